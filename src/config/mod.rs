@@ -1,0 +1,310 @@
+//! What a run is: the TOML tables, their defaults and presets, overrides, and the checks made before step 0.
+
+mod defaults;
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// A whole configuration; every table and key is optional in the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The architecture.
+    pub model: Model,
+    /// The text.
+    pub data: Data,
+    /// How text becomes tokens.
+    pub tokenizer: Tokenizer,
+    /// How weights and optimizer state are stored.
+    pub storage: Storage,
+    /// How activations enter the packed products.
+    pub activations: Activations,
+    /// The update rule.
+    pub optimizer: Optimizer,
+    /// Steps, batch, schedule, cadences.
+    pub train: Train,
+    /// Where and how the run executes.
+    pub run: Run,
+}
+
+/// `[model]`: a LLaMA.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Model {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width of the SwiGLU block.
+    pub intermediate: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Vocabulary size.
+    pub vocab: usize,
+    /// Longest sequence the model is meant for, in tokens.
+    pub context: usize,
+    /// Base of the rotary embedding.
+    pub rope_theta: f64,
+    /// Epsilon of every RMSNorm.
+    pub norm_eps: f64,
+    /// Whether the head shares the embedding's weights.
+    pub tied: bool,
+    /// Standard deviation of the initial normal distribution.
+    pub init_std: f64,
+}
+
+impl Model {
+    /// Elements per head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden / self.heads
+    }
+
+    /// Width of the keys and of the values.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim()
+    }
+}
+
+/// `[data]`: where the text comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Data {
+    /// Files and globs to train on (`.txt`, `.jsonl` with `text`); empty: the corpus bundled in the program.
+    pub train: Vec<String>,
+    /// Files and globs to validate on; empty: the tail of the training text, cut off before training.
+    pub validation: Vec<String>,
+    /// Share of the tokens cut off for validation when `validation` is empty.
+    pub validation_fraction: f64,
+    /// Folder of prepared token shards.
+    pub cache: PathBuf,
+}
+
+/// `[tokenizer]`: how text becomes tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tokenizer {
+    /// A Hugging Face `tokenizer.json`; absent: one token per byte.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+}
+
+/// How the seven matrices of a block are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weights {
+    /// Packed nibbles: `codes`, and `residue` unless switched off.
+    Int4,
+    /// Four-bit values in the products over a float32 master copy: the published simulation.
+    Int4Simulated,
+    /// bfloat16, stochastically rounded.
+    Bf16,
+    /// float32.
+    F32,
+}
+
+/// How embedding and head are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TableStorage {
+    /// Packed like a matrix.
+    Int4,
+    /// One signed byte per weight.
+    Int8,
+    /// bfloat16, stochastically rounded.
+    Bf16,
+    /// float32.
+    F32,
+}
+
+/// Whether a group has an offset beside its scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheme {
+    /// value = scale (code - 8): GGUF's Q4_0.
+    Symmetric,
+    /// value = scale code + offset: GGUF's Q4_1.
+    Asymmetric,
+}
+
+/// How an optimizer moment is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// float32.
+    F32,
+    /// One byte per element, one scale per group.
+    Int8,
+    /// One nibble per element, one scale per group.
+    Int4,
+}
+
+/// `[storage]`: bits of weights and state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// The matrices of the blocks.
+    pub weights: Weights,
+    /// The embedding (and the head, if tied).
+    pub embedding: TableStorage,
+    /// The untied head.
+    pub head: TableStorage,
+    /// Elements per group: 32, 64, 128 or 256.
+    pub group: usize,
+    /// Symmetric or asymmetric groups.
+    pub scheme: Scheme,
+    /// Whether packed weights keep the four bits below their code.
+    pub residue: bool,
+    /// Whether rounding errors are fed back into the momentum.
+    pub feedback: bool,
+    /// First moment.
+    pub m: Moment,
+    /// Second moment.
+    pub v: Moment,
+}
+
+/// `[activations]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Activations {
+    /// Quantization of the inputs of packed products.
+    pub quant: ActivationQuant,
+}
+
+/// Quantization of the inputs of packed products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActivationQuant {
+    /// As they are.
+    #[default]
+    None,
+    /// Groups of 256, the two largest kept exactly, the rest in four bits; straight-through gradients.
+    Int4,
+}
+
+/// The update rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// arXiv 2502.17055.
+    StableSpam,
+    /// arXiv 2501.06842.
+    Spam,
+    /// Adam with decoupled weight decay.
+    Adamw,
+    /// Adam; weight decay is added to the gradient.
+    Adam,
+}
+
+/// The two readings of Stable-SPAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// As the paper means it.
+    Paper,
+    /// As the published code behaves at and after a reset.
+    Reference,
+}
+
+/// `[optimizer]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    /// The rule.
+    pub name: Rule,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Weight decay (never on norms).
+    pub weight_decay: f64,
+    /// Stable-SPAM: which reading.
+    pub variant: Variant,
+    /// Stable-SPAM: decay of AdaGN's mean norm.
+    pub gamma1: f64,
+    /// Stable-SPAM: decay of AdaGN's mean squared norm.
+    pub gamma2: f64,
+    /// Stable-SPAM: decay of AdaClip's threshold.
+    pub gamma3: f64,
+    /// Steps between resets of the moments; 0: never (Stable-SPAM, SPAM).
+    pub reset_interval: u64,
+    /// Stable-SPAM: steps over which a cosine lowers beta1 and gamma1 towards `momentum_decay_floor`; 0: off.
+    pub momentum_decay: u64,
+    /// Stable-SPAM: the cosine's floor.
+    pub momentum_decay_floor: f64,
+    /// SPAM: a spike is an element whose square exceeds this many times its second moment.
+    pub spike_threshold: f64,
+    /// SPAM: steps after the start and after each reset in which no spike is clipped.
+    pub spike_quiet: u64,
+    /// SPAM: steps of the warm-up after a reset.
+    pub reset_warmup: u64,
+    /// SPAM: share of the elements that receive updates between two resets.
+    pub density: f64,
+}
+
+/// `[train]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Train {
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Sequences per step.
+    pub batch: usize,
+    /// Tokens per sequence.
+    pub sequence: usize,
+    /// Steps of linear warm-up.
+    pub warmup: u64,
+    /// What follows the warm-up.
+    pub schedule: Schedule,
+    /// Last learning rate as a share of the peak.
+    pub final_lr: f64,
+    /// Steps between validations; 0: only at the end.
+    pub eval_every: u64,
+    /// Validation sequences at most; 0: all.
+    pub eval_sequences: usize,
+    /// Steps between checkpoints; 0: only at the end.
+    pub checkpoint_every: u64,
+    /// Newest checkpoints that are kept; 0: all.
+    pub keep: usize,
+    /// Checkpoints at multiples of this many steps are never deleted; 0: none.
+    pub milestone_every: u64,
+    /// Steps between text samples; 0: only at the end.
+    pub sample_every: u64,
+    /// Prompt of the text samples.
+    pub sample_prompt: String,
+    /// Tokens of a text sample.
+    pub sample_tokens: usize,
+    /// Steps in a row with a non-finite loss or gradient before the run stops.
+    pub max_nonfinite: u64,
+    /// Train on the first batch only: a model that cannot overfit it has a defect.
+    pub overfit: bool,
+}
+
+/// The learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Cosine to `final_lr`.
+    Cosine,
+    /// Straight line to `final_lr`.
+    Linear,
+    /// The peak.
+    Constant,
+}
+
+/// `[run]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Run {
+    /// Folder of checkpoints, metrics and the resolved configuration.
+    pub dir: PathBuf,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Threads; 0: all processors. Results do not depend on it.
+    pub threads: usize,
+}

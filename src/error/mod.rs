@@ -1,0 +1,1 @@
+//! One error enum per layer, each in its own file: the numbers found and allowed, and what to do next.

@@ -1,0 +1,3 @@
+//! The `tetrad` command.
+
+fn main() {}
