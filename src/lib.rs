@@ -19,6 +19,9 @@
 //! | 0 | `nibble` | pure arithmetic on bytes: groups, planes, rounding, state codecs |
 //! | 0 | `error` | one error enum per layer |
 
+pub mod backend;
 pub mod config;
 pub mod error;
+pub mod memory;
 pub mod nibble;
+pub mod optim;

@@ -1,0 +1,153 @@
+//! The operations of training and sampling, and what each promises. A backend owns one arena; operations take
+//! spans of it. Implementations use the same names in the same order.
+//!
+//! Dimension letters: `T` tokens of a batch (`T = B S`: batch, queries per sequence), `I` input and `O` output
+//! features of a linear layer, `H` query heads, `K` key and value heads, `D` elements per head, `V` vocabulary.
+//! All matrices are row-major. Activations are [`Backend::activation_bytes`] wide (float32 on the CPU); losses,
+//! gradients of parameters, norms' statistics and gains are float32; tokens are u32.
+
+pub mod cpu;
+mod param;
+
+pub use param::{Param, State, Weight, WeightKind};
+
+use crate::memory::{Arena, Span};
+use crate::optim::{Outcome, Step};
+
+/// A target that counts neither in the loss nor in the gradient.
+pub const IGNORE: u32 = u32::MAX;
+
+/// Whether an operation replaces what its output holds or adds to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// The output's former content is not read.
+    Overwrite,
+    /// The result is added to the output.
+    Accumulate,
+}
+
+/// Shapes of an attention: `q` and `out` are `[B, S, H, D]`; `k` and `v` are `[B, capacity, K, D]`, of which the
+/// rows below `start + S` are filled; query `s` sits at position `start + s` and sees the keys up to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// B
+    pub batch: usize,
+    /// S
+    pub queries: usize,
+    /// Position of the first query; zero in training.
+    pub start: usize,
+    /// Rows of `k` and `v` per sequence.
+    pub capacity: usize,
+    /// H
+    pub heads: usize,
+    /// K
+    pub kv_heads: usize,
+    /// D
+    pub head_dim: usize,
+}
+
+/// The largest shapes that a run will ask for; they decide a backend's scratch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Largest {
+    /// T
+    pub tokens: usize,
+    /// The longest row of activations: hidden, intermediate or vocabulary.
+    pub features: usize,
+    /// The largest input width of a linear layer.
+    pub inputs: usize,
+    /// Keys that one query may see.
+    pub keys: usize,
+    /// Elements of the largest parameter.
+    pub parameter: usize,
+    /// D
+    pub head_dim: usize,
+}
+
+/// The operations. Every method may be called only with spans of the arena that [`Backend::attach`] was given,
+/// in the shapes stated; anything else is a programmer's error and panics.
+pub trait Backend: Send {
+    /// What computes, for the first line of a run: device, threads, instruction set.
+    fn describe(&self) -> String;
+
+    /// Bytes of one element of an activation.
+    fn activation_bytes(&self) -> usize;
+
+    /// Bytes of scratch that operations up to these shapes need.
+    fn scratch_bytes(&self, largest: &Largest) -> usize;
+
+    /// Takes the arena that holds all further spans; `scratch` is as large as [`Backend::scratch_bytes`] asked.
+    fn attach(&mut self, arena: Arena, scratch: Span);
+
+    /// Copies bytes of this machine into a span.
+    fn upload(&mut self, bytes: &[u8], to: Span);
+
+    /// Copies a span into bytes of this machine.
+    fn download(&self, from: Span, bytes: &mut [u8]);
+
+    /// Sets all bytes of a span to zero.
+    fn zero(&mut self, span: Span);
+
+    /// `to = from`; both have the same length.
+    fn copy(&mut self, from: Span, to: Span);
+
+    /// `out[t] = table[tokens[t]]`; `tokens` is `[T]`, `table` is `[V, I]`, `out` is `[T, I]`.
+    fn embedding(&mut self, tokens: Span, table: &Weight, out: Span);
+
+    /// `grad[tokens[t]] += dout[t]` in the order of t; `grad` is float32 `[V, I]`.
+    fn embedding_grad(&mut self, tokens: Span, dout: Span, grad: Span, features: usize);
+
+    /// `out = x / rms(x) gain`, row by row; `inv_rms` `[T]` receives `1 / sqrt(mean(x^2) + eps)`.
+    fn rms_norm(&mut self, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32);
+
+    /// `dx += ` the gradient through the norm; `dgain` is overwritten. Shapes as in [`Backend::rms_norm`].
+    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span);
+
+    /// Quantizes rows of `features` elements in place to four bits: per group of 256 the two largest magnitudes
+    /// stay exact, the others are rounded to nearest on a grid of 15 values, `absmax / 7` apart.
+    fn quantize_activations(&mut self, x: Span, features: usize);
+
+    /// `y[T, O] = x[T, I] w[O, I]^T`.
+    fn linear(&mut self, x: Span, w: &Weight, y: Span, store: Store);
+
+    /// `dx[T, I] = dy[T, O] w[O, I]`.
+    fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, store: Store);
+
+    /// `grad[O, I] = dy[T, O]^T x[T, I]`, float32.
+    fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, store: Store);
+
+    /// Rotates each head of `x` `[B, S, heads, D]` in place (half-split order): sequence position `start + s` uses
+    /// row `start + s` of `table`, float32 `[positions, D/2, 2]` of cosine and sine. `inverse` rotates back.
+    fn rope(&mut self, x: Span, table: Span, heads: usize, queries: usize, start: usize, inverse: bool);
+
+    /// Causal attention scaled by `1 / sqrt(D)`; `lse` float32 `[B, H, S]` receives the log of each row's sum.
+    fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape);
+
+    /// Overwrites `dq`, `dk`, `dv` with the gradients for `dout`; only for `start = 0`, `capacity = S`.
+    #[allow(clippy::too_many_arguments)]
+    fn attention_grad(
+        &mut self,
+        q: Span,
+        k: Span,
+        v: Span,
+        lse: Span,
+        dout: Span,
+        dq: Span,
+        dk: Span,
+        dv: Span,
+        shape: AttentionShape,
+    );
+
+    /// `out = silu(gate) up`, element by element.
+    fn swiglu(&mut self, gate: Span, up: Span, out: Span);
+
+    /// Replaces `gate` and `up` by their gradients for `dout`.
+    fn swiglu_grad(&mut self, gate: Span, up: Span, dout: Span);
+
+    /// `losses[t] = -log softmax(logits[t])[targets[t]]`, zero where the target is [`IGNORE`]; with
+    /// `gradient = Some(scale)` the logits `[T, V]` are replaced by their gradient times `scale`.
+    fn cross_entropy(&mut self, logits: Span, targets: Span, losses: Span, vocab: usize, gradient: Option<f32>);
+
+    /// One update of a parameter in place from its complete gradient (float32, unpadded, read only).
+    /// A gradient that is not finite changes nothing but is reported.
+    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) -> Outcome;
+}

@@ -1,0 +1,232 @@
+//! One allocation made before step 0, and the check that lets an operation hold several slices of it at once.
+
+use super::ALIGN;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// Where a [`Span`] lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// In the arena.
+    Arena,
+    /// In the read-only mapped file beside it.
+    Mapped,
+}
+
+/// A range of bytes in an arena: what a plan gives out and what operations take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Span {
+    /// Arena or mapped file.
+    pub place: Place,
+    /// First byte.
+    pub offset: usize,
+    /// Length in bytes.
+    pub bytes: usize,
+}
+
+impl Span {
+    /// The empty span, for planes a parameter does not have.
+    pub const NONE: Self = Self { place: Place::Arena, offset: 0, bytes: 0 };
+
+    /// Whether nothing is stored here.
+    pub fn is_none(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// `bytes` bytes from `offset` on, relative to this span.
+    ///
+    /// # Panics
+    /// If the part is not inside.
+    pub fn part(&self, offset: usize, bytes: usize) -> Self {
+        assert!(offset + bytes <= self.bytes, "part {offset}+{bytes} of a span of {} bytes", self.bytes);
+        Self { place: self.place, offset: self.offset + offset, bytes }
+    }
+
+    /// The first `bytes` bytes.
+    pub fn head(&self, bytes: usize) -> Self {
+        self.part(0, bytes)
+    }
+}
+
+/// What may lie in an arena: any bytes are a valid value, and every value is plain bytes.
+pub trait Element: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'static {}
+impl<T: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'static> Element for T {}
+
+/// Memory of a whole run: one zeroed, [`ALIGN`]ed allocation, and optionally a mapped file.
+pub struct Arena {
+    base: NonNull<u8>,
+    bytes: usize,
+    mapped: Option<Arc<dyn AsRef<[u8]> + Send + Sync>>,
+}
+
+// SAFETY: the allocation is owned and reached only through `&self` or `&mut self`; the mapped file is `Send + Sync`.
+unsafe impl Send for Arena {}
+// SAFETY: as above; `&Arena` gives out no mutable access.
+unsafe impl Sync for Arena {}
+
+impl Arena {
+    /// An arena of `bytes` zero bytes.
+    pub fn new(bytes: usize) -> Self {
+        let layout = Self::layout(bytes);
+        // SAFETY: the layout's size is at least ALIGN, so it is not zero.
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        Self { base, bytes, mapped: None }
+    }
+
+    /// The same with a read-only mapped file beside it, which [`Place::Mapped`] spans refer to.
+    pub fn with_mapped(bytes: usize, mapped: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+        Self { mapped: Some(mapped), ..Self::new(bytes) }
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        Layout::from_size_align(bytes.max(ALIGN), ALIGN).expect("an arena below isize::MAX bytes")
+    }
+
+    /// Bytes allocated.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Starts claiming slices; see [`Claims`].
+    pub fn claims(&mut self) -> Claims<'_> {
+        Claims { arena: self, taken: [(0, 0, false); MAX_CLAIMS], count: 0, life: PhantomData }
+    }
+
+    /// One span, read only.
+    ///
+    /// # Panics
+    /// If the span is out of range or not aligned for `T`.
+    pub fn read<T: Element>(&self, span: Span) -> &[T] {
+        let bytes = match span.place {
+            Place::Mapped => {
+                let mapped = self.mapped.as_ref().expect("a mapped span in an arena without a file");
+                &(**mapped).as_ref()[span.offset..span.offset + span.bytes]
+            }
+            Place::Arena => {
+                self.check(span);
+                // SAFETY: `check` proved the range to lie inside the allocation, which is initialised; `&self`
+                // excludes every `Claims`, the only source of mutable slices.
+                unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(span.offset), span.bytes) }
+            }
+        };
+        <[T]>::ref_from_bytes(bytes).expect("a span aligned and sized for its element")
+    }
+
+    fn check(&self, span: Span) {
+        let end = span.offset.checked_add(span.bytes).expect("a span below usize::MAX");
+        assert!(end <= self.bytes, "span {}+{} outside an arena of {} bytes", span.offset, span.bytes, self.bytes);
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the very same layout.
+        unsafe { dealloc(self.base.as_ptr(), Self::layout(self.bytes)) }
+    }
+}
+
+const MAX_CLAIMS: usize = 24;
+
+/// The slices one operation holds. Slices that are written never overlap any other: each claim is checked against
+/// all before it, so that operations need neither `unsafe` nor copies.
+pub struct Claims<'a> {
+    arena: &'a Arena,
+    taken: [(usize, usize, bool); MAX_CLAIMS],
+    count: usize,
+    /// The exclusive borrow of the arena that this value stands for.
+    life: PhantomData<&'a mut Arena>,
+}
+
+impl<'a> Claims<'a> {
+    /// A slice to read.
+    ///
+    /// # Panics
+    /// If it overlaps a slice claimed for writing, is out of range, or not aligned for `T`.
+    pub fn read<T: Element>(&mut self, span: Span) -> &'a [T] {
+        if span.place == Place::Arena {
+            self.claim(span, false);
+        }
+        let arena: &'a Arena = self.arena;
+        arena.read(span)
+    }
+
+    /// A slice to write.
+    ///
+    /// # Panics
+    /// If it overlaps any slice claimed before, is mapped, out of range, or not aligned for `T`.
+    pub fn write<T: Element>(&mut self, span: Span) -> &'a mut [T] {
+        assert!(span.place == Place::Arena, "a mapped span is read only");
+        self.claim(span, true);
+        self.arena.check(span);
+        // SAFETY: inside the allocation (`check`) and initialised; `claim` proved that no other slice of this
+        // `Claims` overlaps it, and 'a is an exclusive borrow of the arena, so no other `Claims` exists.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.arena.base.as_ptr().add(span.offset), span.bytes) };
+        <[T]>::mut_from_bytes(bytes).expect("a span aligned and sized for its element")
+    }
+
+    fn claim(&mut self, span: Span, write: bool) {
+        if span.bytes == 0 {
+            return;
+        }
+        let (start, end) = (span.offset, span.offset + span.bytes);
+        for &(from, to, written) in &self.taken[..self.count] {
+            let apart = end <= from || to <= start;
+            assert!(apart || !(write || written), "{start}..{end} overlaps {from}..{to}, and one of them is written");
+        }
+        assert!(self.count < MAX_CLAIMS, "an operation holds at most {MAX_CLAIMS} slices");
+        self.taken[self.count] = (start, end, write);
+        self.count += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(offset: usize, bytes: usize) -> Span {
+        Span { place: Place::Arena, offset, bytes }
+    }
+
+    #[test]
+    fn disjoint_writes_and_shared_reads() {
+        let mut arena = Arena::new(256);
+        {
+            let mut claims = arena.claims();
+            let a = claims.write::<f32>(span(0, 64));
+            let b = claims.write::<f32>(span(64, 64));
+            a.fill(1.0);
+            b.fill(2.0);
+            let (c, d) = (claims.read::<u8>(span(128, 64)), claims.read::<u8>(span(160, 64)));
+            assert_eq!(c[32..], d[..32]);
+        }
+        assert_eq!(arena.read::<f32>(span(60, 8)), [1.0, 2.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "overlaps")]
+    fn a_write_over_a_read_is_refused() {
+        let mut arena = Arena::new(256);
+        let mut claims = arena.claims();
+        claims.read::<u8>(span(0, 65));
+        claims.write::<u8>(span(64, 64));
+    }
+
+    #[test]
+    #[should_panic(expected = "outside an arena")]
+    fn a_span_past_the_end_is_refused() {
+        Arena::new(256).claims().write::<u8>(span(200, 57));
+    }
+
+    #[test]
+    #[should_panic(expected = "read only")]
+    fn a_mapped_span_is_never_written() {
+        let mut arena = Arena::with_mapped(64, Arc::new(vec![1u8, 2, 3, 4]));
+        let mapped = Span { place: Place::Mapped, offset: 1, bytes: 2 };
+        assert_eq!(arena.read::<u8>(mapped), [2, 3]);
+        arena.claims().write::<u8>(mapped);
+    }
+}

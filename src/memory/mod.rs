@@ -1,0 +1,10 @@
+//! The plan (name, bytes, lifetime, offset) and the arena that obeys it.
+
+mod arena;
+mod plan;
+
+pub use arena::{Arena, Claims, Element, Place, Span};
+pub use plan::{Category, Item, Lifetime, Plan};
+
+/// Every buffer starts at a multiple of this many bytes: one cache line, one vector register.
+pub const ALIGN: usize = 64;
