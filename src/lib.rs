@@ -23,5 +23,7 @@ pub mod backend;
 pub mod config;
 pub mod error;
 pub mod memory;
+pub mod model;
 pub mod nibble;
 pub mod optim;
+pub mod train;

@@ -118,18 +118,26 @@ impl Stream {
         (word >> (16 * (element % 2)) & 0xffff) as f32 * (1.0 / 65536.0)
     }
 
-    /// Normally distributed numbers (Box-Muller on 32-bit uniforms): two per half block, so element `e` uses block
-    /// `e / 4`.
+    /// Normally distributed numbers (Box-Muller on 32-bit uniforms) for the elements from `first` on: element
+    /// `4 B + i` is made of words `0, 1` (i < 2) or `2, 3` of block `B`.
+    ///
+    /// # Panics
+    /// If `first` is not a multiple of 4.
     pub fn normal(&self, first: u64, out: &mut [f32]) {
-        for (i, value) in out.iter_mut().enumerate() {
-            let element = first + i as u64;
-            let words = self.words(element / 4);
-            let pair = (element % 4 / 2) as usize * 2;
-            // In (0, 1], so that the logarithm is finite.
-            let u = (f64::from(words[pair]) + 1.0) / 4_294_967_296.0;
-            let angle = f64::from(words[pair + 1]) / 4_294_967_296.0 * std::f64::consts::TAU;
-            let radius = (-2.0 * u.ln()).sqrt();
-            *value = (radius * if element % 2 == 0 { angle.cos() } else { angle.sin() }) as f32;
+        assert!(first.is_multiple_of(4));
+        for (block, out) in out.chunks_mut(4).enumerate() {
+            let words = self.words(first / 4 + block as u64);
+            for (pair, words) in out.chunks_mut(2).zip(words.chunks_exact(2)) {
+                // In (0, 1], so that the logarithm is finite.
+                let u = (f64::from(words[0]) + 1.0) / 4_294_967_296.0;
+                let angle = f64::from(words[1]) / 4_294_967_296.0 * std::f64::consts::TAU;
+                let radius = (-2.0 * u.ln()).sqrt();
+                let (sin, cos) = angle.sin_cos();
+                pair[0] = (radius * cos) as f32;
+                if let Some(second) = pair.get_mut(1) {
+                    *second = (radius * sin) as f32;
+                }
+            }
         }
     }
 }
