@@ -2,7 +2,7 @@
 
 mod isa;
 pub mod optimizer;
-pub mod rows;
+pub mod param_rows;
 mod update;
 
 pub use isa::Isa;

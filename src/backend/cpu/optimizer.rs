@@ -1,8 +1,8 @@
 //! The optimizer step: two reductions over the gradient, then one pass over gradient, weight and state.
 
-use super::isa::Isa;
-use super::rows::Rows;
-use super::update::update;
+use super::isa::{Isa, vectorized};
+use super::param_rows::Rows;
+use super::update::update_rows;
 use crate::optim::{Clip, Outcome, Rates, Scalars, Step};
 
 /// Elements of one leaf of the reductions.
@@ -17,14 +17,14 @@ const BLOCK: usize = 16384;
 /// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
 pub fn step(isa: Isa, mut rows: Rows, scalars: &mut [f32], step: &Step, id: u32, decays: bool) -> Outcome {
     let grad = rows.grad;
-    let largest = reduce(grad, &|leaf| isa.run(|| absmax_bits(leaf)), &|a, b| a.max(b));
+    let largest = reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b));
     let gmax = f32::from_bits(largest);
     let mut kept = Scalars::load(scalars);
     if !gmax.is_finite() {
         return Outcome { finite: false, ..Outcome::default() };
     }
     let clip = step.clip(&mut kept, gmax);
-    let (clipped, grad_sq) = reduce(grad, &|leaf| isa.run(|| squares(leaf, clip)), &|a, b| (a.0 + b.0, a.1 + b.1));
+    let (clipped, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
     if !grad_sq.is_finite() {
         return Outcome { finite: false, ..Outcome::default() };
     }
@@ -46,30 +46,39 @@ fn reduce<T: Send>(values: &[f32], leaf: &(impl Fn(&[f32]) -> T + Sync), combine
     combine(left, right)
 }
 
-/// The largest magnitude as bits, whose order is that of magnitudes; infinities and NaN are the largest of all.
-#[inline(always)]
-fn absmax_bits(values: &[f32]) -> u32 {
-    let mut lanes = [0u32; LANES];
-    for chunk in values.chunks(LANES) {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane = (*lane).max(x.to_bits() & 0x7fff_ffff);
+vectorized! {
+    /// The largest magnitude as bits, whose order is that of magnitudes; infinities and NaN are the largest of all.
+    fn absmax_bits(values: &[f32]) -> u32 {
+        let mut lanes = [0u32; LANES];
+        for chunk in values.chunks(LANES) {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane = (*lane).max(x.to_bits() & 0x7fff_ffff);
+            }
         }
+        lanes.into_iter().fold(0, u32::max)
     }
-    lanes.into_iter().fold(0, u32::max)
 }
 
-/// Sums of squares of the clipped gradient and of the gradient as it came.
-#[inline(always)]
-fn squares(values: &[f32], clip: Clip) -> (f64, f64) {
-    let (mut clipped, mut raw) = ([0.0f32; LANES], [0.0f32; LANES]);
-    for chunk in values.chunks(LANES) {
-        for ((clipped, raw), &x) in clipped.iter_mut().zip(&mut raw).zip(chunk) {
-            let y = clip.apply(x);
-            *clipped += y * y;
-            *raw += x * x;
+vectorized! {
+    /// Sums of squares of the clipped gradient and of the gradient as it came.
+    fn squares(values: &[f32], clip: Clip) -> (f64, f64) {
+        let (mut clipped, mut raw) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for chunk in values.chunks(LANES) {
+            for ((clipped, raw), &x) in clipped.iter_mut().zip(&mut raw).zip(chunk) {
+                let y = clip.apply(x);
+                *clipped += y * y;
+                *raw += x * x;
+            }
         }
+        (fold(clipped), fold(raw))
     }
-    (fold(clipped), fold(raw))
+}
+
+vectorized! {
+    /// One block of rows.
+    fn update(rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 {
+        update_rows(rows, rates, step, id)
+    }
 }
 
 /// Lanes summed pairwise: lane i with lane i + half.
@@ -86,9 +95,9 @@ fn fold(mut lanes: [f32; LANES]) -> f64 {
 
 /// The fused pass; gives the number of groups that were fitted anew.
 fn apply(isa: Isa, rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 {
-    let (count, elements) = (rows.len(), rows.grad.len());
-    if count <= 1 || elements <= BLOCK {
-        return isa.run(|| update(rows, rates, step, id));
+    let count = rows.len();
+    if count <= 1 || rows.grad.len() <= BLOCK {
+        return update(isa, rows, rates, step, id);
     }
     let (mut left, mut right) = rows.split(count / 2);
     let (a, b) = rayon::join(|| apply(isa, &mut left, rates, step, id), || apply(isa, &mut right, rates, step, id));
@@ -96,5 +105,9 @@ fn apply(isa: Isa, rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 
 }
 
 #[cfg(test)]
-#[path = "optimizer_tests.rs"]
-mod tests;
+#[path = "optimizer_golden.rs"]
+mod golden;
+
+#[cfg(test)]
+#[path = "optimizer_reference.rs"]
+mod reference;

@@ -1,7 +1,7 @@
 //! The fused pass of the optimizer over one group: decode, move, store. It is written once, in the order that every
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
-use super::rows::{MomentRows, Rows, WeightRows};
+use super::param_rows::{MomentRows, Rows, WeightRows};
 use crate::nibble::{Lattice, PAD_NIBBLE, Placement, Purpose, Stream, bf16_stochastic, bf16_to_f32, pack, unpack};
 use crate::optim::{Rates, Step};
 use half::f16;
@@ -42,7 +42,7 @@ struct At {
 
 /// One step of all groups in `rows`; gives the number that were fitted anew.
 #[inline(always)]
-pub fn update(rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 {
+pub fn update_rows(rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 {
     let g = rows.geometry;
     let mut tile = Tile {
         b: [0.0; MAX],

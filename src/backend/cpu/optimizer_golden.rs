@@ -1,7 +1,7 @@
 //! The recorded trajectories of public implementations, met with float32 storage.
 
 use super::*;
-use crate::backend::cpu::rows::{MomentRows, WeightRows};
+use crate::backend::cpu::param_rows::{MomentRows, WeightRows};
 use crate::config::{Optimizer, Rule, Variant};
 use crate::nibble::Geometry;
 use crate::optim::SCALARS;
@@ -41,7 +41,7 @@ fn trajectory(golden: &str, config: &Optimizer) {
                 v: MomentRows::F32(&mut v),
             };
             let at = Step::new(config, t, config.lr, false, 1);
-            assert!(step(Isa::detect(), rows, &mut scalars, &at, id as u32, true).finite);
+            assert!(step(Isa::best(), rows, &mut scalars, &at, id as u32, true).finite);
             if let Some(wanted) = recorded.get(&format!("{name}.w.{t}")) {
                 assert_near(&w, wanted, &format!("{golden}: {name} after step {t}"));
                 compared += 1;
