@@ -19,6 +19,9 @@
 //! | 0 | `nibble` | pure arithmetic on bytes: groups, planes, rounding, state codecs |
 //! | 0 | `error` | one error enum per layer |
 
+pub mod cli;
 pub mod config;
 pub mod error;
+pub mod format;
 pub mod nibble;
+pub mod store;

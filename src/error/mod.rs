@@ -1,1 +1,7 @@
 //! One error enum per layer, each in its own file: the numbers found and allowed, and what to do next.
+
+mod format;
+mod store;
+
+pub use format::FormatError;
+pub use store::StoreError;
