@@ -1,5 +1,12 @@
 //! One error enum per layer, each in its own file: the numbers found and allowed, and what to do next.
 
+mod checkpoint;
 mod config;
+mod format;
+mod store;
 
+pub use crate::store::ReplaceError;
+pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem};
+pub use format::FormatError;
+pub use store::StoreError;
