@@ -5,7 +5,6 @@ mod config;
 mod format;
 mod store;
 
-pub use crate::store::ReplaceError;
 pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem};
 pub use format::FormatError;

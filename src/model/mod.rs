@@ -16,7 +16,7 @@ pub use params::{LayerParams, Params};
 pub use table::{Entry, Role, table};
 pub use work::{GradWork, LayerWork, Mode, Work};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Param};
 use crate::config::Config;
 use crate::memory::Plan;
 
@@ -32,7 +32,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Places a model in a plan: passes of up to `tokens` tokens in sequences of up to `keys`.
+    /// Places a model with all its parameters in a plan: passes of up to `tokens` tokens in sequences of up to
+    /// `keys`.
     pub fn place(
         plan: &mut Plan,
         config: &Config,
@@ -41,12 +42,27 @@ impl Model {
         keys: usize,
         backend: &dyn Backend,
     ) -> Self {
+        let scheme = config.storage.scheme;
+        let placed: Vec<_> =
+            table(config).iter().map(|entry| params::place(plan, entry, scheme, mode == Mode::Train)).collect();
+        Self::assemble(plan, config, &placed, mode, tokens, keys, backend)
+    }
+
+    /// The same around parameters that lie somewhere already, given in the table's order.
+    ///
+    /// # Panics
+    /// If `placed` is not as long as the table.
+    pub fn assemble(
+        plan: &mut Plan,
+        config: &Config,
+        placed: &[Param],
+        mode: Mode,
+        tokens: usize,
+        keys: usize,
+        backend: &dyn Backend,
+    ) -> Self {
         let entries = table(config);
-        let placed: Vec<_> = entries
-            .iter()
-            .map(|entry| params::place(plan, entry, config.storage.scheme, mode == Mode::Train))
-            .collect();
-        let params = Params::arrange(&entries, &placed);
+        let params = Params::arrange(&entries, placed);
         let work = work::place(plan, config, &entries, mode, tokens, keys, backend);
         Self { config: config.clone(), params, work }
     }

@@ -3,7 +3,7 @@
 use super::table::{Entry, Role};
 use crate::backend::{Param, State, Weight, WeightKind};
 use crate::config::{Moment, Scheme};
-use crate::memory::{Category, Lifetime, Plan, Span};
+use crate::memory::{Category, Lifetime, Plan};
 use crate::nibble::Geometry;
 use crate::optim::SCALARS;
 
@@ -124,12 +124,4 @@ fn moment_bytes(kind: Moment, g: Geometry) -> (usize, usize) {
         Moment::Int8 => (g.padded_len(), 2 * g.groups()),
         Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
     }
-}
-
-/// The planes of a parameter that hold anything.
-pub fn planes(param: &Param) -> impl Iterator<Item = Span> {
-    let (w, s) = (param.weight, param.state);
-    [w.data, w.scales, w.offsets, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.scalars]
-        .into_iter()
-        .filter(|span| !span.is_none())
 }

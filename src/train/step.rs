@@ -6,10 +6,11 @@ use crate::config::Config;
 use crate::memory::{Arena, Plan, Span};
 use crate::model::{Mode, Model, Pass, initialize};
 use crate::optim::Step;
+use serde::{Deserialize, Serialize};
 use zerocopy::IntoBytes;
 
 /// What a run has counted so far; part of its state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Optimizer steps done.
     pub step: u64,
