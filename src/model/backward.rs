@@ -118,8 +118,8 @@ impl Model {
         let (q, k, v) = (self.rows(work.q, 0, t, h), self.rows(work.k, 0, t, kv), self.rows(work.v, 0, t, kv));
         let lse = work.lse.head(4 * t * model.heads);
         backend.attention_grad(q, k, v, lse, dn, dq, dk, dv, self.attention_shape(pass));
-        backend.rope(dq, self.work.rope, model.heads, pass.queries, 0, true);
-        backend.rope(dk, self.work.rope, model.kv_heads, pass.queries, 0, true);
+        backend.rope(dq, self.work.rope, self.rotation(pass, model.heads, true));
+        backend.rope(dk, self.work.rope, self.rotation(pass, model.kv_heads, true));
         let xn = self.rows(work.xn1, 0, t, h);
         let mut store = Store::Overwrite;
         for (dy, param) in [(dq, &params.query), (dk, &params.key), (dv, &params.value)] {

@@ -1,7 +1,7 @@
 //! Forward: tokens to the head's input, and the chunked loss.
 
 use super::{LayerParams, LayerWork, Model};
-use crate::backend::{AttentionShape, Backend, Store};
+use crate::backend::{AttentionShape, Backend, Rotation, Store};
 use crate::config::ActivationQuant;
 use crate::memory::Span;
 
@@ -46,6 +46,11 @@ impl Model {
             kv_heads: model.kv_heads,
             head_dim: model.head_dim(),
         }
+    }
+
+    pub(super) fn rotation(&self, pass: Pass, heads: usize, inverse: bool) -> Rotation {
+        let head_dim = self.config.model.head_dim();
+        Rotation { heads, head_dim, queries: pass.queries, start: pass.start, inverse }
     }
 
     /// From `work.inputs` to `work.xn`, the head's input.
@@ -94,8 +99,8 @@ impl Model {
         backend.linear(xn, &params.query.weight, q, Store::Overwrite);
         backend.linear(xn, &params.key.weight, k, Store::Overwrite);
         backend.linear(xn, &params.value.weight, v, Store::Overwrite);
-        backend.rope(q, self.work.rope, model.heads, pass.queries, pass.start, false);
-        backend.rope(k, self.work.rope, model.kv_heads, pass.queries, pass.start, false);
+        backend.rope(q, self.work.rope, self.rotation(pass, model.heads, false));
+        backend.rope(k, self.work.rope, self.rotation(pass, model.kv_heads, false));
         let seen = pass.start + t;
         let (keys, values) = (self.rows(work.k, 0, seen, kv), self.rows(work.v, 0, seen, kv));
         let heads = self.rows(work.heads, 0, t, h);

@@ -1,8 +1,10 @@
 //! The optimizer step: two reductions over the gradient, then one pass over gradient, weight and state.
 
 use super::isa::{Isa, vectorized};
-use super::param_rows::Rows;
+use super::param_rows::ParamRows;
 use super::update::update_rows;
+use crate::backend::Param;
+use crate::memory::{Claims, Span};
 use crate::optim::{Clip, Outcome, Rates, Scalars, Step};
 
 /// Elements of one leaf of the reductions.
@@ -15,7 +17,13 @@ const LANES: usize = 256;
 const BLOCK: usize = 16384;
 
 /// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
-pub fn step(isa: Isa, mut rows: Rows, scalars: &mut [f32], step: &Step, id: u32, decays: bool) -> Outcome {
+pub(super) fn step(isa: Isa, claims: &mut Claims, param: &Param, grad: Span, step: &Step) -> Outcome {
+    let scalars = claims.write(param.state.scalars);
+    step_rows(isa, ParamRows::claim(claims, param, grad), scalars, step, param.id, param.decay)
+}
+
+/// The same over slices.
+fn step_rows(isa: Isa, mut rows: ParamRows, scalars: &mut [f32], step: &Step, id: u32, decays: bool) -> Outcome {
     let grad = rows.grad;
     let largest = reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b));
     let gmax = f32::from_bits(largest);
@@ -76,7 +84,7 @@ vectorized! {
 
 vectorized! {
     /// One block of rows.
-    fn update(rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 {
+    fn update(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
         update_rows(rows, rates, step, id)
     }
 }
@@ -94,7 +102,7 @@ fn fold(mut lanes: [f32; LANES]) -> f64 {
 }
 
 /// The fused pass; gives the number of groups that were fitted anew.
-fn apply(isa: Isa, rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 {
+fn apply(isa: Isa, rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
     let count = rows.len();
     if count <= 1 || rows.grad.len() <= BLOCK {
         return update(isa, rows, rates, step, id);

@@ -32,7 +32,7 @@ fn trajectory(golden: &str, config: &Optimizer) {
         let (mut m, mut v, mut scalars) = (vec![0.0; w.len()], vec![0.0; w.len()], [0.0; SCALARS]);
         for (i, grad) in problems[&format!("{name}.grads")].chunks_exact(w.len()).enumerate() {
             let t = i as u64 + 1;
-            let rows = Rows {
+            let rows = ParamRows {
                 geometry,
                 first: 0,
                 grad,
@@ -41,7 +41,7 @@ fn trajectory(golden: &str, config: &Optimizer) {
                 v: MomentRows::F32(&mut v),
             };
             let at = Step::new(config, t, config.lr, false, 1);
-            assert!(step(Isa::best(), rows, &mut scalars, &at, id as u32, true).finite);
+            assert!(step_rows(Isa::best(), rows, &mut scalars, &at, id as u32, true).finite);
             if let Some(wanted) = recorded.get(&format!("{name}.w.{t}")) {
                 assert_near(&w, wanted, &format!("{golden}: {name} after step {t}"));
                 compared += 1;

@@ -198,7 +198,7 @@ impl Planes {
         }
     }
 
-    fn rows<'a>(&'a mut self, grad: &'a [f32]) -> (Rows<'a>, &'a mut [f32]) {
+    fn rows<'a>(&'a mut self, grad: &'a [f32]) -> (ParamRows<'a>, &'a mut [f32]) {
         let weight = match self.kind {
             Kind::F32 => WeightRows::F32(&mut self.floats),
             Kind::Bf16 => WeightRows::Bf16(&mut self.halves),
@@ -228,7 +228,7 @@ impl Planes {
         }
         let m = moment(self.moments[0], CODECS[0], m_floats, m_codes, m_scales);
         let v = moment(self.moments[1], CODECS[1], v_floats, v_codes, v_scales);
-        (Rows { geometry: self.geometry, first: 0, grad, weight, m, v }, &mut self.scalars)
+        (ParamRows { geometry: self.geometry, first: 0, grad, weight, m, v }, &mut self.scalars)
     }
 
     /// The whole step, naively; gives the number of re-fits.
@@ -395,7 +395,7 @@ proptest! {
             let refits = naive.reference_step(&grad, &at, 3);
             for (isa, planes) in &mut fused {
                 let (rows, scalars) = planes.rows(&grad);
-                let outcome = step(*isa, rows, scalars, &at, 3, true);
+                let outcome = step_rows(*isa, rows, scalars, &at, 3, true);
                 prop_assert!(outcome.finite);
                 prop_assert_eq!(outcome.refits, refits);
                 prop_assert_eq!(&*planes, &naive);
@@ -414,7 +414,7 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
         let mut grad = vec![0.01; 300];
         grad[217] = bad;
         let (rows, scalars) = planes.rows(&grad);
-        let outcome = step(Isa::best(), rows, scalars, &Step::new(&rule(0), 1, 1e-3, false, 1), 0, true);
+        let outcome = step_rows(Isa::best(), rows, scalars, &Step::new(&rule(0), 1, 1e-3, false, 1), 0, true);
         assert!(!outcome.finite);
         assert_eq!(planes, before);
     }
@@ -431,7 +431,7 @@ fn the_number_of_threads_changes_no_byte() {
         let mut planes = start.clone();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (rows, scalars) = planes.rows(&grad);
-        pool.install(|| step(Isa::best(), rows, scalars, &Step::new(&rule(0), 1, 1e-3, false, 1), 0, true));
+        pool.install(|| step_rows(Isa::best(), rows, scalars, &Step::new(&rule(0), 1, 1e-3, false, 1), 0, true));
         planes
     };
     let one = run(1);

@@ -1,5 +1,8 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
+use crate::backend::{Param, WeightKind};
+use crate::config::Moment;
+use crate::memory::{Claims, Span};
 use crate::nibble::{Geometry, MomentCodec};
 
 /// The stored weight.
@@ -39,7 +42,7 @@ pub enum MomentRows<'a> {
 }
 
 /// Some consecutive rows of a parameter.
-pub struct Rows<'a> {
+pub struct ParamRows<'a> {
     /// Shape of the whole parameter.
     pub geometry: Geometry,
     /// Number of the first row here.
@@ -107,22 +110,49 @@ impl MomentRows<'_> {
     }
 }
 
-impl Rows<'_> {
+impl<'a> ParamRows<'a> {
+    /// All rows of a parameter, claimed for the whole step.
+    pub fn claim(claims: &mut Claims<'a>, param: &Param, grad: Span) -> Self {
+        let w = &param.weight;
+        let weight = match w.kind {
+            WeightKind::F32 | WeightKind::Int4Simulated => WeightRows::F32(claims.write(w.data)),
+            WeightKind::Bf16 => WeightRows::Bf16(claims.write(w.data)),
+            WeightKind::Int8 => WeightRows::Int8 { bytes: claims.write(w.data), scales: claims.write(w.scales) },
+            WeightKind::Int4 => WeightRows::Int4 {
+                codes: claims.write(w.data),
+                residue: claims.write(w.residue),
+                scales: claims.write(w.scales),
+                offsets: claims.write(w.offsets),
+            },
+        };
+        let s = &param.state;
+        let mut moment = |kind, plane, scales, byte, nibble| match kind {
+            Moment::F32 => MomentRows::F32(claims.write(plane)),
+            Moment::Int8 => MomentRows::Bytes(byte, claims.write(plane), claims.write(scales)),
+            Moment::Int4 => MomentRows::Nibbles(nibble, claims.write(plane), claims.write(scales)),
+        };
+        let m = moment(s.m_kind, s.m, s.m_scales, MomentCodec::M8, MomentCodec::M4);
+        let v = moment(s.v_kind, s.v, s.v_scales, MomentCodec::V8, MomentCodec::V4);
+        Self { geometry: w.geometry, first: 0, grad: claims.read(grad), weight, m, v }
+    }
+}
+
+impl ParamRows<'_> {
     /// Rows here.
     pub fn len(&self) -> usize {
         self.grad.len() / self.geometry.cols
     }
 
     /// The first `rows` rows and the others.
-    pub fn split(&mut self, rows: usize) -> (Rows<'_>, Rows<'_>) {
+    pub fn split(&mut self, rows: usize) -> (ParamRows<'_>, ParamRows<'_>) {
         let geometry = self.geometry;
         let (grad_a, grad_b) = self.grad.split_at(rows * geometry.cols);
         let (weight_a, weight_b) = self.weight.split(rows, geometry);
         let (m_a, m_b) = self.m.split(rows, geometry);
         let (v_a, v_b) = self.v.split(rows, geometry);
         (
-            Rows { geometry, first: self.first, grad: grad_a, weight: weight_a, m: m_a, v: v_a },
-            Rows { geometry, first: self.first + rows, grad: grad_b, weight: weight_b, m: m_b, v: v_b },
+            ParamRows { geometry, first: self.first, grad: grad_a, weight: weight_a, m: m_a, v: v_a },
+            ParamRows { geometry, first: self.first + rows, grad: grad_b, weight: weight_b, m: m_b, v: v_b },
         )
     }
 }

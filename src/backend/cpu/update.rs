@@ -1,7 +1,7 @@
 //! The fused pass of the optimizer over one group: decode, move, store. It is written once, in the order that every
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
-use super::param_rows::{MomentRows, Rows, WeightRows};
+use super::param_rows::{MomentRows, ParamRows, WeightRows};
 use crate::nibble::{Lattice, PAD_NIBBLE, Placement, Purpose, Stream, bf16_stochastic, bf16_to_f32, pack, unpack};
 use crate::optim::{Rates, Step};
 use half::f16;
@@ -42,7 +42,7 @@ struct At {
 
 /// One step of all groups in `rows`; gives the number that were fitted anew.
 #[inline(always)]
-pub fn update_rows(rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 {
+pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
     let g = rows.geometry;
     let mut tile = Tile {
         b: [0.0; MAX],
@@ -74,7 +74,7 @@ pub fn update_rows(rows: &mut Rows, rates: &Rates, step: &Step, id: u32) -> u64 
 
 impl Tile {
     #[inline(always)]
-    fn step(&mut self, rows: &mut Rows, at: At, rates: &Rates, step: &Step, id: u32) -> bool {
+    fn step(&mut self, rows: &mut ParamRows, at: At, rates: &Rates, step: &Step, id: u32) -> bool {
         let stream = |purpose| Stream { seed: step.seed, step: step.number as u32, tensor: id, purpose };
         let place = load_weight(&rows.weight, at, &mut self.b, &mut self.w, &mut self.codes);
         if rates.frozen {
@@ -142,7 +142,7 @@ impl Tile {
 
     /// Adds `delta` to the stored weight and leaves the rounding errors in `error`.
     #[inline(always)]
-    fn store_weight(&mut self, rows: &mut Rows, at: At, place: Option<Placement>, stream: Stream) -> bool {
+    fn store_weight(&mut self, rows: &mut ParamRows, at: At, place: Option<Placement>, stream: Stream) -> bool {
         let n = at.real;
         if !matches!(rows.weight, WeightRows::F32(_)) {
             self.u_of(stream, at);
