@@ -20,5 +20,6 @@
 //! | 0 | `error` | one error enum per layer |
 
 pub mod config;
+pub mod data;
 pub mod error;
 pub mod nibble;
