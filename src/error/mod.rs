@@ -2,10 +2,12 @@
 
 mod checkpoint;
 mod config;
+mod data;
 mod format;
 mod store;
 
 pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem};
+pub use data::DataError;
 pub use format::FormatError;
 pub use store::StoreError;
