@@ -46,6 +46,21 @@ pub struct AttentionShape {
     pub head_dim: usize,
 }
 
+/// What [`Backend::rope`] rotates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Heads of a token: H for queries, K for keys.
+    pub heads: usize,
+    /// D, even.
+    pub head_dim: usize,
+    /// S
+    pub queries: usize,
+    /// Position of the first query; zero in training.
+    pub start: usize,
+    /// Whether to rotate back, as the gradient does.
+    pub inverse: bool,
+}
+
 /// The largest shapes that a run will ask for; they decide a backend's scratch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Largest {
@@ -116,8 +131,8 @@ pub trait Backend: Send {
     fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, store: Store);
 
     /// Rotates each head of `x` `[B, S, heads, D]` in place (half-split order): sequence position `start + s` uses
-    /// row `start + s` of `table`, float32 `[positions, D/2, 2]` of cosine and sine. `inverse` rotates back.
-    fn rope(&mut self, x: Span, table: Span, heads: usize, queries: usize, start: usize, inverse: bool);
+    /// row `start + s` of `table`, float32 `[positions, D/2, 2]` of cosine and sine.
+    fn rope(&mut self, x: Span, table: Span, rotation: Rotation);
 
     /// Causal attention scaled by `1 / sqrt(D)`; `lse` float32 `[B, H, S]` receives the log of each row's sum.
     fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape);

@@ -1,8 +1,219 @@
-//! The operations on a CPU: rayon over shapes, explicit SIMD where it pays, a portable reference for each.
+//! The operations on a CPU: one file each, over slices. Work is shared out by shape through the ambient rayon pool,
+//! so results are the same bits for any number of threads; loops are compiled for each instruction set and the best
+//! that the processor has is chosen once. Nothing is allocated: what an operation needs beyond its operands is
+//! scratch that was planned.
 
+mod attention;
+mod attention_grad;
+mod embedding;
+mod exp;
+mod gemm;
 mod isa;
-pub mod optimizer;
-pub mod param_rows;
-mod update;
+mod linear;
+mod loss;
+mod norm;
+mod optimizer;
+mod quantize;
+mod reduce;
+pub mod reference;
+mod rope;
+mod rows;
+mod swiglu;
+#[cfg(test)]
+mod testing;
+mod tile;
+mod work;
 
 pub use isa::Isa;
+
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
+use crate::memory::{ALIGN, Arena, Claims, Span};
+use crate::optim::{Outcome, Step};
+use rows::Rows;
+use work::Scratch;
+
+/// A processor with all its cores. Operations must be called inside the rayon pool in which it was made.
+pub struct Cpu {
+    isa: Isa,
+    threads: usize,
+    arena: Arena,
+    scratch: Span,
+}
+
+impl Cpu {
+    /// The best instruction set, as many threads as the ambient pool has; without memory until
+    /// [`Backend::attach`].
+    pub fn new() -> Self {
+        Self::with_isa(Isa::best())
+    }
+
+    /// The same with a chosen instruction set.
+    pub fn with_isa(isa: Isa) -> Self {
+        Self { isa, threads: rayon::current_num_threads(), arena: Arena::new(0), scratch: Span::NONE }
+    }
+
+    /// The slices of an operation, its scratch among them.
+    fn begin(&mut self) -> (Isa, Scratch<'_>, Claims<'_>) {
+        assert_eq!(self.threads, rayon::current_num_threads(), "threads of the pool this backend was made in");
+        let mut claims = self.arena.claims();
+        let scratch = Scratch::new(claims.write(self.scratch), self.threads);
+        (self.isa, scratch, claims)
+    }
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        format!("CPU, {} thread{plural}, {}", self.threads, self.isa.name())
+    }
+
+    fn activation_bytes(&self) -> usize {
+        size_of::<f32>()
+    }
+
+    fn scratch_bytes(&self, largest: &Largest) -> usize {
+        let needs =
+            [linear::need(largest), norm::need(largest), attention::need(largest), attention_grad::need(largest)];
+        let elements = needs.into_iter().map(|need| need.total(self.threads)).max().expect("there are needs");
+        (elements * size_of::<f32>()).next_multiple_of(ALIGN)
+    }
+
+    fn attach(&mut self, arena: Arena, scratch: Span) {
+        (self.arena, self.scratch) = (arena, scratch);
+    }
+
+    fn upload(&mut self, bytes: &[u8], to: Span) {
+        self.arena.claims().write(to).copy_from_slice(bytes);
+    }
+
+    fn download(&self, from: Span, bytes: &mut [u8]) {
+        bytes.copy_from_slice(self.arena.read(from));
+    }
+
+    fn zero(&mut self, span: Span) {
+        self.arena.claims().write::<u8>(span).fill(0);
+    }
+
+    fn copy(&mut self, from: Span, to: Span) {
+        let mut claims = self.arena.claims();
+        claims.write::<u8>(to).copy_from_slice(claims.read(from));
+    }
+
+    fn embedding(&mut self, tokens: Span, table: &Weight, out: Span) {
+        let (isa, scratch, mut claims) = self.begin();
+        let table = Rows::claim(&mut claims, table);
+        embedding::embedding(isa, scratch, claims.read(tokens), &table, claims.write(out));
+    }
+
+    fn embedding_grad(&mut self, tokens: Span, dout: Span, grad: Span, features: usize) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (tokens, dout) = (claims.read(tokens), claims.read(dout));
+        embedding::embedding_grad(isa, scratch, tokens, dout, claims.write(grad), features);
+    }
+
+    fn rms_norm(&mut self, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (x, gain) = (claims.read(x), claims.read(gain));
+        norm::rms_norm(isa, scratch, x, gain, claims.write(out), claims.write(inv_rms), eps);
+    }
+
+    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span) {
+        let (isa, scratch, mut claims) = self.begin();
+        let grad = norm::Grad {
+            x: claims.read(x),
+            gain: claims.read(gain),
+            inv_rms: claims.read(inv_rms),
+            dout: claims.read(dout),
+            dx: claims.write(dx),
+            dgain: claims.write(dgain),
+        };
+        norm::rms_norm_grad(isa, scratch, grad);
+    }
+
+    fn quantize_activations(&mut self, x: Span, features: usize) {
+        let (isa, scratch, mut claims) = self.begin();
+        quantize::quantize_activations(isa, scratch, claims.write(x), features);
+    }
+
+    fn linear(&mut self, x: Span, w: &Weight, y: Span, store: Store) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (x, w) = (claims.read(x), Rows::claim(&mut claims, w));
+        linear::linear(isa, scratch, x, &w, claims.write(y), store);
+    }
+
+    fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, store: Store) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (dy, w) = (claims.read(dy), Rows::claim(&mut claims, w));
+        linear::linear_grad_input(isa, scratch, dy, &w, claims.write(dx), store);
+    }
+
+    fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, store: Store) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (dy, x) = (claims.read(dy), claims.read(x));
+        linear::linear_grad_weight(isa, scratch, dy, x, claims.write(grad), (rows, cols), store);
+    }
+
+    fn rope(&mut self, x: Span, table: Span, rotation: Rotation) {
+        let (isa, scratch, mut claims) = self.begin();
+        let table = claims.read(table);
+        rope::rope(isa, scratch, claims.write(x), table, rotation);
+    }
+
+    fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (q, k, v) = (claims.read(q), claims.read(k), claims.read(v));
+        attention::attention(isa, scratch, q, k, v, claims.write(out), claims.write(lse), shape);
+    }
+
+    fn attention_grad(
+        &mut self,
+        q: Span,
+        k: Span,
+        v: Span,
+        lse: Span,
+        dout: Span,
+        dq: Span,
+        dk: Span,
+        dv: Span,
+        shape: AttentionShape,
+    ) {
+        let (isa, scratch, mut claims) = self.begin();
+        let inputs = attention_grad::Inputs {
+            q: claims.read(q),
+            k: claims.read(k),
+            v: claims.read(v),
+            lse: claims.read(lse),
+            dout: claims.read(dout),
+        };
+        let outputs = attention_grad::Outputs { dq: claims.write(dq), dk: claims.write(dk), dv: claims.write(dv) };
+        attention_grad::attention_grad(isa, scratch, inputs, outputs, shape);
+    }
+
+    fn swiglu(&mut self, gate: Span, up: Span, out: Span) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (gate, up) = (claims.read(gate), claims.read(up));
+        swiglu::swiglu(isa, scratch, gate, up, claims.write(out));
+    }
+
+    fn swiglu_grad(&mut self, gate: Span, up: Span, dout: Span) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (gate, up) = (claims.write(gate), claims.write(up));
+        swiglu::swiglu_grad(isa, scratch, gate, up, claims.read(dout));
+    }
+
+    fn cross_entropy(&mut self, logits: Span, targets: Span, losses: Span, vocab: usize, gradient: Option<f32>) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (logits, targets) = (claims.write(logits), claims.read(targets));
+        loss::cross_entropy(isa, scratch, logits, targets, claims.write(losses), vocab, gradient);
+    }
+
+    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) -> Outcome {
+        optimizer::step(&mut self.arena, self.scratch, param, grad, step)
+    }
+}

@@ -1,0 +1,257 @@
+//! Exact causal attention, in blocks of queries.
+//!
+//! Scores are kept transposed, `[key][query]`: the softmax over keys then runs down the rows with one query per
+//! vector lane, and both products that follow read them without another transposition.
+
+use super::exp::exp;
+use super::gemm::{COLS, Copied, DEPTH, Left, PITCH, ROWS, columns_to_panels, copy_rows, product, rows_to_panels};
+use super::isa::{Isa, madd, vectorized};
+use super::tile::TileMut;
+use super::work::{Need, Scratch};
+use crate::backend::{AttentionShape, Largest};
+
+/// Queries of a block: whole strips, and whole vectors.
+pub(super) const QUERIES: usize = 48;
+/// One row of scores: all queries of a block for one key.
+pub(super) type Row = [f32; QUERIES];
+/// A left operand that reads scores as they lie, `[key][query]`.
+pub(super) type ByKey<'a> = Left<'a, QUERIES, 1>;
+/// A left operand that reads scores as if they were `[query][key]`.
+pub(super) type ByQuery<'a> = Left<'a, 1, QUERIES>;
+
+/// Elements of the panels that hold a block of queries as columns.
+pub(super) fn query_panels(head_dim: usize) -> usize {
+    QUERIES.div_ceil(COLS) * COLS * head_dim
+}
+
+/// Elements of the panels that hold `rows` rows of a head.
+pub(super) fn row_panels(rows: usize, head_dim: usize) -> usize {
+    rows * head_dim.next_multiple_of(COLS)
+}
+
+/// Elements of the scores of a block against `keys` keys, whole strips of them.
+pub(super) fn scores(keys: usize) -> usize {
+    keys.next_multiple_of(ROWS) * QUERIES
+}
+
+fn private(keys: usize, head_dim: usize) -> usize {
+    ROWS * PITCH + query_panels(head_dim) + scores(keys) + row_panels(keys, head_dim)
+}
+
+/// Scratch of the forward pass.
+pub(super) fn need(largest: &Largest) -> Need {
+    Need { shared: 0, private: private(largest.keys, largest.head_dim) }
+}
+
+impl AttentionShape {
+    /// Query heads per key head.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Elements between two rows of `q`.
+    pub(super) fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements between two rows of `k` or `v`.
+    pub(super) fn key_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// What scores are multiplied by.
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    pub(super) fn check(&self, q: usize, k: usize, v: usize, lse: usize) {
+        assert!(self.heads % self.kv_heads == 0, "{} heads share {} key heads", self.heads, self.kv_heads);
+        assert!(
+            self.start + self.queries <= self.capacity,
+            "keys up to {} of {}",
+            self.start + self.queries,
+            self.capacity
+        );
+        assert_eq!(q, self.batch * self.queries * self.query_width(), "elements of q");
+        assert_eq!([k, v], [self.batch * self.capacity * self.key_width(); 2], "elements of k and v");
+        assert_eq!(lse, self.batch * self.heads * self.queries, "elements of lse");
+    }
+}
+
+/// Panels of `rows` queries as columns, from a block that starts at `block[0]`.
+pub(super) fn as_columns(block: &[f32], shape: &AttentionShape, rows: usize, panels: &mut [f32]) {
+    columns_to_panels(block, shape.query_width(), rows, shape.head_dim, shape.head_dim * COLS, panels);
+}
+
+/// `scores[key][query] = sum over d of keys[key][d] panels[d][query]` for `out`'s rows and columns.
+pub(super) fn score(
+    isa: Isa,
+    keys: &[f32],
+    panels: &[f32],
+    shape: &AttentionShape,
+    mut out: TileMut<'_>,
+    strip: &mut [f32],
+) {
+    let (width, head_dim) = (shape.key_width(), shape.head_dim);
+    for key in (0..out.rows()).step_by(ROWS) {
+        let (rows, queries) = (ROWS.min(out.rows() - key), out.cols());
+        for from in (0..head_dim).step_by(DEPTH) {
+            let depth = DEPTH.min(head_dim - from);
+            copy_rows(&keys[key * width..], width, rows, from, depth, strip);
+            let (left, right): (Copied<'_>, _) = (Left(strip), &panels[from * COLS..]);
+            product(isa, left, right, head_dim * COLS, depth, out.part(key, 0, rows, queries), from > 0);
+        }
+    }
+}
+
+/// `out` `[B, S, H, D]` and `lse` `[B, H, S]` from `q`, `k` and `v`.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn attention(
+    isa: Isa,
+    mut scratch: Scratch<'_>,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+    lse: &mut [f32],
+    shape: AttentionShape,
+) {
+    shape.check(q.len(), k.len(), v.len(), lse.len());
+    assert_eq!(out.len(), q.len(), "elements of out");
+    let AttentionShape { batch, queries, start, capacity, heads, head_dim, .. } = shape;
+    let (group, width) = (shape.group(), shape.group() * head_dim);
+    let (_, mut areas) = scratch.split(Need { shared: 0, private: private(start + queries, head_dim) });
+    // One task: a block of queries, all heads that share one head of keys.
+    let outs = TileMut::new(out, batch * queries, heads * head_dim, heads * head_dim)
+        .grid(queries, width)
+        .flat_map(|(row, col, tile)| tile.grid(QUERIES, width).map(move |(first, _, tile)| (row, col, first, tile)));
+    let lses = TileMut::new(lse, batch * heads, queries, queries).grid(group, QUERIES);
+    areas.run(outs.zip(lses), |((row, col, first, mut out), (_, _, mut lse)), area| {
+        let (rows, keys) = (out.rows(), start + first + out.rows());
+        let from = row / queries * capacity * shape.key_width() + col / group;
+        let (strip, area) = area.split_at_mut(ROWS * PITCH);
+        let (columns, area) = area.split_at_mut(query_panels(head_dim));
+        let (scored, area) = area.split_at_mut(scores(keys));
+        rows_to_panels(&v[from..], shape.key_width(), keys, 0, head_dim, keys * COLS, area);
+        for head in 0..group {
+            let block = &q[(row + first) * shape.query_width() + col + head * head_dim..];
+            as_columns(block, &shape, rows, columns);
+            score(isa, &k[from..], columns, &shape, TileMut::new(scored, keys, rows, QUERIES), strip);
+            let soft = softmax(isa, &mut scored.as_chunks_mut().0[..keys], start + first, shape.scale());
+            let left: ByQuery<'_> = Left(scored);
+            product(isa, left, area, keys * COLS, keys, out.part(0, head * head_dim, rows, head_dim), false);
+            for i in 0..rows {
+                out.part(i, head * head_dim, 1, head_dim).row(0).iter_mut().for_each(|x| *x *= soft.inv_sum[i]);
+            }
+            lse.row(head).copy_from_slice(&soft.lse[..rows]);
+        }
+    });
+}
+
+/// What a softmax leaves besides its numerators.
+struct Softmax {
+    inv_sum: Row,
+    lse: Row,
+}
+
+vectorized! {
+    /// Replaces the scores by the numerators of their softmax along the keys. Query i sees the first
+    /// `before + i + 1` keys.
+    fn softmax(scores: &mut [Row], before: usize, scale: f32) -> Softmax {
+        let mut max = [f32::NEG_INFINITY; QUERIES];
+        let (seen, partly) = scores.split_at_mut(before.min(scores.len()));
+        for row in seen.iter() {
+            for i in 0..QUERIES {
+                max[i] = if row[i] > max[i] { row[i] } else { max[i] };
+            }
+        }
+        for (key, row) in partly.iter_mut().enumerate() {
+            for i in 0..QUERIES {
+                row[i] = if key <= i { row[i] } else { f32::NEG_INFINITY };
+                max[i] = if row[i] > max[i] { row[i] } else { max[i] };
+            }
+        }
+        let mut sum = [0.0; QUERIES];
+        for row in scores {
+            for i in 0..QUERIES {
+                row[i] = exp::<FMA>((row[i] - max[i]) * scale);
+                sum[i] += row[i];
+            }
+        }
+        Softmax {
+            inv_sum: sum.map(|sum| 1.0 / sum),
+            lse: std::array::from_fn(|i| madd::<FMA>(max[i], scale, sum[i].ln())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference::{self, wide};
+    use super::super::testing::{Random, Rig};
+    use super::*;
+    use crate::backend::Backend;
+
+    fn check(shape: AttentionShape, magnitude: f32) {
+        let (mut random, mut rig) = (Random(shape.capacity as u64), Rig::default());
+        let narrow = shape.key_width();
+        let q = random.floats(shape.batch * shape.queries * shape.query_width());
+        let q: Vec<f32> = q.into_iter().map(|x| x * magnitude).collect();
+        let [mut k, mut v] = [(); 2].map(|()| random.floats(shape.batch * shape.capacity * narrow));
+        // Rows that no query may see: NaN in them would show.
+        for cache in [&mut k, &mut v] {
+            for rows in cache.chunks_mut(shape.capacity * narrow) {
+                rows[(shape.start + shape.queries) * narrow..].fill(f32::NAN);
+            }
+        }
+        let [q_at, k_at, v_at] = [&q, &k, &v].map(|data| rig.add(&data[..]));
+        let (out, lse) = (rig.out(q.len()), rig.out(q.len() / shape.head_dim));
+        let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), shape);
+        // Scores of up to 100 have an error of 1e-5 in float32; it is the relative error of a probability.
+        rig.check(&[(out, expected_out), (lse, expected_lse)], 2e-5, |cpu| {
+            cpu.attention(q_at, k_at, v_at, out, lse, shape);
+        });
+    }
+
+    #[test]
+    fn whole_sequences_of_odd_lengths() {
+        for (batch, queries, heads, kv_heads, head_dim) in [
+            (1, 1, 1, 1, 1),
+            (2, 7, 2, 1, 6),
+            (1, 33, 3, 3, 33),
+            (3, 48, 4, 2, 32),
+            (1, 49, 2, 2, 16),
+            (1, 65, 6, 2, 65),
+            (1, 172, 1, 1, 128),
+            (2, 257, 2, 1, 64),
+            (1, 31, 1, 1, 300),
+        ] {
+            let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
+            check(shape, 1.0);
+            check(shape, 30.0);
+        }
+    }
+
+    #[test]
+    fn a_cache_that_is_partly_filled() {
+        for (start, queries, capacity) in [(0, 1, 9), (5, 1, 6), (5, 3, 64), (100, 50, 172), (255, 2, 300)] {
+            check(AttentionShape { batch: 2, queries, start, capacity, heads: 4, kv_heads: 2, head_dim: 32 }, 1.0);
+        }
+    }
+
+    #[test]
+    fn nan_in_a_query_reaches_its_output_alone() {
+        let shape =
+            AttentionShape { batch: 1, queries: 50, start: 0, capacity: 50, heads: 1, kv_heads: 1, head_dim: 8 };
+        let (mut random, mut rig) = (Random(1), Rig::default());
+        let mut q = random.floats(400);
+        q[3 * 8] = f32::NAN;
+        let [q, k, v] = [q, random.floats(400), random.floats(400)].map(|data| rig.add(&data[..]));
+        let (out, lse) = (rig.out(400), rig.out(50));
+        for isa in Isa::available() {
+            let found = rig.run(isa, 1, &[out, lse], |cpu| cpu.attention(q, k, v, out, lse, shape));
+            assert!(found[0].iter().enumerate().all(|(i, x)| x.is_nan() == (i / 8 == 3)));
+            assert!(found[1].iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3)));
+        }
+    }
+}

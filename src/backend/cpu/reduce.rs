@@ -1,0 +1,62 @@
+//! Sums and maxima over many lanes: a compiler may not reorder float additions, so the order is written down here.
+
+/// The lanes folded onto each other, half by half: the same order on every instruction set.
+#[inline(always)]
+fn fold<const LANES: usize>(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    const { assert!(LANES.is_power_of_two()) };
+    let mut width = LANES / 2;
+    while width > 0 {
+        for j in 0..width {
+            lanes[j] = f(lanes[j], lanes[j + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+const LANES: usize = 32;
+
+/// Sum over pairs of elements, in 32 interleaved sums: `f(a, b, sum)` adds one pair to a sum.
+#[inline(always)]
+pub(super) fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for j in 0..LANES {
+            sums[j] = f(a[j], b[j], sums[j]);
+        }
+    }
+    for (j, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
+        sums[j] = f(a, b, sums[j]);
+    }
+    fold(sums, |a, b| a + b)
+}
+
+/// The greatest element; NaN is passed over, nothing gives negative infinity.
+#[inline(always)]
+pub(super) fn max(x: &[f32]) -> f32 {
+    max_of(x, |x| x)
+}
+
+/// The greatest magnitude; NaN is passed over.
+#[inline(always)]
+pub(super) fn max_magnitude(x: &[f32]) -> f32 {
+    max_of(x, f32::abs)
+}
+
+#[inline(always)]
+fn max_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    // Not `f32::max`: this order of the operands is one instruction, which drops a NaN in `a`.
+    let greater = |a: f32, b: f32| if a > b { a } else { b };
+    let mut greatest = [f32::NEG_INFINITY; LANES];
+    let (whole, tail) = x.as_chunks::<LANES>();
+    for x in whole {
+        for j in 0..LANES {
+            greatest[j] = greater(f(x[j]), greatest[j]);
+        }
+    }
+    for (greatest, &x) in greatest.iter_mut().zip(tail) {
+        *greatest = greater(f(x), *greatest);
+    }
+    fold(greatest, greater)
+}
