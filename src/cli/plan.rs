@@ -95,7 +95,13 @@ fn table(rows: &[Row]) -> Table {
     let mut table = Table::new(&["category", "buffer", "count", "bytes", ""], &[2, 3, 4]);
     for row in rows {
         let size = bytes(row.bytes as u64);
-        table.row([row.category.name().into(), row.name.clone(), row.count.to_string(), grouped(row.bytes as u64), size]);
+        table.row([
+            row.category.name().into(),
+            row.name.clone(),
+            row.count.to_string(),
+            grouped(row.bytes as u64),
+            size,
+        ]);
     }
     table
 }
@@ -120,7 +126,10 @@ fn sums(plan: &Plan, config: &Config) -> Table {
 mod tests {
     #[test]
     fn blocks_are_gathered_under_one_name() {
-        assert_eq!(super::without_numbers("model.layers.13.mlp.up_proj.weight m scales"), "model.layers.*.mlp.up_proj.weight m scales");
+        assert_eq!(
+            super::without_numbers("model.layers.13.mlp.up_proj.weight m scales"),
+            "model.layers.*.mlp.up_proj.weight m scales"
+        );
         assert_eq!(super::without_numbers("block 3 second 1/rms"), "block * second 1/rms");
     }
 }

@@ -75,8 +75,7 @@ fn sample(args: &Args) -> CliResult {
     }
     let mut backend = Cpu::new();
     let (_, model) = open_model(&checkpoint, &mut backend, PASS_TOKENS, checkpoint.config.model.context);
-    let sampling =
-        Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
+    let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut generator = Generator::new(&model);
     let mut decoder = Decoder::new(&tokenizer);
     let mut out = std::io::stdout().lock();

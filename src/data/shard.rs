@@ -52,6 +52,8 @@ pub struct Shard {
     pub sources: Vec<Source>,
     /// Bytes of text that the tokens stand for.
     pub text_bytes: u64,
+    /// Hash of content and tokenizer: the same tokens have the same key.
+    pub key: u128,
 }
 
 /// The tokens of one input.
@@ -91,7 +93,7 @@ impl Shard {
         let tokens = Tokens::new(Bytes::Mapped(map), width, count);
         let sources =
             ranges.into_iter().map(|range| Source { largest: tokens.slice(range.clone()).largest(), range }).collect();
-        Some(Shard { tokens, sources, text_bytes: trailer.text_bytes.get() })
+        Some(Shard { tokens, sources, text_bytes: trailer.text_bytes.get(), key })
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Prepared {
     /// Bytes of text per validation token: nats per token divided by it (and by ln 2) are bits per byte. For a tail
     /// it is that of the text it was cut from.
     pub bytes_per_token: f64,
+    /// Of the training tokens: a position in them means nothing in others.
+    pub fingerprint: String,
 }
 
 impl Prepared {
@@ -46,11 +48,13 @@ impl Prepared {
         let train = prepare(&train)?;
         let validation = validation.as_ref().map(prepare).transpose()?;
         let bytes_per_token = validation.as_ref().unwrap_or(&train).bytes_per_token();
+        let key = train.key;
         let (train, validation) = match validation {
             Some(validation) => (train.tokens, validation.tokens),
             None => cut_tail(&train.tokens, config.data.validation_fraction),
         };
-        Ok(Prepared { tokenizer, train, validation, bytes_per_token })
+        let fingerprint = format!("{key:032x}-{}", train.len());
+        Ok(Prepared { tokenizer, train, validation, bytes_per_token, fingerprint })
     }
 }
 

@@ -102,7 +102,8 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
     match ended {
         Ended::Finished => {
             let path = dir.join("model.tetrad");
-            let meta = Meta::new(trainer.config(), trainer.counters, data.tokenizer.json().is_some(), &data.fingerprint);
+            let meta =
+                Meta::new(trainer.config(), trainer.counters, data.tokenizer.json().is_some(), &data.fingerprint);
             let tokenizer = data.tokenizer.json();
             save(&trainer.model, trainer.backend.as_ref(), &meta, tokenizer, Extent::Weights, &path)?;
             console.summarize(trainer, &path)?;
@@ -111,7 +112,10 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
         Ended::Stopped => {
             super::output::print(|out| {
                 let step = trainer.counters.step;
-                writeln!(out, "stopped after step {step}, saved; go on with `tetrad train --resume` and the same configuration")
+                writeln!(
+                    out,
+                    "stopped after step {step}, saved; go on with `tetrad train --resume` and the same configuration"
+                )
             })?;
             Ok(ExitCode::SUCCESS)
         }
