@@ -1,6 +1,8 @@
 //! What several tests need.
 #![allow(dead_code)]
 
+pub mod process;
+
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::path::PathBuf;
