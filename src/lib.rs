@@ -21,5 +21,6 @@
 
 pub mod config;
 pub mod error;
+pub mod format;
 pub mod nibble;
 pub mod store;
