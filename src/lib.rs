@@ -19,6 +19,7 @@
 //! | 0 | `nibble` | pure arithmetic on bytes: groups, planes, rounding, state codecs |
 //! | 0 | `error` | one error enum per layer |
 
+pub mod cli;
 pub mod config;
 pub mod error;
 pub mod format;
