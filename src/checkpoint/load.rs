@@ -72,7 +72,7 @@ impl Checkpoint {
     /// The first that is wrong.
     pub fn verify(&self) -> Result<(), CheckpointError> {
         let wrong = self.file().verify().into_iter().next();
-        wrong.map_or(Ok(()), |source| Err(CheckpointError::Format { path: self.path.clone(), source }))
+        wrong.map_or(Ok(()), |source| Err(CheckpointError::Contents { path: self.path.clone(), source }))
     }
 
     /// The described model has exactly the tensors of the file.

@@ -3,10 +3,10 @@
 use super::meta::{Meta, TOKENIZER};
 use super::planes::{planes, spec};
 use crate::backend::Backend;
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, ReplaceError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
 use crate::model::{Model, table};
-use crate::store::{ReplaceError, replace};
+use crate::store::replace;
 use std::io;
 use std::path::Path;
 
@@ -47,7 +47,8 @@ pub fn save(
         .collect();
     let attachments: Vec<_> = tokenizer.map(|bytes| Attachment { name: TOKENIZER, bytes }).into_iter().collect();
     let failed = |source| CheckpointError::Write { path: path.into(), source };
-    let layout = Layout::new(&tensors, &meta.to_map(), &attachments).map_err(failed)?;
+    let layout = Layout::new(&tensors, &meta.to_map(), &attachments)
+        .map_err(|e| CheckpointError::Format { path: path.into(), source: e })?;
     let mut piece = vec![0; PIECE];
     let mut source = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
         let plane = planes(params[tensor]).find(|plane| plane.kind == kind);

@@ -14,10 +14,15 @@ pub(super) fn flatten(map: &Map<String, Value>) -> Vec<(String, String)> {
 /// Recurses as deep as objects nest, which the format caps.
 fn members(map: &Map<String, Value>, prefix: &str, out: &mut Vec<(String, String)>) {
     for (name, value) in map {
-        let path = format!("{prefix}{}", escape(name));
+        let path = format!("{prefix}{}", segment(name));
         match value {
             Value::Object(inner) if !inner.is_empty() => members(inner, &format!("{path}."), out),
             value => out.push((path, json_line(value))),
         }
     }
+}
+
+/// A member's name in a path; quoted where it could be taken for two.
+fn segment(name: &str) -> String {
+    if name.is_empty() || name.contains(['.', ' ', '"']) { json_line(&name.into()) } else { escape(name) }
 }

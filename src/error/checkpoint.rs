@@ -1,6 +1,6 @@
 //! Errors between a training state and its file.
 
-use super::{ConfigError, FormatError, StoreError};
+use super::{ConfigError, ContentsError, FormatError, StoreError, WriteError};
 use std::path::PathBuf;
 
 /// Why a state could not be saved or loaded.
@@ -18,13 +18,21 @@ pub enum CheckpointError {
         /// What is wrong.
         source: FormatError,
     },
+    /// The contents of the file's planes.
+    #[error("{path}: {source}; `tetrad verify` lists all that is wrong")]
+    Contents {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ContentsError,
+    },
     /// The state could not be written.
     #[error("{path}: {source}")]
     Write {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: FormatError,
+        source: WriteError,
     },
     /// The metadata lacks something or says something impossible.
     #[error("{path}: the metadata is not that of a tetrad model: {what}")]

@@ -1,8 +1,12 @@
 //! What can be wrong with a `.tetrad` file. Every message ends with the rule of `format-spec/SPEC.md` that is broken.
 
-use std::io;
+mod contents;
+mod write;
 
-/// A broken rule of the file format, or a failure while a file is written.
+pub use contents::ContentsError;
+pub use write::WriteError;
+
+/// A broken rule of the head: header, directory, names, metadata, attachments, layout (R1 to R32).
 ///
 /// Text that comes from a file is escaped before it stands in a message.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +29,7 @@ pub enum FormatError {
         found: String,
     },
     /// A major version this reader does not know.
-    #[error("the file has format version {major}.{minor}, this program reads version {known}: use a newer tetrad (R3)")]
+    #[error("the file has format version {major}.{minor}, this program reads {known}.x: {} (R3)", remedy(*major))]
     Version {
         /// Major version found.
         major: u16,
@@ -59,7 +63,7 @@ pub enum FormatError {
         stated: u64,
     },
     /// More bytes than the header states.
-    #[error("the file has {len} bytes, its header states {stated}: {} bytes follow its end (R6)", len - stated)]
+    #[error("the file has {len} bytes, its header states {stated}: {} byte(s) follow its end (R6)", len - stated)]
     Trailing {
         /// Bytes there are.
         len: u64,
@@ -137,7 +141,7 @@ pub enum FormatError {
         max: u8,
     },
     /// A number of dimensions that is not allowed.
-    #[error("tensor {tensor} has {found} dimensions, {storage} storage takes {min} to {max} (R12)")]
+    #[error("tensor {tensor} has {found} dimensions, {storage} storage takes {} (R12)", span(*min, *max))]
     DimCount {
         /// Index of the tensor.
         tensor: usize,
@@ -205,7 +209,7 @@ pub enum FormatError {
         left: u64,
     },
     /// The list of names has bytes left over.
-    #[error("{left} bytes follow the last name (R15)")]
+    #[error("{left} byte(s) follow the last name (R15)")]
     NamesLeft {
         /// Bytes left over.
         left: u64,
@@ -243,7 +247,7 @@ pub enum FormatError {
         index: usize,
     },
     /// Two tensors or attachments of one name.
-    #[error("{what} {first} and {second} are both named {name} (R17)")]
+    #[error("{what}s {first} and {second} are both named {name} (R17)")]
     NameTwice {
         /// Tensor or attachment.
         what: &'static str,
@@ -294,7 +298,7 @@ pub enum FormatError {
     },
     /// An element type that the kind of plane does not take.
     #[error(
-        "tensor {tensor} ({storage}, shape {shape}, groups of {group}) cannot have a {kind} plane of {element} (R22)"
+        "tensor {tensor} ({storage}, shape {shape}, groups of {group}) cannot have a plane {kind} of {element} (R22)"
     )]
     PlaneElement {
         /// The tensor's name.
@@ -321,6 +325,14 @@ pub enum FormatError {
         found: u64,
         /// The length that is right.
         expected: u64,
+    },
+    /// A plane of unknown kind without a byte.
+    #[error("the {kind} plane of {tensor} has 0 bytes, the least is 1 (R23)")]
+    PlaneEmpty {
+        /// The tensor's name.
+        tensor: String,
+        /// The kind of plane.
+        kind: String,
     },
     /// An offset that is no multiple of the alignment.
     #[error("plane {plane} starts at {found}, no multiple of {align} (R24)")]
@@ -441,100 +453,23 @@ pub enum FormatError {
         left: u64,
     },
     /// Bytes after the last attachment.
-    #[error("{left} bytes follow the last attachment (R32)")]
+    #[error("{left} byte(s) follow the last attachment (R32)")]
     AttachmentsLeft {
         /// Bytes left over.
         left: u64,
     },
-    /// A plane's checksum differs.
-    #[error("the {kind} plane of {tensor} has checksum {found:016x}, {stated:016x} is stated: it is damaged (R33)")]
-    PlaneChecksum {
-        /// The tensor's name.
-        tensor: String,
-        /// The kind of plane.
-        kind: String,
-        /// Computed.
-        found: u64,
-        /// Stated.
-        stated: u64,
-    },
-    /// A byte between sections or planes that is not zero.
-    #[error("byte {at} is padding and must be 0, it is {found} (R34)")]
-    Padding {
-        /// Offset in the file.
-        at: u64,
-        /// Its value.
-        found: u8,
-    },
-    /// A padding element with another value.
-    #[error("padding element {index} of the {kind} plane of {tensor} is {found}, it must be {expected} (R35)")]
-    PaddingElement {
-        /// The tensor's name.
-        tensor: String,
-        /// The kind of plane.
-        kind: String,
-        /// Index of the element in the padded plane.
-        index: u64,
-        /// Its value.
-        found: i16,
-        /// The value that is right.
-        expected: i16,
-    },
-    /// A code that does not exist.
-    #[error("element {index} of the {kind} plane of {tensor} is {found}, allowed are {allowed} (R36)")]
-    Code {
-        /// The tensor's name.
-        tensor: String,
-        /// The kind of plane.
-        kind: String,
-        /// Index of the element in the padded plane.
-        index: u64,
-        /// Its value.
-        found: i16,
-        /// What is allowed.
-        allowed: &'static str,
-    },
-    /// A scale, offset or value that is not finite, or negative where that cannot be.
-    #[error("element {index} of the {kind} plane of {tensor} is {found}, it must be {allowed} (R37)")]
-    Value {
-        /// The tensor's name.
-        tensor: String,
-        /// The kind of plane.
-        kind: String,
-        /// Index of the element.
-        index: u64,
-        /// Its value.
-        found: f32,
-        /// What is allowed.
-        allowed: &'static str,
-    },
-    /// A tensor to be written does not exist, or its plane source yields another number of bytes.
-    #[error("the {kind} plane of {tensor} was given with {found} bytes, its place has {expected}")]
-    SourceLen {
-        /// The tensor's name.
-        tensor: String,
-        /// The kind of plane.
-        kind: String,
-        /// Bytes given.
-        found: u64,
-        /// Bytes planned.
-        expected: u64,
-    },
-    /// The state changed while it was written.
-    #[error("the {kind} plane of {tensor} changed while it was written")]
-    SourceChanged {
-        /// The tensor's name.
-        tensor: String,
-        /// The kind of plane.
-        kind: String,
-    },
-    /// Metadata that cannot be written as JSON.
-    #[error("the metadata cannot be written as JSON: {reason}")]
-    MetadataEncoding {
-        /// What the writer says.
-        reason: String,
-    },
-    /// The underlying writer failed.
-    #[error("the file cannot be written: {0}")]
-    Write(#[from] io::Error),
+    /// More bytes than an offset can count.
+    #[error("the planes of this file would end beyond 2^64 bytes (R24)")]
+    FileLen,
+    /// Padding behind the head that is not zero.
+    #[error(transparent)]
+    Contents(#[from] ContentsError),
+}
+
+fn remedy(major: u16) -> &'static str {
+    if major == 0 { "there never was such a version, the file is damaged" } else { "use a newer tetrad" }
+}
+
+fn span(min: usize, max: usize) -> String {
+    if min == max { format!("exactly {min}") } else { format!("{min} to {max}") }
 }

@@ -9,5 +9,5 @@ mod store;
 pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem};
 pub use data::DataError;
-pub use format::FormatError;
-pub use store::StoreError;
+pub use format::{ContentsError, FormatError, WriteError};
+pub use store::{ReplaceError, StoreError};

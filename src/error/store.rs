@@ -75,6 +75,17 @@ pub enum StoreError {
     },
 }
 
+/// Why a file was not replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError<E> {
+    /// The file system refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The callback failed; the error is its own.
+    #[error("{0}")]
+    Write(E),
+}
+
 impl StoreError {
     /// The error for `source`, met while `action` was attempted on `path`.
     pub fn io(path: impl Into<PathBuf>, action: &'static str, source: io::Error) -> Self {

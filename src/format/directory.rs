@@ -84,7 +84,10 @@ fn what(record: &PlaneRecord, i: usize, at: u64, specs: &[TensorSpec]) -> Result
         return Err(FormatError::PlaneKind { plane: i, found: record.kind });
     }
     let len = record.len.get();
-    let expected = if known { length(spec, kind, element)? } else { len.max(1) };
+    if !known && len == 0 {
+        return Err(FormatError::PlaneEmpty { tensor: spec.name.clone(), kind: kind.name() });
+    }
+    let expected = if known { length(spec, kind, element)? } else { len };
     if len != expected {
         let (tensor, kind) = (spec.name.clone(), kind.name());
         return Err(FormatError::PlaneLen { tensor, kind, found: len, expected });

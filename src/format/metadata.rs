@@ -33,10 +33,10 @@ fn check_step(map: &Map<String, Value>) -> Result<(), FormatError> {
     }
 }
 
-/// Printable ASCII as it is, everything else as `\u{..}`, at most 80 characters.
+/// Printable ASCII as it is, everything else as `\u{..}`, at most 160 characters.
 fn escape(text: &str) -> String {
     let mut out = String::new();
-    for c in text.chars().take(80) {
+    for c in text.chars().take(160) {
         if (' '..='~').contains(&c) { out.push(c) } else { out.extend(c.escape_unicode()) }
     }
     out
@@ -131,9 +131,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
 }
 
 /// Compact JSON with the members of every object in ascending order: the same state gives the same bytes.
-pub(crate) fn encode(map: &Map<String, Value>) -> Result<Vec<u8>, FormatError> {
+pub(crate) fn encode(map: &Map<String, Value>) -> Vec<u8> {
     let sorted = sorted(&Value::Object(map.clone()));
-    serde_json::to_vec(&sorted).map_err(|e| FormatError::MetadataEncoding { reason: e.to_string() })
+    serde_json::to_vec(&sorted).expect("a JSON value is JSON, and a vector takes every write")
 }
 
 /// A copy whose members are in ascending order, whether or not the map type of this build keeps insertion order.

@@ -7,7 +7,7 @@ use super::metadata;
 use super::plane::{Element, PlaneKind};
 use super::record::{PLANE_RECORD, TENSOR_RECORD};
 use super::spec::TensorSpec;
-use crate::error::FormatError;
+use crate::error::{ContentsError, FormatError};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -127,6 +127,11 @@ impl Head {
         self.index.get(name).copied()
     }
 
+    /// Whether the file holds more than weights: residue, moments, scalars of the optimizer.
+    pub fn has_optimizer(&self) -> bool {
+        !self.sections.optimizer.is_empty()
+    }
+
     /// Bytes of the file.
     pub fn file_len(&self) -> u64 {
         self.sections.optimizer.end
@@ -237,12 +242,12 @@ impl<'a> File<'a> {
     }
 
     /// R34 for one range.
-    pub(crate) fn check_padding(&self, range: Range<u64>) -> Result<(), FormatError> {
+    pub(crate) fn check_padding(&self, range: Range<u64>) -> Result<(), ContentsError> {
         match self.slice(&range).iter().position(|&b| b != 0) {
             None => Ok(()),
             Some(i) => {
                 let at = range.start + i as u64;
-                Err(FormatError::Padding { at, found: self.bytes[at as usize] })
+                Err(ContentsError::Padding { at, found: self.bytes[at as usize] })
             }
         }
     }

@@ -4,7 +4,7 @@ use super::decode::{brain_value, half_value};
 use super::plane::{Element, PlaneKind};
 use super::read::{File, Plane, PlaneView};
 use super::spec::TensorSpec;
-use crate::error::FormatError;
+use crate::error::ContentsError;
 use crate::nibble::{PAD_NIBBLE, nibble};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 impl File<'_> {
     /// Checks every byte that opening has not: R33 to R37. Returns one finding per plane and per piece of padding at
     /// most, in file order; none if the file is sound.
-    pub fn verify(&self) -> Vec<FormatError> {
+    pub fn verify(&self) -> Vec<ContentsError> {
         let head = self.head();
         let starts = head.planes.iter().skip(1).map(|p| p.offset).chain([head.file_len()]);
         let gaps: Vec<_> = head.planes.iter().zip(starts).map(|(plane, next)| plane.range().end..next).collect();
@@ -22,13 +22,13 @@ impl File<'_> {
     }
 
     /// Checks one plane: R33, R35 to R37. The checksum comes first, so that damage is not mistaken for a bad writer.
-    fn check_plane(&self, plane: &Plane) -> Result<(), FormatError> {
+    fn check_plane(&self, plane: &Plane) -> Result<(), ContentsError> {
         let tensor = &self.head().tensors[plane.tensor];
         let view = self.view(plane);
         let found = xxh3_64(view.bytes);
         if found != plane.checksum {
             let (tensor, kind) = (tensor.spec.name.clone(), plane.kind.name());
-            return Err(FormatError::PlaneChecksum { tensor, kind, found, stated: plane.checksum });
+            return Err(ContentsError::PlaneChecksum { tensor, kind, found, stated: plane.checksum });
         }
         let check = Check { spec: &tensor.spec, plane };
         match plane.element {
@@ -46,7 +46,7 @@ struct Check<'a> {
 
 impl Check<'_> {
     /// R37: finite, and not negative where a sign makes no sense.
-    fn values(&self, view: &PlaneView<'_>) -> Result<(), FormatError> {
+    fn values(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
         use PlaneKind as P;
         let unsigned = matches!(self.plane.kind, P::Scales | P::MScales | P::VScales | P::V | P::VRows | P::VCols);
         let allowed = if unsigned { "finite and not negative" } else { "finite" };
@@ -61,13 +61,13 @@ impl Check<'_> {
             None => Ok(()),
             Some((index, found)) => {
                 let (tensor, kind) = self.names();
-                Err(FormatError::Value { tensor, kind, index, found, allowed })
+                Err(ContentsError::Value { tensor, kind, index, found, allowed })
             }
         }
     }
 
     /// R35 and R36: padding elements, and codes that do not exist.
-    fn codes(&self, view: &PlaneView<'_>) -> Result<(), FormatError> {
+    fn codes(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
         use PlaneKind as P;
         let bytes = view.bytes;
         let (padding, forbidden, allowed): (u8, Option<u8>, _) = match (self.plane.kind, self.plane.element) {
@@ -85,7 +85,7 @@ impl Check<'_> {
                 if let Some(i) = pads.into_iter().find(|&i| element(i) != padding) {
                     let (tensor, kind) = self.names();
                     let (found, expected) = (self.shown(element(i)), padding.into());
-                    return Err(FormatError::PaddingElement { tensor, kind, index: i as u64, found, expected });
+                    return Err(ContentsError::PaddingElement { tensor, kind, index: i as u64, found, expected });
                 }
             }
         }
@@ -94,7 +94,7 @@ impl Check<'_> {
             None => Ok(()),
             Some(i) => {
                 let (tensor, kind) = self.names();
-                Err(FormatError::Code { tensor, kind, index: i as u64, found: self.shown(forbidden), allowed })
+                Err(ContentsError::Code { tensor, kind, index: i as u64, found: self.shown(forbidden), allowed })
             }
         }
     }

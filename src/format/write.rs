@@ -11,7 +11,7 @@ use super::plane::{Element, PlaneKind};
 use super::read::{Head, Plane};
 use super::record::{PLANE_RECORD, PlaneRecord, TENSOR_RECORD};
 use super::spec::TensorSpec;
-use crate::error::FormatError;
+use crate::error::{FormatError, WriteError};
 use serde_json::{Map, Value};
 use std::io::{self, Write};
 use xxhash_rust::xxh3::Xxh3;
@@ -90,7 +90,7 @@ impl Layout {
         }
         let mut names = Vec::new();
         tensors.iter().for_each(|t| name::put(&mut names, &t.spec.name));
-        let metadata = metadata::encode(metadata)?;
+        let metadata = metadata::encode(metadata);
         let mut attached = Vec::new();
         attachments.iter().for_each(|a| attachment::put(&mut attached, a));
 
@@ -143,7 +143,7 @@ impl Layout {
     /// # Errors
     /// Those of `out` and `source`, and a source that sends another number of bytes than a plane has, or other
     /// bytes the second time.
-    pub fn write(&self, out: &mut impl Write, source: &mut dyn PlaneSource) -> Result<(), FormatError> {
+    pub fn write(&self, out: &mut impl Write, source: &mut dyn PlaneSource) -> Result<(), WriteError> {
         let mut planes = self.head.planes.clone();
         for plane in &mut planes {
             plane.checksum = self.send(plane, source, &mut io::sink())?;
@@ -159,7 +159,7 @@ impl Layout {
         for plane in &planes {
             pad(out, plane.offset - end)?;
             if self.send(plane, source, out)? != plane.checksum {
-                return Err(FormatError::SourceChanged { tensor: self.name(plane), kind: plane.kind.name() });
+                return Err(WriteError::SourceChanged { tensor: self.name(plane), kind: plane.kind.name() });
             }
             end = plane.range().end;
         }
@@ -167,9 +167,9 @@ impl Layout {
     }
 
     /// Sends a plane to `out`; its checksum.
-    fn send(&self, plane: &Plane, source: &mut dyn PlaneSource, out: &mut impl Write) -> Result<u64, FormatError> {
+    fn send(&self, plane: &Plane, source: &mut dyn PlaneSource, out: &mut impl Write) -> Result<u64, WriteError> {
         let (mut hash, mut found) = (Xxh3::new(), 0u64);
-        let short = |found| FormatError::SourceLen {
+        let short = |found| WriteError::SourceLen {
             tensor: self.name(plane),
             kind: plane.kind.name(),
             found,
@@ -209,17 +209,13 @@ fn place(tensors: &[TensorPlan], head_len: u64) -> Result<(Vec<Plane>, u64), For
         if first {
             optimizer = plane.offset;
         }
-        end = plane.offset.checked_add(plane.len).ok_or_else(too_long)?;
+        end = plane.offset.checked_add(plane.len).ok_or(FormatError::FileLen)?;
     }
     Ok((planes, optimizer))
 }
 
 fn align(at: u64, align: u64) -> Result<u64, FormatError> {
-    align_up(at, align).ok_or_else(too_long)
-}
-
-fn too_long() -> FormatError {
-    FormatError::Write(io::Error::new(io::ErrorKind::FileTooLarge, "the file would exceed 2^64 bytes"))
+    align_up(at, align).ok_or(FormatError::FileLen)
 }
 
 fn record(plane: &Plane) -> PlaneRecord {

@@ -9,4 +9,4 @@ mod replace;
 
 pub use lock::Lock;
 pub use map::Map;
-pub use replace::{ReplaceError, Sink, remove_stale, replace};
+pub use replace::{Sink, remove_stale, replace};

@@ -1,7 +1,7 @@
 //! Atomic replacement: the name holds the old bytes or the new ones, never anything between.
 
 use super::map::kind_of;
-use crate::error::StoreError;
+use crate::error::{ReplaceError, StoreError};
 use fs4::fs_std::FileExt;
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
@@ -42,17 +42,6 @@ where
     out.flush().map_err(|e| partial.fail("write it", e))?;
     drop(out);
     partial.publish().map_err(ReplaceError::Store)
-}
-
-/// Why a file was not replaced.
-#[derive(Debug, thiserror::Error)]
-pub enum ReplaceError<E> {
-    /// The file system refused.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The callback failed; the error is its own.
-    #[error("{0}")]
-    Write(E),
 }
 
 /// Removes the partial files that killed processes left in `dir`; those of living writers are locked and stay.

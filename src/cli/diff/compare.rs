@@ -35,8 +35,21 @@ pub(super) struct TensorDiff {
     pub rms: f64,
     /// The same of the trained value, if both files hold it.
     pub rms_trained: Option<f64>,
-    /// Planes that differ, with the number of elements that do; `None` if only one file has it.
-    pub planes: Vec<(String, Option<u64>)>,
+    /// Planes that differ.
+    pub planes: Vec<(String, Change)>,
+}
+
+/// How a plane differs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// In this many elements.
+    Elements(u64),
+    /// Only the first file has it.
+    OnlyA,
+    /// Only the second file has it.
+    OnlyB,
+    /// The files hold it in different types.
+    Element,
 }
 
 impl TensorDiff {
@@ -95,16 +108,18 @@ fn tensors(a: &File<'_>, i: usize, b: &File<'_>, j: usize) -> TensorDiff {
     let own = spec.weight_planes()[0].0;
     let kinds: BTreeSet<u8> = ta.planes.iter().chain(&tb.planes).map(|p| p.kind.tag()).collect();
     for kind in kinds.into_iter().map(PlaneKind::from_tag) {
-        let changed = match (a.plane(i, kind), b.plane(j, kind)) {
-            (Some(pa), Some(pb)) if pa.plane.element == pb.plane.element => Some(changed(&pa, &pb)),
-            _ => None,
+        let change = match (a.plane(i, kind), b.plane(j, kind)) {
+            (Some(pa), Some(pb)) if pa.plane.element == pb.plane.element => Change::Elements(changed(&pa, &pb)),
+            (Some(_), Some(_)) => Change::Element,
+            (Some(_), None) => Change::OnlyA,
+            _ => Change::OnlyB,
         };
-        if kind == own {
-            diff.changed = changed.unwrap_or(0);
+        match change {
+            Change::Elements(0) => continue,
+            Change::Elements(n) if kind == own => diff.changed = n,
+            _ => {}
         }
-        if changed != Some(0) {
-            diff.planes.push((kind.name(), changed));
-        }
+        diff.planes.push((kind.name(), change));
     }
     if !diff.planes.is_empty() {
         diff.rms = rms(a, i, b, j, Role::Weight).unwrap_or(0.0);

@@ -1,6 +1,6 @@
 //! A difference as text and as JSON.
 
-use super::compare::Diff;
+use super::compare::{Change, Diff};
 use crate::cli::number::{self, percent, share, short};
 use crate::cli::table::Table;
 use serde_json::{Map, Value, json};
@@ -27,8 +27,10 @@ pub(super) fn text(out: &mut dyn Write, diff: &Diff) -> io::Result<()> {
             continue;
         }
         let planes = t.planes.iter().map(|(kind, changed)| match changed {
-            Some(n) => format!("{kind}:{n}"),
-            None => format!("{kind}:other type or in one file only"),
+            Change::Elements(n) => format!("{kind}:{n}"),
+            Change::OnlyA => format!("-{kind}"),
+            Change::OnlyB => format!("+{kind}"),
+            Change::Element => format!("{kind}:type"),
         });
         table.row([
             t.name.clone(),
@@ -64,7 +66,7 @@ pub(super) fn text(out: &mut dyn Write, diff: &Diff) -> io::Result<()> {
 /// Everything, tensors that are the same included.
 pub(super) fn json(diff: &Diff) -> Value {
     let tensors = diff.tensors.iter().map(|t| {
-        let planes: Map<_, _> = t.planes.iter().map(|(kind, n)| (kind.clone(), json!(n))).collect();
+        let planes: Map<_, _> = t.planes.iter().map(|(kind, n)| (kind.clone(), change(*n))).collect();
         json!({
             "name": t.name, "storage": t.storage, "same": t.is_same(),
             "spec": t.spec.as_ref().map(|(a, b)| json!({ "a": a, "b": b })),
@@ -77,4 +79,14 @@ pub(super) fn json(diff: &Diff) -> Value {
         "same": diff.is_same(), "tensors": tensors.collect::<Vec<_>>(), "only_a": diff.only_a, "only_b": diff.only_b,
         "metadata": metadata.collect::<Vec<_>>(), "attachments": diff.attachments, "reordered": diff.reordered,
     })
+}
+
+/// The number of elements, or a word.
+fn change(change: Change) -> Value {
+    match change {
+        Change::Elements(n) => n.into(),
+        Change::OnlyA => "only in a".into(),
+        Change::OnlyB => "only in b".into(),
+        Change::Element => "other type".into(),
+    }
 }

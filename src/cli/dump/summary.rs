@@ -36,8 +36,10 @@ pub(super) fn text(out: &mut dyn Write, file: &File<'_>, tensors: &[usize]) -> i
         writeln!(out, "{name} {} bytes", size(range))?;
     }
     writeln!(out)?;
-    let mut table =
-        Table::new(&["tensor", "shape", "storage", "group", "bytes", "bits", "all bits", "planes"], &[3, 4, 5, 6]);
+    let mut table = Table::new(
+        &["tensor", "shape", "storage", "group", "bytes", "bits/weight", "with state", "planes"],
+        &[3, 4, 5, 6],
+    );
     for tensor in tensors.iter().map(|&i| &head.tensors[i]) {
         let sizes = Sizes::of(std::slice::from_ref(tensor));
         let planes = tensor.planes.iter().map(|p| format!("{}:{}", p.kind.name(), p.element.name()));
@@ -101,7 +103,7 @@ fn plane(plane: &Plane) -> Value {
 }
 
 fn kind(file: &File<'_>) -> &'static str {
-    if file.head().planes.iter().any(|p| p.kind.is_optimizer()) { "weights and optimizer state" } else { "weights" }
+    if file.head().has_optimizer() { "weights and optimizer state" } else { "weights" }
 }
 
 /// `4x96`.
