@@ -74,7 +74,7 @@ fn a_text_cut_into_pieces_has_the_tokens_of_the_whole() {
 #[test]
 fn one_endless_line_has_the_tokens_of_the_whole() {
     let place = Place::new();
-    let text = austen().replace('\n', " ");
+    let text = austen()[..700_000].replace('\n', " ");
     let file = place.write("line.txt", &text);
     let document = serde_json::json!({ "text": text }).to_string();
     let line = place.write("line.jsonl", &document);
