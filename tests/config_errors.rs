@@ -147,7 +147,7 @@ fn combinations_without_a_meaning_are_refused() {
     assert_snapshot!(refusal("[activations]\nquant = \"int4\"\n", &sets), @r#"
     4 mistakes in the configuration:
       storage.residue = false (--set): only packed weights have a residue to leave out; remove the key or set storage.weights="int4"
-      storage.feedback = true (--set): feeds the rounding of packed weights back, and no weights are packed; set it to false or storage.weights="int4"
+      storage.feedback = true (--set): feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights="int4"
       storage.scheme = "asymmetric" (--set): only four-bit weights have offsets, and none are four-bit; remove the key or set storage.weights="int4"
       activations.quant = "int4" (run.toml, line 2): quantizes the inputs of four-bit products; set it to "none" or storage.weights="int4"
     "#);

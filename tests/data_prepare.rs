@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use tetrad::data::{Corpus, Shard, Stage, Tokenizer};
+use tetrad::config::Config;
+use tetrad::data::{Corpus, Prepared, Shard, Stage, Tokenizer};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -73,7 +74,7 @@ fn a_text_cut_into_pieces_has_the_tokens_of_the_whole() {
 #[test]
 fn one_endless_line_has_the_tokens_of_the_whole() {
     let place = Place::new();
-    let text = austen().replace('\n', " ");
+    let text = austen()[..700_000].replace('\n', " ");
     let file = place.write("line.txt", &text);
     let document = serde_json::json!({ "text": text }).to_string();
     let line = place.write("line.jsonl", &document);
@@ -193,4 +194,35 @@ fn a_refused_text_leaves_nothing_in_the_cache() {
     let corpus = Corpus::resolve(&[file]).unwrap();
     assert!(Shard::prepare(&corpus, &Tokenizer::bytes(), &place.cache(), &mut |_| {}).is_err());
     assert_eq!(place.cached(), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn the_quick_start_trains_on_the_bundled_text_and_validates_on_its_end() {
+    let place = Place::new();
+    let mut config = Config::default();
+    config.data.cache = place.cache();
+    let prepared = Prepared::new(&config, &mut |_| {}).unwrap();
+    let text = austen().into_bytes();
+    let bytes = |tokens: &tetrad::data::Tokens| tokens.to_vec().into_iter().map(|id| id as u8).collect::<Vec<u8>>();
+    let (train, validation) = (bytes(&prepared.train), bytes(&prepared.validation));
+    assert_eq!(validation.len(), (text.len() as f64 * 0.05).round() as usize);
+    assert!([train, validation].concat() == text);
+    assert_eq!(prepared.bytes_per_token, 1.0);
+}
+
+#[test]
+fn validation_files_leave_the_training_text_whole() {
+    let place = Place::new();
+    let mut config = Config::default();
+    config.data.cache = place.cache();
+    config.data.train = vec![place.write("a.txt", "trained\n")];
+    config.data.validation = vec![place.write("b.txt", "validated the\n")];
+    config.tokenizer.file = Some(fixture("tokenizer/byte_level.json"));
+    config.model.vocab = 557;
+    let prepared = Prepared::new(&config, &mut |_| {}).unwrap();
+    let text = |tokens: &tetrad::data::Tokens| prepared.tokenizer.decode(&tokens.to_vec());
+    assert_eq!(text(&prepared.train), "trained\n<|endoftext|>");
+    assert_eq!(text(&prepared.validation), "validated the\n<|endoftext|>");
+    // 14 bytes of text; the end of text is a token too.
+    assert_eq!(prepared.bytes_per_token, 14.0 / prepared.validation.len() as f64);
 }

@@ -73,7 +73,7 @@ impl Draft {
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let document = DeTable::parse(text).map_err(|error| syntax(path, text, &error))?;
         let document = document.into_inner();
-        let place = |at: usize| Place::File(path.into(), text[..at].matches('\n').count() + 1);
+        let place = |at: usize| Place::File(path.into(), line_and_column(text, at).0);
         let named = document.get("preset").map(|value| (plain(value.get_ref()), place(value.span().start)));
         let base = named.as_ref().and_then(|(value, _)| preset(value.as_str()?));
         let (name, base_config) = base.clone().unwrap_or(("quickstart", Config::default()));
@@ -233,14 +233,16 @@ fn plain(value: &DeValue<'_>) -> toml::Value {
 }
 
 fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
-    let before = &text[..error.span().map_or(0, |span| span.start.min(text.len()))];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    ConfigError::Syntax {
-        path: path.into(),
-        line: before.matches('\n').count() + 1,
-        column: before[line_start..].chars().count() + 1,
-        message: one_line(error.message()),
-    }
+    let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
+    ConfigError::Syntax { path: path.into(), line, column, message: one_line(error.message()) }
+}
+
+/// Line and column of a byte, counted from 1. Bytes are counted, since a parser's place may be inside a character.
+fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let starts_character = |byte: &&u8| **byte & 0xc0 != 0x80;
+    (before.iter().filter(|byte| **byte == b'\n').count() + 1, line.iter().filter(starts_character).count() + 1)
 }
 
 fn one_line(message: &str) -> String {
@@ -249,4 +251,34 @@ fn one_line(message: &str) -> String {
 
 fn did_you_mean(name: Option<&str>) -> String {
     name.map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_any_byte_changed_never_panics() {
+        let text = include_str!("../../fixtures/config/quickstart.toml");
+        let (mut accepted, mut refused) = (0, 0);
+        for at in (0..text.len()).step_by(2) {
+            let mut broken = text.as_bytes().to_vec();
+            broken[at] = b"=[\"9\n.-#"[at / 2 % 8];
+            let broken = String::from_utf8(broken).expect("both the file and the changes are ASCII");
+            match Draft::parse(Path::new("run.toml"), &broken).and_then(Draft::finish) {
+                Ok(_) => accepted += 1,
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    refused += 1;
+                }
+            }
+        }
+        assert!(accepted > 500 && refused > 500, "{accepted} accepted, {refused} refused");
+    }
+
+    #[test]
+    fn columns_are_counted_in_characters() {
+        assert_eq!(line_and_column("a\n\u{e9}\u{e9} x", 2 + 5), (2, 4));
+        assert_eq!(line_and_column("a", 99), (1, 2));
+    }
 }

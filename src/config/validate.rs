@@ -146,7 +146,8 @@ impl Checks {
         );
         let packed = storage.weights == Weights::Int4;
         let four_bit = packed || storage.weights == Weights::Int4Simulated;
-        let tables = [storage.embedding, storage.head].contains(&TableStorage::Int4);
+        let head = if config.model.tied { storage.embedding } else { storage.head };
+        let tables = [storage.embedding, head].contains(&TableStorage::Int4);
         self.need(
             storage.residue || packed || tables,
             "storage.residue",
@@ -157,7 +158,7 @@ impl Checks {
             !storage.feedback || packed || tables,
             "storage.feedback",
             storage.feedback,
-            "feeds the rounding of packed weights back, and no weights are packed; set it to false or storage.weights=\"int4\"",
+            "feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights=\"int4\"",
         );
         self.need(
             !storage.feedback || config.optimizer.beta1 > 0.0,
