@@ -12,7 +12,6 @@ mod permutation;
 mod pieces;
 mod prepare;
 mod shard;
-mod shard_io;
 mod split;
 mod tokenizer;
 mod tokens;

@@ -5,9 +5,9 @@ use super::corpus::{Corpus, Input, InputKind};
 use super::hashed::{Content, HashedReader};
 use super::pieces::{Piece, Pieces};
 use super::shard::{Shard, VERSION, Writer};
-use super::shard_io;
 use super::tokens::Width;
 use crate::error::DataError;
+use crate::store::publish;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::io::{self, Read, Write};
@@ -149,7 +149,7 @@ struct Job<'a> {
 impl Job<'_> {
     fn write(&self, path: &Path, key: u128) -> Result<(), DataError> {
         let mut refused = None;
-        let written = shard_io::replace(path, |out| {
+        let written = publish(path, |out| {
             self.write_to(out, key).map_err(|failure| match failure {
                 Failure::Disk(error) => error,
                 Failure::Data(error) => {

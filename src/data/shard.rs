@@ -8,8 +8,8 @@
 //! All numbers are little-endian. The counts stand at the end because they are known at the end: the file is written
 //! in one pass. A cache is worth nothing by itself, so whatever is wrong with one it is made again.
 
-use super::shard_io::{self, Map};
 use super::tokens::{Bytes, Tokens, Width};
+use crate::store::Map;
 use std::io::{self, Write};
 use std::ops::Range;
 use std::path::Path;
@@ -68,7 +68,7 @@ pub struct Source {
 impl Shard {
     /// Maps the shard at `path` if it is whole and was made for `key`; nothing if there is none or it is not.
     pub(super) fn open(path: &Path, key: u128) -> Option<Shard> {
-        Self::check(shard_io::map(path).ok()?, key)
+        Self::check(Map::open(path).ok()?, key)
     }
 
     fn check(map: Map, key: u128) -> Option<Shard> {

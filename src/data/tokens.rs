@@ -1,6 +1,6 @@
 //! A run of token ids, two or four bytes each, in a mapped shard or in memory.
 
-use super::shard_io::Map;
+use crate::store::Map;
 use std::ops::Range;
 use std::sync::Arc;
 

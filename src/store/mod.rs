@@ -5,8 +5,10 @@
 
 mod lock;
 mod map;
+mod publish;
 mod replace;
 
 pub use lock::Lock;
 pub use map::Map;
+pub use publish::publish;
 pub use replace::{Sink, remove_stale, replace};
