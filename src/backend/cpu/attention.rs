@@ -65,7 +65,7 @@ impl AttentionShape {
     }
 
     pub(super) fn check(&self, q: usize, k: usize, v: usize, lse: usize) {
-        assert!(self.heads % self.kv_heads == 0, "{} heads share {} key heads", self.heads, self.kv_heads);
+        assert!(self.heads.is_multiple_of(self.kv_heads), "{} heads share {} key heads", self.heads, self.kv_heads);
         assert!(
             self.start + self.queries <= self.capacity,
             "keys up to {} of {}",
@@ -79,8 +79,8 @@ impl AttentionShape {
 }
 
 /// Panels of `rows` queries as columns, from a block that starts at `block[0]`.
-pub(super) fn as_columns(block: &[f32], shape: &AttentionShape, rows: usize, panels: &mut [f32]) {
-    columns_to_panels(block, shape.query_width(), rows, shape.head_dim, shape.head_dim * COLS, panels);
+pub(super) fn as_columns(isa: Isa, block: &[f32], shape: &AttentionShape, rows: usize, panels: &mut [f32]) {
+    columns_to_panels(isa, block, shape.query_width(), rows, shape.head_dim, shape.head_dim * COLS, panels);
 }
 
 /// `scores[key][query] = sum over d of keys[key][d] panels[d][query]` for `out`'s rows and columns.
@@ -97,8 +97,8 @@ pub(super) fn score(
         let (rows, queries) = (ROWS.min(out.rows() - key), out.cols());
         for from in (0..head_dim).step_by(DEPTH) {
             let depth = DEPTH.min(head_dim - from);
-            copy_rows(&keys[key * width..], width, rows, from, depth, strip);
-            let (left, right): (Copied<'_>, _) = (Left(strip), &panels[from * COLS..]);
+            copy_rows(isa, &keys[key * width..], width, rows, from, depth, strip);
+            let (left, right): (Copied<'_>, _) = (Left::whole(strip), &panels[from * COLS..]);
             product(isa, left, right, head_dim * COLS, depth, out.part(key, 0, rows, queries), from > 0);
         }
     }
@@ -132,13 +132,13 @@ pub(super) fn attention(
         let (strip, area) = area.split_at_mut(ROWS * PITCH);
         let (columns, area) = area.split_at_mut(query_panels(head_dim));
         let (scored, area) = area.split_at_mut(scores(keys));
-        rows_to_panels(&v[from..], shape.key_width(), keys, 0, head_dim, keys * COLS, area);
+        rows_to_panels(isa, &v[from..], shape.key_width(), keys, 0, head_dim, keys * COLS, area);
         for head in 0..group {
             let block = &q[(row + first) * shape.query_width() + col + head * head_dim..];
-            as_columns(block, &shape, rows, columns);
+            as_columns(isa, block, &shape, rows, columns);
             score(isa, &k[from..], columns, &shape, TileMut::new(scored, keys, rows, QUERIES), strip);
             let soft = softmax(isa, &mut scored.as_chunks_mut().0[..keys], start + first, shape.scale());
-            let left: ByQuery<'_> = Left(scored);
+            let left: ByQuery<'_> = Left::whole(scored);
             product(isa, left, area, keys * COLS, keys, out.part(0, head * head_dim, rows, head_dim), false);
             for i in 0..rows {
                 out.part(i, head * head_dim, 1, head_dim).row(0).iter_mut().for_each(|x| *x *= soft.inv_sum[i]);
@@ -178,10 +178,12 @@ vectorized! {
                 sum[i] += row[i];
             }
         }
-        Softmax {
-            inv_sum: sum.map(|sum| 1.0 / sum),
-            lse: std::array::from_fn(|i| madd::<FMA>(max[i], scale, sum[i].ln())),
+        let mut soft = Softmax { inv_sum: [0.0; QUERIES], lse: [0.0; QUERIES] };
+        for i in 0..QUERIES {
+            soft.inv_sum[i] = 1.0 / sum[i];
+            soft.lse[i] = madd::<FMA>(max[i], scale, sum[i].ln());
         }
+        soft
     }
 }
 

@@ -82,12 +82,13 @@ pub(super) fn attention_grad(
     let dvs = TileMut::new(dv, tokens, narrow, narrow).grid(queries, head_dim);
     areas.run(dqs.zip(dks).zip(dvs), |(((row, col, mut dq), (_, key_col, mut dk)), (_, _, mut dv)), area| {
         let mut area = Area::new(area, queries, head_dim);
-        dk.fill(0.0);
-        dv.fill(0.0);
-        rows_to_panels(&k[row * narrow..], narrow, queries, key_col, head_dim, queries * COLS, area.keys);
-        for first in (0..queries).step_by(QUERIES) {
+        rows_to_panels(isa, &k[row * narrow..], narrow, queries, key_col, head_dim, queries * COLS, area.keys);
+        // From the last block, which sees every key and so overwrites every row of `dk` and `dv`.
+        for block in (0..queries.div_ceil(QUERIES)).rev() {
+            let first = block * QUERIES;
             for head in 0..shape.group() {
-                let place = Place { shape: &shape, row, col: col + head * head_dim, key_col, first };
+                let accumulate = head > 0 || first + QUERIES < queries;
+                let place = Place { shape: &shape, row, col: col + head * head_dim, key_col, first, accumulate };
                 let dq = dq.part(first, head * head_dim, place.rows(), head_dim);
                 block_grad(isa, inputs, place, &mut area, dq, &mut dk, &mut dv);
             }
@@ -107,6 +108,8 @@ struct Place<'a> {
     key_col: usize,
     /// First query, counted in the sequence.
     first: usize,
+    /// Whether `dk` and `dv` hold a sum already.
+    accumulate: bool,
 }
 
 impl Place<'_> {
@@ -144,26 +147,26 @@ fn block_grad(
     dk: &mut TileMut<'_>,
     dv: &mut TileMut<'_>,
 ) {
-    let Place { shape, first, .. } = place;
+    let Place { shape, first, accumulate, .. } = place;
     let (rows, keys, head_dim) = (place.rows(), first + place.rows(), shape.head_dim);
     let (q, dout) = (&inputs.q[place.queries()..], &inputs.dout[place.queries()..]);
     let (k, v) = (&inputs.k[place.keys()..], &inputs.v[place.keys()..]);
 
-    as_columns(q, shape, rows, area.columns);
+    as_columns(isa, q, shape, rows, area.columns);
     score(isa, k, area.columns, shape, TileMut::new(area.p, keys, rows, QUERIES), area.strip);
-    as_columns(dout, shape, rows, area.columns);
+    as_columns(isa, dout, shape, rows, area.columns);
     score(isa, v, area.columns, shape, TileMut::new(area.ds, keys, rows, QUERIES), area.strip);
     let lse = place.lse(inputs.lse);
     let (p, ds) = (&mut area.p.as_chunks_mut().0[..keys], &mut area.ds.as_chunks_mut().0[..keys]);
     softmax_grad(isa, p, ds, &lse, first, shape.scale());
 
-    rows_to_panels(dout, shape.query_width(), rows, 0, head_dim, rows * COLS, area.block);
-    let p: ByKey<'_> = Left(area.p);
-    product(isa, p, area.block, rows * COLS, rows, dv.part(0, 0, keys, head_dim), true);
-    rows_to_panels(q, shape.query_width(), rows, 0, head_dim, rows * COLS, area.block);
-    let ds: ByKey<'_> = Left(area.ds);
-    product(isa, ds, area.block, rows * COLS, rows, dk.part(0, 0, keys, head_dim), true);
-    let ds: ByQuery<'_> = Left(area.ds);
+    rows_to_panels(isa, dout, shape.query_width(), rows, 0, head_dim, rows * COLS, area.block);
+    let p: ByKey<'_> = Left::whole(area.p);
+    product(isa, p, area.block, rows * COLS, rows, dv.part(0, 0, keys, head_dim), accumulate);
+    rows_to_panels(isa, q, shape.query_width(), rows, 0, head_dim, rows * COLS, area.block);
+    let ds: ByKey<'_> = Left::whole(area.ds);
+    product(isa, ds, area.block, rows * COLS, rows, dk.part(0, 0, keys, head_dim), accumulate);
+    let ds: ByQuery<'_> = Left::whole(area.ds);
     product(isa, ds, area.keys, shape.queries * COLS, keys, dq, false);
 }
 

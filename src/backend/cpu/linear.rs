@@ -4,7 +4,7 @@
 //! multiplies blocks of tokens with them. The weight gradient has no weight in it: each thread packs what its own
 //! block of the gradient needs. Few tokens (sampling) are dot products with rows dequantized one at a time.
 
-use super::gemm::{COLS, Copied, DEPTH, Left, PITCH, ROWS};
+use super::gemm::{COLS, Copied, DEPTH, PITCH, ROWS, Strips};
 use super::gemm::{columns_to_panels, copy_rows, product, rows_to_panels, rows_to_strips};
 use super::isa::{Isa, madd, vectorized};
 use super::reduce::sum_of;
@@ -21,8 +21,10 @@ const FEW: usize = 8;
 const PANELS: usize = 1 << 18;
 /// Deepest panel.
 const DEEPEST: usize = 1024;
-/// Largest block of a weight's gradient.
-const GRAD_BLOCK: (usize, usize) = (96, 128);
+/// Largest block of a weight's gradient: its operands, [`DEPTH`] deep, fill a third of a second-level cache.
+const GRAD_BLOCK: (usize, usize) = (8 * ROWS, 16 * COLS);
+/// Blocks that a small gradient is cut into.
+const GRAD_BLOCKS: usize = 12;
 
 /// Scratch for all of this file.
 pub(super) fn need(largest: &Largest) -> Need {
@@ -46,7 +48,7 @@ pub(super) fn linear(isa: Isa, mut scratch: Scratch<'_>, x: &[f32], w: &Rows<'_>
         for (j, row) in area.chunks_exact_mut(PIECE).take(width).enumerate() {
             w.read(isa, col + j, from, &mut row[..depth]);
         }
-        columns_to_panels(area, PIECE, width, depth, 0, tile.row(0));
+        columns_to_panels(isa, area, PIECE, width, depth, 0, tile.row(0));
     };
     let shape = Shape { tokens, inner: inputs, cols: outputs, task: (1, PIECE) };
     through_panels(isa, &mut scratch, x, y, store, shape, pack);
@@ -129,9 +131,9 @@ fn through_panels(
                 let rows = tile.rows();
                 for k in (0..depth).step_by(DEPTH) {
                     let run = DEPTH.min(depth - k);
-                    copy_rows(&left[row * inner..], inner, rows, from + k, run, area);
+                    copy_rows(isa, &left[row * inner..], inner, rows, from + k, run, area);
                     let tile = tile.part(0, 0, rows, width);
-                    product(isa, Left(area) as Copied<'_>, &panels[k * COLS..], panel, run, tile, accumulate || k > 0);
+                    product(isa, Copied::whole(area), &panels[k * COLS..], panel, run, tile, accumulate || k > 0);
                 }
             });
         }
@@ -157,21 +159,26 @@ pub(super) fn linear_grad_weight(
         let (strips, panels) = area.split_at_mut(DEPTH * GRAD_BLOCK.0);
         for from in (0..tokens).step_by(DEPTH) {
             let depth = DEPTH.min(tokens - from);
-            rows_to_strips(&dy[from * outputs..], outputs, depth, row, rows, strips);
-            rows_to_panels(&x[from * inputs..], inputs, depth, col, cols, depth * COLS, panels);
-            for (i, strip) in (0..rows).step_by(ROWS).zip(strips.chunks_exact(depth * ROWS)) {
-                let left: Left<'_, 1, ROWS> = Left(strip);
-                let tile = tile.part(i, 0, ROWS.min(rows - i), cols);
-                product(isa, left, panels, depth * COLS, depth, tile, store == Store::Accumulate || from > 0);
-            }
+            rows_to_strips(isa, &dy[from * outputs..], outputs, depth, row, rows, strips);
+            rows_to_panels(isa, &x[from * inputs..], inputs, depth, col, cols, depth * COLS, panels);
+            let left = Strips::strips(strips, depth * ROWS);
+            let accumulate = store == Store::Accumulate || from > 0;
+            product(isa, left, panels, depth * COLS, depth, tile.part(0, 0, rows, cols), accumulate);
         }
     });
 }
 
-/// Small gradients are cut finer: enough blocks for several threads come before the cost of packing.
+/// Blocks of a gradient: as large as the scratch allows, so that operands are packed seldom and read in long runs,
+/// but at least [`GRAD_BLOCKS`] of them for the threads to share.
 fn grad_block(outputs: usize, inputs: usize) -> (usize, usize) {
-    let finer = |size: usize, block: usize| if size <= 512 { block / 2 } else { block };
-    (finer(outputs, GRAD_BLOCK.0), finer(inputs, GRAD_BLOCK.1))
+    let (mut rows, mut cols) = GRAD_BLOCK;
+    while cols > 2 * COLS && outputs.div_ceil(rows) * inputs.div_ceil(cols) < GRAD_BLOCKS {
+        cols /= 2;
+    }
+    if outputs.div_ceil(rows) * inputs.div_ceil(cols) < GRAD_BLOCKS {
+        rows /= 2;
+    }
+    (rows, cols)
 }
 
 /// Outputs that one task of [`few_tokens`] computes.
@@ -206,7 +213,7 @@ fn few_tokens(isa: Isa, mut scratch: Scratch<'_>, x: &[f32], w: &Rows<'_>, y: &m
 
 vectorized! {
     fn dot(a: &[f32], b: &[f32]) -> f32 {
-        sum_of(a, b, |a, b, sum| madd::<FMA>(a, b, sum))
+        sum_of(a, b, madd::<FMA>)
     }
 }
 

@@ -35,7 +35,7 @@ vectorized! {
     fn rows(x: &[f32], gain: &[f32], out: &mut [f32], inv_rms: &mut [f32], eps: f32) {
         let width = gain.len();
         for ((x, out), inv_rms) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(inv_rms) {
-            let mean = sum_of(x, x, |a, b, sum| madd::<FMA>(a, b, sum)) / width as f32;
+            let mean = sum_of(x, x, madd::<FMA>) / width as f32;
             *inv_rms = 1.0 / (mean + eps).sqrt();
             for ((out, &x), &gain) in out.iter_mut().zip(x).zip(gain) {
                 *out = x * *inv_rms * gain;
@@ -101,7 +101,7 @@ fn dot3<const FMA: bool>(a: &[f32], b: &[f32], c: &[f32]) -> f32 {
         for ((product, &a), &b) in products.iter_mut().zip(a).zip(b) {
             *product = a * b;
         }
-        sum += sum_of(&products[..c.len()], c, |a, b, sum| madd::<FMA>(a, b, sum));
+        sum += sum_of(&products[..c.len()], c, madd::<FMA>);
     }
     sum
 }

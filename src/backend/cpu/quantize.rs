@@ -10,7 +10,7 @@ const BLOCK: usize = 1 << 13;
 
 /// Quantizes rows of `features` elements in place; the last group of a row may be short.
 pub(super) fn quantize_activations(isa: Isa, mut scratch: Scratch<'_>, x: &mut [f32], features: usize) {
-    assert!(x.len() % features == 0, "whole rows");
+    assert!(x.len().is_multiple_of(features), "whole rows");
     let block = (BLOCK / features).max(1) * features;
     let (_, mut areas) = scratch.split(Need::default());
     areas.run(x.chunks_mut(block), |rows, _| {

@@ -12,7 +12,7 @@ pub(super) fn rope(isa: Isa, mut scratch: Scratch<'_>, x: &mut [f32], table: &[f
     let Rotation { head_dim, heads, queries, start, .. } = rotation;
     let width = heads * head_dim;
     assert!(head_dim % 2 == 0, "heads of {head_dim} elements have no halves");
-    assert!(x.len() % (queries * width) == 0, "whole sequences");
+    assert!(x.len().is_multiple_of(queries * width), "whole sequences");
     assert!((start + queries) * head_dim <= table.len(), "positions up to {} in the table", start + queries);
     let (_, mut areas) = scratch.split(Need::default());
     areas.run(x.chunks_mut(BLOCK * width).enumerate(), |(block, x), _| turn(isa, x, block * BLOCK, table, rotation));
@@ -52,7 +52,7 @@ mod tests {
             for inverse in [false, true] {
                 let (mut random, mut rig) = (Random(queries as u64), Rig::default());
                 let x = random.floats(batch * queries * heads * head_dim);
-                let angle = |i: usize| if i % 2 == 0 { (i as f32).cos() } else { (i as f32 - 1.0).sin() };
+                let angle = |i: usize| if i.is_multiple_of(2) { (i as f32).cos() } else { (i as f32 - 1.0).sin() };
                 let table: Vec<f32> = (0..(start + queries + 2) * head_dim).map(angle).collect();
                 let (x_at, table_at) = (rig.add(&x[..]), rig.add(&table[..]));
                 let rotation = Rotation { heads, head_dim, queries, start, inverse };

@@ -67,7 +67,10 @@ impl<'a> Rows<'a> {
     pub fn read(&self, isa: Isa, row: usize, from: usize, out: &mut [f32]) {
         let Geometry { cols, group, .. } = self.geometry;
         let to = from + out.len();
-        assert!(from % PIECE == 0 && (to == cols || to < cols && to % group == 0), "columns {from}..{to} of {cols}");
+        assert!(
+            from.is_multiple_of(PIECE) && (to == cols || to < cols && to.is_multiple_of(group)),
+            "columns {from}..{to} of {cols}"
+        );
         let plain = row * cols + from..row * cols + to;
         let padded = row * self.geometry.padded_cols() + from;
         let first_group = padded / group;

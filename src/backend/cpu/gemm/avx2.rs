@@ -23,14 +23,14 @@ pub(super) unsafe fn tile<const ROW: usize, const STEP: usize>(
     mut out: TileMut<'_>,
     accumulate: bool,
 ) {
-    const { assert!(ROWS % M == 0 && COLS % (N * LANES) == 0) };
+    const { assert!(ROWS.is_multiple_of(M) && COLS.is_multiple_of(N * LANES)) };
     for col in (0..out.cols()).step_by(N * LANES) {
         for row in (0..out.rows()).step_by(M) {
             let (rows, cols) = (M.min(out.rows() - row), (N * LANES).min(out.cols() - col));
             let block = out.part(row, col, rows, cols);
             // SAFETY: blocks divide the strip and the panel, so the caller's promise covers each of them.
             unsafe {
-                let (left, right) = (left.0.as_ptr().add(row * ROW), right.as_ptr().add(col));
+                let (left, right) = (left.data.as_ptr().add(row * ROW), right.as_ptr().add(col));
                 kernel::<ROW, STEP>(left, right, depth, block, accumulate);
             }
         }

@@ -44,7 +44,7 @@ unsafe fn kernel<const M: usize, const N: usize, const ROW: usize, const STEP: u
     accumulate: bool,
 ) {
     let (rows, cols, stride) = (out.rows(), out.cols(), out.stride());
-    let (mut left, mut right, out) = (left.0.as_ptr(), right.as_ptr(), out.as_mut_ptr());
+    let (mut left, mut right, out) = (left.data.as_ptr(), right.as_ptr(), out.as_mut_ptr());
     let mut sums = [[_mm512_setzero_ps(); N]; M];
     for _ in 0..depth {
         // SAFETY: `right` holds `depth` rows of COLS >= 16 N elements, `left` element (i, k) for all i < M <= 12.
@@ -76,4 +76,56 @@ unsafe fn kernel<const M: usize, const N: usize, const ROW: usize, const STEP: u
 #[inline(always)]
 fn tail_mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
+}
+
+/// `out[k][j] = data[j * stride + k]` for `k < depth` and `j < width`, zero up to `j < COLS`; sixteen by sixteen.
+#[target_feature(enable = "avx512f")]
+pub(super) fn transpose(data: &[f32], stride: usize, width: usize, depth: usize, out: &mut [f32]) {
+    assert!(width > 0 && (width - 1) * stride + depth <= data.len() && width <= COLS, "{width} rows cut short");
+    assert!(depth * COLS <= out.len(), "a panel cut short");
+    for col in (0..COLS).step_by(LANES) {
+        for from in (0..depth).step_by(LANES) {
+            let lanes = tail_mask(depth - from);
+            let load = |j: usize| {
+                if col + j >= width {
+                    return _mm512_setzero_ps();
+                }
+                // SAFETY: row col + j < width, and of its elements from `from` on only those below `depth`.
+                unsafe { _mm512_maskz_loadu_ps(lanes, data.as_ptr().add((col + j) * stride + from)) }
+            };
+            let columns = transposed(std::array::from_fn(load));
+            for (k, &column) in columns.iter().enumerate().take(depth - from) {
+                // SAFETY: row from + k < depth of the panel, columns col..col + 16 <= COLS.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add((from + k) * COLS + col), column) };
+            }
+        }
+    }
+}
+
+/// Sixteen rows to sixteen columns: pairs and quads within 128 bits, then the 128-bit quarters, twice.
+#[target_feature(enable = "avx512f")]
+fn transposed(r: [__m512; LANES]) -> [__m512; LANES] {
+    let mut quads = [_mm512_setzero_ps(); LANES];
+    for i in (0..LANES).step_by(4) {
+        let (ab, ab_high) = (_mm512_unpacklo_ps(r[i], r[i + 1]), _mm512_unpackhi_ps(r[i], r[i + 1]));
+        let (cd, cd_high) = (_mm512_unpacklo_ps(r[i + 2], r[i + 3]), _mm512_unpackhi_ps(r[i + 2], r[i + 3]));
+        // quads[i + c]: in each quarter q, column 4 q + c of rows i..i + 4.
+        quads[i] = _mm512_shuffle_ps::<0b01_00_01_00>(ab, cd);
+        quads[i + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(ab, cd);
+        quads[i + 2] = _mm512_shuffle_ps::<0b01_00_01_00>(ab_high, cd_high);
+        quads[i + 3] = _mm512_shuffle_ps::<0b11_10_11_10>(ab_high, cd_high);
+    }
+    let mut out = [_mm512_setzero_ps(); LANES];
+    for c in 0..4 {
+        let (a, b, d, e) = (quads[c], quads[4 + c], quads[8 + c], quads[12 + c]);
+        let (ab_even, ab_odd) =
+            (_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b));
+        let (de_even, de_odd) =
+            (_mm512_shuffle_f32x4::<0b10_00_10_00>(d, e), _mm512_shuffle_f32x4::<0b11_01_11_01>(d, e));
+        out[c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_even, de_even);
+        out[8 + c] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_even, de_even);
+        out[4 + c] = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab_odd, de_odd);
+        out[12 + c] = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab_odd, de_odd);
+    }
+    out
 }

@@ -27,20 +27,38 @@ pub(super) const DEPTH: usize = 256;
 /// one register; not a power of two, so that rows do not compete for the same lines of the first cache.
 pub(super) const PITCH: usize = DEPTH + 16;
 
-/// The left operand of a product: element (i, k) lies at `data[i * ROW + k * STEP]`.
+/// The left operand of a product, in strips: element (i, k) of a strip lies at `data[i * ROW + k * STEP]`, the next
+/// strip starts `strip` elements behind.
 #[derive(Clone, Copy)]
-pub(super) struct Left<'a, const ROW: usize, const STEP: usize>(pub &'a [f32]);
+pub(super) struct Left<'a, const ROW: usize, const STEP: usize> {
+    data: &'a [f32],
+    strip: usize,
+}
 
-impl<const ROW: usize, const STEP: usize> Left<'_, ROW, STEP> {
-    /// The operand from element (`row`, `k`) on.
+impl<'a, const ROW: usize, const STEP: usize> Left<'a, ROW, STEP> {
+    /// One matrix whose rows are all `ROW` apart.
+    #[inline(always)]
+    pub fn whole(data: &'a [f32]) -> Self {
+        Self { data, strip: ROWS * ROW }
+    }
+
+    /// Strips of `strip` elements.
+    #[inline(always)]
+    pub fn strips(data: &'a [f32], strip: usize) -> Self {
+        Self { data, strip }
+    }
+
+    /// The operand from the strip of `row` and from `k` on.
     #[inline(always)]
     fn part(self, row: usize, k: usize) -> Self {
-        Self(&self.0[row * ROW + k * STEP..])
+        Self { data: &self.data[row / ROWS * self.strip + k * STEP..], ..self }
     }
 }
 
 /// Rows of at most [`DEPTH`] elements, made by [`copy_rows`].
 pub(super) type Copied<'a> = Left<'a, PITCH, 1>;
+/// Strips made by [`rows_to_strips`].
+pub(super) type Strips<'a> = Left<'a, 1, ROWS>;
 
 /// `out = left right` or `out += left right`, with the inner dimension `depth`. `right` holds the panels of
 /// `out`'s columns, `panel` elements apart. Rows of `left` up to the next multiple of [`ROWS`] must be readable.
@@ -78,7 +96,7 @@ fn tile<const ROW: usize, const STEP: usize>(
 ) {
     // Kernels compute whole strips and panels and store the part that exists.
     assert!(out.rows() <= ROWS && out.cols() <= COLS, "a tile of {} x {}", out.rows(), out.cols());
-    assert!(depth == 0 || (ROWS - 1) * ROW + (depth - 1) * STEP < left.0.len(), "a left operand cut short");
+    assert!(depth == 0 || (ROWS - 1) * ROW + (depth - 1) * STEP < left.data.len(), "a left operand cut short");
     assert!(depth * COLS <= right.len(), "a right operand cut short");
     match isa.level() {
         // SAFETY: the level proves the features, the assertions above are what the kernel asks for.

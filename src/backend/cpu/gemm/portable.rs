@@ -13,13 +13,13 @@ pub(super) fn tile<const ROW: usize, const STEP: usize>(
     mut out: TileMut<'_>,
     accumulate: bool,
 ) {
-    const { assert!(ROWS % M == 0 && COLS % N == 0) };
+    const { assert!(ROWS.is_multiple_of(M) && COLS.is_multiple_of(N)) };
     for col in (0..out.cols()).step_by(N) {
         for row in (0..out.rows()).step_by(M) {
             let mut sums = [[0.0f32; N]; M];
             for (k, right) in right.as_chunks::<COLS>().0[..depth].iter().enumerate() {
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let a = left.0[(row + i) * ROW + k * STEP];
+                    let a = left.data[(row + i) * ROW + k * STEP];
                     for (sum, &b) in sums.iter_mut().zip(&right[col..col + N]) {
                         *sum += a * b;
                     }

@@ -1,0 +1,73 @@
+//! Causal attention, forward and backward: items are the floating-point operations of the visible half of the
+//! scores (4 D per query and visible key forward, 10 D backward), so Gitem/s is GFLOP/s. Checked against the float64
+//! reference before it is timed.
+
+mod support;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use support::{Bench, check, floats, read};
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::cpu::reference::{self, wide};
+use tetrad::backend::{AttentionShape, Backend, Largest};
+use tetrad::memory::Span;
+
+fn main() {
+    divan::main();
+}
+
+/// Batch, sequence, heads, key heads, elements per head: the quick-start, then larger ones.
+const SHAPES: [(usize, usize, usize, usize, usize); 3] =
+    [(16, 128, 4, 4, 32), (4, 512, 8, 8, 64), (1, 1024, 16, 4, 64)];
+
+struct Layer {
+    cpu: Cpu,
+    shape: AttentionShape,
+    data: [Vec<f32>; 4],
+    /// q, k, v, dout.
+    inputs: [Span; 4],
+    /// out, lse, dq, dk, dv.
+    outputs: [Span; 5],
+}
+
+fn layer((batch, queries, heads, kv_heads, head_dim): (usize, usize, usize, usize, usize)) -> Layer {
+    let (wide, narrow) = (batch * queries * heads * head_dim, batch * queries * kv_heads * head_dim);
+    let data = [floats(1, wide), floats(2, narrow), floats(3, narrow), floats(4, wide)];
+    let mut bench = Bench::default();
+    let inputs = [0, 1, 2, 3].map(|i: usize| bench.add(&data[i]));
+    let outputs = [wide, batch * heads * queries, wide, narrow, narrow].map(|n| bench.out(n));
+    let features = heads * head_dim;
+    let largest =
+        Largest { tokens: batch * queries, features, inputs: features, keys: queries, parameter: 0, head_dim };
+    let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
+    Layer { cpu: bench.build(&largest), shape, data, inputs, outputs }
+}
+
+fn flops(shape: AttentionShape, each: usize) -> ItemsCount {
+    let AttentionShape { batch, queries, heads, head_dim, .. } = shape;
+    ItemsCount::new(batch * heads * queries * (queries + 1) / 2 * head_dim * each)
+}
+
+#[divan::bench(args = SHAPES)]
+fn forward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
+    let Layer { mut cpu, shape, data: [q, k, v, _], inputs: [q_at, k_at, v_at, _], outputs: [out, lse, ..] } =
+        layer(shape);
+    cpu.attention(q_at, k_at, v_at, out, lse, shape);
+    let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), shape);
+    check(read(&cpu, out), &expected_out, 1e-5);
+    check(read(&cpu, lse), &expected_lse, 1e-5);
+    bencher.counter(flops(shape, 4)).bench_local(|| cpu.attention(q_at, k_at, v_at, out, lse, shape));
+}
+
+#[divan::bench(args = SHAPES)]
+fn backward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
+    let Layer { mut cpu, shape, data, inputs: [q, k, v, dout], outputs: [out, lse, dq, dk, dv] } = layer(shape);
+    cpu.attention(q, k, v, out, lse, shape);
+    cpu.attention_grad(q, k, v, lse, dout, dq, dk, dv, shape);
+    let [q64, k64, v64, dout64] = data.map(|data| wide(&data));
+    let expected = reference::attention_grad(&q64, &k64, &v64, &dout64, shape);
+    for (span, expected) in [dq, dk, dv].into_iter().zip(&expected) {
+        check(read(&cpu, span), expected, 1e-4);
+    }
+    bencher.counter(flops(shape, 10)).bench_local(|| cpu.attention_grad(q, k, v, lse, dout, dq, dk, dv, shape));
+}

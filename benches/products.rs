@@ -1,0 +1,150 @@
+//! The three products of a linear layer with packed INT4 weights, beside the `gemm` crate's plain float32 product of
+//! the same shape. Items are floating-point operations: Gitem/s is GFLOP/s. Every operation is checked against the
+//! float64 reference on some rows before it is timed.
+
+mod support;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use gemm::Parallelism;
+use support::{Bench, TOKENS, check, floats, int4, read};
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::cpu::reference::{self, Planes, wide};
+use tetrad::backend::{Backend, Largest, Store, Weight};
+use tetrad::memory::Span;
+
+fn main() {
+    divan::main();
+}
+
+/// Outputs and inputs: the quick-start's matrices, then those of the 350m preset.
+const SHAPES: [(usize, usize); 5] = [(128, 128), (344, 128), (128, 344), (1024, 1024), (2736, 1024)];
+
+/// Sums of some thousand products of magnitude one half.
+const TOLERANCE: f64 = 1e-3;
+
+struct Layer {
+    cpu: Cpu,
+    planes: Planes,
+    w: Weight,
+    x: Vec<f32>,
+    dy: Vec<f32>,
+    spans: [Span; 5],
+}
+
+fn layer((outputs, inputs): (usize, usize)) -> Layer {
+    let mut bench = Bench::default();
+    let planes = int4(outputs, inputs, 64);
+    let w = bench.weight(&planes);
+    let (x, dy) = (floats(3, TOKENS * inputs), floats(4, TOKENS * outputs));
+    let spans = [
+        bench.add(&x),
+        bench.add(&dy),
+        bench.out(TOKENS * outputs),
+        bench.out(TOKENS * inputs),
+        bench.out(outputs * inputs),
+    ];
+    let features = outputs.max(inputs);
+    let largest =
+        Largest { tokens: TOKENS, features, inputs: features, keys: 1, parameter: outputs * inputs, head_dim: 1 };
+    Layer { cpu: bench.build(&largest), planes, w, x, dy, spans }
+}
+
+fn flops((outputs, inputs): (usize, usize)) -> ItemsCount {
+    ItemsCount::new(2 * TOKENS * outputs * inputs)
+}
+
+/// Tokens that are checked: every 293rd, which are in different blocks and strips.
+fn some_rows(x: &[f32], width: usize) -> Vec<f32> {
+    x.chunks(width).step_by(293).flatten().copied().collect()
+}
+
+#[divan::bench(args = SHAPES)]
+fn forward(bencher: Bencher, shape: (usize, usize)) {
+    let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape);
+    cpu.linear(x_at, &w, y, Store::Overwrite);
+    let expected = reference::linear(&wide(&some_rows(&x, shape.1)), &planes.values(), shape.1);
+    check(some_rows(&read(&cpu, y), shape.0), &expected, TOLERANCE);
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear(x_at, &w, y, Store::Overwrite));
+}
+
+#[divan::bench(args = SHAPES)]
+fn grad_input(bencher: Bencher, shape: (usize, usize)) {
+    let Layer { mut cpu, planes, w, dy, spans: [_, dy_at, _, dx, _], .. } = layer(shape);
+    cpu.linear_grad_input(dy_at, &w, dx, Store::Overwrite);
+    let expected = reference::linear_grad_input(&wide(&some_rows(&dy, shape.0)), &planes.values(), shape.1);
+    check(some_rows(&read(&cpu, dx), shape.1), &expected, TOLERANCE);
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear_grad_input(dy_at, &w, dx, Store::Overwrite));
+}
+
+#[divan::bench(args = SHAPES)]
+fn grad_weight(bencher: Bencher, shape: (usize, usize)) {
+    let (outputs, inputs) = shape;
+    let Layer { mut cpu, x, dy, spans: [x_at, dy_at, .., grad], .. } = layer(shape);
+    cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Store::Overwrite);
+    // All tokens, but only every 29th output.
+    let some: Vec<f32> = dy.chunks(outputs).flat_map(|row| row.iter().step_by(29)).copied().collect();
+    let expected = reference::linear_grad_weight(&wide(&some), &wide(&x), outputs.div_ceil(29));
+    check(read(&cpu, grad).chunks(inputs).step_by(29).flatten().copied(), &expected, TOLERANCE);
+    bencher
+        .counter(flops(shape))
+        .bench_local(|| cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Store::Overwrite));
+}
+
+/// A product of the `gemm` crate: sizes, then strides (column, row) of the output and both operands.
+#[derive(Clone, Copy)]
+struct Plain {
+    mnk: [usize; 3],
+    out: [isize; 2],
+    left: [isize; 2],
+    right: [isize; 2],
+}
+
+fn plain(bencher: Bencher, p: Plain) {
+    let [m, n, k] = p.mnk;
+    let (left, right, mut out) = (floats(5, m * k), floats(6, k * n), vec![0f32; m * n]);
+    bencher.counter(ItemsCount::new(2 * m * n * k)).bench_local(|| {
+        // SAFETY: the strides of each caller describe dense matrices of m k, k n and m n elements.
+        unsafe {
+            gemm::gemm(
+                m,
+                n,
+                k,
+                out.as_mut_ptr(),
+                p.out[0],
+                p.out[1],
+                false,
+                left.as_ptr(),
+                p.left[0],
+                p.left[1],
+                right.as_ptr(),
+                p.right[0],
+                p.right[1],
+                0.0f32,
+                1.0f32,
+                false,
+                false,
+                false,
+                Parallelism::Rayon(0),
+            );
+        }
+    });
+}
+
+#[divan::bench(args = SHAPES)]
+fn forward_gemm_crate_f32(bencher: Bencher, (o, i): (usize, usize)) {
+    let (outputs, inputs) = (o as isize, i as isize);
+    plain(bencher, Plain { mnk: [TOKENS, o, i], out: [1, outputs], left: [1, inputs], right: [inputs, 1] });
+}
+
+#[divan::bench(args = SHAPES)]
+fn grad_input_gemm_crate_f32(bencher: Bencher, (o, i): (usize, usize)) {
+    let (outputs, inputs) = (o as isize, i as isize);
+    plain(bencher, Plain { mnk: [TOKENS, i, o], out: [1, inputs], left: [1, outputs], right: [1, inputs] });
+}
+
+#[divan::bench(args = SHAPES)]
+fn grad_weight_gemm_crate_f32(bencher: Bencher, (o, i): (usize, usize)) {
+    let (outputs, inputs) = (o as isize, i as isize);
+    plain(bencher, Plain { mnk: [o, i, TOKENS], out: [1, inputs], left: [outputs, 1], right: [1, inputs] });
+}

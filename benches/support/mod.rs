@@ -1,0 +1,102 @@
+//! What the benchmarks share: an arena with operands, random contents, the check that comes before every timing.
+
+use half::f16;
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::cpu::reference::Planes;
+use tetrad::backend::{Backend, Largest, Weight, WeightKind};
+use tetrad::config::Scheme;
+use tetrad::memory::{Arena, Category, Lifetime, Plan, Span};
+use tetrad::nibble::Geometry;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Tokens of every benchmark: the quick-start's batch.
+pub const TOKENS: usize = 2048;
+
+/// Repeatable numbers between -1 and 1.
+pub fn floats(seed: u64, n: usize) -> Vec<f32> {
+    bits(seed, n).into_iter().map(|bits| (bits >> 8) as f32 / (1u32 << 23) as f32 - 1.0).collect()
+}
+
+fn bits(mut state: u64, n: usize) -> Vec<u32> {
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 32) as u32
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// A symmetric INT4 weight with values of about one.
+pub fn int4(rows: usize, cols: usize, group: usize) -> Planes {
+    let geometry = Geometry::new(rows, cols, group);
+    Planes {
+        geometry,
+        kind: WeightKind::Int4,
+        scheme: Scheme::Symmetric,
+        data: bits(1, geometry.nibble_bytes()).into_iter().map(|bits| (bits >> 16) as u8).collect(),
+        scales: floats(2, geometry.groups()).into_iter().map(|x| f16::from_f32(0.15 + 0.05 * x).to_bits()).collect(),
+        offsets: Vec::new(),
+    }
+}
+
+/// A backend with operands.
+#[derive(Default)]
+pub struct Bench {
+    plan: Plan,
+    uploads: Vec<(Span, Vec<u8>)>,
+}
+
+impl Bench {
+    /// An operand.
+    pub fn add<T: IntoBytes + zerocopy::Immutable>(&mut self, content: &[T]) -> Span {
+        let bytes = content.as_bytes();
+        let span = self.plan.add("", Category::Scratch, bytes.len(), Lifetime::ALWAYS);
+        self.uploads.push((span, bytes.to_vec()));
+        span
+    }
+
+    /// Room for floats.
+    pub fn out(&mut self, n: usize) -> Span {
+        self.plan.add("", Category::Scratch, 4 * n, Lifetime::ALWAYS)
+    }
+
+    /// A weight.
+    pub fn weight(&mut self, planes: &Planes) -> Weight {
+        Weight {
+            geometry: planes.geometry,
+            kind: planes.kind,
+            scheme: planes.scheme,
+            data: self.add(&planes.data),
+            scales: self.add(&planes.scales),
+            offsets: Span::NONE,
+            residue: Span::NONE,
+        }
+    }
+
+    /// The backend, ready.
+    pub fn build(mut self, largest: &Largest) -> Cpu {
+        let mut cpu = Cpu::new();
+        let scratch = self.plan.add("", Category::Scratch, cpu.scratch_bytes(largest), Lifetime::ALWAYS);
+        cpu.attach(Arena::new(self.plan.total()), scratch);
+        self.uploads.iter().for_each(|(span, bytes)| cpu.upload(bytes, *span));
+        cpu
+    }
+}
+
+/// The floats of a span.
+pub fn read(cpu: &Cpu, span: Span) -> Vec<f32> {
+    let mut bytes = vec![0; span.bytes];
+    cpu.download(span, &mut bytes);
+    <[f32]>::ref_from_bytes(&bytes)
+        .map(<[f32]>::to_vec)
+        .unwrap_or_else(|_| bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}
+
+/// Panics unless each element is within `tolerance`, absolute and relative; NaN never is.
+pub fn check(found: impl IntoIterator<Item = f32>, expected: &[f64], tolerance: f64) {
+    let found: Vec<f32> = found.into_iter().collect();
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.into_iter().zip(expected) {
+        let near = (f64::from(found) - expected).abs() <= tolerance * (1.0 + expected.abs());
+        assert!(near, "{found} where {expected} is expected");
+    }
+}
