@@ -4,7 +4,7 @@
 //! `v` is stored as its root, unsigned, and a positive `v` never becomes zero: code 0 means exactly 0.
 
 use super::lattice::absmax;
-use super::rounding::{bf16_ceil, bf16_to_f32};
+use super::rounding::{bf16_ceil, bf16_to_f32, low_byte};
 
 /// Bits and kind of a compact moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +41,12 @@ impl MomentCodec {
         let inverse = if scale >= f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
         if self.signed {
             for ((x, u), code) in values.iter().zip(u).zip(codes) {
-                *code = (x * inverse + u).floor().clamp(-max, max) as i32 as u8;
+                *code = low_byte(limit((x * inverse + u).floor(), -max, max));
             }
         } else {
             for ((x, u), code) in values.iter().zip(u).zip(codes) {
                 let least = if *x * inverse > 0.0 { 1.0 } else { 0.0 };
-                *code = (x * inverse + u).floor().clamp(least, max) as i32 as u8;
+                *code = low_byte(limit((x * inverse + u).floor(), least, max));
             }
         }
         if inverse == 0.0 { 0 } else { bits }
@@ -81,6 +81,13 @@ impl MomentCodec {
             }
         }
     }
+}
+
+/// `clamp` without its panic, which would keep the loops from being vectorized.
+#[inline(always)]
+fn limit(x: f32, least: f32, most: f32) -> f32 {
+    let x = if x < least { least } else { x };
+    if x > most { most } else { x }
 }
 
 #[cfg(test)]

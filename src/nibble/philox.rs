@@ -3,6 +3,8 @@
 //! A random number is a pure function of (seed, step, tensor, element, purpose): the same on every backend, for any
 //! number of threads, and after a resume.
 
+use super::RUN;
+
 const MULTIPLIERS: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
 const WEYL: (u32, u32) = (0x9E37_79B9, 0xBB67_AE85);
 const ROUNDS: usize = 10;
@@ -54,8 +56,8 @@ pub struct Stream {
     pub purpose: Purpose,
 }
 
-/// Elements that share one call of the generator: eight numbers of 16 bits.
-pub const BLOCK: usize = 8;
+/// Blocks of the generator that a run of 32 elements takes: each gives eight numbers of 16 bits.
+const BLOCKS: usize = RUN / 8;
 
 impl Stream {
     /// The four words of block `block`.
@@ -65,23 +67,27 @@ impl Stream {
         philox([block as u32, high, self.tensor, self.step], [self.seed as u32, (self.seed >> 32) as u32])
     }
 
-    /// The words of `N` blocks from `first` on, word by word: written so that it vectorizes over the blocks.
+    /// The words of `N` blocks from `first` on, word by word. Lanes are 64 bits wide and hold 32: the products need
+    /// them so, and nothing has to be widened or narrowed between rounds.
     #[inline(always)]
-    fn lanes<const N: usize>(&self, first: u64) -> [[u32; N]; 4] {
-        let (mut a, mut b) = ([0u32; N], [0u32; N]);
-        let (mut c, mut d) = ([self.tensor; N], [self.step; N]);
+    fn lanes<const N: usize>(&self, first: u64) -> [[u64; N]; 4] {
+        const LOW: u64 = 0xffff_ffff;
+        let (mut a, mut b) = ([0; N], [0; N]);
+        let (mut c, mut d) = ([u64::from(self.tensor); N], [u64::from(self.step); N]);
         for i in 0..N {
             let block = first + i as u64;
-            a[i] = block as u32;
-            b[i] = (block >> 32) as u32 & 0x00ff_ffff | (self.purpose as u32) << 24;
+            a[i] = block & LOW;
+            b[i] = block >> 32 & 0x00ff_ffff | (self.purpose as u64) << 24;
         }
         let (mut k, mut l) = (self.seed as u32, (self.seed >> 32) as u32);
         for _ in 0..ROUNDS {
             for i in 0..N {
-                let x = u64::from(a[i]) * u64::from(MULTIPLIERS.0);
-                let y = u64::from(c[i]) * u64::from(MULTIPLIERS.1);
-                (a[i], b[i], c[i], d[i]) =
-                    ((y >> 32) as u32 ^ b[i] ^ k, y as u32, (x >> 32) as u32 ^ d[i] ^ l, x as u32);
+                let x = (a[i] & LOW) * u64::from(MULTIPLIERS.0);
+                let y = (c[i] & LOW) * u64::from(MULTIPLIERS.1);
+                a[i] = y >> 32 ^ b[i] ^ u64::from(k);
+                b[i] = y & LOW;
+                c[i] = x >> 32 ^ d[i] ^ u64::from(l);
+                d[i] = x & LOW;
             }
             k = k.wrapping_add(WEYL.0);
             l = l.wrapping_add(WEYL.1);
@@ -89,33 +95,33 @@ impl Stream {
         [a, b, c, d]
     }
 
-    /// Fills `out` with uniform numbers in [0, 1), multiples of 2^-16, for the elements from `first` on.
-    /// Element `8 B + i` uses half `i % 2` (low first) of word `i / 2` of block `B`.
+    /// Fills `out` with uniform numbers in [0, 1), multiples of 2^-16, for the elements from `first` on. Element
+    /// `k` of run `R` (32 elements) uses block `4 R + k % 4`, half `k / 4 % 2` (low first) of its word `k / 8`:
+    /// neighbours take neighbouring blocks, so that vectors and warps write what they computed side by side.
     ///
     /// # Panics
-    /// If `first` is not a multiple of [`BLOCK`] or the length not one of 4 blocks.
+    /// If `first` or the length is not a multiple of [`RUN`].
     #[inline(always)]
     pub fn uniform(&self, first: u64, out: &mut [f32]) {
-        const LANES: usize = 8;
-        assert!(first.is_multiple_of(BLOCK as u64) && out.len().is_multiple_of(4 * BLOCK));
-        let start = first / BLOCK as u64;
-        let mut chunks = out.chunks_exact_mut(LANES * BLOCK);
-        let mut done = 0;
-        for chunk in &mut chunks {
-            deal(&self.lanes::<LANES>(start + done), chunk);
-            done += LANES as u64;
+        assert!(first.is_multiple_of(RUN as u64) && out.len().is_multiple_of(RUN));
+        let mut block = first / RUN as u64 * BLOCKS as u64;
+        let mut pairs = out.chunks_exact_mut(2 * RUN);
+        for runs in &mut pairs {
+            deal(&self.lanes::<{ 2 * BLOCKS }>(block), runs);
+            block += 2 * BLOCKS as u64;
         }
-        let rest = chunks.into_remainder();
+        let rest = pairs.into_remainder();
         if !rest.is_empty() {
-            deal(&self.lanes::<4>(start + done), rest);
+            deal(&self.lanes::<BLOCKS>(block), rest);
         }
     }
 
     /// The number of one element, as [`Stream::uniform`] deals it.
     #[inline(always)]
     pub fn uniform_at(&self, element: u64) -> f32 {
-        let word = self.words(element / BLOCK as u64)[(element % BLOCK as u64 / 2) as usize];
-        (word >> (16 * (element % 2)) & 0xffff) as f32 * (1.0 / 65536.0)
+        let (run, k) = (element / RUN as u64, (element % RUN as u64) as usize);
+        let word = self.words(run * BLOCKS as u64 + (k % BLOCKS) as u64)[k / 8];
+        (word >> (k / 4 % 2 * 16) & 0xffff) as f32 * (1.0 / 65536.0)
     }
 
     /// Normally distributed numbers (Box-Muller on 32-bit uniforms) for the elements from `first` on: element
@@ -142,13 +148,18 @@ impl Stream {
     }
 }
 
-/// Eight numbers out of each lane's four words.
+/// Eight numbers out of each lane's four words, to their elements.
 #[inline(always)]
-fn deal<const N: usize>(words: &[[u32; N]; 4], out: &mut [f32]) {
-    for (lane, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-        for (pair, words) in out.chunks_exact_mut(2).zip(words) {
-            pair[0] = (words[lane] & 0xffff) as f32 * (1.0 / 65536.0);
-            pair[1] = (words[lane] >> 16) as f32 * (1.0 / 65536.0);
+fn deal<const N: usize>(words: &[[u64; N]; 4], out: &mut [f32]) {
+    for (runs, word) in words.iter().enumerate() {
+        for (half, shift) in [0, 16].into_iter().enumerate() {
+            for (run, lanes) in word.chunks_exact(BLOCKS).enumerate() {
+                let at = run * RUN + (2 * runs + half) * BLOCKS;
+                for (out, lane) in out[at..at + BLOCKS].iter_mut().zip(lanes) {
+                    // Through i32, for which every instruction set converts.
+                    *out = (lane >> shift & 0xffff) as i32 as f32 * (1.0 / 65536.0);
+                }
+            }
         }
     }
 }

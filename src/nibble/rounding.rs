@@ -20,6 +20,13 @@ impl Rounding<'_> {
     }
 }
 
+/// The low byte of a whole number below 2^22 in magnitude, in two's complement. The sum puts the number's bits at
+/// the end of the mantissa; unlike a saturating conversion it has no special cases, and so it vectorizes.
+#[inline(always)]
+pub fn low_byte(x: f32) -> u8 {
+    (x + 12_582_912.0).to_bits() as u8
+}
+
 /// bfloat16 of `x`, rounded stochastically by the 16 bits of `u` (a multiple of 2^-16 in [0, 1)).
 /// Not finite: as rounding to nearest does it.
 #[inline(always)]
@@ -57,6 +64,13 @@ mod tests {
         assert_eq!(ups, 65536 / 4);
         assert!(bf16_to_f32(bf16_stochastic(f32::NAN, 0.0)).is_nan());
         assert_eq!(bf16_to_f32(bf16_stochastic(f32::INFINITY, 0.9)), f32::INFINITY);
+    }
+
+    #[test]
+    fn low_bytes_are_those_of_the_integer() {
+        for x in -300..=300 {
+            assert_eq!(low_byte(x as f32), x as u8);
+        }
     }
 
     #[test]

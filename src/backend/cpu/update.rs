@@ -2,7 +2,9 @@
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
 use super::param_rows::{MomentRows, ParamRows, WeightRows};
-use crate::nibble::{Lattice, PAD_NIBBLE, Placement, Purpose, Stream, bf16_stochastic, bf16_to_f32, pack, unpack};
+use crate::nibble::{
+    Lattice, PAD_NIBBLE, Placement, Purpose, Stream, bf16_stochastic, bf16_to_f32, low_byte, pack, unpack,
+};
 use crate::optim::{Rates, Step};
 use half::f16;
 
@@ -164,7 +166,7 @@ impl Tile {
                 let (place, refit) = self.on_lattice(&Lattice::INT8, place.expect("int8 has a scale"), n);
                 scales[at.group] = f16::from_f32(place.scale).to_bits();
                 for (byte, b) in bytes[at.padded..at.padded + n].iter_mut().zip(&self.b) {
-                    *byte = *b as i32 as i8;
+                    *byte = low_byte(*b) as i8;
                 }
                 refit
             }
@@ -220,7 +222,7 @@ impl Tile {
     #[inline(always)]
     fn pack_b(&mut self, at: At, part: impl Fn(u8) -> u8, plane: &mut [u8]) {
         for i in 0..at.real {
-            self.codes[i] = part(self.b[i] as i32 as u8);
+            self.codes[i] = part(low_byte(self.b[i]));
         }
         self.codes[at.real..at.size].fill(PAD_NIBBLE);
         pack(&self.codes[..at.size], plane);
