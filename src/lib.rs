@@ -20,8 +20,15 @@
 //! | 0 | `error` | one error enum per layer |
 
 pub mod backend;
+pub mod checkpoint;
+pub mod cli;
 pub mod config;
+pub mod data;
 pub mod error;
+pub mod format;
 pub mod memory;
+pub mod model;
 pub mod nibble;
 pub mod optim;
+pub mod store;
+pub mod train;

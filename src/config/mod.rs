@@ -1,6 +1,13 @@
 //! What a run is: the TOML tables, their defaults and presets, overrides, and the checks made before step 0.
 
 mod defaults;
+mod load;
+mod presets;
+mod schema;
+mod validate;
+mod write;
+
+pub use presets::PRESETS;
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;

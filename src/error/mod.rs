@@ -1,1 +1,13 @@
 //! One error enum per layer, each in its own file: the numbers found and allowed, and what to do next.
+
+mod checkpoint;
+mod config;
+mod data;
+mod format;
+mod store;
+
+pub use checkpoint::CheckpointError;
+pub use config::{ConfigError, Place, Problem};
+pub use data::DataError;
+pub use format::{ContentsError, FormatError, WriteError};
+pub use store::{ReplaceError, StoreError};

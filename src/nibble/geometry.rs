@@ -99,7 +99,7 @@ pub fn set_nibble(plane: &mut [u8], i: usize, value: u8) {
 /// If `out.len()` is not a multiple of [`RUN`] or the plane is shorter.
 #[inline(always)]
 pub fn unpack(plane: &[u8], out: &mut [u8]) {
-    assert!(out.len() % RUN == 0);
+    assert!(out.len().is_multiple_of(RUN));
     for (bytes, run) in plane[..out.len() / 2].chunks_exact(16).zip(out.chunks_exact_mut(RUN)) {
         let (low, high) = run.split_at_mut(16);
         for j in 0..16 {
@@ -115,7 +115,7 @@ pub fn unpack(plane: &[u8], out: &mut [u8]) {
 /// If `nibbles.len()` is not a multiple of [`RUN`] or the plane is shorter.
 #[inline(always)]
 pub fn pack(nibbles: &[u8], plane: &mut [u8]) {
-    assert!(nibbles.len() % RUN == 0);
+    assert!(nibbles.len().is_multiple_of(RUN));
     for (run, bytes) in nibbles.chunks_exact(RUN).zip(plane[..nibbles.len() / 2].chunks_exact_mut(16)) {
         for j in 0..16 {
             bytes[j] = run[j] | run[j + 16] << 4;
@@ -137,10 +137,10 @@ mod tests {
         let mut back = vec![0; 64];
         unpack(&plane, &mut back);
         assert_eq!(back, nibbles);
-        for i in 0..64 {
-            assert_eq!(nibble(&plane, i), nibbles[i]);
-            set_nibble(&mut plane, i, 15 - nibbles[i]);
-            assert_eq!(nibble(&plane, i), 15 - nibbles[i]);
+        for (i, &wanted) in nibbles.iter().enumerate() {
+            assert_eq!(nibble(&plane, i), wanted);
+            set_nibble(&mut plane, i, 15 - wanted);
+            assert_eq!(nibble(&plane, i), 15 - wanted);
         }
     }
 

@@ -14,6 +14,7 @@ mod linear_grad_weight;
 mod loss;
 mod norm;
 mod optimizer;
+mod param_rows;
 mod quantize;
 mod reduce;
 pub mod reference;
@@ -23,6 +24,7 @@ mod swiglu;
 #[cfg(test)]
 mod testing;
 mod tile;
+mod update;
 mod work;
 
 pub use isa::Isa;
@@ -220,6 +222,7 @@ impl Backend for Cpu {
     }
 
     fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) -> Outcome {
-        optimizer::step(&mut self.arena, self.scratch, param, grad, step)
+        let (isa, _, mut claims) = self.begin();
+        optimizer::step(isa, &mut claims, param, grad, step)
     }
 }

@@ -1,10 +1,121 @@
-//! One update of a parameter in place.
+//! The optimizer step: two reductions over the gradient, then one pass over gradient, weight and state.
 
+use super::isa::{Isa, vectorized};
+use super::param_rows::ParamRows;
+use super::update::update_rows;
 use crate::backend::Param;
-use crate::memory::{Arena, Span};
-use crate::optim::{Outcome, Step};
+use crate::memory::{Claims, Span};
+use crate::optim::{Clip, Outcome, Rates, Scalars, Step};
 
-/// Not there yet.
-pub(super) fn step(_arena: &mut Arena, _scratch: Span, _param: &Param, _grad: Span, _step: &Step) -> Outcome {
-    panic!("the optimizer's update is not part of this branch")
+/// Elements of one leaf of the reductions.
+const LEAF: usize = 16384;
+
+/// Partial sums of a leaf: enough for four vector registers of any instruction set, and one block of GPU threads.
+const LANES: usize = 256;
+
+/// Elements below which a block of rows is not cut further.
+const BLOCK: usize = 16384;
+
+/// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
+pub(super) fn step(isa: Isa, claims: &mut Claims, param: &Param, grad: Span, step: &Step) -> Outcome {
+    let scalars = claims.write(param.state.scalars);
+    step_rows(isa, ParamRows::claim(claims, param, grad), scalars, step, param.id, param.decay)
 }
+
+/// The same over slices.
+fn step_rows(isa: Isa, mut rows: ParamRows, scalars: &mut [f32], step: &Step, id: u32, decays: bool) -> Outcome {
+    let grad = rows.grad;
+    let largest = reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b));
+    let gmax = f32::from_bits(largest);
+    let mut kept = Scalars::load(scalars);
+    if !gmax.is_finite() {
+        return Outcome { finite: false, ..Outcome::default() };
+    }
+    let clip = step.clip(&mut kept, gmax);
+    let (clipped, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
+    if !grad_sq.is_finite() {
+        return Outcome { finite: false, ..Outcome::default() };
+    }
+    let rates = step.rates(&mut kept, clip, clipped.sqrt() as f32, decays);
+    kept.save(scalars);
+    let refits = if rates.frozen && rates.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
+    Outcome { finite: true, grad_sq, refits }
+}
+
+/// A reduction over leaves of [`LEAF`] elements, combined as a tree of neighbours (the left part takes the largest
+/// power of two of leaves): its order depends on the length alone.
+fn reduce<T: Send>(values: &[f32], leaf: &(impl Fn(&[f32]) -> T + Sync), combine: &(impl Fn(T, T) -> T + Sync)) -> T {
+    let leaves = values.len().div_ceil(LEAF);
+    if leaves <= 1 {
+        return leaf(values);
+    }
+    let (left, right) = values.split_at(leaves.next_power_of_two() / 2 * LEAF);
+    let (left, right) = rayon::join(|| reduce(left, leaf, combine), || reduce(right, leaf, combine));
+    combine(left, right)
+}
+
+vectorized! {
+    /// The largest magnitude as bits, whose order is that of magnitudes; infinities and NaN are the largest of all.
+    fn absmax_bits(values: &[f32]) -> u32 {
+        let mut lanes = [0u32; LANES];
+        for chunk in values.chunks(LANES) {
+            for (lane, x) in lanes.iter_mut().zip(chunk) {
+                *lane = (*lane).max(x.to_bits() & 0x7fff_ffff);
+            }
+        }
+        lanes.into_iter().fold(0, u32::max)
+    }
+}
+
+vectorized! {
+    /// Sums of squares of the clipped gradient and of the gradient as it came.
+    fn squares(values: &[f32], clip: Clip) -> (f64, f64) {
+        let (mut clipped, mut raw) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for chunk in values.chunks(LANES) {
+            for ((clipped, raw), &x) in clipped.iter_mut().zip(&mut raw).zip(chunk) {
+                let y = clip.apply(x);
+                *clipped += y * y;
+                *raw += x * x;
+            }
+        }
+        (fold(clipped), fold(raw))
+    }
+}
+
+vectorized! {
+    /// One block of rows.
+    fn update(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
+        update_rows(rows, rates, step, id)
+    }
+}
+
+/// Lanes summed pairwise: lane i with lane i + half.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES]) -> f64 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        let (low, high) = lanes.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+        half /= 2;
+    }
+    f64::from(lanes[0])
+}
+
+/// The fused pass; gives the number of groups that were fitted anew.
+fn apply(isa: Isa, rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
+    let count = rows.len();
+    if count <= 1 || rows.grad.len() <= BLOCK {
+        return update(isa, rows, rates, step, id);
+    }
+    let (mut left, mut right) = rows.split(count / 2);
+    let (a, b) = rayon::join(|| apply(isa, &mut left, rates, step, id), || apply(isa, &mut right, rates, step, id));
+    a + b
+}
+
+#[cfg(test)]
+#[path = "optimizer_golden.rs"]
+mod golden;
+
+#[cfg(test)]
+#[path = "optimizer_reference.rs"]
+mod reference;

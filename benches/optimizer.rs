@@ -1,0 +1,124 @@
+//! The optimizer step on packed planes. Items are the bytes that must move: the gradient is read, codes, residue,
+//! scales and both moments are read and written. Gitem/s is GB/s, beside a plain copy of as many bytes in the same
+//! run. Before it is timed, each step's bytes are compared with those of the portable instruction set, which tests
+//! hold against the naive step.
+
+mod support;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use support::floats;
+use tetrad::backend::cpu::{Cpu, Isa};
+use tetrad::backend::{Backend, Param, State, Weight, WeightKind};
+use tetrad::config::{Moment, Optimizer, Scheme};
+use tetrad::memory::{Arena, Category, Lifetime, Plan, Span};
+use tetrad::model::fill;
+use tetrad::nibble::Geometry;
+use tetrad::optim::{SCALARS, Step};
+use zerocopy::IntoBytes;
+
+fn main() {
+    divan::main();
+}
+
+/// Rows and columns: the quick-start's largest matrix, then one that no cache holds.
+const SHAPES: [(usize, usize); 2] = [(344, 128), (2736, 1024)];
+
+struct Tensor {
+    cpu: Cpu,
+    param: Param,
+    grad: Span,
+    /// Bytes that a step has to move.
+    moved: usize,
+}
+
+fn tensor((rows, cols): (usize, usize), moment: Moment, isa: Isa) -> Tensor {
+    let g = Geometry::new(rows, cols, 64);
+    let mut plan = Plan::default();
+    let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
+    let moment_bytes = if moment == Moment::Int4 { g.nibble_bytes() } else { g.padded_len() };
+    let weight = Weight {
+        geometry: g,
+        kind: WeightKind::Int4,
+        scheme: Scheme::Symmetric,
+        data: add(g.nibble_bytes()),
+        scales: add(2 * g.groups()),
+        offsets: Span::NONE,
+        residue: add(g.nibble_bytes()),
+    };
+    let state = State {
+        m_kind: moment,
+        v_kind: moment,
+        m: add(moment_bytes),
+        m_scales: add(2 * g.groups()),
+        v: add(moment_bytes),
+        v_scales: add(2 * g.groups()),
+        scalars: add(4 * SCALARS),
+    };
+    let (grad, scratch) = (add(4 * g.len()), add(1024));
+    let mut cpu = Cpu::with_isa(isa);
+    cpu.attach(Arena::new(plan.total()), scratch);
+    let start = floats(1, g.len());
+    fill(&mut cpu, &weight, &mut |row, out| out.copy_from_slice(&start[row * cols..][..cols]));
+    cpu.upload(floats(2, g.len()).as_bytes(), grad);
+    let param = Param { id: 0, decay: true, weight, state };
+    let moved = grad.bytes + 2 * planes(&param).iter().map(|span| span.bytes).sum::<usize>();
+    Tensor { cpu, param, grad, moved }
+}
+
+fn planes(param: &Param) -> [Span; 7] {
+    let (w, s) = (param.weight, param.state);
+    [w.data, w.scales, w.residue, s.m, s.m_scales, s.v, s.v_scales]
+}
+
+fn step(number: u64) -> Step {
+    Step::new(&Optimizer::default(), number, 1e-3, false, 1)
+}
+
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    let mut all = Vec::new();
+    for span in planes(&tensor.param) {
+        let mut bytes = vec![0; span.bytes];
+        tensor.cpu.download(span, &mut bytes);
+        all.extend(bytes);
+    }
+    all
+}
+
+fn run(bencher: Bencher, shape: (usize, usize), moment: Moment) {
+    let portable = Isa::available().last().expect("the portable one is always there");
+    let (mut fast, mut slow) = (tensor(shape, moment, Isa::best()), tensor(shape, moment, portable));
+    let before = bytes(&fast);
+    for number in 1..=3 {
+        for tensor in [&mut fast, &mut slow] {
+            assert!(tensor.cpu.optimizer_step(&tensor.param, tensor.grad, &step(number)).finite);
+        }
+    }
+    assert!(bytes(&fast) != before && bytes(&fast) == bytes(&slow), "instruction sets disagree");
+    let Tensor { mut cpu, param, grad, moved } = fast;
+    let mut number = 3;
+    bencher.counter(ItemsCount::new(moved)).bench_local(|| {
+        number += 1;
+        cpu.optimizer_step(&param, grad, &step(number))
+    });
+}
+
+#[divan::bench(args = SHAPES)]
+fn int4_state(bencher: Bencher, shape: (usize, usize)) {
+    run(bencher, shape, Moment::Int4);
+}
+
+#[divan::bench(args = SHAPES)]
+fn int8_state(bencher: Bencher, shape: (usize, usize)) {
+    run(bencher, shape, Moment::Int8);
+}
+
+/// As many bytes as the int4 step moves, copied: half of them read, half written.
+#[divan::bench(args = SHAPES)]
+fn copy(bencher: Bencher, shape: (usize, usize)) {
+    let moved = tensor(shape, Moment::Int4, Isa::best()).moved;
+    let (from, mut to) = (vec![1u8; moved / 2], vec![0u8; moved / 2]);
+    to.copy_from_slice(&from);
+    assert_eq!(from, to);
+    bencher.counter(ItemsCount::new(moved)).bench_local(|| divan::black_box(&mut to).copy_from_slice(&from));
+}

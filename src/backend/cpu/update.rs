@@ -1,0 +1,315 @@
+//! The fused pass of the optimizer over one group: decode, move, store. It is written once, in the order that every
+//! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
+
+use super::param_rows::{MomentRows, ParamRows, WeightRows};
+use crate::nibble::{Lattice, PAD_NIBBLE, Placement, Purpose, Stream, bf16_stochastic, bf16_to_f32, pack, unpack};
+use crate::optim::{Rates, Step};
+use half::f16;
+
+/// The largest group.
+const MAX: usize = 256;
+
+/// A group in float32. Elements past the row's end are zero in all but `b`.
+struct Tile {
+    /// Stored numbers of the weight before the update, on its lattice.
+    b: [f32; MAX],
+    w: [f32; MAX],
+    m: [f32; MAX],
+    v: [f32; MAX],
+    delta: [f32; MAX],
+    /// Unrounded minus stored weight.
+    error: [f32; MAX],
+    u: [f32; MAX],
+    codes: [u8; MAX],
+}
+
+/// Where a group lies in the planes of its rows.
+#[derive(Clone, Copy)]
+struct At {
+    /// In planes without padding.
+    plain: usize,
+    /// In planes with padding.
+    padded: usize,
+    /// In planes with one entry per group.
+    group: usize,
+    /// Elements that are not padding.
+    real: usize,
+    /// Elements.
+    size: usize,
+    /// Number of the first element in the whole padded tensor, for the random numbers.
+    number: u64,
+}
+
+/// One step of all groups in `rows`; gives the number that were fitted anew.
+#[inline(always)]
+pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
+    let g = rows.geometry;
+    let mut tile = Tile {
+        b: [0.0; MAX],
+        w: [0.0; MAX],
+        m: [0.0; MAX],
+        v: [0.0; MAX],
+        delta: [0.0; MAX],
+        error: [0.0; MAX],
+        u: [0.0; MAX],
+        codes: [0; MAX],
+    };
+    let mut refits = 0;
+    for row in 0..rows.len() {
+        for group in 0..g.groups_per_row() {
+            let col = group * g.group;
+            let at = At {
+                plain: row * g.cols + col,
+                padded: row * g.padded_cols() + col,
+                group: row * g.groups_per_row() + group,
+                real: g.group.min(g.cols - col),
+                size: g.group,
+                number: ((rows.first + row) * g.padded_cols() + col) as u64,
+            };
+            refits += u64::from(tile.step(rows, at, rates, step, id));
+        }
+    }
+    refits
+}
+
+impl Tile {
+    #[inline(always)]
+    fn step(&mut self, rows: &mut ParamRows, at: At, rates: &Rates, step: &Step, id: u32) -> bool {
+        let stream = |purpose| Stream { seed: step.seed, step: step.number as u32, tensor: id, purpose };
+        let place = load_weight(&rows.weight, at, &mut self.b, &mut self.w, &mut self.codes);
+        if rates.frozen {
+            for i in 0..at.real {
+                self.delta[i] = rates.decay_only(self.w[i]);
+            }
+            return self.store_weight(rows, at, place, stream(Purpose::Weight));
+        }
+        if step.reset_before {
+            self.m[..at.size].fill(0.0);
+            self.v[..at.size].fill(0.0);
+        } else {
+            load_moment(&rows.m, at, &mut self.m, &mut self.codes);
+            load_moment(&rows.v, at, &mut self.v, &mut self.codes);
+        }
+        self.move_all(&rows.grad[at.plain..at.plain + at.real], rates);
+        if step.density < 1.0 {
+            self.mask(at, step, id);
+        }
+        let refit = self.store_weight(rows, at, place, stream(Purpose::Weight));
+        if rates.feedback != 0.0 && place.is_some() {
+            for i in 0..at.real {
+                self.m[i] = rates.feed_back(self.m[i], self.v[i], self.error[i]);
+            }
+        }
+        if step.reset_after {
+            self.m[..at.size].fill(0.0);
+            self.v[..at.size].fill(0.0);
+        }
+        self.u_of(stream(Purpose::M), at);
+        store_moment(&mut rows.m, at, &mut self.m, &self.u, &mut self.codes);
+        self.u_of(stream(Purpose::V), at);
+        store_moment(&mut rows.v, at, &mut self.v, &self.u, &mut self.codes);
+        refit
+    }
+
+    #[inline(always)]
+    fn u_of(&mut self, stream: Stream, at: At) {
+        stream.uniform(at.number, &mut self.u[..at.size]);
+    }
+
+    #[inline(always)]
+    fn move_all(&mut self, grad: &[f32], rates: &Rates) {
+        let n = grad.len();
+        let (w, m, v, delta) = (&self.w[..n], &mut self.m[..n], &mut self.v[..n], &mut self.delta[..n]);
+        for i in 0..n {
+            let moved = rates.update(grad[i], w[i], m[i], v[i]);
+            (delta[i], m[i], v[i]) = (moved.delta, moved.m, moved.v);
+        }
+        // A group's padding must not disturb the scales of its moments.
+        self.m[n..].fill(0.0);
+        self.v[n..].fill(0.0);
+    }
+
+    /// Elements outside SPAM's mask get no update and keep no state.
+    #[inline(always)]
+    fn mask(&mut self, at: At, step: &Step, id: u32) {
+        self.u_of(Stream { seed: step.seed, step: step.mask_round, tensor: id, purpose: Purpose::Mask }, at);
+        for i in 0..at.real {
+            if self.u[i] >= step.density {
+                (self.delta[i], self.m[i], self.v[i]) = (0.0, 0.0, 0.0);
+            }
+        }
+    }
+
+    /// Adds `delta` to the stored weight and leaves the rounding errors in `error`.
+    #[inline(always)]
+    fn store_weight(&mut self, rows: &mut ParamRows, at: At, place: Option<Placement>, stream: Stream) -> bool {
+        let n = at.real;
+        if !matches!(rows.weight, WeightRows::F32(_)) {
+            self.u_of(stream, at);
+        }
+        match &mut rows.weight {
+            WeightRows::F32(data) => {
+                for (i, w) in data[at.plain..at.plain + n].iter_mut().enumerate() {
+                    *w += self.delta[i];
+                }
+                false
+            }
+            WeightRows::Bf16(data) => {
+                for (i, w) in data[at.plain..at.plain + n].iter_mut().enumerate() {
+                    *w = bf16_stochastic(self.w[i] + self.delta[i], self.u[i]);
+                }
+                false
+            }
+            WeightRows::Int8 { bytes, scales } => {
+                let (place, refit) = self.on_lattice(&Lattice::INT8, place.expect("int8 has a scale"), n);
+                scales[at.group] = f16::from_f32(place.scale).to_bits();
+                for (byte, b) in bytes[at.padded..at.padded + n].iter_mut().zip(&self.b) {
+                    *byte = *b as i32 as i8;
+                }
+                refit
+            }
+            WeightRows::Int4 { codes, residue, scales, offsets } => {
+                let lattice = if residue.is_empty() { Lattice::CODES } else { Lattice::INT4 };
+                let (place, refit) = self.on_lattice(&lattice, place.expect("int4 has a scale"), n);
+                if refit {
+                    scales[at.group] = f16::from_f32(place.scale).to_bits();
+                    if let Some(offset) = place.offset {
+                        offsets[at.group] = f16::from_f32(offset).to_bits();
+                    }
+                }
+                let plane = at.padded / 2..(at.padded + at.size) / 2;
+                if residue.is_empty() {
+                    self.pack_b(at, |b| b, &mut codes[plane]);
+                } else {
+                    self.pack_b(at, |b| b >> 4, &mut codes[plane.clone()]);
+                    self.pack_b(at, |b| b & 15, &mut residue[plane]);
+                }
+                refit
+            }
+        }
+    }
+
+    /// The stored numbers after the update, in `b`.
+    #[inline(always)]
+    fn on_lattice(&mut self, lattice: &Lattice, old: Placement, n: usize) -> (Placement, bool) {
+        let (b, w, u) = (&mut self.b[..n], &mut self.w[..n], &self.u[..n]);
+        let (delta, error) = (&self.delta[..n], &mut self.error[..n]);
+        for i in 0..n {
+            w[i] += delta[i];
+        }
+        let refit = lattice.needs_fit(w, old);
+        let place = if refit { lattice.fit(w, old.offset.is_some()) } else { old };
+        let inverse = lattice.fine / place.scale;
+        let step = place.scale / lattice.fine;
+        if refit {
+            let base = if place.offset.is_some() { lattice.origin } else { lattice.zero };
+            let offset = place.offset.unwrap_or(0.0);
+            for i in 0..n {
+                let exact = (w[i] - offset) * inverse + base;
+                (b[i], error[i]) = lattice.round(exact, u[i], step);
+            }
+        } else {
+            for i in 0..n {
+                let exact = b[i] + delta[i] * inverse;
+                (b[i], error[i]) = lattice.round(exact, u[i], step);
+            }
+        }
+        (place, refit)
+    }
+
+    #[inline(always)]
+    fn pack_b(&mut self, at: At, part: impl Fn(u8) -> u8, plane: &mut [u8]) {
+        for i in 0..at.real {
+            self.codes[i] = part(self.b[i] as i32 as u8);
+        }
+        self.codes[at.real..at.size].fill(PAD_NIBBLE);
+        pack(&self.codes[..at.size], plane);
+    }
+}
+
+/// Decodes a group's weight; for lattices also the stored numbers and where the lattice lies.
+#[inline(always)]
+fn load_weight(
+    weight: &WeightRows,
+    at: At,
+    b: &mut [f32; MAX],
+    w: &mut [f32; MAX],
+    codes: &mut [u8; MAX],
+) -> Option<Placement> {
+    let n = at.real;
+    match weight {
+        WeightRows::F32(data) => {
+            w[..n].copy_from_slice(&data[at.plain..at.plain + n]);
+            None
+        }
+        WeightRows::Bf16(data) => {
+            for (w, &bits) in w.iter_mut().zip(&data[at.plain..at.plain + n]) {
+                *w = bf16_to_f32(bits);
+            }
+            None
+        }
+        WeightRows::Int8 { bytes, scales } => {
+            let place = Placement { scale: f16::from_bits(scales[at.group]).to_f32(), offset: None };
+            for i in 0..n {
+                b[i] = f32::from(bytes[at.padded + i]);
+                w[i] = Lattice::INT8.value(b[i], place);
+            }
+            Some(place)
+        }
+        WeightRows::Int4 { codes: high, residue, scales, offsets } => {
+            let offset = offsets.get(at.group).map(|&bits| f16::from_bits(bits).to_f32());
+            let place = Placement { scale: f16::from_bits(scales[at.group]).to_f32(), offset };
+            let plane = at.padded / 2..(at.padded + at.size) / 2;
+            unpack(&high[plane.clone()], &mut codes[..at.size]);
+            let lattice = if residue.is_empty() {
+                for i in 0..at.size {
+                    b[i] = f32::from(codes[i]);
+                }
+                Lattice::CODES
+            } else {
+                let mut low = [0; MAX];
+                unpack(&residue[plane], &mut low[..at.size]);
+                for i in 0..at.size {
+                    b[i] = f32::from(codes[i] << 4 | low[i]);
+                }
+                Lattice::INT4
+            };
+            for i in 0..n {
+                w[i] = lattice.value(b[i], place);
+            }
+            Some(place)
+        }
+    }
+}
+
+#[inline(always)]
+fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u8; MAX]) {
+    match moment {
+        MomentRows::F32(data) => out[..at.real].copy_from_slice(&data[at.plain..at.plain + at.real]),
+        MomentRows::Bytes(codec, bytes, scales) => {
+            codec.decode(&bytes[at.padded..at.padded + at.size], scales[at.group], &mut out[..at.size]);
+        }
+        MomentRows::Nibbles(codec, plane, scales) => {
+            unpack(&plane[at.padded / 2..(at.padded + at.size) / 2], &mut codes[..at.size]);
+            codec.from_nibbles(&mut codes[..at.size]);
+            codec.decode(&codes[..at.size], scales[at.group], &mut out[..at.size]);
+        }
+    }
+}
+
+#[inline(always)]
+fn store_moment(moment: &mut MomentRows, at: At, values: &mut [f32; MAX], u: &[f32; MAX], codes: &mut [u8; MAX]) {
+    let values = &mut values[..at.size];
+    match moment {
+        MomentRows::F32(data) => data[at.plain..at.plain + at.real].copy_from_slice(&values[..at.real]),
+        MomentRows::Bytes(codec, bytes, scales) => {
+            scales[at.group] = codec.encode(values, u, &mut bytes[at.padded..at.padded + at.size]);
+        }
+        MomentRows::Nibbles(codec, plane, scales) => {
+            let codes = &mut codes[..at.size];
+            scales[at.group] = codec.encode(values, u, codes);
+            codec.to_nibbles(codes);
+            pack(codes, &mut plane[at.padded / 2..(at.padded + at.size) / 2]);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! File to state.
+
+use super::meta::{Meta, TOKENIZER};
+use super::planes::{planes, spec};
+use crate::backend::{Backend, Param, State, Weight};
+use crate::config::{Config, Moment, Scheme};
+use crate::error::CheckpointError;
+use crate::format::{File, Head, Tensor, TensorSpec};
+use crate::memory::{Arena, Place, Plan, Span};
+use crate::model::{Entry, Mode, Model, table};
+use crate::store::Map;
+use crate::train::Trainer;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// An opened file: mapped, its layout checked, its metadata and tensors found to describe one model.
+/// Plane checksums are checked by [`Checkpoint::verify`].
+pub struct Checkpoint {
+    path: PathBuf,
+    map: Arc<Map>,
+    head: Head,
+    /// What it says about itself.
+    pub meta: Meta,
+    /// The configuration that follows.
+    pub config: Config,
+}
+
+/// The spec of a tensor in words.
+fn describe(spec: &TensorSpec) -> String {
+    format!("{} {} in groups of {}", spec.storage.name(), spec.shape(), spec.group)
+}
+
+impl Checkpoint {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// If it cannot be mapped, breaks a rule of the format, or if metadata and tensors do not fit together.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let map = Arc::new(Map::open(path)?);
+        let file = File::parse(&map).map_err(|source| CheckpointError::Format { path: path.into(), source })?;
+        let meta = Meta::from_map(file.metadata())
+            .map_err(|e| CheckpointError::Metadata { path: path.into(), what: e.to_string() })?;
+        if meta.tokenizer == TOKENIZER && file.attachment(TOKENIZER).is_none() {
+            let what = format!("the tokenizer is said to be attached as {TOKENIZER}, but is not");
+            return Err(CheckpointError::Metadata { path: path.into(), what });
+        }
+        let config = meta.config();
+        config.validate().map_err(|source| CheckpointError::Config { path: path.into(), source })?;
+        let head = file.into_head();
+        let checkpoint = Self { path: path.into(), map, head, meta, config };
+        checkpoint.check_tensors()?;
+        Ok(checkpoint)
+    }
+
+    /// The path it was opened at.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The attached tokenizer; `None` means bytes.
+    pub fn tokenizer(&self) -> Option<Vec<u8>> {
+        self.file().attachment(TOKENIZER).map(<[u8]>::to_vec)
+    }
+
+    fn file(&self) -> File<'_> {
+        File::parse(&self.map).expect("parsed before, and a mapped file is never rewritten in place")
+    }
+
+    /// Checks the contents of all planes.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn verify(&self) -> Result<(), CheckpointError> {
+        let wrong = self.file().verify().into_iter().next();
+        wrong.map_or(Ok(()), |source| Err(CheckpointError::Contents { path: self.path.clone(), source }))
+    }
+
+    /// The described model has exactly the tensors of the file.
+    fn check_tensors(&self) -> Result<(), CheckpointError> {
+        let path = || self.path.clone();
+        // Layers beyond the tensors in the file would make the table itself large.
+        if self.config.model.layers > self.head.tensors.len() {
+            let (name, missing) = (format!("model.layers.{}", self.head.tensors.len()), self.config.model.layers);
+            return Err(CheckpointError::Missing { path: path(), name, missing });
+        }
+        let entries = table(&self.config);
+        let specs: Vec<_> = entries.iter().map(|entry| spec(entry, self.config.storage.scheme)).collect();
+        let missing: Vec<_> = specs.iter().filter(|spec| self.head.find(&spec.name).is_none()).collect();
+        if let Some(first) = missing.first() {
+            return Err(CheckpointError::Missing { path: path(), name: first.name.clone(), missing: missing.len() });
+        }
+        for spec in &specs {
+            let found = &self.tensor(&spec.name).spec;
+            if found != spec {
+                let (found, expected) = (describe(found), describe(spec));
+                return Err(CheckpointError::Shape { path: path(), name: spec.name.clone(), found, expected });
+            }
+        }
+        let known = |tensor: &&Tensor| !specs.iter().any(|spec| spec.name == tensor.spec.name);
+        let surplus: Vec<_> = self.head.tensors.iter().filter(known).collect();
+        match surplus.first() {
+            Some(first) => {
+                let name = first.spec.name.clone();
+                Err(CheckpointError::Surplus { path: path(), name, surplus: surplus.len() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn tensor(&self, name: &str) -> &Tensor {
+        &self.head.tensors[self.head.find(name).expect("looked up before")]
+    }
+
+    /// Puts the saved state into a trainer of the same model.
+    ///
+    /// # Errors
+    /// If the file lacks a plane, or was saved by a run that differs in model, storage, seed or data.
+    pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
+        self.check_same_run(trainer.config(), data)?;
+        let entries = table(trainer.config());
+        for (entry, param) in entries.iter().zip(trainer.model.params.all()) {
+            let name = entry.role.name();
+            let tensor = self.tensor(&name);
+            for plane in planes(param) {
+                let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
+                let range = found.map(|p| p.range()).unwrap_or_default();
+                let bytes = &self.map[range.start as usize..range.end as usize];
+                if bytes.len() != plane.span.bytes {
+                    let (plane, bytes) = (plane.kind.name(), plane.span.bytes);
+                    return Err(CheckpointError::Plane { path: self.path.clone(), name, plane, bytes });
+                }
+                trainer.backend.upload(bytes, plane.span);
+            }
+        }
+        trainer.counters = self.meta.counters;
+        Ok(())
+    }
+
+    /// What must not change in the middle of a run.
+    fn check_same_run(&self, given: &Config, data: &str) -> Result<(), CheckpointError> {
+        let differs = |key: &str, saved: String, given: String| {
+            let key = key.into();
+            Err(CheckpointError::Differs { path: self.path.clone(), key, saved, given })
+        };
+        if self.meta.data != data {
+            return differs("the training text's fingerprint", self.meta.data.clone(), data.into());
+        }
+        if self.meta.seed != given.run.seed {
+            return differs("run.seed", self.meta.seed.to_string(), given.run.seed.to_string());
+        }
+        let tables = [
+            ("model", to_json(&self.meta.model), to_json(&given.model)),
+            ("storage", to_json(&self.meta.storage), to_json(&given.storage)),
+            ("activations", to_json(&self.meta.activations), to_json(&given.activations)),
+        ];
+        for (table, saved, given) in tables {
+            for (key, value) in &saved {
+                if given.get(key) != Some(value) {
+                    let now = given.get(key).map_or("nothing".into(), ToString::to_string);
+                    return differs(&format!("{table}.{key}"), value.to_string(), now);
+                }
+            }
+        }
+        if self.meta.optimizer.name != given.optimizer.name {
+            let word = |optimizer| to_json(optimizer)["name"].to_string();
+            return differs("optimizer.name", word(&self.meta.optimizer), word(&given.optimizer));
+        }
+        Ok(())
+    }
+
+    /// A parameter whose weight lies in the mapped file and that has no state.
+    fn mapped(&self, entry: &Entry) -> Param {
+        let tensor = self.tensor(&entry.role.name());
+        let at = |kind| {
+            tensor.plane(kind).map_or(Span::NONE, |plane| {
+                let range = plane.range();
+                let (offset, bytes) = (range.start as usize, (range.end - range.start) as usize);
+                Span { place: Place::Mapped, offset, bytes }
+            })
+        };
+        use crate::format::PlaneKind as P;
+        let data = [P::Data, P::Codes, P::Bytes].map(at).into_iter().find(|span| !span.is_none());
+        let weight = Weight {
+            geometry: entry.geometry,
+            kind: entry.kind,
+            scheme: self.config.storage.scheme,
+            data: data.unwrap_or(Span::NONE),
+            scales: at(P::Scales),
+            offsets: if self.config.storage.scheme == Scheme::Asymmetric { at(P::Offsets) } else { Span::NONE },
+            residue: Span::NONE,
+        };
+        let none = Span::NONE;
+        let state = State {
+            m_kind: Moment::F32,
+            v_kind: Moment::F32,
+            m: none,
+            m_scales: none,
+            v: none,
+            v_scales: none,
+            scalars: none,
+        };
+        Param { id: entry.id, decay: !entry.role.is_norm(), weight, state }
+    }
+}
+
+fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json::Value> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::Object(map)) => map,
+        other => unreachable!("a table of plain values is an object, not {other:?}"),
+    }
+}
+
+/// Places a checkpoint's model for evaluation and sampling: products read the weights in the mapped file, the arena
+/// holds activations only. Passes of up to `tokens` tokens in sequences of up to `keys`.
+pub fn open_model(checkpoint: &Checkpoint, backend: &mut dyn Backend, tokens: usize, keys: usize) -> (Plan, Model) {
+    let mut plan = Plan::default();
+    let placed: Vec<_> = table(&checkpoint.config).iter().map(|entry| checkpoint.mapped(entry)).collect();
+    let model = Model::assemble(&mut plan, &checkpoint.config, &placed, Mode::Infer, tokens, keys, backend);
+    backend.attach(Arena::with_mapped(plan.total(), checkpoint.map.clone()), model.work.scratch);
+    model.prepare(backend);
+    (plan, model)
+}

@@ -1,0 +1,12 @@
+//! Training state <-> file. The bytes of a plane in the arena are the bytes of the plane in the file.
+
+mod load;
+mod meta;
+mod planes;
+mod runs;
+mod save;
+
+pub use load::{Checkpoint, open_model};
+pub use meta::Meta;
+pub use runs::{checkpoint_path, latest, list, prune};
+pub use save::{Extent, save};

@@ -1,0 +1,77 @@
+//! The checkpoints of a run directory.
+
+use crate::config::Train;
+use std::path::{Path, PathBuf};
+
+/// `dir/step-XXXXXXXX.tetrad`.
+pub fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
+    dir.join(format!("step-{step:08}.tetrad"))
+}
+
+/// The checkpoints of a run, oldest first.
+///
+/// # Errors
+/// If the directory cannot be read.
+pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let digits = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".tetrad"));
+        if let Some(step) = digits.filter(|digits| digits.len() >= 8).and_then(|digits| digits.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// The newest checkpoint of a run, if there is one.
+///
+/// # Errors
+/// If the directory exists but cannot be read.
+pub fn latest(dir: &Path) -> std::io::Result<Option<PathBuf>> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    Ok(list(dir)?.pop().map(|(_, path)| path))
+}
+
+/// Deletes all but the newest `train.keep` checkpoints; milestones stay.
+///
+/// # Errors
+/// If a file cannot be deleted.
+pub fn prune(dir: &Path, train: &Train) -> std::io::Result<()> {
+    if train.keep == 0 {
+        return Ok(());
+    }
+    let mut found = list(dir)?;
+    found.truncate(found.len().saturating_sub(train.keep));
+    for (step, path) in found {
+        let milestone = train.milestone_every > 0 && step > 0 && step.is_multiple_of(train.milestone_every);
+        if !milestone {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_and_the_milestones_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        for step in [0, 50, 100, 150, 200, 250] {
+            std::fs::write(checkpoint_path(dir.path(), step), "x").unwrap();
+        }
+        std::fs::write(dir.path().join("step-1.tetrad"), "not one of ours").unwrap();
+        let train = Train { keep: 2, milestone_every: 100, ..Train::default() };
+        prune(dir.path(), &train).unwrap();
+        let steps: Vec<_> = list(dir.path()).unwrap().into_iter().map(|(step, _)| step).collect();
+        assert_eq!(steps, [100, 200, 250]);
+        assert_eq!(latest(dir.path()).unwrap(), Some(checkpoint_path(dir.path(), 250)));
+        assert_eq!(latest(&dir.path().join("none")).unwrap(), None);
+    }
+}

@@ -1,0 +1,67 @@
+//! State to file.
+
+use super::meta::{Meta, TOKENIZER};
+use super::planes::{planes, spec};
+use crate::backend::Backend;
+use crate::error::{CheckpointError, ReplaceError};
+use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
+use crate::model::{Model, table};
+use crate::store::replace;
+use std::io;
+use std::path::Path;
+
+/// How much of a state is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that resuming needs.
+    Full,
+    /// The weights as products read them: what is evaluated, sampled and shipped.
+    Weights,
+}
+
+/// Bytes that go from a backend to the file at once.
+const PIECE: usize = 1 << 20;
+
+/// Writes a model's state to `path`, atomically. The same state gives the same bytes.
+///
+/// # Errors
+/// Those of the file system; the previous file of that name is then as it was.
+pub fn save(
+    model: &Model,
+    backend: &dyn Backend,
+    meta: &Meta,
+    tokenizer: Option<&[u8]>,
+    extent: Extent,
+    path: &Path,
+) -> Result<(), CheckpointError> {
+    let scheme = model.config.storage.scheme;
+    let params: Vec<_> = model.params.all().collect();
+    let kept = |kind: PlaneKind| extent == Extent::Full || !kind.is_optimizer();
+    let tensors: Vec<TensorPlan> = table(&model.config)
+        .iter()
+        .zip(&params)
+        .map(|(entry, param)| TensorPlan {
+            spec: spec(entry, scheme),
+            planes: planes(param).filter(|p| kept(p.kind)).map(|p| (p.kind, p.element)).collect(),
+        })
+        .collect();
+    let attachments: Vec<_> = tokenizer.map(|bytes| Attachment { name: TOKENIZER, bytes }).into_iter().collect();
+    let failed = |source| CheckpointError::Write { path: path.into(), source };
+    let layout = Layout::new(&tensors, &meta.to_map(), &attachments)
+        .map_err(|e| CheckpointError::Format { path: path.into(), source: e })?;
+    let mut piece = vec![0; PIECE];
+    let mut source = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
+        let plane = planes(params[tensor]).find(|plane| plane.kind == kind);
+        let span = plane.expect("the layout was made from these planes").span;
+        for from in (0..span.bytes).step_by(PIECE) {
+            let count = PIECE.min(span.bytes - from);
+            backend.download(span.part(from, count), &mut piece[..count]);
+            sink(&piece[..count])?;
+        }
+        Ok(())
+    };
+    replace(path, layout.file_len(), |out| layout.write(out, &mut source)).map_err(|error| match error {
+        ReplaceError::Store(source) => CheckpointError::Store(source),
+        ReplaceError::Write(source) => failed(source),
+    })
+}

@@ -1,0 +1,182 @@
+//! What differs between two files, as numbers.
+
+use crate::cli::flatten::flatten;
+use crate::format::{Decoder, Element, File, PlaneKind, PlaneView, Role, Tensor};
+use rayon::prelude::*;
+use std::collections::BTreeSet;
+
+/// Everything that differs.
+pub(super) struct Diff {
+    /// Tensors in both files, in the order of the first.
+    pub tensors: Vec<TensorDiff>,
+    /// Names only in the first file.
+    pub only_a: Vec<String>,
+    /// Names only in the second file.
+    pub only_b: Vec<String>,
+    /// Metadata that differs: path, value there, value here.
+    pub metadata: Vec<(String, Option<String>, Option<String>)>,
+    /// Attachments that differ or exist in one file only.
+    pub attachments: Vec<String>,
+    /// Whether the order of the common tensors differs.
+    pub reordered: bool,
+}
+
+/// What differs in one tensor.
+pub(super) struct TensorDiff {
+    pub name: String,
+    pub storage: &'static str,
+    /// `shape storage group`, there and here, if they differ; then nothing else is compared.
+    pub spec: Option<(String, String)>,
+    /// Elements without padding.
+    pub elements: u64,
+    /// Elements of the weight's own plane (codes, bytes or floats) that differ.
+    pub changed: u64,
+    /// Root mean square over all elements of the change in the deployed value.
+    pub rms: f64,
+    /// The same of the trained value, if both files hold it.
+    pub rms_trained: Option<f64>,
+    /// Planes that differ.
+    pub planes: Vec<(String, Change)>,
+}
+
+/// How a plane differs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// In this many elements.
+    Elements(u64),
+    /// Only the first file has it.
+    OnlyA,
+    /// Only the second file has it.
+    OnlyB,
+    /// The files hold it in different types.
+    Element,
+}
+
+impl TensorDiff {
+    pub(super) fn is_same(&self) -> bool {
+        self.spec.is_none() && self.planes.is_empty()
+    }
+}
+
+impl Diff {
+    /// Whether nothing differs.
+    pub(super) fn is_same(&self) -> bool {
+        self.tensors.iter().all(TensorDiff::is_same)
+            && self.only_a.is_empty()
+            && self.only_b.is_empty()
+            && self.metadata.is_empty()
+            && self.attachments.is_empty()
+            && !self.reordered
+    }
+}
+
+/// Compares two files.
+pub(super) fn files(a: &File<'_>, b: &File<'_>) -> Diff {
+    let common: Vec<_> =
+        (a.tensors().iter().enumerate()).filter_map(|(i, t)| b.tensor(&t.spec.name).map(|(j, _)| (i, j))).collect();
+    Diff {
+        tensors: common.par_iter().map(|&(i, j)| tensors(a, i, b, j)).collect(),
+        only_a: only(a, b),
+        only_b: only(b, a),
+        metadata: metadata(a, b),
+        attachments: attachments(a, b),
+        reordered: !common.is_sorted_by_key(|c| c.1),
+    }
+}
+
+fn only(a: &File<'_>, b: &File<'_>) -> Vec<String> {
+    let names = a.tensors().iter().map(|t| &t.spec.name);
+    names.filter(|name| b.tensor(name).is_none()).cloned().collect()
+}
+
+fn tensors(a: &File<'_>, i: usize, b: &File<'_>, j: usize) -> TensorDiff {
+    let (ta, tb) = (&a.tensors()[i], &b.tensors()[j]);
+    let spec = &ta.spec;
+    let mut diff = TensorDiff {
+        name: spec.name.clone(),
+        storage: spec.storage.name(),
+        spec: (spec != &tb.spec).then(|| (describe(ta), describe(tb))),
+        elements: spec.elements(),
+        changed: 0,
+        rms: 0.0,
+        rms_trained: None,
+        planes: Vec::new(),
+    };
+    if diff.spec.is_some() {
+        return diff;
+    }
+    let own = spec.weight_planes()[0].0;
+    let kinds: BTreeSet<u8> = ta.planes.iter().chain(&tb.planes).map(|p| p.kind.tag()).collect();
+    for kind in kinds.into_iter().map(PlaneKind::from_tag) {
+        let change = match (a.plane(i, kind), b.plane(j, kind)) {
+            (Some(pa), Some(pb)) if pa.plane.element == pb.plane.element => Change::Elements(changed(&pa, &pb)),
+            (Some(_), Some(_)) => Change::Element,
+            (Some(_), None) => Change::OnlyA,
+            _ => Change::OnlyB,
+        };
+        match change {
+            Change::Elements(0) => continue,
+            Change::Elements(n) if kind == own => diff.changed = n,
+            _ => {}
+        }
+        diff.planes.push((kind.name(), change));
+    }
+    if !diff.planes.is_empty() {
+        diff.rms = rms(a, i, b, j, Role::Weight).unwrap_or(0.0);
+        diff.rms_trained = rms(a, i, b, j, Role::Trained);
+    }
+    diff
+}
+
+fn describe(tensor: &Tensor) -> String {
+    format!("{} {} {}", tensor.spec.shape(), tensor.spec.storage.name(), tensor.spec.group)
+}
+
+/// Elements that differ between two planes of one type.
+fn changed(a: &PlaneView<'_>, b: &PlaneView<'_>) -> u64 {
+    if a.bytes == b.bytes {
+        return 0;
+    }
+    let differing = |size: usize| {
+        let pairs = a.bytes.chunks(size).zip(b.bytes.chunks(size));
+        pairs.filter(|(x, y)| x != y).count() as u64
+    };
+    match a.plane.element {
+        Element::Nibble => {
+            let xor = a.bytes.iter().zip(b.bytes).map(|(x, y)| x ^ y);
+            xor.map(|x| u64::from(x & 15 != 0) + u64::from(x >> 4 != 0)).sum()
+        }
+        Element::F32 => differing(4),
+        Element::F16 | Element::Bf16 => differing(2),
+        // Unknown planes of different lengths differ at least in their bytes beyond the shorter one.
+        _ => differing(1) + a.bytes.len().abs_diff(b.bytes.len()) as u64,
+    }
+}
+
+/// Root mean square of b - a; NaN if either holds one.
+fn rms(a: &File<'_>, i: usize, b: &File<'_>, j: usize, role: Role) -> Option<f64> {
+    let (da, db) = (Decoder::new(a, i, role)?, Decoder::new(b, j, role)?);
+    let (mut xs, mut ys) = (vec![0.0; da.cols()], vec![0.0; da.cols()]);
+    let mut sum = 0.0;
+    for row in 0..da.rows() {
+        da.row(row, &mut xs);
+        db.row(row, &mut ys);
+        sum += xs.iter().zip(&ys).map(|(x, y)| (f64::from(*y) - f64::from(*x)).powi(2)).sum::<f64>();
+    }
+    Some((sum / (da.rows() as f64 * da.cols() as f64)).sqrt())
+}
+
+fn metadata(a: &File<'_>, b: &File<'_>) -> Vec<(String, Option<String>, Option<String>)> {
+    let (fa, fb) = (flatten(a.metadata()), flatten(b.metadata()));
+    let paths: BTreeSet<_> = fa.iter().chain(&fb).map(|m| m.0.clone()).collect();
+    let get = |list: &[(String, String)], path: &String| {
+        list.binary_search_by(|m| m.0.cmp(path)).ok().map(|i| list[i].1.clone())
+    };
+    let all = paths.into_iter().map(|path| (get(&fa, &path), get(&fb, &path), path));
+    all.filter(|(x, y, _)| x != y).map(|(x, y, path)| (path, x, y)).collect()
+}
+
+fn attachments(a: &File<'_>, b: &File<'_>) -> Vec<String> {
+    let names: BTreeSet<_> = a.head().attachments.iter().chain(&b.head().attachments).map(|x| &x.0).collect();
+    names.into_iter().filter(|name| a.attachment(name) != b.attachment(name)).cloned().collect()
+}

@@ -1,0 +1,131 @@
+//! `dump --hex TENSOR:PLANE`: offsets, bytes and what they mean, sixteen bytes a line.
+
+use crate::cli::number::{self, short};
+use crate::cli::output::{escape, json_line};
+use crate::format::{Element, File, PlaneKind, PlaneView};
+use crate::nibble::nibble;
+use half::{bf16, f16};
+use serde_json::{Value, json};
+use std::io::{self, Write};
+
+/// Bytes on a line: one run of 32 nibbles, so that a line never straddles two groups.
+const LINE: usize = 16;
+
+/// A plane to be shown.
+pub(super) struct Shown<'a> {
+    tensor: usize,
+    view: PlaneView<'a>,
+}
+
+/// The plane of `TENSOR:PLANE`.
+pub(super) fn find<'a>(file: &File<'a>, which: &str) -> Result<Shown<'a>, String> {
+    let shown = escape(which);
+    let Some((name, plane)) = which.rsplit_once(':') else {
+        return Err(format!("{shown} is not TENSOR:PLANE, as in blocks.0.q:codes"));
+    };
+    let Some((tensor, found)) = file.tensor(name) else {
+        return Err(format!("there is no tensor {}; `tetrad dump FILE` lists them", escape(name)));
+    };
+    let view = PlaneKind::from_name(plane).and_then(|kind| file.plane(tensor, kind));
+    let view = view.ok_or_else(|| {
+        let has = found.planes.iter().map(|p| p.kind.name()).collect::<Vec<_>>().join(", ");
+        format!("{name} has no plane {}, it has {has}", escape(plane))
+    })?;
+    Ok(Shown { tensor, view })
+}
+
+/// One line: the index of its first element, and its values as numbers or as levels under a scale.
+struct Line {
+    first: usize,
+    values: Vec<f64>,
+    scale: Option<f32>,
+    offset: Option<f32>,
+}
+
+fn line(file: &File<'_>, shown: &Shown<'_>, at: usize, bytes: &[u8]) -> Line {
+    let floats = |values: Vec<f64>, size: usize| Line { first: at / size, values, scale: None, offset: None };
+    match shown.view.plane.element {
+        Element::F32 => {
+            floats(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()).collect(), 4)
+        }
+        Element::F16 => floats(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).into()).collect(), 2),
+        Element::Bf16 => floats(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).into()).collect(), 2),
+        Element::I8 => levels(file, shown, at, bytes.iter().map(|&b| (b as i8).into()).collect()),
+        Element::Nibble => {
+            let zero = zero(file, shown);
+            let values = (0..bytes.len() * 2).map(|i| f64::from(nibble(bytes, i)) - zero).collect();
+            levels(file, shown, at * 2, values)
+        }
+        Element::U8 => levels(file, shown, at, bytes.iter().map(|&b| b.into()).collect()),
+        Element::Other(_) => floats(Vec::new(), 1),
+    }
+}
+
+/// The code that means zero.
+fn zero(file: &File<'_>, shown: &Shown<'_>) -> f64 {
+    let asymmetric = file.tensors()[shown.tensor].spec.storage == crate::format::Storage::Int4Asymmetric;
+    match shown.view.plane.kind {
+        PlaneKind::V => 0.0,
+        PlaneKind::Codes if asymmetric => 0.0,
+        _ => 8.0,
+    }
+}
+
+/// Levels with the scale and offset of their group; a residue has sixteenths of a level and stays without.
+fn levels(file: &File<'_>, shown: &Shown<'_>, first: usize, values: Vec<f64>) -> Line {
+    let group = file.tensors()[shown.tensor].spec.group.max(1) as usize;
+    let get = |kind, brain: bool| {
+        let bits = file.plane(shown.tensor, kind)?.u16s()?.get(first / group)?.get();
+        Some(if brain { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() })
+    };
+    let (scale, offset) = match shown.view.plane.kind {
+        PlaneKind::Codes | PlaneKind::Bytes => (get(PlaneKind::Scales, false), get(PlaneKind::Offsets, false)),
+        PlaneKind::M => (get(PlaneKind::MScales, true), None),
+        PlaneKind::V => (get(PlaneKind::VScales, true), None),
+        _ => (None, None),
+    };
+    Line { first, values, scale, offset }
+}
+
+fn lines<'a>(shown: &Shown<'a>) -> impl Iterator<Item = (usize, &'a [u8])> {
+    shown.view.bytes.chunks(LINE).enumerate().map(|(i, bytes)| (i * LINE, bytes))
+}
+
+fn bytes_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+/// `offset  bytes  [first] values`, levels as `scale x (levels)` or `scale x (levels) + offset`.
+pub(super) fn text(out: &mut dyn Write, file: &File<'_>, shown: &Shown<'_>) -> io::Result<()> {
+    for (at, bytes) in lines(shown) {
+        let line = line(file, shown, at, bytes);
+        let offset = shown.view.plane.offset + at as u64;
+        write!(out, "{offset:010x}  {:<47}  [{}]", bytes_of(bytes), line.first)?;
+        let values = line.values.iter().map(|&x| short(x)).collect::<Vec<_>>().join(" ");
+        match (line.scale, line.offset) {
+            (Some(s), Some(o)) => writeln!(out, " {} x ({values}) + {}", short(s.into()), short(o.into()))?,
+            (Some(s), None) => writeln!(out, " {} x ({values})", short(s.into()))?,
+            _ => writeln!(out, " {values}")?,
+        }
+    }
+    Ok(())
+}
+
+/// The same as one JSON object, written line by line: planes may be large.
+pub(super) fn json(out: &mut dyn Write, file: &File<'_>, shown: &Shown<'_>) -> io::Result<()> {
+    let plane = &shown.view.plane;
+    let name = Value::from(file.tensors()[shown.tensor].spec.name.as_str());
+    write!(out, "{{\"tensor\":{name},\"plane\":\"{}\",\"element\":\"{}\",", plane.kind.name(), plane.element.name())?;
+    write!(out, "\"offset\":{},\"bytes\":{},\"lines\":[", plane.offset, plane.len)?;
+    for (at, bytes) in lines(shown) {
+        let line = line(file, shown, at, bytes);
+        let values = line.values.iter().map(|&x| number::json(x)).collect::<Vec<_>>();
+        let float = |x: Option<f32>| x.map(|x| number::json(x.into()));
+        let value = json!({
+            "offset": plane.offset + at as u64, "bytes": bytes_of(bytes), "first": line.first, "values": values,
+            "scale": float(line.scale), "group_offset": float(line.offset),
+        });
+        write!(out, "{}\n{}", if at == 0 { "" } else { "," }, json_line(&value))?;
+    }
+    writeln!(out, "\n]}}")
+}

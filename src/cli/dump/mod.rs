@@ -1,0 +1,79 @@
+//! `tetrad dump`: what a file holds, from its head alone unless more is asked for.
+
+mod bytes;
+mod hex;
+mod histogram;
+mod quantile;
+mod stats;
+mod summary;
+
+use super::CliResult;
+use super::output::{in_file, print};
+use crate::format::File;
+use crate::store::Map;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Show what a .tetrad file holds.
+///
+/// Reads only the head, whatever the file's size, unless --stats or --hex ask for contents.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The file.
+    file: PathBuf,
+    /// Add statistics of every tensor's values: extremes, mean, rms, quantiles, zeros, saturation, histogram of codes.
+    #[arg(long)]
+    stats: bool,
+    /// Only tensors whose name matches this pattern (*, ?, [a-z]).
+    #[arg(long, value_name = "GLOB")]
+    tensor: Option<glob::Pattern>,
+    /// Show one plane: offset, bytes, decoded values. Planes: data, codes, bytes, scales, offsets, residue, m,
+    /// m-scales, v, v-scales, v-rows, v-cols, scalars.
+    #[arg(long, value_name = "TENSOR:PLANE", conflicts_with_all = ["stats", "tensor", "bytes"])]
+    hex: Option<String>,
+    /// Account for every byte of the file exactly once.
+    #[arg(long, conflicts_with_all = ["stats", "tensor"])]
+    bytes: bool,
+    /// Print JSON; what JSON has no number for is "nan", "inf" or "-inf".
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `tetrad dump`.
+///
+/// # Errors
+/// If the file cannot be read, is no valid .tetrad file, or has no such tensor or plane.
+pub fn run(args: Args) -> CliResult {
+    let map = Map::open(&args.file)?;
+    let file = File::parse(&map).map_err(|e| in_file(&args.file, &e))?;
+    if let Some(which) = &args.hex {
+        let plane = hex::find(&file, which)?;
+        print(|out| if args.json { hex::json(out, &file, &plane) } else { hex::text(out, &file, &plane) })?;
+    } else if args.bytes {
+        print(|out| if args.json { bytes::json(out, &file) } else { bytes::text(out, &file) })?;
+    } else {
+        let tensors = select(&file, args.tensor.as_ref())?;
+        let stats = if args.stats { stats::of(&file, &tensors) } else { Vec::new() };
+        print(|out| {
+            if args.json {
+                return summary::json(out, &file, &tensors, &stats);
+            }
+            summary::text(out, &file, &tensors)?;
+            stats::text(out, &stats)
+        })?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Indices of the tensors that match; all without a pattern.
+fn select(file: &File<'_>, pattern: Option<&glob::Pattern>) -> Result<Vec<usize>, String> {
+    let names = file.tensors().iter().map(|t| &t.spec.name).enumerate();
+    let chosen: Vec<_> = names.filter(|(_, name)| pattern.is_none_or(|p| p.matches(name))).map(|(i, _)| i).collect();
+    match pattern {
+        Some(p) if chosen.is_empty() => {
+            let (total, first) = (file.tensors().len(), &file.tensors()[0].spec.name);
+            Err(format!("no tensor matches {:?}: there are {total}, the first is {first}", p.as_str()))
+        }
+        _ => Ok(chosen),
+    }
+}

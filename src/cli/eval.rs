@@ -1,0 +1,126 @@
+//! `tetrad eval`.
+
+use super::output::{json, print};
+use super::units::grouped;
+use super::{CliResult, Failure, number, pool};
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::checkpoint::{Checkpoint, open_model};
+use crate::data::{Corpus, Shard, Tokenizer, Windows};
+use crate::model::Pass;
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use zerocopy::IntoBytes;
+
+/// Tokens in one pass, at least one sequence: enough to keep all cores busy.
+const PASS_TOKENS: usize = 2048;
+
+/// Measure a model on text: loss, perplexity, bits per byte.
+///
+/// The text is cut into consecutive sequences; each token but the first of a sequence is predicted from those before
+/// it in its sequence. Weights are read where they lie in the file.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The model.
+    file: PathBuf,
+    /// Text files and globs: .txt, or .jsonl with a `text` field.
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    text: Vec<String>,
+    /// Tokens per sequence [default: that of the training, at most the model's context].
+    #[arg(long)]
+    sequence: Option<usize>,
+    /// Sequences at most.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    sequences: usize,
+    /// Threads; 0: all processors.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Folder of prepared tokens.
+    #[arg(long, default_value = "runs/cache")]
+    cache: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `tetrad eval`.
+///
+/// # Errors
+/// A file that is no sound model, or text that it has no tokens for.
+pub fn run(args: Args) -> CliResult {
+    pool::run(args.threads, || eval(&args))?
+}
+
+fn eval(args: &Args) -> CliResult {
+    let checkpoint = Checkpoint::open(&args.file)?;
+    let tokenizer = tokenizer(&checkpoint)?;
+    let corpus = Corpus::resolve(&args.text)?;
+    let shard = Shard::prepare(&corpus, &tokenizer, &args.cache, &mut super::progress::preparing())?;
+    shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
+    let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
+    let windows = Windows::new(shard.tokens.clone(), sequence, args.sequences)?;
+    let loss = mean_loss(&checkpoint, &windows, sequence);
+    let perplexity = loss.exp();
+    let bits = loss / std::f64::consts::LN_2 / shard.bytes_per_token();
+    print(|out| {
+        if args.json {
+            let value = json!({
+                "file": args.file.to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
+                "bits_per_byte": number::json(bits), "tokens": windows.targets(), "sequence": sequence,
+            });
+            return json(out, &value);
+        }
+        writeln!(out, "loss           {loss:.4} nats per token")?;
+        writeln!(out, "perplexity     {perplexity:.4} per token")?;
+        writeln!(out, "bits per byte  {bits:.4}")?;
+        let (predicted, all) = (grouped(windows.targets()), grouped(shard.tokens.len() as u64));
+        writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tokenizer that a file carries.
+pub(super) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Failure> {
+    Ok(match checkpoint.tokenizer() {
+        Some(json) => Tokenizer::from_json(&json)?,
+        None => Tokenizer::bytes(),
+    })
+}
+
+fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize, Failure> {
+    let context = checkpoint.config.model.context;
+    if let Some(asked) = args.sequence {
+        return match asked {
+            0 => Err("--sequence 0: at least 1 token".into()),
+            asked if asked > context => {
+                Err(format!("--sequence {asked}: the model's context is {context} tokens").into())
+            }
+            asked => Ok(asked),
+        };
+    }
+    // A text shorter than a training sequence is one sequence.
+    Ok(checkpoint.config.train.sequence.min(context).min(tokens.saturating_sub(1)).max(1))
+}
+
+fn mean_loss(checkpoint: &Checkpoint, windows: &Windows, sequence: usize) -> f64 {
+    let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
+    let mut backend = Cpu::new();
+    let (_, model) = open_model(checkpoint, &mut backend, batch * sequence, sequence);
+    let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
+    let mut losses = vec![0.0f32; batch * sequence];
+    let mut sum = 0.0;
+    for first in (0..windows.len()).step_by(batch) {
+        let count = batch.min(windows.len() - first);
+        let tokens = count * sequence;
+        windows.fill(first, &mut inputs[..tokens], &mut targets[..tokens]);
+        backend.upload(inputs[..tokens].as_bytes(), model.work.inputs.head(4 * tokens));
+        backend.upload(targets[..tokens].as_bytes(), model.work.targets.head(4 * tokens));
+        let pass = Pass::whole(count, sequence);
+        model.forward(&mut backend, pass);
+        model.losses(&mut backend, pass);
+        backend.download(model.work.losses.head(4 * tokens), losses[..tokens].as_mut_bytes());
+        sum += losses[..tokens].iter().map(|&loss| f64::from(loss)).sum::<f64>();
+    }
+    sum / windows.targets() as f64
+}

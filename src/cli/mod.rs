@@ -1,0 +1,59 @@
+//! One file per subcommand: `Args` (its doc comments are the help) and `run`.
+
+pub mod diff;
+pub mod dump;
+pub mod eval;
+mod flatten;
+mod number;
+mod output;
+pub mod plan;
+mod pool;
+mod progress;
+pub mod sample;
+mod table;
+pub mod train;
+mod units;
+pub mod verify;
+
+use std::process::ExitCode;
+
+/// An error of one sentence, which may come from another thread.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a subcommand ends with.
+pub type CliResult = Result<ExitCode, Failure>;
+
+/// Trains LLaMA-family models whose weights exist only as packed INT4 nibbles, and looks into their files.
+#[derive(clap::Parser)]
+#[command(name = "tetrad", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    Train(train::Args),
+    Eval(eval::Args),
+    Sample(sample::Args),
+    Dump(dump::Args),
+    Verify(verify::Args),
+    Diff(diff::Args),
+    Plan(plan::Args),
+}
+
+/// Runs the command that was given.
+///
+/// # Errors
+/// One sentence for the user; exit status 2 by convention, since `verify` and `diff` say "no" with 1.
+pub fn run(cli: Cli) -> CliResult {
+    match cli.command {
+        Command::Train(args) => train::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Dump(args) => dump::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::Plan(args) => plan::run(args),
+    }
+}

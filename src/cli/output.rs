@@ -1,0 +1,70 @@
+//! Standard output of the inspecting commands: buffered, quiet when its reader goes away, free of control characters.
+
+use crate::error::FormatError;
+use serde_json::Value;
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::Path;
+
+/// Runs `write` on buffered standard output. A reader that has gone (`| head`) ends it without complaint.
+pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other,
+    }
+}
+
+/// Text of a file for a terminal: printable ASCII as it is, all else as `\u{..}`.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if (' '..='~').contains(&c) { out.push(c) } else { out.extend(c.escape_unicode()) }
+    }
+    out
+}
+
+/// An error of a file's content, with its path.
+pub(super) fn in_file(path: &Path, error: &FormatError) -> String {
+    format!("{}: {error}", escape(&path.to_string_lossy()))
+}
+
+/// Pretty JSON in ASCII and a line feed.
+pub(super) fn json(out: &mut dyn Write, value: &Value) -> io::Result<()> {
+    out.write_all(ascii(&format!("{value:#}")).as_bytes())?;
+    out.write_all(b"\n")
+}
+
+/// JSON on one line, in ASCII.
+pub(super) fn json_line(value: &Value) -> String {
+    ascii(&value.to_string())
+}
+
+/// JSON text with everything beyond printable ASCII as `\uXXXX`: it can only stand inside strings, where that is the
+/// same value, and no terminal obeys it.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        match c {
+            '\n' | ' '..='~' => out.push(c),
+            _ => c.encode_utf16(&mut units).iter().for_each(|u| out.push_str(&format!("\\u{u:04x}"))),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_terminal_never_sees_control_characters() {
+        let nasty = "a\u{1b}[31m\u{9b}2J\u{202e}\u{7f}\n\u{1f600}";
+        let value = json!({ nasty: nasty });
+        for shown in [escape(nasty), json_line(&value)] {
+            assert!(shown.bytes().all(|b| (b' '..=b'~').contains(&b)), "{shown}");
+        }
+        assert_eq!(serde_json::from_str::<Value>(&json_line(&value)).unwrap(), value);
+    }
+}

@@ -1,0 +1,11 @@
+//! The threads that everything runs on.
+
+/// Runs `work` inside a pool of `threads` threads (0: all processors). The caller of every kernel is itself one of
+/// them, so that handing out work wakes nobody who need not be awake.
+pub(super) fn run<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> Result<R, String> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("tetrad-{i}")).build();
+    match pool {
+        Ok(pool) => Ok(pool.install(work)),
+        Err(e) => Err(format!("{threads} threads could not be started: {e}; lower run.threads")),
+    }
+}

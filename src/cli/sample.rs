@@ -1,0 +1,98 @@
+//! `tetrad sample`.
+
+use super::{CliResult, eval, pool};
+use crate::backend::cpu::Cpu;
+use crate::checkpoint::{Checkpoint, open_model};
+use crate::data::Decoder;
+use crate::model::{Generator, Sampling};
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Prompt tokens in one pass.
+const PASS_TOKENS: usize = 256;
+
+/// Write text with a model, token by token.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The model.
+    file: PathBuf,
+    /// What the text begins with.
+    #[arg(long, default_value = "\n", hide_default_value = true)]
+    prompt: String,
+    /// 0: always the likeliest token; 1: as the model says; more: wilder.
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f64,
+    /// Draw from the likeliest K tokens only; 0: from all.
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Draw from the likeliest tokens that together have this probability.
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    top_p: f64,
+    /// Seed: the same seed gives the same text.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Tokens to write, unless the model ends the text before.
+    #[arg(long, default_value_t = 256)]
+    max_tokens: usize,
+    /// Threads; 0: all processors.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+/// Runs `tetrad sample`.
+///
+/// # Errors
+/// A file that is no sound model, or settings that make no sense.
+pub fn run(args: Args) -> CliResult {
+    check(&args)?;
+    pool::run(args.threads, || sample(&args))?
+}
+
+fn check(args: &Args) -> Result<(), String> {
+    if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
+        return Err(format!("--temperature {}: a number not below 0", args.temperature));
+    }
+    if !(args.top_p > 0.0 && args.top_p <= 1.0) {
+        return Err(format!("--top-p {}: above 0 and at most 1", args.top_p));
+    }
+    Ok(())
+}
+
+fn sample(args: &Args) -> CliResult {
+    let checkpoint = Checkpoint::open(&args.file)?;
+    let tokenizer = eval::tokenizer(&checkpoint)?;
+    let mut prompt = tokenizer.encode(&args.prompt)?;
+    if prompt.is_empty() {
+        prompt.extend(tokenizer.bos().or(tokenizer.eos()));
+    }
+    let vocab = checkpoint.config.model.vocab;
+    if let Some(id) = prompt.iter().find(|&&id| id as usize >= vocab) {
+        return Err(format!("--prompt: token {id} is beyond the model's vocabulary of {vocab}").into());
+    }
+    if prompt.is_empty() {
+        return Err("--prompt: gives no token to start from; write at least one character".into());
+    }
+    let mut backend = Cpu::new();
+    let (_, model) = open_model(&checkpoint, &mut backend, PASS_TOKENS, checkpoint.config.model.context);
+    let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
+    let mut generator = Generator::new(&model);
+    let mut decoder = Decoder::new(&tokenizer);
+    let mut out = std::io::stdout().lock();
+    let mut say = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
+    };
+    let mut heard = say(&args.prompt)?;
+    generator.feed(&mut backend, &prompt);
+    for _ in 0..args.max_tokens {
+        let id = generator.draw(&sampling);
+        if Some(id) == tokenizer.eos() || !heard {
+            break;
+        }
+        heard = say(&decoder.push(id))?;
+        generator.feed(&mut backend, &[id]);
+    }
+    say(&(decoder.finish() + "\n"))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,82 @@
+//! What a run says about itself before it starts.
+
+use crate::backend::WeightKind;
+use crate::cli::output::{escape, print};
+use crate::cli::units::{bytes, grouped};
+use crate::data::Prepared;
+use crate::memory::Category;
+use crate::train::{Samples, Trainer};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Prints it.
+pub(super) fn print_header(
+    trainer: &Trainer,
+    data: &Prepared,
+    samples: &Samples,
+    from: Option<&Path>,
+) -> io::Result<()> {
+    let config = trainer.config();
+    print(|out| {
+        writeln!(out, "tetrad {} on {}", env!("CARGO_PKG_VERSION"), trainer.backend.describe())?;
+        parameters(trainer, out)?;
+        memory(trainer, out)?;
+        let held_out = samples.validation.as_ref().map_or(0, |windows| windows.targets());
+        writeln!(
+            out,
+            "text     {} tokens, {} more held out for validation; {} steps of {} x {} tokens",
+            grouped(data.train.len() as u64),
+            grouped(held_out),
+            grouped(config.train.steps),
+            config.train.batch,
+            config.train.sequence
+        )?;
+        match from {
+            None => writeln!(out, "run      {}, from new weights", escape(&config.run.dir.to_string_lossy())),
+            Some(path) => {
+                writeln!(out, "run      from {}, step {}", escape(&path.to_string_lossy()), trainer.counters.step)
+            }
+        }
+    })
+}
+
+/// Elements of parameters by how they are stored.
+fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
+    let storage = &trainer.config().storage;
+    let name = |kind| match kind {
+        WeightKind::Int4 if storage.residue => "INT4 codes + residue",
+        WeightKind::Int4 => "INT4 codes",
+        WeightKind::Int4Simulated => "INT4 simulated over f32",
+        WeightKind::Int8 => "int8",
+        WeightKind::Bf16 => "bf16",
+        WeightKind::F32 => "f32",
+    };
+    let mut kinds: Vec<(&str, u64)> = Vec::new();
+    for param in trainer.model.params.all() {
+        let (kind, count) = (name(param.weight.kind), param.weight.geometry.len() as u64);
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, sum)) => *sum += count,
+            None => kinds.push((kind, count)),
+        }
+    }
+    kinds.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    let total: u64 = kinds.iter().map(|(_, count)| count).sum();
+    let parts: Vec<_> = kinds.iter().map(|(kind, count)| format!("{} in {kind}", grouped(*count))).collect();
+    writeln!(out, "model    {} parameters: {}", grouped(total), parts.join(", "))
+}
+
+fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
+    let plan = &trainer.plan;
+    let total: usize = trainer.model.params.all().map(|param| param.weight.geometry.len()).sum();
+    let bits = |category| plan.category(category) as f64 * 8.0 / total as f64;
+    let parts: Vec<_> =
+        Category::ALL.iter().map(|&c| format!("{} {}", c.name(), bytes(plan.category(c) as u64))).collect();
+    writeln!(out, "memory   {}; planned {} in all", parts.join(", "), bytes(plan.total() as u64))?;
+    writeln!(
+        out,
+        "bits     {:.2} per parameter in weights, {:.2} with residue, {:.2} with optimizer state",
+        bits(Category::Weights),
+        bits(Category::Weights) + bits(Category::Residue),
+        bits(Category::Weights) + bits(Category::Residue) + bits(Category::State)
+    )
+}

@@ -1,0 +1,174 @@
+//! `tetrad train`.
+
+mod header;
+mod observer;
+
+use super::output::escape;
+use super::{CliResult, Failure, pool};
+use crate::backend::cpu::Cpu;
+use crate::checkpoint::{Checkpoint, Extent, Meta, latest, save};
+use crate::config::Config;
+use crate::data::{Batches, Prepared, Windows};
+use crate::error::CheckpointError;
+use crate::store::{Lock, remove_stale};
+use crate::train::{Ended, Observer, Samples, Trainer, run as run_steps};
+use observer::Console;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Train a model.
+///
+/// Without CONFIG: the built-in quick-start, a byte-level LLaMA on the bundled text. CONFIG is a preset (quickstart,
+/// 60m, 130m, 350m, 1b, 3b, 7b) or a TOML file. SIGINT and SIGTERM finish the step at hand and save; a second signal
+/// leaves at once.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Preset or TOML file.
+    config: Option<String>,
+    /// Override a key, as in `--set train.steps=100`; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Go on from a checkpoint: the newest in run.dir (`auto`, a new run if there is none), or PATH.
+    #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto")]
+    resume: Option<String>,
+    /// Start anew in a run.dir that holds a run already; its checkpoints are deleted.
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+    /// Save and stop after this step, as a signal would; the schedule still spans train.steps.
+    #[arg(long, value_name = "STEP")]
+    stop_at: Option<u64>,
+    /// Print the resolved configuration and stop.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs `tetrad train`.
+///
+/// # Errors
+/// Mistakes in configuration and data, before step 0; a file system that refuses; a run that ends in non-finite
+/// numbers.
+pub fn run(args: Args) -> CliResult {
+    let config = Config::load(args.config.as_deref(), &args.sets)?;
+    if args.dry_run {
+        super::output::print(|out| write!(out, "{}", config.to_toml()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    pool::run(config.run.threads, || train(&config, &args))?
+}
+
+fn train(config: &Config, args: &Args) -> CliResult {
+    let stop = stop_flag()?;
+    let data = Prepared::new(config, &mut super::progress::preparing())?;
+    let samples = Samples {
+        train: Batches::new(data.train.clone(), config.train.sequence, config.run.seed)?,
+        validation: match data.validation.len() {
+            0 => None,
+            _ => Some(Windows::new(data.validation.clone(), config.train.sequence, config.train.eval_sequences)?),
+        },
+    };
+    let dir = config.run.dir.as_path();
+    std::fs::create_dir_all(dir).map_err(|e| format!("{}: cannot be made: {e}", escape(&dir.to_string_lossy())))?;
+    let _lock = Lock::acquire(dir.join(".lock"))?;
+    remove_stale(dir)?;
+    let from = starting_point(args, dir)?;
+    let mut trainer = Trainer::new(config, Box::new(Cpu::new()));
+    match &from {
+        Some(path) => {
+            let checkpoint = Checkpoint::open(path)?;
+            checkpoint.verify()?;
+            checkpoint.restore(&mut trainer, &data.fingerprint)?;
+        }
+        None => trainer.initialize(),
+    }
+    header::print_header(&trainer, &data, &samples, from.as_deref())?;
+    std::fs::write(dir.join("config.toml"), config.to_toml())?;
+    let mut console = Console::new(&trainer, &data)?;
+    if from.is_none() {
+        // Finds a full or read-only disk now, not in an hour; and if the first steps already go wrong, there is a
+        // checkpoint from before them.
+        console.save(&trainer)?;
+    }
+    let until = args.stop_at.unwrap_or(u64::MAX);
+    let ended = run_steps(&mut trainer, &samples, until, &stop, &mut console)?;
+    console.finish();
+    finish(&trainer, &data, ended, &console)
+}
+
+fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -> CliResult {
+    let dir = &trainer.config().run.dir;
+    match ended {
+        Ended::Finished => {
+            let path = dir.join("model.tetrad");
+            let meta =
+                Meta::new(trainer.config(), trainer.counters, data.tokenizer.json().is_some(), &data.fingerprint);
+            let tokenizer = data.tokenizer.json();
+            save(&trainer.model, trainer.backend.as_ref(), &meta, tokenizer, Extent::Weights, &path)?;
+            console.summarize(trainer, &path)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::Stopped => {
+            super::output::print(|out| {
+                let step = trainer.counters.step;
+                writeln!(
+                    out,
+                    "stopped after step {step}, saved; go on with `tetrad train --resume` and the same configuration"
+                )
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::NotFinite => {
+            let last = latest(dir)?.map_or_else(|| "none".into(), |path| escape(&path.to_string_lossy()));
+            Err(format!(
+                "{} steps in a row had a loss or gradient that was not finite (train.max_nonfinite = {}); the last \
+                 checkpoint from before them is {last}; lower optimizer.lr and resume from it",
+                trainer.counters.nonfinite_in_a_row,
+                trainer.config().train.max_nonfinite
+            )
+            .into())
+        }
+    }
+}
+
+/// The checkpoint to go on from, if any.
+fn starting_point(args: &Args, dir: &Path) -> Result<Option<PathBuf>, Failure> {
+    match args.resume.as_deref() {
+        Some("auto") => Ok(latest(dir)?),
+        Some(path) => Ok(Some(path.into())),
+        None if args.overwrite => {
+            for (_, path) in crate::checkpoint::list(dir)? {
+                std::fs::remove_file(path)?;
+            }
+            Ok(None)
+        }
+        None => match latest(dir)? {
+            None => Ok(None),
+            Some(path) => Err(format!(
+                "{}: this folder holds a run already; go on with --resume, start anew with --overwrite, or choose \
+                 another folder with --set run.dir=...",
+                escape(&path.to_string_lossy())
+            )
+            .into()),
+        },
+    }
+}
+
+/// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
+fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: at the first signal the flag is not yet set when the shutdown looks at it.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
+        signal_hook::flag::register(signal, stop.clone())?;
+    }
+    Ok(stop)
+}
+
+/// What the observer may fail with.
+impl From<CheckpointError> for observer::Stop {
+    fn from(error: CheckpointError) -> Self {
+        Self(error.into())
+    }
+}

@@ -1,0 +1,206 @@
+//! What a running training shows and writes: the progress line, metrics, samples, checkpoints.
+
+use crate::checkpoint::{Extent, Meta, checkpoint_path, prune, save};
+use crate::cli::Failure;
+use crate::cli::output::print;
+use crate::cli::units::{bytes, duration};
+use crate::data::{Decoder, Prepared, Tokenizer};
+use crate::model::{Generator, Sampling};
+use crate::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, resident};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Time between plain progress lines, where there is no terminal to redraw one on.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Why the observer ended a run.
+#[derive(Debug)]
+pub struct Stop(pub(super) Failure);
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<Stop> for Failure {
+    fn from(stop: Stop) -> Self {
+        stop.0
+    }
+}
+
+/// The console and the run directory.
+pub struct Console {
+    metrics: Metrics,
+    bar: Option<ProgressBar>,
+    tokenizer: Tokenizer,
+    bytes_per_token: f64,
+    fingerprint: String,
+    tokens: usize,
+    begun: Instant,
+    first_step: u64,
+    last_plain: Option<Instant>,
+    /// Time in steps alone, and the steps.
+    stepping: (Duration, u64),
+    last: Option<Validation>,
+}
+
+impl Console {
+    /// Opens the metrics of a run at the step it stands at.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn new(trainer: &Trainer, data: &Prepared) -> std::io::Result<Self> {
+        let (config, step) = (trainer.config(), trainer.counters.step);
+        let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(config.train.steps).with_style(style));
+        Ok(Self {
+            metrics: Metrics::open(&config.run.dir.join("metrics.jsonl"), step)?,
+            bar,
+            tokenizer: data.tokenizer.clone(),
+            bytes_per_token: data.bytes_per_token,
+            fingerprint: data.fingerprint.clone(),
+            tokens: config.train.batch * config.train.sequence,
+            begun: Instant::now(),
+            first_step: step,
+            last_plain: None,
+            stepping: (Duration::ZERO, 0),
+            last: None,
+        })
+    }
+
+    /// Removes the progress line.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Prints text without tearing the progress line.
+    fn say(&self, text: &str) -> std::io::Result<()> {
+        let write = || print(|out| writeln!(out, "{text}"));
+        self.bar.as_ref().map_or_else(write, |bar| bar.suspend(write))
+    }
+
+    fn bits_per_byte(&self, loss: f64) -> f64 {
+        loss / std::f64::consts::LN_2 / self.bytes_per_token
+    }
+
+    fn progress(&mut self, trainer: &Trainer, report: &StepReport, rate: f64) -> std::io::Result<()> {
+        let steps = trainer.config().train.steps;
+        let done = report.step - self.first_step;
+        let left = self.begun.elapsed().mul_f64((steps - report.step) as f64 / done as f64);
+        let memory = resident().map_or_else(String::new, |(now, _)| format!("  {}", bytes(now)));
+        let mut line = format!(
+            "step {}/{steps}  loss {:.4}  lr {:.2e}  grad {:.3}  {:.1}k tokens/s{memory}  {} left",
+            report.step,
+            report.loss,
+            report.lr,
+            report.grad_norm,
+            rate / 1e3,
+            duration(left)
+        );
+        let counters = trainer.counters;
+        if counters.skipped_losses + counters.skipped_gradients > 0 {
+            let (losses, gradients) = (counters.skipped_losses, counters.skipped_gradients);
+            line += &format!("  not finite: {losses} steps and {gradients} updates skipped");
+        }
+        match &self.bar {
+            Some(bar) => bar.set_message(line),
+            None if self.last_plain.is_none_or(|at| at.elapsed() >= PLAIN_EVERY) => {
+                self.last_plain = Some(Instant::now());
+                self.say(&line)?;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// What a finished run leaves behind.
+    pub fn summarize(&self, trainer: &Trainer, model: &Path) -> std::io::Result<()> {
+        let (time, steps) = self.stepping;
+        let rate = (steps * self.tokens as u64) as f64 / time.as_secs_f64();
+        let peak = resident().map_or_else(String::new, |(_, most)| format!(", {} resident at most", bytes(most)));
+        print(|out| {
+            writeln!(
+                out,
+                "\n{steps} steps in {}, {:.1}k tokens/s{peak} ({} planned)",
+                duration(self.begun.elapsed()),
+                rate / 1e3,
+                bytes(trainer.plan.total() as u64)
+            )?;
+            if let Some(last) = self.last {
+                let bits = self.bits_per_byte(last.loss);
+                writeln!(out, "validation loss {:.4} nats per token, {bits:.4} bits per byte", last.loss)?;
+            }
+            let (model, dir) = (model.display(), trainer.config().run.dir.display());
+            writeln!(out, "weights: {model}    all else: {dir}/")?;
+            writeln!(out, "try: tetrad sample {model} --prompt \"The \"    tetrad dump {model} --stats")
+        })
+    }
+}
+
+impl Observer for Console {
+    type Error = Stop;
+
+    fn stepped(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Stop> {
+        let rate = self.tokens as f64 / took.as_secs_f64();
+        self.stepping = (self.stepping.0 + took, self.stepping.1 + 1);
+        let mut line = Line::of_step(report, rate, resident().map(|(now, _)| now));
+        let counters = trainer.counters;
+        if counters.skipped_losses + counters.skipped_gradients > 0 {
+            line.skipped_losses = Some(counters.skipped_losses);
+            line.skipped_gradients = Some(counters.skipped_gradients);
+        }
+        self.metrics.write(&line)?;
+        Ok(self.progress(trainer, report, rate)?)
+    }
+
+    fn validated(&mut self, validation: &Validation) -> Result<(), Stop> {
+        let bits = self.bits_per_byte(validation.loss);
+        self.last = Some(*validation);
+        let line = Line {
+            step: validation.step,
+            val_loss: Some(validation.loss),
+            val_bits_per_byte: Some(bits),
+            ..Line::default()
+        };
+        self.metrics.write(&line)?;
+        let (step, loss) = (validation.step, validation.loss);
+        let perplexity = loss.exp();
+        Ok(self.say(&format!(
+            "step {step}  validation loss {loss:.4}  perplexity {perplexity:.3}  {bits:.4} bits per byte"
+        ))?)
+    }
+
+    fn sample(&mut self, trainer: &mut Trainer) -> Result<(), Stop> {
+        let train = trainer.config().train.clone();
+        let prompt = match self.tokenizer.encode(&train.sample_prompt) {
+            Ok(ids) if !ids.is_empty() => ids,
+            _ => return Ok(()),
+        };
+        let sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: trainer.config().run.seed };
+        let mut generator = Generator::new(&trainer.model);
+        let mut decoder = Decoder::new(&self.tokenizer);
+        let mut text = train.sample_prompt.clone();
+        generator.feed(trainer.backend.as_mut(), &prompt);
+        for _ in 0..train.sample_tokens {
+            let id = generator.draw(&sampling);
+            text += &decoder.push(id);
+            generator.feed(trainer.backend.as_mut(), &[id]);
+        }
+        text += &decoder.finish();
+        Ok(self.say(&format!("--- sample after step {} ---\n{text}\n---", trainer.counters.step))?)
+    }
+
+    fn save(&mut self, trainer: &Trainer) -> Result<(), Stop> {
+        let config = trainer.config();
+        let tokenizer = self.tokenizer.json();
+        let meta = Meta::new(config, trainer.counters, tokenizer.is_some(), &self.fingerprint);
+        let path = checkpoint_path(&config.run.dir, trainer.counters.step);
+        save(&trainer.model, trainer.backend.as_ref(), &meta, tokenizer, Extent::Full, &path)?;
+        Ok(prune(&config.run.dir, &config.train)?)
+    }
+}

@@ -1,0 +1,284 @@
+//! From a name and overrides to a checked configuration.
+//!
+//! Three layers, the later wins: a preset (the quick-start unless another is named), the keys of a file, the
+//! `--set` overrides. Each value's origin is kept until the end, so that a mistake names the line that made it.
+
+use super::schema::{self, Kind, TABLES, nearest};
+use super::*;
+use crate::error::{ConfigError, Place, Problem};
+use std::collections::BTreeMap;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+impl Config {
+    /// Reads and checks a configuration.
+    ///
+    /// `source` is a preset's name or the path of a TOML file; nothing means the quick-start. A file may name its
+    /// base with `preset = "60m"` before its first table. Each of `sets` is `table.key=value`; the value is read as
+    /// TOML, and as a plain text if it is none. Paths are relative to the current folder, not to the file.
+    ///
+    /// Two defaults follow what is given: with `train.steps` but no `train.warmup` the warm-up keeps the preset's
+    /// share of the steps; with `model.heads` but no `model.kv_heads` every head has keys and values of its own.
+    ///
+    /// # Errors
+    /// A source that does not exist or is not TOML, or all mistakes in keys and values at once.
+    pub fn load(source: Option<&str>, sets: &[String]) -> Result<Config, ConfigError> {
+        let mut draft = Draft::open(source)?;
+        for set in sets {
+            draft.set(set);
+        }
+        draft.finish()
+    }
+}
+
+/// A configuration on its way: values known to have the right kind, their origins, and the mistakes so far.
+struct Draft {
+    base: Config,
+    values: toml::Table,
+    origins: BTreeMap<String, Place>,
+    problems: Vec<Problem>,
+    keys: Vec<(String, Kind)>,
+}
+
+impl Draft {
+    fn new(preset: &'static str, base: Config) -> Self {
+        let keys: Vec<_> =
+            schema::keys().into_iter().map(|(table, name, kind)| (format!("{table}.{name}"), kind)).collect();
+        let origins = match preset {
+            "quickstart" => BTreeMap::new(),
+            name => keys.iter().map(|(key, _)| (key.clone(), Place::Preset(name))).collect(),
+        };
+        let values = toml::Table::try_from(&base).expect("presets are representable in TOML");
+        Draft { base, values, origins, problems: Vec::new(), keys }
+    }
+
+    fn open(source: Option<&str>) -> Result<Self, ConfigError> {
+        let source = source.unwrap_or("quickstart");
+        if let Some((name, base)) = preset(source) {
+            return Ok(Draft::new(name, base));
+        }
+        let path = Path::new(source);
+        match std::fs::read_to_string(path) {
+            Ok(text) => Draft::parse(path, &text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ConfigError::NoSuchSource {
+                name: source.into(),
+                hint: did_you_mean(nearest(source, PRESETS)),
+                presets: PRESETS.join(", "),
+            }),
+            Err(source) => Err(ConfigError::Read { path: path.into(), source }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let document = DeTable::parse(text).map_err(|error| syntax(path, text, &error))?;
+        let document = document.into_inner();
+        let place = |at: usize| Place::File(path.into(), line_and_column(text, at).0);
+        let named = document.get("preset").map(|value| (plain(value.get_ref()), place(value.span().start)));
+        let base = named.as_ref().and_then(|(value, _)| preset(value.as_str()?));
+        let (name, base_config) = base.clone().unwrap_or(("quickstart", Config::default()));
+        let mut draft = Draft::new(name, base_config);
+        if let (Some((value, place)), None) = (named, base) {
+            let hint = did_you_mean(value.as_str().and_then(|name| nearest(name, PRESETS)));
+            let reason = format!("no preset of that name{hint}; presets are {}", PRESETS.join(", "));
+            draft.problems.push(Problem {
+                key: "preset".into(),
+                found: Some(value.to_string()),
+                place: Some(place),
+                reason,
+            });
+        }
+        for (table, value) in in_order(&document) {
+            let here = place(table.span().start);
+            match (table.get_ref().as_ref(), value.get_ref()) {
+                ("preset", _) => {}
+                (table, DeValue::Table(entries)) if TABLES.contains(&table) => {
+                    for (key, value) in in_order(entries) {
+                        let full = format!("{table}.{}", key.get_ref());
+                        draft.put(&full, plain(value.get_ref()), place(key.span().start));
+                    }
+                }
+                (table, value) => draft.stray(table, &plain(value), here),
+            }
+        }
+        Ok(draft)
+    }
+
+    /// One `--set`.
+    fn set(&mut self, argument: &str) {
+        let Some((key, text)) = argument.split_once('=') else {
+            let reason = "an override is written table.key=value, such as train.steps=100".into();
+            self.problems.push(Problem { key: argument.into(), found: None, place: Some(Place::Override), reason });
+            return;
+        };
+        let (key, text) = (key.trim(), text.trim());
+        if key == "preset" {
+            let reason =
+                "a preset is the base of a configuration, not an override; name it in place of the file".into();
+            self.problems.push(Problem { key: key.into(), found: None, place: Some(Place::Override), reason });
+            return;
+        }
+        let kind = self.keys.iter().find(|(known, _)| known == key).map(|(_, kind)| *kind);
+        self.put(key, override_value(text, kind), Place::Override);
+    }
+
+    fn put(&mut self, key: &str, value: toml::Value, place: Place) {
+        let Some((_, kind)) = self.keys.iter().find(|(known, _)| known == key) else {
+            let hint = did_you_mean(nearest(key, self.keys.iter().map(|(key, _)| key.as_str())));
+            let reason = format!("no such key{hint}");
+            self.problems.push(Problem { key: key.into(), found: None, place: Some(place), reason });
+            return;
+        };
+        if kind.admits(&value) {
+            self.origins.insert(key.into(), place);
+            let (table, name) = key.split_once('.').expect("every key of the schema has a table");
+            self.values[table].as_table_mut().expect("every table is present").insert(name.into(), value);
+        } else {
+            let hint = match (kind, value.as_str()) {
+                (Kind::Word(words), Some(word)) => did_you_mean(nearest(word, words.iter().copied())),
+                _ => String::new(),
+            };
+            let reason = format!("must be {kind}{hint}");
+            self.problems.push(Problem { key: key.into(), found: Some(value.to_string()), place: Some(place), reason });
+        }
+    }
+
+    /// A name at the top of a file that is not a table of the configuration.
+    fn stray(&mut self, name: &str, value: &toml::Value, place: Place) {
+        let reason = if TABLES.contains(&name) {
+            format!("is a table; write [{name}] on a line of its own and its keys below")
+        } else if value.is_table() {
+            format!("no such table{}; tables are {}", did_you_mean(nearest(name, TABLES)), TABLES.join(", "))
+        } else {
+            let hint = did_you_mean(nearest(name, self.keys.iter().map(|(key, _)| key.as_str())));
+            format!("no such key outside a table{hint}; only `preset` stands there")
+        };
+        let key = if value.is_table() { format!("[{name}]") } else { name.into() };
+        self.problems.push(Problem { key, found: None, place: Some(place), reason });
+    }
+
+    fn finish(mut self) -> Result<Config, ConfigError> {
+        let given = |key: &str| matches!(self.origins.get(key), Some(Place::File(..) | Place::Override));
+        let scale_warmup = given("train.steps") && !given("train.warmup");
+        let unshared_heads = given("model.heads") && !given("model.kv_heads");
+        let mut config: Config = match self.values.clone().try_into() {
+            Ok(config) => config,
+            Err(error) => {
+                // Kinds were checked one by one, so only a number beyond its type can still be refused here.
+                let reason = one_line(error.message());
+                self.problems.push(Problem { key: "configuration".into(), found: None, place: None, reason });
+                return Err(ConfigError::Invalid(self.problems));
+            }
+        };
+        if scale_warmup {
+            let share = u128::from(config.train.steps) * u128::from(self.base.train.warmup);
+            config.train.warmup = (share / u128::from(self.base.train.steps)) as u64;
+        }
+        if unshared_heads {
+            config.model.kv_heads = config.model.heads;
+        }
+        // A value that was refused still has its default here, and judging others by it would mislead.
+        if self.problems.is_empty() {
+            self.problems = validate::problems(&config);
+            for problem in &mut self.problems {
+                problem.place = self.origins.get(&problem.key).cloned();
+            }
+        }
+        if self.problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid(self.problems)) }
+    }
+}
+
+/// Entries in the order of the text, in which mistakes are reported; the parser sorts them by name.
+fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+fn preset(name: &str) -> Option<(&'static str, Config)> {
+    let name = PRESETS.into_iter().find(|known| *known == name)?;
+    Some((name, Config::preset(name)?))
+}
+
+/// The value of an override: TOML, or else the text as it stands. A key that holds text takes `123` as text too,
+/// and a key that holds a list takes one text as a list of one.
+fn override_value(text: &str, kind: Option<Kind>) -> toml::Value {
+    let parsed = text.parse::<toml::Value>().unwrap_or_else(|_| text.into());
+    match kind {
+        Some(Kind::Text | Kind::Word(_)) if !parsed.is_str() => text.into(),
+        Some(Kind::List) if parsed.is_str() => vec![parsed].into(),
+        _ => parsed,
+    }
+}
+
+/// A parsed value without its places in the text.
+fn plain(value: &DeValue<'_>) -> toml::Value {
+    match value {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Boolean(switch) => (*switch).into(),
+        DeValue::Datetime(moment) => (*moment).into(),
+        DeValue::Array(items) => items.iter().map(|item| plain(item.get_ref())).collect::<Vec<_>>().into(),
+        DeValue::Table(entries) => {
+            let entries = entries.iter().map(|(key, value)| (key.get_ref().to_string(), plain(value.get_ref())));
+            toml::Value::Table(entries.collect())
+        }
+        // A number beyond 64 bits becomes a text, which no numeric key admits, so it is refused with its digits.
+        DeValue::Integer(digits) => {
+            i64::from_str_radix(digits.as_str(), digits.radix()).map_or_else(|_| digits.as_str().into(), Into::into)
+        }
+        DeValue::Float(digits) => {
+            digits.as_str().parse::<f64>().map_or_else(|_| digits.as_str().into(), toml::Value::Float)
+        }
+    }
+}
+
+fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
+    ConfigError::Syntax { path: path.into(), line, column, message: one_line(error.message()) }
+}
+
+/// Line and column of a byte, counted from 1. Bytes are counted, since a parser's place may be inside a character.
+fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    let line = before.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    let starts_character = |byte: &&u8| **byte & 0xc0 != 0x80;
+    (before.iter().filter(|byte| **byte == b'\n').count() + 1, line.iter().filter(starts_character).count() + 1)
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn did_you_mean(name: Option<&str>) -> String {
+    name.map_or_else(String::new, |name| format!(" (did you mean `{name}`?)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_with_any_byte_changed_never_panics() {
+        let text = include_str!("../../fixtures/config/quickstart.toml");
+        let (mut accepted, mut refused) = (0, 0);
+        for at in (0..text.len()).step_by(2) {
+            let mut broken = text.as_bytes().to_vec();
+            broken[at] = b"=[\"9\n.-#"[at / 2 % 8];
+            let broken = String::from_utf8(broken).expect("both the file and the changes are ASCII");
+            match Draft::parse(Path::new("run.toml"), &broken).and_then(Draft::finish) {
+                Ok(_) => accepted += 1,
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    refused += 1;
+                }
+            }
+        }
+        assert!(accepted > 500 && refused > 500, "{accepted} accepted, {refused} refused");
+    }
+
+    #[test]
+    fn columns_are_counted_in_characters() {
+        assert_eq!(line_and_column("a\n\u{e9}\u{e9} x", 2 + 5), (2, 4));
+        assert_eq!(line_and_column("a", 99), (1, 2));
+    }
+}

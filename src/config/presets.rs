@@ -1,0 +1,133 @@
+//! The named configurations: the quick-start and the six sizes of the Stable-SPAM paper (arXiv 2502.17055).
+
+use super::*;
+
+/// Names that `Config::preset` knows.
+pub const PRESETS: [&str; 7] = ["quickstart", "60m", "130m", "350m", "1b", "3b", "7b"];
+
+/// One row of the paper's table of sizes: name, hidden, intermediate, heads, layers, peak learning rate.
+///
+/// The rates of 60m to 1b are the paper's; those of 3b and 7b continue their trend and are not published.
+type Size = (&'static str, usize, usize, usize, usize, f64);
+
+const SIZES: [Size; 6] = [
+    ("60m", 512, 1376, 8, 8, 1e-3),
+    ("130m", 768, 2048, 12, 12, 1e-3),
+    ("350m", 1024, 2736, 16, 24, 4e-4),
+    ("1b", 2048, 5461, 32, 24, 2e-4),
+    ("3b", 2560, 6848, 32, 32, 1.5e-4),
+    ("7b", 4096, 11008, 32, 32, 1e-4),
+];
+
+impl Config {
+    /// The preset of that name (one of [`PRESETS`]), or nothing.
+    ///
+    /// The sizes `60m` to `7b` have a vocabulary of 32 000, so they want a `tokenizer.file` and `data.train`; the
+    /// paper's batch of 512 sequences is cut to 16, since gradients are not accumulated over several batches yet.
+    pub fn preset(name: &str) -> Option<Config> {
+        if name == PRESETS[0] {
+            return Some(Config::default());
+        }
+        SIZES.iter().find(|size| size.0 == name).map(sized)
+    }
+}
+
+fn sized(&(name, hidden, intermediate, heads, layers, lr): &Size) -> Config {
+    let quickstart = Config::default();
+    Config {
+        model: Model {
+            hidden,
+            intermediate,
+            layers,
+            heads,
+            kv_heads: heads,
+            vocab: 32_000,
+            context: 256,
+            ..quickstart.model
+        },
+        optimizer: Optimizer { lr, ..quickstart.optimizer },
+        train: Train {
+            steps: 20_000,
+            batch: 16,
+            sequence: 256,
+            warmup: 2000,
+            eval_every: 1000,
+            eval_sequences: 512,
+            checkpoint_every: 1000,
+            ..quickstart.train
+        },
+        run: Run { dir: format!("runs/{name}").into(), ..quickstart.run },
+        ..quickstart
+    }
+}
+
+impl Model {
+    /// Trained numbers: embedding, head (if untied), four attention and three feed-forward matrices and two norms
+    /// per block, one last norm. Saturates at `u64::MAX`.
+    pub fn parameters(&self) -> u64 {
+        let wide = |n: usize| n as u128;
+        let (hidden, kv) = (wide(self.hidden), wide(self.kv_width()));
+        let attention = 2 * hidden * hidden + 2 * hidden * kv;
+        let feed_forward = 3 * hidden * wide(self.intermediate);
+        let block = attention + feed_forward + 2 * hidden;
+        let tables = if self.tied { 1 } else { 2 } * wide(self.vocab) * hidden;
+        let total = block.checked_mul(wide(self.layers)).and_then(|blocks| blocks.checked_add(tables + hidden));
+        total.and_then(|n| u64::try_from(n).ok()).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_counts_are_the_published_ones() {
+        let published =
+            [("60m", "58.07"), ("130m", "134.1"), ("350m", "368.0"), ("1b", "1339"), ("3b", "2686"), ("7b", "6738")];
+        for (name, millions) in published {
+            let parameters = Config::preset(name).unwrap().model.parameters() as f64 / 1e6;
+            let digits = millions.split('.').nth(1).map_or(0, str::len);
+            assert_eq!(format!("{parameters:.digits$}"), millions, "{name}");
+        }
+    }
+
+    #[test]
+    fn shared_heads_and_tied_tables_are_not_counted_twice() {
+        let model = Model {
+            hidden: 8,
+            intermediate: 3,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            vocab: 10,
+            tied: true,
+            ..Model::default()
+        };
+        // q and o: 8x8; k and v: 4x8; gate, up, down: 3x8; two norms of 8; one table; one last norm.
+        assert_eq!(model.parameters(), 2 * (2 * 64 + 2 * 32 + 3 * 24 + 16) + 80 + 8);
+    }
+
+    #[test]
+    fn a_size_beyond_u64_does_not_wrap_around() {
+        let huge = 1 << 40;
+        let model = Model { hidden: huge, intermediate: huge, layers: huge, ..Model::default() };
+        assert_eq!(model.parameters(), u64::MAX);
+    }
+
+    #[test]
+    fn every_preset_exists_and_is_valid() {
+        for name in PRESETS {
+            let config = Config::preset(name).unwrap();
+            assert_eq!(config.validate().map_err(|e| e.to_string()), Ok(()), "{name}");
+        }
+        assert_eq!(Config::preset("61m"), None);
+    }
+
+    #[test]
+    fn warm_up_of_every_preset_is_a_tenth_of_its_steps() {
+        for name in PRESETS {
+            let train = Config::preset(name).unwrap().train;
+            assert_eq!(train.warmup * 10, train.steps, "{name}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Every mistake that can be seen without reading data, found before step 0 and all at once.
+
+use super::*;
+use crate::error::{ConfigError, Problem};
+use crate::nibble::GROUPS;
+use std::fmt::Display;
+
+/// Largest width, depth, vocabulary or context: beyond any machine, and small enough that products of two fit.
+const MOST: usize = 1 << 24;
+
+impl Config {
+    /// Checks a configuration that did not come from [`Config::load`] (which checks by itself).
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with every mistake.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let problems = problems(self);
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems)) }
+    }
+}
+
+/// All mistakes, in the order of the tables.
+pub(super) fn problems(config: &Config) -> Vec<Problem> {
+    let mut checks = Checks(Vec::new());
+    checks.model(&config.model);
+    checks.data(config);
+    checks.storage(config);
+    checks.optimizer(&config.optimizer);
+    checks.train(config);
+    checks.run(&config.run);
+    checks.0
+}
+
+struct Checks(Vec<Problem>);
+
+impl Checks {
+    /// Notes a problem unless `ok`; `reason` says what is allowed and what to do next.
+    fn need(&mut self, ok: bool, key: &str, found: impl Display, reason: impl Display) {
+        if !ok {
+            let (key, found) = (key.to_string(), Some(found.to_string()));
+            self.0.push(Problem { key, found, place: None, reason: reason.to_string() });
+        }
+    }
+
+    fn within(&mut self, key: &str, found: usize, least: usize, most: usize) {
+        self.need((least..=most).contains(&found), key, found, format_args!("must be {least} to {most}"));
+    }
+
+    /// `found` in [0, 1): how much of a running mean is kept.
+    fn decay(&mut self, key: &str, found: f64) {
+        let reason = "must be at least 0 and below 1: it is the share of a running mean that is kept";
+        self.need((0.0..1.0).contains(&found), key, number(found), reason);
+    }
+
+    /// `found` in (0, most].
+    fn positive(&mut self, key: &str, found: f64, most: f64, unit: &str) {
+        let reason = format_args!("must be above 0 and at most {most}{unit}");
+        self.need(found > 0.0 && found <= most, key, number(found), reason);
+    }
+
+    fn model(&mut self, model: &Model) {
+        let dimensions = [
+            ("model.hidden", model.hidden),
+            ("model.intermediate", model.intermediate),
+            ("model.layers", model.layers),
+            ("model.heads", model.heads),
+            ("model.kv_heads", model.kv_heads),
+            ("model.vocab", model.vocab),
+            ("model.context", model.context),
+        ];
+        for (key, found) in dimensions {
+            self.within(key, found, 1, MOST);
+        }
+        self.heads(model);
+        self.positive("model.rope_theta", model.rope_theta, 1e12, "; 10000 is usual");
+        self.positive("model.norm_eps", model.norm_eps, 0.1, "; 1e-6 is usual");
+        self.positive("model.init_std", model.init_std, 1.0, "; 0.02 is usual");
+    }
+
+    fn heads(&mut self, model: &Model) {
+        let &Model { hidden, heads, kv_heads, .. } = model;
+        if hidden == 0 || heads == 0 || kv_heads == 0 {
+            return; // already named
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            let choices = divisors(heads, kv_heads, |_| true);
+            let reason = format_args!("must divide model.heads = {heads}, which share keys and values; use {choices}");
+            self.need(false, "model.kv_heads", kv_heads, reason);
+        }
+        // Rotary embeddings turn pairs of elements, so a head needs an even number of them.
+        let fits = |n: usize| (hidden / n).is_multiple_of(2);
+        if !hidden.is_multiple_of(heads) {
+            let choices = divisors(hidden, heads, fits);
+            let reason = format_args!("must divide model.hidden = {hidden}; use {choices}");
+            self.need(false, "model.heads", heads, reason);
+        } else if !fits(heads) {
+            let (size, choices) = (hidden / heads, divisors(hidden, heads, fits));
+            let reason = format_args!(
+                "makes the head size {size} (model.hidden = {hidden}), and rotary embeddings need an even one; \
+                 use {choices}"
+            );
+            self.need(false, "model.heads", heads, reason);
+        }
+    }
+
+    fn data(&mut self, config: &Config) {
+        let Data { train, validation, validation_fraction, cache } = &config.data;
+        for (key, patterns) in [("data.train", train), ("data.validation", validation)] {
+            let empty = patterns.iter().any(|pattern| pattern.trim().is_empty());
+            self.need(
+                !empty,
+                key,
+                format_args!("{patterns:?}"),
+                "holds an empty name; each entry is a file or a pattern such as \"books/*.txt\"",
+            );
+        }
+        self.need(
+            (0.0..1.0).contains(validation_fraction),
+            "data.validation_fraction",
+            number(*validation_fraction),
+            "must be at least 0 and below 1: it is the share of the tokens that is kept from training",
+        );
+        self.need(!cache.as_os_str().is_empty(), "data.cache", "\"\"", "must name a folder, such as \"runs/cache\"");
+        let vocab = config.model.vocab;
+        match &config.tokenizer.file {
+            Some(file) => {
+                let reason = "must name a tokenizer.json; for one token per byte leave the key out";
+                self.need(!file.as_os_str().is_empty(), "tokenizer.file", "\"\"", reason);
+            }
+            None => {
+                let reason =
+                    "must be at least 256, since without tokenizer.file every byte is a token; set model.vocab=256";
+                self.need(vocab >= 256 || vocab == 0, "model.vocab", vocab, reason);
+            }
+        }
+    }
+
+    fn storage(&mut self, config: &Config) {
+        let storage = &config.storage;
+        let sizes = GROUPS.map(|group| group.to_string()).join(", ");
+        self.need(
+            GROUPS.contains(&storage.group),
+            "storage.group",
+            storage.group,
+            format_args!("must be one of {sizes}"),
+        );
+        let packed = storage.weights == Weights::Int4;
+        let four_bit = packed || storage.weights == Weights::Int4Simulated;
+        let head = if config.model.tied { storage.embedding } else { storage.head };
+        let tables = [storage.embedding, head].contains(&TableStorage::Int4);
+        self.need(
+            storage.residue || packed || tables,
+            "storage.residue",
+            storage.residue,
+            "only packed weights have a residue to leave out; remove the key or set storage.weights=\"int4\"",
+        );
+        self.need(
+            !storage.feedback || packed || tables,
+            "storage.feedback",
+            storage.feedback,
+            "feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights=\"int4\"",
+        );
+        self.need(
+            !storage.feedback || config.optimizer.beta1 > 0.0,
+            "storage.feedback",
+            storage.feedback,
+            "is carried by the momentum, and optimizer.beta1 = 0 has none; set it to false or optimizer.beta1=0.9",
+        );
+        self.need(
+            storage.scheme == Scheme::Symmetric || four_bit || tables,
+            "storage.scheme",
+            "\"asymmetric\"",
+            "only four-bit weights have offsets, and none are four-bit; remove the key or set storage.weights=\"int4\"",
+        );
+        self.need(
+            config.activations.quant == ActivationQuant::None || four_bit,
+            "activations.quant",
+            "\"int4\"",
+            "quantizes the inputs of four-bit products; set it to \"none\" or storage.weights=\"int4\"",
+        );
+    }
+
+    fn optimizer(&mut self, optimizer: &Optimizer) {
+        self.positive("optimizer.lr", optimizer.lr, 1.0, "; 1e-4 to 1e-2 is usual");
+        let stable = optimizer.name == Rule::StableSpam;
+        for (key, value) in [
+            ("optimizer.beta1", optimizer.beta1),
+            ("optimizer.beta2", optimizer.beta2),
+            ("optimizer.gamma1", optimizer.gamma1),
+            ("optimizer.gamma2", optimizer.gamma2),
+            ("optimizer.gamma3", optimizer.gamma3),
+        ] {
+            self.decay(key, value);
+        }
+        self.positive("optimizer.eps", optimizer.eps, 1.0, "; 1e-8 is usual");
+        self.decay_of_weights(optimizer);
+        let only_stable = "is read by Stable-SPAM only; remove the key or set optimizer.name=\"stable-spam\"";
+        self.need(optimizer.variant == Variant::Paper || stable, "optimizer.variant", "\"reference\"", only_stable);
+        self.need(
+            optimizer.momentum_decay == 0 || stable,
+            "optimizer.momentum_decay",
+            optimizer.momentum_decay,
+            only_stable,
+        );
+        let floor = optimizer.momentum_decay_floor;
+        self.need((0.0..=1.0).contains(&floor), "optimizer.momentum_decay_floor", number(floor), "must be 0 to 1");
+        let threshold = optimizer.spike_threshold;
+        let reason = "must be a finite number above 0; 5000 is usual";
+        self.need(threshold > 0.0 && threshold.is_finite(), "optimizer.spike_threshold", number(threshold), reason);
+        let density = optimizer.density;
+        self.positive("optimizer.density", density, 1.0, ": it is the share of the elements that are updated");
+        let reason = "below 1 is a mask of SPAM only; set it to 1 or optimizer.name=\"spam\"";
+        let masked = density > 0.0 && density < 1.0;
+        self.need(!masked || optimizer.name == Rule::Spam, "optimizer.density", number(density), reason);
+    }
+
+    fn decay_of_weights(&mut self, optimizer: &Optimizer) {
+        let &Optimizer { lr, weight_decay, .. } = optimizer;
+        let reason = "must be a finite number, 0 or more";
+        let sound = weight_decay >= 0.0 && weight_decay.is_finite();
+        self.need(sound, "optimizer.weight_decay", number(weight_decay), reason);
+        // At lr * decay = 1 a step erases the weights, beyond it flips their signs.
+        let erases = sound && lr > 0.0 && lr <= 1.0 && lr * weight_decay >= 1.0;
+        let reason = format_args!("times optimizer.lr = {lr} must stay below 1, or one step erases the weights");
+        self.need(!erases, "optimizer.weight_decay", number(weight_decay), reason);
+    }
+
+    fn train(&mut self, config: &Config) {
+        let (train, context) = (&config.train, config.model.context);
+        self.need(train.steps >= 1, "train.steps", train.steps, "must be 1 or more");
+        self.within("train.batch", train.batch, 1, 1 << 20);
+        self.need(train.sequence >= 1, "train.sequence", train.sequence, "must be 1 or more tokens");
+        let reason = format_args!("must not exceed model.context = {context}; shorten it or raise model.context");
+        self.need(train.sequence <= context, "train.sequence", train.sequence, reason);
+        let reason = format_args!("must not exceed train.steps = {}; a tenth of the steps is usual", train.steps);
+        self.need(train.warmup <= train.steps, "train.warmup", train.warmup, reason);
+        let reason = "must be 0 to 1: it is a share of optimizer.lr";
+        self.need((0.0..=1.0).contains(&train.final_lr), "train.final_lr", number(train.final_lr), reason);
+    }
+
+    fn run(&mut self, run: &Run) {
+        self.need(!run.dir.as_os_str().is_empty(), "run.dir", "\"\"", "must name a folder, such as \"runs/first\"");
+        let reason = format_args!("must be at most {}, the largest whole number of TOML", i64::MAX);
+        self.need(i64::try_from(run.seed).is_ok(), "run.seed", run.seed, reason);
+        let reason = "must be 0 (all processors) to 4096";
+        self.need(run.threads <= 4096, "run.threads", run.threads, reason);
+    }
+}
+
+/// A number as TOML writes it: `nan`, `inf`, `-0.5`, `1e-9`.
+fn number(found: f64) -> String {
+    toml::Value::Float(found).to_string()
+}
+
+/// The divisors of `n` that are `fit`, at most five and those nearest to `found`, for a message.
+fn divisors(n: usize, found: usize, fit: impl Fn(usize) -> bool) -> String {
+    let mut all: Vec<usize> = (1..=n.min(MOST)).filter(|d| n.is_multiple_of(*d) && fit(*d)).collect();
+    if all.is_empty() {
+        return "an even model.hidden".into();
+    }
+    all.sort_by_key(|d| d.abs_diff(found));
+    all.truncate(5);
+    all.sort_unstable();
+    let names: Vec<String> = all.iter().map(usize::to_string).collect();
+    names.join(" or ")
+}

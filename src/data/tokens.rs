@@ -1,0 +1,174 @@
+//! A run of token ids, two or four bytes each, in a mapped shard or in memory.
+
+use crate::store::Map;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes of one id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Width {
+    Two,
+    Four,
+}
+
+impl Width {
+    /// The narrowest width for ids below `vocab`.
+    pub(super) fn of(vocab: u64) -> Self {
+        if vocab <= 1 << 16 { Width::Two } else { Width::Four }
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Width::Two => 2,
+            Width::Four => 4,
+        }
+    }
+
+    /// Appends `ids` to `out`, little-endian.
+    pub(super) fn write(self, ids: &[u32], out: &mut Vec<u8>) {
+        match self {
+            Width::Two => ids.iter().for_each(|id| out.extend((*id as u16).to_le_bytes())),
+            Width::Four => ids.iter().for_each(|id| out.extend(id.to_le_bytes())),
+        }
+    }
+
+    /// Fills `out` from as many ids in `bytes`.
+    fn read(self, bytes: &[u8], out: &mut [u32]) {
+        match self {
+            Width::Two => {
+                for (out, id) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *out = u32::from(u16::from_le_bytes([id[0], id[1]]));
+                }
+            }
+            Width::Four => {
+                for (out, id) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *out = u32::from_le_bytes([id[0], id[1], id[2], id[3]]);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Bytes {
+    Mapped(Map),
+    Owned(Vec<u8>),
+}
+
+impl Bytes {
+    pub(super) fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// A run of token ids. Cloning and slicing share the bytes.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    bytes: Arc<Bytes>,
+    width: Width,
+    range: Range<usize>,
+}
+
+impl Tokens {
+    /// Tokens in memory.
+    pub fn from_ids(ids: &[u32]) -> Self {
+        let mut bytes = Vec::with_capacity(ids.len() * 4);
+        Width::Four.write(ids, &mut bytes);
+        Tokens { bytes: Arc::new(Bytes::Owned(bytes)), width: Width::Four, range: 0..ids.len() }
+    }
+
+    /// The first `len` ids of `bytes`, which hold at least that many.
+    pub(super) fn new(bytes: Bytes, width: Width, len: usize) -> Self {
+        assert!(len <= bytes.get().len() / width.bytes(), "{len} ids in {} bytes", bytes.get().len());
+        Tokens { bytes: Arc::new(bytes), width, range: 0..len }
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Fills `out` with the ids from `at` on.
+    ///
+    /// # Panics
+    /// If fewer than `out.len()` ids follow.
+    pub fn read(&self, at: usize, out: &mut [u32]) {
+        let end = at.checked_add(out.len()).filter(|end| *end <= self.len());
+        assert!(end.is_some(), "tokens {at}..+{} of {}", out.len(), self.len());
+        let (from, width) = ((self.range.start + at) * self.width.bytes(), self.width.bytes());
+        self.width.read(&self.bytes.get()[from..from + out.len() * width], out);
+    }
+
+    /// The tokens in `range`.
+    ///
+    /// # Panics
+    /// If the range is not within the tokens.
+    pub fn slice(&self, range: Range<usize>) -> Tokens {
+        assert!(range.start <= range.end && range.end <= self.len(), "tokens {range:?} of {}", self.len());
+        let range = self.range.start + range.start..self.range.start + range.end;
+        Tokens { bytes: self.bytes.clone(), width: self.width, range }
+    }
+
+    /// All ids.
+    pub fn to_vec(&self) -> Vec<u32> {
+        let mut ids = vec![0; self.len()];
+        self.read(0, &mut ids);
+        ids
+    }
+
+    /// The largest id, found by reading all of them.
+    pub fn largest(&self) -> Option<u32> {
+        let mut buffer = [0; 4096];
+        let starts = (0..self.len()).step_by(buffer.len());
+        starts
+            .filter_map(|at| {
+                let part = &mut buffer[..4096.min(self.len() - at)];
+                self.read(at, part);
+                part.iter().copied().max()
+            })
+            .max()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_widths_give_back_what_was_written() {
+        let ids: Vec<u32> = (0..10_000).map(|i| i * 6 % 65_536).collect();
+        for width in [Width::Two, Width::Four] {
+            let mut bytes = Vec::new();
+            width.write(&ids, &mut bytes);
+            assert_eq!(bytes.len(), ids.len() * width.bytes());
+            let tokens = Tokens::new(Bytes::Owned(bytes), width, ids.len());
+            assert_eq!(tokens.to_vec(), ids);
+            assert_eq!(tokens.largest(), ids.iter().copied().max());
+            assert_eq!(tokens.slice(100..9000).slice(1..3).to_vec(), ids[101..103]);
+        }
+    }
+
+    #[test]
+    fn a_vocabulary_that_needs_more_than_two_bytes_gets_four() {
+        assert_eq!((Width::of(65_536), Width::of(65_537)), (Width::Two, Width::Four));
+    }
+
+    #[test]
+    #[should_panic(expected = "tokens 8..+3 of 10")]
+    fn reading_past_a_slice_does_not_reach_its_neighbour() {
+        Tokens::from_ids(&[0; 20]).slice(0..10).read(8, &mut [0; 3]);
+    }
+
+    #[test]
+    fn no_tokens_have_no_largest() {
+        assert_eq!(Tokens::from_ids(&[]).largest(), None);
+    }
+}

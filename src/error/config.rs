@@ -1,0 +1,101 @@
+//! What can be wrong with a configuration before anything is read or computed.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The configuration's name is neither a preset nor a file.
+    #[error("{name}: no such file, and no preset of that name{hint}; presets are {presets}")]
+    NoSuchSource {
+        /// What was asked for.
+        name: String,
+        /// The nearest preset as " (did you mean `60m`?)", or nothing.
+        hint: String,
+        /// All presets, separated by commas.
+        presets: String,
+    },
+    /// The file exists, or should, and cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{}, line {line}, column {column}: not valid TOML: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1, in characters.
+        column: usize,
+        /// The parser's reason, on one line.
+        message: String,
+    },
+    /// Everything that is wrong with the keys and values, in the order of the tables.
+    #[error("{}", list(.0))]
+    Invalid(Vec<Problem>),
+}
+
+/// One mistake in a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The full key: `train.steps`.
+    pub key: String,
+    /// The value found, as TOML; absent if the key itself is the mistake.
+    pub found: Option<String>,
+    /// Where the value was set; absent if it is a default.
+    pub place: Option<Place>,
+    /// What is allowed, and what to do next.
+    pub reason: String,
+}
+
+/// Where a value was set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a configuration file, at a line counted from 1.
+    File(PathBuf, usize),
+    /// By a `--set` override.
+    Override,
+    /// By a preset.
+    Preset(&'static str),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::File(path, line) => write!(f, "{}, line {line}", path.display()),
+            Place::Override => f.write_str("--set"),
+            Place::Preset(name) => write!(f, "preset {name}"),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        if let Some(found) = &self.found {
+            write!(f, " = {found}")?;
+        }
+        if let Some(place) = &self.place {
+            write!(f, " ({place})")?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+/// One problem reads as one sentence; several stand one a line under their number.
+fn list(problems: &[Problem]) -> String {
+    match problems {
+        [one] => one.to_string(),
+        all => {
+            let lines: String = all.iter().map(|problem| format!("\n  {problem}")).collect();
+            format!("{} mistakes in the configuration:{lines}", all.len())
+        }
+    }
+}

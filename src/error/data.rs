@@ -1,0 +1,140 @@
+//! What can be wrong with text, tokenizers and prepared tokens.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Text or a tokenizer that cannot be trained on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// A file cannot be opened or read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A prepared shard cannot be written or mapped.
+    #[error("{}: prepared tokens cannot be kept there: {source}; name another folder with data.cache", path.display())]
+    Cache {
+        /// The shard or its folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A pattern that no file matches.
+    #[error("{pattern}: matches no file; check the name, relative to the current folder{note}")]
+    NoMatch {
+        /// The file or pattern as configured.
+        pattern: String,
+        /// " (folders are not searched)" if only folders match, or nothing.
+        note: &'static str,
+    },
+    /// A pattern that cannot be read.
+    #[error("{pattern}: not a pattern: {reason}; write [[] for a bracket in a name")]
+    BadPattern {
+        /// The pattern as configured.
+        pattern: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A folder where a file is wanted.
+    #[error("{}: is a folder; name its files, such as {}", path.display(), path.join("*.txt").display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file without a single byte.
+    #[error("{}: is empty; remove it from the list", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of a kind that is not read.
+    #[error("{}: is neither .txt nor .jsonl, the kinds of text that are read", path.display())]
+    UnknownKind {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file listed both for training and for validation.
+    #[error("{}: is listed in data.train and in data.validation; a loss on trained text says nothing, so remove one", path.display())]
+    TrainedAndValidated {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Bytes that are not UTF-8.
+    #[error("{}: byte {offset} is not UTF-8 text (0x{byte:02x}); convert the file, for example with iconv", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 0.
+        offset: u64,
+        /// The first byte that is no part of a character.
+        byte: u8,
+    },
+    /// A line of a `.jsonl` file that is not a document.
+    #[error("{}, line {line}: {reason}; each line is one object with the document in \"text\"", path.display())]
+    BadLine {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file that was written to while it was read.
+    #[error("{}: changed while it was read; start again when it is complete", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that is no usable tokenizer.
+    #[error("{name}: not a usable tokenizer.json: {reason}")]
+    Tokenizer {
+        /// The file, or "tokenizer" if it was embedded.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Text that the tokenizer refuses.
+    #[error("{name}: the tokenizer refuses this text: {reason}")]
+    Encode {
+        /// The file, or what the text is.
+        name: String,
+        /// The tokenizer's reason.
+        reason: String,
+    },
+    /// Tokens that the model has no row for.
+    #[error("{name}: token id {largest} does not fit model.vocab = {vocab} (ids up to {}); set model.vocab={} or use another tokenizer", vocab - 1, largest + 1)]
+    Vocabulary {
+        /// The file with the largest id.
+        name: String,
+        /// The largest id found.
+        largest: u64,
+        /// Rows of the model's embedding.
+        vocab: u64,
+    },
+    /// A tokenizer with more tokens than the model.
+    #[error("{name}: has token ids up to {largest}, but model.vocab = {vocab}; set model.vocab={}", largest + 1)]
+    TokenizerTooLarge {
+        /// The tokenizer's file.
+        name: String,
+        /// The largest id of its vocabulary, added tokens left out.
+        largest: u64,
+        /// Rows of the model's embedding.
+        vocab: u64,
+    },
+    /// Text shorter than one window.
+    #[error("{what}: {tokens} tokens, and one sequence needs {needed} (train.sequence = {} and the next token); {advice}", needed - 1)]
+    TooShort {
+        /// "the training text" or "the validation text".
+        what: &'static str,
+        /// Tokens there are.
+        tokens: u64,
+        /// Tokens of one window.
+        needed: u64,
+        /// What to do.
+        advice: &'static str,
+    },
+}

@@ -1,0 +1,171 @@
+//! The directory: tensor records, plane records, names. What they say is checked against each other and against the
+//! file's length before it is believed.
+
+use super::align_up;
+use super::header::{HEADER, Header, PLANE_ALIGN, REGION_ALIGN};
+use super::name;
+use super::plane::{Element, PlaneKind};
+use super::read::Plane;
+use super::record::{OPTIONAL, PLANE_RECORD, PlaneRecord, TENSOR_RECORD, TensorRecord};
+use super::spec::TensorSpec;
+use crate::error::FormatError;
+use std::collections::HashMap;
+use zerocopy::FromBytes;
+
+/// R5 and R11 to R17: the tensors, and their indices by name.
+pub(crate) fn tensors(
+    records: &[u8],
+    names: &[u8],
+    count: u32,
+) -> Result<(Vec<TensorSpec>, HashMap<String, usize>), FormatError> {
+    let records = <[TensorRecord]>::ref_from_bytes(records).expect("the header's counts make this length");
+    let mut specs = Vec::with_capacity(records.len());
+    for (i, record) in records.iter().enumerate() {
+        specs.push(TensorSpec::from_record(record, i, (HEADER + i * TENSOR_RECORD) as u64)?);
+    }
+    let mut index = HashMap::with_capacity(count as usize);
+    let mut rest = names;
+    for (i, spec) in specs.iter_mut().enumerate() {
+        let what = "tensor";
+        let left = rest.len() as u64;
+        let name = name::take(&mut rest).map_err(|needed| FormatError::NamesShort { what, index: i, needed, left })?;
+        spec.name = name::check(name, what, i)?.into();
+        name::register(&mut index, &spec.name, what, i)?;
+    }
+    match rest.len() {
+        0 => Ok((specs, index)),
+        left => Err(FormatError::NamesLeft { left: left as u64 }),
+    }
+}
+
+/// R18 to R26: the planes, in file order.
+pub(crate) fn planes(
+    records: &[u8],
+    start: u64,
+    specs: &[TensorSpec],
+    header: &Header,
+) -> Result<Vec<Plane>, FormatError> {
+    let records = <[PlaneRecord]>::ref_from_bytes(records).expect("the header's counts make this length");
+    let mut place = Place::new(header);
+    let mut planes: Vec<Plane> = Vec::with_capacity(records.len());
+    for (i, record) in records.iter().enumerate() {
+        let at = start + (i * PLANE_RECORD) as u64;
+        let plane = what(record, i, at, specs)?;
+        if planes.last().is_some_and(|last| last.key() >= plane.key()) {
+            let (tensor, kind) = (record.tensor.get(), record.kind);
+            return Err(FormatError::PlaneOrder { plane: i, tensor, kind });
+        }
+        place.next(i, &plane)?;
+        planes.push(plane);
+    }
+    place.finish(header)?;
+    complete(specs, &planes)?;
+    Ok(planes)
+}
+
+/// R18 to R20, R22 and R23: what one record says, the place apart.
+fn what(record: &PlaneRecord, i: usize, at: u64, specs: &[TensorSpec]) -> Result<Plane, FormatError> {
+    let tensor = record.tensor.get();
+    let Some(spec) = specs.get(tensor as usize) else {
+        return Err(FormatError::PlaneTensor { plane: i, found: tensor, tensors: specs.len() as u32 });
+    };
+    if record.reserved != 0 {
+        return Err(FormatError::Reserved { at: at + 7, found: record.reserved });
+    }
+    let kind = PlaneKind::from_tag(record.kind);
+    let element = Element::from_tag(record.element);
+    let optional = record.flags & OPTIONAL != 0;
+    let known = !matches!(kind, PlaneKind::Other(_));
+    if record.flags & !OPTIONAL != 0 || (known && optional) {
+        let allowed = if known { "only 0x00 is" } else { "0x00 and 0x01 are" };
+        return Err(FormatError::PlaneFlags { plane: i, found: record.flags, allowed });
+    }
+    if !known && !optional {
+        return Err(FormatError::PlaneKind { plane: i, found: record.kind });
+    }
+    let len = record.len.get();
+    if !known && len == 0 {
+        return Err(FormatError::PlaneEmpty { tensor: spec.name.clone(), kind: kind.name() });
+    }
+    let expected = if known { length(spec, kind, element)? } else { len };
+    if len != expected {
+        let (tensor, kind) = (spec.name.clone(), kind.name());
+        return Err(FormatError::PlaneLen { tensor, kind, found: len, expected });
+    }
+    let (offset, checksum) = (record.offset.get(), record.checksum.get());
+    Ok(Plane { tensor: tensor as usize, kind, element, offset, len, checksum })
+}
+
+/// R22: the length of a plane, if the tensor can have it.
+pub(crate) fn length(spec: &TensorSpec, kind: PlaneKind, element: Element) -> Result<u64, FormatError> {
+    spec.plane_len(kind, element).ok_or_else(|| FormatError::PlaneElement {
+        tensor: spec.name.clone(),
+        storage: spec.storage.name(),
+        shape: spec.shape(),
+        group: spec.group,
+        kind: kind.name(),
+        element: element.name(),
+    })
+}
+
+/// R25: every tensor has the planes it needs.
+fn complete(specs: &[TensorSpec], planes: &[Plane]) -> Result<(), FormatError> {
+    let mut of: Vec<Vec<(PlaneKind, Element)>> = vec![Vec::new(); specs.len()];
+    for plane in planes {
+        of[plane.tensor].push((plane.kind, plane.element));
+    }
+    specs.iter().zip(of).try_for_each(|(spec, planes)| spec.check_planes(planes.into_iter()))
+}
+
+/// R24 and R26: the one place where each plane can lie, since they follow each other in order and without holes.
+struct Place {
+    /// End of what lies before.
+    end: u64,
+    /// Where the next plane starts.
+    next: u64,
+    /// Where the optimizer region starts, 0 while there is none.
+    optimizer: u64,
+    file_len: u64,
+}
+
+impl Place {
+    fn new(header: &Header) -> Self {
+        let (head, weights) = (header.head_len.get(), header.weights_offset.get());
+        Self { end: head, next: weights, optimizer: 0, file_len: header.file_len.get() }
+    }
+
+    fn next(&mut self, i: usize, plane: &Plane) -> Result<(), FormatError> {
+        if plane.kind.is_optimizer() && self.optimizer == 0 {
+            self.next = align_up(self.end, REGION_ALIGN).unwrap_or(u64::MAX);
+            self.optimizer = self.next;
+        }
+        let (offset, len, expected) = (plane.offset, plane.len, self.next);
+        if offset % PLANE_ALIGN != 0 {
+            return Err(FormatError::PlaneAlign { plane: i, found: offset, align: PLANE_ALIGN });
+        }
+        if offset < self.end {
+            return Err(FormatError::PlaneOverlap { plane: i, found: offset, end: self.end });
+        }
+        let end = offset.checked_add(len).filter(|&end| end <= self.file_len);
+        let Some(end) = end else {
+            return Err(FormatError::PlaneOutside { plane: i, offset, len, end: self.file_len });
+        };
+        if offset != expected {
+            return Err(FormatError::PlaneHole { plane: i, found: offset, expected });
+        }
+        self.end = end;
+        self.next = align_up(end, PLANE_ALIGN).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    fn finish(&self, header: &Header) -> Result<(), FormatError> {
+        let found = header.optimizer_offset.get();
+        if found != self.optimizer {
+            return Err(FormatError::OptimizerOffset { found, expected: self.optimizer });
+        }
+        if self.end != self.file_len {
+            return Err(FormatError::End { end: self.end, len: self.file_len });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! The `.tetrad` file: reader, writer, verifier. Over bytes and `impl Write`: no I/O of its own, knows no model.
+//!
+//! The normative text is `format-spec/SPEC.md`; every refusal names the rule of it that is broken. One validator,
+//! [`Head::parse`], serves reader and writer: [`Layout::new`] sends what it has made through it.
+//!
+//! - Write: [`TensorPlan`]s, metadata and attachments make a [`Layout`]; [`Layout::write`] draws the planes from a
+//!   [`PlaneSource`].
+//! - Read: [`File::parse`] checks everything but the planes' contents and touches none of them, so it is instant on
+//!   any size; [`File::plane`] hands out a plane where it lies; [`File::verify`] checks the contents.
+
+mod attachment;
+mod decode;
+mod directory;
+mod header;
+mod metadata;
+mod name;
+mod plane;
+mod read;
+mod record;
+mod spec;
+mod verify;
+mod write;
+
+pub use attachment::Attachment;
+pub use decode::{Decoder, Role};
+pub use header::{FIELDS as HEADER_FIELDS, HEADER, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
+pub use plane::{Element, PlaneKind, SCALARS};
+pub use read::{File, Head, Plane, PlaneView, Sections, Tensor};
+pub use record::{Field, PLANE_FIELDS, PLANE_RECORD, TENSOR_FIELDS, TENSOR_RECORD};
+pub use spec::{Storage, TensorSpec};
+pub use write::{Layout, PlaneSource, TensorPlan};
+
+/// The least multiple of `align` (a power of two) that is not below `at`; `None` past the largest offset.
+pub(crate) fn align_up(at: u64, align: u64) -> Option<u64> {
+    Some(at.checked_add(align - 1)? & !(align - 1))
+}

@@ -1,0 +1,228 @@
+//! Kinds of planes, their element types, and the length that shape and type make.
+
+use super::spec::{Storage, TensorSpec};
+use crate::error::FormatError;
+use bitvec::prelude::{BitArr, bitarr};
+
+/// Values in a `scalars` plane.
+pub const SCALARS: usize = 8;
+
+/// What a plane holds. The high bit of its tag puts it into the optimizer region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PlaneKind {
+    /// Plain floats, unpadded.
+    Data,
+    /// The INT4 weight.
+    Codes,
+    /// The int8 weight.
+    Bytes,
+    /// One f16 per group.
+    Scales,
+    /// One f16 per group, asymmetric storage only.
+    Offsets,
+    /// The four bits below the code.
+    Residue,
+    /// First moment.
+    M,
+    /// One bf16 per group of a quantized first moment.
+    MScales,
+    /// Second moment; quantized as its square root.
+    V,
+    /// One bf16 per group of a quantized second moment.
+    VScales,
+    /// Mean of the squared gradient per row, f32.
+    VRows,
+    /// Mean of the squared gradient per column, f32.
+    VCols,
+    /// [`SCALARS`] f32 values of the optimizer's own.
+    Scalars,
+    /// An optional plane of a newer minor version.
+    Other(u8),
+}
+
+/// The known kinds and their tags.
+const KINDS: [(PlaneKind, u8, &str); 13] = [
+    (PlaneKind::Data, 0x01, "data"),
+    (PlaneKind::Codes, 0x02, "codes"),
+    (PlaneKind::Bytes, 0x03, "bytes"),
+    (PlaneKind::Scales, 0x04, "scales"),
+    (PlaneKind::Offsets, 0x05, "offsets"),
+    (PlaneKind::Residue, 0x81, "residue"),
+    (PlaneKind::M, 0x82, "m"),
+    (PlaneKind::MScales, 0x83, "m-scales"),
+    (PlaneKind::V, 0x84, "v"),
+    (PlaneKind::VScales, 0x85, "v-scales"),
+    (PlaneKind::VRows, 0x86, "v-rows"),
+    (PlaneKind::VCols, 0x87, "v-cols"),
+    (PlaneKind::Scalars, 0x88, "scalars"),
+];
+
+impl PlaneKind {
+    /// The byte in a plane record.
+    pub fn tag(self) -> u8 {
+        match self {
+            Self::Other(tag) => tag,
+            known => KINDS.iter().find(|k| k.0 == known).map_or(0, |k| k.1),
+        }
+    }
+
+    /// The kind of a tag; [`PlaneKind::Other`] if it is unknown.
+    pub fn from_tag(tag: u8) -> Self {
+        KINDS.iter().find(|k| k.1 == tag).map_or(Self::Other(tag), |k| k.0)
+    }
+
+    /// The kind of a name, for `dump --hex`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        KINDS.iter().find(|k| k.2 == name).map(|k| k.0)
+    }
+
+    /// Its name in SPEC.md and in `dump`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Other(tag) => format!("0x{tag:02x}"),
+            known => known.known_name().into(),
+        }
+    }
+
+    fn known_name(self) -> &'static str {
+        KINDS.iter().find(|k| k.0 == self).map_or("unknown", |k| k.2)
+    }
+
+    /// Whether it lies in the optimizer region, which a deployable file lacks.
+    pub fn is_optimizer(self) -> bool {
+        self.tag() & 0x80 != 0
+    }
+}
+
+/// The type of a plane's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// 32-bit float.
+    F32,
+    /// 16-bit IEEE float.
+    F16,
+    /// 16-bit brain float.
+    Bf16,
+    /// Signed byte.
+    I8,
+    /// Unsigned byte.
+    U8,
+    /// Half a byte, in runs of 32 elements.
+    Nibble,
+    /// A type of a newer minor version, in an optional plane.
+    Other(u8),
+}
+
+impl Element {
+    const NAMES: [(Self, &str); 6] = [
+        (Self::F32, "f32"),
+        (Self::F16, "f16"),
+        (Self::Bf16, "bf16"),
+        (Self::I8, "i8"),
+        (Self::U8, "u8"),
+        (Self::Nibble, "nibble"),
+    ];
+
+    /// The byte in a plane record.
+    pub fn tag(self) -> u8 {
+        match self {
+            Self::Other(tag) => tag,
+            known => Self::NAMES.iter().position(|n| n.0 == known).map_or(0, |i| i as u8 + 1),
+        }
+    }
+
+    /// The type of a tag.
+    pub fn from_tag(tag: u8) -> Self {
+        usize::from(tag).checked_sub(1).and_then(|i| Self::NAMES.get(i)).map_or(Self::Other(tag), |n| n.0)
+    }
+
+    /// Its name in SPEC.md and in `dump`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Other(tag) => format!("type 0x{tag:02x}"),
+            known => Self::NAMES[usize::from(known.tag()) - 1].1.into(),
+        }
+    }
+}
+
+impl TensorSpec {
+    /// Bytes of a `kind` plane of `element`; `None` if this tensor cannot have one. The table of R22 and R23.
+    pub fn plane_len(&self, kind: PlaneKind, element: Element) -> Option<u64> {
+        use {Element as E, PlaneKind as P, Storage as S};
+        let matrix = self.dims.len() == 2;
+        let grouped = self.group != 0;
+        // Capped at 2^48 elements: no product below can wrap.
+        let (elements, padded, groups) = (self.elements(), self.padded_elements(), self.groups());
+        Some(match (kind, element) {
+            (P::Data, E::F32) if self.storage == S::F32 => elements * 4,
+            (P::Data, E::F16) if self.storage == S::F16 => elements * 2,
+            (P::Data, E::Bf16) if self.storage == S::Bf16 => elements * 2,
+            (P::Codes | P::Residue, E::Nibble) if self.storage.is_int4() => padded / 2,
+            (P::Bytes, E::I8) if self.storage == S::Int8 => padded,
+            (P::Scales, E::F16) if self.storage.is_grouped() => groups * 2,
+            (P::Offsets, E::F16) if self.storage == S::Int4Asymmetric => groups * 2,
+            (P::M | P::V, E::F32) => elements * 4,
+            (P::M, E::I8) | (P::V, E::U8) if grouped => padded,
+            (P::M | P::V, E::Nibble) if grouped => padded / 2,
+            (P::MScales | P::VScales, E::Bf16) if grouped => groups * 2,
+            (P::VRows, E::F32) if matrix => self.rows() * 4,
+            (P::VCols, E::F32) if matrix => self.cols() * 4,
+            (P::Scalars, E::F32) => SCALARS as u64 * 4,
+            _ => return None,
+        })
+    }
+
+    /// The planes that make its weight.
+    pub fn weight_planes(&self) -> &'static [(PlaneKind, Element)] {
+        use {Element as E, PlaneKind as P};
+        match self.storage {
+            Storage::F32 => &[(P::Data, E::F32)],
+            Storage::F16 => &[(P::Data, E::F16)],
+            Storage::Bf16 => &[(P::Data, E::Bf16)],
+            Storage::Int8 => &[(P::Bytes, E::I8), (P::Scales, E::F16)],
+            Storage::Int4 => &[(P::Codes, E::Nibble), (P::Scales, E::F16)],
+            Storage::Int4Asymmetric => &[(P::Codes, E::Nibble), (P::Scales, E::F16), (P::Offsets, E::F16)],
+        }
+    }
+
+    /// R25: whether `planes` make a whole tensor.
+    pub(crate) fn check_planes<I>(&self, planes: I) -> Result<(), FormatError>
+    where
+        I: Iterator<Item = (PlaneKind, Element)>,
+    {
+        let mut kinds: BitArr!(for 256) = bitarr![0; 256];
+        let (mut scaled_m, mut scaled_v) = (false, false);
+        for (kind, element) in planes {
+            kinds.set(kind.tag().into(), true);
+            scaled_m |= kind == PlaneKind::M && element != Element::F32;
+            scaled_v |= kind == PlaneKind::V && element != Element::F32;
+        }
+        let has = |kind: PlaneKind| kinds[usize::from(kind.tag())];
+        let missing =
+            |kind: PlaneKind| FormatError::PlaneMissing { tensor: self.name.clone(), kind: kind.known_name() };
+        if let Some(&(kind, _)) = self.weight_planes().iter().find(|p| !has(p.0)) {
+            return Err(missing(kind));
+        }
+        for (needed, scales, without) in [
+            (scaled_m, PlaneKind::MScales, "an m plane that is f32 or absent"),
+            (scaled_v, PlaneKind::VScales, "a v plane that is f32 or absent"),
+        ] {
+            match (needed, has(scales)) {
+                (true, false) => return Err(missing(scales)),
+                (false, true) => return Err(self.conflict(scales, without)),
+                _ => {}
+            }
+        }
+        if has(PlaneKind::VCols) && !has(PlaneKind::VRows) {
+            return Err(missing(PlaneKind::VRows));
+        }
+        if has(PlaneKind::VRows) && has(PlaneKind::V) {
+            return Err(self.conflict(PlaneKind::VRows, "a v plane"));
+        }
+        Ok(())
+    }
+
+    fn conflict(&self, kind: PlaneKind, other: &'static str) -> FormatError {
+        FormatError::PlaneConflict { tensor: self.name.clone(), kind: kind.known_name(), other }
+    }
+}

@@ -1,0 +1,281 @@
+//! The reader: everything but the planes' contents is checked on opening, and none of those is touched.
+
+use super::attachment;
+use super::directory;
+use super::header::{self, HEADER, Header};
+use super::metadata;
+use super::plane::{Element, PlaneKind};
+use super::record::{PLANE_RECORD, TENSOR_RECORD};
+use super::spec::TensorSpec;
+use crate::error::{ContentsError, FormatError};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::ops::Range;
+use zerocopy::FromBytes;
+use zerocopy::little_endian::{F32, U16};
+
+/// A plane's place in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plane {
+    /// Index of its tensor.
+    pub tensor: usize,
+    /// What it holds.
+    pub kind: PlaneKind,
+    /// The type of its elements.
+    pub element: Element,
+    /// Its first byte, from the start of the file; a multiple of 64.
+    pub offset: u64,
+    /// Its bytes, without the padding that follows.
+    pub len: u64,
+    /// xxh3-64 of its bytes.
+    pub checksum: u64,
+}
+
+impl Plane {
+    /// What the records are ordered by: region, tensor, kind.
+    pub(crate) fn key(&self) -> (bool, usize, u8) {
+        (self.kind.is_optimizer(), self.tensor, self.kind.tag())
+    }
+
+    /// Its bytes in the file.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.len
+    }
+}
+
+/// A tensor and its planes, those of the weight region first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Name, shape, storage.
+    pub spec: TensorSpec,
+    /// Its planes in file order; unknown optional ones among them as [`PlaneKind::Other`].
+    pub planes: Vec<Plane>,
+}
+
+impl Tensor {
+    /// Its plane of this kind.
+    pub fn plane(&self, kind: PlaneKind) -> Option<&Plane> {
+        self.planes.iter().find(|p| p.kind == kind)
+    }
+}
+
+/// Where the parts of a file lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sections {
+    /// The fixed header.
+    pub header: Range<u64>,
+    /// Tensor records.
+    pub tensors: Range<u64>,
+    /// Plane records.
+    pub planes: Range<u64>,
+    /// Names of the tensors.
+    pub names: Range<u64>,
+    /// The JSON object.
+    pub metadata: Range<u64>,
+    /// Attachments with their names and lengths; the head ends here.
+    pub attachments: Range<u64>,
+    /// From the first plane of the weight region to the end of its last.
+    pub weights: Range<u64>,
+    /// The same for the optimizer region; empty at the file's end if there is none.
+    pub optimizer: Range<u64>,
+}
+
+/// All of a file but its planes: owned, so that it can outlive or accompany the map.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The file's minor version.
+    pub minor: u16,
+    /// The tensors, in file order.
+    pub tensors: Vec<Tensor>,
+    /// All planes, in file order.
+    pub planes: Vec<Plane>,
+    /// The JSON object.
+    pub metadata: Map<String, Value>,
+    /// Names and places of the attachments.
+    pub attachments: Vec<(String, Range<u64>)>,
+    /// Where the parts lie.
+    pub sections: Sections,
+    index: HashMap<String, usize>,
+}
+
+impl Head {
+    /// Checks the head of a file of `file_len` bytes, of which `bytes` are the first: the whole head or more.
+    ///
+    /// Takes time and memory in proportion to the head's length, which is bounded by `bytes` and by the caps.
+    ///
+    /// # Errors
+    /// R1 to R32.
+    pub fn parse(bytes: &[u8], file_len: u64) -> Result<Self, FormatError> {
+        let header = header::parse(bytes, file_len)?;
+        let sections = sections(&header);
+        let at = |range: &Range<u64>| &bytes[range.start as usize..range.end as usize];
+        let (specs, index) = directory::tensors(at(&sections.tensors), at(&sections.names), header.tensor_count.get())?;
+        let planes = directory::planes(at(&sections.planes), sections.planes.start, &specs, &header)?;
+        let metadata = metadata::parse(at(&sections.metadata))?;
+        let count = header.attachment_count.get();
+        let attachments = attachment::parse(at(&sections.attachments), count, sections.attachments.start)?;
+        let mut tensors: Vec<_> = specs.into_iter().map(|spec| Tensor { spec, planes: Vec::new() }).collect();
+        for plane in &planes {
+            tensors[plane.tensor].planes.push(*plane);
+        }
+        let sections = with_regions(sections, &planes, file_len);
+        Ok(Self { minor: header.minor.get(), tensors, planes, metadata, attachments, sections, index })
+    }
+
+    /// The index of the tensor of this name.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.index.get(name).copied()
+    }
+
+    /// Whether the file holds more than weights: residue, moments, scalars of the optimizer.
+    pub fn has_optimizer(&self) -> bool {
+        !self.sections.optimizer.is_empty()
+    }
+
+    /// Bytes of the file.
+    pub fn file_len(&self) -> u64 {
+        self.sections.optimizer.end
+    }
+}
+
+/// The sections that the header alone fixes; the regions are still empty.
+fn sections(header: &Header) -> Sections {
+    let mut end = 0;
+    let mut next = |len: u64| {
+        let start = end;
+        end += len;
+        start..end
+    };
+    Sections {
+        header: next(HEADER as u64),
+        tensors: next(u64::from(header.tensor_count.get()) * TENSOR_RECORD as u64),
+        planes: next(u64::from(header.plane_count.get()) * PLANE_RECORD as u64),
+        names: next(header.names_len.get().into()),
+        metadata: next(header.metadata_len.get()),
+        attachments: next(header.attachments_len.get()),
+        weights: 0..0,
+        optimizer: 0..0,
+    }
+}
+
+fn with_regions(sections: Sections, planes: &[Plane], file_len: u64) -> Sections {
+    let split = planes.partition_point(|p| !p.kind.is_optimizer());
+    let range = |planes: &[Plane]| match (planes.first(), planes.last()) {
+        (Some(first), Some(last)) => first.offset..last.range().end,
+        _ => file_len..file_len,
+    };
+    Sections { weights: range(&planes[..split]), optimizer: range(&planes[split..]), ..sections }
+}
+
+/// A whole file.
+#[derive(Clone, Debug)]
+pub struct File<'a> {
+    head: Head,
+    bytes: &'a [u8],
+}
+
+impl<'a> File<'a> {
+    /// Opens a file, usually a map of one. Checks header, directory, names, metadata, attachments and the layout;
+    /// touches no plane, so it is instant on any size.
+    ///
+    /// # Errors
+    /// R1 to R32, and R34 for the padding behind the head.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        let head = Head::parse(bytes, bytes.len() as u64)?;
+        let file = Self { head, bytes };
+        file.check_padding(file.head.sections.attachments.end..file.head.sections.weights.start)?;
+        Ok(file)
+    }
+
+    /// All but the planes' contents.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The head alone, to be kept without borrowing the bytes.
+    pub fn into_head(self) -> Head {
+        self.head
+    }
+
+    /// The bytes it was opened over.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The tensors, in file order.
+    pub fn tensors(&self) -> &[Tensor] {
+        &self.head.tensors
+    }
+
+    /// The tensor of this name, and its index.
+    pub fn tensor(&self, name: &str) -> Option<(usize, &Tensor)> {
+        self.head.find(name).map(|i| (i, &self.head.tensors[i]))
+    }
+
+    /// The metadata.
+    pub fn metadata(&self) -> &Map<String, Value> {
+        &self.head.metadata
+    }
+
+    /// The content of the attachment of this name.
+    pub fn attachment(&self, name: &str) -> Option<&'a [u8]> {
+        let found = self.head.attachments.iter().find(|a| a.0 == name);
+        found.map(|(_, range)| self.slice(range))
+    }
+
+    /// A tensor's plane, where it lies.
+    ///
+    /// # Panics
+    /// If there is no tensor of this index.
+    pub fn plane(&self, tensor: usize, kind: PlaneKind) -> Option<PlaneView<'a>> {
+        self.head.tensors[tensor].plane(kind).map(|plane| self.view(plane))
+    }
+
+    /// A plane of this file, where it lies.
+    pub(crate) fn view(&self, plane: &Plane) -> PlaneView<'a> {
+        PlaneView { plane: *plane, bytes: self.slice(&plane.range()) }
+    }
+
+    /// Bytes in a range that the layout rules have found inside the file.
+    pub(crate) fn slice(&self, range: &Range<u64>) -> &'a [u8] {
+        &self.bytes[range.start as usize..range.end as usize]
+    }
+
+    /// R34 for one range.
+    pub(crate) fn check_padding(&self, range: Range<u64>) -> Result<(), ContentsError> {
+        match self.slice(&range).iter().position(|&b| b != 0) {
+            None => Ok(()),
+            Some(i) => {
+                let at = range.start + i as u64;
+                Err(ContentsError::Padding { at, found: self.bytes[at as usize] })
+            }
+        }
+    }
+}
+
+/// A plane's bytes, where they lie in the file.
+#[derive(Clone, Copy, Debug)]
+pub struct PlaneView<'a> {
+    /// Its record.
+    pub plane: Plane,
+    /// Its bytes.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> PlaneView<'a> {
+    /// Its elements, if they are f32; of no alignment, so that any slice will do.
+    pub fn f32s(&self) -> Option<&'a [F32]> {
+        (self.plane.element == Element::F32).then(|| <[F32]>::ref_from_bytes(self.bytes).ok()).flatten()
+    }
+
+    /// The bits of its elements, if they are f16 or bf16; of no alignment.
+    pub fn u16s(&self) -> Option<&'a [U16]> {
+        let short = matches!(self.plane.element, Element::F16 | Element::Bf16);
+        short.then(|| <[U16]>::ref_from_bytes(self.bytes).ok()).flatten()
+    }
+
+    /// Its elements, if they are i8.
+    pub fn i8s(&self) -> Option<&'a [i8]> {
+        (self.plane.element == Element::I8).then(|| <[i8]>::ref_from_bytes(self.bytes).ok()).flatten()
+    }
+}

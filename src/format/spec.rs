@@ -1,0 +1,187 @@
+//! What a tensor is: name, shape, and how its weight is stored.
+
+use super::header::cap;
+use super::record::TensorRecord;
+use crate::error::FormatError;
+use crate::nibble::{GROUPS, Geometry};
+use zerocopy::little_endian::{U32, U64};
+
+/// How a weight is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Storage {
+    /// 32-bit floats.
+    F32 = 1,
+    /// 16-bit IEEE floats.
+    F16 = 2,
+    /// 16-bit brain floats.
+    Bf16 = 3,
+    /// One signed byte per element, value `s c`, scales per group.
+    Int8 = 4,
+    /// Nibbles, value `s (q - 8)`.
+    Int4 = 5,
+    /// Nibbles, value `s q + o`.
+    Int4Asymmetric = 6,
+}
+
+impl Storage {
+    /// All, in the order of their tags.
+    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int4, Self::Int4Asymmetric];
+
+    /// The byte in a tensor record.
+    pub const fn tag(self) -> u8 {
+        self as u8
+    }
+
+    /// The storage of a tag.
+    pub fn from_tag(tag: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.tag() == tag)
+    }
+
+    /// Its name in SPEC.md and in `dump`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+            Self::Int4Asymmetric => "int4-asymmetric",
+        }
+    }
+
+    /// Whether the weight itself is cut into groups with scales.
+    pub const fn is_grouped(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int4 | Self::Int4Asymmetric)
+    }
+
+    /// Whether the weight is a plane of nibbles.
+    pub const fn is_int4(self) -> bool {
+        matches!(self, Self::Int4 | Self::Int4Asymmetric)
+    }
+}
+
+/// A tensor's name, shape and storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// 1 to 255 of `A-Z a-z 0-9 _ - .`, no empty part between dots.
+    pub name: String,
+    /// One to four dimensions, the last one contiguous; two if the tensor has groups.
+    pub dims: Vec<u64>,
+    /// How the weight is stored.
+    pub storage: Storage,
+    /// Elements per group, of the weight or of quantized state; 0 if nothing is grouped.
+    pub group: u32,
+}
+
+impl TensorSpec {
+    /// An ungrouped tensor.
+    pub fn plain(name: impl Into<String>, dims: &[u64], storage: Storage) -> Self {
+        Self { name: name.into(), dims: dims.to_vec(), storage, group: 0 }
+    }
+
+    /// A matrix `[rows, cols]` in groups along `cols`.
+    pub fn grouped(name: impl Into<String>, rows: u64, cols: u64, storage: Storage, group: u32) -> Self {
+        Self { name: name.into(), dims: vec![rows, cols], storage, group }
+    }
+
+    /// Product of all dimensions but the last (1 for a vector); saturates.
+    pub fn rows(&self) -> u64 {
+        let leading = self.dims.len().saturating_sub(1);
+        self.dims[..leading].iter().fold(1, |product, &d| product.saturating_mul(d))
+    }
+
+    /// The last dimension.
+    pub fn cols(&self) -> u64 {
+        self.dims.last().copied().unwrap_or(0)
+    }
+
+    /// Elements without padding; saturates.
+    pub fn elements(&self) -> u64 {
+        self.rows().saturating_mul(self.cols())
+    }
+
+    /// Groups in one row; 0 if ungrouped.
+    pub fn groups_per_row(&self) -> u64 {
+        if self.group == 0 { 0 } else { self.cols().div_ceil(self.group.into()) }
+    }
+
+    /// Groups in all; 0 if ungrouped; saturates.
+    pub fn groups(&self) -> u64 {
+        self.rows().saturating_mul(self.groups_per_row())
+    }
+
+    /// Elements with every row padded to whole groups; the elements themselves if ungrouped; saturates.
+    pub fn padded_elements(&self) -> u64 {
+        if self.group == 0 { self.elements() } else { self.groups().saturating_mul(self.group.into()) }
+    }
+
+    /// The geometry of its planes; `None` if ungrouped, or if it exceeds the address space.
+    pub fn geometry(&self) -> Option<Geometry> {
+        if self.group == 0 {
+            return None;
+        }
+        usize::try_from(self.padded_elements()).ok()?;
+        Some(Geometry::new(self.rows() as usize, self.cols() as usize, self.group as usize))
+    }
+
+    /// `[4, 96]`.
+    pub fn shape(&self) -> String {
+        format!("{:?}", self.dims)
+    }
+
+    /// R12 to R14 for tensor `tensor`.
+    pub(crate) fn check(&self, tensor: usize) -> Result<(), FormatError> {
+        let grouped = self.group != 0 || self.storage.is_grouped();
+        let (min, max) = if grouped { (2, 2) } else { (1, cap::DIMS) };
+        let storage = if grouped && !self.storage.is_grouped() { "grouped" } else { self.storage.name() };
+        if !(min..=max).contains(&self.dims.len()) {
+            return Err(FormatError::DimCount { tensor, found: self.dims.len(), storage, min, max });
+        }
+        if let Some(axis) = self.dims.iter().position(|&d| d == 0) {
+            return Err(FormatError::DimZero { tensor, axis });
+        }
+        let known = GROUPS.contains(&(self.group as usize));
+        if !known && (self.group != 0 || self.storage.is_grouped()) {
+            let allowed = if self.storage.is_grouped() { "32, 64, 128 or 256" } else { "0, 32, 64, 128 or 256" };
+            return Err(FormatError::Group { tensor, found: self.group, storage: self.storage.name(), allowed });
+        }
+        if self.padded_elements() > cap::ELEMENTS {
+            return Err(FormatError::Elements { tensor, shape: self.shape(), max: cap::ELEMENTS });
+        }
+        Ok(())
+    }
+
+    /// The record of tensor `tensor` at byte `at` of the file, without its name; R5 and R11 to R14.
+    pub(crate) fn from_record(record: &TensorRecord, tensor: usize, at: u64) -> Result<Self, FormatError> {
+        let Some(storage) = Storage::from_tag(record.storage) else {
+            return Err(FormatError::Storage { tensor, found: record.storage, max: Storage::ALL.len() as u8 });
+        };
+        if let Some(i) = record.reserved.iter().position(|&b| b != 0) {
+            return Err(FormatError::Reserved { at: at + 2 + i as u64, found: record.reserved[i] });
+        }
+        let found = usize::from(record.dim_count);
+        if found > cap::DIMS {
+            let storage = storage.name();
+            return Err(FormatError::DimCount { tensor, found, storage, min: 1, max: cap::DIMS });
+        }
+        let (dims, unused) = record.dims.split_at(found);
+        if let Some(i) = unused.iter().position(|d| d.get() != 0) {
+            return Err(FormatError::DimUnused { tensor, axis: found + i, found: unused[i].get(), used: found });
+        }
+        let dims = dims.iter().map(|d| d.get()).collect();
+        let spec = Self { name: String::new(), dims, storage, group: record.group.get() };
+        spec.check(tensor)?;
+        Ok(spec)
+    }
+
+    /// The inverse of [`from_record`](Self::from_record); dimensions beyond the fourth are refused before.
+    pub(crate) fn to_record(&self) -> TensorRecord {
+        let mut dims = [U64::new(0); cap::DIMS];
+        for (to, from) in dims.iter_mut().zip(&self.dims) {
+            to.set(*from);
+        }
+        let (storage, dim_count) = (self.storage.tag(), self.dims.len() as u8);
+        TensorRecord { storage, dim_count, reserved: [0; 2], group: U32::new(self.group), dims }
+    }
+}

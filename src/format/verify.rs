@@ -1,0 +1,115 @@
+//! The contents of the planes: checksums, padding, codes and values that cannot be.
+
+use super::decode::{brain_value, half_value};
+use super::plane::{Element, PlaneKind};
+use super::read::{File, Plane, PlaneView};
+use super::spec::TensorSpec;
+use crate::error::ContentsError;
+use crate::nibble::{PAD_NIBBLE, nibble};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+impl File<'_> {
+    /// Checks every byte that opening has not: R33 to R37. Returns one finding per plane and per piece of padding at
+    /// most, in file order; none if the file is sound.
+    pub fn verify(&self) -> Vec<ContentsError> {
+        let head = self.head();
+        let starts = head.planes.iter().skip(1).map(|p| p.offset).chain([head.file_len()]);
+        let gaps: Vec<_> = head.planes.iter().zip(starts).map(|(plane, next)| plane.range().end..next).collect();
+        let planes = head.planes.par_iter().zip(gaps);
+        let findings = planes.map(|(plane, gap)| [self.check_plane(plane).err(), self.check_padding(gap).err()]);
+        findings.collect::<Vec<_>>().into_iter().flatten().flatten().collect()
+    }
+
+    /// Checks one plane: R33, R35 to R37. The checksum comes first, so that damage is not mistaken for a bad writer.
+    fn check_plane(&self, plane: &Plane) -> Result<(), ContentsError> {
+        let tensor = &self.head().tensors[plane.tensor];
+        let view = self.view(plane);
+        let found = xxh3_64(view.bytes);
+        if found != plane.checksum {
+            let (tensor, kind) = (tensor.spec.name.clone(), plane.kind.name());
+            return Err(ContentsError::PlaneChecksum { tensor, kind, found, stated: plane.checksum });
+        }
+        let check = Check { spec: &tensor.spec, plane };
+        match plane.element {
+            Element::F32 | Element::F16 | Element::Bf16 => check.values(&view),
+            Element::I8 | Element::U8 | Element::Nibble => check.codes(&view),
+            Element::Other(_) => Ok(()),
+        }
+    }
+}
+
+struct Check<'a> {
+    spec: &'a TensorSpec,
+    plane: &'a Plane,
+}
+
+impl Check<'_> {
+    /// R37: finite, and not negative where a sign makes no sense.
+    fn values(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
+        use PlaneKind as P;
+        let unsigned = matches!(self.plane.kind, P::Scales | P::MScales | P::VScales | P::V | P::VRows | P::VCols);
+        let allowed = if unsigned { "finite and not negative" } else { "finite" };
+        let bad = |x: &f32| !x.is_finite() || (unsigned && *x < 0.0);
+        let at = match (view.f32s(), view.u16s(), self.plane.element) {
+            (Some(values), _, _) => first(values.iter().map(|x| x.get()), bad),
+            (_, Some(values), Element::F16) => first(values.iter().map(|x| half_value(*x)), bad),
+            (_, Some(values), _) => first(values.iter().map(|x| brain_value(*x)), bad),
+            _ => None,
+        };
+        match at {
+            None => Ok(()),
+            Some((index, found)) => {
+                let (tensor, kind) = self.names();
+                Err(ContentsError::Value { tensor, kind, index, found, allowed })
+            }
+        }
+    }
+
+    /// R35 and R36: padding elements, and codes that do not exist.
+    fn codes(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
+        use PlaneKind as P;
+        let bytes = view.bytes;
+        let (padding, forbidden, allowed): (u8, Option<u8>, _) = match (self.plane.kind, self.plane.element) {
+            (P::Codes | P::Residue, _) => (PAD_NIBBLE, None, ""),
+            (P::M, Element::Nibble) => (PAD_NIBBLE, Some(0), "1 to 15"),
+            (_, Element::I8) => (0, Some(0x80), "-127 to 127"),
+            _ => (0, None, ""),
+        };
+        let element = |i: usize| if self.plane.element == Element::Nibble { nibble(bytes, i) } else { bytes[i] };
+        // The record's length agrees with the geometry (R23), so every index below is inside.
+        let Some(g) = self.spec.geometry() else { return Ok(()) };
+        if g.cols < g.padded_cols() {
+            for row in 0..g.rows {
+                let pads = row * g.padded_cols() + g.cols..(row + 1) * g.padded_cols();
+                if let Some(i) = pads.into_iter().find(|&i| element(i) != padding) {
+                    let (tensor, kind) = self.names();
+                    let (found, expected) = (self.shown(element(i)), padding.into());
+                    return Err(ContentsError::PaddingElement { tensor, kind, index: i as u64, found, expected });
+                }
+            }
+        }
+        let Some(forbidden) = forbidden else { return Ok(()) };
+        match (0..g.padded_len()).find(|&i| element(i) == forbidden) {
+            None => Ok(()),
+            Some(i) => {
+                let (tensor, kind) = self.names();
+                Err(ContentsError::Code { tensor, kind, index: i as u64, found: self.shown(forbidden), allowed })
+            }
+        }
+    }
+
+    /// A code as the signed or unsigned number it is.
+    fn shown(&self, code: u8) -> i16 {
+        if self.plane.element == Element::I8 { (code as i8).into() } else { code.into() }
+    }
+
+    fn names(&self) -> (String, String) {
+        (self.spec.name.clone(), self.plane.kind.name())
+    }
+}
+
+/// The first value that is bad, with its index.
+fn first(values: impl Iterator<Item = f32>, bad: impl Fn(&f32) -> bool) -> Option<(u64, f32)> {
+    values.enumerate().find(|(_, x)| bad(x)).map(|(i, x)| (i as u64, x))
+}

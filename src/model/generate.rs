@@ -1,0 +1,153 @@
+//! Sampling: tokens in, one token out, with keys and values cached.
+
+use super::{Model, Pass};
+use crate::backend::Backend;
+use crate::memory::Span;
+use crate::nibble::{Purpose, Stream, bf16_to_f32};
+use zerocopy::IntoBytes;
+
+/// How the next token is drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// 0: always the likeliest token (the lowest id among equals).
+    pub temperature: f64,
+    /// Only the likeliest `top_k` tokens; 0: all.
+    pub top_k: usize,
+    /// Only the likeliest tokens that together reach this probability.
+    pub top_p: f64,
+    /// Seed.
+    pub seed: u64,
+}
+
+/// A text in the making. One generator at a time may use a model's caches.
+pub struct Generator<'a> {
+    model: &'a Model,
+    /// Tokens whose keys and values are cached.
+    history: Vec<u32>,
+    /// Tokens drawn so far: the counter of the random numbers.
+    drawn: u32,
+    logits: Vec<f32>,
+    raw: Vec<u8>,
+}
+
+impl<'a> Generator<'a> {
+    /// An empty text.
+    pub fn new(model: &'a Model) -> Self {
+        let vocab = model.config.model.vocab;
+        let raw = vec![0; vocab * model.work.activation_bytes];
+        Self { model, history: Vec::new(), drawn: 0, logits: vec![0.0; vocab], raw }
+    }
+
+    /// Positions that the caches hold.
+    fn capacity(&self) -> usize {
+        self.model.work.rope.bytes / (4 * self.model.config.model.head_dim())
+    }
+
+    /// Appends tokens and gives the logits of what comes next. When the caches are full, the older half of the text
+    /// is forgotten.
+    ///
+    /// # Panics
+    /// If `tokens` is empty.
+    pub fn feed(&mut self, backend: &mut dyn Backend, tokens: &[u32]) -> &[f32] {
+        assert!(!tokens.is_empty(), "logits follow from at least one token");
+        let mut pending = tokens.to_vec();
+        if self.history.len() + pending.len() > self.capacity() {
+            let mut all = std::mem::take(&mut self.history);
+            all.append(&mut pending);
+            pending = all.split_off(all.len() - (self.capacity() / 2).clamp(1, all.len()));
+        }
+        for part in pending.chunks(self.model.work.tokens) {
+            let pass = Pass { batch: 1, queries: part.len(), start: self.history.len() };
+            backend.upload(part.as_bytes(), self.model.work.inputs.head(4 * part.len()));
+            self.model.forward(backend, pass);
+            self.history.extend_from_slice(part);
+            let logits = self.model.logits(backend, part.len() - 1, 1);
+            self.fetch(backend, logits);
+        }
+        &self.logits
+    }
+
+    fn fetch(&mut self, backend: &mut dyn Backend, logits: Span) {
+        backend.download(logits, &mut self.raw);
+        let wide = self.model.work.activation_bytes == 4;
+        for (logit, bytes) in self.logits.iter_mut().zip(self.raw.chunks_exact(if wide { 4 } else { 2 })) {
+            *logit = match *bytes {
+                [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+                [a, b] => bf16_to_f32(u16::from_le_bytes([a, b])),
+                _ => unreachable!("chunks of four or two bytes"),
+            };
+        }
+    }
+
+    /// Draws the token that follows what was fed last.
+    pub fn draw(&mut self, sampling: &Sampling) -> u32 {
+        let stream = Stream { seed: sampling.seed, step: self.drawn, tensor: 0, purpose: Purpose::Sample };
+        self.drawn += 1;
+        let u = f64::from(stream.words(0)[0]) / 4_294_967_296.0;
+        choose(&self.logits, sampling, u)
+    }
+}
+
+/// The token that `u` in [0, 1) selects.
+fn choose(logits: &[f32], sampling: &Sampling, u: f64) -> u32 {
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let at = |id: u32| logits[id as usize];
+    // Stable, so that equals stay in the order of their ids; NaN compare as equal and cannot panic.
+    order.sort_by(|&a, &b| at(b).partial_cmp(&at(a)).unwrap_or(std::cmp::Ordering::Equal));
+    if sampling.temperature <= 0.0 {
+        return order[0];
+    }
+    if sampling.top_k > 0 {
+        order.truncate(sampling.top_k);
+    }
+    let most = f64::from(at(order[0]));
+    let mut weights: Vec<f64> =
+        order.iter().map(|&id| ((f64::from(at(id)) - most) / sampling.temperature).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    let mut sum = 0.0;
+    let kept = weights.iter().take_while(|&&w| {
+        let take = sum < sampling.top_p * total;
+        sum += w;
+        take
+    });
+    let kept = kept.count().max(1);
+    weights.truncate(kept);
+    let mut left = u * weights.iter().sum::<f64>();
+    for (&id, weight) in order.iter().zip(&weights) {
+        if left < *weight {
+            return id;
+        }
+        left -= weight;
+    }
+    order[kept - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 };
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let logits = [0.0, 3f32.ln(), f32::NEG_INFINITY];
+        let ones = (0..1000).filter(|&i| choose(&logits, &PLAIN, f64::from(i) / 1000.0) == 1).count();
+        assert_eq!(ones, 750);
+    }
+
+    #[test]
+    fn zero_temperature_takes_the_first_of_equals() {
+        assert_eq!(choose(&[1.0, 5.0, 5.0], &Sampling { temperature: 0.0, ..PLAIN }, 0.9), 1);
+    }
+
+    #[test]
+    fn top_k_and_top_p_cut_the_tail() {
+        let logits = [0.0, 1.0, 2.0, 3.0];
+        for i in 0..100 {
+            let u = f64::from(i) / 100.0;
+            assert!(choose(&logits, &Sampling { top_k: 2, ..PLAIN }, u) >= 2);
+            // The likeliest token alone has 64 %.
+            assert_eq!(choose(&logits, &Sampling { top_p: 0.6, ..PLAIN }, u), 3);
+        }
+    }
+}

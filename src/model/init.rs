@@ -1,0 +1,145 @@
+//! Filling parameters from floats: initial values, and what an importer brings.
+
+use super::{Model, Work};
+use crate::backend::{Backend, Param, Weight, WeightKind};
+use crate::config::{Moment, Scheme};
+use crate::memory::Span;
+use crate::nibble::{Geometry, Lattice, PAD_NIBBLE, Purpose, Rounding, Stream, bf16_stochastic, pack};
+use half::f16;
+use zerocopy::IntoBytes;
+
+/// Sets a weight from float32 rows: `row(r, out)` fills row `r` (`out` has `cols` elements). Rounds to nearest.
+pub fn fill(backend: &mut dyn Backend, weight: &Weight, row: &mut dyn FnMut(usize, &mut [f32])) {
+    let g = weight.geometry;
+    let mut values = vec![0.0; g.cols];
+    let mut packed = PackedRow::new(g);
+    for r in 0..g.rows {
+        row(r, &mut values);
+        match weight.kind {
+            WeightKind::F32 | WeightKind::Int4Simulated => {
+                backend.upload(values.as_bytes(), weight.data.part(4 * r * g.cols, 4 * g.cols));
+            }
+            WeightKind::Bf16 => {
+                // One half of the last bit: to nearest.
+                let bits: Vec<u16> = values.iter().map(|&x| bf16_stochastic(x, 0.5)).collect();
+                backend.upload(bits.as_bytes(), weight.data.part(2 * r * g.cols, 2 * g.cols));
+            }
+            WeightKind::Int8 => {
+                packed.quantize(&values, &Lattice::INT8, false);
+                let bytes: Vec<i8> = packed.b.iter().map(|&b| b as i32 as i8).collect();
+                backend.upload(bytes.as_bytes(), row_of(weight.data, r, g.padded_cols()));
+                backend.upload(packed.scales.as_bytes(), row_of(weight.scales, r, 2 * g.groups_per_row()));
+            }
+            WeightKind::Int4 => fill_int4(backend, weight, r, &values, &mut packed),
+        }
+    }
+}
+
+fn row_of(span: Span, row: usize, bytes: usize) -> Span {
+    span.part(row * bytes, bytes)
+}
+
+fn fill_int4(backend: &mut dyn Backend, weight: &Weight, r: usize, values: &[f32], packed: &mut PackedRow) {
+    let g = weight.geometry;
+    let fine = !weight.residue.is_none();
+    let lattice = if fine { Lattice::INT4 } else { Lattice::CODES };
+    packed.quantize(values, &lattice, weight.scheme == Scheme::Asymmetric);
+    let half = g.padded_cols() / 2;
+    if fine {
+        backend.upload(packed.nibbles(|b| b >> 4), row_of(weight.data, r, half));
+        backend.upload(packed.nibbles(|b| b & 15), row_of(weight.residue, r, half));
+    } else {
+        backend.upload(packed.nibbles(|b| b), row_of(weight.data, r, half));
+    }
+    backend.upload(packed.scales.as_bytes(), row_of(weight.scales, r, 2 * g.groups_per_row()));
+    if !weight.offsets.is_none() {
+        backend.upload(packed.offsets.as_bytes(), row_of(weight.offsets, r, 2 * g.groups_per_row()));
+    }
+}
+
+/// One row on its way into planes.
+struct PackedRow {
+    geometry: Geometry,
+    /// Stored numbers, padded.
+    b: Vec<f32>,
+    scales: Vec<u16>,
+    offsets: Vec<u16>,
+    codes: Vec<u8>,
+    plane: Vec<u8>,
+}
+
+impl PackedRow {
+    fn new(g: Geometry) -> Self {
+        Self {
+            geometry: g,
+            b: vec![0.0; g.padded_cols()],
+            scales: vec![0; g.groups_per_row()],
+            offsets: vec![0; g.groups_per_row()],
+            codes: vec![0; g.padded_cols()],
+            plane: vec![0; g.padded_cols() / 2],
+        }
+    }
+
+    fn quantize(&mut self, values: &[f32], lattice: &Lattice, asymmetric: bool) {
+        for (i, values) in values.chunks(self.geometry.group).enumerate() {
+            let b = &mut self.b[i * self.geometry.group..][..values.len()];
+            let place = lattice.quantize(values, asymmetric, Rounding::Nearest, b);
+            self.scales[i] = f16::from_f32(place.scale).to_bits();
+            self.offsets[i] = f16::from_f32(place.offset.unwrap_or(0.0)).to_bits();
+        }
+    }
+
+    /// A nibble plane of `part` of every stored number.
+    fn nibbles(&mut self, part: impl Fn(u8) -> u8) -> &[u8] {
+        for (code, &b) in self.codes.iter_mut().zip(&self.b) {
+            *code = part(b as i32 as u8);
+        }
+        self.codes[self.geometry.cols..].fill(PAD_NIBBLE);
+        pack(&self.codes, &mut self.plane);
+        &self.plane
+    }
+}
+
+/// Gives a placed model its first values: gains are 1, matrices normal with `init_std`, moments zero.
+pub fn initialize(model: &Model, backend: &mut dyn Backend) {
+    for param in model.params.all() {
+        let stream = Stream { seed: model.config.run.seed, step: 0, tensor: param.id, purpose: Purpose::Init };
+        let (std, padded) = (model.config.model.init_std as f32, param.weight.geometry.padded_cols() as u64);
+        fill(backend, &param.weight, &mut |row, values| {
+            if param.decay {
+                stream.normal(row as u64 * padded, values);
+                values.iter_mut().for_each(|x| *x *= std);
+            } else {
+                values.fill(1.0);
+            }
+        });
+        zero_state(param, backend);
+    }
+}
+
+/// Moments that are zero: all bytes zero, but a signed nibble's zero is 8.
+fn zero_state(param: &Param, backend: &mut dyn Backend) {
+    let s = &param.state;
+    for span in [s.m, s.m_scales, s.v, s.v_scales, s.scalars] {
+        if !span.is_none() {
+            backend.zero(span);
+        }
+    }
+    if s.m_kind == Moment::Int4 && !s.m.is_none() {
+        backend.upload(&vec![PAD_NIBBLE * 17; s.m.bytes], s.m);
+    }
+}
+
+/// The rotary table, float32 as Hugging Face computes it: angles are rounded to float32 before cosine and sine.
+pub fn fill_rope(work: &Work, head_dim: usize, theta: f64, backend: &mut dyn Backend) {
+    let positions = work.rope.bytes / (4 * head_dim);
+    let mut table = Vec::with_capacity(positions * head_dim);
+    for position in 0..positions {
+        for i in 0..head_dim / 2 {
+            let inverse = (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64)) as f32;
+            let angle = f64::from(position as f32 * inverse);
+            table.extend([angle.cos() as f32, angle.sin() as f32]);
+        }
+    }
+    backend.upload(table.as_bytes(), work.rope);
+}

@@ -1,0 +1,74 @@
+//! A LLaMA: one table of parameters, where they and the activations lie, forward and backward.
+
+mod backward;
+mod forward;
+mod generate;
+mod init;
+mod params;
+mod table;
+mod work;
+
+pub use backward::Apply;
+pub use forward::Pass;
+pub use generate::{Generator, Sampling};
+pub use init::{fill, initialize};
+pub use params::{LayerParams, Params};
+pub use table::{Entry, Role, table};
+pub use work::{GradWork, LayerWork, Mode, Work};
+
+use crate::backend::{Backend, Param};
+use crate::config::Config;
+use crate::memory::Plan;
+
+/// A model placed in an arena: spans only, so it is cheap to clone and holds no numbers.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// The configuration it was placed for.
+    pub config: Config,
+    /// Parameters.
+    pub params: Params,
+    /// Activations and scratch of a step.
+    pub work: Work,
+}
+
+impl Model {
+    /// Places a model with all its parameters in a plan: passes of up to `tokens` tokens in sequences of up to
+    /// `keys`.
+    pub fn place(
+        plan: &mut Plan,
+        config: &Config,
+        mode: Mode,
+        tokens: usize,
+        keys: usize,
+        backend: &dyn Backend,
+    ) -> Self {
+        let scheme = config.storage.scheme;
+        let placed: Vec<_> =
+            table(config).iter().map(|entry| params::place(plan, entry, scheme, mode == Mode::Train)).collect();
+        Self::assemble(plan, config, &placed, mode, tokens, keys, backend)
+    }
+
+    /// The same around parameters that lie somewhere already, given in the table's order.
+    ///
+    /// # Panics
+    /// If `placed` is not as long as the table.
+    pub fn assemble(
+        plan: &mut Plan,
+        config: &Config,
+        placed: &[Param],
+        mode: Mode,
+        tokens: usize,
+        keys: usize,
+        backend: &dyn Backend,
+    ) -> Self {
+        let entries = table(config);
+        let params = Params::arrange(&entries, placed);
+        let work = work::place(plan, config, &entries, mode, tokens, keys, backend);
+        Self { config: config.clone(), params, work }
+    }
+
+    /// Fills what depends on the configuration alone; call once the backend has its arena.
+    pub fn prepare(&self, backend: &mut dyn Backend) {
+        init::fill_rope(&self.work, self.config.model.head_dim(), self.config.model.rope_theta, backend);
+    }
+}

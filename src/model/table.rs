@@ -1,0 +1,131 @@
+//! The one table of parameters: name, shape, storage. Everything that walks over a model walks over this.
+
+use crate::backend::WeightKind;
+use crate::config::{Config, Moment, TableStorage, Weights};
+use crate::nibble::Geometry;
+
+/// What a parameter is for; `usize` is the block's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Token embedding (and head, if tied).
+    Embedding,
+    /// Gain before attention.
+    AttentionNorm(usize),
+    /// Query projection.
+    Query(usize),
+    /// Key projection.
+    Key(usize),
+    /// Value projection.
+    Value(usize),
+    /// Output projection of the attention.
+    Output(usize),
+    /// Gain before the feed-forward block.
+    FeedForwardNorm(usize),
+    /// Gate projection.
+    Gate(usize),
+    /// Up projection.
+    Up(usize),
+    /// Down projection.
+    Down(usize),
+    /// Gain before the head.
+    FinalNorm,
+    /// Untied head.
+    Head,
+}
+
+impl Role {
+    /// Whether it is a gain of a norm: a vector, float32, without weight decay.
+    pub fn is_norm(self) -> bool {
+        matches!(self, Self::AttentionNorm(_) | Self::FeedForwardNorm(_) | Self::FinalNorm)
+    }
+
+    /// The name, as in Hugging Face's LLaMA.
+    pub fn name(self) -> String {
+        let (layer, part) = match self {
+            Self::Embedding => return "model.embed_tokens.weight".into(),
+            Self::FinalNorm => return "model.norm.weight".into(),
+            Self::Head => return "lm_head.weight".into(),
+            Self::AttentionNorm(l) => (l, "input_layernorm"),
+            Self::Query(l) => (l, "self_attn.q_proj"),
+            Self::Key(l) => (l, "self_attn.k_proj"),
+            Self::Value(l) => (l, "self_attn.v_proj"),
+            Self::Output(l) => (l, "self_attn.o_proj"),
+            Self::FeedForwardNorm(l) => (l, "post_attention_layernorm"),
+            Self::Gate(l) => (l, "mlp.gate_proj"),
+            Self::Up(l) => (l, "mlp.up_proj"),
+            Self::Down(l) => (l, "mlp.down_proj"),
+        };
+        format!("model.layers.{layer}.{part}.weight")
+    }
+}
+
+/// One parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Position in the table.
+    pub id: u32,
+    /// What it is for.
+    pub role: Role,
+    /// Rows, columns, group; a vector has one row.
+    pub geometry: Geometry,
+    /// How its values are stored.
+    pub kind: WeightKind,
+    /// Whether packed values keep a residue.
+    pub residue: bool,
+    /// How `m` and `v` are stored.
+    pub moments: (Moment, Moment),
+}
+
+/// The parameters of a model, in the order of the file.
+pub fn table(config: &Config) -> Vec<Entry> {
+    let model = &config.model;
+    let (h, f, kv) = (model.hidden, model.intermediate, model.kv_width());
+    let mut shapes = vec![(Role::Embedding, model.vocab, h)];
+    for l in 0..model.layers {
+        shapes.extend([
+            (Role::AttentionNorm(l), 1, h),
+            (Role::Query(l), h, h),
+            (Role::Key(l), kv, h),
+            (Role::Value(l), kv, h),
+            (Role::Output(l), h, h),
+            (Role::FeedForwardNorm(l), 1, h),
+            (Role::Gate(l), f, h),
+            (Role::Up(l), f, h),
+            (Role::Down(l), h, f),
+        ]);
+    }
+    shapes.push((Role::FinalNorm, 1, h));
+    if !model.tied {
+        shapes.push((Role::Head, model.vocab, h));
+    }
+    shapes.into_iter().enumerate().map(|(id, (role, rows, cols))| entry(config, id as u32, role, rows, cols)).collect()
+}
+
+fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
+    let storage = &config.storage;
+    let table_kind = |kind| match kind {
+        TableStorage::Int4 => WeightKind::Int4,
+        TableStorage::Int8 => WeightKind::Int8,
+        TableStorage::Bf16 => WeightKind::Bf16,
+        TableStorage::F32 => WeightKind::F32,
+    };
+    let kind = match role {
+        role if role.is_norm() => WeightKind::F32,
+        Role::Embedding => table_kind(storage.embedding),
+        Role::Head => table_kind(storage.head),
+        _ => match storage.weights {
+            Weights::Int4 => WeightKind::Int4,
+            Weights::Int4Simulated => WeightKind::Int4Simulated,
+            Weights::Bf16 => WeightKind::Bf16,
+            Weights::F32 => WeightKind::F32,
+        },
+    };
+    Entry {
+        id,
+        role,
+        geometry: Geometry::new(rows, cols, storage.group),
+        kind,
+        residue: kind == WeightKind::Int4 && storage.residue,
+        moments: if role.is_norm() { (Moment::F32, Moment::F32) } else { (storage.m, storage.v) },
+    }
+}

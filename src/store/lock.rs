@@ -1,0 +1,59 @@
+//! Advisory locks: one writer per run directory.
+
+use crate::error::StoreError;
+use fs4::fs_std::FileExt;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+/// An exclusive lock, held until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Locks `path`, a file made for this purpose that stays behind empty of meaning; it holds the holder's process id.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] at once if another holds it; otherwise as the system says.
+    pub fn acquire(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        let path = path.as_ref();
+        let fail = |e| StoreError::io(path, "lock it", e);
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
+        if !file.try_lock_exclusive().map_err(fail)? {
+            return Err(StoreError::Busy { path: path.into(), holder: holder(&mut file) });
+        }
+        file.set_len(0).map_err(fail)?;
+        file.seek(SeekFrom::Start(0)).map_err(fail)?;
+        writeln!(file, "{}", std::process::id()).map_err(fail)?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Who holds the lock, by what the lock file says; a hint for the message only.
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let _ = file.take(20).read_to_string(&mut text);
+    match text.trim().parse::<u32>() {
+        Ok(pid) => format!("process {pid}"),
+        Err(_) => "another process".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_holder_is_refused_and_told_who_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(".lock");
+        let lock = Lock::acquire(&path).unwrap();
+        let message = Lock::acquire(&path).unwrap_err().to_string();
+        assert!(message.contains(&format!("process {} is writing here", std::process::id())), "{message}");
+        drop(lock);
+        Lock::acquire(&path).unwrap();
+    }
+}

@@ -1,0 +1,14 @@
+//! Between paths and bytes: the only code that maps, locks or renames files.
+//!
+//! A mapped file is never truncated nor rewritten in place: [`replace`] puts a new file under the name and leaves the
+//! old one, and every map of it, as it was.
+
+mod lock;
+mod map;
+mod publish;
+mod replace;
+
+pub use lock::Lock;
+pub use map::Map;
+pub use publish::publish;
+pub use replace::{Sink, remove_stale, replace};

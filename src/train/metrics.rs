@@ -1,0 +1,145 @@
+//! `metrics.jsonl`: one object per line, appended as the run goes.
+
+use super::StepReport;
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+
+/// One line; what does not apply is absent, and so is what is not a number (JSON has no NaN).
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Line {
+    /// Steps done.
+    pub step: u64,
+    /// Mean training loss of the step, nats per token.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub loss: Option<f64>,
+    /// Mean validation loss, nats per token.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub val_loss: Option<f64>,
+    /// Validation loss in bits per byte of text.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub val_bits_per_byte: Option<f64>,
+    /// Learning rate.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub lr: Option<f64>,
+    /// Norm of the gradient.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub grad_norm: Option<f64>,
+    /// Training tokens per second.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub tokens_per_s: Option<f64>,
+    /// Resident memory of the process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss_bytes: Option<u64>,
+    /// Groups of weights fitted anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refits: Option<u64>,
+    /// Steps skipped so far because the loss was not finite.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_losses: Option<u64>,
+    /// Updates skipped so far because a gradient was not finite.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped_gradients: Option<u64>,
+}
+
+fn not_finite(value: &Option<f64>) -> bool {
+    !value.is_some_and(f64::is_finite)
+}
+
+impl Line {
+    /// The line of a training step.
+    pub fn of_step(report: &StepReport, tokens_per_s: f64, rss_bytes: Option<u64>) -> Self {
+        Self {
+            step: report.step,
+            loss: Some(report.loss),
+            lr: Some(report.lr),
+            grad_norm: Some(report.grad_norm),
+            tokens_per_s: Some(tokens_per_s),
+            rss_bytes,
+            refits: Some(report.refits),
+            ..Self::default()
+        }
+    }
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Metrics {
+    file: File,
+}
+
+impl Metrics {
+    /// Opens `path` for appending after step `step`: lines of later steps, which a resumed run will write again, and
+    /// what a killed process left of a line, are dropped.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open(path: &Path, step: u64) -> io::Result<Self> {
+        let kept = match File::open(path) {
+            Ok(file) => BufReader::new(file).lines().collect::<io::Result<Vec<_>>>()?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(e),
+        };
+        let still_true = |line: &&String| {
+            let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
+            line.and_then(|line| line["step"].as_u64()).is_some_and(|at| at <= step)
+        };
+        let mut text: String = kept.iter().filter(still_true).flat_map(|line| [line, "\n"]).collect();
+        if step == 0 {
+            text.clear();
+        }
+        let partial = path.with_extension("jsonl.partial");
+        std::fs::write(&partial, text)?;
+        std::fs::rename(&partial, path)?;
+        Ok(Self { file: OpenOptions::new().append(true).open(path)? })
+    }
+
+    /// Appends a line; one write, so that a reader never sees half of it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(&mut self, line: &Line) -> io::Result<()> {
+        let mut text = serde_json::to_vec(line).map_err(io::Error::other)?;
+        text.push(b'\n');
+        self.file.write_all(&text)
+    }
+}
+
+/// Resident bytes of this process, now and at most so far; `None` where the system does not say.
+pub fn resident() -> Option<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let field = |name: &str| -> Option<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Some((field("VmRSS:")?, field("VmHWM:")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_run_drops_lines_it_will_write_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let mut metrics = Metrics::open(&path, 0).unwrap();
+        for step in 1..=4 {
+            metrics.write(&Line { step, loss: Some(f64::NAN), ..Line::default() }).unwrap();
+        }
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\":5,\"lo").unwrap();
+        Metrics::open(&path, 2).unwrap().write(&Line { step: 3, lr: Some(0.5), ..Line::default() }).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3,\"lr\":0.5}\n");
+        Metrics::open(&path, 0).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[test]
+    fn resident_memory_is_known_on_linux() {
+        if cfg!(target_os = "linux") {
+            let (now, most) = resident().unwrap();
+            assert!(now > 0 && most >= now / 2);
+        }
+    }
+}

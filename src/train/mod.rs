@@ -1,0 +1,11 @@
+//! The loop: one step, schedules, evaluation, metrics.
+
+mod metrics;
+mod run;
+mod schedule;
+mod step;
+
+pub use metrics::{Line, Metrics, resident};
+pub use run::{Ended, Observer, Samples, Validation, run, validate};
+pub use schedule::learning_rate;
+pub use step::{Counters, StepReport, Trainer, plan};

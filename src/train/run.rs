@@ -1,0 +1,125 @@
+//! The loop over steps: when to evaluate, sample, save, and stop.
+
+use super::{StepReport, Trainer};
+use crate::data::{Batches, Windows};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Mean validation loss and how many targets it is the mean of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Validation {
+    /// Steps done.
+    pub step: u64,
+    /// Nats per token.
+    pub loss: f64,
+    /// Targets.
+    pub targets: u64,
+}
+
+/// What the loop tells, and asks, the program around it.
+pub trait Observer {
+    /// Why the observer wants the run to end.
+    type Error;
+
+    /// A step was done; `took` is its time without evaluation and saving.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn stepped(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Self::Error>;
+
+    /// The model was validated.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn validated(&mut self, validation: &Validation) -> Result<(), Self::Error>;
+
+    /// A text sample is due.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn sample(&mut self, trainer: &mut Trainer) -> Result<(), Self::Error>;
+
+    /// A checkpoint is due.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn save(&mut self, trainer: &Trainer) -> Result<(), Self::Error>;
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Finished,
+    /// It was asked to stop, and saved.
+    Stopped,
+    /// Too many steps in a row had a loss or gradient that was not finite. Nothing was saved since before them.
+    NotFinite,
+}
+
+/// The data of a run.
+#[derive(Clone, Debug)]
+pub struct Samples {
+    /// Training.
+    pub train: Batches,
+    /// Validation, if any text was held out.
+    pub validation: Option<Windows>,
+}
+
+/// Runs until `until` steps are done (at most `train.steps`), or `stop` is set, which ends it after the step at hand.
+///
+/// # Errors
+/// The observer's.
+pub fn run<O: Observer>(
+    trainer: &mut Trainer,
+    samples: &Samples,
+    until: u64,
+    stop: &AtomicBool,
+    observer: &mut O,
+) -> Result<Ended, O::Error> {
+    let train = trainer.config().train.clone();
+    let tokens = train.batch * train.sequence;
+    let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
+    while trainer.counters.step < train.steps {
+        let halted = stop.load(Ordering::SeqCst) || trainer.counters.step >= until;
+        if halted {
+            observer.save(trainer)?;
+            return Ok(Ended::Stopped);
+        }
+        let begun = Instant::now();
+        let position = if train.overfit { 0 } else { trainer.counters.position };
+        samples.train.fill(position, &mut inputs, &mut targets);
+        let report = trainer.step(&inputs, &targets);
+        observer.stepped(trainer, &report, begun.elapsed())?;
+        if trainer.counters.nonfinite_in_a_row > train.max_nonfinite {
+            return Ok(Ended::NotFinite);
+        }
+        let last = report.step == train.steps;
+        let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
+        if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
+            observer.validated(&validate(trainer, windows, &mut inputs, &mut targets))?;
+        }
+        if due(train.sample_every) && train.sample_tokens > 0 {
+            observer.sample(trainer)?;
+        }
+        // A checkpoint from the middle of a bad streak would take the place of one from before it.
+        if due(train.checkpoint_every) && (last || trainer.counters.nonfinite_in_a_row == 0) {
+            observer.save(trainer)?;
+        }
+    }
+    Ok(Ended::Finished)
+}
+
+/// Mean loss over all windows; `inputs` and `targets` hold a training batch.
+pub fn validate(trainer: &mut Trainer, windows: &Windows, inputs: &mut [u32], targets: &mut [u32]) -> Validation {
+    let (batch, sequence) = (trainer.config().train.batch, trainer.config().train.sequence);
+    let mut sum = 0.0;
+    for first in (0..windows.len()).step_by(batch) {
+        let count = batch.min(windows.len() - first);
+        let (inputs, targets) = (&mut inputs[..count * sequence], &mut targets[..count * sequence]);
+        windows.fill(first, inputs, targets);
+        sum += trainer.evaluate(count, inputs, targets);
+    }
+    let targets = windows.targets();
+    Validation { step: trainer.counters.step, loss: sum / targets as f64, targets }
+}

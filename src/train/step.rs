@@ -1,0 +1,173 @@
+//! One training step.
+
+use super::learning_rate;
+use crate::backend::{Backend, IGNORE, Param};
+use crate::config::Config;
+use crate::memory::{Arena, Plan, Span};
+use crate::model::{Mode, Model, Pass, initialize};
+use crate::optim::Step;
+use serde::{Deserialize, Serialize};
+use zerocopy::IntoBytes;
+
+/// What a run has counted so far; part of its state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// Training sequences consumed.
+    pub position: u64,
+    /// Steps skipped because the loss was not finite.
+    pub skipped_losses: u64,
+    /// Updates of a tensor skipped because its gradient was not finite.
+    pub skipped_gradients: u64,
+    /// Steps in a row, up to the last, with either.
+    pub nonfinite_in_a_row: u64,
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepReport {
+    /// Number of the step, from 1.
+    pub step: u64,
+    /// Mean loss of the targets that count, in nats per token.
+    pub loss: f64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Norm of the whole gradient, before any clipping; NaN if a tensor's was not finite.
+    pub grad_norm: f64,
+    /// Groups of weights fitted anew.
+    pub refits: u64,
+    /// Whether the whole step was skipped.
+    pub skipped_loss: bool,
+    /// Tensors whose update was skipped.
+    pub skipped_gradients: u64,
+}
+
+/// A model in training. Between steps its weights exist as stored planes only.
+pub struct Trainer {
+    /// What computes, and holds the arena.
+    pub backend: Box<dyn Backend>,
+    /// Where everything lies.
+    pub model: Model,
+    /// The plan that the arena was made from.
+    pub plan: Plan,
+    /// Progress.
+    pub counters: Counters,
+    /// Losses of one batch on this machine.
+    losses: Vec<f32>,
+}
+
+/// The plan of a training run, and the model placed in it.
+pub fn plan(config: &Config, backend: &dyn Backend) -> (Plan, Model) {
+    let mut plan = Plan::default();
+    let tokens = config.train.batch * config.train.sequence;
+    let model = Model::place(&mut plan, config, Mode::Train, tokens, config.train.sequence, backend);
+    (plan, model)
+}
+
+impl Trainer {
+    /// Plans, allocates once, and fills what depends on the configuration alone. The parameters are zero until
+    /// [`Trainer::initialize`] or a checkpoint sets them.
+    pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Self {
+        let (plan, model) = plan(config, backend.as_ref());
+        backend.attach(Arena::new(plan.total()), model.work.scratch);
+        model.prepare(backend.as_mut());
+        let losses = vec![0.0; model.work.tokens];
+        Self { backend, model, plan, counters: Counters::default(), losses }
+    }
+
+    /// First values of all parameters.
+    pub fn initialize(&mut self) {
+        initialize(&self.model, self.backend.as_mut());
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.model.config
+    }
+
+    /// One optimizer step on `batch` sequences of `sequence` tokens; `inputs` and `targets` are `[T]`.
+    ///
+    /// # Panics
+    /// If the slices are not `batch * sequence` long.
+    pub fn step(&mut self, inputs: &[u32], targets: &[u32]) -> StepReport {
+        let (batch, sequence) = (self.config().train.batch, self.config().train.sequence);
+        let pass = Pass::whole(batch, sequence);
+        assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
+        let number = self.counters.step + 1;
+        let lr = learning_rate(&self.config().train, self.config().optimizer.lr, number);
+        let loss = self.loss_and_head_grad(pass, inputs, targets);
+        let mut report = StepReport {
+            step: number,
+            loss: loss.0,
+            lr,
+            grad_norm: f64::NAN,
+            refits: 0,
+            skipped_loss: !loss.0.is_finite(),
+            skipped_gradients: 0,
+        };
+        if !report.skipped_loss {
+            let config = self.config();
+            let step = Step::new(&config.optimizer, number, lr, config.storage.feedback, config.run.seed);
+            self.backward(pass, loss.1, &step, &mut report);
+        }
+        self.count(batch as u64, &report);
+        report
+    }
+
+    /// Mean loss, and the scale of the gradients that it implies.
+    fn loss_and_head_grad(&mut self, pass: Pass, inputs: &[u32], targets: &[u32]) -> (f64, f32) {
+        let counted = targets.iter().filter(|&&target| target != IGNORE).count();
+        let scale = if counted > 0 { 1.0 / counted as f32 } else { 0.0 };
+        self.upload_tokens(inputs, targets);
+        self.model.forward(self.backend.as_mut(), pass);
+        self.model.loss_and_head_grad(self.backend.as_mut(), pass, scale);
+        (self.sum_losses(pass.tokens()) / counted.max(1) as f64, scale)
+    }
+
+    fn backward(&mut self, pass: Pass, scale: f32, step: &Step, report: &mut StepReport) {
+        let mut grad_sq = 0.0;
+        let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            let outcome = backend.optimizer_step(param, grad, step);
+            grad_sq += if outcome.finite { outcome.grad_sq } else { f64::NAN };
+            report.refits += outcome.refits;
+            report.skipped_gradients += u64::from(!outcome.finite);
+        };
+        self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
+        report.grad_norm = grad_sq.sqrt();
+    }
+
+    fn count(&mut self, sequences: u64, report: &StepReport) {
+        let counters = &mut self.counters;
+        counters.step = report.step;
+        counters.position += sequences;
+        counters.skipped_losses += u64::from(report.skipped_loss);
+        counters.skipped_gradients += report.skipped_gradients;
+        let clean = !report.skipped_loss && report.skipped_gradients == 0;
+        counters.nonfinite_in_a_row = if clean { 0 } else { counters.nonfinite_in_a_row + 1 };
+    }
+
+    fn upload_tokens(&mut self, inputs: &[u32], targets: &[u32]) {
+        self.backend.upload(inputs.as_bytes(), self.model.work.inputs.head(4 * inputs.len()));
+        self.backend.upload(targets.as_bytes(), self.model.work.targets.head(4 * targets.len()));
+    }
+
+    fn sum_losses(&mut self, tokens: usize) -> f64 {
+        let losses = &mut self.losses[..tokens];
+        self.backend.download(self.model.work.losses.head(4 * tokens), losses.as_mut_bytes());
+        losses.iter().map(|&loss| f64::from(loss)).sum()
+    }
+
+    /// Sum of the losses of `batch` sequences of equal length (at most a training batch), in nats, without training.
+    ///
+    /// # Panics
+    /// If `inputs` and `targets` differ in length or exceed a training batch.
+    pub fn evaluate(&mut self, batch: usize, inputs: &[u32], targets: &[u32]) -> f64 {
+        assert_eq!(inputs.len(), targets.len(), "one target per input");
+        let pass = Pass::whole(batch, inputs.len() / batch);
+        self.upload_tokens(inputs, targets);
+        self.model.forward(self.backend.as_mut(), pass);
+        self.model.losses(self.backend.as_mut(), pass);
+        self.sum_losses(pass.tokens())
+    }
+}

@@ -1,0 +1,62 @@
+//! What several tests need.
+#![allow(dead_code)]
+
+pub mod process;
+
+use safetensors::SafeTensors;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// A file under `fixtures/`.
+pub fn fixture(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+}
+
+/// A recorded file: its tensors as numbers (integers become floats), with shapes, and its metadata.
+pub struct Golden {
+    pub tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
+    pub metadata: HashMap<String, String>,
+}
+
+impl Golden {
+    pub fn load(name: &str) -> Self {
+        let bytes = std::fs::read(fixture(&format!("golden/{name}.safetensors"))).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.tensors().into_iter().map(|(name, view)| {
+            let data = view.data();
+            let numbers = match view.dtype() {
+                safetensors::Dtype::F32 => {
+                    data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
+                }
+                safetensors::Dtype::I64 => {
+                    data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect()
+                }
+                safetensors::Dtype::I32 => {
+                    data.chunks_exact(4).map(|b| f64::from(i32::from_le_bytes(b.try_into().unwrap()))).collect()
+                }
+                other => panic!("{name} has type {other:?}"),
+            };
+            (name, (view.shape().to_vec(), numbers))
+        });
+        Self { tensors: tensors.collect(), metadata }
+    }
+
+    pub fn numbers(&self, name: &str) -> &[f64] {
+        &self.tensors.get(name).unwrap_or_else(|| panic!("{name} was not recorded")).1
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        self.numbers(name).iter().map(|&x| x as f32).collect()
+    }
+}
+
+/// Element by element; NaN is a failure.
+pub fn assert_near(found: &[f32], wanted: &[f64], absolute: f64, relative: f64, what: &str) {
+    assert_eq!(found.len(), wanted.len(), "{what}: length");
+    for (i, (&x, &y)) in found.iter().zip(wanted).enumerate() {
+        let error = (f64::from(x) - y).abs();
+        assert!(error <= absolute + relative * y.abs(), "{what}[{i}]: {x}, recorded {y}");
+    }
+}

@@ -1,0 +1,192 @@
+//! What a user is told about a configuration that cannot work.
+
+use insta::assert_snapshot;
+use std::path::PathBuf;
+use tetrad::config::Config;
+
+/// A configuration file that is removed at the end of the test.
+struct File {
+    folder: tempfile::TempDir,
+    path: PathBuf,
+}
+
+fn file(text: &str) -> File {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.toml");
+    std::fs::write(&path, text).unwrap();
+    File { folder, path }
+}
+
+/// The message for a file and overrides, its folder left out.
+fn refusal(text: &str, sets: &[&str]) -> String {
+    let file = file(text);
+    let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+    let error = Config::load(file.path.to_str(), &sets).expect_err("this configuration is wrong");
+    error.to_string().replace(&format!("{}/", file.folder.path().display()), "")
+}
+
+#[test]
+fn a_misspelt_key_is_named_with_its_line_and_the_nearest_key() {
+    assert_snapshot!(refusal("[model]\nhidden = 64\nhaeds = 4\n\n[trian]\nsteps = 3\n", &["steps=5"]), @"
+    3 mistakes in the configuration:
+      model.haeds (run.toml, line 3): no such key (did you mean `model.heads`?)
+      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, run
+      steps (--set): no such key (did you mean `train.steps`?)
+    ");
+}
+
+#[test]
+fn a_key_outside_its_table_is_sent_there() {
+    assert_snapshot!(refusal("steps = 10\nmodel = 3\n[[data]]\ntrain = []\n", &[]), @"
+    3 mistakes in the configuration:
+      steps (run.toml, line 1): no such key outside a table (did you mean `train.steps`?); only `preset` stands there
+      model (run.toml, line 2): is a table; write [model] on a line of its own and its keys below
+      data (run.toml, line 3): is a table; write [data] on a line of its own and its keys below
+    ");
+}
+
+#[test]
+fn a_wrong_type_names_the_value_and_what_is_allowed() {
+    let text = "[train]\nsteps = \"many\"\nbatch = 1.5\noverfit = 1\n[data]\ntrain = \"a.txt\"\nvalidation = [1]\n";
+    assert_snapshot!(refusal(text, &["run.seed=-1", "optimizer.lr=fast", "run.threads=99999999999999999999"]), @r#"
+    8 mistakes in the configuration:
+      train.steps = "many" (run.toml, line 2): must be a whole number, 0 or more
+      train.batch = 1.5 (run.toml, line 3): must be a whole number, 0 or more
+      train.overfit = 1 (run.toml, line 4): must be true or false
+      data.train = "a.txt" (run.toml, line 6): must be a list of texts, such as ["a.txt", "b/*.jsonl"]
+      data.validation = [1] (run.toml, line 7): must be a list of texts, such as ["a.txt", "b/*.jsonl"]
+      run.seed = -1 (--set): must be a whole number, 0 or more
+      optimizer.lr = "fast" (--set): must be a number
+      run.threads = "99999999999999999999" (--set): must be a whole number, 0 or more
+    "#);
+}
+
+#[test]
+fn a_wrong_word_names_all_words() {
+    assert_snapshot!(refusal("[storage]\nweights = \"int5\"\nm = \"fp8\"\n", &["optimizer.name=stablespam"]), @r#"
+    3 mistakes in the configuration:
+      storage.weights = "int5" (run.toml, line 2): must be one of "int4", "int4-simulated", "bf16", "f32" (did you mean `int4`?)
+      storage.m = "fp8" (run.toml, line 3): must be one of "f32", "int8", "int4"
+      optimizer.name = "stablespam" (--set): must be one of "stable-spam", "spam", "adamw", "adam" (did you mean `stable-spam`?)
+    "#);
+}
+
+#[test]
+fn text_that_is_not_toml_is_located() {
+    assert_snapshot!(refusal("[model]\nhidden = 64\nheads == 4\n", &[]), @"run.toml, line 3, column 8: not valid TOML: extra `=`, expected nothing");
+    assert_snapshot!(refusal("[model]\nhidden = 64\nhidden = 4\n", &[]), @"run.toml, line 3, column 1: not valid TOML: duplicate key");
+}
+
+#[test]
+fn an_unknown_preset_lists_the_presets() {
+    assert_snapshot!(refusal("preset = \"350\"\n", &[]), @r#"preset = "350" (run.toml, line 1): no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b"#);
+    assert_snapshot!(Config::load(Some("350"), &[]).unwrap_err(), @"350: no such file, and no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b");
+    assert_snapshot!(Config::load(Some("no/such.toml"), &[]).unwrap_err(), @"no/such.toml: no such file, and no preset of that name; presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b");
+    assert_snapshot!(Config::load(None, &["preset=60m".into(), "train.steps".into()]).unwrap_err(), @"
+    2 mistakes in the configuration:
+      preset (--set): a preset is the base of a configuration, not an override; name it in place of the file
+      train.steps (--set): an override is written table.key=value, such as train.steps=100
+    ");
+}
+
+#[test]
+fn head_counts_that_do_not_divide_are_refused() {
+    assert_snapshot!(refusal("[model]\nheads = 5\nkv_heads = 2\n", &[]), @"
+    2 mistakes in the configuration:
+      model.kv_heads = 2 (run.toml, line 3): must divide model.heads = 5, which share keys and values; use 1 or 5
+      model.heads = 5 (run.toml, line 2): must divide model.hidden = 128; use 1 or 2 or 4 or 8 or 16
+    ");
+    assert_snapshot!(refusal("", &["model.heads=128", "model.kv_heads=1"]), @"model.heads = 128 (--set): makes the head size 1 (model.hidden = 128), and rotary embeddings need an even one; use 4 or 8 or 16 or 32 or 64");
+    assert_snapshot!(refusal("", &["model.hidden=129", "model.heads=3", "model.kv_heads=3"]), @"model.heads = 3 (--set): makes the head size 43 (model.hidden = 129), and rotary embeddings need an even one; use an even model.hidden");
+}
+
+#[test]
+fn sizes_of_zero_are_refused_without_dividing_by_them() {
+    let zeros = ["hidden", "intermediate", "layers", "heads", "kv_heads", "vocab", "context"]
+        .map(|key| format!("model.{key}=0"));
+    let sets: Vec<&str> = zeros.iter().map(String::as_str).collect();
+    assert_snapshot!(refusal("", &[&sets[..], &["train.steps=0", "train.batch=0", "train.sequence=0"]].concat()), @"
+    10 mistakes in the configuration:
+      model.hidden = 0 (--set): must be 1 to 16777216
+      model.intermediate = 0 (--set): must be 1 to 16777216
+      model.layers = 0 (--set): must be 1 to 16777216
+      model.heads = 0 (--set): must be 1 to 16777216
+      model.kv_heads = 0 (--set): must be 1 to 16777216
+      model.vocab = 0 (--set): must be 1 to 16777216
+      model.context = 0 (--set): must be 1 to 16777216
+      train.steps = 0 (--set): must be 1 or more
+      train.batch = 0 (--set): must be 1 to 1048576
+      train.sequence = 0 (--set): must be 1 or more tokens
+    ");
+}
+
+#[test]
+fn rates_that_would_destroy_the_weights_are_refused() {
+    let sets =
+        ["optimizer.lr=-0.001", "optimizer.beta1=1", "optimizer.beta2=nan", "optimizer.eps=0", "optimizer.density=0"];
+    assert_snapshot!(refusal("", &sets), @"
+    5 mistakes in the configuration:
+      optimizer.lr = -0.001 (--set): must be above 0 and at most 1; 1e-4 to 1e-2 is usual
+      optimizer.beta1 = 1.0 (--set): must be at least 0 and below 1: it is the share of a running mean that is kept
+      optimizer.beta2 = nan (--set): must be at least 0 and below 1: it is the share of a running mean that is kept
+      optimizer.eps = 0.0 (--set): must be above 0 and at most 1; 1e-8 is usual
+      optimizer.density = 0.0 (--set): must be above 0 and at most 1: it is the share of the elements that are updated
+    ");
+    assert_snapshot!(refusal("", &["optimizer.lr=inf", "optimizer.weight_decay=-1", "optimizer.spike_threshold=inf"]), @"
+    3 mistakes in the configuration:
+      optimizer.lr = inf (--set): must be above 0 and at most 1; 1e-4 to 1e-2 is usual
+      optimizer.weight_decay = -1.0 (--set): must be a finite number, 0 or more
+      optimizer.spike_threshold = inf (--set): must be a finite number above 0; 5000 is usual
+    ");
+    assert_snapshot!(refusal("", &["optimizer.lr=0.5", "optimizer.weight_decay=2"]), @"optimizer.weight_decay = 2.0 (--set): times optimizer.lr = 0.5 must stay below 1, or one step erases the weights");
+}
+
+#[test]
+fn combinations_without_a_meaning_are_refused() {
+    let sets = ["storage.weights=f32", "storage.residue=false", "storage.feedback=true", "storage.scheme=asymmetric"];
+    assert_snapshot!(refusal("[activations]\nquant = \"int4\"\n", &sets), @r#"
+    4 mistakes in the configuration:
+      storage.residue = false (--set): only packed weights have a residue to leave out; remove the key or set storage.weights="int4"
+      storage.feedback = true (--set): feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights="int4"
+      storage.scheme = "asymmetric" (--set): only four-bit weights have offsets, and none are four-bit; remove the key or set storage.weights="int4"
+      activations.quant = "int4" (run.toml, line 2): quantizes the inputs of four-bit products; set it to "none" or storage.weights="int4"
+    "#);
+    assert_snapshot!(refusal("", &["storage.feedback=true", "optimizer.beta1=0", "storage.group=48"]), @"
+    2 mistakes in the configuration:
+      storage.group = 48 (--set): must be one of 32, 64, 128, 256
+      storage.feedback = true (--set): is carried by the momentum, and optimizer.beta1 = 0 has none; set it to false or optimizer.beta1=0.9
+    ");
+    let sets =
+        ["optimizer.name=adamw", "optimizer.variant=reference", "optimizer.momentum_decay=9", "optimizer.density=0.5"];
+    assert_snapshot!(refusal("", &sets), @r#"
+    3 mistakes in the configuration:
+      optimizer.variant = "reference" (--set): is read by Stable-SPAM only; remove the key or set optimizer.name="stable-spam"
+      optimizer.momentum_decay = 9 (--set): is read by Stable-SPAM only; remove the key or set optimizer.name="stable-spam"
+      optimizer.density = 0.5 (--set): below 1 is a mask of SPAM only; set it to 1 or optimizer.name="spam"
+    "#);
+}
+
+#[test]
+fn lengths_that_do_not_fit_are_refused() {
+    let sets =
+        ["train.sequence=256", "train.steps=50", "train.warmup=60", "train.final_lr=1.5", "data.validation_fraction=1"];
+    assert_snapshot!(refusal("", &sets), @"
+    4 mistakes in the configuration:
+      data.validation_fraction = 1.0 (--set): must be at least 0 and below 1: it is the share of the tokens that is kept from training
+      train.sequence = 256 (--set): must not exceed model.context = 128; shorten it or raise model.context
+      train.warmup = 60 (--set): must not exceed train.steps = 50; a tenth of the steps is usual
+      train.final_lr = 1.5 (--set): must be 0 to 1: it is a share of optimizer.lr
+    ");
+    assert_snapshot!(refusal("", &["model.vocab=128", "data.train=", "run.dir=", "run.threads=5000"]), @r#"
+    4 mistakes in the configuration:
+      data.train = [""] (--set): holds an empty name; each entry is a file or a pattern such as "books/*.txt"
+      model.vocab = 128 (--set): must be at least 256, since without tokenizer.file every byte is a token; set model.vocab=256
+      run.dir = "" (--set): must name a folder, such as "runs/first"
+      run.threads = 5000 (--set): must be 0 (all processors) to 4096
+    "#);
+}
+
+#[test]
+fn a_mistake_inherited_from_a_preset_names_the_preset() {
+    assert_snapshot!(refusal("preset = \"60m\"\n[model]\ncontext = 128\n", &[]), @"train.sequence = 256 (preset 60m): must not exceed model.context = 128; shorten it or raise model.context");
+}

@@ -1,0 +1,228 @@
+//! Files to tokens: exact however they are cut, the same for any number of threads, and cached without trust.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use tetrad::config::Config;
+use tetrad::data::{Corpus, Prepared, Shard, Stage, Tokenizer};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+fn austen() -> String {
+    fs::read_to_string(fixture("corpus/austen.txt")).unwrap()
+}
+
+/// Both tokenizer fixtures and bytes.
+fn tokenizers() -> [Tokenizer; 3] {
+    let file = |name: &str| Tokenizer::from_file(&fixture(name)).unwrap();
+    [Tokenizer::bytes(), file("tokenizer/byte_level.json"), file("tokenizer/byte_fallback.json")]
+}
+
+/// A folder with files and a cache.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        Place { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path.display().to_string()
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    /// The shard of `files`, and whether it had to be made.
+    fn prepare(&self, files: &[String], tokenizer: &Tokenizer) -> (Shard, bool) {
+        let mut made = false;
+        let mut progress = |progress: tetrad::data::Progress<'_>| {
+            made |= progress.stage == Stage::Tokenizing;
+            assert!(progress.total == 0 || progress.bytes <= progress.total, "more than everything is done");
+        };
+        let corpus = Corpus::resolve(files).unwrap();
+        let shard = Shard::prepare(&corpus, tokenizer, &self.cache(), &mut progress).unwrap();
+        (shard, made)
+    }
+
+    fn cached(&self) -> Vec<PathBuf> {
+        fs::read_dir(self.cache()).unwrap().map(|entry| entry.unwrap().path()).collect()
+    }
+}
+
+#[test]
+fn a_text_cut_into_pieces_has_the_tokens_of_the_whole() {
+    let place = Place::new();
+    let text = austen();
+    let file = place.write("austen.txt", &text);
+    for tokenizer in tokenizers() {
+        let mut whole = tokenizer.encode(&text).unwrap();
+        whole.extend(tokenizer.eos());
+        let (shard, _) = place.prepare(std::slice::from_ref(&file), &tokenizer);
+        assert!(shard.tokens.to_vec() == whole, "tokens differ for a vocabulary of {}", tokenizer.vocab_size());
+        assert_eq!(shard.sources[0].largest, whole.iter().copied().max());
+    }
+}
+
+/// No line ends anywhere: words are the only places left to cut.
+#[test]
+fn one_endless_line_has_the_tokens_of_the_whole() {
+    let place = Place::new();
+    let text = austen()[..700_000].replace('\n', " ");
+    let file = place.write("line.txt", &text);
+    let document = serde_json::json!({ "text": text }).to_string();
+    let line = place.write("line.jsonl", &document);
+    for tokenizer in &tokenizers()[1..] {
+        let mut whole = tokenizer.encode(&text).unwrap();
+        whole.extend(tokenizer.eos());
+        for file in [&file, &line] {
+            let (shard, _) = place.prepare(std::slice::from_ref(file), tokenizer);
+            assert!(shard.tokens.to_vec() == whole, "{file}: tokens differ");
+        }
+    }
+}
+
+#[test]
+fn characters_of_several_bytes_are_not_cut_at_the_end_of_a_buffer() {
+    let place = Place::new();
+    for shift in 0..4 {
+        let text = "x".repeat(shift) + &"\u{1f600}\u{20ac}\u{e9}".repeat(100_000);
+        let file = place.write("wide.txt", &text);
+        let (shard, _) = place.prepare(&[file], &Tokenizer::bytes());
+        let bytes: Vec<u8> = shard.tokens.to_vec().into_iter().map(|id| id as u8).collect();
+        assert!(bytes == (text + "\n").into_bytes());
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let text = austen();
+    let files = |place: &Place| [place.write("a.txt", &text), place.write("b.jsonl", "{\"text\":\"b\"}\n".repeat(999))];
+    let tokenizer = &tokenizers()[1];
+    let tokens = [1, 2, 7].map(|threads| {
+        let place = Place::new();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| place.prepare(&files(&place), tokenizer).0.tokens.to_vec())
+    });
+    assert!(tokens[0] == tokens[1] && tokens[0] == tokens[2]);
+}
+
+#[test]
+fn documents_end_with_the_end_of_text_or_a_newline() {
+    let place = Place::new();
+    let lines =
+        "{\"text\": \"one\"}\n\n  \n{\"id\": 3, \"text\": \"two\\n\"}\r\n{\"text\": \"\"}\n{\"text\": \"three\"}";
+    let files = [place.write("a.jsonl", lines), place.write("b.txt", "four")];
+    let (shard, _) = place.prepare(&files, &Tokenizer::bytes());
+    assert_eq!(Tokenizer::bytes().decode(&shard.tokens.to_vec()), "one\ntwo\nthree\nfour\n");
+    assert_eq!(shard.text_bytes, 16);
+    assert_eq!(shard.sources.iter().map(|source| source.range.len()).collect::<Vec<_>>(), [14, 5]);
+
+    let level = &tokenizers()[1];
+    let (shard, _) = place.prepare(&files, level);
+    let end = "<|endoftext|>";
+    assert_eq!(level.decode(&shard.tokens.to_vec()), format!("one{end}two\n{end}three{end}four{end}"));
+}
+
+#[test]
+fn prepared_tokens_are_found_again_by_content_not_by_name() {
+    let place = Place::new();
+    let first = place.write("a.txt", "the same text\n");
+    assert!(place.prepare(std::slice::from_ref(&first), &Tokenizer::bytes()).1);
+    assert!(!place.prepare(std::slice::from_ref(&first), &Tokenizer::bytes()).1, "prepared twice");
+    let renamed = place.write("b.txt", "the same text\n");
+    assert!(!place.prepare(&[renamed], &Tokenizer::bytes()).1, "the name is part of the key");
+    assert!(place.prepare(std::slice::from_ref(&first), &tokenizers()[1]).1, "the tokenizer is not part of the key");
+    place.write("a.txt", "the same texT\n");
+    let (shard, made) = place.prepare(&[first], &Tokenizer::bytes());
+    assert!(made, "the content is not part of the key");
+    assert_eq!(Tokenizer::bytes().decode(&shard.tokens.to_vec()), "the same texT\n");
+}
+
+/// Same bytes, other meaning: as `.txt` the file is one document, as `.jsonl` two.
+#[test]
+fn the_kind_of_a_file_is_part_of_its_key() {
+    let place = Place::new();
+    let content = "{\"text\":\"a\"}\n{\"text\":\"b\"}\n";
+    let (text, lines) = (place.write("a.txt", content), place.write("a.jsonl", content));
+    assert_eq!(place.prepare(&[text], &Tokenizer::bytes()).0.tokens.len(), content.len());
+    assert_eq!(place.prepare(&[lines], &Tokenizer::bytes()).0.tokens.len(), 4);
+}
+
+#[test]
+fn a_damaged_cache_is_made_again() {
+    let place = Place::new();
+    let file = place.write("a.txt", "some text\n");
+    place.prepare(std::slice::from_ref(&file), &Tokenizer::bytes());
+    let shard = place.cached().remove(0);
+    let whole = fs::read(&shard).unwrap();
+    for damaged in [&whole[..whole.len() - 1], &whole[1..], b"", b"not a shard", &[0; 64]] {
+        fs::write(&shard, damaged).unwrap();
+        let (again, made) = place.prepare(std::slice::from_ref(&file), &Tokenizer::bytes());
+        assert!(made && again.tokens.len() == 10);
+        assert_eq!(fs::read(&shard).unwrap(), whole);
+    }
+}
+
+#[test]
+fn several_at_once_do_not_spoil_each_other() {
+    let place = Place::new();
+    let file = place.write("austen.txt", austen());
+    let expected = place.prepare(std::slice::from_ref(&file), &Tokenizer::bytes()).0.tokens.to_vec();
+    fs::remove_dir_all(place.cache()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let (shard, _) = place.prepare(std::slice::from_ref(&file), &Tokenizer::bytes());
+                assert!(shard.tokens.to_vec() == expected);
+            });
+        }
+    });
+    assert_eq!(place.cached().len(), 1, "temporary files are left: {:?}", place.cached());
+}
+
+#[test]
+fn a_refused_text_leaves_nothing_in_the_cache() {
+    let place = Place::new();
+    let file = place.write("a.txt", [b"fine text ".repeat(100_000), vec![0xff]].concat());
+    let corpus = Corpus::resolve(&[file]).unwrap();
+    assert!(Shard::prepare(&corpus, &Tokenizer::bytes(), &place.cache(), &mut |_| {}).is_err());
+    assert_eq!(place.cached(), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn the_quick_start_trains_on_the_bundled_text_and_validates_on_its_end() {
+    let place = Place::new();
+    let mut config = Config::default();
+    config.data.cache = place.cache();
+    let prepared = Prepared::new(&config, &mut |_| {}).unwrap();
+    let text = austen().into_bytes();
+    let bytes = |tokens: &tetrad::data::Tokens| tokens.to_vec().into_iter().map(|id| id as u8).collect::<Vec<u8>>();
+    let (train, validation) = (bytes(&prepared.train), bytes(&prepared.validation));
+    assert_eq!(validation.len(), (text.len() as f64 * 0.05).round() as usize);
+    assert!([train, validation].concat() == text);
+    assert_eq!(prepared.bytes_per_token, 1.0);
+}
+
+#[test]
+fn validation_files_leave_the_training_text_whole() {
+    let place = Place::new();
+    let mut config = Config::default();
+    config.data.cache = place.cache();
+    config.data.train = vec![place.write("a.txt", "trained\n")];
+    config.data.validation = vec![place.write("b.txt", "validated the\n")];
+    config.tokenizer.file = Some(fixture("tokenizer/byte_level.json"));
+    config.model.vocab = 557;
+    let prepared = Prepared::new(&config, &mut |_| {}).unwrap();
+    let text = |tokens: &tetrad::data::Tokens| prepared.tokenizer.decode(&tokens.to_vec());
+    assert_eq!(text(&prepared.train), "trained\n<|endoftext|>");
+    assert_eq!(text(&prepared.validation), "validated the\n<|endoftext|>");
+    // 14 bytes of text; the end of text is a token too.
+    assert_eq!(prepared.bytes_per_token, 14.0 / prepared.validation.len() as f64);
+}

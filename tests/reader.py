@@ -1,0 +1,149 @@
+"""Reads a .tetrad file, from format-spec/SPEC.md alone and with nothing but the standard library.
+
+usage: reader.py FILE...   prints one JSON object per file, or {"error": ...}. Checksums are not verified.
+"""
+
+import json, math, re, struct, sys
+
+STORAGES = {1: "f32", 2: "f16", 3: "bf16", 4: "int8", 5: "int4", 6: "int4-asymmetric"}
+ELEMENTS = {1: "f32", 2: "f16", 3: "bf16", 4: "i8", 5: "u8", 6: "nibble"}
+KINDS = {0x01: "data", 0x02: "codes", 0x03: "bytes", 0x04: "scales", 0x05: "offsets", 0x81: "residue", 0x82: "m",
+         0x83: "m-scales", 0x84: "v", 0x85: "v-scales", 0x86: "v-rows", 0x87: "v-cols", 0x88: "scalars"}
+NAME = re.compile(rb"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+def need(truth, rule):
+    if not truth:
+        raise ValueError(rule)
+
+
+def align(at, to):
+    return -(-at // to) * to
+
+
+def take_name(data, at, end):
+    need(at + 2 <= end, "R15")
+    (size,) = struct.unpack_from("<H", data, at)
+    name = data[at + 2:at + 2 + size]
+    need(at + 2 + size <= end, "R15")
+    need(1 <= size <= 255 and NAME.fullmatch(name), "R16")
+    return name.decode(), at + 2 + size
+
+
+def elements(kind, data):
+    """The stored numbers, nibbles in the order of their elements."""
+    if kind == "nibble":
+        runs = [data[i:i + 16] for i in range(0, len(data), 16)]
+        return [x for run in runs for x in [b & 15 for b in run] + [b >> 4 for b in run]]
+    if kind == "bf16":
+        padded = b"".join(b"\0\0" + data[i:i + 2] for i in range(0, len(data), 2))
+        return [x for (x,) in struct.iter_unpack("<f", padded)]
+    return [x for (x,) in struct.iter_unpack({"f32": "<f", "f16": "<e", "i8": "<b", "u8": "<B"}[kind], data)]
+
+
+def f32(x):
+    return struct.unpack("<f", struct.pack("<f", x))[0]
+
+
+def unpadded(tensor, values, value):
+    """value(stored, group) of every element that is not padding."""
+    cols, group = tensor["shape"][-1], tensor["group"]
+    per_row = -(-cols // group)
+    rows = range(len(values) // (per_row * group))
+    return [f32(value(values[i * per_row * group + j], i * per_row + j // group)) for i in rows for j in range(cols)]
+
+
+def decode(tensor):
+    """The tensor's values by role."""
+    planes, out = tensor["planes"], {}
+    s, low = planes.get("scales"), tensor["storage"] == "int4"
+    o = planes.get("offsets", [0] * len(s or []))
+    needed = {"int8": ["bytes", "scales"], "int4": ["codes", "scales"],
+              "int4-asymmetric": ["codes", "scales", "offsets"]}.get(tensor["storage"], ["data"])
+    need(all(kind in planes for kind in needed), "R25")
+    if needed == ["data"]:
+        out["weight"] = planes["data"]
+    elif needed[0] == "bytes":
+        out["weight"] = unpadded(tensor, planes["bytes"], lambda c, g: s[g] * c)
+    else:
+        out["weight"] = unpadded(tensor, planes["codes"], lambda q, g: s[g] * (q - 8 * low) + o[g])
+    if "residue" in planes:
+        trained = [16 * q + r for q, r in zip(planes["codes"], planes["residue"])]
+        out["trained"] = unpadded(tensor, trained, lambda b, g: s[g] * (b - 8 - 128 * low) / 16 + o[g])
+    for role in [role for role in ("m", "v") if role in planes]:
+        scales, zero = planes.get(role + "-scales"), 8 * (tensor["elements"][role] == "nibble") * (role == "m")
+        out[role] = planes[role] if scales is None else unpadded(
+            tensor, planes[role], lambda c, g: (scales[g] * (c - zero)) ** (1 + (role == "v")))
+    return out
+
+
+def read(data):
+    need(len(data) >= 128, "R1")
+    need(data[:8] == b"\x89TETRAD\n", "R2")
+    major, minor, required = struct.unpack_from("<HHI", data, 8)
+    need(major == 1, "R3")
+    need(required == 0, "R4")
+    need(data[88:128] == bytes(40), "R5")
+    file_len, head_len, weights_offset, optimizer_offset = struct.unpack_from("<4Q", data, 24)
+    need(file_len == len(data), "R6")
+    tensor_count, plane_count, attachment_count, names_len = struct.unpack_from("<4I", data, 56)
+    metadata_len, attachments_len = struct.unpack_from("<2Q", data, 72)
+    need(1 <= tensor_count <= 65536 and 1 <= plane_count <= 1048576 and attachment_count <= 64, "R7")
+    names_at = 128 + 40 * tensor_count + 32 * plane_count
+    metadata_at = names_at + names_len
+    attachments_at = metadata_at + metadata_len
+    need(head_len == attachments_at + attachments_len <= file_len, "R8")
+    need(weights_offset == align(head_len, 4096), "R10")
+
+    tensors, at = [], names_at
+    for t in range(tensor_count):
+        storage, count, reserved, group, *dims = struct.unpack_from("<BBHI4Q", data, 128 + 40 * t)
+        need(storage in STORAGES, "R11")
+        need(reserved == 0, "R5")
+        need(1 <= count <= 4 and all(dims[:count]) and not any(dims[count:]), "R12")
+        need(count == 2 or not (group or storage >= 4), "R12")
+        need(group in (32, 64, 128, 256) or (group == 0 and storage < 4), "R14")
+        need(math.prod(dims[:count - 1]) * align(dims[count - 1], group or 1) <= 1 << 48, "R13")
+        name, at = take_name(data, at, metadata_at)
+        tensors.append({"name": name, "shape": dims[:count], "storage": STORAGES[storage], "group": group,
+                        "planes": {}, "elements": {}})
+    need(at == metadata_at, "R15")
+    need(len({t["name"] for t in tensors}) == tensor_count, "R17")
+
+    end, start, last = head_len, weights_offset, (0, 0, 0)
+    for p in range(plane_count):
+        record = names_at - 32 * (plane_count - p)
+        tensor, kind, element, flags, reserved, offset, size, _ = struct.unpack_from("<IBBBBQQQ", data, record)
+        need(tensor < tensor_count, "R18")
+        need(flags in (0, 1) and not (flags and kind in KINDS), "R19")
+        need(flags or kind in KINDS, "R20")
+        need(reserved == 0, "R5")
+        need((kind >> 7, tensor, kind) > last, "R21")
+        if kind >> 7 and not last[0]:
+            start = align(end, 4096)
+            need(optimizer_offset == start, "R26")
+        need(offset == start and offset + size <= file_len, "R24")
+        last, end, start = (kind >> 7, tensor, kind), offset + size, align(offset + size, 64)
+        if kind in KINDS:
+            need(element in ELEMENTS, "R22")
+            tensors[tensor]["planes"][KINDS[kind]] = elements(ELEMENTS[element], data[offset:end])
+            tensors[tensor]["elements"][KINDS[kind]] = ELEMENTS[element]
+    need(end == file_len and (last[0] or optimizer_offset == 0), "R26")
+
+    attachments, at = {}, attachments_at
+    for _ in range(attachment_count):
+        name, at = take_name(data, at, head_len)
+        (size,) = struct.unpack_from("<Q", data, at)
+        need(at + 8 + size <= head_len, "R32")
+        attachments[name], at = data[at + 8:at + 8 + size].decode("latin-1"), at + 8 + size
+    metadata = json.loads(data[metadata_at:attachments_at].decode("utf-8"))
+    return {"minor": minor, "metadata": metadata, "attachments": attachments,
+            "tensors": [{**t, "values": decode(t)} for t in tensors]}
+
+
+for path in sys.argv[1:]:
+    try:
+        with open(path, "rb") as file:
+            print(json.dumps(read(file.read())))
+    except (ValueError, KeyError, struct.error) as error:
+        print(json.dumps({"error": repr(error)}))
