@@ -4,7 +4,9 @@
 //! vector lane, and both products that follow read them without another transposition.
 
 use super::exp::exp;
-use super::gemm::{COLS, Copied, DEPTH, Left, PITCH, ROWS, columns_to_panels, copy_rows, product, rows_to_panels};
+use super::gemm::{
+    COLS, Columns, Copied, DEPTH, Left, PITCH, ROWS, columns_to_panels, copy_rows, product, rows_to_panels,
+};
 use super::isa::{Isa, madd, vectorized};
 use super::tile::TileMut;
 use super::work::{Need, Scratch};
@@ -57,6 +59,16 @@ impl AttentionShape {
     /// Elements between two rows of `k` or `v`.
     pub(super) fn key_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// The head of queries that starts at `data[0]`.
+    pub(super) fn query_head<'a>(&self, data: &'a [f32]) -> Columns<'a> {
+        Columns { data, stride: self.query_width(), from: 0, count: self.head_dim }
+    }
+
+    /// The head of keys or values that starts at `data[0]`.
+    pub(super) fn key_head<'a>(&self, data: &'a [f32]) -> Columns<'a> {
+        Columns { data, stride: self.key_width(), from: 0, count: self.head_dim }
     }
 
     /// What scores are multiplied by.
@@ -132,7 +144,7 @@ pub(super) fn attention(
         let (strip, area) = area.split_at_mut(ROWS * PITCH);
         let (columns, area) = area.split_at_mut(query_panels(head_dim));
         let (scored, area) = area.split_at_mut(scores(keys));
-        rows_to_panels(isa, &v[from..], shape.key_width(), keys, 0, head_dim, keys * COLS, area);
+        rows_to_panels(isa, shape.key_head(&v[from..]), keys, keys * COLS, area);
         for head in 0..group {
             let block = &q[(row + first) * shape.query_width() + col + head * head_dim..];
             as_columns(isa, block, &shape, rows, columns);

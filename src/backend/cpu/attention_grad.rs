@@ -82,7 +82,7 @@ pub(super) fn attention_grad(
     let dvs = TileMut::new(dv, tokens, narrow, narrow).grid(queries, head_dim);
     areas.run(dqs.zip(dks).zip(dvs), |(((row, col, mut dq), (_, key_col, mut dk)), (_, _, mut dv)), area| {
         let mut area = Area::new(area, queries, head_dim);
-        rows_to_panels(isa, &k[row * narrow..], narrow, queries, key_col, head_dim, queries * COLS, area.keys);
+        rows_to_panels(isa, shape.key_head(&k[row * narrow + key_col..]), queries, queries * COLS, area.keys);
         // From the last block, which sees every key and so overwrites every row of `dk` and `dv`.
         for block in (0..queries.div_ceil(QUERIES)).rev() {
             let first = block * QUERIES;
@@ -160,10 +160,10 @@ fn block_grad(
     let (p, ds) = (&mut area.p.as_chunks_mut().0[..keys], &mut area.ds.as_chunks_mut().0[..keys]);
     softmax_grad(isa, p, ds, &lse, first, shape.scale());
 
-    rows_to_panels(isa, dout, shape.query_width(), rows, 0, head_dim, rows * COLS, area.block);
+    rows_to_panels(isa, shape.query_head(dout), rows, rows * COLS, area.block);
     let p: ByKey<'_> = Left::whole(area.p);
     product(isa, p, area.block, rows * COLS, rows, dv.part(0, 0, keys, head_dim), accumulate);
-    rows_to_panels(isa, q, shape.query_width(), rows, 0, head_dim, rows * COLS, area.block);
+    rows_to_panels(isa, shape.query_head(q), rows, rows * COLS, area.block);
     let ds: ByKey<'_> = Left::whole(area.ds);
     product(isa, ds, area.block, rows * COLS, rows, dk.part(0, 0, keys, head_dim), accumulate);
     let ds: ByQuery<'_> = Left::whole(area.ds);

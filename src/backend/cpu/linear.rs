@@ -1,11 +1,9 @@
-//! Products with a weight: forward, gradient of the input, gradient of the weight.
+//! Products with a weight: forward, and the gradient of the input.
 //!
-//! Forward and input gradient dequantize panels of the weight into scratch that all threads share, then each thread
-//! multiplies blocks of tokens with them. The weight gradient has no weight in it: each thread packs what its own
-//! block of the gradient needs. Few tokens (sampling) are dot products with rows dequantized one at a time.
+//! Panels of the weight are dequantized into scratch that all threads share, then each thread multiplies blocks of
+//! tokens with them. Few tokens (sampling) are dot products with rows dequantized one at a time.
 
-use super::gemm::{COLS, Copied, DEPTH, PITCH, ROWS, Strips};
-use super::gemm::{columns_to_panels, copy_rows, product, rows_to_panels, rows_to_strips};
+use super::gemm::{COLS, Copied, DEPTH, PITCH, ROWS, columns_to_panels, copy_rows, product};
 use super::isa::{Isa, madd, vectorized};
 use super::reduce::sum_of;
 use super::rows::{PIECE, Rows};
@@ -16,23 +14,18 @@ use crate::backend::{Largest, Store};
 /// Tokens of a block: a few strips, so that two threads and sixteen find enough of them.
 const BLOCK: usize = 4 * ROWS;
 /// Up to this many tokens are handled row by row.
-const FEW: usize = 8;
+const FEW: usize = 4;
 /// Elements of the shared panels (1 MiB): with a block of tokens they stay in a second-level cache.
 const PANELS: usize = 1 << 18;
 /// Deepest panel.
 const DEEPEST: usize = 1024;
-/// Largest block of a weight's gradient: its operands, [`DEPTH`] deep, fill a third of a second-level cache.
-const GRAD_BLOCK: (usize, usize) = (8 * ROWS, 16 * COLS);
-/// Blocks that a small gradient is cut into.
-const GRAD_BLOCKS: usize = 12;
 
 /// Scratch for all of this file.
 pub(super) fn need(largest: &Largest) -> Need {
     let widest = largest.features.max(largest.inputs);
     let forward = BLOCK * PITCH;
     let pack = COLS * PIECE;
-    let grad = DEPTH * (GRAD_BLOCK.0 + GRAD_BLOCK.1);
-    Need { shared: PANELS.min(widest * widest.next_multiple_of(COLS)), private: forward.max(pack).max(grad) }
+    Need { shared: PANELS.min(widest * widest.next_multiple_of(COLS)), private: forward.max(pack) }
 }
 
 /// `y[T, O] = x[T, I] w[O, I]^T`.
@@ -140,47 +133,6 @@ fn through_panels(
     }
 }
 
-/// `grad[O, I] = dy[T, O]^T x[T, I]`.
-pub(super) fn linear_grad_weight(
-    isa: Isa,
-    mut scratch: Scratch<'_>,
-    dy: &[f32],
-    x: &[f32],
-    grad: &mut [f32],
-    (outputs, inputs): (usize, usize),
-    store: Store,
-) {
-    assert_eq!(grad.len(), outputs * inputs, "the gradient's elements");
-    let tokens = tokens_of(dy, outputs, x, inputs);
-    let block = grad_block(outputs, inputs);
-    let (_, mut areas) = scratch.split(Need { shared: 0, private: DEPTH * (GRAD_BLOCK.0 + GRAD_BLOCK.1) });
-    areas.run(TileMut::new(grad, outputs, inputs, inputs).grid(block.0, block.1), |(row, col, mut tile), area| {
-        let (rows, cols) = (tile.rows(), tile.cols());
-        let (strips, panels) = area.split_at_mut(DEPTH * GRAD_BLOCK.0);
-        for from in (0..tokens).step_by(DEPTH) {
-            let depth = DEPTH.min(tokens - from);
-            rows_to_strips(isa, &dy[from * outputs..], outputs, depth, row, rows, strips);
-            rows_to_panels(isa, &x[from * inputs..], inputs, depth, col, cols, depth * COLS, panels);
-            let left = Strips::strips(strips, depth * ROWS);
-            let accumulate = store == Store::Accumulate || from > 0;
-            product(isa, left, panels, depth * COLS, depth, tile.part(0, 0, rows, cols), accumulate);
-        }
-    });
-}
-
-/// Blocks of a gradient: as large as the scratch allows, so that operands are packed seldom and read in long runs,
-/// but at least [`GRAD_BLOCKS`] of them for the threads to share.
-fn grad_block(outputs: usize, inputs: usize) -> (usize, usize) {
-    let (mut rows, mut cols) = GRAD_BLOCK;
-    while cols > 2 * COLS && outputs.div_ceil(rows) * inputs.div_ceil(cols) < GRAD_BLOCKS {
-        cols /= 2;
-    }
-    if outputs.div_ceil(rows) * inputs.div_ceil(cols) < GRAD_BLOCKS {
-        rows /= 2;
-    }
-    (rows, cols)
-}
-
 /// Outputs that one task of [`few_tokens`] computes.
 const FEW_OUTPUTS: usize = 32;
 /// Elements of a weight's row that are dequantized at a time.
@@ -283,6 +235,7 @@ mod tests {
             all_three(10, Geometry::new(5461, 33, 32), kind, scheme);
             all_three(3, Geometry::new(33, 5461, 128), kind, scheme);
         }
+        all_three(600, Geometry::new(100, 120, 32), WeightKind::Int4, Scheme::Symmetric);
         all_three(300, Geometry::new(600, 1100, 64), WeightKind::Int4, Scheme::Asymmetric);
     }
 

@@ -10,6 +10,7 @@ mod exp;
 mod gemm;
 mod isa;
 mod linear;
+mod linear_grad_weight;
 mod loss;
 mod norm;
 mod optimizer;
@@ -80,8 +81,13 @@ impl Backend for Cpu {
     }
 
     fn scratch_bytes(&self, largest: &Largest) -> usize {
-        let needs =
-            [linear::need(largest), norm::need(largest), attention::need(largest), attention_grad::need(largest)];
+        let needs = [
+            linear::need(largest),
+            linear_grad_weight::need(largest),
+            norm::need(largest),
+            attention::need(largest),
+            attention_grad::need(largest),
+        ];
         let elements = needs.into_iter().map(|need| need.total(self.threads)).max().expect("there are needs");
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
     }
@@ -158,7 +164,7 @@ impl Backend for Cpu {
     fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, store: Store) {
         let (isa, scratch, mut claims) = self.begin();
         let (dy, x) = (claims.read(dy), claims.read(x));
-        linear::linear_grad_weight(isa, scratch, dy, x, claims.write(grad), (rows, cols), store);
+        linear_grad_weight::linear_grad_weight(isa, scratch, dy, x, claims.write(grad), (rows, cols), store);
     }
 
     fn rope(&mut self, x: Span, table: Span, rotation: Rotation) {

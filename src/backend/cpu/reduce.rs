@@ -1,9 +1,13 @@
 //! Sums and maxima over many lanes: a compiler may not reorder float additions, so the order is written down here.
 
-/// The lanes folded onto each other, half by half: the same order on every instruction set.
-#[inline(always)]
-fn fold<const LANES: usize>(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    const { assert!(LANES.is_power_of_two()) };
+/// Lanes of a reduction: two registers of the widest kind.
+const LANES: usize = 32;
+
+/// The lanes folded onto each other, half by half: the same order on every instruction set. Never inlined: the
+/// compiler would vectorize the loop that filled the lanes by the last pair of this tree, two lanes at a time.
+#[inline(never)]
+fn fold(lanes: &[f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = *lanes;
     let mut width = LANES / 2;
     while width > 0 {
         for j in 0..width {
@@ -14,9 +18,7 @@ fn fold<const LANES: usize>(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32
     lanes[0]
 }
 
-const LANES: usize = 32;
-
-/// Sum over pairs of elements, in 32 interleaved sums: `f(a, b, sum)` adds one pair to a sum.
+/// Sum over pairs of elements, in 32 interleaved sums and one of what is left over: `f(a, b, sum)` adds one pair.
 #[inline(always)]
 pub(super) fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut sums = [0.0f32; LANES];
@@ -26,10 +28,9 @@ pub(super) fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> 
             sums[j] = f(a[j], b[j], sums[j]);
         }
     }
-    for (j, (&a, &b)) in a_tail.iter().zip(b_tail).enumerate() {
-        sums[j] = f(a, b, sums[j]);
-    }
-    fold(sums, |a, b| a + b)
+    // Apart from the lanes: an index known only at run time would keep them out of vector registers.
+    let rest = a_tail.iter().zip(b_tail).fold(0.0, |sum, (&a, &b)| f(a, b, sum));
+    fold(&sums, |a, b| a + b) + rest
 }
 
 /// The greatest element; NaN is passed over, nothing gives negative infinity.
@@ -55,8 +56,6 @@ fn max_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
             greatest[j] = greater(f(x[j]), greatest[j]);
         }
     }
-    for (greatest, &x) in greatest.iter_mut().zip(tail) {
-        *greatest = greater(f(x), *greatest);
-    }
-    fold(greatest, greater)
+    let rest = tail.iter().fold(f32::NEG_INFINITY, |greatest, &x| greater(f(x), greatest));
+    greater(fold(&greatest, greater), rest)
 }

@@ -103,7 +103,8 @@ impl Rig {
 
     /// Runs `op` and returns the floats of `spans`.
     pub fn run(&self, isa: Isa, threads: usize, spans: &[Span], op: impl Fn(&mut Cpu) + Sync) -> Vec<Vec<f32>> {
-        let largest = Largest { tokens: 300, features: 6000, inputs: 6000, keys: 300, parameter: 0, head_dim: 320 };
+        let largest =
+            Largest { tokens: 600, features: 6000, inputs: 6000, keys: 300, parameter: 1 << 20, head_dim: 320 };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {
             let mut cpu = Cpu::with_isa(isa);

@@ -57,11 +57,6 @@ impl<'a> TileMut<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.base.add(row * self.stride), self.cols) }
     }
 
-    /// Sets every element.
-    pub fn fill(&mut self, value: f32) {
-        (0..self.rows).for_each(|row| self.row(row).fill(value));
-    }
-
     /// The rectangle of `rows` x `cols` at (`row`, `col`).
     ///
     /// # Panics

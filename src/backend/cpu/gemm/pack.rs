@@ -25,50 +25,52 @@ fn copy(from: &[f32], to: &mut [f32]) {
     }
 }
 
-vectorized! {
-    /// A left operand given transposed: columns `from..from + cols` of `depth` rows become strips `[depth][ROWS]`,
-    /// one behind the other, zero-padded.
-    pub(crate) fn rows_to_strips(
-        data: &[f32],
-        stride: usize,
-        depth: usize,
-        from: usize,
-        cols: usize,
-        out: &mut [f32],
-    ) {
-        cut_rows::<ROWS>(data, stride, depth, from, cols, depth * ROWS, out);
+/// Some columns of some rows, to be summed over the rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns<'a> {
+    /// Whole rows.
+    pub data: &'a [f32],
+    /// Elements between the starts of two rows.
+    pub stride: usize,
+    /// First column.
+    pub from: usize,
+    /// Columns.
+    pub count: usize,
+}
+
+impl Columns<'_> {
+    /// Without the first `rows` rows.
+    pub fn skip(self, rows: usize) -> Self {
+        Self { data: &self.data[rows * self.stride..], ..self }
+    }
+
+    #[inline(always)]
+    fn row(&self, k: usize) -> &[f32] {
+        &self.data[k * self.stride + self.from..][..self.count]
     }
 }
 
 vectorized! {
-    /// A right operand: columns `from..from + cols` of `depth` rows become panels `[depth][COLS]`, `panel` elements
-    /// apart, zero-padded.
-    pub(crate) fn rows_to_panels(
-        data: &[f32],
-        stride: usize,
-        depth: usize,
-        from: usize,
-        cols: usize,
-        panel: usize,
-        out: &mut [f32],
-    ) {
-        cut_rows::<COLS>(data, stride, depth, from, cols, panel, out);
+    /// A left operand given transposed: columns of the first `depth` rows become strips `[depth][ROWS]`, `strip`
+    /// elements apart, zero-padded.
+    pub(crate) fn rows_to_strips(columns: Columns<'_>, depth: usize, strip: usize, out: &mut [f32]) {
+        cut_rows::<ROWS>(columns, depth, strip, out);
+    }
+}
+
+vectorized! {
+    /// A right operand: columns of the first `depth` rows become panels `[depth][COLS]`, `panel` elements apart,
+    /// zero-padded.
+    pub(crate) fn rows_to_panels(columns: Columns<'_>, depth: usize, panel: usize, out: &mut [f32]) {
+        cut_rows::<COLS>(columns, depth, panel, out);
     }
 }
 
 /// Row by row of the source, which is longer than any cache: each is read once, from its start to its end.
 #[inline(always)]
-fn cut_rows<const WIDTH: usize>(
-    data: &[f32],
-    stride: usize,
-    depth: usize,
-    from: usize,
-    cols: usize,
-    pitch: usize,
-    out: &mut [f32],
-) {
+fn cut_rows<const WIDTH: usize>(columns: Columns<'_>, depth: usize, pitch: usize, out: &mut [f32]) {
     for k in 0..depth {
-        let (whole, tail) = data[k * stride + from..][..cols].as_chunks::<WIDTH>();
+        let (whole, tail) = columns.row(k).as_chunks::<WIDTH>();
         for (i, part) in whole.iter().enumerate() {
             out[i * pitch + k * WIDTH..][..WIDTH].copy_from_slice(part);
         }
