@@ -4,16 +4,16 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 6 | `cli` | one file per subcommand |
-//! | 5 | `checkpoint` | training state <-> file |
-//! | 4 | `train` | the loop, schedules, evaluation, metrics |
-//! | 3 | `model` | one table of parameters, forward, backward |
-//! | 3 | `data` | tokenizers, corpora, shards, batches |
-//! | 3 | `backend::cpu` | the operations on a CPU |
-//! | 2 | `backend` | the operations' contracts |
+//! | 7 | `cli` | one file per subcommand |
+//! | 6 | `checkpoint` | training state <-> file |
+//! | 5 | `train` | the loop, schedules, evaluation, metrics |
+//! | 4 | `model` | one table of parameters, forward, backward |
+//! | 4 | `data` | tokenizers, corpora, shards, batches |
+//! | 4 | `backend::cpu` | the operations on a CPU |
+//! | 3 | `backend` | the operations' contracts |
+//! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
 //! | 1 | `config` | the TOML configuration, presets, overrides, validation |
-//! | 1 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 1 | `store` | memory maps, locks, atomic replace |
 //! | 1 | `memory` | the plan and the arena that obeys it |
 //! | 0 | `nibble` | pure arithmetic on bytes: groups, planes, rounding, state codecs |

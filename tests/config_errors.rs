@@ -109,7 +109,7 @@ fn sizes_of_zero_are_refused_without_dividing_by_them() {
     10 mistakes in the configuration:
       model.hidden = 0 (--set): must be 1 to 16777216
       model.intermediate = 0 (--set): must be 1 to 16777216
-      model.layers = 0 (--set): must be 1 to 16777216
+      model.layers = 0 (--set): must be 1 to 1024
       model.heads = 0 (--set): must be 1 to 16777216
       model.kv_heads = 0 (--set): must be 1 to 16777216
       model.vocab = 0 (--set): must be 1 to 16777216

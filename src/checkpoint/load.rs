@@ -4,12 +4,13 @@ use super::meta::{Meta, TOKENIZER};
 use super::planes::{planes, spec};
 use crate::backend::{Backend, Param, State, Weight};
 use crate::config::{Config, Moment, Scheme};
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, ContentsError};
 use crate::format::{File, Head, Tensor, TensorSpec};
 use crate::memory::{Arena, Place, Plan, Span};
 use crate::model::{Entry, Mode, Model, table};
 use crate::store::Map;
 use crate::train::Trainer;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,11 +38,11 @@ impl Checkpoint {
     /// If it cannot be mapped, breaks a rule of the format, or if metadata and tensors do not fit together.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let map = Arc::new(Map::open(path)?);
-        let file = File::parse(&map).map_err(|source| CheckpointError::Format { path: path.into(), source })?;
+        let file = File::parse(&map)
+            .map_err(|source| CheckpointError::Format { path: path.into(), source: Box::new(source) })?;
         let meta = Meta::from_map(file.metadata())
             .map_err(|e| CheckpointError::Metadata { path: path.into(), what: e.to_string() })?;
-        if meta.tokenizer == TOKENIZER && file.attachment(TOKENIZER).is_none() {
-            let what = format!("the tokenizer is said to be attached as {TOKENIZER}, but is not");
+        if let Err(what) = meta.check(file.attachment(TOKENIZER).is_some()) {
             return Err(CheckpointError::Metadata { path: path.into(), what });
         }
         let config = meta.config();
@@ -66,13 +67,26 @@ impl Checkpoint {
         File::parse(&self.map).expect("parsed before, and a mapped file is never rewritten in place")
     }
 
+    fn contents(&self, source: ContentsError) -> CheckpointError {
+        CheckpointError::Contents { path: self.path.clone(), source: Box::new(source) }
+    }
+
     /// Checks the contents of all planes.
     ///
     /// # Errors
     /// The first that is wrong.
     pub fn verify(&self) -> Result<(), CheckpointError> {
         let wrong = self.file().verify().into_iter().next();
-        wrong.map_or(Ok(()), |source| Err(CheckpointError::Contents { path: self.path.clone(), source }))
+        wrong.map_or(Ok(()), |source| Err(self.contents(source)))
+    }
+
+    /// Checks the contents of the planes that products read.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub fn verify_weights(&self) -> Result<(), CheckpointError> {
+        let wrong = self.file().verify_weights();
+        wrong.map_or(Ok(()), |source| Err(self.contents(source)))
     }
 
     /// The described model has exactly the tensors of the file.
@@ -96,13 +110,11 @@ impl Checkpoint {
                 return Err(CheckpointError::Shape { path: path(), name: spec.name.clone(), found, expected });
             }
         }
-        let known = |tensor: &&Tensor| !specs.iter().any(|spec| spec.name == tensor.spec.name);
-        let surplus: Vec<_> = self.head.tensors.iter().filter(known).collect();
+        let known: HashSet<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        let names = self.head.tensors.iter().map(|tensor| tensor.spec.name.as_str());
+        let surplus: Vec<&str> = names.filter(|name| !known.contains(name)).collect();
         match surplus.first() {
-            Some(first) => {
-                let name = first.spec.name.clone();
-                Err(CheckpointError::Surplus { path: path(), name, surplus: surplus.len() })
-            }
+            Some(&name) => Err(CheckpointError::Surplus { path: path(), name: name.into(), surplus: surplus.len() }),
             None => Ok(()),
         }
     }
@@ -116,7 +128,7 @@ impl Checkpoint {
     /// # Errors
     /// If the file lacks a plane, or was saved by a run that differs in model, storage, seed or data.
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
-        self.check_same_run(trainer.config(), data)?;
+        self.check_run(trainer.config(), data)?;
         let entries = table(trainer.config());
         for (entry, param) in entries.iter().zip(trainer.model.params.all()) {
             let name = entry.role.name();
@@ -136,8 +148,16 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// What must not change in the middle of a run.
-    fn check_same_run(&self, given: &Config, data: &str) -> Result<(), CheckpointError> {
+    /// Whether a run of this configuration on this text may go on from here: what must not change in the middle of a
+    /// run has not.
+    ///
+    /// # Errors
+    /// The first difference, or a run that ends before this state.
+    pub fn check_run(&self, given: &Config, data: &str) -> Result<(), CheckpointError> {
+        let (step, steps) = (self.meta.counters.step, given.train.steps);
+        if step > steps {
+            return Err(CheckpointError::PastEnd { path: self.path.clone(), step, steps });
+        }
         let differs = |key: &str, saved: String, given: String| {
             let key = key.into();
             Err(CheckpointError::Differs { path: self.path.clone(), key, saved, given })
@@ -160,6 +180,11 @@ impl Checkpoint {
                     return differs(&format!("{table}.{key}"), value.to_string(), now);
                 }
             }
+        }
+        // The position counts sequences: in sequences of another length it is another place in the text.
+        if self.meta.train.sequence != given.train.sequence {
+            let (saved, now) = (self.meta.train.sequence, given.train.sequence);
+            return differs("train.sequence", saved.to_string(), now.to_string());
         }
         if self.meta.optimizer.name != given.optimizer.name {
             let word = |optimizer| to_json(optimizer)["name"].to_string();

@@ -1,6 +1,7 @@
 //! What a file says about its model: enough to evaluate, sample, and go on training.
 
 use crate::config::{Activations, Config, Model, Optimizer, Storage, Train};
+use crate::format::cap;
 use crate::train::Counters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -34,6 +35,12 @@ pub struct Meta {
 /// What [`Meta::tokenizer`] says of a file that carries its tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
 
+/// What it says of a file that needs none.
+const BYTES: &str = "bytes";
+
+/// Sequences of a step at most: the limit of `train.batch`.
+const MOST_BATCH: u64 = 1 << 20;
+
 impl Meta {
     /// The metadata of a state.
     pub fn new(config: &Config, counters: Counters, has_tokenizer: bool, data: &str) -> Self {
@@ -45,7 +52,7 @@ impl Meta {
             optimizer: config.optimizer.clone(),
             train: config.train.clone(),
             seed: config.run.seed,
-            tokenizer: if has_tokenizer { TOKENIZER.into() } else { "bytes".into() },
+            tokenizer: if has_tokenizer { TOKENIZER.into() } else { BYTES.into() },
             data: data.into(),
             counters,
         }
@@ -59,12 +66,51 @@ impl Meta {
         }
     }
 
-    /// The inverse.
+    /// The inverse. Every key of the tables that say how to compute with the weights must be there: in a
+    /// configuration an absent key means the quick-start's value, which of a file would be a guess.
     ///
     /// # Errors
     /// What is missing or of another type.
     pub fn from_map(map: &Map<String, Value>) -> Result<Self, serde_json::Error> {
+        let plain = Self::new(&Config::default(), Counters::default(), false, "").to_map();
+        for table in ["model", "storage", "activations"] {
+            let (Some(keys), Some(found)) = (plain[table].as_object(), map.get(table).and_then(Value::as_object))
+            else {
+                continue; // serde names it below
+            };
+            if let Some(key) = keys.keys().find(|key| !found.contains_key(*key)) {
+                return Err(serde::de::Error::custom(format_args!("{table}.{key} is missing")));
+            }
+        }
         serde_json::from_value(Value::Object(map.clone()))
+    }
+
+    /// Whether tokenizer and counters can be true; `attached`: whether the file carries a tokenizer.
+    ///
+    /// # Errors
+    /// What cannot be, with the numbers.
+    pub fn check(&self, attached: bool) -> Result<(), String> {
+        match (self.tokenizer.as_str(), attached) {
+            (BYTES, false) | (TOKENIZER, true) => {}
+            (BYTES, true) => return Err(format!("{TOKENIZER} is attached, but the text is said to be bytes")),
+            (TOKENIZER, false) => {
+                return Err(format!("the tokenizer is said to be attached as {TOKENIZER}, but is not"));
+            }
+            (other, _) => return Err(format!("tokenizer is {other:?}, {BYTES:?} and {TOKENIZER:?} exist")),
+        }
+        let Counters { step, position, skipped_losses, skipped_gradients, nonfinite_in_a_row } = self.counters;
+        let steps = step.min(cap::STEP);
+        let limits = [
+            ("step", step, cap::STEP),
+            ("position", position, steps.saturating_mul(MOST_BATCH).min(cap::STEP)),
+            ("skipped_losses", skipped_losses, steps),
+            ("skipped_gradients", skipped_gradients, steps.saturating_mul(cap::TENSORS.into()).min(cap::STEP)),
+            ("nonfinite_in_a_row", nonfinite_in_a_row, steps),
+        ];
+        match limits.into_iter().find(|(_, found, most)| found > most) {
+            None => Ok(()),
+            Some((name, found, most)) => Err(format!("counters.{name} is {found}, at most {most} is possible")),
+        }
     }
 
     /// The configuration that it describes; what it does not say has its default.
@@ -78,6 +124,8 @@ impl Meta {
             ..Config::default()
         };
         config.run.seed = self.seed;
+        // Bytes ask for a vocabulary of 256; a tokenizer may have fewer tokens.
+        config.tokenizer.file = (self.tokenizer == TOKENIZER).then(|| TOKENIZER.into());
         config
     }
 }

@@ -8,5 +8,5 @@ mod save;
 
 pub use load::{Checkpoint, open_model};
 pub use meta::Meta;
-pub use runs::{checkpoint_path, latest, list, prune};
+pub use runs::{MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save};

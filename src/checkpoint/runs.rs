@@ -1,7 +1,11 @@
 //! The checkpoints of a run directory.
 
 use crate::config::Train;
+use crate::error::StoreError;
 use std::path::{Path, PathBuf};
+
+/// What a finished run leaves beside its checkpoints: the weights alone.
+pub const MODEL: &str = "model.tetrad";
 
 /// `dir/step-XXXXXXXX.tetrad`.
 pub fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
@@ -12,10 +16,11 @@ pub fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
 ///
 /// # Errors
 /// If the directory cannot be read.
-pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+pub fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
+    let fail = |e| StoreError::io(dir, "list it", e);
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir)? {
-        let path = entry?.path();
+    for entry in std::fs::read_dir(dir).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let digits = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".tetrad"));
         if let Some(step) = digits.filter(|digits| digits.len() >= 8).and_then(|digits| digits.parse().ok()) {
@@ -30,7 +35,7 @@ pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
 ///
 /// # Errors
 /// If the directory exists but cannot be read.
-pub fn latest(dir: &Path) -> std::io::Result<Option<PathBuf>> {
+pub fn latest(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
     if !dir.exists() {
         return Ok(None);
     }
@@ -41,7 +46,7 @@ pub fn latest(dir: &Path) -> std::io::Result<Option<PathBuf>> {
 ///
 /// # Errors
 /// If a file cannot be deleted.
-pub fn prune(dir: &Path, train: &Train) -> std::io::Result<()> {
+pub fn prune(dir: &Path, train: &Train) -> Result<(), StoreError> {
     if train.keep == 0 {
         return Ok(());
     }
@@ -50,10 +55,27 @@ pub fn prune(dir: &Path, train: &Train) -> std::io::Result<()> {
     for (step, path) in found {
         let milestone = train.milestone_every > 0 && step > 0 && step.is_multiple_of(train.milestone_every);
         if !milestone {
-            std::fs::remove_file(path)?;
+            remove(&path)?;
         }
     }
     Ok(())
+}
+
+/// Deletes every checkpoint of a run, and its finished weights `dir/model.tetrad`, which would pass for those of the
+/// run that follows.
+///
+/// # Errors
+/// If a file cannot be deleted.
+pub fn clear(dir: &Path) -> Result<(), StoreError> {
+    for (_, path) in list(dir)? {
+        remove(&path)?;
+    }
+    let model = dir.join(MODEL);
+    if model.exists() { remove(&model) } else { Ok(()) }
+}
+
+fn remove(path: &Path) -> Result<(), StoreError> {
+    std::fs::remove_file(path).map_err(|e| StoreError::io(path, "delete it", e))
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub fn save(
     let attachments: Vec<_> = tokenizer.map(|bytes| Attachment { name: TOKENIZER, bytes }).into_iter().collect();
     let failed = |source| CheckpointError::Write { path: path.into(), source };
     let layout = Layout::new(&tensors, &meta.to_map(), &attachments)
-        .map_err(|e| CheckpointError::Format { path: path.into(), source: e })?;
+        .map_err(|e| CheckpointError::Format { path: path.into(), source: Box::new(e) })?;
     let mut piece = vec![0; PIECE];
     let mut source = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
         let plane = planes(params[tensor]).find(|plane| plane.kind == kind);

@@ -54,6 +54,8 @@ pub fn run(args: Args) -> CliResult {
 
 fn eval(args: &Args) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
+    // A figure measured on damaged weights would be believed.
+    checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let corpus = Corpus::resolve(&args.text)?;
     let shard = Shard::prepare(&corpus, &tokenizer, &args.cache, &mut super::progress::preparing())?;
@@ -94,13 +96,20 @@ fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize
         return match asked {
             0 => Err("--sequence 0: at least 1 token".into()),
             asked if asked > context => {
-                Err(format!("--sequence {asked}: the model's context is {context} tokens").into())
+                Err(format!("--sequence {asked}: the model's context is {context} tokens, which is the most").into())
+            }
+            asked if asked >= tokens => {
+                Err(format!("--sequence {asked}: the text has {tokens} tokens, and needs one more than a sequence")
+                    .into())
             }
             asked => Ok(asked),
         };
     }
+    if tokens < 2 {
+        return Err(format!("--text: {tokens} token in all; at least 2 are needed, one to predict another").into());
+    }
     // A text shorter than a training sequence is one sequence.
-    Ok(checkpoint.config.train.sequence.min(context).min(tokens.saturating_sub(1)).max(1))
+    Ok(checkpoint.config.train.sequence.min(context).min(tokens - 1))
 }
 
 fn mean_loss(checkpoint: &Checkpoint, windows: &Windows, sequence: usize) -> f64 {

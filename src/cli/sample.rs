@@ -1,5 +1,6 @@
 //! `tetrad sample`.
 
+use super::output::escape;
 use super::{CliResult, eval, pool};
 use crate::backend::cpu::Cpu;
 use crate::checkpoint::{Checkpoint, open_model};
@@ -61,6 +62,7 @@ fn check(args: &Args) -> Result<(), String> {
 
 fn sample(args: &Args) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
+    checkpoint.verify_weights()?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let mut prompt = tokenizer.encode(&args.prompt)?;
     if prompt.is_empty() {
@@ -74,7 +76,9 @@ fn sample(args: &Args) -> CliResult {
         return Err("--prompt: gives no token to start from; write at least one character".into());
     }
     let mut backend = Cpu::new();
-    let (_, model) = open_model(&checkpoint, &mut backend, PASS_TOKENS, checkpoint.config.model.context);
+    // No cache for positions that this text cannot reach, however long a context the file claims.
+    let keys = checkpoint.config.model.context.min(prompt.len().saturating_add(args.max_tokens));
+    let (_, model) = open_model(&checkpoint, &mut backend, PASS_TOKENS.min(prompt.len()), keys);
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut generator = Generator::new(&model);
     let mut decoder = Decoder::new(&tokenizer);
@@ -86,7 +90,10 @@ fn sample(args: &Args) -> CliResult {
     let mut heard = say(&args.prompt)?;
     generator.feed(&mut backend, &prompt);
     for _ in 0..args.max_tokens {
-        let id = generator.draw(&sampling);
+        let Some(id) = generator.draw(&sampling) else {
+            let file = escape(&args.file.to_string_lossy());
+            return Err(format!("{file}: the model's output is not a number; its training diverged").into());
+        };
         if Some(id) == tokenizer.eos() || !heard {
             break;
         }

@@ -5,8 +5,15 @@ use crate::error::{ConfigError, Problem};
 use crate::nibble::GROUPS;
 use std::fmt::Display;
 
-/// Largest width, depth, vocabulary or context: beyond any machine, and small enough that products of two fit.
+/// Largest width, vocabulary or context: beyond any machine, and small enough that products of two fit.
 const MOST: usize = 1 << 24;
+
+/// Most blocks: several times those of any model, and few enough to be planned in a moment.
+const MOST_LAYERS: usize = 1024;
+
+/// Most parameters, and most activations of the widest kind: beyond any machine, and few enough that no sum of bytes
+/// overflows.
+const MOST_ELEMENTS: u64 = 1 << 46;
 
 impl Config {
     /// Checks a configuration that did not come from [`Config::load`] (which checks by itself).
@@ -60,16 +67,22 @@ impl Checks {
 
     fn model(&mut self, model: &Model) {
         let dimensions = [
-            ("model.hidden", model.hidden),
-            ("model.intermediate", model.intermediate),
-            ("model.layers", model.layers),
-            ("model.heads", model.heads),
-            ("model.kv_heads", model.kv_heads),
-            ("model.vocab", model.vocab),
-            ("model.context", model.context),
+            ("model.hidden", model.hidden, MOST),
+            ("model.intermediate", model.intermediate, MOST),
+            ("model.layers", model.layers, MOST_LAYERS),
+            ("model.heads", model.heads, MOST),
+            ("model.kv_heads", model.kv_heads, MOST),
+            ("model.vocab", model.vocab, MOST),
+            ("model.context", model.context, MOST),
         ];
-        for (key, found) in dimensions {
-            self.within(key, found, 1, MOST);
+        for (key, found, most) in dimensions {
+            self.within(key, found, 1, most);
+        }
+        // Dimensions that are within their limits can be multiplied.
+        if self.0.is_empty() {
+            let parameters = model.parameters();
+            let reason = format_args!("makes {parameters} parameters, at most {MOST_ELEMENTS} are possible");
+            self.need(parameters <= MOST_ELEMENTS, "model.hidden", model.hidden, reason);
         }
         self.heads(model);
         self.positive("model.rope_theta", model.rope_theta, 1e12, "; 10000 is usual");
@@ -232,6 +245,15 @@ impl Checks {
         self.need(train.sequence >= 1, "train.sequence", train.sequence, "must be 1 or more tokens");
         let reason = format_args!("must not exceed model.context = {context}; shorten it or raise model.context");
         self.need(train.sequence <= context, "train.sequence", train.sequence, reason);
+        let &Model { hidden, intermediate, vocab, layers, .. } = &config.model;
+        let factors = [train.batch, train.sequence, hidden.max(intermediate).max(vocab), layers];
+        let activations = factors.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64));
+        let reason = format_args!(
+            "makes {activations} activations of a kind with train.sequence = {} and this model, at most \
+             {MOST_ELEMENTS} are possible",
+            train.sequence
+        );
+        self.need(activations <= MOST_ELEMENTS, "train.batch", train.batch, reason);
         let reason = format_args!("must not exceed train.steps = {}; a tenth of the steps is usual", train.steps);
         self.need(train.warmup <= train.steps, "train.warmup", train.warmup, reason);
         let reason = "must be 0 to 1: it is a share of optimizer.lr";

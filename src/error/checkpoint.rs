@@ -16,7 +16,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: FormatError,
+        source: Box<FormatError>,
     },
     /// The contents of the file's planes.
     #[error("{path}: {source}; `tetrad verify` lists all that is wrong")]
@@ -24,7 +24,7 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: ContentsError,
+        source: Box<ContentsError>,
     },
     /// The state could not be written.
     #[error("{path}: {source}")]
@@ -96,6 +96,18 @@ pub enum CheckpointError {
         plane: String,
         /// Its length.
         bytes: usize,
+    },
+    /// A resumed run ends before the state that it should go on from.
+    #[error(
+        "{path}: is at step {step}, and train.steps = {steps}; raise train.steps, or resume from an earlier checkpoint"
+    )]
+    PastEnd {
+        /// The file.
+        path: PathBuf,
+        /// Steps done.
+        step: u64,
+        /// Steps of the configuration.
+        steps: u64,
     },
     /// A resumed run must be the same run.
     #[error(

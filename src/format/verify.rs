@@ -21,6 +21,12 @@ impl File<'_> {
         findings.collect::<Vec<_>>().into_iter().flatten().flatten().collect()
     }
 
+    /// Checks the planes that products read, as [`File::verify`] does; the first finding.
+    pub fn verify_weights(&self) -> Option<ContentsError> {
+        let planes = self.head().planes.par_iter().filter(|plane| !plane.kind.is_optimizer());
+        planes.find_map_first(|plane| self.check_plane(plane).err())
+    }
+
     /// Checks one plane: R33, R35 to R37. The checksum comes first, so that damage is not mistaken for a bad writer.
     fn check_plane(&self, plane: &Plane) -> Result<(), ContentsError> {
         let tensor = &self.head().tensors[plane.tensor];

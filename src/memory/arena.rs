@@ -79,7 +79,10 @@ impl Arena {
 
     /// The same with a read-only mapped file beside it, which [`Place::Mapped`] spans refer to.
     pub fn with_mapped(bytes: usize, mapped: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
-        Self { mapped: Some(mapped), ..Self::new(bytes) }
+        // Not `..Self::new(bytes)`: that copies the address and drops, and so frees, the arena it came from.
+        let mut arena = Self::new(bytes);
+        arena.mapped = Some(mapped);
+        arena
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -219,6 +222,16 @@ mod tests {
     #[should_panic(expected = "outside an arena")]
     fn a_span_past_the_end_is_refused() {
         Arena::new(256).claims().write::<u8>(span(200, 57));
+    }
+
+    /// Large enough that the allocator would give freed memory back to the system at once: touching it is a fault.
+    #[test]
+    fn the_memory_beside_a_mapped_file_is_owned() {
+        let mut arena = Arena::with_mapped(64 << 20, Arc::new(vec![1u8; 4]));
+        let other = Arena::new(64 << 20);
+        arena.claims().write::<u8>(span((64 << 20) - 64, 64)).fill(7);
+        assert!(other.read::<u8>(span(0, 64 << 20)).iter().all(|&byte| byte == 0), "two arenas share memory");
+        assert_eq!(arena.read::<u8>(span((64 << 20) - 1, 1)), [7]);
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub struct Item {
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     items: Vec<Item>,
+    /// Indices of the items in ascending order of their offsets.
+    order: Vec<usize>,
     total: usize,
 }
 
@@ -84,24 +86,19 @@ impl Plan {
         }
         let span = Span { place: Place::Arena, offset: self.lowest_gap(bytes, lifetime), bytes };
         self.total = self.total.max(span.offset + bytes.next_multiple_of(ALIGN));
+        let at = self.order.partition_point(|&i| self.items[i].span.offset < span.offset);
+        self.order.insert(at, self.items.len());
         self.items.push(Item { name: name.into(), category, lifetime, span });
         span
     }
 
     fn lowest_gap(&self, bytes: usize, lifetime: Lifetime) -> usize {
-        let mut busy: Vec<(usize, usize)> = self
-            .items
-            .iter()
-            .filter(|item| item.lifetime.meets(lifetime))
-            .map(|item| (item.span.offset, (item.span.offset + item.span.bytes).next_multiple_of(ALIGN)))
-            .collect();
-        busy.sort_unstable();
         let mut offset = 0;
-        for (from, to) in busy {
-            if offset + bytes <= from {
+        for item in self.order.iter().map(|&i| &self.items[i]).filter(|item| item.lifetime.meets(lifetime)) {
+            if offset + bytes <= item.span.offset {
                 break;
             }
-            offset = offset.max(to);
+            offset = offset.max((item.span.offset + item.span.bytes).next_multiple_of(ALIGN));
         }
         offset
     }

@@ -79,21 +79,26 @@ impl<'a> Generator<'a> {
         }
     }
 
-    /// Draws the token that follows what was fed last.
-    pub fn draw(&mut self, sampling: &Sampling) -> u32 {
+    /// Draws the token that follows what was fed last; nothing if a logit is not a number, as those of damaged or
+    /// diverged weights are.
+    pub fn draw(&mut self, sampling: &Sampling) -> Option<u32> {
+        if self.logits.iter().any(|logit| logit.is_nan()) {
+            return None;
+        }
         let stream = Stream { seed: sampling.seed, step: self.drawn, tensor: 0, purpose: Purpose::Sample };
         self.drawn += 1;
         let u = f64::from(stream.words(0)[0]) / 4_294_967_296.0;
-        choose(&self.logits, sampling, u)
+        Some(choose(&self.logits, sampling, u))
     }
 }
 
-/// The token that `u` in [0, 1) selects.
+/// The token that `u` in [0, 1) selects; no logit is NaN.
 fn choose(logits: &[f32], sampling: &Sampling, u: f64) -> u32 {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let at = |id: u32| logits[id as usize];
-    // Stable, so that equals stay in the order of their ids; NaN compare as equal and cannot panic.
-    order.sort_by(|&a, &b| at(b).partial_cmp(&at(a)).unwrap_or(std::cmp::Ordering::Equal));
+    // The sum makes -0 a 0, which is its equal.
+    let at = |id: u32| logits[id as usize] + 0.0;
+    // Stable, so that equals stay in the order of their ids.
+    order.sort_by(|&a, &b| at(b).total_cmp(&at(a)));
     if sampling.temperature <= 0.0 {
         return order[0];
     }
@@ -138,6 +143,7 @@ mod tests {
     #[test]
     fn zero_temperature_takes_the_first_of_equals() {
         assert_eq!(choose(&[1.0, 5.0, 5.0], &Sampling { temperature: 0.0, ..PLAIN }, 0.9), 1);
+        assert_eq!(choose(&[-1.0, -0.0, 0.0], &Sampling { temperature: 0.0, ..PLAIN }, 0.9), 1);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `metrics.jsonl`: one object per line, appended as the run goes.
 
 use super::StepReport;
+use crate::error::StoreError;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One line; what does not apply is absent, and so is what is not a number (JSON has no NaN).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -67,6 +68,7 @@ impl Line {
 #[derive(Debug)]
 pub struct Metrics {
     file: File,
+    path: PathBuf,
 }
 
 impl Metrics {
@@ -75,34 +77,41 @@ impl Metrics {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn open(path: &Path, step: u64) -> io::Result<Self> {
+    pub fn open(path: &Path, step: u64) -> Result<Self, StoreError> {
+        let file = Self::reopen(path, step).map_err(|e| StoreError::io(path, "keep metrics there", e))?;
+        Ok(Self { file, path: path.into() })
+    }
+
+    fn reopen(path: &Path, step: u64) -> io::Result<File> {
         let kept = match File::open(path) {
-            Ok(file) => BufReader::new(file).lines().collect::<io::Result<Vec<_>>>()?,
+            // Split at bytes: what a crash left of a line need not be text.
+            Ok(file) => BufReader::new(file).split(b'\n').collect::<io::Result<Vec<_>>>()?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(e),
         };
-        let still_true = |line: &&String| {
-            let line: Option<serde_json::Value> = serde_json::from_str(line).ok();
+        let still_true = |line: &&Vec<u8>| {
+            let line: Option<serde_json::Value> = serde_json::from_slice(line).ok();
             line.and_then(|line| line["step"].as_u64()).is_some_and(|at| at <= step)
         };
-        let mut text: String = kept.iter().filter(still_true).flat_map(|line| [line, "\n"]).collect();
+        let mut text: Vec<u8> =
+            kept.iter().filter(still_true).flat_map(|line| [line, &b"\n"[..]]).flatten().copied().collect();
         if step == 0 {
             text.clear();
         }
         let partial = path.with_extension("jsonl.partial");
         std::fs::write(&partial, text)?;
         std::fs::rename(&partial, path)?;
-        Ok(Self { file: OpenOptions::new().append(true).open(path)? })
+        OpenOptions::new().append(true).open(path)
     }
 
     /// Appends a line; one write, so that a reader never sees half of it.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn write(&mut self, line: &Line) -> io::Result<()> {
-        let mut text = serde_json::to_vec(line).map_err(io::Error::other)?;
+    pub fn write(&mut self, line: &Line) -> Result<(), StoreError> {
+        let mut text = serde_json::to_vec(line).expect("a struct of numbers is JSON");
         text.push(b'\n');
-        self.file.write_all(&text)
+        self.file.write_all(&text).map_err(|e| StoreError::io(&self.path, "append to it", e))
     }
 }
 
@@ -114,6 +123,19 @@ pub fn resident() -> Option<(u64, u64)> {
         line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
     };
     Some((field("VmRSS:")?, field("VmHWM:")?))
+}
+
+/// Bytes that this process can get without driving the machine out of memory: what is free or can be freed, swap, and
+/// not more than its control group may have. `None` where the system does not say.
+pub fn available() -> Option<u64> {
+    let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |name: &str| -> Option<u64> {
+        let line = memory.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    let free = field("MemAvailable:")? + field("SwapFree:").unwrap_or(0);
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    Some(group.and_then(|most| most.trim().parse().ok()).map_or(free, |most: u64| most.min(free)))
 }
 
 #[cfg(test)]
@@ -140,6 +162,7 @@ mod tests {
         if cfg!(target_os = "linux") {
             let (now, most) = resident().unwrap();
             assert!(now > 0 && most >= now / 2);
+            assert!(available().unwrap() > 0);
         }
     }
 }

@@ -5,7 +5,7 @@ mod run;
 mod schedule;
 mod step;
 
-pub use metrics::{Line, Metrics, resident};
+pub use metrics::{Line, Metrics, available, resident};
 pub use run::{Ended, Observer, Samples, Validation, run, validate};
 pub use schedule::learning_rate;
 pub use step::{Counters, StepReport, Trainer, plan};

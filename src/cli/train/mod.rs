@@ -4,14 +4,15 @@ mod header;
 mod observer;
 
 use super::output::escape;
+use super::units::bytes;
 use super::{CliResult, Failure, pool};
 use crate::backend::cpu::Cpu;
-use crate::checkpoint::{Checkpoint, Extent, Meta, latest, save};
+use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, clear, latest, list, save};
 use crate::config::Config;
 use crate::data::{Batches, Prepared, Windows};
-use crate::error::CheckpointError;
+use crate::error::StoreError;
 use crate::store::{Lock, remove_stale};
-use crate::train::{Ended, Observer, Samples, Trainer, run as run_steps};
+use crate::train::{Ended, Observer, Samples, Trainer, available, plan, run as run_steps};
 use observer::Console;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ pub struct Args {
     /// Go on from a checkpoint: the newest in run.dir (`auto`, a new run if there is none), or PATH.
     #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<String>,
-    /// Start anew in a run.dir that holds a run already; its checkpoints are deleted.
+    /// Start anew in a run.dir that holds a run already; its checkpoints and weights are deleted.
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
     /// Save and stop after this step, as a signal would; the schedule still spans train.steps.
@@ -70,21 +71,26 @@ fn train(config: &Config, args: &Args) -> CliResult {
         },
     };
     let dir = config.run.dir.as_path();
-    std::fs::create_dir_all(dir).map_err(|e| format!("{}: cannot be made: {e}", escape(&dir.to_string_lossy())))?;
+    make_folder(dir)?;
     let _lock = Lock::acquire(dir.join(".lock"))?;
     remove_stale(dir)?;
-    let from = starting_point(args, dir)?;
+    // Everything that may be refused is, before memory is taken and an old run is deleted.
+    let from = match starting_point(args, dir)? {
+        Some(path) => Some(open(&path, config, &data, dir)?),
+        None => None,
+    };
+    check_memory(config)?;
+    if args.overwrite {
+        clear(dir)?;
+    }
     let mut trainer = Trainer::new(config, Box::new(Cpu::new()));
     match &from {
-        Some(path) => {
-            let checkpoint = Checkpoint::open(path)?;
-            checkpoint.verify()?;
-            checkpoint.restore(&mut trainer, &data.fingerprint)?;
-        }
+        Some(checkpoint) => checkpoint.restore(&mut trainer, &data.fingerprint)?,
         None => trainer.initialize(),
     }
-    header::print_header(&trainer, &data, &samples, from.as_deref())?;
-    std::fs::write(dir.join("config.toml"), config.to_toml())?;
+    header::print_header(&trainer, &data, &samples, from.as_ref().map(Checkpoint::path))?;
+    let resolved = dir.join("config.toml");
+    std::fs::write(&resolved, config.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
     if from.is_none() {
         // Finds a full or read-only disk now, not in an hour; and if the first steps already go wrong, there is a
@@ -101,7 +107,7 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
     let dir = &trainer.config().run.dir;
     match ended {
         Ended::Finished => {
-            let path = dir.join("model.tetrad");
+            let path = dir.join(MODEL);
             let meta =
                 Meta::new(trainer.config(), trainer.counters, data.tokenizer.json().is_some(), &data.fingerprint);
             let tokenizer = data.tokenizer.json();
@@ -137,12 +143,7 @@ fn starting_point(args: &Args, dir: &Path) -> Result<Option<PathBuf>, Failure> {
     match args.resume.as_deref() {
         Some("auto") => Ok(latest(dir)?),
         Some(path) => Ok(Some(path.into())),
-        None if args.overwrite => {
-            for (_, path) in crate::checkpoint::list(dir)? {
-                std::fs::remove_file(path)?;
-            }
-            Ok(None)
-        }
+        None if args.overwrite => Ok(None),
         None => match latest(dir)? {
             None => Ok(None),
             Some(path) => Err(format!(
@@ -155,6 +156,50 @@ fn starting_point(args: &Args, dir: &Path) -> Result<Option<PathBuf>, Failure> {
     }
 }
 
+fn make_folder(dir: &Path) -> Result<(), Failure> {
+    std::fs::create_dir_all(dir).map_err(|e| {
+        let shown = escape(&dir.to_string_lossy());
+        match std::fs::metadata(dir) {
+            Ok(found) if !found.is_dir() => format!("{shown}: is no folder; name another with --set run.dir=..."),
+            _ => format!("{shown}: cannot be made: {e}; name another folder with --set run.dir=..."),
+        }
+        .into()
+    })
+}
+
+/// Opens the checkpoint to go on from and checks that this run is its run.
+fn open(path: &Path, config: &Config, data: &Prepared, dir: &Path) -> Result<Checkpoint, Failure> {
+    let checkpoint = Checkpoint::open(path)?;
+    checkpoint.check_run(config, &data.fingerprint)?;
+    checkpoint.verify()?;
+    // They would be taken for the newest of this run by the next --resume, and would push its own out of the folder.
+    match list(dir)?.pop() {
+        Some((step, later)) if step > checkpoint.meta.counters.step => Err(format!(
+            "{}: is at step {}, but {} holds later checkpoints, up to step {step}; move those away or choose another \
+             folder with --set run.dir=...",
+            escape(&path.to_string_lossy()),
+            checkpoint.meta.counters.step,
+            escape(&later.parent().unwrap_or(dir).to_string_lossy()),
+        )
+        .into()),
+        _ => Ok(checkpoint),
+    }
+}
+
+/// Refuses a run that this machine has no memory for, instead of being killed in the middle of it.
+fn check_memory(config: &Config) -> Result<(), Failure> {
+    let planned = plan(config, &Cpu::new()).0.total() as u64;
+    match available() {
+        Some(free) if free < planned => Err(format!(
+            "{} of memory are planned and {} are free; lower train.batch or train.sequence, see `tetrad plan`",
+            bytes(planned),
+            bytes(free)
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
 fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -164,11 +209,4 @@ fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
         signal_hook::flag::register(signal, stop.clone())?;
     }
     Ok(stop)
-}
-
-/// What the observer may fail with.
-impl From<CheckpointError> for observer::Stop {
-    fn from(error: CheckpointError) -> Self {
-        Self(error.into())
-    }
 }

@@ -5,6 +5,7 @@ use crate::cli::Failure;
 use crate::cli::output::print;
 use crate::cli::units::{bytes, duration};
 use crate::data::{Decoder, Prepared, Tokenizer};
+use crate::error::{CheckpointError, StoreError};
 use crate::model::{Generator, Sampling};
 use crate::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, resident};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,6 +22,18 @@ pub struct Stop(pub(super) Failure);
 
 impl From<std::io::Error> for Stop {
     fn from(error: std::io::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<CheckpointError> for Stop {
+    fn from(error: CheckpointError) -> Self {
         Self(error.into())
     }
 }
@@ -52,7 +65,7 @@ impl Console {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn new(trainer: &Trainer, data: &Prepared) -> std::io::Result<Self> {
+    pub fn new(trainer: &Trainer, data: &Prepared) -> Result<Self, StoreError> {
         let (config, step) = (trainer.config(), trainer.counters.step);
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(config.train.steps).with_style(style));
@@ -124,13 +137,16 @@ impl Console {
         let rate = (steps * self.tokens as u64) as f64 / time.as_secs_f64();
         let peak = resident().map_or_else(String::new, |(_, most)| format!(", {} resident at most", bytes(most)));
         print(|out| {
-            writeln!(
-                out,
-                "\n{steps} steps in {}, {:.1}k tokens/s{peak} ({} planned)",
-                duration(self.begun.elapsed()),
-                rate / 1e3,
-                bytes(trainer.plan.total() as u64)
-            )?;
+            match steps {
+                0 => writeln!(out, "\nall {} steps were done before; nothing was trained", trainer.counters.step)?,
+                _ => writeln!(
+                    out,
+                    "\n{steps} steps in {}, {:.1}k tokens/s{peak} ({} planned)",
+                    duration(self.begun.elapsed()),
+                    rate / 1e3,
+                    bytes(trainer.plan.total() as u64)
+                )?,
+            }
             if let Some(last) = self.last {
                 let bits = self.bits_per_byte(last.loss);
                 writeln!(out, "validation loss {:.4} nats per token, {bits:.4} bits per byte", last.loss)?;
@@ -177,9 +193,11 @@ impl Observer for Console {
 
     fn sample(&mut self, trainer: &mut Trainer) -> Result<(), Stop> {
         let train = trainer.config().train.clone();
-        let prompt = match self.tokenizer.encode(&train.sample_prompt) {
-            Ok(ids) if !ids.is_empty() => ids,
-            _ => return Ok(()),
+        let text = if train.sample_prompt.is_empty() { "\n" } else { &train.sample_prompt };
+        let vocab = trainer.config().model.vocab;
+        let prompt = match self.tokenizer.encode(text) {
+            Ok(ids) if !ids.is_empty() && ids.iter().all(|&id| (id as usize) < vocab) => ids,
+            _ => return Ok(self.say("no sample: train.sample_prompt has no tokens that the model knows")?),
         };
         let sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: trainer.config().run.seed };
         let mut generator = Generator::new(&trainer.model);
@@ -187,7 +205,7 @@ impl Observer for Console {
         let mut text = train.sample_prompt.clone();
         generator.feed(trainer.backend.as_mut(), &prompt);
         for _ in 0..train.sample_tokens {
-            let id = generator.draw(&sampling);
+            let Some(id) = generator.draw(&sampling) else { break };
             text += &decoder.push(id);
             generator.feed(trainer.backend.as_mut(), &[id]);
         }

@@ -1,0 +1,204 @@
+//! The rules of the house, read off the sources: floors, unsafe code, standard output, concrete backends, sizes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A source file: its path below `src`, and its text without comments.
+struct Source {
+    path: String,
+    code: String,
+    lines: usize,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// All `.rs` files below a folder, in order of their paths.
+fn sources(folder: &str) -> Vec<Source> {
+    let base = root().join(folder);
+    let mut paths = Vec::new();
+    collect(&base, &mut paths);
+    paths.sort();
+    let source = |path: PathBuf| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let code = text.lines().map(without_comment).collect::<Vec<_>>().join("\n");
+        Source { path: path.strip_prefix(&base).unwrap().display().to_string(), code, lines: text.lines().count() }
+    };
+    paths.into_iter().map(source).collect()
+}
+
+/// Cut at `//`. A string that holds one loses its end, which no rule below looks at.
+fn without_comment(line: &str) -> &str {
+    line.find("//").map_or(line, |at| &line[..at])
+}
+
+/// Whether `word` stands in `code` by itself.
+fn has_word(code: &str, word: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| !code[..at].ends_with(part) && !code[at + word.len()..].starts_with(part))
+}
+
+/// Rooms and their floors, from the table in `src/lib.rs`.
+fn floors() -> BTreeMap<String, u32> {
+    let text = std::fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | "));
+    rows.filter_map(|row| {
+        let mut cells = row.split(" | ");
+        let floor = cells.next()?.parse().ok()?;
+        Some((cells.next()?.trim_matches('`').to_owned(), floor))
+    })
+    .collect()
+}
+
+/// The room of a module path such as `backend::cpu::gemm`: the longest that the table knows.
+fn room<'a>(floors: &'a BTreeMap<String, u32>, path: &str) -> Option<(&'a str, u32)> {
+    let inside = |room: &str| path == room || path.starts_with(&format!("{room}::"));
+    floors.iter().filter(|(name, _)| inside(name)).max_by_key(|(name, _)| name.len()).map(|(n, f)| (n.as_str(), *f))
+}
+
+/// The module path of a file below `src`.
+fn module(path: &str) -> String {
+    let path = path.trim_end_matches(".rs").trim_end_matches("/mod");
+    path.replace('/', "::")
+}
+
+/// Paths from the crate's root that a text names, `crate::{a, b::c}` taken apart.
+fn crate_paths(code: &str) -> Vec<String> {
+    let name = |text: &str| -> String {
+        text.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect::<String>()
+    };
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            None => found.push(name(rest)),
+            Some(list) => {
+                let (mut depth, mut start) = (0, 0);
+                for (i, c) in list.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth > 0 => depth -= 1,
+                        ',' | '}' if depth == 0 => {
+                            found.push(name(list[start..i].trim()));
+                            start = i + 1;
+                            if c == '}' {
+                                break;
+                            }
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    found.retain(|path| !path.is_empty());
+    found.iter().map(|path| path.trim_end_matches(':').to_owned()).collect()
+}
+
+#[test]
+fn the_parsers_of_this_test_see_what_they_should() {
+    assert_eq!(
+        crate_paths("use crate::a::{b, c}; crate::d::E::f(); use crate::{g, h::{i, j}, k};"),
+        ["a", "d::E::f", "g", "h", "k"]
+    );
+    assert!(has_word("x unsafe {", "unsafe") && !has_word("unsafe_op_in", "unsafe"));
+    let floors = floors();
+    assert_eq!(room(&floors, "backend::cpu::gemm").unwrap().0, "backend::cpu");
+    assert_eq!(room(&floors, "backend::Backend").unwrap().0, "backend");
+    assert_eq!(room(&floors, "backendless"), None);
+}
+
+#[test]
+fn every_room_is_in_the_table_and_every_row_is_a_room() {
+    let floors = floors();
+    let sources = sources("src");
+    for source in sources.iter().filter(|s| !["lib.rs", "main.rs"].contains(&s.path.as_str())) {
+        assert!(room(&floors, &module(&source.path)).is_some(), "{} belongs to no room of the table", source.path);
+    }
+    for room in floors.keys() {
+        let folder = format!("{}/", room.replace("::", "/"));
+        assert!(sources.iter().any(|source| source.path.starts_with(&folder)), "{room} is only a row of the table");
+    }
+}
+
+#[test]
+fn a_floor_imports_only_from_floors_below_it() {
+    let floors = floors();
+    let mut wrong = Vec::new();
+    for source in sources("src") {
+        let Some((own, floor)) = room(&floors, &module(&source.path)) else { continue };
+        for path in crate_paths(&source.code) {
+            match room(&floors, &path) {
+                Some((other, _)) if other == own => {}
+                Some((_, other)) if other < floor => {}
+                _ => wrong.push(format!("{}: {own} (floor {floor}) names crate::{path}", source.path)),
+            }
+        }
+        // Nor may a chain of `super::` climb out of the room; an inline `mod tests` is one step deeper.
+        let depth = module(&source.path).split("::").count() + usize::from(source.code.contains("mod tests"));
+        if source.code.contains(&"super::".repeat(depth)) {
+            wrong.push(format!("{}: `super` leaves the crate's rooms by their roof", source.path));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, and the tile that
+/// threads write side by side.
+const UNSAFE: [&str; 8] = [
+    "backend/cpu/gemm/avx2.rs",
+    "backend/cpu/gemm/avx512.rs",
+    "backend/cpu/gemm/mod.rs",
+    "backend/cpu/gemm/pack.rs",
+    "backend/cpu/isa.rs",
+    "backend/cpu/tile.rs",
+    "memory/arena.rs",
+    "store/map.rs",
+];
+
+#[test]
+fn unsafe_code_stays_where_it_is_reviewed() {
+    let found: Vec<_> = sources("src").into_iter().filter(|s| has_word(&s.code, "unsafe")).map(|s| s.path).collect();
+    assert_eq!(found, UNSAFE, "the list in this test and the files that hold `unsafe`");
+}
+
+#[test]
+fn only_the_command_writes_to_standard_output() {
+    for source in sources("src") {
+        let speaks = ["print!(", "println!(", "stdout()", "io::Stdout"]
+            .iter()
+            .any(|word| source.code.match_indices(word).any(|(at, _)| !source.code[..at].ends_with('e')));
+        let allowed = source.path.starts_with("cli/") || source.path == "main.rs";
+        assert!(!speaks || allowed, "{} writes to standard output", source.path);
+    }
+}
+
+#[test]
+fn a_concrete_backend_is_named_only_by_the_command() {
+    for source in sources("src") {
+        let inside = source.path.starts_with("backend/");
+        let names = source.code.contains("backend::cpu") || has_word(&source.code, "Cpu");
+        assert!(!names || inside || source.path.starts_with("cli/"), "{} names a concrete backend", source.path);
+    }
+}
+
+#[test]
+fn no_file_is_too_long_to_be_read() {
+    for folder in ["src", "tests", "benches"] {
+        for source in sources(folder) {
+            assert!(source.lines < 500, "{folder}/{}: {} lines, below 500 are allowed", source.path, source.lines);
+        }
+    }
+}
