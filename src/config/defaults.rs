@@ -69,15 +69,15 @@ impl Default for Optimizer {
 impl Default for Train {
     fn default() -> Self {
         Self {
-            steps: 1000,
+            steps: 400,
             batch: 16,
             sequence: 128,
-            warmup: 100,
+            warmup: 40,
             schedule: Schedule::Cosine,
             final_lr: 0.1,
-            eval_every: 250,
+            eval_every: 100,
             eval_sequences: 0,
-            checkpoint_every: 500,
+            checkpoint_every: 200,
             keep: 3,
             milestone_every: 0,
             sample_every: 0,
