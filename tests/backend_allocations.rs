@@ -3,33 +3,14 @@
 #[path = "../benches/support/mod.rs"]
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "common/counting.rs"]
+mod counting;
+
+use counting::allocations;
 use support::{Bench, floats, int4};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{AttentionShape, Backend, Largest, Rotation, Store, Weight};
 use tetrad::memory::Span;
-
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches no memory but the counter.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, passed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Tokens, width, wider, heads.
 const T: usize = 300;
@@ -109,9 +90,7 @@ fn no_operation_allocates_once_the_backend_has_its_memory() {
         let mut cpu = bench.build(&largest);
         // The pool's own queues reach their size.
         (0..20).for_each(|_| everything(&mut cpu, &spans));
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        assert!(before > 0, "the counter counts");
-        (0..20).for_each(|_| everything(&mut cpu, &spans));
-        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed) - before, 0);
+        assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
+        assert_eq!(allocations(|| (0..20).for_each(|_| everything(&mut cpu, &spans))), 0);
     });
 }
