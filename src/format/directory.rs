@@ -5,12 +5,41 @@ use super::align_up;
 use super::header::{HEADER, Header, PLANE_ALIGN, REGION_ALIGN};
 use super::name;
 use super::plane::{Element, PlaneKind};
-use super::read::Plane;
 use super::record::{OPTIONAL, PLANE_RECORD, PlaneRecord, TENSOR_RECORD, TensorRecord};
 use super::spec::TensorSpec;
 use crate::error::FormatError;
 use std::collections::HashMap;
+use std::ops::Range;
 use zerocopy::FromBytes;
+
+/// A plane's place in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plane {
+    /// Index of its tensor.
+    pub tensor: usize,
+    /// What it holds.
+    pub kind: PlaneKind,
+    /// The type of its elements.
+    pub element: Element,
+    /// Its first byte, from the start of the file; a multiple of 64.
+    pub offset: u64,
+    /// Its bytes, without the padding that follows.
+    pub len: u64,
+    /// xxh3-64 of its bytes.
+    pub checksum: u64,
+}
+
+impl Plane {
+    /// What the records are ordered by: region, tensor, kind.
+    pub(crate) fn key(&self) -> (bool, usize, u8) {
+        (self.kind.is_optimizer(), self.tensor, self.kind.tag())
+    }
+
+    /// Its bytes in the file.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.len
+    }
+}
 
 /// R5 and R11 to R17: the tensors, and their indices by name.
 pub(crate) fn tensors(

@@ -23,9 +23,10 @@ mod write;
 
 pub use attachment::Attachment;
 pub use decode::{Decoder, Role};
+pub use directory::Plane;
 pub use header::{FIELDS as HEADER_FIELDS, HEADER, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
 pub use plane::{Element, PlaneKind, SCALARS};
-pub use read::{File, Head, Plane, PlaneView, Sections, Tensor};
+pub use read::{File, Head, PlaneView, Sections, Tensor};
 pub use record::{Field, PLANE_FIELDS, PLANE_RECORD, TENSOR_FIELDS, TENSOR_RECORD};
 pub use spec::{Storage, TensorSpec};
 pub use write::{Layout, PlaneSource, TensorPlan};

@@ -1,7 +1,7 @@
 //! The reader: everything but the planes' contents is checked on opening, and none of those is touched.
 
 use super::attachment;
-use super::directory;
+use super::directory::{self, Plane};
 use super::header::{self, HEADER, Header};
 use super::metadata;
 use super::plane::{Element, PlaneKind};
@@ -13,35 +13,6 @@ use std::collections::HashMap;
 use std::ops::Range;
 use zerocopy::FromBytes;
 use zerocopy::little_endian::{F32, U16};
-
-/// A plane's place in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plane {
-    /// Index of its tensor.
-    pub tensor: usize,
-    /// What it holds.
-    pub kind: PlaneKind,
-    /// The type of its elements.
-    pub element: Element,
-    /// Its first byte, from the start of the file; a multiple of 64.
-    pub offset: u64,
-    /// Its bytes, without the padding that follows.
-    pub len: u64,
-    /// xxh3-64 of its bytes.
-    pub checksum: u64,
-}
-
-impl Plane {
-    /// What the records are ordered by: region, tensor, kind.
-    pub(crate) fn key(&self) -> (bool, usize, u8) {
-        (self.kind.is_optimizer(), self.tensor, self.kind.tag())
-    }
-
-    /// Its bytes in the file.
-    pub fn range(&self) -> Range<u64> {
-        self.offset..self.offset + self.len
-    }
-}
 
 /// A tensor and its planes, those of the weight region first.
 #[derive(Clone, Debug, PartialEq, Eq)]

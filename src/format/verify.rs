@@ -1,8 +1,9 @@
 //! The contents of the planes: checksums, padding, codes and values that cannot be.
 
 use super::decode::{brain_value, half_value};
+use super::directory::Plane;
 use super::plane::{Element, PlaneKind};
-use super::read::{File, Plane, PlaneView};
+use super::read::{File, PlaneView};
 use super::spec::TensorSpec;
 use crate::error::ContentsError;
 use crate::nibble::{PAD_NIBBLE, nibble};

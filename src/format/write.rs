@@ -3,12 +3,12 @@
 
 use super::align_up;
 use super::attachment::{self, Attachment};
-use super::directory::length;
+use super::directory::{Plane, length};
 use super::header::{self, FEATURES, HEADER, Header, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN};
 use super::metadata;
 use super::name;
 use super::plane::{Element, PlaneKind};
-use super::read::{Head, Plane};
+use super::read::Head;
 use super::record::{PLANE_RECORD, PlaneRecord, TENSOR_RECORD};
 use super::spec::TensorSpec;
 use crate::error::{FormatError, WriteError};

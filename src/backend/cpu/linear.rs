@@ -63,7 +63,6 @@ pub(super) fn linear_grad_input(
         let width = PIECE.min(inputs - col);
         for k in 0..tile.cols() / COLS {
             w.read(isa, from + k, col, &mut area[..width]);
-            area[width..width.next_multiple_of(COLS)].fill(0.0);
             for (p, part) in area[..width].chunks(COLS).enumerate() {
                 tile.row(p)[k * COLS..][..part.len()].copy_from_slice(part);
                 tile.row(p)[k * COLS + part.len()..(k + 1) * COLS].fill(0.0);

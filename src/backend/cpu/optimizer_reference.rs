@@ -277,8 +277,8 @@ impl Planes {
         match self.kind {
             Kind::F32 => self.floats[plain..plain + n].copy_from_slice(&values),
             Kind::Bf16 => {
-                for i in 0..n {
-                    self.halves[plain + i] = bf16_stochastic(values[i], u(i));
+                for (i, &value) in values.iter().enumerate() {
+                    self.halves[plain + i] = bf16_stochastic(value, u(i));
                 }
             }
             _ => {
