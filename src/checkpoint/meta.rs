@@ -71,18 +71,18 @@ impl Meta {
     ///
     /// # Errors
     /// What is missing or of another type.
-    pub fn from_map(map: &Map<String, Value>) -> Result<Self, serde_json::Error> {
+    pub fn from_map(map: &Map<String, Value>) -> Result<Self, String> {
         let plain = Self::new(&Config::default(), Counters::default(), false, "").to_map();
         for table in ["model", "storage", "activations"] {
             let (Some(keys), Some(found)) = (plain[table].as_object(), map.get(table).and_then(Value::as_object))
             else {
-                continue; // serde names it below
+                continue; // named below
             };
             if let Some(key) = keys.keys().find(|key| !found.contains_key(*key)) {
-                return Err(serde::de::Error::custom(format_args!("{table}.{key} is missing")));
+                return Err(format!("{table}.{key} is missing"));
             }
         }
-        serde_json::from_value(Value::Object(map.clone()))
+        read(map.clone()).map_err(|error| blame(map, &plain).unwrap_or(error))
     }
 
     /// Whether tokenizer and counters can be true; `attached`: whether the file carries a tokenizer.
@@ -128,4 +128,30 @@ impl Meta {
         config.tokenizer.file = (self.tokenizer == TOKENIZER).then(|| TOKENIZER.into());
         config
     }
+}
+
+fn read(map: Map<String, Value>) -> Result<Meta, String> {
+    serde_json::from_value(Value::Object(map)).map_err(|e| e.to_string())
+}
+
+/// The first value of `map` that alone spoils the sound metadata `plain`, with its place, which serde does not tell.
+fn blame(map: &Map<String, Value>, plain: &Map<String, Value>) -> Option<String> {
+    for (name, value) in map {
+        let mut probe = plain.clone();
+        if let (Some(Value::Object(table)), Value::Object(found)) = (plain.get(name), value) {
+            for (key, value) in found {
+                let mut table = table.clone();
+                table.insert(key.clone(), value.clone());
+                probe.insert(name.clone(), table.into());
+                if let Err(error) = read(probe.clone()) {
+                    return Some(format!("{name}.{key}: {error}"));
+                }
+            }
+        }
+        probe.insert(name.clone(), value.clone());
+        if let Err(error) = read(probe) {
+            return Some(format!("{name}: {error}"));
+        }
+    }
+    None
 }

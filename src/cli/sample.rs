@@ -81,7 +81,7 @@ fn sample(args: &Args) -> CliResult {
     let (_, model) = open_model(&checkpoint, &mut backend, PASS_TOKENS.min(prompt.len()), keys);
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut generator = Generator::new(&model);
-    let mut decoder = Decoder::new(&tokenizer);
+    let mut decoder = Decoder::after(&tokenizer, &prompt);
     let mut out = std::io::stdout().lock();
     let mut say = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),

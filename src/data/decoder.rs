@@ -17,7 +17,14 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder at the beginning of a text.
     pub fn new(tokenizer: &Tokenizer) -> Self {
-        Decoder { tokenizer: tokenizer.clone(), shown: Vec::new(), held: Vec::new() }
+        Self::after(tokenizer, &[])
+    }
+
+    /// A decoder of what follows `shown`, which was given out already: at the beginning of a text some tokenizers drop
+    /// a space that they keep in the middle of it.
+    pub fn after(tokenizer: &Tokenizer, shown: &[u32]) -> Self {
+        let shown = shown[shown.len().saturating_sub(LONGEST_WAIT)..].to_vec();
+        Decoder { tokenizer: tokenizer.clone(), shown, held: Vec::new() }
     }
 
     /// Adds one token and gives the text that is complete with it, often empty.
@@ -69,6 +76,15 @@ mod tests {
         assert_eq!(pieces.concat() + &rest, text);
         assert_eq!(pieces.iter().filter(|piece| !piece.is_empty()).count(), 5);
         assert!(pieces.iter().all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)));
+    }
+
+    #[test]
+    fn what_was_shown_is_not_shown_again() {
+        let text = "caf\u{e9} \u{1f600}";
+        let ids = Tokenizer::bytes().encode(text).unwrap();
+        let mut decoder = Decoder::after(&Tokenizer::bytes(), &ids[..5]);
+        let said: String = ids[5..].iter().map(|id| decoder.push(*id)).collect();
+        assert_eq!(said, " \u{1f600}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod process;
+pub mod state;
 
 use safetensors::SafeTensors;
 use std::collections::HashMap;

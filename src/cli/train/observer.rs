@@ -201,7 +201,7 @@ impl Observer for Console {
         };
         let sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: trainer.config().run.seed };
         let mut generator = Generator::new(&trainer.model);
-        let mut decoder = Decoder::new(&self.tokenizer);
+        let mut decoder = Decoder::after(&self.tokenizer, &prompt);
         let mut text = train.sample_prompt.clone();
         generator.feed(trainer.backend.as_mut(), &prompt);
         for _ in 0..train.sample_tokens {

@@ -1,0 +1,90 @@
+//! `plan`: the memory of a run, without taking it.
+
+use super::{json, train, workplace};
+use serde_json::Value;
+use tetrad::config::PRESETS;
+
+const CATEGORIES: [&str; 6] = ["weights", "residue", "state", "gradient", "activations", "scratch"];
+
+fn bytes(plan: &Value, category: &str) -> u64 {
+    plan["categories"][category].as_u64().unwrap()
+}
+
+#[test]
+fn the_totals_are_those_that_training_prints() {
+    let place = workplace();
+    let said = train(&place, &["--set", "train.steps=20"]);
+    let memory = said.lines().find_map(|line| line.strip_prefix("memory   ")).unwrap();
+    let (parts, total) = memory.split_once("; planned ").unwrap();
+    let parts: Vec<&str> = parts.split(", ").collect();
+    let table = place.ok(&["plan", "tiny.toml"]);
+    let (_, sums) = table.split_once("\n\n").unwrap();
+    for (category, part) in CATEGORIES.iter().zip(parts) {
+        let size = part.strip_prefix(category).unwrap().trim();
+        let row = sums.lines().find(|line| line.starts_with(category)).unwrap();
+        assert!(row.contains(&format!("  {size}  ")), "training says {part}, the plan {row}");
+    }
+    let planned = sums.lines().find(|line| line.starts_with("planned")).unwrap();
+    assert!(planned.ends_with(total.strip_suffix(" in all").unwrap()), "{planned}, but {total}");
+}
+
+#[test]
+fn every_preset_is_planned_without_its_memory() {
+    let place = workplace();
+    for preset in PRESETS {
+        // One GiB of address space, of which the larger presets would need several times as much.
+        let program = env!("CARGO_BIN_EXE_tetrad");
+        let script = format!("ulimit -v 1048576; exec {program} plan {preset} --json --set run.threads=2");
+        let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path("")).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{preset}: {}", String::from_utf8_lossy(&output.stderr));
+        let plan = json(&String::from_utf8(output.stdout).unwrap());
+        let total = plan["total_bytes"].as_u64().unwrap();
+        let of_items = |category: &str| -> u64 {
+            let items = plan["items"].as_array().unwrap().iter();
+            items.filter(|item| item["category"] == category).map(|item| item["bytes"].as_u64().unwrap()).sum()
+        };
+        for category in CATEGORIES {
+            assert_eq!(bytes(&plan, category), of_items(category), "{preset}: {category}");
+        }
+        let kept: u64 = CATEGORIES[..3].iter().map(|category| bytes(&plan, category)).sum();
+        let all: u64 = CATEGORIES.iter().map(|category| bytes(&plan, category)).sum();
+        // Each of the kept planes begins at a multiple of 64 bytes.
+        assert!(kept + bytes(&plan, "gradient") < total && total < all + all / 100, "{preset}: {plan}");
+    }
+    assert!(
+        std::fs::read_dir(place.path("")).unwrap().all(|entry| entry.unwrap().path().is_file()),
+        "a folder was made"
+    );
+}
+
+/// Counted by hand: nibbles and one f16 a group of 64 for the seven matrices of 32 blocks, bf16 tables, f32 norms.
+#[test]
+fn seven_billion_parameters_take_what_storage_md_promises() {
+    let place = workplace();
+    let plan = json(&place.ok(&["plan", "7b", "--json"]));
+    let (matrices, tables, norms) = (32 * (4 * 4096 * 4096 + 3 * 4096 * 11008u64), 2 * 32_000 * 4096u64, 65 * 4096u64);
+    assert_eq!(plan["parameters"].as_u64(), Some(matrices + tables + norms));
+    let packed = |elements: u64| elements / 2 + elements / 64 * 2;
+    assert_eq!(bytes(&plan, "weights"), packed(matrices) + 2 * tables + 4 * norms);
+    assert_eq!(bytes(&plan, "residue"), matrices / 2);
+    // 32 blocks of 9 tensors, two tables, the last norm: eight float32 scalars each.
+    let scalars = (32 * 9 + 3) * 8 * 4;
+    assert_eq!(bytes(&plan, "state"), 2 * packed(matrices + tables) + 2 * 4 * norms + scalars);
+    // One matrix gradient: the largest is a table's.
+    assert_eq!(bytes(&plan, "gradient"), 4 * tables / 2 + 4 * 4096);
+}
+
+#[test]
+fn sizes_beyond_any_machine_are_refused_instead_of_overflowing() {
+    let place = workplace();
+    let refused = |sets: &[&str]| {
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+        place.fails(&[&["plan"], &sets[..]].concat())
+    };
+    insta::assert_snapshot!(refused(&["model.layers=2000"]), @"tetrad: model.layers = 2000 (--set): must be 1 to 1024");
+    insta::assert_snapshot!(refused(&["model.hidden=16777216", "model.intermediate=16777216"]), @"tetrad: model.hidden = 16777216 (--set): makes 7881308088827904 parameters, at most 70368744177664 are possible");
+    insta::assert_snapshot!(refused(&["train.batch=1048576", "train.sequence=16777216", "model.context=16777216"]), @"tetrad: train.batch = 1048576 (--set): makes 24206847997116416 activations of a kind with train.sequence = 16777216 and this model, at most 70368744177664 are possible");
+    // The most that is allowed is still planned in a moment.
+    place.ok(&["plan", "--json", "--set", "model.layers=1024"]);
+}

@@ -1,0 +1,154 @@
+//! `train`: what it says and writes, and how it goes on.
+
+use super::{TEXT, TINY, json, metrics, names, refused, train, trained, workplace};
+use insta::assert_snapshot;
+use tetrad::config::Config;
+
+#[test]
+fn a_dry_run_prints_a_configuration_that_loads_to_itself() {
+    let place = workplace();
+    let printed = train(&place, &["--dry-run", "--set", "train.steps=77", "--set", "optimizer.lr=1.5e-3"]);
+    std::fs::write(place.path("printed.toml"), &printed).unwrap();
+    assert_eq!(place.ok(&["train", "printed.toml", "--dry-run"]), printed);
+    assert!(!place.path("run").exists(), "a dry run leaves nothing");
+    let path = |name: &str| place.path(name).to_str().unwrap().to_owned();
+    let config = Config::load(Some(&path("printed.toml")), &[]).unwrap();
+    let sets: Vec<String> = TEXT.iter().skip(1).step_by(2).map(ToString::to_string).collect();
+    let sets = [&sets[..], &["train.steps=77".into(), "optimizer.lr=1.5e-3".into()]].concat();
+    assert_eq!(config, Config::load(Some(&path("tiny.toml")), &sets).unwrap());
+    for preset in tetrad::config::PRESETS {
+        let printed = place.ok(&["train", preset, "--dry-run"]);
+        std::fs::write(place.path("preset.toml"), &printed).unwrap();
+        let loaded = Config::load(Some(&path("preset.toml")), &[]).unwrap();
+        assert_eq!(Some(loaded), Config::preset(preset));
+    }
+}
+
+#[test]
+fn a_run_leaves_its_configuration_metrics_checkpoints_and_weights() {
+    let place = workplace();
+    let said = train(
+        &place,
+        &["--set", "train.steps=20", "--set", "train.eval_every=10", "--set", "train.checkpoint_every=10"],
+    );
+    assert_eq!(
+        names(&place, "run"),
+        [
+            "config.toml",
+            "metrics.jsonl",
+            "model.tetrad",
+            "step-00000000.tetrad",
+            "step-00000010.tetrad",
+            "step-00000020.tetrad",
+        ]
+    );
+    let given = [&["train", "tiny.toml"], &TEXT[..]].concat();
+    let resolved = place.ok(&[
+        &given[..],
+        &["--dry-run", "--set", "train.steps=20", "--set", "train.eval_every=10", "--set", "train.checkpoint_every=10"],
+    ]
+    .concat());
+    assert_eq!(String::from_utf8(place.read("run/config.toml")).unwrap(), resolved);
+    let lines = metrics(&place, "run");
+    let steps: Vec<u64> = lines.iter().filter(|l| l["loss"].is_f64()).map(|l| l["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=20).collect::<Vec<_>>());
+    for line in lines.iter().filter(|line| line["loss"].is_f64()) {
+        for key in ["lr", "grad_norm", "tokens_per_s", "rss_bytes"] {
+            assert!(line[key].as_f64().is_some_and(|x| x > 0.0), "{key} in {line}");
+        }
+    }
+    let validated: Vec<u64> =
+        lines.iter().filter(|l| l["val_loss"].is_f64()).map(|l| l["step"].as_u64().unwrap()).collect();
+    assert_eq!(validated, [10, 20]);
+    for word in ["parameters", "weights", "residue", "state", "gradient", "activations", "per parameter", "threads"] {
+        assert!(said.contains(word), "{word} is missing in: {said}");
+    }
+}
+
+#[test]
+fn only_the_newest_checkpoints_and_the_milestones_stay() {
+    let place = workplace();
+    let cadence = ["train.steps=20", "train.checkpoint_every=2", "train.keep=2", "train.milestone_every=8"];
+    let sets: Vec<&str> = cadence.iter().flat_map(|set| ["--set", set]).collect();
+    train(&place, &sets);
+    let steps: Vec<_> = names(&place, "run").into_iter().filter(|name| name.starts_with("step-")).collect();
+    assert_eq!(steps, ["step-00000008.tetrad", "step-00000016.tetrad", "step-00000018.tetrad", "step-00000020.tetrad"]);
+}
+
+#[test]
+fn a_text_sample_appears_at_its_cadence_and_may_start_from_nothing() {
+    let place = workplace();
+    let sets = ["train.steps=20", "train.sample_every=10", "train.sample_tokens=100", "train.sample_prompt="];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let said = train(&place, &sets);
+    assert!(said.contains("--- sample after step 10 ---") && said.contains("--- sample after step 20 ---"), "{said}");
+    assert!(!said.contains("no sample"), "{said}");
+}
+
+#[test]
+fn resuming_a_finished_run_says_so_and_changes_nothing() {
+    let place = trained();
+    let files = ["run/step-00000030.tetrad", "run/model.tetrad", "run/metrics.jsonl"];
+    let before = files.map(|file| place.read(file));
+    let said = train(&place, &["--set", "train.steps=30", "--resume"]);
+    assert!(said.contains("all 30 steps were done before; nothing was trained"), "{said}");
+    assert!(!said.contains("NaN"), "{said}");
+    assert!(files.map(|file| place.read(file)) == before);
+}
+
+#[test]
+fn a_state_that_does_not_fit_the_run_is_refused() {
+    let place = trained();
+    assert_snapshot!(refused(&place, &["--resume", "--set", "train.steps=20"]), @"tetrad: run/step-00000030.tetrad: is at step 30, and train.steps = 20; raise train.steps, or resume from an earlier checkpoint");
+    assert_snapshot!(refused(&place, &["--resume", "--set", "train.sequence=16"]), @"tetrad: run/step-00000030.tetrad: saved with train.sequence = 32, the configuration has 16; resume with the saved value, or start a new run in another run.dir");
+    // Its next --resume would prefer the later one, and retention would delete what it saves.
+    assert_snapshot!(refused(&place, &["--resume", "run/step-00000000.tetrad"]), @"tetrad: run/step-00000000.tetrad: is at step 0, but run holds later checkpoints, up to step 30; move those away or choose another folder with --set run.dir=...");
+    let elsewhere = ["--resume", "run/step-00000000.tetrad", "--set", "run.dir=other", "--stop-at", "3"];
+    train(&place, &elsewhere);
+    assert!(place.path("other/step-00000003.tetrad").exists());
+}
+
+#[test]
+fn overwriting_deletes_the_old_run_only_once_the_new_one_can_start() {
+    let place = trained();
+    let wrong = ["--overwrite", "--set", "data.train=['none.txt']"];
+    refused(&place, &wrong);
+    assert!(place.path("run/step-00000030.tetrad").exists(), "deleted for a run that never was");
+    train(&place, &["--overwrite", "--stop-at", "4"]);
+    assert_eq!(names(&place, "run"), ["config.toml", "metrics.jsonl", "step-00000000.tetrad", "step-00000004.tetrad"]);
+    assert_eq!(metrics(&place, "run").len(), 4);
+}
+
+#[test]
+fn more_memory_than_there_is_is_refused_before_it_is_taken() {
+    let place = workplace();
+    let said = refused(&place, &["--set", "train.batch=1000000", "--set", "model.intermediate=1000000"]);
+    assert!(said.contains("of memory are planned and") && said.contains("lower train.batch"), "{said}");
+}
+
+/// A tokenizer with fewer tokens than there are bytes: such a file must open again.
+#[test]
+fn a_vocabulary_of_a_few_words_trains_evaluates_samples_and_resumes() {
+    let place = workplace();
+    let words = ["[UNK]", "</s>", "it", "is", "a", "truth", "."];
+    let vocab: serde_json::Map<_, _> = words.iter().zip(0..).map(|(word, id)| (word.to_string(), id.into())).collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "added_tokens": [], "pre_tokenizer": { "type": "Whitespace" },
+        "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]" },
+    });
+    std::fs::write(place.path("words.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(place.path("words.txt"), "it is a truth . ".repeat(200)).unwrap();
+    std::fs::write(
+        place.path("words.toml"),
+        format!("{TINY}\n[data]\ntrain = ['words.txt']\n[tokenizer]\nfile = 'words.json'\n")
+            .replace("vocab = 256", "vocab = 7"),
+    )
+    .unwrap();
+    place.ok(&["train", "words.toml", "--set", "train.steps=60", "--stop-at", "40"]);
+    place.ok(&["train", "words.toml", "--set", "train.steps=60", "--resume"]);
+    let measured = json(&place.ok(&["eval", "run/model.tetrad", "--text", "words.txt", "--json"]));
+    assert!(measured["loss"].as_f64().unwrap() < 1.0, "{measured}");
+    let text =
+        place.ok(&["sample", "run/model.tetrad", "--prompt", "it is", "--temperature", "0", "--max-tokens", "4"]);
+    assert!(text.starts_with("it is") && text.contains("truth"), "{text}");
+}

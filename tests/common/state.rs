@@ -1,0 +1,33 @@
+//! A trainer's state as bytes.
+#![allow(dead_code)]
+
+use tetrad::backend::Param;
+use tetrad::memory::Span;
+use tetrad::train::Trainer;
+
+/// The planes of a parameter's value.
+pub fn weight_spans(param: &Param) -> Vec<Span> {
+    let w = param.weight;
+    [w.data, w.scales, w.offsets, w.residue].into_iter().filter(|span| !span.is_none()).collect()
+}
+
+fn spans(param: &Param) -> Vec<Span> {
+    let s = param.state;
+    let state = [s.m, s.m_scales, s.v, s.v_scales, s.scalars];
+    weight_spans(param).into_iter().chain(state.into_iter().filter(|span| !span.is_none())).collect()
+}
+
+pub fn read(trainer: &Trainer, span: Span) -> Vec<u8> {
+    let mut bytes = vec![0; span.bytes];
+    trainer.backend.download(span, &mut bytes);
+    bytes
+}
+
+/// Every byte that a checkpoint would hold.
+pub fn whole_state(trainer: &Trainer) -> Vec<Vec<u8>> {
+    trainer.model.params.all().flat_map(spans).map(|span| read(trainer, span)).collect()
+}
+
+pub fn floats(trainer: &Trainer, span: Span) -> Vec<f32> {
+    read(trainer, span).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
