@@ -9,6 +9,7 @@ mod output;
 pub mod plan;
 mod pool;
 mod progress;
+pub mod report;
 pub mod sample;
 mod table;
 pub mod train;
@@ -40,6 +41,7 @@ enum Command {
     Verify(verify::Args),
     Diff(diff::Args),
     Plan(plan::Args),
+    Report(report::Args),
 }
 
 /// Runs the command that was given.
@@ -55,5 +57,6 @@ pub fn run(cli: Cli) -> CliResult {
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Report(args) => report::run(args),
     }
 }
