@@ -168,6 +168,27 @@ fn a_missing_key_is_named() {
     }
 }
 
+/// A later version's files: what says nothing about the weights is passed over, what may change them is not.
+#[test]
+fn an_unknown_key_is_ignored_only_where_it_cannot_matter() {
+    let v = victim();
+    let with = |table: Option<&str>| {
+        let mut more = v.metadata();
+        match table {
+            Some(table) => more[table].as_object_mut().unwrap().insert("novelty".into(), json!(1)),
+            None => more.insert("novelty".into(), json!(1)),
+        };
+        v.rewritten(&more, &[])
+    };
+    for table in [None, Some("optimizer"), Some("train")] {
+        Checkpoint::open(&with(table)).unwrap_or_else(|e| panic!("{table:?}: {e}"));
+    }
+    for table in ["model", "storage", "activations"] {
+        let said = v.refusal(&with(Some(table)));
+        assert!(said.contains(&format!("{table}.novelty: unknown field `novelty`")), "{said}");
+    }
+}
+
 /// Every value of the metadata in turn becomes every hostile one: a refusal, or a model that can be computed with.
 #[test]
 fn no_single_lie_makes_a_panic() {

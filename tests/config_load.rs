@@ -58,7 +58,7 @@ fn fewer_steps_shorten_the_warm_up_unless_it_is_given() {
     assert_eq!(load(None, &["train.steps=20", "train.warmup=7"]).train.warmup, 7);
     assert_eq!(load_text("[train]\nsteps = 50\n", &[]).train.warmup, 5);
     assert_eq!(load(Some("60m"), &["train.steps=100"]).train.warmup, 10);
-    assert_eq!(load(None, &["train.batch=2"]).train.warmup, 100);
+    assert_eq!(load(None, &["train.batch=2"]).train.warmup, Config::default().train.warmup);
 }
 
 #[test]

@@ -103,6 +103,8 @@ fn assert_learns(name: &str, config: &Config) {
     assert!(end < 3.4 && end < without_matrices - 0.05 && end < without_tables - 0.5, "{said}");
 }
 
+type Edit = fn(&mut Config);
+
 const RULES: [(&str, Rule); 4] =
     [("stable-spam", Rule::StableSpam), ("spam", Rule::Spam), ("adamw", Rule::Adamw), ("adam", Rule::Adam)];
 
@@ -159,7 +161,7 @@ fn every_codec_of_the_state_learns() {
 
 #[test]
 fn options_learn() {
-    let options: [(&str, fn(&mut Config)); 6] = [
+    let options: [(&str, Edit); 6] = [
         ("tied", |c| c.model.tied = true),
         ("tied int4", |c| (c.model.tied, c.storage.embedding) = (true, TableStorage::Int4)),
         ("feedback", |c| c.storage.feedback = true),
@@ -211,6 +213,20 @@ fn evaluating_and_sampling_change_no_byte_and_no_later_step() {
         assert!(whole_state(&disturbed) == before, "a byte of the state changed");
     }
     assert!(whole_state(&disturbed) == whole_state(&alone), "a later step went another way");
+}
+
+/// Damaged or diverged weights: drawing from no numbers would give some text that means nothing, or a panic.
+#[test]
+fn nothing_is_drawn_from_logits_that_are_not_numbers() {
+    let mut trainer = trainer(&tiny());
+    let model = trainer.model.clone();
+    let gain = model.params.final_norm.weight.data.head(4);
+    trainer.backend.upload(&f32::NAN.to_le_bytes(), gain);
+    let mut generator = Generator::new(&model);
+    assert!(generator.feed(trainer.backend.as_mut(), &[84, 104]).iter().any(|logit| logit.is_nan()));
+    for temperature in [0.0, 1.0] {
+        assert_eq!(generator.draw(&Sampling { temperature, top_k: 5, top_p: 0.9, seed: 1 }), None);
+    }
 }
 
 fn assert_close(a: &[f32], b: &[f32], what: &str) {

@@ -82,7 +82,14 @@ impl Meta {
                 return Err(format!("{table}.{key} is missing"));
             }
         }
-        read(map.clone()).map_err(|error| blame(map, &plain).unwrap_or(error))
+        let mut map = map.clone();
+        // A later version's option of the training changes nothing about the weights; one of the tables above would.
+        for table in ["optimizer", "train"] {
+            if let (Some(keys), Some(Value::Object(found))) = (plain[table].as_object(), map.get_mut(table)) {
+                found.retain(|key, _| keys.contains_key(key));
+            }
+        }
+        read(map.clone()).map_err(|error| blame(&map, &plain).unwrap_or(error))
     }
 
     /// Whether tokenizer and counters can be true; `attached`: whether the file carries a tokenizer.

@@ -1,12 +1,13 @@
 //! `tetrad eval`.
 
-use super::output::{json, print};
+use super::output::{escape, json, print};
 use super::units::grouped;
 use super::{CliResult, Failure, number, pool};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::checkpoint::{Checkpoint, open_model};
 use crate::data::{Corpus, Shard, Tokenizer, Windows};
+use crate::error::DataError;
 use crate::model::Pass;
 use serde_json::json;
 use std::path::PathBuf;
@@ -58,7 +59,17 @@ fn eval(args: &Args) -> CliResult {
     checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let corpus = Corpus::resolve(&args.text)?;
-    let shard = Shard::prepare(&corpus, &tokenizer, &args.cache, &mut super::progress::preparing())?;
+    let shard = Shard::prepare(&corpus, &tokenizer, &args.cache, &mut super::progress::preparing());
+    let shard = shard.map_err(|error| match error {
+        // The configuration's key is no option of this command.
+        DataError::Cache { path, source } => {
+            let path = escape(&path.to_string_lossy());
+            Failure::from(format!(
+                "{path}: prepared tokens cannot be kept there: {source}; name another folder with --cache"
+            ))
+        }
+        other => other.into(),
+    })?;
     shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
     let windows = Windows::new(shard.tokens.clone(), sequence, args.sequences)?;

@@ -23,6 +23,13 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
+/// What a model wrote, for a terminal: control characters but line feed and tab become U+FFFD, since a terminal obeys
+/// them, and a model may write any.
+pub(super) fn harmless(text: &str) -> String {
+    let control = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.chars().map(|c| if control(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// An error of a file's content, with its path.
 pub(super) fn in_file(path: &Path, error: &FormatError) -> String {
     format!("{}: {error}", escape(&path.to_string_lossy()))
@@ -66,5 +73,6 @@ mod tests {
             assert!(shown.bytes().all(|b| (b' '..=b'~').contains(&b)), "{shown}");
         }
         assert_eq!(serde_json::from_str::<Value>(&json_line(&value)).unwrap(), value);
+        assert_eq!(harmless("na\u{ef}ve\n\tx\u{1b}[2J\u{9b}"), "na\u{ef}ve\n\tx\u{fffd}[2J\u{fffd}");
     }
 }

@@ -1,12 +1,12 @@
 //! `tetrad sample`.
 
-use super::output::escape;
+use super::output::{escape, harmless};
 use super::{CliResult, eval, pool};
 use crate::backend::cpu::Cpu;
 use crate::checkpoint::{Checkpoint, open_model};
 use crate::data::Decoder;
 use crate::model::{Generator, Sampling};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -83,7 +83,9 @@ fn sample(args: &Args) -> CliResult {
     let mut generator = Generator::new(&model);
     let mut decoder = Decoder::after(&tokenizer, &prompt);
     let mut out = std::io::stdout().lock();
-    let mut say = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    let terminal = out.is_terminal();
+    let shown = |text: &str| if terminal { harmless(text) } else { text.into() };
+    let mut say = |text: &str| match out.write_all(shown(text).as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
         other => other.map(|()| true),
     };

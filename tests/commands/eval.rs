@@ -78,5 +78,14 @@ fn what_cannot_be_measured_is_refused_with_the_numbers() {
     assert_snapshot!(refused(&["none.txt"]), @"tetrad: none.txt: matches no file; check the name, relative to the current folder");
     assert_snapshot!(refused(&["run"]), @"tetrad: run: is a folder; name its files, such as run/*.txt");
     assert_snapshot!(refused(&["tiny.toml"]), @"tetrad: tiny.toml: is neither .txt nor .jsonl, the kinds of text that are read");
+    let message = refused(&["val.txt", "--cache", "tiny.toml"]);
+    assert!(
+        message.starts_with("tetrad: tiny.toml/")
+            && message.ends_with(
+                "name another folder with --cache
+"
+            ),
+        "{message}"
+    );
     assert_snapshot!(refused(&["val.txt", "--threads", "5000"]), @"tetrad: 5000 threads: at most 4096 can be asked for, 0 means one per processor");
 }

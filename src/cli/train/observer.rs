@@ -2,7 +2,7 @@
 
 use crate::checkpoint::{Extent, Meta, checkpoint_path, prune, save};
 use crate::cli::Failure;
-use crate::cli::output::print;
+use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration};
 use crate::data::{Decoder, Prepared, Tokenizer};
 use crate::error::{CheckpointError, StoreError};
@@ -210,7 +210,7 @@ impl Observer for Console {
             generator.feed(trainer.backend.as_mut(), &[id]);
         }
         text += &decoder.finish();
-        Ok(self.say(&format!("--- sample after step {} ---\n{text}\n---", trainer.counters.step))?)
+        Ok(self.say(&format!("--- sample after step {} ---\n{}\n---", trainer.counters.step, harmless(&text)))?)
     }
 
     fn save(&mut self, trainer: &Trainer) -> Result<(), Stop> {
