@@ -80,3 +80,59 @@ impl Rates {
         -(self.decay * w)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Optimizer, Rule};
+    use crate::optim::{Clip, Rates, Scalars, Step};
+
+    /// Late in a run, so that bias corrections are 1.
+    fn rates(name: Rule, feedback: bool, lr: f64) -> Rates {
+        let config = Optimizer { name, lr: 1e-3, reset_interval: 0, ..Optimizer::default() };
+        let step = Step::new(&config, 100_000, lr, feedback, 1);
+        step.rates(&mut Scalars::default(), Clip { at: f32::INFINITY, gmax: 1.0 }, 1.0, true)
+    }
+
+    /// The derivation's claim: with no new gradient, later updates move the weight by what rounding left over.
+    #[test]
+    fn a_fed_back_error_is_replayed_in_full() {
+        for name in [Rule::StableSpam, Rule::Spam, Rule::Adamw, Rule::Adam] {
+            let rates = rates(name, true, 1e-3);
+            for (error, v) in [(3e-4, 1e-4), (-2e-4, 4e-2)] {
+                let mut m = rates.feed_back(0.0, v, error);
+                let mut moved = 0.0;
+                for _ in 0..300 {
+                    let next = rates.update(0.0, 0.0, m, v);
+                    (m, moved) = (next.m, moved + next.delta);
+                }
+                // v is held, but each update sees it decayed once: 0.05 % in its root.
+                assert!((moved - error).abs() < 2e-3 * error.abs(), "{name:?}: {moved} of {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn feedback_is_off_unless_asked_for_and_divides_by_no_vanishing_rate() {
+        assert_eq!(rates(Rule::StableSpam, false, 1e-3).feedback, 0.0);
+        let (low, floor) = (rates(Rule::StableSpam, true, 1e-9), rates(Rule::StableSpam, true, 1e-4));
+        assert_eq!(low.feedback, floor.feedback, "a tenth of the peak is the least that is divided by");
+    }
+
+    /// Steps 3, 6, 9 reset; feedback skips them, and k restarts.
+    #[test]
+    fn resets_come_when_the_interval_says() {
+        let config = Optimizer { reset_interval: 3, ..Optimizer::default() };
+        let resets: Vec<_> = (1..=9).filter(|&t| Step::new(&config, t, 1e-3, true, 1).reset_before).collect();
+        assert_eq!(resets, [3, 6, 9]);
+        for t in resets {
+            let rates = |t| {
+                let step = Step::new(&config, t, 1e-3, true, 1);
+                step.rates(&mut Scalars::default(), Clip { at: f32::INFINITY, gmax: 1.0 }, 1.0, true)
+            };
+            assert_eq!(rates(t).feedback, 0.0);
+            assert!(rates(t + 1).feedback != 0.0);
+            // The first step of an era is as large as the first of all.
+            assert_eq!((rates(t).step, rates(t).root), (rates(1).step, rates(1).root));
+        }
+    }
+}
