@@ -91,6 +91,6 @@ impl Default for Train {
 
 impl Default for Run {
     fn default() -> Self {
-        Self { dir: "runs/quickstart".into(), seed: 1, threads: 0 }
+        Self { dir: "runs/quickstart".into(), seed: 1, threads: 0, activations: KeptActivations::Keep }
     }
 }

@@ -314,4 +314,17 @@ pub struct Run {
     pub seed: u64,
     /// Threads; 0: all processors. Results do not depend on it.
     pub threads: usize,
+    /// What forward keeps for backward. Results do not depend on it.
+    pub activations: KeptActivations,
+}
+
+/// What forward keeps for backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptActivations {
+    /// Everything.
+    #[default]
+    Keep,
+    /// Each block's input; the rest of a block is computed a second time when its backward begins.
+    Recompute,
 }

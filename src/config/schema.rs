@@ -88,6 +88,7 @@ fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
         ("optimizer", "name") => variants::<Rule>(),
         ("optimizer", "variant") => variants::<Variant>(),
         ("train", "schedule") => variants::<Schedule>(),
+        ("run", "activations") => variants::<KeptActivations>(),
         _ => return None,
     })
 }

@@ -4,6 +4,7 @@
 
 use super::{LayerParams, LayerWork, Model, Pass};
 use crate::backend::{Backend, Param, Store};
+use crate::config::KeptActivations;
 use crate::memory::Span;
 
 /// Receives each parameter with its complete gradient (float32, unpadded).
@@ -46,6 +47,11 @@ impl Model {
         let x = self.rows(self.work.x, 0, t, h);
         self.norm_grad(backend, x, &self.params.final_norm, self.work.inv_rms.head(4 * t), dn, apply);
         for (params, work) in self.params.layers.iter().zip(&self.work.layers).rev() {
+            if self.config.run.activations == KeptActivations::Recompute {
+                // The block's weights are still those of forward: they change when their gradients are applied.
+                self.attention_block(backend, pass, params, work);
+                self.activation(backend, pass, params, work);
+            }
             self.feed_forward_grad(backend, pass, params, work, apply);
             self.attention_grad(backend, pass, params, work, apply);
         }

@@ -14,12 +14,14 @@ pub struct Pass {
     pub queries: usize,
     /// Position of the first token; not zero only for one sequence whose earlier keys are cached.
     pub start: usize,
+    /// Whether keys and values go to the caches of sampling; nothing is then kept for backward.
+    pub cached: bool,
 }
 
 impl Pass {
     /// A pass over whole sequences.
     pub fn whole(batch: usize, queries: usize) -> Self {
-        Self { batch, queries, start: 0 }
+        Self { batch, queries, start: 0, cached: false }
     }
 
     /// T
@@ -59,13 +61,14 @@ impl Model {
     /// If the pass has more tokens than were planned, or several sequences with `start > 0`.
     pub fn forward(&self, backend: &mut dyn Backend, pass: Pass) {
         assert!(pass.tokens() <= self.work.tokens, "{} tokens, planned for {}", pass.tokens(), self.work.tokens);
-        assert!(pass.start == 0 || pass.batch == 1, "a cache belongs to one sequence");
+        assert!((pass.start == 0 && !pass.cached) || pass.batch == 1, "a cache belongs to one sequence");
         let (t, h) = (pass.tokens(), self.config.model.hidden);
         let first = self.rows(self.stream(0), 0, t, h);
         backend.embedding(self.work.inputs.head(4 * t), &self.params.embedding.weight, first);
         for (l, (params, work)) in self.params.layers.iter().zip(&self.work.layers).enumerate() {
             self.attention_block(backend, pass, params, work);
-            self.feed_forward_block(backend, pass, params, work, self.stream(l + 1));
+            self.activation(backend, pass, params, work);
+            self.feed_forward_output(backend, pass, params, work, self.stream(l + 1));
         }
         let eps = self.config.model.norm_eps as f32;
         backend.rms_norm(
@@ -88,21 +91,29 @@ impl Model {
         }
     }
 
-    fn attention_block(&self, backend: &mut dyn Backend, pass: Pass, params: &LayerParams, work: &LayerWork) {
+    /// From a block's input, all that its backward reads; `forward` goes on to the block's output.
+    pub(super) fn attention_block(
+        &self,
+        backend: &mut dyn Backend,
+        pass: Pass,
+        params: &LayerParams,
+        work: &LayerWork,
+    ) {
         let model = &self.config.model;
         let (t, h, kv) = (pass.tokens(), model.hidden, model.kv_width());
         let (x, xn) = (self.rows(work.x, 0, t, h), self.rows(work.xn1, 0, t, h));
         backend.rms_norm(x, params.attention_norm.weight.data, xn, work.inv_rms1.head(4 * t), model.norm_eps as f32);
         self.quantize(backend, xn, h);
         let q = self.rows(work.q, 0, t, h);
-        let (k, v) = (self.rows(work.k, pass.start, t, kv), self.rows(work.v, pass.start, t, kv));
+        let (all_k, all_v) = if pass.cached { (work.cache_k, work.cache_v) } else { (work.k, work.v) };
+        let (k, v) = (self.rows(all_k, pass.start, t, kv), self.rows(all_v, pass.start, t, kv));
         backend.linear(xn, &params.query.weight, q, Store::Overwrite);
         backend.linear(xn, &params.key.weight, k, Store::Overwrite);
         backend.linear(xn, &params.value.weight, v, Store::Overwrite);
         backend.rope(q, self.work.rope, self.rotation(pass, model.heads, false));
         backend.rope(k, self.work.rope, self.rotation(pass, model.kv_heads, false));
         let seen = pass.start + t;
-        let (keys, values) = (self.rows(work.k, 0, seen, kv), self.rows(work.v, 0, seen, kv));
+        let (keys, values) = (self.rows(all_k, 0, seen, kv), self.rows(all_v, 0, seen, kv));
         let heads = self.rows(work.heads, 0, t, h);
         let lse = work.lse.head(4 * t * model.heads);
         backend.attention(q, keys, values, heads, lse, self.attention_shape(pass));
@@ -112,14 +123,8 @@ impl Model {
         backend.linear(heads, &params.output.weight, mid, Store::Accumulate);
     }
 
-    fn feed_forward_block(
-        &self,
-        backend: &mut dyn Backend,
-        pass: Pass,
-        params: &LayerParams,
-        work: &LayerWork,
-        out: Span,
-    ) {
+    /// The feed-forward block up to its activation, of which backward reads all.
+    pub(super) fn activation(&self, backend: &mut dyn Backend, pass: Pass, params: &LayerParams, work: &LayerWork) {
         let model = &self.config.model;
         let (t, h, f) = (pass.tokens(), model.hidden, model.intermediate);
         let (mid, xn) = (self.rows(work.mid, 0, t, h), self.rows(work.xn2, 0, t, h));
@@ -132,6 +137,18 @@ impl Model {
         backend.linear(xn, &params.up.weight, up, Store::Overwrite);
         backend.swiglu(gate, up, act);
         self.quantize(backend, act, f);
+    }
+
+    fn feed_forward_output(
+        &self,
+        backend: &mut dyn Backend,
+        pass: Pass,
+        params: &LayerParams,
+        work: &LayerWork,
+        out: Span,
+    ) {
+        let (t, h, f) = (pass.tokens(), self.config.model.hidden, self.config.model.intermediate);
+        let (mid, act) = (self.rows(work.mid, 0, t, h), self.rows(work.act, 0, t, f));
         let out = self.rows(out, 0, t, h);
         backend.copy(mid, out);
         backend.linear(act, &params.down.weight, out, Store::Accumulate);

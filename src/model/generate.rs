@@ -57,7 +57,7 @@ impl<'a> Generator<'a> {
             pending = all.split_off(all.len() - (self.capacity() / 2).clamp(1, all.len()));
         }
         for part in pending.chunks(self.model.work.tokens) {
-            let pass = Pass { batch: 1, queries: part.len(), start: self.history.len() };
+            let pass = Pass { batch: 1, queries: part.len(), start: self.history.len(), cached: true };
             backend.upload(part.as_bytes(), self.model.work.inputs.head(4 * part.len()));
             self.model.forward(backend, pass);
             self.history.extend_from_slice(part);

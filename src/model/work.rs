@@ -5,7 +5,7 @@
 
 use super::table::Entry;
 use crate::backend::{Backend, Largest};
-use crate::config::Config;
+use crate::config::{Config, KeptActivations};
 use crate::memory::{Category, Lifetime, Plan, Span};
 
 /// What a placed model can do.
@@ -28,10 +28,13 @@ pub struct LayerWork {
     pub xn1: Span,
     /// `[T, H, D]`, rotated.
     pub q: Span,
-    /// `[T, K, D]`, rotated; the cache when sampling.
+    /// `[T, K, D]`, rotated.
     pub k: Span,
-    /// `[T, K, D]`; the cache when sampling.
+    /// `[T, K, D]`
     pub v: Span,
+    /// What sampling caches of `k`: the same bytes, unless blocks share theirs.
+    pub cache_k: Span,
+    pub cache_v: Span,
     /// `[B, H, S]`
     pub lse: Span,
     /// Output of the heads `[T, hidden]`.
@@ -121,51 +124,17 @@ pub fn place(
     let head = layers + 1;
     let end = if train { 2 * layers + 2 } else { head };
     let always = Lifetime::ALWAYS;
-    // A cache longer than one pass: sampling feeds few tokens at a time.
-    let cached = tokens.max(keys);
-    let mut rows = |name: String, rows: usize, width: usize, life: Lifetime| {
-        plan.add(name, Category::Activations, rows * width * bytes, life)
+    let shapes = Shapes { tokens, keys, h, f, kv, heads: model.heads, layers, bytes };
+    let blocks = if train && config.run.activations == KeptActivations::Recompute {
+        place_shared(plan, &shapes)
+    } else {
+        (0..layers).map(|l| place_kept(plan, &shapes, train, l)).collect()
     };
-    let mut blocks = Vec::with_capacity(model.layers);
-    for l in 0..layers {
-        let tick = l + 1;
-        // Kept until the block's backward; without one, until the next block has read it.
-        let kept = Lifetime { from: tick, to: if train { 2 * layers + 1 - l } else { tick } };
-        let input = Lifetime { from: l.max(1), to: kept.to };
-        let cache = if train { kept } else { Lifetime { from: 1, to: end } };
-        let mut add = |part: &str, width, life| rows(format!("block {l} {part}"), tokens, width, life);
-        let (x, xn1, q) = (add("input", h, input), add("attention input", h, kept), add("queries", h, kept));
-        let (heads, mid) = (add("attention output", h, kept), add("middle", h, kept));
-        let (xn2, gate) = (add("feed-forward input", h, kept), add("gate", f, kept));
-        let (up, act) = (add("up", f, kept), add("activation", f, kept));
-        let k = rows(format!("block {l} keys"), cached, kv, cache);
-        let v = rows(format!("block {l} values"), cached, kv, cache);
-        blocks.push((x, xn1, q, k, v, heads, mid, xn2, gate, up, act, kept));
-    }
-    let x = rows("last block's output".into(), tokens, h, Lifetime { from: layers.max(1), to: head });
-    let xn = rows("head input".into(), tokens, h, Lifetime { from: head, to: end });
-    let mut floats = |name: String, count: usize, life| plan.add(name, Category::Activations, 4 * count, life);
-    let layer_work = blocks
-        .into_iter()
-        .enumerate()
-        .map(|(l, (x, xn1, q, k, v, heads, mid, xn2, gate, up, act, kept))| LayerWork {
-            x,
-            inv_rms1: floats(format!("block {l} 1/rms"), tokens, kept),
-            xn1,
-            q,
-            k,
-            v,
-            lse: floats(format!("block {l} log sums"), tokens * model.heads, kept),
-            heads,
-            mid,
-            inv_rms2: floats(format!("block {l} second 1/rms"), tokens, kept),
-            xn2,
-            gate,
-            up,
-            act,
-        })
-        .collect();
-    let inv_rms = floats("final 1/rms".into(), tokens, Lifetime { from: head, to: head });
+    let mut rows =
+        |name: &str, width: usize, life: Lifetime| plan.add(name, Category::Activations, tokens * width * bytes, life);
+    let x = rows("last block's output", h, Lifetime { from: layers.max(1), to: head });
+    let xn = rows("head input", h, Lifetime { from: head, to: end });
+    let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
     let chunk = (LOGITS_BYTES / (bytes * model.vocab)).clamp(1, tokens);
     let largest = entries.iter().map(|entry| entry.geometry.len()).max().unwrap_or(0);
     let scratch_shapes = Largest {
@@ -188,11 +157,96 @@ pub fn place(
         rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * model.vocab * bytes, Lifetime { from: head, to: end }),
         scratch: scratch("kernels", backend.scratch_bytes(&scratch_shapes), always),
-        layers: layer_work,
+        layers: blocks,
         x,
         inv_rms,
         xn,
         grad: place_grad(plan, config, train, tokens, bytes, largest),
+    }
+}
+
+/// What the sizes of a block's buffers follow from.
+struct Shapes {
+    tokens: usize,
+    keys: usize,
+    h: usize,
+    f: usize,
+    kv: usize,
+    heads: usize,
+    layers: u32,
+    bytes: usize,
+}
+
+impl Shapes {
+    /// Block `l`'s input: alive from the end of the block before.
+    fn input(&self, plan: &mut Plan, l: u32, to: u32) -> Span {
+        let life = Lifetime { from: l.max(1), to };
+        plan.add(format!("block {l} input"), Category::Activations, self.tokens * self.h * self.bytes, life)
+    }
+
+    /// Keys or values of `rows` positions.
+    fn heads(&self, plan: &mut Plan, name: String, rows: usize, life: Lifetime) -> Span {
+        plan.add(name, Category::Activations, rows * self.kv * self.bytes, life)
+    }
+
+    /// The tick of block `l`'s backward.
+    fn backward(&self, l: u32) -> u32 {
+        2 * self.layers + 1 - l
+    }
+}
+
+/// Block `l` with buffers of its own, kept until its backward; without one, until the next block has read them.
+fn place_kept(plan: &mut Plan, shapes: &Shapes, train: bool, l: u32) -> LayerWork {
+    let kept = Lifetime { from: l + 1, to: if train { shapes.backward(l) } else { l + 1 } };
+    let cache = if train { kept } else { Lifetime { from: 1, to: shapes.layers + 1 } };
+    let x = shapes.input(plan, l, kept.to);
+    // A cache may be longer than one pass: sampling feeds few tokens at a time.
+    let cached = shapes.tokens.max(shapes.keys);
+    let k = shapes.heads(plan, format!("block {l} keys"), cached, cache);
+    let v = shapes.heads(plan, format!("block {l} values"), cached, cache);
+    LayerWork { x, k, v, cache_k: k, cache_v: v, ..place_inner(plan, shapes, &format!("block {l}"), kept) }
+}
+
+/// All blocks with inputs of their own and one set of buffers for the rest, filled again before each backward. What
+/// sampling caches must outlast a block, so it has a place of its own beside forward's buffers.
+fn place_shared(plan: &mut Plan, shapes: &Shapes) -> Vec<LayerWork> {
+    let blocks = Lifetime { from: 1, to: shapes.backward(0) };
+    let inner = place_inner(plan, shapes, "a block", blocks);
+    let k = shapes.heads(plan, "a block's keys".into(), shapes.tokens, blocks);
+    let v = shapes.heads(plan, "a block's values".into(), shapes.tokens, blocks);
+    let forward = Lifetime { from: 1, to: shapes.layers + 1 };
+    let mut layer = |l| LayerWork {
+        x: shapes.input(plan, l, shapes.backward(l)),
+        k,
+        v,
+        cache_k: shapes.heads(plan, format!("block {l} cached keys"), shapes.keys, forward),
+        cache_v: shapes.heads(plan, format!("block {l} cached values"), shapes.keys, forward),
+        ..inner
+    };
+    (0..shapes.layers).map(&mut layer).collect()
+}
+
+/// All but input, keys and values.
+fn place_inner(plan: &mut Plan, shapes: &Shapes, name: &str, kept: Lifetime) -> LayerWork {
+    let mut add = |part: &str, bytes| plan.add(format!("{name} {part}"), Category::Activations, bytes, kept);
+    let (h, f) = (shapes.tokens * shapes.h * shapes.bytes, shapes.tokens * shapes.f * shapes.bytes);
+    LayerWork {
+        x: Span::NONE,
+        inv_rms1: add("1/rms", 4 * shapes.tokens),
+        xn1: add("attention input", h),
+        q: add("queries", h),
+        k: Span::NONE,
+        v: Span::NONE,
+        cache_k: Span::NONE,
+        cache_v: Span::NONE,
+        lse: add("log sums", 4 * shapes.tokens * shapes.heads),
+        heads: add("attention output", h),
+        mid: add("middle", h),
+        inv_rms2: add("second 1/rms", 4 * shapes.tokens),
+        xn2: add("feed-forward input", h),
+        gate: add("gate", f),
+        up: add("up", f),
+        act: add("activation", f),
     }
 }
 
