@@ -1,5 +1,6 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
+mod budget;
 pub mod diff;
 pub mod dump;
 pub mod eval;

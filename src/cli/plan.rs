@@ -3,9 +3,9 @@
 use super::output::{json, print};
 use super::table::Table;
 use super::units::{bytes, grouped};
-use super::{CliResult, pool};
+use super::{CliResult, budget, pool};
 use crate::backend::cpu::Cpu;
-use crate::config::Config;
+use crate::config::{Config, KeptActivations};
 use crate::memory::{Category, Plan};
 use serde_json::json;
 use std::process::ExitCode;
@@ -18,6 +18,9 @@ pub struct Args {
     /// Override a key, as in `--set train.batch=8`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Name the largest train.batch that fits into SIZE: bytes, KiB, MiB, GiB, or 90% of what is free.
+    #[arg(long, value_name = "SIZE")]
+    budget: Option<String>,
     /// One row per buffer, instead of one for all blocks' buffers of a kind.
     #[arg(long)]
     items: bool,
@@ -40,7 +43,10 @@ struct Row {
 /// Mistakes in the configuration.
 pub fn run(args: Args) -> CliResult {
     let config = Config::load(args.config.as_deref(), &args.sets)?;
-    let plan = pool::run(config.run.threads, || crate::train::plan(&config, &Cpu::new()).0)?;
+    let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
+    let (plan, fits) = pool::run(config.run.threads, || {
+        (crate::train::plan(&config, &Cpu::new()).0, budget.map(|budget| fits(&config, budget)))
+    })?;
     let rows = rows(&plan, args.items);
     print(|out| {
         if args.json {
@@ -53,16 +59,38 @@ pub fn run(args: Args) -> CliResult {
             let sums: serde_json::Map<_, _> =
                 Category::ALL.iter().map(|&c| (c.name().to_owned(), plan.category(c).into())).collect();
             let parameters = config.model.parameters();
-            return json(
-                out,
-                &json!({ "parameters": parameters, "total_bytes": plan.total(), "categories": sums, "items": items }),
-            );
+            let mut value =
+                json!({ "parameters": parameters, "total_bytes": plan.total(), "categories": sums, "items": items });
+            if let (Some(budget), Some([keep, recompute])) = (budget, fits) {
+                value["budget_bytes"] = budget.into();
+                value["largest_batch"] = json!({ "keep": keep, "recompute": recompute });
+            }
+            return json(out, &value);
         }
         table(&rows).print(out)?;
         writeln!(out)?;
-        sums(&plan, &config).print(out)
+        sums(&plan, &config).print(out)?;
+        let (Some(budget), Some(fits)) = (budget, fits) else { return Ok(()) };
+        let [keep, recompute] = fits.map(|batch| batch.map_or("none".into(), |batch| batch.to_string()));
+        writeln!(
+            out,
+            "\nlargest train.batch within {}: {keep}, with run.activations=recompute {recompute}",
+            bytes(budget)
+        )
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Sequences beyond which nobody asks.
+const MOST_BATCH: usize = 1 << 16;
+
+/// The largest batch with everything kept, and with activations computed again.
+fn fits(config: &Config, budget: u64) -> [Option<usize>; 2] {
+    [KeptActivations::Keep, KeptActivations::Recompute].map(|kept| {
+        let mut config = config.clone();
+        config.run.activations = kept;
+        budget::largest_batch(&config, budget, MOST_BATCH)
+    })
 }
 
 fn rows(plan: &Plan, items: bool) -> Vec<Row> {

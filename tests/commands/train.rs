@@ -123,7 +123,22 @@ fn overwriting_deletes_the_old_run_only_once_the_new_one_can_start() {
 fn more_memory_than_there_is_is_refused_before_it_is_taken() {
     let place = workplace();
     let said = refused(&place, &["--set", "train.batch=1000000", "--set", "model.intermediate=1000000"]);
-    assert!(said.contains("of memory are planned and") && said.contains("lower train.batch"), "{said}");
+    assert!(said.contains("of memory are planned, free are ") && said.contains("the largest buffers are "), "{said}");
+}
+
+#[test]
+fn a_run_beyond_its_budget_is_refused_and_what_it_advises_fits() {
+    let place = workplace();
+    let said = refused(&place, &["--budget", "4MiB", "--set", "train.batch=64"]);
+    assert!(said.contains("of memory are planned, the budget is 4.00 MiB; the largest buffers are "), "{said}");
+    let advised = said.trim().rsplit("--set ").next().unwrap();
+    assert!(advised.starts_with("train.batch="), "{said}");
+    let mut args = vec!["--budget", "4MiB", "--stop-at", "1", "--set", advised];
+    if said.contains("run.activations=recompute") {
+        args.extend(["--set", "run.activations=recompute"]);
+    }
+    train(&place, &args);
+    assert!(refused(&place, &["--budget", "lots"]).contains("a size is a number of bytes"));
 }
 
 /// A tokenizer with fewer tokens than there are bytes: such a file must open again.

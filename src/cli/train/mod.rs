@@ -4,15 +4,14 @@ mod header;
 mod observer;
 
 use super::output::escape;
-use super::units::bytes;
-use super::{CliResult, Failure, pool};
+use super::{CliResult, Failure, budget, pool};
 use crate::backend::cpu::Cpu;
 use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, clear, latest, list, save};
 use crate::config::Config;
 use crate::data::{Batches, Prepared, Windows};
 use crate::error::StoreError;
 use crate::store::{Lock, remove_stale};
-use crate::train::{Ended, Observer, Samples, Trainer, available, plan, run as run_steps};
+use crate::train::{Ended, Observer, Samples, Trainer, available, run as run_steps};
 use observer::Console;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::{Path, PathBuf};
@@ -41,6 +40,9 @@ pub struct Args {
     /// Save and stop after this step, as a signal would; the schedule still spans train.steps.
     #[arg(long, value_name = "STEP")]
     stop_at: Option<u64>,
+    /// Refuse to run if more memory is planned than SIZE: bytes, KiB, MiB, GiB, or 90% of what is free.
+    #[arg(long, value_name = "SIZE")]
+    budget: Option<String>,
     /// Print the resolved configuration and stop.
     #[arg(long)]
     dry_run: bool,
@@ -62,6 +64,8 @@ pub fn run(args: Args) -> CliResult {
 
 fn train(config: &Config, args: &Args) -> CliResult {
     let stop = stop_flag()?;
+    // Before any text is read, which may take long.
+    check_memory(config, args)?;
     let data = Prepared::new(config, &mut super::progress::preparing())?;
     let samples = Samples {
         train: Batches::new(data.train.clone(), config.train.sequence, config.run.seed)?,
@@ -79,7 +83,6 @@ fn train(config: &Config, args: &Args) -> CliResult {
         Some(path) => Some(open(&path, config, &data, dir)?),
         None => None,
     };
-    check_memory(config)?;
     if args.overwrite {
         clear(dir)?;
     }
@@ -186,18 +189,17 @@ fn open(path: &Path, config: &Config, data: &Prepared, dir: &Path) -> Result<Che
     }
 }
 
-/// Refuses a run that this machine has no memory for, instead of being killed in the middle of it.
-fn check_memory(config: &Config) -> Result<(), Failure> {
-    let planned = plan(config, &Cpu::new()).0.total() as u64;
-    match available() {
-        Some(free) if free < planned => Err(format!(
-            "{} of memory are planned and {} are free; lower train.batch or train.sequence, see `tetrad plan`",
-            bytes(planned),
-            bytes(free)
-        )
-        .into()),
-        _ => Ok(()),
+/// Refuses a run that is larger than its budget, or than the memory that is free: better than being killed in the
+/// middle of it.
+fn check_memory(config: &Config, args: &Args) -> Result<(), Failure> {
+    if let Some(size) = &args.budget {
+        let budget = budget::parse(size).map_err(|e| format!("--budget {e}"))?;
+        budget::check(config, budget, "the budget is")?;
     }
+    if let Some(free) = available() {
+        budget::check(config, free, "free are")?;
+    }
+    Ok(())
 }
 
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
