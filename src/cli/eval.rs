@@ -3,7 +3,6 @@
 use super::output::{escape, json, print};
 use super::units::grouped;
 use super::{CliResult, Failure, number, pool};
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::checkpoint::{Checkpoint, open_model};
 use crate::data::{Corpus, Shard, Tokenizer, Windows};
@@ -12,7 +11,6 @@ use crate::model::Pass;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use zerocopy::IntoBytes;
 
 /// Tokens in one pass, at least one sequence: enough to keep all cores busy.
 const PASS_TOKENS: usize = 2048;
@@ -133,14 +131,9 @@ fn mean_loss(checkpoint: &Checkpoint, windows: &Windows, sequence: usize) -> f64
     for first in (0..windows.len()).step_by(batch) {
         let count = batch.min(windows.len() - first);
         let tokens = count * sequence;
-        windows.fill(first, &mut inputs[..tokens], &mut targets[..tokens]);
-        backend.upload(inputs[..tokens].as_bytes(), model.work.inputs.head(4 * tokens));
-        backend.upload(targets[..tokens].as_bytes(), model.work.targets.head(4 * tokens));
-        let pass = Pass::whole(count, sequence);
-        model.forward(&mut backend, pass);
-        model.losses(&mut backend, pass);
-        backend.download(model.work.losses.head(4 * tokens), losses[..tokens].as_mut_bytes());
-        sum += losses[..tokens].iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        let (inputs, targets) = (&mut inputs[..tokens], &mut targets[..tokens]);
+        windows.fill(first, inputs, targets);
+        sum += model.evaluate(&mut backend, Pass::whole(count, sequence), inputs, targets, &mut losses[..tokens]);
     }
     sum / windows.targets() as f64
 }

@@ -4,6 +4,7 @@ use super::{LayerParams, LayerWork, Model};
 use crate::backend::{AttentionShape, Backend, Rotation, Store};
 use crate::config::ActivationQuant;
 use crate::memory::Span;
+use zerocopy::IntoBytes;
 
 /// Shape of one pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +173,37 @@ impl Model {
             let logits = self.logits(backend, from, count);
             self.cross_entropy(backend, logits, from, count, None);
         }
+    }
+
+    /// Puts a pass's tokens where [`Model::forward`] and the loss read them.
+    pub fn upload_tokens(&self, backend: &mut dyn Backend, inputs: &[u32], targets: &[u32]) {
+        backend.upload(inputs.as_bytes(), self.work.inputs.head(4 * inputs.len()));
+        backend.upload(targets.as_bytes(), self.work.targets.head(4 * targets.len()));
+    }
+
+    /// Sum of the losses that a pass of `losses.len()` tokens left, in nats; they are copied to `losses`.
+    pub fn sum_losses(&self, backend: &dyn Backend, losses: &mut [f32]) -> f64 {
+        backend.download(self.work.losses.head(4 * losses.len()), losses.as_mut_bytes());
+        losses.iter().map(|&loss| f64::from(loss)).sum()
+    }
+
+    /// Sum of the losses of a pass, in nats, without training. `inputs`, `targets` and `losses` are `[T]`.
+    ///
+    /// # Panics
+    /// If the slices are not as long as the pass, or that exceeds what was planned.
+    pub fn evaluate(
+        &self,
+        backend: &mut dyn Backend,
+        pass: Pass,
+        inputs: &[u32],
+        targets: &[u32],
+        losses: &mut [f32],
+    ) -> f64 {
+        assert!([inputs.len(), targets.len(), losses.len()] == [pass.tokens(); 3], "one target and loss per input");
+        self.upload_tokens(backend, inputs, targets);
+        self.forward(backend, pass);
+        self.losses(backend, pass);
+        self.sum_losses(backend, losses)
     }
 
     /// Consecutive parts of `tokens` tokens, each no longer than the logits' chunk.

@@ -7,7 +7,6 @@ use crate::memory::{Arena, Plan, Span};
 use crate::model::{Mode, Model, Pass, initialize};
 use crate::optim::Step;
 use serde::{Deserialize, Serialize};
-use zerocopy::IntoBytes;
 
 /// What a run has counted so far; part of its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,10 +118,10 @@ impl Trainer {
     fn loss_and_head_grad(&mut self, pass: Pass, inputs: &[u32], targets: &[u32]) -> (f64, f32) {
         let counted = targets.iter().filter(|&&target| target != IGNORE).count();
         let scale = if counted > 0 { 1.0 / counted as f32 } else { 0.0 };
-        self.upload_tokens(inputs, targets);
+        self.model.upload_tokens(self.backend.as_mut(), inputs, targets);
         self.model.forward(self.backend.as_mut(), pass);
         self.model.loss_and_head_grad(self.backend.as_mut(), pass, scale);
-        (self.sum_losses(pass.tokens()) / counted.max(1) as f64, scale)
+        (self.model.sum_losses(self.backend.as_ref(), &mut self.losses[..pass.tokens()]) / counted.max(1) as f64, scale)
     }
 
     fn backward(&mut self, pass: Pass, scale: f32, step: &Step, report: &mut StepReport) {
@@ -147,27 +146,13 @@ impl Trainer {
         counters.nonfinite_in_a_row = if clean { 0 } else { counters.nonfinite_in_a_row + 1 };
     }
 
-    fn upload_tokens(&mut self, inputs: &[u32], targets: &[u32]) {
-        self.backend.upload(inputs.as_bytes(), self.model.work.inputs.head(4 * inputs.len()));
-        self.backend.upload(targets.as_bytes(), self.model.work.targets.head(4 * targets.len()));
-    }
-
-    fn sum_losses(&mut self, tokens: usize) -> f64 {
-        let losses = &mut self.losses[..tokens];
-        self.backend.download(self.model.work.losses.head(4 * tokens), losses.as_mut_bytes());
-        losses.iter().map(|&loss| f64::from(loss)).sum()
-    }
-
     /// Sum of the losses of `batch` sequences of equal length (at most a training batch), in nats, without training.
     ///
     /// # Panics
     /// If `inputs` and `targets` differ in length or exceed a training batch.
     pub fn evaluate(&mut self, batch: usize, inputs: &[u32], targets: &[u32]) -> f64 {
-        assert_eq!(inputs.len(), targets.len(), "one target per input");
         let pass = Pass::whole(batch, inputs.len() / batch);
-        self.upload_tokens(inputs, targets);
-        self.model.forward(self.backend.as_mut(), pass);
-        self.model.losses(self.backend.as_mut(), pass);
-        self.sum_losses(pass.tokens())
+        let losses = &mut self.losses[..inputs.len()];
+        self.model.evaluate(self.backend.as_mut(), pass, inputs, targets, losses)
     }
 }
