@@ -14,7 +14,7 @@ fn main() {
 }
 
 fn run(bencher: Bencher, config: &Config) {
-    let mut trainer = Trainer::new(config, Box::new(Cpu::new()));
+    let mut trainer = Trainer::new(config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     let tokens = config.train.batch * config.train.sequence;
     let corpus = include_bytes!("../fixtures/corpus/austen.txt");

@@ -18,7 +18,7 @@ fn no_step_and_no_evaluation_allocates() {
                 let mut config = Config::default();
                 (config.model.tied, config.activations.quant) = (tied, quant);
                 (config.train.batch, config.train.sequence) = (4, 64);
-                let mut trainer = Trainer::new(&config, Box::new(Cpu::new()));
+                let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
                 trainer.initialize();
                 let inputs: Vec<u32> = (0..256).collect();
                 let targets: Vec<u32> = (0..256).rev().collect();

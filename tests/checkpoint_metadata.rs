@@ -27,7 +27,7 @@ fn victim() -> Victim {
     (model.hidden, model.intermediate, model.layers, model.heads, model.kv_heads) = (16, 24, 2, 4, 2);
     (model.context, config.train.sequence) = (32, 16);
     (config.storage.group, config.storage.head) = (32, TableStorage::Int8);
-    let mut trainer = Trainer::new(&config, Box::new(Cpu::new()));
+    let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sound.tetrad");
@@ -227,7 +227,7 @@ fn no_single_lie_makes_a_panic() {
             };
             opened += 1;
             let mut backend = Cpu::new();
-            let (_, model) = open_model(&checkpoint, &mut backend, 4, 8);
+            let (_, model) = open_model(&checkpoint, &mut backend, 4, 8).unwrap();
             Generator::new(&model).feed(&mut backend, &[84, 104, 101]);
         }
     }

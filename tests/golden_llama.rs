@@ -56,7 +56,7 @@ fn recorded(name: &str) -> Recorded {
 
 impl Recorded {
     fn trainer(&self) -> Trainer {
-        let mut trainer = Trainer::new(&self.config, Box::new(Cpu::new()));
+        let mut trainer = Trainer::new(&self.config, Box::new(Cpu::new())).unwrap();
         trainer.initialize();
         for (entry, param) in table(&self.config).iter().zip(trainer.model.params.all()) {
             let values = self.golden.floats(&format!("param.{}", entry.role.name()));

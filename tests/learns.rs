@@ -35,7 +35,7 @@ fn text(from: usize, len: usize) -> Tokens {
 
 fn trainer(config: &Config) -> Trainer {
     config.validate().unwrap_or_else(|e| panic!("{e}"));
-    let mut trainer = Trainer::new(config, Box::new(Cpu::new()));
+    let mut trainer = Trainer::new(config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     trainer
 }

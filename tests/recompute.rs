@@ -21,7 +21,7 @@ fn config() -> Config {
 fn trainer(config: &Config, kept: KeptActivations) -> Trainer {
     let mut config = config.clone();
     config.run.activations = kept;
-    let mut trainer = Trainer::new(&config, Box::new(Cpu::new()));
+    let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     trainer
 }

@@ -67,7 +67,7 @@ struct Seen {
 
 #[test]
 fn the_gradient_is_that_of_the_product_with_the_quantized_input() {
-    let mut trainer = Trainer::new(&config(), Box::new(Cpu::new()));
+    let mut trainer = Trainer::new(&config(), Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     let (model, pass) = (trainer.model.clone(), Pass::whole(1, TOKENS));
     let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i * i * 7 + 3) % 256).collect();

@@ -20,7 +20,7 @@ fn tiny() -> Config {
 }
 
 fn trainer(config: &Config) -> Trainer {
-    let mut trainer = Trainer::new(config, Box::new(Cpu::new()));
+    let mut trainer = Trainer::new(config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     trainer
 }
@@ -103,7 +103,7 @@ struct Log {
 }
 
 impl Observer for Log {
-    type Error = std::convert::Infallible;
+    type Error = tetrad::error::BackendError;
 
     fn stepped(&mut self, _: &Trainer, _: &StepReport, _: Duration) -> Result<(), Self::Error> {
         self.steps += 1;
@@ -137,7 +137,7 @@ fn too_many_in_a_row_end_the_run_with_the_checkpoint_from_before_them() {
     let batches = Batches::new(Tokens::from_ids(&text), 16, 1).unwrap();
     let samples = Samples { train: batches, validation: None };
     let mut log = Log { poison_at: 5, ..Log::default() };
-    let Ok(ended) = run(&mut trainer, &samples, u64::MAX, &AtomicBool::new(false), &mut log);
+    let ended = run(&mut trainer, &samples, u64::MAX, &AtomicBool::new(false), &mut log).unwrap();
     assert_eq!(ended, Ended::NotFinite);
     assert_eq!(log.steps, 9, "three in a row are allowed, the fourth ends the run");
     assert_eq!(log.saved, [2, 4], "nothing is saved in the middle of a bad streak");

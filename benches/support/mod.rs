@@ -8,7 +8,7 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cpu::reference::Planes;
 use tetrad::backend::{Backend, Largest, Weight, WeightKind};
 use tetrad::config::Scheme;
-use tetrad::memory::{Arena, Category, Lifetime, Plan, Span};
+use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::nibble::Geometry;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -79,7 +79,7 @@ impl Bench {
     pub fn build(mut self, largest: &Largest) -> Cpu {
         let mut cpu = Cpu::new();
         let scratch = self.plan.add("", Category::Scratch, cpu.scratch_bytes(largest), Lifetime::ALWAYS);
-        cpu.attach(Arena::new(self.plan.total()), scratch);
+        cpu.allocate(self.plan.total(), None, scratch).unwrap();
         self.uploads.iter().for_each(|(span, bytes)| cpu.upload(bytes, *span));
         cpu
     }

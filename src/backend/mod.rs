@@ -1,6 +1,9 @@
 //! The operations of training and sampling, and what each promises. A backend owns one arena; operations take
 //! spans of it. Implementations use the same names in the same order.
 //!
+//! A device may lag behind: operations are done in the order they were given, but possibly after they return.
+//! [`Backend::download`] waits for them, and [`Backend::status`] says whether one failed.
+//!
 //! Dimension letters: `T` tokens of a batch (`T = B S`: batch, queries per sequence), `I` input and `O` output
 //! features of a linear layer, `H` query heads, `K` key and value heads, `D` elements per head, `V` vocabulary.
 //! All matrices are row-major. Activations are [`Backend::activation_bytes`] wide (float32 on the CPU); losses,
@@ -11,8 +14,9 @@ mod param;
 
 pub use param::{Param, State, Weight, WeightKind};
 
-use crate::memory::{Arena, Span};
-use crate::optim::{Outcome, Step};
+use crate::error::BackendError;
+use crate::memory::{MappedFile, Span};
+use crate::optim::{Outcomes, Step};
 
 /// A target that counts neither in the loss nor in the gradient.
 pub const IGNORE: u32 = u32::MAX;
@@ -78,8 +82,8 @@ pub struct Largest {
     pub head_dim: usize,
 }
 
-/// The operations. Every method may be called only with spans of the arena that [`Backend::attach`] was given,
-/// in the shapes stated; anything else is a programmer's error and panics.
+/// The operations. Every method may be called only after [`Backend::allocate`], with spans of that arena, in the
+/// shapes stated; anything else is a programmer's error and panics.
 pub trait Backend: Send {
     /// What computes, for the first line of a run: device, threads, instruction set.
     fn describe(&self) -> String;
@@ -90,8 +94,22 @@ pub trait Backend: Send {
     /// Bytes of scratch that operations up to these shapes need.
     fn scratch_bytes(&self, largest: &Largest) -> usize;
 
-    /// Takes the arena that holds all further spans; `scratch` is as large as [`Backend::scratch_bytes`] asked.
-    fn attach(&mut self, arena: Arena, scratch: Span);
+    /// Whether operations read a mapped file where it lies; if not, weights are uploaded from it.
+    fn reads_mapped(&self) -> bool;
+
+    /// Takes all memory that this backend will use: an arena of `bytes` zero bytes that holds all further spans,
+    /// and the file that [`crate::memory::Place::Mapped`] spans refer to. `scratch` is as large as
+    /// [`Backend::scratch_bytes`] asked. Nothing is allocated afterwards.
+    ///
+    /// # Errors
+    /// If the device does not have that much.
+    fn allocate(&mut self, bytes: usize, mapped: Option<MappedFile>, scratch: Span) -> Result<(), BackendError>;
+
+    /// Whether all operations so far were carried out. After a failure, what is downloaded is zero.
+    ///
+    /// # Errors
+    /// The first failure of the device.
+    fn status(&self) -> Result<(), BackendError>;
 
     /// Copies bytes of this machine into a span.
     fn upload(&mut self, bytes: &[u8], to: Span);
@@ -163,6 +181,9 @@ pub trait Backend: Send {
     fn cross_entropy(&mut self, logits: Span, targets: Span, losses: Span, vocab: usize, gradient: Option<f32>);
 
     /// One update of a parameter in place from its complete gradient (float32, unpadded, read only).
-    /// A gradient that is not finite changes nothing but is reported.
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) -> Outcome;
+    /// A gradient that is not finite changes nothing but is counted.
+    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step);
+
+    /// What the updates since the last call did, together: one question to the device for a whole step.
+    fn outcomes(&mut self) -> Outcomes;
 }

@@ -4,9 +4,9 @@ use super::meta::{Meta, TOKENIZER};
 use super::planes::{planes, spec};
 use crate::backend::{Backend, Param, State, Weight};
 use crate::config::{Config, Moment, Scheme};
-use crate::error::{CheckpointError, ContentsError};
+use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, Tensor, TensorSpec};
-use crate::memory::{Arena, Place, Plan, Span};
+use crate::memory::{Place, Plan, Span};
 use crate::model::{Entry, Mode, Model, table};
 use crate::store::Map;
 use crate::train::Trainer;
@@ -230,13 +230,33 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
     }
 }
 
-/// Places a checkpoint's model for evaluation and sampling: products read the weights in the mapped file, the arena
-/// holds activations only. Passes of up to `tokens` tokens in sequences of up to `keys`.
-pub fn open_model(checkpoint: &Checkpoint, backend: &mut dyn Backend, tokens: usize, keys: usize) -> (Plan, Model) {
+/// Places a checkpoint's model for evaluation and sampling: passes of up to `tokens` tokens in sequences of up to
+/// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
+///
+/// # Errors
+/// If the backend does not have the planned memory.
+pub fn open_model(
+    checkpoint: &Checkpoint,
+    backend: &mut dyn Backend,
+    tokens: usize,
+    keys: usize,
+) -> Result<(Plan, Model), BackendError> {
     let mut plan = Plan::default();
-    let placed: Vec<_> = table(&checkpoint.config).iter().map(|entry| checkpoint.mapped(entry)).collect();
-    let model = Model::assemble(&mut plan, &checkpoint.config, &placed, Mode::Infer, tokens, keys, backend);
-    backend.attach(Arena::with_mapped(plan.total(), checkpoint.map.clone()), model.work.scratch);
+    let config = &checkpoint.config;
+    let mapped: Vec<_> = table(config).iter().map(|entry| checkpoint.mapped(entry)).collect();
+    if backend.reads_mapped() {
+        let model = Model::assemble(&mut plan, config, &mapped, Mode::Infer, tokens, keys, backend);
+        backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.work.scratch)?;
+        model.prepare(backend);
+        return Ok((plan, model));
+    }
+    let model = Model::place(&mut plan, config, Mode::Infer, tokens, keys, backend);
+    backend.allocate(plan.total(), None, model.work.scratch)?;
+    for (from, to) in mapped.iter().zip(model.params.all()) {
+        for (from, to) in planes(from).zip(planes(to)) {
+            backend.upload(&checkpoint.map[from.span.offset..][..from.span.bytes], to.span);
+        }
+    }
     model.prepare(backend);
-    (plan, model)
+    Ok((plan, model))
 }

@@ -56,6 +56,8 @@ pub fn save(
         for from in (0..span.bytes).step_by(PIECE) {
             let count = PIECE.min(span.bytes - from);
             backend.download(span.part(from, count), &mut piece[..count]);
+            // A device that failed gives zeros, which no checksum would find later.
+            backend.status().map_err(io::Error::other)?;
             sink(&piece[..count])?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use super::{CliResult, Failure, number, pool};
 use crate::backend::cpu::Cpu;
 use crate::checkpoint::{Checkpoint, open_model};
 use crate::data::{Corpus, Shard, Tokenizer, Windows};
-use crate::error::DataError;
+use crate::error::{BackendError, DataError};
 use crate::model::Pass;
 use serde_json::json;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ fn eval(args: &Args) -> CliResult {
     shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
     let windows = Windows::new(shard.tokens.clone(), sequence, args.sequences)?;
-    let loss = mean_loss(&checkpoint, &windows, sequence);
+    let loss = mean_loss(&checkpoint, &windows, sequence)?;
     let perplexity = loss.exp();
     let bits = loss / std::f64::consts::LN_2 / shard.bytes_per_token();
     print(|out| {
@@ -121,10 +121,10 @@ fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize
     Ok(checkpoint.config.train.sequence.min(context).min(tokens - 1))
 }
 
-fn mean_loss(checkpoint: &Checkpoint, windows: &Windows, sequence: usize) -> f64 {
+fn mean_loss(checkpoint: &Checkpoint, windows: &Windows, sequence: usize) -> Result<f64, BackendError> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
     let mut backend = Cpu::new();
-    let (_, model) = open_model(checkpoint, &mut backend, batch * sequence, sequence);
+    let (_, model) = open_model(checkpoint, &mut backend, batch * sequence, sequence)?;
     let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
     let mut losses = vec![0.0f32; batch * sequence];
     let mut sum = 0.0;
@@ -135,5 +135,5 @@ fn mean_loss(checkpoint: &Checkpoint, windows: &Windows, sequence: usize) -> f64
         windows.fill(first, inputs, targets);
         sum += model.evaluate(&mut backend, Pass::whole(count, sequence), inputs, targets, &mut losses[..tokens]);
     }
-    sum / windows.targets() as f64
+    Ok(sum / windows.targets() as f64)
 }

@@ -78,7 +78,7 @@ fn sample(args: &Args) -> CliResult {
     let mut backend = Cpu::new();
     // No cache for positions that this text cannot reach, however long a context the file claims.
     let keys = checkpoint.config.model.context.min(prompt.len().saturating_add(args.max_tokens));
-    let (_, model) = open_model(&checkpoint, &mut backend, PASS_TOKENS.min(prompt.len()), keys);
+    let (_, model) = open_model(&checkpoint, &mut backend, PASS_TOKENS.min(prompt.len()), keys)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut generator = Generator::new(&model);
     let mut decoder = Decoder::after(&tokenizer, &prompt);

@@ -1,11 +1,13 @@
 //! One error enum per layer, each in its own file: the numbers found and allowed, and what to do next.
 
+mod backend;
 mod checkpoint;
 mod config;
 mod data;
 mod format;
 mod store;
 
+pub use backend::BackendError;
 pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem};
 pub use data::DataError;

@@ -55,11 +55,14 @@ impl Span {
 pub trait Element: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'static {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'static> Element for T {}
 
+/// A read-only file in memory.
+pub type MappedFile = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// Memory of a whole run: one zeroed, [`ALIGN`]ed allocation, and optionally a mapped file.
 pub struct Arena {
     base: NonNull<u8>,
     bytes: usize,
-    mapped: Option<Arc<dyn AsRef<[u8]> + Send + Sync>>,
+    mapped: Option<MappedFile>,
 }
 
 // SAFETY: the allocation is owned and reached only through `&self` or `&mut self`; the mapped file is `Send + Sync`.
@@ -78,7 +81,7 @@ impl Arena {
     }
 
     /// The same with a read-only mapped file beside it, which [`Place::Mapped`] spans refer to.
-    pub fn with_mapped(bytes: usize, mapped: Arc<dyn AsRef<[u8]> + Send + Sync>) -> Self {
+    pub fn with_mapped(bytes: usize, mapped: MappedFile) -> Self {
         // Not `..Self::new(bytes)`: that copies the address and drops, and so frees, the arena it came from.
         let mut arena = Self::new(bytes);
         arena.mapped = Some(mapped);

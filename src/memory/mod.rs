@@ -3,7 +3,7 @@
 mod arena;
 mod plan;
 
-pub use arena::{Arena, Claims, Element, Place, Span};
+pub use arena::{Arena, Claims, Element, MappedFile, Place, Span};
 pub use plan::{Category, Item, Lifetime, Plan};
 
 /// Every buffer starts at a multiple of this many bytes: one cache line, one vector register.

@@ -12,13 +12,22 @@ pub use element::{Moved, Rates};
 pub use scalars::{Clip, SCALARS, Scalars};
 pub use step::Step;
 
-/// What an update did.
+/// What some updates did, together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Outcome {
-    /// Whether the gradient was finite; if not, nothing was changed.
-    pub finite: bool,
-    /// Sum of the squares of the gradient as it came.
+pub struct Outcomes {
+    /// Sum of the squares of the finite gradients as they came, added in the order of the updates.
     pub grad_sq: f64,
     /// Groups whose scale was fitted anew.
     pub refits: u64,
+    /// Updates that changed nothing because the gradient was not finite.
+    pub skipped: u64,
+}
+
+impl Outcomes {
+    /// Takes one more update into account.
+    pub fn add(&mut self, other: Self) {
+        self.grad_sq += other.grad_sq;
+        self.refits += other.refits;
+        self.skipped += other.skipped;
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::{StepReport, Trainer};
 use crate::data::{Batches, Windows};
+use crate::error::BackendError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,8 @@ pub struct Validation {
 
 /// What the loop tells, and asks, the program around it.
 pub trait Observer {
-    /// Why the observer wants the run to end.
-    type Error;
+    /// Why the observer wants the run to end, or the device failed.
+    type Error: From<BackendError>;
 
     /// A step was done; `took` is its time without evaluation and saving.
     ///
@@ -69,7 +70,7 @@ pub struct Samples {
 /// Runs until `until` steps are done (at most `train.steps`), or `stop` is set, which ends it after the step at hand.
 ///
 /// # Errors
-/// The observer's.
+/// The observer's, or a failure of the device.
 pub fn run<O: Observer>(
     trainer: &mut Trainer,
     samples: &Samples,
@@ -90,6 +91,8 @@ pub fn run<O: Observer>(
         let position = if train.overfit { 0 } else { trainer.counters.position };
         samples.train.fill(position, &mut inputs, &mut targets);
         let report = trainer.step(&inputs, &targets);
+        // Before anything is made of numbers that a failed device never computed.
+        trainer.backend.status()?;
         observer.stepped(trainer, &report, begun.elapsed())?;
         if trainer.counters.nonfinite_in_a_row > train.max_nonfinite {
             return Ok(Ended::NotFinite);
@@ -97,7 +100,9 @@ pub fn run<O: Observer>(
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
-            observer.validated(&validate(trainer, windows, &mut inputs, &mut targets))?;
+            let validation = validate(trainer, windows, &mut inputs, &mut targets);
+            trainer.backend.status()?;
+            observer.validated(&validation)?;
         }
         if due(train.sample_every) && train.sample_tokens > 0 {
             observer.sample(trainer)?;

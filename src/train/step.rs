@@ -3,7 +3,8 @@
 use super::learning_rate;
 use crate::backend::{Backend, IGNORE, Param};
 use crate::config::Config;
-use crate::memory::{Arena, Plan, Span};
+use crate::error::BackendError;
+use crate::memory::{Plan, Span};
 use crate::model::{Mode, Model, Pass, initialize};
 use crate::optim::Step;
 use serde::{Deserialize, Serialize};
@@ -67,12 +68,15 @@ pub fn plan(config: &Config, backend: &dyn Backend) -> (Plan, Model) {
 impl Trainer {
     /// Plans, allocates once, and fills what depends on the configuration alone. The parameters are zero until
     /// [`Trainer::initialize`] or a checkpoint sets them.
-    pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Self {
+    ///
+    /// # Errors
+    /// If the backend does not have the planned memory.
+    pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, BackendError> {
         let (plan, model) = plan(config, backend.as_ref());
-        backend.attach(Arena::new(plan.total()), model.work.scratch);
+        backend.allocate(plan.total(), None, model.work.scratch)?;
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
-        Self { backend, model, plan, counters: Counters::default(), losses }
+        Ok(Self { backend, model, plan, counters: Counters::default(), losses })
     }
 
     /// First values of all parameters.
@@ -125,15 +129,13 @@ impl Trainer {
     }
 
     fn backward(&mut self, pass: Pass, scale: f32, step: &Step, report: &mut StepReport) {
-        let mut grad_sq = 0.0;
-        let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
-            let outcome = backend.optimizer_step(param, grad, step);
-            grad_sq += if outcome.finite { outcome.grad_sq } else { f64::NAN };
-            report.refits += outcome.refits;
-            report.skipped_gradients += u64::from(!outcome.finite);
-        };
+        let mut apply =
+            |backend: &mut dyn Backend, param: &Param, grad: Span| backend.optimizer_step(param, grad, step);
         self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
-        report.grad_norm = grad_sq.sqrt();
+        let outcomes = self.backend.outcomes();
+        report.grad_norm = if outcomes.skipped == 0 { outcomes.grad_sq.sqrt() } else { f64::NAN };
+        report.refits = outcomes.refits;
+        report.skipped_gradients = outcomes.skipped;
     }
 
     fn count(&mut self, sequences: u64, report: &StepReport) {

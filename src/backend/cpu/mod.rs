@@ -30,8 +30,9 @@ mod work;
 pub use isa::Isa;
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
-use crate::memory::{ALIGN, Arena, Claims, Span};
-use crate::optim::{Outcome, Step};
+use crate::error::BackendError;
+use crate::memory::{ALIGN, Arena, Claims, MappedFile, Span};
+use crate::optim::{Outcomes, Step};
 use rows::Rows;
 use work::Scratch;
 
@@ -41,18 +42,20 @@ pub struct Cpu {
     threads: usize,
     arena: Arena,
     scratch: Span,
+    outcomes: Outcomes,
 }
 
 impl Cpu {
     /// The best instruction set, as many threads as the ambient pool has; without memory until
-    /// [`Backend::attach`].
+    /// [`Backend::allocate`].
     pub fn new() -> Self {
         Self::with_isa(Isa::best())
     }
 
     /// The same with a chosen instruction set.
     pub fn with_isa(isa: Isa) -> Self {
-        Self { isa, threads: rayon::current_num_threads(), arena: Arena::new(0), scratch: Span::NONE }
+        let threads = rayon::current_num_threads();
+        Self { isa, threads, arena: Arena::new(0), scratch: Span::NONE, outcomes: Outcomes::default() }
     }
 
     /// The slices of an operation, its scratch among them.
@@ -92,8 +95,21 @@ impl Backend for Cpu {
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
     }
 
-    fn attach(&mut self, arena: Arena, scratch: Span) {
-        (self.arena, self.scratch) = (arena, scratch);
+    fn reads_mapped(&self) -> bool {
+        true
+    }
+
+    fn allocate(&mut self, bytes: usize, mapped: Option<MappedFile>, scratch: Span) -> Result<(), BackendError> {
+        self.arena = match mapped {
+            Some(mapped) => Arena::with_mapped(bytes, mapped),
+            None => Arena::new(bytes),
+        };
+        self.scratch = scratch;
+        Ok(())
+    }
+
+    fn status(&self) -> Result<(), BackendError> {
+        Ok(())
     }
 
     fn upload(&mut self, bytes: &[u8], to: Span) {
@@ -221,8 +237,13 @@ impl Backend for Cpu {
         loss::cross_entropy(isa, scratch, logits, targets, claims.write(losses), vocab, gradient);
     }
 
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) -> Outcome {
+    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
         let (isa, _, mut claims) = self.begin();
-        optimizer::step(isa, &mut claims, param, grad, step)
+        let outcome = optimizer::step(isa, &mut claims, param, grad, step);
+        self.outcomes.add(outcome);
+    }
+
+    fn outcomes(&mut self) -> Outcomes {
+        std::mem::take(&mut self.outcomes)
     }
 }

@@ -5,7 +5,7 @@ use super::param_rows::ParamRows;
 use super::update::update_rows;
 use crate::backend::Param;
 use crate::memory::{Claims, Span};
-use crate::optim::{Clip, Outcome, Rates, Scalars, Step};
+use crate::optim::{Clip, Outcomes, Rates, Scalars, Step};
 
 /// Elements of one leaf of the reductions.
 const LEAF: usize = 16384;
@@ -16,30 +16,33 @@ const LANES: usize = 256;
 /// Elements below which a block of rows is not cut further.
 const BLOCK: usize = 16384;
 
+/// What an update does whose gradient is not finite.
+const SKIPPED: Outcomes = Outcomes { grad_sq: 0.0, refits: 0, skipped: 1 };
+
 /// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
-pub(super) fn step(isa: Isa, claims: &mut Claims, param: &Param, grad: Span, step: &Step) -> Outcome {
+pub(super) fn step(isa: Isa, claims: &mut Claims, param: &Param, grad: Span, step: &Step) -> Outcomes {
     let scalars = claims.write(param.state.scalars);
     step_rows(isa, ParamRows::claim(claims, param, grad), scalars, step, param.id, param.decay)
 }
 
 /// The same over slices.
-fn step_rows(isa: Isa, mut rows: ParamRows, scalars: &mut [f32], step: &Step, id: u32, decays: bool) -> Outcome {
+fn step_rows(isa: Isa, mut rows: ParamRows, scalars: &mut [f32], step: &Step, id: u32, decays: bool) -> Outcomes {
     let grad = rows.grad;
     let largest = reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b));
     let gmax = f32::from_bits(largest);
     let mut kept = Scalars::load(scalars);
     if !gmax.is_finite() {
-        return Outcome { finite: false, ..Outcome::default() };
+        return SKIPPED;
     }
     let clip = step.clip(&mut kept, gmax);
     let (clipped, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
     if !grad_sq.is_finite() {
-        return Outcome { finite: false, ..Outcome::default() };
+        return SKIPPED;
     }
     let rates = step.rates(&mut kept, clip, clipped.sqrt() as f32, decays);
     kept.save(scalars);
     let refits = if rates.frozen && rates.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
-    Outcome { finite: true, grad_sq, refits }
+    Outcomes { grad_sq, refits, skipped: 0 }
 }
 
 /// A reduction over leaves of [`LEAF`] elements, combined as a tree of neighbours (the left part takes the largest

@@ -5,7 +5,7 @@ use super::reference::Planes;
 use super::{Cpu, Isa};
 use crate::backend::{Backend, Largest, Weight, WeightKind};
 use crate::config::Scheme;
-use crate::memory::{Arena, Category, Lifetime, Plan, Span};
+use crate::memory::{Category, Lifetime, Plan, Span};
 use crate::nibble::Geometry;
 use half::{bf16, f16};
 use zerocopy::IntoBytes;
@@ -110,7 +110,7 @@ impl Rig {
             let mut cpu = Cpu::with_isa(isa);
             let mut plan = self.plan.clone();
             let scratch = plan.add("", Category::Scratch, cpu.scratch_bytes(&largest), Lifetime::ALWAYS);
-            cpu.attach(Arena::new(plan.total()), scratch);
+            cpu.allocate(plan.total(), None, scratch).expect("memory");
             // Scratch that starts as NaN shows in a result if anything reads it before it is written.
             cpu.upload(&vec![0xff; scratch.bytes], scratch);
             self.uploads.iter().filter(|(span, _)| !span.is_none()).for_each(|(span, bytes)| cpu.upload(bytes, *span));

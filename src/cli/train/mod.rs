@@ -86,7 +86,7 @@ fn train(config: &Config, args: &Args) -> CliResult {
     if args.overwrite {
         clear(dir)?;
     }
-    let mut trainer = Trainer::new(config, Box::new(Cpu::new()));
+    let mut trainer = Trainer::new(config, Box::new(Cpu::new()))?;
     match &from {
         Some(checkpoint) => checkpoint.restore(&mut trainer, &data.fingerprint)?,
         None => trainer.initialize(),

@@ -5,7 +5,7 @@ use crate::cli::Failure;
 use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration};
 use crate::data::{Decoder, Prepared, Tokenizer};
-use crate::error::{CheckpointError, StoreError};
+use crate::error::{BackendError, CheckpointError, StoreError};
 use crate::model::{Generator, Sampling};
 use crate::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, resident};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,6 +22,12 @@ pub struct Stop(pub(super) Failure);
 
 impl From<std::io::Error> for Stop {
     fn from(error: std::io::Error) -> Self {
+        Self(error.into())
+    }
+}
+
+impl From<BackendError> for Stop {
+    fn from(error: BackendError) -> Self {
         Self(error.into())
     }
 }
