@@ -16,7 +16,7 @@ pub use params::{LayerParams, Params};
 pub use table::{Entry, Role, table};
 pub use work::{GradWork, LayerWork, Mode, Work};
 
-use crate::backend::{Backend, Param};
+use crate::backend::{Backend, Param, Sizes};
 use crate::config::Config;
 use crate::memory::Plan;
 
@@ -40,7 +40,7 @@ impl Model {
         mode: Mode,
         tokens: usize,
         keys: usize,
-        backend: &dyn Backend,
+        backend: &dyn Sizes,
     ) -> Self {
         let scheme = config.storage.scheme;
         let placed: Vec<_> =
@@ -59,7 +59,7 @@ impl Model {
         mode: Mode,
         tokens: usize,
         keys: usize,
-        backend: &dyn Backend,
+        backend: &dyn Sizes,
     ) -> Self {
         let entries = table(config);
         let params = Params::arrange(&entries, placed);

@@ -4,7 +4,7 @@
 //! `2 L + 1 - l`, the embedding's gradient at `2 L + 2`. Without training the clock stops at the head.
 
 use super::table::Entry;
-use crate::backend::{Backend, Largest};
+use crate::backend::{Largest, Sizes};
 use crate::config::{Config, KeptActivations};
 use crate::memory::{Category, Lifetime, Plan, Span};
 
@@ -104,9 +104,6 @@ pub struct Work {
     pub scratch: Span,
 }
 
-/// Bytes that the logits of one chunk may take, unless one token needs more.
-const LOGITS_BYTES: usize = 16 << 20;
-
 /// Adds all buffers of passes up to `tokens` tokens (sequences up to `keys`) to the plan.
 pub fn place(
     plan: &mut Plan,
@@ -115,7 +112,7 @@ pub fn place(
     mode: Mode,
     tokens: usize,
     keys: usize,
-    backend: &dyn Backend,
+    backend: &dyn Sizes,
 ) -> Work {
     let model = &config.model;
     let (h, f, kv, layers) = (model.hidden, model.intermediate, model.kv_width(), model.layers as u32);
@@ -135,7 +132,7 @@ pub fn place(
     let x = rows("last block's output", h, Lifetime { from: layers.max(1), to: head });
     let xn = rows("head input", h, Lifetime { from: head, to: end });
     let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
-    let chunk = (LOGITS_BYTES / (bytes * model.vocab)).clamp(1, tokens);
+    let chunk = (backend.logits_bytes() / (bytes * model.vocab)).clamp(1, tokens);
     let largest = entries.iter().map(|entry| entry.geometry.len()).max().unwrap_or(0);
     let scratch_shapes = Largest {
         tokens,

@@ -29,7 +29,7 @@ mod work;
 
 pub use isa::Isa;
 
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, MappedFile, Span};
 use crate::optim::{Outcomes, Step};
@@ -73,12 +73,7 @@ impl Default for Cpu {
     }
 }
 
-impl Backend for Cpu {
-    fn describe(&self) -> String {
-        let plural = if self.threads == 1 { "" } else { "s" };
-        format!("CPU, {} thread{plural}, {}", self.threads, self.isa.name())
-    }
-
+impl Sizes for Cpu {
     fn activation_bytes(&self) -> usize {
         size_of::<f32>()
     }
@@ -93,6 +88,18 @@ impl Backend for Cpu {
         ];
         let elements = needs.into_iter().map(|need| need.total(self.threads)).max().expect("there are needs");
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
+    }
+
+    /// A chunk of logits is written and read several times; a small one stays in the caches.
+    fn logits_bytes(&self) -> usize {
+        16 << 20
+    }
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        format!("CPU, {} thread{plural}, {}", self.threads, self.isa.name())
     }
 
     fn reads_mapped(&self) -> bool {
