@@ -10,6 +10,7 @@
 //! | 4 | `model` | one table of parameters, forward, backward |
 //! | 4 | `data` | tokenizers, corpora, shards, batches |
 //! | 4 | `backend::cpu` | the operations on a CPU |
+//! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 3 | `backend` | the operations' contracts |
 //! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |

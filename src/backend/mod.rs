@@ -10,6 +10,7 @@
 //! gradients of parameters, norms' statistics and gains are float32; tokens are u32.
 
 pub mod cpu;
+pub mod cuda;
 mod param;
 
 pub use param::{Param, State, Weight, WeightKind};
