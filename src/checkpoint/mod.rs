@@ -6,7 +6,7 @@ mod planes;
 mod runs;
 mod save;
 
-pub use load::{Checkpoint, open_model};
+pub use load::{Checkpoint, open_model, place_model};
 pub use meta::Meta;
 pub use runs::{MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save};

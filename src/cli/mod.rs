@@ -1,7 +1,8 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
 mod budget;
-pub mod diff;
+pub mod device;
+mod diff;
 pub mod dump;
 pub mod eval;
 mod flatten;

@@ -78,6 +78,10 @@ impl Sizes for Cpu {
         size_of::<f32>()
     }
 
+    fn row_multiple(&self) -> usize {
+        1
+    }
+
     fn scratch_bytes(&self, largest: &Largest) -> usize {
         let needs = [
             linear::need(largest),
@@ -94,16 +98,16 @@ impl Sizes for Cpu {
     fn logits_bytes(&self) -> usize {
         16 << 20
     }
+
+    fn reads_mapped(&self) -> bool {
+        true
+    }
 }
 
 impl Backend for Cpu {
     fn describe(&self) -> String {
         let plural = if self.threads == 1 { "" } else { "s" };
         format!("CPU, {} thread{plural}, {}", self.threads, self.isa.name())
-    }
-
-    fn reads_mapped(&self) -> bool {
-        true
     }
 
     fn allocate(&mut self, bytes: usize, mapped: Option<MappedFile>, scratch: Span) -> Result<(), BackendError> {

@@ -1,10 +1,10 @@
 // Biases of linear layers. Floors per element of x: 4 bytes forward, 2 backward.
 #include "gpu.h"
 
-// x[t] += bias
-KERNEL(256, add_bias, bf16* x, const float* bias, u64 count, u32 width) {
-    const u64 at = (u64)block_x() * 256 + thread();
-    if (at < count) x[at] = to_bf16(to_float(x[at]) + bias[at % width]);
+// x[t] += bias, one block per row.
+KERNEL(256, add_bias, bf16* x, const float* bias, u32 width) {
+    bf16* row = x + (u64)block_x() * width;
+    for (u32 i = thread(); i < width; i += threads()) row[i] = to_bf16(to_float(row[i]) + bias[i]);
 }
 
 // partial[chunk][column] = sum over the chunk's rows, in order, of dy.

@@ -1,4 +1,4 @@
-// Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one warp per group.
+// Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one block per row, one warp per group.
 // Floor: 4 bytes of device memory per element.
 #include "gpu.h"
 
@@ -21,12 +21,11 @@ DEVICE u64 warp_max_rank(u64 mine) {
 
 // The two largest magnitudes stay (of equal ones, the first); the others become s round(x / s) with s = absmax / 7
 // of these others, halves to the even neighbour.
-KERNEL(256, quantize_activations, bf16* x, u64 groups, u32 groups_per_row, u32 features) {
-    const u64 group = (u64)block_x() * 8 + warp();
-    if (group < groups) {
-        const u32 from = (u32)(group % groups_per_row) * GROUP;
+KERNEL(256, quantize_activations, bf16* x, u32 features) {
+    bf16* row = x + (u64)block_x() * features;
+    for (u32 from = warp() * GROUP; from < features; from += threads() / 32 * GROUP) {
         const u32 size = features - from < GROUP ? features - from : GROUP;
-        bf16* at = x + group / groups_per_row * features + from;
+        bf16* at = row + from;
         float value[8];
         u64 ranks[8];
         for (u32 j = 0; j < 8; ++j) {
