@@ -16,7 +16,7 @@ pub enum Device {
     /// The CPU.
     Cpu,
     /// The GPU of this number.
-    Cuda(usize),
+    Cuda(u32),
 }
 
 impl FromStr for Device {
@@ -72,7 +72,7 @@ pub(super) fn open(device: Device, need: impl Fn(&dyn Sizes) -> u64) -> Result<O
     Ok(Opened { backend: Box::new(Cpu::new()), instead })
 }
 
-fn open_cuda(ordinal: usize, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dyn Backend>, BackendError> {
+fn open_cuda(ordinal: u32, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dyn Backend>, BackendError> {
     let cuda = Cuda::open(ordinal)?;
     cuda.check_memory(need(&cuda))?;
     Ok(Box::new(cuda))
@@ -82,7 +82,7 @@ fn open_cuda(ordinal: usize, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dy
 pub(super) fn sizes(device: Device) -> Box<dyn Sizes> {
     match device {
         Device::Cpu => Box::new(Cpu::new()),
-        Device::Auto if cuda::devices().is_err() => Box::new(Cpu::new()),
+        Device::Auto if cuda::probe().is_err() => Box::new(Cpu::new()),
         Device::Auto | Device::Cuda(_) => Box::new(cuda::Sizes),
     }
 }
