@@ -1,8 +1,8 @@
 //! A GPU for tests: the emulated one, or the machine's own where `TETRAD_REQUIRE_CUDA=1` asks for it.
 
 use half::bf16;
-use tetrad::backend::cuda::Cuda;
-use tetrad::backend::{Backend, Largest, Sizes, Weight, WeightKind};
+use tetrad::backend::cuda::{Cuda, Search, Sizes};
+use tetrad::backend::{Backend, Largest, Sizes as _, Weight, WeightKind};
 use tetrad::config::Scheme;
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::nibble::Geometry;
@@ -13,21 +13,19 @@ pub fn real() -> bool {
     std::env::var("TETRAD_REQUIRE_CUDA").is_ok_and(|value| value == "1")
 }
 
-/// A device without memory. Every test that computes on it calls this first.
+/// A device without memory.
 pub fn open() -> Cuda {
-    if !real() {
-        tetrad_emulator::install();
-    }
-    Cuda::open(0).expect("the emulated device opens; with TETRAD_REQUIRE_CUDA=1 the machine must have one")
+    let search = if real() { Search::usual() } else { Search::only(&[tetrad_emulator::libraries().into()]) };
+    Cuda::open_with(0, &search).expect("the emulated device, or with TETRAD_REQUIRE_CUDA=1 the machine's own, opens")
 }
 
 /// Orders in which the emulated threads of a block take turns. A real device has its own.
-pub fn orders() -> impl Iterator<Item = u32> {
-    0..if real() { 1 } else { 3 }
+pub fn orders() -> impl Iterator<Item = i32> {
+    0..if real() { 1 } else { 4 }
 }
 
 /// Chooses one of [`orders`].
-pub fn set_order(order: u32) {
+pub fn set_order(order: i32) {
     if !real() {
         tetrad_emulator::set_order(order);
     }
@@ -68,9 +66,18 @@ impl Rig {
         span
     }
 
-    /// Activations.
-    pub fn activations(&mut self, content: &[f32]) -> Span {
-        self.add(&narrow(content))
+    /// Rows of activations; what lies between them is not a number.
+    pub fn activations(&mut self, content: &[f32], width: usize) -> Span {
+        let mut rows = vec![0xffffu16; content.len() / width * pitch(width)];
+        for (row, values) in rows.chunks_exact_mut(pitch(width)).zip(content.chunks_exact(width)) {
+            row[..width].copy_from_slice(&narrow(values));
+        }
+        self.add(&rows)
+    }
+
+    /// Room for rows of activations.
+    pub fn rows(&mut self, count: usize, width: usize) -> Span {
+        self.room(2 * count * pitch(width))
     }
 
     /// Room for `bytes` bytes, filled with what is not a number in any type.
@@ -90,8 +97,7 @@ impl Rig {
     /// Gives the backend its memory, scratch that holds no numbers, and the operands.
     pub fn start(&self, backend: &mut dyn Backend, largest: &Largest) {
         let mut plan = self.plan.clone();
-        let sizes: &dyn Sizes = backend;
-        let scratch = plan.add("", Category::Scratch, sizes.scratch_bytes(largest), Lifetime::ALWAYS);
+        let scratch = plan.add("", Category::Scratch, backend.scratch_bytes(largest), Lifetime::ALWAYS);
         backend.allocate(plan.total(), None, scratch).expect("memory");
         for (span, bytes) in &self.uploads {
             if !span.is_none() {
@@ -110,9 +116,19 @@ pub fn read<T: FromBytes + IntoBytes + Immutable + Clone>(backend: &dyn Backend,
     out
 }
 
-/// Activations as numbers.
-pub fn read_activations(backend: &dyn Backend, span: Span) -> Vec<f64> {
-    read::<u16>(backend, span).into_iter().map(|bits| bf16::from_bits(bits).to_f64()).collect()
+/// Elements from one row of activations to the next.
+pub fn pitch(width: usize) -> usize {
+    width.next_multiple_of(Sizes.row_multiple())
+}
+
+/// Rows of activations as bits.
+pub fn read_rows(backend: &dyn Backend, span: Span, width: usize) -> Vec<u16> {
+    read::<u16>(backend, span).chunks_exact(pitch(width)).flat_map(|row| row[..width].to_vec()).collect()
+}
+
+/// Rows of activations as numbers.
+pub fn read_activations(backend: &dyn Backend, span: Span, width: usize) -> Vec<f64> {
+    read_rows(backend, span, width).into_iter().map(|bits| bf16::from_bits(bits).to_f64()).collect()
 }
 
 /// float32 as numbers.

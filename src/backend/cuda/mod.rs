@@ -106,7 +106,15 @@ impl Cuda {
     /// # Errors
     /// What is missing: driver, device, compiler, or one of them too old.
     pub fn open(ordinal: u32) -> Result<Self, BackendError> {
-        Ok(Self { gpu: Gpu::open(ordinal)? })
+        Self::open_with(ordinal, &Search::usual())
+    }
+
+    /// The same, with libraries looked for where `search` says.
+    ///
+    /// # Errors
+    /// As [`Cuda::open`].
+    pub fn open_with(ordinal: u32, search: &Search) -> Result<Self, BackendError> {
+        Ok(Self { gpu: Gpu::open_with(ordinal, search)? })
     }
 
     /// Device allocations made so far: one after [`Backend::allocate`], and one for ever.

@@ -1,6 +1,6 @@
 //! RMSNorm and its gradient.
 
-use super::{Args, Gpu};
+use super::{Args, Gpu, pitch};
 use crate::backend::Largest;
 use crate::memory::Span;
 
@@ -22,7 +22,7 @@ pub(super) fn chunks(rows: usize) -> (usize, usize) {
 /// See [`crate::backend::Backend::rms_norm`].
 pub(super) fn rms_norm(gpu: &mut Gpu, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32) {
     let (rows, width) = (inv_rms.bytes / 4, gain.bytes / 4);
-    assert!(x.bytes == 2 * rows * width && out.bytes == x.bytes, "whole rows");
+    assert!(x.bytes == 2 * rows * pitch(width) && out.bytes == x.bytes, "whole rows");
     let args = Args::new().span(gpu, x).span(gpu, gain).span(gpu, out).span(gpu, inv_rms);
     let args = args.u32(rows as u32).u32(width as u32).f32(eps);
     gpu.launch("rms_norm", [rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
@@ -31,7 +31,7 @@ pub(super) fn rms_norm(gpu: &mut Gpu, x: Span, gain: Span, out: Span, inv_rms: S
 /// See [`crate::backend::Backend::rms_norm_grad`].
 pub(super) fn rms_norm_grad(gpu: &mut Gpu, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span) {
     let (rows, width) = (inv_rms.bytes / 4, gain.bytes / 4);
-    let same = [x, dout, dx].iter().all(|span| span.bytes == 2 * rows * width);
+    let same = [x, dout, dx].iter().all(|span| span.bytes == 2 * rows * pitch(width));
     assert!(same && dgain.bytes >= gain.bytes, "whole rows");
     let (count, per_chunk) = chunks(rows);
     let partial = gpu.scratch.head(4 * count * width);

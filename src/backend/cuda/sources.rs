@@ -16,7 +16,7 @@ macro_rules! embedded {
 }
 
 /// What kernels include.
-pub const HEADERS: &[Source] = embedded![];
+pub const HEADERS: &[Source] = embedded!["gpu.h", "rows.h",];
 
 /// All files of kernels.
-pub const SOURCES: &[Source] = embedded![];
+pub const SOURCES: &[Source] = embedded!["bias.cu", "loss.cu", "norm.cu", "quantize.cu", "rope.cu", "swiglu.cu",];

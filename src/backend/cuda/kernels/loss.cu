@@ -24,8 +24,6 @@ DEVICE Softmax join(Softmax a, Softmax b) {
     return {most, a.sum * exp2_fast((a.most - most) * LOG2_E) + b.sum * exp2_fast((b.most - most) * LOG2_E)};
 }
 
-DEVICE Softmax one(float x) { return {x, 1.0f}; }
-
 DEVICE Softmax of_block(Softmax mine) {
     SHARED(float, most, WARPS);
     SHARED(float, sum, WARPS);
@@ -43,43 +41,33 @@ DEVICE Softmax of_block(Softmax mine) {
     return all;
 }
 
-template <bool WIDE>
 DEVICE Softmax scan(const bf16* row, u32 vocab) {
     Softmax mine = {MINUS_INFINITY, 0.0f};
-    if (WIDE) {
-        for (u32 i = thread() * 8; i < vocab; i += WARPS * 256) {
-            const Eight v = load_eight(row + i);
-            // One rescaling for eight elements.
-            float most = v.x[0];
-            for (int j = 1; j < 8; ++j) most = fmax_(most, v.x[j]);
-            float sum = 0.0f;
-            for (int j = 0; j < 8; ++j) sum += exp2_fast((v.x[j] - most) * LOG2_E);
-            mine = join(mine, {most, sum});
-        }
-    } else {
-        for (u32 i = thread(); i < vocab; i += WARPS * 32) mine = join(mine, one(to_float(row[i])));
+    for (u32 i = thread() * 8; i < vocab; i += WARPS * 256) {
+        const Eight v = load_eight(row + i);
+        const u32 count = in_row(i, vocab);
+        // One rescaling for eight elements.
+        float most = v.x[0];
+        UNROLL
+        for (int j = 1; j < 8; ++j) most = j < count ? fmax_(most, v.x[j]) : most;
+        float sum = 0.0f;
+        UNROLL
+        for (int j = 0; j < 8; ++j) sum += j < count ? exp2_fast((v.x[j] - most) * LOG2_E) : 0.0f;
+        mine = join(mine, {most, sum});
     }
     return mine;
 }
 
-DEVICE float grad_of(float x, u32 i, u32 target, float most, float scale, float gradient) {
-    const float p = exp2_fast((x - most) * LOG2_E) * scale;
-    return i == target ? p - gradient : p;
-}
-
-template <bool WIDE>
 DEVICE void replace(bf16* row, u32 vocab, u32 target, Softmax all, float gradient) {
     const float scale = gradient / all.sum;
-    if (WIDE) {
-        for (u32 i = thread() * 8; i < vocab; i += WARPS * 256) {
-            Eight v = load_eight(row + i);
-            for (int j = 0; j < 8; ++j) v.x[j] = grad_of(v.x[j], i + j, target, all.most, scale, gradient);
-            store_eight(row + i, v);
+    for (u32 i = thread() * 8; i < vocab; i += WARPS * 256) {
+        Eight v = load_eight(row + i);
+        UNROLL
+        for (int j = 0; j < 8; ++j) {
+            const float p = exp2_fast((v.x[j] - all.most) * LOG2_E) * scale;
+            v.x[j] = i + j == target ? p - gradient : p;
         }
-    } else {
-        for (u32 i = thread(); i < vocab; i += WARPS * 32) {
-            row[i] = to_bf16(grad_of(to_float(row[i]), i, target, all.most, scale, gradient));
-        }
+        store_eight(row + i, v);
     }
 }
 
@@ -87,20 +75,18 @@ DEVICE void replace(bf16* row, u32 vocab, u32 target, Softmax all, float gradien
 // such token; with has_gradient the logits become their gradient times `gradient`.
 KERNEL(256, cross_entropy, bf16* logits, const u32* targets, float* losses, u32 vocab, u32 has_gradient,
        float gradient) {
-    bf16* row = logits + (u64)block_x() * vocab;
+    bf16* row = logits + (u64)block_x() * pitch(vocab);
     const u32 target = targets[block_x()];
     if (target != IGNORE) {
         // The same branch in all threads of the block, so that all meet the barriers in it.
-        const bool wide = aligned_rows(vocab);
-        const Softmax all = of_block(wide ? scan<true>(row, vocab) : scan<false>(row, vocab));
+        const Softmax all = of_block(scan(row, vocab));
         if (thread() == 0) {
             const float logit = target < vocab ? to_float(row[target]) : from_bits(0x7fffffffu);
             losses[block_x()] = (all.most - logit) + log2_fast(all.sum) * LN_2;
         }
         // The target's logit is read before it is replaced.
         sync_threads();
-        if (has_gradient && wide) replace<true>(row, vocab, target, all, gradient);
-        if (has_gradient && !wide) replace<false>(row, vocab, target, all, gradient);
+        if (has_gradient) replace(row, vocab, target, all, gradient);
     } else {
         if (has_gradient) {
             for (u32 i = thread(); i < vocab; i += WARPS * 32) row[i] = 0;

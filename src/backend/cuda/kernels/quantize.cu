@@ -1,6 +1,6 @@
 // Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one block per row, one warp per group.
 // Floor: 4 bytes of device memory per element.
-#include "gpu.h"
+#include "rows.h"
 
 constexpr u32 GROUP = 256;
 
@@ -22,7 +22,7 @@ DEVICE u64 warp_max_rank(u64 mine) {
 // The two largest magnitudes stay (of equal ones, the first); the others become s round(x / s) with s = absmax / 7
 // of these others, halves to the even neighbour.
 KERNEL(256, quantize_activations, bf16* x, u32 features) {
-    bf16* row = x + (u64)block_x() * features;
+    bf16* row = x + (u64)block_x() * pitch(features);
     for (u32 from = warp() * GROUP; from < features; from += threads() / 32 * GROUP) {
         const u32 size = features - from < GROUP ? features - from : GROUP;
         bf16* at = row + from;

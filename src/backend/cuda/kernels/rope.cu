@@ -1,6 +1,6 @@
 // Rotary position embedding in place, half-split order: element i of a head turns with element i + D/2. One block per
 // token. Floor: 4 bytes of device memory per element; a token's row of the table is shared by its heads.
-#include "gpu.h"
+#include "rows.h"
 
 DEVICE void turn(float& low, float& high, float cosine, float sine) {
     const float a = low, b = high;
@@ -10,7 +10,7 @@ DEVICE void turn(float& low, float& high, float cosine, float sine) {
 
 // x is [tokens, heads, 2 half], the table [positions, half, 2] of cosine and sine.
 KERNEL(256, rope, bf16* x, const float* table, u32 heads, u32 half, u32 queries, u32 start, float sign) {
-    bf16* token = x + (u64)block_x() * heads * half * 2;
+    bf16* token = x + (u64)block_x() * pitch(heads * half * 2);
     const float* angles = table + (u64)(start + block_x() % queries) * half * 2;
     if (half % 2 == 0) {
         // Two neighbours at once: four bytes of each half, sixteen of the table.
