@@ -16,7 +16,7 @@ macro_rules! embedded {
 }
 
 /// What kernels include.
-pub const HEADERS: &[Source] = embedded![];
+pub const HEADERS: &[Source] = embedded!["gpu.h",];
 
 /// All files of kernels.
 pub const SOURCES: &[Source] = embedded![];
