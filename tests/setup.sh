@@ -5,7 +5,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The oldest NVRTC that knows every architecture of tests/kernels_compile.rs and the drivers of CUDA 13.
+# Else pip warns about what a container does anyway.
+export PIP_ROOT_USER_ACTION=ignore
+
+# The last of CUDA 13.0: every driver of CUDA 13 runs its code, and it knows all architectures of
+# tests/kernels_compile.rs.
 nvrtc=nvidia-cuda-nvrtc==13.0.88
 folder=target/python
 
