@@ -42,9 +42,10 @@ fn main() {
 
     let libraries = out.join("libraries");
     std::fs::create_dir_all(&libraries).unwrap();
-    link(&compiler, &cuda, &libraries, "libcuda.so.1");
-    link(&compiler, &nvrtc, &libraries, "libnvrtc.so.13");
-    link(&compiler, &lt, &libraries, "libcublasLt.so.13");
+    link(&compiler, &cuda, &libraries, "libcuda.so.1", &[]);
+    link(&compiler, &nvrtc, &libraries, "libnvrtc.so.13", &[]);
+    // It asks the driver for its streams; the driver is in the same folder.
+    link(&compiler, &lt, &libraries, "libcublasLt.so.13", &["libcuda.so.1"]);
     println!("cargo:rustc-env=TETRAD_EMULATOR_LIBRARIES={}", libraries.display());
 }
 
@@ -114,13 +115,11 @@ fn compile(compiler: &cc::Tool, unit: &Unit, include: &[PathBuf]) {
 }
 
 /// Links a library under the name that programs load it by.
-fn link(compiler: &cc::Tool, units: &[Unit], folder: &Path, name: &str) {
-    if units.is_empty() {
-        return;
-    }
+fn link(compiler: &cc::Tool, units: &[Unit], folder: &Path, name: &str, needs: &[&str]) {
     let mut command = compiler.to_command();
     command.args(["-shared", "-pthread", "-Wl,-z,defs"]).arg(format!("-Wl,-soname,{name}"));
-    command.args(units.iter().map(|unit| &unit.object)).arg("-o").arg(folder.join(name)).arg("-lm");
+    command.args(units.iter().map(|unit| &unit.object)).arg("-o").arg(folder.join(name));
+    command.args(needs.iter().map(|library| folder.join(library))).args(["-Wl,-rpath,$ORIGIN", "-lm"]);
     run(command);
 }
 

@@ -117,7 +117,7 @@ void Block::run(Launch& of, u64 index) {
     running = nullptr;
     if (!of.failed) {
         const std::string damage = shared.damage();
-        if (!damage.empty()) of.fail(std::string("kernel ") + of.kernel->name + ", block " + std::to_string(index) + ": " + damage);
+        if (!damage.empty()) of.fail(std::string("kernel ") + of.kernel->name + ", block " + std::to_string(index) + ": " + damage, false);
     }
 }
 
@@ -229,18 +229,18 @@ void Block::deadlock() {
 }
 
 void Block::fail(const std::string& what, const char* file, u32 line) {
-    const Thread& thread = *current;
-    char at[128];
-    snprintf(at, sizeof at, ", block (%u, %u, %u), thread %u", thread.block[0], thread.block[1], thread.block[2], thread.thread);
-    std::string text = std::string("kernel ") + launch->kernel->name + at + ": " + what;
-    if (file != nullptr) text += " (" + place(file, line) + ")";
-    launch->fail(text);
-    abandon();
+    abandon(file != nullptr ? what + " (" + place(file, line) + ")" : what, false);
 }
 
-void Block::abandon() {
-    Thread* const thread = current;
-    change(thread->context, host);
+void Block::fault(u64 address) { abandon(describe(address), true); }
+
+// Notes the failure and leaves the block as it is: the next one starts anew.
+void Block::abandon(const std::string& what, bool fault) {
+    Thread& thread = *current;
+    char at[128];
+    snprintf(at, sizeof at, ", block (%u, %u, %u), thread %u: ", thread.block[0], thread.block[1], thread.block[2], thread.thread);
+    launch->fail(std::string("kernel ") + launch->kernel->name + at + what, fault);
+    change(thread.context, host);
     __builtin_trap();
 }
 

@@ -52,8 +52,8 @@ class Block {
     void copy_async(void* shared, const void* global, bool in_range, const char* file, u32 line);
     void wait_async(u32 left);
     [[noreturn]] void fail(const std::string& what, const char* file, u32 line);
-    // The report of an access that faulted, if it is one of ours.
-    std::string describe(u64 address) const;
+    // An access of the current thread that the host's processor refused.
+    [[noreturn]] void fault(u64 address);
 
     Thread* current = nullptr;
     Shared shared;
@@ -65,7 +65,8 @@ class Block {
     Thread* pick();
     void leave();
     void finish();
-    [[noreturn]] void abandon();
+    [[noreturn]] void abandon(const std::string& what, bool fault);
+    std::string describe(u64 address) const;
     [[noreturn]] void deadlock();
     void check_places(u32 begin, u32 end);
 

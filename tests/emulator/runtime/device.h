@@ -12,7 +12,7 @@
 #define KERNEL(max_threads, name, ...) KERNEL_RESIDENT(max_threads, 1, name, __VA_ARGS__)
 #define KERNEL_RESIDENT(max_threads, min_blocks, name, ...)                                    \
     static void kernel_##name(__VA_ARGS__);                                                    \
-    static ::emulator::Kernel registered_##name(#name, max_threads,                            \
+    static ::emulator::Kernel registered_##name(#name, __FILE__, max_threads,                            \
                                                 (::emulator::Entry<&kernel_##name>*)nullptr);  \
     static void kernel_##name(__VA_ARGS__)
 

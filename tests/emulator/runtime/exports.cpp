@@ -44,7 +44,7 @@ EXPORT bool tetrad_emulator_launch(const char* name, const u32* grid, u32 thread
     }
     if (failure.empty()) {
         const u32 blocks[3] = {grid[0], grid[1], grid[2]};
-        failure = run(*kernel, blocks, threads, dynamic_bytes, parameters, order == DEFAULT_ORDER ? order_of_this_thread() : order);
+        failure = run(*kernel, blocks, threads, dynamic_bytes, parameters, order == DEFAULT_ORDER ? order_of_this_thread() : order).text;
     }
     write(failure, message, room);
     return failure.empty();

@@ -18,7 +18,7 @@ struct sigaction earlier[2];
 // Leaves the handler, and its stack, by the switch back to the host that every failure takes.
 void handle(int number, siginfo_t* info, void* context) {
     if (running != nullptr && running->current != nullptr) {
-        running->fail(running->describe(reinterpret_cast<u64>(info->si_addr)), nullptr, 0);
+        running->fault(reinterpret_cast<u64>(info->si_addr));
     }
     const struct sigaction& before = earlier[number == SIGBUS];
     if ((before.sa_flags & SA_SIGINFO) != 0) {

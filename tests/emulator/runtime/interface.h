@@ -65,14 +65,15 @@ template <typename... A, void (*function)(A...)> struct Entry<function> {
 };
 struct Kernel {
     const char* name;
+    const char* file;
     u32 max_threads;
     void (*run)(void** parameters);
     u32 parameters;
     const u32* sizes;
     Kernel* next;
     template <typename E>
-    Kernel(const char* name, u32 max_threads, E*)
-        : name(name), max_threads(max_threads), run(E::run), parameters(E::count), sizes(E::sizes), next(nullptr) {
+    Kernel(const char* name, const char* file, u32 max_threads, E*)
+        : name(name), file(file), max_threads(max_threads), run(E::run), parameters(E::count), sizes(E::sizes), next(nullptr) {
         enlist();
     }
     void enlist();

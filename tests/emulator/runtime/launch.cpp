@@ -124,9 +124,12 @@ const Kernel* find(const char* name) {
     return nullptr;
 }
 
-void Launch::fail(const std::string& text) {
+void Launch::fail(const std::string& text, bool is_fault) {
     std::lock_guard<std::mutex> lock(mutex);
-    if (!failed) failure = text;
+    if (!failed) {
+        failure = text;
+        fault = is_fault;
+    }
     failed = true;
 }
 
@@ -138,8 +141,8 @@ int order_of_this_thread() {
     return asked != nullptr ? atoi(asked) : 0;
 }
 
-std::string run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, void** parameters,
-                int order) {
+Outcome run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, void** parameters,
+            int order) {
     Launch launch{};
     launch.kernel = &kernel;
     memcpy(launch.grid, grid, sizeof grid);
@@ -148,7 +151,7 @@ std::string run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dyn
     launch.parameters = parameters;
     launch.order = order;
     helpers().run(launch);
-    return launch.failure;
+    return {launch.failure, launch.fault};
 }
 
 }  // namespace emulator

@@ -29,10 +29,11 @@ struct Launch {
     std::atomic<bool> failed{false};
     std::mutex mutex;
     std::string failure;
+    bool fault = false;
 
     u64 blocks() const { return u64(grid[0]) * grid[1] * grid[2]; }
     // Remembers the first failure.
-    void fail(const std::string& text);
+    void fail(const std::string& text, bool fault);
 };
 
 const Kernel* find(const char* name);
@@ -41,8 +42,14 @@ const Kernel* find(const char* name);
 void set_order(int order);
 int order_of_this_thread();
 
-// Runs all blocks; returns what went wrong, or nothing.
-std::string run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, void** parameters,
-                int order);
+// What went wrong (nothing: an empty text), and whether it was an access to memory.
+struct Outcome {
+    std::string text;
+    bool fault;
+};
+
+// Runs all blocks.
+Outcome run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, void** parameters,
+            int order);
 
 }  // namespace emulator
