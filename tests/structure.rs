@@ -204,6 +204,15 @@ fn a_concrete_backend_is_named_only_by_the_command() {
 }
 
 #[test]
+fn cuda_is_named_only_by_its_backend() {
+    for source in sources("src").into_iter().filter(|source| !source.path.starts_with("backend/cuda/")) {
+        for name in ["cudarc", "libloading"] {
+            assert!(!has_word(&source.code, name), "{} names {name}", source.path);
+        }
+    }
+}
+
+#[test]
 fn no_file_is_too_long_to_be_read() {
     for folder in ["src", "tests", "benches"] {
         for source in sources(folder) {

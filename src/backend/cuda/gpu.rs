@@ -48,16 +48,16 @@ impl Gpu {
     /// # Errors
     /// If any of that is not possible; each says what to do.
     pub fn open(ordinal: u32) -> Result<Self, BackendError> {
-        Self::open_with(ordinal, &Search::usual())
+        Self::open_with(ordinal, &Search::usual(), SOURCES)
     }
 
-    /// The same, with libraries looked for where `search` says.
+    /// The same, with libraries looked for where `search` says, and with these kernels.
     ///
     /// # Errors
     /// As [`Gpu::open`].
-    pub fn open_with(ordinal: u32, search: &Search) -> Result<Self, BackendError> {
+    pub fn open_with(ordinal: u32, search: &Search, sources: &[Source]) -> Result<Self, BackendError> {
         let device = Arc::new(Device::open(search.driver()?, ordinal)?);
-        let modules = super::modules::own(&device, search)?;
+        let modules = Modules::load(&device, search, sources)?;
         let products = Products::new(&device, search)?;
         let timer = Timer::new(&device)?;
         Ok(Self {

@@ -6,6 +6,7 @@
 use super::symbols::{CublasLt, Driver, Nvrtc};
 use crate::error::BackendError;
 use libloading::Library;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 /// Folders, separated by colons, that are searched before all others.
@@ -228,7 +229,12 @@ fn open_builtins(nvrtc: &Path) {
 
 fn open(path: &Path) -> Result<Library, String> {
     // SAFETY: running the initialisers of NVIDIA's libraries is what opening them means; they ask for nothing.
-    unsafe { Library::new(path) }.map_err(|error| error.to_string())
+    unsafe { Library::new(path) }.map_err(|error| {
+        // The loader's own words are the error's source; they begin with the path, which the caller says.
+        let said = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        let reason = said.strip_prefix(&*path.to_string_lossy()).unwrap_or(&said);
+        reason.trim_start_matches([':', ' ']).to_owned()
+    })
 }
 
 fn lacks(symbol: &'static str) -> String {
@@ -243,7 +249,7 @@ mod tests {
     fn folder(files: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for file in files {
-            fs::write(folder.path().join(file), b"no library").unwrap();
+            fs::write(folder.path().join(file), [b'x'; 4096]).unwrap();
         }
         folder
     }
@@ -269,9 +275,9 @@ mod tests {
         let search = Search::only(&[here.path().into()]);
         let said = search.cublaslt((12, 4)).err().unwrap().to_string();
         let file = here.path().join("libcublasLt.so.12").display().to_string();
-        assert!(said.contains(&format!("; {file}: ")) && said.contains("invalid ELF header"), "{said}");
+        assert!(said.contains(&format!("; {file}: invalid ELF header; ")), "{said}");
         let said = search.driver().err().unwrap().to_string();
-        assert!(said.contains("libcuda.so.1: ") && said.contains("invalid ELF header"), "{said}");
+        assert!(said.contains("libcuda.so.1: invalid ELF header; "), "{said}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::compile::{Compiler, Cubin};
 use super::device::Device;
 use super::libraries::Search;
 use super::report::usages;
-use super::sources::{HEADERS, SOURCES, Source};
+use super::sources::{HEADERS, Source};
 use crate::error::BackendError;
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule};
 use std::collections::HashMap;
@@ -140,9 +140,4 @@ fn compile_all(device: &Device, compiler: &Compiler, sources: &[Source]) -> Resu
     });
     cubins.sort_by_key(|(i, _)| *i);
     cubins.into_iter().map(|(_, cubin)| cubin).collect()
-}
-
-/// The kernels of this program.
-pub(super) fn own(device: &Arc<Device>, search: &Search) -> Result<Modules, BackendError> {
-    Modules::load(device, search, SOURCES)
 }
