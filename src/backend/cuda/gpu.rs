@@ -6,6 +6,7 @@ use super::libraries::Search;
 use super::memory::{Arena, Staging};
 use super::modules::Modules;
 use super::product::{Product, Products, WORKSPACE};
+use super::sources::{SOURCES, Source};
 use super::symbols::{Code, Driver};
 use super::timer::Timer;
 use crate::error::BackendError;

@@ -114,7 +114,7 @@ impl Cuda {
     /// # Errors
     /// As [`Cuda::open`].
     pub fn open_with(ordinal: u32, search: &Search) -> Result<Self, BackendError> {
-        Ok(Self { gpu: Gpu::open_with(ordinal, search)? })
+        Ok(Self { gpu: Gpu::open_with(ordinal, search, SOURCES)? })
     }
 
     /// Device allocations made so far: one after [`Backend::allocate`], and one for ever.
