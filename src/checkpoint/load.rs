@@ -63,7 +63,13 @@ impl Checkpoint {
         self.file().attachment(TOKENIZER).map(<[u8]>::to_vec)
     }
 
-    fn file(&self) -> File<'_> {
+    /// The content of the attachment of this name.
+    pub fn attachment(&self, name: &str) -> Option<Vec<u8>> {
+        self.file().attachment(name).map(<[u8]>::to_vec)
+    }
+
+    /// The file's planes, where they lie.
+    pub fn file(&self) -> File<'_> {
         File::parse(&self.map).expect("parsed before, and a mapped file is never rewritten in place")
     }
 
@@ -219,7 +225,7 @@ impl Checkpoint {
             v_scales: none,
             scalars: none,
         };
-        Param { id: entry.id, decay: !entry.role.is_norm(), weight, state }
+        Param { id: entry.id, decay: !entry.role.is_vector(), weight, state }
     }
 }
 

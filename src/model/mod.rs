@@ -5,6 +5,7 @@ mod forward;
 mod generate;
 mod init;
 mod params;
+mod rope;
 mod table;
 mod work;
 
@@ -13,6 +14,7 @@ pub use forward::Pass;
 pub use generate::{Generator, Sampling};
 pub use init::{fill, initialize};
 pub use params::{LayerParams, Params};
+pub use rope::stretch;
 pub use table::{Entry, Role, table};
 pub use work::{GradWork, LayerWork, Mode, Work};
 
@@ -69,6 +71,6 @@ impl Model {
 
     /// Fills what depends on the configuration alone; call once the backend has its arena.
     pub fn prepare(&self, backend: &mut dyn Backend) {
-        init::fill_rope(&self.work, self.config.model.head_dim(), self.config.model.rope_theta, backend);
+        rope::fill_rope(&self.work, &self.config.model, backend);
     }
 }
