@@ -7,8 +7,8 @@ mod common;
 #[allow(dead_code)]
 mod gpu;
 
-use common::state::whole_state;
 use common::assert_near;
+use common::state::whole_state;
 use std::path::Path;
 use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;

@@ -29,6 +29,7 @@ mod sources;
 mod swiglu;
 mod symbols;
 mod timer;
+mod weights;
 
 pub use args::Args;
 pub use compile::{Compiler, Cubin};
@@ -80,7 +81,6 @@ impl super::Sizes for Sizes {
     fn scratch_bytes(&self, largest: &Largest) -> usize {
         let needs = [
             linear::need(largest),
-            embedding::need(largest),
             norm::need(largest),
             attention::need(largest),
             attention_grad::need(largest),

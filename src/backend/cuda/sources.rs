@@ -16,7 +16,17 @@ macro_rules! embedded {
 }
 
 /// What kernels include.
-pub const HEADERS: &[Source] = embedded!["gpu.h", "rows.h",];
+pub const HEADERS: &[Source] = embedded!["gpu.h", "rows.h", "weights.h",];
 
 /// All files of kernels.
-pub const SOURCES: &[Source] = embedded!["bias.cu", "loss.cu", "norm.cu", "quantize.cu", "rope.cu", "swiglu.cu",];
+pub const SOURCES: &[Source] = embedded![
+    "bias.cu",
+    "dequantize.cu",
+    "embedding.cu",
+    "few_tokens.cu",
+    "loss.cu",
+    "norm.cu",
+    "quantize.cu",
+    "rope.cu",
+    "swiglu.cu",
+];
