@@ -157,14 +157,22 @@ fn a_floor_imports_only_from_floors_below_it() {
 
 /// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, and the tile that
 /// threads write side by side.
-const UNSAFE: [&str; 9] = [
+const UNSAFE: [&str; 17] = [
     "backend/cpu/gemm/avx2.rs",
     "backend/cpu/gemm/avx512.rs",
     "backend/cpu/gemm/mod.rs",
     "backend/cpu/gemm/pack.rs",
     "backend/cpu/isa.rs",
     "backend/cpu/tile.rs",
+    "backend/cuda/compile.rs",
+    "backend/cuda/device.rs",
+    "backend/cuda/gpu.rs",
+    "backend/cuda/libraries.rs",
+    "backend/cuda/memory.rs",
+    "backend/cuda/modules.rs",
+    "backend/cuda/product.rs",
     "backend/cuda/symbols.rs",
+    "backend/cuda/timer.rs",
     "memory/arena.rs",
     "store/map.rs",
 ];
@@ -192,6 +200,15 @@ fn a_concrete_backend_is_named_only_by_the_command() {
         let inside = source.path.starts_with("backend/");
         let names = source.code.contains("backend::cpu") || has_word(&source.code, "Cpu");
         assert!(!names || inside || source.path.starts_with("cli/"), "{} names a concrete backend", source.path);
+    }
+}
+
+#[test]
+fn cuda_is_named_only_by_its_backend() {
+    for source in sources("src").into_iter().filter(|source| !source.path.starts_with("backend/cuda/")) {
+        for name in ["cudarc", "libloading"] {
+            assert!(!has_word(&source.code, name), "{} names {name}", source.path);
+        }
     }
 }
 

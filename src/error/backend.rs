@@ -19,4 +19,88 @@ pub enum BackendError {
         /// Bytes the device has.
         total: u64,
     },
+    /// A library is not on this machine, or none that can be used.
+    #[error("{library} was not found: looked for {files} in {searched}{refused}; {next}")]
+    Library {
+        /// What it is.
+        library: &'static str,
+        /// The names it may have.
+        files: String,
+        /// Where they were looked for.
+        searched: String,
+        /// Files that were there, and why each would not do; starts with a separator if not empty.
+        refused: String,
+        /// What to do.
+        next: &'static str,
+    },
+    /// The libraries that are there are made for newer drivers.
+    #[error("the NVIDIA driver supports CUDA {supports}, {library} needs CUDA {needs}; {next}")]
+    OldDriver {
+        /// Version of CUDA, major and minor.
+        supports: String,
+        /// What is too new for it.
+        library: String,
+        /// The lowest version that would do.
+        needs: String,
+        /// What to do.
+        next: &'static str,
+    },
+    /// The driver is there but does not start.
+    #[error("the NVIDIA driver does not start: {what}: {code}; `nvidia-smi` should list the device")]
+    Driver {
+        /// The call that failed.
+        what: &'static str,
+        /// Its error.
+        code: String,
+    },
+    /// No such device.
+    #[error("there is no CUDA device {asked}: the driver shows {found}; CUDA_VISIBLE_DEVICES may hide others")]
+    NoDevice {
+        /// Its number.
+        asked: u32,
+        /// How many there are.
+        found: u32,
+    },
+    /// The device lacks what the kernels are written for.
+    #[error("{device} has compute capability {found}, 8.0 (Ampere) or newer is needed; use --device cpu")]
+    OldDevice {
+        /// The device's name.
+        device: String,
+        /// Its compute capability.
+        found: String,
+    },
+    /// The compiler does not know the device.
+    #[error("{compiler} does not compile for {architecture}, its newest is {newest}; install a newer one: {next}")]
+    OldCompiler {
+        /// The compiler, its version and where it lies.
+        compiler: String,
+        /// The device's architecture.
+        architecture: String,
+        /// The newest architecture it knows.
+        newest: String,
+        /// What to do.
+        next: &'static str,
+    },
+    /// A kernel does not compile.
+    #[error("{source_file} does not compile for {architecture} ({code}):\n{log}")]
+    Compile {
+        /// The kernels' file.
+        source_file: String,
+        /// The device's architecture.
+        architecture: String,
+        /// The compiler's error.
+        code: String,
+        /// What it said.
+        log: String,
+    },
+    /// An operation failed; everything after it was not carried out.
+    #[error("{device}: {what} failed: {code}")]
+    Failed {
+        /// The device's name.
+        device: String,
+        /// The operation or kernel.
+        what: String,
+        /// The library's error.
+        code: String,
+    },
 }

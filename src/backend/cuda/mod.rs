@@ -2,10 +2,24 @@
 //! kernels are in `kernels/`.
 
 mod args;
+mod cache;
+mod compile;
+mod device;
 mod gpu;
+mod libraries;
+mod memory;
+mod modules;
 mod product;
+mod report;
+mod sources;
 mod symbols;
+mod timer;
 
 pub use args::Args;
+pub use compile::{Compiler, Cubin};
+pub use device::Capability;
 pub use gpu::Gpu;
+pub use libraries::Search;
 pub use product::{Form, Matrix, Output, Product};
+pub use report::{Usage, usages};
+pub use sources::{HEADERS, SOURCES, Source};

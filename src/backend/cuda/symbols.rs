@@ -20,22 +20,22 @@ macro_rules! symbols {
         #[allow(non_snake_case)]
         pub(super) struct $table {
             $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> $output,)*
-            /// Kept open as long as the pointers above.
-            _library: Library,
         }
 
         impl $table {
-            /// Looks all of them up; the name of the first that is missing is the error.
+            /// Looks all of them up and keeps the library open for good; the name of the first function that is
+            /// missing is the error.
             pub(super) fn of(library: Library) -> Result<Self, &'static str> {
-                Ok(Self {
+                let symbols = Self {
                     $($name: {
                         let name = concat!(stringify!($name), "\0").as_bytes();
                         // SAFETY: the type is this function's in NVIDIA's headers (the C interfaces of CUDA 12 and
-                        // 13 agree on it), and the pointer lives no longer than the library beside it.
+                        // 13 agree on it), and the library is never closed.
                         *unsafe { library.get(name) }.map_err(|_| stringify!($name))?
                     },)*
-                    _library: library,
-                })
+                };
+                std::mem::forget(library);
+                Ok(symbols)
             }
         }
     };

@@ -1,0 +1,99 @@
+//! Compiled kernels on disk, so that a start takes no compiler. A cache that cannot be read or written is none.
+
+use super::compile::Cubin;
+use crate::store::{self, Map};
+use std::path::PathBuf;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+
+/// Changes when the files' layout does.
+const LAYOUT: &str = "tetrad kernels 1";
+/// Bytes before the contents: their checksum, and how many of them are the log.
+const HEADER: usize = 16;
+
+/// A folder of compiled kernels.
+pub(super) struct Cache {
+    folder: Option<PathBuf>,
+}
+
+impl Cache {
+    /// The user's cache folder: `$XDG_CACHE_HOME/tetrad` or `~/.cache/tetrad`.
+    pub(super) fn of_user() -> Self {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+        Self { folder: base.map(|base| base.join("tetrad/kernels")) }
+    }
+
+    /// What was kept under this key.
+    pub(super) fn load(&self, file: &str, key: &str) -> Option<Cubin> {
+        let map = Map::open(self.path(file, key)?).ok()?;
+        let (header, contents) = map.split_at_checked(HEADER)?;
+        let (checksum, log) = header.split_at(HEADER / 2);
+        if checksum != xxh3_64(contents).to_le_bytes() {
+            return None;
+        }
+        let log = usize::try_from(u64::from_le_bytes(log.try_into().ok()?)).ok()?;
+        let (log, image) = contents.split_at_checked(log)?;
+        Some(Cubin { image: image.to_vec(), log: String::from_utf8(log.to_vec()).ok()? })
+    }
+
+    /// Keeps it. That it cannot be kept costs the next start some seconds and is no error.
+    pub(super) fn store(&self, file: &str, key: &str, cubin: &Cubin) {
+        let Some(path) = self.path(file, key) else { return };
+        let contents = [cubin.log.as_bytes(), &cubin.image].concat();
+        let _ = store::publish(&path, |out| {
+            out.write_all(&xxh3_64(&contents).to_le_bytes())?;
+            out.write_all(&(cubin.log.len() as u64).to_le_bytes())?;
+            out.write_all(&contents)
+        });
+    }
+
+    fn path(&self, file: &str, key: &str) -> Option<PathBuf> {
+        let hash = xxh3_128(format!("{LAYOUT}\n{key}").as_bytes());
+        Some(self.folder.as_ref()?.join(format!("{file}.{hash:032x}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_comes_back_under_its_own_key_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: Some(folder.path().join("new")) };
+        let cubin = Cubin { image: vec![0, 1, 255], log: "used 8 registers\n".into() };
+        assert_eq!(cache.load("a.cu", "key"), None);
+        cache.store("a.cu", "key", &cubin);
+        assert_eq!(cache.load("a.cu", "key"), Some(cubin));
+        assert_eq!(cache.load("a.cu", "other"), None);
+        assert_eq!(cache.load("b.cu", "key"), None);
+    }
+
+    #[test]
+    fn a_damaged_or_truncated_file_is_as_good_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: Some(folder.path().into()) };
+        let cubin = Cubin { image: vec![7; 100], log: "log".into() };
+        cache.store("a.cu", "key", &cubin);
+        let path = cache.path("a.cu", "key").unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for at in 0..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(&path, &bytes).unwrap();
+            assert_ne!(cache.load("a.cu", "key").as_ref(), Some(&cubin), "byte {at} damaged");
+            std::fs::write(&path, &whole[..at]).unwrap();
+            assert_eq!(cache.load("a.cu", "key"), None, "cut at byte {at}");
+        }
+    }
+
+    #[test]
+    fn without_a_folder_nothing_is_kept_and_nothing_fails() {
+        let cubin = Cubin { image: vec![1], log: String::new() };
+        for folder in [None, Some(PathBuf::from("/dev/null/no/folder"))] {
+            let cache = Cache { folder };
+            cache.store("a.cu", "key", &cubin);
+            assert_eq!(cache.load("a.cu", "key"), None);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Kernels to machine code for one architecture, by NVRTC.
+//!
+//! Straight to a cubin: PTX of a newer compiler is refused by an older driver, machine code of the same major version
+//! is not. Each file is a program of its own, so that they compile side by side and one edit costs one file.
+
+use super::device::{Capability, constant};
+use super::libraries::Search;
+use super::sources::{HEADERS, Source};
+use super::symbols::{Code, Nvrtc};
+use crate::error::BackendError;
+use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
+use std::ffi::{CString, c_char};
+use std::path::{Path, PathBuf};
+
+/// Options for all files, beside the architecture. No contraction and no fast math: the optimizer's bytes must be
+/// those of the CPU. The assembler's report goes to the log.
+const OPTIONS: [&str; 4] = ["--std=c++17", "--fmad=false", "--ptxas-options=-v", "--generate-line-info"];
+
+/// Machine code of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cubin {
+    /// What the driver loads.
+    pub image: Vec<u8>,
+    /// What the compiler said, the assembler's report in it; see [`super::report::usages`].
+    pub log: String,
+}
+
+/// The compiler.
+pub struct Compiler {
+    nvrtc: Nvrtc,
+    path: PathBuf,
+    version: (u32, u32),
+}
+
+impl Compiler {
+    /// Looks for NVRTC; `supports` is the newest CUDA that the driver runs, where there is one.
+    ///
+    /// # Errors
+    /// If there is none, or none that the driver can run the output of.
+    pub fn find(search: &Search, supports: Option<(u32, u32)>) -> Result<Self, BackendError> {
+        let found = search.nvrtc(supports)?;
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: both are written to locals. It cannot fail with pointers that are not null.
+        unsafe { (found.symbols.nvrtcVersion)(&mut major, &mut minor) };
+        Ok(Self { nvrtc: found.symbols, path: found.path, version: (major.unsigned_abs(), minor.unsigned_abs()) })
+    }
+
+    /// Its version, major and minor.
+    pub fn version(&self) -> (u32, u32) {
+        self.version
+    }
+
+    /// The library's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it compiles for a device.
+    ///
+    /// # Errors
+    /// If it does not know the device.
+    pub fn check(&self, capability: Capability) -> Result<(), BackendError> {
+        let known = self.architectures();
+        if known.contains(&(capability.major * 10 + capability.minor)) {
+            return Ok(());
+        }
+        Err(BackendError::OldCompiler {
+            compiler: format!("NVRTC {}.{} ({})", self.version.0, self.version.1, self.path.display()),
+            architecture: capability.architecture(),
+            newest: known.last().map_or_else(|| "none".into(), |newest| format!("sm_{newest}")),
+            next: "`pip install nvidia-cuda-nvrtc`, and name its folder in TETRAD_CUDA_LIBRARIES",
+        })
+    }
+
+    /// The architectures it knows, as two-digit numbers in ascending order.
+    fn architectures(&self) -> Vec<u32> {
+        let mut count = 0;
+        // SAFETY: the count is written to a local.
+        let code = unsafe { (self.nvrtc.nvrtcGetNumSupportedArchs)(&mut count) };
+        let mut found = vec![0; if code == 0 { count.unsigned_abs() as usize } else { 0 }];
+        if !found.is_empty() {
+            // SAFETY: the vector is as long as the library asked.
+            unsafe { (self.nvrtc.nvrtcGetSupportedArchs)(found.as_mut_ptr()) };
+        }
+        found.into_iter().map(i32::unsigned_abs).collect()
+    }
+
+    /// All that the machine code depends on beside the source: two equal texts give equal code. The file's length
+    /// tells patches of a version apart, which have the same number.
+    pub(super) fn identity(&self, architecture: &str) -> String {
+        let bytes = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
+        format!("{}.{} {bytes} {}\n{architecture} {OPTIONS:?}", self.version.0, self.version.1, self.path.display())
+    }
+
+    /// Compiles one file for an architecture such as `sm_90a`. May be called from several threads at once.
+    ///
+    /// # Errors
+    /// If it does not compile; the error carries the log.
+    pub fn compile(&self, source: &Source, architecture: &str) -> Result<Cubin, BackendError> {
+        let program = Program::new(&self.nvrtc, source).map_err(|code| self.error(source, architecture, code, ""))?;
+        let done = program.compile(architecture);
+        let log = program.log();
+        let image = done.and_then(|()| program.image());
+        match image {
+            Ok(image) => Ok(Cubin { image, log }),
+            Err(code) => Err(self.error(source, architecture, code, &log)),
+        }
+    }
+
+    fn error(&self, source: &Source, architecture: &str, code: Code, log: &str) -> BackendError {
+        // SAFETY: NVRTC gives constant strings.
+        let code = unsafe { constant((self.nvrtc.nvrtcGetErrorString)(code)) };
+        BackendError::Compile {
+            source_file: source.file.into(),
+            architecture: architecture.into(),
+            code,
+            log: log.trim_end().into(),
+        }
+    }
+}
+
+/// One file inside the compiler.
+struct Program<'a> {
+    nvrtc: &'a Nvrtc,
+    program: nvrtcProgram,
+    /// The texts that the program may refer to as long as it lives.
+    _texts: Vec<CString>,
+}
+
+impl<'a> Program<'a> {
+    fn new(nvrtc: &'a Nvrtc, source: &Source) -> Result<Self, Code> {
+        let texts: Vec<_> = [source].into_iter().chain(HEADERS).flat_map(|s| [text(s.text), text(s.file)]).collect();
+        let headers: Vec<_> = texts.iter().skip(2).step_by(2).map(|text| text.as_ptr()).collect();
+        let names: Vec<_> = texts.iter().skip(3).step_by(2).map(|text| text.as_ptr()).collect();
+        let mut program = std::ptr::null_mut();
+        // SAFETY: all pointers are to strings that `texts` holds; there are as many headers as names.
+        let code = unsafe {
+            let count = headers.len() as i32;
+            let (text, name) = (texts[0].as_ptr(), texts[1].as_ptr());
+            (nvrtc.nvrtcCreateProgram)(&mut program, text, name, count, headers.as_ptr(), names.as_ptr())
+        };
+        if code == 0 { Ok(Self { nvrtc, program, _texts: texts }) } else { Err(code) }
+    }
+
+    fn compile(&self, architecture: &str) -> Result<(), Code> {
+        let own = format!("--gpu-architecture={architecture}");
+        let options: Vec<_> = [own.as_str()].into_iter().chain(OPTIONS).map(text).collect();
+        let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
+        // SAFETY: the program lives; the pointers are to strings that `options` holds.
+        done(unsafe { (self.nvrtc.nvrtcCompileProgram)(self.program, pointers.len() as i32, pointers.as_ptr()) })
+    }
+
+    fn log(&self) -> String {
+        let mut bytes = 0;
+        // SAFETY: the program lives; the length is written to a local, and the buffer is as long as was asked for.
+        let text = unsafe {
+            (self.nvrtc.nvrtcGetProgramLogSize)(self.program, &mut bytes);
+            let mut text = vec![0u8; bytes];
+            (self.nvrtc.nvrtcGetProgramLog)(self.program, text.as_mut_ptr().cast());
+            text
+        };
+        String::from_utf8_lossy(&text).trim_end_matches('\0').to_owned()
+    }
+
+    fn image(&self) -> Result<Vec<u8>, Code> {
+        let mut bytes = 0;
+        // SAFETY: the program lives; the length is written to a local.
+        done(unsafe { (self.nvrtc.nvrtcGetCUBINSize)(self.program, &mut bytes) })?;
+        if bytes == 0 {
+            return Err(nvrtcResult::NVRTC_ERROR_INTERNAL_ERROR as Code);
+        }
+        let mut image = vec![0u8; bytes];
+        // SAFETY: the program lives; the buffer is as long as was asked for.
+        done(unsafe { (self.nvrtc.nvrtcGetCUBIN)(self.program, image.as_mut_ptr().cast()) })?;
+        Ok(image)
+    }
+}
+
+impl Drop for Program<'_> {
+    fn drop(&mut self) {
+        // SAFETY: made by `new` and used by nobody else any more.
+        unsafe { (self.nvrtc.nvrtcDestroyProgram)(&mut self.program) };
+    }
+}
+
+fn text(text: &str) -> CString {
+    CString::new(text).expect("a source without zero bytes")
+}
+
+fn done(code: Code) -> Result<(), Code> {
+    if code == 0 { Ok(()) } else { Err(code) }
+}

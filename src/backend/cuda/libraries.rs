@@ -1,0 +1,298 @@
+//! Where libcuda, NVRTC and cuBLASLt lie.
+//!
+//! They are opened by absolute path, so that neither LD_LIBRARY_PATH nor a toolkit is needed: Python packages bring
+//! NVRTC and cuBLASLt too. What was opened is never closed; the driver and its clients run threads of their own.
+
+use super::symbols::{CublasLt, Driver, Nvrtc};
+use crate::error::BackendError;
+use libloading::Library;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+/// Folders, separated by colons, that are searched before all others.
+pub const VARIABLE: &str = "TETRAD_CUDA_LIBRARIES";
+
+/// Versions of CUDA whose libraries are understood, the preferred first: their interfaces agree in all that is used.
+const MAJORS: [u32; 2] = [13, 12];
+
+/// Where systems and toolkits put libraries, as patterns.
+const SYSTEM: [&str; 8] = [
+    "/usr/local/cuda*/lib64",
+    "/usr/local/cuda*/targets/*-linux/lib",
+    "/opt/cuda/lib64",
+    "/usr/lib/*-linux-gnu",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/lib/wsl/lib",
+    "/run/opengl-driver/lib",
+];
+
+/// Where Python packages are put, as patterns.
+const PYTHON: [&str; 7] = [
+    "$VIRTUAL_ENV/lib/python3*/site-packages",
+    "$CONDA_PREFIX/lib/python3*/site-packages",
+    "$HOME/.local/lib/python3*/site-packages",
+    "$HOME/.pyenv/versions/*/lib/python3*/site-packages",
+    "/usr/local/lib/python3*/*-packages",
+    "/usr/lib/python3*/*-packages",
+    "/opt/conda/lib/python3*/site-packages",
+];
+
+/// One library as it is looked for.
+struct Wanted {
+    name: &'static str,
+    /// The file's name without its version.
+    file: &'static str,
+    next: &'static str,
+}
+
+const DRIVER: Wanted =
+    Wanted { name: "the NVIDIA driver (libcuda)", file: "libcuda.so", next: "install the driver, or use --device cpu" };
+const NVRTC: Wanted = Wanted {
+    name: "NVRTC, CUDA's compiler,",
+    file: "libnvrtc.so",
+    next: "`pip install nvidia-cuda-nvrtc` brings it, and TETRAD_CUDA_LIBRARIES can name its folder",
+};
+const CUBLASLT: Wanted = Wanted {
+    name: "cuBLASLt",
+    file: "libcublasLt.so",
+    next: "`pip install nvidia-cublas` brings it, and TETRAD_CUDA_LIBRARIES can name its folder",
+};
+
+/// A library that was found.
+pub(super) struct Found<T> {
+    /// Its functions.
+    pub(super) symbols: T,
+    /// The file.
+    pub(super) path: PathBuf,
+}
+
+/// Which folders are searched.
+#[derive(Clone, Debug)]
+pub struct Search {
+    first: Vec<PathBuf>,
+    usual: bool,
+}
+
+impl Search {
+    /// The folders of TETRAD_CUDA_LIBRARIES, then the usual ones.
+    pub fn usual() -> Self {
+        let named = std::env::var_os(VARIABLE).unwrap_or_default();
+        let first = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty()).collect();
+        Self { first, usual: true }
+    }
+
+    /// These folders and no others.
+    pub fn only(folders: &[PathBuf]) -> Self {
+        Self { first: folders.to_vec(), usual: false }
+    }
+
+    /// The same, with one more folder that comes before the usual ones.
+    pub fn with(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.first.push(folder.into());
+        self
+    }
+
+    /// The driver. Unless a folder was named, the system's own search for `libcuda.so.1` comes first: it knows where
+    /// the driver that fits the kernel module was installed.
+    pub(super) fn driver(&self) -> Result<Driver, BackendError> {
+        let file = format!("{}.1", DRIVER.file);
+        let named = self.first.iter().map(|folder| folder.join(&file)).filter(|path| path.is_file());
+        let by_system = self.usual.then(|| PathBuf::from(&file));
+        let usual = self.usual_folders().into_iter().map(|folder| folder.join(&file)).filter(|path| path.is_file());
+        let mut refused = Vec::new();
+        for path in named.chain(by_system).chain(usual) {
+            match open(&path).and_then(|library| Driver::of(library).map_err(lacks)) {
+                Ok(driver) => return Ok(driver),
+                // The system's search does not say where it looked; that it found nothing is no file's fault.
+                Err(_) if path.is_relative() => {}
+                Err(reason) => refused.push(format!("{}: {reason}", path.display())),
+            }
+        }
+        Err(self.missing(&DRIVER, &file, &refused))
+    }
+
+    /// The compiler, not newer than CUDA `supports` (major, minor) if there is a driver to run its output.
+    pub(super) fn nvrtc(&self, supports: Option<(u32, u32)>) -> Result<Found<Nvrtc>, BackendError> {
+        self.find(&NVRTC, supports, |path, library| {
+            open_builtins(path);
+            Nvrtc::of(library)
+        })
+    }
+
+    /// The library of matrix products, not newer than CUDA `supports`.
+    pub(super) fn cublaslt(&self, supports: (u32, u32)) -> Result<Found<CublasLt>, BackendError> {
+        self.find(&CUBLASLT, Some(supports), |_, library| CublasLt::of(library))
+    }
+
+    /// The first file of a version that is understood and that the driver can run: folder by folder, in each the
+    /// newest first.
+    fn find<T>(
+        &self,
+        wanted: &Wanted,
+        supports: Option<(u32, u32)>,
+        symbols: impl Fn(&Path, Library) -> Result<T, &'static str>,
+    ) -> Result<Found<T>, BackendError> {
+        let (mut refused, mut too_new) = (Vec::new(), None);
+        for folder in self.first.iter().cloned().chain(self.usual_folders()) {
+            for major in MAJORS {
+                let path = folder.join(format!("{}.{major}", wanted.file));
+                if !path.is_file() {
+                    continue;
+                }
+                if supports.is_some_and(|(newest, _)| major > newest) {
+                    too_new.get_or_insert((path, major));
+                    continue;
+                }
+                match open(&path).and_then(|library| symbols(&path, library).map_err(lacks)) {
+                    Ok(symbols) => return Ok(Found { symbols, path }),
+                    Err(reason) => refused.push(format!("{}: {reason}", path.display())),
+                }
+            }
+        }
+        match (too_new, supports) {
+            (Some((path, major)), Some((newest, minor))) => Err(BackendError::OldDriver {
+                supports: format!("{newest}.{minor}"),
+                library: path.display().to_string(),
+                needs: format!("{major}.0"),
+                next: "update the driver, or install the libraries of CUDA 12 (`pip install nvidia-cuda-nvrtc-cu12 \
+                       nvidia-cublas-cu12`)",
+            }),
+            _ => {
+                let names: Vec<_> = MAJORS.iter().map(|major| format!("{}.{major}", wanted.file)).collect();
+                Err(self.missing(wanted, &names.join(" and "), &refused))
+            }
+        }
+    }
+
+    /// The folders that exist, in order, beyond those that were named.
+    fn usual_folders(&self) -> Vec<PathBuf> {
+        if !self.usual {
+            return Vec::new();
+        }
+        let loader = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        let mut folders: Vec<_> = std::env::split_paths(&loader).filter(|path| path.is_absolute()).collect();
+        folders.extend(SYSTEM.iter().flat_map(|pattern| existing(pattern)));
+        for packages in PYTHON.iter().filter_map(|pattern| expand(pattern)).flat_map(|pattern| existing(&pattern)) {
+            // Packages of CUDA 13 share one folder, those of CUDA 12 have one each.
+            folders.extend(existing(&format!("{}/nvidia/*/lib", glob::Pattern::escape(&packages.to_string_lossy()))));
+        }
+        folders
+    }
+
+    fn missing(&self, wanted: &Wanted, files: &str, refused: &[String]) -> BackendError {
+        let mut searched: Vec<String> = self.first.iter().map(|folder| folder.display().to_string()).collect();
+        if self.usual {
+            searched.push("the folders of LD_LIBRARY_PATH".into());
+            searched.extend(SYSTEM.iter().map(|&pattern| pattern.to_owned()));
+            if wanted.file != DRIVER.file {
+                searched.extend(PYTHON.iter().map(|pattern| format!("{pattern}/nvidia/*/lib")));
+            }
+        }
+        if searched.is_empty() {
+            searched.push("no folder".into());
+        }
+        BackendError::Library {
+            library: wanted.name,
+            files: files.to_owned(),
+            searched: searched.join(", "),
+            refused: refused.iter().map(|reason| format!("; {reason}")).collect(),
+            next: wanted.next,
+        }
+    }
+}
+
+/// A pattern with its leading `$VARIABLE` replaced; nothing if that is not set.
+fn expand(pattern: &str) -> Option<String> {
+    let Some(rest) = pattern.strip_prefix('$') else { return Some(pattern.to_owned()) };
+    let (variable, rest) = rest.split_once('/')?;
+    let value = std::env::var(variable).ok().filter(|value| !value.is_empty())?;
+    Some(format!("{}/{rest}", glob::Pattern::escape(&value)))
+}
+
+/// The folders that match a pattern, in the order of their names.
+fn existing(pattern: &str) -> Vec<PathBuf> {
+    let matches = glob::glob(pattern).expect("a pattern of this file, with names escaped");
+    matches.flatten().filter(|path| path.is_dir()).collect()
+}
+
+/// NVRTC opens its builtins by bare name; opened before, they are found wherever they lie. That they are not there
+/// is for NVRTC to say.
+fn open_builtins(nvrtc: &Path) {
+    let folder = nvrtc.parent().unwrap_or(Path::new("/"));
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("libnvrtc-builtins.so.") {
+            let _ = open(&entry.path()).map(std::mem::forget);
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Library, String> {
+    // SAFETY: running the initialisers of NVIDIA's libraries is what opening them means; they ask for nothing.
+    unsafe { Library::new(path) }.map_err(|error| {
+        // The loader's own words are the error's source; they begin with the path, which the caller says.
+        let said = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        let reason = said.strip_prefix(&*path.to_string_lossy()).unwrap_or(&said);
+        reason.trim_start_matches([':', ' ']).to_owned()
+    })
+}
+
+fn lacks(symbol: &'static str) -> String {
+    format!("lacks {symbol}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            fs::write(folder.path().join(file), [b'x'; 4096]).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn an_empty_folder_is_named_with_what_to_do_next() {
+        let empty = folder(&[]);
+        let search = Search::only(&[empty.path().into()]);
+        let said = search.nvrtc(None).err().unwrap().to_string().replace(&empty.path().display().to_string(), "HERE");
+        assert_eq!(
+            said,
+            "NVRTC, CUDA's compiler, was not found: looked for libnvrtc.so.13 and libnvrtc.so.12 in HERE; `pip install \
+             nvidia-cuda-nvrtc` brings it, and TETRAD_CUDA_LIBRARIES can name its folder"
+        );
+        let said = search.driver().err().unwrap().to_string();
+        assert!(said.starts_with("the NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in "), "{said}");
+        assert!(said.ends_with("; install the driver, or use --device cpu"), "{said}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_library_is_named_with_its_fault() {
+        let here = folder(&["libcublasLt.so.12", "libcuda.so.1"]);
+        let search = Search::only(&[here.path().into()]);
+        let said = search.cublaslt((12, 4)).err().unwrap().to_string();
+        let file = here.path().join("libcublasLt.so.12").display().to_string();
+        assert!(said.contains(&format!("; {file}: invalid ELF header; ")), "{said}");
+        let said = search.driver().err().unwrap().to_string();
+        assert!(said.contains("libcuda.so.1: invalid ELF header; "), "{said}");
+    }
+
+    #[test]
+    fn a_library_newer_than_the_driver_is_told_from_one_that_is_missing() {
+        let here = folder(&["libnvrtc.so.13"]);
+        let said = Search::only(&[here.path().into()]).nvrtc(Some((12, 4))).err().unwrap().to_string();
+        let file = here.path().join("libnvrtc.so.13");
+        let start = format!("the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0; update", file.display());
+        assert!(said.starts_with(&start), "{said}");
+    }
+
+    #[test]
+    fn variables_in_patterns_are_replaced_or_skip_the_pattern() {
+        assert_eq!(expand("/a/b*"), Some("/a/b*".into()));
+        assert_eq!(expand("$NO_SUCH_VARIABLE/lib"), None);
+        assert!(expand("$PATH/lib").unwrap().ends_with("/lib"));
+    }
+}

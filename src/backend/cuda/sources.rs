@@ -1,0 +1,22 @@
+//! The kernels, as they were when this program was built.
+
+/// A file of kernels; each is compiled by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The file's name below `kernels/`.
+    pub file: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+macro_rules! embedded {
+    ($($file:literal,)*) => {
+        &[$(Source { file: $file, text: include_str!(concat!("kernels/", $file)) },)*]
+    };
+}
+
+/// What kernels include.
+pub const HEADERS: &[Source] = embedded!["gpu.h",];
+
+/// All files of kernels.
+pub const SOURCES: &[Source] = embedded![];

@@ -1,0 +1,164 @@
+#include "stream.h"
+
+#include <chrono>
+#include <set>
+
+namespace {
+
+struct Streams {
+    std::mutex mutex;
+    std::set<Stream*> live;
+    Stream* usual = new Stream(true);
+};
+
+Streams& streams() {
+    static Streams* const streams = new Streams();
+    return *streams;
+}
+
+double now() {
+    using namespace std::chrono;
+    return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+struct Event {
+    Stream* stream = nullptr;
+    // Milliseconds; negative while the event has not happened.
+    double time = -1;
+};
+
+Code Stream::add(std::function<Code()> work) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (error == SUCCESS) queue.push_back(std::move(work));
+    return error;
+}
+
+Code Stream::finish() {
+    std::lock_guard<std::mutex> lock(mutex);
+    while (error == SUCCESS && !queue.empty()) {
+        error = queue.front()();
+        queue.pop_front();
+    }
+    if (error != SUCCESS) queue.clear();
+    return error;
+}
+
+Stream* stream_of(Stream* handle) {
+    if (reinterpret_cast<uintptr_t>(handle) <= 2) return streams().usual;
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    return streams().live.count(handle) != 0 ? handle : nullptr;
+}
+
+Code finish_all(bool only_blocking) {
+    std::set<Stream*> all;
+    {
+        std::lock_guard<std::mutex> lock(streams().mutex);
+        all = streams().live;
+    }
+    Code first = streams().usual->finish();
+    for (Stream* stream : all) {
+        if (only_blocking && !stream->blocking) continue;
+        const Code code = stream->finish();
+        if (first == SUCCESS) first = code;
+    }
+    return first;
+}
+
+void forget_streams() {
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    for (Stream* stream : streams().live) delete stream;
+    streams().live.clear();
+    delete streams().usual;
+    streams().usual = new Stream(true);
+}
+
+API Code cuStreamCreate(Stream** stream, u32 flags) {
+    if (const Code code = ready()) return code;
+    *stream = new Stream((flags & 1) == 0);
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    streams().live.insert(*stream);
+    return SUCCESS;
+}
+
+API Code cuStreamCreateWithPriority(Stream** stream, u32 flags, int) { return cuStreamCreate(stream, flags); }
+
+API Code cuStreamDestroy_v2(Stream* stream) {
+    if (stream == nullptr || stream_of(stream) != stream) return INVALID_HANDLE;
+    stream->finish();
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    streams().live.erase(stream);
+    delete stream;
+    return SUCCESS;
+}
+
+API Code cuStreamSynchronize(Stream* handle) {
+    if (const Code code = ready()) return code;
+    Stream* stream = stream_of(handle);
+    return stream == nullptr ? Code(INVALID_HANDLE) : stream->finish();
+}
+
+API Code cuStreamQuery(Stream* handle) { return cuStreamSynchronize(handle); }
+
+API Code cuCtxSynchronize() {
+    if (const Code code = ready()) return code;
+    return finish_all(false);
+}
+
+API Code cuLaunchHostFunc(Stream* handle, void (*function)(void*), void* data) {
+    Stream* stream = stream_of(handle);
+    if (stream == nullptr) return INVALID_HANDLE;
+    return stream->add([=] {
+        function(data);
+        return Code(SUCCESS);
+    });
+}
+
+API Code cuEventCreate(Event** event, u32) {
+    if (const Code code = ready()) return code;
+    *event = new Event();
+    return SUCCESS;
+}
+
+API Code cuEventDestroy_v2(Event* event) {
+    if (event == nullptr) return INVALID_HANDLE;
+    if (event->stream != nullptr && stream_of(event->stream) != nullptr) stream_of(event->stream)->finish();
+    delete event;
+    return SUCCESS;
+}
+
+API Code cuEventRecord(Event* event, Stream* handle) {
+    Stream* stream = stream_of(handle);
+    if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
+    event->stream = stream;
+    event->time = -1;
+    return stream->add([event] {
+        event->time = now();
+        return Code(SUCCESS);
+    });
+}
+
+API Code cuEventSynchronize(Event* event) {
+    if (event == nullptr) return INVALID_HANDLE;
+    return event->stream == nullptr || stream_of(event->stream) == nullptr ? Code(SUCCESS) : event->stream->finish();
+}
+
+API Code cuEventQuery(Event* event) { return cuEventSynchronize(event); }
+
+API Code cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
+    if (start == nullptr || end == nullptr || start->stream == nullptr || end->stream == nullptr) return INVALID_HANDLE;
+    if (start->time < 0 || end->time < 0) return NOT_READY;
+    *milliseconds = static_cast<float>(end->time - start->time);
+    return SUCCESS;
+}
+
+API Code cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
+    return cuEventElapsedTime(milliseconds, start, end);
+}
+
+API Code cuStreamWaitEvent(Stream* handle, Event* event, u32) {
+    Stream* stream = stream_of(handle);
+    if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
+    return stream->add([event, stream] { return event->stream == stream ? Code(SUCCESS) : cuEventSynchronize(event); });
+}

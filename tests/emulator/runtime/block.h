@@ -1,0 +1,88 @@
+// A block: its threads as fibers of one thread of the host, its barriers, collectives and shared memory.
+#pragma once
+#include <vector>
+
+#include "fiber.h"
+#include "launch.h"
+#include "shared.h"
+
+namespace emulator {
+
+enum class Wait { None, Barrier, Finished, Warp, Shuffle, Ballot, Matrix, Mma };
+
+struct Copy {
+    void* shared;
+    const void* global;  // null: zeros
+    u32 group;
+};
+
+struct Thread : Self {
+    Context context;
+    Wait wait;
+    const char* file;
+    u32 line;
+    u32 position;  // of the lane in the order of lanes
+    u32 rank;      // of the warp in the order of warps
+    u32 groups;    // of asynchronous copies ended so far
+    std::vector<Copy> copies;
+};
+
+struct Warp {
+    // Bits are positions in the order of lanes.
+    u32 ready;
+    u32 arrived;
+    void* operands[WARP];  // by lane
+    u32 first;             // the thread that arrived first
+};
+
+typedef void (*Compute)(void* const* operands);
+
+class Block {
+  public:
+    Block();
+    ~Block();
+    Block(const Block&) = delete;
+
+    // Runs block number `index` of a launch; a failure is noted there.
+    void run(Launch& launch, u64 index);
+
+    // What a thread may ask for; the current one is `current`.
+    void barrier(const char* file, u32 line);
+    void collective(Wait kind, void* operands, Compute compute, const char* file, u32 line);
+    void copy_async(void* shared, const void* global, bool in_range, const char* file, u32 line);
+    void wait_async(u32 left);
+    [[noreturn]] void fail(const std::string& what, const char* file, u32 line);
+    // An access of the current thread that the host's processor refused.
+    [[noreturn]] void fault(u64 address);
+
+    Thread* current = nullptr;
+    Shared shared;
+
+  private:
+    static void enter();
+    void reserve(u32 threads);
+    void start(u64 index);
+    Thread* pick();
+    void leave();
+    void finish();
+    [[noreturn]] void abandon(const std::string& what, bool fault);
+    std::string describe(u64 address) const;
+    [[noreturn]] void deadlock();
+    void check_places(u32 begin, u32 end);
+
+    Launch* launch = nullptr;
+    Context host;
+    std::vector<Thread*> threads;
+    std::vector<u8*> stacks;
+    Warp warps[MAX_THREADS / WARP];
+    u32 ready_warps = 0;  // bits are ranks in the order of warps
+    u32 rank = 0;         // whose turn it is
+    u32 at_barrier = 0;
+    u32 finished = 0;
+    Order order{0, 0, 1};
+};
+
+// The block that this thread of the host runs, if any.
+extern __thread Block* running __attribute__((tls_model("initial-exec")));
+
+}  // namespace emulator

@@ -1,0 +1,81 @@
+//! The emulated libcuda and the functions that it exports for tests.
+
+use libloading::{Library, Symbol};
+use std::ffi::{c_char, c_void};
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// The folder with `libcuda.so.1`, `libnvrtc.so.13` and `libcublasLt.so.13`.
+pub fn libraries() -> &'static Path {
+    Path::new(env!("TETRAD_EMULATOR_LIBRARIES"))
+}
+
+/// The order in which the threads of a block run in launches of the calling thread: 0 ascending, 1 descending, 2 warps
+/// in turn, others shuffled by this seed; -1 for what the variable `TETRAD_EMULATOR_ORDER` says (0 without it).
+/// Asynchronous copies happen when they are waited for; in order 1 and multiples of 4 from 4 on at once.
+pub fn set_order(order: i32) {
+    (functions().set_order)(order);
+}
+
+/// Allocations of device memory that the process ever made.
+pub fn allocations() -> u64 {
+    (functions().allocations)()
+}
+
+/// Bytes of device memory that are allocated now.
+pub fn live_bytes() -> u64 {
+    (functions().live_bytes)()
+}
+
+/// What `exports.cpp` offers.
+pub(crate) struct Functions {
+    pub launch: LaunchFunction,
+    pub set_order: extern "C" fn(i32),
+    pub allocations: extern "C" fn() -> u64,
+    pub live_bytes: extern "C" fn() -> u64,
+    pub allocate: extern "C" fn(u64) -> *mut c_void,
+    pub release: unsafe extern "C" fn(*mut c_void),
+}
+
+/// Name, grid, threads, dynamic bytes, parameters, their sizes, their number, order, message, its room.
+pub(crate) type LaunchFunction = unsafe extern "C" fn(
+    *const c_char,
+    *const u32,
+    u32,
+    u32,
+    *mut *mut c_void,
+    *const u32,
+    u32,
+    i32,
+    *mut c_char,
+    u64,
+) -> bool;
+
+pub(crate) fn functions() -> &'static Functions {
+    static FUNCTIONS: OnceLock<Functions> = OnceLock::new();
+    FUNCTIONS.get_or_init(|| {
+        let path = libraries().join("libcuda.so.1");
+        // SAFETY: the library is this crate's own; its constructors only fill the list of kernels. It is never closed,
+        // so that the functions below stay valid.
+        let library = Box::leak(Box::new(unsafe { Library::new(&path) }.expect("the emulated libcuda loads")));
+        // SAFETY: each symbol has the type that `exports.cpp` declares.
+        unsafe {
+            Functions {
+                launch: symbol(library, "tetrad_emulator_launch"),
+                set_order: symbol(library, "tetrad_emulator_set_order"),
+                allocations: symbol(library, "tetrad_emulator_allocations"),
+                live_bytes: symbol(library, "tetrad_emulator_live_bytes"),
+                allocate: symbol(library, "tetrad_emulator_allocate"),
+                release: symbol(library, "tetrad_emulator_release"),
+            }
+        }
+    })
+}
+
+/// # Safety
+/// `T` is the type of the function called `name`.
+unsafe fn symbol<T: Copy>(library: &'static Library, name: &str) -> T {
+    // SAFETY: the caller's promise.
+    let symbol: Symbol<T> = unsafe { library.get(name) }.expect("the emulated libcuda exports it");
+    *symbol
+}

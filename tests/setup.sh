@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# What the tests need beyond cargo: a C++ compiler (the emulated GPU is C++) and NVRTC (kernels are compiled for every
+# generation of GPUs). Run again it finds both and does nothing. Where NVRTC cannot be had the tests that need it are
+# skipped, unless TETRAD_REQUIRE_NVRTC is set: then this script fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Else pip warns about what a container does anyway.
+export PIP_ROOT_USER_ACTION=ignore
+
+# The last of CUDA 13.0: every driver of CUDA 13 runs its code, and it knows all architectures of
+# tests/kernels_compile.rs.
+nvrtc=nvidia-cuda-nvrtc==13.0.88
+folder=target/python
+
+if ! command -v "${CXX:-c++}" >/dev/null; then
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        echo "setup: installing g++ by apt-get"
+        apt-get update -qq && apt-get install -y -qq g++
+    else
+        echo "setup: no C++ compiler (${CXX:-c++}). Install one: 'sudo apt-get install g++' on Debian and Ubuntu," \
+            "'sudo dnf install gcc-c++' on Fedora; or set CXX." >&2
+        exit 1
+    fi
+fi
+
+# pip unpacks beside the target and renames at the end, so the library is there whole or not at all.
+if [ ! -e "$folder/nvidia/cu13/lib/libnvrtc.so.13" ] || ! ls "$folder" | grep -q "^nvidia_cuda_nvrtc-${nvrtc#*==}"; then
+    echo "setup: installing $nvrtc into $folder (90 MB to fetch, 220 MB on disk)"
+    if ! python3 -m pip install --quiet --disable-pip-version-check --upgrade --no-deps --target "$folder" "$nvrtc"; then
+        echo "setup: NVRTC could not be installed: python3 with pip and a way to PyPI are needed." \
+            "Without it the kernels are not compiled by the tests." >&2
+        [ -z "${TETRAD_REQUIRE_NVRTC:-}" ] || exit 1
+    fi
+fi
