@@ -16,7 +16,8 @@ macro_rules! embedded {
 }
 
 /// What kernels include.
-pub const HEADERS: &[Source] = embedded!["gpu.h",];
+pub const HEADERS: &[Source] =
+    embedded!["gpu.h", "lattice.h", "moments.h", "optimizer.h", "optimizer_move.h", "philox.h", "runs.h",];
 
 /// All files of kernels.
-pub const SOURCES: &[Source] = embedded![];
+pub const SOURCES: &[Source] = embedded!["optimizer_statistics.cu", "optimizer_update.cu",];

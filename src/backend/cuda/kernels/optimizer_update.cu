@@ -1,11 +1,19 @@
 // The fused pass of the optimizer: gradient, weight and moments are read once, moved, and written back
-// (src/backend/cpu/update.rs, the same arithmetic in the same order).
+// (src/backend/cpu/update.rs, the same arithmetic in the same order). Numbers that are NaN are the one exception: what
+// they become is not the same everywhere.
 //
-// A thread owns a run of 32 elements, so that the random numbers, whose blocks serve runs, are computed where they are
-// used, and what is done once per group costs least.
+// A thread owns a run of 32 elements: the random numbers, whose blocks serve runs, are computed where they are used, and
+// what is done once per group costs least.
+//
+// Floor: 4 bytes of gradient; codes, residue and both moments read and written: 4 bytes if moments are nibbles, 6 if
+// bytes (and 8 / G for the scales) - 8.1 bytes an element at G = 128 with nibbles, and 4 more for the statistics of a
+// gradient that no cache held. At 4.3 TB/s that is 1.9 + 0.9 ps an element; an H200 has some 60 instructions of a lane
+// in 1.9 ps, so the arithmetic is written as sparingly as exactness allows.
 
 #include "lattice.h"
+#include "moments.h"
 #include "optimizer.h"
+#include "optimizer_move.h"
 #include "philox.h"
 
 static constexpr u32 BLOCK = 128;
@@ -27,13 +35,12 @@ struct Planes {
 
 struct Storage {
     u32 kind;
-    u32 m;
-    u32 v;
     // Number in the model's table.
     u32 tensor;
-    // Codes of the moments end here.
-    float m_max;
-    float v_max;
+    // Whether the step's constants allow `move_plain`.
+    u32 plain;
+    Codec m;
+    Codec v;
     Lattice lattice;
 };
 
@@ -45,16 +52,15 @@ struct Pass {
     Constants c;
     Verdict verdict;
     Run run;
-    // Not past the tensor's end.
-    bool live;
-    u32 group;
     // The first lane of its group.
     bool leads;
 };
 
-DEVICE bool packed(const Pass& p) { return p.storage.kind >= INT8; }
+DEVICE bool is_packed(const Pass& p) { return p.storage.kind >= INT8; }
 DEVICE bool is_asymmetric(const Pass& p) { return p.planes.offsets != nullptr; }
-DEVICE Stream stream_of(const Pass& p, u32 purpose) { return {p.c.seed, p.c.number, p.storage.tensor, purpose}; }
+DEVICE Deal deal_for(const Pass& p, u32 purpose) {
+    return deal({p.c.seed, p.c.number, p.storage.tensor, purpose}, p.run.index);
+}
 
 // The warp's tiles of planes without padding, one after the other in dynamic shared memory; what is stored otherwise
 // has none. A weight has one of two.
@@ -66,13 +72,15 @@ struct Tiles {
     Tile<float> v;
 };
 
-DEVICE u32 tiles_per_warp(const Storage& s) { return 1 + (s.kind < INT8) + (s.m == FLOAT) + (s.v == FLOAT); }
+DEVICE u32 tiles_per_warp(const Storage& s) {
+    return 1 + (s.kind < INT8) + (s.m.width == FLOAT) + (s.v.width == FLOAT);
+}
 
 DEVICE Tiles tiles_at(u8* shared, const Storage& s) {
     const u32 size = Tile<float>::BYTES;
     u8* const weight = shared + size;
     u8* const m = weight + (s.kind < INT8) * size;
-    u8* const v = m + (s.m == FLOAT) * size;
+    u8* const v = m + (s.m.width == FLOAT) * size;
     return {{(float*)shared}, {(float*)weight}, {(bf16*)weight}, {(float*)m}, {(float*)v}};
 }
 
@@ -81,201 +89,207 @@ DEVICE void fetch_all(const Pass& p, const Tiles& tiles) {
     if (p.storage.kind == F32) fetch(tiles.floats, (const float*)p.planes.data, p.shape, p.run);
     if (p.storage.kind == BF16) fetch(tiles.halves, (const bf16*)p.planes.data, p.shape, p.run);
     if (p.verdict.mode != MOVED || p.c.reset_before != 0) return;
-    if (p.storage.m == FLOAT) fetch(tiles.m, (const float*)p.planes.m, p.shape, p.run);
-    if (p.storage.v == FLOAT) fetch(tiles.v, (const float*)p.planes.v, p.shape, p.run);
+    if (p.storage.m.width == FLOAT) fetch(tiles.m, (const float*)p.planes.m, p.shape, p.run);
+    if (p.storage.v.width == FLOAT) fetch(tiles.v, (const float*)p.planes.v, p.shape, p.run);
 }
 
-// The stored numbers of a packed weight; lanes past the end read what they will not use.
+// The stored numbers of a packed weight as bytes; lanes past the end read what they will not use.
 DEVICE Bytes32 load_stored(const Pass& p) {
-    const u32 run = p.live ? p.run.index : 0;
-    if (p.storage.kind == INT8) return load_bytes((const u8*)p.planes.data, run);
-    Bytes32 stored = unpack(load_nibbles((const u8*)p.planes.data, run));
-    if (p.planes.residue == nullptr) return stored;
-    const Bytes32 low = unpack(load_nibbles(p.planes.residue, run));
+    const u32 run = p.run.live ? p.run.index : 0;
+    const u8* const plane = (const u8*)p.planes.data;
+    if (p.storage.kind == INT8) return flip_signs(load_bytes(plane, run), 0x80808080u);
+    const Bits16 codes = load_nibbles(plane, run);
+    if (p.planes.residue == nullptr) return unpack(codes);
+    const Bits16 low = load_nibbles(p.planes.residue, run);
+    Bytes32 stored;
     UNROLL
-    for (u32 i = 0; i < 8; ++i) stored.x[i] = stored.x[i] << 4 | low.x[i];
+    for (u32 i = 0; i < 4; ++i) {
+        stored.x[i] = (codes.x[i] & 0x0f0f0f0fu) << 4 | (low.x[i] & 0x0f0f0f0fu);
+        stored.x[4 + i] = (codes.x[i] & 0xf0f0f0f0u) | (low.x[i] >> 4 & 0x0f0f0f0fu);
+    }
     return stored;
 }
 
-DEVICE void store_stored(const Pass& p, const Bytes32& stored) {
-    if (!p.live) return;
+// Bytes of the low bits of stored numbers; `old` as loaded.
+DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
+    if (p.run.real < RUN) {
+        // Padding keeps its byte; a nibble of padding is 8.
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            const u32 first = 4 * i;
+            const u32 real = p.run.real <= first ? 0 : p.run.real >= first + 4 ? ~0u : (1u << 8 * (p.run.real - first)) - 1;
+            const u32 pad = p.storage.kind == INT8 ? old.x[i] ^ 0x80808080u : 0x88888888u;
+            stored.x[i] = (stored.x[i] & real) | (pad & ~real);
+        }
+    }
+    if (!p.run.live) return;
     if (p.storage.kind == INT8) return store_bytes((u8*)p.planes.data, p.run.index, stored);
     if (p.planes.residue == nullptr) return store_nibbles((u8*)p.planes.data, p.run.index, pack(stored));
-    Bytes32 high;
+    Bits16 codes, low;
     UNROLL
-    for (u32 i = 0; i < 8; ++i) high.x[i] = stored.x[i] >> 4;
-    store_nibbles((u8*)p.planes.data, p.run.index, pack(high));
-    store_nibbles(p.planes.residue, p.run.index, pack(stored));
+    for (u32 i = 0; i < 4; ++i) {
+        codes.x[i] = (stored.x[i] >> 4 & 0x0f0f0f0fu) | (stored.x[4 + i] & 0xf0f0f0f0u);
+        low.x[i] = (stored.x[i] & 0x0f0f0f0fu) | (stored.x[4 + i] & 0x0f0f0f0fu) << 4;
+    }
+    store_nibbles((u8*)p.planes.data, p.run.index, codes);
+    store_nibbles(p.planes.residue, p.run.index, low);
 }
 
-DEVICE float stored_number(const Pass& p, const Bytes32& stored, u32 k) {
-    return p.storage.kind == INT8 ? signed_to_float(stored, k) : byte_to_float(stored, k);
-}
-
-DEVICE Placement load_place(const Pass& p) {
-    return {f16_to_float(p.planes.scales[p.group]), is_asymmetric(p) ? f16_to_float(p.planes.offsets[p.group]) : 0.0f};
-}
-
-// A first (signed) or second moment.
-template <bool SIGNED>
-DEVICE void load_moment(const Pass& p, u32 width, const void* plane, const u16* scales, Tile<float> tile,
-                        float (&x)[RUN]) {
-    if (width == FLOAT) return read_row(tile, x);
-    const u32 run = p.live ? p.run.index : 0;
-    const Bytes32 codes =
-        width == NIBBLE ? unpack(load_nibbles((const u8*)plane, run)) : load_bytes((const u8*)plane, run);
-    const float scale = from_bits((u32)scales[p.group] << 16);
+// Marks padding: NaN in the weight is passed over by ranges, NaN in the gradient by the smallest magnitude.
+DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
+    if (p.run.real == RUN) return;
+    const float nan = from_bits(0x7fc00000u);
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
-        float code = byte_to_float(codes, k);
-        if (SIGNED) code = width == NIBBLE ? code - 8.0f : signed_to_float(codes, k);
-        const float value = scale * code;
-        x[k] = SIGNED ? value : value * value;
+        if (k < p.run.real) continue;
+        e.x[k] = nan;
+        grad.data[lane() * Tile<float>::PITCH + k] = nan;
     }
 }
 
-template <bool SIGNED>
-DEVICE void store_moment(const Pass& p, u32 width, void* plane, u16* scales, float max, u32 purpose, Tile<float> tile,
-                         float (&x)[RUN]) {
-    if (width == FLOAT) {
-        write_row(tile, x);
-        flush(tile, (float*)plane, p.shape, p.run);
-        return;
-    }
-    float most = 0.0f;
+// Nothing of padding may be left that could disturb a scale.
+DEVICE void clear_padding(const Pass& p, Elements& e) {
+    if (p.run.real == RUN) return;
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
-        if (!SIGNED) x[k] = sqrt_rn(x[k]);
-        most = fmax_(most, fabs_(x[k]));
+        if (k >= p.run.real) e.x[k] = e.m[k] = e.v[k] = 0.0f;
     }
-    const MomentScale scale = moment_scale(group_max(most, p.shape.runs_per_group), max);
-    const Deal dealt = deal(stream_of(p, purpose), p.run.index);
-    // Codes of four bits are stored plus 8, if signed.
-    const float shift = SIGNED && width == NIBBLE ? 8.0f : 0.0f;
-    Bytes32 codes;
-    UNROLL
-    for (u32 i = 0; i < 8; ++i) {
-        u32 code[4];
+}
+
+// Both moments as they were before the step; tells whether their scales are tame.
+DEVICE bool load_moments(const Pass& p, const Tiles& tiles, Elements& e) {
+    const u32 run = p.run.live ? p.run.index : 0;
+    float m_scale = 0.0f, v_scale = 0.0f;
+    if (p.storage.m.width == FLOAT) {
+        read_row(tiles.m, e.m);
+    } else {
+        m_scale = from_bits((u32)p.planes.m_scales[p.run.group] << 16);
+        decode(p.storage.m, load_codes(p.storage.m, (const u8*)p.planes.m, run), m_scale, e.m);
+    }
+    if (p.storage.v.width == FLOAT) {
+        read_row(tiles.v, e.v);
+    } else {
+        v_scale = from_bits((u32)p.planes.v_scales[p.run.group] << 16);
+        decode(p.storage.v, load_codes(p.storage.v, (const u8*)p.planes.v, run), v_scale, e.v);
         UNROLL
-        for (u32 j = 0; j < 4; ++j) {
-            const float t = x[4 * i + j] * scale.inverse;
-            const float least = SIGNED ? -max : t > 0.0f ? 1.0f : 0.0f;
-            const float free = floor_(plus_uniform(t, dealt, 4 * i + j));
-            const float low = free < least ? least : free;
-            code[j] = low_bits((low > max ? max : low) + shift);
-        }
-        codes.x[i] = four_bytes(code[0], code[1], code[2], code[3]);
+        for (u32 k = 0; k < RUN; ++k) e.v[k] = e.v[k] * e.v[k];
     }
-    if (!p.live) return;
-    if (p.leads) scales[p.group] = scale.bits;
-    if (width == NIBBLE) return store_nibbles((u8*)plane, p.run.index, pack(codes));
-    store_bytes((u8*)plane, p.run.index, codes);
-}
-
-// Clips what AdaClip clips in this lane's row of the gradient. Most leaves of it hold nothing larger than the
-// threshold, which their largest magnitudes tell.
-DEVICE void clip(const Pass& p, const u32* maxima, Tile<float> grad) {
-    if (p.run.real == 0) return;
-    const u32 most = max_(maxima[p.run.plain / LEAF], maxima[(p.run.plain + p.run.real - 1) / LEAF]);
-    if (!(from_bits(most) > p.verdict.at)) return;
-    for (u32 i = 0; i < 8; ++i) {
-        Bits16 g = row_piece(grad, i);
-        for (u32 j = 0; j < 4; ++j) g.x[j] = bits(clipped(from_bits(g.x[j]), p.verdict.at, p.verdict.gmax));
-        set_row_piece(grad, i, g);
-    }
-}
-
-DEVICE float denominator(const Constants& c, float v) { return sqrt_rn(v) * c.root + c.eps; }
-
-// Moves one element: `g` after AdaClip; `x` is the weight, then what is added to it.
-DEVICE void move(const Pass& p, float g, float& x, float& m, float& v) {
-    const Constants& c = p.c;
-    g = g * p.verdict.norm + c.l2 * x;
-    const float limit = c.spike * v;
-    if (g * g > limit) g = copysign_(sqrt_rn(limit), g);
-    m = c.beta1 * m + c.rest1 * g;
-    v = c.beta2 * v + c.rest2 * (g * g);
-    x = c.keep * -(c.step * m / denominator(c, v)) - c.decay * x;
-}
-
-// All elements of the run; of padding nothing is left that could disturb a scale.
-DEVICE void move_all(const Pass& p, Tile<float> grad, float (&x)[RUN], float (&m)[RUN], float (&v)[RUN]) {
-    UNROLL
-    for (u32 i = 0; i < 8; ++i) {
-        const Bits16 g = row_piece(grad, i);
-        UNROLL
-        for (u32 j = 0; j < 4; ++j) {
-            const u32 k = 4 * i + j;
-            if (k < p.run.real) {
-                move(p, from_bits(g.x[j]), x[k], m[k], v[k]);
-            } else {
-                x[k] = m[k] = v[k] = 0.0f;
-            }
-        }
-    }
+    return is_tame(m_scale) && is_tame(v_scale);
 }
 
 // Elements outside SPAM's mask get no update and keep no state.
-DEVICE void mask(const Pass& p, float (&x)[RUN], float (&m)[RUN], float (&v)[RUN]) {
+DEVICE void mask(const Pass& p, Elements& e) {
     const Deal dealt = deal({p.c.seed, p.c.mask_round, p.storage.tensor, FOR_MASK}, p.run.index);
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
-        if (uniform(dealt, k) >= p.c.density) x[k] = m[k] = v[k] = 0.0f;
+        if (uniform(dealt, k) >= p.c.density) e.x[k] = e.m[k] = e.v[k] = 0.0f;
     }
 }
 
-// Adds `delta` to a packed weight; what rounding left over goes to m, if asked. Tells whether the group was fitted anew.
-DEVICE bool store_packed(const Pass& p, Bytes32 stored, Placement place, const float (&delta)[RUN], float (&m)[RUN],
-                         const float (&v)[RUN]) {
-    const Lattice& l = p.storage.lattice;
-    const bool asymmetric = is_asymmetric(p);
+// Moves the run; gives the range of its weights after that. The mask comes after, and with it the range anew.
+DEVICE Range move(const Pass& p, const Tiles& tiles, const u32* maxima, Elements& e) {
+    bool tame = true;
+    if (p.c.reset_before != 0) {
+        UNROLL
+        for (u32 k = 0; k < RUN; ++k) e.m[k] = e.v[k] = 0.0f;
+    } else {
+        tame = load_moments(p, tiles, e);
+    }
+    clip_row(p.verdict, maxima, tiles.grad, p.run);
+    mark_padding(p, tiles.grad, e);
+    const float norm = p.verdict.norm;
+    const bool plain = p.storage.plain != 0 && tame && fmin_(p.verdict.at, p.verdict.gmax) * norm <= MOST_GRADIENT &&
+                       least_of_row(tiles.grad) * norm >= LEAST_GRADIENT;
+    Range range = {from_bits(0x7f800000u), from_bits(0xff800000u)};
+    if (plain) {
+        move_run(tiles.grad, e, range.low, range.high,
+                 [&](float g, float& x, float& m, float& v) { move_plain(p.c, norm, g, x, m, v); });
+    } else {
+        const bool rooted = p.storage.v.width != FLOAT;
+        move_run(tiles.grad, e, range.low, range.high,
+                 [&](float g, float& x, float& m, float& v) { move_any(p.c, norm, rooted, g, x, m, v); });
+    }
+    clear_padding(p, e);
+    return range;
+}
+
+// The range of the weights with what is added to them, where `move` did not tell it.
+DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, const float (&delta)[RUN]) {
     Range range = {from_bits(0x7f800000u), from_bits(0xff800000u)};
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
-        if (k >= p.run.real) continue;
-        const float w = lattice_value(l, stored_number(p, stored, k), place, asymmetric) + delta[k];
-        range = {fmin_(range.low, w), fmax_(range.high, w)};
+        const float w = value(v, biased(stored, k)) + v.offset + delta[k];
+        if (k < p.run.real) range = {fmin_(range.low, w), fmax_(range.high, w)};
     }
+    return range;
+}
+
+// Weights and what is added to them become unrounded stored numbers, on a lattice fitted anew if they have left theirs.
+struct Fitted {
+    bool anew;
+    float step;
+};
+DEVICE Fitted unrounded(const Pass& p, const Bytes32& stored, Placement place, Range range, float (&x)[RUN]) {
+    const Lattice& l = p.storage.lattice;
+    const bool asymmetric = is_asymmetric(p);
     range = {group_min(range.low, p.shape.runs_per_group), group_max(range.high, p.shape.runs_per_group)};
-    const bool refit = p.live && needs_fit(l, range, place, asymmetric);
-    Placement next = place;
-    if (refit) {
-        const FittedBits fitted = fit(l, range, asymmetric);
-        next = {f16_to_float(fitted.scale), asymmetric ? f16_to_float(fitted.offset) : 0.0f};
-        if (p.leads) {
-            p.planes.scales[p.group] = fitted.scale;
-            if (asymmetric) p.planes.offsets[p.group] = fitted.offset;
-        }
+    const bool anew = p.run.live && needs_fit(l, range, place, asymmetric);
+    const float bias = BIAS + l.excess;
+    if (!anew) {
+        const float inverse = l.fine / place.scale;
+        UNROLL
+        for (u32 k = 0; k < RUN; ++k) x[k] = (biased(stored, k) - bias) + x[k] * inverse;
+        return {false, place.scale * l.unit};
     }
-    const float inverse = l.fine / next.scale, step = next.scale / l.fine;
-    const float base = asymmetric ? l.origin : l.zero;
-    const bool feedback = p.c.feedback != 0.0f && p.verdict.mode == MOVED;
-    const Deal dealt = deal(stream_of(p, FOR_WEIGHT), p.run.index);
+    const PlacementBits fitted = fit(l, range, asymmetric);
+    const Placement next = placement(fitted, asymmetric);
+    if (p.leads) {
+        p.planes.scales[p.run.group] = fitted.scale;
+        if (asymmetric) p.planes.offsets[p.run.group] = fitted.offset;
+    }
+    const Values old = values(l, place);
+    const float inverse = l.fine / next.scale;
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) {
+        const float w = value(old, biased(stored, k)) + old.offset + x[k];
+        x[k] = (w - next.offset) * inverse + l.base;
+    }
+    return {true, next.scale * l.unit};
+}
+
+// What rounding leaves over of unrounded numbers goes to the first moment: nothing where a number is clamped.
+DEVICE void feed_back(const Pass& p, const Deal& dealt, float step, Elements& e) {
+    const Lattice& l = p.storage.lattice;
+    const bool rooted = p.storage.v.width != FLOAT;
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) {
+        const float free = floor_(plus_uniform(e.x[k], dealt, k));
+        const float b = fmin_(fmax_(free, l.min), l.max);
+        const float error = b == free ? (e.x[k] - b) * step : 0.0f;
+        const float root = rooted ? e.v[k] : sqrt_rn(e.v[k]);
+        if (k < p.run.real) e.m[k] = e.m[k] + p.c.feedback * denominator(p.c, root) * error;
+    }
+}
+
+// The packed weight after the step; tells whether its group was fitted anew.
+DEVICE bool store_packed(const Pass& p, const Bytes32& stored, Placement place, Range range, Elements& e) {
+    const Lattice& l = p.storage.lattice;
+    const Fitted fitted = unrounded(p, stored, place, range, e.x);
+    const Deal dealt = deal_for(p, FOR_WEIGHT);
+    if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, dealt, fitted.step, e);
+    Bytes32 next;
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
         u32 number[4];
         UNROLL
         for (u32 j = 0; j < 4; ++j) {
             const u32 k = 4 * i + j;
-            const float old = stored_number(p, stored, k);
-            float exact = old + delta[k] * inverse;
-            if (refit) {
-                const float w = lattice_value(l, old, place, asymmetric) + delta[k];
-                exact = (w - next.offset) * inverse + base;
-            }
-            const float free = floor_(plus_uniform(exact, dealt, k));
-            float b = on_lattice(l, free);
-            if (k >= p.run.real) b = p.storage.kind == INT8 ? old : p.planes.residue == nullptr ? 8.0f : 136.0f;
-            number[j] = low_bits(b);
-            if (feedback && k < p.run.real) {
-                const float error = b == free ? (exact - b) * step : 0.0f;
-                m[k] = m[k] + p.c.feedback * denominator(p.c, v[k]) * error;
-            }
+            number[j] = floor_bits(fmin_(fmax_(plus_uniform(e.x[k], dealt, k), l.min), l.max));
         }
-        stored.x[i] = four_bytes(number[0], number[1], number[2], number[3]);
+        next.x[i] = four_bytes(number);
     }
-    store_stored(p, stored);
-    return refit;
+    store_stored(p, next, stored);
+    return fitted.anew;
 }
 
 // bfloat16 bits of x, rounded stochastically by 16 bits (src/nibble/rounding.rs).
@@ -285,17 +299,17 @@ DEVICE u32 bf16_stochastic(float x, u32 u) {
     return (b + u) >> 16;
 }
 
+// Weights of 16 and 32 bits. A weight of -0 moved by a zero of either sign becomes +0, as it does on the CPU.
 DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[RUN]) {
-    const Deal dealt = deal(stream_of(p, FOR_WEIGHT), p.run.index);
+    const Deal dealt = deal_for(p, FOR_WEIGHT);
     UNROLL
     for (u32 i = 0; i < 4; ++i) {
         Bits16 w = row_piece(tile, i);
         UNROLL
         for (u32 j = 0; j < 4; ++j) {
             const u32 k = 8 * i + 2 * j;
-            const u32 low = bf16_stochastic(low_to_float(w.x[j]) + delta[k], sixteenth_bits(dealt, k));
-            const u32 high = bf16_stochastic(high_to_float(w.x[j]) + delta[k + 1], sixteenth_bits(dealt, k + 1));
-            w.x[j] = low | high << 16;
+            const float low = low_to_float(w.x[j]) + 0.0f + delta[k], high = high_to_float(w.x[j]) + 0.0f + delta[k + 1];
+            w.x[j] = bf16_stochastic(low, sixteen_bits(dealt, k)) | bf16_stochastic(high, sixteen_bits(dealt, k + 1)) << 16;
         }
         set_row_piece(tile, i, w);
     }
@@ -307,54 +321,74 @@ DEVICE void store_floats(const Pass& p, Tile<float> tile, const float (&delta)[R
     for (u32 i = 0; i < 8; ++i) {
         Bits16 w = row_piece(tile, i);
         UNROLL
-        for (u32 j = 0; j < 4; ++j) w.x[j] = bits(from_bits(w.x[j]) + delta[4 * i + j]);
+        for (u32 j = 0; j < 4; ++j) w.x[j] = bits(from_bits(w.x[j]) + 0.0f + delta[4 * i + j]);
         set_row_piece(tile, i, w);
     }
     flush(tile, (float*)p.planes.data, p.shape, p.run);
 }
 
-DEVICE void update(const Pass& p, Tiles tiles, const u32* maxima, Outcomes* outcomes) {
-    float x[RUN], m[RUN] = {}, v[RUN] = {};
+template <bool SIGNED>
+DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* scales, u32 purpose, Tile<float> tile,
+                         const float (&x)[RUN]) {
+    if (codec.width == FLOAT) {
+        write_row(tile, x);
+        flush(tile, (float*)plane, p.shape, p.run);
+        return;
+    }
+    float most = 0.0f;
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) most = fmax_(most, SIGNED ? fabs_(x[k]) : x[k]);
+    const MomentScale scale = moment_scale(group_max(most, p.shape.runs_per_group), codec.max);
+    const Bytes32 codes = encode<SIGNED>(x, scale.inverse, codec.max, deal_for(p, purpose));
+    if (!p.run.live) return;
+    if (p.leads) scales[p.run.group] = scale.bits;
+    store_codes(codec, (u8*)plane, p.run.index, codes);
+}
+
+DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcomes* outcomes) {
+    Elements e;
     fetch_all(p, tiles);
     Bytes32 stored = {};
     Placement place = {};
-    if (packed(p)) {
+    if (is_packed(p)) {
         stored = load_stored(p);
-        place = load_place(p);
+        place = placement({p.planes.scales[p.run.group], is_asymmetric(p) ? p.planes.offsets[p.run.group] : (u16)0},
+                          is_asymmetric(p));
+        const Values v = values(p.storage.lattice, place);
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) {
-            x[k] = lattice_value(p.storage.lattice, stored_number(p, stored, k), place, is_asymmetric(p));
+        for (u32 k = 0; k < RUN; ++k) e.x[k] = value(v, biased(stored, k));
+        if (is_asymmetric(p)) {
+            UNROLL
+            for (u32 k = 0; k < RUN; ++k) e.x[k] = e.x[k] + v.offset;
         }
     }
     wait_for_tiles();
-    if (p.storage.kind == F32) read_row(tiles.floats, x);
-    if (p.storage.kind == BF16) read_row(tiles.halves, x);
+    if (p.storage.kind == F32) read_row(tiles.floats, e.x);
+    if (p.storage.kind == BF16) read_row(tiles.halves, e.x);
+    Range range = {};
     if (p.verdict.mode == FROZEN) {
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) x[k] = k < p.run.real ? -(p.c.decay * x[k]) : 0.0f;
+        for (u32 k = 0; k < RUN; ++k) e.x[k] = k < p.run.real ? -(p.c.decay * e.x[k]) : 0.0f;
     } else {
-        if (p.c.reset_before == 0) {
-            load_moment<true>(p, p.storage.m, p.planes.m, p.planes.m_scales, tiles.m, m);
-            load_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, tiles.v, v);
-        }
-        clip(p, maxima, tiles.grad);
-        move_all(p, tiles.grad, x, m, v);
-        if (p.c.density < 1.0f) mask(p, x, m, v);
+        range = move(p, tiles, maxima, e);
+        if (p.c.density < 1.0f) mask(p, e);
     }
-    if (packed(p)) {
-        const bool refit = store_packed(p, stored, place, x, m, v);
-        const u32 refits = count_ones(ballot(refit && p.leads));
+    if (is_packed(p)) {
+        const bool told = p.verdict.mode == MOVED && !(p.c.density < 1.0f);
+        if (!told) range = range_of(p, stored, values(p.storage.lattice, place), e.x);
+        const bool anew = store_packed(p, stored, place, range, e);
+        const u32 refits = count_ones(ballot(anew && p.leads));
         if (lane() == 0 && refits > 0) atomic_add(&outcomes->refits, (u64)refits);
     }
-    if (p.storage.kind == F32) store_floats(p, tiles.floats, x);
-    if (p.storage.kind == BF16) store_halves(p, tiles.halves, x);
+    if (p.storage.kind == F32) store_floats(p, tiles.floats, e.x);
+    if (p.storage.kind == BF16) store_halves(p, tiles.halves, e.x);
     if (p.verdict.mode == FROZEN) return;
     if (p.c.reset_after != 0) {
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) m[k] = v[k] = 0.0f;
+        for (u32 k = 0; k < RUN; ++k) e.m[k] = e.v[k] = 0.0f;
     }
-    store_moment<true>(p, p.storage.m, p.planes.m, p.planes.m_scales, p.storage.m_max, FOR_M, tiles.m, m);
-    store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, p.storage.v_max, FOR_V, tiles.v, v);
+    store_moment<true>(p, p.storage.m, p.planes.m, p.planes.m_scales, FOR_M, tiles.m, e.m);
+    store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, FOR_V, tiles.v, e.v);
 }
 
 KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, Constants c, const u32* maxima,
@@ -364,10 +398,7 @@ KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage st
     const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
     // From the end on: what the statistics read last is still in the second-level cache.
     const u32 index = (grid_x() - 1 - block_x()) * BLOCK + thread();
-    const bool live = index < shape.rows * shape.runs_per_row;
-    const u32 group = live ? index / shape.runs_per_group : 0;
-    const bool leads = index % shape.runs_per_group == 0;
-    const Pass pass = {planes, shape, storage, c, decided, run_of(shape, index), live, group, leads};
+    const Pass pass = {planes, shape, storage, c, decided, run_of(shape, index), index % shape.runs_per_group == 0};
     u8* const own = shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES;
     if (!idle) update(pass, tiles_at(own, storage), maxima, outcomes);
 }

@@ -52,7 +52,7 @@ DEVICE Deal deal(const Stream& stream, u32 run) {
 }
 
 // The number u of element k in [0, 1), in 65536ths.
-DEVICE u32 sixteenth_bits(const Deal& dealt, u32 k) {
+DEVICE u32 sixteen_bits(const Deal& dealt, u32 k) {
     const u32 word = dealt.word[k % 4][k / 8];
     return k / 4 % 2 ? word >> 16 : word & 0xffffu;
 }

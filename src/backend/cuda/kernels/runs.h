@@ -12,26 +12,35 @@ static constexpr u32 RUN = 32;
 struct Shape {
     u32 rows;
     u32 cols;
-    // Runs of one padded row, and of a group.
+    // Runs of one padded row, of a group, and of the tensor (fewer than 2^32).
     u32 runs_per_row;
     u32 runs_per_group;
+    u32 runs;
+    // Whether rows are whole groups: then nothing is padding, and runs follow each other in every plane.
+    u32 dense;
 };
 
 // One lane's run.
 struct Run {
-    // Number in the padded tensor.
+    // Number in the padded tensor, and of its group.
     u32 index;
+    u32 group;
     // Elements that are not padding; none past the tensor's end.
     u32 real;
+    // Not past the tensor's end.
+    bool live;
     // First element in planes without padding.
     u64 plain;
 };
 
 DEVICE Run run_of(const Shape& shape, u32 index) {
+    const bool live = index < shape.runs;
+    const u32 group = live ? index / shape.runs_per_group : 0;
+    if (shape.dense != 0) return {index, group, live ? RUN : 0, live, (u64)index * RUN};
     const u32 row = index / shape.runs_per_row;
     const u32 col = (index - row * shape.runs_per_row) * RUN;
-    const bool inside = row < shape.rows && col < shape.cols;
-    return {index, inside ? min_(RUN, shape.cols - col) : 0u, (u64)row * shape.cols + col};
+    const bool inside = live && col < shape.cols;
+    return {index, group, inside ? min_(RUN, shape.cols - col) : 0u, live, (u64)row * shape.cols + col};
 }
 
 // A warp's 32 runs of a plane without padding, in shared memory. Rows are 16 bytes longer than their elements, so that
@@ -45,25 +54,31 @@ template <typename T> struct Tile {
     T* data;
 };
 
-// One piece of 16 bytes that a lane moves for its warp: of which run, and which element of it.
+// One piece of 16 bytes that a lane moves for its warp: its place in the tile and in the plane. Pieces are aligned and
+// never straddle a row's end, if rows are whole pieces.
 struct Piece {
-    u32 run;
-    u32 at;
+    u32 tile;
+    u64 plane;
+    bool real;
 };
-template <typename T> DEVICE Piece piece_of(u32 i) {
+template <typename T> DEVICE Piece piece_of(u32 i, const Shape& shape, const Run& run) {
     const u32 pieces = Tile<T>::PIECES;
-    return {i * (32 / pieces) + lane() / pieces, lane() % pieces * Tile<T>::WIDE};
+    const u32 of = i * (32 / pieces) + lane() / pieces, at = lane() % pieces * Tile<T>::WIDE;
+    const u32 tile = of * Tile<T>::PITCH + at;
+    if (shape.dense != 0) {
+        const u32 first = run.index - lane();
+        return {tile, (u64)first * RUN + of * RUN + at, first + of < shape.runs};
+    }
+    return {tile, shuffle(run.plain, of) + at, at < shuffle(run.real, of)};
 }
 
-// The warp starts loading its runs of a plane; elements of padding become zero. `wait_for_tiles` ends it. Pieces of 16
-// bytes are aligned in the plane and never straddle a row's end, if rows are whole pieces.
+// The warp starts loading its runs of a plane; elements of padding become zero. `wait_for_tiles` ends it.
 template <typename T> DEVICE void fetch(Tile<T> tile, const T* plane, const Shape& shape, const Run& run) {
     if (shape.cols % Tile<T>::WIDE == 0) {
         UNROLL
         for (u32 i = 0; i < Tile<T>::PIECES; ++i) {
-            const Piece p = piece_of<T>(i);
-            const u64 from = shuffle(run.plain, p.run) + p.at;
-            copy_async_16(tile.data + p.run * Tile<T>::PITCH + p.at, plane + from, p.at < shuffle(run.real, p.run));
+            const Piece p = piece_of<T>(i, shape, run);
+            copy_async_16(tile.data + p.tile, plane + p.plane, p.real);
         }
     } else {
         for (u32 j = 0; j < 32; ++j) {
@@ -85,10 +100,8 @@ template <typename T> DEVICE void flush(Tile<T> tile, T* plane, const Shape& sha
     if (shape.cols % Tile<T>::WIDE == 0) {
         UNROLL
         for (u32 i = 0; i < Tile<T>::PIECES; ++i) {
-            const Piece p = piece_of<T>(i);
-            const u64 to = shuffle(run.plain, p.run) + p.at;
-            const bool real = p.at < shuffle(run.real, p.run);
-            if (real) store_16(plane + to, load_16(tile.data + p.run * Tile<T>::PITCH + p.at));
+            const Piece p = piece_of<T>(i, shape, run);
+            if (p.real) store_16(plane + p.plane, load_16(tile.data + p.tile));
         }
     } else {
         for (u32 j = 0; j < 32; ++j) {
@@ -175,31 +188,35 @@ DEVICE void store_bytes(u8* plane, u32 run, const Bytes32& x) {
 DEVICE Bits16 load_nibbles(const u8* plane, u32 run) { return load_16(plane + (u64)run * 16); }
 DEVICE void store_nibbles(u8* plane, u32 run, Bits16 x) { store_16(plane + (u64)run * 16, x); }
 
-// Byte k as a float: placed under the exponent of 2^23, whose last place is 1. No conversion instruction.
-DEVICE float byte_to_float(const Bytes32& bytes, u32 k) {
-    return from_bits(permute_bytes(bytes.x[k / 4], 0x4b000000u, 0x7440u | k % 4)) - 8388608.0f;
-}
-// The same of a signed byte.
-DEVICE float signed_to_float(const Bytes32& bytes, u32 k) {
-    return from_bits(permute_bytes(bytes.x[k / 4] ^ 0x80808080u, 0x4b000000u, 0x7440u | k % 4)) - 8388736.0f;
+// Byte k as a float, plus 32768: placed in the low half of a float of that size, whose last place is 1/256. No
+// conversion instruction, and what follows subtracts its own number from it anyway.
+static constexpr float BIAS = 32768.0f;
+DEVICE float biased(const Bytes32& bytes, u32 k) {
+    return from_bits(permute_bytes(bytes.x[k / 4], 0x47000000u, 0x7604u | k % 4 << 4));
 }
 
-// A whole number below 2^22 in magnitude, in two's complement, in the low bits (src/nibble/rounding.rs, `low_byte`).
-DEVICE u32 low_bits(float x) { return bits(x + 12582912.0f); }
-
-// The low bytes of the `low_bits` of elements 4 i .. 4 i + 3, as one word.
-DEVICE u32 four_bytes(u32 a, u32 b, u32 c, u32 d) {
-    return permute_bytes(permute_bytes(a, b, 0x0040u), permute_bytes(c, d, 0x0040u), 0x5410u);
+// Signed bytes to unsigned ones that are 128 larger, and back.
+DEVICE Bytes32 flip_signs(Bytes32 bytes, u32 signs) {
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) bytes.x[i] ^= signs;
+    return bytes;
 }
 
-// What `combine` makes of the values of the lanes of a group, the same in all of them.
-template <typename Combine> DEVICE float over_group(float x, u32 lanes, Combine combine) {
-    for (u32 by = 1; by < lanes; by *= 2) x = combine(x, shuffle_xor(x, by));
+// The number next below x (below 2^22 in magnitude), in two's complement, in the low bits: the sum is rounded down and
+// has the number's bits at the end of its mantissa.
+DEVICE u32 floor_bits(float x) { return bits(add_down(x, 12582912.0f)); }
+
+// The low bytes of four words, as one word.
+DEVICE u32 four_bytes(const u32 (&x)[4]) {
+    return permute_bytes(permute_bytes(x[0], x[1], 0x0040u), permute_bytes(x[2], x[3], 0x0040u), 0x5410u);
+}
+
+// The largest and the smallest of the values of a group's lanes, in all of them.
+DEVICE float group_max(float x, u32 lanes) {
+    for (u32 by = 1; by < lanes; by *= 2) x = fmax_(x, shuffle_xor(x, by));
     return x;
 }
-DEVICE float group_max(float x, u32 lanes) {
-    return over_group(x, lanes, [](float a, float b) { return fmax_(a, b); });
-}
 DEVICE float group_min(float x, u32 lanes) {
-    return over_group(x, lanes, [](float a, float b) { return fmin_(a, b); });
+    for (u32 by = 1; by < lanes; by *= 2) x = fmin_(x, shuffle_xor(x, by));
+    return x;
 }
