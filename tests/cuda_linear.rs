@@ -1,10 +1,9 @@
 //! Products with packed weights, lookups in packed tables, and their gradients, against the float64 reference.
 
-#[path = "common/gpu.rs"]
-#[allow(dead_code)]
-mod gpu;
+#[path = "common/rig.rs"]
+mod rig;
 
-use gpu::{BF16, Rig, check, floats, orders, read_activations, read_floats, set_order, words};
+use rig::{BF16, Rig, check, floats, orders, read_activations, read_floats, set_order, words};
 use half::{bf16, f16};
 use tetrad::backend::cpu::reference::{self, Planes, wide};
 use tetrad::backend::{Backend, Largest, Store, Weight, WeightKind};
@@ -39,7 +38,7 @@ fn planes(seed: u64, rows: usize, cols: usize, group: usize, (kind, scheme): (We
         }
         WeightKind::Int4 => (random(geometry.nibble_bytes()), scales(0.04), vec![]),
         WeightKind::Int8 => (random(geometry.padded_len()), scales(0.02), vec![]),
-        WeightKind::Bf16 => (gpu::narrow(&floats(seed, geometry.len())).as_bytes().to_vec(), vec![], vec![]),
+        WeightKind::Bf16 => (rig::narrow(&floats(seed, geometry.len())).as_bytes().to_vec(), vec![], vec![]),
         _ => (floats(seed, geometry.len()).as_bytes().to_vec(), vec![], vec![]),
     };
     Planes { geometry, kind, scheme, data, scales, offsets }
@@ -110,7 +109,7 @@ fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme
         (rig.rows(t, o), rig.activations(&old_y, o), rig.rows(t, i), rig.activations(&old_x, i));
     let (grad, old) = (rig.room(4 * o * i), floats(5, o * i));
     let grad_sum = rig.add(&old);
-    let mut cuda = gpu::open();
+    let mut cuda = rig::open();
     rig.start(&mut cuda, &largest);
     cuda.linear(x_at, &w, y, Store::Overwrite);
     cuda.linear(x_at, &w, y_sum, Store::Accumulate);
@@ -143,7 +142,7 @@ fn lookups_in_every_kind_of_table() {
                 let mut rig = Rig::default();
                 let table = weight(&mut rig, &planes);
                 let (at, out) = (rig.add(&tokens), rig.rows(41, cols));
-                let mut cuda = gpu::open();
+                let mut cuda = rig::open();
                 rig.start(&mut cuda, &largest(1 << 16));
                 cuda.embedding(at, &table, out);
                 let (found, table) = (read_activations(&cuda, out, cols), values(&planes));
@@ -168,7 +167,7 @@ fn the_gradient_of_a_table_adds_every_occurrence_in_order() {
             let (dout, old) = (floats(3, count * cols), floats(4, vocab * cols));
             let mut rig = Rig::default();
             let (at, dout_at, grad) = (rig.add(&tokens), rig.activations(&dout, cols), rig.add(&old));
-            let mut cuda = gpu::open();
+            let mut cuda = rig::open();
             rig.start(&mut cuda, &largest(1 << 16));
             cuda.embedding_grad(at, dout_at, grad, cols);
             // The same float32 additions in the same order.

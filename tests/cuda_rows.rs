@@ -1,10 +1,9 @@
 //! The kernels that work row by row or element by element, against the float64 reference.
 
-#[path = "common/gpu.rs"]
-#[allow(dead_code)]
-mod gpu;
+#[path = "common/rig.rs"]
+mod rig;
 
-use gpu::{BF16, Rig, check, floats, orders, read_activations, read_floats, read_rows, set_order, words};
+use rig::{BF16, Rig, check, floats, orders, read_activations, read_floats, read_rows, set_order, words};
 use half::bf16;
 use tetrad::backend::cpu::reference::{self, wide};
 use tetrad::backend::{Backend, IGNORE, Largest, Rotation};
@@ -24,7 +23,7 @@ fn rms_norm_and_its_gradient() {
             let [x_at, dout_at, dx] = [&x, &dout, &old].map(|values| rig.activations(values, width));
             let gain_at = rig.add(&gain);
             let (out, inv, dgain) = (rig.rows(tokens, width), rig.room(4 * tokens), rig.room(4 * width));
-            let mut cuda = gpu::open();
+            let mut cuda = rig::open();
             rig.start(&mut cuda, &LARGEST);
             cuda.rms_norm(x_at, gain_at, out, inv, 1e-6);
             cuda.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain);
@@ -58,7 +57,7 @@ fn rope_turns_every_sequence_from_its_position() {
                 let mut rig = Rig::default();
                 let (x_at, table_at) = (rig.activations(&x, heads * head_dim), rig.add(&table));
                 let rotation = Rotation { heads, head_dim, queries, start, inverse };
-                let mut cuda = gpu::open();
+                let mut cuda = rig::open();
                 rig.start(&mut cuda, &LARGEST);
                 cuda.rope(x_at, table_at, rotation);
                 let expected = reference::rope(&wide(&x), &wide(&table), rotation);
@@ -78,7 +77,7 @@ fn swiglu_and_its_gradient_from_flat_to_steep() {
             let mut rig = Rig::default();
             let [gate_at, up_at, dout_at] = [&gate, &up, &dout].map(|values| rig.activations(values, count));
             let out = rig.rows(1, count);
-            let mut cuda = gpu::open();
+            let mut cuda = rig::open();
             rig.start(&mut cuda, &LARGEST);
             cuda.swiglu(gate_at, up_at, out);
             cuda.swiglu_grad(gate_at, up_at, dout_at);
@@ -109,7 +108,7 @@ fn cross_entropy_and_its_gradient_with_ignored_targets() {
             let mut rig = Rig::default();
             let [kept, replaced] = [(); 2].map(|()| rig.activations(&logits, vocab));
             let (targets_at, first, second) = (rig.add(&targets), rig.room(4 * count), rig.room(4 * count));
-            let mut cuda = gpu::open();
+            let mut cuda = rig::open();
             rig.start(&mut cuda, &LARGEST);
             cuda.cross_entropy(kept, targets_at, first, vocab, None);
             cuda.cross_entropy(replaced, targets_at, second, vocab, Some(0.25));
@@ -131,7 +130,7 @@ fn a_loss_of_what_is_not_a_number_is_not_a_number() {
     (logits[3], logits[40 + 39], logits[80]) = (f32::NAN, f32::INFINITY, f32::NAN);
     let mut rig = Rig::default();
     let (at, targets, losses) = (rig.activations(&logits, 40), rig.add(&[0u32, 1, IGNORE, 2, 40]), rig.room(20));
-    let mut cuda = gpu::open();
+    let mut cuda = rig::open();
     rig.start(&mut cuda, &LARGEST);
     cuda.cross_entropy(at, targets, losses, 40, Some(1.0));
     let (losses, grad) = (read_floats(&cuda, losses), read_activations(&cuda, at, 40));
@@ -151,10 +150,10 @@ fn activations_are_quantized_to_the_same_bits_as_the_reference() {
                 floats(features as u64, tokens * features).iter().map(|x| (x * 16.0).round() / 16.0).collect();
             let mut rig = Rig::default();
             let at = rig.activations(&x, features);
-            let mut cuda = gpu::open();
+            let mut cuda = rig::open();
             rig.start(&mut cuda, &LARGEST);
             cuda.quantize_activations(at, features);
-            let expected = gpu::narrow(&reference::quantize_activations(&x, features));
+            let expected = rig::narrow(&reference::quantize_activations(&x, features));
             assert!(read_rows(&cuda, at, features) == expected, "{tokens} x {features}, order {order}");
         }
     }
@@ -166,7 +165,7 @@ fn quantizing_keeps_what_is_not_a_number_and_spoils_no_neighbour() {
     (x[0], x[299]) = (f32::NAN, f32::NAN);
     let mut rig = Rig::default();
     let at = rig.activations(&x, 300);
-    let mut cuda = gpu::open();
+    let mut cuda = rig::open();
     rig.start(&mut cuda, &LARGEST);
     cuda.quantize_activations(at, 300);
     let found = read_activations(&cuda, at, 300);

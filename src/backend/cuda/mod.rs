@@ -20,7 +20,7 @@ mod loss;
 mod memory;
 mod modules;
 mod norm;
-mod optimizer;
+pub mod optimizer;
 mod product;
 mod quantize;
 mod report;
