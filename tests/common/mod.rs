@@ -1,6 +1,7 @@
 //! What several tests need.
 #![allow(dead_code)]
 
+pub mod gpu;
 pub mod process;
 pub mod state;
 
