@@ -1,6 +1,6 @@
 //! Rows of a table by token, and their gradient.
 
-use super::weights::packed_planes;
+use super::weights::{check, packed_planes};
 use super::{Args, Gpu, pitch};
 use crate::backend::{Weight, WeightKind};
 use crate::memory::Span;
@@ -8,6 +8,7 @@ use crate::memory::Span;
 /// See [`crate::backend::Backend::embedding`]. A token beyond the table gives a row that is not a number.
 pub(super) fn embedding(gpu: &mut Gpu, tokens: Span, table: &Weight, out: Span) {
     let (g, count) = (table.geometry, tokens.bytes / 4);
+    check(table);
     assert_eq!(out.bytes, 2 * count * pitch(g.cols), "a row for each token");
     let shape = |args: Args| args.u32(g.rows as u32).u32(g.cols as u32);
     let args = Args::new().span(gpu, tokens);

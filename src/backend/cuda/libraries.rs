@@ -82,7 +82,7 @@ impl Search {
         Self { first, usual: true }
     }
 
-    /// These folders and no others.
+    /// These folders and no others. What is compiled with a compiler from there is not kept in the user's cache.
     pub fn only(folders: &[PathBuf]) -> Self {
         Self { first: folders.to_vec(), usual: false }
     }
@@ -91,6 +91,11 @@ impl Search {
     pub fn with(mut self, folder: impl Into<PathBuf>) -> Self {
         self.first.push(folder.into());
         self
+    }
+
+    /// Whether the usual folders are searched.
+    pub(super) fn is_usual(&self) -> bool {
+        self.usual
     }
 
     /// The driver. Unless a folder was named, the system's own search for `libcuda.so.1` comes first: it knows where

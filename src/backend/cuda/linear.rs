@@ -64,6 +64,7 @@ pub(super) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) 
         output: Output::Bf16,
         store,
     };
+    weights::check(w);
     if in_place(w) {
         let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
         return gpu.multiply(&product(0, outputs, whole));
@@ -93,6 +94,7 @@ pub(super) fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, s
         output: Output::Bf16,
         store,
     };
+    weights::check(w);
     if in_place(w) {
         let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
         return gpu.multiply(&product(0, inputs, whole));

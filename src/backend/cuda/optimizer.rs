@@ -262,7 +262,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span) -> Planes {
 fn check(param: &Param, grad: Span) {
     let (w, s) = (&param.weight, &param.state);
     let g = w.geometry;
-    super::linear::check(w);
+    super::weights::check(w);
     let moment = |kind, plane: Span, scales: Span| {
         let (bytes, groups) = match kind {
             Moment::F32 => (4 * g.len(), 0),

@@ -17,8 +17,27 @@ pub(super) struct Part {
 /// Columns of a part start at multiples of the largest group.
 pub(super) const COLS: usize = 256;
 
+/// The kernels trust the lengths of a weight's planes.
+///
+/// # Panics
+/// If one does not fit the geometry.
+pub(super) fn check(w: &Weight) {
+    let g = w.geometry;
+    let scales = if matches!(w.kind, WeightKind::Int8 | WeightKind::Int4) { 2 * g.groups() } else { 0 };
+    let offsets = if w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric { scales } else { 0 };
+    let data = match w.kind {
+        WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
+        WeightKind::Bf16 => 2 * g.len(),
+        WeightKind::Int8 => g.padded_len(),
+        WeightKind::Int4 => g.nibble_bytes(),
+    };
+    let found = (w.data.bytes, w.scales.bytes, w.offsets.bytes);
+    assert_eq!(found, (data, scales, offsets), "bytes of data, scales and offsets of a {:?} weight {g:?}", w.kind);
+}
+
 /// Adds the planes of a packed weight: codes, scales, and for INT4 offsets (null if symmetric).
 pub(super) fn packed_planes(gpu: &Gpu, args: Args, w: &Weight) -> Args {
+    check(w);
     let args = args.span(gpu, w.data).span(gpu, w.scales);
     if w.kind == WeightKind::Int4 { args.span(gpu, w.offsets) } else { args }
 }
@@ -28,6 +47,7 @@ pub(super) fn packed_planes(gpu: &Gpu, args: Args, w: &Weight) -> Args {
 /// # Panics
 /// If it does not fit.
 pub(super) fn dequantize(gpu: &mut Gpu, w: &Weight, part: Part, to: Span) {
+    check(w);
     let g = w.geometry;
     assert!(part.col.is_multiple_of(COLS) && part.row + part.rows <= g.rows && part.col + part.cols <= g.cols);
     assert!(2 * part.rows * pitch(part.cols) <= to.bytes, "{} x {} in {} bytes", part.rows, part.cols, to.bytes);
