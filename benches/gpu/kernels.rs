@@ -28,7 +28,7 @@ fn time(cuda: &mut Cuda, mut work: impl FnMut(&mut Cuda)) -> f64 {
     for _ in 0..3 {
         work(cuda);
     }
-    let mut times: Vec<f64> = (0..15).map(|_| cuda.seconds(&mut work)).collect();
+    let mut times: Vec<f64> = (0..15).map(|_| cuda.time(&mut work).expect("time")).collect();
     times.sort_by(f64::total_cmp);
     assert_eq!(cuda.status(), Ok(()));
     times[times.len() / 2]
@@ -162,7 +162,7 @@ pub fn attention(table: &mut Table, ceilings: &Ceilings) {
         let name = format!("{batch} x {queries}, {heads} heads of {head_dim}");
         let forward = time(&mut cuda, |cuda| cuda.attention(q, k, v, out, lse, shape));
         table.rate("attention", &name, forward, work, ceilings);
-        let backward = time(&mut cuda, |cuda| cuda.attention_grad(q, k, v, lse, dout, dq, dk, dv, shape));
+        let backward = time(&mut cuda, |cuda| cuda.attention_grad(q, k, v, Some(out), lse, dout, dq, dk, dv, shape));
         table.rate("attention, gradients", &name, backward, 2.5 * work, ceilings);
     }
 }

@@ -74,7 +74,7 @@ pub fn memory() {
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     let watch = Cuda::open(0).expect("a device");
     let used = || {
-        let (free, total) = watch.memory();
+        let (free, total) = watch.memory().expect("the driver's figures");
         format!("{:.1} MiB", (total - free) as f64 / f64::from(1 << 20))
     };
     let folder = tempfile::tempdir().expect("a folder");

@@ -166,13 +166,15 @@ pub trait Backend: Sizes + Send {
     /// Causal attention scaled by `1 / sqrt(D)`; `lse` float32 `[B, H, S]` receives the log of each row's sum.
     fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape);
 
-    /// Overwrites `dq`, `dk`, `dv` with the gradients for `dout`; only for `start = 0`, `capacity = S`.
+    /// Overwrites `dq`, `dk`, `dv` with the gradients for `dout`; only for `start = 0`, `capacity = S`. `out` is what
+    /// [`Backend::attention`] gave, if it was kept as it was: it saves a backend from computing it again.
     #[allow(clippy::too_many_arguments)]
     fn attention_grad(
         &mut self,
         q: Span,
         k: Span,
         v: Span,
+        out: Option<Span>,
         lse: Span,
         dout: Span,
         dq: Span,

@@ -211,6 +211,7 @@ impl Backend for Cpu {
         q: Span,
         k: Span,
         v: Span,
+        _: Option<Span>,
         lse: Span,
         dout: Span,
         dq: Span,

@@ -6,8 +6,8 @@
 //! opened.
 
 mod args;
-mod attention;
-mod attention_grad;
+pub mod attention;
+pub mod attention_grad;
 mod cache;
 mod compile;
 mod device;
@@ -249,6 +249,7 @@ impl Backend for Cuda {
         q: Span,
         k: Span,
         v: Span,
+        out: Option<Span>,
         lse: Span,
         dout: Span,
         dq: Span,
@@ -256,7 +257,7 @@ impl Backend for Cuda {
         dv: Span,
         shape: AttentionShape,
     ) {
-        attention_grad::attention_grad(&mut self.gpu, q, k, v, lse, dout, dq, dk, dv, None, shape);
+        attention_grad::attention_grad(&mut self.gpu, q, k, v, out, lse, dout, dq, dk, dv, None, shape);
     }
 
     fn swiglu(&mut self, gate: Span, up: Span, out: Span) {
