@@ -1,41 +1,18 @@
 //! The formula of one element.
 
-use super::Clip;
+use super::{Clip, Constants};
 
-/// All that the elements of one tensor need in one step. Rules differ only in these numbers: a part that a rule
-/// lacks has the value that makes it vanish, so the formula has no branches on the rule.
+/// All that the elements of one tensor need in one step: the step's constants and what the gradient's statistics add.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rates {
     /// AdaClip, or infinite.
     pub clip: Clip,
     /// AdaGN's factor, or 1.
     pub norm: f32,
-    /// Adam's weight decay in the gradient, or 0.
-    pub l2: f32,
-    /// SPAM's spike threshold, or infinite.
-    pub spike: f32,
-    /// Decay of m.
-    pub beta1: f32,
-    /// `1 - beta1`.
-    pub rest1: f32,
-    /// Decay of v.
-    pub beta2: f32,
-    /// `1 - beta2`.
-    pub rest2: f32,
-    /// Step size with the bias correction of m.
-    pub step: f32,
-    /// Inverse root of the bias correction of v.
-    pub root: f32,
-    /// Added to the denominator.
-    pub eps: f32,
-    /// What is left of the update after SPAM's final decay, else 1.
-    pub keep: f32,
-    /// Share of the weight that decays.
-    pub decay: f32,
-    /// What a fed-back error is multiplied by, or 0.
-    pub feedback: f32,
     /// Only weight decay happens; m and v stay as they are.
     pub frozen: bool,
+    /// Everything else.
+    pub constants: Constants,
 }
 
 /// An element after the formula, before anything is rounded.
@@ -53,31 +30,32 @@ impl Rates {
     /// One element: gradient `g`, weight `w`, moments `m` and `v` as stored before the step.
     #[inline(always)]
     pub fn update(&self, g: f32, w: f32, m: f32, v: f32) -> Moved {
-        let g = self.clip.apply(g) * self.norm + self.l2 * w;
-        let limit = self.spike * v;
+        let c = &self.constants;
+        let g = self.clip.apply(g) * self.norm + c.l2 * w;
+        let limit = c.spike * v;
         let g = if g * g > limit { limit.sqrt().copysign(g) } else { g };
-        let m = self.beta1 * m + self.rest1 * g;
-        let v = self.beta2 * v + self.rest2 * (g * g);
-        let delta = self.keep * -(self.step * m / self.denominator(v)) - self.decay * w;
+        let m = c.beta1 * m + c.rest1 * g;
+        let v = c.beta2 * v + c.rest2 * (g * g);
+        let delta = c.keep * -(c.step * m / self.denominator(v)) - c.decay * w;
         Moved { delta, m, v }
     }
 
     /// The root of the corrected second moment, plus eps.
     #[inline(always)]
     pub fn denominator(&self, v: f32) -> f32 {
-        v.sqrt() * self.root + self.eps
+        v.sqrt() * self.constants.root + self.constants.eps
     }
 
     /// `m` with the rounding error `error` (unrounded minus stored weight) fed back; `v` after the update.
     #[inline(always)]
     pub fn feed_back(&self, m: f32, v: f32, error: f32) -> f32 {
-        m + self.feedback * self.denominator(v) * error
+        m + self.constants.feedback * self.denominator(v) * error
     }
 
     /// The whole step of a tensor that only decays.
     #[inline(always)]
     pub fn decay_only(&self, w: f32) -> f32 {
-        -(self.decay * w)
+        -(self.constants.decay * w)
     }
 }
 
@@ -90,7 +68,7 @@ mod tests {
     fn rates(name: Rule, feedback: bool, lr: f64) -> Rates {
         let config = Optimizer { name, lr: 1e-3, reset_interval: 0, ..Optimizer::default() };
         let step = Step::new(&config, 100_000, lr, feedback, 1);
-        step.rates(&mut Scalars::default(), Clip { at: f32::INFINITY, gmax: 1.0 }, 1.0, true)
+        step.constants(true).rates(&mut Scalars::default(), Clip { at: f32::INFINITY, gmax: 1.0 }, 1.0)
     }
 
     /// The derivation's claim: with no new gradient, later updates move the weight by what rounding left over.
@@ -113,9 +91,12 @@ mod tests {
 
     #[test]
     fn feedback_is_off_unless_asked_for_and_divides_by_no_vanishing_rate() {
-        assert_eq!(rates(Rule::StableSpam, false, 1e-3).feedback, 0.0);
+        assert_eq!(rates(Rule::StableSpam, false, 1e-3).constants.feedback, 0.0);
         let (low, floor) = (rates(Rule::StableSpam, true, 1e-9), rates(Rule::StableSpam, true, 1e-4));
-        assert_eq!(low.feedback, floor.feedback, "a tenth of the peak is the least that is divided by");
+        assert_eq!(
+            low.constants.feedback, floor.constants.feedback,
+            "a tenth of the peak is the least that is divided by"
+        );
     }
 
     /// Steps 3, 6, 9 reset; feedback skips them, and k restarts.
@@ -125,10 +106,7 @@ mod tests {
         let resets: Vec<_> = (1..=9).filter(|&t| Step::new(&config, t, 1e-3, true, 1).reset_before).collect();
         assert_eq!(resets, [3, 6, 9]);
         for t in resets {
-            let rates = |t| {
-                let step = Step::new(&config, t, 1e-3, true, 1);
-                step.rates(&mut Scalars::default(), Clip { at: f32::INFINITY, gmax: 1.0 }, 1.0, true)
-            };
+            let rates = |t| Step::new(&config, t, 1e-3, true, 1).constants(true);
             assert_eq!(rates(t).feedback, 0.0);
             assert!(rates(t + 1).feedback != 0.0);
             // The first step of an era is as large as the first of all.

@@ -1,13 +1,15 @@
 //! Update rules: what is the same for all tensors of a step, the scalars of one tensor, and the formula of one
 //! element. Pure arithmetic in a fixed order, so that every backend computes the same bytes.
 //!
-//! A backend's optimizer step calls, for each tensor: [`Step::clip`] with the largest magnitude of the gradient,
-//! [`Step::rates`] with the norm of the clipped gradient, then [`Rates::update`] for every element.
+//! A backend's optimizer step calls, for each tensor: [`Constants::clip`] with the largest magnitude of the
+//! gradient, [`Constants::rates`] with the norm of the clipped gradient, then [`Rates::update`] for every element.
 
+mod constants;
 mod element;
 mod scalars;
 mod step;
 
+pub use constants::Constants;
 pub use element::{Moved, Rates};
 pub use scalars::{Clip, SCALARS, Scalars};
 pub use step::Step;

@@ -1,7 +1,6 @@
 //! The scalars that a rule keeps per tensor, and what they make of the gradient's statistics.
 
-use super::{Rates, Step};
-use crate::config::{Rule, Variant};
+use super::{Constants, Rates};
 
 /// How many float32 a tensor's scalars take in the state.
 pub const SCALARS: usize = 8;
@@ -46,47 +45,20 @@ impl Clip {
     }
 }
 
-impl Step {
+impl Constants {
     /// Takes the largest magnitude of the gradient into account and gives the clip that it leads to.
     pub fn clip(&self, scalars: &mut Scalars, gmax: f32) -> Clip {
-        if self.rule != Rule::StableSpam {
+        if self.stable == 0 {
             return Clip { at: f32::INFINITY, gmax };
         }
-        let [_, _, gamma] = self.gammas;
-        scalars.threshold = ema(scalars.threshold, gmax, gamma);
-        Clip { at: scalars.threshold / self.gamma_corrections[2] as f32, gmax }
+        scalars.threshold = self.average(2, scalars.threshold, gmax);
+        Clip { at: scalars.threshold / self.gamma_corrections[2], gmax }
     }
 
     /// Takes the norm of the clipped gradient into account and gives all that the elements need.
-    /// `decays`: whether weight decay applies to this tensor.
-    pub fn rates(&self, scalars: &mut Scalars, clip: Clip, norm: f32, decays: bool) -> Rates {
-        let decay = if decays { self.weight_decay } else { 0.0 };
-        let decoupled = if self.rule == Rule::Adam { 0.0 } else { self.lr * decay };
-        let spam = self.rule == Rule::Spam;
-        // SPAM adds eps to the root of the uncorrected v, the others to that of the corrected one.
-        let (per_lr, root) = match spam {
-            true => (self.warmup * self.correction2.sqrt() / self.correction1, 1.0),
-            false => (1.0 / self.correction1, 1.0 / self.correction2.sqrt()),
-        };
-        let mut rates = Rates {
-            clip,
-            norm: 1.0,
-            l2: if self.rule == Rule::Adam { decay as f32 } else { 0.0 },
-            spike: self.spike as f32,
-            beta1: self.beta1 as f32,
-            rest1: (1.0 - self.beta1) as f32,
-            beta2: self.beta2 as f32,
-            rest2: (1.0 - self.beta2) as f32,
-            step: (self.lr * per_lr) as f32,
-            root: root as f32,
-            eps: self.eps as f32,
-            // SPAM decays last: (w + d)(1 - c) = w + d (1 - c) - c w.
-            keep: if spam { (1.0 - decoupled) as f32 } else { 1.0 },
-            decay: decoupled as f32,
-            feedback: self.feedback(per_lr),
-            frozen: false,
-        };
-        if self.rule == Rule::StableSpam {
+    pub fn rates(&self, scalars: &mut Scalars, clip: Clip, norm: f32) -> Rates {
+        let mut rates = Rates { clip, norm: 1.0, frozen: false, constants: *self };
+        if self.stable != 0 {
             self.normalize(scalars, norm, &mut rates);
         }
         rates
@@ -94,25 +66,20 @@ impl Step {
 
     /// AdaGN: the gradient gets the norm that its history predicts.
     fn normalize(&self, scalars: &mut Scalars, norm: f32, rates: &mut Rates) {
-        if norm == 0.0 && self.variant == Variant::Paper {
+        if norm == 0.0 && self.freezes != 0 {
             // No direction to follow: weight decay and T were applied, the rest waits.
             rates.frozen = true;
             return;
         }
-        scalars.norm = ema(scalars.norm, norm, self.gammas[0]);
-        scalars.norm_sq = ema(scalars.norm_sq, norm * norm, self.gammas[1]);
-        let mean = scalars.norm / self.gamma_corrections[0] as f32;
-        let mean_sq = scalars.norm_sq / self.gamma_corrections[1] as f32;
-        rates.norm = if norm > 0.0 { mean / (mean_sq.sqrt() + self.eps as f32) / norm } else { 0.0 };
+        scalars.norm = self.average(0, scalars.norm, norm);
+        scalars.norm_sq = self.average(1, scalars.norm_sq, norm * norm);
+        let mean = scalars.norm / self.gamma_corrections[0];
+        let mean_sq = scalars.norm_sq / self.gamma_corrections[1];
+        rates.norm = if norm > 0.0 { mean / (mean_sq.sqrt() + self.eps) / norm } else { 0.0 };
     }
 
-    /// What a fed-back error is multiplied by, without the factor of the second moment (storage.md's derivation:
-    /// the next updates replay the error in full). `per_lr` is the step size per learning rate.
-    fn feedback(&self, per_lr: f64) -> f32 {
-        self.feedback_lr.map_or(0.0, |lr| ((1.0 - 1.0 / self.beta1) / (lr * per_lr)) as f32)
+    /// The moving average of decay `gamma`.
+    fn average(&self, gamma: usize, old: f32, new: f32) -> f32 {
+        self.gammas[gamma] * old + self.rests[gamma] * new
     }
-}
-
-fn ema(old: f32, new: f32, decay: f64) -> f32 {
-    decay as f32 * old + (1.0 - decay) as f32 * new
 }

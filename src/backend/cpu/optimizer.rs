@@ -34,14 +34,15 @@ fn step_rows(isa: Isa, mut rows: ParamRows, scalars: &mut [f32], step: &Step, id
     if !gmax.is_finite() {
         return SKIPPED;
     }
-    let clip = step.clip(&mut kept, gmax);
+    let constants = step.constants(decays);
+    let clip = constants.clip(&mut kept, gmax);
     let (clipped, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
     if !grad_sq.is_finite() {
         return SKIPPED;
     }
-    let rates = step.rates(&mut kept, clip, clipped.sqrt() as f32, decays);
+    let rates = constants.rates(&mut kept, clip, clipped.sqrt() as f32);
     kept.save(scalars);
-    let refits = if rates.frozen && rates.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
+    let refits = if rates.frozen && constants.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
     Outcomes { grad_sq, refits, skipped: 0 }
 }
 

@@ -235,9 +235,10 @@ impl Planes {
     fn reference_step(&mut self, grad: &[f32], step: &Step, id: u32) -> u64 {
         let gmax = grad.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         let mut scalars = Scalars::load(&self.scalars);
-        let clip = step.clip(&mut scalars, gmax);
+        let constants = step.constants(true);
+        let clip = constants.clip(&mut scalars, gmax);
         let norm = f64::from(naive_squares(grad, clip)).sqrt() as f32;
-        let rates = step.rates(&mut scalars, clip, norm, true);
+        let rates = constants.rates(&mut scalars, clip, norm);
         scalars.save(&mut self.scalars);
         let mut refits = 0;
         for row in 0..self.geometry.rows {
@@ -297,7 +298,7 @@ impl Planes {
                     };
                     let (b, error) = lattice.round(exact, u(i), place.scale / lattice.fine);
                     self.set_stored(padded + i, b);
-                    if rates.feedback != 0.0 {
+                    if rates.constants.feedback != 0.0 {
                         ms[i] = rates.feed_back(ms[i], vs[i], error);
                     }
                 }

@@ -97,7 +97,7 @@ impl Tile {
             self.mask(at, step, id);
         }
         let refit = self.store_weight(rows, at, place, stream(Purpose::Weight));
-        if rates.feedback != 0.0 && place.is_some() {
+        if rates.constants.feedback != 0.0 && place.is_some() {
             for i in 0..at.real {
                 self.m[i] = rates.feed_back(self.m[i], self.v[i], self.error[i]);
             }

@@ -16,7 +16,29 @@ macro_rules! embedded {
 }
 
 /// What kernels include.
-pub const HEADERS: &[Source] = embedded!["gpu.h",];
+pub const HEADERS: &[Source] = embedded![
+    "gpu.h",
+    "lattice.h",
+    "moments.h",
+    "optimizer.h",
+    "optimizer_move.h",
+    "philox.h",
+    "rows.h",
+    "runs.h",
+    "weights.h",
+];
 
 /// All files of kernels.
-pub const SOURCES: &[Source] = embedded![];
+pub const SOURCES: &[Source] = embedded![
+    "bias.cu",
+    "dequantize.cu",
+    "embedding.cu",
+    "few_tokens.cu",
+    "loss.cu",
+    "norm.cu",
+    "optimizer_statistics.cu",
+    "optimizer_update.cu",
+    "quantize.cu",
+    "rope.cu",
+    "swiglu.cu",
+];

@@ -141,6 +141,12 @@ DEVICE float floor_(float x) { return __builtin_floorf(x); }
 DEVICE float ceil_(float x) { return __builtin_ceilf(x); }
 DEVICE float trunc_(float x) { return __builtin_truncf(x); }
 DEVICE float copysign_(float magnitude, float sign) { return __builtin_copysignf(magnitude, sign); }
+DEVICE float add_down(float a, float b) {
+    const float sum = a + b, part = sum - a;
+    // What the sum lacks, exactly: if that is negative, the sum was rounded up.
+    const float rest = (a - (sum - part)) + (b - part);
+    return rest < 0.0f ? __builtin_nextafterf(sum, -__builtin_inff()) : sum;
+}
 DEVICE i32 round_to_i32(float x) {
     if (x != x) return 0;
     if (x >= 2147483648.0f) return 2147483647;

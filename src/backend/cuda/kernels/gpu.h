@@ -233,6 +233,8 @@ DEVICE float floor_(float x) { return floorf(x); }
 DEVICE float ceil_(float x) { return ceilf(x); }
 DEVICE float trunc_(float x) { return truncf(x); }
 DEVICE float copysign_(float magnitude, float sign) { return copysignf(magnitude, sign); }
+// a + b rounded towards negative infinity.
+DEVICE float add_down(float a, float b) { return __fadd_rd(a, b); }
 // To the nearest integer, ties to even; saturates; NaN gives 0.
 DEVICE i32 round_to_i32(float x) { return __float2int_rn(x); }
 

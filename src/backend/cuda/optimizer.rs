@@ -1,0 +1,278 @@
+//! The optimizer step: statistics of the gradient, the tensor's scalars, and one pass over gradient, weight and state.
+//! Everything is decided on the device, so that no step waits for the host before it asks for the outcomes.
+
+use super::{Args, Gpu};
+use crate::backend::{Largest, Param, State, Weight, WeightKind};
+use crate::config::{Moment, Scheme};
+use crate::memory::Span;
+use crate::nibble::{Geometry, Lattice, MomentCodec, RUN};
+use crate::optim::{Constants, Outcomes, SCALARS, Step};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Elements of one leaf of the reductions, as on the CPU.
+const LEAF: usize = 16384;
+/// Bytes that a leaf takes in the scratch: two sums and the largest magnitude.
+const LEAF_BYTES: usize = 2 * size_of::<f64>() + size_of::<u32>();
+/// Bytes of the verdict in the scratch.
+const VERDICT: usize = 16;
+/// Threads of a block of the update, and bytes of one tile of a warp.
+const BLOCK: u32 = 128;
+const TILE: usize = 32 * (32 + 4) * 4;
+
+/// What the device keeps between updates (`Outcomes` in `kernels/optimizer.h`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Kept {
+    grad_sq: f64,
+    refits: u64,
+    skipped: u64,
+    gmax: u32,
+    reserved: u32,
+}
+
+/// Planes of a parameter on the device; zero where there is none (`Planes` in `kernels/optimizer_update.cu`).
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Planes {
+    grad: u64,
+    data: u64,
+    residue: u64,
+    scales: u64,
+    offsets: u64,
+    m: u64,
+    m_scales: u64,
+    v: u64,
+    v_scales: u64,
+}
+
+/// `Shape` in `kernels/runs.h`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct Shape {
+    rows: u32,
+    cols: u32,
+    runs_per_row: u32,
+    runs_per_group: u32,
+    runs: u32,
+    dense: u32,
+}
+
+impl Shape {
+    /// # Panics
+    /// If the matrix has 2^32 runs or more.
+    pub fn of(g: Geometry) -> Self {
+        let runs = g.padded_len() / RUN;
+        let fits = |n: usize| u32::try_from(n).expect("a matrix of fewer than 2^32 rows, columns and runs of 32");
+        Self {
+            rows: fits(g.rows),
+            cols: fits(g.cols),
+            runs_per_row: fits(g.padded_cols() / RUN),
+            runs_per_group: fits(g.group / RUN),
+            // Threads past the end must have numbers too.
+            runs: fits(runs + BLOCK as usize) - BLOCK,
+            dense: u32::from(g.cols == g.padded_cols()),
+        }
+    }
+}
+
+/// `Codec` in `kernels/moments.h`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Codec {
+    width: u32,
+    max: f32,
+    excess: f32,
+    signs: u32,
+}
+
+impl Codec {
+    fn of(kind: Moment, byte: MomentCodec, nibble: MomentCodec) -> Self {
+        let (width, codec, sign) = match kind {
+            Moment::F32 => return Self { width: 0, max: 0.0, excess: 0.0, signs: 0 },
+            Moment::Int8 => (1, byte, 0x80),
+            Moment::Int4 => (2, nibble, 0x08),
+        };
+        let sign = if codec.signed { sign } else { 0u32 };
+        Self { width, max: f32::from(codec.max), excess: sign as f32, signs: sign * 0x0101_0101 }
+    }
+}
+
+/// `Storage` in `kernels/optimizer_update.cu`, its `Lattice` (`kernels/lattice.h`) in it.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Storage {
+    kind: u32,
+    tensor: u32,
+    plain: u32,
+    m: Codec,
+    v: Codec,
+    fine: f32,
+    unit: f32,
+    base: f32,
+    excess: f32,
+    min: f32,
+    max: f32,
+    fit: f32,
+    grow: f32,
+    shrink: f32,
+}
+
+impl Storage {
+    fn of(param: &Param, constants: &Constants) -> Self {
+        let (kind, lattice, excess) = match param.weight.kind {
+            WeightKind::F32 | WeightKind::Int4Simulated => (0, Lattice::INT8, 0.0),
+            WeightKind::Bf16 => (1, Lattice::INT8, 0.0),
+            WeightKind::Int8 => (2, Lattice::INT8, 128.0),
+            WeightKind::Int4 if param.weight.residue.is_none() => (3, Lattice::CODES, 0.0),
+            WeightKind::Int4 => (3, Lattice::INT4, 0.0),
+        };
+        let State { m_kind, v_kind, .. } = param.state;
+        Self {
+            kind,
+            tensor: param.id,
+            plain: u32::from(plain(constants) && m_kind != Moment::F32 && v_kind != Moment::F32),
+            m: Codec::of(m_kind, MomentCodec::M8, MomentCodec::M4),
+            v: Codec::of(v_kind, MomentCodec::V8, MomentCodec::V4),
+            fine: lattice.fine,
+            unit: 1.0 / lattice.fine,
+            base: if asymmetric(&param.weight) { lattice.origin } else { lattice.zero },
+            excess,
+            min: lattice.min,
+            max: lattice.max,
+            fit: lattice.fit,
+            grow: lattice.grow,
+            shrink: lattice.shrink,
+        }
+    }
+
+    /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
+    fn tiles(&self) -> usize {
+        1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
+    }
+}
+
+fn asymmetric(w: &Weight) -> bool {
+    w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric
+}
+
+/// Whether `move_plain` of `kernels/optimizer_move.h` may be used: the parts of the formula that it leaves out vanish,
+/// and the numbers lie where its divisions and roots are exact (`is_tame` there says why).
+fn plain(c: &Constants) -> bool {
+    let vanish = c.l2 == 0.0 && c.spike.is_infinite() && c.keep == 1.0 && c.decay == 0.0;
+    let power = |exponent: i32| 2f32.powi(exponent);
+    vanish
+        && (power(-6)..1.0).contains(&c.beta1)
+        && c.rest1 >= power(-6)
+        && (0.5..1.0).contains(&c.beta2)
+        && c.rest2 >= power(-20)
+        && (power(-30)..=power(10)).contains(&c.step)
+        && (1.0..=power(10)).contains(&c.root)
+        && (power(-40)..=1.0).contains(&c.eps)
+}
+
+/// Scratch for all of this file, in bytes.
+pub fn need(largest: &Largest) -> usize {
+    VERDICT + largest.parameter.div_ceil(LEAF) * LEAF_BYTES
+}
+
+/// Where the statistics lie in the scratch.
+struct Statistics {
+    verdict: Span,
+    clipped: Span,
+    raw: Span,
+    maxima: Span,
+}
+
+impl Statistics {
+    fn new(scratch: Span, leaves: usize) -> Self {
+        let sums = leaves * size_of::<f64>();
+        Self {
+            verdict: scratch.head(VERDICT),
+            clipped: scratch.part(VERDICT, sums),
+            raw: scratch.part(VERDICT + sums, sums),
+            maxima: scratch.part(VERDICT + 2 * sums, leaves * size_of::<u32>()),
+        }
+    }
+}
+
+/// Where the outcomes are kept.
+fn kept(gpu: &Gpu) -> Span {
+    gpu.words.head(size_of::<Kept>())
+}
+
+/// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
+///
+/// # Panics
+/// If a plane's length does not fit the geometry.
+pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
+    check(param, grad);
+    let constants = step.constants(param.decay);
+    let count = param.weight.geometry.len();
+    let leaves = count.div_ceil(LEAF);
+    let at = Statistics::new(gpu.scratch, leaves);
+    let (grid, kept) = (u32::try_from(leaves).expect("fewer than 2^32 leaves"), kept(gpu));
+
+    let args = Args::new().span(gpu, grad).i64(count as i64).span(gpu, at.maxima).span(gpu, at.raw).span(gpu, kept);
+    gpu.launch("optimizer_leaves", [grid, 1, 1], 256, 0, &args);
+    let scalars = param.state.scalars;
+    if constants.stable != 0 {
+        let args = Args::new().span(gpu, grad).i64(count as i64).u32(grid).span(gpu, at.maxima);
+        let args = args.span(gpu, at.clipped).span(gpu, scalars).bytes(&constants).span(gpu, kept);
+        gpu.launch("optimizer_clipped", [grid.min(4 * gpu.multiprocessors()), 1, 1], 256, 0, &args);
+    }
+    let args = Args::new().u32(grid).span(gpu, at.maxima).span(gpu, at.clipped).span(gpu, at.raw).span(gpu, scalars);
+    let args = args.bytes(&constants).span(gpu, at.verdict).span(gpu, kept);
+    gpu.launch("optimizer_verdict", [1, 1, 1], 1024, 0, &args);
+
+    let shape = Shape::of(param.weight.geometry);
+    let storage = Storage::of(param, &constants);
+    let blocks = shape.runs.div_ceil(BLOCK);
+    let shared = storage.tiles() * TILE * BLOCK as usize / 32;
+    let args = Args::new().bytes(&planes(gpu, param, grad)).bytes(&shape).bytes(&storage).bytes(&constants);
+    let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
+    gpu.launch("optimizer_update", [blocks, 1, 1], BLOCK, shared, &args);
+}
+
+/// What the updates since the last call did; see [`crate::backend::Backend::outcomes`].
+pub fn outcomes(gpu: &mut Gpu) -> Outcomes {
+    let mut bytes = [0; size_of::<Kept>()];
+    let kept = kept(gpu);
+    gpu.download(kept, &mut bytes);
+    gpu.zero(kept);
+    let Kept { grad_sq, refits, skipped, .. } = zerocopy::transmute!(bytes);
+    Outcomes { grad_sq, refits, skipped }
+}
+
+fn planes(gpu: &Gpu, param: &Param, grad: Span) -> Planes {
+    let (w, s) = (&param.weight, &param.state);
+    Planes {
+        grad: gpu.address(grad),
+        data: gpu.address(w.data),
+        residue: gpu.address(w.residue),
+        scales: gpu.address(w.scales),
+        offsets: if asymmetric(w) { gpu.address(w.offsets) } else { 0 },
+        m: gpu.address(s.m),
+        m_scales: gpu.address(s.m_scales),
+        v: gpu.address(s.v),
+        v_scales: gpu.address(s.v_scales),
+    }
+}
+
+/// The kernels trust these lengths.
+fn check(param: &Param, grad: Span) {
+    let (w, s) = (&param.weight, &param.state);
+    let g = w.geometry;
+    super::weights::check(w);
+    let moment = |kind, plane: Span, scales: Span| {
+        let (bytes, groups) = match kind {
+            Moment::F32 => (4 * g.len(), 0),
+            Moment::Int8 => (g.padded_len(), 2 * g.groups()),
+            Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
+        };
+        assert_eq!((plane.bytes, scales.bytes), (bytes, groups), "bytes of a moment and of its scales");
+    };
+    moment(s.m_kind, s.m, s.m_scales);
+    moment(s.v_kind, s.v, s.v_scales);
+    assert!(w.residue.is_none() || w.residue.bytes == g.nibble_bytes(), "bytes of a residue");
+    assert_eq!((grad.bytes, s.scalars.bytes), (4 * g.len(), 4 * SCALARS), "bytes of a gradient and of the scalars");
+}
