@@ -107,8 +107,8 @@ fn a_device_too_old_or_too_new_is_refused_by_name() {
     );
     let said = ask("open", &[("TETRAD_EMULATOR_CAPABILITY", "13.0")]);
     let nvrtc = tetrad_emulator::libraries().join("libnvrtc.so.13");
-    let start = format!("NVRTC 13.0 ({}) does not compile for sm_130, its newest is sm_121; ", nvrtc.display());
-    assert!(said.starts_with(&start), "{said}");
+    let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121; ", nvrtc.display());
+    assert!(said.starts_with("NVRTC, CUDA's compiler, was not found: ") && said.contains(&reason), "{said}");
 }
 
 #[test]

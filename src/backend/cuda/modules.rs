@@ -31,8 +31,7 @@ unsafe impl Send for Modules {}
 impl Modules {
     /// Compiles what is not in the cache and loads everything. The context is current.
     pub(super) fn load(device: &Arc<Device>, search: &Search, sources: &[Source]) -> Result<Self, BackendError> {
-        let compiler = Compiler::find(search, Some(device.supports))?;
-        compiler.check(device.capability)?;
+        let compiler = Compiler::find(search, Some(device.supports), Some(device.capability))?;
         let cache = if search.is_usual() { Cache::of_user() } else { Cache::none() };
         let cubins = compile_all(device, &compiler, &cache, sources)?;
         let (modules, functions) = (Vec::with_capacity(sources.len()), HashMap::with_capacity(MOST_KERNELS));
