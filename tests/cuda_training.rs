@@ -12,7 +12,7 @@ use std::path::Path;
 use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Checkpoint, Extent, Meta, open_model, save};
-use tetrad::config::{ActivationQuant, Config, KeptActivations, Rule, Scheme, TableStorage};
+use tetrad::config::{ActivationQuant, Config, KeptActivations, Moment, Rule, Scheme, TableStorage, Weights};
 use tetrad::model::Generator;
 use tetrad::train::Trainer;
 
@@ -37,14 +37,20 @@ fn batch(number: u32) -> (Vec<u32>, Vec<u32>) {
     (text[..99].to_vec(), text[1..].to_vec())
 }
 
-/// Activations are rounded to eight bits of mantissa on the GPU and to 24 on the CPU, so each loss differs by about
-/// 2^-8 over the root of the number of roundings; after some updates rounding also takes another course.
-const LOSS: f64 = 0.01;
+/// How far a loss may be from the CPU's with the same weights: activations are rounded to eight bits on the GPU.
+const SAME_WEIGHTS: f64 = 1e-3;
+/// How far after updates: Adam and its kin divide by the root of the second moment, so what differs in small gradients
+/// moves weights as much as large ones do, and packed weights here and there round another way; in a model of 64 features
+/// that learns 400 tokens by heart.
+const DRIFT: f64 = 0.03;
 
 #[test]
 fn twenty_steps_take_the_same_course_as_on_the_cpu() {
-    let edits: [(&str, fn(&mut Config)); 5] = [
+    let edits: [(&str, fn(&mut Config)); 6] = [
         ("default", |_| {}),
+        ("float32", |config| {
+            (config.storage.weights, config.storage.m, config.storage.v) = (Weights::F32, Moment::F32, Moment::F32);
+        }),
         ("tied, recomputed", |config| {
             (config.model.tied, config.run.activations) = (true, KeptActivations::Recompute);
         }),
@@ -69,16 +75,17 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
             let (a, b) = (cpu.step(&inputs, &targets), cuda.step(&inputs, &targets));
             assert_eq!(cuda.backend.status(), Ok(()));
             assert_eq!((b.skipped_loss, b.skipped_gradients), (false, 0), "{name}, step {number}");
-            assert!((a.loss - b.loss).abs() <= LOSS * a.loss, "{name}, step {number}: {} and {}", a.loss, b.loss);
-            // Later norms are those of other weights: each update rounds to four bits, here and there another way.
-            let near = (a.grad_norm - b.grad_norm).abs() <= LOSS * a.grad_norm;
+            let tolerance = if number == 0 { SAME_WEIGHTS } else { DRIFT };
+            assert!((a.loss - b.loss).abs() <= tolerance * a.loss, "{name}, step {number}: {} and {}", a.loss, b.loss);
+            // Later norms are those of other weights.
+            let near = (a.grad_norm - b.grad_norm).abs() <= 0.01 * a.grad_norm;
             assert!(near || number > 0, "{name}: gradient norms {} and {}", a.grad_norm, b.grad_norm);
             first = if number == 0 { b.loss } else { first };
             assert!(number < 19 || b.loss < first, "{name}: {first} became {}", b.loss);
         }
         let (inputs, targets) = batch(7);
         let (a, b) = (cpu.evaluate(3, &inputs, &targets), cuda.evaluate(3, &inputs, &targets));
-        assert!((a - b).abs() <= LOSS * a, "{name}: evaluations {a} and {b}");
+        assert!((a - b).abs() <= DRIFT * a, "{name}: evaluations {a} and {b}");
     }
 }
 
@@ -134,7 +141,7 @@ fn a_state_moves_between_cpu_and_gpu_and_the_file_does_not_know() {
     let mut cpu = restored(&config, Box::new(Cpu::new()), &path("from-gpu"));
     assert_eq!(cpu.counters.step, 6);
     let (on_cpu, on_gpu) = (cpu.evaluate(3, &inputs, &targets), cuda.evaluate(3, &inputs, &targets));
-    assert!((on_cpu - on_gpu).abs() <= LOSS * on_cpu, "{on_cpu} and {on_gpu}");
+    assert!((on_cpu - on_gpu).abs() <= SAME_WEIGHTS * on_cpu, "{on_cpu} and {on_gpu}");
     assert!(on_cpu < before, "the GPU's steps lowered the loss");
 }
 
