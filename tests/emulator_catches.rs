@@ -7,8 +7,8 @@ use half::bf16;
 use tetrad_emulator::{Buffer, Launch};
 
 /// Orders that must catch a bug, and orders that a right kernel must pass.
-const FEW: i32 = 3;
-const MANY: i32 = 8;
+const FEW: u32 = 3;
+const MANY: u32 = 8;
 
 /// What an order of threads showed.
 #[derive(Debug, PartialEq)]
@@ -32,7 +32,7 @@ fn see(launch: Launch, output: &Buffer, expected: &[f32]) -> Seen {
 
 /// The right kernel passes under all orders; what the wrong one shows under the first three.
 fn twins(name: &str, expected: &[f32], launch: impl Fn(Launch, &Buffer) -> Launch) -> Vec<Seen> {
-    let run = |kernel: String, order: i32| {
+    let run = |kernel: String, order: u32| {
         let output = Buffer::poisoned::<f32>(expected.len());
         see(launch(Launch::new(&kernel).order(order), &output), &output, expected)
     };

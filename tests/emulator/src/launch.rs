@@ -44,8 +44,8 @@ impl Launch {
     }
 
     /// The order of threads, see [`crate::set_order`].
-    pub fn order(mut self, order: i32) -> Self {
-        self.order = order;
+    pub fn order(mut self, order: u32) -> Self {
+        self.order = order as i32;
         self
     }
 

@@ -24,4 +24,4 @@ mod library;
 
 pub use buffer::{Buffer, Element};
 pub use launch::Launch;
-pub use library::{allocations, libraries, live_bytes, set_order};
+pub use library::{allocations, install, last_failure, libraries, live_bytes, set_order};
