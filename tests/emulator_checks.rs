@@ -5,7 +5,7 @@
 use half::{bf16, f16};
 use tetrad_emulator::{Buffer, Launch};
 
-const ORDERS: i32 = 8;
+const ORDERS: u32 = 8;
 
 /// Results of each input in `check_arithmetic`.
 const RESULTS: usize = 40;

@@ -60,7 +60,9 @@ const struct {
 // In the algorithm's first word; the workspace is in the second, then come the alignments of a, b, c, d.
 constexpr u64 MARK = 0x656d756c61746564;
 
-Code refuse(Code code, const std::string& what) { return tetrad_emulator_failed(code, ("matrix product: " + what).c_str()); }
+Code refuse(Code code, const std::string& what) {
+    return tetrad_emulator_failed(code, ("matrix product: " + what).c_str());
+}
 
 u64 bytes_of(const Layout& layout) {
     const u64 element = layout.type == FLOAT ? 4 : 2;
@@ -74,7 +76,8 @@ u64 columns(const Layout& layout, u32 transposed) { return transposed != 0 ? lay
 Code check_shapes(const Description& how, const Layout& a, const Layout& b, const Layout& c, const Layout& d) {
     if (how.compute != SUM_IN_FLOAT || how.scale != FLOAT) return refuse(NOT_SUPPORTED, "only sums in float32");
     if (a.type != BFLOAT || b.type != BFLOAT) return refuse(NOT_SUPPORTED, "only bf16 operands");
-    if (c.type != d.type || (d.type != BFLOAT && d.type != FLOAT)) return refuse(NOT_SUPPORTED, "output is bf16 or float32");
+    if (c.type != d.type || (d.type != BFLOAT && d.type != FLOAT))
+        return refuse(NOT_SUPPORTED, "output is bf16 or float32");
     for (const Layout* layout : {&a, &b, &c, &d}) {
         if (layout->rows == 0 || layout->columns == 0) return refuse(INVALID_VALUE, "an empty matrix");
         if (layout->stride < i64(layout->rows)) return refuse(INVALID_VALUE, "a leading dimension below the rows");
@@ -180,9 +183,11 @@ API Code cublasLtMatmulAlgoGetHeuristic(Handle* handle, const Description* how, 
     const u64 workspace = preference->workspace < WORKSPACE ? 0 : WORKSPACE;
     const u32* alignment = preference->alignment;
     for (int i = 0; i < 4; i++) {
-        if (alignment[i] == 0 || (alignment[i] & (alignment[i] - 1)) != 0) return refuse(INVALID_VALUE, "an alignment that is no power of two");
+        if (alignment[i] == 0 || (alignment[i] & (alignment[i] - 1)) != 0)
+            return refuse(INVALID_VALUE, "an alignment that is no power of two");
     }
-    *results = Heuristic{{{MARK, workspace, alignment[0], alignment[1], alignment[2], alignment[3]}}, workspace, SUCCESS, 1, {}};
+    *results = Heuristic{
+        {{MARK, workspace, alignment[0], alignment[1], alignment[2], alignment[3]}}, workspace, SUCCESS, 1, {}};
     *found = 1;
     return SUCCESS;
 }
@@ -211,16 +216,32 @@ API Code cublasLtMatmul(Handle* handle, const Description* how, const void* alph
     if (needed > workspace_bytes || (needed > 0 && !tetrad_emulator_inside(workspace, workspace_bytes))) {
         return refuse(INVALID_VALUE, "the workspace is too small or not inside an allocation");
     }
-    const Product product = {rows(*at_a, how->transposed_a), columns(*at_b, how->transposed_b),
-                             columns(*at_a, how->transposed_a), static_cast<const bf16*>(a), static_cast<const bf16*>(b),
-                             u64(at_a->stride), u64(at_b->stride), how->transposed_a != 0, how->transposed_b != 0, c, d,
-                             u64(at_c->stride), u64(at_d->stride), at_c->type == BFLOAT, at_d->type == BFLOAT, factor, old};
+    const Product product = {rows(*at_a, how->transposed_a),
+                             columns(*at_b, how->transposed_b),
+                             columns(*at_a, how->transposed_a),
+                             static_cast<const bf16*>(a),
+                             static_cast<const bf16*>(b),
+                             u64(at_a->stride),
+                             u64(at_b->stride),
+                             how->transposed_a != 0,
+                             how->transposed_b != 0,
+                             c,
+                             d,
+                             u64(at_c->stride),
+                             u64(at_d->stride),
+                             at_c->type == BFLOAT,
+                             at_d->type == BFLOAT,
+                             factor,
+                             old};
     auto* work = new Work{product, workspace, needed};
-    const Code code = cuLaunchHostFunc(stream, [](void* data) {
-        const std::unique_ptr<Work> work(static_cast<Work*>(data));
-        memset(work->workspace, 0xff, work->workspace_bytes);
-        multiply(work->product);
-    }, work);
+    const Code code = cuLaunchHostFunc(
+        stream,
+        [](void* data) {
+            const std::unique_ptr<Work> work(static_cast<Work*>(data));
+            memset(work->workspace, 0xff, work->workspace_bytes);
+            multiply(work->product);
+        },
+        work);
     if (code == SUCCESS) return SUCCESS;
     delete work;
     return EXECUTION_FAILED;
