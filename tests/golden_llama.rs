@@ -1,4 +1,5 @@
-//! A two-layer LLaMA recorded from transformers in float32: logits, loss, every gradient, and 20 AdamW losses.
+//! Models of two layers recorded from transformers in float32: logits, loss, every gradient, and 20 AdamW losses.
+//! LLaMA, LLaMA 3 with its stretched frequencies, Qwen2 with biases, Qwen3 with normed heads of a size of their own.
 
 mod common;
 
@@ -6,7 +7,7 @@ use common::{Golden, assert_near};
 use std::collections::HashMap;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
-use tetrad::config::{Config, Moment, Optimizer, Rule, Schedule, TableStorage, Weights};
+use tetrad::config::{Config, Moment, Optimizer, RopeScaling, Rule, Schedule, TableStorage, Weights};
 use tetrad::memory::Span;
 use tetrad::model::{Pass, fill, table};
 use tetrad::train::Trainer;
@@ -41,6 +42,18 @@ fn recorded(name: &str) -> Recorded {
     model.tied = told["tie_word_embeddings"].as_bool().unwrap();
     model.norm_eps = told["rms_norm_eps"].as_f64().unwrap();
     model.rope_theta = told["rope_parameters"]["rope_theta"].as_f64().unwrap();
+    if told["rope_parameters"]["rope_type"] == "llama3" {
+        let rope = |key: &str| told["rope_parameters"][key].as_f64().unwrap();
+        model.rope_scaling = RopeScaling::Llama3;
+        (model.rope_factor, model.rope_low) = (rope("factor"), rope("low_freq_factor"));
+        model.rope_high = rope("high_freq_factor");
+        model.rope_original_context = rope("original_max_position_embeddings") as usize;
+    }
+    model.qkv_bias = told["model_type"] == "qwen2";
+    model.qk_norm = told["model_type"] == "qwen3";
+    if model.qk_norm {
+        model.head_dim = Some(number("head_dim"));
+    }
     config.storage.weights = Weights::F32;
     (config.storage.embedding, config.storage.head) = (TableStorage::F32, TableStorage::F32);
     (config.storage.m, config.storage.v) = (Moment::F32, Moment::F32);
@@ -134,4 +147,34 @@ fn golden_llama_gqa_untied_adamw_losses() {
 #[test]
 fn golden_llama_mha_tied_adamw_losses() {
     twenty_losses("llama_mha_tied");
+}
+
+#[test]
+fn golden_llama3_rope_logits_loss_gradients() {
+    logits_loss_and_gradients("llama3_rope");
+}
+
+#[test]
+fn golden_llama3_rope_adamw_losses() {
+    twenty_losses("llama3_rope");
+}
+
+#[test]
+fn golden_qwen2_logits_loss_gradients() {
+    logits_loss_and_gradients("qwen2");
+}
+
+#[test]
+fn golden_qwen2_adamw_losses() {
+    twenty_losses("qwen2");
+}
+
+#[test]
+fn golden_qwen3_logits_loss_gradients() {
+    logits_loss_and_gradients("qwen3");
+}
+
+#[test]
+fn golden_qwen3_adamw_losses() {
+    twenty_losses("qwen3");
 }

@@ -186,4 +186,10 @@ pub trait Backend: Send {
 
     /// What the updates since the last call did, together: one question to the device for a whole step.
     fn outcomes(&mut self) -> Outcomes;
+
+    /// `x[t] += bias`, row by row; `x` is `[T, width]`, `bias` float32 `[width]`.
+    fn add_bias(&mut self, x: Span, bias: Span, width: usize);
+
+    /// `grad = sum over t of dy[t]`; `dy` is `[T, width]`, `grad` float32 `[width]`, overwritten.
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize);
 }

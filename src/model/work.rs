@@ -32,12 +32,18 @@ pub struct LayerWork {
     pub k: Span,
     /// `[T, K, D]`
     pub v: Span,
+    /// `[T, H, D]` and `[T, K, D]` before their norms, if heads are normed.
+    pub plain_q: Span,
+    pub plain_k: Span,
+    /// `[T, H]` and `[T, K]`, if heads are normed.
+    pub inv_rms_q: Span,
+    pub inv_rms_k: Span,
     /// What sampling caches of `k`: the same bytes, unless blocks share theirs.
     pub cache_k: Span,
     pub cache_v: Span,
     /// `[B, H, S]`
     pub lse: Span,
-    /// Output of the heads `[T, hidden]`.
+    /// Output of the heads `[T, H, D]`.
     pub heads: Span,
     /// Input of the feed-forward block `[T, hidden]`.
     pub mid: Span,
@@ -58,7 +64,7 @@ pub struct LayerWork {
 pub struct GradWork {
     /// Gradient of the residual stream `[T, hidden]`.
     pub dx: Span,
-    /// Gradient of a norm's output, or of the heads' output `[T, hidden]`.
+    /// Gradient of a norm's output `[T, hidden]`, or of the heads' output `[T, H, D]`.
     pub dn: Span,
     /// Gradient of `act` `[T, intermediate]`.
     pub dact: Span,
@@ -67,8 +73,8 @@ pub struct GradWork {
     pub dv: Span,
     /// The one matrix gradient that exists, float32.
     pub matrix: Span,
-    /// Gradient of a gain, float32 `[hidden]`.
-    pub gain: Span,
+    /// Gradient of a gain or a bias, float32, as long as the longest.
+    pub vector: Span,
 }
 
 /// Everything a pass touches besides the parameters.
@@ -124,7 +130,19 @@ pub fn place(
     let head = layers + 1;
     let end = if train { 2 * layers + 2 } else { head };
     let always = Lifetime::ALWAYS;
-    let shapes = Shapes { tokens, keys, h, f, kv, heads: model.heads, layers, bytes };
+    let q = model.query_width();
+    let shapes = Shapes {
+        tokens,
+        keys,
+        h,
+        f,
+        q,
+        kv,
+        heads: model.heads,
+        head_norms: model.qk_norm.then_some(model.kv_heads),
+        layers,
+        bytes,
+    };
     let blocks = if train && config.run.activations == KeptActivations::Recompute {
         place_shared(plan, &shapes)
     } else {
@@ -139,8 +157,9 @@ pub fn place(
     let largest = entries.iter().map(|entry| entry.geometry.len()).max().unwrap_or(0);
     let scratch_shapes = Largest {
         tokens,
-        features: h.max(f).max(model.vocab),
-        inputs: h.max(f),
+        // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.
+        features: h.max(f).max(model.vocab).max(q + model.head_dim()),
+        inputs: h.max(f).max(q),
         keys,
         parameter: largest,
         head_dim: model.head_dim(),
@@ -171,8 +190,12 @@ struct Shapes {
     keys: usize,
     h: usize,
     f: usize,
+    /// H D
+    q: usize,
     kv: usize,
     heads: usize,
+    /// K, if heads are normed.
+    head_norms: Option<usize>,
     layers: u32,
     bytes: usize,
 }
@@ -229,18 +252,25 @@ fn place_shared(plan: &mut Plan, shapes: &Shapes) -> Vec<LayerWork> {
 /// All but input, keys and values.
 fn place_inner(plan: &mut Plan, shapes: &Shapes, name: &str, kept: Lifetime) -> LayerWork {
     let mut add = |part: &str, bytes| plan.add(format!("{name} {part}"), Category::Activations, bytes, kept);
-    let (h, f) = (shapes.tokens * shapes.h * shapes.bytes, shapes.tokens * shapes.f * shapes.bytes);
+    let rows = |width: usize| shapes.tokens * width * shapes.bytes;
+    let (h, f, q) = (rows(shapes.h), rows(shapes.f), rows(shapes.q));
+    let normed = |bytes: usize| if shapes.head_norms.is_some() { bytes } else { 0 };
+    let statistics = |heads: usize| normed(4 * shapes.tokens * heads);
     LayerWork {
         x: Span::NONE,
         inv_rms1: add("1/rms", 4 * shapes.tokens),
         xn1: add("attention input", h),
-        q: add("queries", h),
+        q: add("queries", q),
+        plain_q: add("queries before their norm", normed(q)),
+        plain_k: add("keys before their norm", normed(rows(shapes.kv))),
+        inv_rms_q: add("1/rms of queries", statistics(shapes.heads)),
+        inv_rms_k: add("1/rms of keys", statistics(shapes.head_norms.unwrap_or(0))),
         k: Span::NONE,
         v: Span::NONE,
         cache_k: Span::NONE,
         cache_v: Span::NONE,
         lse: add("log sums", 4 * shapes.tokens * shapes.heads),
-        heads: add("attention output", h),
+        heads: add("attention output", q),
         mid: add("middle", h),
         inv_rms2: add("second 1/rms", 4 * shapes.tokens),
         xn2: add("feed-forward input", h),
@@ -252,6 +282,7 @@ fn place_inner(plan: &mut Plan, shapes: &Shapes, name: &str, kept: Lifetime) -> 
 
 fn place_grad(plan: &mut Plan, config: &Config, train: bool, tokens: usize, bytes: usize, largest: usize) -> GradWork {
     let (h, f, kv) = (config.model.hidden, config.model.intermediate, config.model.kv_width());
+    let q = config.model.query_width();
     let layers = config.model.layers as u32;
     let (head, end) = (layers + 1, 2 * layers + 2);
     let blocks = Lifetime { from: head + 1, to: end - 1 };
@@ -260,12 +291,21 @@ fn place_grad(plan: &mut Plan, config: &Config, train: bool, tokens: usize, byte
     };
     let (dx, dn) = (
         rows("gradient of the stream", h, Lifetime { from: head, to: end }),
-        rows("gradient of a norm", h, Lifetime { from: head, to: end }),
+        rows("gradient of a norm", h.max(q), Lifetime { from: head, to: end }),
     );
-    let (dact, dq) = (rows("gradient of an activation", f, blocks), rows("gradient of queries", h, blocks));
+    let (dact, dq) = (rows("gradient of an activation", f, blocks), rows("gradient of queries", q, blocks));
     let (dk, dv) = (rows("gradient of keys", kv, blocks), rows("gradient of values", kv, blocks));
     let mut floats = |name: &str, count: usize| {
         plan.add(name, Category::Gradient, if train { 4 * count } else { 0 }, Lifetime { from: head, to: end })
     };
-    GradWork { dx, dn, dact, dq, dk, dv, matrix: floats("matrix gradient", largest), gain: floats("gain gradient", h) }
+    GradWork {
+        dx,
+        dn,
+        dact,
+        dq,
+        dk,
+        dv,
+        matrix: floats("matrix gradient", largest),
+        vector: floats("vector gradient", h.max(q)),
+    }
 }

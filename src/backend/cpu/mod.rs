@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_grad;
+mod bias;
 mod embedding;
 mod exp;
 mod gemm;
@@ -245,5 +246,17 @@ impl Backend for Cpu {
 
     fn outcomes(&mut self) -> Outcomes {
         std::mem::take(&mut self.outcomes)
+    }
+
+    fn add_bias(&mut self, x: Span, bias: Span, width: usize) {
+        let (isa, scratch, mut claims) = self.begin();
+        let bias = claims.read(bias);
+        bias::add_bias(isa, scratch, claims.write(x), bias, width);
+    }
+
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize) {
+        let (isa, scratch, mut claims) = self.begin();
+        let dy = claims.read(dy);
+        bias::bias_grad(isa, scratch, dy, claims.write(grad), width);
     }
 }
