@@ -1,4 +1,5 @@
-//! A two-layer LLaMA recorded from transformers in float32: logits, loss, every gradient, and 20 AdamW losses.
+//! Models of two layers recorded from transformers in float32: logits, loss, every gradient, and 20 AdamW losses.
+//! LLaMA, LLaMA 3 with its stretched frequencies, Qwen2 with biases, Qwen3 with normed heads of a size of their own.
 
 mod common;
 
@@ -74,4 +75,34 @@ fn golden_llama_gqa_untied_adamw_losses() {
 #[test]
 fn golden_llama_mha_tied_adamw_losses() {
     twenty_losses("llama_mha_tied");
+}
+
+#[test]
+fn golden_llama3_rope_logits_loss_gradients() {
+    logits_loss_and_gradients("llama3_rope");
+}
+
+#[test]
+fn golden_llama3_rope_adamw_losses() {
+    twenty_losses("llama3_rope");
+}
+
+#[test]
+fn golden_qwen2_logits_loss_gradients() {
+    logits_loss_and_gradients("qwen2");
+}
+
+#[test]
+fn golden_qwen2_adamw_losses() {
+    twenty_losses("qwen2");
+}
+
+#[test]
+fn golden_qwen3_logits_loss_gradients() {
+    logits_loss_and_gradients("qwen3");
+}
+
+#[test]
+fn golden_qwen3_adamw_losses() {
+    twenty_losses("qwen3");
 }

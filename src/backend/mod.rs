@@ -16,6 +16,7 @@ mod param;
 
 pub use param::{Param, State, Weight, WeightKind};
 
+use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{MappedFile, Span};
 use crate::optim::{Outcomes, Step};
@@ -97,6 +98,12 @@ pub trait Sizes {
 
     /// Bytes of logits that may exist at once, unless those of one token are more: as many as keep the device busy.
     fn logits_bytes(&self) -> usize;
+
+    /// Whether models of this shape can be computed.
+    ///
+    /// # Errors
+    /// The first number that is beyond what the kernels do.
+    fn check(&self, model: &Model) -> Result<(), BackendError>;
 
     /// Whether operations read a mapped file where it lies; if not, weights are uploaded from it.
     fn reads_mapped(&self) -> bool;
@@ -199,4 +206,10 @@ pub trait Backend: Sizes + Send {
 
     /// What the updates since the last call did, together: one question to the device for a whole step.
     fn outcomes(&mut self) -> Outcomes;
+
+    /// `x[t] += bias`, row by row; `x` is `[T, width]`, `bias` float32 `[width]`.
+    fn add_bias(&mut self, x: Span, bias: Span, width: usize);
+
+    /// `grad = sum over t of dy[t]`; `dy` is `[T, width]`, `grad` float32 `[width]`, overwritten.
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize);
 }

@@ -260,6 +260,7 @@ pub fn open_model(
     tokens: usize,
     keys: usize,
 ) -> Result<Model, BackendError> {
+    backend.check(&checkpoint.config.model)?;
     let (plan, model) = place_model(checkpoint, backend, tokens, keys);
     backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.work.scratch)?;
     if !backend.reads_mapped() {

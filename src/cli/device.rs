@@ -4,6 +4,7 @@ use super::Failure;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
 use crate::backend::{Backend, Sizes};
+use crate::config::Model;
 use crate::error::BackendError;
 use std::str::FromStr;
 
@@ -54,26 +55,27 @@ impl Opened {
     }
 }
 
-/// Opens the device that `device` says. `need` tells how many bytes of memory it must have free.
+/// Opens the device that `device` says, for `model`. `need` tells how many bytes of memory it must have free.
 ///
 /// # Errors
 /// If a GPU was asked for by name and cannot be used.
-pub(super) fn open(device: Device, need: impl Fn(&dyn Sizes) -> u64) -> Result<Opened, Failure> {
+pub(super) fn open(device: Device, model: &Model, need: impl Fn(&dyn Sizes) -> u64) -> Result<Opened, Failure> {
     let instead = match device {
         Device::Cpu => None,
-        Device::Auto => match open_cuda(0, &need) {
+        Device::Auto => match open_cuda(0, model, &need) {
             Ok(backend) => return Ok(Opened { backend, instead: None }),
             Err(why) => Some(why),
         },
         Device::Cuda(ordinal) => {
-            return Ok(Opened { backend: open_cuda(ordinal, &need)?, instead: None });
+            return Ok(Opened { backend: open_cuda(ordinal, model, &need)?, instead: None });
         }
     };
     Ok(Opened { backend: Box::new(Cpu::new()), instead })
 }
 
-fn open_cuda(ordinal: u32, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dyn Backend>, BackendError> {
+fn open_cuda(ordinal: u32, model: &Model, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dyn Backend>, BackendError> {
     let cuda = Cuda::open(ordinal)?;
+    cuda.check(model)?;
     cuda.check_memory(need(&cuda))?;
     Ok(Box::new(cuda))
 }

@@ -135,7 +135,7 @@ fn mean_loss(
 ) -> Result<(f64, String), Failure> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
     let need = |sizes: &dyn Sizes| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
-    let mut opened = device::open(device, need)?;
+    let mut opened = device::open(device, &checkpoint.config.model, need)?;
     let described = opened.describe();
     let backend = opened.backend.as_mut();
     let model = open_model(checkpoint, backend, batch * sequence, sequence)?;

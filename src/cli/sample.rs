@@ -82,7 +82,7 @@ fn sample(args: &Args) -> CliResult {
     let keys = checkpoint.config.model.context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
     let need = |sizes: &dyn Sizes| place_model(&checkpoint, sizes, tokens, keys).0.total() as u64;
-    let mut opened = device::open(args.device, need)?;
+    let mut opened = device::open(args.device, &checkpoint.config.model, need)?;
     let backend = opened.backend.as_mut();
     let model = open_model(&checkpoint, backend, tokens, keys)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };

@@ -322,7 +322,7 @@ impl Reader<'_> {
 }
 
 /// Rows of a plane, or as many empty ones if there is no plane.
-fn rows_or_none(plane: &mut Vec<u8>, row: usize, rows: usize) -> impl IndexedParallelIterator<Item = &mut [u8]> {
+fn rows_or_none(plane: &mut [u8], row: usize, rows: usize) -> impl IndexedParallelIterator<Item = &mut [u8]> {
     let there = !plane.is_empty();
     let mut parts: Vec<&mut [u8]> = if there { plane.chunks_mut(row).collect() } else { Vec::new() };
     parts.resize_with(rows, Default::default);

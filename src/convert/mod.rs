@@ -23,5 +23,8 @@ pub use export::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_fa
 pub use import::{Options, Summary, import};
 pub use source::{Beside, Source};
 
+/// Takes the next bytes of a tensor.
+pub type Sink<'a> = dyn FnMut(&[u8]) -> std::io::Result<()> + 'a;
+
 /// Told how many bytes of how many are done.
 pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;

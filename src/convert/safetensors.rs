@@ -3,6 +3,7 @@
 //! The header is read by a visitor that keeps nothing it was not asked for, so memory is bounded by the header's own
 //! bytes; those are bounded by the file's.
 
+use super::Sink;
 use super::gguf::TensorInfo;
 use super::quants::Kind;
 use crate::error::SafetensorsError;
@@ -151,7 +152,7 @@ pub fn header(tensors: &[(String, Vec<u64>, Kind)]) -> Vec<u8> {
 pub fn write(
     out: &mut impl Write,
     tensors: &[(String, Vec<u64>, Kind)],
-    send: &mut dyn FnMut(usize, &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
+    send: &mut dyn FnMut(usize, &mut Sink) -> io::Result<()>,
 ) -> io::Result<()> {
     out.write_all(&header(tensors))?;
     (0..tensors.len()).try_for_each(|i| send(i, &mut |bytes| out.write_all(bytes)))

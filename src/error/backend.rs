@@ -91,4 +91,17 @@ pub enum BackendError {
         /// The library's error.
         code: String,
     },
+    /// The kernels do not compute heads of this size.
+    #[error(
+        "the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}; use \
+         --device cpu"
+    )]
+    HeadDim {
+        /// Elements of a head.
+        found: usize,
+        /// At most.
+        most: usize,
+        /// What they must be a multiple of.
+        multiple: usize,
+    },
 }

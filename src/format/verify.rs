@@ -55,7 +55,10 @@ impl Check<'_> {
     /// R37: finite, and not negative where a sign makes no sense.
     fn values(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
         use PlaneKind as P;
-        let unsigned = matches!(self.plane.kind, P::Scales | P::MScales | P::VScales | P::V | P::VRows | P::VCols);
+        // A four-bit code is not symmetric, so there a scale's sign says which end reaches further.
+        let signed_scale = self.plane.kind == P::Scales && self.spec.storage.is_int4();
+        let unsigned = !signed_scale
+            && matches!(self.plane.kind, P::Scales | P::MScales | P::VScales | P::V | P::VRows | P::VCols);
         let allowed = if unsigned { "finite and not negative" } else { "finite" };
         let bad = |x: &f32| !x.is_finite() || (unsigned && *x < 0.0);
         let at = match (view.f32s(), view.u16s(), self.plane.element) {

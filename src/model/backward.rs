@@ -68,8 +68,24 @@ impl Model {
         apply: &mut Apply,
     ) {
         let dx = self.work.grad.dx.head(x.bytes);
-        backend.rms_norm_grad(x, gain.weight.data, inv_rms, dout, dx, self.work.grad.gain);
-        apply(backend, gain, self.work.grad.gain);
+        self.norm_grad_into(backend, x, gain, inv_rms, dout, dx, apply);
+    }
+
+    /// The gradient through a norm is added to `dx`; that of its gain is applied.
+    #[allow(clippy::too_many_arguments)]
+    fn norm_grad_into(
+        &self,
+        backend: &mut dyn Backend,
+        x: Span,
+        gain: &Param,
+        inv_rms: Span,
+        dout: Span,
+        dx: Span,
+        apply: &mut Apply,
+    ) {
+        let grad = self.work.grad.vector.head(4 * gain.weight.geometry.cols);
+        backend.rms_norm_grad(x, gain.weight.data, inv_rms, dout, dx, grad);
+        apply(backend, gain, grad);
     }
 
     /// The gradient of a linear layer's weight, applied at once.
@@ -114,20 +130,40 @@ impl Model {
         apply: &mut Apply,
     ) {
         let model = &self.config.model;
-        let (t, h, kv) = (pass.tokens(), model.hidden, model.kv_width());
+        let (t, h, width, kv) = (pass.tokens(), model.hidden, model.query_width(), model.kv_width());
         let grad = &self.work.grad;
         let (dx, dn) = (self.rows(grad.dx, 0, t, h), self.rows(grad.dn, 0, t, h));
-        backend.linear_grad_input(dx, &params.output.weight, dn, Store::Overwrite);
-        self.weight_grad(backend, dx, self.rows(work.heads, 0, t, h), &params.output, apply);
-        let dq = self.rows(grad.dq, 0, t, h);
+        let dheads = self.rows(grad.dn, 0, t, width);
+        backend.linear_grad_input(dx, &params.output.weight, dheads, Store::Overwrite);
+        self.weight_grad(backend, dx, self.rows(work.heads, 0, t, width), &params.output, apply);
+        let dq = self.rows(grad.dq, 0, t, width);
         let (dk, dv) = (self.rows(grad.dk, 0, t, kv), self.rows(grad.dv, 0, t, kv));
-        let (q, k, v) = (self.rows(work.q, 0, t, h), self.rows(work.k, 0, t, kv), self.rows(work.v, 0, t, kv));
+        let (q, k, v) = (self.rows(work.q, 0, t, width), self.rows(work.k, 0, t, kv), self.rows(work.v, 0, t, kv));
         let lse = work.lse.head(4 * t * model.heads);
         // Four-bit activations replaced it.
-        let out = (self.config.activations.quant == ActivationQuant::None).then(|| self.rows(work.heads, 0, t, h));
-        backend.attention_grad(q, k, v, out, lse, dn, dq, dk, dv, self.attention_shape(pass));
+        let out = (self.config.activations.quant == ActivationQuant::None).then(|| self.rows(work.heads, 0, t, width));
+        backend.attention_grad(q, k, v, out, lse, dheads, dq, dk, dv, self.attention_shape(pass));
         backend.rope(dq, self.work.rope, self.rotation(pass, model.heads, true));
         backend.rope(dk, self.work.rope, self.rotation(pass, model.kv_heads, true));
+        let (dq, dk) = match &params.head_norms {
+            None => (dq, dk),
+            Some([query, key]) => {
+                let (inv_q, inv_k) = self.head_rms(work, t);
+                let (plain_q, plain_k) = (self.rows(work.plain_q, 0, t, width), self.rows(work.plain_k, 0, t, kv));
+                // The rotated queries and keys have served; their buffers take the gradients before the norms.
+                backend.zero(q);
+                self.norm_grad_into(backend, plain_q, query, inv_q, dq, q, apply);
+                backend.zero(k);
+                self.norm_grad_into(backend, plain_k, key, inv_k, dk, k, apply);
+                (q, k)
+            }
+        };
+        for (dy, bias) in [dq, dk, dv].into_iter().zip(params.biases.iter().flatten()) {
+            let width = bias.weight.geometry.cols;
+            let grad = grad.vector.head(4 * width);
+            backend.bias_grad(dy, grad, width);
+            apply(backend, bias, grad);
+        }
         let xn = self.rows(work.xn1, 0, t, h);
         let mut store = Store::Overwrite;
         for (dy, param) in [(dq, &params.query), (dk, &params.key), (dv, &params.value)] {

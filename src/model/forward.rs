@@ -101,27 +101,49 @@ impl Model {
         work: &LayerWork,
     ) {
         let model = &self.config.model;
-        let (t, h, kv) = (pass.tokens(), model.hidden, model.kv_width());
+        let (t, h, width, kv) = (pass.tokens(), model.hidden, model.query_width(), model.kv_width());
         let (x, xn) = (self.rows(work.x, 0, t, h), self.rows(work.xn1, 0, t, h));
         backend.rms_norm(x, params.attention_norm.weight.data, xn, work.inv_rms1.head(4 * t), model.norm_eps as f32);
         self.quantize(backend, xn, h);
-        let q = self.rows(work.q, 0, t, h);
+        let q = self.rows(work.q, 0, t, width);
         let (all_k, all_v) = if pass.cached { (work.cache_k, work.cache_v) } else { (work.k, work.v) };
         let (k, v) = (self.rows(all_k, pass.start, t, kv), self.rows(all_v, pass.start, t, kv));
-        backend.linear(xn, &params.query.weight, q, Store::Overwrite);
-        backend.linear(xn, &params.key.weight, k, Store::Overwrite);
+        // Where heads are normed, backward needs them as they were before.
+        let (plain_q, plain_k) = match params.head_norms {
+            Some(_) => (self.rows(work.plain_q, 0, t, width), self.rows(work.plain_k, 0, t, kv)),
+            None => (q, k),
+        };
+        backend.linear(xn, &params.query.weight, plain_q, Store::Overwrite);
+        backend.linear(xn, &params.key.weight, plain_k, Store::Overwrite);
         backend.linear(xn, &params.value.weight, v, Store::Overwrite);
+        if let Some(biases) = &params.biases {
+            for (x, bias) in [plain_q, plain_k, v].into_iter().zip(biases) {
+                backend.add_bias(x, bias.weight.data, bias.weight.geometry.cols);
+            }
+        }
+        if let Some([query, key]) = &params.head_norms {
+            let eps = model.norm_eps as f32;
+            let (inv_q, inv_k) = self.head_rms(work, t);
+            backend.rms_norm(plain_q, query.weight.data, q, inv_q, eps);
+            backend.rms_norm(plain_k, key.weight.data, k, inv_k, eps);
+        }
         backend.rope(q, self.work.rope, self.rotation(pass, model.heads, false));
         backend.rope(k, self.work.rope, self.rotation(pass, model.kv_heads, false));
         let seen = pass.start + t;
         let (keys, values) = (self.rows(all_k, 0, seen, kv), self.rows(all_v, 0, seen, kv));
-        let heads = self.rows(work.heads, 0, t, h);
+        let heads = self.rows(work.heads, 0, t, width);
         let lse = work.lse.head(4 * t * model.heads);
         backend.attention(q, keys, values, heads, lse, self.attention_shape(pass));
-        self.quantize(backend, heads, h);
+        self.quantize(backend, heads, width);
         let mid = self.rows(work.mid, 0, t, h);
         backend.copy(x, mid);
         backend.linear(heads, &params.output.weight, mid, Store::Accumulate);
+    }
+
+    /// 1/rms of every query head and every key head of `t` tokens.
+    pub(super) fn head_rms(&self, work: &LayerWork, t: usize) -> (Span, Span) {
+        let model = &self.config.model;
+        (work.inv_rms_q.head(4 * t * model.heads), work.inv_rms_k.head(4 * t * model.kv_heads))
     }
 
     /// The feed-forward block up to its activation, of which backward reads all.

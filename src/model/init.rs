@@ -1,6 +1,6 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
-use super::Model;
+use super::{Model, table};
 use crate::backend::{Backend, Param, Weight, WeightKind};
 use crate::config::{Moment, Scheme};
 use crate::memory::Span;
@@ -100,17 +100,17 @@ impl PackedRow {
     }
 }
 
-/// Gives a placed model its first values: gains are 1, matrices normal with `init_std`, moments zero.
+/// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
-    for param in model.params.all() {
+    for (entry, param) in table(&model.config).iter().zip(model.params.all()) {
         let stream = Stream { seed: model.config.run.seed, step: 0, tensor: param.id, purpose: Purpose::Init };
         let (std, padded) = (model.config.model.init_std as f32, param.weight.geometry.padded_cols() as u64);
         fill(backend, &param.weight, &mut |row, values| {
-            if param.decay {
+            if !entry.role.is_vector() {
                 stream.normal(row as u64 * padded, values);
                 values.iter_mut().for_each(|x| *x *= std);
             } else {
-                values.fill(1.0);
+                values.fill(if entry.role.is_norm() { 1.0 } else { 0.0 });
             }
         });
         zero_state(param, backend);

@@ -15,6 +15,10 @@ pub struct LayerParams {
     pub query: Param,
     pub key: Param,
     pub value: Param,
+    /// Of queries, keys and values, where the model has them.
+    pub biases: Option<[Param; 3]>,
+    /// Gains of the norms of query heads and key heads, where the model has them.
+    pub head_norms: Option<[Param; 2]>,
     pub output: Param,
     pub feed_forward_norm: Param,
     pub gate: Param,
@@ -49,6 +53,8 @@ impl Params {
             query: must(Role::Query(l)),
             key: must(Role::Key(l)),
             value: must(Role::Value(l)),
+            biases: of(Role::QueryBias(l)).map(|query| [query, must(Role::KeyBias(l)), must(Role::ValueBias(l))]),
+            head_norms: of(Role::QueryNorm(l)).map(|query| [query, must(Role::KeyNorm(l))]),
             output: must(Role::Output(l)),
             feed_forward_norm: must(Role::FeedForwardNorm(l)),
             gate: must(Role::Gate(l)),
@@ -71,7 +77,10 @@ impl Params {
     /// All parameters in the table's order.
     pub fn all(&self) -> impl Iterator<Item = &Param> {
         let layers = self.layers.iter().flat_map(|l| {
-            [&l.attention_norm, &l.query, &l.key, &l.value, &l.output, &l.feed_forward_norm, &l.gate, &l.up, &l.down]
+            let before = [&l.attention_norm, &l.query, &l.key, &l.value];
+            let after = [&l.output, &l.feed_forward_norm, &l.gate, &l.up, &l.down];
+            let between = l.biases.iter().flatten().chain(l.head_norms.iter().flatten());
+            before.into_iter().chain(between).chain(after)
         });
         [&self.embedding].into_iter().chain(layers).chain([&self.final_norm]).chain(&self.head)
     }

@@ -32,12 +32,18 @@ pub struct LayerWork {
     pub k: Span,
     /// `[T, K, D]`
     pub v: Span,
+    /// `[T, H, D]` and `[T, K, D]` before their norms, if heads are normed.
+    pub plain_q: Span,
+    pub plain_k: Span,
+    /// `[T, H]` and `[T, K]`, if heads are normed.
+    pub inv_rms_q: Span,
+    pub inv_rms_k: Span,
     /// What sampling caches of `k`: the same bytes, unless blocks share theirs.
     pub cache_k: Span,
     pub cache_v: Span,
     /// `[B, H, S]`
     pub lse: Span,
-    /// Output of the heads `[T, hidden]`.
+    /// Output of the heads `[T, H, D]`.
     pub heads: Span,
     /// Input of the feed-forward block `[T, hidden]`.
     pub mid: Span,
@@ -58,7 +64,7 @@ pub struct LayerWork {
 pub struct GradWork {
     /// Gradient of the residual stream `[T, hidden]`.
     pub dx: Span,
-    /// Gradient of a norm's output, or of the heads' output `[T, hidden]`.
+    /// Gradient of a norm's output `[T, hidden]`, or of the heads' output `[T, H, D]`.
     pub dn: Span,
     /// Gradient of `act` `[T, intermediate]`.
     pub dact: Span,
@@ -67,8 +73,8 @@ pub struct GradWork {
     pub dv: Span,
     /// The one matrix gradient that exists, float32.
     pub matrix: Span,
-    /// Gradient of a gain, float32 `[hidden]`.
-    pub gain: Span,
+    /// Gradient of a gain or a bias, float32, as long as the longest.
+    pub vector: Span,
 }
 
 impl GradWork {
@@ -81,7 +87,7 @@ impl GradWork {
         dk: Span::NONE,
         dv: Span::NONE,
         matrix: Span::NONE,
-        gain: Span::NONE,
+        vector: Span::NONE,
     };
 }
 
@@ -132,13 +138,25 @@ pub fn place(
 ) -> Work {
     let model = &config.model;
     let pitch = |width: usize| width.next_multiple_of(backend.row_multiple());
-    let [h, f, kv, vocab] = [model.hidden, model.intermediate, model.kv_width(), model.vocab].map(pitch);
+    let [h, q, f] = [model.hidden, model.query_width(), model.intermediate].map(pitch);
+    let [kv, vocab] = [model.kv_width(), model.vocab].map(pitch);
     let (layers, bytes) = (model.layers as u32, backend.activation_bytes());
     let train = mode == Mode::Train;
     let head = layers + 1;
     let end = if train { 2 * layers + 2 } else { head };
     let always = Lifetime::ALWAYS;
-    let shapes = Shapes { tokens, keys, h, f, kv, heads: model.heads, layers, bytes };
+    let shapes = Shapes {
+        tokens,
+        keys,
+        h,
+        f,
+        q,
+        kv,
+        heads: model.heads,
+        head_norms: model.qk_norm.then_some(model.kv_heads),
+        layers,
+        bytes,
+    };
     let blocks = if train && config.run.activations == KeptActivations::Recompute {
         place_shared(plan, &shapes)
     } else {
@@ -153,8 +171,9 @@ pub fn place(
     let largest = entries.iter().map(|entry| entry.geometry.len()).max().unwrap_or(0);
     let scratch_shapes = Largest {
         tokens,
-        features: h.max(f).max(vocab),
-        inputs: h.max(f),
+        // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.
+        features: h.max(f).max(vocab).max(q + model.head_dim()),
+        inputs: h.max(f).max(q),
         keys,
         parameter: largest,
         head_dim: model.head_dim(),
@@ -176,7 +195,11 @@ pub fn place(
         x,
         inv_rms,
         xn,
-        grad: if train { place_grad(plan, &shapes, model.hidden, largest) } else { GradWork::NONE },
+        grad: if train {
+            place_grad(plan, &shapes, model.hidden.max(model.query_width()), largest)
+        } else {
+            GradWork::NONE
+        },
     }
 }
 
@@ -186,8 +209,12 @@ struct Shapes {
     keys: usize,
     h: usize,
     f: usize,
+    /// H D
+    q: usize,
     kv: usize,
     heads: usize,
+    /// K, if heads are normed.
+    head_norms: Option<usize>,
     layers: u32,
     bytes: usize,
 }
@@ -244,18 +271,25 @@ fn place_shared(plan: &mut Plan, shapes: &Shapes) -> Vec<LayerWork> {
 /// All but input, keys and values.
 fn place_inner(plan: &mut Plan, shapes: &Shapes, name: &str, kept: Lifetime) -> LayerWork {
     let mut add = |part: &str, bytes| plan.add(format!("{name} {part}"), Category::Activations, bytes, kept);
-    let (h, f) = (shapes.tokens * shapes.h * shapes.bytes, shapes.tokens * shapes.f * shapes.bytes);
+    let rows = |width: usize| shapes.tokens * width * shapes.bytes;
+    let (h, f, q) = (rows(shapes.h), rows(shapes.f), rows(shapes.q));
+    let normed = |bytes: usize| if shapes.head_norms.is_some() { bytes } else { 0 };
+    let statistics = |heads: usize| normed(4 * shapes.tokens * heads);
     LayerWork {
         x: Span::NONE,
         inv_rms1: add("1/rms", 4 * shapes.tokens),
         xn1: add("attention input", h),
-        q: add("queries", h),
+        q: add("queries", q),
+        plain_q: add("queries before their norm", normed(q)),
+        plain_k: add("keys before their norm", normed(rows(shapes.kv))),
+        inv_rms_q: add("1/rms of queries", statistics(shapes.heads)),
+        inv_rms_k: add("1/rms of keys", statistics(shapes.head_norms.unwrap_or(0))),
         k: Span::NONE,
         v: Span::NONE,
         cache_k: Span::NONE,
         cache_v: Span::NONE,
         lse: add("log sums", 4 * shapes.tokens * shapes.heads),
-        heads: add("attention output", h),
+        heads: add("attention output", q),
         mid: add("middle", h),
         inv_rms2: add("second 1/rms", 4 * shapes.tokens),
         xn2: add("feed-forward input", h),
@@ -265,17 +299,17 @@ fn place_inner(plan: &mut Plan, shapes: &Shapes, name: &str, kept: Lifetime) -> 
     }
 }
 
-/// `hidden` elements of a gain, `largest` of a matrix.
-fn place_grad(plan: &mut Plan, shapes: &Shapes, hidden: usize, largest: usize) -> GradWork {
-    let Shapes { tokens, h, f, kv, bytes, layers, .. } = *shapes;
+/// `vector` elements of a gain or a bias, `largest` of a matrix.
+fn place_grad(plan: &mut Plan, shapes: &Shapes, vector: usize, largest: usize) -> GradWork {
+    let Shapes { tokens, h, q, f, kv, bytes, layers, .. } = *shapes;
     let (head, end) = (layers + 1, 2 * layers + 2);
     let blocks = Lifetime { from: head + 1, to: end - 1 };
     let mut rows = |name: &str, width: usize, life| plan.add(name, Category::Activations, tokens * width * bytes, life);
     let (dx, dn) = (
         rows("gradient of the stream", h, Lifetime { from: head, to: end }),
-        rows("gradient of a norm", h, Lifetime { from: head, to: end }),
+        rows("gradient of a norm", h.max(q), Lifetime { from: head, to: end }),
     );
-    let (dact, dq) = (rows("gradient of an activation", f, blocks), rows("gradient of queries", h, blocks));
+    let (dact, dq) = (rows("gradient of an activation", f, blocks), rows("gradient of queries", q, blocks));
     let (dk, dv) = (rows("gradient of keys", kv, blocks), rows("gradient of values", kv, blocks));
     let mut floats =
         |name: &str, count: usize| plan.add(name, Category::Gradient, 4 * count, Lifetime { from: head, to: end });
@@ -287,6 +321,6 @@ fn place_grad(plan: &mut Plan, shapes: &Shapes, hidden: usize, largest: usize) -
         dk,
         dv,
         matrix: floats("matrix gradient", largest),
-        gain: floats("gain gradient", hidden),
+        vector: floats("vector gradient", vector),
     }
 }

@@ -72,6 +72,7 @@ impl Trainer {
     /// # Errors
     /// If the backend does not have the planned memory.
     pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, BackendError> {
+        backend.check(&config.model)?;
         let (plan, model) = plan(config, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
         model.prepare(backend.as_mut());

@@ -3,7 +3,7 @@
 use super::Golden;
 use std::collections::HashMap;
 use tetrad::backend::Backend;
-use tetrad::config::{Config, Moment, Optimizer, Rule, Schedule, TableStorage, Weights};
+use tetrad::config::{Config, Moment, Optimizer, RopeScaling, Rule, Schedule, TableStorage, Weights};
 use tetrad::model::{Pass, fill, table};
 use tetrad::train::Trainer;
 
@@ -34,6 +34,18 @@ impl Recorded {
         model.tied = told["tie_word_embeddings"].as_bool().unwrap();
         model.norm_eps = told["rms_norm_eps"].as_f64().unwrap();
         model.rope_theta = told["rope_parameters"]["rope_theta"].as_f64().unwrap();
+        if told["rope_parameters"]["rope_type"] == "llama3" {
+            let rope = |key: &str| told["rope_parameters"][key].as_f64().unwrap();
+            model.rope_scaling = RopeScaling::Llama3;
+            (model.rope_factor, model.rope_low) = (rope("factor"), rope("low_freq_factor"));
+            model.rope_high = rope("high_freq_factor");
+            model.rope_original_context = rope("original_max_position_embeddings") as usize;
+        }
+        model.qkv_bias = told["model_type"] == "qwen2";
+        model.qk_norm = told["model_type"] == "qwen3";
+        if model.qk_norm {
+            model.head_dim = Some(number("head_dim"));
+        }
         config.storage.weights = Weights::F32;
         (config.storage.embedding, config.storage.head) = (TableStorage::F32, TableStorage::F32);
         (config.storage.m, config.storage.v) = (Moment::F32, Moment::F32);

@@ -21,12 +21,12 @@ pub fn open() -> Cuda {
 }
 
 /// Orders in which the emulated threads of a block take turns. A real device has its own.
-pub fn orders() -> impl Iterator<Item = i32> {
+pub fn orders() -> impl Iterator<Item = u32> {
     0..if real() { 1 } else { 4 }
 }
 
 /// Chooses one of [`orders`].
-pub fn set_order(order: i32) {
+pub fn set_order(order: u32) {
     if !real() {
         tetrad_emulator::set_order(order);
     }

@@ -315,7 +315,7 @@ fn contents() -> Vec<Bad> {
         ("code-bytes", "R36", plane_bytes(int8(), 0, BYTES, set(3, &[0x80]))),
         ("scale-nan", "R37", plane_bytes(int4_asymmetric(), 0, SCALES, set(2, &NAN16))),
         ("scale-infinite", "R37", int4(SCALES, |d| put(d, 2, &INFINITE16))),
-        ("scale-negative", "R37", int4(SCALES, |d| put(d, 2, &NEGATIVE16))),
+        ("scale-negative", "R37", plane_bytes(int8(), 0, SCALES, set(2, &NEGATIVE16))),
         ("offset-nan", "R37", plane_bytes(int4_asymmetric(), 0, OFFSETS, set(4, &NAN16))),
         ("m-scale-nan", "R37", int4(M_SCALES, |d| put(d, 0, &BRAIN_NAN))),
         ("v-scale-negative", "R37", int4(V_SCALES, |d| put(d, 0, &BRAIN_NEGATIVE))),

@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_grad;
+mod bias;
 mod embedding;
 mod exp;
 mod gemm;
@@ -30,6 +31,7 @@ mod work;
 pub use isa::Isa;
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
+use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, MappedFile, Span};
 use crate::optim::{Outcomes, Step};
@@ -97,6 +99,10 @@ impl Sizes for Cpu {
     /// A chunk of logits is written and read several times; a small one stays in the caches.
     fn logits_bytes(&self) -> usize {
         16 << 20
+    }
+
+    fn check(&self, _: &Model) -> Result<(), BackendError> {
+        Ok(())
     }
 
     fn reads_mapped(&self) -> bool {
@@ -257,5 +263,17 @@ impl Backend for Cpu {
 
     fn outcomes(&mut self) -> Outcomes {
         std::mem::take(&mut self.outcomes)
+    }
+
+    fn add_bias(&mut self, x: Span, bias: Span, width: usize) {
+        let (isa, scratch, mut claims) = self.begin();
+        let bias = claims.read(bias);
+        bias::add_bias(isa, scratch, claims.write(x), bias, width);
+    }
+
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize) {
+        let (isa, scratch, mut claims) = self.begin();
+        let dy = claims.read(dy);
+        bias::bias_grad(isa, scratch, dy, claims.write(grad), width);
     }
 }

@@ -8,6 +8,7 @@
 mod args;
 pub mod attention;
 pub mod attention_grad;
+mod bias;
 mod cache;
 mod compile;
 mod device;
@@ -41,6 +42,7 @@ pub use report::{Usage, usages};
 pub use sources::{HEADERS, SOURCES, Source};
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
+use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, MappedFile, Span};
 use crate::optim::{Outcomes, Step};
@@ -93,6 +95,15 @@ impl super::Sizes for Sizes {
     /// Each chunk reads the whole head again, so a chunk has thousands of rows.
     fn logits_bytes(&self) -> usize {
         256 << 20
+    }
+
+    /// Attention's tiles hold heads of up to [`attention::MAX_HEAD_DIM`]; a norm of heads reads each as an aligned row.
+    fn check(&self, model: &Model) -> Result<(), BackendError> {
+        let (found, least) = (model.head_dim(), if model.qk_norm { ROW_MULTIPLE } else { 2 });
+        match found <= attention::MAX_HEAD_DIM && found.is_multiple_of(least) {
+            true => Ok(()),
+            false => Err(BackendError::HeadDim { found, most: attention::MAX_HEAD_DIM, multiple: least }),
+        }
     }
 
     fn reads_mapped(&self) -> bool {
@@ -168,6 +179,10 @@ impl super::Sizes for Cuda {
 
     fn logits_bytes(&self) -> usize {
         Sizes.logits_bytes()
+    }
+
+    fn check(&self, model: &Model) -> Result<(), BackendError> {
+        Sizes.check(model)
     }
 
     fn reads_mapped(&self) -> bool {
@@ -278,5 +293,13 @@ impl Backend for Cuda {
 
     fn outcomes(&mut self) -> Outcomes {
         optimizer::outcomes(&mut self.gpu)
+    }
+
+    fn add_bias(&mut self, x: Span, bias: Span, width: usize) {
+        bias::add_bias(&mut self.gpu, x, bias, width);
+    }
+
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize) {
+        bias::bias_grad(&mut self.gpu, dy, grad, width);
     }
 }

@@ -197,7 +197,7 @@ fn open(path: &Path, config: &Config, data: &Prepared, dir: &Path) -> Result<Che
 /// Opens the device, and refuses a run that is larger than its budget or than the memory that is free: better than
 /// being killed in the middle of it.
 fn open_device(config: &Config, args: &Args) -> Result<Opened, Failure> {
-    let opened = device::open(args.device, |sizes| plan(config, sizes).0.total() as u64)?;
+    let opened = device::open(args.device, &config.model, |sizes| plan(config, sizes).0.total() as u64)?;
     let sizes: &dyn Sizes = opened.backend.as_ref();
     if let Some(size) = &args.budget {
         let budget = budget::parse(size).map_err(|e| format!("--budget {e}"))?;

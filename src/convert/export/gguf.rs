@@ -4,11 +4,11 @@ use super::put;
 use super::rows::send;
 use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
 use crate::config::{Model, RopeScaling, Scheme, Weights};
-use crate::convert::Progress;
 use crate::convert::gguf::{GgufWriter, Item, MetaValue};
 use crate::convert::names::{RowOrder, gguf_name};
 use crate::convert::quants::Kind;
 use crate::convert::tokenizer::{special_tokens, to_gguf};
+use crate::convert::{Progress, Sink};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
 use crate::format::{File, Storage, TensorSpec};
@@ -75,7 +75,7 @@ pub fn export_gguf(
         }
     }
     let (mut done, total) = (0, writer.file_len());
-    let mut draw = |i: usize, sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| {
+    let mut draw = |i: usize, sink: &mut Sink<'_>| {
         let mut counted = |bytes: &[u8]| {
             done += bytes.len() as u64;
             progress(done, total);

@@ -1,5 +1,6 @@
 //! The writer: keys and tensors in the order given; contents are drawn when the file is written.
 
+use crate::convert::Sink;
 use crate::convert::quants::Kind;
 use std::io::{self, Write};
 
@@ -101,7 +102,7 @@ impl GgufWriter {
     pub fn write(
         &self,
         out: &mut impl Write,
-        send: &mut dyn FnMut(usize, &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>,
+        send: &mut dyn FnMut(usize, &mut Sink) -> io::Result<()>,
     ) -> io::Result<()> {
         out.write_all(&self.head())?;
         for (i, item) in self.items.iter().enumerate() {

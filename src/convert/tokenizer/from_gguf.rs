@@ -28,11 +28,13 @@ pub fn from_gguf(path: &Path, gguf: &Gguf<'_>) -> Result<Option<Files>, ConvertE
     let refuse = |what: String| ConvertError::Source { path: path.into(), what };
     let kind = gguf.maybe("tokenizer.ggml.model", "a text", Key::text).map_err(failed)?;
     let Some(kind) = kind.filter(|kind| *kind != "no_vocab" && *kind != "none") else { return Ok(None) };
-    let arrays = arrays(gguf).map_err(failed)?;
+    let mut arrays = arrays(gguf).map_err(failed)?;
     let mut seen = HashSet::new();
     if let Some(token) = arrays.tokens.iter().find(|token| !seen.insert(**token)) {
         return Err(refuse(format!("its vocabulary has the token {token:?} twice")));
     }
+    // What llama.cpp does where the file does not say.
+    let mut begins = kind == "llama";
     let json = match kind {
         "gpt2" => {
             let name = gguf.maybe("tokenizer.ggml.pre", "a text", Key::text).map_err(failed)?.unwrap_or("(none)");
@@ -43,6 +45,7 @@ pub fn from_gguf(path: &Path, gguf: &Gguf<'_>) -> Result<Option<Files>, ConvertE
                     names()
                 ))
             })?;
+            begins = pre.ignore_merges;
             byte_level(&arrays, gguf, pre).map_err(failed)?
         }
         "llama" => sentence_piece(&arrays, gguf).map_err(failed)?,
@@ -54,6 +57,7 @@ pub fn from_gguf(path: &Path, gguf: &Gguf<'_>) -> Result<Option<Files>, ConvertE
             return Err(refuse(what));
         }
     };
+    arrays.special.entry("add_bos_token").or_insert(begins.into());
     Ok(Some((json, Some(serde_json::to_vec_pretty(&arrays.special).expect("a JSON value is JSON")))))
 }
 

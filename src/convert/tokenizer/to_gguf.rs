@@ -113,9 +113,10 @@ pub fn to_gguf(json: Option<&[u8]>, special: &Special, vocab: usize) -> Result<V
     for (name, id) in ids.into_iter().filter_map(|(name, id)| id.map(|id| (name, id))) {
         keys.push((format!("{name}_token_id"), MetaValue::U32(id)));
     }
-    for (name, switch) in [("add_bos_token", special.add_bos), ("add_eos_token", special.add_eos)] {
-        // Without the key llama.cpp takes the default of the tokenizer's kind, which need not be this model's.
-        keys.push((name.into(), MetaValue::Bool(switch.unwrap_or(false))));
+    // Without this key llama.cpp takes the default of the tokenizer's kind, which need not be this model's.
+    keys.push(("add_bos_token".into(), MetaValue::Bool(special.add_bos.unwrap_or(false))));
+    if let Some(switch) = special.add_eos {
+        keys.push(("add_eos_token".into(), MetaValue::Bool(switch)));
     }
     let mut keys: Vec<_> = keys.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)).collect();
     if let Some(template) = &special.template {
