@@ -6,8 +6,8 @@
 //! opened.
 
 mod args;
-mod attention;
-mod attention_grad;
+pub mod attention;
+pub mod attention_grad;
 mod cache;
 mod compile;
 mod device;
@@ -256,7 +256,7 @@ impl Backend for Cuda {
         dv: Span,
         shape: AttentionShape,
     ) {
-        attention_grad::attention_grad(&mut self.gpu, q, k, v, lse, dout, dq, dk, dv, None, shape);
+        attention_grad::attention_grad(&mut self.gpu, q, k, v, None, lse, dout, dq, dk, dv, None, shape);
     }
 
     fn swiglu(&mut self, gate: Span, up: Span, out: Span) {

@@ -17,6 +17,7 @@ macro_rules! embedded {
 
 /// What kernels include.
 pub const HEADERS: &[Source] = embedded![
+    "attention.h",
     "gpu.h",
     "lattice.h",
     "moments.h",
@@ -25,11 +26,15 @@ pub const HEADERS: &[Source] = embedded![
     "philox.h",
     "rows.h",
     "runs.h",
+    "tiles.h",
     "weights.h",
 ];
 
 /// All files of kernels.
 pub const SOURCES: &[Source] = embedded![
+    "attention.cu",
+    "attention_few.cu",
+    "attention_grad.cu",
     "bias.cu",
     "dequantize.cu",
     "embedding.cu",
