@@ -3,8 +3,8 @@
 #[path = "common/rig.rs"]
 mod rig;
 
-use rig::{BF16, Rig, check, floats, orders, read_activations, read_floats, set_order, words};
 use half::{bf16, f16};
+use rig::{BF16, Rig, check, floats, orders, read_activations, read_floats, set_order, words};
 use tetrad::backend::cpu::reference::{self, Planes, wide};
 use tetrad::backend::{Backend, Largest, Store, Weight, WeightKind};
 use tetrad::config::Scheme;

@@ -3,8 +3,8 @@
 #[path = "common/rig.rs"]
 mod rig;
 
-use rig::{BF16, Rig, check, floats, orders, read_activations, read_floats, read_rows, set_order, words};
 use half::bf16;
+use rig::{BF16, Rig, check, floats, orders, read_activations, read_floats, read_rows, set_order, words};
 use tetrad::backend::cpu::reference::{self, wide};
 use tetrad::backend::{Backend, IGNORE, Largest, Rotation};
 
