@@ -234,7 +234,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     let g = Geometry::new(rows, cols, group);
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
                     refits += recorded.outcomes.iter().map(|outcome| outcome.refits).sum::<u64>();
-                    tetrad_emulator::set_order((case % 7) as i32);
+                    tetrad_emulator::set_order((case % 7) as u32);
                     for (name, gpu) in &mut devices {
                         let what = format!("{name}, case {case}: {rows}x{cols}/{group} {storage:?} rule {which}");
                         replay(gpu, &recorded, &what);
