@@ -1,11 +1,12 @@
 //! The optimizer step: statistics of the gradient, the tensor's scalars, and one pass over gradient, weight and state.
 //! Everything is decided on the device, so that no step waits for the host before it asks for the outcomes.
 
+use super::shape::{self, Shape, has_offsets};
 use super::{Args, Gpu};
-use crate::backend::{Largest, Param, State, Weight, WeightKind};
-use crate::config::{Moment, Scheme};
+use crate::backend::{Largest, Param, State, WeightKind};
+use crate::config::Moment;
 use crate::memory::Span;
-use crate::nibble::{Geometry, Lattice, MomentCodec, RUN};
+use crate::nibble::{Lattice, MomentCodec};
 use crate::optim::{Constants, Outcomes, SCALARS, Step};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -43,36 +44,6 @@ struct Planes {
     m_scales: u64,
     v: u64,
     v_scales: u64,
-}
-
-/// `Shape` in `kernels/runs.h`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-pub(super) struct Shape {
-    rows: u32,
-    cols: u32,
-    runs_per_row: u32,
-    runs_per_group: u32,
-    runs: u32,
-    dense: u32,
-}
-
-impl Shape {
-    /// # Panics
-    /// If the matrix has 2^32 runs or more.
-    pub fn of(g: Geometry) -> Self {
-        let runs = g.padded_len() / RUN;
-        let fits = |n: usize| u32::try_from(n).expect("a matrix of fewer than 2^32 rows, columns and runs of 32");
-        Self {
-            rows: fits(g.rows),
-            cols: fits(g.cols),
-            runs_per_row: fits(g.padded_cols() / RUN),
-            runs_per_group: fits(g.group / RUN),
-            // Threads past the end must have numbers too.
-            runs: fits(runs + BLOCK as usize) - BLOCK,
-            dense: u32::from(g.cols == g.padded_cols()),
-        }
-    }
 }
 
 /// `Codec` in `kernels/moments.h`.
@@ -135,7 +106,7 @@ impl Storage {
             v: Codec::of(v_kind, MomentCodec::V8, MomentCodec::V4),
             fine: lattice.fine,
             unit: 1.0 / lattice.fine,
-            base: if asymmetric(&param.weight) { lattice.origin } else { lattice.zero },
+            base: if has_offsets(&param.weight) { lattice.origin } else { lattice.zero },
             excess,
             min: lattice.min,
             max: lattice.max,
@@ -149,10 +120,6 @@ impl Storage {
     fn tiles(&self) -> usize {
         1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
     }
-}
-
-fn asymmetric(w: &Weight) -> bool {
-    w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric
 }
 
 /// Whether `move_plain` of `kernels/optimizer_move.h` may be used: the parts of the formula that it leaves out vanish,
@@ -250,7 +217,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span) -> Planes {
         data: gpu.address(w.data),
         residue: gpu.address(w.residue),
         scales: gpu.address(w.scales),
-        offsets: if asymmetric(w) { gpu.address(w.offsets) } else { 0 },
+        offsets: if has_offsets(w) { gpu.address(w.offsets) } else { 0 },
         m: gpu.address(s.m),
         m_scales: gpu.address(s.m_scales),
         v: gpu.address(s.v),
@@ -262,7 +229,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span) -> Planes {
 fn check(param: &Param, grad: Span) {
     let (w, s) = (&param.weight, &param.state);
     let g = w.geometry;
-    super::linear::check(w);
+    shape::check(w);
     let moment = |kind, plane: Span, scales: Span| {
         let (bytes, groups) = match kind {
             Moment::F32 => (4 * g.len(), 0),

@@ -17,7 +17,8 @@ macro_rules! embedded {
 
 /// What kernels include.
 pub const HEADERS: &[Source] =
-    embedded!["gpu.h", "lattice.h", "moments.h", "optimizer.h", "optimizer_move.h", "philox.h", "runs.h",];
+    embedded!["gpu.h", "lattice.h", "moments.h", "optimizer.h", "optimizer_move.h", "philox.h", "runs.h", "weights.h",];
 
 /// All files of kernels.
-pub const SOURCES: &[Source] = embedded!["optimizer_statistics.cu", "optimizer_update.cu",];
+pub const SOURCES: &[Source] =
+    embedded!["dequantize.cu", "embedding.cu", "few_tokens.cu", "optimizer_statistics.cu", "optimizer_update.cu",];
