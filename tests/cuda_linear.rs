@@ -135,11 +135,11 @@ fn floats_at(gpu: &Gpu, span: Span) -> Vec<f32> {
 }
 
 /// Half a unit in the last place of a bfloat16, relative.
-const HALF_BF16: f64 = 1.0 / 512.0;
+const HALF_BF16: f64 = 1.0 / 256.0;
 
 /// Fails where a sum of `terms` products is further from `wanted` than its roundings explain: each of at most `terms`
 /// float32 additions by 2^-24 of the sum of magnitudes, twice that for sums in pieces; weights that were rounded to
-/// bfloat16 (`weights`: 2^-9, else 0) by that share of the magnitudes; and the result by half its last place.
+/// bfloat16 (`weights`: 2^-8, else 0) by that share of the magnitudes; and the result by half its last place.
 fn check(found: &[f64], wanted: &[f64], magnitudes: &[f64], terms: usize, weights: f64, result: f64, what: &str) {
     assert_eq!(found.len(), wanted.len(), "{what}");
     for (i, &found) in found.iter().enumerate() {
