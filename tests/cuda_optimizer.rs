@@ -265,3 +265,29 @@ fn tensors_of_many_leaves_in_every_order() {
         }
     }
 }
+
+/// What most parameters of most runs are: symmetric codes with residue, compact moments, rows of whole groups, a rule
+/// without decay. Tensors end inside a block and inside a warp.
+#[test]
+fn rows_of_whole_groups_in_the_usual_storage() {
+    let mut devices = devices(SOURCES);
+    let usual = |m, v| Storage { kind: WeightKind::Int4, residue: true, scheme: Scheme::Symmetric, moments: (m, v) };
+    for (i, (rows, cols, group)) in
+        [(1, 32, 32), (3, 64, 64), (5, 256, 128), (9, 512, 256), (33, 96, 32), (70, 128, 64), (40, 640, 128)]
+            .into_iter()
+            .enumerate()
+    {
+        for (j, (m, v)) in [(Moment::Int4, Moment::Int4), (Moment::Int8, Moment::Int8)].into_iter().enumerate() {
+            for which in [0, 1, 4] {
+                let g = Geometry::new(rows, cols, group);
+                let recorded = record(g, usual(m, v), &rule(which), false, (3 * i + j) as u64, 7);
+                for order in [0, 1, 2, 6] {
+                    tetrad_emulator::set_order(order);
+                    for (name, gpu) in &mut devices {
+                        replay(gpu, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
+                    }
+                }
+            }
+        }
+    }
+}

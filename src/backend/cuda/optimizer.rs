@@ -116,6 +116,12 @@ impl Storage {
         }
     }
 
+    /// What `optimizer_update_nibbles` is written for.
+    fn is_nibbles(&self, param: &Param) -> bool {
+        let packed = self.kind == 3 && self.max == 255.0 && !has_offsets(&param.weight);
+        packed && self.m.width == 2 && self.v.width == 2 && self.plain == 1
+    }
+
     /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
     fn tiles(&self) -> usize {
         1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
@@ -125,7 +131,7 @@ impl Storage {
 /// Whether `move_plain` of `kernels/optimizer_move.h` may be used: the parts of the formula that it leaves out vanish,
 /// and the numbers lie where its divisions and roots are exact (`is_tame` there says why).
 fn plain(c: &Constants) -> bool {
-    let vanish = c.l2 == 0.0 && c.spike.is_infinite() && c.keep == 1.0 && c.decay == 0.0;
+    let vanish = c.l2 == 0.0 && c.spike.is_infinite() && c.keep == 1.0;
     let power = |exponent: i32| 2f32.powi(exponent);
     vanish
         && (power(-6)..1.0).contains(&c.beta1)
@@ -135,6 +141,11 @@ fn plain(c: &Constants) -> bool {
         && (power(-30)..=power(10)).contains(&c.step)
         && (1.0..=power(10)).contains(&c.root)
         && (power(-40)..=1.0).contains(&c.eps)
+}
+
+/// Whether a step has nothing that `optimizer_update_nibbles` leaves out.
+fn is_common(c: &Constants) -> bool {
+    c.reset_before == 0 && c.reset_after == 0 && c.density == 1.0 && c.feedback == 0.0 && c.decay == 0.0
 }
 
 /// Scratch for all of this file, in bytes.
@@ -197,7 +208,9 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
     let shared = storage.tiles() * TILE * BLOCK as usize / 32;
     let args = Args::new().bytes(&planes(gpu, param, grad)).bytes(&shape).bytes(&storage).bytes(&constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
-    gpu.launch("optimizer_update", [blocks, 1, 1], BLOCK, shared, &args);
+    let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(&constants);
+    let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
+    gpu.launch(kernel, [blocks, 1, 1], BLOCK, shared, &args);
 }
 
 /// What the updates since the last call did; see [`crate::backend::Backend::outcomes`].

@@ -58,8 +58,10 @@ template <bool SIGNED> DEVICE Bytes32 encode(const float (&x)[RUN], float invers
         for (u32 j = 0; j < 4; ++j) {
             const float t = x[4 * i + j] * inverse;
             const float least = SIGNED ? -max : t > 0.0f ? 1.0f : 0.0f;
-            // The limits are whole numbers, so limiting before rounding down gives the same.
-            code[j] = floor_bits(fmin_(fmax_(plus_uniform(t, dealt, 4 * i + j), least), max));
+            // The limits are whole numbers, so limiting before rounding down gives the same. Four bits do not reach the
+            // upper one: t exceeds 15 by less than u stays below 1.
+            const float limited = fmax_(plus_uniform(t, dealt, 4 * i + j), least);
+            code[j] = floor_bits(max <= 15.0f ? limited : fmin_(limited, max));
         }
         codes.x[i] = four_bytes(code);
     }

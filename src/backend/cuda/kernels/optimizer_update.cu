@@ -112,7 +112,7 @@ DEVICE Bytes32 load_stored(const Pass& p) {
 
 // Bytes of the low bits of stored numbers; `old` as loaded.
 DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
-    if (p.run.real < RUN) {
+    if (p.shape.dense == 0 && p.run.real < RUN) {
         // Padding keeps its byte; a nibble of padding is 8.
         UNROLL
         for (u32 i = 0; i < 8; ++i) {
@@ -137,7 +137,7 @@ DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
 
 // Marks padding: NaN in the weight is passed over by ranges, NaN in the gradient by the smallest magnitude.
 DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
-    if (p.run.real == RUN) return;
+    if (p.shape.dense != 0 || p.run.real == RUN) return;
     const float nan = from_bits(0x7fc00000u);
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
@@ -149,7 +149,7 @@ DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
 
 // Nothing of padding may be left that could disturb a scale.
 DEVICE void clear_padding(const Pass& p, Elements& e) {
-    if (p.run.real == RUN) return;
+    if (p.shape.dense != 0 || p.run.real == RUN) return;
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
         if (k >= p.run.real) e.x[k] = e.m[k] = e.v[k] = 0.0f;
@@ -187,7 +187,7 @@ DEVICE void mask(const Pass& p, Elements& e) {
 }
 
 // Moves the run; gives the range of its weights after that. The mask comes after, and with it the range anew.
-DEVICE Range move(const Pass& p, const Tiles& tiles, const u32* maxima, Elements& e) {
+template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, const u32* maxima, Elements& e) {
     bool tame = true;
     if (p.c.reset_before != 0) {
         UNROLL
@@ -200,14 +200,16 @@ DEVICE Range move(const Pass& p, const Tiles& tiles, const u32* maxima, Elements
     const float norm = p.verdict.norm;
     const bool plain = p.storage.plain != 0 && tame && fmin_(p.verdict.at, p.verdict.gmax) * norm <= MOST_GRADIENT &&
                        least_of_row(tiles.grad) * norm >= LEAST_GRADIENT;
-    Range range = {from_bits(0x7f800000u), from_bits(0xff800000u)};
+    Range range;
     if (plain) {
-        move_run(tiles.grad, e, range.low, range.high,
-                 [&](float g, float& x, float& m, float& v) { move_plain(p.c, norm, g, x, m, v); });
+        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_plain<!COMMON>(p.c, norm, g, x, m, v);
+        });
     } else {
         const bool rooted = p.storage.v.width != FLOAT;
-        move_run(tiles.grad, e, range.low, range.high,
-                 [&](float g, float& x, float& m, float& v) { move_any(p.c, norm, rooted, g, x, m, v); });
+        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_any(p.c, norm, rooted, g, x, m, v);
+        });
     }
     clear_padding(p, e);
     return range;
@@ -215,7 +217,7 @@ DEVICE Range move(const Pass& p, const Tiles& tiles, const u32* maxima, Elements
 
 // The range of the weights with what is added to them, where `move` did not tell it.
 DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, const float (&delta)[RUN]) {
-    Range range = {from_bits(0x7f800000u), from_bits(0xff800000u)};
+    Range range = empty_range();
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
         const float w = value(v, biased(stored, k)) + v.offset + delta[k];
@@ -278,15 +280,26 @@ DEVICE bool store_packed(const Pass& p, const Bytes32& stored, Placement place, 
     const Deal dealt = deal_for(p, FOR_WEIGHT);
     if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, dealt, fitted.step, e);
     Bytes32 next;
-    UNROLL
-    for (u32 i = 0; i < 8; ++i) {
-        u32 number[4];
+    if (l.max == 255.0f) {
+        // The limits are those of a byte.
         UNROLL
-        for (u32 j = 0; j < 4; ++j) {
-            const u32 k = 4 * i + j;
-            number[j] = floor_bits(fmin_(fmax_(plus_uniform(e.x[k], dealt, k), l.min), l.max));
+        for (u32 i = 0; i < 8; ++i) {
+            i32 number[4];
+            UNROLL
+            for (u32 j = 0; j < 4; ++j) number[j] = floor_to_i32(plus_uniform(e.x[4 * i + j], dealt, 4 * i + j));
+            next.x[i] = pack_limited_bytes(number[1], number[0], pack_limited_bytes(number[3], number[2], 0));
         }
-        next.x[i] = four_bytes(number);
+    } else {
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            u32 number[4];
+            UNROLL
+            for (u32 j = 0; j < 4; ++j) {
+                const float free = plus_uniform(e.x[4 * i + j], dealt, 4 * i + j);
+                number[j] = floor_bits(fmin_(fmax_(free, l.min), l.max));
+            }
+            next.x[i] = four_bytes(number);
+        }
     }
     store_stored(p, next, stored);
     return fitted.anew;
@@ -345,7 +358,7 @@ DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* sc
     store_codes(codec, (u8*)plane, p.run.index, codes);
 }
 
-DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcomes* outcomes) {
+template <bool COMMON> DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcomes* outcomes) {
     Elements e;
     fetch_all(p, tiles);
     Bytes32 stored = {};
@@ -370,7 +383,7 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcome
         UNROLL
         for (u32 k = 0; k < RUN; ++k) e.x[k] = k < p.run.real ? -(p.c.decay * e.x[k]) : 0.0f;
     } else {
-        range = move(p, tiles, maxima, e);
+        range = move<COMMON>(p, tiles, maxima, e);
         if (p.c.density < 1.0f) mask(p, e);
     }
     if (is_packed(p)) {
@@ -391,7 +404,9 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcome
     store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, FOR_V, tiles.v, e.v);
 }
 
-KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, Constants c, const u32* maxima,
+// COMMON: that groups have no offsets and weights do not decay is known.
+template <bool COMMON>
+DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage, const Constants& c, const u32* maxima,
                 const Verdict* verdict, Outcomes* outcomes) {
     DYNAMIC_SHARED(u8, shared);
     const Verdict decided = *verdict;
@@ -400,5 +415,29 @@ KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage st
     const u32 index = (grid_x() - 1 - block_x()) * BLOCK + thread();
     const Pass pass = {planes, shape, storage, c, decided, run_of(shape, index), index % shape.runs_per_group == 0};
     u8* const own = shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES;
-    if (!idle) update(pass, tiles_at(own, storage), maxima, outcomes);
+    if (!idle) update<COMMON>(pass, tiles_at(own, storage), maxima, outcomes);
+}
+
+// Any storage, any rule, any shape.
+KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, Constants c, const u32* maxima,
+                const Verdict* verdict, Outcomes* outcomes) {
+    run<false>(planes, shape, storage, c, maxima, verdict, outcomes);
+}
+
+// The same where the launcher knows what is written here: symmetric codes with residue, moments in nibbles, rows of
+// whole groups, no reset, no mask, no feedback, no decay, and constants that pass `plain`.
+KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, Constants c,
+                const u32* maxima, const Verdict* verdict, Outcomes* outcomes) {
+    planes.offsets = nullptr;
+    shape.dense = 1;
+    storage.kind = INT4;
+    storage.plain = 1;
+    storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
+    storage.v = {NIBBLE, 15.0f, 0.0f, 0};
+    storage.lattice = {16.0f, 0.0625f, 136.0f, 0.0f, 0.0f, 255.0f, 6.0f, 7.4f, 3.5f};
+    c.density = 1.0f;
+    c.reset_before = c.reset_after = 0;
+    c.feedback = c.l2 = c.decay = 0.0f;
+    c.keep = 1.0f;
+    run<true>(planes, shape, storage, c, maxima, verdict, outcomes);
 }
