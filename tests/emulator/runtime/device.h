@@ -163,6 +163,8 @@ DEVICE u32 pack_limited_bytes(i32 high, i32 low, u32 rest) {
     return rest << 16 | limited_byte(high) << 8 | limited_byte(low);
 }
 
+DEVICE u32 renewed(u32 x) { return x; }
+
 DEVICE u64 multiply_wide(u32 a, u32 b) { return (u64)a * b; }
 DEVICE u32 multiply_high(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
 DEVICE u32 count_ones(u32 x) { return __builtin_popcount(x); }

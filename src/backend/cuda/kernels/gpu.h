@@ -247,6 +247,12 @@ DEVICE u32 pack_limited_bytes(i32 high, i32 low, u32 rest) {
     return packed;
 }
 
+// x, which the compiler takes for another number: what was made of it before is made again rather than kept in registers.
+DEVICE u32 renewed(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 DEVICE u64 multiply_wide(u32 a, u32 b) {
     u64 product;
     asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));

@@ -95,11 +95,9 @@ DEVICE float least_of_row(Tile<float> grad) {
     return least;
 }
 
-// Clips what AdaClip clips in this lane's row. Most leaves hold nothing larger than the threshold, which their largest
-// magnitudes tell.
-DEVICE void clip_row(const Verdict& verdict, const u32* maxima, Tile<float> grad, const Run& run) {
-    if (run.real == 0) return;
-    const u32 most = max_(maxima[run.plain / LEAF], maxima[(run.plain + run.real - 1) / LEAF]);
+// Clips what AdaClip clips in this lane's row. Most leaves hold nothing larger than the threshold, which `most`, the
+// largest magnitude of the row's leaves, tells.
+DEVICE void clip_row(const Verdict& verdict, u32 most, Tile<float> grad) {
     if (!(from_bits(most) > verdict.at)) return;
     NO_UNROLL
     for (u32 i = 0; i < 8; ++i) {
