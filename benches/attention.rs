@@ -63,11 +63,11 @@ fn forward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
 fn backward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let Layer { mut cpu, shape, data, inputs: [q, k, v, dout], outputs: [out, lse, dq, dk, dv] } = layer(shape);
     cpu.attention(q, k, v, out, lse, shape);
-    cpu.attention_grad(q, k, v, lse, dout, dq, dk, dv, shape);
+    cpu.attention_grad(q, k, v, None, lse, dout, dq, dk, dv, shape);
     let [q64, k64, v64, dout64] = data.map(|data| wide(&data));
     let expected = reference::attention_grad(&q64, &k64, &v64, &dout64, shape);
     for (span, expected) in [dq, dk, dv].into_iter().zip(&expected) {
         check(read(&cpu, span), expected, 1e-4);
     }
-    bencher.counter(flops(shape, 10)).bench_local(|| cpu.attention_grad(q, k, v, lse, dout, dq, dk, dv, shape));
+    bencher.counter(flops(shape, 10)).bench_local(|| cpu.attention_grad(q, k, v, None, lse, dout, dq, dk, dv, shape));
 }

@@ -4,7 +4,8 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 7 | `cli` | one file per subcommand |
+//! | 8 | `cli` | one file per subcommand |
+//! | 7 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
 //! | 6 | `checkpoint` | training state <-> file |
 //! | 5 | `train` | the loop, schedules, evaluation, metrics |
 //! | 4 | `model` | one table of parameters, forward, backward |
@@ -24,6 +25,7 @@ pub mod backend;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod data;
 pub mod error;
 pub mod format;

@@ -227,7 +227,7 @@ fn no_single_lie_makes_a_panic() {
             };
             opened += 1;
             let mut backend = Cpu::new();
-            let (_, model) = open_model(&checkpoint, &mut backend, 4, 8).unwrap();
+            let model = open_model(&checkpoint, &mut backend, 4, 8).unwrap();
             Generator::new(&model).feed(&mut backend, &[84, 104, 101]);
         }
     }

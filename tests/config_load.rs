@@ -1,6 +1,6 @@
 //! Presets, files and overrides: which value wins.
 
-use tetrad::config::{Config, Moment, PRESETS, Weights};
+use tetrad::config::{Config, Moment, PRESETS, RopeScaling, Weights};
 
 fn load(source: Option<&str>, sets: &[&str]) -> Config {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
@@ -85,6 +85,11 @@ fn the_documented_example_holds_every_key_with_its_default_and_a_comment() {
 
     let mut config = Config::default();
     config.tokenizer.file = Some("tokenizer.json".into());
+    // Written only where they differ from their defaults.
+    let model = &mut config.model;
+    (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
+    (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 4096);
+    (model.rope_low, model.rope_high) = (2.0, 8.0);
     let text = std::fs::read_to_string(path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     for expected in config.to_toml().lines().filter(|line| !line.is_empty()) {

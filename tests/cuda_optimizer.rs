@@ -4,8 +4,8 @@ mod common;
 
 use common::gpu::devices;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cuda::{Gpu, SOURCES, optimizer};
-use tetrad::backend::{Backend, Largest, Param, State, Weight, WeightKind};
+use tetrad::backend::cuda::{self, Gpu, SOURCES, optimizer};
+use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
 use tetrad::config::{Moment, Optimizer, Rule, Scheme, Variant};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
@@ -79,7 +79,7 @@ fn place(g: Geometry, s: Storage, decay: bool) -> Placed {
         scalars: add(4 * SCALARS),
     };
     let largest = Largest { tokens: 1, features: g.cols, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
-    let scratch = optimizer::need(&largest).max(Cpu::new().scratch_bytes(&largest));
+    let scratch = cuda::Sizes.scratch_bytes(&largest).max(Cpu::new().scratch_bytes(&largest));
     let (grad, scratch) = (add(4 * g.len()), add(scratch));
     Placed { param: Param { id: 3, decay, weight, state }, grad, scratch, total: plan.total() }
 }
@@ -191,7 +191,7 @@ fn replay(gpu: &mut Gpu, recorded: &Recorded, what: &str) {
     let Recorded { placed, states, .. } = recorded;
     gpu.allocate(placed.total, placed.scratch).unwrap();
     // What an earlier operation may have left.
-    gpu.upload(&vec![0xff; placed.scratch.bytes], placed.scratch);
+    gpu.upload(&vec![0xff; gpu.scratch.bytes], gpu.scratch);
     for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
         gpu.upload(bytes, *span);
     }
@@ -234,7 +234,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     let g = Geometry::new(rows, cols, group);
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
                     refits += recorded.outcomes.iter().map(|outcome| outcome.refits).sum::<u64>();
-                    tetrad_emulator::set_order((case % 7) as i32);
+                    tetrad_emulator::set_order((case % 7) as u32);
                     for (name, gpu) in &mut devices {
                         let what = format!("{name}, case {case}: {rows}x{cols}/{group} {storage:?} rule {which}");
                         replay(gpu, &recorded, &what);

@@ -2,77 +2,17 @@
 
 mod common;
 
-use common::{Golden, assert_near};
-use std::collections::HashMap;
+use common::assert_near;
+use common::llama::Recorded;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
-use tetrad::config::{Config, Moment, Optimizer, Rule, Schedule, TableStorage, Weights};
 use tetrad::memory::Span;
-use tetrad::model::{Pass, fill, table};
 use tetrad::train::Trainer;
 use zerocopy::IntoBytes;
 
 /// The agreement that the recordings ask for.
 const ABSOLUTE: f64 = 2e-5;
 const RELATIVE: f64 = 2e-4;
-
-struct Recorded {
-    golden: Golden,
-    config: Config,
-    inputs: Vec<u32>,
-    targets: Vec<u32>,
-}
-
-fn recorded(name: &str) -> Recorded {
-    let golden = Golden::load(name);
-    let told: serde_json::Value = serde_json::from_str(&golden.metadata["config"]).unwrap();
-    let number = |key: &str| told[key].as_u64().unwrap() as usize;
-    let (shape, tokens) = &golden.tensors["tokens"];
-    let (batch, sequence) = (shape[0], shape[1] - 1);
-    let mut config = Config::default();
-    let model = &mut config.model;
-    model.hidden = number("hidden_size");
-    model.intermediate = number("intermediate_size");
-    model.layers = number("num_hidden_layers");
-    model.heads = number("num_attention_heads");
-    model.kv_heads = number("num_key_value_heads");
-    model.vocab = number("vocab_size");
-    model.context = number("max_position_embeddings");
-    model.tied = told["tie_word_embeddings"].as_bool().unwrap();
-    model.norm_eps = told["rms_norm_eps"].as_f64().unwrap();
-    model.rope_theta = told["rope_parameters"]["rope_theta"].as_f64().unwrap();
-    config.storage.weights = Weights::F32;
-    (config.storage.embedding, config.storage.head) = (TableStorage::F32, TableStorage::F32);
-    (config.storage.m, config.storage.v) = (Moment::F32, Moment::F32);
-    config.optimizer = Optimizer { name: Rule::Adamw, lr: 3e-3, ..Optimizer::default() };
-    config.train.batch = batch;
-    config.train.sequence = sequence;
-    (config.train.warmup, config.train.schedule) = (0, Schedule::Constant);
-    let rows: Vec<Vec<u32>> = tokens.chunks(sequence + 1).map(|row| row.iter().map(|&t| t as u32).collect()).collect();
-    let inputs = rows.iter().flat_map(|row| row[..sequence].to_vec()).collect();
-    let targets = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
-    Recorded { golden, config, inputs, targets }
-}
-
-impl Recorded {
-    fn trainer(&self) -> Trainer {
-        let mut trainer = Trainer::new(&self.config, Box::new(Cpu::new())).unwrap();
-        trainer.initialize();
-        for (entry, param) in table(&self.config).iter().zip(trainer.model.params.all()) {
-            let values = self.golden.floats(&format!("param.{}", entry.role.name()));
-            let cols = entry.geometry.cols;
-            assert_eq!(values.len(), entry.geometry.len());
-            fill(trainer.backend.as_mut(), &param.weight, &mut |row, out| {
-                out.copy_from_slice(&values[row * cols..][..cols]);
-            });
-        }
-        trainer
-    }
-
-    fn pass(&self) -> Pass {
-        Pass::whole(self.config.train.batch, self.config.train.sequence)
-    }
-}
 
 fn download(backend: &dyn Backend, span: Span) -> Vec<f32> {
     let mut out = vec![0.0f32; span.bytes / 4];
@@ -81,8 +21,8 @@ fn download(backend: &dyn Backend, span: Span) -> Vec<f32> {
 }
 
 fn logits_loss_and_gradients(name: &str) {
-    let recorded = recorded(name);
-    let Trainer { mut backend, model, .. } = recorded.trainer();
+    let recorded = Recorded::load(name);
+    let Trainer { mut backend, model, .. } = recorded.trainer(Box::new(Cpu::new()));
     let (pass, backend) = (recorded.pass(), backend.as_mut());
     backend.upload(recorded.inputs.as_bytes(), model.work.inputs);
     backend.upload(recorded.targets.as_bytes(), model.work.targets);
@@ -96,7 +36,7 @@ fn logits_loss_and_gradients(name: &str) {
     let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / counted as f64;
     assert_near(&[loss as f32], recorded.golden.numbers("loss"), ABSOLUTE, RELATIVE, "loss");
 
-    let names: HashMap<u32, String> = table(&recorded.config).iter().map(|e| (e.id, e.role.name())).collect();
+    let names = recorded.names();
     let mut seen = 0;
     let mut compare = |backend: &mut dyn Backend, param: &Param, grad: Span| {
         let name = format!("grad.{}", names[&param.id]);
@@ -108,8 +48,8 @@ fn logits_loss_and_gradients(name: &str) {
 }
 
 fn twenty_losses(name: &str) {
-    let recorded = recorded(name);
-    let mut trainer = recorded.trainer();
+    let recorded = Recorded::load(name);
+    let mut trainer = recorded.trainer(Box::new(Cpu::new()));
     for (i, &wanted) in recorded.golden.numbers("adamw_losses").iter().enumerate() {
         let report = trainer.step(&recorded.inputs, &recorded.targets);
         assert_near(&[report.loss as f32], &[wanted], 0.0, 2e-3, &format!("loss before step {}", i + 1));

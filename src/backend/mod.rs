@@ -6,8 +6,9 @@
 //!
 //! Dimension letters: `T` tokens of a batch (`T = B S`: batch, queries per sequence), `I` input and `O` output
 //! features of a linear layer, `H` query heads, `K` key and value heads, `D` elements per head, `V` vocabulary.
-//! All matrices are row-major. Activations are [`Backend::activation_bytes`] wide (float32 on the CPU); losses,
-//! gradients of parameters, norms' statistics and gains are float32; tokens are u32.
+//! All matrices are row-major. Activations are [`Sizes::activation_bytes`] wide (float32 on the CPU); losses,
+//! gradients of parameters, norms' statistics and gains are float32; tokens are u32. Rows of activations of n features
+//! lie `n.next_multiple_of(`[`Sizes::row_multiple`]`)` elements apart; what lies between is never read.
 
 pub mod cpu;
 pub mod cuda;
@@ -83,24 +84,33 @@ pub struct Largest {
     pub head_dim: usize,
 }
 
-/// The operations. Every method may be called only after [`Backend::allocate`], with spans of that arena, in the
-/// shapes stated; anything else is a programmer's error and panics.
-pub trait Backend: Send {
-    /// What computes, for the first line of a run: device, threads, instruction set.
-    fn describe(&self) -> String;
-
+/// What a plan must know of a backend, device or not.
+pub trait Sizes {
     /// Bytes of one element of an activation.
     fn activation_bytes(&self) -> usize;
+
+    /// Each row of activations starts at a multiple of this many elements.
+    fn row_multiple(&self) -> usize;
 
     /// Bytes of scratch that operations up to these shapes need.
     fn scratch_bytes(&self, largest: &Largest) -> usize;
 
+    /// Bytes of logits that may exist at once, unless those of one token are more: as many as keep the device busy.
+    fn logits_bytes(&self) -> usize;
+
     /// Whether operations read a mapped file where it lies; if not, weights are uploaded from it.
     fn reads_mapped(&self) -> bool;
+}
+
+/// The operations. Every method may be called only after [`Backend::allocate`], with spans of that arena, in the
+/// shapes stated; anything else is a programmer's error and panics.
+pub trait Backend: Sizes + Send {
+    /// What computes, for the first line of a run: device, threads, instruction set.
+    fn describe(&self) -> String;
 
     /// Takes all memory that this backend will use: an arena of `bytes` zero bytes that holds all further spans,
     /// and the file that [`crate::memory::Place::Mapped`] spans refer to. `scratch` is as large as
-    /// [`Backend::scratch_bytes`] asked. Nothing is allocated afterwards.
+    /// [`Sizes::scratch_bytes`] asked. Nothing is allocated afterwards.
     ///
     /// # Errors
     /// If the device does not have that much.
@@ -156,13 +166,15 @@ pub trait Backend: Send {
     /// Causal attention scaled by `1 / sqrt(D)`; `lse` float32 `[B, H, S]` receives the log of each row's sum.
     fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape);
 
-    /// Overwrites `dq`, `dk`, `dv` with the gradients for `dout`; only for `start = 0`, `capacity = S`.
+    /// Overwrites `dq`, `dk`, `dv` with the gradients for `dout`; only for `start = 0`, `capacity = S`. `out` is what
+    /// [`Backend::attention`] gave, if it was kept as it was: it saves a backend from computing it again.
     #[allow(clippy::too_many_arguments)]
     fn attention_grad(
         &mut self,
         q: Span,
         k: Span,
         v: Span,
+        out: Option<Span>,
         lse: Span,
         dout: Span,
         dq: Span,

@@ -2,7 +2,7 @@
 
 use super::meta::{Meta, TOKENIZER};
 use super::planes::{planes, spec};
-use crate::backend::{Backend, Param, State, Weight};
+use crate::backend::{Backend, Param, Sizes, State, Weight};
 use crate::config::{Config, Moment, Scheme};
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, Tensor, TensorSpec};
@@ -63,7 +63,13 @@ impl Checkpoint {
         self.file().attachment(TOKENIZER).map(<[u8]>::to_vec)
     }
 
-    fn file(&self) -> File<'_> {
+    /// The content of the attachment of this name.
+    pub fn attachment(&self, name: &str) -> Option<Vec<u8>> {
+        self.file().attachment(name).map(<[u8]>::to_vec)
+    }
+
+    /// The file's planes, where they lie.
+    pub fn file(&self) -> File<'_> {
         File::parse(&self.map).expect("parsed before, and a mapped file is never rewritten in place")
     }
 
@@ -219,7 +225,7 @@ impl Checkpoint {
             v_scales: none,
             scalars: none,
         };
-        Param { id: entry.id, decay: !entry.role.is_norm(), weight, state }
+        Param { id: entry.id, decay: !entry.role.is_vector(), weight, state }
     }
 }
 
@@ -230,8 +236,21 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
     }
 }
 
-/// Places a checkpoint's model for evaluation and sampling: passes of up to `tokens` tokens in sequences of up to
+/// Plans a checkpoint's model for evaluation and sampling: passes of up to `tokens` tokens in sequences of up to
 /// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
+pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn Sizes, tokens: usize, keys: usize) -> (Plan, Model) {
+    let mut plan = Plan::default();
+    let config = &checkpoint.config;
+    let model = if sizes.reads_mapped() {
+        let mapped: Vec<_> = table(config).iter().map(|entry| checkpoint.mapped(entry)).collect();
+        Model::assemble(&mut plan, config, &mapped, Mode::Infer, tokens, keys, sizes)
+    } else {
+        Model::place(&mut plan, config, Mode::Infer, tokens, keys, sizes)
+    };
+    (plan, model)
+}
+
+/// The same, ready to compute.
 ///
 /// # Errors
 /// If the backend does not have the planned memory.
@@ -240,23 +259,16 @@ pub fn open_model(
     backend: &mut dyn Backend,
     tokens: usize,
     keys: usize,
-) -> Result<(Plan, Model), BackendError> {
-    let mut plan = Plan::default();
-    let config = &checkpoint.config;
-    let mapped: Vec<_> = table(config).iter().map(|entry| checkpoint.mapped(entry)).collect();
-    if backend.reads_mapped() {
-        let model = Model::assemble(&mut plan, config, &mapped, Mode::Infer, tokens, keys, backend);
-        backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.work.scratch)?;
-        model.prepare(backend);
-        return Ok((plan, model));
-    }
-    let model = Model::place(&mut plan, config, Mode::Infer, tokens, keys, backend);
-    backend.allocate(plan.total(), None, model.work.scratch)?;
-    for (from, to) in mapped.iter().zip(model.params.all()) {
-        for (from, to) in planes(from).zip(planes(to)) {
-            backend.upload(&checkpoint.map[from.span.offset..][..from.span.bytes], to.span);
+) -> Result<Model, BackendError> {
+    let (plan, model) = place_model(checkpoint, backend, tokens, keys);
+    backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.work.scratch)?;
+    if !backend.reads_mapped() {
+        for (entry, param) in table(&checkpoint.config).iter().zip(model.params.all()) {
+            for (from, to) in planes(&checkpoint.mapped(entry)).zip(planes(param)) {
+                backend.upload(&checkpoint.map[from.span.offset..][..from.span.bytes], to.span);
+            }
         }
     }
     model.prepare(backend);
-    Ok((plan, model))
+    Ok(model)
 }

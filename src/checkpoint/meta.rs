@@ -35,6 +35,9 @@ pub struct Meta {
 /// What [`Meta::tokenizer`] says of a file that carries its tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
 
+/// The attachment with special tokens and chat template, where a model came with one: Hugging Face's file.
+pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
 /// What it says of a file that needs none.
 const BYTES: &str = "bytes";
 

@@ -16,7 +16,7 @@ pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
         WeightKind::Int4 if scheme == Scheme::Asymmetric => Storage::Int4Asymmetric,
         WeightKind::Int4 => Storage::Int4,
     };
-    if entry.role.is_norm() {
+    if entry.role.is_vector() {
         return TensorSpec::plain(name, &[g.cols as u64], storage);
     }
     let grouped = storage.is_grouped() || entry.moments != (Moment::F32, Moment::F32);

@@ -1,7 +1,7 @@
 //! Memory as a limit: what fits into it, and what to change if nothing does.
 
 use super::units::bytes;
-use crate::backend::cpu::Cpu;
+use crate::backend::Sizes;
 use crate::config::{Config, KeptActivations};
 use crate::memory::Plan;
 use crate::train::plan;
@@ -23,11 +23,11 @@ pub(super) fn parse(text: &str) -> Result<u64, String> {
 }
 
 /// The largest `train.batch` up to `most` whose plan fits into `budget`.
-pub(super) fn largest_batch(config: &Config, budget: u64, most: usize) -> Option<usize> {
+pub(super) fn largest_batch(config: &Config, sizes: &dyn Sizes, budget: u64, most: usize) -> Option<usize> {
     let fits = |batch: usize| {
         let mut config = config.clone();
         config.train.batch = batch;
-        config.validate().is_ok() && plan(&config, &Cpu::new()).0.total() as u64 <= budget
+        config.validate().is_ok() && plan(&config, sizes).0.total() as u64 <= budget
     };
     let (mut good, mut bad) = (0, most + 1);
     while bad - good > 1 {
@@ -39,12 +39,12 @@ pub(super) fn largest_batch(config: &Config, budget: u64, most: usize) -> Option
 
 /// Refuses a configuration whose plan takes more than `budget`, which is `limit`: names what takes most, and what
 /// would fit.
-pub(super) fn check(config: &Config, budget: u64, limit: &str) -> Result<(), String> {
-    let planned = plan(config, &Cpu::new()).0;
-    if planned.total() as u64 <= budget { Ok(()) } else { Err(refusal(config, &planned, budget, limit)) }
+pub(super) fn check(config: &Config, sizes: &dyn Sizes, budget: u64, limit: &str) -> Result<(), String> {
+    let planned = plan(config, sizes).0;
+    if planned.total() as u64 <= budget { Ok(()) } else { Err(refusal(config, sizes, &planned, budget, limit)) }
 }
 
-fn refusal(config: &Config, planned: &Plan, budget: u64, limit: &str) -> String {
+fn refusal(config: &Config, sizes: &dyn Sizes, planned: &Plan, budget: u64, limit: &str) -> String {
     let mut items: Vec<_> = planned.items().iter().collect();
     items.sort_by_key(|item| std::cmp::Reverse(item.span.bytes));
     let largest: Vec<_> =
@@ -57,7 +57,7 @@ fn refusal(config: &Config, planned: &Plan, budget: u64, limit: &str) -> String 
         if config.run.activations == KeptActivations::Recompute && kept == KeptActivations::Keep {
             continue;
         }
-        if let Some(batch) = largest_batch(&other, budget, config.train.batch) {
+        if let Some(batch) = largest_batch(&other, sizes, budget, config.train.batch) {
             let word = if kept == KeptActivations::Recompute { "run.activations=recompute with " } else { "" };
             ways.push(format!("{word}train.batch={batch}"));
         }
@@ -77,6 +77,7 @@ fn refusal(config: &Config, planned: &Plan, budget: u64, limit: &str) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::cpu::Cpu;
 
     #[test]
     fn sizes_have_units() {
@@ -100,23 +101,23 @@ mod tests {
             plan(&config, &Cpu::new()).0.total() as u64
         };
         let budget = 50 << 20;
-        let batch = largest_batch(&config, budget, 1000).unwrap();
+        let batch = largest_batch(&config, &Cpu::new(), budget, 1000).unwrap();
         assert!(total(batch) <= budget && budget < total(batch + 1), "{batch}");
-        assert_eq!(largest_batch(&config, 1 << 20, 1000), None);
-        assert_eq!(largest_batch(&config, u64::MAX, 7), Some(7));
+        assert_eq!(largest_batch(&config, &Cpu::new(), 1 << 20, 1000), None);
+        assert_eq!(largest_batch(&config, &Cpu::new(), u64::MAX, 7), Some(7));
     }
 
     #[test]
     fn a_refusal_names_the_largest_buffers_and_settings_that_fit() {
         let config = Config::default();
-        let said = check(&config, 50 << 20, "the budget is").unwrap_err();
-        let batch = largest_batch(&config, 50 << 20, 16).unwrap();
+        let said = check(&config, &Cpu::new(), 50 << 20, "the budget is").unwrap_err();
+        let batch = largest_batch(&config, &Cpu::new(), 50 << 20, 16).unwrap();
         assert!(
             said.contains(&format!("--set train.batch={batch}, or --set run.activations=recompute --set ")),
             "{said}"
         );
         assert!(said.contains("the budget is 50.0 MiB") && said.matches("MiB)").count() == 3, "{said}");
-        assert!(check(&config, 1000, "the budget is").unwrap_err().contains("not even"));
-        assert_eq!(check(&config, 1 << 30, "the budget is"), Ok(()));
+        assert!(check(&config, &Cpu::new(), 1000, "the budget is").unwrap_err().contains("not even"));
+        assert_eq!(check(&config, &Cpu::new(), 1 << 30, "the budget is"), Ok(()));
     }
 }

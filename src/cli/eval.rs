@@ -2,11 +2,11 @@
 
 use super::output::{escape, json, print};
 use super::units::grouped;
-use super::{CliResult, Failure, number, pool};
-use crate::backend::cpu::Cpu;
-use crate::checkpoint::{Checkpoint, open_model};
+use super::{CliResult, Failure, device, number, pool};
+use crate::backend::Sizes;
+use crate::checkpoint::{Checkpoint, open_model, place_model};
 use crate::data::{Corpus, Shard, Tokenizer, Windows};
-use crate::error::{BackendError, DataError};
+use crate::error::DataError;
 use crate::model::Pass;
 use serde_json::json;
 use std::path::PathBuf;
@@ -35,6 +35,9 @@ pub struct Args {
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
+    #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
+    device: device::Device,
     /// Folder of prepared tokens.
     #[arg(long, default_value = "runs/cache")]
     cache: PathBuf,
@@ -71,7 +74,7 @@ fn eval(args: &Args) -> CliResult {
     shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
     let windows = Windows::new(shard.tokens.clone(), sequence, args.sequences)?;
-    let loss = mean_loss(&checkpoint, &windows, sequence)?;
+    let (loss, device) = mean_loss(&checkpoint, &windows, sequence, args.device)?;
     let perplexity = loss.exp();
     let bits = loss / std::f64::consts::LN_2 / shard.bytes_per_token();
     print(|out| {
@@ -79,6 +82,7 @@ fn eval(args: &Args) -> CliResult {
             let value = json!({
                 "file": args.file.to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
                 "bits_per_byte": number::json(bits), "tokens": windows.targets(), "sequence": sequence,
+                "device": device,
             });
             return json(out, &value);
         }
@@ -86,7 +90,8 @@ fn eval(args: &Args) -> CliResult {
         writeln!(out, "perplexity     {perplexity:.4} per token")?;
         writeln!(out, "bits per byte  {bits:.4}")?;
         let (predicted, all) = (grouped(windows.targets()), grouped(shard.tokens.len() as u64));
-        writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")
+        writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")?;
+        writeln!(out, "on {device}")
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -121,10 +126,19 @@ fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize
     Ok(checkpoint.config.train.sequence.min(context).min(tokens - 1))
 }
 
-fn mean_loss(checkpoint: &Checkpoint, windows: &Windows, sequence: usize) -> Result<f64, BackendError> {
+/// Mean loss, and the device that computed it.
+fn mean_loss(
+    checkpoint: &Checkpoint,
+    windows: &Windows,
+    sequence: usize,
+    device: device::Device,
+) -> Result<(f64, String), Failure> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
-    let mut backend = Cpu::new();
-    let (_, model) = open_model(checkpoint, &mut backend, batch * sequence, sequence)?;
+    let need = |sizes: &dyn Sizes| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
+    let mut opened = device::open(device, need)?;
+    let described = opened.describe();
+    let backend = opened.backend.as_mut();
+    let model = open_model(checkpoint, backend, batch * sequence, sequence)?;
     let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
     let mut losses = vec![0.0f32; batch * sequence];
     let mut sum = 0.0;
@@ -133,7 +147,8 @@ fn mean_loss(checkpoint: &Checkpoint, windows: &Windows, sequence: usize) -> Res
         let tokens = count * sequence;
         let (inputs, targets) = (&mut inputs[..tokens], &mut targets[..tokens]);
         windows.fill(first, inputs, targets);
-        sum += model.evaluate(&mut backend, Pass::whole(count, sequence), inputs, targets, &mut losses[..tokens]);
+        sum += model.evaluate(backend, Pass::whole(count, sequence), inputs, targets, &mut losses[..tokens]);
     }
-    Ok(sum / windows.targets() as f64)
+    backend.status()?;
+    Ok((sum / windows.targets() as f64, described))
 }

@@ -1,10 +1,13 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
 mod budget;
-pub mod diff;
+pub mod device;
+mod diff;
 pub mod dump;
 pub mod eval;
+pub mod export;
 mod flatten;
+pub mod import;
 mod number;
 mod output;
 pub mod plan;
@@ -38,6 +41,8 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Sample(sample::Args),
+    Import(import::Args),
+    Export(export::Args),
     Dump(dump::Args),
     Verify(verify::Args),
     Diff(diff::Args),
@@ -54,6 +59,8 @@ pub fn run(cli: Cli) -> CliResult {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),

@@ -3,8 +3,8 @@
 use super::output::{json, print};
 use super::table::Table;
 use super::units::{bytes, grouped};
-use super::{CliResult, budget, pool};
-use crate::backend::cpu::Cpu;
+use super::{CliResult, budget, device, pool};
+use crate::backend::Sizes;
 use crate::config::{Config, KeptActivations};
 use crate::memory::{Category, Plan};
 use serde_json::json;
@@ -21,6 +21,9 @@ pub struct Args {
     /// Name the largest train.batch that fits into SIZE: bytes, KiB, MiB, GiB, or 90% of what is free.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
+    /// Device to plan for: auto, cpu, cuda.
+    #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
+    device: device::Device,
     /// One row per buffer, instead of one for all blocks' buffers of a kind.
     #[arg(long)]
     items: bool,
@@ -45,7 +48,8 @@ pub fn run(args: Args) -> CliResult {
     let config = Config::load(args.config.as_deref(), &args.sets)?;
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
     let (plan, fits) = pool::run(config.run.threads, || {
-        (crate::train::plan(&config, &Cpu::new()).0, budget.map(|budget| fits(&config, budget)))
+        let sizes = device::sizes(args.device);
+        (crate::train::plan(&config, &*sizes).0, budget.map(|budget| fits(&config, &*sizes, budget)))
     })?;
     let rows = rows(&plan, args.items);
     print(|out| {
@@ -85,11 +89,11 @@ pub fn run(args: Args) -> CliResult {
 const MOST_BATCH: usize = 1 << 16;
 
 /// The largest batch with everything kept, and with activations computed again.
-fn fits(config: &Config, budget: u64) -> [Option<usize>; 2] {
+fn fits(config: &Config, sizes: &dyn Sizes, budget: u64) -> [Option<usize>; 2] {
     [KeptActivations::Keep, KeptActivations::Recompute].map(|kept| {
         let mut config = config.clone();
         config.run.activations = kept;
-        budget::largest_batch(&config, budget, MOST_BATCH)
+        budget::largest_batch(&config, sizes, budget, MOST_BATCH)
     })
 }
 

@@ -21,3 +21,18 @@ pub(super) fn preparing() -> impl FnMut(Progress<'_>) {
         eprintln!("{verb} {}: {}{of}", escape(&progress.path.to_string_lossy()), bytes(progress.bytes));
     }
 }
+
+/// Shows how many bytes of an import or export are done: a bar on a terminal, nothing elsewhere.
+pub(super) fn converting(verb: &'static str) -> impl FnMut(u64, u64) {
+    let bar = indicatif::ProgressBar::new(0);
+    let style = indicatif::ProgressStyle::with_template("{prefix} [{bar:30}] {bytes} of {total_bytes}  {eta} left");
+    bar.set_style(style.expect("a constant template"));
+    bar.set_prefix(verb);
+    move |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+        if done == total {
+            bar.finish_and_clear();
+        }
+    }
+}

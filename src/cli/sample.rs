@@ -1,9 +1,9 @@
 //! `tetrad sample`.
 
 use super::output::{escape, harmless};
-use super::{CliResult, eval, pool};
-use crate::backend::cpu::Cpu;
-use crate::checkpoint::{Checkpoint, open_model};
+use super::{CliResult, device, eval, pool};
+use crate::backend::Sizes;
+use crate::checkpoint::{Checkpoint, open_model, place_model};
 use crate::data::Decoder;
 use crate::model::{Generator, Sampling};
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -36,6 +36,9 @@ pub struct Args {
     /// Tokens to write, unless the model ends the text before.
     #[arg(long, default_value_t = 256)]
     max_tokens: usize,
+    /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
+    #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
+    device: device::Device,
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -75,10 +78,13 @@ fn sample(args: &Args) -> CliResult {
     if prompt.is_empty() {
         return Err("--prompt: gives no token to start from; write at least one character".into());
     }
-    let mut backend = Cpu::new();
     // No cache for positions that this text cannot reach, however long a context the file claims.
     let keys = checkpoint.config.model.context.min(prompt.len().saturating_add(args.max_tokens));
-    let (_, model) = open_model(&checkpoint, &mut backend, PASS_TOKENS.min(prompt.len()), keys)?;
+    let tokens = PASS_TOKENS.min(prompt.len());
+    let need = |sizes: &dyn Sizes| place_model(&checkpoint, sizes, tokens, keys).0.total() as u64;
+    let mut opened = device::open(args.device, need)?;
+    let backend = opened.backend.as_mut();
+    let model = open_model(&checkpoint, backend, tokens, keys)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut generator = Generator::new(&model);
     let mut decoder = Decoder::after(&tokenizer, &prompt);
@@ -90,8 +96,9 @@ fn sample(args: &Args) -> CliResult {
         other => other.map(|()| true),
     };
     let mut heard = say(&args.prompt)?;
-    generator.feed(&mut backend, &prompt);
+    generator.feed(backend, &prompt);
     for _ in 0..args.max_tokens {
+        backend.status()?;
         let Some(id) = generator.draw(&sampling) else {
             let file = escape(&args.file.to_string_lossy());
             return Err(format!("{file}: the model's output is not a number; its training diverged").into());
@@ -100,7 +107,7 @@ fn sample(args: &Args) -> CliResult {
             break;
         }
         heard = say(&decoder.push(id))?;
-        generator.feed(&mut backend, &[id]);
+        generator.feed(backend, &[id]);
     }
     say(&(decoder.finish() + "\n"))?;
     Ok(ExitCode::SUCCESS)

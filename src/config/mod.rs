@@ -52,8 +52,32 @@ pub struct Model {
     pub vocab: usize,
     /// Longest sequence the model is meant for, in tokens.
     pub context: usize,
+    /// Elements per head; absent: hidden / heads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<usize>,
+    /// Whether queries, keys and values have biases (Qwen2).
+    #[serde(skip_serializing_if = "is_default")]
+    pub qkv_bias: bool,
+    /// Whether each head of queries and keys is normed before it is rotated (Qwen3).
+    #[serde(skip_serializing_if = "is_default")]
+    pub qk_norm: bool,
     /// Base of the rotary embedding.
     pub rope_theta: f64,
+    /// How the rotary embedding's frequencies are stretched for long texts.
+    #[serde(skip_serializing_if = "is_default")]
+    pub rope_scaling: RopeScaling,
+    /// By how much they are stretched, where they are.
+    #[serde(skip_serializing_if = "is_default_factor")]
+    pub rope_factor: f64,
+    /// `llama3`: the context that the model was trained on before, in tokens.
+    #[serde(skip_serializing_if = "is_default_original")]
+    pub rope_original_context: usize,
+    /// `llama3`: waves longer than the old context divided by this are stretched in full.
+    #[serde(skip_serializing_if = "is_default_low")]
+    pub rope_low: f64,
+    /// `llama3`: waves shorter than the old context divided by this are left as they are.
+    #[serde(skip_serializing_if = "is_default_high")]
+    pub rope_high: f64,
     /// Epsilon of every RMSNorm.
     pub norm_eps: f64,
     /// Whether the head shares the embedding's weights.
@@ -62,10 +86,51 @@ pub struct Model {
     pub init_std: f64,
 }
 
+/// How the frequencies of the rotary embedding are stretched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RopeScaling {
+    /// Not at all.
+    #[default]
+    None,
+    /// All of them alike.
+    Linear,
+    /// The long waves only, as LLaMA 3.1 does.
+    Llama3,
+}
+
+// Keys that older files do not have are written only where they say something, so that those files stay readable
+// and new ones of the same model stay the same.
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_default_factor(value: &f64) -> bool {
+    *value == Model::default().rope_factor
+}
+
+fn is_default_original(value: &usize) -> bool {
+    *value == Model::default().rope_original_context
+}
+
+fn is_default_low(value: &f64) -> bool {
+    *value == Model::default().rope_low
+}
+
+fn is_default_high(value: &f64) -> bool {
+    *value == Model::default().rope_high
+}
+
 impl Model {
     /// Elements per head.
     pub fn head_dim(&self) -> usize {
-        self.hidden / self.heads
+        self.head_dim.unwrap_or(self.hidden / self.heads)
+    }
+
+    /// Width of the queries and of the heads' output.
+    pub fn query_width(&self) -> usize {
+        self.heads * self.head_dim()
     }
 
     /// Width of the keys and of the values.

@@ -66,8 +66,10 @@ impl Model {
     /// per block, one last norm. Saturates at `u64::MAX`.
     pub fn parameters(&self) -> u64 {
         let wide = |n: usize| n as u128;
-        let (hidden, kv) = (wide(self.hidden), wide(self.kv_width()));
-        let attention = 2 * hidden * hidden + 2 * hidden * kv;
+        let (hidden, query, kv) = (wide(self.hidden), wide(self.query_width()), wide(self.kv_width()));
+        let biases = if self.qkv_bias { query + 2 * kv } else { 0 };
+        let norms = if self.qk_norm { 2 * wide(self.head_dim()) } else { 0 };
+        let attention = 2 * hidden * query + 2 * hidden * kv + biases + norms;
         let feed_forward = 3 * hidden * wide(self.intermediate);
         let block = attention + feed_forward + 2 * hidden;
         let tables = if self.tied { 1 } else { 2 } * wide(self.vocab) * hidden;

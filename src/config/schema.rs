@@ -52,8 +52,12 @@ impl fmt::Display for Kind {
 /// Every key as (table, name, kind), in the order of the tables.
 pub(super) fn keys() -> Vec<(String, String, Kind)> {
     let mut defaults = Config::default();
-    // The one optional key: absent in the defaults, so it is given a value to be seen.
+    // Keys that are not written where they have their defaults: given other values to be seen.
     defaults.tokenizer.file = Some("tokenizer.json".into());
+    let model = &mut defaults.model;
+    (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
+    (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 1);
+    (model.rope_low, model.rope_high) = (2.0, 8.0);
     let defaults = toml::Table::try_from(defaults).expect("the defaults are representable in TOML");
     let mut keys = Vec::new();
     for table in TABLES {
@@ -80,6 +84,7 @@ fn kind(table: &str, name: &str, default: &toml::Value) -> Kind {
 /// The words that an enum's key may hold.
 fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
     Some(match (table, name) {
+        ("model", "rope_scaling") => variants::<RopeScaling>(),
         ("storage", "weights") => variants::<Weights>(),
         ("storage", "embedding" | "head") => variants::<TableStorage>(),
         ("storage", "scheme") => variants::<Scheme>(),

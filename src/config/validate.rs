@@ -74,6 +74,7 @@ impl Checks {
             ("model.kv_heads", model.kv_heads, MOST),
             ("model.vocab", model.vocab, MOST),
             ("model.context", model.context, MOST),
+            ("model.head_dim", model.head_dim.unwrap_or(2), MOST),
         ];
         for (key, found, most) in dimensions {
             self.within(key, found, 1, most);
@@ -85,7 +86,7 @@ impl Checks {
             self.need(parameters <= MOST_ELEMENTS, "model.hidden", model.hidden, reason);
         }
         self.heads(model);
-        self.positive("model.rope_theta", model.rope_theta, 1e12, "; 10000 is usual");
+        self.rope(model);
         self.positive("model.norm_eps", model.norm_eps, 0.1, "; 1e-6 is usual");
         self.positive("model.init_std", model.init_std, 1.0, "; 0.02 is usual");
     }
@@ -99,6 +100,15 @@ impl Checks {
             let choices = divisors(heads, kv_heads, |_| true);
             let reason = format_args!("must divide model.heads = {heads}, which share keys and values; use {choices}");
             self.need(false, "model.kv_heads", kv_heads, reason);
+        }
+        if let Some(size) = model.head_dim {
+            let reason = "must be even, since rotary embeddings turn pairs of elements";
+            self.need(size.is_multiple_of(2), "model.head_dim", size, reason);
+            // A query's width beyond this would overflow the sums below.
+            let width = heads.saturating_mul(size);
+            let reason = format_args!("makes queries of {width} elements with model.heads = {heads}, at most {MOST}");
+            self.need(width <= MOST, "model.head_dim", size, reason);
+            return;
         }
         // Rotary embeddings turn pairs of elements, so a head needs an even number of them.
         let fits = |n: usize| (hidden / n).is_multiple_of(2);
@@ -114,6 +124,19 @@ impl Checks {
             );
             self.need(false, "model.heads", heads, reason);
         }
+    }
+
+    fn rope(&mut self, model: &Model) {
+        self.positive("model.rope_theta", model.rope_theta, 1e12, "; 10000 is usual");
+        self.positive("model.rope_factor", model.rope_factor, 1e6, "; 1 stretches nothing, LLaMA 3.1 has 8");
+        self.within("model.rope_original_context", model.rope_original_context, 1, MOST);
+        self.positive("model.rope_low", model.rope_low, 1e6, "; 1 is usual");
+        self.positive("model.rope_high", model.rope_high, 1e6, "; 4 is usual");
+        let reason = format_args!("must exceed model.rope_low = {}; 4 is usual", model.rope_low);
+        self.need(model.rope_high > model.rope_low, "model.rope_high", number(model.rope_high), reason);
+        let plain = model.rope_scaling == RopeScaling::None && model.rope_factor != 1.0;
+        let reason = "has no effect without model.rope_scaling; remove it or set model.rope_scaling=\"linear\"";
+        self.need(!plain, "model.rope_factor", number(model.rope_factor), reason);
     }
 
     fn data(&mut self, config: &Config) {

@@ -162,6 +162,11 @@ impl Tokenizer {
         self.first_of(&BEGINNING_OF_TEXT)
     }
 
+    /// The id of a token by its name.
+    pub fn id(&self, name: &str) -> Option<u32> {
+        self.first_of(&[name])
+    }
+
     fn first_of(&self, names: &[&str]) -> Option<u32> {
         match &self.0 {
             Kind::Bytes => None,

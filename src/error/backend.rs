@@ -69,18 +69,6 @@ pub enum BackendError {
         /// Its compute capability.
         found: String,
     },
-    /// The compiler does not know the device.
-    #[error("{compiler} does not compile for {architecture}, its newest is {newest}; install a newer one: {next}")]
-    OldCompiler {
-        /// The compiler, its version and where it lies.
-        compiler: String,
-        /// The device's architecture.
-        architecture: String,
-        /// The newest architecture it knows.
-        newest: String,
-        /// What to do.
-        next: &'static str,
-    },
     /// A kernel does not compile.
     #[error("{source_file} does not compile for {architecture} ({code}):\n{log}")]
     Compile {

@@ -3,6 +3,7 @@
 mod backend;
 mod checkpoint;
 mod config;
+mod convert;
 mod data;
 mod format;
 mod store;
@@ -10,6 +11,7 @@ mod store;
 pub use backend::BackendError;
 pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem};
+pub use convert::{ConvertError, GgufError, SafetensorsError};
 pub use data::DataError;
 pub use format::{ContentsError, FormatError, WriteError};
 pub use store::{ReplaceError, StoreError};

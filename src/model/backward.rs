@@ -4,7 +4,7 @@
 
 use super::{LayerParams, LayerWork, Model, Pass};
 use crate::backend::{Backend, Param, Store};
-use crate::config::KeptActivations;
+use crate::config::{ActivationQuant, KeptActivations};
 use crate::memory::Span;
 
 /// Receives each parameter with its complete gradient (float32, unpadded).
@@ -123,7 +123,9 @@ impl Model {
         let (dk, dv) = (self.rows(grad.dk, 0, t, kv), self.rows(grad.dv, 0, t, kv));
         let (q, k, v) = (self.rows(work.q, 0, t, h), self.rows(work.k, 0, t, kv), self.rows(work.v, 0, t, kv));
         let lse = work.lse.head(4 * t * model.heads);
-        backend.attention_grad(q, k, v, lse, dn, dq, dk, dv, self.attention_shape(pass));
+        // Four-bit activations replaced it.
+        let out = (self.config.activations.quant == ActivationQuant::None).then(|| self.rows(work.heads, 0, t, h));
+        backend.attention_grad(q, k, v, out, lse, dn, dq, dk, dv, self.attention_shape(pass));
         backend.rope(dq, self.work.rope, self.rotation(pass, model.heads, true));
         backend.rope(dk, self.work.rope, self.rotation(pass, model.kv_heads, true));
         let xn = self.rows(work.xn1, 0, t, h);

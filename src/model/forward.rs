@@ -34,7 +34,7 @@ impl Pass {
 impl Model {
     /// Rows `from .. from + count` of an activation of `width` features.
     pub(super) fn rows(&self, span: Span, from: usize, count: usize, width: usize) -> Span {
-        let row = width * self.work.activation_bytes;
+        let row = width.next_multiple_of(self.work.row_multiple) * self.work.activation_bytes;
         span.part(from * row, count * row)
     }
 

@@ -68,7 +68,8 @@ impl<'a> Generator<'a> {
     }
 
     fn fetch(&mut self, backend: &mut dyn Backend, logits: Span) {
-        backend.download(logits, &mut self.raw);
+        // A row may be longer than the vocabulary.
+        backend.download(logits.head(self.raw.len()), &mut self.raw);
         let wide = self.model.work.activation_bytes == 4;
         for (logit, bytes) in self.logits.iter_mut().zip(self.raw.chunks_exact(if wide { 4 } else { 2 })) {
             *logit = match *bytes {

@@ -1,6 +1,6 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
-use super::{Model, Work};
+use super::Model;
 use crate::backend::{Backend, Param, Weight, WeightKind};
 use crate::config::{Moment, Scheme};
 use crate::memory::Span;
@@ -128,18 +128,4 @@ fn zero_state(param: &Param, backend: &mut dyn Backend) {
     if s.m_kind == Moment::Int4 && !s.m.is_none() {
         backend.upload(&vec![PAD_NIBBLE * 17; s.m.bytes], s.m);
     }
-}
-
-/// The rotary table, float32 as Hugging Face computes it: angles are rounded to float32 before cosine and sine.
-pub fn fill_rope(work: &Work, head_dim: usize, theta: f64, backend: &mut dyn Backend) {
-    let positions = work.rope.bytes / (4 * head_dim);
-    let mut table = Vec::with_capacity(positions * head_dim);
-    for position in 0..positions {
-        for i in 0..head_dim / 2 {
-            let inverse = (1.0 / theta.powf(2.0 * i as f64 / head_dim as f64)) as f32;
-            let angle = f64::from(position as f32 * inverse);
-            table.extend([angle.cos() as f32, angle.sin() as f32]);
-        }
-    }
-    backend.upload(table.as_bytes(), work.rope);
 }

@@ -5,6 +5,7 @@ mod forward;
 mod generate;
 mod init;
 mod params;
+mod rope;
 mod table;
 mod work;
 
@@ -13,10 +14,11 @@ pub use forward::Pass;
 pub use generate::{Generator, Sampling};
 pub use init::{fill, initialize};
 pub use params::{LayerParams, Params};
+pub use rope::stretch;
 pub use table::{Entry, Role, table};
 pub use work::{GradWork, LayerWork, Mode, Work};
 
-use crate::backend::{Backend, Param};
+use crate::backend::{Backend, Param, Sizes};
 use crate::config::Config;
 use crate::memory::Plan;
 
@@ -40,7 +42,7 @@ impl Model {
         mode: Mode,
         tokens: usize,
         keys: usize,
-        backend: &dyn Backend,
+        backend: &dyn Sizes,
     ) -> Self {
         let scheme = config.storage.scheme;
         let placed: Vec<_> =
@@ -59,7 +61,7 @@ impl Model {
         mode: Mode,
         tokens: usize,
         keys: usize,
-        backend: &dyn Backend,
+        backend: &dyn Sizes,
     ) -> Self {
         let entries = table(config);
         let params = Params::arrange(&entries, placed);
@@ -69,6 +71,6 @@ impl Model {
 
     /// Fills what depends on the configuration alone; call once the backend has its arena.
     pub fn prepare(&self, backend: &mut dyn Backend) {
-        init::fill_rope(&self.work, self.config.model.head_dim(), self.config.model.rope_theta, backend);
+        rope::fill_rope(&self.work, &self.config.model, backend);
     }
 }

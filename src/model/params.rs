@@ -105,7 +105,7 @@ pub fn place(plan: &mut Plan, entry: &Entry, scheme: Scheme, trained: bool) -> P
         v_scales: state("v scales", v_scales),
         scalars: state("scalars", 4 * SCALARS),
     };
-    Param { id: entry.id, decay: !entry.role.is_norm(), weight, state }
+    Param { id: entry.id, decay: !entry.role.is_vector(), weight, state }
 }
 
 fn data_bytes(kind: WeightKind, g: Geometry) -> usize {

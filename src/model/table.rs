@@ -17,6 +17,16 @@ pub enum Role {
     Key(usize),
     /// Value projection.
     Value(usize),
+    /// Bias of the queries.
+    QueryBias(usize),
+    /// Bias of the keys.
+    KeyBias(usize),
+    /// Bias of the values.
+    ValueBias(usize),
+    /// Gain of each query head's norm.
+    QueryNorm(usize),
+    /// Gain of each key head's norm.
+    KeyNorm(usize),
     /// Output projection of the attention.
     Output(usize),
     /// Gain before the feed-forward block.
@@ -34,28 +44,44 @@ pub enum Role {
 }
 
 impl Role {
-    /// Whether it is a gain of a norm: a vector, float32, without weight decay.
+    /// Whether it is a gain of a norm, which begins at 1.
     pub fn is_norm(self) -> bool {
-        matches!(self, Self::AttentionNorm(_) | Self::FeedForwardNorm(_) | Self::FinalNorm)
+        matches!(
+            self,
+            Self::AttentionNorm(_) | Self::FeedForwardNorm(_) | Self::QueryNorm(_) | Self::KeyNorm(_) | Self::FinalNorm
+        )
     }
 
-    /// The name, as in Hugging Face's LLaMA.
+    /// Whether it is a bias, which begins at 0.
+    pub fn is_bias(self) -> bool {
+        matches!(self, Self::QueryBias(_) | Self::KeyBias(_) | Self::ValueBias(_))
+    }
+
+    /// Whether it is a gain or a bias: a vector, float32, without weight decay.
+    pub fn is_vector(self) -> bool {
+        self.is_norm() || self.is_bias()
+    }
+
+    /// The name, as in Hugging Face's LLaMA, Qwen2 and Qwen3.
     pub fn name(self) -> String {
         let (layer, part) = match self {
             Self::Embedding => return "model.embed_tokens.weight".into(),
             Self::FinalNorm => return "model.norm.weight".into(),
             Self::Head => return "lm_head.weight".into(),
             Self::AttentionNorm(l) => (l, "input_layernorm"),
-            Self::Query(l) => (l, "self_attn.q_proj"),
-            Self::Key(l) => (l, "self_attn.k_proj"),
-            Self::Value(l) => (l, "self_attn.v_proj"),
+            Self::Query(l) | Self::QueryBias(l) => (l, "self_attn.q_proj"),
+            Self::Key(l) | Self::KeyBias(l) => (l, "self_attn.k_proj"),
+            Self::Value(l) | Self::ValueBias(l) => (l, "self_attn.v_proj"),
+            Self::QueryNorm(l) => (l, "self_attn.q_norm"),
+            Self::KeyNorm(l) => (l, "self_attn.k_norm"),
             Self::Output(l) => (l, "self_attn.o_proj"),
             Self::FeedForwardNorm(l) => (l, "post_attention_layernorm"),
             Self::Gate(l) => (l, "mlp.gate_proj"),
             Self::Up(l) => (l, "mlp.up_proj"),
             Self::Down(l) => (l, "mlp.down_proj"),
         };
-        format!("model.layers.{layer}.{part}.weight")
+        let kind = if self.is_bias() { "bias" } else { "weight" };
+        format!("model.layers.{layer}.{part}.{kind}")
     }
 }
 
@@ -80,14 +106,23 @@ pub struct Entry {
 pub fn table(config: &Config) -> Vec<Entry> {
     let model = &config.model;
     let (h, f, kv) = (model.hidden, model.intermediate, model.kv_width());
+    let (q, d) = (model.query_width(), model.head_dim());
     let mut shapes = vec![(Role::Embedding, model.vocab, h)];
     for l in 0..model.layers {
         shapes.extend([
             (Role::AttentionNorm(l), 1, h),
-            (Role::Query(l), h, h),
+            (Role::Query(l), q, h),
             (Role::Key(l), kv, h),
             (Role::Value(l), kv, h),
-            (Role::Output(l), h, h),
+        ]);
+        if model.qkv_bias {
+            shapes.extend([(Role::QueryBias(l), 1, q), (Role::KeyBias(l), 1, kv), (Role::ValueBias(l), 1, kv)]);
+        }
+        if model.qk_norm {
+            shapes.extend([(Role::QueryNorm(l), 1, d), (Role::KeyNorm(l), 1, d)]);
+        }
+        shapes.extend([
+            (Role::Output(l), h, q),
             (Role::FeedForwardNorm(l), 1, h),
             (Role::Gate(l), f, h),
             (Role::Up(l), f, h),
@@ -110,7 +145,7 @@ fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entr
         TableStorage::F32 => WeightKind::F32,
     };
     let kind = match role {
-        role if role.is_norm() => WeightKind::F32,
+        role if role.is_vector() => WeightKind::F32,
         Role::Embedding => table_kind(storage.embedding),
         Role::Head => table_kind(storage.head),
         _ => match storage.weights {
@@ -126,6 +161,6 @@ fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entr
         geometry: Geometry::new(rows, cols, storage.group),
         kind,
         residue: kind == WeightKind::Int4 && storage.residue,
-        moments: if role.is_norm() { (Moment::F32, Moment::F32) } else { (storage.m, storage.v) },
+        moments: if role.is_vector() { (Moment::F32, Moment::F32) } else { (storage.m, storage.v) },
     }
 }

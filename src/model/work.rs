@@ -4,7 +4,7 @@
 //! `2 L + 1 - l`, the embedding's gradient at `2 L + 2`. Without training the clock stops at the head.
 
 use super::table::Entry;
-use crate::backend::{Backend, Largest};
+use crate::backend::{Largest, Sizes};
 use crate::config::{Config, KeptActivations};
 use crate::memory::{Category, Lifetime, Plan, Span};
 
@@ -71,6 +71,20 @@ pub struct GradWork {
     pub gain: Span,
 }
 
+impl GradWork {
+    /// Without training.
+    const NONE: Self = Self {
+        dx: Span::NONE,
+        dn: Span::NONE,
+        dact: Span::NONE,
+        dq: Span::NONE,
+        dk: Span::NONE,
+        dv: Span::NONE,
+        matrix: Span::NONE,
+        gain: Span::NONE,
+    };
+}
+
 /// Everything a pass touches besides the parameters.
 #[derive(Clone, Debug)]
 pub struct Work {
@@ -80,6 +94,8 @@ pub struct Work {
     pub chunk: usize,
     /// Bytes per element of an activation.
     pub activation_bytes: usize,
+    /// Elements of which each row of activations takes a multiple.
+    pub row_multiple: usize,
     /// u32 `[T]`
     pub inputs: Span,
     /// u32 `[T]`
@@ -104,9 +120,6 @@ pub struct Work {
     pub scratch: Span,
 }
 
-/// Bytes that the logits of one chunk may take, unless one token needs more.
-const LOGITS_BYTES: usize = 16 << 20;
-
 /// Adds all buffers of passes up to `tokens` tokens (sequences up to `keys`) to the plan.
 pub fn place(
     plan: &mut Plan,
@@ -115,11 +128,12 @@ pub fn place(
     mode: Mode,
     tokens: usize,
     keys: usize,
-    backend: &dyn Backend,
+    backend: &dyn Sizes,
 ) -> Work {
     let model = &config.model;
-    let (h, f, kv, layers) = (model.hidden, model.intermediate, model.kv_width(), model.layers as u32);
-    let bytes = backend.activation_bytes();
+    let pitch = |width: usize| width.next_multiple_of(backend.row_multiple());
+    let [h, f, kv, vocab] = [model.hidden, model.intermediate, model.kv_width(), model.vocab].map(pitch);
+    let (layers, bytes) = (model.layers as u32, backend.activation_bytes());
     let train = mode == Mode::Train;
     let head = layers + 1;
     let end = if train { 2 * layers + 2 } else { head };
@@ -135,11 +149,11 @@ pub fn place(
     let x = rows("last block's output", h, Lifetime { from: layers.max(1), to: head });
     let xn = rows("head input", h, Lifetime { from: head, to: end });
     let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
-    let chunk = (LOGITS_BYTES / (bytes * model.vocab)).clamp(1, tokens);
+    let chunk = (backend.logits_bytes() / (bytes * vocab)).clamp(1, tokens);
     let largest = entries.iter().map(|entry| entry.geometry.len()).max().unwrap_or(0);
     let scratch_shapes = Largest {
         tokens,
-        features: h.max(f).max(model.vocab),
+        features: h.max(f).max(vocab),
         inputs: h.max(f),
         keys,
         parameter: largest,
@@ -151,17 +165,18 @@ pub fn place(
         tokens,
         chunk,
         activation_bytes: bytes,
+        row_multiple: backend.row_multiple(),
         inputs: scratch("inputs", 4 * tokens, step),
         targets: scratch("targets", 4 * tokens, step),
         losses: scratch("losses", 4 * tokens, step),
         rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
-        logits: scratch("logits of a chunk", chunk * model.vocab * bytes, Lifetime { from: head, to: end }),
+        logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: end }),
         scratch: scratch("kernels", backend.scratch_bytes(&scratch_shapes), always),
         layers: blocks,
         x,
         inv_rms,
         xn,
-        grad: place_grad(plan, config, train, tokens, bytes, largest),
+        grad: if train { place_grad(plan, &shapes, model.hidden, largest) } else { GradWork::NONE },
     }
 }
 
@@ -250,22 +265,28 @@ fn place_inner(plan: &mut Plan, shapes: &Shapes, name: &str, kept: Lifetime) -> 
     }
 }
 
-fn place_grad(plan: &mut Plan, config: &Config, train: bool, tokens: usize, bytes: usize, largest: usize) -> GradWork {
-    let (h, f, kv) = (config.model.hidden, config.model.intermediate, config.model.kv_width());
-    let layers = config.model.layers as u32;
+/// `hidden` elements of a gain, `largest` of a matrix.
+fn place_grad(plan: &mut Plan, shapes: &Shapes, hidden: usize, largest: usize) -> GradWork {
+    let Shapes { tokens, h, f, kv, bytes, layers, .. } = *shapes;
     let (head, end) = (layers + 1, 2 * layers + 2);
     let blocks = Lifetime { from: head + 1, to: end - 1 };
-    let mut rows = |name: &str, width: usize, life| {
-        plan.add(name, Category::Activations, if train { tokens * width * bytes } else { 0 }, life)
-    };
+    let mut rows = |name: &str, width: usize, life| plan.add(name, Category::Activations, tokens * width * bytes, life);
     let (dx, dn) = (
         rows("gradient of the stream", h, Lifetime { from: head, to: end }),
         rows("gradient of a norm", h, Lifetime { from: head, to: end }),
     );
     let (dact, dq) = (rows("gradient of an activation", f, blocks), rows("gradient of queries", h, blocks));
     let (dk, dv) = (rows("gradient of keys", kv, blocks), rows("gradient of values", kv, blocks));
-    let mut floats = |name: &str, count: usize| {
-        plan.add(name, Category::Gradient, if train { 4 * count } else { 0 }, Lifetime { from: head, to: end })
-    };
-    GradWork { dx, dn, dact, dq, dk, dv, matrix: floats("matrix gradient", largest), gain: floats("gain gradient", h) }
+    let mut floats =
+        |name: &str, count: usize| plan.add(name, Category::Gradient, 4 * count, Lifetime { from: head, to: end });
+    GradWork {
+        dx,
+        dn,
+        dact,
+        dq,
+        dk,
+        dv,
+        matrix: floats("matrix gradient", largest),
+        gain: floats("gain gradient", hidden),
+    }
 }

@@ -1,7 +1,7 @@
 //! One training step.
 
 use super::learning_rate;
-use crate::backend::{Backend, IGNORE, Param};
+use crate::backend::{Backend, IGNORE, Param, Sizes};
 use crate::config::Config;
 use crate::error::BackendError;
 use crate::memory::{Plan, Span};
@@ -58,7 +58,7 @@ pub struct Trainer {
 }
 
 /// The plan of a training run, and the model placed in it.
-pub fn plan(config: &Config, backend: &dyn Backend) -> (Plan, Model) {
+pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
     let model = Model::place(&mut plan, config, Mode::Train, tokens, config.train.sequence, backend);

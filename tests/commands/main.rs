@@ -3,6 +3,7 @@
 #[path = "../common/process.rs"]
 mod process;
 
+mod device;
 mod eval;
 mod mistakes;
 mod plan;

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod gpu;
+pub mod llama;
 pub mod process;
 pub mod state;
 

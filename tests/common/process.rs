@@ -56,6 +56,8 @@ impl Workplace {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tetrad"));
         command.current_dir(self.dir.path()).args(args).stdin(Stdio::null());
+        // What is compared here are the CPU's bytes, also on a machine with a GPU.
+        command.env("TETRAD_DEVICE", "cpu");
         command
     }
 

@@ -12,9 +12,17 @@ struct Unit {
     object: PathBuf,
 }
 
-/// Kernels: IEEE arithmetic in the order as written, uninitialised variables filled with a pattern.
-const KERNEL: [&str; 6] =
-    ["-x", "c++", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-ftrivial-auto-var-init=pattern"];
+/// Kernels: IEEE arithmetic in the order as written, uninitialised variables filled with a pattern, and every access to
+/// memory told to `runtime/access.cpp`, which takes the place of the thread sanitizer's library.
+const KERNEL: [&str; 7] = [
+    "-x",
+    "c++",
+    "-O2",
+    "-ffp-contract=off",
+    "-fno-strict-aliasing",
+    "-ftrivial-auto-var-init=pattern",
+    "-fsanitize=thread",
+];
 const RUNTIME: [&str; 2] = ["-O2", "-ffp-contract=off"];
 /// The product of matrices: sums may be vectorised over columns, which changes no result.
 const PRODUCT: [&str; 2] = ["-O3", "-ffp-contract=off"];

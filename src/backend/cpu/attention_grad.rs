@@ -212,7 +212,7 @@ mod tests {
         // Sums of up to 300 products with probabilities good to about 1e-6.
         rig.check(&expected, 2e-5, |cpu| {
             cpu.attention(q_at, k_at, v_at, out, lse, shape);
-            cpu.attention_grad(q_at, k_at, v_at, lse, dout_at, dq, dk, dv, shape);
+            cpu.attention_grad(q_at, k_at, v_at, None, lse, dout_at, dq, dk, dv, shape);
         });
     }
 

@@ -29,7 +29,7 @@ mod work;
 
 pub use isa::Isa;
 
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, MappedFile, Span};
 use crate::optim::{Outcomes, Step};
@@ -73,14 +73,13 @@ impl Default for Cpu {
     }
 }
 
-impl Backend for Cpu {
-    fn describe(&self) -> String {
-        let plural = if self.threads == 1 { "" } else { "s" };
-        format!("CPU, {} thread{plural}, {}", self.threads, self.isa.name())
-    }
-
+impl Sizes for Cpu {
     fn activation_bytes(&self) -> usize {
         size_of::<f32>()
+    }
+
+    fn row_multiple(&self) -> usize {
+        1
     }
 
     fn scratch_bytes(&self, largest: &Largest) -> usize {
@@ -95,8 +94,20 @@ impl Backend for Cpu {
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
     }
 
+    /// A chunk of logits is written and read several times; a small one stays in the caches.
+    fn logits_bytes(&self) -> usize {
+        16 << 20
+    }
+
     fn reads_mapped(&self) -> bool {
         true
+    }
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        let plural = if self.threads == 1 { "" } else { "s" };
+        format!("CPU, {} thread{plural}, {}", self.threads, self.isa.name())
     }
 
     fn allocate(&mut self, bytes: usize, mapped: Option<MappedFile>, scratch: Span) -> Result<(), BackendError> {
@@ -200,6 +211,7 @@ impl Backend for Cpu {
         q: Span,
         k: Span,
         v: Span,
+        _: Option<Span>,
         lse: Span,
         dout: Span,
         dq: Span,

@@ -3,7 +3,7 @@
 
 use super::reference::Planes;
 use super::{Cpu, Isa};
-use crate::backend::{Backend, Largest, Weight, WeightKind};
+use crate::backend::{Backend, Largest, Sizes, Weight, WeightKind};
 use crate::config::Scheme;
 use crate::memory::{Category, Lifetime, Plan, Span};
 use crate::nibble::Geometry;

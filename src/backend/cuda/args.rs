@@ -55,6 +55,11 @@ impl Args {
         self.bytes(&value)
     }
 
+    /// A 64-bit unsigned number.
+    pub fn u64(self, value: u64) -> Self {
+        self.bytes(&value)
+    }
+
     /// A 64-bit signed number.
     pub fn i64(self, value: i64) -> Self {
         self.bytes(&value)

@@ -23,6 +23,11 @@ impl Cache {
         Self { folder: base.map(|base| base.join("tetrad/kernels")) }
     }
 
+    /// No cache.
+    pub(super) fn none() -> Self {
+        Self { folder: None }
+    }
+
     /// What was kept under this key.
     pub(super) fn load(&self, file: &str, key: &str) -> Option<Cubin> {
         let map = Map::open(self.path(file, key)?).ok()?;
@@ -90,8 +95,7 @@ mod tests {
     #[test]
     fn without_a_folder_nothing_is_kept_and_nothing_fails() {
         let cubin = Cubin { image: vec![1], log: String::new() };
-        for folder in [None, Some(PathBuf::from("/dev/null/no/folder"))] {
-            let cache = Cache { folder };
+        for cache in [Cache::none(), Cache { folder: Some("/dev/null/no/folder".into()) }] {
             cache.store("a.cu", "key", &cubin);
             assert_eq!(cache.load("a.cu", "key"), None);
         }

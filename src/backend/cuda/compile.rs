@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Options for all files, beside the architecture. No contraction and no fast math: the optimizer's bytes must be
 /// those of the CPU. The assembler's report goes to the log.
-const OPTIONS: [&str; 4] = ["--std=c++17", "--fmad=false", "--ptxas-options=-v", "--generate-line-info"];
+const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--ptxas-options=-v"];
 
 /// Machine code of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,16 +33,21 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Looks for NVRTC; `supports` is the newest CUDA that the driver runs, where there is one.
+    /// Looks for an NVRTC that compiles for `capability` and whose output the driver can run, `supports` being the
+    /// newest CUDA that it knows; without them any NVRTC will do.
     ///
     /// # Errors
-    /// If there is none, or none that the driver can run the output of.
-    pub fn find(search: &Search, supports: Option<(u32, u32)>) -> Result<Self, BackendError> {
-        let found = search.nvrtc(supports)?;
-        let (mut major, mut minor) = (0, 0);
-        // SAFETY: both are written to locals. It cannot fail with pointers that are not null.
-        unsafe { (found.symbols.nvrtcVersion)(&mut major, &mut minor) };
-        Ok(Self { nvrtc: found.symbols, path: found.path, version: (major.unsigned_abs(), minor.unsigned_abs()) })
+    /// If there is none, with what was wrong with those that are there.
+    pub fn find(
+        search: &Search,
+        supports: Option<(u32, u32)>,
+        capability: Option<Capability>,
+    ) -> Result<Self, BackendError> {
+        let found = search.nvrtc(supports, |nvrtc| match capability {
+            Some(capability) => knows(nvrtc, capability),
+            None => Ok(()),
+        })?;
+        Ok(Self { version: version(&found.symbols), nvrtc: found.symbols, path: found.path })
     }
 
     /// Its version, major and minor.
@@ -55,34 +60,12 @@ impl Compiler {
         &self.path
     }
 
-    /// Whether it compiles for a device.
+    /// Whether it compiles for a device; if not, why.
     ///
     /// # Errors
-    /// If it does not know the device.
-    pub fn check(&self, capability: Capability) -> Result<(), BackendError> {
-        let known = self.architectures();
-        if known.contains(&(capability.major * 10 + capability.minor)) {
-            return Ok(());
-        }
-        Err(BackendError::OldCompiler {
-            compiler: format!("NVRTC {}.{} ({})", self.version.0, self.version.1, self.path.display()),
-            architecture: capability.architecture(),
-            newest: known.last().map_or_else(|| "none".into(), |newest| format!("sm_{newest}")),
-            next: "`pip install nvidia-cuda-nvrtc`, and name its folder in TETRAD_CUDA_LIBRARIES",
-        })
-    }
-
-    /// The architectures it knows, as two-digit numbers in ascending order.
-    fn architectures(&self) -> Vec<u32> {
-        let mut count = 0;
-        // SAFETY: the count is written to a local.
-        let code = unsafe { (self.nvrtc.nvrtcGetNumSupportedArchs)(&mut count) };
-        let mut found = vec![0; if code == 0 { count.unsigned_abs() as usize } else { 0 }];
-        if !found.is_empty() {
-            // SAFETY: the vector is as long as the library asked.
-            unsafe { (self.nvrtc.nvrtcGetSupportedArchs)(found.as_mut_ptr()) };
-        }
-        found.into_iter().map(i32::unsigned_abs).collect()
+    /// A sentence with its version and the newest device that it knows.
+    pub fn knows(&self, capability: Capability) -> Result<(), String> {
+        knows(&self.nvrtc, capability)
     }
 
     /// All that the machine code depends on beside the source: two equal texts give equal code. The file's length
@@ -117,6 +100,36 @@ impl Compiler {
             log: log.trim_end().into(),
         }
     }
+}
+
+fn version(nvrtc: &Nvrtc) -> (u32, u32) {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both are written to locals. It cannot fail with pointers that are not null.
+    unsafe { (nvrtc.nvrtcVersion)(&mut major, &mut minor) };
+    (major.unsigned_abs(), minor.unsigned_abs())
+}
+
+fn knows(nvrtc: &Nvrtc, capability: Capability) -> Result<(), String> {
+    let known = architectures(nvrtc);
+    if known.contains(&(capability.major * 10 + capability.minor)) {
+        return Ok(());
+    }
+    let (major, minor) = version(nvrtc);
+    let newest = known.last().map_or_else(|| "none".into(), |newest| format!("sm_{newest}"));
+    Err(format!("NVRTC {major}.{minor} does not know {}, its newest is {newest}", capability.architecture()))
+}
+
+/// The architectures that a compiler knows, as numbers in ascending order.
+fn architectures(nvrtc: &Nvrtc) -> Vec<u32> {
+    let mut count = 0;
+    // SAFETY: the count is written to a local.
+    let code = unsafe { (nvrtc.nvrtcGetNumSupportedArchs)(&mut count) };
+    let mut found = vec![0; if code == 0 { count.unsigned_abs() as usize } else { 0 }];
+    if !found.is_empty() {
+        // SAFETY: the vector is as long as the library asked.
+        unsafe { (nvrtc.nvrtcGetSupportedArchs)(found.as_mut_ptr()) };
+    }
+    found.into_iter().map(i32::unsigned_abs).collect()
 }
 
 /// One file inside the compiler.

@@ -56,6 +56,12 @@ unsafe impl Send for Device {}
 // SAFETY: as above; the driver's functions are thread-safe, and nothing here changes after `open`.
 unsafe impl Sync for Device {}
 
+/// Whether the driver starts and has device `ordinal`, without taking it.
+pub(super) fn probe(driver: &Driver, ordinal: u32) -> Result<(), BackendError> {
+    start(driver)?;
+    handle(driver, ordinal).map(drop)
+}
+
 impl Device {
     /// Starts the driver and takes device `ordinal`.
     pub(super) fn open(driver: Driver, ordinal: u32) -> Result<Self, BackendError> {

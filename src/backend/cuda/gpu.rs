@@ -5,7 +5,7 @@ use super::device::{Capability, Device, text};
 use super::libraries::Search;
 use super::memory::{Arena, Staging};
 use super::modules::Modules;
-use super::product::{Product, Products};
+use super::product::{Product, Products, WORKSPACE};
 use super::sources::{SOURCES, Source};
 use super::symbols::{Code, Driver};
 use super::timer::Timer;
@@ -15,18 +15,20 @@ use cudarc::driver::sys::CUstream;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-/// What the device's allocator aligns to; everything in front of the workspace is padded to it.
+/// Where the workspace of matrix products may start: at multiples of this.
 const DEVICE_ALIGN: usize = 256;
 /// Bytes of [`Gpu::words`].
 const WORDS: usize = 4096;
+/// Bytes that a plan's scratch holds for the backend itself, whatever operations need.
+pub(super) const OWN_BYTES: usize = DEVICE_ALIGN + WORDS + WORKSPACE;
 
 /// A device with everything loaded. All operations go to one stream in the order they are given, and come back
 /// before they are done. Failures are remembered (the first one wins) and reported by [`Gpu::status`]. After a failure
 /// operations do nothing and downloads give zeros.
 pub struct Gpu {
-    /// Of the arena, as large as was promised; free for the operation at hand.
+    /// What operations were promised; free for the one at hand.
     pub scratch: Span,
-    /// 4096 bytes behind the plan's, zero at first, for what the backend itself keeps on the device.
+    /// 4096 bytes, zero at first, for what operations keep on the device.
     pub words: Span,
     products: Products,
     modules: Modules,
@@ -74,14 +76,9 @@ impl Gpu {
         })
     }
 
-    /// Bytes of device memory that [`Gpu::allocate`] takes beyond what it is asked for: the workspace of matrix
-    /// products, [`Gpu::words`], and the padding in front of them.
-    pub fn own_bytes(&self) -> usize {
-        DEVICE_ALIGN + WORDS + self.products.workspace_bytes()
-    }
-
-    /// Takes all memory that will ever be used: one allocation on the device, of `bytes` zero bytes and
-    /// [`Gpu::own_bytes`], and the pinned buffer that uploads and downloads go through.
+    /// Takes all memory that will ever be used: one allocation on the device, of `bytes` zero bytes, and the pinned
+    /// buffer that uploads and downloads go through. `scratch` begins with [`OWN_BYTES`]: the workspace of matrix
+    /// products, and [`Gpu::words`].
     ///
     /// # Errors
     /// If the device does not have that much.
@@ -89,14 +86,15 @@ impl Gpu {
         self.device.check("allocate", self.device.current())?;
         // Free what a former call took before asking for more.
         (self.arena, self.staging) = (None, None);
-        let own = bytes.next_multiple_of(DEVICE_ALIGN);
-        let arena = Arena::new(&self.device, bytes + self.own_bytes())?;
+        let arena = Arena::new(&self.device, bytes)?;
         self.allocations += 1;
-        self.words = Span { place: Place::Arena, offset: own, bytes: WORDS };
-        self.products.set_workspace(arena.base + (own + WORDS) as u64);
+        let padding = scratch.offset.next_multiple_of(DEVICE_ALIGN) - scratch.offset;
+        let workspace = scratch.part(padding, WORKSPACE);
+        self.products.set_workspace(arena.base + workspace.offset as u64);
+        self.words = scratch.part(padding + WORKSPACE, WORDS);
+        self.scratch = scratch.part(OWN_BYTES, scratch.bytes - OWN_BYTES);
         self.arena = Some(arena);
         self.staging = Some(Staging::new(&self.device)?);
-        self.scratch = scratch;
         Ok(())
     }
 
@@ -266,8 +264,18 @@ impl Gpu {
     /// # Errors
     /// The first failure.
     pub fn time(&mut self, work: impl FnOnce(&mut Self)) -> Result<f64, BackendError> {
-        self.act("time", 1, |_, _| self.timer.start());
+        self.start_timer();
         work(self);
+        self.stop_timer()
+    }
+
+    /// Begins what [`Gpu::stop_timer`] measures.
+    pub(super) fn start_timer(&mut self) {
+        self.act("time", 1, |_, _| self.timer.start());
+    }
+
+    /// Seconds of the device between the operations given before [`Gpu::start_timer`] and now.
+    pub(super) fn stop_timer(&mut self) -> Result<f64, BackendError> {
         let mut seconds = 0.0;
         self.act("time", 1, |_, _| match self.timer.stop() {
             Ok(measured) => {

@@ -82,7 +82,7 @@ impl Search {
         Self { first, usual: true }
     }
 
-    /// These folders and no others.
+    /// These folders and no others. What is compiled with a compiler from there is not kept in the user's cache.
     pub fn only(folders: &[PathBuf]) -> Self {
         Self { first: folders.to_vec(), usual: false }
     }
@@ -91,6 +91,11 @@ impl Search {
     pub fn with(mut self, folder: impl Into<PathBuf>) -> Self {
         self.first.push(folder.into());
         self
+    }
+
+    /// Whether the usual folders are searched.
+    pub(super) fn is_usual(&self) -> bool {
+        self.usual
     }
 
     /// The driver. Unless a folder was named, the system's own search for `libcuda.so.1` comes first: it knows where
@@ -112,17 +117,23 @@ impl Search {
         Err(self.missing(&DRIVER, &file, &refused))
     }
 
-    /// The compiler, not newer than CUDA `supports` (major, minor) if there is a driver to run its output.
-    pub(super) fn nvrtc(&self, supports: Option<(u32, u32)>) -> Result<Found<Nvrtc>, BackendError> {
+    /// The compiler, not newer than CUDA `supports` (major, minor) if there is a driver to run its output, and none
+    /// that `accept` has something to say against.
+    pub(super) fn nvrtc(
+        &self,
+        supports: Option<(u32, u32)>,
+        accept: impl Fn(&Nvrtc) -> Result<(), String>,
+    ) -> Result<Found<Nvrtc>, BackendError> {
         self.find(&NVRTC, supports, |path, library| {
             open_builtins(path);
-            Nvrtc::of(library)
+            let nvrtc = Nvrtc::of(library).map_err(lacks)?;
+            accept(&nvrtc).map(|()| nvrtc)
         })
     }
 
     /// The library of matrix products, not newer than CUDA `supports`.
     pub(super) fn cublaslt(&self, supports: (u32, u32)) -> Result<Found<CublasLt>, BackendError> {
-        self.find(&CUBLASLT, Some(supports), |_, library| CublasLt::of(library))
+        self.find(&CUBLASLT, Some(supports), |_, library| CublasLt::of(library).map_err(lacks))
     }
 
     /// The first file of a version that is understood and that the driver can run: folder by folder, in each the
@@ -131,7 +142,7 @@ impl Search {
         &self,
         wanted: &Wanted,
         supports: Option<(u32, u32)>,
-        symbols: impl Fn(&Path, Library) -> Result<T, &'static str>,
+        symbols: impl Fn(&Path, Library) -> Result<T, String>,
     ) -> Result<Found<T>, BackendError> {
         let (mut refused, mut too_new) = (Vec::new(), None);
         for folder in self.first.iter().cloned().chain(self.usual_folders()) {
@@ -144,7 +155,7 @@ impl Search {
                     too_new.get_or_insert((path, major));
                     continue;
                 }
-                match open(&path).and_then(|library| symbols(&path, library).map_err(lacks)) {
+                match open(&path).and_then(|library| symbols(&path, library)) {
                     Ok(symbols) => return Ok(Found { symbols, path }),
                     Err(reason) => refused.push(format!("{}: {reason}", path.display())),
                 }
@@ -258,7 +269,12 @@ mod tests {
     fn an_empty_folder_is_named_with_what_to_do_next() {
         let empty = folder(&[]);
         let search = Search::only(&[empty.path().into()]);
-        let said = search.nvrtc(None).err().unwrap().to_string().replace(&empty.path().display().to_string(), "HERE");
+        let said = search
+            .nvrtc(None, |_| Ok(()))
+            .err()
+            .unwrap()
+            .to_string()
+            .replace(&empty.path().display().to_string(), "HERE");
         assert_eq!(
             said,
             "NVRTC, CUDA's compiler, was not found: looked for libnvrtc.so.13 and libnvrtc.so.12 in HERE; `pip install \
@@ -283,7 +299,7 @@ mod tests {
     #[test]
     fn a_library_newer_than_the_driver_is_told_from_one_that_is_missing() {
         let here = folder(&["libnvrtc.so.13"]);
-        let said = Search::only(&[here.path().into()]).nvrtc(Some((12, 4))).err().unwrap().to_string();
+        let said = Search::only(&[here.path().into()]).nvrtc(Some((12, 4)), |_| Ok(())).err().unwrap().to_string();
         let file = here.path().join("libnvrtc.so.13");
         let start = format!("the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0; update", file.display());
         assert!(said.starts_with(&start), "{said}");

@@ -1,142 +1,142 @@
 //! Products with a weight: forward, and the gradient of the input.
 //!
-//! Panels of the weight are dequantized to bfloat16 in scratch that stays in the second-level cache, then multiplied.
-//! Few tokens (sampling) go through a kernel that reads the weight once and writes none of it.
+//! A panel of the weight is dequantized to bf16 in scratch that stays in the L2 cache, then cuBLASLt multiplies with it:
+//! at thousands of tokens the product does hundreds of times the work of dequantizing. Up to [`FEW`] tokens one kernel
+//! dequantizes in registers.
 
-use super::shape::{Planes, Shape};
-use super::{Args, Form, Gpu, Matrix, Output, Product};
+use super::weights::{self, COLS, Part};
+use super::{Args, Form, Gpu, Matrix, Output, Product, pitch};
 use crate::backend::{Largest, Store, Weight, WeightKind};
 use crate::memory::Span;
-use crate::nibble::RUN;
-use zerocopy::{Immutable, IntoBytes};
 
-/// Bytes of a panel, unless its narrowest form is larger: with the operands at hand it stays in a cache of 50 MiB.
-const PANEL: usize = 32 << 20;
-/// Columns of the narrowest panel of the gradient, and what panels start at multiples of: whole groups of every size,
-/// and enough for a product to run at its full rate.
-const LEAST_COLS: usize = 256;
-/// Rows that panels are multiples of, so that outputs start at whole lines.
-const ROWS: usize = 128;
-/// Up to this many tokens go through `few_tokens`.
+/// Up to this many tokens are multiplied without cuBLASLt.
 const FEW: usize = 8;
+/// Bytes of a panel, which should stay in the L2 cache (50 to 60 MB on Hopper) beside what a product streams.
+const PANEL: usize = 32 << 20;
+/// Rows of a panel are a multiple of this, the height of cuBLASLt's tiles.
+const ROWS: usize = 128;
 
-/// `Panel` in `kernels/dequantize.cu`.
-#[derive(IntoBytes, Immutable)]
-#[repr(C)]
-struct Panel {
-    row: u32,
-    run: u32,
-    runs_per_row: u32,
-    runs: u32,
-    pitch: u32,
-    cols: u32,
+/// Scratch in bytes: a panel, at least [`COLS`] columns of the tallest weight.
+pub(super) fn need(largest: &Largest) -> usize {
+    let tallest = largest.features.max(largest.inputs);
+    let whole = 2 * (largest.parameter + ROW_PADDING * tallest);
+    whole.min(PANEL.max(2 * COLS * tallest))
 }
 
-/// Elements from one row of a panel to the next: rows start at multiples of 16 bytes.
-fn pitch(cols: usize) -> usize {
-    cols.next_multiple_of(8)
+/// A row of a panel is longer than the weight's by at most this.
+const ROW_PADDING: usize = 7;
+
+/// Parts of `total` that fit `most` each, as equal as multiples of `multiple` allow: (from, count).
+fn parts(total: usize, most: usize, multiple: usize) -> impl Iterator<Item = (usize, usize)> {
+    let most = if most >= total { total } else { most / multiple * multiple };
+    assert!(most > 0, "scratch for {multiple} of {total} rows or columns");
+    let each = total.div_ceil(total.div_ceil(most)).next_multiple_of(multiple).min(most);
+    (0..total).step_by(each).map(move |from| (from, each.min(total - from)))
 }
 
-/// Scratch for all of this file, in bytes.
-pub fn need(largest: &Largest) -> usize {
-    let (rows, cols) = (largest.features, largest.inputs.max(largest.features));
-    // Rows of the largest parameter are not known here; each is at most seven elements longer in a panel.
-    let whole = 2 * (largest.parameter + 7 * cols);
-    whole.min(PANEL.max(2 * LEAST_COLS * rows).max(2 * ROWS * pitch(cols)))
-}
-
-/// A weight, or columns `from..from + cols` of rows `row..row + rows` of it, as bfloat16.
-///
-/// # Panics
-/// If the scratch is smaller than that: the shapes exceed those it was planned for.
-fn panel(gpu: &mut Gpu, w: &Weight, (row, rows): (usize, usize), (from, cols): (usize, usize)) -> Matrix {
-    if w.kind == WeightKind::Bf16 {
-        let (g, start) = (w.geometry, gpu.address(w.data));
-        return Matrix { address: start + 2 * (row * g.cols + from) as u64, pitch: g.cols };
-    }
-    let pitch = pitch(cols);
-    let out = gpu.scratch.head(2 * rows * pitch);
-    let shape = Shape::of(w.geometry);
-    // To the end of the last group, whose lanes work together.
-    let runs_per_row = cols.next_multiple_of(w.geometry.group) / RUN;
-    let runs = rows * runs_per_row;
-    let panel = Panel {
-        row: row as u32,
-        run: (from / RUN) as u32,
-        runs_per_row: runs_per_row as u32,
-        runs: runs as u32,
-        pitch: pitch as u32,
-        cols: cols as u32,
-    };
-    let args = Args::new().bytes(&Planes::of(gpu, w)).bytes(&shape).bytes(&panel).span(gpu, out);
-    gpu.launch("dequantize", [(runs as u32).div_ceil(128), 1, 1], 128, 0, &args);
-    Matrix { address: gpu.address(out), pitch }
-}
-
-fn tokens_of(input: Span, input_width: usize, output: Span, output_width: usize) -> usize {
-    let tokens = input.bytes / (2 * input_width);
-    assert_eq!(input.bytes, 2 * tokens * input_width, "whole rows of the input");
-    assert_eq!(output.bytes, 2 * tokens * output_width, "as many rows of the output");
+fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
+    let tokens = x.bytes / (2 * pitch(width));
+    assert!(x.bytes == 2 * tokens * pitch(width) && y.bytes == 2 * tokens * pitch(other), "whole rows of one batch");
     tokens
 }
 
-/// `y[T, O] = x[T, I] w[O, I]^T`; see [`crate::backend::Backend::linear`].
-///
-/// # Panics
-/// If lengths do not fit, or the shapes exceed those that the scratch was planned for.
-pub fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) {
+/// A bf16 weight whose rows cuBLASLt can read where they lie.
+fn in_place(w: &Weight) -> bool {
+    w.kind == WeightKind::Bf16 && pitch(w.geometry.cols) == w.geometry.cols
+}
+
+/// See [`crate::backend::Backend::linear`].
+pub(super) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) {
     let (outputs, inputs) = (w.geometry.rows, w.geometry.cols);
-    let tokens = tokens_of(x, inputs, y, outputs);
-    if tokens == 0 {
-        return;
+    let m = tokens(x, inputs, y, outputs);
+    if m <= FEW && w.kind == WeightKind::Int4 {
+        return few_tokens(gpu, x, w, y, m, store);
     }
-    if tokens <= FEW {
-        return few_tokens(gpu, x, w, y, tokens, store);
-    }
-    let rows = match w.kind {
-        WeightKind::Bf16 => outputs,
-        _ => (PANEL.min(gpu.scratch.bytes) / (2 * pitch(inputs)) / ROWS * ROWS).clamp(ROWS.min(outputs), outputs),
+    let (a, out) = (gpu.address(x), gpu.address(y));
+    let product = |row: usize, n: usize, b: Matrix| Product {
+        form: Form::Nt,
+        m,
+        n,
+        k: inputs,
+        a: Matrix { address: a, pitch: pitch(inputs) },
+        b,
+        out: Matrix { address: out + 2 * row as u64, pitch: pitch(outputs) },
+        output: Output::Bf16,
+        store,
     };
-    for row in (0..outputs).step_by(rows) {
-        let rows = rows.min(outputs - row);
-        let b = panel(gpu, w, (row, rows), (0, inputs));
-        let a = Matrix { address: gpu.address(x), pitch: inputs };
-        let out = Matrix { address: gpu.address(y) + 2 * row as u64, pitch: outputs };
-        let (form, output) = (Form::Nt, Output::Bf16);
-        gpu.multiply(&Product { form, m: tokens, n: rows, k: inputs, a, b, out, output, store });
+    weights::check(w);
+    if in_place(w) {
+        let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
+        return gpu.multiply(&product(0, outputs, whole));
+    }
+    let panel = gpu.scratch;
+    for (row, rows) in parts(outputs, panel.bytes / (2 * pitch(inputs)), ROWS) {
+        weights::dequantize(gpu, w, Part { row, col: 0, rows, cols: inputs }, panel);
+        let b = Matrix { address: gpu.address(panel), pitch: pitch(inputs) };
+        gpu.multiply(&product(row, rows, b));
+    }
+}
+
+/// See [`crate::backend::Backend::linear_grad_input`]. Panels run over columns, so that each element of `dx` is one sum
+/// in float32.
+pub(super) fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, store: Store) {
+    let (outputs, inputs) = (w.geometry.rows, w.geometry.cols);
+    let m = tokens(dy, outputs, dx, inputs);
+    let (a, out) = (gpu.address(dy), gpu.address(dx));
+    let product = |col: usize, n: usize, b: Matrix| Product {
+        form: Form::Nn,
+        m,
+        n,
+        k: outputs,
+        a: Matrix { address: a, pitch: pitch(outputs) },
+        b,
+        out: Matrix { address: out + 2 * col as u64, pitch: pitch(inputs) },
+        output: Output::Bf16,
+        store,
+    };
+    weights::check(w);
+    if in_place(w) {
+        let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
+        return gpu.multiply(&product(0, inputs, whole));
+    }
+    let panel = gpu.scratch;
+    let most = match 2 * outputs * pitch(inputs) <= panel.bytes {
+        true => inputs,
+        false => panel.bytes / (2 * outputs),
+    };
+    for (col, cols) in parts(inputs, most, COLS) {
+        weights::dequantize(gpu, w, Part { row: 0, col, rows: outputs, cols }, panel);
+        let b = Matrix { address: gpu.address(panel), pitch: pitch(cols) };
+        gpu.multiply(&product(col, cols, b));
     }
 }
 
 fn few_tokens(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, tokens: usize, store: Store) {
-    let shape = Shape::of(w.geometry);
-    let args = Args::new().bytes(&Planes::of(gpu, w)).bytes(&shape).span(gpu, x).span(gpu, y);
-    let args = args.u32(tokens as u32).u32(u32::from(store == Store::Accumulate));
-    gpu.launch("few_tokens", [shape.rows.div_ceil(4), 1, 1], 128, 0, &args);
+    let g = w.geometry;
+    let args = weights::packed_planes(gpu, Args::new().span(gpu, x), w).span(gpu, y);
+    let args = args.u32(tokens as u32).u32(g.cols as u32).u32(g.rows as u32).u32(g.padded_cols() as u32);
+    let args = args.u32(g.group.trailing_zeros()).u32(u32::from(store == Store::Accumulate));
+    let kernel = if tokens == 1 { "one_token_int4" } else { "few_tokens_int4" };
+    gpu.launch(kernel, [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
 }
 
-/// `dx[T, I] = dy[T, O] w[O, I]`; see [`crate::backend::Backend::linear_grad_input`]. Panels are cut along the columns,
-/// so that every sum is complete before it is rounded.
-///
-/// # Panics
-/// If lengths do not fit, or the shapes exceed those that the scratch was planned for.
-pub fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, store: Store) {
-    let (outputs, inputs) = (w.geometry.rows, w.geometry.cols);
-    let tokens = tokens_of(dy, outputs, dx, inputs);
-    if tokens == 0 {
-        return;
+#[cfg(test)]
+mod tests {
+    use super::parts;
+
+    #[test]
+    fn parts_cover_all_and_are_nearly_equal() {
+        let of = |total, most, multiple| parts(total, most, multiple).collect::<Vec<_>>();
+        assert_eq!(of(100, 100, 128), [(0, 100)]);
+        assert_eq!(of(100, 1000, 128), [(0, 100)]);
+        assert_eq!(of(300, 290, 128), [(0, 256), (256, 44)]);
+        assert_eq!(of(5461, 2048, 256), [(0, 2048), (2048, 2048), (4096, 1365)]);
+        assert_eq!(of(1000, 900, 128), [(0, 512), (512, 488)]);
     }
-    let most = PANEL.min(gpu.scratch.bytes);
-    let cols = match w.kind {
-        WeightKind::Bf16 => inputs,
-        _ if 2 * outputs * pitch(inputs) <= most => inputs,
-        _ => (most / (2 * outputs) / LEAST_COLS * LEAST_COLS).max(LEAST_COLS),
-    };
-    for from in (0..inputs).step_by(cols) {
-        let cols = cols.min(inputs - from);
-        let b = panel(gpu, w, (0, outputs), (from, cols));
-        let a = Matrix { address: gpu.address(dy), pitch: outputs };
-        let out = Matrix { address: gpu.address(dx) + 2 * from as u64, pitch: inputs };
-        let (form, output) = (Form::Nn, Output::Bf16);
-        gpu.multiply(&Product { form, m: tokens, n: cols, k: outputs, a, b, out, output, store });
+
+    #[test]
+    #[should_panic(expected = "scratch for 256")]
+    fn too_little_scratch_is_noticed() {
+        let _ = parts(1000, 200, 256);
     }
 }

@@ -1,33 +1,22 @@
-//! The gradient of a linear layer's weight: one product, its sum over all tokens kept in float32.
+//! The gradient of a weight: one product, nothing is dequantized.
 
-use super::{Form, Gpu, Matrix, Output, Product};
+use super::{Form, Gpu, Matrix, Output, Product, pitch};
 use crate::backend::Store;
 use crate::memory::Span;
 
-/// `grad[O, I] = dy[T, O]^T x[T, I]`, float32; see [`crate::backend::Backend::linear_grad_weight`].
-///
-/// # Panics
-/// If lengths do not fit.
-pub fn linear_grad_weight(
-    gpu: &mut Gpu,
-    dy: Span,
-    x: Span,
-    grad: Span,
-    (outputs, inputs): (usize, usize),
-    store: Store,
-) {
-    let tokens = dy.bytes / (2 * outputs);
-    let lengths = [2 * tokens * outputs, 2 * tokens * inputs, 4 * outputs * inputs];
-    assert_eq!([dy.bytes, x.bytes, grad.bytes], lengths, "whole rows, as many of both, and a gradient's elements");
-    assert!(tokens > 0, "a gradient of no token");
+/// See [`crate::backend::Backend::linear_grad_weight`].
+pub(super) fn linear_grad_weight(gpu: &mut Gpu, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, store: Store) {
+    let tokens = dy.bytes / (2 * pitch(rows));
+    assert!(dy.bytes == 2 * tokens * pitch(rows) && x.bytes == 2 * tokens * pitch(cols), "whole rows of one batch");
+    assert_eq!(grad.bytes, 4 * rows * cols, "the gradient of a weight of {rows} x {cols}");
     gpu.multiply(&Product {
         form: Form::Tn,
-        m: outputs,
-        n: inputs,
+        m: rows,
+        n: cols,
         k: tokens,
-        a: Matrix { address: gpu.address(dy), pitch: outputs },
-        b: Matrix { address: gpu.address(x), pitch: inputs },
-        out: Matrix { address: gpu.address(grad), pitch: inputs },
+        a: Matrix { address: gpu.address(dy), pitch: pitch(rows) },
+        b: Matrix { address: gpu.address(x), pitch: pitch(cols) },
+        out: Matrix { address: gpu.address(grad), pitch: cols },
         output: Output::F32,
         store,
     });

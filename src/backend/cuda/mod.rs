@@ -1,24 +1,35 @@
-//! The operations on an NVIDIA GPU: the same file stems as `backend::cpu` where an operation exists there; the
-//! kernels are in `kernels/`.
+//! The operations on an NVIDIA GPU: the same files and names as [`super::cpu`], each a launch of kernels in
+//! `kernels/`. Activations are bfloat16, accumulation is float32, the update of packed planes is the CPU's to the last
+//! bit. All memory is one allocation; operations are given to one stream and return before they are done.
+//!
+//! CUDA is needed neither to build nor to start: the driver, NVRTC and cuBLASLt are looked for when a device is
+//! opened.
 
 mod args;
+pub mod attention;
+pub mod attention_grad;
 mod cache;
 mod compile;
 mod device;
-pub mod embedding;
+mod embedding;
 mod gpu;
 mod libraries;
-pub mod linear;
-pub mod linear_grad_weight;
+mod linear;
+mod linear_grad_weight;
+mod loss;
 mod memory;
 mod modules;
+mod norm;
 pub mod optimizer;
 mod product;
+mod quantize;
 mod report;
-mod shape;
+mod rope;
 mod sources;
+mod swiglu;
 mod symbols;
 mod timer;
+mod weights;
 
 pub use args::Args;
 pub use compile::{Compiler, Cubin};
@@ -28,3 +39,244 @@ pub use libraries::Search;
 pub use product::{Form, Matrix, Output, Product};
 pub use report::{Usage, usages};
 pub use sources::{HEADERS, SOURCES, Source};
+
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
+use crate::error::BackendError;
+use crate::memory::{ALIGN, MappedFile, Span};
+use crate::optim::{Outcomes, Step};
+
+/// One GPU.
+pub struct Cuda {
+    gpu: Gpu,
+}
+
+/// The sizes that a plan needs to know, without a device.
+pub struct Sizes;
+
+/// Whether there is a driver with a device, which is not taken.
+///
+/// # Errors
+/// If there is none.
+pub fn probe() -> Result<(), BackendError> {
+    device::probe(&Search::usual().driver()?, 0)
+}
+
+/// Rows start at multiples of sixteen bytes: tensor cores are fed, and rows are read, sixteen bytes at a time.
+const ROW_MULTIPLE: usize = 8;
+
+/// Elements from one row of activations to the next.
+fn pitch(features: usize) -> usize {
+    features.next_multiple_of(ROW_MULTIPLE)
+}
+
+impl super::Sizes for Sizes {
+    fn activation_bytes(&self) -> usize {
+        2
+    }
+
+    fn row_multiple(&self) -> usize {
+        ROW_MULTIPLE
+    }
+
+    fn scratch_bytes(&self, largest: &Largest) -> usize {
+        let needs = [
+            linear::need(largest),
+            norm::need(largest),
+            attention::need(largest),
+            attention_grad::need(largest),
+            optimizer::need(largest),
+        ];
+        let most = needs.into_iter().max().expect("there are needs");
+        (gpu::OWN_BYTES + most).next_multiple_of(ALIGN)
+    }
+
+    /// Each chunk reads the whole head again, so a chunk has thousands of rows.
+    fn logits_bytes(&self) -> usize {
+        256 << 20
+    }
+
+    fn reads_mapped(&self) -> bool {
+        false
+    }
+}
+
+impl Cuda {
+    /// Opens device number `ordinal`; without memory until [`Backend::allocate`].
+    ///
+    /// # Errors
+    /// What is missing: driver, device, compiler, or one of them too old.
+    pub fn open(ordinal: u32) -> Result<Self, BackendError> {
+        Self::open_with(ordinal, &Search::usual())
+    }
+
+    /// The same, with libraries looked for where `search` says.
+    ///
+    /// # Errors
+    /// As [`Cuda::open`].
+    pub fn open_with(ordinal: u32, search: &Search) -> Result<Self, BackendError> {
+        Ok(Self { gpu: Gpu::open_with(ordinal, search, SOURCES)? })
+    }
+
+    /// Device allocations made so far: one after [`Backend::allocate`], and one for ever.
+    pub fn allocations(&self) -> usize {
+        self.gpu.allocations()
+    }
+
+    /// Seconds that the device takes for what `work` gives it.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn time(&mut self, work: impl FnOnce(&mut Self)) -> Result<f64, BackendError> {
+        self.gpu.start_timer();
+        work(self);
+        self.gpu.stop_timer()
+    }
+
+    /// Bytes of device memory that are free, and all there are, by the driver's figures.
+    ///
+    /// # Errors
+    /// If the driver does not answer.
+    pub fn memory(&self) -> Result<(u64, u64), BackendError> {
+        self.gpu.free_memory()
+    }
+
+    /// Whether `needed` bytes are free now.
+    ///
+    /// # Errors
+    /// If not, with the figures.
+    pub fn check_memory(&self, needed: u64) -> Result<(), BackendError> {
+        let (free, total) = self.memory()?;
+        match needed <= free {
+            true => Ok(()),
+            false => Err(BackendError::Memory { device: self.describe(), needed, free, total }),
+        }
+    }
+}
+
+impl super::Sizes for Cuda {
+    fn activation_bytes(&self) -> usize {
+        Sizes.activation_bytes()
+    }
+
+    fn row_multiple(&self) -> usize {
+        ROW_MULTIPLE
+    }
+
+    fn scratch_bytes(&self, largest: &Largest) -> usize {
+        Sizes.scratch_bytes(largest)
+    }
+
+    fn logits_bytes(&self) -> usize {
+        Sizes.logits_bytes()
+    }
+
+    fn reads_mapped(&self) -> bool {
+        Sizes.reads_mapped()
+    }
+}
+
+impl Backend for Cuda {
+    fn describe(&self) -> String {
+        format!("{}, {}", self.gpu.name(), self.gpu.libraries())
+    }
+
+    fn allocate(&mut self, bytes: usize, _: Option<MappedFile>, scratch: Span) -> Result<(), BackendError> {
+        self.gpu.allocate(bytes, scratch)
+    }
+
+    fn status(&self) -> Result<(), BackendError> {
+        self.gpu.status()
+    }
+
+    fn upload(&mut self, bytes: &[u8], to: Span) {
+        self.gpu.upload(bytes, to);
+    }
+
+    fn download(&self, from: Span, bytes: &mut [u8]) {
+        self.gpu.download(from, bytes);
+    }
+
+    fn zero(&mut self, span: Span) {
+        self.gpu.zero(span);
+    }
+
+    fn copy(&mut self, from: Span, to: Span) {
+        self.gpu.copy(from, to);
+    }
+
+    fn embedding(&mut self, tokens: Span, table: &Weight, out: Span) {
+        embedding::embedding(&mut self.gpu, tokens, table, out);
+    }
+
+    fn embedding_grad(&mut self, tokens: Span, dout: Span, grad: Span, features: usize) {
+        embedding::embedding_grad(&mut self.gpu, tokens, dout, grad, features);
+    }
+
+    fn rms_norm(&mut self, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32) {
+        norm::rms_norm(&mut self.gpu, x, gain, out, inv_rms, eps);
+    }
+
+    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span) {
+        norm::rms_norm_grad(&mut self.gpu, x, gain, inv_rms, dout, dx, dgain);
+    }
+
+    fn quantize_activations(&mut self, x: Span, features: usize) {
+        quantize::quantize_activations(&mut self.gpu, x, features);
+    }
+
+    fn linear(&mut self, x: Span, w: &Weight, y: Span, store: Store) {
+        linear::linear(&mut self.gpu, x, w, y, store);
+    }
+
+    fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, store: Store) {
+        linear::linear_grad_input(&mut self.gpu, dy, w, dx, store);
+    }
+
+    fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, store: Store) {
+        linear_grad_weight::linear_grad_weight(&mut self.gpu, dy, x, grad, rows, cols, store);
+    }
+
+    fn rope(&mut self, x: Span, table: Span, rotation: Rotation) {
+        rope::rope(&mut self.gpu, x, table, rotation);
+    }
+
+    fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape) {
+        attention::attention(&mut self.gpu, q, k, v, out, lse, None, shape);
+    }
+
+    fn attention_grad(
+        &mut self,
+        q: Span,
+        k: Span,
+        v: Span,
+        out: Option<Span>,
+        lse: Span,
+        dout: Span,
+        dq: Span,
+        dk: Span,
+        dv: Span,
+        shape: AttentionShape,
+    ) {
+        attention_grad::attention_grad(&mut self.gpu, q, k, v, out, lse, dout, dq, dk, dv, None, shape);
+    }
+
+    fn swiglu(&mut self, gate: Span, up: Span, out: Span) {
+        swiglu::swiglu(&mut self.gpu, gate, up, out);
+    }
+
+    fn swiglu_grad(&mut self, gate: Span, up: Span, dout: Span) {
+        swiglu::swiglu_grad(&mut self.gpu, gate, up, dout);
+    }
+
+    fn cross_entropy(&mut self, logits: Span, targets: Span, losses: Span, vocab: usize, gradient: Option<f32>) {
+        loss::cross_entropy(&mut self.gpu, logits, targets, losses, vocab, gradient);
+    }
+
+    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
+        optimizer::step(&mut self.gpu, param, grad, step);
+    }
+
+    fn outcomes(&mut self) -> Outcomes {
+        optimizer::outcomes(&mut self.gpu)
+    }
+}

@@ -31,9 +31,9 @@ unsafe impl Send for Modules {}
 impl Modules {
     /// Compiles what is not in the cache and loads everything. The context is current.
     pub(super) fn load(device: &Arc<Device>, search: &Search, sources: &[Source]) -> Result<Self, BackendError> {
-        let compiler = Compiler::find(search, Some(device.supports))?;
-        compiler.check(device.capability)?;
-        let cubins = compile_all(device, &compiler, sources)?;
+        let compiler = Compiler::find(search, Some(device.supports), Some(device.capability))?;
+        let cache = if search.is_usual() { Cache::of_user() } else { Cache::none() };
+        let cubins = compile_all(device, &compiler, &cache, sources)?;
         let (modules, functions) = (Vec::with_capacity(sources.len()), HashMap::with_capacity(MOST_KERNELS));
         let mut loaded = Self { device: device.clone(), compiler: compiler.version(), modules, functions };
         for (source, cubin) in sources.iter().zip(&cubins) {
@@ -114,11 +114,15 @@ impl Drop for Modules {
 }
 
 /// Machine code of all files, in their order, from the cache or compiled on all cores.
-fn compile_all(device: &Device, compiler: &Compiler, sources: &[Source]) -> Result<Vec<Cubin>, BackendError> {
+fn compile_all(
+    device: &Device,
+    compiler: &Compiler,
+    cache: &Cache,
+    sources: &[Source],
+) -> Result<Vec<Cubin>, BackendError> {
     let architecture = device.capability.architecture();
     let headers: Vec<_> = HEADERS.iter().map(|header| header.text).collect();
     let common = format!("{}\n{}", compiler.identity(&architecture), headers.concat());
-    let cache = Cache::of_user();
     let cubin = |source: &Source| {
         let key = format!("{common}\n{}", source.text);
         if let Some(cubin) = cache.load(source.file, &key) {

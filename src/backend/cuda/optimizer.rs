@@ -1,12 +1,11 @@
 //! The optimizer step: statistics of the gradient, the tensor's scalars, and one pass over gradient, weight and state.
 //! Everything is decided on the device, so that no step waits for the host before it asks for the outcomes.
 
-use super::shape::{self, Shape, has_offsets};
 use super::{Args, Gpu};
-use crate::backend::{Largest, Param, State, WeightKind};
-use crate::config::Moment;
+use crate::backend::{Largest, Param, State, Weight, WeightKind};
+use crate::config::{Moment, Scheme};
 use crate::memory::Span;
-use crate::nibble::{Lattice, MomentCodec};
+use crate::nibble::{Geometry, Lattice, MomentCodec, RUN};
 use crate::optim::{Constants, Outcomes, SCALARS, Step};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -44,6 +43,41 @@ struct Planes {
     m_scales: u64,
     v: u64,
     v_scales: u64,
+}
+
+/// `Shape` in `kernels/runs.h`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Shape {
+    rows: u32,
+    cols: u32,
+    runs_per_row: u32,
+    runs_per_group: u32,
+    runs: u32,
+    dense: u32,
+}
+
+impl Shape {
+    /// # Panics
+    /// If the matrix has nearly 2^32 runs or more.
+    fn of(g: Geometry) -> Self {
+        // Threads past the end have numbers too.
+        let fits = |n: usize| {
+            assert!(
+                n + BLOCK as usize <= u32::MAX as usize,
+                "{n} runs of 32 elements: fewer than 2^32 can be numbered"
+            );
+            n as u32
+        };
+        Self {
+            rows: fits(g.rows),
+            cols: fits(g.cols),
+            runs_per_row: fits(g.padded_cols() / RUN),
+            runs_per_group: fits(g.group / RUN),
+            runs: fits(g.padded_len() / RUN),
+            dense: u32::from(g.cols == g.padded_cols()),
+        }
+    }
 }
 
 /// `Codec` in `kernels/moments.h`.
@@ -126,6 +160,11 @@ impl Storage {
     fn tiles(&self) -> usize {
         1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
     }
+}
+
+/// Whether groups have offsets of their own.
+fn has_offsets(w: &Weight) -> bool {
+    w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric
 }
 
 /// Whether `move_plain` of `kernels/optimizer_move.h` may be used: the parts of the formula that it leaves out vanish,
@@ -242,7 +281,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span) -> Planes {
 fn check(param: &Param, grad: Span) {
     let (w, s) = (&param.weight, &param.state);
     let g = w.geometry;
-    shape::check(w);
+    super::weights::check(w);
     let moment = |kind, plane: Span, scales: Span| {
         let (bytes, groups) = match kind {
             Moment::F32 => (4 * g.len(), 0),

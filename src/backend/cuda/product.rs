@@ -151,6 +151,9 @@ struct Plan {
     algorithm: lt::cublasLtMatmulAlgo_t,
 }
 
+/// Bytes of the workspace: what NVIDIA advises for Hopper, whose kernels split sums over it.
+pub(super) const WORKSPACE: usize = 32 << 20;
+
 /// cuBLASLt with a plan for every shape it was asked for.
 pub(super) struct Products {
     plans: HashMap<Key, Plan>,
@@ -174,11 +177,6 @@ impl Products {
         Ok(Self { plans: HashMap::with_capacity(MOST_PLANS), handle, lt, workspace: 0, device: device.clone() })
     }
 
-    /// Bytes of the workspace: what NVIDIA advises, more for devices whose kernels split sums over it.
-    pub(super) fn workspace_bytes(&self) -> usize {
-        if self.device.capability.major >= 9 { 32 << 20 } else { 8 << 20 }
-    }
-
     /// The library and its version.
     pub(super) fn version(&self) -> String {
         // SAFETY: it takes nothing and cannot fail.
@@ -186,7 +184,7 @@ impl Products {
         format!("cuBLASLt {}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
     }
 
-    /// Where the workspace lies.
+    /// Where the workspace of [`WORKSPACE`] bytes lies.
     pub(super) fn set_workspace(&mut self, address: u64) {
         self.workspace = address;
     }
@@ -221,7 +219,7 @@ impl Products {
                 plan.out.pointer,
                 &plan.algorithm,
                 self.workspace as *mut c_void,
-                self.workspace_bytes(),
+                WORKSPACE,
                 self.device.stream,
             )
         };
@@ -313,7 +311,7 @@ impl Products {
             // SAFETY: the preference lives; the caller's value has the length given and is copied.
             done(unsafe { (self.lt.cublasLtMatmulPreferenceSetAttribute)(preference.pointer, attribute, value, bytes) })
         };
-        let workspace = self.workspace_bytes() as u64;
+        let workspace = WORKSPACE as u64;
         set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::ptr::from_ref(&workspace).cast(), 8)?;
         let [a, b, out] = key.alignments;
         let numbers = [

@@ -16,9 +16,34 @@ macro_rules! embedded {
 }
 
 /// What kernels include.
-pub const HEADERS: &[Source] =
-    embedded!["gpu.h", "lattice.h", "moments.h", "optimizer.h", "optimizer_move.h", "philox.h", "runs.h", "weights.h",];
+pub const HEADERS: &[Source] = embedded![
+    "attention.h",
+    "gpu.h",
+    "lattice.h",
+    "moments.h",
+    "optimizer.h",
+    "optimizer_move.h",
+    "philox.h",
+    "rows.h",
+    "runs.h",
+    "tiles.h",
+    "weights.h",
+];
 
 /// All files of kernels.
-pub const SOURCES: &[Source] =
-    embedded!["dequantize.cu", "embedding.cu", "few_tokens.cu", "optimizer_statistics.cu", "optimizer_update.cu",];
+pub const SOURCES: &[Source] = embedded![
+    "attention.cu",
+    "attention_few.cu",
+    "attention_grad.cu",
+    "bias.cu",
+    "dequantize.cu",
+    "embedding.cu",
+    "few_tokens.cu",
+    "loss.cu",
+    "norm.cu",
+    "optimizer_statistics.cu",
+    "optimizer_update.cu",
+    "quantize.cu",
+    "rope.cu",
+    "swiglu.cu",
+];

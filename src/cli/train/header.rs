@@ -12,13 +12,14 @@ use std::path::Path;
 /// Prints it.
 pub(super) fn print_header(
     trainer: &Trainer,
+    device: &str,
     data: &Prepared,
     samples: &Samples,
     from: Option<&Path>,
 ) -> io::Result<()> {
     let config = trainer.config();
     print(|out| {
-        writeln!(out, "tetrad {} on {}", env!("CARGO_PKG_VERSION"), trainer.backend.describe())?;
+        writeln!(out, "tetrad {} on {device}", env!("CARGO_PKG_VERSION"))?;
         parameters(trainer, out)?;
         memory(trainer, out)?;
         let held_out = samples.validation.as_ref().map_or(0, |windows| windows.targets());

@@ -3,15 +3,16 @@
 mod header;
 mod observer;
 
+use super::device::{self, Device, Opened};
 use super::output::escape;
 use super::{CliResult, Failure, budget, pool};
-use crate::backend::cpu::Cpu;
+use crate::backend::Sizes;
 use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, clear, latest, list, save};
 use crate::config::Config;
 use crate::data::{Batches, Prepared, Windows};
 use crate::error::StoreError;
 use crate::store::{Lock, remove_stale};
-use crate::train::{Ended, Observer, Samples, Trainer, available, run as run_steps};
+use crate::train::{Ended, Observer, Samples, Trainer, available, plan, run as run_steps};
 use observer::Console;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::path::{Path, PathBuf};
@@ -43,6 +44,9 @@ pub struct Args {
     /// Refuse to run if more memory is planned than SIZE: bytes, KiB, MiB, GiB, or 90% of what is free.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
+    /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
+    #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
+    device: Device,
     /// Print the resolved configuration and stop.
     #[arg(long)]
     dry_run: bool,
@@ -65,7 +69,8 @@ pub fn run(args: Args) -> CliResult {
 fn train(config: &Config, args: &Args) -> CliResult {
     let stop = stop_flag()?;
     // Before any text is read, which may take long.
-    check_memory(config, args)?;
+    let opened = open_device(config, args)?;
+    let device = opened.describe();
     let data = Prepared::new(config, &mut super::progress::preparing())?;
     let samples = Samples {
         train: Batches::new(data.train.clone(), config.train.sequence, config.run.seed)?,
@@ -86,12 +91,12 @@ fn train(config: &Config, args: &Args) -> CliResult {
     if args.overwrite {
         clear(dir)?;
     }
-    let mut trainer = Trainer::new(config, Box::new(Cpu::new()))?;
+    let mut trainer = Trainer::new(config, opened.backend)?;
     match &from {
         Some(checkpoint) => checkpoint.restore(&mut trainer, &data.fingerprint)?,
         None => trainer.initialize(),
     }
-    header::print_header(&trainer, &data, &samples, from.as_ref().map(Checkpoint::path))?;
+    header::print_header(&trainer, &device, &data, &samples, from.as_ref().map(Checkpoint::path))?;
     let resolved = dir.join("config.toml");
     std::fs::write(&resolved, config.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
@@ -189,17 +194,20 @@ fn open(path: &Path, config: &Config, data: &Prepared, dir: &Path) -> Result<Che
     }
 }
 
-/// Refuses a run that is larger than its budget, or than the memory that is free: better than being killed in the
-/// middle of it.
-fn check_memory(config: &Config, args: &Args) -> Result<(), Failure> {
+/// Opens the device, and refuses a run that is larger than its budget or than the memory that is free: better than
+/// being killed in the middle of it.
+fn open_device(config: &Config, args: &Args) -> Result<Opened, Failure> {
+    let opened = device::open(args.device, |sizes| plan(config, sizes).0.total() as u64)?;
+    let sizes: &dyn Sizes = opened.backend.as_ref();
     if let Some(size) = &args.budget {
         let budget = budget::parse(size).map_err(|e| format!("--budget {e}"))?;
-        budget::check(config, budget, "the budget is")?;
+        budget::check(config, sizes, budget, "the budget is")?;
     }
-    if let Some(free) = available() {
-        budget::check(config, free, "free are")?;
+    // A GPU's memory was looked at when it was opened.
+    if let Some(free) = available().filter(|_| sizes.reads_mapped()) {
+        budget::check(config, sizes, free, "free are")?;
     }
-    Ok(())
+    Ok(opened)
 }
 
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.

@@ -33,6 +33,7 @@ struct Layout {
 };
 struct Preference {
     u64 workspace;
+    u32 alignment[4];  // of a, b, c, d in bytes: what the algorithm may rely on
 };
 struct Algorithm {
     u64 data[8];
@@ -56,10 +57,12 @@ const struct {
              {EXECUTION_FAILED, "CUBLAS_STATUS_EXECUTION_FAILED"},
              {NOT_SUPPORTED, "CUBLAS_STATUS_NOT_SUPPORTED"}};
 
-// In the algorithm's first word; the workspace is in the second.
+// In the algorithm's first word; the workspace is in the second, then come the alignments of a, b, c, d.
 constexpr u64 MARK = 0x656d756c61746564;
 
-Code refuse(Code code, const std::string& what) { return tetrad_emulator_failed(code, ("matrix product: " + what).c_str()); }
+Code refuse(Code code, const std::string& what) {
+    return tetrad_emulator_failed(code, ("matrix product: " + what).c_str());
+}
 
 u64 bytes_of(const Layout& layout) {
     const u64 element = layout.type == FLOAT ? 4 : 2;
@@ -73,7 +76,8 @@ u64 columns(const Layout& layout, u32 transposed) { return transposed != 0 ? lay
 Code check_shapes(const Description& how, const Layout& a, const Layout& b, const Layout& c, const Layout& d) {
     if (how.compute != SUM_IN_FLOAT || how.scale != FLOAT) return refuse(NOT_SUPPORTED, "only sums in float32");
     if (a.type != BFLOAT || b.type != BFLOAT) return refuse(NOT_SUPPORTED, "only bf16 operands");
-    if (c.type != d.type || (d.type != BFLOAT && d.type != FLOAT)) return refuse(NOT_SUPPORTED, "output is bf16 or float32");
+    if (c.type != d.type || (d.type != BFLOAT && d.type != FLOAT))
+        return refuse(NOT_SUPPORTED, "output is bf16 or float32");
     for (const Layout* layout : {&a, &b, &c, &d}) {
         if (layout->rows == 0 || layout->columns == 0) return refuse(INVALID_VALUE, "an empty matrix");
         if (layout->stride < i64(layout->rows)) return refuse(INVALID_VALUE, "a leading dimension below the rows");
@@ -83,9 +87,11 @@ Code check_shapes(const Description& how, const Layout& a, const Layout& b, cons
     return fit ? SUCCESS : refuse(INVALID_VALUE, "shapes do not fit");
 }
 
-Code check_memory(const char* what, const void* at, const Layout& layout) {
-    // The alignment that the fast algorithms of the real library need, and that a preference promises by default.
-    if (u64(at) % 16 != 0) return refuse(NOT_SUPPORTED, std::string(what) + " is not aligned to 16 bytes");
+Code check_memory(const char* what, const void* at, const Layout& layout, u64 alignment) {
+    if (u64(at) % alignment != 0) {
+        const std::string promise = std::to_string(alignment) + " bytes, as the preference promised";
+        return refuse(INVALID_VALUE, std::string(what) + " is not aligned to " + promise);
+    }
     if (tetrad_emulator_inside(at, bytes_of(layout))) return SUCCESS;
     return refuse(INVALID_VALUE, std::string(what) + " is not inside an allocation");
 }
@@ -149,7 +155,8 @@ API Code cublasLtMatrixLayoutDestroy(Layout* layout) {
 }
 
 API Code cublasLtMatmulPreferenceCreate(Preference** preference) {
-    *preference = new Preference{0};
+    // By default the real library relies on 256 bytes.
+    *preference = new Preference{0, {256, 256, 256, 256}};
     return SUCCESS;
 }
 API Code cublasLtMatmulPreferenceDestroy(Preference* preference) {
@@ -157,9 +164,13 @@ API Code cublasLtMatmulPreferenceDestroy(Preference* preference) {
     return SUCCESS;
 }
 API Code cublasLtMatmulPreferenceSetAttribute(Preference* preference, u32 attribute, const void* value, size_t bytes) {
-    if (attribute != 1) return SUCCESS;
-    if (bytes != sizeof preference->workspace) return INVALID_VALUE;
-    memcpy(&preference->workspace, value, bytes);
+    if (attribute == 1) {
+        if (bytes != sizeof preference->workspace) return INVALID_VALUE;
+        memcpy(&preference->workspace, value, bytes);
+    } else if (attribute >= 5 && attribute <= 8) {
+        if (bytes != sizeof *preference->alignment) return INVALID_VALUE;
+        memcpy(&preference->alignment[attribute - 5], value, bytes);
+    }
     return SUCCESS;
 }
 
@@ -170,7 +181,13 @@ API Code cublasLtMatmulAlgoGetHeuristic(Handle* handle, const Description* how, 
     if (handle == nullptr || wanted < 1) return INVALID_VALUE;
     if (const Code code = check_shapes(*how, *a, *b, *c, *d)) return code;
     const u64 workspace = preference->workspace < WORKSPACE ? 0 : WORKSPACE;
-    *results = Heuristic{{{MARK, workspace}}, workspace, SUCCESS, 1, {}};
+    const u32* alignment = preference->alignment;
+    for (int i = 0; i < 4; i++) {
+        if (alignment[i] == 0 || (alignment[i] & (alignment[i] - 1)) != 0)
+            return refuse(INVALID_VALUE, "an alignment that is no power of two");
+    }
+    *results = Heuristic{
+        {{MARK, workspace, alignment[0], alignment[1], alignment[2], alignment[3]}}, workspace, SUCCESS, 1, {}};
     *found = 1;
     return SUCCESS;
 }
@@ -181,33 +198,50 @@ API Code cublasLtMatmul(Handle* handle, const Description* how, const void* alph
                         Stream* stream) {
     if (handle == nullptr || alpha == nullptr || beta == nullptr) return INVALID_VALUE;
     if (const Code code = check_shapes(*how, *at_a, *at_b, *at_c, *at_d)) return code;
-    if (const Code code = check_memory("a", a, *at_a)) return code;
-    if (const Code code = check_memory("b", b, *at_b)) return code;
-    if (const Code code = check_memory("d", d, *at_d)) return code;
     float factor, old;
     memcpy(&factor, alpha, sizeof factor);
     memcpy(&old, beta, sizeof old);
+    // Without an algorithm the library looks at the addresses itself.
+    const Algorithm unknown = {{MARK, 0, 2, 2, 2, 2}};
+    const Algorithm& chosen = algorithm != nullptr ? *algorithm : unknown;
+    if (chosen.data[0] != MARK) return refuse(INVALID_VALUE, "an algorithm that the heuristic did not give");
+    const u64 needed = chosen.data[1];
+    const u64* alignment = &chosen.data[2];
+    if (const Code code = check_memory("a", a, *at_a, alignment[0])) return code;
+    if (const Code code = check_memory("b", b, *at_b, alignment[1])) return code;
+    if (const Code code = check_memory("d", d, *at_d, alignment[3])) return code;
     if (old != 0) {
-        if (const Code code = check_memory("c", c, *at_c)) return code;
-    }
-    u64 needed = 0;
-    if (algorithm != nullptr) {
-        if (algorithm->data[0] != MARK) return refuse(INVALID_VALUE, "an algorithm that the heuristic did not give");
-        needed = algorithm->data[1];
+        if (const Code code = check_memory("c", c, *at_c, alignment[2])) return code;
     }
     if (needed > workspace_bytes || (needed > 0 && !tetrad_emulator_inside(workspace, workspace_bytes))) {
         return refuse(INVALID_VALUE, "the workspace is too small or not inside an allocation");
     }
-    const Product product = {rows(*at_a, how->transposed_a), columns(*at_b, how->transposed_b),
-                             columns(*at_a, how->transposed_a), static_cast<const bf16*>(a), static_cast<const bf16*>(b),
-                             u64(at_a->stride), u64(at_b->stride), how->transposed_a != 0, how->transposed_b != 0, c, d,
-                             u64(at_c->stride), u64(at_d->stride), at_c->type == BFLOAT, at_d->type == BFLOAT, factor, old};
+    const Product product = {rows(*at_a, how->transposed_a),
+                             columns(*at_b, how->transposed_b),
+                             columns(*at_a, how->transposed_a),
+                             static_cast<const bf16*>(a),
+                             static_cast<const bf16*>(b),
+                             u64(at_a->stride),
+                             u64(at_b->stride),
+                             how->transposed_a != 0,
+                             how->transposed_b != 0,
+                             c,
+                             d,
+                             u64(at_c->stride),
+                             u64(at_d->stride),
+                             at_c->type == BFLOAT,
+                             at_d->type == BFLOAT,
+                             factor,
+                             old};
     auto* work = new Work{product, workspace, needed};
-    const Code code = cuLaunchHostFunc(stream, [](void* data) {
-        const std::unique_ptr<Work> work(static_cast<Work*>(data));
-        memset(work->workspace, 0xff, work->workspace_bytes);
-        multiply(work->product);
-    }, work);
+    const Code code = cuLaunchHostFunc(
+        stream,
+        [](void* data) {
+            const std::unique_ptr<Work> work(static_cast<Work*>(data));
+            memset(work->workspace, 0xff, work->workspace_bytes);
+            multiply(work->product);
+        },
+        work);
     if (code == SUCCESS) return SUCCESS;
     delete work;
     return EXECUTION_FAILED;

@@ -58,7 +58,8 @@ void pack_b(const Product& p, u64 column, u64 first, u64 terms, float* to) {
     memset(to, 0, terms * COLUMNS * sizeof *to);
     for (u64 c = 0; c < columns; c++) {
         for (u64 k = 0; k < terms; k++) {
-            const u64 at = p.b_transposed ? (first + k) * p.b_stride + column + c : (column + c) * p.b_stride + first + k;
+            const u64 at =
+                p.b_transposed ? (first + k) * p.b_stride + column + c : (column + c) * p.b_stride + first + k;
             to[k * COLUMNS + c] = widen(p.b[at]);
         }
     }

@@ -24,28 +24,31 @@ int devices() { return static_cast<int>(setting("TETRAD_EMULATOR_DEVICES", 1)); 
 // Attributes by their numbers in the driver's header; those not listed are 0.
 int attribute(u32 number) {
     switch (number) {
-        case 1: return 1024;                    // threads per block
-        case 2: case 3: return 1024;            // block x, y
-        case 4: return 64;                      // block z
-        case 5: return 2147483647;              // grid x
-        case 6: case 7: return 65535;           // grid y, z
+        case 1: return 1024;  // threads per block
+        case 2:
+        case 3: return 1024;        // block x, y
+        case 4: return 64;          // block z
+        case 5: return 2147483647;  // grid x
+        case 6:
+        case 7: return 65535;  // grid y, z
         case 8: return emulator::SHARED_DEFAULT;
-        case 10: return 32;                     // threads of a warp
-        case 12: return 65536;                  // registers per block
-        case 13: return 1000000;                // kHz
+        case 10: return 32;       // threads of a warp
+        case 12: return 65536;    // registers per block
+        case 13: return 1000000;  // kHz
         case 16: return static_cast<int>(setting("TETRAD_EMULATOR_MULTIPROCESSORS", 4));
-        case 31: case 41: return 1;             // concurrent kernels, unified addressing
-        case 36: return 1000000;                // kHz of the memory
-        case 37: return 1024;                   // bits of its bus
-        case 38: return 32 << 20;               // bytes of L2
-        case 39: return 2048;                   // threads per multiprocessor
+        case 31:
+        case 41: return 1;         // concurrent kernels, unified addressing
+        case 36: return 1000000;   // kHz of the memory
+        case 37: return 1024;      // bits of its bus
+        case 38: return 32 << 20;  // bytes of L2
+        case 39: return 2048;      // threads per multiprocessor
         case 75: return static_cast<int>(capability() / 10);
         case 76: return static_cast<int>(capability() % 10);
         case 81: return static_cast<int>(most_shared() + 1024);
-        case 82: return 65536;                  // registers per multiprocessor
+        case 82: return 65536;  // registers per multiprocessor
         case 97: return static_cast<int>(most_shared());
-        case 106: return 32;                    // blocks per multiprocessor
-        case 111: return 1024;                  // shared memory that each block loses to the system
+        case 106: return 32;    // blocks per multiprocessor
+        case 111: return 1024;  // shared memory that each block loses to the system
         default: return 0;
     }
 }
@@ -93,8 +96,11 @@ u32 capability() {
 
 u32 most_shared() {
     switch (capability()) {
-        case 80: case 87: return 163 << 10;
-        case 90: case 100: case 103: return emulator::SHARED_MOST;
+        case 80:
+        case 87: return 163 << 10;
+        case 90:
+        case 100:
+        case 103: return emulator::SHARED_MOST;
         case 75: return 64 << 10;
         default: return 99 << 10;
     }

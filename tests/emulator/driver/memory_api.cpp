@@ -46,7 +46,9 @@ Code submit(Stream* handle, bool at_once, std::function<void()> work) {
 Code check(const char* what, std::initializer_list<Address> addresses, u64 bytes) {
     for (const Address address : addresses) {
         if (emulator::inside(reinterpret_cast<void*>(address), bytes)) continue;
-        return failed(INVALID_VALUE, std::string(what) + " of " + std::to_string(bytes) + " bytes is not inside one allocation: " + emulator::describe_device(address + bytes));
+        return failed(INVALID_VALUE,
+                      std::string(what) + " of " + std::to_string(bytes) +
+                          " bytes is not inside one allocation: " + emulator::describe_device(address + bytes));
     }
     return SUCCESS;
 }

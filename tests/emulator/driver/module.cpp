@@ -65,7 +65,8 @@ API Code cuFuncGetAttribute(int* value, u32 attribute, const Function* function)
     switch (attribute) {
         case 0: *value = static_cast<int>(function->kernel->max_threads); break;
         case 4: *value = 32; break;
-        case 5: case 6: *value = static_cast<int>(capability()); break;
+        case 5:
+        case 6: *value = static_cast<int>(capability()); break;
         case 8: *value = static_cast<int>(function->dynamic_allowed); break;
         default: *value = 0;
     }
@@ -81,7 +82,8 @@ API Code cuFuncSetAttribute(Function* function, u32 attribute, int value) {
 
 API Code cuFuncSetCacheConfig(Function*, u32) { return SUCCESS; }
 
-API Code cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const Function* function, int threads, size_t dynamic) {
+API Code cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const Function* function, int threads,
+                                                     size_t dynamic) {
     if (threads <= 0 || u32(threads) > function->kernel->max_threads) return INVALID_VALUE;
     *blocks = static_cast<int>(std::min<u64>({32, u64(2048 / threads), (most_shared() + 1024) / (dynamic + 1024)}));
     return SUCCESS;
@@ -89,37 +91,19 @@ API Code cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const Function
 
 namespace {
 
-// Parameters as they were when the launch was asked for.
-struct Parameters {
-    std::vector<Bits16> storage;
-    std::vector<void*> pointers;
-
-    Parameters(const Kernel& kernel, void* const* from) {
-        std::vector<size_t> offsets;
-        size_t used = 0;
-        for (u32 i = 0; i < kernel.parameters; i++) {
-            offsets.push_back(used);
-            used += (kernel.sizes[i] + 15) / 16;
-        }
-        storage.resize(used);
-        for (u32 i = 0; i < kernel.parameters; i++) {
-            memcpy(&storage[offsets[i]], from[i], kernel.sizes[i]);
-            pointers.push_back(&storage[offsets[i]]);
-        }
-    }
-};
-
 std::string misuse(const Function& function, const u32 (&grid)[3], const u32 (&block)[3], u32 dynamic) {
     const auto text = [](u64 number) { return std::to_string(number); };
     if (grid[0] == 0 || grid[1] == 0 || grid[2] == 0 || grid[0] > 0x7fffffff || grid[1] > 65535 || grid[2] > 65535) {
-        return "a grid of " + text(grid[0]) + " x " + text(grid[1]) + " x " + text(grid[2]) + " blocks; 1 to 2147483647 x 65535 x 65535 are allowed";
+        return "a grid of " + text(grid[0]) + " x " + text(grid[1]) + " x " + text(grid[2]) +
+               " blocks; 1 to 2147483647 x 65535 x 65535 are allowed";
     }
     if (block[1] != 1 || block[2] != 1) return "a block that is not one-dimensional, which the emulator does not know";
     if (block[0] == 0 || block[0] > function.kernel->max_threads) {
         return text(block[0]) + " threads; 1 to " + text(function.kernel->max_threads) + " are allowed";
     }
     if (dynamic > function.dynamic_allowed) {
-        return text(dynamic) + " bytes of dynamic shared memory; " + text(function.dynamic_allowed) + " are allowed (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)";
+        return text(dynamic) + " bytes of dynamic shared memory; " + text(function.dynamic_allowed) +
+               " are allowed (CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES)";
     }
     return "";
 }
@@ -135,12 +119,13 @@ API Code cuLaunchKernel(Function* function, u32 grid_x, u32 grid_y, u32 grid_z, 
     const u32 grid[3] = {grid_x, grid_y, grid_z}, block[3] = {block_x, block_y, block_z};
     const std::string wrong = misuse(*function, grid, block, dynamic);
     const Kernel& kernel = *function->kernel;
-    if (!wrong.empty()) return failed(INVALID_VALUE, std::string("kernel ") + kernel.name + " was launched with " + wrong);
-    const auto kept = std::make_shared<Parameters>(kernel, parameters);
-    const int order = emulator::order_of_this_thread();
+    if (!wrong.empty())
+        return failed(INVALID_VALUE, std::string("kernel ") + kernel.name + " was launched with " + wrong);
+    const auto kept = std::make_shared<emulator::Parameters>(kernel, parameters);
+    const emulator::Manner manner = emulator::manner();
     return stream->add([=, &kernel] {
         const u32 blocks[3] = {grid_x, grid_y, grid_z};
-        const emulator::Outcome outcome = emulator::run(kernel, blocks, block_x, dynamic, kept->pointers.data(), order);
+        const emulator::Outcome outcome = emulator::run(kernel, blocks, block_x, dynamic, std::move(*kept), manner);
         if (outcome.text.empty()) return Code(SUCCESS);
         return failed(outcome.fault ? ILLEGAL_ADDRESS : LAUNCH_FAILED, outcome.text);
     });

@@ -15,8 +15,12 @@ namespace {
 
 const int ARCHITECTURES[] = {75, 80, 86, 87, 88, 89, 90, 100, 103, 110, 120, 121};
 
-const char* const NAMES[] = {"NVRTC_SUCCESS", "NVRTC_ERROR_OUT_OF_MEMORY", "NVRTC_ERROR_PROGRAM_CREATION_FAILURE",
-                             "NVRTC_ERROR_INVALID_INPUT", "NVRTC_ERROR_INVALID_PROGRAM", "NVRTC_ERROR_INVALID_OPTION",
+const char* const NAMES[] = {"NVRTC_SUCCESS",
+                             "NVRTC_ERROR_OUT_OF_MEMORY",
+                             "NVRTC_ERROR_PROGRAM_CREATION_FAILURE",
+                             "NVRTC_ERROR_INVALID_INPUT",
+                             "NVRTC_ERROR_INVALID_PROGRAM",
+                             "NVRTC_ERROR_INVALID_OPTION",
                              "NVRTC_ERROR_COMPILATION"};
 
 bool known(const char* architecture) {

@@ -68,9 +68,7 @@ Code finish_all(bool only_blocking) {
 
 void forget_streams() {
     std::lock_guard<std::mutex> lock(streams().mutex);
-    for (Stream* stream : streams().live) delete stream;
     streams().live.clear();
-    delete streams().usual;
     streams().usual = new Stream(true);
 }
 
@@ -88,8 +86,8 @@ API Code cuStreamDestroy_v2(Stream* stream) {
     if (stream == nullptr || stream_of(stream) != stream) return INVALID_HANDLE;
     stream->finish();
     std::lock_guard<std::mutex> lock(streams().mutex);
+    // Not deleted: another thread, which waits for all streams, may be about to lock it.
     streams().live.erase(stream);
-    delete stream;
     return SUCCESS;
 }
 

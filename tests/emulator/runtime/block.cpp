@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "memory.h"
+#include "lines.h"
 
 namespace emulator {
 
@@ -15,7 +15,6 @@ __thread Block* running = nullptr;
 namespace {
 
 constexpr size_t PAGE = 4096;
-constexpr size_t STACK = 128 << 10;
 
 const char* name(Wait wait) {
     switch (wait) {
@@ -44,35 +43,38 @@ std::string where(const Thread& thread) {
     return text + " waits at " + name(thread.wait) + " (" + place(thread.file, thread.line) + ")";
 }
 
+u8* map_stacks() {
+    const size_t bytes = MAX_THREADS * (PAGE + STACK);
+    void* stacks = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stacks == MAP_FAILED) abort();
+    return static_cast<u8*>(stacks);
+}
+
 bool same_place(const Thread& a, const Thread& b) {
     return a.wait == b.wait && a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
 }
 
 }  // namespace
 
-Block::Block() = default;
+Block::Block() : threads(new Thread[MAX_THREADS]()), stacks(map_stacks()) {}
 
 Block::~Block() {
-    for (u8* stack : stacks) munmap(stack, PAGE + STACK);
-    for (Thread* thread : threads) delete thread;
+    munmap(stacks, MAX_THREADS * (PAGE + STACK));
+    delete[] threads;
 }
 
+// A page that faults lies below each stack.
 void Block::reserve(u32 count) {
-    while (threads.size() < count) {
-        // A page that faults lies below each stack.
-        void* stack = mmap(nullptr, PAGE + STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (stack == MAP_FAILED || mprotect(stack, PAGE, PROT_NONE) != 0) {
-            fprintf(stderr, "emulator: no memory for the stacks of %u threads\n", count);
-            abort();
-        }
-        stacks.push_back(static_cast<u8*>(stack));
-        threads.push_back(new Thread());
+    for (; reserved < count; reserved++) {
+        u8* const below = stacks + reserved * (PAGE + STACK);
+        if (mprotect(below + PAGE, STACK, PROT_READ | PROT_WRITE) != 0) abort();
+        threads[reserved].stack = u64(below + PAGE);
     }
 }
 
 void Block::enter() {
     Block* const block = running;
-    block->launch->kernel->run(block->launch->parameters);
+    block->launch->kernel->run(block->launch->parameters.pointers());
     block->finish();
     __builtin_trap();
 }
@@ -86,7 +88,7 @@ void Block::start(u64 index) {
     for (u32 i = 0; i < WARP; i++) position_of[order.lanes[i]] = rank_of[order.warps[i]] = i;
     memset(warps, 0, sizeof warps);
     for (u32 i = 0; i < count; i++) {
-        Thread& thread = *threads[i];
+        Thread& thread = threads[i];
         thread.thread = i;
         thread.threads = count;
         memcpy(thread.block, block, sizeof block);
@@ -98,11 +100,14 @@ void Block::start(u64 index) {
         thread.copies.clear();
         warps[i / WARP].ready |= 1u << thread.position;
         // Tops of stacks at different places of their pages, or they would all share the cache's same few lines.
-        prepare(thread.context, stacks[i] + PAGE, STACK - i % WARP * 576, enter);
+        prepare(thread.context, reinterpret_cast<void*>(thread.stack), STACK - i % WARP * 576, enter);
     }
     ready_warps = warp_count == WARP ? ~0u : (1u << warp_count) - 1;
     rank = at_barrier = finished = 0;
     shared.start(launch->dynamic_bytes);
+    shadow.start(clock);
+    ranges.clear();
+    faulty = nullptr;
 }
 
 void Block::run(Launch& of, u64 index) {
@@ -115,9 +120,12 @@ void Block::run(Launch& of, u64 index) {
     change(host, current->context);
     self = nullptr;
     running = nullptr;
+    if (faulty != nullptr) of.explain(line_of(faulty));
     if (!of.failed) {
         const std::string damage = shared.damage();
-        if (!damage.empty()) of.fail(std::string("kernel ") + of.kernel->name + ", block " + std::to_string(index) + ": " + damage, false);
+        if (!damage.empty())
+            of.fail(std::string("kernel ") + of.kernel->name + ", block " + std::to_string(index) + ": " + damage,
+                    false);
     }
 }
 
@@ -126,7 +134,7 @@ Thread* Block::pick() {
     const u32 later = order.interleaved ? ready_warps & ~((2u << rank) - 1) : ready_warps & 1u << rank;
     rank = __builtin_ctz(later != 0 ? later : ready_warps);
     const u32 warp = order.warps[rank];
-    return threads[warp * WARP + order.lanes[__builtin_ctz(warps[warp].ready)]];
+    return &threads[warp * WARP + order.lanes[__builtin_ctz(warps[warp].ready)]];
 }
 
 // Goes on with another thread, after the current one has stopped being ready or has made others ready.
@@ -145,6 +153,7 @@ void Block::leave() {
 }
 
 void Block::finish() {
+    end_copies();
     Thread& thread = *current;
     thread.wait = Wait::Finished;
     finished++;
@@ -156,8 +165,9 @@ void Block::finish() {
 
 void Block::check_places(u32 begin, u32 end) {
     for (u32 i = begin + 1; i < end; i++) {
-        if (same_place(*threads[i], *threads[begin])) continue;
-        const std::string text = "threads meet at different places: " + where(*threads[begin]) + ", " + where(*threads[i]);
+        if (same_place(threads[i], threads[begin])) continue;
+        const std::string text =
+            "threads meet at different places: " + where(threads[begin]) + ", " + where(threads[i]);
         fail(text, nullptr, 0);
     }
 }
@@ -173,10 +183,11 @@ void Block::barrier(const char* file, u32 line) {
     if (++at_barrier == launch->threads) {
         check_places(0, launch->threads);
         at_barrier = 0;
+        clock.block();
         for (u32 i = 0; i < launch->threads; i++) {
-            threads[i]->wait = Wait::None;
-            warps[i / WARP].ready |= 1u << threads[i]->position;
-            ready_warps |= 1u << threads[i]->rank;
+            threads[i].wait = Wait::None;
+            warps[i / WARP].ready |= 1u << threads[i].position;
+            ready_warps |= 1u << threads[i].rank;
         }
         rank = 0;
         if (order.interleaved) rank = 31 - __builtin_clz(ready_warps);
@@ -192,16 +203,18 @@ void Block::collective(Wait kind, void* operands, Compute compute, const char* f
     Warp& warp = warps[thread.thread / WARP];
     const u32 bit = 1u << thread.position;
     if (warp.arrived == 0) warp.first = thread.thread;
-    if (!same_place(thread, *threads[warp.first])) {
-        fail("lanes meet at different places: " + where(*threads[warp.first]) + ", " + where(thread), nullptr, 0);
+    if (!same_place(thread, threads[warp.first])) {
+        fail("lanes meet at different places: " + where(threads[warp.first]) + ", " + where(thread), nullptr, 0);
     }
     warp.operands[thread.thread % WARP] = operands;
     warp.arrived |= bit;
     warp.ready &= ~bit;
     if (warp.arrived == ~0u) {
         if (compute != nullptr) compute(warp.operands);
+        // Only this collective orders the lanes' accesses to memory.
+        if (kind == Wait::Warp) clock.warp(thread.thread / WARP);
         const u32 base = thread.thread / WARP * WARP;
-        for (u32 i = base; i < base + WARP; i++) threads[i]->wait = Wait::None;
+        for (u32 i = base; i < base + WARP; i++) threads[i].wait = Wait::None;
         warp.arrived = 0;
         warp.ready = ~0u;
         ready_warps |= 1u << thread.rank;
@@ -218,36 +231,40 @@ void Block::deadlock() {
         if (warp.arrived == 0) continue;
         const u32 end = base + WARP < launch->threads ? base + WARP : launch->threads;
         for (u32 i = base; i < end; i++) {
-            if ((warp.arrived & 1u << threads[i]->position) != 0) continue;
-            fail("deadlock: " + where(*threads[warp.first]) + " for all lanes of its warp, but " + where(*threads[i]), nullptr, 0);
+            if ((warp.arrived & 1u << threads[i].position) != 0) continue;
+            fail("deadlock: " + where(threads[warp.first]) + " for all lanes of its warp, but " + where(threads[i]),
+                 nullptr, 0);
         }
-        fail("deadlock: " + where(*threads[warp.first]) + " for 32 lanes, but its warp has only " + std::to_string(end - base), nullptr, 0);
+        fail("deadlock: " + where(threads[warp.first]) + " for 32 lanes, but its warp has only " +
+                 std::to_string(end - base),
+             nullptr, 0);
     }
     u32 waiting = 0, gone = 0;
-    for (u32 i = 0; i < launch->threads; i++) (threads[i]->wait == Wait::Barrier ? waiting : gone) = i;
-    fail("deadlock: " + where(*threads[waiting]) + " for all threads, but " + where(*threads[gone]), nullptr, 0);
+    for (u32 i = 0; i < launch->threads; i++) (threads[i].wait == Wait::Barrier ? waiting : gone) = i;
+    fail("deadlock: " + where(threads[waiting]) + " for all threads, but " + where(threads[gone]), nullptr, 0);
 }
 
 void Block::fail(const std::string& what, const char* file, u32 line) {
     abandon(file != nullptr ? what + " (" + place(file, line) + ")" : what, false);
 }
 
-void Block::fault(u64 address) { abandon(describe(address), true); }
+void Block::fault(u64 address) { abandon("touches memory " + describe(address), true); }
 
 // Notes the failure and leaves the block as it is: the next one starts anew.
 void Block::abandon(const std::string& what, bool fault) {
     Thread& thread = *current;
     char at[128];
-    snprintf(at, sizeof at, ", block (%u, %u, %u), thread %u: ", thread.block[0], thread.block[1], thread.block[2], thread.thread);
+    snprintf(at, sizeof at, ", block (%u, %u, %u), thread %u: ", thread.block[0], thread.block[1], thread.block[2],
+             thread.thread);
+    shadow.damage();
     launch->fail(std::string("kernel ") + launch->kernel->name + at + what, fault);
     change(thread.context, host);
     __builtin_trap();
 }
 
 std::string Block::describe(u64 address) const {
-    for (u32 i = 0; i < threads.size(); i++) {
-        if (address - u64(stacks[i]) < PAGE) return "its stack of " + std::to_string(STACK) + " bytes overflows";
-    }
+    const u64 offset = address - u64(stacks);
+    if (offset < MAX_THREADS * (PAGE + STACK)) return "beyond its stack of " + std::to_string(STACK) + " bytes";
     const std::string text = shared.describe(address);
     return text.empty() ? describe_device(address) : text;
 }

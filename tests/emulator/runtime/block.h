@@ -2,11 +2,17 @@
 #pragma once
 #include <vector>
 
+#include "fault.h"
 #include "fiber.h"
 #include "launch.h"
+#include "memory.h"
+#include "race.h"
 #include "shared.h"
 
 namespace emulator {
+
+// Bytes of a thread's stack.
+constexpr u64 STACK = 128 << 10;
 
 enum class Wait { None, Barrier, Finished, Warp, Shuffle, Ballot, Matrix, Mma };
 
@@ -24,6 +30,7 @@ struct Thread : Self {
     u32 position;  // of the lane in the order of lanes
     u32 rank;      // of the warp in the order of warps
     u32 groups;    // of asynchronous copies ended so far
+    u64 stack;     // its lowest address
     std::vector<Copy> copies;
 };
 
@@ -54,9 +61,16 @@ class Block {
     [[noreturn]] void fail(const std::string& what, const char* file, u32 line);
     // An access of the current thread that the host's processor refused.
     [[noreturn]] void fault(u64 address);
+    // Whether accesses of this launch are to be checked.
+    bool checks() const { return launch->checked; }
+    // An access of the current thread, from the instruction at `from`.
+    void access(u64 address, u32 bytes, bool write, const void* from);
+    // The same of `bytes` that are known to be shared memory.
+    void access_shared(const void* address, u32 bytes, bool write, const void* from);
 
     Thread* current = nullptr;
     Shared shared;
+    const SignalStack signal_stack;
 
   private:
     static void enter();
@@ -66,14 +80,26 @@ class Block {
     void leave();
     void finish();
     [[noreturn]] void abandon(const std::string& what, bool fault);
+    // The slow ends of `access`.
+    void access_elsewhere(u64 address, u32 bytes, bool write, const void* from);
+    [[noreturn]] void report_access(u64 address, u32 bytes, bool write, const void* from);
+    [[noreturn]] void report_race(const Race& race, bool write, const void* from);
+    static std::string other_access(const Race& race);
+    void begin_copy(void* to, const char* file, u32 line);
+    void end_copies();
     std::string describe(u64 address) const;
     [[noreturn]] void deadlock();
     void check_places(u32 begin, u32 end);
 
     Launch* launch = nullptr;
     Context host;
-    std::vector<Thread*> threads;
-    std::vector<u8*> stacks;
+    Thread* const threads;
+    u8* const stacks;  // of all threads, each below a page that faults
+    u32 reserved = 0;  // stacks with their pages set up
+    Clock clock;
+    Shadow shadow;
+    std::vector<Range> ranges;     // of device memory that this launch has touched
+    const void* faulty = nullptr;  // the instruction that a failure is to be explained by
     Warp warps[MAX_THREADS / WARP];
     u32 ready_warps = 0;  // bits are ranks in the order of warps
     u32 rank = 0;         // whose turn it is

@@ -113,6 +113,7 @@ void load_matrix(u32* registers, u32 count, bool transposed, const void* row, co
     if (running->current->thread % WARP < 8 * count) {
         if (u64(row) % 16 != 0) fail("row of a matrix is not aligned to 16 bytes", file, line);
         if (!running->shared.contains(row, 16)) fail("row of a matrix is not in shared memory", file, line);
+        running->access_shared(row, 16, false, __builtin_return_address(0));
     }
     Rows own = {registers, count, transposed, row};
     running->collective(Wait::Matrix, &own, load_matrices, file, line);
@@ -123,7 +124,8 @@ void mma_bf16(float* d, const u32* a, const u32* b, const char* file, u32 line) 
     running->collective(Wait::Mma, &own, multiply, file, line);
 }
 
-// Asynchronous copies: at once, or when waited for (until then the destination is poisoned).
+// Asynchronous copies: at once, or when waited for (until then the destination is poisoned). Their destination is being
+// written from the one until the other.
 
 void copy_async(void* shared, const void* global, bool in_range, const char* file, u32 line) {
     running->copy_async(shared, global, in_range, file, line);
@@ -146,17 +148,38 @@ void complete(const Copy& copy) {
 void Block::copy_async(void* to, const void* from, bool in_range, const char* file, u32 line) {
     if (u64(to) % 16 != 0 || (in_range && u64(from) % 16 != 0)) fail("copy is not aligned to 16 bytes", file, line);
     if (!shared.contains(to, 16)) fail("destination of a copy is not in shared memory", file, line);
+    if (launch->checked && in_range) access(u64(from), 16, false, nullptr);
+    begin_copy(to, file, line);
     const Copy copy = {to, in_range ? from : nullptr, current->groups};
-    if (!order.lazy_copies) return complete(copy);
-    memset(to, POISON, 16);
+    if (order.lazy_copies) {
+        memset(to, POISON, 16);
+    } else {
+        complete(copy);
+    }
     current->copies.push_back(copy);
+}
+
+void Block::begin_copy(void* to, const char* file, u32 line) {
+    if (!launch->checked) return;
+    const Race race = shadow.access(clock, current->thread, shared.offset(to), 16, Shadow::Copy);
+    if (race.found) fail("copies to " + other_access(race), file, line);
 }
 
 void Block::wait_async(u32 left) {
     std::vector<Copy>& copies = current->copies;
     size_t done = 0;
-    for (; done < copies.size() && copies[done].group + left < current->groups; done++) complete(copies[done]);
+    for (; done < copies.size() && copies[done].group + left < current->groups; done++) {
+        if (order.lazy_copies) complete(copies[done]);
+        access_shared(copies[done].shared, 16, true, nullptr);
+    }
     copies.erase(copies.begin(), copies.begin() + done);
+}
+
+// Copies that a thread never waited for may be made by a device or not, as here; nobody needs them any more.
+void Block::end_copies() {
+    for (const Copy& copy : current->copies) {
+        shadow.access(clock, current->thread, shared.offset(copy.shared), 16, Shadow::Write);
+    }
 }
 
 // f16: eleven significant bits from 2^-14, multiples of 2^-24 below, infinite from 65520 on.

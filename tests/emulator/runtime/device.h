@@ -10,14 +10,14 @@
 #define NO_UNROLL
 
 #define KERNEL(max_threads, name, ...) KERNEL_RESIDENT(max_threads, 1, name, __VA_ARGS__)
-#define KERNEL_RESIDENT(max_threads, min_blocks, name, ...)                                    \
-    static void kernel_##name(__VA_ARGS__);                                                    \
-    static ::emulator::Kernel registered_##name(#name, __FILE__, max_threads,                            \
-                                                (::emulator::Entry<&kernel_##name>*)nullptr);  \
+#define KERNEL_RESIDENT(max_threads, min_blocks, name, ...)                                   \
+    static void kernel_##name(__VA_ARGS__);                                                   \
+    static ::emulator::Kernel registered_##name(#name, __FILE__, max_threads,                 \
+                                                (::emulator::Entry<&kernel_##name>*)nullptr); \
     static void kernel_##name(__VA_ARGS__)
 
-#define SHARED(type, name, count)                                                              \
-    static char site_of_##name;                                                                \
+#define SHARED(type, name, count) \
+    static char site_of_##name;   \
     type(&name)[count] = *(type(*)[count])::emulator::static_shared(&site_of_##name, sizeof(type) * (count))
 #define DYNAMIC_SHARED(type, name) type* const name = (type*)::emulator::dynamic_shared()
 
@@ -42,13 +42,26 @@ DEVICE void sync_warp(PLACE) { ::emulator::sync_warp(file, line); }
 DEVICE void fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 // A lane that would take a value from beyond the warp keeps its own.
-template <typename T> DEVICE T shuffle_from(T x, u32 from, const char* file, u32 line) {
+template <typename T>
+DEVICE T shuffle_from(T x, u32 from, const char* file, u32 line) {
     return ::emulator::narrow<T>(::emulator::shuffle(::emulator::widen(x), from < 32 ? from : lane(), file, line));
 }
-template <typename T> DEVICE T shuffle_xor(T x, u32 mask, PLACE) { return shuffle_from(x, lane() ^ mask, file, line); }
-template <typename T> DEVICE T shuffle_down(T x, u32 by, PLACE) { return shuffle_from(x, lane() + by, file, line); }
-template <typename T> DEVICE T shuffle_up(T x, u32 by, PLACE) { return shuffle_from(x, lane() - by, file, line); }
-template <typename T> DEVICE T shuffle(T x, u32 from, PLACE) { return shuffle_from(x, from & 31, file, line); }
+template <typename T>
+DEVICE T shuffle_xor(T x, u32 mask, PLACE) {
+    return shuffle_from(x, lane() ^ mask, file, line);
+}
+template <typename T>
+DEVICE T shuffle_down(T x, u32 by, PLACE) {
+    return shuffle_from(x, lane() + by, file, line);
+}
+template <typename T>
+DEVICE T shuffle_up(T x, u32 by, PLACE) {
+    return shuffle_from(x, lane() - by, file, line);
+}
+template <typename T>
+DEVICE T shuffle(T x, u32 from, PLACE) {
+    return shuffle_from(x, from & 31, file, line);
+}
 DEVICE u32 ballot(bool condition, PLACE) { return ::emulator::ballot(condition, file, line); }
 
 DEVICE float from_bits(u32 bits) { return ::emulator::cast<float>(bits); }
@@ -74,7 +87,10 @@ DEVICE void copy_async_16(void* shared, const void* global, bool in_range, PLACE
     ::emulator::copy_async(shared, global, in_range, file, line);
 }
 DEVICE void commit_async() { ::emulator::commit_async(); }
-template <int N> DEVICE void wait_async() { ::emulator::wait_async(N); }
+template <int N>
+DEVICE void wait_async() {
+    ::emulator::wait_async(N);
+}
 
 DEVICE void load_matrix_x4(u32 (&r)[4], const void* row, PLACE) {
     ::emulator::load_matrix(r, 4, false, row, file, line);
@@ -96,15 +112,13 @@ DEVICE u32 atomic_add(u32* to, u32 x) { return __atomic_fetch_add(to, x, __ATOMI
 DEVICE u64 atomic_add(u64* to, u64 x) { return __atomic_fetch_add(to, x, __ATOMIC_RELAXED); }
 DEVICE u32 atomic_max(u32* to, u32 x) {
     u32 seen = __atomic_load_n(to, __ATOMIC_RELAXED);
-    while (seen < x && !__atomic_compare_exchange_n(to, &seen, x, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
-    }
+    while (seen < x && !__atomic_compare_exchange_n(to, &seen, x, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {}
     return seen;
 }
 DEVICE float atomic_add(float* to, float x) {
     u32 seen = __atomic_load_n((u32*)to, __ATOMIC_RELAXED);
     while (!__atomic_compare_exchange_n((u32*)to, &seen, bits(from_bits(seen) + x), true, __ATOMIC_RELAXED,
-                                        __ATOMIC_RELAXED)) {
-    }
+                                        __ATOMIC_RELAXED)) {}
     return from_bits(seen);
 }
 

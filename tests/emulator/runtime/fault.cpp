@@ -12,7 +12,6 @@ namespace emulator {
 
 namespace {
 
-constexpr size_t BYTES = 64 << 10;
 struct sigaction earlier[2];
 
 // Leaves the handler, and its stack, by the switch back to the host that every failure takes.
@@ -41,15 +40,20 @@ void install() {
 
 }  // namespace
 
-FaultGuard::FaultGuard() {
+SignalStack::SignalStack()
+    : bottom(mmap(nullptr, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {
+    if (bottom == MAP_FAILED) abort();
+}
+
+SignalStack::~SignalStack() { munmap(bottom, BYTES); }
+
+FaultGuard::FaultGuard(const SignalStack& stack) {
     static std::once_flag once;
     std::call_once(once, install);
-    stack = mmap(nullptr, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (stack == MAP_FAILED) abort();
     auto* old = new stack_t();
     stack_t own = {};
-    own.ss_sp = stack;
-    own.ss_size = BYTES;
+    own.ss_sp = stack.bottom;
+    own.ss_size = SignalStack::BYTES;
     sigaltstack(&own, old);
     before = old;
 }
@@ -58,7 +62,6 @@ FaultGuard::~FaultGuard() {
     auto* old = static_cast<stack_t*>(before);
     sigaltstack(old, nullptr);
     delete old;
-    munmap(stack, BYTES);
 }
 
 }  // namespace emulator

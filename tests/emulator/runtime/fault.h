@@ -1,18 +1,30 @@
 // Faults of kernels become failures of their launch.
 #pragma once
 
+#include <cstddef>
+
 namespace emulator {
+
+// A stack for the handler of faults.
+class SignalStack {
+  public:
+    SignalStack();
+    ~SignalStack();
+    SignalStack(const SignalStack&) = delete;
+
+    void* const bottom;
+    static constexpr size_t BYTES = 64 << 10;
+};
 
 // While it lives, an access fault of a kernel on this thread of the host is reported as its failure. Other faults go
 // to whoever handled them before.
 class FaultGuard {
   public:
-    FaultGuard();
+    explicit FaultGuard(const SignalStack& stack);
     ~FaultGuard();
     FaultGuard(const FaultGuard&) = delete;
 
   private:
-    void* stack;
     void* before;
 };
 

@@ -27,40 +27,52 @@ void mma_bf16(float* d, const u32* a, const u32* b, const char* file, u32 line);
 u16 float_to_f16(float x);
 float f16_to_float(u16 half);
 
-template <typename To, typename From> To cast(From x) {
+template <typename To, typename From>
+To cast(From x) {
     static_assert(sizeof(To) == sizeof(From));
     To to;
     __builtin_memcpy(&to, &x, sizeof to);
     return to;
 }
-template <typename T> u64 widen(T x) {
+template <typename T>
+u64 widen(T x) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles exchange registers of 4 or 8 bytes");
     u64 wide = 0;
     __builtin_memcpy(&wide, &x, sizeof x);
     return wide;
 }
-template <typename T> T narrow(u64 wide) {
+template <typename T>
+T narrow(u64 wide) {
     T x;
     __builtin_memcpy(&x, &wide, sizeof x);
     return x;
 }
-template <typename T> const T* aligned(const void* at, const char* file, u32 line) {
+template <typename T>
+const T* aligned(const void* at, const char* file, u32 line) {
     if ((u64)at % sizeof(T) != 0) fail("address is not a multiple of the size of the access", file, line);
     return (const T*)at;
 }
-inline float flush(float x) {
-    return (cast<u32>(x) & 0x7f800000u) == 0 ? cast<float>(cast<u32>(x) & 0x80000000u) : x;
-}
+inline float flush(float x) { return (cast<u32>(x) & 0x7f800000u) == 0 ? cast<float>(cast<u32>(x) & 0x80000000u) : x; }
 
 // A kernel that can be launched by its name. Parameters come as cuLaunchKernel takes them: an array of their addresses.
-template <auto function> struct Entry;
-template <typename... A, void (*function)(A...)> struct Entry<function> {
+template <auto function>
+struct Entry;
+template <typename... A, void (*function)(A...)>
+struct Entry<function> {
     static constexpr u32 count = sizeof...(A);
     static constexpr u32 sizes[count + 1] = {sizeof(A)..., 0};
-    template <u32... i> struct Indices {};
-    template <u32 n, u32... i> struct Count : Count<n - 1, n - 1, i...> {};
-    template <u32... i> struct Count<0, i...> { using type = Indices<i...>; };
-    template <u32... i> static void call(void** parameters, Indices<i...>) { function(*(A*)parameters[i]...); }
+    template <u32... i>
+    struct Indices {};
+    template <u32 n, u32... i>
+    struct Count : Count<n - 1, n - 1, i...> {};
+    template <u32... i>
+    struct Count<0, i...> {
+        using type = Indices<i...>;
+    };
+    template <u32... i>
+    static void call(void** parameters, Indices<i...>) {
+        function(*(A*)parameters[i]...);
+    }
     static void run(void** parameters) { call(parameters, typename Count<count>::type()); }
 };
 struct Kernel {
@@ -73,7 +85,13 @@ struct Kernel {
     Kernel* next;
     template <typename E>
     Kernel(const char* name, const char* file, u32 max_threads, E*)
-        : name(name), file(file), max_threads(max_threads), run(E::run), parameters(E::count), sizes(E::sizes), next(nullptr) {
+        : name(name),
+          file(file),
+          max_threads(max_threads),
+          run(E::run),
+          parameters(E::count),
+          sizes(E::sizes),
+          next(nullptr) {
         enlist();
     }
     void enlist();

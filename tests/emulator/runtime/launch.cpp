@@ -15,7 +15,9 @@ namespace emulator {
 namespace {
 
 Kernel* kernels = nullptr;
-__thread int chosen_order = DEFAULT_ORDER;
+// Negative: not chosen.
+__thread int chosen_order = -1;
+__thread int chosen_checks = -1;
 
 // Blocks that nobody runs at the moment, with their stacks.
 struct Idle {
@@ -43,9 +45,11 @@ void give_back(std::unique_ptr<Block> block) {
 
 // Blocks of the launch until none is left.
 void work(Launch& launch) {
-    const FaultGuard guard;
     std::unique_ptr<Block> block = take();
-    for (u64 index; !launch.failed && (index = launch.next_block++) < launch.blocks();) block->run(launch, index);
+    {
+        const FaultGuard guard(block->signal_stack);
+        for (u64 index; !launch.failed && (index = launch.next_block++) < launch.blocks();) block->run(launch, index);
+    }
     give_back(std::move(block));
 }
 
@@ -133,23 +137,49 @@ void Launch::fail(const std::string& text, bool is_fault) {
     failed = true;
 }
 
-void set_order(int order) { chosen_order = order; }
-
-int order_of_this_thread() {
-    if (chosen_order != DEFAULT_ORDER) return chosen_order;
-    const char* asked = getenv("TETRAD_EMULATOR_ORDER");
-    return asked != nullptr ? atoi(asked) : 0;
+void Launch::explain(const std::string& place) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (!place.empty() && !explained) failure += " (" + place + ")";
+    explained = true;
 }
 
-Outcome run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, void** parameters,
-            int order) {
-    Launch launch{};
-    launch.kernel = &kernel;
-    memcpy(launch.grid, grid, sizeof grid);
-    launch.threads = threads;
-    launch.dynamic_bytes = dynamic_bytes;
-    launch.parameters = parameters;
-    launch.order = order;
+Parameters::Parameters(const Kernel& kernel, void* const* from) {
+    // Each at a multiple of sixteen bytes, as aligned as any may need to be.
+    std::vector<u64> places;
+    u64 used = 0;
+    for (u32 i = 0; i < kernel.parameters; i++) {
+        places.push_back(used);
+        used += (kernel.sizes[i] + 15) / 16;
+    }
+    // One more, so that pointers survive a move even if nothing is in it.
+    storage.resize(used + 1);
+    for (u32 i = 0; i < kernel.parameters; i++) {
+        memcpy(&storage[places[i]], from[i], kernel.sizes[i]);
+        addresses.push_back(&storage[places[i]]);
+    }
+}
+
+bool Parameters::contains(u64 address, u64 bytes) const {
+    const auto inside = [&](u64 begin, u64 size) { return address - begin < size && address - begin + bytes <= size; };
+    return inside(u64(storage.data()), storage.size() * 16) || inside(u64(addresses.data()), addresses.size() * 8);
+}
+
+void set_order(int order) { chosen_order = order; }
+void set_checked(bool checked) { chosen_checks = checked; }
+
+Manner manner() {
+    const char *order = getenv("TETRAD_EMULATOR_ORDER"), *checks = getenv("TETRAD_EMULATOR_CHECKS");
+    return {chosen_order >= 0  ? chosen_order
+            : order != nullptr ? atoi(order)
+                               : 0,
+            chosen_checks >= 0 ? chosen_checks != 0 : checks == nullptr || atoi(checks) != 0};
+}
+
+Outcome run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, Parameters parameters,
+            Manner manner) {
+    Launch launch{&kernel,       {grid[0], grid[1], grid[2]}, threads,
+                  dynamic_bytes, std::move(parameters),       manner.order,
+                  manner.checked};
     helpers().run(launch);
     return {launch.failure, launch.fault};
 }

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "order.h"
 #include "types.h"
@@ -15,32 +16,53 @@ constexpr u32 MAX_THREADS = 1024;
 // Shared memory of a block: what every kernel may have, and what one that asked for it may have (as an H100).
 constexpr u32 SHARED_DEFAULT = 48 << 10;
 constexpr u32 SHARED_MOST = 227 << 10;
-constexpr int DEFAULT_ORDER = -1;
+
+// Copies of a kernel's parameters.
+class Parameters {
+  public:
+    Parameters(const Kernel& kernel, void* const* from);
+    void** pointers() { return addresses.data(); }
+    bool contains(u64 address, u64 bytes) const;
+
+  private:
+    std::vector<Bits16> storage;
+    std::vector<void*> addresses;
+};
 
 struct Launch {
     const Kernel* kernel;
     u32 grid[3];
     u32 threads;
     u32 dynamic_bytes;
-    void** parameters;
+    Parameters parameters;
     int order;
+    bool checked;
 
     std::atomic<u64> next_block{0};
     std::atomic<bool> failed{false};
     std::mutex mutex;
     std::string failure;
     bool fault = false;
+    bool explained = false;
 
     u64 blocks() const { return u64(grid[0]) * grid[1] * grid[2]; }
     // Remembers the first failure.
     void fail(const std::string& text, bool fault);
+    // Adds where in the source the first failure is.
+    void explain(const std::string& place);
 };
 
 const Kernel* find(const char* name);
 
-// The order of the calling thread's launches: DEFAULT_ORDER for what the environment says.
+// How launches of the calling thread run: the order of threads, and whether accesses are checked. Until it says so
+// itself, the environment does (TETRAD_EMULATOR_ORDER, TETRAD_EMULATOR_CHECKS).
+struct Manner {
+    int order;
+    bool checked;
+};
 void set_order(int order);
-int order_of_this_thread();
+void set_checked(bool checked);
+Manner manner();
 
 // What went wrong (nothing: an empty text), and whether it was an access to memory.
 struct Outcome {
@@ -49,7 +71,7 @@ struct Outcome {
 };
 
 // Runs all blocks.
-Outcome run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, void** parameters,
-            int order);
+Outcome run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, Parameters parameters,
+            Manner manner);
 
 }  // namespace emulator

@@ -2,9 +2,12 @@
 
 #include <sys/mman.h>
 
+#include <cstdio>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <vector>
 
 #include "shared.h"
 
@@ -16,10 +19,14 @@ constexpr u64 PAGE = 4096;
 // What cuMemAlloc promises.
 constexpr u64 ALIGNMENT = 256;
 
+// As much of an allocation is poisoned; the host's memory backs only what is touched.
+constexpr u64 POISONED = u64(1) << 28;
+
 struct Allocation {
     u64 bytes;
     u64 pages;  // between the two that fault, in bytes
     u8* mapping;
+    std::shared_ptr<std::vector<u8>> forbidden;
 };
 
 struct Heap {
@@ -35,6 +42,19 @@ Heap& heap() {
     return *heap;
 }
 
+__thread void* latest = nullptr;
+
+// The allocation that begins at or before an address, or null. The heap is locked.
+const std::pair<const u64, Allocation>* before(u64 address) {
+    auto found = heap().allocations.upper_bound(address);
+    return found == heap().allocations.begin() ? nullptr : &*--found;
+}
+
+Range range_of(const std::pair<const u64, Allocation>& entry) {
+    const auto& forbidden = entry.second.forbidden;
+    return {entry.first, entry.second.bytes, forbidden ? forbidden->data() : nullptr};
+}
+
 }  // namespace
 
 // The allocation ends where a page ends, as nearly as its alignment allows: a multiple of 256 bytes does exactly.
@@ -48,8 +68,9 @@ void* allocate(u64 bytes, u64 limit) {
     u8* const first = static_cast<u8*>(mapping) + PAGE;
     if (mprotect(first, pages, PROT_READ | PROT_WRITE) != 0) return nullptr;
     u8* const begin = first + pages - rounded;
-    memset(begin, POISON, rounded);
-    all.allocations[u64(begin)] = {bytes, pages, static_cast<u8*>(mapping)};
+    memset(begin, POISON, rounded < POISONED ? rounded : POISONED);
+    all.allocations[u64(begin)] = {bytes, pages, static_cast<u8*>(mapping), nullptr};
+    latest = begin;
     all.live += bytes;
     all.made++;
     return begin;
@@ -77,14 +98,35 @@ u64 allocations() {
 }
 
 bool inside(const void* address, u64 bytes) {
-    Heap& all = heap();
-    std::lock_guard<std::mutex> lock(all.mutex);
-    auto found = all.allocations.upper_bound(u64(address));
-    if (found == all.allocations.begin()) return false;
-    --found;
-    const u64 offset = u64(address) - found->first;
-    return offset <= found->second.bytes && bytes <= found->second.bytes - offset;
+    std::lock_guard<std::mutex> lock(heap().mutex);
+    const auto* entry = before(u64(address));
+    if (entry == nullptr) return false;
+    const u64 offset = u64(address) - entry->first, size = entry->second.bytes;
+    return offset <= size && bytes <= size - offset && range_of(*entry).allows(offset, bytes);
 }
+
+bool find_range(u64 address, Range& range) {
+    std::lock_guard<std::mutex> lock(heap().mutex);
+    const auto* entry = before(address);
+    if (entry == nullptr || address - entry->first >= entry->second.bytes) return false;
+    range = range_of(*entry);
+    return true;
+}
+
+bool forbid(void* address, u64 bytes) {
+    std::lock_guard<std::mutex> lock(heap().mutex);
+    auto found = heap().allocations.upper_bound(u64(address));
+    if (found == heap().allocations.begin()) return false;
+    --found;
+    const u64 offset = u64(address) - found->first, size = found->second.bytes;
+    if (offset > size || bytes > size - offset) return false;
+    auto& forbidden = found->second.forbidden;
+    if (!forbidden) forbidden = std::make_shared<std::vector<u8>>(size / 8 + 1);
+    for (u64 i = offset; i < offset + bytes; i++) (*forbidden)[i / 8] |= 1 << i % 8;
+    return true;
+}
+
+void* latest_allocation() { return latest; }
 
 std::string describe_device(u64 address) {
     Heap& all = heap();
@@ -92,10 +134,14 @@ std::string describe_device(u64 address) {
     for (const auto& [begin, allocation] : all.allocations) {
         if (address - u64(allocation.mapping) >= allocation.pages + 2 * PAGE) continue;
         const std::string size = " an allocation of " + std::to_string(allocation.bytes) + " bytes";
-        if (address < begin) return "access " + std::to_string(begin - address) + " bytes before" + size;
-        return "access " + std::to_string(address - begin - allocation.bytes) + " bytes past the end of" + size;
+        if (address < begin) return std::to_string(begin - address) + " bytes before" + size;
+        const u64 offset = address - begin;
+        if (offset < allocation.bytes) return "that is forbidden, at byte " + std::to_string(offset) + " of" + size;
+        return std::to_string(offset - allocation.bytes) + " bytes past the end of" + size;
     }
-    return "access to no memory of the device, at " + std::to_string(address);
+    char text[64];
+    snprintf(text, sizeof text, "that is not the device's, at %#llx", address);
+    return text;
 }
 
 }  // namespace emulator

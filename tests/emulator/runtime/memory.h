@@ -13,8 +13,30 @@ bool release(void* address);
 u64 live_bytes();
 // Allocations ever made.
 u64 allocations();
-// Whether `bytes` at an address lie in one allocation.
+// Whether `bytes` at an address lie in one allocation and may be touched.
 bool inside(const void* address, u64 bytes);
+// Lets kernels, copies and products touch none of these bytes, which lie in one allocation; false if they do not.
+bool forbid(void* address, u64 bytes);
+// What this thread of the host allocated last.
+void* latest_allocation();
+
+// Device memory as a launch sees it.
+struct Range {
+    u64 begin, bytes;
+    // One bit for each byte that nobody may touch; null: all may be.
+    const u8* forbidden;
+
+    bool allows(u64 offset, u64 count) const {
+        for (u64 i = offset; forbidden != nullptr && i < offset + count; i++) {
+            if ((forbidden[i / 8] >> i % 8 & 1) != 0) return false;
+        }
+        return true;
+    }
+};
+// The allocation with the byte at an address, if there is one.
+bool find_range(u64 address, Range& range);
+
+// Where an address lies, to follow the word "memory".
 std::string describe_device(u64 address);
 
 }  // namespace emulator

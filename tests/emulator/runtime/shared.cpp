@@ -10,8 +10,6 @@ namespace emulator {
 
 namespace {
 
-constexpr u64 PAGE = 4096;
-constexpr u64 AREA = 512 << 10;
 // Bytes before and after each array that must not change.
 constexpr u64 FENCE = 64;
 constexpr u8 FENCE_BYTE = 0xfd;
@@ -25,10 +23,9 @@ bool intact(const u8* fence) {
 
 }  // namespace
 
-// Two areas, each with a page that faults on either side: static arrays grow up in the first, dynamic memory ends at
-// the end of the second.
+// Static arrays grow up in the first area, dynamic memory ends at the end of the second.
 Shared::Shared() {
-    void* all = mmap(nullptr, 2 * AREA + 3 * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* all = mmap(nullptr, MAPPED, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (all == MAP_FAILED) abort();
     mapping = static_cast<u8*>(all);
     if (mprotect(mapping + PAGE, AREA, PROT_READ | PROT_WRITE) != 0) abort();
@@ -36,7 +33,7 @@ Shared::Shared() {
     dynamic_begin = mapping + 2 * (AREA + PAGE);
 }
 
-Shared::~Shared() { munmap(mapping, 2 * AREA + 3 * PAGE); }
+Shared::~Shared() { munmap(mapping, MAPPED); }
 
 void Shared::start(u32 bytes) {
     arrays.clear();
@@ -84,13 +81,18 @@ std::string Shared::damage() const {
 }
 
 std::string Shared::describe(u64 address) const {
-    const u64 offset = address - u64(mapping);
-    if (offset >= 2 * AREA + 3 * PAGE) return "";
-    const u64 end = u64(dynamic_begin) + dynamic_bytes;
-    if (address >= end) {
-        return "access " + std::to_string(address - end) + " bytes past the end of " + std::to_string(dynamic_bytes) + " bytes of dynamic shared memory";
+    if (!covers(address)) return "";
+    const auto past = [address](const u8* begin, u64 bytes) { return address - u64(begin) - bytes; };
+    const auto text = [](u64 number) { return std::to_string(number) + " bytes"; };
+    if (address >= u64(dynamic_begin) + dynamic_bytes) {
+        return text(past(dynamic_begin, dynamic_bytes)) + " past the end of " + text(dynamic_bytes) +
+               " of dynamic shared memory";
     }
-    return "access outside of its shared memory";
+    for (const Array& array : arrays) {
+        const u64 beyond = past(array.begin, array.bytes);
+        if (beyond < FENCE) return text(beyond) + " past the end of a shared array of " + text(array.bytes);
+    }
+    return "outside of its shared memory";
 }
 
 }  // namespace emulator

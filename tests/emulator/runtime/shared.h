@@ -18,11 +18,18 @@ class Shared {
     // The array of one declaration, the same for all threads of the block; null: too much shared memory in all.
     void* array(const void* site, u64 bytes);
     void* dynamic() const { return dynamic_begin; }
+    // Whether an address is of what is mapped for shared memory, and how far from its beginning.
+    bool covers(u64 address) const { return address - u64(mapping) < MAPPED; }
+    u64 offset(const void* address) const { return u64(address) - u64(mapping); }
     // Whether `bytes` at an address are shared memory.
     bool contains(const void* address, u64 bytes) const;
     // What was written where nothing may be, or nothing.
     std::string damage() const;
+    // Where an address lies, to follow the word "memory"; nothing if it is not shared memory.
     std::string describe(u64 address) const;
+
+    // Two areas, each with a page that faults on either side.
+    static constexpr u64 AREA = 512 << 10, PAGE = 4096, MAPPED = 2 * AREA + 3 * PAGE;
 
   private:
     struct Array {

@@ -11,6 +11,7 @@ pub struct Launch {
     threads: u32,
     shared: u32,
     order: i32,
+    checked: i32,
     parameters: Vec<Vec<u128>>,
     sizes: Vec<u32>,
 }
@@ -22,7 +23,8 @@ impl Launch {
     /// If the name holds a zero byte.
     pub fn new(name: &str) -> Self {
         let name = CString::new(name).expect("a kernel's name has no zero byte");
-        Self { name, grid: [1; 3], threads: 32, shared: 0, order: -1, parameters: Vec::new(), sizes: Vec::new() }
+        let (parameters, sizes) = (Vec::new(), Vec::new());
+        Self { name, grid: [1; 3], threads: 32, shared: 0, order: -1, checked: -1, parameters, sizes }
     }
 
     /// Blocks.
@@ -44,8 +46,14 @@ impl Launch {
     }
 
     /// The order of threads, see [`crate::set_order`].
-    pub fn order(mut self, order: i32) -> Self {
-        self.order = order;
+    pub fn order(mut self, order: u32) -> Self {
+        self.order = order as i32;
+        self
+    }
+
+    /// Whether accesses are checked, see [`crate::set_checked`].
+    pub fn checked(mut self, checked: bool) -> Self {
+        self.checked = i32::from(checked);
         self
     }
 
@@ -112,6 +120,7 @@ impl Launch {
                 self.sizes.as_ptr(),
                 self.sizes.len() as u32,
                 self.order,
+                self.checked,
                 message.as_mut_ptr().cast(),
                 message.len() as u64,
             )

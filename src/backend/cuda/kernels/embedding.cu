@@ -1,121 +1,110 @@
-// Rows of a table for tokens, and the gradient of the table.
+// Rows of a table by token, and their gradient.
 //
-// Floors: `embedding` writes 2 bytes an element of the output and reads as much as the table stores of it;
-// `embedding_grad` reads 2 bytes an element of `dout` and reads and writes 8 bytes an element of the rows that occur.
-// Beside that, `embedding_grad` looks at the tokens from a row's first occurrence on: 4 bytes a token for every row
-// that occurs, out of the first-level cache.
-
+// Floors: lookup 2 bytes out per element and what the table's kind takes in; gradient per element of dout 2 bytes in, and
+// 8 per element of each row that occurred.
 #include "weights.h"
 
-// `out[t] = table[tokens[t]]`, one warp a token.
-KERNEL(128, embedding, const u32* tokens, u32 count, Weight table, Shape shape, bf16* out) {
-    SHARED(u8, tiles, 4 * Tile<float>::BYTES);
-    SHARED(u8, outputs, 4 * Tile<bf16>::BYTES);
-    const u32 t = block_x() * 4 + warp();
-    const u32 token = t < count ? tokens[t] : 0;
-    REQUIRE(token < shape.rows);
-    const Tile<bf16> tile = {(bf16*)(outputs + warp() * Tile<bf16>::BYTES)};
-    Shape apart = shape;
-    apart.dense = 0;
-    for (u32 first = 0; first < shape.runs_per_row; first += 32) {
-        const u32 in_row = first + lane();
-        const bool live = t < count && token < shape.rows && in_row < shape.runs_per_row;
-        Run run = run_of(shape, live ? token * shape.runs_per_row + in_row : shape.runs);
-        float x[RUN];
-        read_runs(table, apart, run, read_tiles(tiles + warp() * Tile<float>::BYTES), x);
-        write_row(tile, x);
-        run.plain = (u64)t * shape.cols + in_row * RUN;
-        flush(tile, out, apart, run);
-        sync_warp();
+// One block per token; a token beyond the table gives what is not a number.
+template <class F>
+DEVICE void look_up(const u32* tokens, bf16* out, u32 vocab, u32 cols, F eight) {
+    const u32 token = tokens[block_x()];
+    bf16* row = out + (u64)block_x() * pitch(cols);
+    for (u32 c = thread() * 8; c < cols; c += threads() * 8) {
+        if (token < vocab) {
+            store_eight(row + c, eight(token, c));
+        } else {
+            store_16(row + c, {{~0u, ~0u, ~0u, ~0u}});
+        }
     }
 }
 
-// Per row of the table the first token that names it, as the complement of its place; zero if none does.
-KERNEL(256, embedding_first, const u32* tokens, u32 count, u32* first, u32 rows) {
-    const u32 t = block_x() * 256 + thread();
-    REQUIRE(t >= count || tokens[t] < rows);
-    if (t < count && tokens[t] < rows) atomic_max(&first[tokens[t]], ~t);
+KERNEL(256, embedding_int4, const u32* tokens, const u8* codes, const u16* scales, const u16* offsets, bf16* out,
+       u32 vocab, u32 cols, u32 width, u32 group_bits) {
+    look_up(tokens, out, vocab, cols, [&](u32 token, u32 c) {
+        const u64 at = (u64)token * width + c;
+        return load_int4(codes, at, group_of(scales, offsets, at >> group_bits));
+    });
 }
 
-// Tokens that one round looks at.
-static constexpr u32 ROUND = 2048;
+KERNEL(256, embedding_int8, const u32* tokens, const i8* codes, const u16* scales, bf16* out, u32 vocab, u32 cols,
+       u32 width, u32 group_bits) {
+    look_up(tokens, out, vocab, cols, [&](u32 token, u32 c) {
+        const u64 at = (u64)token * width + c;
+        return load_int8(codes, at, f16_to_float(scales[at >> group_bits]));
+    });
+}
 
-// The places of `token` among tokens from .. from + ROUND, in ascending order; gives their number. `list` has room for
-// all, `of_warps` for one number a warp.
-DEVICE u32 occurrences(const u32* tokens, u32 count, u32 from, u32 token, u32* list, u32* of_warps) {
-    // A thread has eight neighbours.
-    const u32 own = from + thread() * 8;
-    u32 found = 0;
-    UNROLL
-    for (u32 i = 0; i < 8; ++i) {
-        if (own + i < count && tokens[own + i] == token) found |= 1u << i;
-    }
-    u32 upto = count_ones(found);
-    UNROLL
-    for (u32 by = 1; by < 32; by *= 2) {
-        const u32 before = shuffle_up(upto, by);
-        if (lane() >= by) upto += before;
-    }
-    if (lane() == 31) of_warps[warp()] = upto;
+KERNEL(256, embedding_f32, const u32* tokens, const float* data, bf16* out, u32 vocab, u32 cols) {
+    look_up(tokens, out, vocab, cols,
+            [&](u32 token, u32 c) { return load_plain(data + (u64)token * cols + c, in_row(c, cols)); });
+}
+
+KERNEL(256, embedding_bf16, const u32* tokens, const bf16* data, bf16* out, u32 vocab, u32 cols) {
+    look_up(tokens, out, vocab, cols,
+            [&](u32 token, u32 c) { return load_plain(data + (u64)token * cols + c, in_row(c, cols)); });
+}
+
+constexpr u32 WARPS = 8;
+
+// Whether `mine` is true in any thread of the block.
+DEVICE bool any_of_block(bool mine) {
+    SHARED(u32, votes, WARPS);
+    const u32 vote = ballot(mine);
     sync_threads();
-    u32 at = upto - count_ones(found), total = 0;
-    for (u32 i = 0; i < 8; ++i) {
-        if (i < warp()) at += of_warps[i];
-        total += of_warps[i];
-    }
-    UNROLL
-    for (u32 i = 0; i < 8; ++i) {
-        if ((found >> i & 1) != 0) list[at++] = own + i;
-    }
+    if (lane() == 0) votes[warp()] = vote;
     sync_threads();
-    return total;
+    u32 all = 0;
+    for (u32 i = 0; i < WARPS; ++i) all |= votes[i];
+    return all != 0;
 }
 
-// Adds listed rows of dout, in their order, to a row of the gradient.
-DEVICE void add_rows(const u32* list, u32 listed, const bf16* dout, float* grad, u32 features) {
-    if (features % 8 == 0) {
-        for (u32 c = thread() * 8; c < features; c += 8 * 256) {
-            float sum[8];
-            const Bits16 a = load_16(grad + c), b = load_16(grad + c + 4);
-            UNROLL
-            for (u32 j = 0; j < 4; ++j) {
-                sum[j] = from_bits(a.x[j]);
-                sum[4 + j] = from_bits(b.x[j]);
-            }
-            for (u32 i = 0; i < listed; ++i) {
-                const Bits16 d = load_16(dout + (u64)list[i] * features + c);
-                UNROLL
-                for (u32 j = 0; j < 4; ++j) {
-                    sum[2 * j] += low_to_float(d.x[j]);
-                    sum[2 * j + 1] += high_to_float(d.x[j]);
+// The numbers of the threads for which `mine` is true, in order, and how many there are.
+DEVICE u32 list_of_block(bool mine, u32* list) {
+    SHARED(u32, counts, WARPS);
+    const u32 vote = ballot(mine);
+    sync_threads();
+    if (lane() == 0) counts[warp()] = count_ones(vote);
+    sync_threads();
+    u32 before = 0, all = 0;
+    for (u32 i = 0; i < WARPS; ++i) {
+        if (i < warp()) before += counts[i];
+        all += counts[i];
+    }
+    if (mine) list[before + count_ones(vote & ((1u << lane()) - 1))] = thread();
+    sync_threads();
+    return all;
+}
+
+// grad[token] += dout[t] for all t of that token, in order: the block of its first occurrence does it. The others find
+// an earlier one, mostly a near one, and stop. Comparing T tokens with at most T others costs T^2 / 64 loads of a warp:
+// less than reading dout up to some ten thousand tokens. Sums in float atomics would differ from run to run.
+KERNEL(256, embedding_grad, const u32* tokens, const bf16* dout, float* grad, u32 count, u32 vocab, u32 cols) {
+    SHARED(u32, list, 256);
+    const u32 first = block_x(), token = tokens[first];
+    bool earlier = false;
+    for (u32 end = first; end > 0 && !earlier; end -= min_(end, 256u)) {
+        earlier = any_of_block(thread() < end && tokens[end - 1 - thread()] == token);
+    }
+    if (!earlier && token < vocab) {
+        for (u32 from = first; from < count; from += 256) {
+            const u32 mine = from + thread();
+            const u32 found = list_of_block(mine < count && tokens[mine] == token, list);
+            const bf16* rows = dout + (u64)from * pitch(cols);
+            for (u32 c = thread(); found > 0 && c < cols; c += 256) {
+                float* to = grad + (u64)token * cols + c;
+                float sum = *to;
+                u32 k = 0;
+                // Loads of eight rows are under way at once.
+                for (; k + 8 <= found; k += 8) {
+                    float x[8];
+                    UNROLL
+                    for (int j = 0; j < 8; ++j) x[j] = to_float(rows[(u64)list[k + j] * pitch(cols) + c]);
+                    UNROLL
+                    for (int j = 0; j < 8; ++j) sum += x[j];
                 }
+                for (; k < found; ++k) sum += to_float(rows[(u64)list[k] * pitch(cols) + c]);
+                *to = sum;
             }
-            store_16(grad + c, {{bits(sum[0]), bits(sum[1]), bits(sum[2]), bits(sum[3])}});
-            store_16(grad + c + 4, {{bits(sum[4]), bits(sum[5]), bits(sum[6]), bits(sum[7])}});
         }
-    } else {
-        for (u32 c = thread(); c < features; c += 256) {
-            float sum = grad[c];
-            for (u32 i = 0; i < listed; ++i) sum += to_float(dout[(u64)list[i] * features + c]);
-            grad[c] = sum;
-        }
-    }
-}
-
-// `grad[tokens[t]] += dout[t]` in the order of t: the block of a row's first token adds all that name it, so that no
-// sum depends on which block came when.
-KERNEL(256, embedding_grad, const u32* tokens, u32 count, const u32* first, const bf16* dout, float* grad,
-       u32 features) {
-    SHARED(u32, list, ROUND);
-    SHARED(u32, of_warps, 8);
-    const u32 t = block_x();
-    const u32 token = tokens[t];
-    if (first[token] != ~t) return;
-    float* const row = grad + (u64)token * features;
-    for (u32 from = t; from < count; from += ROUND) {
-        const u32 listed = occurrences(tokens, count, from, token, list, of_warps);
-        if (listed > 0) add_rows(list, listed, dout, row, features);
-        // The list is written anew only after everyone has read it.
-        sync_threads();
     }
 }

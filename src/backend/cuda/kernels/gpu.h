@@ -17,10 +17,12 @@
 //
 // Rules, which the emulator enforces where it can:
 // - no thread returns, and no branch is taken by a part of the threads, before a barrier (`sync_threads`) or, within a
-//   warp, a collective (`sync_warp`, shuffles, `ballot`, `load_matrix_*`, `mma_bf16`): all 32 lanes reach the same line;
+//   warp, a collective (`sync_warp`, shuffles, `ballot`, `load_matrix_*`, `mma_bf16`): all reach the same line;
 // - blocks are one-dimensional and whole warps; no block waits for another;
+// - between two threads' accesses to the same shared memory, one of them a write, lies a `sync_threads`, or for lanes
+//   of one warp a `sync_warp`; other collectives order no memory. This holds for writing the same value too;
 // - shared memory is undefined at the start; asynchronous copies are undefined until waited for AND a barrier passed;
-// - no contraction: `a * b + c` rounds twice (--fmad=false, -ffp-contract=off), `fma_(a, b, c)` rounds once; `/` is IEEE;
+// - no contraction: `a * b + c` rounds twice (--fmad=false, -ffp-contract=off), `fma_(a, b, c)` once; `/` is IEEE;
 // - a conversion of a float that does not fit its integer is undefined, except by `round_to_i32`, which saturates.
 #pragma once
 

@@ -1,0 +1,110 @@
+//! Operands of timed operations: random contents, never zeros, on the device.
+
+use half::{bf16, f16};
+use tetrad::backend::cuda::Cuda;
+use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
+use tetrad::config::{Moment, Scheme};
+use tetrad::memory::{Category, Lifetime, Plan, Span};
+use tetrad::nibble::Geometry;
+use tetrad::optim::SCALARS;
+use zerocopy::{Immutable, IntoBytes};
+
+/// Repeatable bits.
+pub fn words(seed: u64) -> impl FnMut() -> u32 {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 32) as u32
+    }
+}
+
+/// Repeatable numbers between -1 and 1.
+pub fn floats(seed: u64, count: usize) -> Vec<f32> {
+    let mut next = words(seed);
+    (0..count).map(|_| (next() >> 8) as f32 / (1u32 << 23) as f32 - 1.0).collect()
+}
+
+/// Spans and their contents, before there is memory.
+#[derive(Default)]
+pub struct Operands {
+    plan: Plan,
+    uploads: Vec<(Span, Vec<u8>)>,
+}
+
+impl Operands {
+    /// A span with content.
+    pub fn add<T: IntoBytes + Immutable>(&mut self, content: &[T]) -> Span {
+        let span = self.room(content.as_bytes().len());
+        self.uploads.push((span, content.as_bytes().to_vec()));
+        span
+    }
+
+    /// A span that an operation fills.
+    pub fn room(&mut self, bytes: usize) -> Span {
+        self.plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS)
+    }
+
+    /// Activations between -1 and 1.
+    pub fn activations(&mut self, seed: u64, count: usize) -> Span {
+        let values: Vec<u16> = floats(seed, count).into_iter().map(|x| bf16::from_f32(x).to_bits()).collect();
+        self.add(&values)
+    }
+
+    /// A weight with values of about one tenth.
+    pub fn weight(&mut self, rows: usize, cols: usize, kind: WeightKind) -> Weight {
+        let g = Geometry::new(rows, cols, 128);
+        let mut next = words(7);
+        let none = Span::NONE;
+        let mut weight = Weight {
+            geometry: g,
+            kind,
+            scheme: Scheme::Symmetric,
+            data: none,
+            scales: none,
+            offsets: none,
+            residue: none,
+        };
+        match kind {
+            WeightKind::Bf16 => weight.data = self.activations(7, g.len()),
+            WeightKind::F32 => weight.data = self.add(&floats(7, g.len())),
+            _ => {
+                weight.data = self.add(&(0..g.nibble_bytes()).map(|_| (next() >> 24) as u8).collect::<Vec<_>>());
+                weight.residue = self.add(&(0..g.nibble_bytes()).map(|_| (next() >> 24) as u8).collect::<Vec<_>>());
+                weight.scales = self.add(&vec![f16::from_f32(0.02).to_bits(); g.groups()]);
+            }
+        }
+        weight
+    }
+
+    /// A packed parameter with four-bit state.
+    pub fn param(&mut self, rows: usize, cols: usize) -> Param {
+        let weight = self.weight(rows, cols, WeightKind::Int4);
+        let g = weight.geometry;
+        let state = State {
+            m_kind: Moment::Int4,
+            v_kind: Moment::Int4,
+            m: self.add(&vec![0x88u8; g.nibble_bytes()]),
+            m_scales: self.add(&vec![0u16; g.groups()]),
+            v: self.add(&vec![0u8; g.nibble_bytes()]),
+            v_scales: self.add(&vec![0u16; g.groups()]),
+            scalars: self.add(&[0f32; SCALARS]),
+        };
+        Param { id: 1, decay: true, weight, state }
+    }
+
+    /// A device that holds them.
+    pub fn start(&self, largest: &Largest) -> Cuda {
+        let mut cuda = Cuda::open(0).expect("a device");
+        self.fill(&mut cuda, largest);
+        cuda
+    }
+
+    /// Gives any backend its memory and the contents.
+    pub fn fill(&self, backend: &mut dyn Backend, largest: &Largest) {
+        let mut plan = self.plan.clone();
+        let sizes: &dyn Sizes = backend;
+        let scratch = plan.add("", Category::Scratch, sizes.scratch_bytes(largest), Lifetime::ALWAYS);
+        backend.allocate(plan.total(), None, scratch).expect("memory");
+        self.uploads.iter().for_each(|(span, bytes)| backend.upload(bytes, *span));
+    }
+}

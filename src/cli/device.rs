@@ -1,0 +1,102 @@
+//! Which device computes.
+
+use super::Failure;
+use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{self, Cuda};
+use crate::backend::{Backend, Sizes};
+use crate::error::BackendError;
+use std::str::FromStr;
+
+/// What `--device` may say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// The first GPU if it can be used, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The GPU of this number.
+    Cuda(u32),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => {
+                let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+                number.map(Self::Cuda).ok_or_else(|| "auto, cpu, cuda, or cuda:N for the device of that number".into())
+            }
+        }
+    }
+}
+
+/// A device that was opened.
+pub(super) struct Opened {
+    /// What computes; it has no memory yet.
+    pub backend: Box<dyn Backend>,
+    /// Why it is not a GPU, if `auto` would have liked one.
+    pub instead: Option<BackendError>,
+}
+
+impl Opened {
+    /// In words: the device, and why it was chosen if it was.
+    pub fn describe(&self) -> String {
+        let device = self.backend.describe();
+        match &self.instead {
+            Some(why) => format!("{device} (no GPU is used: {why})"),
+            None => device,
+        }
+    }
+}
+
+/// Opens the device that `device` says. `need` tells how many bytes of memory it must have free.
+///
+/// # Errors
+/// If a GPU was asked for by name and cannot be used.
+pub(super) fn open(device: Device, need: impl Fn(&dyn Sizes) -> u64) -> Result<Opened, Failure> {
+    let instead = match device {
+        Device::Cpu => None,
+        Device::Auto => match open_cuda(0, &need) {
+            Ok(backend) => return Ok(Opened { backend, instead: None }),
+            Err(why) => Some(why),
+        },
+        Device::Cuda(ordinal) => {
+            return Ok(Opened { backend: open_cuda(ordinal, &need)?, instead: None });
+        }
+    };
+    Ok(Opened { backend: Box::new(Cpu::new()), instead })
+}
+
+fn open_cuda(ordinal: u32, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dyn Backend>, BackendError> {
+    let cuda = Cuda::open(ordinal)?;
+    cuda.check_memory(need(&cuda))?;
+    Ok(Box::new(cuda))
+}
+
+/// What a plan must know of the device that `device` says, without opening one: `auto` asks only whether there is one.
+pub(super) fn sizes(device: Device) -> Box<dyn Sizes> {
+    match device {
+        Device::Cpu => Box::new(Cpu::new()),
+        Device::Auto if cuda::probe().is_err() => Box::new(Cpu::new()),
+        Device::Auto | Device::Cuda(_) => Box::new(cuda::Sizes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Device;
+
+    #[test]
+    fn devices_have_names() {
+        let found = ["auto", "cpu", "cuda", "cuda:3"].map(|text| text.parse::<Device>().unwrap());
+        assert_eq!(found, [Device::Auto, Device::Cpu, Device::Cuda(0), Device::Cuda(3)]);
+        for wrong in ["", "gpu", "cuda:", "cuda:-1", "CPU"] {
+            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+    }
+}

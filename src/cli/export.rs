@@ -1,0 +1,111 @@
+//! `tetrad export`.
+
+use super::output::{escape, print};
+use super::progress::converting;
+use super::units::bytes;
+use super::{CliResult, budget, pool};
+use crate::checkpoint::Checkpoint;
+use crate::config::ActivationQuant;
+use crate::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Write a model for other programs: GGUF for llama.cpp, or a Hugging Face directory.
+///
+/// GGUF gets the very bits that were trained, as Q4_0 or Q4_1; a directory gets their values.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The model.
+    file: PathBuf,
+    /// What to write: a name ending in .gguf, or a directory.
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    /// GGUF: type of the embedding [default: its own bits, bf16 as f16].
+    #[arg(long, value_enum)]
+    embedding: Option<TableArg>,
+    /// GGUF: type of an untied head [default: its own bits, bf16 as f16].
+    #[arg(long, value_enum)]
+    head: Option<TableArg>,
+    /// Directory: type of the values [default: f32, in which every one is exact].
+    #[arg(long = "type", value_enum)]
+    float: Option<FloatArg>,
+    /// Directory: bytes of a safetensors file at most, as in `4GiB`.
+    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
+    shard_size: String,
+    /// Threads; 0: all processors.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum TableArg {
+    F32,
+    F16,
+    Bf16,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum FloatArg {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<TableArg> for TableType {
+    fn from(arg: TableArg) -> Self {
+        match arg {
+            TableArg::F32 => Self::F32,
+            TableArg::F16 => Self::F16,
+            TableArg::Bf16 => Self::Bf16,
+            TableArg::Q8_0 => Self::Q8_0,
+            TableArg::Q4_0 => Self::Q4_0,
+        }
+    }
+}
+
+/// Runs `tetrad export`.
+///
+/// # Errors
+/// A file that is no sound model, options that make no sense, a file system that refuses.
+pub fn run(args: Args) -> CliResult {
+    pool::run(args.threads, || bring_out(&args))?
+}
+
+fn bring_out(args: &Args) -> CliResult {
+    let gguf = args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    if gguf && args.float.is_some() {
+        return Err(
+            "--type is for a directory; a GGUF file gets the bits of the model (see --embedding, --head)".into()
+        );
+    }
+    if !gguf && (args.embedding.is_some() || args.head.is_some()) {
+        return Err("--embedding and --head are for GGUF; give --output a name that ends in .gguf".into());
+    }
+    let checkpoint = Checkpoint::open(&args.file)?;
+    if checkpoint.config.activations.quant != ActivationQuant::None {
+        eprintln!("note: the model was trained with four-bit activations, which other programs will not round");
+    }
+    let output = escape(&args.output.to_string_lossy());
+    let mut bar = converting("exporting");
+    if gguf {
+        let types = GgufTypes { embedding: args.embedding.map(Into::into), head: args.head.map(Into::into) };
+        let counts = export_gguf(&checkpoint, types, &args.output, &mut bar)?;
+        let size = std::fs::metadata(&args.output).map_or(0, |meta| meta.len());
+        let kinds: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+        print(|out| writeln!(out, "{output}: {}, tensors: {}", bytes(size), kinds.join(", ")))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let float = match args.float {
+        None | Some(FloatArg::F32) => FloatType::F32,
+        Some(FloatArg::F16) => FloatType::F16,
+        Some(FloatArg::Bf16) => FloatType::Bf16,
+    };
+    let shard = budget::parse(&args.shard_size).map_err(|e| format!("--shard-size {e}"))?;
+    let files = export_hugging_face(&checkpoint, float, shard, &args.output, &mut bar)?;
+    print(|out| writeln!(out, "{output}: {} as {}", files.join(", "), float.torch()))?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,112 @@
+//! `tetrad import`.
+
+use super::output::{escape, print};
+use super::progress::converting;
+use super::units::bytes;
+use super::{CliResult, pool};
+use crate::config::{Scheme, TableStorage};
+use crate::convert::{Beside, Options, Source, import};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Bring in a model: a Hugging Face directory, a safetensors file, or GGUF.
+///
+/// Q4_0, Q4_1 and Q8_0 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in all.
+/// The tokenizer comes along.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Directory with config.json and model.safetensors, .safetensors file, or .gguf file.
+    source: PathBuf,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// config.json of a single safetensors file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// tokenizer.json, instead of the model's own.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Symmetric groups or groups with an offset [default: what the source's bits need, else symmetric].
+    #[arg(long, value_enum)]
+    scheme: Option<SchemeArg>,
+    /// Elements per group: 32, 64, 128 or 256 [default: 32 for quantized sources, else 64].
+    #[arg(long)]
+    group: Option<usize>,
+    /// Storage of the embedding [default: int4 or int8 as the source's, bf16 for floats].
+    #[arg(long, value_enum)]
+    embedding: Option<TableArg>,
+    /// Storage of an untied head [default: as for the embedding].
+    #[arg(long, value_enum)]
+    head: Option<TableArg>,
+    /// Leave out the four bits below each code: smaller, but training goes on from coarser weights.
+    #[arg(long)]
+    codes_only: bool,
+    /// Threads; 0: all processors.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum SchemeArg {
+    Symmetric,
+    Asymmetric,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum TableArg {
+    Int4,
+    Int8,
+    Bf16,
+    F32,
+}
+
+impl From<TableArg> for TableStorage {
+    fn from(arg: TableArg) -> Self {
+        match arg {
+            TableArg::Int4 => Self::Int4,
+            TableArg::Int8 => Self::Int8,
+            TableArg::Bf16 => Self::Bf16,
+            TableArg::F32 => Self::F32,
+        }
+    }
+}
+
+/// Runs `tetrad import`.
+///
+/// # Errors
+/// A source that is no sound model of the family, options that make no sense, a file system that refuses.
+pub fn run(args: Args) -> CliResult {
+    pool::run(args.threads, || bring_in(&args))?
+}
+
+fn bring_in(args: &Args) -> CliResult {
+    let beside = Beside { config: args.config.as_deref(), tokenizer: args.tokenizer.as_deref() };
+    let source = Source::open(&args.source, beside)?;
+    for note in &source.notes {
+        eprintln!("note: {}", escape(note));
+    }
+    let options = Options {
+        scheme: args.scheme.map(|scheme| match scheme {
+            SchemeArg::Symmetric => Scheme::Symmetric,
+            SchemeArg::Asymmetric => Scheme::Asymmetric,
+        }),
+        group: args.group,
+        embedding: args.embedding.map(Into::into),
+        head: args.head.map(Into::into),
+        codes_only: args.codes_only,
+    };
+    let summary = import(&source, &options, &args.output, &mut converting("importing"))?;
+    let output = escape(&args.output.to_string_lossy());
+    print(|out| {
+        writeln!(
+            out,
+            "{output}: {}, {} parameters, from a {}",
+            bytes(summary.bytes),
+            super::units::grouped(summary.config.model.parameters()),
+            source.format
+        )?;
+        let (kept, rounded, floats) = (summary.kept, summary.rounded, summary.floats);
+        writeln!(out, "{kept} tensors kept bit for bit or code for code, {rounded} rounded, {floats} floats")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

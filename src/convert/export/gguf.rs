@@ -1,0 +1,207 @@
+//! A file to GGUF.
+
+use super::put;
+use super::rows::send;
+use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
+use crate::config::{Model, RopeScaling, Scheme, Weights};
+use crate::convert::Progress;
+use crate::convert::gguf::{GgufWriter, Item, MetaValue};
+use crate::convert::names::{RowOrder, gguf_name};
+use crate::convert::quants::Kind;
+use crate::convert::tokenizer::{special_tokens, to_gguf};
+use crate::data::Tokenizer;
+use crate::error::ConvertError;
+use crate::format::{File, Storage, TensorSpec};
+use crate::model::{Entry, Role, stretch, table};
+use std::path::Path;
+
+/// A type for the embedding or the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum TableType {
+    F32,
+    F16,
+    Bf16,
+    Q8_0,
+    Q4_0,
+}
+
+/// Types that were asked for; what is not is as the file's bits are: packed ones keep them, bf16 becomes F16.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GgufTypes {
+    /// The embedding (and the head, if tied).
+    pub embedding: Option<TableType>,
+    /// The untied head.
+    pub head: Option<TableType>,
+}
+
+/// Writes a model to a GGUF file, atomically; the types of its tensors.
+///
+/// # Errors
+/// A file that cannot be read or written; a model that has no GGUF form.
+pub fn export_gguf(
+    checkpoint: &Checkpoint,
+    types: GgufTypes,
+    path: &Path,
+    progress: &mut Progress,
+) -> Result<Vec<(Kind, usize)>, ConvertError> {
+    checkpoint.verify_weights()?;
+    let config = &checkpoint.config;
+    if config.storage.weights == Weights::Int4Simulated {
+        let what = "its weights are rounded to four bits on the fly (storage.weights = \"int4-simulated\"), and have \
+                    no four-bit form to be exported; train with storage.weights = \"int4\"";
+        return Err(ConvertError::Asked(format!("{}: {what}", checkpoint.path().display())));
+    }
+    let architecture = architecture(&config.model)?;
+    let file = checkpoint.file();
+    let entries = table(config);
+    let mut writer = GgufWriter::default();
+    metadata(&mut writer, architecture, checkpoint)?;
+    let mut sources = Vec::new();
+    if config.model.rope_scaling == RopeScaling::Llama3 {
+        let dims = vec![config.model.head_dim() as u64 / 2];
+        writer.tensor(Item { name: "rope_freqs.weight".into(), dims, kind: Kind::F32 });
+        sources.push(None);
+    }
+    let mut counts: Vec<(Kind, usize)> = Vec::new();
+    for entry in &entries {
+        let (tensor, found) = file.tensor(&entry.role.name()).expect("its tensors were checked when it was opened");
+        let kind = kind(entry, &found.spec, config.storage.scheme, types)?;
+        writer.tensor(Item { name: gguf_name(entry.role), dims: found.spec.dims.clone(), kind });
+        sources.push(Some((tensor, order(entry.role, architecture, &config.model))));
+        match counts.iter_mut().find(|count| count.0 == kind) {
+            Some(count) => count.1 += 1,
+            None => counts.push((kind, 1)),
+        }
+    }
+    let (mut done, total) = (0, writer.file_len());
+    let mut draw = |i: usize, sink: &mut dyn FnMut(&[u8]) -> std::io::Result<()>| {
+        let mut counted = |bytes: &[u8]| {
+            done += bytes.len() as u64;
+            progress(done, total);
+            sink(bytes)
+        };
+        match sources[i] {
+            None => counted(&rope_factors(&config.model)),
+            Some((tensor, order)) => send(&file, tensor, writer.items()[i].kind, order, &mut counted),
+        }
+    };
+    put(path, total, |out| writer.write(out, &mut draw))?;
+    progress(total, total);
+    counts.sort();
+    Ok(counts)
+}
+
+fn rope_factors(model: &Model) -> Vec<u8> {
+    (0..model.head_dim() / 2).flat_map(|i| (stretch(model, i) as f32).to_le_bytes()).collect()
+}
+
+fn architecture(model: &Model) -> Result<&'static str, ConvertError> {
+    match (model.qkv_bias, model.qk_norm) {
+        (false, false) => Ok("llama"),
+        (true, false) => Ok("qwen2"),
+        (false, true) => Ok("qwen3"),
+        (true, true) => Err(ConvertError::Asked(
+            "the model has both model.qkv_bias and model.qk_norm, which no architecture of GGUF has".into(),
+        )),
+    }
+}
+
+fn order(role: Role, architecture: &str, model: &Model) -> RowOrder {
+    match role {
+        Role::Query(_) | Role::Key(_) if architecture == "llama" => RowOrder::Paired(model.head_dim()),
+        _ => RowOrder::Same,
+    }
+}
+
+/// The type that a tensor gets.
+fn kind(entry: &Entry, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> Result<Kind, ConvertError> {
+    if entry.role.is_vector() {
+        return Ok(Kind::F32);
+    }
+    let asked = match entry.role {
+        Role::Embedding => types.embedding,
+        Role::Head => types.head,
+        _ => None,
+    };
+    let asked = asked.map(|asked| match asked {
+        TableType::F32 => Kind::F32,
+        TableType::F16 => Kind::F16,
+        TableType::Bf16 => Kind::Bf16,
+        TableType::Q8_0 => Kind::Q8_0,
+        TableType::Q4_0 => Kind::Q4_0,
+    });
+    let own = match spec.storage {
+        Storage::F32 => Kind::F32,
+        Storage::Bf16 if entry.role == Role::Embedding || entry.role == Role::Head => Kind::F16,
+        Storage::Bf16 => Kind::Bf16,
+        Storage::F16 => Kind::F16,
+        Storage::Int8 => Kind::Q8_0,
+        Storage::Int4 | Storage::Int4Asymmetric if scheme == Scheme::Asymmetric => Kind::Q4_1,
+        Storage::Int4 | Storage::Int4Asymmetric => Kind::Q4_0,
+    };
+    let fits = |kind: Kind| entry.geometry.cols.is_multiple_of(kind.block());
+    match asked {
+        Some(kind) if !fits(kind) => Err(ConvertError::Asked(format!(
+            "{} has rows of {} elements, and {} needs a multiple of {}; ask for f16",
+            spec.name,
+            entry.geometry.cols,
+            kind.name(),
+            kind.block()
+        ))),
+        Some(kind) => Ok(kind),
+        None if fits(own) => Ok(own),
+        None => Ok(Kind::F16),
+    }
+}
+
+fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint) -> Result<(), ConvertError> {
+    let model = &checkpoint.config.model;
+    writer.key("general.architecture", MetaValue::Text(architecture.into()));
+    writer.key("general.type", MetaValue::Text("model".into()));
+    writer.key("general.quantization_version", MetaValue::U32(2));
+    writer.key("general.file_type", MetaValue::U32(file_type(&checkpoint.file())));
+    let sizes = [
+        ("context_length", model.context),
+        ("embedding_length", model.hidden),
+        ("block_count", model.layers),
+        ("feed_forward_length", model.intermediate),
+        ("attention.head_count", model.heads),
+        ("attention.head_count_kv", model.kv_heads),
+        ("attention.key_length", model.head_dim()),
+        ("attention.value_length", model.head_dim()),
+        ("rope.dimension_count", model.head_dim()),
+        ("vocab_size", model.vocab),
+    ];
+    for (name, size) in sizes {
+        writer.key(format!("{architecture}.{name}"), MetaValue::U32(size as u32));
+    }
+    let mut number = |name: &str, x: f64| writer.key(format!("{architecture}.{name}"), MetaValue::F32(x as f32));
+    number("attention.layer_norm_rms_epsilon", model.norm_eps);
+    number("rope.freq_base", model.rope_theta);
+    if model.rope_scaling == RopeScaling::Linear {
+        number("rope.scaling.factor", model.rope_factor);
+        writer.key(format!("{architecture}.rope.scaling.type"), MetaValue::Text("linear".into()));
+    }
+    let json = checkpoint.tokenizer();
+    let tokenizer = match &json {
+        Some(json) => Tokenizer::from_json(json)?,
+        None => Tokenizer::bytes(),
+    };
+    let special = special_tokens(&tokenizer, checkpoint.attachment(TOKENIZER_CONFIG).as_deref());
+    for (key, value) in to_gguf(json.as_deref(), &special, model.vocab)? {
+        writer.key(key, value);
+    }
+    Ok(())
+}
+
+/// llama.cpp's number for "mostly this type".
+fn file_type(file: &File<'_>) -> u32 {
+    let has = |storage| file.tensors().iter().any(|tensor| tensor.spec.storage == storage);
+    match (has(Storage::Int4Asymmetric), has(Storage::Int4), has(Storage::Bf16)) {
+        (true, _, _) => 3,
+        (_, true, _) => 2,
+        (_, _, true) => 32,
+        _ => 0,
+    }
+}

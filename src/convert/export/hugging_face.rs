@@ -1,0 +1,115 @@
+//! A file to a Hugging Face directory.
+
+use super::put;
+use super::rows::{FloatType, send};
+use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
+use crate::config::Weights;
+use crate::convert::hugging_face::write_config;
+use crate::convert::names::RowOrder;
+use crate::convert::quants::Kind;
+use crate::convert::tokenizer::special_tokens;
+use crate::convert::{Progress, safetensors};
+use crate::data::Tokenizer;
+use crate::error::{ConvertError, StoreError};
+use serde_json::{Map, json};
+use std::io::Write;
+use std::path::Path;
+
+/// Writes a model's values to a directory: `config.json`, `model.safetensors` (or shards of up to `shard` bytes and
+/// their index), `tokenizer.json`, `tokenizer_config.json`. Gives the names of the files with tensors.
+///
+/// # Errors
+/// A file that cannot be read or written; a model that has no such form.
+pub fn export_hugging_face(
+    checkpoint: &Checkpoint,
+    float: FloatType,
+    shard: u64,
+    dir: &Path,
+    progress: &mut Progress,
+) -> Result<Vec<String>, ConvertError> {
+    checkpoint.verify_weights()?;
+    let config = &checkpoint.config;
+    if config.storage.weights == Weights::Int4Simulated {
+        let what = "its weights are rounded to four bits on the fly (storage.weights = \"int4-simulated\"), and the \
+                    values that the products see stand nowhere; train with storage.weights = \"int4\"";
+        return Err(ConvertError::Asked(format!("{}: {what}", checkpoint.path().display())));
+    }
+    if config.model.qkv_bias && config.model.qk_norm {
+        let what = "the model has both model.qkv_bias and model.qk_norm, which no model of transformers has";
+        return Err(ConvertError::Asked(what.into()));
+    }
+    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the directory", e))?;
+    let file = checkpoint.file();
+    let tensors: Vec<(String, Vec<u64>, Kind)> = file
+        .tensors()
+        .iter()
+        .map(|tensor| (tensor.spec.name.clone(), tensor.spec.dims.clone(), float.kind()))
+        .collect();
+    let shards = shards(&tensors, shard);
+    let total: u64 = tensors.iter().map(bytes).sum();
+    let mut done = 0;
+    for (range, name) in &shards {
+        let part = &tensors[range.clone()];
+        let len = safetensors::header(part).len() as u64 + part.iter().map(bytes).sum::<u64>();
+        put(&dir.join(name), len, |out| {
+            safetensors::write(out, part, &mut |i, sink| {
+                send(&file, range.start + i, float.kind(), RowOrder::Same, &mut |bytes| {
+                    done += bytes.len() as u64;
+                    progress(done, total);
+                    sink(bytes)
+                })
+            })
+        })?;
+    }
+    let small = |name: &str, bytes: &[u8]| put(&dir.join(name), bytes.len() as u64, |out| out.write_all(bytes));
+    let index = dir.join("model.safetensors.index.json");
+    if shards.len() > 1 {
+        let mut map = Map::new();
+        for (range, name) in &shards {
+            map.extend(tensors[range.clone()].iter().map(|tensor| (tensor.0.clone(), name.clone().into())));
+        }
+        let json = json!({ "metadata": { "total_size": total }, "weight_map": map });
+        small("model.safetensors.index.json", &serde_json::to_vec_pretty(&json).expect("a JSON value is JSON"))?;
+    } else if index.exists() {
+        // Of an earlier export in shards: readers would follow it.
+        std::fs::remove_file(&index).map_err(|e| StoreError::io(&index, "remove it", e))?;
+    }
+    let tokenizer = checkpoint.tokenizer();
+    let special = match &tokenizer {
+        Some(json) => special_tokens(&Tokenizer::from_json(json)?, checkpoint.attachment(TOKENIZER_CONFIG).as_deref()),
+        None => Default::default(),
+    };
+    small("config.json", &write_config(&config.model, float.torch(), special.bos, special.eos))?;
+    if let Some(json) = &tokenizer {
+        small("tokenizer.json", json)?;
+        let told = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_else(|| {
+            serde_json::to_vec_pretty(&json!({ "tokenizer_class": "PreTrainedTokenizerFast" })).expect("JSON")
+        });
+        small("tokenizer_config.json", &told)?;
+    }
+    Ok(shards.into_iter().map(|(_, name)| name).collect())
+}
+
+fn bytes(tensor: &(String, Vec<u64>, Kind)) -> u64 {
+    tensor.1.iter().product::<u64>() * tensor.2.block_bytes() as u64
+}
+
+/// Consecutive tensors of up to `most` bytes each, at least one, and the names of their files.
+fn shards(tensors: &[(String, Vec<u64>, Kind)], most: u64) -> Vec<(std::ops::Range<usize>, String)> {
+    let mut ranges = Vec::new();
+    let (mut first, mut sum) = (0, 0);
+    for (i, tensor) in tensors.iter().enumerate() {
+        if i > first && sum + bytes(tensor) > most {
+            ranges.push(first..i);
+            (first, sum) = (i, 0);
+        }
+        sum += bytes(tensor);
+    }
+    ranges.push(first..tensors.len());
+    let count = ranges.len();
+    let name = |i: usize| match count {
+        1 => "model.safetensors".into(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+    };
+    ranges.into_iter().enumerate().map(|(i, range)| (range, name(i))).collect()
+}

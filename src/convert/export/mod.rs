@@ -1,0 +1,22 @@
+//! A file out to other programs: to GGUF with the bits that were trained, to Hugging Face with their values.
+
+mod gguf;
+mod hugging_face;
+mod rows;
+
+pub use gguf::{GgufTypes, TableType, export_gguf};
+pub use hugging_face::export_hugging_face;
+pub use rows::FloatType;
+
+use crate::error::{ConvertError, ReplaceError};
+use crate::store::{Sink, replace};
+use std::io;
+use std::path::Path;
+
+/// [`replace`] with errors of this room.
+fn put(path: &Path, len: u64, write: impl FnOnce(&mut Sink) -> io::Result<()>) -> Result<(), ConvertError> {
+    replace(path, len, write).map_err(|error| match error {
+        ReplaceError::Store(source) => ConvertError::Store(source),
+        ReplaceError::Write(e) => ConvertError::Write { path: path.into(), reason: e.to_string() },
+    })
+}

@@ -1,0 +1,209 @@
+//! `config.json` to our configuration and back.
+
+use crate::config::{Model, RopeScaling};
+use crate::error::ConvertError;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// The families, by `model_type`.
+const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+
+/// Reads a `config.json`.
+///
+/// # Errors
+/// What is none, is another model, or asks for something that is not computed here, by name.
+pub fn parse(path: &Path, json: &[u8]) -> Result<Model, ConvertError> {
+    let source = |what: String| ConvertError::Source { path: path.into(), what };
+    let map: Map<String, Value> =
+        serde_json::from_slice(json).map_err(|e| source(format!("is no configuration of a model: {e}")))?;
+    let reader = Reader { path, map: &map };
+    let family = map.get("model_type").and_then(Value::as_str).unwrap_or("(none)");
+    if !FAMILIES.contains(&family) {
+        return Err(reader.unsupported(format!("model_type is {family:?}")));
+    }
+    reader.refuse_what_is_not_computed(family)?;
+    let heads = reader.size("num_attention_heads")?.unwrap_or(0);
+    let hidden = reader.need("hidden_size")?;
+    let implied = hidden.checked_div(heads).unwrap_or(0);
+    // Qwen3's own default; every published file states it.
+    let default_size = if family == "qwen3" { 128 } else { implied };
+    let head_dim = reader.size("head_dim")?.unwrap_or(default_size);
+    let mut model = Model {
+        hidden,
+        intermediate: reader.need("intermediate_size")?,
+        layers: reader.need("num_hidden_layers")?,
+        heads: reader.need("num_attention_heads")?,
+        kv_heads: reader.size("num_key_value_heads")?.unwrap_or(heads),
+        vocab: reader.need("vocab_size")?,
+        context: reader.need("max_position_embeddings")?,
+        head_dim: (head_dim != implied || hidden.checked_rem(heads) != Some(0)).then_some(head_dim),
+        qkv_bias: family == "qwen2" || reader.switch("attention_bias")? == Some(true),
+        qk_norm: family == "qwen3",
+        norm_eps: reader.number("rms_norm_eps")?.unwrap_or(1e-6),
+        tied: reader.switch("tie_word_embeddings")?.unwrap_or(false),
+        ..Model::default()
+    };
+    reader.rope(&mut model)?;
+    Ok(model)
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Reader<'a> {
+    fn unsupported(&self, what: String) -> ConvertError {
+        ConvertError::Unsupported { path: self.path.into(), what }
+    }
+
+    /// A key that is there and not null.
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn read<T>(&self, key: &str, kind: &str, read: impl Fn(&Value) -> Option<T>) -> Result<Option<T>, ConvertError> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let shown: String = value.to_string().chars().take(80).collect();
+        let what = format!("{key} is {shown}; {kind} is needed");
+        read(value).map(Some).ok_or_else(|| ConvertError::Source { path: self.path.into(), what })
+    }
+
+    fn size(&self, key: &str) -> Result<Option<usize>, ConvertError> {
+        self.read(key, "a whole number", |value| value.as_u64().and_then(|n| usize::try_from(n).ok()))
+    }
+
+    fn need(&self, key: &str) -> Result<usize, ConvertError> {
+        let what = format!("{key} is missing");
+        self.size(key)?.ok_or_else(|| ConvertError::Source { path: self.path.into(), what })
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, ConvertError> {
+        self.read(key, "a number", Value::as_f64)
+    }
+
+    fn switch(&self, key: &str) -> Result<Option<bool>, ConvertError> {
+        self.read(key, "true or false", Value::as_bool)
+    }
+
+    fn refuse_what_is_not_computed(&self, family: &str) -> Result<(), ConvertError> {
+        let text = |key: &str| self.get(key).and_then(Value::as_str);
+        if let Some(other) = text("hidden_act").filter(|act| *act != "silu") {
+            return Err(self.unsupported(format!("hidden_act is {other:?}")));
+        }
+        if let Some(quantization) = self.get("quantization_config") {
+            let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
+            return Err(self.unsupported(format!("its weights are quantized ({method:?})")));
+        }
+        // LLaMA's attention_bias puts one on the output projection as well, which Qwen2 has not.
+        let biased = self.switch("attention_bias")? == Some(true) && family != "qwen2";
+        if biased || self.switch("mlp_bias")? == Some(true) {
+            return Err(self.unsupported("it has biases on its output or feed-forward projections".into()));
+        }
+        if self.number("partial_rotary_factor")?.is_some_and(|share| share != 1.0) {
+            return Err(self.unsupported("it rotates a part of each head (partial_rotary_factor)".into()));
+        }
+        self.windows(family)
+    }
+
+    /// A window at least as long as the context hides nothing.
+    fn windows(&self, family: &str) -> Result<(), ConvertError> {
+        let context = self.size("max_position_embeddings")?.unwrap_or(0);
+        let used = family == "mistral" || self.switch("use_sliding_window")? == Some(true);
+        match self.size("sliding_window")? {
+            Some(window) if used && window < context => {
+                return Err(self.unsupported(format!("its attention sees a sliding window of {window} tokens")));
+            }
+            _ => {}
+        }
+        let types = self.get("layer_types").and_then(Value::as_array);
+        match types.into_iter().flatten().find(|kind| kind.as_str() != Some("full_attention")) {
+            Some(kind) => Err(self.unsupported(format!("it has layers of type {kind}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Base and scaling, from `rope_theta` and `rope_scaling` or from the newer `rope_parameters`.
+    fn rope(&self, model: &mut Model) -> Result<(), ConvertError> {
+        let empty = Map::new();
+        let table = |key: &str| match self.get(key) {
+            None => Ok(&empty),
+            Some(Value::Object(table)) => Ok(table),
+            Some(_) => Err(self.unsupported(format!("{key} is no object"))),
+        };
+        let (newer, older) = (table("rope_parameters")?, table("rope_scaling")?);
+        let inner = Reader { path: self.path, map: if newer.is_empty() { older } else { newer } };
+        let theta = match inner.number("rope_theta")? {
+            Some(theta) => Some(theta),
+            None => self.number("rope_theta")?,
+        };
+        model.rope_theta = theta.unwrap_or(10_000.0);
+        let word = |key: &str| inner.get(key).and_then(Value::as_str);
+        match word("rope_type").or(word("type")).unwrap_or("default") {
+            "default" => Ok(()),
+            "linear" => {
+                model.rope_scaling = RopeScaling::Linear;
+                model.rope_factor = inner.number("factor")?.unwrap_or(1.0);
+                Ok(())
+            }
+            "llama3" => {
+                model.rope_scaling = RopeScaling::Llama3;
+                model.rope_factor = inner.number("factor")?.unwrap_or(8.0);
+                model.rope_low = inner.number("low_freq_factor")?.unwrap_or(1.0);
+                model.rope_high = inner.number("high_freq_factor")?.unwrap_or(4.0);
+                model.rope_original_context = inner.size("original_max_position_embeddings")?.unwrap_or(8192);
+                Ok(())
+            }
+            other => Err(self.unsupported(format!("its rope scaling is {other:?}"))),
+        }
+    }
+}
+
+/// The `config.json` of a model; `dtype` is the name of the tensors' type in torch.
+pub fn write(model: &Model, dtype: &str, bos: Option<u32>, eos: Option<u32>) -> Vec<u8> {
+    let (family, class) = match (model.qkv_bias, model.qk_norm) {
+        (false, false) => ("llama", "LlamaForCausalLM"),
+        (true, _) => ("qwen2", "Qwen2ForCausalLM"),
+        (false, true) => ("qwen3", "Qwen3ForCausalLM"),
+    };
+    let scaling = match model.rope_scaling {
+        RopeScaling::None => Value::Null,
+        RopeScaling::Linear => json!({ "rope_type": "linear", "factor": model.rope_factor }),
+        RopeScaling::Llama3 => json!({
+            "rope_type": "llama3",
+            "factor": model.rope_factor,
+            "low_freq_factor": model.rope_low,
+            "high_freq_factor": model.rope_high,
+            "original_max_position_embeddings": model.rope_original_context,
+        }),
+    };
+    let mut config = json!({
+        "architectures": [class],
+        "model_type": family,
+        "hidden_size": model.hidden,
+        "intermediate_size": model.intermediate,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim(),
+        "vocab_size": model.vocab,
+        "max_position_embeddings": model.context,
+        "rms_norm_eps": model.norm_eps,
+        "rope_theta": model.rope_theta,
+        "rope_scaling": scaling,
+        "tie_word_embeddings": model.tied,
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
+        "initializer_range": model.init_std,
+        "use_cache": true,
+        "torch_dtype": dtype,
+    });
+    // Absent, transformers takes LLaMA's 1 and 2 for them.
+    (config["bos_token_id"], config["eos_token_id"]) = (bos.into(), eos.into());
+    if family == "llama" {
+        (config["attention_bias"], config["mlp_bias"]) = (false.into(), false.into());
+    } else {
+        config["use_sliding_window"] = false.into();
+    }
+    serde_json::to_vec_pretty(&config).expect("a JSON value is JSON")
+}

@@ -1,0 +1,188 @@
+//! A Hugging Face directory, or a single safetensors file, as a model.
+
+mod config;
+mod index;
+
+pub use config::write as write_config;
+
+use super::gguf::TensorInfo;
+use super::names::RowOrder;
+use super::safetensors;
+use super::source::{Beside, Found, Source, assign};
+use crate::config::Model;
+use crate::error::{ConvertError, StoreError};
+use crate::model::Role;
+use crate::store::Map;
+use std::path::{Path, PathBuf};
+
+/// The head of an untied model, and what a tied one may carry all the same.
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Bytes of a `config.json` at most.
+const MOST_CONFIG: u64 = 1 << 20;
+
+/// Bytes of a `tokenizer.json` or an index at most.
+const MOST_TOKENIZER: u64 = 1 << 28;
+
+/// Opens a directory: `config.json`, `model.safetensors` or `model.safetensors.index.json` with its shards,
+/// `tokenizer.json`, `tokenizer_config.json`.
+///
+/// # Errors
+/// What is missing, damaged, another model, or outside of the directory.
+pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
+    let index = dir.join("model.safetensors.index.json");
+    let single = dir.join("model.safetensors");
+    let names = match (index.exists(), single.exists()) {
+        (true, _) => index::parse(&index, &read(&index, MOST_TOKENIZER)?)?,
+        (false, true) => index::Index::of("model.safetensors"),
+        (false, false) => {
+            let what = "holds neither model.safetensors nor model.safetensors.index.json; .bin files (pickles) are \
+                        not read, convert them with transformers' save_pretrained"
+                .into();
+            return Err(ConvertError::Source { path: dir.into(), what });
+        }
+    };
+    let mut files = Vec::new();
+    for name in &names.files {
+        let path = inside(dir, name)?;
+        files.push((path.clone(), Map::open(&path)?));
+    }
+    let config = match beside.config {
+        Some(path) => path.to_path_buf(),
+        None => inside(dir, "config.json")?,
+    };
+    let found = names.check(dir, &files)?;
+    let beside_dir = |name: &str| dir.join(name).exists().then(|| inside(dir, name)).transpose();
+    let tokenizer = match beside.tokenizer {
+        Some(path) => Some(path.to_path_buf()),
+        None => beside_dir("tokenizer.json")?,
+    };
+    let told = beside_dir("tokenizer_config.json")?;
+    let template = beside_dir("chat_template.jinja")?;
+    let mut source = assemble(dir, "Hugging Face directory", files, found, &config, tokenizer.as_deref())?;
+    source.tokenizer_config = tokenizer_config(told.as_deref(), template.as_deref())?;
+    Ok(source)
+}
+
+/// Opens a single safetensors file with its configuration.
+///
+/// # Errors
+/// As [`open_directory`]; also if no configuration is given or lies beside it.
+pub fn open_file(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, ConvertError> {
+    let tensors = safetensors::parse(&map).map_err(|source| ConvertError::Safetensors { path: path.into(), source })?;
+    let Some(config) = beside.config else {
+        let what = "a safetensors file does not say what model it is; name its config.json with --config FILE".into();
+        return Err(ConvertError::Source { path: path.into(), what });
+    };
+    let found = tensors.into_iter().map(|info| (info.name.clone(), (0, info))).collect();
+    assemble(path, "safetensors file", vec![(path.into(), map)], found, config, beside.tokenizer)
+}
+
+/// The bytes of a `tokenizer.json`.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn tokenizer_file(path: &Path) -> Result<Vec<u8>, ConvertError> {
+    read(path, MOST_TOKENIZER)
+}
+
+fn assemble(
+    path: &Path,
+    format: &'static str,
+    files: Vec<(PathBuf, Map)>,
+    mut found: Found,
+    config: &Path,
+    tokenizer: Option<&Path>,
+) -> Result<Source, ConvertError> {
+    let mut model = config::parse(config, &read(config, MOST_CONFIG)?)?;
+    let mut notes = Vec::new();
+    tie(path, &mut model, &mut found, &files, &mut notes)?;
+    let order = |_| RowOrder::Same;
+    // Buffers that older versions saved; they follow from the configuration.
+    let ignored = |name: &str| name.ends_with(".rotary_emb.inv_freq");
+    let tensors = assign(path, &model, found, Role::name, order, ignored)?;
+    let tokenizer = tokenizer.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
+    if tokenizer.is_none() {
+        notes.push("there is no tokenizer.json; tokens are taken for bytes (--tokenizer FILE gives another)".into());
+    }
+    Ok(Source { path: path.into(), format, files, model, tensors, tokenizer, tokenizer_config: None, notes })
+}
+
+/// The tied flag and `lm_head`, in all four combinations. Nothing is made up, and nothing that differs is dropped.
+fn tie(
+    path: &Path,
+    model: &mut Model,
+    found: &mut Found,
+    files: &[(PathBuf, Map)],
+    notes: &mut Vec<String>,
+) -> Result<(), ConvertError> {
+    let bytes = |(file, info): &(usize, TensorInfo)| &files[*file].1[info.range.clone()];
+    let same = match (found.get(HEAD), found.get(EMBEDDING)) {
+        (None, _) => None,
+        (Some(head), Some(embedding)) => {
+            Some(head.1.dims == embedding.1.dims && head.1.kind == embedding.1.kind && bytes(head) == bytes(embedding))
+        }
+        (Some(_), None) => Some(false),
+    };
+    let what = match (model.tied, same) {
+        (true, None) | (false, Some(_)) => return Ok(()),
+        (true, Some(true)) => {
+            found.remove(HEAD);
+            notes.push(format!("{HEAD} is there although the model is tied, and equal to the embedding; kept once"));
+            return Ok(());
+        }
+        (true, Some(false)) => format!(
+            "tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}; set it to false in config.json if the \
+             head is meant, or remove the tensor if it is not"
+        ),
+        (false, None) => format!(
+            "{HEAD} is missing and tie_word_embeddings is false; set it to true in config.json if the head is the \
+             embedding, or find the file that holds it"
+        ),
+    };
+    Err(ConvertError::Source { path: path.into(), what })
+}
+
+/// `tokenizer_config.json`, with the chat template that newer versions keep in a file of its own.
+fn tokenizer_config(path: Option<&Path>, template: Option<&Path>) -> Result<Option<Vec<u8>>, ConvertError> {
+    let told = path.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
+    let Some(template) = template else { return Ok(told) };
+    let text = String::from_utf8(read(template, MOST_CONFIG)?)
+        .map_err(|_| ConvertError::Source { path: template.into(), what: "is not UTF-8".into() })?;
+    let mut map = match told.as_deref().map(serde_json::from_slice) {
+        Some(Ok(map)) => map,
+        _ => serde_json::Map::new(),
+    };
+    map.insert("chat_template".into(), text.into());
+    Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON")))
+}
+
+/// A small file, whole.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
+    let map = Map::open(path)?;
+    if map.len() as u64 > most {
+        let what = format!("has {} bytes, at most {most} are read", map.len());
+        return Err(ConvertError::Source { path: path.into(), what });
+    }
+    Ok(map.to_vec())
+}
+
+/// The path of a file of a directory, which must not lead out of it: neither by its name nor by a link. The links of
+/// Hugging Face's own cache, from `snapshots/REVISION/` to `blobs/`, are the one exception.
+fn inside(dir: &Path, name: &str) -> Result<PathBuf, ConvertError> {
+    let refuse = |what: &str| {
+        let what = format!("names the file {name:?}, {what}; names of files beside it are read");
+        ConvertError::Source { path: dir.into(), what }
+    };
+    let plain = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    if !plain || name.is_empty() || name.contains(['\0', '\\']) {
+        return Err(refuse("which leads out of the directory"));
+    }
+    let path = dir.join(name);
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(|e| StoreError::io(path, "open it", e));
+    let (target, home) = (real(&path)?, real(dir)?);
+    let cache = home.parent().filter(|parent| parent.ends_with("snapshots")).and_then(Path::parent);
+    let in_cache = cache.is_some_and(|cache| target.starts_with(cache.join("blobs")));
+    if target.starts_with(&home) || in_cache { Ok(path) } else { Err(refuse("a link that leads out of the directory")) }
+}

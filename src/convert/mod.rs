@@ -1,0 +1,27 @@
+//! Models of other programs <-> our file: GGUF, safetensors, Hugging Face directories.
+//!
+//! - In: a [`Source`] is a mapped model whose tensors are known to be those of its configuration; [`import`] streams
+//!   it into a file, tensor by tensor. Q4_0, Q4_1 and Q8_0 groups keep their bits; Q4_K keeps its codes; everything
+//!   else is rounded to codes and residue.
+//! - Out: [`export_gguf`] and [`export_hugging_face`] stream a file's planes out. Packed matrices become Q4_0 or Q4_1
+//!   with the same bits.
+//!
+//! Memory: beyond the maps there is one tensor's planes at a time, the tokenizer, and buffers of rows.
+
+mod export;
+pub mod gguf;
+mod gguf_model;
+mod hugging_face;
+mod import;
+mod names;
+pub mod quants;
+pub mod safetensors;
+mod source;
+mod tokenizer;
+
+pub use export::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
+pub use import::{Options, Summary, import};
+pub use source::{Beside, Source};
+
+/// Told how many bytes of how many are done.
+pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;

@@ -1,0 +1,162 @@
+//! A model to be brought in: mapped, its configuration known, every tensor of it found once and in the right shape.
+
+use super::gguf::TensorInfo;
+use super::names::RowOrder;
+use super::quants::Kind;
+use super::{gguf_model, hugging_face};
+use crate::config::{Config, Model};
+use crate::data::Tokenizer;
+use crate::error::ConvertError;
+use crate::model::{Role, table};
+use crate::store::Map;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A tensor of a source.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Number of the file that holds it.
+    pub file: usize,
+    /// Name, shape, type, place.
+    pub info: TensorInfo,
+    /// Order of its rows.
+    pub order: RowOrder,
+}
+
+/// A mapped model.
+#[derive(Debug)]
+pub struct Source {
+    /// The path it was opened at.
+    pub path: PathBuf,
+    /// What it is, for the first line: `GGUF`, `Hugging Face directory`.
+    pub format: &'static str,
+    /// Its files.
+    pub files: Vec<(PathBuf, Map)>,
+    /// Its configuration.
+    pub model: Model,
+    /// Its tensors.
+    pub tensors: HashMap<Role, Stored>,
+    /// Its tokenizer, a `tokenizer.json`.
+    pub tokenizer: Option<Vec<u8>>,
+    /// What goes with it: special tokens, chat template (`tokenizer_config.json`).
+    pub tokenizer_config: Option<Vec<u8>>,
+    /// What the user should know about it.
+    pub notes: Vec<String>,
+}
+
+/// Where a single safetensors file has its configuration and tokenizer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// A `config.json`.
+    pub config: Option<&'a Path>,
+    /// A `tokenizer.json`.
+    pub tokenizer: Option<&'a Path>,
+}
+
+impl Source {
+    /// Opens a GGUF file, a Hugging Face directory, or a single safetensors file.
+    ///
+    /// # Errors
+    /// What is no such thing, is damaged, or is a model of another family.
+    pub fn open(path: &Path, beside: Beside<'_>) -> Result<Self, ConvertError> {
+        let source = if path.is_dir() {
+            hugging_face::open_directory(path, beside)?
+        } else {
+            let map = Map::open(path)?;
+            if map.starts_with(b"GGUF") {
+                gguf_model::open(path, map, beside)?
+            } else {
+                hugging_face::open_file(path, map, beside)?
+            }
+        };
+        source.check_tokenizer()?;
+        Ok(source)
+    }
+
+    /// The bytes of our row `row` of a tensor.
+    pub fn row(&self, stored: &Stored, row: usize) -> &[u8] {
+        let cols = stored.info.dims[stored.info.dims.len() - 1] as usize;
+        let bytes = stored.info.kind.row_bytes(cols);
+        let at = stored.info.range.start + stored.order.theirs(row) * bytes;
+        &self.files[stored.file].1[at..at + bytes]
+    }
+
+    /// The kind of a parameter's tensor.
+    pub fn kind(&self, role: Role) -> Option<Kind> {
+        self.tensors.get(&role).map(|stored| stored.info.kind)
+    }
+
+    /// Ids beyond the vocabulary are a wrong tokenizer: found now, not after a day of training.
+    fn check_tokenizer(&self) -> Result<(), ConvertError> {
+        if let Some(json) = &self.tokenizer {
+            Tokenizer::from_json(json)?.check_vocabulary(self.model.vocab)?;
+        }
+        Ok(())
+    }
+}
+
+/// The configuration that a model alone makes.
+///
+/// # Errors
+/// What makes it impossible.
+pub(super) fn configuration(path: &Path, model: &Model) -> Result<Config, ConvertError> {
+    let mut config = Config { model: model.clone(), ..Config::default() };
+    // Whether the vocabulary is large enough is the tokenizer's business.
+    config.tokenizer.file = Some("tokenizer.json".into());
+    config.train.sequence = model.context.min(config.train.sequence);
+    config
+        .validate()
+        .map_err(|e| ConvertError::Source { path: path.into(), what: format!("an impossible model: {e}") })?;
+    Ok(config)
+}
+
+/// Tensors of a source by their names there, each with the number of its file.
+pub(super) type Found = HashMap<String, (usize, TensorInfo)>;
+
+/// Gives every parameter its tensor. `name` is what a parameter is called there; `ignored` says which others may be
+/// left over.
+///
+/// # Errors
+/// Missing and surplus tensors, all of them by name, and shapes that are not those of the configuration.
+pub(super) fn assign(
+    path: &Path,
+    model: &Model,
+    mut found: Found,
+    name: impl Fn(Role) -> String,
+    order: impl Fn(Role) -> RowOrder,
+    ignored: impl Fn(&str) -> bool,
+) -> Result<HashMap<Role, Stored>, ConvertError> {
+    let config = configuration(path, model)?;
+    let (mut tensors, mut missing) = (HashMap::new(), Vec::new());
+    for entry in table(&config) {
+        let (role, g) = (entry.role, entry.geometry);
+        let Some((file, info)) = found.remove(&name(role)) else {
+            missing.push(name(role));
+            continue;
+        };
+        let expected = if role.is_vector() { vec![g.cols as u64] } else { vec![g.rows as u64, g.cols as u64] };
+        if info.dims != expected {
+            let (tensor, found) = (info.name, info.dims);
+            return Err(ConvertError::Shape { path: path.into(), tensor, found, expected });
+        }
+        tensors.insert(role, Stored { file, info, order: order(role) });
+    }
+    if !missing.is_empty() {
+        return Err(listed(path, "tensors are missing", missing));
+    }
+    let mut surplus: Vec<String> = found.into_keys().filter(|name| !ignored(name)).collect();
+    surplus.sort();
+    if !surplus.is_empty() {
+        return Err(listed(path, "tensors are not part of the model that the configuration describes", surplus));
+    }
+    Ok(tensors)
+}
+
+fn listed(path: &Path, problem: &'static str, names: Vec<String>) -> ConvertError {
+    let count = names.len();
+    let mut shown = names.iter().take(20).cloned().collect::<Vec<_>>().join(", ");
+    if count > 20 {
+        shown += ", ...";
+    }
+    ConvertError::Tensors { path: path.into(), count, problem, names: shown }
+}

@@ -1,0 +1,22 @@
+//! Tokenizers: `tokenizer.json` from a GGUF file's arrays, and the arrays from a `tokenizer.json`.
+
+mod from_gguf;
+mod merges;
+mod pre;
+mod to_gguf;
+
+pub use from_gguf::from_gguf;
+pub use to_gguf::{special_tokens, to_gguf};
+
+/// Types of tokens in a GGUF file.
+mod token_type {
+    pub const NORMAL: i32 = 1;
+    pub const UNKNOWN: i32 = 2;
+    pub const CONTROL: i32 = 3;
+    pub const USER_DEFINED: i32 = 4;
+    pub const UNUSED: i32 = 5;
+    pub const BYTE: i32 = 6;
+}
+
+/// What SentencePiece writes for a space.
+const SPACE: &str = "\u{2581}";

@@ -1,0 +1,119 @@
+//! How text is cut before merges apply: GGUF knows a name for it, `tokenizer.json` the steps.
+
+use serde_json::{Value, json};
+
+/// A way of cutting. The steps are in the form of [`steps`].
+pub struct PreTokenizer {
+    /// GGUF's names of it, the one that is written first.
+    pub names: &'static [&'static str],
+    /// What is done, in order.
+    steps: &'static [&'static str],
+    /// Whether text is composed (NFC) first.
+    pub nfc: bool,
+    /// Whether a piece that is a token is that token, whatever the merges would make of it.
+    pub ignore_merges: bool,
+}
+
+const LLAMA_3: &str = "split:(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| \
+                       ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+const QWEN_2: &str = "split:(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| \
+                      ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+
+/// Those that are known on both sides.
+const KNOWN: [PreTokenizer; 4] = [
+    PreTokenizer { names: &["gpt-2", "phi-2"], steps: &["words"], nfc: false, ignore_merges: false },
+    PreTokenizer {
+        names: &["smollm", "starcoder", "refact", "codeshell", "command-r"],
+        steps: &["digits", "words"],
+        nfc: false,
+        ignore_merges: false,
+    },
+    PreTokenizer {
+        names: &["llama-bpe", "llama3", "llama-v3"],
+        steps: &[LLAMA_3, "bytes"],
+        nfc: false,
+        ignore_merges: true,
+    },
+    PreTokenizer { names: &["qwen2", "deepseek-r1-qwen"], steps: &[QWEN_2, "bytes"], nfc: true, ignore_merges: false },
+];
+
+/// The one of a GGUF name.
+pub fn by_name(name: &str) -> Option<&'static PreTokenizer> {
+    KNOWN.iter().find(|pre| pre.names.contains(&name))
+}
+
+/// The one that a `tokenizer.json` describes.
+pub fn by_json(pre_tokenizer: &Value) -> Option<&'static PreTokenizer> {
+    let found = steps(pre_tokenizer)?;
+    KNOWN.iter().find(|pre| pre.steps == found)
+}
+
+/// GGUF's names of all that are known.
+pub fn names() -> String {
+    KNOWN.iter().map(|pre| pre.names[0]).collect::<Vec<_>>().join(", ")
+}
+
+impl PreTokenizer {
+    /// The steps as `tokenizer.json` has them.
+    pub fn json(&self) -> Value {
+        let mut steps: Vec<Value> = self.steps.iter().map(|step| step_json(step)).collect();
+        match steps.len() {
+            1 => steps.remove(0),
+            _ => json!({ "type": "Sequence", "pretokenizers": steps }),
+        }
+    }
+}
+
+fn step_json(step: &str) -> Value {
+    let byte_level = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
+    match (step, step.strip_prefix("split:")) {
+        (_, Some(regex)) => {
+            json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false })
+        }
+        ("digits", _) => json!({ "type": "Digits", "individual_digits": true }),
+        ("words", _) => byte_level(true),
+        _ => byte_level(false),
+    }
+}
+
+/// A pre-tokenizer as a list of steps, without what changes offsets only; `None` for anything unknown.
+fn steps(json: &Value) -> Option<Vec<String>> {
+    let mut found = Vec::new();
+    let parts = match json["type"].as_str()? {
+        "Sequence" => json["pretokenizers"].as_array()?.iter().collect(),
+        _ => vec![json],
+    };
+    for part in parts {
+        let plain = |key: &str, value: bool| part[key].as_bool().unwrap_or(value) == value;
+        found.push(match part["type"].as_str()? {
+            "Digits" if part["individual_digits"] == true => "digits".into(),
+            "ByteLevel" if plain("add_prefix_space", false) => {
+                if part["use_regex"].as_bool().unwrap_or(true) {
+                    "words".into()
+                } else {
+                    "bytes".into()
+                }
+            }
+            "Split" if part["behavior"] == "Isolated" && plain("invert", false) => {
+                format!("split:{}", part["pattern"]["Regex"].as_str()?)
+            }
+            _ => return None,
+        });
+    }
+    Some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_of_cutting_is_recognized_in_its_own_json() {
+        for pre in &KNOWN {
+            assert_eq!(by_json(&pre.json()).unwrap().names, pre.names);
+            assert!(pre.names.iter().all(|name| by_name(name).unwrap().names == pre.names));
+        }
+        assert!(by_json(&json!({ "type": "Whitespace" })).is_none());
+        assert!(by_json(&json!({ "type": "ByteLevel", "add_prefix_space": true })).is_none());
+    }
+}
