@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::gpu::devices;
+use common::gpu::{devices, set_order};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Gpu, SOURCES, optimizer};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
@@ -234,7 +234,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     let g = Geometry::new(rows, cols, group);
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
                     refits += recorded.outcomes.iter().map(|outcome| outcome.refits).sum::<u64>();
-                    tetrad_emulator::set_order((case % 7) as u32);
+                    set_order((case % 7) as u32);
                     for (name, gpu) in &mut devices {
                         let what = format!("{name}, case {case}: {rows}x{cols}/{group} {storage:?} rule {which}");
                         replay(gpu, &recorded, &what);
@@ -257,7 +257,7 @@ fn tensors_of_many_leaves_in_every_order() {
             let g = Geometry::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
             let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
             for order in 0..3 {
-                tetrad_emulator::set_order([0, 1, 6][order]);
+                set_order([0, 1, 6][order]);
                 for (name, gpu) in &mut devices {
                     replay(gpu, &recorded, &format!("{name}: {rows}x{cols} {storage:?} order {order}"));
                 }
@@ -282,7 +282,7 @@ fn rows_of_whole_groups_in_the_usual_storage() {
                 let g = Geometry::new(rows, cols, group);
                 let recorded = record(g, usual(m, v), &rule(which), false, (3 * i + j) as u64, 7);
                 for order in [0, 1, 2, 6] {
-                    tetrad_emulator::set_order(order);
+                    set_order(order);
                     for (name, gpu) in &mut devices {
                         replay(gpu, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
                     }
@@ -302,7 +302,7 @@ fn sums_of_more_leaves_than_a_block_has_threads() {
         moments: (Moment::Int4, Moment::Int4),
     };
     let recorded = record(Geometry::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
-    tetrad_emulator::set_order(0);
+    set_order(0);
     for (name, gpu) in &mut devices(SOURCES) {
         replay(gpu, &recorded, &format!("{name}: 1026 leaves"));
     }
