@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from llama import Llama, losses
 
-SEQUENCE, SEQUENCES, NEW = 512, int(os.environ.get("SEQUENCES", 4)), 64
+SEQUENCE, SEQUENCES, NEW = 512, int(os.environ.get("SEQUENCES", 8)), 64
 STEPS = int(os.environ.get("STEPS", 200))
 # The noise where transformers is not there to measure it: SmolLM2-135M-Instruct's, rounded up.
 NOISE = 0.15
