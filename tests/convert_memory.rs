@@ -10,7 +10,7 @@ use std::path::Path;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::convert::quants::Kind;
 use tetrad::convert::{
-    Beside, FloatType, GgufTypes, Options, Source, export_gguf, export_hugging_face, import, safetensors,
+    Beside, FloatType, GgufTypes, Options, export_gguf, export_hugging_face, import, open, safetensors,
 };
 
 /// The promise is 64 MiB beside the largest tensor; a quarter of it must do here, where the whole model is small.
@@ -58,7 +58,7 @@ fn one_tensor_is_held_at_a_time() {
     let bound = largest + BUFFERS;
     assert!(bytes / 4 > bound, "even the packed model must not fit into the bound");
     let most = peak(|| {
-        let source = Source::open(dir.path(), Beside::default()).unwrap();
+        let source = open(dir.path(), Beside::default()).unwrap();
         import(&source, &Options::default(), &at("model.tetrad"), &mut |_, _| {}).unwrap();
     });
     assert!((largest..=bound).contains(&most), "import holds {most} bytes, {bound} are promised");

@@ -1,7 +1,7 @@
 //! Every kernel at the sizes of a 1b model: its time, and its share of what the device can do.
 
 use crate::operands::{Operands, floats, words};
-use crate::report::Table;
+use crate::report::{Ceilings, Table};
 use half::bf16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
@@ -14,14 +14,6 @@ use tetrad::optim::Step;
 const T: usize = 16384;
 const H: usize = 2048;
 const F: usize = 5461;
-
-/// What the device can do, measured here.
-pub struct Ceilings {
-    /// Bytes read and written per second by a device copy of 1 GiB.
-    pub copy: f64,
-    /// Operations per second of a bf16 product of 8192 x 8192 x 8192.
-    pub product: f64,
-}
 
 /// Median of many runs, in seconds.
 fn time(cuda: &mut Cuda, mut work: impl FnMut(&mut Cuda)) -> f64 {

@@ -1,6 +1,12 @@
 //! One Markdown table.
 
-use crate::kernels::Ceilings;
+/// What the device can do, measured here.
+pub struct Ceilings {
+    /// Bytes read and written per second by a device copy of 1 GiB.
+    pub copy: f64,
+    /// Operations per second of a bf16 product of 8192 x 8192 x 8192.
+    pub product: f64,
+}
 
 /// Rows of kernels.
 #[derive(Default)]

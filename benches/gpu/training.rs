@@ -1,7 +1,7 @@
 //! Whole training steps: tokens per second, and memory as the driver sees it beside the plan.
 
-use crate::kernels::Ceilings;
 use crate::operands::words;
+use crate::report::Ceilings;
 use std::time::Instant;
 use tetrad::backend::cuda::Cuda;
 use tetrad::checkpoint::{Extent, Meta, save};

@@ -5,7 +5,7 @@ use super::progress::converting;
 use super::units::bytes;
 use super::{CliResult, pool};
 use crate::config::{Scheme, TableStorage};
-use crate::convert::{Beside, Options, Source, import};
+use crate::convert::{Beside, Options, import, open};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -81,7 +81,7 @@ pub fn run(args: Args) -> CliResult {
 
 fn bring_in(args: &Args) -> CliResult {
     let beside = Beside { config: args.config.as_deref(), tokenizer: args.tokenizer.as_deref() };
-    let source = Source::open(&args.source, beside)?;
+    let source = open(&args.source, beside)?;
     for note in &source.notes {
         eprintln!("note: {}", escape(note));
     }

@@ -14,6 +14,7 @@ mod gguf_model;
 mod hugging_face;
 mod import;
 mod names;
+mod open;
 pub mod quants;
 pub mod safetensors;
 mod source;
@@ -21,6 +22,7 @@ mod tokenizer;
 
 pub use export::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
 pub use import::{Options, Summary, import};
+pub use open::open;
 pub use source::{Beside, Source};
 
 /// Takes the next bytes of a tensor.

@@ -3,11 +3,9 @@
 use super::gguf::TensorInfo;
 use super::names::RowOrder;
 use super::quants::Kind;
-use super::{gguf_model, hugging_face};
 use crate::config::{Config, Model};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
-use crate::format::MAGIC;
 use crate::model::{Role, table};
 use crate::store::Map;
 use std::collections::HashMap;
@@ -55,29 +53,6 @@ pub struct Beside<'a> {
 }
 
 impl Source {
-    /// Opens a GGUF file, a Hugging Face directory, or a single safetensors file.
-    ///
-    /// # Errors
-    /// What is no such thing, is damaged, or is a model of another family.
-    pub fn open(path: &Path, beside: Beside<'_>) -> Result<Self, ConvertError> {
-        let source = if path.is_dir() {
-            hugging_face::open_directory(path, beside)?
-        } else {
-            let map = Map::open(path)?;
-            if map.starts_with(&MAGIC) {
-                let what = "is a .tetrad file already; GGUF, safetensors and Hugging Face directories are imported";
-                return Err(ConvertError::Source { path: path.into(), what: what.into() });
-            }
-            if map.starts_with(b"GGUF") {
-                gguf_model::open(path, map, beside)?
-            } else {
-                hugging_face::open_file(path, map, beside)?
-            }
-        };
-        source.check_tokenizer()?;
-        Ok(source)
-    }
-
     /// The bytes of our row `row` of a tensor.
     pub fn row(&self, stored: &Stored, row: usize) -> &[u8] {
         let cols = stored.info.dims[stored.info.dims.len() - 1] as usize;
@@ -92,7 +67,7 @@ impl Source {
     }
 
     /// Ids beyond the vocabulary are a wrong tokenizer: found now, not after a day of training.
-    fn check_tokenizer(&self) -> Result<(), ConvertError> {
+    pub(super) fn check_tokenizer(&self) -> Result<(), ConvertError> {
         if let Some(json) = &self.tokenizer {
             Tokenizer::from_json(json)?.check_vocabulary(self.model.vocab)?;
         }

@@ -10,7 +10,7 @@ mod sources;
 mod tokenizers;
 
 use std::path::{Path, PathBuf};
-use tetrad::convert::{Beside, Options, Source, Summary, import};
+use tetrad::convert::{Beside, Options, Summary, import, open};
 use tetrad::error::ConvertError;
 
 /// A file under `fixtures/convert/`.
@@ -20,7 +20,7 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// Brings `from` in.
 pub fn bring_in(from: &Path, options: &Options, to: &Path) -> Result<Summary, ConvertError> {
-    let source = Source::open(from, Beside::default())?;
+    let source = open(from, Beside::default())?;
     import(&source, options, to, &mut |_, _| {})
 }
 

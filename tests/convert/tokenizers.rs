@@ -4,7 +4,7 @@ use crate::{bring_in, common, fixture};
 use std::path::Path;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::config::TableStorage;
-use tetrad::convert::{Beside, FloatType, GgufTypes, Options, Source, export_gguf, export_hugging_face, import};
+use tetrad::convert::{Beside, FloatType, GgufTypes, Options, export_gguf, export_hugging_face, import, open};
 use tetrad::data::Tokenizer;
 
 fn tokenizer(path: &Path) -> Tokenizer {
@@ -26,7 +26,7 @@ fn both_families_survive_the_arrays() {
         std::fs::write(at("tokenizer.json"), &json).unwrap();
         let original = Tokenizer::from_json(&json).unwrap();
         let beside = Beside { config: None, tokenizer: Some(&at("tokenizer.json")) };
-        let source = Source::open(&at("model"), beside).unwrap();
+        let source = open(&at("model"), beside).unwrap();
         let options = Options { embedding: Some(TableStorage::Int8), ..Options::default() };
         import(&source, &options, &at("with.tetrad"), &mut |_, _| {}).unwrap();
         let checkpoint = Checkpoint::open(&at("with.tetrad")).unwrap();

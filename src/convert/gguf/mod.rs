@@ -1,5 +1,6 @@
 //! The GGUF container: keys with values, tensors with places. Knows no model.
 
+mod cursor;
 mod read;
 mod value;
 mod write;

@@ -1,6 +1,7 @@
 //! The reader: over the bytes of a map, checks everything but the tensors' contents and touches none of them.
 //! Memory and time are bounded by the bytes that are really there.
 
+use super::cursor::Cursor;
 use super::value::Value;
 use crate::convert::quants::{Kind, tag_name};
 use crate::error::GgufError;
@@ -181,58 +182,4 @@ fn record(cursor: &mut Cursor<'_>) -> Result<(TensorInfo, u64), GgufError> {
 /// A name from a file without control characters, at most 120 characters.
 fn shown(name: &str) -> String {
     name.chars().take(120).flat_map(|c| if c.is_control() { c.escape_unicode().collect() } else { vec![c] }).collect()
-}
-
-/// Bytes that are read one after the other.
-pub(super) struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
-    }
-
-    pub(super) fn rest(&self) -> &'a [u8] {
-        &self.bytes[self.at..]
-    }
-
-    pub(super) fn short(&self, what: &'static str, needed: u64) -> GgufError {
-        GgufError::Truncated { what, at: self.at, needed, left: self.bytes.len() - self.at }
-    }
-
-    fn take(&mut self, what: &'static str, len: u64) -> Result<&'a [u8], GgufError> {
-        if len > self.rest().len() as u64 {
-            return Err(self.short(what, len));
-        }
-        let taken = &self.rest()[..len as usize];
-        self.at += len as usize;
-        Ok(taken)
-    }
-
-    pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], GgufError> {
-        let bytes = self.take(what, N as u64)?;
-        Ok(bytes.try_into().expect("as many were taken"))
-    }
-
-    fn u32(&mut self, what: &'static str) -> Result<u32, GgufError> {
-        self.array(what).map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self, what: &'static str) -> Result<u64, GgufError> {
-        self.array(what).map(u64::from_le_bytes)
-    }
-
-    pub(super) fn text(&mut self, what: &'static str) -> Result<&'a str, GgufError> {
-        let len = self.u64(what)?;
-        let at = self.at;
-        std::str::from_utf8(self.take(what, len)?).map_err(|_| GgufError::Utf8 { what, at })
-    }
-
-    /// Refuses a count of things, each of at least `least` bytes, for which there is no room.
-    fn must_hold(&self, what: &'static str, found: u64, least: u64) -> Result<(), GgufError> {
-        let max = self.rest().len() as u64 / least;
-        if found <= max { Ok(()) } else { Err(GgufError::Count { what, found, max }) }
-    }
 }

@@ -1,6 +1,6 @@
 //! Values of a GGUF file's keys, read where they lie.
 
-use super::read::Cursor;
+use super::cursor::Cursor;
 use crate::error::GgufError;
 
 /// A value. Strings and arrays borrow the file.
