@@ -58,6 +58,8 @@ class Block {
     void collective(Wait kind, void* operands, Compute compute, const char* file, u32 line);
     void copy_async(void* shared, const void* global, bool in_range, const char* file, u32 line);
     void wait_async(u32 left);
+    // Notes that the current thread reads 16 bytes of shared memory.
+    void read_row(const void* row, const char* file, u32 line);
     [[noreturn]] void fail(const std::string& what, const char* file, u32 line);
     // An access of the current thread that the host's processor refused.
     [[noreturn]] void fault(u64 address);
