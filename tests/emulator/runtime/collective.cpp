@@ -133,6 +133,11 @@ void copy_async(void* shared, const void* global, bool in_range, const char* fil
 void commit_async() { running->current->groups++; }
 void wait_async(u32 left) { running->wait_async(left); }
 
+void fence() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    running->fence();
+}
+
 namespace {
 
 void complete(const Copy& copy) {
