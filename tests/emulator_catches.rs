@@ -166,6 +166,35 @@ fn a_copy_into_what_others_still_read() {
 }
 
 #[test]
+fn blocks_that_add_to_the_same_place_without_atomics() {
+    let x = numbers(5 * 64);
+    let input = Buffer::of(&x);
+    let sums: Vec<f32> = (0..64).map(|i| (0..5).map(|block| x[block * 64 + i]).sum()).collect();
+    let wrong = twins("accumulate", &sums, |launch, output| {
+        output.write(&[0f32; 64]);
+        launch.grid([5, 1, 1]).threads(64).buffer(&input).buffer(output)
+    });
+    // In whatever order whole blocks run, the sums are right: only the check finds it.
+    wrong.reports(&["reads device memory that is written by block (", UNORDERED]);
+}
+
+#[test]
+fn a_block_that_reads_what_others_have_not_made_visible() {
+    let (parts, finished) = (Buffer::poisoned::<f32>(7 * 64), Buffer::of(&[0u32]));
+    let wrong = twins("last_block", &[21.0; 64], |launch, output| {
+        finished.write(&[0u32]);
+        launch.grid([7, 1, 1]).threads(64).buffer(output).buffer(&parts).buffer(&finished)
+    });
+    wrong.reports(&["reads device memory that is written by block (", UNORDERED]);
+}
+
+#[test]
+fn halves_of_a_word_belong_to_different_blocks_or_not() {
+    let wrong = twins("halves", &[1.0; 32], |launch, output| launch.grid([2, 1, 1]).threads(64).buffer(output));
+    wrong.reports(&["writes device memory that is written by block (", UNORDERED]);
+}
+
+#[test]
 fn a_wrong_fragment_index() {
     // Small integers: every product and sum is exact.
     let entry = |i: usize| ((i * 7 + 3) % 13) as f32 - 6.0;

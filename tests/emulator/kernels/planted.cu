@@ -81,6 +81,38 @@ template <bool WRONG> DEVICE void overwrite(const Bits16* x, Bits16* y, u32 roun
 }
 WITH_AND_WITHOUT(64, overwrite, LIST(const Bits16* x, Bits16* y, u32 rounds), (x, y, rounds))
 
+// Every block adds to the same sums.
+template <bool WRONG> DEVICE void accumulate(const float* x, float* sums) {
+    const float own = x[block_x() * threads() + thread()];
+    if (WRONG) sums[thread()] += own;
+    else atomic_add(&sums[thread()], own);
+}
+WITH_AND_WITHOUT(64, accumulate, LIST(const float* x, float* sums), (x, sums))
+
+// The last block to finish adds what all have written; each has to make its own part visible before it says so.
+template <bool WRONG> DEVICE void last_block(float* y, float* parts, u32* finished) {
+    SHARED(u32, ticket, 1);
+    parts[block_x() * threads() + thread()] = (float)block_x();
+    if (!WRONG) fence();
+    sync_threads();
+    if (thread() == 0) ticket[0] = atomic_add(finished, 1u);
+    sync_threads();
+    if (ticket[0] + 1 < grid_x()) return;
+    float sum = 0;
+    for (u32 b = 0; b < grid_x(); b++) sum += parts[b * threads() + thread()];
+    y[thread()] = sum;
+}
+WITH_AND_WITHOUT(64, last_block, LIST(float* y, float* parts, u32* finished), (y, parts, finished))
+
+// Halves of a word, each written by a block of its own.
+template <bool WRONG> DEVICE void halves(float* y) {
+    if (thread() >= 32) return;
+    u16* half = (u16*)y + 2 * thread() + (WRONG ? 0 : block_x());
+    *half = WRONG || block_x() == 1 ? 0x3f80 : 0;
+    if (WRONG && block_x() == 0) half[1] = 0x3f80;
+}
+WITH_AND_WITHOUT(64, halves, LIST(float* y), (y))
+
 // d[16][8] = a[16][16] b[16][8] by one warp; the bug swaps two registers of a's fragment.
 template <bool WRONG> DEVICE void fragment(const bf16* a, const bf16* b, float* d) {
     const u32 g = lane() / 4, t = 2 * (lane() % 4);

@@ -15,25 +15,37 @@ void Block::access(u64 address, u32 bytes, bool write, const void* from) {
     }
     // What a thread knows of itself.
     if (!write && (address - u64(threads) < MAX_THREADS * sizeof(Thread) || address == u64(&self))) return;
-    for (const Range& range : ranges) {
-        const u64 offset = address - range.begin;
-        if (offset >= range.bytes) continue;
-        if (bytes > range.bytes - offset || !range.allows(offset, bytes)) report_access(address, bytes, write, from);
-        return;
-    }
-    access_elsewhere(address, bytes, write, from);
+    if (const Range* range = range_at(address)) return access_device(*range, address, bytes, write, from);
+    // What a kernel reads of the host besides are its parameters and constants.
+    if (!write && (launch->parameters.contains(address, bytes) || in_library(address))) return;
+    report_access(address, bytes, write, from);
 }
 
-// What a kernel reads of the host, which is its parameters and constants, or device memory that this launch has not
-// touched yet.
-void Block::access_elsewhere(u64 address, u32 bytes, bool write, const void* from) {
-    if (!write && (launch->parameters.contains(address, bytes) || in_library(address))) return;
-    Range range;
-    if (find_range(address, range)) {
-        ranges.push_back(range);
-        return access(address, bytes, write, from);
+// The allocation at an address: one that this block has touched before, or any.
+const Range* Block::range_at(u64 address) {
+    for (const Range& range : ranges) {
+        if (address - range.begin < range.bytes) return &range;
     }
-    report_access(address, bytes, write, from);
+    Range range;
+    if (launch->parameters.contains(address, 1) || !find_range(address, range)) return nullptr;
+    ranges.push_back(range);
+    return &ranges.back();
+}
+
+void Block::access_device(const Range& range, u64 address, u32 bytes, bool write, const void* from) {
+    const u64 offset = address - range.begin;
+    if (bytes > range.bytes - offset || !range.allows(offset, bytes)) report_access(address, bytes, write, from);
+    if (range.visits == nullptr) return;
+    const Conflict conflict = range.visits->access(visitor, offset, bytes, write);
+    if (conflict.found) report_conflict(conflict, write, from);
+}
+
+void Block::check_atomic(u64 address, u32 bytes, const void* from) {
+    acquire();
+    const Range* range = range_at(address);
+    const u64 offset = range != nullptr ? address - range->begin : 0;
+    const bool fine = range != nullptr && bytes <= range->bytes - offset && range->allows(offset, bytes);
+    if (!fine) report_access(address, bytes, true, from);
 }
 
 void Block::access_shared(const void* address, u32 bytes, bool write, const void* from) {
@@ -56,6 +68,16 @@ void Block::report_race(const Race& race, bool write, const void* from) {
     abandon((write ? "writes " : "reads ") + other_access(race), false);
 }
 
+void Block::report_conflict(const Conflict& conflict, bool write, const void* from) {
+    faulty = from;
+    const u32 x = conflict.block % launch->grid[0], rest = conflict.block / launch->grid[0];
+    const std::string other = "(" + std::to_string(x) + ", " + std::to_string(rest % launch->grid[1]) + ", " +
+                              std::to_string(rest / launch->grid[1]) + ")";
+    abandon(std::string(write ? "writes" : "reads") + " device memory that is " +
+                (conflict.written ? "written" : "read") + " by block " + other + " with nothing between to order them",
+            false);
+}
+
 std::string Block::other_access(const Race& race) {
     const std::string thread = " thread " + std::to_string(race.thread);
     if (race.copied) return "shared memory that" + thread + " copies to and has not waited for";
@@ -70,12 +92,12 @@ inline void access(const void* address, u64 bytes, bool write, const void* from)
     if (block != nullptr && block->checks()) block->access(reinterpret_cast<u64>(address), bytes, write, from);
 }
 
-// Atomics do not race with each other: where they go to shared memory, nothing is noted of them.
+// Atomics do not race with each other: nothing is noted of them but the time.
 template <typename T>
 void atomic_access(const T* address, const void* from) {
     Block* const block = running;
     if (block == nullptr || !block->checks() || block->shared.contains(address, sizeof(T))) return;
-    block->access(reinterpret_cast<u64>(address), sizeof(T), true, from);
+    block->check_atomic(reinterpret_cast<u64>(address), sizeof(T), from);
 }
 
 }  // namespace

@@ -14,8 +14,6 @@ __thread Block* running = nullptr;
 
 namespace {
 
-constexpr size_t PAGE = 4096;
-
 const char* name(Wait wait) {
     switch (wait) {
         case Wait::Barrier: return "sync_threads";
@@ -74,7 +72,7 @@ void Block::reserve(u32 count) {
 
 void Block::enter() {
     Block* const block = running;
-    block->launch->kernel->run(block->launch->parameters.pointers());
+    block->launch->kernel.run(block->launch->parameters.pointers());
     block->finish();
     __builtin_trap();
 }
@@ -107,6 +105,7 @@ void Block::start(u64 index) {
     shared.start(launch->dynamic_bytes);
     shadow.start(clock);
     ranges.clear();
+    visitor = {launch->number, static_cast<u32>(index), 0, &launch->fences};
     faulty = nullptr;
 }
 
@@ -124,7 +123,7 @@ void Block::run(Launch& of, u64 index) {
     if (!of.failed) {
         const std::string damage = shared.damage();
         if (!damage.empty())
-            of.fail(std::string("kernel ") + of.kernel->name + ", block " + std::to_string(index) + ": " + damage,
+            of.fail(std::string("kernel ") + of.kernel.name + ", block " + std::to_string(index) + ": " + damage,
                     false);
     }
 }
@@ -257,7 +256,7 @@ void Block::abandon(const std::string& what, bool fault) {
     snprintf(at, sizeof at, ", block (%u, %u, %u), thread %u: ", thread.block[0], thread.block[1], thread.block[2],
              thread.thread);
     shadow.damage();
-    launch->fail(std::string("kernel ") + launch->kernel->name + at + what, fault);
+    launch->fail(std::string("kernel ") + launch->kernel.name + at + what, fault);
     change(thread.context, host);
     __builtin_trap();
 }

@@ -58,6 +58,11 @@ class Block {
     void collective(Wait kind, void* operands, Compute compute, const char* file, u32 line);
     void copy_async(void* shared, const void* global, bool in_range, const char* file, u32 line);
     void wait_async(u32 left);
+    void fence() { launch->fences.fence(visitor.block); }
+    // An atomic operation: what was fenced before it is known from now on.
+    void acquire() { visitor.moment = launch->fences.moment(); }
+    // Notes that the current thread reads 16 bytes of shared memory.
+    void read_row(const void* row, const char* file, u32 line);
     [[noreturn]] void fail(const std::string& what, const char* file, u32 line);
     // An access of the current thread that the host's processor refused.
     [[noreturn]] void fault(u64 address);
@@ -65,7 +70,9 @@ class Block {
     bool checks() const { return launch->checked; }
     // An access of the current thread, from the instruction at `from`.
     void access(u64 address, u32 bytes, bool write, const void* from);
-    // The same of `bytes` that are known to be shared memory.
+    // An atomic operation on device memory.
+    void check_atomic(u64 address, u32 bytes, const void* from);
+    // The same as `access` of `bytes` that are known to be shared memory.
     void access_shared(const void* address, u32 bytes, bool write, const void* from);
 
     Thread* current = nullptr;
@@ -80,10 +87,12 @@ class Block {
     void leave();
     void finish();
     [[noreturn]] void abandon(const std::string& what, bool fault);
-    // The slow ends of `access`.
-    void access_elsewhere(u64 address, u32 bytes, bool write, const void* from);
+    const Range* range_at(u64 address);
+    // The other ends of `access`.
+    void access_device(const Range& range, u64 address, u32 bytes, bool write, const void* from);
     [[noreturn]] void report_access(u64 address, u32 bytes, bool write, const void* from);
     [[noreturn]] void report_race(const Race& race, bool write, const void* from);
+    [[noreturn]] void report_conflict(const Conflict& conflict, bool write, const void* from);
     static std::string other_access(const Race& race);
     void begin_copy(void* to, const char* file, u32 line);
     void end_copies();
@@ -98,6 +107,7 @@ class Block {
     u32 reserved = 0;  // stacks with their pages set up
     Clock clock;
     Shadow shadow;
+    Visitor visitor;
     std::vector<Range> ranges;     // of device memory that this launch has touched
     const void* faulty = nullptr;  // the instruction that a failure is to be explained by
     Warp warps[MAX_THREADS / WARP];

@@ -113,7 +113,7 @@ void load_matrix(u32* registers, u32 count, bool transposed, const void* row, co
     if (running->current->thread % WARP < 8 * count) {
         if (u64(row) % 16 != 0) fail("row of a matrix is not aligned to 16 bytes", file, line);
         if (!running->shared.contains(row, 16)) fail("row of a matrix is not in shared memory", file, line);
-        running->access_shared(row, 16, false, __builtin_return_address(0));
+        running->read_row(row, file, line);
     }
     Rows own = {registers, count, transposed, row};
     running->collective(Wait::Matrix, &own, load_matrices, file, line);
@@ -132,6 +132,11 @@ void copy_async(void* shared, const void* global, bool in_range, const char* fil
 }
 void commit_async() { running->current->groups++; }
 void wait_async(u32 left) { running->wait_async(left); }
+
+void fence() {
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    running->fence();
+}
 
 namespace {
 
@@ -157,6 +162,12 @@ void Block::copy_async(void* to, const void* from, bool in_range, const char* fi
         complete(copy);
     }
     current->copies.push_back(copy);
+}
+
+void Block::read_row(const void* row, const char* file, u32 line) {
+    if (!launch->checked) return;
+    const Race race = shadow.access(clock, current->thread, shared.offset(row), 16, Shadow::Read);
+    if (race.found) fail("reads " + other_access(race), file, line);
 }
 
 void Block::begin_copy(void* to, const char* file, u32 line) {

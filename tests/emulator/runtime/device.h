@@ -39,7 +39,7 @@ DEVICE u32 grid_z() { return ::emulator::self->grid[2]; }
 
 DEVICE void sync_threads(PLACE) { ::emulator::barrier(file, line); }
 DEVICE void sync_warp(PLACE) { ::emulator::sync_warp(file, line); }
-DEVICE void fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+DEVICE void fence() { ::emulator::fence(); }
 
 // A lane that would take a value from beyond the warp keeps its own.
 template <typename T>

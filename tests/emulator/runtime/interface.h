@@ -16,6 +16,7 @@ void* dynamic_shared();
 void copy_async(void* shared, const void* global, bool in_range, const char* file, u32 line);
 void commit_async();
 void wait_async(u32 left);
+void fence();
 
 // A warp-wide instruction: all lanes leave their operands, the last one computes for all.
 void sync_warp(const char* file, u32 line);

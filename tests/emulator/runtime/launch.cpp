@@ -143,6 +143,18 @@ void Launch::explain(const std::string& place) {
     explained = true;
 }
 
+Launch::Launch(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, Parameters parameters,
+               Manner manner)
+    : kernel(kernel),
+      grid{grid[0], grid[1], grid[2]},
+      threads(threads),
+      dynamic_bytes(dynamic_bytes),
+      parameters(std::move(parameters)),
+      order(manner.order),
+      checked(manner.checked),
+      number(new_launch()),
+      fences(blocks()) {}
+
 Parameters::Parameters(const Kernel& kernel, void* const* from) {
     // Each at a multiple of sixteen bytes, as aligned as any may need to be.
     std::vector<u64> places;
@@ -177,9 +189,7 @@ Manner manner() {
 
 Outcome run(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, Parameters parameters,
             Manner manner) {
-    Launch launch{&kernel,       {grid[0], grid[1], grid[2]}, threads,
-                  dynamic_bytes, std::move(parameters),       manner.order,
-                  manner.checked};
+    Launch launch(kernel, grid, threads, dynamic_bytes, std::move(parameters), manner);
     helpers().run(launch);
     return {launch.failure, launch.fault};
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "blocks.h"
 #include "order.h"
 #include "types.h"
 #include "interface.h"
@@ -29,14 +30,25 @@ class Parameters {
     std::vector<void*> addresses;
 };
 
-struct Launch {
-    const Kernel* kernel;
-    u32 grid[3];
-    u32 threads;
-    u32 dynamic_bytes;
-    Parameters parameters;
+// How launches of the calling thread run: the order of threads, and whether accesses are checked. Until it says so
+// itself, the environment does (TETRAD_EMULATOR_ORDER, TETRAD_EMULATOR_CHECKS).
+struct Manner {
     int order;
     bool checked;
+};
+struct Launch {
+    Launch(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dynamic_bytes, Parameters parameters,
+           Manner manner);
+
+    const Kernel& kernel;
+    const u32 grid[3];
+    const u32 threads;
+    const u32 dynamic_bytes;
+    Parameters parameters;
+    const int order;
+    const bool checked;
+    const u32 number;
+    Fences fences;
 
     std::atomic<u64> next_block{0};
     std::atomic<bool> failed{false};
@@ -54,12 +66,6 @@ struct Launch {
 
 const Kernel* find(const char* name);
 
-// How launches of the calling thread run: the order of threads, and whether accesses are checked. Until it says so
-// itself, the environment does (TETRAD_EMULATOR_ORDER, TETRAD_EMULATOR_CHECKS).
-struct Manner {
-    int order;
-    bool checked;
-};
 void set_order(int order);
 void set_checked(bool checked);
 Manner manner();

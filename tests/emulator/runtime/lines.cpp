@@ -47,14 +47,19 @@ const Library& library() {
 std::string line_of(const void* instruction) {
     // The call is before the address that it returns to.
     const unsigned long long offset = reinterpret_cast<unsigned long long>(instruction) - 1 - library().begin;
-    char command[64], line[512] = {};
+    char command[64], line[512];
     snprintf(command, sizeof command, " %llx 2>/dev/null", offset);
-    FILE* output = popen(("addr2line -s -e '" + library().path + "'" + command).c_str(), "r");
+    FILE* output = popen(("addr2line -s -i -e '" + library().path + "'" + command).c_str(), "r");
     if (output == nullptr) return "";
-    const bool read = fgets(line, sizeof line, output) != nullptr;
+    // The innermost function first, then those that it is inlined into: the first that is a kernel's own.
+    std::string found;
+    while (found.empty() && fgets(line, sizeof line, output) != nullptr) {
+        line[strcspn(line, "\n ")] = 0;
+        const bool own = strncmp(line, "device.h:", 9) != 0 && strncmp(line, "gpu.h:", 6) != 0 && line[0] != '?';
+        if (own) found = line;
+    }
     pclose(output);
-    line[strcspn(line, "\n ")] = 0;
-    return read && line[0] != '?' ? line : "";
+    return found;
 }
 
 bool in_library(unsigned long long address) { return address >= library().begin && address < library().end; }

@@ -15,18 +15,20 @@ namespace emulator {
 
 namespace {
 
-constexpr u64 PAGE = 4096;
 // What cuMemAlloc promises.
 constexpr u64 ALIGNMENT = 256;
 
 // As much of an allocation is poisoned; the host's memory backs only what is touched.
 constexpr u64 POISONED = u64(1) << 28;
+// Larger allocations are not watched for accesses of several blocks.
+constexpr u64 WATCHED = u64(1) << 28;
 
 struct Allocation {
     u64 bytes;
     u64 pages;  // between the two that fault, in bytes
     u8* mapping;
     std::shared_ptr<std::vector<u8>> forbidden;
+    std::shared_ptr<Visits> visits;
 };
 
 struct Heap {
@@ -52,7 +54,7 @@ const std::pair<const u64, Allocation>* before(u64 address) {
 
 Range range_of(const std::pair<const u64, Allocation>& entry) {
     const auto& forbidden = entry.second.forbidden;
-    return {entry.first, entry.second.bytes, forbidden ? forbidden->data() : nullptr};
+    return {entry.first, entry.second.bytes, forbidden ? forbidden->data() : nullptr, entry.second.visits.get()};
 }
 
 }  // namespace
@@ -69,7 +71,9 @@ void* allocate(u64 bytes, u64 limit) {
     if (mprotect(first, pages, PROT_READ | PROT_WRITE) != 0) return nullptr;
     u8* const begin = first + pages - rounded;
     memset(begin, POISON, rounded < POISONED ? rounded : POISONED);
-    all.allocations[u64(begin)] = {bytes, pages, static_cast<u8*>(mapping), nullptr};
+    all.allocations[u64(begin)] = {bytes, pages, static_cast<u8*>(mapping), nullptr, nullptr};
+    // Watching takes four times the memory that is touched.
+    if (bytes <= WATCHED) all.allocations[u64(begin)].visits = std::make_shared<Visits>(bytes);
     latest = begin;
     all.live += bytes;
     all.made++;

@@ -2,6 +2,7 @@
 #pragma once
 #include <string>
 
+#include "blocks.h"
 #include "types.h"
 
 namespace emulator {
@@ -25,6 +26,8 @@ struct Range {
     u64 begin, bytes;
     // One bit for each byte that nobody may touch; null: all may be.
     const u8* forbidden;
+    // Null for an allocation that is too large to be watched.
+    Visits* visits;
 
     bool allows(u64 offset, u64 count) const {
         for (u64 i = offset; forbidden != nullptr && i < offset + count; i++) {

@@ -41,7 +41,7 @@ class Shadow {
     void damage() { damaged = true; }
 
     // Bytes of shared memory that are watched.
-    static constexpr u64 BYTES = 1100 << 10;
+    static constexpr u64 BYTES = 1280 << 10;
 
   private:
     // A thread's access to the bytes of a word in `mask`, which is 0 before there was any.

@@ -29,7 +29,7 @@ class Shared {
     std::string describe(u64 address) const;
 
     // Two areas, each with a page that faults on either side.
-    static constexpr u64 AREA = 512 << 10, PAGE = 4096, MAPPED = 2 * AREA + 3 * PAGE;
+    static constexpr u64 AREA = 512 << 10, MAPPED = 2 * AREA + 3 * PAGE;
 
   private:
     struct Array {

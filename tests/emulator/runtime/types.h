@@ -16,3 +16,10 @@ struct alignas(16) Bits16 {
 struct alignas(8) Bits8 {
     u32 x[2];
 };
+
+// What the host protects memory by: at least as much as any page of the architecture has.
+#if defined(__x86_64__)
+constexpr u64 PAGE = 4096;
+#else
+constexpr u64 PAGE = 65536;
+#endif
