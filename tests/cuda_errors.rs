@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::gpu::{CHECKS, emulated};
+use common::gpu::{CHECKS, allocate, emulated};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tetrad::backend::Store;
@@ -41,7 +41,7 @@ fn child() {
 }
 
 fn answer_open(gpu: Result<Gpu, tetrad::error::BackendError>, bytes: usize) {
-    match gpu.and_then(|mut gpu| gpu.allocate(bytes, Span::NONE).map(|()| gpu)) {
+    match gpu.and_then(|mut gpu| allocate(&mut gpu, bytes).map(|()| gpu)) {
         Ok(gpu) => answer(format!("{} {} {}", gpu.name(), gpu.capability(), gpu.libraries())),
         Err(error) => answer(error),
     }
@@ -115,8 +115,7 @@ fn a_device_too_old_or_too_new_is_refused_by_name() {
 fn too_little_memory_is_refused_with_all_four_numbers() {
     let mib = 1u64 << 20;
     let memory = (64 * mib).to_string();
-    let gpu = Gpu::open_with(0, &emulated(), SOURCES).unwrap();
-    let own = gpu.own_bytes() as u64;
+    let own = Gpu::OWN_BYTES as u64;
     let said = ask(&format!("allocate {}", 40 * mib), &[("TETRAD_EMULATOR_MEMORY", &memory)]);
     let start =
         format!("Emulated GPU: {} bytes of memory are planned, {memory} of {memory} are free; ", 40 * mib + own);
@@ -212,7 +211,7 @@ fn kernels_are_compiled_once_and_damaged_ones_again() {
 fn count_allocations() -> String {
     let mut gpu = Gpu::open_with(0, &emulated(), &[CHECKS]).unwrap();
     let opened = tetrad_emulator::allocations();
-    gpu.allocate(1 << 20, Span::NONE).unwrap();
+    allocate(&mut gpu, 1 << 20).unwrap();
     let allocated = tetrad_emulator::allocations();
     let (free, total) = gpu.free_memory().unwrap();
     let span = |offset, bytes| Span { place: Place::Arena, offset, bytes };
@@ -231,7 +230,7 @@ fn count_allocations() -> String {
     }
     let worked = tetrad_emulator::allocations();
     let counted = gpu.allocations();
-    let taken = total - free - (1 << 20) - gpu.own_bytes() as u64;
+    let taken = total - free - (1 << 20) - Gpu::OWN_BYTES as u64;
     drop(gpu);
     let left = tetrad_emulator::live_bytes();
     format!("{opened} opened, {allocated} allocated, {worked} worked, {counted} counted, {taken} beyond, {left} left")

@@ -1,8 +1,9 @@
 //! The devices that tests of the CUDA backend run on: always the emulated one, and a real one if there is one.
 #![allow(dead_code)]
 
-use tetrad::backend::cuda::{Gpu, SOURCES, Search, Source};
+use tetrad::backend::cuda::{Gpu, Search, Source};
 use tetrad::error::BackendError;
+use tetrad::memory::{ALIGN, Place, Span};
 
 /// The kernels of the emulator's own tests: what gpu.h offers, one by one.
 pub const CHECKS: Source = Source { file: "checks.cu", text: include_str!("../emulator/kernels/checks.cu") };
@@ -10,6 +11,12 @@ pub const CHECKS: Source = Source { file: "checks.cu", text: include_str!("../em
 /// Where the emulated libraries are, and no others.
 pub fn emulated() -> Search {
     Search::only(&[tetrad_emulator::libraries().to_path_buf()])
+}
+
+/// Gives a device `bytes` bytes at offset 0, and behind them what it asks for itself.
+pub fn allocate(gpu: &mut Gpu, bytes: usize) -> Result<(), BackendError> {
+    let scratch = Span { place: Place::Arena, offset: bytes.next_multiple_of(ALIGN), bytes: Gpu::OWN_BYTES };
+    gpu.allocate(scratch.offset + scratch.bytes, scratch)
 }
 
 /// The emulated device and, unless this machine has none, a real one, each with its name for messages. That there is
@@ -29,9 +36,4 @@ pub fn devices(sources: &[Source]) -> Vec<(String, Gpu)> {
 
 fn real(sources: &[Source]) -> Result<Gpu, BackendError> {
     Gpu::open_with(0, &Search::usual(), sources)
-}
-
-/// All kernels of the program and of the emulator's tests.
-pub fn all_sources() -> Vec<Source> {
-    SOURCES.iter().copied().chain([CHECKS]).collect()
 }
