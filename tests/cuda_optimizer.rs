@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::gpu::devices;
+use common::gpu::{devices, set_order};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Gpu, SOURCES, optimizer};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
@@ -234,7 +234,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     let g = Geometry::new(rows, cols, group);
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
                     refits += recorded.outcomes.iter().map(|outcome| outcome.refits).sum::<u64>();
-                    tetrad_emulator::set_order((case % 7) as u32);
+                    set_order((case % 7) as u32);
                     for (name, gpu) in &mut devices {
                         let what = format!("{name}, case {case}: {rows}x{cols}/{group} {storage:?} rule {which}");
                         replay(gpu, &recorded, &what);
@@ -257,11 +257,82 @@ fn tensors_of_many_leaves_in_every_order() {
             let g = Geometry::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
             let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
             for order in 0..3 {
-                tetrad_emulator::set_order([0, 1, 6][order]);
+                set_order([0, 1, 6][order]);
                 for (name, gpu) in &mut devices {
                     replay(gpu, &recorded, &format!("{name}: {rows}x{cols} {storage:?} order {order}"));
                 }
             }
         }
+    }
+}
+
+/// What most parameters of most runs are: symmetric codes with residue, compact moments, rows of whole groups, a rule
+/// without decay. Tensors end inside a block and inside a warp.
+#[test]
+fn rows_of_whole_groups_in_the_usual_storage() {
+    let mut devices = devices(SOURCES);
+    let usual = |m, v| Storage { kind: WeightKind::Int4, residue: true, scheme: Scheme::Symmetric, moments: (m, v) };
+    for (i, (rows, cols, group)) in
+        [(1, 32, 32), (3, 64, 64), (5, 256, 128), (9, 512, 256), (33, 96, 32), (70, 128, 64), (40, 640, 128)]
+            .into_iter()
+            .enumerate()
+    {
+        for (j, (m, v)) in [(Moment::Int4, Moment::Int4), (Moment::Int8, Moment::Int8)].into_iter().enumerate() {
+            for which in [0, 1, 4] {
+                let g = Geometry::new(rows, cols, group);
+                let recorded = record(g, usual(m, v), &rule(which), false, (3 * i + j) as u64, 7);
+                for order in [0, 1, 2, 6] {
+                    set_order(order);
+                    for (name, gpu) in &mut devices {
+                        replay(gpu, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// More leaves than one round of the verdict folds.
+#[test]
+fn sums_of_more_leaves_than_a_block_has_threads() {
+    let storage = Storage {
+        kind: WeightKind::Int4,
+        residue: true,
+        scheme: Scheme::Symmetric,
+        moments: (Moment::Int4, Moment::Int4),
+    };
+    let recorded = record(Geometry::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
+    set_order(0);
+    for (name, gpu) in &mut devices(SOURCES) {
+        replay(gpu, &recorded, &format!("{name}: 1026 leaves"));
+    }
+}
+
+/// One question for several updates, one of them skipped.
+#[test]
+fn outcomes_of_several_updates_are_added_in_their_order() {
+    let storage = Storage {
+        kind: WeightKind::Int8,
+        residue: false,
+        scheme: Scheme::Symmetric,
+        moments: (Moment::Int8, Moment::Int4),
+    };
+    let recorded = record(Geometry::new(3, 333, 64), storage, &rule(0), false, 1, 7);
+    let mut wanted = Outcomes::default();
+    recorded.outcomes.iter().for_each(|outcome| wanted.add(*outcome));
+    assert!(wanted.skipped == 1 && wanted.refits > 0);
+    for (name, gpu) in &mut devices(SOURCES) {
+        let Recorded { placed, states, .. } = &recorded;
+        gpu.allocate(placed.total, placed.scratch).unwrap();
+        for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
+            gpu.upload(bytes, *span);
+        }
+        for (grad, step) in recorded.grads.iter().zip(&recorded.steps) {
+            gpu.upload(grad.as_bytes(), placed.grad);
+            optimizer::step(gpu, &placed.param, placed.grad, step);
+        }
+        assert_eq!(optimizer::outcomes(gpu), wanted, "{name}");
+        assert_eq!(optimizer::outcomes(gpu), Outcomes::default(), "{name}: asked again");
+        gpu.status().unwrap();
     }
 }

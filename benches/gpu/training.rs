@@ -3,7 +3,6 @@
 use crate::kernels::Ceilings;
 use crate::operands::words;
 use std::time::Instant;
-use tetrad::backend::Backend;
 use tetrad::backend::cuda::Cuda;
 use tetrad::checkpoint::{Extent, Meta, save};
 use tetrad::config::{Config, KeptActivations};

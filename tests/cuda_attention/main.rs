@@ -5,7 +5,7 @@
 mod devices;
 mod expected;
 
-use devices::devices;
+use devices::{devices, set_order};
 use expected::{Expected, Problem};
 use half::bf16;
 use tetrad::backend::cpu::reference;
@@ -239,7 +239,7 @@ fn run(Devices(devices): &mut Devices, shape: AttentionShape, visible: Visible, 
     for (name, gpu) in devices {
         let mut seen: Option<Vec<Vec<u8>>> = None;
         for order in 0..4 {
-            tetrad_emulator::set_order(order);
+            set_order(order);
             let what = format!("{name}, order {order}, {shape:?} {visible:?} {magnitude}");
             let spans = Spans::new(gpu, &unseen, visible);
             spans.attention(gpu, shape);

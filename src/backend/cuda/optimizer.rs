@@ -48,7 +48,7 @@ struct Planes {
 /// `Shape` in `kernels/runs.h`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-pub(super) struct Shape {
+struct Shape {
     rows: u32,
     cols: u32,
     runs_per_row: u32,
@@ -59,17 +59,22 @@ pub(super) struct Shape {
 
 impl Shape {
     /// # Panics
-    /// If the matrix has 2^32 runs or more.
-    pub fn of(g: Geometry) -> Self {
-        let runs = g.padded_len() / RUN;
-        let fits = |n: usize| u32::try_from(n).expect("a matrix of fewer than 2^32 rows, columns and runs of 32");
+    /// If the matrix has nearly 2^32 runs or more.
+    fn of(g: Geometry) -> Self {
+        // Threads past the end have numbers too.
+        let fits = |n: usize| {
+            assert!(
+                n + BLOCK as usize <= u32::MAX as usize,
+                "{n} runs of 32 elements: fewer than 2^32 can be numbered"
+            );
+            n as u32
+        };
         Self {
             rows: fits(g.rows),
             cols: fits(g.cols),
             runs_per_row: fits(g.padded_cols() / RUN),
             runs_per_group: fits(g.group / RUN),
-            // Threads past the end must have numbers too.
-            runs: fits(runs + BLOCK as usize) - BLOCK,
+            runs: fits(g.padded_len() / RUN),
             dense: u32::from(g.cols == g.padded_cols()),
         }
     }
@@ -135,7 +140,7 @@ impl Storage {
             v: Codec::of(v_kind, MomentCodec::V8, MomentCodec::V4),
             fine: lattice.fine,
             unit: 1.0 / lattice.fine,
-            base: if asymmetric(&param.weight) { lattice.origin } else { lattice.zero },
+            base: if has_offsets(&param.weight) { lattice.origin } else { lattice.zero },
             excess,
             min: lattice.min,
             max: lattice.max,
@@ -145,20 +150,27 @@ impl Storage {
         }
     }
 
+    /// What `optimizer_update_nibbles` is written for.
+    fn is_nibbles(&self, param: &Param) -> bool {
+        let packed = self.kind == 3 && self.max == 255.0 && !has_offsets(&param.weight);
+        packed && self.m.width == 2 && self.v.width == 2 && self.plain == 1
+    }
+
     /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
     fn tiles(&self) -> usize {
         1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
     }
 }
 
-fn asymmetric(w: &Weight) -> bool {
+/// Whether groups have offsets of their own.
+fn has_offsets(w: &Weight) -> bool {
     w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric
 }
 
 /// Whether `move_plain` of `kernels/optimizer_move.h` may be used: the parts of the formula that it leaves out vanish,
 /// and the numbers lie where its divisions and roots are exact (`is_tame` there says why).
 fn plain(c: &Constants) -> bool {
-    let vanish = c.l2 == 0.0 && c.spike.is_infinite() && c.keep == 1.0 && c.decay == 0.0;
+    let vanish = c.l2 == 0.0 && c.spike.is_infinite() && c.keep == 1.0;
     let power = |exponent: i32| 2f32.powi(exponent);
     vanish
         && (power(-6)..1.0).contains(&c.beta1)
@@ -168,6 +180,11 @@ fn plain(c: &Constants) -> bool {
         && (power(-30)..=power(10)).contains(&c.step)
         && (1.0..=power(10)).contains(&c.root)
         && (power(-40)..=1.0).contains(&c.eps)
+}
+
+/// Whether a step has nothing that `optimizer_update_nibbles` leaves out.
+fn is_common(c: &Constants) -> bool {
+    c.reset_before == 0 && c.reset_after == 0 && c.density == 1.0 && c.feedback == 0.0 && c.decay == 0.0
 }
 
 /// Scratch for all of this file, in bytes.
@@ -230,7 +247,9 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
     let shared = storage.tiles() * TILE * BLOCK as usize / 32;
     let args = Args::new().bytes(&planes(gpu, param, grad)).bytes(&shape).bytes(&storage).bytes(&constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
-    gpu.launch("optimizer_update", [blocks, 1, 1], BLOCK, shared, &args);
+    let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(&constants);
+    let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
+    gpu.launch(kernel, [blocks, 1, 1], BLOCK, shared, &args);
 }
 
 /// What the updates since the last call did; see [`crate::backend::Backend::outcomes`].
@@ -250,7 +269,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span) -> Planes {
         data: gpu.address(w.data),
         residue: gpu.address(w.residue),
         scales: gpu.address(w.scales),
-        offsets: if asymmetric(w) { gpu.address(w.offsets) } else { 0 },
+        offsets: if has_offsets(w) { gpu.address(w.offsets) } else { 0 },
         m: gpu.address(s.m),
         m_scales: gpu.address(s.m_scales),
         v: gpu.address(s.v),

@@ -48,7 +48,7 @@ Code check(const char* what, std::initializer_list<Address> addresses, u64 bytes
         if (emulator::inside(reinterpret_cast<void*>(address), bytes)) continue;
         return failed(INVALID_VALUE,
                       std::string(what) + " of " + std::to_string(bytes) +
-                          " bytes is not inside one allocation: " + emulator::describe_device(address + bytes));
+                          " bytes is not inside one allocation: " + emulator::describe_device(address + bytes - 1));
     }
     return SUCCESS;
 }

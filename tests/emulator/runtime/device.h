@@ -167,6 +167,19 @@ DEVICE i32 round_to_i32(float x) {
     return x <= -2147483648.0f ? -2147483647 - 1 : (i32)__builtin_rintf(x);
 }
 
+DEVICE i32 floor_to_i32(float x) {
+    if (x != x) return 0;
+    if (x >= 2147483648.0f) return 2147483647;
+    return x < -2147483648.0f ? -2147483647 - 1 : (i32)__builtin_floorf(x);
+}
+DEVICE u32 limited_byte(i32 x) { return x < 0 ? 0 : x > 255 ? 255 : (u32)x; }
+DEVICE u32 pack_limited_bytes(i32 high, i32 low, u32 rest) {
+    return rest << 16 | limited_byte(high) << 8 | limited_byte(low);
+}
+
+DEVICE u32 renewed(u32 x) { return x; }
+
+DEVICE u64 multiply_wide(u32 a, u32 b) { return (u64)a * b; }
 DEVICE u32 multiply_high(u32 a, u32 b) { return (u32)((u64)a * b >> 32); }
 DEVICE u32 count_ones(u32 x) { return __builtin_popcount(x); }
 DEVICE u32 leading_zeros(u32 x) { return x == 0 ? 32 : __builtin_clz(x); }

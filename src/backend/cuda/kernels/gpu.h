@@ -240,6 +240,26 @@ DEVICE float add_down(float a, float b) { return __fadd_rd(a, b); }
 // To the nearest integer, ties to even; saturates; NaN gives 0.
 DEVICE i32 round_to_i32(float x) { return __float2int_rn(x); }
 
+// To the nearest integer below; saturates; NaN gives 0.
+DEVICE i32 floor_to_i32(float x) { return __float2int_rd(x); }
+// Two integers limited to 0 .. 255 in the low half, `high` first; the low half of `rest` above them.
+DEVICE u32 pack_limited_bytes(i32 high, i32 low, u32 rest) {
+    u32 packed;
+    asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, %3;" : "=r"(packed) : "r"(high), "r"(low), "r"(rest));
+    return packed;
+}
+
+// x, which the compiler takes for another number: what was made of it before is made again rather than kept in registers.
+DEVICE u32 renewed(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+DEVICE u64 multiply_wide(u32 a, u32 b) {
+    u64 product;
+    asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+    return product;
+}
 DEVICE u32 multiply_high(u32 a, u32 b) { return __umulhi(a, b); }
 DEVICE u32 count_ones(u32 x) { return __popc(x); }
 DEVICE u32 leading_zeros(u32 x) { return __clz(x); }

@@ -32,6 +32,7 @@ struct Range {
     float high;
 };
 
+DEVICE Range empty_range() { return {from_bits(0x7f800000u), from_bits(0xff800000u)}; }
 DEVICE float magnitude(Range r) { return fmax_(r.high, -r.low); }
 
 DEVICE u16 to_scale(float scale) {

@@ -17,19 +17,16 @@ struct Codec {
     u32 signs;
 };
 
-DEVICE Bytes32 load_codes(const Codec& c, const u8* plane, u32 run) {
-    if (c.width == NIBBLE) return unpack(load_nibbles(plane, run));
-    return flip_signs(load_bytes(plane, run), c.signs);
-}
-
 DEVICE void store_codes(const Codec& c, u8* plane, u32 run, Bytes32 codes) {
     if (c.width == BYTE) return store_bytes(plane, run, codes);
     store_nibbles(plane, run, pack(flip_signs(codes, c.signs)));
 }
 
-// `scale code`, exactly: both products have at most 24 bits (16 of BIAS + excess, 8 of a bfloat16).
-DEVICE void decode(const Codec& c, const Bytes32& codes, float scale, float (&x)[RUN]) {
+// `scale code` of a run as it lies in memory (16 or 32 bytes), exactly: both products have at most 24 bits (16 of
+// BIAS + excess, 8 of a bfloat16).
+DEVICE void decode(const Codec& c, const Bytes32& raw, float scale, float (&x)[RUN]) {
     const float shift = -((BIAS + c.excess) * scale);
+    const Bytes32 codes = c.width == NIBBLE ? unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}}) : flip_signs(raw, c.signs);
     UNROLL
     for (u32 k = 0; k < RUN; ++k) x[k] = fma_(biased(codes, k), scale, shift);
 }
@@ -58,8 +55,10 @@ template <bool SIGNED> DEVICE Bytes32 encode(const float (&x)[RUN], float invers
         for (u32 j = 0; j < 4; ++j) {
             const float t = x[4 * i + j] * inverse;
             const float least = SIGNED ? -max : t > 0.0f ? 1.0f : 0.0f;
-            // The limits are whole numbers, so limiting before rounding down gives the same.
-            code[j] = floor_bits(fmin_(fmax_(plus_uniform(t, dealt, 4 * i + j), least), max));
+            // The limits are whole numbers, so limiting before rounding down gives the same. Four bits do not reach the
+            // upper one: t exceeds 15 by less than u stays below 1.
+            const float limited = fmax_(plus_uniform(t, dealt, 4 * i + j), least);
+            code[j] = floor_bits(max <= 15.0f ? limited : fmin_(limited, max));
         }
         codes.x[i] = four_bytes(code);
     }

@@ -1,7 +1,7 @@
 // The formula of one element (src/optim/element.rs), for runs of elements in registers.
 #pragma once
+#include "lattice.h"
 #include "optimizer.h"
-#include "runs.h"
 
 // One run on its way: `x` is the weight, then what is added to it; `v` is the second moment, then its root if ROOTED
 // (as compact second moments are stored).
@@ -28,13 +28,16 @@ DEVICE float root_of(float v) {
     return fma_(fma_(-root, root, v), inverse * 0.5f, root);
 }
 
-// The plain rule (`Constants` that pass `is_plain`): no decay, no spikes. `g` is after AdaClip. It may give an update of
-// zero the other sign, which no packed weight and no compact moment can tell, and floats are added to +0 first.
+// The plain rule (constants that `plain` in src/backend/cuda/optimizer.rs passes): no spikes, no decay but of the weight
+// itself, and none of that unless DECAYS. `g` is after AdaClip. It may give a number that is zero the other sign, which no
+// packed weight and no compact moment can tell, and floats are added to +0 first.
+template <bool DECAYS>
 DEVICE void move_plain(const Constants& c, float norm, float g, float& x, float& m, float& v) {
     g = g * norm;
     m = c.beta1 * m + c.rest1 * g;
     v = root_of(c.beta2 * v + c.rest2 * (g * g));
-    x = -quotient(c.step * m, denominator(c, v));
+    const float delta = -quotient(c.step * m, denominator(c, v));
+    x = DECAYS ? delta - c.decay * x : delta;
 }
 
 // Any rule.
@@ -60,21 +63,24 @@ static constexpr float MOST_SCALE = 0x1p4f;
 // v >= min(2^-1 2^-80, 2^-20 2^-60) = 2^-81; the denominator is at most 2^10 (2^12 + 2^6) + 1 < 2^23.
 DEVICE bool is_tame(float scale) { return scale == 0.0f || (scale >= LEAST_SCALE && scale <= MOST_SCALE); }
 
-// Adds the range of the moved weights to `low` and `high`; NaN in `x` marks padding, which they pass over.
-template <typename Move>
-DEVICE void move_run(Tile<float> grad, Elements& e, float& low, float& high, Move move) {
+// Smallest and largest of the moved weights; NaN marks padding, which they pass over. Where groups are SYMMETRIC only
+// the magnitude counts.
+template <bool SYMMETRIC, typename Move> DEVICE Range move_run(Tile<float> grad, Elements& e, Move move) {
+    Range range = SYMMETRIC ? Range{0.0f, 0.0f} : empty_range();
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
         const Bits16 g = row_piece(grad, i);
         UNROLL
         for (u32 j = 0; j < 4; ++j) {
             const u32 k = 4 * i + j;
-            const float w = e.x[k];
+            float w = e.x[k];
             move(from_bits(g.x[j]), e.x[k], e.m[k], e.v[k]);
-            low = fmin_(low, w + e.x[k]);
-            high = fmax_(high, w + e.x[k]);
+            w = w + e.x[k];
+            range.high = fmax_(range.high, SYMMETRIC ? fabs_(w) : w);
+            if (!SYMMETRIC) range.low = fmin_(range.low, w);
         }
     }
+    return range;
 }
 
 // The smallest magnitude of this lane's row.
@@ -89,11 +95,9 @@ DEVICE float least_of_row(Tile<float> grad) {
     return least;
 }
 
-// Clips what AdaClip clips in this lane's row. Most leaves hold nothing larger than the threshold, which their largest
-// magnitudes tell.
-DEVICE void clip_row(const Verdict& verdict, const u32* maxima, Tile<float> grad, const Run& run) {
-    if (run.real == 0) return;
-    const u32 most = max_(maxima[run.plain / LEAF], maxima[(run.plain + run.real - 1) / LEAF]);
+// Clips what AdaClip clips in this lane's row. Most leaves hold nothing larger than the threshold, which `most`, the
+// largest magnitude of the row's leaves, tells.
+DEVICE void clip_row(const Verdict& verdict, u32 most, Tile<float> grad) {
     if (!(from_bits(most) > verdict.at)) return;
     NO_UNROLL
     for (u32 i = 0; i < 8; ++i) {

@@ -84,35 +84,72 @@ DEVICE Tiles tiles_at(u8* shared, const Storage& s) {
     return {{(float*)shared}, {(float*)weight}, {(bf16*)weight}, {(float*)m}, {(float*)v}};
 }
 
-DEVICE void fetch_all(const Pass& p, const Tiles& tiles) {
-    if (p.verdict.mode == MOVED) fetch(tiles.grad, p.planes.grad, p.shape, p.run);
-    if (p.storage.kind == F32) fetch(tiles.floats, (const float*)p.planes.data, p.shape, p.run);
-    if (p.storage.kind == BF16) fetch(tiles.halves, (const bf16*)p.planes.data, p.shape, p.run);
-    if (p.verdict.mode != MOVED || p.c.reset_before != 0) return;
-    if (p.storage.m.width == FLOAT) fetch(tiles.m, (const float*)p.planes.m, p.shape, p.run);
-    if (p.storage.v.width == FLOAT) fetch(tiles.v, (const float*)p.planes.v, p.shape, p.run);
+// What a lane loads of its run before it needs any of it, as it lies in memory.
+struct Loaded {
+    // Codes and residue (16 bytes each), or bytes.
+    Bytes32 stored;
+    // 16 or 32 bytes.
+    Bytes32 m;
+    Bytes32 v;
+    PlacementBits place;
+    u16 m_scale;
+    u16 v_scale;
+    // The largest magnitude of the gradient's leaves that the run lies in.
+    u32 most;
+};
+
+// Starts all loads, and ends them. Lanes past the end load what they will not use.
+DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
+    Loaded loaded = {};
+    const u32 run = p.run.live ? p.run.index : 0;
+    const Planes& planes = p.planes;
+    if (is_packed(p)) {
+        loaded.stored = load_raw((const u8*)planes.data, run, p.storage.kind == INT8);
+        if (planes.residue != nullptr) {
+            const Bits16 low = load_nibbles(planes.residue, run);
+            UNROLL
+            for (u32 i = 0; i < 4; ++i) loaded.stored.x[4 + i] = low.x[i];
+        }
+        loaded.place.scale = planes.scales[p.run.group];
+        if (is_asymmetric(p)) loaded.place.offset = planes.offsets[p.run.group];
+    }
+    if (p.storage.m.width != FLOAT) {
+        loaded.m = load_raw((const u8*)planes.m, run, p.storage.m.width == BYTE);
+        loaded.m_scale = planes.m_scales[p.run.group];
+    }
+    if (p.storage.v.width != FLOAT) {
+        loaded.v = load_raw((const u8*)planes.v, run, p.storage.v.width == BYTE);
+        loaded.v_scale = planes.v_scales[p.run.group];
+    }
+    if (p.run.real > 0) {
+        loaded.most = max_(maxima[p.run.plain / LEAF], maxima[(p.run.plain + p.run.real - 1) / LEAF]);
+    }
+    fetch(tiles.grad, planes.grad, p.shape, p.run);
+    if (p.storage.kind == F32) fetch(tiles.floats, (const float*)planes.data, p.shape, p.run);
+    if (p.storage.kind == BF16) fetch(tiles.halves, (const bf16*)planes.data, p.shape, p.run);
+    if (p.storage.m.width == FLOAT) fetch(tiles.m, (const float*)planes.m, p.shape, p.run);
+    if (p.storage.v.width == FLOAT) fetch(tiles.v, (const float*)planes.v, p.shape, p.run);
+    wait_for_tiles();
+    return loaded;
 }
 
-// The stored numbers of a packed weight as bytes; lanes past the end read what they will not use.
-DEVICE Bytes32 load_stored(const Pass& p) {
-    const u32 run = p.run.live ? p.run.index : 0;
-    const u8* const plane = (const u8*)p.planes.data;
-    if (p.storage.kind == INT8) return flip_signs(load_bytes(plane, run), 0x80808080u);
-    const Bits16 codes = load_nibbles(plane, run);
-    if (p.planes.residue == nullptr) return unpack(codes);
-    const Bits16 low = load_nibbles(p.planes.residue, run);
+// The stored numbers of a packed weight as bytes, `excess` added to them.
+DEVICE Bytes32 stored_of(const Pass& p, const Bytes32& raw) {
+    if (p.storage.kind == INT8) return flip_signs(raw, 0x80808080u);
+    if (p.planes.residue == nullptr) return unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}});
     Bytes32 stored;
     UNROLL
     for (u32 i = 0; i < 4; ++i) {
-        stored.x[i] = (codes.x[i] & 0x0f0f0f0fu) << 4 | (low.x[i] & 0x0f0f0f0fu);
-        stored.x[4 + i] = (codes.x[i] & 0xf0f0f0f0u) | (low.x[i] >> 4 & 0x0f0f0f0fu);
+        const u32 high = raw.x[i], low = raw.x[4 + i];
+        stored.x[i] = (high & 0x0f0f0f0fu) << 4 | (low & 0x0f0f0f0fu);
+        stored.x[4 + i] = (high & 0xf0f0f0f0u) | (low >> 4 & 0x0f0f0f0fu);
     }
     return stored;
 }
 
 // Bytes of the low bits of stored numbers; `old` as loaded.
 DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
-    if (p.run.real < RUN) {
+    if (p.shape.dense == 0 && p.run.real < RUN) {
         // Padding keeps its byte; a nibble of padding is 8.
         UNROLL
         for (u32 i = 0; i < 8; ++i) {
@@ -137,7 +174,7 @@ DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
 
 // Marks padding: NaN in the weight is passed over by ranges, NaN in the gradient by the smallest magnitude.
 DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
-    if (p.run.real == RUN) return;
+    if (p.shape.dense != 0 || p.run.real == RUN) return;
     const float nan = from_bits(0x7fc00000u);
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
@@ -149,7 +186,7 @@ DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
 
 // Nothing of padding may be left that could disturb a scale.
 DEVICE void clear_padding(const Pass& p, Elements& e) {
-    if (p.run.real == RUN) return;
+    if (p.shape.dense != 0 || p.run.real == RUN) return;
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
         if (k >= p.run.real) e.x[k] = e.m[k] = e.v[k] = 0.0f;
@@ -157,20 +194,17 @@ DEVICE void clear_padding(const Pass& p, Elements& e) {
 }
 
 // Both moments as they were before the step; tells whether their scales are tame.
-DEVICE bool load_moments(const Pass& p, const Tiles& tiles, Elements& e) {
-    const u32 run = p.run.live ? p.run.index : 0;
-    float m_scale = 0.0f, v_scale = 0.0f;
+DEVICE bool decode_moments(const Pass& p, const Tiles& tiles, const Loaded& loaded, Elements& e) {
+    const float m_scale = from_bits((u32)loaded.m_scale << 16), v_scale = from_bits((u32)loaded.v_scale << 16);
     if (p.storage.m.width == FLOAT) {
         read_row(tiles.m, e.m);
     } else {
-        m_scale = from_bits((u32)p.planes.m_scales[p.run.group] << 16);
-        decode(p.storage.m, load_codes(p.storage.m, (const u8*)p.planes.m, run), m_scale, e.m);
+        decode(p.storage.m, loaded.m, m_scale, e.m);
     }
     if (p.storage.v.width == FLOAT) {
         read_row(tiles.v, e.v);
     } else {
-        v_scale = from_bits((u32)p.planes.v_scales[p.run.group] << 16);
-        decode(p.storage.v, load_codes(p.storage.v, (const u8*)p.planes.v, run), v_scale, e.v);
+        decode(p.storage.v, loaded.v, v_scale, e.v);
         UNROLL
         for (u32 k = 0; k < RUN; ++k) e.v[k] = e.v[k] * e.v[k];
     }
@@ -187,27 +221,31 @@ DEVICE void mask(const Pass& p, Elements& e) {
 }
 
 // Moves the run; gives the range of its weights after that. The mask comes after, and with it the range anew.
-DEVICE Range move(const Pass& p, const Tiles& tiles, const u32* maxima, Elements& e) {
+template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, const Loaded& loaded, Elements& e) {
     bool tame = true;
     if (p.c.reset_before != 0) {
         UNROLL
         for (u32 k = 0; k < RUN; ++k) e.m[k] = e.v[k] = 0.0f;
     } else {
-        tame = load_moments(p, tiles, e);
+        tame = decode_moments(p, tiles, loaded, e);
     }
-    clip_row(p.verdict, maxima, tiles.grad, p.run);
+    clip_row(p.verdict, loaded.most, tiles.grad);
     mark_padding(p, tiles.grad, e);
     const float norm = p.verdict.norm;
-    const bool plain = p.storage.plain != 0 && tame && fmin_(p.verdict.at, p.verdict.gmax) * norm <= MOST_GRADIENT &&
-                       least_of_row(tiles.grad) * norm >= LEAST_GRADIENT;
-    Range range = {from_bits(0x7f800000u), from_bits(0xff800000u)};
+    const float least = least_of_row(tiles.grad) * norm, most = fmin_(p.verdict.at, p.verdict.gmax) * norm;
+    const bool plain = p.storage.plain != 0 && tame && least >= LEAST_GRADIENT && most <= MOST_GRADIENT;
+    // The gradient is read again: kept in registers from here on, it would push others out of them.
+    sync_warp();
+    Range range;
     if (plain) {
-        move_run(tiles.grad, e, range.low, range.high,
-                 [&](float g, float& x, float& m, float& v) { move_plain(p.c, norm, g, x, m, v); });
+        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_plain<!COMMON>(p.c, norm, g, x, m, v);
+        });
     } else {
         const bool rooted = p.storage.v.width != FLOAT;
-        move_run(tiles.grad, e, range.low, range.high,
-                 [&](float g, float& x, float& m, float& v) { move_any(p.c, norm, rooted, g, x, m, v); });
+        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_any(p.c, norm, rooted, g, x, m, v);
+        });
     }
     clear_padding(p, e);
     return range;
@@ -215,7 +253,7 @@ DEVICE Range move(const Pass& p, const Tiles& tiles, const u32* maxima, Elements
 
 // The range of the weights with what is added to them, where `move` did not tell it.
 DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, const float (&delta)[RUN]) {
-    Range range = {from_bits(0x7f800000u), from_bits(0xff800000u)};
+    Range range = empty_range();
     UNROLL
     for (u32 k = 0; k < RUN; ++k) {
         const float w = value(v, biased(stored, k)) + v.offset + delta[k];
@@ -278,15 +316,26 @@ DEVICE bool store_packed(const Pass& p, const Bytes32& stored, Placement place, 
     const Deal dealt = deal_for(p, FOR_WEIGHT);
     if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, dealt, fitted.step, e);
     Bytes32 next;
-    UNROLL
-    for (u32 i = 0; i < 8; ++i) {
-        u32 number[4];
+    if (l.max == 255.0f) {
+        // The limits are those of a byte.
         UNROLL
-        for (u32 j = 0; j < 4; ++j) {
-            const u32 k = 4 * i + j;
-            number[j] = floor_bits(fmin_(fmax_(plus_uniform(e.x[k], dealt, k), l.min), l.max));
+        for (u32 i = 0; i < 8; ++i) {
+            i32 number[4];
+            UNROLL
+            for (u32 j = 0; j < 4; ++j) number[j] = floor_to_i32(plus_uniform(e.x[4 * i + j], dealt, 4 * i + j));
+            next.x[i] = pack_limited_bytes(number[1], number[0], pack_limited_bytes(number[3], number[2], 0));
         }
-        next.x[i] = four_bytes(number);
+    } else {
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            u32 number[4];
+            UNROLL
+            for (u32 j = 0; j < 4; ++j) {
+                const float free = plus_uniform(e.x[4 * i + j], dealt, 4 * i + j);
+                number[j] = floor_bits(fmin_(fmax_(free, l.min), l.max));
+            }
+            next.x[i] = four_bytes(number);
+        }
     }
     store_stored(p, next, stored);
     return fitted.anew;
@@ -345,15 +394,13 @@ DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* sc
     store_codes(codec, (u8*)plane, p.run.index, codes);
 }
 
-DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcomes* outcomes) {
+template <bool COMMON>
+DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outcomes* outcomes) {
     Elements e;
-    fetch_all(p, tiles);
     Bytes32 stored = {};
-    Placement place = {};
+    const Placement place = placement(loaded.place, is_asymmetric(p));
     if (is_packed(p)) {
-        stored = load_stored(p);
-        place = placement({p.planes.scales[p.run.group], is_asymmetric(p) ? p.planes.offsets[p.run.group] : (u16)0},
-                          is_asymmetric(p));
+        stored = stored_of(p, loaded.stored);
         const Values v = values(p.storage.lattice, place);
         UNROLL
         for (u32 k = 0; k < RUN; ++k) e.x[k] = value(v, biased(stored, k));
@@ -362,7 +409,6 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcome
             for (u32 k = 0; k < RUN; ++k) e.x[k] = e.x[k] + v.offset;
         }
     }
-    wait_for_tiles();
     if (p.storage.kind == F32) read_row(tiles.floats, e.x);
     if (p.storage.kind == BF16) read_row(tiles.halves, e.x);
     Range range = {};
@@ -370,10 +416,12 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcome
         UNROLL
         for (u32 k = 0; k < RUN; ++k) e.x[k] = k < p.run.real ? -(p.c.decay * e.x[k]) : 0.0f;
     } else {
-        range = move(p, tiles, maxima, e);
+        range = move<COMMON>(p, tiles, loaded, e);
         if (p.c.density < 1.0f) mask(p, e);
     }
     if (is_packed(p)) {
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) stored.x[i] = renewed(stored.x[i]);
         const bool told = p.verdict.mode == MOVED && !(p.c.density < 1.0f);
         if (!told) range = range_of(p, stored, values(p.storage.lattice, place), e.x);
         const bool anew = store_packed(p, stored, place, range, e);
@@ -391,14 +439,41 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const u32* maxima, Outcome
     store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, FOR_V, tiles.v, e.v);
 }
 
-KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, Constants c, const u32* maxima,
+// COMMON: that groups have no offsets and weights do not decay is known.
+template <bool COMMON>
+DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage, const Constants& c, const u32* maxima,
                 const Verdict* verdict, Outcomes* outcomes) {
     DYNAMIC_SHARED(u8, shared);
     const Verdict decided = *verdict;
-    const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
     // From the end on: what the statistics read last is still in the second-level cache.
     const u32 index = (grid_x() - 1 - block_x()) * BLOCK + thread();
     const Pass pass = {planes, shape, storage, c, decided, run_of(shape, index), index % shape.runs_per_group == 0};
-    u8* const own = shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES;
-    if (!idle) update(pass, tiles_at(own, storage), maxima, outcomes);
+    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Loaded loaded = load_all(pass, tiles, maxima);
+    const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
+    if (!idle) update<COMMON>(pass, tiles, loaded, outcomes);
+}
+
+// Any storage, any rule, any shape.
+KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, Constants c, const u32* maxima,
+                const Verdict* verdict, Outcomes* outcomes) {
+    run<false>(planes, shape, storage, c, maxima, verdict, outcomes);
+}
+
+// The same where the launcher knows what is written here: symmetric codes with residue, moments in nibbles, rows of
+// whole groups, no reset, no mask, no feedback, no decay, and constants that pass `plain`.
+KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, Constants c,
+                const u32* maxima, const Verdict* verdict, Outcomes* outcomes) {
+    planes.offsets = nullptr;
+    shape.dense = 1;
+    storage.kind = INT4;
+    storage.plain = 1;
+    storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
+    storage.v = {NIBBLE, 15.0f, 0.0f, 0};
+    storage.lattice = {16.0f, 0.0625f, 136.0f, 0.0f, 0.0f, 255.0f, 6.0f, 7.4f, 3.5f};
+    c.density = 1.0f;
+    c.reset_before = c.reset_after = 0;
+    c.feedback = c.l2 = c.decay = 0.0f;
+    c.keep = 1.0f;
+    run<true>(planes, shape, storage, c, maxima, verdict, outcomes);
 }

@@ -23,8 +23,8 @@ struct Deal {
 DEVICE void philox(u32 (&x)[4], u32 k, u32 l) {
     UNROLL
     for (u32 round = 0; round < 10; ++round) {
-        const u64 p = (u64)x[0] * 0xD2511F53u;
-        const u64 q = (u64)x[2] * 0xCD9E8D57u;
+        const u64 p = multiply_wide(x[0], 0xD2511F53u);
+        const u64 q = multiply_wide(x[2], 0xCD9E8D57u);
         const u32 b = x[1], d = x[3];
         x[0] = (u32)(q >> 32) ^ b ^ k;
         x[1] = (u32)q;

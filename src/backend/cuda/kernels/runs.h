@@ -186,6 +186,13 @@ DEVICE void store_bytes(u8* plane, u32 run, const Bytes32& x) {
 }
 
 DEVICE Bits16 load_nibbles(const u8* plane, u32 run) { return load_16(plane + (u64)run * 16); }
+// Either, as it lies in memory; nibbles are the first 16 bytes.
+DEVICE Bytes32 load_raw(const u8* plane, u32 run, bool bytes) {
+    if (bytes) return load_bytes(plane, run);
+    const Bits16 nibbles = load_nibbles(plane, run);
+    return {{nibbles.x[0], nibbles.x[1], nibbles.x[2], nibbles.x[3], 0, 0, 0, 0}};
+}
+
 DEVICE void store_nibbles(u8* plane, u32 run, Bits16 x) { store_16(plane + (u64)run * 16, x); }
 
 // Byte k as a float, plus 32768: placed in the low half of a float of that size, whose last place is 1/256. No
