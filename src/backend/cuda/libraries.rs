@@ -344,7 +344,7 @@ mod tests {
         for folder in ["nvidia/cu13/lib", "nvidia/cublas/lib", "nvidia/cublas/include", "other/lib"] {
             fs::create_dir_all(packages.join(folder)).unwrap();
         }
-        let wanted = ["nvidia/cublas/lib", "nvidia/cu13/lib"].map(|folder| packages.join(folder));
+        let wanted = ["nvidia/cu13/lib", "nvidia/cublas/lib"].map(|folder| packages.join(folder));
         assert_eq!(libraries_of(&packages), wanted);
     }
 }
