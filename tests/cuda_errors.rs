@@ -108,7 +108,7 @@ fn a_device_too_old_or_too_new_is_refused_by_name() {
     let said = ask("open", &[("TETRAD_EMULATOR_CAPABILITY", "13.0")]);
     let nvrtc = tetrad_emulator::libraries().join("libnvrtc.so.13");
     let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121; ", nvrtc.display());
-    assert!(said.starts_with("NVRTC, CUDA's compiler, was not found: ") && said.contains(&reason), "{said}");
+    assert!(said.starts_with("NVRTC (CUDA's compiler) was not found: ") && said.contains(&reason), "{said}");
 }
 
 #[test]
@@ -135,8 +135,8 @@ fn folder_with(files: &[&str]) -> tempfile::TempDir {
 #[test]
 fn each_missing_library_is_named_with_the_next_thing_to_do() {
     let cases = [
-        (&[][..], "the NVIDIA driver (libcuda) was not found: ", "install the driver, or use --device cpu"),
-        (&["libcuda.so.1"], "NVRTC, CUDA's compiler, was not found: ", "`pip install nvidia-cuda-nvrtc` brings it"),
+        (&[][..], "NVIDIA driver (libcuda) was not found: ", "install the driver, or use --device cpu"),
+        (&["libcuda.so.1"], "NVRTC (CUDA's compiler) was not found: ", "`pip install nvidia-cuda-nvrtc` brings it"),
         (&["libcuda.so.1", "libnvrtc.so.13"], "cuBLASLt was not found: ", "`pip install nvidia-cublas` brings it"),
     ];
     for (files, start, next) in cases {
@@ -152,7 +152,7 @@ fn a_machine_without_a_driver_is_told_so() {
     // The usual places, but for a folder that has nothing.
     let empty = folder_with(&[]);
     let said = ask("open-usual", &[("TETRAD_CUDA_LIBRARIES", empty.path().to_str().unwrap())]);
-    if said.starts_with("the NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in ") {
+    if said.starts_with("NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in ") {
         assert!(said.contains(&format!("{}, the folders of LD_LIBRARY_PATH, ", empty.path().display())), "{said}");
         assert!(said.ends_with("; install the driver, or use --device cpu"), "{said}");
     } else {
