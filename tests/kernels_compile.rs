@@ -58,9 +58,12 @@ fn allowed(source: &Source) -> BTreeMap<&'static str, &'static str> {
 fn faults(source: &Source, architecture: &str, log: &str) -> Vec<String> {
     let (allowed, usages) = (allowed(source), usages(log));
     let mut faults = Vec::new();
-    for Usage { kernel, spilled, .. } in &usages {
+    for Usage { kernel, spilled, registers, .. } in &usages {
         if *spilled > 0 && !allowed.contains_key(kernel.as_str()) {
-            faults.push(format!("{} {architecture}: {kernel} spills {spilled} bytes of registers", source.file));
+            faults.push(format!(
+                "{} {architecture}: {kernel} spills {spilled} bytes at {registers} registers",
+                source.file
+            ));
         }
     }
     if usages.is_empty() {

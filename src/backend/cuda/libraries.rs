@@ -16,7 +16,9 @@ pub const VARIABLE: &str = "TETRAD_CUDA_LIBRARIES";
 const MAJORS: [u32; 2] = [13, 12];
 
 /// Where systems and toolkits put libraries, as patterns.
-const SYSTEM: [&str; 8] = [
+const SYSTEM: [&str; 12] = [
+    "$CUDA_HOME/lib64",
+    "$CUDA_PATH/lib64",
     "/usr/local/cuda*/lib64",
     "/usr/local/cuda*/targets/*-linux/lib",
     "/opt/cuda/lib64",
@@ -25,12 +27,15 @@ const SYSTEM: [&str; 8] = [
     "/usr/lib",
     "/usr/lib/wsl/lib",
     "/run/opengl-driver/lib",
+    "/usr/local/nvidia/lib64",
+    "/usr/local/nvidia/lib",
 ];
 
-/// Where Python packages are put, as patterns.
-const PYTHON: [&str; 7] = [
+/// Where Python packages are put, as patterns; `$PYTHON` is the folder that the `python3` of PATH belongs to.
+const PYTHON: [&str; 8] = [
     "$VIRTUAL_ENV/lib/python3*/site-packages",
     "$CONDA_PREFIX/lib/python3*/site-packages",
+    "$PYTHON/lib/python3*/*-packages",
     "$HOME/.local/lib/python3*/site-packages",
     "$HOME/.pyenv/versions/*/lib/python3*/site-packages",
     "/usr/local/lib/python3*/*-packages",
@@ -183,10 +188,9 @@ impl Search {
         }
         let loader = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
         let mut folders: Vec<_> = std::env::split_paths(&loader).filter(|path| path.is_absolute()).collect();
-        folders.extend(SYSTEM.iter().flat_map(|pattern| existing(pattern)));
+        folders.extend(SYSTEM.iter().filter_map(|pattern| expand(pattern)).flat_map(|pattern| existing(&pattern)));
         for packages in PYTHON.iter().filter_map(|pattern| expand(pattern)).flat_map(|pattern| existing(&pattern)) {
-            // Packages of CUDA 13 share one folder, those of CUDA 12 have one each.
-            folders.extend(existing(&format!("{}/nvidia/*/lib", glob::Pattern::escape(&packages.to_string_lossy()))));
+            folders.extend(libraries_of(&packages));
         }
         folders
     }
@@ -197,7 +201,11 @@ impl Search {
             searched.push("the folders of LD_LIBRARY_PATH".into());
             searched.extend(SYSTEM.iter().map(|&pattern| pattern.to_owned()));
             if wanted.file != DRIVER.file {
-                searched.extend(PYTHON.iter().map(|pattern| format!("{pattern}/nvidia/*/lib")));
+                searched.extend(
+                    PYTHON
+                        .iter()
+                        .map(|pattern| format!("{}/nvidia/*/lib", pattern.replace("$PYTHON", "(python3 of PATH)"))),
+                );
             }
         }
         if searched.is_empty() {
@@ -217,8 +225,24 @@ impl Search {
 fn expand(pattern: &str) -> Option<String> {
     let Some(rest) = pattern.strip_prefix('$') else { return Some(pattern.to_owned()) };
     let (variable, rest) = rest.split_once('/')?;
-    let value = std::env::var(variable).ok().filter(|value| !value.is_empty())?;
+    let value = match variable {
+        "PYTHON" => python()?.to_str()?.to_owned(),
+        _ => std::env::var(variable).ok().filter(|value| !value.is_empty())?,
+    };
     Some(format!("{}/{rest}", glob::Pattern::escape(&value)))
+}
+
+/// The folder above `bin/python3`, of the one that a shell would start: an environment that was put on the PATH
+/// without being activated.
+fn python() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let bin = std::env::split_paths(&path).find(|folder| folder.join("python3").is_file())?;
+    bin.ends_with("bin").then(|| bin.parent().map(Path::to_path_buf)).flatten()
+}
+
+/// NVIDIA's libraries among Python packages: those of CUDA 13 share one folder, those of CUDA 12 have one each.
+fn libraries_of(packages: &Path) -> Vec<PathBuf> {
+    existing(&format!("{}/nvidia/*/lib", glob::Pattern::escape(&packages.to_string_lossy())))
 }
 
 /// The folders that match a pattern, in the order of their names.
@@ -310,5 +334,17 @@ mod tests {
         assert_eq!(expand("/a/b*"), Some("/a/b*".into()));
         assert_eq!(expand("$NO_SUCH_VARIABLE/lib"), None);
         assert!(expand("$PATH/lib").unwrap().ends_with("/lib"));
+    }
+
+    /// Packages beside a `python3` are found, whatever characters its folder's name has.
+    #[test]
+    fn packages_of_an_environment_are_found_folder_by_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let packages = home.path().join("a[b]*/lib/python3.12/site-packages");
+        for folder in ["nvidia/cu13/lib", "nvidia/cublas/lib", "nvidia/cublas/include", "other/lib"] {
+            fs::create_dir_all(packages.join(folder)).unwrap();
+        }
+        let wanted = ["nvidia/cu13/lib", "nvidia/cublas/lib"].map(|folder| packages.join(folder));
+        assert_eq!(libraries_of(&packages), wanted);
     }
 }
