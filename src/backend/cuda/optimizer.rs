@@ -239,7 +239,7 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
     }
     let args = Args::new().u32(grid).span(gpu, at.maxima).span(gpu, at.clipped).span(gpu, at.raw).span(gpu, scalars);
     let args = args.bytes(&constants).span(gpu, at.verdict).span(gpu, kept);
-    gpu.launch("optimizer_verdict", [1, 1, 1], 1024, 0, &args);
+    gpu.launch("optimizer_verdict", [1, 1, 1], grid.next_power_of_two().clamp(32, 1024), 0, &args);
 
     let shape = Shape::of(param.weight.geometry);
     let storage = Storage::of(param, &constants);
