@@ -30,7 +30,7 @@ struct Kept {
     reserved: u32,
 }
 
-/// Planes of a parameter on the device; zero where there is none (`Planes` in `kernels/optimizer_update.cu`).
+/// Planes of a parameter on the device; zero where there is none (`Planes` in `kernels/optimizer_pass.h`).
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Planes {
@@ -102,7 +102,7 @@ impl Codec {
     }
 }
 
-/// `Storage` in `kernels/optimizer_update.cu`, its `Lattice` (`kernels/lattice.h`) in it.
+/// `Storage` in `kernels/optimizer_pass.h`, its `Lattice` (`kernels/lattice.h`) in it.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Storage {

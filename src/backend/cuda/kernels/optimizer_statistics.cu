@@ -136,7 +136,7 @@ KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, dou
     Verdict v = {clip_at(constants, kept[0], gmax), gmax, 1.0f, MOVED};
     Squares total = {0.0, 0.0};
     bool first = true;
-    // Each round folds as many as there are threads, which are whole subtrees, into the first places of the same arrays.
+    // Each round folds as many as there are threads, which are whole subtrees, into the first places of the arrays.
     for (u32 count = leaves; first || count > 1; count = ceil_div(count, threads()), first = false) {
         for (u32 from = 0; from < count; from += threads()) {
             const u32 i = from + thread();
