@@ -319,7 +319,11 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     storage.plain = 1;
     storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
     storage.v = {NIBBLE, 15.0f, 0.0f, 0};
-    storage.lattice = {16.0f, 0.0625f, 136.0f, 0.0f, 0.0f, 255.0f, 6.0f, 7.4f, 3.5f};
+    storage.lattice.fine = 16.0f;
+    storage.lattice.unit = 0.0625f;
+    storage.lattice.base = 136.0f;
+    storage.lattice.excess = 0.0f;
+    storage.lattice.max = 255.0f;
     c.density = 1.0f;
     c.reset_before = c.reset_after = 0;
     c.feedback = c.l2 = c.decay = 0.0f;
