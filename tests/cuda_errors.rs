@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::gpu::{CHECKS, emulated};
+use common::gpu::{CHECKS, allocate, emulated};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tetrad::backend::Store;
@@ -41,7 +41,7 @@ fn child() {
 }
 
 fn answer_open(gpu: Result<Gpu, tetrad::error::BackendError>, bytes: usize) {
-    match gpu.and_then(|mut gpu| gpu.allocate(bytes, Span::NONE).map(|()| gpu)) {
+    match gpu.and_then(|mut gpu| allocate(&mut gpu, bytes).map(|()| gpu)) {
         Ok(gpu) => answer(format!("{} {} {}", gpu.name(), gpu.capability(), gpu.libraries())),
         Err(error) => answer(error),
     }
@@ -108,15 +108,14 @@ fn a_device_too_old_or_too_new_is_refused_by_name() {
     let said = ask("open", &[("TETRAD_EMULATOR_CAPABILITY", "13.0")]);
     let nvrtc = tetrad_emulator::libraries().join("libnvrtc.so.13");
     let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121; ", nvrtc.display());
-    assert!(said.starts_with("NVRTC, CUDA's compiler, was not found: ") && said.contains(&reason), "{said}");
+    assert!(said.starts_with("NVRTC (CUDA's compiler) was not found: ") && said.contains(&reason), "{said}");
 }
 
 #[test]
 fn too_little_memory_is_refused_with_all_four_numbers() {
     let mib = 1u64 << 20;
     let memory = (64 * mib).to_string();
-    let gpu = Gpu::open_with(0, &emulated(), SOURCES).unwrap();
-    let own = gpu.own_bytes() as u64;
+    let own = Gpu::OWN_BYTES as u64;
     let said = ask(&format!("allocate {}", 40 * mib), &[("TETRAD_EMULATOR_MEMORY", &memory)]);
     let start =
         format!("Emulated GPU: {} bytes of memory are planned, {memory} of {memory} are free; ", 40 * mib + own);
@@ -136,8 +135,8 @@ fn folder_with(files: &[&str]) -> tempfile::TempDir {
 #[test]
 fn each_missing_library_is_named_with_the_next_thing_to_do() {
     let cases = [
-        (&[][..], "the NVIDIA driver (libcuda) was not found: ", "install the driver, or use --device cpu"),
-        (&["libcuda.so.1"], "NVRTC, CUDA's compiler, was not found: ", "`pip install nvidia-cuda-nvrtc` brings it"),
+        (&[][..], "NVIDIA driver (libcuda) was not found: ", "install the driver, or use --device cpu"),
+        (&["libcuda.so.1"], "NVRTC (CUDA's compiler) was not found: ", "`pip install nvidia-cuda-nvrtc` brings it"),
         (&["libcuda.so.1", "libnvrtc.so.13"], "cuBLASLt was not found: ", "`pip install nvidia-cublas` brings it"),
     ];
     for (files, start, next) in cases {
@@ -153,7 +152,7 @@ fn a_machine_without_a_driver_is_told_so() {
     // The usual places, but for a folder that has nothing.
     let empty = folder_with(&[]);
     let said = ask("open-usual", &[("TETRAD_CUDA_LIBRARIES", empty.path().to_str().unwrap())]);
-    if said.starts_with("the NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in ") {
+    if said.starts_with("NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in ") {
         assert!(said.contains(&format!("{}, the folders of LD_LIBRARY_PATH, ", empty.path().display())), "{said}");
         assert!(said.ends_with("; install the driver, or use --device cpu"), "{said}");
     } else {
@@ -212,7 +211,7 @@ fn kernels_are_compiled_once_and_damaged_ones_again() {
 fn count_allocations() -> String {
     let mut gpu = Gpu::open_with(0, &emulated(), &[CHECKS]).unwrap();
     let opened = tetrad_emulator::allocations();
-    gpu.allocate(1 << 20, Span::NONE).unwrap();
+    allocate(&mut gpu, 1 << 20).unwrap();
     let allocated = tetrad_emulator::allocations();
     let (free, total) = gpu.free_memory().unwrap();
     let span = |offset, bytes| Span { place: Place::Arena, offset, bytes };
@@ -231,7 +230,7 @@ fn count_allocations() -> String {
     }
     let worked = tetrad_emulator::allocations();
     let counted = gpu.allocations();
-    let taken = total - free - (1 << 20) - gpu.own_bytes() as u64;
+    let taken = total - free - (1 << 20) - Gpu::OWN_BYTES as u64;
     drop(gpu);
     let left = tetrad_emulator::live_bytes();
     format!("{opened} opened, {allocated} allocated, {worked} worked, {counted} counted, {taken} beyond, {left} left")

@@ -170,6 +170,12 @@ fn record(g: Geometry, storage: Storage, config: &Optimizer, feedback: bool, see
             *out = x * 0.02 + 0.003;
         }
     });
+    if storage.kind == WeightKind::Int4 && seed % 2 == 1 {
+        // As groups that came from another program may have them.
+        let mut scales = bytes(&cpu, placed.param.weight.scales);
+        scales.chunks_exact_mut(2).step_by(3).for_each(|scale| scale[1] ^= 0x80);
+        cpu.upload(&scales, placed.param.weight.scales);
+    }
     let all = |cpu: &Cpu| planes(&placed.param).map(|(_, span)| bytes(cpu, span)).to_vec();
     let mut recorded = Recorded { states: vec![all(&cpu)], outcomes: vec![], grads: vec![], steps: vec![], placed };
     for number in 1..=steps {

@@ -44,9 +44,12 @@ const SAME_WEIGHTS: f64 = 1e-3;
 /// that learns 400 tokens by heart.
 const DRIFT: f64 = 0.03;
 
+/// What makes a variant of the configuration.
+type Edit = fn(&mut Config);
+
 #[test]
 fn twenty_steps_take_the_same_course_as_on_the_cpu() {
-    let edits: [(&str, fn(&mut Config)); 6] = [
+    let edits: [(&str, Edit); 6] = [
         ("default", |_| {}),
         ("float32", |config| {
             (config.storage.weights, config.storage.m, config.storage.v) = (Weights::F32, Moment::F32, Moment::F32);

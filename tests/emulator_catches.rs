@@ -61,18 +61,18 @@ impl Wrong {
     }
 
     /// With checks, every order gives a report that holds all of `parts`.
-    fn is_reported(self, parts: &[&str]) {
+    fn reports(self, parts: &[&str]) {
         reports(self.name, &self.checked, parts);
     }
 
     /// The same without checks.
-    fn is_always_reported(self, parts: &[&str]) {
+    fn always_reports(self, parts: &[&str]) {
         reports(self.name, &self.unchecked, parts);
         reports(self.name, &self.checked, parts);
     }
 
     /// The bug is in the arithmetic: with checks or without, every order gives other values.
-    fn is_seen_in_values_alone(self) {
+    fn shows_in_values_alone(self) {
         let all: Vec<_> = self.unchecked.iter().chain(&self.checked).collect();
         assert!(all.iter().all(|seen| **seen == Seen::OtherValues), "wrong_{}: {all:?}", self.name);
     }
@@ -113,7 +113,7 @@ fn a_missing_barrier() {
     let wrong = twins("barrier", &backwards(&x, 256), |launch, output| {
         launch.grid([3, 1, 1]).threads(256).buffer(&input).buffer(output)
     });
-    wrong.shows_in_values().is_reported(&[" shared memory that is ", " by thread ", UNORDERED]);
+    wrong.shows_in_values().reports(&[" shared memory that is ", " by thread ", UNORDERED]);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_missing_barrier_within_a_warp() {
     let input = Buffer::of(&x);
     let wrong =
         twins("warp_barrier", &backwards(&x, 32), |launch, output| launch.threads(256).buffer(&input).buffer(output));
-    wrong.shows_in_values().is_reported(&[" shared memory that is ", " by thread ", UNORDERED]);
+    wrong.shows_in_values().reports(&[" shared memory that is ", " by thread ", UNORDERED]);
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_missing_barrier_before_shared_memory_is_written_again() {
     let input = Buffer::of(&x);
     let sums: Vec<f32> = (0..128).map(|i| (0..5).map(|round| x[round * 128 + (i + 37) % 128]).sum()).collect();
     let wrong = twins("refill", &sums, |launch, output| launch.threads(128).buffer(&input).buffer(output).u32(5));
-    wrong.shows_in_values().is_reported(&[" shared memory that is ", " by thread ", UNORDERED]);
+    wrong.shows_in_values().reports(&[" shared memory that is ", " by thread ", UNORDERED]);
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn a_missing_wait_for_an_asynchronous_copy() {
     let wrong = twins("wait", &groups_backwards(&x, 64), |launch, output| {
         launch.threads(64).shared(64 * 16).buffer(&input).buffer(output)
     });
-    wrong.shows_in_values().is_reported(&["reads shared memory that thread ", " copies to and has not waited for"]);
+    wrong.shows_in_values().reports(&["reads shared memory that thread ", " copies to and has not waited for"]);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_wait_for_one_group_too_few() {
     let wrong = twins("pipeline", &swapped, |launch, output| {
         launch.threads(64).shared(2 * 64 * 16).buffer(&input).buffer(output).u32(6)
     });
-    wrong.shows_in_values().is_reported(&["reads shared memory that thread ", " copies to and has not waited for"]);
+    wrong.shows_in_values().reports(&["reads shared memory that thread ", " copies to and has not waited for"]);
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_copy_into_what_others_still_read() {
     let wrong = twins("overwrite", &groups_backwards(&x, 64), |launch, output| {
         launch.threads(64).shared(64 * 16).buffer(&input).buffer(output).u32(4)
     });
-    wrong.shows_in_values().is_reported(&[" shared memory that ", "thread "]);
+    wrong.shows_in_values().reports(&[" shared memory that ", "thread "]);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn a_wrong_fragment_index() {
     let (left, right) = (Buffer::of(&bits(&a)), Buffer::of(&bits(&b)));
     let product: Vec<f32> = (0..128).map(|i| (0..16).map(|k| a[i / 8 * 16 + k] * b[k * 8 + i % 8]).sum()).collect();
     let wrong = twins("fragment", &product, |launch, output| launch.buffer(&left).buffer(&right).buffer(output));
-    wrong.is_seen_in_values_alone();
+    wrong.shows_in_values_alone();
 }
 
 /// Reads one element beyond `count`.
@@ -198,7 +198,7 @@ fn a_read_one_past_the_end_of_an_allocation() {
             count - 65,
             4 * count
         );
-        past_the_end(count).is_reported(&[&text]);
+        past_the_end(count).reports(&[&text]);
     }
 }
 
@@ -233,7 +233,7 @@ fn a_pointer_of_the_host() {
 fn a_read_one_past_the_end_of_dynamic_shared_memory() {
     let y: Vec<f32> = (0..64).map(|i| i as f32).collect();
     let wrong = twins("past_shared", &y, |launch, output| launch.threads(64).shared(256).buffer(output));
-    wrong.is_always_reported(&["thread 63: ", " memory 0 bytes past the end of 256 bytes of dynamic shared memory"]);
+    wrong.always_reports(&["thread 63: ", " memory 0 bytes past the end of 256 bytes of dynamic shared memory"]);
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn a_write_past_the_end_of_a_shared_array() {
     let y: Vec<f32> = (0..64).map(|i| (i % 63) as f32).collect();
     let wrong = twins("past_array", &y, |launch, output| launch.threads(64).buffer(output));
     reports("past_array", &wrong.unchecked, &["block 0: wrote beyond a shared array of 252 bytes"]);
-    wrong.is_reported(&["thread 63: writes memory 0 bytes past the end of a shared array of 252 bytes"]);
+    wrong.reports(&["thread 63: writes memory 0 bytes past the end of a shared array of 252 bytes"]);
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn a_return_before_a_barrier() {
     });
     let parts =
         ["deadlock: thread ", " waits at sync_threads (planted.cu:", " for all threads, but thread ", " has returned"];
-    wrong.is_always_reported(&parts);
+    wrong.always_reports(&parts);
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_shuffle_that_some_lanes_do_not_reach() {
     let wrong =
         twins("divergent", &expected, |launch, output| launch.threads(64).buffer(&input).buffer(output).u32(40));
     let parts = ["deadlock: thread ", " waits at a shuffle (planted.cu:", " for all lanes of its warp, but thread "];
-    wrong.is_always_reported(&parts);
+    wrong.always_reports(&parts);
 }
 
 #[test]
@@ -273,9 +273,9 @@ fn lanes_and_threads_that_meet_at_different_places() {
     let input = Buffer::of(&x);
     let expected: Vec<f32> = (0..64).map(|i| x[i] + x[i ^ 1]).collect();
     let wrong = twins("branches", &expected, |launch, output| launch.threads(64).buffer(&input).buffer(output));
-    wrong.is_always_reported(&["lanes meet at different places: thread ", " waits at a shuffle (planted.cu:"]);
+    wrong.always_reports(&["lanes meet at different places: thread ", " waits at a shuffle (planted.cu:"]);
     let wrong = twins("barriers", &[1.0; 64], |launch, output| launch.threads(64).buffer(output));
-    wrong.is_always_reported(&["threads meet at different places: thread ", " waits at sync_threads (planted.cu:"]);
+    wrong.always_reports(&["threads meet at different places: thread ", " waits at sync_threads (planted.cu:"]);
 }
 
 #[test]
@@ -285,7 +285,7 @@ fn shared_memory_that_nobody_initialised() {
     let wrong = twins("uninitialised", &[64.0 * 65.0 / 2.0; 64], |launch, output| {
         launch.threads(64).buffer(&input).buffer(output)
     });
-    wrong.is_seen_in_values_alone();
+    wrong.shows_in_values_alone();
 }
 
 #[test]
@@ -293,13 +293,13 @@ fn a_wide_load_from_an_address_that_is_not_aligned() {
     let x = numbers(33 * 4);
     let input = Buffer::of(&x);
     let wrong = twins("misaligned", &x[..128], |launch, output| launch.buffer(&input).buffer(output));
-    wrong.is_always_reported(&["address is not a multiple of the size of the access (planted.cu:"]);
+    wrong.always_reports(&["address is not a multiple of the size of the access (planted.cu:"]);
 }
 
 #[test]
 fn a_requirement_that_does_not_hold() {
     let wrong = twins("required", &[1.0; 32], |launch, output| launch.buffer(output).u32(32));
-    wrong.is_always_reported(&["does not hold: ", " (planted.cu:"]);
+    wrong.always_reports(&["does not hold: ", " (planted.cu:"]);
 }
 
 #[test]

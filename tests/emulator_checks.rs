@@ -129,7 +129,7 @@ fn conversions_and_arithmetic() {
             assert!(same(got[n], want), "result {n} of {a:e} ({bits:#x}) and {b:e}: {:#x}, not {want:e}", got[n]);
         }
         let rounded = if a.is_nan() { 0 } else { a.round_ties_even() as i32 as u32 };
-        let high = (u64::from(bits) * u64::from(other) >> 32) as u32;
+        let high = ((u64::from(bits) * u64::from(other)) >> 32) as u32;
         let truth = u32::from(!f32::from_bits(bits << 16).is_nan());
         let integers = [
             (13, rounded),
@@ -178,7 +178,7 @@ fn shuffles_votes_and_sums_of_a_warp() {
         let (output, sums) = (Buffer::poisoned::<u32>(32 * 16), Buffer::poisoned::<f64>(32));
         Launch::new("check_warp").order(order).buffer(&input).buffer(&output).buffer(&sums).run().unwrap();
         let got = output.read::<u32>();
-        let votes = (0..32).map(|i| u32::from(x[i] % 3 == 0) << i).sum::<u32>();
+        let votes = (0..32).map(|i| u32::from(x[i].is_multiple_of(3)) << i).sum::<u32>();
         // All are small integers, whose sums are exact in any order.
         let (total, most) = (x.iter().sum::<u32>(), *x.iter().max().unwrap());
         for lane in 0..32 {

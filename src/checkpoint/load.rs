@@ -5,9 +5,10 @@ use super::planes::{planes, spec};
 use crate::backend::{Backend, Param, Sizes, State, Weight};
 use crate::config::{Config, Moment, Scheme};
 use crate::error::{BackendError, CheckpointError, ContentsError};
-use crate::format::{File, Head, Tensor, TensorSpec};
+use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
 use crate::model::{Entry, Mode, Model, table};
+use crate::nibble::PAD_NIBBLE;
 use crate::store::Map;
 use crate::train::Trainer;
 use std::collections::HashSet;
@@ -146,6 +147,63 @@ impl Checkpoint {
             }
         }
         trainer.counters = self.meta.counters;
+        Ok(())
+    }
+
+    /// Puts the saved weights, and nothing else, into a new trainer: the start of another run. Where the file has no
+    /// residue, the trained value begins at the code's own.
+    ///
+    /// # Errors
+    /// If the configurations differ in what the weights are, see [`Checkpoint::check_weights`].
+    pub fn start(&self, trainer: &mut Trainer) -> Result<(), CheckpointError> {
+        self.check_weights(trainer.config())?;
+        // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
+        trainer.initialize();
+        for (entry, param) in table(trainer.config()).iter().zip(trainer.model.params.all()) {
+            let name = entry.role.name();
+            let tensor = self.tensor(&name);
+            for plane in planes(param).filter(|plane| !plane.kind.is_optimizer() || plane.kind == PlaneKind::Residue) {
+                let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
+                match found.map(|p| p.range()) {
+                    Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
+                        trainer.backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
+                    }
+                    None if plane.kind == PlaneKind::Residue => {
+                        trainer.backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
+                    }
+                    _ => {
+                        let (plane, bytes) = (plane.kind.name(), plane.span.bytes);
+                        return Err(CheckpointError::Plane { path: self.path.clone(), name, plane, bytes });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether `given` describes a model with these very weights.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn check_weights(&self, given: &Config) -> Result<(), CheckpointError> {
+        let differs = |key: String, saved: String, given: String| {
+            Err(CheckpointError::Differs { path: self.path.clone(), key, saved, given })
+        };
+        let (saved, now) = (to_json(&self.meta.model), to_json(&given.model));
+        for key in saved.keys().chain(now.keys()).filter(|key| *key != "init_std") {
+            if saved.get(key) != now.get(key) {
+                let text = |map: &serde_json::Map<_, serde_json::Value>| {
+                    map.get(key).map_or("nothing".into(), ToString::to_string)
+                };
+                return differs(format!("model.{key}"), text(&saved), text(&now));
+            }
+        }
+        let (saved, now) = (to_json(&self.meta.storage), to_json(&given.storage));
+        for key in ["weights", "embedding", "head", "group", "scheme"] {
+            if saved[key] != now[key] {
+                return differs(format!("storage.{key}"), saved[key].to_string(), now[key].to_string());
+            }
+        }
         Ok(())
     }
 

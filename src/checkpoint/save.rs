@@ -34,6 +34,22 @@ pub fn save(
     extent: Extent,
     path: &Path,
 ) -> Result<(), CheckpointError> {
+    let tokenizer = tokenizer.map(|bytes| Attachment { name: TOKENIZER, bytes });
+    save_with(model, backend, meta, tokenizer.as_slice(), extent, path)
+}
+
+/// [`save`] with any attachments, the tokenizer among them if there is one.
+///
+/// # Errors
+/// As [`save`].
+pub fn save_with(
+    model: &Model,
+    backend: &dyn Backend,
+    meta: &Meta,
+    attachments: &[Attachment<'_>],
+    extent: Extent,
+    path: &Path,
+) -> Result<(), CheckpointError> {
     let scheme = model.config.storage.scheme;
     let params: Vec<_> = model.params.all().collect();
     let kept = |kind: PlaneKind| extent == Extent::Full || !kind.is_optimizer();
@@ -45,9 +61,8 @@ pub fn save(
             planes: planes(param).filter(|p| kept(p.kind)).map(|p| (p.kind, p.element)).collect(),
         })
         .collect();
-    let attachments: Vec<_> = tokenizer.map(|bytes| Attachment { name: TOKENIZER, bytes }).into_iter().collect();
     let failed = |source| CheckpointError::Write { path: path.into(), source };
-    let layout = Layout::new(&tensors, &meta.to_map(), &attachments)
+    let layout = Layout::new(&tensors, &meta.to_map(), attachments)
         .map_err(|e| CheckpointError::Format { path: path.into(), source: Box::new(e) })?;
     let mut piece = vec![0; PIECE];
     let mut source = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {

@@ -49,6 +49,8 @@ impl Opened {
     pub fn describe(&self) -> String {
         let device = self.backend.describe();
         match &self.instead {
+            // Where it was looked for, and what to do, is for those who asked for a GPU.
+            Some(BackendError::Library { library, .. }) => format!("{device} (no GPU is used: no {library})"),
             Some(why) => format!("{device} (no GPU is used: {why})"),
             None => device,
         }

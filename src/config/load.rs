@@ -24,7 +24,16 @@ impl Config {
     /// # Errors
     /// A source that does not exist or is not TOML, or all mistakes in keys and values at once.
     pub fn load(source: Option<&str>, sets: &[String]) -> Result<Config, ConfigError> {
-        let mut draft = Draft::open(source)?;
+        Self::load_over(Config::default(), source, sets)
+    }
+
+    /// [`Config::load`] over another base than the quick-start: keys that neither the file nor an override names are
+    /// those of `base`. A preset, named as the source or in the file, still is a base of its own.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_over(base: Config, source: Option<&str>, sets: &[String]) -> Result<Config, ConfigError> {
+        let mut draft = Draft::open(base, source)?;
         for set in sets {
             draft.set(set);
         }
@@ -53,14 +62,14 @@ impl Draft {
         Draft { base, values, origins, problems: Vec::new(), keys }
     }
 
-    fn open(source: Option<&str>) -> Result<Self, ConfigError> {
-        let source = source.unwrap_or("quickstart");
+    fn open(base: Config, source: Option<&str>) -> Result<Self, ConfigError> {
+        let Some(source) = source else { return Ok(Draft::new("quickstart", base)) };
         if let Some((name, base)) = preset(source) {
             return Ok(Draft::new(name, base));
         }
         let path = Path::new(source);
         match std::fs::read_to_string(path) {
-            Ok(text) => Draft::parse(path, &text),
+            Ok(text) => Draft::parse(base, path, &text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ConfigError::NoSuchSource {
                 name: source.into(),
                 hint: did_you_mean(nearest(source, PRESETS)),
@@ -70,13 +79,13 @@ impl Draft {
         }
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+    fn parse(default: Config, path: &Path, text: &str) -> Result<Self, ConfigError> {
         let document = DeTable::parse(text).map_err(|error| syntax(path, text, &error))?;
         let document = document.into_inner();
         let place = |at: usize| Place::File(path.into(), line_and_column(text, at).0);
         let named = document.get("preset").map(|value| (plain(value.get_ref()), place(value.span().start)));
         let base = named.as_ref().and_then(|(value, _)| preset(value.as_str()?));
-        let (name, base_config) = base.clone().unwrap_or(("quickstart", Config::default()));
+        let (name, base_config) = base.clone().unwrap_or(("quickstart", default));
         let mut draft = Draft::new(name, base_config);
         if let (Some((value, place)), None) = (named, base) {
             let hint = did_you_mean(value.as_str().and_then(|name| nearest(name, PRESETS)));
@@ -265,7 +274,7 @@ mod tests {
             let mut broken = text.as_bytes().to_vec();
             broken[at] = b"=[\"9\n.-#"[at / 2 % 8];
             let broken = String::from_utf8(broken).expect("both the file and the changes are ASCII");
-            match Draft::parse(Path::new("run.toml"), &broken).and_then(Draft::finish) {
+            match Draft::parse(Config::default(), Path::new("run.toml"), &broken).and_then(Draft::finish) {
                 Ok(_) => accepted += 1,
                 Err(error) => {
                     assert!(!error.to_string().is_empty());

@@ -75,7 +75,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<TensorInfo>, SafetensorsError> {
     let mut tensors = Vec::new();
     for (name, entry) in entries {
         let tensor = shown(&name);
-        if !names.insert(name) {
+        if !names.insert(tensor.clone()) {
             return Err(SafetensorsError::TensorTwice { tensor });
         }
         tensors.push(info(tensor, entry, data.len() as u64, 8 + len)?);

@@ -7,6 +7,7 @@ use super::{gguf_model, hugging_face};
 use crate::config::{Config, Model};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
+use crate::format::MAGIC;
 use crate::model::{Role, table};
 use crate::store::Map;
 use std::collections::HashMap;
@@ -63,6 +64,10 @@ impl Source {
             hugging_face::open_directory(path, beside)?
         } else {
             let map = Map::open(path)?;
+            if map.starts_with(&MAGIC) {
+                let what = "is a .tetrad file already; GGUF, safetensors and Hugging Face directories are imported";
+                return Err(ConvertError::Source { path: path.into(), what: what.into() });
+            }
             if map.starts_with(b"GGUF") {
                 gguf_model::open(path, map, beside)?
             } else {

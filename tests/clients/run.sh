@@ -6,6 +6,7 @@
 #   CLIENTS_PYTHON=/path/python3 tests/clients/run.sh         uses one that has them
 #   CLIENTS_TORCH=0                 leaves transformers out
 #   CLIENTS_MODEL=FILE.gguf         another model
+#   STEPS=0                         leaves out the 200 steps of fine-tuning, which take most of the time
 #
 # Skips, and says so, where Python or the packages cannot be had.
 set -euo pipefail

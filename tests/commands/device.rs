@@ -32,7 +32,7 @@ fn fails(mut command: Command) -> String {
 }
 
 fn training<'a>(more: &[&'a str]) -> Vec<&'a str> {
-    [&["train", "tiny.toml"], &TEXT[..], &["--set", "train.steps=6"], more].concat()
+    [&["train", "tiny.toml"], &TEXT[..], &["--set", "train.steps=6", "--set", "train.warmup=1"], more].concat()
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn a_run_moves_between_cpu_and_gpu() {
     let place = workplace();
     place.ok(&training(&["--stop-at", "2"]));
     let said = ok(emulated(&place, &training(&["--resume", "--stop-at", "4", "--device", "cuda"])));
-    assert!(said.starts_with("tetrad 0.1.0 on ") && said.contains("emulated"), "{said}");
+    assert!(said.starts_with("tetrad 0.1.0 on ") && said.contains("Emulated GPU"), "{said}");
     assert!(said.contains("run      from") && said.contains("step 2"), "{said}");
     place.checkpoints("run").iter().for_each(|file| place.assert_sound(file));
     place.ok(&training(&["--resume"]));
@@ -50,16 +50,16 @@ fn a_run_moves_between_cpu_and_gpu() {
     // bfloat16 activations beside float32.
     assert!(a != b && (a - b).abs() < 0.005 * a, "{a} and {b}");
     let [a, b] = [&on_cpu, &on_gpu].map(|value| value["device"].as_str().unwrap());
-    assert!(a.starts_with("CPU") && b.contains("emulated"), "{a}, {b}");
+    assert!(a.starts_with("CPU") && b.contains("Emulated GPU"), "{a}, {b}");
 }
 
 #[test]
 fn auto_takes_a_gpu_if_there_is_one_and_says_why_if_not() {
     let place = trained();
     let args = ["eval", "run/model.tetrad", "--text", "val.txt", "--sequence", "8", "--sequences", "2"];
-    assert!(ok(emulated(&place, &args)).contains("emulated"));
+    assert!(ok(emulated(&place, &args)).contains("Emulated GPU"));
     let missing: [(&str, &str, &[&str]); 3] = [
-        ("TETRAD_EMULATOR_DEVICES", "0", &["no device"]),
+        ("TETRAD_EMULATOR_DEVICES", "0", &["no CUDA device 0"]),
         ("TETRAD_EMULATOR_DRIVER", "11080", &["11.8"]),
         ("TETRAD_EMULATOR_MEMORY", "2000000", &["are free", "tetrad plan --budget"]),
     ];
@@ -75,7 +75,7 @@ fn auto_takes_a_gpu_if_there_is_one_and_says_why_if_not() {
         assert!(words.iter().all(|word| line.contains(word) && refused.contains(word)), "{line}\n{refused}");
     }
     let refused = fails(emulated(&place, &[&args[..], &["--device", "cuda:1"]].concat()));
-    assert!(refused.contains("device 1") && refused.contains("1 device"), "{refused}");
+    assert!(refused.contains("no CUDA device 1: the driver shows 1"), "{refused}");
 }
 
 #[test]

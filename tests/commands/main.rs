@@ -3,6 +3,7 @@
 #[path = "../common/process.rs"]
 mod process;
 
+mod convert;
 mod device;
 mod eval;
 mod mistakes;

@@ -167,3 +167,23 @@ fn a_vocabulary_of_a_few_words_trains_evaluates_samples_and_resumes() {
         place.ok(&["sample", "run/model.tetrad", "--prompt", "it is", "--temperature", "0", "--max-tokens", "4"]);
     assert!(text.starts_with("it is") && text.contains("truth"), "{text}");
 }
+
+#[test]
+fn a_run_begins_with_the_weights_of_a_model() {
+    let place = trained();
+    let loss = |file: &str| {
+        let said = place.ok(&["eval", file, "--text", "val.txt", "--json"]);
+        super::json(&said)["loss"].as_f64().unwrap()
+    };
+    // The model and its storage need not be named; step 0 is the model, as its codes say it.
+    let more = [&["train", "--from", "run/model.tetrad"], &TEXT[..]].concat();
+    let set =
+        ["--set", "run.dir=tuned", "--set", "train.steps=30", "--set", "optimizer.lr=1e-3", "--set", "train.batch=4"];
+    place.ok(&[&more[..], &set[..]].concat());
+    assert_eq!(loss("tuned/step-00000000.tetrad"), loss("run/model.tetrad"));
+    assert!(loss("tuned/model.tetrad") < loss("run/model.tetrad"), "thirty more steps lower the loss");
+    let said = place.fails(&[&more[..], &set[..], &["--overwrite", "--set", "model.layers=3"]].concat());
+    assert!(said.contains("saved with model.layers = 2, the configuration has 3"), "{said}");
+    let said = place.fails(&[&more[..], &["--resume"]].concat());
+    assert!(said.contains("cannot be used with"), "{said}");
+}

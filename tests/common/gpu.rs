@@ -2,8 +2,9 @@
 //! `TETRAD_REQUIRE_CUDA=1` the real one alone: the emulator is not where such a test was carried.
 #![allow(dead_code)]
 
-use tetrad::backend::cuda::{Gpu, SOURCES, Search, Source};
+use tetrad::backend::cuda::{Gpu, Search, Source};
 use tetrad::error::BackendError;
+use tetrad::memory::{ALIGN, Place, Span};
 
 /// The kernels of the emulator's own tests: what gpu.h offers, one by one.
 pub const CHECKS: Source = Source { file: "checks.cu", text: include_str!("../emulator/kernels/checks.cu") };
@@ -16,6 +17,12 @@ pub fn emulated() -> Search {
 /// Whether only the machine's own device counts, and its absence is a failure.
 pub fn required() -> bool {
     std::env::var("TETRAD_REQUIRE_CUDA").is_ok_and(|value| value == "1")
+}
+
+/// Gives a device `bytes` bytes at offset 0, and behind them what it asks for itself.
+pub fn allocate(gpu: &mut Gpu, bytes: usize) -> Result<(), BackendError> {
+    let scratch = Span { place: Place::Arena, offset: bytes.next_multiple_of(ALIGN), bytes: Gpu::OWN_BYTES };
+    gpu.allocate(scratch.offset + scratch.bytes, scratch)
 }
 
 /// The emulated device and, unless this machine has none, a real one, each with its name for messages. That there is
@@ -43,9 +50,4 @@ pub fn set_order(order: u32) {
 
 fn real(sources: &[Source]) -> Result<Gpu, BackendError> {
     Gpu::open_with(0, &Search::usual(), sources)
-}
-
-/// All kernels of the program and of the emulator's tests.
-pub fn all_sources() -> Vec<Source> {
-    SOURCES.iter().copied().chain([CHECKS]).collect()
 }

@@ -122,9 +122,9 @@ impl Sizes {
         let aligned = [self.head_dim, self.stride, self.kv_stride].iter().all(|x| x.is_multiple_of(8));
         match self.head_dim {
             _ if !aligned => Version::Odd,
-            ..=32 => Version::D32,
-            ..=64 => Version::D64,
-            ..=96 => Version::D96,
+            0..=32 => Version::D32,
+            33..=64 => Version::D64,
+            65..=96 => Version::D96,
             _ => Version::D128,
         }
     }

@@ -43,6 +43,9 @@ pub struct Gpu {
 }
 
 impl Gpu {
+    /// Bytes at the beginning of the scratch that [`Gpu::allocate`] is given which are the backend's own.
+    pub const OWN_BYTES: usize = OWN_BYTES;
+
     /// Finds the libraries, starts the driver, takes device `ordinal`, compiles what is not in the cache and loads all
     /// kernels.
     ///
@@ -77,7 +80,7 @@ impl Gpu {
     }
 
     /// Takes all memory that will ever be used: one allocation on the device, of `bytes` zero bytes, and the pinned
-    /// buffer that uploads and downloads go through. `scratch` begins with [`OWN_BYTES`]: the workspace of matrix
+    /// buffer that uploads and downloads go through. `scratch` begins with [`Gpu::OWN_BYTES`]: the workspace of matrix
     /// products, and [`Gpu::words`].
     ///
     /// # Errors

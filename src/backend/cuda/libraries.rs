@@ -47,9 +47,9 @@ struct Wanted {
 }
 
 const DRIVER: Wanted =
-    Wanted { name: "the NVIDIA driver (libcuda)", file: "libcuda.so", next: "install the driver, or use --device cpu" };
+    Wanted { name: "NVIDIA driver (libcuda)", file: "libcuda.so", next: "install the driver, or use --device cpu" };
 const NVRTC: Wanted = Wanted {
-    name: "NVRTC, CUDA's compiler,",
+    name: "NVRTC (CUDA's compiler)",
     file: "libnvrtc.so",
     next: "`pip install nvidia-cuda-nvrtc` brings it, and TETRAD_CUDA_LIBRARIES can name its folder",
 };
@@ -277,11 +277,11 @@ mod tests {
             .replace(&empty.path().display().to_string(), "HERE");
         assert_eq!(
             said,
-            "NVRTC, CUDA's compiler, was not found: looked for libnvrtc.so.13 and libnvrtc.so.12 in HERE; `pip install \
+            "NVRTC (CUDA's compiler) was not found: looked for libnvrtc.so.13 and libnvrtc.so.12 in HERE; `pip install \
              nvidia-cuda-nvrtc` brings it, and TETRAD_CUDA_LIBRARIES can name its folder"
         );
         let said = search.driver().err().unwrap().to_string();
-        assert!(said.starts_with("the NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in "), "{said}");
+        assert!(said.starts_with("NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in "), "{said}");
         assert!(said.ends_with("; install the driver, or use --device cpu"), "{said}");
     }
 

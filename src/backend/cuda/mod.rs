@@ -159,7 +159,7 @@ impl Cuda {
         let (free, total) = self.memory()?;
         match needed <= free {
             true => Ok(()),
-            false => Err(BackendError::Memory { device: self.describe(), needed, free, total }),
+            false => Err(BackendError::Memory { device: self.gpu.name().into(), needed, free, total }),
         }
     }
 }

@@ -2,12 +2,13 @@
 
 mod header;
 mod observer;
+mod start;
 
 use super::device::{self, Device, Opened};
 use super::output::escape;
 use super::{CliResult, Failure, budget, pool};
 use crate::backend::Sizes;
-use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, clear, latest, list, save};
+use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
 use crate::config::Config;
 use crate::data::{Batches, Prepared, Windows};
 use crate::error::StoreError;
@@ -15,6 +16,7 @@ use crate::store::{Lock, remove_stale};
 use crate::train::{Ended, Observer, Samples, Trainer, available, plan, run as run_steps};
 use observer::Console;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use start::Start;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,6 +37,10 @@ pub struct Args {
     /// Go on from a checkpoint: the newest in run.dir (`auto`, a new run if there is none), or PATH.
     #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<String>,
+    /// Begin with the weights of this model: one that was imported, or a finished run's. Its model and storage are the
+    /// base of the configuration, its tokenizer comes along.
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    from: Option<PathBuf>,
     /// Start anew in a run.dir that holds a run already; its checkpoints and weights are deleted.
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
@@ -58,15 +64,20 @@ pub struct Args {
 /// Mistakes in configuration and data, before step 0; a file system that refuses; a run that ends in non-finite
 /// numbers.
 pub fn run(args: Args) -> CliResult {
-    let config = Config::load(args.config.as_deref(), &args.sets)?;
+    let model = args.from.as_deref().map(Start::open).transpose()?;
+    let base = model.as_ref().map_or_else(Config::default, Start::base);
+    let mut config = Config::load_over(base, args.config.as_deref(), &args.sets)?;
+    if let Some(model) = &model {
+        model.place_tokenizer(&mut config, args.dry_run)?;
+    }
     if args.dry_run {
         super::output::print(|out| write!(out, "{}", config.to_toml()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    pool::run(config.run.threads, || train(&config, &args))?
+    pool::run(config.run.threads, || train(&config, &args, model.as_ref()))?
 }
 
-fn train(config: &Config, args: &Args) -> CliResult {
+fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     let stop = stop_flag()?;
     // Before any text is read, which may take long.
     let opened = open_device(config, args)?;
@@ -88,18 +99,24 @@ fn train(config: &Config, args: &Args) -> CliResult {
         Some(path) => Some(open(&path, config, &data, dir)?),
         None => None,
     };
+    if let (None, Some(model)) = (&from, model) {
+        model.checkpoint.check_weights(config)?;
+    }
     if args.overwrite {
         clear(dir)?;
     }
     let mut trainer = Trainer::new(config, opened.backend)?;
-    match &from {
-        Some(checkpoint) => checkpoint.restore(&mut trainer, &data.fingerprint)?,
-        None => trainer.initialize(),
+    match (&from, model) {
+        (Some(checkpoint), _) => checkpoint.restore(&mut trainer, &data.fingerprint)?,
+        (None, Some(model)) => model.checkpoint.start(&mut trainer)?,
+        (None, None) => trainer.initialize(),
     }
-    header::print_header(&trainer, &device, &data, &samples, from.as_ref().map(Checkpoint::path))?;
+    let origin = from.as_ref().or(model.map(|model| &model.checkpoint));
+    header::print_header(&trainer, &device, &data, &samples, origin.map(Checkpoint::path))?;
     let resolved = dir.join("config.toml");
     std::fs::write(&resolved, config.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
+    console.companion = origin.and_then(|checkpoint| checkpoint.attachment(TOKENIZER_CONFIG));
     if from.is_none() {
         // Finds a full or read-only disk now, not in an hour; and if the first steps already go wrong, there is a
         // checkpoint from before them.
@@ -118,8 +135,8 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
             let path = dir.join(MODEL);
             let meta =
                 Meta::new(trainer.config(), trainer.counters, data.tokenizer.json().is_some(), &data.fingerprint);
-            let tokenizer = data.tokenizer.json();
-            save(&trainer.model, trainer.backend.as_ref(), &meta, tokenizer, Extent::Weights, &path)?;
+            let attachments = console.attachments();
+            save_with(&trainer.model, trainer.backend.as_ref(), &meta, &attachments, Extent::Weights, &path)?;
             console.summarize(trainer, &path)?;
             Ok(ExitCode::SUCCESS)
         }

@@ -1,11 +1,12 @@
 //! What a running training shows and writes: the progress line, metrics, samples, checkpoints.
 
-use crate::checkpoint::{Extent, Meta, checkpoint_path, prune, save};
+use crate::checkpoint::{Extent, Meta, TOKENIZER, TOKENIZER_CONFIG, checkpoint_path, prune, save_with};
 use crate::cli::Failure;
 use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration};
 use crate::data::{Decoder, Prepared, Tokenizer};
 use crate::error::{BackendError, CheckpointError, StoreError};
+use crate::format::Attachment;
 use crate::model::{Generator, Sampling};
 use crate::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, resident};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -55,6 +56,8 @@ pub struct Console {
     metrics: Metrics,
     bar: Option<ProgressBar>,
     tokenizer: Tokenizer,
+    /// What goes with the tokenizer in every file that is saved: special tokens, chat template.
+    pub companion: Option<Vec<u8>>,
     bytes_per_token: f64,
     fingerprint: String,
     tokens: usize,
@@ -79,6 +82,7 @@ impl Console {
             metrics: Metrics::open(&config.run.dir.join("metrics.jsonl"), step)?,
             bar,
             tokenizer: data.tokenizer.clone(),
+            companion: None,
             bytes_per_token: data.bytes_per_token,
             fingerprint: data.fingerprint.clone(),
             tokens: config.train.batch * config.train.sequence,
@@ -135,6 +139,12 @@ impl Console {
             None => {}
         }
         Ok(())
+    }
+
+    /// What every file of this run carries.
+    pub fn attachments(&self) -> Vec<Attachment<'_>> {
+        let parts = [(TOKENIZER, self.tokenizer.json()), (TOKENIZER_CONFIG, self.companion.as_deref())];
+        parts.into_iter().filter_map(|(name, bytes)| bytes.map(|bytes| Attachment { name, bytes })).collect()
     }
 
     /// What a finished run leaves behind.
@@ -221,10 +231,10 @@ impl Observer for Console {
 
     fn save(&mut self, trainer: &Trainer) -> Result<(), Stop> {
         let config = trainer.config();
-        let tokenizer = self.tokenizer.json();
-        let meta = Meta::new(config, trainer.counters, tokenizer.is_some(), &self.fingerprint);
+        let meta = Meta::new(config, trainer.counters, self.tokenizer.json().is_some(), &self.fingerprint);
         let path = checkpoint_path(&config.run.dir, trainer.counters.step);
-        save(&trainer.model, trainer.backend.as_ref(), &meta, tokenizer, Extent::Full, &path)?;
+        let attachments = self.attachments();
+        save_with(&trainer.model, trainer.backend.as_ref(), &meta, &attachments, Extent::Full, &path)?;
         Ok(prune(&config.run.dir, &config.train)?)
     }
 }

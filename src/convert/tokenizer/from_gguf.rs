@@ -19,6 +19,15 @@ struct Arrays<'a> {
     special: Map<String, Value>,
 }
 
+impl Arrays<'_> {
+    /// Whether a text begins with a token of its own, where the file does not say: what llama.cpp then does.
+    fn begin(&mut self, begins: bool) {
+        if !self.special.contains_key("add_bos_token") {
+            self.special.insert("add_bos_token".into(), begins.into());
+        }
+    }
+}
+
 /// The tokenizer of a file; nothing if it has none.
 ///
 /// # Errors
@@ -31,10 +40,9 @@ pub fn from_gguf(path: &Path, gguf: &Gguf<'_>) -> Result<Option<Files>, ConvertE
     let mut arrays = arrays(gguf).map_err(failed)?;
     let mut seen = HashSet::new();
     if let Some(token) = arrays.tokens.iter().find(|token| !seen.insert(**token)) {
+        let token: String = token.chars().take(60).collect();
         return Err(refuse(format!("its vocabulary has the token {token:?} twice")));
     }
-    // What llama.cpp does where the file does not say.
-    let mut begins = kind == "llama";
     let json = match kind {
         "gpt2" => {
             let name = gguf.maybe("tokenizer.ggml.pre", "a text", Key::text).map_err(failed)?.unwrap_or("(none)");
@@ -45,10 +53,13 @@ pub fn from_gguf(path: &Path, gguf: &Gguf<'_>) -> Result<Option<Files>, ConvertE
                     names()
                 ))
             })?;
-            begins = pre.ignore_merges;
+            arrays.begin(pre.ignore_merges);
             byte_level(&arrays, gguf, pre).map_err(failed)?
         }
-        "llama" => sentence_piece(&arrays, gguf).map_err(failed)?,
+        "llama" => {
+            arrays.begin(true);
+            sentence_piece(&arrays, gguf).map_err(failed)?
+        }
         other => {
             let what = format!(
                 "its tokenizer is {other:?}, and \"gpt2\" and \"llama\" are known; give the model's tokenizer.json \
@@ -57,7 +68,6 @@ pub fn from_gguf(path: &Path, gguf: &Gguf<'_>) -> Result<Option<Files>, ConvertE
             return Err(refuse(what));
         }
     };
-    arrays.special.entry("add_bos_token").or_insert(begins.into());
     Ok(Some((json, Some(serde_json::to_vec_pretty(&arrays.special).expect("a JSON value is JSON")))))
 }
 

@@ -12,6 +12,8 @@ namespace {
 std::atomic<bool> started{false};
 // The primary context: what it is does not matter, only whether a thread has it.
 struct Context {
+    // Held while it begins or ends: whoever retains it while another ends it gets a new one.
+    std::mutex mutex;
     std::atomic<int> retained{0};
 } primary;
 thread_local Context* current = nullptr;
@@ -172,12 +174,14 @@ API Code cuDeviceTotalMem_v2(size_t* bytes, int device) {
 
 API Code cuDevicePrimaryCtxRetain(Context** context, int device) {
     if (!started) return NOT_INITIALIZED;
+    std::lock_guard<std::mutex> lock(primary.mutex);
     primary.retained++;
     *context = &primary;
     return device_exists(device);
 }
 
 API Code cuDevicePrimaryCtxRelease_v2(int device) {
+    std::lock_guard<std::mutex> lock(primary.mutex);
     if (primary.retained == 0) return INVALID_CONTEXT;
     if (--primary.retained == 0) forget_streams();
     return device_exists(device);

@@ -1,0 +1,66 @@
+//! A run that begins with the weights of a model.
+
+use crate::checkpoint::Checkpoint;
+use crate::cli::Failure;
+use crate::config::{Config, Storage};
+use crate::error::StoreError;
+use crate::store::publish;
+use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The model that a run begins with.
+pub struct Start {
+    /// Its file, whose every byte is sound.
+    pub checkpoint: Checkpoint,
+}
+
+impl Start {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// A file that is no sound model.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let checkpoint = Checkpoint::open(path)?;
+        checkpoint.verify()?;
+        Ok(Self { checkpoint })
+    }
+
+    /// What the configuration is laid over: the model, how its weights are stored, and the quick-start for the rest.
+    pub fn base(&self) -> Config {
+        let (saved, plain) = (&self.checkpoint.config, Config::default());
+        let storage = Storage {
+            residue: plain.storage.residue,
+            feedback: plain.storage.feedback,
+            m: plain.storage.m,
+            v: plain.storage.v,
+            ..saved.storage.clone()
+        };
+        let mut base = Config {
+            model: saved.model.clone(),
+            activations: saved.activations.clone(),
+            tokenizer: saved.tokenizer.clone(),
+            storage,
+            ..plain
+        };
+        base.train.sequence = saved.train.sequence.min(saved.model.context);
+        base
+    }
+
+    /// Puts the model's own tokenizer where the run reads it, unless another was asked for: beside the prepared tokens,
+    /// under a name that its content makes, so that it is in nobody's way.
+    ///
+    /// # Errors
+    /// If the folder cannot be written.
+    pub fn place_tokenizer(&self, config: &mut Config, dry: bool) -> Result<(), Failure> {
+        let Some(json) = self.checkpoint.tokenizer() else { return Ok(()) };
+        if config.tokenizer != self.checkpoint.config.tokenizer {
+            return Ok(());
+        }
+        let path = config.data.cache.join(format!("tokenizer-{:016x}.json", xxh3_64(&json)));
+        config.tokenizer.file = Some(path.clone());
+        if !dry && !path.exists() {
+            publish(&path, |out| out.write_all(&json)).map_err(|e| StoreError::io(&path, "write it", e))?;
+        }
+        Ok(())
+    }
+}
