@@ -222,16 +222,17 @@ fn replay(gpu: &mut Gpu, recorded: &Recorded, what: &str) {
 const SHAPES: [(usize, usize); 10] =
     [(1, 1), (1, 33), (3, 32), (5, 95), (7, 257), (4, 256), (2, 1100), (1, 2048), (9, 172), (33, 64)];
 
-/// Every storage with every rule, on shapes at the edges of runs, groups, rows and warps.
+/// Every storage with half of the rules, on shapes at the edges of runs, groups, rows and warps.
 #[test]
 fn every_storage_and_rule_gives_the_cpus_bytes() {
     let mut devices = devices(SOURCES);
     let mut case = 0usize;
     let mut refits = 0;
     for (kind, residue, scheme) in WEIGHTS {
-        for m in MOMENTS {
-            for v in MOMENTS {
-                for which in 0..7 {
+        for (i, m) in MOMENTS.into_iter().enumerate() {
+            for (j, v) in MOMENTS.into_iter().enumerate() {
+                // Each weight, each first and each second moment meets every rule.
+                for which in (0..7).filter(|which| (which + i + j) % 2 == 0) {
                     // Not every shape with every storage: all pairs come up as the case counts on.
                     let (rows, cols) = SHAPES[case % SHAPES.len()];
                     let group = [32, 64, 128, 256][case / 3 % 4];

@@ -45,6 +45,11 @@ fn in_place(w: &Weight) -> bool {
     w.kind == WeightKind::Bf16 && pitch(w.geometry.cols) == w.geometry.cols
 }
 
+/// Where panels go: no more of the scratch than stays in the cache, unless the narrowest panel takes more.
+fn panel(gpu: &Gpu, narrowest: usize) -> Span {
+    gpu.scratch.head(gpu.scratch.bytes.min(PANEL.max(narrowest)))
+}
+
 /// See [`crate::backend::Backend::linear`].
 pub(super) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) {
     let (outputs, inputs) = (w.geometry.rows, w.geometry.cols);
@@ -69,7 +74,7 @@ pub(super) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) 
         let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
         return gpu.multiply(&product(0, outputs, whole));
     }
-    let panel = gpu.scratch;
+    let panel = panel(gpu, 2 * ROWS * pitch(inputs));
     for (row, rows) in parts(outputs, panel.bytes / (2 * pitch(inputs)), ROWS) {
         weights::dequantize(gpu, w, Part { row, col: 0, rows, cols: inputs }, panel);
         let b = Matrix { address: gpu.address(panel), pitch: pitch(inputs) };
@@ -99,7 +104,7 @@ pub(super) fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, s
         let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
         return gpu.multiply(&product(0, inputs, whole));
     }
-    let panel = gpu.scratch;
+    let panel = panel(gpu, 2 * COLS * outputs);
     let most = match 2 * outputs * pitch(inputs) <= panel.bytes {
         true => inputs,
         false => panel.bytes / (2 * outputs),

@@ -30,7 +30,7 @@ struct Kept {
     reserved: u32,
 }
 
-/// Planes of a parameter on the device; zero where there is none (`Planes` in `kernels/optimizer_update.cu`).
+/// Planes of a parameter on the device; zero where there is none (`Planes` in `kernels/optimizer_pass.h`).
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Planes {
@@ -102,7 +102,7 @@ impl Codec {
     }
 }
 
-/// `Storage` in `kernels/optimizer_update.cu`, its `Lattice` (`kernels/lattice.h`) in it.
+/// `Storage` in `kernels/optimizer_pass.h`, its `Lattice` (`kernels/lattice.h`) in it.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Storage {
@@ -239,7 +239,7 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
     }
     let args = Args::new().u32(grid).span(gpu, at.maxima).span(gpu, at.clipped).span(gpu, at.raw).span(gpu, scalars);
     let args = args.bytes(&constants).span(gpu, at.verdict).span(gpu, kept);
-    gpu.launch("optimizer_verdict", [1, 1, 1], 1024, 0, &args);
+    gpu.launch("optimizer_verdict", [1, 1, 1], grid.next_power_of_two().clamp(32, 1024), 0, &args);
 
     let shape = Shape::of(param.weight.geometry);
     let storage = Storage::of(param, &constants);

@@ -23,6 +23,7 @@ pub const HEADERS: &[Source] = embedded![
     "moments.h",
     "optimizer.h",
     "optimizer_move.h",
+    "optimizer_pass.h",
     "philox.h",
     "rows.h",
     "runs.h",

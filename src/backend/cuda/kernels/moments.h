@@ -26,7 +26,8 @@ DEVICE void store_codes(const Codec& c, u8* plane, u32 run, Bytes32 codes) {
 // BIAS + excess, 8 of a bfloat16).
 DEVICE void decode(const Codec& c, const Bytes32& raw, float scale, float (&x)[RUN]) {
     const float shift = -((BIAS + c.excess) * scale);
-    const Bytes32 codes = c.width == NIBBLE ? unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}}) : flip_signs(raw, c.signs);
+    const Bytes32 codes =
+        c.width == NIBBLE ? unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}}) : flip_signs(raw, c.signs);
     UNROLL
     for (u32 k = 0; k < RUN; ++k) x[k] = fma_(biased(codes, k), scale, shift);
 }

@@ -28,9 +28,9 @@ DEVICE float root_of(float v) {
     return fma_(fma_(-root, root, v), inverse * 0.5f, root);
 }
 
-// The plain rule (constants that `plain` in src/backend/cuda/optimizer.rs passes): no spikes, no decay but of the weight
-// itself, and none of that unless DECAYS. `g` is after AdaClip. It may give a number that is zero the other sign, which no
-// packed weight and no compact moment can tell, and floats are added to +0 first.
+// The plain rule (constants that `plain` in src/backend/cuda/optimizer.rs passes): no spikes, no decay but of the
+// weight itself, and none of that unless DECAYS. `g` is after AdaClip. It may give a number that is zero the other
+// sign, which no packed weight and no compact moment can tell, and floats are added to +0 first.
 template <bool DECAYS>
 DEVICE void move_plain(const Constants& c, float norm, float g, float& x, float& m, float& v) {
     g = g * norm;

@@ -102,12 +102,13 @@ DEVICE Squares neighbours(Squares x) {
     return x;
 }
 
-// The tree over up to 1024 values, one of each thread; the result is thread 0's. `sums` holds one value per warp.
+// The tree over values of as many threads as the block has, a power of two; the result is thread 0's. `sums` holds one
+// value per warp.
 DEVICE Squares tree(Squares* sums, Squares x) {
     x = neighbours(x);
     if (lane() == 0) sums[warp()] = x;
     sync_threads();
-    if (warp() == 0) x = neighbours(sums[lane()]);
+    if (warp() == 0) x = neighbours(lane() < threads() / 32 ? sums[lane()] : Squares{0.0, 0.0});
     sync_threads();
     return x;
 }
@@ -125,7 +126,8 @@ DEVICE void normalize(const Constants& c, float (&kept)[3], float norm, Verdict&
     verdict.norm = norm > 0.0f ? mean / (sqrt_rn(mean_sq) + c.eps) / norm : 0.0f;
 }
 
-// Folds the leaves, updates the tensor's scalars and says what the elements shall do. One block.
+// Folds the leaves, updates the tensor's scalars and says what the elements shall do. One block, a power of two of
+// threads.
 KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, double* raw, float* scalars,
        Constants constants, Verdict* verdict, Outcomes* outcomes) {
     SHARED(Squares, of_warps, 32);
@@ -134,9 +136,9 @@ KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, dou
     Verdict v = {clip_at(constants, kept[0], gmax), gmax, 1.0f, MOVED};
     Squares total = {0.0, 0.0};
     bool first = true;
-    // Each round folds runs of 1024, which are whole subtrees, into the first places of the same arrays.
-    for (u32 count = leaves; first || count > 1; count = ceil_div(count, 1024u), first = false) {
-        for (u32 from = 0; from < count; from += 1024) {
+    // Each round folds as many as there are threads, which are whole subtrees, into the first places of the arrays.
+    for (u32 count = leaves; first || count > 1; count = ceil_div(count, threads()), first = false) {
+        for (u32 from = 0; from < count; from += threads()) {
             const u32 i = from + thread();
             Squares x = {0.0, 0.0};
             if (i < count) {
@@ -145,14 +147,15 @@ KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, dou
             }
             total = tree(of_warps, x);
             if (thread() == 0) {
-                sums[from / 1024] = total.clipped;
-                raw[from / 1024] = total.raw;
+                sums[from / threads()] = total.clipped;
+                raw[from / threads()] = total.raw;
             }
         }
         sync_threads();
     }
     if (thread() != 0) return;
     outcomes->gmax = 0;
+    // The sum of finite leaves is far below this, one of an infinite leaf or of NaN is not.
     if (!is_finite(gmax) || !(total.raw < 1e300)) {
         v.mode = SKIPPED;
         outcomes->skipped += 1;

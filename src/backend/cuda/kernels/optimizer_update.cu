@@ -2,175 +2,22 @@
 // (src/backend/cpu/update.rs, the same arithmetic in the same order). Numbers that are NaN are the one exception: what
 // they become is not the same everywhere.
 //
-// A thread owns a run of 32 elements: the random numbers, whose blocks serve runs, are computed where they are used, and
-// what is done once per group costs least.
+// A thread owns a run of 32 elements: the random numbers, whose blocks serve runs, are computed where they are used,
+// and what is done once per group costs least. All loads are given out before the first is needed.
 //
-// Floor: 4 bytes of gradient; codes, residue and both moments read and written: 4 bytes if moments are nibbles, 6 if
-// bytes (and 8 / G for the scales) - 8.1 bytes an element at G = 128 with nibbles, and 4 more for the statistics of a
-// gradient that no cache held. At 4.3 TB/s that is 1.9 + 0.9 ps an element; an H200 has some 60 instructions of a lane
-// in 1.9 ps, so the arithmetic is written as sparingly as exactness allows.
+// Floor, bytes an element at G = 128: 4 of gradient; codes and residue read and written, 2; moments read and written, 2
+// in nibbles (4 in bytes); scales, 0.1. That is 8.1 (10.1), and 4 more in optimizer_statistics.cu unless the gradient
+// is still in the second-level cache, whose newest part this pass therefore reads first.
+// Floor, instructions: the usual path (`optimizer_update_nibbles`) has 90 an element in sm_90's machine code. Moving
+// takes 25 of them (five for the root, six for the quotient), the three streams of random numbers 14, rounding with
+// them and packing 24, unpacking 11, unrounded numbers and the range of a group 7. An SM starts 128 a clock at most, so
+// that on 132 of them at 1.98 GHz this floor, 2.7 ps an element, is above that of the bytes at 4.3 TB/s, 1.9 ps.
 
-#include "lattice.h"
-#include "moments.h"
-#include "optimizer.h"
 #include "optimizer_move.h"
+#include "optimizer_pass.h"
 #include "philox.h"
 
 static constexpr u32 BLOCK = 128;
-
-enum Kind : u32 { F32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
-
-// Null where a plane does not exist.
-struct Planes {
-    const float* grad;
-    void* data;
-    u8* residue;
-    u16* scales;
-    u16* offsets;
-    void* m;
-    u16* m_scales;
-    void* v;
-    u16* v_scales;
-};
-
-struct Storage {
-    u32 kind;
-    // Number in the model's table.
-    u32 tensor;
-    // Whether the step's constants allow `move_plain`.
-    u32 plain;
-    Codec m;
-    Codec v;
-    Lattice lattice;
-};
-
-// All that the functions below share.
-struct Pass {
-    Planes planes;
-    Shape shape;
-    Storage storage;
-    Constants c;
-    Verdict verdict;
-    Run run;
-    // The first lane of its group.
-    bool leads;
-};
-
-DEVICE bool is_packed(const Pass& p) { return p.storage.kind >= INT8; }
-DEVICE bool is_asymmetric(const Pass& p) { return p.planes.offsets != nullptr; }
-DEVICE Deal deal_for(const Pass& p, u32 purpose) {
-    return deal({p.c.seed, p.c.number, p.storage.tensor, purpose}, p.run.index);
-}
-
-// The warp's tiles of planes without padding, one after the other in dynamic shared memory; what is stored otherwise
-// has none. A weight has one of two.
-struct Tiles {
-    Tile<float> grad;
-    Tile<float> floats;
-    Tile<bf16> halves;
-    Tile<float> m;
-    Tile<float> v;
-};
-
-DEVICE u32 tiles_per_warp(const Storage& s) {
-    return 1 + (s.kind < INT8) + (s.m.width == FLOAT) + (s.v.width == FLOAT);
-}
-
-DEVICE Tiles tiles_at(u8* shared, const Storage& s) {
-    const u32 size = Tile<float>::BYTES;
-    u8* const weight = shared + size;
-    u8* const m = weight + (s.kind < INT8) * size;
-    u8* const v = m + (s.m.width == FLOAT) * size;
-    return {{(float*)shared}, {(float*)weight}, {(bf16*)weight}, {(float*)m}, {(float*)v}};
-}
-
-// What a lane loads of its run before it needs any of it, as it lies in memory.
-struct Loaded {
-    // Codes and residue (16 bytes each), or bytes.
-    Bytes32 stored;
-    // 16 or 32 bytes.
-    Bytes32 m;
-    Bytes32 v;
-    PlacementBits place;
-    u16 m_scale;
-    u16 v_scale;
-    // The largest magnitude of the gradient's leaves that the run lies in.
-    u32 most;
-};
-
-// Starts all loads, and ends them. Lanes past the end load what they will not use.
-DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
-    Loaded loaded = {};
-    const u32 run = p.run.live ? p.run.index : 0;
-    const Planes& planes = p.planes;
-    if (is_packed(p)) {
-        loaded.stored = load_raw((const u8*)planes.data, run, p.storage.kind == INT8);
-        if (planes.residue != nullptr) {
-            const Bits16 low = load_nibbles(planes.residue, run);
-            UNROLL
-            for (u32 i = 0; i < 4; ++i) loaded.stored.x[4 + i] = low.x[i];
-        }
-        loaded.place.scale = planes.scales[p.run.group];
-        if (is_asymmetric(p)) loaded.place.offset = planes.offsets[p.run.group];
-    }
-    if (p.storage.m.width != FLOAT) {
-        loaded.m = load_raw((const u8*)planes.m, run, p.storage.m.width == BYTE);
-        loaded.m_scale = planes.m_scales[p.run.group];
-    }
-    if (p.storage.v.width != FLOAT) {
-        loaded.v = load_raw((const u8*)planes.v, run, p.storage.v.width == BYTE);
-        loaded.v_scale = planes.v_scales[p.run.group];
-    }
-    if (p.run.real > 0) {
-        loaded.most = max_(maxima[p.run.plain / LEAF], maxima[(p.run.plain + p.run.real - 1) / LEAF]);
-    }
-    fetch(tiles.grad, planes.grad, p.shape, p.run);
-    if (p.storage.kind == F32) fetch(tiles.floats, (const float*)planes.data, p.shape, p.run);
-    if (p.storage.kind == BF16) fetch(tiles.halves, (const bf16*)planes.data, p.shape, p.run);
-    if (p.storage.m.width == FLOAT) fetch(tiles.m, (const float*)planes.m, p.shape, p.run);
-    if (p.storage.v.width == FLOAT) fetch(tiles.v, (const float*)planes.v, p.shape, p.run);
-    wait_for_tiles();
-    return loaded;
-}
-
-// The stored numbers of a packed weight as bytes, `excess` added to them.
-DEVICE Bytes32 stored_of(const Pass& p, const Bytes32& raw) {
-    if (p.storage.kind == INT8) return flip_signs(raw, 0x80808080u);
-    if (p.planes.residue == nullptr) return unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}});
-    Bytes32 stored;
-    UNROLL
-    for (u32 i = 0; i < 4; ++i) {
-        const u32 high = raw.x[i], low = raw.x[4 + i];
-        stored.x[i] = (high & 0x0f0f0f0fu) << 4 | (low & 0x0f0f0f0fu);
-        stored.x[4 + i] = (high & 0xf0f0f0f0u) | (low >> 4 & 0x0f0f0f0fu);
-    }
-    return stored;
-}
-
-// Bytes of the low bits of stored numbers; `old` as loaded.
-DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
-    if (p.shape.dense == 0 && p.run.real < RUN) {
-        // Padding keeps its byte; a nibble of padding is 8.
-        UNROLL
-        for (u32 i = 0; i < 8; ++i) {
-            const u32 first = 4 * i;
-            const u32 real = p.run.real <= first ? 0 : p.run.real >= first + 4 ? ~0u : (1u << 8 * (p.run.real - first)) - 1;
-            const u32 pad = p.storage.kind == INT8 ? old.x[i] ^ 0x80808080u : 0x88888888u;
-            stored.x[i] = (stored.x[i] & real) | (pad & ~real);
-        }
-    }
-    if (!p.run.live) return;
-    if (p.storage.kind == INT8) return store_bytes((u8*)p.planes.data, p.run.index, stored);
-    if (p.planes.residue == nullptr) return store_nibbles((u8*)p.planes.data, p.run.index, pack(stored));
-    Bits16 codes, low;
-    UNROLL
-    for (u32 i = 0; i < 4; ++i) {
-        codes.x[i] = (stored.x[i] >> 4 & 0x0f0f0f0fu) | (stored.x[4 + i] & 0xf0f0f0f0u);
-        low.x[i] = (stored.x[i] & 0x0f0f0f0fu) | (stored.x[4 + i] & 0x0f0f0f0fu) << 4;
-    }
-    store_nibbles((u8*)p.planes.data, p.run.index, codes);
-    store_nibbles(p.planes.residue, p.run.index, low);
-}
 
 // Marks padding: NaN in the weight is passed over by ranges, NaN in the gradient by the smallest magnitude.
 DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
@@ -357,8 +204,10 @@ DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[RU
         UNROLL
         for (u32 j = 0; j < 4; ++j) {
             const u32 k = 8 * i + 2 * j;
-            const float low = low_to_float(w.x[j]) + 0.0f + delta[k], high = high_to_float(w.x[j]) + 0.0f + delta[k + 1];
-            w.x[j] = bf16_stochastic(low, sixteen_bits(dealt, k)) | bf16_stochastic(high, sixteen_bits(dealt, k + 1)) << 16;
+            const float low = low_to_float(w.x[j]) + 0.0f + delta[k];
+            const float high = high_to_float(w.x[j]) + 0.0f + delta[k + 1];
+            w.x[j] = bf16_stochastic(low, sixteen_bits(dealt, k));
+            w.x[j] |= bf16_stochastic(high, sixteen_bits(dealt, k + 1)) << 16;
         }
         set_row_piece(tile, i, w);
     }
@@ -470,7 +319,11 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     storage.plain = 1;
     storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
     storage.v = {NIBBLE, 15.0f, 0.0f, 0};
-    storage.lattice = {16.0f, 0.0625f, 136.0f, 0.0f, 0.0f, 255.0f, 6.0f, 7.4f, 3.5f};
+    storage.lattice.fine = 16.0f;
+    storage.lattice.unit = 0.0625f;
+    storage.lattice.base = 136.0f;
+    storage.lattice.excess = 0.0f;
+    storage.lattice.max = 255.0f;
     c.density = 1.0f;
     c.reset_before = c.reset_after = 0;
     c.feedback = c.l2 = c.decay = 0.0f;
