@@ -310,8 +310,10 @@ fn batches_and_heads_that_share_keys() {
 #[test]
 fn documents_and_windows_do_not_see_what_is_before_them() {
     let mut devices = Devices::open();
+    // Windows that begin at the first, second and last key of tiles of 16 to 64.
+    let windows = [1, 2, 20, 63, 95].map(Visible::Window);
     for (batch, queries, head_dim) in [(2, 9, 64), (1, 200, 64), (2, 150, 32), (1, 200, 128), (2, 70, 6)] {
-        for visible in [Visible::Documents, Visible::Window(1), Visible::Window(20), Visible::Window(90)] {
+        for visible in windows.into_iter().chain([Visible::Documents]) {
             run(&mut devices, training(batch, queries, 2, 1, head_dim), visible, 1.0, &BOTH);
         }
     }
@@ -339,8 +341,8 @@ fn few_queries_and_a_cache_that_is_partly_filled() {
 #[test]
 fn keys_that_many_blocks_share() {
     let mut devices = Devices::open();
-    for (queries, visible) in [(1, Visible::All), (5, Visible::All), (1, Visible::Window(300)), (9, Visible::Window(7))]
-    {
+    let windows = [(1, 300), (9, 7), (9, 10), (9, 32)].map(|(queries, keys)| (queries, Visible::Window(keys)));
+    for (queries, visible) in [(1, Visible::All), (5, Visible::All)].into_iter().chain(windows) {
         run(&mut devices, sampling(queries, 1000, 1100, 4, 2, 64), visible, 1.0, &[]);
     }
     run(&mut devices, sampling(2, 1500, 1600, 2, 1, 10), Visible::All, 30.0, &[]);

@@ -14,7 +14,7 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
                             const Attention& a) {
     constexpr u32 THREADS = 128, QUERIES = 128, KEYS = ALIGNED ? 64 : 32, STRIPS = 2;
     // Queries stay in registers where these suffice.
-    constexpr bool HELD = WIDTH <= 64;
+    constexpr u32 HELD = WIDTH <= 64 ? WIDTH : 0;
     constexpr u32 Q_TILE = 0, STAGES = QUERIES * WIDTH * 2, TILE = KEYS * WIDTH * 2;
     // What is asked once a tile; in shared memory since every register is taken.
     struct Task {
@@ -24,7 +24,7 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
         u64 keys;
     };
     SHARED(Task, tasks, THREADS / 32);
-    SHARED(Seen, seen, QUERIES);
+    SHARED(i32, first_seen, QUERIES);
     SHARED(float, totals, 2 * STRIPS * THREADS);
 
     const Place at = place(a.heads);
@@ -46,16 +46,15 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
     };
     load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(
         Q_TILE, {q + query_row(a, at.sequence, at.head, 0), a.stride, a.queries, a.head_dim}, query);
-    if (thread() < QUERIES) seen[thread()] = seen_by(a, first, at.sequence, query + thread());
+    first_seen[thread()] = seen_by(a, first, at.sequence, query + thread()).from;
     fetch(begin);
     const u32 by_rows = lane_of_rows<WIDTH>(), by_columns = lane_of_columns<WIDTH>();
     const u32 own = Q_TILE + row * WIDTH * 2 + by_rows;
-    Fragments<STRIPS, WIDTH> held;
-    if constexpr (HELD) {
+    Held<STRIPS, HELD> held;
+    if constexpr (HELD > 0) {
         wait_async<0>();
         sync_threads();
-        UNROLL
-        for (u32 column = 0; column < WIDTH; column += 16) load_a<WIDTH>(held.x[column / 16], own, column);
+        hold<WIDTH, HELD>(held, own);
     }
 
     Sums<STRIPS, WIDTH> sums;
@@ -69,13 +68,9 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
         if (!last) fetch(t + 1);
         if (sees_any(task.sight, t * KEYS, KEYS)) {
             Sums<STRIPS, KEYS> scores;
-            if constexpr (HELD) {
-                multiply_held<WIDTH>(scores, held, stage(t) + by_columns);
-            } else {
-                multiply_tiles<WIDTH>(scores, own, stage(t) + by_columns);
-            }
+            multiply<WIDTH, HELD>(scores, held, own, stage(t) + by_columns);
             if (!sees_all(task.sight, t * KEYS, KEYS))
-                hide(scores, seen + row, t * KEYS);
+                hide(scores, t * KEYS, [&](u32 i) { return Seen{first_seen[row + i], task.sight.all.to + (i32)i}; });
             softmax_step(soft, scores, sums, a.scale_log2);
             accumulate<WIDTH>(sums, rounded(scores), stage(t) + TILE + by_rows);
         }
@@ -100,7 +95,7 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
 }
 
 #define ATTENTION(NAME, WIDTH, ALIGNED)                                                                                \
-    KERNEL(128, NAME, const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,            \
+    KERNEL_RESIDENT(128, 2, NAME, const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,            \
            Attention a) {                                                                                              \
         attention_tiles<WIDTH, ALIGNED>(q, k, v, out, lse, first, a);                                                  \
     }

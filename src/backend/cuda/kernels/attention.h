@@ -93,11 +93,11 @@ DEVICE bool sees_all(const Sight& sight, i32 key, i32 keys) {
     return uniform(key + keys - 1 <= sight.all.to && key >= sight.all.from);
 }
 
-// Makes scores of what a row does not see minus infinity; columns are keys from `key` on.
-template <u32 STRIPS, u32 KEYS> DEVICE void hide(Sums<STRIPS, KEYS>& scores, const Seen* rows, i32 key) {
+// Makes scores of what a row does not see minus infinity; columns are keys from `key` on, `seen_of(row)` is what it does see.
+template <u32 STRIPS, u32 KEYS, typename F> DEVICE void hide(Sums<STRIPS, KEYS>& scores, i32 key, const F& seen_of) {
     UNROLL
     for (u32 i = 0; i < 2 * STRIPS; ++i) {
-        const Seen seen = rows[8 * i + lane() / 4];
+        const Seen seen = seen_of(8 * i + lane() / 4);
         // Of this lane's columns 8 n + e, those from `begin` to `end` are seen.
         const i32 own = key + (i32)(lane() % 4 * 2), begin = seen.from - own, end = seen.to - own;
         UNROLL

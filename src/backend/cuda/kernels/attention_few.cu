@@ -85,8 +85,8 @@ DEVICE void few_queries(const bf16* q, const bf16* k, const bf16* v, bf16* out, 
         const u32 key = t * KEYS + own;
         if (!sees_any(sight, key, 16)) continue;
         Sums<1, 16> scores;
-        multiply_tiles<WIDTH>(scores, by_rows, stage(t) + own_tile + by_columns);
-        if (!sees_all(sight, key, 16)) hide(scores, seen, key);
+        multiply<WIDTH>(scores, by_rows, stage(t) + own_tile + by_columns);
+        if (!sees_all(sight, key, 16)) hide(scores, key, [&](u32 i) { return seen[i]; });
         softmax_step(soft, scores, sums, a.scale_log2);
         accumulate<WIDTH>(sums, rounded(scores), stage(t) + TILE + own_tile + by_rows);
     }
@@ -168,7 +168,7 @@ DEVICE void join_parts(const float* part_sums, const Part* parts, u32 chunks, bf
 }
 
 #define FEW_QUERIES(SUFFIX, WIDTH, ALIGNED)                                                                            \
-    KERNEL(128, attention_few_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse,            \
+    KERNEL_RESIDENT(128, 2, attention_few_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse,            \
            const u32* first, float* part_sums, Part* parts, u32 chunk, Attention a) {                                  \
         few_queries<WIDTH, ALIGNED>(q, k, v, out, lse, first, part_sums, parts, chunk, a);                             \
     }

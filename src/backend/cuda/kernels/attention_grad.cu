@@ -37,6 +37,8 @@ template <u32 WIDTH, bool ALIGNED>
 DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const bf16* out, const float* lse,
                             const bf16* dout, bf16* dq, Row* kept, const u32* first, const Attention& a) {
     constexpr u32 THREADS = 128, QUERIES = 128, KEYS = WIDTH <= 64 ? 64 : 32, STEP = 32, STRIPS = 2;
+    // Queries stay in registers where these suffice.
+    constexpr u32 HELD = WIDTH <= 64 ? WIDTH : 0;
     constexpr u32 LARGE = QUERIES * WIDTH * 2, TILE = KEYS * WIDTH * 2, STAGES = 2 * LARGE;
     // What is asked once a tile; in shared memory since every register is taken.
     struct Task {
@@ -47,7 +49,7 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
         u64 keys;
     };
     SHARED(Task, tasks, THREADS / 32);
-    SHARED(Seen, seen, QUERIES);
+    SHARED(i32, first_seen, QUERIES);
     SHARED(float, lses, QUERIES);
     // While it is being summed up, not all of it.
     SHARED(float, deltas, QUERIES);
@@ -62,7 +64,7 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
         if (lane() == 0)
             tasks[warp()] = {at, sight, block.any.from / KEYS, block.any.to / KEYS + 1,
                              key_row(a, at.sequence, at.head / (a.heads / a.kv_heads), 0)};
-        seen[thread()] = seen_by(a, first, at.sequence, query + thread());
+        first_seen[thread()] = seen_by(a, first, at.sequence, query + thread()).from;
         const u32 own = min_(query + thread(), a.queries - 1);
         lses[thread()] = lse[row_sum(a, at.sequence, at.head, own)] * LOG2_E;
         const u64 queries = query_row(a, at.sequence, at.head, 0);
@@ -87,6 +89,12 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
     fetch(task.begin, 0);
     const u32 by_rows = lane_of_rows<WIDTH>(), by_columns = lane_of_columns<WIDTH>();
     const u32 own_q = row * WIDTH * 2 + by_rows, own_dout = own_q + LARGE;
+    Held<STRIPS, HELD> held;
+    if constexpr (HELD > 0) {
+        wait_async<0>();
+        sync_threads();
+        hold<WIDTH, HELD>(held, own_q);
+    }
     Sums<STRIPS, WIDTH> sums;
     clear(sums);
     bool summing = !out;
@@ -103,10 +111,10 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
             const u32 key = t * KEYS + step, tile = stage(i) + step * WIDTH * 2;
             if (!sees_any(task.sight, key, STEP)) continue;
             Sums<STRIPS, STEP> p, ds;
-            multiply_tiles<WIDTH>(p, own_q, tile + by_columns);
+            multiply<WIDTH, HELD>(p, held, own_q, tile + by_columns);
             if (!sees_all(task.sight, key, STEP))
-                hide(p, seen + row, key);
-            multiply_tiles<WIDTH>(ds, own_dout, tile + TILE + by_columns);
+                hide(p, key, [&](u32 i) { return Seen{first_seen[row + i], task.sight.all.to + (i32)i}; });
+            multiply<WIDTH>(ds, own_dout, tile + TILE + by_columns);
             UNROLL
             for (u32 j = 0; j < 2 * STRIPS; ++j) {
                 const u32 at = row + 8 * j + lane() / 4;
@@ -134,7 +142,7 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
     const u32 rows = query + row < a.queries ? a.queries - query - row : 0;
     if (lane() < rows) {
         const u32 own = row + lane();
-        kept[row_sum(a, at.sequence, at.head, query + own)] = {lses[own], deltas[own], seen[own].from, 0};
+        kept[row_sum(a, at.sequence, at.head, query + own)] = {lses[own], deltas[own], first_seen[own], 0};
     }
     const float factor[STRIPS][2] = {{a.scale, a.scale}, {a.scale, a.scale}};
     store_rows(sums, factor, dq + query_row(a, at.sequence, at.head, query + row), a.stride, rows, a.head_dim);
@@ -154,6 +162,22 @@ DEVICE u32 first_beyond(const u32* lows, u32 queries, u32 key) {
     return from;
 }
 
+// Makes scores of what a key is not seen by minus infinity: rows are keys from `key` on, columns are queries from `query`
+// on, of which `rows` tells more.
+template <u32 STRIPS, u32 QUERIES>
+DEVICE void hide_from_queries(Sums<STRIPS, QUERIES>& scores, const Row* rows, i32 key, i32 query) {
+    UNROLL
+    for (u32 n = 0; n < QUERIES / 4; ++n) {
+        const u32 column = 8 * (n / 2) + lane() % 4 * 2 + n % 2;
+        const Seen seen = {rows[column].low, query + (i32)column};
+        UNROLL
+        for (u32 i = 0; i < 2 * STRIPS; ++i) {
+            const i32 own = key + (i32)(8 * i + lane() / 4);
+            if (own < seen.from || own > seen.to) scores.x[i / 2][n / 2][i % 2 * 2 + n % 2] = -from_bits(INFINITY_BITS);
+        }
+    }
+}
+
 // dK and dV. A block takes one head of some keys, a warp 16 or 32 of them, and runs over the query heads that share it
 // and over their queries: scores are formed transposed, so that probabilities and their gradients become left operands
 // without leaving their lane.
@@ -167,45 +191,62 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
     constexpr u32 THREADS = 128, KEYS = 64 * STRIPS, STEP = 32;
     constexpr u32 LARGE = KEYS * WIDTH * 2, TILE = QUERIES * WIDTH * 2, STAGES = 2 * LARGE;
     constexpr u32 ROWS = QUERIES * sizeof(Row), STAGE = 2 * TILE + ROWS;
+    // What stays in registers of keys and of values, as far as the sums leave room.
+    constexpr u32 HELD_K = WIDTH <= 64 ? 0 : WIDTH, HELD_V = WIDTH <= 64 ? 0 : WIDTH == 96 ? 96 : 64;
     DYNAMIC_SHARED(u8, shared);
+    // What is asked once a tile; in shared memory since every register is taken.
+    struct Task {
+        Place at;
+        u32 begin;
+        u32 end;
+    };
+    SHARED(Task, tasks, 1);
+    const Task& task = tasks[0];
 
     const u32 group = a.heads / a.kv_heads;
-    const Place at = place(a.kv_heads);
     const u32 key = block_y() * KEYS, own_key = key + 16 * STRIPS * warp();
-    const u64 kv = key_row(a, at.sequence, at.head, 0);
+    if (thread() == 0) {
+        const Place at = place(a.kv_heads);
+        const u32* const lows = first ? first + (u64)at.sequence * a.queries : nullptr;
+        const u32 last = min_(key + KEYS, a.queries) - 1, end = lows ? first_beyond(lows, a.queries, last) : a.queries;
+        tasks[0] = {at, key / QUERIES, ceil_div(end, QUERIES)};
+    }
+    sync_threads();
+    const u64 kv = key_row(a, task.at.sequence, task.at.head, 0);
     load_tile<WIDTH, KEYS, THREADS, ALIGNED>(0, {k + kv, a.kv_stride, a.queries, a.head_dim}, key);
     load_tile<WIDTH, KEYS, THREADS, ALIGNED>(LARGE, {v + kv, a.kv_stride, a.queries, a.head_dim}, key);
-    const u32 last_key = min_(key + KEYS, a.queries) - 1;
-    const u32 begin = key / QUERIES;
-    const u32 end = ceil_div(
-        first ? first_beyond(first + (u64)at.sequence * a.queries, a.queries, last_key) : a.queries, QUERIES);
-
     const auto stage = [&](u32 i) { return STAGES + i % 2 * STAGE; };
     const auto fetch = [&](u32 head, u32 t, u32 i) {
-        const u64 from = query_row(a, at.sequence, at.head * group + head, 0);
+        const u64 from = query_row(a, task.at.sequence, task.at.head * group + head, 0);
         load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(stage(i), {q + from, a.stride, a.queries, a.head_dim}, t * QUERIES);
         load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(stage(i) + TILE, {dout + from, a.stride, a.queries, a.head_dim},
                                                     t * QUERIES);
         const u32 own = t * QUERIES + thread();
         if (thread() < QUERIES)
             copy_async_16(shared + stage(i) + 2 * TILE + thread() * sizeof(Row),
-                          kept + row_sum(a, at.sequence, at.head * group + head, min_(own, a.queries - 1)),
+                          kept + row_sum(a, task.at.sequence, task.at.head * group + head, min_(own, a.queries - 1)),
                           own < a.queries);
         commit_async();
     };
-    fetch(0, begin, 0);
+    fetch(0, task.begin, 0);
     const u32 by_rows = lane_of_rows<WIDTH>(), by_columns = lane_of_columns<WIDTH>();
     const u32 own_k = 16 * STRIPS * warp() * WIDTH * 2 + by_rows, own_v = own_k + LARGE;
     Sums<STRIPS, WIDTH> dk_sums, dv_sums;
     clear(dk_sums);
     clear(dv_sums);
-    u32 head = 0, t = begin;
+    Held<STRIPS, HELD_K> held_k;
+    Held<STRIPS, HELD_V> held_v;
+    wait_async<0>();
+    sync_threads();
+    hold<WIDTH, HELD_K>(held_k, own_k);
+    hold<WIDTH, HELD_V>(held_v, own_v);
+    u32 head = 0, t = task.begin;
     NO_UNROLL
     for (u32 i = 0;; ++i) {
         wait_async<0>();
         sync_threads();
-        const bool ends = t + 1 == end, last = ends && head + 1 == group;
-        const u32 next = ends ? begin : t + 1;
+        const bool ends = t + 1 == task.end, last = ends && head + 1 == group;
+        const u32 next = ends ? task.begin : t + 1;
         head += ends;
         if (!last) fetch(head, next, i + 1);
         NO_UNROLL
@@ -216,20 +257,18 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
             const u32 count = min_(STEP, a.queries - query);
             if (query >= a.queries || !uniform(own_key < query + count && rows[0].low < (i32)(own_key + 16 * STRIPS))) continue;
             Sums<STRIPS, STEP> p, ds;
-            multiply_tiles<WIDTH>(p, own_k, tile + by_columns);
-            multiply_tiles<WIDTH>(ds, own_v, tile + TILE + by_columns);
-            const bool all = uniform(own_key + 16 * STRIPS <= query + 1 && rows[count - 1].low <= (i32)own_key);
+            multiply<WIDTH, HELD_K>(p, held_k, own_k, tile + by_columns);
+            if (!uniform(own_key + 16 * STRIPS <= query + 1 && rows[count - 1].low <= (i32)own_key))
+                hide_from_queries(p, rows, own_key, query);
+            multiply<WIDTH, HELD_V>(ds, held_v, own_v, tile + TILE + by_columns);
             UNROLL
             for (u32 n = 0; n < STEP / 4; ++n) {
-                const u32 column = 8 * (n / 2) + lane() % 4 * 2 + n % 2;
-                const Row own = rows[column];
+                const Row own = rows[8 * (n / 2) + lane() % 4 * 2 + n % 2];
                 UNROLL
-                for (u32 j = 0; j < 2 * STRIPS; ++j) {
-                    const i32 own_row = own_key + 8 * j + lane() / 4;
-                    float& x = p.x[j / 2][n / 2][j % 2 * 2 + n % 2];
-                    float& y = ds.x[j / 2][n / 2][j % 2 * 2 + n % 2];
+                for (u32 i = 0; i < 2 * STRIPS; ++i) {
+                    float& x = p.x[i / 2][n / 2][i % 2 * 2 + n % 2];
+                    float& y = ds.x[i / 2][n / 2][i % 2 * 2 + n % 2];
                     x = exp2_fast(fma_(x, a.scale_log2, -own.lse));
-                    if (!all && (own_row > (i32)(query + column) || own_row < own.low)) x = 0.0f;
                     y = x * (y - own.delta);
                 }
             }
@@ -244,7 +283,7 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
     float factor[STRIPS][2];
     UNROLL
     for (u32 j = 0; j < 2 * STRIPS; ++j) factor[j / 2][j % 2] = 1.0f;
-    const u64 to = key_row(a, at.sequence, at.head, own_key);
+    const u64 to = key_row(a, task.at.sequence, task.at.head, own_key);
     store_rows(dv_sums, factor, dv + to, a.kv_stride, rows, a.head_dim);
     UNROLL
     for (u32 j = 0; j < 2 * STRIPS; ++j) factor[j / 2][j % 2] = a.scale;
@@ -252,11 +291,11 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
 }
 
 #define ATTENTION_GRAD(SUFFIX, WIDTH, ALIGNED)                                                                         \
-    KERNEL(128, attention_grad_queries_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, const bf16* out,         \
+    KERNEL_RESIDENT(128, 2, attention_grad_queries_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, const bf16* out,         \
            const float* lse, const bf16* dout, bf16* dq, Row* kept, const u32* first, Attention a) {                   \
         grad_of_queries<WIDTH, ALIGNED>(q, k, v, out, lse, dout, dq, kept, first, a);                                  \
     }                                                                                                                  \
-    KERNEL(128, attention_grad_keys_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, const bf16* dout,           \
+    KERNEL_RESIDENT(128, 2, attention_grad_keys_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, const bf16* dout,           \
            const Row* kept, bf16* dk, bf16* dv, const u32* first, Attention a) {                                       \
         grad_of_keys<WIDTH, ALIGNED>(q, k, v, dout, kept, dk, dv, first, a);                                           \
     }

@@ -146,24 +146,35 @@ DEVICE void multiply_columns(Sums<STRIPS, WIDTH>& sums, const u32 (&a)[STRIPS][4
     }
 }
 
-// sums = A B^T, A rows from `left` on, B rows from `right` on (offsets of tiles and of this lane).
-template <u32 WIDTH, u32 STRIPS, u32 COLUMNS>
-DEVICE void multiply_tiles(Sums<STRIPS, COLUMNS>& sums, u32 left, u32 right) {
+// The first HELD columns of A in registers; none if HELD is 0.
+template <u32 STRIPS, u32 HELD> using Held = Fragments<STRIPS, HELD == 0 ? 16 : HELD>;
+
+// Loads what is held of A, rows from `left` (a tile's offset and this lane's) on.
+template <u32 WIDTH, u32 HELD, u32 STRIPS> DEVICE void hold(Held<STRIPS, HELD>& held, u32 left) {
+    UNROLL
+    for (u32 k = 16; k <= HELD; k += 16) load_a<WIDTH>(held.x[k / 16 - 1], left, k - 16);
+}
+
+// sums = A B^T, A rows from `left` on, of which the first HELD columns are held, B rows from `right` on.
+template <u32 WIDTH, u32 HELD, u32 STRIPS, u32 COLUMNS>
+DEVICE void multiply(Sums<STRIPS, COLUMNS>& sums, const Held<STRIPS, HELD>& held, u32 left, u32 right) {
     clear(sums);
     UNROLL
     for (u32 k = 0; k < WIDTH; k += 16) {
-        u32 a[STRIPS][4];
-        load_a<WIDTH>(a, left, k);
-        multiply_rows<WIDTH>(sums, a, right, k);
+        if (k + 16 <= HELD) {
+            multiply_rows<WIDTH>(sums, held.x[k / 16], right, k);
+        } else {
+            u32 a[STRIPS][4];
+            load_a<WIDTH>(a, left, k);
+            multiply_rows<WIDTH>(sums, a, right, k);
+        }
     }
 }
 
-// The same with A in registers.
-template <u32 WIDTH, u32 STRIPS, u32 COLUMNS>
-DEVICE void multiply_held(Sums<STRIPS, COLUMNS>& sums, const Fragments<STRIPS, WIDTH>& left, u32 right) {
-    clear(sums);
-    UNROLL
-    for (u32 k = 0; k < WIDTH; k += 16) multiply_rows<WIDTH>(sums, left.x[k / 16], right, k);
+// The same with nothing held.
+template <u32 WIDTH, u32 STRIPS, u32 COLUMNS> DEVICE void multiply(Sums<STRIPS, COLUMNS>& sums, u32 left, u32 right) {
+    const Held<STRIPS, 0> nothing = {};
+    multiply<WIDTH, 0>(sums, nothing, left, right);
 }
 
 // sums += A B, B rows from `right` on, one for each column of A.
