@@ -153,7 +153,7 @@ fn a_packed_run_holds_no_float_copy_and_one_gradient() {
     let items = trainer.plan.items();
     let of = |category| items.iter().filter(move |item| item.category == category);
     let names: Vec<_> = of(Category::Gradient).map(|item| item.name.as_str()).collect();
-    assert_eq!(names, ["matrix gradient", "gain gradient"]);
+    assert_eq!(names, ["matrix gradient", "vector gradient"]);
     let largest = 256 * 32;
     assert!(of(Category::Gradient).all(|item| item.span.bytes <= 4 * largest));
     let kept: usize = items.iter().filter(|item| item.lifetime == Lifetime::ALWAYS).map(|item| item.span.bytes).sum();

@@ -1,6 +1,6 @@
 //! Every kernel at the sizes of a 1b model: its time, and its share of what the device can do.
 
-use crate::operands::{Operands, floats, words};
+use crate::operands::{Operands, floats, pitch, words};
 use crate::report::{Ceilings, Table};
 use half::bf16;
 use tetrad::backend::cpu::Cpu;
@@ -10,10 +10,52 @@ use tetrad::config::Optimizer;
 use tetrad::memory::Span;
 use tetrad::optim::Step;
 
-/// Tokens, hidden, intermediate: the 1b preset.
-const T: usize = 16384;
-const H: usize = 2048;
-const F: usize = 5461;
+/// What is measured: the shapes of a model and of its batch.
+#[derive(Clone, Copy)]
+pub struct Sizes {
+    /// Tokens of a batch, and those whose logits exist at once.
+    pub tokens: usize,
+    pub chunk: usize,
+    pub hidden: usize,
+    pub intermediate: usize,
+    pub vocab: usize,
+    /// Tokens of a sequence.
+    pub sequence: usize,
+    /// Elements of the copy and edge of the product that are the ceilings.
+    pub copied: usize,
+    pub edge: usize,
+}
+
+impl Sizes {
+    /// The 1b preset.
+    pub const FULL: Self = Self {
+        tokens: 16384,
+        chunk: 4096,
+        hidden: 2048,
+        intermediate: 5461,
+        vocab: 32_000,
+        sequence: 2048,
+        copied: 1 << 29,
+        edge: 8192,
+    };
+    /// Whether the program works, on a device of any speed, the emulated one included.
+    pub const SMALL: Self = Self {
+        tokens: 64,
+        chunk: 32,
+        hidden: 128,
+        intermediate: 85,
+        vocab: 96,
+        sequence: 32,
+        copied: 1 << 12,
+        edge: 64,
+    };
+
+    fn largest(&self, tokens: usize, features: usize) -> Largest {
+        let Self { hidden, intermediate, vocab, sequence, .. } = *self;
+        let inputs = intermediate.max(hidden);
+        Largest { tokens, features, inputs, keys: sequence, parameter: vocab * inputs, head_dim: 128 }
+    }
+}
 
 /// Median of many runs, in seconds.
 fn time(cuda: &mut Cuda, mut work: impl FnMut(&mut Cuda)) -> f64 {
@@ -26,30 +68,27 @@ fn time(cuda: &mut Cuda, mut work: impl FnMut(&mut Cuda)) -> f64 {
     times[times.len() / 2]
 }
 
-fn largest(tokens: usize, features: usize) -> Largest {
-    Largest { tokens, features, inputs: F.max(H), keys: 2048, parameter: 32_000 * H, head_dim: 128 }
-}
-
 /// Copy bandwidth and cuBLASLt's rate.
-pub fn ceilings() -> Ceilings {
+pub fn ceilings(sizes: &Sizes) -> Ceilings {
     let mut operands = Operands::default();
-    let (from, to) = (operands.activations(1, 1 << 29), operands.room(1 << 30));
-    let n = 8192;
+    let (from, to) = (operands.activations(1, sizes.copied), operands.room(2 * sizes.copied));
+    let n = sizes.edge;
     let (x, w, y) = (operands.activations(2, n * n), operands.weight(n, n, WeightKind::Bf16), operands.room(2 * n * n));
-    let mut cuda = operands.start(&largest(n, n));
+    let mut cuda = operands.start(&sizes.largest(n, n));
     let copy = 2.0 * from.bytes as f64 / time(&mut cuda, |cuda| cuda.copy(from, to));
     let product = 2.0 * (n as f64).powi(3) / time(&mut cuda, |cuda| cuda.linear(x, &w, y, Store::Overwrite));
     Ceilings { copy, product }
 }
 
 /// The update of packed planes: same bytes as on the CPU first, then GB/s.
-pub fn optimizer(table: &mut Table, ceilings: &Ceilings) {
-    for (rows, cols) in [(H, H), (F, H), (H, F), (32_000, H)] {
+pub fn optimizer(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
+    let (h, f) = (sizes.hidden, sizes.intermediate);
+    for (rows, cols) in [(h, h), (f, h), (h, f), (sizes.vocab, h)] {
         let mut operands = Operands::default();
         let param = operands.param(rows, cols);
         let grad = operands.add(&floats(3, rows * cols));
-        let mut cuda = operands.start(&largest(8, H));
-        same_update(&operands, &mut cuda, &param, grad);
+        let mut cuda = operands.start(&sizes.largest(8, h));
+        same_update(&operands, &mut cuda, &param, grad, &sizes.largest(8, h));
         let mut number = 3;
         let seconds = time(&mut cuda, |cuda| {
             number += 1;
@@ -69,9 +108,9 @@ fn planes(param: &Param) -> [Span; 7] {
     [w.data, w.scales, w.residue, s.m, s.m_scales, s.v, s.v_scales]
 }
 
-fn same_update(operands: &Operands, cuda: &mut Cuda, param: &Param, grad: Span) {
+fn same_update(operands: &Operands, cuda: &mut Cuda, param: &Param, grad: Span, largest: &Largest) {
     let mut cpu = Cpu::new();
-    operands.fill(&mut cpu, &largest(8, H));
+    operands.fill(&mut cpu, largest);
     for number in 1..=3 {
         cuda.optimizer_step(param, grad, &step(number));
         cpu.optimizer_step(param, grad, &step(number));
@@ -86,17 +125,18 @@ fn same_update(operands: &Operands, cuda: &mut Cuda, param: &Param, grad: Span) 
 }
 
 /// Products with packed weights beside the same products with bf16 weights, which are cuBLASLt alone.
-pub fn products(table: &mut Table, ceilings: &Ceilings) {
-    for (outputs, inputs) in [(H, H), (F, H), (H, F), (32_000, H)] {
+pub fn products(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
+    let (h, f) = (sizes.hidden, sizes.intermediate);
+    for (outputs, inputs) in [(h, h), (f, h), (h, f), (sizes.vocab, h)] {
         // The head's logits exist for a chunk of tokens only.
-        let tokens = if outputs == 32_000 { 4096 } else { T };
+        let tokens = if outputs == sizes.vocab { sizes.chunk } else { sizes.tokens };
         let mut operands = Operands::default();
-        let (x, y) = (operands.activations(1, tokens * inputs), operands.activations(2, tokens * outputs));
-        let (out_y, out_x) = (operands.room(2 * tokens * outputs), operands.room(2 * tokens * inputs));
+        let (x, y) = (operands.rows(1, tokens, inputs), operands.rows(2, tokens, outputs));
+        let (out_y, out_x) = (operands.rows_room(tokens, outputs), operands.rows_room(tokens, inputs));
         let grad = operands.room(4 * outputs * inputs);
         let packed = operands.weight(outputs, inputs, WeightKind::Int4);
         let plain = operands.weight(outputs, inputs, WeightKind::Bf16);
-        let mut cuda = operands.start(&largest(tokens, outputs.max(inputs)));
+        let mut cuda = operands.start(&sizes.largest(tokens, outputs.max(inputs)));
         let shape = format!("{tokens} tokens, {outputs} x {inputs}");
         let work = 2.0 * tokens as f64 * outputs as f64 * inputs as f64;
         let forward = [&packed, &plain].map(|w| time(&mut cuda, |cuda| cuda.linear(x, w, out_y, Store::Overwrite)));
@@ -132,24 +172,25 @@ fn check_product(cuda: &Cuda, x: Span, w: &tetrad::backend::Weight, y: Span, sha
     let mut next = words(9);
     for _ in 0..200 {
         let (t, o) = (next() as usize % tokens, next() as usize % outputs);
-        let terms = (0..inputs).map(|i| x[t * inputs + i] * value(o, i));
+        let terms = (0..inputs).map(|i| x[t * pitch(inputs) + i] * value(o, i));
         let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
-        let found = y[t * outputs + o];
+        let found = y[t * pitch(outputs) + o];
         assert!((found - sum).abs() <= size / 256.0, "y[{t}][{o}] is {found}, not {sum}");
     }
 }
 
 /// Causal attention, counted as half of the full square; backward as 2.5 times forward.
-pub fn attention(table: &mut Table, ceilings: &Ceilings) {
-    for (head_dim, heads) in [(64, 32), (128, 16)] {
-        let (batch, queries) = (8, 2048);
+pub fn attention(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
+    let (queries, batch) = (sizes.sequence, sizes.tokens / sizes.sequence);
+    for head_dim in [64, 128] {
+        let heads = sizes.hidden / head_dim;
         let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads: heads, head_dim };
         let count = batch * queries * heads * head_dim;
         let mut operands = Operands::default();
         let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| operands.activations(seed, count));
         let [out, dq, dk, dv] = [(); 4].map(|()| operands.room(2 * count));
         let lse = operands.room(4 * batch * heads * queries);
-        let mut cuda = operands.start(&largest(batch * queries, heads * head_dim));
+        let mut cuda = operands.start(&sizes.largest(batch * queries, heads * head_dim));
         let work = 2.0 * (count * queries) as f64;
         let name = format!("{batch} x {queries}, {heads} heads of {head_dim}");
         let forward = time(&mut cuda, |cuda| cuda.attention(q, k, v, out, lse, shape));
@@ -160,33 +201,32 @@ pub fn attention(table: &mut Table, ceilings: &Ceilings) {
 }
 
 /// Everything that moves bytes and computes little.
-pub fn rows(table: &mut Table, ceilings: &Ceilings) {
+pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     let mut operands = Operands::default();
-    let [x, y, z] = [1, 2, 3].map(|seed| operands.activations(seed, T * H));
-    let [gate, up, act] = [4, 5, 6].map(|seed| operands.activations(seed, T * F));
-    let (gain, inv, dgain) = (operands.add(&vec![1.0f32; H]), operands.add(&vec![1.0f32; T]), operands.room(4 * H));
-    let angles = operands.add(&floats(7, 2048 * 64));
-    let vocab = 32_000;
-    let chunk = 4096;
-    let logits = operands.activations(8, chunk * vocab);
+    let Sizes { tokens: t, chunk, hidden: h, intermediate: f, vocab, sequence, .. } = *sizes;
+    let [x, y, z] = [1, 2, 3].map(|seed| operands.rows(seed, t, h));
+    let [gate, up, act] = [4, 5, 6].map(|seed| operands.rows(seed, t, f));
+    let (gain, inv, dgain) = (operands.add(&vec![1.0f32; h]), operands.add(&vec![1.0f32; t]), operands.room(4 * h));
+    let angles = operands.add(&floats(7, sequence * 64));
+    let logits = operands.rows(8, chunk, vocab);
     let mut next = words(9);
-    let tokens = operands.add(&(0..T).map(|_| next() % vocab as u32).collect::<Vec<_>>());
+    let tokens = operands.add(&(0..t).map(|_| next() % vocab as u32).collect::<Vec<_>>());
     let losses = operands.room(4 * chunk);
-    let embedding = operands.weight(vocab, H, WeightKind::Bf16);
-    let grad = operands.add(&vec![0.0f32; vocab * H]);
-    let mut cuda = operands.start(&largest(T, vocab));
-    let (th, tf) = (T * H, T * F);
-    let wide = format!("{T} x {H}");
+    let embedding = operands.weight(vocab, h, WeightKind::Bf16);
+    let grad = operands.add(&vec![0.0f32; vocab * h]);
+    let mut cuda = operands.start(&sizes.largest(t, vocab));
+    let (th, tf) = (t * h, t * f);
+    let wide = format!("{t} x {h}");
     let mut measure = |name: &str, shape: &str, bytes: usize, work: &mut dyn FnMut(&mut Cuda)| {
         let seconds = time(&mut cuda, work);
         table.bandwidth(name, shape, seconds, bytes, ceilings);
     };
     measure("rms_norm", &wide, 4 * th, &mut |cuda| cuda.rms_norm(x, gain, y, inv, 1e-6));
     measure("rms_norm, gradients", &wide, 8 * th, &mut |cuda| cuda.rms_norm_grad(x, gain, inv, y, z, dgain));
-    let rotation = Rotation { heads: H / 64, head_dim: 64, queries: 2048, start: 0, inverse: false };
+    let rotation = Rotation { heads: h / 64, head_dim: 64, queries: sequence, start: 0, inverse: false };
     measure("rope", &wide, 4 * th, &mut |cuda| cuda.rope(x, angles, rotation));
-    measure("quantize_activations", &wide, 4 * th, &mut |cuda| cuda.quantize_activations(y, H));
-    let wide = format!("{T} x {F}");
+    measure("quantize_activations", &wide, 4 * th, &mut |cuda| cuda.quantize_activations(y, h));
+    let wide = format!("{t} x {f}");
     measure("swiglu", &wide, 6 * tf, &mut |cuda| cuda.swiglu(gate, up, act));
     measure("swiglu, gradients", &wide, 10 * tf, &mut |cuda| cuda.swiglu_grad(gate, up, act));
     let wide = format!("{chunk} x {vocab}");
@@ -197,25 +237,26 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings) {
     measure("cross_entropy, gradient", &wide, 4 * chunk * vocab, &mut |cuda| {
         cuda.cross_entropy(logits, targets, losses, vocab, Some(1e-4))
     });
-    measure("embedding, bf16", &format!("{T} of {vocab} x {H}"), 4 * th, &mut |cuda| {
+    measure("embedding, bf16", &format!("{t} of {vocab} x {h}"), 4 * th, &mut |cuda| {
         cuda.embedding(tokens, &embedding, x)
     });
-    measure("embedding, gradient", &format!("{T} into {vocab} x {H}"), 10 * th, &mut |cuda| {
-        cuda.embedding_grad(tokens, x, grad, H)
+    measure("embedding, gradient", &format!("{t} into {vocab} x {h}"), 10 * th, &mut |cuda| {
+        cuda.embedding_grad(tokens, x, grad, h)
     });
 }
 
 /// What sampling reads: the packed weight, once per token.
-pub fn few_tokens(table: &mut Table, ceilings: &Ceilings) {
+pub fn few_tokens(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
+    let (h, f) = (sizes.hidden, sizes.intermediate);
     for tokens in [1, 8] {
         let mut operands = Operands::default();
-        let (x, y) = (operands.activations(1, tokens * H), operands.room(2 * tokens * F));
+        let (x, y) = (operands.rows(1, tokens, h), operands.rows_room(tokens, f));
         // More weights than the L2 cache holds, one after the other.
-        let weights: Vec<_> = (0..24).map(|_| operands.weight(F, H, WeightKind::Int4)).collect();
-        let mut cuda = operands.start(&largest(tokens, F));
+        let weights: Vec<_> = (0..24).map(|_| operands.weight(f, h, WeightKind::Int4)).collect();
+        let mut cuda = operands.start(&sizes.largest(tokens, f));
         let seconds = time(&mut cuda, |cuda| weights.iter().for_each(|w| cuda.linear(x, w, y, Store::Overwrite)));
         let bytes = weights.len() * (weights[0].data.bytes + weights[0].scales.bytes);
-        let shape = format!("{tokens} token(s), 24 x {F} x {H}");
+        let shape = format!("{tokens} token(s), 24 x {f} x {h}");
         table.bandwidth("linear, few tokens", &shape, seconds, bytes, ceilings);
     }
 }

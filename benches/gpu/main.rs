@@ -1,6 +1,7 @@
 //! What a GPU does: every kernel beside what the device can do, whole steps, memory. Prints Markdown.
 //!
-//! Started by `benches/gpu.sh`, after its checks. An argument chooses parts: kernels, steps, memory.
+//! Started by `benches/gpu.sh`, after its checks. Arguments choose parts: kernels, steps, memory; `small` makes every shape
+//! small, to see that the program works.
 
 mod kernels;
 mod operands;
@@ -12,27 +13,30 @@ use tetrad::backend::cuda::Cuda;
 
 fn main() {
     let chosen: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
-    let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
+    let small = chosen.iter().any(|name| name == "small");
+    let parts: Vec<_> = chosen.iter().filter(|name| *name != "small").collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|name| *name == part);
+    let sizes = if small { kernels::Sizes::SMALL } else { kernels::Sizes::FULL };
     println!("Device: {}\n", Cuda::open(0).expect("a device").describe());
-    let ceilings = kernels::ceilings();
+    let ceilings = kernels::ceilings(&sizes);
     println!("Device copy: {:.0} GB/s (read and written). ", ceilings.copy / 1e9);
-    println!("cuBLASLt, bf16, 8192^3: {:.0} TFLOP/s.\n", ceilings.product / 1e12);
+    println!("cuBLASLt, bf16, {}^3: {:.0} TFLOP/s.\n", sizes.edge, ceilings.product / 1e12);
     if wanted("kernels") {
         println!("## Kernels\n");
         let mut table = report::Table::default();
-        kernels::optimizer(&mut table, &ceilings);
-        kernels::products(&mut table, &ceilings);
-        kernels::attention(&mut table, &ceilings);
-        kernels::rows(&mut table, &ceilings);
-        kernels::few_tokens(&mut table, &ceilings);
+        kernels::optimizer(&mut table, &ceilings, &sizes);
+        kernels::products(&mut table, &ceilings, &sizes);
+        kernels::attention(&mut table, &ceilings, &sizes);
+        kernels::rows(&mut table, &ceilings, &sizes);
+        kernels::few_tokens(&mut table, &ceilings, &sizes);
         table.print();
     }
     if wanted("steps") {
         println!("## Training steps\n");
-        training::steps(&ceilings);
+        training::steps(&ceilings, small);
     }
     if wanted("memory") {
         println!("## Memory, as the driver reports it\n");
-        training::memory();
+        training::memory(small);
     }
 }

@@ -1,13 +1,18 @@
 //! Operands of timed operations: random contents, never zeros, on the device.
 
 use half::{bf16, f16};
-use tetrad::backend::cuda::Cuda;
+use tetrad::backend::cuda::{self, Cuda};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
 use tetrad::config::{Moment, Scheme};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::nibble::Geometry;
 use tetrad::optim::SCALARS;
 use zerocopy::{Immutable, IntoBytes};
+
+/// Elements from one row of activations to the next.
+pub fn pitch(width: usize) -> usize {
+    width.next_multiple_of(cuda::Sizes.row_multiple())
+}
 
 /// Repeatable bits.
 pub fn words(seed: u64) -> impl FnMut() -> u32 {
@@ -44,10 +49,20 @@ impl Operands {
         self.plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS)
     }
 
-    /// Activations between -1 and 1.
+    /// bf16 numbers between -1 and 1, unpadded.
     pub fn activations(&mut self, seed: u64, count: usize) -> Span {
         let values: Vec<u16> = floats(seed, count).into_iter().map(|x| bf16::from_f32(x).to_bits()).collect();
         self.add(&values)
+    }
+
+    /// Rows of activations, random to the end of their pitch.
+    pub fn rows(&mut self, seed: u64, count: usize, width: usize) -> Span {
+        self.activations(seed, count * pitch(width))
+    }
+
+    /// Room for rows of activations.
+    pub fn rows_room(&mut self, count: usize, width: usize) -> Span {
+        self.room(2 * count * pitch(width))
     }
 
     /// A weight with values of about one tenth.

@@ -8,16 +8,27 @@ use tetrad::checkpoint::{Extent, Meta, save};
 use tetrad::config::{Config, KeptActivations};
 use tetrad::train::Trainer;
 
+/// Presets and tokens of a batch.
+const STEPS: [(&str, usize); 9] = [
+    ("60m", 8192),
+    ("60m", 32768),
+    ("130m", 8192),
+    ("130m", 32768),
+    ("350m", 8192),
+    ("350m", 32768),
+    ("1b", 8192),
+    ("1b", 16384),
+    ("1b", 32768),
+];
+const SMALL: [(&str, usize); 1] = [("quickstart", 128)];
+
 /// Tokens per second for presets and batches.
-pub fn steps(ceilings: &Ceilings) {
+pub fn steps(ceilings: &Ceilings, small: bool) {
     println!("| preset | tokens per step | activations | ms | tokens/s | model FLOPs utilisation |");
     println!("| --- | ---: | --- | ---: | ---: | ---: |");
-    for preset in ["60m", "130m", "350m", "1b"] {
-        for tokens in [8192, 32768] {
-            step(preset, tokens, ceilings);
-        }
+    for &(preset, tokens) in if small { &SMALL[..] } else { &STEPS } {
+        step(preset, tokens, ceilings);
     }
-    step("1b", 16384, ceilings);
     println!();
 }
 
@@ -68,7 +79,7 @@ fn step(preset: &str, tokens: usize, ceilings: &Ceilings) {
 }
 
 /// Bytes in use on the device before the arena, with it, after a step, an evaluation and a save.
-pub fn memory() {
+pub fn memory(small: bool) {
     println!("| preset | plan | before | with the arena | after a step | after an evaluation | after a save |");
     println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
     let watch = Cuda::open(0).expect("a device");
@@ -77,11 +88,11 @@ pub fn memory() {
         format!("{:.1} MiB", (total - free) as f64 / f64::from(1 << 20))
     };
     let folder = tempfile::tempdir().expect("a folder");
-    for preset in ["60m", "350m", "1b"] {
+    for &(preset, tokens) in if small { &SMALL[..] } else { &[("60m", 8192), ("350m", 8192), ("1b", 8192)] } {
         let before = used();
-        let (mut trainer, text) = trainer(preset, 8192);
+        let (mut trainer, text) = trainer(preset, tokens);
         let mut row = vec![before, used()];
-        let (inputs, targets) = (&text[..8192], &text[1..]);
+        let (inputs, targets) = (&text[..tokens], &text[1..]);
         trainer.step(inputs, targets);
         row.push(used());
         trainer.evaluate(trainer.config().train.batch, inputs, targets);

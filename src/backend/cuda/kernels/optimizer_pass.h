@@ -85,10 +85,13 @@ struct Loaded {
     u32 most;
 };
 
-// Starts all loads, and ends them. Lanes past the end load what they will not use.
+// Starts all loads, and ends them. Lanes past the end load the block's first run, which they will not use: another
+// block's may be changing.
 DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
     Loaded loaded = {};
-    const u32 run = p.run.live ? p.run.index : 0;
+    const u32 first = block_x() * threads();
+    const u32 run = p.run.live ? p.run.index : first;
+    const u32 group = p.run.live ? p.run.group : first / p.shape.runs_per_group;
     const Planes& planes = p.planes;
     if (is_packed(p)) {
         loaded.stored = load_raw((const u8*)planes.data, run, p.storage.kind == INT8);
@@ -97,16 +100,16 @@ DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
             UNROLL
             for (u32 i = 0; i < 4; ++i) loaded.stored.x[4 + i] = low.x[i];
         }
-        loaded.place.scale = planes.scales[p.run.group];
-        if (is_asymmetric(p)) loaded.place.offset = planes.offsets[p.run.group];
+        loaded.place.scale = planes.scales[group];
+        if (is_asymmetric(p)) loaded.place.offset = planes.offsets[group];
     }
     if (p.storage.m.width != FLOAT) {
         loaded.m = load_raw((const u8*)planes.m, run, p.storage.m.width == BYTE);
-        loaded.m_scale = planes.m_scales[p.run.group];
+        loaded.m_scale = planes.m_scales[group];
     }
     if (p.storage.v.width != FLOAT) {
         loaded.v = load_raw((const u8*)planes.v, run, p.storage.v.width == BYTE);
-        loaded.v_scale = planes.v_scales[p.run.group];
+        loaded.v_scale = planes.v_scales[group];
     }
     if (p.run.real > 0) {
         loaded.most = max_(maxima[p.run.plain / LEAF], maxima[(p.run.plain + p.run.real - 1) / LEAF]);
