@@ -89,7 +89,7 @@ struct Loaded {
 // block's may be changing.
 DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
     Loaded loaded = {};
-    const u32 first = block_x() * threads();
+    const u32 first = p.run.index - thread();
     const u32 run = p.run.live ? p.run.index : first;
     const u32 group = p.run.live ? p.run.group : first / p.shape.runs_per_group;
     const Planes& planes = p.planes;
