@@ -135,10 +135,13 @@ pub fn products(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let (out_y, out_x) = (operands.rows_room(tokens, outputs), operands.rows_room(tokens, inputs));
         let grad = operands.room(4 * outputs * inputs);
         let packed = operands.weight(outputs, inputs, WeightKind::Int4);
-        let plain = operands.weight(outputs, inputs, WeightKind::Bf16);
+        // Rows that cuBLASLt reads where they lie: as long as the activations' are.
+        let plain = operands.weight(outputs, pitch(inputs), WeightKind::Bf16);
         let mut cuda = operands.start(&sizes.largest(tokens, outputs.max(inputs)));
         let shape = format!("{tokens} tokens, {outputs} x {inputs}");
         let work = 2.0 * tokens as f64 * outputs as f64 * inputs as f64;
+        cuda.linear(x, &packed, out_y, Store::Overwrite);
+        check_product(&cuda, x, &packed, out_y, (tokens, outputs, inputs));
         let forward = [&packed, &plain].map(|w| time(&mut cuda, |cuda| cuda.linear(x, w, out_y, Store::Overwrite)));
         table.product("linear", &shape, forward[0], work, forward[1], ceilings);
         let backward =
@@ -146,7 +149,6 @@ pub fn products(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         table.product("linear, gradient of the input", &shape, backward[0], work, backward[1], ceilings);
         let weight = time(&mut cuda, |cuda| cuda.linear_grad_weight(y, x, grad, outputs, inputs, Store::Overwrite));
         table.product("linear, gradient of the weight", &shape, weight, work, weight, ceilings);
-        check_product(&cuda, x, &packed, out_y, (tokens, outputs, inputs));
     }
 }
 
