@@ -6,8 +6,8 @@
 // values: one is read while the next is on its way.
 //
 // Floor: 4 D operations per pair of query and key on the tensor cores; one exp2 and about five float32 operations
-// beside them. With 32 rows to a warp every fragment of keys or values feeds two products, so that shared memory is busy
-// for 60 to 80 % of the time that mma.sync needs at its best; with 16 rows it would be the limit.
+// beside them. With 32 rows to a warp every fragment of keys or values read from shared memory feeds two products; with
+// 16 rows those reads would take longer than the products.
 // Bytes: a tile of keys and values (256 D) serves 32768 D operations, 128 operations per byte out of the device's cache.
 template <u32 WIDTH, bool ALIGNED>
 DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,
@@ -41,7 +41,8 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
     const auto stage = [&](u32 t) { return STAGES + t % 2 * 2 * TILE; };
     const auto fetch = [&](u32 t) {
         load_tile<WIDTH, KEYS, THREADS, ALIGNED>(stage(t), {k + task.keys, a.kv_stride, keys, a.head_dim}, t * KEYS);
-        load_tile<WIDTH, KEYS, THREADS, ALIGNED>(stage(t) + TILE, {v + task.keys, a.kv_stride, keys, a.head_dim}, t * KEYS);
+        load_tile<WIDTH, KEYS, THREADS, ALIGNED>(stage(t) + TILE, {v + task.keys, a.kv_stride, keys, a.head_dim},
+                                                 t * KEYS);
         commit_async();
     };
     load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(
