@@ -1,8 +1,8 @@
 //! One allocation of device memory serves a whole run. Alone in its process, whose allocations are counted.
 
-#[path = "common/rig.rs"]
-mod rig;
+mod common;
 
+use common::rig;
 use std::path::Path;
 use tetrad::backend::Backend;
 use tetrad::checkpoint::{Extent, Meta, save};
@@ -39,7 +39,7 @@ fn write(trainer: &Trainer, path: &Path) {
 /// One allocation for steps, evaluation, a sample and a save.
 #[test]
 fn nothing_is_allocated_on_the_device_after_the_arena() {
-    if rig::real() {
+    if common::gpu::required() {
         // The driver's own figures stand in the report of benches/gpu.sh.
         eprintln!("SKIPPED: only the emulated driver counts allocations");
         return;

@@ -1,10 +1,10 @@
 //! Products with packed weights, lookups in packed tables, and their gradients, against the float64 reference.
 
-#[path = "common/rig.rs"]
-mod rig;
+mod common;
 
+use common::gpu::set_order;
+use common::rig::{self, BF16, Rig, check, floats, orders, read_activations, read_floats, words};
 use half::{bf16, f16};
-use rig::{BF16, Rig, check, floats, orders, read_activations, read_floats, set_order, words};
 use tetrad::backend::cpu::reference::{self, Planes, wide};
 use tetrad::backend::{Backend, Largest, Store, Weight, WeightKind};
 use tetrad::config::Scheme;

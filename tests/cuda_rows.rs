@@ -1,10 +1,10 @@
 //! The kernels that work row by row or element by element, against the float64 reference.
 
-#[path = "common/rig.rs"]
-mod rig;
+mod common;
 
+use common::gpu::set_order;
+use common::rig::{self, BF16, Rig, check, floats, orders, read_activations, read_floats, read_rows, words};
 use half::bf16;
-use rig::{BF16, Rig, check, floats, orders, read_activations, read_floats, read_rows, set_order, words};
 use tetrad::backend::cpu::reference::{self, wide};
 use tetrad::backend::{Backend, IGNORE, Largest, Rotation};
 

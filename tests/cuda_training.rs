@@ -3,10 +3,8 @@
 
 mod common;
 
-#[path = "common/rig.rs"]
-mod rig;
-
 use common::assert_near;
+use common::rig;
 use common::state::whole_state;
 use std::path::Path;
 use tetrad::backend::Backend;
@@ -97,7 +95,7 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
 fn steps_are_deterministic() {
     let mut states = Vec::new();
     for order in rig::orders() {
-        rig::set_order(order);
+        common::gpu::set_order(order);
         let mut cuda = trainer(&config(), Box::new(rig::open()));
         for number in 0..3 {
             let (inputs, targets) = batch(number);
@@ -105,7 +103,7 @@ fn steps_are_deterministic() {
         }
         states.push(whole_state(&cuda));
     }
-    rig::set_order(0);
+    common::gpu::set_order(0);
     assert!(states.windows(2).all(|pair| pair[0] == pair[1]));
 }
 

@@ -4,6 +4,7 @@
 pub mod gpu;
 pub mod llama;
 pub mod process;
+pub mod rig;
 pub mod state;
 
 use safetensors::SafeTensors;

@@ -1,6 +1,7 @@
 //! A GPU for tests: the emulated one, or the machine's own where `TETRAD_REQUIRE_CUDA=1` asks for it.
 #![allow(dead_code)]
 
+use super::gpu::{emulated, required};
 use half::bf16;
 use tetrad::backend::cuda::{Cuda, Search, Sizes};
 use tetrad::backend::{Backend, Largest, Sizes as _, Weight, WeightKind};
@@ -9,27 +10,15 @@ use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::nibble::Geometry;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Whether the machine's own device is to be tested, and its absence is a failure.
-pub fn real() -> bool {
-    std::env::var("TETRAD_REQUIRE_CUDA").is_ok_and(|value| value == "1")
-}
-
 /// A device without memory.
 pub fn open() -> Cuda {
-    let search = if real() { Search::usual() } else { Search::only(&[tetrad_emulator::libraries().into()]) };
+    let search = if required() { Search::usual() } else { emulated() };
     Cuda::open_with(0, &search).expect("the emulated device, or with TETRAD_REQUIRE_CUDA=1 the machine's own, opens")
 }
 
 /// Orders in which the emulated threads of a block take turns. A real device has its own.
 pub fn orders() -> impl Iterator<Item = u32> {
-    0..if real() { 1 } else { 4 }
-}
-
-/// Chooses one of [`orders`].
-pub fn set_order(order: u32) {
-    if !real() {
-        tetrad_emulator::set_order(order);
-    }
+    0..if required() { 1 } else { 4 }
 }
 
 /// Repeatable numbers between -1 and 1, a bfloat16 each.
