@@ -6,8 +6,10 @@ mod common;
 use common::gpu::{CHECKS, allocate, emulated};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tetrad::backend::Sizes as _;
 use tetrad::backend::Store;
-use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product, SOURCES, Search, Source};
+use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product, SOURCES, Search, Sizes, Source};
+use tetrad::config::Model;
 use tetrad::memory::{Place, Span};
 
 /// Tells [`child`] what to do.
@@ -239,4 +241,18 @@ fn count_allocations() -> String {
 #[test]
 fn a_device_is_asked_for_memory_once_and_gets_all_of_it_back() {
     assert_eq!(ask("count", &[]), "0 opened, 1 allocated, 1 worked, 1 counted, 0 beyond, 0 left");
+}
+
+#[test]
+fn heads_that_the_kernels_do_not_compute_are_refused_before_memory_is_taken() {
+    let refused = |heads, qk_norm| {
+        let model = Model { hidden: 264, heads, kv_heads: heads, qk_norm, ..Model::default() };
+        Sizes.check(&model).err().map(|error| error.to_string())
+    };
+    assert_eq!(refused(11, true), None, "heads of 24");
+    assert_eq!(refused(22, false), None, "heads of 12");
+    let said = refused(1, false).unwrap();
+    assert!(said.starts_with("the model has heads of 264 elements; on a GPU they have at most 128, "), "{said}");
+    let said = refused(22, true).unwrap();
+    assert!(said.contains("heads of 12 elements") && said.contains("a multiple of 8; use --device cpu"), "{said}");
 }
