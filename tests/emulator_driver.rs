@@ -312,3 +312,13 @@ fn products_keep_to_what_was_promised_and_to_their_memory() {
     assert_eq!(synchronize(products.stream), SUCCESS);
     assert!(download(workspace, 100).iter().all(|x| x.is_nan()), "a workspace is overwritten");
 }
+
+#[test]
+fn allocations_are_counted_and_poisoned() {
+    let before = tetrad_emulator::allocations();
+    let buffer = tetrad_emulator::Buffer::poisoned::<u8>(1000);
+    assert!(tetrad_emulator::allocations() > before && tetrad_emulator::live_bytes() >= 1000);
+    assert_eq!(buffer.address() % 256, 0, "the driver's alignment");
+    assert_eq!(buffer.address(), tetrad_emulator::latest_allocation());
+    assert!(buffer.read::<u8>().iter().all(|&byte| byte == 0xff));
+}
