@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 built=target/gpu
-tests=(cuda_rows cuda_linear cuda_optimizer cuda_attention cuda_device cuda_training)
+tests=(cuda_rows cuda_linear cuda_optimizer cuda_attention cuda_device cuda_instructions cuda_training)
 
 build() {
     mkdir -p "$built"
