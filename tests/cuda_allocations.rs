@@ -3,38 +3,8 @@
 mod common;
 
 use common::rig;
-use std::path::Path;
-use tetrad::backend::Backend;
-use tetrad::checkpoint::{Extent, Meta, save};
-use tetrad::config::Config;
+use common::small::{batch, config, trainer, write};
 use tetrad::model::Generator;
-use tetrad::train::Trainer;
-
-fn config() -> Config {
-    let mut config = Config::default();
-    let model = &mut config.model;
-    (model.hidden, model.intermediate, model.layers, model.heads, model.kv_heads) = (64, 120, 2, 4, 2);
-    (config.train.batch, config.train.sequence, config.train.warmup) = (3, 33, 2);
-    config.storage.group = 32;
-    config
-}
-
-fn trainer(config: &Config, backend: Box<dyn Backend>) -> Trainer {
-    let mut trainer = Trainer::new(config, backend).unwrap();
-    trainer.initialize();
-    trainer
-}
-
-/// The text of step `number`.
-fn batch(number: u32) -> (Vec<u32>, Vec<u32>) {
-    let text: Vec<u32> = (0..100).map(|i| (i * i + number * 31) % 256).collect();
-    (text[..99].to_vec(), text[1..].to_vec())
-}
-
-fn write(trainer: &Trainer, path: &Path) {
-    let meta = Meta::new(trainer.config(), trainer.counters, false, "text");
-    save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Full, path).unwrap();
-}
 
 /// One allocation for steps, evaluation, a sample and a save.
 #[test]

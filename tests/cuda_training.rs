@@ -5,35 +5,15 @@ mod common;
 
 use common::assert_near;
 use common::rig;
+use common::small::{batch, config, trainer, write};
 use common::state::whole_state;
 use std::path::Path;
 use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{Checkpoint, Extent, Meta, open_model, save};
+use tetrad::checkpoint::{Checkpoint, open_model};
 use tetrad::config::{ActivationQuant, Config, KeptActivations, Moment, Rule, Scheme, TableStorage, Weights};
 use tetrad::model::Generator;
 use tetrad::train::Trainer;
-
-fn config() -> Config {
-    let mut config = Config::default();
-    let model = &mut config.model;
-    (model.hidden, model.intermediate, model.layers, model.heads, model.kv_heads) = (64, 120, 2, 4, 2);
-    (config.train.batch, config.train.sequence, config.train.warmup) = (3, 33, 2);
-    config.storage.group = 32;
-    config
-}
-
-fn trainer(config: &Config, backend: Box<dyn Backend>) -> Trainer {
-    let mut trainer = Trainer::new(config, backend).unwrap();
-    trainer.initialize();
-    trainer
-}
-
-/// The text of step `number`.
-fn batch(number: u32) -> (Vec<u32>, Vec<u32>) {
-    let text: Vec<u32> = (0..100).map(|i| (i * i + number * 31) % 256).collect();
-    (text[..99].to_vec(), text[1..].to_vec())
-}
 
 /// How far a loss may be from the CPU's with the same weights: activations are rounded to eight bits on the GPU.
 const SAME_WEIGHTS: f64 = 1e-3;
@@ -105,11 +85,6 @@ fn steps_are_deterministic() {
     }
     common::gpu::set_order(0);
     assert!(states.windows(2).all(|pair| pair[0] == pair[1]));
-}
-
-fn write(trainer: &Trainer, path: &Path) {
-    let meta = Meta::new(trainer.config(), trainer.counters, false, "text");
-    save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Full, path).unwrap();
 }
 
 fn restored(config: &Config, backend: Box<dyn Backend>, path: &Path) -> Trainer {

@@ -5,6 +5,7 @@ pub mod gpu;
 pub mod llama;
 pub mod process;
 pub mod rig;
+pub mod small;
 pub mod state;
 
 use safetensors::SafeTensors;

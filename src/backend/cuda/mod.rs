@@ -128,11 +128,6 @@ impl Cuda {
         Ok(Self { gpu: Gpu::open_with(ordinal, search, SOURCES)? })
     }
 
-    /// Device allocations made so far: one after [`Backend::allocate`], and one for ever.
-    pub fn allocations(&self) -> usize {
-        self.gpu.allocations()
-    }
-
     /// Seconds that the device takes for what `work` gives it.
     ///
     /// # Errors
