@@ -73,7 +73,7 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
     cpu.linear_grad_input(out, &s.w, z, Store::Accumulate);
     cpu.linear_grad_weight(out, y, s.grad, F, H, Store::Overwrite);
     cpu.swiglu_grad(gate, up, out);
-    cpu.rms_norm_grad(x, s.gain, s.inv_rms, z, a, s.dgain);
+    cpu.rms_norm_grad(x, s.gain, s.inv_rms, z, a, s.dgain, Store::Overwrite);
     cpu.cross_entropy(out, s.tokens, s.losses, F, Some(1.0));
     cpu.embedding_grad(s.tokens, x, s.grad, H);
     cpu.copy(x, y);

@@ -3,10 +3,12 @@
 mod common;
 
 use common::gpu::set_order;
-use common::rig::{self, BF16, Rig, check, floats, orders, read_activations, read_floats, read_rows, words};
+use common::rig::{self, BF16, Rig, check, floats, orders, read, read_activations, read_floats, read_rows, words};
 use half::bf16;
+use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cpu::reference::{self, wide};
-use tetrad::backend::{Backend, IGNORE, Largest, Rotation};
+use tetrad::backend::{Backend, IGNORE, Largest, Rotation, Store, packed_bytes};
+use tetrad::nibble::{Purpose, Stream};
 
 /// Scratch for all shapes below.
 const LARGEST: Largest =
@@ -26,7 +28,7 @@ fn rms_norm_and_its_gradient() {
             let mut cuda = rig::open();
             rig.start(&mut cuda, &LARGEST);
             cuda.rms_norm(x_at, gain_at, out, inv, 1e-6);
-            cuda.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain);
+            cuda.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain, Store::Overwrite);
             let (normed, inv_rms) = reference::rms_norm(&wide(&x), &wide(&gain), 1e-6);
             let (grad, gain_grad) = reference::rms_norm_grad(&wide(&x), &wide(&gain), &inv_rms, &wide(&dout));
             let dx_expected: Vec<f64> = grad.iter().zip(&old).map(|(grad, &old)| grad + f64::from(old)).collect();
@@ -39,6 +41,9 @@ fn rms_norm_and_its_gradient() {
             // The sum of `tokens` terms whose roundings are relative to the terms, not to their sum.
             let terms: f64 = inv_rms.iter().sum::<f64>().max(1.0);
             check(&read_floats(&cuda, dgain), &gain_grad, 2e-6 * terms, 1e-5, &format!("dgain of {what}"));
+            cuda.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain, Store::Accumulate);
+            let twice: Vec<f64> = gain_grad.iter().map(|sum| 2.0 * sum).collect();
+            check(&read_floats(&cuda, dgain), &twice, 4e-6 * terms, 1e-5, &format!("dgain of {what}, twice"));
         }
     }
 }
@@ -170,4 +175,36 @@ fn quantizing_keeps_what_is_not_a_number_and_spoils_no_neighbour() {
     cuda.quantize_activations(at, 300);
     let found = read_activations(&cuda, at, 300);
     assert!(found.iter().enumerate().all(|(i, x)| x.is_nan() == (i == 0 || i == 299)));
+}
+
+#[test]
+fn packed_rows_are_those_of_the_cpu() {
+    let stream = Stream { seed: 1 << 40 | 7, step: 9, tensor: 3, purpose: Purpose::Checkpoint };
+    for order in orders() {
+        set_order(order);
+        for (rows, features, first) in [(1, 1, 0), (3, 31, 5), (9, 64, 0), (30, 72, 9), (17, 257, 1 << 20)] {
+            // What a bfloat16 holds, so that both backends pack the same numbers.
+            let x: Vec<f32> = floats(5, rows * features).iter().map(|&x| bf16::from_f32(x).to_f32()).collect();
+            let (codes, scales) = packed_bytes(rows, features);
+            let packed = |backend: &mut dyn Backend, rig: &Rig, x_at, [codes, scales, out]: [_; 3]| {
+                rig.start(backend, &LARGEST);
+                backend.pack_rows(x_at, codes, scales, features, first, &stream);
+                backend.unpack_rows(codes, scales, out, features);
+                [codes, scales].map(|plane| read::<u8>(backend, plane))
+            };
+            let (mut wide_rig, mut rig) = (Rig::default(), Rig::default());
+            let x_at = wide_rig.add(&x);
+            let wide_spans = [codes, scales, 4 * rows * features].map(|bytes| wide_rig.room(bytes));
+            let x_narrow = rig.activations(&x, features);
+            let out = rig.rows(rows, features);
+            let spans = [rig.room(codes), rig.room(scales), out];
+            let (mut cpu, mut cuda) = (Cpu::new(), rig::open());
+            let expected = packed(&mut cpu, &wide_rig, x_at, wide_spans);
+            let found = packed(&mut cuda, &rig, x_narrow, spans);
+            assert!(found == expected, "{rows} x {features}, order {order}");
+            let values: Vec<f64> = read_floats(&cpu, wide_spans[2]);
+            let what = format!("{rows} x {features} unpacked, order {order}");
+            check(&read_activations(&cuda, out, features), &values, 0.0, BF16, &what);
+        }
+    }
 }

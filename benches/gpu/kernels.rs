@@ -224,7 +224,9 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         table.bandwidth(name, shape, seconds, bytes, ceilings);
     };
     measure("rms_norm", &wide, 4 * th, &mut |cuda| cuda.rms_norm(x, gain, y, inv, 1e-6));
-    measure("rms_norm, gradients", &wide, 8 * th, &mut |cuda| cuda.rms_norm_grad(x, gain, inv, y, z, dgain));
+    measure("rms_norm, gradients", &wide, 8 * th, &mut |cuda| {
+        cuda.rms_norm_grad(x, gain, inv, y, z, dgain, Store::Overwrite)
+    });
     let rotation = Rotation { heads: h / 64, head_dim: 64, queries: sequence, start: 0, inverse: false };
     measure("rope", &wide, 4 * th, &mut |cuda| cuda.rope(x, angles, rotation));
     measure("quantize_activations", &wide, 4 * th, &mut |cuda| cuda.quantize_activations(y, h));

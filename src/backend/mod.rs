@@ -19,6 +19,7 @@ pub use param::{Param, State, Weight, WeightKind};
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{MappedFile, Span};
+use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
 
 /// A target that counts neither in the loss nor in the gradient.
@@ -31,6 +32,15 @@ pub enum Store {
     Overwrite,
     /// The result is added to the output.
     Accumulate,
+}
+
+/// Elements of a group of [`Backend::pack_rows`].
+pub const PACK_GROUP: usize = 64;
+
+/// Bytes of the codes and of the scales of `rows` packed rows.
+pub fn packed_bytes(rows: usize, features: usize) -> (usize, usize) {
+    let groups = rows * features.div_ceil(PACK_GROUP);
+    (groups * PACK_GROUP / 2, 2 * groups)
 }
 
 /// Shapes of an attention: `q` and `out` are `[B, S, H, D]`; `k` and `v` are `[B, capacity, K, D]`, of which the
@@ -150,12 +160,22 @@ pub trait Backend: Sizes + Send {
     /// `out = x / rms(x) gain`, row by row; `inv_rms` `[T]` receives `1 / sqrt(mean(x^2) + eps)`.
     fn rms_norm(&mut self, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32);
 
-    /// `dx += ` the gradient through the norm; `dgain` is overwritten. Shapes as in [`Backend::rms_norm`].
-    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span);
+    /// `dx += ` the gradient through the norm; `store` is for the gain's, `dgain`. Shapes as in [`Backend::rms_norm`].
+    #[allow(clippy::too_many_arguments)]
+    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span, store: Store);
 
     /// Quantizes rows of `features` elements in place to four bits: per group of 256 the two largest magnitudes
     /// stay exact, the others are rounded to nearest on a grid of 15 values, `absmax / 7` apart.
     fn quantize_activations(&mut self, x: Span, features: usize);
+
+    /// Packs rows of `features` elements in groups of [`PACK_GROUP`] (the last of a row may be short, and is filled
+    /// up with zeros): per group a bfloat16 scale s = absmax / 7, rounded up, and per element the nibble
+    /// `8 + clamp(floor(x / s + u), -7, 7)`, in the order of the weights' nibbles. `u` is the number of `stream` for
+    /// the element of the padded rows, counted from row `first` on. Sizes are those of [`packed_bytes`].
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream);
+
+    /// `x = s (nibble - 8)`, what [`Backend::pack_rows`] left of the rows.
+    fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize);
 
     /// `y[T, O] = x[T, I] w[O, I]^T`.
     fn linear(&mut self, x: Span, w: &Weight, y: Span, store: Store);
@@ -210,6 +230,6 @@ pub trait Backend: Sizes + Send {
     /// `x[t] += bias`, row by row; `x` is `[T, width]`, `bias` float32 `[width]`.
     fn add_bias(&mut self, x: Span, bias: Span, width: usize);
 
-    /// `grad = sum over t of dy[t]`; `dy` is `[T, width]`, `grad` float32 `[width]`, overwritten.
-    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize);
+    /// `grad = sum over t of dy[t]`; `dy` is `[T, width]`, `grad` float32 `[width]`.
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize, store: Store);
 }

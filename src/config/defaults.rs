@@ -79,6 +79,7 @@ impl Default for Train {
         Self {
             steps: 400,
             batch: 16,
+            micro_batch: 0,
             sequence: 128,
             warmup: 40,
             schedule: Schedule::Cosine,
@@ -99,6 +100,13 @@ impl Default for Train {
 
 impl Default for Run {
     fn default() -> Self {
-        Self { dir: "runs/quickstart".into(), seed: 1, threads: 0, activations: KeptActivations::Keep }
+        Self {
+            dir: "runs/quickstart".into(),
+            seed: 1,
+            threads: 0,
+            activations: KeptActivations::Auto,
+            gradient: GradientBuffer::Auto,
+            logits_mib: 0,
+        }
     }
 }

@@ -327,6 +327,8 @@ pub struct Train {
     pub steps: u64,
     /// Sequences per step.
     pub batch: usize,
+    /// Sequences that a block computes at once; 0: as many as fit into memory. Results do not depend on it.
+    pub micro_batch: usize,
     /// Tokens per sequence.
     pub sequence: usize,
     /// Steps of linear warm-up.
@@ -357,6 +359,13 @@ pub struct Train {
     pub overfit: bool,
 }
 
+impl Train {
+    /// Sequences of a micro-batch, at most the batch; all of it where nothing smaller was chosen.
+    pub fn micro_batch(&self) -> usize {
+        if self.micro_batch == 0 { self.batch } else { self.micro_batch.min(self.batch) }
+    }
+}
+
 /// The learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -379,17 +388,41 @@ pub struct Run {
     pub seed: u64,
     /// Threads; 0: all processors. Results do not depend on it.
     pub threads: usize,
-    /// What forward keeps for backward. Results do not depend on it.
+    /// What forward keeps for backward. Results depend on it only if it is `recompute-packed`.
     pub activations: KeptActivations,
+    /// How much of a block's gradient exists at once when `train.micro_batch` is smaller than the batch. Results do
+    /// not depend on it.
+    pub gradient: GradientBuffer,
+    /// MiB of logits that may exist at once; 0: what keeps the device busy. Results do not depend on it.
+    pub logits_mib: usize,
+}
+
+/// What exists of a block's gradient at once, if it is summed over several micro-batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GradientBuffer {
+    /// `layer` if that fits into memory, else `tensor`.
+    #[default]
+    Auto,
+    /// All of it: one pass over the micro-batches.
+    Layer,
+    /// No more than its largest matrix: a pass for each group of matrices that is as small, all from a copy of the
+    /// block's packed weights. About two and a half times the work of backward.
+    Tensor,
 }
 
 /// What forward keeps for backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeptActivations {
-    /// Everything.
+    /// `keep` if that fits into memory, else `recompute`.
     #[default]
+    Auto,
+    /// Everything.
     Keep,
     /// Each block's input; the rest of a block is computed a second time when its backward begins.
     Recompute,
+    /// Each block's input in four bits, stochastically rounded; what is computed a second time is then not quite what
+    /// was computed first.
+    RecomputePacked,
 }

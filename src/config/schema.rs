@@ -94,6 +94,7 @@ fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
         ("optimizer", "variant") => variants::<Variant>(),
         ("train", "schedule") => variants::<Schedule>(),
         ("run", "activations") => variants::<KeptActivations>(),
+        ("run", "gradient") => variants::<GradientBuffer>(),
         _ => return None,
     })
 }

@@ -27,6 +27,12 @@ pub struct Span {
     pub bytes: usize,
 }
 
+impl Default for Span {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 impl Span {
     /// The empty span, for planes a parameter does not have.
     pub const NONE: Self = Self { place: Place::Arena, offset: 0, bytes: 0 };

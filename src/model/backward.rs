@@ -4,175 +4,264 @@
 
 use super::{LayerParams, LayerWork, Model, Pass};
 use crate::backend::{Backend, Param, Store};
-use crate::config::{ActivationQuant, KeptActivations};
+use crate::config::ActivationQuant;
 use crate::memory::Span;
 
 /// Receives each parameter with its complete gradient (float32, unpadded).
 pub type Apply<'a> = dyn FnMut(&mut dyn Backend, &Param, Span) + 'a;
 
+/// Where the gradients of a block's parameters go while one micro-batch is in hand.
+struct Sink<'a, 'b> {
+    /// The parameters as `apply` changes them, by their places in the block.
+    params: &'a LayerParams,
+    /// Buffers of those that this pass over the micro-batches forms.
+    grads: &'a [Option<Span>],
+    /// For the others' gains.
+    unwanted: Span,
+    /// The first micro-batch overwrites, later ones add.
+    store: Store,
+    /// Whether this is the last micro-batch, after which gradients are complete.
+    last: bool,
+    apply: &'a mut Apply<'b>,
+}
+
+impl Sink<'_, '_> {
+    fn grad(&self, param: &Param) -> Option<Span> {
+        self.grads[(param.id - self.params.attention_norm.id) as usize]
+    }
+
+    /// Whether this pass forms the gradient of a matrix of the attention.
+    fn wants_attention(&self) -> bool {
+        let params = self.params;
+        [&params.query, &params.key, &params.value, &params.output].iter().any(|param| self.grad(param).is_some())
+    }
+
+    /// Takes note that a micro-batch's share was added to the gradient of `param`.
+    fn added(&mut self, backend: &mut dyn Backend, param: &Param) {
+        if let (true, Some(grad)) = (self.last, self.grad(param)) {
+            let real = self.params.all().find(|real| real.id == param.id).expect("a parameter of the block");
+            (self.apply)(backend, real, grad);
+        }
+    }
+
+    /// The gradient of a linear layer's weight.
+    fn weight(&mut self, backend: &mut dyn Backend, dy: Span, x: Span, param: &Param) {
+        let Some(grad) = self.grad(param) else { return };
+        let g = param.weight.geometry;
+        backend.linear_grad_weight(dy, x, grad, g.rows, g.cols, self.store);
+        self.added(backend, param);
+    }
+
+    /// The gradient of a bias.
+    fn bias(&mut self, backend: &mut dyn Backend, dy: Span, param: &Param) {
+        let Some(grad) = self.grad(param) else { return };
+        backend.bias_grad(dy, grad, param.weight.geometry.cols, self.store);
+        self.added(backend, param);
+    }
+
+    /// The gradient through a norm is added to `dx`; that of its gain is formed with it.
+    fn norm(&mut self, backend: &mut dyn Backend, x: Span, gain: &Param, inv_rms: Span, dout: Span, dx: Span) {
+        let grad = self.grad(gain).unwrap_or(self.unwanted.head(gain.weight.data.bytes.min(self.unwanted.bytes)));
+        backend.rms_norm_grad(x, gain.weight.data, inv_rms, dout, dx, grad, self.store);
+        self.added(backend, gain);
+    }
+}
+
 impl Model {
     /// Losses as [`Model::losses`], and the first part of backward, which changes no parameter: the gradient of the
-    /// head's input (`grad.dn`) and, if untied, of the head (`grad.matrix`). `scale` multiplies all gradients.
+    /// head's input (`grad.dxn`) and, if untied, of the head (`grad.head`). `scale` multiplies all gradients.
     pub fn loss_and_head_grad(&self, backend: &mut dyn Backend, pass: Pass, scale: f32) {
         let model = &self.config.model;
         let mut store = Store::Overwrite;
         for (from, count) in self.chunks(pass.tokens()) {
             let logits = self.logits(backend, from, count);
             self.cross_entropy(backend, logits, from, count, Some(scale));
-            let dn = self.rows(self.work.grad.dn, from, count, model.hidden);
-            backend.linear_grad_input(logits, &self.params.head().weight, dn, Store::Overwrite);
+            let dxn = self.rows(self.work.grad.dxn, from, count, model.hidden);
+            backend.linear_grad_input(logits, &self.params.head().weight, dxn, Store::Overwrite);
             if self.params.head.is_some() {
-                self.head_grad(backend, logits, from, count, store);
+                self.head_grad(backend, logits, self.work.grad.head, from, count, store);
                 store = Store::Accumulate;
             }
         }
     }
 
-    fn head_grad(&self, backend: &mut dyn Backend, dlogits: Span, from: usize, count: usize, store: Store) {
+    fn head_grad(&self, backend: &mut dyn Backend, dlogits: Span, grad: Span, from: usize, count: usize, store: Store) {
         let model = &self.config.model;
         let xn = self.rows(self.work.xn, from, count, model.hidden);
-        let grad = self.work.grad.matrix.head(4 * model.vocab * model.hidden);
         backend.linear_grad_weight(dlogits, xn, grad, model.vocab, model.hidden, store);
     }
 
-    /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`.
+    /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`. Each block runs over all
+    /// micro-batches before the one below it begins.
     pub fn backward(&self, backend: &mut dyn Backend, pass: Pass, scale: f32, apply: &mut Apply) {
-        let (t, h) = (pass.tokens(), self.config.model.hidden);
-        let grad = &self.work.grad;
+        let (t, grad) = (pass.tokens(), &self.work.grad);
         if let Some(head) = &self.params.head {
-            apply(backend, head, grad.matrix.head(4 * head.weight.geometry.len()));
+            apply(backend, head, grad.head);
         }
-        let (dx, dn) = (self.rows(grad.dx, 0, t, h), self.rows(grad.dn, 0, t, h));
+        let (x, dx) = (self.stream_rows(self.work.x, pass), self.stream_rows(grad.dx, pass));
         backend.zero(dx);
-        let x = self.rows(self.work.x, 0, t, h);
-        self.norm_grad(backend, x, &self.params.final_norm, self.work.inv_rms.head(4 * t), dn, apply);
+        let (gain, inv_rms) = (&self.params.final_norm, self.work.inv_rms.head(4 * t));
+        let dxn = self.stream_rows(grad.dxn, pass);
+        backend.rms_norm_grad(x, gain.weight.data, inv_rms, dxn, dx, grad.final_norm, Store::Overwrite);
+        apply(backend, gain, grad.final_norm);
         for (params, work) in self.params.layers.iter().zip(&self.work.layers).rev() {
-            if self.config.run.activations == KeptActivations::Recompute {
-                // The block's weights are still those of forward: they change when their gradients are applied.
-                self.attention_block(backend, pass, params, work);
-                self.activation(backend, pass, params, work);
-            }
-            self.feed_forward_grad(backend, pass, params, work, apply);
-            self.attention_grad(backend, pass, params, work, apply);
+            self.block_grad(backend, pass, params, work, apply);
         }
         self.embedding_grad(backend, pass, scale, apply);
     }
 
-    fn norm_grad(
+    /// One block over all micro-batches, as often as its gradients' buffers ask for.
+    fn block_grad(
         &self,
         backend: &mut dyn Backend,
-        x: Span,
-        gain: &Param,
-        inv_rms: Span,
-        dout: Span,
+        pass: Pass,
+        params: &LayerParams,
+        work: &LayerWork,
         apply: &mut Apply,
     ) {
-        let dx = self.work.grad.dx.head(x.bytes);
-        self.norm_grad_into(backend, x, gain, inv_rms, dout, dx, apply);
+        let grad = &self.work.grad;
+        let several = grad.passes.len() > 1;
+        // An update must not be seen by the passes that follow it.
+        let before = several.then(|| self.keep_before(backend, params));
+        let used = before.as_ref().unwrap_or(params);
+        for (i, grads) in grad.passes.iter().enumerate() {
+            let last_pass = i + 1 == grad.passes.len();
+            for part in pass.parts(self.work.micro) {
+                let x = self.block_input(backend, part, work);
+                if i > 0 || !self.work.kept {
+                    // With one pass the block's weights are still those of forward: they change when their
+                    // gradients are applied.
+                    self.attention_block(backend, part, used, work, x);
+                    self.activation(backend, part, used, work);
+                }
+                let dx = self.stream_grad(backend, part, last_pass);
+                let mut sink = Sink {
+                    params,
+                    grads,
+                    unwanted: grad.unwanted,
+                    store: if part.from == 0 { Store::Overwrite } else { Store::Accumulate },
+                    last: part.from + part.tokens() == pass.tokens(),
+                    apply,
+                };
+                self.feed_forward_grad(backend, part, used, work, dx, &mut sink);
+                if last_pass || sink.wants_attention() {
+                    self.attention_grad(backend, part, used, work, (x, dx), &mut sink);
+                }
+            }
+        }
     }
 
-    /// The gradient through a norm is added to `dx`; that of its gain is applied.
-    #[allow(clippy::too_many_arguments)]
-    fn norm_grad_into(
-        &self,
-        backend: &mut dyn Backend,
-        x: Span,
-        gain: &Param,
-        inv_rms: Span,
-        dout: Span,
-        dx: Span,
-        apply: &mut Apply,
-    ) {
-        let grad = self.work.grad.vector.head(4 * gain.weight.geometry.cols);
-        backend.rms_norm_grad(x, gain.weight.data, inv_rms, dout, dx, grad);
-        apply(backend, gain, grad);
+    /// Copies a block's weights to where its passes read them.
+    fn keep_before(&self, backend: &mut dyn Backend, params: &LayerParams) -> LayerParams {
+        let before = &self.work.grad.before;
+        for (param, copies) in params.all().zip(before) {
+            let weight = &param.weight;
+            for (from, &to) in [weight.data, weight.scales, weight.offsets].into_iter().zip(copies) {
+                if !from.is_none() {
+                    backend.copy(from, to);
+                }
+            }
+        }
+        params.moved(before)
     }
 
-    /// The gradient of a linear layer's weight, applied at once.
-    fn weight_grad(&self, backend: &mut dyn Backend, dy: Span, x: Span, param: &Param, apply: &mut Apply) {
-        let g = param.weight.geometry;
-        let grad = self.work.grad.matrix.head(4 * g.len());
-        backend.linear_grad_weight(dy, x, grad, g.rows, g.cols, Store::Overwrite);
-        apply(backend, param, grad);
+    /// A micro-batch of a block's input, as backward sees it.
+    fn block_input(&self, backend: &mut dyn Backend, part: Pass, work: &LayerWork) -> Span {
+        let Some(packed) = work.packed else { return self.stream_rows(work.x, part) };
+        let packed = self.packed_rows(packed, part);
+        let x = self.rows(self.work.unpacked, 0, part.tokens(), self.config.model.hidden);
+        backend.unpack_rows(packed.codes, packed.scales, x, self.config.model.hidden);
+        x
+    }
+
+    /// A micro-batch of the stream's gradient, to be replaced by that below the block; before the last pass a copy.
+    fn stream_grad(&self, backend: &mut dyn Backend, part: Pass, last_pass: bool) -> Span {
+        let dx = self.stream_rows(self.work.grad.dx, part);
+        if last_pass {
+            return dx;
+        }
+        let trial = self.rows(self.work.grad.trial, 0, part.tokens(), self.config.model.hidden);
+        backend.copy(dx, trial);
+        trial
     }
 
     fn feed_forward_grad(
         &self,
         backend: &mut dyn Backend,
-        pass: Pass,
+        part: Pass,
         params: &LayerParams,
         work: &LayerWork,
-        apply: &mut Apply,
+        dx: Span,
+        sink: &mut Sink<'_, '_>,
     ) {
-        let (t, h, f) = (pass.tokens(), self.config.model.hidden, self.config.model.intermediate);
+        let (t, h, f) = (part.tokens(), self.config.model.hidden, self.config.model.intermediate);
         let grad = &self.work.grad;
-        let (dx, dn) = (self.rows(grad.dx, 0, t, h), self.rows(grad.dn, 0, t, h));
-        let dact = self.rows(grad.dact, 0, t, f);
-        let (gate, up) = (self.rows(work.gate, 0, t, f), self.rows(work.up, 0, t, f));
+        let (dn, dact) = (self.rows(grad.dn, 0, t, h), self.rows(grad.dact, 0, t, f));
+        let (gate, up) = (self.block_rows(work.gate, part, f), self.block_rows(work.up, part, f));
         backend.linear_grad_input(dx, &params.down.weight, dact, Store::Overwrite);
-        self.weight_grad(backend, dx, self.rows(work.act, 0, t, f), &params.down, apply);
+        sink.weight(backend, dx, self.block_rows(work.act, part, f), &params.down);
         backend.swiglu_grad(gate, up, dact);
-        let xn = self.rows(work.xn2, 0, t, h);
+        let xn = self.block_rows(work.xn2, part, h);
         backend.linear_grad_input(gate, &params.gate.weight, dn, Store::Overwrite);
-        self.weight_grad(backend, gate, xn, &params.gate, apply);
+        sink.weight(backend, gate, xn, &params.gate);
         backend.linear_grad_input(up, &params.up.weight, dn, Store::Accumulate);
-        self.weight_grad(backend, up, xn, &params.up, apply);
-        let mid = self.rows(work.mid, 0, t, h);
-        self.norm_grad(backend, mid, &params.feed_forward_norm, work.inv_rms2.head(4 * t), dn, apply);
+        sink.weight(backend, up, xn, &params.up);
+        let (mid, inv_rms) = (self.block_rows(work.mid, part, h), self.block_floats(work.inv_rms2, part, 1));
+        sink.norm(backend, mid, &params.feed_forward_norm, inv_rms, dn, dx);
     }
 
     fn attention_grad(
         &self,
         backend: &mut dyn Backend,
-        pass: Pass,
+        part: Pass,
         params: &LayerParams,
         work: &LayerWork,
-        apply: &mut Apply,
+        (x, dx): (Span, Span),
+        sink: &mut Sink<'_, '_>,
     ) {
         let model = &self.config.model;
-        let (t, h, width, kv) = (pass.tokens(), model.hidden, model.query_width(), model.kv_width());
+        let (t, h, width, kv) = (part.tokens(), model.hidden, model.query_width(), model.kv_width());
         let grad = &self.work.grad;
-        let (dx, dn) = (self.rows(grad.dx, 0, t, h), self.rows(grad.dn, 0, t, h));
-        let dheads = self.rows(grad.dn, 0, t, width);
+        let (dn, dheads) = (self.rows(grad.dn, 0, t, h), self.rows(grad.dn, 0, t, width));
+        let heads = self.block_rows(work.heads, part, width);
         backend.linear_grad_input(dx, &params.output.weight, dheads, Store::Overwrite);
-        self.weight_grad(backend, dx, self.rows(work.heads, 0, t, width), &params.output, apply);
+        sink.weight(backend, dx, heads, &params.output);
         let dq = self.rows(grad.dq, 0, t, width);
         let (dk, dv) = (self.rows(grad.dk, 0, t, kv), self.rows(grad.dv, 0, t, kv));
-        let (q, k, v) = (self.rows(work.q, 0, t, width), self.rows(work.k, 0, t, kv), self.rows(work.v, 0, t, kv));
-        let lse = work.lse.head(4 * t * model.heads);
+        let q = self.block_rows(work.q, part, width);
+        let (k, v) = (self.block_rows(work.k, part, kv), self.block_rows(work.v, part, kv));
+        let lse = self.block_floats(work.lse, part, model.heads);
         // Four-bit activations replaced it.
-        let out = (self.config.activations.quant == ActivationQuant::None).then(|| self.rows(work.heads, 0, t, width));
-        backend.attention_grad(q, k, v, out, lse, dheads, dq, dk, dv, self.attention_shape(pass));
-        backend.rope(dq, self.work.rope, self.rotation(pass, model.heads, true));
-        backend.rope(dk, self.work.rope, self.rotation(pass, model.kv_heads, true));
+        let out = (self.config.activations.quant == ActivationQuant::None).then_some(heads);
+        backend.attention_grad(q, k, v, out, lse, dheads, dq, dk, dv, self.attention_shape(part));
+        backend.rope(dq, self.work.rope, self.rotation(part, model.heads, true));
+        backend.rope(dk, self.work.rope, self.rotation(part, model.kv_heads, true));
         let (dq, dk) = match &params.head_norms {
             None => (dq, dk),
             Some([query, key]) => {
-                let (inv_q, inv_k) = self.head_rms(work, t);
-                let (plain_q, plain_k) = (self.rows(work.plain_q, 0, t, width), self.rows(work.plain_k, 0, t, kv));
+                let (inv_q, inv_k) = self.head_rms(work, part);
+                let plain_q = self.block_rows(work.plain_q, part, width);
+                let plain_k = self.block_rows(work.plain_k, part, kv);
                 // The rotated queries and keys have served; their buffers take the gradients before the norms.
                 backend.zero(q);
-                self.norm_grad_into(backend, plain_q, query, inv_q, dq, q, apply);
+                sink.norm(backend, plain_q, query, inv_q, dq, q);
                 backend.zero(k);
-                self.norm_grad_into(backend, plain_k, key, inv_k, dk, k, apply);
+                sink.norm(backend, plain_k, key, inv_k, dk, k);
                 (q, k)
             }
         };
         for (dy, bias) in [dq, dk, dv].into_iter().zip(params.biases.iter().flatten()) {
-            let width = bias.weight.geometry.cols;
-            let grad = grad.vector.head(4 * width);
-            backend.bias_grad(dy, grad, width);
-            apply(backend, bias, grad);
+            sink.bias(backend, dy, bias);
         }
-        let xn = self.rows(work.xn1, 0, t, h);
+        let xn = self.block_rows(work.xn1, part, h);
         let mut store = Store::Overwrite;
         for (dy, param) in [(dq, &params.query), (dk, &params.key), (dv, &params.value)] {
             backend.linear_grad_input(dy, &param.weight, dn, store);
-            self.weight_grad(backend, dy, xn, param, apply);
+            sink.weight(backend, dy, xn, param);
             store = Store::Accumulate;
         }
-        let x = self.rows(work.x, 0, t, h);
-        self.norm_grad(backend, x, &params.attention_norm, work.inv_rms1.head(4 * t), dn, apply);
+        let inv_rms = self.block_floats(work.inv_rms1, part, 1);
+        sink.norm(backend, x, &params.attention_norm, inv_rms, dn, dx);
     }
 
     /// A tied head's gradient is formed here, from logits computed a second time: kept from the loss on, it would
@@ -180,13 +269,13 @@ impl Model {
     fn embedding_grad(&self, backend: &mut dyn Backend, pass: Pass, scale: f32, apply: &mut Apply) {
         let (t, h) = (pass.tokens(), self.config.model.hidden);
         let embedding = &self.params.embedding;
-        let grad = self.work.grad.matrix.head(4 * embedding.weight.geometry.len());
+        let grad = self.work.grad.embedding;
         backend.zero(grad);
         if self.params.head.is_none() {
             for (from, count) in self.chunks(t) {
-                let logits = self.logits(backend, from, count);
+                let logits = self.logits_in(backend, self.work.grad.logits, from, count);
                 self.cross_entropy(backend, logits, from, count, Some(scale));
-                self.head_grad(backend, logits, from, count, Store::Accumulate);
+                self.head_grad(backend, logits, grad, from, count, Store::Accumulate);
             }
         }
         backend.embedding_grad(self.work.inputs.head(4 * t), self.rows(self.work.grad.dx, 0, t, h), grad, h);

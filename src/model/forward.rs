@@ -1,12 +1,25 @@
 //! Forward: tokens to the head's input, and the chunked loss.
 
+use super::work::Packed;
 use super::{LayerParams, LayerWork, Model};
-use crate::backend::{AttentionShape, Backend, Rotation, Store};
+use crate::backend::{AttentionShape, Backend, Rotation, Store, packed_bytes};
 use crate::config::ActivationQuant;
 use crate::memory::Span;
+use crate::nibble::{self, Stream};
 use zerocopy::IntoBytes;
 
-/// Shape of one pass.
+/// What a pass is for, and so what it leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Losses, or a backward that reads exactly what forward computed.
+    Score,
+    /// Sampling: keys and values go to the caches, nothing is kept for backward.
+    Sample,
+    /// The step of this number: blocks' inputs are packed where backward reads them so.
+    Step(u32),
+}
+
+/// Shape of one pass, or of a micro-batch of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pass {
     /// Sequences.
@@ -15,19 +28,37 @@ pub struct Pass {
     pub queries: usize,
     /// Position of the first token; not zero only for one sequence whose earlier keys are cached.
     pub start: usize,
-    /// Whether keys and values go to the caches of sampling; nothing is then kept for backward.
-    pub cached: bool,
+    /// Of a micro-batch: tokens of the batch before it.
+    pub from: usize,
+    /// What it is for.
+    pub purpose: Purpose,
 }
 
 impl Pass {
     /// A pass over whole sequences.
     pub fn whole(batch: usize, queries: usize) -> Self {
-        Self { batch, queries, start: 0, cached: false }
+        Self { batch, queries, start: 0, from: 0, purpose: Purpose::Score }
+    }
+
+    /// The pass of a training step.
+    pub fn step(batch: usize, queries: usize, step: u64) -> Self {
+        Self { purpose: Purpose::Step(step as u32), ..Self::whole(batch, queries) }
     }
 
     /// T
     pub fn tokens(&self) -> usize {
         self.batch * self.queries
+    }
+
+    /// Micro-batches of whole sequences, of at most `tokens` tokens each unless one sequence is longer.
+    pub(super) fn parts(self, tokens: usize) -> impl Iterator<Item = Self> {
+        let most = (tokens / self.queries).max(1);
+        let part = move |first| Self { batch: most.min(self.batch - first), from: first * self.queries, ..self };
+        (0..self.batch).step_by(most).map(part)
+    }
+
+    fn cached(&self) -> bool {
+        self.purpose == Purpose::Sample
     }
 }
 
@@ -36,6 +67,26 @@ impl Model {
     pub(super) fn rows(&self, span: Span, from: usize, count: usize, width: usize) -> Span {
         let row = width.next_multiple_of(self.work.row_multiple) * self.work.activation_bytes;
         span.part(from * row, count * row)
+    }
+
+    /// A micro-batch's rows of an activation that is as long as the batch.
+    pub(super) fn stream_rows(&self, span: Span, part: Pass) -> Span {
+        self.rows(span, part.from, part.tokens(), self.config.model.hidden)
+    }
+
+    /// A micro-batch's rows of what a block computes.
+    pub(super) fn block_rows(&self, span: Span, part: Pass, width: usize) -> Span {
+        self.rows(span, self.kept_from(part), part.tokens(), width)
+    }
+
+    /// A micro-batch's `count` float32 numbers a token of what a block computes.
+    pub(super) fn block_floats(&self, span: Span, part: Pass, count: usize) -> Span {
+        span.part(4 * self.kept_from(part) * count, 4 * part.tokens() * count)
+    }
+
+    /// The first row of a micro-batch in what blocks compute.
+    fn kept_from(&self, part: Pass) -> usize {
+        if self.work.kept { part.from } else { 0 }
     }
 
     pub(super) fn attention_shape(&self, pass: Pass) -> AttentionShape {
@@ -56,29 +107,53 @@ impl Model {
         Rotation { heads, head_dim, queries: pass.queries, start: pass.start, inverse }
     }
 
-    /// From `work.inputs` to `work.xn`, the head's input.
+    /// From `work.inputs` to `work.xn`, the head's input. Each block runs over all micro-batches before the next.
     ///
     /// # Panics
     /// If the pass has more tokens than were planned, or several sequences with `start > 0`.
     pub fn forward(&self, backend: &mut dyn Backend, pass: Pass) {
         assert!(pass.tokens() <= self.work.tokens, "{} tokens, planned for {}", pass.tokens(), self.work.tokens);
-        assert!((pass.start == 0 && !pass.cached) || pass.batch == 1, "a cache belongs to one sequence");
-        let (t, h) = (pass.tokens(), self.config.model.hidden);
-        let first = self.rows(self.stream(0), 0, t, h);
+        assert!(pass.queries <= self.work.micro, "sequences of {}, planned for {}", pass.queries, self.work.micro);
+        assert!((pass.start == 0 && !pass.cached()) || pass.batch == 1, "a cache belongs to one sequence");
+        let t = pass.tokens();
+        let first = self.stream_rows(self.stream(0), pass);
         backend.embedding(self.work.inputs.head(4 * t), &self.params.embedding.weight, first);
         for (l, (params, work)) in self.params.layers.iter().zip(&self.work.layers).enumerate() {
-            self.attention_block(backend, pass, params, work);
-            self.activation(backend, pass, params, work);
-            self.feed_forward_output(backend, pass, params, work, self.stream(l + 1));
+            for part in pass.parts(self.work.micro) {
+                let x = self.stream_rows(work.x, part);
+                if let (Some(packed), Purpose::Step(step)) = (work.packed, pass.purpose) {
+                    self.pack(backend, x, packed, part, l, step);
+                }
+                self.attention_block(backend, part, params, work, x);
+                self.activation(backend, part, params, work);
+                self.feed_forward_output(backend, part, params, work, self.stream(l + 1));
+            }
         }
         let eps = self.config.model.norm_eps as f32;
         backend.rms_norm(
-            self.rows(self.work.x, 0, t, h),
+            self.stream_rows(self.work.x, pass),
             self.params.final_norm.weight.data,
-            self.rows(self.work.xn, 0, t, h),
+            self.stream_rows(self.work.xn, pass),
             self.work.inv_rms.head(4 * t),
             eps,
         );
+    }
+
+    fn pack(&self, backend: &mut dyn Backend, x: Span, packed: Packed, part: Pass, l: usize, step: u32) {
+        let (seed, tensor) = (self.config.run.seed, l as u32);
+        let stream = Stream { seed, step, tensor, purpose: nibble::Purpose::Checkpoint };
+        let packed = self.packed_rows(packed, part);
+        backend.pack_rows(x, packed.codes, packed.scales, self.config.model.hidden, part.from, &stream);
+    }
+
+    /// A micro-batch's part of a packed input.
+    pub(super) fn packed_rows(&self, packed: Packed, part: Pass) -> Packed {
+        let (codes, scales) = packed_bytes(1, self.config.model.hidden);
+        let (from, t) = (part.from, part.tokens());
+        Packed {
+            codes: packed.codes.part(from * codes, t * codes),
+            scales: packed.scales.part(from * scales, t * scales),
+        }
     }
 
     /// The residual stream before block `l`.
@@ -92,25 +167,31 @@ impl Model {
         }
     }
 
-    /// From a block's input, all that its backward reads; `forward` goes on to the block's output.
+    /// From a block's input `x`, all that its backward reads; `forward` goes on to the block's output.
     pub(super) fn attention_block(
         &self,
         backend: &mut dyn Backend,
         pass: Pass,
         params: &LayerParams,
         work: &LayerWork,
+        x: Span,
     ) {
         let model = &self.config.model;
         let (t, h, width, kv) = (pass.tokens(), model.hidden, model.query_width(), model.kv_width());
-        let (x, xn) = (self.rows(work.x, 0, t, h), self.rows(work.xn1, 0, t, h));
-        backend.rms_norm(x, params.attention_norm.weight.data, xn, work.inv_rms1.head(4 * t), model.norm_eps as f32);
+        let xn = self.block_rows(work.xn1, pass, h);
+        let inv_rms = self.block_floats(work.inv_rms1, pass, 1);
+        backend.rms_norm(x, params.attention_norm.weight.data, xn, inv_rms, model.norm_eps as f32);
         self.quantize(backend, xn, h);
-        let q = self.rows(work.q, 0, t, width);
-        let (all_k, all_v) = if pass.cached { (work.cache_k, work.cache_v) } else { (work.k, work.v) };
-        let (k, v) = (self.rows(all_k, pass.start, t, kv), self.rows(all_v, pass.start, t, kv));
+        let q = self.block_rows(work.q, pass, width);
+        // Keys and values of this pass, and all that its queries see.
+        let of = |cache: Span, own: Span| match pass.cached() {
+            true => (self.rows(cache, pass.start, t, kv), self.rows(cache, 0, pass.start + t, kv)),
+            false => (self.block_rows(own, pass, kv), self.block_rows(own, pass, kv)),
+        };
+        let ((k, keys), (v, values)) = (of(work.cache_k, work.k), of(work.cache_v, work.v));
         // Where heads are normed, backward needs them as they were before.
         let (plain_q, plain_k) = match params.head_norms {
-            Some(_) => (self.rows(work.plain_q, 0, t, width), self.rows(work.plain_k, 0, t, kv)),
+            Some(_) => (self.block_rows(work.plain_q, pass, width), self.block_rows(work.plain_k, pass, kv)),
             None => (q, k),
         };
         backend.linear(xn, &params.query.weight, plain_q, Store::Overwrite);
@@ -123,39 +204,38 @@ impl Model {
         }
         if let Some([query, key]) = &params.head_norms {
             let eps = model.norm_eps as f32;
-            let (inv_q, inv_k) = self.head_rms(work, t);
+            let (inv_q, inv_k) = self.head_rms(work, pass);
             backend.rms_norm(plain_q, query.weight.data, q, inv_q, eps);
             backend.rms_norm(plain_k, key.weight.data, k, inv_k, eps);
         }
         backend.rope(q, self.work.rope, self.rotation(pass, model.heads, false));
         backend.rope(k, self.work.rope, self.rotation(pass, model.kv_heads, false));
-        let seen = pass.start + t;
-        let (keys, values) = (self.rows(all_k, 0, seen, kv), self.rows(all_v, 0, seen, kv));
-        let heads = self.rows(work.heads, 0, t, width);
-        let lse = work.lse.head(4 * t * model.heads);
+        let heads = self.block_rows(work.heads, pass, width);
+        let lse = self.block_floats(work.lse, pass, model.heads);
         backend.attention(q, keys, values, heads, lse, self.attention_shape(pass));
         self.quantize(backend, heads, width);
-        let mid = self.rows(work.mid, 0, t, h);
+        let mid = self.block_rows(work.mid, pass, h);
         backend.copy(x, mid);
         backend.linear(heads, &params.output.weight, mid, Store::Accumulate);
     }
 
-    /// 1/rms of every query head and every key head of `t` tokens.
-    pub(super) fn head_rms(&self, work: &LayerWork, t: usize) -> (Span, Span) {
+    /// 1/rms of every query head and every key head of a micro-batch.
+    pub(super) fn head_rms(&self, work: &LayerWork, part: Pass) -> (Span, Span) {
         let model = &self.config.model;
-        (work.inv_rms_q.head(4 * t * model.heads), work.inv_rms_k.head(4 * t * model.kv_heads))
+        let of = |span, heads| self.block_floats(span, part, heads);
+        (of(work.inv_rms_q, model.heads), of(work.inv_rms_k, model.kv_heads))
     }
 
     /// The feed-forward block up to its activation, of which backward reads all.
     pub(super) fn activation(&self, backend: &mut dyn Backend, pass: Pass, params: &LayerParams, work: &LayerWork) {
         let model = &self.config.model;
-        let (t, h, f) = (pass.tokens(), model.hidden, model.intermediate);
-        let (mid, xn) = (self.rows(work.mid, 0, t, h), self.rows(work.xn2, 0, t, h));
+        let (h, f) = (model.hidden, model.intermediate);
+        let (mid, xn) = (self.block_rows(work.mid, pass, h), self.block_rows(work.xn2, pass, h));
         let gain = params.feed_forward_norm.weight.data;
-        backend.rms_norm(mid, gain, xn, work.inv_rms2.head(4 * t), model.norm_eps as f32);
+        backend.rms_norm(mid, gain, xn, self.block_floats(work.inv_rms2, pass, 1), model.norm_eps as f32);
         self.quantize(backend, xn, h);
-        let (gate, up) = (self.rows(work.gate, 0, t, f), self.rows(work.up, 0, t, f));
-        let act = self.rows(work.act, 0, t, f);
+        let (gate, up) = (self.block_rows(work.gate, pass, f), self.block_rows(work.up, pass, f));
+        let act = self.block_rows(work.act, pass, f);
         backend.linear(xn, &params.gate.weight, gate, Store::Overwrite);
         backend.linear(xn, &params.up.weight, up, Store::Overwrite);
         backend.swiglu(gate, up, act);
@@ -170,9 +250,9 @@ impl Model {
         work: &LayerWork,
         out: Span,
     ) {
-        let (t, h, f) = (pass.tokens(), self.config.model.hidden, self.config.model.intermediate);
-        let (mid, act) = (self.rows(work.mid, 0, t, h), self.rows(work.act, 0, t, f));
-        let out = self.rows(out, 0, t, h);
+        let (h, f) = (self.config.model.hidden, self.config.model.intermediate);
+        let (mid, act) = (self.block_rows(work.mid, pass, h), self.block_rows(work.act, pass, f));
+        let out = self.stream_rows(out, pass);
         backend.copy(mid, out);
         backend.linear(act, &params.down.weight, out, Store::Accumulate);
     }
@@ -182,8 +262,13 @@ impl Model {
     /// # Panics
     /// If `count` is larger than `work.chunk`.
     pub fn logits(&self, backend: &mut dyn Backend, from: usize, count: usize) -> Span {
+        self.logits_in(backend, self.work.logits, from, count)
+    }
+
+    /// The same in another buffer.
+    pub(super) fn logits_in(&self, backend: &mut dyn Backend, buffer: Span, from: usize, count: usize) -> Span {
         let model = &self.config.model;
-        let logits = self.rows(self.work.logits, 0, count, model.vocab);
+        let logits = self.rows(buffer, 0, count, model.vocab);
         let xn = self.rows(self.work.xn, from, count, model.hidden);
         backend.linear(xn, &self.params.head().weight, logits, Store::Overwrite);
         logits

@@ -1,6 +1,6 @@
 //! Sampling: tokens in, one token out, with keys and values cached.
 
-use super::{Model, Pass};
+use super::{Model, Pass, Purpose as For};
 use crate::backend::Backend;
 use crate::memory::Span;
 use crate::nibble::{Purpose, Stream, bf16_to_f32};
@@ -56,8 +56,9 @@ impl<'a> Generator<'a> {
             all.append(&mut pending);
             pending = all.split_off(all.len() - (self.capacity() / 2).clamp(1, all.len()));
         }
-        for part in pending.chunks(self.model.work.tokens) {
-            let pass = Pass { batch: 1, queries: part.len(), start: self.history.len(), cached: true };
+        for part in pending.chunks(self.model.work.micro) {
+            let start = self.history.len();
+            let pass = Pass { start, purpose: For::Sample, ..Pass::whole(1, part.len()) };
             backend.upload(part.as_bytes(), self.model.work.inputs.head(4 * part.len()));
             self.model.forward(backend, pass);
             self.history.extend_from_slice(part);

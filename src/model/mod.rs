@@ -10,13 +10,13 @@ mod table;
 mod work;
 
 pub use backward::Apply;
-pub use forward::Pass;
+pub use forward::{Pass, Purpose};
 pub use generate::{Generator, Sampling};
 pub use init::{fill, initialize};
 pub use params::{LayerParams, Params};
 pub use rope::stretch;
 pub use table::{Entry, Role, table};
-pub use work::{GradWork, LayerWork, Mode, Work};
+pub use work::{GradWork, LayerWork, Mode, Packed, Work};
 
 use crate::backend::{Backend, Param, Sizes};
 use crate::config::Config;

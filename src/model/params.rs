@@ -3,7 +3,7 @@
 use super::table::{Entry, Role};
 use crate::backend::{Param, State, Weight, WeightKind};
 use crate::config::{Moment, Scheme};
-use crate::memory::{Category, Lifetime, Plan};
+use crate::memory::{Category, Lifetime, Plan, Span};
 use crate::nibble::Geometry;
 use crate::optim::SCALARS;
 
@@ -37,6 +37,40 @@ pub struct Params {
     pub final_norm: Param,
     /// The head, if untied.
     pub head: Option<Param>,
+}
+
+impl LayerParams {
+    /// All parameters in the table's order.
+    pub fn all(&self) -> impl Iterator<Item = &Param> {
+        let before = [&self.attention_norm, &self.query, &self.key, &self.value];
+        let after = [&self.output, &self.feed_forward_norm, &self.gate, &self.up, &self.down];
+        let between = self.biases.iter().flatten().chain(self.head_norms.iter().flatten());
+        before.into_iter().chain(between).chain(after)
+    }
+
+    /// The same parameters with their weights' data, scales and offsets in other places, given in the table's order.
+    pub fn moved(&self, to: &[[Span; 3]]) -> Self {
+        let mut moved = self.clone();
+        let LayerParams {
+            attention_norm,
+            query,
+            key,
+            value,
+            biases,
+            head_norms,
+            output,
+            feed_forward_norm,
+            gate,
+            up,
+            down,
+        } = &mut moved;
+        let (before, after) = ([attention_norm, query, key, value], [output, feed_forward_norm, gate, up, down]);
+        let between = biases.iter_mut().flatten().chain(head_norms.iter_mut().flatten());
+        for (param, &[data, scales, offsets]) in before.into_iter().chain(between).chain(after).zip(to) {
+            (param.weight.data, param.weight.scales, param.weight.offsets) = (data, scales, offsets);
+        }
+        moved
+    }
 }
 
 impl Params {
@@ -76,12 +110,7 @@ impl Params {
 
     /// All parameters in the table's order.
     pub fn all(&self) -> impl Iterator<Item = &Param> {
-        let layers = self.layers.iter().flat_map(|l| {
-            let before = [&l.attention_norm, &l.query, &l.key, &l.value];
-            let after = [&l.output, &l.feed_forward_norm, &l.gate, &l.up, &l.down];
-            let between = l.biases.iter().flatten().chain(l.head_norms.iter().flatten());
-            before.into_iter().chain(between).chain(after)
-        });
+        let layers = self.layers.iter().flat_map(LayerParams::all);
         [&self.embedding].into_iter().chain(layers).chain([&self.final_norm]).chain(&self.head)
     }
 }
@@ -91,15 +120,14 @@ pub fn place(plan: &mut Plan, entry: &Entry, scheme: Scheme, trained: bool) -> P
     let name = entry.role.name();
     let g = entry.geometry;
     let mut add = |part: &str, category, bytes| plan.add(format!("{name} {part}"), category, bytes, Lifetime::ALWAYS);
-    let grouped = matches!(entry.kind, WeightKind::Int4 | WeightKind::Int8);
-    let offsets = entry.kind == WeightKind::Int4 && scheme == Scheme::Asymmetric;
+    let [data, scales, offsets] = weight_bytes(entry, scheme);
     let weight = Weight {
         geometry: g,
         kind: entry.kind,
         scheme,
-        data: add("data", Category::Weights, data_bytes(entry.kind, g)),
-        scales: add("scales", Category::Weights, if grouped { 2 * g.groups() } else { 0 }),
-        offsets: add("offsets", Category::Weights, if offsets { 2 * g.groups() } else { 0 }),
+        data: add("data", Category::Weights, data),
+        scales: add("scales", Category::Weights, scales),
+        offsets: add("offsets", Category::Weights, offsets),
         residue: add("residue", Category::Residue, if entry.residue && trained { g.nibble_bytes() } else { 0 }),
     };
     let mut state = |part: &str, bytes: usize| add(part, Category::State, if trained { bytes } else { 0 });
@@ -117,13 +145,19 @@ pub fn place(plan: &mut Plan, entry: &Entry, scheme: Scheme, trained: bool) -> P
     Param { id: entry.id, decay: !entry.role.is_vector(), weight, state }
 }
 
-fn data_bytes(kind: WeightKind, g: Geometry) -> usize {
-    match kind {
+/// Bytes of a weight's data, scales and offsets.
+pub fn weight_bytes(entry: &Entry, scheme: Scheme) -> [usize; 3] {
+    let g = entry.geometry;
+    let data = match entry.kind {
         WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
         WeightKind::Bf16 => 2 * g.len(),
         WeightKind::Int8 => g.padded_len(),
         WeightKind::Int4 => g.nibble_bytes(),
-    }
+    };
+    let grouped = matches!(entry.kind, WeightKind::Int4 | WeightKind::Int8);
+    let offsets = entry.kind == WeightKind::Int4 && scheme == Scheme::Asymmetric;
+    let per_group = |has: bool| if has { 2 * g.groups() } else { 0 };
+    [data, per_group(grouped), per_group(offsets)]
 }
 
 /// Bytes of a moment and of its scales.

@@ -136,6 +136,13 @@ pub fn table(config: &Config) -> Vec<Entry> {
     shapes.into_iter().enumerate().map(|(id, (role, rows, cols))| entry(config, id as u32, role, rows, cols)).collect()
 }
 
+/// The parameters of the first block, which all others repeat.
+pub fn block_entries(table: &[Entry]) -> &[Entry] {
+    let first = table.iter().position(|entry| entry.role == Role::AttentionNorm(0)).unwrap_or(table.len());
+    let last = table.iter().position(|entry| entry.role == Role::Down(0)).map_or(first, |down| down + 1);
+    &table[first..last]
+}
+
 fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
     let storage = &config.storage;
     let table_kind = |kind| match kind {

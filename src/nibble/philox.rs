@@ -41,6 +41,8 @@ pub enum Purpose {
     Mask = 4,
     /// Drawing tokens.
     Sample = 5,
+    /// Packing of a block's input; the tensor is the block's number.
+    Checkpoint = 6,
 }
 
 /// The random numbers of one tensor in one step.

@@ -96,9 +96,9 @@ impl Trainer {
     /// If the slices are not `batch * sequence` long.
     pub fn step(&mut self, inputs: &[u32], targets: &[u32]) -> StepReport {
         let (batch, sequence) = (self.config().train.batch, self.config().train.sequence);
-        let pass = Pass::whole(batch, sequence);
-        assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
         let number = self.counters.step + 1;
+        let pass = Pass::step(batch, sequence, number);
+        assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
         let lr = learning_rate(&self.config().train, self.config().optimizer.lr, number);
         let loss = self.loss_and_head_grad(pass, inputs, targets);
         let mut report = StepReport {

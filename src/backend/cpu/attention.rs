@@ -5,7 +5,7 @@
 
 use super::exp::exp;
 use super::gemm::{
-    COLS, Columns, Copied, DEPTH, Left, PITCH, ROWS, columns_to_panels, copy_rows, product, rows_to_panels,
+    COLS, Columns, Copied, DEPTH, Left, PITCH, ROWS, Sum, columns_to_panels, copy_rows, product, rows_to_panels,
 };
 use super::isa::{Isa, madd, vectorized};
 use super::tile::TileMut;
@@ -111,7 +111,15 @@ pub(super) fn score(
             let depth = DEPTH.min(head_dim - from);
             copy_rows(isa, &keys[key * width..], width, rows, from, depth, strip);
             let (left, right): (Copied<'_>, _) = (Left::whole(strip), &panels[from * COLS..]);
-            product(isa, left, right, head_dim * COLS, depth, out.part(key, 0, rows, queries), from > 0);
+            product(
+                isa,
+                left,
+                right,
+                head_dim * COLS,
+                depth,
+                out.part(key, 0, rows, queries),
+                if from > 0 { Sum::Added } else { Sum::New },
+            );
         }
     }
 }
@@ -151,7 +159,7 @@ pub(super) fn attention(
             score(isa, &k[from..], columns, &shape, TileMut::new(scored, keys, rows, QUERIES), strip);
             let soft = softmax(isa, &mut scored.as_chunks_mut().0[..keys], start + first, shape.scale());
             let left: ByQuery<'_> = Left::whole(scored);
-            product(isa, left, area, keys * COLS, keys, out.part(0, head * head_dim, rows, head_dim), false);
+            product(isa, left, area, keys * COLS, keys, out.part(0, head * head_dim, rows, head_dim), Sum::New);
             for i in 0..rows {
                 out.part(i, head * head_dim, 1, head_dim).row(0).iter_mut().for_each(|x| *x *= soft.inv_sum[i]);
             }

@@ -2,7 +2,7 @@
 
 use super::attention::{ByKey, ByQuery, QUERIES, Row, as_columns, query_panels, row_panels, score, scores};
 use super::exp::exp;
-use super::gemm::{COLS, Left, PITCH, ROWS, product, rows_to_panels};
+use super::gemm::{COLS, Left, PITCH, ROWS, Sum, product, rows_to_panels};
 use super::isa::{Isa, madd, vectorized};
 use super::tile::TileMut;
 use super::work::{Need, Scratch};
@@ -87,8 +87,8 @@ pub(super) fn attention_grad(
         for block in (0..queries.div_ceil(QUERIES)).rev() {
             let first = block * QUERIES;
             for head in 0..shape.group() {
-                let accumulate = head > 0 || first + QUERIES < queries;
-                let place = Place { shape: &shape, row, col: col + head * head_dim, key_col, first, accumulate };
+                let sum = if head > 0 || first + QUERIES < queries { Sum::Added } else { Sum::New };
+                let place = Place { shape: &shape, row, col: col + head * head_dim, key_col, first, sum };
                 let dq = dq.part(first, head * head_dim, place.rows(), head_dim);
                 block_grad(isa, inputs, place, &mut area, dq, &mut dk, &mut dv);
             }
@@ -109,7 +109,7 @@ struct Place<'a> {
     /// First query, counted in the sequence.
     first: usize,
     /// Whether `dk` and `dv` hold a sum already.
-    accumulate: bool,
+    sum: Sum,
 }
 
 impl Place<'_> {
@@ -147,7 +147,7 @@ fn block_grad(
     dk: &mut TileMut<'_>,
     dv: &mut TileMut<'_>,
 ) {
-    let Place { shape, first, accumulate, .. } = place;
+    let Place { shape, first, sum, .. } = place;
     let (rows, keys, head_dim) = (place.rows(), first + place.rows(), shape.head_dim);
     let (q, dout) = (&inputs.q[place.queries()..], &inputs.dout[place.queries()..]);
     let (k, v) = (&inputs.k[place.keys()..], &inputs.v[place.keys()..]);
@@ -162,12 +162,12 @@ fn block_grad(
 
     rows_to_panels(isa, shape.query_head(dout), rows, rows * COLS, area.block);
     let p: ByKey<'_> = Left::whole(area.p);
-    product(isa, p, area.block, rows * COLS, rows, dv.part(0, 0, keys, head_dim), accumulate);
+    product(isa, p, area.block, rows * COLS, rows, dv.part(0, 0, keys, head_dim), sum);
     rows_to_panels(isa, shape.query_head(q), rows, rows * COLS, area.block);
     let ds: ByKey<'_> = Left::whole(area.ds);
-    product(isa, ds, area.block, rows * COLS, rows, dk.part(0, 0, keys, head_dim), accumulate);
+    product(isa, ds, area.block, rows * COLS, rows, dk.part(0, 0, keys, head_dim), sum);
     let ds: ByQuery<'_> = Left::whole(area.ds);
-    product(isa, ds, area.keys, shape.queries * COLS, keys, dq, false);
+    product(isa, ds, area.keys, shape.queries * COLS, keys, dq, Sum::New);
 }
 
 vectorized! {

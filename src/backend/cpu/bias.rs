@@ -2,10 +2,12 @@
 
 use super::isa::{Isa, vectorized};
 use super::work::{Need, Scratch};
+use crate::backend::Store;
 
-/// Rows of a task. A bias's gradient is summed over so many rows first, then over the blocks, both in order: the same
-/// bits for any number of threads. The partial sums need as much scratch as those of a norm's gain of the same width.
+/// Rows of a task.
 const BLOCK: usize = 64;
+/// Columns of a task that sums over rows.
+const SUMMED: usize = 64;
 
 /// `x[t] += bias`.
 pub(super) fn add_bias(isa: Isa, mut scratch: Scratch<'_>, x: &mut [f32], bias: &[f32], width: usize) {
@@ -24,25 +26,21 @@ vectorized! {
     }
 }
 
-/// `grad = sum over t of dy[t]`.
-pub(super) fn bias_grad(isa: Isa, mut scratch: Scratch<'_>, dy: &[f32], grad: &mut [f32], width: usize) {
+/// `grad = sum over t of dy[t]`, each element one chain of sums in the order of t: the same bits for any number of
+/// threads and for any parts of a batch.
+pub(super) fn bias_grad(isa: Isa, mut scratch: Scratch<'_>, dy: &[f32], grad: &mut [f32], width: usize, store: Store) {
     assert!(grad.len() == width && dy.len().is_multiple_of(width), "whole rows");
-    let blocks = dy.len().div_ceil(BLOCK * width);
-    let (partial, mut areas) = scratch.split(Need { shared: blocks * width, private: 0 });
-    let tasks = dy.chunks(BLOCK * width).zip(partial.chunks_exact_mut(width));
-    areas.run(tasks, |(dy, partial), _| sum_rows(isa, dy, partial));
-    grad.fill(0.0);
-    for partial in partial.chunks_exact(width) {
-        for (sum, &part) in grad.iter_mut().zip(partial) {
-            *sum += part;
-        }
+    let (_, mut areas) = scratch.split(Need::default());
+    if store == Store::Overwrite {
+        grad.fill(0.0);
     }
+    areas.run(grad.chunks_mut(SUMMED).enumerate(), |(i, grad), _| sum_rows(isa, &dy[i * SUMMED..], width, grad));
 }
 
 vectorized! {
-    fn sum_rows(dy: &[f32], sums: &mut [f32]) {
-        sums.fill(0.0);
-        for dy in dy.chunks_exact(sums.len()) {
+    /// The first elements of the rows of `dy`, which start `width` apart.
+    fn sum_rows(dy: &[f32], width: usize, sums: &mut [f32]) {
+        for dy in dy.chunks(width) {
             for (sum, &dy) in sums.iter_mut().zip(dy) {
                 *sum += dy;
             }
@@ -53,7 +51,7 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Random, Rig};
-    use crate::backend::Backend;
+    use crate::backend::{Backend, Store};
 
     #[test]
     fn bias_and_gradient_at_odd_widths() {
@@ -66,7 +64,7 @@ mod tests {
             // Sums of up to 300 numbers of about one: a few hundred roundings of 6e-8.
             rig.check(&[(x_at, added), (grad, sums)], 1e-5, |cpu| {
                 cpu.add_bias(x_at, bias_at, width);
-                cpu.bias_grad(dy_at, grad, width);
+                cpu.bias_grad(dy_at, grad, width, Store::Overwrite);
             });
         }
     }

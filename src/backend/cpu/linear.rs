@@ -3,7 +3,7 @@
 //! Panels of the weight are dequantized into scratch that all threads share, then each thread multiplies blocks of
 //! tokens with them. Few tokens (sampling) are dot products with rows dequantized one at a time.
 
-use super::gemm::{COLS, Copied, DEPTH, PITCH, ROWS, columns_to_panels, copy_rows, product};
+use super::gemm::{COLS, Copied, DEPTH, PITCH, ROWS, Sum, columns_to_panels, copy_rows, product};
 use super::isa::{Isa, madd, vectorized};
 use super::reduce::sum_of;
 use super::rows::{PIECE, Rows};
@@ -116,7 +116,7 @@ fn through_panels(
             let tasks = TileMut::new(&mut panels[..count * panel], count, panel, panel).grid(task.0, task.1 * COLS);
             areas.run(tasks, |(p, k, tile), area| pack(col + p * COLS, from + k / COLS, tile, area));
 
-            let accumulate = store == Store::Accumulate || from > 0;
+            let sum = if store == Store::Accumulate || from > 0 { Sum::Added } else { Sum::New };
             let mut whole = TileMut::new(out, tokens, cols, cols);
             let blocks = whole.part(0, col, tokens, width).grid(BLOCK, width);
             areas.run(blocks, |(row, _, mut tile), area| {
@@ -125,7 +125,15 @@ fn through_panels(
                     let run = DEPTH.min(depth - k);
                     copy_rows(isa, &left[row * inner..], inner, rows, from + k, run, area);
                     let tile = tile.part(0, 0, rows, width);
-                    product(isa, Copied::whole(area), &panels[k * COLS..], panel, run, tile, accumulate || k > 0);
+                    product(
+                        isa,
+                        Copied::whole(area),
+                        &panels[k * COLS..],
+                        panel,
+                        run,
+                        tile,
+                        if k > 0 { Sum::Added } else { sum },
+                    );
                 }
             });
         }

@@ -15,6 +15,7 @@ mod linear_grad_weight;
 mod loss;
 mod norm;
 mod optimizer;
+mod pack_rows;
 mod param_rows;
 mod quantize;
 mod reduce;
@@ -34,6 +35,7 @@ use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Wei
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, MappedFile, Span};
+use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
 use rows::Rows;
 use work::Scratch;
@@ -87,8 +89,7 @@ impl Sizes for Cpu {
     fn scratch_bytes(&self, largest: &Largest) -> usize {
         let needs = [
             linear::need(largest),
-            linear_grad_weight::need(largest),
-            norm::need(largest),
+            linear_grad_weight::need(),
             attention::need(largest),
             attention_grad::need(largest),
         ];
@@ -164,7 +165,7 @@ impl Backend for Cpu {
         norm::rms_norm(isa, scratch, x, gain, claims.write(out), claims.write(inv_rms), eps);
     }
 
-    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span) {
+    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span, store: Store) {
         let (isa, scratch, mut claims) = self.begin();
         let grad = norm::Grad {
             x: claims.read(x),
@@ -174,12 +175,24 @@ impl Backend for Cpu {
             dx: claims.write(dx),
             dgain: claims.write(dgain),
         };
-        norm::rms_norm_grad(isa, scratch, grad);
+        norm::rms_norm_grad(isa, scratch, grad, store);
     }
 
     fn quantize_activations(&mut self, x: Span, features: usize) {
         let (isa, scratch, mut claims) = self.begin();
         quantize::quantize_activations(isa, scratch, claims.write(x), features);
+    }
+
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (x, codes, scales) = (claims.read(x), claims.write(codes), claims.write(scales));
+        pack_rows::pack_rows(isa, scratch, x, codes, scales, features, (first, stream));
+    }
+
+    fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (codes, scales) = (claims.read(codes), claims.read(scales));
+        pack_rows::unpack_rows(isa, scratch, codes, scales, claims.write(x), features);
     }
 
     fn linear(&mut self, x: Span, w: &Weight, y: Span, store: Store) {
@@ -271,9 +284,9 @@ impl Backend for Cpu {
         bias::add_bias(isa, scratch, claims.write(x), bias, width);
     }
 
-    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize) {
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize, store: Store) {
         let (isa, scratch, mut claims) = self.begin();
         let dy = claims.read(dy);
-        bias::bias_grad(isa, scratch, dy, claims.write(grad), width);
+        bias::bias_grad(isa, scratch, dy, claims.write(grad), width, store);
     }
 }

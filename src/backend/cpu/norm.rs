@@ -3,16 +3,12 @@
 use super::isa::{Isa, madd, vectorized};
 use super::reduce::sum_of;
 use super::work::{Need, Scratch};
-use crate::backend::Largest;
+use crate::backend::Store;
 
-/// Rows of a task. The gain's gradient is summed over so many rows first, then over the blocks, both in order:
-/// the same bits for any number of threads.
+/// Rows of a task.
 const BLOCK: usize = 64;
-
-/// Scratch for all of this file: one row of partial sums per block.
-pub(super) fn need(largest: &Largest) -> Need {
-    Need { shared: largest.tokens.div_ceil(BLOCK) * largest.features, private: 0 }
-}
+/// Columns of a task that sums over rows.
+const SUMMED: usize = 64;
 
 /// `out = x / rms(x) gain` and `inv_rms = 1 / rms(x)`, with `rms(x)^2 = mean(x^2) + eps`.
 pub(super) fn rms_norm(
@@ -55,38 +51,45 @@ pub(super) struct Grad<'a> {
 }
 
 /// With n = x / rms(x): `dx += (dout gain - n mean(dout gain n)) / rms(x)`, `dgain = sum over rows of dout n`.
-pub(super) fn rms_norm_grad(isa: Isa, mut scratch: Scratch<'_>, grad: Grad<'_>) {
+///
+/// An element of the gain's gradient is one chain of sums in the order of the rows, which [`Store::Accumulate`]
+/// goes on with: the same bits for any number of threads and for any parts of a batch.
+pub(super) fn rms_norm_grad(isa: Isa, mut scratch: Scratch<'_>, grad: Grad<'_>, store: Store) {
     let Grad { x, gain, inv_rms, dout, dx, dgain } = grad;
     let width = gain.len();
     let len = inv_rms.len() * width;
     assert!(x.len() == len && dout.len() == len && dx.len() == len && dgain.len() == width, "whole rows");
     let block = BLOCK * width;
-    let blocks = inv_rms.len().div_ceil(BLOCK);
-    let (partial, mut areas) = scratch.split(Need { shared: blocks * width, private: 0 });
-    let inputs = x.chunks(block).zip(dout.chunks(block)).zip(inv_rms.chunks(BLOCK));
-    let tasks = inputs.zip(dx.chunks_mut(block)).zip(partial.chunks_exact_mut(width));
-    areas.run(tasks, |((((x, dout), inv_rms), dx), partial), _| grad_rows(isa, x, gain, inv_rms, dout, dx, partial));
-    dgain.fill(0.0);
-    for partial in partial.chunks_exact(width) {
-        for (sum, &part) in dgain.iter_mut().zip(partial) {
-            *sum += part;
+    let (_, mut areas) = scratch.split(Need::default());
+    let tasks = x.chunks(block).zip(dout.chunks(block)).zip(inv_rms.chunks(BLOCK)).zip(dx.chunks_mut(block));
+    areas.run(tasks, |(((x, dout), inv_rms), dx), _| grad_rows(isa, x, gain, inv_rms, dout, dx));
+    if store == Store::Overwrite {
+        dgain.fill(0.0);
+    }
+    areas.run(dgain.chunks_mut(SUMMED).enumerate(), |(i, dgain), _| {
+        sum_gain(isa, &x[i * SUMMED..], inv_rms, &dout[i * SUMMED..], width, dgain);
+    });
+}
+
+vectorized! {
+    fn grad_rows(x: &[f32], gain: &[f32], inv_rms: &[f32], dout: &[f32], dx: &mut [f32]) {
+        let width = gain.len();
+        let rows = x.chunks_exact(width).zip(dout.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
+        for (((x, dout), dx), &inv) in rows.zip(inv_rms) {
+            let mean = dot3::<FMA>(x, dout, gain) * inv * inv / width as f32;
+            for (((dx, &x), &d), &gain) in dx.iter_mut().zip(x).zip(dout).zip(gain) {
+                *dx = madd::<FMA>(madd::<FMA>(-mean, x, d * gain), inv, *dx);
+            }
         }
     }
 }
 
 vectorized! {
-    fn grad_rows(x: &[f32], gain: &[f32], inv_rms: &[f32], dout: &[f32], dx: &mut [f32], dgain: &mut [f32]) {
-        let width = gain.len();
-        dgain.fill(0.0);
-        let rows = x.chunks_exact(width).zip(dout.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
-        for (((x, dout), dx), &inv) in rows.zip(inv_rms) {
-            // First pass: dgain, and dout gain x for the mean; both of one row stay in the first cache.
+    /// The first elements of the rows of `x` and `dout`, which start `width` apart.
+    fn sum_gain(x: &[f32], inv_rms: &[f32], dout: &[f32], width: usize, dgain: &mut [f32]) {
+        for ((x, dout), &inv) in x.chunks(width).zip(dout.chunks(width)).zip(inv_rms) {
             for ((sum, &x), &d) in dgain.iter_mut().zip(x).zip(dout) {
                 *sum = madd::<FMA>(d * inv, x, *sum);
-            }
-            let mean = dot3::<FMA>(x, dout, gain) * inv * inv / width as f32;
-            for (((dx, &x), &d), &gain) in dx.iter_mut().zip(x).zip(dout).zip(gain) {
-                *dx = madd::<FMA>(madd::<FMA>(-mean, x, d * gain), inv, *dx);
             }
         }
     }
@@ -113,7 +116,7 @@ const PRODUCTS: usize = 256;
 mod tests {
     use super::super::reference::{self, wide};
     use super::super::testing::{Random, Rig};
-    use crate::backend::Backend;
+    use crate::backend::{Backend, Store};
 
     #[test]
     fn norm_and_gradient_at_odd_widths() {
@@ -131,8 +134,35 @@ mod tests {
             // Sums of up to 5461 squares, of 200 rows: a few hundred roundings of 6e-8.
             rig.check(&expected, 1e-5, |cpu| {
                 cpu.rms_norm(x_at, gain_at, out, inv, 1e-6);
-                cpu.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain);
+                cpu.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain, Store::Overwrite);
             });
+        }
+    }
+
+    #[test]
+    fn parts_of_a_batch_give_the_bits_of_the_whole() {
+        let (tokens, width) = (150, 101);
+        let (mut random, mut rig) = (Random(5), Rig::default());
+        let [x, dout] = [(); 2].map(|()| rig.add(&random.floats(tokens * width)[..]));
+        let (gain, inv) = (rig.add(&random.floats(width)[..]), rig.add(&random.floats(tokens)[..]));
+        let (dx, dgain, bias) = (rig.out(tokens * width), rig.out(width), rig.out(width));
+        for isa in super::Isa::available() {
+            let parts = |cuts: &[usize]| {
+                let found = rig.run(isa, 2, &[dx, dgain, bias], |cpu| {
+                    let mut from = 0;
+                    for &to in cuts {
+                        let rows = |span: crate::memory::Span| span.part(4 * from * width, 4 * (to - from) * width);
+                        let inv = inv.part(4 * from, 4 * (to - from));
+                        let store = if from == 0 { Store::Overwrite } else { Store::Accumulate };
+                        cpu.rms_norm_grad(rows(x), gain, inv, rows(dout), rows(dx), dgain, store);
+                        cpu.bias_grad(rows(dout), bias, width, store);
+                        from = to;
+                    }
+                });
+                found.into_iter().flatten().map(f32::to_bits).collect::<Vec<_>>()
+            };
+            let whole = parts(&[tokens]);
+            assert!(whole == parts(&[1, 2, 150]) && whole == parts(&[64, 70, 149, 150]), "{isa:?}");
         }
     }
 
@@ -146,7 +176,7 @@ mod tests {
         for isa in super::Isa::available() {
             let found = rig.run(isa, 1, &[out, dx, dgain], |cpu| {
                 cpu.rms_norm(x, gain, out, inv, 1e-6);
-                cpu.rms_norm_grad(x, gain, inv, dout, dx, dgain);
+                cpu.rms_norm_grad(x, gain, inv, dout, dx, dgain, Store::Overwrite);
             });
             for rows in &found[..2] {
                 assert!(rows.iter().enumerate().all(|(i, x)| x.is_nan() == (i / 40 == 1)));

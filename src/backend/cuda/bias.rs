@@ -2,6 +2,7 @@
 
 use super::norm::{chunks, sum_columns};
 use super::{Args, Gpu, pitch};
+use crate::backend::Store;
 use crate::memory::Span;
 
 /// See [`crate::backend::Backend::add_bias`].
@@ -13,7 +14,7 @@ pub(super) fn add_bias(gpu: &mut Gpu, x: Span, bias: Span, width: usize) {
 }
 
 /// See [`crate::backend::Backend::bias_grad`]; the partial sums are those of a norm's gain.
-pub(super) fn bias_grad(gpu: &mut Gpu, dy: Span, grad: Span, width: usize) {
+pub(super) fn bias_grad(gpu: &mut Gpu, dy: Span, grad: Span, width: usize, store: Store) {
     let rows = dy.bytes / (2 * pitch(width));
     assert!(dy.bytes == 2 * rows * pitch(width) && grad.bytes == 4 * width, "whole rows");
     let (count, per_chunk) = chunks(rows);
@@ -21,5 +22,5 @@ pub(super) fn bias_grad(gpu: &mut Gpu, dy: Span, grad: Span, width: usize) {
     let args = Args::new().span(gpu, dy).span(gpu, partial);
     let args = args.u32(rows as u32).u32(width as u32).u32(per_chunk as u32);
     gpu.launch("bias_grad_partial", [width.div_ceil(256) as u32, count as u32, 1], 256, 0, &args);
-    sum_columns(gpu, partial, grad, count, width);
+    sum_columns(gpu, partial, grad, (count, width), store);
 }

@@ -22,6 +22,7 @@ mod memory;
 mod modules;
 mod norm;
 pub mod optimizer;
+mod pack_rows;
 mod product;
 mod quantize;
 mod report;
@@ -45,6 +46,7 @@ use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, MappedFile, Span};
+use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
 
 /// One GPU.
@@ -226,12 +228,20 @@ impl Backend for Cuda {
         norm::rms_norm(&mut self.gpu, x, gain, out, inv_rms, eps);
     }
 
-    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span) {
-        norm::rms_norm_grad(&mut self.gpu, x, gain, inv_rms, dout, dx, dgain);
+    fn rms_norm_grad(&mut self, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span, store: Store) {
+        norm::rms_norm_grad(&mut self.gpu, x, gain, inv_rms, dout, dx, dgain, store);
     }
 
     fn quantize_activations(&mut self, x: Span, features: usize) {
         quantize::quantize_activations(&mut self.gpu, x, features);
+    }
+
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
+        pack_rows::pack_rows(&mut self.gpu, x, codes, scales, features, first, stream);
+    }
+
+    fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {
+        pack_rows::unpack_rows(&mut self.gpu, codes, scales, x, features);
     }
 
     fn linear(&mut self, x: Span, w: &Weight, y: Span, store: Store) {
@@ -294,7 +304,7 @@ impl Backend for Cuda {
         bias::add_bias(&mut self.gpu, x, bias, width);
     }
 
-    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize) {
-        bias::bias_grad(&mut self.gpu, dy, grad, width);
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize, store: Store) {
+        bias::bias_grad(&mut self.gpu, dy, grad, width, store);
     }
 }

@@ -1,7 +1,7 @@
 //! RMSNorm and its gradient.
 
 use super::{Args, Gpu, pitch};
-use crate::backend::Largest;
+use crate::backend::{Largest, Store};
 use crate::memory::Span;
 
 /// Rows of one partial sum of a gain's gradient, at least; and how many partial sums at most.
@@ -29,7 +29,17 @@ pub(super) fn rms_norm(gpu: &mut Gpu, x: Span, gain: Span, out: Span, inv_rms: S
 }
 
 /// See [`crate::backend::Backend::rms_norm_grad`].
-pub(super) fn rms_norm_grad(gpu: &mut Gpu, x: Span, gain: Span, inv_rms: Span, dout: Span, dx: Span, dgain: Span) {
+#[allow(clippy::too_many_arguments)]
+pub(super) fn rms_norm_grad(
+    gpu: &mut Gpu,
+    x: Span,
+    gain: Span,
+    inv_rms: Span,
+    dout: Span,
+    dx: Span,
+    dgain: Span,
+    store: Store,
+) {
     let (rows, width) = (inv_rms.bytes / 4, gain.bytes / 4);
     let same = [x, dout, dx].iter().all(|span| span.bytes == 2 * rows * pitch(width));
     assert!(same && dgain.bytes >= gain.bytes, "whole rows");
@@ -38,14 +48,15 @@ pub(super) fn rms_norm_grad(gpu: &mut Gpu, x: Span, gain: Span, inv_rms: Span, d
     let args = Args::new().span(gpu, x).span(gpu, inv_rms).span(gpu, dout).span(gpu, partial);
     let args = args.u32(rows as u32).u32(width as u32).u32(per_chunk as u32);
     gpu.launch("rms_norm_gain_partial", [width.div_ceil(256) as u32, count as u32, 1], 256, 0, &args);
-    sum_columns(gpu, partial, dgain, count, width);
+    sum_columns(gpu, partial, dgain, (count, width), store);
     let args = Args::new().span(gpu, x).span(gpu, gain).span(gpu, inv_rms).span(gpu, dout).span(gpu, dx);
     let args = args.u32(rows as u32).u32(width as u32);
     gpu.launch("rms_norm_grad", [rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
 }
 
 /// `out[column]` = the sum of `count` rows of partial sums, in order.
-pub(super) fn sum_columns(gpu: &mut Gpu, partial: Span, out: Span, count: usize, width: usize) {
+pub(super) fn sum_columns(gpu: &mut Gpu, partial: Span, out: Span, (count, width): (usize, usize), store: Store) {
     let args = Args::new().span(gpu, partial).span(gpu, out).u32(count as u32).u32(width as u32);
+    let args = args.u32(u32::from(store == Store::Accumulate));
     gpu.launch("sum_columns", [width.div_ceil(256) as u32, 1, 1], 256, 0, &args);
 }

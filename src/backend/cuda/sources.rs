@@ -44,6 +44,7 @@ pub const SOURCES: &[Source] = embedded![
     "norm.cu",
     "optimizer_statistics.cu",
     "optimizer_update.cu",
+    "pack_rows.cu",
     "quantize.cu",
     "rope.cu",
     "swiglu.cu",

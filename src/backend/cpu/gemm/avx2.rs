@@ -1,6 +1,6 @@
 //! The tile with AVX2 and FMA: four blocks of 6 x 16; 12 of the 16 registers hold sums.
 
-use super::{COLS, Left, ROWS, TileMut};
+use super::{COLS, Left, ROWS, Sum, TileMut};
 use std::arch::x86_64::*;
 
 /// Elements of a register.
@@ -21,7 +21,7 @@ pub(super) unsafe fn tile<const ROW: usize, const STEP: usize>(
     right: &[f32],
     depth: usize,
     mut out: TileMut<'_>,
-    accumulate: bool,
+    sum: Sum,
 ) {
     const { assert!(ROWS.is_multiple_of(M) && COLS.is_multiple_of(N * LANES)) };
     for col in (0..out.cols()).step_by(N * LANES) {
@@ -31,7 +31,7 @@ pub(super) unsafe fn tile<const ROW: usize, const STEP: usize>(
             // SAFETY: blocks divide the strip and the panel, so the caller's promise covers each of them.
             unsafe {
                 let (left, right) = (left.data.as_ptr().add(row * ROW), right.as_ptr().add(col));
-                kernel::<ROW, STEP>(left, right, depth, block, accumulate);
+                kernel::<ROW, STEP>(left, right, depth, block, sum);
             }
         }
     }
@@ -47,9 +47,14 @@ unsafe fn kernel<const ROW: usize, const STEP: usize>(
     mut right: *const f32,
     depth: usize,
     mut out: TileMut<'_>,
-    accumulate: bool,
+    sum: Sum,
 ) {
     let mut sums = [[_mm256_setzero_ps(); N]; M];
+    if sum == Sum::Continued {
+        for (row, sums) in sums.iter_mut().enumerate().take(out.rows()) {
+            load(out.row(row), sums);
+        }
+    }
     for _ in 0..depth {
         // SAFETY: as the caller promises.
         unsafe {
@@ -64,18 +69,28 @@ unsafe fn kernel<const ROW: usize, const STEP: usize>(
         (left, right) = (left.wrapping_add(STEP), right.wrapping_add(COLS));
     }
     for (row, sums) in sums.iter().enumerate().take(out.rows()) {
-        store(sums, out.row(row), accumulate);
+        store(sums, out.row(row), sum == Sum::Added);
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn store(sums: &[__m256; N], out: &mut [f32], accumulate: bool) {
+fn load(from: &[f32], sums: &mut [__m256; N]) {
+    let mut row = [0.0f32; N * LANES];
+    row[..from.len()].copy_from_slice(from);
+    for (sum, from) in sums.iter_mut().zip(row.chunks_exact(LANES)) {
+        // SAFETY: each chunk has exactly the elements of a register.
+        *sum = unsafe { _mm256_loadu_ps(from.as_ptr()) };
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn store(sums: &[__m256; N], out: &mut [f32], add: bool) {
     let mut row = [0.0f32; N * LANES];
     for (to, &sum) in row.chunks_exact_mut(LANES).zip(sums) {
         // SAFETY: each chunk has exactly the elements of a register.
         unsafe { _mm256_storeu_ps(to.as_mut_ptr(), sum) };
     }
     for (out, sum) in out.iter_mut().zip(row) {
-        *out = if accumulate { *out + sum } else { sum };
+        *out = if add { *out + sum } else { sum };
     }
 }

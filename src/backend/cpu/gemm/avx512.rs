@@ -1,6 +1,6 @@
 //! The tile with AVX-512: 24 of the 32 registers hold sums, two a row of the right panel.
 
-use super::{COLS, Left, TileMut};
+use super::{COLS, Left, Sum, TileMut};
 use std::arch::x86_64::*;
 
 /// Elements of a register.
@@ -17,16 +17,16 @@ pub(super) unsafe fn tile<const ROW: usize, const STEP: usize>(
     right: &[f32],
     depth: usize,
     out: TileMut<'_>,
-    accumulate: bool,
+    sum: Sum,
 ) {
     // SAFETY: as promised by the caller; M rows of the strip are at most its 12, N registers at most its panel.
     unsafe {
         match (out.rows(), out.cols() <= LANES) {
-            (9.., false) => kernel::<12, 2, ROW, STEP>(left, right, depth, out, accumulate),
-            (5..=8, false) => kernel::<8, 2, ROW, STEP>(left, right, depth, out, accumulate),
-            (_, false) => kernel::<4, 2, ROW, STEP>(left, right, depth, out, accumulate),
-            (9.., true) => kernel::<12, 1, ROW, STEP>(left, right, depth, out, accumulate),
-            (_, true) => kernel::<8, 1, ROW, STEP>(left, right, depth, out, accumulate),
+            (9.., false) => kernel::<12, 2, ROW, STEP>(left, right, depth, out, sum),
+            (5..=8, false) => kernel::<8, 2, ROW, STEP>(left, right, depth, out, sum),
+            (_, false) => kernel::<4, 2, ROW, STEP>(left, right, depth, out, sum),
+            (9.., true) => kernel::<12, 1, ROW, STEP>(left, right, depth, out, sum),
+            (_, true) => kernel::<8, 1, ROW, STEP>(left, right, depth, out, sum),
         }
     }
 }
@@ -41,11 +41,20 @@ unsafe fn kernel<const M: usize, const N: usize, const ROW: usize, const STEP: u
     right: &[f32],
     depth: usize,
     mut out: TileMut<'_>,
-    accumulate: bool,
+    sum: Sum,
 ) {
     let (rows, cols, stride) = (out.rows(), out.cols(), out.stride());
     let (mut left, mut right, out) = (left.data.as_ptr(), right.as_ptr(), out.as_mut_ptr());
+    let masks: [__mmask16; N] = std::array::from_fn(|j| tail_mask(cols.saturating_sub(j * LANES)));
+    let at = |i: usize, j: usize| out.wrapping_add(i * stride + j * LANES);
+    // SAFETY: row i < rows of the tile; the mask keeps columns below `cols`.
+    let old = |i: usize, j: usize| unsafe { _mm512_maskz_loadu_ps(masks[j], at(i, j)) };
     let mut sums = [[_mm512_setzero_ps(); N]; M];
+    if sum == Sum::Continued {
+        for (i, sums) in sums.iter_mut().enumerate().take(rows) {
+            *sums = std::array::from_fn(|j| old(i, j));
+        }
+    }
     for _ in 0..depth {
         // SAFETY: `right` holds `depth` rows of COLS >= 16 N elements, `left` element (i, k) for all i < M <= 12.
         unsafe {
@@ -60,14 +69,10 @@ unsafe fn kernel<const M: usize, const N: usize, const ROW: usize, const STEP: u
         }
     }
     for (i, sums) in sums.iter().enumerate().take(rows) {
-        for (j, &sum) in sums.iter().enumerate() {
-            let mask = tail_mask(cols.saturating_sub(j * LANES));
-            // SAFETY: row i < rows of the tile; the mask keeps columns below `cols`.
-            unsafe {
-                let to = out.add(i * stride).wrapping_add(j * LANES);
-                let sum = if accumulate { _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), sum) } else { sum };
-                _mm512_mask_storeu_ps(to, mask, sum);
-            }
+        for (j, &value) in sums.iter().enumerate() {
+            let value = if sum == Sum::Added { _mm512_add_ps(old(i, j), value) } else { value };
+            // SAFETY: as for `old`.
+            unsafe { _mm512_mask_storeu_ps(at(i, j), masks[j], value) };
         }
     }
 }

@@ -23,6 +23,26 @@ pub(super) const ROWS: usize = 12;
 pub(super) const COLS: usize = 32;
 /// Products summed in registers before they are added to the output: a panel this deep stays in the first cache.
 pub(super) const DEPTH: usize = 256;
+/// What a product makes of its output's old values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sum {
+    /// They are replaced.
+    New,
+    /// The sum of each run of [`DEPTH`] products is added to them: roundings are those of the sum, not of a large
+    /// old value.
+    Added,
+    /// They are where the sums go on from, product by product: any cut of the inner dimension gives the same bits.
+    Continued,
+}
+
+impl Sum {
+    /// The same for a later run of one sum.
+    #[inline(always)]
+    pub fn later(self) -> Self {
+        if self == Self::New { Self::Added } else { self }
+    }
+}
+
 /// Distance of the rows of a copied left operand. Known to the compiler, so that a kernel addresses its rows from
 /// one register; not a power of two, so that rows do not compete for the same lines of the first cache.
 pub(super) const PITCH: usize = DEPTH + 16;
@@ -60,7 +80,7 @@ pub(super) type Copied<'a> = Left<'a, PITCH, 1>;
 /// Strips made by [`rows_to_strips`].
 pub(super) type Strips<'a> = Left<'a, 1, ROWS>;
 
-/// `out = left right` or `out += left right`, with the inner dimension `depth`. `right` holds the panels of
+/// `out = left right` or, as `sum` says, `out += left right`, with the inner dimension `depth`. `right` holds the panels of
 /// `out`'s columns, `panel` elements apart. Rows of `left` up to the next multiple of [`ROWS`] must be readable.
 pub(super) fn product<const ROW: usize, const STEP: usize>(
     isa: Isa,
@@ -69,16 +89,17 @@ pub(super) fn product<const ROW: usize, const STEP: usize>(
     panel: usize,
     depth: usize,
     mut out: TileMut<'_>,
-    accumulate: bool,
+    sum: Sum,
 ) {
     for from in (0..depth).step_by(DEPTH) {
         let depth = DEPTH.min(depth - from);
+        let sum = if from > 0 { sum.later() } else { sum };
         for col in (0..out.cols()).step_by(COLS) {
             let right = &right[col / COLS * panel + from * COLS..];
             for row in (0..out.rows()).step_by(ROWS) {
                 let left = left.part(row, from);
                 let (rows, cols) = (ROWS.min(out.rows() - row), COLS.min(out.cols() - col));
-                tile(isa, left, right, depth, out.part(row, col, rows, cols), accumulate || from > 0);
+                tile(isa, left, right, depth, out.part(row, col, rows, cols), sum);
             }
         }
     }
@@ -92,7 +113,7 @@ fn tile<const ROW: usize, const STEP: usize>(
     right: &[f32],
     depth: usize,
     out: TileMut<'_>,
-    accumulate: bool,
+    sum: Sum,
 ) {
     // Kernels compute whole strips and panels and store the part that exists.
     assert!(out.rows() <= ROWS && out.cols() <= COLS, "a tile of {} x {}", out.rows(), out.cols());
@@ -101,10 +122,10 @@ fn tile<const ROW: usize, const STEP: usize>(
     match isa.level() {
         // SAFETY: the level proves the features, the assertions above are what the kernel asks for.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::tile(left, right, depth, out, accumulate) },
+        Level::Avx512 => unsafe { avx512::tile(left, right, depth, out, sum) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::tile(left, right, depth, out, accumulate) },
-        Level::Portable => portable::tile(left, right, depth, out, accumulate),
+        Level::Avx2 => unsafe { avx2::tile(left, right, depth, out, sum) },
+        Level::Portable => portable::tile(left, right, depth, out, sum),
     }
 }

@@ -71,11 +71,11 @@ KERNEL(256, rms_norm_gain_partial, const bf16* x, const float* inv_rms, const bf
     }
 }
 
-// out[column] = sum over chunks, in order, of partial[chunk][column].
-KERNEL(256, sum_columns, const float* partial, float* out, u32 chunks, u32 width) {
+// out[column] = sum over chunks, in order, of partial[chunk][column], after what out holds if `accumulate`.
+KERNEL(256, sum_columns, const float* partial, float* out, u32 chunks, u32 width, u32 accumulate) {
     const u32 column = block_x() * 256 + thread();
     if (column < width) {
-        float sum = 0.0f;
+        float sum = accumulate ? out[column] : 0.0f;
         for (u32 chunk = 0; chunk < chunks; ++chunk) sum += partial[(u64)chunk * width + column];
         out[column] = sum;
     }

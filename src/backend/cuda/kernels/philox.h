@@ -3,7 +3,7 @@
 #include "gpu.h"
 
 // src/nibble/philox.rs, `Purpose`.
-enum Purpose : u32 { FOR_WEIGHT = 0, FOR_M = 1, FOR_V = 2, FOR_MASK = 4 };
+enum Purpose : u32 { FOR_WEIGHT = 0, FOR_M = 1, FOR_V = 2, FOR_MASK = 4, FOR_CHECKPOINT = 6 };
 
 // What the numbers of one tensor, step and purpose have in common.
 struct Stream {

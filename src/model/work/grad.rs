@@ -1,0 +1,158 @@
+//! Buffers of backward.
+
+use super::blocks::Shapes;
+use crate::config::{Config, GradientBuffer};
+use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
+use crate::model::params::weight_bytes;
+use crate::model::table::{Entry, block_entries};
+
+/// Buffers of backward; empty without training.
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs)]
+pub struct GradWork {
+    /// Gradient of the residual stream `[T, hidden]`.
+    pub dx: Span,
+    /// Gradient of the head's input `[T, hidden]`.
+    pub dxn: Span,
+    /// Logits of one chunk, computed again for a tied head's gradient.
+    pub logits: Span,
+    /// Gradient of a norm's output `[M, hidden]`, or of the heads' output `[M, H, D]`.
+    pub dn: Span,
+    /// Gradient of `act` `[M, intermediate]`.
+    pub dact: Span,
+    pub dq: Span,
+    pub dk: Span,
+    pub dv: Span,
+    /// The gradient of the untied head, of the embedding, and of the last gain, float32.
+    pub head: Span,
+    pub embedding: Span,
+    pub final_norm: Span,
+    /// A block's passes over its micro-batches, and in each the float32 gradients that it forms, in the order of the
+    /// block's parameters. One micro-batch needs one pass, whose gradients are consumed one by one and share bytes.
+    pub passes: Vec<Vec<Option<Span>>>,
+    /// The gradient of a gain that a pass does not want.
+    pub unwanted: Span,
+    /// Of a micro-batch: a copy of `dx`, for passes before a block's last.
+    pub trial: Span,
+    /// Data, scales and offsets of a block's weights before its first update, for its later passes.
+    pub before: Vec<[Span; 3]>,
+}
+
+/// Adds them to the plan; `logits` are the bytes of a chunk.
+pub(super) fn place(plan: &mut Plan, config: &Config, entries: &[Entry], shapes: &Shapes, logits: usize) -> GradWork {
+    let &Shapes { tokens, micro, h, q, f, kv, bytes, layers, .. } = shapes;
+    let (head, end) = (layers + 1, 2 * layers + 2);
+    let (at_head, at_end) = (Lifetime { from: head, to: head }, Lifetime { from: end, to: end });
+    let blocks = Lifetime { from: head + 1, to: end - 1 };
+    let passes = passes(config, entries);
+    let mut rows =
+        |name: &str, rows: usize, width: usize, life| plan.add(name, Category::Activations, rows * width * bytes, life);
+    let mut grad = GradWork {
+        dx: rows("gradient of the stream", tokens, h, Lifetime { from: head, to: end }),
+        dxn: rows("gradient of the head's input", tokens, h, at_head),
+        dn: rows("gradient of a norm", micro, h.max(q), blocks),
+        dact: rows("gradient of an activation", micro, f, blocks),
+        dq: rows("gradient of queries", micro, q, blocks),
+        dk: rows("gradient of keys", micro, kv, blocks),
+        dv: rows("gradient of values", micro, kv, blocks),
+        trial: rows("gradient of the stream, on trial", if passes.len() > 1 { micro } else { 0 }, h, blocks),
+        ..GradWork::default()
+    };
+    if config.model.tied {
+        grad.logits = plan.add("logits of a chunk, again", Category::Scratch, logits, at_end);
+    }
+    let table = 4 * config.model.vocab * config.model.hidden;
+    let mut floats = |name: &str, bytes, life| plan.add(name, Category::Gradient, bytes, life);
+    if !config.model.tied {
+        grad.head = floats("head's gradient", table, at_head);
+    }
+    grad.embedding = floats("embedding's gradient", table, at_end);
+    grad.final_norm = floats("final norm's gradient", 4 * config.model.hidden, at_head);
+    place_passes(plan, config, entries, passes, blocks, &mut grad);
+    grad
+}
+
+/// Which of a block's parameters get their gradients in which pass.
+fn passes(config: &Config, entries: &[Entry]) -> Vec<Vec<usize>> {
+    let block = block_entries(entries);
+    let all: Vec<usize> = (0..block.len()).collect();
+    let whole = config.train.micro_batch() >= config.train.batch;
+    if whole || config.run.gradient != GradientBuffer::Tensor {
+        return vec![all];
+    }
+    let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].role.is_vector());
+    let size = |i: usize| block[i].geometry.len();
+    let largest = matrices.iter().map(|&i| size(i)).max().unwrap_or(0);
+    // In backward's order, so that the passes of the feed-forward block need not go on to the attention.
+    matrices.reverse();
+    let mut passes: Vec<Vec<usize>> = Vec::new();
+    for i in matrices {
+        match passes.last_mut().filter(|pass| pass.iter().map(|&j| size(j)).sum::<usize>() + size(i) <= largest) {
+            Some(pass) => pass.push(i),
+            None => passes.push(vec![i]),
+        }
+    }
+    // A gain's gradient is formed wherever its norm's is; the last pass goes through all of the block.
+    if let Some(last) = passes.last_mut() {
+        last.extend(vectors);
+    }
+    passes
+}
+
+fn place_passes(
+    plan: &mut Plan,
+    config: &Config,
+    entries: &[Entry],
+    passes: Vec<Vec<usize>>,
+    life: Lifetime,
+    grad: &mut GradWork,
+) {
+    let block = block_entries(entries);
+    let mut floats = |name: String, count: usize| plan.add(name, Category::Gradient, 4 * count, life);
+    let longest = |vector: bool| {
+        let of_kind = block.iter().filter(|entry| entry.role.is_vector() == vector);
+        of_kind.map(|entry| entry.geometry.len()).max().unwrap_or(0)
+    };
+    grad.unwanted = floats("a gain's gradient, unwanted".into(), if passes.len() > 1 { longest(true) } else { 0 });
+    if config.train.micro_batch() >= config.train.batch {
+        let (matrix, vector) =
+            (floats("a matrix's gradient".into(), longest(false)), floats("a vector's gradient".into(), longest(true)));
+        let shared = |entry: &Entry| if entry.role.is_vector() { vector } else { matrix };
+        grad.passes = vec![block.iter().map(|entry| Some(shared(entry).head(4 * entry.geometry.len()))).collect()];
+        return;
+    }
+    let name = |entry: &Entry| format!("{} gradient", entry.role.name().replacen("layers.0", "layers.*", 1));
+    let spread = |pass: &[usize], spans: &mut dyn FnMut(usize) -> Span| {
+        let mut all = vec![None; block.len()];
+        pass.iter().for_each(|&i| all[i] = Some(spans(i)));
+        all
+    };
+    if let [all] = passes.as_slice() {
+        grad.passes = vec![spread(all, &mut |i| floats(name(&block[i]), block[i].geometry.len()))];
+        return;
+    }
+    // Passes follow each other: one buffer for the matrices of each.
+    let bytes = |i: usize| (4 * block[i].geometry.len()).next_multiple_of(ALIGN);
+    let matrices = |pass: &Vec<usize>| pass.iter().filter(|&&i| !block[i].role.is_vector()).map(|&i| bytes(i)).sum();
+    let most: usize = passes.iter().map(matrices).max().unwrap_or(0);
+    let matrix = floats("a pass's matrix gradients".into(), most / 4);
+    for pass in &passes {
+        let mut from = 0;
+        grad.passes.push(spread(pass, &mut |i| {
+            let len = block[i].geometry.len();
+            if block[i].role.is_vector() {
+                return floats(name(&block[i]), len);
+            }
+            from += bytes(i);
+            matrix.part(from - bytes(i), 4 * len)
+        }));
+    }
+    let scheme = config.storage.scheme;
+    grad.before = block
+        .iter()
+        .map(|entry| {
+            let name = format!("{} before", entry.role.name().replacen("layers.0", "layers.*", 1));
+            weight_bytes(entry, scheme).map(|bytes| plan.add(name.clone(), Category::Weights, bytes, life))
+        })
+        .collect();
+}

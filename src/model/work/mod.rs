@@ -1,0 +1,162 @@
+//! Where activations, gradients and scratch of a step lie, and when they are alive.
+//!
+//! The clock of a step: block `l` runs forward at tick `l + 1`, head and loss at `L + 1`, block `l` backward at
+//! `2 L + 1 - l`, the embedding's gradient at `2 L + 2`. Without training the clock stops at the head.
+//!
+//! A block runs over a batch in micro-batches of whole sequences, all of them before the next block begins. What one
+//! of them leaves for the next block, or for the backward of its own, is as long as the batch; the rest is as long as
+//! a micro-batch.
+
+mod blocks;
+mod grad;
+
+pub use blocks::{LayerWork, Packed};
+pub use grad::GradWork;
+
+use super::table::Entry;
+use crate::backend::{Largest, Sizes};
+use crate::config::{Config, KeptActivations};
+use crate::memory::{Category, Lifetime, Plan, Span};
+use blocks::Shapes;
+
+/// What a placed model can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Forward, backward, evaluation and sampling.
+    Train,
+    /// Evaluation and sampling.
+    Infer,
+}
+
+/// Everything a pass touches besides the parameters.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// T: tokens at most in one batch.
+    pub tokens: usize,
+    /// M: tokens at most in one micro-batch.
+    pub micro: usize,
+    /// Tokens whose logits exist at once.
+    pub chunk: usize,
+    /// Bytes per element of an activation.
+    pub activation_bytes: usize,
+    /// Elements of which each row of activations takes a multiple.
+    pub row_multiple: usize,
+    /// Whether blocks keep what they computed of the whole batch until their backward, or compute it again.
+    pub kept: bool,
+    /// u32 `[T]`
+    pub inputs: Span,
+    /// u32 `[T]`
+    pub targets: Span,
+    /// float32 `[T]`
+    pub losses: Span,
+    /// float32 `[context, D/2, 2]`
+    pub rope: Span,
+    /// Blocks.
+    pub layers: Vec<LayerWork>,
+    /// Output of the last block `[T, hidden]`.
+    pub x: Span,
+    /// A block's input, unpacked `[M, hidden]`; only if inputs are packed.
+    pub unpacked: Span,
+    /// Of the final norm.
+    pub inv_rms: Span,
+    /// Input of the head `[T, hidden]`.
+    pub xn: Span,
+    /// Logits of one chunk of tokens.
+    pub logits: Span,
+    /// Backward.
+    pub grad: GradWork,
+    /// The backend's.
+    pub scratch: Span,
+}
+
+/// Adds all buffers of passes up to `tokens` tokens (sequences up to `keys`) to the plan.
+pub fn place(
+    plan: &mut Plan,
+    config: &Config,
+    entries: &[Entry],
+    mode: Mode,
+    tokens: usize,
+    keys: usize,
+    backend: &dyn Sizes,
+) -> Work {
+    let model = &config.model;
+    let pitch = |width: usize| width.next_multiple_of(backend.row_multiple());
+    let [h, q, f] = [model.hidden, model.query_width(), model.intermediate].map(pitch);
+    let [kv, vocab] = [model.kv_width(), model.vocab].map(pitch);
+    let (layers, bytes) = (model.layers as u32, backend.activation_bytes());
+    let train = mode == Mode::Train;
+    let micro = if train { tokens.min(config.train.micro_batch() * config.train.sequence) } else { tokens };
+    let head = layers + 1;
+    let end = if train { 2 * layers + 2 } else { head };
+    let always = Lifetime::ALWAYS;
+    let shapes = Shapes {
+        tokens,
+        micro,
+        keys,
+        h,
+        f,
+        q,
+        kv,
+        hidden: model.hidden,
+        heads: model.heads,
+        head_norms: model.qk_norm.then_some(model.kv_heads),
+        layers,
+        bytes,
+    };
+    let kept = match config.run.activations {
+        KeptActivations::Auto => KeptActivations::Keep,
+        _ if !train => KeptActivations::Keep,
+        chosen => chosen,
+    };
+    let blocks = shapes.blocks(plan, train, kept);
+    let chunk = (logits_bytes(config, backend) / (bytes * vocab)).clamp(1, tokens);
+    let last_read = if train && model.tied { end } else { head };
+    let mut rows =
+        |name: &str, width: usize, life: Lifetime| plan.add(name, Category::Activations, tokens * width * bytes, life);
+    let xn = rows("head input", h, Lifetime { from: head, to: last_read });
+    let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
+    let largest = entries.iter().map(|entry| entry.geometry.len()).max().unwrap_or(0);
+    let scratch_shapes = Largest {
+        tokens,
+        // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.
+        features: h.max(f).max(vocab).max(q + model.head_dim()),
+        inputs: h.max(f).max(q),
+        keys,
+        parameter: largest,
+        head_dim: model.head_dim(),
+    };
+    let mut scratch = |name: &str, bytes, life| plan.add(name, Category::Scratch, bytes, life);
+    let step = Lifetime { from: 0, to: end };
+    Work {
+        tokens,
+        micro,
+        chunk,
+        activation_bytes: bytes,
+        row_multiple: backend.row_multiple(),
+        kept: kept == KeptActivations::Keep,
+        inputs: scratch("token ids", 4 * tokens, step),
+        targets: scratch("targets", 4 * tokens, step),
+        losses: scratch("losses", 4 * tokens, step),
+        rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
+        logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),
+        scratch: scratch("kernels", backend.scratch_bytes(&scratch_shapes), always),
+        layers: blocks.layers,
+        x: blocks.output,
+        unpacked: blocks.unpacked,
+        inv_rms,
+        xn,
+        grad: if train {
+            grad::place(plan, config, entries, &shapes, chunk * vocab * bytes)
+        } else {
+            GradWork::default()
+        },
+    }
+}
+
+/// Bytes of logits that may exist at once.
+fn logits_bytes(config: &Config, backend: &dyn Sizes) -> usize {
+    match config.run.logits_mib {
+        0 => backend.logits_bytes(),
+        mib => mib << 20,
+    }
+}
