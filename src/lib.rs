@@ -13,10 +13,10 @@
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 3 | `backend` | the operations' contracts |
+//! | 2 | `store` | memory maps, locks, atomic replace |
 //! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
 //! | 1 | `config` | the TOML configuration, presets, overrides, validation |
-//! | 1 | `store` | memory maps, locks, atomic replace |
 //! | 1 | `memory` | the plan and the arena that obeys it |
 //! | 0 | `nibble` | pure arithmetic on bytes: groups, planes, rounding, state codecs |
 //! | 0 | `error` | one error enum per layer |

@@ -11,7 +11,9 @@ use std::path::Path;
 use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Checkpoint, open_model};
-use tetrad::config::{ActivationQuant, Config, KeptActivations, Moment, Rule, Scheme, TableStorage, Weights};
+use tetrad::config::{
+    ActivationQuant, Config, KeptActivations, Moment, Residence, Rule, Scheme, TableStorage, Weights,
+};
 use tetrad::model::Generator;
 use tetrad::train::Trainer;
 
@@ -85,6 +87,41 @@ fn steps_are_deterministic() {
     }
     common::gpu::set_order(0);
     assert!(states.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+/// Wherever parameters live, and whether copies are late or early, the same steps give the same bytes.
+#[test]
+fn fetched_blocks_are_trained_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config();
+    config.model.layers = 4;
+    config.run.dir = folder.path().into();
+    config.run.activations = KeptActivations::Recompute;
+    let run = |config: &Config| {
+        let mut cuda = trainer(config, Box::new(rig::open()));
+        let mut losses = Vec::new();
+        for number in 0..3 {
+            let (inputs, targets) = batch(number);
+            losses.push(cuda.step(&inputs, &targets).loss.to_bits());
+            losses.push(cuda.evaluate(3, &inputs, &targets).to_bits());
+            assert_eq!(cuda.backend.status(), Ok(()));
+        }
+        (losses, whole_state(&cuda))
+    };
+    let (device, host, file) = (Residence::Device, Residence::Host, Residence::File);
+    for tied in [false, true] {
+        config.model.tied = tied;
+        (config.run.weights, config.run.state) = (device, device);
+        let here = run(&config);
+        for eager in [false, true] {
+            common::gpu::set_eager(eager);
+            for (weights, state) in [(device, host), (host, host), (host, device), (file, file)] {
+                (config.run.weights, config.run.state) = (weights, state);
+                assert!(here == run(&config), "weights {weights:?}, state {state:?}, tied {tied}, eager {eager}");
+            }
+            common::gpu::set_eager(false);
+        }
+    }
 }
 
 fn restored(config: &Config, backend: Box<dyn Backend>, path: &Path) -> Trainer {

@@ -44,7 +44,7 @@ fn state(trainer: &Trainer, param: &Param) -> Vec<u8> {
 }
 
 fn whole_state(trainer: &Trainer) -> Vec<Vec<u8>> {
-    trainer.model.params.all().map(|param| state(trainer, param)).collect()
+    trainer.model.stored.all().map(|param| state(trainer, param)).collect()
 }
 
 /// A gain that is not a number makes the loss one.
@@ -86,7 +86,7 @@ fn a_gradient_that_is_not_finite_skips_its_tensor_only() {
     assert!(!report.skipped_loss && report.loss.is_finite());
     assert_eq!((report.skipped_gradients, trainer.counters.skipped_gradients), (1, 1));
     assert!(report.grad_norm.is_nan());
-    for (param, before) in trainer.model.params.all().zip(&before) {
+    for (param, before) in trainer.model.stored.all().zip(&before) {
         let same = &state(&trainer, param) == before;
         // The gradient of gate and up is zero, and so is what follows from it.
         let untouched = [layer.down.id, layer.gate.id, layer.up.id].contains(&param.id);
@@ -158,7 +158,7 @@ fn a_packed_run_holds_no_float_copy_and_one_gradient() {
     assert!(of(Category::Gradient).all(|item| item.span.bytes <= 4 * largest));
     let kept: usize = items.iter().filter(|item| item.lifetime == Lifetime::ALWAYS).map(|item| item.span.bytes).sum();
     let state: usize = Category::ALL[..3].iter().map(|&category| trainer.plan.category(category)).sum();
-    let parameters: usize = trainer.model.params.all().map(|param| param.weight.geometry.padded_len()).sum();
+    let parameters: usize = trainer.model.stored.all().map(|param| param.weight.geometry.padded_len()).sum();
     // codes + residue + m + v in nibbles are two bytes per (padded) element; scales, gains and scalars are the rest.
     assert!(state < 2 * parameters + parameters / 2, "{state} bytes for {parameters} elements");
     let kernels = of(Category::Scratch).find(|item| item.name == "kernels").unwrap().span.bytes;

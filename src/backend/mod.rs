@@ -18,7 +18,7 @@ pub use param::{Param, State, Weight, WeightKind};
 
 use crate::config::Model;
 use crate::error::BackendError;
-use crate::memory::{MappedFile, Span};
+use crate::memory::{HomeMemory, MappedFile, Span};
 use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
 
@@ -117,6 +117,12 @@ pub trait Sizes {
 
     /// Whether operations read a mapped file where it lies; if not, weights are uploaded from it.
     fn reads_mapped(&self) -> bool;
+
+    /// Bytes of its own memory that a device has free; nothing if it uses this machine's, or is not there.
+    fn free_memory(&self) -> Option<u64>;
+
+    /// Whether operations work on the memory beside the arena where it lies; if not, it is fetched and given back.
+    fn works_at_home(&self) -> bool;
 }
 
 /// The operations. Every method may be called only after [`Backend::allocate`], with spans of that arena, in the
@@ -132,6 +138,23 @@ pub trait Backend: Sizes + Send {
     /// # Errors
     /// If the device does not have that much.
     fn allocate(&mut self, bytes: usize, mapped: Option<MappedFile>, scratch: Span) -> Result<(), BackendError>;
+
+    /// Gives [`crate::memory::Place::Home`] spans their memory; after [`Backend::allocate`].
+    ///
+    /// # Errors
+    /// If this machine does not have that much, or does not lend it to the device.
+    fn attach(&mut self, home: HomeMemory) -> Result<(), BackendError>;
+
+    /// Begins to make `to` hold what `home` holds; where operations work on home spans, both are the same and this is
+    /// a hint. Nothing happens if `to` holds it already.
+    fn fetch(&mut self, home: Span, to: Span);
+
+    /// What [`Backend::fetch`] began is done for operations given later; it is begun if it was not.
+    fn arrive(&mut self, home: Span, to: Span);
+
+    /// Operations given so far are the last for a while that touch `from`, which `home` was fetched to. If they
+    /// changed it, `home` is given its bytes.
+    fn leave(&mut self, from: Span, home: Span, changed: bool);
 
     /// Whether all operations so far were carried out. After a failure, what is downloaded is zero.
     ///

@@ -132,7 +132,7 @@ impl Checkpoint {
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
         let entries = table(trainer.config());
-        for (entry, param) in entries.iter().zip(trainer.model.params.all()) {
+        for (entry, param) in entries.iter().zip(trainer.model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
             for plane in planes(param) {
@@ -159,7 +159,7 @@ impl Checkpoint {
         self.check_weights(trainer.config())?;
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
-        for (entry, param) in table(trainer.config()).iter().zip(trainer.model.params.all()) {
+        for (entry, param) in table(trainer.config()).iter().zip(trainer.model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
             for plane in planes(param).filter(|plane| !plane.kind.is_optimizer() || plane.kind == PlaneKind::Residue) {

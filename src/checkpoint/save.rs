@@ -51,7 +51,7 @@ pub fn save_with(
     path: &Path,
 ) -> Result<(), CheckpointError> {
     let scheme = model.config.storage.scheme;
-    let params: Vec<_> = model.params.all().collect();
+    let params: Vec<_> = model.stored.all().collect();
     let kept = |kind: PlaneKind| extent == Extent::Full || !kind.is_optimizer();
     let tensors: Vec<TensorPlan> = table(&model.config)
         .iter()

@@ -1,33 +1,71 @@
-//! Memory as a limit: what fits into it, and what to change if nothing does.
+//! Memory as a limit: what is chosen to fit into it, and what to change if nothing does.
 
 use super::units::bytes;
 use crate::backend::Sizes;
-use crate::config::{Config, KeptActivations};
+use crate::config::{Config, GradientBuffer, KeptActivations, Residence};
 use crate::memory::Plan;
-use crate::train::plan;
+use crate::train::{Limits, available, choose, fastest, plan};
 
-/// Reads a size: bytes, or a number with `KiB`, `MiB`, `GiB`, `TiB`, or a percentage of what is free.
-pub(super) fn parse(text: &str) -> Result<u64, String> {
+/// A limit as it was given: bytes, or a share of what is free.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Budget {
+    Bytes(u64),
+    /// Percent.
+    Share(f64),
+}
+
+/// Reads a size: bytes, or a number with `KiB`, `MiB`, `GiB`, `TiB`.
+pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
+    match parse(text)? {
+        Budget::Bytes(bytes) => Ok(bytes),
+        Budget::Share(_) => Err(format!("{text:?}: a share of nothing; give a size, such as 2GiB")),
+    }
+}
+
+/// The same, or a percentage of what is free.
+pub(super) fn parse(text: &str) -> Result<Budget, String> {
     const UNITS: [(&str, f64); 5] =
         [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("TiB", 1099511627776.0), ("B", 1.0)];
     let wrong = || format!("{text:?}: a size is a number of bytes, or a number with KiB, MiB, GiB, TiB or %");
     let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| *n > 0.0 && n.is_finite());
     if let Some(share) = text.strip_suffix('%') {
-        let share = number(share).filter(|share| *share <= 100.0).ok_or_else(wrong)?;
-        let free = crate::train::available().ok_or("this system does not say how much memory is free; give a size")?;
-        return Ok((free as f64 * share / 100.0) as u64);
+        return number(share).filter(|share| *share <= 100.0).map(Budget::Share).ok_or_else(wrong);
     }
     let unit = UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
     let (digits, factor) = unit.unwrap_or((text, 1.0));
-    Ok((number(digits).ok_or_else(wrong)? * factor) as u64)
+    Ok(Budget::Bytes((number(digits).ok_or_else(wrong)? * factor) as u64))
 }
 
-/// The largest `train.batch` up to `most` whose plan fits into `budget`.
-pub(super) fn largest_batch(config: &Config, sizes: &dyn Sizes, budget: u64, most: usize) -> Option<usize> {
+impl Budget {
+    /// In bytes, for the memory of what `sizes` are of.
+    pub(super) fn bytes(self, sizes: &dyn Sizes) -> Result<u64, String> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Share(share) => {
+                let why = "it is not known how much memory is free there; give a size";
+                Ok((free(sizes).ok_or(why)? as f64 * share / 100.0) as u64)
+            }
+        }
+    }
+}
+
+/// Bytes free in the memory of what `sizes` are of, if that is known.
+pub(super) fn free(sizes: &dyn Sizes) -> Option<u64> {
+    if sizes.works_at_home() { available() } else { sizes.free_memory() }
+}
+
+/// What a run may use.
+pub(super) fn limits(sizes: &dyn Sizes, device: u64) -> Limits {
+    let host = if sizes.works_at_home() { None } else { available() };
+    Limits { device, host: host.unwrap_or(u64::MAX) }
+}
+
+/// The largest `train.batch` up to `most` for which something that `config` leaves open fits.
+pub(super) fn largest_batch(config: &Config, sizes: &dyn Sizes, limits: &Limits, most: usize) -> Option<usize> {
     let fits = |batch: usize| {
         let mut config = config.clone();
         config.train.batch = batch;
-        config.validate().is_ok() && plan(&config, sizes).0.total() as u64 <= budget
+        config.validate().is_ok() && choose(&config, sizes, limits).is_some()
     };
     let (mut good, mut bad) = (0, most + 1);
     while bad - good > 1 {
@@ -37,41 +75,106 @@ pub(super) fn largest_batch(config: &Config, sizes: &dyn Sizes, budget: u64, mos
     (good > 0).then_some(good)
 }
 
-/// Refuses a configuration whose plan takes more than `budget`, which is `limit`: names what takes most, and what
-/// would fit.
-pub(super) fn check(config: &Config, sizes: &dyn Sizes, budget: u64, limit: &str) -> Result<(), String> {
-    let planned = plan(config, sizes).0;
-    if planned.total() as u64 <= budget { Ok(()) } else { Err(refusal(config, sizes, &planned, budget, limit)) }
+/// Keys that [`choose`] may set, with what was set.
+fn keys(config: &Config) -> [(&'static str, String); 5] {
+    let word = |value: &dyn erased::Word| value.word();
+    [
+        ("run.activations", word(&config.run.activations)),
+        ("train.micro_batch", config.train.micro_batch.to_string()),
+        ("run.gradient", word(&config.run.gradient)),
+        ("run.state", word(&config.run.state)),
+        ("run.weights", word(&config.run.weights)),
+    ]
 }
 
-fn refusal(config: &Config, sizes: &dyn Sizes, planned: &Plan, budget: u64, limit: &str) -> String {
+mod erased {
+    /// An enum's variant as the configuration spells it.
+    pub trait Word {
+        fn word(&self) -> String;
+    }
+
+    impl<T: serde::Serialize> Word for T {
+        fn word(&self) -> String {
+            match serde_json::to_value(self) {
+                Ok(serde_json::Value::String(word)) => word,
+                other => unreachable!("a variant without content is a word, not {other:?}"),
+            }
+        }
+    }
+}
+
+/// A configuration with nothing left open, and what there is to say about it: nothing if it is the fastest way.
+///
+/// # Errors
+/// If nothing fits into `limits`, whose device memory is `limit`: names what takes most, and what would fit.
+pub(super) fn resolve(
+    config: &Config,
+    sizes: &dyn Sizes,
+    limits: &Limits,
+    limit: &str,
+) -> Result<(Config, Option<String>), String> {
+    let first = fastest(config, sizes);
+    let Some(chosen) = choose(config, sizes, limits) else {
+        return Err(refusal(config, sizes, &plan(&first, sizes).0, limits, limit));
+    };
+    if chosen == first {
+        return Ok((chosen, None));
+    }
+    let differs = keys(&chosen).into_iter().zip(keys(&first)).filter(|(now, fastest)| now != fastest);
+    let words: Vec<_> = differs.map(|((key, word), _)| format!("{key}={word}")).collect();
+    let needed = bytes(plan(&first, sizes).0.total() as u64);
+    let said = format!("{}, for {limit} {} and the fastest way takes {needed}", words.join(" "), bytes(limits.device));
+    Ok((chosen, Some(said)))
+}
+
+fn refusal(config: &Config, sizes: &dyn Sizes, planned: &Plan, limits: &Limits, limit: &str) -> String {
     let mut items: Vec<_> = planned.items().iter().collect();
     items.sort_by_key(|item| std::cmp::Reverse(item.span.bytes));
     let largest: Vec<_> =
         items.iter().take(3).map(|item| format!("{} ({})", item.name, bytes(item.span.bytes as u64))).collect();
-    let mut ways = Vec::new();
-    for kept in [KeptActivations::Keep, KeptActivations::Recompute] {
-        let mut other = config.clone();
-        other.run.activations = kept;
-        // Recomputing never takes more, so what already recomputes has no other way.
-        if config.run.activations == KeptActivations::Recompute && kept == KeptActivations::Keep {
-            continue;
-        }
-        if let Some(batch) = largest_batch(&other, sizes, budget, config.train.batch) {
-            let word = if kept == KeptActivations::Recompute { "run.activations=recompute with " } else { "" };
-            ways.push(format!("{word}train.batch={batch}"));
-        }
-    }
-    let advice = match ways.as_slice() {
+    let advice = match advice(config, sizes, limits).as_slice() {
         [] => "not even train.batch=1 fits; shorten train.sequence or choose a smaller model".into(),
-        ways => format!("what fits: --set {}", ways.join(", or --set ").replace(" with ", " --set ")),
+        ways => format!("what fits: {}", ways.join(", or ")),
     };
     format!(
         "{} of memory are planned, {limit} {}; the largest buffers are {}; {advice}",
         bytes(planned.total() as u64),
-        bytes(budget),
+        bytes(limits.device),
         largest.join(", ")
     )
+}
+
+/// Settings that would fit: everything left open; inputs of blocks in four bits; a smaller batch.
+fn advice(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> Vec<String> {
+    let mut open = config.clone();
+    (open.run.activations, open.run.gradient) = (KeptActivations::Auto, GradientBuffer::Auto);
+    (open.run.weights, open.run.state) = (Residence::Auto, Residence::Auto);
+    open.train.micro_batch = 0;
+    let mut packed = open.clone();
+    packed.run.activations = KeptActivations::RecomputePacked;
+    let mut ways = Vec::new();
+    for other in [&open, &packed] {
+        if choose(other, sizes, limits).is_some() {
+            ways.push(settings(config, other));
+            break;
+        }
+    }
+    // With what is set, or else with nothing set.
+    for other in [config, &open, &packed] {
+        if let Some(batch) = largest_batch(other, sizes, limits, config.train.batch) {
+            let settings = settings(config, other);
+            let space = if settings.is_empty() { "" } else { " " };
+            ways.push(format!("--set train.batch={batch}{space}{settings}"));
+            break;
+        }
+    }
+    ways
+}
+
+/// The `--set` that lead from one configuration to another.
+fn settings(from: &Config, to: &Config) -> String {
+    let differ = keys(to).into_iter().zip(keys(from)).filter(|(to, from)| to != from);
+    differ.map(|((key, word), _)| format!("--set {key}={word}")).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -79,45 +182,65 @@ mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;
 
+    fn only(device: u64) -> Limits {
+        limits(&Cpu::new(), device)
+    }
+
     #[test]
     fn sizes_have_units() {
         let sizes = ["1000", "2KiB", "1.5 MiB", "8GiB", "64B"].map(|text| parse(text).unwrap());
-        assert_eq!(sizes, [1000, 2048, 1_572_864, 8 << 30, 64]);
+        assert_eq!(sizes, [1000, 2048, 1_572_864, 8 << 30, 64].map(Budget::Bytes));
         for wrong in ["", "GiB", "-1", "1GB", "nan", "inf", "0", "101%", "x%"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         if cfg!(target_os = "linux") {
-            let (half, all) = (parse("50%").unwrap(), parse("100%").unwrap());
+            let [half, all] = ["50%", "100%"].map(|text| parse(text).unwrap().bytes(&Cpu::new()).unwrap());
             assert!(half > 0 && half < all);
         }
+        // A GPU that is not there has no free memory.
+        assert!(parse("50%").unwrap().bytes(&crate::backend::cuda::Sizes).unwrap_err().contains("give a size"));
     }
 
     #[test]
     fn the_largest_batch_fits_and_one_more_does_not() {
-        let config = Config::default();
+        let mut config = Config::default();
+        config.run.activations = KeptActivations::Keep;
+        config.train.micro_batch = 1 << 20;
+        (config.run.weights, config.run.state) = (Residence::Device, Residence::Device);
         let total = |batch| {
             let mut config = config.clone();
             config.train.batch = batch;
             plan(&config, &Cpu::new()).0.total() as u64
         };
         let budget = 50 << 20;
-        let batch = largest_batch(&config, &Cpu::new(), budget, 1000).unwrap();
+        let batch = largest_batch(&config, &Cpu::new(), &only(budget), 1000).unwrap();
         assert!(total(batch) <= budget && budget < total(batch + 1), "{batch}");
-        assert_eq!(largest_batch(&config, &Cpu::new(), 1 << 20, 1000), None);
-        assert_eq!(largest_batch(&config, &Cpu::new(), u64::MAX, 7), Some(7));
+        assert_eq!(largest_batch(&config, &Cpu::new(), &only(1 << 20), 1000), None);
+        assert_eq!(largest_batch(&config, &Cpu::new(), &only(u64::MAX), 7), Some(7));
+    }
+
+    #[test]
+    fn a_choice_says_what_and_why_and_the_fastest_way_says_nothing() {
+        let config = Config::default();
+        let (fast, said) = resolve(&config, &Cpu::new(), &only(1 << 30), "the budget is").unwrap();
+        assert_eq!((fast.run.activations, fast.train.micro_batch, said), (KeptActivations::Keep, 16, None));
+        let (chosen, said) = resolve(&config, &Cpu::new(), &only(50 << 20), "the budget is").unwrap();
+        assert_eq!(chosen.run.activations, KeptActivations::Recompute);
+        let said = said.unwrap();
+        assert!(said.starts_with("run.activations=recompute, for the budget is 50.0 MiB and the fastest "), "{said}");
     }
 
     #[test]
     fn a_refusal_names_the_largest_buffers_and_settings_that_fit() {
-        let config = Config::default();
-        let said = check(&config, &Cpu::new(), 50 << 20, "the budget is").unwrap_err();
-        let batch = largest_batch(&config, &Cpu::new(), 50 << 20, 16).unwrap();
-        assert!(
-            said.contains(&format!("--set train.batch={batch}, or --set run.activations=recompute --set ")),
-            "{said}"
-        );
+        let mut config = Config::default();
+        config.run.activations = KeptActivations::Keep;
+        let refused =
+            |config: &Config, budget| resolve(config, &Cpu::new(), &only(budget), "the budget is").unwrap_err();
+        let said = refused(&config, 50 << 20);
         assert!(said.contains("the budget is 50.0 MiB") && said.matches("MiB)").count() == 3, "{said}");
-        assert!(check(&config, &Cpu::new(), 1000, "the budget is").unwrap_err().contains("not even"));
-        assert_eq!(check(&config, &Cpu::new(), 1 << 30, "the budget is"), Ok(()));
+        assert!(said.contains("; what fits: --set run.activations=auto, or --set train.batch="), "{said}");
+        assert!(refused(&config, 1000).contains("not even"));
+        config.run.activations = KeptActivations::Auto;
+        assert!(resolve(&config, &Cpu::new(), &only(50 << 20), "").is_ok(), "what was advised fits");
     }
 }

@@ -104,7 +104,7 @@ fn bring_out(args: &Args) -> CliResult {
         Some(FloatArg::F16) => FloatType::F16,
         Some(FloatArg::Bf16) => FloatType::Bf16,
     };
-    let shard = budget::parse(&args.shard_size).map_err(|e| format!("--shard-size {e}"))?;
+    let shard = budget::parse_bytes(&args.shard_size).map_err(|e| format!("--shard-size {e}"))?;
     let files = export_hugging_face(&checkpoint, float, shard, &args.output, &mut bar)?;
     print(|out| writeln!(out, "{output}: {} as {}", files.join(", "), float.torch()))?;
     Ok(ExitCode::SUCCESS)

@@ -5,8 +5,9 @@ use super::table::Table;
 use super::units::{bytes, grouped};
 use super::{CliResult, budget, device, pool};
 use crate::backend::Sizes;
-use crate::config::{Config, KeptActivations};
-use crate::memory::{Category, Plan};
+use crate::config::{Config, KeptActivations, Residence};
+use crate::memory::{Category, Place, Plan};
+use crate::train::Limits;
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -18,7 +19,8 @@ pub struct Args {
     /// Override a key, as in `--set train.batch=8`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Name the largest train.batch that fits into SIZE: bytes, KiB, MiB, GiB, or 90% of what is free.
+    /// Choose what is left open so that the run fits into SIZE, and name the largest train.batch that does: bytes, KiB,
+    /// MiB, GiB, or 90% of what is free.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
     /// Device to plan for: auto, cpu, cuda.
@@ -35,9 +37,29 @@ pub struct Args {
 /// One row of the table.
 struct Row {
     category: Category,
+    place: Place,
     name: String,
     count: usize,
     bytes: usize,
+}
+
+/// What is to be told.
+struct Told {
+    config: Config,
+    plan: Plan,
+    /// Whether parameters at home are in a file.
+    in_file: bool,
+    /// Whether a device has memory of its own.
+    device: bool,
+    budget: Option<Fits>,
+}
+
+/// What fits into a budget.
+struct Fits {
+    bytes: u64,
+    /// What was chosen, if not the fastest way; or why nothing fits.
+    chosen: Result<Option<String>, String>,
+    largest_batch: [(&'static str, Option<usize>); 3],
 }
 
 /// Runs `tetrad plan`.
@@ -47,53 +69,116 @@ struct Row {
 pub fn run(args: Args) -> CliResult {
     let config = Config::load(args.config.as_deref(), &args.sets)?;
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
-    let (plan, fits) = pool::run(config.run.threads, || {
-        let sizes = device::sizes(args.device);
-        (crate::train::plan(&config, &*sizes).0, budget.map(|budget| fits(&config, &*sizes, budget)))
-    })?;
-    let rows = rows(&plan, args.items);
+    let told = pool::run(config.run.threads, || tell(&config, &args, budget))??;
+    let rows = rows(&told.plan, args.items);
     print(|out| {
         if args.json {
-            let items: Vec<_> = rows
-                .iter()
-                .map(|row| {
-                    json!({ "category": row.category.name(), "name": row.name, "count": row.count, "bytes": row.bytes })
-                })
-                .collect();
-            let sums: serde_json::Map<_, _> =
-                Category::ALL.iter().map(|&c| (c.name().to_owned(), plan.category(c).into())).collect();
-            let parameters = config.model.parameters();
-            let mut value =
-                json!({ "parameters": parameters, "total_bytes": plan.total(), "categories": sums, "items": items });
-            if let (Some(budget), Some([keep, recompute])) = (budget, fits) {
-                value["budget_bytes"] = budget.into();
-                value["largest_batch"] = json!({ "keep": keep, "recompute": recompute });
-            }
-            return json(out, &value);
+            return json(out, &as_json(&told, &rows));
         }
-        table(&rows).print(out)?;
+        table(&rows, &told).print(out)?;
         writeln!(out)?;
-        sums(&plan, &config).print(out)?;
-        let (Some(budget), Some(fits)) = (budget, fits) else { return Ok(()) };
-        let [keep, recompute] = fits.map(|batch| batch.map_or("none".into(), |batch| batch.to_string()));
-        writeln!(
-            out,
-            "\nlargest train.batch within {}: {keep}, with run.activations=recompute {recompute}",
-            bytes(budget)
-        )
+        sums(&told).print(out)?;
+        let Some(fits) = &told.budget else { return Ok(()) };
+        match &fits.chosen {
+            Ok(Some(said)) => writeln!(out, "\nchosen: {said}")?,
+            Ok(None) => writeln!(out, "\nthe fastest way fits into {}", bytes(fits.bytes))?,
+            Err(said) => writeln!(out, "\n{said}")?,
+        }
+        let batches = fits
+            .largest_batch
+            .map(|(word, batch)| format!("{word} {}", batch.map_or("none".into(), |batch| batch.to_string())));
+        writeln!(out, "largest train.batch within {}, by run.activations: {}", bytes(fits.bytes), batches.join(", "))
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn tell(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<Told, String> {
+    let sizes = device::sizes(args.device);
+    let sizes = &*sizes;
+    let mut resolved = crate::train::fastest(config, sizes);
+    let mut fits = None;
+    if let Some(budget) = budget {
+        let limits = budget::limits(sizes, budget.bytes(sizes).map_err(|e| format!("--budget {e}"))?);
+        let chosen = budget::resolve(config, sizes, &limits, "the budget is").map(|(chosen, said)| {
+            resolved = chosen;
+            said
+        });
+        fits = Some(Fits { bytes: limits.device, chosen, largest_batch: largest(config, sizes, &limits) });
+    }
+    let run = &resolved.run;
+    Ok(Told {
+        plan: crate::train::plan(&resolved, sizes).0,
+        in_file: [run.weights, run.state].contains(&Residence::File),
+        device: !sizes.works_at_home(),
+        config: resolved,
+        budget: fits,
+    })
+}
+
+fn as_json(told: &Told, rows: &[Row]) -> serde_json::Value {
+    let plan = &told.plan;
+    let items: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let (category, place) = (row.category.name(), place_name(row.place, told));
+            json!({ "category": category, "place": place, "name": row.name, "count": row.count, "bytes": row.bytes })
+        })
+        .collect();
+    let sums: serde_json::Map<_, _> =
+        Category::ALL.iter().map(|&c| (c.name().to_owned(), plan.category(c).into())).collect();
+    let places: serde_json::Map<_, _> =
+        places(told).into_iter().map(|(place, bytes)| (place_name(place, told).to_owned(), bytes.into())).collect();
+    let mut value = json!({
+        "parameters": told.config.model.parameters(),
+        "total_bytes": plan.total(),
+        "places": places,
+        "categories": sums,
+        "items": items,
+        "run": told.config.run,
+        "micro_batch": told.config.train.micro_batch,
+    });
+    if let Some(fits) = &told.budget {
+        value["budget_bytes"] = fits.bytes.into();
+        value["fits"] = fits.chosen.is_ok().into();
+        value["largest_batch"] =
+            fits.largest_batch.iter().map(|&(word, batch)| (word.to_owned(), json!(batch))).collect();
+    }
+    value
+}
+
+/// Bytes of each place that is used.
+fn places(told: &Told) -> Vec<(Place, usize)> {
+    let all = [(Place::Arena, told.plan.total()), (Place::Home, told.plan.home_total())];
+    all.into_iter().filter(|&(_, bytes)| bytes > 0).collect()
+}
+
+fn place_name(place: Place, told: &Told) -> &'static str {
+    match place {
+        Place::Arena if told.device => "device",
+        Place::Home if told.in_file => "file",
+        _ => "host",
+    }
 }
 
 /// Sequences beyond which nobody asks.
 const MOST_BATCH: usize = 1 << 16;
 
-/// The largest batch with everything kept, and with activations computed again.
-fn fits(config: &Config, sizes: &dyn Sizes, budget: u64) -> [Option<usize>; 2] {
-    [KeptActivations::Keep, KeptActivations::Recompute].map(|kept| {
+/// The largest batch for each way of keeping activations, with parameters on the device unless something else is set.
+fn largest(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> [(&'static str, Option<usize>); 3] {
+    let ways = [
+        ("keep", KeptActivations::Keep),
+        ("recompute", KeptActivations::Recompute),
+        ("recompute-packed", KeptActivations::RecomputePacked),
+    ];
+    ways.map(|(word, kept)| {
         let mut config = config.clone();
         config.run.activations = kept;
-        budget::largest_batch(&config, sizes, budget, MOST_BATCH)
+        for residence in [&mut config.run.weights, &mut config.run.state] {
+            if *residence == Residence::Auto {
+                *residence = Residence::Device;
+            }
+        }
+        (word, budget::largest_batch(&config, sizes, limits, MOST_BATCH))
     })
 }
 
@@ -101,12 +186,16 @@ fn rows(plan: &Plan, items: bool) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for item in plan.items() {
         let name = if items { item.name.clone() } else { without_numbers(&item.name) };
-        match rows.iter_mut().find(|row| !items && row.name == name && row.category == item.category) {
+        let same = |row: &&mut Row| !items && row.name == name && row.category == item.category;
+        match rows.iter_mut().find(|row| same(row) && row.place == item.span.place) {
             Some(row) => {
                 row.count += 1;
                 row.bytes += item.span.bytes;
             }
-            None => rows.push(Row { category: item.category, name, count: 1, bytes: item.span.bytes }),
+            None => {
+                let (category, place, bytes) = (item.category, item.span.place, item.span.bytes);
+                rows.push(Row { category, place, name, count: 1, bytes });
+            }
         }
     }
     rows.sort_by_key(|row| row.category);
@@ -123,12 +212,13 @@ fn without_numbers(name: &str) -> String {
     name.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn table(rows: &[Row]) -> Table {
-    let mut table = Table::new(&["category", "buffer", "count", "bytes", ""], &[2, 3, 4]);
+fn table(rows: &[Row], told: &Told) -> Table {
+    let mut table = Table::new(&["category", "place", "buffer", "count", "bytes", ""], &[3, 4, 5]);
     for row in rows {
         let size = bytes(row.bytes as u64);
         table.row([
             row.category.name().into(),
+            place_name(row.place, told).into(),
             row.name.clone(),
             row.count.to_string(),
             grouped(row.bytes as u64),
@@ -138,19 +228,21 @@ fn table(rows: &[Row]) -> Table {
     table
 }
 
-fn sums(plan: &Plan, config: &Config) -> Table {
-    let parameters = config.model.parameters();
-    let mut table = Table::new(&["category", "bytes", "", "bits per parameter"], &[1, 2, 3]);
-    let mut sum = 0;
+fn sums(told: &Told) -> Table {
+    let (plan, parameters) = (&told.plan, told.config.model.parameters());
+    let mut table = Table::new(&["category, most at once", "bytes", "", "bits per parameter"], &[1, 2, 3]);
     for category in Category::ALL {
         let size = plan.category(category) as u64;
-        sum += size;
         let bits = size as f64 * 8.0 / parameters as f64;
         table.row([category.name().into(), grouped(size), bytes(size), format!("{bits:.2}")]);
     }
-    let total = plan.total() as u64;
-    table.row(["sum".into(), grouped(sum), bytes(sum), String::new()]);
-    table.row(["planned: buffers that never live together share bytes".into(), grouped(total), bytes(total)]);
+    for (place, total) in places(told) {
+        let name = match (place, place_name(place, told)) {
+            (Place::Arena, name) => format!("planned on the {name}: buffers that never live together share bytes"),
+            (_, name) => format!("planned in the {name}, beside it"),
+        };
+        table.row([name, grouped(total as u64), bytes(total as u64)]);
+    }
     table
 }
 

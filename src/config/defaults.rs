@@ -106,6 +106,8 @@ impl Default for Run {
             threads: 0,
             activations: KeptActivations::Auto,
             gradient: GradientBuffer::Auto,
+            weights: Residence::Auto,
+            state: Residence::Auto,
             logits_mib: 0,
         }
     }

@@ -8,6 +8,7 @@ mod validate;
 mod write;
 
 pub use presets::PRESETS;
+pub use validate::SHORTEST_PARTED;
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -393,8 +394,27 @@ pub struct Run {
     /// How much of a block's gradient exists at once when `train.micro_batch` is smaller than the batch. Results do
     /// not depend on it.
     pub gradient: GradientBuffer,
+    /// Where the blocks' weights live. Results do not depend on it.
+    pub weights: Residence,
+    /// Where residue and optimizer state live. Results do not depend on it.
+    pub state: Residence,
     /// MiB of logits that may exist at once; 0: what keeps the device busy. Results do not depend on it.
     pub logits_mib: usize,
+}
+
+/// Where parameters live between their uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Residence {
+    /// The first of the others that fits into memory.
+    #[default]
+    Auto,
+    /// In the memory of the device that computes.
+    Device,
+    /// In this machine's memory; a device with memory of its own gets each block one ahead of its use.
+    Host,
+    /// In a working file below `run.dir`, read ahead and written behind.
+    File,
 }
 
 /// What exists of a block's gradient at once, if it is summed over several micro-batches.

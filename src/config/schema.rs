@@ -95,6 +95,7 @@ fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
         ("train", "schedule") => variants::<Schedule>(),
         ("run", "activations") => variants::<KeptActivations>(),
         ("run", "gradient") => variants::<GradientBuffer>(),
+        ("run", "weights" | "state") => variants::<Residence>(),
         _ => return None,
     })
 }

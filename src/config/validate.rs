@@ -8,6 +8,10 @@ use std::fmt::Display;
 /// Largest width, vocabulary or context: beyond any machine, and small enough that products of two fit.
 const MOST: usize = 1 << 24;
 
+/// Tokens of the shortest sequence whose batches may be parted: products of fewer tokens are computed another way, and
+/// the parts of a batch would not sum up to the bits of the whole.
+pub const SHORTEST_PARTED: usize = 5;
+
 /// Most blocks: several times those of any model, and few enough to be planned in a moment.
 const MOST_LAYERS: usize = 1024;
 
@@ -268,6 +272,12 @@ impl Checks {
         self.need(train.sequence >= 1, "train.sequence", train.sequence, "must be 1 or more tokens");
         let reason = format_args!("must not exceed model.context = {context}; shorten it or raise model.context");
         self.need(train.sequence <= context, "train.sequence", train.sequence, reason);
+        let parted = train.micro_batch() < train.batch;
+        let reason = format_args!(
+            "needs sequences of {SHORTEST_PARTED} tokens or more, train.sequence = {}; set it to 0",
+            train.sequence
+        );
+        self.need(!parted || train.sequence >= SHORTEST_PARTED, "train.micro_batch", train.micro_batch, reason);
         let &Model { hidden, intermediate, vocab, layers, .. } = &config.model;
         let factors = [train.batch, train.sequence, hidden.max(intermediate).max(vocab), layers];
         let activations = factors.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64));

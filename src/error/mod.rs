@@ -6,6 +6,7 @@ mod config;
 mod convert;
 mod data;
 mod format;
+mod start;
 mod store;
 
 pub use backend::BackendError;
@@ -14,4 +15,5 @@ pub use config::{ConfigError, Place, Problem};
 pub use convert::{ConvertError, GgufError, SafetensorsError};
 pub use data::DataError;
 pub use format::{ContentsError, FormatError, WriteError};
+pub use start::StartError;
 pub use store::{ReplaceError, StoreError};

@@ -57,6 +57,18 @@ pub enum StoreError {
         /// Bytes that were to be reserved.
         needed: u64,
     },
+    /// Not enough space for a run's working file.
+    #[error(
+        "{path}: no room for a working file of {needed} bytes; free some space, choose another run.dir, or keep more \
+         in memory with run.weights and run.state",
+        path = show(path)
+    )]
+    NoRoomToWork {
+        /// The folder.
+        path: PathBuf,
+        /// Bytes of the working file.
+        needed: u64,
+    },
     /// A name that cannot be a file.
     #[error("{path}: is not the path of a file", path = show(path))]
     NoName {

@@ -1,6 +1,6 @@
 //! One allocation made before step 0, and the check that lets an operation hold several slices of it at once.
 
-use super::ALIGN;
+use super::{ALIGN, Home};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -14,6 +14,19 @@ pub enum Place {
     Arena,
     /// In the read-only mapped file beside it.
     Mapped,
+    /// In the memory beside it that is this run's own: the machine's, or a working file's.
+    Home,
+}
+
+impl Place {
+    /// For tables, on a device that has memory of its own or on one that has not.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Arena => "device",
+            Self::Mapped => "file",
+            Self::Home => "home",
+        }
+    }
 }
 
 /// A range of bytes in an arena: what a plan gives out and what operations take.
@@ -69,11 +82,13 @@ pub struct Arena {
     base: NonNull<u8>,
     bytes: usize,
     mapped: Option<MappedFile>,
+    home: Option<Box<dyn Home>>,
 }
 
-// SAFETY: the allocation is owned and reached only through `&self` or `&mut self`; the mapped file is `Send + Sync`.
+// SAFETY: the allocation and the home are owned and reached only through `&self` or `&mut self`; the mapped file is
+// `Send + Sync`.
 unsafe impl Send for Arena {}
-// SAFETY: as above; `&Arena` gives out no mutable access.
+// SAFETY: as above; `&Arena` gives out no mutable access, and a home's hints touch none of its bytes.
 unsafe impl Sync for Arena {}
 
 impl Arena {
@@ -83,7 +98,7 @@ impl Arena {
         // SAFETY: the layout's size is at least ALIGN, so it is not zero.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-        Self { base, bytes, mapped: None }
+        Self { base, bytes, mapped: None, home: None }
     }
 
     /// The same with a read-only mapped file beside it, which [`Place::Mapped`] spans refer to.
@@ -92,6 +107,16 @@ impl Arena {
         let mut arena = Self::new(bytes);
         arena.mapped = Some(mapped);
         arena
+    }
+
+    /// Gives [`Place::Home`] spans their memory.
+    pub fn attach(&mut self, home: Box<dyn Home>) {
+        self.home = Some(home);
+    }
+
+    /// The memory of [`Place::Home`] spans.
+    pub fn home(&self) -> Option<&dyn Home> {
+        self.home.as_deref()
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -105,7 +130,7 @@ impl Arena {
 
     /// Starts claiming slices; see [`Claims`].
     pub fn claims(&mut self) -> Claims<'_> {
-        Claims { arena: self, taken: [(0, 0, false); MAX_CLAIMS], count: 0, life: PhantomData }
+        Claims { arena: self, taken: [(Place::Arena, 0, 0, false); MAX_CLAIMS], count: 0, life: PhantomData }
     }
 
     /// One span, read only.
@@ -118,19 +143,26 @@ impl Arena {
                 let mapped = self.mapped.as_ref().expect("a mapped span in an arena without a file");
                 &(**mapped).as_ref()[span.offset..span.offset + span.bytes]
             }
-            Place::Arena => {
-                self.check(span);
-                // SAFETY: `check` proved the range to lie inside the allocation, which is initialised; `&self`
+            Place::Arena | Place::Home => {
+                let first = self.first(span);
+                // SAFETY: `first` proved the range to lie inside memory of ours, which is initialised; `&self`
                 // excludes every `Claims`, the only source of mutable slices.
-                unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(span.offset), span.bytes) }
+                unsafe { std::slice::from_raw_parts(first, span.bytes) }
             }
         };
         <[T]>::ref_from_bytes(bytes).expect("a span aligned and sized for its element")
     }
 
-    fn check(&self, span: Span) {
+    /// Address of a span's first byte, all of whose bytes are in the arena or in the memory beside it.
+    fn first(&self, span: Span) -> *mut u8 {
+        let (base, bytes) = match span.place {
+            Place::Home => self.home.as_ref().expect("a home span in an arena without one").memory(),
+            _ => (self.base, self.bytes),
+        };
         let end = span.offset.checked_add(span.bytes).expect("a span below usize::MAX");
-        assert!(end <= self.bytes, "span {}+{} outside an arena of {} bytes", span.offset, span.bytes, self.bytes);
+        assert!(end <= bytes, "span {}+{} outside an arena of {bytes} bytes", span.offset, span.bytes);
+        // SAFETY: the span ends inside the memory, so its start is inside too.
+        unsafe { base.as_ptr().add(span.offset) }
     }
 }
 
@@ -147,7 +179,7 @@ const MAX_CLAIMS: usize = 24;
 /// all before it, so that operations need neither `unsafe` nor copies.
 pub struct Claims<'a> {
     arena: &'a Arena,
-    taken: [(usize, usize, bool); MAX_CLAIMS],
+    taken: [(Place, usize, usize, bool); MAX_CLAIMS],
     count: usize,
     /// The exclusive borrow of the arena that this value stands for.
     life: PhantomData<&'a mut Arena>,
@@ -159,7 +191,7 @@ impl<'a> Claims<'a> {
     /// # Panics
     /// If it overlaps a slice claimed for writing, is out of range, or not aligned for `T`.
     pub fn read<T: Element>(&mut self, span: Span) -> &'a [T] {
-        if span.place == Place::Arena {
+        if span.place != Place::Mapped {
             self.claim(span, false);
         }
         let arena: &'a Arena = self.arena;
@@ -171,12 +203,12 @@ impl<'a> Claims<'a> {
     /// # Panics
     /// If it overlaps any slice claimed before, is mapped, out of range, or not aligned for `T`.
     pub fn write<T: Element>(&mut self, span: Span) -> &'a mut [T] {
-        assert!(span.place == Place::Arena, "a mapped span is read only");
+        assert!(span.place != Place::Mapped, "a mapped span is read only");
         self.claim(span, true);
-        self.arena.check(span);
-        // SAFETY: inside the allocation (`check`) and initialised; `claim` proved that no other slice of this
+        let first = self.arena.first(span);
+        // SAFETY: inside memory of ours (`first`) and initialised; `claim` proved that no other slice of this
         // `Claims` overlaps it, and 'a is an exclusive borrow of the arena, so no other `Claims` exists.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(self.arena.base.as_ptr().add(span.offset), span.bytes) };
+        let bytes = unsafe { std::slice::from_raw_parts_mut(first, span.bytes) };
         <[T]>::mut_from_bytes(bytes).expect("a span aligned and sized for its element")
     }
 
@@ -185,12 +217,12 @@ impl<'a> Claims<'a> {
             return;
         }
         let (start, end) = (span.offset, span.offset + span.bytes);
-        for &(from, to, written) in &self.taken[..self.count] {
-            let apart = end <= from || to <= start;
+        for &(place, from, to, written) in &self.taken[..self.count] {
+            let apart = place != span.place || end <= from || to <= start;
             assert!(apart || !(write || written), "{start}..{end} overlaps {from}..{to}, and one of them is written");
         }
         assert!(self.count < MAX_CLAIMS, "an operation holds at most {MAX_CLAIMS} slices");
-        self.taken[self.count] = (start, end, write);
+        self.taken[self.count] = (span.place, start, end, write);
         self.count += 1;
     }
 }

@@ -74,7 +74,10 @@ pub struct Plan {
     items: Vec<Item>,
     /// Indices of the items in ascending order of their offsets.
     order: Vec<usize>,
+    /// Bytes at the beginning that buffers of the whole run take without a gap.
+    solid: usize,
     total: usize,
+    home: usize,
 }
 
 impl Plan {
@@ -86,15 +89,31 @@ impl Plan {
         }
         let span = Span { place: Place::Arena, offset: self.lowest_gap(bytes, lifetime), bytes };
         self.total = self.total.max(span.offset + bytes.next_multiple_of(ALIGN));
+        if lifetime == Lifetime::ALWAYS && span.offset == self.solid {
+            self.solid = (span.offset + bytes).next_multiple_of(ALIGN);
+        }
         let at = self.order.partition_point(|&i| self.items[i].span.offset < span.offset);
         self.order.insert(at, self.items.len());
         self.items.push(Item { name: name.into(), category, lifetime, span });
         span
     }
 
+    /// Adds a buffer for the whole run to the memory beside the arena, behind those that are there.
+    pub fn add_home(&mut self, name: impl Into<String>, category: Category, bytes: usize) -> Span {
+        if bytes == 0 {
+            return Span::NONE;
+        }
+        let span = Span { place: Place::Home, offset: self.home, bytes };
+        self.home += bytes.next_multiple_of(ALIGN);
+        self.items.push(Item { name: name.into(), category, lifetime: Lifetime::ALWAYS, span });
+        span
+    }
+
     fn lowest_gap(&self, bytes: usize, lifetime: Lifetime) -> usize {
-        let mut offset = 0;
-        for item in self.order.iter().map(|&i| &self.items[i]).filter(|item| item.lifetime.meets(lifetime)) {
+        let mut offset = self.solid;
+        let first = self.order.partition_point(|&i| self.items[i].span.offset < self.solid);
+        let above = self.order[first..].iter().map(|&i| &self.items[i]);
+        for item in above.filter(|item| item.lifetime.meets(lifetime)) {
             if offset + bytes <= item.span.offset {
                 break;
             }
@@ -113,9 +132,32 @@ impl Plan {
         self.total
     }
 
-    /// Bytes of a category, shared bytes counted for each buffer that uses them.
+    /// Bytes of the memory beside the arena.
+    pub fn home_total(&self) -> usize {
+        self.home
+    }
+
+    /// Bytes of a category that exist at once at most, wherever they are.
     pub fn category(&self, category: Category) -> usize {
-        self.items.iter().filter(|item| item.category == category).map(|item| item.span.bytes).sum()
+        self.peak(|item| item.category == category)
+    }
+
+    /// The same of one place.
+    pub fn category_at(&self, category: Category, place: Place) -> usize {
+        self.peak(|item| item.category == category && item.span.place == place)
+    }
+
+    fn peak(&self, counts: impl Fn(&Item) -> bool) -> usize {
+        let items: Vec<_> = self.items.iter().filter(|item| counts(item)).collect();
+        // Whatever is alive at once is alive when the last of it begins.
+        let mut ticks: Vec<u32> = items.iter().map(|item| item.lifetime.from).collect();
+        ticks.sort_unstable();
+        ticks.dedup();
+        let alive = |tick: u32| -> usize {
+            let alive = items.iter().filter(|item| item.lifetime.from <= tick && tick <= item.lifetime.to);
+            alive.map(|item| item.span.bytes).sum()
+        };
+        ticks.into_iter().map(alive).max().unwrap_or(0)
     }
 }
 
@@ -132,6 +174,8 @@ mod tests {
         let d = plan.add("d", Category::Weights, 1, Lifetime::ALWAYS);
         assert_eq!((a.offset, b.offset, c.offset, d.offset), (0, 128, 0, 256));
         assert_eq!(plan.total(), 320);
-        assert_eq!(plan.category(Category::Scratch), 300);
+        // At ticks 1 and 2 two of the three.
+        assert_eq!(plan.category(Category::Scratch), 200);
+        assert_eq!(plan.category_at(Category::Scratch, Place::Home), 0);
     }
 }

@@ -2,6 +2,7 @@
 //! consumes it; the buffer then serves the next. A weight's share of the input's gradient is always taken before
 //! the weight is handed over, because `apply` changes it.
 
+use super::params::Part;
 use super::{LayerParams, LayerWork, Model, Pass};
 use crate::backend::{Backend, Param, Store};
 use crate::config::ActivationQuant;
@@ -95,6 +96,8 @@ impl Model {
     /// micro-batches before the one below it begins.
     pub fn backward(&self, backend: &mut dyn Backend, pass: Pass, scale: f32, apply: &mut Apply) {
         let (t, grad) = (pass.tokens(), &self.work.grad);
+        let layers = self.params.layers.len();
+        self.streams.arrive_whole(backend, layers + 1);
         if let Some(head) = &self.params.head {
             apply(backend, head, grad.head);
         }
@@ -104,10 +107,19 @@ impl Model {
         let dxn = self.stream_rows(grad.dxn, pass);
         backend.rms_norm_grad(x, gain.weight.data, inv_rms, dxn, dx, grad.final_norm, Store::Overwrite);
         apply(backend, gain, grad.final_norm);
-        for (params, work) in self.params.layers.iter().zip(&self.work.layers).rev() {
+        self.streams.leave_changed(backend, layers + 1);
+        for (l, (params, work)) in self.params.layers.iter().zip(&self.work.layers).enumerate().rev() {
+            let group = l + 1;
+            self.streams.arrive_whole(backend, group);
+            // One ahead of its use; the last is the embedding.
+            self.streams.fetch(backend, group - 1, Part::Weights);
+            self.streams.fetch(backend, group - 1, Part::State);
             self.block_grad(backend, pass, params, work, apply);
+            self.streams.leave_changed(backend, group);
         }
+        self.streams.arrive_whole(backend, 0);
         self.embedding_grad(backend, pass, scale, apply);
+        self.streams.leave_changed(backend, 0);
     }
 
     /// One block over all micro-batches, as often as its gradients' buffers ask for.

@@ -1,5 +1,6 @@
 //! Forward: tokens to the head's input, and the chunked loss.
 
+use super::params::Part;
 use super::work::Packed;
 use super::{LayerParams, LayerWork, Model};
 use crate::backend::{AttentionShape, Backend, Rotation, Store, packed_bytes};
@@ -117,8 +118,15 @@ impl Model {
         assert!((pass.start == 0 && !pass.cached()) || pass.batch == 1, "a cache belongs to one sequence");
         let t = pass.tokens();
         let first = self.stream_rows(self.stream(0), pass);
+        let streams = &self.streams;
+        streams.arrive(backend, 0, Part::Weights);
         backend.embedding(self.work.inputs.head(4 * t), &self.params.embedding.weight, first);
         for (l, (params, work)) in self.params.layers.iter().zip(&self.work.layers).enumerate() {
+            let group = l + 1;
+            streams.arrive(backend, group, Part::Weights);
+            if group < self.params.layers.len() {
+                streams.fetch(backend, group + 1, Part::Weights);
+            }
             for part in pass.parts(self.work.micro) {
                 let x = self.stream_rows(work.x, part);
                 if let (Some(packed), Purpose::Step(step)) = (work.packed, pass.purpose) {
@@ -128,6 +136,7 @@ impl Model {
                 self.activation(backend, part, params, work);
                 self.feed_forward_output(backend, part, params, work, self.stream(l + 1));
             }
+            streams.leave(backend, group, Part::Weights, false);
         }
         let eps = self.config.model.norm_eps as f32;
         backend.rms_norm(

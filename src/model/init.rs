@@ -102,7 +102,7 @@ impl PackedRow {
 
 /// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
-    for (entry, param) in table(&model.config).iter().zip(model.params.all()) {
+    for (entry, param) in table(&model.config).iter().zip(model.stored.all()) {
         let stream = Stream { seed: model.config.run.seed, step: 0, tensor: param.id, purpose: Purpose::Init };
         let (std, padded) = (model.config.model.init_std as f32, param.weight.geometry.padded_cols() as u64);
         fill(backend, &param.weight, &mut |row, values| {

@@ -5,6 +5,7 @@ mod forward;
 mod generate;
 mod init;
 mod params;
+mod residence;
 mod rope;
 mod table;
 mod work;
@@ -14,6 +15,7 @@ pub use forward::{Pass, Purpose};
 pub use generate::{Generator, Sampling};
 pub use init::{fill, initialize};
 pub use params::{LayerParams, Params};
+pub use residence::Streams;
 pub use rope::stretch;
 pub use table::{Entry, Role, table};
 pub use work::{GradWork, LayerWork, Mode, Packed, Work};
@@ -27,8 +29,12 @@ use crate::memory::Plan;
 pub struct Model {
     /// The configuration it was placed for.
     pub config: Config,
-    /// Parameters.
+    /// Parameters as operations find them, once they were fetched.
     pub params: Params,
+    /// Parameters as they lie between steps: the same places, unless they are at home and have to be fetched.
+    pub stored: Params,
+    /// What is fetched.
+    pub streams: Streams,
     /// Activations and scratch of a step.
     pub work: Work,
 }
@@ -44,10 +50,10 @@ impl Model {
         keys: usize,
         backend: &dyn Sizes,
     ) -> Self {
-        let scheme = config.storage.scheme;
-        let placed: Vec<_> =
-            table(config).iter().map(|entry| params::place(plan, entry, scheme, mode == Mode::Train)).collect();
-        Self::assemble(plan, config, &placed, mode, tokens, keys, backend)
+        let placed = residence::place(plan, config, mode, backend);
+        let stored = Params::arrange(&table(config), &placed.stored);
+        let model = Self::assemble(plan, config, &placed.used, mode, tokens, keys, backend);
+        Self { stored, streams: placed.streams, ..model }
     }
 
     /// The same around parameters that lie somewhere already, given in the table's order.
@@ -66,7 +72,7 @@ impl Model {
         let entries = table(config);
         let params = Params::arrange(&entries, placed);
         let work = work::place(plan, config, &entries, mode, tokens, keys, backend);
-        Self { config: config.clone(), params, work }
+        Self { config: config.clone(), stored: params.clone(), params, streams: Streams::default(), work }
     }
 
     /// Fills what depends on the configuration alone; call once the backend has its arena.

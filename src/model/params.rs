@@ -3,7 +3,7 @@
 use super::table::{Entry, Role};
 use crate::backend::{Param, State, Weight, WeightKind};
 use crate::config::{Moment, Scheme};
-use crate::memory::{Category, Lifetime, Plan, Span};
+use crate::memory::{Category, Span};
 use crate::nibble::Geometry;
 use crate::optim::SCALARS;
 
@@ -115,11 +115,34 @@ impl Params {
     }
 }
 
-/// Adds a parameter's planes to the plan; the state only if it is to be trained.
-pub fn place(plan: &mut Plan, entry: &Entry, scheme: Scheme, trained: bool) -> Param {
-    let name = entry.role.name();
+/// What a parameter consists of: what products read, and what only updates touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Data, scales, offsets.
+    Weights,
+    /// Residue and optimizer state.
+    State,
+}
+
+impl Part {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Weights, Self::State];
+
+    /// The part that a plane belongs to.
+    pub fn of(category: Category) -> Self {
+        if category == Category::Weights { Self::Weights } else { Self::State }
+    }
+}
+
+/// A parameter whose planes lie where `add` puts them, given each plane's name, category and bytes; without residue
+/// and state unless it is trained.
+pub fn place(
+    entry: &Entry,
+    scheme: Scheme,
+    trained: bool,
+    add: &mut dyn FnMut(&str, Category, usize) -> Span,
+) -> Param {
     let g = entry.geometry;
-    let mut add = |part: &str, category, bytes| plan.add(format!("{name} {part}"), category, bytes, Lifetime::ALWAYS);
     let [data, scales, offsets] = weight_bytes(entry, scheme);
     let weight = Weight {
         geometry: g,

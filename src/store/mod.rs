@@ -7,8 +7,10 @@ mod lock;
 mod map;
 mod publish;
 mod replace;
+mod work_file;
 
 pub use lock::Lock;
 pub use map::Map;
 pub use publish::publish;
 pub use replace::{Sink, remove_stale, replace};
+pub use work_file::WorkFile;

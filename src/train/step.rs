@@ -2,11 +2,12 @@
 
 use super::learning_rate;
 use crate::backend::{Backend, IGNORE, Param, Sizes};
-use crate::config::Config;
-use crate::error::BackendError;
-use crate::memory::{Plan, Span};
+use crate::config::{Config, Residence};
+use crate::error::{StartError, StoreError};
+use crate::memory::{HomeMemory, Plan, Span};
 use crate::model::{Mode, Model, Pass, initialize};
 use crate::optim::Step;
+use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
 
 /// What a run has counted so far; part of its state.
@@ -65,16 +66,30 @@ pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
     (plan, model)
 }
 
+/// The memory beside the arena.
+fn home(config: &Config, bytes: usize) -> Result<HomeMemory, StoreError> {
+    let file = [config.run.weights, config.run.state].contains(&Residence::File);
+    if !file {
+        return Ok(HomeMemory::Host(bytes));
+    }
+    let dir = &config.run.dir;
+    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the folder", e))?;
+    Ok(HomeMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
+}
+
 impl Trainer {
     /// Plans, allocates once, and fills what depends on the configuration alone. The parameters are zero until
     /// [`Trainer::initialize`] or a checkpoint sets them.
     ///
     /// # Errors
-    /// If the backend does not have the planned memory.
-    pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, BackendError> {
+    /// If the backend does not have the planned memory, or `run.dir` cannot hold a working file that was asked for.
+    pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
         backend.check(&config.model)?;
         let (plan, model) = plan(config, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
+        if plan.home_total() > 0 {
+            backend.attach(home(config, plan.home_total())?)?;
+        }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
         Ok(Self { backend, model, plan, counters: Counters::default(), losses })

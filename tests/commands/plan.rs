@@ -45,12 +45,14 @@ fn every_preset_is_planned_without_its_memory() {
             items.filter(|item| item["category"] == category).map(|item| item["bytes"].as_u64().unwrap()).sum()
         };
         for category in CATEGORIES {
-            assert_eq!(bytes(&plan, category), of_items(category), "{preset}: {category}");
+            // What is there for the whole run is there at once; of the others each exists at some time.
+            let (most, all) = (bytes(&plan, category), of_items(category));
+            assert!(most <= all && (all == most || !CATEGORIES[..3].contains(&category)), "{preset}: {category}");
         }
         let kept: u64 = CATEGORIES[..3].iter().map(|category| bytes(&plan, category)).sum();
         let all: u64 = CATEGORIES.iter().map(|category| bytes(&plan, category)).sum();
         // Each of the kept planes begins at a multiple of 64 bytes.
-        assert!(kept + bytes(&plan, "gradient") < total && total < all + all / 100, "{preset}: {plan}");
+        assert!(kept + bytes(&plan, "gradient") < total && total < all + all / 50, "{preset}: {plan}");
     }
     assert!(
         std::fs::read_dir(place.path("")).unwrap().all(|entry| entry.unwrap().path().is_file()),

@@ -48,6 +48,13 @@ pub fn set_order(order: u32) {
     }
 }
 
+/// Whether the emulator's streams work as soon as they may, or as late; a real device has its own ways.
+pub fn set_eager(eager: bool) {
+    if !required() {
+        tetrad_emulator::set_eager(eager);
+    }
+}
+
 fn real(sources: &[Source]) -> Result<Gpu, BackendError> {
     Gpu::open_with(0, &Search::usual(), sources)
 }

@@ -64,7 +64,7 @@ impl Recorded {
     pub fn trainer(&self, backend: Box<dyn Backend>) -> Trainer {
         let mut trainer = Trainer::new(&self.config, backend).unwrap();
         trainer.initialize();
-        for (entry, param) in table(&self.config).iter().zip(trainer.model.params.all()) {
+        for (entry, param) in table(&self.config).iter().zip(trainer.model.stored.all()) {
             let values = self.golden.floats(&format!("param.{}", entry.role.name()));
             let cols = entry.geometry.cols;
             assert_eq!(values.len(), entry.geometry.len());

@@ -34,7 +34,7 @@ pub use isa::Isa;
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
 use crate::config::Model;
 use crate::error::BackendError;
-use crate::memory::{ALIGN, Arena, Claims, MappedFile, Span};
+use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Span};
 use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
 use rows::Rows;
@@ -109,6 +109,14 @@ impl Sizes for Cpu {
     fn reads_mapped(&self) -> bool {
         true
     }
+
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
+    fn works_at_home(&self) -> bool {
+        true
+    }
 }
 
 impl Backend for Cpu {
@@ -124,6 +132,30 @@ impl Backend for Cpu {
         };
         self.scratch = scratch;
         Ok(())
+    }
+
+    fn attach(&mut self, home: HomeMemory) -> Result<(), BackendError> {
+        match home {
+            HomeMemory::File(file) => self.arena.attach(file),
+            HomeMemory::Host(_) => panic!("this machine's memory is the arena's"),
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self, home: Span, to: Span) {
+        assert_eq!(home, to, "operations work on home spans");
+        let memory = self.arena.home().expect("a home was attached");
+        memory.will_need(home.offset, home.bytes);
+    }
+
+    fn arrive(&mut self, home: Span, to: Span) {
+        assert_eq!(home, to, "operations work on home spans");
+    }
+
+    fn leave(&mut self, from: Span, home: Span, changed: bool) {
+        assert_eq!(home, from, "operations work on home spans");
+        let memory = self.arena.home().expect("a home was attached");
+        memory.leave(home.offset, home.bytes, changed);
     }
 
     fn status(&self) -> Result<(), BackendError> {

@@ -2,6 +2,7 @@
 
 use super::Args;
 use super::device::{Capability, Device, text};
+use super::home::Home;
 use super::libraries::Search;
 use super::memory::{Arena, Staging};
 use super::modules::Modules;
@@ -10,7 +11,7 @@ use super::sources::{SOURCES, Source};
 use super::symbols::{Code, Driver};
 use super::timer::Timer;
 use crate::error::BackendError;
-use crate::memory::{Place, Span};
+use crate::memory::{HomeMemory, Place, Span};
 use cudarc::driver::sys::CUstream;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub struct Gpu {
     modules: Modules,
     timer: Timer,
     staging: Option<Staging>,
+    home: Option<Home>,
     arena: Option<Arena>,
     allocations: usize,
     /// The operation given last: what an asynchronous failure is most likely about.
@@ -71,6 +73,7 @@ impl Gpu {
             modules,
             timer,
             staging: None,
+            home: None,
             arena: None,
             allocations: 0,
             last: Cell::new("opening the device"),
@@ -88,7 +91,7 @@ impl Gpu {
     pub fn allocate(&mut self, bytes: usize, scratch: Span) -> Result<(), BackendError> {
         self.device.check("allocate", self.device.current())?;
         // Free what a former call took before asking for more.
-        (self.arena, self.staging) = (None, None);
+        (self.home, self.arena, self.staging) = (None, None, None);
         let arena = Arena::new(&self.device, bytes)?;
         self.allocations += 1;
         let padding = scratch.offset.next_multiple_of(DEVICE_ALIGN) - scratch.offset;
@@ -99,6 +102,46 @@ impl Gpu {
         self.arena = Some(arena);
         self.staging = Some(Staging::new(&self.device)?);
         Ok(())
+    }
+
+    /// Gives home spans their memory; after [`Gpu::allocate`].
+    ///
+    /// # Errors
+    /// If this machine has not that much memory that the device may reach.
+    pub fn attach(&mut self, home: HomeMemory) -> Result<(), BackendError> {
+        self.device.check("attach", self.device.current())?;
+        self.home = Some(Home::new(&self.device, home)?);
+        Ok(())
+    }
+
+    /// See [`crate::backend::Backend::fetch`].
+    pub fn fetch(&mut self, home: Span, to: Span) {
+        let address = self.address(to);
+        self.travel("fetch", |travels| travels.fetch(home, to, address));
+    }
+
+    /// See [`crate::backend::Backend::arrive`].
+    pub fn arrive(&mut self, home: Span, to: Span) {
+        self.fetch(home, to);
+        self.travel("arrive", |travels| travels.arrive(to));
+    }
+
+    /// See [`crate::backend::Backend::leave`].
+    pub fn leave(&mut self, from: Span, home: Span, changed: bool) {
+        if changed {
+            let address = self.address(from);
+            self.travel("leave", |travels| travels.leave(from, home, address));
+        }
+    }
+
+    fn travel(&mut self, what: &'static str, act: impl FnOnce(&mut Home) -> Result<Code, BackendError>) {
+        if !self.begin(what) {
+            return;
+        }
+        match act(self.home.as_mut().expect("a home was attached")) {
+            Ok(code) => self.end(what, code),
+            Err(error) => self.remember(error),
+        }
     }
 
     /// How many allocations of device memory were made since the device was opened.
@@ -153,7 +196,7 @@ impl Gpu {
         if span.is_none() {
             return 0;
         }
-        assert!(span.place == Place::Arena, "a mapped span has no address on a device");
+        assert!(span.place == Place::Arena, "only the arena's spans have addresses on a device");
         let arena = self.arena.as_ref().expect("a span of memory that was never allocated");
         let end = span.offset.checked_add(span.bytes).expect("a span below usize::MAX");
         assert!(end <= arena.bytes, "span {}+{} outside an arena of {} bytes", span.offset, span.bytes, arena.bytes);
@@ -201,6 +244,9 @@ impl Gpu {
 
     /// Sets all bytes of a span to zero.
     pub fn zero(&mut self, span: Span) {
+        if span.place == Place::Home {
+            return self.travel("zero", |home| Ok(home.write(span, |bytes| bytes.fill(0))));
+        }
         let to = self.address(span);
         self.act("zero", span.bytes, |driver, stream| {
             // SAFETY: `address` proved the span to lie inside the arena.
@@ -227,6 +273,9 @@ impl Gpu {
     /// If the lengths differ.
     pub fn upload(&mut self, bytes: &[u8], to: Span) {
         assert_eq!(bytes.len(), to.bytes, "an upload to a span of another length");
+        if to.place == Place::Home {
+            return self.travel("upload", |home| Ok(home.write(to, |kept| kept.copy_from_slice(bytes))));
+        }
         let to = self.address(to);
         self.act("upload", bytes.len(), |_, _| self.staging().upload(bytes, to));
     }
@@ -237,9 +286,17 @@ impl Gpu {
     /// If the lengths differ.
     pub fn download(&self, from: Span, bytes: &mut [u8]) {
         assert_eq!(bytes.len(), from.bytes, "a download of a span of another length");
-        let address = self.address(from);
         let before = self.last.get();
-        self.act("download", bytes.len(), |_, _| self.staging().download(address, bytes));
+        match (from.place, &self.home) {
+            (Place::Home, home) => {
+                let home = home.as_ref().expect("a home was attached");
+                self.act("download", bytes.len(), |_, _| home.read(from, bytes));
+            }
+            _ => {
+                let address = self.address(from);
+                self.act("download", bytes.len(), |_, _| self.staging().download(address, bytes));
+            }
+        }
         // The next failure that shows itself is none of this download's, which has waited for all before it.
         self.last.set(before);
         if self.failure.borrow().is_some() {
@@ -254,7 +311,8 @@ impl Gpu {
     pub fn status(&self) -> Result<(), BackendError> {
         self.act("synchronize", 1, |driver, stream| {
             // SAFETY: the stream lives as long as the device.
-            unsafe { (driver.cuStreamSynchronize)(stream) }
+            let code = unsafe { (driver.cuStreamSynchronize)(stream) };
+            self.home.as_ref().map_or(code, |home| if code == 0 { home.wait() } else { code })
         });
         match &*self.failure.borrow() {
             Some(failure) => Err(failure.clone()),

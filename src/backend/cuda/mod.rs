@@ -14,6 +14,7 @@ mod compile;
 mod device;
 mod embedding;
 mod gpu;
+mod home;
 mod libraries;
 mod linear;
 mod linear_grad_weight;
@@ -45,7 +46,7 @@ pub use sources::{HEADERS, SOURCES, Source};
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
 use crate::config::Model;
 use crate::error::BackendError;
-use crate::memory::{ALIGN, MappedFile, Span};
+use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
 use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
 
@@ -109,6 +110,15 @@ impl super::Sizes for Sizes {
     }
 
     fn reads_mapped(&self) -> bool {
+        false
+    }
+
+    /// These are a device's sizes, without the device.
+    fn free_memory(&self) -> Option<u64> {
+        None
+    }
+
+    fn works_at_home(&self) -> bool {
         false
     }
 }
@@ -185,6 +195,14 @@ impl super::Sizes for Cuda {
     fn reads_mapped(&self) -> bool {
         Sizes.reads_mapped()
     }
+
+    fn free_memory(&self) -> Option<u64> {
+        self.memory().ok().map(|(free, _)| free)
+    }
+
+    fn works_at_home(&self) -> bool {
+        Sizes.works_at_home()
+    }
 }
 
 impl Backend for Cuda {
@@ -194,6 +212,22 @@ impl Backend for Cuda {
 
     fn allocate(&mut self, bytes: usize, _: Option<MappedFile>, scratch: Span) -> Result<(), BackendError> {
         self.gpu.allocate(bytes, scratch)
+    }
+
+    fn attach(&mut self, home: HomeMemory) -> Result<(), BackendError> {
+        self.gpu.attach(home)
+    }
+
+    fn fetch(&mut self, home: Span, to: Span) {
+        self.gpu.fetch(home, to);
+    }
+
+    fn arrive(&mut self, home: Span, to: Span) {
+        self.gpu.arrive(home, to);
+    }
+
+    fn leave(&mut self, from: Span, home: Span, changed: bool) {
+        self.gpu.leave(from, home, changed);
     }
 
     fn status(&self) -> Result<(), BackendError> {

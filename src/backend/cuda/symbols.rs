@@ -67,6 +67,7 @@ symbols! {
         fn cuStreamCreate(*mut CUstream, c_uint) -> Code;
         fn cuStreamDestroy_v2(CUstream) -> Code;
         fn cuStreamSynchronize(CUstream) -> Code;
+        fn cuStreamWaitEvent(CUstream, CUevent, c_uint) -> Code;
         fn cuEventCreate(*mut CUevent, c_uint) -> Code;
         fn cuEventDestroy_v2(CUevent) -> Code;
         fn cuEventRecord(CUevent, CUstream) -> Code;

@@ -16,12 +16,16 @@ pub(super) fn print_header(
     data: &Prepared,
     samples: &Samples,
     from: Option<&Path>,
+    chosen: Option<&str>,
 ) -> io::Result<()> {
     let config = trainer.config();
     print(|out| {
         writeln!(out, "tetrad {} on {device}", env!("CARGO_PKG_VERSION"))?;
         parameters(trainer, out)?;
         memory(trainer, out)?;
+        if let Some(chosen) = chosen {
+            writeln!(out, "chosen   {chosen}")?;
+        }
         let held_out = samples.validation.as_ref().map_or(0, |windows| windows.targets());
         writeln!(
             out,
@@ -53,7 +57,7 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
         WeightKind::F32 => "f32",
     };
     let mut kinds: Vec<(&str, u64)> = Vec::new();
-    for param in trainer.model.params.all() {
+    for param in trainer.model.stored.all() {
         let (kind, count) = (name(param.weight.kind), param.weight.geometry.len() as u64);
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, sum)) => *sum += count,
@@ -68,11 +72,15 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
 
 fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let plan = &trainer.plan;
-    let total: usize = trainer.model.params.all().map(|param| param.weight.geometry.len()).sum();
+    let total: usize = trainer.model.stored.all().map(|param| param.weight.geometry.len()).sum();
     let bits = |category| plan.category(category) as f64 * 8.0 / total as f64;
     let parts: Vec<_> =
         Category::ALL.iter().map(|&c| format!("{} {}", c.name(), bytes(plan.category(c) as u64))).collect();
-    writeln!(out, "memory   {}; planned {} in all", parts.join(", "), bytes(plan.total() as u64))?;
+    let beside = match plan.home_total() {
+        0 => String::new(),
+        home => format!(", {} beside it", bytes(home as u64)),
+    };
+    writeln!(out, "memory   {}; planned {} in all{beside}", parts.join(", "), bytes(plan.total() as u64))?;
     writeln!(
         out,
         "bits     {:.2} per parameter in weights, {:.2} with residue, {:.2} with optimizer state",

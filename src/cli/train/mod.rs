@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::data::{Batches, Prepared, Windows};
 use crate::error::StoreError;
 use crate::store::{Lock, remove_stale};
-use crate::train::{Ended, Observer, Samples, Trainer, available, plan, run as run_steps};
+use crate::train::{Ended, Observer, Samples, Trainer, plan, run as run_steps, smallest};
 use observer::Console;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use start::Start;
@@ -47,7 +47,8 @@ pub struct Args {
     /// Save and stop after this step, as a signal would; the schedule still spans train.steps.
     #[arg(long, value_name = "STEP")]
     stop_at: Option<u64>,
-    /// Refuse to run if more memory is planned than SIZE: bytes, KiB, MiB, GiB, or 90% of what is free.
+    /// Choose what is left open so that the run fits into SIZE of the device's memory, or refuse: bytes, KiB, MiB, GiB, or
+    /// 90% of what is free. Without it, what is free.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
@@ -80,7 +81,9 @@ pub fn run(args: Args) -> CliResult {
 fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     let stop = stop_flag()?;
     // Before any text is read, which may take long.
-    let opened = open_device(config, args)?;
+    let Chosen { opened, config: chosen, said } = open_device(config, args)?;
+    // What was left open stays open in the run's folder: another machine may choose otherwise, for the same bytes.
+    let (given, config) = (config, &chosen);
     let device = opened.describe();
     let data = Prepared::new(config, &mut super::progress::preparing())?;
     let samples = Samples {
@@ -112,9 +115,9 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
         (None, None) => trainer.initialize(),
     }
     let origin = from.as_ref().or(model.map(|model| &model.checkpoint));
-    header::print_header(&trainer, &device, &data, &samples, origin.map(Checkpoint::path))?;
+    header::print_header(&trainer, &device, &data, &samples, origin.map(Checkpoint::path), said.as_deref())?;
     let resolved = dir.join("config.toml");
-    std::fs::write(&resolved, config.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
+    std::fs::write(&resolved, given.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
     console.companion = origin.and_then(|checkpoint| checkpoint.attachment(TOKENIZER_CONFIG));
     if from.is_none() {
@@ -211,20 +214,35 @@ fn open(path: &Path, config: &Config, data: &Prepared, dir: &Path) -> Result<Che
     }
 }
 
-/// Opens the device, and refuses a run that is larger than its budget or than the memory that is free: better than
-/// being killed in the middle of it.
-fn open_device(config: &Config, args: &Args) -> Result<Opened, Failure> {
-    let opened = device::open(args.device, &config.model, |sizes| plan(config, sizes).0.total() as u64)?;
+/// A device, and the configuration with what it left open chosen to fit.
+struct Chosen {
+    opened: Opened,
+    config: Config,
+    /// What was chosen and why, unless it is the fastest way.
+    said: Option<String>,
+}
+
+/// Opens the device and chooses what is left open. Refuses a run that is larger than its budget or than the memory that
+/// is free: better than being killed in the middle of it.
+fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
+    let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
+    // With the least that the configuration leaves open: what is chosen is chosen for the device's memory.
+    let opened = device::open(args.device, &config.model, |sizes| least(config, sizes))?;
     let sizes: &dyn Sizes = opened.backend.as_ref();
-    if let Some(size) = &args.budget {
-        let budget = budget::parse(size).map_err(|e| format!("--budget {e}"))?;
-        budget::check(config, sizes, budget, "the budget is")?;
-    }
-    // A GPU's memory was looked at when it was opened.
-    if let Some(free) = available().filter(|_| sizes.reads_mapped()) {
-        budget::check(config, sizes, free, "free are")?;
-    }
-    Ok(opened)
+    let free = budget::free(sizes);
+    let wanted = budget.map(|budget| budget.bytes(sizes).map_err(|e| format!("--budget {e}"))).transpose()?;
+    let (device, limit) = match (wanted, free) {
+        (Some(wanted), Some(free)) if wanted > free => (free, "free are"),
+        (Some(wanted), _) => (wanted, "the budget is"),
+        (None, free) => (free.unwrap_or(u64::MAX), "free are"),
+    };
+    let (config, said) = budget::resolve(config, sizes, &budget::limits(sizes, device), limit)?;
+    Ok(Chosen { opened, config, said })
+}
+
+/// Bytes of device memory below which nothing that the configuration leaves open goes.
+fn least(config: &Config, sizes: &dyn Sizes) -> u64 {
+    smallest(config, sizes).map_or(u64::MAX, |config| plan(&config, sizes).0.total() as u64)
 }
 
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.

@@ -64,8 +64,13 @@ Code to_device(Address to, const void* from, u64 bytes, Stream* stream, bool at_
 Code to_host(void* to, Address from, u64 bytes, Stream* stream, bool at_once) {
     if (bytes == 0) return ready();
     if (const Code code = check("copy to the host", {from}, bytes)) return code;
-    // Undefined until somebody waits.
-    if (is_pinned(to, bytes)) memset(to, emulator::POISON, bytes);
+    if (is_pinned(to, bytes)) {
+        // Undefined from now until somebody waits; what the stream was given before may still read the old content.
+        Stream* const before = stream_of(stream);
+        if (before == nullptr) return INVALID_HANDLE;
+        if (const Code code = before->finish()) return code;
+        memset(to, emulator::POISON, bytes);
+    }
     return submit(stream, at_once || !is_pinned(to, bytes), [=] { memcpy(to, pointer(from), bytes); });
 }
 

@@ -25,25 +25,63 @@ double now() {
 
 struct Event {
     Stream* stream = nullptr;
+    // The latest recording.
+    std::shared_ptr<Mark> mark;
     // Milliseconds; negative while the event has not happened.
     double time = -1;
 };
 
-Code Stream::add(std::function<Code()> work) {
+Code Stream::push(Item item) {
     std::lock_guard<std::mutex> lock(mutex);
-    if (error == SUCCESS) queue.push_back(std::move(work));
+    if (error == SUCCESS) queue.push_back(std::move(item));
+    while (eager && error == SUCCESS && !queue.empty()) {
+        const std::shared_ptr<Mark>& after = queue.front().after;
+        if (after && !after->done) break;
+        step();
+    }
     return error;
+}
+
+// The oldest work; the stream is locked.
+Code Stream::step() {
+    error = queue.front().work();
+    queue.pop_front();
+    if (error != SUCCESS) queue.clear();
+    return error;
+}
+
+Code Stream::add(std::function<Code()> work) { return push({std::move(work), nullptr}); }
+
+Code Stream::add_mark(std::shared_ptr<Mark> mark) {
+    return push({[mark] {
+                     mark->done = true;
+                     return Code(SUCCESS);
+                 },
+                 nullptr});
+}
+
+Code Stream::add_wait(std::shared_ptr<Mark> mark) {
+    // A stream never waits for itself: what was added before is done before.
+    if (mark->stream == this) return add([] { return Code(SUCCESS); });
+    return push({[mark] { return mark->done ? Code(SUCCESS) : mark->stream->finish(*mark); }, mark});
 }
 
 Code Stream::finish() {
     std::lock_guard<std::mutex> lock(mutex);
-    while (error == SUCCESS && !queue.empty()) {
-        error = queue.front()();
-        queue.pop_front();
-    }
-    if (error != SUCCESS) queue.clear();
+    while (error == SUCCESS && !queue.empty()) step();
     return error;
 }
+
+// Streams that wait for each other never meet again in one that is at work: a mark lies before the wait for it.
+Code Stream::finish(const Mark& mark) {
+    std::lock_guard<std::mutex> lock(mutex);
+    while (error == SUCCESS && !queue.empty() && !mark.done) step();
+    return error;
+}
+
+// Whether streams made from now on are eager, all but the default stream.
+static bool eager_streams = false;
+API void tetrad_emulator_set_eager(bool eager) { eager_streams = eager; }
 
 Stream* stream_of(Stream* handle) {
     if (reinterpret_cast<uintptr_t>(handle) <= 2) return streams().usual;
@@ -75,6 +113,7 @@ void forget_streams() {
 API Code cuStreamCreate(Stream** stream, u32 flags) {
     if (const Code code = ready()) return code;
     *stream = new Stream((flags & 1) == 0);
+    (*stream)->eager = eager_streams;
     std::lock_guard<std::mutex> lock(streams().mutex);
     streams().live.insert(*stream);
     return SUCCESS;
@@ -131,10 +170,12 @@ API Code cuEventRecord(Event* event, Stream* handle) {
     if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
     event->stream = stream;
     event->time = -1;
-    return stream->add([event] {
+    const Code code = stream->add([event] {
         event->time = now();
         return Code(SUCCESS);
     });
+    event->mark = std::make_shared<Mark>(Mark{stream});
+    return code == SUCCESS ? stream->add_mark(event->mark) : code;
 }
 
 API Code cuEventSynchronize(Event* event) {
@@ -158,5 +199,6 @@ API Code cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
 API Code cuStreamWaitEvent(Stream* handle, Event* event, u32) {
     Stream* stream = stream_of(handle);
     if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
-    return stream->add([event, stream] { return event->stream == stream ? Code(SUCCESS) : cuEventSynchronize(event); });
+    // One that was never recorded is over; later recordings are none of this wait's.
+    return event->mark == nullptr ? Code(SUCCESS) : stream->add_wait(event->mark);
 }

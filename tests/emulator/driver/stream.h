@@ -1,25 +1,50 @@
-// Streams: work is done when somebody waits for it, no earlier, so that a program which does not wait is found out.
+// Streams: work is done when somebody waits for it, no earlier, so that a program which does not wait is found out. Eager
+// streams do it as soon as they may, so that one whose work does not wait is found out too.
 #pragma once
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 
 #include "api.h"
+
+struct Stream;
+
+// One recording of an event.
+struct Mark {
+    Stream* stream;
+    bool done = false;
+};
 
 struct Stream {
     explicit Stream(bool blocking) : blocking(blocking) {}
 
     // Adds work, which returns what went wrong. After an error nothing is added: every call returns the first one.
     Code add(std::function<Code()> work);
-    // Does all work.
+    // Adds a mark that is done when all work before it is.
+    Code add_mark(std::shared_ptr<Mark> mark);
+    // Adds a wait: what is added later is not done before the mark is.
+    Code add_wait(std::shared_ptr<Mark> mark);
+    // Does all work, or all up to a mark.
     Code finish();
+    Code finish(const Mark& mark);
 
     // Whether work without a stream waits for this one.
     const bool blocking;
+    // Whether work is done when it is added, as far as it need not wait for another stream.
+    bool eager = false;
 
   private:
     std::mutex mutex;
-    std::deque<std::function<Code()>> queue;
+    struct Item {
+        std::function<Code()> work;
+        // What it waits for, if anything.
+        std::shared_ptr<Mark> after;
+    };
+    Code push(Item item);
+    Code step();
+
+    std::deque<Item> queue;
     Code error = SUCCESS;
 };
 

@@ -29,7 +29,8 @@
 //! - at wide accesses that are not aligned, and at more threads or shared memory than the kernel may have.
 //!
 //! What is undefined is poisoned: shared memory, local variables, fresh device and pinned memory, the destination of a
-//! copy under way. A stream works when somebody waits for it. Failures of launches by way of the driver's calls stick
+//! copy under way. A stream works when somebody waits for it, or as soon as it may
+//! ([`set_eager`]). Failures of launches by way of the driver's calls stick
 //! to their stream as on a device; [`last_failure`] has the text, which is printed too.
 //!
 //! # What it does not
@@ -49,5 +50,6 @@ mod library;
 pub use buffer::{Buffer, Element};
 pub use launch::Launch;
 pub use library::{
-    allocations, forbid, install, last_failure, latest_allocation, libraries, live_bytes, set_checked, set_order,
+    allocations, forbid, install, last_failure, latest_allocation, libraries, live_bytes, set_checked, set_eager,
+    set_order,
 };

@@ -26,6 +26,12 @@ pub fn set_order(order: u32) {
     (functions().set_order)(order as i32);
 }
 
+/// Whether streams that are made from now on do their work as soon as it need not wait for another stream; else they do
+/// it when somebody waits for it.
+pub fn set_eager(eager: bool) {
+    (functions().set_eager)(eager);
+}
+
 /// Whether launches of the calling thread check every access to memory (bounds; accesses to shared memory that nothing
 /// orders). They do, unless the variable `TETRAD_EMULATOR_CHECKS` is 0. Without checks kernels run about twice as fast.
 pub fn set_checked(checked: bool) {
@@ -70,6 +76,7 @@ pub fn last_failure() -> String {
 pub(crate) struct Functions {
     pub launch: LaunchFunction,
     pub set_order: extern "C" fn(i32),
+    pub set_eager: extern "C" fn(bool),
     pub set_checked: extern "C" fn(bool),
     pub latest_allocation: extern "C" fn() -> *mut c_void,
     pub forbid: extern "C" fn(*mut c_void, u64) -> bool,
@@ -107,6 +114,7 @@ pub(crate) fn functions() -> &'static Functions {
             Functions {
                 launch: symbol(library, "tetrad_emulator_launch"),
                 set_order: symbol(library, "tetrad_emulator_set_order"),
+                set_eager: symbol(library, "tetrad_emulator_set_eager"),
                 set_checked: symbol(library, "tetrad_emulator_set_checked"),
                 latest_allocation: symbol(library, "tetrad_emulator_latest_allocation"),
                 forbid: symbol(library, "tetrad_emulator_forbid"),

@@ -1,0 +1,109 @@
+//! The working file of a run whose parameters do not live in memory.
+
+use crate::error::StoreError;
+use crate::memory::Home;
+use rustix::fs::{FallocateFlags, fallocate};
+use std::fs::File;
+use std::path::Path;
+use std::ptr::NonNull;
+
+/// A file without a name, mapped for reading and writing: it ends with the process, however that ends, and is never a
+/// checkpoint, which a half-done step would spoil.
+pub struct WorkFile {
+    file: File,
+    base: NonNull<u8>,
+    map: memmap2::MmapMut,
+}
+
+// SAFETY: the map is owned, and its bytes are reached through `memory` alone.
+unsafe impl Send for WorkFile {}
+
+impl WorkFile {
+    /// A file of `bytes` zero bytes in `folder`. The bytes are reserved on the disk: writing to a map of a file that
+    /// finds the disk full ends the process.
+    ///
+    /// # Errors
+    /// If the folder refuses, or the disk has less.
+    pub fn create(folder: &Path, bytes: usize) -> Result<Self, StoreError> {
+        let what = "make a working file in it";
+        let file = tempfile::tempfile_in(folder).map_err(|e| StoreError::io(folder, what, e))?;
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes as u64) {
+            // Some file systems cannot reserve; they only get the length.
+            Err(rustix::io::Errno::OPNOTSUPP) => {
+                file.set_len(bytes as u64).map_err(|e| StoreError::io(folder, what, e))?;
+            }
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::FBIG | rustix::io::Errno::DQUOT) => {
+                return Err(StoreError::NoRoomToWork { path: folder.into(), needed: bytes as u64 });
+            }
+            done => done.map_err(|e| StoreError::io(folder, what, e.into()))?,
+        }
+        // SAFETY: the file has no name, so no other program opens it, and nothing of ours truncates it or maps it a
+        // second time.
+        let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.map_err(|e| StoreError::io(folder, what, e))?;
+        let base = NonNull::new(map.as_mut_ptr()).expect("a map has an address");
+        Ok(Self { file, base, map })
+    }
+}
+
+// SAFETY: a map starts at a page, stays where it is until it is dropped, and its bytes are a file's, which is as long as
+// the map; `map` itself is used for advice only.
+unsafe impl Home for WorkFile {
+    fn memory(&self) -> (NonNull<u8>, usize) {
+        (self.base, self.map.len())
+    }
+
+    fn will_need(&self, offset: usize, bytes: usize) {
+        // Advice that is refused costs time, nothing else.
+        let _ = self.map.advise_range(memmap2::Advice::WillNeed, offset, bytes);
+    }
+
+    fn leave(&self, offset: usize, bytes: usize, changed: bool) {
+        if changed {
+            start_writing(&self.file, offset, bytes);
+        }
+        // SAFETY: of a shared map of a file this drops the pages from the process; what was written stays in the file.
+        let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes) };
+    }
+}
+
+/// Asks for written pages to go to the disk now, so that they can be given up when memory is short.
+#[cfg(target_os = "linux")]
+fn start_writing(file: &File, offset: usize, bytes: usize) {
+    let _ =
+        rustix::fs::fadvise(file, offset as u64, std::num::NonZeroU64::new(bytes as u64), rustix::fs::Advice::DontNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn start_writing(_: &File, _: usize, _: usize) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Arena, Place, Span};
+
+    #[test]
+    fn what_was_written_is_read_again_after_it_was_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut arena = Arena::new(64);
+        arena.attach(Box::new(WorkFile::create(folder.path(), 1 << 20).unwrap()));
+        let span = |offset, bytes| Span { place: Place::Home, offset, bytes };
+        assert!(arena.read::<u8>(span(0, 1 << 20)).iter().all(|&byte| byte == 0));
+        arena.claims().write::<u8>(span(5000, 100_000)).fill(7);
+        let home = arena.home().unwrap();
+        home.leave(4096, 200_000, true);
+        home.will_need(0, 1 << 20);
+        let sum: u64 = arena.read::<u8>(span(0, 1 << 20)).iter().map(|&byte| u64::from(byte)).sum();
+        assert_eq!(sum, 700_000);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+    }
+
+    #[test]
+    fn a_disk_that_is_too_small_is_found_before_anything_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        // More than any file system holds.
+        match WorkFile::create(folder.path(), 1 << 55) {
+            Err(error) => assert!(error.to_string().contains(&folder.path().display().to_string()), "{error}"),
+            Ok(_) => eprintln!("SKIPPED: this file system promises anything"),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a configuration leaves to the program so that its plan fits: micro-batches, what forward keeps, how much of a
+//! gradient exists at once, and where parameters live. None of it changes a result, so it is chosen by speed alone.
+
+use super::plan;
+use crate::backend::Sizes;
+use crate::config::{Config, GradientBuffer, KeptActivations, Residence, SHORTEST_PARTED};
+use crate::memory::Plan;
+
+/// What may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the device's memory.
+    pub device: u64,
+    /// Bytes of this machine's memory for parameters that a device fetches.
+    pub host: u64,
+}
+
+impl Limits {
+    /// Whether a plan keeps to them; a working file is as long as it has to be.
+    pub fn fit(&self, config: &Config, plan: &Plan) -> bool {
+        let in_file = [config.run.weights, config.run.state].contains(&Residence::File);
+        plan.total() as u64 <= self.device && (in_file || plan.home_total() as u64 <= self.host)
+    }
+}
+
+/// The fastest of the ways that `config` leaves open whose plan fits, with nothing left open.
+pub fn choose(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> Option<Config> {
+    ways(config, sizes).into_iter().find(|way| limits.fit(way, &plan(way, sizes).0))
+}
+
+/// The configuration with the fastest way of all that it leaves open.
+pub fn fastest(config: &Config, sizes: &dyn Sizes) -> Config {
+    ways(config, sizes).swap_remove(0)
+}
+
+/// The way with the least memory of the device.
+pub fn smallest(config: &Config, sizes: &dyn Sizes) -> Option<Config> {
+    ways(config, sizes).into_iter().min_by_key(|way| plan(way, sizes).0.total())
+}
+
+/// All ways that a configuration leaves open, the fastest first: a second forward costs less than fetching parameters,
+/// small micro-batches less than passes for each matrix.
+fn ways(config: &Config, sizes: &dyn Sizes) -> Vec<Config> {
+    let mut ways = Vec::new();
+    for (weights, state) in residences(config, sizes) {
+        for (activations, micro_batch, gradient) in passes(config) {
+            let mut way = config.clone();
+            (way.run.weights, way.run.state) = (weights, state);
+            (way.run.activations, way.run.gradient) = (activations, gradient);
+            way.train.micro_batch = micro_batch;
+            ways.push(way);
+        }
+    }
+    ways
+}
+
+fn residences(config: &Config, sizes: &dyn Sizes) -> Vec<(Residence, Residence)> {
+    use Residence::{Auto, Device, File, Host};
+    let all = [(Device, Device), (Device, Host), (Host, Host), (Device, File), (File, File), (Host, Device)];
+    let more = [(File, Device), (Host, File), (File, Host)];
+    let open = |chosen: Residence, word: Residence| chosen == Auto || chosen == word;
+    // Where operations work at home, this machine's memory is the device's.
+    let useful = |word: Residence, chosen: Residence| word != Host || !sizes.works_at_home() || chosen == Host;
+    // Weights go first only where that was asked for.
+    let asked = |weights: Residence, state: Residence| {
+        config.run.weights == weights || config.run.state == state || weights == Device || weights == state
+    };
+    let (weights, state) = (config.run.weights, config.run.state);
+    all.into_iter()
+        .chain(more)
+        .filter(|&(w, s)| open(weights, w) && open(state, s) && useful(w, weights) && useful(s, state) && asked(w, s))
+        .collect()
+}
+
+/// What is kept, micro-batches and gradients, the fastest first.
+fn passes(config: &Config) -> Vec<(KeptActivations, usize, GradientBuffer)> {
+    use GradientBuffer::{Layer, Tensor};
+    use KeptActivations::{Auto, Keep, Recompute};
+    let batch = config.train.batch;
+    let kept = match config.run.activations {
+        Auto => vec![Keep, Recompute],
+        chosen => vec![chosen],
+    };
+    let micro = match config.train.micro_batch {
+        0 => halves(batch, config.train.sequence),
+        chosen => vec![chosen.min(batch)],
+    };
+    let gradients = match config.run.gradient {
+        GradientBuffer::Auto => vec![Layer, Tensor],
+        chosen => vec![chosen],
+    };
+    let mut all = Vec::new();
+    for &kept in &kept {
+        for (i, &gradient) in gradients.iter().enumerate() {
+            for &micro in &micro {
+                // One micro-batch forms gradients one by one anyway; parts of a batch that is kept save little.
+                let needless =
+                    micro == batch && i > 0 || micro < batch && kept == Keep && config.train.micro_batch == 0;
+                if !needless {
+                    all.push((kept, micro, gradient));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The batch and its halves. Sequences too short for the products of whole batches are not parted.
+fn halves(batch: usize, sequence: usize) -> Vec<usize> {
+    let mut halves = vec![batch];
+    while let Some(&last) = halves.last().filter(|&&last| last > 1 && sequence >= SHORTEST_PARTED) {
+        halves.push(last.div_ceil(2));
+    }
+    halves
+}
