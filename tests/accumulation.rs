@@ -111,6 +111,28 @@ fn one_tensors_gradient_is_enough() {
     }
 }
 
+/// Logits exist a chunk at a time, and the chunk decides nothing.
+#[test]
+fn a_vocabulary_of_128k_trains_on_4k_tokens_within_its_chunk() {
+    let mut config = config();
+    (config.model.vocab, config.model.hidden, config.model.layers) = (128_256, 32, 1);
+    (config.train.batch, config.train.sequence, config.model.context) = (16, 256, 256);
+    let run = |logits_mib: usize| {
+        let mut config = config.clone();
+        config.run.logits_mib = logits_mib;
+        let logits =
+            plan(&config, &Cpu::new()).0.items().iter().find(|item| item.name == "logits of a chunk").unwrap().span;
+        let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
+        trainer.initialize();
+        let text: Vec<u32> = (0..=4096).map(|i| i * 31 % 128_256).collect();
+        let report = trainer.step(&text[..4096], &text[1..]);
+        (logits.bytes, (report.loss.to_bits(), report.grad_norm.to_bits()), state::whole_state(&trainer))
+    };
+    let (few, many) = (run(6), run(50));
+    assert!(few.0 <= 6 << 20 && many.0 > 49 << 20, "chunks of {} and {} bytes", few.0, many.0);
+    assert!(few.1 == many.1 && few.2 == many.2, "the chunk decided something");
+}
+
 /// Beyond one micro-batch, a larger batch only lengthens what passes from block to block.
 #[test]
 fn memory_of_a_block_does_not_grow_with_the_batch() {

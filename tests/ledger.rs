@@ -41,8 +41,9 @@ fn allocations_are_the_plan() {
         for kept in [KeptActivations::Keep, KeptActivations::Recompute, KeptActivations::RecomputePacked] {
             let mut config = Config::default();
             // Large enough that two parts in a hundred are more than what is beside the plan.
-            (config.model.hidden, config.model.intermediate, config.train.batch) = (384, 1024, 24);
-            (config.run.activations, config.train.micro_batch) = (kept, if kept == KeptActivations::Keep { 24 } else { 8 });
+            (config.model.hidden, config.model.intermediate, config.train.batch) = (512, 1376, 48);
+            (config.run.activations, config.train.micro_batch) =
+                (kept, if kept == KeptActivations::Keep { 48 } else { 16 });
             let planned = plan(&config, &Cpu::new()).0.total() as u64;
             let measured = peak(|| run(&config, folder.path()));
             assert!(measured <= planned + BESIDE, "{kept:?}: {measured} bytes at once, {planned} planned");

@@ -106,7 +106,7 @@ pub trait Sizes {
     /// Bytes of scratch that operations up to these shapes need.
     fn scratch_bytes(&self, largest: &Largest) -> usize;
 
-    /// Bytes of logits that may exist at once, unless those of one token are more: as many as keep the device busy.
+    /// Bytes of logits that keep the device busy: how many exist at once where nothing else is said.
     fn logits_bytes(&self) -> usize;
 
     /// Whether models of this shape can be computed.

@@ -398,7 +398,8 @@ pub struct Run {
     pub weights: Residence,
     /// Where residue and optimizer state live. Results do not depend on it.
     pub state: Residence,
-    /// MiB of logits that may exist at once; 0: what keeps the device busy. Results do not depend on it.
+    /// MiB of logits that may exist at once, or ten tokens' if those are more; 0: what keeps the device busy. Results do
+    /// not depend on it.
     pub logits_mib: usize,
 }
 

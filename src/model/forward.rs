@@ -322,10 +322,11 @@ impl Model {
         self.sum_losses(backend, losses)
     }
 
-    /// Consecutive parts of `tokens` tokens, each no longer than the logits' chunk.
+    /// Consecutive parts of `tokens` tokens, as few as the logits' chunk allows and as long as each other.
     pub(super) fn chunks(&self, tokens: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let chunk = self.work.chunk;
-        (0..tokens).step_by(chunk).map(move |from| (from, chunk.min(tokens - from)))
+        let count = tokens.div_ceil(self.work.chunk);
+        let start = move |part: usize| part * tokens / count;
+        (0..count).map(move |part| (start(part), start(part + 1) - start(part)))
     }
 
     pub(super) fn cross_entropy(

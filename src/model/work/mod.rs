@@ -15,7 +15,7 @@ pub use grad::GradWork;
 
 use super::table::Entry;
 use crate::backend::{Largest, Sizes};
-use crate::config::{Config, KeptActivations};
+use crate::config::{Config, KeptActivations, SHORTEST_PARTED};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use blocks::Shapes;
 
@@ -109,7 +109,7 @@ pub fn place(
         chosen => chosen,
     };
     let blocks = shapes.blocks(plan, train, kept);
-    let chunk = (logits_bytes(config, backend) / (bytes * vocab)).clamp(1, tokens);
+    let chunk = (logits_bytes(config, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
     let last_read = if train && model.tied { end } else { head };
     let mut rows =
         |name: &str, width: usize, life: Lifetime| plan.add(name, Category::Activations, tokens * width * bytes, life);
@@ -152,6 +152,10 @@ pub fn place(
         },
     }
 }
+
+/// Tokens of a chunk at least: its parts, see [`crate::model::Model::losses`], are then never so short that products are
+/// computed another way, in another order.
+const SHORTEST_CHUNK: usize = 2 * SHORTEST_PARTED;
 
 /// Bytes of logits that may exist at once.
 fn logits_bytes(config: &Config, backend: &dyn Sizes) -> usize {
