@@ -156,6 +156,9 @@ pub trait Backend: Sizes + Send {
     /// changed it, `home` is given its bytes.
     fn leave(&mut self, from: Span, home: Span, changed: bool);
 
+    /// A span that was uploaded or downloaded is not needed for a while: a hint that matters where it lies in a file.
+    fn rest(&self, span: Span);
+
     /// Whether all operations so far were carried out. After a failure, what is downloaded is zero.
     ///
     /// # Errors

@@ -144,6 +144,7 @@ impl Checkpoint {
                     return Err(CheckpointError::Plane { path: self.path.clone(), name, plane, bytes });
                 }
                 trainer.backend.upload(bytes, plane.span);
+                trainer.backend.rest(plane.span);
             }
         }
         trainer.counters = self.meta.counters;
@@ -167,6 +168,7 @@ impl Checkpoint {
                 match found.map(|p| p.range()) {
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
                         trainer.backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
+                        trainer.backend.rest(plane.span);
                     }
                     None if plane.kind == PlaneKind::Residue => {
                         trainer.backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);

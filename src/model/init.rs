@@ -114,6 +114,10 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
             }
         });
         zero_state(param, backend);
+        let (w, s) = (&param.weight, &param.state);
+        for span in [w.data, w.scales, w.offsets, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.scalars] {
+            backend.rest(span);
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub use isa::Isa;
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
 use crate::config::Model;
 use crate::error::BackendError;
-use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Span};
+use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
 use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
 use rows::Rows;
@@ -156,6 +156,12 @@ impl Backend for Cpu {
         assert_eq!(home, from, "operations work on home spans");
         let memory = self.arena.home().expect("a home was attached");
         memory.leave(home.offset, home.bytes, changed);
+    }
+
+    fn rest(&self, span: Span) {
+        if let (Place::Home, Some(home)) = (span.place, self.arena.home()) {
+            home.leave(span.offset, span.bytes, true);
+        }
     }
 
     fn status(&self) -> Result<(), BackendError> {

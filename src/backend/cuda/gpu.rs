@@ -134,6 +134,13 @@ impl Gpu {
         }
     }
 
+    /// See [`crate::backend::Backend::rest`].
+    pub fn rest(&self, span: Span) {
+        if let (Place::Home, Some(home)) = (span.place, &self.home) {
+            home.rest(span);
+        }
+    }
+
     fn travel(&mut self, what: &'static str, act: impl FnOnce(&mut Home) -> Result<Code, BackendError>) {
         if !self.begin(what) {
             return;

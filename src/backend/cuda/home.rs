@@ -130,6 +130,13 @@ impl Home {
         }))
     }
 
+    /// See [`crate::backend::Backend::rest`].
+    pub(super) fn rest(&self, span: Span) {
+        if let Some(file) = &self.file {
+            file.leave(span.offset, span.bytes, true);
+        }
+    }
+
     /// Waits for all copies, and for the operations that they wait for.
     pub(super) fn wait(&self) -> Code {
         // SAFETY: the streams live as long as this.

@@ -230,6 +230,10 @@ impl Backend for Cuda {
         self.gpu.leave(from, home, changed);
     }
 
+    fn rest(&self, span: Span) {
+        self.gpu.rest(span);
+    }
+
     fn status(&self) -> Result<(), BackendError> {
         self.gpu.status()
     }
