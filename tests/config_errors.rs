@@ -167,6 +167,17 @@ fn combinations_without_a_meaning_are_refused() {
 }
 
 #[test]
+fn shared_second_moments_are_refused_where_a_rule_needs_each_elements_own() {
+    assert_snapshot!(refusal("", &["storage.v=row", "optimizer.name=spam"]), @r#"storage.v = "row" (--set): is a mean over many elements, and SPAM tells spikes by each element's own; set it to "int4" or optimizer.name="stable-spam""#);
+    assert_snapshot!(refusal("", &["storage.v=factored", "optimizer.name=adam", "optimizer.weight_decay=0.1"]), @r#"storage.v = "factored" (--set): is a mean of squared gradients, into which Adam's weight decay would mix the weights; set it to "int4" or optimizer.name="adamw""#);
+    assert_snapshot!(refusal("", &["storage.m=row"]), @r#"storage.m = "row" (--set): must be one of "f32", "int8", "int4""#);
+    for rule in ["stable-spam", "adamw", "adam"] {
+        let sets = ["storage.v=row".into(), format!("optimizer.name={rule}"), "storage.feedback=true".into()];
+        assert!(Config::load(None, &sets).is_ok(), "{rule}");
+    }
+}
+
+#[test]
 fn lengths_that_do_not_fit_are_refused() {
     let sets =
         ["train.sequence=256", "train.steps=50", "train.warmup=60", "train.final_lr=1.5", "data.validation_fraction=1"];

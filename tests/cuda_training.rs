@@ -11,7 +11,9 @@ use std::path::Path;
 use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Checkpoint, open_model};
-use tetrad::config::{ActivationQuant, Config, KeptActivations, Moment, Rule, Scheme, TableStorage, Weights};
+use tetrad::config::{
+    ActivationQuant, Config, KeptActivations, Moment, Rule, Scheme, SecondMoment, TableStorage, Weights,
+};
 use tetrad::model::Generator;
 use tetrad::train::Trainer;
 
@@ -30,7 +32,8 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
     let edits: [(&str, Edit); 6] = [
         ("default", |_| {}),
         ("float32", |config| {
-            (config.storage.weights, config.storage.m, config.storage.v) = (Weights::F32, Moment::F32, Moment::F32);
+            (config.storage.weights, config.storage.m, config.storage.v) =
+                (Weights::F32, Moment::F32, SecondMoment::F32);
         }),
         ("tied, recomputed", |config| {
             (config.model.tied, config.run.activations) = (true, KeptActivations::Recompute);

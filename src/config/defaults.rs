@@ -45,7 +45,7 @@ impl Default for Storage {
             residue: true,
             feedback: false,
             m: Moment::Int4,
-            v: Moment::Int4,
+            v: SecondMoment::Int4,
         }
     }
 }

@@ -214,6 +214,31 @@ impl Checks {
             "\"int4\"",
             "quantizes the inputs of four-bit products; set it to \"none\" or storage.weights=\"int4\"",
         );
+        self.shared_moments(config);
+    }
+
+    /// Second moments that elements share fit rules that ask for nothing but their root.
+    fn shared_moments(&mut self, config: &Config) {
+        let word = match config.storage.v {
+            SecondMoment::Row => "\"row\"",
+            SecondMoment::Factored => "\"factored\"",
+            _ => return,
+        };
+        let optimizer = &config.optimizer;
+        self.need(
+            optimizer.name != Rule::Spam,
+            "storage.v",
+            word,
+            "is a mean over many elements, and SPAM tells spikes by each element's own; set it to \"int4\" or \
+             optimizer.name=\"stable-spam\"",
+        );
+        self.need(
+            optimizer.name != Rule::Adam || optimizer.weight_decay == 0.0,
+            "storage.v",
+            word,
+            "is a mean of squared gradients, into which Adam's weight decay would mix the weights; set it to \"int4\" \
+             or optimizer.name=\"adamw\"",
+        );
     }
 
     fn optimizer(&mut self, optimizer: &Optimizer) {

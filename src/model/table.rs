@@ -1,7 +1,7 @@
 //! The one table of parameters: name, shape, storage. Everything that walks over a model walks over this.
 
 use crate::backend::WeightKind;
-use crate::config::{Config, Moment, TableStorage, Weights};
+use crate::config::{Config, Moment, SecondMoment, TableStorage, Weights};
 use crate::nibble::Geometry;
 
 /// What a parameter is for; `usize` is the block's number.
@@ -99,7 +99,7 @@ pub struct Entry {
     /// Whether packed values keep a residue.
     pub residue: bool,
     /// How `m` and `v` are stored.
-    pub moments: (Moment, Moment),
+    pub moments: (Moment, SecondMoment),
 }
 
 /// The parameters of a model, in the order of the file.
@@ -161,6 +161,6 @@ fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entr
         geometry: Geometry::new(rows, cols, storage.group),
         kind,
         residue: kind == WeightKind::Int4 && storage.residue,
-        moments: if role.is_vector() { (Moment::F32, Moment::F32) } else { (storage.m, storage.v) },
+        moments: if role.is_vector() { (Moment::F32, SecondMoment::F32) } else { (storage.m, storage.v) },
     }
 }

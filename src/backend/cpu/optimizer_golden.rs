@@ -41,7 +41,8 @@ fn trajectory(golden: &str, config: &Optimizer) {
                 v: MomentRows::F32(&mut v),
             };
             let at = Step::new(config, t, config.lr, false, 1);
-            assert_eq!(step_rows(Isa::best(), rows, &mut scalars, &at, id as u32, true).skipped, 0);
+            let planes = Planes { rows, means: None, scalars: &mut scalars };
+            assert_eq!(step_rows(Isa::best(), planes, &at, id as u32, true).skipped, 0);
             if let Some(wanted) = recorded.get(&format!("{name}.w.{t}")) {
                 assert_near(&w, wanted, &format!("{golden}: {name} after step {t}"));
                 compared += 1;

@@ -39,6 +39,14 @@ pub enum MomentRows<'a> {
     Bytes(MomentCodec, &'a mut [u8], &'a mut [u16]),
     /// One nibble per element, padded, with bf16 scales.
     Nibbles(MomentCodec, &'a mut [u8], &'a mut [u16]),
+    /// Shared second moments of this step, read only: that of an element is the product of its row's number and its
+    /// column's factor, or the row's number where there are no factors.
+    Shared {
+        /// One per row; none where moments are neither read nor written.
+        rows: &'a [f32],
+        /// One per column, or none.
+        factors: &'a [f32],
+    },
 }
 
 /// Some consecutive rows of a parameter.
@@ -106,12 +114,17 @@ impl MomentRows<'_> {
                 let ((a, b), (sa, sb)) = (cut(codes, rows, padded / 2), cut(scales, rows, groups));
                 (MomentRows::Nibbles(*codec, a, sa), MomentRows::Nibbles(*codec, b, sb))
             }
+            Self::Shared { rows: numbers, factors } => {
+                let (a, b) = numbers.split_at(rows.min(numbers.len()));
+                (MomentRows::Shared { rows: a, factors }, MomentRows::Shared { rows: b, factors })
+            }
         }
     }
 }
 
 impl<'a> ParamRows<'a> {
-    /// All rows of a parameter, claimed for the whole step.
+    /// All rows of a parameter, claimed for the whole step. Shared second moments are not known yet:
+    /// [`super::means::Means::advance`] makes them.
     pub fn claim(claims: &mut Claims<'a>, param: &Param, grad: Span) -> Self {
         let w = &param.weight;
         let weight = match w.kind {
@@ -132,7 +145,10 @@ impl<'a> ParamRows<'a> {
             Moment::Int4 => MomentRows::Nibbles(nibble, claims.write(plane), claims.write(scales)),
         };
         let m = moment(s.m_kind, s.m, s.m_scales, MomentCodec::M8, MomentCodec::M4);
-        let v = moment(s.v_kind, s.v, s.v_scales, MomentCodec::V8, MomentCodec::V4);
+        let v = match s.v_kind.per_element() {
+            Some(kind) => moment(kind, s.v, s.v_scales, MomentCodec::V8, MomentCodec::V4),
+            None => MomentRows::Shared { rows: &[], factors: &[] },
+        };
         Self { geometry: w.geometry, first: 0, grad: claims.read(grad), weight, m, v }
     }
 }

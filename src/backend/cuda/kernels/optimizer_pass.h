@@ -16,8 +16,11 @@ struct Planes {
     u16* offsets;
     void* m;
     u16* m_scales;
+    // If shared, this step's numbers of rows.
     void* v;
     u16* v_scales;
+    // What they are multiplied by in each column, padded to whole runs; null if by nothing.
+    const float* factors;
 };
 
 struct Storage {
@@ -77,6 +80,7 @@ struct Loaded {
     Bytes32 stored;
     // 16 or 32 bytes.
     Bytes32 m;
+    // The same, or the number of the row.
     Bytes32 v;
     PlacementBits place;
     u16 m_scale;
@@ -107,7 +111,9 @@ DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
         loaded.m = load_raw((const u8*)planes.m, run, p.storage.m.width == BYTE);
         loaded.m_scale = planes.m_scales[group];
     }
-    if (p.storage.v.width != FLOAT) {
+    if (p.storage.v.width == SHARED_BY_ROW) {
+        loaded.v.x[0] = bits(((const float*)planes.v)[run / p.shape.runs_per_row]);
+    } else if (p.storage.v.width != FLOAT) {
         loaded.v = load_raw((const u8*)planes.v, run, p.storage.v.width == BYTE);
         loaded.v_scale = planes.v_scales[group];
     }
