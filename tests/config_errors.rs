@@ -79,9 +79,9 @@ fn text_that_is_not_toml_is_located() {
 
 #[test]
 fn an_unknown_preset_lists_the_presets() {
-    assert_snapshot!(refusal("preset = \"350\"\n", &[]), @r#"preset = "350" (run.toml, line 1): no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b"#);
-    assert_snapshot!(Config::load(Some("350"), &[]).unwrap_err(), @"350: no such file, and no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b");
-    assert_snapshot!(Config::load(Some("no/such.toml"), &[]).unwrap_err(), @"no/such.toml: no such file, and no preset of that name; presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b");
+    assert_snapshot!(refusal("preset = \"350\"\n", &[]), @r#"preset = "350" (run.toml, line 1): no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b, compact, 60m-compact, 130m-compact, 350m-compact, 1b-compact, 3b-compact, 7b-compact"#);
+    assert_snapshot!(Config::load(Some("350"), &[]).unwrap_err(), @"350: no such file, and no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b, compact, 60m-compact, 130m-compact, 350m-compact, 1b-compact, 3b-compact, 7b-compact");
+    assert_snapshot!(Config::load(Some("no/such.toml"), &[]).unwrap_err(), @"no/such.toml: no such file, and no preset of that name; presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b, compact, 60m-compact, 130m-compact, 350m-compact, 1b-compact, 3b-compact, 7b-compact");
     assert_snapshot!(Config::load(None, &["preset=60m".into(), "train.steps".into()]).unwrap_err(), @"
     2 mistakes in the configuration:
       preset (--set): a preset is the base of a configuration, not an override; name it in place of the file

@@ -29,7 +29,7 @@ type Edit = fn(&mut Config);
 
 #[test]
 fn twenty_steps_take_the_same_course_as_on_the_cpu() {
-    let edits: [(&str, Edit); 6] = [
+    let edits: [(&str, Edit); 7] = [
         ("default", |_| {}),
         ("float32", |config| {
             (config.storage.weights, config.storage.m, config.storage.v) =
@@ -42,6 +42,7 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
         ("asymmetric with feedback", |config| {
             (config.storage.scheme, config.storage.feedback) = (Scheme::Asymmetric, true);
         }),
+        ("factored state", |config| config.storage.v = SecondMoment::Factored),
         ("packed tables, adam", |config| {
             (config.storage.embedding, config.storage.head) = (TableStorage::Int4, TableStorage::Int8);
             config.optimizer.name = Rule::Adam;
