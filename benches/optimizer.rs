@@ -70,7 +70,7 @@ fn tensor((rows, cols): (usize, usize), (m_kind, v_kind): Moments, isa: Isa) -> 
     let start = floats(1, g.len());
     fill(&mut cpu, &weight, &mut |row, out| out.copy_from_slice(&start[row * cols..][..cols]));
     cpu.upload(floats(2, g.len()).as_bytes(), grad);
-    let param = Param { id: 0, decay: true, weight, state };
+    let param = Param { id: 0, decay: true, sparse: false, weight, state };
     let moved = grad.bytes + 2 * planes(&param).iter().map(|span| span.bytes).sum::<usize>();
     Tensor { cpu, param, grad, moved }
 }

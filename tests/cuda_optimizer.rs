@@ -20,6 +20,7 @@ struct Storage {
     residue: bool,
     scheme: Scheme,
     moments: (Moment, SecondMoment),
+    sparse: bool,
 }
 
 const WEIGHTS: [(WeightKind, bool, Scheme); 8] = [
@@ -88,7 +89,7 @@ fn place(g: Geometry, s: Storage, decay: bool) -> Placed {
     let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
     let scratch = cuda::Sizes.scratch_bytes(&largest).max(Cpu::new().scratch_bytes(&largest));
     let (grad, scratch) = (add(4 * g.len()), add(scratch));
-    Placed { param: Param { id: 3, decay, weight, state }, grad, scratch, total: plan.total() }
+    Placed { param: Param { id: 3, decay, sparse: s.sparse, weight, state }, grad, scratch, total: plan.total() }
 }
 
 fn planes(param: &Param) -> [(&'static str, Span); 10] {
@@ -197,7 +198,12 @@ fn record(g: Geometry, storage: Storage, config: &Optimizer, feedback: bool, see
     let all = |cpu: &Cpu| planes(&placed.param).map(|(_, span)| bytes(cpu, span)).to_vec();
     let mut recorded = Recorded { states: vec![all(&cpu)], outcomes: vec![], grads: vec![], steps: vec![], placed };
     for number in 1..=steps {
-        let grad = gradient(g, seed, number);
+        let mut grad = gradient(g, seed, number);
+        if storage.sparse {
+            // Rows of zeros of both signs.
+            let absent = grad.chunks_exact_mut(g.cols).enumerate().filter(|(i, _)| (i + number as usize) % 3 == 0);
+            absent.for_each(|(i, row)| row.fill(if i % 2 == 0 { 0.0 } else { -0.0 }));
+        }
         let lr = if number == 3 { 0.1 } else { config.lr };
         let step = Step::new(config, number, lr, feedback, seed);
         cpu.upload(grad.as_bytes(), recorded.placed.grad);
@@ -254,7 +260,8 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     // Not every shape with every storage: all pairs come up as the case counts on.
                     let (rows, cols) = SHAPES[case % SHAPES.len()];
                     let group = [32, 64, 128, 256][case / 3 % 4];
-                    let storage = Storage { kind, residue, scheme, moments: (m, v) };
+                    let sparse = case % 4 == 1 && v != SecondMoment::Factored;
+                    let storage = Storage { kind, residue, scheme, moments: (m, v), sparse };
                     let feedback = case % 3 == 1;
                     let g = Geometry::new(rows, cols, group);
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
@@ -278,8 +285,8 @@ fn tensors_of_many_leaves_in_every_order() {
     let mut devices = devices(SOURCES);
     for (i, (rows, cols)) in [(150, 333), (64, 256), (161, 512), (20, 8200)].into_iter().enumerate() {
         for (j, (kind, residue, scheme)) in WEIGHTS.into_iter().enumerate() {
-            let storage =
-                Storage { kind, residue, scheme, moments: (MOMENTS[(i + j) % 2], SECOND_MOMENTS[(i + j) % 5]) };
+            let moments = (MOMENTS[(i + j) % 2], SECOND_MOMENTS[(i + j) % 5]);
+            let storage = Storage { kind, residue, scheme, moments, sparse: (i + j) % 5 == 3 };
             let g = Geometry::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
             let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
             for order in 0..3 {
@@ -297,7 +304,13 @@ fn tensors_of_many_leaves_in_every_order() {
 #[test]
 fn rows_of_whole_groups_in_the_usual_storage() {
     let mut devices = devices(SOURCES);
-    let usual = |m, v| Storage { kind: WeightKind::Int4, residue: true, scheme: Scheme::Symmetric, moments: (m, v) };
+    let usual = |m, v| Storage {
+        kind: WeightKind::Int4,
+        residue: true,
+        scheme: Scheme::Symmetric,
+        moments: (m, v),
+        sparse: false,
+    };
     for (i, (rows, cols, group)) in
         [(1, 32, 32), (3, 64, 64), (5, 256, 128), (9, 512, 256), (33, 96, 32), (70, 128, 64), (40, 640, 128)]
             .into_iter()
@@ -332,6 +345,7 @@ fn sums_of_more_leaves_than_a_block_has_threads() {
         residue: true,
         scheme: Scheme::Symmetric,
         moments: (Moment::Int4, SecondMoment::Int4),
+        sparse: false,
     };
     let recorded = record(Geometry::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
     set_order(0);
@@ -348,6 +362,7 @@ fn outcomes_of_several_updates_are_added_in_their_order() {
         residue: false,
         scheme: Scheme::Symmetric,
         moments: (Moment::Int8, SecondMoment::Int4),
+        sparse: false,
     };
     let recorded = record(Geometry::new(3, 333, 64), storage, &rule(0), false, 1, 7);
     let mut wanted = Outcomes::default();

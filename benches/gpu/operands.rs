@@ -105,7 +105,7 @@ impl Operands {
             v_cols: Span::NONE,
             scalars: self.add(&[0f32; SCALARS]),
         };
-        Param { id: 1, decay: true, weight, state }
+        Param { id: 1, decay: true, sparse: false, weight, state }
     }
 
     /// A device that holds them.

@@ -66,6 +66,8 @@ pub struct Param {
     pub id: u32,
     /// Whether weight decay applies.
     pub decay: bool,
+    /// Whether rows without a gradient are left as they are, but for resets of their moments.
+    pub sparse: bool,
     /// Its values.
     pub weight: Weight,
     /// Its state.

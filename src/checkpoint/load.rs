@@ -284,7 +284,7 @@ impl Checkpoint {
             v_cols: none,
             scalars: none,
         };
-        Param { id: entry.id, decay: !entry.role.is_vector(), weight, state }
+        Param { id: entry.id, decay: !entry.role.is_vector(), sparse: false, weight, state }
     }
 }
 

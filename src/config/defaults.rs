@@ -70,6 +70,7 @@ impl Default for Optimizer {
             spike_quiet: 20,
             reset_warmup: 150,
             density: 1.0,
+            embedding: EmbeddingUpdate::Dense,
         }
     }
 }

@@ -307,6 +307,18 @@ pub enum Variant {
     Reference,
 }
 
+/// Which rows of an untied embedding a step updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmbeddingUpdate {
+    /// All: moments of tokens that did not occur decay, and their weights go on moving by them.
+    #[default]
+    Dense,
+    /// Those with a gradient, which are those of tokens that occurred; all others keep weights and moments as they are,
+    /// without weight decay, as in PyTorch's SparseAdam. A reset of the moments is one of all rows.
+    Sparse,
+}
+
 /// `[optimizer]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -345,6 +357,9 @@ pub struct Optimizer {
     pub reset_warmup: u64,
     /// SPAM: share of the elements that receive updates between two resets.
     pub density: f64,
+    /// Which rows of an untied embedding are updated.
+    #[serde(skip_serializing_if = "is_default")]
+    pub embedding: EmbeddingUpdate,
 }
 
 /// `[train]`.

@@ -58,6 +58,7 @@ pub(super) fn keys() -> Vec<(String, String, Kind)> {
     (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
     (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 1);
     (model.rope_low, model.rope_high) = (2.0, 8.0);
+    defaults.optimizer.embedding = EmbeddingUpdate::Sparse;
     let defaults = toml::Table::try_from(defaults).expect("the defaults are representable in TOML");
     let mut keys = Vec::new();
     for table in TABLES {
@@ -93,6 +94,7 @@ fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
         ("activations", "quant") => variants::<ActivationQuant>(),
         ("optimizer", "name") => variants::<Rule>(),
         ("optimizer", "variant") => variants::<Variant>(),
+        ("optimizer", "embedding") => variants::<EmbeddingUpdate>(),
         ("train", "schedule") => variants::<Schedule>(),
         ("run", "activations") => variants::<KeptActivations>(),
         _ => return None,

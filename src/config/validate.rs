@@ -33,6 +33,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     checks.data(config);
     checks.storage(config);
     checks.optimizer(&config.optimizer);
+    checks.sparse_embedding(config);
     checks.train(config);
     checks.run(&config.run);
     checks.0
@@ -273,6 +274,19 @@ impl Checks {
         let reason = "below 1 is a mask of SPAM only; set it to 1 or optimizer.name=\"spam\"";
         let masked = density > 0.0 && density < 1.0;
         self.need(!masked || optimizer.name == Rule::Spam, "optimizer.density", number(density), reason);
+    }
+
+    fn sparse_embedding(&mut self, config: &Config) {
+        if config.optimizer.embedding == EmbeddingUpdate::Dense {
+            return;
+        }
+        let (key, word) = ("optimizer.embedding", "\"sparse\"");
+        let reason = "leaves out rows without a gradient, and a tied head gives one to every row; set it to \"dense\" or \
+                      model.tied=false";
+        self.need(!config.model.tied, key, word, reason);
+        let reason = "leaves rows as they are, and factored second moments mix each with all others; set it to \"dense\" \
+                      or storage.v=\"row\"";
+        self.need(config.storage.v != SecondMoment::Factored, key, word, reason);
     }
 
     fn decay_of_weights(&mut self, optimizer: &Optimizer) {

@@ -117,7 +117,7 @@ pub fn place(plan: &mut Plan, entry: &Entry, scheme: Scheme, trained: bool) -> P
         v_cols: state("v cols", v_cols),
         scalars: state("scalars", 4 * SCALARS),
     };
-    Param { id: entry.id, decay: !entry.role.is_vector(), weight, state }
+    Param { id: entry.id, decay: !entry.role.is_vector(), sparse: entry.sparse, weight, state }
 }
 
 fn data_bytes(kind: WeightKind, g: Geometry) -> usize {

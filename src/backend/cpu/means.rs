@@ -5,7 +5,7 @@
 //! 64 rows one after the other, then these sums one after the other; the mean of all rows in 256 interleaved sums.
 
 use super::isa::{Isa, vectorized};
-use super::param_rows::MomentRows;
+use super::param_rows::{MomentRows, is_touched};
 use super::reduce::fold_halves;
 use super::work::{Need, Scratch};
 use crate::backend::{Largest, Param};
@@ -61,17 +61,20 @@ impl<'a> Means<'a> {
     }
 
     /// Takes a gradient into account; gives this step's second moments. At a reset the averages before it count as
-    /// zero, or those after it are.
+    /// zero, or those after it are. If `sparse`, rows without a gradient keep theirs.
     ///
     /// # Panics
     /// If the planes do not have the geometry's rows and columns.
-    pub fn advance(self, isa: Isa, g: Geometry, grad: &[f32], rates: &Rates) -> MomentRows<'a> {
+    pub fn advance(self, isa: Isa, g: Geometry, grad: &[f32], sparse: bool, rates: &Rates) -> MomentRows<'a> {
         let Self { rows, cols, now, factors, sums } = self;
         assert!((rows.len(), now.len()) == (g.rows, g.rows) && [0, g.cols].contains(&cols.len()), "shared moments");
         let before = |old: f32| if rates.constants.reset_before != 0 { 0.0 } else { old };
         let after = |new: f32| if rates.constants.reset_after != 0 { 0.0 } else { new };
         sums_of_blocks(isa, g.cols, grad, now, sums, rates);
-        for (kept, now) in rows.iter_mut().zip(now.iter_mut()) {
+        for ((kept, now), grad) in rows.iter_mut().zip(now.iter_mut()).zip(grad.chunks_exact(g.cols)) {
+            if sparse && !is_touched(grad) {
+                continue;
+            }
             *now = rates.mean_of_squares(before(*kept), *now / g.cols as f32);
             *kept = after(*now);
         }

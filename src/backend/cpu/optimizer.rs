@@ -37,7 +37,7 @@ pub(super) fn step<'a>(
     step: &Step,
 ) -> Outcomes {
     let planes = Planes {
-        rows: ParamRows::claim(claims, param, grad),
+        rows: ParamRows::claim(claims, param, grad, param.sparse && !step.resets()),
         means: Means::claim(claims, scratch, param),
         scalars: claims.write(param.state.scalars),
     };
@@ -71,7 +71,7 @@ fn step_rows(isa: Isa, planes: Planes, step: &Step, id: u32, decays: bool) -> Ou
     let rates = constants.rates(&mut kept, clip, clipped.sqrt() as f32);
     kept.save(scalars);
     if let Some(means) = means.filter(|_| !rates.frozen) {
-        rows.v = means.advance(isa, rows.geometry, grad, &rates);
+        rows.v = means.advance(isa, rows.geometry, grad, rows.sparse, &rates);
     }
     let refits = if rates.frozen && constants.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
     Outcomes { grad_sq, refits, skipped: 0 }

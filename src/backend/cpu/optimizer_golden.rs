@@ -35,6 +35,7 @@ fn trajectory(golden: &str, config: &Optimizer) {
             let rows = ParamRows {
                 geometry,
                 first: 0,
+                sparse: false,
                 grad,
                 weight: WeightRows::F32(&mut w),
                 m: MomentRows::F32(&mut m),
@@ -184,6 +185,7 @@ fn shared_second_moments_follow_their_definition() {
                 rows: ParamRows {
                     geometry: Geometry::new(rows, cols, 32),
                     first: 0,
+                    sparse: false,
                     grad,
                     weight: WeightRows::F32(&mut w),
                     m: MomentRows::F32(&mut m),

@@ -9,8 +9,8 @@ pub fn squares(grad: &[f32], clip: Clip) -> f32 {
 
 /// Means of rows and columns after a step, from the gradient as it enters the moments; gives each element's v. The
 /// order is the stated one: 32 lanes and their halves in a row, 64 rows and then these sums in a column, 256 lanes and
-/// their halves over all rows.
-pub fn means(kept: &mut [Vec<f32>; 2], grad: &[f32], step: &Step) -> Vec<f32> {
+/// their halves over all rows. If `sparse`, rows of zeros keep their means.
+pub fn means(kept: &mut [Vec<f32>; 2], grad: &[f32], sparse: bool, step: &Step) -> Vec<f32> {
     let [rows, cols] = kept;
     let (count, width) = (rows.len(), grad.len() / rows.len());
     let c = step.constants(true);
@@ -18,7 +18,10 @@ pub fn means(kept: &mut [Vec<f32>; 2], grad: &[f32], step: &Step) -> Vec<f32> {
     let of_rows: Vec<f32> = (0..count)
         .map(|i| {
             let squares: Vec<f32> = grad[i * width..][..width].iter().map(|g| g * g).collect();
-            average(rows[i], sum::<32>(&squares) / width as f32)
+            match sparse && squares.iter().all(|&square| square == 0.0) {
+                true => rows[i],
+                false => average(rows[i], sum::<32>(&squares) / width as f32),
+            }
         })
         .collect();
     let mean = sum::<256>(&of_rows) / count as f32;

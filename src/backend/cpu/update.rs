@@ -1,7 +1,7 @@
 //! The fused pass of the optimizer over one group: decode, move, store. It is written once, in the order that every
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
-use super::param_rows::{MomentRows, ParamRows, WeightRows};
+use super::param_rows::{MomentRows, ParamRows, WeightRows, is_touched};
 use crate::nibble::{
     Lattice, PAD_NIBBLE, Placement, Purpose, Stream, bf16_stochastic, bf16_to_f32, low_byte, pack, unpack,
 };
@@ -61,6 +61,9 @@ pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) ->
     };
     let mut refits = 0;
     for row in 0..rows.len() {
+        if rows.sparse && !is_touched(&rows.grad[row * g.cols..][..g.cols]) {
+            continue;
+        }
         for group in 0..g.groups_per_row() {
             let col = group * g.group;
             let at = At {

@@ -50,12 +50,20 @@ impl Means {
         })
     }
 
-    /// Takes a gradient into account, if the verdict says so.
-    pub fn advance(&self, gpu: &mut Gpu, param: &Param, grad: Span, constants: &Constants, verdict: Span) {
+    /// Takes a gradient into account, if the verdict says so; rows that are not `touched` keep theirs, if it is there.
+    pub fn advance(
+        &self,
+        gpu: &mut Gpu,
+        param: &Param,
+        grad: Span,
+        constants: &Constants,
+        verdict: Span,
+        touched: Span,
+    ) {
         let (g, s) = (param.weight.geometry, &param.state);
         let (rows, cols) = (g.rows as u32, g.cols as u32);
         let args = Args::new().span(gpu, grad).u32(rows).u32(cols).bytes(constants).span(gpu, verdict);
-        let args = args.span(gpu, s.v).span(gpu, self.now);
+        let args = args.span(gpu, touched).span(gpu, s.v).span(gpu, self.now);
         gpu.launch("optimizer_row_means", [g.rows.div_ceil(WARPS) as u32, 1, 1], BLOCK, 0, &args);
         if self.factors.is_none() {
             return;

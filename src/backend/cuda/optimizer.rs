@@ -48,6 +48,7 @@ struct Planes {
     v: u64,
     v_scales: u64,
     factors: u64,
+    touched: u64,
 }
 
 /// `Shape` in `kernels/runs.h`.
@@ -196,12 +197,18 @@ fn is_common(c: &Constants) -> bool {
 
 /// Scratch for all of this file, in bytes.
 pub fn need(largest: &Largest) -> usize {
-    statistics_bytes(largest.parameter.div_ceil(LEAF)) + means::need(largest)
+    let rows = largest.features.max(largest.inputs);
+    statistics_bytes(largest.parameter.div_ceil(LEAF)) + touched_bytes(rows) + means::need(largest)
 }
 
 /// Bytes of verdict, sums and maxima; what follows them starts at a multiple of 16.
 fn statistics_bytes(leaves: usize) -> usize {
     (VERDICT + leaves * LEAF_BYTES).next_multiple_of(16)
+}
+
+/// Bytes that say which rows are updated.
+fn touched_bytes(rows: usize) -> usize {
+    (4 * rows).next_multiple_of(16)
 }
 
 /// Where the statistics lie in the scratch.
@@ -253,21 +260,44 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
     let args = args.bytes(&constants).span(gpu, at.verdict).span(gpu, kept);
     gpu.launch("optimizer_verdict", [1, 1, 1], grid.next_power_of_two().clamp(32, 1024), 0, &args);
 
-    let used = statistics_bytes(leaves);
-    let means = Means::of(gpu.scratch.part(used, gpu.scratch.bytes - used), param);
+    let scratch = after(gpu.scratch, statistics_bytes(leaves));
+    let (touched, scratch) = touched_rows(gpu, param, grad, step, scratch);
+    let means = Means::of(scratch, param);
     if let Some(means) = means {
-        means.advance(gpu, param, grad, &constants, at.verdict);
+        means.advance(gpu, param, grad, &constants, at.verdict, touched);
     }
 
-    let shape = Shape::of(param.weight.geometry);
+    let mut shape = Shape::of(param.weight.geometry);
+    if !touched.is_none() {
+        // Runs that are left out are gaps.
+        shape.dense = 0;
+    }
     let storage = Storage::of(param, &constants);
     let blocks = shape.runs.div_ceil(BLOCK);
     let shared = storage.tiles() * TILE * BLOCK as usize / 32;
-    let args = Args::new().bytes(&planes(gpu, param, grad, means)).bytes(&shape).bytes(&storage).bytes(&constants);
+    let args =
+        Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(&constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
     let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(&constants);
     let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
     gpu.launch(kernel, [blocks, 1, 1], BLOCK, shared, &args);
+}
+
+/// Which rows a sparse parameter's step updates, one u32 each, nothing where it updates all; and the scratch after it.
+fn touched_rows(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step, scratch: Span) -> (Span, Span) {
+    if !param.sparse || step.resets() {
+        return (Span::NONE, scratch);
+    }
+    let g = param.weight.geometry;
+    let touched = scratch.head(4 * g.rows);
+    let args = Args::new().span(gpu, grad).u32(g.rows as u32).u32(g.cols as u32).span(gpu, touched);
+    gpu.launch("optimizer_touched_rows", [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
+    (touched, after(scratch, touched_bytes(g.rows)))
+}
+
+/// What follows the first `bytes` bytes.
+fn after(span: Span, bytes: usize) -> Span {
+    span.part(bytes, span.bytes - bytes)
 }
 
 /// What the updates since the last call did; see [`crate::backend::Backend::outcomes`].
@@ -280,7 +310,7 @@ pub fn outcomes(gpu: &mut Gpu) -> Outcomes {
     Outcomes { grad_sq, refits, skipped }
 }
 
-fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>) -> Planes {
+fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: Span) -> Planes {
     let (w, s) = (&param.weight, &param.state);
     Planes {
         grad: gpu.address(grad),
@@ -293,6 +323,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>) -> Planes 
         v: gpu.address(means.map_or(s.v, |means| means.now)),
         v_scales: gpu.address(s.v_scales),
         factors: means.map_or(0, |means| gpu.address(means.factors)),
+        touched: gpu.address(touched),
     }
 }
 

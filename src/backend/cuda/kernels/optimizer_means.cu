@@ -16,12 +16,13 @@ DEVICE float averaged(const Constants& c, float* kept, float mean) {
     return now;
 }
 
-// A warp per row: 32 interleaved sums, folded half by half. `kept` and `now` have as many numbers as there are rows.
+// A warp per row: 32 interleaved sums, folded half by half. `kept` and `now` have as many numbers as there are rows, and
+// `touched`, unless it is null, says which rows are left as they are.
 KERNEL(256, optimizer_row_means, const float* grad, u32 rows, u32 cols, Constants constants, const Verdict* verdict,
-       float* kept, float* now) {
+       const u32* touched, float* kept, float* now) {
     const Verdict v = *verdict;
     const u32 row = block_x() * WARPS + warp();
-    if (v.mode != MOVED || row >= rows) return;
+    if (v.mode != MOVED || row >= rows || (touched != nullptr && touched[row] == 0)) return;
     const float* from = grad + (u64)row * cols;
     float sum = 0.0f;
     for (u32 j = lane(); j < cols; j += 32) {

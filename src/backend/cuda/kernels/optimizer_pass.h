@@ -21,6 +21,8 @@ struct Planes {
     u16* v_scales;
     // What they are multiplied by in each column, padded to whole runs; null if by nothing.
     const float* factors;
+    // Per row, whether it is updated; null if all are.
+    const u32* touched;
 };
 
 struct Storage {
@@ -45,6 +47,16 @@ struct Pass {
     // The first lane of its group.
     bool leads;
 };
+
+// A lane's run; one of a row that is left as it is is not live, as if it were past the tensor's end.
+DEVICE Run run_of(const Planes& planes, const Shape& shape, u32 index) {
+    Run run = run_of(shape, index);
+    if (planes.touched != nullptr && run.live && planes.touched[index / shape.runs_per_row] == 0) {
+        run.live = false;
+        run.real = 0;
+    }
+    return run;
+}
 
 DEVICE bool is_packed(const Pass& p) { return p.storage.kind >= INT8; }
 DEVICE bool is_asymmetric(const Pass& p) { return p.planes.offsets != nullptr; }

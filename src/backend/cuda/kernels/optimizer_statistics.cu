@@ -69,6 +69,17 @@ KERNEL(256, optimizer_clipped, const float* grad, u64 count, u32 leaves, const u
     }
 }
 
+// Per row (one warp) whether it has a gradient.
+KERNEL(256, optimizer_touched_rows, const float* grad, u32 rows, u32 cols, u32* touched) {
+    const u32 row = block_x() * (threads() / 32) + warp();
+    if (row >= rows) return;
+    const float* from = grad + (u64)row * cols;
+    bool any = false;
+    for (u32 j = lane(); j < cols; j += 32) any = any || from[j] != 0.0f;
+    const u32 lanes = ballot(any);
+    if (lane() == 0) touched[row] = lanes != 0 ? 1 : 0;
+}
+
 struct Squares {
     double clipped;
     double raw;

@@ -317,7 +317,8 @@ DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage
     const Verdict decided = *verdict;
     // From the end on: what the statistics read last is still in the second-level cache.
     const u32 index = (grid_x() - 1 - block_x()) * BLOCK + thread();
-    const Pass pass = {planes, shape, storage, c, decided, run_of(shape, index), index % shape.runs_per_group == 0};
+    const Pass pass = {planes, shape, storage, c, decided, run_of(planes, shape, index),
+                       index % shape.runs_per_group == 0};
     const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
     const Loaded loaded = load_all(pass, tiles, maxima);
     const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
@@ -335,6 +336,7 @@ KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage st
 KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, Constants c,
                 const u32* maxima, const Verdict* verdict, Outcomes* outcomes) {
     planes.offsets = nullptr;
+    planes.touched = nullptr;
     shape.dense = 1;
     storage.kind = INT4;
     storage.plain = 1;
