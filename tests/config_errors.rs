@@ -178,6 +178,17 @@ fn shared_second_moments_are_refused_where_a_rule_needs_each_elements_own() {
 }
 
 #[test]
+fn a_sparse_embedding_is_refused_where_every_row_has_a_share() {
+    let sets = ["optimizer.embedding=sparse", "model.tied=true", "storage.v=factored"];
+    assert_snapshot!(refusal("", &sets), @r#"
+    2 mistakes in the configuration:
+      optimizer.embedding = "sparse" (--set): leaves out rows without a gradient, and a tied head gives one to every row; set it to "dense" or model.tied=false
+      optimizer.embedding = "sparse" (--set): leaves rows as they are, and factored second moments mix each with all others; set it to "dense" or storage.v="row"
+    "#);
+    assert!(Config::load(None, &["optimizer.embedding=sparse".into(), "storage.v=row".into()]).is_ok());
+}
+
+#[test]
 fn lengths_that_do_not_fit_are_refused() {
     let sets =
         ["train.sequence=256", "train.steps=50", "train.warmup=60", "train.final_lr=1.5", "data.validation_fraction=1"];

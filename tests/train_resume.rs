@@ -41,7 +41,7 @@ fn resuming_keeps_every_kind_of_state() {
         &["--set", "storage.weights=int4-simulated", "--set", "optimizer.name=adamw"],
         &["--set", "storage.weights=bf16", "--set", "optimizer.name=spam", "--set", "optimizer.reset_interval=15"],
         &["--set", "storage.weights=f32", "--set", "optimizer.name=adam", "--set", "model.tied=true"],
-        &["--set", "storage.v=row", "--set", "optimizer.reset_interval=15", "--set", "storage.feedback=true"],
+        &["--set", "storage.v=row", "--set", "optimizer.embedding=sparse", "--set", "storage.feedback=true"],
         &["--set", "storage.v=factored", "--set", "storage.m=int8", "--set", "optimizer.name=adamw"],
         &["--set", "storage.feedback=true", "--set", "optimizer.reset_interval=15", "--set", "activations.quant=int4"],
     ];
