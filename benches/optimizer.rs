@@ -9,8 +9,8 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use support::floats;
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Param, State, Weight, WeightKind};
-use tetrad::config::{Moment, Optimizer, Scheme};
+use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
+use tetrad::config::{Moment, Optimizer, Scheme, SecondMoment};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::nibble::Geometry;
@@ -32,11 +32,17 @@ struct Tensor {
     moved: usize,
 }
 
-fn tensor((rows, cols): (usize, usize), moment: Moment, isa: Isa) -> Tensor {
+/// How both moments are stored.
+type Moments = (Moment, SecondMoment);
+
+const INT4: Moments = (Moment::Int4, SecondMoment::Int4);
+
+fn tensor((rows, cols): (usize, usize), (m_kind, v_kind): Moments, isa: Isa) -> Tensor {
     let g = Geometry::new(rows, cols, 64);
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
-    let moment_bytes = if moment == Moment::Int4 { g.nibble_bytes() } else { g.padded_len() };
+    let bytes = |kind| if kind == Moment::Int4 { g.nibble_bytes() } else { g.padded_len() };
+    let (v, v_scales) = v_kind.per_element().map_or((4 * rows, 0), |kind| (bytes(kind), 2 * g.groups()));
     let weight = Weight {
         geometry: g,
         kind: WeightKind::Int4,
@@ -47,28 +53,31 @@ fn tensor((rows, cols): (usize, usize), moment: Moment, isa: Isa) -> Tensor {
         residue: add(g.nibble_bytes()),
     };
     let state = State {
-        m_kind: moment,
-        v_kind: moment,
-        m: add(moment_bytes),
+        m_kind,
+        v_kind,
+        m: add(bytes(m_kind)),
         m_scales: add(2 * g.groups()),
-        v: add(moment_bytes),
-        v_scales: add(2 * g.groups()),
+        v: add(v),
+        v_scales: add(v_scales),
+        v_cols: add(if v_kind == SecondMoment::Factored { 4 * cols } else { 0 }),
         scalars: add(4 * SCALARS),
     };
-    let (grad, scratch) = (add(4 * g.len()), add(1024));
     let mut cpu = Cpu::with_isa(isa);
+    let features = rows.max(cols);
+    let largest = Largest { tokens: 1, features, inputs: features, keys: 1, parameter: g.len(), head_dim: 2 };
+    let (grad, scratch) = (add(4 * g.len()), add(cpu.scratch_bytes(&largest)));
     cpu.allocate(plan.total(), None, scratch).unwrap();
     let start = floats(1, g.len());
     fill(&mut cpu, &weight, &mut |row, out| out.copy_from_slice(&start[row * cols..][..cols]));
     cpu.upload(floats(2, g.len()).as_bytes(), grad);
-    let param = Param { id: 0, decay: true, weight, state };
+    let param = Param { id: 0, decay: true, sparse: false, weight, state };
     let moved = grad.bytes + 2 * planes(&param).iter().map(|span| span.bytes).sum::<usize>();
     Tensor { cpu, param, grad, moved }
 }
 
-fn planes(param: &Param) -> [Span; 7] {
+fn planes(param: &Param) -> [Span; 8] {
     let (w, s) = (param.weight, param.state);
-    [w.data, w.scales, w.residue, s.m, s.m_scales, s.v, s.v_scales]
+    [w.data, w.scales, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.v_cols]
 }
 
 fn step(number: u64) -> Step {
@@ -85,9 +94,9 @@ fn bytes(tensor: &Tensor) -> Vec<u8> {
     all
 }
 
-fn run(bencher: Bencher, shape: (usize, usize), moment: Moment) {
+fn run(bencher: Bencher, shape: (usize, usize), moments: Moments) {
     let portable = Isa::available().last().expect("the portable one is always there");
-    let (mut fast, mut slow) = (tensor(shape, moment, Isa::best()), tensor(shape, moment, portable));
+    let (mut fast, mut slow) = (tensor(shape, moments, Isa::best()), tensor(shape, moments, portable));
     let before = bytes(&fast);
     for number in 1..=3 {
         for tensor in [&mut fast, &mut slow] {
@@ -106,18 +115,28 @@ fn run(bencher: Bencher, shape: (usize, usize), moment: Moment) {
 
 #[divan::bench(args = SHAPES)]
 fn int4_state(bencher: Bencher, shape: (usize, usize)) {
-    run(bencher, shape, Moment::Int4);
+    run(bencher, shape, INT4);
 }
 
 #[divan::bench(args = SHAPES)]
 fn int8_state(bencher: Bencher, shape: (usize, usize)) {
-    run(bencher, shape, Moment::Int8);
+    run(bencher, shape, (Moment::Int8, SecondMoment::Int8));
+}
+
+#[divan::bench(args = SHAPES)]
+fn int4_m_and_one_v_per_row(bencher: Bencher, shape: (usize, usize)) {
+    run(bencher, shape, (Moment::Int4, SecondMoment::Row));
+}
+
+#[divan::bench(args = SHAPES)]
+fn int4_m_and_factored_v(bencher: Bencher, shape: (usize, usize)) {
+    run(bencher, shape, (Moment::Int4, SecondMoment::Factored));
 }
 
 /// As many bytes as the int4 step moves, copied: half of them read, half written.
 #[divan::bench(args = SHAPES)]
 fn copy(bencher: Bencher, shape: (usize, usize)) {
-    let moved = tensor(shape, Moment::Int4, Isa::best()).moved;
+    let moved = tensor(shape, INT4, Isa::best()).moved;
     let (from, mut to) = (vec![1u8; moved / 2], vec![0u8; moved / 2]);
     to.copy_from_slice(&from);
     assert_eq!(from, to);

@@ -5,7 +5,7 @@
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{Config, Moment, TableStorage, Weights};
+use tetrad::config::{Config, Moment, SecondMoment, TableStorage, Weights};
 use tetrad::train::Trainer;
 
 fn main() {
@@ -43,6 +43,6 @@ fn quickstart_f32(bencher: Bencher) {
     let mut config = quickstart();
     let storage = &mut config.storage;
     (storage.weights, storage.embedding, storage.head) = (Weights::F32, TableStorage::F32, TableStorage::F32);
-    (storage.m, storage.v) = (Moment::F32, Moment::F32);
+    (storage.m, storage.v) = (Moment::F32, SecondMoment::F32);
     run(bencher, &config);
 }

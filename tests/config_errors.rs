@@ -79,9 +79,9 @@ fn text_that_is_not_toml_is_located() {
 
 #[test]
 fn an_unknown_preset_lists_the_presets() {
-    assert_snapshot!(refusal("preset = \"350\"\n", &[]), @r#"preset = "350" (run.toml, line 1): no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b"#);
-    assert_snapshot!(Config::load(Some("350"), &[]).unwrap_err(), @"350: no such file, and no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b");
-    assert_snapshot!(Config::load(Some("no/such.toml"), &[]).unwrap_err(), @"no/such.toml: no such file, and no preset of that name; presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b");
+    assert_snapshot!(refusal("preset = \"350\"\n", &[]), @r#"preset = "350" (run.toml, line 1): no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b, compact, 60m-compact, 130m-compact, 350m-compact, 1b-compact, 3b-compact, 7b-compact"#);
+    assert_snapshot!(Config::load(Some("350"), &[]).unwrap_err(), @"350: no such file, and no preset of that name (did you mean `350m`?); presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b, compact, 60m-compact, 130m-compact, 350m-compact, 1b-compact, 3b-compact, 7b-compact");
+    assert_snapshot!(Config::load(Some("no/such.toml"), &[]).unwrap_err(), @"no/such.toml: no such file, and no preset of that name; presets are quickstart, 60m, 130m, 350m, 1b, 3b, 7b, compact, 60m-compact, 130m-compact, 350m-compact, 1b-compact, 3b-compact, 7b-compact");
     assert_snapshot!(Config::load(None, &["preset=60m".into(), "train.steps".into()]).unwrap_err(), @"
     2 mistakes in the configuration:
       preset (--set): a preset is the base of a configuration, not an override; name it in place of the file
@@ -164,6 +164,28 @@ fn combinations_without_a_meaning_are_refused() {
       optimizer.momentum_decay = 9 (--set): is read by Stable-SPAM only; remove the key or set optimizer.name="stable-spam"
       optimizer.density = 0.5 (--set): below 1 is a mask of SPAM only; set it to 1 or optimizer.name="spam"
     "#);
+}
+
+#[test]
+fn shared_second_moments_are_refused_where_a_rule_needs_each_elements_own() {
+    assert_snapshot!(refusal("", &["storage.v=row", "optimizer.name=spam"]), @r#"storage.v = "row" (--set): is a mean over many elements, and SPAM tells spikes by each element's own; set it to "int4" or optimizer.name="stable-spam""#);
+    assert_snapshot!(refusal("", &["storage.v=factored", "optimizer.name=adam", "optimizer.weight_decay=0.1"]), @r#"storage.v = "factored" (--set): is a mean of squared gradients, into which Adam's weight decay would mix the weights; set it to "int4" or optimizer.name="adamw""#);
+    assert_snapshot!(refusal("", &["storage.m=row"]), @r#"storage.m = "row" (--set): must be one of "f32", "int8", "int4""#);
+    for rule in ["stable-spam", "adamw", "adam"] {
+        let sets = ["storage.v=row".into(), format!("optimizer.name={rule}"), "storage.feedback=true".into()];
+        assert!(Config::load(None, &sets).is_ok(), "{rule}");
+    }
+}
+
+#[test]
+fn a_sparse_embedding_is_refused_where_every_row_has_a_share() {
+    let sets = ["optimizer.embedding=sparse", "model.tied=true", "storage.v=factored"];
+    assert_snapshot!(refusal("", &sets), @r#"
+    2 mistakes in the configuration:
+      optimizer.embedding = "sparse" (--set): leaves out rows without a gradient, and a tied head gives one to every row; set it to "dense" or model.tied=false
+      optimizer.embedding = "sparse" (--set): leaves rows as they are, and factored second moments mix each with all others; set it to "dense" or storage.v="row"
+    "#);
+    assert!(Config::load(None, &["optimizer.embedding=sparse".into(), "storage.v=row".into()]).is_ok());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use common::gpu::{devices, set_order};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Gpu, SOURCES, optimizer};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Optimizer, Rule, Scheme, Variant};
+use tetrad::config::{Moment, Optimizer, Rule, Scheme, SecondMoment, Variant};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::nibble::{Geometry, Purpose, Stream};
@@ -19,7 +19,8 @@ struct Storage {
     kind: WeightKind,
     residue: bool,
     scheme: Scheme,
-    moments: (Moment, Moment),
+    moments: (Moment, SecondMoment),
+    sparse: bool,
 }
 
 const WEIGHTS: [(WeightKind, bool, Scheme); 8] = [
@@ -34,6 +35,9 @@ const WEIGHTS: [(WeightKind, bool, Scheme); 8] = [
 ];
 
 const MOMENTS: [Moment; 3] = [Moment::Int4, Moment::Int8, Moment::F32];
+
+const SECOND_MOMENTS: [SecondMoment; 5] =
+    [SecondMoment::Int4, SecondMoment::Int8, SecondMoment::F32, SecondMoment::Row, SecondMoment::Factored];
 
 /// The plan of one parameter, the same for both backends.
 struct Placed {
@@ -59,7 +63,9 @@ fn place(g: Geometry, s: Storage, decay: bool) -> Placed {
         Moment::Int8 => (g.padded_len(), 2 * g.groups()),
         Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
     };
-    let ((m, m_scales), (v, v_scales)) = (moment(s.moments.0), moment(s.moments.1));
+    let (m_kind, v_kind) = s.moments;
+    let (m, m_scales) = moment(m_kind);
+    let (v, v_scales) = v_kind.per_element().map_or((4 * g.rows, 0), moment);
     let weight = Weight {
         geometry: g,
         kind: s.kind,
@@ -70,21 +76,23 @@ fn place(g: Geometry, s: Storage, decay: bool) -> Placed {
         residue: add(if s.residue { g.nibble_bytes() } else { 0 }),
     };
     let state = State {
-        m_kind: s.moments.0,
-        v_kind: s.moments.1,
+        m_kind,
+        v_kind,
         m: add(m),
         m_scales: add(m_scales),
         v: add(v),
         v_scales: add(v_scales),
+        v_cols: add(if v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 }),
         scalars: add(4 * SCALARS),
     };
-    let largest = Largest { tokens: 1, features: g.cols, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
+    let features = g.rows.max(g.cols);
+    let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
     let scratch = cuda::Sizes.scratch_bytes(&largest).max(Cpu::new().scratch_bytes(&largest));
     let (grad, scratch) = (add(4 * g.len()), add(scratch));
-    Placed { param: Param { id: 3, decay, weight, state }, grad, scratch, total: plan.total() }
+    Placed { param: Param { id: 3, decay, sparse: s.sparse, weight, state }, grad, scratch, total: plan.total() }
 }
 
-fn planes(param: &Param) -> [(&'static str, Span); 9] {
+fn planes(param: &Param) -> [(&'static str, Span); 10] {
     let (w, s) = (param.weight, param.state);
     [
         ("data", w.data),
@@ -95,6 +103,7 @@ fn planes(param: &Param) -> [(&'static str, Span); 9] {
         ("m scales", s.m_scales),
         ("v", s.v),
         ("v scales", s.v_scales),
+        ("v cols", s.v_cols),
         ("scalars", s.scalars),
     ]
 }
@@ -146,8 +155,18 @@ fn rule(index: usize) -> Optimizer {
         }
         4 => Optimizer { name: Rule::Adamw, weight_decay: 0.0, ..base },
         5 => Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
+        6 => Optimizer { name: Rule::Adamw, ..base },
+        7 => Optimizer { name: Rule::Adam, weight_decay: 0.0, ..base },
         _ => Optimizer { name: Rule::Adam, ..base },
     }
+}
+
+/// Whether the configuration allows the rule with this second moment: none that looks at an element's own, or takes the
+/// weight into the gradient.
+fn is_allowed(which: usize, v: SecondMoment) -> bool {
+    let config = rule(which);
+    let mixes = config.name == Rule::Adam && config.weight_decay > 0.0;
+    v.per_element().is_some() || !(config.name == Rule::Spam || mixes)
 }
 
 /// One parameter's steps on the CPU: what every plane holds before and after each, and the outcomes.
@@ -179,7 +198,12 @@ fn record(g: Geometry, storage: Storage, config: &Optimizer, feedback: bool, see
     let all = |cpu: &Cpu| planes(&placed.param).map(|(_, span)| bytes(cpu, span)).to_vec();
     let mut recorded = Recorded { states: vec![all(&cpu)], outcomes: vec![], grads: vec![], steps: vec![], placed };
     for number in 1..=steps {
-        let grad = gradient(g, seed, number);
+        let mut grad = gradient(g, seed, number);
+        if storage.sparse {
+            // Rows of zeros of both signs.
+            let absent = grad.chunks_exact_mut(g.cols).enumerate().filter(|(i, _)| (i + number as usize) % 3 == 0);
+            absent.for_each(|(i, row)| row.fill(if i % 2 == 0 { 0.0 } else { -0.0 }));
+        }
         let lr = if number == 3 { 0.1 } else { config.lr };
         let step = Step::new(config, number, lr, feedback, seed);
         cpu.upload(grad.as_bytes(), recorded.placed.grad);
@@ -230,13 +254,14 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
     let mut refits = 0;
     for (kind, residue, scheme) in WEIGHTS {
         for (i, m) in MOMENTS.into_iter().enumerate() {
-            for (j, v) in MOMENTS.into_iter().enumerate() {
+            for (j, v) in SECOND_MOMENTS.into_iter().enumerate() {
                 // Each weight, each first and each second moment meets every rule.
-                for which in (0..7).filter(|which| (which + i + j) % 2 == 0) {
+                for which in (0..9).filter(|which| (which + i + j) % 2 == 0 && is_allowed(*which, v)) {
                     // Not every shape with every storage: all pairs come up as the case counts on.
                     let (rows, cols) = SHAPES[case % SHAPES.len()];
                     let group = [32, 64, 128, 256][case / 3 % 4];
-                    let storage = Storage { kind, residue, scheme, moments: (m, v) };
+                    let sparse = case % 4 == 1 && v != SecondMoment::Factored;
+                    let storage = Storage { kind, residue, scheme, moments: (m, v), sparse };
                     let feedback = case % 3 == 1;
                     let g = Geometry::new(rows, cols, group);
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
@@ -260,7 +285,8 @@ fn tensors_of_many_leaves_in_every_order() {
     let mut devices = devices(SOURCES);
     for (i, (rows, cols)) in [(150, 333), (64, 256), (161, 512), (20, 8200)].into_iter().enumerate() {
         for (j, (kind, residue, scheme)) in WEIGHTS.into_iter().enumerate() {
-            let storage = Storage { kind, residue, scheme, moments: (MOMENTS[(i + j) % 2], MOMENTS[j % 2]) };
+            let moments = (MOMENTS[(i + j) % 2], SECOND_MOMENTS[(i + j) % 5]);
+            let storage = Storage { kind, residue, scheme, moments, sparse: (i + j) % 5 == 3 };
             let g = Geometry::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
             let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
             for order in 0..3 {
@@ -278,16 +304,28 @@ fn tensors_of_many_leaves_in_every_order() {
 #[test]
 fn rows_of_whole_groups_in_the_usual_storage() {
     let mut devices = devices(SOURCES);
-    let usual = |m, v| Storage { kind: WeightKind::Int4, residue: true, scheme: Scheme::Symmetric, moments: (m, v) };
+    let usual = |m, v| Storage {
+        kind: WeightKind::Int4,
+        residue: true,
+        scheme: Scheme::Symmetric,
+        moments: (m, v),
+        sparse: false,
+    };
     for (i, (rows, cols, group)) in
         [(1, 32, 32), (3, 64, 64), (5, 256, 128), (9, 512, 256), (33, 96, 32), (70, 128, 64), (40, 640, 128)]
             .into_iter()
             .enumerate()
     {
-        for (j, (m, v)) in [(Moment::Int4, Moment::Int4), (Moment::Int8, Moment::Int8)].into_iter().enumerate() {
+        let moments = [
+            (Moment::Int4, SecondMoment::Int4),
+            (Moment::Int8, SecondMoment::Int8),
+            (Moment::Int4, SecondMoment::Row),
+            (Moment::Int4, SecondMoment::Factored),
+        ];
+        for (j, (m, v)) in moments.into_iter().enumerate() {
             for which in [0, 1, 4] {
                 let g = Geometry::new(rows, cols, group);
-                let recorded = record(g, usual(m, v), &rule(which), false, (3 * i + j) as u64, 7);
+                let recorded = record(g, usual(m, v), &rule(which), false, (4 * i + j) as u64, 7);
                 for order in [0, 1, 2, 6] {
                     set_order(order);
                     for (name, gpu) in &mut devices {
@@ -306,7 +344,8 @@ fn sums_of_more_leaves_than_a_block_has_threads() {
         kind: WeightKind::Int4,
         residue: true,
         scheme: Scheme::Symmetric,
-        moments: (Moment::Int4, Moment::Int4),
+        moments: (Moment::Int4, SecondMoment::Int4),
+        sparse: false,
     };
     let recorded = record(Geometry::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
     set_order(0);
@@ -322,7 +361,8 @@ fn outcomes_of_several_updates_are_added_in_their_order() {
         kind: WeightKind::Int8,
         residue: false,
         scheme: Scheme::Symmetric,
-        moments: (Moment::Int8, Moment::Int4),
+        moments: (Moment::Int8, SecondMoment::Int4),
+        sparse: false,
     };
     let recorded = record(Geometry::new(3, 333, 64), storage, &rule(0), false, 1, 7);
     let mut wanted = Outcomes::default();

@@ -12,7 +12,7 @@ use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Checkpoint, open_model};
 use tetrad::config::{
-    ActivationQuant, Config, KeptActivations, Moment, Residence, Rule, Scheme, TableStorage, Weights,
+    ActivationQuant, Config, KeptActivations, Moment, Residence, Rule, Scheme, SecondMoment, TableStorage, Weights,
 };
 use tetrad::model::Generator;
 use tetrad::train::Trainer;
@@ -29,10 +29,11 @@ type Edit = fn(&mut Config);
 
 #[test]
 fn twenty_steps_take_the_same_course_as_on_the_cpu() {
-    let edits: [(&str, Edit); 6] = [
+    let edits: [(&str, Edit); 7] = [
         ("default", |_| {}),
         ("float32", |config| {
-            (config.storage.weights, config.storage.m, config.storage.v) = (Weights::F32, Moment::F32, Moment::F32);
+            (config.storage.weights, config.storage.m, config.storage.v) =
+                (Weights::F32, Moment::F32, SecondMoment::F32);
         }),
         ("tied, recomputed", |config| {
             (config.model.tied, config.run.activations) = (true, KeptActivations::Recompute);
@@ -41,6 +42,7 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
         ("asymmetric with feedback", |config| {
             (config.storage.scheme, config.storage.feedback) = (Scheme::Asymmetric, true);
         }),
+        ("factored state", |config| config.storage.v = SecondMoment::Factored),
         ("packed tables, adam", |config| {
             (config.storage.embedding, config.storage.head) = (TableStorage::Int4, TableStorage::Int8);
             config.optimizer.name = Rule::Adam;

@@ -5,7 +5,7 @@ mod common;
 use common::state::{read, weight_spans, whole_state};
 use tetrad::backend::Param;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{ActivationQuant, Config, Moment, Rule, Scheme, TableStorage, Weights};
+use tetrad::config::{ActivationQuant, Config, Moment, Rule, Scheme, SecondMoment, TableStorage, Weights};
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
 use tetrad::model::{Generator, Sampling};
@@ -146,10 +146,13 @@ fn float_storage_learns_with_every_rule() {
     }
 }
 
+const SECOND_MOMENTS: [SecondMoment; 5] =
+    [SecondMoment::F32, SecondMoment::Int8, SecondMoment::Int4, SecondMoment::Row, SecondMoment::Factored];
+
 #[test]
 fn every_codec_of_the_state_learns() {
     for m in [Moment::F32, Moment::Int8, Moment::Int4] {
-        for v in [Moment::F32, Moment::Int8, Moment::Int4] {
+        for v in SECOND_MOMENTS {
             let mut config = tiny();
             (config.storage.m, config.storage.v) = (m, v);
             assert_learns(&format!("m {m:?}, v {v:?}"), &config);

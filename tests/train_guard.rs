@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tetrad::backend::Param;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{Config, Moment, TableStorage, Weights};
+use tetrad::config::{Config, Moment, SecondMoment, TableStorage, Weights};
 use tetrad::data::{Batches, Tokens};
 use tetrad::memory::{Category, Lifetime};
 use tetrad::model::fill;
@@ -33,7 +33,7 @@ fn tokens(config: &Config) -> (Vec<u32>, Vec<u32>) {
 /// Every byte of every plane of a parameter.
 fn state(trainer: &Trainer, param: &Param) -> Vec<u8> {
     let (w, s) = (param.weight, param.state);
-    let spans = [w.data, w.scales, w.offsets, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.scalars];
+    let spans = [w.data, w.scales, w.offsets, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.v_cols, s.scalars];
     let mut all = Vec::new();
     for span in spans.into_iter().filter(|span| !span.is_none()) {
         let mut bytes = vec![0; span.bytes];
@@ -164,5 +164,5 @@ fn a_packed_run_holds_no_float_copy_and_one_gradient() {
     let kernels = of(Category::Scratch).find(|item| item.name == "kernels").unwrap().span.bytes;
     let rotary = of(Category::Scratch).find(|item| item.name == "rotary table").unwrap().span.bytes;
     assert_eq!(kept, state + kernels + rotary, "nothing else outlives a step");
-    assert_eq!((config.storage.m, config.storage.v), (Moment::Int4, Moment::Int4));
+    assert_eq!((config.storage.m, config.storage.v), (Moment::Int4, SecondMoment::Int4));
 }

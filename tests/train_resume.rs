@@ -35,12 +35,14 @@ fn two_hundred_steps_are_a_hundred_stop_resume_and_a_hundred() {
 #[test]
 fn resuming_keeps_every_kind_of_state() {
     let place = Workplace::new();
-    let settings: [&[&str]; 6] = [
+    let settings: [&[&str]; 8] = [
         &["--set", "storage.scheme=asymmetric", "--set", "storage.m=int8", "--set", "storage.v=f32"],
         &["--set", "storage.residue=false", "--set", "storage.m=f32", "--set", "storage.v=int8"],
         &["--set", "storage.weights=int4-simulated", "--set", "optimizer.name=adamw"],
         &["--set", "storage.weights=bf16", "--set", "optimizer.name=spam", "--set", "optimizer.reset_interval=15"],
         &["--set", "storage.weights=f32", "--set", "optimizer.name=adam", "--set", "model.tied=true"],
+        &["--set", "storage.v=row", "--set", "optimizer.embedding=sparse", "--set", "storage.feedback=true"],
+        &["--set", "storage.v=factored", "--set", "storage.m=int8", "--set", "optimizer.name=adamw"],
         &["--set", "storage.feedback=true", "--set", "optimizer.reset_interval=15", "--set", "activations.quant=int4"],
     ];
     for (i, more) in settings.into_iter().enumerate() {

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Scheme};
+use tetrad::config::{Moment, Scheme, SecondMoment};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::nibble::Geometry;
 use tetrad::optim::SCALARS;
@@ -97,14 +97,15 @@ impl Operands {
         let g = weight.geometry;
         let state = State {
             m_kind: Moment::Int4,
-            v_kind: Moment::Int4,
+            v_kind: SecondMoment::Int4,
             m: self.add(&vec![0x88u8; g.nibble_bytes()]),
             m_scales: self.add(&vec![0u16; g.groups()]),
             v: self.add(&vec![0u8; g.nibble_bytes()]),
             v_scales: self.add(&vec![0u16; g.groups()]),
+            v_cols: Span::NONE,
             scalars: self.add(&[0f32; SCALARS]),
         };
-        Param { id: 1, decay: true, weight, state }
+        Param { id: 1, decay: true, sparse: false, weight, state }
     }
 
     /// A device that holds them.

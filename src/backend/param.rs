@@ -1,6 +1,6 @@
 //! Where a parameter's planes lie.
 
-use crate::config::{Moment, Scheme};
+use crate::config::{Moment, Scheme, SecondMoment};
 use crate::memory::Span;
 use crate::nibble::Geometry;
 
@@ -44,15 +44,17 @@ pub struct State {
     /// How `m` is stored.
     pub m_kind: Moment,
     /// How `v` is stored.
-    pub v_kind: Moment,
+    pub v_kind: SecondMoment,
     /// First moment: float32 unpadded, or bytes or nibbles padded.
     pub m: Span,
     /// bf16 per group, unless float32.
     pub m_scales: Span,
-    /// Second moment: float32 unpadded, or its root in bytes or nibbles, padded.
+    /// Second moment: float32 unpadded, or its root in bytes or nibbles, padded; or float32 `[rows]`, means of rows.
     pub v: Span,
-    /// bf16 per group, unless float32.
+    /// bf16 per group, where `v` is bytes or nibbles.
     pub v_scales: Span,
+    /// float32 `[cols]`, means of columns, where `v` is factored.
+    pub v_cols: Span,
     /// float32 `[8]`: the rule's scalars, see [`crate::optim::Scalars`].
     pub scalars: Span,
 }
@@ -64,6 +66,8 @@ pub struct Param {
     pub id: u32,
     /// Whether weight decay applies.
     pub decay: bool,
+    /// Whether rows without a gradient are left as they are, but for resets of their moments.
+    pub sparse: bool,
     /// Its values.
     pub weight: Weight,
     /// Its state.

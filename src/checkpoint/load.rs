@@ -3,7 +3,7 @@
 use super::meta::{Meta, TOKENIZER};
 use super::planes::{planes, spec};
 use crate::backend::{Backend, Param, Sizes, State, Weight};
-use crate::config::{Config, Moment, Scheme};
+use crate::config::{Config, Moment, Scheme, SecondMoment};
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
@@ -278,14 +278,15 @@ impl Checkpoint {
         let none = Span::NONE;
         let state = State {
             m_kind: Moment::F32,
-            v_kind: Moment::F32,
+            v_kind: SecondMoment::F32,
             m: none,
             m_scales: none,
             v: none,
             v_scales: none,
+            v_cols: none,
             scalars: none,
         };
-        Param { id: entry.id, decay: !entry.role.is_vector(), weight, state }
+        Param { id: entry.id, decay: !entry.role.is_vector(), sparse: false, weight, state }
     }
 }
 

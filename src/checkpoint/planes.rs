@@ -1,7 +1,7 @@
 //! A parameter's planes under the names of the file.
 
 use crate::backend::{Param, WeightKind};
-use crate::config::{Moment, Scheme};
+use crate::config::{Moment, Scheme, SecondMoment};
 use crate::format::{Element, PlaneKind, Storage, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;
@@ -19,7 +19,8 @@ pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
     if entry.role.is_vector() {
         return TensorSpec::plain(name, &[g.cols as u64], storage);
     }
-    let grouped = storage.is_grouped() || entry.moments != (Moment::F32, Moment::F32);
+    let compact_v = matches!(entry.moments.1, SecondMoment::Int8 | SecondMoment::Int4);
+    let grouped = storage.is_grouped() || entry.moments.0 != Moment::F32 || compact_v;
     let group = if grouped { g.group as u32 } else { 0 };
     TensorSpec::grouped(name, g.rows as u64, g.cols as u64, storage, group)
 }
@@ -49,6 +50,10 @@ pub fn planes(param: &Param) -> impl Iterator<Item = ParamPlane> + use<> {
         Moment::Int8 => byte,
         Moment::Int4 => Element::Nibble,
     };
+    let v = match s.v_kind.per_element() {
+        Some(kind) => (PlaneKind::V, moment(kind, Element::U8), s.v),
+        None => (PlaneKind::VRows, Element::F32, s.v),
+    };
     [
         (kind, element, w.data),
         (PlaneKind::Scales, Element::F16, w.scales),
@@ -56,8 +61,9 @@ pub fn planes(param: &Param) -> impl Iterator<Item = ParamPlane> + use<> {
         (PlaneKind::Residue, Element::Nibble, w.residue),
         (PlaneKind::M, moment(s.m_kind, Element::I8), s.m),
         (PlaneKind::MScales, Element::Bf16, s.m_scales),
-        (PlaneKind::V, moment(s.v_kind, Element::U8), s.v),
+        v,
         (PlaneKind::VScales, Element::Bf16, s.v_scales),
+        (PlaneKind::VCols, Element::F32, s.v_cols),
         (PlaneKind::Scalars, Element::F32, s.scalars),
     ]
     .into_iter()

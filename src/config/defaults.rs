@@ -45,7 +45,7 @@ impl Default for Storage {
             residue: true,
             feedback: false,
             m: Moment::Int4,
-            v: Moment::Int4,
+            v: SecondMoment::Int4,
         }
     }
 }
@@ -70,6 +70,7 @@ impl Default for Optimizer {
             spike_quiet: 20,
             reset_warmup: 150,
             density: 1.0,
+            embedding: EmbeddingUpdate::Dense,
         }
     }
 }

@@ -201,7 +201,7 @@ pub enum Scheme {
     Asymmetric,
 }
 
-/// How an optimizer moment is stored.
+/// How the first moment is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Moment {
@@ -211,6 +211,34 @@ pub enum Moment {
     Int8,
     /// One nibble per element, one scale per group.
     Int4,
+}
+
+/// How the second moment is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecondMoment {
+    /// float32.
+    F32,
+    /// One byte per element for its root, one scale per group.
+    Int8,
+    /// One nibble per element for its root, one scale per group.
+    Int4,
+    /// One float32 per row of a matrix, as in Adam-mini: the mean over the row. Vectors keep float32.
+    Row,
+    /// One float32 per row and one per column of a matrix, as in Adafactor. Vectors keep float32.
+    Factored,
+}
+
+impl SecondMoment {
+    /// How each element is stored; nothing if only means are.
+    pub fn per_element(self) -> Option<Moment> {
+        match self {
+            Self::F32 => Some(Moment::F32),
+            Self::Int8 => Some(Moment::Int8),
+            Self::Int4 => Some(Moment::Int4),
+            Self::Row | Self::Factored => None,
+        }
+    }
 }
 
 /// `[storage]`: bits of weights and state.
@@ -234,7 +262,7 @@ pub struct Storage {
     /// First moment.
     pub m: Moment,
     /// Second moment.
-    pub v: Moment,
+    pub v: SecondMoment,
 }
 
 /// `[activations]`.
@@ -280,6 +308,18 @@ pub enum Variant {
     Reference,
 }
 
+/// Which rows of an untied embedding a step updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmbeddingUpdate {
+    /// All: moments of tokens that did not occur decay, and their weights go on moving by them.
+    #[default]
+    Dense,
+    /// Those with a gradient, which are those of tokens that occurred; all others keep weights and moments as they are,
+    /// without weight decay, as in PyTorch's SparseAdam. A reset of the moments is one of all rows.
+    Sparse,
+}
+
 /// `[optimizer]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -318,6 +358,9 @@ pub struct Optimizer {
     pub reset_warmup: u64,
     /// SPAM: share of the elements that receive updates between two resets.
     pub density: f64,
+    /// Which rows of an untied embedding are updated.
+    #[serde(skip_serializing_if = "is_default")]
+    pub embedding: EmbeddingUpdate,
 }
 
 /// `[train]`.

@@ -1,9 +1,25 @@
-//! The named configurations: the quick-start and the six sizes of the Stable-SPAM paper (arXiv 2502.17055).
+//! The named configurations: the quick-start and the six sizes of the Stable-SPAM paper (arXiv 2502.17055), each also
+//! with the most compact optimizer state that costs no measurable loss.
 
 use super::*;
 
-/// Names that `Config::preset` knows.
-pub const PRESETS: [&str; 7] = ["quickstart", "60m", "130m", "350m", "1b", "3b", "7b"];
+/// Names that `Config::preset` knows; `compact` is the quick-start's compact form.
+pub const PRESETS: [&str; 14] = [
+    "quickstart",
+    "60m",
+    "130m",
+    "350m",
+    "1b",
+    "3b",
+    "7b",
+    "compact",
+    "60m-compact",
+    "130m-compact",
+    "350m-compact",
+    "1b-compact",
+    "3b-compact",
+    "7b-compact",
+];
 
 /// One row of the paper's table of sizes: name, hidden, intermediate, heads, layers, peak learning rate.
 ///
@@ -25,10 +41,27 @@ impl Config {
     /// The sizes `60m` to `7b` have a vocabulary of 32 000, so they want a `tokenizer.file` and `data.train`; the
     /// paper's batch of 512 sequences is cut to 16, since gradients are not accumulated over several batches yet.
     pub fn preset(name: &str) -> Option<Config> {
-        if name == PRESETS[0] {
-            return Some(Config::default());
+        match name {
+            "quickstart" => Some(Config::default()),
+            "compact" => Some(compact(Config::default(), name)),
+            _ => match name.strip_suffix("-compact") {
+                Some(size) => Self::size(size).map(|config| compact(config, name)),
+                None => Self::size(name),
+            },
         }
+    }
+
+    fn size(name: &str) -> Option<Config> {
         SIZES.iter().find(|size| size.0 == name).map(sized)
+    }
+}
+
+/// The same with the most compact state: see RATIONALE.md for what it costs.
+fn compact(config: Config, name: &str) -> Config {
+    Config {
+        storage: Storage { v: SecondMoment::Factored, ..config.storage },
+        run: Run { dir: format!("runs/{name}").into(), ..config.run },
+        ..config
     }
 }
 
@@ -122,7 +155,21 @@ mod tests {
             let config = Config::preset(name).unwrap();
             assert_eq!(config.validate().map_err(|e| e.to_string()), Ok(()), "{name}");
         }
-        assert_eq!(Config::preset("61m"), None);
+        for name in ["61m", "quickstart-compact", "-compact", "60m-compact-compact"] {
+            assert_eq!(Config::preset(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_compact_preset_differs_in_state_and_folder_only() {
+        for (name, plain) in [("compact", "quickstart"), ("7b-compact", "7b")] {
+            let mut config = Config::preset(name).unwrap();
+            assert!(config.storage.v.per_element().is_none());
+            assert_eq!(config.run.dir, std::path::Path::new("runs").join(name));
+            let plain = Config::preset(plain).unwrap();
+            (config.storage.v, config.run.dir) = (plain.storage.v, plain.run.dir.clone());
+            assert_eq!(config, plain);
+        }
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(super) fn keys() -> Vec<(String, String, Kind)> {
     (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
     (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 1);
     (model.rope_low, model.rope_high) = (2.0, 8.0);
+    defaults.optimizer.embedding = EmbeddingUpdate::Sparse;
     let defaults = toml::Table::try_from(defaults).expect("the defaults are representable in TOML");
     let mut keys = Vec::new();
     for table in TABLES {
@@ -88,10 +89,12 @@ fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
         ("storage", "weights") => variants::<Weights>(),
         ("storage", "embedding" | "head") => variants::<TableStorage>(),
         ("storage", "scheme") => variants::<Scheme>(),
-        ("storage", "m" | "v") => variants::<Moment>(),
+        ("storage", "m") => variants::<Moment>(),
+        ("storage", "v") => variants::<SecondMoment>(),
         ("activations", "quant") => variants::<ActivationQuant>(),
         ("optimizer", "name") => variants::<Rule>(),
         ("optimizer", "variant") => variants::<Variant>(),
+        ("optimizer", "embedding") => variants::<EmbeddingUpdate>(),
         ("train", "schedule") => variants::<Schedule>(),
         ("run", "activations") => variants::<KeptActivations>(),
         ("run", "gradient") => variants::<GradientBuffer>(),

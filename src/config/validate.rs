@@ -37,6 +37,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     checks.data(config);
     checks.storage(config);
     checks.optimizer(&config.optimizer);
+    checks.sparse_embedding(config);
     checks.train(config);
     checks.run(&config.run);
     checks.0
@@ -218,6 +219,31 @@ impl Checks {
             "\"int4\"",
             "quantizes the inputs of four-bit products; set it to \"none\" or storage.weights=\"int4\"",
         );
+        self.shared_moments(config);
+    }
+
+    /// Second moments that elements share fit rules that ask for nothing but their root.
+    fn shared_moments(&mut self, config: &Config) {
+        let word = match config.storage.v {
+            SecondMoment::Row => "\"row\"",
+            SecondMoment::Factored => "\"factored\"",
+            _ => return,
+        };
+        let optimizer = &config.optimizer;
+        self.need(
+            optimizer.name != Rule::Spam,
+            "storage.v",
+            word,
+            "is a mean over many elements, and SPAM tells spikes by each element's own; set it to \"int4\" or \
+             optimizer.name=\"stable-spam\"",
+        );
+        self.need(
+            optimizer.name != Rule::Adam || optimizer.weight_decay == 0.0,
+            "storage.v",
+            word,
+            "is a mean of squared gradients, into which Adam's weight decay would mix the weights; set it to \"int4\" \
+             or optimizer.name=\"adamw\"",
+        );
     }
 
     fn optimizer(&mut self, optimizer: &Optimizer) {
@@ -252,6 +278,19 @@ impl Checks {
         let reason = "below 1 is a mask of SPAM only; set it to 1 or optimizer.name=\"spam\"";
         let masked = density > 0.0 && density < 1.0;
         self.need(!masked || optimizer.name == Rule::Spam, "optimizer.density", number(density), reason);
+    }
+
+    fn sparse_embedding(&mut self, config: &Config) {
+        if config.optimizer.embedding == EmbeddingUpdate::Dense {
+            return;
+        }
+        let (key, word) = ("optimizer.embedding", "\"sparse\"");
+        let reason = "leaves out rows without a gradient, and a tied head gives one to every row; set it to \"dense\" or \
+                      model.tied=false";
+        self.need(!config.model.tied, key, word, reason);
+        let reason = "leaves rows as they are, and factored second moments mix each with all others; set it to \"dense\" \
+                      or storage.v=\"row\"";
+        self.need(config.storage.v != SecondMoment::Factored, key, word, reason);
     }
 
     fn decay_of_weights(&mut self, optimizer: &Optimizer) {

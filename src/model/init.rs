@@ -115,7 +115,7 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
         });
         zero_state(param, backend);
         let (w, s) = (&param.weight, &param.state);
-        for span in [w.data, w.scales, w.offsets, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.scalars] {
+        for span in [w.data, w.scales, w.offsets, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.v_cols, s.scalars] {
             backend.rest(span);
         }
     }
@@ -124,7 +124,7 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
 /// Moments that are zero: all bytes zero, but a signed nibble's zero is 8.
 fn zero_state(param: &Param, backend: &mut dyn Backend) {
     let s = &param.state;
-    for span in [s.m, s.m_scales, s.v, s.v_scales, s.scalars] {
+    for span in [s.m, s.m_scales, s.v, s.v_scales, s.v_cols, s.scalars] {
         if !span.is_none() {
             backend.zero(span);
         }

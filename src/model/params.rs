@@ -2,7 +2,7 @@
 
 use super::table::{Entry, Role};
 use crate::backend::{Param, State, Weight, WeightKind};
-use crate::config::{Moment, Scheme};
+use crate::config::{Moment, Scheme, SecondMoment};
 use crate::memory::{Category, Span};
 use crate::nibble::Geometry;
 use crate::optim::SCALARS;
@@ -155,7 +155,9 @@ pub fn place(
     };
     let mut state = |part: &str, bytes: usize| add(part, Category::State, if trained { bytes } else { 0 });
     let (m_kind, v_kind) = entry.moments;
-    let ((m, m_scales), (v, v_scales)) = (moment_bytes(m_kind, g), moment_bytes(v_kind, g));
+    let (m, m_scales) = moment_bytes(m_kind, g);
+    let (v, v_scales) = v_kind.per_element().map_or((4 * g.rows, 0), |kind| moment_bytes(kind, g));
+    let v_cols = if v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 };
     let state = State {
         m_kind,
         v_kind,
@@ -163,9 +165,10 @@ pub fn place(
         m_scales: state("m scales", m_scales),
         v: state("v", v),
         v_scales: state("v scales", v_scales),
+        v_cols: state("v cols", v_cols),
         scalars: state("scalars", 4 * SCALARS),
     };
-    Param { id: entry.id, decay: !entry.role.is_vector(), weight, state }
+    Param { id: entry.id, decay: !entry.role.is_vector(), sparse: entry.sparse, weight, state }
 }
 
 /// Bytes of a weight's data, scales and offsets.

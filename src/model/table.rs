@@ -1,7 +1,7 @@
 //! The one table of parameters: name, shape, storage. Everything that walks over a model walks over this.
 
 use crate::backend::WeightKind;
-use crate::config::{Config, Moment, TableStorage, Weights};
+use crate::config::{Config, EmbeddingUpdate, Moment, SecondMoment, TableStorage, Weights};
 use crate::nibble::Geometry;
 
 /// What a parameter is for; `usize` is the block's number.
@@ -98,8 +98,10 @@ pub struct Entry {
     pub kind: WeightKind,
     /// Whether packed values keep a residue.
     pub residue: bool,
+    /// Whether rows without a gradient are left as they are.
+    pub sparse: bool,
     /// How `m` and `v` are stored.
-    pub moments: (Moment, Moment),
+    pub moments: (Moment, SecondMoment),
 }
 
 /// The parameters of a model, in the order of the file.
@@ -168,6 +170,7 @@ fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entr
         geometry: Geometry::new(rows, cols, storage.group),
         kind,
         residue: kind == WeightKind::Int4 && storage.residue,
-        moments: if role.is_vector() { (Moment::F32, Moment::F32) } else { (storage.m, storage.v) },
+        sparse: role == Role::Embedding && config.optimizer.embedding == EmbeddingUpdate::Sparse,
+        moments: if role.is_vector() { (Moment::F32, SecondMoment::F32) } else { (storage.m, storage.v) },
     }
 }

@@ -40,6 +40,27 @@ impl Rates {
         Moved { delta, m, v }
     }
 
+    /// The gradient's element as it enters the moments, where nothing but AdaClip and AdaGN change it.
+    #[inline(always)]
+    pub fn gradient(&self, g: f32) -> f32 {
+        self.clip.apply(g) * self.norm
+    }
+
+    /// A mean of squared gradients taken into its moving average, which was `old` before the step.
+    #[inline(always)]
+    pub fn mean_of_squares(&self, old: f32, mean: f32) -> f32 {
+        self.constants.beta2 * old + self.constants.rest2 * mean
+    }
+
+    /// One element whose second moment is shared: `v` is the one of this step, see [`Rates::mean_of_squares`].
+    #[inline(always)]
+    pub fn update_shared(&self, g: f32, w: f32, m: f32, v: f32) -> Moved {
+        let c = &self.constants;
+        let m = c.beta1 * m + c.rest1 * self.gradient(g);
+        let delta = -(c.step * m / self.denominator(v)) - c.decay * w;
+        Moved { delta, m, v }
+    }
+
     /// The root of the corrected second moment, plus eps.
     #[inline(always)]
     pub fn denominator(&self, v: f32) -> f32 {

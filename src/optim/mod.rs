@@ -3,6 +3,9 @@
 //!
 //! A backend's optimizer step calls, for each tensor: [`Constants::clip`] with the largest magnitude of the
 //! gradient, [`Constants::rates`] with the norm of the clipped gradient, then [`Rates::update`] for every element.
+//! Where second moments are shared, [`Rates::mean_of_squares`] comes first and [`Rates::update_shared`] takes the place
+//! of [`Rates::update`]. Rules that look at an element's own second moment, or whose gradient depends on the weight,
+//! are refused with such storage by the configuration.
 
 mod constants;
 mod element;

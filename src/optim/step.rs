@@ -39,6 +39,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// Whether moments are zeroed in this step: rows that a sparse update would leave out are then updated too.
+    pub fn resets(&self) -> bool {
+        self.reset_before || self.reset_after
+    }
+
     /// Step `number` (from 1) at learning rate `lr`; `feedback` replays rounding errors through the momentum.
     ///
     /// # Panics

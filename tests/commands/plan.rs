@@ -77,6 +77,20 @@ fn seven_billion_parameters_take_what_storage_md_promises() {
     assert_eq!(bytes(&plan, "gradient"), 4 * tables / 2 + 4 * 4096);
 }
 
+/// One m code a weight, and one float32 per row and per column of each matrix and table in place of v's codes.
+#[test]
+fn a_compact_state_is_counted_to_the_byte() {
+    let place = workplace();
+    let plan = json(&place.ok(&["plan", "7b-compact", "--json"]));
+    let (matrices, tables, norms) = (32 * (4 * 4096 * 4096 + 3 * 4096 * 11008u64), 2 * 32_000 * 4096u64, 65 * 4096u64);
+    let m = (matrices + tables) / 2 + (matrices + tables) / 64 * 2;
+    let sides = 32 * (4 * (4096 + 4096) + 3 * (4096 + 11008)) + 2 * (32_000 + 4096);
+    assert_eq!(bytes(&plan, "state"), m + 4 * sides + 2 * 4 * norms + (32 * 9 + 3) * 8 * 4);
+    let rows = json(&place.ok(&["plan", "7b", "--json", "--set", "storage.v=row"]));
+    let sides = 32 * (5 * 4096 + 2 * 11008) + 2 * 32_000;
+    assert_eq!(bytes(&rows, "state"), m + 4 * sides + 2 * 4 * norms + (32 * 9 + 3) * 8 * 4);
+}
+
 #[test]
 fn sizes_beyond_any_machine_are_refused_instead_of_overflowing() {
     let place = workplace();

@@ -3,7 +3,7 @@
 use super::Golden;
 use std::collections::HashMap;
 use tetrad::backend::Backend;
-use tetrad::config::{Config, Moment, Optimizer, RopeScaling, Rule, Schedule, TableStorage, Weights};
+use tetrad::config::{Config, Moment, Optimizer, RopeScaling, Rule, Schedule, SecondMoment, TableStorage, Weights};
 use tetrad::model::{Pass, fill, table};
 use tetrad::train::Trainer;
 
@@ -48,7 +48,7 @@ impl Recorded {
         }
         config.storage.weights = Weights::F32;
         (config.storage.embedding, config.storage.head) = (TableStorage::F32, TableStorage::F32);
-        (config.storage.m, config.storage.v) = (Moment::F32, Moment::F32);
+        (config.storage.m, config.storage.v) = (Moment::F32, SecondMoment::F32);
         config.optimizer = Optimizer { name: Rule::Adamw, lr: 3e-3, ..Optimizer::default() };
         config.train.batch = batch;
         config.train.sequence = sequence;

@@ -13,7 +13,7 @@ pub fn weight_spans(param: &Param) -> Vec<Span> {
 
 fn spans(param: &Param) -> Vec<Span> {
     let s = param.state;
-    let state = [s.m, s.m_scales, s.v, s.v_scales, s.scalars];
+    let state = [s.m, s.m_scales, s.v, s.v_scales, s.v_cols, s.scalars];
     weight_spans(param).into_iter().chain(state.into_iter().filter(|span| !span.is_none())).collect()
 }
 

@@ -13,6 +13,7 @@ mod isa;
 mod linear;
 mod linear_grad_weight;
 mod loss;
+mod means;
 mod norm;
 mod optimizer;
 mod pack_rows;
@@ -92,6 +93,7 @@ impl Sizes for Cpu {
             linear_grad_weight::need(),
             attention::need(largest),
             attention_grad::need(largest),
+            optimizer::need(largest),
         ];
         let elements = needs.into_iter().map(|need| need.total(self.threads)).max().expect("there are needs");
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
@@ -307,8 +309,8 @@ impl Backend for Cpu {
     }
 
     fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
-        let (isa, _, mut claims) = self.begin();
-        let outcome = optimizer::step(isa, &mut claims, param, grad, step);
+        let (isa, mut scratch, mut claims) = self.begin();
+        let outcome = optimizer::step(isa, &mut scratch, &mut claims, param, grad, step);
         self.outcomes.add(outcome);
     }
 

@@ -1,9 +1,12 @@
 //! The optimizer step: two reductions over the gradient, then one pass over gradient, weight and state.
 
 use super::isa::{Isa, vectorized};
+use super::means::{self, Means};
 use super::param_rows::ParamRows;
+use super::reduce::fold_halves;
 use super::update::update_rows;
-use crate::backend::Param;
+use super::work::{Need, Scratch};
+use crate::backend::{Largest, Param};
 use crate::memory::{Claims, Span};
 use crate::optim::{Clip, Outcomes, Rates, Scalars, Step};
 
@@ -19,14 +22,39 @@ const BLOCK: usize = 16384;
 /// What an update does whose gradient is not finite.
 const SKIPPED: Outcomes = Outcomes { grad_sq: 0.0, refits: 0, skipped: 1 };
 
+/// Scratch of a step: shared second moments need some.
+pub(super) fn need(largest: &Largest) -> Need {
+    means::need(largest)
+}
+
 /// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
-pub(super) fn step(isa: Isa, claims: &mut Claims, param: &Param, grad: Span, step: &Step) -> Outcomes {
-    let scalars = claims.write(param.state.scalars);
-    step_rows(isa, ParamRows::claim(claims, param, grad), scalars, step, param.id, param.decay)
+pub(super) fn step<'a>(
+    isa: Isa,
+    scratch: &'a mut Scratch,
+    claims: &mut Claims<'a>,
+    param: &Param,
+    grad: Span,
+    step: &Step,
+) -> Outcomes {
+    let planes = Planes {
+        rows: ParamRows::claim(claims, param, grad, param.sparse && !step.resets()),
+        means: Means::claim(claims, scratch, param),
+        scalars: claims.write(param.state.scalars),
+    };
+    step_rows(isa, planes, step, param.id, param.decay)
+}
+
+/// What a step reads and writes.
+struct Planes<'a> {
+    rows: ParamRows<'a>,
+    /// Of a parameter whose second moments are shared.
+    means: Option<Means<'a>>,
+    scalars: &'a mut [f32],
 }
 
 /// The same over slices.
-fn step_rows(isa: Isa, mut rows: ParamRows, scalars: &mut [f32], step: &Step, id: u32, decays: bool) -> Outcomes {
+fn step_rows(isa: Isa, planes: Planes, step: &Step, id: u32, decays: bool) -> Outcomes {
+    let Planes { mut rows, means, scalars } = planes;
     let grad = rows.grad;
     let largest = reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b));
     let gmax = f32::from_bits(largest);
@@ -42,6 +70,9 @@ fn step_rows(isa: Isa, mut rows: ParamRows, scalars: &mut [f32], step: &Step, id
     }
     let rates = constants.rates(&mut kept, clip, clipped.sqrt() as f32);
     kept.save(scalars);
+    if let Some(means) = means.filter(|_| !rates.frozen) {
+        rows.v = means.advance(isa, rows.geometry, grad, rows.sparse, &rates);
+    }
     let refits = if rates.frozen && constants.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
     Outcomes { grad_sq, refits, skipped: 0 }
 }
@@ -82,7 +113,7 @@ vectorized! {
                 *raw += x * x;
             }
         }
-        (fold(clipped), fold(raw))
+        (f64::from(fold_halves(clipped)), f64::from(fold_halves(raw)))
     }
 }
 
@@ -91,18 +122,6 @@ vectorized! {
     fn update(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
         update_rows(rows, rates, step, id)
     }
-}
-
-/// Lanes summed pairwise: lane i with lane i + half.
-#[inline(always)]
-fn fold(mut lanes: [f32; LANES]) -> f64 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
-        half /= 2;
-    }
-    f64::from(lanes[0])
 }
 
 /// The fused pass; gives the number of groups that were fitted anew.
@@ -119,6 +138,10 @@ fn apply(isa: Isa, rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) ->
 #[cfg(test)]
 #[path = "optimizer_golden.rs"]
 mod golden;
+
+#[cfg(test)]
+#[path = "optimizer_naive.rs"]
+mod naive;
 
 #[cfg(test)]
 #[path = "optimizer_reference.rs"]

@@ -1,17 +1,15 @@
 //! The readable optimizer step: element by element over whole planes, one function per decision of the storage.
 //! The fused pass must give the same bytes.
 
+use super::naive::{means as naive_means, squares as naive_squares};
 use super::*;
-use crate::backend::cpu::Isa;
 use crate::backend::cpu::param_rows::{MomentRows, WeightRows};
-use crate::config::{Optimizer, Rule, Variant};
 use crate::nibble::{
     Geometry, Lattice, MomentCodec, PAD_NIBBLE, Placement, Purpose, Stream, bf16_ceil, bf16_stochastic, bf16_to_f32,
     nibble, set_nibble,
 };
-use crate::optim::SCALARS;
+use crate::optim::{Moved, SCALARS};
 use half::f16;
-use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
@@ -26,6 +24,10 @@ enum MomentKind {
     F32,
     Byte,
     Nibble,
+    /// Means of rows, and of columns if factored: of a second moment.
+    Shared {
+        factored: bool,
+    },
 }
 
 /// A parameter in vectors of its own.
@@ -34,6 +36,8 @@ struct Planes {
     geometry: Geometry,
     kind: Kind,
     moments: [MomentKind; 2],
+    /// Whether this step leaves out rows without a gradient.
+    sparse: bool,
     floats: Vec<f32>,
     halves: Vec<u16>,
     bytes: Vec<i8>,
@@ -45,6 +49,8 @@ struct Planes {
     state_floats: [Vec<f32>; 2],
     state_codes: [Vec<u8>; 2],
     state_scales: [Vec<u16>; 2],
+    /// Of rows and of columns.
+    means: [Vec<f32>; 2],
     scalars: Vec<f32>,
 }
 
@@ -61,6 +67,7 @@ impl Planes {
             geometry,
             kind,
             moments,
+            sparse: false,
             floats: vec![0.0; if_any(kind == Kind::F32, n)],
             halves: vec![0; if_any(kind == Kind::Bf16, n)],
             bytes: vec![0; if_any(kind == Kind::Int8, padded)],
@@ -70,11 +77,15 @@ impl Planes {
             offsets: vec![0; if_any(with_offsets, groups)],
             state_floats: moments.map(|m| vec![0.0; if_any(m == MomentKind::F32, n)]),
             state_codes: [0, 1].map(|i| match moments[i] {
-                MomentKind::F32 => vec![],
+                MomentKind::F32 | MomentKind::Shared { .. } => vec![],
                 MomentKind::Byte => vec![0; padded],
                 MomentKind::Nibble => vec![if i == 0 { 0x88 } else { 0 }; padded / 2],
             }),
-            state_scales: moments.map(|m| vec![0; if_any(m != MomentKind::F32, groups)]),
+            state_scales: moments.map(|m| vec![0; if_any(matches!(m, MomentKind::Byte | MomentKind::Nibble), groups)]),
+            means: [
+                vec![0.0; if_any(matches!(moments[1], MomentKind::Shared { .. }), geometry.rows)],
+                vec![0.0; if_any(moments[1] == MomentKind::Shared { factored: true }, geometry.cols)],
+            ],
             scalars: vec![0.0; SCALARS],
         };
         let values = Stream { seed: 5, step: 0, tensor: 0, purpose: Purpose::Init };
@@ -166,6 +177,7 @@ impl Planes {
             MomentKind::Byte if which == 0 => f32::from(self.state_codes[0][padded] as i8),
             MomentKind::Byte => f32::from(self.state_codes[1][padded]),
             MomentKind::Nibble => f32::from(nibble(&self.state_codes[which], padded)) - [8.0, 0.0][which],
+            MomentKind::Shared { .. } => return f32::NAN,
         };
         let x = scale() * code;
         if which == 0 { x } else { x * x }
@@ -173,6 +185,9 @@ impl Planes {
 
     fn set_moment(&mut self, which: usize, row: usize, g: usize, values: &[f32], stream: Stream) {
         let (plain, padded) = self.at(row, g);
+        if matches!(self.moments[which], MomentKind::Shared { .. }) {
+            return;
+        }
         if self.moments[which] == MomentKind::F32 {
             return self.state_floats[which][plain..plain + values.len()].copy_from_slice(values);
         }
@@ -198,7 +213,18 @@ impl Planes {
         }
     }
 
-    fn rows<'a>(&'a mut self, grad: &'a [f32]) -> (ParamRows<'a>, &'a mut [f32]) {
+    /// `scratch` is what shared moments need.
+    fn rows<'a>(&'a mut self, grad: &'a [f32], scratch: &'a mut Vec<f32>) -> super::Planes<'a> {
+        let means = matches!(self.moments[1], MomentKind::Shared { .. });
+        let means = means.then(|| {
+            let (g, cols) = (self.geometry, self.means[1].len());
+            // What an earlier operation may have left.
+            *scratch = vec![f32::NAN; g.rows + cols + g.rows.div_ceil(64) * cols];
+            let (now, rest) = scratch.split_at_mut(g.rows);
+            let (factors, sums) = rest.split_at_mut(cols);
+            let [rows, cols] = &mut self.means;
+            Means { rows, cols, now, factors, sums }
+        });
         let weight = match self.kind {
             Kind::F32 => WeightRows::F32(&mut self.floats),
             Kind::Bf16 => WeightRows::Bf16(&mut self.halves),
@@ -224,11 +250,13 @@ impl Planes {
                 MomentKind::F32 => MomentRows::F32(floats),
                 MomentKind::Byte => MomentRows::Bytes(codecs[0], codes, scales),
                 MomentKind::Nibble => MomentRows::Nibbles(codecs[1], codes, scales),
+                MomentKind::Shared { .. } => MomentRows::Shared { rows: &[], factors: &[] },
             }
         }
         let m = moment(self.moments[0], CODECS[0], m_floats, m_codes, m_scales);
         let v = moment(self.moments[1], CODECS[1], v_floats, v_codes, v_scales);
-        (ParamRows { geometry: self.geometry, first: 0, grad, weight, m, v }, &mut self.scalars)
+        let rows = ParamRows { geometry: self.geometry, first: 0, sparse: self.sparse, grad, weight, m, v };
+        super::Planes { rows, means, scalars: &mut self.scalars }
     }
 
     /// The whole step, naively; gives the number of re-fits.
@@ -240,16 +268,38 @@ impl Planes {
         let norm = f64::from(naive_squares(grad, clip)).sqrt() as f32;
         let rates = constants.rates(&mut scalars, clip, norm);
         scalars.save(&mut self.scalars);
+        let shared = match self.moments[1] {
+            MomentKind::Shared { .. } if !rates.frozen => {
+                let moved: Vec<f32> = grad.iter().map(|&g| rates.clip.apply(g) * rates.norm).collect();
+                naive_means(&mut self.means, &moved, self.sparse, step)
+            }
+            _ => vec![],
+        };
         let mut refits = 0;
         for row in 0..self.geometry.rows {
+            let touched = grad[row * self.geometry.cols..][..self.geometry.cols].iter().any(|&g| g != 0.0);
+            if self.sparse && !touched {
+                continue;
+            }
             for g in 0..self.geometry.groups_per_row() {
-                refits += u64::from(self.reference_group(row, g, grad, &rates, step, id));
+                refits += u64::from(self.reference_group(row, g, grad, &shared, &rates, step, id));
             }
         }
         refits
     }
 
-    fn reference_group(&mut self, row: usize, g: usize, grad: &[f32], rates: &Rates, step: &Step, id: u32) -> bool {
+    /// `shared` are the second moments of this step, if elements share them.
+    #[allow(clippy::too_many_arguments)]
+    fn reference_group(
+        &mut self,
+        row: usize,
+        g: usize,
+        grad: &[f32],
+        shared: &[f32],
+        rates: &Rates,
+        step: &Step,
+        id: u32,
+    ) -> bool {
         let stream = |purpose| Stream { seed: step.seed, step: step.number as u32, tensor: id, purpose };
         let (plain, padded) = self.at(row, g);
         let group = row * self.geometry.groups_per_row() + g;
@@ -266,7 +316,14 @@ impl Planes {
                 true => [0.0, 0.0],
                 false => [0, 1].map(|which| self.moment(which, plain + i, padded + i, group)),
             };
-            let moved = rates.update(grad[plain + i], w, moments[0], moments[1]);
+            let moved = match shared.get(plain + i) {
+                Some(&v) => {
+                    let c = &rates.constants;
+                    let m = c.beta1 * moments[0] + c.rest1 * (rates.clip.apply(grad[plain + i]) * rates.norm);
+                    Moved { delta: -(c.step * m / (v.sqrt() * c.root + c.eps)) - c.decay * w, m, v }
+                }
+                None => rates.update(grad[plain + i], w, moments[0], moments[1]),
+            };
             let delta = if rates.frozen { rates.decay_only(w) } else { moved.delta };
             deltas.push(delta);
             values.push(w + delta);
@@ -325,118 +382,5 @@ impl Planes {
     }
 }
 
-/// Sum of squares in the stated order: 256 lanes, then halves; for tensors of one leaf.
-fn naive_squares(grad: &[f32], clip: Clip) -> f32 {
-    let mut lanes = [0.0f32; 256];
-    for (i, &x) in grad.iter().enumerate() {
-        let y = clip.apply(x);
-        lanes[i % 256] += y * y;
-    }
-    let mut count = 256;
-    while count > 1 {
-        count /= 2;
-        for i in 0..count {
-            lanes[i] += lanes[i + count];
-        }
-    }
-    lanes[0]
-}
-
-fn rule(index: usize) -> Optimizer {
-    let base = Optimizer { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..Optimizer::default() };
-    match index {
-        0 => base,
-        1 => Optimizer { variant: Variant::Reference, momentum_decay: 10, ..base },
-        2 => Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
-        3 => Optimizer { name: Rule::Adamw, ..base },
-        _ => Optimizer { name: Rule::Adam, ..base },
-    }
-}
-
-const KINDS: [Kind; 7] = [
-    Kind::F32,
-    Kind::Bf16,
-    Kind::Int8,
-    Kind::Int4 { residue: true, asymmetric: false },
-    Kind::Int4 { residue: true, asymmetric: true },
-    Kind::Int4 { residue: false, asymmetric: false },
-    Kind::Int4 { residue: false, asymmetric: true },
-];
-
-const MOMENTS: [MomentKind; 3] = [MomentKind::F32, MomentKind::Byte, MomentKind::Nibble];
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
-
-    /// Seven steps of any rule on any storage, on every instruction set, against the naive step: same bytes.
-    #[test]
-    fn the_fused_pass_gives_the_naive_steps_bytes(
-        rows in 1usize..6,
-        cols in prop::sample::select(vec![1usize, 31, 33, 64, 65, 100, 172, 255, 257]),
-        group in prop::sample::select(vec![32usize, 64, 128, 256]),
-        kind in prop::sample::select(KINDS.to_vec()),
-        m in prop::sample::select(MOMENTS.to_vec()),
-        v in prop::sample::select(MOMENTS.to_vec()),
-        which in 0usize..5,
-        feedback: bool,
-        seed: u64,
-    ) {
-        let config = rule(which);
-        let mut naive = Planes::new(Geometry::new(rows, cols, group), kind, [m, v]);
-        let mut fused: Vec<(Isa, Planes)> = Isa::available().map(|isa| (isa, naive.clone())).collect();
-        for number in 1..=7u64 {
-            let mut grad = vec![0.0; rows * cols];
-            if number != 5 {
-                Stream { seed, step: number as u32, tensor: 9, purpose: Purpose::Init }.normal(0, &mut grad);
-            }
-            // A spike, and a learning rate that leaves the range now and then.
-            grad[(number as usize * 7) % (rows * cols)] *= 30.0;
-            let lr = if number == 3 { 0.1 } else { config.lr };
-            let at = Step::new(&config, number, lr, feedback, seed);
-            let refits = naive.reference_step(&grad, &at, 3);
-            for (isa, planes) in &mut fused {
-                let (rows, scalars) = planes.rows(&grad);
-                let outcome = step_rows(*isa, rows, scalars, &at, 3, true);
-                prop_assert_eq!(outcome.skipped, 0);
-                prop_assert_eq!(outcome.refits, refits);
-                prop_assert_eq!(&*planes, &naive);
-            }
-        }
-        prop_assert!(naive.padding_is_untouched());
-    }
-}
-
-#[test]
-fn a_gradient_that_is_not_finite_changes_nothing() {
-    for bad in [f32::NAN, f32::INFINITY, 3e38] {
-        let kind = Kind::Int4 { residue: true, asymmetric: false };
-        let mut planes = Planes::new(Geometry::new(3, 100, 64), kind, [MomentKind::Nibble; 2]);
-        let before = planes.clone();
-        let mut grad = vec![0.01; 300];
-        grad[217] = bad;
-        let (rows, scalars) = planes.rows(&grad);
-        let outcome = step_rows(Isa::best(), rows, scalars, &Step::new(&rule(0), 1, 1e-3, false, 1), 0, true);
-        assert_eq!(outcome.skipped, 1);
-        assert_eq!(planes, before);
-    }
-}
-
-/// A tensor of several leaves and blocks: cut among threads or not, the bytes are the same.
-#[test]
-fn the_number_of_threads_changes_no_byte() {
-    let kind = Kind::Int4 { residue: true, asymmetric: false };
-    let start = Planes::new(Geometry::new(150, 333, 64), kind, [MomentKind::Nibble; 2]);
-    let mut grad = vec![0.0; 150 * 333];
-    Stream { seed: 2, step: 1, tensor: 9, purpose: Purpose::Init }.normal(0, &mut grad);
-    let run = |threads: usize| {
-        let mut planes = start.clone();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let (rows, scalars) = planes.rows(&grad);
-        pool.install(|| step_rows(Isa::best(), rows, scalars, &Step::new(&rule(0), 1, 1e-3, false, 1), 0, true));
-        planes
-    };
-    let one = run(1);
-    assert_ne!(one.codes, start.codes);
-    assert_eq!(run(2), one);
-    assert_eq!(run(5), one);
-}
+#[path = "optimizer_equality.rs"]
+mod equality;

@@ -39,6 +39,14 @@ pub enum MomentRows<'a> {
     Bytes(MomentCodec, &'a mut [u8], &'a mut [u16]),
     /// One nibble per element, padded, with bf16 scales.
     Nibbles(MomentCodec, &'a mut [u8], &'a mut [u16]),
+    /// Shared second moments of this step, read only: that of an element is the product of its row's number and its
+    /// column's factor, or the row's number where there are no factors.
+    Shared {
+        /// One per row; none where moments are neither read nor written.
+        rows: &'a [f32],
+        /// One per column, or none.
+        factors: &'a [f32],
+    },
 }
 
 /// Some consecutive rows of a parameter.
@@ -47,6 +55,8 @@ pub struct ParamRows<'a> {
     pub geometry: Geometry,
     /// Number of the first row here.
     pub first: usize,
+    /// Whether rows without a gradient are left as they are.
+    pub sparse: bool,
     /// Gradient of these rows, unpadded.
     pub grad: &'a [f32],
     /// Weight.
@@ -106,13 +116,18 @@ impl MomentRows<'_> {
                 let ((a, b), (sa, sb)) = (cut(codes, rows, padded / 2), cut(scales, rows, groups));
                 (MomentRows::Nibbles(*codec, a, sa), MomentRows::Nibbles(*codec, b, sb))
             }
+            Self::Shared { rows: numbers, factors } => {
+                let (a, b) = numbers.split_at(rows.min(numbers.len()));
+                (MomentRows::Shared { rows: a, factors }, MomentRows::Shared { rows: b, factors })
+            }
         }
     }
 }
 
 impl<'a> ParamRows<'a> {
-    /// All rows of a parameter, claimed for the whole step.
-    pub fn claim(claims: &mut Claims<'a>, param: &Param, grad: Span) -> Self {
+    /// All rows of a parameter, claimed for the whole step. Shared second moments are not known yet:
+    /// [`super::means::Means::advance`] makes them.
+    pub fn claim(claims: &mut Claims<'a>, param: &Param, grad: Span, sparse: bool) -> Self {
         let w = &param.weight;
         let weight = match w.kind {
             WeightKind::F32 | WeightKind::Int4Simulated => WeightRows::F32(claims.write(w.data)),
@@ -132,9 +147,19 @@ impl<'a> ParamRows<'a> {
             Moment::Int4 => MomentRows::Nibbles(nibble, claims.write(plane), claims.write(scales)),
         };
         let m = moment(s.m_kind, s.m, s.m_scales, MomentCodec::M8, MomentCodec::M4);
-        let v = moment(s.v_kind, s.v, s.v_scales, MomentCodec::V8, MomentCodec::V4);
-        Self { geometry: w.geometry, first: 0, grad: claims.read(grad), weight, m, v }
+        let v = match s.v_kind.per_element() {
+            Some(kind) => moment(kind, s.v, s.v_scales, MomentCodec::V8, MomentCodec::V4),
+            None => MomentRows::Shared { rows: &[], factors: &[] },
+        };
+        Self { geometry: w.geometry, first: 0, sparse, grad: claims.read(grad), weight, m, v }
     }
+}
+
+/// Whether a row has a gradient.
+#[inline(always)]
+pub fn is_touched(grad: &[f32]) -> bool {
+    // All bits together, rather than up to the first that is set: this has a vector form. The sign of a zero says nothing.
+    grad.iter().fold(0, |bits, g| bits | g.to_bits()) << 1 != 0
 }
 
 impl ParamRows<'_> {
@@ -145,14 +170,14 @@ impl ParamRows<'_> {
 
     /// The first `rows` rows and the others.
     pub fn split(&mut self, rows: usize) -> (ParamRows<'_>, ParamRows<'_>) {
-        let geometry = self.geometry;
+        let (geometry, sparse) = (self.geometry, self.sparse);
         let (grad_a, grad_b) = self.grad.split_at(rows * geometry.cols);
         let (weight_a, weight_b) = self.weight.split(rows, geometry);
         let (m_a, m_b) = self.m.split(rows, geometry);
         let (v_a, v_b) = self.v.split(rows, geometry);
         (
-            ParamRows { geometry, first: self.first, grad: grad_a, weight: weight_a, m: m_a, v: v_a },
-            ParamRows { geometry, first: self.first + rows, grad: grad_b, weight: weight_b, m: m_b, v: v_b },
+            ParamRows { geometry, first: self.first, sparse, grad: grad_a, weight: weight_a, m: m_a, v: v_a },
+            ParamRows { geometry, first: self.first + rows, sparse, grad: grad_b, weight: weight_b, m: m_b, v: v_b },
         )
     }
 }

@@ -18,6 +18,18 @@ fn fold(lanes: &[f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
+/// Lanes summed pairwise: lane i with lane i + half. As many as a power of two.
+#[inline(always)]
+pub(super) fn fold_halves<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    let mut half = N / 2;
+    while half > 0 {
+        let (low, high) = lanes.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+        half /= 2;
+    }
+    lanes[0]
+}
+
 /// Sum over pairs of elements, in 32 interleaved sums and one of what is left over: `f(a, b, sum)` adds one pair.
 #[inline(always)]
 pub(super) fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {

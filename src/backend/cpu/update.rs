@@ -1,11 +1,11 @@
 //! The fused pass of the optimizer over one group: decode, move, store. It is written once, in the order that every
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
-use super::param_rows::{MomentRows, ParamRows, WeightRows};
+use super::param_rows::{MomentRows, ParamRows, WeightRows, is_touched};
 use crate::nibble::{
     Lattice, PAD_NIBBLE, Placement, Purpose, Stream, bf16_stochastic, bf16_to_f32, low_byte, pack, unpack,
 };
-use crate::optim::{Rates, Step};
+use crate::optim::{Moved, Rates, Step};
 use half::f16;
 
 /// The largest group.
@@ -34,6 +34,9 @@ struct At {
     padded: usize,
     /// In planes with one entry per group.
     group: usize,
+    /// Its row among these, and its first column.
+    row: usize,
+    col: usize,
     /// Elements that are not padding.
     real: usize,
     /// Elements.
@@ -58,12 +61,17 @@ pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) ->
     };
     let mut refits = 0;
     for row in 0..rows.len() {
+        if rows.sparse && !is_touched(&rows.grad[row * g.cols..][..g.cols]) {
+            continue;
+        }
         for group in 0..g.groups_per_row() {
             let col = group * g.group;
             let at = At {
                 plain: row * g.cols + col,
                 padded: row * g.padded_cols() + col,
                 group: row * g.groups_per_row() + group,
+                row,
+                col,
                 real: g.group.min(g.cols - col),
                 size: g.group,
                 number: ((rows.first + row) * g.padded_cols() + col) as u64,
@@ -85,14 +93,23 @@ impl Tile {
             }
             return self.store_weight(rows, at, place, stream(Purpose::Weight));
         }
+        let shared = matches!(rows.v, MomentRows::Shared { .. });
         if step.reset_before {
             self.m[..at.size].fill(0.0);
-            self.v[..at.size].fill(0.0);
         } else {
             load_moment(&rows.m, at, &mut self.m, &mut self.codes);
+        }
+        if step.reset_before && !shared {
+            self.v[..at.size].fill(0.0);
+        } else {
             load_moment(&rows.v, at, &mut self.v, &mut self.codes);
         }
-        self.move_all(&rows.grad[at.plain..at.plain + at.real], rates);
+        let grad = &rows.grad[at.plain..at.plain + at.real];
+        if shared {
+            self.move_all(grad, |g, w, m, v| rates.update_shared(g, w, m, v));
+        } else {
+            self.move_all(grad, |g, w, m, v| rates.update(g, w, m, v));
+        }
         if step.density < 1.0 {
             self.mask(at, step, id);
         }
@@ -108,8 +125,10 @@ impl Tile {
         }
         self.u_of(stream(Purpose::M), at);
         store_moment(&mut rows.m, at, &mut self.m, &self.u, &mut self.codes);
-        self.u_of(stream(Purpose::V), at);
-        store_moment(&mut rows.v, at, &mut self.v, &self.u, &mut self.codes);
+        if !shared {
+            self.u_of(stream(Purpose::V), at);
+            store_moment(&mut rows.v, at, &mut self.v, &self.u, &mut self.codes);
+        }
         refit
     }
 
@@ -119,11 +138,11 @@ impl Tile {
     }
 
     #[inline(always)]
-    fn move_all(&mut self, grad: &[f32], rates: &Rates) {
+    fn move_all(&mut self, grad: &[f32], update: impl Fn(f32, f32, f32, f32) -> Moved) {
         let n = grad.len();
         let (w, m, v, delta) = (&self.w[..n], &mut self.m[..n], &mut self.v[..n], &mut self.delta[..n]);
         for i in 0..n {
-            let moved = rates.update(grad[i], w[i], m[i], v[i]);
+            let moved = update(grad[i], w[i], m[i], v[i]);
             (delta[i], m[i], v[i]) = (moved.delta, moved.m, moved.v);
         }
         // A group's padding must not disturb the scales of its moments.
@@ -296,6 +315,13 @@ fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u
             codec.from_nibbles(&mut codes[..at.size]);
             codec.decode(&codes[..at.size], scales[at.group], &mut out[..at.size]);
         }
+        MomentRows::Shared { rows, factors } if factors.is_empty() => out[..at.real].fill(rows[at.row]),
+        MomentRows::Shared { rows, factors } => {
+            let number = rows[at.row];
+            for (out, factor) in out.iter_mut().zip(&factors[at.col..at.col + at.real]) {
+                *out = number * factor;
+            }
+        }
     }
 }
 
@@ -313,5 +339,7 @@ fn store_moment(moment: &mut MomentRows, at: At, values: &mut [f32; MAX], u: &[f
             codec.to_nibbles(codes);
             pack(codes, &mut plane[at.padded / 2..(at.padded + at.size) / 2]);
         }
+        // Made from the state's means, which are stored already.
+        MomentRows::Shared { .. } => {}
     }
 }

@@ -19,6 +19,7 @@ mod libraries;
 mod linear;
 mod linear_grad_weight;
 mod loss;
+mod means;
 mod memory;
 mod modules;
 mod norm;

@@ -1,9 +1,10 @@
 //! The optimizer step: statistics of the gradient, the tensor's scalars, and one pass over gradient, weight and state.
 //! Everything is decided on the device, so that no step waits for the host before it asks for the outcomes.
 
+use super::means::{self, Means};
 use super::{Args, Gpu};
 use crate::backend::{Largest, Param, State, Weight, WeightKind};
-use crate::config::{Moment, Scheme};
+use crate::config::{Moment, Scheme, SecondMoment};
 use crate::memory::Span;
 use crate::nibble::{Geometry, Lattice, MomentCodec, RUN};
 use crate::optim::{Constants, Outcomes, SCALARS, Step};
@@ -18,6 +19,9 @@ const VERDICT: usize = 16;
 /// Threads of a block of the update, and bytes of one tile of a warp.
 const BLOCK: u32 = 128;
 const TILE: usize = 32 * (32 + 4) * 4;
+
+/// The width of shared second moments (`kernels/moments.h`).
+const SHARED: u32 = 3;
 
 /// What the device keeps between updates (`Outcomes` in `kernels/optimizer.h`).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -43,6 +47,8 @@ struct Planes {
     m_scales: u64,
     v: u64,
     v_scales: u64,
+    factors: u64,
+    touched: u64,
 }
 
 /// `Shape` in `kernels/runs.h`.
@@ -91,11 +97,13 @@ struct Codec {
 }
 
 impl Codec {
-    fn of(kind: Moment, byte: MomentCodec, nibble: MomentCodec) -> Self {
+    /// Of a moment that is stored per element, or of a shared one.
+    fn of(kind: Option<Moment>, byte: MomentCodec, nibble: MomentCodec) -> Self {
         let (width, codec, sign) = match kind {
-            Moment::F32 => return Self { width: 0, max: 0.0, excess: 0.0, signs: 0 },
-            Moment::Int8 => (1, byte, 0x80),
-            Moment::Int4 => (2, nibble, 0x08),
+            None => return Self { width: SHARED, max: 0.0, excess: 0.0, signs: 0 },
+            Some(Moment::F32) => return Self { width: 0, max: 0.0, excess: 0.0, signs: 0 },
+            Some(Moment::Int8) => (1, byte, 0x80),
+            Some(Moment::Int4) => (2, nibble, 0x08),
         };
         let sign = if codec.signed { sign } else { 0u32 };
         Self { width, max: f32::from(codec.max), excess: sign as f32, signs: sign * 0x0101_0101 }
@@ -135,9 +143,9 @@ impl Storage {
         Self {
             kind,
             tensor: param.id,
-            plain: u32::from(plain(constants) && m_kind != Moment::F32 && v_kind != Moment::F32),
-            m: Codec::of(m_kind, MomentCodec::M8, MomentCodec::M4),
-            v: Codec::of(v_kind, MomentCodec::V8, MomentCodec::V4),
+            plain: u32::from(plain(constants) && m_kind != Moment::F32 && v_kind != SecondMoment::F32),
+            m: Codec::of(Some(m_kind), MomentCodec::M8, MomentCodec::M4),
+            v: Codec::of(v_kind.per_element(), MomentCodec::V8, MomentCodec::V4),
             fine: lattice.fine,
             unit: 1.0 / lattice.fine,
             base: if has_offsets(&param.weight) { lattice.origin } else { lattice.zero },
@@ -189,7 +197,18 @@ fn is_common(c: &Constants) -> bool {
 
 /// Scratch for all of this file, in bytes.
 pub fn need(largest: &Largest) -> usize {
-    VERDICT + largest.parameter.div_ceil(LEAF) * LEAF_BYTES
+    let rows = largest.features.max(largest.inputs);
+    statistics_bytes(largest.parameter.div_ceil(LEAF)) + touched_bytes(rows) + means::need(largest)
+}
+
+/// Bytes of verdict, sums and maxima; what follows them starts at a multiple of 16.
+fn statistics_bytes(leaves: usize) -> usize {
+    (VERDICT + leaves * LEAF_BYTES).next_multiple_of(16)
+}
+
+/// Bytes that say which rows are updated.
+fn touched_bytes(rows: usize) -> usize {
+    (4 * rows).next_multiple_of(16)
 }
 
 /// Where the statistics lie in the scratch.
@@ -241,15 +260,44 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
     let args = args.bytes(&constants).span(gpu, at.verdict).span(gpu, kept);
     gpu.launch("optimizer_verdict", [1, 1, 1], grid.next_power_of_two().clamp(32, 1024), 0, &args);
 
-    let shape = Shape::of(param.weight.geometry);
+    let scratch = after(gpu.scratch, statistics_bytes(leaves));
+    let (touched, scratch) = touched_rows(gpu, param, grad, step, scratch);
+    let means = Means::of(scratch, param);
+    if let Some(means) = means {
+        means.advance(gpu, param, grad, &constants, at.verdict, touched);
+    }
+
+    let mut shape = Shape::of(param.weight.geometry);
+    if !touched.is_none() {
+        // Runs that are left out are gaps.
+        shape.dense = 0;
+    }
     let storage = Storage::of(param, &constants);
     let blocks = shape.runs.div_ceil(BLOCK);
     let shared = storage.tiles() * TILE * BLOCK as usize / 32;
-    let args = Args::new().bytes(&planes(gpu, param, grad)).bytes(&shape).bytes(&storage).bytes(&constants);
+    let args =
+        Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(&constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
     let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(&constants);
     let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
     gpu.launch(kernel, [blocks, 1, 1], BLOCK, shared, &args);
+}
+
+/// Which rows a sparse parameter's step updates, one u32 each, nothing where it updates all; and the scratch after it.
+fn touched_rows(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step, scratch: Span) -> (Span, Span) {
+    if !param.sparse || step.resets() {
+        return (Span::NONE, scratch);
+    }
+    let g = param.weight.geometry;
+    let touched = scratch.head(4 * g.rows);
+    let args = Args::new().span(gpu, grad).u32(g.rows as u32).u32(g.cols as u32).span(gpu, touched);
+    gpu.launch("optimizer_touched_rows", [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
+    (touched, after(scratch, touched_bytes(g.rows)))
+}
+
+/// What follows the first `bytes` bytes.
+fn after(span: Span, bytes: usize) -> Span {
+    span.part(bytes, span.bytes - bytes)
 }
 
 /// What the updates since the last call did; see [`crate::backend::Backend::outcomes`].
@@ -262,7 +310,7 @@ pub fn outcomes(gpu: &mut Gpu) -> Outcomes {
     Outcomes { grad_sq, refits, skipped }
 }
 
-fn planes(gpu: &Gpu, param: &Param, grad: Span) -> Planes {
+fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: Span) -> Planes {
     let (w, s) = (&param.weight, &param.state);
     Planes {
         grad: gpu.address(grad),
@@ -272,8 +320,10 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span) -> Planes {
         offsets: if has_offsets(w) { gpu.address(w.offsets) } else { 0 },
         m: gpu.address(s.m),
         m_scales: gpu.address(s.m_scales),
-        v: gpu.address(s.v),
+        v: gpu.address(means.map_or(s.v, |means| means.now)),
         v_scales: gpu.address(s.v_scales),
+        factors: means.map_or(0, |means| gpu.address(means.factors)),
+        touched: gpu.address(touched),
     }
 }
 
@@ -284,14 +334,17 @@ fn check(param: &Param, grad: Span) {
     super::weights::check(w);
     let moment = |kind, plane: Span, scales: Span| {
         let (bytes, groups) = match kind {
-            Moment::F32 => (4 * g.len(), 0),
-            Moment::Int8 => (g.padded_len(), 2 * g.groups()),
-            Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
+            None => (4 * g.rows, 0),
+            Some(Moment::F32) => (4 * g.len(), 0),
+            Some(Moment::Int8) => (g.padded_len(), 2 * g.groups()),
+            Some(Moment::Int4) => (g.nibble_bytes(), 2 * g.groups()),
         };
         assert_eq!((plane.bytes, scales.bytes), (bytes, groups), "bytes of a moment and of its scales");
     };
-    moment(s.m_kind, s.m, s.m_scales);
-    moment(s.v_kind, s.v, s.v_scales);
+    moment(Some(s.m_kind), s.m, s.m_scales);
+    moment(s.v_kind.per_element(), s.v, s.v_scales);
+    let cols = if s.v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 };
+    assert_eq!(s.v_cols.bytes, cols, "bytes of the means of columns");
     assert!(w.residue.is_none() || w.residue.bytes == g.nibble_bytes(), "bytes of a residue");
     assert_eq!((grad.bytes, s.scalars.bytes), (4 * g.len(), 4 * SCALARS), "bytes of a gradient and of the scalars");
 }

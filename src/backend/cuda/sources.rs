@@ -42,6 +42,7 @@ pub const SOURCES: &[Source] = embedded![
     "few_tokens.cu",
     "loss.cu",
     "norm.cu",
+    "optimizer_means.cu",
     "optimizer_statistics.cu",
     "optimizer_update.cu",
     "pack_rows.cu",

@@ -25,8 +25,8 @@ use std::sync::atomic::AtomicBool;
 /// Train a model.
 ///
 /// Without CONFIG: the built-in quick-start, a byte-level LLaMA on the bundled text. CONFIG is a preset (quickstart,
-/// 60m, 130m, 350m, 1b, 3b, 7b) or a TOML file. SIGINT and SIGTERM finish the step at hand and save; a second signal
-/// leaves at once.
+/// 60m, 130m, 350m, 1b, 3b, 7b; with the most compact optimizer state: compact, 60m-compact and so on) or a TOML
+/// file. SIGINT and SIGTERM finish the step at hand and save; a second signal leaves at once.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Preset or TOML file.

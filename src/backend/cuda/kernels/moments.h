@@ -4,7 +4,8 @@
 #include "philox.h"
 #include "runs.h"
 
-enum Width : u32 { FLOAT = 0, BYTE = 1, NIBBLE = 2 };
+// SHARED_BY_ROW: second moments are no codes but made from means (optimizer_means.cu).
+enum Width : u32 { FLOAT = 0, BYTE = 1, NIBBLE = 2, SHARED_BY_ROW = 3 };
 
 // How a compact moment is stored.
 struct Codec {

@@ -52,6 +52,23 @@ struct Verdict {
 static constexpr u32 LEAF = 16384;
 static constexpr u32 LANES = 256;
 
+// Lanes summed pairwise, lane i with lane i + half; the sum is lane 0's of warp 0. `lanes` holds LANES floats.
+DEVICE float fold(float* lanes, float x) {
+    lanes[thread()] = x;
+    sync_threads();
+    float sum = 0.0f;
+    if (warp() == 0) {
+        const u32 l = lane();
+        const float a = lanes[l] + lanes[l + 128], b = lanes[l + 32] + lanes[l + 160];
+        const float c = lanes[l + 64] + lanes[l + 192], d = lanes[l + 96] + lanes[l + 224];
+        sum = (a + c) + (b + d);
+        UNROLL
+        for (u32 by = 16; by > 0; by /= 2) sum += shuffle_down(sum, by);
+    }
+    sync_threads();
+    return sum;
+}
+
 DEVICE bool is_finite(float x) { return (bits(x) & 0x7f800000u) != 0x7f800000u; }
 
 DEVICE float average(const Constants& c, u32 gamma, float old, float now) {
@@ -67,3 +84,6 @@ DEVICE float clip_at(const Constants& c, float& threshold, float gmax) {
 
 // An element after AdaClip. Not a clamp: only the largest element lands on the threshold.
 DEVICE float clipped(float g, float at, float gmax) { return fabs_(g) > at ? g / gmax * at : g; }
+
+// An element as it enters the moments, where nothing but AdaClip and AdaGN change it.
+DEVICE float normalized(const Verdict& v, float g) { return clipped(g, v.at, v.gmax) * v.norm; }

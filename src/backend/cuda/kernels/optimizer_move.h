@@ -52,6 +52,14 @@ DEVICE void move_any(const Constants& c, float norm, bool rooted, float g, float
     if (rooted) v = root;
 }
 
+// A rule without spikes, and without decay but of the weight itself, where `v` is this step's second moment, then its
+// root.
+DEVICE void move_shared(const Constants& c, float norm, float g, float& x, float& m, float& v) {
+    m = c.beta1 * m + c.rest1 * (g * norm);
+    v = sqrt_rn(v);
+    x = -(c.step * m / denominator(c, v)) - c.decay * x;
+}
+
 static constexpr float LEAST_GRADIENT = 0x1p-30f;
 static constexpr float MOST_GRADIENT = 0x1p6f;
 static constexpr float LEAST_SCALE = 0x1p-40f;

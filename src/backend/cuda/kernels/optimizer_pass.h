@@ -16,8 +16,13 @@ struct Planes {
     u16* offsets;
     void* m;
     u16* m_scales;
+    // If shared, this step's numbers of rows.
     void* v;
     u16* v_scales;
+    // What they are multiplied by in each column, padded to whole runs; null if by nothing.
+    const float* factors;
+    // Per row, whether it is updated; null if all are.
+    const u32* touched;
 };
 
 struct Storage {
@@ -42,6 +47,16 @@ struct Pass {
     // The first lane of its group.
     bool leads;
 };
+
+// A lane's run; one of a row that is left as it is is not live, as if it were past the tensor's end.
+DEVICE Run run_of(const Planes& planes, const Shape& shape, u32 index) {
+    Run run = run_of(shape, index);
+    if (planes.touched != nullptr && run.live && planes.touched[index / shape.runs_per_row] == 0) {
+        run.live = false;
+        run.real = 0;
+    }
+    return run;
+}
 
 DEVICE bool is_packed(const Pass& p) { return p.storage.kind >= INT8; }
 DEVICE bool is_asymmetric(const Pass& p) { return p.planes.offsets != nullptr; }
@@ -77,6 +92,7 @@ struct Loaded {
     Bytes32 stored;
     // 16 or 32 bytes.
     Bytes32 m;
+    // The same, or the number of the row.
     Bytes32 v;
     PlacementBits place;
     u16 m_scale;
@@ -107,7 +123,9 @@ DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
         loaded.m = load_raw((const u8*)planes.m, run, p.storage.m.width == BYTE);
         loaded.m_scale = planes.m_scales[group];
     }
-    if (p.storage.v.width != FLOAT) {
+    if (p.storage.v.width == SHARED_BY_ROW) {
+        loaded.v.x[0] = bits(((const float*)planes.v)[run / p.shape.runs_per_row]);
+    } else if (p.storage.v.width != FLOAT) {
         loaded.v = load_raw((const u8*)planes.v, run, p.storage.v.width == BYTE);
         loaded.v_scale = planes.v_scales[group];
     }

@@ -8,23 +8,6 @@
 
 #include "optimizer.h"
 
-// Lanes summed pairwise, lane i with lane i + half; the sum is lane 0's of warp 0. `lanes` holds LANES floats.
-DEVICE float fold(float* lanes, float x) {
-    lanes[thread()] = x;
-    sync_threads();
-    float sum = 0.0f;
-    if (warp() == 0) {
-        const u32 l = lane();
-        const float a = lanes[l] + lanes[l + 128], b = lanes[l + 32] + lanes[l + 160];
-        const float c = lanes[l + 64] + lanes[l + 192], d = lanes[l + 96] + lanes[l + 224];
-        sum = (a + c) + (b + d);
-        UNROLL
-        for (u32 by = 16; by > 0; by /= 2) sum += shuffle_down(sum, by);
-    }
-    sync_threads();
-    return sum;
-}
-
 // Calls `take` with this thread's elements of a leaf in their order: `count` elements from `grad` on.
 template <typename Take> DEVICE void each_element(const float* grad, u32 count, Take take) {
     if (count == LEAF) {
@@ -84,6 +67,17 @@ KERNEL(256, optimizer_clipped, const float* grad, u64 count, u32 leaves, const u
         const float total = fold(lanes, sum);
         if (thread() == 0) sums[leaf] = total;
     }
+}
+
+// Per row (one warp) whether it has a gradient.
+KERNEL(256, optimizer_touched_rows, const float* grad, u32 rows, u32 cols, u32* touched) {
+    const u32 row = block_x() * (threads() / 32) + warp();
+    if (row >= rows) return;
+    const float* from = grad + (u64)row * cols;
+    bool any = false;
+    for (u32 j = lane(); j < cols; j += 32) any = any || from[j] != 0.0f;
+    const u32 lanes = ballot(any);
+    if (lane() == 0) touched[row] = lanes != 0 ? 1 : 0;
 }
 
 struct Squares {

@@ -50,12 +50,27 @@ DEVICE bool decode_moments(const Pass& p, const Tiles& tiles, const Loaded& load
     }
     if (p.storage.v.width == FLOAT) {
         read_row(tiles.v, e.v);
-    } else {
+    } else if (p.storage.v.width != SHARED_BY_ROW) {
         decode(p.storage.v, loaded.v, v_scale, e.v);
         UNROLL
         for (u32 k = 0; k < RUN; ++k) e.v[k] = e.v[k] * e.v[k];
     }
     return is_tame(m_scale) && is_tame(v_scale);
+}
+
+// Second moments of this step that the run's elements share with others.
+DEVICE void read_shared(const Pass& p, const Loaded& loaded, Elements& e) {
+    const float number = from_bits(loaded.v.x[0]);
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) e.v[k] = number;
+    if (p.planes.factors == nullptr || p.run.real == 0) return;
+    const float* factors = p.planes.factors + p.run.index % p.shape.runs_per_row * RUN;
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+        const Bits16 f = load_16(factors + 4 * i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) e.v[4 * i + j] = number * from_bits(f.x[j]);
+    }
 }
 
 // Elements outside SPAM's mask get no update and keep no state.
@@ -84,7 +99,12 @@ template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, cons
     // The gradient is read again: kept in registers from here on, it would push others out of them.
     sync_warp();
     Range range;
-    if (plain) {
+    if (p.storage.v.width == SHARED_BY_ROW) {
+        read_shared(p, loaded, e);
+        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_shared(p.c, norm, g, x, m, v);
+        });
+    } else if (plain) {
         range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
             move_plain<!COMMON>(p.c, norm, g, x, m, v);
         });
@@ -285,6 +305,7 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outc
         for (u32 k = 0; k < RUN; ++k) e.m[k] = e.v[k] = 0.0f;
     }
     store_moment<true>(p, p.storage.m, p.planes.m, p.planes.m_scales, FOR_M, tiles.m, e.m);
+    if (p.storage.v.width == SHARED_BY_ROW) return;
     store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, FOR_V, tiles.v, e.v);
 }
 
@@ -296,7 +317,8 @@ DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage
     const Verdict decided = *verdict;
     // From the end on: what the statistics read last is still in the second-level cache.
     const u32 index = (grid_x() - 1 - block_x()) * BLOCK + thread();
-    const Pass pass = {planes, shape, storage, c, decided, run_of(shape, index), index % shape.runs_per_group == 0};
+    const Pass pass = {planes, shape, storage, c, decided, run_of(planes, shape, index),
+                       index % shape.runs_per_group == 0};
     const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
     const Loaded loaded = load_all(pass, tiles, maxima);
     const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
@@ -314,6 +336,7 @@ KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage st
 KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, Constants c,
                 const u32* maxima, const Verdict* verdict, Outcomes* outcomes) {
     planes.offsets = nullptr;
+    planes.touched = nullptr;
     shape.dense = 1;
     storage.kind = INT4;
     storage.plain = 1;
