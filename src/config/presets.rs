@@ -38,8 +38,8 @@ const SIZES: [Size; 6] = [
 impl Config {
     /// The preset of that name (one of [`PRESETS`]), or nothing.
     ///
-    /// The sizes `60m` to `7b` have a vocabulary of 32 000, so they want a `tokenizer.file` and `data.train`; the
-    /// paper's batch of 512 sequences is cut to 16, since gradients are not accumulated over several batches yet.
+    /// The sizes `60m` to `7b` have a vocabulary of 32 000, so they want a `tokenizer.file` and `data.train`. Their batch
+    /// is 16 sequences; the paper's 512 are `--set train.batch=512`, of which a block takes as many at once as fit.
     pub fn preset(name: &str) -> Option<Config> {
         match name {
             "quickstart" => Some(Config::default()),
