@@ -322,3 +322,46 @@ fn allocations_are_counted_and_poisoned() {
     assert_eq!(buffer.address(), tetrad_emulator::latest_allocation());
     assert!(buffer.read::<u8>().iter().all(|&byte| byte == 0xff));
 }
+
+/// A stream that waits for an event does no more of the other's work than the event asks for; an eager one does its work
+/// when it is given, unless it has to wait.
+#[test]
+fn streams_wait_for_events_and_for_nothing_else() {
+    start();
+    for eager in [false, true] {
+        tetrad_emulator::set_eager(eager);
+        let (a, b, y) = (stream(), stream(), allocate(16));
+        tetrad_emulator::set_eager(false);
+        let (mut early, mut late): (Handle, Handle) = (null_mut(), null_mut());
+        for event in [&mut early, &mut late] {
+            assert_eq!(cuda!(cuEventCreate(event => *mut Handle, 0 => c_uint)), SUCCESS);
+        }
+        let mut pinned: *mut [f32; 4] = null_mut();
+        assert_eq!(cuda!(cuMemHostAlloc(&mut pinned => *mut *mut [f32; 4], 16 => usize, 0 => c_uint)), SUCCESS);
+        // SAFETY: sixteen bytes that live until the end of the test; the driver writes them only in the calls below.
+        let look = || unsafe { pinned.read_volatile() };
+        let fill = |x: f32, stream: Handle| {
+            assert_eq!(cuda!(cuMemsetD32Async(y => u64, x.to_bits() => c_uint, 4 => usize, stream => Handle)), SUCCESS);
+        };
+        fill(1.0, a);
+        assert_eq!(cuda!(cuEventRecord(early => Handle, a => Handle)), SUCCESS);
+        fill(2.0, a);
+        assert_eq!(cuda!(cuStreamWaitEvent(b => Handle, early => Handle, 0 => c_uint)), SUCCESS);
+        let copy = || {
+            let code = cuda!(cuMemcpyDtoHAsync_v2(pinned => *mut [f32; 4], y => u64, 16 => usize, b => Handle));
+            assert_eq!(code, SUCCESS);
+        };
+        copy();
+        assert_eq!(synchronize(b), SUCCESS);
+        assert_eq!(look(), [if eager { 2.0 } else { 1.0 }; 4], "eager {eager}: the second fill is done early or late");
+        // What is recorded again later is none of an earlier wait's.
+        assert_eq!(cuda!(cuEventRecord(late => Handle, a => Handle)), SUCCESS);
+        assert_eq!(cuda!(cuStreamWaitEvent(b => Handle, late => Handle, 0 => c_uint)), SUCCESS);
+        fill(3.0, a);
+        assert_eq!(cuda!(cuEventRecord(late => Handle, a => Handle)), SUCCESS);
+        copy();
+        assert_eq!(synchronize(b), SUCCESS);
+        assert_eq!(look(), [if eager { 3.0 } else { 2.0 }; 4], "eager {eager}");
+        assert_eq!(synchronize(a), SUCCESS);
+    }
+}
