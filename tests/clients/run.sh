@@ -25,7 +25,7 @@ if [ -z "$python" ]; then
         "$python" -m pip install -q numpy tokenizers || skip "pip cannot install numpy and tokenizers"
         "$python" -m pip install -q --no-deps xllamacpp || skip "pip cannot install xllamacpp, which carries llama.cpp"
         if [ "${CLIENTS_TORCH:-1}" = 1 ]; then
-            "$python" -m pip install -q torch==2.9.1 transformers || echo "pip cannot install torch; going on without"
+            "$python" -m pip install -q torch==2.9.1 transformers gguf || echo "pip cannot install torch; going on without"
         fi
         touch "$place/venv/ready"
     fi
