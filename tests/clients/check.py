@@ -4,12 +4,13 @@ usage: check.py TETRAD MODEL.gguf TEXT FOLDER
 
 Greedy texts are compared token by token: after every beginning of tetrad's text another program must hold tetrad's
 next token for the likeliest, unless it holds it for likelier than that by less than its own arithmetic is off: a near
-tie, which every program breaks its own way. How much it is off is measured in the same run, on 4096 tokens that were
-not generated, against transformers in float32:
+tie, which every program breaks its own way.
 
-- transformers itself: 0.001, what sums in another order make of logits of about 20.
-- llama.cpp on the same values in F32 (keys and values too): four times its root mean square there.
-- llama.cpp on the exported file: likewise. It rounds activations to eight bits in its products, so this is larger.
+- transformers in float32: 0.001.
+- llama.cpp on the same values in F32: 0.001. Its margins are measured against transformers' on 4096 tokens that were
+  not generated, and must be as near.
+- llama.cpp on the exported file: four times the root mean square by which its margins are off there. The weights have
+  the same values, but it rounds activations to eight bits in its products: that alone makes the difference.
 """
 
 import os
@@ -23,9 +24,12 @@ from tokenizers import Tokenizer
 from greedy import compare, wide_copy
 from llama import Llama, losses
 from program import Program
+from speed import speed
 
 SEQUENCE, SEQUENCES = 512, int(os.environ.get("SEQUENCES", 8))
 STEPS = int(os.environ.get("STEPS", 200))
+# What sums in another order make of a margin between two logits of about 20, with room.
+SUMS = 1e-3
 # The root mean square where transformers is not there to measure it: SmolLM2-135M-Instruct's, rounded up.
 NOISE = 0.15
 
@@ -75,15 +79,20 @@ def main():
     check(client.tokenize(words) == ids, f"llama.cpp and the rebuilt tokenizer give the same {len(ids)} tokens")
     ours = eval_loss("model.tetrad", text)
     exact = transformers("directory", words, ids)
-    noise = agreement(exact, client, ids, ours, "llama.cpp")
+    truth, best = measured(exact, ids) if exact else (None, [])
+    if exact:
+        same_perplexity(ours, truth, "transformers")
+    noise = agreement(best, client, ids, ours, "llama.cpp")
     others = [("llama.cpp", client.after, 4 * (noise or NOISE))]
     if exact:
         wide_copy(folder / "exported.gguf", folder / "wide.gguf")
         wide = Llama(folder / "wide.gguf", SEQUENCE, exact=True)
-        noise = agreement(exact, wide, ids, ours, "llama.cpp on the same values in F32")
-        others = [("transformers", lambda ids, start: exact(ids)[start:], 1e-3),
-                  ("llama.cpp on the same values in F32", wide.after, 4 * noise), *others]
+        off = agreement(best, wide, ids, ours, "llama.cpp on the same values in F32")
+        check(off < SUMS / 4, f"on the same values llama.cpp is as near to transformers: {off:.5f}, not above {SUMS / 4}")
+        others = [("transformers", lambda ids, start: exact(ids)[start:], SUMS),
+                  ("llama.cpp on the same values in F32", wide.after, SUMS), *others]
     compare(program, others)
+    speed(program, client, windows(ids), text, SEQUENCE)
     (folder / "wide.gguf").unlink(missing_ok=True)
     if STEPS > 0:
         tune(words, tokenizer)
@@ -110,22 +119,32 @@ def transformers(directory, words=None, ids=None):
     return logits
 
 
-def agreement(exact, client, ids, ours, name):
-    """Perplexities; the root mean square by which the client's margin between the two best tokens is off."""
-    theirs, truth, off = [], [], []
+def margins(rows, best):
+    at = np.arange(len(rows))
+    return rows[at, best[:, 1]] - rows[at, best[:, 0]]
+
+
+def measured(exact, ids):
+    """Of each window, transformers' two best tokens everywhere and the margin between them; the perplexity of all."""
+    truth, best = [], []
     for inputs, targets in windows(ids):
-        found = client.logits(inputs)
-        theirs.append(losses(found, targets))
-        if exact:
-            rows, at = exact(inputs), np.arange(len(inputs))
-            truth.append(losses(rows, targets))
-            best = np.argpartition(rows, -2, axis=1)[:, -2:]
-            margin = lambda row: row[at, best[:, 1]] - row[at, best[:, 0]]
-            off.append(np.abs(margin(found) - margin(rows)))
+        rows = exact(inputs)
+        truth.append(losses(rows, targets))
+        two = np.argpartition(rows, -2, axis=1)[:, -2:]
+        best.append((two, margins(rows, two)))
+    return np.mean(truth), best
+
+
+def agreement(best, client, ids, ours, name):
+    """Perplexities; the root mean square by which the client's margin between the two best tokens is off."""
+    theirs, off = [], []
+    for i, (inputs, targets) in enumerate(windows(ids)):
+        rows = client.logits(inputs)
+        theirs.append(losses(rows, targets))
+        off += [np.abs(margins(rows, two) - margin) for two, margin in best[i:i + 1]]
     same_perplexity(ours, np.mean(theirs), name)
-    if not exact:
+    if not off:
         return None
-    same_perplexity(ours, np.mean(truth), "transformers")
     off = np.concatenate(off)
     noise = float(np.sqrt(np.mean(off ** 2)))
     print(f"        margins of {name} between two tokens are off by {noise:.5f} (root mean square), by "

@@ -48,7 +48,7 @@ def library():
 
 
 class Llama:
-    """A model in llama.cpp; `exact` keeps keys and values in 32 bits, not in 16."""
+    """A model in llama.cpp; `exact` computes attention in 32 bits throughout, not in 16."""
 
     def __init__(self, path, tokens=512, threads=2, quiet=True, exact=False):
         self.lib = lib = library()
@@ -68,6 +68,9 @@ class Llama:
             # type_k and type_v, F16, stand behind the two words of a pointer that is null.
             at = next(i for i in range(16, 32) if list(params.words[i - 2:i + 4]) == [0, 0, 1, 1, 0, 0])
             params.words[at] = params.words[at + 1] = 0
+            # Scaling, pooling, attention and flash attention: each -1, which leaves it to the library.
+            at = next(i for i in range(8, 16) if list(params.words[i:i + 5]) == [2**32 - 1] * 4 + [0])
+            params.words[at + 3] = 0
         self.context = lib.llama_init_from_model(self.model, params)
         if not self.context:
             raise SystemExit(f"{path}: llama.cpp makes no context of {tokens} tokens")
