@@ -22,8 +22,8 @@ pub enum FormatError {
     },
     /// Other first bytes.
     #[error(
-        "the file begins with {found}, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2){}",
-        hint(found)
+        "the file begins with {found}, a .tetrad file with 89 54 45 54 52 41 44 0a: it is {} (R2)",
+        other_kind(found)
     )]
     Magic {
         /// The first eight bytes in hexadecimal.
@@ -467,9 +467,9 @@ pub enum FormatError {
     Contents(#[from] ContentsError),
 }
 
-/// What to do with another kind of file, where its first bytes say what it is.
-fn hint(found: &str) -> &'static str {
-    if found.starts_with("47 47 55 46") { ", GGUF: `tetrad import` makes a .tetrad file of it" } else { "" }
+/// What a file is by its first bytes, and what to do with it.
+fn other_kind(found: &str) -> &'static str {
+    if found.starts_with("47 47 55 46") { "GGUF, which `tetrad import` brings in" } else { "another kind of file" }
 }
 
 fn remedy(major: u16) -> &'static str {

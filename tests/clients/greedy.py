@@ -34,8 +34,8 @@ def judge(program, rows, ours, near, name):
     parted = np.flatnonzero(behind > 0)
     same = parted[0] if len(parted) else len(ours)
     worst = f", at most {behind.max():.4f} behind" if len(parted) else ""
-    program.check((behind < near).all(), f"{name}: the same for {same} tokens, {len(parted)} of {len(ours)} differ{worst} "
-                                         f"(a near tie is below {near:.5f}; there are {ties})")
+    said = f"{name}: the same for {same} tokens, {len(parted)} of {len(ours)} differ{worst}"
+    program.check((behind < near).all(), f"{said} (a near tie is below {near:.5f}; there are {ties})")
 
 
 def wide_copy(path, out):

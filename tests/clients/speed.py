@@ -25,5 +25,5 @@ def speed(program, client, windows, text, sequence):
     if RUNS > 0:
         ratio = statistics.median(a / b for a, b in zip(ours, theirs))
         shown = lambda rates: ", ".join(f"{rate:.0f}" for rate in rates)
-        print(f"        tokens/s, 2 threads each: eval {shown(ours)}; llama.cpp at batch {sequence} {shown(theirs)}; median "
-              f"ratio {ratio:.2f}; load of the last minutes {os.getloadavg()[0]:.1f}", flush=True)
+        print(f"        tokens/s, 2 threads each: eval {shown(ours)}; llama.cpp at batch {sequence} {shown(theirs)}; "
+              f"median ratio {ratio:.2f}; load of the last minutes {os.getloadavg()[0]:.1f}", flush=True)

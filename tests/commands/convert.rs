@@ -84,7 +84,7 @@ fn what_cannot_come_in_or_go_out_is_refused() {
     assert!(place.read("mine.gguf") == std::fs::read(&model).unwrap());
     assert_snapshot!(place.fails(&["import", "mine.gguf", "-o", "none/new.tetrad"]), @"tetrad: none/new.tetrad: its directory does not exist; make it, or name another path");
     assert!(!place.path("new.tetrad").exists());
-    assert_snapshot!(place.fails(&["sample", "mine.gguf"]), @"tetrad: mine.gguf: the file begins with 47 47 55 46 03 00 00 00, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2), GGUF: `tetrad import` makes a .tetrad file of it; `tetrad verify` lists all that is wrong");
+    assert_snapshot!(place.fails(&["sample", "mine.gguf"]), @"tetrad: mine.gguf: the file begins with 47 47 55 46 03 00 00 00, a .tetrad file with 89 54 45 54 52 41 44 0a: it is GGUF, which `tetrad import` brings in (R2); `tetrad verify` lists all that is wrong");
     let export = |more: &[&str]| place.fails(&[&["export"], more].concat());
     assert_snapshot!(export(&["run/model.tetrad", "-o", "out.gguf", "--type", "f32"]), @"tetrad: --type is for a directory; a GGUF file gets the bits of the model (see --embedding, --head)");
     assert_snapshot!(export(&["run/model.tetrad", "-o", "out", "--embedding", "f16"]), @"tetrad: --embedding and --head are for GGUF; give --output a name that ends in .gguf");
