@@ -1,6 +1,6 @@
 //! File to state.
 
-use super::meta::{Meta, TOKENIZER};
+use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{planes, spec};
 use crate::backend::{Backend, Param, Sizes, State, Weight};
 use crate::config::{Config, Moment, Scheme, SecondMoment};
@@ -67,6 +67,14 @@ impl Checkpoint {
     /// The content of the attachment of this name.
     pub fn attachment(&self, name: &str) -> Option<Vec<u8>> {
         self.file().attachment(name).map(<[u8]>::to_vec)
+    }
+
+    /// What goes with the tokenizer, for every file that is made of this one.
+    pub fn companions(&self) -> Vec<(&'static str, Vec<u8>)> {
+        [TOKENIZER_CONFIG, GENERATION_CONFIG]
+            .into_iter()
+            .filter_map(|name| Some((name, self.attachment(name)?)))
+            .collect()
     }
 
     /// The file's planes, where they lie.

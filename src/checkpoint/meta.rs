@@ -38,6 +38,9 @@ pub const TOKENIZER: &str = "tokenizer.json";
 /// The attachment with special tokens and chat template, where a model came with one: Hugging Face's file.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
+/// The attachment that says at which tokens a text ends (`eos_token_id`, one or a list), where a model came with it.
+pub const GENERATION_CONFIG: &str = "generation_config.json";
+
 /// What it says of a file that needs none.
 const BYTES: &str = "bytes";
 

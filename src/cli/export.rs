@@ -85,11 +85,14 @@ fn bring_out(args: &Args) -> CliResult {
     if !gguf && (args.embedding.is_some() || args.head.is_some()) {
         return Err("--embedding and --head are for GGUF; give --output a name that ends in .gguf".into());
     }
+    let output = escape(&args.output.to_string_lossy());
+    if !gguf && args.output.is_file() {
+        return Err(format!("{output}: is a file; give a name that ends in .gguf, or a directory").into());
+    }
     let checkpoint = Checkpoint::open(&args.file)?;
     if checkpoint.config.activations.quant != ActivationQuant::None {
         eprintln!("note: the model was trained with four-bit activations, which other programs will not round");
     }
-    let output = escape(&args.output.to_string_lossy());
     let mut bar = converting("exporting");
     if gguf {
         let types = GgufTypes { embedding: args.embedding.map(Into::into), head: args.head.map(Into::into) };

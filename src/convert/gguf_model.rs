@@ -37,6 +37,7 @@ pub fn open(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Convert
         None => tokenizer::from_gguf(path, &gguf)?,
     };
     let (tokenizer, tokenizer_config) = built.unzip();
+    let generation_config = tokenizer::ends_of_gguf(&gguf).map_err(failed)?;
     let mut notes = Vec::new();
     if tokenizer.is_none() {
         notes.push("the file has no tokenizer; its tokens are taken for bytes (--tokenizer FILE gives another)".into());
@@ -49,6 +50,7 @@ pub fn open(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Convert
         tensors,
         tokenizer,
         tokenizer_config: tokenizer_config.flatten(),
+        generation_config,
         notes,
     })
 }
@@ -95,6 +97,12 @@ fn configuration(path: &Path, gguf: &Gguf<'_>, map: &[u8]) -> Result<Model, Conv
     if !["llama", "qwen2", "qwen3"].contains(&architecture) {
         let shown = Value::Text(architecture).describe();
         return Err(unsupported(format!("its architecture is {shown}")));
+    }
+    if let Some(parts) = gguf.maybe("split.count", "a whole number", Value::count).map_err(failed)?.filter(|n| *n > 1) {
+        let what = format!(
+            "is one of {parts} files of a model; join them with llama.cpp's `llama-gguf-split --merge FIRST JOINED.gguf`"
+        );
+        return Err(ConvertError::Source { path: path.into(), what });
     }
     let keys = Keys { gguf, architecture };
     let mut model = plain(&keys).map_err(failed)?;

@@ -4,7 +4,7 @@ use super::Progress;
 use super::quants::{GroupBits, Kind, group_bits};
 use super::source::{Source, Stored, configuration};
 use crate::backend::WeightKind;
-use crate::checkpoint::{Meta, TOKENIZER, TOKENIZER_CONFIG, spec};
+use crate::checkpoint::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, spec};
 use crate::config::{Config, Scheme, TableStorage};
 use crate::error::{ConvertError, ReplaceError, WriteError};
 use crate::format::{Attachment, Element, Layout, PlaneKind, TensorPlan};
@@ -58,6 +58,7 @@ pub fn import(
     path: &Path,
     progress: &mut Progress,
 ) -> Result<Summary, ConvertError> {
+    refuse_itself(source, path)?;
     let config = storage(source, options)?;
     let entries = table(&config);
     let ways: Vec<Way> = entries.iter().map(|entry| Way::of(source, entry, &config)).collect();
@@ -70,7 +71,12 @@ pub fn import(
             if fine { plan.with(PlaneKind::Residue, Element::Nibble) } else { plan }
         })
         .collect();
-    let attachments: Vec<Attachment> = [(TOKENIZER, &source.tokenizer), (TOKENIZER_CONFIG, &source.tokenizer_config)]
+    let beside = [
+        (TOKENIZER, &source.tokenizer),
+        (TOKENIZER_CONFIG, &source.tokenizer_config),
+        (GENERATION_CONFIG, &source.generation_config),
+    ];
+    let attachments: Vec<Attachment> = beside
         .into_iter()
         .filter_map(|(name, bytes)| bytes.as_deref().map(|bytes| Attachment { name, bytes }))
         .collect();
@@ -108,6 +114,19 @@ pub fn import(
     let count = |way| ways.iter().filter(|found| **found == way).count();
     let (kept, rounded, floats) = (count(Way::Kept), count(Way::Rounded), count(Way::Floats));
     Ok(Summary { config, bytes: layout.file_len(), kept, rounded, floats })
+}
+
+/// The file that is written must be none of those that are read: often they are the only copy.
+fn refuse_itself(source: &Source, path: &Path) -> Result<(), ConvertError> {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let same = |other: &Path| real(path).is_some_and(|path| real(other) == Some(path));
+    match source.files.iter().find(|(other, _)| same(other)) {
+        Some(_) => {
+            let what = "is the file that is read; name another one to write".into();
+            Err(ConvertError::Source { path: path.into(), what })
+        }
+        None => Ok(()),
+    }
 }
 
 /// The configuration of the file: scheme, group and tables that keep most of the source's bits, unless told otherwise.

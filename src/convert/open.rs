@@ -20,6 +20,9 @@ pub fn open(path: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
             let what = "is a .tetrad file already; GGUF, safetensors and Hugging Face directories are imported";
             return Err(ConvertError::Source { path: path.into(), what: what.into() });
         }
+        if let Some(what) = other_kind(&map) {
+            return Err(ConvertError::Source { path: path.into(), what: what.into() });
+        }
         if map.starts_with(b"GGUF") {
             gguf_model::open(path, map, beside)?
         } else {
@@ -28,4 +31,17 @@ pub fn open(path: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
     };
     source.check_tokenizer()?;
     Ok(source)
+}
+
+/// Files that are taken for a model now and then, and what to give instead.
+fn other_kind(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        // Eight bytes of any value and the header: safetensors.
+        [_, _, _, _, _, _, _, _, b'{', ..] => None,
+        [b'{', ..] => Some("is JSON; give the directory that it lies in, or the .safetensors file"),
+        [b'P', b'K', 3, 4, ..] | [0x80, 2..=5, ..] => {
+            Some("is a pickle of PyTorch, which is not read; convert it with transformers' save_pretrained")
+        }
+        _ => None,
+    }
 }

@@ -39,6 +39,8 @@ pub struct Source {
     pub tokenizer: Option<Vec<u8>>,
     /// What goes with it: special tokens, chat template (`tokenizer_config.json`).
     pub tokenizer_config: Option<Vec<u8>>,
+    /// At which tokens its texts end (`generation_config.json`).
+    pub generation_config: Option<Vec<u8>>,
     /// What the user should know about it.
     pub notes: Vec<String>,
 }

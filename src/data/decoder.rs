@@ -39,7 +39,7 @@ impl Decoder {
     }
 
     /// Gives what is still held back, an incomplete character as U+FFFD.
-    pub fn finish(mut self) -> String {
+    pub fn finish(&mut self) -> String {
         let text = self.pending();
         self.held.clear();
         text

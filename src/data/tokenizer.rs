@@ -162,6 +162,14 @@ impl Tokenizer {
         self.first_of(&BEGINNING_OF_TEXT)
     }
 
+    /// The token that the file asks to be put before every text, if it asks for one.
+    pub fn first(&self) -> Option<u32> {
+        match &self.0 {
+            Kind::Bytes => None,
+            Kind::File(loaded) => guarded(|| loaded.tokenizer.encode_fast("", true)).ok()?.get_ids().first().copied(),
+        }
+    }
+
     /// The id of a token by its name.
     pub fn id(&self, name: &str) -> Option<u32> {
         self.first_of(&[name])

@@ -39,7 +39,9 @@ pub enum GgufError {
     TensorType { tensor: String, found: String },
     #[error("tensor {tensor} is at offset {offset} of the data, which is no multiple of {alignment}")]
     Unaligned { tensor: String, offset: u64, alignment: u64 },
-    #[error("tensor {tensor} has {len} bytes at offset {offset} of the data, which ends at {end}")]
+    #[error(
+        "tensor {tensor} has {len} bytes at offset {offset} of the data, which ends at {end}; the file is cut off or damaged"
+    )]
     Outside { tensor: String, offset: u64, len: u64, end: u64 },
     #[error("tensors {first} and {second} overlap")]
     Overlap { first: String, second: String },
@@ -68,7 +70,9 @@ pub enum SafetensorsError {
     Dims { tensor: String, dims: Vec<u64> },
     #[error("tensor {tensor} has {found} bytes by its offsets, {needed} by its shape and type")]
     Len { tensor: String, found: u64, needed: u64 },
-    #[error("tensor {tensor} lies at {begin}..{end} of the data, which has {len} bytes")]
+    #[error(
+        "tensor {tensor} lies at {begin}..{end} of the data, which has {len} bytes; the file is cut off or damaged"
+    )]
     Outside { tensor: String, begin: u64, end: u64, len: u64 },
     #[error("the data before tensor {tensor} has a hole, or overlaps it (byte {expected}, it begins at {begin})")]
     Hole { tensor: String, expected: u64, begin: u64 },

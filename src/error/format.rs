@@ -22,7 +22,8 @@ pub enum FormatError {
     },
     /// Other first bytes.
     #[error(
-        "the file begins with {found}, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2)"
+        "the file begins with {found}, a .tetrad file with 89 54 45 54 52 41 44 0a: it is {} (R2)",
+        other_kind(found)
     )]
     Magic {
         /// The first eight bytes in hexadecimal.
@@ -464,6 +465,11 @@ pub enum FormatError {
     /// Padding behind the head that is not zero.
     #[error(transparent)]
     Contents(#[from] ContentsError),
+}
+
+/// What a file is by its first bytes, and what to do with it.
+fn other_kind(found: &str) -> &'static str {
+    if found.starts_with("47 47 55 46") { "GGUF, which `tetrad import` brings in" } else { "another kind of file" }
 }
 
 fn remedy(major: u16) -> &'static str {

@@ -13,6 +13,12 @@ pub enum StoreError {
         /// The path.
         path: PathBuf,
     },
+    /// A file to be written in a directory that is not there.
+    #[error("{path}: its directory does not exist; make it, or name another path", path = show(path))]
+    NoDirectory {
+        /// The path.
+        path: PathBuf,
+    },
     /// No permission.
     #[error("{path}: permission denied, check the owner and mode of the file and its directory", path = show(path))]
     Denied {

@@ -92,7 +92,10 @@ impl Partial {
         hidden.push(PARTIAL);
         let path = target.with_file_name(hidden);
         loop {
-            let fail = |e| StoreError::io(target, "create a file beside it", e);
+            let fail = |e: io::Error| match e.kind() {
+                io::ErrorKind::NotFound => StoreError::NoDirectory { path: target.into() },
+                _ => StoreError::io(target, "create a file beside it", e),
+            };
             let file = OpenOptions::new()
                 .read(true)
                 .write(true)

@@ -48,7 +48,9 @@ def library():
 
 
 class Llama:
-    def __init__(self, path, tokens=512, threads=2, quiet=True):
+    """A model in llama.cpp; `exact` computes attention in 32 bits throughout, not in 16."""
+
+    def __init__(self, path, tokens=512, threads=2, quiet=True, exact=False):
         self.lib = lib = library()
         if quiet:
             self.silence = c.CFUNCTYPE(None, c.c_int, c.c_char_p, c.c_void_p)(lambda level, text, data: None)
@@ -62,6 +64,13 @@ class Llama:
         params.words[0] = params.words[1] = params.words[2] = tokens
         at = next(i for i in range(4, 8) if params.words[i] == params.words[i + 1] == 4)
         params.words[at] = params.words[at + 1] = threads
+        if exact:
+            # type_k and type_v, F16, stand behind the two words of a pointer that is null.
+            at = next(i for i in range(16, 32) if list(params.words[i - 2:i + 4]) == [0, 0, 1, 1, 0, 0])
+            params.words[at] = params.words[at + 1] = 0
+            # Scaling, pooling, attention and flash attention: each -1, which leaves it to the library.
+            at = next(i for i in range(8, 16) if list(params.words[i:i + 5]) == [2**32 - 1] * 4 + [0])
+            params.words[at + 3] = 0
         self.context = lib.llama_init_from_model(self.model, params)
         if not self.context:
             raise SystemExit(f"{path}: llama.cpp makes no context of {tokens} tokens")
@@ -93,6 +102,12 @@ class Llama:
         rows = range(count) if every else [count - 1]
         return np.stack([np.ctypeslib.as_array(self.lib.llama_get_logits_ith(self.context, i), (self.size,)).copy()
                          for i in rows])
+
+    def after(self, tokens, first):
+        """Logits after each token from number `first` on, fed one by one as a text is that is being written."""
+        rows = [self.logits(tokens[:first + 1], every=False)]
+        rows += [self.logits([token], start=first + 1 + i) for i, token in enumerate(tokens[first + 1:])]
+        return np.concatenate(rows)
 
 
 def losses(logits, targets):

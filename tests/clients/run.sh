@@ -7,6 +7,7 @@
 #   CLIENTS_TORCH=0                 leaves transformers out
 #   CLIENTS_MODEL=FILE.gguf         another model
 #   STEPS=0                         leaves out the 200 steps of fine-tuning, which take most of the time
+#   RUNS=0                          leaves out the comparison of speeds (3 runs each, by turns)
 #
 # Skips, and says so, where Python or the packages cannot be had.
 set -euo pipefail
@@ -25,7 +26,7 @@ if [ -z "$python" ]; then
         "$python" -m pip install -q numpy tokenizers || skip "pip cannot install numpy and tokenizers"
         "$python" -m pip install -q --no-deps xllamacpp || skip "pip cannot install xllamacpp, which carries llama.cpp"
         if [ "${CLIENTS_TORCH:-1}" = 1 ]; then
-            "$python" -m pip install -q torch==2.9.1 transformers || echo "pip cannot install torch; going on without"
+            "$python" -m pip install -q torch==2.9.1 transformers gguf || echo "pip cannot install torch; going on without"
         fi
         touch "$place/venv/ready"
     fi

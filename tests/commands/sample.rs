@@ -1,7 +1,7 @@
 //! `sample`: repeatable, as long as asked, whatever the length of prompt and text.
 
 use super::process::Workplace;
-use super::{TINY, trained, workplace};
+use super::{TINY, json, trained, workplace};
 use insta::assert_snapshot;
 
 fn sample(place: &Workplace, more: &[&str]) -> String {
@@ -90,4 +90,104 @@ fn settings_without_a_meaning_are_refused() {
     assert_snapshot!(refused(&["--top-p", "0"]), @"tetrad: --top-p 0: above 0 and at most 1");
     assert_snapshot!(refused(&["--top-p", "1.5"]), @"tetrad: --top-p 1.5: above 0 and at most 1");
     assert_snapshot!(refused(&["--threads", "5000"]), @"tetrad: 5000 threads: at most 4096 can be asked for, 0 means one per processor");
+}
+
+/// A text of a model that has learned nothing, always the same: its tokens, and whether the model ended it.
+fn words(place: &Workplace, file: &str, more: &[&str]) -> (Vec<u64>, bool) {
+    let args = ["sample", file, "--prompt", "It is", "--temperature", "2", "--max-tokens", "12", "--json"];
+    let said = json(&place.ok(&[&args, more].concat()));
+    let tokens = said["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect();
+    (tokens, said["ended"].as_bool().unwrap())
+}
+
+/// The first token that was not written before, from the fourth on: a place to end at.
+fn place_to_end(tokens: &[u64]) -> usize {
+    (3..tokens.len()).find(|&i| !tokens[..i].contains(&tokens[i])).expect("a text of one word")
+}
+
+#[test]
+fn a_text_ends_where_an_imported_gguf_file_says() {
+    let place = Workplace::new();
+    let mut bytes = std::fs::read(format!("{}/fixtures/convert/q4_1.gguf", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let key = b"tokenizer.ggml.eos_token_id";
+    let value = bytes.windows(key.len()).position(|part| part == key).unwrap() + key.len() + 4;
+    std::fs::write(place.path("model.gguf"), &bytes).unwrap();
+    place.ok(&["import", "model.gguf", "-o", "model.tetrad"]);
+    let (tokens, _) = words(&place, "model.tetrad", &["--ignore-eos"]);
+    assert_eq!(tokens.len(), 12);
+    let at = place_to_end(&tokens);
+    bytes[value..value + 4].copy_from_slice(&(tokens[at] as u32).to_le_bytes());
+    std::fs::write(place.path("model.gguf"), &bytes).unwrap();
+    place.ok(&["import", "model.gguf", "-o", "model.tetrad"]);
+    assert_eq!(words(&place, "model.tetrad", &[]), (tokens[..=at].to_vec(), true));
+    assert_eq!(words(&place, "model.tetrad", &["--ignore-eos"]), (tokens.clone(), false));
+    // The token that ends a text is not part of it.
+    let plain = ["sample", "model.tetrad", "--prompt", "It is", "--temperature", "2", "--max-tokens"];
+    let up_to = |count: usize, more: &[&str]| place.ok(&[&plain[..], &[&count.to_string()], more].concat());
+    assert_eq!(up_to(12, &[]), up_to(at, &["--ignore-eos"]));
+}
+
+#[test]
+fn a_text_ends_at_any_token_of_generation_config_whichever_way_the_model_went() {
+    let place = Workplace::new();
+    let fixture = format!("{}/fixtures/convert/q4_0.gguf", env!("CARGO_MANIFEST_DIR"));
+    place.ok(&["import", &fixture, "-o", "first.tetrad"]);
+    place.ok(&["export", "first.tetrad", "-o", "dir"]);
+    place.ok(&["import", "dir", "-o", "model.tetrad"]);
+    let (tokens, _) = words(&place, "model.tetrad", &["--ignore-eos"]);
+    let at = place_to_end(&tokens);
+    let ends = format!("{{\"eos_token_id\": [559, {}]}}", tokens[at]);
+    let ended = (tokens[..=at].to_vec(), true);
+    std::fs::write(place.path("dir/generation_config.json"), &ends).unwrap();
+    place.ok(&["import", "dir", "-o", "model.tetrad"]);
+    assert_eq!(words(&place, "model.tetrad", &[]), ended);
+    place.ok(&["export", "model.tetrad", "-o", "out"]);
+    assert_eq!(place.read("out/generation_config.json"), ends.as_bytes());
+    place.ok(&["export", "model.tetrad", "-o", "out.gguf"]);
+    place.ok(&["import", "out.gguf", "-o", "again.tetrad"]);
+    assert_eq!(words(&place, "again.tetrad", &[]), ended);
+    // Older models say it in config.json.
+    std::fs::remove_file(place.path("dir/generation_config.json")).unwrap();
+    let mut config = json(&String::from_utf8(place.read("dir/config.json")).unwrap());
+    config["eos_token_id"] = serde_json::json!([559, tokens[at]]);
+    std::fs::write(place.path("dir/config.json"), config.to_string()).unwrap();
+    place.ok(&["import", "dir", "-o", "older.tetrad"]);
+    assert_eq!(words(&place, "older.tetrad", &[]), ended);
+    std::fs::write(place.path("dir/generation_config.json"), "[]").unwrap();
+    assert_snapshot!(place.fails(&["import", "dir", "-o", "new.tetrad"]), @"tetrad: dir/generation_config.json: is no configuration of generation: invalid type: sequence, expected a map at line 1 column 0");
+}
+
+#[test]
+fn json_holds_prompt_text_and_tokens() {
+    let place = trained();
+    let args = ["--prompt", "The ", "--temperature", "0", "--max-tokens", "9"];
+    let text = sample(&place, &args);
+    let said = json(&place.ok(&[&["sample", "run/model.tetrad", "--json"], &args[..]].concat()));
+    assert_eq!(format!("The {}", said["text"].as_str().unwrap()), text);
+    assert_eq!(said["prompt_tokens"], serde_json::json!([84, 104, 101, 32]));
+    assert_eq!((said["tokens"].as_array().unwrap().len(), &said["ended"]), (9, &false.into()));
+}
+
+/// What other programs put before a text, an imported model has seen before every text.
+#[test]
+fn a_prompt_begins_as_the_imported_tokenizer_begins_texts() {
+    let place = Workplace::new();
+    let fixture = format!("{}/fixtures/convert/q4_0.gguf", env!("CARGO_MANIFEST_DIR"));
+    place.ok(&["import", &fixture, "-o", "first.tetrad"]);
+    place.ok(&["export", "first.tetrad", "-o", "dir"]);
+    let name = "dir/tokenizer_config.json";
+    let mut told = json(&String::from_utf8(place.read(name)).unwrap());
+    let vocab = json(&String::from_utf8(place.read("dir/tokenizer.json")).unwrap())["model"]["vocab"].clone();
+    told["bos_token"] = "Z".into();
+    let mut begun = |adds: bool, prompt: &str| {
+        told["add_bos_token"] = adds.into();
+        std::fs::write(place.path(name), told.to_string()).unwrap();
+        place.ok(&["import", "dir", "-o", "model.tetrad"]);
+        let said = place.ok(&["sample", "model.tetrad", "--prompt", prompt, "--max-tokens", "1", "--json"]);
+        json(&said)["prompt_tokens"].as_array().unwrap().clone()
+    };
+    let plain = begun(false, "It is");
+    assert_ne!(plain[0], vocab["Z"]);
+    assert_eq!(begun(true, "It is"), [&[vocab["Z"].clone()], &plain[..]].concat());
+    assert_eq!(begun(true, "ZIt is")[..2], [vocab["Z"].clone(), plain[0].clone()], "not twice");
 }

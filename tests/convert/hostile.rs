@@ -1,9 +1,9 @@
 //! Files that lie: a typed error, never a panic, nor memory or time beyond what the bytes that are there explain.
 
-use crate::{bring_in, common, fixture};
-use tetrad::convert::Options;
+use crate::{bring_in, common, fixture, refusal};
+use tetrad::checkpoint::Checkpoint;
 use tetrad::convert::gguf::{Array, Gguf, Value};
-use tetrad::convert::safetensors;
+use tetrad::convert::{FloatType, Options, export_hugging_face, safetensors};
 use tetrad::error::{GgufError, SafetensorsError};
 
 /// A small generator of the mutations' own, so that they are the same everywhere and always.
@@ -78,6 +78,64 @@ fn mutated_gguf_files_end_in_an_error_or_a_model() {
         }
     }
     assert!(refused > 500 && read > 100 && imported > 0, "{refused} refused, {read} read, {imported} imported");
+}
+
+/// Values that sums and products of sizes wrap with, and values that are no sizes.
+fn edges() -> Vec<serde_json::Value> {
+    let numbers = EDGES.iter().map(|&n| n.into());
+    let others = ["-1", "0.5", "1e300", "-1e-300", "null", "true", "\"8\"", "[]", "[7]", "{}"];
+    numbers.chain(others.map(|text| serde_json::from_str(text).unwrap())).collect()
+}
+
+#[test]
+fn a_configuration_of_edges_ends_in_an_error_or_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (dir.path().join("model"), dir.path().join("x.tetrad"));
+    bring_in(&fixture("q4_0.gguf"), &Options::default(), &out).unwrap();
+    let checkpoint = Checkpoint::open(&out).unwrap();
+    export_hugging_face(&checkpoint, FloatType::F16, u64::MAX, &model, &mut |_, _| {}).unwrap();
+    let path = model.join("config.json");
+    let whole: serde_json::Map<_, _> = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let (mut refused, mut imported) = (0, 0);
+    for key in whole.keys().chain([&"sliding_window".to_owned(), &"rope_parameters".to_owned()]) {
+        for value in edges().into_iter().map(Some).chain([None]) {
+            let mut changed = whole.clone();
+            match value {
+                Some(value) => changed.insert(key.clone(), value),
+                None => changed.remove(key),
+            };
+            std::fs::write(&path, serde_json::to_vec(&changed).unwrap()).unwrap();
+            match bring_in(&model, &Options::default(), &out) {
+                Ok(_) => imported += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 150 && imported > 100, "{refused} refused, {imported} imported");
+}
+
+#[test]
+fn gguf_keys_of_edges_end_in_an_error_or_a_model() {
+    let whole = std::fs::read(fixture("q4_0.gguf")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (path, out) = (dir.path().join("x.gguf"), dir.path().join("x.tetrad"));
+    let (mut refused, mut imported) = (0, 0);
+    for (key, value) in &Gguf::parse(&whole).unwrap().metadata {
+        if !matches!(value, Value::Whole(_) | Value::Float(_)) {
+            continue;
+        }
+        let at = whole.windows(key.len()).position(|part| part == key.as_bytes()).unwrap() + key.len() + 4;
+        for edge in EDGES.map(|edge| edge as u32).into_iter().chain([2, 3, 0x7f80_0000, 0xbf80_0000]) {
+            let mut bytes = whole.clone();
+            bytes[at..at + 4].copy_from_slice(&edge.to_le_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            match bring_in(&path, &Options::default(), &out) {
+                Ok(_) => imported += 1,
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 50 && imported > 20, "{refused} refused, {imported} imported");
 }
 
 #[test]
@@ -200,6 +258,17 @@ fn each_lie_of_a_gguf_file_has_its_error() {
     assert!(matches!(said(gguf(&[("k", 9, &many)], &[&one], 256)), GgufError::Truncated { .. }));
     let nested: Vec<u8> = [&9u32.to_le_bytes()[..], &1u64.to_le_bytes()].concat().repeat(10_000);
     assert!(matches!(said(gguf(&[("k", 9, &nested)], &[&one], 256)), GgufError::ValueType { found: 9, .. }));
+}
+
+#[test]
+fn a_part_of_a_model_is_named_as_such() {
+    let llama = [&5u64.to_le_bytes()[..], b"llama"].concat();
+    let keys: [(&str, u32, &[u8]); 2] = [("general.architecture", 8, &llama), ("split.count", 2, &[3, 0])];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model-00001-of-00003.gguf");
+    std::fs::write(&path, gguf(&keys, &[&record("token_embd.weight", &[32, 2], 0, 0)], 256)).unwrap();
+    let said = refusal(&path, dir.path());
+    assert!(said.contains("is one of 3 files of a model; join them with"), "{said}");
 }
 
 #[test]

@@ -165,6 +165,18 @@ fn an_index_leads_nowhere_else() {
         dir.edit(INDEX, |json| json["weight_map"][EMBEDDING] = name.into());
         assert!(dir.refused().contains("leads out of the directory"), "{name}: {}", dir.refused());
     }
+    // Nor do the other files.
+    std::fs::write(dir.at(INDEX), &index).unwrap();
+    for name in [INDEX, "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        let (at, away) = (dir.at(name), dir.root.path().join("away.json"));
+        std::fs::write(&at, if at.exists() { std::fs::read(&at).unwrap() } else { b"{}".to_vec() }).unwrap();
+        std::fs::rename(&at, &away).unwrap();
+        std::os::unix::fs::symlink(&away, &at).unwrap();
+        assert!(dir.refused().contains("leads out of the directory"), "{name}: {}", dir.refused());
+        std::fs::remove_file(&at).unwrap();
+        std::fs::rename(&away, &at).unwrap();
+    }
+    dir.accepted();
     dir.edit(INDEX, |json| json["weight_map"][EMBEDDING] = "none.safetensors".into());
     assert!(dir.refused().contains("none.safetensors: no such file"), "{}", dir.refused());
     dir.edit(INDEX, |json| json["weight_map"][EMBEDDING] = second.into());

@@ -8,7 +8,7 @@ use super::device::{self, Device, Opened};
 use super::output::escape;
 use super::{CliResult, Failure, budget, pool};
 use crate::backend::Sizes;
-use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
+use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, clear, latest, list, save_with};
 use crate::config::Config;
 use crate::data::{Batches, Prepared, Windows};
 use crate::error::StoreError;
@@ -119,7 +119,7 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     let resolved = dir.join("config.toml");
     std::fs::write(&resolved, given.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
-    console.companion = origin.and_then(|checkpoint| checkpoint.attachment(TOKENIZER_CONFIG));
+    console.companions = origin.map(Checkpoint::companions).unwrap_or_default();
     if from.is_none() {
         // Finds a full or read-only disk now, not in an hour; and if the first steps already go wrong, there is a
         // checkpoint from before them.

@@ -1,6 +1,6 @@
 //! What a running training shows and writes: the progress line, metrics, samples, checkpoints.
 
-use crate::checkpoint::{Extent, Meta, TOKENIZER, TOKENIZER_CONFIG, checkpoint_path, prune, save_with};
+use crate::checkpoint::{Extent, Meta, TOKENIZER, checkpoint_path, prune, save_with};
 use crate::cli::Failure;
 use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration};
@@ -56,8 +56,8 @@ pub struct Console {
     metrics: Metrics,
     bar: Option<ProgressBar>,
     tokenizer: Tokenizer,
-    /// What goes with the tokenizer in every file that is saved: special tokens, chat template.
-    pub companion: Option<Vec<u8>>,
+    /// What goes with the tokenizer in every file that is saved: special tokens, chat template, where a text ends.
+    pub companions: Vec<(&'static str, Vec<u8>)>,
     bytes_per_token: f64,
     fingerprint: String,
     tokens: usize,
@@ -82,7 +82,7 @@ impl Console {
             metrics: Metrics::open(&config.run.dir.join("metrics.jsonl"), step)?,
             bar,
             tokenizer: data.tokenizer.clone(),
-            companion: None,
+            companions: Vec::new(),
             bytes_per_token: data.bytes_per_token,
             fingerprint: data.fingerprint.clone(),
             tokens: config.train.batch * config.train.sequence,
@@ -143,8 +143,9 @@ impl Console {
 
     /// What every file of this run carries.
     pub fn attachments(&self) -> Vec<Attachment<'_>> {
-        let parts = [(TOKENIZER, self.tokenizer.json()), (TOKENIZER_CONFIG, self.companion.as_deref())];
-        parts.into_iter().filter_map(|(name, bytes)| bytes.map(|bytes| Attachment { name, bytes })).collect()
+        let companions = self.companions.iter().map(|(name, bytes)| Attachment { name, bytes });
+        let tokenizer = self.tokenizer.json().map(|bytes| Attachment { name: TOKENIZER, bytes });
+        tokenizer.into_iter().chain(companions).collect()
     }
 
     /// What a finished run leaves behind.

@@ -2,12 +2,12 @@
 
 use super::put;
 use super::rows::{FloatType, send};
-use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
+use crate::checkpoint::{Checkpoint, GENERATION_CONFIG, TOKENIZER_CONFIG};
 use crate::config::Weights;
 use crate::convert::hugging_face::write_config;
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
-use crate::convert::tokenizer::special_tokens;
+use crate::convert::tokenizer::Special;
 use crate::convert::{Progress, safetensors};
 use crate::data::Tokenizer;
 use crate::error::{ConvertError, StoreError};
@@ -16,7 +16,8 @@ use std::io::Write;
 use std::path::Path;
 
 /// Writes a model's values to a directory: `config.json`, `model.safetensors` (or shards of up to `shard` bytes and
-/// their index), `tokenizer.json`, `tokenizer_config.json`. Gives the names of the files with tensors.
+/// their index), `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`. Gives the names of the
+/// files with tensors.
 ///
 /// # Errors
 /// A file that cannot be read or written; a model that has no such form.
@@ -76,8 +77,8 @@ pub fn export_hugging_face(
     }
     let tokenizer = checkpoint.tokenizer();
     let special = match &tokenizer {
-        Some(json) => special_tokens(&Tokenizer::from_json(json)?, checkpoint.attachment(TOKENIZER_CONFIG).as_deref()),
-        None => Default::default(),
+        Some(json) => Special::of(checkpoint, &Tokenizer::from_json(json)?),
+        None => Special::default(),
     };
     small("config.json", &write_config(&config.model, float.torch(), special.bos, special.eos))?;
     if let Some(json) = &tokenizer {
@@ -86,6 +87,9 @@ pub fn export_hugging_face(
             serde_json::to_vec_pretty(&json!({ "tokenizer_class": "PreTrainedTokenizerFast" })).expect("JSON")
         });
         small("tokenizer_config.json", &told)?;
+    }
+    if let Some(generation) = checkpoint.attachment(GENERATION_CONFIG) {
+        small("generation_config.json", &generation)?;
     }
     Ok(shards.into_iter().map(|(_, name)| name).collect())
 }

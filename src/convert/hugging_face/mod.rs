@@ -26,7 +26,7 @@ const MOST_CONFIG: u64 = 1 << 20;
 const MOST_TOKENIZER: u64 = 1 << 28;
 
 /// Opens a directory: `config.json`, `model.safetensors` or `model.safetensors.index.json` with its shards,
-/// `tokenizer.json`, `tokenizer_config.json`.
+/// `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`.
 ///
 /// # Errors
 /// What is missing, damaged, another model, or outside of the directory.
@@ -34,7 +34,10 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
     let index = dir.join("model.safetensors.index.json");
     let single = dir.join("model.safetensors");
     let names = match (index.exists(), single.exists()) {
-        (true, _) => index::parse(&index, &read(&index, MOST_TOKENIZER)?)?,
+        (true, _) => {
+            let index = inside(dir, "model.safetensors.index.json")?;
+            index::parse(&index, &read(&index, MOST_TOKENIZER)?)?
+        }
         (false, true) => index::Index::of("model.safetensors"),
         (false, false) => {
             let what = "holds neither model.safetensors nor model.safetensors.index.json; .bin files (pickles) are \
@@ -62,6 +65,8 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
     let template = beside_dir("chat_template.jinja")?;
     let mut source = assemble(dir, "Hugging Face directory", files, found, &config, tokenizer.as_deref())?;
     source.tokenizer_config = tokenizer_config(told.as_deref(), template.as_deref())?;
+    let generation = beside_dir("generation_config.json")?;
+    source.generation_config = generation_config(generation.as_deref(), &config)?;
     Ok(source)
 }
 
@@ -72,7 +77,8 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
 pub fn open_file(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, ConvertError> {
     let tensors = safetensors::parse(&map).map_err(|source| ConvertError::Safetensors { path: path.into(), source })?;
     let Some(config) = beside.config else {
-        let what = "a safetensors file does not say what model it is; name its config.json with --config FILE".into();
+        let what = "a safetensors file does not say what model it is; give the directory that holds it and its config.json, or name \
+                    that with --config FILE".into();
         return Err(ConvertError::Source { path: path.into(), what });
     };
     let found = tensors.into_iter().map(|info| (info.name.clone(), (0, info))).collect();
@@ -106,7 +112,17 @@ fn assemble(
     if tokenizer.is_none() {
         notes.push("there is no tokenizer.json; tokens are taken for bytes (--tokenizer FILE gives another)".into());
     }
-    Ok(Source { path: path.into(), format, files, model, tensors, tokenizer, tokenizer_config: None, notes })
+    Ok(Source {
+        path: path.into(),
+        format,
+        files,
+        model,
+        tensors,
+        tokenizer,
+        tokenizer_config: None,
+        generation_config: None,
+        notes,
+    })
 }
 
 /// The tied flag and `lm_head`, in all four combinations. Nothing is made up, and nothing that differs is dropped.
@@ -156,6 +172,20 @@ fn tokenizer_config(path: Option<&Path>, template: Option<&Path>) -> Result<Opti
     };
     map.insert("chat_template".into(), text.into());
     Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON")))
+}
+
+/// `generation_config.json`; without one, `config.json` may say at which tokens a text ends, as older models do.
+fn generation_config(path: Option<&Path>, config: &Path) -> Result<Option<Vec<u8>>, ConvertError> {
+    let object = |path: &Path, json: &[u8]| -> Result<serde_json::Map<String, serde_json::Value>, ConvertError> {
+        let what = |e| format!("is no configuration of generation: {e}");
+        serde_json::from_slice(json).map_err(|e| ConvertError::Source { path: path.into(), what: what(e) })
+    };
+    if let Some(path) = path {
+        let json = read(path, MOST_CONFIG)?;
+        return object(path, &json).map(|_| Some(json));
+    }
+    let ends = object(config, &read(config, MOST_CONFIG)?)?.remove("eos_token_id").filter(|ends| ends.is_array());
+    Ok(ends.map(|ends| serde_json::json!({ "eos_token_id": ends }).to_string().into_bytes()))
 }
 
 /// A small file, whole.

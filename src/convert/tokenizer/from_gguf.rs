@@ -103,6 +103,20 @@ fn arrays<'a>(gguf: &Gguf<'a>) -> Result<Arrays<'a>, GgufError> {
     Ok(Arrays { tokens, types, special })
 }
 
+/// A `generation_config.json` of a file whose texts end with other tokens beside the end of text, as that of a turn.
+///
+/// # Errors
+/// Keys that are no numbers.
+pub fn ends_of_gguf(gguf: &Gguf<'_>) -> Result<Option<Vec<u8>>, GgufError> {
+    let mut ids: Vec<u64> = Vec::new();
+    for name in ["eos", "eot", "eom"] {
+        let id = gguf.maybe(&format!("tokenizer.ggml.{name}_token_id"), "a whole number", Key::count)?;
+        ids.extend(id.filter(|id| !ids.contains(id)));
+    }
+    let json = || serde_json::to_vec_pretty(&json!({ "eos_token_id": ids })).expect("a JSON value is JSON");
+    Ok((ids.len() > 1).then(json))
+}
+
 /// An array of as many numbers as there are tokens.
 fn numbers(gguf: &Gguf<'_>, key: &str, count: usize) -> Result<Option<Vec<f64>>, GgufError> {
     let read = |value: Key<'_>| if let Key::Array(array) = value { array.numbers() } else { None };

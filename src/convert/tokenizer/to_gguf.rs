@@ -2,11 +2,10 @@
 
 use super::merges::to_scores;
 use super::pre::{by_json, names};
-use super::token_type;
+use super::{Special, token_type};
 use crate::convert::gguf::MetaValue;
-use crate::data::Tokenizer;
 use crate::error::ConvertError;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::collections::HashMap;
 
 /// The parts of a `tokenizer.json` that matter here.
@@ -62,44 +61,6 @@ impl Merge {
     }
 }
 
-/// Special tokens and the chat template.
-#[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs)]
-pub struct Special {
-    pub bos: Option<u32>,
-    pub eos: Option<u32>,
-    pub unknown: Option<u32>,
-    pub padding: Option<u32>,
-    pub add_bos: Option<bool>,
-    pub add_eos: Option<bool>,
-    pub template: Option<String>,
-}
-
-/// What `tokenizer_config.json` says, and the tokenizer's own names where it says nothing.
-pub fn special_tokens(tokenizer: &Tokenizer, config: Option<&[u8]>) -> Special {
-    let config: Map<String, Value> = config.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
-    let token = |key: &str| {
-        let value = config.get(key)?;
-        tokenizer.id(value.as_str().or_else(|| value["content"].as_str())?)
-    };
-    let switch = |key: &str| config.get(key).and_then(Value::as_bool);
-    let template = config.get("chat_template").and_then(|template| match template {
-        Value::Array(named) => {
-            named.iter().find(|entry| entry["name"] == "default").and_then(|entry| entry["template"].as_str())
-        }
-        plain => plain.as_str(),
-    });
-    Special {
-        bos: token("bos_token").or(tokenizer.bos()),
-        eos: token("eos_token").or(tokenizer.eos()),
-        unknown: token("unk_token"),
-        padding: token("pad_token"),
-        add_bos: switch("add_bos_token"),
-        add_eos: switch("add_eos_token"),
-        template: template.map(Into::into),
-    }
-}
-
 /// Keys of a GGUF file for a vocabulary of `vocab` tokens; without a `tokenizer.json`, for bytes.
 ///
 /// # Errors
@@ -109,7 +70,15 @@ pub fn to_gguf(json: Option<&[u8]>, special: &Special, vocab: usize) -> Result<V
         Some(json) => arrays(json, vocab)?,
         None => bytes(vocab),
     };
-    let ids = [("bos", special.bos), ("eos", special.eos), ("unknown", special.unknown), ("padding", special.padding)];
+    let end = |i: usize| special.ends.get(i).copied();
+    let ids = [
+        ("bos", special.bos),
+        ("eos", special.eos),
+        ("eot", end(0)),
+        ("eom", end(1)),
+        ("unknown", special.unknown),
+        ("padding", special.padding),
+    ];
     for (name, id) in ids.into_iter().filter_map(|(name, id)| id.map(|id| (name, id))) {
         keys.push((format!("{name}_token_id"), MetaValue::U32(id)));
     }
