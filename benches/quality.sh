@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The table of format-spec/RATIONALE.md: what four bits cost. Trains the quick-start with every kind of storage, the
+# The tables of format-spec/RATIONALE.md: what four bits, compact moments and packed tables cost. Trains the quick-start with every kind of storage, the
 # same data and steps, three seeds each, and prints mean and spread of the final validation loss as Markdown.
 #
 #   benches/quality.sh [OUT_DIR]        two runs at a time, one thread each; finished runs are not repeated
@@ -24,6 +24,16 @@ packed codes + residue, int8 state, feedback|storage.m=int8 storage.v=int8 stora
 packed codes + residue, int4 state|storage.m=int4
 packed codes + residue, int4 state, feedback|storage.m=int4 storage.feedback=true
 packed codes only, int4 state|storage.residue=false
+int4 m, int8 v|storage.v=int8
+int4 m, factored v|storage.v=factored
+int4 m, one v per row|storage.v=row
+embedding int8, head int8|storage.embedding=int8 storage.head=int8
+embedding int4, head int4|storage.embedding=int4 storage.head=int4
+embedding int8, head bf16|storage.embedding=int8
+embedding bf16, head int8|storage.head=int8
+embedding int4, head bf16|storage.embedding=int4
+embedding bf16, head int4|storage.head=int4
+sparse embedding|optimizer.embedding=sparse
 EOF
 )
 

@@ -5,7 +5,7 @@ mod counting;
 
 use counting::allocations;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{ActivationQuant, Config};
+use tetrad::config::{ActivationQuant, Config, EmbeddingUpdate, SecondMoment};
 use tetrad::train::Trainer;
 
 #[test]
@@ -14,9 +14,16 @@ fn no_step_and_no_evaluation_allocates() {
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            for (tied, quant) in [(false, ActivationQuant::None), (true, ActivationQuant::Int4)] {
+            for (tied, quant, v) in [
+                (false, ActivationQuant::None, SecondMoment::Int4),
+                (true, ActivationQuant::Int4, SecondMoment::Factored),
+                (false, ActivationQuant::None, SecondMoment::Row),
+            ] {
                 let mut config = Config::default();
-                (config.model.tied, config.activations.quant) = (tied, quant);
+                (config.model.tied, config.activations.quant, config.storage.v) = (tied, quant, v);
+                if v == SecondMoment::Row {
+                    config.optimizer.embedding = EmbeddingUpdate::Sparse;
+                }
                 (config.train.batch, config.train.sequence) = (4, 64);
                 let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
                 trainer.initialize();
@@ -32,7 +39,7 @@ fn no_step_and_no_evaluation_allocates() {
                     }
                     trainer.evaluate(4, &inputs, &targets);
                 });
-                assert_eq!(count, 0, "with {threads} threads, tied {tied}");
+                assert_eq!(count, 0, "with {threads} threads, tied {tied}, v {v:?}");
             }
         });
     }

@@ -201,7 +201,8 @@ fn record(g: Geometry, storage: Storage, config: &Optimizer, feedback: bool, see
         let mut grad = gradient(g, seed, number);
         if storage.sparse {
             // Rows of zeros of both signs.
-            let absent = grad.chunks_exact_mut(g.cols).enumerate().filter(|(i, _)| (i + number as usize) % 3 == 0);
+            let absent =
+                grad.chunks_exact_mut(g.cols).enumerate().filter(|(i, _)| (i + number as usize).is_multiple_of(3));
             absent.for_each(|(i, row)| row.fill(if i % 2 == 0 { 0.0 } else { -0.0 }));
         }
         let lr = if number == 3 { 0.1 } else { config.lr };

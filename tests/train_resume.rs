@@ -51,6 +51,7 @@ fn resuming_keeps_every_kind_of_state() {
         let parts = format!("parts{i}");
         train(&place, &parts, &[&more[..], &["--stop-at", "23"]].concat());
         assert!(train(&place, &parts, &[&more[..], &["--resume"]].concat()) == whole, "{more:?}");
+        place.ok(&["verify", place.checkpoints(&parts).last().unwrap().to_str().unwrap()]);
     }
 }
 

@@ -71,12 +71,12 @@ proptest! {
             grad[(number as usize * 7) % (rows * cols)] *= 30.0;
             if sparse {
                 // Zeros of both signs.
-                let absent = grad.chunks_exact_mut(cols).enumerate().filter(|(i, _)| (i + number as usize) % 3 == 0);
+                let absent = grad.chunks_exact_mut(cols).enumerate().filter(|(i, _)| (i + number as usize).is_multiple_of(3));
                 absent.for_each(|(i, row)| row.fill(if i % 2 == 0 { 0.0 } else { -0.0 }));
             }
             let lr = if number == 3 { 0.1 } else { config.lr };
             let at = Step::new(&config, number, lr, feedback, seed);
-            naive.sparse = sparse && number % config.reset_interval != 0;
+            naive.sparse = sparse && !number.is_multiple_of(config.reset_interval);
             let refits = naive.reference_step(&grad, &at, 3);
             for (isa, planes) in &mut fused {
                 planes.sparse = naive.sparse;

@@ -315,7 +315,7 @@ fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u
             codec.from_nibbles(&mut codes[..at.size]);
             codec.decode(&codes[..at.size], scales[at.group], &mut out[..at.size]);
         }
-        MomentRows::Shared { rows, factors } if factors.is_empty() => out[..at.real].fill(rows[at.row]),
+        MomentRows::Shared { rows, factors: [] } => out[..at.real].fill(rows[at.row]),
         MomentRows::Shared { rows, factors } => {
             let number = rows[at.row];
             for (out, factor) in out.iter_mut().zip(&factors[at.col..at.col + at.real]) {
