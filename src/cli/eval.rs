@@ -147,7 +147,7 @@ fn mean_loss(
         let tokens = count * sequence;
         let (inputs, targets) = (&mut inputs[..tokens], &mut targets[..tokens]);
         windows.fill(first, inputs, targets);
-        sum += model.evaluate(backend, Pass::whole(count, sequence), inputs, targets, &mut losses[..tokens]);
+        sum += model.evaluate(backend, Pass::whole(count, sequence), inputs, targets, &[], &mut losses[..tokens]);
     }
     backend.status()?;
     Ok((sum / windows.targets() as f64, described))

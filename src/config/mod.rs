@@ -151,6 +151,9 @@ pub struct Data {
     pub validation_fraction: f64,
     /// Folder of prepared token shards.
     pub cache: PathBuf,
+    /// Whether a row may hold several samples, each with attention of its own. No key: the files tell.
+    #[serde(skip)]
+    pub packed: bool,
 }
 
 /// `[tokenizer]`: how text becomes tokens.

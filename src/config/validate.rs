@@ -140,7 +140,7 @@ impl Checks {
     }
 
     fn data(&mut self, config: &Config) {
-        let Data { train, validation, validation_fraction, cache } = &config.data;
+        let Data { train, validation, validation_fraction, cache, .. } = &config.data;
         for (key, patterns) in [("data.train", train), ("data.validation", validation)] {
             let empty = patterns.iter().any(|pattern| pattern.trim().is_empty());
             self.need(

@@ -142,7 +142,19 @@ impl Model {
         let lse = work.lse.head(4 * t * model.heads);
         // Four-bit activations replaced it.
         let out = (self.config.activations.quant == ActivationQuant::None).then(|| self.rows(work.heads, 0, t, width));
-        backend.attention_grad(q, k, v, out, lse, dheads, dq, dk, dv, self.attention_shape(pass));
+        backend.attention_grad(
+            q,
+            k,
+            v,
+            out,
+            lse,
+            dheads,
+            dq,
+            dk,
+            dv,
+            self.first_keys(pass),
+            self.attention_shape(pass),
+        );
         backend.rope(dq, self.work.rope, self.rotation(pass, model.heads, true));
         backend.rope(dk, self.work.rope, self.rotation(pass, model.kv_heads, true));
         let (dq, dk) = match &params.head_norms {

@@ -106,6 +106,8 @@ pub struct Work {
     pub inputs: Span,
     /// u32 `[T]`
     pub targets: Span,
+    /// u32 `[T]`: the first position of each token's sample in its row; only where rows may hold several samples.
+    pub first: Span,
     /// float32 `[T]`
     pub losses: Span,
     /// float32 `[context, D/2, 2]`
@@ -187,6 +189,7 @@ pub fn place(
         row_multiple: backend.row_multiple(),
         inputs: scratch("inputs", 4 * tokens, step),
         targets: scratch("targets", 4 * tokens, step),
+        first: scratch("first keys", if config.data.packed { 4 * tokens } else { 0 }, step),
         losses: scratch("losses", 4 * tokens, step),
         rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: end }),
