@@ -1,14 +1,14 @@
 //! Prepared tokens as a file: layout, writing, and reading without trust.
 //!
 //! ```text
-//! tokens    u16 or u32 each     all inputs, one after the other
+//! tokens    u16 or u32 each     all inputs, one after the other; of samples u32 with two marks (see `tokens.rs`)
 //! sources   u64 each            tokens of each input
 //! trailer   64 bytes            `Trailer`; its last field is the xxh3-64 of everything before it
 //! ```
 //! All numbers are little-endian. The counts stand at the end because they are known at the end: the file is written
 //! in one pass. A cache is worth nothing by itself, so whatever is wrong with one it is made again.
 
-use super::tokens::{Bytes, Tokens, Width};
+use super::tokens::{BEGINS, Bytes, LEARNED, Tokens, Width};
 use crate::store::Map;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -19,8 +19,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"ttrdtoks";
 
-/// Part of every shard's key: raised when the layout changes, or the tokens of the same text.
+/// Layout of text, and part of every shard's key: raised when the layout changes, or the tokens of the same text.
 pub(super) const VERSION: u32 = 1;
+/// Layout of samples, whose tokens have marks.
+pub(super) const MARKED_VERSION: u32 = 2;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -50,8 +52,10 @@ pub struct Shard {
     pub tokens: Tokens,
     /// Each input's tokens, in order.
     pub sources: Vec<Source>,
-    /// Bytes of text that the tokens stand for.
+    /// Bytes of text that the tokens (of samples: the learned ones) stand for; 0 if nobody knows.
     pub text_bytes: u64,
+    /// Tokens that are targets, if some are not: those of samples that are learned.
+    pub learned: Option<u64>,
     /// Hash of content and tokenizer: the same tokens have the same key.
     pub key: u128,
 }
@@ -74,12 +78,13 @@ impl Shard {
     fn check(map: Map, key: u128) -> Option<Shard> {
         let trailer_at = map.len().checked_sub(TRAILER)?;
         let trailer = Trailer::read_from_bytes(&map[trailer_at..]).ok()?;
-        if trailer.magic != MAGIC || trailer.version.get() != VERSION || trailer.key.get() != key {
+        if trailer.magic != MAGIC || trailer.key.get() != key {
             return None;
         }
-        let width = match trailer.width.get() {
-            2 => Width::Two,
-            4 => Width::Four,
+        let width = match (trailer.version.get(), trailer.width.get()) {
+            (VERSION, 2) => Width::Two,
+            (VERSION, 4) => Width::Four,
+            (MARKED_VERSION, 4) => Width::Marked,
             _ => return None,
         };
         let count = usize::try_from(trailer.tokens.get()).ok()?;
@@ -91,10 +96,35 @@ impl Shard {
         }
         let ranges = ranges(&map[table_at..trailer_at], count)?;
         let tokens = Tokens::new(Bytes::Mapped(map), width, count);
-        let sources =
+        let sources: Vec<Source> =
             ranges.into_iter().map(|range| Source { largest: tokens.slice(range.clone()).largest(), range }).collect();
-        Some(Shard { tokens, sources, text_bytes: trailer.text_bytes.get(), key })
+        // Each input of samples begins with one.
+        let begins = |source: &Source| source.range.is_empty() || marks(&tokens, source.range.start) & BEGINS != 0;
+        if width == Width::Marked && !sources.iter().all(begins) {
+            return None;
+        }
+        let learned = (width == Width::Marked).then(|| learned(&tokens));
+        Some(Shard { tokens, sources, text_bytes: trailer.text_bytes.get(), learned, key })
     }
+}
+
+/// One token with its marks.
+fn marks(tokens: &Tokens, at: usize) -> u32 {
+    let mut id = [0];
+    tokens.read_marked(at, &mut id);
+    id[0]
+}
+
+/// Tokens that are targets: learned, and not the first of their sample.
+fn learned(tokens: &Tokens) -> u64 {
+    let mut buffer = [0; 4096];
+    let mut sum = 0;
+    for at in (0..tokens.len()).step_by(buffer.len()) {
+        let part = &mut buffer[..4096.min(tokens.len() - at)];
+        tokens.read_marked(at, part);
+        sum += part.iter().filter(|id| **id & (LEARNED | BEGINS) == LEARNED).count() as u64;
+    }
+    sum
 }
 
 /// The ranges of the sources, if their lengths add up to `count`.
@@ -146,7 +176,7 @@ impl<'a> Writer<'a> {
         let table: Vec<u8> = self.sources.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
         let mut trailer = Trailer {
             magic: MAGIC,
-            version: U32::new(VERSION),
+            version: U32::new(if self.width == Width::Marked { MARKED_VERSION } else { VERSION }),
             width: U32::new(self.width.bytes() as u32),
             tokens: U64::new(self.sources.iter().sum()),
             text_bytes: U64::new(text_bytes),

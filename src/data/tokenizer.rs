@@ -162,6 +162,16 @@ impl Tokenizer {
         self.first_of(&BEGINNING_OF_TEXT)
     }
 
+    /// What other programs put before a text: the special tokens that the file asks for there.
+    pub(super) fn beginning(&self) -> Vec<u32> {
+        let Kind::File(loaded) = &self.0 else { return Vec::new() };
+        let encode = |special| guarded(|| loaded.tokenizer.encode_fast("a", special)).ok();
+        let (Some(with), Some(without)) = (encode(true), encode(false)) else { return Vec::new() };
+        let (with, without) = (with.get_ids(), without.get_ids());
+        let at = with.windows(without.len().max(1)).position(|ids| ids == without);
+        with[..at.unwrap_or(0)].to_vec()
+    }
+
     /// The id of a token by its name.
     pub fn id(&self, name: &str) -> Option<u32> {
         self.first_of(&[name])

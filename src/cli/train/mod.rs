@@ -10,7 +10,7 @@ use super::{CliResult, Failure, budget, pool};
 use crate::backend::Sizes;
 use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
 use crate::config::Config;
-use crate::data::{Batches, Prepared, Windows};
+use crate::data::{Prepared, Tokenizer, shares_rows};
 use crate::error::StoreError;
 use crate::store::{Lock, remove_stale};
 use crate::train::{Ended, Observer, Samples, Trainer, available, plan, run as run_steps};
@@ -74,7 +74,10 @@ pub fn run(args: Args) -> CliResult {
         super::output::print(|out| write!(out, "{}", config.to_toml()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    pool::run(config.run.threads, || train(&config, &args, model.as_ref()))?
+    pool::run(config.run.threads, || {
+        config.data.packed = shares_rows(&config)?;
+        train(&config, &args, model.as_ref())
+    })?
 }
 
 fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
@@ -83,13 +86,7 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     let opened = open_device(config, args)?;
     let device = opened.describe();
     let data = Prepared::new(config, &mut super::progress::preparing())?;
-    let samples = Samples {
-        train: Batches::new(data.train.clone(), config.train.sequence, config.run.seed)?,
-        validation: match data.validation.len() {
-            0 => None,
-            _ => Some(Windows::new(data.validation.clone(), config.train.sequence, config.train.eval_sequences)?),
-        },
-    };
+    let samples = Samples { train: data.batches(config)?, validation: data.windows(config)? };
     let dir = config.run.dir.as_path();
     make_folder(dir)?;
     let _lock = Lock::acquire(dir.join(".lock"))?;
@@ -112,11 +109,12 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
         (None, None) => trainer.initialize(),
     }
     let origin = from.as_ref().or(model.map(|model| &model.checkpoint));
-    header::print_header(&trainer, &device, &data, &samples, origin.map(Checkpoint::path))?;
+    header::print_header(&trainer, &device, &samples, origin.map(Checkpoint::path))?;
     let resolved = dir.join("config.toml");
     std::fs::write(&resolved, config.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
-    console.companion = origin.and_then(|checkpoint| checkpoint.attachment(TOKENIZER_CONFIG));
+    let beside = config.tokenizer.file.as_deref().and_then(|file| std::fs::read(Tokenizer::companion(file)).ok());
+    console.companion = origin.and_then(|checkpoint| checkpoint.attachment(TOKENIZER_CONFIG)).or(beside);
     if from.is_none() {
         // Finds a full or read-only disk now, not in an hour; and if the first steps already go wrong, there is a
         // checkpoint from before them.
