@@ -46,6 +46,7 @@ fn files_that_are_not_there_are_named() {
 fn files_that_cannot_be_text_are_named() {
     assert_snapshot!(refusal(&[("books/a.txt", b"x")], &["data.train=books"]), @"books: is a folder; name its files, such as books/*.txt");
     assert_snapshot!(refusal(&[("a.txt", b"")], &["data.train=a.txt"]), @"a.txt: is empty; remove it from the list");
+    #[cfg(not(feature = "parquet"))]
     assert_snapshot!(refusal(&[("a.parquet", b"PAR1"), ("a.txt", b"x")], &["data.train=a.*"]), @"a.parquet: this program was built without Parquet; build it with `cargo build --release --features parquet`, or convert the file to .jsonl");
     assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c");
 }

@@ -91,6 +91,7 @@ fn eval(args: &Args) -> CliResult {
             let value = json!({
                 "file": args.file.to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
                 "bits_per_byte": bits.map(number::json), "tokens": windows.targets(), "sequence": sequence,
+                "samples_cut": windows.packings().map(|packing| packing.cut).sum::<usize>(),
                 "device": device,
             });
             return json(out, &value);
@@ -102,6 +103,13 @@ fn eval(args: &Args) -> CliResult {
         }
         let (predicted, all) = (grouped(windows.targets()), grouped(shard.tokens.len() as u64));
         writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")?;
+        for packing in windows.packings().filter(|packing| packing.cut + packing.empty > 0) {
+            let (samples, cut, empty) = (packing.samples, packing.cut, packing.empty);
+            writeln!(
+                out,
+                "{cut} of {samples} samples are longer than that and were cut, {empty} have nothing to predict"
+            )?;
+        }
         writeln!(out, "on {device}")
     })?;
     Ok(ExitCode::SUCCESS)

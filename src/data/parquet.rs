@@ -18,7 +18,9 @@ const COLUMNS: [&str; 5] = ["text", "prompt", "completion", "messages", "convers
 pub(super) struct Rows {
     path: PathBuf,
     rows: RowIter<'static>,
+    /// What the file held, known once all rows were read: the reader looks at pieces here and there.
     content: Content,
+    input: Input,
 }
 
 fn refuse(path: &std::path::Path, error: &ParquetError) -> DataError {
@@ -31,11 +33,6 @@ impl Rows {
     pub(super) fn open(input: &Input) -> Result<Self, DataError> {
         let path = &input.name;
         let read = |source| DataError::Read { path: path.clone(), source };
-        // The reader looks at pieces here and there, so the file is hashed before.
-        let mut hashed = HashedReader::open(input)?;
-        let mut buffer = vec![0; 1 << 20];
-        while hashed.read(&mut buffer).map_err(read)? > 0 {}
-        let content = hashed.content();
         let reader = SerializedFileReader::new(File::open(path).map_err(read)?).map_err(|e| refuse(path, &e))?;
         let schema = reader.metadata().file_metadata().schema();
         let wanted: Vec<_> =
@@ -48,10 +45,10 @@ impl Rows {
         let projection = parquet::schema::types::Type::group_type_builder(schema.name()).with_fields(wanted).build();
         let projection = projection.map_err(|e| refuse(path, &e))?;
         let rows = RowIter::from_file_into(Box::new(reader)).project(Some(projection)).map_err(|e| refuse(path, &e))?;
-        Ok(Rows { path: path.clone(), rows, content })
+        Ok(Rows { path: path.clone(), rows, content: Content { bytes: 0, hash: 0 }, input: input.clone() })
     }
 
-    /// Size and hash of the file.
+    /// Size and hash of the file, once there are no more rows.
     pub(super) fn content(&self) -> Content {
         self.content
     }
@@ -59,6 +56,17 @@ impl Rows {
     /// The next row as an object.
     pub(super) fn next_row(&mut self) -> Result<Option<Value>, DataError> {
         let row = self.rows.next().transpose().map_err(|error| refuse(&self.path, &error))?;
+        if row.is_none() {
+            self.content = self.hash()?;
+        }
         Ok(row.map(|row| row.to_json_value()))
+    }
+
+    fn hash(&self) -> Result<Content, DataError> {
+        let mut hashed = HashedReader::open(&self.input)?;
+        let mut buffer = vec![0; 1 << 20];
+        let failed = |source| DataError::Read { path: self.path.clone(), source };
+        while hashed.read(&mut buffer).map_err(failed)? > 0 {}
+        Ok(hashed.content())
     }
 }

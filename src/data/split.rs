@@ -241,9 +241,12 @@ fn companion(config: &Config) -> Result<Companion, DataError> {
         },
         None => Companion::default(),
     };
-    match &config.data.chat_template {
-        Some(given) => found.with_template(given),
-        None => Ok(found),
+    // Newer directories keep the template in a file of its own, which then counts.
+    let beside = config.tokenizer.file.as_deref().map(|file| file.with_file_name("chat_template.jinja"));
+    match (&config.data.chat_template, beside.filter(|path| path.is_file())) {
+        (Some(given), _) => found.with_template(given),
+        (None, Some(path)) => found.with_template(&path.to_string_lossy()),
+        (None, None) => Ok(found),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Validation rows: always the same, in the same order.
 
-use super::packed::Packed;
+use super::packed::{Packed, Packing};
 use super::part::{Body, Part};
 use super::stream::{copy_window, windows};
 use super::{Tokens, check_shape};
@@ -97,6 +97,14 @@ impl Windows {
     /// Targets of all rows that count: what a summed loss is divided by.
     pub fn targets(&self) -> u64 {
         self.targets
+    }
+
+    /// How samples became rows, of each part that has some.
+    pub fn packings(&self) -> impl Iterator<Item = &Packing> {
+        self.parts.iter().filter_map(|(rows, _)| match rows {
+            Rows::Stream(_) => None,
+            Rows::Packed(packed) => Some(&packed.packing),
+        })
     }
 
     /// Writes rows number `first`, `first + 1` and so on, in the shapes of [`super::Batches::fill`].
