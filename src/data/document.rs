@@ -115,7 +115,7 @@ impl Line {
 
 fn pair(prompt: String, completion: String) -> Result<Document, String> {
     match completion.is_empty() {
-        true => Err("its \"completion\" is empty, and nothing would be learned; remove the line".into()),
+        true => Err("its \"completion\" is empty, and nothing would be learned; remove it".into()),
         false => Ok(Document::Pair { prompt, completion }),
     }
 }
@@ -134,7 +134,7 @@ fn renamed(mut turn: Map<String, Value>) -> Map<String, Value> {
 
 fn conversation(messages: Vec<Map<String, Value>>) -> Result<Document, String> {
     if messages.is_empty() {
-        return Err("its list of messages is empty; remove the line".into());
+        return Err("its list of messages is empty; remove it".into());
     }
     for (i, message) in messages.iter().enumerate() {
         let number = i + 1;

@@ -43,14 +43,18 @@ impl<'a> HashedReader<'a> {
 
 /// What an input holds, unpacked where it is packed; the hash is that of the file as it lies.
 pub(super) enum TextReader<'a> {
-    Plain(HashedReader<'a>),
+    Plain(Box<HashedReader<'a>>),
     Packed(Box<Unzip<HashedReader<'a>>>),
 }
 
 impl<'a> TextReader<'a> {
     pub(super) fn open(input: &'a Input) -> Result<Self, DataError> {
         let file = HashedReader::open(input)?;
-        Ok(if input.compressed { TextReader::Packed(Box::new(Unzip::new(file))) } else { TextReader::Plain(file) })
+        Ok(if input.compressed {
+            TextReader::Packed(Box::new(Unzip::new(file)))
+        } else {
+            TextReader::Plain(Box::new(file))
+        })
     }
 
     /// Size and hash of what was read of the file so far.

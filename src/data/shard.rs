@@ -196,6 +196,7 @@ impl<'a> Writer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::IGNORE;
 
     const KEY: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
 
@@ -227,6 +228,40 @@ mod tests {
             assert_eq!(shard.sources, sources);
             assert_eq!(shard.text_bytes, 99);
         }
+    }
+
+    /// Two samples in two inputs; of the second the middle is not learned.
+    fn marked() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, Width::Marked);
+        writer.tokens(&[1 | BEGINS | LEARNED, 70_000 | LEARNED]).unwrap();
+        writer.end_source();
+        writer.tokens(&[3 | BEGINS, 4, 5 | LEARNED]).unwrap();
+        writer.end_source();
+        writer.finish(KEY, 9).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn samples_come_back_with_their_marks() {
+        let shard = open(&marked(), KEY).unwrap();
+        assert_eq!((shard.tokens.to_vec(), shard.tokens.samples()), (vec![1, 70_000, 3, 4, 5], vec![0, 2, 5]));
+        let mut targets = [0; 5];
+        shard.tokens.read_targets(0, &mut targets);
+        assert_eq!(targets, [1, 70_000, IGNORE, IGNORE, 5]);
+        assert_eq!((shard.learned, shard.sources[0].largest), (Some(2), Some(70_000)), "a first token is no target");
+        assert_eq!(open(&small(Width::Four), KEY).unwrap().learned, None);
+    }
+
+    #[test]
+    fn a_sample_that_reaches_across_inputs_is_noticed_despite_a_right_checksum() {
+        let mut broken = marked();
+        // The mark of the third token, where the second input begins.
+        broken[4 * 2 + 3] = 0;
+        let end = broken.len() - 8;
+        let checksum = xxh3_64(&broken[..end]);
+        broken[end..].copy_from_slice(&checksum.to_le_bytes());
+        assert!(open(&broken, KEY).is_none());
     }
 
     #[test]

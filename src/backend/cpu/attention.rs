@@ -141,8 +141,8 @@ impl Sight {
     /// Makes the scores of invisible keys vanish in a softmax; `scores` begins at key `low`.
     pub(super) fn hide(&self, scores: &mut [Row]) {
         for (key, row) in scores[..self.most].iter_mut().enumerate() {
-            for i in 0..QUERIES {
-                row[i] = if key < self.from[i] as usize { f32::NEG_INFINITY } else { row[i] };
+            for (score, &from) in row.iter_mut().zip(&self.from) {
+                *score = if key < from as usize { f32::NEG_INFINITY } else { *score };
             }
         }
     }
