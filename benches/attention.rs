@@ -52,22 +52,24 @@ fn flops(shape: AttentionShape, each: usize) -> ItemsCount {
 fn forward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let Layer { mut cpu, shape, data: [q, k, v, _], inputs: [q_at, k_at, v_at, _], outputs: [out, lse, ..] } =
         layer(shape);
-    cpu.attention(q_at, k_at, v_at, out, lse, shape);
-    let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), shape);
+    cpu.attention(q_at, k_at, v_at, out, lse, None, shape);
+    let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), None, shape);
     check(read(&cpu, out), &expected_out, 1e-5);
     check(read(&cpu, lse), &expected_lse, 1e-5);
-    bencher.counter(flops(shape, 4)).bench_local(|| cpu.attention(q_at, k_at, v_at, out, lse, shape));
+    bencher.counter(flops(shape, 4)).bench_local(|| cpu.attention(q_at, k_at, v_at, out, lse, None, shape));
 }
 
 #[divan::bench(args = SHAPES)]
 fn backward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let Layer { mut cpu, shape, data, inputs: [q, k, v, dout], outputs: [out, lse, dq, dk, dv] } = layer(shape);
-    cpu.attention(q, k, v, out, lse, shape);
-    cpu.attention_grad(q, k, v, None, lse, dout, dq, dk, dv, shape);
+    cpu.attention(q, k, v, out, lse, None, shape);
+    cpu.attention_grad(q, k, v, None, lse, dout, dq, dk, dv, None, shape);
     let [q64, k64, v64, dout64] = data.map(|data| wide(&data));
-    let expected = reference::attention_grad(&q64, &k64, &v64, &dout64, shape);
+    let expected = reference::attention_grad(&q64, &k64, &v64, &dout64, None, shape);
     for (span, expected) in [dq, dk, dv].into_iter().zip(&expected) {
         check(read(&cpu, span), expected, 1e-4);
     }
-    bencher.counter(flops(shape, 10)).bench_local(|| cpu.attention_grad(q, k, v, None, lse, dout, dq, dk, dv, shape));
+    bencher
+        .counter(flops(shape, 10))
+        .bench_local(|| cpu.attention_grad(q, k, v, None, lse, dout, dq, dk, dv, None, shape));
 }

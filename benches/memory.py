@@ -45,11 +45,11 @@ def main():
     program, settings = sys.argv[1], [word for word in sys.argv[2:] if word != "--set"]
     print("| model | batch | " + " | ".join(name for name, _ in MODES) + " | host memory then |")
     print("| --- | --- |" + " --- |" * (len(MODES) + 1))
-    for model in ["60m", "130m", "350m", "1b", "3b", "7b"]:
+    for model in [f"{size}-compact" for size in ["60m", "130m", "350m", "1b", "3b", "7b"]]:
         for batch, sequence in SHAPES:
             found = [planned(program, model, batch, sequence, [*mode, *settings]) for _, mode in MODES]
             cells = [size(device) for device, *_ in found]
-            print(f"| {model} | {batch} x {sequence} | " + " | ".join(cells) + f" | {size(found[-1][1])} |", flush=True)
+            print(f"| {model.removesuffix('-compact')} | {batch} x {sequence} | " + " | ".join(cells) + f" | {size(found[-1][1])} |", flush=True)
 
 
 main()

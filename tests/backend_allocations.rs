@@ -63,8 +63,8 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
     cpu.embedding(s.tokens, &s.table, x);
     cpu.rms_norm(x, s.gain, y, s.inv_rms, 1e-6);
     cpu.rope(y, s.angles, rotation);
-    cpu.attention(y, z, a, b, s.lse, shape);
-    cpu.attention_grad(y, z, a, None, s.lse, b, x, c, d, shape);
+    cpu.attention(y, z, a, b, s.lse, None, shape);
+    cpu.attention_grad(y, z, a, None, s.lse, b, x, c, d, None, shape);
     cpu.quantize_activations(y, H);
     cpu.linear(y, &s.w, gate, Store::Overwrite);
     cpu.linear(s.few[0], &s.w, s.few[1], Store::Overwrite);

@@ -212,3 +212,18 @@ fn lengths_that_do_not_fit_are_refused() {
 fn a_mistake_inherited_from_a_preset_names_the_preset() {
     assert_snapshot!(refusal("preset = \"60m\"\n[model]\ncontext = 128\n", &[]), @"train.sequence = 256 (preset 60m): must not exceed model.context = 128; shorten it or raise model.context");
 }
+
+#[test]
+fn sources_that_cannot_be_mixed_are_named() {
+    assert_snapshot!(refusal("[data]\ntrain = ['a.txt']\n[[data.source]]\nfiles = ['b.txt']\n", &[]), @"data.source = 1 sources (run.toml, line 3): stands in the place of data.train; move those files into a [[data.source]] of their own");
+    assert_snapshot!(refusal("[[data.source]]\nfiles = []\nweight = 0\n", &[]), @r#"
+    2 mistakes in the configuration:
+      data.source = files = [] (run.toml, line 1): names no file; list files or patterns such as "books/*.txt"
+      data.source = weight = 0.0 (run.toml, line 1): must be a finite number above 0: its share of the rows beside the other weights
+    "#);
+    assert_snapshot!(refusal("[[data.source]]\nfile = 'a.txt'\n", &["data.samples=packed"]), @r#"
+    2 mistakes in the configuration:
+      data.source = [{ file = "a.txt" }] (run.toml, line 1): must be tables of files and a weight, such as { files = ["a.txt"], weight = 0.7 }
+      data.samples = "packed" (--set): must be one of "auto", "stream", "pack", "pad" (did you mean `pack`?)
+    "#);
+}

@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 use std::fs;
 use std::path::Path;
 use tetrad::config::Config;
-use tetrad::data::{Batches, Prepared, Windows};
+use tetrad::data::Prepared;
 
 /// The message for a configuration whose relative paths are in a folder with `files`, the folder left out.
 fn refusal(files: &[(&str, &[u8])], sets: &[&str]) -> String {
@@ -20,10 +20,10 @@ fn refusal(files: &[(&str, &[u8])], sets: &[&str]) -> String {
     config.data.train.iter_mut().chain(&mut config.data.validation).for_each(inside);
     config.data.cache = folder.path().join(&config.data.cache);
     config.tokenizer.file = config.tokenizer.file.map(|file| folder.path().join(file));
-    let sequence = config.train.sequence;
+    config.data.source.iter_mut().flat_map(|source| &mut source.files).for_each(inside);
     let prepared = Prepared::new(&config, &mut |_| {}).and_then(|prepared| {
-        Batches::new(prepared.train, sequence, 1)?;
-        Windows::new(prepared.validation, sequence, 0)
+        prepared.batches(&config)?;
+        prepared.windows(&config)
     });
     let message = prepared.expect_err("this text is wrong").to_string();
     message.replace(&format!("{}/", folder.path().display()), "")
@@ -46,8 +46,9 @@ fn files_that_are_not_there_are_named() {
 fn files_that_cannot_be_text_are_named() {
     assert_snapshot!(refusal(&[("books/a.txt", b"x")], &["data.train=books"]), @"books: is a folder; name its files, such as books/*.txt");
     assert_snapshot!(refusal(&[("a.txt", b"")], &["data.train=a.txt"]), @"a.txt: is empty; remove it from the list");
-    assert_snapshot!(refusal(&[("a.parquet", b"PAR1"), ("a.txt", b"x")], &["data.train=a.*"]), @"a.parquet: is neither .txt nor .jsonl, the kinds of text that are read");
-    assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: is neither .txt nor .jsonl, the kinds of text that are read");
+    #[cfg(not(feature = "parquet"))]
+    assert_snapshot!(refusal(&[("a.parquet", b"PAR1"), ("a.txt", b"x")], &["data.train=a.*"]), @"a.parquet: this program was built without Parquet; build it with `cargo build --release --features parquet`, or convert the file to .jsonl");
+    assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c");
 }
 
 #[test]
@@ -61,12 +62,12 @@ fn text_in_another_encoding_is_located() {
 #[test]
 fn a_bad_line_is_named_by_number() {
     let refuse = |lines: &str| refusal(&[("a.jsonl", lines.as_bytes())], &["data.train=a.jsonl"]);
-    assert_snapshot!(refuse("{\"text\": \"a\"}\n\n{\"text\": }\n"), @r#"a.jsonl, line 3: expected value (column 10); each line is one object with the document in "text""#);
-    assert_snapshot!(refuse("{\"content\": \"a\"}\n"), @r#"a.jsonl, line 1: missing field `text` (column 16); each line is one object with the document in "text""#);
-    assert_snapshot!(refuse("{\"text\": [\"a\"]}\n"), @r#"a.jsonl, line 1: invalid type: sequence, expected a string (column 9); each line is one object with the document in "text""#);
-    assert_snapshot!(refuse("{\"text\": \"a\"}{\"text\": \"b\"}\n"), @r#"a.jsonl, line 1: trailing characters (column 14); each line is one object with the document in "text""#);
-    assert_snapshot!(refuse("{\"text\": \"\\ud800\"}\n"), @r#"a.jsonl, line 1: unexpected end of hex escape (column 17); each line is one object with the document in "text""#);
-    assert_snapshot!(refuse("plain text\n"), @r#"a.jsonl, line 1: expected value (column 1); each line is one object with the document in "text""#);
+    assert_snapshot!(refuse("{\"text\": \"a\"}\n\n{\"text\": }\n"), @r#"a.jsonl, line 3: expected value (column 10); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
+    assert_snapshot!(refuse("{\"content\": \"a\"}\n"), @r#"a.jsonl, line 1: has none of the fields that are read; each line is one object with "text", with "prompt" and "completion", or with "messages""#);
+    assert_snapshot!(refuse("{\"text\": [\"a\"]}\n"), @r#"a.jsonl, line 1: invalid type: sequence, expected a string (column 9); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
+    assert_snapshot!(refuse("{\"text\": \"a\"}{\"text\": \"b\"}\n"), @r#"a.jsonl, line 1: trailing characters (column 14); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
+    assert_snapshot!(refuse("{\"text\": \"\\ud800\"}\n"), @r#"a.jsonl, line 1: unexpected end of hex escape (column 17); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
+    assert_snapshot!(refuse("plain text\n"), @r#"a.jsonl, line 1: expected value (column 1); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
 }
 
 #[test]

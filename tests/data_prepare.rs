@@ -204,10 +204,10 @@ fn the_quick_start_trains_on_the_bundled_text_and_validates_on_its_end() {
     let prepared = Prepared::new(&config, &mut |_| {}).unwrap();
     let text = austen().into_bytes();
     let bytes = |tokens: &tetrad::data::Tokens| tokens.to_vec().into_iter().map(|id| id as u8).collect::<Vec<u8>>();
-    let (train, validation) = (bytes(&prepared.train), bytes(&prepared.validation));
+    let (train, validation) = (bytes(prepared.train[0].body.tokens()), bytes(prepared.validation[0].body.tokens()));
     assert_eq!(validation.len(), (text.len() as f64 * 0.05).round() as usize);
     assert!([train, validation].concat() == text);
-    assert_eq!(prepared.bytes_per_token, 1.0);
+    assert_eq!(prepared.bytes_per_token, Some(1.0));
 }
 
 #[test]
@@ -221,8 +221,9 @@ fn validation_files_leave_the_training_text_whole() {
     config.model.vocab = 557;
     let prepared = Prepared::new(&config, &mut |_| {}).unwrap();
     let text = |tokens: &tetrad::data::Tokens| prepared.tokenizer.decode(&tokens.to_vec());
-    assert_eq!(text(&prepared.train), "trained\n<|endoftext|>");
-    assert_eq!(text(&prepared.validation), "validated the\n<|endoftext|>");
+    assert_eq!(text(prepared.train[0].body.tokens()), "trained\n<|endoftext|>");
+    assert_eq!(text(prepared.validation[0].body.tokens()), "validated the\n<|endoftext|>");
     // 14 bytes of text; the end of text is a token too.
-    assert_eq!(prepared.bytes_per_token, 14.0 / prepared.validation.len() as f64);
+    let tokens = prepared.validation[0].body.tokens().len();
+    assert_eq!(prepared.bytes_per_token, Some(14.0 / tokens as f64));
 }

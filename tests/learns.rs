@@ -57,7 +57,7 @@ fn step(trainer: &mut Trainer, samples: &Batches) -> f64 {
 fn held_out(trainer: &mut Trainer) -> f64 {
     let windows = Windows::new(text(100_000, 2_000), trainer.config().train.sequence, 0).unwrap();
     let (mut inputs, mut targets) = batch(trainer.config(), &Batches::new(text(0, 2_000), 32, 1).unwrap(), 0);
-    validate(trainer, &windows, &mut inputs, &mut targets).loss
+    validate(trainer, &windows, &mut inputs, &mut targets, &mut []).loss
 }
 
 type Planes = Vec<(Span, Vec<u8>)>;

@@ -55,6 +55,36 @@ fn resuming_keeps_every_kind_of_state() {
     }
 }
 
+/// Rows of samples beside windows of a text, each source in epochs of its own: the position is still all there is.
+#[test]
+fn samples_and_mixed_sources_go_on_where_they_stopped() {
+    let place = Workplace::new();
+    let line = |i: usize| {
+        let (prompt, completion) = (format!("{i} and {i} is "), (2 * i).to_string());
+        serde_json::json!({ "prompt": prompt, "completion": completion }).to_string() + "\n"
+    };
+    std::fs::write(place.path("sums.jsonl"), (0..90).map(line).collect::<String>()).unwrap();
+    std::fs::write(place.path("text.txt"), "some text, long enough for a few windows. ".repeat(20)).unwrap();
+    let sources = "data.source=[{files=['sums.jsonl'],weight=2},{files=['text.txt']}]";
+    for (i, more) in
+        [&[sources][..], &["data.train=['sums.jsonl']"], &["data.train=['sums.jsonl']", "data.samples=pad"]]
+            .into_iter()
+            .enumerate()
+    {
+        let fixed = ["data.validation_fraction=0.1", "train.steps=40", "train.eval_every=10"];
+        let sets: Vec<&str> = more.iter().chain(&fixed).flat_map(|set| ["--set", set]).collect();
+        let whole = train(&place, &format!("whole{i}"), &[&sets[..], &["--set", "run.threads=1"]].concat());
+        let parts = format!("parts{i}");
+        train(&place, &parts, &[&sets[..], &["--stop-at", "23"]].concat());
+        assert!(train(&place, &parts, &[&sets[..], &["--resume"]].concat()) == whole, "{more:?}");
+        // Other weights, or other rows, would make the position another one.
+        let dir = format!("run.dir={parts}");
+        let other =
+            [&["train", "tiny.toml", "--resume", "--set", &dir][..], &sets, &["--set", "data.long=skip"]].concat();
+        assert!(place.fails(&other).contains("training text"), "{more:?}");
+    }
+}
+
 #[test]
 fn a_resumed_run_must_be_the_same_run() {
     let place = Workplace::new();

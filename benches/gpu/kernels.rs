@@ -195,9 +195,10 @@ pub fn attention(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let mut cuda = operands.start(&sizes.largest(batch * queries, heads * head_dim));
         let work = 2.0 * (count * queries) as f64;
         let name = format!("{batch} x {queries}, {heads} heads of {head_dim}");
-        let forward = time(&mut cuda, |cuda| cuda.attention(q, k, v, out, lse, shape));
+        let forward = time(&mut cuda, |cuda| cuda.attention(q, k, v, out, lse, None, shape));
         table.rate("attention", &name, forward, work, ceilings);
-        let backward = time(&mut cuda, |cuda| cuda.attention_grad(q, k, v, Some(out), lse, dout, dq, dk, dv, shape));
+        let backward =
+            time(&mut cuda, |cuda| cuda.attention_grad(q, k, v, Some(out), lse, dout, dq, dk, dv, None, shape));
         table.rate("attention, gradients", &name, backward, 2.5 * work, ceilings);
     }
 }

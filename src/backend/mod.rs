@@ -217,10 +217,24 @@ pub trait Backend: Sizes + Send {
     fn rope(&mut self, x: Span, table: Span, rotation: Rotation);
 
     /// Causal attention scaled by `1 / sqrt(D)`; `lse` float32 `[B, H, S]` receives the log of each row's sum.
-    fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape);
+    ///
+    /// `first`, if given, is u32 `[B, S]`: query `s` of a sequence sees the keys from position `first[s]` on, where its
+    /// sample begins. It is at most the query's own position and does not decrease within a sequence.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(
+        &mut self,
+        q: Span,
+        k: Span,
+        v: Span,
+        out: Span,
+        lse: Span,
+        first: Option<Span>,
+        shape: AttentionShape,
+    );
 
     /// Overwrites `dq`, `dk`, `dv` with the gradients for `dout`; only for `start = 0`, `capacity = S`. `out` is what
-    /// [`Backend::attention`] gave, if it was kept as it was: it saves a backend from computing it again.
+    /// [`Backend::attention`] gave, if it was kept as it was: it saves a backend from computing it again. `first` is what
+    /// it was told.
     #[allow(clippy::too_many_arguments)]
     fn attention_grad(
         &mut self,
@@ -233,6 +247,7 @@ pub trait Backend: Sizes + Send {
         dq: Span,
         dk: Span,
         dv: Span,
+        first: Option<Span>,
         shape: AttentionShape,
     );
 

@@ -4,8 +4,9 @@ use super::output::{escape, json, print};
 use super::units::grouped;
 use super::{CliResult, Failure, device, number, pool};
 use crate::backend::Sizes;
-use crate::checkpoint::{Checkpoint, open_model, place_model};
-use crate::data::{Corpus, Shard, Tokenizer, Windows};
+use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use crate::config::{Long, Samples};
+use crate::data::{Body, Companion, Corpus, Part, Recipe, Tokenizer, Windows, prepare};
 use crate::error::DataError;
 use crate::model::Pass;
 use serde_json::json;
@@ -18,12 +19,13 @@ const PASS_TOKENS: usize = 2048;
 /// Measure a model on text: loss, perplexity, bits per byte.
 ///
 /// The text is cut into consecutive sequences; each token but the first of a sequence is predicted from those before
-/// it in its sequence. Weights are read where they lie in the file.
+/// it in its sequence. Samples (prompt and completion, messages) stay whole, each predicted from itself alone, and only
+/// what would be learned of them counts. Weights are read where they lie in the file.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The model.
     file: PathBuf,
-    /// Text files and globs: .txt, or .jsonl with a `text` field.
+    /// Text files and globs, of all kinds that training reads.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     text: Vec<String>,
     /// Tokens per sequence [default: that of the training, at most the model's context].
@@ -38,6 +40,9 @@ pub struct Args {
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
+    /// The chat template of messages: a file, or the template itself [default: the one in FILE].
+    #[arg(long, value_name = "TEMPLATE")]
+    chat_template: Option<String>,
     /// Folder of prepared tokens.
     #[arg(long, default_value = "runs/cache")]
     cache: PathBuf,
@@ -55,13 +60,15 @@ pub fn run(args: Args) -> CliResult {
 }
 
 fn eval(args: &Args) -> CliResult {
-    let checkpoint = Checkpoint::open(&args.file)?;
+    let mut checkpoint = Checkpoint::open(&args.file)?;
     // A figure measured on damaged weights would be believed.
     checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let corpus = Corpus::resolve(&args.text)?;
-    let shard = Shard::prepare(&corpus, &tokenizer, &args.cache, &mut super::progress::preparing());
-    let shard = shard.map_err(|error| match error {
+    let recipe = Recipe { tokenizer, companion: companion(args, &checkpoint)? };
+    let mut progress = super::progress::preparing();
+    let prepared = prepare(&corpus, &recipe, Samples::Auto, Long::Cut, &args.cache, &mut progress);
+    let (shard, body) = prepared.map_err(|error| match error {
         // The configuration's key is no option of this command.
         DataError::Cache { path, source } => {
             let path = escape(&path.to_string_lossy());
@@ -73,27 +80,49 @@ fn eval(args: &Args) -> CliResult {
     })?;
     shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
-    let windows = Windows::new(shard.tokens.clone(), sequence, args.sequences)?;
+    checkpoint.config.data.packed = matches!(body, Body::Samples(_));
+    let part = Part { name: String::new(), weight: 1.0, body };
+    let windows = Windows::of(&[part], sequence, args.sequences)?;
     let (loss, device) = mean_loss(&checkpoint, &windows, sequence, args.device)?;
     let perplexity = loss.exp();
-    let bits = loss / std::f64::consts::LN_2 / shard.bytes_per_token();
+    let bits = shard.bytes_per_token().map(|bytes| loss / std::f64::consts::LN_2 / bytes);
     print(|out| {
         if args.json {
             let value = json!({
                 "file": args.file.to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
-                "bits_per_byte": number::json(bits), "tokens": windows.targets(), "sequence": sequence,
+                "bits_per_byte": bits.map(number::json), "tokens": windows.targets(), "sequence": sequence,
+                "samples_cut": windows.packings().map(|packing| packing.cut).sum::<usize>(),
                 "device": device,
             });
             return json(out, &value);
         }
         writeln!(out, "loss           {loss:.4} nats per token")?;
         writeln!(out, "perplexity     {perplexity:.4} per token")?;
-        writeln!(out, "bits per byte  {bits:.4}")?;
+        if let Some(bits) = bits {
+            writeln!(out, "bits per byte  {bits:.4}")?;
+        }
         let (predicted, all) = (grouped(windows.targets()), grouped(shard.tokens.len() as u64));
         writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")?;
+        for packing in windows.packings().filter(|packing| packing.cut + packing.empty > 0) {
+            let (samples, cut, empty) = (packing.samples, packing.cut, packing.empty);
+            writeln!(
+                out,
+                "{cut} of {samples} samples are longer than that and were cut, {empty} have nothing to predict"
+            )?;
+        }
         writeln!(out, "on {device}")
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What came with the tokenizer that a file carries.
+fn companion(args: &Args, checkpoint: &Checkpoint) -> Result<Companion, DataError> {
+    let json = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_default();
+    let companion = Companion::parse(&args.file.to_string_lossy(), &json);
+    match &args.chat_template {
+        Some(given) => companion.with_template(given),
+        None => Ok(companion),
+    }
 }
 
 /// The tokenizer that a file carries.
@@ -140,15 +169,18 @@ fn mean_loss(
     let backend = opened.backend.as_mut();
     let model = open_model(checkpoint, backend, batch * sequence, sequence)?;
     let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
+    let mut begins = vec![0; if checkpoint.config.data.packed { batch * sequence } else { 0 }];
     let mut losses = vec![0.0f32; batch * sequence];
     let mut sum = 0.0;
     for first in (0..windows.len()).step_by(batch) {
         let count = batch.min(windows.len() - first);
         let tokens = count * sequence;
         let (inputs, targets) = (&mut inputs[..tokens], &mut targets[..tokens]);
-        windows.fill(first, inputs, targets);
-        sum += model.evaluate(backend, Pass::whole(count, sequence), inputs, targets, &mut losses[..tokens]);
+        let begins = if begins.is_empty() { &mut [][..] } else { &mut begins[..tokens] };
+        windows.fill_packed(first, inputs, targets, begins);
+        let pass = Pass::whole(count, sequence);
+        sum += model.evaluate(backend, pass, inputs, targets, begins, &mut losses[..tokens]);
     }
     backend.status()?;
-    Ok((sum / windows.targets() as f64, described))
+    Ok((sum / windows.targets().max(1) as f64, described))
 }

@@ -132,7 +132,8 @@ fn prompt(
 ) -> Result<Vec<u32>, super::Failure> {
     let mut ids = tokenizer.encode(&args.prompt)?;
     let came = checkpoint.attachment(TOKENIZER_CONFIG).is_some();
-    let begins = special.bos.filter(|bos| came && special.add_bos.unwrap_or(tokenizer.first() == Some(*bos)));
+    let begins =
+        special.bos.filter(|bos| came && special.add_bos.unwrap_or(tokenizer.beginning().first() == Some(bos)));
     if begins.is_some() && ids.first() != begins.as_ref() {
         ids.splice(..0, begins);
     }

@@ -15,6 +15,7 @@ pub(super) enum Kind {
     Switch,
     Text,
     List,
+    Sources,
     Word(&'static [&'static str]),
 }
 
@@ -27,6 +28,9 @@ impl Kind {
             (Kind::Switch, toml::Value::Boolean(_)) => true,
             (Kind::Text, toml::Value::String(_)) => true,
             (Kind::List, toml::Value::Array(items)) => items.iter().all(toml::Value::is_str),
+            (Kind::Sources, toml::Value::Array(items)) => {
+                items.iter().all(|item| item.clone().try_into::<Source>().is_ok())
+            }
             (Kind::Word(words), toml::Value::String(word)) => words.contains(&word.as_str()),
             _ => false,
         }
@@ -41,6 +45,7 @@ impl fmt::Display for Kind {
             Kind::Switch => f.write_str("true or false"),
             Kind::Text => f.write_str("a text in quotes"),
             Kind::List => f.write_str("a list of texts, such as [\"a.txt\", \"b/*.jsonl\"]"),
+            Kind::Sources => f.write_str("tables of files and a weight, such as { files = [\"a.txt\"], weight = 0.7 }"),
             Kind::Word(words) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
                 write!(f, "one of {}", quoted.join(", "))
@@ -54,6 +59,9 @@ pub(super) fn keys() -> Vec<(String, String, Kind)> {
     let mut defaults = Config::default();
     // Keys that are not written where they have their defaults: given other values to be seen.
     defaults.tokenizer.file = Some("tokenizer.json".into());
+    let data = &mut defaults.data;
+    (data.samples, data.long, data.chat_template) = (Samples::Stream, Long::Skip, Some("chat.jinja".into()));
+    data.source = vec![Source { files: Vec::new(), weight: 1.0 }];
     let model = &mut defaults.model;
     (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
     (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 1);
@@ -77,6 +85,7 @@ fn kind(table: &str, name: &str, default: &toml::Value) -> Kind {
         toml::Value::Integer(_) => Kind::Whole,
         toml::Value::Float(_) => Kind::Number,
         toml::Value::Boolean(_) => Kind::Switch,
+        toml::Value::Array(_) if name == "source" => Kind::Sources,
         toml::Value::Array(_) => Kind::List,
         _ => words(table, name).map_or(Kind::Text, Kind::Word),
     }
@@ -85,6 +94,8 @@ fn kind(table: &str, name: &str, default: &toml::Value) -> Kind {
 /// The words that an enum's key may hold.
 fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
     Some(match (table, name) {
+        ("data", "samples") => variants::<Samples>(),
+        ("data", "long") => variants::<Long>(),
         ("model", "rope_scaling") => variants::<RopeScaling>(),
         ("storage", "weights") => variants::<Weights>(),
         ("storage", "embedding" | "head") => variants::<TableStorage>(),

@@ -145,8 +145,9 @@ impl Checks {
     }
 
     fn data(&mut self, config: &Config) {
-        let Data { train, validation, validation_fraction, cache } = &config.data;
-        for (key, patterns) in [("data.train", train), ("data.validation", validation)] {
+        let Data { train, source, validation, validation_fraction, cache, .. } = &config.data;
+        let sources = source.iter().map(|source| ("data.source", &source.files));
+        for (key, patterns) in [("data.train", train), ("data.validation", validation)].into_iter().chain(sources) {
             let empty = patterns.iter().any(|pattern| pattern.trim().is_empty());
             self.need(
                 !empty,
@@ -155,6 +156,7 @@ impl Checks {
                 "holds an empty name; each entry is a file or a pattern such as \"books/*.txt\"",
             );
         }
+        self.sources(train, source);
         self.need(
             (0.0..1.0).contains(validation_fraction),
             "data.validation_fraction",
@@ -173,6 +175,23 @@ impl Checks {
                     "must be at least 256, since without tokenizer.file every byte is a token; set model.vocab=256";
                 self.need(vocab >= 256 || vocab == 0, "model.vocab", vocab, reason);
             }
+        }
+    }
+
+    fn sources(&mut self, train: &[String], sources: &[Source]) {
+        let reason = "stands in the place of data.train; move those files into a [[data.source]] of their own";
+        let both = !train.is_empty() && !sources.is_empty();
+        self.need(!both, "data.source", format_args!("{} sources", sources.len()), reason);
+        let most = 256;
+        let reason = format_args!("at most {most} sources are possible; name several files in one");
+        self.need(sources.len() <= most, "data.source", format_args!("{} sources", sources.len()), reason);
+        for source in sources {
+            let reason = "names no file; list files or patterns such as \"books/*.txt\"";
+            self.need(!source.files.is_empty(), "data.source", "files = []", reason);
+            let weight = source.weight;
+            let reason = "must be a finite number above 0: its share of the rows beside the other weights";
+            let sound = weight > 0.0 && weight.is_finite();
+            self.need(sound, "data.source", format_args!("weight = {}", number(weight)), reason);
         }
     }
 

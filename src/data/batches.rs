@@ -1,28 +1,76 @@
-//! Which tokens make up which sample.
+//! Which rows make up which step.
 //!
-//! One epoch visits windows of `sequence + 1` tokens that overlap by one token, each once, in an order that looks
-//! random. The order is computed, not stored: window number `i` of an epoch is the image of `i` under a permutation
-//! keyed by seed and epoch, so a run resumes anywhere with nothing but the number of samples it has seen. Each epoch
-//! also shifts all windows by a random number of tokens, so that not the same sequences come back.
+//! A run is a position, the number of rows it has seen, and nothing else: from it follow the source of a row
+//! ([`Mixture`]), the epoch of that source, and the row's place in the epoch's order.
 
-use super::Tokens;
+use super::mixture::Mixture;
+use super::packed::{Packed, Packing};
+use super::part::{Body, Part};
 use super::permutation::{Permutation, mix};
+use super::stream::Stream;
+use super::{Tokens, check_shape};
 use crate::error::DataError;
 
-/// Training samples in shuffled order.
+/// Training rows in shuffled order.
 #[derive(Clone, Debug)]
 pub struct Batches {
-    tokens: Tokens,
+    sources: Vec<Source>,
+    mixture: Mixture,
     sequence: usize,
-    seed: u64,
-    /// Windows of an epoch: the same for each, so that a position tells its epoch.
-    windows: u64,
-    /// Shifts of an epoch are below this.
-    shifts: u64,
+}
+
+/// What a run will see of one source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    /// What it is called.
+    pub name: String,
+    /// Tokens of one epoch.
+    pub tokens: u64,
+    /// Rows of one epoch.
+    pub rows: u64,
+    /// Its share of all rows.
+    pub share: f64,
+    /// How its samples were packed, if it has samples.
+    pub packing: Option<Packing>,
+}
+
+#[derive(Clone, Debug)]
+struct Source {
+    name: String,
+    rows: Rows,
+}
+
+#[derive(Clone, Debug)]
+enum Rows {
+    Stream(Stream),
+    Packed { packed: Packed, seed: u64 },
+}
+
+impl Rows {
+    fn epoch(&self) -> u64 {
+        match self {
+            Rows::Stream(stream) => stream.epoch(),
+            Rows::Packed { packed, .. } => packed.len() as u64,
+        }
+    }
+
+    fn fill(&self, position: u64, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
+        match self {
+            Rows::Stream(stream) => {
+                stream.fill(position, inputs, targets);
+                first.fill(0);
+            }
+            Rows::Packed { packed, seed } => {
+                let (epoch, index) = (position / self.epoch(), position % self.epoch());
+                let row = Permutation::new(self.epoch(), mix(mix(*seed) ^ epoch)).image(index);
+                packed.fill(row as usize, inputs, targets, first);
+            }
+        }
+    }
 }
 
 impl Batches {
-    /// Samples of `sequence` tokens and the token after them.
+    /// Windows of `sequence` tokens, and the token after each of them, of one text.
     ///
     /// # Errors
     /// [`DataError::TooShort`] if there are not `sequence + 1` tokens.
@@ -30,116 +78,75 @@ impl Batches {
     /// # Panics
     /// If `sequence` is 0.
     pub fn new(tokens: Tokens, sequence: usize, seed: u64) -> Result<Self, DataError> {
-        let advice = "give more text in data.train or lower train.sequence";
-        let most = windows(&tokens, sequence, "the training text", advice)?;
-        // Where there are several windows, one fewer is visited, so that each epoch can shift by a sequence or more.
-        let windows = most.saturating_sub(1).max(1);
-        let shifts = (tokens.len() - windows * sequence) as u64;
-        let windows = windows as u64;
-        Ok(Batches { tokens, sequence, seed, windows, shifts })
+        let part = Part { name: String::new(), weight: 1.0, body: Body::Stream(tokens) };
+        Self::of(&[part], sequence, seed)
     }
 
-    /// Samples of one epoch.
+    /// Rows of `sequence` tokens of several sources, mixed by their weights.
+    ///
+    /// # Errors
+    /// A text that is too short for one row, samples that are too long or none of which can be used.
+    ///
+    /// # Panics
+    /// If `sequence` is 0 or there is no source.
+    pub fn of(parts: &[Part], sequence: usize, seed: u64) -> Result<Self, DataError> {
+        let weights: Vec<f64> = parts.iter().map(|part| part.weight).collect();
+        let rows = |(number, part): (usize, &Part)| {
+            // Sources of equal length are not shuffled alike.
+            let seed = if number == 0 { seed } else { mix(seed ^ mix(number as u64)) };
+            let rows = match &part.body {
+                Body::Stream(tokens) => Rows::Stream(Stream::new(tokens.clone(), sequence, seed)?),
+                Body::Samples(samples) => {
+                    let advice = "give more samples in data.train or raise train.sequence";
+                    Rows::Packed { packed: samples.pack(sequence, "the training samples", advice)?, seed }
+                }
+            };
+            Ok(Source { name: part.name.clone(), rows })
+        };
+        let sources = parts.iter().enumerate().map(rows).collect::<Result<_, DataError>>()?;
+        Ok(Batches { sources, mixture: Mixture::new(&weights), sequence })
+    }
+
+    /// Rows of one epoch of the first source.
     pub fn epoch_samples(&self) -> u64 {
-        self.windows
+        self.sources[0].rows.epoch()
     }
 
-    /// Writes samples number `position`, `position + 1` and so on: `inputs` and `targets` are `[samples, sequence]`,
-    /// row-major; each target is the token after its input.
+    /// What a run will see of each source.
+    pub fn shares(&self) -> Vec<Share> {
+        let share = |(number, source): (usize, &Source)| {
+            let (tokens, packing) = match &source.rows {
+                Rows::Stream(stream) => (stream.tokens(), None),
+                Rows::Packed { packed, .. } => (packed.packing.tokens, Some(packed.packing)),
+            };
+            let (name, rows) = (source.name.clone(), source.rows.epoch());
+            Share { name, tokens, rows, share: self.mixture.share(number), packing }
+        };
+        self.sources.iter().enumerate().map(share).collect()
+    }
+
+    /// Writes rows number `position`, `position + 1` and so on: `inputs` and `targets` are `[rows, sequence]`,
+    /// row-major; each target is the token after its input, or [`crate::backend::IGNORE`].
     ///
     /// # Panics
     /// If the slices differ in length or hold no whole number of sequences.
     pub fn fill(&self, position: u64, inputs: &mut [u32], targets: &mut [u32]) {
-        check_shape(self.sequence, inputs, targets);
-        let rows = inputs.chunks_exact_mut(self.sequence).zip(targets.chunks_exact_mut(self.sequence));
-        for (sample, (inputs, targets)) in rows.enumerate() {
-            let start = self.start(position.wrapping_add(sample as u64));
-            copy_window(&self.tokens, start, inputs, targets);
-        }
+        self.fill_packed(position, inputs, targets, &mut []);
     }
 
-    /// The first token of sample number `position`.
-    fn start(&self, position: u64) -> usize {
-        let (epoch, index) = (position / self.windows, position % self.windows);
-        let key = mix(mix(self.seed) ^ epoch);
-        let shift = mix(key ^ 0x5349_4654) % self.shifts;
-        let window = Permutation::new(self.windows, key).image(index);
-        shift as usize + window as usize * self.sequence
-    }
-}
-
-/// Validation samples: consecutive windows that share no target, always the same.
-#[derive(Clone, Debug)]
-pub struct Windows {
-    tokens: Tokens,
-    sequence: usize,
-    count: usize,
-}
-
-impl Windows {
-    /// The windows of `tokens`, the first `most` of them unless that is 0. Tokens that fill no window are left out.
-    ///
-    /// # Errors
-    /// [`DataError::TooShort`] if there are not `sequence + 1` tokens.
+    /// The same; `first`, of the same shape or empty, gets where in its row each token's sample begins.
     ///
     /// # Panics
-    /// If `sequence` is 0.
-    pub fn new(tokens: Tokens, sequence: usize, most: usize) -> Result<Self, DataError> {
-        let advice = "give more text in data.validation or raise data.validation_fraction, or lower train.sequence";
-        let all = windows(&tokens, sequence, "the validation text", advice)?;
-        let count = if most == 0 { all } else { all.min(most) };
-        Ok(Windows { tokens, sequence, count })
-    }
-
-    /// Number of windows.
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Never: a text without a window is refused.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Targets of all windows: what a summed loss is divided by.
-    pub fn targets(&self) -> u64 {
-        self.count as u64 * self.sequence as u64
-    }
-
-    /// Writes windows number `first`, `first + 1` and so on, in the shapes of [`Batches::fill`].
-    ///
-    /// # Panics
-    /// If there are not so many windows, the slices differ in length or hold no whole number of sequences.
-    pub fn fill(&self, first: usize, inputs: &mut [u32], targets: &mut [u32]) {
-        check_shape(self.sequence, inputs, targets);
-        let rows = inputs.chunks_exact_mut(self.sequence).zip(targets.chunks_exact_mut(self.sequence));
-        for (row, (inputs, targets)) in rows.enumerate() {
-            assert!(first + row < self.count, "window {} of {}", first + row, self.count);
-            copy_window(&self.tokens, (first + row) * self.sequence, inputs, targets);
+    /// As [`Batches::fill`].
+    pub fn fill_packed(&self, position: u64, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
+        check_shape(self.sequence, inputs, targets, first);
+        for row in 0..inputs.len() / self.sequence {
+            let (source, index) = self.mixture.row(position.wrapping_add(row as u64));
+            let part = row * self.sequence..(row + 1) * self.sequence;
+            let first = if first.is_empty() { &mut [][..] } else { &mut first[part.clone()] };
+            self.sources[source].rows.fill(index, &mut inputs[part.clone()], &mut targets[part], first);
         }
     }
-}
-
-/// Windows in `tokens`, at least one.
-fn windows(tokens: &Tokens, sequence: usize, what: &'static str, advice: &'static str) -> Result<usize, DataError> {
-    assert!(sequence > 0, "a sequence of no tokens");
-    match tokens.len().saturating_sub(1) / sequence {
-        0 => Err(DataError::TooShort { what, tokens: tokens.len() as u64, needed: sequence as u64 + 1, advice }),
-        windows => Ok(windows),
-    }
-}
-
-fn check_shape(sequence: usize, inputs: &[u32], targets: &[u32]) {
-    assert_eq!(inputs.len(), targets.len(), "inputs and targets");
-    assert!(inputs.len().is_multiple_of(sequence), "{} inputs in sequences of {sequence}", inputs.len());
-}
-
-/// `sequence` tokens from `start` on as inputs, those one further as targets.
-fn copy_window(tokens: &Tokens, start: usize, inputs: &mut [u32], targets: &mut [u32]) {
-    let last = inputs.len() - 1;
-    tokens.read(start, inputs);
-    targets[..last].copy_from_slice(&inputs[1..]);
-    tokens.read(start + inputs.len(), &mut targets[last..]);
 }
 
 #[cfg(test)]
@@ -221,18 +228,5 @@ mod tests {
              give more text in data.train or lower train.sequence"
         );
         assert!(Batches::new(counted(129), 128, 1).is_ok());
-        assert!(Windows::new(counted(0), 128, 0).is_err());
-    }
-
-    #[test]
-    fn validation_windows_are_consecutive_and_their_targets_are_distinct() {
-        let windows = Windows::new(counted(100), 9, 0).unwrap();
-        assert_eq!((windows.len(), windows.targets()), (11, 99));
-        let (mut inputs, mut targets) = (vec![0; 99], vec![0; 99]);
-        windows.fill(0, &mut inputs, &mut targets);
-        assert_eq!(inputs, (0..99).collect::<Vec<u32>>());
-        assert_eq!(targets, (1..100).collect::<Vec<u32>>());
-        assert_eq!(Windows::new(counted(100), 9, 4).unwrap().len(), 4);
-        assert_eq!(Windows::new(counted(100), 9, 40).unwrap().len(), 11);
     }
 }

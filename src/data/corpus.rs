@@ -22,6 +22,8 @@ pub struct Input {
     pub name: PathBuf,
     /// How documents are cut out of it.
     pub kind: InputKind,
+    /// Whether it is packed by Zstandard (`.zst`).
+    pub compressed: bool,
     /// The text itself if it is not a file.
     pub(super) bundled: Option<&'static [u8]>,
 }
@@ -31,8 +33,12 @@ pub struct Input {
 pub enum InputKind {
     /// `.txt`: the file is one document.
     Text,
-    /// `.jsonl`: each line is one document.
+    /// `.jsonl`: each line is one document, an object with `text`, with `prompt` and `completion`, or with `messages`.
     JsonLines,
+    /// `.parquet`: each row is one document, with columns of those names. Needs the feature `parquet`.
+    Parquet,
+    /// `.bin`: tokens as llm.c keeps them, GPT-2's in two bytes each or LLaMA 3's in four.
+    LlmC,
 }
 
 impl Corpus {
@@ -62,7 +68,7 @@ impl Corpus {
     /// The corpus in the program.
     pub fn bundled() -> Corpus {
         let name = "bundled corpus".into();
-        Corpus { inputs: vec![Input { name, kind: InputKind::Text, bundled: Some(BUNDLED) }] }
+        Corpus { inputs: vec![Input { name, kind: InputKind::Text, compressed: false, bundled: Some(BUNDLED) }] }
     }
 
     /// Refuses a validation corpus that shares a file with this one.
@@ -111,17 +117,22 @@ fn inspect(path: &Path) -> Result<Input, DataError> {
     if metadata.is_dir() {
         return Err(DataError::Folder { path: path.into() });
     }
-    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
-    let kind = match extension.as_str() {
-        "txt" => InputKind::Text,
-        "jsonl" => InputKind::JsonLines,
+    let extension = |path: &Path| path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let compressed = extension(path) == "zst";
+    let inner = if compressed { extension(Path::new(path.file_stem().unwrap_or_default())) } else { extension(path) };
+    let kind = match (inner.as_str(), compressed) {
+        ("txt", _) => InputKind::Text,
+        ("jsonl", _) => InputKind::JsonLines,
+        ("parquet", false) if cfg!(feature = "parquet") => InputKind::Parquet,
+        ("parquet", false) => return Err(DataError::NoParquet { path: path.into() }),
+        ("bin", false) => InputKind::LlmC,
         _ => return Err(DataError::UnknownKind { path: path.into() }),
     };
     if metadata.len() == 0 {
         return Err(DataError::Empty { path: path.into() });
     }
     fs::File::open(path).map_err(unreadable)?;
-    Ok(Input { name: path.into(), kind, bundled: None })
+    Ok(Input { name: path.into(), kind, compressed, bundled: None })
 }
 
 /// The file behind a name: links and `..` resolved where the system can.

@@ -1,6 +1,7 @@
 //! Reading a file and its hash in one pass.
 
 use super::corpus::Input;
+use super::unzip::Unzip;
 use crate::error::DataError;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -37,6 +38,66 @@ impl<'a> HashedReader<'a> {
     /// Size and hash of what was read so far.
     pub(super) fn content(&self) -> Content {
         Content { bytes: self.bytes, hash: self.hash.digest128() }
+    }
+}
+
+/// What an input holds, unpacked where it is packed; the hash is that of the file as it lies.
+pub(super) enum TextReader<'a> {
+    Plain(Box<HashedReader<'a>>),
+    Packed(Box<Unzip<HashedReader<'a>>>),
+}
+
+impl<'a> TextReader<'a> {
+    pub(super) fn open(input: &'a Input) -> Result<Self, DataError> {
+        let file = HashedReader::open(input)?;
+        Ok(if input.compressed {
+            TextReader::Packed(Box::new(Unzip::new(file)))
+        } else {
+            TextReader::Plain(Box::new(file))
+        })
+    }
+
+    /// Size and hash of what was read of the file so far.
+    pub(super) fn content(&self) -> Content {
+        match self {
+            TextReader::Plain(file) => file.content(),
+            TextReader::Packed(unzip) => unzip.source().content(),
+        }
+    }
+
+    /// The error of a read that failed.
+    pub(super) fn error(&self, path: &std::path::Path, source: io::Error) -> DataError {
+        match (self, source.kind()) {
+            (TextReader::Packed(_), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                DataError::Packed { path: path.into(), reason: source.to_string() }
+            }
+            _ => DataError::Read { path: path.into(), source },
+        }
+    }
+}
+
+impl Read for TextReader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self {
+            TextReader::Plain(file) => file.read(out),
+            TextReader::Packed(unzip) => unzip.read(out),
+        }
+    }
+}
+
+impl BufRead for TextReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        match self {
+            TextReader::Plain(file) => file.fill_buf(),
+            TextReader::Packed(unzip) => unzip.fill_buf(),
+        }
+    }
+
+    fn consume(&mut self, amount: usize) {
+        match self {
+            TextReader::Plain(file) => file.consume(amount),
+            TextReader::Packed(unzip) => unzip.consume(amount),
+        }
     }
 }
 

@@ -7,9 +7,11 @@
 
 use super::Tokenizer;
 use super::corpus::{Input, InputKind};
-use super::hashed::{Content, HashedReader};
+use super::document::Document;
+use super::documents::Documents;
+use super::hashed::{Content, TextReader};
 use crate::error::DataError;
-use std::io::{self, BufRead, Read};
+use std::io::Read;
 use std::path::Path;
 
 /// Bytes of a piece, about.
@@ -24,9 +26,6 @@ const SURROUNDINGS: usize = 256;
 /// Cuts of one kind that are tried before the next kind.
 const TRIES: usize = 8;
 
-/// Longest line of a `.jsonl` file: a document is held whole while it is cut.
-const LONGEST_LINE: u64 = 1 << 26;
-
 /// A part of a document.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece {
@@ -39,38 +38,49 @@ pub(super) struct Piece {
 pub(super) struct Pieces<'a> {
     path: &'a Path,
     tokenizer: &'a Tokenizer,
-    reader: HashedReader<'a>,
-    kind: InputKind,
+    reader: Reader<'a>,
     /// The rest of the document that is being cut.
     rest: Vec<u8>,
-    /// `.txt`: whether `rest` reaches the end of the file. `.jsonl`: whether a document is being cut.
+    /// A file that is one document: whether `rest` reaches its end. Else: whether a document is being cut.
     ends: bool,
-    /// Bytes of the file before `rest`, or lines read.
+    /// Bytes of the file before `rest`.
     position: u64,
     done: bool,
+}
+
+/// Where documents come from.
+enum Reader<'a> {
+    /// A file that is one.
+    Whole(TextReader<'a>),
+    /// A file of many.
+    Many(Documents<'a>),
 }
 
 impl<'a> Pieces<'a> {
     /// Opens `input`.
     pub(super) fn new(input: &'a Input, tokenizer: &'a Tokenizer) -> Result<Self, DataError> {
-        let (path, kind, reader) = (input.name.as_path(), input.kind, HashedReader::open(input)?);
-        Ok(Pieces { path, tokenizer, reader, kind, rest: Vec::new(), ends: false, position: 0, done: false })
+        let reader = match input.kind {
+            InputKind::Text => Reader::Whole(TextReader::open(input)?),
+            _ => Reader::Many(Documents::open(input)?),
+        };
+        let path = input.name.as_path();
+        Ok(Pieces { path, tokenizer, reader, rest: Vec::new(), ends: false, position: 0, done: false })
     }
 
     /// Size and hash of what was read so far: of the whole file once there are no more pieces.
     pub(super) fn content(&self) -> Content {
-        self.reader.content()
+        match &self.reader {
+            Reader::Whole(reader) => reader.content(),
+            Reader::Many(documents) => documents.content(),
+        }
     }
 
-    fn read_error(&self, source: io::Error) -> DataError {
-        DataError::Read { path: self.path.into(), source }
-    }
-
-    fn next_of_text(&mut self) -> Result<Option<Piece>, DataError> {
+    fn next_of_whole(&mut self) -> Result<Option<Piece>, DataError> {
+        let Reader::Whole(reader) = &mut self.reader else { return Ok(None) };
         if !self.ends {
             let wanted = (PIECE + SEARCH).saturating_sub(self.rest.len());
-            let got = self.reader.by_ref().take(wanted as u64).read_to_end(&mut self.rest);
-            self.ends = got.map_err(|error| self.read_error(error))? < wanted;
+            let got = reader.by_ref().take(wanted as u64).read_to_end(&mut self.rest);
+            self.ends = got.map_err(|error| reader.error(self.path, error))? < wanted;
         }
         if self.rest.is_empty() {
             self.done = true;
@@ -89,25 +99,22 @@ impl<'a> Pieces<'a> {
             }
         };
         let cut = cut(text, self.ends, self.tokenizer);
-        Ok(Some(self.take(cut)))
+        let piece = self.take(cut);
+        self.done |= piece.last;
+        Ok(Some(piece))
     }
 
-    fn next_of_lines(&mut self) -> Result<Option<Piece>, DataError> {
+    fn next_of_many(&mut self) -> Result<Option<Piece>, DataError> {
         while !self.ends {
-            let mut line = Vec::new();
-            let got = self.reader.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line);
-            if got.map_err(|error| self.read_error(error))? == 0 {
+            let Reader::Many(documents) = &mut self.reader else { return Ok(None) };
+            let Some(document) = documents.next_document()? else {
                 self.done = true;
                 return Ok(None);
-            }
-            self.position += 1;
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let text = document(&line).map_err(|reason| {
-                let path = self.path.into();
-                DataError::BadLine { path, line: self.position, reason }
-            })?;
+            };
+            let Document::Text(text) = document else {
+                let what = "holds a sample, not \"text\"; set data.samples = \"pack\"";
+                return Err(documents.refuse(what.into()));
+            };
             self.rest = text.into_bytes();
             self.ends = !self.rest.is_empty();
         }
@@ -123,11 +130,8 @@ impl<'a> Pieces<'a> {
         let after = self.rest.split_off(cut.resume);
         let mut text = std::mem::replace(&mut self.rest, after);
         text.truncate(cut.end);
-        if self.kind == InputKind::Text {
-            self.position += cut.resume as u64;
-        }
+        self.position += cut.resume as u64;
         let last = self.ends && self.rest.is_empty();
-        self.done |= last && self.kind == InputKind::Text;
         Piece { text: String::from_utf8(text).unwrap_or_default(), last }
     }
 }
@@ -139,30 +143,13 @@ impl Iterator for Pieces<'_> {
         if self.done {
             return None;
         }
-        let piece = match self.kind {
-            InputKind::Text => self.next_of_text(),
-            InputKind::JsonLines => self.next_of_lines(),
+        let piece = match self.reader {
+            Reader::Whole(_) => self.next_of_whole(),
+            Reader::Many(_) => self.next_of_many(),
         };
         self.done |= piece.is_err();
         piece.transpose()
     }
-}
-
-/// The `text` of one line.
-fn document(line: &[u8]) -> Result<String, String> {
-    #[derive(serde::Deserialize)]
-    struct Line {
-        text: String,
-    }
-    if line.len() as u64 == LONGEST_LINE {
-        return Err(format!("longer than {LONGEST_LINE} bytes"));
-    }
-    serde_json::from_slice::<Line>(line).map(|line| line.text).map_err(|error| {
-        // The parser counts lines within the line; only the column means something here.
-        let text = error.to_string();
-        let reason = text.split(" at line ").next().unwrap_or_default();
-        format!("{reason} (column {})", error.column())
-    })
 }
 
 /// Where a piece ends and where the next begins; the same place unless a space between them is dropped.

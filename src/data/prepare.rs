@@ -2,9 +2,13 @@
 
 use super::Tokenizer;
 use super::corpus::{Corpus, Input, InputKind};
+use super::document::Document;
+use super::documents::Documents;
 use super::hashed::{Content, HashedReader};
+use super::llm_c;
 use super::pieces::{Piece, Pieces};
-use super::shard::{Shard, VERSION, Writer};
+use super::recipe::{Encoder, Recipe, Refused};
+use super::shard::{MARKED_VERSION, Shard, VERSION, Writer};
 use super::tokens::Width;
 use crate::error::DataError;
 use crate::store::publish;
@@ -56,13 +60,36 @@ impl Shard {
         cache: &Path,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Shard, DataError> {
+        Self::find_or_make(corpus, tokenizer, None, cache, progress)
+    }
+
+    /// The same of samples: each document is one, and only a part of it may be learned.
+    ///
+    /// # Errors
+    /// As [`Shard::prepare`], and documents that the recipe cannot make samples of.
+    pub fn prepare_samples(
+        corpus: &Corpus,
+        recipe: &Recipe,
+        cache: &Path,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Shard, DataError> {
+        Self::find_or_make(corpus, &recipe.tokenizer, Some(recipe), cache, progress)
+    }
+
+    fn find_or_make(
+        corpus: &Corpus,
+        tokenizer: &Tokenizer,
+        recipe: Option<&Recipe>,
+        cache: &Path,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Shard, DataError> {
         let contents = hash_all(corpus, progress)?;
-        let key = key(corpus, &contents, tokenizer);
+        let key = key(corpus, &contents, tokenizer, recipe);
         let path = cache.join(format!("{key:032x}.tokens"));
         if let Some(shard) = Shard::open(&path, key) {
             return Ok(shard);
         }
-        let job = Job { corpus, contents: &contents, tokenizer, progress: RefCell::new(progress) };
+        let job = Job { corpus, contents: &contents, tokenizer, recipe, progress: RefCell::new(progress) };
         job.write(&path, key)?;
         let gone = || io::Error::other("what was just written there cannot be read back");
         Shard::open(&path, key).ok_or_else(|| DataError::Cache { path, source: gone() })
@@ -104,16 +131,21 @@ fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<V
 }
 
 /// What the tokens depend on, and nothing else.
-fn key(corpus: &Corpus, contents: &[Content], tokenizer: &Tokenizer) -> u128 {
+fn key(corpus: &Corpus, contents: &[Content], tokenizer: &Tokenizer, recipe: Option<&Recipe>) -> u128 {
     let mut hash = Xxh3::new();
-    hash.update(&VERSION.to_le_bytes());
+    hash.update(&recipe.map_or(VERSION, |_| MARKED_VERSION).to_le_bytes());
     hash.update(&tokenizer.fingerprint().to_le_bytes());
+    if let Some(recipe) = recipe {
+        recipe.hash(&mut hash);
+    }
     for (input, content) in corpus.inputs.iter().zip(contents) {
         let kind = match input.kind {
             InputKind::Text => 0,
             InputKind::JsonLines => 1,
+            InputKind::Parquet => 2,
+            InputKind::LlmC => 3,
         };
-        hash.update(&[kind]);
+        hash.update(&[kind | if input.compressed { 0x80 } else { 0 }]);
         hash.update(&content.bytes.to_le_bytes());
         hash.update(&content.hash.to_le_bytes());
     }
@@ -143,6 +175,8 @@ struct Job<'a> {
     corpus: &'a Corpus,
     contents: &'a [Content],
     tokenizer: &'a Tokenizer,
+    /// For samples.
+    recipe: Option<&'a Recipe>,
     progress: RefCell<&'a mut dyn FnMut(Progress<'_>)>,
 }
 
@@ -166,27 +200,96 @@ impl Job<'_> {
     }
 
     fn write_to(&self, out: &mut dyn Write, key: u128) -> Result<(), Failure> {
-        let mut writer = Writer::new(out, Width::of(self.tokenizer.vocab_size()));
-        let (mut done, mut text_bytes) = (0, 0);
+        let mut writer = Writer::new(out, self.width()?);
+        let encoder = self.recipe.map(Recipe::encoder).transpose()?;
+        let (mut done, mut text_bytes) = (0, Some(0));
         for (input, content) in self.corpus.inputs.iter().zip(self.contents) {
-            let mut pieces = Pieces::new(input, self.tokenizer)?;
-            loop {
-                let batch = next_batch(&mut pieces)?;
-                if batch.is_empty() {
-                    break;
-                }
-                text_bytes += batch.iter().map(|piece| piece.text.len() as u64).sum::<u64>();
-                self.tokenize(input, batch, &mut writer)?;
-                self.report(input, done + pieces.content().bytes);
-            }
-            if pieces.content() != *content {
+            let (bytes, found) = match (&encoder, input.kind) {
+                (Some(encoder), _) => self.write_samples(input, encoder, done, &mut writer)?,
+                (None, InputKind::LlmC) => self.write_tokens(input, done, &mut writer)?,
+                (None, _) => self.write_text(input, done, &mut writer)?,
+            };
+            if found != *content {
                 return Err(DataError::Changed { path: input.name.clone() }.into());
             }
             writer.end_source();
+            text_bytes = text_bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
             done += content.bytes;
         }
-        writer.finish(key, text_bytes)?;
+        writer.finish(key, text_bytes.unwrap_or(0))?;
         Ok(())
+    }
+
+    /// Bytes of an id: as the tokenizer needs, or the files that hold ids already.
+    fn width(&self) -> Result<Width, DataError> {
+        if self.recipe.is_some() {
+            return Ok(Width::Marked);
+        }
+        let ready = self.corpus.inputs.iter().filter(|input| input.kind == InputKind::LlmC);
+        let widths = ready.map(|input| Ok(llm_c::Reader::open(input)?.width)).collect::<Result<Vec<_>, DataError>>()?;
+        let own = Width::of(self.tokenizer.vocab_size());
+        Ok(if own == Width::Four || widths.contains(&Width::Four) { Width::Four } else { Width::Two })
+    }
+
+    /// The text of one input; its bytes, and what the file held.
+    fn write_text(&self, input: &Input, done: u64, writer: &mut Writer<'_>) -> Result<(Option<u64>, Content), Failure> {
+        let mut pieces = Pieces::new(input, self.tokenizer)?;
+        let mut text_bytes = 0;
+        loop {
+            let batch = next_batch(&mut pieces)?;
+            if batch.is_empty() {
+                return Ok((Some(text_bytes), pieces.content()));
+            }
+            text_bytes += batch.iter().map(|piece| piece.text.len() as u64).sum::<u64>();
+            self.tokenize(input, batch, writer)?;
+            self.report(input, done + pieces.content().bytes);
+        }
+    }
+
+    /// The tokens of one input that holds nothing else; of how much text, nobody knows.
+    fn write_tokens(
+        &self,
+        input: &Input,
+        done: u64,
+        writer: &mut Writer<'_>,
+    ) -> Result<(Option<u64>, Content), Failure> {
+        let mut reader = llm_c::Reader::open(input)?;
+        loop {
+            let ids = reader.next_ids()?;
+            if ids.is_empty() {
+                return Ok((None, reader.content()));
+            }
+            writer.tokens(&ids)?;
+            self.report(input, done + reader.content().bytes);
+        }
+    }
+
+    /// The samples of one input; the bytes of their text that is learned, and what the file held.
+    fn write_samples(
+        &self,
+        input: &Input,
+        encoder: &Encoder<'_>,
+        done: u64,
+        writer: &mut Writer<'_>,
+    ) -> Result<(Option<u64>, Content), Failure> {
+        let mut documents = Documents::open(input)?;
+        let mut learned_bytes = 0;
+        loop {
+            let batch = next_documents(&mut documents)?;
+            if batch.is_empty() {
+                return Ok((Some(learned_bytes), documents.content()));
+            }
+            let samples: Vec<_> = batch.par_iter().map(|(line, document)| (*line, encoder.encode(document))).collect();
+            for (line, sample) in samples {
+                let sample = sample.map_err(|refused| match refused {
+                    Refused::Document(reason) => documents.refuse_at(line, reason),
+                    Refused::NoTemplate => DataError::NoTemplate { path: input.name.clone() },
+                })?;
+                learned_bytes += sample.learned_bytes;
+                writer.tokens(&sample.ids)?;
+            }
+            self.report(input, done + documents.content().bytes);
+        }
     }
 
     /// Tokenizes pieces on all threads and writes them in their order.
@@ -221,6 +324,18 @@ fn next_batch(pieces: &mut Pieces<'_>) -> Result<Vec<Piece>, DataError> {
         // A document costs more than its text: without this, a file of empty documents would be held whole.
         bytes += piece.text.len() + size_of::<Piece>();
         batch.push(piece);
+    }
+    Ok(batch)
+}
+
+/// Documents of about [`BATCH`] bytes together, with their lines; none at the end of the input.
+fn next_documents(documents: &mut Documents<'_>) -> Result<Vec<(u64, Document)>, DataError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH
+        && let Some(document) = documents.next_document()?
+    {
+        bytes += document.bytes() + size_of::<Document>();
+        batch.push((documents.line(), document));
     }
     Ok(batch)
 }

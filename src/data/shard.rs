@@ -1,14 +1,14 @@
 //! Prepared tokens as a file: layout, writing, and reading without trust.
 //!
 //! ```text
-//! tokens    u16 or u32 each     all inputs, one after the other
+//! tokens    u16 or u32 each     all inputs, one after the other; of samples u32 with two marks (see `tokens.rs`)
 //! sources   u64 each            tokens of each input
 //! trailer   64 bytes            `Trailer`; its last field is the xxh3-64 of everything before it
 //! ```
 //! All numbers are little-endian. The counts stand at the end because they are known at the end: the file is written
 //! in one pass. A cache is worth nothing by itself, so whatever is wrong with one it is made again.
 
-use super::tokens::{Bytes, Tokens, Width};
+use super::tokens::{BEGINS, Bytes, LEARNED, Tokens, Width};
 use crate::store::Map;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -19,8 +19,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"ttrdtoks";
 
-/// Part of every shard's key: raised when the layout changes, or the tokens of the same text.
+/// Layout of text, and part of every shard's key: raised when the layout changes, or the tokens of the same text.
 pub(super) const VERSION: u32 = 1;
+/// Layout of samples, whose tokens have marks.
+pub(super) const MARKED_VERSION: u32 = 2;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -50,8 +52,10 @@ pub struct Shard {
     pub tokens: Tokens,
     /// Each input's tokens, in order.
     pub sources: Vec<Source>,
-    /// Bytes of text that the tokens stand for.
+    /// Bytes of text that the tokens (of samples: the learned ones) stand for; 0 if nobody knows.
     pub text_bytes: u64,
+    /// Tokens that are targets, if some are not: those of samples that are learned.
+    pub learned: Option<u64>,
     /// Hash of content and tokenizer: the same tokens have the same key.
     pub key: u128,
 }
@@ -74,12 +78,13 @@ impl Shard {
     fn check(map: Map, key: u128) -> Option<Shard> {
         let trailer_at = map.len().checked_sub(TRAILER)?;
         let trailer = Trailer::read_from_bytes(&map[trailer_at..]).ok()?;
-        if trailer.magic != MAGIC || trailer.version.get() != VERSION || trailer.key.get() != key {
+        if trailer.magic != MAGIC || trailer.key.get() != key {
             return None;
         }
-        let width = match trailer.width.get() {
-            2 => Width::Two,
-            4 => Width::Four,
+        let width = match (trailer.version.get(), trailer.width.get()) {
+            (VERSION, 2) => Width::Two,
+            (VERSION, 4) => Width::Four,
+            (MARKED_VERSION, 4) => Width::Marked,
             _ => return None,
         };
         let count = usize::try_from(trailer.tokens.get()).ok()?;
@@ -91,10 +96,35 @@ impl Shard {
         }
         let ranges = ranges(&map[table_at..trailer_at], count)?;
         let tokens = Tokens::new(Bytes::Mapped(map), width, count);
-        let sources =
+        let sources: Vec<Source> =
             ranges.into_iter().map(|range| Source { largest: tokens.slice(range.clone()).largest(), range }).collect();
-        Some(Shard { tokens, sources, text_bytes: trailer.text_bytes.get(), key })
+        // Each input of samples begins with one.
+        let begins = |source: &Source| source.range.is_empty() || marks(&tokens, source.range.start) & BEGINS != 0;
+        if width == Width::Marked && !sources.iter().all(begins) {
+            return None;
+        }
+        let learned = (width == Width::Marked).then(|| learned(&tokens));
+        Some(Shard { tokens, sources, text_bytes: trailer.text_bytes.get(), learned, key })
     }
+}
+
+/// One token with its marks.
+fn marks(tokens: &Tokens, at: usize) -> u32 {
+    let mut id = [0];
+    tokens.read_marked(at, &mut id);
+    id[0]
+}
+
+/// Tokens that are targets: learned, and not the first of their sample.
+fn learned(tokens: &Tokens) -> u64 {
+    let mut buffer = [0; 4096];
+    let mut sum = 0;
+    for at in (0..tokens.len()).step_by(buffer.len()) {
+        let part = &mut buffer[..4096.min(tokens.len() - at)];
+        tokens.read_marked(at, part);
+        sum += part.iter().filter(|id| **id & (LEARNED | BEGINS) == LEARNED).count() as u64;
+    }
+    sum
 }
 
 /// The ranges of the sources, if their lengths add up to `count`.
@@ -146,7 +176,7 @@ impl<'a> Writer<'a> {
         let table: Vec<u8> = self.sources.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
         let mut trailer = Trailer {
             magic: MAGIC,
-            version: U32::new(VERSION),
+            version: U32::new(if self.width == Width::Marked { MARKED_VERSION } else { VERSION }),
             width: U32::new(self.width.bytes() as u32),
             tokens: U64::new(self.sources.iter().sum()),
             text_bytes: U64::new(text_bytes),
@@ -166,6 +196,7 @@ impl<'a> Writer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::IGNORE;
 
     const KEY: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
 
@@ -197,6 +228,40 @@ mod tests {
             assert_eq!(shard.sources, sources);
             assert_eq!(shard.text_bytes, 99);
         }
+    }
+
+    /// Two samples in two inputs; of the second the middle is not learned.
+    fn marked() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, Width::Marked);
+        writer.tokens(&[1 | BEGINS | LEARNED, 70_000 | LEARNED]).unwrap();
+        writer.end_source();
+        writer.tokens(&[3 | BEGINS, 4, 5 | LEARNED]).unwrap();
+        writer.end_source();
+        writer.finish(KEY, 9).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn samples_come_back_with_their_marks() {
+        let shard = open(&marked(), KEY).unwrap();
+        assert_eq!((shard.tokens.to_vec(), shard.tokens.samples()), (vec![1, 70_000, 3, 4, 5], vec![0, 2, 5]));
+        let mut targets = [0; 5];
+        shard.tokens.read_targets(0, &mut targets);
+        assert_eq!(targets, [1, 70_000, IGNORE, IGNORE, 5]);
+        assert_eq!((shard.learned, shard.sources[0].largest), (Some(2), Some(70_000)), "a first token is no target");
+        assert_eq!(open(&small(Width::Four), KEY).unwrap().learned, None);
+    }
+
+    #[test]
+    fn a_sample_that_reaches_across_inputs_is_noticed_despite_a_right_checksum() {
+        let mut broken = marked();
+        // The mark of the third token, where the second input begins.
+        broken[4 * 2 + 3] = 0;
+        let end = broken.len() - 8;
+        let checksum = xxh3_64(&broken[..end]);
+        broken[end..].copy_from_slice(&checksum.to_le_bytes());
+        assert!(open(&broken, KEY).is_none());
     }
 
     #[test]

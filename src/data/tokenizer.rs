@@ -162,12 +162,14 @@ impl Tokenizer {
         self.first_of(&BEGINNING_OF_TEXT)
     }
 
-    /// The token that the file asks to be put before every text, if it asks for one.
-    pub fn first(&self) -> Option<u32> {
-        match &self.0 {
-            Kind::Bytes => None,
-            Kind::File(loaded) => guarded(|| loaded.tokenizer.encode_fast("", true)).ok()?.get_ids().first().copied(),
-        }
+    /// What other programs put before a text: the special tokens that the file asks for there.
+    pub fn beginning(&self) -> Vec<u32> {
+        let Kind::File(loaded) = &self.0 else { return Vec::new() };
+        let encode = |special| guarded(|| loaded.tokenizer.encode_fast("a", special)).ok();
+        let (Some(with), Some(without)) = (encode(true), encode(false)) else { return Vec::new() };
+        let (with, without) = (with.get_ids(), without.get_ids());
+        let at = with.windows(without.len().max(1)).position(|ids| ids == without);
+        with[..at.unwrap_or(0)].to_vec()
     }
 
     /// The id of a token by its name.

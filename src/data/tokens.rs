@@ -1,14 +1,25 @@
-//! A run of token ids, two or four bytes each, in a mapped shard or in memory.
+//! A run of token ids, two or four bytes each, in a mapped shard or in memory. Tokens of samples are four bytes, of which
+//! the two highest bits say where a sample begins and which tokens are learned.
 
+use crate::backend::IGNORE;
 use crate::store::Map;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// In a token of samples: it is a target.
+pub(super) const LEARNED: u32 = 1 << 31;
+/// It is the first of its sample.
+pub(super) const BEGINS: u32 = 1 << 30;
+/// The largest id that there is room for.
+pub(super) const LARGEST_ID: u32 = BEGINS - 1;
 
 /// Bytes of one id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Width {
     Two,
     Four,
+    /// Four, with [`LEARNED`] and [`BEGINS`].
+    Marked,
 }
 
 impl Width {
@@ -20,7 +31,7 @@ impl Width {
     pub(super) fn bytes(self) -> usize {
         match self {
             Width::Two => 2,
-            Width::Four => 4,
+            Width::Four | Width::Marked => 4,
         }
     }
 
@@ -28,19 +39,19 @@ impl Width {
     pub(super) fn write(self, ids: &[u32], out: &mut Vec<u8>) {
         match self {
             Width::Two => ids.iter().for_each(|id| out.extend((*id as u16).to_le_bytes())),
-            Width::Four => ids.iter().for_each(|id| out.extend(id.to_le_bytes())),
+            Width::Four | Width::Marked => ids.iter().for_each(|id| out.extend(id.to_le_bytes())),
         }
     }
 
-    /// Fills `out` from as many ids in `bytes`.
-    fn read(self, bytes: &[u8], out: &mut [u32]) {
+    /// Fills `out` from as many ids in `bytes`, marks included.
+    pub(super) fn read(self, bytes: &[u8], out: &mut [u32]) {
         match self {
             Width::Two => {
                 for (out, id) in out.iter_mut().zip(bytes.chunks_exact(2)) {
                     *out = u32::from(u16::from_le_bytes([id[0], id[1]]));
                 }
             }
-            Width::Four => {
+            Width::Four | Width::Marked => {
                 for (out, id) in out.iter_mut().zip(bytes.chunks_exact(4)) {
                     *out = u32::from_le_bytes([id[0], id[1], id[2], id[3]]);
                 }
@@ -80,6 +91,31 @@ impl Tokens {
         Tokens { bytes: Arc::new(Bytes::Owned(bytes)), width: Width::Four, range: 0..ids.len() }
     }
 
+    /// Tokens of samples in memory: for each sample its ids and whether they are learned.
+    pub fn from_samples(samples: &[Vec<(u32, bool)>]) -> Self {
+        let mark = |(i, &(id, learned)): (usize, &(u32, bool))| {
+            id | if learned { LEARNED } else { 0 } | if i == 0 { BEGINS } else { 0 }
+        };
+        let ids: Vec<u32> = samples.iter().flat_map(|sample| sample.iter().enumerate().map(mark)).collect();
+        Tokens { width: Width::Marked, ..Tokens::from_ids(&ids) }
+    }
+
+    /// Where samples begin, and the end; nothing if the tokens have no marks.
+    pub fn samples(&self) -> Vec<usize> {
+        if !self.is_marked() {
+            return Vec::new();
+        }
+        let mut starts = Vec::new();
+        let mut buffer = [0; 4096];
+        for at in (0..self.len()).step_by(buffer.len()) {
+            let part = &mut buffer[..4096.min(self.len() - at)];
+            self.read_marked(at, part);
+            starts.extend(part.iter().enumerate().filter(|(_, id)| **id & BEGINS != 0).map(|(i, _)| at + i));
+        }
+        starts.push(self.len());
+        starts
+    }
+
     /// The first `len` ids of `bytes`, which hold at least that many.
     pub(super) fn new(bytes: Bytes, width: Width, len: usize) -> Self {
         assert!(len <= bytes.get().len() / width.bytes(), "{len} ids in {} bytes", bytes.get().len());
@@ -101,6 +137,30 @@ impl Tokens {
     /// # Panics
     /// If fewer than `out.len()` ids follow.
     pub fn read(&self, at: usize, out: &mut [u32]) {
+        self.read_marked(at, out);
+        if self.width == Width::Marked {
+            out.iter_mut().for_each(|id| *id &= LARGEST_ID);
+        }
+    }
+
+    /// Fills `out` with the ids from `at` on as targets: [`IGNORE`] in place of tokens that are not learned.
+    ///
+    /// # Panics
+    /// If fewer than `out.len()` ids follow.
+    pub fn read_targets(&self, at: usize, out: &mut [u32]) {
+        self.read_marked(at, out);
+        if self.width == Width::Marked {
+            out.iter_mut().for_each(|id| *id = if *id & LEARNED != 0 { *id & LARGEST_ID } else { IGNORE });
+        }
+    }
+
+    /// Whether some tokens may not be learned.
+    pub(super) fn is_marked(&self) -> bool {
+        self.width == Width::Marked
+    }
+
+    /// The ids from `at` on with their marks.
+    pub(super) fn read_marked(&self, at: usize, out: &mut [u32]) {
         let end = at.checked_add(out.len()).filter(|end| *end <= self.len());
         assert!(end.is_some(), "tokens {at}..+{} of {}", out.len(), self.len());
         let (from, width) = ((self.range.start + at) * self.width.bytes(), self.width.bytes());

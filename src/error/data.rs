@@ -52,10 +52,114 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A file of a kind that is not read.
-    #[error("{}: is neither .txt nor .jsonl, the kinds of text that are read", path.display())]
+    #[error(
+        "{}: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c",
+        path.display()
+    )]
     UnknownKind {
         /// The file.
         path: PathBuf,
+    },
+    /// A Parquet file, and the program was built without its reader.
+    #[error(
+        "{}: this program was built without Parquet; build it with `cargo build --release --features parquet`, or \
+         convert the file to .jsonl",
+        path.display()
+    )]
+    NoParquet {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A packed file that is damaged or not whole.
+    #[error("{}: cannot be unpacked: {reason}; check it with `zstd -t`", path.display())]
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A `.bin` file that is none of llm.c's.
+    #[error("{}: {reason}", path.display())]
+    LlmC {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Text beside samples in one source.
+    #[error(
+        "{}: has no samples, but {} has ({}); give them [[data.source]] tables of their own, or say for all of them \
+         how they become rows with data.samples",
+        path.display(), samples.display(), what
+    )]
+    Mixed {
+        /// The file without.
+        path: PathBuf,
+        /// The file with them.
+        samples: PathBuf,
+        /// What it has.
+        what: &'static str,
+    },
+    /// Tokens without bounds where samples are wanted.
+    #[error("{}: holds tokens without samples, which data.samples = \"{samples}\" needs; leave that key out", path.display())]
+    NoBounds {
+        /// The file.
+        path: PathBuf,
+        /// The mode that was asked for.
+        samples: &'static str,
+    },
+    /// `messages` without a template that says how they are written.
+    #[error(
+        "{}: has messages, and no chat template came with the tokenizer; name one with data.chat_template (a .jinja \
+         file, or a tokenizer_config.json that has one)",
+        path.display()
+    )]
+    NoTemplate {
+        /// The file with messages.
+        path: PathBuf,
+    },
+    /// A chat template that cannot be used.
+    #[error("{name}: not a usable chat template: {reason}")]
+    Template {
+        /// Where it is from.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A sample that is longer than a row, where that was to be refused.
+    #[error(
+        "{}: sample {number} has {tokens} tokens, and a row holds {most} (train.sequence = {} and the next token); raise \
+         train.sequence, or set data.long to \"cut\" or \"skip\"",
+        path.display(), most - 1
+    )]
+    LongSample {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        number: usize,
+        /// Its tokens.
+        tokens: usize,
+        /// The tokens that would fit.
+        most: usize,
+    },
+    /// Samples of which none can be used.
+    #[error(
+        "{what}: none of {samples} samples can be used: {long} are longer than a row (train.sequence = {sequence}), {empty} \
+         have nothing to learn; {advice}"
+    )]
+    NoSamples {
+        /// "the training samples" or "the validation samples".
+        what: &'static str,
+        /// Samples there are.
+        samples: usize,
+        /// Too long ones that were left out.
+        long: usize,
+        /// Those without a target.
+        empty: usize,
+        /// Tokens of a row.
+        sequence: usize,
+        /// What to do.
+        advice: &'static str,
     },
     /// A file listed both for training and for validation.
     #[error("{}: is listed in data.train and in data.validation; a loss on trained text says nothing, so remove one", path.display())]
@@ -73,11 +177,13 @@ pub enum DataError {
         /// The first byte that is no part of a character.
         byte: u8,
     },
-    /// A line of a `.jsonl` file that is not a document.
-    #[error("{}, line {line}: {reason}; each line is one object with the document in \"text\"", path.display())]
+    /// A line of a `.jsonl` file, or a row of a `.parquet` file, that is not a document.
+    #[error("{}, {unit} {line}: {reason}", path.display())]
     BadLine {
         /// The file.
         path: PathBuf,
+        /// "line" or "row".
+        unit: &'static str,
         /// Counted from 1.
         line: u64,
         /// What is wrong with it.

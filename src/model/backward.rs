@@ -245,7 +245,8 @@ impl Model {
         let lse = self.block_floats(work.lse, part, model.heads);
         // Four-bit activations replaced it.
         let out = (self.config.activations.quant == ActivationQuant::None).then_some(heads);
-        backend.attention_grad(q, k, v, out, lse, dheads, dq, dk, dv, self.attention_shape(part));
+        let first = self.first_keys(part);
+        backend.attention_grad(q, k, v, out, lse, dheads, dq, dk, dv, first, self.attention_shape(part));
         backend.rope(dq, self.work.rope, self.rotation(part, model.heads, true));
         backend.rope(dk, self.work.rope, self.rotation(part, model.kv_heads, true));
         let (dq, dk) = match &params.head_norms {

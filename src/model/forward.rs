@@ -103,6 +103,13 @@ impl Model {
         }
     }
 
+    /// Where the samples of a pass begin, if its rows may hold several. Positions go on counting through a row: rotary
+    /// embeddings make attention depend on their differences alone.
+    pub(super) fn first_keys(&self, pass: Pass) -> Option<Span> {
+        let known = !self.work.first.is_none() && !pass.cached();
+        known.then(|| self.work.first.part(4 * pass.from, 4 * pass.tokens()))
+    }
+
     pub(super) fn rotation(&self, pass: Pass, heads: usize, inverse: bool) -> Rotation {
         let head_dim = self.config.model.head_dim();
         Rotation { heads, head_dim, queries: pass.queries, start: pass.start, inverse }
@@ -221,7 +228,7 @@ impl Model {
         backend.rope(k, self.work.rope, self.rotation(pass, model.kv_heads, false));
         let heads = self.block_rows(work.heads, pass, width);
         let lse = self.block_floats(work.lse, pass, model.heads);
-        backend.attention(q, keys, values, heads, lse, self.attention_shape(pass));
+        backend.attention(q, keys, values, heads, lse, self.first_keys(pass), self.attention_shape(pass));
         self.quantize(backend, heads, width);
         let mid = self.block_rows(work.mid, pass, h);
         backend.copy(x, mid);
@@ -291,10 +298,24 @@ impl Model {
         }
     }
 
-    /// Puts a pass's tokens where [`Model::forward`] and the loss read them.
+    /// Puts a pass's tokens where [`Model::forward`] and the loss read them, each row one sample.
     pub fn upload_tokens(&self, backend: &mut dyn Backend, inputs: &[u32], targets: &[u32]) {
         backend.upload(inputs.as_bytes(), self.work.inputs.head(4 * inputs.len()));
         backend.upload(targets.as_bytes(), self.work.targets.head(4 * targets.len()));
+        if !self.work.first.is_none() {
+            backend.zero(self.work.first.head(4 * inputs.len()));
+        }
+    }
+
+    /// After [`Model::upload_tokens`]: where in its row each token's sample begins; empty if each row is one sample.
+    ///
+    /// # Panics
+    /// If several samples in a row were not planned for.
+    pub fn upload_first(&self, backend: &mut dyn Backend, first: &[u32]) {
+        if !first.is_empty() {
+            assert!(!self.work.first.is_none(), "planned for rows of one sample");
+            backend.upload(first.as_bytes(), self.work.first.head(4 * first.len()));
+        }
     }
 
     /// Sum of the losses that a pass of `losses.len()` tokens left, in nats; they are copied to `losses`.
@@ -303,7 +324,8 @@ impl Model {
         losses.iter().map(|&loss| f64::from(loss)).sum()
     }
 
-    /// Sum of the losses of a pass, in nats, without training. `inputs`, `targets` and `losses` are `[T]`.
+    /// Sum of the losses of a pass, in nats, without training. `inputs`, `targets` and `losses` are `[T]`; `first` as in
+    /// [`Model::upload_first`].
     ///
     /// # Panics
     /// If the slices are not as long as the pass, or that exceeds what was planned.
@@ -313,10 +335,12 @@ impl Model {
         pass: Pass,
         inputs: &[u32],
         targets: &[u32],
+        first: &[u32],
         losses: &mut [f32],
     ) -> f64 {
         assert!([inputs.len(), targets.len(), losses.len()] == [pass.tokens(); 3], "one target and loss per input");
         self.upload_tokens(backend, inputs, targets);
+        self.upload_first(backend, first);
         self.forward(backend, pass);
         self.losses(backend, pass);
         self.sum_losses(backend, losses)

@@ -81,6 +81,7 @@ pub fn run<O: Observer>(
     let train = trainer.config().train.clone();
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
+    let mut first = vec![0; if trainer.config().data.packed { tokens } else { 0 }];
     while trainer.counters.step < train.steps {
         let halted = stop.load(Ordering::SeqCst) || trainer.counters.step >= until;
         if halted {
@@ -89,8 +90,8 @@ pub fn run<O: Observer>(
         }
         let begun = Instant::now();
         let position = if train.overfit { 0 } else { trainer.counters.position };
-        samples.train.fill(position, &mut inputs, &mut targets);
-        let report = trainer.step(&inputs, &targets);
+        samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
+        let report = trainer.step_packed(&inputs, &targets, &first);
         // Before anything is made of numbers that a failed device never computed.
         trainer.backend.status()?;
         observer.stepped(trainer, &report, begun.elapsed())?;
@@ -100,7 +101,7 @@ pub fn run<O: Observer>(
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
-            let validation = validate(trainer, windows, &mut inputs, &mut targets);
+            let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
             trainer.backend.status()?;
             observer.validated(&validation)?;
         }
@@ -115,16 +116,24 @@ pub fn run<O: Observer>(
     Ok(Ended::Finished)
 }
 
-/// Mean loss over all windows; `inputs` and `targets` hold a training batch.
-pub fn validate(trainer: &mut Trainer, windows: &Windows, inputs: &mut [u32], targets: &mut [u32]) -> Validation {
+/// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `first` if rows may hold several
+/// samples, else nothing.
+pub fn validate(
+    trainer: &mut Trainer,
+    windows: &Windows,
+    inputs: &mut [u32],
+    targets: &mut [u32],
+    first: &mut [u32],
+) -> Validation {
     let (batch, sequence) = (trainer.config().train.batch, trainer.config().train.sequence);
     let mut sum = 0.0;
-    for first in (0..windows.len()).step_by(batch) {
-        let count = batch.min(windows.len() - first);
+    for row in (0..windows.len()).step_by(batch) {
+        let count = batch.min(windows.len() - row);
         let (inputs, targets) = (&mut inputs[..count * sequence], &mut targets[..count * sequence]);
-        windows.fill(first, inputs, targets);
-        sum += trainer.evaluate(count, inputs, targets);
+        let first = if first.is_empty() { &mut [][..] } else { &mut first[..count * sequence] };
+        windows.fill_packed(row, inputs, targets, first);
+        sum += trainer.evaluate_packed(count, inputs, targets, first);
     }
     let targets = windows.targets();
-    Validation { step: trainer.counters.step, loss: sum / targets as f64, targets }
+    Validation { step: trainer.counters.step, loss: sum / targets.max(1) as f64, targets }
 }

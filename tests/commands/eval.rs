@@ -1,7 +1,7 @@
 //! `eval`: the same figures as training's own validation, on any text.
 
 use super::process::Workplace;
-use super::{json, metrics, trained};
+use super::{json, metrics, trained, workplace};
 use insta::assert_snapshot;
 use serde_json::Value;
 
@@ -77,7 +77,7 @@ fn what_cannot_be_measured_is_refused_with_the_numbers() {
     assert_snapshot!(refused(&["empty.txt"]), @"tetrad: empty.txt: is empty; remove it from the list");
     assert_snapshot!(refused(&["none.txt"]), @"tetrad: none.txt: matches no file; check the name, relative to the current folder");
     assert_snapshot!(refused(&["run"]), @"tetrad: run: is a folder; name its files, such as run/*.txt");
-    assert_snapshot!(refused(&["tiny.toml"]), @"tetrad: tiny.toml: is neither .txt nor .jsonl, the kinds of text that are read");
+    assert_snapshot!(refused(&["tiny.toml"]), @"tetrad: tiny.toml: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c");
     let message = refused(&["val.txt", "--cache", "tiny.toml"]);
     assert!(
         message.starts_with("tetrad: tiny.toml/")
@@ -88,4 +88,41 @@ fn what_cannot_be_measured_is_refused_with_the_numbers() {
         "{message}"
     );
     assert_snapshot!(refused(&["val.txt", "--threads", "5000"]), @"tetrad: 5000 threads: at most 4096 can be asked for, 0 means one per processor");
+}
+
+/// Of samples only what is learned counts, each seen alone: the same figure as training's own.
+#[test]
+fn samples_are_measured_as_they_are_validated() {
+    let place = workplace();
+    let line = |i: usize| {
+        let (prompt, completion) = (format!("{i} and {i} is "), (2 * i).to_string());
+        serde_json::json!({ "prompt": prompt, "completion": completion }).to_string() + "\n"
+    };
+    std::fs::write(place.path("train.jsonl"), (0..60).map(line).collect::<String>()).unwrap();
+    std::fs::write(place.path("val.jsonl"), (60..90).map(line).collect::<String>()).unwrap();
+    let sets = ["data.train=['train.jsonl']", "data.validation=['val.jsonl']", "train.steps=30"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let said = place.ok(&[&["train", "tiny.toml", "--set", "train.eval_sequences=0"], &sets[..]].concat());
+    assert!(said.contains("samples  60 in"), "{said}");
+    let line = metrics(&place, "run").into_iter().find(|line| line["val_loss"].is_f64()).unwrap();
+    let measured = eval(&place, &["val.jsonl"]);
+    let (loss, validated) = (number(&measured, "loss"), number(&line, "val_loss"));
+    assert!((loss - validated).abs() < 1e-6 * validated, "{loss}, but training measured {validated}");
+    // 30 sums of three digits and the end of their lines.
+    assert_eq!(measured["tokens"].as_u64(), Some(30 * 4));
+}
+
+#[test]
+fn tokens_of_unknown_text_have_no_bits_per_byte() {
+    let place = trained();
+    let mut shard = vec![0; 1024];
+    for (i, number) in [20240520u32, 1, 100].into_iter().enumerate() {
+        shard[4 * i..][..4].copy_from_slice(&number.to_le_bytes());
+    }
+    shard.extend((0..100).flat_map(|i: u16| (97 + i % 20).to_le_bytes()));
+    std::fs::write(place.path("a.bin"), shard).unwrap();
+    let measured = eval(&place, &["a.bin"]);
+    assert!(measured["bits_per_byte"].is_null() && number(&measured, "loss") > 0.0, "{measured}");
+    let shown = place.ok(&["eval", "run/model.tetrad", "--text", "a.bin"]);
+    assert!(shown.contains("perplexity") && !shown.contains("bits per byte"), "{shown}");
 }

@@ -187,3 +187,24 @@ fn a_run_begins_with_the_weights_of_a_model() {
     let said = place.fails(&[&more[..], &["--resume"]].concat());
     assert!(said.contains("cannot be used with"), "{said}");
 }
+
+#[test]
+fn the_first_lines_say_what_is_read_of_each_source() {
+    let place = workplace();
+    let line = |i: usize| {
+        let completion = if i == 7 { "long ".repeat(20) } else { "yes".into() };
+        serde_json::json!({ "prompt": "Is it? ", "completion": completion }).to_string() + "\n"
+    };
+    std::fs::write(place.path("a.jsonl"), (0..30).map(line).collect::<String>()).unwrap();
+    let sources = "data.source=[{files=['train.txt'],weight=3},{files=['a.jsonl']}]";
+    let sets = [sources, "train.steps=100", "data.validation_fraction=0", "data.long=skip"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let said = place.ok(&[&["train", "tiny.toml"], &sets[..], &["--stop-at", "1"]].concat());
+    let lines: Vec<&str> =
+        said.lines().filter(|line| ["source", "sample"].contains(&&line[..6.min(line.len())])).collect();
+    assert_snapshot!(lines.join("\n"), @"
+    source   train.txt: 40 001 tokens, 75.0 % of the rows, 0.24 epochs
+    source   a.jsonl: 290 tokens, 25.0 % of the rows, 10.00 epochs
+    samples  29 in 10 rows, 90.6 % filled; 116 tokens are learned; 1 longer than a row and left out (data.long)
+    ");
+}

@@ -266,11 +266,11 @@ const BOTH: [Out; 2] = [Out::Given, Out::Formed];
 fn the_expectation_is_the_reference() {
     let problem = Problem::new(sampling(5, 3, 9, 4, 2, 6), Visible::All, 1.0);
     let [out, lse] = problem.attention();
-    let (wanted_out, wanted_lse) = reference::attention(&problem.q, &problem.k, &problem.v, problem.shape);
+    let (wanted_out, wanted_lse) = reference::attention(&problem.q, &problem.k, &problem.v, None, problem.shape);
     let near = |x: &[f64], y: &[f64]| x.len() == y.len() && x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-12);
     assert!(near(&out.value, &wanted_out) && near(&lse.value, &wanted_lse));
     let problem = Problem::new(training(2, 7, 4, 2, 6), Visible::All, 1.0);
-    let wanted = reference::attention_grad(&problem.q, &problem.k, &problem.v, &problem.dout, problem.shape);
+    let wanted = reference::attention_grad(&problem.q, &problem.k, &problem.v, &problem.dout, None, problem.shape);
     let found = problem.gradient(true);
     assert!(found.iter().zip(&wanted).all(|(found, wanted)| near(&found.value, wanted)));
 }

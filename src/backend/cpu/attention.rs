@@ -76,7 +76,7 @@ impl AttentionShape {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    pub(super) fn check(&self, q: usize, k: usize, v: usize, lse: usize) {
+    pub(super) fn check(&self, q: usize, k: usize, v: usize, lse: usize, first: Option<&[u32]>) {
         assert!(self.heads.is_multiple_of(self.kv_heads), "{} heads share {} key heads", self.heads, self.kv_heads);
         assert!(
             self.start + self.queries <= self.capacity,
@@ -87,6 +87,7 @@ impl AttentionShape {
         assert_eq!(q, self.batch * self.queries * self.query_width(), "elements of q");
         assert_eq!([k, v], [self.batch * self.capacity * self.key_width(); 2], "elements of k and v");
         assert_eq!(lse, self.batch * self.heads * self.queries, "elements of lse");
+        assert!(first.is_none_or(|first| first.len() == self.batch * self.queries), "elements of the first keys");
     }
 }
 
@@ -124,6 +125,37 @@ pub(super) fn score(
     }
 }
 
+/// Which keys a block of queries sees besides causality: those of its samples.
+pub(super) struct Sight {
+    /// The first key that any of the queries sees; no earlier one is looked at.
+    pub low: usize,
+    /// The first key that each query sees, counted from `low`.
+    from: [u32; QUERIES],
+    /// The largest of those.
+    most: usize,
+}
+
+impl Sight {
+    /// The sight of the queries whose first visible keys are `first`; without it, all keys are visible.
+    pub(super) fn new(first: Option<&[u32]>) -> Self {
+        let first = first.unwrap_or_default();
+        let low = first.iter().copied().min().unwrap_or(0);
+        let mut from = [0; QUERIES];
+        from.iter_mut().zip(first).for_each(|(from, first)| *from = first - low);
+        let most = from.iter().copied().max().unwrap_or(0);
+        Self { low: low as usize, from, most: most as usize }
+    }
+
+    /// Makes the scores of invisible keys vanish in a softmax; `scores` begins at key `low`.
+    pub(super) fn hide(&self, scores: &mut [Row]) {
+        for (key, row) in scores[..self.most].iter_mut().enumerate() {
+            for (score, &from) in row.iter_mut().zip(&self.from) {
+                *score = if key < from as usize { f32::NEG_INFINITY } else { *score };
+            }
+        }
+    }
+}
+
 /// `out` `[B, S, H, D]` and `lse` `[B, H, S]` from `q`, `k` and `v`.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn attention(
@@ -134,9 +166,10 @@ pub(super) fn attention(
     v: &[f32],
     out: &mut [f32],
     lse: &mut [f32],
+    first: Option<&[u32]>,
     shape: AttentionShape,
 ) {
-    shape.check(q.len(), k.len(), v.len(), lse.len());
+    shape.check(q.len(), k.len(), v.len(), lse.len(), first);
     assert_eq!(out.len(), q.len(), "elements of out");
     let AttentionShape { batch, queries, start, capacity, heads, head_dim, .. } = shape;
     let (group, width) = (shape.group(), shape.group() * head_dim);
@@ -146,18 +179,22 @@ pub(super) fn attention(
         .grid(queries, width)
         .flat_map(|(row, col, tile)| tile.grid(QUERIES, width).map(move |(first, _, tile)| (row, col, first, tile)));
     let lses = TileMut::new(lse, batch * heads, queries, queries).grid(group, QUERIES);
-    areas.run(outs.zip(lses), |((row, col, first, mut out), (_, _, mut lse)), area| {
-        let (rows, keys) = (out.rows(), start + first + out.rows());
-        let from = row / queries * capacity * shape.key_width() + col / group;
+    areas.run(outs.zip(lses), |((row, col, begin, mut out), (_, _, mut lse)), area| {
+        let rows = out.rows();
+        let sight = Sight::new(first.map(|first| &first[row + begin..][..rows]));
+        let keys = start + begin + rows - sight.low;
+        let from = (row / queries * capacity + sight.low) * shape.key_width() + col / group;
         let (strip, area) = area.split_at_mut(ROWS * PITCH);
         let (columns, area) = area.split_at_mut(query_panels(head_dim));
         let (scored, area) = area.split_at_mut(scores(keys));
         rows_to_panels(isa, shape.key_head(&v[from..]), keys, keys * COLS, area);
         for head in 0..group {
-            let block = &q[(row + first) * shape.query_width() + col + head * head_dim..];
+            let block = &q[(row + begin) * shape.query_width() + col + head * head_dim..];
             as_columns(isa, block, &shape, rows, columns);
             score(isa, &k[from..], columns, &shape, TileMut::new(scored, keys, rows, QUERIES), strip);
-            let soft = softmax(isa, &mut scored.as_chunks_mut().0[..keys], start + first, shape.scale());
+            let block = &mut scored.as_chunks_mut().0[..keys];
+            sight.hide(block);
+            let soft = softmax(isa, block, start + begin - sight.low, shape.scale());
             let left: ByQuery<'_> = Left::whole(scored);
             product(isa, left, area, keys * COLS, keys, out.part(0, head * head_dim, rows, head_dim), Sum::New);
             for i in 0..rows {
@@ -210,11 +247,11 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::super::reference::{self, wide};
-    use super::super::testing::{Random, Rig};
+    use super::super::testing::{Random, Rig, beginnings};
     use super::*;
     use crate::backend::Backend;
 
-    fn check(shape: AttentionShape, magnitude: f32) {
+    fn check(shape: AttentionShape, magnitude: f32, first: Option<&[u32]>) {
         let (mut random, mut rig) = (Random(shape.capacity as u64), Rig::default());
         let narrow = shape.key_width();
         let q = random.floats(shape.batch * shape.queries * shape.query_width());
@@ -227,11 +264,12 @@ mod tests {
             }
         }
         let [q_at, k_at, v_at] = [&q, &k, &v].map(|data| rig.add(&data[..]));
+        let first_at = first.map(|first| rig.add(first));
         let (out, lse) = (rig.out(q.len()), rig.out(q.len() / shape.head_dim));
-        let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), shape);
+        let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), first, shape);
         // Scores of up to 100 have an error of 1e-5 in float32; it is the relative error of a probability.
         rig.check(&[(out, expected_out), (lse, expected_lse)], 2e-5, |cpu| {
-            cpu.attention(q_at, k_at, v_at, out, lse, shape);
+            cpu.attention(q_at, k_at, v_at, out, lse, first_at, shape);
         });
     }
 
@@ -249,15 +287,28 @@ mod tests {
             (1, 31, 1, 1, 300),
         ] {
             let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
-            check(shape, 1.0);
-            check(shape, 30.0);
+            check(shape, 1.0, None);
+            check(shape, 30.0, None);
         }
     }
 
     #[test]
     fn a_cache_that_is_partly_filled() {
         for (start, queries, capacity) in [(0, 1, 9), (5, 1, 6), (5, 3, 64), (100, 50, 172), (255, 2, 300)] {
-            check(AttentionShape { batch: 2, queries, start, capacity, heads: 4, kv_heads: 2, head_dim: 32 }, 1.0);
+            let shape = AttentionShape { batch: 2, queries, start, capacity, heads: 4, kv_heads: 2, head_dim: 32 };
+            check(shape, 1.0, None);
+        }
+    }
+
+    #[test]
+    fn samples_in_a_row_do_not_see_each_other() {
+        for (queries, lengths) in [(7, &[1, 2, 4][..]), (100, &[47, 1, 52]), (200, &[10, 86, 100, 4]), (97, &[97])] {
+            for batch in [1, 3] {
+                let shape =
+                    AttentionShape { batch, queries, start: 0, capacity: queries, heads: 4, kv_heads: 2, head_dim: 16 };
+                check(shape, 1.0, Some(&beginnings(batch, lengths)));
+                check(shape, 30.0, Some(&beginnings(batch, lengths)));
+            }
         }
     }
 
@@ -271,7 +322,7 @@ mod tests {
         let [q, k, v] = [q, random.floats(400), random.floats(400)].map(|data| rig.add(&data[..]));
         let (out, lse) = (rig.out(400), rig.out(50));
         for isa in Isa::available() {
-            let found = rig.run(isa, 1, &[out, lse], |cpu| cpu.attention(q, k, v, out, lse, shape));
+            let found = rig.run(isa, 1, &[out, lse], |cpu| cpu.attention(q, k, v, out, lse, None, shape));
             assert!(found[0].iter().enumerate().all(|(i, x)| x.is_nan() == (i / 8 == 3)));
             assert!(found[1].iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3)));
         }

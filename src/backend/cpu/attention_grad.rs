@@ -1,6 +1,6 @@
 //! The gradient of causal attention: probabilities are computed again from the log of their sums.
 
-use super::attention::{ByKey, ByQuery, QUERIES, Row, as_columns, query_panels, row_panels, score, scores};
+use super::attention::{ByKey, ByQuery, QUERIES, Row, Sight, as_columns, query_panels, row_panels, score, scores};
 use super::exp::exp;
 use super::gemm::{COLS, Left, PITCH, ROWS, Sum, product, rows_to_panels};
 use super::isa::{Isa, madd, vectorized};
@@ -8,7 +8,8 @@ use super::tile::TileMut;
 use super::work::{Need, Scratch};
 use crate::backend::{AttentionShape, Largest};
 
-/// What the gradient reads: `q`, `k`, `v` and `lse` of the forward pass, the gradient of its output.
+/// What the gradient reads: `q`, `k`, `v`, `lse` and the first visible keys of the forward pass, the gradient of its
+/// output.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub q: &'a [f32],
@@ -16,6 +17,7 @@ pub(super) struct Inputs<'a> {
     pub v: &'a [f32],
     pub lse: &'a [f32],
     pub dout: &'a [f32],
+    pub first: Option<&'a [u32]>,
 }
 
 /// What it overwrites.
@@ -68,9 +70,9 @@ pub(super) fn attention_grad(
     outputs: Outputs<'_>,
     shape: AttentionShape,
 ) {
-    let Inputs { q, k, v, lse, dout } = inputs;
+    let Inputs { q, k, v, lse, dout, first } = inputs;
     let Outputs { dq, dk, dv } = outputs;
-    shape.check(q.len(), k.len(), v.len(), lse.len());
+    shape.check(q.len(), k.len(), v.len(), lse.len(), first);
     assert!(shape.start == 0 && shape.capacity == shape.queries, "a gradient of whole sequences");
     assert!([dout.len(), dq.len()] == [q.len(); 2] && [dk.len(), dv.len()] == [k.len(); 2], "equal lengths");
     let AttentionShape { batch, queries, head_dim, .. } = shape;
@@ -83,13 +85,22 @@ pub(super) fn attention_grad(
     areas.run(dqs.zip(dks).zip(dvs), |(((row, col, mut dq), (_, key_col, mut dk)), (_, _, mut dv)), area| {
         let mut area = Area::new(area, queries, head_dim);
         rows_to_panels(isa, shape.key_head(&k[row * narrow + key_col..]), queries, queries * COLS, area.keys);
-        // From the last block, which sees every key and so overwrites every row of `dk` and `dv`.
+        if first.is_some() {
+            // No block need see every key.
+            for grad in [&mut dk, &mut dv] {
+                (0..queries).for_each(|row| grad.row(row).fill(0.0));
+            }
+        }
+        // From the last block, which without `first` sees every key and so overwrites every row of `dk` and `dv`.
         for block in (0..queries.div_ceil(QUERIES)).rev() {
-            let first = block * QUERIES;
+            let begin = block * QUERIES;
             for head in 0..shape.group() {
-                let sum = if head > 0 || first + QUERIES < queries { Sum::Added } else { Sum::New };
-                let place = Place { shape: &shape, row, col: col + head * head_dim, key_col, first, sum };
-                let dq = dq.part(first, head * head_dim, place.rows(), head_dim);
+                let sum = match first.is_some() || head > 0 || begin + QUERIES < queries {
+                    true => Sum::Added,
+                    false => Sum::New,
+                };
+                let place = Place { shape: &shape, row, col: col + head * head_dim, key_col, begin, sum };
+                let dq = dq.part(begin, head * head_dim, place.rows(), head_dim);
                 block_grad(isa, inputs, place, &mut area, dq, &mut dk, &mut dv);
             }
         }
@@ -107,19 +118,19 @@ struct Place<'a> {
     /// First column of the head in `k`.
     key_col: usize,
     /// First query, counted in the sequence.
-    first: usize,
+    begin: usize,
     /// Whether `dk` and `dv` hold a sum already.
     sum: Sum,
 }
 
 impl Place<'_> {
     fn rows(&self) -> usize {
-        QUERIES.min(self.shape.queries - self.first)
+        QUERIES.min(self.shape.queries - self.begin)
     }
 
     /// Where the block starts in a buffer laid out as `q`.
     fn queries(&self) -> usize {
-        (self.row + self.first) * self.shape.query_width() + self.col
+        (self.row + self.begin) * self.shape.query_width() + self.col
     }
 
     /// Where the head starts in a buffer laid out as `k`.
@@ -131,7 +142,7 @@ impl Place<'_> {
         let AttentionShape { queries, heads, head_dim, .. } = *self.shape;
         let (sequence, head) = (self.row / queries, self.col / head_dim);
         let mut row = [0.0; QUERIES];
-        let from = (sequence * heads + head) * queries + self.first;
+        let from = (sequence * heads + head) * queries + self.begin;
         row[..self.rows()].copy_from_slice(&lse[from..][..self.rows()]);
         row
     }
@@ -147,10 +158,13 @@ fn block_grad(
     dk: &mut TileMut<'_>,
     dv: &mut TileMut<'_>,
 ) {
-    let Place { shape, first, sum, .. } = place;
-    let (rows, keys, head_dim) = (place.rows(), first + place.rows(), shape.head_dim);
+    let Place { shape, begin, sum, .. } = place;
+    let (rows, head_dim) = (place.rows(), shape.head_dim);
+    let sight = Sight::new(inputs.first.map(|first| &first[place.row + begin..][..rows]));
+    let (low, keys) = (sight.low, begin + rows - sight.low);
     let (q, dout) = (&inputs.q[place.queries()..], &inputs.dout[place.queries()..]);
-    let (k, v) = (&inputs.k[place.keys()..], &inputs.v[place.keys()..]);
+    let from = place.keys() + low * shape.key_width();
+    let (k, v) = (&inputs.k[from..], &inputs.v[from..]);
 
     as_columns(isa, q, shape, rows, area.columns);
     score(isa, k, area.columns, shape, TileMut::new(area.p, keys, rows, QUERIES), area.strip);
@@ -158,16 +172,17 @@ fn block_grad(
     score(isa, v, area.columns, shape, TileMut::new(area.ds, keys, rows, QUERIES), area.strip);
     let lse = place.lse(inputs.lse);
     let (p, ds) = (&mut area.p.as_chunks_mut().0[..keys], &mut area.ds.as_chunks_mut().0[..keys]);
-    softmax_grad(isa, p, ds, &lse, first, shape.scale());
+    sight.hide(p);
+    softmax_grad(isa, p, ds, &lse, begin - low, shape.scale());
 
     rows_to_panels(isa, shape.query_head(dout), rows, rows * COLS, area.block);
     let p: ByKey<'_> = Left::whole(area.p);
-    product(isa, p, area.block, rows * COLS, rows, dv.part(0, 0, keys, head_dim), sum);
+    product(isa, p, area.block, rows * COLS, rows, dv.part(low, 0, keys, head_dim), sum);
     rows_to_panels(isa, shape.query_head(q), rows, rows * COLS, area.block);
     let ds: ByKey<'_> = Left::whole(area.ds);
-    product(isa, ds, area.block, rows * COLS, rows, dk.part(0, 0, keys, head_dim), sum);
+    product(isa, ds, area.block, rows * COLS, rows, dk.part(low, 0, keys, head_dim), sum);
     let ds: ByQuery<'_> = Left::whole(area.ds);
-    product(isa, ds, area.keys, shape.queries * COLS, keys, dq, Sum::New);
+    product(isa, ds, &area.keys[low * COLS..], shape.queries * COLS, keys, dq, Sum::New);
 }
 
 vectorized! {
@@ -193,26 +208,27 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::super::reference::{self, wide};
-    use super::super::testing::{Random, Rig};
+    use super::super::testing::{Random, Rig, beginnings};
     use super::*;
     use crate::backend::Backend;
 
-    fn check(shape: AttentionShape) {
+    fn check(shape: AttentionShape, first: Option<&[u32]>) {
         let (mut random, mut rig) = (Random(shape.queries as u64), Rig::default());
         let (wide_len, narrow_len) =
             (shape.batch * shape.queries * shape.query_width(), shape.batch * shape.queries * shape.key_width());
         let [q, dout] = [(); 2].map(|()| random.floats(wide_len));
         let [k, v] = [(); 2].map(|()| random.floats(narrow_len));
         let [q_at, dout_at, k_at, v_at] = [&q, &dout, &k, &v].map(|data| rig.add(&data[..]));
+        let first_at = first.map(|first| rig.add(first));
         let (out, lse, dq) = (rig.out(wide_len), rig.out(shape.batch * shape.heads * shape.queries), rig.out(wide_len));
         let [dk, dv] = [(); 2].map(|()| rig.out(narrow_len));
         let [q, k, v, dout] = [q, k, v, dout].map(|data| wide(&data));
-        let [expected_dq, expected_dk, expected_dv] = reference::attention_grad(&q, &k, &v, &dout, shape);
+        let [expected_dq, expected_dk, expected_dv] = reference::attention_grad(&q, &k, &v, &dout, first, shape);
         let expected = [(dq, expected_dq), (dk, expected_dk), (dv, expected_dv)];
         // Sums of up to 300 products with probabilities good to about 1e-6.
         rig.check(&expected, 2e-5, |cpu| {
-            cpu.attention(q_at, k_at, v_at, out, lse, shape);
-            cpu.attention_grad(q_at, k_at, v_at, None, lse, dout_at, dq, dk, dv, shape);
+            cpu.attention(q_at, k_at, v_at, out, lse, first_at, shape);
+            cpu.attention_grad(q_at, k_at, v_at, None, lse, dout_at, dq, dk, dv, first_at, shape);
         });
     }
 
@@ -229,7 +245,17 @@ mod tests {
             (1, 257, 2, 1, 64),
             (1, 31, 1, 1, 300),
         ] {
-            check(AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim });
+            check(AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim }, None);
+        }
+    }
+
+    #[test]
+    fn samples_in_a_row_do_not_see_each_other() {
+        for (queries, lengths) in [(7, &[1, 2, 4][..]), (100, &[47, 1, 52]), (200, &[10, 86, 100, 4]), (97, &[97])] {
+            for (batch, heads, kv_heads, head_dim) in [(1, 2, 2, 33), (3, 4, 2, 16)] {
+                let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
+                check(shape, Some(&beginnings(batch, lengths)));
+            }
         }
     }
 }

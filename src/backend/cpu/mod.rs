@@ -259,10 +259,20 @@ impl Backend for Cpu {
         rope::rope(isa, scratch, claims.write(x), table, rotation);
     }
 
-    fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape) {
+    fn attention(
+        &mut self,
+        q: Span,
+        k: Span,
+        v: Span,
+        out: Span,
+        lse: Span,
+        first: Option<Span>,
+        shape: AttentionShape,
+    ) {
         let (isa, scratch, mut claims) = self.begin();
         let (q, k, v) = (claims.read(q), claims.read(k), claims.read(v));
-        attention::attention(isa, scratch, q, k, v, claims.write(out), claims.write(lse), shape);
+        let first = first.map(|first| claims.read(first));
+        attention::attention(isa, scratch, q, k, v, claims.write(out), claims.write(lse), first, shape);
     }
 
     fn attention_grad(
@@ -276,6 +286,7 @@ impl Backend for Cpu {
         dq: Span,
         dk: Span,
         dv: Span,
+        first: Option<Span>,
         shape: AttentionShape,
     ) {
         let (isa, scratch, mut claims) = self.begin();
@@ -285,6 +296,7 @@ impl Backend for Cpu {
             v: claims.read(v),
             lse: claims.read(lse),
             dout: claims.read(dout),
+            first: first.map(|first| claims.read(first)),
         };
         let outputs = attention_grad::Outputs { dq: claims.write(dq), dk: claims.write(dk), dv: claims.write(dv) };
         attention_grad::attention_grad(isa, scratch, inputs, outputs, shape);

@@ -166,13 +166,14 @@ struct Query {
     keys: Vec<usize>,
 }
 
-fn each_query(shape: AttentionShape) -> impl Iterator<Item = Query> {
+fn each_query(shape: AttentionShape, first: Option<&[u32]>) -> impl Iterator<Item = Query> {
     let AttentionShape { batch, queries, start, capacity, heads, kv_heads, head_dim } = shape;
     (0..batch * queries * heads).map(move |i| {
         let (b, s, h) = (i / heads / queries, i / heads % queries, i % heads);
         let kv = h / (heads / kv_heads);
         let key = |j| ((b * capacity + j) * kv_heads + kv) * head_dim;
-        Query { q: i * head_dim, lse: (b * heads + h) * queries + s, keys: (0..=start + s).map(key).collect() }
+        let from = first.map_or(0, |first| first[b * queries + s] as usize);
+        Query { q: i * head_dim, lse: (b * heads + h) * queries + s, keys: (from..=start + s).map(key).collect() }
     })
 }
 
@@ -181,10 +182,16 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// `out` and `lse`.
-pub fn attention(q: &[f64], k: &[f64], v: &[f64], shape: AttentionShape) -> (Vec<f64>, Vec<f64>) {
+pub fn attention(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    first: Option<&[u32]>,
+    shape: AttentionShape,
+) -> (Vec<f64>, Vec<f64>) {
     let d = shape.head_dim;
     let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; q.len() / d]);
-    for query in each_query(shape) {
+    for query in each_query(shape, first) {
         let scores: Vec<f64> =
             query.keys.iter().map(|&key| dot(&q[query.q..][..d], &k[key..][..d]) / (d as f64).sqrt()).collect();
         let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -198,11 +205,18 @@ pub fn attention(q: &[f64], k: &[f64], v: &[f64], shape: AttentionShape) -> (Vec
 }
 
 /// `dq`, `dk` and `dv`.
-pub fn attention_grad(q: &[f64], k: &[f64], v: &[f64], dout: &[f64], shape: AttentionShape) -> [Vec<f64>; 3] {
+pub fn attention_grad(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    dout: &[f64],
+    first: Option<&[u32]>,
+    shape: AttentionShape,
+) -> [Vec<f64>; 3] {
     let (d, scale) = (shape.head_dim, 1.0 / (shape.head_dim as f64).sqrt());
-    let (_, lse) = attention(q, k, v, shape);
+    let (_, lse) = attention(q, k, v, first, shape);
     let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-    for query in each_query(shape) {
+    for query in each_query(shape, first) {
         let (row, dout) = (&q[query.q..][..d], &dout[query.q..][..d]);
         let p: Vec<f64> =
             query.keys.iter().map(|&key| (dot(row, &k[key..][..d]) * scale - lse[query.lse]).exp()).collect();
@@ -315,10 +329,12 @@ mod tests {
         let shape = AttentionShape { batch: 2, queries: 5, start: 0, capacity: 5, heads: 4, kv_heads: 2, head_dim: 3 };
         let (q, k, v) = (random(&mut r, 120), random(&mut r, 60), random(&mut r, 60));
         let dout = random(&mut r, 120);
-        let [dq, dk, dv] = attention_grad(&q, &k, &v, &dout, shape);
-        check(&q, &dq, &dout, |q| attention(q, &k, &v, shape).0);
-        check(&k, &dk, &dout, |k| attention(&q, k, &v, shape).0);
-        check(&v, &dv, &dout, |v| attention(&q, &k, v, shape).0);
+        for first in [None, Some(&[0, 0, 2, 2, 2, 0, 1, 1, 3, 4][..])] {
+            let [dq, dk, dv] = attention_grad(&q, &k, &v, &dout, first, shape);
+            check(&q, &dq, &dout, |q| attention(q, &k, &v, first, shape).0);
+            check(&k, &dk, &dout, |k| attention(&q, k, &v, first, shape).0);
+            check(&v, &dv, &dout, |v| attention(&q, &k, v, first, shape).0);
+        }
     }
 
     #[test]

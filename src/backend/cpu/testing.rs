@@ -153,3 +153,17 @@ pub(super) fn close(found: &[f32], expected: &[f64], tolerance: f64, what: &str)
         assert!(near, "{what}: element {i} is {found}, not {expected}");
     }
 }
+
+/// The first visible keys of `batch` sequences that hold samples of these lengths, in another order in each.
+pub(super) fn beginnings(batch: usize, lengths: &[usize]) -> Vec<u32> {
+    let mut first = Vec::new();
+    for sequence in 0..batch {
+        let mut at = 0;
+        for i in 0..lengths.len() {
+            let length = lengths[(i + sequence) % lengths.len()];
+            first.extend(std::iter::repeat_n(at as u32, length));
+            at += length;
+        }
+    }
+    first
+}

@@ -299,8 +299,17 @@ impl Backend for Cuda {
         rope::rope(&mut self.gpu, x, table, rotation);
     }
 
-    fn attention(&mut self, q: Span, k: Span, v: Span, out: Span, lse: Span, shape: AttentionShape) {
-        attention::attention(&mut self.gpu, q, k, v, out, lse, None, shape);
+    fn attention(
+        &mut self,
+        q: Span,
+        k: Span,
+        v: Span,
+        out: Span,
+        lse: Span,
+        first: Option<Span>,
+        shape: AttentionShape,
+    ) {
+        attention::attention(&mut self.gpu, q, k, v, out, lse, first, shape);
     }
 
     fn attention_grad(
@@ -314,9 +323,10 @@ impl Backend for Cuda {
         dq: Span,
         dk: Span,
         dv: Span,
+        first: Option<Span>,
         shape: AttentionShape,
     ) {
-        attention_grad::attention_grad(&mut self.gpu, q, k, v, out, lse, dout, dq, dk, dv, None, shape);
+        attention_grad::attention_grad(&mut self.gpu, q, k, v, out, lse, dout, dq, dk, dv, first, shape);
     }
 
     fn swiglu(&mut self, gate: Span, up: Span, out: Span) {

@@ -3,7 +3,8 @@
 use crate::backend::WeightKind;
 use crate::cli::output::{escape, print};
 use crate::cli::units::{bytes, grouped};
-use crate::data::Prepared;
+use crate::config::Config;
+use crate::data::{Packing, Share};
 use crate::memory::Category;
 use crate::train::{Samples, Trainer};
 use std::io::{self, Write};
@@ -13,7 +14,6 @@ use std::path::Path;
 pub(super) fn print_header(
     trainer: &Trainer,
     device: &str,
-    data: &Prepared,
     samples: &Samples,
     from: Option<&Path>,
     chosen: Option<&str>,
@@ -27,15 +27,19 @@ pub(super) fn print_header(
             writeln!(out, "chosen   {chosen}")?;
         }
         let held_out = samples.validation.as_ref().map_or(0, |windows| windows.targets());
+        let shares = samples.train.shares();
         writeln!(
             out,
             "text     {} tokens, {} more held out for validation; {} steps of {} x {} tokens",
-            grouped(data.train.len() as u64),
+            grouped(shares.iter().map(|share| share.tokens).sum()),
             grouped(held_out),
             grouped(config.train.steps),
             config.train.batch,
             config.train.sequence
         )?;
+        for share in &shares {
+            source(share, shares.len() > 1, config, out)?;
+        }
         match from {
             None => writeln!(out, "run      {}, from new weights", escape(&config.run.dir.to_string_lossy())),
             Some(path) => {
@@ -43,6 +47,42 @@ pub(super) fn print_header(
             }
         }
     })
+}
+
+/// What a run sees of one source; nothing new to say of one text alone.
+fn source(share: &Share, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    if several {
+        let rows = share.share * config.train.steps as f64 * config.train.batch as f64;
+        let (name, percent) = (escape(&share.name), 100.0 * share.share);
+        let (tokens, epochs) = (grouped(share.tokens), rows / share.rows as f64);
+        writeln!(out, "source   {name}: {tokens} tokens, {percent:.1} % of the rows, {epochs:.2} epochs")?;
+    }
+    match &share.packing {
+        Some(packing) => samples(packing, config.train.sequence, out),
+        None => Ok(()),
+    }
+}
+
+/// How samples were packed, and what is left out of them.
+fn samples(packing: &Packing, sequence: usize, out: &mut dyn Write) -> io::Result<()> {
+    let Packing { samples, cut, skipped, empty, rows, tokens, learned } = *packing;
+    let filled = 100.0 * tokens as f64 / (rows * sequence) as f64;
+    let mut line = format!(
+        "samples  {} in {} rows, {filled:.1} % filled; {} tokens are learned",
+        grouped((samples - skipped - empty) as u64),
+        grouped(rows as u64),
+        grouped(learned)
+    );
+    for (count, what) in [
+        (cut, "longer than a row and cut (data.long)"),
+        (skipped, "longer than a row and left out (data.long)"),
+        (empty, "left out, nothing in them to learn"),
+    ] {
+        if count > 0 {
+            line += &format!("; {} {what}", grouped(count as u64));
+        }
+    }
+    writeln!(out, "{line}")
 }
 
 /// Elements of parameters by how they are stored.

@@ -8,9 +8,9 @@ use super::device::{self, Device, Opened};
 use super::output::escape;
 use super::{CliResult, Failure, budget, pool};
 use crate::backend::Sizes;
-use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, clear, latest, list, save_with};
+use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
 use crate::config::Config;
-use crate::data::{Batches, Prepared, Windows};
+use crate::data::{Prepared, Tokenizer, shares_rows};
 use crate::error::StoreError;
 use crate::store::{Lock, remove_stale};
 use crate::train::{Ended, Observer, Samples, Trainer, plan, run as run_steps, smallest};
@@ -75,7 +75,10 @@ pub fn run(args: Args) -> CliResult {
         super::output::print(|out| write!(out, "{}", config.to_toml()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    pool::run(config.run.threads, || train(&config, &args, model.as_ref()))?
+    pool::run(config.run.threads, || {
+        config.data.packed = shares_rows(&config)?;
+        train(&config, &args, model.as_ref())
+    })?
 }
 
 fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
@@ -86,13 +89,7 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     let (given, config) = (config, &chosen);
     let device = opened.describe();
     let data = Prepared::new(config, &mut super::progress::preparing())?;
-    let samples = Samples {
-        train: Batches::new(data.train.clone(), config.train.sequence, config.run.seed)?,
-        validation: match data.validation.len() {
-            0 => None,
-            _ => Some(Windows::new(data.validation.clone(), config.train.sequence, config.train.eval_sequences)?),
-        },
-    };
+    let samples = Samples { train: data.batches(config)?, validation: data.windows(config)? };
     let dir = config.run.dir.as_path();
     make_folder(dir)?;
     let _lock = Lock::acquire(dir.join(".lock"))?;
@@ -115,11 +112,14 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
         (None, None) => trainer.initialize(),
     }
     let origin = from.as_ref().or(model.map(|model| &model.checkpoint));
-    header::print_header(&trainer, &device, &data, &samples, origin.map(Checkpoint::path), said.as_deref())?;
+    header::print_header(&trainer, &device, &samples, origin.map(Checkpoint::path), said.as_deref())?;
     let resolved = dir.join("config.toml");
     std::fs::write(&resolved, given.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
     console.companions = origin.map(Checkpoint::companions).unwrap_or_default();
+    if console.companions.is_empty() {
+        console.companions = beside(config);
+    }
     if from.is_none() {
         // Finds a full or read-only disk now, not in an hour; and if the first steps already go wrong, there is a
         // checkpoint from before them.
@@ -164,6 +164,13 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
             .into())
         }
     }
+}
+
+/// What lies beside the tokenizer's file and belongs to it.
+fn beside(config: &Config) -> Vec<(&'static str, Vec<u8>)> {
+    let read = |file: &Path| std::fs::read(Tokenizer::companion(file)).ok();
+    let found = config.tokenizer.file.as_deref().and_then(read);
+    found.into_iter().map(|bytes| (TOKENIZER_CONFIG, bytes)).collect()
 }
 
 /// The checkpoint to go on from, if any.

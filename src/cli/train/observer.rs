@@ -58,7 +58,7 @@ pub struct Console {
     tokenizer: Tokenizer,
     /// What goes with the tokenizer in every file that is saved: special tokens, chat template, where a text ends.
     pub companions: Vec<(&'static str, Vec<u8>)>,
-    bytes_per_token: f64,
+    bytes_per_token: Option<f64>,
     fingerprint: String,
     tokens: usize,
     begun: Instant,
@@ -107,8 +107,9 @@ impl Console {
         self.bar.as_ref().map_or_else(write, |bar| bar.suspend(write))
     }
 
-    fn bits_per_byte(&self, loss: f64) -> f64 {
-        loss / std::f64::consts::LN_2 / self.bytes_per_token
+    /// Nothing where nobody knows the text of the tokens.
+    fn bits_per_byte(&self, loss: f64) -> Option<f64> {
+        self.bytes_per_token.map(|bytes| loss / std::f64::consts::LN_2 / bytes)
     }
 
     fn progress(&mut self, trainer: &Trainer, report: &StepReport, rate: f64) -> std::io::Result<()> {
@@ -166,7 +167,8 @@ impl Console {
             }
             if let Some(last) = self.last {
                 let bits = self.bits_per_byte(last.loss);
-                writeln!(out, "validation loss {:.4} nats per token, {bits:.4} bits per byte", last.loss)?;
+                let bits = bits.map_or_else(String::new, |bits| format!(", {bits:.4} bits per byte"));
+                writeln!(out, "validation loss {:.4} nats per token{bits}", last.loss)?;
             }
             let (model, dir) = (model.display(), trainer.config().run.dir.display());
             writeln!(out, "weights: {model}    all else: {dir}/")?;
@@ -194,18 +196,13 @@ impl Observer for Console {
     fn validated(&mut self, validation: &Validation) -> Result<(), Stop> {
         let bits = self.bits_per_byte(validation.loss);
         self.last = Some(*validation);
-        let line = Line {
-            step: validation.step,
-            val_loss: Some(validation.loss),
-            val_bits_per_byte: Some(bits),
-            ..Line::default()
-        };
+        let line =
+            Line { step: validation.step, val_loss: Some(validation.loss), val_bits_per_byte: bits, ..Line::default() };
         self.metrics.write(&line)?;
         let (step, loss) = (validation.step, validation.loss);
         let perplexity = loss.exp();
-        Ok(self.say(&format!(
-            "step {step}  validation loss {loss:.4}  perplexity {perplexity:.3}  {bits:.4} bits per byte"
-        ))?)
+        let bits = bits.map_or_else(String::new, |bits| format!("  {bits:.4} bits per byte"));
+        Ok(self.say(&format!("step {step}  validation loss {loss:.4}  perplexity {perplexity:.3}{bits}"))?)
     }
 
     fn sample(&mut self, trainer: &mut Trainer) -> Result<(), Stop> {

@@ -1,8 +1,9 @@
 //! A run that begins with the weights of a model.
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
 use crate::cli::Failure;
 use crate::config::{Config, Storage};
+use crate::data::Tokenizer;
 use crate::error::StoreError;
 use crate::store::publish;
 use std::path::Path;
@@ -46,8 +47,9 @@ impl Start {
         base
     }
 
-    /// Puts the model's own tokenizer where the run reads it, unless another was asked for: beside the prepared tokens,
-    /// under a name that its content makes, so that it is in nobody's way.
+    /// Puts the model's own tokenizer, and the special tokens and chat template that came with it, where the run reads
+    /// them, unless another was asked for: beside the prepared tokens, under a name that their content makes, so that they
+    /// are in nobody's way.
     ///
     /// # Errors
     /// If the folder cannot be written.
@@ -56,10 +58,14 @@ impl Start {
         if config.tokenizer != self.checkpoint.config.tokenizer {
             return Ok(());
         }
-        let path = config.data.cache.join(format!("tokenizer-{:016x}.json", xxh3_64(&json)));
+        let companion = self.checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_default();
+        let both = xxh3_64(&json) ^ if companion.is_empty() { 0 } else { xxh3_64(&companion).rotate_left(1) };
+        let path = config.data.cache.join(format!("tokenizer-{both:016x}.json"));
         config.tokenizer.file = Some(path.clone());
-        if !dry && !path.exists() {
-            publish(&path, |out| out.write_all(&json)).map_err(|e| StoreError::io(&path, "write it", e))?;
+        for (path, content) in [(Tokenizer::companion(&path), companion), (path, json)] {
+            if !dry && !content.is_empty() && !path.exists() {
+                publish(&path, |out| out.write_all(&content)).map_err(|e| StoreError::io(&path, "write it", e))?;
+            }
         }
         Ok(())
     }

@@ -47,6 +47,8 @@ pub struct Work {
     pub inputs: Span,
     /// u32 `[T]`
     pub targets: Span,
+    /// u32 `[T]`: the first position of each token's sample in its row; only where rows may hold several samples.
+    pub first: Span,
     /// float32 `[T]`
     pub losses: Span,
     /// float32 `[context, D/2, 2]`
@@ -136,6 +138,7 @@ pub fn place(
         kept: kept == KeptActivations::Keep,
         inputs: scratch("token ids", 4 * tokens, step),
         targets: scratch("targets", 4 * tokens, step),
+        first: scratch("first keys", if config.data.packed { 4 * tokens } else { 0 }, step),
         losses: scratch("losses", 4 * tokens, step),
         rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),
