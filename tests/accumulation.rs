@@ -29,7 +29,12 @@ fn run(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
     let tokens = BATCH * SEQUENCE;
     let reports = (0..3u32).map(|number| {
         let text: Vec<u32> = (0..=tokens as u32).map(|i| (i * i + number * 31) % 256).collect();
-        let report = trainer.step(&text[..tokens], &text[1..]);
+        // Two samples in each row of packed data, not of the same length in every row.
+        let first = (0..tokens).map(|t| 9 + t / SEQUENCE).map(|cut| cut as u32);
+        let first: Vec<u32> =
+            first.enumerate().map(|(t, cut)| if t % SEQUENCE < cut as usize { 0 } else { cut }).collect();
+        let first = if config.data.packed { &first[..] } else { &[] };
+        let report = trainer.step_packed(&text[..tokens], &text[1..], first);
         (report.loss.to_bits(), report.grad_norm.to_bits())
     });
     let reports = reports.collect();
@@ -40,8 +45,9 @@ fn run(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
 
 #[test]
 fn micro_batches_give_the_bytes_of_the_whole_batch() {
-    let edits: [fn(&mut Config); 4] = [
+    let edits: [fn(&mut Config); 5] = [
         |_| {},
+        |config| config.data.packed = true,
         |config| (config.model.tied, config.model.qkv_bias) = (true, true),
         |config| (config.model.qk_norm, config.activations.quant) = (true, ActivationQuant::Int4),
         |config| (config.storage.scheme, config.storage.feedback) = (Scheme::Asymmetric, true),
