@@ -30,6 +30,11 @@ pub(super) fn grouped(count: u64) -> String {
     out
 }
 
+/// Tokens per second: `31.7k tokens/s`, `3.2 tokens/s`.
+pub(super) fn rate(tokens: f64) -> String {
+    if tokens < 1000.0 { format!("{tokens:.1} tokens/s") } else { format!("{:.1}k tokens/s", tokens / 1e3) }
+}
+
 /// `1h02m`, `3m07s`, `12s`.
 pub(super) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
@@ -47,6 +52,7 @@ mod tests {
     #[test]
     fn quantities_carry_their_units() {
         assert_eq!([0, 1023, 1024, 92_379_546].map(bytes), ["0 B", "1023 B", "1.00 KiB", "88.1 MiB"]);
+        assert_eq!([3.25, 31_690.0].map(rate), ["3.2 tokens/s", "31.7k tokens/s"]);
         assert_eq!([7, 1000, 853_120].map(grouped), ["7", "1 000", "853 120"]);
         assert_eq!([12, 187, 3720].map(|s| duration(Duration::from_secs(s))), ["12s", "3m07s", "1h02m"]);
     }

@@ -3,7 +3,7 @@
 use crate::checkpoint::{Extent, Meta, TOKENIZER, checkpoint_path, prune, save_with};
 use crate::cli::Failure;
 use crate::cli::output::{harmless, print};
-use crate::cli::units::{bytes, duration};
+use crate::cli::units::{bytes, duration, rate as per_second};
 use crate::data::{Decoder, Prepared, Tokenizer};
 use crate::error::{BackendError, CheckpointError, StoreError};
 use crate::format::Attachment;
@@ -118,12 +118,12 @@ impl Console {
         let left = self.begun.elapsed().mul_f64((steps - report.step) as f64 / done as f64);
         let memory = resident().map_or_else(String::new, |(now, _)| format!("  {}", bytes(now)));
         let mut line = format!(
-            "step {}/{steps}  loss {:.4}  lr {:.2e}  grad {:.3}  {:.1}k tokens/s{memory}  {} left",
+            "step {}/{steps}  loss {:.4}  lr {:.2e}  grad {:.3}  {}{memory}  {} left",
             report.step,
             report.loss,
             report.lr,
             report.grad_norm,
-            rate / 1e3,
+            per_second(rate),
             duration(left)
         );
         let counters = trainer.counters;
@@ -159,9 +159,9 @@ impl Console {
                 0 => writeln!(out, "\nall {} steps were done before; nothing was trained", trainer.counters.step)?,
                 _ => writeln!(
                     out,
-                    "\n{steps} steps in {}, {:.1}k tokens/s{peak} ({} planned)",
+                    "\n{steps} steps in {}, {}{peak} ({} planned)",
                     duration(self.begun.elapsed()),
-                    rate / 1e3,
+                    per_second(rate),
                     bytes(trainer.plan.total() as u64)
                 )?,
             }
