@@ -123,7 +123,8 @@ pub(super) fn resolve(
     let differs = keys(&chosen).into_iter().zip(keys(&first)).filter(|(now, fastest)| now != fastest);
     let words: Vec<_> = differs.map(|((key, word), _)| format!("{key}={word}")).collect();
     let needed = bytes(plan(&first, sizes).0.total() as u64);
-    let said = format!("{}, for {limit} {} and the fastest way takes {needed}", words.join(" "), bytes(limits.device));
+    let said =
+        format!("{}, because {limit} {} and the fastest way takes {needed}", words.join(" "), bytes(limits.device));
     Ok((chosen, Some(said)))
 }
 
@@ -159,8 +160,9 @@ fn advice(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> Vec<String> {
             break;
         }
     }
-    // With what is set, or else with nothing set.
-    for other in [config, &open, &packed] {
+    // A smaller batch with what is set; with nothing set only if no other way was found.
+    let others = if ways.is_empty() { &[config, &open, &packed][..] } else { &[config][..] };
+    for &other in others {
         if let Some(batch) = largest_batch(other, sizes, limits, config.train.batch) {
             let settings = settings(config, other);
             let space = if settings.is_empty() { "" } else { " " };
@@ -227,7 +229,10 @@ mod tests {
         let (chosen, said) = resolve(&config, &Cpu::new(), &only(50 << 20), "the budget is").unwrap();
         assert_eq!(chosen.run.activations, KeptActivations::Recompute);
         let said = said.unwrap();
-        assert!(said.starts_with("run.activations=recompute, for the budget is 50.0 MiB and the fastest "), "{said}");
+        assert!(
+            said.starts_with("run.activations=recompute, because the budget is 50.0 MiB and the fastest "),
+            "{said}"
+        );
     }
 
     #[test]
