@@ -152,10 +152,14 @@ fn a_packed_run_holds_no_float_copy_and_one_gradient() {
     let trainer = trainer(&config);
     let items = trainer.plan.items();
     let of = |category| items.iter().filter(move |item| item.category == category);
-    let names: Vec<_> = of(Category::Gradient).map(|item| item.name.as_str()).collect();
-    assert_eq!(names, ["matrix gradient", "vector gradient"]);
+    // The head's, the blocks', the embedding's: one after the other, never two at once.
+    let matrices: Vec<_> = of(Category::Gradient).filter(|item| item.span.bytes > 4 * 32).collect();
+    assert_eq!(matrices.len(), 3, "{matrices:?}");
+    let ends: Vec<_> = matrices.iter().map(|item| (item.lifetime.from, item.lifetime.to)).collect();
+    let apart = |a: usize, b: usize| ends[a].1 < ends[b].0 || ends[b].1 < ends[a].0;
+    assert!(apart(0, 1) && apart(0, 2) && apart(1, 2), "{matrices:?}");
     let largest = 256 * 32;
-    assert!(of(Category::Gradient).all(|item| item.span.bytes <= 4 * largest));
+    assert!(trainer.plan.category(Category::Gradient) <= 4 * largest + 4 * 72);
     let kept: usize = items.iter().filter(|item| item.lifetime == Lifetime::ALWAYS).map(|item| item.span.bytes).sum();
     let state: usize = Category::ALL[..3].iter().map(|&category| trainer.plan.category(category)).sum();
     let parameters: usize = trainer.model.stored.all().map(|param| param.weight.geometry.padded_len()).sum();

@@ -1,13 +1,17 @@
 //! What a run is: the TOML tables, their defaults and presets, overrides, and the checks made before step 0.
 
+mod data;
 mod defaults;
 mod load;
 mod presets;
+mod run;
 mod schema;
 mod validate;
 mod write;
 
+pub use data::{Data, Long, Samples, Source};
 pub use presets::PRESETS;
+pub use run::{GradientBuffer, KeptActivations, Residence, Run};
 pub use validate::SHORTEST_PARTED;
 
 use serde::{Deserialize, Serialize};
@@ -138,79 +142,6 @@ impl Model {
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim()
     }
-}
-
-/// `[data]`: where the text comes from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Data {
-    /// Files and globs to train on (see [`crate::data::InputKind`]); empty: `source`, or else the corpus bundled in the
-    /// program.
-    pub train: Vec<String>,
-    /// Several sources with weights, in place of `train`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub source: Vec<Source>,
-    /// Files and globs to validate on; empty: the tail of the training text, cut off before training.
-    pub validation: Vec<String>,
-    /// Share of the tokens cut off for validation when `validation` is empty.
-    pub validation_fraction: f64,
-    /// How documents become rows.
-    #[serde(skip_serializing_if = "is_default")]
-    pub samples: Samples,
-    /// What becomes of a sample that is longer than a row.
-    #[serde(skip_serializing_if = "is_default")]
-    pub long: Long,
-    /// The chat template of `messages`: a file, or the template itself; absent: the one that came with the tokenizer.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub chat_template: Option<String>,
-    /// Folder of prepared token shards.
-    pub cache: PathBuf,
-    /// Whether a row may hold several samples, each with attention of its own. No key: the files tell.
-    #[serde(skip)]
-    pub packed: bool,
-}
-
-/// One entry of `[[data.source]]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Source {
-    /// Files and globs.
-    pub files: Vec<String>,
-    /// Its share of the rows, relative to the other sources' weights.
-    #[serde(default = "one")]
-    pub weight: f64,
-}
-
-fn one() -> f64 {
-    1.0
-}
-
-/// How documents become rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Samples {
-    /// `pack` for a source whose first line has a prompt or messages, `stream` for every other.
-    #[default]
-    Auto,
-    /// All documents one after another, cut into windows of the row's length.
-    Stream,
-    /// Whole documents, several to a row, each with attention of its own.
-    Pack,
-    /// Whole documents, one to a row.
-    Pad,
-}
-
-/// What becomes of a sample that is longer than a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Long {
-    /// Its beginning is kept.
-    #[default]
-    Cut,
-    /// It is left out.
-    Skip,
-    /// The run is refused.
-    Error,
 }
 
 /// `[tokenizer]`: how text becomes tokens.
@@ -479,73 +410,4 @@ pub enum Schedule {
     Linear,
     /// The peak.
     Constant,
-}
-
-/// `[run]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Run {
-    /// Folder of checkpoints, metrics and the resolved configuration.
-    pub dir: PathBuf,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Threads; 0: all processors. Results do not depend on it.
-    pub threads: usize,
-    /// What forward keeps for backward. Results depend on it only if it is `recompute-packed`.
-    pub activations: KeptActivations,
-    /// How much of a block's gradient exists at once when `train.micro_batch` is smaller than the batch. Results do
-    /// not depend on it.
-    pub gradient: GradientBuffer,
-    /// Where the blocks' weights live. Results do not depend on it.
-    pub weights: Residence,
-    /// Where residue and optimizer state live. Results do not depend on it.
-    pub state: Residence,
-    /// MiB of logits that may exist at once, or ten tokens' if those are more; 0: what keeps the device busy. Results do
-    /// not depend on it.
-    pub logits_mib: usize,
-}
-
-/// Where parameters live between their uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Residence {
-    /// The first of the others that fits into memory.
-    #[default]
-    Auto,
-    /// In the memory of the device that computes.
-    Device,
-    /// In this machine's memory; a device with memory of its own gets each block one ahead of its use.
-    Host,
-    /// In a working file below `run.dir`, read ahead and written behind.
-    File,
-}
-
-/// What exists of a block's gradient at once, if it is summed over several micro-batches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GradientBuffer {
-    /// `layer` if that fits into memory, else `tensor`.
-    #[default]
-    Auto,
-    /// All of it: one pass over the micro-batches.
-    Layer,
-    /// No more than its largest matrix: a pass for each group of matrices that is as small, all from a copy of the
-    /// block's packed weights. About two and a half times the work of backward.
-    Tensor,
-}
-
-/// What forward keeps for backward.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeptActivations {
-    /// `keep` if that fits into memory, else `recompute`.
-    #[default]
-    Auto,
-    /// Everything.
-    Keep,
-    /// Each block's input; the rest of a block is computed a second time when its backward begins.
-    Recompute,
-    /// Each block's input in four bits, stochastically rounded; what is computed a second time is then not quite what
-    /// was computed first.
-    RecomputePacked,
 }
