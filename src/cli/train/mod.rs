@@ -145,11 +145,9 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
         }
         Ended::Stopped => {
             super::output::print(|out| {
-                let step = trainer.counters.step;
-                writeln!(
-                    out,
-                    "stopped after step {step}, saved; go on with `tetrad train --resume` and the same configuration"
-                )
+                let (step, config) = (trainer.counters.step, dir.join("config.toml"));
+                let config = escape(&config.to_string_lossy());
+                writeln!(out, "stopped after step {step}, saved; go on with `tetrad train {config} --resume`")
             })?;
             Ok(ExitCode::SUCCESS)
         }
