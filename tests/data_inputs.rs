@@ -1,11 +1,15 @@
 //! Kinds of files besides `.txt` and `.jsonl`, and several sources at once.
 
+#[path = "common/texts.rs"]
+mod texts;
+
 use insta::assert_snapshot;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use std::fs;
 use std::path::{Path, PathBuf};
-use tetrad::config::{Config, Source};
+use tetrad::config::Source;
 use tetrad::data::{Batches, Prepared, Tokenizer, Tokens};
+use texts::Place;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -15,40 +19,18 @@ fn austen() -> String {
     fs::read_to_string(fixture("corpus/austen.txt")).unwrap()
 }
 
-struct Place {
-    folder: tempfile::TempDir,
-    config: Config,
+/// A place whose rows hold 16 bytes.
+fn reading(files: &[(&str, &[u8])]) -> Place {
+    Place::with_rows(files, 16)
 }
 
 impl Place {
-    fn new(files: &[(&str, &[u8])]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = Config::default();
-        for (name, content) in files {
-            fs::write(folder.path().join(name), content).unwrap();
-            config.data.train.push(folder.path().join(name).display().to_string());
-        }
-        config.data.cache = folder.path().join("cache");
-        config.data.validation_fraction = 0.0;
-        config.train.sequence = 16;
-        Place { folder, config }
-    }
-
-    fn prepared(&self) -> Prepared {
-        Prepared::new(&self.config, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"))
-    }
-
     fn tokens(&self) -> Tokens {
         self.prepared().train[0].body.tokens().clone()
     }
 
     fn text(&self) -> String {
         Tokenizer::bytes().decode(&self.tokens().to_vec())
-    }
-
-    fn refusal(&self) -> String {
-        let message = Prepared::new(&self.config, &mut |_| {}).err().expect("this is wrong").to_string();
-        message.replace(&format!("{}/", self.folder.path().display()), "")
     }
 }
 
@@ -59,7 +41,7 @@ fn frames() -> Vec<u8> {
 
 #[test]
 fn all_frames_of_a_packed_text_are_read() {
-    let place = Place::new(&[("a.txt.zst", &frames())]);
+    let place = reading(&[("a.txt.zst", &frames())]);
     assert_eq!(place.text(), austen()[..7000].to_owned() + "\n");
     assert_eq!(place.prepared().bytes_per_token, Some(7000.0 / 7001.0));
 }
@@ -69,19 +51,19 @@ fn a_packed_text_has_the_tokens_of_the_text() {
     let text = austen()[..900_000].to_owned();
     let packed = compress_to_vec(text.as_bytes(), CompressionLevel::Fastest);
     assert!(packed.len() < text.len());
-    assert_eq!(Place::new(&[("a.txt.zst", &packed)]).text(), text + "\n");
+    assert_eq!(reading(&[("a.txt.zst", &packed)]).text(), text + "\n");
     let lines = "{\"text\": \"one\"}\n".repeat(5000);
     let packed = compress_to_vec(lines.as_bytes(), CompressionLevel::Fastest);
-    assert_eq!(Place::new(&[("a.jsonl.zst", &packed)]).text(), "one\n".repeat(5000));
+    assert_eq!(reading(&[("a.jsonl.zst", &packed)]).text(), "one\n".repeat(5000));
 }
 
 #[test]
 fn packed_texts_that_are_not_whole_are_refused() {
-    let refuse = |bytes: &[u8]| Place::new(&[("a.txt.zst", bytes)]).refusal();
+    let refuse = |bytes: &[u8]| reading(&[("a.txt.zst", bytes)]).refusal();
     let whole = frames();
     for cut in (1..40).chain((40..whole.len()).step_by(61)) {
         // Where a frame ends the file may end as well.
-        let place = Place::new(&[("a.txt.zst", &whole[..cut])]);
+        let place = reading(&[("a.txt.zst", &whole[..cut])]);
         match Prepared::new(&place.config, &mut |_| {}) {
             Ok(prepared) => assert_eq!(prepared.train[0].body.tokens().len(), 3001, "cut to {cut}"),
             Err(error) => assert!(error.to_string().contains("check it with `zstd -t`"), "cut to {cut}: {error}"),
@@ -92,7 +74,7 @@ fn packed_texts_that_are_not_whole_are_refused() {
     assert!(refuse(&broken).starts_with("a.txt.zst: cannot be unpacked: "), "{}", refuse(&broken));
     assert!(refuse(b"just a text").contains("check it with `zstd -t`"), "{}", refuse(b"just a text"));
     assert_snapshot!(refuse(&compress_to_vec(&b"{\"text\": \"\xff\"}"[..], CompressionLevel::Fastest)), @"a.txt.zst: byte 10 is not UTF-8 text (0xff); convert the file, for example with iconv");
-    let place = Place::new(&[("a.csv.zst", b"x")]);
+    let place = reading(&[("a.csv.zst", b"x")]);
     assert_snapshot!(place.refusal(), @"a.csv.zst: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c");
 }
 
@@ -116,12 +98,12 @@ fn four_bytes(ids: &[u32]) -> Vec<u8> {
 #[test]
 fn tokens_of_llm_c_are_read_as_they_are() {
     let ids: Vec<u16> = (0..300).map(|i| 50_256 - i).collect();
-    let mut place = Place::new(&[("a.bin", &shard(20240520, 1, 300, &two_bytes(&ids)))]);
+    let mut place = reading(&[("a.bin", &shard(20240520, 1, 300, &two_bytes(&ids)))]);
     place.config.model.vocab = 50_257;
     assert_eq!(place.tokens().to_vec(), ids.iter().map(|id| u32::from(*id)).collect::<Vec<_>>());
     assert_eq!(place.prepared().bytes_per_token, None, "nobody knows their text");
     let ids: Vec<u32> = (0..300).map(|i| 128_000 - i).collect();
-    let mut place = Place::new(&[("a.bin", &shard(20240801, 7, 300, &four_bytes(&ids))), ("b.txt", b"a")]);
+    let mut place = reading(&[("a.bin", &shard(20240801, 7, 300, &four_bytes(&ids))), ("b.txt", b"a")]);
     place.config.model.vocab = 128_256;
     assert_eq!(place.tokens().to_vec(), [&ids[..], &[97, 10]].concat());
     assert_eq!(place.prepared().bytes_per_token, None);
@@ -129,7 +111,7 @@ fn tokens_of_llm_c_are_read_as_they_are() {
 
 #[test]
 fn files_that_are_not_llm_c_s_are_refused() {
-    let refuse = |bytes: &[u8]| Place::new(&[("a.bin", bytes)]).refusal();
+    let refuse = |bytes: &[u8]| reading(&[("a.bin", bytes)]).refusal();
     let ids = two_bytes(&[1; 40]);
     assert_snapshot!(refuse(&ids), @"a.bin: 80 bytes, and llm.c's header alone has 1024");
     assert_snapshot!(refuse(&shard(20240521, 1, 40, &ids)), @"a.bin: begins with 20240521, and tokens of llm.c with 20240520 (GPT-2) or 20240801 (LLaMA 3)");
@@ -139,15 +121,14 @@ fn files_that_are_not_llm_c_s_are_refused() {
     assert_snapshot!(refuse(&shard(20240520, 1, u32::MAX, &ids)), @"a.bin: 1104 bytes, and its 4294967295 tokens make 8589935614; it was cut");
     // The vocabulary is the model's, and the wrong one is found before step 0.
     assert_snapshot!(refuse(&shard(20240520, 1, 3, &two_bytes(&[1, 50_256, 2]))), @"a.bin: token id 50256 does not fit model.vocab = 256 (ids up to 255); set model.vocab=50257 or use another tokenizer");
-    let mut place = Place::new(&[("a.bin", &shard(20240520, 1, 40, &ids))]);
+    let mut place = reading(&[("a.bin", &shard(20240520, 1, 40, &ids))]);
     place.config.data.samples = tetrad::config::Samples::Pack;
     assert_snapshot!(place.refusal(), @r#"a.bin: holds tokens without samples, which data.samples = "pack" needs; leave that key out"#);
 }
 
 /// Two sources of 7 to 3; the first has letters, the second digits.
 fn mixed() -> Place {
-    let mut place =
-        Place::new(&[("a.txt", "abcdefgh".repeat(200).as_bytes()), ("b.txt", "0123".repeat(60).as_bytes())]);
+    let mut place = reading(&[("a.txt", "abcdefgh".repeat(200).as_bytes()), ("b.txt", "0123".repeat(60).as_bytes())]);
     let files = std::mem::take(&mut place.config.data.train);
     place.config.data.source =
         files.into_iter().zip([0.7, 0.3]).map(|(file, weight)| Source { files: vec![file], weight }).collect();
@@ -210,12 +191,12 @@ mod parquet {
 
     #[test]
     fn texts_are_a_column() {
-        assert_eq!(Place::new(&[("a.parquet", &read("text.parquet"))]).text(), "one\ntwo\nthree\n");
+        assert_eq!(reading(&[("a.parquet", &read("text.parquet"))]).text(), "one\ntwo\nthree\n");
     }
 
     #[test]
     fn conversations_are_lists_of_structs() {
-        let mut place = Place::new(&[("a.parquet", &read("messages.parquet"))]);
+        let mut place = reading(&[("a.parquet", &read("messages.parquet"))]);
         place.config.data.chat_template = Some(
             "{% for m in messages %}{{ m.role[0] + m.content }}{% endfor %}{% if add_generation_prompt %}a{% endif %}"
                 .into(),
@@ -231,7 +212,7 @@ mod parquet {
 
     #[test]
     fn what_is_wrong_is_named() {
-        let refuse = |bytes: &[u8]| Place::new(&[("a.parquet", bytes)]).refusal();
+        let refuse = |bytes: &[u8]| reading(&[("a.parquet", bytes)]).refusal();
         assert_snapshot!(refuse(&read("other.parquet")), @"a.parquet: cannot be read: has the columns words, id, and none of text, prompt, completion, messages, conversations");
         assert_snapshot!(refuse(&read("pairs.parquet")), @r#"a.parquet, row 2: its "completion" is empty, and nothing would be learned; remove it"#);
         assert!(refuse(&read("text.parquet")[..200]).contains("not a usable Parquet file"));

@@ -1,11 +1,15 @@
 //! Samples out of files: what is learned of them, how they share rows, and what is refused.
 
+#[path = "common/texts.rs"]
+mod texts;
+
 use insta::assert_snapshot;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tetrad::backend::IGNORE;
-use tetrad::config::{Config, Long, Samples};
-use tetrad::data::{Batches, Packing, Prepared, Tokenizer, shares_rows};
+use tetrad::config::{Long, Samples};
+use tetrad::data::{Batches, Packing, Tokenizer, shares_rows};
+use texts::Place;
 
 const CHATML: &str = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>\n' }}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
@@ -14,40 +18,14 @@ fn tokenizer(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tokenizer").join(name)
 }
 
-/// A folder with files, and a configuration that reads them.
-struct Place {
-    folder: tempfile::TempDir,
-    config: Config,
+/// A place whose rows hold 64 bytes.
+fn reading(files: &[(&str, &str)]) -> Place {
+    Place::with_rows(files, 64)
 }
 
 impl Place {
-    /// Trains on `files`, all of them, in rows of 64 bytes.
-    fn new(files: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = Config::default();
-        for (name, content) in files {
-            fs::write(folder.path().join(name), content).unwrap();
-            config.data.train.push(folder.path().join(name).display().to_string());
-        }
-        config.data.cache = folder.path().join("cache");
-        config.data.validation_fraction = 0.0;
-        config.train.sequence = 64;
-        Place { folder, config }
-    }
-
-    fn prepared(&self) -> Prepared {
-        Prepared::new(&self.config, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"))
-    }
-
     fn batches(&self) -> Batches {
         self.prepared().batches(&self.config).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// The message of a refusal, the folder left out.
-    fn refusal(&self) -> String {
-        let prepared = Prepared::new(&self.config, &mut |_| {});
-        let message = prepared.and_then(|prepared| prepared.batches(&self.config)).expect_err("this is wrong");
-        message.to_string().replace(&format!("{}/", self.folder.path().display()), "")
     }
 
     /// The rows of one epoch: inputs as text with padding as `_`, targets with `.` for those that do not count.
@@ -91,7 +69,7 @@ fn talk(user: &str, assistant: &str) -> String {
 
 #[test]
 fn of_pairs_the_completions_are_learned() {
-    let mut place = Place::new(&[(
+    let mut place = reading(&[(
         "a.jsonl",
         "{\"prompt\": \"2+2=\", \"completion\": \"four\"}\n\n{\"prompt\": \"Hi \", \"completion\": \"you\\n\"}\n",
     )]);
@@ -107,7 +85,7 @@ fn of_pairs_the_completions_are_learned() {
 
 #[test]
 fn of_messages_what_the_assistant_says_is_learned() {
-    let mut place = Place::new(&[("a.jsonl", &talk("Hi", "Oh!"))]);
+    let mut place = reading(&[("a.jsonl", &talk("Hi", "Oh!"))]);
     place.config.data.chat_template = Some(CHATML.into());
     assert_eq!(
         place.rows(),
@@ -120,7 +98,7 @@ fn of_messages_what_the_assistant_says_is_learned() {
 
 #[test]
 fn texts_can_be_packed_too() {
-    let mut place = Place::new(&[("a.jsonl", "{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"text\": \"three\"}\n")]);
+    let mut place = reading(&[("a.jsonl", "{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"text\": \"three\"}\n")]);
     place.config.train.sequence = 9;
     assert!(!shares_rows(&place.config).unwrap());
     place.config.data.samples = Samples::Pack;
@@ -130,7 +108,7 @@ fn texts_can_be_packed_too() {
 /// The present behaviour for text, with targets that do not count.
 #[test]
 fn a_stream_of_samples_keeps_what_is_learned() {
-    let mut place = Place::new(&[("a.jsonl", "{\"prompt\": \"ab\", \"completion\": \"cd\"}\n")]);
+    let mut place = reading(&[("a.jsonl", "{\"prompt\": \"ab\", \"completion\": \"cd\"}\n")]);
     (place.config.data.samples, place.config.train.sequence) = (Samples::Stream, 4);
     assert_eq!(place.rows(), [("abcd".into(), ".cd\n".into())]);
 }
@@ -138,7 +116,7 @@ fn a_stream_of_samples_keeps_what_is_learned() {
 /// The template and its tokens are found beside the tokenizer; the tokenizer's own end of text ends pairs.
 #[test]
 fn the_template_beside_the_tokenizer_is_used() {
-    let mut place = Place::new(&[("a.jsonl", &talk("It is", "a truth"))]);
+    let mut place = reading(&[("a.jsonl", &talk("It is", "a truth"))]);
     let file = place.folder.path().join("tokenizer.json");
     fs::copy(tokenizer("byte_level.json"), &file).unwrap();
     let template = "{% for m in messages %}{% if m.role == 'assistant' %}{{ ' ' + m.content + eos_token }}{% else %}\
@@ -157,7 +135,7 @@ fn the_template_beside_the_tokenizer_is_used() {
 
 #[test]
 fn rows_and_their_order_depend_on_seed_and_position_alone() {
-    let place = Place::new(&[("a.jsonl", &pairs(200))]);
+    let place = reading(&[("a.jsonl", &pairs(200))]);
     let (batches, again) = (place.batches(), place.batches());
     let read = |batches: &Batches, position, rows: usize| {
         let [mut inputs, mut targets, mut first] = [(); 3].map(|()| vec![0; 64 * rows]);
@@ -186,7 +164,7 @@ fn rows_and_their_order_depend_on_seed_and_position_alone() {
 
 #[test]
 fn the_tail_of_samples_is_validated_on_and_never_trained_on() {
-    let mut place = Place::new(&[("a.jsonl", &pairs(100))]);
+    let mut place = reading(&[("a.jsonl", &pairs(100))]);
     place.config.data.validation_fraction = 0.1;
     let prepared = place.prepared();
     let text = |part: &tetrad::data::Part| Tokenizer::bytes().decode(&part.body.tokens().to_vec());
@@ -206,7 +184,7 @@ fn read_line(line: &str) -> String {
 #[test]
 fn long_samples_are_cut_skipped_or_refused_and_counted() {
     let long = talk("Hi", &"long ".repeat(30));
-    let mut place = Place::new(&[("a.jsonl", &(talk("Hi", "Oh!") + &long))]);
+    let mut place = reading(&[("a.jsonl", &(talk("Hi", "Oh!") + &long))]);
     place.config.data.chat_template = Some(CHATML.into());
     let packing = place.packing();
     assert_eq!((packing.samples, packing.cut, packing.rows), (2, 1, 2));
@@ -225,7 +203,7 @@ fn long_samples_are_cut_skipped_or_refused_and_counted() {
 #[test]
 fn a_conversation_without_the_assistant_is_left_out_and_counted() {
     let silent = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}]}\n";
-    let mut place = Place::new(&[("a.jsonl", &(talk("Hi", "Oh!") + silent))]);
+    let mut place = reading(&[("a.jsonl", &(talk("Hi", "Oh!") + silent))]);
     place.config.data.chat_template = Some(CHATML.into());
     assert_eq!((place.packing().samples, place.packing().empty, place.packing().rows), (2, 1, 1));
 }
@@ -233,7 +211,7 @@ fn a_conversation_without_the_assistant_is_left_out_and_counted() {
 #[test]
 fn a_bad_line_is_named_by_number() {
     let refuse = |line: &str| {
-        let mut place = Place::new(&[("a.jsonl", &(talk("Hi", "Oh!") + "\n" + line))]);
+        let mut place = reading(&[("a.jsonl", &(talk("Hi", "Oh!") + "\n" + line))]);
         place.config.data.chat_template = Some(CHATML.into());
         place.refusal()
     };
@@ -254,7 +232,7 @@ fn a_bad_line_is_named_by_number() {
 
 #[test]
 fn bytes_that_are_no_text_are_refused() {
-    let place = Place::new(&[("a.jsonl", &pairs(2))]);
+    let place = reading(&[("a.jsonl", &pairs(2))]);
     let broken = [pairs(2).as_bytes(), b"{\"prompt\": \"\xff\", \"completion\": \"a\"}\n"].concat();
     fs::write(place.folder.path().join("a.jsonl"), broken).unwrap();
     assert_snapshot!(place.refusal(), @r#"a.jsonl, line 3: invalid unicode code point (column 13); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
@@ -262,7 +240,7 @@ fn bytes_that_are_no_text_are_refused() {
 
 #[test]
 fn templates_that_cannot_be_used_are_named() {
-    let mut place = Place::new(&[("a.jsonl", &talk("Hi", "Oh!"))]);
+    let mut place = reading(&[("a.jsonl", &talk("Hi", "Oh!"))]);
     assert_snapshot!(place.refusal(), @"a.jsonl: has messages, and no chat template came with the tokenizer; name one with data.chat_template (a .jinja file, or a tokenizer_config.json that has one)");
     let mut refuse = |template: &str| {
         place.config.data.chat_template = Some(template.into());
@@ -277,7 +255,7 @@ fn templates_that_cannot_be_used_are_named() {
 
 #[test]
 fn another_template_makes_other_samples() {
-    let mut place = Place::new(&[("a.jsonl", &talk("Hi", "Oh!"))]);
+    let mut place = reading(&[("a.jsonl", &talk("Hi", "Oh!"))]);
     place.config.data.chat_template = Some(CHATML.into());
     let (one, again) = (place.prepared().fingerprint, place.prepared().fingerprint);
     assert_eq!(one, again);
@@ -290,9 +268,9 @@ fn another_template_makes_other_samples() {
 
 #[test]
 fn samples_and_texts_do_not_share_a_source() {
-    let place = Place::new(&[("a.jsonl", &pairs(2)), ("b.txt", "some text")]);
+    let place = reading(&[("a.jsonl", &pairs(2)), ("b.txt", "some text")]);
     assert_snapshot!(place.refusal(), @"b.txt: has no samples, but a.jsonl has (prompt and completion); give them [[data.source]] tables of their own, or say for all of them how they become rows with data.samples");
-    let mut late = Place::new(&[("a.jsonl", &("{\"text\": \"a\"}\n".to_owned() + &pairs(1)))]);
+    let mut late = reading(&[("a.jsonl", &("{\"text\": \"a\"}\n".to_owned() + &pairs(1)))]);
     assert_snapshot!(late.refusal(), @r#"a.jsonl, line 2: holds a sample, not "text"; set data.samples = "pack""#);
     (late.config.data.samples, late.config.train.sequence) = (Samples::Pack, 6);
     assert_eq!(late.rows().len(), 1);

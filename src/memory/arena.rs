@@ -18,17 +18,6 @@ pub enum Place {
     Home,
 }
 
-impl Place {
-    /// For tables, on a device that has memory of its own or on one that has not.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Arena => "device",
-            Self::Mapped => "file",
-            Self::Home => "home",
-        }
-    }
-}
-
 /// A range of bytes in an arena: what a plan gives out and what operations take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
