@@ -355,6 +355,8 @@ impl Checks {
         self.need(!run.dir.as_os_str().is_empty(), "run.dir", "\"\"", "must name a folder, such as \"runs/first\"");
         let reason = format_args!("must be at most {}, the largest whole number of TOML", i64::MAX);
         self.need(i64::try_from(run.seed).is_ok(), "run.seed", run.seed, reason);
+        // One TiB: beyond any device.
+        self.within("run.logits_mib", run.logits_mib, 0, 1 << 20);
         let reason = "must be 0 (all processors) to 4096";
         self.need(run.threads <= 4096, "run.threads", run.threads, reason);
     }
