@@ -4,6 +4,7 @@ mod common;
 
 use common::rig;
 use common::small::{batch, config, trainer, write};
+use tetrad::config::Residence;
 use tetrad::model::Generator;
 
 /// One allocation for steps, evaluation, a sample and a save.
@@ -15,17 +16,22 @@ fn nothing_is_allocated_on_the_device_after_the_arena() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let before = tetrad_emulator::allocations();
-    let mut cuda = trainer(&config(), Box::new(rig::open()));
-    assert_eq!(tetrad_emulator::allocations() - before, 1, "the arena");
-    let (inputs, targets) = batch(1);
-    for _ in 0..2 {
-        cuda.step(&inputs, &targets);
-        cuda.evaluate(3, &inputs, &targets);
-        let model = cuda.model.clone();
-        Generator::new(&model).feed(cuda.backend.as_mut(), &[1, 2, 3]);
-        write(&cuda, &folder.path().join("checkpoint"));
+    for residence in [Residence::Device, Residence::Host] {
+        let mut config = config();
+        (config.run.weights, config.run.state) = (residence, residence);
+        let (before, bytes) = (tetrad_emulator::allocations(), tetrad_emulator::live_bytes());
+        let mut cuda = trainer(&config, Box::new(rig::open()));
+        assert_eq!(tetrad_emulator::allocations() - before, 1, "the arena");
+        assert_eq!(tetrad_emulator::live_bytes() - bytes, cuda.plan.total() as u64, "of the planned size");
+        let (inputs, targets) = batch(1);
+        for _ in 0..2 {
+            cuda.step(&inputs, &targets);
+            cuda.evaluate(3, &inputs, &targets);
+            let model = cuda.model.clone();
+            Generator::new(&model).feed(cuda.backend.as_mut(), &[1, 2, 3]);
+            write(&cuda, &folder.path().join("checkpoint"));
+        }
+        assert_eq!(cuda.backend.status(), Ok(()));
+        assert_eq!(tetrad_emulator::allocations() - before, 1, "after the arena");
     }
-    assert_eq!(cuda.backend.status(), Ok(()));
-    assert_eq!(tetrad_emulator::allocations() - before, 1, "after the arena");
 }
