@@ -55,3 +55,19 @@ fn the_machines_memory_is_a_limit_of_its_own() {
     let poor = choose(&config, &cuda::Sizes, &Limits { device, host: 1 << 20 }).unwrap();
     assert_eq!(poor.run.state, Residence::File);
 }
+
+/// State leaves the device only where it must, also if the weights were sent away.
+#[test]
+fn what_is_left_open_stays_on_the_device_if_it_fits() {
+    let mut config = Config::preset("60m").unwrap();
+    for (sizes, away) in [(&Cpu::new() as &dyn Sizes, Residence::File), (&cuda::Sizes, Residence::Host)] {
+        config.run.weights = away;
+        let first = fastest(&config, sizes);
+        assert_eq!((first.run.weights, first.run.state), (away, Residence::Device));
+        let mut last = first;
+        while let Some(less) = choose(&config, sizes, &limits(total(&last, sizes) - 1)) {
+            last = less;
+        }
+        assert_eq!((last.run.weights, last.run.state), (away, away));
+    }
+}

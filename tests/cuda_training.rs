@@ -12,7 +12,8 @@ use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Checkpoint, open_model};
 use tetrad::config::{
-    ActivationQuant, Config, KeptActivations, Moment, Residence, Rule, Scheme, SecondMoment, TableStorage, Weights,
+    ActivationQuant, Config, GradientBuffer, KeptActivations, Moment, Residence, Rule, Scheme, SecondMoment,
+    TableStorage, Weights,
 };
 use tetrad::model::Generator;
 use tetrad::train::Trainer;
@@ -29,7 +30,7 @@ type Edit = fn(&mut Config);
 
 #[test]
 fn twenty_steps_take_the_same_course_as_on_the_cpu() {
-    let edits: [(&str, Edit); 7] = [
+    let edits: [(&str, Edit); 9] = [
         ("default", |_| {}),
         ("float32", |config| {
             (config.storage.weights, config.storage.m, config.storage.v) =
@@ -46,6 +47,16 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
         ("packed tables, adam", |config| {
             (config.storage.embedding, config.storage.head) = (TableStorage::Int4, TableStorage::Int8);
             config.optimizer.name = Rule::Adam;
+        }),
+        ("micro-batches, biases, a layer's gradient, state fetched", |config| {
+            (config.train.micro_batch, config.model.qkv_bias) = (1, true);
+            (config.run.gradient, config.run.activations) = (GradientBuffer::Layer, KeptActivations::Keep);
+            config.run.state = Residence::Host;
+        }),
+        ("micro-batches, a tensor's gradient, packed inputs, all fetched", |config| {
+            (config.train.micro_batch, config.run.logits_mib) = (2, 1);
+            (config.run.gradient, config.run.activations) = (GradientBuffer::Tensor, KeptActivations::RecomputePacked);
+            (config.run.weights, config.run.state) = (Residence::Host, Residence::Host);
         }),
     ];
     for (name, edit) in edits {

@@ -20,7 +20,10 @@ fn two_hundred_steps_are_a_hundred_stop_resume_and_a_hundred() {
     let whole = train(&place, "whole", &["--set", "run.threads=1"]);
     train(&place, "parts", &["--stop-at", "100"]);
     assert_eq!(place.checkpoints("parts").last().unwrap(), &place.path("parts/step-00000100.tetrad"));
-    let parts = train(&place, "parts", &["--resume", "--set", "run.threads=3"]);
+    // Nor does what a machine with less memory chooses make a difference.
+    let mut less = vec!["--resume", "--set", "run.threads=3", "--set", "train.micro_batch=1"];
+    less.extend(["--set", "run.activations=recompute", "--set", "run.gradient=tensor", "--set", "run.state=file"]);
+    let parts = train(&place, "parts", &less);
     assert!(place.path("whole").join(LAST).exists());
     assert_eq!(whole.len(), parts.len());
     assert!(whole == parts, "the resumed run ended in other bytes");

@@ -56,7 +56,8 @@ impl Meta {
             storage: config.storage.clone(),
             activations: config.activations.clone(),
             optimizer: config.optimizer.clone(),
-            train: config.train.clone(),
+            // A choice of the machine's, which changes nothing that is saved.
+            train: Train { micro_batch: 0, ..config.train.clone() },
             seed: config.run.seed,
             tokenizer: if has_tokenizer { TOKENIZER.into() } else { BYTES.into() },
             data: data.into(),

@@ -129,6 +129,15 @@ pub(super) fn resolve(
 }
 
 fn refusal(config: &Config, sizes: &dyn Sizes, planned: &Plan, limits: &Limits, limit: &str) -> String {
+    let home = planned.home_total() as u64;
+    if planned.total() as u64 <= limits.device && home > limits.host {
+        return format!(
+            "{} of this machine's memory are planned for parameters, {} are free; keep them in a file (--set \
+             run.state=file) or on the device",
+            bytes(home),
+            bytes(limits.host)
+        );
+    }
     let mut items: Vec<_> = planned.items().iter().collect();
     items.sort_by_key(|item| std::cmp::Reverse(item.span.bytes));
     let largest: Vec<_> =
@@ -247,5 +256,9 @@ mod tests {
         assert!(refused(&config, 1000).contains("not even"));
         config.run.activations = KeptActivations::Auto;
         assert!(resolve(&config, &Cpu::new(), &only(50 << 20), "").is_ok(), "what was advised fits");
+        config.run.state = Residence::Host;
+        let limits = Limits { device: 1 << 40, host: 1 << 20 };
+        let said = resolve(&config, &crate::backend::cuda::Sizes, &limits, "free are").unwrap_err();
+        assert!(said.contains("of this machine's memory are planned for parameters, 1.00 MiB are free"), "{said}");
     }
 }

@@ -361,7 +361,8 @@ pub struct Train {
     pub steps: u64,
     /// Sequences per step.
     pub batch: usize,
-    /// Sequences that a block computes at once; 0: as many as fit into memory. Results do not depend on it.
+    /// Sequences that a block computes at once; 0: as many as fit into memory. On a CPU results do not
+    /// depend on it; on a GPU gradients are summed in another order.
     pub micro_batch: usize,
     /// Tokens per sequence.
     pub sequence: usize,

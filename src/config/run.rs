@@ -22,8 +22,8 @@ pub struct Run {
     pub weights: Residence,
     /// Where residue and optimizer state live. Results do not depend on it.
     pub state: Residence,
-    /// MiB of logits that may exist at once, or ten tokens' if those are more; 0: what keeps the device busy. Results do
-    /// not depend on it.
+    /// MiB of logits that may exist at once, or ten tokens' if those are more; 0: what keeps the device busy. Results
+    /// depend on it as on `train.micro_batch`.
     pub logits_mib: usize,
 }
 
@@ -38,7 +38,8 @@ pub enum Residence {
     Device,
     /// In this machine's memory; a device with memory of its own gets each block one ahead of its use.
     Host,
-    /// In a working file below `run.dir`, read ahead and written behind.
+    /// In a working file below `run.dir`, read ahead and written behind. If weights or state are here, whatever else
+    /// leaves a GPU is here too.
     File,
 }
 
@@ -52,7 +53,7 @@ pub enum GradientBuffer {
     /// All of it: one pass over the micro-batches.
     Layer,
     /// No more than its largest matrix: a pass for each group of matrices that is as small, all from a copy of the
-    /// block's packed weights. About two and a half times the work of backward.
+    /// block's weights, which is small only if they are packed. About two and a half times the work of backward.
     Tensor,
 }
 

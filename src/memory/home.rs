@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 /// # Safety
 /// The memory that [`Home::memory`] gives is initialised, stays where it is, is as long as it says and is reached
 /// through nothing else for as long as the value lives, whatever else is called on it.
-pub unsafe trait Home: Send {
+pub unsafe trait Home: Send + Sync {
     /// First byte, aligned to [`crate::memory::ALIGN`], and length.
     fn memory(&self) -> (NonNull<u8>, usize);
 

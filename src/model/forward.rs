@@ -12,7 +12,7 @@ use zerocopy::IntoBytes;
 /// What a pass is for, and so what it leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Losses, or a backward that reads exactly what forward computed.
+    /// Losses; or a backward, unless it reads packed inputs, which only a step leaves.
     Score,
     /// Sampling: keys and values go to the caches, nothing is kept for backward.
     Sample,

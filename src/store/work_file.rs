@@ -17,10 +17,12 @@ pub struct WorkFile {
 
 // SAFETY: the map is owned, and its bytes are reached through `memory` alone.
 unsafe impl Send for WorkFile {}
+// SAFETY: as above; advice is a call to the system, from any thread.
+unsafe impl Sync for WorkFile {}
 
 impl WorkFile {
     /// A file of `bytes` zero bytes in `folder`. The bytes are reserved on the disk: writing to a map of a file that
-    /// finds the disk full ends the process.
+    /// finds the disk full ends the process. A file system that cannot reserve is trusted to have the room.
     ///
     /// # Errors
     /// If the folder refuses, or the disk has less.

@@ -1,5 +1,6 @@
 //! What a configuration leaves to the program so that its plan fits: micro-batches, what forward keeps, how much of a
-//! gradient exists at once, and where parameters live. None of it changes a result, so it is chosen by speed alone.
+//! gradient exists at once, and where parameters live. On a CPU none of it changes a result, on a GPU only the order of
+//! some sums, so it is chosen by speed alone.
 
 use super::plan;
 use crate::backend::Sizes;
@@ -54,22 +55,26 @@ fn ways(config: &Config, sizes: &dyn Sizes) -> Vec<Config> {
     ways
 }
 
+/// Where weights and state may be, the fastest first: state leaves the device before weights do, and both to one place.
 fn residences(config: &Config, sizes: &dyn Sizes) -> Vec<(Residence, Residence)> {
     use Residence::{Auto, Device, File, Host};
-    let all = [(Device, Device), (Device, Host), (Host, Host), (Device, File), (File, File), (Host, Device)];
-    let more = [(File, Device), (Host, File), (File, Host)];
-    let open = |chosen: Residence, word: Residence| chosen == Auto || chosen == word;
     // Where operations work at home, this machine's memory is the device's.
-    let useful = |word: Residence, chosen: Residence| word != Host || !sizes.works_at_home() || chosen == Host;
-    // Weights go first only where that was asked for.
-    let asked = |weights: Residence, state: Residence| {
-        config.run.weights == weights || config.run.state == state || weights == Device || weights == state
-    };
-    let (weights, state) = (config.run.weights, config.run.state);
-    all.into_iter()
-        .chain(more)
-        .filter(|&(w, s)| open(weights, w) && open(state, s) && useful(w, weights) && useful(s, state) && asked(w, s))
-        .collect()
+    let away = if sizes.works_at_home() { vec![File] } else { vec![Host, File] };
+    let all = || [Device].into_iter().chain(away.iter().copied());
+    match (config.run.weights, config.run.state) {
+        (Auto, Auto) => {
+            let beside = away.iter().flat_map(|&place| [(Device, place), (place, place)]);
+            [(Device, Device)].into_iter().chain(beside).collect()
+        }
+        (weights, Auto) => all().filter(|&state| joint(weights, state)).map(|state| (weights, state)).collect(),
+        (Auto, state) => all().filter(|&weights| joint(weights, state)).map(|weights| (weights, state)).collect(),
+        chosen => vec![chosen],
+    }
+}
+
+/// Whether what leaves the device goes to one place.
+fn joint(weights: Residence, state: Residence) -> bool {
+    weights == Residence::Device || state == Residence::Device || weights == state
 }
 
 /// What is kept, micro-batches and gradients, the fastest first.

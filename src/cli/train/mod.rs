@@ -94,7 +94,7 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     make_folder(dir)?;
     let _lock = Lock::acquire(dir.join(".lock"))?;
     remove_stale(dir)?;
-    // Everything that may be refused is, before memory is taken and an old run is deleted.
+    // Everything that may be refused is, before an old run is deleted.
     let from = match starting_point(args, dir)? {
         Some(path) => Some(open(&path, config, &data, dir)?),
         None => None,
@@ -102,10 +102,10 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     if let (None, Some(model)) = (&from, model) {
         model.checkpoint.check_weights(config)?;
     }
+    let mut trainer = Trainer::new(config, opened.backend)?;
     if args.overwrite {
         clear(dir)?;
     }
-    let mut trainer = Trainer::new(config, opened.backend)?;
     match (&from, model) {
         (Some(checkpoint), _) => checkpoint.restore(&mut trainer, &data.fingerprint)?,
         (None, Some(model)) => model.checkpoint.start(&mut trainer)?,
