@@ -145,6 +145,12 @@ impl Model {
             }
             streams.leave(backend, group, Part::Weights, false);
         }
+        if let Purpose::Step(_) = pass.purpose {
+            // What the first updates need comes while the loss is computed.
+            let layers = self.params.layers.len();
+            streams.fetch(backend, layers + 1, Part::State);
+            streams.fetch(backend, layers, Part::State);
+        }
         let eps = self.config.model.norm_eps as f32;
         backend.rms_norm(
             self.stream_rows(self.work.x, pass),
