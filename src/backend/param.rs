@@ -38,6 +38,13 @@ pub struct Weight {
     pub residue: Span,
 }
 
+impl Weight {
+    /// All planes, in the file's order; those it does not have are empty.
+    pub fn planes(&self) -> [Span; 4] {
+        [self.data, self.scales, self.offsets, self.residue]
+    }
+}
+
 /// The optimizer state of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
@@ -57,6 +64,13 @@ pub struct State {
     pub v_cols: Span,
     /// float32 `[8]`: the rule's scalars, see [`crate::optim::Scalars`].
     pub scalars: Span,
+}
+
+impl State {
+    /// All planes, in the file's order; those it does not have are empty.
+    pub fn planes(&self) -> [Span; 6] {
+        [self.m, self.m_scales, self.v, self.v_scales, self.v_cols, self.scalars]
+    }
 }
 
 /// A trainable parameter.

@@ -77,7 +77,6 @@ pub(super) fn largest_batch(config: &Config, sizes: &dyn Sizes, limits: &Limits,
 
 /// Keys that [`choose`] may set, with what was set.
 fn keys(config: &Config) -> [(&'static str, String); 5] {
-    let word = |value: &dyn erased::Word| value.word();
     [
         ("run.activations", word(&config.run.activations)),
         ("train.micro_batch", config.train.micro_batch.to_string()),
@@ -87,19 +86,11 @@ fn keys(config: &Config) -> [(&'static str, String); 5] {
     ]
 }
 
-mod erased {
-    /// An enum's variant as the configuration spells it.
-    pub trait Word {
-        fn word(&self) -> String;
-    }
-
-    impl<T: serde::Serialize> Word for T {
-        fn word(&self) -> String {
-            match serde_json::to_value(self) {
-                Ok(serde_json::Value::String(word)) => word,
-                other => unreachable!("a variant without content is a word, not {other:?}"),
-            }
-        }
+/// An enum's variant as the configuration spells it.
+fn word(variant: &impl serde::Serialize) -> String {
+    match serde_json::to_value(variant) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("a variant without content is a word, not {other:?}"),
     }
 }
 
@@ -162,24 +153,14 @@ fn advice(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> Vec<String> {
     open.train.micro_batch = 0;
     let mut packed = open.clone();
     packed.run.activations = KeptActivations::RecomputePacked;
-    let mut ways = Vec::new();
-    for other in [&open, &packed] {
-        if choose(other, sizes, limits).is_some() {
-            ways.push(settings(config, other));
-            break;
-        }
-    }
+    let whole = [&open, &packed].into_iter().find(|other| choose(other, sizes, limits).is_some());
     // A smaller batch with what is set; with nothing set only if no other way was found.
-    let others = if ways.is_empty() { &[config, &open, &packed][..] } else { &[config][..] };
-    for &other in others {
-        if let Some(batch) = largest_batch(other, sizes, limits, config.train.batch) {
-            let settings = settings(config, other);
-            let space = if settings.is_empty() { "" } else { " " };
-            ways.push(format!("--set train.batch={batch}{space}{settings}"));
-            break;
-        }
-    }
-    ways
+    let others = if whole.is_none() { &[config, &open, &packed][..] } else { &[config][..] };
+    let smaller = others.iter().find_map(|other| {
+        let batch = largest_batch(other, sizes, limits, config.train.batch)?;
+        Some(format!("--set train.batch={batch} {}", settings(config, other)).trim_end().to_owned())
+    });
+    whole.map(|other| settings(config, other)).into_iter().chain(smaller).collect()
 }
 
 /// The `--set` that lead from one configuration to another.

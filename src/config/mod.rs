@@ -399,6 +399,11 @@ impl Train {
     pub fn micro_batch(&self) -> usize {
         if self.micro_batch == 0 { self.batch } else { self.micro_batch.min(self.batch) }
     }
+
+    /// Whether a batch is more than one micro-batch.
+    pub fn is_parted(&self) -> bool {
+        self.micro_batch() < self.batch
+    }
 }
 
 /// The learning rate after the warm-up.

@@ -330,12 +330,16 @@ impl Checks {
         self.need(train.sequence >= 1, "train.sequence", train.sequence, "must be 1 or more tokens");
         let reason = format_args!("must not exceed model.context = {context}; shorten it or raise model.context");
         self.need(train.sequence <= context, "train.sequence", train.sequence, reason);
-        let parted = train.micro_batch() < train.batch;
         let reason = format_args!(
             "needs sequences of {SHORTEST_PARTED} tokens or more, train.sequence = {}; set it to 0",
             train.sequence
         );
-        self.need(!parted || train.sequence >= SHORTEST_PARTED, "train.micro_batch", train.micro_batch, reason);
+        self.need(
+            !train.is_parted() || train.sequence >= SHORTEST_PARTED,
+            "train.micro_batch",
+            train.micro_batch,
+            reason,
+        );
         let &Model { hidden, intermediate, vocab, layers, .. } = &config.model;
         let factors = [train.batch, train.sequence, hidden.max(intermediate).max(vocab), layers];
         let activations = factors.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64));

@@ -114,21 +114,14 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
             }
         });
         zero_state(param, backend);
-        let (w, s) = (&param.weight, &param.state);
-        for span in [w.data, w.scales, w.offsets, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.v_cols, s.scalars] {
-            backend.rest(span);
-        }
+        param.weight.planes().into_iter().chain(param.state.planes()).for_each(|span| backend.rest(span));
     }
 }
 
 /// Moments that are zero: all bytes zero, but a signed nibble's zero is 8.
 fn zero_state(param: &Param, backend: &mut dyn Backend) {
     let s = &param.state;
-    for span in [s.m, s.m_scales, s.v, s.v_scales, s.v_cols, s.scalars] {
-        if !span.is_none() {
-            backend.zero(span);
-        }
-    }
+    s.planes().into_iter().filter(|span| !span.is_none()).for_each(|span| backend.zero(span));
     if s.m_kind == Moment::Int4 && !s.m.is_none() {
         backend.upload(&vec![PAD_NIBBLE * 17; s.m.bytes], s.m);
     }

@@ -7,14 +7,12 @@ use tetrad::train::Trainer;
 
 /// The planes of a parameter's value.
 pub fn weight_spans(param: &Param) -> Vec<Span> {
-    let w = param.weight;
-    [w.data, w.scales, w.offsets, w.residue].into_iter().filter(|span| !span.is_none()).collect()
+    param.weight.planes().into_iter().filter(|span| !span.is_none()).collect()
 }
 
 fn spans(param: &Param) -> Vec<Span> {
-    let s = param.state;
-    let state = [s.m, s.m_scales, s.v, s.v_scales, s.v_cols, s.scalars];
-    weight_spans(param).into_iter().chain(state.into_iter().filter(|span| !span.is_none())).collect()
+    let state = param.state.planes().into_iter().filter(|span| !span.is_none());
+    weight_spans(param).into_iter().chain(state).collect()
 }
 
 pub fn read(trainer: &Trainer, span: Span) -> Vec<u8> {

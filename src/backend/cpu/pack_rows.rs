@@ -8,9 +8,22 @@ use crate::nibble::{self, MomentCodec, Stream};
 /// Elements of a task, about.
 const BLOCK: usize = 1 << 13;
 
-/// Rows of a task.
-fn block(features: usize) -> usize {
-    (BLOCK / features).max(1)
+/// What belongs to one row.
+struct Row {
+    of_codes: usize,
+    of_scales: usize,
+    /// Rows of a task.
+    block: usize,
+}
+
+impl Row {
+    /// Rows of `features` elements; `lengths` are those of the elements, codes and scales of all rows.
+    fn new(features: usize, lengths: [usize; 3]) -> Self {
+        let (of_codes, of_scales) = (packed_bytes(1, features).0, features.div_ceil(PACK_GROUP));
+        let rows = lengths[0] / features;
+        assert_eq!(lengths, [features, of_codes, of_scales].map(|n| n * rows), "whole rows");
+        Self { of_codes, of_scales, block: (BLOCK / features).max(1) }
+    }
 }
 
 /// See [`crate::backend::Backend::pack_rows`].
@@ -23,10 +36,7 @@ pub(super) fn pack_rows(
     features: usize,
     (first, stream): (usize, &Stream),
 ) {
-    let (of_codes, of_scales) = (packed_bytes(1, features).0, features.div_ceil(PACK_GROUP));
-    let rows = x.len() / features;
-    assert_eq!([x.len(), codes.len(), scales.len()], [features, of_codes, of_scales].map(|n| n * rows), "whole rows");
-    let block = block(features);
+    let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
     let (_, mut areas) = scratch.split(Need::default());
     let planes = codes.chunks_mut(block * of_codes).zip(scales.chunks_mut(block * of_scales));
     let tasks = x.chunks(block * features).zip(planes).enumerate();
@@ -63,10 +73,7 @@ pub(super) fn unpack_rows(
     x: &mut [f32],
     features: usize,
 ) {
-    let (of_codes, of_scales) = (packed_bytes(1, features).0, features.div_ceil(PACK_GROUP));
-    let rows = x.len() / features;
-    assert_eq!([x.len(), codes.len(), scales.len()], [features, of_codes, of_scales].map(|n| n * rows), "whole rows");
-    let block = block(features);
+    let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
     let (_, mut areas) = scratch.split(Need::default());
     let planes = codes.chunks(block * of_codes).zip(scales.chunks(block * of_scales));
     areas.run(x.chunks_mut(block * features).zip(planes), |(x, (codes, scales)), _| {

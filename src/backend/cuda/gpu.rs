@@ -294,15 +294,12 @@ impl Gpu {
     pub fn download(&self, from: Span, bytes: &mut [u8]) {
         assert_eq!(bytes.len(), from.bytes, "a download of a span of another length");
         let before = self.last.get();
-        match (from.place, &self.home) {
-            (Place::Home, home) => {
-                let home = home.as_ref().expect("a home was attached");
-                self.act("download", bytes.len(), |_, _| home.read(from, bytes));
-            }
-            _ => {
-                let address = self.address(from);
-                self.act("download", bytes.len(), |_, _| self.staging().download(address, bytes));
-            }
+        if from.place == Place::Home {
+            let home = self.home.as_ref().expect("a home was attached");
+            self.act("download", bytes.len(), |_, _| home.read(from, bytes));
+        } else {
+            let address = self.address(from);
+            self.act("download", bytes.len(), |_, _| self.staging().download(address, bytes));
         }
         // The next failure that shows itself is none of this download's, which has waited for all before it.
         self.last.set(before);

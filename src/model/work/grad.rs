@@ -76,8 +76,7 @@ pub(super) fn place(plan: &mut Plan, config: &Config, entries: &[Entry], shapes:
 fn passes(config: &Config, entries: &[Entry]) -> Vec<Vec<usize>> {
     let block = block_entries(entries);
     let all: Vec<usize> = (0..block.len()).collect();
-    let whole = config.train.micro_batch() >= config.train.batch;
-    if whole || config.run.gradient != GradientBuffer::Tensor {
+    if !config.train.is_parted() || config.run.gradient != GradientBuffer::Tensor {
         return vec![all];
     }
     let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].role.is_vector());
@@ -114,21 +113,21 @@ fn place_passes(
         of_kind.map(|entry| entry.geometry.len()).max().unwrap_or(0)
     };
     grad.unwanted = floats("a gain's gradient, unwanted".into(), if passes.len() > 1 { longest(true) } else { 0 });
-    if config.train.micro_batch() >= config.train.batch {
+    if !config.train.is_parted() {
         let (matrix, vector) =
             (floats("a matrix's gradient".into(), longest(false)), floats("a vector's gradient".into(), longest(true)));
         let shared = |entry: &Entry| if entry.role.is_vector() { vector } else { matrix };
         grad.passes = vec![block.iter().map(|entry| Some(shared(entry).head(4 * entry.geometry.len()))).collect()];
         return;
     }
-    let name = |entry: &Entry| format!("{} gradient", entry.role.name().replacen("layers.0", "layers.*", 1));
+    let name = |entry: &Entry, what: &str| format!("{} {what}", entry.role.name().replacen("layers.0", "layers.*", 1));
     let spread = |pass: &[usize], spans: &mut dyn FnMut(usize) -> Span| {
         let mut all = vec![None; block.len()];
         pass.iter().for_each(|&i| all[i] = Some(spans(i)));
         all
     };
     if let [all] = passes.as_slice() {
-        grad.passes = vec![spread(all, &mut |i| floats(name(&block[i]), block[i].geometry.len()))];
+        grad.passes = vec![spread(all, &mut |i| floats(name(&block[i], "gradient"), block[i].geometry.len()))];
         return;
     }
     // Passes follow each other: one buffer for the matrices of each.
@@ -141,7 +140,7 @@ fn place_passes(
         grad.passes.push(spread(pass, &mut |i| {
             let len = block[i].geometry.len();
             if block[i].role.is_vector() {
-                return floats(name(&block[i]), len);
+                return floats(name(&block[i], "gradient"), len);
             }
             from += bytes(i);
             matrix.part(from - bytes(i), 4 * len)
@@ -151,7 +150,7 @@ fn place_passes(
     grad.before = block
         .iter()
         .map(|entry| {
-            let name = format!("{} before", entry.role.name().replacen("layers.0", "layers.*", 1));
+            let name = name(entry, "before");
             weight_bytes(entry, scheme).map(|bytes| plan.add(name.clone(), Category::Weights, bytes, life))
         })
         .collect();
