@@ -4,19 +4,19 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 8 | `cli` | one file per subcommand |
-//! | 7 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
-//! | 6 | `checkpoint` | training state <-> file |
-//! | 5 | `train` | the loop, schedules, evaluation, metrics |
+//! | 10 | `cli` | one file per subcommand |
+//! | 9 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
+//! | 8 | `checkpoint` | training state <-> file |
+//! | 7 | `train` | the loop, schedules, evaluation, metrics |
+//! | 6 | `data` | tokenizers, corpora, shards, batches |
+//! | 5 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
 //! | 4 | `model` | one table of parameters, forward, backward |
-//! | 4 | `data` | tokenizers, corpora, shards, batches |
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 3 | `backend` | the operations' contracts |
 //! | 2 | `store` | memory maps, locks, atomic replace |
 //! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
-//! | 1 | `config` | the TOML configuration, presets, overrides, validation |
 //! | 1 | `memory` | the plan and the arena that obeys it |
 //! | 0 | `nibble` | pure arithmetic on bytes: groups, planes, rounding, state codecs |
 //! | 0 | `error` | one error enum per layer |

@@ -4,8 +4,11 @@
 mod counting;
 
 use counting::allocations;
+use tetrad::backend::SecondMoment;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{ActivationQuant, Config, EmbeddingUpdate, SecondMoment};
+use tetrad::config::Config;
+use tetrad::model::ActivationQuant;
+use tetrad::optim::EmbeddingUpdate;
 use tetrad::train::Trainer;
 
 #[test]

@@ -4,8 +4,7 @@ mod common;
 
 use common::rig;
 use common::small::{batch, config, trainer, write};
-use tetrad::config::Residence;
-use tetrad::model::Generator;
+use tetrad::model::{Generator, Residence};
 
 /// One allocation for steps, evaluation, a sample and a save.
 #[test]

@@ -5,12 +5,11 @@ mod common;
 use common::gpu::{devices, set_order};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Gpu, SOURCES, optimizer};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Optimizer, Rule, Scheme, SecondMoment, Variant};
+use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::nibble::{Geometry, Purpose, Stream};
-use tetrad::optim::{Outcomes, SCALARS, Step};
+use tetrad::optim::{Optimizer, Outcomes, Rule, SCALARS, Step, Variant};
 use zerocopy::IntoBytes;
 
 /// How one parameter is stored.

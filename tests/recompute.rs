@@ -3,10 +3,11 @@
 #[path = "common/state.rs"]
 mod state;
 
+use tetrad::backend::Scheme;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{ActivationQuant, Config, KeptActivations, Scheme};
+use tetrad::config::Config;
 use tetrad::memory::Category;
-use tetrad::model::Generator;
+use tetrad::model::{ActivationQuant, Generator, KeptActivations};
 use tetrad::train::Trainer;
 
 fn config() -> Config {

@@ -8,8 +8,9 @@ mod state;
 use small::{batch, config};
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::Checkpoint;
-use tetrad::config::{Config, Residence};
+use tetrad::config::Config;
 use tetrad::memory::{Category, Place};
+use tetrad::model::Residence;
 use tetrad::train::{Trainer, plan};
 
 fn away(config: &Config, weights: Residence, state: Residence, dir: &std::path::Path) -> Config {

@@ -2,8 +2,9 @@
 
 use super::units::bytes;
 use crate::backend::Sizes;
-use crate::config::{Config, GradientBuffer, KeptActivations, Residence};
+use crate::config::Config;
 use crate::memory::Plan;
+use crate::model::{GradientBuffer, KeptActivations, Residence};
 use crate::train::{Limits, available, choose, fastest, plan};
 
 /// A limit as it was given: bytes, or a share of what is free.

@@ -4,8 +4,8 @@ use super::Failure;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
 use crate::backend::{Backend, Sizes};
-use crate::config::Model;
 use crate::error::BackendError;
+use crate::model::ModelConfig;
 use std::str::FromStr;
 
 /// What `--device` may say.
@@ -61,7 +61,7 @@ impl Opened {
 ///
 /// # Errors
 /// If a GPU was asked for by name and cannot be used.
-pub(super) fn open(device: Device, model: &Model, need: impl Fn(&dyn Sizes) -> u64) -> Result<Opened, Failure> {
+pub(super) fn open(device: Device, model: &ModelConfig, need: impl Fn(&dyn Sizes) -> u64) -> Result<Opened, Failure> {
     let instead = match device {
         Device::Cpu => None,
         Device::Auto => match open_cuda(0, model, &need) {
@@ -75,9 +75,13 @@ pub(super) fn open(device: Device, model: &Model, need: impl Fn(&dyn Sizes) -> u
     Ok(Opened { backend: Box::new(Cpu::new()), instead })
 }
 
-fn open_cuda(ordinal: u32, model: &Model, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dyn Backend>, BackendError> {
+fn open_cuda(
+    ordinal: u32,
+    model: &ModelConfig,
+    need: &impl Fn(&dyn Sizes) -> u64,
+) -> Result<Box<dyn Backend>, BackendError> {
     let cuda = Cuda::open(ordinal)?;
-    cuda.check(model)?;
+    cuda.check_heads(model.head_dim(), model.qk_norm)?;
     cuda.check_memory(need(&cuda))?;
     Ok(Box::new(cuda))
 }

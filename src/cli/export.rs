@@ -5,8 +5,8 @@ use super::progress::converting;
 use super::units::bytes;
 use super::{CliResult, budget, pool};
 use crate::checkpoint::Checkpoint;
-use crate::config::ActivationQuant;
 use crate::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
+use crate::model::ActivationQuant;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -4,8 +4,9 @@ use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
 use super::{CliResult, pool};
-use crate::config::{Scheme, TableStorage};
+use crate::backend::Scheme;
 use crate::convert::{Beside, Options, import, open};
+use crate::model::TableStorage;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

@@ -181,8 +181,7 @@ mod tests {
     use super::super::reference::{self, wide};
     use super::super::testing::{KINDS, Random, Rig};
     use super::*;
-    use crate::backend::{Backend, WeightKind};
-    use crate::config::Scheme;
+    use crate::backend::{Backend, Scheme, WeightKind};
     use crate::nibble::{GROUPS, Geometry};
 
     /// Sums of up to 5461 products of magnitude about one in float32: their error is below 1e-6 of the sum of

@@ -33,7 +33,6 @@ mod work;
 pub use isa::Isa;
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
-use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
 use crate::nibble::Stream;
@@ -104,7 +103,7 @@ impl Sizes for Cpu {
         16 << 20
     }
 
-    fn check(&self, _: &Model) -> Result<(), BackendError> {
+    fn check_heads(&self, _: usize, _: bool) -> Result<(), BackendError> {
         Ok(())
     }
 

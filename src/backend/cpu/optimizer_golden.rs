@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::backend::cpu::param_rows::{MomentRows, WeightRows};
-use crate::config::{Optimizer, Rule, Variant};
 use crate::nibble::Geometry;
-use crate::optim::SCALARS;
+use crate::optim::{Optimizer, Rule, SCALARS, Variant};
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 

@@ -1,8 +1,7 @@
 //! Second moments that elements share: three kernels between the verdict and the pass over the elements.
 
 use super::{Args, Gpu};
-use crate::backend::{Largest, Param};
-use crate::config::SecondMoment;
+use crate::backend::{Largest, Param, SecondMoment};
 use crate::memory::Span;
 use crate::nibble::{Geometry, RUN};
 use crate::optim::Constants;

@@ -3,8 +3,7 @@
 
 use super::means::{self, Means};
 use super::{Args, Gpu};
-use crate::backend::{Largest, Param, State, Weight, WeightKind};
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Largest, Moment, Param, Scheme, SecondMoment, State, Weight, WeightKind};
 use crate::memory::Span;
 use crate::nibble::{Geometry, Lattice, MomentCodec, RUN};
 use crate::optim::{Constants, Outcomes, SCALARS, Step};

@@ -1,8 +1,7 @@
 //! Stored weights as kernels read them.
 
 use super::{Args, Gpu, pitch};
-use crate::backend::{Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Scheme, Weight, WeightKind};
 use crate::memory::Span;
 
 /// A part of a weight: rows from `row` on, columns from `col` on, which is a multiple of [`COLS`].

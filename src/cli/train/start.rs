@@ -2,9 +2,10 @@
 
 use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
 use crate::cli::Failure;
-use crate::config::{Config, Storage};
+use crate::config::Config;
 use crate::data::Tokenizer;
 use crate::error::StoreError;
+use crate::model::StorageConfig;
 use crate::store::publish;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
@@ -29,7 +30,7 @@ impl Start {
     /// What the configuration is laid over: the model, how its weights are stored, and the quick-start for the rest.
     pub fn base(&self) -> Config {
         let (saved, plain) = (&self.checkpoint.config, Config::default());
-        let storage = Storage {
+        let storage = StorageConfig {
             residue: plain.storage.residue,
             feedback: plain.storage.feedback,
             m: plain.storage.m,
