@@ -4,7 +4,7 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 10 | `cli` | one file per subcommand |
+//! | 10 | `cli` | the program's own, outside the library: one file per subcommand |
 //! | 9 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
 //! | 8 | `checkpoint` | training state <-> file |
 //! | 7 | `train` | the loop, schedules, evaluation, metrics |
@@ -23,7 +23,6 @@
 
 pub mod backend;
 pub mod checkpoint;
-pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod data;

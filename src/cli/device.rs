@@ -1,12 +1,12 @@
 //! Which device computes.
 
 use super::Failure;
-use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{self, Cuda};
-use crate::backend::{Backend, Sizes};
-use crate::error::BackendError;
-use crate::model::ModelConfig;
 use std::str::FromStr;
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::cuda::{self, Cuda};
+use tetrad::backend::{Backend, Sizes};
+use tetrad::error::BackendError;
+use tetrad::model::ModelConfig;
 
 /// What `--device` may say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,11 +4,11 @@ use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
 use super::{CliResult, pool};
-use crate::backend::Scheme;
-use crate::convert::{Beside, Options, import, open};
-use crate::model::TableStorage;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::backend::Scheme;
+use tetrad::convert::{Beside, Options, import, open};
+use tetrad::model::TableStorage;
 
 /// Bring in a model: a Hugging Face directory, a safetensors file, or GGUF.
 ///

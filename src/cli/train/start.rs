@@ -1,13 +1,13 @@
 //! A run that begins with the weights of a model.
 
-use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
 use crate::cli::Failure;
-use crate::config::Config;
-use crate::data::Tokenizer;
-use crate::error::StoreError;
-use crate::model::StorageConfig;
-use crate::store::publish;
 use std::path::Path;
+use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
+use tetrad::config::Config;
+use tetrad::data::Tokenizer;
+use tetrad::error::StoreError;
+use tetrad::model::StorageConfig;
+use tetrad::store::publish;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The model that a run begins with.
