@@ -4,7 +4,7 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 8 | `cli` | one file per subcommand |
+//! | 8 | `cli` | the program's own, outside the library: one file per subcommand |
 //! | 7 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
 //! | 6 | `checkpoint` | training state <-> file |
 //! | 5 | `train` | the loop, schedules, evaluation, metrics |
@@ -24,7 +24,6 @@
 
 pub mod backend;
 pub mod checkpoint;
-pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod data;

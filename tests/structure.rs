@@ -74,14 +74,15 @@ fn module(path: &str) -> String {
     path.replace('/', "::")
 }
 
-/// Paths from the crate's root that a text names, `crate::{a, b::c}` taken apart.
+/// Paths from the library's root that a text names, `crate::{a, b::c}` taken apart; the program says `tetrad::`.
 fn crate_paths(code: &str) -> Vec<String> {
     let name = |text: &str| -> String {
         text.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect::<String>()
     };
     let mut found = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
+    let roots = ["crate::", "tetrad::"].into_iter().flat_map(|root| code.match_indices(root));
+    for (at, root) in roots {
+        let rest = &code[at + root.len()..];
         match rest.strip_prefix('{') {
             None => found.push(name(rest)),
             Some(list) => {
@@ -113,6 +114,7 @@ fn the_parsers_of_this_test_see_what_they_should() {
         crate_paths("use crate::a::{b, c}; crate::d::E::f(); use crate::{g, h::{i, j}, k};"),
         ["a", "d::E::f", "g", "h", "k"]
     );
+    assert_eq!(crate_paths("use tetrad::a::{b, c}; crate::cli::d();"), ["cli::d", "a"]);
     assert!(has_word("x unsafe {", "unsafe") && !has_word("unsafe_op_in", "unsafe"));
     let floors = floors();
     assert_eq!(room(&floors, "backend::cpu::simd::gemm").unwrap().0, "backend::cpu");
@@ -210,6 +212,15 @@ fn a_concrete_backend_is_named_only_by_the_command() {
 fn cuda_is_named_only_by_its_backend() {
     for source in sources("src").into_iter().filter(|source| !source.path.starts_with("backend/cuda/")) {
         for name in ["cudarc", "libloading"] {
+            assert!(!has_word(&source.code, name), "{} names {name}", source.path);
+        }
+    }
+}
+
+#[test]
+fn the_command_line_stays_out_of_the_library() {
+    for source in sources("src").into_iter().filter(|s| !s.path.starts_with("cli/") && s.path != "main.rs") {
+        for name in ["clap", "indicatif", "signal_hook"] {
             assert!(!has_word(&source.code, name), "{} names {name}", source.path);
         }
     }
