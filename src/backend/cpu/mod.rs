@@ -36,8 +36,8 @@ use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Wei
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
-use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
+use crate::quant::RngKey;
 use rows::Rows;
 use work::Scratch;
 
@@ -223,10 +223,10 @@ impl Backend for Cpu {
         quantize::quantize_activations(isa, scratch, claims.write(x), features);
     }
 
-    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, key: &RngKey) {
         let (isa, scratch, mut claims) = self.begin();
         let (x, codes, scales) = (claims.read(x), claims.write(codes), claims.write(scales));
-        pack_rows::pack_rows(isa, scratch, x, codes, scales, features, (first, stream));
+        pack_rows::pack_rows(isa, scratch, x, codes, scales, features, (first, key));
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {

@@ -48,8 +48,8 @@ use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
-use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
+use crate::quant::RngKey;
 
 /// One GPU.
 pub struct Cuda {
@@ -275,8 +275,8 @@ impl Backend for Cuda {
         quantize::quantize_activations(&mut self.gpu, x, features);
     }
 
-    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
-        pack_rows::pack_rows(&mut self.gpu, x, codes, scales, features, first, stream);
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, key: &RngKey) {
+        pack_rows::pack_rows(&mut self.gpu, x, codes, scales, features, first, key);
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {

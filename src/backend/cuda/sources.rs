@@ -18,15 +18,15 @@ macro_rules! embedded {
 /// What kernels include.
 pub const HEADERS: &[Source] = embedded![
     "attention.h",
+    "blocks.h",
     "gpu.h",
-    "lattice.h",
+    "grid.h",
     "moments.h",
     "optimizer.h",
     "optimizer_move.h",
     "optimizer_pass.h",
-    "philox.h",
+    "rng.h",
     "rows.h",
-    "runs.h",
     "tiles.h",
     "weights.h",
 ];

@@ -3,7 +3,7 @@
 use crate::cli::number::{self, short};
 use crate::cli::output::{escape, json_line};
 use crate::format::{Element, File, PlaneKind, PlaneView};
-use crate::nibble::nibble;
+use crate::quant::nibble;
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::io::{self, Write};

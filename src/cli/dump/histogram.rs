@@ -1,7 +1,7 @@
 //! The codes of a quantized plane: how often each occurs, and how many lie at the end of the range.
 
 use crate::format::{Element, File, PlaneKind, Role, Storage};
-use crate::nibble::nibble;
+use crate::quant::nibble;
 use bitvec::prelude::{BitVec, bitvec};
 
 /// Counts over a plane's elements without padding.
@@ -26,7 +26,7 @@ pub(super) fn of(file: &File<'_>, tensor: usize, role: Role) -> Option<Codes> {
         Role::M => PlaneKind::M,
         Role::V => PlaneKind::V,
     };
-    let (view, g) = (file.plane(tensor, kind)?, spec.geometry()?);
+    let (view, g) = (file.plane(tensor, kind)?, spec.grouped_shape()?);
     let nibbles = view.plane.element == Element::Nibble;
     let ends: [u8; 2] = match (role, view.plane.element) {
         (Role::Weight, Element::Nibble) => [0, 15],
