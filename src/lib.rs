@@ -4,7 +4,7 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 8 | `cli` | one file per subcommand |
+//! | 8 | `cli` | the program's own, outside the library: one file per subcommand |
 //! | 7 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
 //! | 6 | `checkpoint` | training state <-> file |
 //! | 5 | `train` | the loop, schedules, evaluation, metrics |
@@ -13,6 +13,7 @@
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 3 | `backend` | the operations' contracts |
+//! | 3 | `backend::cuda::runtime` | CUDA without any operation: driver, compiler, device, matrix products |
 //! | 2 | `store` | memory maps, locks, atomic replace |
 //! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
@@ -23,7 +24,6 @@
 
 pub mod backend;
 pub mod checkpoint;
-pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod data;

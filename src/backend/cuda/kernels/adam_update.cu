@@ -1,0 +1,356 @@
+// The fused pass of the optimizer: gradient, weight and moments are read once, moved, and written back
+// (src/backend/cpu/ops/apply_update.rs, the same arithmetic in the same order). Numbers that are NaN are the one
+// exception: what
+// they become is not the same everywhere.
+//
+// A thread owns a block of 32 elements: the random numbers, whose counters serve whole blocks, are computed where they
+// are used, and what is done once per group costs least. All loads are given out before the first is needed.
+//
+// Floor, bytes an element at G = 128: 4 of gradient; codes and residue read and written, 2; moments read and written, 2
+// in nibbles (4 in bytes); scales, 0.1. That is 8.1 (10.1), and 4 more in adam_statistics.cu unless the gradient
+// is still in the second-level cache, whose newest part this pass therefore reads first.
+// Floor, instructions: the usual path (`optimizer_update_nibbles`) has 90 an element in sm_90's machine code. Moving
+// takes 25 of them (five for the root, six for the quotient), the three streams of random numbers 14, rounding with
+// them and packing 24, unpacking 11, unrounded numbers and the range of a group 7. An SM starts 128 a clock at most, so
+// that on 132 of them at 1.98 GHz this floor, 2.7 ps an element, is above that of the bytes at 4.3 TB/s, 1.9 ps.
+
+#include "adam_element.h"
+#include "adam_pass.h"
+#include "rng.h"
+
+static constexpr u32 THREADS = 128;
+
+// Marks padding: NaN in the weight is passed over by ranges, NaN in the gradient by the smallest magnitude.
+DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
+    if (p.shape.dense != 0 || p.block.real == BLOCK) return;
+    const float nan = from_bits(0x7fc00000u);
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) {
+        if (k < p.block.real) continue;
+        e.x[k] = nan;
+        grad.data[lane() * Tile<float>::PITCH + k] = nan;
+    }
+}
+
+// Nothing of padding may be left that could disturb a scale.
+DEVICE void clear_padding(const Pass& p, Elements& e) {
+    if (p.shape.dense != 0 || p.block.real == BLOCK) return;
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) {
+        if (k >= p.block.real) e.x[k] = e.m[k] = e.v[k] = 0.0f;
+    }
+}
+
+// Both moments as they were before the step; tells whether their scales are tame.
+DEVICE bool decode_moments(const Pass& p, const Tiles& tiles, const Loaded& loaded, Elements& e) {
+    const float m_scale = from_bits((u32)loaded.m_scale << 16), v_scale = from_bits((u32)loaded.v_scale << 16);
+    if (p.storage.m.width == FLOAT) {
+        read_row(tiles.m, e.m);
+    } else {
+        decode(p.storage.m, loaded.m, m_scale, e.m);
+    }
+    if (p.storage.v.width == FLOAT) {
+        read_row(tiles.v, e.v);
+    } else if (p.storage.v.width != SHARED_BY_ROW) {
+        decode(p.storage.v, loaded.v, v_scale, e.v);
+        UNROLL
+        for (u32 k = 0; k < BLOCK; ++k) e.v[k] = e.v[k] * e.v[k];
+    }
+    return is_tame(m_scale) && is_tame(v_scale);
+}
+
+// Second moments of this step that the block's elements share with others.
+DEVICE void read_shared(const Pass& p, const Loaded& loaded, Elements& e) {
+    const float number = from_bits(loaded.v.x[0]);
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) e.v[k] = number;
+    if (p.planes.factors == nullptr || p.block.real == 0) return;
+    const float* factors = p.planes.factors + p.block.index % p.shape.blocks_per_row * BLOCK;
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+        const Bits16 f = load_16(factors + 4 * i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) e.v[4 * i + j] = number * from_bits(f.x[j]);
+    }
+}
+
+// Elements outside SPAM's mask get no update and keep no state.
+DEVICE void mask(const Pass& p, Elements& e) {
+    const RngWords random = rng_words({p.c.seed, p.c.mask_round, p.storage.tensor, FOR_MASK}, p.block.index);
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) {
+        if (uniform(random, k) >= p.c.density) e.x[k] = e.m[k] = e.v[k] = 0.0f;
+    }
+}
+
+// Moves the block; gives the range of its weights after that. The mask comes after, and the range is found anew then.
+template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, const Loaded& loaded, Elements& e) {
+    bool tame = true;
+    if (p.c.reset_before != 0) {
+        UNROLL
+        for (u32 k = 0; k < BLOCK; ++k) e.m[k] = e.v[k] = 0.0f;
+    } else {
+        tame = decode_moments(p, tiles, loaded, e);
+    }
+    clip_row(p.verdict, loaded.most, tiles.grad);
+    mark_padding(p, tiles.grad, e);
+    const float norm = p.verdict.norm;
+    const float least = least_of_row(tiles.grad) * norm, most = fmin_(p.verdict.at, p.verdict.gmax) * norm;
+    const bool plain = p.storage.plain != 0 && tame && least >= LEAST_GRADIENT && most <= MOST_GRADIENT;
+    // The gradient is read again: kept in registers from here on, it would push others out of them.
+    sync_warp();
+    Range range;
+    if (p.storage.v.width == SHARED_BY_ROW) {
+        read_shared(p, loaded, e);
+        range = move_block<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_shared(p.c, norm, g, x, m, v);
+        });
+    } else if (plain) {
+        range = move_block<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_plain<!COMMON>(p.c, norm, g, x, m, v);
+        });
+    } else {
+        const bool rooted = p.storage.v.width != FLOAT;
+        range = move_block<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_any(p.c, norm, rooted, g, x, m, v);
+        });
+    }
+    clear_padding(p, e);
+    return range;
+}
+
+// The range of the weights with what is added to them, where `move` did not tell it.
+DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, const float (&delta)[BLOCK]) {
+    Range range = empty_range();
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) {
+        const float w = value(v, biased(stored, k)) + v.offset + delta[k];
+        if (k < p.block.real) range = {fmin_(range.low, w), fmax_(range.high, w)};
+    }
+    return range;
+}
+
+// Weights and what is added to them become unrounded stored numbers, on a grid rescaled if they have left theirs.
+struct Unrounded {
+    bool rescaled;
+    float step;
+};
+DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, float (&x)[BLOCK]) {
+    const QuantGrid& grid = p.storage.grid;
+    const bool asymmetric = is_asymmetric(p);
+    range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
+    const bool rescaled = p.block.live && needs_rescale(grid, range, scale, asymmetric);
+    const float bias = BIAS + grid.excess;
+    if (!rescaled) {
+        const float inverse = grid.steps_per_scale / scale.scale;
+        UNROLL
+        for (u32 k = 0; k < BLOCK; ++k) x[k] = (biased(stored, k) - bias) + x[k] * inverse;
+        return {false, scale.scale * grid.unit};
+    }
+    const GroupScaleBits fresh = rescale(grid, range, asymmetric);
+    const GroupScale next = group_scale(fresh, asymmetric);
+    if (p.leads) {
+        p.planes.scales[p.block.group] = fresh.scale;
+        if (asymmetric) p.planes.offsets[p.block.group] = fresh.offset;
+    }
+    const Values old = values(grid, scale);
+    const float inverse = grid.steps_per_scale / next.scale;
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) {
+        const float w = value(old, biased(stored, k)) + old.offset + x[k];
+        x[k] = (w - next.offset) * inverse + grid.base;
+    }
+    return {true, next.scale * grid.unit};
+}
+
+// What rounding leaves over of unrounded numbers goes to the first moment: nothing where a number is clamped.
+DEVICE void feed_back(const Pass& p, const RngWords& random, float step, Elements& e) {
+    const QuantGrid& grid = p.storage.grid;
+    const bool rooted = p.storage.v.width != FLOAT;
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) {
+        const float free = floor_(plus_uniform(e.x[k], random, k));
+        const float b = fmin_(fmax_(free, grid.min), grid.max);
+        const float error = b == free ? (e.x[k] - b) * step : 0.0f;
+        const float root = rooted ? e.v[k] : sqrt_rn(e.v[k]);
+        if (k < p.block.real) e.m[k] = e.m[k] + p.c.feedback * denominator(p.c, root) * error;
+    }
+}
+
+// The packed weight after the step; tells whether its group was rescaled.
+DEVICE bool store_packed(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, Elements& e) {
+    const QuantGrid& grid = p.storage.grid;
+    const Unrounded fresh = unrounded(p, stored, scale, range, e.x);
+    const RngWords random = random_for(p, FOR_WEIGHT);
+    if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, random, fresh.step, e);
+    Bytes32 next;
+    if (grid.max == 255.0f) {
+        // The limits are those of a byte.
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            i32 number[4];
+            UNROLL
+            for (u32 j = 0; j < 4; ++j) number[j] = floor_to_i32(plus_uniform(e.x[4 * i + j], random, 4 * i + j));
+            next.x[i] = pack_limited_bytes(number[1], number[0], pack_limited_bytes(number[3], number[2], 0));
+        }
+    } else {
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            u32 number[4];
+            UNROLL
+            for (u32 j = 0; j < 4; ++j) {
+                const float free = plus_uniform(e.x[4 * i + j], random, 4 * i + j);
+                number[j] = floor_bits(fmin_(fmax_(free, grid.min), grid.max));
+            }
+            next.x[i] = four_bytes(number);
+        }
+    }
+    store_stored(p, next, stored);
+    return fresh.rescaled;
+}
+
+// bfloat16 bits of x, rounded stochastically by 16 bits (src/quant/rounding.rs).
+DEVICE u32 bf16_stochastic(float x, u32 u) {
+    const u32 b = bits(x);
+    if ((b & 0x7f800000u) == 0x7f800000u) return b >> 16 | ((b & 0x007fffffu) != 0 ? 0x40u : 0u);
+    return (b + u) >> 16;
+}
+
+// Weights of 16 and 32 bits. A weight of -0 moved by a zero of either sign becomes +0, as it does on the CPU.
+DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[BLOCK]) {
+    const RngWords random = random_for(p, FOR_WEIGHT);
+    UNROLL
+    for (u32 i = 0; i < 4; ++i) {
+        Bits16 w = row_piece(tile, i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) {
+            const u32 k = 8 * i + 2 * j;
+            const float low = low_to_float(w.x[j]) + 0.0f + delta[k];
+            const float high = high_to_float(w.x[j]) + 0.0f + delta[k + 1];
+            w.x[j] = bf16_stochastic(low, sixteen_bits(random, k));
+            w.x[j] |= bf16_stochastic(high, sixteen_bits(random, k + 1)) << 16;
+        }
+        set_row_piece(tile, i, w);
+    }
+    flush(tile, (bf16*)p.planes.data, p.shape, p.block);
+}
+
+DEVICE void store_floats(const Pass& p, Tile<float> tile, const float (&delta)[BLOCK]) {
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+        Bits16 w = row_piece(tile, i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) w.x[j] = bits(from_bits(w.x[j]) + 0.0f + delta[4 * i + j]);
+        set_row_piece(tile, i, w);
+    }
+    flush(tile, (float*)p.planes.data, p.shape, p.block);
+}
+
+template <bool SIGNED>
+DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* scales, u32 usage, Tile<float> tile,
+                         const float (&x)[BLOCK]) {
+    if (codec.width == FLOAT) {
+        write_row(tile, x);
+        flush(tile, (float*)plane, p.shape, p.block);
+        return;
+    }
+    float most = 0.0f;
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) most = fmax_(most, SIGNED ? fabs_(x[k]) : x[k]);
+    const MomentScale scale = moment_scale(group_max(most, p.shape.blocks_per_group), codec.max);
+    const Bytes32 codes = encode<SIGNED>(x, scale.inverse, codec.max, random_for(p, usage));
+    if (!p.block.live) return;
+    if (p.leads) scales[p.block.group] = scale.bits;
+    store_codes(codec, (u8*)plane, p.block.index, codes);
+}
+
+template <bool COMMON>
+DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outcomes* outcomes) {
+    Elements e;
+    Bytes32 stored = {};
+    const GroupScale scale = group_scale(loaded.group_scale, is_asymmetric(p));
+    if (is_packed(p)) {
+        stored = stored_of(p, loaded.stored);
+        const Values v = values(p.storage.grid, scale);
+        UNROLL
+        for (u32 k = 0; k < BLOCK; ++k) e.x[k] = value(v, biased(stored, k));
+        if (is_asymmetric(p)) {
+            UNROLL
+            for (u32 k = 0; k < BLOCK; ++k) e.x[k] = e.x[k] + v.offset;
+        }
+    }
+    if (p.storage.kind == F32) read_row(tiles.floats, e.x);
+    if (p.storage.kind == BF16) read_row(tiles.halves, e.x);
+    Range range = {};
+    if (p.verdict.mode == FROZEN) {
+        UNROLL
+        for (u32 k = 0; k < BLOCK; ++k) e.x[k] = k < p.block.real ? -(p.c.decay * e.x[k]) : 0.0f;
+    } else {
+        range = move<COMMON>(p, tiles, loaded, e);
+        if (p.c.density < 1.0f) mask(p, e);
+    }
+    if (is_packed(p)) {
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) stored.x[i] = renewed(stored.x[i]);
+        const bool told = p.verdict.mode == MOVED && !(p.c.density < 1.0f);
+        if (!told) range = range_of(p, stored, values(p.storage.grid, scale), e.x);
+        const bool rescaled = store_packed(p, stored, scale, range, e);
+        const u32 rescales = count_ones(ballot(rescaled && p.leads));
+        if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
+    }
+    if (p.storage.kind == F32) store_floats(p, tiles.floats, e.x);
+    if (p.storage.kind == BF16) store_halves(p, tiles.halves, e.x);
+    if (p.verdict.mode == FROZEN) return;
+    if (p.c.reset_after != 0) {
+        UNROLL
+        for (u32 k = 0; k < BLOCK; ++k) e.m[k] = e.v[k] = 0.0f;
+    }
+    store_moment<true>(p, p.storage.m, p.planes.m, p.planes.m_scales, FOR_M, tiles.m, e.m);
+    if (p.storage.v.width == SHARED_BY_ROW) return;
+    store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, FOR_V, tiles.v, e.v);
+}
+
+// COMMON: that groups have no offsets and weights do not decay is known.
+template <bool COMMON>
+DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage, const Constants& c, const u32* maxima,
+                const Verdict* verdict, Outcomes* outcomes) {
+    DYNAMIC_SHARED(u8, shared);
+    const Verdict decided = *verdict;
+    // From the end on: what the statistics read last is still in the second-level cache.
+    const u32 index = (grid_x() - 1 - block_x()) * THREADS + thread();
+    const Pass pass = {planes, shape, storage, c, decided, block_of(planes, shape, index),
+                       index % shape.blocks_per_group == 0};
+    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Loaded loaded = load_all(pass, tiles, maxima);
+    const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
+    if (!idle) update<COMMON>(pass, tiles, loaded, outcomes);
+}
+
+// Any storage, any rule, any shape.
+KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, Constants c, const u32* maxima,
+                const Verdict* verdict, Outcomes* outcomes) {
+    run<false>(planes, shape, storage, c, maxima, verdict, outcomes);
+}
+
+// The same where the launcher knows what is written here: symmetric codes with residue, moments in nibbles, rows of
+// whole groups, no reset, no mask, no feedback, no decay, and constants that pass `plain`.
+KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, Constants c,
+                const u32* maxima, const Verdict* verdict, Outcomes* outcomes) {
+    planes.offsets = nullptr;
+    planes.touched = nullptr;
+    shape.dense = 1;
+    storage.kind = INT4;
+    storage.plain = 1;
+    storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
+    storage.v = {NIBBLE, 15.0f, 0.0f, 0};
+    storage.grid.steps_per_scale = 16.0f;
+    storage.grid.unit = 0.0625f;
+    storage.grid.base = 136.0f;
+    storage.grid.excess = 0.0f;
+    storage.grid.max = 255.0f;
+    c.density = 1.0f;
+    c.reset_before = c.reset_after = 0;
+    c.feedback = c.l2 = c.decay = 0.0f;
+    c.keep = 1.0f;
+    run<true>(planes, shape, storage, c, maxima, verdict, outcomes);
+}
