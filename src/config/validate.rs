@@ -4,8 +4,8 @@ use super::*;
 use crate::backend::{Scheme, SecondMoment};
 use crate::error::{ConfigError, Problem};
 use crate::model::{ActivationQuant, RopeScaling, SHORTEST_PARTED, TableStorage, Weights};
-use crate::nibble::GROUPS;
 use crate::optim::{EmbeddingUpdate, Rule, Variant};
+use crate::quant::GROUPS;
 use std::fmt::Display;
 
 /// Largest width, vocabulary or context: beyond any machine, and small enough that products of two fit.

@@ -2,6 +2,7 @@
 
 use crate::alone;
 use crate::counting::allocations;
+use tetrad::backend::SecondMoment;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::model::ActivationQuant;

@@ -3,7 +3,7 @@
 //! `m` is signed and its zero is exact: a rounded `m` that cannot be zero drifts without bound where `v` is zero.
 //! `v` is stored as its root, unsigned, and a positive `v` never becomes zero: code 0 means exactly 0.
 
-use super::lattice::absmax;
+use super::grid::absmax;
 use super::rounding::{bf16_ceil, bf16_to_f32, low_byte};
 
 /// Bits and kind of a compact moment.
@@ -93,11 +93,11 @@ fn limit(x: f32, least: f32, most: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nibble::{Purpose, Stream};
+    use crate::quant::{RngKey, RngUse};
 
     fn uniforms(step: u32) -> Vec<f32> {
         let mut u = vec![0.0; 64];
-        Stream { seed: 3, step, tensor: 0, purpose: Purpose::M }.uniform(0, &mut u);
+        RngKey { seed: 3, step, tensor: 0, usage: RngUse::M }.uniform(0, &mut u);
         u
     }
 

@@ -1,9 +1,9 @@
-//! The counter-based generator Philox4x32-10 (Salmon et al., SC 2011) and how its output is dealt to elements.
+//! The counter-based generator Philox4x32-10 (Salmon et al., SC 2011) and how its output is scattered to elements.
 //!
-//! A random number is a pure function of (seed, step, tensor, element, purpose): the same on every backend, for any
+//! A random number is a pure function of (seed, step, tensor, element, usage): the same on every backend, for any
 //! number of threads, and after a resume.
 
-use super::RUN;
+use super::BLOCK;
 
 const MULTIPLIERS: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
 const WEYL: (u32, u32) = (0x9E37_79B9, 0xBB67_AE85);
@@ -25,10 +25,10 @@ pub const fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     [a, b, c, d]
 }
 
-/// What a random number is for; different purposes never share numbers.
+/// What a random number is for; different uses never share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Purpose {
+pub enum RngUse {
     /// Stochastic rounding of a weight.
     Weight = 0,
     /// Stochastic rounding of the first moment.
@@ -41,35 +41,35 @@ pub enum Purpose {
     Mask = 4,
     /// Drawing tokens.
     Sample = 5,
-    /// Packing of a block's input; the tensor is the block's number.
-    Checkpoint = 6,
+    /// Four-bit packing of a layer's kept input; the tensor is the layer's number.
+    ActivationPack = 6,
 }
 
 /// The random numbers of one tensor in one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stream {
+pub struct RngKey {
     /// Seed of the run.
     pub seed: u64,
     /// Step, counted from 1; 0 for what happens before training.
     pub step: u32,
-    /// Number of the tensor in the model's table.
+    /// Number of the tensor in the model.
     pub tensor: u32,
     /// What the numbers are for.
-    pub purpose: Purpose,
+    pub usage: RngUse,
 }
 
-/// Blocks of the generator that a run of 32 elements takes: each gives eight numbers of 16 bits.
-const BLOCKS: usize = RUN / 8;
+/// Counters of the generator that a block of 32 elements takes: each gives eight numbers of 16 bits.
+const COUNTERS: usize = BLOCK / 8;
 
-impl Stream {
-    /// The four words of block `block`.
+impl RngKey {
+    /// The four words of counter `counter`.
     #[inline(always)]
-    pub fn words(&self, block: u64) -> [u32; 4] {
-        let high = (block >> 32) as u32 & 0x00ff_ffff | (self.purpose as u32) << 24;
-        philox([block as u32, high, self.tensor, self.step], [self.seed as u32, (self.seed >> 32) as u32])
+    pub fn words(&self, counter: u64) -> [u32; 4] {
+        let high = (counter >> 32) as u32 & 0x00ff_ffff | (self.usage as u32) << 24;
+        philox([counter as u32, high, self.tensor, self.step], [self.seed as u32, (self.seed >> 32) as u32])
     }
 
-    /// The words of `N` blocks from `first` on, word by word. Lanes are 64 bits wide and hold 32: the products need
+    /// The words of `N` counters from `first` on, word by word. Lanes are 64 bits wide and hold 32: the products need
     /// them so, and nothing has to be widened or narrowed between rounds.
     #[inline(always)]
     fn lanes<const N: usize>(&self, first: u64) -> [[u64; N]; 4] {
@@ -77,9 +77,9 @@ impl Stream {
         let (mut a, mut b) = ([0; N], [0; N]);
         let (mut c, mut d) = ([u64::from(self.tensor); N], [u64::from(self.step); N]);
         for i in 0..N {
-            let block = first + i as u64;
-            a[i] = block & LOW;
-            b[i] = block >> 32 & 0x00ff_ffff | (self.purpose as u64) << 24;
+            let counter = first + i as u64;
+            a[i] = counter & LOW;
+            b[i] = counter >> 32 & 0x00ff_ffff | (self.usage as u64) << 24;
         }
         let (mut k, mut l) = (self.seed as u32, (self.seed >> 32) as u32);
         for _ in 0..ROUNDS {
@@ -98,43 +98,43 @@ impl Stream {
     }
 
     /// Fills `out` with uniform numbers in [0, 1), multiples of 2^-16, for the elements from `first` on. Element
-    /// `k` of run `R` (32 elements) uses block `4 R + k % 4`, half `k / 4 % 2` (low first) of its word `k / 8`:
-    /// neighbours take neighbouring blocks, so that vectors and warps write what they computed side by side.
+    /// `k` of block `B` (32 elements) uses counter `4 B + k % 4`, half `k / 4 % 2` (low first) of its word `k / 8`:
+    /// neighbours take neighbouring counters, so that vectors and warps write what they computed side by side.
     ///
     /// # Panics
-    /// If `first` or the length is not a multiple of [`RUN`].
+    /// If `first` or the length is not a multiple of [`BLOCK`].
     #[inline(always)]
     pub fn uniform(&self, first: u64, out: &mut [f32]) {
-        assert!(first.is_multiple_of(RUN as u64) && out.len().is_multiple_of(RUN));
-        let mut block = first / RUN as u64 * BLOCKS as u64;
-        let mut pairs = out.chunks_exact_mut(2 * RUN);
-        for runs in &mut pairs {
-            deal(&self.lanes::<{ 2 * BLOCKS }>(block), runs);
-            block += 2 * BLOCKS as u64;
+        assert!(first.is_multiple_of(BLOCK as u64) && out.len().is_multiple_of(BLOCK));
+        let mut counter = first / BLOCK as u64 * COUNTERS as u64;
+        let mut pairs = out.chunks_exact_mut(2 * BLOCK);
+        for blocks in &mut pairs {
+            scatter(&self.lanes::<{ 2 * COUNTERS }>(counter), blocks);
+            counter += 2 * COUNTERS as u64;
         }
         let rest = pairs.into_remainder();
         if !rest.is_empty() {
-            deal(&self.lanes::<BLOCKS>(block), rest);
+            scatter(&self.lanes::<COUNTERS>(counter), rest);
         }
     }
 
-    /// The number of one element, as [`Stream::uniform`] deals it.
+    /// The number of one element, as [`RngKey::uniform`] places it.
     #[inline(always)]
     pub fn uniform_at(&self, element: u64) -> f32 {
-        let (run, k) = (element / RUN as u64, (element % RUN as u64) as usize);
-        let word = self.words(run * BLOCKS as u64 + (k % BLOCKS) as u64)[k / 8];
+        let (block, k) = (element / BLOCK as u64, (element % BLOCK as u64) as usize);
+        let word = self.words(block * COUNTERS as u64 + (k % COUNTERS) as u64)[k / 8];
         (word >> (k / 4 % 2 * 16) & 0xffff) as f32 * (1.0 / 65536.0)
     }
 
     /// Normally distributed numbers (Box-Muller on 32-bit uniforms) for the elements from `first` on: element
-    /// `4 B + i` is made of words `0, 1` (i < 2) or `2, 3` of block `B`.
+    /// `4 B + i` is made of words `0, 1` (i < 2) or `2, 3` of counter `B`.
     ///
     /// # Panics
     /// If `first` is not a multiple of 4.
     pub fn normal(&self, first: u64, out: &mut [f32]) {
         assert!(first.is_multiple_of(4));
-        for (block, out) in out.chunks_mut(4).enumerate() {
-            let words = self.words(first / 4 + block as u64);
+        for (counter, out) in out.chunks_mut(4).enumerate() {
+            let words = self.words(first / 4 + counter as u64);
             for (pair, words) in out.chunks_mut(2).zip(words.chunks_exact(2)) {
                 // In (0, 1], so that the logarithm is finite.
                 let u = (f64::from(words[0]) + 1.0) / 4_294_967_296.0;
@@ -152,12 +152,12 @@ impl Stream {
 
 /// Eight numbers out of each lane's four words, to their elements.
 #[inline(always)]
-fn deal<const N: usize>(words: &[[u64; N]; 4], out: &mut [f32]) {
-    for (runs, word) in words.iter().enumerate() {
+fn scatter<const N: usize>(words: &[[u64; N]; 4], out: &mut [f32]) {
+    for (i, word) in words.iter().enumerate() {
         for (half, shift) in [0, 16].into_iter().enumerate() {
-            for (run, lanes) in word.chunks_exact(BLOCKS).enumerate() {
-                let at = run * RUN + (2 * runs + half) * BLOCKS;
-                for (out, lane) in out[at..at + BLOCKS].iter_mut().zip(lanes) {
+            for (block, lanes) in word.chunks_exact(COUNTERS).enumerate() {
+                let at = block * BLOCK + (2 * i + half) * COUNTERS;
+                for (out, lane) in out[at..at + COUNTERS].iter_mut().zip(lanes) {
                     // Through i32, for which every instruction set converts.
                     *out = (lane >> shift & 0xffff) as i32 as f32 * (1.0 / 65536.0);
                 }
@@ -183,11 +183,11 @@ mod tests {
 
     #[test]
     fn one_element_and_many_agree() {
-        let stream = Stream { seed: 7 << 40 | 3, step: 9, tensor: 4, purpose: Purpose::M };
+        let key = RngKey { seed: 7 << 40 | 3, step: 9, tensor: 4, usage: RngUse::M };
         let mut many = [0.0; 224];
-        stream.uniform(1 << 36, &mut many);
+        key.uniform(1 << 36, &mut many);
         for (i, &u) in many.iter().enumerate() {
-            assert_eq!(u, stream.uniform_at((1 << 36) + i as u64));
+            assert_eq!(u, key.uniform_at((1 << 36) + i as u64));
             assert!((0.0..1.0).contains(&u));
         }
     }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn normal_has_its_moments() {
         let mut x = vec![0.0; 100_000];
-        Stream { seed: 1, step: 0, tensor: 0, purpose: Purpose::Init }.normal(0, &mut x);
+        RngKey { seed: 1, step: 0, tensor: 0, usage: RngUse::Init }.normal(0, &mut x);
         let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
         let var = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / x.len() as f64;
         // Four standard errors: 1/sqrt(n) for the mean, sqrt(2/n) for the variance.

@@ -1,12 +1,12 @@
 //! Where an element of a matrix lies in its planes.
 //!
 //! A matrix `[rows, cols]` is cut along `cols` into groups of `group` elements; every row is padded to whole
-//! groups. One group has one scale (and one offset, if asymmetric). In a nibble plane each run of 32 elements is
+//! groups. One group has one scale (and one offset, if asymmetric). In a nibble plane each block of 32 elements is
 //! 16 bytes: byte `j` holds element `j` in its low nibble and element `j + 16` in its high nibble (the order of
 //! GGUF's Q4_0).
 
-/// Elements in one run of a nibble plane.
-pub const RUN: usize = 32;
+/// Elements in one block of a nibble plane: the block of GGUF.
+pub const BLOCK: usize = 32;
 
 /// The group sizes that exist.
 pub const GROUPS: [usize; 4] = [32, 64, 128, 256];
@@ -16,7 +16,7 @@ pub const PAD_NIBBLE: u8 = 8;
 
 /// Shape of a grouped matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Geometry {
+pub struct GroupedShape {
     /// Output features.
     pub rows: usize,
     /// Input features, the axis that is cut into groups.
@@ -25,8 +25,8 @@ pub struct Geometry {
     pub group: usize,
 }
 
-impl Geometry {
-    /// A geometry.
+impl GroupedShape {
+    /// A shape.
     ///
     /// # Panics
     /// If `group` is not one of [`GROUPS`] or a dimension is zero.
@@ -75,8 +75,8 @@ impl Geometry {
 /// The byte of a nibble plane that holds padded element `i`, and the shift of its nibble (0 or 4).
 #[inline(always)]
 pub const fn nibble_place(i: usize) -> (usize, u32) {
-    let (run, k) = (i / RUN, i % RUN);
-    (run * 16 + k % 16, (k / 16) as u32 * 4)
+    let (block, k) = (i / BLOCK, i % BLOCK);
+    (block * 16 + k % 16, (k / 16) as u32 * 4)
 }
 
 /// Nibble `i` of a plane.
@@ -93,15 +93,15 @@ pub fn set_nibble(plane: &mut [u8], i: usize, value: u8) {
     plane[byte] = plane[byte] & !(15 << shift) | value << shift;
 }
 
-/// Unpacks whole runs: `plane` holds `out.len()` nibbles.
+/// Unpacks whole blocks: `plane` holds `out.len()` nibbles.
 ///
 /// # Panics
-/// If `out.len()` is not a multiple of [`RUN`] or the plane is shorter.
+/// If `out.len()` is not a multiple of [`BLOCK`] or the plane is shorter.
 #[inline(always)]
 pub fn unpack(plane: &[u8], out: &mut [u8]) {
-    assert!(out.len().is_multiple_of(RUN));
-    for (bytes, run) in plane[..out.len() / 2].chunks_exact(16).zip(out.chunks_exact_mut(RUN)) {
-        let (low, high) = run.split_at_mut(16);
+    assert!(out.len().is_multiple_of(BLOCK));
+    for (bytes, block) in plane[..out.len() / 2].chunks_exact(16).zip(out.chunks_exact_mut(BLOCK)) {
+        let (low, high) = block.split_at_mut(16);
         for j in 0..16 {
             low[j] = bytes[j] & 15;
             high[j] = bytes[j] >> 4;
@@ -109,16 +109,16 @@ pub fn unpack(plane: &[u8], out: &mut [u8]) {
     }
 }
 
-/// The inverse of [`unpack`]; nibbles above 15 are a programmer's error and spill into their neighbour.
+/// The inverse of [`unpack`]; nibbles above 15 are a programming error and spill into their neighbour.
 ///
 /// # Panics
-/// If `nibbles.len()` is not a multiple of [`RUN`] or the plane is shorter.
+/// If `nibbles.len()` is not a multiple of [`BLOCK`] or the plane is shorter.
 #[inline(always)]
 pub fn pack(nibbles: &[u8], plane: &mut [u8]) {
-    assert!(nibbles.len().is_multiple_of(RUN));
-    for (run, bytes) in nibbles.chunks_exact(RUN).zip(plane[..nibbles.len() / 2].chunks_exact_mut(16)) {
+    assert!(nibbles.len().is_multiple_of(BLOCK));
+    for (block, bytes) in nibbles.chunks_exact(BLOCK).zip(plane[..nibbles.len() / 2].chunks_exact_mut(16)) {
         for j in 0..16 {
-            bytes[j] = run[j] | run[j + 16] << 4;
+            bytes[j] = block[j] | block[j + 16] << 4;
         }
     }
 }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn rows_are_padded_to_whole_groups() {
-        let g = Geometry::new(3, 5461, 256);
+        let g = GroupedShape::new(3, 5461, 256);
         assert_eq!((g.groups_per_row(), g.padded_cols(), g.groups()), (22, 5632, 66));
         assert_eq!(g.nibble_bytes(), 3 * 5632 / 2);
     }

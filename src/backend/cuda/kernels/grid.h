@@ -1,19 +1,20 @@
-// The lattice that a group's weights live on (src/nibble/lattice.rs): the same arithmetic in the same order. Maxima and
+// The grid of a group's weights (src/quant/grid.rs): the same arithmetic in the same order. Maxima and
 // minima are exact in any order.
 #pragma once
-#include "runs.h"
+#include "blocks.h"
 
-struct Lattice {
-    // Steps of the stored number per scale, and its inverse, both powers of two.
-    float fine;
+struct QuantGrid {
+    // Steps of the stored integer per scale, and its inverse, both powers of two.
+    float steps_per_scale;
     float unit;
-    // The stored number of the value 0, or of the offset.
+    // The stored integer of the value 0, or of the offset.
     float base;
-    // What the bytes of a plane hold beyond the stored number: 128 if it is signed.
+    // What the bytes of a plane hold beyond the stored integer: 128 if it is signed.
     float excess;
     float min;
     float max;
-    float fit;
+    // Scales that the largest magnitude has after a rescale.
+    float target;
     float grow;
     float shrink;
 };
@@ -21,7 +22,7 @@ struct Lattice {
 static constexpr float SCALE_MIN = 6.1035156e-5f;
 
 // Scale and offset of a group; the offset of symmetric groups is zero.
-struct Placement {
+struct GroupScale {
     float scale;
     float offset;
 };
@@ -41,27 +42,27 @@ DEVICE u16 to_scale(float scale) {
 }
 
 // Whether values have left the range, or all lie in its inner half.
-DEVICE bool needs_fit(const Lattice& l, Range r, Placement p, bool asymmetric) {
+DEVICE bool needs_rescale(const QuantGrid& grid, Range r, GroupScale p, bool asymmetric) {
     if (!asymmetric) {
         const float most = magnitude(r);
-        return most > l.grow * p.scale || (most < l.shrink * p.scale && p.scale > SCALE_MIN);
+        return most > grid.grow * p.scale || (most < grid.shrink * p.scale && p.scale > SCALE_MIN);
     }
-    return r.high > p.offset + (8.0f + l.grow) * p.scale || r.low < p.offset - 0.5f * p.scale ||
-           (r.high - r.low < 2.0f * l.shrink * p.scale && p.scale > SCALE_MIN);
+    return r.high > p.offset + (8.0f + grid.grow) * p.scale || r.low < p.offset - 0.5f * p.scale ||
+           (r.high - r.low < 2.0f * grid.shrink * p.scale && p.scale > SCALE_MIN);
 }
 
-// Scale and offset fitted to values of this range, as f16 bits.
-struct PlacementBits {
+// Scale and offset for values of this range, as f16 bits.
+struct GroupScaleBits {
     u16 scale;
     u16 offset;
 };
-DEVICE PlacementBits fit(const Lattice& l, Range r, bool asymmetric) {
-    if (!asymmetric) return {to_scale(magnitude(r) / l.fit), 0};
-    const u16 scale = to_scale((r.high - r.low) / (2.0f * l.fit));
+DEVICE GroupScaleBits rescale(const QuantGrid& grid, Range r, bool asymmetric) {
+    if (!asymmetric) return {to_scale(magnitude(r) / grid.target), 0};
+    const u16 scale = to_scale((r.high - r.low) / (2.0f * grid.target));
     // The middle of the codes 0..15 meets the middle of the values.
     return {scale, float_to_f16((r.low + r.high) * 0.5f - 7.5f * f16_to_float(scale))};
 }
-DEVICE Placement placement(PlacementBits b, bool asymmetric) {
+DEVICE GroupScale group_scale(GroupScaleBits b, bool asymmetric) {
     return {f16_to_float(b.scale), asymmetric ? f16_to_float(b.offset) : 0.0f};
 }
 
@@ -72,8 +73,8 @@ struct Values {
     float shift;
     float offset;
 };
-DEVICE Values values(const Lattice& l, Placement p) {
-    const float step = p.scale * l.unit;
-    return {step, -((BIAS + l.excess + l.base) * step), p.offset};
+DEVICE Values values(const QuantGrid& grid, GroupScale p) {
+    const float step = p.scale * grid.unit;
+    return {step, -((BIAS + grid.excess + grid.base) * step), p.offset};
 }
 DEVICE float value(const Values& v, float biased) { return fma_(biased, v.step, v.shift); }
