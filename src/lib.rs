@@ -4,7 +4,7 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 11 | `cli` | one file per subcommand |
+//! | 11 | `cli` | the program's own, outside the library: one file per subcommand |
 //! | 10 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
 //! | 9 | `checkpoint` | training state <-> file |
 //! | 8 | `train` | the loop, schedules, evaluation, metrics |
@@ -17,6 +17,7 @@
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 3 | `backend` | the operations' contracts |
+//! | 3 | `backend::cuda::runtime` | CUDA without any operation: driver, compiler, device, matrix products |
 //! | 2 | `store` | memory maps, locks, atomic replace |
 //! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
@@ -27,7 +28,6 @@
 
 pub mod backend;
 pub mod checkpoint;
-pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod data;
