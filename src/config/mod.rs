@@ -14,7 +14,7 @@ pub use presets::PRESETS;
 pub use run::RunConfig;
 pub use train::TrainConfig;
 
-use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig};
+use crate::model::{ActivationConfig, Execution, ModelConfig, OffloadConfig, Settings, StorageConfig};
 use crate::optim::{EmbeddingUpdate, LearningRate, Optimizer};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -37,6 +37,8 @@ pub struct Config {
     pub optimizer: Optimizer,
     /// Steps, batch, schedule, cadences.
     pub train: TrainConfig,
+    /// Where parameters live between their uses.
+    pub offload: OffloadConfig,
     /// Where and how the run executes.
     pub run: RunConfig,
 }
@@ -55,14 +57,13 @@ impl Config {
             storage: self.storage.clone(),
             activations: self.activations.clone(),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
-            packed_rows: self.data.packed,
+            packing: self.data.packed,
             seed: self.run.seed,
             execution: Execution {
                 micro_tokens: self.train.micro_batch() * self.train.sequence,
-                activations: self.run.activations,
-                gradient: self.run.gradient,
-                weights: self.run.weights,
-                state: self.run.state,
+                checkpointing: self.run.activation_checkpointing,
+                grad_buffer: self.run.grad_buffer,
+                offload: self.offload,
                 logits_mib: self.run.logits_mib,
             },
         }

@@ -7,7 +7,7 @@ pub enum BackendError {
     /// The plan is larger than the device's free memory.
     #[error(
         "{device}: {needed} bytes of memory are planned, {free} of {total} are free; lower train.batch, set \
-         run.activations=recompute, or choose a smaller model (`tetrad plan --budget` says what fits)"
+         run.activation_checkpointing=block, or choose a smaller model (`tetrad plan --budget` says what fits)"
     )]
     Memory {
         /// The device's name.

@@ -4,7 +4,7 @@ use crate::backend::{Backend, IGNORE, Param, Sizes};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::memory::{HomeMemory, Plan, Span};
-use crate::model::{Mode, Model, Pass, Residence, initialize};
+use crate::model::{Mode, Model, Pass, initialize};
 use crate::optim::Step;
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
@@ -72,8 +72,7 @@ pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
 
 /// The memory beside the arena.
 fn home(config: &Config, bytes: usize) -> Result<HomeMemory, StoreError> {
-    let file = [config.run.weights, config.run.state].contains(&Residence::File);
-    if !file {
+    if !config.offload.uses_file() {
         return Ok(HomeMemory::Host(bytes));
     }
     let dir = &config.run.dir;

@@ -20,7 +20,7 @@ use tetrad::config::Config;
 use tetrad::data::{Prepared, Tokenizer, shares_rows};
 use tetrad::error::StoreError;
 use tetrad::store::{Lock, remove_stale};
-use tetrad::train::{Ended, Observer, Samples, Trainer, plan, run as run_steps, smallest};
+use tetrad::train::{Observer, Samples, StopReason, Trainer, plan, run as run_steps, smallest};
 
 /// Train a model.
 ///
@@ -131,10 +131,10 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     finish(&trainer, &data, ended, &console)
 }
 
-fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -> CliResult {
+fn finish(trainer: &Trainer, data: &Prepared, ended: StopReason, console: &Console) -> CliResult {
     let dir = &trainer.config().run.dir;
     match ended {
-        Ended::Finished => {
+        StopReason::Finished => {
             let path = dir.join(MODEL);
             let meta =
                 Meta::new(trainer.config(), trainer.counters, data.tokenizer.json().is_some(), &data.fingerprint);
@@ -143,7 +143,7 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
             console.summarize(trainer, &path)?;
             Ok(ExitCode::SUCCESS)
         }
-        Ended::Stopped => {
+        StopReason::Stopped => {
             super::output::print(|out| {
                 let (step, config) = (trainer.counters.step, dir.join("config.toml"));
                 let config = escape(&config.to_string_lossy());
@@ -151,7 +151,7 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
             })?;
             Ok(ExitCode::SUCCESS)
         }
-        Ended::NotFinite => {
+        StopReason::NotFinite => {
             let last = latest(dir)?.map_or_else(|| "none".into(), |path| escape(&path.to_string_lossy()));
             Err(format!(
                 "{} steps in a row had a loss or gradient that was not finite (train.max_nonfinite = {}); the last \

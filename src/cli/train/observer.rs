@@ -180,7 +180,7 @@ impl Console {
 impl Observer for Console {
     type Error = Stop;
 
-    fn stepped(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Stop> {
+    fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Stop> {
         let rate = self.tokens as f64 / took.as_secs_f64();
         self.stepping = (self.stepping.0 + took, self.stepping.1 + 1);
         let mut line = Line::of_step(report, rate, resident().map(|(now, _)| now));
@@ -193,7 +193,7 @@ impl Observer for Console {
         Ok(self.progress(trainer, report, rate)?)
     }
 
-    fn validated(&mut self, validation: &Validation) -> Result<(), Stop> {
+    fn on_validation(&mut self, validation: &Validation) -> Result<(), Stop> {
         let bits = self.bits_per_byte(validation.loss);
         self.last = Some(*validation);
         let line =
