@@ -8,7 +8,7 @@ use crate::model::Entry;
 
 /// The tensor of an entry as a file describes it.
 pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
-    let (name, g) = (entry.role.name(), entry.geometry);
+    let (name, g) = (entry.role.name(), entry.shape);
     let storage = match entry.kind {
         WeightKind::F32 | WeightKind::Int4Simulated => Storage::F32,
         WeightKind::Bf16 => Storage::Bf16,

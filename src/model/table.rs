@@ -2,7 +2,7 @@
 
 use crate::backend::WeightKind;
 use crate::config::{Config, EmbeddingUpdate, Moment, SecondMoment, TableStorage, Weights};
-use crate::nibble::Geometry;
+use crate::quant::GroupedShape;
 
 /// What a parameter is for; `usize` is the block's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +93,7 @@ pub struct Entry {
     /// What it is for.
     pub role: Role,
     /// Rows, columns, group; a vector has one row.
-    pub geometry: Geometry,
+    pub shape: GroupedShape,
     /// How its values are stored.
     pub kind: WeightKind,
     /// Whether packed values keep a residue.
@@ -167,7 +167,7 @@ fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entr
     Entry {
         id,
         role,
-        geometry: Geometry::new(rows, cols, storage.group),
+        shape: GroupedShape::new(rows, cols, storage.group),
         kind,
         residue: kind == WeightKind::Int4 && storage.residue,
         sparse: role == Role::Embedding && config.optimizer.embedding == EmbeddingUpdate::Sparse,

@@ -22,8 +22,8 @@ pub use step::Step;
 pub struct Outcomes {
     /// Sum of the squares of the finite gradients as they came, added in the order of the updates.
     pub grad_sq: f64,
-    /// Groups whose scale was fitted anew.
-    pub refits: u64,
+    /// Groups whose scale was rescaled.
+    pub rescales: u64,
     /// Updates that changed nothing because the gradient was not finite.
     pub skipped: u64,
 }
@@ -32,7 +32,7 @@ impl Outcomes {
     /// Takes one more update into account.
     pub fn add(&mut self, other: Self) {
         self.grad_sq += other.grad_sq;
-        self.refits += other.refits;
+        self.rescales += other.rescales;
         self.skipped += other.skipped;
     }
 }

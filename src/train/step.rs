@@ -10,6 +10,9 @@ use crate::optim::Step;
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
 
+// What is not learned according to the data is what the loss skips.
+const _: () = assert!(crate::data::IGNORE == IGNORE);
+
 /// What a run has counted so far; part of its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -36,8 +39,8 @@ pub struct StepReport {
     pub lr: f64,
     /// Norm of the whole gradient, before any clipping; NaN if a tensor's was not finite.
     pub grad_norm: f64,
-    /// Groups of weights fitted anew.
-    pub refits: u64,
+    /// Groups of weights rescaled.
+    pub rescales: u64,
     /// Whether the whole step was skipped.
     pub skipped_loss: bool,
     /// Tensors whose update was skipped.
@@ -129,7 +132,7 @@ impl Trainer {
             loss: loss.0,
             lr,
             grad_norm: f64::NAN,
-            refits: 0,
+            rescales: 0,
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
         };
@@ -159,7 +162,7 @@ impl Trainer {
         self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
         let outcomes = self.backend.outcomes();
         report.grad_norm = if outcomes.skipped == 0 { outcomes.grad_sq.sqrt() } else { f64::NAN };
-        report.refits = outcomes.refits;
+        report.rescales = outcomes.rescales;
         report.skipped_gradients = outcomes.skipped;
     }
 

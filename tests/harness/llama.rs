@@ -66,8 +66,8 @@ impl Recorded {
         trainer.initialize();
         for (entry, param) in table(&self.config).iter().zip(trainer.model.stored.all()) {
             let values = self.golden.floats(&format!("param.{}", entry.role.name()));
-            let cols = entry.geometry.cols;
-            assert_eq!(values.len(), entry.geometry.len());
+            let cols = entry.shape.cols;
+            assert_eq!(values.len(), entry.shape.len());
             fill(trainer.backend.as_mut(), &param.weight, &mut |row, out| {
                 out.copy_from_slice(&values[row * cols..][..cols]);
             });

@@ -7,7 +7,7 @@ use crate::config::{Model, RopeScaling, Scheme, Weights};
 use crate::convert::gguf::{GgufWriter, Item, MetaValue};
 use crate::convert::names::{RowOrder, gguf_name};
 use crate::convert::quants::Kind;
-use crate::convert::tokenizer::{Special, to_gguf};
+use crate::convert::tokenizer::to_gguf;
 use crate::convert::{Progress, Sink};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
@@ -140,12 +140,12 @@ fn kind(entry: &Entry, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> R
         Storage::Int4 | Storage::Int4Asymmetric if scheme == Scheme::Asymmetric => Kind::Q4_1,
         Storage::Int4 | Storage::Int4Asymmetric => Kind::Q4_0,
     };
-    let fits = |kind: Kind| entry.geometry.cols.is_multiple_of(kind.block());
+    let fits = |kind: Kind| entry.shape.cols.is_multiple_of(kind.block());
     match asked {
         Some(kind) if !fits(kind) => Err(ConvertError::Asked(format!(
             "{} has rows of {} elements, and {} needs a multiple of {}; ask for f16",
             spec.name,
-            entry.geometry.cols,
+            entry.shape.cols,
             kind.name(),
             kind.block()
         ))),
@@ -188,7 +188,7 @@ fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint
         Some(json) => Tokenizer::from_json(json)?,
         None => Tokenizer::bytes(),
     };
-    let special = Special::of(checkpoint, &tokenizer);
+    let special = checkpoint.special_tokens(&tokenizer);
     for (key, value) in to_gguf(json.as_deref(), &special, model.vocab)? {
         writer.key(key, value);
     }
