@@ -9,11 +9,10 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use support::floats;
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Optimizer, Scheme, SecondMoment};
+use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::optim::{SCALARS, Step};
+use tetrad::optim::{Optimizer, SCALARS, Step};
 use tetrad::quant::GroupedShape;
 use zerocopy::IntoBytes;
 

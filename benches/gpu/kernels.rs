@@ -6,9 +6,8 @@ use half::bf16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::{AttentionShape, Backend, Largest, Param, Rotation, Store, WeightKind};
-use tetrad::config::Optimizer;
 use tetrad::memory::Span;
-use tetrad::optim::Step;
+use tetrad::optim::{Optimizer, Step};
 
 /// What is measured: the shapes of a model and of its batch.
 #[derive(Clone, Copy)]

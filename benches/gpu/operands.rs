@@ -2,8 +2,7 @@
 
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Scheme, SecondMoment};
+use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::optim::SCALARS;
 use tetrad::quant::GroupedShape;

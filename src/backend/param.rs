@@ -1,6 +1,6 @@
 //! Where a parameter's planes lie.
 
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Moment, Scheme, SecondMoment};
 use crate::memory::Span;
 use crate::quant::GroupedShape;
 

@@ -1,7 +1,6 @@
 //! A parameter's planes under the names of the file.
 
-use crate::backend::{Param, WeightKind};
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Moment, Param, Scheme, SecondMoment, WeightKind};
 use crate::format::{Element, PlaneKind, Storage, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;

@@ -1,8 +1,7 @@
 //! Where the planes of every parameter lie.
 
 use super::table::{Entry, Role};
-use crate::backend::{Param, State, Weight, WeightKind};
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Moment, Param, Scheme, SecondMoment, State, Weight, WeightKind};
 use crate::memory::{Category, Span};
 use crate::optim::SCALARS;
 use crate::quant::GroupedShape;

@@ -7,14 +7,18 @@
 //! of [`Rates::update`]. Rules that look at an element's own second moment, or whose gradient depends on the weight,
 //! are refused with such storage by the configuration.
 
+mod config;
 mod constants;
 mod element;
 mod scalars;
+mod schedule;
 mod step;
 
+pub use config::{EmbeddingUpdate, Optimizer, Rule, Variant};
 pub use constants::Constants;
 pub use element::{Moved, Rates};
 pub use scalars::{Clip, SCALARS, Scalars};
+pub use schedule::{LearningRate, Schedule};
 pub use step::Step;
 
 /// What some updates did, together.

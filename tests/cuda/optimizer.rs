@@ -4,11 +4,10 @@ use crate::harness::gpu::{devices, set_order};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::ops::adam;
 use tetrad::backend::cuda::{self, Gpu, SOURCES};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Optimizer, Rule, Scheme, SecondMoment, Variant};
+use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::optim::{Outcomes, SCALARS, Step};
+use tetrad::optim::{Optimizer, Outcomes, Rule, SCALARS, Step, Variant};
 use tetrad::quant::{GroupedShape, RngKey, RngUse};
 use zerocopy::IntoBytes;
 

@@ -12,7 +12,6 @@ mod testing;
 pub use simd::isa::Isa;
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
-use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
 use crate::optim::{Outcomes, Step};
@@ -87,7 +86,7 @@ impl Sizes for Cpu {
         16 << 20
     }
 
-    fn check(&self, _: &Model) -> Result<(), BackendError> {
+    fn check_heads(&self, _: usize, _: bool) -> Result<(), BackendError> {
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The fused pass beside the readable step: the same bytes for every storage, rule and instruction set.
 
 use super::*;
-use crate::config::{Optimizer, Rule, Variant};
+use crate::optim::{Optimizer, Rule, Variant};
 use proptest::prelude::*;
 
 fn rule(index: usize) -> Optimizer {

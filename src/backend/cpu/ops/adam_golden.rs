@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::backend::cpu::ops::param_rows::{MomentRows, WeightRows};
-use crate::config::{Optimizer, Rule, Variant};
-use crate::optim::SCALARS;
+use crate::optim::{Optimizer, Rule, SCALARS, Variant};
 use crate::quant::GroupedShape;
 use safetensors::SafeTensors;
 use std::collections::HashMap;

@@ -1,7 +1,6 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
-use crate::backend::{Param, WeightKind};
-use crate::config::Moment;
+use crate::backend::{Moment, Param, WeightKind};
 use crate::memory::{Claims, Span};
 use crate::quant::{GroupedShape, MomentCodec};
 

@@ -3,8 +3,7 @@
 
 use super::factored::{self as means, Means};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Param, State, Weight, WeightKind};
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Largest, Moment, Param, Scheme, SecondMoment, State, Weight, WeightKind};
 use crate::memory::Span;
 use crate::optim::{Constants, Outcomes, SCALARS, Step};
 use crate::quant::{BLOCK, GroupedShape, MomentCodec, QuantGrid};

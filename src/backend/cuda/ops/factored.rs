@@ -1,8 +1,7 @@
 //! Second moments that elements share: three kernels between the verdict and the pass over the elements.
 
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Param};
-use crate::config::SecondMoment;
+use crate::backend::{Largest, Param, SecondMoment};
 use crate::memory::Span;
 use crate::optim::Constants;
 use crate::quant::{BLOCK, GroupedShape};
