@@ -149,6 +149,9 @@ impl<'de> Deserializer<'de> for &mut Probe {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.in_list {
+            return visitor.visit_seq(OneElement(Some(self)));
+        }
         (self.in_list, self.saw_struct) = (true, false);
         let value = visitor.visit_seq(OneElement(Some(self)))?;
         self.in_list = false;
