@@ -4,17 +4,17 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 8 | `cli` | one file per subcommand |
-//! | 7 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
-//! | 6 | `checkpoint` | training state <-> file |
-//! | 5 | `train` | the loop, schedules, evaluation, metrics |
-//! | 4 | `model` | one table of parameters, forward, backward |
+//! | 9 | `cli` | one file per subcommand |
+//! | 8 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
+//! | 7 | `checkpoint` | training state <-> file |
+//! | 6 | `train` | the loop, schedules, evaluation, metrics |
+//! | 5 | `model` | one table of parameters, forward, backward |
 //! | 4 | `data` | tokenizers, corpora, shards, batches |
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
+//! | 4 | `optim` | update rules: what each keeps of a parameter, and its step made of the backend's operations |
 //! | 3 | `backend` | the operations' contracts |
 //! | 2 | `store` | memory maps, locks, atomic replace |
-//! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
 //! | 1 | `config` | the TOML configuration, presets, overrides, validation |
 //! | 1 | `memory` | the plan and the arena that obeys it |

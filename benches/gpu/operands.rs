@@ -3,10 +3,10 @@
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Scheme, SecondMoment};
+use tetrad::config::{Optimizer, Scheme, Storage};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::nibble::Geometry;
-use tetrad::optim::SCALARS;
+use tetrad::optim::{AdamFamily, Optimizer as _, ParamClass, ParamInfo};
 use zerocopy::{Immutable, IntoBytes};
 
 /// Elements from one row of activations to the next.
@@ -94,18 +94,12 @@ impl Operands {
     /// A packed parameter with four-bit state.
     pub fn param(&mut self, rows: usize, cols: usize) -> Param {
         let weight = self.weight(rows, cols, WeightKind::Int4);
-        let g = weight.geometry;
-        let state = State {
-            m_kind: Moment::Int4,
-            v_kind: SecondMoment::Int4,
-            m: self.add(&vec![0x88u8; g.nibble_bytes()]),
-            m_scales: self.add(&vec![0u16; g.groups()]),
-            v: self.add(&vec![0u8; g.nibble_bytes()]),
-            v_scales: self.add(&vec![0u16; g.groups()]),
-            v_cols: Span::NONE,
-            scalars: self.add(&[0f32; SCALARS]),
-        };
-        Param { id: 1, decay: true, sparse: false, weight, state }
+        let info = ParamInfo { class: ParamClass::Matrix, shape: weight.geometry, head_dim: 64 };
+        let specs = AdamFamily::new(&Optimizer::default(), &Storage::default()).state(&info);
+        let zeros = specs.iter().flat_map(|spec| spec.bytes().map(|bytes| vec![spec.format.zero_byte(); bytes]));
+        let mut planes = zeros.filter(|plane| !plane.is_empty());
+        let state = State::place(&specs, &mut |_, _| self.add(&planes.next().expect("a plane for each span")));
+        Param { id: 1, group: 0, decay: true, sparse: false, weight, state }
     }
 
     /// A device that holds them.

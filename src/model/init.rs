@@ -2,7 +2,7 @@
 
 use super::{Model, table};
 use crate::backend::{Backend, Param, Weight, WeightKind};
-use crate::config::{Moment, Scheme};
+use crate::config::Scheme;
 use crate::memory::Span;
 use crate::nibble::{Geometry, Lattice, PAD_NIBBLE, Purpose, Rounding, Stream, bf16_stochastic, pack};
 use half::f16;
@@ -118,11 +118,15 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
     }
 }
 
-/// Moments that are zero: all bytes zero, but a signed nibble's zero is 8.
+/// State tensors that are zero.
 fn zero_state(param: &Param, backend: &mut dyn Backend) {
-    let s = &param.state;
-    s.planes().into_iter().filter(|span| !span.is_none()).for_each(|span| backend.zero(span));
-    if s.m_kind == Moment::Int4 && !s.m.is_none() {
-        backend.upload(&vec![PAD_NIBBLE * 17; s.m.bytes], s.m);
+    for tensor in param.state.tensors() {
+        match tensor.spec.format.zero_byte() {
+            0 => backend.zero(tensor.data),
+            byte => backend.upload(&vec![byte; tensor.data.bytes], tensor.data),
+        }
+        if !tensor.scales.is_none() {
+            backend.zero(tensor.scales);
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! The one table of parameters: name, shape, storage. Everything that walks over a model walks over this.
 
 use crate::backend::WeightKind;
-use crate::config::{Config, EmbeddingUpdate, Moment, SecondMoment, TableStorage, Weights};
-use crate::nibble::Geometry;
+use crate::config::{Config, EmbeddingUpdate, TableStorage, Weights};
+use crate::nibble::{Geometry, StateSpec};
+use crate::optim::{Groups, ParamClass, ParamInfo};
 
 /// What a parameter is for; `usize` is the block's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +63,18 @@ impl Role {
         self.is_norm() || self.is_bias()
     }
 
+    /// What an optimizer tells apart.
+    pub fn class(self) -> ParamClass {
+        match self {
+            Self::Embedding => ParamClass::Embedding,
+            Self::Head => ParamClass::Head,
+            role if role.is_bias() => ParamClass::Bias,
+            role if role.is_norm() => ParamClass::Norm,
+            Self::Query(_) | Self::Key(_) => ParamClass::QueryOrKey,
+            _ => ParamClass::Matrix,
+        }
+    }
+
     /// The name, as in Hugging Face's LLaMA, Qwen2 and Qwen3.
     pub fn name(self) -> String {
         let (layer, part) = match self {
@@ -100,8 +113,12 @@ pub struct Entry {
     pub residue: bool,
     /// Whether rows without a gradient are left as they are.
     pub sparse: bool,
-    /// How `m` and `v` are stored.
-    pub moments: (Moment, SecondMoment),
+    /// Number of its group in the optimizer.
+    pub group: u8,
+    /// Its optimizer state, as the group's rule declares it.
+    pub state: Vec<StateSpec>,
+    /// Float32 numbers beside the gradient that a step of the rule needs.
+    pub workspace: usize,
 }
 
 /// The parameters of a model, in the order of the file.
@@ -135,7 +152,9 @@ pub fn table(config: &Config) -> Vec<Entry> {
     if !model.tied {
         shapes.push((Role::Head, model.vocab, h));
     }
-    shapes.into_iter().enumerate().map(|(id, (role, rows, cols))| entry(config, id as u32, role, rows, cols)).collect()
+    let groups = Groups::new(&config.optimizer, &config.storage);
+    let entry = |(id, (role, rows, cols))| entry(config, &groups, id as u32, role, rows, cols);
+    (0u32..).zip(shapes).map(entry).collect()
 }
 
 /// The parameters of the first block, which all others repeat.
@@ -145,7 +164,7 @@ pub fn block_entries(table: &[Entry]) -> &[Entry] {
     &table[first..last]
 }
 
-fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
+fn entry(config: &Config, groups: &Groups, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
     let storage = &config.storage;
     let table_kind = |kind| match kind {
         TableStorage::Int4 => WeightKind::Int4,
@@ -164,13 +183,18 @@ fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entr
             Weights::F32 => WeightKind::F32,
         },
     };
+    let geometry = Geometry::new(rows, cols, storage.group);
+    let info = ParamInfo { class: role.class(), shape: geometry, head_dim: config.model.head_dim() };
+    let (group, state) = groups.declare(&info);
     Entry {
         id,
         role,
-        geometry: Geometry::new(rows, cols, storage.group),
+        geometry,
         kind,
         residue: kind == WeightKind::Int4 && storage.residue,
         sparse: role == Role::Embedding && config.optimizer.embedding == EmbeddingUpdate::Sparse,
-        moments: if role.is_vector() { (Moment::F32, SecondMoment::F32) } else { (storage.m, storage.v) },
+        group,
+        state,
+        workspace: groups.workspace(&info),
     }
 }

@@ -32,12 +32,12 @@ mod work;
 
 pub use isa::Isa;
 
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
+use super::adam::AdamArgs;
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, UpdateStats, Weight};
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
 use crate::nibble::Stream;
-use crate::optim::{Outcomes, Step};
 use rows::Rows;
 use work::Scratch;
 
@@ -47,7 +47,7 @@ pub struct Cpu {
     threads: usize,
     arena: Arena,
     scratch: Span,
-    outcomes: Outcomes,
+    update_stats: UpdateStats,
 }
 
 impl Cpu {
@@ -60,7 +60,7 @@ impl Cpu {
     /// The same with a chosen instruction set.
     pub fn with_isa(isa: Isa) -> Self {
         let threads = rayon::current_num_threads();
-        Self { isa, threads, arena: Arena::new(0), scratch: Span::NONE, outcomes: Outcomes::default() }
+        Self { isa, threads, arena: Arena::new(0), scratch: Span::NONE, update_stats: UpdateStats::default() }
     }
 
     /// The slices of an operation, its scratch among them.
@@ -320,14 +320,14 @@ impl Backend for Cpu {
         loss::cross_entropy(isa, scratch, logits, targets, claims.write(losses), vocab, gradient);
     }
 
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
         let (isa, mut scratch, mut claims) = self.begin();
-        let outcome = optimizer::step(isa, &mut scratch, &mut claims, param, grad, step);
-        self.outcomes.add(outcome);
+        let stats = optimizer::step(isa, &mut scratch, &mut claims, param, grad, args);
+        self.update_stats.add(stats);
     }
 
-    fn outcomes(&mut self) -> Outcomes {
-        std::mem::take(&mut self.outcomes)
+    fn update_stats(&mut self) -> UpdateStats {
+        std::mem::take(&mut self.update_stats)
     }
 
     fn add_bias(&mut self, x: Span, bias: Span, width: usize) {

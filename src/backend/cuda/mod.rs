@@ -44,12 +44,12 @@ pub use product::{Form, Matrix, Output, Product};
 pub use report::{Usage, usages};
 pub use sources::{HEADERS, SOURCES, Source};
 
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
+use super::adam::AdamArgs;
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, UpdateStats, Weight};
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
 use crate::nibble::Stream;
-use crate::optim::{Outcomes, Step};
 
 /// One GPU.
 pub struct Cuda {
@@ -341,12 +341,12 @@ impl Backend for Cuda {
         loss::cross_entropy(&mut self.gpu, logits, targets, losses, vocab, gradient);
     }
 
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
-        optimizer::step(&mut self.gpu, param, grad, step);
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        optimizer::step(&mut self.gpu, param, grad, args);
     }
 
-    fn outcomes(&mut self) -> Outcomes {
-        optimizer::outcomes(&mut self.gpu)
+    fn update_stats(&mut self) -> UpdateStats {
+        optimizer::update_stats(&mut self.gpu)
     }
 
     fn add_bias(&mut self, x: Span, bias: Span, width: usize) {
