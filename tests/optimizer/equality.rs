@@ -78,7 +78,7 @@ proptest! {
         };
         let sparse = sparse && v != MomentKind::Shared { factored: true };
         let mut naive = Planes::new(Geometry::new(rows, cols, group), kind, [m, v]);
-        let mut fused: Vec<OneParam> = Isa::available().map(|isa| naive.place(isa)).collect();
+        let mut fused: Vec<OneParam> = Isa::available().map(|isa| naive.in_memory(isa)).collect();
         fused.iter_mut().for_each(|at| at.param.sparse = sparse);
         for number in 1..=7u64 {
             let mut grad = vec![0.0; rows * cols];
@@ -111,7 +111,7 @@ proptest! {
 fn a_gradient_that_is_not_finite_changes_nothing() {
     for (bad, v) in [f32::NAN, f32::INFINITY, 3e38].into_iter().flat_map(|bad| SECOND_MOMENTS.map(|v| (bad, v))) {
         let kind = Kind::Int4 { residue: true, asymmetric: false };
-        let mut at = Planes::new(Geometry::new(3, 100, 64), kind, [MomentKind::Nibble, v]).place(Isa::best());
+        let mut at = Planes::new(Geometry::new(3, 100, 64), kind, [MomentKind::Nibble, v]).in_memory(Isa::best());
         let before = at.planes();
         let mut grad = vec![0.01; 300];
         grad[217] = bad;
@@ -136,7 +136,7 @@ fn threads_change_no_byte(start: &Planes) {
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let mut at = start.place(Isa::best());
+            let mut at = start.in_memory(Isa::best());
             fused_step(&mut at, &grad, &args(&rule(0), 1, 1e-3, false, 1));
             at.planes()
         })

@@ -240,7 +240,7 @@ impl Planes {
     }
 
     /// The same parameter in a backend's memory.
-    pub fn place(&self, isa: Isa) -> OneParam {
+    pub fn in_memory(&self, isa: Isa) -> OneParam {
         let (kind, residue, asymmetric) = match self.kind {
             Kind::F32 => (WeightKind::F32, false, false),
             Kind::Bf16 => (WeightKind::Bf16, false, false),
