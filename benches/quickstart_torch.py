@@ -2,7 +2,7 @@
 """The quick-start's training step in PyTorch: same shapes, float32, AdamW; the figure `tetrad` is compared with.
 
     python3 benches/quickstart_torch.py                    # needs torch (2.9 was used)
-    python3 benches/quickstart_torch.py --corpus fixtures/corpus/austen.txt --train 1000
+    python3 benches/quickstart_torch.py --corpus assets/corpus/austen.txt --train 1000
 
 Prints one JSON line: the median time of a whole step (forward, backward, optimizer) in milliseconds, eager and with
 torch.compile (null where no compiler is installed). With `--train N` it also trains N steps on the corpus, warm-up

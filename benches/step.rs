@@ -17,7 +17,7 @@ fn run(bencher: Bencher, config: &Config) {
     let mut trainer = Trainer::new(config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     let tokens = config.train.batch * config.train.sequence;
-    let corpus = include_bytes!("../fixtures/corpus/austen.txt");
+    let corpus = include_bytes!("../assets/corpus/austen.txt");
     let inputs: Vec<u32> = corpus[..tokens].iter().map(|&b| b.into()).collect();
     let targets: Vec<u32> = corpus[1..=tokens].iter().map(|&b| b.into()).collect();
     let first = trainer.step(&inputs, &targets).loss;

@@ -4,7 +4,7 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 9 | `cli` | one file per subcommand |
+//! | 9 | `cli` | the program's own, outside the library: one file per subcommand |
 //! | 8 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
 //! | 7 | `checkpoint` | training state <-> file |
 //! | 6 | `train` | the loop, schedules, evaluation, metrics |
@@ -14,6 +14,7 @@
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 4 | `optim` | update rules: what each keeps of a parameter, and its step made of the backend's operations |
 //! | 3 | `backend` | the operations' contracts |
+//! | 3 | `backend::cuda::runtime` | CUDA without any operation: driver, compiler, device, matrix products |
 //! | 2 | `store` | memory maps, locks, atomic replace |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
 //! | 1 | `config` | the TOML configuration, presets, overrides, validation |
@@ -23,7 +24,6 @@
 
 pub mod backend;
 pub mod checkpoint;
-pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod data;

@@ -1,10 +1,12 @@
 //! The `tetrad` command.
 
+mod cli;
+
 use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match tetrad::cli::run(tetrad::cli::Cli::parse()) {
+    match cli::run(cli::Cli::parse()) {
         Ok(code) => code,
         Err(e) => {
             eprintln!("tetrad: {e}");

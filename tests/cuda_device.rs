@@ -5,7 +5,6 @@ mod common;
 
 use common::gpu::{CHECKS, allocate, devices, emulated, required};
 use half::bf16;
-use tetrad::backend::Store;
 use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product};
 use tetrad::error::BackendError;
 use tetrad::memory::{Place, Span};
@@ -166,14 +165,14 @@ struct Case {
     n: usize,
     k: usize,
     output: Output,
-    store: Store,
+    accumulate: bool,
     /// Elements that each row is longer than it need be.
     gap: usize,
 }
 
 /// Runs a product; everything in the output's buffer, gaps included, must be what a plain loop gives.
 fn check_product(name: &str, gpu: &mut Gpu, case: &Case) {
-    let &Case { form, m, n, k, output, store, gap } = case;
+    let &Case { form, m, n, k, output, accumulate, gap } = case;
     let ((a_rows, a_columns), (b_rows, b_columns)) = match form {
         Form::Nt => ((m, k), (n, k)),
         Form::Nn => ((m, k), (k, n)),
@@ -186,7 +185,7 @@ fn check_product(name: &str, gpu: &mut Gpu, case: &Case) {
             let left = |l: usize| if form == Form::Tn { a[l * m + i] } else { a[i * k + l] };
             let right = |l: usize| if form == Form::Nt { b[j * k + l] } else { b[l * n + j] };
             let sum: f32 = (0..k).map(|l| left(l) * right(l)).sum();
-            wanted[i * n + j] = if store == Store::Accumulate { sum + old[i * n + j] } else { sum };
+            wanted[i * n + j] = if accumulate { sum + old[i * n + j] } else { sum };
         }
     }
     let bytes = |values: &[f32]| match output {
@@ -205,10 +204,10 @@ fn check_product(name: &str, gpu: &mut Gpu, case: &Case) {
     }
     let matrix = |span, columns| Matrix { address: gpu.address(span), pitch: columns + gap };
     let (a, b, out) = (matrix(at_a, a_columns), matrix(at_b, b_columns), matrix(at_out, n));
-    gpu.multiply(&Product { form, m, n, k, a, b, out, output, store });
+    gpu.multiply(&Product { form, m, n, k, a, b, out, output, accumulate });
     let found = downloaded(gpu, at_out);
     gpu.status().unwrap_or_else(|error| panic!("{name}: {error}"));
-    assert!(found == wanted, "{name}: {form:?} m {m} n {n} k {k} {output:?} {store:?} gap {gap}");
+    assert!(found == wanted, "{name}: {form:?} m {m} n {n} k {k} {output:?} accumulate {accumulate} gap {gap}");
 }
 
 #[test]
@@ -219,9 +218,9 @@ fn products_in_all_forms_equal_a_plain_loop_to_the_last_bit() {
         for form in [Form::Nt, Form::Nn, Form::Tn] {
             for (m, n, k) in sizes {
                 for output in [Output::Bf16, Output::F32] {
-                    for store in [Store::Overwrite, Store::Accumulate] {
+                    for accumulate in [false, true] {
                         for gap in [0, 3, 8] {
-                            check_product(&name, &mut gpu, &Case { form, m, n, k, output, store, gap });
+                            check_product(&name, &mut gpu, &Case { form, m, n, k, output, accumulate, gap });
                         }
                     }
                 }
@@ -234,8 +233,8 @@ fn products_in_all_forms_equal_a_plain_loop_to_the_last_bit() {
 fn a_plan_is_found_again_by_its_shape_and_store() {
     for (name, mut gpu) in ready(1 << 20) {
         for _ in 0..2 {
-            for (m, store) in [(8, Store::Overwrite), (8, Store::Accumulate), (16, Store::Overwrite)] {
-                let case = Case { form: Form::Nt, m, n: 8, k: 8, output: Output::F32, store, gap: 0 };
+            for (m, accumulate) in [(8, false), (8, true), (16, false)] {
+                let case = Case { form: Form::Nt, m, n: 8, k: 8, output: Output::F32, accumulate, gap: 0 };
                 check_product(&name, &mut gpu, &case);
             }
         }
@@ -265,8 +264,8 @@ fn the_first_failure_stays_and_nothing_is_done_after_it() {
     assert_eq!(code, "CUDA_ERROR_ILLEGAL_ADDRESS (700): an illegal memory access was encountered");
 
     let wrong = Matrix { address: gpu.address(span(0, 64)), pitch: 4 };
-    let (form, output, store) = (Form::Nt, Output::F32, Store::Overwrite);
-    gpu.multiply(&Product { form, m: 1, n: 1, k: 1, a: wrong, b: wrong, out: wrong, output, store });
+    let (form, output, accumulate) = (Form::Nt, Output::F32, false);
+    gpu.multiply(&Product { form, m: 1, n: 1, k: 1, a: wrong, b: wrong, out: wrong, output, accumulate });
     gpu.launch("check_scale", [1, 1, 1], 32, 0, &args);
     gpu.zero(span(0, 64));
     assert_eq!(gpu.status().unwrap_err(), error);
@@ -306,8 +305,8 @@ fn programmers_errors_panic() {
     assert!(panics(|gpu| gpu.launch("check_scale", [0, 1, 1], 32, 0, &Args::new())).contains("an empty launch"));
     let short = |gpu: &mut Gpu| {
         let x = Matrix { address: gpu.address(span(0, 64)), pitch: 3 };
-        let (form, output, store) = (Form::Nt, Output::F32, Store::Overwrite);
-        gpu.multiply(&Product { form, m: 1, n: 1, k: 4, a: x, b: x, out: x, output, store });
+        let (form, output, accumulate) = (Form::Nt, Output::F32, false);
+        gpu.multiply(&Product { form, m: 1, n: 1, k: 4, a: x, b: x, out: x, output, accumulate });
     };
     assert!(panics(short).contains("a pitch of 3 for rows of 4"));
 }

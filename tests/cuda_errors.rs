@@ -7,7 +7,6 @@ use common::gpu::{CHECKS, allocate, emulated};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tetrad::backend::Sizes as _;
-use tetrad::backend::Store;
 use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product, SOURCES, Search, Sizes, Source};
 use tetrad::config::Model;
 use tetrad::memory::{Place, Span};
@@ -225,8 +224,8 @@ fn count_allocations() -> String {
         gpu.launch("check_scale", [1, 1, 1], 32, 0, &args);
         let matrix = |offset| Matrix { address: gpu.address(span(offset, 64)), pitch: 8 };
         let (a, b, out) = (matrix(0), matrix(4096), matrix(8192));
-        let (form, output, store) = (Form::Nt, Output::F32, Store::Overwrite);
-        gpu.multiply(&Product { form, m: round, n: 8, k: 8, a, b, out, output, store });
+        let (form, output) = (Form::Nt, Output::F32);
+        gpu.multiply(&Product { form, m: round, n: 8, k: 8, a, b, out, output, accumulate: false });
         gpu.download(span(0, 1 << 20), &mut vec![0; 1 << 20]);
         gpu.status().unwrap();
     }

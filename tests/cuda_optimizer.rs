@@ -5,7 +5,8 @@ mod common;
 use common::gpu::{devices, set_order};
 use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cuda::{self, Gpu, SOURCES, optimizer};
+use tetrad::backend::cuda::ops::adam;
+use tetrad::backend::cuda::{self, Gpu, SOURCES};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, UpdateStats, Weight, WeightKind};
 use tetrad::config::{self, Moment, Optimizer, Rule, Scheme, SecondMoment, Variant};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
@@ -216,8 +217,8 @@ fn replay(gpu: &mut Gpu, recorded: &Recorded, what: &str) {
     }
     for (i, step) in recorded.steps.iter().enumerate() {
         gpu.upload(recorded.grads[i].as_bytes(), placed.grad);
-        optimizer::step(gpu, &placed.param, placed.grad, step);
-        let outcomes = optimizer::update_stats(gpu);
+        adam::step(gpu, &placed.param, placed.grad, step);
+        let outcomes = adam::update_stats(gpu);
         gpu.status().unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(outcomes.grad_sq.to_bits(), recorded.outcomes[i].grad_sq.to_bits(), "{what}: step {}", i + 1);
         assert_eq!(outcomes, recorded.outcomes[i], "{what}: step {}", i + 1);
@@ -365,10 +366,10 @@ fn outcomes_of_several_updates_are_added_in_their_order() {
         }
         for (grad, step) in recorded.grads.iter().zip(&recorded.steps) {
             gpu.upload(grad.as_bytes(), placed.grad);
-            optimizer::step(gpu, &placed.param, placed.grad, step);
+            adam::step(gpu, &placed.param, placed.grad, step);
         }
-        assert_eq!(optimizer::update_stats(gpu), wanted, "{name}");
-        assert_eq!(optimizer::update_stats(gpu), UpdateStats::default(), "{name}: asked again");
+        assert_eq!(adam::update_stats(gpu), wanted, "{name}");
+        assert_eq!(adam::update_stats(gpu), UpdateStats::default(), "{name}: asked again");
         gpu.status().unwrap();
     }
 }

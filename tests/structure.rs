@@ -62,7 +62,7 @@ fn floors() -> BTreeMap<String, u32> {
     .collect()
 }
 
-/// The room of a module path such as `backend::cpu::gemm`: the longest that the table knows.
+/// The room of a module path such as `backend::cpu::simd::gemm`: the longest that the table knows.
 fn room<'a>(floors: &'a BTreeMap<String, u32>, path: &str) -> Option<(&'a str, u32)> {
     let inside = |room: &str| path == room || path.starts_with(&format!("{room}::"));
     floors.iter().filter(|(name, _)| inside(name)).max_by_key(|(name, _)| name.len()).map(|(n, f)| (n.as_str(), *f))
@@ -74,14 +74,15 @@ fn module(path: &str) -> String {
     path.replace('/', "::")
 }
 
-/// Paths from the crate's root that a text names, `crate::{a, b::c}` taken apart.
+/// Paths from the library's root that a text names, `crate::{a, b::c}` taken apart; the program says `tetrad::`.
 fn crate_paths(code: &str) -> Vec<String> {
     let name = |text: &str| -> String {
         text.chars().take_while(|c| c.is_alphanumeric() || *c == '_' || *c == ':').collect::<String>()
     };
     let mut found = Vec::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
+    let roots = ["crate::", "tetrad::"].into_iter().flat_map(|root| code.match_indices(root));
+    for (at, root) in roots {
+        let rest = &code[at + root.len()..];
         match rest.strip_prefix('{') {
             None => found.push(name(rest)),
             Some(list) => {
@@ -113,9 +114,10 @@ fn the_parsers_of_this_test_see_what_they_should() {
         crate_paths("use crate::a::{b, c}; crate::d::E::f(); use crate::{g, h::{i, j}, k};"),
         ["a", "d::E::f", "g", "h", "k"]
     );
+    assert_eq!(crate_paths("use tetrad::a::{b, c}; crate::cli::d();"), ["cli::d", "a"]);
     assert!(has_word("x unsafe {", "unsafe") && !has_word("unsafe_op_in", "unsafe"));
     let floors = floors();
-    assert_eq!(room(&floors, "backend::cpu::gemm").unwrap().0, "backend::cpu");
+    assert_eq!(room(&floors, "backend::cpu::simd::gemm").unwrap().0, "backend::cpu");
     assert_eq!(room(&floors, "backend::Backend").unwrap().0, "backend");
     assert_eq!(room(&floors, "backendless"), None);
 }
@@ -158,22 +160,22 @@ fn a_floor_imports_only_from_floors_below_it() {
 /// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, and the tile that
 /// threads write side by side.
 const UNSAFE: [&str; 20] = [
-    "backend/cpu/gemm/avx2.rs",
-    "backend/cpu/gemm/avx512.rs",
-    "backend/cpu/gemm/mod.rs",
-    "backend/cpu/gemm/pack.rs",
-    "backend/cpu/isa.rs",
-    "backend/cpu/tile.rs",
-    "backend/cuda/compile.rs",
-    "backend/cuda/device.rs",
-    "backend/cuda/gpu.rs",
-    "backend/cuda/home.rs",
-    "backend/cuda/libraries.rs",
-    "backend/cuda/memory.rs",
-    "backend/cuda/modules.rs",
-    "backend/cuda/product.rs",
-    "backend/cuda/symbols.rs",
-    "backend/cuda/timer.rs",
+    "backend/cpu/simd/gemm/avx2.rs",
+    "backend/cpu/simd/gemm/avx512.rs",
+    "backend/cpu/simd/gemm/mod.rs",
+    "backend/cpu/simd/gemm/pack.rs",
+    "backend/cpu/simd/isa.rs",
+    "backend/cpu/simd/tile.rs",
+    "backend/cuda/runtime/compile.rs",
+    "backend/cuda/runtime/device.rs",
+    "backend/cuda/runtime/gpu.rs",
+    "backend/cuda/runtime/libraries.rs",
+    "backend/cuda/runtime/memory.rs",
+    "backend/cuda/runtime/modules.rs",
+    "backend/cuda/runtime/offload.rs",
+    "backend/cuda/runtime/product.rs",
+    "backend/cuda/runtime/symbols.rs",
+    "backend/cuda/runtime/timer.rs",
     "memory/arena.rs",
     "memory/home.rs",
     "store/map.rs",
@@ -210,6 +212,15 @@ fn a_concrete_backend_is_named_only_by_the_command() {
 fn cuda_is_named_only_by_its_backend() {
     for source in sources("src").into_iter().filter(|source| !source.path.starts_with("backend/cuda/")) {
         for name in ["cudarc", "libloading"] {
+            assert!(!has_word(&source.code, name), "{} names {name}", source.path);
+        }
+    }
+}
+
+#[test]
+fn the_command_line_stays_out_of_the_library() {
+    for source in sources("src").into_iter().filter(|s| !s.path.starts_with("cli/") && s.path != "main.rs") {
+        for name in ["clap", "indicatif", "signal_hook"] {
             assert!(!has_word(&source.code, name), "{} names {name}", source.path);
         }
     }

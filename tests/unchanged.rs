@@ -13,7 +13,7 @@ use tetrad::config::{Config, Moment, Rule, Scheme, SecondMoment, TableStorage, W
 use tetrad::train::Trainer;
 
 /// A novel; its bytes are the tokens.
-const TEXT: &[u8] = include_bytes!("../fixtures/corpus/austen.txt");
+const TEXT: &[u8] = include_bytes!("../assets/corpus/austen.txt");
 
 /// One number for all bytes of the weights and of the optimizer state.
 fn digest(trainer: &Trainer) -> u64 {

@@ -1,10 +1,10 @@
 //! Memory as a limit: what is chosen to fit into it, and what to change if nothing does.
 
 use super::units::bytes;
-use crate::backend::Sizes;
-use crate::config::{Config, GradientBuffer, KeptActivations, Residence};
-use crate::memory::Plan;
-use crate::train::{Limits, available, choose, fastest, plan};
+use tetrad::backend::Sizes;
+use tetrad::config::{Config, GradientBuffer, KeptActivations, Residence};
+use tetrad::memory::Plan;
+use tetrad::train::{Limits, available, choose, fastest, plan};
 
 /// A limit as it was given: bytes, or a share of what is free.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -172,7 +172,7 @@ fn settings(from: &Config, to: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::Cpu;
+    use tetrad::backend::cpu::Cpu;
 
     fn only(device: u64) -> Limits {
         limits(&Cpu::new(), device)
@@ -190,7 +190,7 @@ mod tests {
             assert!(half > 0 && half < all);
         }
         // A GPU that is not there has no free memory.
-        assert!(parse("50%").unwrap().bytes(&crate::backend::cuda::Sizes).unwrap_err().contains("give a size"));
+        assert!(parse("50%").unwrap().bytes(&tetrad::backend::cuda::Sizes).unwrap_err().contains("give a size"));
     }
 
     #[test]
@@ -239,7 +239,7 @@ mod tests {
         assert!(resolve(&config, &Cpu::new(), &only(50 << 20), "").is_ok(), "what was advised fits");
         config.run.state = Residence::Host;
         let limits = Limits { device: 1 << 40, host: 1 << 20 };
-        let said = resolve(&config, &crate::backend::cuda::Sizes, &limits, "free are").unwrap_err();
+        let said = resolve(&config, &tetrad::backend::cuda::Sizes, &limits, "free are").unwrap_err();
         assert!(said.contains("of this machine's memory are planned for parameters, 1.00 MiB are free"), "{said}");
     }
 }

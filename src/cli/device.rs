@@ -1,12 +1,12 @@
 //! Which device computes.
 
 use super::Failure;
-use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{self, Cuda};
-use crate::backend::{Backend, Sizes};
-use crate::config::Model;
-use crate::error::BackendError;
 use std::str::FromStr;
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::cuda::{self, Cuda};
+use tetrad::backend::{Backend, Sizes};
+use tetrad::config::Model;
+use tetrad::error::BackendError;
 
 /// What `--device` may say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

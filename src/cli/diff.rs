@@ -5,10 +5,10 @@ mod report;
 
 use super::CliResult;
 use super::output::{in_file, json, print};
-use crate::format::File;
-use crate::store::Map;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::format::File;
+use tetrad::store::Map;
 
 /// Compare two .tetrad files tensor by tensor.
 ///

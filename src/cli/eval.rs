@@ -3,15 +3,15 @@
 use super::output::{escape, json, print};
 use super::units::grouped;
 use super::{CliResult, Failure, device, number, pool};
-use crate::backend::Sizes;
-use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
-use crate::config::{Long, Samples};
-use crate::data::{Body, Companion, Corpus, Part, Recipe, Tokenizer, Windows, prepare};
-use crate::error::DataError;
-use crate::model::Pass;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::backend::Sizes;
+use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use tetrad::config::{Long, Samples};
+use tetrad::data::{Body, Companion, Corpus, Part, Recipe, Tokenizer, Windows, prepare};
+use tetrad::error::DataError;
+use tetrad::model::Pass;
 
 /// Tokens in one pass, at least one sequence: enough to keep all cores busy.
 const PASS_TOKENS: usize = 2048;

@@ -4,11 +4,11 @@ use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
 use super::{CliResult, budget, pool};
-use crate::checkpoint::Checkpoint;
-use crate::config::ActivationQuant;
-use crate::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::checkpoint::Checkpoint;
+use tetrad::config::ActivationQuant;
+use tetrad::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
 
 /// Write a model for other programs: GGUF for llama.cpp, or a Hugging Face directory.
 ///

@@ -4,10 +4,10 @@ use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
 use super::{CliResult, pool};
-use crate::config::{Scheme, TableStorage};
-use crate::convert::{Beside, Options, import, open};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::config::{Scheme, TableStorage};
+use tetrad::convert::{Beside, Options, import, open};
 
 /// Bring in a model: a Hugging Face directory, a safetensors file, or GGUF.
 ///

@@ -1,9 +1,9 @@
 //! Standard output of the inspecting commands: buffered, quiet when its reader goes away, free of control characters.
 
-use crate::error::FormatError;
 use serde_json::Value;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
+use tetrad::error::FormatError;
 
 /// Runs `write` on buffered standard output. A reader that has gone (`| head`) ends it without complaint.
 pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {

@@ -4,12 +4,12 @@ use super::output::{json, print};
 use super::table::Table;
 use super::units::{bytes, grouped};
 use super::{CliResult, budget, device, pool};
-use crate::backend::Sizes;
-use crate::config::{Config, KeptActivations, Residence};
-use crate::memory::{Category, Place, Plan};
-use crate::train::Limits;
 use serde_json::json;
 use std::process::ExitCode;
+use tetrad::backend::Sizes;
+use tetrad::config::{Config, KeptActivations, Residence};
+use tetrad::memory::{Category, Place, Plan};
+use tetrad::train::Limits;
 
 /// Print the memory that a training run will take, by item, without running it.
 #[derive(clap::Args, Debug)]
@@ -95,7 +95,7 @@ pub fn run(args: Args) -> CliResult {
 fn tell(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<Told, String> {
     let sizes = device::sizes(args.device);
     let sizes = &*sizes;
-    let mut resolved = crate::train::fastest(config, sizes);
+    let mut resolved = tetrad::train::fastest(config, sizes);
     let mut fits = None;
     if let Some(budget) = budget {
         let limits = budget::limits(sizes, budget.bytes(sizes).map_err(|e| format!("--budget {e}"))?);
@@ -107,7 +107,7 @@ fn tell(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<
     }
     let run = &resolved.run;
     Ok(Told {
-        plan: crate::train::plan(&resolved, sizes).0,
+        plan: tetrad::train::plan(&resolved, sizes).0,
         in_file: [run.weights, run.state].contains(&Residence::File),
         device: !sizes.works_at_home(),
         config: resolved,

@@ -2,8 +2,8 @@
 
 use super::output::escape;
 use super::units::bytes;
-use crate::data::{Progress, Stage};
 use std::time::{Duration, Instant};
+use tetrad::data::{Progress, Stage};
 
 /// Says how far preparing is, on standard error, once it takes longer than a moment.
 pub(super) fn preparing() -> impl FnMut(Progress<'_>) {

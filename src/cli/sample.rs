@@ -2,15 +2,15 @@
 
 use super::output::{escape, harmless, json, print};
 use super::{CliResult, device, eval, pool};
-use crate::backend::Sizes;
-use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
-use crate::convert::Special;
-use crate::data::{Decoder, Tokenizer};
-use crate::model::{Generator, Sampling};
 use serde_json::json;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::backend::Sizes;
+use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use tetrad::convert::Special;
+use tetrad::data::{Decoder, Tokenizer};
+use tetrad::model::{Generator, Sampling};
 
 /// Prompt tokens in one pass.
 const PASS_TOKENS: usize = 256;

@@ -2,11 +2,11 @@
 
 use super::CliResult;
 use super::output::{escape, json, print};
-use crate::format::File;
-use crate::store::Map;
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::format::File;
+use tetrad::store::Map;
 
 /// Check every byte of a .tetrad file against its checksums and rules.
 ///

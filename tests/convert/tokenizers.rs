@@ -18,7 +18,7 @@ fn both_families_survive_the_arrays() {
     bring_in(&fixture("q4_0.gguf"), &Options::default(), &at("in.tetrad")).unwrap();
     let checkpoint = Checkpoint::open(&at("in.tetrad")).unwrap();
     export_hugging_face(&checkpoint, FloatType::F32, u64::MAX, &at("model"), &mut |_, _| {}).unwrap();
-    let text = include_str!("../../fixtures/corpus/austen.txt");
+    let text = include_str!("../../assets/corpus/austen.txt");
     let text = &text[text.len() / 2..][..20_000];
     for name in ["byte_level.json", "byte_fallback.json"] {
         // The vocabulary has 560 rows, so of the larger one only the part that fits is kept.

@@ -1,9 +1,9 @@
 //! What differs between two files, as numbers.
 
 use crate::cli::flatten::flatten;
-use crate::format::{Decoder, Element, File, PlaneKind, PlaneView, Role, Tensor};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
+use tetrad::format::{Decoder, Element, File, PlaneKind, PlaneView, Role, Tensor};
 
 /// Everything that differs.
 pub(super) struct Diff {

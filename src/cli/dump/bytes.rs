@@ -1,9 +1,9 @@
 //! `dump --bytes`: every byte of the file, exactly once, in order.
 
 use crate::cli::output::{escape, json_line};
-use crate::format::{Element, Field, File, HEADER_FIELDS, PLANE_FIELDS, PlaneKind, Storage, TENSOR_FIELDS};
 use serde_json::json;
 use std::io::{self, Write};
+use tetrad::format::{Element, Field, File, HEADER_FIELDS, PLANE_FIELDS, PlaneKind, Storage, TENSOR_FIELDS};
 
 /// Metadata bytes shown on a line.
 const TEXT: usize = 64;

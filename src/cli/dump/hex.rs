@@ -2,11 +2,11 @@
 
 use crate::cli::number::{self, short};
 use crate::cli::output::{escape, json_line};
-use crate::format::{Element, File, PlaneKind, PlaneView};
-use crate::nibble::nibble;
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::io::{self, Write};
+use tetrad::format::{Element, File, PlaneKind, PlaneView};
+use tetrad::nibble::nibble;
 
 /// Bytes on a line: one run of 32 nibbles, so that a line never straddles two groups.
 const LINE: usize = 16;
@@ -63,7 +63,7 @@ fn line(file: &File<'_>, shown: &Shown<'_>, at: usize, bytes: &[u8]) -> Line {
 
 /// The code that means zero.
 fn zero(file: &File<'_>, shown: &Shown<'_>) -> f64 {
-    let asymmetric = file.tensors()[shown.tensor].spec.storage == crate::format::Storage::Int4Asymmetric;
+    let asymmetric = file.tensors()[shown.tensor].spec.storage == tetrad::format::Storage::Int4Asymmetric;
     match shown.view.plane.kind {
         PlaneKind::V => 0.0,
         PlaneKind::Codes if asymmetric => 0.0,

@@ -1,8 +1,8 @@
 //! The codes of a quantized plane: how often each occurs, and how many lie at the end of the range.
 
-use crate::format::{Element, File, PlaneKind, Role, Storage};
-use crate::nibble::nibble;
 use bitvec::prelude::{BitVec, bitvec};
+use tetrad::format::{Element, File, PlaneKind, Role, Storage};
+use tetrad::nibble::nibble;
 
 /// Counts over a plane's elements without padding.
 pub(super) struct Codes {

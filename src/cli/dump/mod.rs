@@ -9,10 +9,10 @@ mod summary;
 
 use super::CliResult;
 use super::output::{in_file, print};
-use crate::format::File;
-use crate::store::Map;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::format::File;
+use tetrad::store::Map;
 
 /// Show what a .tetrad file holds.
 ///

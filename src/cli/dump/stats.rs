@@ -3,10 +3,10 @@
 use super::histogram::{self, Codes};
 use super::quantile::{SHARES, Upper};
 use crate::cli::number::{self, percent, share, short};
-use crate::format::{Decoder, File, Role};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::io::{self, Write};
+use tetrad::format::{Decoder, File, Role};
 
 /// Statistics of one tensor in one role.
 pub(super) struct Stats {

@@ -4,9 +4,9 @@ use super::stats::{self, Stats};
 use crate::cli::flatten::flatten;
 use crate::cli::output;
 use crate::cli::table::Table;
-use crate::format::{File, MAJOR, Plane, Tensor};
 use serde_json::{Value, json};
 use std::io::{self, Write};
+use tetrad::format::{File, MAJOR, Plane, Tensor};
 
 /// Prints the summary.
 pub(super) fn text(out: &mut dyn Write, file: &File<'_>, tensors: &[usize]) -> io::Result<()> {

@@ -4,11 +4,11 @@ mod chart;
 
 use super::CliResult;
 use super::output::{escape, print};
-use crate::store::publish;
 use chart::{Series, chart};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::store::publish;
 
 /// Write the curves of a run as one HTML page that needs nothing else.
 #[derive(clap::Args, Debug)]

@@ -1,14 +1,14 @@
 //! What a run says about itself before it starts.
 
-use crate::backend::WeightKind;
 use crate::cli::output::{escape, print};
 use crate::cli::units::{bytes, grouped};
-use crate::config::Config;
-use crate::data::{Packing, Share};
-use crate::memory::Category;
-use crate::train::{Samples, Trainer};
 use std::io::{self, Write};
 use std::path::Path;
+use tetrad::backend::WeightKind;
+use tetrad::config::Config;
+use tetrad::data::{Packing, Share};
+use tetrad::memory::Category;
+use tetrad::train::{Samples, Trainer};
 
 /// Prints it.
 pub(super) fn print_header(

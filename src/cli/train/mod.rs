@@ -7,13 +7,6 @@ mod start;
 use super::device::{self, Device, Opened};
 use super::output::escape;
 use super::{CliResult, Failure, budget, pool};
-use crate::backend::Sizes;
-use crate::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
-use crate::config::Config;
-use crate::data::{Prepared, Tokenizer, shares_rows};
-use crate::error::StoreError;
-use crate::store::{Lock, remove_stale};
-use crate::train::{Ended, Observer, Samples, Trainer, plan, run as run_steps, smallest};
 use observer::Console;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use start::Start;
@@ -21,6 +14,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use tetrad::backend::Sizes;
+use tetrad::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
+use tetrad::config::Config;
+use tetrad::data::{Prepared, Tokenizer, shares_rows};
+use tetrad::error::StoreError;
+use tetrad::store::{Lock, remove_stale};
+use tetrad::train::{Ended, Observer, Samples, Trainer, plan, run as run_steps, smallest};
 
 /// Train a model.
 ///

@@ -1,18 +1,18 @@
 //! What a running training shows and writes: the progress line, metrics, samples, checkpoints.
 
-use crate::checkpoint::{Extent, Meta, TOKENIZER, checkpoint_path, prune, save_with};
 use crate::cli::Failure;
 use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration, rate as per_second};
-use crate::data::{Decoder, Prepared, Tokenizer};
-use crate::error::{BackendError, CheckpointError, StoreError};
-use crate::format::Attachment;
-use crate::model::{Generator, Sampling};
-use crate::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, resident};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tetrad::checkpoint::{Extent, Meta, TOKENIZER, checkpoint_path, prune, save_with};
+use tetrad::data::{Decoder, Prepared, Tokenizer};
+use tetrad::error::{BackendError, CheckpointError, StoreError};
+use tetrad::format::Attachment;
+use tetrad::model::{Generator, Sampling};
+use tetrad::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, resident};
 
 /// Time between plain progress lines, where there is no terminal to redraw one on.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);

@@ -1,12 +1,12 @@
 //! A run that begins with the weights of a model.
 
-use crate::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
 use crate::cli::Failure;
-use crate::config::{Config, Storage};
-use crate::data::Tokenizer;
-use crate::error::StoreError;
-use crate::store::publish;
 use std::path::Path;
+use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
+use tetrad::config::{Config, Storage};
+use tetrad::data::Tokenizer;
+use tetrad::error::StoreError;
+use tetrad::store::publish;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The model that a run begins with.
