@@ -14,8 +14,8 @@ use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind}
 use tetrad::config::{Moment, Optimizer, Scheme, SecondMoment, Storage};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::nibble::Geometry;
 use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer as _, ParamClass, ParamInfo};
+use tetrad::quant::GroupedShape;
 use zerocopy::IntoBytes;
 
 fn main() {
@@ -39,11 +39,11 @@ type Moments = (Moment, SecondMoment);
 const INT4: Moments = (Moment::Int4, SecondMoment::Int4);
 
 fn tensor((rows, cols): (usize, usize), (m, v): Moments, isa: Isa) -> Tensor {
-    let g = Geometry::new(rows, cols, 64);
+    let g = GroupedShape::new(rows, cols, 64);
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
     let weight = Weight {
-        geometry: g,
+        shape: g,
         kind: WeightKind::Int4,
         scheme: Scheme::Symmetric,
         data: add(g.nibble_bytes()),

@@ -19,7 +19,7 @@
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
 //! | 1 | `config` | the TOML configuration, presets, overrides, validation |
 //! | 1 | `memory` | the plan and the arena that obeys it |
-//! | 0 | `nibble` | pure arithmetic on bytes: groups, planes, rounding, state codecs |
+//! | 0 | `quant` | pure arithmetic on bytes: groups, grids, rounding, random numbers, state codecs |
 //! | 0 | `error` | one error enum per layer |
 
 pub mod backend;
@@ -31,7 +31,7 @@ pub mod error;
 pub mod format;
 pub mod memory;
 pub mod model;
-pub mod nibble;
 pub mod optim;
+pub mod quant;
 pub mod store;
 pub mod train;

@@ -167,7 +167,7 @@ fn check_product(cuda: &Cuda, x: Span, w: &tetrad::backend::Weight, y: Span, sha
         bytes.chunks_exact(2).map(|b| bf16::from_bits(u16::from_le_bytes([b[0], b[1]])).to_f64()).collect()
     };
     let (x, y, codes) = (narrow(read(x)), narrow(read(y)), read(w.data));
-    let g = w.geometry;
+    let g = w.shape;
     let value = |row: usize, col: usize| {
         let run = (row * g.padded_cols() + col) / 32 * 16;
         let byte = codes[run + col % 16];

@@ -5,8 +5,8 @@ use tetrad::backend::cuda::{self, Cuda};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
 use tetrad::config::{Optimizer, Scheme, Storage};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::nibble::Geometry;
 use tetrad::optim::{AdamFamily, Optimizer as _, ParamClass, ParamInfo};
+use tetrad::quant::GroupedShape;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Elements from one row of activations to the next.
@@ -67,11 +67,11 @@ impl Operands {
 
     /// A weight with values of about one tenth.
     pub fn weight(&mut self, rows: usize, cols: usize, kind: WeightKind) -> Weight {
-        let g = Geometry::new(rows, cols, 128);
+        let g = GroupedShape::new(rows, cols, 128);
         let mut next = words(7);
         let none = Span::NONE;
         let mut weight = Weight {
-            geometry: g,
+            shape: g,
             kind,
             scheme: Scheme::Symmetric,
             data: none,
@@ -94,7 +94,7 @@ impl Operands {
     /// A packed parameter with four-bit state.
     pub fn param(&mut self, rows: usize, cols: usize) -> Param {
         let weight = self.weight(rows, cols, WeightKind::Int4);
-        let info = ParamInfo { class: ParamClass::Matrix, shape: weight.geometry, head_dim: 64 };
+        let info = ParamInfo { class: ParamClass::Matrix, shape: weight.shape, head_dim: 64 };
         let specs = AdamFamily::new(&Optimizer::default(), &Storage::default()).state(&info);
         let zeros = specs.iter().flat_map(|spec| spec.bytes().map(|bytes| vec![spec.format.zero_byte(); bytes]));
         let mut planes = zeros.filter(|plane| !plane.is_empty());

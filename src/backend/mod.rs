@@ -22,7 +22,7 @@ pub use update::UpdateStats;
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{HomeMemory, MappedFile, Span};
-use crate::nibble::Stream;
+use crate::quant::RngKey;
 use adam::AdamArgs;
 
 /// A target that counts neither in the loss nor in the gradient.
@@ -199,9 +199,9 @@ pub trait Backend: Sizes + Send {
 
     /// Packs rows of `features` elements in groups of [`PACK_GROUP`] (the last of a row may be short, and is filled
     /// up with zeros): per group a bfloat16 scale s = absmax / 7, rounded up, and per element the nibble
-    /// `8 + clamp(floor(x / s + u), -7, 7)`, in the order of the weights' nibbles. `u` is the number of `stream` for
+    /// `8 + clamp(floor(x / s + u), -7, 7)`, in the order of the weights' nibbles. `u` is the number of `key` for
     /// the element of the padded rows, counted from row `first` on. Sizes are those of [`packed_bytes`].
-    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream);
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, key: &RngKey);
 
     /// `x = s (nibble - 8)`, what [`Backend::pack_rows`] left of the rows.
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize);

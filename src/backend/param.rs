@@ -2,7 +2,7 @@
 
 use crate::config::Scheme;
 use crate::memory::Span;
-use crate::nibble::{Geometry, StateSpec};
+use crate::quant::{GroupedShape, StateSpec};
 
 /// How a weight is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum WeightKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
     /// Rows, columns, group.
-    pub geometry: Geometry,
+    pub shape: GroupedShape,
     /// How it is stored.
     pub kind: WeightKind,
     /// Whether groups have offsets (for `Int4Simulated`: whether the rounding is asymmetric).

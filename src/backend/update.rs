@@ -5,8 +5,8 @@
 pub struct UpdateStats {
     /// Sum of the squares of the finite gradients as they came, added in the order of the updates.
     pub grad_sq: f64,
-    /// Groups whose scale was fitted anew.
-    pub refits: u64,
+    /// Groups that were rescaled.
+    pub rescales: u64,
     /// Updates that changed nothing because the gradient was not finite.
     pub skipped: u64,
 }
@@ -15,7 +15,7 @@ impl UpdateStats {
     /// Takes one more update into account.
     pub fn add(&mut self, other: Self) {
         self.grad_sq += other.grad_sq;
-        self.refits += other.refits;
+        self.rescales += other.rescales;
         self.skipped += other.skipped;
     }
 }

@@ -8,7 +8,7 @@ use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
 use crate::model::{Entry, Mode, Model, table};
-use crate::nibble::PAD_NIBBLE;
+use crate::quant::PAD_NIBBLE;
 use crate::store::Map;
 use crate::train::Trainer;
 use std::collections::HashSet;
@@ -278,7 +278,7 @@ impl Checkpoint {
         use crate::format::PlaneKind as P;
         let data = [P::Data, P::Codes, P::Bytes].map(at).into_iter().find(|span| !span.is_none());
         let weight = Weight {
-            geometry: entry.geometry,
+            shape: entry.shape,
             kind: entry.kind,
             scheme: self.config.storage.scheme,
             data: data.unwrap_or(Span::NONE),

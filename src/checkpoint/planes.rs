@@ -6,11 +6,11 @@ use crate::config::Scheme;
 use crate::format::{Element, PlaneKind, Storage, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;
-use crate::nibble::StateFormat;
+use crate::quant::StateFormat;
 
 /// The tensor of an entry as a file describes it.
 pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
-    let (name, g) = (entry.role.name(), entry.geometry);
+    let (name, g) = (entry.role.name(), entry.shape);
     let storage = match entry.kind {
         WeightKind::F32 | WeightKind::Int4Simulated => Storage::F32,
         WeightKind::Bf16 => Storage::Bf16,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::error::{ConfigError, Problem};
-use crate::nibble::GROUPS;
+use crate::quant::GROUPS;
 use std::fmt::Display;
 
 /// Largest width, vocabulary or context: beyond any machine, and small enough that products of two fit.

@@ -111,7 +111,7 @@ pub(super) fn assign(
     let config = configuration(path, model)?;
     let (mut tensors, mut missing) = (HashMap::new(), Vec::new());
     for entry in table(&config) {
-        let (role, g) = (entry.role, entry.geometry);
+        let (role, g) = (entry.role, entry.shape);
         let Some((file, info)) = found.remove(&name(role)) else {
             missing.push(name(role));
             continue;

@@ -48,7 +48,7 @@ impl Sink<'_, '_> {
     /// The gradient of a linear layer's weight.
     fn weight(&mut self, backend: &mut dyn Backend, dy: Span, x: Span, param: &Param) {
         let Some(grad) = self.grad(param) else { return };
-        let g = param.weight.geometry;
+        let g = param.weight.shape;
         backend.linear_grad_weight(dy, x, grad, g.rows, g.cols, self.store);
         self.added(backend, param);
     }
@@ -56,7 +56,7 @@ impl Sink<'_, '_> {
     /// The gradient of a bias.
     fn bias(&mut self, backend: &mut dyn Backend, dy: Span, param: &Param) {
         let Some(grad) = self.grad(param) else { return };
-        backend.bias_grad(dy, grad, param.weight.geometry.cols, self.store);
+        backend.bias_grad(dy, grad, param.weight.shape.cols, self.store);
         self.added(backend, param);
     }
 

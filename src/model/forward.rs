@@ -6,7 +6,7 @@ use super::{LayerParams, LayerWork, Model};
 use crate::backend::{AttentionShape, Backend, Rotation, Store, packed_bytes};
 use crate::config::ActivationQuant;
 use crate::memory::Span;
-use crate::nibble::{self, Stream};
+use crate::quant::{RngKey, RngUse};
 use zerocopy::IntoBytes;
 
 /// What a pass is for, and so what it leaves behind.
@@ -163,9 +163,9 @@ impl Model {
 
     fn pack(&self, backend: &mut dyn Backend, x: Span, packed: Packed, part: Pass, l: usize, step: u32) {
         let (seed, tensor) = (self.config.run.seed, l as u32);
-        let stream = Stream { seed, step, tensor, purpose: nibble::Purpose::Checkpoint };
+        let key = RngKey { seed, step, tensor, usage: RngUse::ActivationPack };
         let packed = self.packed_rows(packed, part);
-        backend.pack_rows(x, packed.codes, packed.scales, self.config.model.hidden, part.from, &stream);
+        backend.pack_rows(x, packed.codes, packed.scales, self.config.model.hidden, part.from, &key);
     }
 
     /// A micro-batch's part of a packed input.
@@ -221,7 +221,7 @@ impl Model {
         backend.linear(xn, &params.value.weight, v, Store::Overwrite);
         if let Some(biases) = &params.biases {
             for (x, bias) in [plain_q, plain_k, v].into_iter().zip(biases) {
-                backend.add_bias(x, bias.weight.data, bias.weight.geometry.cols);
+                backend.add_bias(x, bias.weight.data, bias.weight.shape.cols);
             }
         }
         if let Some([query, key]) = &params.head_norms {

@@ -140,10 +140,10 @@ pub fn place(
     trained: bool,
     add: &mut dyn FnMut(&str, Category, usize) -> Span,
 ) -> Param {
-    let g = entry.geometry;
+    let g = entry.shape;
     let [data, scales, offsets] = weight_bytes(entry, scheme);
     let weight = Weight {
-        geometry: g,
+        shape: g,
         kind: entry.kind,
         scheme,
         data: add("data", Category::Weights, data),
@@ -159,7 +159,7 @@ pub fn place(
 
 /// Bytes of a weight's data, scales and offsets.
 pub fn weight_bytes(entry: &Entry, scheme: Scheme) -> [usize; 3] {
-    let g = entry.geometry;
+    let g = entry.shape;
     let data = match entry.kind {
         WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
         WeightKind::Bf16 => 2 * g.len(),

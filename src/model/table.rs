@@ -2,8 +2,8 @@
 
 use crate::backend::WeightKind;
 use crate::config::{Config, EmbeddingUpdate, TableStorage, Weights};
-use crate::nibble::{Geometry, StateSpec};
 use crate::optim::{Groups, ParamClass, ParamInfo};
+use crate::quant::{GroupedShape, StateSpec};
 
 /// What a parameter is for; `usize` is the block's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,7 +106,7 @@ pub struct Entry {
     /// What it is for.
     pub role: Role,
     /// Rows, columns, group; a vector has one row.
-    pub geometry: Geometry,
+    pub shape: GroupedShape,
     /// How its values are stored.
     pub kind: WeightKind,
     /// Whether packed values keep a residue.
@@ -183,13 +183,13 @@ fn entry(config: &Config, groups: &Groups, id: u32, role: Role, rows: usize, col
             Weights::F32 => WeightKind::F32,
         },
     };
-    let geometry = Geometry::new(rows, cols, storage.group);
-    let info = ParamInfo { class: role.class(), shape: geometry, head_dim: config.model.head_dim() };
+    let shape = GroupedShape::new(rows, cols, storage.group);
+    let info = ParamInfo { class: role.class(), shape: shape, head_dim: config.model.head_dim() };
     let (group, state) = groups.declare(&info);
     Entry {
         id,
         role,
-        geometry,
+        shape,
         kind,
         residue: kind == WeightKind::Int4 && storage.residue,
         sparse: role == Role::Embedding && config.optimizer.embedding == EmbeddingUpdate::Sparse,

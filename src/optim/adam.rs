@@ -5,7 +5,7 @@ use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::{Backend, Param};
 use crate::config::{self, Moment, Rule, SecondMoment, Variant};
 use crate::memory::Span;
-use crate::nibble::{Geometry, StateFormat, StateSpec};
+use crate::quant::{GroupedShape, StateFormat, StateSpec};
 
 /// The rule, with what the configuration says of its state.
 pub struct AdamFamily {
@@ -44,7 +44,7 @@ impl Optimizer for AdamFamily {
 }
 
 /// The second moment as it is stored: one number per element, or means of rows (and of columns).
-fn second_moment(kind: SecondMoment, shape: Geometry) -> Vec<StateSpec> {
+fn second_moment(kind: SecondMoment, shape: GroupedShape) -> Vec<StateSpec> {
     let of_elements = |format| vec![StateSpec { name: state::V, format, shape }];
     let rows = || StateSpec::floats(state::V_ROWS, shape.rows, 1);
     match kind {

@@ -4,7 +4,7 @@ use super::{AdamFamily, Optimizer, ParamInfo, StepInfo};
 use crate::backend::{Backend, Param};
 use crate::config;
 use crate::memory::Span;
-use crate::nibble::StateSpec;
+use crate::quant::StateSpec;
 
 /// The rules of a run, and which parameters each updates.
 pub struct Groups {

@@ -12,7 +12,7 @@ pub use groups::Groups;
 
 use crate::backend::{Backend, Param};
 use crate::memory::Span;
-use crate::nibble::{Geometry, StateSpec};
+use crate::quant::{GroupedShape, StateSpec};
 
 /// The kinds of parameters that rules tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,7 +44,7 @@ pub struct ParamInfo {
     /// What it is for.
     pub class: ParamClass,
     /// Rows, columns, group; a vector has one row.
-    pub shape: Geometry,
+    pub shape: GroupedShape,
     /// Elements per attention head of the model.
     pub head_dim: usize,
 }

@@ -36,8 +36,8 @@ pub struct StepReport {
     pub lr: f64,
     /// Norm of the whole gradient, before any clipping; NaN if a tensor's was not finite.
     pub grad_norm: f64,
-    /// Groups of weights fitted anew.
-    pub refits: u64,
+    /// Groups of weights rescaled.
+    pub rescales: u64,
     /// Whether the whole step was skipped.
     pub skipped_loss: bool,
     /// Tensors whose update was skipped.
@@ -132,7 +132,7 @@ impl Trainer {
             loss: loss.0,
             lr,
             grad_norm: f64::NAN,
-            refits: 0,
+            rescales: 0,
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
         };
@@ -163,7 +163,7 @@ impl Trainer {
         self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
         let stats = self.backend.update_stats();
         report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
-        report.refits = stats.refits;
+        report.rescales = stats.rescales;
         report.skipped_gradients = stats.skipped;
     }
 

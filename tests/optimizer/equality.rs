@@ -7,8 +7,8 @@ use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Isa;
 use tetrad::backend::{Backend, UpdateStats};
 use tetrad::config::{Optimizer, Rule, Variant};
-use tetrad::nibble::{Geometry, Purpose, Stream};
 use tetrad::optim::AdamStepInfo;
+use tetrad::quant::{GroupedShape, RngKey, RngUse};
 
 fn args(config: &Optimizer, number: u64, lr: f64, feedback: bool, seed: u64) -> AdamArgs {
     AdamStepInfo::new(config, number, lr, feedback, seed).args(true)
@@ -77,13 +77,13 @@ proptest! {
             (_, config) => config,
         };
         let sparse = sparse && v != MomentKind::Shared { factored: true };
-        let mut naive = Planes::new(Geometry::new(rows, cols, group), kind, [m, v]);
+        let mut naive = Planes::new(GroupedShape::new(rows, cols, group), kind, [m, v]);
         let mut fused: Vec<OneParam> = Isa::available().map(|isa| naive.in_memory(isa)).collect();
         fused.iter_mut().for_each(|at| at.param.sparse = sparse);
         for number in 1..=7u64 {
             let mut grad = vec![0.0; rows * cols];
             if number != 5 {
-                Stream { seed, step: number as u32, tensor: 9, purpose: Purpose::Init }.normal(0, &mut grad);
+                RngKey { seed, step: number as u32, tensor: 9, usage: RngUse::Init }.normal(0, &mut grad);
             }
             // A spike, and a learning rate that leaves the range now and then.
             grad[(number as usize * 7) % (rows * cols)] *= 30.0;
@@ -95,11 +95,11 @@ proptest! {
             let lr = if number == 3 { 0.1 } else { config.lr };
             let at = args(&config, number, lr, feedback, seed);
             naive.sparse = sparse && !number.is_multiple_of(config.reset_interval);
-            let refits = naive.reference_step(&grad, &at, 3);
+            let rescales = naive.reference_step(&grad, &at, 3);
             for one in &mut fused {
                 let stats = fused_step(one, &grad, &at);
                 prop_assert_eq!(stats.skipped, 0);
-                prop_assert_eq!(stats.refits, refits);
+                prop_assert_eq!(stats.rescales, rescales);
                 prop_assert_eq!(one.planes(), naive.bytes());
             }
         }
@@ -111,7 +111,7 @@ proptest! {
 fn a_gradient_that_is_not_finite_changes_nothing() {
     for (bad, v) in [f32::NAN, f32::INFINITY, 3e38].into_iter().flat_map(|bad| SECOND_MOMENTS.map(|v| (bad, v))) {
         let kind = Kind::Int4 { residue: true, asymmetric: false };
-        let mut at = Planes::new(Geometry::new(3, 100, 64), kind, [MomentKind::Nibble, v]).in_memory(Isa::best());
+        let mut at = Planes::new(GroupedShape::new(3, 100, 64), kind, [MomentKind::Nibble, v]).in_memory(Isa::best());
         let before = at.planes();
         let mut grad = vec![0.01; 300];
         grad[217] = bad;
@@ -126,13 +126,13 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
 fn the_number_of_threads_changes_no_byte() {
     for v in SECOND_MOMENTS {
         let kind = Kind::Int4 { residue: true, asymmetric: false };
-        threads_change_no_byte(&Planes::new(Geometry::new(150, 333, 64), kind, [MomentKind::Nibble, v]));
+        threads_change_no_byte(&Planes::new(GroupedShape::new(150, 333, 64), kind, [MomentKind::Nibble, v]));
     }
 }
 
 fn threads_change_no_byte(start: &Planes) {
-    let mut grad = vec![0.0; start.geometry.len()];
-    Stream { seed: 2, step: 1, tensor: 9, purpose: Purpose::Init }.normal(0, &mut grad);
+    let mut grad = vec![0.0; start.shape.len()];
+    RngKey { seed: 2, step: 1, tensor: 9, usage: RngUse::Init }.normal(0, &mut grad);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {

@@ -7,8 +7,8 @@ use tetrad::backend::Backend;
 use tetrad::backend::adam::state;
 use tetrad::backend::cpu::Isa;
 use tetrad::config::{self, Moment, Optimizer, Rule, SecondMoment, Variant};
-use tetrad::nibble::Geometry;
 use tetrad::optim::{Groups, ParamClass, ParamInfo, StepInfo};
+use tetrad::quant::GroupedShape;
 
 fn load(name: &str) -> HashMap<String, Vec<f32>> {
     let path = format!("{}/fixtures/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
@@ -36,7 +36,7 @@ impl Run {
     fn new(rule: &Optimizer, v: SecondMoment, class: ParamClass, (rows, cols): (usize, usize), w0: &[f32]) -> Self {
         let storage = config::Storage { m: Moment::F32, v, ..config::Storage::default() };
         let groups = Groups::new(rule, &storage);
-        let shape = Geometry::new(rows, cols, 32);
+        let shape = GroupedShape::new(rows, cols, 32);
         let info = ParamInfo { class, shape, head_dim: 8 };
         let (group, state) = groups.declare(&info);
         let mut at = OneParam::new(Isa::best(), shape, Storage::F32, &state, groups.workspace(&info));

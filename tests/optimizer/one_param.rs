@@ -4,7 +4,7 @@ use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
 use tetrad::config::Scheme;
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::nibble::{Geometry, StateSpec};
+use tetrad::quant::{GroupedShape, StateSpec};
 use zerocopy::IntoBytes;
 
 /// How a weight is stored.
@@ -27,7 +27,7 @@ pub struct OneParam {
 }
 
 impl OneParam {
-    pub fn new(isa: Isa, g: Geometry, storage: Storage, state: &[StateSpec], workspace: usize) -> Self {
+    pub fn new(isa: Isa, g: GroupedShape, storage: Storage, state: &[StateSpec], workspace: usize) -> Self {
         let mut plan = Plan::default();
         let mut add = |bytes| match bytes {
             0 => Span::NONE,
@@ -42,7 +42,7 @@ impl OneParam {
         };
         let scales = if int4 || storage.kind == WeightKind::Int8 { 2 * g.groups() } else { 0 };
         let weight = Weight {
-            geometry: g,
+            shape: g,
             kind: storage.kind,
             scheme: storage.scheme,
             data: add(data),

@@ -16,7 +16,7 @@ use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Upd
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
-use crate::nibble::Stream;
+use crate::quant::RngKey;
 use ops::weights::Rows;
 use ops::{
     activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear, linear_grad_weight,
@@ -206,10 +206,10 @@ impl Backend for Cpu {
         activation_quant::quantize_activations(isa, scratch, claims.write(x), features);
     }
 
-    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, key: &RngKey) {
         let (isa, scratch, mut claims) = self.begin();
         let (x, codes, scales) = (claims.read(x), claims.write(codes), claims.write(scales));
-        activation_pack::pack_rows(isa, scratch, x, codes, scales, features, (first, stream));
+        activation_pack::pack_rows(isa, scratch, x, codes, scales, features, (first, key));
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {

@@ -16,7 +16,7 @@ use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, UpdateStat
 use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
-use crate::nibble::Stream;
+use crate::quant::RngKey;
 use ops::{
     ROW_MULTIPLE, activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear,
     linear_grad_weight, loss, norm, rope, swiglu,
@@ -230,8 +230,8 @@ impl Backend for Cuda {
         activation_quant::quantize_activations(&mut self.gpu, x, features);
     }
 
-    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
-        activation_pack::pack_rows(&mut self.gpu, x, codes, scales, features, first, stream);
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, key: &RngKey) {
+        activation_pack::pack_rows(&mut self.gpu, x, codes, scales, features, first, key);
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {

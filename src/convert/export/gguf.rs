@@ -140,12 +140,12 @@ fn kind(entry: &Entry, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> R
         Storage::Int4 | Storage::Int4Asymmetric if scheme == Scheme::Asymmetric => Kind::Q4_1,
         Storage::Int4 | Storage::Int4Asymmetric => Kind::Q4_0,
     };
-    let fits = |kind: Kind| entry.geometry.cols.is_multiple_of(kind.block());
+    let fits = |kind: Kind| entry.shape.cols.is_multiple_of(kind.block());
     match asked {
         Some(kind) if !fits(kind) => Err(ConvertError::Asked(format!(
             "{} has rows of {} elements, and {} needs a multiple of {}; ask for f16",
             spec.name,
-            entry.geometry.cols,
+            entry.shape.cols,
             kind.name(),
             kind.block()
         ))),

@@ -84,7 +84,7 @@ fn passes(config: &Config, entries: &[Entry]) -> Vec<Vec<usize>> {
         return vec![all];
     }
     let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].role.is_vector());
-    let size = |i: usize| block[i].geometry.len();
+    let size = |i: usize| block[i].shape.len();
     let largest = matrices.iter().map(|&i| size(i)).max().unwrap_or(0);
     // In backward's order, so that the passes of the feed-forward block need not go on to the attention.
     matrices.reverse();
@@ -114,14 +114,14 @@ fn place_passes(
     let mut floats = |name: String, count: usize| plan.add(name, Category::Gradient, 4 * count, life);
     let longest = |vector: bool| {
         let of_kind = block.iter().filter(|entry| entry.role.is_vector() == vector);
-        of_kind.map(|entry| entry.geometry.len()).max().unwrap_or(0)
+        of_kind.map(|entry| entry.shape.len()).max().unwrap_or(0)
     };
     grad.unwanted = floats("a gain's gradient, unwanted".into(), if passes.len() > 1 { longest(true) } else { 0 });
     if !config.train.is_parted() {
         let (matrix, vector) =
             (floats("a matrix's gradient".into(), longest(false)), floats("a vector's gradient".into(), longest(true)));
         let shared = |entry: &Entry| if entry.role.is_vector() { vector } else { matrix };
-        grad.passes = vec![block.iter().map(|entry| Some(shared(entry).head(4 * entry.geometry.len()))).collect()];
+        grad.passes = vec![block.iter().map(|entry| Some(shared(entry).head(4 * entry.shape.len()))).collect()];
         return;
     }
     let name = |entry: &Entry, what: &str| format!("{} {what}", entry.role.name().replacen("layers.0", "layers.*", 1));
@@ -131,18 +131,18 @@ fn place_passes(
         all
     };
     if let [all] = passes.as_slice() {
-        grad.passes = vec![spread(all, &mut |i| floats(name(&block[i], "gradient"), block[i].geometry.len()))];
+        grad.passes = vec![spread(all, &mut |i| floats(name(&block[i], "gradient"), block[i].shape.len()))];
         return;
     }
     // Passes follow each other: one buffer for the matrices of each.
-    let bytes = |i: usize| (4 * block[i].geometry.len()).next_multiple_of(ALIGN);
+    let bytes = |i: usize| (4 * block[i].shape.len()).next_multiple_of(ALIGN);
     let matrices = |pass: &Vec<usize>| pass.iter().filter(|&&i| !block[i].role.is_vector()).map(|&i| bytes(i)).sum();
     let most: usize = passes.iter().map(matrices).max().unwrap_or(0);
     let matrix = floats("a pass's matrix gradients".into(), most / 4);
     for pass in &passes {
         let mut from = 0;
         grad.passes.push(spread(pass, &mut |i| {
-            let len = block[i].geometry.len();
+            let len = block[i].shape.len();
             if block[i].role.is_vector() {
                 return floats(name(&block[i], "gradient"), len);
             }

@@ -117,7 +117,7 @@ pub fn place(
         |name: &str, width: usize, life: Lifetime| plan.add(name, Category::Activations, tokens * width * bytes, life);
     let xn = rows("head input", h, Lifetime { from: head, to: last_read });
     let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
-    let largest = entries.iter().map(|entry| entry.geometry.len()).max().unwrap_or(0);
+    let largest = entries.iter().map(|entry| entry.shape.len()).max().unwrap_or(0);
     let scratch_shapes = Largest {
         tokens,
         // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.

@@ -1,4 +1,4 @@
-// Finds accesses to device memory by two blocks of a launch that nothing orders: blocks run in any order, or side by
+// Finds accesses to device memory by two blocks of a launch that nothing orders: blocks block in any order, or side by
 // side, and here mostly one after the other, which hides it.
 #pragma once
 #include <atomic>

@@ -11,7 +11,7 @@ use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::{Largest, Param};
 use crate::memory::{Claims, Span};
-use crate::nibble::Geometry;
+use crate::quant::GroupedShape;
 use rayon::prelude::*;
 
 /// Interleaved sums of a row.
@@ -48,7 +48,7 @@ impl<'a> Means<'a> {
     pub fn claim(claims: &mut Claims<'a>, scratch: &'a mut Scratch, param: &Param) -> Option<Self> {
         let rows = param.state.get(state::V_ROWS)?.data;
         let of_cols = param.state.get(state::V_COLS).map_or(Span::NONE, |cols| cols.data);
-        let g = param.weight.geometry;
+        let g = param.weight.shape;
         let cols = of_cols.bytes / 4;
         let sums = g.rows.div_ceil(BLOCK) * cols;
         let (shared, _) = scratch.split(Need { shared: g.rows + cols + sums, private: 0 });
@@ -61,8 +61,8 @@ impl<'a> Means<'a> {
     /// zero, or those after it are. If `sparse`, rows without a gradient keep theirs.
     ///
     /// # Panics
-    /// If the planes do not have the geometry's rows and columns.
-    pub fn advance(self, isa: Isa, g: Geometry, grad: &[f32], sparse: bool, params: &AdamParams) -> MomentRows<'a> {
+    /// If the planes do not have the shape's rows and columns.
+    pub fn advance(self, isa: Isa, g: GroupedShape, grad: &[f32], sparse: bool, params: &AdamParams) -> MomentRows<'a> {
         let Self { rows, cols, now, factors, sums } = self;
         assert!((rows.len(), now.len()) == (g.rows, g.rows) && [0, g.cols].contains(&cols.len()), "shared moments");
         let before = |old: f32| if params.args.reset_before != 0 { 0.0 } else { old };

@@ -32,7 +32,7 @@ struct AdamArgs {
 // What all updates of a step did; kept in device memory until the host asks (src/backend/update.rs, `UpdateStats`).
 struct UpdateStats {
     double grad_sq;
-    u64 refits;
+    u64 rescales;
     u64 skipped;
     // The largest magnitude of the gradient at hand, as bits; zero between updates.
     u32 gmax;

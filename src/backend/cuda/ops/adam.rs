@@ -7,7 +7,7 @@ use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{Largest, Param, StateTensor, UpdateStats, Weight, WeightKind};
 use crate::config::Scheme;
 use crate::memory::Span;
-use crate::nibble::{Geometry, Lattice, RUN, StateFormat};
+use crate::quant::{BLOCK, GroupedShape, QuantGrid, StateFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
@@ -17,7 +17,7 @@ const LEAF_BYTES: usize = 2 * size_of::<f64>() + size_of::<u32>();
 /// Bytes of the verdict in the scratch.
 const VERDICT: usize = 16;
 /// Threads of a block of the update, and bytes of one tile of a warp.
-const BLOCK: u32 = 128;
+const THREADS: u32 = 128;
 const TILE: usize = 32 * (32 + 4) * 4;
 
 /// The width of shared second moments (`kernels/moments.h`).
@@ -28,7 +28,7 @@ const SHARED: u32 = 3;
 #[repr(C)]
 struct DeviceStats {
     grad_sq: f64,
-    refits: u64,
+    rescales: u64,
     skipped: u64,
     gmax: u32,
     reserved: u32,
@@ -51,36 +51,36 @@ struct Planes {
     touched: u64,
 }
 
-/// `Shape` in `kernels/runs.h`.
+/// `Shape` in `kernels/blocks.h`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Shape {
     rows: u32,
     cols: u32,
-    runs_per_row: u32,
-    runs_per_group: u32,
-    runs: u32,
+    blocks_per_row: u32,
+    blocks_per_group: u32,
+    blocks: u32,
     dense: u32,
 }
 
 impl Shape {
     /// # Panics
-    /// If the matrix has nearly 2^32 runs or more.
-    fn of(g: Geometry) -> Self {
+    /// If the matrix has nearly 2^32 blocks or more.
+    fn of(g: GroupedShape) -> Self {
         // Threads past the end have numbers too.
         let fits = |n: usize| {
             assert!(
-                n + BLOCK as usize <= u32::MAX as usize,
-                "{n} runs of 32 elements: fewer than 2^32 can be numbered"
+                n + THREADS as usize <= u32::MAX as usize,
+                "{n} blocks of 32 elements: fewer than 2^32 can be numbered"
             );
             n as u32
         };
         Self {
             rows: fits(g.rows),
             cols: fits(g.cols),
-            runs_per_row: fits(g.padded_cols() / RUN),
-            runs_per_group: fits(g.group / RUN),
-            runs: fits(g.padded_len() / RUN),
+            blocks_per_row: fits(g.padded_cols() / BLOCK),
+            blocks_per_group: fits(g.group / BLOCK),
+            blocks: fits(g.padded_len() / BLOCK),
             dense: u32::from(g.cols == g.padded_cols()),
         }
     }
@@ -108,7 +108,7 @@ impl Codec {
     }
 }
 
-/// `Storage` in `kernels/adam_pass.h`, its `Lattice` (`kernels/lattice.h`) in it.
+/// `Storage` in `kernels/adam_pass.h`, its `QuantGrid` (`kernels/grid.h`) in it.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Storage {
@@ -117,25 +117,25 @@ struct Storage {
     plain: u32,
     m: Codec,
     v: Codec,
-    fine: f32,
+    steps_per_scale: f32,
     unit: f32,
     base: f32,
     excess: f32,
     min: f32,
     max: f32,
-    fit: f32,
+    target: f32,
     grow: f32,
     shrink: f32,
 }
 
 impl Storage {
     fn of(param: &Param, args: &AdamArgs) -> Self {
-        let (kind, lattice, excess) = match param.weight.kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => (0, Lattice::INT8, 0.0),
-            WeightKind::Bf16 => (1, Lattice::INT8, 0.0),
-            WeightKind::Int8 => (2, Lattice::INT8, 128.0),
-            WeightKind::Int4 if param.weight.residue.is_none() => (3, Lattice::CODES, 0.0),
-            WeightKind::Int4 => (3, Lattice::INT4, 0.0),
+        let (kind, grid, excess) = match param.weight.kind {
+            WeightKind::F32 | WeightKind::Int4Simulated => (0, QuantGrid::INT8, 0.0),
+            WeightKind::Bf16 => (1, QuantGrid::INT8, 0.0),
+            WeightKind::Int8 => (2, QuantGrid::INT8, 128.0),
+            WeightKind::Int4 if param.weight.residue.is_none() => (3, QuantGrid::CODES, 0.0),
+            WeightKind::Int4 => (3, QuantGrid::INT4, 0.0),
         };
         let (m, v) = (first_moment(param), param.state.get(state::V));
         let compact = |tensor: &StateTensor| tensor.spec.format != StateFormat::F32;
@@ -145,15 +145,15 @@ impl Storage {
             plain: u32::from(plain(args) && compact(m) && v.is_none_or(compact)),
             m: Codec::of(Some(m)),
             v: Codec::of(v),
-            fine: lattice.fine,
-            unit: 1.0 / lattice.fine,
-            base: if has_offsets(&param.weight) { lattice.origin } else { lattice.zero },
+            steps_per_scale: grid.steps_per_scale,
+            unit: 1.0 / grid.steps_per_scale,
+            base: if has_offsets(&param.weight) { grid.offset_point } else { grid.zero_point },
             excess,
-            min: lattice.min,
-            max: lattice.max,
-            fit: lattice.fit,
-            grow: lattice.grow,
-            shrink: lattice.shrink,
+            min: grid.min,
+            max: grid.max,
+            target: grid.target,
+            grow: grid.grow,
+            shrink: grid.shrink,
         }
     }
 
@@ -246,11 +246,11 @@ fn kept(gpu: &Gpu) -> Span {
 /// One step of one tensor; see [`crate::backend::Backend::adam`].
 ///
 /// # Panics
-/// If a plane's length does not fit the geometry.
+/// If a plane's length does not fit the shape.
 pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     check(param, grad);
     let constants = args;
-    let count = param.weight.geometry.len();
+    let count = param.weight.shape.len();
     let leaves = count.div_ceil(LEAF);
     let at = Statistics::new(gpu.scratch, leaves);
     let (grid, kept) = (u32::try_from(leaves).expect("fewer than 2^32 leaves"), kept(gpu));
@@ -274,20 +274,20 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
         means.advance(gpu, param, grad, constants, at.verdict, touched);
     }
 
-    let mut shape = Shape::of(param.weight.geometry);
+    let mut shape = Shape::of(param.weight.shape);
     if !touched.is_none() {
-        // Runs that are left out are gaps.
+        // Blocks that are left out are gaps.
         shape.dense = 0;
     }
     let storage = Storage::of(param, constants);
-    let blocks = shape.runs.div_ceil(BLOCK);
-    let shared = storage.tiles() * TILE * BLOCK as usize / 32;
+    let blocks = shape.blocks.div_ceil(THREADS);
+    let shared = storage.tiles() * TILE * THREADS as usize / 32;
     let args =
         Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
     let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(constants);
     let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
-    gpu.launch(kernel, [blocks, 1, 1], BLOCK, shared, &args);
+    gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, &args);
 }
 
 /// Which rows a sparse parameter's step updates, one u32 each, nothing where it updates all; and the scratch after it.
@@ -295,7 +295,7 @@ fn touched_rows(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs, scrat
     if !param.sparse || args.resets() {
         return (Span::NONE, scratch);
     }
-    let g = param.weight.geometry;
+    let g = param.weight.shape;
     let touched = scratch.head(4 * g.rows);
     let args = Args::new().span(gpu, grad).u32(g.rows as u32).u32(g.cols as u32).span(gpu, touched);
     gpu.launch("optimizer_touched_rows", [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
@@ -313,8 +313,8 @@ pub fn update_stats(gpu: &mut Gpu) -> UpdateStats {
     let kept = kept(gpu);
     gpu.download(kept, &mut bytes);
     gpu.zero(kept);
-    let DeviceStats { grad_sq, refits, skipped, .. } = zerocopy::transmute!(bytes);
-    UpdateStats { grad_sq, refits, skipped }
+    let DeviceStats { grad_sq, rescales, skipped, .. } = zerocopy::transmute!(bytes);
+    UpdateStats { grad_sq, rescales, skipped }
 }
 
 fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: Span) -> Planes {
@@ -337,7 +337,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: S
 
 /// The kernels trust these lengths.
 fn check(param: &Param, grad: Span) {
-    let (w, g) = (&param.weight, param.weight.geometry);
+    let (w, g) = (&param.weight, param.weight.shape);
     super::weights::check(w);
     for tensor in param.state.tensors() {
         let shape = match tensor.spec.name {
@@ -347,7 +347,7 @@ fn check(param: &Param, grad: Span) {
             state::SCALARS => (1, SCALARS, tensor.spec.shape.group),
             name => panic!("the fused pass has no use for a state tensor {name}"),
         };
-        let Geometry { rows, cols, group } = tensor.spec.shape;
+        let GroupedShape { rows, cols, group } = tensor.spec.shape;
         assert_eq!((rows, cols, group), shape, "rows, columns and group of {}", tensor.spec.name);
         let bytes = [tensor.data.bytes, tensor.scales.bytes];
         assert_eq!(bytes, tensor.spec.bytes(), "bytes of {} and of its scales", tensor.spec.name);

@@ -4,12 +4,12 @@ use crate::backend::adam::{AdamArgs, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{Largest, Param};
 use crate::memory::Span;
-use crate::nibble::{Geometry, RUN};
+use crate::quant::{BLOCK, GroupedShape};
 
 /// Rows that a column's sum runs over in one go, as on the CPU.
 const ROWS: usize = 64;
 /// Threads of a block, and rows that its warps take.
-const BLOCK: u32 = 256;
+const THREADS: u32 = 256;
 const WARPS: usize = 8;
 /// Grids have fewer blocks than this in their second direction.
 const MOST_BLOCKS: usize = 65_535;
@@ -17,7 +17,7 @@ const MOST_BLOCKS: usize = 65_535;
 /// Scratch in bytes, beside what the statistics need.
 pub(crate) fn need(largest: &Largest) -> usize {
     let (rows, cols) = (largest.features.max(largest.inputs), largest.inputs);
-    4 * (rows.next_multiple_of(RUN) + 2 * cols.next_multiple_of(RUN) + largest.parameter.div_ceil(ROWS))
+    4 * (rows.next_multiple_of(BLOCK) + 2 * cols.next_multiple_of(BLOCK) + largest.parameter.div_ceil(ROWS))
 }
 
 /// Where this step's shared moments lie in the scratch.
@@ -29,7 +29,7 @@ pub(crate) struct Means {
     kept_cols: Span,
     /// One float32 per row.
     pub now: Span,
-    /// One float32 per column, padded to whole runs; none if not factored.
+    /// One float32 per column, padded to whole blocks; none if not factored.
     pub factors: Span,
     /// Sums of columns over blocks of rows.
     sums: Span,
@@ -38,13 +38,13 @@ pub(crate) struct Means {
 impl Means {
     /// In `scratch`, for a parameter that has shared moments.
     pub fn of(scratch: Span, param: &Param) -> Option<Self> {
-        let g = param.weight.geometry;
+        let g = param.weight.shape;
         let kept_rows = param.state.get(state::V_ROWS)?.data;
         let kept_cols = param.state.get(state::V_COLS).map_or(Span::NONE, |cols| cols.data);
-        // Starts of runs, so that lanes load whole pieces.
-        let rows = 4 * g.rows.next_multiple_of(RUN);
+        // Starts of blocks, so that lanes load whole pieces.
+        let rows = 4 * g.rows.next_multiple_of(BLOCK);
         let factored = !kept_cols.is_none();
-        let (factors, sums) = if factored { (4 * g.cols.next_multiple_of(RUN), sums_bytes(g)) } else { (0, 0) };
+        let (factors, sums) = if factored { (4 * g.cols.next_multiple_of(BLOCK), sums_bytes(g)) } else { (0, 0) };
         Some(Self {
             kept_rows,
             kept_cols,
@@ -64,24 +64,24 @@ impl Means {
         verdict: Span,
         touched: Span,
     ) {
-        let g = param.weight.geometry;
+        let g = param.weight.shape;
         let (rows, cols) = (g.rows as u32, g.cols as u32);
         let args = Args::new().span(gpu, grad).u32(rows).u32(cols).bytes(constants).span(gpu, verdict);
         let args = args.span(gpu, touched).span(gpu, self.kept_rows).span(gpu, self.now);
-        gpu.launch("optimizer_row_means", [g.rows.div_ceil(WARPS) as u32, 1, 1], BLOCK, 0, &args);
+        gpu.launch("optimizer_row_means", [g.rows.div_ceil(WARPS) as u32, 1, 1], THREADS, 0, &args);
         if self.factors.is_none() {
             return;
         }
-        let blocks = cols.div_ceil(BLOCK);
+        let blocks = cols.div_ceil(THREADS);
         let args = Args::new().span(gpu, grad).u32(rows).u32(cols).span(gpu, verdict).span(gpu, self.sums);
         let row_blocks = g.rows.div_ceil(ROWS).min(MOST_BLOCKS) as u32;
-        gpu.launch("optimizer_col_sums", [blocks, row_blocks, 1], BLOCK, 0, &args);
+        gpu.launch("optimizer_col_sums", [blocks, row_blocks, 1], THREADS, 0, &args);
         let args = Args::new().u32(rows).u32(cols).bytes(constants).span(gpu, verdict).span(gpu, self.now);
         let args = args.span(gpu, self.sums).span(gpu, self.kept_cols).span(gpu, self.factors);
-        gpu.launch("optimizer_factors", [blocks, 1, 1], BLOCK, 0, &args);
+        gpu.launch("optimizer_factors", [blocks, 1, 1], THREADS, 0, &args);
     }
 }
 
-fn sums_bytes(g: Geometry) -> usize {
+fn sums_bytes(g: GroupedShape) -> usize {
     4 * g.rows.div_ceil(ROWS) * g.cols
 }
