@@ -4,12 +4,16 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 9 | `cli` | the program's own, outside the library: one file per subcommand |
-//! | 8 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
-//! | 7 | `checkpoint` | training state <-> file |
-//! | 6 | `train` | the loop, schedules, evaluation, metrics |
+//! | 11 | `cli` | the program's own, outside the library: one file per subcommand |
+//! | 10 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
+//! | 9 | `checkpoint` | training state <-> file |
+//! | 8 | `train` | the loop, schedules, evaluation, metrics |
+//! | 7 | `data` | from a configuration to a run's training and validation rows |
+//! | 6 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
+//! | 5 | `data::shard` | prepared token ids, memory-mapped |
+//! | 4 | `data::tokenize` | tokenizers, special tokens, chat templates, samples |
+//! | 3 | `data::source` | files and the documents in them |
 //! | 5 | `model` | one table of parameters, forward, backward |
-//! | 4 | `data` | tokenizers, corpora, shards, batches |
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 4 | `optim` | update rules: what each keeps of a parameter, and its step made of the backend's operations |

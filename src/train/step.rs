@@ -10,6 +10,9 @@ use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
 
+// What is not learned according to the data is what the loss skips.
+const _: () = assert!(crate::data::IGNORE == IGNORE);
+
 /// What a run has counted so far; part of its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {

@@ -7,7 +7,7 @@ use crate::config::{Model, RopeScaling, Scheme, Weights};
 use crate::convert::gguf::{GgufWriter, Item, MetaValue};
 use crate::convert::names::{RowOrder, gguf_name};
 use crate::convert::quants::Kind;
-use crate::convert::tokenizer::{Special, to_gguf};
+use crate::convert::tokenizer::to_gguf;
 use crate::convert::{Progress, Sink};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
@@ -188,7 +188,7 @@ fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint
         Some(json) => Tokenizer::from_json(json)?,
         None => Tokenizer::bytes(),
     };
-    let special = Special::of(checkpoint, &tokenizer);
+    let special = checkpoint.special_tokens(&tokenizer);
     for (key, value) in to_gguf(json.as_deref(), &special, model.vocab)? {
         writer.key(key, value);
     }

@@ -1,8 +1,8 @@
 //! One source of a run: a text, or samples.
 
-use super::Tokens;
-use super::packed::Packed;
+use super::packing::Packed;
 use crate::config::Long;
+use crate::data::shard::Tokens;
 use crate::error::DataError;
 use std::path::PathBuf;
 
@@ -37,7 +37,7 @@ impl Body {
 
     /// The body without its last `fraction`, and that: tokens of a text, whole samples of others. Nothing in the tail is
     /// ever an input or a target of training.
-    pub(super) fn cut_tail(&self, fraction: f64) -> (Body, Body) {
+    pub(crate) fn cut_tail(&self, fraction: f64) -> (Body, Body) {
         let cut = |len: usize| len.saturating_sub((len as f64 * fraction).round() as usize);
         match self {
             Body::Stream(tokens) => {
@@ -98,7 +98,7 @@ impl Samples {
     }
 
     /// Rows of them.
-    pub(super) fn pack(&self, sequence: usize, what: &'static str, advice: &'static str) -> Result<Packed, DataError> {
+    pub(crate) fn pack(&self, sequence: usize, what: &'static str, advice: &'static str) -> Result<Packed, DataError> {
         let packed = Packed::new(&self.tokens, &self.starts, sequence, self.share, self.long);
         let packed = packed.map_err(|long| {
             let number = self.before + long.sample;

@@ -1,12 +1,9 @@
 //! A run's training and validation rows, ready and checked.
 
-use super::chat::Companion;
-use super::corpus::{Corpus, Input, InputKind};
-use super::documents::Documents;
-use super::part::{Body, Part, Samples};
-use super::prepare::Progress;
-use super::recipe::Recipe;
-use super::{Batches, Shard, Tokenizer, Windows};
+use super::batch::{Batches, Body, Part, Samples, Windows};
+use super::shard::{Progress, Shard};
+use super::source::{Corpus, Documents, Input, InputKind};
+use super::tokenize::{Companion, Recipe, Tokenizer};
 use crate::config::{self, Config};
 use crate::error::DataError;
 use std::path::Path;

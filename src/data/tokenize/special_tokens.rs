@@ -1,35 +1,33 @@
 //! Special tokens of a model, from what came with its tokenizer.
 
-use crate::checkpoint::{Checkpoint, GENERATION_CONFIG, TOKENIZER_CONFIG};
-use crate::data::Tokenizer;
+use super::Tokenizer;
 use serde_json::{Map, Value};
 
 /// Special tokens and the chat template.
 #[derive(Clone, Debug, Default, PartialEq)]
-#[allow(missing_docs)]
-pub struct Special {
+pub struct SpecialTokens {
+    /// Beginning of text.
     pub bos: Option<u32>,
+    /// End of text.
     pub eos: Option<u32>,
+    /// What stands for text that the vocabulary lacks.
     pub unknown: Option<u32>,
+    /// Padding.
     pub padding: Option<u32>,
+    /// Whether `bos` is put before every text.
     pub add_bos: Option<bool>,
+    /// Whether `eos` is put after every text.
     pub add_eos: Option<bool>,
+    /// The chat template.
     pub template: Option<String>,
     /// Further tokens at which a text ends, as the end of a turn.
     pub ends: Vec<u32>,
 }
 
-impl Special {
-    /// What a file's `tokenizer_config.json` and `generation_config.json` say, and the tokenizer's own names where they
+impl SpecialTokens {
+    /// What `tokenizer_config.json` (`told`) and `generation_config.json` say, and the tokenizer's own names where they
     /// say nothing.
-    pub fn of(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Self {
-        let object = |name: &str| checkpoint.attachment(name).map(|json| serde_json::from_slice(&json).ok());
-        let told = object(TOKENIZER_CONFIG).flatten().unwrap_or_default();
-        let generation = object(GENERATION_CONFIG).flatten().unwrap_or_default();
-        Self::read(tokenizer, &told, &generation)
-    }
-
-    fn read(tokenizer: &Tokenizer, told: &Map<String, Value>, generation: &Map<String, Value>) -> Self {
+    pub fn read(tokenizer: &Tokenizer, told: &Map<String, Value>, generation: &Map<String, Value>) -> Self {
         let token = |key: &str| {
             let value = told.get(key)?;
             tokenizer.id(value.as_str().or_else(|| value["content"].as_str())?)
@@ -62,7 +60,7 @@ impl Special {
 }
 
 /// One id or a list of them, each once; what is neither is none.
-pub fn ids(value: Option<&Value>) -> Vec<u32> {
+fn ids(value: Option<&Value>) -> Vec<u32> {
     let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     let mut found = Vec::new();
     let values = match value {
@@ -101,7 +99,7 @@ mod tests {
         let tokenizer = Tokenizer::from_json(json).unwrap();
         let own = tokenizer.eos().unwrap();
         let read = |told: Value, generation: Value| {
-            Special::read(&tokenizer, told.as_object().unwrap(), generation.as_object().unwrap())
+            SpecialTokens::read(&tokenizer, told.as_object().unwrap(), generation.as_object().unwrap())
         };
         assert_eq!(read(json!({}), json!({})).eos, Some(own));
         let other = tokenizer.id("e").unwrap();

@@ -9,7 +9,7 @@ const ROUNDS: u64 = 6;
 
 /// A permutation of `0..n`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Permutation {
+pub(crate) struct Permutation {
     n: u64,
     key: u64,
     /// Bits of each half.
@@ -19,14 +19,14 @@ pub(super) struct Permutation {
 impl Permutation {
     /// # Panics
     /// If `n` is 0.
-    pub(super) fn new(n: u64, key: u64) -> Self {
+    pub(crate) fn new(n: u64, key: u64) -> Self {
         assert!(n > 0, "a permutation of nothing");
         let bits = u64::BITS - (n - 1).leading_zeros();
         Permutation { n, key, half: bits.div_ceil(2).max(1) }
     }
 
     /// Where `i` goes; `i` is below `n`.
-    pub(super) fn image(&self, i: u64) -> u64 {
+    pub(crate) fn image(&self, i: u64) -> u64 {
         debug_assert!(i < self.n);
         let mut x = self.network(i);
         while x >= self.n {
@@ -48,7 +48,7 @@ impl Permutation {
 
 /// A bijection of 64 bits whose outputs look independent (the finalizer of SplitMix64; Steele, Lea and Flood,
 /// "Fast splittable pseudorandom number generators", 2014).
-pub(super) fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

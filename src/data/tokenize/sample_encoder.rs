@@ -1,9 +1,8 @@
 //! How documents become samples: which tokens, and which of them are learned.
 
 use super::Tokenizer;
-use super::chat::{Chat, Companion};
-use super::document::Document;
-use super::tokens::{BEGINS, LARGEST_ID, LEARNED};
+use super::chat_template::{Chat, Companion};
+use crate::data::source::Document;
 use crate::error::DataError;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -18,7 +17,7 @@ pub struct Recipe {
 
 impl Recipe {
     /// Adds all that samples depend on to a key.
-    pub(super) fn hash(&self, hash: &mut Xxh3) {
+    pub(crate) fn hash(&self, hash: &mut Xxh3) {
         for part in self.companion.content() {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
@@ -29,7 +28,7 @@ impl Recipe {
     ///
     /// # Errors
     /// A chat template with a mistake in its syntax.
-    pub(super) fn encoder(&self) -> Result<Encoder<'_>, DataError> {
+    pub(crate) fn encoder(&self) -> Result<Encoder<'_>, DataError> {
         let tokenizer = &self.tokenizer;
         let end = self.companion.eos().and_then(|eos| tokenizer.id(eos)).or(tokenizer.eos());
         Ok(Encoder { tokenizer, begin: tokenizer.beginning(), end, chat: self.companion.chat()? })
@@ -38,15 +37,17 @@ impl Recipe {
 
 /// One sample.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sample {
-    /// Ids with their marks.
+pub(crate) struct Sample {
+    /// Its tokens.
     pub ids: Vec<u32>,
+    /// Which of them are learned, as many.
+    pub learned: Vec<bool>,
     /// Bytes of text that is learned.
     pub learned_bytes: u64,
 }
 
 /// Why a document is no sample.
-pub(super) enum Refused {
+pub(crate) enum Refused {
     /// Something about the document.
     Document(String),
     /// It has messages, and nothing says how those are written.
@@ -54,7 +55,7 @@ pub(super) enum Refused {
 }
 
 /// A recipe with its template compiled.
-pub(super) struct Encoder<'a> {
+pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     /// What is put before each text (not before conversations, whose template writes it).
     begin: Vec<u32>,
@@ -65,7 +66,7 @@ pub(super) struct Encoder<'a> {
 
 impl Encoder<'_> {
     /// The sample of a document; no ids for an empty text.
-    pub(super) fn encode(&self, document: &Document) -> Result<Sample, Refused> {
+    pub(crate) fn encode(&self, document: &Document) -> Result<Sample, Refused> {
         match document {
             Document::Text(text) => self.text("", text),
             Document::Pair { prompt, completion } => self.text(prompt, completion),
@@ -76,7 +77,7 @@ impl Encoder<'_> {
                 let parts = self.parts(&written.text, &bounds)?;
                 // What is learned and what is not take turns.
                 let parts = parts.into_iter().enumerate().map(|(i, ids)| (ids, i % 2 == 1));
-                marked(parts, written.learned.iter().map(|range| range.len() as u64).sum())
+                Ok(sample(parts, written.learned.iter().map(|range| range.len() as u64).sum()))
             }
         }
     }
@@ -85,7 +86,7 @@ impl Encoder<'_> {
     fn text(&self, before: &str, learned: &str) -> Result<Sample, Refused> {
         let mut text = format!("{before}{learned}");
         if text.is_empty() {
-            return Ok(Sample { ids: Vec::new(), learned_bytes: 0 });
+            return Ok(Sample { ids: Vec::new(), learned: Vec::new(), learned_bytes: 0 });
         }
         if self.end.is_none() && !text.ends_with('\n') {
             text.push('\n');
@@ -97,7 +98,7 @@ impl Encoder<'_> {
         let begin = if parts[0].starts_with(&self.begin) { &[][..] } else { &self.begin };
         let learned_from = parts.len() - 1;
         let parts = parts.into_iter().enumerate().map(|(i, ids)| (ids, i == learned_from));
-        marked([(begin.to_vec(), false)].into_iter().chain(parts), learned.len() as u64)
+        Ok(sample([(begin.to_vec(), false)].into_iter().chain(parts), learned.len() as u64))
     }
 
     /// The ids of `text` in parts, cut at `bounds`, which do not decrease.
@@ -142,18 +143,13 @@ impl Encoder<'_> {
 }
 
 /// One sample of parts that are learned or not.
-fn marked(parts: impl Iterator<Item = (Vec<u32>, bool)>, learned_bytes: u64) -> Result<Sample, Refused> {
-    let mut ids = Vec::new();
+fn sample(parts: impl Iterator<Item = (Vec<u32>, bool)>, learned_bytes: u64) -> Sample {
+    let mut sample = Sample { ids: Vec::new(), learned: Vec::new(), learned_bytes };
     for (part, learned) in parts {
-        ids.extend(part.into_iter().map(|id| if learned { id | LEARNED } else { id }));
+        sample.learned.resize(sample.learned.len() + part.len(), learned);
+        sample.ids.extend(part);
     }
-    if let Some(id) = ids.iter().map(|id| id & !LEARNED).find(|id| *id > LARGEST_ID) {
-        return Err(Refused::Document(format!("has the token id {id}, at most {LARGEST_ID} is possible")));
-    }
-    if let Some(first) = ids.first_mut() {
-        *first |= BEGINS;
-    }
-    Ok(Sample { ids, learned_bytes })
+    sample
 }
 
 #[cfg(test)]
@@ -173,10 +169,10 @@ mod tests {
     fn read(recipe: &Recipe, document: Document) -> (String, String) {
         let encoder = recipe.encoder().unwrap_or_else(|error| panic!("{error}"));
         let sample = encoder.encode(&document).unwrap_or_else(|_| panic!("{document:?} is refused"));
-        assert!(sample.ids.iter().enumerate().all(|(i, id)| (id & BEGINS != 0) == (i == 0)));
-        let all: Vec<u32> = sample.ids.iter().map(|id| id & LARGEST_ID).collect();
-        let learned: Vec<u32> = sample.ids.iter().filter(|id| **id & LEARNED != 0).map(|id| id & LARGEST_ID).collect();
-        (recipe.tokenizer.decode(&all), recipe.tokenizer.decode(&learned))
+        assert_eq!(sample.ids.len(), sample.learned.len());
+        let learned: Vec<u32> =
+            sample.ids.iter().zip(&sample.learned).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
+        (recipe.tokenizer.decode(&sample.ids), recipe.tokenizer.decode(&learned))
     }
 
     fn pair(prompt: &str, completion: &str) -> Document {
@@ -200,12 +196,11 @@ mod tests {
         let recipe = recipe(fixture("byte_fallback.json"));
         let encoder = recipe.encoder().unwrap();
         let sample = encoder.encode(&pair("It is a truth", " universally acknowledged")).unwrap_or_else(|_| panic!());
-        let ids: Vec<u32> = sample.ids.iter().map(|id| id & LARGEST_ID).collect();
+        let ids = &sample.ids;
         let whole = recipe.tokenizer.encode("It is a truth universally acknowledged").unwrap();
         assert_eq!(ids[..ids.len() - 1], whole);
         let prompt = recipe.tokenizer.encode("It is a truth").unwrap().len();
-        let learned: Vec<bool> = sample.ids.iter().map(|id| id & LEARNED != 0).collect();
-        assert_eq!(learned, (0..ids.len()).map(|i| i >= prompt).collect::<Vec<_>>());
+        assert_eq!(sample.learned, (0..ids.len()).map(|i| i >= prompt).collect::<Vec<_>>());
     }
 
     #[test]
@@ -217,7 +212,7 @@ mod tests {
         let apart = [recipe.tokenizer.encode(prompt).unwrap(), recipe.tokenizer.encode(completion).unwrap()].concat();
         assert_ne!(whole, apart);
         let sample = recipe.encoder().unwrap().encode(&pair(prompt, completion)).unwrap_or_else(|_| panic!());
-        let ids: Vec<u32> = sample.ids.iter().map(|id| id & LARGEST_ID).collect();
+        let ids = &sample.ids;
         assert_eq!(ids[..ids.len() - 1], apart);
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The corpus in the program: see `assets/corpus/README.md` for source and licence.
-static BUNDLED: &[u8] = include_bytes!("../../assets/corpus/austen.txt");
+static BUNDLED: &[u8] = include_bytes!("../../../assets/corpus/austen.txt");
 
 /// Files in the order in which they are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Input {
     /// Whether it is packed by Zstandard (`.zst`).
     pub compressed: bool,
     /// The text itself if it is not a file.
-    pub(super) bundled: Option<&'static [u8]>,
+    pub(crate) bundled: Option<&'static [u8]>,
 }
 
 /// How documents are cut out of a file.

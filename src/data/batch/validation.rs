@@ -1,9 +1,10 @@
 //! Validation rows: always the same, in the same order.
 
-use super::packed::{Packed, Packing};
-use super::part::{Body, Part};
-use super::stream::{copy_window, windows};
-use super::{Tokens, check_shape};
+use super::check_shape;
+use super::dataset::{Body, Part};
+use super::packing::{Packed, Packing};
+use super::shuffled::{copy_window, windows};
+use crate::data::shard::Tokens;
 use crate::error::DataError;
 
 /// Consecutive windows that share no target, and rows of samples.
@@ -76,8 +77,7 @@ impl Windows {
             limit(&mut parts, most, all);
         }
         let targets = parts.iter().map(|(rows, count)| match rows {
-            Rows::Stream(tokens) if !tokens.is_marked() => (count * sequence) as u64,
-            Rows::Stream(tokens) => learned(tokens, count * sequence),
+            Rows::Stream(tokens) => tokens.learned(1..1 + count * sequence),
             Rows::Packed(packed) => packed.targets(0..*count),
         });
         let targets = targets.sum();
@@ -154,13 +154,6 @@ fn limit(parts: &mut [(Rows, usize)], most: usize, all: usize) {
         *count = wanted.min(left).min(*count);
         left -= *count;
     }
-}
-
-/// Targets among the first `count` of `tokens` that are learned.
-fn learned(tokens: &Tokens, count: usize) -> u64 {
-    let mut targets = vec![0; count];
-    tokens.read_targets(1, &mut targets);
-    targets.iter().filter(|target| **target != crate::backend::IGNORE).count() as u64
 }
 
 #[cfg(test)]

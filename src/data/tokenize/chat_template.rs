@@ -90,7 +90,7 @@ impl Companion {
     }
 
     /// All that texts depend on.
-    pub(super) fn content(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn content(&self) -> impl Iterator<Item = &str> {
         let special = self.special.iter().flat_map(|(name, token)| [*name, token.as_str()]);
         self.template.as_deref().into_iter().chain(special)
     }
@@ -99,7 +99,7 @@ impl Companion {
     ///
     /// # Errors
     /// A template with a mistake in its syntax.
-    pub(super) fn chat(&self) -> Result<Option<Chat<'_>>, DataError> {
+    pub(crate) fn chat(&self) -> Result<Option<Chat<'_>>, DataError> {
         let Some(template) = &self.template else { return Ok(None) };
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
@@ -192,14 +192,14 @@ fn one_line(error: &Error) -> String {
 
 /// A conversation as text.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Written {
+pub(crate) struct Written {
     pub text: String,
     /// Bytes that the assistant says, marks of the ends of its turns among them; in order, none empty.
     pub learned: Vec<Range<usize>>,
 }
 
 /// A template that writes.
-pub(super) struct Chat<'a> {
+pub(crate) struct Chat<'a> {
     environment: Environment<'a>,
     special: Map<String, Value>,
 }
@@ -211,7 +211,7 @@ impl Chat<'_> {
     /// # Errors
     /// A conversation that the template refuses, a template that writes the beginning of a conversation in another way
     /// once it goes on.
-    pub(super) fn write(&self, messages: &[Value]) -> Result<Written, String> {
+    pub(crate) fn write(&self, messages: &[Value]) -> Result<Written, String> {
         let text = self.render(messages, false)?;
         let mut learned: Vec<Range<usize>> = Vec::new();
         for (i, message) in messages.iter().enumerate().filter(|(_, message)| message["role"] == "assistant") {

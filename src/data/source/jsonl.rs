@@ -2,7 +2,7 @@
 
 use super::corpus::{Input, InputKind};
 use super::document::Document;
-use super::hashed::{Content, TextReader};
+use super::hashing_reader::{Content, TextReader};
 #[cfg(feature = "parquet")]
 use super::parquet::Rows;
 use crate::error::DataError;
@@ -13,7 +13,7 @@ use std::path::Path;
 const LONGEST: u64 = 1 << 26;
 
 /// The documents of one input, in order.
-pub(super) struct Documents<'a> {
+pub(crate) struct Documents<'a> {
     path: &'a Path,
     reader: Reader<'a>,
     /// Lines or rows read.
@@ -31,7 +31,7 @@ enum Reader<'a> {
 
 impl<'a> Documents<'a> {
     /// Opens `input`, which is not llm.c's.
-    pub(super) fn open(input: &'a Input) -> Result<Self, DataError> {
+    pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
         let reader = match input.kind {
             InputKind::Text => Reader::Whole(TextReader::open(input)?, false),
             #[cfg(feature = "parquet")]
@@ -42,7 +42,7 @@ impl<'a> Documents<'a> {
     }
 
     /// Size and hash of what was read so far: of the whole file once there are no more documents.
-    pub(super) fn content(&self) -> Content {
+    pub(crate) fn content(&self) -> Content {
         match &self.reader {
             Reader::Lines(reader) | Reader::Whole(reader, _) => reader.content(),
             #[cfg(feature = "parquet")]
@@ -51,17 +51,17 @@ impl<'a> Documents<'a> {
     }
 
     /// The line of the document that was given last.
-    pub(super) fn line(&self) -> u64 {
+    pub(crate) fn line(&self) -> u64 {
         self.line
     }
 
     /// An error about the document that was given last.
-    pub(super) fn refuse(&self, reason: String) -> DataError {
+    pub(crate) fn refuse(&self, reason: String) -> DataError {
         self.refuse_at(self.line, reason)
     }
 
     /// An error about the document at `line`.
-    pub(super) fn refuse_at(&self, line: u64, reason: String) -> DataError {
+    pub(crate) fn refuse_at(&self, line: u64, reason: String) -> DataError {
         let unit = match self.reader {
             #[cfg(feature = "parquet")]
             Reader::Rows(_) => "row",
@@ -71,7 +71,7 @@ impl<'a> Documents<'a> {
     }
 
     /// The next document, nothing after the last. Empty lines are none.
-    pub(super) fn next_document(&mut self) -> Result<Option<Document>, DataError> {
+    pub(crate) fn next_document(&mut self) -> Result<Option<Document>, DataError> {
         let found = match &mut self.reader {
             Reader::Lines(reader) => match next_line(reader, self.path, &mut self.line)? {
                 Some(line) if line.len() as u64 == LONGEST => Some(Err(format!("longer than {LONGEST} bytes"))),

@@ -185,7 +185,7 @@ impl Tokenizer {
     }
 
     /// Whether a text may be cut anywhere between characters without changing its ids.
-    pub(super) fn cuts_anywhere(&self) -> bool {
+    pub(crate) fn cuts_anywhere(&self) -> bool {
         matches!(self.0, Kind::Bytes)
     }
 }

@@ -6,10 +6,7 @@
 //! cut. Where nothing agrees the text is cut at the first line, and the tokens are those of the parts.
 
 use super::Tokenizer;
-use super::corpus::{Input, InputKind};
-use super::document::Document;
-use super::documents::Documents;
-use super::hashed::{Content, TextReader};
+use crate::data::source::{Content, Document, Documents, Input, InputKind, TextReader};
 use crate::error::DataError;
 use std::io::Read;
 use std::path::Path;
@@ -28,14 +25,14 @@ const TRIES: usize = 8;
 
 /// A part of a document.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     pub text: String,
     /// Whether the document ends here.
     pub last: bool,
 }
 
 /// The pieces of one input, in order.
-pub(super) struct Pieces<'a> {
+pub(crate) struct Pieces<'a> {
     path: &'a Path,
     tokenizer: &'a Tokenizer,
     reader: Reader<'a>,
@@ -58,7 +55,7 @@ enum Reader<'a> {
 
 impl<'a> Pieces<'a> {
     /// Opens `input`.
-    pub(super) fn new(input: &'a Input, tokenizer: &'a Tokenizer) -> Result<Self, DataError> {
+    pub(crate) fn new(input: &'a Input, tokenizer: &'a Tokenizer) -> Result<Self, DataError> {
         let reader = match input.kind {
             InputKind::Text => Reader::Whole(TextReader::open(input)?),
             _ => Reader::Many(Documents::open(input)?),
@@ -68,7 +65,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// Size and hash of what was read so far: of the whole file once there are no more pieces.
-    pub(super) fn content(&self) -> Content {
+    pub(crate) fn content(&self) -> Content {
         match &self.reader {
             Reader::Whole(reader) => reader.content(),
             Reader::Many(documents) => documents.content(),

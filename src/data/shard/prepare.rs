@@ -1,15 +1,9 @@
 //! From files to a shard: hash the inputs, look in the cache, tokenize what is not there.
 
-use super::Tokenizer;
-use super::corpus::{Corpus, Input, InputKind};
-use super::document::Document;
-use super::documents::Documents;
-use super::hashed::{Content, HashedReader};
-use super::llm_c;
-use super::pieces::{Piece, Pieces};
-use super::recipe::{Encoder, Recipe, Refused};
-use super::shard::{MARKED_VERSION, Shard, VERSION, Writer};
-use super::tokens::Width;
+use super::file::{MARKED_VERSION, Shard, VERSION, Writer};
+use super::tokens::{Width, mark};
+use crate::data::source::{Content, Corpus, Document, Documents, HashedReader, Input, InputKind, llm_c};
+use crate::data::tokenize::{Encoder, Piece, Pieces, Recipe, Refused, Tokenizer};
 use crate::error::DataError;
 use crate::store::publish;
 use rayon::prelude::*;
@@ -226,9 +220,10 @@ impl Job<'_> {
             return Ok(Width::Marked);
         }
         let ready = self.corpus.inputs.iter().filter(|input| input.kind == InputKind::LlmC);
-        let widths = ready.map(|input| Ok(llm_c::Reader::open(input)?.width)).collect::<Result<Vec<_>, DataError>>()?;
+        let id_bytes =
+            ready.map(|input| Ok(llm_c::Reader::open(input)?.id_bytes)).collect::<Result<Vec<_>, DataError>>()?;
         let own = Width::of(self.tokenizer.vocab_size());
-        Ok(if own == Width::Four || widths.contains(&Width::Four) { Width::Four } else { Width::Two })
+        Ok(if own == Width::Four || id_bytes.contains(&Width::Four.bytes()) { Width::Four } else { Width::Two })
     }
 
     /// The text of one input; its bytes, and what the file held.
@@ -286,7 +281,8 @@ impl Job<'_> {
                     Refused::NoTemplate => DataError::NoTemplate { path: input.name.clone() },
                 })?;
                 learned_bytes += sample.learned_bytes;
-                writer.tokens(&sample.ids)?;
+                let marked = mark(&sample.ids, &sample.learned).map_err(|reason| documents.refuse_at(line, reason))?;
+                writer.tokens(&marked)?;
             }
             self.report(input, done + documents.content().bytes);
         }

@@ -6,7 +6,7 @@ const PERIOD: usize = 4096;
 /// A schedule: row `position` is row number `index` of its source. Both are found without looking at earlier rows, so
 /// a run resumes anywhere.
 #[derive(Clone, Debug)]
-pub(super) struct Mixture {
+pub(crate) struct Mixture {
     /// The source of each row of a period, and how many rows of that source come before it in the period.
     rows: Vec<(u32, u32)>,
     /// Rows of each source in a period.
@@ -18,7 +18,7 @@ impl Mixture {
     ///
     /// # Panics
     /// If there is no source, or more than half as many as rows in a period.
-    pub(super) fn new(weights: &[f64]) -> Self {
+    pub(crate) fn new(weights: &[f64]) -> Self {
         assert!(!weights.is_empty() && weights.len() <= PERIOD / 2, "{} sources", weights.len());
         if weights.len() == 1 {
             return Mixture { rows: vec![(0, 0)], counts: vec![1] };
@@ -41,7 +41,7 @@ impl Mixture {
     }
 
     /// The source of row `position`, and which of its rows it is.
-    pub(super) fn row(&self, position: u64) -> (usize, u64) {
+    pub(crate) fn row(&self, position: u64) -> (usize, u64) {
         let period = self.rows.len() as u64;
         let (source, before) = self.rows[(position % period) as usize];
         let index = (position / period).wrapping_mul(self.counts[source as usize]).wrapping_add(before.into());
@@ -49,7 +49,7 @@ impl Mixture {
     }
 
     /// The share of the rows that a source has.
-    pub(super) fn share(&self, source: usize) -> f64 {
+    pub(crate) fn share(&self, source: usize) -> f64 {
         self.counts[source] as f64 / self.rows.len() as f64
     }
 }

@@ -5,13 +5,13 @@
 //! anywhere with nothing but the number of rows it has seen. Each epoch also shifts all windows by a random number of
 //! tokens, so that not the same sequences come back.
 
-use super::Tokens;
 use super::permutation::{Permutation, mix};
+use crate::data::shard::Tokens;
 use crate::error::DataError;
 
 /// A text as shuffled windows.
 #[derive(Clone, Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     tokens: Tokens,
     sequence: usize,
     seed: u64,
@@ -22,7 +22,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(tokens: Tokens, sequence: usize, seed: u64) -> Result<Self, DataError> {
+    pub(crate) fn new(tokens: Tokens, sequence: usize, seed: u64) -> Result<Self, DataError> {
         let advice = "give more text in data.train or lower train.sequence";
         let most = windows(&tokens, sequence, "the training text", advice)?;
         // Where there are several windows, one fewer is visited, so that each epoch can shift by a sequence or more.
@@ -33,17 +33,17 @@ impl Stream {
     }
 
     /// Windows of one epoch.
-    pub(super) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.windows
     }
 
     /// Tokens in all.
-    pub(super) fn tokens(&self) -> u64 {
+    pub(crate) fn tokens(&self) -> u64 {
         self.tokens.len() as u64
     }
 
     /// Writes window number `position`.
-    pub(super) fn fill(&self, position: u64, inputs: &mut [u32], targets: &mut [u32]) {
+    pub(crate) fn fill(&self, position: u64, inputs: &mut [u32], targets: &mut [u32]) {
         copy_window(&self.tokens, self.start(position), inputs, targets);
     }
 
@@ -58,7 +58,7 @@ impl Stream {
 }
 
 /// Windows in `tokens`, at least one.
-pub(super) fn windows(
+pub(crate) fn windows(
     tokens: &Tokens,
     sequence: usize,
     what: &'static str,
@@ -72,7 +72,7 @@ pub(super) fn windows(
 }
 
 /// As many tokens as `inputs` holds from `start` on, those one further as targets.
-pub(super) fn copy_window(tokens: &Tokens, start: usize, inputs: &mut [u32], targets: &mut [u32]) {
+pub(crate) fn copy_window(tokens: &Tokens, start: usize, inputs: &mut [u32], targets: &mut [u32]) {
     tokens.read(start, inputs);
     tokens.read_targets(start + 1, targets);
 }

@@ -20,9 +20,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 const MAGIC: [u8; 8] = *b"ttrdtoks";
 
 /// Layout of text, and part of every shard's key: raised when the layout changes, or the tokens of the same text.
-pub(super) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// Layout of samples, whose tokens have marks.
-pub(super) const MARKED_VERSION: u32 = 2;
+pub(crate) const MARKED_VERSION: u32 = 2;
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -71,7 +71,7 @@ pub struct Source {
 
 impl Shard {
     /// Maps the shard at `path` if it is whole and was made for `key`; nothing if there is none or it is not.
-    pub(super) fn open(path: &Path, key: u128) -> Option<Shard> {
+    pub(crate) fn open(path: &Path, key: u128) -> Option<Shard> {
         Self::check(Map::open(path).ok()?, key)
     }
 
@@ -141,7 +141,7 @@ fn ranges(table: &[u8], count: usize) -> Option<Vec<Range<usize>>> {
 }
 
 /// Writes a shard front to back.
-pub(super) struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     out: &'a mut dyn Write,
     width: Width,
     hash: Xxh3,
@@ -153,12 +153,12 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(out: &'a mut dyn Write, width: Width) -> Self {
+    pub(crate) fn new(out: &'a mut dyn Write, width: Width) -> Self {
         Writer { out, width, hash: Xxh3::new(), sources: Vec::new(), current: 0, buffer: Vec::new() }
     }
 
     /// Appends `ids`, each of them within the width.
-    pub(super) fn tokens(&mut self, ids: &[u32]) -> io::Result<()> {
+    pub(crate) fn tokens(&mut self, ids: &[u32]) -> io::Result<()> {
         self.buffer.clear();
         self.width.write(ids, &mut self.buffer);
         self.current += ids.len() as u64;
@@ -167,12 +167,12 @@ impl<'a> Writer<'a> {
     }
 
     /// Ends the input at hand.
-    pub(super) fn end_source(&mut self) {
+    pub(crate) fn end_source(&mut self) {
         self.sources.push(std::mem::take(&mut self.current));
     }
 
     /// Ends the shard.
-    pub(super) fn finish(mut self, key: u128, text_bytes: u64) -> io::Result<()> {
+    pub(crate) fn finish(mut self, key: u128, text_bytes: u64) -> io::Result<()> {
         let table: Vec<u8> = self.sources.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
         let mut trailer = Trailer {
             magic: MAGIC,
@@ -196,7 +196,7 @@ impl<'a> Writer<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::IGNORE;
+    use crate::data::shard::IGNORE;
 
     const KEY: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
 

@@ -3,12 +3,13 @@
 //! A run is a position, the number of rows it has seen, and nothing else: from it follow the source of a row
 //! ([`Mixture`]), the epoch of that source, and the row's place in the epoch's order.
 
+use super::check_shape;
+use super::dataset::{Body, Part};
 use super::mixture::Mixture;
-use super::packed::{Packed, Packing};
-use super::part::{Body, Part};
+use super::packing::{Packed, Packing};
 use super::permutation::{Permutation, mix};
-use super::stream::Stream;
-use super::{Tokens, check_shape};
+use super::shuffled::Stream;
+use crate::data::shard::Tokens;
 use crate::error::DataError;
 
 /// Training rows in shuffled order.
@@ -126,7 +127,7 @@ impl Batches {
     }
 
     /// Writes rows number `position`, `position + 1` and so on: `inputs` and `targets` are `[rows, sequence]`,
-    /// row-major; each target is the token after its input, or [`crate::backend::IGNORE`].
+    /// row-major; each target is the token after its input, or [`crate::data::IGNORE`].
     ///
     /// # Panics
     /// If the slices differ in length or hold no whole number of sequences.

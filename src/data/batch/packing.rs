@@ -3,10 +3,8 @@
 //! Which samples share a row does not change from epoch to epoch: they are packed once, longest first, each into the row
 //! that it fills best. What changes is the order of the rows.
 
-use super::Tokens;
-use super::tokens::LEARNED;
-use crate::backend::IGNORE;
 use crate::config::Long;
+use crate::data::shard::{IGNORE, Tokens};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -31,7 +29,7 @@ pub struct Packing {
 
 /// Samples in rows. A sample of n tokens takes n - 1 places of its row: its last token is a target only.
 #[derive(Clone, Debug)]
-pub(super) struct Packed {
+pub(crate) struct Packed {
     tokens: Tokens,
     sequence: usize,
     /// First token and places of each sample that is kept, row by row.
@@ -43,14 +41,14 @@ pub(super) struct Packed {
 
 /// A sample that is longer than a row, where that is refused: which, and its tokens.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct TooLong {
+pub(crate) struct TooLong {
     pub sample: usize,
     pub tokens: usize,
 }
 
 impl Packed {
     /// Packs the samples between `starts` (and the end) into rows of `sequence` places: several to a row if `share`.
-    pub(super) fn new(
+    pub(crate) fn new(
         tokens: &Tokens,
         starts: &[usize],
         sequence: usize,
@@ -60,7 +58,6 @@ impl Packed {
         assert!(sequence > 0, "a sequence of no tokens");
         let mut packing = Packing { samples: starts.len().saturating_sub(1), ..Packing::default() };
         let mut kept = Vec::new();
-        let mut targets = Vec::new();
         for (sample, range) in starts.windows(2).enumerate() {
             let mut places = (range[1] - range[0]).saturating_sub(1);
             if places > sequence {
@@ -75,9 +72,7 @@ impl Packed {
             }
             let was_cut = places > sequence;
             places = places.min(sequence);
-            targets.resize(places, 0);
-            tokens.read_marked(range[0] + 1, &mut targets);
-            let learned = targets.iter().filter(|target| **target & LEARNED != 0).count() as u64;
+            let learned = tokens.learned(range[0] + 1..range[0] + 1 + places);
             if learned == 0 {
                 packing.cut -= usize::from(was_cut);
                 packing.empty += 1;
@@ -99,13 +94,13 @@ impl Packed {
     }
 
     /// Rows.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.rows.len() - 1
     }
 
     /// Writes a row: `inputs` and `targets` of the row's length; `first`, empty or as long, gets where each token's sample
     /// begins. Padding is token 0, sees only itself, and has no target.
-    pub(super) fn fill(&self, row: usize, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
+    pub(crate) fn fill(&self, row: usize, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
         let mut at = 0;
         for &(start, places) in &self.placed[self.rows[row]..self.rows[row + 1]] {
             self.tokens.read(start, &mut inputs[at..at + places]);
@@ -123,7 +118,7 @@ impl Packed {
     }
 
     /// Targets that count in the rows of `range`.
-    pub(super) fn targets(&self, range: Range<usize>) -> u64 {
+    pub(crate) fn targets(&self, range: Range<usize>) -> u64 {
         let (mut inputs, mut targets) = (vec![0; self.sequence], vec![0; self.sequence]);
         let count = |row| {
             self.fill(row, &mut inputs, &mut targets, &mut []);

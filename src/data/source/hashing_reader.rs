@@ -1,7 +1,7 @@
 //! Reading a file and its hash in one pass.
 
 use super::corpus::Input;
-use super::unzip::Unzip;
+use super::zstd::Unzip;
 use crate::error::DataError;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -10,20 +10,20 @@ use xxhash_rust::xxh3::Xxh3;
 /// Size and hash of a file: what must not change between the pass that looks for prepared tokens and the pass that
 /// prepares them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Content {
+pub(crate) struct Content {
     pub bytes: u64,
     pub hash: u128,
 }
 
 /// A buffered reader of an input that hashes what passes through.
-pub(super) struct HashedReader<'a> {
+pub(crate) struct HashedReader<'a> {
     inner: Box<dyn BufRead + Send + 'a>,
     hash: Xxh3,
     bytes: u64,
 }
 
 impl<'a> HashedReader<'a> {
-    pub(super) fn open(input: &'a Input) -> Result<Self, DataError> {
+    pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
         let inner: Box<dyn BufRead + Send> = match input.bundled {
             Some(bytes) => Box::new(bytes),
             None => {
@@ -36,19 +36,19 @@ impl<'a> HashedReader<'a> {
     }
 
     /// Size and hash of what was read so far.
-    pub(super) fn content(&self) -> Content {
+    pub(crate) fn content(&self) -> Content {
         Content { bytes: self.bytes, hash: self.hash.digest128() }
     }
 }
 
 /// What an input holds, unpacked where it is packed; the hash is that of the file as it lies.
-pub(super) enum TextReader<'a> {
+pub(crate) enum TextReader<'a> {
     Plain(Box<HashedReader<'a>>),
     Packed(Box<Unzip<HashedReader<'a>>>),
 }
 
 impl<'a> TextReader<'a> {
-    pub(super) fn open(input: &'a Input) -> Result<Self, DataError> {
+    pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
         let file = HashedReader::open(input)?;
         Ok(if input.compressed {
             TextReader::Packed(Box::new(Unzip::new(file)))
@@ -58,7 +58,7 @@ impl<'a> TextReader<'a> {
     }
 
     /// Size and hash of what was read of the file so far.
-    pub(super) fn content(&self) -> Content {
+    pub(crate) fn content(&self) -> Content {
         match self {
             TextReader::Plain(file) => file.content(),
             TextReader::Packed(unzip) => unzip.source().content(),
@@ -66,7 +66,7 @@ impl<'a> TextReader<'a> {
     }
 
     /// The error of a read that failed.
-    pub(super) fn error(&self, path: &std::path::Path, source: io::Error) -> DataError {
+    pub(crate) fn error(&self, path: &std::path::Path, source: io::Error) -> DataError {
         match (self, source.kind()) {
             (TextReader::Packed(_), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
                 DataError::Packed { path: path.into(), reason: source.to_string() }

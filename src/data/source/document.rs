@@ -15,7 +15,7 @@ const FROM: [(&str, &str); 4] =
 
 /// One document.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Document {
+pub(crate) enum Document {
     /// All of it is learned.
     Text(String),
     /// The completion is learned.
@@ -41,7 +41,7 @@ struct Line {
 
 impl Document {
     /// What makes it more than a text, if it is.
-    pub(super) fn is_sample(&self) -> Option<&'static str> {
+    pub(crate) fn is_sample(&self) -> Option<&'static str> {
         match self {
             Document::Text(_) => None,
             Document::Pair { .. } => Some("prompt and completion"),
@@ -50,7 +50,7 @@ impl Document {
     }
 
     /// Bytes that it takes, about.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Document::Text(text) => text.len(),
             Document::Pair { prompt, completion } => prompt.len() + completion.len(),
@@ -66,7 +66,7 @@ impl Document {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(super) fn parse(line: &[u8]) -> Result<Document, String> {
+    pub(crate) fn parse(line: &[u8]) -> Result<Document, String> {
         let line = serde_json::from_slice::<Line>(line).map_err(|error| {
             // The parser counts lines within the line; only the column means something here.
             let text = error.to_string();
@@ -81,7 +81,7 @@ impl Document {
     /// # Errors
     /// What is wrong with it.
     #[cfg(feature = "parquet")]
-    pub(super) fn of_value(value: Value) -> Result<Document, String> {
+    pub(crate) fn of_value(value: Value) -> Result<Document, String> {
         let line = serde_json::from_value::<Line>(value);
         line.map_err(|error| format!("{error}; {}", WANTED.replace("line is one object", "row is one document")))?
             .document()

@@ -11,7 +11,7 @@ const LARGEST_WINDOW: u64 = 1 << 27;
 const BUFFER: usize = 1 << 17;
 
 /// Unpacks all frames of `source`, one after the other.
-pub(super) struct Unzip<R> {
+pub(crate) struct Unzip<R> {
     source: R,
     decoder: FrameDecoder,
     /// Whether a frame is being unpacked.
@@ -27,14 +27,14 @@ fn wrong(error: impl std::fmt::Display) -> io::Error {
 }
 
 impl<R: BufRead> Unzip<R> {
-    pub(super) fn new(source: R) -> Self {
+    pub(crate) fn new(source: R) -> Self {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(LARGEST_WINDOW);
         Unzip { source, decoder, inside: false, buffer: vec![0; BUFFER], at: 0, filled: 0 }
     }
 
     /// The packed stream.
-    pub(super) fn source(&self) -> &R {
+    pub(crate) fn source(&self) -> &R {
         &self.source
     }
 

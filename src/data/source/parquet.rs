@@ -1,7 +1,7 @@
 //! Rows of a Parquet file, one row group in memory at a time.
 
 use super::corpus::Input;
-use super::hashed::{Content, HashedReader};
+use super::hashing_reader::{Content, HashedReader};
 use crate::error::DataError;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -15,7 +15,7 @@ use std::path::PathBuf;
 const COLUMNS: [&str; 5] = ["text", "prompt", "completion", "messages", "conversations"];
 
 /// The rows of a file.
-pub(super) struct Rows {
+pub(crate) struct Rows {
     path: PathBuf,
     rows: RowIter<'static>,
     /// What the file held, known once all rows were read: the reader looks at pieces here and there.
@@ -30,7 +30,7 @@ fn refuse(path: &std::path::Path, error: &ParquetError) -> DataError {
 
 impl Rows {
     /// Opens a file that has at least one of the columns.
-    pub(super) fn open(input: &Input) -> Result<Self, DataError> {
+    pub(crate) fn open(input: &Input) -> Result<Self, DataError> {
         let path = &input.name;
         let read = |source| DataError::Read { path: path.clone(), source };
         let reader = SerializedFileReader::new(File::open(path).map_err(read)?).map_err(|e| refuse(path, &e))?;
@@ -49,12 +49,12 @@ impl Rows {
     }
 
     /// Size and hash of the file, once there are no more rows.
-    pub(super) fn content(&self) -> Content {
+    pub(crate) fn content(&self) -> Content {
         self.content
     }
 
     /// The next row as an object.
-    pub(super) fn next_row(&mut self) -> Result<Option<Value>, DataError> {
+    pub(crate) fn next_row(&mut self) -> Result<Option<Value>, DataError> {
         let row = self.rows.next().transpose().map_err(|error| refuse(&self.path, &error))?;
         if row.is_none() {
             self.content = self.hash()?;

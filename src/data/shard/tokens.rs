@@ -1,17 +1,33 @@
 //! A run of token ids, two or four bytes each, in a mapped shard or in memory. Tokens of samples are four bytes, of which
 //! the two highest bits say where a sample begins and which tokens are learned.
 
-use crate::backend::IGNORE;
 use crate::store::Map;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// A target that does not count: of a token that is not learned, and of padding. Its value is the one that the loss of
+/// [`crate::backend`] skips.
+pub const IGNORE: u32 = u32::MAX;
 
 /// In a token of samples: it is a target.
 pub(super) const LEARNED: u32 = 1 << 31;
 /// It is the first of its sample.
 pub(super) const BEGINS: u32 = 1 << 30;
 /// The largest id that there is room for.
-pub(super) const LARGEST_ID: u32 = BEGINS - 1;
+const LARGEST_ID: u32 = BEGINS - 1;
+
+/// The tokens of a sample with their marks.
+///
+/// # Errors
+/// An id that leaves no room for them.
+pub(super) fn mark(ids: &[u32], learned: &[bool]) -> Result<Vec<u32>, String> {
+    if let Some(id) = ids.iter().find(|id| **id > LARGEST_ID) {
+        return Err(format!("has the token id {id}, at most {LARGEST_ID} is possible"));
+    }
+    let begins = std::iter::once(BEGINS).chain(std::iter::repeat(0));
+    let learned = learned.iter().map(|learned| if *learned { LEARNED } else { 0 });
+    Ok(ids.iter().zip(learned).zip(begins).map(|((id, learned), begins)| id | learned | begins).collect())
+}
 
 /// Bytes of one id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +108,15 @@ impl Tokens {
     }
 
     /// Tokens of samples in memory: for each sample its ids and whether they are learned.
+    ///
+    /// # Panics
+    /// If an id has one of the two highest bits.
     pub fn from_samples(samples: &[Vec<(u32, bool)>]) -> Self {
-        let mark = |(i, &(id, learned)): (usize, &(u32, bool))| {
-            id | if learned { LEARNED } else { 0 } | if i == 0 { BEGINS } else { 0 }
+        let marked = |sample: &Vec<(u32, bool)>| {
+            let (ids, learned): (Vec<_>, Vec<_>) = sample.iter().copied().unzip();
+            mark(&ids, &learned).expect("ids below the marks")
         };
-        let ids: Vec<u32> = samples.iter().flat_map(|sample| sample.iter().enumerate().map(mark)).collect();
+        let ids: Vec<u32> = samples.iter().flat_map(marked).collect();
         Tokens { width: Width::Marked, ..Tokens::from_ids(&ids) }
     }
 
@@ -154,8 +174,26 @@ impl Tokens {
         }
     }
 
+    /// How many of the tokens in `range` are targets that count.
+    ///
+    /// # Panics
+    /// If the range is not within the tokens.
+    pub fn learned(&self, range: Range<usize>) -> u64 {
+        if !self.is_marked() {
+            return range.len() as u64;
+        }
+        let mut buffer = [0; 4096];
+        let starts = range.clone().step_by(buffer.len());
+        let learned = starts.map(|at| {
+            let part = &mut buffer[..4096.min(range.end - at)];
+            self.read_marked(at, part);
+            part.iter().filter(|id| **id & LEARNED != 0).count() as u64
+        });
+        learned.sum()
+    }
+
     /// Whether some tokens may not be learned.
-    pub(super) fn is_marked(&self) -> bool {
+    fn is_marked(&self) -> bool {
         self.width == Width::Marked
     }
 
