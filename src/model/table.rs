@@ -153,7 +153,7 @@ pub fn table(config: &Config) -> Vec<Entry> {
         shapes.push((Role::Head, model.vocab, h));
     }
     let groups = Groups::new(&config.optimizer, &config.storage);
-    let entry = |(id, (role, rows, cols))| entry(config, &groups, id as u32, role, rows, cols);
+    let entry = |(id, (role, rows, cols))| entry(config, &groups, id, role, rows, cols);
     (0u32..).zip(shapes).map(entry).collect()
 }
 
@@ -184,7 +184,7 @@ fn entry(config: &Config, groups: &Groups, id: u32, role: Role, rows: usize, col
         },
     };
     let shape = GroupedShape::new(rows, cols, storage.group);
-    let info = ParamInfo { class: role.class(), shape: shape, head_dim: config.model.head_dim() };
+    let info = ParamInfo { class: role.class(), shape, head_dim: config.model.head_dim() };
     let (group, state) = groups.declare(&info);
     Entry {
         id,
