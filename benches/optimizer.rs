@@ -10,11 +10,10 @@ use divan::counter::ItemsCount;
 use support::floats;
 use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Optimizer, Scheme, SecondMoment, Storage};
+use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer as _, ParamClass, ParamInfo};
+use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo, StateConfig};
 use tetrad::quant::GroupedShape;
 use zerocopy::IntoBytes;
 
@@ -52,7 +51,7 @@ fn tensor((rows, cols): (usize, usize), (m, v): Moments, isa: Isa) -> Tensor {
         residue: add(g.nibble_bytes()),
     };
     let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 64 };
-    let specs = AdamFamily::new(&Optimizer::default(), &Storage { m, v, ..Storage::default() }).state(&info);
+    let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
     let state = State::place(&specs, &mut |_, bytes| add(bytes));
     let mut cpu = Cpu::with_isa(isa);
     let features = rows.max(cols);
@@ -76,7 +75,7 @@ fn planes(param: &Param) -> impl Iterator<Item = Span> {
 }
 
 fn step(number: u64) -> AdamArgs {
-    AdamStepInfo::new(&Optimizer::default(), number, 1e-3, false, 1).args(true)
+    AdamStepInfo::new(&OptimizerConfig::default(), number, 1e-3, false, 1).args(true)
 }
 
 fn bytes(tensor: &Tensor) -> Vec<u8> {

@@ -10,6 +10,7 @@
 //! | 8 | `train` | the loop, schedules, evaluation, metrics |
 //! | 7 | `data` | from a configuration to a run's training and validation rows |
 //! | 6 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
+//! | 5 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
 //! | 5 | `data::shard` | prepared token ids, memory-mapped |
 //! | 4 | `data::tokenize` | tokenizers, special tokens, chat templates, samples |
 //! | 3 | `data::source` | files and the documents in them |
@@ -21,7 +22,6 @@
 //! | 3 | `backend::cuda::runtime` | CUDA without any operation: driver, compiler, device, matrix products |
 //! | 2 | `store` | memory maps, locks, atomic replace |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
-//! | 1 | `config` | the TOML configuration, presets, overrides, validation |
 //! | 1 | `memory` | the plan and the arena that obeys it |
 //! | 0 | `quant` | pure arithmetic on bytes: groups, grids, rounding, random numbers, state codecs |
 //! | 0 | `error` | one error enum per layer |

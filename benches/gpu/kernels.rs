@@ -7,9 +7,8 @@ use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::{AttentionShape, Backend, Largest, Param, Rotation, Store, WeightKind};
-use tetrad::config::Optimizer;
 use tetrad::memory::Span;
-use tetrad::optim::AdamStepInfo;
+use tetrad::optim::{AdamStepInfo, OptimizerConfig};
 
 /// What is measured: the shapes of a model and of its batch.
 #[derive(Clone, Copy)]
@@ -101,7 +100,7 @@ pub fn optimizer(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
 }
 
 fn step(number: u64) -> AdamArgs {
-    AdamStepInfo::new(&Optimizer::default(), number, 1e-3, false, 1).args(true)
+    AdamStepInfo::new(&OptimizerConfig::default(), number, 1e-3, false, 1).args(true)
 }
 
 /// Weight, moments and their scales.

@@ -2,10 +2,10 @@
 
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Optimizer, Scheme, Storage};
+use tetrad::backend::{Backend, Largest, Param, Scheme, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::optim::{AdamFamily, Optimizer as _, ParamClass, ParamInfo};
+use tetrad::model::StorageConfig;
+use tetrad::optim::{AdamFamily, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::quant::GroupedShape;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -95,7 +95,7 @@ impl Operands {
     pub fn param(&mut self, rows: usize, cols: usize) -> Param {
         let weight = self.weight(rows, cols, WeightKind::Int4);
         let info = ParamInfo { class: ParamClass::Matrix, shape: weight.shape, head_dim: 64 };
-        let specs = AdamFamily::new(&Optimizer::default(), &Storage::default()).state(&info);
+        let specs = AdamFamily::new(&OptimizerConfig::default(), StorageConfig::default().state()).state(&info);
         let zeros = specs.iter().flat_map(|spec| spec.bytes().map(|bytes| vec![spec.format.zero_byte(); bytes]));
         let mut planes = zeros.filter(|plane| !plane.is_empty());
         let state = State::place(&specs, &mut |_, _| self.add(&planes.next().expect("a plane for each span")));

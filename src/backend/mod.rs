@@ -13,13 +13,14 @@
 pub mod adam;
 pub mod cpu;
 pub mod cuda;
+mod kinds;
 mod param;
 mod update;
 
+pub use kinds::{Moment, Scheme, SecondMoment};
 pub use param::{Param, State, StateTensor, Weight, WeightKind};
 pub use update::UpdateStats;
 
-use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{HomeMemory, MappedFile, Span};
 use crate::quant::RngKey;
@@ -112,11 +113,11 @@ pub trait Sizes {
     /// Bytes of logits that keep the device busy: how many exist at once where nothing else is said.
     fn logits_bytes(&self) -> usize;
 
-    /// Whether models of this shape can be computed.
+    /// Whether heads of this many elements can be computed, each normed before it is rotated or not.
     ///
     /// # Errors
     /// The first number that is beyond what the kernels do.
-    fn check(&self, model: &Model) -> Result<(), BackendError>;
+    fn check_heads(&self, head_dim: usize, normed: bool) -> Result<(), BackendError>;
 
     /// Whether operations read a mapped file where it lies; if not, weights are uploaded from it.
     fn reads_mapped(&self) -> bool;

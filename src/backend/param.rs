@@ -1,6 +1,6 @@
 //! Where a parameter's planes lie.
 
-use crate::config::Scheme;
+use crate::backend::Scheme;
 use crate::memory::Span;
 use crate::quant::{GroupedShape, StateSpec};
 

@@ -1,8 +1,7 @@
 //! A parameter's planes under the names of the file.
 
 use crate::backend::adam::state;
-use crate::backend::{Param, StateTensor, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Param, Scheme, StateTensor, WeightKind};
 use crate::format::{Element, PlaneKind, Storage, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;

@@ -1,8 +1,7 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
 use super::{Model, table};
-use crate::backend::{Backend, Param, Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Backend, Param, Scheme, Weight, WeightKind};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, Rounding, bf16_stochastic, pack};
 use half::f16;
@@ -102,9 +101,9 @@ impl PackedRow {
 
 /// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
-    for (entry, param) in table(&model.config).iter().zip(model.stored.all()) {
-        let key = RngKey { seed: model.config.run.seed, step: 0, tensor: param.id, usage: RngUse::Init };
-        let (std, padded) = (model.config.model.init_std as f32, param.weight.shape.padded_cols() as u64);
+    for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
+        let key = RngKey { seed: model.settings.seed, step: 0, tensor: param.id, usage: RngUse::Init };
+        let (std, padded) = (model.settings.model.init_std as f32, param.weight.shape.padded_cols() as u64);
         fill(backend, &param.weight, &mut |row, values| {
             if !entry.role.is_vector() {
                 key.normal(row as u64 * padded, values);

@@ -1,8 +1,7 @@
 //! Where the planes of every parameter lie.
 
 use super::table::{Entry, Role};
-use crate::backend::{Param, State, Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Param, Scheme, State, Weight, WeightKind};
 use crate::memory::{Category, Span};
 
 /// The parameters of one block.

@@ -1,7 +1,7 @@
 //! The one table of parameters: name, shape, storage. Everything that walks over a model walks over this.
 
+use super::{Settings, TableStorage, Weights};
 use crate::backend::WeightKind;
-use crate::config::{Config, EmbeddingUpdate, TableStorage, Weights};
 use crate::optim::{Groups, ParamClass, ParamInfo};
 use crate::quant::{GroupedShape, StateSpec};
 
@@ -122,8 +122,8 @@ pub struct Entry {
 }
 
 /// The parameters of a model, in the order of the file.
-pub fn table(config: &Config) -> Vec<Entry> {
-    let model = &config.model;
+pub fn table(settings: &Settings) -> Vec<Entry> {
+    let model = &settings.model;
     let (h, f, kv) = (model.hidden, model.intermediate, model.kv_width());
     let (q, d) = (model.query_width(), model.head_dim());
     let mut shapes = vec![(Role::Embedding, model.vocab, h)];
@@ -152,8 +152,8 @@ pub fn table(config: &Config) -> Vec<Entry> {
     if !model.tied {
         shapes.push((Role::Head, model.vocab, h));
     }
-    let groups = Groups::new(&config.optimizer, &config.storage);
-    let entry = |(id, (role, rows, cols))| entry(config, &groups, id, role, rows, cols);
+    let groups = settings.optimizer.as_ref().map(|optimizer| Groups::new(optimizer, settings.storage.state()));
+    let entry = |(id, (role, rows, cols))| entry(settings, groups.as_ref(), id, role, rows, cols);
     (0u32..).zip(shapes).map(entry).collect()
 }
 
@@ -164,8 +164,8 @@ pub fn block_entries(table: &[Entry]) -> &[Entry] {
     &table[first..last]
 }
 
-fn entry(config: &Config, groups: &Groups, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
-    let storage = &config.storage;
+fn entry(settings: &Settings, groups: Option<&Groups>, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
+    let storage = &settings.storage;
     let table_kind = |kind| match kind {
         TableStorage::Int4 => WeightKind::Int4,
         TableStorage::Int8 => WeightKind::Int8,
@@ -184,17 +184,17 @@ fn entry(config: &Config, groups: &Groups, id: u32, role: Role, rows: usize, col
         },
     };
     let shape = GroupedShape::new(rows, cols, storage.group);
-    let info = ParamInfo { class: role.class(), shape, head_dim: config.model.head_dim() };
-    let (group, state) = groups.declare(&info);
+    let info = ParamInfo { class: role.class(), shape, head_dim: settings.model.head_dim() };
+    let (group, state) = groups.map_or((0, Vec::new()), |groups| groups.declare(&info));
     Entry {
         id,
         role,
         shape,
         kind,
         residue: kind == WeightKind::Int4 && storage.residue,
-        sparse: role == Role::Embedding && config.optimizer.embedding == EmbeddingUpdate::Sparse,
+        sparse: role == Role::Embedding && settings.sparse_embedding,
         group,
         state,
-        workspace: groups.workspace(&info),
+        workspace: groups.map_or(0, |groups| groups.workspace(&info)),
     }
 }

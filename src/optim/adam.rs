@@ -1,35 +1,30 @@
 //! Adam, AdamW, SPAM and Stable-SPAM: one fused pass of the backend, told apart by its constants.
 
-use super::{Optimizer, ParamInfo, StepInfo};
+use super::{Optimizer, OptimizerConfig, ParamInfo, Rule, StateConfig, StepInfo, Variant};
 use crate::backend::adam::{AdamArgs, SCALARS, state};
-use crate::backend::{Backend, Param};
-use crate::config::{self, Moment, Rule, SecondMoment, Variant};
+use crate::backend::{Backend, Param, SecondMoment};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, StateFormat, StateSpec};
 
 /// The rule, with what the configuration says of its state.
 pub struct AdamFamily {
-    config: config::Optimizer,
-    m: Moment,
-    v: SecondMoment,
-    feedback: bool,
+    config: OptimizerConfig,
+    state: StateConfig,
 }
 
 impl AdamFamily {
     /// The rule that `config` names.
-    pub fn new(config: &config::Optimizer, storage: &config::Storage) -> Self {
-        Self { config: config.clone(), m: storage.m, v: storage.v, feedback: storage.feedback }
+    pub fn new(config: &OptimizerConfig, state: StateConfig) -> Self {
+        Self { config: config.clone(), state }
     }
 }
 
 impl Optimizer for AdamFamily {
     fn state(&self, param: &ParamInfo) -> Vec<StateSpec> {
         let shape = param.shape;
-        let (m, v) = if param.class.is_vector() { (Moment::F32, SecondMoment::F32) } else { (self.m, self.v) };
-        let m = match m {
-            Moment::F32 => StateFormat::F32,
-            Moment::Int8 => StateFormat::Int8,
-            Moment::Int4 => StateFormat::Int4,
+        let (m, v) = match param.class.is_vector() {
+            true => (StateFormat::F32, SecondMoment::F32),
+            false => (self.state.signed(), self.state.v),
         };
         let mut specs = vec![StateSpec { name: state::M, format: m, shape }];
         specs.extend(second_moment(v, shape));
@@ -38,7 +33,7 @@ impl Optimizer for AdamFamily {
     }
 
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, _: Span, at: &StepInfo) {
-        let step = AdamStepInfo::new(&self.config, at.number, at.lr, self.feedback, at.seed);
+        let step = AdamStepInfo::new(&self.config, at.number, at.lr, self.state.feedback, at.seed);
         backend.adam(param, grad, &step.args(param.decay));
     }
 }
@@ -97,7 +92,7 @@ impl AdamStepInfo {
     ///
     /// # Panics
     /// If `number` is zero.
-    pub fn new(config: &config::Optimizer, number: u64, lr: f64, feedback: bool, seed: u64) -> Self {
+    pub fn new(config: &OptimizerConfig, number: u64, lr: f64, feedback: bool, seed: u64) -> Self {
         assert!(number > 0, "steps are counted from 1");
         let resets = matches!(config.name, Rule::StableSpam | Rule::Spam) && config.reset_interval > 0;
         let interval = if resets { config.reset_interval } else { u64::MAX };
@@ -187,7 +182,7 @@ impl AdamStepInfo {
 }
 
 /// The cosine that lowers beta1 and gamma1; it stays at its floor past the end.
-fn momentum_scale(config: &config::Optimizer, number: u64) -> f64 {
+fn momentum_scale(config: &OptimizerConfig, number: u64) -> f64 {
     if config.name != Rule::StableSpam || config.momentum_decay == 0 {
         return 1.0;
     }
@@ -206,7 +201,7 @@ fn reference_count(number: u64, interval: u64, k: u64) -> u64 {
 }
 
 /// SPAM's cosine warm-up after a reset; 1 before the first.
-fn spam_warmup(config: &config::Optimizer, number: u64) -> f64 {
+fn spam_warmup(config: &OptimizerConfig, number: u64) -> f64 {
     let (interval, warmup) = (config.reset_interval, config.reset_warmup);
     if config.name != Rule::Spam || interval == 0 || number < interval || number % interval >= warmup {
         return 1.0;
@@ -215,7 +210,7 @@ fn spam_warmup(config: &config::Optimizer, number: u64) -> f64 {
     1.0 - 0.99 * (1.0 + angle.cos()) / 2.0
 }
 
-fn spike_threshold(config: &config::Optimizer, number: u64) -> f64 {
+fn spike_threshold(config: &OptimizerConfig, number: u64) -> f64 {
     let since = if config.reset_interval > 0 { number % config.reset_interval } else { number };
     let quiet = number < config.spike_quiet || since < config.spike_quiet;
     if config.name != Rule::Spam || quiet { f64::INFINITY } else { config.spike_threshold }
@@ -225,11 +220,10 @@ fn spike_threshold(config: &config::Optimizer, number: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::backend::adam::{AdamParams, Clip, Scalars};
-    use crate::config::Optimizer;
 
     /// Late in a run, so that bias corrections are 1.
     fn rates(name: Rule, feedback: bool, lr: f64) -> AdamParams {
-        let config = Optimizer { name, lr: 1e-3, reset_interval: 0, ..Optimizer::default() };
+        let config = OptimizerConfig { name, lr: 1e-3, reset_interval: 0, ..OptimizerConfig::default() };
         let step = AdamStepInfo::new(&config, 100_000, lr, feedback, 1);
         step.args(true).params(&mut Scalars::default(), Clip { at: f32::INFINITY, gmax: 1.0 }, 1.0)
     }
@@ -262,7 +256,7 @@ mod tests {
     /// Steps 3, 6, 9 reset; feedback skips them, and k restarts.
     #[test]
     fn resets_come_when_the_interval_says() {
-        let config = Optimizer { reset_interval: 3, ..Optimizer::default() };
+        let config = OptimizerConfig { reset_interval: 3, ..OptimizerConfig::default() };
         let resets: Vec<_> = (1..=9).filter(|&t| AdamStepInfo::new(&config, t, 1e-3, true, 1).reset_before).collect();
         assert_eq!(resets, [3, 6, 9]);
         for t in resets {

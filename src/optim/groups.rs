@@ -1,8 +1,7 @@
 //! The parameters of a model in groups, each with its rule.
 
-use super::{AdamFamily, Optimizer, ParamInfo, StepInfo};
+use super::{AdamFamily, Optimizer, OptimizerConfig, ParamInfo, StateConfig, StepInfo};
 use crate::backend::{Backend, Param};
-use crate::config;
 use crate::memory::Span;
 use crate::quant::StateSpec;
 
@@ -15,8 +14,8 @@ pub struct Groups {
 
 impl Groups {
     /// The rules that a configuration names.
-    pub fn new(optimizer: &config::Optimizer, storage: &config::Storage) -> Self {
-        Self::one(Box::new(AdamFamily::new(optimizer, storage)))
+    pub fn new(optimizer: &OptimizerConfig, state: StateConfig) -> Self {
+        Self::one(Box::new(AdamFamily::new(optimizer, state)))
     }
 
     /// One rule for all parameters.

@@ -5,10 +5,14 @@
 //! Parameters are in [`Groups`], each with its rule.
 
 mod adam;
+mod config;
 mod groups;
+mod schedule;
 
 pub use adam::{AdamFamily, AdamStepInfo};
+pub use config::{EmbeddingUpdate, OptimizerConfig, Rule, StateConfig, Variant};
 pub use groups::Groups;
+pub use schedule::{LearningRate, Schedule};
 
 use crate::backend::{Backend, Param};
 use crate::memory::Span;

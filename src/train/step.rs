@@ -1,11 +1,10 @@
 //! One training step.
 
-use super::learning_rate;
 use crate::backend::{Backend, IGNORE, Param, Sizes};
-use crate::config::{Config, Residence};
+use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::memory::{HomeMemory, Plan, Span};
-use crate::model::{Mode, Model, Pass, initialize};
+use crate::model::{Mode, Model, Pass, Residence, initialize};
 use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
@@ -49,6 +48,8 @@ pub struct StepReport {
 
 /// A model in training. Between steps its weights exist as stored planes only.
 pub struct Trainer {
+    /// The configuration of the run.
+    config: Config,
     /// What computes, and holds the arena.
     pub backend: Box<dyn Backend>,
     /// Where everything lies.
@@ -67,7 +68,7 @@ pub struct Trainer {
 pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
-    let model = Model::place(&mut plan, config, Mode::Train, tokens, config.train.sequence, backend);
+    let model = Model::place(&mut plan, &config.settings(), Mode::Train, tokens, config.train.sequence, backend);
     (plan, model)
 }
 
@@ -89,7 +90,7 @@ impl Trainer {
     /// # Errors
     /// If the backend does not have the planned memory, or `run.dir` cannot hold a working file that was asked for.
     pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
-        backend.check(&config.model)?;
+        backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let (plan, model) = plan(config, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
         if plan.home_total() > 0 {
@@ -97,8 +98,9 @@ impl Trainer {
         }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
-        let optimizer = Groups::new(&config.optimizer, &config.storage);
-        Ok(Self { backend, model, plan, counters: Counters::default(), optimizer, losses })
+        let optimizer = Groups::new(&config.optimizer, config.storage.state());
+        let (config, counters) = (config.clone(), Counters::default());
+        Ok(Self { config, backend, model, plan, counters, optimizer, losses })
     }
 
     /// First values of all parameters.
@@ -108,7 +110,7 @@ impl Trainer {
 
     /// The configuration.
     pub fn config(&self) -> &Config {
-        &self.model.config
+        &self.config
     }
 
     /// One optimizer step on `batch` sequences of `sequence` tokens; `inputs` and `targets` are `[T]`.
@@ -128,7 +130,7 @@ impl Trainer {
         let number = self.counters.step + 1;
         let pass = Pass::step(batch, sequence, number);
         assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
-        let lr = learning_rate(&self.config().train, self.config().optimizer.lr, number);
+        let lr = self.config.learning_rate().at(number);
         let loss = self.loss_and_head_grad(pass, inputs, targets, first);
         let mut report = StepReport {
             step: number,

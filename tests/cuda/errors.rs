@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use tetrad::backend::Sizes as _;
 use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product, SOURCES, Search, Sizes, Source};
-use tetrad::config::Model;
 use tetrad::memory::{Place, Span};
+use tetrad::model::ModelConfig;
 
 /// Tells [`child`] what to do.
 const WORK: &str = "TETRAD_TEST_WORK";
@@ -243,8 +243,8 @@ fn a_device_is_asked_for_memory_once_and_gets_all_of_it_back() {
 #[test]
 fn heads_that_the_kernels_do_not_compute_are_refused_before_memory_is_taken() {
     let refused = |heads, qk_norm| {
-        let model = Model { hidden: 264, heads, kv_heads: heads, qk_norm, ..Model::default() };
-        Sizes.check(&model).err().map(|error| error.to_string())
+        let model = ModelConfig { hidden: 264, heads, kv_heads: heads, qk_norm, ..ModelConfig::default() };
+        Sizes.check_heads(model.head_dim(), model.qk_norm).err().map(|error| error.to_string())
     };
     assert_eq!(refused(11, true), None, "heads of 24");
     assert_eq!(refused(22, false), None, "heads of 12");

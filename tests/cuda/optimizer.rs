@@ -5,11 +5,13 @@ use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::ops::adam;
 use tetrad::backend::cuda::{self, Gpu, SOURCES};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, UpdateStats, Weight, WeightKind};
-use tetrad::config::{self, Moment, Optimizer, Rule, Scheme, SecondMoment, Variant};
+use tetrad::backend::{
+    Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, UpdateStats, Weight, WeightKind,
+};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer as _, ParamClass, ParamInfo};
+use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
+use tetrad::optim::{Rule, StateConfig, Variant};
 use tetrad::quant::{GroupedShape, RngKey, RngUse};
 use zerocopy::IntoBytes;
 
@@ -69,7 +71,7 @@ fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
     };
     let (m, v) = s.moments;
     let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 8 };
-    let specs = AdamFamily::new(&Optimizer::default(), &config::Storage { m, v, ..Default::default() }).state(&info);
+    let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
     let state = State::place(&specs, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
     let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
@@ -131,20 +133,25 @@ fn gradient(g: GroupedShape, seed: u64, number: u64) -> Vec<f32> {
     grad
 }
 
-fn rule(index: usize) -> Optimizer {
-    let base = Optimizer { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..Optimizer::default() };
+fn rule(index: usize) -> OptimizerConfig {
+    let base = OptimizerConfig { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..OptimizerConfig::default() };
     match index {
-        0 => Optimizer { weight_decay: 0.0, ..base },
+        0 => OptimizerConfig { weight_decay: 0.0, ..base },
         1 => base,
-        2 => Optimizer { variant: Variant::Reference, momentum_decay: 10, ..base },
-        3 => {
-            Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, density: 0.7, ..base }
-        }
-        4 => Optimizer { name: Rule::Adamw, weight_decay: 0.0, ..base },
-        5 => Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
-        6 => Optimizer { name: Rule::Adamw, ..base },
-        7 => Optimizer { name: Rule::Adam, weight_decay: 0.0, ..base },
-        _ => Optimizer { name: Rule::Adam, ..base },
+        2 => OptimizerConfig { variant: Variant::Reference, momentum_decay: 10, ..base },
+        3 => OptimizerConfig {
+            name: Rule::Spam,
+            spike_quiet: 2,
+            spike_threshold: 3.0,
+            reset_warmup: 2,
+            density: 0.7,
+            ..base
+        },
+        4 => OptimizerConfig { name: Rule::Adamw, weight_decay: 0.0, ..base },
+        5 => OptimizerConfig { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
+        6 => OptimizerConfig { name: Rule::Adamw, ..base },
+        7 => OptimizerConfig { name: Rule::Adam, weight_decay: 0.0, ..base },
+        _ => OptimizerConfig { name: Rule::Adam, ..base },
     }
 }
 
@@ -165,7 +172,14 @@ struct Recorded {
     steps: Vec<AdamArgs>,
 }
 
-fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool, seed: u64, steps: u64) -> Recorded {
+fn record(
+    g: GroupedShape,
+    storage: Storage,
+    config: &OptimizerConfig,
+    feedback: bool,
+    seed: u64,
+    steps: u64,
+) -> Recorded {
     let placed = place(g, storage, seed % 5 != 4);
     let mut cpu = Cpu::new();
     cpu.allocate(placed.total, None, placed.scratch).unwrap();

@@ -3,8 +3,7 @@
 use crate::alone;
 use crate::harness::rig;
 use crate::harness::small::{batch, config, trainer, write};
-use tetrad::config::Residence;
-use tetrad::model::Generator;
+use tetrad::model::{Generator, Residence};
 
 /// One allocation for steps, evaluation, a sample and a save.
 #[test]

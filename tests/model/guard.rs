@@ -2,12 +2,12 @@
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tetrad::backend::Param;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{Config, Moment, SecondMoment, TableStorage, Weights};
+use tetrad::backend::{Moment, Param, SecondMoment};
+use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens};
 use tetrad::memory::{Category, Lifetime};
-use tetrad::model::fill;
+use tetrad::model::{TableStorage, Weights, fill};
 use tetrad::train::{Ended, Observer, Samples, StepReport, Trainer, Validation, run};
 use zerocopy::IntoBytes;
 

@@ -6,11 +6,10 @@ use proptest::prelude::*;
 use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Isa;
 use tetrad::backend::{Backend, UpdateStats};
-use tetrad::config::{Optimizer, Rule, Variant};
-use tetrad::optim::AdamStepInfo;
+use tetrad::optim::{AdamStepInfo, OptimizerConfig, Rule, Variant};
 use tetrad::quant::{GroupedShape, RngKey, RngUse};
 
-fn args(config: &Optimizer, number: u64, lr: f64, feedback: bool, seed: u64) -> AdamArgs {
+fn args(config: &OptimizerConfig, number: u64, lr: f64, feedback: bool, seed: u64) -> AdamArgs {
     AdamStepInfo::new(config, number, lr, feedback, seed).args(true)
 }
 
@@ -21,14 +20,14 @@ fn fused_step(at: &mut OneParam, grad: &[f32], args: &AdamArgs) -> UpdateStats {
     at.cpu.update_stats()
 }
 
-fn rule(index: usize) -> Optimizer {
-    let base = Optimizer { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..Optimizer::default() };
+fn rule(index: usize) -> OptimizerConfig {
+    let base = OptimizerConfig { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..OptimizerConfig::default() };
     match index {
         0 => base,
-        1 => Optimizer { variant: Variant::Reference, momentum_decay: 10, ..base },
-        2 => Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
-        3 => Optimizer { name: Rule::Adamw, ..base },
-        _ => Optimizer { name: Rule::Adam, ..base },
+        1 => OptimizerConfig { variant: Variant::Reference, momentum_decay: 10, ..base },
+        2 => OptimizerConfig { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
+        3 => OptimizerConfig { name: Rule::Adamw, ..base },
+        _ => OptimizerConfig { name: Rule::Adam, ..base },
     }
 }
 
@@ -70,9 +69,9 @@ proptest! {
         seed: u64,
     ) {
         let config = match (v, rule(which)) {
-            (MomentKind::Shared { .. }, Optimizer { name: Rule::Spam, .. }) => return Ok(()),
-            (MomentKind::Shared { .. }, config @ Optimizer { name: Rule::Adam, .. }) => {
-                Optimizer { weight_decay: 0.0, ..config }
+            (MomentKind::Shared { .. }, OptimizerConfig { name: Rule::Spam, .. }) => return Ok(()),
+            (MomentKind::Shared { .. }, config @ OptimizerConfig { name: Rule::Adam, .. }) => {
+                OptimizerConfig { weight_decay: 0.0, ..config }
             }
             (_, config) => config,
         };

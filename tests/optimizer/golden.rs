@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use tetrad::backend::Backend;
 use tetrad::backend::adam::state;
 use tetrad::backend::cpu::Isa;
-use tetrad::config::{self, Moment, Optimizer, Rule, SecondMoment, Variant};
-use tetrad::optim::{Groups, ParamClass, ParamInfo, StepInfo};
+use tetrad::backend::{Moment, SecondMoment};
+use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
 use tetrad::quant::GroupedShape;
 
 fn load(name: &str) -> HashMap<String, Vec<f32>> {
@@ -33,9 +33,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(rule: &Optimizer, v: SecondMoment, class: ParamClass, (rows, cols): (usize, usize), w0: &[f32]) -> Self {
-        let storage = config::Storage { m: Moment::F32, v, ..config::Storage::default() };
-        let groups = Groups::new(rule, &storage);
+    fn new(
+        rule: &OptimizerConfig,
+        v: SecondMoment,
+        class: ParamClass,
+        (rows, cols): (usize, usize),
+        w0: &[f32],
+    ) -> Self {
+        let groups = Groups::new(rule, StateConfig { m: Moment::F32, v, feedback: false });
         let shape = GroupedShape::new(rows, cols, 32);
         let info = ParamInfo { class, shape, head_dim: 8 };
         let (group, state) = groups.declare(&info);
@@ -56,7 +61,7 @@ impl Run {
     }
 }
 
-fn trajectory(golden: &str, rule: &Optimizer) {
+fn trajectory(golden: &str, rule: &OptimizerConfig) {
     let (problems, recorded) = (load("problems"), load(golden));
     let mut compared = 0;
     for (name, rows, cols) in [("matrix", 24, 40), ("tall", 40, 24), ("vector", 1, 64)] {
@@ -74,8 +79,8 @@ fn trajectory(golden: &str, rule: &Optimizer) {
     assert_eq!(compared, recorded.len(), "{golden}: every recorded state was compared");
 }
 
-fn config(name: Rule) -> Optimizer {
-    Optimizer { name, lr: 0.01, weight_decay: 0.0, reset_interval: 20, ..Optimizer::default() }
+fn config(name: Rule) -> OptimizerConfig {
+    OptimizerConfig { name, lr: 0.01, weight_decay: 0.0, reset_interval: 20, ..OptimizerConfig::default() }
 }
 
 #[test]
@@ -85,23 +90,24 @@ fn golden_stable_spam_paper() {
 
 #[test]
 fn golden_stable_spam_paper_with_weight_decay() {
-    trajectory("stable_spam_paper_wd", &Optimizer { weight_decay: 0.1, ..config(Rule::StableSpam) });
+    trajectory("stable_spam_paper_wd", &OptimizerConfig { weight_decay: 0.1, ..config(Rule::StableSpam) });
 }
 
 #[test]
 fn golden_stable_spam_reference() {
-    trajectory("stable_spam_reference", &Optimizer { variant: Variant::Reference, ..config(Rule::StableSpam) });
+    trajectory("stable_spam_reference", &OptimizerConfig { variant: Variant::Reference, ..config(Rule::StableSpam) });
 }
 
 #[test]
 fn golden_stable_spam_reference_with_momentum_decay() {
-    let decay = Optimizer { momentum_decay: 60, momentum_decay_floor: 0.5, ..config(Rule::StableSpam) };
-    trajectory("stable_spam_reference_cosine", &Optimizer { variant: Variant::Reference, ..decay });
+    let decay = OptimizerConfig { momentum_decay: 60, momentum_decay_floor: 0.5, ..config(Rule::StableSpam) };
+    trajectory("stable_spam_reference_cosine", &OptimizerConfig { variant: Variant::Reference, ..decay });
 }
 
 #[test]
 fn golden_spam() {
-    let spam = Optimizer { eps: 1e-6, spike_threshold: 50.0, spike_quiet: 5, reset_warmup: 10, ..config(Rule::Spam) };
+    let spam =
+        OptimizerConfig { eps: 1e-6, spike_threshold: 50.0, spike_quiet: 5, reset_warmup: 10, ..config(Rule::Spam) };
     trajectory("spam_reference", &spam);
 }
 
@@ -112,7 +118,7 @@ fn golden_adam() {
 
 #[test]
 fn golden_adamw() {
-    trajectory("adamw", &Optimizer { weight_decay: 0.1, ..config(Rule::Adamw) });
+    trajectory("adamw", &OptimizerConfig { weight_decay: 0.1, ..config(Rule::Adamw) });
 }
 
 /// What shared second moments are, told once more in float64 and without the program's formulas: AdamW or Stable-SPAM
@@ -130,7 +136,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn step(&mut self, config: &Optimizer, t: u64, grad: &[f32]) {
+    fn step(&mut self, config: &OptimizerConfig, t: u64, grad: &[f32]) {
         let mut g: Vec<f64> = grad.iter().map(|&x| f64::from(x)).collect();
         let interval = config.reset_interval;
         let mut k = t;
@@ -159,7 +165,7 @@ impl Shared {
         }
     }
 
-    fn clip_and_normalize(&mut self, config: &Optimizer, t: u64, g: &mut [f64]) {
+    fn clip_and_normalize(&mut self, config: &OptimizerConfig, t: u64, g: &mut [f64]) {
         let [threshold, mu, nu] = &mut self.averages;
         let average = |kept: &mut f64, decay: f64, new: f64| {
             *kept = decay * *kept + (1.0 - decay) * new;
@@ -177,7 +183,8 @@ impl Shared {
 #[test]
 fn shared_second_moments_follow_their_definition() {
     let problems = load("problems");
-    let rules = [config(Rule::StableSpam), Optimizer { weight_decay: 0.1, ..config(Rule::Adamw) }, config(Rule::Adam)];
+    let rules =
+        [config(Rule::StableSpam), OptimizerConfig { weight_decay: 0.1, ..config(Rule::Adamw) }, config(Rule::Adam)];
     for (name, rows, cols, factored, config) in [("matrix", 24, 40), ("tall", 40, 24)]
         .into_iter()
         .flat_map(|(name, rows, cols)| [false, true].map(|factored| (name, rows, cols, factored)))

@@ -1,8 +1,7 @@
 //! One parameter on a CPU, with the state that its rule declares.
 
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::Scheme;
+use tetrad::backend::{Backend, Largest, Param, Scheme, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::quant::{GroupedShape, StateSpec};
 use zerocopy::IntoBytes;

@@ -4,10 +4,9 @@
 use crate::naive::{means as naive_means, squares as naive_squares};
 use crate::one_param::{OneParam, Storage};
 use half::f16;
-use tetrad::backend::WeightKind;
 use tetrad::backend::adam::{AdamArgs, AdamParams, AdamStep, SCALARS, Scalars, state};
 use tetrad::backend::cpu::Isa;
-use tetrad::config::Scheme;
+use tetrad::backend::{Scheme, WeightKind};
 use tetrad::quant::{
     GroupScale, GroupedShape, MomentCodec, PAD_NIBBLE, QuantGrid, RngKey, RngUse, StateFormat, StateSpec, bf16_ceil,
     bf16_stochastic, bf16_to_f32, nibble, set_nibble,

@@ -13,7 +13,6 @@ pub use simd::isa::Isa;
 
 use super::adam::AdamArgs;
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, UpdateStats, Weight};
-use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
 use crate::quant::RngKey;
@@ -87,7 +86,7 @@ impl Sizes for Cpu {
         16 << 20
     }
 
-    fn check(&self, _: &Model) -> Result<(), BackendError> {
+    fn check_heads(&self, _: usize, _: bool) -> Result<(), BackendError> {
         Ok(())
     }
 

@@ -13,7 +13,6 @@ pub use runtime::{Source, Usage, probe, usages};
 
 use super::adam::AdamArgs;
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, UpdateStats, Weight};
-use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
 use crate::quant::RngKey;
@@ -57,8 +56,8 @@ impl super::Sizes for Sizes {
     }
 
     /// Attention's tiles hold heads of up to [`attention::MAX_HEAD_DIM`]; a norm of heads reads each as an aligned row.
-    fn check(&self, model: &Model) -> Result<(), BackendError> {
-        let (found, least) = (model.head_dim(), if model.qk_norm { ROW_MULTIPLE } else { 2 });
+    fn check_heads(&self, head_dim: usize, normed: bool) -> Result<(), BackendError> {
+        let (found, least) = (head_dim, if normed { ROW_MULTIPLE } else { 2 });
         match found <= attention::MAX_HEAD_DIM && found.is_multiple_of(least) {
             true => Ok(()),
             false => Err(BackendError::HeadDim { found, most: attention::MAX_HEAD_DIM, multiple: least }),
@@ -144,8 +143,8 @@ impl super::Sizes for Cuda {
         Sizes.logits_bytes()
     }
 
-    fn check(&self, model: &Model) -> Result<(), BackendError> {
-        Sizes.check(model)
+    fn check_heads(&self, head_dim: usize, normed: bool) -> Result<(), BackendError> {
+        Sizes.check_heads(head_dim, normed)
     }
 
     fn reads_mapped(&self) -> bool {

@@ -4,8 +4,7 @@
 use super::factored::{self, Means};
 use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Param, StateTensor, UpdateStats, Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Largest, Param, Scheme, StateTensor, UpdateStats, Weight, WeightKind};
 use crate::memory::Span;
 use crate::quant::{BLOCK, GroupedShape, QuantGrid, StateFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
