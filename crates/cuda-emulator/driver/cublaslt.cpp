@@ -14,8 +14,8 @@ enum : u32 { FLOAT = 0, BFLOAT = 14, SUM_IN_FLOAT = 68 };
 // The emulated driver's.
 struct Stream;
 extern "C" Code cuLaunchHostFunc(Stream* stream, void (*function)(void*), void* data);
-extern "C" bool tetrad_emulator_inside(const void* address, u64 bytes);
-extern "C" u32 tetrad_emulator_failed(u32 code, const char* what);
+extern "C" bool cuda_emulator_inside(const void* address, u64 bytes);
+extern "C" u32 cuda_emulator_failed(u32 code, const char* what);
 
 // Workspace that the one algorithm asks for, if so much is allowed; it is overwritten.
 constexpr u64 WORKSPACE = 1 << 20;
@@ -61,7 +61,7 @@ const struct {
 constexpr u64 MARK = 0x656d756c61746564;
 
 Code refuse(Code code, const std::string& what) {
-    return tetrad_emulator_failed(code, ("matrix product: " + what).c_str());
+    return cuda_emulator_failed(code, ("matrix product: " + what).c_str());
 }
 
 u64 bytes_of(const Layout& layout) {
@@ -92,7 +92,7 @@ Code check_memory(const char* what, const void* at, const Layout& layout, u64 al
         const std::string promise = std::to_string(alignment) + " bytes, as the preference promised";
         return refuse(INVALID_VALUE, std::string(what) + " is not aligned to " + promise);
     }
-    if (tetrad_emulator_inside(at, bytes_of(layout))) return SUCCESS;
+    if (cuda_emulator_inside(at, bytes_of(layout))) return SUCCESS;
     return refuse(INVALID_VALUE, std::string(what) + " is not inside an allocation");
 }
 
@@ -213,7 +213,7 @@ API Code cublasLtMatmul(Handle* handle, const Description* how, const void* alph
     if (old != 0) {
         if (const Code code = check_memory("c", c, *at_c, alignment[2])) return code;
     }
-    if (needed > workspace_bytes || (needed > 0 && !tetrad_emulator_inside(workspace, workspace_bytes))) {
+    if (needed > workspace_bytes || (needed > 0 && !cuda_emulator_inside(workspace, workspace_bytes))) {
         return refuse(INVALID_VALUE, "the workspace is too small or not inside an allocation");
     }
     const Product product = {rows(*at_a, how->transposed_a),

@@ -35,7 +35,7 @@ std::string misuse(const Kernel& kernel, u32 threads, const u32* sizes, u32 coun
 
 // Runs a kernel with `count` parameters of `sizes` bytes, in the calling thread's manner where `order` or `checked` is
 // negative. Returns whether all went well, else `message` says what did not.
-EXPORT bool tetrad_emulator_launch(const char* name, const u32* grid, u32 threads, u32 dynamic_bytes, void** parameters,
+EXPORT bool cuda_emulator_launch(const char* name, const u32* grid, u32 threads, u32 dynamic_bytes, void** parameters,
                                    const u32* sizes, u32 count, i32 order, i32 checked, char* message, u64 room) {
     const Kernel* kernel = find(name);
     std::string failure;
@@ -56,11 +56,11 @@ EXPORT bool tetrad_emulator_launch(const char* name, const u32* grid, u32 thread
     return failure.empty();
 }
 
-EXPORT void tetrad_emulator_set_order(i32 order) { set_order(order); }
-EXPORT void tetrad_emulator_set_checked(bool checked) { set_checked(checked); }
-EXPORT void* tetrad_emulator_latest_allocation() { return latest_allocation(); }
-EXPORT bool tetrad_emulator_forbid(void* address, u64 bytes) { return forbid(address, bytes); }
-EXPORT u64 tetrad_emulator_allocations() { return allocations(); }
-EXPORT u64 tetrad_emulator_live_bytes() { return live_bytes(); }
-EXPORT void* tetrad_emulator_allocate(u64 bytes) { return allocate(bytes, 0); }
-EXPORT void tetrad_emulator_release(void* address) { release(address); }
+EXPORT void cuda_emulator_set_order(i32 order) { set_order(order); }
+EXPORT void cuda_emulator_set_checked(bool checked) { set_checked(checked); }
+EXPORT void* cuda_emulator_latest_allocation() { return latest_allocation(); }
+EXPORT bool cuda_emulator_forbid(void* address, u64 bytes) { return forbid(address, bytes); }
+EXPORT u64 cuda_emulator_allocations() { return allocations(); }
+EXPORT u64 cuda_emulator_live_bytes() { return live_bytes(); }
+EXPORT void* cuda_emulator_allocate(u64 bytes) { return allocate(bytes, 0); }
+EXPORT void cuda_emulator_release(void* address) { release(address); }

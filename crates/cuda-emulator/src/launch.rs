@@ -1,11 +1,12 @@
-//! One kernel alone.
+//! A launch of one kernel.
 
 use crate::Buffer;
-use crate::library::functions;
+use crate::emulator::Functions;
 use std::ffi::{CString, c_void};
 
-/// A launch of a kernel by its name, with parameters in the kernel's order.
+/// A launch of a kernel by its name, with parameters in the kernel's order. See [`Emulator::launch`](crate::Emulator::launch).
 pub struct Launch {
+    functions: &'static Functions,
     name: CString,
     grid: [u32; 3],
     threads: u32,
@@ -17,14 +18,10 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// One block of 32 threads, no dynamic shared memory, in the order that [`crate::set_order`] chose.
-    ///
-    /// # Panics
-    /// If the name holds a zero byte.
-    pub fn new(name: &str) -> Self {
-        let name = CString::new(name).expect("a kernel's name has no zero byte");
+    pub(crate) fn new(functions: &'static Functions, kernel: &str) -> Self {
+        let name = CString::new(kernel).expect("a kernel's name has no zero byte");
         let (parameters, sizes) = (Vec::new(), Vec::new());
-        Self { name, grid: [1; 3], threads: 32, shared: 0, order: -1, checked: -1, parameters, sizes }
+        Self { functions, name, grid: [1; 3], threads: 32, shared: 0, order: -1, checked: -1, parameters, sizes }
     }
 
     /// Blocks.
@@ -45,13 +42,13 @@ impl Launch {
         self
     }
 
-    /// The order of threads, see [`crate::set_order`].
+    /// The order of threads, see [`crate::Emulator::set_order`].
     pub fn order(mut self, order: u32) -> Self {
         self.order = order as i32;
         self
     }
 
-    /// Whether accesses are checked, see [`crate::set_checked`].
+    /// Whether accesses are checked, see [`crate::Emulator::set_checked`].
     pub fn checked(mut self, checked: bool) -> Self {
         self.checked = i32::from(checked);
         self
@@ -111,7 +108,7 @@ impl Launch {
         // SAFETY: the arrays have the lengths given beside them, and live until the launch has ended, which it has
         // when the function returns. Sizes of parameters are checked there; addresses that are wrong are reported.
         let fine = unsafe {
-            (functions().launch)(
+            (self.functions.launch)(
                 self.name.as_ptr(),
                 self.grid.as_ptr(),
                 self.threads,

@@ -1,5 +1,5 @@
-// Streams: work is done when somebody waits for it, no earlier, so that a program which does not wait is found out. Eager
-// streams do it as soon as they may, so that one whose work does not wait is found out too.
+// Streams: work is done when somebody waits for it, no earlier, so that a program which does not wait is found out.
+// Eager streams do it as soon as they may, so that one whose work does not wait is found out too.
 #pragma once
 #include <deque>
 #include <functional>

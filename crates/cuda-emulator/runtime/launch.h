@@ -31,7 +31,7 @@ class Parameters {
 };
 
 // How launches of the calling thread run: the order of threads, and whether accesses are checked. Until it says so
-// itself, the environment does (TETRAD_EMULATOR_ORDER, TETRAD_EMULATOR_CHECKS).
+// itself, the environment does (CUDA_EMULATOR_ORDER, CUDA_EMULATOR_CHECKS).
 struct Manner {
     int order;
     bool checked;

@@ -1,10 +1,12 @@
-//! What the emulated driver and matrix library refuse, as the real ones do: calls that this project's backend must never
-//! make, so that they are made by hand here.
+//! What the emulated driver and matrix library refuse, as the real ones do.
+
+mod support;
 
 use libloading::Library;
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
+use support::emulator;
 
 type Code = c_uint;
 type Handle = *mut c_void;
@@ -41,7 +43,7 @@ fn library(name: &str) -> &'static Library {
     let all = ALL.get_or_init(|| {
         let open = |name| {
             // SAFETY: the libraries are the emulator's own.
-            (name, unsafe { Library::new(tetrad_emulator::libraries().join(name)) }.expect("built by the build script"))
+            (name, unsafe { Library::new(emulator().libraries().join(name)) }.expect("it was just built"))
         };
         ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"].map(open).into()
     });
@@ -175,7 +177,7 @@ fn a_failure_sticks_to_its_stream() {
     assert_eq!(launch(wrong, ONE, 32, 0, one, y, 32), SUCCESS);
     assert_eq!(synchronize(one), LAUNCH_FAILED);
     assert_eq!(name_of(LAUNCH_FAILED), "CUDA_ERROR_LAUNCH_FAILED");
-    let text = tetrad_emulator::last_failure();
+    let text = emulator().last_failure();
     assert!(text.starts_with("kernel wrong_required, block (0, 0, 0), thread "), "{text}");
     assert_eq!(launch(right, ONE, 32, 0, one, y, 32), LAUNCH_FAILED);
     assert_eq!(synchronize(one), LAUNCH_FAILED);
@@ -209,7 +211,7 @@ fn copies_beyond_an_allocation_and_threads_without_a_context() {
     let fill = |at, bytes| cuda!(cuMemsetD8Async(at => u64, 0 => u8, bytes => usize, stream => Handle));
     assert_eq!(fill(y + 50, 50), SUCCESS);
     assert_eq!(fill(y + 50, 51), INVALID_VALUE);
-    tetrad_emulator::forbid(y + 90, 1);
+    emulator().forbid(y + 90, 1);
     assert_eq!(fill(y, 90), SUCCESS);
     assert_eq!(fill(y, 91), INVALID_VALUE);
     std::thread::spawn(move || {
@@ -315,11 +317,11 @@ fn products_keep_to_what_was_promised_and_to_their_memory() {
 
 #[test]
 fn allocations_are_counted_and_poisoned() {
-    let before = tetrad_emulator::allocations();
-    let buffer = tetrad_emulator::Buffer::poisoned::<u8>(1000);
-    assert!(tetrad_emulator::allocations() > before && tetrad_emulator::live_bytes() >= 1000);
+    let before = emulator().allocations();
+    let buffer = emulator().poisoned::<u8>(1000);
+    assert!(emulator().allocations() > before && emulator().live_bytes() >= 1000);
     assert_eq!(buffer.address() % 256, 0, "the driver's alignment");
-    assert_eq!(buffer.address(), tetrad_emulator::latest_allocation());
+    assert_eq!(buffer.address(), emulator().latest_allocation());
     assert!(buffer.read::<u8>().iter().all(|&byte| byte == 0xff));
 }
 
@@ -329,9 +331,9 @@ fn allocations_are_counted_and_poisoned() {
 fn streams_wait_for_events_and_for_nothing_else() {
     start();
     for eager in [false, true] {
-        tetrad_emulator::set_eager(eager);
+        emulator().set_eager(eager);
         let (a, b, y) = (stream(), stream(), allocate(16));
-        tetrad_emulator::set_eager(false);
+        emulator().set_eager(false);
         let (mut early, mut late): (Handle, Handle) = (null_mut(), null_mut());
         for event in [&mut early, &mut late] {
             assert_eq!(cuda!(cuEventCreate(event => *mut Handle, 0 => c_uint)), SUCCESS);

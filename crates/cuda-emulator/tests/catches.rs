@@ -1,11 +1,14 @@
 //! What the emulator of CUDA finds: kernels with a planted bug, each beside the same kernel without it.
 //!
-//! The kernels are in `tests/emulator/kernels/planted.cu`. The right one passes under eight orders of threads. The wrong
+//! The kernels are in `tests/kernels/planted.cu`. The right one passes under eight orders of threads. The wrong
 //! one is run twice under three: without the check of its accesses, where it must fail or give other values under one of
 //! them at least, and with the check, which reports most bugs under every order.
 
+mod support;
+
+use cuda_emulator::{Buffer, Launch};
 use half::bf16;
-use tetrad_emulator::{Buffer, Launch};
+use support::emulator;
 
 /// Orders that must catch a bug, and orders that a right kernel must pass.
 const FEW: u32 = 3;
@@ -41,8 +44,8 @@ fn see(launch: Launch, output: &Buffer, expected: &[f32]) -> Seen {
 /// Sees that the right kernel passes, and what the wrong one shows.
 fn twins(name: &'static str, expected: &[f32], launch: impl Fn(Launch, &Buffer) -> Launch) -> Wrong {
     let run = |kernel: String, order: u32, checked: bool| {
-        let output = Buffer::poisoned::<f32>(expected.len());
-        see(launch(Launch::new(&kernel).order(order).checked(checked), &output), &output, expected)
+        let output = emulator().poisoned::<f32>(expected.len());
+        see(launch(emulator().launch(&kernel).order(order).checked(checked), &output), &output, expected)
     };
     for order in 0..MANY {
         for checked in [true, false] {
@@ -109,7 +112,7 @@ fn groups_backwards(x: &[f32], threads: usize) -> Vec<f32> {
 #[test]
 fn a_missing_barrier() {
     let x = numbers(3 * 256);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let wrong = twins("barrier", &backwards(&x, 256), |launch, output| {
         launch.grid([3, 1, 1]).threads(256).buffer(&input).buffer(output)
     });
@@ -119,7 +122,7 @@ fn a_missing_barrier() {
 #[test]
 fn a_missing_barrier_within_a_warp() {
     let x = numbers(256);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let wrong =
         twins("warp_barrier", &backwards(&x, 32), |launch, output| launch.threads(256).buffer(&input).buffer(output));
     wrong.shows_in_values().reports(&[" shared memory that is ", " by thread ", UNORDERED]);
@@ -128,7 +131,7 @@ fn a_missing_barrier_within_a_warp() {
 #[test]
 fn a_missing_barrier_before_shared_memory_is_written_again() {
     let x = numbers(5 * 128);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let sums: Vec<f32> = (0..128).map(|i| (0..5).map(|round| x[round * 128 + (i + 37) % 128]).sum()).collect();
     let wrong = twins("refill", &sums, |launch, output| launch.threads(128).buffer(&input).buffer(output).u32(5));
     wrong.shows_in_values().reports(&[" shared memory that is ", " by thread ", UNORDERED]);
@@ -137,7 +140,7 @@ fn a_missing_barrier_before_shared_memory_is_written_again() {
 #[test]
 fn a_missing_wait_for_an_asynchronous_copy() {
     let x = numbers(64 * 4);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let wrong = twins("wait", &groups_backwards(&x, 64), |launch, output| {
         launch.threads(64).shared(64 * 16).buffer(&input).buffer(output)
     });
@@ -147,7 +150,7 @@ fn a_missing_wait_for_an_asynchronous_copy() {
 #[test]
 fn a_wait_for_one_group_too_few() {
     let x = numbers(6 * 64 * 4);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let swapped: Vec<f32> = x.chunks(8).flat_map(|pair| [&pair[4..], &pair[..4]].concat()).collect();
     let wrong = twins("pipeline", &swapped, |launch, output| {
         launch.threads(64).shared(2 * 64 * 16).buffer(&input).buffer(output).u32(6)
@@ -158,7 +161,7 @@ fn a_wait_for_one_group_too_few() {
 #[test]
 fn a_copy_into_what_others_still_read() {
     let x = numbers(4 * 64 * 4);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let wrong = twins("overwrite", &groups_backwards(&x, 64), |launch, output| {
         launch.threads(64).shared(64 * 16).buffer(&input).buffer(output).u32(4)
     });
@@ -168,7 +171,7 @@ fn a_copy_into_what_others_still_read() {
 #[test]
 fn blocks_that_add_to_the_same_place_without_atomics() {
     let x = numbers(5 * 64);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let sums: Vec<f32> = (0..64).map(|i| (0..5).map(|block| x[block * 64 + i]).sum()).collect();
     let wrong = twins("accumulate", &sums, |launch, output| {
         output.write(&[0f32; 64]);
@@ -180,7 +183,7 @@ fn blocks_that_add_to_the_same_place_without_atomics() {
 
 #[test]
 fn a_block_that_reads_what_others_have_not_made_visible() {
-    let (parts, finished) = (Buffer::poisoned::<f32>(7 * 64), Buffer::of(&[0u32]));
+    let (parts, finished) = (emulator().poisoned::<f32>(7 * 64), emulator().buffer(&[0u32]));
     let wrong = twins("last_block", &[21.0; 64], |launch, output| {
         finished.write(&[0u32]);
         launch.grid([7, 1, 1]).threads(64).buffer(output).buffer(&parts).buffer(&finished)
@@ -200,7 +203,7 @@ fn a_wrong_fragment_index() {
     let entry = |i: usize| ((i * 7 + 3) % 13) as f32 - 6.0;
     let (a, b): (Vec<f32>, Vec<f32>) = ((0..256).map(entry).collect(), (100..228).map(entry).collect());
     let bits = |values: &[f32]| values.iter().map(|&x| bf16::from_f32(x).to_bits()).collect::<Vec<_>>();
-    let (left, right) = (Buffer::of(&bits(&a)), Buffer::of(&bits(&b)));
+    let (left, right) = (emulator().buffer(&bits(&a)), emulator().buffer(&bits(&b)));
     let product: Vec<f32> = (0..128).map(|i| (0..16).map(|k| a[i / 8 * 16 + k] * b[k * 8 + i % 8]).sum()).collect();
     let wrong = twins("fragment", &product, |launch, output| launch.buffer(&left).buffer(&right).buffer(output));
     wrong.shows_in_values_alone();
@@ -209,7 +212,7 @@ fn a_wrong_fragment_index() {
 /// Reads one element beyond `count`.
 fn past_the_end(count: usize) -> Wrong {
     let x = numbers(count);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let sums: Vec<f32> = (0..count).map(|i| x[i] + x.get(i + 1).unwrap_or(&0.0)).collect();
     twins("past_end", &sums, |launch, output| {
         launch.grid([3, 1, 1]).threads(64).buffer(&input).buffer(output).u32(count as u32)
@@ -234,13 +237,13 @@ fn a_read_one_past_the_end_of_an_allocation() {
 #[test]
 fn a_read_between_two_pieces_of_one_allocation() {
     // The room behind 65 numbers belongs to nobody.
-    let all = Buffer::of(&numbers(128));
-    tetrad_emulator::forbid(all.address() + 65 * 4, 12);
+    let all = emulator().buffer(&numbers(128));
+    emulator().forbid(all.address() + 65 * 4, 12);
     for (kernel, checked, fails) in
         [("right_past_end", true, false), ("wrong_past_end", false, false), ("wrong_past_end", true, true)]
     {
-        let output = Buffer::poisoned::<f32>(65);
-        let launch = Launch::new(kernel).grid([2, 1, 1]).threads(64).checked(checked);
+        let output = emulator().poisoned::<f32>(65);
+        let launch = emulator().launch(kernel).grid([2, 1, 1]).threads(64).checked(checked);
         let result = launch.buffer(&all).buffer(&output).u32(65).run();
         assert_eq!(result.is_err(), fails, "{kernel}: {result:?}");
         let text =
@@ -252,8 +255,8 @@ fn a_read_between_two_pieces_of_one_allocation() {
 #[test]
 fn a_pointer_of_the_host() {
     let here = [1.0f32; 32];
-    let output = Buffer::poisoned::<f32>(32);
-    let launch = Launch::new("right_misaligned").address(here.as_ptr() as u64 / 16 * 16).buffer(&output);
+    let output = emulator().poisoned::<f32>(32);
+    let launch = emulator().launch("right_misaligned").address(here.as_ptr() as u64 / 16 * 16).buffer(&output);
     let text = launch.run().unwrap_err();
     assert!(text.contains("reads memory that is not the device's, at 0x"), "{text}");
 }
@@ -276,7 +279,7 @@ fn a_write_past_the_end_of_a_shared_array() {
 #[test]
 fn a_return_before_a_barrier() {
     let x = numbers(50);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let wrong = twins("early_return", &backwards(&x, 50), |launch, output| {
         launch.threads(64).buffer(&input).buffer(output).u32(50)
     });
@@ -288,7 +291,7 @@ fn a_return_before_a_barrier() {
 #[test]
 fn a_shuffle_that_some_lanes_do_not_reach() {
     let x = numbers(64);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let expected: Vec<f32> = (0..64).map(|i| x[i] + x[i ^ 1]).collect();
     let wrong =
         twins("divergent", &expected, |launch, output| launch.threads(64).buffer(&input).buffer(output).u32(40));
@@ -299,7 +302,7 @@ fn a_shuffle_that_some_lanes_do_not_reach() {
 #[test]
 fn lanes_and_threads_that_meet_at_different_places() {
     let x = numbers(64);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let expected: Vec<f32> = (0..64).map(|i| x[i] + x[i ^ 1]).collect();
     let wrong = twins("branches", &expected, |launch, output| launch.threads(64).buffer(&input).buffer(output));
     wrong.always_reports(&["lanes meet at different places: thread ", " waits at a shuffle (planted.cu:"]);
@@ -310,7 +313,7 @@ fn lanes_and_threads_that_meet_at_different_places() {
 #[test]
 fn shared_memory_that_nobody_initialised() {
     let x = numbers(64);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let wrong = twins("uninitialised", &[64.0 * 65.0 / 2.0; 64], |launch, output| {
         launch.threads(64).buffer(&input).buffer(output)
     });
@@ -320,7 +323,7 @@ fn shared_memory_that_nobody_initialised() {
 #[test]
 fn a_wide_load_from_an_address_that_is_not_aligned() {
     let x = numbers(33 * 4);
-    let input = Buffer::of(&x);
+    let input = emulator().buffer(&x);
     let wrong = twins("misaligned", &x[..128], |launch, output| launch.buffer(&input).buffer(output));
     wrong.always_reports(&["address is not a multiple of the size of the access (planted.cu:"]);
 }
@@ -333,10 +336,10 @@ fn a_requirement_that_does_not_hold() {
 
 #[test]
 fn launches_that_do_not_fit_their_kernel() {
-    let output = Buffer::poisoned::<f32>(64);
+    let output = emulator().poisoned::<f32>(64);
     let refused = |launch: Launch| launch.run().unwrap_err();
-    assert_eq!(refused(Launch::new("no_such_kernel")), "no kernel is called no_such_kernel");
-    let launch = || Launch::new("right_required");
+    assert_eq!(refused(emulator().launch("no_such_kernel")), "no kernel is called no_such_kernel");
+    let launch = || emulator().launch("right_required");
     assert_eq!(
         refused(launch().threads(64).buffer(&output).u32(64)),
         "kernel right_required launched with 64 threads, at most 32 are allowed"
@@ -348,7 +351,7 @@ fn launches_that_do_not_fit_their_kernel() {
         "kernel right_required launched with more than 227 KiB of shared memory"
     );
     // Half a warp has no lanes to shuffle with.
-    let input = Buffer::of(&numbers(64));
-    let text = refused(Launch::new("right_divergent").threads(48).buffer(&input).buffer(&output).u32(48));
+    let input = emulator().buffer(&numbers(64));
+    let text = refused(emulator().launch("right_divergent").threads(48).buffer(&input).buffer(&output).u32(48));
     assert!(text.contains("deadlock: ") && text.contains(" for 32 lanes, but its warp has only 16"), "{text}");
 }

@@ -81,7 +81,7 @@ Code Stream::finish(const Mark& mark) {
 
 // Whether streams that the calling thread makes from now on are eager, all but the default stream.
 static __thread bool eager_streams = false;
-API void tetrad_emulator_set_eager(bool eager) { eager_streams = eager; }
+API void cuda_emulator_set_eager(bool eager) { eager_streams = eager; }
 
 Stream* stream_of(Stream* handle) {
     if (reinterpret_cast<uintptr_t>(handle) <= 2) return streams().usual;

@@ -1,6 +1,6 @@
 //! Emulated device memory, as tests hold it.
 
-use crate::library::functions;
+use crate::emulator::Functions;
 use std::ffi::c_void;
 
 /// Plain values without padding or invalid bit patterns.
@@ -19,9 +19,10 @@ macro_rules! elements {
 }
 elements!(u8 i8 u16 i16 u32 i32 u64 i64 f32 f64);
 
-/// An allocation of device memory, freed at the end. One byte past its end faults in a kernel if its size is a multiple
+/// An allocation of device memory, freed when it is dropped. See [`Emulator::buffer`](crate::Emulator::buffer). One byte past its end faults in a kernel if its size is a multiple
 /// of 256 bytes; up to 255 poisoned bytes follow it otherwise.
 pub struct Buffer {
+    functions: &'static Functions,
     address: *mut c_void,
     bytes: usize,
 }
@@ -30,19 +31,11 @@ pub struct Buffer {
 unsafe impl Send for Buffer {}
 
 impl Buffer {
-    /// A copy of `values`.
-    pub fn of<T: Element>(values: &[T]) -> Self {
-        let buffer = Self::poisoned::<T>(values.len());
-        buffer.write(values);
-        buffer
-    }
-
-    /// Room for `count` values, each of them bytes of 0xff.
-    pub fn poisoned<T: Element>(count: usize) -> Self {
-        let bytes = count * size_of::<T>();
-        let address = (functions().allocate)(bytes as u64);
+    /// `bytes` bytes of 0xff.
+    pub(crate) fn new(functions: &'static Functions, bytes: usize) -> Self {
+        let address = (functions.allocate)(bytes as u64);
         assert!(!address.is_null(), "no host memory for {bytes} bytes of device memory");
-        Self { address, bytes }
+        Self { functions, address, bytes }
     }
 
     /// Replaces the content.
@@ -85,6 +78,6 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         // SAFETY: the address came from `allocate` and is released once.
-        unsafe { (functions().release)(self.address) }
+        unsafe { (self.functions.release)(self.address) }
     }
 }

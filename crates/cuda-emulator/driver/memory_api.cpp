@@ -170,5 +170,5 @@ API Code cuMemsetD32_v2(Address to, u32 value, size_t count) {
 }
 
 // For the emulated cuBLASLt.
-API bool tetrad_emulator_inside(const void* address, u64 bytes) { return emulator::inside(address, bytes); }
-API u32 tetrad_emulator_failed(u32 code, const char* what) { return failed(code, what); }
+API bool cuda_emulator_inside(const void* address, u64 bytes) { return emulator::inside(address, bytes); }
+API u32 cuda_emulator_failed(u32 code, const char* what) { return failed(code, what); }

@@ -107,7 +107,7 @@ class Helpers {
 
 Helpers& helpers() {
     static Helpers* const helpers = [] {
-        const char* asked = getenv("TETRAD_EMULATOR_THREADS");
+        const char* asked = getenv("CUDA_EMULATOR_THREADS");
         const u32 threads = asked != nullptr ? atoi(asked) : std::thread::hardware_concurrency();
         return new Helpers(threads > 1 ? threads - 1 : 0);
     }();
@@ -180,7 +180,7 @@ void set_order(int order) { chosen_order = order; }
 void set_checked(bool checked) { chosen_checks = checked; }
 
 Manner manner() {
-    const char *order = getenv("TETRAD_EMULATOR_ORDER"), *checks = getenv("TETRAD_EMULATOR_CHECKS");
+    const char *order = getenv("CUDA_EMULATOR_ORDER"), *checks = getenv("CUDA_EMULATOR_CHECKS");
     return {chosen_order >= 0  ? chosen_order
             : order != nullptr ? atoi(order)
                                : 0,

@@ -21,7 +21,7 @@ thread_local Context* current = nullptr;
 std::mutex failure_mutex;
 std::string* const last_failure = new std::string();
 
-int devices() { return static_cast<int>(setting("TETRAD_EMULATOR_DEVICES", 1)); }
+int devices() { return static_cast<int>(setting("CUDA_EMULATOR_DEVICES", 1)); }
 
 // Attributes by their numbers in the driver's header; those not listed are 0.
 int attribute(u32 number) {
@@ -37,7 +37,7 @@ int attribute(u32 number) {
         case 10: return 32;       // threads of a warp
         case 12: return 65536;    // registers per block
         case 13: return 1000000;  // kHz
-        case 16: return static_cast<int>(setting("TETRAD_EMULATOR_MULTIPROCESSORS", 4));
+        case 16: return static_cast<int>(setting("CUDA_EMULATOR_MULTIPROCESSORS", 4));
         case 31:
         case 41: return 1;         // concurrent kernels, unified addressing
         case 36: return 1000000;   // kHz of the memory
@@ -91,7 +91,7 @@ Code device_exists(int device) { return device >= 0 && device < devices() ? SUCC
 }  // namespace
 
 u32 capability() {
-    const char* text = getenv("TETRAD_EMULATOR_CAPABILITY");
+    const char* text = getenv("CUDA_EMULATOR_CAPABILITY");
     const double asked = text != nullptr ? atof(text) : 9.0;
     return static_cast<u32>(asked * 10 + 0.5);
 }
@@ -120,7 +120,7 @@ Code failed(Code code, const std::string& what) {
     return code;
 }
 
-API void tetrad_emulator_last_failure(char* message, u64 room) {
+API void cuda_emulator_last_failure(char* message, u64 room) {
     std::lock_guard<std::mutex> lock(failure_mutex);
     snprintf(message, room, "%s", last_failure->c_str());
 }
@@ -133,7 +133,7 @@ API Code cuInit(u32 flags) {
 }
 
 API Code cuDriverGetVersion(int* version) {
-    *version = static_cast<int>(setting("TETRAD_EMULATOR_DRIVER", 13000));
+    *version = static_cast<int>(setting("CUDA_EMULATOR_DRIVER", 13000));
     return SUCCESS;
 }
 
