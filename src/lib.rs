@@ -10,7 +10,7 @@
 //! | 8 | `train` | the loop, schedules, evaluation, metrics |
 //! | 7 | `data` | from a configuration to a run's training and validation rows |
 //! | 6 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
-//! | 5 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
+//! | 6 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
 //! | 5 | `data::shard` | prepared token ids, memory-mapped |
 //! | 4 | `data::tokenize` | tokenizers, special tokens, chat templates, samples |
 //! | 3 | `data::source` | files and the documents in them |
