@@ -52,7 +52,7 @@ fn tensor((rows, cols): (usize, usize), (m, v): Moments, isa: Isa) -> Tensor {
     };
     let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 64 };
     let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
-    let state = State::place(&specs, &mut |_, bytes| add(bytes));
+    let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
     let mut cpu = Cpu::with_isa(isa);
     let features = rows.max(cols);
     let largest = Largest { tokens: 1, features, inputs: features, keys: 1, parameter: g.len(), head_dim: 2 };

@@ -4,12 +4,12 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 11 | `cli` | the program's own, outside the library: one file per subcommand |
-//! | 10 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
-//! | 9 | `checkpoint` | training state <-> file |
-//! | 8 | `train` | the loop, schedules, evaluation, metrics |
-//! | 7 | `data` | from a configuration to a run's training and validation rows |
-//! | 6 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
+//! | 12 | `cli` | the program's own, outside the library: one file per subcommand |
+//! | 11 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
+//! | 10 | `checkpoint` | training state <-> file |
+//! | 9 | `train` | the loop, schedules, evaluation, metrics |
+//! | 8 | `data` | from a configuration to a run's training and validation rows |
+//! | 7 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
 //! | 6 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
 //! | 5 | `data::shard` | prepared token ids, memory-mapped |
 //! | 4 | `data::tokenize` | tokenizers, special tokens, chat templates, samples |

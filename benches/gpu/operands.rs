@@ -96,9 +96,12 @@ impl Operands {
         let weight = self.weight(rows, cols, WeightKind::Int4);
         let info = ParamInfo { class: ParamClass::Matrix, shape: weight.shape, head_dim: 64 };
         let specs = AdamFamily::new(&OptimizerConfig::default(), StorageConfig::default().state()).state(&info);
-        let zeros = specs.iter().flat_map(|spec| spec.bytes().map(|bytes| vec![spec.format.zero_byte(); bytes]));
+        let zeros = specs
+            .iter()
+            .flat_map(|spec| spec.format.bytes(weight.shape).map(|bytes| vec![spec.format.codec.zero_byte(); bytes]));
         let mut planes = zeros.filter(|plane| !plane.is_empty());
-        let state = State::place(&specs, &mut |_, _| self.add(&planes.next().expect("a plane for each span")));
+        let state =
+            State::place(&specs, weight.shape, &mut |_, _| self.add(&planes.next().expect("a plane for each span")));
         Param { id: 1, group: 0, decay: true, sparse: false, weight, state }
     }
 

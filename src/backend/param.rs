@@ -48,7 +48,7 @@ impl Weight {
 /// One tensor of a parameter's optimizer state, as the rule declared it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateTensor {
-    /// Name, element type, rows and columns.
+    /// Name, codec and shape.
     pub spec: StateSpec,
     /// Elements.
     pub data: Span,
@@ -64,15 +64,16 @@ impl State {
     /// State tensors of a parameter at most.
     pub const MOST: usize = 6;
 
-    /// Tensors for `specs`, whose planes lie where `add` puts them, given each plane's name and bytes.
+    /// Tensors for `specs` of a parameter of shape `param`; their planes lie where `add` puts them, given each plane's
+    /// name and bytes.
     ///
     /// # Panics
     /// If there are more than [`State::MOST`].
-    pub fn place(specs: &[StateSpec], add: &mut dyn FnMut(&str, usize) -> Span) -> Self {
+    pub fn place(specs: &[StateSpec], param: GroupedShape, add: &mut dyn FnMut(&str, usize) -> Span) -> Self {
         assert!(specs.len() <= Self::MOST, "{} state tensors, at most {} are possible", specs.len(), Self::MOST);
         let mut state = Self::default();
         for (tensor, &spec) in state.0.iter_mut().zip(specs) {
-            let [data, scales] = spec.bytes();
+            let [data, scales] = spec.format.bytes(param);
             let data = add(spec.name, data);
             let scales = if scales > 0 { add(&format!("{} scales", spec.name), scales) } else { Span::NONE };
             *tensor = Some(StateTensor { spec, data, scales });

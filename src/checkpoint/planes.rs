@@ -5,7 +5,7 @@ use crate::backend::{Param, Scheme, StateTensor, WeightKind};
 use crate::format::{Element, PlaneKind, Storage, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;
-use crate::quant::StateFormat;
+use crate::quant::StateCodec;
 
 /// The tensor of an entry as a file describes it.
 pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
@@ -20,7 +20,7 @@ pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
     if entry.role.is_vector() {
         return TensorSpec::plain(name, &[g.cols as u64], storage);
     }
-    let grouped = storage.is_grouped() || entry.state.iter().any(|tensor| tensor.format != StateFormat::F32);
+    let grouped = storage.is_grouped() || entry.state.iter().any(|tensor| tensor.format.codec != StateCodec::F32);
     let group = if grouped { g.group as u32 } else { 0 };
     TensorSpec::grouped(name, g.rows as u64, g.cols as u64, storage, group)
 }
@@ -66,11 +66,11 @@ fn state_planes(tensor: &StateTensor) -> [(PlaneKind, Element, Span); 2] {
         state::V_COLS => (PlaneKind::VCols, PlaneKind::VScales),
         _ => (PlaneKind::Scalars, PlaneKind::VScales),
     };
-    let element = match tensor.spec.format {
-        StateFormat::F32 => Element::F32,
-        StateFormat::Int8 => Element::I8,
-        StateFormat::RootInt8 => Element::U8,
-        StateFormat::Int4 | StateFormat::RootInt4 => Element::Nibble,
+    let element = match tensor.spec.format.codec {
+        StateCodec::F32 => Element::F32,
+        StateCodec::Int8 { signed: true } => Element::I8,
+        StateCodec::Int8 { signed: false } => Element::U8,
+        StateCodec::Int4 { .. } => Element::Nibble,
     };
     [(kind, element, tensor.data), (scales, Element::Bf16, tensor.scales)]
 }

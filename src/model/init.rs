@@ -120,7 +120,7 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
 /// State tensors that are zero.
 fn zero_state(param: &Param, backend: &mut dyn Backend) {
     for tensor in param.state.tensors() {
-        match tensor.spec.format.zero_byte() {
+        match tensor.spec.format.codec.zero_byte() {
             0 => backend.zero(tensor.data),
             byte => backend.upload(&vec![byte; tensor.data.bytes], tensor.data),
         }

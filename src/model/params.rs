@@ -151,7 +151,7 @@ pub fn place(
         residue: add("residue", Category::Residue, if entry.residue && trained { g.nibble_bytes() } else { 0 }),
     };
     let mut add_state = |part: &str, bytes: usize| add(part, Category::State, bytes);
-    let state = State::place(if trained { &entry.state } else { &[] }, &mut add_state);
+    let state = State::place(if trained { &entry.state } else { &[] }, g, &mut add_state);
     let decay = !entry.role.is_vector();
     Param { id: entry.id, group: entry.group, decay, sparse: entry.sparse, weight, state }
 }

@@ -4,7 +4,7 @@ use super::{Optimizer, OptimizerConfig, ParamInfo, Rule, StateConfig, StepInfo, 
 use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::{Backend, Param, SecondMoment};
 use crate::memory::Span;
-use crate::quant::{GroupedShape, StateFormat, StateSpec};
+use crate::quant::{StateCodec, StateShape, StateSpec};
 
 /// The rule, with what the configuration says of its state.
 pub struct AdamFamily {
@@ -21,14 +21,13 @@ impl AdamFamily {
 
 impl Optimizer for AdamFamily {
     fn state(&self, param: &ParamInfo) -> Vec<StateSpec> {
-        let shape = param.shape;
         let (m, v) = match param.class.is_vector() {
-            true => (StateFormat::F32, SecondMoment::F32),
+            true => (StateCodec::F32, SecondMoment::F32),
             false => (self.state.signed(), self.state.v),
         };
-        let mut specs = vec![StateSpec { name: state::M, format: m, shape }];
-        specs.extend(second_moment(v, shape));
-        specs.push(StateSpec::floats(state::SCALARS, 1, SCALARS));
+        let mut specs = vec![StateSpec::per_weight(state::M, m)];
+        specs.extend(second_moment(v));
+        specs.push(StateSpec::floats(state::SCALARS, StateShape::Scalars(SCALARS)));
         specs
     }
 
@@ -39,15 +38,15 @@ impl Optimizer for AdamFamily {
 }
 
 /// The second moment as it is stored: one number per element, or means of rows (and of columns).
-fn second_moment(kind: SecondMoment, shape: GroupedShape) -> Vec<StateSpec> {
-    let of_elements = |format| vec![StateSpec { name: state::V, format, shape }];
-    let rows = || StateSpec::floats(state::V_ROWS, shape.rows, 1);
+fn second_moment(kind: SecondMoment) -> Vec<StateSpec> {
+    let of_elements = |codec| vec![StateSpec::per_weight(state::V, codec)];
+    let rows = StateSpec::floats(state::V_ROWS, StateShape::PerRow);
     match kind {
-        SecondMoment::F32 => of_elements(StateFormat::F32),
-        SecondMoment::Int8 => of_elements(StateFormat::RootInt8),
-        SecondMoment::Int4 => of_elements(StateFormat::RootInt4),
-        SecondMoment::Row => vec![rows()],
-        SecondMoment::Factored => vec![rows(), StateSpec::floats(state::V_COLS, 1, shape.cols)],
+        SecondMoment::F32 => of_elements(StateCodec::F32),
+        SecondMoment::Int8 => of_elements(StateCodec::Int8 { signed: false }),
+        SecondMoment::Int4 => of_elements(StateCodec::Int4 { signed: false }),
+        SecondMoment::Row => vec![rows],
+        SecondMoment::Factored => vec![rows, StateSpec::floats(state::V_COLS, StateShape::PerCol)],
     }
 }
 

@@ -1,7 +1,7 @@
 //! `[optimizer]`: the rule and its numbers.
 
 use crate::backend::{Moment, SecondMoment};
-use crate::quant::StateFormat;
+use crate::quant::StateCodec;
 use serde::{Deserialize, Serialize};
 
 /// The update rules.
@@ -128,11 +128,11 @@ pub struct StateConfig {
 
 impl StateConfig {
     /// How a signed state tensor is stored.
-    pub fn signed(&self) -> StateFormat {
+    pub fn signed(&self) -> StateCodec {
         match self.m {
-            Moment::F32 => StateFormat::F32,
-            Moment::Int8 => StateFormat::Int8,
-            Moment::Int4 => StateFormat::Int4,
+            Moment::F32 => StateCodec::F32,
+            Moment::Int8 => StateCodec::Int8 { signed: true },
+            Moment::Int4 => StateCodec::Int4 { signed: true },
         }
     }
 }

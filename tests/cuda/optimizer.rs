@@ -72,7 +72,7 @@ fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
     let (m, v) = s.moments;
     let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 8 };
     let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
-    let state = State::place(&specs, &mut |_, bytes| add(bytes));
+    let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
     let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
     let scratch = cuda::Sizes.scratch_bytes(&largest).max(Cpu::new().scratch_bytes(&largest));

@@ -11,6 +11,7 @@ use tetrad::config::Config;
 use tetrad::memory::Span;
 use tetrad::model::TableStorage;
 use tetrad::optim::EmbeddingUpdate;
+use tetrad::quant::StateShape;
 use tetrad::train::Trainer;
 
 /// 99 tokens of this range, in turn; the next token is the target.
@@ -35,7 +36,7 @@ fn sparse() -> Config {
 /// The planes of weight and moments that have a part for each row.
 fn row_planes(trainer: &Trainer) -> Vec<Span> {
     let param = trainer.model.params.embedding;
-    let of_rows = |tensor: &&StateTensor| tensor.spec.shape.rows == param.weight.shape.rows;
+    let of_rows = |tensor: &&StateTensor| !matches!(tensor.spec.format.shape, StateShape::Scalars(_));
     let moments = param.state.tensors().filter(of_rows).flat_map(|tensor| [tensor.data, tensor.scales]);
     weight_spans(&param).into_iter().chain(moments.filter(|span| !span.is_none())).collect()
 }

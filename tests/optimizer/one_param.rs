@@ -49,7 +49,7 @@ impl OneParam {
             offsets: add(if int4 && storage.scheme == Scheme::Asymmetric { scales } else { 0 }),
             residue: add(if storage.residue { g.nibble_bytes() } else { 0 }),
         };
-        let state = State::place(state, &mut |_, bytes| add(bytes));
+        let state = State::place(state, g, &mut |_, bytes| add(bytes));
         let mut cpu = Cpu::with_isa(isa);
         let features = g.rows.max(g.cols);
         let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
@@ -61,7 +61,7 @@ impl OneParam {
             cpu.upload(&vec![0xff; workspace.bytes], workspace);
         }
         for tensor in state.tensors() {
-            cpu.upload(&vec![tensor.spec.format.zero_byte(); tensor.data.bytes], tensor.data);
+            cpu.upload(&vec![tensor.spec.format.codec.zero_byte(); tensor.data.bytes], tensor.data);
         }
         let param = Param { id: 3, group: 0, decay: true, sparse: false, weight, state };
         Self { cpu, param, grad, workspace }

@@ -8,8 +8,8 @@ use tetrad::backend::adam::{AdamArgs, AdamParams, AdamStep, SCALARS, Scalars, st
 use tetrad::backend::cpu::Isa;
 use tetrad::backend::{Scheme, WeightKind};
 use tetrad::quant::{
-    GroupScale, GroupedShape, MomentCodec, PAD_NIBBLE, QuantGrid, RngKey, RngUse, StateFormat, StateSpec, bf16_ceil,
-    bf16_stochastic, bf16_to_f32, nibble, set_nibble,
+    GroupScale, GroupedShape, MomentCodec, PAD_NIBBLE, QuantGrid, RngKey, RngUse, StateCodec, StateShape, StateSpec,
+    bf16_ceil, bf16_stochastic, bf16_to_f32, nibble, set_nibble,
 };
 use zerocopy::IntoBytes;
 
@@ -217,24 +217,26 @@ impl Planes {
 
     /// The state as a rule would declare it.
     fn specs(&self) -> Vec<StateSpec> {
-        let g = self.shape;
-        let spec = |name, format| StateSpec { name, format, shape: g };
         let m = match self.moments[0] {
-            MomentKind::F32 => StateFormat::F32,
-            MomentKind::Byte => StateFormat::Int8,
-            _ => StateFormat::Int4,
+            MomentKind::F32 => StateCodec::F32,
+            MomentKind::Byte => StateCodec::Int8 { signed: true },
+            _ => StateCodec::Int4 { signed: true },
         };
-        let mut specs = vec![spec(state::M, m)];
-        match self.moments[1] {
-            MomentKind::F32 => specs.push(spec(state::V, StateFormat::F32)),
-            MomentKind::Byte => specs.push(spec(state::V, StateFormat::RootInt8)),
-            MomentKind::Nibble => specs.push(spec(state::V, StateFormat::RootInt4)),
-            MomentKind::Shared { factored } => {
-                specs.push(StateSpec::floats(state::V_ROWS, g.rows, 1));
-                specs.extend(factored.then(|| StateSpec::floats(state::V_COLS, 1, g.cols)));
-            }
+        let mut specs = vec![StateSpec::per_weight(state::M, m)];
+        let v = match self.moments[1] {
+            MomentKind::F32 => Some(StateCodec::F32),
+            MomentKind::Byte => Some(StateCodec::Int8 { signed: false }),
+            MomentKind::Nibble => Some(StateCodec::Int4 { signed: false }),
+            MomentKind::Shared { .. } => None,
+        };
+        match v {
+            Some(codec) => specs.push(StateSpec::per_weight(state::V, codec)),
+            None => specs.push(StateSpec::floats(state::V_ROWS, StateShape::PerRow)),
         }
-        specs.push(StateSpec::floats(state::SCALARS, 1, SCALARS));
+        if self.moments[1] == (MomentKind::Shared { factored: true }) {
+            specs.push(StateSpec::floats(state::V_COLS, StateShape::PerCol));
+        }
+        specs.push(StateSpec::floats(state::SCALARS, StateShape::Scalars(SCALARS)));
         specs
     }
 

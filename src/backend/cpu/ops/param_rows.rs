@@ -3,7 +3,7 @@
 use crate::backend::adam::state;
 use crate::backend::{Param, StateTensor, WeightKind};
 use crate::memory::{Claims, Span};
-use crate::quant::{GroupedShape, MomentCodec};
+use crate::quant::{Element, GroupedShape, MomentCodec};
 
 /// The stored weight.
 pub enum WeightRows<'a> {
@@ -103,10 +103,12 @@ impl WeightRows<'_> {
 impl<'a> MomentRows<'a> {
     fn claim(claims: &mut Claims<'a>, tensor: &StateTensor) -> Self {
         let StateTensor { spec, data, scales } = *tensor;
-        match spec.format.codec() {
+        match spec.format.codec.moment() {
             None => Self::F32(claims.write(data)),
-            Some(codec) if spec.format.bits() == 8 => Self::Bytes(codec, claims.write(data), claims.write(scales)),
-            Some(codec) => Self::Nibbles(codec, claims.write(data), claims.write(scales)),
+            Some(codec) if spec.format.codec.element() == Element::Nibble => {
+                Self::Nibbles(codec, claims.write(data), claims.write(scales))
+            }
+            Some(codec) => Self::Bytes(codec, claims.write(data), claims.write(scales)),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{Largest, Param, Scheme, StateTensor, UpdateStats, Weight, WeightKind};
 use crate::memory::Span;
-use crate::quant::{BLOCK, GroupedShape, QuantGrid, StateFormat};
+use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
@@ -99,9 +99,9 @@ impl Codec {
     /// Of a state tensor, or of second moments that elements share.
     fn of(tensor: Option<&StateTensor>) -> Self {
         let Some(tensor) = tensor else { return Self { width: SHARED, max: 0.0, excess: 0.0, signs: 0 } };
-        let format = tensor.spec.format;
-        let Some(codec) = format.codec() else { return Self { width: 0, max: 0.0, excess: 0.0, signs: 0 } };
-        let (width, sign) = if format.bits() == 8 { (1, 0x80) } else { (2, 0x08) };
+        let stored = tensor.spec.format.codec;
+        let Some(codec) = stored.moment() else { return Self { width: 0, max: 0.0, excess: 0.0, signs: 0 } };
+        let (width, sign) = if stored.element() == Element::Nibble { (2, 0x08) } else { (1, 0x80) };
         let sign = if codec.signed { sign } else { 0u32 };
         Self { width, max: f32::from(codec.max), excess: sign as f32, signs: sign * 0x0101_0101 }
     }
@@ -137,7 +137,7 @@ impl Storage {
             WeightKind::Int4 => (3, QuantGrid::INT4, 0.0),
         };
         let (m, v) = (first_moment(param), param.state.get(state::V));
-        let compact = |tensor: &StateTensor| tensor.spec.format != StateFormat::F32;
+        let compact = |tensor: &StateTensor| tensor.spec.format.codec != StateCodec::F32;
         Self {
             kind,
             tensor: param.id,
@@ -340,16 +340,15 @@ fn check(param: &Param, grad: Span) {
     super::weights::check(w);
     for tensor in param.state.tensors() {
         let shape = match tensor.spec.name {
-            state::M | state::V => (g.rows, g.cols, g.group),
-            state::V_ROWS => (g.rows, 1, tensor.spec.shape.group),
-            state::V_COLS => (1, g.cols, tensor.spec.shape.group),
-            state::SCALARS => (1, SCALARS, tensor.spec.shape.group),
+            state::M | state::V => StateShape::PerWeight,
+            state::V_ROWS => StateShape::PerRow,
+            state::V_COLS => StateShape::PerCol,
+            state::SCALARS => StateShape::Scalars(SCALARS),
             name => panic!("the fused pass has no use for a state tensor {name}"),
         };
-        let GroupedShape { rows, cols, group } = tensor.spec.shape;
-        assert_eq!((rows, cols, group), shape, "rows, columns and group of {}", tensor.spec.name);
+        assert_eq!(tensor.spec.format.shape, shape, "shape of {}", tensor.spec.name);
         let bytes = [tensor.data.bytes, tensor.scales.bytes];
-        assert_eq!(bytes, tensor.spec.bytes(), "bytes of {} and of its scales", tensor.spec.name);
+        assert_eq!(bytes, tensor.spec.format.bytes(g), "bytes of {} and of its scales", tensor.spec.name);
     }
     assert!(w.residue.is_none() || w.residue.bytes == g.nibble_bytes(), "bytes of a residue");
     assert_eq!(grad.bytes, 4 * g.len(), "bytes of a gradient");
