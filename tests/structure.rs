@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 struct Source {
     path: String,
     code: String,
-    lines: usize,
 }
 
 fn root() -> PathBuf {
@@ -37,7 +36,7 @@ fn sources(folder: &str) -> Vec<Source> {
     let source = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap();
         let code = text.lines().map(without_comment).collect::<Vec<_>>().join("\n");
-        Source { path: path.strip_prefix(&base).unwrap().display().to_string(), code, lines: text.lines().count() }
+        Source { path: path.strip_prefix(&base).unwrap().display().to_string(), code }
     };
     paths.into_iter().map(source).collect()
 }
