@@ -1,6 +1,5 @@
 //! What a run is: the TOML tables, their defaults and presets, overrides, and the checks made before step 0.
 
-mod data;
 mod defaults;
 mod load;
 mod presets;
@@ -9,13 +8,12 @@ mod schema;
 mod validate;
 mod write;
 
-pub use data::{Data, Long, Samples, Source};
 pub use presets::PRESETS;
 pub use run::{GradientBuffer, KeptActivations, Residence, Run};
 pub use validate::SHORTEST_PARTED;
 
+use crate::data::{DataConfig, TokenizerSettings};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// A whole configuration; every table and key is optional in the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -24,9 +22,9 @@ pub struct Config {
     /// The architecture.
     pub model: Model,
     /// The text.
-    pub data: Data,
+    pub data: DataConfig,
     /// How text becomes tokens.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: TokenizerSettings,
     /// How weights and optimizer state are stored.
     pub storage: Storage,
     /// How activations enter the packed products.
@@ -142,15 +140,6 @@ impl Model {
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim()
     }
-}
-
-/// `[tokenizer]`: how text becomes tokens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tokenizer {
-    /// A Hugging Face `tokenizer.json`; absent: one token per byte.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
 }
 
 /// How the seven matrices of a block are stored.
