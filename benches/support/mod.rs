@@ -6,8 +6,7 @@
 use half::f16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cpu::reference::Planes;
-use tetrad::backend::{Backend, Largest, Sizes, Weight, WeightKind};
-use tetrad::config::Scheme;
+use tetrad::backend::{Backend, Largest, Scheme, Sizes, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::quant::GroupedShape;
 use zerocopy::{Immutable, IntoBytes};

@@ -2,8 +2,8 @@
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{planes, spec};
-use crate::backend::{Backend, Param, Sizes, State, Weight};
-use crate::config::{Config, Moment, Scheme, SecondMoment};
+use crate::backend::{Backend, Param, Scheme, Sizes, State, Weight};
+use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
@@ -107,7 +107,7 @@ impl Checkpoint {
     /// The described model has exactly the tensors of the file.
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let path = || self.path.clone();
-        let entries = table(&self.config);
+        let entries = table(&self.config.settings());
         let specs: Vec<_> = entries.iter().map(|entry| spec(entry, self.config.storage.scheme)).collect();
         let missing: Vec<_> = specs.iter().filter(|spec| self.head.find(&spec.name).is_none()).collect();
         if let Some(first) = missing.first() {
@@ -115,7 +115,10 @@ impl Checkpoint {
         }
         for spec in &specs {
             let found = &self.tensor(&spec.name).spec;
-            if found != spec {
+            // Groups of state alone say nothing about the weight.
+            let grouped = spec.storage.is_grouped();
+            let group = if grouped { spec.group } else { found.group };
+            if *found != (TensorSpec { group, ..spec.clone() }) {
                 let (found, expected) = (describe(found), describe(spec));
                 return Err(CheckpointError::Shape { path: path(), name: spec.name.clone(), found, expected });
             }
@@ -139,7 +142,7 @@ impl Checkpoint {
     /// If the file lacks a plane, or was saved by a run that differs in model, storage, seed or data.
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
-        let entries = table(trainer.config());
+        let entries = table(&trainer.model.settings);
         for (entry, param) in entries.iter().zip(trainer.model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
@@ -168,7 +171,7 @@ impl Checkpoint {
         self.check_weights(trainer.config())?;
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
-        for (entry, param) in table(trainer.config()).iter().zip(trainer.model.stored.all()) {
+        for (entry, param) in table(&trainer.model.settings).iter().zip(trainer.model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
             for plane in planes(param).filter(|plane| !plane.kind.is_optimizer() || plane.kind == PlaneKind::Residue) {
@@ -283,18 +286,8 @@ impl Checkpoint {
             offsets: if self.config.storage.scheme == Scheme::Asymmetric { at(P::Offsets) } else { Span::NONE },
             residue: Span::NONE,
         };
-        let none = Span::NONE;
-        let state = State {
-            m_kind: Moment::F32,
-            v_kind: SecondMoment::F32,
-            m: none,
-            m_scales: none,
-            v: none,
-            v_scales: none,
-            v_cols: none,
-            scalars: none,
-        };
-        Param { id: entry.id, decay: !entry.role.is_vector(), sparse: false, weight, state }
+        let decay = !entry.role.is_vector();
+        Param { id: entry.id, group: entry.group, decay, sparse: false, weight, state: State::default() }
     }
 }
 
@@ -309,7 +302,7 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
 /// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
 pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn Sizes, tokens: usize, keys: usize) -> (Plan, Model) {
     let mut plan = Plan::default();
-    let config = &checkpoint.config;
+    let config = &checkpoint.config.settings();
     let model = if sizes.reads_mapped() {
         let mapped: Vec<_> = table(config).iter().map(|entry| checkpoint.mapped(entry)).collect();
         Model::assemble(&mut plan, config, &mapped, Mode::Infer, tokens, keys, sizes)
@@ -329,11 +322,12 @@ pub fn open_model(
     tokens: usize,
     keys: usize,
 ) -> Result<Model, BackendError> {
-    backend.check(&checkpoint.config.model)?;
+    let shape = &checkpoint.config.model;
+    backend.check_heads(shape.head_dim(), shape.qk_norm)?;
     let (plan, model) = place_model(checkpoint, backend, tokens, keys);
     backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.work.scratch)?;
     if !backend.reads_mapped() {
-        for (entry, param) in table(&checkpoint.config).iter().zip(model.params.all()) {
+        for (entry, param) in table(&model.settings).iter().zip(model.params.all()) {
             for (from, to) in planes(&checkpoint.mapped(entry)).zip(planes(param)) {
                 backend.upload(&checkpoint.map[from.span.offset..][..from.span.bytes], to.span);
             }

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Cuda};
 use tetrad::backend::{Backend, Sizes};
-use tetrad::config::Model;
 use tetrad::error::BackendError;
+use tetrad::model::ModelConfig;
 
 /// What `--device` may say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Opened {
 ///
 /// # Errors
 /// If a GPU was asked for by name and cannot be used.
-pub(super) fn open(device: Device, model: &Model, need: impl Fn(&dyn Sizes) -> u64) -> Result<Opened, Failure> {
+pub(super) fn open(device: Device, model: &ModelConfig, need: impl Fn(&dyn Sizes) -> u64) -> Result<Opened, Failure> {
     let instead = match device {
         Device::Cpu => None,
         Device::Auto => match open_cuda(0, model, &need) {
@@ -75,9 +75,13 @@ pub(super) fn open(device: Device, model: &Model, need: impl Fn(&dyn Sizes) -> u
     Ok(Opened { backend: Box::new(Cpu::new()), instead })
 }
 
-fn open_cuda(ordinal: u32, model: &Model, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dyn Backend>, BackendError> {
+fn open_cuda(
+    ordinal: u32,
+    model: &ModelConfig,
+    need: &impl Fn(&dyn Sizes) -> u64,
+) -> Result<Box<dyn Backend>, BackendError> {
     let cuda = Cuda::open(ordinal)?;
-    cuda.check(model)?;
+    cuda.check_heads(model.head_dim(), model.qk_norm)?;
     cuda.check_memory(need(&cuda))?;
     Ok(Box::new(cuda))
 }

@@ -3,12 +3,12 @@
 use super::Progress;
 use super::quants::{GroupBits, Kind, group_bits};
 use super::source::{Source, Stored, configuration};
-use crate::backend::WeightKind;
+use crate::backend::{Scheme, WeightKind};
 use crate::checkpoint::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, spec};
-use crate::config::{Config, Scheme, TableStorage};
+use crate::config::Config;
 use crate::error::{ConvertError, ReplaceError, WriteError};
 use crate::format::{Attachment, Element, Layout, PlaneKind, TensorPlan};
-use crate::model::{Entry, Role, table};
+use crate::model::{Entry, Role, TableStorage, table};
 use crate::quant::{GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, pack};
 use crate::store::replace;
 use crate::train::Counters;
@@ -60,7 +60,7 @@ pub fn import(
 ) -> Result<Summary, ConvertError> {
     refuse_itself(source, path)?;
     let config = storage(source, options)?;
-    let entries = table(&config);
+    let entries = table(&config.settings());
     let ways: Vec<Way> = entries.iter().map(|entry| Way::of(source, entry, &config)).collect();
     let plans: Vec<TensorPlan> = entries
         .iter()

@@ -33,14 +33,14 @@ pub struct Generator<'a> {
 impl<'a> Generator<'a> {
     /// An empty text.
     pub fn new(model: &'a Model) -> Self {
-        let vocab = model.config.model.vocab;
+        let vocab = model.settings.model.vocab;
         let raw = vec![0; vocab * model.work.activation_bytes];
         Self { model, history: Vec::new(), drawn: 0, logits: vec![0.0; vocab], raw }
     }
 
     /// Positions that the caches hold.
     fn capacity(&self) -> usize {
-        self.model.work.rope.bytes / (4 * self.model.config.model.head_dim())
+        self.model.work.rope.bytes / (4 * self.model.settings.model.head_dim())
     }
 
     /// Appends tokens and gives the logits of what comes next. When the caches are full, the older half of the text

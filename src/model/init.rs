@@ -1,8 +1,7 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
 use super::{Model, table};
-use crate::backend::{Backend, Param, Weight, WeightKind};
-use crate::config::{Moment, Scheme};
+use crate::backend::{Backend, Param, Scheme, Weight, WeightKind};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, Rounding, bf16_stochastic, pack};
 use half::f16;
@@ -102,9 +101,9 @@ impl PackedRow {
 
 /// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
-    for (entry, param) in table(&model.config).iter().zip(model.stored.all()) {
-        let key = RngKey { seed: model.config.run.seed, step: 0, tensor: param.id, usage: RngUse::Init };
-        let (std, padded) = (model.config.model.init_std as f32, param.weight.shape.padded_cols() as u64);
+    for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
+        let key = RngKey { seed: model.settings.seed, step: 0, tensor: param.id, usage: RngUse::Init };
+        let (std, padded) = (model.settings.model.init_std as f32, param.weight.shape.padded_cols() as u64);
         fill(backend, &param.weight, &mut |row, values| {
             if !entry.role.is_vector() {
                 key.normal(row as u64 * padded, values);
@@ -118,11 +117,15 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
     }
 }
 
-/// Moments that are zero: all bytes zero, but a signed nibble's zero is 8.
+/// State tensors that are zero.
 fn zero_state(param: &Param, backend: &mut dyn Backend) {
-    let s = &param.state;
-    s.planes().into_iter().filter(|span| !span.is_none()).for_each(|span| backend.zero(span));
-    if s.m_kind == Moment::Int4 && !s.m.is_none() {
-        backend.upload(&vec![PAD_NIBBLE * 17; s.m.bytes], s.m);
+    for tensor in param.state.tensors() {
+        match tensor.spec.format.codec.zero_byte() {
+            0 => backend.zero(tensor.data),
+            byte => backend.upload(&vec![byte; tensor.data.bytes], tensor.data),
+        }
+        if !tensor.scales.is_none() {
+            backend.zero(tensor.scales);
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! One training step.
 
-use super::learning_rate;
 use crate::backend::{Backend, IGNORE, Param, Sizes};
-use crate::config::{Config, Residence};
+use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::memory::{HomeMemory, Plan, Span};
-use crate::model::{Mode, Model, Pass, initialize};
-use crate::optim::Step;
+use crate::model::{Mode, Model, Pass, Residence, initialize};
+use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +48,8 @@ pub struct StepReport {
 
 /// A model in training. Between steps its weights exist as stored planes only.
 pub struct Trainer {
+    /// The configuration of the run.
+    config: Config,
     /// What computes, and holds the arena.
     pub backend: Box<dyn Backend>,
     /// Where everything lies.
@@ -57,6 +58,8 @@ pub struct Trainer {
     pub plan: Plan,
     /// Progress.
     pub counters: Counters,
+    /// The rules that update the parameters.
+    optimizer: Groups,
     /// Losses of one batch on this machine.
     losses: Vec<f32>,
 }
@@ -65,7 +68,7 @@ pub struct Trainer {
 pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
-    let model = Model::place(&mut plan, config, Mode::Train, tokens, config.train.sequence, backend);
+    let model = Model::place(&mut plan, &config.settings(), Mode::Train, tokens, config.train.sequence, backend);
     (plan, model)
 }
 
@@ -87,7 +90,7 @@ impl Trainer {
     /// # Errors
     /// If the backend does not have the planned memory, or `run.dir` cannot hold a working file that was asked for.
     pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
-        backend.check(&config.model)?;
+        backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let (plan, model) = plan(config, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
         if plan.home_total() > 0 {
@@ -95,7 +98,9 @@ impl Trainer {
         }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
-        Ok(Self { backend, model, plan, counters: Counters::default(), losses })
+        let optimizer = Groups::new(&config.optimizer, config.storage.state());
+        let (config, counters) = (config.clone(), Counters::default());
+        Ok(Self { config, backend, model, plan, counters, optimizer, losses })
     }
 
     /// First values of all parameters.
@@ -105,7 +110,7 @@ impl Trainer {
 
     /// The configuration.
     pub fn config(&self) -> &Config {
-        &self.model.config
+        &self.config
     }
 
     /// One optimizer step on `batch` sequences of `sequence` tokens; `inputs` and `targets` are `[T]`.
@@ -125,7 +130,7 @@ impl Trainer {
         let number = self.counters.step + 1;
         let pass = Pass::step(batch, sequence, number);
         assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
-        let lr = learning_rate(&self.config().train, self.config().optimizer.lr, number);
+        let lr = self.config.learning_rate().at(number);
         let loss = self.loss_and_head_grad(pass, inputs, targets, first);
         let mut report = StepReport {
             step: number,
@@ -137,9 +142,8 @@ impl Trainer {
             skipped_gradients: 0,
         };
         if !report.skipped_loss {
-            let config = self.config();
-            let step = Step::new(&config.optimizer, number, lr, config.storage.feedback, config.run.seed);
-            self.backward(pass, loss.1, &step, &mut report);
+            let at = StepInfo { number, lr, seed: self.config().run.seed };
+            self.backward(pass, loss.1, &at, &mut report);
         }
         self.count(batch as u64, &report);
         report
@@ -156,14 +160,16 @@ impl Trainer {
         (self.model.sum_losses(self.backend.as_ref(), &mut self.losses[..pass.tokens()]) / counted.max(1) as f64, scale)
     }
 
-    fn backward(&mut self, pass: Pass, scale: f32, step: &Step, report: &mut StepReport) {
-        let mut apply =
-            |backend: &mut dyn Backend, param: &Param, grad: Span| backend.optimizer_step(param, grad, step);
+    fn backward(&mut self, pass: Pass, scale: f32, at: &StepInfo, report: &mut StepReport) {
+        let (groups, workspace) = (&self.optimizer, self.model.work.grad.update);
+        let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            groups.step(backend, param, grad, workspace, at);
+        };
         self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
-        let outcomes = self.backend.outcomes();
-        report.grad_norm = if outcomes.skipped == 0 { outcomes.grad_sq.sqrt() } else { f64::NAN };
-        report.rescales = outcomes.rescales;
-        report.skipped_gradients = outcomes.skipped;
+        let stats = self.backend.update_stats();
+        report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
+        report.rescales = stats.rescales;
+        report.skipped_gradients = stats.skipped;
     }
 
     fn count(&mut self, sequences: u64, report: &StepReport) {

@@ -4,8 +4,7 @@
 use super::gpu::{emulated, required};
 use half::bf16;
 use tetrad::backend::cuda::{Cuda, Search, Sizes};
-use tetrad::backend::{Backend, Largest, Sizes as _, Weight, WeightKind};
-use tetrad::config::Scheme;
+use tetrad::backend::{Backend, Largest, Scheme, Sizes as _, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::quant::GroupedShape;
 use zerocopy::{FromBytes, Immutable, IntoBytes};

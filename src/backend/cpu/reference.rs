@@ -1,8 +1,7 @@
 //! What every operation computes, written to be read: naive loops in float64. Tests and benchmarks measure the fast
 //! paths against these; letters are those of [`crate::backend`].
 
-use crate::backend::{AttentionShape, IGNORE, Rotation, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{AttentionShape, IGNORE, Rotation, Scheme, WeightKind};
 use crate::quant::{GroupedShape, nibble};
 use half::{bf16, f16};
 

@@ -3,8 +3,7 @@
 
 use super::reference::Planes;
 use super::{Cpu, Isa};
-use crate::backend::{Backend, Largest, Sizes, Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Backend, Largest, Scheme, Sizes, Weight, WeightKind};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use crate::quant::GroupedShape;
 use half::{bf16, f16};

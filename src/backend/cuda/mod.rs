@@ -11,11 +11,10 @@ pub mod runtime;
 pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search};
 pub use runtime::{Source, Usage, probe, usages};
 
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
-use crate::config::Model;
+use super::adam::AdamArgs;
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, UpdateStats, Weight};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
-use crate::optim::{Outcomes, Step};
 use crate::quant::RngKey;
 use ops::{
     ROW_MULTIPLE, activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear,
@@ -57,8 +56,8 @@ impl super::Sizes for Sizes {
     }
 
     /// Attention's tiles hold heads of up to [`attention::MAX_HEAD_DIM`]; a norm of heads reads each as an aligned row.
-    fn check(&self, model: &Model) -> Result<(), BackendError> {
-        let (found, least) = (model.head_dim(), if model.qk_norm { ROW_MULTIPLE } else { 2 });
+    fn check_heads(&self, head_dim: usize, normed: bool) -> Result<(), BackendError> {
+        let (found, least) = (head_dim, if normed { ROW_MULTIPLE } else { 2 });
         match found <= attention::MAX_HEAD_DIM && found.is_multiple_of(least) {
             true => Ok(()),
             false => Err(BackendError::HeadDim { found, most: attention::MAX_HEAD_DIM, multiple: least }),
@@ -144,8 +143,8 @@ impl super::Sizes for Cuda {
         Sizes.logits_bytes()
     }
 
-    fn check(&self, model: &Model) -> Result<(), BackendError> {
-        Sizes.check(model)
+    fn check_heads(&self, head_dim: usize, normed: bool) -> Result<(), BackendError> {
+        Sizes.check_heads(head_dim, normed)
     }
 
     fn reads_mapped(&self) -> bool {
@@ -296,12 +295,12 @@ impl Backend for Cuda {
         loss::cross_entropy(&mut self.gpu, logits, targets, losses, vocab, gradient);
     }
 
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
-        adam::step(&mut self.gpu, param, grad, step);
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        adam::step(&mut self.gpu, param, grad, args);
     }
 
-    fn outcomes(&mut self) -> Outcomes {
-        adam::outcomes(&mut self.gpu)
+    fn update_stats(&mut self) -> UpdateStats {
+        adam::update_stats(&mut self.gpu)
     }
 
     fn add_bias(&mut self, x: Span, bias: Span, width: usize) {

@@ -3,13 +3,13 @@
 use super::put;
 use super::rows::{FloatType, send};
 use crate::checkpoint::{Checkpoint, GENERATION_CONFIG, TOKENIZER_CONFIG};
-use crate::config::Weights;
 use crate::convert::hugging_face::write_config;
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
 use crate::convert::{Progress, safetensors};
 use crate::data::{SpecialTokens, Tokenizer};
 use crate::error::{ConvertError, StoreError};
+use crate::model::Weights;
 use serde_json::{Map, json};
 use std::io::Write;
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! Buffers of backward.
 
 use super::blocks::Shapes;
-use crate::config::{Config, GradientBuffer};
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use crate::model::params::weight_bytes;
 use crate::model::table::{Entry, block_entries};
+use crate::model::{GradientBuffer, Settings};
 
 /// Buffers of backward; empty without training.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +27,8 @@ pub struct GradWork {
     pub head: Span,
     pub embedding: Span,
     pub final_norm: Span,
+    /// Workspace of an update, float32: the largest that a rule asks for.
+    pub update: Span,
     /// A block's passes over its micro-batches, and in each the float32 gradients that it forms, in the order of the
     /// block's parameters. One micro-batch needs one pass, whose gradients are consumed one by one and share bytes.
     pub passes: Vec<Vec<Option<Span>>>,
@@ -39,12 +41,19 @@ pub struct GradWork {
 }
 
 /// Adds them to the plan; `logits` are the bytes of a chunk.
-pub(super) fn place(plan: &mut Plan, config: &Config, entries: &[Entry], shapes: &Shapes, logits: usize) -> GradWork {
+pub(super) fn place(
+    plan: &mut Plan,
+    settings: &Settings,
+    entries: &[Entry],
+    shapes: &Shapes,
+    logits: usize,
+) -> GradWork {
     let &Shapes { tokens, micro, h, q, f, kv, bytes, layers, .. } = shapes;
     let (head, end) = (layers + 1, 2 * layers + 2);
     let (at_head, at_end) = (Lifetime { from: head, to: head }, Lifetime { from: end, to: end });
     let blocks = Lifetime { from: head + 1, to: end - 1 };
-    let passes = passes(config, entries);
+    let parted = micro < tokens;
+    let passes = passes(settings, entries, parted);
     let mut rows =
         |name: &str, rows: usize, width: usize, life| plan.add(name, Category::Activations, rows * width * bytes, life);
     let mut grad = GradWork {
@@ -58,25 +67,27 @@ pub(super) fn place(plan: &mut Plan, config: &Config, entries: &[Entry], shapes:
         trial: rows("gradient of the stream, on trial", if passes.len() > 1 { micro } else { 0 }, h, blocks),
         ..GradWork::default()
     };
-    if config.model.tied {
+    if settings.model.tied {
         grad.logits = plan.add("logits of a chunk, again", Category::Scratch, logits, at_end);
     }
-    let table = 4 * config.model.vocab * config.model.hidden;
+    let table = 4 * settings.model.vocab * settings.model.hidden;
     let mut floats = |name: &str, bytes, life| plan.add(name, Category::Gradient, bytes, life);
-    if !config.model.tied {
+    if !settings.model.tied {
         grad.head = floats("head's gradient", table, at_head);
     }
     grad.embedding = floats("embedding's gradient", table, at_end);
-    grad.final_norm = floats("final norm's gradient", 4 * config.model.hidden, at_head);
-    place_passes(plan, config, entries, passes, blocks, &mut grad);
+    grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
+    let workspace = entries.iter().map(|entry| 4 * entry.workspace).max().unwrap_or(0);
+    grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
+    place_passes(plan, settings, entries, (passes, parted), blocks, &mut grad);
     grad
 }
 
 /// Which of a block's parameters get their gradients in which pass.
-fn passes(config: &Config, entries: &[Entry]) -> Vec<Vec<usize>> {
+fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize>> {
     let block = block_entries(entries);
     let all: Vec<usize> = (0..block.len()).collect();
-    if !config.train.is_parted() || config.run.gradient != GradientBuffer::Tensor {
+    if !parted || settings.execution.gradient != GradientBuffer::Tensor {
         return vec![all];
     }
     let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].role.is_vector());
@@ -100,9 +111,9 @@ fn passes(config: &Config, entries: &[Entry]) -> Vec<Vec<usize>> {
 
 fn place_passes(
     plan: &mut Plan,
-    config: &Config,
+    settings: &Settings,
     entries: &[Entry],
-    passes: Vec<Vec<usize>>,
+    (passes, parted): (Vec<Vec<usize>>, bool),
     life: Lifetime,
     grad: &mut GradWork,
 ) {
@@ -113,7 +124,7 @@ fn place_passes(
         of_kind.map(|entry| entry.shape.len()).max().unwrap_or(0)
     };
     grad.unwanted = floats("a gain's gradient, unwanted".into(), if passes.len() > 1 { longest(true) } else { 0 });
-    if !config.train.is_parted() {
+    if !parted {
         let (matrix, vector) =
             (floats("a matrix's gradient".into(), longest(false)), floats("a vector's gradient".into(), longest(true)));
         let shared = |entry: &Entry| if entry.role.is_vector() { vector } else { matrix };
@@ -146,7 +157,7 @@ fn place_passes(
             matrix.part(from - bytes(i), 4 * len)
         }));
     }
-    let scheme = config.storage.scheme;
+    let scheme = settings.storage.scheme;
     grad.before = block
         .iter()
         .map(|entry| {

@@ -181,8 +181,7 @@ mod tests {
     use super::*;
     use crate::backend::cpu::reference::{self, wide};
     use crate::backend::cpu::testing::{KINDS, Random, Rig};
-    use crate::backend::{Backend, WeightKind};
-    use crate::config::Scheme;
+    use crate::backend::{Backend, Scheme, WeightKind};
     use crate::quant::{GROUPS, GroupedShape};
 
     /// Sums of up to 5461 products of magnitude about one in float32: their error is below 1e-6 of the sum of

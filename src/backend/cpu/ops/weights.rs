@@ -2,8 +2,7 @@
 //! packed weight than the pieces it asks for.
 
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
-use crate::backend::{Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Scheme, Weight, WeightKind};
 use crate::memory::Claims;
 use crate::quant::{BLOCK, GroupedShape, nibble};
 use half::f16;

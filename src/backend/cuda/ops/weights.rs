@@ -2,8 +2,7 @@
 
 use super::pitch;
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Scheme, Weight, WeightKind};
 use crate::memory::Span;
 
 /// A part of a weight: rows from `row` on, columns from `col` on, which is a multiple of [`COLS`].
