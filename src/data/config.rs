@@ -177,7 +177,7 @@ impl Problems {
     }
 }
 
-/// A number as TOML writes it.
+/// A number as it is written in a configuration: `nan`, `inf`, `-0.5`, `1e-9`.
 fn number(value: f64) -> String {
-    toml::Value::Float(value).to_string()
+    format!("{value:?}").replace("NaN", "nan")
 }
