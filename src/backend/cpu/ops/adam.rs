@@ -6,7 +6,7 @@ use super::param_rows::ParamRows;
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
-use crate::backend::{Largest, Param};
+use crate::backend::{MaxShapes, Param};
 use crate::memory::{Claims, Span};
 use crate::optim::{Clip, Outcomes, Rates, Scalars, Step};
 
@@ -23,8 +23,8 @@ const BLOCK: usize = 16384;
 const SKIPPED: Outcomes = Outcomes { grad_sq: 0.0, rescales: 0, skipped: 1 };
 
 /// Scratch of a step: shared second moments need some.
-pub(crate) fn need(largest: &Largest) -> Need {
-    means::need(largest)
+pub(crate) fn need(max: &MaxShapes) -> Need {
+    means::need(max)
 }
 
 /// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].

@@ -8,7 +8,7 @@ use super::param_rows::{MomentRows, is_touched};
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
-use crate::backend::{Largest, Param, SecondMoment};
+use crate::backend::{MaxShapes, Param, SecondMoment};
 use crate::memory::Claims;
 use crate::optim::Rates;
 use crate::quant::GroupedShape;
@@ -24,9 +24,9 @@ const LANES: usize = 256;
 const BLOCK: usize = 64;
 
 /// Scratch: this step's numbers of rows and factors of columns, and the sums of columns over blocks of rows.
-pub(crate) fn need(largest: &Largest) -> Need {
-    let (rows, cols) = (largest.features.max(largest.inputs), largest.inputs);
-    Need { shared: rows + 2 * cols + largest.parameter.div_ceil(BLOCK), private: 0 }
+pub(crate) fn need(max: &MaxShapes) -> Need {
+    let (rows, cols) = (max.features.max(max.inputs), max.inputs);
+    Need { shared: rows + 2 * cols + max.parameter.div_ceil(BLOCK), private: 0 }
 }
 
 /// Shared second moments on their way through a step.

@@ -28,6 +28,7 @@ struct Constants {
     float decay;
     float feedback;
 };
+SIZE_ON_HOST(Constants, 120);
 
 // What all updates of a step did; kept in device memory until the host asks (src/optim/mod.rs, `Outcomes`).
 struct Outcomes {
@@ -38,6 +39,7 @@ struct Outcomes {
     u32 gmax;
     u32 reserved;
 };
+SIZE_ON_HOST(Outcomes, 32);
 
 // What the gradient's statistics decide for one tensor.
 enum Mode : u32 { SKIPPED = 0, MOVED = 1, FROZEN = 2 };
@@ -47,6 +49,7 @@ struct Verdict {
     float norm;
     u32 mode;
 };
+SIZE_ON_HOST(Verdict, 16);
 
 // Elements of one leaf of the reductions, and its partial sums (src/backend/cpu/ops/adam.rs).
 static constexpr u32 LEAF = 16384;
