@@ -11,6 +11,7 @@
 //! gradients of parameters, norms' statistics and gains are float32; tokens are u32. Rows of activations of n features
 //! start `n.next_multiple_of(`[`DeviceInfo::row_multiple`]`)` elements apart; the padding between them is never read.
 
+pub mod adam;
 pub mod cpu;
 pub mod cuda;
 mod info;
@@ -20,6 +21,7 @@ pub mod ops;
 mod param;
 #[cfg(test)]
 mod testing;
+mod update;
 
 pub use info::{DeviceInfo, MaxShapes};
 pub use kinds::{Moment, Scheme, SecondMoment};
@@ -28,7 +30,8 @@ pub use ops::{
     Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, IGNORE, NormGradArgs, PACK_GROUP, Rotation,
     packed_bytes,
 };
-pub use param::{Param, State, Weight, WeightKind};
+pub use param::{Param, State, StateTensor, Weight, WeightKind};
+pub use update::UpdateStats;
 
 /// The traits of a backend, for calls on a concrete one: `use tetrad::backend::prelude::*`.
 pub mod prelude {

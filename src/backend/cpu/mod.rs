@@ -10,10 +10,11 @@ mod testing;
 
 pub use simd::isa::Isa;
 
-use super::{Backend, DeviceInfo, MaxShapes, Param, ops::Update};
+use super::adam::AdamArgs;
+use super::ops::Update;
+use super::{Backend, DeviceInfo, MaxShapes, Param, UpdateStats};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, Span};
-use crate::optim::{Outcomes, Step};
 use ops::{adam, attention, attention_grad, linear, linear_grad_weight};
 use simd::tasks::{Pool, Scratch};
 
@@ -24,7 +25,7 @@ pub struct Cpu {
     pool: Pool,
     arena: Arena,
     workspace: Span,
-    outcomes: Outcomes,
+    update_stats: UpdateStats,
 }
 
 impl Cpu {
@@ -42,7 +43,7 @@ impl Cpu {
     /// The same with `threads` threads, at least one.
     pub fn with_threads(isa: Isa, threads: usize) -> Self {
         let pool = Pool::new(threads);
-        Self { isa, pool, arena: Arena::new(0), workspace: Span::NONE, outcomes: Outcomes::default() }
+        Self { isa, pool, arena: Arena::new(0), workspace: Span::NONE, update_stats: UpdateStats::default() }
     }
 
     /// The slices of an operation, its workspace among them.
@@ -111,15 +112,15 @@ impl Backend for Cpu {
 }
 
 impl Update for Cpu {
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
         let mut claims = self.arena.claims();
         let mut scratch = Scratch::new(claims.write(self.workspace), &self.pool);
         let (isa, scratch, claims) = (self.isa, &mut scratch, &mut claims);
-        let outcome = self.pool.install(move || adam::step(isa, scratch, claims, param, grad, step));
-        self.outcomes.add(outcome);
+        let stats = self.pool.install(move || adam::step(isa, scratch, claims, param, grad, args));
+        self.update_stats.add(stats);
     }
 
-    fn outcomes(&mut self) -> Outcomes {
-        std::mem::take(&mut self.outcomes)
+    fn update_stats(&mut self) -> UpdateStats {
+        std::mem::take(&mut self.update_stats)
     }
 }

@@ -14,11 +14,11 @@ pub use info::Info;
 pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search};
 pub use runtime::{Source, Usage, probe, usages};
 
+use super::adam::AdamArgs;
 use super::ops::Update;
-use super::{Backend, Param};
+use super::{Backend, Param, UpdateStats};
 use crate::error::BackendError;
 use crate::memory::Span;
-use crate::optim::{Outcomes, Step};
 use ops::adam;
 
 /// One GPU with the kernels of this crate.
@@ -86,11 +86,11 @@ impl Backend for Cuda {
 }
 
 impl Update for Cuda {
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
-        adam::step(&mut self.gpu, param, grad, step);
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        adam::step(&mut self.gpu, param, grad, args);
     }
 
-    fn outcomes(&mut self) -> Outcomes {
-        adam::outcomes(&mut self.gpu)
+    fn update_stats(&mut self) -> UpdateStats {
+        adam::update_stats(&mut self.gpu)
     }
 }
