@@ -5,6 +5,7 @@
 //! to a table is known here by itself.
 
 use super::*;
+use crate::data::SourceConfig;
 use serde::de::value::{Error, StrDeserializer};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
@@ -31,7 +32,7 @@ impl Kind {
             (Kind::Text, toml::Value::String(_)) => true,
             (Kind::List, toml::Value::Array(items)) => items.iter().all(toml::Value::is_str),
             (Kind::Sources, toml::Value::Array(items)) => {
-                items.iter().all(|item| item.clone().try_into::<Source>().is_ok())
+                items.iter().all(|item| item.clone().try_into::<SourceConfig>().is_ok())
             }
             (Kind::Word(words), toml::Value::String(word)) => words.contains(&word.as_str()),
             _ => false,
@@ -81,7 +82,9 @@ pub(super) fn tables(keys: &[Key]) -> Vec<&'static str> {
 }
 
 /// Former names of keys and what they are called now, so that a suggestion is right where names are unlike.
-const FORMER: [(&str, &str); 4] = [
+const FORMER: [(&str, &str); 6] = [
+    ("data.samples", "data.packing"),
+    ("data.long", "data.overlong"),
     ("run.activations", "run.activation_checkpointing"),
     ("run.gradient", "run.grad_buffer"),
     ("run.weights", "offload.weights"),

@@ -3,7 +3,7 @@
 //! fastest candidate that fits is taken.
 
 use super::plan;
-use crate::backend::Sizes;
+use crate::backend::DeviceInfo;
 use crate::config::Config;
 use crate::memory::Plan;
 use crate::model::{ActivationCheckpointing, GradBuffer, Offload, OffloadConfig, SHORTEST_PARTED};
@@ -20,27 +20,27 @@ pub struct Limits {
 impl Limits {
     /// Whether a plan keeps to them; a scratch file is as long as it has to be.
     pub fn fit(&self, config: &Config, plan: &Plan) -> bool {
-        plan.total() as u64 <= self.device && (config.offload.uses_file() || plan.home_total() as u64 <= self.host)
+        plan.total() as u64 <= self.device && (config.offload.uses_file() || plan.host_total() as u64 <= self.host)
     }
 }
 
 /// The fastest candidate of `config` whose plan fits, with nothing left open.
-pub fn autotune(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> Option<Config> {
+pub fn autotune(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits) -> Option<Config> {
     candidates(config, sizes).into_iter().find(|candidate| limits.fit(candidate, &plan(candidate, sizes).0))
 }
 
 /// The fastest candidate of all.
-pub fn fastest(config: &Config, sizes: &dyn Sizes) -> Config {
+pub fn fastest(config: &Config, sizes: &dyn DeviceInfo) -> Config {
     candidates(config, sizes).swap_remove(0)
 }
 
 /// The candidate with the least memory of the device.
-pub fn smallest(config: &Config, sizes: &dyn Sizes) -> Option<Config> {
+pub fn smallest(config: &Config, sizes: &dyn DeviceInfo) -> Option<Config> {
     candidates(config, sizes).into_iter().min_by_key(|candidate| plan(candidate, sizes).0.total())
 }
 
 /// The largest `train.batch` up to `most` for which a candidate of `config` fits; nothing if none does.
-pub fn largest_batch(config: &Config, sizes: &dyn Sizes, limits: &Limits, most: usize) -> Option<usize> {
+pub fn largest_batch(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits, most: usize) -> Option<usize> {
     let fits = |batch: usize| {
         let mut config = config.clone();
         config.train.batch = batch;
@@ -69,7 +69,7 @@ pub fn differences(from: &Config, to: &Config) -> Vec<Setting> {
 }
 
 /// What lets a configuration fit: everything left open; inputs of blocks in four bits; a smaller batch.
-pub fn alternatives(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> Vec<Vec<Setting>> {
+pub fn alternatives(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits) -> Vec<Vec<Setting>> {
     let mut open = config.clone();
     (open.run.activation_checkpointing, open.run.grad_buffer) = (ActivationCheckpointing::Auto, GradBuffer::Auto);
     (open.offload, open.train.micro_batch) = (OffloadConfig::default(), 0);
@@ -108,7 +108,7 @@ fn word(variant: &impl serde::Serialize) -> String {
 
 /// All that a configuration leaves open, the fastest first: recomputing a forward costs less than fetching parameters,
 /// small micro-batches less than a pass for each matrix.
-fn candidates(config: &Config, sizes: &dyn Sizes) -> Vec<Config> {
+fn candidates(config: &Config, sizes: &dyn DeviceInfo) -> Vec<Config> {
     let mut candidates = Vec::new();
     for offload in offloads(config, sizes) {
         for (checkpointing, micro_batch, grad_buffer) in shapes(config) {
@@ -123,10 +123,10 @@ fn candidates(config: &Config, sizes: &dyn Sizes) -> Vec<Config> {
 
 /// Where parameters may live, the fastest first: optimizer state leaves the device before weights do, and both to one
 /// place.
-fn offloads(config: &Config, sizes: &dyn Sizes) -> Vec<OffloadConfig> {
+fn offloads(config: &Config, sizes: &dyn DeviceInfo) -> Vec<OffloadConfig> {
     use Offload::{Auto, Device, File, Host};
     // Where operations work on host memory in place, that memory is the device's.
-    let away = if sizes.works_at_home() { vec![File] } else { vec![Host, File] };
+    let away = if sizes.in_place() { vec![File] } else { vec![Host, File] };
     let all = || [Device].into_iter().chain(away.iter().copied());
     let of = |(weights, optimizer)| OffloadConfig { weights, optimizer };
     match (config.offload.weights, config.offload.optimizer) {

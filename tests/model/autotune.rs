@@ -1,7 +1,7 @@
 //! What a run chooses where its configuration leaves something open.
 
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Sizes, cuda};
+use tetrad::backend::{DeviceInfo, cuda};
 use tetrad::config::Config;
 use tetrad::model::{ActivationCheckpointing, GradBuffer, Offload, OffloadConfig};
 use tetrad::train::{Limits, autotune, fastest, largest_batch, plan};
@@ -10,14 +10,14 @@ fn limits(device: u64) -> Limits {
     Limits { device, host: u64::MAX }
 }
 
-fn total(config: &Config, sizes: &dyn Sizes) -> u64 {
+fn total(config: &Config, sizes: &dyn DeviceInfo) -> u64 {
     plan(config, sizes).0.total() as u64
 }
 
 #[test]
 fn what_fits_is_kept_and_less_room_costs_more_time() {
     let config = Config::preset("60m").unwrap();
-    for sizes in [&Cpu::new() as &dyn Sizes, &cuda::Sizes] {
+    for sizes in [&Cpu::new() as &dyn DeviceInfo, &cuda::Info] {
         let first = fastest(&config, sizes);
         assert_eq!((first.run.activation_checkpointing, first.train.micro_batch), (ActivationCheckpointing::None, 16));
         let mut found = autotune(&config, sizes, &limits(u64::MAX)).unwrap();
@@ -30,7 +30,7 @@ fn what_fits_is_kept_and_less_room_costs_more_time() {
             found = next;
         }
         let last = seen.last().unwrap();
-        let away = if sizes.works_at_home() { Offload::File } else { Offload::Host };
+        let away = if sizes.in_place() { Offload::File } else { Offload::Host };
         assert_eq!((last.offload.weights, last.offload.optimizer), (away, away));
         assert!(seen.len() > 4, "{} candidates", seen.len());
     }
@@ -50,10 +50,10 @@ fn what_is_set_stays_set() {
 #[test]
 fn the_machines_memory_is_a_limit_of_its_own() {
     let config = Config::preset("1b").unwrap();
-    let device = total(&fastest(&config, &cuda::Sizes), &cuda::Sizes) / 4;
-    let found = autotune(&config, &cuda::Sizes, &limits(device)).unwrap();
+    let device = total(&fastest(&config, &cuda::Info), &cuda::Info) / 4;
+    let found = autotune(&config, &cuda::Info, &limits(device)).unwrap();
     assert_eq!(found.offload.optimizer, Offload::Host, "the state leaves the device first");
-    let poor = autotune(&config, &cuda::Sizes, &Limits { device, host: 1 << 20 }).unwrap();
+    let poor = autotune(&config, &cuda::Info, &Limits { device, host: 1 << 20 }).unwrap();
     assert_eq!(poor.offload.optimizer, Offload::File);
 }
 
@@ -61,7 +61,7 @@ fn the_machines_memory_is_a_limit_of_its_own() {
 #[test]
 fn what_is_left_open_stays_on_the_device_if_it_fits() {
     let mut config = Config::preset("60m").unwrap();
-    for (sizes, away) in [(&Cpu::new() as &dyn Sizes, Offload::File), (&cuda::Sizes, Offload::Host)] {
+    for (sizes, away) in [(&Cpu::new() as &dyn DeviceInfo, Offload::File), (&cuda::Info, Offload::Host)] {
         config.offload.weights = away;
         let first = fastest(&config, sizes);
         assert_eq!((first.offload.weights, first.offload.optimizer), (away, Offload::Device));
