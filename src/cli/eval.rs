@@ -6,7 +6,7 @@ use super::{CliResult, Failure, device, number, pool};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::backend::Sizes;
+use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
 use tetrad::config::{Long, Samples};
 use tetrad::data::{Body, Companion, Corpus, Part, Recipe, Tokenizer, Windows, prepare};
@@ -163,7 +163,7 @@ fn mean_loss(
     device: device::Device,
 ) -> Result<(f64, String), Failure> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
-    let need = |sizes: &dyn Sizes| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
+    let need = |sizes: &dyn DeviceInfo| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
     let mut opened = device::open(device, &checkpoint.config.model, need)?;
     let described = opened.describe();
     let backend = opened.backend.as_mut();

@@ -116,7 +116,7 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let bits = |category| plan.category(category) as f64 * 8.0 / total as f64;
     let parts: Vec<_> =
         Category::ALL.iter().map(|&c| format!("{} {}", c.name(), bytes(plan.category(c) as u64))).collect();
-    let beside = match plan.home_total() {
+    let beside = match plan.host_total() {
         0 => String::new(),
         home => format!(", {} beside it", bytes(home as u64)),
     };

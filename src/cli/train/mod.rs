@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tetrad::backend::Sizes;
+use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
 use tetrad::config::Config;
 use tetrad::data::{Prepared, Tokenizer, shares_rows};
@@ -233,7 +233,7 @@ fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
     // With the least that the configuration leaves open: what is chosen is chosen for the device's memory.
     let opened = device::open(args.device, &config.model, |sizes| least(config, sizes))?;
-    let sizes: &dyn Sizes = opened.backend.as_ref();
+    let sizes: &dyn DeviceInfo = opened.backend.as_ref();
     let free = budget::free(sizes);
     let wanted = budget.map(|budget| budget.bytes(sizes).map_err(|e| format!("--budget {e}"))).transpose()?;
     let (device, limit) = match (wanted, free) {
@@ -246,7 +246,7 @@ fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
 }
 
 /// Bytes of device memory below which nothing that the configuration leaves open goes.
-fn least(config: &Config, sizes: &dyn Sizes) -> u64 {
+fn least(config: &Config, sizes: &dyn DeviceInfo) -> u64 {
     smallest(config, sizes).map_or(u64::MAX, |config| plan(&config, sizes).0.total() as u64)
 }
 
