@@ -1,6 +1,6 @@
 //! `tetrad eval`.
 
-use super::output::{escape, json, print};
+use super::output::{json, print};
 use super::units::grouped;
 use super::{CliResult, Failure, device, number, pool};
 use serde_json::json;
@@ -67,17 +67,7 @@ fn eval(args: &Args) -> CliResult {
     let corpus = Corpus::resolve(&args.text)?;
     let recipe = Recipe { tokenizer, companion: companion(args, &checkpoint)? };
     let mut progress = super::progress::preparing();
-    let prepared = prepare(&corpus, &recipe, Samples::Auto, Long::Cut, &args.cache, &mut progress);
-    let (shard, body) = prepared.map_err(|error| match error {
-        // The configuration's key is no option of this command.
-        DataError::Cache { path, source } => {
-            let path = escape(&path.to_string_lossy());
-            Failure::from(format!(
-                "{path}: prepared tokens cannot be kept there: {source}; name another folder with --cache"
-            ))
-        }
-        other => other.into(),
-    })?;
+    let (shard, body) = prepare(&corpus, &recipe, Samples::Auto, Long::Cut, &args.cache, &mut progress)?;
     shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
     checkpoint.config.data.packed = matches!(body, Body::Samples(_));

@@ -9,7 +9,7 @@ use super::part::{Body, Part};
 use super::permutation::{Permutation, mix};
 use super::stream::Stream;
 use super::{Tokens, check_shape};
-use crate::error::DataError;
+use crate::error::{DataError, DataSet};
 
 /// Training rows in shuffled order.
 #[derive(Clone, Debug)]
@@ -96,10 +96,7 @@ impl Batches {
             let seed = if number == 0 { seed } else { mix(seed ^ mix(number as u64)) };
             let rows = match &part.body {
                 Body::Stream(tokens) => Rows::Stream(Stream::new(tokens.clone(), sequence, seed)?),
-                Body::Samples(samples) => {
-                    let advice = "give more samples in data.train or raise train.sequence";
-                    Rows::Packed { packed: samples.pack(sequence, "the training samples", advice)?, seed }
-                }
+                Body::Samples(samples) => Rows::Packed { packed: samples.pack(sequence, DataSet::Training)?, seed },
             };
             Ok(Source { name: part.name.clone(), rows })
         };

@@ -3,7 +3,7 @@
 use super::Tokens;
 use super::packed::Packed;
 use crate::config::Long;
-use crate::error::DataError;
+use crate::error::{DataError, DataSet};
 use std::path::PathBuf;
 
 /// One source.
@@ -98,7 +98,7 @@ impl Samples {
     }
 
     /// Rows of them.
-    pub(super) fn pack(&self, sequence: usize, what: &'static str, advice: &'static str) -> Result<Packed, DataError> {
+    pub(super) fn pack(&self, sequence: usize, set: DataSet) -> Result<Packed, DataError> {
         let packed = Packed::new(&self.tokens, &self.starts, sequence, self.share, self.long);
         let packed = packed.map_err(|long| {
             let number = self.before + long.sample;
@@ -110,12 +110,11 @@ impl Samples {
         if packed.len() == 0 {
             let found = packed.packing;
             return Err(DataError::NoSamples {
-                what,
+                set,
                 samples: found.samples,
                 long: found.skipped,
                 empty: found.empty,
                 sequence,
-                advice,
             });
         }
         Ok(packed)
@@ -158,11 +157,11 @@ mod tests {
 
     #[test]
     fn a_long_sample_is_named_by_its_file_and_its_number_in_it() {
-        let error = three().pack(2, "the training samples", "").unwrap_err().to_string();
+        let error = three().pack(2, DataSet::Training).unwrap_err().to_string();
         assert!(error.starts_with("b: sample 2 has 4 tokens, and a row holds 3"), "{error}");
         let (_, tail) = Body::Samples(three()).cut_tail(0.4);
         let Body::Samples(tail) = tail else { panic!("samples") };
-        let error = tail.pack(2, "the validation samples", "").unwrap_err().to_string();
+        let error = tail.pack(2, DataSet::Validation).unwrap_err().to_string();
         assert!(error.starts_with("b: sample 2 has 4 tokens"), "{error}");
     }
 }

@@ -4,7 +4,7 @@ use super::packed::{Packed, Packing};
 use super::part::{Body, Part};
 use super::stream::{copy_window, windows};
 use super::{Tokens, check_shape};
-use crate::error::DataError;
+use crate::error::{DataError, DataSet};
 
 /// Consecutive windows that share no target, and rows of samples.
 #[derive(Clone, Debug)]
@@ -56,15 +56,9 @@ impl Windows {
         assert!(!parts.is_empty(), "rows of nothing");
         let rows = |part: &Part| -> Result<(Rows, usize), DataError> {
             Ok(match &part.body {
-                Body::Stream(tokens) => {
-                    let advice =
-                        "give more text in data.validation or raise data.validation_fraction, or lower train.sequence";
-                    (Rows::Stream(tokens.clone()), windows(tokens, sequence, "the validation text", advice)?)
-                }
+                Body::Stream(tokens) => (Rows::Stream(tokens.clone()), windows(tokens, sequence, DataSet::Validation)?),
                 Body::Samples(samples) => {
-                    let advice =
-                        "give more in data.validation or raise data.validation_fraction, or raise train.sequence";
-                    let packed = samples.pack(sequence, "the validation samples", advice)?;
+                    let packed = samples.pack(sequence, DataSet::Validation)?;
                     let rows = packed.len();
                     (Rows::Packed(packed), rows)
                 }

@@ -5,10 +5,7 @@
 #[non_exhaustive]
 pub enum BackendError {
     /// The plan is larger than the device's free memory.
-    #[error(
-        "{device}: {needed} bytes of memory are planned, {free} of {total} are free; lower train.batch, set \
-         run.activations=recompute, or choose a smaller model (`tetrad plan --budget` says what fits)"
-    )]
+    #[error("{device}: {needed} bytes of memory are planned, {free} of {total} are free")]
     Memory {
         /// The device's name.
         device: String,
@@ -20,7 +17,7 @@ pub enum BackendError {
         total: u64,
     },
     /// A library is not on this machine, or none that can be used.
-    #[error("{library} was not found: looked for {files} in {searched}{refused}; {next}")]
+    #[error("{library} was not found: looked for {files} in {searched}{refused}")]
     Library {
         /// What it is.
         library: &'static str,
@@ -30,11 +27,9 @@ pub enum BackendError {
         searched: String,
         /// Files that were there, and why each would not do; starts with a separator if not empty.
         refused: String,
-        /// What to do.
-        next: &'static str,
     },
     /// The libraries that are there are made for newer drivers.
-    #[error("the NVIDIA driver supports CUDA {supports}, {library} needs CUDA {needs}; {next}")]
+    #[error("the NVIDIA driver supports CUDA {supports}, {library} needs CUDA {needs}")]
     OldDriver {
         /// Version of CUDA, major and minor.
         supports: String,
@@ -42,11 +37,9 @@ pub enum BackendError {
         library: String,
         /// The lowest version that would do.
         needs: String,
-        /// What to do.
-        next: &'static str,
     },
     /// The driver is there but does not start.
-    #[error("the NVIDIA driver does not start: {what}: {code}; `nvidia-smi` should list the device")]
+    #[error("the NVIDIA driver does not start: {what}: {code}")]
     Driver {
         /// The call that failed.
         what: &'static str,
@@ -54,7 +47,7 @@ pub enum BackendError {
         code: String,
     },
     /// No such device.
-    #[error("there is no CUDA device {asked}: the driver shows {found}; CUDA_VISIBLE_DEVICES may hide others")]
+    #[error("there is no CUDA device {asked}: the driver shows {found}")]
     NoDevice {
         /// Its number.
         asked: u32,
@@ -62,7 +55,7 @@ pub enum BackendError {
         found: u32,
     },
     /// The device lacks what the kernels are written for.
-    #[error("{device} has compute capability {found}, 8.0 (Ampere) or newer is needed; use --device cpu")]
+    #[error("{device} has compute capability {found}, 8.0 (Ampere) or newer is needed")]
     OldDevice {
         /// The device's name.
         device: String,
@@ -92,10 +85,7 @@ pub enum BackendError {
         code: String,
     },
     /// The kernels do not compute heads of this size.
-    #[error(
-        "the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}; use \
-         --device cpu"
-    )]
+    #[error("the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}")]
     HeadDim {
         /// Elements of a head.
         found: usize,

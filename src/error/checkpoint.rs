@@ -11,7 +11,7 @@ pub enum CheckpointError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The file's bytes.
-    #[error("{path}: {source}; `tetrad verify` lists all that is wrong")]
+    #[error("{path}: {source}")]
     Format {
         /// The file.
         path: PathBuf,
@@ -19,7 +19,7 @@ pub enum CheckpointError {
         source: Box<FormatError>,
     },
     /// The contents of the file's planes.
-    #[error("{path}: {source}; `tetrad verify` lists all that is wrong")]
+    #[error("{path}: {source}")]
     Contents {
         /// The file.
         path: PathBuf,
@@ -98,9 +98,7 @@ pub enum CheckpointError {
         bytes: usize,
     },
     /// A resumed run ends before the state that it should go on from.
-    #[error(
-        "{path}: is at step {step}, and train.steps = {steps}; raise train.steps, or resume from an earlier checkpoint"
-    )]
+    #[error("{path}: is at step {step}, and the run ends at step {steps}")]
     PastEnd {
         /// The file.
         path: PathBuf,
@@ -110,9 +108,7 @@ pub enum CheckpointError {
         steps: u64,
     },
     /// A resumed run must be the same run.
-    #[error(
-        "{path}: saved with {key} = {saved}, the configuration has {given}; resume with the saved value, or start a new run in another run.dir"
-    )]
+    #[error("{path}: saved with {key} = {saved}, the configuration has {given}")]
     Differs {
         /// The file.
         path: PathBuf,

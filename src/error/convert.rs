@@ -20,9 +20,9 @@ pub enum GgufError {
     Utf8 { what: &'static str, at: usize },
     #[error("key {key} has a value of type {found}; types 0 to 12 exist, arrays nested at most {max} deep")]
     ValueType { key: String, found: u32, max: usize },
-    #[error("key {key} stands there twice")]
+    #[error("duplicate key {key}")]
     KeyTwice { key: String },
-    #[error("tensor {tensor} stands there twice")]
+    #[error("duplicate tensor {tensor}")]
     TensorTwice { tensor: String },
     #[error("general.alignment is {found}; a power of two from 1 to 65536 is needed")]
     Alignment { found: String },
@@ -62,7 +62,7 @@ pub enum SafetensorsError {
     HeaderLen { found: u64, max: u64 },
     #[error("has a header that is no JSON of the kind: {reason}")]
     Json { reason: String },
-    #[error("tensor {tensor} stands there twice")]
+    #[error("duplicate tensor {tensor}")]
     TensorTwice { tensor: String },
     #[error("tensor {tensor} has type {found}; F32, F16 and BF16 are read")]
     TensorType { tensor: String, found: String },

@@ -467,9 +467,9 @@ pub enum FormatError {
     Contents(#[from] ContentsError),
 }
 
-/// What a file is by its first bytes, and what to do with it.
+/// What a file is by its first bytes.
 fn other_kind(found: &str) -> &'static str {
-    if found.starts_with("47 47 55 46") { "GGUF, which `tetrad import` brings in" } else { "another kind of file" }
+    if found.starts_with("47 47 55 46") { "a GGUF file" } else { "another kind of file" }
 }
 
 fn remedy(major: u16) -> &'static str {

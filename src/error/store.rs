@@ -65,8 +65,7 @@ pub enum StoreError {
     },
     /// Not enough space for a run's working file.
     #[error(
-        "{path}: no room for a working file of {needed} bytes; free some space, choose another run.dir, or keep more \
-         in memory with run.weights and run.state",
+        "{path}: no room for a working file of {needed} bytes",
         path = show(path)
     )]
     NoRoomToWork {
