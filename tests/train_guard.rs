@@ -8,7 +8,7 @@ use tetrad::config::{Config, Moment, SecondMoment, TableStorage, Weights};
 use tetrad::data::{Batches, Tokens};
 use tetrad::memory::{Category, Lifetime};
 use tetrad::model::fill;
-use tetrad::train::{Ended, Observer, Samples, StepReport, Trainer, Validation, run};
+use tetrad::train::{Observer, Samples, StepReport, StopReason, Trainer, Validation, run};
 use zerocopy::IntoBytes;
 
 fn tiny() -> Config {
@@ -105,12 +105,12 @@ struct Log {
 impl Observer for Log {
     type Error = tetrad::error::BackendError;
 
-    fn stepped(&mut self, _: &Trainer, _: &StepReport, _: Duration) -> Result<(), Self::Error> {
+    fn on_step(&mut self, _: &Trainer, _: &StepReport, _: Duration) -> Result<(), Self::Error> {
         self.steps += 1;
         Ok(())
     }
 
-    fn validated(&mut self, _: &Validation) -> Result<(), Self::Error> {
+    fn on_validation(&mut self, _: &Validation) -> Result<(), Self::Error> {
         Ok(())
     }
 
@@ -138,7 +138,7 @@ fn too_many_in_a_row_end_the_run_with_the_checkpoint_from_before_them() {
     let samples = Samples { train: batches, validation: None };
     let mut log = Log { poison_at: 5, ..Log::default() };
     let ended = run(&mut trainer, &samples, u64::MAX, &AtomicBool::new(false), &mut log).unwrap();
-    assert_eq!(ended, Ended::NotFinite);
+    assert_eq!(ended, StopReason::NotFinite);
     assert_eq!(log.steps, 9, "three in a row are allowed, the fourth ends the run");
     assert_eq!(log.saved, [2, 4], "nothing is saved in the middle of a bad streak");
 }

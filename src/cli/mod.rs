@@ -30,7 +30,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What a subcommand ends with.
 pub type CliResult = Result<ExitCode, Failure>;
 
-/// Trains LLaMA-family models whose weights exist only as packed INT4 nibbles, and looks into their files.
+/// Train LLaMA-family models whose weights exist only as packed INT4 codes, and inspect their files.
 #[derive(clap::Parser)]
 #[command(name = "tetrad", version)]
 pub struct Cli {

@@ -26,13 +26,13 @@ pub trait Observer {
     ///
     /// # Errors
     /// Ends the run.
-    fn stepped(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Self::Error>;
+    fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Self::Error>;
 
     /// The model was validated.
     ///
     /// # Errors
     /// Ends the run.
-    fn validated(&mut self, validation: &Validation) -> Result<(), Self::Error>;
+    fn on_validation(&mut self, validation: &Validation) -> Result<(), Self::Error>;
 
     /// A text sample is due.
     ///
@@ -49,7 +49,7 @@ pub trait Observer {
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum StopReason {
     /// All steps are done.
     Finished,
     /// It was asked to stop, and saved.
@@ -77,7 +77,7 @@ pub fn run<O: Observer>(
     until: u64,
     stop: &AtomicBool,
     observer: &mut O,
-) -> Result<Ended, O::Error> {
+) -> Result<StopReason, O::Error> {
     let train = trainer.config().train.clone();
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
@@ -86,7 +86,7 @@ pub fn run<O: Observer>(
         let halted = stop.load(Ordering::SeqCst) || trainer.counters.step >= until;
         if halted {
             observer.save(trainer)?;
-            return Ok(Ended::Stopped);
+            return Ok(StopReason::Stopped);
         }
         let begun = Instant::now();
         let position = if train.overfit { 0 } else { trainer.counters.position };
@@ -94,16 +94,16 @@ pub fn run<O: Observer>(
         let report = trainer.step_packed(&inputs, &targets, &first);
         // Before anything is made of numbers that a failed device never computed.
         trainer.backend.status()?;
-        observer.stepped(trainer, &report, begun.elapsed())?;
+        observer.on_step(trainer, &report, begun.elapsed())?;
         if trainer.counters.nonfinite_in_a_row > train.max_nonfinite {
-            return Ok(Ended::NotFinite);
+            return Ok(StopReason::NotFinite);
         }
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
             let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
             trainer.backend.status()?;
-            observer.validated(&validation)?;
+            observer.on_validation(&validation)?;
         }
         if due(train.sample_every) && train.sample_tokens > 0 {
             observer.sample(trainer)?;
@@ -113,7 +113,7 @@ pub fn run<O: Observer>(
             observer.save(trainer)?;
         }
     }
-    Ok(Ended::Finished)
+    Ok(StopReason::Finished)
 }
 
 /// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `first` if rows may hold several
