@@ -8,18 +8,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 built=target/gpu
-tests=(cuda_rows cuda_linear cuda_optimizer cuda_attention cuda_device cuda_instructions cuda_training)
+# Modules of tests/cuda that a real device is held to.
+tests=(rows linear optimizer attention device instructions training)
 
 build() {
     mkdir -p "$built"
-    local args=(--message-format=json)
-    for test in "${tests[@]}"; do args+=(--test "$test"); done
     # Paths of the executables, as cargo tells them.
     paths() { python3 -c 'import json,sys
 for line in sys.stdin:
     m = json.loads(line)
     if m.get("executable"): print(m["target"]["name"], m["executable"])'; }
-    cargo test --no-run "${args[@]}" | paths | while read -r name path; do
+    cargo test --no-run --test cuda --message-format=json | paths | while read -r name path; do
         strip -o "$built/$name" "$path"
     done
     cargo bench --no-run --bench gpu --message-format=json | paths | while read -r _ path; do
@@ -48,7 +47,7 @@ failed=0
     echo "## Checks against the CPU backend"
     echo
     for test in "${tests[@]}"; do
-        if "$built/$test" --test-threads=1 >"$out/$test.log" 2>&1; then
+        if "$built/cuda" "$test::" --test-threads=1 >"$out/$test.log" 2>&1; then
             echo "- $test: $(grep -o '[0-9]* passed' "$out/$test.log")"
         else
             echo "- $test: FAILED, see $test.log"
@@ -58,7 +57,7 @@ failed=0
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -1 || true)
     if [ -n "$sanitizer" ]; then
         for tool in memcheck racecheck; do
-            if "$sanitizer" --tool "$tool" --error-exitcode 9 "$built/cuda_training" --test-threads=1 steps_are \
+            if "$sanitizer" --tool "$tool" --error-exitcode 9 "$built/cuda" --test-threads=1 training::steps_are \
                 >"$out/$tool.log" 2>&1; then
                 echo "- compute-sanitizer $tool, three training steps: nothing found"
             else

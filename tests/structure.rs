@@ -62,7 +62,7 @@ fn floors() -> BTreeMap<String, u32> {
     .collect()
 }
 
-/// The room of a module path such as `backend::cpu::gemm`: the longest that the table knows.
+/// The room of a module path such as `backend::cpu::simd::gemm`: the longest that the table knows.
 fn room<'a>(floors: &'a BTreeMap<String, u32>, path: &str) -> Option<(&'a str, u32)> {
     let inside = |room: &str| path == room || path.starts_with(&format!("{room}::"));
     floors.iter().filter(|(name, _)| inside(name)).max_by_key(|(name, _)| name.len()).map(|(n, f)| (n.as_str(), *f))
@@ -117,7 +117,7 @@ fn the_parsers_of_this_test_see_what_they_should() {
     assert_eq!(crate_paths("use tetrad::a::{b, c}; crate::cli::d();"), ["cli::d", "a"]);
     assert!(has_word("x unsafe {", "unsafe") && !has_word("unsafe_op_in", "unsafe"));
     let floors = floors();
-    assert_eq!(room(&floors, "backend::cpu::gemm").unwrap().0, "backend::cpu");
+    assert_eq!(room(&floors, "backend::cpu::simd::gemm").unwrap().0, "backend::cpu");
     assert_eq!(room(&floors, "backend::Backend").unwrap().0, "backend");
     assert_eq!(room(&floors, "backendless"), None);
 }
@@ -160,22 +160,22 @@ fn a_floor_imports_only_from_floors_below_it() {
 /// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, and the tile that
 /// threads write side by side.
 const UNSAFE: [&str; 20] = [
-    "backend/cpu/gemm/avx2.rs",
-    "backend/cpu/gemm/avx512.rs",
-    "backend/cpu/gemm/mod.rs",
-    "backend/cpu/gemm/pack.rs",
-    "backend/cpu/isa.rs",
-    "backend/cpu/tile.rs",
-    "backend/cuda/compile.rs",
-    "backend/cuda/device.rs",
-    "backend/cuda/gpu.rs",
-    "backend/cuda/home.rs",
-    "backend/cuda/libraries.rs",
-    "backend/cuda/memory.rs",
-    "backend/cuda/modules.rs",
-    "backend/cuda/product.rs",
-    "backend/cuda/symbols.rs",
-    "backend/cuda/timer.rs",
+    "backend/cpu/simd/gemm/avx2.rs",
+    "backend/cpu/simd/gemm/avx512.rs",
+    "backend/cpu/simd/gemm/mod.rs",
+    "backend/cpu/simd/gemm/pack.rs",
+    "backend/cpu/simd/isa.rs",
+    "backend/cpu/simd/tile.rs",
+    "backend/cuda/runtime/compile.rs",
+    "backend/cuda/runtime/device.rs",
+    "backend/cuda/runtime/gpu.rs",
+    "backend/cuda/runtime/libraries.rs",
+    "backend/cuda/runtime/memory.rs",
+    "backend/cuda/runtime/modules.rs",
+    "backend/cuda/runtime/offload.rs",
+    "backend/cuda/runtime/product.rs",
+    "backend/cuda/runtime/symbols.rs",
+    "backend/cuda/runtime/timer.rs",
     "memory/arena.rs",
     "memory/home.rs",
     "store/map.rs",

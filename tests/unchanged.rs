@@ -1,10 +1,10 @@
 //! Results that a change of the code's structure must not change, recorded from commit 901e013: digests of all planes
 //! after 20 steps of three models, and files of every kind of storage that later versions read, verify and resume.
 
-mod common;
+mod harness;
 
-use common::small::{batch, trainer};
-use common::state::whole_state;
+use harness::small::{batch, trainer};
+use harness::state::whole_state;
 use std::path::{Path, PathBuf};
 use tetrad::backend::Backend;
 use tetrad::backend::cpu::{Cpu, Isa};
@@ -36,7 +36,7 @@ fn train(trainer: &mut Trainer, steps: usize) -> f64 {
 
 /// Queries, keys and values with biases, norms of heads, grouped heads, a tied head, rows that are no whole groups.
 fn qwen_like() -> Config {
-    let mut config = common::small::config();
+    let mut config = harness::small::config();
     (config.model.qkv_bias, config.model.qk_norm, config.model.tied) = (true, true, true);
     (config.model.head_dim, config.train.batch, config.train.sequence) = (Some(24), 4, 48);
     (config.storage.scheme, config.storage.v) = (Scheme::Asymmetric, SecondMoment::Int8);
@@ -102,12 +102,12 @@ fn twenty_steps_on_a_cpu_end_in_the_recorded_bytes() {
 
 #[test]
 fn twenty_steps_on_the_emulated_gpu_end_in_the_recorded_bytes() {
-    if common::gpu::required() {
+    if harness::gpu::required() {
         eprintln!("SKIPPED: a real device adds up its products in an order of its own");
         return;
     }
     for (name, config, digests) in models() {
-        check(name, &small(config), Box::new(common::rig::open()), digests.gpu);
+        check(name, &small(config), Box::new(harness::rig::open()), digests.gpu);
     }
 }
 
@@ -142,7 +142,7 @@ fn files() -> [(&'static str, u64, Edit); 9] {
 }
 
 fn file_config(edit: Edit) -> Config {
-    let mut config = common::small::config();
+    let mut config = harness::small::config();
     let model = &mut config.model;
     (model.hidden, model.intermediate, model.layers, model.heads, model.kv_heads) = (32, 40, 1, 2, 1);
     edit(&mut config);

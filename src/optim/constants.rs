@@ -7,7 +7,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 /// All constants of one step for one kind of tensor. Rules differ only in these numbers: a part that a rule lacks has
 /// the value that makes it vanish, so the formula has no branches on the rule. Laid out for a kernel's argument
-/// (`backend/cuda/kernels/optimizer.h` declares the same fields in the same order).
+/// (`backend/cuda/kernels/adam.h` declares the same fields in the same order).
 #[derive(Clone, Copy, Debug, PartialEq, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct Constants {

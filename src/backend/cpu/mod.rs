@@ -3,34 +3,13 @@
 //! that the processor has is chosen once. Nothing is allocated: what an operation needs beyond its operands is
 //! scratch that was planned.
 
-mod attention;
-mod attention_grad;
-mod bias;
-mod embedding;
-mod exp;
-mod gemm;
-mod isa;
-mod linear;
-mod linear_grad_weight;
-mod loss;
-mod means;
-mod norm;
-mod optimizer;
-mod pack_rows;
-mod param_rows;
-mod quantize;
-mod reduce;
+mod ops;
 pub mod reference;
-mod rope;
-mod rows;
-mod swiglu;
+mod simd;
 #[cfg(test)]
 mod testing;
-mod tile;
-mod update;
-mod work;
 
-pub use isa::Isa;
+pub use simd::isa::Isa;
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
 use crate::config::Model;
@@ -38,8 +17,12 @@ use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
 use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
-use rows::Rows;
-use work::Scratch;
+use ops::weights::Rows;
+use ops::{
+    activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear, linear_grad_weight,
+    loss, norm, rope, swiglu,
+};
+use simd::tasks::Scratch;
 
 /// A processor with all its cores. Operations must be called inside the rayon pool in which it was made.
 pub struct Cpu {
@@ -93,7 +76,7 @@ impl Sizes for Cpu {
             linear_grad_weight::need(),
             attention::need(largest),
             attention_grad::need(largest),
-            optimizer::need(largest),
+            adam::need(largest),
         ];
         let elements = needs.into_iter().map(|need| need.total(self.threads)).max().expect("there are needs");
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
@@ -220,19 +203,19 @@ impl Backend for Cpu {
 
     fn quantize_activations(&mut self, x: Span, features: usize) {
         let (isa, scratch, mut claims) = self.begin();
-        quantize::quantize_activations(isa, scratch, claims.write(x), features);
+        activation_quant::quantize_activations(isa, scratch, claims.write(x), features);
     }
 
     fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
         let (isa, scratch, mut claims) = self.begin();
         let (x, codes, scales) = (claims.read(x), claims.write(codes), claims.write(scales));
-        pack_rows::pack_rows(isa, scratch, x, codes, scales, features, (first, stream));
+        activation_pack::pack_rows(isa, scratch, x, codes, scales, features, (first, stream));
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {
         let (isa, scratch, mut claims) = self.begin();
         let (codes, scales) = (claims.read(codes), claims.read(scales));
-        pack_rows::unpack_rows(isa, scratch, codes, scales, claims.write(x), features);
+        activation_pack::unpack_rows(isa, scratch, codes, scales, claims.write(x), features);
     }
 
     fn linear(&mut self, x: Span, w: &Weight, y: Span, store: Store) {
@@ -322,7 +305,7 @@ impl Backend for Cpu {
 
     fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
         let (isa, mut scratch, mut claims) = self.begin();
-        let outcome = optimizer::step(isa, &mut scratch, &mut claims, param, grad, step);
+        let outcome = adam::step(isa, &mut scratch, &mut claims, param, grad, step);
         self.outcomes.add(outcome);
     }
 

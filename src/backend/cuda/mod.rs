@@ -5,44 +5,11 @@
 //! CUDA is needed neither to build nor to start: the driver, NVRTC and cuBLASLt are looked for when a device is
 //! opened.
 
-mod args;
-pub mod attention;
-pub mod attention_grad;
-mod bias;
-mod cache;
-mod compile;
-mod device;
-mod embedding;
-mod gpu;
-mod home;
-mod libraries;
-mod linear;
-mod linear_grad_weight;
-mod loss;
-mod means;
-mod memory;
-mod modules;
-mod norm;
-pub mod optimizer;
-mod pack_rows;
-mod product;
-mod quantize;
-mod report;
-mod rope;
-mod sources;
-mod swiglu;
-mod symbols;
-mod timer;
-mod weights;
+pub mod ops;
+pub mod runtime;
 
-pub use args::Args;
-pub use compile::{Compiler, Cubin};
-pub use device::Capability;
-pub use gpu::Gpu;
-pub use libraries::Search;
-pub use product::{Form, Matrix, Output, Product};
-pub use report::{Usage, usages};
-pub use sources::{HEADERS, SOURCES, Source};
+pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search};
+pub use runtime::{Source, Usage, probe, usages};
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
 use crate::config::Model;
@@ -50,6 +17,10 @@ use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
 use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
+use ops::{
+    ROW_MULTIPLE, activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear,
+    linear_grad_weight, loss, norm, rope, swiglu,
+};
 
 /// One GPU.
 pub struct Cuda {
@@ -58,22 +29,6 @@ pub struct Cuda {
 
 /// The sizes that a plan needs to know, without a device.
 pub struct Sizes;
-
-/// Whether there is a driver with a device, which is not taken.
-///
-/// # Errors
-/// If there is none.
-pub fn probe() -> Result<(), BackendError> {
-    device::probe(&Search::usual().driver()?, 0)
-}
-
-/// Rows start at multiples of sixteen bytes: tensor cores are fed, and rows are read, sixteen bytes at a time.
-const ROW_MULTIPLE: usize = 8;
-
-/// Elements from one row of activations to the next.
-fn pitch(features: usize) -> usize {
-    features.next_multiple_of(ROW_MULTIPLE)
-}
 
 impl super::Sizes for Sizes {
     fn activation_bytes(&self) -> usize {
@@ -90,10 +45,10 @@ impl super::Sizes for Sizes {
             norm::need(largest),
             attention::need(largest),
             attention_grad::need(largest),
-            optimizer::need(largest),
+            adam::need(largest),
         ];
         let most = needs.into_iter().max().expect("there are needs");
-        (gpu::OWN_BYTES + most).next_multiple_of(ALIGN)
+        (Gpu::OWN_BYTES + most).next_multiple_of(ALIGN)
     }
 
     /// Each chunk reads the whole head again, so a chunk has thousands of rows.
@@ -272,15 +227,15 @@ impl Backend for Cuda {
     }
 
     fn quantize_activations(&mut self, x: Span, features: usize) {
-        quantize::quantize_activations(&mut self.gpu, x, features);
+        activation_quant::quantize_activations(&mut self.gpu, x, features);
     }
 
     fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
-        pack_rows::pack_rows(&mut self.gpu, x, codes, scales, features, first, stream);
+        activation_pack::pack_rows(&mut self.gpu, x, codes, scales, features, first, stream);
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {
-        pack_rows::unpack_rows(&mut self.gpu, codes, scales, x, features);
+        activation_pack::unpack_rows(&mut self.gpu, codes, scales, x, features);
     }
 
     fn linear(&mut self, x: Span, w: &Weight, y: Span, store: Store) {
@@ -342,11 +297,11 @@ impl Backend for Cuda {
     }
 
     fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
-        optimizer::step(&mut self.gpu, param, grad, step);
+        adam::step(&mut self.gpu, param, grad, step);
     }
 
     fn outcomes(&mut self) -> Outcomes {
-        optimizer::outcomes(&mut self.gpu)
+        adam::outcomes(&mut self.gpu)
     }
 
     fn add_bias(&mut self, x: Span, bias: Span, width: usize) {

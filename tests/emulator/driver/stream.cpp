@@ -79,8 +79,8 @@ Code Stream::finish(const Mark& mark) {
     return error;
 }
 
-// Whether streams made from now on are eager, all but the default stream.
-static bool eager_streams = false;
+// Whether streams that the calling thread makes from now on are eager, all but the default stream.
+static __thread bool eager_streams = false;
 API void tetrad_emulator_set_eager(bool eager) { eager_streams = eager; }
 
 Stream* stream_of(Stream* handle) {

@@ -26,8 +26,8 @@ pub fn set_order(order: u32) {
     (functions().set_order)(order as i32);
 }
 
-/// Whether streams that are made from now on do their work as soon as it need not wait for another stream; else they do
-/// it when somebody waits for it.
+/// Whether streams that the calling thread makes from now on do their work as soon as it need not wait for another
+/// stream; else they do it when somebody waits for it.
 pub fn set_eager(eager: bool) {
     (functions().set_eager)(eager);
 }

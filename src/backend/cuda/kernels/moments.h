@@ -4,7 +4,7 @@
 #include "philox.h"
 #include "runs.h"
 
-// SHARED_BY_ROW: second moments are no codes but made from means (optimizer_means.cu).
+// SHARED_BY_ROW: second moments are no codes but made from means (factored.cu).
 enum Width : u32 { FLOAT = 0, BYTE = 1, NIBBLE = 2, SHARED_BY_ROW = 3 };
 
 // How a compact moment is stored.

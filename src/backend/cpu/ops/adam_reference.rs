@@ -1,0 +1,386 @@
+//! The readable optimizer step: element by element over whole planes, one function per decision of the storage.
+//! The fused pass must give the same bytes.
+
+use super::naive::{means as naive_means, squares as naive_squares};
+use super::*;
+use crate::backend::cpu::ops::param_rows::{MomentRows, WeightRows};
+use crate::nibble::{
+    Geometry, Lattice, MomentCodec, PAD_NIBBLE, Placement, Purpose, Stream, bf16_ceil, bf16_stochastic, bf16_to_f32,
+    nibble, set_nibble,
+};
+use crate::optim::{Moved, SCALARS};
+use half::f16;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    F32,
+    Bf16,
+    Int8,
+    Int4 { residue: bool, asymmetric: bool },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum MomentKind {
+    F32,
+    Byte,
+    Nibble,
+    /// Means of rows, and of columns if factored: of a second moment.
+    Shared {
+        factored: bool,
+    },
+}
+
+/// A parameter in vectors of its own.
+#[derive(Clone, Debug, PartialEq)]
+struct Planes {
+    geometry: Geometry,
+    kind: Kind,
+    moments: [MomentKind; 2],
+    /// Whether this step leaves out rows without a gradient.
+    sparse: bool,
+    floats: Vec<f32>,
+    halves: Vec<u16>,
+    bytes: Vec<i8>,
+    codes: Vec<u8>,
+    residue: Vec<u8>,
+    scales: Vec<u16>,
+    offsets: Vec<u16>,
+    /// m, v
+    state_floats: [Vec<f32>; 2],
+    state_codes: [Vec<u8>; 2],
+    state_scales: [Vec<u16>; 2],
+    /// Of rows and of columns.
+    means: [Vec<f32>; 2],
+    scalars: Vec<f32>,
+}
+
+const CODECS: [[MomentCodec; 2]; 2] = [[MomentCodec::M8, MomentCodec::M4], [MomentCodec::V8, MomentCodec::V4]];
+
+impl Planes {
+    fn new(geometry: Geometry, kind: Kind, moments: [MomentKind; 2]) -> Self {
+        let (n, padded, groups) = (geometry.len(), geometry.padded_len(), geometry.groups());
+        let int4 = matches!(kind, Kind::Int4 { .. });
+        let with_residue = matches!(kind, Kind::Int4 { residue: true, .. });
+        let with_offsets = matches!(kind, Kind::Int4 { asymmetric: true, .. });
+        let if_any = |present: bool, len: usize| if present { len } else { 0 };
+        let mut planes = Self {
+            geometry,
+            kind,
+            moments,
+            sparse: false,
+            floats: vec![0.0; if_any(kind == Kind::F32, n)],
+            halves: vec![0; if_any(kind == Kind::Bf16, n)],
+            bytes: vec![0; if_any(kind == Kind::Int8, padded)],
+            codes: vec![0x88; if_any(int4, padded / 2)],
+            residue: vec![0x88; if_any(with_residue, padded / 2)],
+            scales: vec![0; if_any(int4 || kind == Kind::Int8, groups)],
+            offsets: vec![0; if_any(with_offsets, groups)],
+            state_floats: moments.map(|m| vec![0.0; if_any(m == MomentKind::F32, n)]),
+            state_codes: [0, 1].map(|i| match moments[i] {
+                MomentKind::F32 | MomentKind::Shared { .. } => vec![],
+                MomentKind::Byte => vec![0; padded],
+                MomentKind::Nibble => vec![if i == 0 { 0x88 } else { 0 }; padded / 2],
+            }),
+            state_scales: moments.map(|m| vec![0; if_any(matches!(m, MomentKind::Byte | MomentKind::Nibble), groups)]),
+            means: [
+                vec![0.0; if_any(matches!(moments[1], MomentKind::Shared { .. }), geometry.rows)],
+                vec![0.0; if_any(moments[1] == MomentKind::Shared { factored: true }, geometry.cols)],
+            ],
+            scalars: vec![0.0; SCALARS],
+        };
+        let values = Stream { seed: 5, step: 0, tensor: 0, purpose: Purpose::Init };
+        for row in 0..geometry.rows {
+            let mut row_values = vec![0.0; geometry.cols];
+            values.normal((row * geometry.padded_cols()) as u64, &mut row_values);
+            for (g, group) in row_values.chunks(geometry.group).enumerate() {
+                let group: Vec<f32> = group.iter().map(|x| x * 0.02 + 0.003).collect();
+                planes.set_group(row, g, &group);
+            }
+        }
+        planes
+    }
+
+    fn lattice(&self) -> Lattice {
+        match self.kind {
+            Kind::Int4 { residue: true, .. } => Lattice::INT4,
+            Kind::Int4 { residue: false, .. } => Lattice::CODES,
+            _ => Lattice::INT8,
+        }
+    }
+
+    fn place(&self, group: usize) -> Placement {
+        Placement {
+            scale: f16::from_bits(self.scales[group]).to_f32(),
+            offset: self.offsets.get(group).map(|&bits| f16::from_bits(bits).to_f32()),
+        }
+    }
+
+    fn stored(&self, padded: usize) -> f32 {
+        match self.kind {
+            Kind::Int8 => f32::from(self.bytes[padded]),
+            Kind::Int4 { residue: true, .. } => {
+                f32::from(nibble(&self.codes, padded) << 4 | nibble(&self.residue, padded))
+            }
+            _ => f32::from(nibble(&self.codes, padded)),
+        }
+    }
+
+    fn set_stored(&mut self, padded: usize, b: f32) {
+        match self.kind {
+            Kind::Int8 => self.bytes[padded] = b as i8,
+            Kind::Int4 { residue: true, .. } => {
+                set_nibble(&mut self.codes, padded, b as u8 >> 4);
+                set_nibble(&mut self.residue, padded, b as u8 & 15);
+            }
+            _ => set_nibble(&mut self.codes, padded, b as u8),
+        }
+    }
+
+    /// Initial values, rounded to nearest.
+    fn set_group(&mut self, row: usize, g: usize, values: &[f32]) {
+        let (plain, padded) = self.at(row, g);
+        match self.kind {
+            Kind::F32 => self.floats[plain..plain + values.len()].copy_from_slice(values),
+            Kind::Bf16 => {
+                for (half, &x) in self.halves[plain..].iter_mut().zip(values) {
+                    *half = bf16_stochastic(x, 0.5);
+                }
+            }
+            _ => {
+                let lattice = self.lattice();
+                let place = lattice.fit(values, !self.offsets.is_empty());
+                self.set_place(row * self.geometry.groups_per_row() + g, place);
+                for (i, &x) in values.iter().enumerate() {
+                    self.set_stored(padded + i, lattice.store(x, place, 0.5));
+                }
+            }
+        }
+    }
+
+    fn set_place(&mut self, group: usize, place: Placement) {
+        self.scales[group] = f16::from_f32(place.scale).to_bits();
+        if let Some(offset) = place.offset {
+            self.offsets[group] = f16::from_f32(offset).to_bits();
+        }
+    }
+
+    /// First element of a group in unpadded and padded planes.
+    fn at(&self, row: usize, g: usize) -> (usize, usize) {
+        let col = g * self.geometry.group;
+        (row * self.geometry.cols + col, row * self.geometry.padded_cols() + col)
+    }
+
+    fn moment(&self, which: usize, plain: usize, padded: usize, group: usize) -> f32 {
+        let scale = || bf16_to_f32(self.state_scales[which][group]);
+        let code = match self.moments[which] {
+            MomentKind::F32 => return self.state_floats[which][plain],
+            MomentKind::Byte if which == 0 => f32::from(self.state_codes[0][padded] as i8),
+            MomentKind::Byte => f32::from(self.state_codes[1][padded]),
+            MomentKind::Nibble => f32::from(nibble(&self.state_codes[which], padded)) - [8.0, 0.0][which],
+            MomentKind::Shared { .. } => return f32::NAN,
+        };
+        let x = scale() * code;
+        if which == 0 { x } else { x * x }
+    }
+
+    fn set_moment(&mut self, which: usize, row: usize, g: usize, values: &[f32], stream: Stream) {
+        let (plain, padded) = self.at(row, g);
+        if matches!(self.moments[which], MomentKind::Shared { .. }) {
+            return;
+        }
+        if self.moments[which] == MomentKind::F32 {
+            return self.state_floats[which][plain..plain + values.len()].copy_from_slice(values);
+        }
+        let codec = CODECS[which][usize::from(self.moments[which] == MomentKind::Nibble)];
+        let roots: Vec<f32> = values.iter().map(|&x| if which == 0 { x } else { x.sqrt() }).collect();
+        let most = roots.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let bits = bf16_ceil(most / f32::from(codec.max));
+        let group = row * self.geometry.groups_per_row() + g;
+        self.state_scales[which][group] = bits;
+        let inverse = if most > 0.0 { 1.0 / bf16_to_f32(bits) } else { 0.0 };
+        for (i, x) in roots.iter().enumerate() {
+            let least = match which {
+                0 => -f32::from(codec.max),
+                _ if *x > 0.0 => 1.0,
+                _ => 0.0,
+            };
+            let u = stream.uniform_at((padded + i) as u64);
+            let code = (x * inverse + u).floor().max(least).min(f32::from(codec.max)) as i32;
+            match self.moments[which] {
+                MomentKind::Byte => self.state_codes[which][padded + i] = code as u8,
+                _ => set_nibble(&mut self.state_codes[which], padded + i, (code + [8, 0][which]) as u8),
+            }
+        }
+    }
+
+    /// `scratch` is what shared moments need.
+    fn rows<'a>(&'a mut self, grad: &'a [f32], scratch: &'a mut Vec<f32>) -> super::Planes<'a> {
+        let means = matches!(self.moments[1], MomentKind::Shared { .. });
+        let means = means.then(|| {
+            let (g, cols) = (self.geometry, self.means[1].len());
+            // What an earlier operation may have left.
+            *scratch = vec![f32::NAN; g.rows + cols + g.rows.div_ceil(64) * cols];
+            let (now, rest) = scratch.split_at_mut(g.rows);
+            let (factors, sums) = rest.split_at_mut(cols);
+            let [rows, cols] = &mut self.means;
+            Means { rows, cols, now, factors, sums }
+        });
+        let weight = match self.kind {
+            Kind::F32 => WeightRows::F32(&mut self.floats),
+            Kind::Bf16 => WeightRows::Bf16(&mut self.halves),
+            Kind::Int8 => WeightRows::Int8 { bytes: &mut self.bytes, scales: &mut self.scales },
+            Kind::Int4 { .. } => WeightRows::Int4 {
+                codes: &mut self.codes,
+                residue: &mut self.residue,
+                scales: &mut self.scales,
+                offsets: &mut self.offsets,
+            },
+        };
+        let [m_floats, v_floats] = &mut self.state_floats;
+        let [m_codes, v_codes] = &mut self.state_codes;
+        let [m_scales, v_scales] = &mut self.state_scales;
+        fn moment<'a>(
+            kind: MomentKind,
+            codecs: [MomentCodec; 2],
+            floats: &'a mut [f32],
+            codes: &'a mut [u8],
+            scales: &'a mut [u16],
+        ) -> MomentRows<'a> {
+            match kind {
+                MomentKind::F32 => MomentRows::F32(floats),
+                MomentKind::Byte => MomentRows::Bytes(codecs[0], codes, scales),
+                MomentKind::Nibble => MomentRows::Nibbles(codecs[1], codes, scales),
+                MomentKind::Shared { .. } => MomentRows::Shared { rows: &[], factors: &[] },
+            }
+        }
+        let m = moment(self.moments[0], CODECS[0], m_floats, m_codes, m_scales);
+        let v = moment(self.moments[1], CODECS[1], v_floats, v_codes, v_scales);
+        let rows = ParamRows { geometry: self.geometry, first: 0, sparse: self.sparse, grad, weight, m, v };
+        super::Planes { rows, means, scalars: &mut self.scalars }
+    }
+
+    /// The whole step, naively; gives the number of re-fits.
+    fn reference_step(&mut self, grad: &[f32], step: &Step, id: u32) -> u64 {
+        let gmax = grad.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let mut scalars = Scalars::load(&self.scalars);
+        let constants = step.constants(true);
+        let clip = constants.clip(&mut scalars, gmax);
+        let norm = f64::from(naive_squares(grad, clip)).sqrt() as f32;
+        let rates = constants.rates(&mut scalars, clip, norm);
+        scalars.save(&mut self.scalars);
+        let shared = match self.moments[1] {
+            MomentKind::Shared { .. } if !rates.frozen => {
+                let moved: Vec<f32> = grad.iter().map(|&g| rates.clip.apply(g) * rates.norm).collect();
+                naive_means(&mut self.means, &moved, self.sparse, step)
+            }
+            _ => vec![],
+        };
+        let mut refits = 0;
+        for row in 0..self.geometry.rows {
+            let touched = grad[row * self.geometry.cols..][..self.geometry.cols].iter().any(|&g| g != 0.0);
+            if self.sparse && !touched {
+                continue;
+            }
+            for g in 0..self.geometry.groups_per_row() {
+                refits += u64::from(self.reference_group(row, g, grad, &shared, &rates, step, id));
+            }
+        }
+        refits
+    }
+
+    /// `shared` are the second moments of this step, if elements share them.
+    #[allow(clippy::too_many_arguments)]
+    fn reference_group(
+        &mut self,
+        row: usize,
+        g: usize,
+        grad: &[f32],
+        shared: &[f32],
+        rates: &Rates,
+        step: &Step,
+        id: u32,
+    ) -> bool {
+        let stream = |purpose| Stream { seed: step.seed, step: step.number as u32, tensor: id, purpose };
+        let (plain, padded) = self.at(row, g);
+        let group = row * self.geometry.groups_per_row() + g;
+        let n = self.geometry.group.min(self.geometry.cols - g * self.geometry.group);
+        let (mut values, mut ms, mut vs) = (vec![], vec![], vec![]);
+        let mut deltas = vec![];
+        for i in 0..n {
+            let w = match self.kind {
+                Kind::F32 => self.floats[plain + i],
+                Kind::Bf16 => bf16_to_f32(self.halves[plain + i]),
+                _ => self.lattice().value(self.stored(padded + i), self.place(group)),
+            };
+            let moments = match step.reset_before && !rates.frozen {
+                true => [0.0, 0.0],
+                false => [0, 1].map(|which| self.moment(which, plain + i, padded + i, group)),
+            };
+            let moved = match shared.get(plain + i) {
+                Some(&v) => {
+                    let c = &rates.constants;
+                    let m = c.beta1 * moments[0] + c.rest1 * (rates.clip.apply(grad[plain + i]) * rates.norm);
+                    Moved { delta: -(c.step * m / (v.sqrt() * c.root + c.eps)) - c.decay * w, m, v }
+                }
+                None => rates.update(grad[plain + i], w, moments[0], moments[1]),
+            };
+            let delta = if rates.frozen { rates.decay_only(w) } else { moved.delta };
+            deltas.push(delta);
+            values.push(w + delta);
+            ms.push(moved.m);
+            vs.push(moved.v);
+        }
+        let u = |i: usize| stream(Purpose::Weight).uniform_at((padded + i) as u64);
+        let mut refit = false;
+        match self.kind {
+            Kind::F32 => self.floats[plain..plain + n].copy_from_slice(&values),
+            Kind::Bf16 => {
+                for (i, &value) in values.iter().enumerate() {
+                    self.halves[plain + i] = bf16_stochastic(value, u(i));
+                }
+            }
+            _ => {
+                let lattice = self.lattice();
+                refit = lattice.needs_fit(&values, self.place(group));
+                if refit {
+                    self.set_place(group, lattice.fit(&values, !self.offsets.is_empty()));
+                }
+                let place = self.place(group);
+                for i in 0..n {
+                    let inverse = lattice.fine / place.scale;
+                    let exact = match (refit, place.offset) {
+                        (false, _) => self.stored(padded + i) + deltas[i] * inverse,
+                        (true, None) => values[i] * inverse + lattice.zero,
+                        (true, Some(offset)) => (values[i] - offset) * inverse + lattice.origin,
+                    };
+                    let (b, error) = lattice.round(exact, u(i), place.scale / lattice.fine);
+                    self.set_stored(padded + i, b);
+                    if rates.constants.feedback != 0.0 {
+                        ms[i] = rates.feed_back(ms[i], vs[i], error);
+                    }
+                }
+            }
+        }
+        if rates.frozen {
+            return refit;
+        }
+        if step.reset_after {
+            (ms, vs) = (vec![0.0; n], vec![0.0; n]);
+        }
+        self.set_moment(0, row, g, &ms, stream(Purpose::M));
+        self.set_moment(1, row, g, &vs, stream(Purpose::V));
+        refit
+    }
+
+    fn padding_is_untouched(&self) -> bool {
+        let g = self.geometry;
+        (0..g.padded_len()).filter(|i| i % g.padded_cols() >= g.cols).all(|i| {
+            let pad = |plane: &[u8]| plane.is_empty() || nibble(plane, i) == PAD_NIBBLE;
+            let zero = self.bytes.get(i).is_none_or(|&b| b == 0);
+            pad(&self.codes) && pad(&self.residue) && zero
+        })
+    }
+}
+
+#[path = "adam_equality.rs"]
+mod equality;

@@ -1,0 +1,330 @@
+//! Exact causal attention, in blocks of queries.
+//!
+//! Scores are kept transposed, `[key][query]`: the softmax over keys then runs down the rows with one query per
+//! vector lane, and both products that follow read them without another transposition.
+
+use crate::backend::cpu::simd::exp::exp;
+use crate::backend::cpu::simd::gemm::{
+    COLS, Columns, Copied, DEPTH, Left, PITCH, ROWS, Sum, columns_to_panels, copy_rows, product, rows_to_panels,
+};
+use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
+use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::simd::tile::TileMut;
+use crate::backend::{AttentionShape, Largest};
+
+/// Queries of a block: whole strips, and whole vectors.
+pub(crate) const QUERIES: usize = 48;
+/// One row of scores: all queries of a block for one key.
+pub(crate) type Row = [f32; QUERIES];
+/// A left operand that reads scores as they lie, `[key][query]`.
+pub(crate) type ByKey<'a> = Left<'a, QUERIES, 1>;
+/// A left operand that reads scores as if they were `[query][key]`.
+pub(crate) type ByQuery<'a> = Left<'a, 1, QUERIES>;
+
+/// Elements of the panels that hold a block of queries as columns.
+pub(crate) fn query_panels(head_dim: usize) -> usize {
+    QUERIES.div_ceil(COLS) * COLS * head_dim
+}
+
+/// Elements of the panels that hold `rows` rows of a head.
+pub(crate) fn row_panels(rows: usize, head_dim: usize) -> usize {
+    rows * head_dim.next_multiple_of(COLS)
+}
+
+/// Elements of the scores of a block against `keys` keys, whole strips of them.
+pub(crate) fn scores(keys: usize) -> usize {
+    keys.next_multiple_of(ROWS) * QUERIES
+}
+
+fn private(keys: usize, head_dim: usize) -> usize {
+    ROWS * PITCH + query_panels(head_dim) + scores(keys) + row_panels(keys, head_dim)
+}
+
+/// Scratch of the forward pass.
+pub(crate) fn need(largest: &Largest) -> Need {
+    Need { shared: 0, private: private(largest.keys, largest.head_dim) }
+}
+
+impl AttentionShape {
+    /// Query heads per key head.
+    pub(crate) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Elements between two rows of `q`.
+    pub(crate) fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements between two rows of `k` or `v`.
+    pub(crate) fn key_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// The head of queries that starts at `data[0]`.
+    pub(crate) fn query_head<'a>(&self, data: &'a [f32]) -> Columns<'a> {
+        Columns { data, stride: self.query_width(), from: 0, count: self.head_dim }
+    }
+
+    /// The head of keys or values that starts at `data[0]`.
+    pub(crate) fn key_head<'a>(&self, data: &'a [f32]) -> Columns<'a> {
+        Columns { data, stride: self.key_width(), from: 0, count: self.head_dim }
+    }
+
+    /// What scores are multiplied by.
+    pub(crate) fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    pub(crate) fn check(&self, q: usize, k: usize, v: usize, lse: usize, first: Option<&[u32]>) {
+        assert!(self.heads.is_multiple_of(self.kv_heads), "{} heads share {} key heads", self.heads, self.kv_heads);
+        assert!(
+            self.start + self.queries <= self.capacity,
+            "keys up to {} of {}",
+            self.start + self.queries,
+            self.capacity
+        );
+        assert_eq!(q, self.batch * self.queries * self.query_width(), "elements of q");
+        assert_eq!([k, v], [self.batch * self.capacity * self.key_width(); 2], "elements of k and v");
+        assert_eq!(lse, self.batch * self.heads * self.queries, "elements of lse");
+        assert!(first.is_none_or(|first| first.len() == self.batch * self.queries), "elements of the first keys");
+    }
+}
+
+/// Panels of `rows` queries as columns, from a block that starts at `block[0]`.
+pub(crate) fn as_columns(isa: Isa, block: &[f32], shape: &AttentionShape, rows: usize, panels: &mut [f32]) {
+    columns_to_panels(isa, block, shape.query_width(), rows, shape.head_dim, shape.head_dim * COLS, panels);
+}
+
+/// `scores[key][query] = sum over d of keys[key][d] panels[d][query]` for `out`'s rows and columns.
+pub(crate) fn score(
+    isa: Isa,
+    keys: &[f32],
+    panels: &[f32],
+    shape: &AttentionShape,
+    mut out: TileMut<'_>,
+    strip: &mut [f32],
+) {
+    let (width, head_dim) = (shape.key_width(), shape.head_dim);
+    for key in (0..out.rows()).step_by(ROWS) {
+        let (rows, queries) = (ROWS.min(out.rows() - key), out.cols());
+        for from in (0..head_dim).step_by(DEPTH) {
+            let depth = DEPTH.min(head_dim - from);
+            copy_rows(isa, &keys[key * width..], width, rows, from, depth, strip);
+            let (left, right): (Copied<'_>, _) = (Left::whole(strip), &panels[from * COLS..]);
+            product(
+                isa,
+                left,
+                right,
+                head_dim * COLS,
+                depth,
+                out.part(key, 0, rows, queries),
+                if from > 0 { Sum::Added } else { Sum::New },
+            );
+        }
+    }
+}
+
+/// Which keys a block of queries sees besides causality: those of its samples.
+pub(crate) struct Sight {
+    /// The first key that any of the queries sees; no earlier one is looked at.
+    pub low: usize,
+    /// The first key that each query sees, counted from `low`.
+    from: [u32; QUERIES],
+    /// The largest of those.
+    most: usize,
+}
+
+impl Sight {
+    /// The sight of the queries whose first visible keys are `first`; without it, all keys are visible.
+    pub(crate) fn new(first: Option<&[u32]>) -> Self {
+        let first = first.unwrap_or_default();
+        let low = first.iter().copied().min().unwrap_or(0);
+        let mut from = [0; QUERIES];
+        from.iter_mut().zip(first).for_each(|(from, first)| *from = first - low);
+        let most = from.iter().copied().max().unwrap_or(0);
+        Self { low: low as usize, from, most: most as usize }
+    }
+
+    /// Makes the scores of invisible keys vanish in a softmax; `scores` begins at key `low`.
+    pub(crate) fn hide(&self, scores: &mut [Row]) {
+        for (key, row) in scores[..self.most].iter_mut().enumerate() {
+            for (score, &from) in row.iter_mut().zip(&self.from) {
+                *score = if key < from as usize { f32::NEG_INFINITY } else { *score };
+            }
+        }
+    }
+}
+
+/// `out` `[B, S, H, D]` and `lse` `[B, H, S]` from `q`, `k` and `v`.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn attention(
+    isa: Isa,
+    mut scratch: Scratch<'_>,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+    lse: &mut [f32],
+    first: Option<&[u32]>,
+    shape: AttentionShape,
+) {
+    shape.check(q.len(), k.len(), v.len(), lse.len(), first);
+    assert_eq!(out.len(), q.len(), "elements of out");
+    let AttentionShape { batch, queries, start, capacity, heads, head_dim, .. } = shape;
+    let (group, width) = (shape.group(), shape.group() * head_dim);
+    let (_, mut areas) = scratch.split(Need { shared: 0, private: private(start + queries, head_dim) });
+    // One task: a block of queries, all heads that share one head of keys.
+    let outs = TileMut::new(out, batch * queries, heads * head_dim, heads * head_dim)
+        .grid(queries, width)
+        .flat_map(|(row, col, tile)| tile.grid(QUERIES, width).map(move |(first, _, tile)| (row, col, first, tile)));
+    let lses = TileMut::new(lse, batch * heads, queries, queries).grid(group, QUERIES);
+    areas.run(outs.zip(lses), |((row, col, begin, mut out), (_, _, mut lse)), area| {
+        let rows = out.rows();
+        let sight = Sight::new(first.map(|first| &first[row + begin..][..rows]));
+        let keys = start + begin + rows - sight.low;
+        let from = (row / queries * capacity + sight.low) * shape.key_width() + col / group;
+        let (strip, area) = area.split_at_mut(ROWS * PITCH);
+        let (columns, area) = area.split_at_mut(query_panels(head_dim));
+        let (scored, area) = area.split_at_mut(scores(keys));
+        rows_to_panels(isa, shape.key_head(&v[from..]), keys, keys * COLS, area);
+        for head in 0..group {
+            let block = &q[(row + begin) * shape.query_width() + col + head * head_dim..];
+            as_columns(isa, block, &shape, rows, columns);
+            score(isa, &k[from..], columns, &shape, TileMut::new(scored, keys, rows, QUERIES), strip);
+            let block = &mut scored.as_chunks_mut().0[..keys];
+            sight.hide(block);
+            let soft = softmax(isa, block, start + begin - sight.low, shape.scale());
+            let left: ByQuery<'_> = Left::whole(scored);
+            product(isa, left, area, keys * COLS, keys, out.part(0, head * head_dim, rows, head_dim), Sum::New);
+            for i in 0..rows {
+                out.part(i, head * head_dim, 1, head_dim).row(0).iter_mut().for_each(|x| *x *= soft.inv_sum[i]);
+            }
+            lse.row(head).copy_from_slice(&soft.lse[..rows]);
+        }
+    });
+}
+
+/// What a softmax leaves besides its numerators.
+struct Softmax {
+    inv_sum: Row,
+    lse: Row,
+}
+
+vectorized! {
+    /// Replaces the scores by the numerators of their softmax along the keys. Query i sees the first
+    /// `before + i + 1` keys.
+    fn softmax(scores: &mut [Row], before: usize, scale: f32) -> Softmax {
+        let mut max = [f32::NEG_INFINITY; QUERIES];
+        let (seen, partly) = scores.split_at_mut(before.min(scores.len()));
+        for row in seen.iter() {
+            for i in 0..QUERIES {
+                max[i] = if row[i] > max[i] { row[i] } else { max[i] };
+            }
+        }
+        for (key, row) in partly.iter_mut().enumerate() {
+            for i in 0..QUERIES {
+                row[i] = if key <= i { row[i] } else { f32::NEG_INFINITY };
+                max[i] = if row[i] > max[i] { row[i] } else { max[i] };
+            }
+        }
+        let mut sum = [0.0; QUERIES];
+        for row in scores {
+            for i in 0..QUERIES {
+                row[i] = exp::<FMA>((row[i] - max[i]) * scale);
+                sum[i] += row[i];
+            }
+        }
+        let mut soft = Softmax { inv_sum: [0.0; QUERIES], lse: [0.0; QUERIES] };
+        for i in 0..QUERIES {
+            soft.inv_sum[i] = 1.0 / sum[i];
+            soft.lse[i] = madd::<FMA>(max[i], scale, sum[i].ln());
+        }
+        soft
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::backend::cpu::reference::{self, wide};
+    use crate::backend::cpu::testing::{Random, Rig, beginnings};
+
+    fn check(shape: AttentionShape, magnitude: f32, first: Option<&[u32]>) {
+        let (mut random, mut rig) = (Random(shape.capacity as u64), Rig::default());
+        let narrow = shape.key_width();
+        let q = random.floats(shape.batch * shape.queries * shape.query_width());
+        let q: Vec<f32> = q.into_iter().map(|x| x * magnitude).collect();
+        let [mut k, mut v] = [(); 2].map(|()| random.floats(shape.batch * shape.capacity * narrow));
+        // Rows that no query may see: NaN in them would show.
+        for cache in [&mut k, &mut v] {
+            for rows in cache.chunks_mut(shape.capacity * narrow) {
+                rows[(shape.start + shape.queries) * narrow..].fill(f32::NAN);
+            }
+        }
+        let [q_at, k_at, v_at] = [&q, &k, &v].map(|data| rig.add(&data[..]));
+        let first_at = first.map(|first| rig.add(first));
+        let (out, lse) = (rig.out(q.len()), rig.out(q.len() / shape.head_dim));
+        let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), first, shape);
+        // Scores of up to 100 have an error of 1e-5 in float32; it is the relative error of a probability.
+        rig.check(&[(out, expected_out), (lse, expected_lse)], 2e-5, |cpu| {
+            cpu.attention(q_at, k_at, v_at, out, lse, first_at, shape);
+        });
+    }
+
+    #[test]
+    fn whole_sequences_of_odd_lengths() {
+        for (batch, queries, heads, kv_heads, head_dim) in [
+            (1, 1, 1, 1, 1),
+            (2, 7, 2, 1, 6),
+            (1, 33, 3, 3, 33),
+            (3, 48, 4, 2, 32),
+            (1, 49, 2, 2, 16),
+            (1, 65, 6, 2, 65),
+            (1, 172, 1, 1, 128),
+            (2, 257, 2, 1, 64),
+            (1, 31, 1, 1, 300),
+        ] {
+            let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
+            check(shape, 1.0, None);
+            check(shape, 30.0, None);
+        }
+    }
+
+    #[test]
+    fn a_cache_that_is_partly_filled() {
+        for (start, queries, capacity) in [(0, 1, 9), (5, 1, 6), (5, 3, 64), (100, 50, 172), (255, 2, 300)] {
+            let shape = AttentionShape { batch: 2, queries, start, capacity, heads: 4, kv_heads: 2, head_dim: 32 };
+            check(shape, 1.0, None);
+        }
+    }
+
+    #[test]
+    fn samples_in_a_row_do_not_see_each_other() {
+        for (queries, lengths) in [(7, &[1, 2, 4][..]), (100, &[47, 1, 52]), (200, &[10, 86, 100, 4]), (97, &[97])] {
+            for batch in [1, 3] {
+                let shape =
+                    AttentionShape { batch, queries, start: 0, capacity: queries, heads: 4, kv_heads: 2, head_dim: 16 };
+                check(shape, 1.0, Some(&beginnings(batch, lengths)));
+                check(shape, 30.0, Some(&beginnings(batch, lengths)));
+            }
+        }
+    }
+
+    #[test]
+    fn nan_in_a_query_reaches_its_output_alone() {
+        let shape =
+            AttentionShape { batch: 1, queries: 50, start: 0, capacity: 50, heads: 1, kv_heads: 1, head_dim: 8 };
+        let (mut random, mut rig) = (Random(1), Rig::default());
+        let mut q = random.floats(400);
+        q[3 * 8] = f32::NAN;
+        let [q, k, v] = [q, random.floats(400), random.floats(400)].map(|data| rig.add(&data[..]));
+        let (out, lse) = (rig.out(400), rig.out(50));
+        for isa in Isa::available() {
+            let found = rig.run(isa, 1, &[out, lse], |cpu| cpu.attention(q, k, v, out, lse, None, shape));
+            assert!(found[0].iter().enumerate().all(|(i, x)| x.is_nan() == (i / 8 == 3)));
+            assert!(found[1].iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3)));
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Products with a weight: forward, and the gradient of the input.
+//!
+//! Panels of the weight are dequantized into scratch that all threads share, then each thread multiplies blocks of
+//! tokens with them. Few tokens (sampling) are dot products with rows dequantized one at a time.
+
+use super::weights::{PIECE, Rows};
+use crate::backend::cpu::simd::gemm::{COLS, Copied, DEPTH, PITCH, ROWS, Sum, columns_to_panels, copy_rows, product};
+use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
+use crate::backend::cpu::simd::reduce::sum_of;
+use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::simd::tile::TileMut;
+use crate::backend::{Largest, Store};
+
+/// Tokens of a block: a few strips, so that two threads and sixteen find enough of them.
+const BLOCK: usize = 4 * ROWS;
+/// Up to this many tokens are handled row by row.
+const FEW: usize = 4;
+/// Elements of the shared panels (1 MiB): with a block of tokens they stay in a second-level cache.
+const PANELS: usize = 1 << 18;
+/// Deepest panel.
+const DEEPEST: usize = 1024;
+
+/// Scratch for all of this file.
+pub(crate) fn need(largest: &Largest) -> Need {
+    let widest = largest.features.max(largest.inputs);
+    let forward = BLOCK * PITCH;
+    let pack = COLS * PIECE;
+    Need { shared: PANELS.min(widest * widest.next_multiple_of(COLS)), private: forward.max(pack) }
+}
+
+/// `y[T, O] = x[T, I] w[O, I]^T`.
+pub(crate) fn linear(isa: Isa, mut scratch: Scratch<'_>, x: &[f32], w: &Rows<'_>, y: &mut [f32], store: Store) {
+    let (outputs, inputs) = (w.rows(), w.cols());
+    let tokens = tokens_of(x, inputs, y, outputs);
+    if tokens <= FEW {
+        return small_batch(isa, scratch, x, w, y, store);
+    }
+    // A task fills the rows k..k + PIECE of one panel: COLS rows of the weight, transposed.
+    let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
+        let (width, depth) = (COLS.min(outputs - col), tile.cols() / COLS);
+        for (j, row) in area.chunks_exact_mut(PIECE).take(width).enumerate() {
+            w.read(isa, col + j, from, &mut row[..depth]);
+        }
+        columns_to_panels(isa, area, PIECE, width, depth, 0, tile.row(0));
+    };
+    let shape = Shape { tokens, inner: inputs, cols: outputs, task: (1, PIECE) };
+    through_panels(isa, &mut scratch, x, y, store, shape, pack);
+}
+
+/// `dx[T, I] = dy[T, O] w[O, I]`.
+pub(crate) fn linear_grad_input(
+    isa: Isa,
+    mut scratch: Scratch<'_>,
+    dy: &[f32],
+    w: &Rows<'_>,
+    dx: &mut [f32],
+    store: Store,
+) {
+    let (outputs, inputs) = (w.rows(), w.cols());
+    let tokens = tokens_of(dy, outputs, dx, inputs);
+    // A task reads PIECE columns of some rows of the weight and deals them out to that many panels.
+    let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
+        let width = PIECE.min(inputs - col);
+        for k in 0..tile.cols() / COLS {
+            w.read(isa, from + k, col, &mut area[..width]);
+            for (p, part) in area[..width].chunks(COLS).enumerate() {
+                tile.row(p)[k * COLS..][..part.len()].copy_from_slice(part);
+                tile.row(p)[k * COLS + part.len()..(k + 1) * COLS].fill(0.0);
+            }
+        }
+    };
+    let shape = Shape { tokens, inner: outputs, cols: inputs, task: (PIECE / COLS, 32) };
+    through_panels(isa, &mut scratch, dy, dx, store, shape, pack);
+}
+
+fn tokens_of(input: &[f32], input_width: usize, output: &[f32], output_width: usize) -> usize {
+    let tokens = input.len() / input_width;
+    assert_eq!(input.len(), tokens * input_width, "whole rows of the input");
+    assert_eq!(output.len(), tokens * output_width, "as many rows of the output");
+    tokens
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    tokens: usize,
+    /// Columns of the left operand, summed over.
+    inner: usize,
+    /// Columns of the output.
+    cols: usize,
+    /// What one call of `pack` fills: so many panels, so many of their rows.
+    task: (usize, usize),
+}
+
+/// `out = left panels`, where `pack(col, k, tile, area)` fills rows `k..` of the panels from column `col` on;
+/// each row of its tile is a piece of one panel.
+fn through_panels(
+    isa: Isa,
+    scratch: &mut Scratch<'_>,
+    left: &[f32],
+    out: &mut [f32],
+    store: Store,
+    shape: Shape,
+    pack: impl Fn(usize, usize, TileMut<'_>, &mut [f32]) + Sync,
+) {
+    let Shape { tokens, inner, cols, task } = shape;
+    let deep = inner.min(DEEPEST);
+    // A multiple of PIECE, so that a piece of a row never straddles two blocks of columns.
+    let wide = (PANELS / deep / PIECE * PIECE).min(cols.next_multiple_of(COLS));
+    let (panels, mut areas) = scratch.split(Need { shared: wide * deep, private: (BLOCK * PITCH).max(COLS * PIECE) });
+    for col in (0..cols).step_by(wide) {
+        let width = wide.min(cols - col);
+        for from in (0..inner).step_by(deep) {
+            let depth = deep.min(inner - from);
+            let panel = depth * COLS;
+            let count = width.div_ceil(COLS);
+            let tasks = TileMut::new(&mut panels[..count * panel], count, panel, panel).grid(task.0, task.1 * COLS);
+            areas.run(tasks, |(p, k, tile), area| pack(col + p * COLS, from + k / COLS, tile, area));
+
+            let sum = if store == Store::Accumulate || from > 0 { Sum::Added } else { Sum::New };
+            let mut whole = TileMut::new(out, tokens, cols, cols);
+            let blocks = whole.part(0, col, tokens, width).grid(BLOCK, width);
+            areas.run(blocks, |(row, _, mut tile), area| {
+                let rows = tile.rows();
+                for k in (0..depth).step_by(DEPTH) {
+                    let run = DEPTH.min(depth - k);
+                    copy_rows(isa, &left[row * inner..], inner, rows, from + k, run, area);
+                    let tile = tile.part(0, 0, rows, width);
+                    product(
+                        isa,
+                        Copied::whole(area),
+                        &panels[k * COLS..],
+                        panel,
+                        run,
+                        tile,
+                        if k > 0 { Sum::Added } else { sum },
+                    );
+                }
+            });
+        }
+    }
+}
+
+/// Outputs that one task of [`small_batch`] computes.
+const FEW_OUTPUTS: usize = 32;
+/// Elements of a weight's row that are dequantized at a time.
+const FEW_PIECE: usize = 4 * PIECE;
+
+fn small_batch(isa: Isa, mut scratch: Scratch<'_>, x: &[f32], w: &Rows<'_>, y: &mut [f32], store: Store) {
+    let (outputs, inputs) = (w.rows(), w.cols());
+    let tokens = x.len() / inputs;
+    let (_, mut areas) = scratch.split(Need { shared: 0, private: FEW_PIECE });
+    areas.run(
+        TileMut::new(y, tokens, outputs, outputs).grid(tokens.max(1), FEW_OUTPUTS),
+        |(_, col, mut tile), area| {
+            for j in 0..tile.cols() {
+                let mut sums = [0.0; FEW];
+                for from in (0..inputs).step_by(FEW_PIECE) {
+                    let piece = &mut area[..FEW_PIECE.min(inputs - from)];
+                    w.read(isa, col + j, from, piece);
+                    for (t, sum) in sums.iter_mut().enumerate().take(tokens) {
+                        *sum += dot(isa, piece, &x[t * inputs + from..][..piece.len()]);
+                    }
+                }
+                for (t, sum) in sums.into_iter().enumerate().take(tokens) {
+                    let y = &mut tile.row(t)[j];
+                    *y = if store == Store::Accumulate { *y + sum } else { sum };
+                }
+            }
+        },
+    );
+}
+
+vectorized! {
+    fn dot(a: &[f32], b: &[f32]) -> f32 {
+        sum_of(a, b, madd::<FMA>)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::reference::{self, wide};
+    use crate::backend::cpu::testing::{KINDS, Random, Rig};
+    use crate::backend::{Backend, WeightKind};
+    use crate::config::Scheme;
+    use crate::nibble::{GROUPS, Geometry};
+
+    /// Sums of up to 5461 products of magnitude about one in float32: their error is below 1e-6 of the sum of
+    /// magnitudes, which is at most some 2000.
+    const TOLERANCE: f64 = 5e-4;
+
+    fn add(a: Vec<f64>, b: &[f32]) -> Vec<f64> {
+        a.into_iter().zip(b).map(|(a, &b)| a + f64::from(b)).collect()
+    }
+
+    fn all_three(tokens: usize, geometry: Geometry, kind: WeightKind, scheme: Scheme) {
+        let (mut random, mut rig) = (Random(tokens as u64), Rig::default());
+        let (rows, cols) = (geometry.rows, geometry.cols);
+        let planes = random.planes(geometry, kind, scheme);
+        let values = planes.values();
+        let (x, dy) = (random.floats(tokens * cols), random.floats(tokens * rows));
+        let (old_y, old_dx, old_grad) =
+            (random.floats(tokens * rows), random.floats(tokens * cols), random.floats(rows * cols));
+        let w = rig.weight(&planes);
+        let [x_at, dy_at, y2, dx2, grad2] = [&x, &dy, &old_y, &old_dx, &old_grad].map(|data| rig.add(&data[..]));
+        let [y, dx, grad] = [tokens * rows, tokens * cols, rows * cols].map(|n| rig.out(n));
+        let expected_y = reference::linear(&wide(&x), &values, cols);
+        let expected_dx = reference::linear_grad_input(&wide(&dy), &values, cols);
+        let expected_grad = reference::linear_grad_weight(&wide(&dy), &wide(&x), rows);
+        let expected = [
+            (y2, add(expected_y.clone(), &old_y)),
+            (dx2, add(expected_dx.clone(), &old_dx)),
+            (grad2, add(expected_grad.clone(), &old_grad)),
+            (y, expected_y),
+            (dx, expected_dx),
+            (grad, expected_grad),
+        ];
+        rig.check(&expected, TOLERANCE, |cpu| {
+            for (y, dx, grad, store) in [(y, dx, grad, Store::Overwrite), (y2, dx2, grad2, Store::Accumulate)] {
+                cpu.linear(x_at, &w, y, store);
+                cpu.linear_grad_input(dy_at, &w, dx, store);
+                cpu.linear_grad_weight(dy_at, x_at, grad, rows, cols, store);
+            }
+        });
+    }
+
+    #[test]
+    fn every_kind_and_group_at_the_edges_of_tiles() {
+        let shapes = [(1, 1, 1), (9, 33, 65), (65, 31, 257), (13, 172, 63), (50, 7, 300), (8, 64, 1)];
+        for (kind, scheme) in KINDS {
+            for (i, &(tokens, rows, cols)) in shapes.iter().enumerate() {
+                all_three(tokens, Geometry::new(rows, cols, GROUPS[i % 4]), kind, scheme);
+                all_three(tokens, Geometry::new(rows, cols, GROUPS[(i + 1) % 4]), kind, scheme);
+            }
+        }
+    }
+
+    #[test]
+    fn panels_that_do_not_hold_the_whole_weight() {
+        for (kind, scheme) in [(WeightKind::Int4, Scheme::Symmetric), (WeightKind::Int4Simulated, Scheme::Asymmetric)] {
+            all_three(17, Geometry::new(40, 5461, 256), kind, scheme);
+            all_three(10, Geometry::new(5461, 33, 32), kind, scheme);
+            all_three(3, Geometry::new(33, 5461, 128), kind, scheme);
+        }
+        all_three(600, Geometry::new(100, 120, 32), WeightKind::Int4, Scheme::Symmetric);
+        all_three(300, Geometry::new(600, 1100, 64), WeightKind::Int4, Scheme::Asymmetric);
+    }
+
+    #[test]
+    fn nan_in_an_operand_reaches_every_sum_it_belongs_to() {
+        let (mut random, mut rig) = (Random(1), Rig::default());
+        let planes = random.planes(Geometry::new(33, 70, 32), WeightKind::Int4Simulated, Scheme::Asymmetric);
+        for tokens in [2, 20] {
+            let mut x = random.floats(tokens * 70);
+            x[70 + 69] = f32::NAN;
+            let mut broken = planes.clone();
+            broken.data[4 * 5..4 * 6].copy_from_slice(&f32::NAN.to_le_bytes());
+            let (x, w, y) = (rig.add(&x[..]), rig.weight(&broken), rig.out(tokens * 33));
+            for isa in Isa::available() {
+                let found = rig.run(isa, 2, &[y], |cpu| cpu.linear(x, &w, y, Store::Overwrite));
+                let nan = |t: usize, o: usize| found[0][t * 33 + o].is_nan();
+                assert!((0..33).all(|o| nan(1, o)) && (0..tokens).all(|t| nan(t, 0)) && !nan(0, 1));
+            }
+        }
+    }
+}

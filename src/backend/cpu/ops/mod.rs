@@ -1,0 +1,19 @@
+//! The operations, one file each, over slices.
+
+pub(crate) mod activation_pack;
+pub(crate) mod activation_quant;
+pub(crate) mod adam;
+mod apply_update;
+pub(crate) mod attention;
+pub(crate) mod attention_grad;
+pub(crate) mod bias;
+pub(crate) mod embedding;
+mod factored;
+pub(crate) mod linear;
+pub(crate) mod linear_grad_weight;
+pub(crate) mod loss;
+pub(crate) mod norm;
+mod param_rows;
+pub(crate) mod rope;
+pub(crate) mod swiglu;
+pub(crate) mod weights;

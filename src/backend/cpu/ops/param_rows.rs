@@ -1,0 +1,183 @@
+//! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
+
+use crate::backend::{Param, WeightKind};
+use crate::config::Moment;
+use crate::memory::{Claims, Span};
+use crate::nibble::{Geometry, MomentCodec};
+
+/// The stored weight.
+pub enum WeightRows<'a> {
+    /// float32, unpadded.
+    F32(&'a mut [f32]),
+    /// bfloat16 bits, unpadded.
+    Bf16(&'a mut [u16]),
+    /// Signed bytes, padded, with f16 scales.
+    Int8 {
+        /// Codes.
+        bytes: &'a mut [i8],
+        /// One per group.
+        scales: &'a mut [u16],
+    },
+    /// Nibbles, padded, with f16 scales.
+    Int4 {
+        /// High nibbles.
+        codes: &'a mut [u8],
+        /// Low nibbles; empty without residue.
+        residue: &'a mut [u8],
+        /// One per group.
+        scales: &'a mut [u16],
+        /// One per group; empty if symmetric.
+        offsets: &'a mut [u16],
+    },
+}
+
+/// A stored moment.
+pub enum MomentRows<'a> {
+    /// float32, unpadded.
+    F32(&'a mut [f32]),
+    /// One byte per element, padded, with bf16 scales.
+    Bytes(MomentCodec, &'a mut [u8], &'a mut [u16]),
+    /// One nibble per element, padded, with bf16 scales.
+    Nibbles(MomentCodec, &'a mut [u8], &'a mut [u16]),
+    /// Shared second moments of this step, read only: that of an element is the product of its row's number and its
+    /// column's factor, or the row's number where there are no factors.
+    Shared {
+        /// One per row; none where moments are neither read nor written.
+        rows: &'a [f32],
+        /// One per column, or none.
+        factors: &'a [f32],
+    },
+}
+
+/// Some consecutive rows of a parameter.
+pub struct ParamRows<'a> {
+    /// Shape of the whole parameter.
+    pub geometry: Geometry,
+    /// Number of the first row here.
+    pub first: usize,
+    /// Whether rows without a gradient are left as they are.
+    pub sparse: bool,
+    /// Gradient of these rows, unpadded.
+    pub grad: &'a [f32],
+    /// Weight.
+    pub weight: WeightRows<'a>,
+    /// First moment.
+    pub m: MomentRows<'a>,
+    /// Second moment.
+    pub v: MomentRows<'a>,
+}
+
+/// Cuts a plane with `per_row` elements in each of its rows.
+fn cut<T>(plane: &mut [T], rows: usize, per_row: usize) -> (&mut [T], &mut [T]) {
+    if plane.is_empty() { (&mut [], &mut []) } else { plane.split_at_mut(rows * per_row) }
+}
+
+impl WeightRows<'_> {
+    fn split(&mut self, rows: usize, g: Geometry) -> (WeightRows<'_>, WeightRows<'_>) {
+        let (groups, padded) = (g.groups_per_row(), g.padded_cols());
+        match self {
+            Self::F32(data) => {
+                let (a, b) = cut(data, rows, g.cols);
+                (WeightRows::F32(a), WeightRows::F32(b))
+            }
+            Self::Bf16(data) => {
+                let (a, b) = cut(data, rows, g.cols);
+                (WeightRows::Bf16(a), WeightRows::Bf16(b))
+            }
+            Self::Int8 { bytes, scales } => {
+                let ((a, b), (sa, sb)) = (cut(bytes, rows, padded), cut(scales, rows, groups));
+                (WeightRows::Int8 { bytes: a, scales: sa }, WeightRows::Int8 { bytes: b, scales: sb })
+            }
+            Self::Int4 { codes, residue, scales, offsets } => {
+                let ((ca, cb), (ra, rb)) = (cut(codes, rows, padded / 2), cut(residue, rows, padded / 2));
+                let ((sa, sb), (oa, ob)) = (cut(scales, rows, groups), cut(offsets, rows, groups));
+                (
+                    WeightRows::Int4 { codes: ca, residue: ra, scales: sa, offsets: oa },
+                    WeightRows::Int4 { codes: cb, residue: rb, scales: sb, offsets: ob },
+                )
+            }
+        }
+    }
+}
+
+impl MomentRows<'_> {
+    fn split(&mut self, rows: usize, g: Geometry) -> (MomentRows<'_>, MomentRows<'_>) {
+        let (groups, padded) = (g.groups_per_row(), g.padded_cols());
+        match self {
+            Self::F32(data) => {
+                let (a, b) = cut(data, rows, g.cols);
+                (MomentRows::F32(a), MomentRows::F32(b))
+            }
+            Self::Bytes(codec, codes, scales) => {
+                let ((a, b), (sa, sb)) = (cut(codes, rows, padded), cut(scales, rows, groups));
+                (MomentRows::Bytes(*codec, a, sa), MomentRows::Bytes(*codec, b, sb))
+            }
+            Self::Nibbles(codec, codes, scales) => {
+                let ((a, b), (sa, sb)) = (cut(codes, rows, padded / 2), cut(scales, rows, groups));
+                (MomentRows::Nibbles(*codec, a, sa), MomentRows::Nibbles(*codec, b, sb))
+            }
+            Self::Shared { rows: numbers, factors } => {
+                let (a, b) = numbers.split_at(rows.min(numbers.len()));
+                (MomentRows::Shared { rows: a, factors }, MomentRows::Shared { rows: b, factors })
+            }
+        }
+    }
+}
+
+impl<'a> ParamRows<'a> {
+    /// All rows of a parameter, claimed for the whole step. Shared second moments are not known yet:
+    /// [`super::factored::Means::advance`] makes them.
+    pub fn claim(claims: &mut Claims<'a>, param: &Param, grad: Span, sparse: bool) -> Self {
+        let w = &param.weight;
+        let weight = match w.kind {
+            WeightKind::F32 | WeightKind::Int4Simulated => WeightRows::F32(claims.write(w.data)),
+            WeightKind::Bf16 => WeightRows::Bf16(claims.write(w.data)),
+            WeightKind::Int8 => WeightRows::Int8 { bytes: claims.write(w.data), scales: claims.write(w.scales) },
+            WeightKind::Int4 => WeightRows::Int4 {
+                codes: claims.write(w.data),
+                residue: claims.write(w.residue),
+                scales: claims.write(w.scales),
+                offsets: claims.write(w.offsets),
+            },
+        };
+        let s = &param.state;
+        let mut moment = |kind, plane, scales, byte, nibble| match kind {
+            Moment::F32 => MomentRows::F32(claims.write(plane)),
+            Moment::Int8 => MomentRows::Bytes(byte, claims.write(plane), claims.write(scales)),
+            Moment::Int4 => MomentRows::Nibbles(nibble, claims.write(plane), claims.write(scales)),
+        };
+        let m = moment(s.m_kind, s.m, s.m_scales, MomentCodec::M8, MomentCodec::M4);
+        let v = match s.v_kind.per_element() {
+            Some(kind) => moment(kind, s.v, s.v_scales, MomentCodec::V8, MomentCodec::V4),
+            None => MomentRows::Shared { rows: &[], factors: &[] },
+        };
+        Self { geometry: w.geometry, first: 0, sparse, grad: claims.read(grad), weight, m, v }
+    }
+}
+
+/// Whether a row has a gradient.
+#[inline(always)]
+pub fn is_touched(grad: &[f32]) -> bool {
+    // All bits together, rather than up to the first that is set: this has a vector form. The sign of a zero says nothing.
+    grad.iter().fold(0, |bits, g| bits | g.to_bits()) << 1 != 0
+}
+
+impl ParamRows<'_> {
+    /// Rows here.
+    pub fn len(&self) -> usize {
+        self.grad.len() / self.geometry.cols
+    }
+
+    /// The first `rows` rows and the others.
+    pub fn split(&mut self, rows: usize) -> (ParamRows<'_>, ParamRows<'_>) {
+        let (geometry, sparse) = (self.geometry, self.sparse);
+        let (grad_a, grad_b) = self.grad.split_at(rows * geometry.cols);
+        let (weight_a, weight_b) = self.weight.split(rows, geometry);
+        let (m_a, m_b) = self.m.split(rows, geometry);
+        let (v_a, v_b) = self.v.split(rows, geometry);
+        (
+            ParamRows { geometry, first: self.first, sparse, grad: grad_a, weight: weight_a, m: m_a, v: v_a },
+            ParamRows { geometry, first: self.first + rows, sparse, grad: grad_b, weight: weight_b, m: m_b, v: v_b },
+        )
+    }
+}

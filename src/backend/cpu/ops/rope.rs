@@ -1,0 +1,65 @@
+//! Rotary position embedding in the half-split order: element i of a head turns with element i + D/2.
+
+use crate::backend::Rotation;
+use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
+use crate::backend::cpu::simd::tasks::{Need, Scratch};
+
+/// Tokens of a task.
+const BLOCK: usize = 64;
+
+/// Rotates each head of `x` `[B, S, heads, D]` in place.
+pub(crate) fn rope(isa: Isa, mut scratch: Scratch<'_>, x: &mut [f32], table: &[f32], rotation: Rotation) {
+    let Rotation { head_dim, heads, queries, start, .. } = rotation;
+    let width = heads * head_dim;
+    assert!(head_dim % 2 == 0, "heads of {head_dim} elements have no halves");
+    assert!(x.len().is_multiple_of(queries * width), "whole sequences");
+    assert!((start + queries) * head_dim <= table.len(), "positions up to {} in the table", start + queries);
+    let (_, mut areas) = scratch.split(Need::default());
+    areas.run(x.chunks_mut(BLOCK * width).enumerate(), |(block, x), _| turn(isa, x, block * BLOCK, table, rotation));
+}
+
+vectorized! {
+    fn turn(x: &mut [f32], first: usize, table: &[f32], rotation: Rotation) {
+        let Rotation { head_dim, heads, queries, start, inverse } = rotation;
+        let sign = if inverse { -1.0 } else { 1.0 };
+        for (i, token) in x.chunks_exact_mut(heads * head_dim).enumerate() {
+            let position = start + (first + i) % queries;
+            let (angles, _) = table[position * head_dim..][..head_dim].as_chunks::<2>();
+            for head in token.chunks_exact_mut(head_dim) {
+                let (low, high) = head.split_at_mut(head_dim / 2);
+                for ((low, high), &[cos, sin]) in low.iter_mut().zip(high).zip(angles) {
+                    let (a, b, sin) = (*low, *high, sign * sin);
+                    *low = madd::<FMA>(a, cos, -b * sin);
+                    *high = madd::<FMA>(b, cos, a * sin);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::backend::cpu::reference::{self, wide};
+    use crate::backend::cpu::testing::{Random, Rig};
+
+    #[test]
+    fn rotation_of_every_sequence_starts_at_its_position() {
+        for (batch, queries, heads, head_dim, start) in
+            [(1, 1, 1, 2, 0), (3, 7, 2, 6, 5), (2, 65, 3, 32, 1), (1, 33, 1, 130, 31)]
+        {
+            for inverse in [false, true] {
+                let (mut random, mut rig) = (Random(queries as u64), Rig::default());
+                let x = random.floats(batch * queries * heads * head_dim);
+                let angle = |i: usize| if i.is_multiple_of(2) { (i as f32).cos() } else { (i as f32 - 1.0).sin() };
+                let table: Vec<f32> = (0..(start + queries + 2) * head_dim).map(angle).collect();
+                let (x_at, table_at) = (rig.add(&x[..]), rig.add(&table[..]));
+                let rotation = Rotation { heads, head_dim, queries, start, inverse };
+                let expected = [(x_at, reference::rope(&wide(&x), &wide(&table), rotation))];
+                // Two products and a sum of numbers of at most one.
+                rig.check(&expected, 3e-7, |cpu| cpu.rope(x_at, table_at, rotation));
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The tile with AVX2 and FMA: four blocks of 6 x 16; 12 of the 16 registers hold sums.
+
+use super::{COLS, Left, ROWS, Sum, TileMut};
+use std::arch::x86_64::*;
+
+/// Elements of a register.
+const LANES: usize = 8;
+/// Rows of a block.
+const M: usize = 6;
+/// Registers across a block.
+const N: usize = 2;
+
+/// See [`super::tile`].
+///
+/// # Safety
+/// The processor has AVX2 and FMA; `out` is at most 12 x 32; `left` is readable for 12 rows and `right` for a whole
+/// panel of `depth`.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) unsafe fn tile<const ROW: usize, const STEP: usize>(
+    left: Left<'_, ROW, STEP>,
+    right: &[f32],
+    depth: usize,
+    mut out: TileMut<'_>,
+    sum: Sum,
+) {
+    const { assert!(ROWS.is_multiple_of(M) && COLS.is_multiple_of(N * LANES)) };
+    for col in (0..out.cols()).step_by(N * LANES) {
+        for row in (0..out.rows()).step_by(M) {
+            let (rows, cols) = (M.min(out.rows() - row), (N * LANES).min(out.cols() - col));
+            let block = out.part(row, col, rows, cols);
+            // SAFETY: blocks divide the strip and the panel, so the caller's promise covers each of them.
+            unsafe {
+                let (left, right) = (left.data.as_ptr().add(row * ROW), right.as_ptr().add(col));
+                kernel::<ROW, STEP>(left, right, depth, block, sum);
+            }
+        }
+    }
+}
+
+/// One block.
+///
+/// # Safety
+/// `left` is readable for elements (i, k), i < 6, k < `depth`; `right` for 16 elements every [`COLS`].
+#[target_feature(enable = "avx2,fma")]
+unsafe fn kernel<const ROW: usize, const STEP: usize>(
+    mut left: *const f32,
+    mut right: *const f32,
+    depth: usize,
+    mut out: TileMut<'_>,
+    sum: Sum,
+) {
+    let mut sums = [[_mm256_setzero_ps(); N]; M];
+    if sum == Sum::Continued {
+        for (row, sums) in sums.iter_mut().enumerate().take(out.rows()) {
+            load(out.row(row), sums);
+        }
+    }
+    for _ in 0..depth {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let b: [__m256; N] = std::array::from_fn(|j| _mm256_loadu_ps(right.add(j * LANES)));
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let a = _mm256_set1_ps(*left.add(i * ROW));
+                for (sum, &b) in sums.iter_mut().zip(&b) {
+                    *sum = _mm256_fmadd_ps(a, b, *sum);
+                }
+            }
+        }
+        (left, right) = (left.wrapping_add(STEP), right.wrapping_add(COLS));
+    }
+    for (row, sums) in sums.iter().enumerate().take(out.rows()) {
+        store(sums, out.row(row), sum == Sum::Added);
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn load(from: &[f32], sums: &mut [__m256; N]) {
+    let mut row = [0.0f32; N * LANES];
+    row[..from.len()].copy_from_slice(from);
+    for (sum, from) in sums.iter_mut().zip(row.chunks_exact(LANES)) {
+        // SAFETY: each chunk has exactly the elements of a register.
+        *sum = unsafe { _mm256_loadu_ps(from.as_ptr()) };
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn store(sums: &[__m256; N], out: &mut [f32], add: bool) {
+    let mut row = [0.0f32; N * LANES];
+    for (to, &sum) in row.chunks_exact_mut(LANES).zip(sums) {
+        // SAFETY: each chunk has exactly the elements of a register.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), sum) };
+    }
+    for (out, sum) in out.iter_mut().zip(row) {
+        *out = if add { *out + sum } else { sum };
+    }
+}

@@ -1,0 +1,73 @@
+//! Sums and maxima over many lanes: a compiler may not reorder float additions, so the order is written down here.
+
+/// Lanes of a reduction: two registers of the widest kind.
+const LANES: usize = 32;
+
+/// The lanes folded onto each other, half by half: the same order on every instruction set. Never inlined: the
+/// compiler would vectorize the loop that filled the lanes by the last pair of this tree, two lanes at a time.
+#[inline(never)]
+fn fold(lanes: &[f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = *lanes;
+    let mut width = LANES / 2;
+    while width > 0 {
+        for j in 0..width {
+            lanes[j] = f(lanes[j], lanes[j + width]);
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// Lanes summed pairwise: lane i with lane i + half. As many as a power of two.
+#[inline(always)]
+pub(crate) fn fold_halves<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    let mut half = N / 2;
+    while half > 0 {
+        let (low, high) = lanes.split_at_mut(half);
+        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum over pairs of elements, in 32 interleaved sums and one of what is left over: `f(a, b, sum)` adds one pair.
+#[inline(always)]
+pub(crate) fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let ((a, a_tail), (b, b_tail)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for j in 0..LANES {
+            sums[j] = f(a[j], b[j], sums[j]);
+        }
+    }
+    // Apart from the lanes: an index known only at run time would keep them out of vector registers.
+    let rest = a_tail.iter().zip(b_tail).fold(0.0, |sum, (&a, &b)| f(a, b, sum));
+    fold(&sums, |a, b| a + b) + rest
+}
+
+/// The greatest element; NaN is passed over, nothing gives negative infinity.
+#[inline(always)]
+pub(crate) fn max(x: &[f32]) -> f32 {
+    max_of(x, |x| x)
+}
+
+/// The greatest magnitude; NaN is passed over.
+#[inline(always)]
+pub(crate) fn max_magnitude(x: &[f32]) -> f32 {
+    max_of(x, f32::abs)
+}
+
+#[inline(always)]
+fn max_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    // Not `f32::max`: this order of the operands is one instruction, which drops a NaN in `a`.
+    let greater = |a: f32, b: f32| if a > b { a } else { b };
+    let mut greatest = [f32::NEG_INFINITY; LANES];
+    let (whole, tail) = x.as_chunks::<LANES>();
+    for x in whole {
+        for j in 0..LANES {
+            greatest[j] = greater(f(x[j]), greatest[j]);
+        }
+    }
+    let rest = tail.iter().fold(f32::NEG_INFINITY, |greatest, &x| greater(f(x), greatest));
+    greater(fold(&greatest, greater), rest)
+}

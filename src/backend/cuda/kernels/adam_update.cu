@@ -1,0 +1,356 @@
+// The fused pass of the optimizer: gradient, weight and moments are read once, moved, and written back
+// (src/backend/cpu/ops/apply_update.rs, the same arithmetic in the same order). Numbers that are NaN are the one
+// exception: what
+// they become is not the same everywhere.
+//
+// A thread owns a run of 32 elements: the random numbers, whose blocks serve runs, are computed where they are used,
+// and what is done once per group costs least. All loads are given out before the first is needed.
+//
+// Floor, bytes an element at G = 128: 4 of gradient; codes and residue read and written, 2; moments read and written, 2
+// in nibbles (4 in bytes); scales, 0.1. That is 8.1 (10.1), and 4 more in adam_statistics.cu unless the gradient
+// is still in the second-level cache, whose newest part this pass therefore reads first.
+// Floor, instructions: the usual path (`optimizer_update_nibbles`) has 90 an element in sm_90's machine code. Moving
+// takes 25 of them (five for the root, six for the quotient), the three streams of random numbers 14, rounding with
+// them and packing 24, unpacking 11, unrounded numbers and the range of a group 7. An SM starts 128 a clock at most, so
+// that on 132 of them at 1.98 GHz this floor, 2.7 ps an element, is above that of the bytes at 4.3 TB/s, 1.9 ps.
+
+#include "adam_element.h"
+#include "adam_pass.h"
+#include "philox.h"
+
+static constexpr u32 BLOCK = 128;
+
+// Marks padding: NaN in the weight is passed over by ranges, NaN in the gradient by the smallest magnitude.
+DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
+    if (p.shape.dense != 0 || p.run.real == RUN) return;
+    const float nan = from_bits(0x7fc00000u);
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) {
+        if (k < p.run.real) continue;
+        e.x[k] = nan;
+        grad.data[lane() * Tile<float>::PITCH + k] = nan;
+    }
+}
+
+// Nothing of padding may be left that could disturb a scale.
+DEVICE void clear_padding(const Pass& p, Elements& e) {
+    if (p.shape.dense != 0 || p.run.real == RUN) return;
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) {
+        if (k >= p.run.real) e.x[k] = e.m[k] = e.v[k] = 0.0f;
+    }
+}
+
+// Both moments as they were before the step; tells whether their scales are tame.
+DEVICE bool decode_moments(const Pass& p, const Tiles& tiles, const Loaded& loaded, Elements& e) {
+    const float m_scale = from_bits((u32)loaded.m_scale << 16), v_scale = from_bits((u32)loaded.v_scale << 16);
+    if (p.storage.m.width == FLOAT) {
+        read_row(tiles.m, e.m);
+    } else {
+        decode(p.storage.m, loaded.m, m_scale, e.m);
+    }
+    if (p.storage.v.width == FLOAT) {
+        read_row(tiles.v, e.v);
+    } else if (p.storage.v.width != SHARED_BY_ROW) {
+        decode(p.storage.v, loaded.v, v_scale, e.v);
+        UNROLL
+        for (u32 k = 0; k < RUN; ++k) e.v[k] = e.v[k] * e.v[k];
+    }
+    return is_tame(m_scale) && is_tame(v_scale);
+}
+
+// Second moments of this step that the run's elements share with others.
+DEVICE void read_shared(const Pass& p, const Loaded& loaded, Elements& e) {
+    const float number = from_bits(loaded.v.x[0]);
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) e.v[k] = number;
+    if (p.planes.factors == nullptr || p.run.real == 0) return;
+    const float* factors = p.planes.factors + p.run.index % p.shape.runs_per_row * RUN;
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+        const Bits16 f = load_16(factors + 4 * i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) e.v[4 * i + j] = number * from_bits(f.x[j]);
+    }
+}
+
+// Elements outside SPAM's mask get no update and keep no state.
+DEVICE void mask(const Pass& p, Elements& e) {
+    const Deal dealt = deal({p.c.seed, p.c.mask_round, p.storage.tensor, FOR_MASK}, p.run.index);
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) {
+        if (uniform(dealt, k) >= p.c.density) e.x[k] = e.m[k] = e.v[k] = 0.0f;
+    }
+}
+
+// Moves the run; gives the range of its weights after that. The mask comes after, and with it the range anew.
+template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, const Loaded& loaded, Elements& e) {
+    bool tame = true;
+    if (p.c.reset_before != 0) {
+        UNROLL
+        for (u32 k = 0; k < RUN; ++k) e.m[k] = e.v[k] = 0.0f;
+    } else {
+        tame = decode_moments(p, tiles, loaded, e);
+    }
+    clip_row(p.verdict, loaded.most, tiles.grad);
+    mark_padding(p, tiles.grad, e);
+    const float norm = p.verdict.norm;
+    const float least = least_of_row(tiles.grad) * norm, most = fmin_(p.verdict.at, p.verdict.gmax) * norm;
+    const bool plain = p.storage.plain != 0 && tame && least >= LEAST_GRADIENT && most <= MOST_GRADIENT;
+    // The gradient is read again: kept in registers from here on, it would push others out of them.
+    sync_warp();
+    Range range;
+    if (p.storage.v.width == SHARED_BY_ROW) {
+        read_shared(p, loaded, e);
+        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_shared(p.c, norm, g, x, m, v);
+        });
+    } else if (plain) {
+        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_plain<!COMMON>(p.c, norm, g, x, m, v);
+        });
+    } else {
+        const bool rooted = p.storage.v.width != FLOAT;
+        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+            move_any(p.c, norm, rooted, g, x, m, v);
+        });
+    }
+    clear_padding(p, e);
+    return range;
+}
+
+// The range of the weights with what is added to them, where `move` did not tell it.
+DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, const float (&delta)[RUN]) {
+    Range range = empty_range();
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) {
+        const float w = value(v, biased(stored, k)) + v.offset + delta[k];
+        if (k < p.run.real) range = {fmin_(range.low, w), fmax_(range.high, w)};
+    }
+    return range;
+}
+
+// Weights and what is added to them become unrounded stored numbers, on a lattice fitted anew if they have left theirs.
+struct Fitted {
+    bool anew;
+    float step;
+};
+DEVICE Fitted unrounded(const Pass& p, const Bytes32& stored, Placement place, Range range, float (&x)[RUN]) {
+    const Lattice& l = p.storage.lattice;
+    const bool asymmetric = is_asymmetric(p);
+    range = {group_min(range.low, p.shape.runs_per_group), group_max(range.high, p.shape.runs_per_group)};
+    const bool anew = p.run.live && needs_fit(l, range, place, asymmetric);
+    const float bias = BIAS + l.excess;
+    if (!anew) {
+        const float inverse = l.fine / place.scale;
+        UNROLL
+        for (u32 k = 0; k < RUN; ++k) x[k] = (biased(stored, k) - bias) + x[k] * inverse;
+        return {false, place.scale * l.unit};
+    }
+    const PlacementBits fitted = fit(l, range, asymmetric);
+    const Placement next = placement(fitted, asymmetric);
+    if (p.leads) {
+        p.planes.scales[p.run.group] = fitted.scale;
+        if (asymmetric) p.planes.offsets[p.run.group] = fitted.offset;
+    }
+    const Values old = values(l, place);
+    const float inverse = l.fine / next.scale;
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) {
+        const float w = value(old, biased(stored, k)) + old.offset + x[k];
+        x[k] = (w - next.offset) * inverse + l.base;
+    }
+    return {true, next.scale * l.unit};
+}
+
+// What rounding leaves over of unrounded numbers goes to the first moment: nothing where a number is clamped.
+DEVICE void feed_back(const Pass& p, const Deal& dealt, float step, Elements& e) {
+    const Lattice& l = p.storage.lattice;
+    const bool rooted = p.storage.v.width != FLOAT;
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) {
+        const float free = floor_(plus_uniform(e.x[k], dealt, k));
+        const float b = fmin_(fmax_(free, l.min), l.max);
+        const float error = b == free ? (e.x[k] - b) * step : 0.0f;
+        const float root = rooted ? e.v[k] : sqrt_rn(e.v[k]);
+        if (k < p.run.real) e.m[k] = e.m[k] + p.c.feedback * denominator(p.c, root) * error;
+    }
+}
+
+// The packed weight after the step; tells whether its group was fitted anew.
+DEVICE bool store_packed(const Pass& p, const Bytes32& stored, Placement place, Range range, Elements& e) {
+    const Lattice& l = p.storage.lattice;
+    const Fitted fitted = unrounded(p, stored, place, range, e.x);
+    const Deal dealt = deal_for(p, FOR_WEIGHT);
+    if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, dealt, fitted.step, e);
+    Bytes32 next;
+    if (l.max == 255.0f) {
+        // The limits are those of a byte.
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            i32 number[4];
+            UNROLL
+            for (u32 j = 0; j < 4; ++j) number[j] = floor_to_i32(plus_uniform(e.x[4 * i + j], dealt, 4 * i + j));
+            next.x[i] = pack_limited_bytes(number[1], number[0], pack_limited_bytes(number[3], number[2], 0));
+        }
+    } else {
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            u32 number[4];
+            UNROLL
+            for (u32 j = 0; j < 4; ++j) {
+                const float free = plus_uniform(e.x[4 * i + j], dealt, 4 * i + j);
+                number[j] = floor_bits(fmin_(fmax_(free, l.min), l.max));
+            }
+            next.x[i] = four_bytes(number);
+        }
+    }
+    store_stored(p, next, stored);
+    return fitted.anew;
+}
+
+// bfloat16 bits of x, rounded stochastically by 16 bits (src/nibble/rounding.rs).
+DEVICE u32 bf16_stochastic(float x, u32 u) {
+    const u32 b = bits(x);
+    if ((b & 0x7f800000u) == 0x7f800000u) return b >> 16 | ((b & 0x007fffffu) != 0 ? 0x40u : 0u);
+    return (b + u) >> 16;
+}
+
+// Weights of 16 and 32 bits. A weight of -0 moved by a zero of either sign becomes +0, as it does on the CPU.
+DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[RUN]) {
+    const Deal dealt = deal_for(p, FOR_WEIGHT);
+    UNROLL
+    for (u32 i = 0; i < 4; ++i) {
+        Bits16 w = row_piece(tile, i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) {
+            const u32 k = 8 * i + 2 * j;
+            const float low = low_to_float(w.x[j]) + 0.0f + delta[k];
+            const float high = high_to_float(w.x[j]) + 0.0f + delta[k + 1];
+            w.x[j] = bf16_stochastic(low, sixteen_bits(dealt, k));
+            w.x[j] |= bf16_stochastic(high, sixteen_bits(dealt, k + 1)) << 16;
+        }
+        set_row_piece(tile, i, w);
+    }
+    flush(tile, (bf16*)p.planes.data, p.shape, p.run);
+}
+
+DEVICE void store_floats(const Pass& p, Tile<float> tile, const float (&delta)[RUN]) {
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+        Bits16 w = row_piece(tile, i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) w.x[j] = bits(from_bits(w.x[j]) + 0.0f + delta[4 * i + j]);
+        set_row_piece(tile, i, w);
+    }
+    flush(tile, (float*)p.planes.data, p.shape, p.run);
+}
+
+template <bool SIGNED>
+DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* scales, u32 purpose, Tile<float> tile,
+                         const float (&x)[RUN]) {
+    if (codec.width == FLOAT) {
+        write_row(tile, x);
+        flush(tile, (float*)plane, p.shape, p.run);
+        return;
+    }
+    float most = 0.0f;
+    UNROLL
+    for (u32 k = 0; k < RUN; ++k) most = fmax_(most, SIGNED ? fabs_(x[k]) : x[k]);
+    const MomentScale scale = moment_scale(group_max(most, p.shape.runs_per_group), codec.max);
+    const Bytes32 codes = encode<SIGNED>(x, scale.inverse, codec.max, deal_for(p, purpose));
+    if (!p.run.live) return;
+    if (p.leads) scales[p.run.group] = scale.bits;
+    store_codes(codec, (u8*)plane, p.run.index, codes);
+}
+
+template <bool COMMON>
+DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outcomes* outcomes) {
+    Elements e;
+    Bytes32 stored = {};
+    const Placement place = placement(loaded.place, is_asymmetric(p));
+    if (is_packed(p)) {
+        stored = stored_of(p, loaded.stored);
+        const Values v = values(p.storage.lattice, place);
+        UNROLL
+        for (u32 k = 0; k < RUN; ++k) e.x[k] = value(v, biased(stored, k));
+        if (is_asymmetric(p)) {
+            UNROLL
+            for (u32 k = 0; k < RUN; ++k) e.x[k] = e.x[k] + v.offset;
+        }
+    }
+    if (p.storage.kind == F32) read_row(tiles.floats, e.x);
+    if (p.storage.kind == BF16) read_row(tiles.halves, e.x);
+    Range range = {};
+    if (p.verdict.mode == FROZEN) {
+        UNROLL
+        for (u32 k = 0; k < RUN; ++k) e.x[k] = k < p.run.real ? -(p.c.decay * e.x[k]) : 0.0f;
+    } else {
+        range = move<COMMON>(p, tiles, loaded, e);
+        if (p.c.density < 1.0f) mask(p, e);
+    }
+    if (is_packed(p)) {
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) stored.x[i] = renewed(stored.x[i]);
+        const bool told = p.verdict.mode == MOVED && !(p.c.density < 1.0f);
+        if (!told) range = range_of(p, stored, values(p.storage.lattice, place), e.x);
+        const bool anew = store_packed(p, stored, place, range, e);
+        const u32 refits = count_ones(ballot(anew && p.leads));
+        if (lane() == 0 && refits > 0) atomic_add(&outcomes->refits, (u64)refits);
+    }
+    if (p.storage.kind == F32) store_floats(p, tiles.floats, e.x);
+    if (p.storage.kind == BF16) store_halves(p, tiles.halves, e.x);
+    if (p.verdict.mode == FROZEN) return;
+    if (p.c.reset_after != 0) {
+        UNROLL
+        for (u32 k = 0; k < RUN; ++k) e.m[k] = e.v[k] = 0.0f;
+    }
+    store_moment<true>(p, p.storage.m, p.planes.m, p.planes.m_scales, FOR_M, tiles.m, e.m);
+    if (p.storage.v.width == SHARED_BY_ROW) return;
+    store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, FOR_V, tiles.v, e.v);
+}
+
+// COMMON: that groups have no offsets and weights do not decay is known.
+template <bool COMMON>
+DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage, const Constants& c, const u32* maxima,
+                const Verdict* verdict, Outcomes* outcomes) {
+    DYNAMIC_SHARED(u8, shared);
+    const Verdict decided = *verdict;
+    // From the end on: what the statistics read last is still in the second-level cache.
+    const u32 index = (grid_x() - 1 - block_x()) * BLOCK + thread();
+    const Pass pass = {planes, shape, storage, c, decided, run_of(planes, shape, index),
+                       index % shape.runs_per_group == 0};
+    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Loaded loaded = load_all(pass, tiles, maxima);
+    const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
+    if (!idle) update<COMMON>(pass, tiles, loaded, outcomes);
+}
+
+// Any storage, any rule, any shape.
+KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, Constants c, const u32* maxima,
+                const Verdict* verdict, Outcomes* outcomes) {
+    run<false>(planes, shape, storage, c, maxima, verdict, outcomes);
+}
+
+// The same where the launcher knows what is written here: symmetric codes with residue, moments in nibbles, rows of
+// whole groups, no reset, no mask, no feedback, no decay, and constants that pass `plain`.
+KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, Constants c,
+                const u32* maxima, const Verdict* verdict, Outcomes* outcomes) {
+    planes.offsets = nullptr;
+    planes.touched = nullptr;
+    shape.dense = 1;
+    storage.kind = INT4;
+    storage.plain = 1;
+    storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
+    storage.v = {NIBBLE, 15.0f, 0.0f, 0};
+    storage.lattice.fine = 16.0f;
+    storage.lattice.unit = 0.0625f;
+    storage.lattice.base = 136.0f;
+    storage.lattice.excess = 0.0f;
+    storage.lattice.max = 255.0f;
+    c.density = 1.0f;
+    c.reset_before = c.reset_after = 0;
+    c.feedback = c.l2 = c.decay = 0.0f;
+    c.keep = 1.0f;
+    run<true>(planes, shape, storage, c, maxima, verdict, outcomes);
+}

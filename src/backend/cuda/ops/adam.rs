@@ -1,0 +1,350 @@
+//! The optimizer step: statistics of the gradient, the tensor's scalars, and one pass over gradient, weight and state.
+//! Everything is decided on the device, so that no step waits for the host before it asks for the outcomes.
+
+use super::factored::{self as means, Means};
+use crate::backend::cuda::runtime::{Args, Gpu};
+use crate::backend::{Largest, Param, State, Weight, WeightKind};
+use crate::config::{Moment, Scheme, SecondMoment};
+use crate::memory::Span;
+use crate::nibble::{Geometry, Lattice, MomentCodec, RUN};
+use crate::optim::{Constants, Outcomes, SCALARS, Step};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Elements of one leaf of the reductions, as on the CPU.
+const LEAF: usize = 16384;
+/// Bytes that a leaf takes in the scratch: two sums and the largest magnitude.
+const LEAF_BYTES: usize = 2 * size_of::<f64>() + size_of::<u32>();
+/// Bytes of the verdict in the scratch.
+const VERDICT: usize = 16;
+/// Threads of a block of the update, and bytes of one tile of a warp.
+const BLOCK: u32 = 128;
+const TILE: usize = 32 * (32 + 4) * 4;
+
+/// The width of shared second moments (`kernels/moments.h`).
+const SHARED: u32 = 3;
+
+/// What the device keeps between updates (`Outcomes` in `kernels/adam.h`).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Kept {
+    grad_sq: f64,
+    refits: u64,
+    skipped: u64,
+    gmax: u32,
+    reserved: u32,
+}
+
+/// Planes of a parameter on the device; zero where there is none (`Planes` in `kernels/adam_pass.h`).
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Planes {
+    grad: u64,
+    data: u64,
+    residue: u64,
+    scales: u64,
+    offsets: u64,
+    m: u64,
+    m_scales: u64,
+    v: u64,
+    v_scales: u64,
+    factors: u64,
+    touched: u64,
+}
+
+/// `Shape` in `kernels/runs.h`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Shape {
+    rows: u32,
+    cols: u32,
+    runs_per_row: u32,
+    runs_per_group: u32,
+    runs: u32,
+    dense: u32,
+}
+
+impl Shape {
+    /// # Panics
+    /// If the matrix has nearly 2^32 runs or more.
+    fn of(g: Geometry) -> Self {
+        // Threads past the end have numbers too.
+        let fits = |n: usize| {
+            assert!(
+                n + BLOCK as usize <= u32::MAX as usize,
+                "{n} runs of 32 elements: fewer than 2^32 can be numbered"
+            );
+            n as u32
+        };
+        Self {
+            rows: fits(g.rows),
+            cols: fits(g.cols),
+            runs_per_row: fits(g.padded_cols() / RUN),
+            runs_per_group: fits(g.group / RUN),
+            runs: fits(g.padded_len() / RUN),
+            dense: u32::from(g.cols == g.padded_cols()),
+        }
+    }
+}
+
+/// `Codec` in `kernels/moments.h`.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Codec {
+    width: u32,
+    max: f32,
+    excess: f32,
+    signs: u32,
+}
+
+impl Codec {
+    /// Of a moment that is stored per element, or of a shared one.
+    fn of(kind: Option<Moment>, byte: MomentCodec, nibble: MomentCodec) -> Self {
+        let (width, codec, sign) = match kind {
+            None => return Self { width: SHARED, max: 0.0, excess: 0.0, signs: 0 },
+            Some(Moment::F32) => return Self { width: 0, max: 0.0, excess: 0.0, signs: 0 },
+            Some(Moment::Int8) => (1, byte, 0x80),
+            Some(Moment::Int4) => (2, nibble, 0x08),
+        };
+        let sign = if codec.signed { sign } else { 0u32 };
+        Self { width, max: f32::from(codec.max), excess: sign as f32, signs: sign * 0x0101_0101 }
+    }
+}
+
+/// `Storage` in `kernels/adam_pass.h`, its `Lattice` (`kernels/lattice.h`) in it.
+#[derive(IntoBytes, Immutable)]
+#[repr(C)]
+struct Storage {
+    kind: u32,
+    tensor: u32,
+    plain: u32,
+    m: Codec,
+    v: Codec,
+    fine: f32,
+    unit: f32,
+    base: f32,
+    excess: f32,
+    min: f32,
+    max: f32,
+    fit: f32,
+    grow: f32,
+    shrink: f32,
+}
+
+impl Storage {
+    fn of(param: &Param, constants: &Constants) -> Self {
+        let (kind, lattice, excess) = match param.weight.kind {
+            WeightKind::F32 | WeightKind::Int4Simulated => (0, Lattice::INT8, 0.0),
+            WeightKind::Bf16 => (1, Lattice::INT8, 0.0),
+            WeightKind::Int8 => (2, Lattice::INT8, 128.0),
+            WeightKind::Int4 if param.weight.residue.is_none() => (3, Lattice::CODES, 0.0),
+            WeightKind::Int4 => (3, Lattice::INT4, 0.0),
+        };
+        let State { m_kind, v_kind, .. } = param.state;
+        Self {
+            kind,
+            tensor: param.id,
+            plain: u32::from(plain(constants) && m_kind != Moment::F32 && v_kind != SecondMoment::F32),
+            m: Codec::of(Some(m_kind), MomentCodec::M8, MomentCodec::M4),
+            v: Codec::of(v_kind.per_element(), MomentCodec::V8, MomentCodec::V4),
+            fine: lattice.fine,
+            unit: 1.0 / lattice.fine,
+            base: if has_offsets(&param.weight) { lattice.origin } else { lattice.zero },
+            excess,
+            min: lattice.min,
+            max: lattice.max,
+            fit: lattice.fit,
+            grow: lattice.grow,
+            shrink: lattice.shrink,
+        }
+    }
+
+    /// What `optimizer_update_nibbles` is written for.
+    fn is_nibbles(&self, param: &Param) -> bool {
+        let packed = self.kind == 3 && self.max == 255.0 && !has_offsets(&param.weight);
+        packed && self.m.width == 2 && self.v.width == 2 && self.plain == 1
+    }
+
+    /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
+    fn tiles(&self) -> usize {
+        1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
+    }
+}
+
+/// Whether groups have offsets of their own.
+fn has_offsets(w: &Weight) -> bool {
+    w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric
+}
+
+/// Whether `move_plain` of `kernels/adam_element.h` may be used: the parts of the formula that it leaves out vanish,
+/// and the numbers lie where its divisions and roots are exact (`is_tame` there says why).
+fn plain(c: &Constants) -> bool {
+    let vanish = c.l2 == 0.0 && c.spike.is_infinite() && c.keep == 1.0;
+    let power = |exponent: i32| 2f32.powi(exponent);
+    vanish
+        && (power(-6)..1.0).contains(&c.beta1)
+        && c.rest1 >= power(-6)
+        && (0.5..1.0).contains(&c.beta2)
+        && c.rest2 >= power(-20)
+        && (power(-30)..=power(10)).contains(&c.step)
+        && (1.0..=power(10)).contains(&c.root)
+        && (power(-40)..=1.0).contains(&c.eps)
+}
+
+/// Whether a step has nothing that `optimizer_update_nibbles` leaves out.
+fn is_common(c: &Constants) -> bool {
+    c.reset_before == 0 && c.reset_after == 0 && c.density == 1.0 && c.feedback == 0.0 && c.decay == 0.0
+}
+
+/// Scratch for all of this file, in bytes.
+pub fn need(largest: &Largest) -> usize {
+    let rows = largest.features.max(largest.inputs);
+    statistics_bytes(largest.parameter.div_ceil(LEAF)) + touched_bytes(rows) + means::need(largest)
+}
+
+/// Bytes of verdict, sums and maxima; what follows them starts at a multiple of 16.
+fn statistics_bytes(leaves: usize) -> usize {
+    (VERDICT + leaves * LEAF_BYTES).next_multiple_of(16)
+}
+
+/// Bytes that say which rows are updated.
+fn touched_bytes(rows: usize) -> usize {
+    (4 * rows).next_multiple_of(16)
+}
+
+/// Where the statistics lie in the scratch.
+struct Statistics {
+    verdict: Span,
+    clipped: Span,
+    raw: Span,
+    maxima: Span,
+}
+
+impl Statistics {
+    fn new(scratch: Span, leaves: usize) -> Self {
+        let sums = leaves * size_of::<f64>();
+        Self {
+            verdict: scratch.head(VERDICT),
+            clipped: scratch.part(VERDICT, sums),
+            raw: scratch.part(VERDICT + sums, sums),
+            maxima: scratch.part(VERDICT + 2 * sums, leaves * size_of::<u32>()),
+        }
+    }
+}
+
+/// Where the outcomes are kept.
+fn kept(gpu: &Gpu) -> Span {
+    gpu.words.head(size_of::<Kept>())
+}
+
+/// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
+///
+/// # Panics
+/// If a plane's length does not fit the geometry.
+pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
+    check(param, grad);
+    let constants = step.constants(param.decay);
+    let count = param.weight.geometry.len();
+    let leaves = count.div_ceil(LEAF);
+    let at = Statistics::new(gpu.scratch, leaves);
+    let (grid, kept) = (u32::try_from(leaves).expect("fewer than 2^32 leaves"), kept(gpu));
+
+    let args = Args::new().span(gpu, grad).i64(count as i64).span(gpu, at.maxima).span(gpu, at.raw).span(gpu, kept);
+    gpu.launch("optimizer_leaves", [grid, 1, 1], 256, 0, &args);
+    let scalars = param.state.scalars;
+    if constants.stable != 0 {
+        let args = Args::new().span(gpu, grad).i64(count as i64).u32(grid).span(gpu, at.maxima);
+        let args = args.span(gpu, at.clipped).span(gpu, scalars).bytes(&constants).span(gpu, kept);
+        gpu.launch("optimizer_clipped", [grid.min(4 * gpu.multiprocessors()), 1, 1], 256, 0, &args);
+    }
+    let args = Args::new().u32(grid).span(gpu, at.maxima).span(gpu, at.clipped).span(gpu, at.raw).span(gpu, scalars);
+    let args = args.bytes(&constants).span(gpu, at.verdict).span(gpu, kept);
+    gpu.launch("optimizer_verdict", [1, 1, 1], grid.next_power_of_two().clamp(32, 1024), 0, &args);
+
+    let scratch = after(gpu.scratch, statistics_bytes(leaves));
+    let (touched, scratch) = touched_rows(gpu, param, grad, step, scratch);
+    let means = Means::of(scratch, param);
+    if let Some(means) = means {
+        means.advance(gpu, param, grad, &constants, at.verdict, touched);
+    }
+
+    let mut shape = Shape::of(param.weight.geometry);
+    if !touched.is_none() {
+        // Runs that are left out are gaps.
+        shape.dense = 0;
+    }
+    let storage = Storage::of(param, &constants);
+    let blocks = shape.runs.div_ceil(BLOCK);
+    let shared = storage.tiles() * TILE * BLOCK as usize / 32;
+    let args =
+        Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(&constants);
+    let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
+    let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(&constants);
+    let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
+    gpu.launch(kernel, [blocks, 1, 1], BLOCK, shared, &args);
+}
+
+/// Which rows a sparse parameter's step updates, one u32 each, nothing where it updates all; and the scratch after it.
+fn touched_rows(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step, scratch: Span) -> (Span, Span) {
+    if !param.sparse || step.resets() {
+        return (Span::NONE, scratch);
+    }
+    let g = param.weight.geometry;
+    let touched = scratch.head(4 * g.rows);
+    let args = Args::new().span(gpu, grad).u32(g.rows as u32).u32(g.cols as u32).span(gpu, touched);
+    gpu.launch("optimizer_touched_rows", [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
+    (touched, after(scratch, touched_bytes(g.rows)))
+}
+
+/// What follows the first `bytes` bytes.
+fn after(span: Span, bytes: usize) -> Span {
+    span.part(bytes, span.bytes - bytes)
+}
+
+/// What the updates since the last call did; see [`crate::backend::Backend::outcomes`].
+pub fn outcomes(gpu: &mut Gpu) -> Outcomes {
+    let mut bytes = [0; size_of::<Kept>()];
+    let kept = kept(gpu);
+    gpu.download(kept, &mut bytes);
+    gpu.zero(kept);
+    let Kept { grad_sq, refits, skipped, .. } = zerocopy::transmute!(bytes);
+    Outcomes { grad_sq, refits, skipped }
+}
+
+fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: Span) -> Planes {
+    let (w, s) = (&param.weight, &param.state);
+    Planes {
+        grad: gpu.address(grad),
+        data: gpu.address(w.data),
+        residue: gpu.address(w.residue),
+        scales: gpu.address(w.scales),
+        offsets: if has_offsets(w) { gpu.address(w.offsets) } else { 0 },
+        m: gpu.address(s.m),
+        m_scales: gpu.address(s.m_scales),
+        v: gpu.address(means.map_or(s.v, |means| means.now)),
+        v_scales: gpu.address(s.v_scales),
+        factors: means.map_or(0, |means| gpu.address(means.factors)),
+        touched: gpu.address(touched),
+    }
+}
+
+/// The kernels trust these lengths.
+fn check(param: &Param, grad: Span) {
+    let (w, s) = (&param.weight, &param.state);
+    let g = w.geometry;
+    super::weights::check(w);
+    let moment = |kind, plane: Span, scales: Span| {
+        let (bytes, groups) = match kind {
+            None => (4 * g.rows, 0),
+            Some(Moment::F32) => (4 * g.len(), 0),
+            Some(Moment::Int8) => (g.padded_len(), 2 * g.groups()),
+            Some(Moment::Int4) => (g.nibble_bytes(), 2 * g.groups()),
+        };
+        assert_eq!((plane.bytes, scales.bytes), (bytes, groups), "bytes of a moment and of its scales");
+    };
+    moment(Some(s.m_kind), s.m, s.m_scales);
+    moment(s.v_kind.per_element(), s.v, s.v_scales);
+    let cols = if s.v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 };
+    assert_eq!(s.v_cols.bytes, cols, "bytes of the means of columns");
+    assert!(w.residue.is_none() || w.residue.bytes == g.nibble_bytes(), "bytes of a residue");
+    assert_eq!((grad.bytes, s.scalars.bytes), (4 * g.len(), 4 * SCALARS), "bytes of a gradient and of the scalars");
+}

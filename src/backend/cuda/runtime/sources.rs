@@ -1,0 +1,52 @@
+//! The kernels, as they were when this program was built.
+
+/// A file of kernels; each is compiled by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Source {
+    /// The file's name below `kernels/`.
+    pub file: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+macro_rules! embedded {
+    ($($file:literal,)*) => {
+        &[$(Source { file: $file, text: include_str!(concat!("../kernels/", $file)) },)*]
+    };
+}
+
+/// What kernels include.
+pub const HEADERS: &[Source] = embedded![
+    "adam.h",
+    "adam_element.h",
+    "adam_pass.h",
+    "attention.h",
+    "gpu.h",
+    "lattice.h",
+    "moments.h",
+    "philox.h",
+    "rows.h",
+    "runs.h",
+    "tiles.h",
+    "weights.h",
+];
+
+/// All files of kernels.
+pub const SOURCES: &[Source] = embedded![
+    "activation_pack.cu",
+    "activation_quant.cu",
+    "adam_statistics.cu",
+    "adam_update.cu",
+    "attention.cu",
+    "attention_decode.cu",
+    "attention_grad.cu",
+    "bias.cu",
+    "embedding.cu",
+    "factored.cu",
+    "linear_small_batch.cu",
+    "loss.cu",
+    "norm.cu",
+    "rope.cu",
+    "swiglu.cu",
+    "weights.cu",
+];

@@ -1,0 +1,108 @@
+//! Signals finish the step and save; a killed process leaves the previous checkpoint readable.
+
+use crate::harness::process::Workplace;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+use tetrad::nibble::philox;
+
+const FOREVER: &str = "train.steps=1000000";
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Waits until `done`, which the process under test will bring about unless it is broken.
+fn wait_until(child: &mut Child, what: &str, mut done: impl FnMut() -> bool) {
+    while !done() {
+        assert!(child.try_wait().unwrap().is_none(), "the process ended before {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn steps_in(metrics: &Path) -> usize {
+    std::fs::read_to_string(metrics).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn the_first_signal_finishes_the_step_and_saves() {
+    for kind in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let place = Workplace::new();
+        let mut child = place
+            .command(&["train", "tiny.toml", "--set", FOREVER])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let metrics = place.path("run/metrics.jsonl");
+        wait_until(&mut child, "step 5", || steps_in(&metrics) >= 5);
+        signal(&child, kind);
+        let said: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
+        assert!(child.wait().unwrap().success());
+        let last = place.checkpoints("run").pop().unwrap();
+        place.assert_sound(&last);
+        let steps = steps_in(&metrics);
+        assert_eq!(last, place.path(&format!("run/step-{steps:08}.tetrad")), "every step that was counted is saved");
+        let hint = format!("stopped after step {steps}, saved; continue with `tetrad train run/config.toml --resume`");
+        assert_eq!(said.last().unwrap(), &hint);
+        place.ok(&["train", "run/config.toml", "--resume", "--stop-at", &(steps + 2).to_string()]);
+        assert_eq!(steps_in(&metrics), steps + 2);
+    }
+}
+
+#[test]
+fn kill_at_random_moments_leaves_the_previous_checkpoint_readable() {
+    let place = Workplace::new();
+    let args = [
+        "train",
+        "tiny.toml",
+        "--resume",
+        "--set",
+        FOREVER,
+        "--set",
+        "train.checkpoint_every=1",
+        "--set",
+        "train.keep=2",
+    ];
+    let mut newest = None;
+    for round in 0..20 {
+        // Where parameters live makes no difference to a checkpoint, nor to what is left of a half-done step.
+        let home = if round % 2 == 0 { "device" } else { "file" };
+        let homes = [format!("run.weights={home}"), format!("run.state={home}")];
+        let args = [&args[..], &["--set", &homes[0], "--set", &homes[1]]].concat();
+        let mut child = place.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let before = newest.clone();
+        wait_until(&mut child, "a new checkpoint", || place.checkpoints("run").pop() != before);
+        // Saving fills most of the time: a random moment is usually the middle of a save.
+        let pause = philox([round, 0, 0, 0], [1, 2])[0] % 20_000;
+        let until = Instant::now() + Duration::from_micros(pause.into());
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+        let checkpoints = place.checkpoints("run");
+        assert!(!checkpoints.is_empty());
+        for checkpoint in &checkpoints {
+            place.assert_sound(checkpoint);
+        }
+        newest = checkpoints.last().cloned();
+    }
+    // And the run goes on from there.
+    let step: u64 = {
+        let name = newest.unwrap().file_stem().unwrap().to_string_lossy().into_owned();
+        name.strip_prefix("step-").unwrap().parse().unwrap()
+    };
+    let until = (step + 3).to_string();
+    place.ok(&[&args[..], &["--stop-at", &until]].concat());
+    assert_eq!(place.checkpoints("run").pop().unwrap(), place.path(&format!("run/step-{:08}.tetrad", step + 3)));
+    let leftovers: Vec<_> = std::fs::read_dir(place.path("run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".partial"))
+        .collect();
+    assert_eq!(leftovers, [""; 0], "what killed saves left behind is cleaned up");
+}

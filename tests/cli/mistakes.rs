@@ -1,0 +1,95 @@
+//! The wrong file, or a damaged one, for every command that takes a model.
+
+use super::{TEXT, trained};
+use insta::assert_snapshot;
+use std::path::Path;
+
+/// Commands that open a model, with `FILE` for it.
+fn commands() -> Vec<Vec<&'static str>> {
+    let resume = [&["train", "tiny.toml"], &TEXT[..], &["--resume", "FILE"]].concat();
+    vec![
+        vec!["eval", "FILE", "--text", "val.txt"],
+        vec!["sample", "FILE"],
+        vec!["dump", "FILE"],
+        vec!["diff", "FILE", "run/model.tetrad"],
+        resume,
+    ]
+}
+
+#[test]
+fn what_is_no_model_is_refused_by_every_command() {
+    let place = trained();
+    let whole = place.read("run/step-00000030.tetrad");
+    std::fs::write(place.path("cut.tetrad"), &whole[..whole.len() - 1]).unwrap();
+    std::fs::write(place.path("stub.tetrad"), &whole[..100]).unwrap();
+    std::fs::write(place.path("empty.tetrad"), "").unwrap();
+    let mut flipped = whole.clone();
+    flipped[200] ^= 1;
+    std::fs::write(place.path("head.tetrad"), flipped).unwrap();
+    let wrong = [
+        ("none.tetrad", "none.tetrad: no such file"),
+        ("run", "run: is a directory, a regular file is needed"),
+        ("empty.tetrad", "empty.tetrad: the file is empty (0 bytes)"),
+        ("val.txt", "it is another kind of file"),
+        ("cut.tetrad", "it is cut short, copy it again"),
+        ("stub.tetrad", "stub.tetrad: the file has 100 bytes"),
+        ("head.tetrad", "head.tetrad: "),
+    ];
+    for command in commands() {
+        for (file, said) in wrong {
+            let args: Vec<&str> = command.iter().map(|&word| if word == "FILE" { file } else { word }).collect();
+            let message = place.fails(&args);
+            assert!(message.contains(said), "{args:?}: {message}");
+            assert_eq!(message.lines().count(), 1, "{args:?}: one sentence: {message}");
+            assert!(!message.contains("panicked"), "{args:?}: {message}");
+        }
+    }
+    assert_snapshot!(place.fails(&["sample", "val.txt"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2)");
+    assert_snapshot!(place.fails(&["sample", "stub.tetrad"]), @"tetrad: stub.tetrad: the file has 100 bytes, its header alone takes 128: it is cut short or no .tetrad file (R1)");
+}
+
+/// The last byte of a plane of a tensor, in a file of its own.
+fn flip_last(place: &crate::harness::process::Workplace, tensor: &str, kind: tetrad::format::PlaneKind, to: &Path) {
+    let mut bytes = place.read("run/step-00000030.tetrad");
+    let file = tetrad::format::File::parse(&bytes).unwrap();
+    let (_, found) = file.tensor(tensor).unwrap();
+    let at = found.plane(kind).unwrap().range().end as usize - 1;
+    bytes[at] ^= 1;
+    std::fs::write(to, bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_byte_is_found_by_whoever_reads_it() {
+    use tetrad::format::PlaneKind;
+    let place = trained();
+    let norm = "model.layers.0.input_layernorm.weight";
+    flip_last(&place, norm, PlaneKind::Data, &place.path("weight.tetrad"));
+    flip_last(&place, norm, PlaneKind::M, &place.path("state.tetrad"));
+    let eval = |file: &str| ["eval", file, "--text", "val.txt"].map(String::from);
+    let said = |args: &[String]| place.fails(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let message = said(&eval("weight.tetrad"));
+    let found = format!("weight.tetrad: the data plane of {norm} has checksum ");
+    assert!(message.contains(&found) && message.contains("tetrad verify"), "{message}");
+    assert!(place.fails(&["sample", "weight.tetrad"]).contains(norm));
+    // Evaluation and sampling never read the optimizer's state; resuming does.
+    place.ok(&["eval", "state.tetrad", "--text", "val.txt"]);
+    place.ok(&["sample", "state.tetrad", "--max-tokens", "1"]);
+    for file in ["weight.tetrad", "state.tetrad"] {
+        let args = [&["train", "tiny.toml"], &TEXT[..], &["--resume", file]].concat();
+        let message = place.fails(&args);
+        assert!(message.contains(norm), "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_option_is_named_by_every_command() {
+    let place = trained();
+    for command in ["train", "eval", "sample", "dump", "verify", "diff", "plan"] {
+        let message = place.fails(&[command, "--no-such-option"]);
+        assert!(message.contains("unexpected argument '--no-such-option'"), "{command}: {message}");
+    }
+    let message = place.fails(&["trian"]);
+    assert!(message.contains("unrecognized subcommand 'trian'") && message.contains("train"), "{message}");
+    let message = place.fails(&["train", "tiny.toml", "--resume", "--overwrite"]);
+    assert!(message.contains("cannot be used with"), "{message}");
+}

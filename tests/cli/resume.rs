@@ -1,0 +1,108 @@
+//! Stop and resume give the bytes of never stopping; so does any number of threads.
+
+use crate::harness::process::Workplace;
+
+const LAST: &str = "step-00000200.tetrad";
+
+fn train(place: &Workplace, run: &str, more: &[&str]) -> Vec<u8> {
+    let dir = format!("run.dir={run}");
+    let args: Vec<&str> = ["train", "tiny.toml", "--set", &dir].into_iter().chain(more.iter().copied()).collect();
+    place.ok(&args);
+    let last = place.checkpoints(run).pop().unwrap();
+    std::fs::read(last).unwrap()
+}
+
+#[test]
+fn two_hundred_steps_are_a_hundred_stop_resume_and_a_hundred() {
+    let place = Workplace::new();
+    let whole = train(&place, "whole", &["--set", "run.threads=1"]);
+    train(&place, "parts", &["--stop-at", "100"]);
+    assert_eq!(place.checkpoints("parts").last().unwrap(), &place.path("parts/step-00000100.tetrad"));
+    // Nor does what a machine with less memory chooses make a difference.
+    let mut less = vec!["--resume", "--set", "run.threads=3", "--set", "train.micro_batch=1"];
+    less.extend(["--set", "run.activations=recompute", "--set", "run.gradient=tensor", "--set", "run.state=file"]);
+    let parts = train(&place, "parts", &less);
+    assert!(place.path("whole").join(LAST).exists());
+    assert_eq!(whole.len(), parts.len());
+    assert!(whole == parts, "the resumed run ended in other bytes");
+    // The metrics are those of one run, too: each step once.
+    let lines = String::from_utf8(place.read("parts/metrics.jsonl")).unwrap();
+    let losses: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let steps: Vec<_> = losses.iter().filter(|l| l["loss"].is_number()).map(|l| l["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, (1..=200).collect::<Vec<_>>());
+    assert!(losses.iter().any(|line| line["val_loss"].is_number()));
+}
+
+#[test]
+fn resuming_keeps_every_kind_of_state() {
+    let place = Workplace::new();
+    let settings: [&[&str]; 8] = [
+        &["--set", "storage.scheme=asymmetric", "--set", "storage.m=int8", "--set", "storage.v=f32"],
+        &["--set", "storage.residue=false", "--set", "storage.m=f32", "--set", "storage.v=int8"],
+        &["--set", "storage.weights=int4-simulated", "--set", "optimizer.name=adamw"],
+        &["--set", "storage.weights=bf16", "--set", "optimizer.name=spam", "--set", "optimizer.reset_interval=15"],
+        &["--set", "storage.weights=f32", "--set", "optimizer.name=adam", "--set", "model.tied=true"],
+        &["--set", "storage.v=row", "--set", "optimizer.embedding=sparse", "--set", "storage.feedback=true"],
+        &["--set", "storage.v=factored", "--set", "storage.m=int8", "--set", "optimizer.name=adamw"],
+        &["--set", "storage.feedback=true", "--set", "optimizer.reset_interval=15", "--set", "activations.quant=int4"],
+    ];
+    for (i, more) in settings.into_iter().enumerate() {
+        let more: Vec<&str> = more.iter().copied().chain(["--set", "train.steps=40"]).collect();
+        let whole = train(&place, &format!("whole{i}"), &more);
+        let parts = format!("parts{i}");
+        train(&place, &parts, &[&more[..], &["--stop-at", "23"]].concat());
+        assert!(train(&place, &parts, &[&more[..], &["--resume"]].concat()) == whole, "{more:?}");
+        place.ok(&["verify", place.checkpoints(&parts).last().unwrap().to_str().unwrap()]);
+    }
+}
+
+/// Rows of samples beside windows of a text, each source in epochs of its own: the position is still all there is.
+#[test]
+fn samples_and_mixed_sources_go_on_where_they_stopped() {
+    let place = Workplace::new();
+    let line = |i: usize| {
+        let (prompt, completion) = (format!("{i} and {i} is "), (2 * i).to_string());
+        serde_json::json!({ "prompt": prompt, "completion": completion }).to_string() + "\n"
+    };
+    std::fs::write(place.path("sums.jsonl"), (0..90).map(line).collect::<String>()).unwrap();
+    std::fs::write(place.path("text.txt"), "some text, long enough for a few windows. ".repeat(20)).unwrap();
+    let sources = "data.source=[{files=['sums.jsonl'],weight=2},{files=['text.txt']}]";
+    for (i, more) in
+        [&[sources][..], &["data.train=['sums.jsonl']"], &["data.train=['sums.jsonl']", "data.samples=pad"]]
+            .into_iter()
+            .enumerate()
+    {
+        let fixed = ["data.validation_fraction=0.1", "train.steps=40", "train.eval_every=10"];
+        let sets: Vec<&str> = more.iter().chain(&fixed).flat_map(|set| ["--set", set]).collect();
+        let whole = train(&place, &format!("whole{i}"), &[&sets[..], &["--set", "run.threads=1"]].concat());
+        let parts = format!("parts{i}");
+        train(&place, &parts, &[&sets[..], &["--stop-at", "23"]].concat());
+        assert!(train(&place, &parts, &[&sets[..], &["--resume"]].concat()) == whole, "{more:?}");
+        // Other weights, or other rows, would make the position another one.
+        let dir = format!("run.dir={parts}");
+        let other =
+            [&["train", "tiny.toml", "--resume", "--set", &dir][..], &sets, &["--set", "data.long=skip"]].concat();
+        assert!(place.fails(&other).contains("training text"), "{more:?}");
+    }
+}
+
+#[test]
+fn a_resumed_run_must_be_the_same_run() {
+    let place = Workplace::new();
+    train(&place, "run", &["--stop-at", "5"]);
+    let refused = |set: &str| place.fails(&["train", "tiny.toml", "--resume", "--set", set]);
+    assert!(refused("storage.m=int8").contains("storage.m = \"int4\", the configuration has \"int8\""));
+    assert!(refused("model.hidden=48").contains("model.hidden"));
+    assert!(refused("run.seed=8").contains("run.seed = 7"));
+    assert!(refused("optimizer.name=adamw").contains("optimizer.name"));
+    std::fs::write(place.path("other.txt"), "some other text, long enough for a few windows. ".repeat(40)).unwrap();
+    assert!(refused("data.train=['other.txt']").contains("training text"));
+    // A folder with a run in it is not overwritten by accident.
+    let held = place.fails(&["train", "tiny.toml"]);
+    assert!(held.contains("holds a run already") && held.contains("--resume"), "{held}");
+    // The deployable weights cannot be trained further: residue and state are gone.
+    train(&place, "run", &["--overwrite", "--set", "train.steps=6", "--set", "train.warmup=2"]);
+    let model = place.path("run/model.tetrad");
+    let message = place.fails(&["train", "tiny.toml", "--resume", model.to_str().unwrap()]);
+    assert!(message.contains("has no m plane") && message.contains("not resumed"), "{message}");
+}

@@ -1,0 +1,181 @@
+//! Products with packed weights, lookups in packed tables, and their gradients, against the float64 reference.
+
+use crate::harness::gpu::set_order;
+use crate::harness::rig::{self, BF16, Rig, check, floats, orders, read_activations, read_floats, words};
+use half::{bf16, f16};
+use tetrad::backend::cpu::reference::{self, Planes, wide};
+use tetrad::backend::{Backend, Largest, Store, Weight, WeightKind};
+use tetrad::config::Scheme;
+use tetrad::memory::Span;
+use tetrad::nibble::Geometry;
+use zerocopy::IntoBytes;
+
+const KINDS: [(WeightKind, Scheme); 7] = [
+    (WeightKind::Int4, Scheme::Symmetric),
+    (WeightKind::Int4, Scheme::Asymmetric),
+    (WeightKind::Int8, Scheme::Symmetric),
+    (WeightKind::Bf16, Scheme::Symmetric),
+    (WeightKind::F32, Scheme::Symmetric),
+    (WeightKind::Int4Simulated, Scheme::Symmetric),
+    (WeightKind::Int4Simulated, Scheme::Asymmetric),
+];
+
+fn largest(parameter: usize) -> Largest {
+    Largest { tokens: 20, features: 700, inputs: 700, keys: 8, parameter, head_dim: 16 }
+}
+
+fn planes(seed: u64, rows: usize, cols: usize, group: usize, (kind, scheme): (WeightKind, Scheme)) -> Planes {
+    let geometry = Geometry::new(rows, cols, group);
+    let random = |count| words(seed, count).map(|word| (word >> 24) as u8).collect::<Vec<_>>();
+    let scales = |base: f32| {
+        floats(seed + 1, geometry.groups()).iter().map(|x| f16::from_f32(base + 0.01 * x).to_bits()).collect::<Vec<_>>()
+    };
+    let (data, scales, offsets) = match kind {
+        WeightKind::Int4 if scheme == Scheme::Asymmetric => {
+            (random(geometry.nibble_bytes()), scales(0.04), scales(-0.3))
+        }
+        WeightKind::Int4 => (random(geometry.nibble_bytes()), scales(0.04), vec![]),
+        WeightKind::Int8 => (random(geometry.padded_len()), scales(0.02), vec![]),
+        WeightKind::Bf16 => (rig::narrow(&floats(seed, geometry.len())).as_bytes().to_vec(), vec![], vec![]),
+        _ => (floats(seed, geometry.len()).as_bytes().to_vec(), vec![], vec![]),
+    };
+    Planes { geometry, kind, scheme, data, scales, offsets }
+}
+
+fn weight(rig: &mut Rig, planes: &Planes) -> Weight {
+    let (data, scales, offsets) = (rig.add(&planes.data), rig.add(&planes.scales), rig.add(&planes.offsets));
+    let Planes { geometry, kind, scheme, .. } = *planes;
+    Weight { geometry, kind, scheme, data, scales, offsets, residue: Span::NONE }
+}
+
+/// What a product reads: the stored values, rounded to bfloat16.
+fn values(planes: &Planes) -> Vec<f64> {
+    planes.values().iter().map(|&x| bf16::from_f64(x).to_f64()).collect()
+}
+
+/// `a[m, k] b[n, k]^T`, and the sums of the terms' magnitudes: what roundings are relative to.
+fn products(a: &[f64], b: &[f64], k: usize) -> (Vec<f64>, Vec<f64>) {
+    let magnitudes = |x: &[f64]| x.iter().map(|x| x.abs()).collect::<Vec<_>>();
+    (reference::linear(a, b, k), reference::linear(&magnitudes(a), &magnitudes(b), k))
+}
+
+fn transposed(x: &[f64], cols: usize) -> Vec<f64> {
+    (0..cols).flat_map(|c| x.iter().skip(c).step_by(cols).copied().collect::<Vec<_>>()).collect()
+}
+
+/// Within one rounding to bfloat16 of the sum, and float32 roundings of its terms. Weights of few tokens are not rounded
+/// to bfloat16 first, which is one more rounding per term.
+fn near(found: &[f64], (sums, sizes): &(Vec<f64>, Vec<f64>), added: &[f64], weights: f64, what: &str) {
+    for (i, &found) in found.iter().enumerate() {
+        let expected = sums[i] + added[i];
+        let allowed = BF16 * expected.abs() + (1e-5 + weights) * sizes[i] + 1e-6;
+        assert!((found - expected).abs() <= allowed, "{what}[{i}]: {found}, not {expected} +- {allowed}");
+    }
+}
+
+#[test]
+fn products_with_every_kind_of_weight() {
+    for order in orders() {
+        set_order(order);
+        for (kind, scheme) in KINDS {
+            for (t, o, i, group) in
+                [(1, 1, 1, 32), (1, 17, 95, 32), (3, 9, 256, 64), (8, 40, 33, 128), (9, 33, 300, 256), (20, 24, 64, 32)]
+            {
+                product(t, o, i, group, (kind, scheme), largest(1 << 16), &format!("order {order}"));
+            }
+        }
+    }
+}
+
+/// Scratch for less than half of the weight: panels of rows forward and of columns backward.
+#[test]
+fn products_with_weights_in_panels() {
+    set_order(0);
+    for kind in KINDS {
+        product(12, 300, 650, 128, kind, largest(86_000), "panels");
+    }
+}
+
+fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme), largest: Largest, note: &str) {
+    let what = format!("{t} tokens, {o} x {i} in groups of {group}, {kind:?}, {note}");
+    let planes = planes(o as u64, o, i, group, kind);
+    let (x, dy, old_y, old_x) = (floats(1, t * i), floats(2, t * o), floats(3, t * o), floats(4, t * i));
+    let mut rig = Rig::default();
+    let w = weight(&mut rig, &planes);
+    let (x_at, dy_at) = (rig.activations(&x, i), rig.activations(&dy, o));
+    let (y, y_sum, dx, dx_sum) =
+        (rig.rows(t, o), rig.activations(&old_y, o), rig.rows(t, i), rig.activations(&old_x, i));
+    let (grad, old) = (rig.room(4 * o * i), floats(5, o * i));
+    let grad_sum = rig.add(&old);
+    let mut cuda = rig::open();
+    rig.start(&mut cuda, &largest);
+    cuda.linear(x_at, &w, y, Store::Overwrite);
+    cuda.linear(x_at, &w, y_sum, Store::Accumulate);
+    cuda.linear_grad_input(dy_at, &w, dx, Store::Overwrite);
+    cuda.linear_grad_input(dy_at, &w, dx_sum, Store::Accumulate);
+    cuda.linear_grad_weight(dy_at, x_at, grad, o, i, Store::Overwrite);
+    cuda.linear_grad_weight(dy_at, x_at, grad_sum, o, i, Store::Accumulate);
+    let (w, zeros) = (values(&planes), vec![0.0; t * o.max(i)]);
+    let forward = products(&wide(&x), &w, i);
+    let rounded = if t <= 8 { BF16 } else { 0.0 };
+    near(&read_activations(&cuda, y, o), &forward, &zeros, rounded, &format!("y of {what}"));
+    near(&read_activations(&cuda, y_sum, o), &forward, &wide(&old_y), rounded, &format!("y + of {what}"));
+    let input = products(&wide(&dy), &transposed(&w, i), o);
+    near(&read_activations(&cuda, dx, i), &input, &zeros, 0.0, &format!("dx of {what}"));
+    near(&read_activations(&cuda, dx_sum, i), &input, &wide(&old_x), 0.0, &format!("dx + of {what}"));
+    let weight = reference::linear_grad_weight(&wide(&dy), &wide(&x), o);
+    check(&read_floats(&cuda, grad), &weight, 1e-5, 1e-5, &format!("dw of {what}"));
+    let sum: Vec<f64> = weight.iter().zip(&old).map(|(x, &y)| x + f64::from(y)).collect();
+    check(&read_floats(&cuda, grad_sum), &sum, 1e-5, 1e-5, &format!("dw + of {what}"));
+}
+
+#[test]
+fn lookups_in_every_kind_of_table() {
+    for order in orders() {
+        set_order(order);
+        for kind in KINDS.into_iter().take(5) {
+            for (vocab, cols, group) in [(1, 1, 32), (5, 95, 32), (300, 40, 64), (7, 2500, 256)] {
+                let planes = planes(vocab as u64, vocab, cols, group, kind);
+                let tokens: Vec<u32> = words(1, 40).map(|word| word % vocab as u32).chain([vocab as u32]).collect();
+                let mut rig = Rig::default();
+                let table = weight(&mut rig, &planes);
+                let (at, out) = (rig.add(&tokens), rig.rows(41, cols));
+                let mut cuda = rig::open();
+                rig.start(&mut cuda, &largest(1 << 16));
+                cuda.embedding(at, &table, out);
+                let (found, table) = (read_activations(&cuda, out, cols), values(&planes));
+                for (t, &token) in tokens[..40].iter().enumerate() {
+                    let row = &table[token as usize * cols..][..cols];
+                    assert!(found[t * cols..][..cols] == *row, "row {t} of {vocab} x {cols}, {kind:?}");
+                }
+                assert!(found[40 * cols..].iter().all(|x| x.is_nan()), "a token beyond the table");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_a_table_adds_every_occurrence_in_order() {
+    for order in orders() {
+        set_order(order);
+        for (vocab, cols, count) in [(1, 1, 1), (3, 7, 600), (50, 40, 777), (1000, 300, 64), (2, 9, 513)] {
+            // Some tokens are rare, one is everywhere, one is beyond the table.
+            let token = |word: u32| if word.is_multiple_of(3) { 0 } else { word % (vocab as u32 + 1) };
+            let tokens: Vec<u32> = words(2, count).map(|word| token(word >> 4)).collect();
+            let (dout, old) = (floats(3, count * cols), floats(4, vocab * cols));
+            let mut rig = Rig::default();
+            let (at, dout_at, grad) = (rig.add(&tokens), rig.activations(&dout, cols), rig.add(&old));
+            let mut cuda = rig::open();
+            rig.start(&mut cuda, &largest(1 << 16));
+            cuda.embedding_grad(at, dout_at, grad, cols);
+            // The same float32 additions in the same order.
+            let mut expected = old.clone();
+            for (t, &token) in tokens.iter().enumerate().filter(|&(_, &token)| (token as usize) < vocab) {
+                for c in 0..cols {
+                    expected[token as usize * cols + c] += dout[t * cols + c];
+                }
+            }
+            assert!(read_floats(&cuda, grad) == wide(&expected), "{vocab} x {cols}, {count} tokens, order {order}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The CUDA backend, on the emulated device and on a real one.
+//!
+//! The order in which emulated threads run is a setting of the calling thread, so tests run side by side. What a process
+//! reads only once (libraries, variables) is tested in child processes, see `errors.rs`.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod attention;
+mod compile;
+mod device;
+mod errors;
+mod instructions;
+mod linear;
+mod optimizer;
+mod rows;
+mod training;

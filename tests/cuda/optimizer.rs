@@ -1,0 +1,385 @@
+//! The optimizer step on a GPU, the emulated one included, gives the bytes of the step on a CPU.
+
+use crate::harness::gpu::{devices, set_order};
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::cuda::ops::adam;
+use tetrad::backend::cuda::{self, Gpu, SOURCES};
+use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
+use tetrad::config::{Moment, Optimizer, Rule, Scheme, SecondMoment, Variant};
+use tetrad::memory::{Category, Lifetime, Plan, Span};
+use tetrad::model::fill;
+use tetrad::nibble::{Geometry, Purpose, Stream};
+use tetrad::optim::{Outcomes, SCALARS, Step};
+use zerocopy::IntoBytes;
+
+/// How one parameter is stored.
+#[derive(Clone, Copy, Debug)]
+struct Storage {
+    kind: WeightKind,
+    residue: bool,
+    scheme: Scheme,
+    moments: (Moment, SecondMoment),
+    sparse: bool,
+}
+
+const WEIGHTS: [(WeightKind, bool, Scheme); 8] = [
+    (WeightKind::Int4, true, Scheme::Symmetric),
+    (WeightKind::Int4, true, Scheme::Asymmetric),
+    (WeightKind::Bf16, false, Scheme::Symmetric),
+    (WeightKind::Int8, false, Scheme::Symmetric),
+    (WeightKind::F32, false, Scheme::Symmetric),
+    (WeightKind::Int4, false, Scheme::Symmetric),
+    (WeightKind::Int4, false, Scheme::Asymmetric),
+    (WeightKind::Int4Simulated, false, Scheme::Asymmetric),
+];
+
+const MOMENTS: [Moment; 3] = [Moment::Int4, Moment::Int8, Moment::F32];
+
+const SECOND_MOMENTS: [SecondMoment; 5] =
+    [SecondMoment::Int4, SecondMoment::Int8, SecondMoment::F32, SecondMoment::Row, SecondMoment::Factored];
+
+/// The plan of one parameter, the same for both backends.
+struct Placed {
+    param: Param,
+    grad: Span,
+    scratch: Span,
+    total: usize,
+}
+
+fn place(g: Geometry, s: Storage, decay: bool) -> Placed {
+    let mut plan = Plan::default();
+    let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
+    let int4 = s.kind == WeightKind::Int4;
+    let grouped = int4 || s.kind == WeightKind::Int8;
+    let data = match s.kind {
+        WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
+        WeightKind::Bf16 => 2 * g.len(),
+        WeightKind::Int8 => g.padded_len(),
+        WeightKind::Int4 => g.nibble_bytes(),
+    };
+    let moment = |kind| match kind {
+        Moment::F32 => (4 * g.len(), 0),
+        Moment::Int8 => (g.padded_len(), 2 * g.groups()),
+        Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
+    };
+    let (m_kind, v_kind) = s.moments;
+    let (m, m_scales) = moment(m_kind);
+    let (v, v_scales) = v_kind.per_element().map_or((4 * g.rows, 0), moment);
+    let weight = Weight {
+        geometry: g,
+        kind: s.kind,
+        scheme: s.scheme,
+        data: add(data),
+        scales: add(if grouped { 2 * g.groups() } else { 0 }),
+        offsets: add(if int4 && s.scheme == Scheme::Asymmetric { 2 * g.groups() } else { 0 }),
+        residue: add(if s.residue { g.nibble_bytes() } else { 0 }),
+    };
+    let state = State {
+        m_kind,
+        v_kind,
+        m: add(m),
+        m_scales: add(m_scales),
+        v: add(v),
+        v_scales: add(v_scales),
+        v_cols: add(if v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 }),
+        scalars: add(4 * SCALARS),
+    };
+    let features = g.rows.max(g.cols);
+    let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
+    let scratch = cuda::Sizes.scratch_bytes(&largest).max(Cpu::new().scratch_bytes(&largest));
+    let (grad, scratch) = (add(4 * g.len()), add(scratch));
+    Placed { param: Param { id: 3, decay, sparse: s.sparse, weight, state }, grad, scratch, total: plan.total() }
+}
+
+fn planes(param: &Param) -> [(&'static str, Span); 10] {
+    let (w, s) = (param.weight, param.state);
+    [
+        ("data", w.data),
+        ("residue", w.residue),
+        ("scales", w.scales),
+        ("offsets", w.offsets),
+        ("m", s.m),
+        ("m scales", s.m_scales),
+        ("v", s.v),
+        ("v scales", s.v_scales),
+        ("v cols", s.v_cols),
+        ("scalars", s.scalars),
+    ]
+}
+
+fn bytes(backend: &dyn Backend, span: Span) -> Vec<u8> {
+    let mut bytes = vec![0; span.bytes];
+    backend.download(span, &mut bytes);
+    bytes
+}
+
+fn downloaded(gpu: &Gpu, span: Span) -> Vec<u8> {
+    let mut bytes = vec![0; span.bytes];
+    gpu.download(span, &mut bytes);
+    bytes
+}
+
+fn gradient(g: Geometry, seed: u64, number: u64) -> Vec<f32> {
+    let mut grad = vec![0.0; g.len()];
+    if number == 5 {
+        return grad;
+    }
+    Stream { seed, step: number as u32, tensor: 9, purpose: Purpose::Init }.normal(0, &mut grad);
+    // Magnitudes of many kinds: zeros, some too small for the fast formula, a spike.
+    for (i, x) in grad.iter_mut().enumerate() {
+        *x *= match (i / 40 + number as usize) % 11 {
+            0 => 0.0,
+            1 => 1e-9,
+            2 => 1e-22,
+            _ => 0.01,
+        };
+    }
+    let at = number as usize * 7 % grad.len();
+    grad[at] *= 300.0;
+    if number == 6 {
+        let bad = [f32::NAN, f32::INFINITY, 3e38][seed as usize % 3];
+        grad[g.len() / 2] = bad;
+    }
+    grad
+}
+
+fn rule(index: usize) -> Optimizer {
+    let base = Optimizer { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..Optimizer::default() };
+    match index {
+        0 => Optimizer { weight_decay: 0.0, ..base },
+        1 => base,
+        2 => Optimizer { variant: Variant::Reference, momentum_decay: 10, ..base },
+        3 => {
+            Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, density: 0.7, ..base }
+        }
+        4 => Optimizer { name: Rule::Adamw, weight_decay: 0.0, ..base },
+        5 => Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
+        6 => Optimizer { name: Rule::Adamw, ..base },
+        7 => Optimizer { name: Rule::Adam, weight_decay: 0.0, ..base },
+        _ => Optimizer { name: Rule::Adam, ..base },
+    }
+}
+
+/// Whether the configuration allows the rule with this second moment: none that looks at an element's own, or takes the
+/// weight into the gradient.
+fn is_allowed(which: usize, v: SecondMoment) -> bool {
+    let config = rule(which);
+    let mixes = config.name == Rule::Adam && config.weight_decay > 0.0;
+    v.per_element().is_some() || !(config.name == Rule::Spam || mixes)
+}
+
+/// One parameter's steps on the CPU: what every plane holds before and after each, and the outcomes.
+struct Recorded {
+    placed: Placed,
+    states: Vec<Vec<Vec<u8>>>,
+    outcomes: Vec<Outcomes>,
+    grads: Vec<Vec<f32>>,
+    steps: Vec<Step>,
+}
+
+fn record(g: Geometry, storage: Storage, config: &Optimizer, feedback: bool, seed: u64, steps: u64) -> Recorded {
+    let placed = place(g, storage, seed % 5 != 4);
+    let mut cpu = Cpu::new();
+    cpu.allocate(placed.total, None, placed.scratch).unwrap();
+    let mut start = vec![0.0; g.len()];
+    Stream { seed, step: 0, tensor: 0, purpose: Purpose::Init }.normal(0, &mut start);
+    fill(&mut cpu, &placed.param.weight, &mut |row, out| {
+        for (out, x) in out.iter_mut().zip(&start[row * g.cols..]) {
+            *out = x * 0.02 + 0.003;
+        }
+    });
+    if storage.kind == WeightKind::Int4 && seed % 2 == 1 {
+        // As groups that came from another program may have them.
+        let mut scales = bytes(&cpu, placed.param.weight.scales);
+        scales.chunks_exact_mut(2).step_by(3).for_each(|scale| scale[1] ^= 0x80);
+        cpu.upload(&scales, placed.param.weight.scales);
+    }
+    let all = |cpu: &Cpu| planes(&placed.param).map(|(_, span)| bytes(cpu, span)).to_vec();
+    let mut recorded = Recorded { states: vec![all(&cpu)], outcomes: vec![], grads: vec![], steps: vec![], placed };
+    for number in 1..=steps {
+        let mut grad = gradient(g, seed, number);
+        if storage.sparse {
+            // Rows of zeros of both signs.
+            let absent =
+                grad.chunks_exact_mut(g.cols).enumerate().filter(|(i, _)| (i + number as usize).is_multiple_of(3));
+            absent.for_each(|(i, row)| row.fill(if i % 2 == 0 { 0.0 } else { -0.0 }));
+        }
+        let lr = if number == 3 { 0.1 } else { config.lr };
+        let step = Step::new(config, number, lr, feedback, seed);
+        cpu.upload(grad.as_bytes(), recorded.placed.grad);
+        cpu.optimizer_step(&recorded.placed.param, recorded.placed.grad, &step);
+        recorded.outcomes.push(cpu.outcomes());
+        recorded.states.push(planes(&recorded.placed.param).map(|(_, span)| bytes(&cpu, span)).to_vec());
+        recorded.grads.push(grad);
+        recorded.steps.push(step);
+    }
+    recorded
+}
+
+/// The same steps on a GPU; `what` names the case in messages.
+fn replay(gpu: &mut Gpu, recorded: &Recorded, what: &str) {
+    let Recorded { placed, states, .. } = recorded;
+    gpu.allocate(placed.total, placed.scratch).unwrap();
+    // What an earlier operation may have left.
+    gpu.upload(&vec![0xff; gpu.scratch.bytes], gpu.scratch);
+    for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
+        gpu.upload(bytes, *span);
+    }
+    for (i, step) in recorded.steps.iter().enumerate() {
+        gpu.upload(recorded.grads[i].as_bytes(), placed.grad);
+        adam::step(gpu, &placed.param, placed.grad, step);
+        let outcomes = adam::outcomes(gpu);
+        gpu.status().unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(outcomes.grad_sq.to_bits(), recorded.outcomes[i].grad_sq.to_bits(), "{what}: step {}", i + 1);
+        assert_eq!(outcomes, recorded.outcomes[i], "{what}: step {}", i + 1);
+        for ((name, span), wanted) in planes(&placed.param).iter().zip(&states[i + 1]) {
+            let found = downloaded(gpu, *span);
+            if let Some(at) = (0..found.len()).find(|&at| found[at] != wanted[at]) {
+                let end = (at / 4 * 4 + 8).min(found.len());
+                let (a, b) = (&found[at / 4 * 4..end], &wanted[at / 4 * 4..end]);
+                panic!("{what}: step {}: byte {at} of {name} is {a:02x?}, on the CPU {b:02x?}", i + 1);
+            }
+        }
+    }
+}
+
+const SHAPES: [(usize, usize); 10] =
+    [(1, 1), (1, 33), (3, 32), (5, 95), (7, 257), (4, 256), (2, 1100), (1, 2048), (9, 172), (33, 64)];
+
+/// Every storage with half of the rules, on shapes at the edges of runs, groups, rows and warps.
+#[test]
+fn every_storage_and_rule_gives_the_cpus_bytes() {
+    let mut devices = devices(SOURCES);
+    let mut case = 0usize;
+    let mut refits = 0;
+    for (kind, residue, scheme) in WEIGHTS {
+        for (i, m) in MOMENTS.into_iter().enumerate() {
+            for (j, v) in SECOND_MOMENTS.into_iter().enumerate() {
+                // Each weight, each first and each second moment meets every rule.
+                for which in (0..9).filter(|which| (which + i + j) % 2 == 0 && is_allowed(*which, v)) {
+                    // Not every shape with every storage: all pairs come up as the case counts on.
+                    let (rows, cols) = SHAPES[case % SHAPES.len()];
+                    let group = [32, 64, 128, 256][case / 3 % 4];
+                    let sparse = case % 4 == 1 && v != SecondMoment::Factored;
+                    let storage = Storage { kind, residue, scheme, moments: (m, v), sparse };
+                    let feedback = case % 3 == 1;
+                    let g = Geometry::new(rows, cols, group);
+                    let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
+                    refits += recorded.outcomes.iter().map(|outcome| outcome.refits).sum::<u64>();
+                    set_order((case % 7) as u32);
+                    for (name, gpu) in &mut devices {
+                        let what = format!("{name}, case {case}: {rows}x{cols}/{group} {storage:?} rule {which}");
+                        replay(gpu, &recorded, &what);
+                    }
+                    case += 1;
+                }
+            }
+        }
+    }
+    assert!(refits > 1000, "only {refits} groups were fitted anew");
+}
+
+/// Several leaves, several blocks; the same bytes whatever order the threads of a block run in.
+#[test]
+fn tensors_of_many_leaves_in_every_order() {
+    let mut devices = devices(SOURCES);
+    for (i, (rows, cols)) in [(150, 333), (64, 256), (161, 512), (20, 8200)].into_iter().enumerate() {
+        for (j, (kind, residue, scheme)) in WEIGHTS.into_iter().enumerate() {
+            let moments = (MOMENTS[(i + j) % 2], SECOND_MOMENTS[(i + j) % 5]);
+            let storage = Storage { kind, residue, scheme, moments, sparse: (i + j) % 5 == 3 };
+            let g = Geometry::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
+            let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
+            for order in 0..3 {
+                set_order([0, 1, 6][order]);
+                for (name, gpu) in &mut devices {
+                    replay(gpu, &recorded, &format!("{name}: {rows}x{cols} {storage:?} order {order}"));
+                }
+            }
+        }
+    }
+}
+
+/// What most parameters of most runs are: symmetric codes with residue, compact moments, rows of whole groups, a rule
+/// without decay. Tensors end inside a block and inside a warp.
+#[test]
+fn rows_of_whole_groups_in_the_usual_storage() {
+    let mut devices = devices(SOURCES);
+    let usual = |m, v| Storage {
+        kind: WeightKind::Int4,
+        residue: true,
+        scheme: Scheme::Symmetric,
+        moments: (m, v),
+        sparse: false,
+    };
+    for (i, (rows, cols, group)) in
+        [(1, 32, 32), (3, 64, 64), (5, 256, 128), (9, 512, 256), (33, 96, 32), (70, 128, 64), (40, 640, 128)]
+            .into_iter()
+            .enumerate()
+    {
+        let moments = [
+            (Moment::Int4, SecondMoment::Int4),
+            (Moment::Int8, SecondMoment::Int8),
+            (Moment::Int4, SecondMoment::Row),
+            (Moment::Int4, SecondMoment::Factored),
+        ];
+        for (j, (m, v)) in moments.into_iter().enumerate() {
+            for which in [0, 1, 4] {
+                let g = Geometry::new(rows, cols, group);
+                let recorded = record(g, usual(m, v), &rule(which), false, (4 * i + j) as u64, 7);
+                for order in [0, 1, 2, 6] {
+                    set_order(order);
+                    for (name, gpu) in &mut devices {
+                        replay(gpu, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// More leaves than one round of the verdict folds.
+#[test]
+fn sums_of_more_leaves_than_a_block_has_threads() {
+    let storage = Storage {
+        kind: WeightKind::Int4,
+        residue: true,
+        scheme: Scheme::Symmetric,
+        moments: (Moment::Int4, SecondMoment::Int4),
+        sparse: false,
+    };
+    let recorded = record(Geometry::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
+    set_order(0);
+    for (name, gpu) in &mut devices(SOURCES) {
+        replay(gpu, &recorded, &format!("{name}: 1026 leaves"));
+    }
+}
+
+/// One question for several updates, one of them skipped.
+#[test]
+fn outcomes_of_several_updates_are_added_in_their_order() {
+    let storage = Storage {
+        kind: WeightKind::Int8,
+        residue: false,
+        scheme: Scheme::Symmetric,
+        moments: (Moment::Int8, SecondMoment::Int4),
+        sparse: false,
+    };
+    let recorded = record(Geometry::new(3, 333, 64), storage, &rule(0), false, 1, 7);
+    let mut wanted = Outcomes::default();
+    recorded.outcomes.iter().for_each(|outcome| wanted.add(*outcome));
+    assert!(wanted.skipped == 1 && wanted.refits > 0);
+    for (name, gpu) in &mut devices(SOURCES) {
+        let Recorded { placed, states, .. } = &recorded;
+        gpu.allocate(placed.total, placed.scratch).unwrap();
+        for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
+            gpu.upload(bytes, *span);
+        }
+        for (grad, step) in recorded.grads.iter().zip(&recorded.steps) {
+            gpu.upload(grad.as_bytes(), placed.grad);
+            adam::step(gpu, &placed.param, placed.grad, step);
+        }
+        assert_eq!(adam::outcomes(gpu), wanted, "{name}");
+        assert_eq!(adam::outcomes(gpu), Outcomes::default(), "{name}: asked again");
+        gpu.status().unwrap();
+    }
+}

@@ -1,0 +1,10 @@
+//! From texts to batches.
+
+mod texts;
+
+mod errors;
+mod hostile_tokenizer;
+mod inputs;
+mod prepare;
+mod samples;
+mod tokenizer;

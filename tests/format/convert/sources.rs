@@ -1,0 +1,219 @@
+//! What is no model of the family, or does not hold what it says, is refused by name.
+
+use super::{bring_in, fixture, refusal};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use tetrad::checkpoint::Checkpoint;
+use tetrad::convert::quants::Kind;
+use tetrad::convert::{FloatType, Options, export_hugging_face, safetensors};
+
+/// A directory with a model of two blocks, untied unless it is changed.
+struct Directory {
+    root: tempfile::TempDir,
+}
+
+impl Directory {
+    fn new(shard: u64) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        bring_in(&fixture("q4_0.gguf"), &Options::default(), &root.path().join("in.tetrad")).unwrap();
+        let checkpoint = Checkpoint::open(&root.path().join("in.tetrad")).unwrap();
+        let dir = root.path().join("model");
+        export_hugging_face(&checkpoint, FloatType::F16, shard, &dir, &mut |_, _| {}).unwrap();
+        Self { root }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.root.path().join("model").join(name)
+    }
+
+    fn refused(&self) -> String {
+        refusal(&self.root.path().join("model"), self.root.path())
+    }
+
+    fn accepted(&self) -> Checkpoint {
+        let path = self.root.path().join("out.tetrad");
+        bring_in(&self.root.path().join("model"), &Options::default(), &path).unwrap();
+        Checkpoint::open(&path).unwrap()
+    }
+
+    fn edit(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        let mut json = serde_json::from_slice(&std::fs::read(self.at(name)).unwrap()).unwrap();
+        change(&mut json);
+        std::fs::write(self.at(name), serde_json::to_vec(&json).unwrap()).unwrap();
+    }
+
+    fn config(&self, key: &str, value: Value) {
+        self.edit("config.json", |config| config[key] = value);
+    }
+
+    /// Rewrites a file's tensors: `change` gets names, shapes and bytes.
+    fn tensors(&self, name: &str, change: impl FnOnce(&mut Vec<(String, Vec<u64>, Vec<u8>)>)) {
+        let bytes = std::fs::read(self.at(name)).unwrap();
+        let found = safetensors::parse(&bytes).unwrap().into_iter();
+        let mut tensors: Vec<_> = found.map(|t| (t.name, t.dims, bytes[t.range].to_vec())).collect();
+        change(&mut tensors);
+        let specs: Vec<_> = tensors.iter().map(|t| (t.0.clone(), t.1.clone(), Kind::F16)).collect();
+        let mut out = Vec::new();
+        safetensors::write(&mut out, &specs, &mut |i, sink| sink(&tensors[i].2)).unwrap();
+        std::fs::write(self.at(name), out).unwrap();
+    }
+}
+
+const ONE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+#[test]
+fn what_is_not_computed_is_refused_by_name() {
+    let dir = Directory::new(u64::MAX);
+    for (key, value, named) in [
+        ("model_type", json!("gemma2"), "model_type is \"gemma2\""),
+        ("hidden_act", json!("gelu"), "hidden_act is \"gelu\""),
+        ("attention_bias", json!(true), "biases on its output"),
+        ("mlp_bias", json!(true), "biases on its output or feed-forward"),
+        ("partial_rotary_factor", json!(0.5), "rotates a part of each head"),
+        ("quantization_config", json!({ "quant_method": "gptq" }), "its weights are quantized (\"gptq\")"),
+        ("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }), "its rope scaling is \"yarn\""),
+        ("layer_types", json!(["full_attention", "sliding_attention"]), "layers of type \"sliding_attention\""),
+        ("num_hidden_layers", json!(1u64 << 60), "impossible model"),
+        ("num_attention_heads", json!(0), "impossible model"),
+        ("vocab_size", json!(-1), "vocab_size is -1; a whole number is needed"),
+        ("rms_norm_eps", json!("small"), "rms_norm_eps is \"small\"; a number is needed"),
+    ] {
+        let before = std::fs::read(dir.at("config.json")).unwrap();
+        dir.config(key, value);
+        let said = dir.refused();
+        assert!(said.contains(named), "{key}: {said}");
+        std::fs::write(dir.at("config.json"), before).unwrap();
+    }
+    dir.edit("config.json", |config| {
+        config["model_type"] = "mistral".into();
+        config["sliding_window"] = 64.into();
+    });
+    assert!(dir.refused().contains("sliding window of 64 tokens"), "{}", dir.refused());
+    // A window as long as the context hides nothing.
+    dir.config("sliding_window", json!(128));
+    dir.accepted();
+    dir.config("rope_scaling", json!({ "type": "linear", "factor": 2.0 }));
+    assert_eq!(dir.accepted().config.model.rope_factor, 2.0);
+}
+
+#[test]
+fn the_tied_flag_and_the_head_in_all_four_combinations() {
+    let dir = Directory::new(u64::MAX);
+    assert!(dir.accepted().config.model.tied, "tied, and no head");
+    dir.config("tie_word_embeddings", json!(false));
+    assert!(dir.refused().contains("lm_head.weight is missing and tie_word_embeddings is false"), "{}", dir.refused());
+    dir.tensors(ONE, |tensors| {
+        let embedding = tensors.iter().find(|t| t.0 == EMBEDDING).unwrap();
+        let head = (HEAD.to_owned(), embedding.1.clone(), embedding.2.clone());
+        tensors.push(head);
+    });
+    assert!(!dir.accepted().config.model.tied, "untied, and a head");
+    dir.config("tie_word_embeddings", json!(true));
+    assert!(dir.accepted().config.model.tied, "tied, and a head that is the embedding");
+    dir.tensors(ONE, |tensors| tensors.iter_mut().find(|t| t.0 == HEAD).unwrap().2[0] ^= 1);
+    assert!(dir.refused().contains("tie_word_embeddings is true, but lm_head.weight differs"), "{}", dir.refused());
+}
+
+#[test]
+fn missing_surplus_and_misshapen_tensors_are_listed() {
+    let dir = Directory::new(u64::MAX);
+    let whole = std::fs::read(dir.at(ONE)).unwrap();
+    dir.tensors(ONE, |tensors| tensors.retain(|t| !t.0.contains("layers.1.mlp")));
+    assert_eq!(
+        dir.refused(),
+        "model: 3 tensors are missing: model.layers.1.mlp.gate_proj.weight, model.layers.1.mlp.up_proj.weight, \
+         model.layers.1.mlp.down_proj.weight"
+    );
+    std::fs::write(dir.at(ONE), &whole).unwrap();
+    dir.tensors(ONE, |tensors| {
+        tensors.push(("model.layers.0.self_attn.rotary_emb.inv_freq".into(), vec![8], vec![0; 16]));
+        tensors.push(("model.layers.0.self_attn.q_proj.bias".into(), vec![64], vec![0; 128]));
+    });
+    assert_eq!(
+        dir.refused(),
+        "model: 1 tensors are not part of the model that the configuration describes: \
+         model.layers.0.self_attn.q_proj.bias"
+    );
+    std::fs::write(dir.at(ONE), &whole).unwrap();
+    dir.tensors(ONE, |tensors| {
+        tensors.iter_mut().find(|t| t.0.ends_with("0.mlp.up_proj.weight")).unwrap().1 = vec![64, 96]
+    });
+    assert!(dir.refused().contains("up_proj.weight is [64, 96], the model's configuration makes it [96, 64]"));
+    std::fs::write(dir.at(ONE), &whole).unwrap();
+    dir.tensors(ONE, |tensors| {
+        let query = tensors.iter_mut().find(|t| t.0.ends_with("1.self_attn.q_proj.weight")).unwrap();
+        query.2[2 * 64 * 5..][..2].copy_from_slice(&half::f16::INFINITY.to_le_bytes());
+    });
+    assert!(dir.refused().contains("q_proj.weight, row 5 holds a number that is not finite"), "{}", dir.refused());
+    assert!(!dir.root.path().join("refused.tetrad").exists(), "nothing is left of a refused model");
+}
+
+#[test]
+fn an_index_leads_nowhere_else() {
+    let dir = Directory::new(60_000);
+    dir.accepted();
+    let index = std::fs::read(dir.at(INDEX)).unwrap();
+    let outside = dir.root.path().join("outside.safetensors");
+    let (first, second) = ("model-00001-of-00004.safetensors", "model-00002-of-00004.safetensors");
+    std::fs::copy(dir.at(first), &outside).unwrap();
+    let (outside, links) = (outside.to_str().unwrap().to_owned(), dir.at("link.safetensors"));
+    std::os::unix::fs::symlink(&outside, &links).unwrap();
+    for name in ["../outside.safetensors", &outside, "a/../../outside.safetensors", "link.safetensors", "", "."] {
+        dir.edit(INDEX, |json| json["weight_map"][EMBEDDING] = name.into());
+        assert!(dir.refused().contains("leads out of the directory"), "{name}: {}", dir.refused());
+    }
+    // Nor do the other files.
+    std::fs::write(dir.at(INDEX), &index).unwrap();
+    for name in [INDEX, "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        let (at, away) = (dir.at(name), dir.root.path().join("away.json"));
+        std::fs::write(&at, if at.exists() { std::fs::read(&at).unwrap() } else { b"{}".to_vec() }).unwrap();
+        std::fs::rename(&at, &away).unwrap();
+        std::os::unix::fs::symlink(&away, &at).unwrap();
+        assert!(dir.refused().contains("leads out of the directory"), "{name}: {}", dir.refused());
+        std::fs::remove_file(&at).unwrap();
+        std::fs::rename(&away, &at).unwrap();
+    }
+    dir.accepted();
+    dir.edit(INDEX, |json| json["weight_map"][EMBEDDING] = "none.safetensors".into());
+    assert!(dir.refused().contains("none.safetensors: no such file"), "{}", dir.refused());
+    dir.edit(INDEX, |json| json["weight_map"][EMBEDDING] = second.into());
+    assert!(dir.refused().contains("holds tensor \"model.embed_tokens.weight\", which it does not"));
+    let text = String::from_utf8(index.clone()).unwrap();
+    let twice = text.replacen("\"weight_map\": {", "\"weight_map\": {\"x\": \"a\", \"x\": \"b\",", 1);
+    std::fs::write(dir.at(INDEX), twice).unwrap();
+    assert!(dir.refused().contains("names the tensor \"x\" twice"), "{}", dir.refused());
+    // Two files that both hold a tensor.
+    std::fs::write(dir.at(INDEX), &index).unwrap();
+    let first = std::fs::read(dir.at(first)).unwrap();
+    std::fs::write(dir.at("more.safetensors"), first).unwrap();
+    dir.edit(INDEX, |json| json["weight_map"]["extra"] = "more.safetensors".into());
+    assert!(dir.refused().contains("is claimed by two files"), "{}", dir.refused());
+}
+
+#[test]
+fn a_cache_of_links_is_a_directory_like_any_other() {
+    let dir = Directory::new(u64::MAX);
+    let (blobs, snapshot) = (dir.root.path().join("cache/blobs"), dir.root.path().join("cache/snapshots/1234"));
+    std::fs::create_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(&snapshot).unwrap();
+    for name in [ONE, "config.json", "tokenizer.json"] {
+        std::fs::rename(dir.at(name), blobs.join(name)).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(name), snapshot.join(name)).unwrap();
+    }
+    bring_in(&snapshot, &Options::default(), &dir.root.path().join("out.tetrad")).unwrap();
+}
+
+#[test]
+fn a_tokenizer_larger_than_the_vocabulary_is_refused() {
+    let dir = Directory::new(u64::MAX);
+    dir.edit("tokenizer.json", |json| json["model"]["vocab"]["beyond"] = 560.into());
+    assert!(dir.refused().contains("560"), "{}", dir.refused());
+    let other = Directory::new(u64::MAX);
+    std::fs::remove_file(other.at("config.json")).unwrap();
+    assert!(other.refused().contains("config.json"), "{}", other.refused());
+    std::fs::remove_file(other.at(ONE)).unwrap();
+    assert!(other.refused().contains("holds neither model.safetensors nor"), "{}", other.refused());
+}

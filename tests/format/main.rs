@@ -1,0 +1,13 @@
+//! Files: `.tetrad` files as they are written, read, damaged, dumped and replaced, and those of other programs.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+mod support;
+
+mod convert;
+mod damage;
+mod dump;
+mod fixtures;
+mod metadata;
+mod replace;
+mod roundtrip;

@@ -1,0 +1,40 @@
+//! One allocation of device memory serves a whole run. Alone in its process, whose allocations are counted.
+
+use crate::alone;
+use crate::harness::rig;
+use crate::harness::small::{batch, config, trainer, write};
+use tetrad::config::Residence;
+use tetrad::model::Generator;
+
+/// One allocation for steps, evaluation, a sample and a save.
+#[test]
+fn nothing_is_allocated_on_the_device_after_the_arena() {
+    alone("device::nothing_is_allocated_on_the_device_after_the_arena", count);
+}
+
+fn count() {
+    if crate::harness::gpu::required() {
+        // The driver's own figures stand in the report of benches/gpu.sh.
+        eprintln!("SKIPPED: only the emulated driver counts allocations");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for residence in [Residence::Device, Residence::Host] {
+        let mut config = config();
+        (config.run.weights, config.run.state) = (residence, residence);
+        let (before, bytes) = (tetrad_emulator::allocations(), tetrad_emulator::live_bytes());
+        let mut cuda = trainer(&config, Box::new(rig::open()));
+        assert_eq!(tetrad_emulator::allocations() - before, 1, "the arena");
+        assert_eq!(tetrad_emulator::live_bytes() - bytes, cuda.plan.total() as u64, "of the planned size");
+        let (inputs, targets) = batch(1);
+        for _ in 0..2 {
+            cuda.step(&inputs, &targets);
+            cuda.evaluate(3, &inputs, &targets);
+            let model = cuda.model.clone();
+            Generator::new(&model).feed(cuda.backend.as_mut(), &[1, 2, 3]);
+            write(&cuda, &folder.path().join("checkpoint"));
+        }
+        assert_eq!(cuda.backend.status(), Ok(()));
+        assert_eq!(tetrad_emulator::allocations() - before, 1, "after the arena");
+    }
+}

@@ -1,0 +1,53 @@
+//! What is allocated is what was planned: over steps, an evaluation, a save and a sample, by the count of every byte.
+
+use crate::alone;
+use crate::counting::peak;
+use tetrad::backend::cpu::Cpu;
+use tetrad::checkpoint::{Extent, Meta, save};
+use tetrad::config::{Config, KeptActivations};
+use tetrad::model::{Generator, Sampling};
+use tetrad::train::{Trainer, plan};
+
+/// What is not in the plan: the plan itself, a batch's losses, a sample's logits, one piece of a file, its metadata.
+const BESIDE: u64 = 3 << 20;
+
+fn run(config: &Config, dir: &std::path::Path) {
+    let mut trainer = Trainer::new(config, Box::new(Cpu::new())).unwrap();
+    trainer.initialize();
+    let tokens = config.train.batch * config.train.sequence;
+    let text: Vec<u32> = (0..=tokens as u32).map(|i| i * 7 % 256).collect();
+    trainer.step(&text[..tokens], &text[1..]);
+    trainer.evaluate(8, &text[..8 * config.train.sequence], &text[1..=8 * config.train.sequence]);
+    let meta = Meta::new(config, trainer.counters, false, "text");
+    save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Full, &dir.join("saved")).unwrap();
+    let mut generator = Generator::new(&trainer.model);
+    generator.feed(trainer.backend.as_mut(), &text[..9]);
+    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 1 };
+    for _ in 0..5 {
+        let token = generator.draw(&sampling).unwrap();
+        generator.feed(trainer.backend.as_mut(), &[token]);
+    }
+}
+
+#[test]
+fn allocations_are_the_plan() {
+    alone("ledger::allocations_are_the_plan", compare);
+}
+
+fn compare() {
+    let folder = tempfile::tempdir().unwrap();
+    rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(|| {
+        for kept in [KeptActivations::Keep, KeptActivations::Recompute, KeptActivations::RecomputePacked] {
+            let mut config = Config::default();
+            // Large enough that two parts in a hundred are more than what is beside the plan.
+            (config.model.hidden, config.model.intermediate, config.train.batch) = (512, 1376, 40);
+            (config.run.activations, config.train.micro_batch) =
+                (kept, if kept == KeptActivations::Keep { 40 } else { 10 });
+            let planned = plan(&config, &Cpu::new()).0.total() as u64;
+            let measured = peak(|| run(&config, folder.path()));
+            assert!(measured <= planned + BESIDE, "{kept:?}: {measured} bytes at once, {planned} planned");
+            let apart = measured.abs_diff(planned) as f64 / measured as f64;
+            assert!(apart <= 0.02, "{kept:?}: {measured} bytes at once, {planned} planned: {apart:.4} apart");
+        }
+    });
+}

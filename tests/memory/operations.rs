@@ -1,0 +1,95 @@
+//! Once a backend has its memory, no operation allocates: counted by the allocator itself, on all threads.
+
+use crate::alone;
+use crate::counting::allocations;
+use crate::support::{Bench, floats, int4};
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::{AttentionShape, Backend, Largest, Rotation, Store, Weight};
+use tetrad::memory::Span;
+
+/// Tokens, width, wider, heads.
+const T: usize = 300;
+const H: usize = 96;
+const F: usize = 264;
+const HEADS: usize = 3;
+
+struct Spans {
+    narrow: [Span; 7],
+    wide: [Span; 3],
+    few: [Span; 2],
+    table: Weight,
+    w: Weight,
+    angles: Span,
+    gain: Span,
+    inv_rms: Span,
+    dgain: Span,
+    lse: Span,
+    tokens: Span,
+    losses: Span,
+    grad: Span,
+}
+
+fn spans(bench: &mut Bench) -> Spans {
+    Spans {
+        narrow: std::array::from_fn(|i| bench.add(&floats(i as u64, T * H))),
+        wide: std::array::from_fn(|i| bench.add(&floats(i as u64, T * F))),
+        few: [bench.add(&floats(1, 2 * H)), bench.out(2 * F)],
+        table: bench.weight(&int4(F, H, 64)),
+        w: bench.weight(&int4(F, H, 32)),
+        angles: bench.add(&floats(1, T * H / HEADS)),
+        gain: bench.add(&floats(2, H)),
+        inv_rms: bench.out(T),
+        dgain: bench.out(H),
+        lse: bench.out(T * HEADS),
+        tokens: bench.add(&(0..T as u32).map(|i| i * 7 % F as u32).collect::<Vec<_>>()),
+        losses: bench.out(T),
+        grad: bench.out(F * H),
+    }
+}
+
+/// Every operation but the update, which needs a parameter's state.
+fn everything(cpu: &mut Cpu, s: &Spans) {
+    let [x, y, z, a, b, c, d] = s.narrow;
+    let [gate, up, out] = s.wide;
+    let head_dim = H / HEADS;
+    let shape =
+        AttentionShape { batch: 2, queries: T / 2, start: 0, capacity: T / 2, heads: HEADS, kv_heads: HEADS, head_dim };
+    let rotation = Rotation { heads: HEADS, head_dim, queries: T / 2, start: 0, inverse: false };
+    cpu.embedding(s.tokens, &s.table, x);
+    cpu.rms_norm(x, s.gain, y, s.inv_rms, 1e-6);
+    cpu.rope(y, s.angles, rotation);
+    cpu.attention(y, z, a, b, s.lse, None, shape);
+    cpu.attention_grad(y, z, a, None, s.lse, b, x, c, d, None, shape);
+    cpu.quantize_activations(y, H);
+    cpu.linear(y, &s.w, gate, Store::Overwrite);
+    cpu.linear(s.few[0], &s.w, s.few[1], Store::Overwrite);
+    cpu.linear(y, &s.w, up, Store::Overwrite);
+    cpu.swiglu(gate, up, out);
+    cpu.linear_grad_input(out, &s.w, z, Store::Accumulate);
+    cpu.linear_grad_weight(out, y, s.grad, F, H, Store::Overwrite);
+    cpu.swiglu_grad(gate, up, out);
+    cpu.rms_norm_grad(x, s.gain, s.inv_rms, z, a, s.dgain, Store::Overwrite);
+    cpu.cross_entropy(out, s.tokens, s.losses, F, Some(1.0));
+    cpu.embedding_grad(s.tokens, x, s.grad, H);
+    cpu.copy(x, y);
+    cpu.zero(s.grad);
+}
+
+#[test]
+fn no_operation_allocates_once_the_backend_has_its_memory() {
+    alone("operations::no_operation_allocates_once_the_backend_has_its_memory", count);
+}
+
+fn count() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
+    pool.install(|| {
+        let mut bench = Bench::default();
+        let spans = spans(&mut bench);
+        let largest = Largest { tokens: T, features: F, inputs: F, keys: T / 2, parameter: F * H, head_dim: H / HEADS };
+        let mut cpu = bench.build(&largest);
+        // The pool's own queues reach their size.
+        (0..20).for_each(|_| everything(&mut cpu, &spans));
+        assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
+        assert_eq!(allocations(|| (0..20).for_each(|_| everything(&mut cpu, &spans))), 0);
+    });
+}

@@ -1,0 +1,48 @@
+//! All memory of a run is allocated before step 0: no step and no evaluation allocates.
+
+use crate::alone;
+use crate::counting::allocations;
+use tetrad::backend::cpu::Cpu;
+use tetrad::config::{ActivationQuant, Config, EmbeddingUpdate, SecondMoment};
+use tetrad::train::Trainer;
+
+#[test]
+fn no_step_and_no_evaluation_allocates() {
+    alone("steps::no_step_and_no_evaluation_allocates", count);
+}
+
+fn count() {
+    assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            for (tied, quant, v) in [
+                (false, ActivationQuant::None, SecondMoment::Int4),
+                (true, ActivationQuant::Int4, SecondMoment::Factored),
+                (false, ActivationQuant::None, SecondMoment::Row),
+            ] {
+                let mut config = Config::default();
+                (config.model.tied, config.activations.quant, config.storage.v) = (tied, quant, v);
+                if v == SecondMoment::Row {
+                    config.optimizer.embedding = EmbeddingUpdate::Sparse;
+                }
+                (config.train.batch, config.train.sequence) = (4, 64);
+                let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
+                trainer.initialize();
+                let inputs: Vec<u32> = (0..256).collect();
+                let targets: Vec<u32> = (0..256).rev().collect();
+                // The first steps let the pool's own queues grow.
+                for _ in 0..3 {
+                    trainer.step(&inputs, &targets);
+                }
+                let count = allocations(|| {
+                    for _ in 0..3 {
+                        trainer.step(&inputs, &targets);
+                    }
+                    trainer.evaluate(4, &inputs, &targets);
+                });
+                assert_eq!(count, 0, "with {threads} threads, tied {tied}, v {v:?}");
+            }
+        });
+    }
+}

@@ -1,0 +1,15 @@
+//! The model and its training: against recordings, across variants that must give the same bytes, and on real text.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod accumulation;
+mod choose;
+mod golden;
+mod guard;
+mod learns;
+mod packed_rows;
+mod recompute;
+mod residence;
+mod sparse_embedding;
+mod straight_through;
