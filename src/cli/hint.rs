@@ -103,6 +103,7 @@ fn measured(error: &DataError) -> Option<String> {
 
 fn store(error: &StoreError) -> Option<String> {
     let advice = match error {
+        StoreError::NoDirectory { .. } => "create it, or name another path",
         StoreError::NoRoomToWork { .. } => {
             "free some space, choose another run.dir, or keep more in memory with run.weights and run.state"
         }

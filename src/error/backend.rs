@@ -1,4 +1,4 @@
-//! What a device can refuse.
+//! Errors of a device.
 
 /// Why a device cannot be used, or stopped working.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum BackendError {
         /// Bytes the device has.
         total: u64,
     },
-    /// A library is not on this machine, or none that can be used.
+    /// A library is missing or unusable.
     #[error("{library} was not found: looked for {files} in {searched}{refused}")]
     Library {
         /// What it is.
@@ -25,20 +25,20 @@ pub enum BackendError {
         files: String,
         /// Where they were looked for.
         searched: String,
-        /// Files that were there, and why each would not do; starts with a separator if not empty.
+        /// Files that were found, and why each was rejected; starts with a separator if not empty.
         refused: String,
     },
-    /// The libraries that are there are made for newer drivers.
+    /// The installed libraries need a newer driver.
     #[error("the NVIDIA driver supports CUDA {supports}, {library} needs CUDA {needs}")]
     OldDriver {
         /// Version of CUDA, major and minor.
         supports: String,
-        /// What is too new for it.
+        /// The library that is too new for it.
         library: String,
-        /// The lowest version that would do.
+        /// The lowest version that would suffice.
         needs: String,
     },
-    /// The driver is there but does not start.
+    /// The driver is installed but does not start.
     #[error("the NVIDIA driver does not start: {what}: {code}")]
     Driver {
         /// The call that failed.
@@ -54,7 +54,7 @@ pub enum BackendError {
         /// How many there are.
         found: u32,
     },
-    /// The device lacks what the kernels are written for.
+    /// The device is older than the kernels require.
     #[error("{device} has compute capability {found}, 8.0 (Ampere) or newer is needed")]
     OldDevice {
         /// The device's name.
@@ -74,7 +74,7 @@ pub enum BackendError {
         /// What it said.
         log: String,
     },
-    /// An operation failed; everything after it was not carried out.
+    /// An operation failed; the operations after it were not executed.
     #[error("{device}: {what} failed: {code}")]
     Failed {
         /// The device's name.
@@ -84,7 +84,7 @@ pub enum BackendError {
         /// The library's error.
         code: String,
     },
-    /// The kernels do not compute heads of this size.
+    /// The kernels do not support heads of this size.
     #[error("the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}")]
     HeadDim {
         /// Elements of a head.

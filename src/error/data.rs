@@ -1,4 +1,4 @@
-//! What can be wrong with text, tokenizers and prepared tokens.
+//! Errors of text, tokenizers and prepared tokens.
 
 use std::fmt;
 use std::io;

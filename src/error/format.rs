@@ -1,4 +1,4 @@
-//! What can be wrong with a `.tetrad` file. Every message ends with the rule of `format-spec/SPEC.md` that is broken.
+//! Errors of a `.tetrad` file. Every message ends with the rule of `format-spec/SPEC.md` that is broken.
 
 mod contents;
 mod write;
@@ -8,7 +8,7 @@ pub use write::WriteError;
 
 /// A broken rule of the head: header, directory, names, metadata, attachments, layout (R1 to R32).
 ///
-/// Text that comes from a file is escaped before it stands in a message.
+/// Text from a file is escaped before it enters a message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {

@@ -6,7 +6,7 @@ use crate::error::BackendError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Mean validation loss and how many targets it is the mean of.
+/// Mean validation loss, and the number of targets it is the mean of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Validation {
     /// Steps done.
@@ -17,18 +17,18 @@ pub struct Validation {
     pub targets: u64,
 }
 
-/// What the loop tells, and asks, the program around it.
+/// Callbacks of the loop.
 pub trait Observer {
-    /// Why the observer wants the run to end, or the device failed.
+    /// Why the observer ended the run, or the device failed.
     type Error: From<BackendError>;
 
-    /// A step was done; `took` is its time without evaluation and saving.
+    /// After a step; `took` is its time without evaluation and saving.
     ///
     /// # Errors
     /// Ends the run.
     fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Self::Error>;
 
-    /// The model was validated.
+    /// After a validation.
     ///
     /// # Errors
     /// Ends the run.
@@ -54,7 +54,7 @@ pub enum StopReason {
     Finished,
     /// It was asked to stop, and saved.
     Stopped,
-    /// Too many steps in a row had a loss or gradient that was not finite. Nothing was saved since before them.
+    /// Too many consecutive steps had a loss or gradient that was not finite. The last checkpoint is from before them.
     NotFinite,
 }
 
@@ -67,7 +67,8 @@ pub struct Samples {
     pub validation: Option<Windows>,
 }
 
-/// Runs until `until` steps are done (at most `train.steps`), or `stop` is set, which ends it after the step at hand.
+/// Runs until `until` steps are done (at most `train.steps`), or until `stop` is set, which ends it after the current
+/// step.
 ///
 /// # Errors
 /// The observer's, or a failure of the device.
@@ -92,7 +93,7 @@ pub fn run<O: Observer>(
         let position = if train.overfit { 0 } else { trainer.counters.position };
         samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
         let report = trainer.step_packed(&inputs, &targets, &first);
-        // Before anything is made of numbers that a failed device never computed.
+        // Before results are used that a failed device never computed.
         trainer.backend.status()?;
         observer.on_step(trainer, &report, begun.elapsed())?;
         if trainer.counters.nonfinite_in_a_row > train.max_nonfinite {
@@ -108,7 +109,7 @@ pub fn run<O: Observer>(
         if due(train.sample_every) && train.sample_tokens > 0 {
             observer.sample(trainer)?;
         }
-        // A checkpoint from the middle of a bad streak would take the place of one from before it.
+        // A checkpoint from a series of bad steps would replace one from before it.
         if due(train.checkpoint_every) && (last || trainer.counters.nonfinite_in_a_row == 0) {
             observer.save(trainer)?;
         }

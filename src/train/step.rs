@@ -73,7 +73,7 @@ fn home(config: &Config, bytes: usize) -> Result<HomeMemory, StoreError> {
         return Ok(HomeMemory::Host(bytes));
     }
     let dir = &config.run.dir;
-    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the folder", e))?;
+    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "create the directory", e))?;
     Ok(HomeMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
 }
 
@@ -82,7 +82,7 @@ impl Trainer {
     /// [`Trainer::initialize`] or a checkpoint sets them.
     ///
     /// # Errors
-    /// If the backend does not have the planned memory, or `run.dir` cannot hold a working file that was asked for.
+    /// If the backend does not have the planned memory, or `run.dir` cannot hold a scratch file that was asked for.
     pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
         backend.check(&config.model)?;
         let (plan, model) = plan(config, backend.as_ref());

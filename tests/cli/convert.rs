@@ -82,7 +82,7 @@ fn what_cannot_come_in_or_go_out_is_refused() {
     assert_snapshot!(import(&["pytorch_model.bin"]), @"tetrad: pytorch_model.bin: is a pickle of PyTorch, which is not read; convert it with transformers' save_pretrained");
     assert_snapshot!(place.fails(&["import", "mine.gguf", "-o", "./mine.gguf"]), @"tetrad: ./mine.gguf: is the file that is read; name another one to write");
     assert!(place.read("mine.gguf") == std::fs::read(&model).unwrap());
-    assert_snapshot!(place.fails(&["import", "mine.gguf", "-o", "none/new.tetrad"]), @"tetrad: none/new.tetrad: its directory does not exist; make it, or name another path");
+    assert_snapshot!(place.fails(&["import", "mine.gguf", "-o", "none/new.tetrad"]), @"tetrad: none/new.tetrad: its directory does not exist; create it, or name another path");
     assert!(!place.path("new.tetrad").exists());
     assert_snapshot!(place.fails(&["sample", "mine.gguf"]), @"tetrad: mine.gguf: the file begins with 47 47 55 46 03 00 00 00, a .tetrad file with 89 54 45 54 52 41 44 0a: it is a GGUF file (R2); `tetrad import` converts it");
     let export = |more: &[&str]| place.fails(&[&["export"], more].concat());

@@ -63,7 +63,7 @@ fn a_disk_that_fills_up_leaves_the_previous_checkpoint() {
     let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path("")).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("run/step-00000007.tetrad: no room for"), "{said}");
+    assert!(said.contains("run/step-00000007.tetrad: not enough disk space for"), "{said}");
     assert!(place.read("run/step-00000005.tetrad") == before);
     assert!(!names(&place, "run").iter().any(|name| name.contains("00000007")), "{:?}", names(&place, "run"));
     place.assert_sound(&place.path("run/step-00000005.tetrad"));
