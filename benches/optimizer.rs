@@ -9,12 +9,11 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use support::floats;
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Optimizer, Scheme, SecondMoment};
+use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::nibble::Geometry;
-use tetrad::optim::{SCALARS, Step};
+use tetrad::optim::{Optimizer, SCALARS, Step};
+use tetrad::quant::GroupedShape;
 use zerocopy::IntoBytes;
 
 fn main() {
@@ -38,13 +37,13 @@ type Moments = (Moment, SecondMoment);
 const INT4: Moments = (Moment::Int4, SecondMoment::Int4);
 
 fn tensor((rows, cols): (usize, usize), (m_kind, v_kind): Moments, isa: Isa) -> Tensor {
-    let g = Geometry::new(rows, cols, 64);
+    let g = GroupedShape::new(rows, cols, 64);
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
     let bytes = |kind| if kind == Moment::Int4 { g.nibble_bytes() } else { g.padded_len() };
     let (v, v_scales) = v_kind.per_element().map_or((4 * rows, 0), |kind| (bytes(kind), 2 * g.groups()));
     let weight = Weight {
-        geometry: g,
+        shape: g,
         kind: WeightKind::Int4,
         scheme: Scheme::Symmetric,
         data: add(g.nibble_bytes()),

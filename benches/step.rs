@@ -5,7 +5,9 @@
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{Config, Moment, SecondMoment, TableStorage, Weights};
+use tetrad::backend::{Moment, SecondMoment};
+use tetrad::config::Config;
+use tetrad::model::{TableStorage, Weights};
 use tetrad::train::Trainer;
 
 fn main() {

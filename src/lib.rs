@@ -4,12 +4,17 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 8 | `cli` | the program's own, outside the library: one file per subcommand |
-//! | 7 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
-//! | 6 | `checkpoint` | training state <-> file |
-//! | 5 | `train` | the loop, schedules, evaluation, metrics |
+//! | 11 | `cli` | the program's own, outside the library: one file per subcommand |
+//! | 10 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
+//! | 9 | `checkpoint` | training state <-> file |
+//! | 8 | `train` | the loop, schedules, evaluation, metrics |
+//! | 7 | `data` | from a configuration to a run's training and validation rows |
+//! | 6 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
+//! | 5 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
+//! | 5 | `data::shard` | prepared token ids, memory-mapped |
+//! | 4 | `data::tokenize` | tokenizers, special tokens, chat templates, samples |
+//! | 3 | `data::source` | files and the documents in them |
 //! | 4 | `model` | one table of parameters, forward, backward |
-//! | 4 | `data` | tokenizers, corpora, shards, batches |
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 3 | `backend` | the operations' contracts |
@@ -17,9 +22,8 @@
 //! | 2 | `store` | memory maps, locks, atomic replace |
 //! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
-//! | 1 | `config` | the TOML configuration, presets, overrides, validation |
 //! | 1 | `memory` | the plan and the arena that obeys it |
-//! | 0 | `nibble` | pure arithmetic on bytes: groups, planes, rounding, state codecs |
+//! | 0 | `quant` | pure arithmetic on bytes: groups, grids, rounding, random numbers, state codecs |
 //! | 0 | `error` | one error enum per layer |
 
 pub mod backend;
@@ -31,7 +35,7 @@ pub mod error;
 pub mod format;
 pub mod memory;
 pub mod model;
-pub mod nibble;
 pub mod optim;
+pub mod quant;
 pub mod store;
 pub mod train;

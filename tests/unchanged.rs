@@ -6,10 +6,12 @@ mod harness;
 use harness::small::{batch, trainer};
 use harness::state::whole_state;
 use std::path::{Path, PathBuf};
-use tetrad::backend::Backend;
 use tetrad::backend::cpu::{Cpu, Isa};
+use tetrad::backend::{Backend, Moment, Scheme, SecondMoment};
 use tetrad::checkpoint::Checkpoint;
-use tetrad::config::{Config, Moment, Rule, Scheme, SecondMoment, TableStorage, Weights};
+use tetrad::config::Config;
+use tetrad::model::{TableStorage, Weights};
+use tetrad::optim::Rule;
 use tetrad::train::Trainer;
 
 /// A novel; its bytes are the tokens.

@@ -6,9 +6,8 @@ use half::bf16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::{AttentionShape, Backend, Largest, Param, Rotation, Store, WeightKind};
-use tetrad::config::Optimizer;
 use tetrad::memory::Span;
-use tetrad::optim::Step;
+use tetrad::optim::{Optimizer, Step};
 
 /// What is measured: the shapes of a model and of its batch.
 #[derive(Clone, Copy)]
@@ -164,7 +163,7 @@ fn check_product(cuda: &Cuda, x: Span, w: &tetrad::backend::Weight, y: Span, sha
         bytes.chunks_exact(2).map(|b| bf16::from_bits(u16::from_le_bytes([b[0], b[1]])).to_f64()).collect()
     };
     let (x, y, codes) = (narrow(read(x)), narrow(read(y)), read(w.data));
-    let g = w.geometry;
+    let g = w.shape;
     let value = |row: usize, col: usize| {
         let run = (row * g.padded_cols() + col) / 32 * 16;
         let byte = codes[run + col % 16];

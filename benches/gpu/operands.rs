@@ -2,11 +2,10 @@
 
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Scheme, SecondMoment};
+use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::nibble::Geometry;
 use tetrad::optim::SCALARS;
+use tetrad::quant::GroupedShape;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Elements from one row of activations to the next.
@@ -67,11 +66,11 @@ impl Operands {
 
     /// A weight with values of about one tenth.
     pub fn weight(&mut self, rows: usize, cols: usize, kind: WeightKind) -> Weight {
-        let g = Geometry::new(rows, cols, 128);
+        let g = GroupedShape::new(rows, cols, 128);
         let mut next = words(7);
         let none = Span::NONE;
         let mut weight = Weight {
-            geometry: g,
+            shape: g,
             kind,
             scheme: Scheme::Symmetric,
             data: none,
@@ -94,7 +93,7 @@ impl Operands {
     /// A packed parameter with four-bit state.
     pub fn param(&mut self, rows: usize, cols: usize) -> Param {
         let weight = self.weight(rows, cols, WeightKind::Int4);
-        let g = weight.geometry;
+        let g = weight.shape;
         let state = State {
             m_kind: Moment::Int4,
             v_kind: SecondMoment::Int4,

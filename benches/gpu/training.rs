@@ -5,7 +5,8 @@ use crate::report::Ceilings;
 use std::time::Instant;
 use tetrad::backend::cuda::Cuda;
 use tetrad::checkpoint::{Extent, Meta, save};
-use tetrad::config::{Config, KeptActivations};
+use tetrad::config::Config;
+use tetrad::model::KeptActivations;
 use tetrad::train::Trainer;
 
 /// Presets and tokens of a batch.

@@ -6,10 +6,9 @@
 use half::f16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cpu::reference::Planes;
-use tetrad::backend::{Backend, Largest, Sizes, Weight, WeightKind};
-use tetrad::config::Scheme;
+use tetrad::backend::{Backend, Largest, Scheme, Sizes, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::nibble::Geometry;
+use tetrad::quant::GroupedShape;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Tokens of every benchmark: the quick-start's batch.
@@ -30,13 +29,13 @@ fn bits(mut state: u64, n: usize) -> Vec<u32> {
 
 /// A symmetric INT4 weight with values of about one.
 pub fn int4(rows: usize, cols: usize, group: usize) -> Planes {
-    let geometry = Geometry::new(rows, cols, group);
+    let shape = GroupedShape::new(rows, cols, group);
     Planes {
-        geometry,
+        shape,
         kind: WeightKind::Int4,
         scheme: Scheme::Symmetric,
-        data: bits(1, geometry.nibble_bytes()).into_iter().map(|bits| (bits >> 16) as u8).collect(),
-        scales: floats(2, geometry.groups()).into_iter().map(|x| f16::from_f32(0.15 + 0.05 * x).to_bits()).collect(),
+        data: bits(1, shape.nibble_bytes()).into_iter().map(|bits| (bits >> 16) as u8).collect(),
+        scales: floats(2, shape.groups()).into_iter().map(|x| f16::from_f32(0.15 + 0.05 * x).to_bits()).collect(),
         offsets: Vec::new(),
     }
 }
@@ -65,7 +64,7 @@ impl Bench {
     /// A weight.
     pub fn weight(&mut self, planes: &Planes) -> Weight {
         Weight {
-            geometry: planes.geometry,
+            shape: planes.shape,
             kind: planes.kind,
             scheme: planes.scheme,
             data: self.add(&planes.data),

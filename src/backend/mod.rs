@@ -12,15 +12,16 @@
 
 pub mod cpu;
 pub mod cuda;
+mod kinds;
 mod param;
 
+pub use kinds::{Moment, Scheme, SecondMoment};
 pub use param::{Param, State, Weight, WeightKind};
 
-use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{HomeMemory, MappedFile, Span};
-use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
+use crate::quant::RngKey;
 
 /// A target that counts neither in the loss nor in the gradient.
 pub const IGNORE: u32 = u32::MAX;
@@ -109,11 +110,11 @@ pub trait Sizes {
     /// Bytes of logits that keep the device busy: how many exist at once where nothing else is said.
     fn logits_bytes(&self) -> usize;
 
-    /// Whether models of this shape can be computed.
+    /// Whether heads of this many elements can be computed, each normed before it is rotated or not.
     ///
     /// # Errors
     /// The first number that is beyond what the kernels do.
-    fn check(&self, model: &Model) -> Result<(), BackendError>;
+    fn check_heads(&self, head_dim: usize, normed: bool) -> Result<(), BackendError>;
 
     /// Whether operations read a mapped file where it lies; if not, weights are uploaded from it.
     fn reads_mapped(&self) -> bool;
@@ -196,9 +197,9 @@ pub trait Backend: Sizes + Send {
 
     /// Packs rows of `features` elements in groups of [`PACK_GROUP`] (the last of a row may be short, and is filled
     /// up with zeros): per group a bfloat16 scale s = absmax / 7, rounded up, and per element the nibble
-    /// `8 + clamp(floor(x / s + u), -7, 7)`, in the order of the weights' nibbles. `u` is the number of `stream` for
+    /// `8 + clamp(floor(x / s + u), -7, 7)`, in the order of the weights' nibbles. `u` is the number of `key` for
     /// the element of the padded rows, counted from row `first` on. Sizes are those of [`packed_bytes`].
-    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream);
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, key: &RngKey);
 
     /// `x = s (nibble - 8)`, what [`Backend::pack_rows`] left of the rows.
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize);

@@ -1,8 +1,8 @@
 //! Where a parameter's planes lie.
 
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Moment, Scheme, SecondMoment};
 use crate::memory::Span;
-use crate::nibble::Geometry;
+use crate::quant::GroupedShape;
 
 /// How a weight is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum WeightKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
     /// Rows, columns, group.
-    pub geometry: Geometry,
+    pub shape: GroupedShape,
     /// How it is stored.
     pub kind: WeightKind,
     /// Whether groups have offsets (for `Int4Simulated`: whether the rounding is asymmetric).

@@ -2,13 +2,13 @@
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{planes, spec};
-use crate::backend::{Backend, Param, Sizes, State, Weight};
-use crate::config::{Config, Moment, Scheme, SecondMoment};
+use crate::backend::{Backend, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight};
+use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
 use crate::model::{Entry, Mode, Model, table};
-use crate::nibble::PAD_NIBBLE;
+use crate::quant::PAD_NIBBLE;
 use crate::store::Map;
 use crate::train::Trainer;
 use std::collections::HashSet;
@@ -107,7 +107,7 @@ impl Checkpoint {
     /// The described model has exactly the tensors of the file.
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let path = || self.path.clone();
-        let entries = table(&self.config);
+        let entries = table(&self.config.settings());
         let specs: Vec<_> = entries.iter().map(|entry| spec(entry, self.config.storage.scheme)).collect();
         let missing: Vec<_> = specs.iter().filter(|spec| self.head.find(&spec.name).is_none()).collect();
         if let Some(first) = missing.first() {
@@ -139,7 +139,7 @@ impl Checkpoint {
     /// If the file lacks a plane, or was saved by a run that differs in model, storage, seed or data.
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
-        let entries = table(trainer.config());
+        let entries = table(&trainer.model.settings);
         for (entry, param) in entries.iter().zip(trainer.model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
@@ -168,7 +168,7 @@ impl Checkpoint {
         self.check_weights(trainer.config())?;
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
-        for (entry, param) in table(trainer.config()).iter().zip(trainer.model.stored.all()) {
+        for (entry, param) in table(&trainer.model.settings).iter().zip(trainer.model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
             for plane in planes(param).filter(|plane| !plane.kind.is_optimizer() || plane.kind == PlaneKind::Residue) {
@@ -275,7 +275,7 @@ impl Checkpoint {
         use crate::format::PlaneKind as P;
         let data = [P::Data, P::Codes, P::Bytes].map(at).into_iter().find(|span| !span.is_none());
         let weight = Weight {
-            geometry: entry.geometry,
+            shape: entry.shape,
             kind: entry.kind,
             scheme: self.config.storage.scheme,
             data: data.unwrap_or(Span::NONE),
@@ -309,7 +309,7 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
 /// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
 pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn Sizes, tokens: usize, keys: usize) -> (Plan, Model) {
     let mut plan = Plan::default();
-    let config = &checkpoint.config;
+    let config = &checkpoint.config.settings();
     let model = if sizes.reads_mapped() {
         let mapped: Vec<_> = table(config).iter().map(|entry| checkpoint.mapped(entry)).collect();
         Model::assemble(&mut plan, config, &mapped, Mode::Infer, tokens, keys, sizes)
@@ -329,11 +329,12 @@ pub fn open_model(
     tokens: usize,
     keys: usize,
 ) -> Result<Model, BackendError> {
-    backend.check(&checkpoint.config.model)?;
+    let shape = &checkpoint.config.model;
+    backend.check_heads(shape.head_dim(), shape.qk_norm)?;
     let (plan, model) = place_model(checkpoint, backend, tokens, keys);
     backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.work.scratch)?;
     if !backend.reads_mapped() {
-        for (entry, param) in table(&checkpoint.config).iter().zip(model.params.all()) {
+        for (entry, param) in table(&model.settings).iter().zip(model.params.all()) {
             for (from, to) in planes(&checkpoint.mapped(entry)).zip(planes(param)) {
                 backend.upload(&checkpoint.map[from.span.offset..][..from.span.bytes], to.span);
             }

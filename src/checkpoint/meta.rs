@@ -1,7 +1,9 @@
 //! What a file says about its model: enough to evaluate, sample, and go on training.
 
-use crate::config::{Activations, Config, Model, Optimizer, Storage, Train};
+use crate::config::{Config, TrainConfig};
 use crate::format::cap;
+use crate::model::{ActivationConfig, ModelConfig, StorageConfig};
+use crate::optim::Optimizer;
 use crate::train::Counters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -13,15 +15,15 @@ pub struct Meta {
     /// Program and version that wrote the file.
     pub tool: String,
     /// Architecture.
-    pub model: Model,
+    pub model: ModelConfig,
     /// How weights and state are stored.
-    pub storage: Storage,
+    pub storage: StorageConfig,
     /// How activations enter the products.
-    pub activations: Activations,
+    pub activations: ActivationConfig,
     /// The rule of the state in the file.
     pub optimizer: Optimizer,
     /// Schedule and batch of the run.
-    pub train: Train,
+    pub train: TrainConfig,
     /// Seed of the run.
     pub seed: u64,
     /// `"bytes"`, or `"tokenizer.json"`: the attachment of that name.
@@ -57,7 +59,7 @@ impl Meta {
             activations: config.activations.clone(),
             optimizer: config.optimizer.clone(),
             // A choice of the machine's, which changes nothing that is saved.
-            train: Train { micro_batch: 0, ..config.train.clone() },
+            train: TrainConfig { micro_batch: 0, ..config.train.clone() },
             seed: config.run.seed,
             tokenizer: if has_tokenizer { TOKENIZER.into() } else { BYTES.into() },
             data: data.into(),

@@ -5,6 +5,7 @@ mod meta;
 mod planes;
 mod runs;
 mod save;
+mod special;
 
 pub use load::{Checkpoint, open_model, place_model};
 pub use meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};

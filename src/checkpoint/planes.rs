@@ -1,14 +1,13 @@
 //! A parameter's planes under the names of the file.
 
-use crate::backend::{Param, WeightKind};
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Moment, Param, Scheme, SecondMoment, WeightKind};
 use crate::format::{Element, PlaneKind, Storage, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;
 
 /// The tensor of an entry as a file describes it.
 pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
-    let (name, g) = (entry.role.name(), entry.geometry);
+    let (name, g) = (entry.role.name(), entry.shape);
     let storage = match entry.kind {
         WeightKind::F32 | WeightKind::Int4Simulated => Storage::F32,
         WeightKind::Bf16 => Storage::Bf16,

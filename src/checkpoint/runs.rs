@@ -1,6 +1,6 @@
 //! The checkpoints of a run directory.
 
-use crate::config::Train;
+use crate::config::TrainConfig;
 use crate::error::StoreError;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +46,7 @@ pub fn latest(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
 ///
 /// # Errors
 /// If a file cannot be deleted.
-pub fn prune(dir: &Path, train: &Train) -> Result<(), StoreError> {
+pub fn prune(dir: &Path, train: &TrainConfig) -> Result<(), StoreError> {
     if train.keep == 0 {
         return Ok(());
     }
@@ -89,7 +89,7 @@ mod tests {
             std::fs::write(checkpoint_path(dir.path(), step), "x").unwrap();
         }
         std::fs::write(dir.path().join("step-1.tetrad"), "not one of ours").unwrap();
-        let train = Train { keep: 2, milestone_every: 100, ..Train::default() };
+        let train = TrainConfig { keep: 2, milestone_every: 100, ..TrainConfig::default() };
         prune(dir.path(), &train).unwrap();
         let steps: Vec<_> = list(dir.path()).unwrap().into_iter().map(|(step, _)| step).collect();
         assert_eq!(steps, [100, 200, 250]);

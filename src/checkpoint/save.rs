@@ -50,10 +50,10 @@ pub fn save_with(
     extent: Extent,
     path: &Path,
 ) -> Result<(), CheckpointError> {
-    let scheme = model.config.storage.scheme;
+    let scheme = model.settings.storage.scheme;
     let params: Vec<_> = model.stored.all().collect();
     let kept = |kind: PlaneKind| extent == Extent::Full || !kind.is_optimizer();
-    let tensors: Vec<TensorPlan> = table(&model.config)
+    let tensors: Vec<TensorPlan> = table(&model.settings)
         .iter()
         .zip(&params)
         .map(|(entry, param)| TensorPlan {

@@ -2,8 +2,9 @@
 
 use super::units::bytes;
 use tetrad::backend::Sizes;
-use tetrad::config::{Config, GradientBuffer, KeptActivations, Residence};
+use tetrad::config::Config;
 use tetrad::memory::Plan;
+use tetrad::model::{GradientBuffer, KeptActivations, Residence};
 use tetrad::train::{Limits, available, choose, fastest, plan};
 
 /// A limit as it was given: bytes, or a share of what is free.

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Cuda};
 use tetrad::backend::{Backend, Sizes};
-use tetrad::config::Model;
 use tetrad::error::BackendError;
+use tetrad::model::ModelConfig;
 
 /// The values of `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,11 @@ impl OpenDevice {
 ///
 /// # Errors
 /// If a GPU was requested explicitly and cannot be used.
-pub(super) fn open(device: Device, model: &Model, need: impl Fn(&dyn Sizes) -> u64) -> Result<OpenDevice, Failure> {
+pub(super) fn open(
+    device: Device,
+    model: &ModelConfig,
+    need: impl Fn(&dyn Sizes) -> u64,
+) -> Result<OpenDevice, Failure> {
     let instead = match device {
         Device::Cpu => None,
         Device::Auto => match open_cuda(0, model, &need) {
@@ -77,9 +81,13 @@ pub(super) fn open(device: Device, model: &Model, need: impl Fn(&dyn Sizes) -> u
     Ok(OpenDevice { backend: Box::new(Cpu::new()), instead })
 }
 
-fn open_cuda(ordinal: u32, model: &Model, need: &impl Fn(&dyn Sizes) -> u64) -> Result<Box<dyn Backend>, BackendError> {
+fn open_cuda(
+    ordinal: u32,
+    model: &ModelConfig,
+    need: &impl Fn(&dyn Sizes) -> u64,
+) -> Result<Box<dyn Backend>, BackendError> {
     let cuda = Cuda::open(ordinal)?;
-    cuda.check(model)?;
+    cuda.check_heads(model.head_dim(), model.qk_norm)?;
     cuda.check_memory(need(&cuda))?;
     Ok(Box::new(cuda))
 }

@@ -7,8 +7,8 @@ use super::{CliResult, budget, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::checkpoint::Checkpoint;
-use tetrad::config::ActivationQuant;
 use tetrad::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
+use tetrad::model::ActivationQuant;
 
 /// Convert a model for other programs: GGUF for llama.cpp, or a Hugging Face directory.
 ///

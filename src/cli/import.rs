@@ -6,8 +6,9 @@ use super::units::bytes;
 use super::{CliResult, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::config::{Scheme, TableStorage};
+use tetrad::backend::Scheme;
 use tetrad::convert::{Beside, Options, import, open};
+use tetrad::model::TableStorage;
 
 /// Convert a model to .tetrad: a Hugging Face directory, a safetensors file, or GGUF.
 ///

@@ -7,8 +7,9 @@ use super::{CliResult, budget, device, pool};
 use serde_json::json;
 use std::process::ExitCode;
 use tetrad::backend::Sizes;
-use tetrad::config::{Config, KeptActivations, Residence};
+use tetrad::config::Config;
 use tetrad::memory::{Category, Place, Plan};
+use tetrad::model::{KeptActivations, Residence};
 use tetrad::train::Limits;
 
 /// Print the memory that a training run takes, by buffer, without running it.

@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::backend::Sizes;
 use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
-use tetrad::convert::Special;
-use tetrad::data::{Decoder, Tokenizer};
+use tetrad::data::{Decoder, SpecialTokens, Tokenizer};
 use tetrad::model::{Generator, Sampling};
 
 /// Prompt tokens in one pass.
@@ -75,7 +74,7 @@ fn sample(args: &Args) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
     checkpoint.verify_weights()?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
-    let special = Special::of(&checkpoint, &tokenizer);
+    let special = checkpoint.special_tokens(&tokenizer);
     let prompt = prompt(args, &checkpoint, &tokenizer, &special)?;
     // No cache for positions that this text cannot reach, whatever context the file claims.
     let keys = checkpoint.config.model.context.min(prompt.len().saturating_add(args.max_tokens));
@@ -128,7 +127,7 @@ fn prompt(
     args: &Args,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
-    special: &Special,
+    special: &SpecialTokens,
 ) -> Result<Vec<u32>, super::Failure> {
     let mut ids = tokenizer.encode(&args.prompt)?;
     let came = checkpoint.attachment(TOKENIZER_CONFIG).is_some();

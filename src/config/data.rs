@@ -76,3 +76,19 @@ pub enum Long {
     /// The run is refused.
     Error,
 }
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            train: Vec::new(),
+            source: Vec::new(),
+            validation: Vec::new(),
+            validation_fraction: 0.05,
+            samples: Samples::Auto,
+            long: Long::Cut,
+            chat_template: None,
+            cache: "runs/cache".into(),
+            packed: false,
+        }
+    }
+}

@@ -2,6 +2,7 @@
 //! with the most compact optimizer state that costs no measurable loss.
 
 use super::*;
+use crate::backend::SecondMoment;
 
 /// Names that `Config::preset` knows; `compact` is the quick-start's compact form.
 pub const PRESETS: [&str; 14] = [
@@ -59,8 +60,8 @@ impl Config {
 /// The same with the most compact state: see RATIONALE.md for what it costs.
 fn compact(config: Config, name: &str) -> Config {
     Config {
-        storage: Storage { v: SecondMoment::Factored, ..config.storage },
-        run: Run { dir: format!("runs/{name}").into(), ..config.run },
+        storage: StorageConfig { v: SecondMoment::Factored, ..config.storage },
+        run: RunConfig { dir: format!("runs/{name}").into(), ..config.run },
         ..config
     }
 }
@@ -68,7 +69,7 @@ fn compact(config: Config, name: &str) -> Config {
 fn sized(&(name, hidden, intermediate, heads, layers, lr): &Size) -> Config {
     let quickstart = Config::default();
     Config {
-        model: Model {
+        model: ModelConfig {
             hidden,
             intermediate,
             layers,
@@ -79,7 +80,7 @@ fn sized(&(name, hidden, intermediate, heads, layers, lr): &Size) -> Config {
             ..quickstart.model
         },
         optimizer: Optimizer { lr, ..quickstart.optimizer },
-        train: Train {
+        train: TrainConfig {
             steps: 20_000,
             batch: 16,
             sequence: 256,
@@ -89,25 +90,8 @@ fn sized(&(name, hidden, intermediate, heads, layers, lr): &Size) -> Config {
             checkpoint_every: 1000,
             ..quickstart.train
         },
-        run: Run { dir: format!("runs/{name}").into(), ..quickstart.run },
+        run: RunConfig { dir: format!("runs/{name}").into(), ..quickstart.run },
         ..quickstart
-    }
-}
-
-impl Model {
-    /// Trained numbers: embedding, head (if untied), four attention and three feed-forward matrices and two norms
-    /// per block, one last norm. Saturates at `u64::MAX`.
-    pub fn parameters(&self) -> u64 {
-        let wide = |n: usize| n as u128;
-        let (hidden, query, kv) = (wide(self.hidden), wide(self.query_width()), wide(self.kv_width()));
-        let biases = if self.qkv_bias { query + 2 * kv } else { 0 };
-        let norms = if self.qk_norm { 2 * wide(self.head_dim()) } else { 0 };
-        let attention = 2 * hidden * query + 2 * hidden * kv + biases + norms;
-        let feed_forward = 3 * hidden * wide(self.intermediate);
-        let block = attention + feed_forward + 2 * hidden;
-        let tables = if self.tied { 1 } else { 2 } * wide(self.vocab) * hidden;
-        let total = block.checked_mul(wide(self.layers)).and_then(|blocks| blocks.checked_add(tables + hidden));
-        total.and_then(|n| u64::try_from(n).ok()).unwrap_or(u64::MAX)
     }
 }
 
@@ -124,29 +108,6 @@ mod tests {
             let digits = millions.split('.').nth(1).map_or(0, str::len);
             assert_eq!(format!("{parameters:.digits$}"), millions, "{name}");
         }
-    }
-
-    #[test]
-    fn shared_heads_and_tied_tables_are_not_counted_twice() {
-        let model = Model {
-            hidden: 8,
-            intermediate: 3,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            vocab: 10,
-            tied: true,
-            ..Model::default()
-        };
-        // q and o: 8x8; k and v: 4x8; gate, up, down: 3x8; two norms of 8; one table; one last norm.
-        assert_eq!(model.parameters(), 2 * (2 * 64 + 2 * 32 + 3 * 24 + 16) + 80 + 8);
-    }
-
-    #[test]
-    fn a_size_beyond_u64_does_not_wrap_around() {
-        let huge = 1 << 40;
-        let model = Model { hidden: huge, intermediate: huge, layers: huge, ..Model::default() };
-        assert_eq!(model.parameters(), u64::MAX);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Where and how a run executes, and what it keeps where.
 
+use crate::model::{GradientBuffer, KeptActivations, Residence};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// `[run]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Run {
+pub struct RunConfig {
     /// Folder of checkpoints, metrics and the resolved configuration.
     pub dir: PathBuf,
     /// Seed of everything random.
@@ -27,48 +28,17 @@ pub struct Run {
     pub logits_mib: usize,
 }
 
-/// Where parameters live between their uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Residence {
-    /// The first of the others that fits into memory.
-    #[default]
-    Auto,
-    /// In the memory of the device that computes.
-    Device,
-    /// In this machine's memory; a device with memory of its own gets each block one ahead of its use.
-    Host,
-    /// In a working file below `run.dir`, read ahead and written behind. If weights or state are here, whatever else
-    /// leaves a GPU is here too.
-    File,
-}
-
-/// What exists of a block's gradient at once, if it is summed over several micro-batches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum GradientBuffer {
-    /// `layer` if that fits into memory, else `tensor`.
-    #[default]
-    Auto,
-    /// All of it: one pass over the micro-batches.
-    Layer,
-    /// No more than its largest matrix: a pass for each group of matrices that is as small, all from a copy of the
-    /// block's weights, which is small only if they are packed. About two and a half times the work of backward.
-    Tensor,
-}
-
-/// What forward keeps for backward.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum KeptActivations {
-    /// `keep` if that fits into memory, else `recompute`.
-    #[default]
-    Auto,
-    /// Everything.
-    Keep,
-    /// Each block's input; the rest of a block is computed a second time when its backward begins.
-    Recompute,
-    /// Each block's input in four bits, stochastically rounded; what is computed a second time is then not quite what
-    /// was computed first.
-    RecomputePacked,
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            dir: "runs/quickstart".into(),
+            seed: 1,
+            threads: 0,
+            activations: KeptActivations::Auto,
+            gradient: GradientBuffer::Auto,
+            weights: Residence::Auto,
+            state: Residence::Auto,
+            logits_mib: 0,
+        }
+    }
 }

@@ -1,16 +1,15 @@
 //! Every mistake that can be seen without reading data, found before step 0 and all at once.
 
 use super::*;
+use crate::backend::{Scheme, SecondMoment};
 use crate::error::{ConfigError, Problem};
-use crate::nibble::GROUPS;
+use crate::model::{ActivationQuant, RopeScaling, SHORTEST_PARTED, TableStorage, Weights};
+use crate::optim::{EmbeddingUpdate, Rule, Variant};
+use crate::quant::GROUPS;
 use std::fmt::Display;
 
 /// Largest width, vocabulary or context: beyond any machine, and small enough that products of two fit.
 const MOST: usize = 1 << 24;
-
-/// Tokens of the shortest sequence whose batches may be parted: products of fewer tokens are computed another way, and
-/// the parts of a batch would not sum up to the bits of the whole.
-pub const SHORTEST_PARTED: usize = 5;
 
 /// Most blocks: several times those of any model, and few enough to be planned in a moment.
 const MOST_LAYERS: usize = 1024;
@@ -70,7 +69,7 @@ impl Checks {
         self.need(found > 0.0 && found <= most, key, number(found), reason);
     }
 
-    fn model(&mut self, model: &Model) {
+    fn model(&mut self, model: &ModelConfig) {
         let dimensions = [
             ("model.hidden", model.hidden, MOST),
             ("model.intermediate", model.intermediate, MOST),
@@ -96,8 +95,8 @@ impl Checks {
         self.positive("model.init_std", model.init_std, 1.0, "; 0.02 is usual");
     }
 
-    fn heads(&mut self, model: &Model) {
-        let &Model { hidden, heads, kv_heads, .. } = model;
+    fn heads(&mut self, model: &ModelConfig) {
+        let &ModelConfig { hidden, heads, kv_heads, .. } = model;
         if hidden == 0 || heads == 0 || kv_heads == 0 {
             return; // already named
         }
@@ -131,7 +130,7 @@ impl Checks {
         }
     }
 
-    fn rope(&mut self, model: &Model) {
+    fn rope(&mut self, model: &ModelConfig) {
         self.positive("model.rope_theta", model.rope_theta, 1e12, "; 10000 is usual");
         self.positive("model.rope_factor", model.rope_factor, 1e6, "; 1 stretches nothing, LLaMA 3.1 has 8");
         self.within("model.rope_original_context", model.rope_original_context, 1, MOST);
@@ -340,7 +339,7 @@ impl Checks {
             train.micro_batch,
             reason,
         );
-        let &Model { hidden, intermediate, vocab, layers, .. } = &config.model;
+        let &ModelConfig { hidden, intermediate, vocab, layers, .. } = &config.model;
         let factors = [train.batch, train.sequence, hidden.max(intermediate).max(vocab), layers];
         let activations = factors.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64));
         let reason = format_args!(
@@ -355,7 +354,7 @@ impl Checks {
         self.need((0.0..=1.0).contains(&train.final_lr), "train.final_lr", number(train.final_lr), reason);
     }
 
-    fn run(&mut self, run: &Run) {
+    fn run(&mut self, run: &RunConfig) {
         self.need(!run.dir.as_os_str().is_empty(), "run.dir", "\"\"", "must name a folder, such as \"runs/first\"");
         let reason = format_args!("must be at most {}, the largest whole number of TOML", i64::MAX);
         self.need(i64::try_from(run.seed).is_ok(), "run.seed", run.seed, reason);

@@ -5,9 +5,8 @@ use super::names::{RowOrder, gguf_name};
 use super::quants::Kind;
 use super::source::{Beside, Found, Source, assign};
 use super::{hugging_face, tokenizer};
-use crate::config::{Model, RopeScaling};
 use crate::error::{ConvertError, GgufError};
-use crate::model::{Role, stretch};
+use crate::model::{ModelConfig, Role, RopeScaling, stretch};
 use crate::store::Map;
 use std::path::Path;
 
@@ -90,7 +89,7 @@ impl<'a> Keys<'_, 'a> {
     }
 }
 
-fn configuration(path: &Path, gguf: &Gguf<'_>, map: &[u8]) -> Result<Model, ConvertError> {
+fn configuration(path: &Path, gguf: &Gguf<'_>, map: &[u8]) -> Result<ModelConfig, ConvertError> {
     let failed = |source| ConvertError::Gguf { path: path.into(), source };
     let architecture = architecture(gguf).map_err(failed)?;
     let unsupported = |what: String| ConvertError::Unsupported { path: path.into(), what };
@@ -131,7 +130,7 @@ fn configuration(path: &Path, gguf: &Gguf<'_>, map: &[u8]) -> Result<Model, Conv
     Ok(model)
 }
 
-fn plain(keys: &Keys<'_, '_>) -> Result<Model, GgufError> {
+fn plain(keys: &Keys<'_, '_>) -> Result<ModelConfig, GgufError> {
     let (hidden, heads) = (keys.size("embedding_length")?, keys.size("attention.head_count")?);
     let implied = hidden.checked_div(heads).unwrap_or(0);
     let head_dim = keys.maybe_size("attention.key_length")?.unwrap_or(implied);
@@ -141,7 +140,7 @@ fn plain(keys: &Keys<'_, '_>) -> Result<Model, GgufError> {
             return Err(GgufError::KeyValue { key: keys.key(name), found: found.to_string(), needed });
         }
     }
-    Ok(Model {
+    Ok(ModelConfig {
         hidden,
         heads,
         intermediate: keys.size("feed_forward_length")?,
@@ -153,11 +152,11 @@ fn plain(keys: &Keys<'_, '_>) -> Result<Model, GgufError> {
         norm_eps: keys
             .number("attention.layer_norm_rms_epsilon")?
             .ok_or_else(|| GgufError::KeyMissing { key: keys.key("attention.layer_norm_rms_epsilon") })?,
-        ..Model::default()
+        ..ModelConfig::default()
     })
 }
 
-fn scaling(path: &Path, keys: &Keys<'_, '_>, model: &mut Model) -> Result<(), ConvertError> {
+fn scaling(path: &Path, keys: &Keys<'_, '_>, model: &mut ModelConfig) -> Result<(), ConvertError> {
     let failed = |source| ConvertError::Gguf { path: path.into(), source };
     let factor = match keys.number("rope.scaling.factor").map_err(failed)? {
         Some(factor) => Some(factor),
@@ -188,12 +187,12 @@ fn factors_of(tensor: &TensorInfo, map: &[u8]) -> Vec<f32> {
 }
 
 /// The rule behind the factors, if it is LLaMA 3's with the constants of all of its releases.
-fn llama3(factors: &[f32], model: &mut Model) -> Option<()> {
+fn llama3(factors: &[f32], model: &mut ModelConfig) -> Option<()> {
     let factor = factors.iter().copied().fold(0.0, f32::max);
     if factors.iter().all(|factor| *factor == 1.0) && !factors.is_empty() {
         return Some(());
     }
-    let ruled = Model { rope_scaling: RopeScaling::Llama3, rope_factor: f64::from(factor), ..model.clone() };
+    let ruled = ModelConfig { rope_scaling: RopeScaling::Llama3, rope_factor: f64::from(factor), ..model.clone() };
     let fits = model.heads > 0
         && factors.len() * 2 == model.head_dim()
         && factors.iter().enumerate().all(|(i, &found)| {

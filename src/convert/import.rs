@@ -3,13 +3,13 @@
 use super::Progress;
 use super::quants::{GroupBits, Kind, group_bits};
 use super::source::{Source, Stored, configuration};
-use crate::backend::WeightKind;
+use crate::backend::{Scheme, WeightKind};
 use crate::checkpoint::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, spec};
-use crate::config::{Config, Scheme, TableStorage};
+use crate::config::Config;
 use crate::error::{ConvertError, ReplaceError, WriteError};
 use crate::format::{Attachment, Element, Layout, PlaneKind, TensorPlan};
-use crate::model::{Entry, Role, table};
-use crate::nibble::{Geometry, Lattice, PAD_NIBBLE, Rounding, pack};
+use crate::model::{Entry, Role, TableStorage, table};
+use crate::quant::{GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, pack};
 use crate::store::replace;
 use crate::train::Counters;
 use half::{bf16, f16};
@@ -60,7 +60,7 @@ pub fn import(
 ) -> Result<Summary, ConvertError> {
     refuse_itself(source, path)?;
     let config = storage(source, options)?;
-    let entries = table(&config);
+    let entries = table(&config.settings());
     let ways: Vec<Way> = entries.iter().map(|entry| Way::of(source, entry, &config)).collect();
     let plans: Vec<TensorPlan> = entries
         .iter()
@@ -176,7 +176,7 @@ fn table_storage(kind: Option<Kind>) -> TableStorage {
 enum Way {
     /// Its groups are groups of ours.
     Kept,
-    /// Rounded to a lattice.
+    /// Rounded to a grid.
     Rounded,
     /// As floats.
     Floats,
@@ -185,7 +185,7 @@ enum Way {
 impl Way {
     fn of(source: &Source, entry: &Entry, config: &Config) -> Self {
         let kind = source.tensors[&entry.role].info.kind;
-        let same_groups = entry.geometry.group == 32;
+        let same_groups = entry.shape.group == 32;
         let asymmetric = config.storage.scheme == Scheme::Asymmetric;
         match (entry.kind, kind) {
             (WeightKind::Int4, Kind::Q4_0) if same_groups => Self::Kept,
@@ -275,7 +275,7 @@ impl Reader<'_> {
         stored: &Stored,
         sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), Stop> {
-        let g = entry.geometry;
+        let g = entry.shape;
         let mut values = vec![0.0f32; g.cols];
         let mut piece: Vec<u8> = Vec::with_capacity(PIECE + 4 * g.cols);
         for row in 0..g.rows {
@@ -298,7 +298,7 @@ impl Reader<'_> {
 
     /// All planes of a tensor, or the first row that cannot be.
     fn planes(&self, entry: &Entry, stored: &Stored, way: Way) -> Result<Planes, usize> {
-        let g = entry.geometry;
+        let g = entry.shape;
         let int8 = entry.kind == WeightKind::Int8;
         let fine = way == Way::Rounded && entry.residue;
         let asymmetric = !int8 && self.scheme == Scheme::Asymmetric;
@@ -317,12 +317,12 @@ impl Reader<'_> {
             .zip(planes.scales.par_chunks_mut(group_bytes))
             .zip(rows_or_none(&mut planes.residue, row_bytes, g.rows))
             .zip(rows_or_none(&mut planes.offsets, group_bytes, g.rows));
-        let lattice = if int8 {
-            Lattice::INT8
+        let grid = if int8 {
+            QuantGrid::INT8
         } else {
-            Lattice { fit: FIT, ..if entry.residue { Lattice::INT4 } else { Lattice::CODES } }
+            QuantGrid { target: FIT, ..if entry.residue { QuantGrid::INT4 } else { QuantGrid::CODES } }
         };
-        let job = Job { g, lattice, asymmetric, kind: stored.info.kind };
+        let job = Job { g, grid, asymmetric, kind: stored.info.kind };
         rows.enumerate()
             .with_min_len(16)
             .map_init(
@@ -365,7 +365,7 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(g: Geometry) -> Self {
+    fn new(g: GroupedShape) -> Self {
         Self { values: vec![0.0; g.cols], b: vec![0.0; g.padded_cols()], codes: vec![0; g.padded_cols()] }
     }
 }
@@ -373,8 +373,8 @@ impl Scratch {
 /// What happens to every row of a tensor.
 #[derive(Clone, Copy)]
 struct Job {
-    g: Geometry,
-    lattice: Lattice,
+    g: GroupedShape,
+    grid: QuantGrid,
     asymmetric: bool,
     kind: Kind,
 }
@@ -416,8 +416,8 @@ impl Job {
         let size = self.kind.block_bytes();
         self.kind.decode(&row[i * size..][..size], &mut values);
         let sound = values.iter().all(|x| x.is_finite());
-        let place = Lattice::INT8.quantize(&values, false, Rounding::Nearest, &mut b);
-        let scale = if sound { f16::from_f32(place.scale) } else { f16::NAN };
+        let group_scale = QuantGrid::INT8.quantize(&values, false, Rounding::Nearest, &mut b);
+        let scale = if sound { f16::from_f32(group_scale.scale) } else { f16::NAN };
         GroupBits::Bytes { scale: scale.to_bits(), codes: b.map(|b| b as i32 as u8) }
     }
 
@@ -431,9 +431,9 @@ impl Job {
         }
         for (i, values) in scratch.values.chunks(g.group).enumerate() {
             let b = &mut scratch.b[i * g.group..][..values.len()];
-            let place = self.lattice.quantize(values, self.asymmetric, Rounding::Nearest, b);
-            out.scales[2 * i..][..2].copy_from_slice(&f16::from_f32(place.scale).to_le_bytes());
-            if let Some(offset) = place.offset {
+            let group_scale = self.grid.quantize(values, self.asymmetric, Rounding::Nearest, b);
+            out.scales[2 * i..][..2].copy_from_slice(&f16::from_f32(group_scale.scale).to_le_bytes());
+            if let Some(offset) = group_scale.offset {
                 out.offsets[2 * i..][..2].copy_from_slice(&f16::from_f32(offset).to_le_bytes());
             }
         }
@@ -441,7 +441,7 @@ impl Job {
             let bytes = out.data.iter_mut().zip(&scratch.b).take(g.cols);
             bytes.for_each(|(byte, &b)| *byte = b as i32 as u8);
         } else if out.residue.is_empty() {
-            scratch.pack(g, |b| if self.lattice.fine == 1.0 { b } else { b >> 4 }, out.data);
+            scratch.pack(g, |b| if self.grid.steps_per_scale == 1.0 { b } else { b >> 4 }, out.data);
         } else {
             scratch.pack(g, |b| b >> 4, out.data);
             scratch.pack(g, |b| b & 15, out.residue);
@@ -451,7 +451,7 @@ impl Job {
 }
 
 impl Scratch {
-    fn pack(&mut self, g: Geometry, part: impl Fn(u8) -> u8, plane: &mut [u8]) {
+    fn pack(&mut self, g: GroupedShape, part: impl Fn(u8) -> u8, plane: &mut [u8]) {
         for (code, &b) in self.codes.iter_mut().zip(&self.b[..g.cols]) {
             *code = part(b as i32 as u8);
         }

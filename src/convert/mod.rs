@@ -24,7 +24,6 @@ pub use export::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_fa
 pub use import::{Options, Summary, import};
 pub use open::open;
 pub use source::{Beside, Source};
-pub use tokenizer::Special;
 
 /// Takes the next bytes of a tensor.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> std::io::Result<()> + 'a;

@@ -3,10 +3,10 @@
 use super::gguf::TensorInfo;
 use super::names::RowOrder;
 use super::quants::Kind;
-use crate::config::{Config, Model};
+use crate::config::Config;
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
-use crate::model::{Role, table};
+use crate::model::{ModelConfig, Role, table};
 use crate::store::Map;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub struct Source {
     /// Its files.
     pub files: Vec<(PathBuf, Map)>,
     /// Its configuration.
-    pub model: Model,
+    pub model: ModelConfig,
     /// Its tensors.
     pub tensors: HashMap<Role, Stored>,
     /// Its tokenizer, a `tokenizer.json`.
@@ -81,7 +81,7 @@ impl Source {
 ///
 /// # Errors
 /// What makes it impossible.
-pub(super) fn configuration(path: &Path, model: &Model) -> Result<Config, ConvertError> {
+pub(super) fn configuration(path: &Path, model: &ModelConfig) -> Result<Config, ConvertError> {
     let mut config = Config { model: model.clone(), ..Config::default() };
     // Whether the vocabulary is large enough is the tokenizer's business.
     config.tokenizer.file = Some("tokenizer.json".into());
@@ -102,7 +102,7 @@ pub(super) type Found = HashMap<String, (usize, TensorInfo)>;
 /// Missing and surplus tensors, all of them by name, and shapes that are not those of the configuration.
 pub(super) fn assign(
     path: &Path,
-    model: &Model,
+    model: &ModelConfig,
     mut found: Found,
     name: impl Fn(Role) -> String,
     order: impl Fn(Role) -> RowOrder,
@@ -110,8 +110,8 @@ pub(super) fn assign(
 ) -> Result<HashMap<Role, Stored>, ConvertError> {
     let config = configuration(path, model)?;
     let (mut tensors, mut missing) = (HashMap::new(), Vec::new());
-    for entry in table(&config) {
-        let (role, g) = (entry.role, entry.geometry);
+    for entry in table(&config.settings()) {
+        let (role, g) = (entry.role, entry.shape);
         let Some((file, info)) = found.remove(&name(role)) else {
             missing.push(name(role));
             continue;

@@ -3,7 +3,7 @@
 use super::plane::{Element, PlaneKind};
 use super::read::{File, PlaneView};
 use super::spec::{Storage, TensorSpec};
-use crate::nibble::nibble;
+use crate::quant::nibble;
 use half::{bf16, f16};
 use zerocopy::little_endian::{F32, U16};
 
@@ -114,7 +114,7 @@ impl<'a> Decoder<'a> {
             }
         };
         let (rows, cols) = (spec.rows() as usize, spec.cols() as usize);
-        let padded_cols = spec.geometry().map_or(cols, |g| g.padded_cols());
+        let padded_cols = spec.grouped_shape().map_or(cols, |g| g.padded_cols());
         Some(Self { rows, cols, padded_cols, group: (spec.group as usize).max(1), source })
     }
 

@@ -3,7 +3,7 @@
 use super::header::cap;
 use super::record::TensorRecord;
 use crate::error::FormatError;
-use crate::nibble::{GROUPS, Geometry};
+use crate::quant::{GROUPS, GroupedShape};
 use zerocopy::little_endian::{U32, U64};
 
 /// How a weight is stored.
@@ -116,13 +116,13 @@ impl TensorSpec {
         if self.group == 0 { self.elements() } else { self.groups().saturating_mul(self.group.into()) }
     }
 
-    /// The geometry of its planes; `None` if ungrouped, or if it exceeds the address space.
-    pub fn geometry(&self) -> Option<Geometry> {
+    /// The shape of its planes; `None` if ungrouped, or if it exceeds the address space.
+    pub fn grouped_shape(&self) -> Option<GroupedShape> {
         if self.group == 0 {
             return None;
         }
         usize::try_from(self.padded_elements()).ok()?;
-        Some(Geometry::new(self.rows() as usize, self.cols() as usize, self.group as usize))
+        Some(GroupedShape::new(self.rows() as usize, self.cols() as usize, self.group as usize))
     }
 
     /// `[4, 96]`.

@@ -6,7 +6,7 @@ use super::plane::{Element, PlaneKind};
 use super::read::{File, PlaneView};
 use super::spec::TensorSpec;
 use crate::error::ContentsError;
-use crate::nibble::{PAD_NIBBLE, nibble};
+use crate::quant::{PAD_NIBBLE, nibble};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -87,8 +87,8 @@ impl Check<'_> {
             _ => (0, None, ""),
         };
         let element = |i: usize| if self.plane.element == Element::Nibble { nibble(bytes, i) } else { bytes[i] };
-        // The record's length agrees with the geometry (R23), so every index below is inside.
-        let Some(g) = self.spec.geometry() else { return Ok(()) };
+        // The record's length agrees with the shape (R23), so every index below is inside.
+        let Some(g) = self.spec.grouped_shape() else { return Ok(()) };
         if g.cols < g.padded_cols() {
             for row in 0..g.rows {
                 let pads = row * g.padded_cols() + g.cols..(row + 1) * g.padded_cols();

@@ -3,9 +3,8 @@
 //! the weight is handed over, because `apply` changes it.
 
 use super::params::Part;
-use super::{LayerParams, LayerWork, Model, Pass};
+use super::{ActivationQuant, LayerParams, LayerWork, Model, Pass};
 use crate::backend::{Backend, Param, Store};
-use crate::config::ActivationQuant;
 use crate::memory::Span;
 
 /// Receives each parameter with its complete gradient (float32, unpadded).
@@ -48,7 +47,7 @@ impl Sink<'_, '_> {
     /// The gradient of a linear layer's weight.
     fn weight(&mut self, backend: &mut dyn Backend, dy: Span, x: Span, param: &Param) {
         let Some(grad) = self.grad(param) else { return };
-        let g = param.weight.geometry;
+        let g = param.weight.shape;
         backend.linear_grad_weight(dy, x, grad, g.rows, g.cols, self.store);
         self.added(backend, param);
     }
@@ -56,7 +55,7 @@ impl Sink<'_, '_> {
     /// The gradient of a bias.
     fn bias(&mut self, backend: &mut dyn Backend, dy: Span, param: &Param) {
         let Some(grad) = self.grad(param) else { return };
-        backend.bias_grad(dy, grad, param.weight.geometry.cols, self.store);
+        backend.bias_grad(dy, grad, param.weight.shape.cols, self.store);
         self.added(backend, param);
     }
 
@@ -72,7 +71,7 @@ impl Model {
     /// Losses as [`Model::losses`], and the first part of backward, which changes no parameter: the gradient of the
     /// head's input (`grad.dxn`) and, if untied, of the head (`grad.head`). `scale` multiplies all gradients.
     pub fn loss_and_head_grad(&self, backend: &mut dyn Backend, pass: Pass, scale: f32) {
-        let model = &self.config.model;
+        let model = &self.settings.model;
         let mut store = Store::Overwrite;
         for (from, count) in self.chunks(pass.tokens()) {
             let logits = self.logits(backend, from, count);
@@ -87,7 +86,7 @@ impl Model {
     }
 
     fn head_grad(&self, backend: &mut dyn Backend, dlogits: Span, grad: Span, from: usize, count: usize, store: Store) {
-        let model = &self.config.model;
+        let model = &self.settings.model;
         let xn = self.rows(self.work.xn, from, count, model.hidden);
         backend.linear_grad_weight(dlogits, xn, grad, model.vocab, model.hidden, store);
     }
@@ -181,8 +180,8 @@ impl Model {
     fn block_input(&self, backend: &mut dyn Backend, part: Pass, work: &LayerWork) -> Span {
         let Some(packed) = work.packed else { return self.stream_rows(work.x, part) };
         let packed = self.packed_rows(packed, part);
-        let x = self.rows(self.work.unpacked, 0, part.tokens(), self.config.model.hidden);
-        backend.unpack_rows(packed.codes, packed.scales, x, self.config.model.hidden);
+        let x = self.rows(self.work.unpacked, 0, part.tokens(), self.settings.model.hidden);
+        backend.unpack_rows(packed.codes, packed.scales, x, self.settings.model.hidden);
         x
     }
 
@@ -192,7 +191,7 @@ impl Model {
         if last_pass {
             return dx;
         }
-        let trial = self.rows(self.work.grad.trial, 0, part.tokens(), self.config.model.hidden);
+        let trial = self.rows(self.work.grad.trial, 0, part.tokens(), self.settings.model.hidden);
         backend.copy(dx, trial);
         trial
     }
@@ -206,7 +205,7 @@ impl Model {
         dx: Span,
         sink: &mut Sink<'_, '_>,
     ) {
-        let (t, h, f) = (part.tokens(), self.config.model.hidden, self.config.model.intermediate);
+        let (t, h, f) = (part.tokens(), self.settings.model.hidden, self.settings.model.intermediate);
         let grad = &self.work.grad;
         let (dn, dact) = (self.rows(grad.dn, 0, t, h), self.rows(grad.dact, 0, t, f));
         let (gate, up) = (self.block_rows(work.gate, part, f), self.block_rows(work.up, part, f));
@@ -231,7 +230,7 @@ impl Model {
         (x, dx): (Span, Span),
         sink: &mut Sink<'_, '_>,
     ) {
-        let model = &self.config.model;
+        let model = &self.settings.model;
         let (t, h, width, kv) = (part.tokens(), model.hidden, model.query_width(), model.kv_width());
         let grad = &self.work.grad;
         let (dn, dheads) = (self.rows(grad.dn, 0, t, h), self.rows(grad.dn, 0, t, width));
@@ -244,7 +243,7 @@ impl Model {
         let (k, v) = (self.block_rows(work.k, part, kv), self.block_rows(work.v, part, kv));
         let lse = self.block_floats(work.lse, part, model.heads);
         // Four-bit activations replaced it.
-        let out = (self.config.activations.quant == ActivationQuant::None).then_some(heads);
+        let out = (self.settings.activations.quant == ActivationQuant::None).then_some(heads);
         let first = self.first_keys(part);
         backend.attention_grad(q, k, v, out, lse, dheads, dq, dk, dv, first, self.attention_shape(part));
         backend.rope(dq, self.work.rope, self.rotation(part, model.heads, true));
@@ -280,7 +279,7 @@ impl Model {
     /// A tied head's gradient is formed here, from logits computed a second time: kept from the loss on, it would
     /// be a second matrix gradient alive during the whole of backward.
     fn embedding_grad(&self, backend: &mut dyn Backend, pass: Pass, scale: f32, apply: &mut Apply) {
-        let (t, h) = (pass.tokens(), self.config.model.hidden);
+        let (t, h) = (pass.tokens(), self.settings.model.hidden);
         let embedding = &self.params.embedding;
         let grad = self.work.grad.embedding;
         backend.zero(grad);

@@ -2,11 +2,10 @@
 
 use super::params::Part;
 use super::work::Packed;
-use super::{LayerParams, LayerWork, Model};
+use super::{ActivationQuant, LayerParams, LayerWork, Model};
 use crate::backend::{AttentionShape, Backend, Rotation, Store, packed_bytes};
-use crate::config::ActivationQuant;
 use crate::memory::Span;
-use crate::nibble::{self, Stream};
+use crate::quant::{RngKey, RngUse};
 use zerocopy::IntoBytes;
 
 /// What a pass is for, and so what it leaves behind.
@@ -72,7 +71,7 @@ impl Model {
 
     /// A micro-batch's rows of an activation that is as long as the batch.
     pub(super) fn stream_rows(&self, span: Span, part: Pass) -> Span {
-        self.rows(span, part.from, part.tokens(), self.config.model.hidden)
+        self.rows(span, part.from, part.tokens(), self.settings.model.hidden)
     }
 
     /// A micro-batch's rows of what a block computes.
@@ -91,7 +90,7 @@ impl Model {
     }
 
     pub(super) fn attention_shape(&self, pass: Pass) -> AttentionShape {
-        let model = &self.config.model;
+        let model = &self.settings.model;
         AttentionShape {
             batch: pass.batch,
             queries: pass.queries,
@@ -111,7 +110,7 @@ impl Model {
     }
 
     pub(super) fn rotation(&self, pass: Pass, heads: usize, inverse: bool) -> Rotation {
-        let head_dim = self.config.model.head_dim();
+        let head_dim = self.settings.model.head_dim();
         Rotation { heads, head_dim, queries: pass.queries, start: pass.start, inverse }
     }
 
@@ -151,7 +150,7 @@ impl Model {
             streams.fetch(backend, layers + 1, Part::State);
             streams.fetch(backend, layers, Part::State);
         }
-        let eps = self.config.model.norm_eps as f32;
+        let eps = self.settings.model.norm_eps as f32;
         backend.rms_norm(
             self.stream_rows(self.work.x, pass),
             self.params.final_norm.weight.data,
@@ -162,15 +161,15 @@ impl Model {
     }
 
     fn pack(&self, backend: &mut dyn Backend, x: Span, packed: Packed, part: Pass, l: usize, step: u32) {
-        let (seed, tensor) = (self.config.run.seed, l as u32);
-        let stream = Stream { seed, step, tensor, purpose: nibble::Purpose::Checkpoint };
+        let (seed, tensor) = (self.settings.seed, l as u32);
+        let key = RngKey { seed, step, tensor, usage: RngUse::ActivationPack };
         let packed = self.packed_rows(packed, part);
-        backend.pack_rows(x, packed.codes, packed.scales, self.config.model.hidden, part.from, &stream);
+        backend.pack_rows(x, packed.codes, packed.scales, self.settings.model.hidden, part.from, &key);
     }
 
     /// A micro-batch's part of a packed input.
     pub(super) fn packed_rows(&self, packed: Packed, part: Pass) -> Packed {
-        let (codes, scales) = packed_bytes(1, self.config.model.hidden);
+        let (codes, scales) = packed_bytes(1, self.settings.model.hidden);
         let (from, t) = (part.from, part.tokens());
         Packed {
             codes: packed.codes.part(from * codes, t * codes),
@@ -184,7 +183,7 @@ impl Model {
     }
 
     pub(super) fn quantize(&self, backend: &mut dyn Backend, x: Span, features: usize) {
-        if self.config.activations.quant == ActivationQuant::Int4 {
+        if self.settings.activations.quant == ActivationQuant::Int4 {
             backend.quantize_activations(x, features);
         }
     }
@@ -198,7 +197,7 @@ impl Model {
         work: &LayerWork,
         x: Span,
     ) {
-        let model = &self.config.model;
+        let model = &self.settings.model;
         let (t, h, width, kv) = (pass.tokens(), model.hidden, model.query_width(), model.kv_width());
         let xn = self.block_rows(work.xn1, pass, h);
         let inv_rms = self.block_floats(work.inv_rms1, pass, 1);
@@ -221,7 +220,7 @@ impl Model {
         backend.linear(xn, &params.value.weight, v, Store::Overwrite);
         if let Some(biases) = &params.biases {
             for (x, bias) in [plain_q, plain_k, v].into_iter().zip(biases) {
-                backend.add_bias(x, bias.weight.data, bias.weight.geometry.cols);
+                backend.add_bias(x, bias.weight.data, bias.weight.shape.cols);
             }
         }
         if let Some([query, key]) = &params.head_norms {
@@ -243,14 +242,14 @@ impl Model {
 
     /// 1/rms of every query head and every key head of a micro-batch.
     pub(super) fn head_rms(&self, work: &LayerWork, part: Pass) -> (Span, Span) {
-        let model = &self.config.model;
+        let model = &self.settings.model;
         let of = |span, heads| self.block_floats(span, part, heads);
         (of(work.inv_rms_q, model.heads), of(work.inv_rms_k, model.kv_heads))
     }
 
     /// The feed-forward block up to its activation, of which backward reads all.
     pub(super) fn activation(&self, backend: &mut dyn Backend, pass: Pass, params: &LayerParams, work: &LayerWork) {
-        let model = &self.config.model;
+        let model = &self.settings.model;
         let (h, f) = (model.hidden, model.intermediate);
         let (mid, xn) = (self.block_rows(work.mid, pass, h), self.block_rows(work.xn2, pass, h));
         let gain = params.feed_forward_norm.weight.data;
@@ -272,7 +271,7 @@ impl Model {
         work: &LayerWork,
         out: Span,
     ) {
-        let (h, f) = (self.config.model.hidden, self.config.model.intermediate);
+        let (h, f) = (self.settings.model.hidden, self.settings.model.intermediate);
         let (mid, act) = (self.block_rows(work.mid, pass, h), self.block_rows(work.act, pass, f));
         let out = self.stream_rows(out, pass);
         backend.copy(mid, out);
@@ -289,7 +288,7 @@ impl Model {
 
     /// The same in another buffer.
     pub(super) fn logits_in(&self, backend: &mut dyn Backend, buffer: Span, from: usize, count: usize) -> Span {
-        let model = &self.config.model;
+        let model = &self.settings.model;
         let logits = self.rows(buffer, 0, count, model.vocab);
         let xn = self.rows(self.work.xn, from, count, model.hidden);
         backend.linear(xn, &self.params.head().weight, logits, Store::Overwrite);
@@ -369,6 +368,6 @@ impl Model {
     ) {
         let part = |span: Span| span.part(4 * from, 4 * count);
         let (targets, losses) = (part(self.work.targets), part(self.work.losses));
-        backend.cross_entropy(logits, targets, losses, self.config.model.vocab, gradient);
+        backend.cross_entropy(logits, targets, losses, self.settings.model.vocab, gradient);
     }
 }

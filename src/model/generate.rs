@@ -1,9 +1,9 @@
 //! Sampling: tokens in, one token out, with keys and values cached.
 
-use super::{Model, Pass, Purpose as For};
+use super::{Model, Pass, Purpose};
 use crate::backend::Backend;
 use crate::memory::Span;
-use crate::nibble::{Purpose, Stream, bf16_to_f32};
+use crate::quant::{RngKey, RngUse, bf16_to_f32};
 use zerocopy::IntoBytes;
 
 /// How the next token is drawn.
@@ -33,14 +33,14 @@ pub struct Generator<'a> {
 impl<'a> Generator<'a> {
     /// An empty text.
     pub fn new(model: &'a Model) -> Self {
-        let vocab = model.config.model.vocab;
+        let vocab = model.settings.model.vocab;
         let raw = vec![0; vocab * model.work.activation_bytes];
         Self { model, history: Vec::new(), drawn: 0, logits: vec![0.0; vocab], raw }
     }
 
     /// Positions that the caches hold.
     fn capacity(&self) -> usize {
-        self.model.work.rope.bytes / (4 * self.model.config.model.head_dim())
+        self.model.work.rope.bytes / (4 * self.model.settings.model.head_dim())
     }
 
     /// Appends tokens and gives the logits of what comes next. When the caches are full, the older half of the text
@@ -58,7 +58,7 @@ impl<'a> Generator<'a> {
         }
         for part in pending.chunks(self.model.work.micro) {
             let start = self.history.len();
-            let pass = Pass { start, purpose: For::Sample, ..Pass::whole(1, part.len()) };
+            let pass = Pass { start, purpose: Purpose::Sample, ..Pass::whole(1, part.len()) };
             backend.upload(part.as_bytes(), self.model.work.inputs.head(4 * part.len()));
             self.model.forward(backend, pass);
             self.history.extend_from_slice(part);
@@ -87,9 +87,9 @@ impl<'a> Generator<'a> {
         if self.logits.iter().any(|logit| logit.is_nan()) {
             return None;
         }
-        let stream = Stream { seed: sampling.seed, step: self.drawn, tensor: 0, purpose: Purpose::Sample };
+        let key = RngKey { seed: sampling.seed, step: self.drawn, tensor: 0, usage: RngUse::Sample };
         self.drawn += 1;
-        let u = f64::from(stream.words(0)[0]) / 4_294_967_296.0;
+        let u = f64::from(key.words(0)[0]) / 4_294_967_296.0;
         Some(choose(&self.logits, sampling, u))
     }
 }

@@ -1,16 +1,15 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
 use super::{Model, table};
-use crate::backend::{Backend, Param, Weight, WeightKind};
-use crate::config::{Moment, Scheme};
+use crate::backend::{Backend, Moment, Param, Scheme, Weight, WeightKind};
 use crate::memory::Span;
-use crate::nibble::{Geometry, Lattice, PAD_NIBBLE, Purpose, Rounding, Stream, bf16_stochastic, pack};
+use crate::quant::{GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, Rounding, bf16_stochastic, pack};
 use half::f16;
 use zerocopy::IntoBytes;
 
 /// Sets a weight from float32 rows: `row(r, out)` fills row `r` (`out` has `cols` elements). Rounds to nearest.
 pub fn fill(backend: &mut dyn Backend, weight: &Weight, row: &mut dyn FnMut(usize, &mut [f32])) {
-    let g = weight.geometry;
+    let g = weight.shape;
     let mut values = vec![0.0; g.cols];
     let mut packed = PackedRow::new(g);
     for r in 0..g.rows {
@@ -25,7 +24,7 @@ pub fn fill(backend: &mut dyn Backend, weight: &Weight, row: &mut dyn FnMut(usiz
                 backend.upload(bits.as_bytes(), weight.data.part(2 * r * g.cols, 2 * g.cols));
             }
             WeightKind::Int8 => {
-                packed.quantize(&values, &Lattice::INT8, false);
+                packed.quantize(&values, &QuantGrid::INT8, false);
                 let bytes: Vec<i8> = packed.b.iter().map(|&b| b as i32 as i8).collect();
                 backend.upload(bytes.as_bytes(), row_of(weight.data, r, g.padded_cols()));
                 backend.upload(packed.scales.as_bytes(), row_of(weight.scales, r, 2 * g.groups_per_row()));
@@ -40,10 +39,10 @@ fn row_of(span: Span, row: usize, bytes: usize) -> Span {
 }
 
 fn fill_int4(backend: &mut dyn Backend, weight: &Weight, r: usize, values: &[f32], packed: &mut PackedRow) {
-    let g = weight.geometry;
+    let g = weight.shape;
     let fine = !weight.residue.is_none();
-    let lattice = if fine { Lattice::INT4 } else { Lattice::CODES };
-    packed.quantize(values, &lattice, weight.scheme == Scheme::Asymmetric);
+    let grid = if fine { QuantGrid::INT4 } else { QuantGrid::CODES };
+    packed.quantize(values, &grid, weight.scheme == Scheme::Asymmetric);
     let half = g.padded_cols() / 2;
     if fine {
         backend.upload(packed.nibbles(|b| b >> 4), row_of(weight.data, r, half));
@@ -59,7 +58,7 @@ fn fill_int4(backend: &mut dyn Backend, weight: &Weight, r: usize, values: &[f32
 
 /// One row on its way into planes.
 struct PackedRow {
-    geometry: Geometry,
+    shape: GroupedShape,
     /// Stored numbers, padded.
     b: Vec<f32>,
     scales: Vec<u16>,
@@ -69,9 +68,9 @@ struct PackedRow {
 }
 
 impl PackedRow {
-    fn new(g: Geometry) -> Self {
+    fn new(g: GroupedShape) -> Self {
         Self {
-            geometry: g,
+            shape: g,
             b: vec![0.0; g.padded_cols()],
             scales: vec![0; g.groups_per_row()],
             offsets: vec![0; g.groups_per_row()],
@@ -80,12 +79,12 @@ impl PackedRow {
         }
     }
 
-    fn quantize(&mut self, values: &[f32], lattice: &Lattice, asymmetric: bool) {
-        for (i, values) in values.chunks(self.geometry.group).enumerate() {
-            let b = &mut self.b[i * self.geometry.group..][..values.len()];
-            let place = lattice.quantize(values, asymmetric, Rounding::Nearest, b);
-            self.scales[i] = f16::from_f32(place.scale).to_bits();
-            self.offsets[i] = f16::from_f32(place.offset.unwrap_or(0.0)).to_bits();
+    fn quantize(&mut self, values: &[f32], grid: &QuantGrid, asymmetric: bool) {
+        for (i, values) in values.chunks(self.shape.group).enumerate() {
+            let b = &mut self.b[i * self.shape.group..][..values.len()];
+            let group_scale = grid.quantize(values, asymmetric, Rounding::Nearest, b);
+            self.scales[i] = f16::from_f32(group_scale.scale).to_bits();
+            self.offsets[i] = f16::from_f32(group_scale.offset.unwrap_or(0.0)).to_bits();
         }
     }
 
@@ -94,7 +93,7 @@ impl PackedRow {
         for (code, &b) in self.codes.iter_mut().zip(&self.b) {
             *code = part(b as i32 as u8);
         }
-        self.codes[self.geometry.cols..].fill(PAD_NIBBLE);
+        self.codes[self.shape.cols..].fill(PAD_NIBBLE);
         pack(&self.codes, &mut self.plane);
         &self.plane
     }
@@ -102,12 +101,12 @@ impl PackedRow {
 
 /// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
-    for (entry, param) in table(&model.config).iter().zip(model.stored.all()) {
-        let stream = Stream { seed: model.config.run.seed, step: 0, tensor: param.id, purpose: Purpose::Init };
-        let (std, padded) = (model.config.model.init_std as f32, param.weight.geometry.padded_cols() as u64);
+    for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
+        let key = RngKey { seed: model.settings.seed, step: 0, tensor: param.id, usage: RngUse::Init };
+        let (std, padded) = (model.settings.model.init_std as f32, param.weight.shape.padded_cols() as u64);
         fill(backend, &param.weight, &mut |row, values| {
             if !entry.role.is_vector() {
-                stream.normal(row as u64 * padded, values);
+                key.normal(row as u64 * padded, values);
                 values.iter_mut().for_each(|x| *x *= std);
             } else {
                 values.fill(if entry.role.is_norm() { 1.0 } else { 0.0 });

@@ -1,11 +1,10 @@
 //! Where the planes of every parameter lie.
 
 use super::table::{Entry, Role};
-use crate::backend::{Param, State, Weight, WeightKind};
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Moment, Param, Scheme, SecondMoment, State, Weight, WeightKind};
 use crate::memory::{Category, Span};
-use crate::nibble::Geometry;
 use crate::optim::SCALARS;
+use crate::quant::GroupedShape;
 
 /// The parameters of one block.
 #[derive(Clone, Debug)]
@@ -142,10 +141,10 @@ pub fn place(
     trained: bool,
     add: &mut dyn FnMut(&str, Category, usize) -> Span,
 ) -> Param {
-    let g = entry.geometry;
+    let g = entry.shape;
     let [data, scales, offsets] = weight_bytes(entry, scheme);
     let weight = Weight {
-        geometry: g,
+        shape: g,
         kind: entry.kind,
         scheme,
         data: add("data", Category::Weights, data),
@@ -173,7 +172,7 @@ pub fn place(
 
 /// Bytes of a weight's data, scales and offsets.
 pub fn weight_bytes(entry: &Entry, scheme: Scheme) -> [usize; 3] {
-    let g = entry.geometry;
+    let g = entry.shape;
     let data = match entry.kind {
         WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
         WeightKind::Bf16 => 2 * g.len(),
@@ -187,7 +186,7 @@ pub fn weight_bytes(entry: &Entry, scheme: Scheme) -> [usize; 3] {
 }
 
 /// Bytes of a moment and of its scales.
-fn moment_bytes(kind: Moment, g: Geometry) -> (usize, usize) {
+fn moment_bytes(kind: Moment, g: GroupedShape) -> (usize, usize) {
     match kind {
         Moment::F32 => (4 * g.len(), 0),
         Moment::Int8 => (g.padded_len(), 2 * g.groups()),

@@ -8,8 +8,8 @@
 use super::params::{self, Part};
 use super::table::{Entry, Role, table};
 use super::work::Mode;
+use super::{Residence, Settings};
 use crate::backend::{Backend, Param, Sizes};
-use crate::config::{Config, Residence};
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use std::ops::Range;
 
@@ -76,20 +76,20 @@ impl Streams {
 }
 
 /// Adds all parameters to the plan.
-pub(super) fn place(plan: &mut Plan, config: &Config, mode: Mode, sizes: &dyn Sizes) -> Placed {
-    let entries = table(config);
+pub(super) fn place(plan: &mut Plan, settings: &Settings, mode: Mode, sizes: &dyn Sizes) -> Placed {
+    let entries = table(settings);
     let groups = groups(&entries);
     let trained = mode == Mode::Train;
     let away = |residence: Residence| {
         trained && (residence == Residence::File || residence == Residence::Host && !sizes.works_at_home())
     };
-    let ways = [away(config.run.weights), away(config.run.state)];
+    let ways = [away(settings.execution.weights), away(settings.execution.state)];
     // Tables are read token by token, or by many chunks: a device that does not work at home has them for good.
     let at_home = |group: usize, part: Part| {
         let table = group == 0 || group + 1 == groups.len();
         ways[part as usize] && !(part == Part::Weights && table && !sizes.works_at_home())
     };
-    let mut places = Places { plan, config, trained, slots: [[Span::NONE; 2]; 2] };
+    let mut places = Places { plan, settings, trained, slots: [[Span::NONE; 2]; 2] };
     if !sizes.works_at_home() {
         places.place_slots(&entries, &groups, &at_home);
     }
@@ -115,7 +115,7 @@ fn groups(entries: &[Entry]) -> Vec<Range<usize>> {
 
 struct Places<'a> {
     plan: &'a mut Plan,
-    config: &'a Config,
+    settings: &'a Settings,
     trained: bool,
     /// For weights and for state: what even and what odd groups are fetched to.
     slots: [[Span; 2]; 2],
@@ -126,7 +126,7 @@ impl Places<'_> {
     fn bytes(&self, entries: &[Entry]) -> [usize; 3] {
         let mut bytes = [0; 3];
         for entry in entries {
-            params::place(entry, self.config.storage.scheme, self.trained, &mut |_, category, plane| {
+            params::place(entry, self.settings.storage.scheme, self.trained, &mut |_, category, plane| {
                 bytes[category as usize] += plane.next_multiple_of(ALIGN);
                 Span::NONE
             });
@@ -182,7 +182,7 @@ impl Places<'_> {
             let used = if works_at_home || home.is_none() { home } else { slot.head(home.bytes) };
             streams[part as usize] = (!home.is_none()).then_some(Stream { home, used });
         }
-        let scheme = self.config.storage.scheme;
+        let scheme = self.settings.storage.scheme;
         let (mut used, mut stored) = (Vec::new(), Vec::new());
         // Where the next plane of each category begins in its part.
         let mut next = [0, 0, residue];

@@ -1,8 +1,7 @@
 //! The rotary table: angles of every position, stretched where the model was made for longer texts.
 
-use super::Work;
+use super::{ModelConfig, RopeScaling, Work};
 use crate::backend::Backend;
-use crate::config::{Model, RopeScaling};
 use std::f64::consts::TAU;
 use zerocopy::IntoBytes;
 
@@ -10,7 +9,7 @@ use zerocopy::IntoBytes;
 ///
 /// `llama3` is the rule of LLaMA 3.1: waves longer than the old context / `rope_low` turn slower by the whole factor,
 /// those shorter than the old context / `rope_high` as before, and between the two it is interpolated in frequency.
-pub fn stretch(model: &Model, i: usize) -> f64 {
+pub fn stretch(model: &ModelConfig, i: usize) -> f64 {
     let factor = model.rope_factor;
     match model.rope_scaling {
         RopeScaling::None => 1.0,
@@ -24,12 +23,12 @@ pub fn stretch(model: &Model, i: usize) -> f64 {
 }
 
 /// Radians by which pair `i` turns from one position to the next, unstretched.
-fn frequency(model: &Model, i: usize) -> f64 {
+fn frequency(model: &ModelConfig, i: usize) -> f64 {
     1.0 / model.rope_theta.powf(2.0 * i as f64 / model.head_dim() as f64)
 }
 
 /// The rotary table, float32 as Hugging Face computes it: angles are rounded to float32 before cosine and sine.
-pub fn fill_rope(work: &Work, model: &Model, backend: &mut dyn Backend) {
+pub fn fill_rope(work: &Work, model: &ModelConfig, backend: &mut dyn Backend) {
     let head_dim = model.head_dim();
     let positions = work.rope.bytes / (4 * head_dim);
     let frequencies: Vec<f32> = (0..head_dim / 2).map(|i| (frequency(model, i) / stretch(model, i)) as f32).collect();
@@ -50,13 +49,13 @@ mod tests {
     #[test]
     fn llama_3_stretches_long_waves_only() {
         // LLaMA 3.1 8B.
-        let model = Model {
+        let model = ModelConfig {
             hidden: 4096,
             heads: 32,
             rope_theta: 500_000.0,
             rope_scaling: RopeScaling::Llama3,
             rope_factor: 8.0,
-            ..Model::default()
+            ..ModelConfig::default()
         };
         let found = [0, 28, 29, 32, 34, 35, 63].map(|i| stretch(&model, i));
         assert_eq!((found[0], found[6]), (1.0, 8.0));

@@ -1,8 +1,8 @@
 //! The one table of parameters: name, shape, storage. Everything that walks over a model walks over this.
 
-use crate::backend::WeightKind;
-use crate::config::{Config, EmbeddingUpdate, Moment, SecondMoment, TableStorage, Weights};
-use crate::nibble::Geometry;
+use super::{Settings, TableStorage, Weights};
+use crate::backend::{Moment, SecondMoment, WeightKind};
+use crate::quant::GroupedShape;
 
 /// What a parameter is for; `usize` is the block's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +93,7 @@ pub struct Entry {
     /// What it is for.
     pub role: Role,
     /// Rows, columns, group; a vector has one row.
-    pub geometry: Geometry,
+    pub shape: GroupedShape,
     /// How its values are stored.
     pub kind: WeightKind,
     /// Whether packed values keep a residue.
@@ -105,8 +105,8 @@ pub struct Entry {
 }
 
 /// The parameters of a model, in the order of the file.
-pub fn table(config: &Config) -> Vec<Entry> {
-    let model = &config.model;
+pub fn table(settings: &Settings) -> Vec<Entry> {
+    let model = &settings.model;
     let (h, f, kv) = (model.hidden, model.intermediate, model.kv_width());
     let (q, d) = (model.query_width(), model.head_dim());
     let mut shapes = vec![(Role::Embedding, model.vocab, h)];
@@ -135,7 +135,11 @@ pub fn table(config: &Config) -> Vec<Entry> {
     if !model.tied {
         shapes.push((Role::Head, model.vocab, h));
     }
-    shapes.into_iter().enumerate().map(|(id, (role, rows, cols))| entry(config, id as u32, role, rows, cols)).collect()
+    shapes
+        .into_iter()
+        .enumerate()
+        .map(|(id, (role, rows, cols))| entry(settings, id as u32, role, rows, cols))
+        .collect()
 }
 
 /// The parameters of the first block, which all others repeat.
@@ -145,8 +149,8 @@ pub fn block_entries(table: &[Entry]) -> &[Entry] {
     &table[first..last]
 }
 
-fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
-    let storage = &config.storage;
+fn entry(settings: &Settings, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
+    let storage = &settings.storage;
     let table_kind = |kind| match kind {
         TableStorage::Int4 => WeightKind::Int4,
         TableStorage::Int8 => WeightKind::Int8,
@@ -167,10 +171,10 @@ fn entry(config: &Config, id: u32, role: Role, rows: usize, cols: usize) -> Entr
     Entry {
         id,
         role,
-        geometry: Geometry::new(rows, cols, storage.group),
+        shape: GroupedShape::new(rows, cols, storage.group),
         kind,
         residue: kind == WeightKind::Int4 && storage.residue,
-        sparse: role == Role::Embedding && config.optimizer.embedding == EmbeddingUpdate::Sparse,
+        sparse: role == Role::Embedding && settings.sparse_embedding,
         moments: if role.is_vector() { (Moment::F32, SecondMoment::F32) } else { (storage.m, storage.v) },
     }
 }

@@ -1,8 +1,7 @@
 //! What the elements of a tensor need in a step and no gradient decides, as plain numbers: one source for every
 //! backend, whether it reads them as fields or as a kernel's argument.
 
-use super::Step;
-use crate::config::{Rule, Variant};
+use super::{Rule, Step, Variant};
 use zerocopy::{Immutable, IntoBytes};
 
 /// All constants of one step for one kind of tensor. Rules differ only in these numbers: a part that a rule lacks has

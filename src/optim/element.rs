@@ -82,8 +82,7 @@ impl Rates {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{Optimizer, Rule};
-    use crate::optim::{Clip, Rates, Scalars, Step};
+    use crate::optim::{Clip, Optimizer, Rates, Rule, Scalars, Step};
 
     /// Late in a run, so that bias corrections are 1.
     fn rates(name: Rule, feedback: bool, lr: f64) -> Rates {

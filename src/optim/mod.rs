@@ -7,14 +7,18 @@
 //! of [`Rates::update`]. Rules that look at an element's own second moment, or whose gradient depends on the weight,
 //! are refused with such storage by the configuration.
 
+mod config;
 mod constants;
 mod element;
 mod scalars;
+mod schedule;
 mod step;
 
+pub use config::{EmbeddingUpdate, Optimizer, Rule, Variant};
 pub use constants::Constants;
 pub use element::{Moved, Rates};
 pub use scalars::{Clip, SCALARS, Scalars};
+pub use schedule::{LearningRate, Schedule};
 pub use step::Step;
 
 /// What some updates did, together.
@@ -22,8 +26,8 @@ pub use step::Step;
 pub struct Outcomes {
     /// Sum of the squares of the finite gradients as they came, added in the order of the updates.
     pub grad_sq: f64,
-    /// Groups whose scale was fitted anew.
-    pub refits: u64,
+    /// Groups whose scale was rescaled.
+    pub rescales: u64,
     /// Updates that changed nothing because the gradient was not finite.
     pub skipped: u64,
 }
@@ -32,7 +36,7 @@ impl Outcomes {
     /// Takes one more update into account.
     pub fn add(&mut self, other: Self) {
         self.grad_sq += other.grad_sq;
-        self.refits += other.refits;
+        self.rescales += other.rescales;
         self.skipped += other.skipped;
     }
 }

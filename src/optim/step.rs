@@ -1,6 +1,6 @@
 //! What is the same for all tensors of a step: decays, bias corrections, resets.
 
-use crate::config::{Optimizer, Rule, Variant};
+use super::{Optimizer, Rule, Variant};
 
 /// One optimizer step, counted from 1. Constants are computed in float64 and used in float32.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -4,8 +4,9 @@
 
 use super::plan;
 use crate::backend::Sizes;
-use crate::config::{Config, GradientBuffer, KeptActivations, Residence, SHORTEST_PARTED};
+use crate::config::Config;
 use crate::memory::Plan;
+use crate::model::{GradientBuffer, KeptActivations, Residence, SHORTEST_PARTED};
 
 /// What may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,9 +33,10 @@ pub struct Line {
     /// Resident memory of the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rss_bytes: Option<u64>,
-    /// Groups of weights that were rescaled.
+    /// Groups of weights rescaled.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub refits: Option<u64>,
+    #[serde(rename = "refits")]
+    pub rescales: Option<u64>,
     /// Steps skipped so far because the loss was not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_losses: Option<u64>,
@@ -58,7 +59,7 @@ impl Line {
             grad_norm: Some(report.grad_norm),
             tokens_per_s: Some(tokens_per_s),
             rss_bytes,
-            refits: Some(report.refits),
+            rescales: Some(report.rescales),
             ..Self::default()
         }
     }

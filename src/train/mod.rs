@@ -3,11 +3,9 @@
 mod choose;
 mod metrics;
 mod run;
-mod schedule;
 mod step;
 
 pub use choose::{Limits, choose, fastest, smallest};
 pub use metrics::{Line, Metrics, available, resident};
 pub use run::{Observer, Samples, StopReason, Validation, run, validate};
-pub use schedule::learning_rate;
 pub use step::{Counters, StepReport, Trainer, plan};

@@ -1,14 +1,16 @@
 //! One training step.
 
-use super::learning_rate;
 use crate::backend::{Backend, IGNORE, Param, Sizes};
-use crate::config::{Config, Residence};
+use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::memory::{HomeMemory, Plan, Span};
-use crate::model::{Mode, Model, Pass, initialize};
+use crate::model::{Mode, Model, Pass, Residence, initialize};
 use crate::optim::Step;
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
+
+// What is not learned according to the data is what the loss skips.
+const _: () = assert!(crate::data::IGNORE == IGNORE);
 
 /// What a run has counted so far; part of its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +38,8 @@ pub struct StepReport {
     pub lr: f64,
     /// Norm of the whole gradient, before any clipping; NaN if a tensor's was not finite.
     pub grad_norm: f64,
-    /// Groups of weights fitted anew.
-    pub refits: u64,
+    /// Groups of weights rescaled.
+    pub rescales: u64,
     /// Whether the whole step was skipped.
     pub skipped_loss: bool,
     /// Tensors whose update was skipped.
@@ -46,6 +48,8 @@ pub struct StepReport {
 
 /// A model in training. Between steps its weights exist as stored planes only.
 pub struct Trainer {
+    /// The configuration of the run.
+    config: Config,
     /// What computes, and holds the arena.
     pub backend: Box<dyn Backend>,
     /// Where everything lies.
@@ -62,7 +66,7 @@ pub struct Trainer {
 pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
-    let model = Model::place(&mut plan, config, Mode::Train, tokens, config.train.sequence, backend);
+    let model = Model::place(&mut plan, &config.settings(), Mode::Train, tokens, config.train.sequence, backend);
     (plan, model)
 }
 
@@ -84,7 +88,7 @@ impl Trainer {
     /// # Errors
     /// If the backend does not have the planned memory, or `run.dir` cannot hold a scratch file that was asked for.
     pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
-        backend.check(&config.model)?;
+        backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let (plan, model) = plan(config, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
         if plan.home_total() > 0 {
@@ -92,7 +96,7 @@ impl Trainer {
         }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
-        Ok(Self { backend, model, plan, counters: Counters::default(), losses })
+        Ok(Self { config: config.clone(), backend, model, plan, counters: Counters::default(), losses })
     }
 
     /// First values of all parameters.
@@ -102,7 +106,7 @@ impl Trainer {
 
     /// The configuration.
     pub fn config(&self) -> &Config {
-        &self.model.config
+        &self.config
     }
 
     /// One optimizer step on `batch` sequences of `sequence` tokens; `inputs` and `targets` are `[T]`.
@@ -122,14 +126,14 @@ impl Trainer {
         let number = self.counters.step + 1;
         let pass = Pass::step(batch, sequence, number);
         assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
-        let lr = learning_rate(&self.config().train, self.config().optimizer.lr, number);
+        let lr = self.config.learning_rate().at(number);
         let loss = self.loss_and_head_grad(pass, inputs, targets, first);
         let mut report = StepReport {
             step: number,
             loss: loss.0,
             lr,
             grad_norm: f64::NAN,
-            refits: 0,
+            rescales: 0,
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
         };
@@ -159,7 +163,7 @@ impl Trainer {
         self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
         let outcomes = self.backend.outcomes();
         report.grad_norm = if outcomes.skipped == 0 { outcomes.grad_sq.sqrt() } else { f64::NAN };
-        report.refits = outcomes.refits;
+        report.rescales = outcomes.rescales;
         report.skipped_gradients = outcomes.skipped;
     }
 

@@ -1,6 +1,8 @@
 //! Presets, files and overrides: which value wins.
 
-use tetrad::config::{Config, Long, Moment, PRESETS, RopeScaling, Samples, Source, Weights};
+use tetrad::backend::Moment;
+use tetrad::config::{Config, Long, PRESETS, Samples, Source};
+use tetrad::model::{RopeScaling, Weights};
 
 fn load(source: Option<&str>, sets: &[&str]) -> Config {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
@@ -25,7 +27,7 @@ fn nothing_means_the_quick_start() {
 fn a_file_is_laid_over_its_preset_and_overrides_over_the_file() {
     let config =
         load_text("preset = '60m'\n[model]\nlayers = 2\n[train]\nbatch = 4\n", &["train.batch=8", "train.batch=9"]);
-    assert_eq!(config.model, tetrad::config::Model { layers: 2, ..Config::preset("60m").unwrap().model });
+    assert_eq!(config.model, tetrad::model::ModelConfig { layers: 2, ..Config::preset("60m").unwrap().model });
     assert_eq!(config.train.batch, 9);
     assert_eq!(config.optimizer.lr, 1e-3);
 }

@@ -1,6 +1,7 @@
 //! `--device`: a GPU (emulated) does what the CPU does, and whatever is missing is said, never a panic.
 
 use super::{TEXT, json, trained, workplace};
+use crate::harness::gpu::emulator;
 use crate::harness::process::Workplace;
 use std::process::Command;
 
@@ -12,7 +13,7 @@ fn with_libraries(place: &Workplace, folder: &str, args: &[&str]) -> Command {
 }
 
 fn emulated(place: &Workplace, args: &[&str]) -> Command {
-    with_libraries(place, tetrad_emulator::libraries().to_str().unwrap(), args)
+    with_libraries(place, emulator().libraries().to_str().unwrap(), args)
 }
 
 /// What a command that must succeed prints.
@@ -59,9 +60,9 @@ fn auto_takes_a_gpu_if_there_is_one_and_says_why_if_not() {
     let args = ["eval", "run/model.tetrad", "--text", "val.txt", "--sequence", "8", "--sequences", "2"];
     assert!(ok(emulated(&place, &args)).contains("Emulated GPU"));
     let missing: [(&str, &str, &[&str]); 3] = [
-        ("TETRAD_EMULATOR_DEVICES", "0", &["no CUDA device 0"]),
-        ("TETRAD_EMULATOR_DRIVER", "11080", &["11.8"]),
-        ("TETRAD_EMULATOR_MEMORY", "2000000", &["are free", "tetrad plan --budget"]),
+        ("CUDA_EMULATOR_DEVICES", "0", &["no CUDA device 0"]),
+        ("CUDA_EMULATOR_DRIVER", "11080", &["11.8"]),
+        ("CUDA_EMULATOR_MEMORY", "2000000", &["are free", "tetrad plan --budget"]),
     ];
     for (name, value, words) in missing {
         let mut command = emulated(&place, &args);

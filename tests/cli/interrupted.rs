@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-use tetrad::nibble::philox;
+use tetrad::quant::philox;
 
 const FOREVER: &str = "train.steps=1000000";
 

@@ -1,6 +1,7 @@
 //! Every kernel compiles for every generation of GPUs that is supported, and keeps its numbers in registers.
 //! It needs NVRTC (tests/setup.sh installs it) and no GPU.
 
+use crate::harness::gpu::CHECKS;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -10,9 +11,6 @@ use tetrad::error::BackendError;
 
 /// Ampere (A100; RTX 30), Ada, Hopper, Blackwell (B200; RTX 50).
 const CAPABILITIES: [(u32, u32); 6] = [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)];
-
-/// The kernels that the emulator's own tests run: what gpu.h offers, one by one.
-const CHECKS: Source = Source { file: "checks.cu", text: include_str!("../emulator/kernels/checks.cu") };
 
 /// Whether it is a failure that something cannot be compiled here.
 fn demanded() -> bool {

@@ -1,13 +1,13 @@
 //! What is said where a GPU cannot be had. Libraries are loaded and variables read once per process, so each case runs
 //! in a process of its own: this very program again, with one test and a variable that says what to do.
 
-use crate::harness::gpu::{CHECKS, allocate, emulated};
+use crate::harness::gpu::{CHECKS, allocate, emulated, emulator};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tetrad::backend::Sizes as _;
 use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product, SOURCES, Search, Sizes, Source};
-use tetrad::config::Model;
 use tetrad::memory::{Place, Span};
+use tetrad::model::ModelConfig;
 
 /// Tells [`child`] what to do.
 const WORK: &str = "TETRAD_TEST_WORK";
@@ -63,29 +63,29 @@ const EMULATED: &str = "Emulated GPU 9.0 NVRTC 13.0, cuBLASLt 13.0.0";
 #[test]
 fn a_device_that_is_there_opens() {
     assert_eq!(ask("open", &[]), EMULATED);
-    let ampere = ask("open", &[("TETRAD_EMULATOR_CAPABILITY", "8.6")]);
+    let ampere = ask("open", &[("CUDA_EMULATOR_CAPABILITY", "8.6")]);
     assert_eq!(ampere, EMULATED.replace("9.0", "8.6"));
 }
 
 #[test]
 fn no_device_and_a_number_too_high_are_told_with_what_there_is() {
-    assert_eq!(ask("open", &[("TETRAD_EMULATOR_DEVICES", "0")]), "there is no CUDA device 0: the driver shows 0");
+    assert_eq!(ask("open", &[("CUDA_EMULATOR_DEVICES", "0")]), "there is no CUDA device 0: the driver shows 0");
     assert_eq!(
-        ask("open-device 2", &[("TETRAD_EMULATOR_DEVICES", "2")]),
+        ask("open-device 2", &[("CUDA_EMULATOR_DEVICES", "2")]),
         "there is no CUDA device 2: the driver shows 2"
     );
-    assert_eq!(ask("open-device 1", &[("TETRAD_EMULATOR_DEVICES", "2")]), EMULATED);
+    assert_eq!(ask("open-device 1", &[("CUDA_EMULATOR_DEVICES", "2")]), EMULATED);
 }
 
 #[test]
 fn a_driver_too_old_is_told_from_libraries_too_new() {
     assert_eq!(
-        ask("open", &[("TETRAD_EMULATOR_DRIVER", "11080")]),
+        ask("open", &[("CUDA_EMULATOR_DRIVER", "11080")]),
         "the NVIDIA driver supports CUDA 11.8, tetrad needs CUDA 12.0"
     );
-    let nvrtc = tetrad_emulator::libraries().join("libnvrtc.so.13");
+    let nvrtc = emulator().libraries().join("libnvrtc.so.13");
     assert_eq!(
-        ask("open", &[("TETRAD_EMULATOR_DRIVER", "12040")]),
+        ask("open", &[("CUDA_EMULATOR_DRIVER", "12040")]),
         format!("the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0", nvrtc.display())
     );
 }
@@ -93,10 +93,10 @@ fn a_driver_too_old_is_told_from_libraries_too_new() {
 #[test]
 fn a_device_too_old_or_too_new_is_refused_by_name() {
     assert_eq!(
-        ask("open", &[("TETRAD_EMULATOR_CAPABILITY", "7.5")]),
+        ask("open", &[("CUDA_EMULATOR_CAPABILITY", "7.5")]),
         "Emulated GPU has compute capability 7.5, 8.0 (Ampere) or newer is needed"
     );
-    let said = ask("open", &[("TETRAD_EMULATOR_CAPABILITY", "13.0")]);
+    let said = ask("open", &[("CUDA_EMULATOR_CAPABILITY", "13.0")]);
     let nvrtc = tetrad_emulator::libraries().join("libnvrtc.so.13");
     let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121", nvrtc.display());
     assert!(said.starts_with("NVRTC (CUDA's compiler) was not found: ") && said.contains(&reason), "{said}");
@@ -107,17 +107,17 @@ fn too_little_memory_is_refused_with_all_four_numbers() {
     let mib = 1u64 << 20;
     let memory = (64 * mib).to_string();
     let own = Gpu::OWN_BYTES as u64;
-    let said = ask(&format!("allocate {}", 40 * mib), &[("TETRAD_EMULATOR_MEMORY", &memory)]);
+    let said = ask(&format!("allocate {}", 40 * mib), &[("CUDA_EMULATOR_MEMORY", &memory)]);
     let start = format!("Emulated GPU: {} bytes of memory are planned, {memory} of {memory} are free", 40 * mib + own);
     assert_eq!(said, start);
-    assert_eq!(ask(&format!("allocate {}", 64 * mib - own), &[("TETRAD_EMULATOR_MEMORY", &memory)]), EMULATED);
+    assert_eq!(ask(&format!("allocate {}", 64 * mib - own), &[("CUDA_EMULATOR_MEMORY", &memory)]), EMULATED);
 }
 
 /// A folder with links to the named libraries of the emulator.
 fn folder_with(files: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in files {
-        std::os::unix::fs::symlink(tetrad_emulator::libraries().join(file), folder.path().join(file)).unwrap();
+        std::os::unix::fs::symlink(emulator().libraries().join(file), folder.path().join(file)).unwrap();
     }
     folder
 }
@@ -152,7 +152,7 @@ fn a_machine_without_a_driver_is_told_so() {
 #[test]
 fn the_variable_names_folders_that_come_first() {
     let cache = tempfile::tempdir().unwrap();
-    let libraries = tetrad_emulator::libraries().display().to_string();
+    let libraries = emulator().libraries().display().to_string();
     let named = format!("/no/such/folder:{libraries}");
     let variables = [("TETRAD_CUDA_LIBRARIES", &*named), ("XDG_CACHE_HOME", cache.path().to_str().unwrap())];
     assert_eq!(ask("open-usual", &variables), EMULATED);
@@ -177,7 +177,7 @@ fn kept(cache: &Path) -> Vec<PathBuf> {
 #[test]
 fn kernels_are_compiled_once_and_damaged_ones_again() {
     let cache = tempfile::tempdir().unwrap();
-    let libraries = tetrad_emulator::libraries().to_str().unwrap();
+    let libraries = emulator().libraries().to_str().unwrap();
     let variables = [("TETRAD_CUDA_LIBRARIES", libraries), ("XDG_CACHE_HOME", cache.path().to_str().unwrap())];
     assert_eq!(ask("open-checks", &variables), EMULATED);
     let [file] = &kept(cache.path())[..] else { panic!("{:?}", kept(cache.path())) };
@@ -188,7 +188,7 @@ fn kernels_are_compiled_once_and_damaged_ones_again() {
     assert_eq!(ask("open-checks", &variables), EMULATED);
     assert_eq!(std::fs::read(file).unwrap(), whole);
     // Another architecture has its own.
-    let other = [variables[0], variables[1], ("TETRAD_EMULATOR_CAPABILITY", "8.0")];
+    let other = [variables[0], variables[1], ("CUDA_EMULATOR_CAPABILITY", "8.0")];
     assert_eq!(ask("open-checks", &other), EMULATED.replace("9.0", "8.0"));
     assert_eq!(kept(cache.path()).len(), 2);
     // A folder that cannot be written is no error.
@@ -199,9 +199,9 @@ fn kernels_are_compiled_once_and_damaged_ones_again() {
 /// Everything that operations do, several times; the device's allocations before, during and after, and what is left.
 fn count_allocations() -> String {
     let mut gpu = Gpu::open_with(0, &emulated(), &[CHECKS]).unwrap();
-    let opened = tetrad_emulator::allocations();
+    let opened = emulator().allocations();
     allocate(&mut gpu, 1 << 20).unwrap();
-    let allocated = tetrad_emulator::allocations();
+    let allocated = emulator().allocations();
     let (free, total) = gpu.free_memory().unwrap();
     let span = |offset, bytes| Span { place: Place::Arena, offset, bytes };
     for round in 1..4 {
@@ -217,11 +217,11 @@ fn count_allocations() -> String {
         gpu.download(span(0, 1 << 20), &mut vec![0; 1 << 20]);
         gpu.status().unwrap();
     }
-    let worked = tetrad_emulator::allocations();
+    let worked = emulator().allocations();
     let counted = gpu.allocations();
     let taken = total - free - (1 << 20) - Gpu::OWN_BYTES as u64;
     drop(gpu);
-    let left = tetrad_emulator::live_bytes();
+    let left = emulator().live_bytes();
     format!("{opened} opened, {allocated} allocated, {worked} worked, {counted} counted, {taken} beyond, {left} left")
 }
 
@@ -233,8 +233,8 @@ fn a_device_is_asked_for_memory_once_and_gets_all_of_it_back() {
 #[test]
 fn heads_that_the_kernels_do_not_compute_are_refused_before_memory_is_taken() {
     let refused = |heads, qk_norm| {
-        let model = Model { hidden: 264, heads, kv_heads: heads, qk_norm, ..Model::default() };
-        Sizes.check(&model).err().map(|error| error.to_string())
+        let model = ModelConfig { hidden: 264, heads, kv_heads: heads, qk_norm, ..ModelConfig::default() };
+        Sizes.check_heads(model.head_dim(), model.qk_norm).err().map(|error| error.to_string())
     };
     assert_eq!(refused(11, true), None, "heads of 24");
     assert_eq!(refused(22, false), None, "heads of 12");

@@ -1,7 +1,7 @@
 //! Each instruction that `gpu.h` offers against what PTX ISA and IEEE 754 say, as the emulator computes it and as a real
 //! device does where there is one.
 //!
-//! The kernels are in `tests/emulator/kernels/checks.cu`.
+//! The kernels are in `tests/cuda/kernels/checks.cu`.
 
 use crate::harness::gpu::{CHECKS, allocate, devices, set_order};
 use half::{bf16, f16};

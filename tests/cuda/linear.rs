@@ -4,10 +4,9 @@ use crate::harness::gpu::set_order;
 use crate::harness::rig::{self, BF16, Rig, check, floats, orders, read_activations, read_floats, words};
 use half::{bf16, f16};
 use tetrad::backend::cpu::reference::{self, Planes, wide};
-use tetrad::backend::{Backend, Largest, Store, Weight, WeightKind};
-use tetrad::config::Scheme;
+use tetrad::backend::{Backend, Largest, Scheme, Store, Weight, WeightKind};
 use tetrad::memory::Span;
-use tetrad::nibble::Geometry;
+use tetrad::quant::GroupedShape;
 use zerocopy::IntoBytes;
 
 const KINDS: [(WeightKind, Scheme); 7] = [
@@ -25,27 +24,25 @@ fn largest(parameter: usize) -> Largest {
 }
 
 fn planes(seed: u64, rows: usize, cols: usize, group: usize, (kind, scheme): (WeightKind, Scheme)) -> Planes {
-    let geometry = Geometry::new(rows, cols, group);
+    let shape = GroupedShape::new(rows, cols, group);
     let random = |count| words(seed, count).map(|word| (word >> 24) as u8).collect::<Vec<_>>();
     let scales = |base: f32| {
-        floats(seed + 1, geometry.groups()).iter().map(|x| f16::from_f32(base + 0.01 * x).to_bits()).collect::<Vec<_>>()
+        floats(seed + 1, shape.groups()).iter().map(|x| f16::from_f32(base + 0.01 * x).to_bits()).collect::<Vec<_>>()
     };
     let (data, scales, offsets) = match kind {
-        WeightKind::Int4 if scheme == Scheme::Asymmetric => {
-            (random(geometry.nibble_bytes()), scales(0.04), scales(-0.3))
-        }
-        WeightKind::Int4 => (random(geometry.nibble_bytes()), scales(0.04), vec![]),
-        WeightKind::Int8 => (random(geometry.padded_len()), scales(0.02), vec![]),
-        WeightKind::Bf16 => (rig::narrow(&floats(seed, geometry.len())).as_bytes().to_vec(), vec![], vec![]),
-        _ => (floats(seed, geometry.len()).as_bytes().to_vec(), vec![], vec![]),
+        WeightKind::Int4 if scheme == Scheme::Asymmetric => (random(shape.nibble_bytes()), scales(0.04), scales(-0.3)),
+        WeightKind::Int4 => (random(shape.nibble_bytes()), scales(0.04), vec![]),
+        WeightKind::Int8 => (random(shape.padded_len()), scales(0.02), vec![]),
+        WeightKind::Bf16 => (rig::narrow(&floats(seed, shape.len())).as_bytes().to_vec(), vec![], vec![]),
+        _ => (floats(seed, shape.len()).as_bytes().to_vec(), vec![], vec![]),
     };
-    Planes { geometry, kind, scheme, data, scales, offsets }
+    Planes { shape, kind, scheme, data, scales, offsets }
 }
 
 fn weight(rig: &mut Rig, planes: &Planes) -> Weight {
     let (data, scales, offsets) = (rig.add(&planes.data), rig.add(&planes.scales), rig.add(&planes.offsets));
-    let Planes { geometry, kind, scheme, .. } = *planes;
-    Weight { geometry, kind, scheme, data, scales, offsets, residue: Span::NONE }
+    let Planes { shape, kind, scheme, .. } = *planes;
+    Weight { shape, kind, scheme, data, scales, offsets, residue: Span::NONE }
 }
 
 /// What a product reads: the stored values, rounded to bfloat16.

@@ -4,12 +4,11 @@ use crate::harness::gpu::{devices, set_order};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::ops::adam;
 use tetrad::backend::cuda::{self, Gpu, SOURCES};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight, WeightKind};
-use tetrad::config::{Moment, Optimizer, Rule, Scheme, SecondMoment, Variant};
+use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::nibble::{Geometry, Purpose, Stream};
-use tetrad::optim::{Outcomes, SCALARS, Step};
+use tetrad::optim::{Optimizer, Outcomes, Rule, SCALARS, Step, Variant};
+use tetrad::quant::{GroupedShape, RngKey, RngUse};
 use zerocopy::IntoBytes;
 
 /// How one parameter is stored.
@@ -46,7 +45,7 @@ struct Placed {
     total: usize,
 }
 
-fn place(g: Geometry, s: Storage, decay: bool) -> Placed {
+fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
     let int4 = s.kind == WeightKind::Int4;
@@ -66,7 +65,7 @@ fn place(g: Geometry, s: Storage, decay: bool) -> Placed {
     let (m, m_scales) = moment(m_kind);
     let (v, v_scales) = v_kind.per_element().map_or((4 * g.rows, 0), moment);
     let weight = Weight {
-        geometry: g,
+        shape: g,
         kind: s.kind,
         scheme: s.scheme,
         data: add(data),
@@ -119,12 +118,12 @@ fn downloaded(gpu: &Gpu, span: Span) -> Vec<u8> {
     bytes
 }
 
-fn gradient(g: Geometry, seed: u64, number: u64) -> Vec<f32> {
+fn gradient(g: GroupedShape, seed: u64, number: u64) -> Vec<f32> {
     let mut grad = vec![0.0; g.len()];
     if number == 5 {
         return grad;
     }
-    Stream { seed, step: number as u32, tensor: 9, purpose: Purpose::Init }.normal(0, &mut grad);
+    RngKey { seed, step: number as u32, tensor: 9, usage: RngUse::Init }.normal(0, &mut grad);
     // Magnitudes of many kinds: zeros, some too small for the fast formula, a spike.
     for (i, x) in grad.iter_mut().enumerate() {
         *x *= match (i / 40 + number as usize) % 11 {
@@ -177,12 +176,12 @@ struct Recorded {
     steps: Vec<Step>,
 }
 
-fn record(g: Geometry, storage: Storage, config: &Optimizer, feedback: bool, seed: u64, steps: u64) -> Recorded {
+fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool, seed: u64, steps: u64) -> Recorded {
     let placed = place(g, storage, seed % 5 != 4);
     let mut cpu = Cpu::new();
     cpu.allocate(placed.total, None, placed.scratch).unwrap();
     let mut start = vec![0.0; g.len()];
-    Stream { seed, step: 0, tensor: 0, purpose: Purpose::Init }.normal(0, &mut start);
+    RngKey { seed, step: 0, tensor: 0, usage: RngUse::Init }.normal(0, &mut start);
     fill(&mut cpu, &placed.param.weight, &mut |row, out| {
         for (out, x) in out.iter_mut().zip(&start[row * g.cols..]) {
             *out = x * 0.02 + 0.003;
@@ -251,7 +250,7 @@ const SHAPES: [(usize, usize); 10] =
 fn every_storage_and_rule_gives_the_cpus_bytes() {
     let mut devices = devices(SOURCES);
     let mut case = 0usize;
-    let mut refits = 0;
+    let mut rescales = 0;
     for (kind, residue, scheme) in WEIGHTS {
         for (i, m) in MOMENTS.into_iter().enumerate() {
             for (j, v) in SECOND_MOMENTS.into_iter().enumerate() {
@@ -263,9 +262,9 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     let sparse = case % 4 == 1 && v != SecondMoment::Factored;
                     let storage = Storage { kind, residue, scheme, moments: (m, v), sparse };
                     let feedback = case % 3 == 1;
-                    let g = Geometry::new(rows, cols, group);
+                    let g = GroupedShape::new(rows, cols, group);
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
-                    refits += recorded.outcomes.iter().map(|outcome| outcome.refits).sum::<u64>();
+                    rescales += recorded.outcomes.iter().map(|outcome| outcome.rescales).sum::<u64>();
                     set_order((case % 7) as u32);
                     for (name, gpu) in &mut devices {
                         let what = format!("{name}, case {case}: {rows}x{cols}/{group} {storage:?} rule {which}");
@@ -276,7 +275,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
             }
         }
     }
-    assert!(refits > 1000, "only {refits} groups were fitted anew");
+    assert!(rescales > 1000, "only {rescales} groups were rescaled");
 }
 
 /// Several leaves, several blocks; the same bytes whatever order the threads of a block run in.
@@ -287,7 +286,7 @@ fn tensors_of_many_leaves_in_every_order() {
         for (j, (kind, residue, scheme)) in WEIGHTS.into_iter().enumerate() {
             let moments = (MOMENTS[(i + j) % 2], SECOND_MOMENTS[(i + j) % 5]);
             let storage = Storage { kind, residue, scheme, moments, sparse: (i + j) % 5 == 3 };
-            let g = Geometry::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
+            let g = GroupedShape::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
             let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
             for order in 0..3 {
                 set_order([0, 1, 6][order]);
@@ -324,7 +323,7 @@ fn rows_of_whole_groups_in_the_usual_storage() {
         ];
         for (j, (m, v)) in moments.into_iter().enumerate() {
             for which in [0, 1, 4] {
-                let g = Geometry::new(rows, cols, group);
+                let g = GroupedShape::new(rows, cols, group);
                 let recorded = record(g, usual(m, v), &rule(which), false, (4 * i + j) as u64, 7);
                 for order in [0, 1, 2, 6] {
                     set_order(order);
@@ -347,7 +346,7 @@ fn sums_of_more_leaves_than_a_block_has_threads() {
         moments: (Moment::Int4, SecondMoment::Int4),
         sparse: false,
     };
-    let recorded = record(Geometry::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
+    let recorded = record(GroupedShape::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
     set_order(0);
     for (name, gpu) in &mut devices(SOURCES) {
         replay(gpu, &recorded, &format!("{name}: 1026 leaves"));
@@ -364,10 +363,10 @@ fn outcomes_of_several_updates_are_added_in_their_order() {
         moments: (Moment::Int8, SecondMoment::Int4),
         sparse: false,
     };
-    let recorded = record(Geometry::new(3, 333, 64), storage, &rule(0), false, 1, 7);
+    let recorded = record(GroupedShape::new(3, 333, 64), storage, &rule(0), false, 1, 7);
     let mut wanted = Outcomes::default();
     recorded.outcomes.iter().for_each(|outcome| wanted.add(*outcome));
-    assert!(wanted.skipped == 1 && wanted.refits > 0);
+    assert!(wanted.skipped == 1 && wanted.rescales > 0);
     for (name, gpu) in &mut devices(SOURCES) {
         let Recorded { placed, states, .. } = &recorded;
         gpu.allocate(placed.total, placed.scratch).unwrap();

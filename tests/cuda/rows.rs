@@ -8,7 +8,7 @@ use half::bf16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cpu::reference::{self, wide};
 use tetrad::backend::{Backend, IGNORE, Largest, Rotation, Store, packed_bytes};
-use tetrad::nibble::{Purpose, Stream};
+use tetrad::quant::{RngKey, RngUse};
 
 /// Scratch for all shapes below.
 const LARGEST: Largest =
@@ -179,7 +179,7 @@ fn quantizing_keeps_what_is_not_a_number_and_spoils_no_neighbour() {
 
 #[test]
 fn packed_rows_are_those_of_the_cpu() {
-    let stream = Stream { seed: 1 << 40 | 7, step: 9, tensor: 3, purpose: Purpose::Checkpoint };
+    let key = RngKey { seed: 1 << 40 | 7, step: 9, tensor: 3, usage: RngUse::ActivationPack };
     for order in orders() {
         set_order(order);
         for (rows, features, first) in [(1, 1, 0), (3, 31, 5), (9, 64, 0), (30, 72, 9), (17, 257, 1 << 20)] {
@@ -188,7 +188,7 @@ fn packed_rows_are_those_of_the_cpu() {
             let (codes, scales) = packed_bytes(rows, features);
             let packed = |backend: &mut dyn Backend, rig: &Rig, x_at, [codes, scales, out]: [_; 3]| {
                 rig.start(backend, &LARGEST);
-                backend.pack_rows(x_at, codes, scales, features, first, &stream);
+                backend.pack_rows(x_at, codes, scales, features, first, &key);
                 backend.unpack_rows(codes, scales, out, features);
                 [codes, scales].map(|plane| read::<u8>(backend, plane))
             };

@@ -6,14 +6,12 @@ use crate::harness::rig;
 use crate::harness::small::{batch, config, trainer, write};
 use crate::harness::state::whole_state;
 use std::path::Path;
-use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;
+use tetrad::backend::{Backend, Moment, Scheme, SecondMoment};
 use tetrad::checkpoint::{Checkpoint, open_model};
-use tetrad::config::{
-    ActivationQuant, Config, GradientBuffer, KeptActivations, Moment, Residence, Rule, Scheme, SecondMoment,
-    TableStorage, Weights,
-};
-use tetrad::model::Generator;
+use tetrad::config::Config;
+use tetrad::model::{ActivationQuant, Generator, GradientBuffer, KeptActivations, Residence, TableStorage, Weights};
+use tetrad::optim::Rule;
 use tetrad::train::Trainer;
 
 /// How far a loss may be from the CPU's with the same weights: activations are rounded to eight bits on the GPU.
@@ -216,7 +214,7 @@ fn the_recorded_llama_is_met() {
         model.upload_tokens(backend, &recorded.inputs, &recorded.targets);
         model.forward(backend, pass);
         let logits = model.logits(backend, 0, pass.tokens());
-        let found = rig::read_activations(backend, logits, model.config.model.vocab);
+        let found = rig::read_activations(backend, logits, model.settings.model.vocab);
         let wanted = recorded.golden.numbers("logits");
         let largest = wanted.iter().fold(0.0f64, |most, x| most.max(x.abs()));
         rig::check(&found, wanted, 0.02 * largest, 0.02, "logits");

@@ -8,9 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Checkpoint, Extent, Meta, open_model, save};
-use tetrad::config::{Config, TableStorage};
+use tetrad::config::Config;
 use tetrad::format::{Attachment, File, Layout, PlaneKind, TensorPlan};
-use tetrad::model::Generator;
+use tetrad::model::{Generator, TableStorage};
 use tetrad::train::Trainer;
 
 /// A sound file, to be rewritten.

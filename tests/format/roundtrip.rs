@@ -92,7 +92,7 @@ fn stored(file: &File<'_>, tensor: usize, kind: PlaneKind) -> Value {
         Element::F16 => view.u16s().unwrap().iter().map(|x| half::f16::from_bits(x.get()).to_f64()).collect(),
         Element::Bf16 => view.u16s().unwrap().iter().map(|x| half::bf16::from_bits(x.get()).to_f64()).collect(),
         Element::I8 => view.i8s().unwrap().to_vec().into(),
-        Element::Nibble => (0..view.bytes.len() * 2).map(|i| tetrad::nibble::nibble(view.bytes, i)).collect(),
+        Element::Nibble => (0..view.bytes.len() * 2).map(|i| tetrad::quant::nibble(view.bytes, i)).collect(),
         _ => view.bytes.to_vec().into(),
     }
 }

@@ -2,16 +2,30 @@
 //! `TETRAD_REQUIRE_CUDA=1` the real one alone: the emulator is not where such a test was carried.
 #![allow(dead_code)]
 
+use cuda_emulator::Emulator;
+use std::path::Path;
+use std::sync::OnceLock;
 use tetrad::backend::cuda::{Gpu, Search, Source};
 use tetrad::error::BackendError;
 use tetrad::memory::{ALIGN, Place, Span};
 
-/// The kernels of the emulator's own tests: what gpu.h offers, one by one.
-pub const CHECKS: Source = Source { file: "checks.cu", text: include_str!("../emulator/kernels/checks.cu") };
+/// Kernels of the tests: what gpu.h offers, one by one.
+pub const CHECKS: Source = Source { file: "checks.cu", text: include_str!("../cuda/kernels/checks.cu") };
+
+/// The emulator with the program's kernels and those of the tests, compiled when the first test asks for it.
+pub fn emulator() -> &'static Emulator {
+    static EMULATOR: OnceLock<Emulator> = OnceLock::new();
+    EMULATOR.get_or_init(|| {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
+        let kernels = ["src/backend/cuda/kernels", "tests/cuda/kernels"].map(|folder| here.join(folder));
+        Emulator::build(&[&kernels[0], &kernels[1]], &out).unwrap_or_else(|error| panic!("{error}"))
+    })
+}
 
 /// Where the emulated libraries are, and no others.
 pub fn emulated() -> Search {
-    Search::only(&[tetrad_emulator::libraries().to_path_buf()])
+    Search::only(&[emulator().libraries().to_path_buf()])
 }
 
 /// Whether only the machine's own device counts, and its absence is a failure.
@@ -44,14 +58,14 @@ pub fn devices(sources: &[Source]) -> Vec<(String, Gpu)> {
 /// The order in which emulated threads take turns; a real device has its own.
 pub fn set_order(order: u32) {
     if !required() {
-        tetrad_emulator::set_order(order);
+        emulator().set_order(order);
     }
 }
 
 /// Whether the emulator's streams work as soon as they may, or as late; a real device has its own ways.
 pub fn set_eager(eager: bool) {
     if !required() {
-        tetrad_emulator::set_eager(eager);
+        emulator().set_eager(eager);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::Golden;
 use std::collections::HashMap;
-use tetrad::backend::Backend;
-use tetrad::config::{Config, Moment, Optimizer, RopeScaling, Rule, Schedule, SecondMoment, TableStorage, Weights};
-use tetrad::model::{Pass, fill, table};
+use tetrad::backend::{Backend, Moment, SecondMoment};
+use tetrad::config::Config;
+use tetrad::model::{Pass, RopeScaling, TableStorage, Weights, fill, table};
+use tetrad::optim::{Optimizer, Rule, Schedule};
 use tetrad::train::Trainer;
 
 /// A recording and the run it is of.
@@ -64,10 +65,10 @@ impl Recorded {
     pub fn trainer(&self, backend: Box<dyn Backend>) -> Trainer {
         let mut trainer = Trainer::new(&self.config, backend).unwrap();
         trainer.initialize();
-        for (entry, param) in table(&self.config).iter().zip(trainer.model.stored.all()) {
+        for (entry, param) in table(&self.config.settings()).iter().zip(trainer.model.stored.all()) {
             let values = self.golden.floats(&format!("param.{}", entry.role.name()));
-            let cols = entry.geometry.cols;
-            assert_eq!(values.len(), entry.geometry.len());
+            let cols = entry.shape.cols;
+            assert_eq!(values.len(), entry.shape.len());
             fill(trainer.backend.as_mut(), &param.weight, &mut |row, out| {
                 out.copy_from_slice(&values[row * cols..][..cols]);
             });
@@ -81,6 +82,6 @@ impl Recorded {
 
     /// Names of the parameters by their numbers.
     pub fn names(&self) -> HashMap<u32, String> {
-        table(&self.config).iter().map(|e| (e.id, e.role.name())).collect()
+        table(&self.config.settings()).iter().map(|e| (e.id, e.role.name())).collect()
     }
 }

@@ -4,10 +4,9 @@
 use super::gpu::{emulated, required};
 use half::bf16;
 use tetrad::backend::cuda::{Cuda, Search, Sizes};
-use tetrad::backend::{Backend, Largest, Sizes as _, Weight, WeightKind};
-use tetrad::config::Scheme;
+use tetrad::backend::{Backend, Largest, Scheme, Sizes as _, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::nibble::Geometry;
+use tetrad::quant::GroupedShape;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A device without memory.
@@ -78,10 +77,10 @@ impl Rig {
     /// A vector or matrix of float32.
     pub fn weight(&mut self, rows: usize, cols: usize, values: &[f32]) -> Weight {
         let none = Span::NONE;
-        let geometry = Geometry::new(rows, cols, 32);
+        let shape = GroupedShape::new(rows, cols, 32);
         let data = self.add(values);
         let scheme = Scheme::Symmetric;
-        Weight { geometry, kind: WeightKind::F32, scheme, data, scales: none, offsets: none, residue: none }
+        Weight { shape, kind: WeightKind::F32, scheme, data, scales: none, offsets: none, residue: none }
     }
 
     /// Gives the backend its memory, scratch that holds no numbers, and the operands.

@@ -1,10 +1,10 @@
 //! One allocation of device memory serves a whole run. Alone in its process, whose allocations are counted.
 
 use crate::alone;
+use crate::harness::gpu::emulator;
 use crate::harness::rig;
 use crate::harness::small::{batch, config, trainer, write};
-use tetrad::config::Residence;
-use tetrad::model::Generator;
+use tetrad::model::{Generator, Residence};
 
 /// One allocation for steps, evaluation, a sample and a save.
 #[test]
@@ -22,10 +22,10 @@ fn count() {
     for residence in [Residence::Device, Residence::Host] {
         let mut config = config();
         (config.run.weights, config.run.state) = (residence, residence);
-        let (before, bytes) = (tetrad_emulator::allocations(), tetrad_emulator::live_bytes());
+        let (before, bytes) = (emulator().allocations(), emulator().live_bytes());
         let mut cuda = trainer(&config, Box::new(rig::open()));
-        assert_eq!(tetrad_emulator::allocations() - before, 1, "the arena");
-        assert_eq!(tetrad_emulator::live_bytes() - bytes, cuda.plan.total() as u64, "of the planned size");
+        assert_eq!(emulator().allocations() - before, 1, "the arena");
+        assert_eq!(emulator().live_bytes() - bytes, cuda.plan.total() as u64, "of the planned size");
         let (inputs, targets) = batch(1);
         for _ in 0..2 {
             cuda.step(&inputs, &targets);
@@ -35,6 +35,6 @@ fn count() {
             write(&cuda, &folder.path().join("checkpoint"));
         }
         assert_eq!(cuda.backend.status(), Ok(()));
-        assert_eq!(tetrad_emulator::allocations() - before, 1, "after the arena");
+        assert_eq!(emulator().allocations() - before, 1, "after the arena");
     }
 }

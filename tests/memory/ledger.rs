@@ -4,8 +4,8 @@ use crate::alone;
 use crate::counting::peak;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Extent, Meta, save};
-use tetrad::config::{Config, KeptActivations};
-use tetrad::model::{Generator, Sampling};
+use tetrad::config::Config;
+use tetrad::model::{Generator, KeptActivations, Sampling};
 use tetrad::train::{Trainer, plan};
 
 /// What is not in the plan: the plan itself, a batch's losses, a sample's logits, one piece of a file, its metadata.

@@ -2,8 +2,11 @@
 
 use crate::alone;
 use crate::counting::allocations;
+use tetrad::backend::SecondMoment;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{ActivationQuant, Config, EmbeddingUpdate, SecondMoment};
+use tetrad::config::Config;
+use tetrad::model::ActivationQuant;
+use tetrad::optim::EmbeddingUpdate;
 use tetrad::train::Trainer;
 
 #[test]

@@ -2,9 +2,11 @@
 //! exists at once.
 
 use crate::harness::state;
+use tetrad::backend::Scheme;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{ActivationQuant, Config, GradientBuffer, KeptActivations, Scheme};
+use tetrad::config::Config;
 use tetrad::memory::Category;
+use tetrad::model::{ActivationQuant, GradientBuffer, KeptActivations};
 use tetrad::train::{Trainer, plan};
 
 const BATCH: usize = 6;

@@ -2,7 +2,8 @@
 
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Sizes, cuda};
-use tetrad::config::{Config, GradientBuffer, KeptActivations, Residence};
+use tetrad::config::Config;
+use tetrad::model::{GradientBuffer, KeptActivations, Residence};
 use tetrad::train::{Limits, choose, fastest, plan};
 
 fn limits(device: u64) -> Limits {

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use tetrad::backend::Param;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{Config, Moment, SecondMoment, TableStorage, Weights};
+use tetrad::backend::{Moment, Param, SecondMoment};
+use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens};
 use tetrad::memory::{Category, Lifetime};
-use tetrad::model::fill;
+use tetrad::model::{TableStorage, Weights, fill};
 use tetrad::train::{Observer, Samples, StepReport, StopReason, Trainer, Validation, run};
 use zerocopy::IntoBytes;
 
@@ -162,7 +162,7 @@ fn a_packed_run_holds_no_float_copy_and_one_gradient() {
     assert!(trainer.plan.category(Category::Gradient) <= 4 * largest + 4 * 72);
     let kept: usize = items.iter().filter(|item| item.lifetime == Lifetime::ALWAYS).map(|item| item.span.bytes).sum();
     let state: usize = Category::ALL[..3].iter().map(|&category| trainer.plan.category(category)).sum();
-    let parameters: usize = trainer.model.stored.all().map(|param| param.weight.geometry.padded_len()).sum();
+    let parameters: usize = trainer.model.stored.all().map(|param| param.weight.shape.padded_len()).sum();
     // codes + residue + m + v in nibbles are two bytes per (padded) element; scales, gains and scalars are the rest.
     assert!(state < 2 * parameters + parameters / 2, "{state} bytes for {parameters} elements");
     let kernels = of(Category::Scratch).find(|item| item.name == "kernels").unwrap().span.bytes;

@@ -1,12 +1,13 @@
 //! Every rule on every storage learns real text, and what must not change a state does not.
 
 use crate::harness::state::{read, weight_spans, whole_state};
-use tetrad::backend::Param;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{ActivationQuant, Config, Moment, Rule, Scheme, SecondMoment, TableStorage, Weights};
+use tetrad::backend::{Moment, Param, Scheme, SecondMoment};
+use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
-use tetrad::model::{Generator, Sampling};
+use tetrad::model::{ActivationQuant, Generator, Sampling, TableStorage, Weights};
+use tetrad::optim::Rule;
 use tetrad::train::{Trainer, validate};
 
 const STEPS: u64 = 100;

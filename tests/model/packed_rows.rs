@@ -5,8 +5,8 @@ use crate::harness::small::config;
 use std::collections::HashMap;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, IGNORE};
-use tetrad::config::{ActivationQuant, Config, KeptActivations};
-use tetrad::model::Pass;
+use tetrad::config::Config;
+use tetrad::model::{ActivationQuant, KeptActivations, Pass};
 use tetrad::train::Trainer;
 
 /// Lengths of the samples of each row: more than one block of queries, samples of one token, a row of one sample.

@@ -4,8 +4,9 @@ use crate::harness::small::{batch, config};
 use crate::harness::{small, state};
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::Checkpoint;
-use tetrad::config::{Config, Residence};
+use tetrad::config::Config;
 use tetrad::memory::{Category, Place};
+use tetrad::model::Residence;
 use tetrad::train::{Trainer, plan};
 
 fn away(config: &Config, weights: Residence, state: Residence, dir: &std::path::Path) -> Config {

@@ -4,8 +4,11 @@ use crate::harness::small::{config, trainer};
 use crate::harness::state::{read, weight_spans};
 use std::ops::Range;
 use tetrad::backend::cpu::Cpu;
-use tetrad::config::{Config, EmbeddingUpdate, Moment, SecondMoment, TableStorage};
+use tetrad::backend::{Moment, SecondMoment};
+use tetrad::config::Config;
 use tetrad::memory::Span;
+use tetrad::model::TableStorage;
+use tetrad::optim::EmbeddingUpdate;
 use tetrad::train::Trainer;
 
 /// 99 tokens of this range, in turn; the next token is the target.

@@ -3,9 +3,9 @@
 use crate::harness::state::floats;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
-use tetrad::config::{ActivationQuant, Config, TableStorage, Weights};
+use tetrad::config::Config;
 use tetrad::memory::Span;
-use tetrad::model::Pass;
+use tetrad::model::{ActivationQuant, Pass, TableStorage, Weights};
 use tetrad::train::Trainer;
 use zerocopy::IntoBytes;
 

@@ -12,11 +12,10 @@ mod testing;
 pub use simd::isa::Isa;
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
-use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
-use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
+use crate::quant::RngKey;
 use ops::weights::Rows;
 use ops::{
     activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear, linear_grad_weight,
@@ -87,7 +86,7 @@ impl Sizes for Cpu {
         16 << 20
     }
 
-    fn check(&self, _: &Model) -> Result<(), BackendError> {
+    fn check_heads(&self, _: usize, _: bool) -> Result<(), BackendError> {
         Ok(())
     }
 
@@ -206,10 +205,10 @@ impl Backend for Cpu {
         activation_quant::quantize_activations(isa, scratch, claims.write(x), features);
     }
 
-    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, key: &RngKey) {
         let (isa, scratch, mut claims) = self.begin();
         let (x, codes, scales) = (claims.read(x), claims.write(codes), claims.write(scales));
-        activation_pack::pack_rows(isa, scratch, x, codes, scales, features, (first, stream));
+        activation_pack::pack_rows(isa, scratch, x, codes, scales, features, (first, key));
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {

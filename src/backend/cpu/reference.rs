@@ -1,9 +1,8 @@
 //! What every operation computes, written to be read: naive loops in float64. Tests and benchmarks measure the fast
 //! paths against these; letters are those of [`crate::backend`].
 
-use crate::backend::{AttentionShape, IGNORE, Rotation, WeightKind};
-use crate::config::Scheme;
-use crate::nibble::{Geometry, nibble};
+use crate::backend::{AttentionShape, IGNORE, Rotation, Scheme, WeightKind};
+use crate::quant::{GroupedShape, nibble};
 use half::{bf16, f16};
 
 /// The values of float32 numbers.
@@ -15,7 +14,7 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
 #[derive(Clone, Debug)]
 pub struct Planes {
     /// Rows, columns, group.
-    pub geometry: Geometry,
+    pub shape: GroupedShape,
     /// How `data` is to be read.
     pub kind: WeightKind,
     /// With offsets or without.
@@ -31,10 +30,10 @@ pub struct Planes {
 impl Planes {
     /// What products see: `[rows, cols]`.
     pub fn values(&self) -> Vec<f64> {
-        let Geometry { rows, cols, group, .. } = self.geometry;
+        let GroupedShape { rows, cols, group, .. } = self.shape;
         let places = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
-        let group_of = |row: usize, col: usize| row * self.geometry.groups_per_row() + col / group;
-        let padded = |row: usize, col: usize| row * self.geometry.padded_cols() + col;
+        let group_of = |row: usize, col: usize| row * self.shape.groups_per_row() + col / group;
+        let padded = |row: usize, col: usize| row * self.shape.padded_cols() + col;
         let scale = |plane: &[u16], g: usize| f16::from_bits(plane[g]).to_f64();
         match self.kind {
             WeightKind::F32 => wide(&self.floats()),

@@ -3,10 +3,9 @@
 
 use super::reference::Planes;
 use super::{Cpu, Isa};
-use crate::backend::{Backend, Largest, Sizes, Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Backend, Largest, Scheme, Sizes, Weight, WeightKind};
 use crate::memory::{Category, Lifetime, Plan, Span};
-use crate::nibble::Geometry;
+use crate::quant::GroupedShape;
 use half::{bf16, f16};
 use zerocopy::IntoBytes;
 
@@ -35,26 +34,26 @@ impl Random {
     }
 
     /// A weight with values of about one and garbage in its padding, which nothing may read.
-    pub fn planes(&mut self, geometry: Geometry, kind: WeightKind, scheme: Scheme) -> Planes {
+    pub fn planes(&mut self, shape: GroupedShape, kind: WeightKind, scheme: Scheme) -> Planes {
         let data = match kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => self.floats(geometry.len()).as_bytes().to_vec(),
+            WeightKind::F32 | WeightKind::Int4Simulated => self.floats(shape.len()).as_bytes().to_vec(),
             WeightKind::Bf16 => {
-                let bits = self.floats(geometry.len()).into_iter().map(|x| bf16::from_f32(x).to_bits());
+                let bits = self.floats(shape.len()).into_iter().map(|x| bf16::from_f32(x).to_bits());
                 bits.collect::<Vec<_>>().as_bytes().to_vec()
             }
-            WeightKind::Int8 => (0..geometry.padded_len()).map(|_| self.bits() as u8).collect(),
-            WeightKind::Int4 => (0..geometry.nibble_bytes()).map(|_| self.bits() as u8).collect(),
+            WeightKind::Int8 => (0..shape.padded_len()).map(|_| self.bits() as u8).collect(),
+            WeightKind::Int4 => (0..shape.nibble_bytes()).map(|_| self.bits() as u8).collect(),
         };
         let step = if kind == WeightKind::Int8 { 0.01 } else { 0.15 };
         let mut per_group = |least: f32, spread: f32| -> Vec<u16> {
             let one = |_| f16::from_f32(least + spread * self.float()).to_bits();
-            (0..geometry.groups()).map(one).collect()
+            (0..shape.groups()).map(one).collect()
         };
         let packed = matches!(kind, WeightKind::Int8 | WeightKind::Int4);
         let scales = if packed { per_group(step, step / 2.0) } else { Vec::new() };
         let offset = kind == WeightKind::Int4 && scheme == Scheme::Asymmetric;
         let offsets = if offset { per_group(-1.0, 0.5) } else { Vec::new() };
-        Planes { geometry, kind, scheme, data, scales, offsets }
+        Planes { shape, kind, scheme, data, scales, offsets }
     }
 }
 
@@ -91,7 +90,7 @@ impl Rig {
 
     pub fn weight(&mut self, planes: &Planes) -> Weight {
         Weight {
-            geometry: planes.geometry,
+            shape: planes.shape,
             kind: planes.kind,
             scheme: planes.scheme,
             data: self.add(&planes.data[..]),

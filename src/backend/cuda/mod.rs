@@ -12,11 +12,10 @@ pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix,
 pub use runtime::{Source, Usage, probe, usages};
 
 use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
-use crate::config::Model;
 use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
-use crate::nibble::Stream;
 use crate::optim::{Outcomes, Step};
+use crate::quant::RngKey;
 use ops::{
     ROW_MULTIPLE, activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear,
     linear_grad_weight, loss, norm, rope, swiglu,
@@ -57,8 +56,8 @@ impl super::Sizes for Sizes {
     }
 
     /// Attention's tiles hold heads of up to [`attention::MAX_HEAD_DIM`]; a norm of heads reads each as an aligned row.
-    fn check(&self, model: &Model) -> Result<(), BackendError> {
-        let (found, least) = (model.head_dim(), if model.qk_norm { ROW_MULTIPLE } else { 2 });
+    fn check_heads(&self, head_dim: usize, normed: bool) -> Result<(), BackendError> {
+        let (found, least) = (head_dim, if normed { ROW_MULTIPLE } else { 2 });
         match found <= attention::MAX_HEAD_DIM && found.is_multiple_of(least) {
             true => Ok(()),
             false => Err(BackendError::HeadDim { found, most: attention::MAX_HEAD_DIM, multiple: least }),
@@ -144,8 +143,8 @@ impl super::Sizes for Cuda {
         Sizes.logits_bytes()
     }
 
-    fn check(&self, model: &Model) -> Result<(), BackendError> {
-        Sizes.check(model)
+    fn check_heads(&self, head_dim: usize, normed: bool) -> Result<(), BackendError> {
+        Sizes.check_heads(head_dim, normed)
     }
 
     fn reads_mapped(&self) -> bool {
@@ -230,8 +229,8 @@ impl Backend for Cuda {
         activation_quant::quantize_activations(&mut self.gpu, x, features);
     }
 
-    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, stream: &Stream) {
-        activation_pack::pack_rows(&mut self.gpu, x, codes, scales, features, first, stream);
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first: usize, key: &RngKey) {
+        activation_pack::pack_rows(&mut self.gpu, x, codes, scales, features, first, key);
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use tetrad::format::{Element, File, PlaneKind, PlaneView};
-use tetrad::nibble::nibble;
+use tetrad::quant::nibble;
 
 /// Bytes on a line: one run of 32 nibbles, so that a line never straddles two groups.
 const LINE: usize = 16;

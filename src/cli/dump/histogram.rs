@@ -2,7 +2,7 @@
 
 use bitvec::prelude::{BitVec, bitvec};
 use tetrad::format::{Element, File, PlaneKind, Role, Storage};
-use tetrad::nibble::nibble;
+use tetrad::quant::nibble;
 
 /// Counts over a plane's elements without padding.
 pub(super) struct Codes {
@@ -26,7 +26,7 @@ pub(super) fn of(file: &File<'_>, tensor: usize, role: Role) -> Option<Codes> {
         Role::M => PlaneKind::M,
         Role::V => PlaneKind::V,
     };
-    let (view, g) = (file.plane(tensor, kind)?, spec.geometry()?);
+    let (view, g) = (file.plane(tensor, kind)?, spec.grouped_shape()?);
     let nibbles = view.plane.element == Element::Nibble;
     let ends: [u8; 2] = match (role, view.plane.element) {
         (Role::Weight, Element::Nibble) => [0, 15],

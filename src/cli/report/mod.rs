@@ -26,7 +26,7 @@ const CHARTS: [(&str, &str, &[&str], bool); 5] = [
     ("Gradient norm", "", &["grad_norm"], true),
     ("Learning rate", "", &["lr"], false),
     ("Speed", "tokens per second", &["tokens_per_s"], false),
-    ("Groups rescaled", "per step", &["refits"], false),
+    ("Groups with a new scale", "per step", &["refits"], false),
 ];
 
 /// Runs `tetrad report`.

@@ -3,9 +3,10 @@
 use crate::cli::Failure;
 use std::path::Path;
 use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
-use tetrad::config::{Config, Storage};
+use tetrad::config::Config;
 use tetrad::data::Tokenizer;
 use tetrad::error::StoreError;
+use tetrad::model::StorageConfig;
 use tetrad::store::publish;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -29,7 +30,7 @@ impl InitFrom {
     /// The base of the configuration: the model, how its weights are stored, and the quick-start for the rest.
     pub fn base(&self) -> Config {
         let (saved, plain) = (&self.checkpoint.config, Config::default());
-        let storage = Storage {
+        let storage = StorageConfig {
             residue: plain.storage.residue,
             feedback: plain.storage.feedback,
             m: plain.storage.m,

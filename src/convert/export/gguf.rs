@@ -2,17 +2,17 @@
 
 use super::put;
 use super::rows::send;
+use crate::backend::Scheme;
 use crate::checkpoint::Checkpoint;
-use crate::config::{Model, RopeScaling, Scheme, Weights};
 use crate::convert::gguf::{GgufWriter, Item, MetaValue};
 use crate::convert::names::{RowOrder, gguf_name};
 use crate::convert::quants::Kind;
-use crate::convert::tokenizer::{Special, to_gguf};
+use crate::convert::tokenizer::to_gguf;
 use crate::convert::{Progress, Sink};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
 use crate::format::{File, Storage, TensorSpec};
-use crate::model::{Entry, Role, stretch, table};
+use crate::model::{Entry, ModelConfig, Role, RopeScaling, Weights, stretch, table};
 use std::path::Path;
 
 /// A type for the embedding or the head.
@@ -54,7 +54,7 @@ pub fn export_gguf(
     }
     let architecture = architecture(&config.model)?;
     let file = checkpoint.file();
-    let entries = table(config);
+    let entries = table(&config.settings());
     let mut writer = GgufWriter::default();
     metadata(&mut writer, architecture, checkpoint)?;
     let mut sources = Vec::new();
@@ -92,11 +92,11 @@ pub fn export_gguf(
     Ok(counts)
 }
 
-fn rope_factors(model: &Model) -> Vec<u8> {
+fn rope_factors(model: &ModelConfig) -> Vec<u8> {
     (0..model.head_dim() / 2).flat_map(|i| (stretch(model, i) as f32).to_le_bytes()).collect()
 }
 
-fn architecture(model: &Model) -> Result<&'static str, ConvertError> {
+fn architecture(model: &ModelConfig) -> Result<&'static str, ConvertError> {
     match (model.qkv_bias, model.qk_norm) {
         (false, false) => Ok("llama"),
         (true, false) => Ok("qwen2"),
@@ -107,7 +107,7 @@ fn architecture(model: &Model) -> Result<&'static str, ConvertError> {
     }
 }
 
-fn order(role: Role, architecture: &str, model: &Model) -> RowOrder {
+fn order(role: Role, architecture: &str, model: &ModelConfig) -> RowOrder {
     match role {
         Role::Query(_) | Role::Key(_) if architecture == "llama" => RowOrder::Paired(model.head_dim()),
         _ => RowOrder::Same,
@@ -140,12 +140,12 @@ fn kind(entry: &Entry, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> R
         Storage::Int4 | Storage::Int4Asymmetric if scheme == Scheme::Asymmetric => Kind::Q4_1,
         Storage::Int4 | Storage::Int4Asymmetric => Kind::Q4_0,
     };
-    let fits = |kind: Kind| entry.geometry.cols.is_multiple_of(kind.block());
+    let fits = |kind: Kind| entry.shape.cols.is_multiple_of(kind.block());
     match asked {
         Some(kind) if !fits(kind) => Err(ConvertError::Asked(format!(
             "{} has rows of {} elements, and {} needs a multiple of {}; ask for f16",
             spec.name,
-            entry.geometry.cols,
+            entry.shape.cols,
             kind.name(),
             kind.block()
         ))),
@@ -188,7 +188,7 @@ fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint
         Some(json) => Tokenizer::from_json(json)?,
         None => Tokenizer::bytes(),
     };
-    let special = Special::of(checkpoint, &tokenizer);
+    let special = checkpoint.special_tokens(&tokenizer);
     for (key, value) in to_gguf(json.as_deref(), &special, model.vocab)? {
         writer.key(key, value);
     }

@@ -3,14 +3,13 @@
 use super::put;
 use super::rows::{FloatType, send};
 use crate::checkpoint::{Checkpoint, GENERATION_CONFIG, TOKENIZER_CONFIG};
-use crate::config::Weights;
 use crate::convert::hugging_face::write_config;
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
-use crate::convert::tokenizer::Special;
 use crate::convert::{Progress, safetensors};
-use crate::data::Tokenizer;
+use crate::data::{SpecialTokens, Tokenizer};
 use crate::error::{ConvertError, StoreError};
+use crate::model::Weights;
 use serde_json::{Map, json};
 use std::io::Write;
 use std::path::Path;
@@ -77,8 +76,8 @@ pub fn export_hugging_face(
     }
     let tokenizer = checkpoint.tokenizer();
     let special = match &tokenizer {
-        Some(json) => Special::of(checkpoint, &Tokenizer::from_json(json)?),
-        None => Special::default(),
+        Some(json) => checkpoint.special_tokens(&Tokenizer::from_json(json)?),
+        None => SpecialTokens::default(),
     };
     small("config.json", &write_config(&config.model, float.torch(), special.bos, special.eos))?;
     if let Some(json) = &tokenizer {

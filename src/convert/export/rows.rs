@@ -113,7 +113,7 @@ fn each<const N: usize>(out: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> [
 /// Groups into blocks of 32 with the same bits; a group of more than 32 gives its scale to each of its blocks.
 fn repack(file: &File<'_>, tensor: usize, row: usize, plane: PlaneKind, kind: Kind, out: &mut [u8]) {
     let bytes = |plane| file.plane(tensor, plane).map(|view| view.bytes);
-    let g = file.tensors()[tensor].spec.geometry().expect("packed tensors have groups");
+    let g = file.tensors()[tensor].spec.grouped_shape().expect("packed tensors have groups");
     let (data, scales) = (bytes(plane).unwrap_or_default(), bytes(PlaneKind::Scales).unwrap_or_default());
     let offsets = bytes(PlaneKind::Offsets).filter(|_| kind == Kind::Q4_1);
     let block_data = if plane == PlaneKind::Codes { 16 } else { 32 };

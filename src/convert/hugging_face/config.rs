@@ -1,7 +1,7 @@
 //! `config.json` to our configuration and back.
 
-use crate::config::{Model, RopeScaling};
 use crate::error::ConvertError;
+use crate::model::{ModelConfig, RopeScaling};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -12,7 +12,7 @@ const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 ///
 /// # Errors
 /// What is none, is another model, or asks for something that is not computed here, by name.
-pub fn parse(path: &Path, json: &[u8]) -> Result<Model, ConvertError> {
+pub fn parse(path: &Path, json: &[u8]) -> Result<ModelConfig, ConvertError> {
     let source = |what: String| ConvertError::Source { path: path.into(), what };
     let map: Map<String, Value> =
         serde_json::from_slice(json).map_err(|e| source(format!("is no configuration of a model: {e}")))?;
@@ -28,7 +28,7 @@ pub fn parse(path: &Path, json: &[u8]) -> Result<Model, ConvertError> {
     // Qwen3's own default; every published file states it.
     let default_size = if family == "qwen3" { 128 } else { implied };
     let head_dim = reader.size("head_dim")?.unwrap_or(default_size);
-    let mut model = Model {
+    let mut model = ModelConfig {
         hidden,
         intermediate: reader.need("intermediate_size")?,
         layers: reader.need("num_hidden_layers")?,
@@ -41,7 +41,7 @@ pub fn parse(path: &Path, json: &[u8]) -> Result<Model, ConvertError> {
         qk_norm: family == "qwen3",
         norm_eps: reader.number("rms_norm_eps")?.unwrap_or(1e-6),
         tied: reader.switch("tie_word_embeddings")?.unwrap_or(false),
-        ..Model::default()
+        ..ModelConfig::default()
     };
     reader.rope(&mut model)?;
     Ok(model)
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Base and scaling, from `rope_theta` and `rope_scaling` or from the newer `rope_parameters`.
-    fn rope(&self, model: &mut Model) -> Result<(), ConvertError> {
+    fn rope(&self, model: &mut ModelConfig) -> Result<(), ConvertError> {
         let empty = Map::new();
         let table = |key: &str| match self.get(key) {
             None => Ok(&empty),
@@ -160,7 +160,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The `config.json` of a model; `dtype` is the name of the tensors' type in torch.
-pub fn write(model: &Model, dtype: &str, bos: Option<u32>, eos: Option<u32>) -> Vec<u8> {
+pub fn write(model: &ModelConfig, dtype: &str, bos: Option<u32>, eos: Option<u32>) -> Vec<u8> {
     let (family, class) = match (model.qkv_bias, model.qk_norm) {
         (false, false) => ("llama", "LlamaForCausalLM"),
         (true, _) => ("qwen2", "Qwen2ForCausalLM"),

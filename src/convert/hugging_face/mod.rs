@@ -9,9 +9,8 @@ use super::gguf::TensorInfo;
 use super::names::RowOrder;
 use super::safetensors;
 use super::source::{Beside, Found, Source, assign};
-use crate::config::Model;
 use crate::error::{ConvertError, StoreError};
-use crate::model::Role;
+use crate::model::{ModelConfig, Role};
 use crate::store::Map;
 use std::path::{Path, PathBuf};
 
@@ -128,7 +127,7 @@ fn assemble(
 /// The tied flag and `lm_head`, in all four combinations. Nothing is made up, and nothing that differs is dropped.
 fn tie(
     path: &Path,
-    model: &mut Model,
+    model: &mut ModelConfig,
     found: &mut Found,
     files: &[(PathBuf, Map)],
     notes: &mut Vec<String>,

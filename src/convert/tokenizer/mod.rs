@@ -3,11 +3,9 @@
 mod from_gguf;
 mod merges;
 mod pre;
-mod special;
 mod to_gguf;
 
 pub use from_gguf::{ends_of_gguf, from_gguf};
-pub use special::Special;
 pub use to_gguf::to_gguf;
 
 /// Types of tokens in a GGUF file.

@@ -2,8 +2,9 @@
 
 use super::merges::to_scores;
 use super::pre::{by_json, names};
-use super::{Special, token_type};
+use super::token_type;
 use crate::convert::gguf::MetaValue;
+use crate::data::SpecialTokens;
 use crate::error::ConvertError;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -65,7 +66,11 @@ impl Merge {
 ///
 /// # Errors
 /// A kind of tokenizer that llama.cpp has no name for.
-pub fn to_gguf(json: Option<&[u8]>, special: &Special, vocab: usize) -> Result<Vec<(String, MetaValue)>, ConvertError> {
+pub fn to_gguf(
+    json: Option<&[u8]>,
+    special: &SpecialTokens,
+    vocab: usize,
+) -> Result<Vec<(String, MetaValue)>, ConvertError> {
     let mut keys = match json {
         Some(json) => arrays(json, vocab)?,
         None => bytes(vocab),

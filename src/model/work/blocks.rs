@@ -1,8 +1,8 @@
 //! What a block computes, and how much of it outlives the block.
 
 use crate::backend::{PACK_GROUP, packed_bytes};
-use crate::config::KeptActivations;
 use crate::memory::{Category, Lifetime, Plan, Span};
+use crate::model::KeptActivations;
 
 /// Activations of one block. Rows are tokens: of the batch (T) if blocks keep them until backward, else of one
 /// micro-batch (M).

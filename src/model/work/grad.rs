@@ -1,10 +1,10 @@
 //! Buffers of backward.
 
 use super::blocks::Shapes;
-use crate::config::{Config, GradientBuffer};
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use crate::model::params::weight_bytes;
 use crate::model::table::{Entry, block_entries};
+use crate::model::{GradientBuffer, Settings};
 
 /// Buffers of backward; empty without training.
 #[derive(Clone, Debug, Default)]
@@ -39,12 +39,19 @@ pub struct GradWork {
 }
 
 /// Adds them to the plan; `logits` are the bytes of a chunk.
-pub(super) fn place(plan: &mut Plan, config: &Config, entries: &[Entry], shapes: &Shapes, logits: usize) -> GradWork {
+pub(super) fn place(
+    plan: &mut Plan,
+    settings: &Settings,
+    entries: &[Entry],
+    shapes: &Shapes,
+    logits: usize,
+) -> GradWork {
     let &Shapes { tokens, micro, h, q, f, kv, bytes, layers, .. } = shapes;
     let (head, end) = (layers + 1, 2 * layers + 2);
     let (at_head, at_end) = (Lifetime { from: head, to: head }, Lifetime { from: end, to: end });
     let blocks = Lifetime { from: head + 1, to: end - 1 };
-    let passes = passes(config, entries);
+    let parted = micro < tokens;
+    let passes = passes(settings, entries, parted);
     let mut rows =
         |name: &str, rows: usize, width: usize, life| plan.add(name, Category::Activations, rows * width * bytes, life);
     let mut grad = GradWork {
@@ -58,29 +65,29 @@ pub(super) fn place(plan: &mut Plan, config: &Config, entries: &[Entry], shapes:
         trial: rows("gradient of the stream, on trial", if passes.len() > 1 { micro } else { 0 }, h, blocks),
         ..GradWork::default()
     };
-    if config.model.tied {
+    if settings.model.tied {
         grad.logits = plan.add("logits of a chunk, again", Category::Scratch, logits, at_end);
     }
-    let table = 4 * config.model.vocab * config.model.hidden;
+    let table = 4 * settings.model.vocab * settings.model.hidden;
     let mut floats = |name: &str, bytes, life| plan.add(name, Category::Gradient, bytes, life);
-    if !config.model.tied {
+    if !settings.model.tied {
         grad.head = floats("head's gradient", table, at_head);
     }
     grad.embedding = floats("embedding's gradient", table, at_end);
-    grad.final_norm = floats("final norm's gradient", 4 * config.model.hidden, at_head);
-    place_passes(plan, config, entries, passes, blocks, &mut grad);
+    grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
+    place_passes(plan, settings, entries, (passes, parted), blocks, &mut grad);
     grad
 }
 
 /// Which of a block's parameters get their gradients in which pass.
-fn passes(config: &Config, entries: &[Entry]) -> Vec<Vec<usize>> {
+fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize>> {
     let block = block_entries(entries);
     let all: Vec<usize> = (0..block.len()).collect();
-    if !config.train.is_parted() || config.run.gradient != GradientBuffer::Tensor {
+    if !parted || settings.execution.gradient != GradientBuffer::Tensor {
         return vec![all];
     }
     let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].role.is_vector());
-    let size = |i: usize| block[i].geometry.len();
+    let size = |i: usize| block[i].shape.len();
     let largest = matrices.iter().map(|&i| size(i)).max().unwrap_or(0);
     // In backward's order, so that the passes of the feed-forward block need not go on to the attention.
     matrices.reverse();
@@ -100,9 +107,9 @@ fn passes(config: &Config, entries: &[Entry]) -> Vec<Vec<usize>> {
 
 fn place_passes(
     plan: &mut Plan,
-    config: &Config,
+    settings: &Settings,
     entries: &[Entry],
-    passes: Vec<Vec<usize>>,
+    (passes, parted): (Vec<Vec<usize>>, bool),
     life: Lifetime,
     grad: &mut GradWork,
 ) {
@@ -110,14 +117,14 @@ fn place_passes(
     let mut floats = |name: String, count: usize| plan.add(name, Category::Gradient, 4 * count, life);
     let longest = |vector: bool| {
         let of_kind = block.iter().filter(|entry| entry.role.is_vector() == vector);
-        of_kind.map(|entry| entry.geometry.len()).max().unwrap_or(0)
+        of_kind.map(|entry| entry.shape.len()).max().unwrap_or(0)
     };
     grad.unwanted = floats("a gain's gradient, unwanted".into(), if passes.len() > 1 { longest(true) } else { 0 });
-    if !config.train.is_parted() {
+    if !parted {
         let (matrix, vector) =
             (floats("a matrix's gradient".into(), longest(false)), floats("a vector's gradient".into(), longest(true)));
         let shared = |entry: &Entry| if entry.role.is_vector() { vector } else { matrix };
-        grad.passes = vec![block.iter().map(|entry| Some(shared(entry).head(4 * entry.geometry.len()))).collect()];
+        grad.passes = vec![block.iter().map(|entry| Some(shared(entry).head(4 * entry.shape.len()))).collect()];
         return;
     }
     let name = |entry: &Entry, what: &str| format!("{} {what}", entry.role.name().replacen("layers.0", "layers.*", 1));
@@ -127,18 +134,18 @@ fn place_passes(
         all
     };
     if let [all] = passes.as_slice() {
-        grad.passes = vec![spread(all, &mut |i| floats(name(&block[i], "gradient"), block[i].geometry.len()))];
+        grad.passes = vec![spread(all, &mut |i| floats(name(&block[i], "gradient"), block[i].shape.len()))];
         return;
     }
     // Passes follow each other: one buffer for the matrices of each.
-    let bytes = |i: usize| (4 * block[i].geometry.len()).next_multiple_of(ALIGN);
+    let bytes = |i: usize| (4 * block[i].shape.len()).next_multiple_of(ALIGN);
     let matrices = |pass: &Vec<usize>| pass.iter().filter(|&&i| !block[i].role.is_vector()).map(|&i| bytes(i)).sum();
     let most: usize = passes.iter().map(matrices).max().unwrap_or(0);
     let matrix = floats("a pass's matrix gradients".into(), most / 4);
     for pass in &passes {
         let mut from = 0;
         grad.passes.push(spread(pass, &mut |i| {
-            let len = block[i].geometry.len();
+            let len = block[i].shape.len();
             if block[i].role.is_vector() {
                 return floats(name(&block[i], "gradient"), len);
             }
@@ -146,7 +153,7 @@ fn place_passes(
             matrix.part(from - bytes(i), 4 * len)
         }));
     }
-    let scheme = config.storage.scheme;
+    let scheme = settings.storage.scheme;
     grad.before = block
         .iter()
         .map(|entry| {

@@ -14,8 +14,8 @@ pub use blocks::{LayerWork, Packed};
 pub use grad::GradWork;
 
 use super::table::Entry;
+use super::{KeptActivations, SHORTEST_PARTED, Settings};
 use crate::backend::{Largest, Sizes};
-use crate::config::{Config, KeptActivations, SHORTEST_PARTED};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use blocks::Shapes;
 
@@ -74,20 +74,20 @@ pub struct Work {
 /// Adds all buffers of passes up to `tokens` tokens (sequences up to `keys`) to the plan.
 pub fn place(
     plan: &mut Plan,
-    config: &Config,
+    settings: &Settings,
     entries: &[Entry],
     mode: Mode,
     tokens: usize,
     keys: usize,
     backend: &dyn Sizes,
 ) -> Work {
-    let model = &config.model;
+    let model = &settings.model;
     let pitch = |width: usize| width.next_multiple_of(backend.row_multiple());
     let [h, q, f] = [model.hidden, model.query_width(), model.intermediate].map(pitch);
     let [kv, vocab] = [model.kv_width(), model.vocab].map(pitch);
     let (layers, bytes) = (model.layers as u32, backend.activation_bytes());
     let train = mode == Mode::Train;
-    let micro = if train { tokens.min(config.train.micro_batch() * config.train.sequence) } else { tokens };
+    let micro = if train { tokens.min(settings.execution.micro_tokens) } else { tokens };
     let head = layers + 1;
     let end = if train { 2 * layers + 2 } else { head };
     let always = Lifetime::ALWAYS;
@@ -105,19 +105,19 @@ pub fn place(
         layers,
         bytes,
     };
-    let kept = match config.run.activations {
+    let kept = match settings.execution.activations {
         KeptActivations::Auto => KeptActivations::Keep,
         _ if !train => KeptActivations::Keep,
         chosen => chosen,
     };
     let blocks = shapes.blocks(plan, train, kept);
-    let chunk = (logits_bytes(config, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
+    let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
     let last_read = if train && model.tied { end } else { head };
     let mut rows =
         |name: &str, width: usize, life: Lifetime| plan.add(name, Category::Activations, tokens * width * bytes, life);
     let xn = rows("head input", h, Lifetime { from: head, to: last_read });
     let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
-    let largest = entries.iter().map(|entry| entry.geometry.len()).max().unwrap_or(0);
+    let largest = entries.iter().map(|entry| entry.shape.len()).max().unwrap_or(0);
     let scratch_shapes = Largest {
         tokens,
         // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.
@@ -138,7 +138,7 @@ pub fn place(
         kept: kept == KeptActivations::Keep,
         inputs: scratch("token ids", 4 * tokens, step),
         targets: scratch("targets", 4 * tokens, step),
-        first: scratch("first keys", if config.data.packed { 4 * tokens } else { 0 }, step),
+        first: scratch("first keys", if settings.packed_rows { 4 * tokens } else { 0 }, step),
         losses: scratch("losses", 4 * tokens, step),
         rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),
@@ -149,7 +149,7 @@ pub fn place(
         inv_rms,
         xn,
         grad: if train {
-            grad::place(plan, config, entries, &shapes, chunk * vocab * bytes)
+            grad::place(plan, settings, entries, &shapes, chunk * vocab * bytes)
         } else {
             GradWork::default()
         },
@@ -161,8 +161,8 @@ pub fn place(
 const SHORTEST_CHUNK: usize = 2 * SHORTEST_PARTED;
 
 /// Bytes of logits that may exist at once.
-fn logits_bytes(config: &Config, backend: &dyn Sizes) -> usize {
-    match config.run.logits_mib {
+fn logits_bytes(settings: &Settings, backend: &dyn Sizes) -> usize {
+    match settings.execution.logits_mib {
         0 => backend.logits_bytes(),
         mib => mib << 20,
     }

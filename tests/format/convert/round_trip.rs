@@ -2,12 +2,13 @@
 
 use super::{bring_in, fixture};
 use std::path::Path;
+use tetrad::backend::Scheme;
 use tetrad::checkpoint::Checkpoint;
-use tetrad::config::{Scheme, TableStorage};
 use tetrad::convert::gguf::Gguf;
 use tetrad::convert::quants::Kind;
 use tetrad::convert::{FloatType, GgufTypes, Options, TableType, export_gguf, export_hugging_face};
 use tetrad::format::{Decoder, PlaneKind, Role, Storage};
+use tetrad::model::TableStorage;
 
 fn open(path: &Path) -> Checkpoint {
     let checkpoint = Checkpoint::open(path).unwrap();

@@ -4,9 +4,9 @@ use super::{bring_in, fixture};
 use crate::harness;
 use std::path::Path;
 use tetrad::checkpoint::Checkpoint;
-use tetrad::config::TableStorage;
 use tetrad::convert::{Beside, FloatType, GgufTypes, Options, export_gguf, export_hugging_face, import, open};
 use tetrad::data::Tokenizer;
+use tetrad::model::TableStorage;
 
 fn tokenizer(path: &Path) -> Tokenizer {
     Tokenizer::from_json(&Checkpoint::open(path).unwrap().tokenizer().unwrap()).unwrap()

@@ -3,7 +3,7 @@
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::{PACK_GROUP, packed_bytes};
-use crate::nibble::{self, MomentCodec, Stream};
+use crate::quant::{self, MomentCodec, RngKey};
 
 /// Elements of a task, about.
 const BLOCK: usize = 1 << 13;
@@ -34,7 +34,7 @@ pub(crate) fn pack_rows(
     codes: &mut [u8],
     scales: &mut [u16],
     features: usize,
-    (first, stream): (usize, &Stream),
+    (first, key): (usize, &RngKey),
 ) {
     let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
     let (_, mut areas) = scratch.split(Need::default());
@@ -45,21 +45,21 @@ pub(crate) fn pack_rows(
             x.chunks_exact(features).zip(codes.chunks_exact_mut(of_codes)).zip(scales.chunks_exact_mut(of_scales));
         for (row, ((x, codes), scales)) in rows.enumerate() {
             let element = (first + i * block + row) * of_scales * PACK_GROUP;
-            pack_row(isa, x, codes, scales, element as u64, stream);
+            pack_row(isa, x, codes, scales, element as u64, key);
         }
     });
 }
 
 vectorized! {
-    fn pack_row(x: &[f32], codes: &mut [u8], scales: &mut [u16], element: u64, stream: &Stream) {
+    fn pack_row(x: &[f32], codes: &mut [u8], scales: &mut [u16], element: u64, key: &RngKey) {
         let groups = x.chunks(PACK_GROUP).zip(codes.chunks_exact_mut(PACK_GROUP / 2)).zip(scales);
         for (i, ((x, codes), scale)) in groups.enumerate() {
             let (mut values, mut u, mut bytes) = ([0.0; PACK_GROUP], [0.0; PACK_GROUP], [0; PACK_GROUP]);
             values[..x.len()].copy_from_slice(x);
-            stream.uniform(element + (i * PACK_GROUP) as u64, &mut u);
+            key.uniform(element + (i * PACK_GROUP) as u64, &mut u);
             *scale = MomentCodec::M4.encode(&mut values, &u, &mut bytes);
             MomentCodec::M4.to_nibbles(&mut bytes);
-            nibble::pack(&bytes, codes);
+            quant::pack(&bytes, codes);
         }
     }
 }
@@ -88,7 +88,7 @@ vectorized! {
     fn unpack_row(codes: &[u8], scales: &[u16], x: &mut [f32]) {
         for ((x, codes), &scale) in x.chunks_mut(PACK_GROUP).zip(codes.chunks_exact(PACK_GROUP / 2)).zip(scales) {
             let (mut bytes, mut values) = ([0; PACK_GROUP], [0.0; PACK_GROUP]);
-            nibble::unpack(codes, &mut bytes);
+            quant::unpack(codes, &mut bytes);
             MomentCodec::M4.from_nibbles(&mut bytes);
             MomentCodec::M4.decode(&bytes, scale, &mut values);
             x.copy_from_slice(&values[..x.len()]);
@@ -101,9 +101,9 @@ mod tests {
     use super::*;
     use crate::backend::Backend;
     use crate::backend::cpu::testing::{Random, Rig};
-    use crate::nibble::{Purpose, bf16_ceil, bf16_to_f32};
+    use crate::quant::{RngUse, bf16_ceil, bf16_to_f32};
 
-    const STREAM: Stream = Stream { seed: 7, step: 3, tensor: 2, purpose: Purpose::Checkpoint };
+    const KEY: RngKey = RngKey { seed: 7, step: 3, tensor: 2, usage: RngUse::ActivationPack };
 
     /// Each element by the formula of the trait, from the number that is its own.
     #[test]
@@ -119,7 +119,7 @@ mod tests {
                 let group = &x[from..(from + PACK_GROUP).min((row + 1) * features)];
                 let most = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
                 let scale = bf16_to_f32(bf16_ceil(most / 7.0));
-                let u = STREAM.uniform_at(((first + row) * groups * PACK_GROUP + col) as u64);
+                let u = KEY.uniform_at(((first + row) * groups * PACK_GROUP + col) as u64);
                 expected.push(f64::from(scale * (value * (1.0 / scale) + u).floor().clamp(-7.0, 7.0)));
             }
             let (codes, scales) = packed_bytes(rows, features);
@@ -127,7 +127,7 @@ mod tests {
             let (codes, scales) = (rig.add(&vec![0u8; codes][..]), rig.add(&vec![0u8; scales][..]));
             let out = rig.out(rows * features);
             rig.check(&[(out, expected)], 0.0, |cpu| {
-                cpu.pack_rows(x_at, codes, scales, features, first, &STREAM);
+                cpu.pack_rows(x_at, codes, scales, features, first, &KEY);
                 cpu.unpack_rows(codes, scales, out, features);
             });
         }
@@ -144,7 +144,7 @@ mod tests {
         let runs = 400;
         for step in 0..runs {
             let found = rig.run(Isa::best(), 1, &[out], |cpu| {
-                cpu.pack_rows(x_at, codes, scales, PACK_GROUP, 0, &Stream { step, ..STREAM });
+                cpu.pack_rows(x_at, codes, scales, PACK_GROUP, 0, &RngKey { step, ..KEY });
                 cpu.unpack_rows(codes, scales, out, PACK_GROUP);
             });
             found[0].iter().zip(&mut sums).for_each(|(x, sum)| *sum += f64::from(*x) / f64::from(runs));

@@ -20,7 +20,7 @@ const LANES: usize = 256;
 const BLOCK: usize = 16384;
 
 /// What an update does whose gradient is not finite.
-const SKIPPED: Outcomes = Outcomes { grad_sq: 0.0, refits: 0, skipped: 1 };
+const SKIPPED: Outcomes = Outcomes { grad_sq: 0.0, rescales: 0, skipped: 1 };
 
 /// Scratch of a step: shared second moments need some.
 pub(crate) fn need(largest: &Largest) -> Need {
@@ -71,10 +71,10 @@ fn step_rows(isa: Isa, planes: Planes, step: &Step, id: u32, decays: bool) -> Ou
     let rates = constants.rates(&mut kept, clip, clipped.sqrt() as f32);
     kept.save(scalars);
     if let Some(means) = means.filter(|_| !rates.frozen) {
-        rows.v = means.advance(isa, rows.geometry, grad, rows.sparse, &rates);
+        rows.v = means.advance(isa, rows.shape, grad, rows.sparse, &rates);
     }
-    let refits = if rates.frozen && constants.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
-    Outcomes { grad_sq, refits, skipped: 0 }
+    let rescales = if rates.frozen && constants.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
+    Outcomes { grad_sq, rescales, skipped: 0 }
 }
 
 /// A reduction over leaves of [`LEAF`] elements, combined as a tree of neighbours (the left part takes the largest
@@ -124,7 +124,7 @@ vectorized! {
     }
 }
 
-/// The fused pass; gives the number of groups that were fitted anew.
+/// The fused pass; gives the number of groups that were rescaled.
 fn apply(isa: Isa, rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
     let count = rows.len();
     if count <= 1 || rows.grad.len() <= BLOCK {

@@ -1,7 +1,7 @@
 //! The fused pass beside the readable step: the same bytes for every storage, rule and instruction set.
 
 use super::*;
-use crate::config::{Optimizer, Rule, Variant};
+use crate::optim::{Optimizer, Rule, Variant};
 use proptest::prelude::*;
 
 fn rule(index: usize) -> Optimizer {
@@ -60,12 +60,12 @@ proptest! {
             (_, config) => config,
         };
         let sparse = sparse && v != MomentKind::Shared { factored: true };
-        let mut naive = Planes::new(Geometry::new(rows, cols, group), kind, [m, v]);
+        let mut naive = Planes::new(GroupedShape::new(rows, cols, group), kind, [m, v]);
         let mut fused: Vec<(Isa, Planes)> = Isa::available().map(|isa| (isa, naive.clone())).collect();
         for number in 1..=7u64 {
             let mut grad = vec![0.0; rows * cols];
             if number != 5 {
-                Stream { seed, step: number as u32, tensor: 9, purpose: Purpose::Init }.normal(0, &mut grad);
+                RngKey { seed, step: number as u32, tensor: 9, usage: RngUse::Init }.normal(0, &mut grad);
             }
             // A spike, and a learning rate that leaves the range now and then.
             grad[(number as usize * 7) % (rows * cols)] *= 30.0;
@@ -77,13 +77,13 @@ proptest! {
             let lr = if number == 3 { 0.1 } else { config.lr };
             let at = Step::new(&config, number, lr, feedback, seed);
             naive.sparse = sparse && !number.is_multiple_of(config.reset_interval);
-            let refits = naive.reference_step(&grad, &at, 3);
+            let rescales = naive.reference_step(&grad, &at, 3);
             for (isa, planes) in &mut fused {
                 planes.sparse = naive.sparse;
                 let mut scratch = vec![];
                 let outcome = step_rows(*isa, planes.rows(&grad, &mut scratch), &at, 3, true);
                 prop_assert_eq!(outcome.skipped, 0);
-                prop_assert_eq!(outcome.refits, refits);
+                prop_assert_eq!(outcome.rescales, rescales);
                 prop_assert_eq!(&*planes, &naive);
             }
         }
@@ -95,7 +95,7 @@ proptest! {
 fn a_gradient_that_is_not_finite_changes_nothing() {
     for (bad, v) in [f32::NAN, f32::INFINITY, 3e38].into_iter().flat_map(|bad| SECOND_MOMENTS.map(|v| (bad, v))) {
         let kind = Kind::Int4 { residue: true, asymmetric: false };
-        let mut planes = Planes::new(Geometry::new(3, 100, 64), kind, [MomentKind::Nibble, v]);
+        let mut planes = Planes::new(GroupedShape::new(3, 100, 64), kind, [MomentKind::Nibble, v]);
         let before = planes.clone();
         let mut grad = vec![0.01; 300];
         grad[217] = bad;
@@ -112,13 +112,13 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
 fn the_number_of_threads_changes_no_byte() {
     for v in SECOND_MOMENTS {
         let kind = Kind::Int4 { residue: true, asymmetric: false };
-        threads_change_no_byte(&Planes::new(Geometry::new(150, 333, 64), kind, [MomentKind::Nibble, v]));
+        threads_change_no_byte(&Planes::new(GroupedShape::new(150, 333, 64), kind, [MomentKind::Nibble, v]));
     }
 }
 
 fn threads_change_no_byte(start: &Planes) {
-    let mut grad = vec![0.0; start.geometry.len()];
-    Stream { seed: 2, step: 1, tensor: 9, purpose: Purpose::Init }.normal(0, &mut grad);
+    let mut grad = vec![0.0; start.shape.len()];
+    RngKey { seed: 2, step: 1, tensor: 9, usage: RngUse::Init }.normal(0, &mut grad);
     let run = |threads: usize| {
         let mut planes = start.clone();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::backend::cpu::ops::param_rows::{MomentRows, WeightRows};
-use crate::config::{Optimizer, Rule, Variant};
-use crate::nibble::Geometry;
-use crate::optim::SCALARS;
+use crate::optim::{Optimizer, Rule, SCALARS, Variant};
+use crate::quant::GroupedShape;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 
@@ -27,13 +26,13 @@ fn trajectory(golden: &str, config: &Optimizer) {
     let (problems, recorded) = (load("problems"), load(golden));
     let mut compared = 0;
     for (id, (name, rows, cols)) in [("matrix", 24, 40), ("tall", 40, 24), ("vector", 1, 64)].into_iter().enumerate() {
-        let geometry = Geometry::new(rows, cols, 32);
+        let shape = GroupedShape::new(rows, cols, 32);
         let mut w = problems[&format!("{name}.w0")].clone();
         let (mut m, mut v, mut scalars) = (vec![0.0; w.len()], vec![0.0; w.len()], [0.0; SCALARS]);
         for (i, grad) in problems[&format!("{name}.grads")].chunks_exact(w.len()).enumerate() {
             let t = i as u64 + 1;
             let rows = ParamRows {
-                geometry,
+                shape,
                 first: 0,
                 sparse: false,
                 grad,
@@ -183,7 +182,7 @@ fn shared_second_moments_follow_their_definition() {
         for (t, grad) in (1..).zip(grads) {
             let planes = Planes {
                 rows: ParamRows {
-                    geometry: Geometry::new(rows, cols, 32),
+                    shape: GroupedShape::new(rows, cols, 32),
                     first: 0,
                     sparse: false,
                     grad,

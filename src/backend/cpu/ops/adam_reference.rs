@@ -4,11 +4,11 @@
 use super::naive::{means as naive_means, squares as naive_squares};
 use super::*;
 use crate::backend::cpu::ops::param_rows::{MomentRows, WeightRows};
-use crate::nibble::{
-    Geometry, Lattice, MomentCodec, PAD_NIBBLE, Placement, Purpose, Stream, bf16_ceil, bf16_stochastic, bf16_to_f32,
-    nibble, set_nibble,
-};
 use crate::optim::{Moved, SCALARS};
+use crate::quant::{
+    GroupScale, GroupedShape, MomentCodec, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_ceil, bf16_stochastic,
+    bf16_to_f32, nibble, set_nibble,
+};
 use half::f16;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,7 +33,7 @@ enum MomentKind {
 /// A parameter in vectors of its own.
 #[derive(Clone, Debug, PartialEq)]
 struct Planes {
-    geometry: Geometry,
+    shape: GroupedShape,
     kind: Kind,
     moments: [MomentKind; 2],
     /// Whether this step leaves out rows without a gradient.
@@ -57,14 +57,14 @@ struct Planes {
 const CODECS: [[MomentCodec; 2]; 2] = [[MomentCodec::M8, MomentCodec::M4], [MomentCodec::V8, MomentCodec::V4]];
 
 impl Planes {
-    fn new(geometry: Geometry, kind: Kind, moments: [MomentKind; 2]) -> Self {
-        let (n, padded, groups) = (geometry.len(), geometry.padded_len(), geometry.groups());
+    fn new(shape: GroupedShape, kind: Kind, moments: [MomentKind; 2]) -> Self {
+        let (n, padded, groups) = (shape.len(), shape.padded_len(), shape.groups());
         let int4 = matches!(kind, Kind::Int4 { .. });
         let with_residue = matches!(kind, Kind::Int4 { residue: true, .. });
         let with_offsets = matches!(kind, Kind::Int4 { asymmetric: true, .. });
         let if_any = |present: bool, len: usize| if present { len } else { 0 };
         let mut planes = Self {
-            geometry,
+            shape,
             kind,
             moments,
             sparse: false,
@@ -83,16 +83,16 @@ impl Planes {
             }),
             state_scales: moments.map(|m| vec![0; if_any(matches!(m, MomentKind::Byte | MomentKind::Nibble), groups)]),
             means: [
-                vec![0.0; if_any(matches!(moments[1], MomentKind::Shared { .. }), geometry.rows)],
-                vec![0.0; if_any(moments[1] == MomentKind::Shared { factored: true }, geometry.cols)],
+                vec![0.0; if_any(matches!(moments[1], MomentKind::Shared { .. }), shape.rows)],
+                vec![0.0; if_any(moments[1] == MomentKind::Shared { factored: true }, shape.cols)],
             ],
             scalars: vec![0.0; SCALARS],
         };
-        let values = Stream { seed: 5, step: 0, tensor: 0, purpose: Purpose::Init };
-        for row in 0..geometry.rows {
-            let mut row_values = vec![0.0; geometry.cols];
-            values.normal((row * geometry.padded_cols()) as u64, &mut row_values);
-            for (g, group) in row_values.chunks(geometry.group).enumerate() {
+        let values = RngKey { seed: 5, step: 0, tensor: 0, usage: RngUse::Init };
+        for row in 0..shape.rows {
+            let mut row_values = vec![0.0; shape.cols];
+            values.normal((row * shape.padded_cols()) as u64, &mut row_values);
+            for (g, group) in row_values.chunks(shape.group).enumerate() {
                 let group: Vec<f32> = group.iter().map(|x| x * 0.02 + 0.003).collect();
                 planes.set_group(row, g, &group);
             }
@@ -100,16 +100,16 @@ impl Planes {
         planes
     }
 
-    fn lattice(&self) -> Lattice {
+    fn grid(&self) -> QuantGrid {
         match self.kind {
-            Kind::Int4 { residue: true, .. } => Lattice::INT4,
-            Kind::Int4 { residue: false, .. } => Lattice::CODES,
-            _ => Lattice::INT8,
+            Kind::Int4 { residue: true, .. } => QuantGrid::INT4,
+            Kind::Int4 { residue: false, .. } => QuantGrid::CODES,
+            _ => QuantGrid::INT8,
         }
     }
 
-    fn place(&self, group: usize) -> Placement {
-        Placement {
+    fn group_scale(&self, group: usize) -> GroupScale {
+        GroupScale {
             scale: f16::from_bits(self.scales[group]).to_f32(),
             offset: self.offsets.get(group).map(|&bits| f16::from_bits(bits).to_f32()),
         }
@@ -147,27 +147,27 @@ impl Planes {
                 }
             }
             _ => {
-                let lattice = self.lattice();
-                let place = lattice.fit(values, !self.offsets.is_empty());
-                self.set_place(row * self.geometry.groups_per_row() + g, place);
+                let grid = self.grid();
+                let group_scale = grid.rescale(values, !self.offsets.is_empty());
+                self.set_group_scale(row * self.shape.groups_per_row() + g, group_scale);
                 for (i, &x) in values.iter().enumerate() {
-                    self.set_stored(padded + i, lattice.store(x, place, 0.5));
+                    self.set_stored(padded + i, grid.store(x, group_scale, 0.5));
                 }
             }
         }
     }
 
-    fn set_place(&mut self, group: usize, place: Placement) {
-        self.scales[group] = f16::from_f32(place.scale).to_bits();
-        if let Some(offset) = place.offset {
+    fn set_group_scale(&mut self, group: usize, group_scale: GroupScale) {
+        self.scales[group] = f16::from_f32(group_scale.scale).to_bits();
+        if let Some(offset) = group_scale.offset {
             self.offsets[group] = f16::from_f32(offset).to_bits();
         }
     }
 
     /// First element of a group in unpadded and padded planes.
     fn at(&self, row: usize, g: usize) -> (usize, usize) {
-        let col = g * self.geometry.group;
-        (row * self.geometry.cols + col, row * self.geometry.padded_cols() + col)
+        let col = g * self.shape.group;
+        (row * self.shape.cols + col, row * self.shape.padded_cols() + col)
     }
 
     fn moment(&self, which: usize, plain: usize, padded: usize, group: usize) -> f32 {
@@ -183,7 +183,7 @@ impl Planes {
         if which == 0 { x } else { x * x }
     }
 
-    fn set_moment(&mut self, which: usize, row: usize, g: usize, values: &[f32], stream: Stream) {
+    fn set_moment(&mut self, which: usize, row: usize, g: usize, values: &[f32], key: RngKey) {
         let (plain, padded) = self.at(row, g);
         if matches!(self.moments[which], MomentKind::Shared { .. }) {
             return;
@@ -195,7 +195,7 @@ impl Planes {
         let roots: Vec<f32> = values.iter().map(|&x| if which == 0 { x } else { x.sqrt() }).collect();
         let most = roots.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         let bits = bf16_ceil(most / f32::from(codec.max));
-        let group = row * self.geometry.groups_per_row() + g;
+        let group = row * self.shape.groups_per_row() + g;
         self.state_scales[which][group] = bits;
         let inverse = if most > 0.0 { 1.0 / bf16_to_f32(bits) } else { 0.0 };
         for (i, x) in roots.iter().enumerate() {
@@ -204,7 +204,7 @@ impl Planes {
                 _ if *x > 0.0 => 1.0,
                 _ => 0.0,
             };
-            let u = stream.uniform_at((padded + i) as u64);
+            let u = key.uniform_at((padded + i) as u64);
             let code = (x * inverse + u).floor().max(least).min(f32::from(codec.max)) as i32;
             match self.moments[which] {
                 MomentKind::Byte => self.state_codes[which][padded + i] = code as u8,
@@ -217,7 +217,7 @@ impl Planes {
     fn rows<'a>(&'a mut self, grad: &'a [f32], scratch: &'a mut Vec<f32>) -> super::Planes<'a> {
         let means = matches!(self.moments[1], MomentKind::Shared { .. });
         let means = means.then(|| {
-            let (g, cols) = (self.geometry, self.means[1].len());
+            let (g, cols) = (self.shape, self.means[1].len());
             // What an earlier operation may have left.
             *scratch = vec![f32::NAN; g.rows + cols + g.rows.div_ceil(64) * cols];
             let (now, rest) = scratch.split_at_mut(g.rows);
@@ -255,7 +255,7 @@ impl Planes {
         }
         let m = moment(self.moments[0], CODECS[0], m_floats, m_codes, m_scales);
         let v = moment(self.moments[1], CODECS[1], v_floats, v_codes, v_scales);
-        let rows = ParamRows { geometry: self.geometry, first: 0, sparse: self.sparse, grad, weight, m, v };
+        let rows = ParamRows { shape: self.shape, first: 0, sparse: self.sparse, grad, weight, m, v };
         super::Planes { rows, means, scalars: &mut self.scalars }
     }
 
@@ -275,17 +275,17 @@ impl Planes {
             }
             _ => vec![],
         };
-        let mut refits = 0;
-        for row in 0..self.geometry.rows {
-            let touched = grad[row * self.geometry.cols..][..self.geometry.cols].iter().any(|&g| g != 0.0);
+        let mut rescales = 0;
+        for row in 0..self.shape.rows {
+            let touched = grad[row * self.shape.cols..][..self.shape.cols].iter().any(|&g| g != 0.0);
             if self.sparse && !touched {
                 continue;
             }
-            for g in 0..self.geometry.groups_per_row() {
-                refits += u64::from(self.reference_group(row, g, grad, &shared, &rates, step, id));
+            for g in 0..self.shape.groups_per_row() {
+                rescales += u64::from(self.reference_group(row, g, grad, &shared, &rates, step, id));
             }
         }
-        refits
+        rescales
     }
 
     /// `shared` are the second moments of this step, if elements share them.
@@ -300,17 +300,17 @@ impl Planes {
         step: &Step,
         id: u32,
     ) -> bool {
-        let stream = |purpose| Stream { seed: step.seed, step: step.number as u32, tensor: id, purpose };
+        let key = |usage| RngKey { seed: step.seed, step: step.number as u32, tensor: id, usage };
         let (plain, padded) = self.at(row, g);
-        let group = row * self.geometry.groups_per_row() + g;
-        let n = self.geometry.group.min(self.geometry.cols - g * self.geometry.group);
+        let group = row * self.shape.groups_per_row() + g;
+        let n = self.shape.group.min(self.shape.cols - g * self.shape.group);
         let (mut values, mut ms, mut vs) = (vec![], vec![], vec![]);
         let mut deltas = vec![];
         for i in 0..n {
             let w = match self.kind {
                 Kind::F32 => self.floats[plain + i],
                 Kind::Bf16 => bf16_to_f32(self.halves[plain + i]),
-                _ => self.lattice().value(self.stored(padded + i), self.place(group)),
+                _ => self.grid().value(self.stored(padded + i), self.group_scale(group)),
             };
             let moments = match step.reset_before && !rates.frozen {
                 true => [0.0, 0.0],
@@ -330,8 +330,8 @@ impl Planes {
             ms.push(moved.m);
             vs.push(moved.v);
         }
-        let u = |i: usize| stream(Purpose::Weight).uniform_at((padded + i) as u64);
-        let mut refit = false;
+        let u = |i: usize| key(RngUse::Weight).uniform_at((padded + i) as u64);
+        let mut rescale = false;
         match self.kind {
             Kind::F32 => self.floats[plain..plain + n].copy_from_slice(&values),
             Kind::Bf16 => {
@@ -340,20 +340,20 @@ impl Planes {
                 }
             }
             _ => {
-                let lattice = self.lattice();
-                refit = lattice.needs_fit(&values, self.place(group));
-                if refit {
-                    self.set_place(group, lattice.fit(&values, !self.offsets.is_empty()));
+                let grid = self.grid();
+                rescale = grid.needs_rescale(&values, self.group_scale(group));
+                if rescale {
+                    self.set_group_scale(group, grid.rescale(&values, !self.offsets.is_empty()));
                 }
-                let place = self.place(group);
+                let group_scale = self.group_scale(group);
                 for i in 0..n {
-                    let inverse = lattice.fine / place.scale;
-                    let exact = match (refit, place.offset) {
+                    let inverse = grid.steps_per_scale / group_scale.scale;
+                    let exact = match (rescale, group_scale.offset) {
                         (false, _) => self.stored(padded + i) + deltas[i] * inverse,
-                        (true, None) => values[i] * inverse + lattice.zero,
-                        (true, Some(offset)) => (values[i] - offset) * inverse + lattice.origin,
+                        (true, None) => values[i] * inverse + grid.zero_point,
+                        (true, Some(offset)) => (values[i] - offset) * inverse + grid.offset_point,
                     };
-                    let (b, error) = lattice.round(exact, u(i), place.scale / lattice.fine);
+                    let (b, error) = grid.round(exact, u(i), group_scale.scale / grid.steps_per_scale);
                     self.set_stored(padded + i, b);
                     if rates.constants.feedback != 0.0 {
                         ms[i] = rates.feed_back(ms[i], vs[i], error);
@@ -362,18 +362,18 @@ impl Planes {
             }
         }
         if rates.frozen {
-            return refit;
+            return rescale;
         }
         if step.reset_after {
             (ms, vs) = (vec![0.0; n], vec![0.0; n]);
         }
-        self.set_moment(0, row, g, &ms, stream(Purpose::M));
-        self.set_moment(1, row, g, &vs, stream(Purpose::V));
-        refit
+        self.set_moment(0, row, g, &ms, key(RngUse::M));
+        self.set_moment(1, row, g, &vs, key(RngUse::V));
+        rescale
     }
 
     fn padding_is_untouched(&self) -> bool {
-        let g = self.geometry;
+        let g = self.shape;
         (0..g.padded_len()).filter(|i| i % g.padded_cols() >= g.cols).all(|i| {
             let pad = |plane: &[u8]| plane.is_empty() || nibble(plane, i) == PAD_NIBBLE;
             let zero = self.bytes.get(i).is_none_or(|&b| b == 0);

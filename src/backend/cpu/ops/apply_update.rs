@@ -2,10 +2,10 @@
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
 use super::param_rows::{MomentRows, ParamRows, WeightRows, is_touched};
-use crate::nibble::{
-    Lattice, PAD_NIBBLE, Placement, Purpose, Stream, bf16_stochastic, bf16_to_f32, low_byte, pack, unpack,
-};
 use crate::optim::{Moved, Rates, Step};
+use crate::quant::{
+    GroupScale, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte, pack, unpack,
+};
 use half::f16;
 
 /// The largest group.
@@ -13,7 +13,7 @@ const MAX: usize = 256;
 
 /// A group in float32. Elements past the row's end are zero in all but `b`.
 struct Tile {
-    /// Stored numbers of the weight before the update, on its lattice.
+    /// Stored numbers of the weight before the update, on its grid.
     b: [f32; MAX],
     w: [f32; MAX],
     m: [f32; MAX],
@@ -45,10 +45,10 @@ struct At {
     number: u64,
 }
 
-/// One step of all groups in `rows`; gives the number that were fitted anew.
+/// One step of all groups in `rows`; gives the number that were rescaled.
 #[inline(always)]
 pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
-    let g = rows.geometry;
+    let g = rows.shape;
     let mut tile = Tile {
         b: [0.0; MAX],
         w: [0.0; MAX],
@@ -59,7 +59,7 @@ pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) ->
         u: [0.0; MAX],
         codes: [0; MAX],
     };
-    let mut refits = 0;
+    let mut rescales = 0;
     for row in 0..rows.len() {
         if rows.sparse && !is_touched(&rows.grad[row * g.cols..][..g.cols]) {
             continue;
@@ -76,22 +76,22 @@ pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) ->
                 size: g.group,
                 number: ((rows.first + row) * g.padded_cols() + col) as u64,
             };
-            refits += u64::from(tile.step(rows, at, rates, step, id));
+            rescales += u64::from(tile.step(rows, at, rates, step, id));
         }
     }
-    refits
+    rescales
 }
 
 impl Tile {
     #[inline(always)]
     fn step(&mut self, rows: &mut ParamRows, at: At, rates: &Rates, step: &Step, id: u32) -> bool {
-        let stream = |purpose| Stream { seed: step.seed, step: step.number as u32, tensor: id, purpose };
-        let place = load_weight(&rows.weight, at, &mut self.b, &mut self.w, &mut self.codes);
+        let key = |usage| RngKey { seed: step.seed, step: step.number as u32, tensor: id, usage };
+        let group_scale = load_weight(&rows.weight, at, &mut self.b, &mut self.w, &mut self.codes);
         if rates.frozen {
             for i in 0..at.real {
                 self.delta[i] = rates.decay_only(self.w[i]);
             }
-            return self.store_weight(rows, at, place, stream(Purpose::Weight));
+            return self.store_weight(rows, at, group_scale, key(RngUse::Weight));
         }
         let shared = matches!(rows.v, MomentRows::Shared { .. });
         if step.reset_before {
@@ -113,8 +113,8 @@ impl Tile {
         if step.density < 1.0 {
             self.mask(at, step, id);
         }
-        let refit = self.store_weight(rows, at, place, stream(Purpose::Weight));
-        if rates.constants.feedback != 0.0 && place.is_some() {
+        let rescale = self.store_weight(rows, at, group_scale, key(RngUse::Weight));
+        if rates.constants.feedback != 0.0 && group_scale.is_some() {
             for i in 0..at.real {
                 self.m[i] = rates.feed_back(self.m[i], self.v[i], self.error[i]);
             }
@@ -123,18 +123,18 @@ impl Tile {
             self.m[..at.size].fill(0.0);
             self.v[..at.size].fill(0.0);
         }
-        self.u_of(stream(Purpose::M), at);
+        self.u_of(key(RngUse::M), at);
         store_moment(&mut rows.m, at, &mut self.m, &self.u, &mut self.codes);
         if !shared {
-            self.u_of(stream(Purpose::V), at);
+            self.u_of(key(RngUse::V), at);
             store_moment(&mut rows.v, at, &mut self.v, &self.u, &mut self.codes);
         }
-        refit
+        rescale
     }
 
     #[inline(always)]
-    fn u_of(&mut self, stream: Stream, at: At) {
-        stream.uniform(at.number, &mut self.u[..at.size]);
+    fn u_of(&mut self, key: RngKey, at: At) {
+        key.uniform(at.number, &mut self.u[..at.size]);
     }
 
     #[inline(always)]
@@ -153,7 +153,7 @@ impl Tile {
     /// Elements outside SPAM's mask get no update and keep no state.
     #[inline(always)]
     fn mask(&mut self, at: At, step: &Step, id: u32) {
-        self.u_of(Stream { seed: step.seed, step: step.mask_round, tensor: id, purpose: Purpose::Mask }, at);
+        self.u_of(RngKey { seed: step.seed, step: step.mask_round, tensor: id, usage: RngUse::Mask }, at);
         for i in 0..at.real {
             if self.u[i] >= step.density {
                 (self.delta[i], self.m[i], self.v[i]) = (0.0, 0.0, 0.0);
@@ -163,10 +163,10 @@ impl Tile {
 
     /// Adds `delta` to the stored weight and leaves the rounding errors in `error`.
     #[inline(always)]
-    fn store_weight(&mut self, rows: &mut ParamRows, at: At, place: Option<Placement>, stream: Stream) -> bool {
+    fn store_weight(&mut self, rows: &mut ParamRows, at: At, group_scale: Option<GroupScale>, key: RngKey) -> bool {
         let n = at.real;
         if !matches!(rows.weight, WeightRows::F32(_)) {
-            self.u_of(stream, at);
+            self.u_of(key, at);
         }
         match &mut rows.weight {
             WeightRows::F32(data) => {
@@ -182,19 +182,19 @@ impl Tile {
                 false
             }
             WeightRows::Int8 { bytes, scales } => {
-                let (place, refit) = self.on_lattice(&Lattice::INT8, place.expect("int8 has a scale"), n);
-                scales[at.group] = f16::from_f32(place.scale).to_bits();
+                let (group_scale, rescale) = self.on_grid(&QuantGrid::INT8, group_scale.expect("int8 has a scale"), n);
+                scales[at.group] = f16::from_f32(group_scale.scale).to_bits();
                 for (byte, b) in bytes[at.padded..at.padded + n].iter_mut().zip(&self.b) {
                     *byte = low_byte(*b) as i8;
                 }
-                refit
+                rescale
             }
             WeightRows::Int4 { codes, residue, scales, offsets } => {
-                let lattice = if residue.is_empty() { Lattice::CODES } else { Lattice::INT4 };
-                let (place, refit) = self.on_lattice(&lattice, place.expect("int4 has a scale"), n);
-                if refit {
-                    scales[at.group] = f16::from_f32(place.scale).to_bits();
-                    if let Some(offset) = place.offset {
+                let grid = if residue.is_empty() { QuantGrid::CODES } else { QuantGrid::INT4 };
+                let (group_scale, rescale) = self.on_grid(&grid, group_scale.expect("int4 has a scale"), n);
+                if rescale {
+                    scales[at.group] = f16::from_f32(group_scale.scale).to_bits();
+                    if let Some(offset) = group_scale.offset {
                         offsets[at.group] = f16::from_f32(offset).to_bits();
                     }
                 }
@@ -205,37 +205,37 @@ impl Tile {
                     self.pack_b(at, |b| b >> 4, &mut codes[plane.clone()]);
                     self.pack_b(at, |b| b & 15, &mut residue[plane]);
                 }
-                refit
+                rescale
             }
         }
     }
 
     /// The stored numbers after the update, in `b`.
     #[inline(always)]
-    fn on_lattice(&mut self, lattice: &Lattice, old: Placement, n: usize) -> (Placement, bool) {
+    fn on_grid(&mut self, grid: &QuantGrid, old: GroupScale, n: usize) -> (GroupScale, bool) {
         let (b, w, u) = (&mut self.b[..n], &mut self.w[..n], &self.u[..n]);
         let (delta, error) = (&self.delta[..n], &mut self.error[..n]);
         for i in 0..n {
             w[i] += delta[i];
         }
-        let refit = lattice.needs_fit(w, old);
-        let place = if refit { lattice.fit(w, old.offset.is_some()) } else { old };
-        let inverse = lattice.fine / place.scale;
-        let step = place.scale / lattice.fine;
-        if refit {
-            let base = if place.offset.is_some() { lattice.origin } else { lattice.zero };
-            let offset = place.offset.unwrap_or(0.0);
+        let rescale = grid.needs_rescale(w, old);
+        let group_scale = if rescale { grid.rescale(w, old.offset.is_some()) } else { old };
+        let inverse = grid.steps_per_scale / group_scale.scale;
+        let step = group_scale.scale / grid.steps_per_scale;
+        if rescale {
+            let base = if group_scale.offset.is_some() { grid.offset_point } else { grid.zero_point };
+            let offset = group_scale.offset.unwrap_or(0.0);
             for i in 0..n {
                 let exact = (w[i] - offset) * inverse + base;
-                (b[i], error[i]) = lattice.round(exact, u[i], step);
+                (b[i], error[i]) = grid.round(exact, u[i], step);
             }
         } else {
             for i in 0..n {
                 let exact = b[i] + delta[i] * inverse;
-                (b[i], error[i]) = lattice.round(exact, u[i], step);
+                (b[i], error[i]) = grid.round(exact, u[i], step);
             }
         }
-        (place, refit)
+        (group_scale, rescale)
     }
 
     #[inline(always)]
@@ -248,7 +248,7 @@ impl Tile {
     }
 }
 
-/// Decodes a group's weight; for lattices also the stored numbers and where the lattice lies.
+/// Decodes a group's weight; for grids also the stored numbers and where the grid lies.
 #[inline(always)]
 fn load_weight(
     weight: &WeightRows,
@@ -256,7 +256,7 @@ fn load_weight(
     b: &mut [f32; MAX],
     w: &mut [f32; MAX],
     codes: &mut [u8; MAX],
-) -> Option<Placement> {
+) -> Option<GroupScale> {
     let n = at.real;
     match weight {
         WeightRows::F32(data) => {
@@ -270,35 +270,35 @@ fn load_weight(
             None
         }
         WeightRows::Int8 { bytes, scales } => {
-            let place = Placement { scale: f16::from_bits(scales[at.group]).to_f32(), offset: None };
+            let group_scale = GroupScale { scale: f16::from_bits(scales[at.group]).to_f32(), offset: None };
             for i in 0..n {
                 b[i] = f32::from(bytes[at.padded + i]);
-                w[i] = Lattice::INT8.value(b[i], place);
+                w[i] = QuantGrid::INT8.value(b[i], group_scale);
             }
-            Some(place)
+            Some(group_scale)
         }
         WeightRows::Int4 { codes: high, residue, scales, offsets } => {
             let offset = offsets.get(at.group).map(|&bits| f16::from_bits(bits).to_f32());
-            let place = Placement { scale: f16::from_bits(scales[at.group]).to_f32(), offset };
+            let group_scale = GroupScale { scale: f16::from_bits(scales[at.group]).to_f32(), offset };
             let plane = at.padded / 2..(at.padded + at.size) / 2;
             unpack(&high[plane.clone()], &mut codes[..at.size]);
-            let lattice = if residue.is_empty() {
+            let grid = if residue.is_empty() {
                 for i in 0..at.size {
                     b[i] = f32::from(codes[i]);
                 }
-                Lattice::CODES
+                QuantGrid::CODES
             } else {
                 let mut low = [0; MAX];
                 unpack(&residue[plane], &mut low[..at.size]);
                 for i in 0..at.size {
                     b[i] = f32::from(codes[i] << 4 | low[i]);
                 }
-                Lattice::INT4
+                QuantGrid::INT4
             };
             for i in 0..n {
-                w[i] = lattice.value(b[i], place);
+                w[i] = grid.value(b[i], group_scale);
             }
-            Some(place)
+            Some(group_scale)
         }
     }
 }

@@ -8,11 +8,10 @@ use super::param_rows::{MomentRows, is_touched};
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
-use crate::backend::{Largest, Param};
-use crate::config::SecondMoment;
+use crate::backend::{Largest, Param, SecondMoment};
 use crate::memory::Claims;
-use crate::nibble::Geometry;
 use crate::optim::Rates;
+use crate::quant::GroupedShape;
 use rayon::prelude::*;
 
 /// Interleaved sums of a row.
@@ -51,7 +50,7 @@ impl<'a> Means<'a> {
         if s.v_kind.per_element().is_some() {
             return None;
         }
-        let g = param.weight.geometry;
+        let g = param.weight.shape;
         let cols = if s.v_kind == SecondMoment::Factored { g.cols } else { 0 };
         let sums = g.rows.div_ceil(BLOCK) * cols;
         let (shared, _) = scratch.split(Need { shared: g.rows + cols + sums, private: 0 });
@@ -64,8 +63,8 @@ impl<'a> Means<'a> {
     /// zero, or those after it are. If `sparse`, rows without a gradient keep theirs.
     ///
     /// # Panics
-    /// If the planes do not have the geometry's rows and columns.
-    pub fn advance(self, isa: Isa, g: Geometry, grad: &[f32], sparse: bool, rates: &Rates) -> MomentRows<'a> {
+    /// If the planes do not have the shape's rows and columns.
+    pub fn advance(self, isa: Isa, g: GroupedShape, grad: &[f32], sparse: bool, rates: &Rates) -> MomentRows<'a> {
         let Self { rows, cols, now, factors, sums } = self;
         assert!((rows.len(), now.len()) == (g.rows, g.rows) && [0, g.cols].contains(&cols.len()), "shared moments");
         let before = |old: f32| if rates.constants.reset_before != 0 { 0.0 } else { old };

@@ -181,9 +181,8 @@ mod tests {
     use super::*;
     use crate::backend::cpu::reference::{self, wide};
     use crate::backend::cpu::testing::{KINDS, Random, Rig};
-    use crate::backend::{Backend, WeightKind};
-    use crate::config::Scheme;
-    use crate::nibble::{GROUPS, Geometry};
+    use crate::backend::{Backend, Scheme, WeightKind};
+    use crate::quant::{GROUPS, GroupedShape};
 
     /// Sums of up to 5461 products of magnitude about one in float32: their error is below 1e-6 of the sum of
     /// magnitudes, which is at most some 2000.
@@ -193,10 +192,10 @@ mod tests {
         a.into_iter().zip(b).map(|(a, &b)| a + f64::from(b)).collect()
     }
 
-    fn all_three(tokens: usize, geometry: Geometry, kind: WeightKind, scheme: Scheme) {
+    fn all_three(tokens: usize, shape: GroupedShape, kind: WeightKind, scheme: Scheme) {
         let (mut random, mut rig) = (Random(tokens as u64), Rig::default());
-        let (rows, cols) = (geometry.rows, geometry.cols);
-        let planes = random.planes(geometry, kind, scheme);
+        let (rows, cols) = (shape.rows, shape.cols);
+        let planes = random.planes(shape, kind, scheme);
         let values = planes.values();
         let (x, dy) = (random.floats(tokens * cols), random.floats(tokens * rows));
         let (old_y, old_dx, old_grad) =
@@ -229,8 +228,8 @@ mod tests {
         let shapes = [(1, 1, 1), (9, 33, 65), (65, 31, 257), (13, 172, 63), (50, 7, 300), (8, 64, 1)];
         for (kind, scheme) in KINDS {
             for (i, &(tokens, rows, cols)) in shapes.iter().enumerate() {
-                all_three(tokens, Geometry::new(rows, cols, GROUPS[i % 4]), kind, scheme);
-                all_three(tokens, Geometry::new(rows, cols, GROUPS[(i + 1) % 4]), kind, scheme);
+                all_three(tokens, GroupedShape::new(rows, cols, GROUPS[i % 4]), kind, scheme);
+                all_three(tokens, GroupedShape::new(rows, cols, GROUPS[(i + 1) % 4]), kind, scheme);
             }
         }
     }
@@ -238,18 +237,18 @@ mod tests {
     #[test]
     fn panels_that_do_not_hold_the_whole_weight() {
         for (kind, scheme) in [(WeightKind::Int4, Scheme::Symmetric), (WeightKind::Int4Simulated, Scheme::Asymmetric)] {
-            all_three(17, Geometry::new(40, 5461, 256), kind, scheme);
-            all_three(10, Geometry::new(5461, 33, 32), kind, scheme);
-            all_three(3, Geometry::new(33, 5461, 128), kind, scheme);
+            all_three(17, GroupedShape::new(40, 5461, 256), kind, scheme);
+            all_three(10, GroupedShape::new(5461, 33, 32), kind, scheme);
+            all_three(3, GroupedShape::new(33, 5461, 128), kind, scheme);
         }
-        all_three(600, Geometry::new(100, 120, 32), WeightKind::Int4, Scheme::Symmetric);
-        all_three(300, Geometry::new(600, 1100, 64), WeightKind::Int4, Scheme::Asymmetric);
+        all_three(600, GroupedShape::new(100, 120, 32), WeightKind::Int4, Scheme::Symmetric);
+        all_three(300, GroupedShape::new(600, 1100, 64), WeightKind::Int4, Scheme::Asymmetric);
     }
 
     #[test]
     fn nan_in_an_operand_reaches_every_sum_it_belongs_to() {
         let (mut random, mut rig) = (Random(1), Rig::default());
-        let planes = random.planes(Geometry::new(33, 70, 32), WeightKind::Int4Simulated, Scheme::Asymmetric);
+        let planes = random.planes(GroupedShape::new(33, 70, 32), WeightKind::Int4Simulated, Scheme::Asymmetric);
         for tokens in [2, 20] {
             let mut x = random.floats(tokens * 70);
             x[70 + 69] = f32::NAN;

@@ -1,9 +1,8 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
-use crate::backend::{Param, WeightKind};
-use crate::config::Moment;
+use crate::backend::{Moment, Param, WeightKind};
 use crate::memory::{Claims, Span};
-use crate::nibble::{Geometry, MomentCodec};
+use crate::quant::{GroupedShape, MomentCodec};
 
 /// The stored weight.
 pub enum WeightRows<'a> {
@@ -52,7 +51,7 @@ pub enum MomentRows<'a> {
 /// Some consecutive rows of a parameter.
 pub struct ParamRows<'a> {
     /// Shape of the whole parameter.
-    pub geometry: Geometry,
+    pub shape: GroupedShape,
     /// Number of the first row here.
     pub first: usize,
     /// Whether rows without a gradient are left as they are.
@@ -73,7 +72,7 @@ fn cut<T>(plane: &mut [T], rows: usize, per_row: usize) -> (&mut [T], &mut [T]) 
 }
 
 impl WeightRows<'_> {
-    fn split(&mut self, rows: usize, g: Geometry) -> (WeightRows<'_>, WeightRows<'_>) {
+    fn split(&mut self, rows: usize, g: GroupedShape) -> (WeightRows<'_>, WeightRows<'_>) {
         let (groups, padded) = (g.groups_per_row(), g.padded_cols());
         match self {
             Self::F32(data) => {
@@ -101,7 +100,7 @@ impl WeightRows<'_> {
 }
 
 impl MomentRows<'_> {
-    fn split(&mut self, rows: usize, g: Geometry) -> (MomentRows<'_>, MomentRows<'_>) {
+    fn split(&mut self, rows: usize, g: GroupedShape) -> (MomentRows<'_>, MomentRows<'_>) {
         let (groups, padded) = (g.groups_per_row(), g.padded_cols());
         match self {
             Self::F32(data) => {
@@ -151,7 +150,7 @@ impl<'a> ParamRows<'a> {
             Some(kind) => moment(kind, s.v, s.v_scales, MomentCodec::V8, MomentCodec::V4),
             None => MomentRows::Shared { rows: &[], factors: &[] },
         };
-        Self { geometry: w.geometry, first: 0, sparse, grad: claims.read(grad), weight, m, v }
+        Self { shape: w.shape, first: 0, sparse, grad: claims.read(grad), weight, m, v }
     }
 }
 
@@ -165,19 +164,19 @@ pub fn is_touched(grad: &[f32]) -> bool {
 impl ParamRows<'_> {
     /// Rows here.
     pub fn len(&self) -> usize {
-        self.grad.len() / self.geometry.cols
+        self.grad.len() / self.shape.cols
     }
 
     /// The first `rows` rows and the others.
     pub fn split(&mut self, rows: usize) -> (ParamRows<'_>, ParamRows<'_>) {
-        let (geometry, sparse) = (self.geometry, self.sparse);
-        let (grad_a, grad_b) = self.grad.split_at(rows * geometry.cols);
-        let (weight_a, weight_b) = self.weight.split(rows, geometry);
-        let (m_a, m_b) = self.m.split(rows, geometry);
-        let (v_a, v_b) = self.v.split(rows, geometry);
+        let (shape, sparse) = (self.shape, self.sparse);
+        let (grad_a, grad_b) = self.grad.split_at(rows * shape.cols);
+        let (weight_a, weight_b) = self.weight.split(rows, shape);
+        let (m_a, m_b) = self.m.split(rows, shape);
+        let (v_a, v_b) = self.v.split(rows, shape);
         (
-            ParamRows { geometry, first: self.first, sparse, grad: grad_a, weight: weight_a, m: m_a, v: v_a },
-            ParamRows { geometry, first: self.first + rows, sparse, grad: grad_b, weight: weight_b, m: m_b, v: v_b },
+            ParamRows { shape, first: self.first, sparse, grad: grad_a, weight: weight_a, m: m_a, v: v_a },
+            ParamRows { shape, first: self.first + rows, sparse, grad: grad_b, weight: weight_b, m: m_b, v: v_b },
         )
     }
 }

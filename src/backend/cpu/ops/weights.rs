@@ -2,10 +2,9 @@
 //! packed weight than the pieces it asks for.
 
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
-use crate::backend::{Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Scheme, Weight, WeightKind};
 use crate::memory::Claims;
-use crate::nibble::{Geometry, RUN, nibble};
+use crate::quant::{BLOCK, GroupedShape, nibble};
 use half::f16;
 
 /// Pieces start at multiples of this many columns: whole groups of every size.
@@ -14,7 +13,7 @@ pub(crate) const PIECE: usize = 256;
 /// The planes of a weight.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    geometry: Geometry,
+    shape: GroupedShape,
     planes: Planes<'a>,
 }
 
@@ -31,9 +30,9 @@ impl<'a> Rows<'a> {
     /// Claims the planes that products read.
     ///
     /// # Panics
-    /// If a plane's length does not fit the geometry.
+    /// If a plane's length does not fit the shape.
     pub fn claim(claims: &mut Claims<'a>, w: &Weight) -> Self {
-        let (len, padded, groups) = (w.geometry.len(), w.geometry.padded_len(), w.geometry.groups());
+        let (len, padded, groups) = (w.shape.len(), w.shape.padded_len(), w.shape.groups());
         let planes = match (w.kind, w.scheme) {
             (WeightKind::F32, _) => Planes::F32(sized(claims.read(w.data), len)),
             (WeightKind::Bf16, _) => Planes::Bf16(sized(claims.read(w.data), len)),
@@ -47,17 +46,17 @@ impl<'a> Rows<'a> {
             },
             (WeightKind::Int4Simulated, scheme) => Planes::Simulated { data: sized(claims.read(w.data), len), scheme },
         };
-        Self { geometry: w.geometry, planes }
+        Self { shape: w.shape, planes }
     }
 
     /// Rows of the matrix.
     pub fn rows(&self) -> usize {
-        self.geometry.rows
+        self.shape.rows
     }
 
     /// Columns of the matrix.
     pub fn cols(&self) -> usize {
-        self.geometry.cols
+        self.shape.cols
     }
 
     /// Elements `from..from + out.len()` of a row.
@@ -65,14 +64,14 @@ impl<'a> Rows<'a> {
     /// # Panics
     /// If `from` is not a multiple of [`PIECE`], or the piece is neither whole groups nor the row's end.
     pub fn read(&self, isa: Isa, row: usize, from: usize, out: &mut [f32]) {
-        let Geometry { cols, group, .. } = self.geometry;
+        let GroupedShape { cols, group, .. } = self.shape;
         let to = from + out.len();
         assert!(
             from.is_multiple_of(PIECE) && (to == cols || to < cols && to.is_multiple_of(group)),
             "columns {from}..{to} of {cols}"
         );
         let plain = row * cols + from..row * cols + to;
-        let padded = row * self.geometry.padded_cols() + from;
+        let padded = row * self.shape.padded_cols() + from;
         let first_group = padded / group;
         let groups = first_group..first_group + out.len().div_ceil(group);
         let nibbles = padded / 2..(padded + groups.len() * group) / 2;
@@ -137,10 +136,10 @@ vectorized! {
 
 #[inline(always)]
 fn unpack_group(codes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
-    let whole = out.len() / RUN * RUN;
-    let (runs, tail) = out.split_at_mut(whole);
-    for (run, bytes) in runs.chunks_exact_mut(RUN).zip(codes.chunks_exact(RUN / 2)) {
-        let (low, high) = run.split_at_mut(RUN / 2);
+    let whole = out.len() / BLOCK * BLOCK;
+    let (blocks, tail) = out.split_at_mut(whole);
+    for (block, bytes) in blocks.chunks_exact_mut(BLOCK).zip(codes.chunks_exact(BLOCK / 2)) {
+        let (low, high) = block.split_at_mut(BLOCK / 2);
         for ((low, high), &byte) in low.iter_mut().zip(high).zip(bytes) {
             *low = value(byte & 15);
             *high = value(byte >> 4);

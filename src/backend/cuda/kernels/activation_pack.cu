@@ -1,16 +1,16 @@
-// Rows in four bits and back, groups of 64 (`Backend::pack_rows`): one warp per group. Floors, in bytes of device memory
-// per element: 2.5 both ways.
+// Rows in four bits and back, groups of 64 (`Backend::pack_rows`): one warp per group. Floors, in bytes of device
+// memory per element: 2.5 both ways.
 #include "moments.h"
 #include "rows.h"
 
 constexpr u32 GROUP = 64;
 constexpr float MOST = 7.0f;
 
-// The 16-bit number of element k of run `run`: of the generator's four blocks only the one that has it.
-DEVICE float uniform_at(const Stream& stream, u64 run, u32 k) {
-    const u64 block = 4 * run + k % 4;
-    u32 x[4] = {(u32)block, (u32)(block >> 32) & 0x00ffffffu | stream.purpose << 24, stream.tensor, stream.step};
-    philox(x, (u32)stream.seed, (u32)(stream.seed >> 32));
+// The 16-bit number of element k of block `block`: of its four counters only the one that gives it.
+DEVICE float uniform_at(const RngKey& key, u64 block, u32 k) {
+    const u64 counter = 4 * block + k % 4;
+    u32 x[4] = {(u32)counter, (u32)(counter >> 32) & 0x00ffffffu | key.usage << 24, key.tensor, key.step};
+    philox(x, (u32)key.seed, (u32)(key.seed >> 32));
     const u32 word = k / 8 == 0 ? x[0] : k / 8 == 1 ? x[1] : k / 8 == 2 ? x[2] : x[3];
     return (float)(k / 4 % 2 ? word >> 16 : word & 0xffffu) * (1.0f / 65536.0f);
 }
@@ -28,13 +28,13 @@ KERNEL(256, pack_rows, const bf16* x, u8* codes, u16* scales, u32 rows, u32 feat
                                 from + 32 < features ? to_float(at[from + 32]) : 0.0f};
         const MomentScale scale = moment_scale(warp_max(fmax_(fabs_(value[0]), fabs_(value[1]))), MOST);
         if (lane() == 0) scales[group] = scale.bits;
-        const Stream stream = {seed, step, tensor, FOR_CHECKPOINT};
+        const RngKey key = {seed, step, tensor, FOR_ACTIVATION_PACK};
         UNROLL
         for (u32 half = 0; half < 2; ++half) {
-            const u64 run = 2 * (first * groups + group) + half;
+            const u64 block = 2 * (first * groups + group) + half;
             const float t = value[half] * scale.inverse;
             // A sum of its own: with the product it would be rounded once, and the CPU rounds twice.
-            const float moved = floor_(fma_(uniform_at(stream, run, lane()), 1.0f, t));
+            const float moved = floor_(fma_(uniform_at(key, block, lane()), 1.0f, t));
             const u32 code = (u32)(i32)(fmin_(fmax_(moved, -MOST), MOST) + 8.0f);
             const u32 other = shuffle_xor(code, 16);
             if (lane() < 16) codes[group * (GROUP / 2) + half * 16 + lane()] = (u8)(code | other << 4);

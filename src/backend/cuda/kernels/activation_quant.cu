@@ -1,5 +1,5 @@
-// Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one block per row, one warp per group.
-// Floor: 4 bytes of device memory per element.
+// Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one block per row, one warp per
+// group. Floor: 4 bytes of device memory per element.
 #include "rows.h"
 
 constexpr u32 GROUP = 256;

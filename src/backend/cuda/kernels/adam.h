@@ -32,7 +32,7 @@ struct Constants {
 // What all updates of a step did; kept in device memory until the host asks (src/optim/mod.rs, `Outcomes`).
 struct Outcomes {
     double grad_sq;
-    u64 refits;
+    u64 rescales;
     u64 skipped;
     // The largest magnitude of the gradient at hand, as bits; zero between updates.
     u32 gmax;

@@ -1,14 +1,14 @@
-// The formula of one element (src/optim/element.rs), for runs of elements in registers.
+// The formula of one element (src/optim/element.rs), for blocks of elements in registers.
 #pragma once
-#include "lattice.h"
+#include "grid.h"
 #include "adam.h"
 
-// One run on its way: `x` is the weight, then what is added to it; `v` is the second moment, then its root if ROOTED
+// One block on its way: `x` is the weight, then what is added to it; `v` is the second moment, then its root if ROOTED
 // (as compact second moments are stored).
 struct Elements {
-    float x[RUN];
-    float m[RUN];
-    float v[RUN];
+    float x[BLOCK];
+    float m[BLOCK];
+    float v[BLOCK];
 };
 
 DEVICE float denominator(const Constants& c, float root) { return root * c.root + c.eps; }
@@ -73,7 +73,7 @@ DEVICE bool is_tame(float scale) { return scale == 0.0f || (scale >= LEAST_SCALE
 
 // Smallest and largest of the moved weights; NaN marks padding, which they pass over. Where groups are SYMMETRIC only
 // the magnitude counts.
-template <bool SYMMETRIC, typename Move> DEVICE Range move_run(Tile<float> grad, Elements& e, Move move) {
+template <bool SYMMETRIC, typename Move> DEVICE Range move_block(Tile<float> grad, Elements& e, Move move) {
     Range range = SYMMETRIC ? Range{0.0f, 0.0f} : empty_range();
     UNROLL
     for (u32 i = 0; i < 8; ++i) {

@@ -1,7 +1,7 @@
-// A run of a parameter on its way in and out of the update: which planes there are, what a lane loads of them, and how
-// the stored numbers of a packed weight lie in them.
+// A block of a parameter on its way in and out of the update: which planes there are, what a lane loads of them, and
+// how the stored numbers of a packed weight lie in them.
 #pragma once
-#include "lattice.h"
+#include "grid.h"
 #include "moments.h"
 #include "adam.h"
 
@@ -19,7 +19,7 @@ struct Planes {
     // If shared, this step's numbers of rows.
     void* v;
     u16* v_scales;
-    // What they are multiplied by in each column, padded to whole runs; null if by nothing.
+    // What they are multiplied by in each column, padded to whole blocks; null if by nothing.
     const float* factors;
     // Per row, whether it is updated; null if all are.
     const u32* touched;
@@ -33,7 +33,7 @@ struct Storage {
     u32 plain;
     Codec m;
     Codec v;
-    Lattice lattice;
+    QuantGrid grid;
 };
 
 // All that the functions below share.
@@ -43,25 +43,25 @@ struct Pass {
     Storage storage;
     Constants c;
     Verdict verdict;
-    Run run;
+    Block block;
     // The first lane of its group.
     bool leads;
 };
 
-// A lane's run; one of a row that is left as it is is not live, as if it were past the tensor's end.
-DEVICE Run run_of(const Planes& planes, const Shape& shape, u32 index) {
-    Run run = run_of(shape, index);
-    if (planes.touched != nullptr && run.live && planes.touched[index / shape.runs_per_row] == 0) {
-        run.live = false;
-        run.real = 0;
+// A lane's block; one of a row that is left as it is is not live, as if it were past the tensor's end.
+DEVICE Block block_of(const Planes& planes, const Shape& shape, u32 index) {
+    Block block = block_of(shape, index);
+    if (planes.touched != nullptr && block.live && planes.touched[index / shape.blocks_per_row] == 0) {
+        block.live = false;
+        block.real = 0;
     }
-    return run;
+    return block;
 }
 
 DEVICE bool is_packed(const Pass& p) { return p.storage.kind >= INT8; }
 DEVICE bool is_asymmetric(const Pass& p) { return p.planes.offsets != nullptr; }
-DEVICE Deal deal_for(const Pass& p, u32 purpose) {
-    return deal({p.c.seed, p.c.number, p.storage.tensor, purpose}, p.run.index);
+DEVICE RngWords random_for(const Pass& p, u32 usage) {
+    return rng_words({p.c.seed, p.c.number, p.storage.tensor, usage}, p.block.index);
 }
 
 // The warp's tiles of planes without padding, one after the other in dynamic shared memory; what is stored otherwise
@@ -86,7 +86,7 @@ DEVICE Tiles tiles_at(u8* shared, const Storage& s) {
     return {{(float*)shared}, {(float*)weight}, {(bf16*)weight}, {(float*)m}, {(float*)v}};
 }
 
-// What a lane loads of its run before it needs any of it, as it lies in memory.
+// What a lane loads of its block before it needs any of it, as it lies in memory.
 struct Loaded {
     // Codes and residue (16 bytes each), or bytes.
     Bytes32 stored;
@@ -94,49 +94,49 @@ struct Loaded {
     Bytes32 m;
     // The same, or the number of the row.
     Bytes32 v;
-    PlacementBits place;
+    GroupScaleBits group_scale;
     u16 m_scale;
     u16 v_scale;
-    // The largest magnitude of the gradient's leaves that the run lies in.
+    // The largest magnitude of the gradient's leaves that the block lies in.
     u32 most;
 };
 
-// Starts all loads, and ends them. Lanes past the end load the block's first run, which they will not use: another
-// block's may be changing.
+// Starts all loads, and ends them. Lanes past the end load the first block of the thread block, which they will not
+// use: that of another thread block may be changing.
 DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
     Loaded loaded = {};
-    const u32 first = p.run.index - thread();
-    const u32 run = p.run.live ? p.run.index : first;
-    const u32 group = p.run.live ? p.run.group : first / p.shape.runs_per_group;
+    const u32 first = p.block.index - thread();
+    const u32 block = p.block.live ? p.block.index : first;
+    const u32 group = p.block.live ? p.block.group : first / p.shape.blocks_per_group;
     const Planes& planes = p.planes;
     if (is_packed(p)) {
-        loaded.stored = load_raw((const u8*)planes.data, run, p.storage.kind == INT8);
+        loaded.stored = load_raw((const u8*)planes.data, block, p.storage.kind == INT8);
         if (planes.residue != nullptr) {
-            const Bits16 low = load_nibbles(planes.residue, run);
+            const Bits16 low = load_nibbles(planes.residue, block);
             UNROLL
             for (u32 i = 0; i < 4; ++i) loaded.stored.x[4 + i] = low.x[i];
         }
-        loaded.place.scale = planes.scales[group];
-        if (is_asymmetric(p)) loaded.place.offset = planes.offsets[group];
+        loaded.group_scale.scale = planes.scales[group];
+        if (is_asymmetric(p)) loaded.group_scale.offset = planes.offsets[group];
     }
     if (p.storage.m.width != FLOAT) {
-        loaded.m = load_raw((const u8*)planes.m, run, p.storage.m.width == BYTE);
+        loaded.m = load_raw((const u8*)planes.m, block, p.storage.m.width == BYTE);
         loaded.m_scale = planes.m_scales[group];
     }
     if (p.storage.v.width == SHARED_BY_ROW) {
-        loaded.v.x[0] = bits(((const float*)planes.v)[run / p.shape.runs_per_row]);
+        loaded.v.x[0] = bits(((const float*)planes.v)[block / p.shape.blocks_per_row]);
     } else if (p.storage.v.width != FLOAT) {
-        loaded.v = load_raw((const u8*)planes.v, run, p.storage.v.width == BYTE);
+        loaded.v = load_raw((const u8*)planes.v, block, p.storage.v.width == BYTE);
         loaded.v_scale = planes.v_scales[group];
     }
-    if (p.run.real > 0) {
-        loaded.most = max_(maxima[p.run.plain / LEAF], maxima[(p.run.plain + p.run.real - 1) / LEAF]);
+    if (p.block.real > 0) {
+        loaded.most = max_(maxima[p.block.plain / LEAF], maxima[(p.block.plain + p.block.real - 1) / LEAF]);
     }
-    fetch(tiles.grad, planes.grad, p.shape, p.run);
-    if (p.storage.kind == F32) fetch(tiles.floats, (const float*)planes.data, p.shape, p.run);
-    if (p.storage.kind == BF16) fetch(tiles.halves, (const bf16*)planes.data, p.shape, p.run);
-    if (p.storage.m.width == FLOAT) fetch(tiles.m, (const float*)planes.m, p.shape, p.run);
-    if (p.storage.v.width == FLOAT) fetch(tiles.v, (const float*)planes.v, p.shape, p.run);
+    fetch(tiles.grad, planes.grad, p.shape, p.block);
+    if (p.storage.kind == F32) fetch(tiles.floats, (const float*)planes.data, p.shape, p.block);
+    if (p.storage.kind == BF16) fetch(tiles.halves, (const bf16*)planes.data, p.shape, p.block);
+    if (p.storage.m.width == FLOAT) fetch(tiles.m, (const float*)planes.m, p.shape, p.block);
+    if (p.storage.v.width == FLOAT) fetch(tiles.v, (const float*)planes.v, p.shape, p.block);
     wait_for_tiles();
     return loaded;
 }
@@ -157,26 +157,26 @@ DEVICE Bytes32 stored_of(const Pass& p, const Bytes32& raw) {
 
 // Bytes of the low bits of stored numbers; `old` as loaded.
 DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
-    if (p.shape.dense == 0 && p.run.real < RUN) {
+    if (p.shape.dense == 0 && p.block.real < BLOCK) {
         // Padding keeps its byte; a nibble of padding is 8.
         UNROLL
         for (u32 i = 0; i < 8; ++i) {
             const u32 first = 4 * i;
-            const u32 bytes = p.run.real <= first ? 0 : min_(p.run.real - first, 4u);
+            const u32 bytes = p.block.real <= first ? 0 : min_(p.block.real - first, 4u);
             const u32 real = bytes == 4 ? ~0u : (1u << 8 * bytes) - 1;
             const u32 pad = p.storage.kind == INT8 ? old.x[i] ^ 0x80808080u : 0x88888888u;
             stored.x[i] = (stored.x[i] & real) | (pad & ~real);
         }
     }
-    if (!p.run.live) return;
-    if (p.storage.kind == INT8) return store_bytes((u8*)p.planes.data, p.run.index, stored);
-    if (p.planes.residue == nullptr) return store_nibbles((u8*)p.planes.data, p.run.index, pack(stored));
+    if (!p.block.live) return;
+    if (p.storage.kind == INT8) return store_bytes((u8*)p.planes.data, p.block.index, stored);
+    if (p.planes.residue == nullptr) return store_nibbles((u8*)p.planes.data, p.block.index, pack(stored));
     Bits16 codes, low;
     UNROLL
     for (u32 i = 0; i < 4; ++i) {
         codes.x[i] = (stored.x[i] >> 4 & 0x0f0f0f0fu) | (stored.x[4 + i] & 0xf0f0f0f0u);
         low.x[i] = (stored.x[i] & 0x0f0f0f0fu) | (stored.x[4 + i] & 0x0f0f0f0fu) << 4;
     }
-    store_nibbles((u8*)p.planes.data, p.run.index, codes);
-    store_nibbles(p.planes.residue, p.run.index, low);
+    store_nibbles((u8*)p.planes.data, p.block.index, codes);
+    store_nibbles(p.planes.residue, p.block.index, low);
 }

@@ -3,8 +3,8 @@
 // exception: what
 // they become is not the same everywhere.
 //
-// A thread owns a run of 32 elements: the random numbers, whose blocks serve runs, are computed where they are used,
-// and what is done once per group costs least. All loads are given out before the first is needed.
+// A thread owns a block of 32 elements: the random numbers, whose counters serve whole blocks, are computed where they
+// are used, and what is done once per group costs least. All loads are given out before the first is needed.
 //
 // Floor, bytes an element at G = 128: 4 of gradient; codes and residue read and written, 2; moments read and written, 2
 // in nibbles (4 in bytes); scales, 0.1. That is 8.1 (10.1), and 4 more in adam_statistics.cu unless the gradient
@@ -16,17 +16,17 @@
 
 #include "adam_element.h"
 #include "adam_pass.h"
-#include "philox.h"
+#include "rng.h"
 
-static constexpr u32 BLOCK = 128;
+static constexpr u32 THREADS = 128;
 
 // Marks padding: NaN in the weight is passed over by ranges, NaN in the gradient by the smallest magnitude.
 DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
-    if (p.shape.dense != 0 || p.run.real == RUN) return;
+    if (p.shape.dense != 0 || p.block.real == BLOCK) return;
     const float nan = from_bits(0x7fc00000u);
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) {
-        if (k < p.run.real) continue;
+    for (u32 k = 0; k < BLOCK; ++k) {
+        if (k < p.block.real) continue;
         e.x[k] = nan;
         grad.data[lane() * Tile<float>::PITCH + k] = nan;
     }
@@ -34,10 +34,10 @@ DEVICE void mark_padding(const Pass& p, Tile<float> grad, Elements& e) {
 
 // Nothing of padding may be left that could disturb a scale.
 DEVICE void clear_padding(const Pass& p, Elements& e) {
-    if (p.shape.dense != 0 || p.run.real == RUN) return;
+    if (p.shape.dense != 0 || p.block.real == BLOCK) return;
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) {
-        if (k >= p.run.real) e.x[k] = e.m[k] = e.v[k] = 0.0f;
+    for (u32 k = 0; k < BLOCK; ++k) {
+        if (k >= p.block.real) e.x[k] = e.m[k] = e.v[k] = 0.0f;
     }
 }
 
@@ -54,18 +54,18 @@ DEVICE bool decode_moments(const Pass& p, const Tiles& tiles, const Loaded& load
     } else if (p.storage.v.width != SHARED_BY_ROW) {
         decode(p.storage.v, loaded.v, v_scale, e.v);
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) e.v[k] = e.v[k] * e.v[k];
+        for (u32 k = 0; k < BLOCK; ++k) e.v[k] = e.v[k] * e.v[k];
     }
     return is_tame(m_scale) && is_tame(v_scale);
 }
 
-// Second moments of this step that the run's elements share with others.
+// Second moments of this step that the block's elements share with others.
 DEVICE void read_shared(const Pass& p, const Loaded& loaded, Elements& e) {
     const float number = from_bits(loaded.v.x[0]);
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) e.v[k] = number;
-    if (p.planes.factors == nullptr || p.run.real == 0) return;
-    const float* factors = p.planes.factors + p.run.index % p.shape.runs_per_row * RUN;
+    for (u32 k = 0; k < BLOCK; ++k) e.v[k] = number;
+    if (p.planes.factors == nullptr || p.block.real == 0) return;
+    const float* factors = p.planes.factors + p.block.index % p.shape.blocks_per_row * BLOCK;
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
         const Bits16 f = load_16(factors + 4 * i);
@@ -76,19 +76,19 @@ DEVICE void read_shared(const Pass& p, const Loaded& loaded, Elements& e) {
 
 // Elements outside SPAM's mask get no update and keep no state.
 DEVICE void mask(const Pass& p, Elements& e) {
-    const Deal dealt = deal({p.c.seed, p.c.mask_round, p.storage.tensor, FOR_MASK}, p.run.index);
+    const RngWords random = rng_words({p.c.seed, p.c.mask_round, p.storage.tensor, FOR_MASK}, p.block.index);
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) {
-        if (uniform(dealt, k) >= p.c.density) e.x[k] = e.m[k] = e.v[k] = 0.0f;
+    for (u32 k = 0; k < BLOCK; ++k) {
+        if (uniform(random, k) >= p.c.density) e.x[k] = e.m[k] = e.v[k] = 0.0f;
     }
 }
 
-// Moves the run; gives the range of its weights after that. The mask comes after, and with it the range anew.
+// Moves the block; gives the range of its weights after that. The mask comes after, and the range is found anew then.
 template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, const Loaded& loaded, Elements& e) {
     bool tame = true;
     if (p.c.reset_before != 0) {
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) e.m[k] = e.v[k] = 0.0f;
+        for (u32 k = 0; k < BLOCK; ++k) e.m[k] = e.v[k] = 0.0f;
     } else {
         tame = decode_moments(p, tiles, loaded, e);
     }
@@ -102,16 +102,16 @@ template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, cons
     Range range;
     if (p.storage.v.width == SHARED_BY_ROW) {
         read_shared(p, loaded, e);
-        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+        range = move_block<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
             move_shared(p.c, norm, g, x, m, v);
         });
     } else if (plain) {
-        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+        range = move_block<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
             move_plain<!COMMON>(p.c, norm, g, x, m, v);
         });
     } else {
         const bool rooted = p.storage.v.width != FLOAT;
-        range = move_run<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
+        range = move_block<COMMON>(tiles.grad, e, [&](float g, float& x, float& m, float& v) {
             move_any(p.c, norm, rooted, g, x, m, v);
         });
     }
@@ -120,77 +120,77 @@ template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, cons
 }
 
 // The range of the weights with what is added to them, where `move` did not tell it.
-DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, const float (&delta)[RUN]) {
+DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, const float (&delta)[BLOCK]) {
     Range range = empty_range();
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) {
+    for (u32 k = 0; k < BLOCK; ++k) {
         const float w = value(v, biased(stored, k)) + v.offset + delta[k];
-        if (k < p.run.real) range = {fmin_(range.low, w), fmax_(range.high, w)};
+        if (k < p.block.real) range = {fmin_(range.low, w), fmax_(range.high, w)};
     }
     return range;
 }
 
-// Weights and what is added to them become unrounded stored numbers, on a lattice fitted anew if they have left theirs.
-struct Fitted {
-    bool anew;
+// Weights and what is added to them become unrounded stored numbers, on a grid rescaled if they have left theirs.
+struct Unrounded {
+    bool rescaled;
     float step;
 };
-DEVICE Fitted unrounded(const Pass& p, const Bytes32& stored, Placement place, Range range, float (&x)[RUN]) {
-    const Lattice& l = p.storage.lattice;
+DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, float (&x)[BLOCK]) {
+    const QuantGrid& grid = p.storage.grid;
     const bool asymmetric = is_asymmetric(p);
-    range = {group_min(range.low, p.shape.runs_per_group), group_max(range.high, p.shape.runs_per_group)};
-    const bool anew = p.run.live && needs_fit(l, range, place, asymmetric);
-    const float bias = BIAS + l.excess;
-    if (!anew) {
-        const float inverse = l.fine / place.scale;
+    range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
+    const bool rescaled = p.block.live && needs_rescale(grid, range, scale, asymmetric);
+    const float bias = BIAS + grid.excess;
+    if (!rescaled) {
+        const float inverse = grid.steps_per_scale / scale.scale;
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) x[k] = (biased(stored, k) - bias) + x[k] * inverse;
-        return {false, place.scale * l.unit};
+        for (u32 k = 0; k < BLOCK; ++k) x[k] = (biased(stored, k) - bias) + x[k] * inverse;
+        return {false, scale.scale * grid.unit};
     }
-    const PlacementBits fitted = fit(l, range, asymmetric);
-    const Placement next = placement(fitted, asymmetric);
+    const GroupScaleBits fresh = rescale(grid, range, asymmetric);
+    const GroupScale next = group_scale(fresh, asymmetric);
     if (p.leads) {
-        p.planes.scales[p.run.group] = fitted.scale;
-        if (asymmetric) p.planes.offsets[p.run.group] = fitted.offset;
+        p.planes.scales[p.block.group] = fresh.scale;
+        if (asymmetric) p.planes.offsets[p.block.group] = fresh.offset;
     }
-    const Values old = values(l, place);
-    const float inverse = l.fine / next.scale;
+    const Values old = values(grid, scale);
+    const float inverse = grid.steps_per_scale / next.scale;
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) {
+    for (u32 k = 0; k < BLOCK; ++k) {
         const float w = value(old, biased(stored, k)) + old.offset + x[k];
-        x[k] = (w - next.offset) * inverse + l.base;
+        x[k] = (w - next.offset) * inverse + grid.base;
     }
-    return {true, next.scale * l.unit};
+    return {true, next.scale * grid.unit};
 }
 
 // What rounding leaves over of unrounded numbers goes to the first moment: nothing where a number is clamped.
-DEVICE void feed_back(const Pass& p, const Deal& dealt, float step, Elements& e) {
-    const Lattice& l = p.storage.lattice;
+DEVICE void feed_back(const Pass& p, const RngWords& random, float step, Elements& e) {
+    const QuantGrid& grid = p.storage.grid;
     const bool rooted = p.storage.v.width != FLOAT;
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) {
-        const float free = floor_(plus_uniform(e.x[k], dealt, k));
-        const float b = fmin_(fmax_(free, l.min), l.max);
+    for (u32 k = 0; k < BLOCK; ++k) {
+        const float free = floor_(plus_uniform(e.x[k], random, k));
+        const float b = fmin_(fmax_(free, grid.min), grid.max);
         const float error = b == free ? (e.x[k] - b) * step : 0.0f;
         const float root = rooted ? e.v[k] : sqrt_rn(e.v[k]);
-        if (k < p.run.real) e.m[k] = e.m[k] + p.c.feedback * denominator(p.c, root) * error;
+        if (k < p.block.real) e.m[k] = e.m[k] + p.c.feedback * denominator(p.c, root) * error;
     }
 }
 
-// The packed weight after the step; tells whether its group was fitted anew.
-DEVICE bool store_packed(const Pass& p, const Bytes32& stored, Placement place, Range range, Elements& e) {
-    const Lattice& l = p.storage.lattice;
-    const Fitted fitted = unrounded(p, stored, place, range, e.x);
-    const Deal dealt = deal_for(p, FOR_WEIGHT);
-    if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, dealt, fitted.step, e);
+// The packed weight after the step; tells whether its group was rescaled.
+DEVICE bool store_packed(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, Elements& e) {
+    const QuantGrid& grid = p.storage.grid;
+    const Unrounded fresh = unrounded(p, stored, scale, range, e.x);
+    const RngWords random = random_for(p, FOR_WEIGHT);
+    if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, random, fresh.step, e);
     Bytes32 next;
-    if (l.max == 255.0f) {
+    if (grid.max == 255.0f) {
         // The limits are those of a byte.
         UNROLL
         for (u32 i = 0; i < 8; ++i) {
             i32 number[4];
             UNROLL
-            for (u32 j = 0; j < 4; ++j) number[j] = floor_to_i32(plus_uniform(e.x[4 * i + j], dealt, 4 * i + j));
+            for (u32 j = 0; j < 4; ++j) number[j] = floor_to_i32(plus_uniform(e.x[4 * i + j], random, 4 * i + j));
             next.x[i] = pack_limited_bytes(number[1], number[0], pack_limited_bytes(number[3], number[2], 0));
         }
     } else {
@@ -199,17 +199,17 @@ DEVICE bool store_packed(const Pass& p, const Bytes32& stored, Placement place, 
             u32 number[4];
             UNROLL
             for (u32 j = 0; j < 4; ++j) {
-                const float free = plus_uniform(e.x[4 * i + j], dealt, 4 * i + j);
-                number[j] = floor_bits(fmin_(fmax_(free, l.min), l.max));
+                const float free = plus_uniform(e.x[4 * i + j], random, 4 * i + j);
+                number[j] = floor_bits(fmin_(fmax_(free, grid.min), grid.max));
             }
             next.x[i] = four_bytes(number);
         }
     }
     store_stored(p, next, stored);
-    return fitted.anew;
+    return fresh.rescaled;
 }
 
-// bfloat16 bits of x, rounded stochastically by 16 bits (src/nibble/rounding.rs).
+// bfloat16 bits of x, rounded stochastically by 16 bits (src/quant/rounding.rs).
 DEVICE u32 bf16_stochastic(float x, u32 u) {
     const u32 b = bits(x);
     if ((b & 0x7f800000u) == 0x7f800000u) return b >> 16 | ((b & 0x007fffffu) != 0 ? 0x40u : 0u);
@@ -217,8 +217,8 @@ DEVICE u32 bf16_stochastic(float x, u32 u) {
 }
 
 // Weights of 16 and 32 bits. A weight of -0 moved by a zero of either sign becomes +0, as it does on the CPU.
-DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[RUN]) {
-    const Deal dealt = deal_for(p, FOR_WEIGHT);
+DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[BLOCK]) {
+    const RngWords random = random_for(p, FOR_WEIGHT);
     UNROLL
     for (u32 i = 0; i < 4; ++i) {
         Bits16 w = row_piece(tile, i);
@@ -227,15 +227,15 @@ DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[RU
             const u32 k = 8 * i + 2 * j;
             const float low = low_to_float(w.x[j]) + 0.0f + delta[k];
             const float high = high_to_float(w.x[j]) + 0.0f + delta[k + 1];
-            w.x[j] = bf16_stochastic(low, sixteen_bits(dealt, k));
-            w.x[j] |= bf16_stochastic(high, sixteen_bits(dealt, k + 1)) << 16;
+            w.x[j] = bf16_stochastic(low, sixteen_bits(random, k));
+            w.x[j] |= bf16_stochastic(high, sixteen_bits(random, k + 1)) << 16;
         }
         set_row_piece(tile, i, w);
     }
-    flush(tile, (bf16*)p.planes.data, p.shape, p.run);
+    flush(tile, (bf16*)p.planes.data, p.shape, p.block);
 }
 
-DEVICE void store_floats(const Pass& p, Tile<float> tile, const float (&delta)[RUN]) {
+DEVICE void store_floats(const Pass& p, Tile<float> tile, const float (&delta)[BLOCK]) {
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
         Bits16 w = row_piece(tile, i);
@@ -243,40 +243,40 @@ DEVICE void store_floats(const Pass& p, Tile<float> tile, const float (&delta)[R
         for (u32 j = 0; j < 4; ++j) w.x[j] = bits(from_bits(w.x[j]) + 0.0f + delta[4 * i + j]);
         set_row_piece(tile, i, w);
     }
-    flush(tile, (float*)p.planes.data, p.shape, p.run);
+    flush(tile, (float*)p.planes.data, p.shape, p.block);
 }
 
 template <bool SIGNED>
-DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* scales, u32 purpose, Tile<float> tile,
-                         const float (&x)[RUN]) {
+DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* scales, u32 usage, Tile<float> tile,
+                         const float (&x)[BLOCK]) {
     if (codec.width == FLOAT) {
         write_row(tile, x);
-        flush(tile, (float*)plane, p.shape, p.run);
+        flush(tile, (float*)plane, p.shape, p.block);
         return;
     }
     float most = 0.0f;
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) most = fmax_(most, SIGNED ? fabs_(x[k]) : x[k]);
-    const MomentScale scale = moment_scale(group_max(most, p.shape.runs_per_group), codec.max);
-    const Bytes32 codes = encode<SIGNED>(x, scale.inverse, codec.max, deal_for(p, purpose));
-    if (!p.run.live) return;
-    if (p.leads) scales[p.run.group] = scale.bits;
-    store_codes(codec, (u8*)plane, p.run.index, codes);
+    for (u32 k = 0; k < BLOCK; ++k) most = fmax_(most, SIGNED ? fabs_(x[k]) : x[k]);
+    const MomentScale scale = moment_scale(group_max(most, p.shape.blocks_per_group), codec.max);
+    const Bytes32 codes = encode<SIGNED>(x, scale.inverse, codec.max, random_for(p, usage));
+    if (!p.block.live) return;
+    if (p.leads) scales[p.block.group] = scale.bits;
+    store_codes(codec, (u8*)plane, p.block.index, codes);
 }
 
 template <bool COMMON>
 DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outcomes* outcomes) {
     Elements e;
     Bytes32 stored = {};
-    const Placement place = placement(loaded.place, is_asymmetric(p));
+    const GroupScale scale = group_scale(loaded.group_scale, is_asymmetric(p));
     if (is_packed(p)) {
         stored = stored_of(p, loaded.stored);
-        const Values v = values(p.storage.lattice, place);
+        const Values v = values(p.storage.grid, scale);
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) e.x[k] = value(v, biased(stored, k));
+        for (u32 k = 0; k < BLOCK; ++k) e.x[k] = value(v, biased(stored, k));
         if (is_asymmetric(p)) {
             UNROLL
-            for (u32 k = 0; k < RUN; ++k) e.x[k] = e.x[k] + v.offset;
+            for (u32 k = 0; k < BLOCK; ++k) e.x[k] = e.x[k] + v.offset;
         }
     }
     if (p.storage.kind == F32) read_row(tiles.floats, e.x);
@@ -284,7 +284,7 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outc
     Range range = {};
     if (p.verdict.mode == FROZEN) {
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) e.x[k] = k < p.run.real ? -(p.c.decay * e.x[k]) : 0.0f;
+        for (u32 k = 0; k < BLOCK; ++k) e.x[k] = k < p.block.real ? -(p.c.decay * e.x[k]) : 0.0f;
     } else {
         range = move<COMMON>(p, tiles, loaded, e);
         if (p.c.density < 1.0f) mask(p, e);
@@ -293,17 +293,17 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outc
         UNROLL
         for (u32 i = 0; i < 8; ++i) stored.x[i] = renewed(stored.x[i]);
         const bool told = p.verdict.mode == MOVED && !(p.c.density < 1.0f);
-        if (!told) range = range_of(p, stored, values(p.storage.lattice, place), e.x);
-        const bool anew = store_packed(p, stored, place, range, e);
-        const u32 refits = count_ones(ballot(anew && p.leads));
-        if (lane() == 0 && refits > 0) atomic_add(&outcomes->refits, (u64)refits);
+        if (!told) range = range_of(p, stored, values(p.storage.grid, scale), e.x);
+        const bool rescaled = store_packed(p, stored, scale, range, e);
+        const u32 rescales = count_ones(ballot(rescaled && p.leads));
+        if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
     }
     if (p.storage.kind == F32) store_floats(p, tiles.floats, e.x);
     if (p.storage.kind == BF16) store_halves(p, tiles.halves, e.x);
     if (p.verdict.mode == FROZEN) return;
     if (p.c.reset_after != 0) {
         UNROLL
-        for (u32 k = 0; k < RUN; ++k) e.m[k] = e.v[k] = 0.0f;
+        for (u32 k = 0; k < BLOCK; ++k) e.m[k] = e.v[k] = 0.0f;
     }
     store_moment<true>(p, p.storage.m, p.planes.m, p.planes.m_scales, FOR_M, tiles.m, e.m);
     if (p.storage.v.width == SHARED_BY_ROW) return;
@@ -317,9 +317,9 @@ DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage
     DYNAMIC_SHARED(u8, shared);
     const Verdict decided = *verdict;
     // From the end on: what the statistics read last is still in the second-level cache.
-    const u32 index = (grid_x() - 1 - block_x()) * BLOCK + thread();
-    const Pass pass = {planes, shape, storage, c, decided, run_of(planes, shape, index),
-                       index % shape.runs_per_group == 0};
+    const u32 index = (grid_x() - 1 - block_x()) * THREADS + thread();
+    const Pass pass = {planes, shape, storage, c, decided, block_of(planes, shape, index),
+                       index % shape.blocks_per_group == 0};
     const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
     const Loaded loaded = load_all(pass, tiles, maxima);
     const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
@@ -343,11 +343,11 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     storage.plain = 1;
     storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
     storage.v = {NIBBLE, 15.0f, 0.0f, 0};
-    storage.lattice.fine = 16.0f;
-    storage.lattice.unit = 0.0625f;
-    storage.lattice.base = 136.0f;
-    storage.lattice.excess = 0.0f;
-    storage.lattice.max = 255.0f;
+    storage.grid.steps_per_scale = 16.0f;
+    storage.grid.unit = 0.0625f;
+    storage.grid.base = 136.0f;
+    storage.grid.excess = 0.0f;
+    storage.grid.max = 255.0f;
     c.density = 1.0f;
     c.reset_before = c.reset_after = 0;
     c.feedback = c.l2 = c.decay = 0.0f;

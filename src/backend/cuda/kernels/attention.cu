@@ -8,7 +8,8 @@
 // Floor: 4 D operations per pair of query and key on the tensor cores; one exp2 and about five float32 operations
 // beside them. With 32 rows to a warp every fragment of keys or values read from shared memory feeds two products; with
 // 16 rows those reads would take longer than the products.
-// Bytes: a tile of keys and values (256 D) serves 32768 D operations, 128 operations per byte out of the device's cache.
+// Bytes: a tile of keys and values (256 D) serves 32768 D operations, 128 operations per byte out of the device's
+// cache.
 template <u32 WIDTH, bool ALIGNED>
 DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,
                             const Attention& a) {
@@ -92,11 +93,12 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
                     log_sum(soft.highest[s][half], total, a.scale);
         }
     }
-    store_rows(sums, factor, out + query_row(a, task.at.sequence, task.at.head, query + row), a.stride, rows, a.head_dim);
+    bf16* const to = out + query_row(a, task.at.sequence, task.at.head, query + row);
+    store_rows(sums, factor, to, a.stride, rows, a.head_dim);
 }
 
 #define ATTENTION(NAME, WIDTH, ALIGNED)                                                                                \
-    KERNEL_RESIDENT(128, 2, NAME, const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,            \
+    KERNEL_RESIDENT(128, 2, NAME, const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,\
            Attention a) {                                                                                              \
         attention_tiles<WIDTH, ALIGNED>(q, k, v, out, lse, first, a);                                                  \
     }

@@ -93,7 +93,8 @@ DEVICE bool sees_all(const Sight& sight, i32 key, i32 keys) {
     return uniform(key + keys - 1 <= sight.all.to && key >= sight.all.from);
 }
 
-// Makes scores of what a row does not see minus infinity; columns are keys from `key` on, `seen_of(row)` is what it does see.
+// Makes scores of what a row does not see minus infinity; columns are keys from `key` on, `seen_of(row)` is what it
+// does see.
 template <u32 STRIPS, u32 KEYS, typename F> DEVICE void hide(Sums<STRIPS, KEYS>& scores, i32 key, const F& seen_of) {
     UNROLL
     for (u32 i = 0; i < 2 * STRIPS; ++i) {

@@ -146,7 +146,8 @@ DEVICE void join_parts(const float* part_sums, const Part* parts, u32 chunks, bf
                        const Attention& a) {
     const u64 all = (u64)a.batch * a.heads * a.queries, own_sum = (u64)block_x() * (threads() / 32) + warp();
     if (own_sum >= all) return;
-    const u32 query = own_sum % a.queries, head = own_sum / a.queries % a.heads, sequence = own_sum / a.queries / a.heads;
+    const u32 query = own_sum % a.queries, head = own_sum / a.queries % a.heads;
+    const u32 sequence = own_sum / a.queries / a.heads;
     Part joined = {-from_bits(INFINITY_BITS), 0.0f};
     for (u32 c = 0; c < chunks; ++c) joined.highest = fmax_(joined.highest, parts[c * all + own_sum].highest);
     for (u32 c = 0; c < chunks; ++c) {

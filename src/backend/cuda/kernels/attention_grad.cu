@@ -1,7 +1,7 @@
-// The gradient of causal attention in two passes, each of which owns what it writes: no sums meet between blocks, so the
-// result is the same bits every time, and no float32 copy of a gradient is needed. With P the probabilities, computed
-// again from the logarithms of their sums, and D = sum over keys of P dP: dP = dO V^T, dS = P (dP - D), dV = P^T dO,
-// dK = dS^T Q, dQ = dS K. The price against a single pass is two products of seven.
+// The gradient of causal attention in two passes, each of which owns what it writes: no sums meet between blocks, so
+// the result is the same bits every time, and no float32 copy of a gradient is needed. With P the probabilities,
+// computed again from the logarithms of their sums, and D = sum over keys of P dP: dP = dO V^T, dS = P (dP - D), dV =
+// P^T dO, dK = dS^T Q, dQ = dS K. The price against a single pass is two products of seven.
 #include "attention.h"
 
 // What the second pass needs to know about a query; the first one leaves it in the order of lse, [B, H, S].
@@ -162,8 +162,8 @@ DEVICE u32 first_beyond(const u32* lows, u32 queries, u32 key) {
     return from;
 }
 
-// Makes scores of what a key is not seen by minus infinity: rows are keys from `key` on, columns are queries from `query`
-// on, of which `rows` tells more.
+// Makes scores of what a key is not seen by minus infinity: rows are keys from `key` on, columns are queries from
+// `query` on, of which `rows` tells more.
 template <u32 STRIPS, u32 QUERIES>
 DEVICE void hide_from_queries(Sums<STRIPS, QUERIES>& scores, const Row* rows, i32 key, i32 query) {
     UNROLL
@@ -255,7 +255,8 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
             const Row* const rows = (const Row*)(shared + stage(i) + 2 * TILE) + step;
             // Of the queries of this step that exist.
             const u32 count = min_(STEP, a.queries - query);
-            if (query >= a.queries || !uniform(own_key < query + count && rows[0].low < (i32)(own_key + 16 * STRIPS))) continue;
+            if (query >= a.queries) continue;
+            if (!uniform(own_key < query + count && rows[0].low < (i32)(own_key + 16 * STRIPS))) continue;
             Sums<STRIPS, STEP> p, ds;
             multiply<WIDTH, HELD_K>(p, held_k, own_k, tile + by_columns);
             if (!uniform(own_key + 16 * STRIPS <= query + 1 && rows[count - 1].low <= (i32)own_key))
@@ -291,12 +292,13 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
 }
 
 #define ATTENTION_GRAD(SUFFIX, WIDTH, ALIGNED)                                                                         \
-    KERNEL_RESIDENT(128, 2, attention_grad_queries_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, const bf16* out,         \
-           const float* lse, const bf16* dout, bf16* dq, Row* kept, const u32* first, Attention a) {                   \
+    KERNEL_RESIDENT(128, 2, attention_grad_queries_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,              \
+           const bf16* out, const float* lse, const bf16* dout, bf16* dq, Row* kept, const u32* first,                 \
+           Attention a) {                                                                                              \
         grad_of_queries<WIDTH, ALIGNED>(q, k, v, out, lse, dout, dq, kept, first, a);                                  \
     }                                                                                                                  \
-    KERNEL_RESIDENT(128, 2, attention_grad_keys_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, const bf16* dout,           \
-           const Row* kept, bf16* dk, bf16* dv, const u32* first, Attention a) {                                       \
+    KERNEL_RESIDENT(128, 2, attention_grad_keys_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,                 \
+           const bf16* dout, const Row* kept, bf16* dk, bf16* dv, const u32* first, Attention a) {                     \
         grad_of_keys<WIDTH, ALIGNED>(q, k, v, dout, kept, dk, dv, first, a);                                           \
     }
 ATTENTION_GRAD(32, 32, true)

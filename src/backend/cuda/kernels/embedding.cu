@@ -1,7 +1,7 @@
 // Rows of a table by token, and their gradient.
 //
-// Floors: lookup 2 bytes out per element and what the table's kind takes in; gradient per element of dout 2 bytes in, and
-// 8 per element of each row that occurred.
+// Floors: lookup 2 bytes out per element and what the table's kind takes in; gradient per element of dout 2 bytes in,
+// and 8 per element of each row that occurred.
 #include "weights.h"
 
 // One block per token; a token beyond the table gives what is not a number.

@@ -2,8 +2,8 @@
 // averages of the mean squared gradient of each row, and of each column if factored. Nothing happens unless the tensor
 // moves.
 //
-// Floor: one more read of the gradient (4 bytes an element), two if factored; it was read a moment ago and may still lie
-// in the second-level cache.
+// Floor: one more read of the gradient (4 bytes an element), two if factored; it was read a moment ago and may still
+// lie in the second-level cache.
 #include "adam.h"
 
 static constexpr u32 WARPS = 8;
@@ -17,8 +17,8 @@ DEVICE float averaged(const Constants& c, float* kept, float mean) {
     return now;
 }
 
-// A warp per row: 32 interleaved sums, folded half by half. `kept` and `now` have as many numbers as there are rows, and
-// `touched`, unless it is null, says which rows are left as they are.
+// A warp per row: 32 interleaved sums, folded half by half. `kept` and `now` have as many numbers as there are rows,
+// and `touched`, unless it is null, says which rows are left as they are.
 KERNEL(256, optimizer_row_means, const float* grad, u32 rows, u32 cols, Constants constants, const Verdict* verdict,
        const u32* touched, float* kept, float* now) {
     const Verdict v = *verdict;

@@ -1,7 +1,8 @@
 // What every kernel is written with. Kernels include this file and nothing else; it is the one place that holds PTX.
 //
 // Two compilers read it: NVRTC, for which the functions below are instructions, and a host compiler (C++17, no
-// contraction), for which they are the same names in the emulator that the tests use (tests/emulator/runtime/device.h).
+// contraction), for which they are the same names in the emulator that the tests use
+// (crates/cuda-emulator/runtime/device.h).
 //
 //     KERNEL(256, scale_rows, const bf16* x, bf16* y, u32 columns, float factor) {       // at most 256 threads a block
 //         SHARED(float, sums, 8);                                     // sums is a float[8], its content undefined
@@ -249,7 +250,8 @@ DEVICE u32 pack_limited_bytes(i32 high, i32 low, u32 rest) {
     return packed;
 }
 
-// x, which the compiler takes for another number: what was made of it before is made again rather than kept in registers.
+// x, which the compiler takes for another number: what was made of it before is made again rather than kept in
+// registers.
 DEVICE u32 renewed(u32 x) {
     asm volatile("" : "+r"(x));
     return x;

@@ -46,7 +46,7 @@ KERNEL(256, gemv_int4, const bf16* x, const u8* codes, const u16* scales, const 
     output<1>(x, codes, scales, offsets, y, tokens, inputs, outputs, width, group_bits, accumulate);
 }
 
-KERNEL(256, small_batch_int4, const bf16* x, const u8* codes, const u16* scales, const u16* offsets, bf16* y, u32 tokens,
-       u32 inputs, u32 outputs, u32 width, u32 group_bits, u32 accumulate) {
+KERNEL(256, small_batch_int4, const bf16* x, const u8* codes, const u16* scales, const u16* offsets, bf16* y,
+       u32 tokens, u32 inputs, u32 outputs, u32 width, u32 group_bits, u32 accumulate) {
     output<8>(x, codes, scales, offsets, y, tokens, inputs, outputs, width, group_bits, accumulate);
 }

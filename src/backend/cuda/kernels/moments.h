@@ -1,8 +1,8 @@
-// The codecs of optimizer moments (src/nibble/moment.rs): one scale per group, stochastic rounding, exact zeros. First
+// The codecs of optimizer moments (src/quant/moment.rs): one scale per group, stochastic rounding, exact zeros. First
 // moments are signed; second moments are stored as their roots.
 #pragma once
-#include "philox.h"
-#include "runs.h"
+#include "blocks.h"
+#include "rng.h"
 
 // SHARED_BY_ROW: second moments are no codes but made from means (factored.cu).
 enum Width : u32 { FLOAT = 0, BYTE = 1, NIBBLE = 2, SHARED_BY_ROW = 3 };
@@ -18,19 +18,19 @@ struct Codec {
     u32 signs;
 };
 
-DEVICE void store_codes(const Codec& c, u8* plane, u32 run, Bytes32 codes) {
-    if (c.width == BYTE) return store_bytes(plane, run, codes);
-    store_nibbles(plane, run, pack(flip_signs(codes, c.signs)));
+DEVICE void store_codes(const Codec& c, u8* plane, u32 block, Bytes32 codes) {
+    if (c.width == BYTE) return store_bytes(plane, block, codes);
+    store_nibbles(plane, block, pack(flip_signs(codes, c.signs)));
 }
 
-// `scale code` of a run as it lies in memory (16 or 32 bytes), exactly: both products have at most 24 bits (16 of
+// `scale code` of a block as it lies in memory (16 or 32 bytes), exactly: both products have at most 24 bits (16 of
 // BIAS + excess, 8 of a bfloat16).
-DEVICE void decode(const Codec& c, const Bytes32& raw, float scale, float (&x)[RUN]) {
+DEVICE void decode(const Codec& c, const Bytes32& raw, float scale, float (&x)[BLOCK]) {
     const float shift = -((BIAS + c.excess) * scale);
     const Bytes32 codes =
         c.width == NIBBLE ? unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}}) : flip_signs(raw, c.signs);
     UNROLL
-    for (u32 k = 0; k < RUN; ++k) x[k] = fma_(biased(codes, k), scale, shift);
+    for (u32 k = 0; k < BLOCK; ++k) x[k] = fma_(biased(codes, k), scale, shift);
 }
 
 // Scale of a group from its largest magnitude.
@@ -48,7 +48,8 @@ DEVICE MomentScale moment_scale(float most, float max) {
 }
 
 // Codes of first moments, or of roots of second moments, which are never rounded to zero unless they are zero.
-template <bool SIGNED> DEVICE Bytes32 encode(const float (&x)[RUN], float inverse, float max, const Deal& dealt) {
+template <bool SIGNED>
+DEVICE Bytes32 encode(const float (&x)[BLOCK], float inverse, float max, const RngWords& random) {
     Bytes32 codes;
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
@@ -59,7 +60,7 @@ template <bool SIGNED> DEVICE Bytes32 encode(const float (&x)[RUN], float invers
             const float least = SIGNED ? -max : t > 0.0f ? 1.0f : 0.0f;
             // The limits are whole numbers, so limiting before rounding down gives the same. Four bits do not reach the
             // upper one: t exceeds 15 by less than u stays below 1.
-            const float limited = fmax_(plus_uniform(t, dealt, 4 * i + j), least);
+            const float limited = fmax_(plus_uniform(t, random, 4 * i + j), least);
             code[j] = floor_bits(max <= 15.0f ? limited : fmin_(limited, max));
         }
         codes.x[i] = four_bytes(code);

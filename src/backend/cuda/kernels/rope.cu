@@ -23,7 +23,9 @@ KERNEL(256, rope, bf16* x, const float* table, u32 heads, u32 half, u32 queries,
             float a[2] = {low_to_float(*low), high_to_float(*low)};
             float b[2] = {low_to_float(*high), high_to_float(*high)};
             UNROLL
-            for (int j = 0; j < 2; ++j) turn(a[j], b[j], from_bits(angle.x[2 * j]), sign * from_bits(angle.x[2 * j + 1]));
+            for (int j = 0; j < 2; ++j) {
+                turn(a[j], b[j], from_bits(angle.x[2 * j]), sign * from_bits(angle.x[2 * j + 1]));
+            }
             *low = pack_bf16(a[0], a[1]);
             *high = pack_bf16(b[0], b[1]);
         }

@@ -1,5 +1,6 @@
-// Rows of activations: eight elements at once. A row of `width` elements takes `pitch(width)`, so every eighth element is
-// at an address that wide loads and stores can use; what is behind a row's end may hold anything and may be overwritten.
+// Rows of activations: eight elements at once. A row of `width` elements takes `pitch(width)`, so every eighth element
+// is at an address that wide loads and stores can use; what is behind a row's end may hold anything and may be
+// overwritten.
 #pragma once
 #include "gpu.h"
 

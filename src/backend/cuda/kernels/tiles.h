@@ -2,9 +2,9 @@
 //
 // A tile has rows of WIDTH elements, a multiple of 16, and is named by the offset of its first byte in the launch's
 // shared memory, a multiple of 128. The 16-byte chunks of a row are permuted by a function of the row ("swizzled") so
-// that the eight rows of a matrix that `load_matrix_*` reads at one chunk touch all 32 banks once. The permutation is an
-// exclusive or with bits of the row, which all rows a multiple of 8 apart have in common: where a lane reads is one sum
-// for a tile, one exclusive or for a column and a constant for a row, and few registers hold it.
+// that the eight rows of a matrix that `load_matrix_*` reads at one chunk touch all 32 banks once. The permutation is
+// an exclusive or with bits of the row, which all rows a multiple of 8 apart have in common: where a lane reads is one
+// sum for a tile, one exclusive or for a column and a constant for a row, and few registers hold it.
 #pragma once
 #include "gpu.h"
 
@@ -187,8 +187,8 @@ DEVICE void accumulate(Sums<STRIPS, WIDTH>& sums, const Fragments<STRIPS, DEPTH>
 // Writes sums times `factor` (rows l / 4 and l / 4 + 8 of each strip) to global memory as bf16: `to` is the first row;
 // `rows` and `width` are what exists.
 template <u32 STRIPS, u32 WIDTH>
-DEVICE void store_rows(const Sums<STRIPS, WIDTH>& sums, const float (&factor)[STRIPS][2], bf16* to, u32 stride, u32 rows,
-                       u32 width) {
+DEVICE void store_rows(const Sums<STRIPS, WIDTH>& sums, const float (&factor)[STRIPS][2], bf16* to, u32 stride,
+                       u32 rows, u32 width) {
     UNROLL
     for (u32 s = 0; s < STRIPS; ++s) {
         UNROLL

@@ -1,5 +1,5 @@
-// Stored weights as floats, eight neighbours of a row at once. `at` is a multiple of 8 and counts elements of the padded
-// plane; a group is a multiple of 32 elements, so eight neighbours share their scale.
+// Stored weights as floats, eight neighbours of a row at once. `at` is a multiple of 8 and counts elements of the
+// padded plane; a group is a multiple of 32 elements, so eight neighbours share their scale.
 #pragma once
 #include "rows.h"
 

@@ -4,7 +4,7 @@ use super::pitch;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{PACK_GROUP, packed_bytes};
 use crate::memory::Span;
-use crate::nibble::Stream;
+use crate::quant::RngKey;
 
 /// Warps of a block, each with a group.
 const WARPS: usize = 8;
@@ -28,11 +28,11 @@ pub(crate) fn pack_rows(
     scales: Span,
     features: usize,
     first: usize,
-    stream: &Stream,
+    key: &RngKey,
 ) {
     let rows = check(x, codes, scales, features);
     let args = Args::new().span(gpu, x).span(gpu, codes).span(gpu, scales).u32(rows as u32).u32(features as u32);
-    let args = args.u64(first as u64).u64(stream.seed).u32(stream.step).u32(stream.tensor);
+    let args = args.u64(first as u64).u64(key.seed).u32(key.step).u32(key.tensor);
     gpu.launch("pack_rows", grid(rows, features), 256, 0, &args);
 }
 

@@ -3,11 +3,10 @@
 
 use super::factored::{self as means, Means};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Param, State, Weight, WeightKind};
-use crate::config::{Moment, Scheme, SecondMoment};
+use crate::backend::{Largest, Moment, Param, Scheme, SecondMoment, State, Weight, WeightKind};
 use crate::memory::Span;
-use crate::nibble::{Geometry, Lattice, MomentCodec, RUN};
 use crate::optim::{Constants, Outcomes, SCALARS, Step};
+use crate::quant::{BLOCK, GroupedShape, MomentCodec, QuantGrid};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
@@ -17,7 +16,7 @@ const LEAF_BYTES: usize = 2 * size_of::<f64>() + size_of::<u32>();
 /// Bytes of the verdict in the scratch.
 const VERDICT: usize = 16;
 /// Threads of a block of the update, and bytes of one tile of a warp.
-const BLOCK: u32 = 128;
+const THREADS: u32 = 128;
 const TILE: usize = 32 * (32 + 4) * 4;
 
 /// The width of shared second moments (`kernels/moments.h`).
@@ -28,7 +27,7 @@ const SHARED: u32 = 3;
 #[repr(C)]
 struct Kept {
     grad_sq: f64,
-    refits: u64,
+    rescales: u64,
     skipped: u64,
     gmax: u32,
     reserved: u32,
@@ -51,36 +50,36 @@ struct Planes {
     touched: u64,
 }
 
-/// `Shape` in `kernels/runs.h`.
+/// `Shape` in `kernels/blocks.h`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Shape {
     rows: u32,
     cols: u32,
-    runs_per_row: u32,
-    runs_per_group: u32,
-    runs: u32,
+    blocks_per_row: u32,
+    blocks_per_group: u32,
+    blocks: u32,
     dense: u32,
 }
 
 impl Shape {
     /// # Panics
-    /// If the matrix has nearly 2^32 runs or more.
-    fn of(g: Geometry) -> Self {
+    /// If the matrix has nearly 2^32 blocks or more.
+    fn of(g: GroupedShape) -> Self {
         // Threads past the end have numbers too.
         let fits = |n: usize| {
             assert!(
-                n + BLOCK as usize <= u32::MAX as usize,
-                "{n} runs of 32 elements: fewer than 2^32 can be numbered"
+                n + THREADS as usize <= u32::MAX as usize,
+                "{n} blocks of 32 elements: fewer than 2^32 can be numbered"
             );
             n as u32
         };
         Self {
             rows: fits(g.rows),
             cols: fits(g.cols),
-            runs_per_row: fits(g.padded_cols() / RUN),
-            runs_per_group: fits(g.group / RUN),
-            runs: fits(g.padded_len() / RUN),
+            blocks_per_row: fits(g.padded_cols() / BLOCK),
+            blocks_per_group: fits(g.group / BLOCK),
+            blocks: fits(g.padded_len() / BLOCK),
             dense: u32::from(g.cols == g.padded_cols()),
         }
     }
@@ -110,7 +109,7 @@ impl Codec {
     }
 }
 
-/// `Storage` in `kernels/adam_pass.h`, its `Lattice` (`kernels/lattice.h`) in it.
+/// `Storage` in `kernels/adam_pass.h`, its `QuantGrid` (`kernels/grid.h`) in it.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Storage {
@@ -119,25 +118,25 @@ struct Storage {
     plain: u32,
     m: Codec,
     v: Codec,
-    fine: f32,
+    steps_per_scale: f32,
     unit: f32,
     base: f32,
     excess: f32,
     min: f32,
     max: f32,
-    fit: f32,
+    target: f32,
     grow: f32,
     shrink: f32,
 }
 
 impl Storage {
     fn of(param: &Param, constants: &Constants) -> Self {
-        let (kind, lattice, excess) = match param.weight.kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => (0, Lattice::INT8, 0.0),
-            WeightKind::Bf16 => (1, Lattice::INT8, 0.0),
-            WeightKind::Int8 => (2, Lattice::INT8, 128.0),
-            WeightKind::Int4 if param.weight.residue.is_none() => (3, Lattice::CODES, 0.0),
-            WeightKind::Int4 => (3, Lattice::INT4, 0.0),
+        let (kind, grid, excess) = match param.weight.kind {
+            WeightKind::F32 | WeightKind::Int4Simulated => (0, QuantGrid::INT8, 0.0),
+            WeightKind::Bf16 => (1, QuantGrid::INT8, 0.0),
+            WeightKind::Int8 => (2, QuantGrid::INT8, 128.0),
+            WeightKind::Int4 if param.weight.residue.is_none() => (3, QuantGrid::CODES, 0.0),
+            WeightKind::Int4 => (3, QuantGrid::INT4, 0.0),
         };
         let State { m_kind, v_kind, .. } = param.state;
         Self {
@@ -146,15 +145,15 @@ impl Storage {
             plain: u32::from(plain(constants) && m_kind != Moment::F32 && v_kind != SecondMoment::F32),
             m: Codec::of(Some(m_kind), MomentCodec::M8, MomentCodec::M4),
             v: Codec::of(v_kind.per_element(), MomentCodec::V8, MomentCodec::V4),
-            fine: lattice.fine,
-            unit: 1.0 / lattice.fine,
-            base: if has_offsets(&param.weight) { lattice.origin } else { lattice.zero },
+            steps_per_scale: grid.steps_per_scale,
+            unit: 1.0 / grid.steps_per_scale,
+            base: if has_offsets(&param.weight) { grid.offset_point } else { grid.zero_point },
             excess,
-            min: lattice.min,
-            max: lattice.max,
-            fit: lattice.fit,
-            grow: lattice.grow,
-            shrink: lattice.shrink,
+            min: grid.min,
+            max: grid.max,
+            target: grid.target,
+            grow: grid.grow,
+            shrink: grid.shrink,
         }
     }
 
@@ -239,11 +238,11 @@ fn kept(gpu: &Gpu) -> Span {
 /// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
 ///
 /// # Panics
-/// If a plane's length does not fit the geometry.
+/// If a plane's length does not fit the shape.
 pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
     check(param, grad);
     let constants = step.constants(param.decay);
-    let count = param.weight.geometry.len();
+    let count = param.weight.shape.len();
     let leaves = count.div_ceil(LEAF);
     let at = Statistics::new(gpu.scratch, leaves);
     let (grid, kept) = (u32::try_from(leaves).expect("fewer than 2^32 leaves"), kept(gpu));
@@ -267,20 +266,20 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
         means.advance(gpu, param, grad, &constants, at.verdict, touched);
     }
 
-    let mut shape = Shape::of(param.weight.geometry);
+    let mut shape = Shape::of(param.weight.shape);
     if !touched.is_none() {
-        // Runs that are left out are gaps.
+        // Blocks that are left out are gaps.
         shape.dense = 0;
     }
     let storage = Storage::of(param, &constants);
-    let blocks = shape.runs.div_ceil(BLOCK);
-    let shared = storage.tiles() * TILE * BLOCK as usize / 32;
+    let blocks = shape.blocks.div_ceil(THREADS);
+    let shared = storage.tiles() * TILE * THREADS as usize / 32;
     let args =
         Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(&constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
     let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(&constants);
     let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
-    gpu.launch(kernel, [blocks, 1, 1], BLOCK, shared, &args);
+    gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, &args);
 }
 
 /// Which rows a sparse parameter's step updates, one u32 each, nothing where it updates all; and the scratch after it.
@@ -288,7 +287,7 @@ fn touched_rows(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step, scratch: 
     if !param.sparse || step.resets() {
         return (Span::NONE, scratch);
     }
-    let g = param.weight.geometry;
+    let g = param.weight.shape;
     let touched = scratch.head(4 * g.rows);
     let args = Args::new().span(gpu, grad).u32(g.rows as u32).u32(g.cols as u32).span(gpu, touched);
     gpu.launch("optimizer_touched_rows", [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
@@ -306,8 +305,8 @@ pub fn outcomes(gpu: &mut Gpu) -> Outcomes {
     let kept = kept(gpu);
     gpu.download(kept, &mut bytes);
     gpu.zero(kept);
-    let Kept { grad_sq, refits, skipped, .. } = zerocopy::transmute!(bytes);
-    Outcomes { grad_sq, refits, skipped }
+    let Kept { grad_sq, rescales, skipped, .. } = zerocopy::transmute!(bytes);
+    Outcomes { grad_sq, rescales, skipped }
 }
 
 fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: Span) -> Planes {
@@ -330,7 +329,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: S
 /// The kernels trust these lengths.
 fn check(param: &Param, grad: Span) {
     let (w, s) = (&param.weight, &param.state);
-    let g = w.geometry;
+    let g = w.shape;
     super::weights::check(w);
     let moment = |kind, plane: Span, scales: Span| {
         let (bytes, groups) = match kind {

@@ -8,7 +8,7 @@ use crate::memory::Span;
 
 /// See [`crate::backend::Backend::embedding`]. A token beyond the table gives a row that is not a number.
 pub(crate) fn embedding(gpu: &mut Gpu, tokens: Span, table: &Weight, out: Span) {
-    let (g, count) = (table.geometry, tokens.bytes / 4);
+    let (g, count) = (table.shape, tokens.bytes / 4);
     check(table);
     assert_eq!(out.bytes, 2 * count * pitch(g.cols), "a row for each token");
     let shape = |args: Args| args.u32(g.rows as u32).u32(g.cols as u32);

@@ -1,16 +1,15 @@
 //! Second moments that elements share: three kernels between the verdict and the pass over the elements.
 
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Param};
-use crate::config::SecondMoment;
+use crate::backend::{Largest, Param, SecondMoment};
 use crate::memory::Span;
-use crate::nibble::{Geometry, RUN};
 use crate::optim::Constants;
+use crate::quant::{BLOCK, GroupedShape};
 
 /// Rows that a column's sum runs over in one go, as on the CPU.
 const ROWS: usize = 64;
 /// Threads of a block, and rows that its warps take.
-const BLOCK: u32 = 256;
+const THREADS: u32 = 256;
 const WARPS: usize = 8;
 /// Grids have fewer blocks than this in their second direction.
 const MOST_BLOCKS: usize = 65_535;
@@ -18,7 +17,7 @@ const MOST_BLOCKS: usize = 65_535;
 /// Scratch in bytes, beside what the statistics need.
 pub(crate) fn need(largest: &Largest) -> usize {
     let (rows, cols) = (largest.features.max(largest.inputs), largest.inputs);
-    4 * (rows.next_multiple_of(RUN) + 2 * cols.next_multiple_of(RUN) + largest.parameter.div_ceil(ROWS))
+    4 * (rows.next_multiple_of(BLOCK) + 2 * cols.next_multiple_of(BLOCK) + largest.parameter.div_ceil(ROWS))
 }
 
 /// Where this step's shared moments lie in the scratch.
@@ -26,7 +25,7 @@ pub(crate) fn need(largest: &Largest) -> usize {
 pub(crate) struct Means {
     /// One float32 per row.
     pub now: Span,
-    /// One float32 per column, padded to whole runs; none if not factored.
+    /// One float32 per column, padded to whole blocks; none if not factored.
     pub factors: Span,
     /// Sums of columns over blocks of rows.
     sums: Span,
@@ -35,14 +34,14 @@ pub(crate) struct Means {
 impl Means {
     /// In `scratch`, for a parameter that has shared moments.
     pub fn of(scratch: Span, param: &Param) -> Option<Self> {
-        let (g, kind) = (param.weight.geometry, param.state.v_kind);
+        let (g, kind) = (param.weight.shape, param.state.v_kind);
         if kind.per_element().is_some() {
             return None;
         }
-        // Starts of runs, so that lanes load whole pieces.
-        let rows = 4 * g.rows.next_multiple_of(RUN);
+        // Starts of blocks, so that lanes load whole pieces.
+        let rows = 4 * g.rows.next_multiple_of(BLOCK);
         let factored = kind == SecondMoment::Factored;
-        let (factors, sums) = if factored { (4 * g.cols.next_multiple_of(RUN), sums_bytes(g)) } else { (0, 0) };
+        let (factors, sums) = if factored { (4 * g.cols.next_multiple_of(BLOCK), sums_bytes(g)) } else { (0, 0) };
         Some(Self {
             now: scratch.head(4 * g.rows),
             factors: scratch.part(rows, factors),
@@ -60,24 +59,24 @@ impl Means {
         verdict: Span,
         touched: Span,
     ) {
-        let (g, s) = (param.weight.geometry, &param.state);
+        let (g, s) = (param.weight.shape, &param.state);
         let (rows, cols) = (g.rows as u32, g.cols as u32);
         let args = Args::new().span(gpu, grad).u32(rows).u32(cols).bytes(constants).span(gpu, verdict);
         let args = args.span(gpu, touched).span(gpu, s.v).span(gpu, self.now);
-        gpu.launch("optimizer_row_means", [g.rows.div_ceil(WARPS) as u32, 1, 1], BLOCK, 0, &args);
+        gpu.launch("optimizer_row_means", [g.rows.div_ceil(WARPS) as u32, 1, 1], THREADS, 0, &args);
         if self.factors.is_none() {
             return;
         }
-        let blocks = cols.div_ceil(BLOCK);
+        let blocks = cols.div_ceil(THREADS);
         let args = Args::new().span(gpu, grad).u32(rows).u32(cols).span(gpu, verdict).span(gpu, self.sums);
         let row_blocks = g.rows.div_ceil(ROWS).min(MOST_BLOCKS) as u32;
-        gpu.launch("optimizer_col_sums", [blocks, row_blocks, 1], BLOCK, 0, &args);
+        gpu.launch("optimizer_col_sums", [blocks, row_blocks, 1], THREADS, 0, &args);
         let args = Args::new().u32(rows).u32(cols).bytes(constants).span(gpu, verdict).span(gpu, self.now);
         let args = args.span(gpu, self.sums).span(gpu, s.v_cols).span(gpu, self.factors);
-        gpu.launch("optimizer_factors", [blocks, 1, 1], BLOCK, 0, &args);
+        gpu.launch("optimizer_factors", [blocks, 1, 1], THREADS, 0, &args);
     }
 }
 
-fn sums_bytes(g: Geometry) -> usize {
+fn sums_bytes(g: GroupedShape) -> usize {
     4 * g.rows.div_ceil(ROWS) * g.cols
 }

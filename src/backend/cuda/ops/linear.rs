@@ -43,7 +43,7 @@ fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
 
 /// A bf16 weight whose rows cuBLASLt can read where they lie.
 fn in_place(w: &Weight) -> bool {
-    w.kind == WeightKind::Bf16 && pitch(w.geometry.cols) == w.geometry.cols
+    w.kind == WeightKind::Bf16 && pitch(w.shape.cols) == w.shape.cols
 }
 
 /// Where panels go: no more of the scratch than stays in the cache, unless the narrowest panel takes more.
@@ -53,7 +53,7 @@ fn panel(gpu: &Gpu, narrowest: usize) -> Span {
 
 /// See [`crate::backend::Backend::linear`].
 pub(crate) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) {
-    let (outputs, inputs) = (w.geometry.rows, w.geometry.cols);
+    let (outputs, inputs) = (w.shape.rows, w.shape.cols);
     let m = tokens(x, inputs, y, outputs);
     if m <= FEW && w.kind == WeightKind::Int4 {
         return small_batch(gpu, x, w, y, m, store);
@@ -86,7 +86,7 @@ pub(crate) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) 
 /// See [`crate::backend::Backend::linear_grad_input`]. Panels run over columns, so that each element of `dx` is one sum
 /// in float32.
 pub(crate) fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, store: Store) {
-    let (outputs, inputs) = (w.geometry.rows, w.geometry.cols);
+    let (outputs, inputs) = (w.shape.rows, w.shape.cols);
     let m = tokens(dy, outputs, dx, inputs);
     let (a, out) = (gpu.address(dy), gpu.address(dx));
     let product = |col: usize, n: usize, b: Matrix| Product {
@@ -118,7 +118,7 @@ pub(crate) fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, s
 }
 
 fn small_batch(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, tokens: usize, store: Store) {
-    let g = w.geometry;
+    let g = w.shape;
     let args = weights::packed_planes(gpu, Args::new().span(gpu, x), w).span(gpu, y);
     let args = args.u32(tokens as u32).u32(g.cols as u32).u32(g.rows as u32).u32(g.padded_cols() as u32);
     let args = args.u32(g.group.trailing_zeros()).u32(u32::from(store == Store::Accumulate));

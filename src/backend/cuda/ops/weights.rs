@@ -2,8 +2,7 @@
 
 use super::pitch;
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Weight, WeightKind};
-use crate::config::Scheme;
+use crate::backend::{Scheme, Weight, WeightKind};
 use crate::memory::Span;
 
 /// A part of a weight: rows from `row` on, columns from `col` on, which is a multiple of [`COLS`].
@@ -21,9 +20,9 @@ pub(crate) const COLS: usize = 256;
 /// The kernels trust the lengths of a weight's planes.
 ///
 /// # Panics
-/// If one does not fit the geometry.
+/// If one does not fit the shape.
 pub(crate) fn check(w: &Weight) {
-    let g = w.geometry;
+    let g = w.shape;
     let scales = if matches!(w.kind, WeightKind::Int8 | WeightKind::Int4) { 2 * g.groups() } else { 0 };
     let offsets = if w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric { scales } else { 0 };
     let data = match w.kind {
@@ -49,7 +48,7 @@ pub(crate) fn packed_planes(gpu: &Gpu, args: Args, w: &Weight) -> Args {
 /// If it does not fit.
 pub(crate) fn dequantize(gpu: &mut Gpu, w: &Weight, part: Part, to: Span) {
     check(w);
-    let g = w.geometry;
+    let g = w.shape;
     assert!(part.col.is_multiple_of(COLS) && part.row + part.rows <= g.rows && part.col + part.cols <= g.cols);
     assert!(2 * part.rows * pitch(part.cols) <= to.bytes, "{} x {} in {} bytes", part.rows, part.cols, to.bytes);
     let shape = |args: Args, width: usize| {

@@ -1,0 +1,204 @@
+#include "stream.h"
+
+#include <chrono>
+#include <set>
+
+namespace {
+
+struct Streams {
+    std::mutex mutex;
+    std::set<Stream*> live;
+    Stream* usual = new Stream(true);
+};
+
+Streams& streams() {
+    static Streams* const streams = new Streams();
+    return *streams;
+}
+
+double now() {
+    using namespace std::chrono;
+    return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+struct Event {
+    Stream* stream = nullptr;
+    // The latest recording.
+    std::shared_ptr<Mark> mark;
+    // Milliseconds; negative while the event has not happened.
+    double time = -1;
+};
+
+Code Stream::push(Item item) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (error == SUCCESS) queue.push_back(std::move(item));
+    while (eager && error == SUCCESS && !queue.empty()) {
+        const std::shared_ptr<Mark>& after = queue.front().after;
+        if (after && !after->done) break;
+        step();
+    }
+    return error;
+}
+
+// The oldest work; the stream is locked.
+Code Stream::step() {
+    error = queue.front().work();
+    queue.pop_front();
+    if (error != SUCCESS) queue.clear();
+    return error;
+}
+
+Code Stream::add(std::function<Code()> work) { return push({std::move(work), nullptr}); }
+
+Code Stream::add_mark(std::shared_ptr<Mark> mark) {
+    return push({[mark] {
+                     mark->done = true;
+                     return Code(SUCCESS);
+                 },
+                 nullptr});
+}
+
+Code Stream::add_wait(std::shared_ptr<Mark> mark) {
+    // A stream never waits for itself: what was added before is done before.
+    if (mark->stream == this) return add([] { return Code(SUCCESS); });
+    return push({[mark] { return mark->done ? Code(SUCCESS) : mark->stream->finish(*mark); }, mark});
+}
+
+Code Stream::finish() {
+    std::lock_guard<std::mutex> lock(mutex);
+    while (error == SUCCESS && !queue.empty()) step();
+    return error;
+}
+
+// Streams that wait for each other never meet again in one that is at work: a mark lies before the wait for it.
+Code Stream::finish(const Mark& mark) {
+    std::lock_guard<std::mutex> lock(mutex);
+    while (error == SUCCESS && !queue.empty() && !mark.done) step();
+    return error;
+}
+
+// Whether streams that the calling thread makes from now on are eager, all but the default stream.
+static __thread bool eager_streams = false;
+API void cuda_emulator_set_eager(bool eager) { eager_streams = eager; }
+
+Stream* stream_of(Stream* handle) {
+    if (reinterpret_cast<uintptr_t>(handle) <= 2) return streams().usual;
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    return streams().live.count(handle) != 0 ? handle : nullptr;
+}
+
+Code finish_all(bool only_blocking) {
+    std::set<Stream*> all;
+    {
+        std::lock_guard<std::mutex> lock(streams().mutex);
+        all = streams().live;
+    }
+    Code first = streams().usual->finish();
+    for (Stream* stream : all) {
+        if (only_blocking && !stream->blocking) continue;
+        const Code code = stream->finish();
+        if (first == SUCCESS) first = code;
+    }
+    return first;
+}
+
+void forget_streams() {
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    streams().live.clear();
+    streams().usual = new Stream(true);
+}
+
+API Code cuStreamCreate(Stream** stream, u32 flags) {
+    if (const Code code = ready()) return code;
+    *stream = new Stream((flags & 1) == 0);
+    (*stream)->eager = eager_streams;
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    streams().live.insert(*stream);
+    return SUCCESS;
+}
+
+API Code cuStreamCreateWithPriority(Stream** stream, u32 flags, int) { return cuStreamCreate(stream, flags); }
+
+API Code cuStreamDestroy_v2(Stream* stream) {
+    if (stream == nullptr || stream_of(stream) != stream) return INVALID_HANDLE;
+    stream->finish();
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    // Not deleted: another thread, which waits for all streams, may be about to lock it.
+    streams().live.erase(stream);
+    return SUCCESS;
+}
+
+API Code cuStreamSynchronize(Stream* handle) {
+    if (const Code code = ready()) return code;
+    Stream* stream = stream_of(handle);
+    return stream == nullptr ? Code(INVALID_HANDLE) : stream->finish();
+}
+
+API Code cuStreamQuery(Stream* handle) { return cuStreamSynchronize(handle); }
+
+API Code cuCtxSynchronize() {
+    if (const Code code = ready()) return code;
+    return finish_all(false);
+}
+
+API Code cuLaunchHostFunc(Stream* handle, void (*function)(void*), void* data) {
+    Stream* stream = stream_of(handle);
+    if (stream == nullptr) return INVALID_HANDLE;
+    return stream->add([=] {
+        function(data);
+        return Code(SUCCESS);
+    });
+}
+
+API Code cuEventCreate(Event** event, u32) {
+    if (const Code code = ready()) return code;
+    *event = new Event();
+    return SUCCESS;
+}
+
+API Code cuEventDestroy_v2(Event* event) {
+    if (event == nullptr) return INVALID_HANDLE;
+    if (event->stream != nullptr && stream_of(event->stream) != nullptr) stream_of(event->stream)->finish();
+    delete event;
+    return SUCCESS;
+}
+
+API Code cuEventRecord(Event* event, Stream* handle) {
+    Stream* stream = stream_of(handle);
+    if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
+    event->stream = stream;
+    event->time = -1;
+    const Code code = stream->add([event] {
+        event->time = now();
+        return Code(SUCCESS);
+    });
+    event->mark = std::make_shared<Mark>(Mark{stream});
+    return code == SUCCESS ? stream->add_mark(event->mark) : code;
+}
+
+API Code cuEventSynchronize(Event* event) {
+    if (event == nullptr) return INVALID_HANDLE;
+    return event->stream == nullptr || stream_of(event->stream) == nullptr ? Code(SUCCESS) : event->stream->finish();
+}
+
+API Code cuEventQuery(Event* event) { return cuEventSynchronize(event); }
+
+API Code cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
+    if (start == nullptr || end == nullptr || start->stream == nullptr || end->stream == nullptr) return INVALID_HANDLE;
+    if (start->time < 0 || end->time < 0) return NOT_READY;
+    *milliseconds = static_cast<float>(end->time - start->time);
+    return SUCCESS;
+}
+
+API Code cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
+    return cuEventElapsedTime(milliseconds, start, end);
+}
+
+API Code cuStreamWaitEvent(Stream* handle, Event* event, u32) {
+    Stream* stream = stream_of(handle);
+    if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
+    // One that was never recorded is over; later recordings are none of this wait's.
+    return event->mark == nullptr ? Code(SUCCESS) : stream->add_wait(event->mark);
+}

@@ -1,0 +1,21 @@
+//! Token ids as rows: windows of a text or whole samples, mixed, shuffled and packed.
+
+mod dataset;
+mod mixture;
+mod packing;
+mod permutation;
+mod shuffled;
+mod train;
+mod validation;
+
+pub use dataset::{Body, Part, Samples};
+pub use packing::Packing;
+pub use train::{Batches, Share};
+pub use validation::Windows;
+
+/// Slices of a batch fit together and hold whole rows.
+fn check_shape(sequence: usize, inputs: &[u32], targets: &[u32], first: &[u32]) {
+    assert_eq!(inputs.len(), targets.len(), "inputs and targets");
+    assert!(first.is_empty() || first.len() == inputs.len(), "{} beginnings of {}", first.len(), inputs.len());
+    assert!(inputs.len().is_multiple_of(sequence), "{} inputs in sequences of {sequence}", inputs.len());
+}

@@ -1,0 +1,301 @@
+//! Prepared tokens as a file: layout, writing, and reading without trust.
+//!
+//! ```text
+//! tokens    u16 or u32 each     all inputs, one after the other; of samples u32 with two marks (see `tokens.rs`)
+//! sources   u64 each            tokens of each input
+//! trailer   64 bytes            `Trailer`; its last field is the xxh3-64 of everything before it
+//! ```
+//! All numbers are little-endian. The counts stand at the end because they are known at the end: the file is written
+//! in one pass. A cache is worth nothing by itself, so whatever is wrong with one it is made again.
+
+use super::tokens::{BEGINS, Bytes, LEARNED, Tokens, Width};
+use crate::store::Map;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::path::Path;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use zerocopy::little_endian::{U32, U64, U128};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+const MAGIC: [u8; 8] = *b"ttrdtoks";
+
+/// Layout of text, and part of every shard's key: raised when the layout changes, or the tokens of the same text.
+pub(crate) const VERSION: u32 = 1;
+/// Layout of samples, whose tokens have marks.
+pub(crate) const MARKED_VERSION: u32 = 2;
+
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Trailer {
+    magic: [u8; 8],
+    version: U32,
+    /// Bytes of one id: 2 or 4.
+    width: U32,
+    tokens: U64,
+    /// Bytes of text that the tokens stand for.
+    text_bytes: U64,
+    /// What the tokens were made of.
+    key: U128,
+    sources: U32,
+    reserved: U32,
+    checksum: U64,
+}
+
+/// Size of `Trailer`.
+const TRAILER: usize = 64;
+const _: () = assert!(size_of::<Trailer>() == TRAILER);
+
+/// Prepared tokens, checked.
+#[derive(Clone, Debug)]
+pub struct Shard {
+    /// The tokens of all inputs.
+    pub tokens: Tokens,
+    /// Each input's tokens, in order.
+    pub sources: Vec<Source>,
+    /// Bytes of text that the tokens (of samples: the learned ones) stand for; 0 if nobody knows.
+    pub text_bytes: u64,
+    /// Tokens that are targets, if some are not: those of samples that are learned.
+    pub learned: Option<u64>,
+    /// Hash of content and tokenizer: the same tokens have the same key.
+    pub key: u128,
+}
+
+/// The tokens of one input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Where they lie in the shard.
+    pub range: Range<usize>,
+    /// The largest id among them, counted now, not when they were written.
+    pub largest: Option<u32>,
+}
+
+impl Shard {
+    /// Maps the shard at `path` if it is whole and was made for `key`; nothing if there is none or it is not.
+    pub(crate) fn open(path: &Path, key: u128) -> Option<Shard> {
+        Self::check(Map::open(path).ok()?, key)
+    }
+
+    fn check(map: Map, key: u128) -> Option<Shard> {
+        let trailer_at = map.len().checked_sub(TRAILER)?;
+        let trailer = Trailer::read_from_bytes(&map[trailer_at..]).ok()?;
+        if trailer.magic != MAGIC || trailer.key.get() != key {
+            return None;
+        }
+        let width = match (trailer.version.get(), trailer.width.get()) {
+            (VERSION, 2) => Width::Two,
+            (VERSION, 4) => Width::Four,
+            (MARKED_VERSION, 4) => Width::Marked,
+            _ => return None,
+        };
+        let count = usize::try_from(trailer.tokens.get()).ok()?;
+        let table_at = count.checked_mul(width.bytes())?;
+        let table_bytes = usize::try_from(trailer.sources.get()).ok()?.checked_mul(8)?;
+        if table_at.checked_add(table_bytes)? != trailer_at || xxh3_64(&map[..map.len() - 8]) != trailer.checksum.get()
+        {
+            return None;
+        }
+        let ranges = ranges(&map[table_at..trailer_at], count)?;
+        let tokens = Tokens::new(Bytes::Mapped(map), width, count);
+        let sources: Vec<Source> =
+            ranges.into_iter().map(|range| Source { largest: tokens.slice(range.clone()).largest(), range }).collect();
+        // Each input of samples begins with one.
+        let begins = |source: &Source| source.range.is_empty() || marks(&tokens, source.range.start) & BEGINS != 0;
+        if width == Width::Marked && !sources.iter().all(begins) {
+            return None;
+        }
+        let learned = (width == Width::Marked).then(|| learned(&tokens));
+        Some(Shard { tokens, sources, text_bytes: trailer.text_bytes.get(), learned, key })
+    }
+}
+
+/// One token with its marks.
+fn marks(tokens: &Tokens, at: usize) -> u32 {
+    let mut id = [0];
+    tokens.read_marked(at, &mut id);
+    id[0]
+}
+
+/// Tokens that are targets: learned, and not the first of their sample.
+fn learned(tokens: &Tokens) -> u64 {
+    let mut buffer = [0; 4096];
+    let mut sum = 0;
+    for at in (0..tokens.len()).step_by(buffer.len()) {
+        let part = &mut buffer[..4096.min(tokens.len() - at)];
+        tokens.read_marked(at, part);
+        sum += part.iter().filter(|id| **id & (LEARNED | BEGINS) == LEARNED).count() as u64;
+    }
+    sum
+}
+
+/// The ranges of the sources, if their lengths add up to `count`.
+fn ranges(table: &[u8], count: usize) -> Option<Vec<Range<usize>>> {
+    let mut at = 0usize;
+    let mut ranges = Vec::with_capacity(table.len() / 8);
+    for entry in table.chunks_exact(8) {
+        let len = usize::try_from(u64::from_le_bytes(entry.try_into().ok()?)).ok()?;
+        let end = at.checked_add(len)?;
+        ranges.push(at..end);
+        at = end;
+    }
+    (at == count).then_some(ranges)
+}
+
+/// Writes a shard front to back.
+pub(crate) struct Writer<'a> {
+    out: &'a mut dyn Write,
+    width: Width,
+    hash: Xxh3,
+    /// Tokens of the finished inputs.
+    sources: Vec<u64>,
+    /// Tokens of the input at hand.
+    current: u64,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(out: &'a mut dyn Write, width: Width) -> Self {
+        Writer { out, width, hash: Xxh3::new(), sources: Vec::new(), current: 0, buffer: Vec::new() }
+    }
+
+    /// Appends `ids`, each of them within the width.
+    pub(crate) fn tokens(&mut self, ids: &[u32]) -> io::Result<()> {
+        self.buffer.clear();
+        self.width.write(ids, &mut self.buffer);
+        self.current += ids.len() as u64;
+        self.hash.update(&self.buffer);
+        self.out.write_all(&self.buffer)
+    }
+
+    /// Ends the input at hand.
+    pub(crate) fn end_source(&mut self) {
+        self.sources.push(std::mem::take(&mut self.current));
+    }
+
+    /// Ends the shard.
+    pub(crate) fn finish(mut self, key: u128, text_bytes: u64) -> io::Result<()> {
+        let table: Vec<u8> = self.sources.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
+        let mut trailer = Trailer {
+            magic: MAGIC,
+            version: U32::new(if self.width == Width::Marked { MARKED_VERSION } else { VERSION }),
+            width: U32::new(self.width.bytes() as u32),
+            tokens: U64::new(self.sources.iter().sum()),
+            text_bytes: U64::new(text_bytes),
+            key: U128::new(key),
+            sources: U32::new(self.sources.len() as u32),
+            reserved: U32::new(0),
+            checksum: U64::new(0),
+        };
+        self.hash.update(&table);
+        self.hash.update(&trailer.as_bytes()[..TRAILER - 8]);
+        trailer.checksum = U64::new(self.hash.digest());
+        self.out.write_all(&table)?;
+        self.out.write_all(trailer.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::shard::IGNORE;
+
+    const KEY: u128 = 0x0123_4567_89ab_cdef_0011_2233_4455_6677;
+
+    /// A shard of two inputs with five and two tokens, as bytes.
+    fn small(width: Width) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, width);
+        writer.tokens(&[1, 2, 300]).unwrap();
+        writer.tokens(&[4, 5]).unwrap();
+        writer.end_source();
+        writer.tokens(&[65_535, 7]).unwrap();
+        writer.end_source();
+        writer.finish(KEY, 99).unwrap();
+        bytes
+    }
+
+    fn open(bytes: &[u8], key: u128) -> Option<Shard> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        Shard::open(file.path(), key)
+    }
+
+    #[test]
+    fn a_written_shard_comes_back() {
+        for width in [Width::Two, Width::Four] {
+            let shard = open(&small(width), KEY).unwrap();
+            assert_eq!(shard.tokens.to_vec(), [1, 2, 300, 4, 5, 65_535, 7]);
+            let sources = [Source { range: 0..5, largest: Some(300) }, Source { range: 5..7, largest: Some(65_535) }];
+            assert_eq!(shard.sources, sources);
+            assert_eq!(shard.text_bytes, 99);
+        }
+    }
+
+    /// Two samples in two inputs; of the second the middle is not learned.
+    fn marked() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, Width::Marked);
+        writer.tokens(&[1 | BEGINS | LEARNED, 70_000 | LEARNED]).unwrap();
+        writer.end_source();
+        writer.tokens(&[3 | BEGINS, 4, 5 | LEARNED]).unwrap();
+        writer.end_source();
+        writer.finish(KEY, 9).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn samples_come_back_with_their_marks() {
+        let shard = open(&marked(), KEY).unwrap();
+        assert_eq!((shard.tokens.to_vec(), shard.tokens.samples()), (vec![1, 70_000, 3, 4, 5], vec![0, 2, 5]));
+        let mut targets = [0; 5];
+        shard.tokens.read_targets(0, &mut targets);
+        assert_eq!(targets, [1, 70_000, IGNORE, IGNORE, 5]);
+        assert_eq!((shard.learned, shard.sources[0].largest), (Some(2), Some(70_000)), "a first token is no target");
+        assert_eq!(open(&small(Width::Four), KEY).unwrap().learned, None);
+    }
+
+    #[test]
+    fn a_sample_that_reaches_across_inputs_is_noticed_despite_a_right_checksum() {
+        let mut broken = marked();
+        // The mark of the third token, where the second input begins.
+        broken[4 * 2 + 3] = 0;
+        let end = broken.len() - 8;
+        let checksum = xxh3_64(&broken[..end]);
+        broken[end..].copy_from_slice(&checksum.to_le_bytes());
+        assert!(open(&broken, KEY).is_none());
+    }
+
+    #[test]
+    fn a_shard_of_other_text_is_not_taken() {
+        assert!(open(&small(Width::Two), KEY + 1).is_none());
+    }
+
+    #[test]
+    fn every_truncation_every_extension_and_every_flipped_bit_is_noticed() {
+        let whole = small(Width::Two);
+        for len in 0..whole.len() {
+            assert!(open(&whole[..len], KEY).is_none(), "cut to {len}");
+        }
+        assert!(open(&[&whole[..], &[0]].concat(), KEY).is_none());
+        for bit in 0..whole.len() * 8 {
+            let mut broken = whole.clone();
+            broken[bit / 8] ^= 1 << (bit % 8);
+            assert!(open(&broken, KEY).is_none(), "bit {bit}");
+        }
+    }
+
+    /// A trailer whose checksum is right but whose counts are not: no arithmetic may wrap, nothing may be read.
+    #[test]
+    fn counts_that_contradict_the_size_are_noticed_despite_a_right_checksum() {
+        let whole = small(Width::Two);
+        let at = whole.len() - TRAILER;
+        for (field, value) in [(12, 3u64), (16, u64::MAX), (16, 8), (16, 1 << 63), (48, u32::MAX as u64), (48, 1)] {
+            let mut broken = whole.clone();
+            let bytes = if field == 16 { 8 } else { 4 };
+            broken[at + field..at + field + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+            let end = broken.len() - 8;
+            let checksum = xxh3_64(&broken[..end]);
+            broken[end..].copy_from_slice(&checksum.to_le_bytes());
+            assert!(open(&broken, KEY).is_none(), "field {field} = {value}");
+        }
+    }
+}

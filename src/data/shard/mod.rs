@@ -1,0 +1,9 @@
+//! Token ids in files: prepared once from a corpus, found again by their content, and mapped.
+
+mod file;
+mod prepare;
+mod tokens;
+
+pub use file::{Shard, Source};
+pub use prepare::{Progress, Stage};
+pub use tokens::{IGNORE, Tokens};

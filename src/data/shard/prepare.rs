@@ -1,0 +1,348 @@
+//! From files to a shard: hash the inputs, look in the cache, tokenize what is not there.
+
+use super::file::{MARKED_VERSION, Shard, VERSION, Writer};
+use super::tokens::{Width, mark};
+use crate::data::source::{Content, Corpus, Document, Documents, HashedReader, Input, InputKind, llm_c};
+use crate::data::tokenize::{Encoder, Piece, Pieces, Recipe, Refused, Tokenizer};
+use crate::error::DataError;
+use crate::store::publish;
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Bytes of text that are tokenized at a time, by all threads together: what preparing needs in memory, times a
+/// few. Small enough for any machine, large enough that every core has several pieces.
+const BATCH: usize = 8 << 20;
+
+/// How far preparing is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// What is being done.
+    pub stage: Stage,
+    /// The file at hand.
+    pub path: &'a Path,
+    /// Bytes of all files that are done.
+    pub bytes: u64,
+    /// Bytes of all files; 0 while they are hashed, since they are counted then.
+    pub total: u64,
+}
+
+/// The two passes over the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Content is hashed, to find prepared tokens in the cache.
+    Hashing,
+    /// Text becomes tokens, since the cache has none.
+    Tokenizing,
+}
+
+impl Shard {
+    /// The tokens of `corpus`: out of the folder `cache` if they were prepared before from the same content with the
+    /// same tokenizer, else made now and left there. Several processes may do so at once.
+    ///
+    /// The tokens of a text do not depend on the number of threads, nor on the names of files. Documents (whole
+    /// `.txt` files, lines of `.jsonl` files) end with the tokenizer's end of text; if it has none, with a newline.
+    /// `progress` is called a few times a second.
+    ///
+    /// # Errors
+    /// Files that cannot be read or are no text, text that the tokenizer refuses, a cache that cannot be written.
+    pub fn prepare(
+        corpus: &Corpus,
+        tokenizer: &Tokenizer,
+        cache: &Path,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Shard, DataError> {
+        Self::find_or_make(corpus, tokenizer, None, cache, progress)
+    }
+
+    /// The same of samples: each document is one, and only a part of it may be learned.
+    ///
+    /// # Errors
+    /// As [`Shard::prepare`], and documents that the recipe cannot make samples of.
+    pub fn prepare_samples(
+        corpus: &Corpus,
+        recipe: &Recipe,
+        cache: &Path,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Shard, DataError> {
+        Self::find_or_make(corpus, &recipe.tokenizer, Some(recipe), cache, progress)
+    }
+
+    fn find_or_make(
+        corpus: &Corpus,
+        tokenizer: &Tokenizer,
+        recipe: Option<&Recipe>,
+        cache: &Path,
+        progress: &mut dyn FnMut(Progress<'_>),
+    ) -> Result<Shard, DataError> {
+        let contents = hash_all(corpus, progress)?;
+        let key = key(corpus, &contents, tokenizer, recipe);
+        let path = cache.join(format!("{key:032x}.tokens"));
+        if let Some(shard) = Shard::open(&path, key) {
+            return Ok(shard);
+        }
+        let job = Job { corpus, contents: &contents, tokenizer, recipe, progress: RefCell::new(progress) };
+        job.write(&path, key)?;
+        let gone = || io::Error::other("what was just written there cannot be read back");
+        Shard::open(&path, key).ok_or_else(|| DataError::Cache { path, source: gone() })
+    }
+
+    /// Refuses tokens that a model of `vocab` rows has no row for.
+    ///
+    /// # Errors
+    /// [`DataError::Vocabulary`] with the file of `corpus` that has the largest id.
+    pub fn check_vocabulary(&self, corpus: &Corpus, vocab: usize) -> Result<(), DataError> {
+        let vocab = vocab as u64;
+        let worst = self.sources.iter().zip(&corpus.inputs).max_by_key(|(source, _)| source.largest);
+        match worst {
+            Some((source, input)) if source.largest.is_some_and(|id| u64::from(id) >= vocab) => {
+                let largest = source.largest.map_or(0, u64::from);
+                Err(DataError::Vocabulary { name: input.name.display().to_string(), largest, vocab })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Hashes every input.
+fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Vec<Content>, DataError> {
+    let mut done = 0;
+    let mut contents = Vec::with_capacity(corpus.inputs.len());
+    let mut buffer = vec![0; 1 << 20];
+    for input in &corpus.inputs {
+        let path = &input.name;
+        let mut reader = HashedReader::open(input)?;
+        while reader.read(&mut buffer).map_err(|source| DataError::Read { path: path.clone(), source })? > 0 {
+            let bytes = done + reader.content().bytes;
+            progress(Progress { stage: Stage::Hashing, path, bytes, total: 0 });
+        }
+        done += reader.content().bytes;
+        contents.push(reader.content());
+    }
+    Ok(contents)
+}
+
+/// What the tokens depend on, and nothing else.
+fn key(corpus: &Corpus, contents: &[Content], tokenizer: &Tokenizer, recipe: Option<&Recipe>) -> u128 {
+    let mut hash = Xxh3::new();
+    hash.update(&recipe.map_or(VERSION, |_| MARKED_VERSION).to_le_bytes());
+    hash.update(&tokenizer.fingerprint().to_le_bytes());
+    if let Some(recipe) = recipe {
+        recipe.hash(&mut hash);
+    }
+    for (input, content) in corpus.inputs.iter().zip(contents) {
+        let kind = match input.kind {
+            InputKind::Text => 0,
+            InputKind::JsonLines => 1,
+            InputKind::Parquet => 2,
+            InputKind::LlmC => 3,
+        };
+        hash.update(&[kind | if input.compressed { 0x80 } else { 0 }]);
+        hash.update(&content.bytes.to_le_bytes());
+        hash.update(&content.hash.to_le_bytes());
+    }
+    hash.digest128()
+}
+
+/// A failure while a shard is written: of its text, or of the disk.
+enum Failure {
+    Data(DataError),
+    Disk(io::Error),
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        Failure::Data(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Disk(error)
+    }
+}
+
+/// Everything that tokenizing a corpus needs.
+struct Job<'a> {
+    corpus: &'a Corpus,
+    contents: &'a [Content],
+    tokenizer: &'a Tokenizer,
+    /// For samples.
+    recipe: Option<&'a Recipe>,
+    progress: RefCell<&'a mut dyn FnMut(Progress<'_>)>,
+}
+
+impl Job<'_> {
+    fn write(&self, path: &Path, key: u128) -> Result<(), DataError> {
+        let mut refused = None;
+        let written = publish(path, |out| {
+            self.write_to(out, key).map_err(|failure| match failure {
+                Failure::Disk(error) => error,
+                Failure::Data(error) => {
+                    refused = Some(error);
+                    io::Error::other("the text was refused")
+                }
+            })
+        });
+        match (refused, written) {
+            (Some(error), _) => Err(error),
+            (None, Err(source)) => Err(DataError::Cache { path: PathBuf::from(path), source }),
+            (None, Ok(())) => Ok(()),
+        }
+    }
+
+    fn write_to(&self, out: &mut dyn Write, key: u128) -> Result<(), Failure> {
+        let mut writer = Writer::new(out, self.width()?);
+        let encoder = self.recipe.map(Recipe::encoder).transpose()?;
+        let (mut done, mut text_bytes) = (0, Some(0));
+        for (input, content) in self.corpus.inputs.iter().zip(self.contents) {
+            let (bytes, found) = match (&encoder, input.kind) {
+                (Some(encoder), _) => self.write_samples(input, encoder, done, &mut writer)?,
+                (None, InputKind::LlmC) => self.write_tokens(input, done, &mut writer)?,
+                (None, _) => self.write_text(input, done, &mut writer)?,
+            };
+            if found != *content {
+                return Err(DataError::Changed { path: input.name.clone() }.into());
+            }
+            writer.end_source();
+            text_bytes = text_bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
+            done += content.bytes;
+        }
+        writer.finish(key, text_bytes.unwrap_or(0))?;
+        Ok(())
+    }
+
+    /// Bytes of an id: as the tokenizer needs, or the files that hold ids already.
+    fn width(&self) -> Result<Width, DataError> {
+        if self.recipe.is_some() {
+            return Ok(Width::Marked);
+        }
+        let ready = self.corpus.inputs.iter().filter(|input| input.kind == InputKind::LlmC);
+        let id_bytes =
+            ready.map(|input| Ok(llm_c::Reader::open(input)?.id_bytes)).collect::<Result<Vec<_>, DataError>>()?;
+        let own = Width::of(self.tokenizer.vocab_size());
+        Ok(if own == Width::Four || id_bytes.contains(&Width::Four.bytes()) { Width::Four } else { Width::Two })
+    }
+
+    /// The text of one input; its bytes, and what the file held.
+    fn write_text(&self, input: &Input, done: u64, writer: &mut Writer<'_>) -> Result<(Option<u64>, Content), Failure> {
+        let mut pieces = Pieces::new(input, self.tokenizer)?;
+        let mut text_bytes = 0;
+        loop {
+            let batch = next_batch(&mut pieces)?;
+            if batch.is_empty() {
+                return Ok((Some(text_bytes), pieces.content()));
+            }
+            text_bytes += batch.iter().map(|piece| piece.text.len() as u64).sum::<u64>();
+            self.tokenize(input, batch, writer)?;
+            self.report(input, done + pieces.content().bytes);
+        }
+    }
+
+    /// The tokens of one input that holds nothing else; of how much text, nobody knows.
+    fn write_tokens(
+        &self,
+        input: &Input,
+        done: u64,
+        writer: &mut Writer<'_>,
+    ) -> Result<(Option<u64>, Content), Failure> {
+        let mut reader = llm_c::Reader::open(input)?;
+        loop {
+            let ids = reader.next_ids()?;
+            if ids.is_empty() {
+                return Ok((None, reader.content()));
+            }
+            writer.tokens(&ids)?;
+            self.report(input, done + reader.content().bytes);
+        }
+    }
+
+    /// The samples of one input; the bytes of their text that is learned, and what the file held.
+    fn write_samples(
+        &self,
+        input: &Input,
+        encoder: &Encoder<'_>,
+        done: u64,
+        writer: &mut Writer<'_>,
+    ) -> Result<(Option<u64>, Content), Failure> {
+        let mut documents = Documents::open(input)?;
+        let mut learned_bytes = 0;
+        loop {
+            let batch = next_documents(&mut documents)?;
+            if batch.is_empty() {
+                return Ok((Some(learned_bytes), documents.content()));
+            }
+            let samples: Vec<_> = batch.par_iter().map(|(line, document)| (*line, encoder.encode(document))).collect();
+            for (line, sample) in samples {
+                let sample = sample.map_err(|refused| match refused {
+                    Refused::Document(reason) => documents.refuse_at(line, reason),
+                    Refused::NoTemplate => DataError::NoTemplate { path: input.name.clone() },
+                })?;
+                learned_bytes += sample.learned_bytes;
+                let marked = mark(&sample.ids, &sample.learned).map_err(|reason| documents.refuse_at(line, reason))?;
+                writer.tokens(&marked)?;
+            }
+            self.report(input, done + documents.content().bytes);
+        }
+    }
+
+    /// Tokenizes pieces on all threads and writes them in their order.
+    fn tokenize(&self, input: &Input, batch: Vec<Piece>, writer: &mut Writer<'_>) -> Result<(), Failure> {
+        let encoded: Vec<Result<Vec<u32>, DataError>> =
+            batch.into_par_iter().map(|piece| encode(self.tokenizer, piece)).collect();
+        for ids in encoded {
+            let ids = ids.map_err(|error| match error {
+                DataError::Encode { reason, .. } => {
+                    DataError::Encode { name: input.name.display().to_string(), reason }
+                }
+                other => other,
+            })?;
+            writer.tokens(&ids)?;
+        }
+        Ok(())
+    }
+
+    fn report(&self, input: &Input, bytes: u64) {
+        let total = self.contents.iter().map(|content| content.bytes).sum();
+        (self.progress.borrow_mut())(Progress { stage: Stage::Tokenizing, path: &input.name, bytes, total });
+    }
+}
+
+/// Pieces of about [`BATCH`] bytes together; none at the end of the input.
+fn next_batch(pieces: &mut Pieces<'_>) -> Result<Vec<Piece>, DataError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH
+        && let Some(piece) = pieces.next()
+    {
+        let piece = piece?;
+        // A document costs more than its text: without this, a file of empty documents would be held whole.
+        bytes += piece.text.len() + size_of::<Piece>();
+        batch.push(piece);
+    }
+    Ok(batch)
+}
+
+/// Documents of about [`BATCH`] bytes together, with their lines; none at the end of the input.
+fn next_documents(documents: &mut Documents<'_>) -> Result<Vec<(u64, Document)>, DataError> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH
+        && let Some(document) = documents.next_document()?
+    {
+        bytes += document.bytes() + size_of::<Document>();
+        batch.push((documents.line(), document));
+    }
+    Ok(batch)
+}
+
+/// The ids of a piece, with the end of its document.
+fn encode(tokenizer: &Tokenizer, mut piece: Piece) -> Result<Vec<u32>, DataError> {
+    let eos = tokenizer.eos();
+    if piece.last && eos.is_none() && !piece.text.ends_with('\n') {
+        piece.text.push('\n');
+    }
+    let mut ids = tokenizer.encode(&piece.text)?;
+    ids.extend(eos.filter(|_| piece.last));
+    Ok(ids)
+}

@@ -1,0 +1,199 @@
+//! Which files a list of names and patterns means.
+
+use crate::error::DataError;
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The corpus in the program: see `assets/corpus/README.md` for source and licence.
+static BUNDLED: &[u8] = include_bytes!("../../../assets/corpus/austen.txt");
+
+/// Files in the order in which they are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corpus {
+    /// At least one.
+    pub inputs: Vec<Input>,
+}
+
+/// One text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The file, or "bundled corpus".
+    pub name: PathBuf,
+    /// How documents are cut out of it.
+    pub kind: InputKind,
+    /// Whether it is packed by Zstandard (`.zst`).
+    pub compressed: bool,
+    /// The text itself if it is not a file.
+    pub(crate) bundled: Option<&'static [u8]>,
+}
+
+/// How documents are cut out of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    /// `.txt`: the file is one document.
+    Text,
+    /// `.jsonl`: each line is one document, an object with `text`, with `prompt` and `completion`, or with `messages`.
+    JsonLines,
+    /// `.parquet`: each row is one document, with columns of those names. Needs the feature `parquet`.
+    Parquet,
+    /// `.bin`: tokens as llm.c keeps them, GPT-2's in two bytes each or LLaMA 3's in four.
+    LlmC,
+}
+
+impl Corpus {
+    /// The files that `patterns` name, sorted within each pattern, each file once; the bundled corpus if there are
+    /// no patterns.
+    ///
+    /// # Errors
+    /// A pattern that matches nothing, a folder, an empty or unreadable file, a kind of file that is not read.
+    pub fn resolve(patterns: &[String]) -> Result<Corpus, DataError> {
+        if patterns.is_empty() {
+            return Ok(Corpus::bundled());
+        }
+        let mut seen = HashSet::new();
+        let mut inputs = Vec::new();
+        for pattern in patterns {
+            for path in expand(pattern)? {
+                let input = inspect(&path)?;
+                // The same file under two names (a link, "./a" and "a") would be trained on twice.
+                if seen.insert(identity(&path)) {
+                    inputs.push(input);
+                }
+            }
+        }
+        Ok(Corpus { inputs })
+    }
+
+    /// The corpus in the program.
+    pub fn bundled() -> Corpus {
+        let name = "bundled corpus".into();
+        Corpus { inputs: vec![Input { name, kind: InputKind::Text, compressed: false, bundled: Some(BUNDLED) }] }
+    }
+
+    /// Refuses a validation corpus that shares a file with this one.
+    ///
+    /// # Errors
+    /// [`DataError::TrainedAndValidated`] with the first such file.
+    pub fn check_disjoint(&self, validation: &Corpus) -> Result<(), DataError> {
+        let trained: HashSet<PathBuf> = self.inputs.iter().map(|input| identity(&input.name)).collect();
+        match validation.inputs.iter().find(|input| trained.contains(&identity(&input.name))) {
+            Some(input) => Err(DataError::TrainedAndValidated { path: input.name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The files of one pattern. A name that exists is that file even if it holds `*` or `[`.
+fn expand(pattern: &str) -> Result<Vec<PathBuf>, DataError> {
+    let literal = Path::new(pattern);
+    if fs::symlink_metadata(literal).is_ok() || !pattern.contains(['*', '?', '[']) {
+        return Ok(vec![literal.into()]);
+    }
+    let matches =
+        glob::glob(pattern).map_err(|error| DataError::BadPattern { pattern: pattern.into(), reason: error.msg })?;
+    let (mut files, mut folders) = (Vec::new(), false);
+    for entry in matches {
+        let path = entry.map_err(|error| DataError::Read { path: error.path().into(), source: error.into() })?;
+        match path.is_dir() {
+            true => folders = true,
+            false => files.push(path),
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        let note = if folders { " (folders are not searched)" } else { "" };
+        return Err(DataError::NoMatch { pattern: pattern.into(), note });
+    }
+    Ok(files)
+}
+
+fn inspect(path: &Path) -> Result<Input, DataError> {
+    let unreadable = |source| DataError::Read { path: path.into(), source };
+    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => DataError::NoMatch { pattern: path.display().to_string(), note: "" },
+        _ => unreadable(error),
+    })?;
+    if metadata.is_dir() {
+        return Err(DataError::Folder { path: path.into() });
+    }
+    let extension = |path: &Path| path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    let compressed = extension(path) == "zst";
+    let inner = if compressed { extension(Path::new(path.file_stem().unwrap_or_default())) } else { extension(path) };
+    let kind = match (inner.as_str(), compressed) {
+        ("txt", _) => InputKind::Text,
+        ("jsonl", _) => InputKind::JsonLines,
+        ("parquet", false) if cfg!(feature = "parquet") => InputKind::Parquet,
+        ("parquet", false) => return Err(DataError::NoParquet { path: path.into() }),
+        ("bin", false) => InputKind::LlmC,
+        _ => return Err(DataError::UnknownKind { path: path.into() }),
+    };
+    if metadata.len() == 0 {
+        return Err(DataError::Empty { path: path.into() });
+    }
+    fs::File::open(path).map_err(unreadable)?;
+    Ok(Input { name: path.into(), kind, compressed, bundled: None })
+}
+
+/// The file behind a name: links and `..` resolved where the system can.
+fn identity(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(corpus: &Corpus) -> Vec<String> {
+        corpus.inputs.iter().map(|input| input.name.file_name().unwrap().to_string_lossy().into_owned()).collect()
+    }
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            fs::write(folder.path().join(file), "some text").unwrap();
+        }
+        folder
+    }
+
+    fn resolve(folder: &tempfile::TempDir, patterns: &[&str]) -> Result<Corpus, DataError> {
+        let patterns: Vec<String> =
+            patterns.iter().map(|pattern| folder.path().join(pattern).display().to_string()).collect();
+        Corpus::resolve(&patterns)
+    }
+
+    #[test]
+    fn a_file_named_twice_is_read_once_and_order_is_the_list_then_the_alphabet() {
+        let folder = folder(&["b.txt", "a.txt", "c.txt", "d.jsonl"]);
+        let corpus = resolve(&folder, &["c.txt", "./*.txt", "d.jsonl", "a.txt"]).unwrap();
+        assert_eq!(names(&corpus), ["c.txt", "a.txt", "b.txt", "d.jsonl"]);
+        assert_eq!(corpus.inputs[3].kind, InputKind::JsonLines);
+    }
+
+    #[test]
+    fn a_link_to_a_file_is_not_trained_on_twice() {
+        let folder = folder(&["a.txt"]);
+        std::os::unix::fs::symlink("a.txt", folder.path().join("b.txt")).unwrap();
+        assert_eq!(names(&resolve(&folder, &["*.txt"]).unwrap()), ["a.txt"]);
+    }
+
+    #[test]
+    fn a_name_with_pattern_characters_is_still_a_name() {
+        let folder = folder(&["book[1].txt", "book1.txt"]);
+        assert_eq!(names(&resolve(&folder, &["book[1].txt"]).unwrap()), ["book[1].txt"]);
+    }
+
+    #[test]
+    fn a_file_cannot_be_trained_and_validated_on() {
+        let folder = folder(&["a.txt", "b.txt"]);
+        let (train, validation) = (resolve(&folder, &["*.txt"]).unwrap(), resolve(&folder, &["./b.txt"]).unwrap());
+        assert!(matches!(train.check_disjoint(&validation), Err(DataError::TrainedAndValidated { .. })));
+        assert!(resolve(&folder, &["a.txt"]).unwrap().check_disjoint(&validation).is_ok());
+    }
+
+    #[test]
+    fn the_bundled_corpus_is_the_file_in_the_tree() {
+        assert_eq!(Corpus::resolve(&[]).unwrap(), Corpus::bundled());
+        assert!(BUNDLED.len() > 1_000_000 && BUNDLED.is_ascii());
+    }
+}

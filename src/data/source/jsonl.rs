@@ -1,0 +1,124 @@
+//! The documents of a file, one by one.
+
+use super::corpus::{Input, InputKind};
+use super::document::Document;
+use super::hashing_reader::{Content, TextReader};
+#[cfg(feature = "parquet")]
+use super::parquet::Rows;
+use crate::error::DataError;
+use std::io::{BufRead, Read};
+use std::path::Path;
+
+/// Longest document: it is held whole while it is cut.
+const LONGEST: u64 = 1 << 26;
+
+/// The documents of one input, in order.
+pub(crate) struct Documents<'a> {
+    path: &'a Path,
+    reader: Reader<'a>,
+    /// Lines or rows read.
+    line: u64,
+}
+
+enum Reader<'a> {
+    /// One to a line.
+    Lines(TextReader<'a>),
+    /// The file is one, and whether it was read.
+    Whole(TextReader<'a>, bool),
+    #[cfg(feature = "parquet")]
+    Rows(Box<Rows>),
+}
+
+impl<'a> Documents<'a> {
+    /// Opens `input`, which is not llm.c's.
+    pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
+        let reader = match input.kind {
+            InputKind::Text => Reader::Whole(TextReader::open(input)?, false),
+            #[cfg(feature = "parquet")]
+            InputKind::Parquet => Reader::Rows(Box::new(Rows::open(input)?)),
+            _ => Reader::Lines(TextReader::open(input)?),
+        };
+        Ok(Documents { path: &input.name, reader, line: 0 })
+    }
+
+    /// Size and hash of what was read so far: of the whole file once there are no more documents.
+    pub(crate) fn content(&self) -> Content {
+        match &self.reader {
+            Reader::Lines(reader) | Reader::Whole(reader, _) => reader.content(),
+            #[cfg(feature = "parquet")]
+            Reader::Rows(rows) => rows.content(),
+        }
+    }
+
+    /// The line of the document that was given last.
+    pub(crate) fn line(&self) -> u64 {
+        self.line
+    }
+
+    /// An error about the document that was given last.
+    pub(crate) fn refuse(&self, reason: String) -> DataError {
+        self.refuse_at(self.line, reason)
+    }
+
+    /// An error about the document at `line`.
+    pub(crate) fn refuse_at(&self, line: u64, reason: String) -> DataError {
+        let unit = match self.reader {
+            #[cfg(feature = "parquet")]
+            Reader::Rows(_) => "row",
+            _ => "line",
+        };
+        DataError::BadLine { path: self.path.into(), unit, line, reason }
+    }
+
+    /// The next document, nothing after the last. Empty lines are none.
+    pub(crate) fn next_document(&mut self) -> Result<Option<Document>, DataError> {
+        let found = match &mut self.reader {
+            Reader::Lines(reader) => match next_line(reader, self.path, &mut self.line)? {
+                Some(line) if line.len() as u64 == LONGEST => Some(Err(format!("longer than {LONGEST} bytes"))),
+                line => line.map(|line| Document::parse(&line)),
+            },
+            Reader::Whole(reader, read) => match std::mem::replace(read, true) {
+                true => None,
+                false => return whole(reader, self.path).map(Some),
+            },
+            #[cfg(feature = "parquet")]
+            Reader::Rows(rows) => {
+                self.line += 1;
+                rows.next_row()?.map(Document::of_value)
+            }
+        };
+        found.transpose().map_err(|reason| self.refuse(reason))
+    }
+}
+
+/// The next line that is not empty.
+fn next_line(reader: &mut TextReader<'_>, path: &Path, number: &mut u64) -> Result<Option<Vec<u8>>, DataError> {
+    loop {
+        let mut line = Vec::new();
+        let got = reader.by_ref().take(LONGEST).read_until(b'\n', &mut line);
+        if got.map_err(|error| reader.error(path, error))? == 0 {
+            return Ok(None);
+        }
+        *number += 1;
+        if !line.trim_ascii().is_empty() {
+            return Ok(Some(line));
+        }
+    }
+}
+
+/// A file as one document.
+fn whole(reader: &mut TextReader<'_>, path: &Path) -> Result<Document, DataError> {
+    let mut bytes = Vec::new();
+    let got = reader.by_ref().take(LONGEST).read_to_end(&mut bytes);
+    if got.map_err(|error| reader.error(path, error))? as u64 == LONGEST {
+        let reason = format!("is one sample of {LONGEST} bytes or more; cut it into lines of a .jsonl file");
+        return Err(DataError::BadLine { path: path.into(), unit: "line", line: 1, reason });
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Document::Text(text)),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            Err(DataError::NotUtf8 { path: path.into(), offset: at as u64, byte: error.as_bytes()[at] })
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Documents as token ids, and ids as text: tokenizers, special tokens, chat templates, and which tokens are learned.
+
+mod chat_template;
+mod chunker;
+mod sample_encoder;
+mod special_tokens;
+mod stream_decoder;
+mod tokenizer;
+
+pub use chat_template::Companion;
+pub(crate) use chunker::{Piece, Pieces};
+pub use sample_encoder::Recipe;
+pub(crate) use sample_encoder::{Encoder, Refused};
+pub use special_tokens::SpecialTokens;
+pub use stream_decoder::Decoder;
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,218 @@
+//! How documents become samples: which tokens, and which of them are learned.
+
+use super::Tokenizer;
+use super::chat_template::{Chat, Companion};
+use crate::data::source::Document;
+use crate::error::DataError;
+use xxhash_rust::xxh3::Xxh3;
+
+/// What samples are made with.
+#[derive(Clone)]
+pub struct Recipe {
+    /// Text to tokens.
+    pub tokenizer: Tokenizer,
+    /// Conversations to text, and which token ends a text.
+    pub companion: Companion,
+}
+
+impl Recipe {
+    /// Adds all that samples depend on to a key.
+    pub(crate) fn hash(&self, hash: &mut Xxh3) {
+        for part in self.companion.content() {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+    }
+
+    /// The recipe, ready to be followed.
+    ///
+    /// # Errors
+    /// A chat template with a mistake in its syntax.
+    pub(crate) fn encoder(&self) -> Result<Encoder<'_>, DataError> {
+        let tokenizer = &self.tokenizer;
+        let end = self.companion.eos().and_then(|eos| tokenizer.id(eos)).or(tokenizer.eos());
+        Ok(Encoder { tokenizer, begin: tokenizer.beginning(), end, chat: self.companion.chat()? })
+    }
+}
+
+/// One sample.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    /// Its tokens.
+    pub ids: Vec<u32>,
+    /// Which of them are learned, as many.
+    pub learned: Vec<bool>,
+    /// Bytes of text that is learned.
+    pub learned_bytes: u64,
+}
+
+/// Why a document is no sample.
+pub(crate) enum Refused {
+    /// Something about the document.
+    Document(String),
+    /// It has messages, and nothing says how those are written.
+    NoTemplate,
+}
+
+/// A recipe with its template compiled.
+pub(crate) struct Encoder<'a> {
+    tokenizer: &'a Tokenizer,
+    /// What is put before each text (not before conversations, whose template writes it).
+    begin: Vec<u32>,
+    /// What ends each text.
+    end: Option<u32>,
+    chat: Option<Chat<'a>>,
+}
+
+impl Encoder<'_> {
+    /// The sample of a document; no ids for an empty text.
+    pub(crate) fn encode(&self, document: &Document) -> Result<Sample, Refused> {
+        match document {
+            Document::Text(text) => self.text("", text),
+            Document::Pair { prompt, completion } => self.text(prompt, completion),
+            Document::Messages(messages) => {
+                let chat = self.chat.as_ref().ok_or(Refused::NoTemplate)?;
+                let written = chat.write(messages).map_err(Refused::Document)?;
+                let bounds: Vec<usize> = written.learned.iter().flat_map(|range| [range.start, range.end]).collect();
+                let parts = self.parts(&written.text, &bounds)?;
+                // What is learned and what is not take turns.
+                let parts = parts.into_iter().enumerate().map(|(i, ids)| (ids, i % 2 == 1));
+                Ok(sample(parts, written.learned.iter().map(|range| range.len() as u64).sum()))
+            }
+        }
+    }
+
+    /// A text of which `learned` is learned.
+    fn text(&self, before: &str, learned: &str) -> Result<Sample, Refused> {
+        let mut text = format!("{before}{learned}");
+        if text.is_empty() {
+            return Ok(Sample { ids: Vec::new(), learned: Vec::new(), learned_bytes: 0 });
+        }
+        if self.end.is_none() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        let bounds: &[usize] = if before.is_empty() { &[] } else { &[before.len()] };
+        let mut parts = self.parts(&text, bounds)?;
+        let last = parts.last_mut().expect("one part more than bounds");
+        last.extend(self.end);
+        let begin = if parts[0].starts_with(&self.begin) { &[][..] } else { &self.begin };
+        let learned_from = parts.len() - 1;
+        let parts = parts.into_iter().enumerate().map(|(i, ids)| (ids, i == learned_from));
+        Ok(sample([(begin.to_vec(), false)].into_iter().chain(parts), learned.len() as u64))
+    }
+
+    /// The ids of `text` in parts, cut at `bounds`, which do not decrease.
+    ///
+    /// They are those of the whole text wherever its tokens do not reach across a bound. Where one does, it is none of
+    /// either part, and the parts are encoded by themselves: so is a prompt when the model is used.
+    fn parts(&self, text: &str, bounds: &[usize]) -> Result<Vec<Vec<u32>>, Refused> {
+        let encode = |text: &str| {
+            self.tokenizer.encode(text).map_err(|error| {
+                Refused::Document(match error {
+                    DataError::Encode { reason, .. } => format!("the tokenizer refuses this text: {reason}"),
+                    other => other.to_string(),
+                })
+            })
+        };
+        let whole = encode(text)?;
+        if bounds.is_empty() {
+            return Ok(vec![whole]);
+        }
+        let starts = [&[0], bounds].concat();
+        let ends = [bounds, &[text.len()]].concat();
+        let apart = starts.iter().zip(&ends).map(|(&from, &to)| encode(&text[from..to]));
+        let apart = apart.collect::<Result<Vec<_>, _>>()?;
+        if apart.iter().flatten().eq(&whole) {
+            return Ok(apart);
+        }
+        // A tokenizer that puts something before every text: the beginnings of the whole show where its parts end.
+        let mut cuts = vec![0];
+        for &bound in bounds {
+            let before = encode(&text[..bound])?;
+            if !whole.starts_with(&before) {
+                return Ok(apart);
+            }
+            cuts.push(before.len());
+        }
+        cuts.push(whole.len());
+        match cuts.is_sorted() {
+            true => Ok(cuts.windows(2).map(|cut| whole[cut[0]..cut[1]].to_vec()).collect()),
+            false => Ok(apart),
+        }
+    }
+}
+
+/// One sample of parts that are learned or not.
+fn sample(parts: impl Iterator<Item = (Vec<u32>, bool)>, learned_bytes: u64) -> Sample {
+    let mut sample = Sample { ids: Vec::new(), learned: Vec::new(), learned_bytes };
+    for (part, learned) in parts {
+        sample.learned.resize(sample.learned.len() + part.len(), learned);
+        sample.ids.extend(part);
+    }
+    sample
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn recipe(tokenizer: Tokenizer) -> Recipe {
+        Recipe { tokenizer, companion: Companion::default() }
+    }
+
+    fn fixture(name: &str) -> Tokenizer {
+        Tokenizer::from_file(&Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tokenizer").join(name)).unwrap()
+    }
+
+    /// The text of all tokens, and of those that are learned.
+    fn read(recipe: &Recipe, document: Document) -> (String, String) {
+        let encoder = recipe.encoder().unwrap_or_else(|error| panic!("{error}"));
+        let sample = encoder.encode(&document).unwrap_or_else(|_| panic!("{document:?} is refused"));
+        assert_eq!(sample.ids.len(), sample.learned.len());
+        let learned: Vec<u32> =
+            sample.ids.iter().zip(&sample.learned).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
+        (recipe.tokenizer.decode(&sample.ids), recipe.tokenizer.decode(&learned))
+    }
+
+    fn pair(prompt: &str, completion: &str) -> Document {
+        Document::Pair { prompt: prompt.into(), completion: completion.into() }
+    }
+
+    #[test]
+    fn of_a_pair_the_completion_and_its_end_are_learned() {
+        let bytes = recipe(Tokenizer::bytes());
+        assert_eq!(read(&bytes, pair("2 + 2 = ", "4")), ("2 + 2 = 4\n".into(), "4\n".into()));
+        let level = recipe(fixture("byte_level.json"));
+        let end = "<|endoftext|>";
+        assert_eq!(read(&level, pair("It is ", "a truth")), (format!("It is a truth{end}"), format!("a truth{end}")));
+        assert_eq!(read(&level, pair("", "truth")).1, format!("truth{end}"));
+        assert_eq!(read(&level, Document::Text("truth".into())).1, format!("truth{end}"));
+    }
+
+    /// A space is put before every text by this tokenizer; before a completion that would be one too many.
+    #[test]
+    fn a_completion_has_the_tokens_that_it_has_behind_its_prompt() {
+        let recipe = recipe(fixture("byte_fallback.json"));
+        let encoder = recipe.encoder().unwrap();
+        let sample = encoder.encode(&pair("It is a truth", " universally acknowledged")).unwrap_or_else(|_| panic!());
+        let ids = &sample.ids;
+        let whole = recipe.tokenizer.encode("It is a truth universally acknowledged").unwrap();
+        assert_eq!(ids[..ids.len() - 1], whole);
+        let prompt = recipe.tokenizer.encode("It is a truth").unwrap().len();
+        assert_eq!(sample.learned, (0..ids.len()).map(|i| i >= prompt).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_token_across_the_bound_belongs_to_neither_side() {
+        let recipe = recipe(fixture("byte_level.json"));
+        let whole = recipe.tokenizer.encode("the truth").unwrap();
+        // The space and the word are one token of the whole text.
+        let (prompt, completion) = ("the ", "truth");
+        let apart = [recipe.tokenizer.encode(prompt).unwrap(), recipe.tokenizer.encode(completion).unwrap()].concat();
+        assert_ne!(whole, apart);
+        let sample = recipe.encoder().unwrap().encode(&pair(prompt, completion)).unwrap_or_else(|_| panic!());
+        let ids = &sample.ids;
+        assert_eq!(ids[..ids.len() - 1], apart);
+    }
+}

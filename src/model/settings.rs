@@ -1,0 +1,124 @@
+//! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
+
+use super::{ModelConfig, StorageConfig};
+use serde::{Deserialize, Serialize};
+
+/// Tokens of the shortest sequence whose batches may be split into micro-batches: products of fewer tokens are computed
+/// another way, and the micro-batches would not sum up to the bits of the whole batch.
+pub const SHORTEST_PARTED: usize = 5;
+
+/// All that decides where a model lies and what it computes, the device and the shape of a batch aside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The architecture.
+    pub model: ModelConfig,
+    /// How weights and optimizer state are stored.
+    pub storage: StorageConfig,
+    /// How activations enter the packed products.
+    pub activations: ActivationConfig,
+    /// Whether updates of an untied embedding leave out the rows without a gradient.
+    pub sparse_embedding: bool,
+    /// Whether a row may hold several samples, each with attention of its own.
+    pub packed_rows: bool,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// How memory is traded for time.
+    pub execution: Execution,
+}
+
+/// How training trades memory for time. On a CPU none of it changes a result except
+/// [`KeptActivations::RecomputePacked`] and `logits_mib`; on a GPU sums change their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Execution {
+    /// Tokens of a micro-batch at most; `usize::MAX`: all of the batch.
+    pub micro_tokens: usize,
+    /// What forward keeps for backward.
+    pub activations: KeptActivations,
+    /// How much of a block's gradient exists at once.
+    pub gradient: GradientBuffer,
+    /// Where the blocks' weights live.
+    pub weights: Residence,
+    /// Where residue and optimizer state live.
+    pub state: Residence,
+    /// MiB of logits that may exist at once; 0: what keeps the device busy.
+    pub logits_mib: usize,
+}
+
+impl Default for Execution {
+    /// Whole batches, and the fastest of everything.
+    fn default() -> Self {
+        Self {
+            micro_tokens: usize::MAX,
+            activations: KeptActivations::Auto,
+            gradient: GradientBuffer::Auto,
+            weights: Residence::Auto,
+            state: Residence::Auto,
+            logits_mib: 0,
+        }
+    }
+}
+
+/// `[activations]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ActivationConfig {
+    /// Quantization of the inputs of packed products.
+    pub quant: ActivationQuant,
+}
+
+/// Quantization of the inputs of packed products.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ActivationQuant {
+    /// As they are.
+    #[default]
+    None,
+    /// Groups of 256, the two largest kept exactly, the rest in four bits; straight-through gradients.
+    Int4,
+}
+
+/// Where parameters live between their uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Residence {
+    /// The first of the others that fits into memory.
+    #[default]
+    Auto,
+    /// In the memory of the device that computes.
+    Device,
+    /// In this machine's memory; a device with memory of its own gets each block one ahead of its use.
+    Host,
+    /// In a working file below `run.dir`, read ahead and written behind. If weights or state are here, whatever else
+    /// leaves a GPU is here too.
+    File,
+}
+
+/// What exists of a block's gradient at once, if it is summed over several micro-batches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GradientBuffer {
+    /// `layer` if that fits into memory, else `tensor`.
+    #[default]
+    Auto,
+    /// All of it: one pass over the micro-batches.
+    Layer,
+    /// No more than its largest matrix: a pass for each group of matrices that is as small, all from a copy of the
+    /// block's weights, which is small only if they are packed. About two and a half times the work of backward.
+    Tensor,
+}
+
+/// What forward keeps for backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptActivations {
+    /// `keep` if that fits into memory, else `recompute`.
+    #[default]
+    Auto,
+    /// Everything.
+    Keep,
+    /// Each block's input; the rest of a block is computed a second time when its backward begins.
+    Recompute,
+    /// Each block's input in four bits, stochastically rounded; what is computed a second time is then not quite what
+    /// was computed first.
+    RecomputePacked,
+}

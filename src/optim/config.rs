@@ -1,0 +1,114 @@
+//! `[optimizer]`: the rule and its numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// The update rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// arXiv 2502.17055.
+    StableSpam,
+    /// arXiv 2501.06842.
+    Spam,
+    /// Adam with decoupled weight decay.
+    Adamw,
+    /// Adam; weight decay is added to the gradient.
+    Adam,
+}
+
+/// The two readings of Stable-SPAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// As the paper means it.
+    Paper,
+    /// As the published code behaves at and after a reset.
+    Reference,
+}
+
+/// Which rows of an untied embedding a step updates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EmbeddingUpdate {
+    /// All: moments of tokens that did not occur decay, and their weights go on moving by them.
+    #[default]
+    Dense,
+    /// Those with a gradient, which are those of tokens that occurred; all others keep weights and moments as they are,
+    /// without weight decay, as in PyTorch's SparseAdam. A reset of the moments is one of all rows.
+    Sparse,
+}
+
+/// `[optimizer]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Optimizer {
+    /// The rule.
+    pub name: Rule,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Weight decay (never on norms).
+    pub weight_decay: f64,
+    /// Stable-SPAM: which reading.
+    pub variant: Variant,
+    /// Stable-SPAM: decay of AdaGN's mean norm.
+    pub gamma1: f64,
+    /// Stable-SPAM: decay of AdaGN's mean squared norm.
+    pub gamma2: f64,
+    /// Stable-SPAM: decay of AdaClip's threshold.
+    pub gamma3: f64,
+    /// Steps between resets of the moments; 0: never (Stable-SPAM, SPAM).
+    pub reset_interval: u64,
+    /// Stable-SPAM: steps over which a cosine lowers beta1 and gamma1 towards `momentum_decay_floor`; 0: off.
+    pub momentum_decay: u64,
+    /// Stable-SPAM: the cosine's floor.
+    pub momentum_decay_floor: f64,
+    /// SPAM: a spike is an element whose square exceeds this many times its second moment.
+    pub spike_threshold: f64,
+    /// SPAM: steps after the start and after each reset in which no spike is clipped.
+    pub spike_quiet: u64,
+    /// SPAM: steps of the warm-up after a reset.
+    pub reset_warmup: u64,
+    /// SPAM: share of the elements that receive updates between two resets.
+    pub density: f64,
+    /// Which rows of an untied embedding are updated.
+    #[serde(skip_serializing_if = "EmbeddingUpdate::is_dense")]
+    pub embedding: EmbeddingUpdate,
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self {
+            name: Rule::StableSpam,
+            lr: 4e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            variant: Variant::Paper,
+            gamma1: 0.7,
+            gamma2: 0.9,
+            gamma3: 0.999,
+            reset_interval: 1000,
+            momentum_decay: 0,
+            momentum_decay_floor: 0.5,
+            spike_threshold: 5000.0,
+            spike_quiet: 20,
+            reset_warmup: 150,
+            density: 1.0,
+            embedding: EmbeddingUpdate::Dense,
+        }
+    }
+}
+
+impl EmbeddingUpdate {
+    /// Whether it is the default, which older files do not have as a key.
+    fn is_dense(&self) -> bool {
+        *self == Self::Dense
+    }
+}

@@ -1,0 +1,255 @@
+//! The grid that a group's weights are quantized to: the value of a stored integer, rounding, choosing the scale.
+//!
+//! A stored integer q has the value `step (q - zero_point)`, where `step` is the group's scale divided by
+//! `steps_per_scale`; with an offset o, it has the value `step (q - offset_point) + o`.
+
+use super::Rounding;
+use half::f16;
+
+/// The smallest scale: the smallest normal f16. Below it a scale would lose its eleven bits.
+pub const SCALE_MIN: f32 = 6.103_515_6e-5;
+
+/// The integers that weights of one format are stored as, and what they mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QuantGrid {
+    /// Steps of the stored integer per scale: 16 with residue, 1 without.
+    pub steps_per_scale: f32,
+    /// The stored integer of the value 0 in symmetric groups.
+    pub zero_point: f32,
+    /// The stored integer whose value is the offset, in asymmetric groups.
+    pub offset_point: f32,
+    /// Smallest stored integer.
+    pub min: f32,
+    /// Largest stored integer.
+    pub max: f32,
+    /// A new scale puts the largest magnitude at this many scales.
+    pub target: f32,
+    /// A magnitude above this many scales has left the range.
+    pub grow: f32,
+    /// A group whose magnitudes all lie below this many scales wastes half of its range.
+    pub shrink: f32,
+}
+
+impl QuantGrid {
+    /// `codes` and `residue`: a byte.
+    pub const INT4: Self = Self {
+        steps_per_scale: 16.0,
+        zero_point: 136.0,
+        offset_point: 8.0,
+        min: 0.0,
+        max: 255.0,
+        target: 6.0,
+        grow: 7.4,
+        shrink: 3.5,
+    };
+    /// `codes` only.
+    pub const CODES: Self = Self { steps_per_scale: 1.0, zero_point: 8.0, offset_point: 0.0, max: 15.0, ..Self::INT4 };
+    /// One signed byte; the headroom is that of [`QuantGrid::INT4`]: 127 6/7.4 and 127 3.5/7.4.
+    pub const INT8: Self = Self {
+        steps_per_scale: 1.0,
+        zero_point: 0.0,
+        offset_point: 0.0,
+        min: -127.0,
+        max: 127.0,
+        target: 103.0,
+        grow: 127.0,
+        shrink: 60.0,
+    };
+
+    /// The value of a stored integer.
+    #[inline(always)]
+    pub fn value(&self, q: f32, group: GroupScale) -> f32 {
+        match group.offset {
+            None => group.scale * (q - self.zero_point) / self.steps_per_scale,
+            Some(offset) => group.scale * (q - self.offset_point) / self.steps_per_scale + offset,
+        }
+    }
+
+    /// The scale, and offset if `asymmetric`, for the values of a group. A group of zeros gets the smallest scale;
+    /// values that are not finite give a scale that is not finite.
+    pub fn rescale(&self, values: &[f32], asymmetric: bool) -> GroupScale {
+        if asymmetric {
+            let (low, high) = range(values);
+            let scale = to_scale((high - low) / (2.0 * self.target));
+            // The middle of the codes 0..15 meets the middle of the values.
+            GroupScale { scale, offset: Some(f16::from_f32((low + high) * 0.5 - 7.5 * scale).to_f32()) }
+        } else {
+            GroupScale { scale: to_scale(absmax(values) / self.target), offset: None }
+        }
+    }
+
+    /// Whether values have left the range, or all lie in its inner half: then the group needs a new scale.
+    #[inline(always)]
+    pub fn needs_rescale(&self, values: &[f32], group: GroupScale) -> bool {
+        match group.offset {
+            None => {
+                let most = absmax(values);
+                most > self.grow * group.scale || (most < self.shrink * group.scale && group.scale > SCALE_MIN)
+            }
+            Some(offset) => {
+                let (low, high) = range(values);
+                high > offset + (8.0 + self.grow) * group.scale
+                    || low < offset - 0.5 * group.scale
+                    || (high - low < 2.0 * self.shrink * group.scale && group.scale > SCALE_MIN)
+            }
+        }
+    }
+
+    /// The stored integer of a value: `floor(q + u)`, clamped; `u` in [0, 1), one half for rounding to nearest.
+    #[inline(always)]
+    pub fn store(&self, value: f32, group: GroupScale, u: f32) -> f32 {
+        let base = if group.offset.is_some() { self.offset_point } else { self.zero_point };
+        let steps = (value - group.offset.unwrap_or(0.0)) * (self.steps_per_scale / group.scale);
+        (steps + base + u).floor().clamp(self.min, self.max)
+    }
+
+    /// Rounds a stored number to an integer: `floor(exact + u)`, clamped. Also gives the rounding error in the unit of
+    /// the weight, `step` being the value of one: at most one step, and zero where the integer was clamped, since what
+    /// is cut off there could never be replayed.
+    #[inline(always)]
+    pub fn round(&self, exact: f32, u: f32, step: f32) -> (f32, f32) {
+        let free = (exact + u).floor();
+        let q = if free < self.min { self.min } else { free };
+        let q = if q > self.max { self.max } else { q };
+        (q, if q == free { (exact - q) * step } else { 0.0 })
+    }
+
+    /// Quantizes a group with a scale of its own; the stored integers go to `out`.
+    pub fn quantize(&self, values: &[f32], asymmetric: bool, rounding: Rounding, out: &mut [f32]) -> GroupScale {
+        let group = self.rescale(values, asymmetric);
+        for (i, (&value, out)) in values.iter().zip(out).enumerate() {
+            *out = self.store(value, group, rounding.at(i));
+        }
+        group
+    }
+}
+
+/// Scale and offset of a group, as stored (exactly representable in f16).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupScale {
+    /// The scale.
+    pub scale: f32,
+    /// The offset, in asymmetric groups.
+    pub offset: Option<f32>,
+}
+
+fn to_scale(scale: f32) -> f32 {
+    f16::from_f32(scale.clamp(SCALE_MIN, f16::MAX.to_f32())).to_f32()
+}
+
+/// Lanes of the reductions below; a fixed number keeps their order the same on every instruction set.
+const LANES: usize = 16;
+
+/// The largest magnitude; magnitudes that are NaN are passed over.
+#[inline(always)]
+pub fn absmax(values: &[f32]) -> f32 {
+    let mut most = [0.0f32; LANES];
+    let chunks = values.chunks_exact(LANES);
+    for &x in chunks.remainder() {
+        most[0] = if x.abs() > most[0] { x.abs() } else { most[0] };
+    }
+    for chunk in chunks {
+        for (most, x) in most.iter_mut().zip(chunk) {
+            *most = if x.abs() > *most { x.abs() } else { *most };
+        }
+    }
+    fold(most, |a, b| if b > a { b } else { a })
+}
+
+/// Lanes combined pairwise: four dependent operations instead of fifteen.
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = combine(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Smallest and largest value.
+#[inline(always)]
+fn range(values: &[f32]) -> (f32, f32) {
+    let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+    let chunks = values.chunks_exact(LANES);
+    for &x in chunks.remainder() {
+        (low[0], high[0]) = (low[0].min(x), high[0].max(x));
+    }
+    for chunk in chunks {
+        for (i, &x) in chunk.iter().enumerate() {
+            low[i] = if x < low[i] { x } else { low[i] };
+            high[i] = if x > high[i] { x } else { high[i] };
+        }
+    }
+    (fold(low, |a, b| if b < a { b } else { a }), fold(high, |a, b| if b > a { b } else { a }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [(QuantGrid, bool); 5] = [
+        (QuantGrid::INT4, false),
+        (QuantGrid::INT4, true),
+        (QuantGrid::CODES, false),
+        (QuantGrid::CODES, true),
+        (QuantGrid::INT8, false),
+    ];
+
+    fn group(seed: u64, spread: f32, shift: f32) -> Vec<f32> {
+        let key = crate::quant::RngKey { seed, step: 0, tensor: 0, usage: crate::quant::RngUse::Init };
+        let mut x = vec![0.0; 64];
+        key.normal(0, &mut x);
+        x.iter().map(|x| x * spread + shift).collect()
+    }
+
+    #[test]
+    fn rounding_to_nearest_is_within_half_a_step() {
+        for (grid, asymmetric) in ALL {
+            for seed in 0..20 {
+                let x = group(seed, 0.02, if asymmetric { 0.05 } else { 0.0 });
+                let mut b = vec![0.0; 64];
+                let group = grid.quantize(&x, asymmetric, Rounding::Nearest, &mut b);
+                assert!(!grid.needs_rescale(&x, group), "a new scale needs no other");
+                for (&x, &b) in x.iter().zip(&b) {
+                    let error = (grid.value(b, group) - x).abs();
+                    assert!(error <= 0.5001 * group.scale / grid.steps_per_scale, "{grid:?} {asymmetric} {error}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_code_is_the_trained_value_rounded_to_nearest() {
+        let group = GroupScale { scale: 0.25, offset: None };
+        for b in 0..256 {
+            let trained = QuantGrid::INT4.value(b as f32, group);
+            let code = QuantGrid::CODES.value((b >> 4) as f32, group);
+            assert!((trained - code).abs() <= 0.5 * group.scale, "{b}");
+        }
+    }
+
+    #[test]
+    fn extremes_ask_for_a_new_scale() {
+        for (grid, asymmetric) in ALL {
+            let x = group(1, 0.02, 0.0);
+            let group = grid.rescale(&x, asymmetric);
+            let grown: Vec<f32> = x.iter().map(|x| x * 1.5).collect();
+            let shrunk: Vec<f32> = x.iter().map(|x| x * 0.5).collect();
+            assert!(grid.needs_rescale(&grown, group) && grid.needs_rescale(&shrunk, group));
+        }
+    }
+
+    #[test]
+    fn a_group_of_zeros_has_the_smallest_scale_and_stays() {
+        for (grid, asymmetric) in ALL {
+            let mut b = [0.0; 32];
+            let group = grid.quantize(&[0.0; 32], asymmetric, Rounding::Nearest, &mut b);
+            assert_eq!(group.scale, SCALE_MIN);
+            assert!(b.iter().all(|&b| grid.value(b, group).abs() <= SCALE_MIN * 0.5));
+            assert!(!grid.needs_rescale(&[0.0; 32], group));
+        }
+    }
+}
