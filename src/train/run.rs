@@ -83,34 +83,34 @@ pub fn run<O: Observer>(
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
     let mut first = vec![0; if trainer.config().data.packed { tokens } else { 0 }];
-    while trainer.counters.step < train.steps {
-        let halted = stop.load(Ordering::SeqCst) || trainer.counters.step >= until;
+    while trainer.counters().step < train.steps {
+        let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
         if halted {
             observer.save(trainer)?;
             return Ok(StopReason::Stopped);
         }
         let begun = Instant::now();
-        let position = if train.overfit { 0 } else { trainer.counters.position };
+        let position = if train.overfit { 0 } else { trainer.counters().position };
         samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
         let report = trainer.step_packed(&inputs, &targets, &first);
         // Before results are used that a failed device never computed.
-        trainer.backend.status()?;
+        trainer.backend().status()?;
         observer.on_step(trainer, &report, begun.elapsed())?;
-        if trainer.counters.nonfinite_in_a_row > train.max_nonfinite {
+        if trainer.counters().nonfinite_in_a_row > train.max_nonfinite {
             return Ok(StopReason::NotFinite);
         }
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
             let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
-            trainer.backend.status()?;
+            trainer.backend().status()?;
             observer.on_validation(&validation)?;
         }
         if due(train.sample_every) && train.sample_tokens > 0 {
             observer.sample(trainer)?;
         }
         // A checkpoint from a series of bad steps would replace one from before it.
-        if due(train.checkpoint_every) && (last || trainer.counters.nonfinite_in_a_row == 0) {
+        if due(train.checkpoint_every) && (last || trainer.counters().nonfinite_in_a_row == 0) {
             observer.save(trainer)?;
         }
     }
@@ -136,5 +136,5 @@ pub fn validate(
         sum += trainer.evaluate_packed(count, inputs, targets, first);
     }
     let targets = windows.targets();
-    Validation { step: trainer.counters.step, loss: sum / targets.max(1) as f64, targets }
+    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets }
 }

@@ -48,16 +48,11 @@ pub struct StepReport {
 
 /// A model in training. Between steps its weights exist as stored planes only.
 pub struct Trainer {
-    /// The configuration of the run.
     config: Config,
-    /// What computes, and holds the arena.
-    pub backend: Box<dyn Backend>,
-    /// Where everything lies.
-    pub model: Model,
-    /// The plan that the arena was made from.
-    pub plan: Plan,
-    /// Progress.
-    pub counters: Counters,
+    backend: Box<dyn Backend>,
+    model: Model,
+    plan: Plan,
+    counters: Counters,
     /// Losses of one batch on this machine.
     losses: Vec<f32>,
 }
@@ -97,6 +92,41 @@ impl Trainer {
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
         Ok(Self { config: config.clone(), backend, model, plan, counters: Counters::default(), losses })
+    }
+
+    /// Where parameters and activations lie.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What computes, and holds the arena.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// The same, to compute with or to write to.
+    pub fn backend_mut(&mut self) -> &mut dyn Backend {
+        self.backend.as_mut()
+    }
+
+    /// Both at once, as a [`Generator`](crate::model::Generator) needs them.
+    pub fn model_and_backend(&mut self) -> (&Model, &mut dyn Backend) {
+        (&self.model, self.backend.as_mut())
+    }
+
+    /// The plan that the arena was made from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Progress.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Continues from the progress of a saved state.
+    pub(crate) fn set_counters(&mut self, counters: Counters) {
+        self.counters = counters;
     }
 
     /// First values of all parameters.

@@ -97,7 +97,7 @@ fn a_device_too_old_or_too_new_is_refused_by_name() {
         "Emulated GPU has compute capability 7.5, 8.0 (Ampere) or newer is needed"
     );
     let said = ask("open", &[("CUDA_EMULATOR_CAPABILITY", "13.0")]);
-    let nvrtc = tetrad_emulator::libraries().join("libnvrtc.so.13");
+    let nvrtc = emulator().libraries().join("libnvrtc.so.13");
     let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121", nvrtc.display());
     assert!(said.starts_with("NVRTC (CUDA's compiler) was not found: ") && said.contains(&reason), "{said}");
 }

@@ -29,8 +29,8 @@ fn victim() -> Victim {
     trainer.initialize();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sound.tetrad");
-    let meta = Meta::new(&config, trainer.counters, false, "none");
-    save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Weights, &path).unwrap();
+    let meta = Meta::new(&config, trainer.counters(), false, "none");
+    save(trainer.model(), trainer.backend(), &meta, None, Extent::Weights, &path).unwrap();
     Victim { bytes: std::fs::read(path).unwrap(), dir }
 }
 

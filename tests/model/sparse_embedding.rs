@@ -32,7 +32,7 @@ fn sparse() -> Config {
 
 /// The planes of weight and moments that have a part for each row.
 fn row_planes(trainer: &Trainer) -> Vec<Span> {
-    let param = trainer.model.params.embedding;
+    let param = trainer.model().params.embedding;
     let s = param.state;
     let moments = [s.m, s.m_scales, s.v, s.v_scales].into_iter().filter(|span| !span.is_none());
     weight_spans(&param).into_iter().chain(moments).collect()
@@ -85,7 +85,7 @@ fn a_reset_zeroes_the_moments_of_every_row() {
     let mut trainer = trainer(&config, Box::new(Cpu::new()));
     step(&mut trainer, 30..60);
     step(&mut trainer, 60..90);
-    let state = trainer.model.params.embedding.state;
+    let state = trainer.model().params.embedding.state;
     let of_30 = |trainer: &Trainer, span: Span| {
         let each = span.bytes / 256;
         read(trainer, span)[30 * each..31 * each].to_vec()

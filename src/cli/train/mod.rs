@@ -136,15 +136,15 @@ fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Cons
         StopReason::Finished => {
             let path = dir.join(MODEL);
             let meta =
-                Meta::new(trainer.config(), trainer.counters, data.tokenizer.json().is_some(), &data.fingerprint);
+                Meta::new(trainer.config(), trainer.counters(), data.tokenizer.json().is_some(), &data.fingerprint);
             let attachments = console.attachments();
-            save_with(&trainer.model, trainer.backend.as_ref(), &meta, &attachments, Extent::Weights, &path)?;
+            save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Weights, &path)?;
             console.summarize(trainer, &path)?;
             Ok(ExitCode::SUCCESS)
         }
         StopReason::Stopped => {
             super::output::print(|out| {
-                let (step, config) = (trainer.counters.step, dir.join("config.toml"));
+                let (step, config) = (trainer.counters().step, dir.join("config.toml"));
                 let config = escape(&config.to_string_lossy());
                 writeln!(out, "stopped after step {step}, saved; continue with `tetrad train {config} --resume`")
             })?;
@@ -155,7 +155,7 @@ fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Cons
             Err(format!(
                 "{} steps in a row had a loss or gradient that was not finite (train.max_nonfinite = {}); the last \
                  checkpoint from before them is {last}; lower optimizer.lr and resume from it",
-                trainer.counters.nonfinite_in_a_row,
+                trainer.counters().nonfinite_in_a_row,
                 trainer.config().train.max_nonfinite
             )
             .into())

@@ -75,7 +75,7 @@ impl Console {
     /// # Errors
     /// Those of the file system.
     pub fn new(trainer: &Trainer, data: &Prepared) -> Result<Self, StoreError> {
-        let (config, step) = (trainer.config(), trainer.counters.step);
+        let (config, step) = (trainer.config(), trainer.counters().step);
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(config.train.steps).with_style(style));
         Ok(Self {
@@ -126,7 +126,7 @@ impl Console {
             per_second(rate),
             duration(left)
         );
-        let counters = trainer.counters;
+        let counters = trainer.counters();
         if counters.skipped_losses + counters.skipped_gradients > 0 {
             let (losses, gradients) = (counters.skipped_losses, counters.skipped_gradients);
             line += &format!("  not finite: {losses} steps and {gradients} updates skipped");
@@ -156,13 +156,13 @@ impl Console {
         let peak = resident().map_or_else(String::new, |(_, most)| format!(", {} resident at most", bytes(most)));
         print(|out| {
             match steps {
-                0 => writeln!(out, "\nall {} steps were done before; nothing was trained", trainer.counters.step)?,
+                0 => writeln!(out, "\nall {} steps were done before; nothing was trained", trainer.counters().step)?,
                 _ => writeln!(
                     out,
                     "\n{steps} steps in {}, {}{peak} ({} planned)",
                     duration(self.begun.elapsed()),
                     per_second(rate),
-                    bytes(trainer.plan.total() as u64)
+                    bytes(trainer.plan().total() as u64)
                 )?,
             }
             if let Some(last) = self.last {
@@ -184,7 +184,7 @@ impl Observer for Console {
         let rate = self.tokens as f64 / took.as_secs_f64();
         self.stepping = (self.stepping.0 + took, self.stepping.1 + 1);
         let mut line = Line::of_step(report, rate, resident().map(|(now, _)| now));
-        let counters = trainer.counters;
+        let counters = trainer.counters();
         if counters.skipped_losses + counters.skipped_gradients > 0 {
             line.skipped_losses = Some(counters.skipped_losses);
             line.skipped_gradients = Some(counters.skipped_gradients);
@@ -214,25 +214,26 @@ impl Observer for Console {
             _ => return Ok(self.say("no sample: train.sample_prompt has no tokens in the model's vocabulary")?),
         };
         let sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: trainer.config().run.seed };
-        let mut generator = Generator::new(&trainer.model);
+        let (model, backend) = trainer.model_and_backend();
+        let mut generator = Generator::new(model);
         let mut decoder = Decoder::after(&self.tokenizer, &prompt);
         let mut text = train.sample_prompt.clone();
-        generator.feed(trainer.backend.as_mut(), &prompt);
+        generator.feed(backend, &prompt);
         for _ in 0..train.sample_tokens {
             let Some(id) = generator.draw(&sampling) else { break };
             text += &decoder.push(id);
-            generator.feed(trainer.backend.as_mut(), &[id]);
+            generator.feed(backend, &[id]);
         }
         text += &decoder.finish();
-        Ok(self.say(&format!("--- sample after step {} ---\n{}\n---", trainer.counters.step, harmless(&text)))?)
+        Ok(self.say(&format!("--- sample after step {} ---\n{}\n---", trainer.counters().step, harmless(&text)))?)
     }
 
     fn save(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
         let config = trainer.config();
-        let meta = Meta::new(config, trainer.counters, self.tokenizer.json().is_some(), &self.fingerprint);
-        let path = checkpoint_path(&config.run.dir, trainer.counters.step);
+        let meta = Meta::new(config, trainer.counters(), self.tokenizer.json().is_some(), &self.fingerprint);
+        let path = checkpoint_path(&config.run.dir, trainer.counters().step);
         let attachments = self.attachments();
-        save_with(&trainer.model, trainer.backend.as_ref(), &meta, &attachments, Extent::Full, &path)?;
+        save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Full, &path)?;
         Ok(prune(&config.run.dir, &config.train)?)
     }
 }
