@@ -6,7 +6,7 @@
 //! | know its memory before it starts | [`train::plan`], [`train::choose`], [`train::fastest`] |
 //! | train and evaluate | [`Trainer`], [`train::run`] |
 //! | generate text | [`Generator`](model::Generator) |
-//! | read and write `.tetrad` files | [`Checkpoint`], [`checkpoint::save`]; without a model, [`format`] |
+//! | read and write `.tetrad` files | [`Checkpoint`], [`checkpoint::save`]; without a model, [`mod@format`] |
 //! | read text | [`data::Prepared`], [`data::Tokenizer`] |
 //! | convert models | [`convert`]: GGUF, safetensors, Hugging Face directories |
 //! | choose a device | [`Cpu`], [`Cuda`], or a [`Backend`] of your own |

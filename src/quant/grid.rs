@@ -171,7 +171,7 @@ fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
 
 /// Smallest and largest value.
 #[inline(always)]
-fn range(values: &[f32]) -> (f32, f32) {
+pub(super) fn range(values: &[f32]) -> (f32, f32) {
     let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
     let chunks = values.chunks_exact(LANES);
     for &x in chunks.remainder() {

@@ -1,14 +1,24 @@
-//! Quantization, as pure arithmetic on bytes: groups and blocks, grids of weights, codecs of moments, rounding and the
-//! counter-based random numbers. The readable reference for everything fast.
+//! Quantization, as pure arithmetic on bytes: formats and their planes, groups and blocks, grids of weights, codecs of
+//! moments, rounding and the counter-based random numbers. The readable reference for everything fast.
 
+mod format;
 mod grid;
 mod grouped;
 mod moment;
+mod plane;
 mod rng;
 mod rounding;
+mod row_decoder;
+mod row_encoder;
+mod state;
 
+pub use format::{WeightCodec, WeightFormat, WeightPlane};
 pub use grid::{GroupScale, QuantGrid, SCALE_MIN, absmax};
 pub use grouped::{BLOCK, GROUPS, GroupedShape, PAD_NIBBLE, nibble, nibble_place, pack, set_nibble, unpack};
 pub use moment::MomentCodec;
+pub use plane::{Element, Per, PlaneLayout};
 pub use rng::{RngKey, RngUse, philox};
 pub use rounding::{Rounding, bf16_ceil, bf16_stochastic, bf16_to_f32, low_byte};
+pub use row_decoder::RowDecoder;
+pub use row_encoder::{RowEncoder, RowPlanes};
+pub use state::{StateCodec, StateFormat, StateShape};

@@ -265,7 +265,7 @@ pub fn cross_entropy(logits: &[f64], targets: &[u32], vocab: usize) -> (Vec<f64>
 }
 
 /// Rows of `features` elements in groups of 256: the two largest magnitudes exact, the others in four bits. In
-/// float32, for the same reason as [`round_group`].
+/// float32, for the same reason as `round_group`.
 pub fn quantize_activations(x: &[f32], features: usize) -> Vec<f32> {
     let mut out = x.to_vec();
     for group in out.chunks_mut(features).flat_map(|row| row.chunks_mut(256)) {

@@ -1,0 +1,221 @@
+//! A weight's rows out of its planes, as float32: the one decoder of every format.
+//!
+//! Its loops are plain and inlined, so that a caller can compile them for the instructions it has. Bytes of planes are
+//! little-endian and need no alignment: they may lie in an arena or in a file.
+
+use super::grid::range;
+use super::{BLOCK, GroupScale, GroupedShape, WeightCodec, WeightFormat, WeightPlane, nibble};
+use half::f16;
+use std::ops::Range;
+
+/// The planes of a weight, to be read row by row.
+#[derive(Clone, Copy, Debug)]
+pub struct RowDecoder<'a> {
+    format: WeightFormat,
+    shape: GroupedShape,
+    data: &'a [u8],
+    scales: &'a [u8],
+    offsets: &'a [u8],
+    residue: &'a [u8],
+}
+
+/// Where a piece of a row lies in the planes.
+struct Piece {
+    /// Elements where rows are not padded, and where they are.
+    plain: Range<usize>,
+    padded: Range<usize>,
+    /// Bytes of the nibbles of whole groups.
+    nibbles: Range<usize>,
+    /// First group.
+    group: usize,
+}
+
+impl<'a> RowDecoder<'a> {
+    /// A decoder of the planes that `plane` gives.
+    ///
+    /// # Panics
+    /// If a plane's length does not fit the shape.
+    pub fn new(format: WeightFormat, shape: GroupedShape, mut plane: impl FnMut(WeightPlane) -> &'a [u8]) -> Self {
+        let [data, scales, offsets, residue] = WeightPlane::ALL.map(|kind| match format.plane(kind) {
+            None => &[],
+            Some(layout) => {
+                let bytes = plane(kind);
+                assert_eq!(bytes.len(), layout.bytes(shape), "bytes of {} of a weight {shape:?}", kind.name());
+                bytes
+            }
+        });
+        Self { format, shape, data, scales, offsets, residue }
+    }
+
+    /// Rows, columns and group of the weight.
+    pub fn shape(&self) -> GroupedShape {
+        self.shape
+    }
+
+    /// Elements `from..from + out.len()` of a row, as products see them.
+    ///
+    /// # Panics
+    /// If the piece does not begin with a group, or is neither whole groups nor the row's end.
+    #[inline(always)]
+    pub fn read(&self, row: usize, from: usize, out: &mut [f32]) {
+        let piece = self.piece(row, from, out.len());
+        match self.format.codec() {
+            WeightCodec::F32 => {
+                read_f32(&self.data[4 * piece.plain.start..4 * piece.plain.end], out);
+                match self.format.simulates() {
+                    None => {}
+                    Some(codec) if codec.has_offsets() => round_asymmetric(self.shape.group, out),
+                    Some(_) => round_symmetric(self.shape.group, out),
+                }
+            }
+            WeightCodec::F16 => read_16(&self.data[2 * piece.plain.start..2 * piece.plain.end], out, f16_value),
+            WeightCodec::Bf16 => read_16(&self.data[2 * piece.plain.start..2 * piece.plain.end], out, bf16_value),
+            WeightCodec::Int8 => self.read_int8(&piece, out),
+            WeightCodec::Int4 => self.read_int4(&piece, out),
+            WeightCodec::Int4Offset => self.read_int4_offset(&piece, out),
+        }
+    }
+
+    /// A row as it is trained: codes with their residue.
+    ///
+    /// # Panics
+    /// If the format has no residue, or `out` is not as long as a row.
+    pub fn read_trained(&self, row: usize, out: &mut [f32]) {
+        assert!(self.format.has_residue() && out.len() == self.shape.cols, "a row of {} trained values", out.len());
+        let grid = self.format.grid().expect("codes with a residue have a grid");
+        let piece = self.piece(row, 0, out.len());
+        let (codes, residue) = (&self.data[piece.nibbles.clone()], &self.residue[piece.nibbles]);
+        for (i, out) in out.iter_mut().enumerate() {
+            let group = piece.group + i / self.shape.group;
+            let offset = (!self.offsets.is_empty()).then(|| scale_at(self.offsets, group));
+            let q = nibble(codes, i) << 4 | nibble(residue, i);
+            *out = grid.value(f32::from(q), GroupScale { scale: scale_at(self.scales, group), offset });
+        }
+    }
+
+    #[inline(always)]
+    fn piece(&self, row: usize, from: usize, len: usize) -> Piece {
+        let GroupedShape { rows, cols, group } = self.shape;
+        let to = from + len;
+        assert!(
+            row < rows && from.is_multiple_of(group) && (to == cols || to < cols && to.is_multiple_of(group)),
+            "columns {from}..{to} of row {row} of {rows} x {cols}"
+        );
+        let padded = row * self.shape.padded_cols() + from;
+        let whole = padded + len.next_multiple_of(group);
+        Piece {
+            plain: row * cols + from..row * cols + to,
+            padded: padded..padded + len,
+            nibbles: padded / 2..whole / 2,
+            group: padded / group,
+        }
+    }
+
+    #[inline(always)]
+    fn read_int8(&self, piece: &Piece, out: &mut [f32]) {
+        let (group, data) = (self.shape.group, &self.data[piece.padded.clone()]);
+        for (g, (out, data)) in out.chunks_mut(group).zip(data.chunks(group)).enumerate() {
+            let scale = scale_at(self.scales, piece.group + g);
+            for (out, &code) in out.iter_mut().zip(data) {
+                *out = scale * f32::from(code as i8);
+            }
+        }
+    }
+
+    /// `s (q - 8)`, rounded once.
+    #[inline(always)]
+    fn read_int4(&self, piece: &Piece, out: &mut [f32]) {
+        let (group, codes) = (self.shape.group, &self.data[piece.nibbles.clone()]);
+        for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks_exact(group / 2)).enumerate() {
+            let scale = scale_at(self.scales, piece.group + g);
+            each_nibble(codes, out, |code| scale * (f32::from(code) - 8.0));
+        }
+    }
+
+    /// `s q + o`, rounded twice on every instruction set.
+    #[inline(always)]
+    fn read_int4_offset(&self, piece: &Piece, out: &mut [f32]) {
+        let (group, codes) = (self.shape.group, &self.data[piece.nibbles.clone()]);
+        for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks_exact(group / 2)).enumerate() {
+            let (scale, offset) = (scale_at(self.scales, piece.group + g), scale_at(self.offsets, piece.group + g));
+            each_nibble(codes, out, |code| scale * f32::from(code) + offset);
+        }
+    }
+}
+
+#[inline(always)]
+fn f16_value(bits: u16) -> f32 {
+    f16::from_bits(bits).to_f32()
+}
+
+/// A bfloat16 is the upper half of a float32.
+#[inline(always)]
+fn bf16_value(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Scale or offset of a group.
+#[inline(always)]
+fn scale_at(plane: &[u8], group: usize) -> f32 {
+    f16_value(u16::from_le_bytes([plane[2 * group], plane[2 * group + 1]]))
+}
+
+#[inline(always)]
+fn read_f32(data: &[u8], out: &mut [f32]) {
+    for (out, bytes) in out.iter_mut().zip(data.as_chunks::<4>().0) {
+        *out = f32::from_le_bytes(*bytes);
+    }
+}
+
+#[inline(always)]
+fn read_16(data: &[u8], out: &mut [f32], value: impl Fn(u16) -> f32) {
+    for (out, bytes) in out.iter_mut().zip(data.as_chunks::<2>().0) {
+        *out = value(u16::from_le_bytes(*bytes));
+    }
+}
+
+/// The nibbles of a group, or of its beginning.
+#[inline(always)]
+fn each_nibble(codes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
+    let whole = out.len() / BLOCK * BLOCK;
+    let (blocks, tail) = out.split_at_mut(whole);
+    for (block, bytes) in blocks.chunks_exact_mut(BLOCK).zip(codes.chunks_exact(BLOCK / 2)) {
+        let (low, high) = block.split_at_mut(BLOCK / 2);
+        for ((low, high), &byte) in low.iter_mut().zip(high).zip(bytes) {
+            *low = value(byte & 15);
+            *high = value(byte >> 4);
+        }
+    }
+    for (i, out) in tail.iter_mut().enumerate() {
+        *out = value(nibble(codes, whole + i));
+    }
+}
+
+/// A group whose range is below this is rounded as if it had this range.
+const LEAST_RANGE: f32 = 1e-5;
+
+/// Per group `s clamp(round(x / s), -8, 7)` with `s = absmax / 7`; halves go to the even neighbour.
+#[inline(always)]
+fn round_symmetric(group: usize, values: &mut [f32]) {
+    for values in values.chunks_mut(group) {
+        let (low, high) = range(values);
+        let scale = high.max(-low).max(LEAST_RANGE) / 7.0;
+        for x in values {
+            *x = scale * (*x / scale).round_ties_even().clamp(-8.0, 7.0);
+        }
+    }
+}
+
+/// Per group `s (clamp(round(x / s) + z, 0, 15) - z)` with `s = (max - min) / 15` and
+/// `z = clamp(-round(min / s), 0, 15)`, as in arXiv 2502.17055; halves go to the even neighbour.
+#[inline(always)]
+fn round_asymmetric(group: usize, values: &mut [f32]) {
+    for values in values.chunks_mut(group) {
+        let (low, high) = range(values);
+        let scale = (high - low).max(LEAST_RANGE) / 15.0;
+        let zero = (-(low / scale).round_ties_even()).clamp(0.0, 15.0);
+        for x in values {
+            *x = scale * (((*x / scale).round_ties_even() + zero).clamp(0.0, 15.0) - zero);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A row of float32 into the planes of a weight: the one encoder of every format. Rounds to nearest.
+
+use super::{GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, WeightCodec, WeightFormat, bf16_stochastic, pack};
+use half::f16;
+
+/// The bytes of one row of each plane, little-endian; empty where the format has no such plane.
+pub struct RowPlanes<'a> {
+    /// Floats or codes.
+    pub data: &'a mut [u8],
+    /// Scales of the row's groups.
+    pub scales: &'a mut [u8],
+    /// Offsets of the row's groups.
+    pub offsets: &'a mut [u8],
+    /// The four bits below each code.
+    pub residue: &'a mut [u8],
+}
+
+/// Encodes rows of one weight.
+#[derive(Clone, Debug)]
+pub struct RowEncoder {
+    format: WeightFormat,
+    shape: GroupedShape,
+    grid: Option<QuantGrid>,
+    /// Stored integers of a row, padded.
+    stored: Vec<f32>,
+    nibbles: Vec<u8>,
+}
+
+impl RowEncoder {
+    /// An encoder of rows of a weight.
+    pub fn new(format: WeightFormat, shape: GroupedShape) -> Self {
+        let padded = if format.is_quantized() { shape.padded_cols() } else { 0 };
+        let (stored, nibbles) = (vec![0.0; padded], vec![0; padded]);
+        Self { format, shape, grid: format.grid(), stored, nibbles }
+    }
+
+    /// The same with scales that put the largest magnitude of a group at `target` of them.
+    pub fn with_target(mut self, target: f32) -> Self {
+        self.grid = self.grid.map(|grid| QuantGrid { target, ..grid });
+        self
+    }
+
+    /// Encodes a row of `cols` values. A bfloat16 half way between two goes up.
+    ///
+    /// # Panics
+    /// If `values` or a plane has another length than the shape says.
+    pub fn encode(&mut self, values: &[f32], out: &mut RowPlanes) {
+        assert_eq!(values.len(), self.shape.cols, "values of a row");
+        match (self.format.codec(), self.grid) {
+            (WeightCodec::F16, _) => write(out.data, values, |x| f16::from_f32(x).to_le_bytes()),
+            (WeightCodec::Bf16, _) => write(out.data, values, |x| bf16_stochastic(x, 0.5).to_le_bytes()),
+            (_, None) => write(out.data, values, f32::to_le_bytes),
+            (codec, Some(grid)) => {
+                self.quantize(values, &grid, codec.has_offsets(), out);
+                self.store(codec, out);
+            }
+        }
+    }
+
+    fn quantize(&mut self, values: &[f32], grid: &QuantGrid, offsets: bool, out: &mut RowPlanes) {
+        let group = self.shape.group;
+        for (i, values) in values.chunks(group).enumerate() {
+            let stored = &mut self.stored[i * group..][..values.len()];
+            let scale = grid.quantize(values, offsets, Rounding::Nearest, stored);
+            out.scales[2 * i..][..2].copy_from_slice(&f16::from_f32(scale.scale).to_le_bytes());
+            if let Some(offset) = scale.offset {
+                out.offsets[2 * i..][..2].copy_from_slice(&f16::from_f32(offset).to_le_bytes());
+            }
+        }
+    }
+
+    /// Stored integers into the planes of codes.
+    fn store(&mut self, codec: WeightCodec, out: &mut RowPlanes) {
+        if codec == WeightCodec::Int8 {
+            assert_eq!(out.data.len(), self.stored.len(), "bytes of a row");
+            out.data.iter_mut().zip(&self.stored).for_each(|(byte, &q)| *byte = q as i32 as u8);
+        } else if self.format.has_residue() {
+            self.pack(|q| q >> 4, out.data);
+            self.pack(|q| q & 15, out.residue);
+        } else {
+            self.pack(|q| q, out.data);
+        }
+    }
+
+    /// A row of nibbles, `part` of every stored integer.
+    fn pack(&mut self, part: impl Fn(u8) -> u8, plane: &mut [u8]) {
+        for (nibble, &q) in self.nibbles.iter_mut().zip(&self.stored) {
+            *nibble = part(q as i32 as u8);
+        }
+        self.nibbles[self.shape.cols..].fill(PAD_NIBBLE);
+        pack(&self.nibbles, plane);
+    }
+}
+
+fn write<const N: usize>(out: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> [u8; N]) {
+    assert_eq!(out.len(), N * values.len(), "bytes of a row");
+    out.chunks_exact_mut(N).zip(values).for_each(|(out, &x)| out.copy_from_slice(&bytes(x)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{RngKey, RngUse, RowDecoder, WeightPlane};
+
+    const FORMATS: [WeightFormat; 8] = [
+        WeightFormat::F32,
+        WeightFormat::of(WeightCodec::F16),
+        WeightFormat::BF16,
+        WeightFormat::INT8,
+        WeightFormat::INT4,
+        WeightFormat::INT4.with_residue(false),
+        WeightFormat::INT4_OFFSET,
+        WeightFormat::INT4_OFFSET.with_residue(false),
+    ];
+
+    /// What is encoded and decoded again is at most half a step of the format's grid away, in every group, for rows
+    /// that end within a block, a group, or with one.
+    #[test]
+    fn rows_come_back_rounded_to_the_nearest() {
+        for format in FORMATS {
+            for cols in [5, 32, 100, 128, 200] {
+                let shape = GroupedShape::new(3, cols, 64);
+                let mut planes = WeightPlane::ALL.map(|plane| vec![0; format.plane_bytes(plane, shape)]);
+                let mut encoder = RowEncoder::new(format, shape);
+                let key = RngKey { seed: cols as u64, step: 0, tensor: 0, usage: RngUse::Init };
+                let mut values = vec![0.0; 3 * cols.next_multiple_of(4)];
+                key.normal(0, &mut values);
+                values.truncate(3 * cols);
+                for (r, values) in values.chunks(cols).enumerate() {
+                    let [data, scales, offsets, residue] = planes.each_mut().map(|plane| {
+                        let bytes = plane.len() / 3;
+                        &mut plane[r * bytes..][..bytes]
+                    });
+                    encoder.encode(values, &mut RowPlanes { data, scales, offsets, residue });
+                }
+                let decoder = RowDecoder::new(format, shape, |plane| &planes[plane as usize]);
+                let mut found = vec![0.0; cols];
+                for (r, values) in values.chunks(cols).enumerate() {
+                    if format.has_residue() {
+                        decoder.read_trained(r, &mut found);
+                        assert_near(format, values, &found, format.grid().map(|grid| 0.5 / grid.steps_per_scale));
+                    }
+                    decoder.read(r, 0, &mut found);
+                    // A code is the trained value rounded: half a step away, and half of one of the residue's.
+                    let steps = if format.has_residue() { 0.5 + 1.0 / 32.0 } else { 0.5 };
+                    assert_near(format, values, &found, format.grid().map(|_| steps));
+                }
+            }
+        }
+    }
+
+    /// `scales`: how many scales of its group (at most the largest magnitude over `target`) a value may be away.
+    fn assert_near(format: WeightFormat, values: &[f32], found: &[f32], scales: Option<f32>) {
+        for (values, found) in values.chunks(64).zip(found.chunks(64)) {
+            let most = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            for (x, y) in values.iter().zip(found) {
+                let bound = match (format.grid(), scales) {
+                    (Some(grid), Some(scales)) => 1.002 * scales * most / grid.target,
+                    _ => x.abs() / 256.0,
+                };
+                assert!((x - y).abs() <= bound, "{format:?}: {x} became {y}");
+            }
+        }
+    }
+}
