@@ -21,8 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = tetrad::train::fastest(&config, &cpu);
 
     // Text is tokenized once and kept in `data.cache`; batches are a function of the position in it.
-    let data = Prepared::new(&config, &mut |_| ())?;
-    let batches = data.batches(&config)?;
+    let data = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut |_| ())?;
+    let batches = data.batches(config.train.sequence, config.run.seed)?;
     let tokens = config.train.batch * config.train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
 

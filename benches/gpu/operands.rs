@@ -2,15 +2,16 @@
 
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
+use tetrad::backend::{Backend, DeviceInfo, MaxShapes, Param, Scheme, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::optim::SCALARS;
+use tetrad::model::StorageConfig;
+use tetrad::optim::{AdamFamily, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::quant::GroupedShape;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Elements from one row of activations to the next.
 pub fn pitch(width: usize) -> usize {
-    width.next_multiple_of(cuda::Sizes.row_multiple())
+    width.next_multiple_of(cuda::Info.row_multiple())
 }
 
 /// Repeatable bits.
@@ -93,32 +94,29 @@ impl Operands {
     /// A packed parameter with four-bit state.
     pub fn param(&mut self, rows: usize, cols: usize) -> Param {
         let weight = self.weight(rows, cols, WeightKind::Int4);
-        let g = weight.shape;
-        let state = State {
-            m_kind: Moment::Int4,
-            v_kind: SecondMoment::Int4,
-            m: self.add(&vec![0x88u8; g.nibble_bytes()]),
-            m_scales: self.add(&vec![0u16; g.groups()]),
-            v: self.add(&vec![0u8; g.nibble_bytes()]),
-            v_scales: self.add(&vec![0u16; g.groups()]),
-            v_cols: Span::NONE,
-            scalars: self.add(&[0f32; SCALARS]),
-        };
-        Param { id: 1, decay: true, sparse: false, weight, state }
+        let info = ParamInfo { class: ParamClass::Matrix, shape: weight.shape, head_dim: 64 };
+        let specs = AdamFamily::new(&OptimizerConfig::default(), StorageConfig::default().state()).state(&info);
+        let zeros = specs
+            .iter()
+            .flat_map(|spec| spec.format.bytes(weight.shape).map(|bytes| vec![spec.format.codec.zero_byte(); bytes]));
+        let mut planes = zeros.filter(|plane| !plane.is_empty());
+        let state =
+            State::place(&specs, weight.shape, &mut |_, _| self.add(&planes.next().expect("a plane for each span")));
+        Param { id: 1, group: 0, decay: true, sparse: false, weight, state }
     }
 
     /// A device that holds them.
-    pub fn start(&self, largest: &Largest) -> Cuda {
+    pub fn start(&self, largest: &MaxShapes) -> Cuda {
         let mut cuda = Cuda::open(0).expect("a device");
         self.fill(&mut cuda, largest);
         cuda
     }
 
     /// Gives any backend its memory and the contents.
-    pub fn fill(&self, backend: &mut dyn Backend, largest: &Largest) {
+    pub fn fill(&self, backend: &mut dyn Backend, largest: &MaxShapes) {
         let mut plan = self.plan.clone();
-        let sizes: &dyn Sizes = backend;
-        let scratch = plan.add("", Category::Scratch, sizes.scratch_bytes(largest), Lifetime::ALWAYS);
+        let sizes: &dyn DeviceInfo = backend;
+        let scratch = plan.add("", Category::Scratch, sizes.workspace_bytes(largest), Lifetime::ALWAYS);
         backend.allocate(plan.total(), None, scratch).expect("memory");
         self.uploads.iter().for_each(|(span, bytes)| backend.upload(bytes, *span));
     }

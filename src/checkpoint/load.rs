@@ -2,7 +2,7 @@
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{planes, spec};
-use crate::backend::{Backend, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight};
+use crate::backend::{Backend, DeviceInfo, Param, Scheme, State, Weight};
 use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
@@ -115,7 +115,10 @@ impl Checkpoint {
         }
         for spec in &specs {
             let found = &self.tensor(&spec.name).spec;
-            if found != spec {
+            // Groups of state alone say nothing about the weight.
+            let grouped = spec.storage.is_grouped();
+            let group = if grouped { spec.group } else { found.group };
+            if *found != (TensorSpec { group, ..spec.clone() }) {
                 let (found, expected) = (describe(found), describe(spec));
                 return Err(CheckpointError::Shape { path: path(), name: spec.name.clone(), found, expected });
             }
@@ -152,7 +155,7 @@ impl Checkpoint {
                     return Err(CheckpointError::Plane { path: self.path.clone(), name, plane, bytes });
                 }
                 backend.upload(bytes, plane.span);
-                backend.rest(plane.span);
+                backend.advise_cold(plane.span);
             }
         }
         trainer.set_counters(self.meta.counters);
@@ -177,7 +180,7 @@ impl Checkpoint {
                 match found.map(|p| p.range()) {
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
                         backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
-                        backend.rest(plane.span);
+                        backend.advise_cold(plane.span);
                     }
                     None if plane.kind == PlaneKind::Residue => {
                         backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
@@ -284,18 +287,8 @@ impl Checkpoint {
             offsets: if self.config.storage.scheme == Scheme::Asymmetric { at(P::Offsets) } else { Span::NONE },
             residue: Span::NONE,
         };
-        let none = Span::NONE;
-        let state = State {
-            m_kind: Moment::F32,
-            v_kind: SecondMoment::F32,
-            m: none,
-            m_scales: none,
-            v: none,
-            v_scales: none,
-            v_cols: none,
-            scalars: none,
-        };
-        Param { id: entry.id, decay: !entry.role.is_vector(), sparse: false, weight, state }
+        let decay = !entry.role.is_vector();
+        Param { id: entry.id, group: entry.group, decay, sparse: false, weight, state: State::default() }
     }
 }
 
@@ -308,7 +301,7 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
 
 /// Plans a checkpoint's model for evaluation and sampling: passes of up to `tokens` tokens in sequences of up to
 /// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
-pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn Sizes, tokens: usize, keys: usize) -> (Plan, Model) {
+pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn DeviceInfo, tokens: usize, keys: usize) -> (Plan, Model) {
     let mut plan = Plan::default();
     let config = &checkpoint.config.settings();
     let model = if sizes.reads_mapped() {

@@ -1,9 +1,11 @@
 //! A parameter's planes under the names of the file.
 
-use crate::backend::{Moment, Param, Scheme, SecondMoment, WeightKind};
+use crate::backend::adam::state;
+use crate::backend::{Param, Scheme, StateTensor, WeightKind};
 use crate::format::{Element, PlaneKind, Storage, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;
+use crate::quant::StateCodec;
 
 /// The tensor of an entry as a file describes it.
 pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
@@ -18,8 +20,7 @@ pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
     if entry.role.is_vector() {
         return TensorSpec::plain(name, &[g.cols as u64], storage);
     }
-    let compact_v = matches!(entry.moments.1, SecondMoment::Int8 | SecondMoment::Int4);
-    let grouped = storage.is_grouped() || entry.moments.0 != Moment::F32 || compact_v;
+    let grouped = storage.is_grouped() || entry.state.iter().any(|tensor| tensor.format.codec != StateCodec::F32);
     let group = if grouped { g.group as u32 } else { 0 };
     TensorSpec::grouped(name, g.rows as u64, g.cols as u64, storage, group)
 }
@@ -37,35 +38,39 @@ pub struct ParamPlane {
 
 /// The planes that a parameter has.
 pub fn planes(param: &Param) -> impl Iterator<Item = ParamPlane> + use<> {
-    let (w, s) = (param.weight, param.state);
+    let w = param.weight;
     let (kind, element) = match w.kind {
         WeightKind::F32 | WeightKind::Int4Simulated => (PlaneKind::Data, Element::F32),
         WeightKind::Bf16 => (PlaneKind::Data, Element::Bf16),
         WeightKind::Int8 => (PlaneKind::Bytes, Element::I8),
         WeightKind::Int4 => (PlaneKind::Codes, Element::Nibble),
     };
-    let moment = |moment, byte| match moment {
-        Moment::F32 => Element::F32,
-        Moment::Int8 => byte,
-        Moment::Int4 => Element::Nibble,
-    };
-    let v = match s.v_kind.per_element() {
-        Some(kind) => (PlaneKind::V, moment(kind, Element::U8), s.v),
-        None => (PlaneKind::VRows, Element::F32, s.v),
-    };
-    [
+    let weight = [
         (kind, element, w.data),
         (PlaneKind::Scales, Element::F16, w.scales),
         (PlaneKind::Offsets, Element::F16, w.offsets),
         (PlaneKind::Residue, Element::Nibble, w.residue),
-        (PlaneKind::M, moment(s.m_kind, Element::I8), s.m),
-        (PlaneKind::MScales, Element::Bf16, s.m_scales),
-        v,
-        (PlaneKind::VScales, Element::Bf16, s.v_scales),
-        (PlaneKind::VCols, Element::F32, s.v_cols),
-        (PlaneKind::Scalars, Element::F32, s.scalars),
-    ]
-    .into_iter()
-    .filter(|(_, _, span)| !span.is_none())
-    .map(|(kind, element, span)| ParamPlane { kind, element, span })
+    ];
+    let state = param.state;
+    let state = state.tensors().flat_map(state_planes).collect::<Vec<_>>();
+    let planes = weight.into_iter().chain(state).filter(|(_, _, span)| !span.is_none());
+    planes.map(|(kind, element, span)| ParamPlane { kind, element, span })
+}
+
+/// The planes of a state tensor: its elements, and its scales if it has any.
+fn state_planes(tensor: &StateTensor) -> [(PlaneKind, Element, Span); 2] {
+    let (kind, scales) = match tensor.spec.name {
+        state::M => (PlaneKind::M, PlaneKind::MScales),
+        state::V => (PlaneKind::V, PlaneKind::VScales),
+        state::V_ROWS => (PlaneKind::VRows, PlaneKind::VScales),
+        state::V_COLS => (PlaneKind::VCols, PlaneKind::VScales),
+        _ => (PlaneKind::Scalars, PlaneKind::VScales),
+    };
+    let element = match tensor.spec.format.codec {
+        StateCodec::F32 => Element::F32,
+        StateCodec::Int8 { signed: true } => Element::I8,
+        StateCodec::Int8 { signed: false } => Element::U8,
+        StateCodec::Int4 { .. } => Element::Nibble,
+    };
+    [(kind, element, tensor.data), (scales, Element::Bf16, tensor.scales)]
 }

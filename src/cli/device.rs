@@ -4,7 +4,7 @@ use super::Failure;
 use std::str::FromStr;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Sizes};
+use tetrad::backend::{Backend, DeviceInfo};
 use tetrad::error::BackendError;
 use tetrad::model::ModelConfig;
 
@@ -66,7 +66,7 @@ impl OpenDevice {
 pub(super) fn open(
     device: Device,
     model: &ModelConfig,
-    need: impl Fn(&dyn Sizes) -> u64,
+    need: impl Fn(&dyn DeviceInfo) -> u64,
 ) -> Result<OpenDevice, Failure> {
     let instead = match device {
         Device::Cpu => None,
@@ -84,7 +84,7 @@ pub(super) fn open(
 fn open_cuda(
     ordinal: u32,
     model: &ModelConfig,
-    need: &impl Fn(&dyn Sizes) -> u64,
+    need: &impl Fn(&dyn DeviceInfo) -> u64,
 ) -> Result<Box<dyn Backend>, BackendError> {
     let cuda = Cuda::open(ordinal)?;
     cuda.check_heads(model.head_dim(), model.qk_norm)?;
@@ -93,11 +93,11 @@ fn open_cuda(
 }
 
 /// What a plan must know of `device`, without opening it: `auto` only asks whether there is a GPU.
-pub(super) fn sizes(device: Device) -> Box<dyn Sizes> {
+pub(super) fn sizes(device: Device) -> Box<dyn DeviceInfo> {
     match device {
         Device::Cpu => Box::new(Cpu::new()),
         Device::Auto if cuda::probe().is_err() => Box::new(Cpu::new()),
-        Device::Auto | Device::Cuda(_) => Box::new(cuda::Sizes),
+        Device::Auto | Device::Cuda(_) => Box::new(cuda::Info),
     }
 }
 

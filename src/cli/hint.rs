@@ -52,15 +52,15 @@ fn data(error: &DataError, options: Options) -> Option<String> {
     let advice = match error {
         DataError::Cache { .. } => "name another folder with data.cache",
         DataError::NoParquet { .. } => PARQUET,
-        DataError::Packed { .. } => ZSTD,
+        DataError::Zstd { .. } => ZSTD,
         DataError::Mixed { .. } => {
-            "give them [[data.source]] tables of their own, or say for all of them how they become rows with data.samples"
+            "give them [[data.source]] tables of their own, or say for all of them how they become rows with data.packing"
         }
-        DataError::NoBounds { .. } => "leave data.samples out",
+        DataError::NoBounds { .. } => "leave data.packing out",
         DataError::NoTemplate { .. } => {
             "name one with data.chat_template (a .jinja file, or a tokenizer_config.json that has one)"
         }
-        DataError::LongSample { .. } => "raise train.sequence, or set data.long to \"cut\" or \"skip\"",
+        DataError::OverlongSample { .. } => "raise train.sequence, or set data.overlong to \"truncate\" or \"skip\"",
         DataError::NoSamples { set: DataSet::Training, .. } => {
             "give more samples in data.train or raise train.sequence"
         }
@@ -89,7 +89,7 @@ fn measured(error: &DataError) -> Option<String> {
     let advice = match error {
         DataError::Cache { .. } => "name another folder with --cache",
         DataError::NoParquet { .. } => PARQUET,
-        DataError::Packed { .. } => ZSTD,
+        DataError::Zstd { .. } => ZSTD,
         DataError::Mixed { .. } => "measure texts and samples apart",
         DataError::NoTemplate { .. } => {
             "name one with --chat-template (a .jinja file, or a tokenizer_config.json that has one)"
@@ -195,10 +195,10 @@ mod tests {
         assert_eq!(keys(large), "set model.vocab=557");
         assert!(keys(DataError::NoParquet { path: path() }).contains("--features parquet"));
         assert!(keys(DataError::Mixed { path: path(), samples: path(), what: "" }).contains("[[data.source]]"));
-        assert!(keys(DataError::NoBounds { path: path(), samples: "pad" }).contains("data.samples"));
+        assert!(keys(DataError::NoBounds { path: path(), packing: "pad" }).contains("data.packing"));
         assert!(keys(DataError::NoTemplate { path: path() }).contains("data.chat_template"));
-        let long = DataError::LongSample { path: path(), number: 1, tokens: 9, most: 8 };
-        assert_eq!(keys(long), "raise train.sequence, or set data.long to \"cut\" or \"skip\"");
+        let long = DataError::OverlongSample { path: path(), number: 1, tokens: 9, most: 8 };
+        assert_eq!(keys(long), "raise train.sequence, or set data.overlong to \"truncate\" or \"skip\"");
         assert!(keys(DataError::TrainedAndValidated { path: path() }).contains("data.validation"));
         assert_eq!(hint(&DataError::Empty { path: path() }, Options::Keys), None);
     }

@@ -87,7 +87,7 @@ pub enum DataError {
     },
     /// A compressed file that is damaged or incomplete.
     #[error("{}: cannot be decompressed: {reason}", path.display())]
-    Packed {
+    Zstd {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -112,12 +112,12 @@ pub enum DataError {
         what: &'static str,
     },
     /// Tokens without bounds where samples are wanted.
-    #[error("{}: holds tokens without sample boundaries, which the mode \"{samples}\" needs", path.display())]
+    #[error("{}: holds tokens without sample boundaries, which the mode \"{packing}\" needs", path.display())]
     NoBounds {
         /// The file.
         path: PathBuf,
         /// The mode that was asked for.
-        samples: &'static str,
+        packing: &'static str,
     },
     /// `messages` without a template that says how they are written.
     #[error("{}: has messages, and no chat template came with the tokenizer", path.display())]
@@ -138,7 +138,7 @@ pub enum DataError {
         "{}: sample {number} has {tokens} tokens, and a row holds {most} (a sequence of {} and the next token)",
         path.display(), most - 1
     )]
-    LongSample {
+    OverlongSample {
         /// The file.
         path: PathBuf,
         /// Counted from 1.

@@ -1,7 +1,7 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
 use super::{Model, table};
-use crate::backend::{Backend, Moment, Param, Scheme, Weight, WeightKind};
+use crate::backend::{Backend, Param, Scheme, Weight, WeightKind};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, Rounding, bf16_stochastic, pack};
 use half::f16;
@@ -113,15 +113,19 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
             }
         });
         zero_state(param, backend);
-        param.weight.planes().into_iter().chain(param.state.planes()).for_each(|span| backend.rest(span));
+        param.weight.planes().into_iter().chain(param.state.planes()).for_each(|span| backend.advise_cold(span));
     }
 }
 
-/// Moments that are zero: all bytes zero, but a signed nibble's zero is 8.
+/// State tensors that are zero.
 fn zero_state(param: &Param, backend: &mut dyn Backend) {
-    let s = &param.state;
-    s.planes().into_iter().filter(|span| !span.is_none()).for_each(|span| backend.zero(span));
-    if s.m_kind == Moment::Int4 && !s.m.is_none() {
-        backend.upload(&vec![PAD_NIBBLE * 17; s.m.bytes], s.m);
+    for tensor in param.state.tensors() {
+        match tensor.spec.format.codec.zero_byte() {
+            0 => backend.zero(tensor.data),
+            byte => backend.upload(&vec![byte; tensor.data.bytes], tensor.data),
+        }
+        if !tensor.scales.is_none() {
+            backend.zero(tensor.scales);
+        }
     }
 }

@@ -1,10 +1,8 @@
 //! Where the planes of every parameter lie.
 
 use super::table::{Entry, Role};
-use crate::backend::{Moment, Param, Scheme, SecondMoment, State, Weight, WeightKind};
+use crate::backend::{Param, Scheme, State, Weight, WeightKind};
 use crate::memory::{Category, Span};
-use crate::optim::SCALARS;
-use crate::quant::GroupedShape;
 
 /// The parameters of one block.
 #[derive(Clone, Debug)]
@@ -152,22 +150,10 @@ pub fn place(
         offsets: add("offsets", Category::Weights, offsets),
         residue: add("residue", Category::Residue, if entry.residue && trained { g.nibble_bytes() } else { 0 }),
     };
-    let mut state = |part: &str, bytes: usize| add(part, Category::State, if trained { bytes } else { 0 });
-    let (m_kind, v_kind) = entry.moments;
-    let (m, m_scales) = moment_bytes(m_kind, g);
-    let (v, v_scales) = v_kind.per_element().map_or((4 * g.rows, 0), |kind| moment_bytes(kind, g));
-    let v_cols = if v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 };
-    let state = State {
-        m_kind,
-        v_kind,
-        m: state("m", m),
-        m_scales: state("m scales", m_scales),
-        v: state("v", v),
-        v_scales: state("v scales", v_scales),
-        v_cols: state("v cols", v_cols),
-        scalars: state("scalars", 4 * SCALARS),
-    };
-    Param { id: entry.id, decay: !entry.role.is_vector(), sparse: entry.sparse, weight, state }
+    let mut add_state = |part: &str, bytes: usize| add(part, Category::State, bytes);
+    let state = State::place(if trained { &entry.state } else { &[] }, g, &mut add_state);
+    let decay = !entry.role.is_vector();
+    Param { id: entry.id, group: entry.group, decay, sparse: entry.sparse, weight, state }
 }
 
 /// Bytes of a weight's data, scales and offsets.
@@ -183,13 +169,4 @@ pub fn weight_bytes(entry: &Entry, scheme: Scheme) -> [usize; 3] {
     let offsets = entry.kind == WeightKind::Int4 && scheme == Scheme::Asymmetric;
     let per_group = |has: bool| if has { 2 * g.groups() } else { 0 };
     [data, per_group(grouped), per_group(offsets)]
-}
-
-/// Bytes of a moment and of its scales.
-fn moment_bytes(kind: Moment, g: GroupedShape) -> (usize, usize) {
-    match kind {
-        Moment::F32 => (4 * g.len(), 0),
-        Moment::Int8 => (g.padded_len(), 2 * g.groups()),
-        Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
-    }
 }

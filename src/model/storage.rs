@@ -1,6 +1,7 @@
 //! `[storage]`: bits of weights and of optimizer state.
 
 use crate::backend::{Moment, Scheme, SecondMoment};
+use crate::optim::StateConfig;
 use serde::{Deserialize, Serialize};
 
 /// How the seven matrices of a block are stored.
@@ -53,6 +54,13 @@ pub struct StorageConfig {
     pub m: Moment,
     /// Second moment.
     pub v: SecondMoment,
+}
+
+impl StorageConfig {
+    /// What it says of optimizer state.
+    pub fn state(&self) -> StateConfig {
+        StateConfig { m: self.m, v: self.v, feedback: self.feedback }
+    }
 }
 
 impl Default for StorageConfig {

@@ -21,4 +21,4 @@ pub use rng::{RngKey, RngUse, philox};
 pub use rounding::{Rounding, bf16_ceil, bf16_stochastic, bf16_to_f32, low_byte};
 pub use row_decoder::RowDecoder;
 pub use row_encoder::{RowEncoder, RowPlanes};
-pub use state::{StateCodec, StateFormat, StateShape};
+pub use state::{StateCodec, StateFormat, StateShape, StateSpec};

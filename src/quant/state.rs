@@ -50,6 +50,31 @@ pub struct StateFormat {
     pub shape: StateShape,
 }
 
+/// A tensor of optimizer state, as a rule declares it for a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateSpec {
+    /// Its name among the parameter's state.
+    pub name: &'static str,
+    /// How it is stored.
+    pub format: StateFormat,
+}
+
+impl StateSpec {
+    /// One element per weight.
+    pub const fn per_weight(name: &'static str, codec: StateCodec) -> Self {
+        Self { name, format: StateFormat::new(codec, StateShape::PerWeight) }
+    }
+
+    /// Float32 numbers: one per row, one per column, or a few of the whole tensor.
+    ///
+    /// # Panics
+    /// If `shape` is one per weight.
+    pub const fn floats(name: &'static str, shape: StateShape) -> Self {
+        assert!(!matches!(shape, StateShape::PerWeight), "elements have a codec of their own");
+        Self { name, format: StateFormat::new(StateCodec::F32, shape) }
+    }
+}
+
 impl StateCodec {
     /// Rounding and scaling of its elements; none for floats.
     pub const fn moment(self) -> Option<MomentCodec> {

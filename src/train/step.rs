@@ -1,11 +1,11 @@
 //! One training step.
 
-use crate::backend::{Backend, IGNORE, Param, Sizes};
+use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
-use crate::memory::{HomeMemory, Plan, Span};
+use crate::memory::{HostMemory, Plan, Span};
 use crate::model::{Mode, Model, Pass, Residence, initialize};
-use crate::optim::Step;
+use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
 
@@ -53,12 +53,14 @@ pub struct Trainer {
     model: Model,
     plan: Plan,
     counters: Counters,
+    /// The rules that update the parameters.
+    optimizer: Groups,
     /// Losses of one batch on this machine.
     losses: Vec<f32>,
 }
 
 /// The plan of a training run, and the model placed in it.
-pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
+pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
     let model = Model::place(&mut plan, &config.settings(), Mode::Train, tokens, config.train.sequence, backend);
@@ -66,14 +68,14 @@ pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
 }
 
 /// The memory beside the arena.
-fn home(config: &Config, bytes: usize) -> Result<HomeMemory, StoreError> {
+fn home(config: &Config, bytes: usize) -> Result<HostMemory, StoreError> {
     let file = [config.run.weights, config.run.state].contains(&Residence::File);
     if !file {
-        return Ok(HomeMemory::Host(bytes));
+        return Ok(HostMemory::Bytes(bytes));
     }
     let dir = &config.run.dir;
     std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "create the directory", e))?;
-    Ok(HomeMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
+    Ok(HostMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
 }
 
 impl Trainer {
@@ -86,12 +88,14 @@ impl Trainer {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let (plan, model) = plan(config, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
-        if plan.home_total() > 0 {
-            backend.attach(home(config, plan.home_total())?)?;
+        if plan.host_total() > 0 {
+            backend.attach(home(config, plan.host_total())?)?;
         }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
-        Ok(Self { config: config.clone(), backend, model, plan, counters: Counters::default(), losses })
+        let optimizer = Groups::new(&config.optimizer, config.storage.state());
+        let (config, counters) = (config.clone(), Counters::default());
+        Ok(Self { config, backend, model, plan, counters, optimizer, losses })
     }
 
     /// Where parameters and activations lie.
@@ -168,9 +172,8 @@ impl Trainer {
             skipped_gradients: 0,
         };
         if !report.skipped_loss {
-            let config = self.config();
-            let step = Step::new(&config.optimizer, number, lr, config.storage.feedback, config.run.seed);
-            self.backward(pass, loss.1, &step, &mut report);
+            let at = StepInfo { number, lr, seed: self.config().run.seed };
+            self.backward(pass, loss.1, &at, &mut report);
         }
         self.count(batch as u64, &report);
         report
@@ -187,14 +190,16 @@ impl Trainer {
         (self.model.sum_losses(self.backend.as_ref(), &mut self.losses[..pass.tokens()]) / counted.max(1) as f64, scale)
     }
 
-    fn backward(&mut self, pass: Pass, scale: f32, step: &Step, report: &mut StepReport) {
-        let mut apply =
-            |backend: &mut dyn Backend, param: &Param, grad: Span| backend.optimizer_step(param, grad, step);
+    fn backward(&mut self, pass: Pass, scale: f32, at: &StepInfo, report: &mut StepReport) {
+        let (groups, workspace) = (&self.optimizer, self.model.work.grad.update);
+        let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            groups.step(backend, param, grad, workspace, at);
+        };
         self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
-        let outcomes = self.backend.outcomes();
-        report.grad_norm = if outcomes.skipped == 0 { outcomes.grad_sq.sqrt() } else { f64::NAN };
-        report.rescales = outcomes.rescales;
-        report.skipped_gradients = outcomes.skipped;
+        let stats = self.backend.update_stats();
+        report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
+        report.rescales = stats.rescales;
+        report.skipped_gradients = stats.skipped;
     }
 
     fn count(&mut self, sequences: u64, report: &StepReport) {

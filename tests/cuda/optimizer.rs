@@ -1,13 +1,17 @@
 //! The optimizer step on a GPU, the emulated one included, gives the bytes of the step on a CPU.
 
-use crate::harness::gpu::{devices, set_order};
+use crate::harness::gpu::{open_all, set_order};
+use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cuda::ops::adam;
-use tetrad::backend::cuda::{self, Gpu, SOURCES};
-use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
+use tetrad::backend::cuda::{self, Cuda, Gpu};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{
+    Backend, MaxShapes, Moment, Param, Scheme, SecondMoment, State, UpdateStats, Weight, WeightKind,
+};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::optim::{Optimizer, Outcomes, Rule, SCALARS, Step, Variant};
+use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
+use tetrad::optim::{Rule, StateConfig, Variant};
 use tetrad::quant::{GroupedShape, RngKey, RngUse};
 use zerocopy::IntoBytes;
 
@@ -56,14 +60,6 @@ fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
         WeightKind::Int8 => g.padded_len(),
         WeightKind::Int4 => g.nibble_bytes(),
     };
-    let moment = |kind| match kind {
-        Moment::F32 => (4 * g.len(), 0),
-        Moment::Int8 => (g.padded_len(), 2 * g.groups()),
-        Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
-    };
-    let (m_kind, v_kind) = s.moments;
-    let (m, m_scales) = moment(m_kind);
-    let (v, v_scales) = v_kind.per_element().map_or((4 * g.rows, 0), moment);
     let weight = Weight {
         shape: g,
         kind: s.kind,
@@ -73,37 +69,32 @@ fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
         offsets: add(if int4 && s.scheme == Scheme::Asymmetric { 2 * g.groups() } else { 0 }),
         residue: add(if s.residue { g.nibble_bytes() } else { 0 }),
     };
-    let state = State {
-        m_kind,
-        v_kind,
-        m: add(m),
-        m_scales: add(m_scales),
-        v: add(v),
-        v_scales: add(v_scales),
-        v_cols: add(if v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 }),
-        scalars: add(4 * SCALARS),
-    };
+    let (m, v) = s.moments;
+    let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 8 };
+    let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
+    let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
-    let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
-    let scratch = cuda::Sizes.scratch_bytes(&largest).max(Cpu::new().scratch_bytes(&largest));
+    let largest = MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
+    let scratch = cuda::Info.workspace_bytes(&largest).max(Cpu::new().workspace_bytes(&largest));
     let (grad, scratch) = (add(4 * g.len()), add(scratch));
-    Placed { param: Param { id: 3, decay, sparse: s.sparse, weight, state }, grad, scratch, total: plan.total() }
+    Placed {
+        param: Param { id: 3, group: 0, decay, sparse: s.sparse, weight, state },
+        grad,
+        scratch,
+        total: plan.total(),
+    }
 }
 
-fn planes(param: &Param) -> [(&'static str, Span); 10] {
-    let (w, s) = (param.weight, param.state);
-    [
-        ("data", w.data),
-        ("residue", w.residue),
-        ("scales", w.scales),
-        ("offsets", w.offsets),
-        ("m", s.m),
-        ("m scales", s.m_scales),
-        ("v", s.v),
-        ("v scales", s.v_scales),
-        ("v cols", s.v_cols),
-        ("scalars", s.scalars),
-    ]
+fn planes(param: &Param) -> Vec<(String, Span)> {
+    let w = param.weight;
+    let names = ["data", "scales", "offsets", "residue"].map(String::from);
+    let mut planes: Vec<_> = names.into_iter().zip([w.data, w.scales, w.offsets, w.residue]).collect();
+    for tensor in param.state.tensors() {
+        let name = tensor.spec.name;
+        planes.extend([(name.to_owned(), tensor.data), (format!("{name} scales"), tensor.scales)]);
+    }
+    planes.retain(|(_, span)| !span.is_none());
+    planes
 }
 
 fn bytes(backend: &dyn Backend, span: Span) -> Vec<u8> {
@@ -112,9 +103,9 @@ fn bytes(backend: &dyn Backend, span: Span) -> Vec<u8> {
     bytes
 }
 
-fn downloaded(gpu: &Gpu, span: Span) -> Vec<u8> {
+fn downloaded(cuda: &Cuda, span: Span) -> Vec<u8> {
     let mut bytes = vec![0; span.bytes];
-    gpu.download(span, &mut bytes);
+    cuda.download(span, &mut bytes);
     bytes
 }
 
@@ -142,20 +133,25 @@ fn gradient(g: GroupedShape, seed: u64, number: u64) -> Vec<f32> {
     grad
 }
 
-fn rule(index: usize) -> Optimizer {
-    let base = Optimizer { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..Optimizer::default() };
+fn rule(index: usize) -> OptimizerConfig {
+    let base = OptimizerConfig { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..OptimizerConfig::default() };
     match index {
-        0 => Optimizer { weight_decay: 0.0, ..base },
+        0 => OptimizerConfig { weight_decay: 0.0, ..base },
         1 => base,
-        2 => Optimizer { variant: Variant::Reference, momentum_decay: 10, ..base },
-        3 => {
-            Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, density: 0.7, ..base }
-        }
-        4 => Optimizer { name: Rule::Adamw, weight_decay: 0.0, ..base },
-        5 => Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
-        6 => Optimizer { name: Rule::Adamw, ..base },
-        7 => Optimizer { name: Rule::Adam, weight_decay: 0.0, ..base },
-        _ => Optimizer { name: Rule::Adam, ..base },
+        2 => OptimizerConfig { variant: Variant::Reference, momentum_decay: 10, ..base },
+        3 => OptimizerConfig {
+            name: Rule::Spam,
+            spike_quiet: 2,
+            spike_threshold: 3.0,
+            reset_warmup: 2,
+            density: 0.7,
+            ..base
+        },
+        4 => OptimizerConfig { name: Rule::Adamw, weight_decay: 0.0, ..base },
+        5 => OptimizerConfig { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
+        6 => OptimizerConfig { name: Rule::Adamw, ..base },
+        7 => OptimizerConfig { name: Rule::Adam, weight_decay: 0.0, ..base },
+        _ => OptimizerConfig { name: Rule::Adam, ..base },
     }
 }
 
@@ -171,12 +167,19 @@ fn is_allowed(which: usize, v: SecondMoment) -> bool {
 struct Recorded {
     placed: Placed,
     states: Vec<Vec<Vec<u8>>>,
-    outcomes: Vec<Outcomes>,
+    outcomes: Vec<UpdateStats>,
     grads: Vec<Vec<f32>>,
-    steps: Vec<Step>,
+    steps: Vec<AdamArgs>,
 }
 
-fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool, seed: u64, steps: u64) -> Recorded {
+fn record(
+    g: GroupedShape,
+    storage: Storage,
+    config: &OptimizerConfig,
+    feedback: bool,
+    seed: u64,
+    steps: u64,
+) -> Recorded {
     let placed = place(g, storage, seed % 5 != 4);
     let mut cpu = Cpu::new();
     cpu.allocate(placed.total, None, placed.scratch).unwrap();
@@ -193,7 +196,7 @@ fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool,
         scales.chunks_exact_mut(2).step_by(3).for_each(|scale| scale[1] ^= 0x80);
         cpu.upload(&scales, placed.param.weight.scales);
     }
-    let all = |cpu: &Cpu| planes(&placed.param).map(|(_, span)| bytes(cpu, span)).to_vec();
+    let all = |cpu: &Cpu| planes(&placed.param).into_iter().map(|(_, span)| bytes(cpu, span)).collect::<Vec<_>>();
     let mut recorded = Recorded { states: vec![all(&cpu)], outcomes: vec![], grads: vec![], steps: vec![], placed };
     for number in 1..=steps {
         let mut grad = gradient(g, seed, number);
@@ -204,11 +207,11 @@ fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool,
             absent.for_each(|(i, row)| row.fill(if i % 2 == 0 { 0.0 } else { -0.0 }));
         }
         let lr = if number == 3 { 0.1 } else { config.lr };
-        let step = Step::new(config, number, lr, feedback, seed);
+        let step = AdamStepInfo::new(config, number, lr, feedback, seed).args(recorded.placed.param.decay);
         cpu.upload(grad.as_bytes(), recorded.placed.grad);
-        cpu.optimizer_step(&recorded.placed.param, recorded.placed.grad, &step);
-        recorded.outcomes.push(cpu.outcomes());
-        recorded.states.push(planes(&recorded.placed.param).map(|(_, span)| bytes(&cpu, span)).to_vec());
+        cpu.adam(&recorded.placed.param, recorded.placed.grad, &step);
+        recorded.outcomes.push(cpu.update_stats());
+        recorded.states.push(planes(&recorded.placed.param).into_iter().map(|(_, span)| bytes(&cpu, span)).collect());
         recorded.grads.push(grad);
         recorded.steps.push(step);
     }
@@ -216,23 +219,24 @@ fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool,
 }
 
 /// The same steps on a GPU; `what` names the case in messages.
-fn replay(gpu: &mut Gpu, recorded: &Recorded, what: &str) {
+fn replay(cuda: &mut Cuda, recorded: &Recorded, what: &str) {
     let Recorded { placed, states, .. } = recorded;
-    gpu.allocate(placed.total, placed.scratch).unwrap();
+    cuda.allocate(placed.total, None, placed.scratch).unwrap();
     // What an earlier operation may have left.
-    gpu.upload(&vec![0xff; gpu.scratch.bytes], gpu.scratch);
+    let scratch = placed.scratch.part(Gpu::OWN_BYTES, placed.scratch.bytes - Gpu::OWN_BYTES);
+    cuda.upload(&vec![0xff; scratch.bytes], scratch);
     for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
-        gpu.upload(bytes, *span);
+        cuda.upload(bytes, *span);
     }
     for (i, step) in recorded.steps.iter().enumerate() {
-        gpu.upload(recorded.grads[i].as_bytes(), placed.grad);
-        adam::step(gpu, &placed.param, placed.grad, step);
-        let outcomes = adam::outcomes(gpu);
-        gpu.status().unwrap_or_else(|error| panic!("{what}: {error}"));
+        cuda.upload(recorded.grads[i].as_bytes(), placed.grad);
+        cuda.adam(&placed.param, placed.grad, step);
+        let outcomes = cuda.update_stats();
+        cuda.status().unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(outcomes.grad_sq.to_bits(), recorded.outcomes[i].grad_sq.to_bits(), "{what}: step {}", i + 1);
         assert_eq!(outcomes, recorded.outcomes[i], "{what}: step {}", i + 1);
         for ((name, span), wanted) in planes(&placed.param).iter().zip(&states[i + 1]) {
-            let found = downloaded(gpu, *span);
+            let found = downloaded(cuda, *span);
             if let Some(at) = (0..found.len()).find(|&at| found[at] != wanted[at]) {
                 let end = (at / 4 * 4 + 8).min(found.len());
                 let (a, b) = (&found[at / 4 * 4..end], &wanted[at / 4 * 4..end]);
@@ -248,7 +252,7 @@ const SHAPES: [(usize, usize); 10] =
 /// Every storage with half of the rules, on shapes at the edges of runs, groups, rows and warps.
 #[test]
 fn every_storage_and_rule_gives_the_cpus_bytes() {
-    let mut devices = devices(SOURCES);
+    let mut devices = open_all();
     let mut case = 0usize;
     let mut rescales = 0;
     for (kind, residue, scheme) in WEIGHTS {
@@ -266,9 +270,9 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
                     rescales += recorded.outcomes.iter().map(|outcome| outcome.rescales).sum::<u64>();
                     set_order((case % 7) as u32);
-                    for (name, gpu) in &mut devices {
+                    for (name, cuda) in &mut devices {
                         let what = format!("{name}, case {case}: {rows}x{cols}/{group} {storage:?} rule {which}");
-                        replay(gpu, &recorded, &what);
+                        replay(cuda, &recorded, &what);
                     }
                     case += 1;
                 }
@@ -281,7 +285,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
 /// Several leaves, several blocks; the same bytes whatever order the threads of a block run in.
 #[test]
 fn tensors_of_many_leaves_in_every_order() {
-    let mut devices = devices(SOURCES);
+    let mut devices = open_all();
     for (i, (rows, cols)) in [(150, 333), (64, 256), (161, 512), (20, 8200)].into_iter().enumerate() {
         for (j, (kind, residue, scheme)) in WEIGHTS.into_iter().enumerate() {
             let moments = (MOMENTS[(i + j) % 2], SECOND_MOMENTS[(i + j) % 5]);
@@ -290,8 +294,8 @@ fn tensors_of_many_leaves_in_every_order() {
             let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
             for order in 0..3 {
                 set_order([0, 1, 6][order]);
-                for (name, gpu) in &mut devices {
-                    replay(gpu, &recorded, &format!("{name}: {rows}x{cols} {storage:?} order {order}"));
+                for (name, cuda) in &mut devices {
+                    replay(cuda, &recorded, &format!("{name}: {rows}x{cols} {storage:?} order {order}"));
                 }
             }
         }
@@ -302,7 +306,7 @@ fn tensors_of_many_leaves_in_every_order() {
 /// without decay. Tensors end inside a block and inside a warp.
 #[test]
 fn rows_of_whole_groups_in_the_usual_storage() {
-    let mut devices = devices(SOURCES);
+    let mut devices = open_all();
     let usual = |m, v| Storage {
         kind: WeightKind::Int4,
         residue: true,
@@ -327,8 +331,8 @@ fn rows_of_whole_groups_in_the_usual_storage() {
                 let recorded = record(g, usual(m, v), &rule(which), false, (4 * i + j) as u64, 7);
                 for order in [0, 1, 2, 6] {
                     set_order(order);
-                    for (name, gpu) in &mut devices {
-                        replay(gpu, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
+                    for (name, cuda) in &mut devices {
+                        replay(cuda, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
                     }
                 }
             }
@@ -348,8 +352,8 @@ fn sums_of_more_leaves_than_a_block_has_threads() {
     };
     let recorded = record(GroupedShape::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
     set_order(0);
-    for (name, gpu) in &mut devices(SOURCES) {
-        replay(gpu, &recorded, &format!("{name}: 1026 leaves"));
+    for (name, cuda) in &mut open_all() {
+        replay(cuda, &recorded, &format!("{name}: 1026 leaves"));
     }
 }
 
@@ -364,21 +368,21 @@ fn outcomes_of_several_updates_are_added_in_their_order() {
         sparse: false,
     };
     let recorded = record(GroupedShape::new(3, 333, 64), storage, &rule(0), false, 1, 7);
-    let mut wanted = Outcomes::default();
+    let mut wanted = UpdateStats::default();
     recorded.outcomes.iter().for_each(|outcome| wanted.add(*outcome));
     assert!(wanted.skipped == 1 && wanted.rescales > 0);
-    for (name, gpu) in &mut devices(SOURCES) {
+    for (name, cuda) in &mut open_all() {
         let Recorded { placed, states, .. } = &recorded;
-        gpu.allocate(placed.total, placed.scratch).unwrap();
+        cuda.allocate(placed.total, None, placed.scratch).unwrap();
         for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
-            gpu.upload(bytes, *span);
+            cuda.upload(bytes, *span);
         }
         for (grad, step) in recorded.grads.iter().zip(&recorded.steps) {
-            gpu.upload(grad.as_bytes(), placed.grad);
-            adam::step(gpu, &placed.param, placed.grad, step);
+            cuda.upload(grad.as_bytes(), placed.grad);
+            cuda.adam(&placed.param, placed.grad, step);
         }
-        assert_eq!(adam::outcomes(gpu), wanted, "{name}");
-        assert_eq!(adam::outcomes(gpu), Outcomes::default(), "{name}: asked again");
-        gpu.status().unwrap();
+        assert_eq!(cuda.update_stats(), wanted, "{name}");
+        assert_eq!(cuda.update_stats(), UpdateStats::default(), "{name}: asked again");
+        cuda.status().unwrap();
     }
 }
