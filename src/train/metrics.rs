@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-/// One line; what does not apply is absent, and so is what is not a number (JSON has no NaN).
+/// One line; fields that do not apply are absent, and so are non-finite values (JSON has no NaN).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Line {
     /// Steps done.
@@ -73,8 +73,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens `path` for appending after step `step`: lines of later steps, which a resumed run will write again, and
-    /// what a killed process left of a line, are dropped.
+    /// Opens `path` for appending after step `step`. Lines of later steps, which a resumed run writes again, and an
+    /// incomplete last line of a killed process are dropped.
     ///
     /// # Errors
     /// Those of the file system.
@@ -85,7 +85,7 @@ impl Metrics {
 
     fn reopen(path: &Path, step: u64) -> io::Result<File> {
         let kept = match File::open(path) {
-            // Split at bytes: what a crash left of a line need not be text.
+            // Split at bytes: an incomplete line need not be valid text.
             Ok(file) => BufReader::new(file).split(b'\n').collect::<io::Result<Vec<_>>>()?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(e),

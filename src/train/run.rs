@@ -6,7 +6,7 @@ use crate::error::BackendError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Mean validation loss and how many targets it is the mean of.
+/// Mean validation loss, and the number of targets it is the mean of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Validation {
     /// Steps done.
@@ -17,18 +17,18 @@ pub struct Validation {
     pub targets: u64,
 }
 
-/// What the loop tells, and asks, the program around it.
+/// Callbacks of the loop.
 pub trait Observer {
-    /// Why the observer wants the run to end, or the device failed.
+    /// Why the observer ended the run, or the device failed.
     type Error: From<BackendError>;
 
-    /// A step was done; `took` is its time without evaluation and saving.
+    /// After a step; `took` is its time without evaluation and saving.
     ///
     /// # Errors
     /// Ends the run.
     fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Self::Error>;
 
-    /// The model was validated.
+    /// After a validation.
     ///
     /// # Errors
     /// Ends the run.
@@ -54,7 +54,7 @@ pub enum StopReason {
     Finished,
     /// It was asked to stop, and saved.
     Stopped,
-    /// Too many steps in a row had a loss or gradient that was not finite. Nothing was saved since before them.
+    /// Too many consecutive steps had a loss or gradient that was not finite. The last checkpoint is from before them.
     NotFinite,
 }
 
@@ -67,7 +67,8 @@ pub struct Samples {
     pub validation: Option<Windows>,
 }
 
-/// Runs until `until` steps are done (at most `train.steps`), or `stop` is set, which ends it after the step at hand.
+/// Runs until `until` steps are done (at most `train.steps`), or until `stop` is set, which ends it after the current
+/// step.
 ///
 /// # Errors
 /// The observer's, or a failure of the device.
@@ -82,34 +83,34 @@ pub fn run<O: Observer>(
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
     let mut first = vec![0; if trainer.config().data.packed { tokens } else { 0 }];
-    while trainer.counters.step < train.steps {
-        let halted = stop.load(Ordering::SeqCst) || trainer.counters.step >= until;
+    while trainer.counters().step < train.steps {
+        let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
         if halted {
             observer.save(trainer)?;
             return Ok(StopReason::Stopped);
         }
         let begun = Instant::now();
-        let position = if train.overfit { 0 } else { trainer.counters.position };
+        let position = if train.overfit { 0 } else { trainer.counters().position };
         samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
         let report = trainer.step_packed(&inputs, &targets, &first);
-        // Before anything is made of numbers that a failed device never computed.
-        trainer.backend.status()?;
+        // Before results are used that a failed device never computed.
+        trainer.backend().status()?;
         observer.on_step(trainer, &report, begun.elapsed())?;
-        if trainer.counters.nonfinite_in_a_row > train.max_nonfinite {
+        if trainer.counters().nonfinite_in_a_row > train.max_nonfinite {
             return Ok(StopReason::NotFinite);
         }
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
             let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
-            trainer.backend.status()?;
+            trainer.backend().status()?;
             observer.on_validation(&validation)?;
         }
         if due(train.sample_every) && train.sample_tokens > 0 {
             observer.sample(trainer)?;
         }
-        // A checkpoint from the middle of a bad streak would take the place of one from before it.
-        if due(train.checkpoint_every) && (last || trainer.counters.nonfinite_in_a_row == 0) {
+        // A checkpoint from a series of bad steps would replace one from before it.
+        if due(train.checkpoint_every) && (last || trainer.counters().nonfinite_in_a_row == 0) {
             observer.save(trainer)?;
         }
     }
@@ -135,5 +136,5 @@ pub fn validate(
         sum += trainer.evaluate_packed(count, inputs, targets, first);
     }
     let targets = windows.targets();
-    Validation { step: trainer.counters.step, loss: sum / targets.max(1) as f64, targets }
+    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets }
 }

@@ -1,13 +1,14 @@
 //! What the operating system says about memory: of this process, and of the machine or its control group.
 
-/// Resident bytes of this process, now and at most so far; `None` where the system does not say.
+/// Resident bytes of this process, now and at most so far; `None` if the system does not report them.
 pub fn resident() -> Option<(u64, u64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     Some((kib_field(&status, "VmRSS:")?, kib_field(&status, "VmHWM:")?))
 }
 
-/// Bytes that this process can get without driving the machine, or its control group, out of memory: what is free or
-/// can be freed. Swap is none of it: a run in it would be as good as stopped. `None` where the system does not say.
+/// Bytes that this process can allocate without exhausting the memory of the machine or of its control group: what is
+/// free or can be freed. Swap does not count, since a run in swap would hardly advance. `None` if the system does not
+/// report it.
 pub fn available() -> Option<u64> {
     let free = kib_field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
     let read = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/memory.{name}")).ok();
@@ -21,7 +22,7 @@ fn kib_field(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Bytes that the control group leaves, if it has a limit; pages of files that nobody uses are given up.
+/// Bytes that the control group has left, if it has a limit; inactive file pages count as free.
 fn left_of_group(max: &str, current: &str, stat: Option<String>) -> Option<u64> {
     let number = |text: &str| text.trim().parse::<u64>().ok();
     let (most, used) = (number(max)?, number(current)?);
