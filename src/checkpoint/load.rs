@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
-use crate::model::{Entry, Mode, Model, table};
+use crate::model::{Model, ParamSpec, Settings, Trainable, param_specs};
 use crate::quant::PAD_NIBBLE;
 use crate::store::Map;
 use crate::train::Trainer;
@@ -107,7 +107,7 @@ impl Checkpoint {
     /// The described model has exactly the tensors of the file.
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let path = || self.path.clone();
-        let entries = table(&self.config.settings());
+        let entries = param_specs(&self.config.settings());
         let specs: Vec<_> = entries.iter().map(|entry| spec(entry, self.config.storage.scheme)).collect();
         let missing: Vec<_> = specs.iter().filter(|spec| self.head.find(&spec.name).is_none()).collect();
         if let Some(first) = missing.first() {
@@ -143,8 +143,8 @@ impl Checkpoint {
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
         let (model, backend) = trainer.model_and_backend();
-        for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
-            let name = entry.role.name();
+        for (entry, param) in model.specs.iter().zip(&model.stored) {
+            let name = entry.kind.name();
             let tensor = self.tensor(&name);
             for plane in planes(param) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
@@ -172,8 +172,8 @@ impl Checkpoint {
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
         let (model, backend) = trainer.model_and_backend();
-        for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
-            let name = entry.role.name();
+        for (entry, param) in model.specs.iter().zip(&model.stored) {
+            let name = entry.kind.name();
             let tensor = self.tensor(&name);
             for plane in planes(param).filter(|plane| !plane.kind.is_optimizer() || plane.kind == PlaneKind::Residue) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
@@ -267,8 +267,8 @@ impl Checkpoint {
     }
 
     /// A parameter whose weight lies in the mapped file and that has no state.
-    fn mapped(&self, entry: &Entry) -> Param {
-        let tensor = self.tensor(&entry.role.name());
+    fn mapped(&self, entry: &ParamSpec) -> Param {
+        let tensor = self.tensor(&entry.kind.name());
         let at = |kind| {
             tensor.plane(kind).map_or(Span::NONE, |plane| {
                 let range = plane.range();
@@ -280,14 +280,14 @@ impl Checkpoint {
         let data = [P::Data, P::Codes, P::Bytes].map(at).into_iter().find(|span| !span.is_none());
         let weight = Weight {
             shape: entry.shape,
-            kind: entry.kind,
+            kind: entry.storage,
             scheme: self.config.storage.scheme,
             data: data.unwrap_or(Span::NONE),
             scales: at(P::Scales),
             offsets: if self.config.storage.scheme == Scheme::Asymmetric { at(P::Offsets) } else { Span::NONE },
             residue: Span::NONE,
         };
-        let decay = !entry.role.is_vector();
+        let decay = !entry.kind.is_vector();
         Param { id: entry.id, group: entry.group, decay, sparse: false, weight, state: State::default() }
     }
 }
@@ -299,16 +299,17 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
     }
 }
 
-/// Plans a checkpoint's model for evaluation and sampling: passes of up to `tokens` tokens in sequences of up to
+/// Plans a checkpoint's model for evaluation and sampling: batches of up to `tokens` tokens in sequences of up to
 /// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
 pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn DeviceInfo, tokens: usize, keys: usize) -> (Plan, Model) {
     let mut plan = Plan::default();
-    let config = &checkpoint.config.settings();
+    let settings = Settings { trainable: Trainable::Nothing, ..checkpoint.config.settings() };
     let model = if sizes.reads_mapped() {
-        let mapped: Vec<_> = table(config).iter().map(|entry| checkpoint.mapped(entry)).collect();
-        Model::assemble(&mut plan, config, &mapped, Mode::Infer, tokens, keys, sizes)
+        let specs = param_specs(&settings);
+        let mapped = specs.iter().map(|spec| checkpoint.mapped(spec)).collect();
+        Model::assemble(&mut plan, &settings, specs, mapped, (tokens, keys), sizes)
     } else {
-        Model::place(&mut plan, config, Mode::Infer, tokens, keys, sizes)
+        Model::place(&mut plan, &settings, tokens, keys, sizes)
     };
     (plan, model)
 }
@@ -326,9 +327,9 @@ pub fn open_model(
     let shape = &checkpoint.config.model;
     backend.check_heads(shape.head_dim(), shape.qk_norm)?;
     let (plan, model) = place_model(checkpoint, backend, tokens, keys);
-    backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.work.scratch)?;
+    backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.acts.scratch)?;
     if !backend.reads_mapped() {
-        for (entry, param) in table(&model.settings).iter().zip(model.params.all()) {
+        for (entry, param) in model.specs.iter().zip(model.params.all()) {
             for (from, to) in planes(&checkpoint.mapped(entry)).zip(planes(param)) {
                 backend.upload(&checkpoint.map[from.span.offset..][..from.span.bytes], to.span);
             }

@@ -4,20 +4,20 @@ use crate::backend::adam::state;
 use crate::backend::{Param, Scheme, StateTensor, WeightKind};
 use crate::format::{Element, PlaneKind, Storage, TensorSpec};
 use crate::memory::Span;
-use crate::model::Entry;
+use crate::model::ParamSpec;
 use crate::quant::StateCodec;
 
 /// The tensor of an entry as a file describes it.
-pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
-    let (name, g) = (entry.role.name(), entry.shape);
-    let storage = match entry.kind {
+pub fn spec(entry: &ParamSpec, scheme: Scheme) -> TensorSpec {
+    let (name, g) = (entry.kind.name(), entry.shape);
+    let storage = match entry.storage {
         WeightKind::F32 | WeightKind::Int4Simulated => Storage::F32,
         WeightKind::Bf16 => Storage::Bf16,
         WeightKind::Int8 => Storage::Int8,
         WeightKind::Int4 if scheme == Scheme::Asymmetric => Storage::Int4Asymmetric,
         WeightKind::Int4 => Storage::Int4,
     };
-    if entry.role.is_vector() {
+    if entry.kind.is_vector() {
         return TensorSpec::plain(name, &[g.cols as u64], storage);
     }
     let grouped = storage.is_grouped() || entry.state.iter().any(|tensor| tensor.format.codec != StateCodec::F32);

@@ -5,7 +5,7 @@ use super::planes::{planes, spec};
 use crate::backend::Backend;
 use crate::error::{CheckpointError, ReplaceError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
-use crate::model::{Model, table};
+use crate::model::Model;
 use crate::store::replace;
 use std::io;
 use std::path::Path;
@@ -51,11 +51,12 @@ pub fn save_with(
     path: &Path,
 ) -> Result<(), CheckpointError> {
     let scheme = model.settings.storage.scheme;
-    let params: Vec<_> = model.stored.all().collect();
+    let params = &model.stored;
     let kept = |kind: PlaneKind| extent == Extent::Full || !kind.is_optimizer();
-    let tensors: Vec<TensorPlan> = table(&model.settings)
+    let tensors: Vec<TensorPlan> = model
+        .specs
         .iter()
-        .zip(&params)
+        .zip(params)
         .map(|(entry, param)| TensorPlan {
             spec: spec(entry, scheme),
             planes: planes(param).filter(|p| kept(p.kind)).map(|p| (p.kind, p.element)).collect(),
@@ -66,7 +67,7 @@ pub fn save_with(
         .map_err(|e| CheckpointError::Format { path: path.into(), source: Box::new(e) })?;
     let mut piece = vec![0; PIECE];
     let mut source = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
-        let plane = planes(params[tensor]).find(|plane| plane.kind == kind);
+        let plane = planes(&params[tensor]).find(|plane| plane.kind == kind);
         let span = plane.expect("the layout was made from these planes").span;
         for from in (0..span.bytes).step_by(PIECE) {
             let count = PIECE.min(span.bytes - from);

@@ -12,7 +12,7 @@ use tetrad::data::{
     Corpus, Dataset, Overlong, Packing, SampleFormat, Source, Tokenizer, TokenizerConfig, Windows, prepare,
 };
 use tetrad::error::DataError;
-use tetrad::model::Pass;
+use tetrad::model::Batch;
 
 /// Tokens in one pass, at least one sequence: enough to keep all cores busy.
 const PASS_TOKENS: usize = 2048;
@@ -169,7 +169,7 @@ fn mean_loss(
         let (inputs, targets) = (&mut inputs[..tokens], &mut targets[..tokens]);
         let begins = if begins.is_empty() { &mut [][..] } else { &mut begins[..tokens] };
         windows.fill_packed(first, inputs, targets, begins);
-        let pass = Pass::whole(count, sequence);
+        let pass = Batch::whole(count, sequence);
         sum += model.evaluate(backend, pass, inputs, targets, begins, &mut losses[..tokens]);
     }
     backend.status()?;

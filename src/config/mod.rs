@@ -13,7 +13,7 @@ pub use run::RunConfig;
 pub use train::TrainConfig;
 
 use crate::data::{DataConfig, TokenizerSettings};
-use crate::model::{ActivationConfig, Execution, ModelConfig, OffloadConfig, Settings, StorageConfig};
+use crate::model::{ActivationConfig, Execution, ModelConfig, OffloadConfig, Settings, StorageConfig, Trainable};
 use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
@@ -57,6 +57,7 @@ impl Config {
             optimizer: Some(self.optimizer.clone()),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
             packing: self.data.packed,
+            trainable: Trainable::All,
             seed: self.run.seed,
             execution: Execution {
                 micro_tokens: self.train.micro_batch() * self.train.sequence,

@@ -1,12 +1,12 @@
 //! A GGUF file as a model: keys to configuration, tensors to parameters.
 
 use super::gguf::{Gguf, TensorInfo, Value};
-use super::names::{RowOrder, gguf_name};
+use super::names::RowOrder;
 use super::quants::Kind;
 use super::source::{Beside, Found, Source, assign};
 use super::{hugging_face, tokenizer};
 use crate::error::{ConvertError, GgufError};
-use crate::model::{ModelConfig, Role, RopeScaling, stretch};
+use crate::model::{BlockParam as P, ModelConfig, ParamKind, RopeScaling, stretch};
 use crate::store::Map;
 use std::path::Path;
 
@@ -23,13 +23,13 @@ pub fn open(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Convert
     let model = configuration(path, &gguf, &map)?;
     let paired = architecture(&gguf).map_err(failed)? == "llama";
     let found: Found = gguf.tensors.iter().map(|info| (info.name.clone(), (0, info.clone()))).collect();
-    let order = |role| match role {
-        Role::Query(_) | Role::Key(_) | Role::QueryBias(_) | Role::KeyBias(_) if paired => {
+    let order = |kind| match kind {
+        ParamKind::Block(_, P::Query | P::Key | P::QueryBias | P::KeyBias) if paired => {
             RowOrder::Paired(model.head_dim())
         }
         _ => RowOrder::Same,
     };
-    let tensors = assign(path, &model, found, gguf_name, order, |name| name == ROPE_FACTORS)?;
+    let tensors = assign(path, &model, found, ParamKind::gguf_name, order, |name| name == ROPE_FACTORS)?;
     let given = beside.tokenizer.map(hugging_face::tokenizer_file).transpose()?;
     let built = match given {
         Some(json) => Some((json, None)),
@@ -111,10 +111,10 @@ fn configuration(path: &Path, gguf: &Gguf<'_>, map: &[u8]) -> Result<ModelConfig
         }
     }
     let has = |name: &str| gguf.tensors.iter().find(|tensor| tensor.name == name);
-    model.tied = has(&gguf_name(Role::Head)).is_none();
-    model.qkv_bias = has(&gguf_name(Role::QueryBias(0))).is_some();
-    model.qk_norm = has(&gguf_name(Role::QueryNorm(0))).is_some();
-    if let Some(embedding) = has(&gguf_name(Role::Embedding)) {
+    model.tied = has(&ParamKind::Head.gguf_name()).is_none();
+    model.qkv_bias = has(&ParamKind::Block(0, P::QueryBias).gguf_name()).is_some();
+    model.qk_norm = has(&ParamKind::Block(0, P::QueryNorm).gguf_name()).is_some();
+    if let Some(embedding) = has(&ParamKind::Embedding.gguf_name()) {
         model.vocab = embedding.dims[0] as usize;
     }
     if let Some(stated) = keys.maybe_size("vocab_size").map_err(failed)?.filter(|n| *n != model.vocab) {

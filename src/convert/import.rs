@@ -8,7 +8,7 @@ use crate::checkpoint::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, sp
 use crate::config::Config;
 use crate::error::{ConvertError, ReplaceError, WriteError};
 use crate::format::{Attachment, Element, Layout, PlaneKind, TensorPlan};
-use crate::model::{Entry, Role, TableStorage, table};
+use crate::model::{ParamKind, ParamSpec, TableStorage, param_specs};
 use crate::quant::{GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, pack};
 use crate::store::replace;
 use crate::train::Counters;
@@ -60,7 +60,7 @@ pub fn import(
 ) -> Result<Summary, ConvertError> {
     refuse_itself(source, path)?;
     let config = storage(source, options)?;
-    let entries = table(&config.settings());
+    let entries = param_specs(&config.settings());
     let ways: Vec<Way> = entries.iter().map(|entry| Way::of(source, entry, &config)).collect();
     let plans: Vec<TensorPlan> = entries
         .iter()
@@ -137,8 +137,8 @@ fn storage(source: &Source, options: &Options) -> Result<Config, ConvertError> {
         .iter()
         .filter(|(role, _)| !role.is_vector())
         .filter(|(role, _)| match role {
-            Role::Embedding => options.embedding.is_none_or(|table| table == TableStorage::Int4),
-            Role::Head => options.head.is_none_or(|table| table == TableStorage::Int4),
+            ParamKind::Embedding => options.embedding.is_none_or(|table| table == TableStorage::Int4),
+            ParamKind::Head => options.head.is_none_or(|table| table == TableStorage::Int4),
             _ => true,
         })
         .map(|(_, stored)| stored.info.kind)
@@ -151,8 +151,8 @@ fn storage(source: &Source, options: &Options) -> Result<Config, ConvertError> {
     });
     let blocks = any(&[Kind::Q4_0, Kind::Q4_1, Kind::Q4K, Kind::Q8_0, Kind::Q5_0, Kind::Q5_1, Kind::Q5K, Kind::Q6K]);
     storage.group = options.group.unwrap_or(if blocks { 32 } else { storage.group });
-    storage.embedding = options.embedding.unwrap_or_else(|| table_storage(source.kind(Role::Embedding)));
-    storage.head = options.head.unwrap_or_else(|| table_storage(source.kind(Role::Head)));
+    storage.embedding = options.embedding.unwrap_or_else(|| table_storage(source.kind(ParamKind::Embedding)));
+    storage.head = options.head.unwrap_or_else(|| table_storage(source.kind(ParamKind::Head)));
     storage.residue = !options.codes_only;
     config.train.sequence = source.model.context.min(512);
     config.train.warmup = config.train.warmup.min(config.train.steps);
@@ -183,11 +183,11 @@ enum Way {
 }
 
 impl Way {
-    fn of(source: &Source, entry: &Entry, config: &Config) -> Self {
-        let kind = source.tensors[&entry.role].info.kind;
+    fn of(source: &Source, entry: &ParamSpec, config: &Config) -> Self {
+        let kind = source.tensors[&entry.kind].info.kind;
         let same_groups = entry.shape.group == 32;
         let asymmetric = config.storage.scheme == Scheme::Asymmetric;
-        match (entry.kind, kind) {
+        match (entry.storage, kind) {
             (WeightKind::Int4, Kind::Q4_0) if same_groups => Self::Kept,
             (WeightKind::Int4, Kind::Q4_1 | Kind::Q4K) if same_groups && asymmetric => Self::Kept,
             (WeightKind::Int8, Kind::Q8_0) if same_groups => Self::Kept,
@@ -221,7 +221,7 @@ struct Planes {
 
 struct Reader<'a> {
     source: &'a Source,
-    entries: &'a [Entry],
+    entries: &'a [ParamSpec],
     ways: &'a [Way],
     scheme: Scheme,
     /// The tensor whose planes were drawn last: they are drawn one after the other.
@@ -243,7 +243,7 @@ impl Reader<'_> {
         sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), Stop> {
         let entry = &self.entries[tensor];
-        let stored = &self.source.tensors[&entry.role];
+        let stored = &self.source.tensors[&entry.kind];
         if self.ways[tensor] == Way::Floats {
             return self.send_floats(entry, stored, sink);
         }
@@ -271,7 +271,7 @@ impl Reader<'_> {
 
     fn send_floats(
         &self,
-        entry: &Entry,
+        entry: &ParamSpec,
         stored: &Stored,
         sink: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> Result<(), Stop> {
@@ -283,7 +283,7 @@ impl Reader<'_> {
             if !values.iter().all(|x| x.is_finite()) {
                 return Err(self.fault(stored, row));
             }
-            if entry.kind == WeightKind::Bf16 {
+            if entry.storage == WeightKind::Bf16 {
                 piece.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()));
             } else {
                 piece.extend_from_slice(values.as_bytes());
@@ -297,9 +297,9 @@ impl Reader<'_> {
     }
 
     /// All planes of a tensor, or the first row that cannot be.
-    fn planes(&self, entry: &Entry, stored: &Stored, way: Way) -> Result<Planes, usize> {
+    fn planes(&self, entry: &ParamSpec, stored: &Stored, way: Way) -> Result<Planes, usize> {
         let g = entry.shape;
-        let int8 = entry.kind == WeightKind::Int8;
+        let int8 = entry.storage == WeightKind::Int8;
         let fine = way == Way::Rounded && entry.residue;
         let asymmetric = !int8 && self.scheme == Scheme::Asymmetric;
         let row_bytes = if int8 { g.padded_cols() } else { g.padded_cols() / 2 };

@@ -1,30 +1,4 @@
-//! What other programs call our parameters, and in which order they keep the rows of queries and keys.
-
-use crate::model::Role;
-
-/// A parameter's name in a GGUF file.
-pub fn gguf_name(role: Role) -> String {
-    let (layer, part) = match role {
-        Role::Embedding => return "token_embd.weight".into(),
-        Role::FinalNorm => return "output_norm.weight".into(),
-        Role::Head => return "output.weight".into(),
-        Role::AttentionNorm(l) => (l, "attn_norm.weight"),
-        Role::Query(l) => (l, "attn_q.weight"),
-        Role::Key(l) => (l, "attn_k.weight"),
-        Role::Value(l) => (l, "attn_v.weight"),
-        Role::QueryBias(l) => (l, "attn_q.bias"),
-        Role::KeyBias(l) => (l, "attn_k.bias"),
-        Role::ValueBias(l) => (l, "attn_v.bias"),
-        Role::QueryNorm(l) => (l, "attn_q_norm.weight"),
-        Role::KeyNorm(l) => (l, "attn_k_norm.weight"),
-        Role::Output(l) => (l, "attn_output.weight"),
-        Role::FeedForwardNorm(l) => (l, "ffn_norm.weight"),
-        Role::Gate(l) => (l, "ffn_gate.weight"),
-        Role::Up(l) => (l, "ffn_up.weight"),
-        Role::Down(l) => (l, "ffn_down.weight"),
-    };
-    format!("blk.{layer}.{part}")
-}
+//! In which order other programs keep the rows of queries and keys. What they call parameters is in the model's specs.
 
 /// Order of the rows of a tensor. Rotary embeddings turn pairs of elements: in ours (and Hugging Face's) the pairs are
 /// `i` and `i + D/2` of a head, in GGUF's `llama` architecture `2 i` and `2 i + 1`.

@@ -6,7 +6,7 @@ use super::quants::Kind;
 use crate::config::Config;
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
-use crate::model::{ModelConfig, Role, table};
+use crate::model::{ModelConfig, ParamKind, param_specs};
 use crate::store::Map;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub struct Source {
     /// Its configuration.
     pub model: ModelConfig,
     /// Its tensors.
-    pub tensors: HashMap<Role, Stored>,
+    pub tensors: HashMap<ParamKind, Stored>,
     /// Its tokenizer, a `tokenizer.json`.
     pub tokenizer: Option<Vec<u8>>,
     /// What goes with it: special tokens, chat template (`tokenizer_config.json`).
@@ -64,7 +64,7 @@ impl Source {
     }
 
     /// The kind of a parameter's tensor.
-    pub fn kind(&self, role: Role) -> Option<Kind> {
+    pub fn kind(&self, role: ParamKind) -> Option<Kind> {
         self.tensors.get(&role).map(|stored| stored.info.kind)
     }
 
@@ -104,14 +104,14 @@ pub(super) fn assign(
     path: &Path,
     model: &ModelConfig,
     mut found: Found,
-    name: impl Fn(Role) -> String,
-    order: impl Fn(Role) -> RowOrder,
+    name: impl Fn(ParamKind) -> String,
+    order: impl Fn(ParamKind) -> RowOrder,
     ignored: impl Fn(&str) -> bool,
-) -> Result<HashMap<Role, Stored>, ConvertError> {
+) -> Result<HashMap<ParamKind, Stored>, ConvertError> {
     let config = configuration(path, model)?;
     let (mut tensors, mut missing) = (HashMap::new(), Vec::new());
-    for entry in table(&config.settings()) {
-        let (role, g) = (entry.role, entry.shape);
+    for entry in param_specs(&config.settings()) {
+        let (role, g) = (entry.kind, entry.shape);
         let Some((file, info)) = found.remove(&name(role)) else {
             missing.push(name(role));
             continue;

@@ -1,6 +1,6 @@
 //! Sampling: tokens in, one token out, with keys and values cached.
 
-use super::{Model, Pass, Purpose};
+use super::{Batch, Model, Purpose};
 use crate::backend::Backend;
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse, bf16_to_f32};
@@ -34,13 +34,13 @@ impl<'a> Generator<'a> {
     /// An empty text.
     pub fn new(model: &'a Model) -> Self {
         let vocab = model.settings.model.vocab;
-        let raw = vec![0; vocab * model.work.activation_bytes];
+        let raw = vec![0; vocab * model.acts.activation_bytes];
         Self { model, history: Vec::new(), drawn: 0, logits: vec![0.0; vocab], raw }
     }
 
     /// Positions that the caches hold.
     fn capacity(&self) -> usize {
-        self.model.work.rope.bytes / (4 * self.model.settings.model.head_dim())
+        self.model.acts.rope.bytes / (4 * self.model.settings.model.head_dim())
     }
 
     /// Appends tokens and gives the logits of what comes next. When the caches are full, the older half of the text
@@ -56,11 +56,11 @@ impl<'a> Generator<'a> {
             all.append(&mut pending);
             pending = all.split_off(all.len() - (self.capacity() / 2).clamp(1, all.len()));
         }
-        for part in pending.chunks(self.model.work.micro) {
+        for part in pending.chunks(self.model.acts.micro_tokens) {
             let start = self.history.len();
-            let pass = Pass { start, purpose: Purpose::Sample, ..Pass::whole(1, part.len()) };
-            backend.upload(part.as_bytes(), self.model.work.inputs.head(4 * part.len()));
-            self.model.forward(backend, pass);
+            let batch = Batch { start, purpose: Purpose::Sample, ..Batch::whole(1, part.len()) };
+            backend.upload(part.as_bytes(), self.model.acts.inputs.head(4 * part.len()));
+            self.model.forward(backend, batch);
             self.history.extend_from_slice(part);
             let logits = self.model.logits(backend, part.len() - 1, 1);
             self.fetch(backend, logits);
@@ -71,7 +71,7 @@ impl<'a> Generator<'a> {
     fn fetch(&mut self, backend: &mut dyn Backend, logits: Span) {
         // A row may be longer than the vocabulary.
         backend.download(logits.head(self.raw.len()), &mut self.raw);
-        let wide = self.model.work.activation_bytes == 4;
+        let wide = self.model.acts.activation_bytes == 4;
         for (logit, bytes) in self.logits.iter_mut().zip(self.raw.chunks_exact(if wide { 4 } else { 2 })) {
             *logit = match *bytes {
                 [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),

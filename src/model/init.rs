@@ -1,6 +1,6 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
-use super::{Model, table};
+use super::{Init, Model};
 use crate::backend::{Backend, Param, Scheme, Weight, WeightKind};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, Rounding, bf16_stochastic, pack};
@@ -101,16 +101,16 @@ impl PackedRow {
 
 /// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
-    for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
+    for (spec, param) in model.specs.iter().zip(&model.stored) {
         let key = RngKey { seed: model.settings.seed, step: 0, tensor: param.id, usage: RngUse::Init };
         let (std, padded) = (model.settings.model.init_std as f32, param.weight.shape.padded_cols() as u64);
-        fill(backend, &param.weight, &mut |row, values| {
-            if !entry.role.is_vector() {
+        fill(backend, &param.weight, &mut |row, values| match spec.kind.init() {
+            Init::Normal => {
                 key.normal(row as u64 * padded, values);
                 values.iter_mut().for_each(|x| *x *= std);
-            } else {
-                values.fill(if entry.role.is_norm() { 1.0 } else { 0.0 });
             }
+            Init::Ones => values.fill(1.0),
+            Init::Zeros => values.fill(0.0),
         });
         zero_state(param, backend);
         param.weight.planes().into_iter().chain(param.state.planes()).for_each(|span| backend.advise_cold(span));

@@ -1,33 +1,49 @@
-//! A LLaMA: one table of parameters, where they and the activations lie, forward and backward.
+//! A LLaMA: what parameters it has, where they and the activations lie, forward and backward.
+//!
+//! Layers stand in files of their own, each with its forward and its backward side by side: [`Linear`], [`Norm`],
+//! [`Attention`], [`Mlp`], [`Block`]; `llama.rs` and `loss.rs` put them together.
 
-mod backward;
+mod activations;
+mod attention;
+mod batch;
+mod block;
 mod config;
-mod forward;
+mod context;
 mod generate;
+mod grad_sink;
 mod init;
+mod linear;
+mod llama;
+mod loss;
+mod mlp;
+mod norm;
+mod offload;
 mod params;
-mod residence;
 mod rope;
 mod settings;
+mod spec;
 mod storage;
-mod table;
-mod work;
 
-pub use backward::Apply;
+pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
+pub use attention::Attention;
+pub use batch::{Batch, Purpose};
+pub use block::Block;
 pub use config::{ModelConfig, RopeScaling};
-pub use forward::{Pass, Purpose};
 pub use generate::{Generator, Sampling};
+pub use grad_sink::Apply;
 pub use init::{fill, initialize};
-pub use params::{LayerParams, Params};
-pub use residence::Streams;
+pub use linear::Linear;
+pub use mlp::Mlp;
+pub use norm::Norm;
+pub use offload::Offloaded;
+pub use params::Params;
 pub use rope::stretch;
 pub use settings::{
     ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,
-    SHORTEST_PARTED, Settings,
+    SHORTEST_PARTED, Settings, Trainable,
 };
+pub use spec::{BlockParam, Init, ParamKind, ParamSpec, param_specs};
 pub use storage::{StorageConfig, TableStorage, Weights};
-pub use table::{Entry, Role, table};
-pub use work::{GradWork, LayerWork, Mode, Packed, Work};
 
 use crate::backend::{Backend, DeviceInfo, Param};
 use crate::memory::Plan;
@@ -37,54 +53,52 @@ use crate::memory::Plan;
 pub struct Model {
     /// What it was placed for.
     pub settings: Settings,
+    /// What is known of its parameters, in the order of the file.
+    pub specs: Vec<ParamSpec>,
     /// Parameters as operations find them, once they were fetched.
     pub params: Params,
-    /// Parameters as they lie between steps: the same places, unless they are at home and have to be fetched.
-    pub stored: Params,
-    /// What is fetched.
-    pub streams: Streams,
+    /// Parameters as they lie between steps, in the order of the specs: the same places, unless they are offloaded.
+    pub stored: Vec<Param>,
+    /// What is prefetched.
+    pub offloaded: Offloaded,
     /// Activations and scratch of a step.
-    pub work: Work,
+    pub acts: Activations,
+    /// Blocks as the passes of their backward read them: copies of their weights; none if one pass is enough.
+    frozen: Vec<Block>,
 }
 
 impl Model {
-    /// Places a model with all its parameters in a plan: passes of up to `tokens` tokens in sequences of up to
-    /// `keys`.
-    pub fn place(
-        plan: &mut Plan,
-        settings: &Settings,
-        mode: Mode,
-        tokens: usize,
-        keys: usize,
-        backend: &dyn DeviceInfo,
-    ) -> Self {
-        let placed = residence::place(plan, settings, mode, backend);
-        let stored = Params::arrange(&table(settings), &placed.stored);
-        let model = Self::assemble(plan, settings, &placed.used, mode, tokens, keys, backend);
-        Self { stored, streams: placed.streams, ..model }
+    /// Places a model with all its parameters in a plan: batches of up to `tokens` tokens in sequences of up to `keys`.
+    pub fn place(plan: &mut Plan, settings: &Settings, tokens: usize, keys: usize, backend: &dyn DeviceInfo) -> Self {
+        let specs = param_specs(settings);
+        let placed = offload::place(plan, settings, &specs, backend);
+        let model = Self::assemble(plan, settings, specs, placed.used, (tokens, keys), backend);
+        Self { stored: placed.stored, offloaded: placed.offloaded, ..model }
     }
 
-    /// The same around parameters that lie somewhere already, given in the table's order.
+    /// The same around parameters that lie somewhere already, given in the order of `specs`, which are those of
+    /// `settings`.
     ///
     /// # Panics
-    /// If `placed` is not as long as the table.
+    /// If `placed` does not have a parameter for each spec.
     pub fn assemble(
         plan: &mut Plan,
         settings: &Settings,
-        placed: &[Param],
-        mode: Mode,
-        tokens: usize,
-        keys: usize,
+        specs: Vec<ParamSpec>,
+        placed: Vec<Param>,
+        (tokens, keys): (usize, usize),
         backend: &dyn DeviceInfo,
     ) -> Self {
-        let entries = table(settings);
-        let params = Params::arrange(&entries, placed);
-        let work = work::place(plan, settings, &entries, mode, tokens, keys, backend);
-        Self { settings: settings.clone(), stored: params.clone(), params, streams: Streams::default(), work }
+        let acts = activations::place(plan, settings, &specs, tokens, keys, backend);
+        let params = Params::arrange(&specs, placed.clone());
+        let copies = &acts.grads.frozen_copy;
+        let frozen = if copies.is_empty() { Vec::new() } else { params.blocks_at(&specs, copies) };
+        let settings = settings.clone();
+        Self { settings, specs, params, stored: placed, offloaded: Offloaded::default(), acts, frozen }
     }
 
     /// Fills what depends on the configuration alone; call once the backend has its arena.
     pub fn prepare(&self, backend: &mut dyn Backend) {
-        rope::fill_rope(&self.work, &self.settings.model, backend);
+        rope::fill_rope(&self.acts, &self.settings.model, backend);
     }
 }

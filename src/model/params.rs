@@ -1,127 +1,88 @@
 //! Where the planes of every parameter lie.
 
-use super::table::{Entry, Role};
+use super::spec::{ParamKind, ParamSpec, block_specs};
+use super::{Block, Linear, Norm};
 use crate::backend::{Param, Scheme, State, Weight, WeightKind};
 use crate::memory::{Category, Span};
 
-/// The parameters of one block.
-#[derive(Clone, Debug)]
-#[allow(missing_docs)]
-pub struct LayerParams {
-    pub attention_norm: Param,
-    pub query: Param,
-    pub key: Param,
-    pub value: Param,
-    /// Of queries, keys and values, where the model has them.
-    pub biases: Option<[Param; 3]>,
-    /// Gains of the norms of query heads and key heads, where the model has them.
-    pub head_norms: Option<[Param; 2]>,
-    pub output: Param,
-    pub feed_forward_norm: Param,
-    pub gate: Param,
-    pub up: Param,
-    pub down: Param,
-}
-
-/// All parameters.
+/// All parameters of a model.
 #[derive(Clone, Debug)]
 pub struct Params {
+    /// All, in the order of their specs.
+    all: Vec<Param>,
+    /// How many of them a block has.
+    block_len: usize,
     /// Token embedding.
     pub embedding: Param,
     /// Blocks.
-    pub layers: Vec<LayerParams>,
-    /// Gain before the head.
-    pub final_norm: Param,
+    pub blocks: Vec<Block>,
+    /// Norm before the head.
+    pub final_norm: Norm,
     /// The head, if untied.
-    pub head: Option<Param>,
-}
-
-impl LayerParams {
-    /// All parameters in the table's order.
-    pub fn all(&self) -> impl Iterator<Item = &Param> {
-        let before = [&self.attention_norm, &self.query, &self.key, &self.value];
-        let after = [&self.output, &self.feed_forward_norm, &self.gate, &self.up, &self.down];
-        let between = self.biases.iter().flatten().chain(self.head_norms.iter().flatten());
-        before.into_iter().chain(between).chain(after)
-    }
-
-    /// The same parameters with their weights' data, scales and offsets in other places, given in the table's order.
-    pub fn moved(&self, to: &[[Span; 3]]) -> Self {
-        let mut moved = self.clone();
-        let LayerParams {
-            attention_norm,
-            query,
-            key,
-            value,
-            biases,
-            head_norms,
-            output,
-            feed_forward_norm,
-            gate,
-            up,
-            down,
-        } = &mut moved;
-        let (before, after) = ([attention_norm, query, key, value], [output, feed_forward_norm, gate, up, down]);
-        let between = biases.iter_mut().flatten().chain(head_norms.iter_mut().flatten());
-        for (param, &[data, scales, offsets]) in before.into_iter().chain(between).chain(after).zip(to) {
-            (param.weight.data, param.weight.scales, param.weight.offsets) = (data, scales, offsets);
-        }
-        moved
-    }
+    pub head: Option<Linear>,
 }
 
 impl Params {
-    /// Arranges placed parameters, given in the table's order.
+    /// Arranges placed parameters, given in the order of `specs`.
     ///
     /// # Panics
-    /// If `placed` is not as long as the table it was made from.
-    pub fn arrange(entries: &[Entry], placed: &[Param]) -> Self {
-        let layers = entries.iter().filter(|entry| matches!(entry.role, Role::Query(_))).count();
-        let of = |role| entries.iter().position(|entry| entry.role == role).map(|i| placed[i]);
-        let must = |role| of(role).expect("the table lists every role of every block");
-        let layer = |l| LayerParams {
-            attention_norm: must(Role::AttentionNorm(l)),
-            query: must(Role::Query(l)),
-            key: must(Role::Key(l)),
-            value: must(Role::Value(l)),
-            biases: of(Role::QueryBias(l)).map(|query| [query, must(Role::KeyBias(l)), must(Role::ValueBias(l))]),
-            head_norms: of(Role::QueryNorm(l)).map(|query| [query, must(Role::KeyNorm(l))]),
-            output: must(Role::Output(l)),
-            feed_forward_norm: must(Role::FeedForwardNorm(l)),
-            gate: must(Role::Gate(l)),
-            up: must(Role::Up(l)),
-            down: must(Role::Down(l)),
-        };
+    /// If `placed` does not have a parameter for each spec.
+    pub fn arrange(specs: &[ParamSpec], placed: Vec<Param>) -> Self {
+        assert_eq!(placed.len(), specs.len(), "a place for each parameter");
+        let of = |kind| specs.iter().position(|spec| spec.kind == kind).map(|i| placed[i]);
+        let must = |kind| of(kind).expect("every model has it");
+        let block_len = block_specs(specs).len();
+        let blocks = specs[1..].chunks(block_len.max(1)).zip(placed[1..].chunks(block_len.max(1)));
+        let blocks = blocks.filter(|(specs, _)| specs[0].kind.block().is_some());
         Self {
-            embedding: must(Role::Embedding),
-            layers: (0..layers).map(layer).collect(),
-            final_norm: must(Role::FinalNorm),
-            head: of(Role::Head),
+            embedding: must(ParamKind::Embedding),
+            blocks: blocks.map(|(specs, params)| Block::arrange(specs, params)).collect(),
+            final_norm: Norm { gain: must(ParamKind::FinalNorm) },
+            head: of(ParamKind::Head).map(Linear::without_bias),
+            all: placed,
+            block_len,
         }
     }
 
-    /// The matrix that makes logits.
-    pub fn head(&self) -> &Param {
-        self.head.as_ref().unwrap_or(&self.embedding)
+    /// The matrix that makes logits: the head's, or the embedding if they are tied.
+    pub fn head_matrix(&self) -> &Param {
+        self.head.as_ref().map_or(&self.embedding, |head| &head.weight)
     }
 
-    /// All parameters in the table's order.
+    /// All parameters, in the order of their specs.
     pub fn all(&self) -> impl Iterator<Item = &Param> {
-        let layers = self.layers.iter().flat_map(LayerParams::all);
-        [&self.embedding].into_iter().chain(layers).chain([&self.final_norm]).chain(&self.head)
+        self.all.iter()
+    }
+
+    /// The parameters of block `l`, in the order of their specs.
+    pub(super) fn of_block(&self, l: usize) -> &[Param] {
+        // The embedding comes before the blocks.
+        &self.all[1 + l * self.block_len..][..self.block_len]
+    }
+
+    /// The blocks with their weights' data, scales and offsets in other places, which are the same for all of them.
+    pub(super) fn blocks_at(&self, specs: &[ParamSpec], places: &[[Span; 3]]) -> Vec<Block> {
+        let moved = |l| {
+            let mut params = self.of_block(l).to_vec();
+            for (param, &[data, scales, offsets]) in params.iter_mut().zip(places) {
+                (param.weight.data, param.weight.scales, param.weight.offsets) = (data, scales, offsets);
+            }
+            Block::arrange(&specs[1 + l * self.block_len..][..self.block_len], &params)
+        };
+        (0..self.blocks.len()).map(moved).collect()
     }
 }
 
-/// What a parameter consists of: what products read, and what only updates touch.
+/// The two parts of a parameter: what products read, and what only updates touch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum ParamPart {
     /// Data, scales, offsets.
     Weights,
     /// Residue and optimizer state.
     State,
 }
 
-impl Part {
+impl ParamPart {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::Weights, Self::State];
 
@@ -132,41 +93,36 @@ impl Part {
 }
 
 /// A parameter whose planes lie where `add` puts them, given each plane's name, category and bytes; without residue
-/// and state unless it is trained.
-pub fn place(
-    entry: &Entry,
-    scheme: Scheme,
-    trained: bool,
-    add: &mut dyn FnMut(&str, Category, usize) -> Span,
-) -> Param {
-    let g = entry.shape;
-    let [data, scales, offsets] = weight_bytes(entry, scheme);
+/// and state unless it is trainable.
+pub fn place(spec: &ParamSpec, scheme: Scheme, add: &mut dyn FnMut(&str, Category, usize) -> Span) -> Param {
+    let g = spec.shape;
+    let [data, scales, offsets] = weight_bytes(spec, scheme);
     let weight = Weight {
         shape: g,
-        kind: entry.kind,
+        kind: spec.storage,
         scheme,
         data: add("data", Category::Weights, data),
         scales: add("scales", Category::Weights, scales),
         offsets: add("offsets", Category::Weights, offsets),
-        residue: add("residue", Category::Residue, if entry.residue && trained { g.nibble_bytes() } else { 0 }),
+        residue: add("residue", Category::Residue, if spec.residue && spec.trainable { g.nibble_bytes() } else { 0 }),
     };
     let mut add_state = |part: &str, bytes: usize| add(part, Category::State, bytes);
-    let state = State::place(if trained { &entry.state } else { &[] }, g, &mut add_state);
-    let decay = !entry.role.is_vector();
-    Param { id: entry.id, group: entry.group, decay, sparse: entry.sparse, weight, state }
+    let state = State::place(&spec.state, g, &mut add_state);
+    let decay = !spec.kind.is_vector();
+    Param { id: spec.id, group: spec.group, decay, sparse: spec.sparse, weight, state }
 }
 
 /// Bytes of a weight's data, scales and offsets.
-pub fn weight_bytes(entry: &Entry, scheme: Scheme) -> [usize; 3] {
-    let g = entry.shape;
-    let data = match entry.kind {
+pub fn weight_bytes(spec: &ParamSpec, scheme: Scheme) -> [usize; 3] {
+    let g = spec.shape;
+    let data = match spec.storage {
         WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
         WeightKind::Bf16 => 2 * g.len(),
         WeightKind::Int8 => g.padded_len(),
         WeightKind::Int4 => g.nibble_bytes(),
     };
-    let grouped = matches!(entry.kind, WeightKind::Int4 | WeightKind::Int8);
-    let offsets = entry.kind == WeightKind::Int4 && scheme == Scheme::Asymmetric;
+    let grouped = matches!(spec.storage, WeightKind::Int4 | WeightKind::Int8);
+    let offsets = spec.storage == WeightKind::Int4 && scheme == Scheme::Asymmetric;
     let per_group = |has: bool| if has { 2 * g.groups() } else { 0 };
     [data, per_group(grouped), per_group(offsets)]
 }

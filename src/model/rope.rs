@@ -1,6 +1,6 @@
 //! The rotary table: angles of every position, stretched where the model was made for longer texts.
 
-use super::{ModelConfig, RopeScaling, Work};
+use super::{Activations, ModelConfig, RopeScaling};
 use crate::backend::Backend;
 use std::f64::consts::TAU;
 use zerocopy::IntoBytes;
@@ -28,9 +28,9 @@ fn frequency(model: &ModelConfig, i: usize) -> f64 {
 }
 
 /// The rotary table, float32 as Hugging Face computes it: angles are rounded to float32 before cosine and sine.
-pub fn fill_rope(work: &Work, model: &ModelConfig, backend: &mut dyn Backend) {
+pub fn fill_rope(acts: &Activations, model: &ModelConfig, backend: &mut dyn Backend) {
     let head_dim = model.head_dim();
-    let positions = work.rope.bytes / (4 * head_dim);
+    let positions = acts.rope.bytes / (4 * head_dim);
     let frequencies: Vec<f32> = (0..head_dim / 2).map(|i| (frequency(model, i) / stretch(model, i)) as f32).collect();
     let mut table = Vec::with_capacity(positions * head_dim);
     for position in 0..positions {
@@ -39,7 +39,7 @@ pub fn fill_rope(work: &Work, model: &ModelConfig, backend: &mut dyn Backend) {
             table.extend([angle.cos() as f32, angle.sin() as f32]);
         }
     }
-    backend.upload(table.as_bytes(), work.rope);
+    backend.upload(table.as_bytes(), acts.rope);
 }
 
 #[cfg(test)]

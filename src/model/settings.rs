@@ -1,6 +1,6 @@
 //! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
 
-use super::{ModelConfig, StorageConfig};
+use super::{ModelConfig, ParamKind, StorageConfig};
 use crate::optim::OptimizerConfig;
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const SHORTEST_PARTED: usize = 5;
 
 /// All that decides where a model lies and what it computes, the device and the shape of a batch aside.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The architecture.
     pub model: ModelConfig,
@@ -23,10 +23,34 @@ pub struct Settings {
     pub sparse_embedding: bool,
     /// Whether a row may hold several samples, each with attention of its own.
     pub packing: bool,
+    /// Which parameters are trained.
+    pub trainable: Trainable,
     /// Seed of everything random.
     pub seed: u64,
     /// How memory is traded for time.
     pub execution: Execution,
+}
+
+/// Which parameters are trained; a model of which none is has no backward.
+#[derive(Clone, Copy, Debug)]
+pub enum Trainable {
+    /// All: training.
+    All,
+    /// None: evaluation and sampling.
+    Nothing,
+    /// Those that this is true of; all others stay as they are.
+    Only(fn(ParamKind) -> bool),
+}
+
+impl Trainable {
+    /// Whether a parameter is trained.
+    pub fn contains(self, kind: ParamKind) -> bool {
+        match self {
+            Self::All => true,
+            Self::Nothing => false,
+            Self::Only(chosen) => chosen(kind),
+        }
+    }
 }
 
 /// How training trades memory for time. On a CPU none of it changes a result except

@@ -4,7 +4,7 @@ use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::memory::{HostMemory, Plan, Span};
-use crate::model::{Mode, Model, Pass, initialize};
+use crate::model::{Batch, Model, initialize};
 use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ pub struct Trainer {
 pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
-    let model = Model::place(&mut plan, &config.settings(), Mode::Train, tokens, config.train.sequence, backend);
+    let model = Model::place(&mut plan, &config.settings(), tokens, config.train.sequence, backend);
     (plan, model)
 }
 
@@ -86,12 +86,12 @@ impl Trainer {
     pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let (plan, model) = plan(config, backend.as_ref());
-        backend.allocate(plan.total(), None, model.work.scratch)?;
+        backend.allocate(plan.total(), None, model.acts.scratch)?;
         if plan.host_total() > 0 {
             backend.attach(home(config, plan.host_total())?)?;
         }
         model.prepare(backend.as_mut());
-        let losses = vec![0.0; model.work.tokens];
+        let losses = vec![0.0; model.acts.tokens];
         let optimizer = Groups::new(&config.optimizer, config.storage.state());
         let (config, counters) = (config.clone(), Counters::default());
         Ok(Self { config, backend, model, plan, counters, optimizer, losses })
@@ -150,14 +150,14 @@ impl Trainer {
         self.step_packed(inputs, targets, &[])
     }
 
-    /// The same where rows may hold several samples; `first` as in [`Model::upload_first`].
+    /// The same where rows may hold several samples; `first` as in [`Model::upload_segments`].
     ///
     /// # Panics
     /// If the slices are not `batch * sequence` long, or several samples in a row were not planned for.
     pub fn step_packed(&mut self, inputs: &[u32], targets: &[u32], first: &[u32]) -> StepReport {
         let (batch, sequence) = (self.config().train.batch, self.config().train.sequence);
         let number = self.counters.step + 1;
-        let pass = Pass::step(batch, sequence, number);
+        let pass = Batch::step(batch, sequence, number);
         assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
         let lr = self.config.learning_rate().at(number);
         let loss = self.loss_and_head_grad(pass, inputs, targets, first);
@@ -179,18 +179,18 @@ impl Trainer {
     }
 
     /// Mean loss, and the scale of the gradients that it implies.
-    fn loss_and_head_grad(&mut self, pass: Pass, inputs: &[u32], targets: &[u32], first: &[u32]) -> (f64, f32) {
+    fn loss_and_head_grad(&mut self, pass: Batch, inputs: &[u32], targets: &[u32], first: &[u32]) -> (f64, f32) {
         let counted = targets.iter().filter(|&&target| target != IGNORE).count();
         let scale = if counted > 0 { 1.0 / counted as f32 } else { 0.0 };
         self.model.upload_tokens(self.backend.as_mut(), inputs, targets);
-        self.model.upload_first(self.backend.as_mut(), first);
+        self.model.upload_segments(self.backend.as_mut(), first);
         self.model.forward(self.backend.as_mut(), pass);
         self.model.loss_and_head_grad(self.backend.as_mut(), pass, scale);
         (self.model.sum_losses(self.backend.as_ref(), &mut self.losses[..pass.tokens()]) / counted.max(1) as f64, scale)
     }
 
-    fn backward(&mut self, pass: Pass, scale: f32, at: &StepInfo, report: &mut StepReport) {
-        let (groups, workspace) = (&self.optimizer, self.model.work.grad.update);
+    fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, report: &mut StepReport) {
+        let (groups, workspace) = (&self.optimizer, self.model.acts.grads.update);
         let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
             groups.step(backend, param, grad, workspace, at);
         };
@@ -219,12 +219,12 @@ impl Trainer {
         self.evaluate_packed(batch, inputs, targets, &[])
     }
 
-    /// The same where rows may hold several samples; `first` as in [`Model::upload_first`].
+    /// The same where rows may hold several samples; `first` as in [`Model::upload_segments`].
     ///
     /// # Panics
     /// As [`Trainer::evaluate`], and if several samples in a row were not planned for.
     pub fn evaluate_packed(&mut self, batch: usize, inputs: &[u32], targets: &[u32], first: &[u32]) -> f64 {
-        let pass = Pass::whole(batch, inputs.len() / batch);
+        let pass = Batch::whole(batch, inputs.len() / batch);
         let losses = &mut self.losses[..inputs.len()];
         self.model.evaluate(self.backend.as_mut(), pass, inputs, targets, first, losses)
     }

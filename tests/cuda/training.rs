@@ -212,7 +212,7 @@ fn the_recorded_llama_is_met() {
         let recorded = crate::harness::llama::Recorded::load(name);
         let mut trainer = recorded.trainer(Box::new(gpu::open()));
         let (model, backend) = (trainer.model().clone(), trainer.backend_mut());
-        let pass = recorded.pass();
+        let pass = recorded.batch();
         model.upload_tokens(backend, &recorded.inputs, &recorded.targets);
         model.forward(backend, pass);
         let logits = model.logits(backend, 0, pass.tokens());
@@ -223,7 +223,7 @@ fn the_recorded_llama_is_met() {
         let counted = recorded.targets.len();
         let scale = 1.0 / counted as f32;
         model.loss_and_head_grad(backend, pass, scale);
-        let losses = operands::read_floats(backend, model.work.losses.head(4 * counted));
+        let losses = operands::read_floats(backend, model.acts.losses.head(4 * counted));
         let loss = losses.iter().sum::<f64>() / counted as f64;
         assert_near(&[loss as f32], recorded.golden.numbers("loss"), 0.0, 2e-3, "loss");
         let names = recorded.names();

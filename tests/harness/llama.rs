@@ -4,7 +4,7 @@ use super::Golden;
 use std::collections::HashMap;
 use tetrad::backend::{Backend, Moment, SecondMoment};
 use tetrad::config::Config;
-use tetrad::model::{Pass, RopeScaling, TableStorage, Weights, fill, table};
+use tetrad::model::{Batch, RopeScaling, TableStorage, Weights, fill, param_specs};
 use tetrad::optim::{OptimizerConfig, Rule, Schedule};
 use tetrad::train::Trainer;
 
@@ -66,8 +66,8 @@ impl Recorded {
         let mut trainer = Trainer::new(&self.config, backend).unwrap();
         trainer.initialize();
         let (model, backend) = trainer.model_and_backend();
-        for (entry, param) in table(&self.config.settings()).iter().zip(model.stored.all()) {
-            let values = self.golden.floats(&format!("param.{}", entry.role.name()));
+        for (entry, param) in param_specs(&self.config.settings()).iter().zip(model.stored.iter()) {
+            let values = self.golden.floats(&format!("param.{}", entry.kind.name()));
             let cols = entry.shape.cols;
             assert_eq!(values.len(), entry.shape.len());
             fill(backend, &param.weight, &mut |row, out| {
@@ -77,12 +77,12 @@ impl Recorded {
         trainer
     }
 
-    pub fn pass(&self) -> Pass {
-        Pass::whole(self.config.train.batch, self.config.train.sequence)
+    pub fn batch(&self) -> Batch {
+        Batch::whole(self.config.train.batch, self.config.train.sequence)
     }
 
     /// Names of the parameters by their numbers.
     pub fn names(&self) -> HashMap<u32, String> {
-        table(&self.config.settings()).iter().map(|e| (e.id, e.role.name())).collect()
+        param_specs(&self.config.settings()).iter().map(|e| (e.id, e.kind.name())).collect()
     }
 }

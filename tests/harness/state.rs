@@ -22,7 +22,7 @@ pub fn read(trainer: &Trainer, span: Span) -> Vec<u8> {
 
 /// Every byte that a checkpoint would hold.
 pub fn whole_state(trainer: &Trainer) -> Vec<Vec<u8>> {
-    trainer.model().stored.all().flat_map(spans).map(|span| read(trainer, span)).collect()
+    trainer.model().stored.iter().flat_map(spans).map(|span| read(trainer, span)).collect()
 }
 
 pub fn floats(trainer: &Trainer, span: Span) -> Vec<f32> {

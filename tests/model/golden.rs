@@ -21,17 +21,17 @@ fn download(backend: &dyn Backend, span: Span) -> Vec<f32> {
 fn logits_loss_and_gradients(name: &str) {
     let recorded = Recorded::load(name);
     let mut trainer = recorded.trainer(Box::new(Cpu::new()));
-    let pass = recorded.pass();
+    let pass = recorded.batch();
     let (model, backend) = trainer.model_and_backend();
-    backend.upload(recorded.inputs.as_bytes(), model.work.inputs);
-    backend.upload(recorded.targets.as_bytes(), model.work.targets);
+    backend.upload(recorded.inputs.as_bytes(), model.acts.inputs);
+    backend.upload(recorded.targets.as_bytes(), model.acts.targets);
     model.forward(backend, pass);
     let logits = model.logits(backend, 0, pass.tokens());
     assert_near(&download(backend, logits), recorded.golden.numbers("logits"), ABSOLUTE, RELATIVE, "logits");
 
     let counted = recorded.targets.len();
     model.loss_and_head_grad(backend, pass, 1.0 / counted as f32);
-    let losses = download(backend, model.work.losses);
+    let losses = download(backend, model.acts.losses);
     let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / counted as f64;
     assert_near(&[loss as f32], recorded.golden.numbers("loss"), ABSOLUTE, RELATIVE, "loss");
 

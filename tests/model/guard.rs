@@ -43,12 +43,12 @@ fn state(trainer: &Trainer, param: &Param) -> Vec<u8> {
 }
 
 fn whole_state(trainer: &Trainer) -> Vec<Vec<u8>> {
-    trainer.model().stored.all().map(|param| state(trainer, param)).collect()
+    trainer.model().stored.iter().map(|param| state(trainer, param)).collect()
 }
 
 /// A gain that is not a number makes the loss one.
 fn poison(trainer: &mut Trainer) {
-    let gain = trainer.model().params.final_norm.weight.data;
+    let gain = trainer.model().params.final_norm.gain.weight.data;
     trainer.backend_mut().upload([f32::NAN; 1].as_bytes(), gain.head(4));
 }
 
@@ -73,10 +73,10 @@ fn a_gradient_that_is_not_finite_skips_its_tensor_only() {
     let mut config = tiny();
     config.storage.weights = Weights::F32;
     let mut trainer = trainer(&config);
-    let layer = trainer.model().params.layers[1].clone();
+    let mlp = trainer.model().params.blocks[1].mlp;
     // Activations of about 1e24 that weights of zero keep out of the loss: only the gradient of those weights sees
     // them, and the sum of its squares overflows.
-    for (param, value) in [(&layer.gate, 1e12), (&layer.up, 1e12), (&layer.down, 0.0)] {
+    for (param, value) in [(&mlp.gate.weight, 1e12), (&mlp.up.weight, 1e12), (&mlp.down.weight, 0.0)] {
         fill(trainer.backend_mut(), &param.weight, &mut |_, row| row.fill(value));
     }
     let before = whole_state(&trainer);
@@ -85,12 +85,12 @@ fn a_gradient_that_is_not_finite_skips_its_tensor_only() {
     assert!(!report.skipped_loss && report.loss.is_finite());
     assert_eq!((report.skipped_gradients, trainer.counters().skipped_gradients), (1, 1));
     assert!(report.grad_norm.is_nan());
-    for (param, before) in trainer.model().stored.all().zip(&before) {
+    for (param, before) in trainer.model().stored.iter().zip(&before) {
         let same = &state(&trainer, param) == before;
         // The gradient of gate and up is zero, and so is what follows from it.
-        let untouched = [layer.down.id, layer.gate.id, layer.up.id].contains(&param.id);
-        assert!(same == untouched || param.id == layer.feed_forward_norm.id, "parameter {}", param.id);
-        assert!(!same || untouched || param.id == layer.feed_forward_norm.id);
+        let untouched = [&mlp.down, &mlp.gate, &mlp.up].map(|linear| linear.weight.id).contains(&param.id);
+        assert!(same == untouched || param.id == mlp.norm.gain.id, "parameter {}", param.id);
+        assert!(!same || untouched || param.id == mlp.norm.gain.id);
     }
 }
 
@@ -161,7 +161,7 @@ fn a_packed_run_holds_no_float_copy_and_one_gradient() {
     assert!(trainer.plan().category(Category::Gradient) <= 4 * largest + 4 * 72);
     let kept: usize = items.iter().filter(|item| item.lifetime == Lifetime::ALWAYS).map(|item| item.span.bytes).sum();
     let state: usize = Category::ALL[..3].iter().map(|&category| trainer.plan().category(category)).sum();
-    let parameters: usize = trainer.model().stored.all().map(|param| param.weight.shape.padded_len()).sum();
+    let parameters: usize = trainer.model().stored.iter().map(|param| param.weight.shape.padded_len()).sum();
     // codes + residue + m + v in nibbles are two bytes per (padded) element; scales, gains and scalars are the rest.
     assert!(state < 2 * parameters + parameters / 2, "{state} bytes for {parameters} elements");
     let kernels = of(Category::Scratch).find(|item| item.name == "kernels").unwrap().span.bytes;

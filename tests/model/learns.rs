@@ -6,7 +6,7 @@ use tetrad::backend::{Moment, Param, Scheme, SecondMoment};
 use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
-use tetrad::model::{ActivationQuant, Generator, Sampling, TableStorage, Weights};
+use tetrad::model::{ActivationQuant, Attention, Block, Generator, Sampling, TableStorage, Weights};
 use tetrad::optim::Rule;
 use tetrad::train::{Trainer, validate};
 
@@ -79,10 +79,13 @@ fn assert_learns(name: &str, config: &Config) {
     let samples = Batches::new(text(0, 60_000), config.train.sequence, 1).unwrap();
     let start = held_out(&mut trainer);
     let params = trainer.model().params.clone();
-    let layers = params.layers.iter();
-    let matrices: Vec<&Param> =
-        layers.flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down]).collect();
-    let tables: Vec<&Param> = [&params.embedding].into_iter().chain(&params.head).collect();
+    let matrices = params.blocks.iter().flat_map(|Block { attention, mlp }| {
+        let Attention { query, key, value, output, .. } = attention;
+        [query, key, value, output, &mlp.gate, &mlp.up, &mlp.down].map(|linear| &linear.weight)
+    });
+    let matrices: Vec<&Param> = matrices.collect();
+    let tables: Vec<&Param> =
+        [&params.embedding].into_iter().chain(params.head.iter().map(|head| &head.weight)).collect();
     let first_matrices = planes(&trainer, matrices.iter().copied());
     let first_tables = planes(&trainer, tables.iter().copied());
     for _ in 0..STEPS {
@@ -222,7 +225,7 @@ fn evaluating_and_sampling_change_no_byte_and_no_later_step() {
 fn nothing_is_drawn_from_logits_that_are_not_numbers() {
     let mut trainer = trainer(&tiny());
     let model = trainer.model().clone();
-    let gain = model.params.final_norm.weight.data.head(4);
+    let gain = model.params.final_norm.gain.weight.data.head(4);
     trainer.backend_mut().upload(&f32::NAN.to_le_bytes(), gain);
     let mut generator = Generator::new(&model);
     assert!(generator.feed(trainer.backend_mut(), &[84, 104]).iter().any(|logit| logit.is_nan()));

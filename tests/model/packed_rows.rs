@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, IGNORE};
 use tetrad::config::Config;
-use tetrad::model::{ActivationCheckpointing, ActivationQuant, Pass};
+use tetrad::model::{ActivationCheckpointing, ActivationQuant, Batch};
 use tetrad::train::Trainer;
 
 /// Lengths of the samples of each row: more than one block of queries, samples of one token, a row of one sample.
@@ -25,12 +25,12 @@ struct Found {
 fn pass(trainer: &mut Trainer, rows: usize, inputs: &[u32], targets: &[u32], first: &[u32]) -> Found {
     let model = trainer.model().clone();
     let backend = trainer.backend_mut();
-    let pass = Pass::whole(rows, inputs.len() / rows);
+    let pass = Batch::whole(rows, inputs.len() / rows);
     model.upload_tokens(backend, inputs, targets);
-    model.upload_first(backend, first);
+    model.upload_segments(backend, first);
     model.forward(backend, pass);
     model.loss_and_head_grad(backend, pass, SCALE);
-    let losses = read_floats(backend, model.work.losses.head(4 * inputs.len()));
+    let losses = read_floats(backend, model.acts.losses.head(4 * inputs.len()));
     let mut grads = HashMap::new();
     model.backward(backend, pass, SCALE, &mut |backend, param, grad| {
         assert!(grads.insert(param.id, read_floats(backend, grad)).is_none(), "one gradient per parameter");

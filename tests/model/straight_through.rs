@@ -5,7 +5,7 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
 use tetrad::config::Config;
 use tetrad::memory::Span;
-use tetrad::model::{ActivationQuant, Pass, TableStorage, Weights};
+use tetrad::model::{ActivationQuant, Batch, TableStorage, Weights};
 use tetrad::train::Trainer;
 use zerocopy::IntoBytes;
 
@@ -67,14 +67,14 @@ struct Seen {
 fn the_gradient_is_that_of_the_product_with_the_quantized_input() {
     let mut trainer = Trainer::new(&config(), Box::new(Cpu::new())).unwrap();
     trainer.initialize();
-    let (model, pass) = (trainer.model().clone(), Pass::whole(1, TOKENS));
+    let (model, batch) = (trainer.model().clone(), Batch::whole(1, TOKENS));
     let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i * i * 7 + 3) % 256).collect();
-    trainer.backend_mut().upload(tokens.as_bytes(), model.work.inputs);
-    trainer.backend_mut().upload(tokens.as_bytes(), model.work.targets);
-    model.forward(trainer.backend_mut(), pass);
-    let (layer, work) = (model.params.layers[0].clone(), model.work.layers[0]);
-    let [gate, up, act] = [work.gate, work.up, work.act].map(|span| floats(&trainer, span));
-    let weight = floats(&trainer, layer.down.weight.data);
+    trainer.backend_mut().upload(tokens.as_bytes(), model.acts.inputs);
+    trainer.backend_mut().upload(tokens.as_bytes(), model.acts.targets);
+    model.forward(trainer.backend_mut(), batch);
+    let (mlp, acts) = (model.params.blocks[0].mlp, model.acts.blocks[0]);
+    let [gate, up, act] = [acts.gate, acts.up, acts.act].map(|span| floats(&trainer, span));
+    let weight = floats(&trainer, mlp.down.weight.weight.data);
 
     // Forward: what the product read is the rounded silu(gate) up.
     let exact: Vec<f32> = gate.iter().zip(&up).map(|(&g, &u)| silu(g.into()) as f32 * u).collect();
@@ -91,12 +91,12 @@ fn the_gradient_is_that_of_the_product_with_the_quantized_input() {
         backend.download(span, values.as_mut_bytes());
         values
     };
-    model.loss_and_head_grad(trainer.backend_mut(), pass, 1.0 / TOKENS as f32);
-    model.backward(trainer.backend_mut(), pass, 1.0 / TOKENS as f32, &mut |backend, param: &Param, grad| {
-        if param.id == layer.down.id {
-            (seen.down, seen.dx) = (fetch(backend, grad), fetch(backend, model.work.grad.dx));
-        } else if param.id == layer.gate.id {
-            (seen.dgate, seen.dup) = (fetch(backend, work.gate), fetch(backend, work.up));
+    model.loss_and_head_grad(trainer.backend_mut(), batch, 1.0 / TOKENS as f32);
+    model.backward(trainer.backend_mut(), batch, 1.0 / TOKENS as f32, &mut |backend, param: &Param, grad| {
+        if param.id == mlp.down.weight.id {
+            (seen.down, seen.dx) = (fetch(backend, grad), fetch(backend, model.acts.grads.dx));
+        } else if param.id == mlp.gate.weight.id {
+            (seen.dgate, seen.dup) = (fetch(backend, acts.gate), fetch(backend, acts.up));
         }
     });
     let at = |values: &[f32], width: usize, row: usize, col: usize| f64::from(values[row * width + col]);

@@ -97,7 +97,7 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
         WeightKind::F32 => "f32",
     };
     let mut kinds: Vec<(&str, u64)> = Vec::new();
-    for param in trainer.model().stored.all() {
+    for param in trainer.model().stored.iter() {
         let (kind, count) = (name(param.weight.kind), param.weight.shape.len() as u64);
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, sum)) => *sum += count,
@@ -112,7 +112,7 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
 
 fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let plan = trainer.plan();
-    let total: usize = trainer.model().stored.all().map(|param| param.weight.shape.len()).sum();
+    let total: usize = trainer.model().stored.iter().map(|param| param.weight.shape.len()).sum();
     let bits = |category| plan.category(category) as f64 * 8.0 / total as f64;
     let parts: Vec<_> =
         Category::ALL.iter().map(|&c| format!("{} {}", c.name(), bytes(plan.category(c) as u64))).collect();

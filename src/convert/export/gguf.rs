@@ -5,14 +5,14 @@ use super::rows::send;
 use crate::backend::Scheme;
 use crate::checkpoint::Checkpoint;
 use crate::convert::gguf::{GgufWriter, Item, MetaValue};
-use crate::convert::names::{RowOrder, gguf_name};
+use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
 use crate::convert::tokenizer::to_gguf;
 use crate::convert::{Progress, Sink};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
 use crate::format::{File, Storage, TensorSpec};
-use crate::model::{Entry, ModelConfig, Role, RopeScaling, Weights, stretch, table};
+use crate::model::{BlockParam, ModelConfig, ParamKind, ParamSpec, RopeScaling, Weights, param_specs, stretch};
 use std::path::Path;
 
 /// A type for the embedding or the head.
@@ -54,7 +54,7 @@ pub fn export_gguf(
     }
     let architecture = architecture(&config.model)?;
     let file = checkpoint.file();
-    let entries = table(&config.settings());
+    let entries = param_specs(&config.settings());
     let mut writer = GgufWriter::default();
     metadata(&mut writer, architecture, checkpoint)?;
     let mut sources = Vec::new();
@@ -65,10 +65,10 @@ pub fn export_gguf(
     }
     let mut counts: Vec<(Kind, usize)> = Vec::new();
     for entry in &entries {
-        let (tensor, found) = file.tensor(&entry.role.name()).expect("its tensors were checked when it was opened");
+        let (tensor, found) = file.tensor(&entry.kind.name()).expect("its tensors were checked when it was opened");
         let kind = kind(entry, &found.spec, config.storage.scheme, types)?;
-        writer.tensor(Item { name: gguf_name(entry.role), dims: found.spec.dims.clone(), kind });
-        sources.push(Some((tensor, order(entry.role, architecture, &config.model))));
+        writer.tensor(Item { name: entry.kind.gguf_name(), dims: found.spec.dims.clone(), kind });
+        sources.push(Some((tensor, order(entry.kind, architecture, &config.model))));
         match counts.iter_mut().find(|count| count.0 == kind) {
             Some(count) => count.1 += 1,
             None => counts.push((kind, 1)),
@@ -107,21 +107,23 @@ fn architecture(model: &ModelConfig) -> Result<&'static str, ConvertError> {
     }
 }
 
-fn order(role: Role, architecture: &str, model: &ModelConfig) -> RowOrder {
-    match role {
-        Role::Query(_) | Role::Key(_) if architecture == "llama" => RowOrder::Paired(model.head_dim()),
+fn order(kind: ParamKind, architecture: &str, model: &ModelConfig) -> RowOrder {
+    match kind {
+        ParamKind::Block(_, BlockParam::Query | BlockParam::Key) if architecture == "llama" => {
+            RowOrder::Paired(model.head_dim())
+        }
         _ => RowOrder::Same,
     }
 }
 
 /// The type that a tensor gets.
-fn kind(entry: &Entry, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> Result<Kind, ConvertError> {
-    if entry.role.is_vector() {
+fn kind(entry: &ParamSpec, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> Result<Kind, ConvertError> {
+    if entry.kind.is_vector() {
         return Ok(Kind::F32);
     }
-    let asked = match entry.role {
-        Role::Embedding => types.embedding,
-        Role::Head => types.head,
+    let asked = match entry.kind {
+        ParamKind::Embedding => types.embedding,
+        ParamKind::Head => types.head,
         _ => None,
     };
     let asked = asked.map(|asked| match asked {
@@ -133,7 +135,7 @@ fn kind(entry: &Entry, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> R
     });
     let own = match spec.storage {
         Storage::F32 => Kind::F32,
-        Storage::Bf16 if entry.role == Role::Embedding || entry.role == Role::Head => Kind::F16,
+        Storage::Bf16 if entry.kind == ParamKind::Embedding || entry.kind == ParamKind::Head => Kind::F16,
         Storage::Bf16 => Kind::Bf16,
         Storage::F16 => Kind::F16,
         Storage::Int8 => Kind::Q8_0,

@@ -10,7 +10,7 @@ use super::names::RowOrder;
 use super::safetensors;
 use super::source::{Beside, Found, Source, assign};
 use crate::error::{ConvertError, StoreError};
-use crate::model::{ModelConfig, Role};
+use crate::model::{ModelConfig, ParamKind};
 use crate::store::Map;
 use std::path::{Path, PathBuf};
 
@@ -106,7 +106,7 @@ fn assemble(
     let order = |_| RowOrder::Same;
     // Buffers that older versions saved; they follow from the configuration.
     let ignored = |name: &str| name.ends_with(".rotary_emb.inv_freq");
-    let tensors = assign(path, &model, found, Role::name, order, ignored)?;
+    let tensors = assign(path, &model, found, ParamKind::name, order, ignored)?;
     let tokenizer = tokenizer.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
     if tokenizer.is_none() {
         notes.push("there is no tokenizer.json; tokens are taken for bytes (--tokenizer FILE gives another)".into());

@@ -1,15 +1,15 @@
 //! Buffers of backward.
 
-use super::blocks::Shapes;
+use super::block::Shapes;
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use crate::model::params::weight_bytes;
-use crate::model::table::{Entry, block_entries};
-use crate::model::{GradBuffer, Settings};
+use crate::model::spec::{ParamSpec, block_specs};
+use crate::model::{GradBuffer, ParamKind, Settings};
 
 /// Buffers of backward; empty without training.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs)]
-pub struct GradWork {
+pub struct GradBuffers {
     /// Gradient of the residual stream `[T, hidden]`.
     pub dx: Span,
     /// Gradient of the head's input `[T, hidden]`.
@@ -33,67 +33,74 @@ pub struct GradWork {
     /// block's parameters. One micro-batch needs one pass, whose gradients are consumed one by one and share bytes.
     pub passes: Vec<Vec<Option<Span>>>,
     /// The gradient of a gain that a pass does not want.
-    pub unwanted: Span,
+    pub discarded: Span,
     /// Of a micro-batch: a copy of `dx`, for passes before a block's last.
-    pub trial: Span,
+    pub dx_scratch: Span,
     /// Data, scales and offsets of a block's weights before its first update, for its later passes.
-    pub before: Vec<[Span; 3]>,
+    pub frozen_copy: Vec<[Span; 3]>,
 }
 
 /// Adds them to the plan; `logits` are the bytes of a chunk.
 pub(super) fn place(
     plan: &mut Plan,
     settings: &Settings,
-    entries: &[Entry],
+    specs: &[ParamSpec],
     shapes: &Shapes,
     logits: usize,
-) -> GradWork {
+) -> GradBuffers {
     let &Shapes { tokens, micro, h, q, f, kv, bytes, layers, .. } = shapes;
     let (head, end) = (layers + 1, 2 * layers + 2);
     let (at_head, at_end) = (Lifetime { from: head, to: head }, Lifetime { from: end, to: end });
     let blocks = Lifetime { from: head + 1, to: end - 1 };
     let parted = micro < tokens;
-    let passes = passes(settings, entries, parted);
+    let passes = passes(settings, specs, parted);
     let mut rows =
         |name: &str, rows: usize, width: usize, life| plan.add(name, Category::Activations, rows * width * bytes, life);
-    let mut grad = GradWork {
-        dx: rows("gradient of the stream", tokens, h, Lifetime { from: head, to: end }),
+    let mut grad = GradBuffers {
+        dx: rows("gradient of the residual stream", tokens, h, Lifetime { from: head, to: end }),
         dxn: rows("gradient of the head's input", tokens, h, at_head),
         dn: rows("gradient of a norm", micro, h.max(q), blocks),
         dact: rows("gradient of an activation", micro, f, blocks),
         dq: rows("gradient of queries", micro, q, blocks),
         dk: rows("gradient of keys", micro, kv, blocks),
         dv: rows("gradient of values", micro, kv, blocks),
-        trial: rows("gradient of the stream, on trial", if passes.len() > 1 { micro } else { 0 }, h, blocks),
-        ..GradWork::default()
+        dx_scratch: rows(
+            "gradient of the residual stream, scratch",
+            if passes.len() > 1 { micro } else { 0 },
+            h,
+            blocks,
+        ),
+        ..GradBuffers::default()
     };
-    if settings.model.tied {
+    let trains = |kind| settings.trainable.contains(kind);
+    if settings.model.tied && trains(ParamKind::Embedding) {
         grad.logits = plan.add("logits of a chunk, again", Category::Scratch, logits, at_end);
     }
     let table = 4 * settings.model.vocab * settings.model.hidden;
     let mut floats = |name: &str, bytes, life| plan.add(name, Category::Gradient, bytes, life);
-    if !settings.model.tied {
+    if !settings.model.tied && trains(ParamKind::Head) {
         grad.head = floats("head's gradient", table, at_head);
     }
-    grad.embedding = floats("embedding's gradient", table, at_end);
+    let embedding = if trains(ParamKind::Embedding) { table } else { 0 };
+    grad.embedding = floats("embedding's gradient", embedding, at_end);
     grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
-    let workspace = entries.iter().map(|entry| 4 * entry.workspace).max().unwrap_or(0);
+    let workspace = specs.iter().map(|spec| 4 * spec.workspace).max().unwrap_or(0);
     grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
-    place_passes(plan, settings, entries, (passes, parted), blocks, &mut grad);
+    place_passes(plan, settings, specs, (passes, parted), blocks, &mut grad);
     grad
 }
 
 /// Which of a block's parameters get their gradients in which pass.
-fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize>> {
-    let block = block_entries(entries);
-    let all: Vec<usize> = (0..block.len()).collect();
+fn passes(settings: &Settings, specs: &[ParamSpec], parted: bool) -> Vec<Vec<usize>> {
+    let block = block_specs(specs);
+    let all: Vec<usize> = (0..block.len()).filter(|&i| block[i].trainable).collect();
     if !parted || settings.execution.grad_buffer != GradBuffer::Tensor {
         return vec![all];
     }
-    let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].role.is_vector());
+    let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].kind.is_vector());
     let size = |i: usize| block[i].shape.len();
     let largest = matrices.iter().map(|&i| size(i)).max().unwrap_or(0);
-    // In backward's order, so that the passes of the feed-forward block need not go on to the attention.
+    // In backward's order, so that the passes of the MLP need not go on to the attention.
     matrices.reverse();
     let mut passes: Vec<Vec<usize>> = Vec::new();
     for i in matrices {
@@ -103,8 +110,9 @@ fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize
         }
     }
     // A gain's gradient is formed wherever its norm's is; the last pass goes through all of the block.
-    if let Some(last) = passes.last_mut() {
-        last.extend(vectors);
+    match passes.last_mut() {
+        Some(last) => last.extend(vectors),
+        None => passes.push(vectors),
     }
     passes
 }
@@ -112,26 +120,33 @@ fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize
 fn place_passes(
     plan: &mut Plan,
     settings: &Settings,
-    entries: &[Entry],
+    specs: &[ParamSpec],
     (passes, parted): (Vec<Vec<usize>>, bool),
     life: Lifetime,
-    grad: &mut GradWork,
+    grad: &mut GradBuffers,
 ) {
-    let block = block_entries(entries);
+    let block = block_specs(specs);
     let mut floats = |name: String, count: usize| plan.add(name, Category::Gradient, 4 * count, life);
-    let longest = |vector: bool| {
-        let of_kind = block.iter().filter(|entry| entry.role.is_vector() == vector);
-        of_kind.map(|entry| entry.shape.len()).max().unwrap_or(0)
+    let longest = |wanted: &dyn Fn(&ParamSpec) -> bool| {
+        block.iter().filter(|spec| wanted(spec)).map(|spec| spec.shape.len()).max().unwrap_or(0)
     };
-    grad.unwanted = floats("a gain's gradient, unwanted".into(), if passes.len() > 1 { longest(true) } else { 0 });
+    let discards = passes.len() > 1 || block.iter().any(|spec| !spec.trainable);
+    let discarded = if discards { longest(&|spec| spec.kind.is_vector()) } else { 0 };
+    grad.discarded = floats("a gain's gradient, discarded".into(), discarded);
     if !parted {
+        let matrix = longest(&|spec| spec.trainable && !spec.kind.is_vector());
+        let vector = longest(&|spec| spec.trainable && spec.kind.is_vector());
         let (matrix, vector) =
-            (floats("a matrix's gradient".into(), longest(false)), floats("a vector's gradient".into(), longest(true)));
-        let shared = |entry: &Entry| if entry.role.is_vector() { vector } else { matrix };
-        grad.passes = vec![block.iter().map(|entry| Some(shared(entry).head(4 * entry.shape.len()))).collect()];
+            (floats("a matrix's gradient".into(), matrix), floats("a vector's gradient".into(), vector));
+        let shared = |spec: &ParamSpec| {
+            let buffer = if spec.kind.is_vector() { vector } else { matrix };
+            spec.trainable.then(|| buffer.head(4 * spec.shape.len()))
+        };
+        grad.passes = vec![block.iter().map(shared).collect()];
         return;
     }
-    let name = |entry: &Entry, what: &str| format!("{} {what}", entry.role.name().replacen("layers.0", "layers.*", 1));
+    let name =
+        |spec: &ParamSpec, what: &str| format!("{} {what}", spec.kind.name().replacen("layers.0", "layers.*", 1));
     let spread = |pass: &[usize], spans: &mut dyn FnMut(usize) -> Span| {
         let mut all = vec![None; block.len()];
         pass.iter().for_each(|&i| all[i] = Some(spans(i)));
@@ -143,14 +158,14 @@ fn place_passes(
     }
     // Passes follow each other: one buffer for the matrices of each.
     let bytes = |i: usize| (4 * block[i].shape.len()).next_multiple_of(ALIGN);
-    let matrices = |pass: &Vec<usize>| pass.iter().filter(|&&i| !block[i].role.is_vector()).map(|&i| bytes(i)).sum();
+    let matrices = |pass: &Vec<usize>| pass.iter().filter(|&&i| !block[i].kind.is_vector()).map(|&i| bytes(i)).sum();
     let most: usize = passes.iter().map(matrices).max().unwrap_or(0);
     let matrix = floats("a pass's matrix gradients".into(), most / 4);
     for pass in &passes {
         let mut from = 0;
         grad.passes.push(spread(pass, &mut |i| {
             let len = block[i].shape.len();
-            if block[i].role.is_vector() {
+            if block[i].kind.is_vector() {
                 return floats(name(&block[i], "gradient"), len);
             }
             from += bytes(i);
@@ -158,11 +173,11 @@ fn place_passes(
         }));
     }
     let scheme = settings.storage.scheme;
-    grad.before = block
+    grad.frozen_copy = block
         .iter()
-        .map(|entry| {
-            let name = name(entry, "before");
-            weight_bytes(entry, scheme).map(|bytes| plan.add(name.clone(), Category::Weights, bytes, life))
+        .map(|spec| {
+            let name = name(spec, "frozen copy");
+            weight_bytes(spec, scheme).map(|bytes| plan.add(name.clone(), Category::Weights, bytes, life))
         })
         .collect();
 }

@@ -7,34 +7,25 @@
 //! of them leaves for the next block, or for the backward of its own, is as long as the batch; the rest is as long as
 //! a micro-batch.
 
-mod blocks;
+mod block;
 mod grad;
 
-pub use blocks::{LayerWork, Packed};
-pub use grad::GradWork;
+pub use block::{BlockActs, Int4Rows};
+pub use grad::GradBuffers;
 
-use super::table::Entry;
+use super::spec::ParamSpec;
 use super::{ActivationCheckpointing, SHORTEST_PARTED, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
-use blocks::Shapes;
+use block::Shapes;
 
-/// What a placed model can do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Forward, backward, evaluation and sampling.
-    Train,
-    /// Evaluation and sampling.
-    Infer,
-}
-
-/// Everything a pass touches besides the parameters.
+/// Everything a batch touches besides the parameters.
 #[derive(Clone, Debug)]
-pub struct Work {
+pub struct Activations {
     /// T: tokens at most in one batch.
     pub tokens: usize,
     /// M: tokens at most in one micro-batch.
-    pub micro: usize,
+    pub micro_tokens: usize,
     /// Tokens whose logits exist at once.
     pub chunk: usize,
     /// Bytes per element of an activation.
@@ -47,14 +38,14 @@ pub struct Work {
     pub inputs: Span,
     /// u32 `[T]`
     pub targets: Span,
-    /// u32 `[T]`: the first position of each token's sample in its row; only where rows may hold several samples.
-    pub first: Span,
+    /// u32 `[T]`: the first position of each token's segment in its row; only where rows may hold several samples.
+    pub segment_start: Span,
     /// float32 `[T]`
     pub losses: Span,
     /// float32 `[context, D/2, 2]`
     pub rope: Span,
     /// Blocks.
-    pub layers: Vec<LayerWork>,
+    pub blocks: Vec<BlockActs>,
     /// Output of the last block `[T, hidden]`.
     pub x: Span,
     /// A block's input, unpacked `[M, hidden]`; only if inputs are packed.
@@ -66,27 +57,26 @@ pub struct Work {
     /// Logits of one chunk of tokens.
     pub logits: Span,
     /// Backward.
-    pub grad: GradWork,
+    pub grads: GradBuffers,
     /// The backend's.
     pub scratch: Span,
 }
 
-/// Adds all buffers of passes up to `tokens` tokens (sequences up to `keys`) to the plan.
+/// Adds all buffers of batches up to `tokens` tokens (sequences up to `keys`) to the plan.
 pub fn place(
     plan: &mut Plan,
     settings: &Settings,
-    entries: &[Entry],
-    mode: Mode,
+    specs: &[ParamSpec],
     tokens: usize,
     keys: usize,
     backend: &dyn DeviceInfo,
-) -> Work {
+) -> Activations {
     let model = &settings.model;
     let pitch = |width: usize| width.next_multiple_of(backend.row_multiple());
     let [h, q, f] = [model.hidden, model.query_width(), model.intermediate].map(pitch);
     let [kv, vocab] = [model.kv_width(), model.vocab].map(pitch);
     let (layers, bytes) = (model.layers as u32, backend.activation_bytes());
-    let train = mode == Mode::Train;
+    let train = specs.iter().any(|spec| spec.trainable);
     let micro = if train { tokens.min(settings.execution.micro_tokens) } else { tokens };
     let head = layers + 1;
     let end = if train { 2 * layers + 2 } else { head };
@@ -117,7 +107,7 @@ pub fn place(
         |name: &str, width: usize, life: Lifetime| plan.add(name, Category::Activations, tokens * width * bytes, life);
     let xn = rows("head input", h, Lifetime { from: head, to: last_read });
     let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
-    let largest = entries.iter().map(|entry| entry.shape.len()).max().unwrap_or(0);
+    let largest = specs.iter().map(|spec| spec.shape.len()).max().unwrap_or(0);
     let scratch_shapes = MaxShapes {
         tokens,
         // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.
@@ -129,29 +119,29 @@ pub fn place(
     };
     let mut scratch = |name: &str, bytes, life| plan.add(name, Category::Scratch, bytes, life);
     let step = Lifetime { from: 0, to: end };
-    Work {
+    Activations {
         tokens,
-        micro,
+        micro_tokens: micro,
         chunk,
         activation_bytes: bytes,
         row_multiple: backend.row_multiple(),
         kept: kept == ActivationCheckpointing::None,
         inputs: scratch("token ids", 4 * tokens, step),
         targets: scratch("targets", 4 * tokens, step),
-        first: scratch("first keys", if settings.packing { 4 * tokens } else { 0 }, step),
+        segment_start: scratch("segment starts", if settings.packing { 4 * tokens } else { 0 }, step),
         losses: scratch("losses", 4 * tokens, step),
         rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),
         scratch: scratch("kernels", backend.workspace_bytes(&scratch_shapes), always),
-        layers: blocks.layers,
+        blocks: blocks.blocks,
         x: blocks.output,
         unpacked: blocks.unpacked,
         inv_rms,
         xn,
-        grad: if train {
-            grad::place(plan, settings, entries, &shapes, chunk * vocab * bytes)
+        grads: if train {
+            grad::place(plan, settings, specs, &shapes, chunk * vocab * bytes)
         } else {
-            GradWork::default()
+            GradBuffers::default()
         },
     }
 }

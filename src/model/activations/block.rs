@@ -8,14 +8,14 @@ use crate::model::ActivationCheckpointing;
 /// micro-batch (M).
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
-pub struct LayerWork {
+pub struct BlockActs {
     /// Input of the block `[T, hidden]`.
     pub x: Span,
     /// The same in four bits, if that is what backward reads; `x` then belongs to all blocks.
-    pub packed: Option<Packed>,
-    pub inv_rms1: Span,
+    pub int4_x: Option<Int4Rows>,
+    pub attn_inv_rms: Span,
     /// Normed input of the attention, hidden features.
-    pub xn1: Span,
+    pub attn_norm_out: Span,
     /// `[H, D]` a token, rotated.
     pub q: Span,
     /// `[K, D]` a token, rotated.
@@ -34,12 +34,12 @@ pub struct LayerWork {
     /// `[H, S]` a sequence.
     pub lse: Span,
     /// Output of the heads, `[H, D]` a token.
-    pub heads: Span,
-    /// Input of the feed-forward block, hidden features.
-    pub mid: Span,
-    pub inv_rms2: Span,
-    /// Normed input of the feed-forward block.
-    pub xn2: Span,
+    pub attn_out: Span,
+    /// Input of the MLP, hidden features.
+    pub resid_mid: Span,
+    pub mlp_inv_rms: Span,
+    /// Normed input of the MLP.
+    pub mlp_norm_out: Span,
     /// Intermediate features; becomes its gradient.
     pub gate: Span,
     /// Intermediate features; becomes its gradient.
@@ -50,7 +50,7 @@ pub struct LayerWork {
 
 /// A block's input in four bits, see [`crate::backend::Backend::pack_rows`].
 #[derive(Clone, Copy, Debug)]
-pub struct Packed {
+pub struct Int4Rows {
     /// Nibbles, whole groups a token.
     pub codes: Span,
     /// bfloat16, one a group.
@@ -79,7 +79,7 @@ pub(super) struct Shapes {
 
 /// All blocks.
 pub(super) struct Blocks {
-    pub layers: Vec<LayerWork>,
+    pub blocks: Vec<BlockActs>,
     /// The last block's output.
     pub output: Span,
     /// One micro-batch of a packed input.
@@ -89,8 +89,8 @@ pub(super) struct Blocks {
 impl Shapes {
     /// Places all blocks.
     pub fn blocks(&self, plan: &mut Plan, train: bool, kept: ActivationCheckpointing) -> Blocks {
-        let layers: Vec<_> = match kept {
-            ActivationCheckpointing::BlockInt4 => return self.packed(plan),
+        let blocks: Vec<_> = match kept {
+            ActivationCheckpointing::BlockInt4 => return self.int4_inputs(plan),
             ActivationCheckpointing::Auto | ActivationCheckpointing::None => {
                 (0..self.layers).map(|l| self.kept(plan, train, l)).collect()
             }
@@ -99,17 +99,17 @@ impl Shapes {
             }
         };
         let life = Lifetime { from: self.layers.max(1), to: self.layers + 1 };
-        Blocks { layers, output: self.stream(plan, "last block's output".into(), life), unpacked: Span::NONE }
+        Blocks { blocks, output: self.stream(plan, "last block's output".into(), life), unpacked: Span::NONE }
     }
 
-    /// One stream that all blocks update in place; what backward reads of it is packed before.
-    fn packed(&self, plan: &mut Plan) -> Blocks {
+    /// One residual stream that all blocks update in place; what backward reads of it is packed before.
+    fn int4_inputs(&self, plan: &mut Plan) -> Blocks {
         let stream = self.stream(plan, "residual stream".into(), Lifetime { from: 0, to: self.layers + 1 });
-        let blocks = Lifetime { from: self.layers + 2, to: self.backward(0) };
+        let backward = Lifetime { from: self.layers + 2, to: self.backward(0) };
         let unpacked =
-            plan.add("a block's unpacked input", Category::Activations, self.micro * self.h * self.bytes, blocks);
+            plan.add("a block's unpacked input", Category::Activations, self.micro * self.h * self.bytes, backward);
         let (codes, scales) = packed_bytes(self.tokens, self.hidden);
-        let layers = self.shared(plan, |shapes, plan, l| {
+        let blocks = self.shared(plan, |shapes, plan, l| {
             let life = Lifetime { from: l + 1, to: shapes.backward(l) };
             let mut add = |part: &str, bytes| {
                 plan.add(
@@ -119,9 +119,9 @@ impl Shapes {
                     life,
                 )
             };
-            (stream, Some(Packed { codes: add("codes", codes), scales: add("scales", scales) }))
+            (stream, Some(Int4Rows { codes: add("codes", codes), scales: add("scales", scales) }))
         });
-        Blocks { layers, output: stream, unpacked }
+        Blocks { blocks, output: stream, unpacked }
     }
 
     fn stream(&self, plan: &mut Plan, name: String, life: Lifetime) -> Span {
@@ -144,7 +144,7 @@ impl Shapes {
     }
 
     /// Block `l` with buffers of its own, kept until its backward; without one, until the next block has read them.
-    fn kept(&self, plan: &mut Plan, train: bool, l: u32) -> LayerWork {
+    fn kept(&self, plan: &mut Plan, train: bool, l: u32) -> BlockActs {
         let kept = Lifetime { from: l + 1, to: if train { self.backward(l) } else { l + 1 } };
         let cache = if train { kept } else { Lifetime { from: 1, to: self.layers + 1 } };
         let x = self.input(plan, l, kept.to);
@@ -152,7 +152,7 @@ impl Shapes {
         let cached = self.tokens.max(self.keys);
         let k = self.heads(plan, format!("block {l} keys"), cached, cache);
         let v = self.heads(plan, format!("block {l} values"), cached, cache);
-        LayerWork { x, k, v, cache_k: k, cache_v: v, ..self.inner(plan, self.tokens, &format!("block {l}"), kept) }
+        BlockActs { x, k, v, cache_k: k, cache_v: v, ..self.inner(plan, self.tokens, &format!("block {l}"), kept) }
     }
 
     /// All blocks with inputs of their own and one set of buffers for the rest, filled again before each backward.
@@ -160,8 +160,8 @@ impl Shapes {
     fn shared(
         &self,
         plan: &mut Plan,
-        mut input: impl FnMut(&Self, &mut Plan, u32) -> (Span, Option<Packed>),
-    ) -> Vec<LayerWork> {
+        mut input: impl FnMut(&Self, &mut Plan, u32) -> (Span, Option<Int4Rows>),
+    ) -> Vec<BlockActs> {
         let blocks = Lifetime { from: 1, to: self.backward(0) };
         let inner = self.inner(plan, self.micro, "a block", blocks);
         let k = self.heads(plan, "a block's keys".into(), self.micro, blocks);
@@ -171,23 +171,23 @@ impl Shapes {
             let (x, packed) = input(self, plan, l);
             let cache_k = self.heads(plan, format!("block {l} cached keys"), self.keys, forward);
             let cache_v = self.heads(plan, format!("block {l} cached values"), self.keys, forward);
-            LayerWork { x, packed, k, v, cache_k, cache_v, ..inner }
+            BlockActs { x, int4_x: packed, k, v, cache_k, cache_v, ..inner }
         };
         (0..self.layers).map(&mut layer).collect()
     }
 
     /// All of `tokens` tokens but input, keys and values.
-    fn inner(&self, plan: &mut Plan, tokens: usize, name: &str, kept: Lifetime) -> LayerWork {
+    fn inner(&self, plan: &mut Plan, tokens: usize, name: &str, kept: Lifetime) -> BlockActs {
         let mut add = |part: &str, bytes| plan.add(format!("{name} {part}"), Category::Activations, bytes, kept);
         let rows = |width: usize| tokens * width * self.bytes;
         let (h, f, q) = (rows(self.h), rows(self.f), rows(self.q));
         let normed = |bytes: usize| if self.head_norms.is_some() { bytes } else { 0 };
         let statistics = |heads: usize| normed(4 * tokens * heads);
-        LayerWork {
+        BlockActs {
             x: Span::NONE,
-            packed: None,
-            inv_rms1: add("1/rms", 4 * tokens),
-            xn1: add("attention input", h),
+            int4_x: None,
+            attn_inv_rms: add("attention 1/rms", 4 * tokens),
+            attn_norm_out: add("attention input", h),
             q: add("queries", q),
             plain_q: add("queries before their norm", normed(q)),
             plain_k: add("keys before their norm", normed(rows(self.kv))),
@@ -198,10 +198,10 @@ impl Shapes {
             cache_k: Span::NONE,
             cache_v: Span::NONE,
             lse: add("log sums", 4 * tokens * self.heads),
-            heads: add("attention output", q),
-            mid: add("middle", h),
-            inv_rms2: add("second 1/rms", 4 * tokens),
-            xn2: add("feed-forward input", h),
+            attn_out: add("attention output", q),
+            resid_mid: add("residual after attention", h),
+            mlp_inv_rms: add("MLP 1/rms", 4 * tokens),
+            mlp_norm_out: add("MLP input", h),
             gate: add("gate", f),
             up: add("up", f),
             act: add("activation", f),

@@ -1,0 +1,137 @@
+//! The attention of a block: norm, projections, rotary embedding, heads, output projection, and their backward.
+
+use super::context::Context;
+use super::grad_sink::GradSink;
+use super::{ActivationQuant, BlockActs, Linear, Norm};
+use crate::backend::{Accumulate, AttentionArgs, AttentionGradArgs};
+use crate::memory::Span;
+
+/// `x + output(heads(norm(x)))`.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Attention {
+    pub norm: Norm,
+    pub query: Linear,
+    pub key: Linear,
+    pub value: Linear,
+    /// Of query heads and of key heads, where the model has them.
+    pub head_norms: Option<[Norm; 2]>,
+    pub output: Linear,
+}
+
+impl Attention {
+    /// From a block's input `x` to `resid_mid`.
+    pub(super) fn forward(&self, cx: &mut Context<'_>, acts: &BlockActs, x: Span) {
+        let config = &cx.model.settings.model;
+        let (h, width, kv, batch) = (config.hidden, config.query_width(), config.kv_width(), cx.batch);
+        let n = cx.block_rows(acts.attn_norm_out, h);
+        self.norm.forward(cx, x, n, cx.block_floats(acts.attn_inv_rms, 1));
+        cx.quantize(n, h);
+        let q = cx.block_rows(acts.q, width);
+        // Keys and values of this batch, and all that its queries see.
+        let of = |cache: Span, own: Span| match batch.cached() {
+            true => {
+                let (start, t) = (batch.start, batch.tokens());
+                (cx.model.rows(cache, start, t, kv), cx.model.rows(cache, 0, start + t, kv))
+            }
+            false => (cx.block_rows(own, kv), cx.block_rows(own, kv)),
+        };
+        let ((k, keys), (v, values)) = (of(acts.cache_k, acts.k), of(acts.cache_v, acts.v));
+        // Where heads are normed, backward needs them as they were before.
+        let (plain_q, plain_k) = match self.head_norms {
+            Some(_) => (cx.block_rows(acts.plain_q, width), cx.block_rows(acts.plain_k, kv)),
+            None => (q, k),
+        };
+        self.query.forward(cx, n, plain_q, Accumulate::No);
+        self.key.forward(cx, n, plain_k, Accumulate::No);
+        self.value.forward(cx, n, v, Accumulate::No);
+        if let Some([query, key]) = &self.head_norms {
+            let [inv_q, inv_k] = head_rms(cx, acts);
+            query.forward(cx, plain_q, q, inv_q);
+            key.forward(cx, plain_k, k, inv_k);
+        }
+        cx.rope(q, config.heads, false);
+        cx.rope(k, config.kv_heads, false);
+        let heads = cx.block_rows(acts.attn_out, width);
+        let lse = cx.block_floats(acts.lse, config.heads);
+        let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
+        cx.backend.attention(&AttentionArgs { q, k: keys, v: values, out: heads, lse, segment_start, shape });
+        cx.quantize(heads, width);
+        let mid = cx.block_rows(acts.resid_mid, h);
+        cx.backend.copy(x, mid);
+        self.output.forward(cx, heads, mid, Accumulate::Yes);
+    }
+
+    /// From the gradient `dx` of `resid_mid` to that of the block's input `x`, in place.
+    pub(super) fn backward(
+        &self,
+        cx: &mut Context<'_>,
+        acts: &BlockActs,
+        (x, dx): (Span, Span),
+        sink: &mut GradSink<'_, '_>,
+    ) {
+        let config = &cx.model.settings.model;
+        let (h, width) = (config.hidden, config.query_width());
+        let grads = &cx.model.acts.grads;
+        let (dn, dheads) = (cx.micro_rows(grads.dn, h), cx.micro_rows(grads.dn, width));
+        let heads = cx.block_rows(acts.attn_out, width);
+        self.output.backward(cx, (dx, heads), (dheads, Accumulate::No), sink);
+        let [dq, dk, dv] = self.heads_backward(cx, acts, dheads, sink);
+        let projections = [(dq, &self.query), (dk, &self.key), (dv, &self.value)];
+        projections.into_iter().for_each(|(dy, linear)| linear.grad_bias(cx, dy, sink));
+        let n = cx.block_rows(acts.attn_norm_out, h);
+        let mut accumulate = Accumulate::No;
+        for (dy, linear) in projections {
+            linear.backward(cx, (dy, n), (dn, accumulate), sink);
+            accumulate = Accumulate::Yes;
+        }
+        let inv_rms = cx.block_floats(acts.attn_inv_rms, 1);
+        self.norm.backward(cx, (dn, x, inv_rms), dx, sink);
+    }
+
+    /// From the gradient of the heads' output to those of the projections' outputs.
+    fn heads_backward(
+        &self,
+        cx: &mut Context<'_>,
+        acts: &BlockActs,
+        dheads: Span,
+        sink: &mut GradSink<'_, '_>,
+    ) -> [Span; 3] {
+        let config = &cx.model.settings.model;
+        let (width, kv) = (config.query_width(), config.kv_width());
+        let grads = &cx.model.acts.grads;
+        let dq = cx.micro_rows(grads.dq, width);
+        let (dk, dv) = (cx.micro_rows(grads.dk, kv), cx.micro_rows(grads.dv, kv));
+        let q = cx.block_rows(acts.q, width);
+        let (k, v) = (cx.block_rows(acts.k, kv), cx.block_rows(acts.v, kv));
+        let lse = cx.block_floats(acts.lse, config.heads);
+        // Four-bit activations replaced the output that forward computed.
+        let exact = cx.model.settings.activations.quant == ActivationQuant::None;
+        let out = exact.then_some(cx.block_rows(acts.attn_out, width));
+        let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
+        let dout = dheads;
+        cx.backend.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
+        cx.rope(dq, config.heads, true);
+        cx.rope(dk, config.kv_heads, true);
+        let Some([query, key]) = &self.head_norms else { return [dq, dk, dv] };
+        let [inv_q, inv_k] = head_rms(cx, acts);
+        let (plain_q, plain_k) = (cx.block_rows(acts.plain_q, width), cx.block_rows(acts.plain_k, kv));
+        // The rotated queries and keys have served; their buffers take the gradients before the norms.
+        cx.backend.zero(q);
+        query.backward(cx, (dq, plain_q, inv_q), q, sink);
+        cx.backend.zero(k);
+        key.backward(cx, (dk, plain_k, inv_k), k, sink);
+        [q, k, dv]
+    }
+
+    /// Whether a pass over the micro-batches forms the gradient of one of the matrices.
+    pub(super) fn is_wanted(&self, sink: &GradSink<'_, '_>) -> bool {
+        [&self.query, &self.key, &self.value, &self.output].iter().any(|linear| sink.grad(&linear.weight).is_some())
+    }
+}
+
+/// 1/rms of every query head and of every key head.
+fn head_rms(cx: &Context<'_>, acts: &BlockActs) -> [Span; 2] {
+    let config = &cx.model.settings.model;
+    [cx.block_floats(acts.inv_rms_q, config.heads), cx.block_floats(acts.inv_rms_k, config.kv_heads)]
+}

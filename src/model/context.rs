@@ -1,0 +1,74 @@
+//! What the layers of a block are given: a backend, the model, and the rows of one micro-batch.
+
+use super::{ActivationQuant, Batch, Model};
+use crate::backend::{AttentionShape, Backend, Rotation};
+use crate::memory::Span;
+
+/// One batch or micro-batch on its way through layers.
+pub(super) struct Context<'a> {
+    pub backend: &'a mut dyn Backend,
+    pub model: &'a Model,
+    pub batch: Batch,
+}
+
+impl Context<'_> {
+    /// Rows of an activation of `width` features that is as long as the batch.
+    pub fn batch_rows(&self, span: Span, width: usize) -> Span {
+        self.model.rows(span, self.batch.from, self.batch.tokens(), width)
+    }
+
+    /// Rows of an activation of `width` features that is as long as a micro-batch.
+    pub fn micro_rows(&self, span: Span, width: usize) -> Span {
+        self.model.rows(span, 0, self.batch.tokens(), width)
+    }
+
+    /// Rows of `width` features of what a block computes.
+    pub fn block_rows(&self, span: Span, width: usize) -> Span {
+        self.model.rows(span, self.first_kept_row(), self.batch.tokens(), width)
+    }
+
+    /// `count` float32 numbers a token of what a block computes.
+    pub fn block_floats(&self, span: Span, count: usize) -> Span {
+        span.part(4 * self.first_kept_row() * count, 4 * self.batch.tokens() * count)
+    }
+
+    /// The first row of the micro-batch in what blocks compute.
+    fn first_kept_row(&self) -> usize {
+        if self.model.acts.kept { self.batch.from } else { 0 }
+    }
+
+    pub fn attention_shape(&self) -> AttentionShape {
+        let (config, batch) = (&self.model.settings.model, self.batch);
+        AttentionShape {
+            batch: batch.sequences,
+            queries: batch.queries,
+            start: batch.start,
+            capacity: batch.start + batch.queries,
+            heads: config.heads,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim(),
+        }
+    }
+
+    /// Where the segments of rows begin, if a row may hold several. Positions go on counting through a row: rotary
+    /// embeddings make attention depend on their differences alone.
+    pub fn segment_start(&self) -> Option<Span> {
+        let starts = self.model.acts.segment_start;
+        let known = !starts.is_none() && !self.batch.cached();
+        known.then(|| starts.part(4 * self.batch.from, 4 * self.batch.tokens()))
+    }
+
+    /// Rotates `heads` heads a token by their positions, or back.
+    pub fn rope(&mut self, x: Span, heads: usize, inverse: bool) {
+        let head_dim = self.model.settings.model.head_dim();
+        let rotation = Rotation { heads, head_dim, queries: self.batch.queries, start: self.batch.start, inverse };
+        self.backend.rope(x, self.model.acts.rope, rotation);
+    }
+
+    /// Quantizes the input of a product in place, if the model has its activations so.
+    pub fn quantize(&mut self, x: Span, features: usize) {
+        if self.model.settings.activations.quant == ActivationQuant::Int4 {
+            self.backend.quantize_activations(x, features);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! A linear layer: the one place where a product with a trained matrix, its bias and their gradients stand together.
+
+use super::context::Context;
+use super::grad_sink::GradSink;
+use crate::backend::{Accumulate, Param};
+use crate::memory::Span;
+
+/// `y = x Wᵀ + b`. A low-rank adapter would be a third parameter here and a third term in each method.
+#[derive(Clone, Copy, Debug)]
+pub struct Linear {
+    /// W `[O, I]`
+    pub weight: Param,
+    /// b `[O]`
+    pub bias: Option<Param>,
+}
+
+impl Linear {
+    /// A layer without bias.
+    pub fn without_bias(weight: Param) -> Self {
+        Self { weight, bias: None }
+    }
+
+    /// Sets or adds to `y` from `x`.
+    pub(super) fn forward(&self, cx: &mut Context<'_>, x: Span, y: Span, accumulate: Accumulate) {
+        cx.backend.linear(x, &self.weight.weight, y, accumulate);
+        if let Some(bias) = &self.bias {
+            cx.backend.add_bias(y, bias.weight.data, bias.weight.shape.cols);
+        }
+    }
+
+    /// The gradient of the bias, if there is one.
+    pub(super) fn grad_bias(&self, cx: &mut Context<'_>, dy: Span, sink: &mut GradSink<'_, '_>) {
+        let Some(bias) = &self.bias else { return };
+        let Some(grad) = sink.grad(bias) else { return };
+        cx.backend.bias_grad(dy, grad, bias.weight.shape.cols, sink.accumulate);
+        sink.add(cx, bias);
+    }
+
+    /// Sets or adds to `dx`, then forms the weight's gradient: in this order, because an update may follow at once.
+    pub(super) fn backward(
+        &self,
+        cx: &mut Context<'_>,
+        (dy, x): (Span, Span),
+        (dx, accumulate): (Span, Accumulate),
+        sink: &mut GradSink<'_, '_>,
+    ) {
+        cx.backend.linear_grad_input(dy, &self.weight.weight, dx, accumulate);
+        let Some(grad) = sink.grad(&self.weight) else { return };
+        let shape = self.weight.weight.shape;
+        cx.backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, sink.accumulate);
+        sink.add(cx, &self.weight);
+    }
+}

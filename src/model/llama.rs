@@ -1,0 +1,119 @@
+//! The whole model: from tokens to the head's input, and backward from there. One gradient at a time: as soon as a
+//! parameter's gradient is complete it is handed to `apply`, which consumes it; the buffer then serves the next. A
+//! weight's share of its input's gradient is always taken before the weight is handed over, because `apply` changes it.
+
+use super::context::Context;
+use super::params::ParamPart;
+use super::{Apply, Batch, Model, ParamKind, Purpose};
+use crate::backend::{Accumulate, Backend, NormGradArgs};
+use crate::memory::Span;
+
+impl Model {
+    /// Rows `from .. from + count` of an activation of `width` features.
+    pub(super) fn rows(&self, span: Span, from: usize, count: usize, width: usize) -> Span {
+        let row = width.next_multiple_of(self.acts.row_multiple) * self.acts.activation_bytes;
+        span.part(from * row, count * row)
+    }
+
+    /// The residual stream before block `l`.
+    pub(super) fn residual(&self, l: usize) -> Span {
+        self.acts.blocks.get(l).map_or(self.acts.x, |acts| acts.x)
+    }
+
+    /// From `acts.inputs` to `acts.xn`, the head's input. Each block runs over all micro-batches before the next.
+    ///
+    /// # Panics
+    /// If the batch has more tokens than were planned, or several sequences with `start > 0`.
+    pub fn forward(&self, backend: &mut dyn Backend, batch: Batch) {
+        let (t, planned, longest) = (batch.tokens(), self.acts.tokens, self.acts.micro_tokens);
+        assert!(t <= planned, "{t} tokens, planned for {planned}");
+        assert!(batch.queries <= longest, "sequences of {}, planned for {longest}", batch.queries);
+        assert!((batch.start == 0 && !batch.cached()) || batch.sequences == 1, "a cache belongs to one sequence");
+        let (offloaded, layers, h) = (&self.offloaded, self.params.blocks.len(), self.settings.model.hidden);
+        offloaded.wait(backend, 0, ParamPart::Weights);
+        let first = self.rows(self.residual(0), 0, t, h);
+        backend.embedding(self.acts.inputs.head(4 * t), &self.params.embedding.weight, first);
+        for l in 0..layers {
+            let group = l + 1;
+            offloaded.wait(backend, group, ParamPart::Weights);
+            if group < layers {
+                offloaded.prefetch(backend, group + 1, ParamPart::Weights);
+            }
+            self.block_forward(backend, batch, l);
+            offloaded.release(backend, group, ParamPart::Weights, false);
+        }
+        if let Purpose::Step(_) = batch.purpose {
+            // What the first updates need comes while the loss is computed.
+            offloaded.prefetch(backend, layers + 1, ParamPart::State);
+            offloaded.prefetch(backend, layers, ParamPart::State);
+        }
+        let (x, xn) = (self.rows(self.acts.x, 0, t, h), self.rows(self.acts.xn, 0, t, h));
+        let cx = &mut Context { backend, model: self, batch };
+        self.params.final_norm.forward(cx, x, xn, self.acts.inv_rms.head(4 * t));
+    }
+
+    /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`. Each block runs over all
+    /// micro-batches before the one below it begins.
+    pub fn backward(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>) {
+        let (offloaded, layers) = (&self.offloaded, self.params.blocks.len());
+        offloaded.wait_whole(backend, layers + 1);
+        self.head_backward(backend, batch, apply);
+        offloaded.release_changed(backend, layers + 1);
+        for l in (0..layers).rev() {
+            let group = l + 1;
+            offloaded.wait_whole(backend, group);
+            // One ahead of its use; the last is the embedding.
+            offloaded.prefetch(backend, group - 1, ParamPart::Weights);
+            offloaded.prefetch(backend, group - 1, ParamPart::State);
+            self.block_backward(backend, batch, l, apply);
+            offloaded.release_changed(backend, group);
+        }
+        offloaded.wait_whole(backend, 0);
+        self.embedding_backward(backend, batch, scale, apply);
+        offloaded.release_changed(backend, 0);
+    }
+
+    /// Hands over the head's gradient, which the loss left, and goes on through the final norm.
+    fn head_backward(&self, backend: &mut dyn Backend, batch: Batch, apply: &mut Apply<'_>) {
+        let (t, h, grads) = (batch.tokens(), self.settings.model.hidden, &self.acts.grads);
+        let trains = |kind| self.settings.trainable.contains(kind);
+        if let (Some(head), true) = (&self.params.head, trains(ParamKind::Head)) {
+            apply(backend, &head.weight, grads.head);
+        }
+        let (x, dx) = (self.rows(self.acts.x, 0, t, h), self.rows(grads.dx, 0, t, h));
+        backend.zero(dx);
+        let (gain, inv_rms) = (&self.params.final_norm.gain, self.acts.inv_rms.head(4 * t));
+        let dxn = self.rows(grads.dxn, 0, t, h);
+        backend.rms_norm_grad(&NormGradArgs {
+            x,
+            gain: gain.weight.data,
+            inv_rms,
+            dout: dxn,
+            dx,
+            dgain: grads.final_norm,
+            accumulate: Accumulate::No,
+        });
+        if trains(ParamKind::FinalNorm) {
+            apply(backend, gain, grads.final_norm);
+        }
+    }
+
+    /// A tied head's gradient is formed here, from logits computed a second time: kept from the loss on, it would
+    /// be a second matrix gradient alive during the whole of backward.
+    fn embedding_backward(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>) {
+        let (t, h, grad) = (batch.tokens(), self.settings.model.hidden, self.acts.grads.embedding);
+        if !self.settings.trainable.contains(ParamKind::Embedding) {
+            return;
+        }
+        backend.zero(grad);
+        if self.params.head.is_none() {
+            for (from, count) in self.chunks(t) {
+                let logits = self.logits_in(backend, self.acts.grads.logits, from, count);
+                self.cross_entropy(backend, logits, from, count, Some(scale));
+                self.head_grad(backend, logits, grad, (from, count), Accumulate::Yes);
+            }
+        }
+        backend.embedding_grad(self.acts.inputs.head(4 * t), self.rows(self.acts.grads.dx, 0, t, h), grad, h);
+        apply(backend, &self.params.embedding, grad);
+    }
+}

@@ -1,0 +1,133 @@
+//! The head: logits a chunk of tokens at a time, losses, and the gradients that begin backward.
+
+use super::{Batch, Model, ParamKind};
+use crate::backend::{Accumulate, Backend};
+use crate::memory::Span;
+use zerocopy::IntoBytes;
+
+impl Model {
+    /// The logits of `count` tokens from token `from` on, in `acts.logits`.
+    ///
+    /// # Panics
+    /// If `count` is larger than `acts.chunk`.
+    pub fn logits(&self, backend: &mut dyn Backend, from: usize, count: usize) -> Span {
+        self.logits_in(backend, self.acts.logits, from, count)
+    }
+
+    /// The same in another buffer.
+    pub(super) fn logits_in(&self, backend: &mut dyn Backend, buffer: Span, from: usize, count: usize) -> Span {
+        let config = &self.settings.model;
+        let logits = self.rows(buffer, 0, count, config.vocab);
+        let xn = self.rows(self.acts.xn, from, count, config.hidden);
+        backend.linear(xn, &self.params.head_matrix().weight, logits, Accumulate::No);
+        logits
+    }
+
+    /// Losses of all tokens of a batch after [`Model::forward`], in `acts.losses`; targets are in `acts.targets`.
+    pub fn losses(&self, backend: &mut dyn Backend, batch: Batch) {
+        for (from, count) in self.chunks(batch.tokens()) {
+            let logits = self.logits(backend, from, count);
+            self.cross_entropy(backend, logits, from, count, None);
+        }
+    }
+
+    /// Losses as [`Model::losses`], and the first part of backward, which changes no parameter: the gradient of the
+    /// head's input (`grads.dxn`) and, if untied, of the head (`grads.head`). `scale` multiplies all gradients.
+    pub fn loss_and_head_grad(&self, backend: &mut dyn Backend, batch: Batch, scale: f32) {
+        let (h, grads) = (self.settings.model.hidden, &self.acts.grads);
+        let mut accumulate = Accumulate::No;
+        for (from, count) in self.chunks(batch.tokens()) {
+            let logits = self.logits(backend, from, count);
+            self.cross_entropy(backend, logits, from, count, Some(scale));
+            let dxn = self.rows(grads.dxn, from, count, h);
+            backend.linear_grad_input(logits, &self.params.head_matrix().weight, dxn, Accumulate::No);
+            if self.params.head.is_some() && self.settings.trainable.contains(ParamKind::Head) {
+                self.head_grad(backend, logits, grads.head, (from, count), accumulate);
+                accumulate = Accumulate::Yes;
+            }
+        }
+    }
+
+    /// The gradient of the matrix that makes logits, of tokens `from .. from + count`.
+    pub(super) fn head_grad(
+        &self,
+        backend: &mut dyn Backend,
+        dlogits: Span,
+        grad: Span,
+        (from, count): (usize, usize),
+        accumulate: Accumulate,
+    ) {
+        let config = &self.settings.model;
+        let xn = self.rows(self.acts.xn, from, count, config.hidden);
+        backend.linear_grad_weight(dlogits, xn, grad, config.vocab, config.hidden, accumulate);
+    }
+
+    /// Puts a batch's tokens where [`Model::forward`] and the loss read them, each row one sample.
+    pub fn upload_tokens(&self, backend: &mut dyn Backend, inputs: &[u32], targets: &[u32]) {
+        backend.upload(inputs.as_bytes(), self.acts.inputs.head(4 * inputs.len()));
+        backend.upload(targets.as_bytes(), self.acts.targets.head(4 * targets.len()));
+        if !self.acts.segment_start.is_none() {
+            backend.zero(self.acts.segment_start.head(4 * inputs.len()));
+        }
+    }
+
+    /// After [`Model::upload_tokens`]: where in its row each token's segment begins; empty if each row is one sample.
+    ///
+    /// # Panics
+    /// If several samples in a row were not planned for.
+    pub fn upload_segments(&self, backend: &mut dyn Backend, segment_start: &[u32]) {
+        if !segment_start.is_empty() {
+            assert!(!self.acts.segment_start.is_none(), "planned for rows of one sample");
+            backend.upload(segment_start.as_bytes(), self.acts.segment_start.head(4 * segment_start.len()));
+        }
+    }
+
+    /// Sum of the losses that a batch of `losses.len()` tokens left, in nats; they are copied to `losses`.
+    pub fn sum_losses(&self, backend: &dyn Backend, losses: &mut [f32]) -> f64 {
+        backend.download(self.acts.losses.head(4 * losses.len()), losses.as_mut_bytes());
+        losses.iter().map(|&loss| f64::from(loss)).sum()
+    }
+
+    /// Sum of the losses of a batch, in nats, without training. `inputs`, `targets` and `losses` are `[T]`; `segment_start`
+    /// as in
+    /// [`Model::upload_segments`].
+    ///
+    /// # Panics
+    /// If the slices are not as long as the batch, or that exceeds what was planned.
+    pub fn evaluate(
+        &self,
+        backend: &mut dyn Backend,
+        batch: Batch,
+        inputs: &[u32],
+        targets: &[u32],
+        segment_start: &[u32],
+        losses: &mut [f32],
+    ) -> f64 {
+        assert!([inputs.len(), targets.len(), losses.len()] == [batch.tokens(); 3], "one target and loss per input");
+        self.upload_tokens(backend, inputs, targets);
+        self.upload_segments(backend, segment_start);
+        self.forward(backend, batch);
+        self.losses(backend, batch);
+        self.sum_losses(backend, losses)
+    }
+
+    /// Consecutive parts of `tokens` tokens, as few as the logits' chunk allows and as long as each other.
+    pub(super) fn chunks(&self, tokens: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let count = tokens.div_ceil(self.acts.chunk);
+        let start = move |part: usize| part * tokens / count;
+        (0..count).map(move |part| (start(part), start(part + 1) - start(part)))
+    }
+
+    pub(super) fn cross_entropy(
+        &self,
+        backend: &mut dyn Backend,
+        logits: Span,
+        from: usize,
+        count: usize,
+        gradient: Option<f32>,
+    ) {
+        let part = |span: Span| span.part(4 * from, 4 * count);
+        let (targets, losses) = (part(self.acts.targets), part(self.acts.losses));
+        backend.cross_entropy(logits, targets, losses, self.settings.model.vocab, gradient);
+    }
+}

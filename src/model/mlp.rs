@@ -1,0 +1,59 @@
+//! The MLP of a block: norm, SwiGLU, down projection, and their backward.
+
+use super::context::Context;
+use super::grad_sink::GradSink;
+use super::{BlockActs, Linear, Norm};
+use crate::backend::Accumulate;
+use crate::memory::Span;
+
+/// `x + down(silu(gate(n)) * up(n))` with `n = norm(x)`.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Mlp {
+    pub norm: Norm,
+    pub gate: Linear,
+    pub up: Linear,
+    pub down: Linear,
+}
+
+impl Mlp {
+    /// Up to the input of the down projection: all that backward reads.
+    pub(super) fn hidden(&self, cx: &mut Context<'_>, acts: &BlockActs) {
+        let config = &cx.model.settings.model;
+        let (h, f) = (config.hidden, config.intermediate);
+        let (x, n) = (cx.block_rows(acts.resid_mid, h), cx.block_rows(acts.mlp_norm_out, h));
+        self.norm.forward(cx, x, n, cx.block_floats(acts.mlp_inv_rms, 1));
+        cx.quantize(n, h);
+        let (gate, up, act) = (cx.block_rows(acts.gate, f), cx.block_rows(acts.up, f), cx.block_rows(acts.act, f));
+        self.gate.forward(cx, n, gate, Accumulate::No);
+        self.up.forward(cx, n, up, Accumulate::No);
+        cx.backend.swiglu(gate, up, act);
+        cx.quantize(act, f);
+    }
+
+    /// The rest: the block's output `[M, hidden]`.
+    pub(super) fn output(&self, cx: &mut Context<'_>, acts: &BlockActs, out: Span) {
+        let config = &cx.model.settings.model;
+        let (h, f) = (config.hidden, config.intermediate);
+        let (mid, act) = (cx.block_rows(acts.resid_mid, h), cx.block_rows(acts.act, f));
+        cx.backend.copy(mid, out);
+        self.down.forward(cx, act, out, Accumulate::Yes);
+    }
+
+    /// From the gradient `dx` of the block's output to that of `resid_mid`, in place. `gate` and `up` become their
+    /// gradients.
+    pub(super) fn backward(&self, cx: &mut Context<'_>, acts: &BlockActs, dx: Span, sink: &mut GradSink<'_, '_>) {
+        let config = &cx.model.settings.model;
+        let (h, f) = (config.hidden, config.intermediate);
+        let grads = &cx.model.acts.grads;
+        let (dn, dact) = (cx.micro_rows(grads.dn, h), cx.micro_rows(grads.dact, f));
+        let (gate, up, act) = (cx.block_rows(acts.gate, f), cx.block_rows(acts.up, f), cx.block_rows(acts.act, f));
+        self.down.backward(cx, (dx, act), (dact, Accumulate::No), sink);
+        cx.backend.swiglu_grad(gate, up, dact);
+        let n = cx.block_rows(acts.mlp_norm_out, h);
+        self.gate.backward(cx, (gate, n), (dn, Accumulate::No), sink);
+        self.up.backward(cx, (up, n), (dn, Accumulate::Yes), sink);
+        let (x, inv_rms) = (cx.block_rows(acts.resid_mid, h), cx.block_floats(acts.mlp_inv_rms, 1));
+        self.norm.backward(cx, (dn, x, inv_rms), dx, sink);
+    }
+}

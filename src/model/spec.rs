@@ -1,0 +1,278 @@
+//! What parameters a model has: one row says everything about each, and [`param_specs`] lists those of a model.
+
+use super::{ModelConfig, Settings, TableStorage, Weights};
+use crate::backend::WeightKind;
+use crate::optim::{Groups, ParamClass, ParamInfo};
+use crate::quant::{GroupedShape, StateSpec};
+
+/// What a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParamKind {
+    /// Token embedding (and head, if tied).
+    Embedding,
+    /// A parameter of the block of this number.
+    Block(usize, BlockParam),
+    /// Gain before the head.
+    FinalNorm,
+    /// Untied head.
+    Head,
+}
+
+/// A parameter of a block, in the order of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BlockParam {
+    /// Gain before attention.
+    AttentionNorm,
+    /// Query projection.
+    Query,
+    /// Key projection.
+    Key,
+    /// Value projection.
+    Value,
+    /// Bias of the queries.
+    QueryBias,
+    /// Bias of the keys.
+    KeyBias,
+    /// Bias of the values.
+    ValueBias,
+    /// Gain of each query head's norm.
+    QueryNorm,
+    /// Gain of each key head's norm.
+    KeyNorm,
+    /// Output projection of the attention.
+    Output,
+    /// Gain before the MLP.
+    MlpNorm,
+    /// Gate projection.
+    Gate,
+    /// Up projection.
+    Up,
+    /// Down projection.
+    Down,
+}
+
+/// First values of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Init {
+    /// Normal with `model.init_std`: matrices.
+    Normal,
+    /// Ones: gains of norms.
+    Ones,
+    /// Zeros: biases.
+    Zeros,
+}
+
+/// Everything about one parameter of every model.
+struct Row {
+    /// In Hugging Face's LLaMA, Qwen2 and Qwen3, and here; of a block's parameter what follows `model.layers.N.`.
+    name: &'static str,
+    /// In GGUF; of a block's parameter what follows `blk.N.`.
+    gguf: &'static str,
+    /// Rows and columns; a vector has one row.
+    shape: fn(&ModelConfig) -> [usize; 2],
+    init: Init,
+    /// Whether a model has it.
+    exists: fn(&ModelConfig) -> bool,
+}
+
+const fn row(name: &'static str, gguf: &'static str, init: Init, shape: fn(&ModelConfig) -> [usize; 2]) -> Row {
+    Row { name, gguf, shape, init, exists: |_| true }
+}
+
+impl Row {
+    const fn only_if(self, exists: fn(&ModelConfig) -> bool) -> Self {
+        Self { exists, ..self }
+    }
+}
+
+const EMBEDDING: Row =
+    row("model.embed_tokens.weight", "token_embd.weight", Init::Normal, |model| [model.vocab, model.hidden]);
+const FINAL_NORM: Row = row("model.norm.weight", "output_norm.weight", Init::Ones, |model| [1, model.hidden]);
+const HEAD: Row = row("lm_head.weight", "output.weight", Init::Normal, |model| [model.vocab, model.hidden])
+    .only_if(|model| !model.tied);
+
+/// The parameters of a block, in the order of the file.
+#[rustfmt::skip]
+static BLOCK: [(BlockParam, Row); 14] = {
+    use BlockParam::*;
+    use Init::{Normal, Ones, Zeros};
+    [
+        (AttentionNorm, row("input_layernorm.weight", "attn_norm.weight", Ones, |m| [1, m.hidden])),
+        (Query, row("self_attn.q_proj.weight", "attn_q.weight", Normal, |m| [m.query_width(), m.hidden])),
+        (Key, row("self_attn.k_proj.weight", "attn_k.weight", Normal, |m| [m.kv_width(), m.hidden])),
+        (Value, row("self_attn.v_proj.weight", "attn_v.weight", Normal, |m| [m.kv_width(), m.hidden])),
+        (QueryBias, row("self_attn.q_proj.bias", "attn_q.bias", Zeros, |m| [1, m.query_width()]).only_if(|m| m.qkv_bias)),
+        (KeyBias, row("self_attn.k_proj.bias", "attn_k.bias", Zeros, |m| [1, m.kv_width()]).only_if(|m| m.qkv_bias)),
+        (ValueBias, row("self_attn.v_proj.bias", "attn_v.bias", Zeros, |m| [1, m.kv_width()]).only_if(|m| m.qkv_bias)),
+        (QueryNorm, row("self_attn.q_norm.weight", "attn_q_norm.weight", Ones, |m| [1, m.head_dim()]).only_if(|m| m.qk_norm)),
+        (KeyNorm, row("self_attn.k_norm.weight", "attn_k_norm.weight", Ones, |m| [1, m.head_dim()]).only_if(|m| m.qk_norm)),
+        (Output, row("self_attn.o_proj.weight", "attn_output.weight", Normal, |m| [m.hidden, m.query_width()])),
+        (MlpNorm, row("post_attention_layernorm.weight", "ffn_norm.weight", Ones, |m| [1, m.hidden])),
+        (Gate, row("mlp.gate_proj.weight", "ffn_gate.weight", Normal, |m| [m.intermediate, m.hidden])),
+        (Up, row("mlp.up_proj.weight", "ffn_up.weight", Normal, |m| [m.intermediate, m.hidden])),
+        (Down, row("mlp.down_proj.weight", "ffn_down.weight", Normal, |m| [m.hidden, m.intermediate])),
+    ]
+};
+
+impl ParamKind {
+    fn row(self) -> &'static Row {
+        match self {
+            Self::Embedding => &EMBEDDING,
+            Self::Block(_, param) => &BLOCK[param as usize].1,
+            Self::FinalNorm => &FINAL_NORM,
+            Self::Head => &HEAD,
+        }
+    }
+
+    /// The number of its block, if it is of one.
+    pub fn block(self) -> Option<usize> {
+        match self {
+            Self::Block(block, _) => Some(block),
+            _ => None,
+        }
+    }
+
+    /// Its first values.
+    pub fn init(self) -> Init {
+        self.row().init
+    }
+
+    /// What an optimizer tells apart.
+    pub fn class(self) -> ParamClass {
+        match (self, self.init()) {
+            (Self::Embedding, _) => ParamClass::Embedding,
+            (Self::Head, _) => ParamClass::Head,
+            (_, Init::Zeros) => ParamClass::Bias,
+            (_, Init::Ones) => ParamClass::Norm,
+            (Self::Block(_, BlockParam::Query | BlockParam::Key), _) => ParamClass::QueryOrKey,
+            _ => ParamClass::Matrix,
+        }
+    }
+
+    /// Whether it is a gain or a bias: a vector, float32, without weight decay.
+    pub fn is_vector(self) -> bool {
+        self.init() != Init::Normal
+    }
+
+    /// The name, as in Hugging Face's LLaMA, Qwen2 and Qwen3.
+    pub fn name(self) -> String {
+        match self {
+            Self::Block(block, _) => format!("model.layers.{block}.{}", self.row().name),
+            _ => self.row().name.into(),
+        }
+    }
+
+    /// The name in a GGUF file.
+    pub fn gguf_name(self) -> String {
+        match self {
+            Self::Block(block, _) => format!("blk.{block}.{}", self.row().gguf),
+            _ => self.row().gguf.into(),
+        }
+    }
+}
+
+/// One parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// Position among the specs, which is its number in the file.
+    pub id: u32,
+    /// What it is.
+    pub kind: ParamKind,
+    /// Rows, columns, group; a vector has one row.
+    pub shape: GroupedShape,
+    /// How its values are stored.
+    pub storage: WeightKind,
+    /// Whether packed values keep a residue.
+    pub residue: bool,
+    /// Whether rows without a gradient are left as they are.
+    pub sparse: bool,
+    /// Whether training changes it: only then has it a gradient, a residue and optimizer state.
+    pub trainable: bool,
+    /// Number of its group in the optimizer.
+    pub group: u8,
+    /// Its optimizer state, as the group's rule declares it.
+    pub state: Vec<StateSpec>,
+    /// Float32 numbers beside the gradient that a step of the rule needs.
+    pub workspace: usize,
+}
+
+/// The parameters of a model, in the order of the file.
+pub fn param_specs(settings: &Settings) -> Vec<ParamSpec> {
+    let blocks =
+        (0..settings.model.layers).flat_map(|l| BLOCK.iter().map(move |(param, _)| ParamKind::Block(l, *param)));
+    let kinds = [ParamKind::Embedding].into_iter().chain(blocks).chain([ParamKind::FinalNorm, ParamKind::Head]);
+    let existing = kinds.filter(|kind| (kind.row().exists)(&settings.model));
+    let groups = settings.optimizer.as_ref().map(|optimizer| Groups::new(optimizer, settings.storage.state()));
+    (0..).zip(existing).map(|(id, kind)| spec(settings, groups.as_ref(), id, kind)).collect()
+}
+
+/// The parameters of the first block, which all others repeat.
+pub(super) fn block_specs(specs: &[ParamSpec]) -> &[ParamSpec] {
+    let of_block = |spec: &&ParamSpec| matches!(spec.kind, ParamKind::Block(0, _));
+    let first = specs.iter().take_while(|spec| !of_block(spec)).count();
+    &specs[first..][..specs[first..].iter().take_while(of_block).count()]
+}
+
+fn spec(settings: &Settings, groups: Option<&Groups>, id: u32, kind: ParamKind) -> ParamSpec {
+    let storage = &settings.storage;
+    let table_kind = |kind| match kind {
+        TableStorage::Int4 => WeightKind::Int4,
+        TableStorage::Int8 => WeightKind::Int8,
+        TableStorage::Bf16 => WeightKind::Bf16,
+        TableStorage::F32 => WeightKind::F32,
+    };
+    let stored = match kind {
+        kind if kind.is_vector() => WeightKind::F32,
+        ParamKind::Embedding => table_kind(storage.embedding),
+        ParamKind::Head => table_kind(storage.head),
+        _ => match storage.weights {
+            Weights::Int4 => WeightKind::Int4,
+            Weights::Int4Simulated => WeightKind::Int4Simulated,
+            Weights::Bf16 => WeightKind::Bf16,
+            Weights::F32 => WeightKind::F32,
+        },
+    };
+    let [rows, cols] = (kind.row().shape)(&settings.model);
+    let shape = GroupedShape::new(rows, cols, storage.group);
+    let info = ParamInfo { class: kind.class(), shape, head_dim: settings.model.head_dim() };
+    let trainable = settings.trainable.contains(kind);
+    let groups = groups.filter(|_| trainable);
+    let (group, state) = groups.map_or((0, Vec::new()), |groups| groups.declare(&info));
+    ParamSpec {
+        id,
+        kind,
+        shape,
+        storage: stored,
+        residue: stored == WeightKind::Int4 && storage.residue,
+        sparse: kind == ParamKind::Embedding && settings.sparse_embedding,
+        trainable,
+        group,
+        state,
+        workspace: groups.map_or(0, |groups| groups.workspace(&info)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_block_are_found_by_their_parameter() {
+        for (i, (param, _)) in BLOCK.iter().enumerate() {
+            assert_eq!(*param as usize, i);
+        }
+    }
+
+    #[test]
+    fn names_here_and_elsewhere() {
+        let names = |kind: ParamKind| (kind.name(), kind.gguf_name());
+        let own = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(names(ParamKind::Embedding), own("model.embed_tokens.weight", "token_embd.weight"));
+        let bias = ParamKind::Block(7, BlockParam::KeyBias);
+        assert_eq!(names(bias), own("model.layers.7.self_attn.k_proj.bias", "blk.7.attn_k.bias"));
+        assert_eq!(
+            (bias.init(), ParamKind::FinalNorm.init(), ParamKind::Head.init()),
+            (Init::Zeros, Init::Ones, Init::Normal)
+        );
+    }
+}
