@@ -9,11 +9,11 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use support::floats;
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
+use tetrad::backend::{Backend, Largest, Moment, Param, SecondMoment, Sizes, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{Optimizer, SCALARS, Step};
-use tetrad::quant::GroupedShape;
+use tetrad::quant::{GroupedShape, WeightFormat};
 use zerocopy::IntoBytes;
 
 fn main() {
@@ -42,15 +42,7 @@ fn tensor((rows, cols): (usize, usize), (m_kind, v_kind): Moments, isa: Isa) -> 
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
     let bytes = |kind| if kind == Moment::Int4 { g.nibble_bytes() } else { g.padded_len() };
     let (v, v_scales) = v_kind.per_element().map_or((4 * rows, 0), |kind| (bytes(kind), 2 * g.groups()));
-    let weight = Weight {
-        shape: g,
-        kind: WeightKind::Int4,
-        scheme: Scheme::Symmetric,
-        data: add(g.nibble_bytes()),
-        scales: add(2 * g.groups()),
-        offsets: Span::NONE,
-        residue: add(g.nibble_bytes()),
-    };
+    let weight = Weight::place(g, WeightFormat::INT4, |_, bytes| add(bytes));
     let state = State {
         m_kind,
         v_kind,

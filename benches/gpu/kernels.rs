@@ -5,9 +5,10 @@ use crate::report::{Ceilings, Table};
 use half::bf16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
-use tetrad::backend::{AttentionShape, Backend, Largest, Param, Rotation, Store, WeightKind};
+use tetrad::backend::{AttentionShape, Backend, Largest, Param, Rotation, Store};
 use tetrad::memory::Span;
 use tetrad::optim::{Optimizer, Step};
+use tetrad::quant::WeightFormat;
 
 /// What is measured: the shapes of a model and of its batch.
 #[derive(Clone, Copy)]
@@ -72,7 +73,8 @@ pub fn ceilings(sizes: &Sizes) -> Ceilings {
     let mut operands = Operands::default();
     let (from, to) = (operands.activations(1, sizes.copied), operands.room(2 * sizes.copied));
     let n = sizes.edge;
-    let (x, w, y) = (operands.activations(2, n * n), operands.weight(n, n, WeightKind::Bf16), operands.room(2 * n * n));
+    let (x, w, y) =
+        (operands.activations(2, n * n), operands.weight(n, n, WeightFormat::BF16), operands.room(2 * n * n));
     let mut cuda = operands.start(&sizes.largest(n, n));
     let copy = 2.0 * from.bytes as f64 / time(&mut cuda, |cuda| cuda.copy(from, to));
     let product = 2.0 * (n as f64).powi(3) / time(&mut cuda, |cuda| cuda.linear(x, &w, y, Store::Overwrite));
@@ -133,9 +135,9 @@ pub fn products(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let (x, y) = (operands.rows(1, tokens, inputs), operands.rows(2, tokens, outputs));
         let (out_y, out_x) = (operands.rows_room(tokens, outputs), operands.rows_room(tokens, inputs));
         let grad = operands.room(4 * outputs * inputs);
-        let packed = operands.weight(outputs, inputs, WeightKind::Int4);
+        let packed = operands.weight(outputs, inputs, WeightFormat::INT4);
         // Rows that cuBLASLt reads where they lie: as long as the activations' are.
-        let plain = operands.weight(outputs, pitch(inputs), WeightKind::Bf16);
+        let plain = operands.weight(outputs, pitch(inputs), WeightFormat::BF16);
         let mut cuda = operands.start(&sizes.largest(tokens, outputs.max(inputs)));
         let shape = format!("{tokens} tokens, {outputs} x {inputs}");
         let work = 2.0 * tokens as f64 * outputs as f64 * inputs as f64;
@@ -214,7 +216,7 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     let mut next = words(9);
     let tokens = operands.add(&(0..t).map(|_| next() % vocab as u32).collect::<Vec<_>>());
     let losses = operands.room(4 * chunk);
-    let embedding = operands.weight(vocab, h, WeightKind::Bf16);
+    let embedding = operands.weight(vocab, h, WeightFormat::BF16);
     let grad = operands.add(&vec![0.0f32; vocab * h]);
     let mut cuda = operands.start(&sizes.largest(t, vocab));
     let (th, tf) = (t * h, t * f);
@@ -256,7 +258,7 @@ pub fn few_tokens(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let mut operands = Operands::default();
         let (x, y) = (operands.rows(1, tokens, h), operands.rows_room(tokens, f));
         // More weights than the L2 cache holds, one after the other.
-        let weights: Vec<_> = (0..24).map(|_| operands.weight(f, h, WeightKind::Int4)).collect();
+        let weights: Vec<_> = (0..24).map(|_| operands.weight(f, h, WeightFormat::INT4)).collect();
         let mut cuda = operands.start(&sizes.largest(tokens, f));
         let seconds = time(&mut cuda, |cuda| weights.iter().for_each(|w| cuda.linear(x, w, y, Store::Overwrite)));
         let bytes = weights.len() * (weights[0].data.bytes + weights[0].scales.bytes);

@@ -2,10 +2,10 @@
 
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, Weight, WeightKind};
+use tetrad::backend::{Backend, Largest, Moment, Param, SecondMoment, Sizes, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::optim::SCALARS;
-use tetrad::quant::GroupedShape;
+use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat, WeightPlane};
 use zerocopy::{Immutable, IntoBytes};
 
 /// Elements from one row of activations to the next.
@@ -65,34 +65,21 @@ impl Operands {
     }
 
     /// A weight with values of about one tenth.
-    pub fn weight(&mut self, rows: usize, cols: usize, kind: WeightKind) -> Weight {
-        let g = GroupedShape::new(rows, cols, 128);
+    pub fn weight(&mut self, rows: usize, cols: usize, format: WeightFormat) -> Weight {
+        let shape = GroupedShape::new(rows, cols, 128);
         let mut next = words(7);
-        let none = Span::NONE;
-        let mut weight = Weight {
-            shape: g,
-            kind,
-            scheme: Scheme::Symmetric,
-            data: none,
-            scales: none,
-            offsets: none,
-            residue: none,
-        };
-        match kind {
-            WeightKind::Bf16 => weight.data = self.activations(7, g.len()),
-            WeightKind::F32 => weight.data = self.add(&floats(7, g.len())),
-            _ => {
-                weight.data = self.add(&(0..g.nibble_bytes()).map(|_| (next() >> 24) as u8).collect::<Vec<_>>());
-                weight.residue = self.add(&(0..g.nibble_bytes()).map(|_| (next() >> 24) as u8).collect::<Vec<_>>());
-                weight.scales = self.add(&vec![f16::from_f32(0.02).to_bits(); g.groups()]);
-            }
-        }
-        weight
+        Weight::place(shape, format, |plane, bytes| match (plane, format.codec()) {
+            _ if bytes == 0 => Span::NONE,
+            (WeightPlane::Data, WeightCodec::Bf16) => self.activations(7, shape.len()),
+            (WeightPlane::Data, WeightCodec::F32) => self.add(&floats(7, shape.len())),
+            (WeightPlane::Scales, _) => self.add(&vec![f16::from_f32(0.02).to_bits(); shape.groups()]),
+            _ => self.add(&(0..bytes).map(|_| (next() >> 24) as u8).collect::<Vec<_>>()),
+        })
     }
 
     /// A packed parameter with four-bit state.
     pub fn param(&mut self, rows: usize, cols: usize) -> Param {
-        let weight = self.weight(rows, cols, WeightKind::Int4);
+        let weight = self.weight(rows, cols, WeightFormat::INT4);
         let g = weight.shape;
         let state = State {
             m_kind: Moment::Int4,

@@ -6,9 +6,9 @@
 use half::f16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cpu::reference::Planes;
-use tetrad::backend::{Backend, Largest, Scheme, Sizes, Weight, WeightKind};
+use tetrad::backend::{Backend, Largest, Sizes, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::quant::GroupedShape;
+use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat};
 use zerocopy::{Immutable, IntoBytes};
 
 /// Tokens of every benchmark: the quick-start's batch.
@@ -32,8 +32,7 @@ pub fn int4(rows: usize, cols: usize, group: usize) -> Planes {
     let shape = GroupedShape::new(rows, cols, group);
     Planes {
         shape,
-        kind: WeightKind::Int4,
-        scheme: Scheme::Symmetric,
+        format: WeightFormat::of(WeightCodec::Int4),
         data: bits(1, shape.nibble_bytes()).into_iter().map(|bits| (bits >> 16) as u8).collect(),
         scales: floats(2, shape.groups()).into_iter().map(|x| f16::from_f32(0.15 + 0.05 * x).to_bits()).collect(),
         offsets: Vec::new(),
@@ -65,8 +64,7 @@ impl Bench {
     pub fn weight(&mut self, planes: &Planes) -> Weight {
         Weight {
             shape: planes.shape,
-            kind: planes.kind,
-            scheme: planes.scheme,
+            format: planes.format,
             data: self.add(&planes.data),
             scales: self.add(&planes.scales),
             offsets: Span::NONE,

@@ -15,8 +15,8 @@ pub mod cuda;
 mod kinds;
 mod param;
 
-pub use kinds::{Moment, Scheme, SecondMoment};
-pub use param::{Param, State, Weight, WeightKind};
+pub use kinds::{Moment, SecondMoment};
+pub use param::{Param, State, Weight};
 
 use crate::error::BackendError;
 use crate::memory::{HomeMemory, MappedFile, Span};

@@ -6,9 +6,8 @@ use super::units::bytes;
 use super::{CliResult, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::backend::Scheme;
 use tetrad::convert::{Beside, Options, import, open};
-use tetrad::model::TableStorage;
+use tetrad::model::{Scheme, TableStorage};
 
 /// Bring in a model: a Hugging Face directory, a safetensors file, or GGUF.
 ///

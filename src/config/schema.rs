@@ -4,8 +4,10 @@
 //! `Deserialize` implementation. A key added to a table is known here by itself.
 
 use super::*;
-use crate::backend::{Moment, Scheme, SecondMoment};
-use crate::model::{ActivationQuant, GradientBuffer, KeptActivations, Residence, RopeScaling, TableStorage, Weights};
+use crate::backend::{Moment, SecondMoment};
+use crate::model::{
+    ActivationQuant, GradientBuffer, KeptActivations, Residence, RopeScaling, Scheme, TableStorage, Weights,
+};
 use crate::optim::{EmbeddingUpdate, Rule, Schedule, Variant};
 use serde::de::{self, Deserializer, Visitor};
 use std::fmt;

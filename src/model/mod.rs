@@ -24,7 +24,7 @@ pub use rope::stretch;
 pub use settings::{
     ActivationConfig, ActivationQuant, Execution, GradientBuffer, KeptActivations, Residence, SHORTEST_PARTED, Settings,
 };
-pub use storage::{StorageConfig, TableStorage, Weights};
+pub use storage::{Scheme, StorageConfig, TableStorage, Weights};
 pub use table::{Entry, Role, table};
 pub use work::{GradWork, LayerWork, Mode, Packed, Work};
 

@@ -89,7 +89,7 @@ pub(super) fn place(plan: &mut Plan, settings: &Settings, mode: Mode, sizes: &dy
         let table = group == 0 || group + 1 == groups.len();
         ways[part as usize] && !(part == Part::Weights && table && !sizes.works_at_home())
     };
-    let mut places = Places { plan, settings, trained, slots: [[Span::NONE; 2]; 2] };
+    let mut places = Places { plan, trained, slots: [[Span::NONE; 2]; 2] };
     if !sizes.works_at_home() {
         places.place_slots(&entries, &groups, &at_home);
     }
@@ -115,7 +115,6 @@ fn groups(entries: &[Entry]) -> Vec<Range<usize>> {
 
 struct Places<'a> {
     plan: &'a mut Plan,
-    settings: &'a Settings,
     trained: bool,
     /// For weights and for state: what even and what odd groups are fetched to.
     slots: [[Span; 2]; 2],
@@ -126,7 +125,7 @@ impl Places<'_> {
     fn bytes(&self, entries: &[Entry]) -> [usize; 3] {
         let mut bytes = [0; 3];
         for entry in entries {
-            params::place(entry, self.settings.storage.scheme, self.trained, &mut |_, category, plane| {
+            params::place(entry, self.trained, &mut |_, category, plane| {
                 bytes[category as usize] += plane.next_multiple_of(ALIGN);
                 Span::NONE
             });
@@ -182,14 +181,13 @@ impl Places<'_> {
             let used = if works_at_home || home.is_none() { home } else { slot.head(home.bytes) };
             streams[part as usize] = (!home.is_none()).then_some(Stream { home, used });
         }
-        let scheme = self.settings.storage.scheme;
         let (mut used, mut stored) = (Vec::new(), Vec::new());
         // Where the next plane of each category begins in its part.
         let mut next = [0, 0, residue];
         for entry in entries {
             let name = entry.role.name();
             let mut kept = Vec::new();
-            used.push(params::place(entry, scheme, self.trained, &mut |plane, category, bytes| {
+            used.push(params::place(entry, self.trained, &mut |plane, category, bytes| {
                 let (to, from) = match streams[Part::of(category) as usize] {
                     _ if bytes == 0 => (Span::NONE, Span::NONE),
                     None => {
@@ -206,8 +204,7 @@ impl Places<'_> {
                 to
             }));
             let mut kept = kept.into_iter();
-            stored
-                .push(params::place(entry, scheme, self.trained, &mut |_, _, _| kept.next().expect("as many planes")));
+            stored.push(params::place(entry, self.trained, &mut |_, _, _| kept.next().expect("as many planes")));
         }
         (used, stored, streams)
     }

@@ -1,8 +1,9 @@
 //! How weights are stored: each format as a value that knows its planes, its integers and its name. The only place
 //! that knows; others hold a [`WeightFormat`] and ask it.
 
-use super::plane::{Element, Per, PlaneLayout};
+use super::plane::{ElementType, Per, PlaneLayout};
 use super::{GroupedShape, QuantGrid};
+use std::fmt;
 
 /// The code of a weight's elements: what products read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,9 +26,9 @@ pub enum WeightCodec {
 struct CodecRow {
     name: &'static str,
     /// Type of the plane that products read.
-    data: Element,
+    data: ElementType,
     /// Type of the scale of a group, if there are groups.
-    scale: Option<Element>,
+    scale: Option<ElementType>,
     /// Whether a group has an offset too, of the scale's type.
     offset: bool,
     /// The integers of codes alone, and of codes with a residue.
@@ -35,33 +36,33 @@ struct CodecRow {
 }
 
 /// A code of floats.
-const fn float(name: &'static str, data: Element) -> CodecRow {
+const fn float(name: &'static str, data: ElementType) -> CodecRow {
     CodecRow { name, data, scale: None, offset: false, grids: [None, None] }
 }
 
 /// All codecs: one row each, in the order of the enum.
 static CODECS: [CodecRow; 6] = [
-    float("f32", Element::F32),
-    float("f16", Element::F16),
-    float("bf16", Element::Bf16),
+    float("f32", ElementType::F32),
+    float("f16", ElementType::F16),
+    float("bf16", ElementType::Bf16),
     CodecRow {
         name: "int8",
-        data: Element::I8,
-        scale: Some(Element::F16),
+        data: ElementType::I8,
+        scale: Some(ElementType::F16),
         offset: false,
         grids: [Some(QuantGrid::INT8), None],
     },
     CodecRow {
         name: "int4",
-        data: Element::Nibble,
-        scale: Some(Element::F16),
+        data: ElementType::Nibble,
+        scale: Some(ElementType::F16),
         offset: false,
         grids: [Some(QuantGrid::CODES), Some(QuantGrid::INT4)],
     },
     CodecRow {
         name: "int4-asymmetric",
-        data: Element::Nibble,
-        scale: Some(Element::F16),
+        data: ElementType::Nibble,
+        scale: Some(ElementType::F16),
         offset: true,
         grids: [Some(QuantGrid::CODES), Some(QuantGrid::INT4)],
     },
@@ -96,7 +97,7 @@ impl WeightCodec {
     }
 
     /// Type of the elements that products read.
-    pub const fn element(self) -> Element {
+    pub const fn element(self) -> ElementType {
         self.row().data
     }
 
@@ -209,7 +210,7 @@ impl WeightFormat {
             (WeightPlane::Data, _) => Some(PlaneLayout::new(row.data, Per::Weight)),
             (WeightPlane::Scales, Some(scale)) => Some(PlaneLayout::new(scale, Per::Group)),
             (WeightPlane::Offsets, Some(scale)) if row.offset => Some(PlaneLayout::new(scale, Per::Group)),
-            (WeightPlane::Residue, _) if self.residue => Some(PlaneLayout::new(Element::Nibble, Per::Weight)),
+            (WeightPlane::Residue, _) if self.residue => Some(PlaneLayout::new(ElementType::Nibble, Per::Weight)),
             _ => None,
         }
     }
@@ -227,6 +228,17 @@ impl WeightFormat {
     /// Bytes of all planes.
     pub fn bytes(self, shape: GroupedShape) -> usize {
         self.planes().map(|(_, layout)| layout.bytes(shape)).sum()
+    }
+}
+
+/// For people: `INT4 codes + residue`, `bf16`.
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.simulated, self.codec.takes_residue()) {
+            (Some(_), _) => write!(f, "INT4 simulated over {}", self.codec.name()),
+            (None, true) => f.write_str(if self.residue { "INT4 codes + residue" } else { "INT4 codes" }),
+            (None, false) => f.write_str(self.codec.name()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! How a tensor of optimizer state is stored: what its elements are, and how many of them a parameter has.
 
-use super::plane::{Element, Per, PlaneLayout};
+use super::plane::{ElementType, Per, PlaneLayout};
 use super::{GroupedShape, MomentCodec};
 
 /// The code of a state tensor's elements.
@@ -63,12 +63,12 @@ impl StateCodec {
     }
 
     /// Type of its elements.
-    pub const fn element(self) -> Element {
+    pub const fn element(self) -> ElementType {
         match self {
-            Self::F32 => Element::F32,
-            Self::Int8 { signed: true } => Element::I8,
-            Self::Int8 { signed: false } => Element::U8,
-            Self::Int4 { .. } => Element::Nibble,
+            Self::F32 => ElementType::F32,
+            Self::Int8 { signed: true } => ElementType::I8,
+            Self::Int8 { signed: false } => ElementType::U8,
+            Self::Int4 { .. } => ElementType::Nibble,
         }
     }
 
@@ -103,7 +103,7 @@ impl StateFormat {
         };
         let scales = match self.codec {
             StateCodec::F32 => None,
-            _ => Some(PlaneLayout::new(Element::Bf16, Per::Group)),
+            _ => Some(PlaneLayout::new(ElementType::Bf16, Per::Group)),
         };
         (PlaneLayout::new(self.codec.element(), per), scales)
     }
@@ -151,10 +151,10 @@ mod tests {
         {
             let moment = codec.moment().expect("codes have a codec");
             let mut codes = match codec.element() {
-                Element::Nibble => vec![codec.zero_byte() & 15; 64],
+                ElementType::Nibble => vec![codec.zero_byte() & 15; 64],
                 _ => vec![codec.zero_byte(); 64],
             };
-            if codec.element() == Element::Nibble {
+            if codec.element() == ElementType::Nibble {
                 moment.from_nibbles(&mut codes);
             }
             let mut values = [1.0; 64];

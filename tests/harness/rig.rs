@@ -4,9 +4,9 @@
 use super::gpu::{emulated, required};
 use half::bf16;
 use tetrad::backend::cuda::{Cuda, Search, Sizes};
-use tetrad::backend::{Backend, Largest, Scheme, Sizes as _, Weight, WeightKind};
+use tetrad::backend::{Backend, Largest, Sizes as _, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::quant::GroupedShape;
+use tetrad::quant::{GroupedShape, WeightFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A device without memory.
@@ -79,8 +79,7 @@ impl Rig {
         let none = Span::NONE;
         let shape = GroupedShape::new(rows, cols, 32);
         let data = self.add(values);
-        let scheme = Scheme::Symmetric;
-        Weight { shape, kind: WeightKind::F32, scheme, data, scales: none, offsets: none, residue: none }
+        Weight { shape, format: WeightFormat::F32, data, scales: none, offsets: none, residue: none }
     }
 
     /// Gives the backend its memory, scratch that holds no numbers, and the operands.

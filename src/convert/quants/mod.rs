@@ -8,6 +8,7 @@ mod planes;
 
 pub use planes::{GroupBits, group_bits};
 
+use crate::quant::WeightCodec;
 use half::{bf16, f16};
 
 /// A type of tensor that is read.
@@ -76,6 +77,18 @@ impl Kind {
     /// Its tag in GGUF.
     pub fn tag(self) -> u32 {
         self.row().1
+    }
+
+    /// The type with the values of a codec, bit for bit.
+    pub fn of(codec: WeightCodec) -> Self {
+        match codec {
+            WeightCodec::F32 => Self::F32,
+            WeightCodec::F16 => Self::F16,
+            WeightCodec::Bf16 => Self::Bf16,
+            WeightCodec::Int8 => Self::Q8_0,
+            WeightCodec::Int4 => Self::Q4_0,
+            WeightCodec::Int4Offset => Self::Q4_1,
+        }
     }
 
     /// Its name.

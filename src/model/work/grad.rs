@@ -2,7 +2,7 @@
 
 use super::blocks::Shapes;
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
-use crate::model::params::weight_bytes;
+use crate::model::params::READ_PLANES;
 use crate::model::table::{Entry, block_entries};
 use crate::model::{GradientBuffer, Settings};
 
@@ -75,7 +75,7 @@ pub(super) fn place(
     }
     grad.embedding = floats("embedding's gradient", table, at_end);
     grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
-    place_passes(plan, settings, entries, (passes, parted), blocks, &mut grad);
+    place_passes(plan, entries, (passes, parted), blocks, &mut grad);
     grad
 }
 
@@ -107,7 +107,6 @@ fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize
 
 fn place_passes(
     plan: &mut Plan,
-    settings: &Settings,
     entries: &[Entry],
     (passes, parted): (Vec<Vec<usize>>, bool),
     life: Lifetime,
@@ -153,12 +152,14 @@ fn place_passes(
             matrix.part(from - bytes(i), 4 * len)
         }));
     }
-    let scheme = settings.storage.scheme;
     grad.before = block
         .iter()
         .map(|entry| {
             let name = name(entry, "before");
-            weight_bytes(entry, scheme).map(|bytes| plan.add(name.clone(), Category::Weights, bytes, life))
+            READ_PLANES.map(|plane| {
+                let bytes = entry.format.plane_bytes(plane, entry.shape);
+                plan.add(name.clone(), Category::Weights, bytes, life)
+            })
         })
         .collect();
 }

@@ -61,15 +61,15 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use crate::backend::Backend;
-    use crate::backend::cpu::testing::{KINDS, Random, Rig};
+    use crate::backend::cpu::testing::{FORMATS, Random, Rig};
     use crate::quant::GroupedShape;
 
     #[test]
     fn rows_of_every_kind_and_the_sum_of_their_gradients() {
-        for (kind, scheme) in KINDS {
+        for format in FORMATS {
             for (vocab, width, count) in [(1, 1, 1), (5, 33, 70), (257, 65, 200), (100, 300, 129)] {
                 let (mut random, mut rig) = (Random(count as u64), Rig::default());
-                let planes = random.planes(GroupedShape::new(vocab, width, 64), kind, scheme);
+                let planes = random.planes(GroupedShape::new(vocab, width, 64), format);
                 let tokens: Vec<u32> = (0..count).map(|_| random.below(vocab) as u32).collect();
                 let (dout, old) = (random.floats(count * width), random.floats(vocab * width));
                 let (tokens_at, table) = (rig.add(&tokens[..]), rig.weight(&planes));

@@ -3,10 +3,10 @@
 
 use super::factored::{self as means, Means};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Moment, Param, Scheme, SecondMoment, State, Weight, WeightKind};
+use crate::backend::{Largest, Moment, Param, SecondMoment, State};
 use crate::memory::Span;
 use crate::optim::{Constants, Outcomes, SCALARS, Step};
-use crate::quant::{BLOCK, GroupedShape, MomentCodec, QuantGrid};
+use crate::quant::{BLOCK, GroupedShape, MomentCodec, QuantGrid, WeightCodec, WeightFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
@@ -113,7 +113,7 @@ impl Codec {
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Storage {
-    kind: u32,
+    codec: u32,
     tensor: u32,
     plain: u32,
     m: Codec,
@@ -131,23 +131,20 @@ struct Storage {
 
 impl Storage {
     fn of(param: &Param, constants: &Constants) -> Self {
-        let (kind, grid, excess) = match param.weight.kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => (0, QuantGrid::INT8, 0.0),
-            WeightKind::Bf16 => (1, QuantGrid::INT8, 0.0),
-            WeightKind::Int8 => (2, QuantGrid::INT8, 128.0),
-            WeightKind::Int4 if param.weight.residue.is_none() => (3, QuantGrid::CODES, 0.0),
-            WeightKind::Int4 => (3, QuantGrid::INT4, 0.0),
-        };
+        let format = param.weight.format;
+        // Floats have no grid; the kernel reads none of it.
+        let grid = format.grid().unwrap_or(QuantGrid::INT8);
+        let excess = if format.codec() == WeightCodec::Int8 { 128.0 } else { 0.0 };
         let State { m_kind, v_kind, .. } = param.state;
         Self {
-            kind,
+            codec: format.codec() as u32,
             tensor: param.id,
             plain: u32::from(plain(constants) && m_kind != Moment::F32 && v_kind != SecondMoment::F32),
             m: Codec::of(Some(m_kind), MomentCodec::M8, MomentCodec::M4),
             v: Codec::of(v_kind.per_element(), MomentCodec::V8, MomentCodec::V4),
             steps_per_scale: grid.steps_per_scale,
             unit: 1.0 / grid.steps_per_scale,
-            base: if has_offsets(&param.weight) { grid.offset_point } else { grid.zero_point },
+            base: if format.codec().has_offsets() { grid.offset_point } else { grid.zero_point },
             excess,
             min: grid.min,
             max: grid.max,
@@ -159,19 +156,16 @@ impl Storage {
 
     /// What `optimizer_update_nibbles` is written for.
     fn is_nibbles(&self, param: &Param) -> bool {
-        let packed = self.kind == 3 && self.max == 255.0 && !has_offsets(&param.weight);
+        let packed = param.weight.format == WeightFormat::INT4;
         packed && self.m.width == 2 && self.v.width == 2 && self.plain == 1
     }
 
     /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
     fn tiles(&self) -> usize {
-        1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
+        1 + usize::from(self.codec < WeightCodec::Int8 as u32)
+            + usize::from(self.m.width == 0)
+            + usize::from(self.v.width == 0)
     }
-}
-
-/// Whether groups have offsets of their own.
-fn has_offsets(w: &Weight) -> bool {
-    w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric
 }
 
 /// Whether `move_plain` of `kernels/adam_element.h` may be used: the parts of the formula that it leaves out vanish,
@@ -316,7 +310,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: S
         data: gpu.address(w.data),
         residue: gpu.address(w.residue),
         scales: gpu.address(w.scales),
-        offsets: if has_offsets(w) { gpu.address(w.offsets) } else { 0 },
+        offsets: if w.format.codec().has_offsets() { gpu.address(w.offsets) } else { 0 },
         m: gpu.address(s.m),
         m_scales: gpu.address(s.m_scales),
         v: gpu.address(means.map_or(s.v, |means| means.now)),
@@ -330,7 +324,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: S
 fn check(param: &Param, grad: Span) {
     let (w, s) = (&param.weight, &param.state);
     let g = w.shape;
-    super::weights::check(w);
+    w.check();
     let moment = |kind, plane: Span, scales: Span| {
         let (bytes, groups) = match kind {
             None => (4 * g.rows, 0),
@@ -344,6 +338,5 @@ fn check(param: &Param, grad: Span) {
     moment(s.v_kind.per_element(), s.v, s.v_scales);
     let cols = if s.v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 };
     assert_eq!(s.v_cols.bytes, cols, "bytes of the means of columns");
-    assert!(w.residue.is_none() || w.residue.bytes == g.nibble_bytes(), "bytes of a residue");
     assert_eq!((grad.bytes, s.scalars.bytes), (4 * g.len(), 4 * SCALARS), "bytes of a gradient and of the scalars");
 }

@@ -5,10 +5,11 @@
 //! dequantizes in registers.
 
 use super::pitch;
-use super::weights::{self, COLS, Part};
+use super::weights::{self, COLS, Part, codec_kernels};
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product};
-use crate::backend::{Largest, Store, Weight, WeightKind};
+use crate::backend::{Largest, Store, Weight};
 use crate::memory::Span;
+use crate::quant::{ElementType, WeightCodec};
 
 /// Up to this many tokens are multiplied without cuBLASLt.
 const FEW: usize = 8;
@@ -43,7 +44,7 @@ fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
 
 /// A bf16 weight whose rows cuBLASLt can read where they lie.
 fn in_place(w: &Weight) -> bool {
-    w.kind == WeightKind::Bf16 && pitch(w.shape.cols) == w.shape.cols
+    w.format.codec() == WeightCodec::Bf16 && pitch(w.shape.cols) == w.shape.cols
 }
 
 /// Where panels go: no more of the scratch than stays in the cache, unless the narrowest panel takes more.
@@ -55,7 +56,7 @@ fn panel(gpu: &Gpu, narrowest: usize) -> Span {
 pub(crate) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) {
     let (outputs, inputs) = (w.shape.rows, w.shape.cols);
     let m = tokens(x, inputs, y, outputs);
-    if m <= FEW && w.kind == WeightKind::Int4 {
+    if m <= FEW && w.format.codec().element() == ElementType::Nibble {
         return small_batch(gpu, x, w, y, m, store);
     }
     let (a, out) = (gpu.address(x), gpu.address(y));
@@ -70,7 +71,7 @@ pub(crate) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) 
         output: Output::Bf16,
         accumulate: store == Store::Accumulate,
     };
-    weights::check(w);
+    w.check();
     if in_place(w) {
         let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
         return gpu.multiply(&product(0, outputs, whole));
@@ -100,7 +101,7 @@ pub(crate) fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, s
         output: Output::Bf16,
         accumulate: store == Store::Accumulate,
     };
-    weights::check(w);
+    w.check();
     if in_place(w) {
         let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
         return gpu.multiply(&product(0, inputs, whole));
@@ -119,10 +120,11 @@ pub(crate) fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, s
 
 fn small_batch(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, tokens: usize, store: Store) {
     let g = w.shape;
-    let args = weights::packed_planes(gpu, Args::new().span(gpu, x), w).span(gpu, y);
+    let args = weights::planes(gpu, Args::new().span(gpu, x), w).span(gpu, y);
     let args = args.u32(tokens as u32).u32(g.cols as u32).u32(g.rows as u32).u32(g.padded_cols() as u32);
     let args = args.u32(g.group.trailing_zeros()).u32(u32::from(store == Store::Accumulate));
-    let kernel = if tokens == 1 { "gemv_int4" } else { "small_batch_int4" };
+    let kernels = if tokens == 1 { codec_kernels!("gemv") } else { codec_kernels!("small_batch") };
+    let kernel = weights::kernel(kernels, w);
     gpu.launch(kernel, [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
 }
 
