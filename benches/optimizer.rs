@@ -8,11 +8,12 @@ mod support;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use support::floats;
+use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::{Backend, Largest, Moment, Param, SecondMoment, Sizes, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::optim::{Optimizer, SCALARS, Step};
+use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo, StateConfig};
 use tetrad::quant::{GroupedShape, WeightFormat};
 use zerocopy::IntoBytes;
 
@@ -36,23 +37,14 @@ type Moments = (Moment, SecondMoment);
 
 const INT4: Moments = (Moment::Int4, SecondMoment::Int4);
 
-fn tensor((rows, cols): (usize, usize), (m_kind, v_kind): Moments, isa: Isa) -> Tensor {
+fn tensor((rows, cols): (usize, usize), (m, v): Moments, isa: Isa) -> Tensor {
     let g = GroupedShape::new(rows, cols, 64);
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
-    let bytes = |kind| if kind == Moment::Int4 { g.nibble_bytes() } else { g.padded_len() };
-    let (v, v_scales) = v_kind.per_element().map_or((4 * rows, 0), |kind| (bytes(kind), 2 * g.groups()));
     let weight = Weight::place(g, WeightFormat::INT4, |_, bytes| add(bytes));
-    let state = State {
-        m_kind,
-        v_kind,
-        m: add(bytes(m_kind)),
-        m_scales: add(2 * g.groups()),
-        v: add(v),
-        v_scales: add(v_scales),
-        v_cols: add(if v_kind == SecondMoment::Factored { 4 * cols } else { 0 }),
-        scalars: add(4 * SCALARS),
-    };
+    let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 64 };
+    let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
+    let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
     let mut cpu = Cpu::with_isa(isa);
     let features = rows.max(cols);
     let largest = Largest { tokens: 1, features, inputs: features, keys: 1, parameter: g.len(), head_dim: 2 };
@@ -61,18 +53,21 @@ fn tensor((rows, cols): (usize, usize), (m_kind, v_kind): Moments, isa: Isa) -> 
     let start = floats(1, g.len());
     fill(&mut cpu, &weight, &mut |row, out| out.copy_from_slice(&start[row * cols..][..cols]));
     cpu.upload(floats(2, g.len()).as_bytes(), grad);
-    let param = Param { id: 0, decay: true, sparse: false, weight, state };
-    let moved = grad.bytes + 2 * planes(&param).iter().map(|span| span.bytes).sum::<usize>();
+    let param = Param { id: 0, group: 0, decay: true, sparse: false, weight, state };
+    let moved = grad.bytes + 2 * planes(&param).map(|span| span.bytes).sum::<usize>();
     Tensor { cpu, param, grad, moved }
 }
 
-fn planes(param: &Param) -> [Span; 8] {
-    let (w, s) = (param.weight, param.state);
-    [w.data, w.scales, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.v_cols]
+/// Weight, moments and their scales.
+fn planes(param: &Param) -> impl Iterator<Item = Span> {
+    let weight = param.weight.planes().into_iter().filter(|span| !span.is_none());
+    let moments = param.state.tensors().filter(|tensor| tensor.spec.name != state::SCALARS);
+    let moments: Vec<_> = moments.flat_map(|tensor| [tensor.data, tensor.scales]).collect();
+    weight.chain(moments.into_iter().filter(|span| !span.is_none()))
 }
 
-fn step(number: u64) -> Step {
-    Step::new(&Optimizer::default(), number, 1e-3, false, 1)
+fn step(number: u64) -> AdamArgs {
+    AdamStepInfo::new(&OptimizerConfig::default(), number, 1e-3, false, 1).args(true)
 }
 
 fn bytes(tensor: &Tensor) -> Vec<u8> {
@@ -91,8 +86,8 @@ fn run(bencher: Bencher, shape: (usize, usize), moments: Moments) {
     let before = bytes(&fast);
     for number in 1..=3 {
         for tensor in [&mut fast, &mut slow] {
-            tensor.cpu.optimizer_step(&tensor.param, tensor.grad, &step(number));
-            assert_eq!(tensor.cpu.outcomes().skipped, 0);
+            tensor.cpu.adam(&tensor.param, tensor.grad, &step(number));
+            assert_eq!(tensor.cpu.update_stats().skipped, 0);
         }
     }
     assert!(bytes(&fast) != before && bytes(&fast) == bytes(&slow), "instruction sets disagree");
@@ -100,7 +95,7 @@ fn run(bencher: Bencher, shape: (usize, usize), moments: Moments) {
     let mut number = 3;
     bencher.counter(ItemsCount::new(moved)).bench_local(|| {
         number += 1;
-        cpu.optimizer_step(&param, grad, &step(number))
+        cpu.adam(&param, grad, &step(number))
     });
 }
 

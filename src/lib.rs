@@ -4,23 +4,23 @@
 //!
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
-//! | 11 | `cli` | the program's own, outside the library: one file per subcommand |
-//! | 10 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
-//! | 9 | `checkpoint` | training state <-> file |
-//! | 8 | `train` | the loop, schedules, evaluation, metrics |
-//! | 7 | `data` | from a configuration to a run's training and validation rows |
-//! | 6 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
-//! | 5 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
+//! | 12 | `cli` | the program's own, outside the library: one file per subcommand |
+//! | 11 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
+//! | 10 | `checkpoint` | training state <-> file |
+//! | 9 | `train` | the loop, schedules, evaluation, metrics |
+//! | 8 | `data` | from a configuration to a run's training and validation rows |
+//! | 7 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
+//! | 6 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
 //! | 5 | `data::shard` | prepared token ids, memory-mapped |
 //! | 4 | `data::tokenize` | tokenizers, special tokens, chat templates, samples |
 //! | 3 | `data::source` | files and the documents in them |
-//! | 4 | `model` | one table of parameters, forward, backward |
+//! | 5 | `model` | one table of parameters, forward, backward |
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
+//! | 4 | `optim` | update rules: what each keeps of a parameter, and its step made of the backend's operations |
 //! | 3 | `backend` | the operations' contracts |
 //! | 3 | `backend::cuda::runtime` | CUDA without any operation: driver, compiler, device, matrix products |
 //! | 2 | `store` | memory maps, locks, atomic replace |
-//! | 2 | `optim` | update rules: per-tensor scalars and the per-element formula |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
 //! | 1 | `memory` | the plan and the arena that obeys it |
 //! | 0 | `quant` | pure arithmetic on bytes: groups, grids, rounding, random numbers, state codecs |

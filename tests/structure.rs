@@ -1,13 +1,12 @@
 //! The rules of the house, read off the sources: floors, unsafe code, standard output, concrete backends, sizes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A source file: its path below `src`, and its text without comments.
 struct Source {
     path: String,
     code: String,
-    lines: usize,
 }
 
 fn root() -> PathBuf {
@@ -37,7 +36,7 @@ fn sources(folder: &str) -> Vec<Source> {
     let source = |path: PathBuf| {
         let text = std::fs::read_to_string(&path).unwrap();
         let code = text.lines().map(without_comment).collect::<Vec<_>>().join("\n");
-        Source { path: path.strip_prefix(&base).unwrap().display().to_string(), code, lines: text.lines().count() }
+        Source { path: path.strip_prefix(&base).unwrap().display().to_string(), code }
     };
     paths.into_iter().map(source).collect()
 }
@@ -111,6 +110,22 @@ fn crate_paths(code: &str) -> Vec<String> {
     found.iter().map(|path| path.trim_end_matches(':').to_owned()).collect()
 }
 
+/// Names of the types that a text defines for others: `pub struct Name`, `pub(crate) enum Name`, ...
+fn public_types(code: &str) -> Vec<String> {
+    let mut words = code.split_whitespace().peekable();
+    let mut names = Vec::new();
+    while let Some(word) = words.next() {
+        if word != "pub" && !word.starts_with("pub(") {
+            continue;
+        }
+        let kind = words.next_if(|word| ["struct", "enum", "trait", "union", "type"].contains(word));
+        if let Some(name) = kind.and_then(|_| words.peek()) {
+            names.push(name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    names
+}
+
 #[test]
 fn the_parsers_of_this_test_see_what_they_should() {
     assert_eq!(
@@ -118,6 +133,10 @@ fn the_parsers_of_this_test_see_what_they_should() {
         ["a", "d::E::f", "g", "h", "k"]
     );
     assert_eq!(crate_paths("use tetrad::a::{b, c}; crate::cli::d();"), ["cli::d", "a"]);
+    assert_eq!(
+        public_types("pub struct A<T>(T); enum B {} pub(crate) enum C {} pub fn d() {} pub type E = A;"),
+        ["A", "C", "E"]
+    );
     assert!(has_word("x unsafe {", "unsafe") && !has_word("unsafe_op_in", "unsafe"));
     let floors = floors();
     assert_eq!(room(&floors, "backend::cpu::simd::gemm").unwrap().0, "backend::cpu");
@@ -158,6 +177,49 @@ fn a_floor_imports_only_from_floors_below_it() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Rooms of arithmetic and files, for which a configuration is nothing but the values they are passed.
+const NUMERIC: [&str; 7] = ["quant", "memory", "store", "format", "backend", "optim", "model"];
+
+#[test]
+fn numeric_rooms_name_no_configuration_and_the_backend_no_model() {
+    let mut wrong = Vec::new();
+    for source in sources("src") {
+        let room = source.path.split('/').next().unwrap();
+        let mut forbidden = if NUMERIC.contains(&room) { vec!["config"] } else { Vec::new() };
+        if room == "backend" {
+            forbidden.push("model");
+        }
+        for path in crate_paths(&source.code) {
+            if forbidden.iter().any(|other| path == *other || path.starts_with(&format!("{other}::"))) {
+                wrong.push(format!("{} names crate::{path}", source.path));
+            }
+        }
+        if !["config", "cli", "error", "main.rs"].contains(&room) && has_word(&source.code, "toml") {
+            wrong.push(format!("{} knows TOML", source.path));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Names of types that more than two rooms still define. The list may only shrink.
+const SHARED_NAMES: [&str; 4] = ["Element", "Part", "Samples", "Source"];
+
+#[test]
+fn a_name_of_a_type_means_one_thing_or_two() {
+    let floors = floors();
+    let mut rooms: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    for source in sources("src") {
+        let Some((room, _)) = room(&floors, &module(&source.path)) else { continue };
+        for name in public_types(&source.code) {
+            rooms.entry(name).or_default().insert(room);
+        }
+    }
+    assert!(rooms.len() > 50, "only {} public types were found", rooms.len());
+    let shared = rooms.into_iter().filter(|(name, rooms)| rooms.len() > 2 && !SHARED_NAMES.contains(&name.as_str()));
+    let shared: Vec<_> = shared.map(|(name, rooms)| format!("{name}: {rooms:?}")).collect();
+    assert!(shared.is_empty(), "types of one name in more than two rooms:\n{}", shared.join("\n"));
 }
 
 /// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, and the tile that

@@ -3,11 +3,12 @@
 use crate::operands::{Operands, floats, pitch, words};
 use crate::report::{Ceilings, Table};
 use half::bf16;
+use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::{AttentionShape, Backend, Largest, Param, Rotation, Store};
 use tetrad::memory::Span;
-use tetrad::optim::{Optimizer, Step};
+use tetrad::optim::{AdamStepInfo, OptimizerConfig};
 use tetrad::quant::WeightFormat;
 
 /// What is measured: the shapes of a model and of its batch.
@@ -93,30 +94,32 @@ pub fn optimizer(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let mut number = 3;
         let seconds = time(&mut cuda, |cuda| {
             number += 1;
-            cuda.optimizer_step(&param, grad, &step(number));
+            cuda.adam(&param, grad, &step(number));
         });
         let bytes = grad.bytes + 2 * planes(&param).iter().map(|span| span.bytes).sum::<usize>();
         table.bandwidth("optimizer step, int4 weight and state", &format!("{rows} x {cols}"), seconds, bytes, ceilings);
     }
 }
 
-fn step(number: u64) -> Step {
-    Step::new(&Optimizer::default(), number, 1e-3, false, 1)
+fn step(number: u64) -> AdamArgs {
+    AdamStepInfo::new(&OptimizerConfig::default(), number, 1e-3, false, 1).args(true)
 }
 
-fn planes(param: &Param) -> [Span; 7] {
-    let (w, s) = (param.weight, param.state);
-    [w.data, w.scales, w.residue, s.m, s.m_scales, s.v, s.v_scales]
+/// Weight, moments and their scales.
+fn planes(param: &Param) -> Vec<Span> {
+    let moments = param.state.tensors().filter(|tensor| tensor.spec.name != state::SCALARS);
+    let planes = param.weight.planes().into_iter().chain(moments.flat_map(|tensor| [tensor.data, tensor.scales]));
+    planes.filter(|span| !span.is_none()).collect()
 }
 
 fn same_update(operands: &Operands, cuda: &mut Cuda, param: &Param, grad: Span, largest: &Largest) {
     let mut cpu = Cpu::new();
     operands.fill(&mut cpu, largest);
     for number in 1..=3 {
-        cuda.optimizer_step(param, grad, &step(number));
-        cpu.optimizer_step(param, grad, &step(number));
+        cuda.adam(param, grad, &step(number));
+        cpu.adam(param, grad, &step(number));
     }
-    assert_eq!(cpu.outcomes(), cuda.outcomes(), "counts of the updates");
+    assert_eq!(cpu.update_stats(), cuda.update_stats(), "counts of the updates");
     for span in planes(param) {
         let [mut a, mut b] = [vec![0u8; span.bytes], vec![1u8; span.bytes]];
         cpu.download(span, &mut a);

@@ -2,9 +2,10 @@
 
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Largest, Moment, Param, SecondMoment, Sizes, State, Weight};
+use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::optim::SCALARS;
+use tetrad::model::StorageConfig;
+use tetrad::optim::{AdamFamily, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat, WeightPlane};
 use zerocopy::{Immutable, IntoBytes};
 
@@ -80,18 +81,15 @@ impl Operands {
     /// A packed parameter with four-bit state.
     pub fn param(&mut self, rows: usize, cols: usize) -> Param {
         let weight = self.weight(rows, cols, WeightFormat::INT4);
-        let g = weight.shape;
-        let state = State {
-            m_kind: Moment::Int4,
-            v_kind: SecondMoment::Int4,
-            m: self.add(&vec![0x88u8; g.nibble_bytes()]),
-            m_scales: self.add(&vec![0u16; g.groups()]),
-            v: self.add(&vec![0u8; g.nibble_bytes()]),
-            v_scales: self.add(&vec![0u16; g.groups()]),
-            v_cols: Span::NONE,
-            scalars: self.add(&[0f32; SCALARS]),
-        };
-        Param { id: 1, decay: true, sparse: false, weight, state }
+        let info = ParamInfo { class: ParamClass::Matrix, shape: weight.shape, head_dim: 64 };
+        let specs = AdamFamily::new(&OptimizerConfig::default(), StorageConfig::default().state()).state(&info);
+        let zeros = specs
+            .iter()
+            .flat_map(|spec| spec.format.bytes(weight.shape).map(|bytes| vec![spec.format.codec.zero_byte(); bytes]));
+        let mut planes = zeros.filter(|plane| !plane.is_empty());
+        let state =
+            State::place(&specs, weight.shape, &mut |_, _| self.add(&planes.next().expect("a plane for each span")));
+        Param { id: 1, group: 0, decay: true, sparse: false, weight, state }
     }
 
     /// A device that holds them.

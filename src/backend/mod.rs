@@ -10,18 +10,21 @@
 //! gradients of parameters, norms' statistics and gains are float32; tokens are u32. Rows of activations of n features
 //! lie `n.next_multiple_of(`[`Sizes::row_multiple`]`)` elements apart; what lies between is never read.
 
+pub mod adam;
 pub mod cpu;
 pub mod cuda;
 mod kinds;
 mod param;
+mod update;
 
 pub use kinds::{Moment, SecondMoment};
-pub use param::{Param, State, Weight};
+pub use param::{Param, State, StateTensor, Weight};
+pub use update::UpdateStats;
 
 use crate::error::BackendError;
 use crate::memory::{HomeMemory, MappedFile, Span};
-use crate::optim::{Outcomes, Step};
 use crate::quant::RngKey;
+use adam::AdamArgs;
 
 /// A target that counts neither in the loss nor in the gradient.
 pub const IGNORE: u32 = u32::MAX;
@@ -262,13 +265,15 @@ pub trait Backend: Sizes + Send {
     /// `gradient = Some(scale)` the logits `[T, V]` are replaced by their gradient times `scale`.
     fn cross_entropy(&mut self, logits: Span, targets: Span, losses: Span, vocab: usize, gradient: Option<f32>);
 
-    /// One update of a parameter in place from its complete gradient (float32, unpadded, read only).
+    /// One update of a parameter in place by Adam, AdamW, SPAM or Stable-SPAM, which `args` tells apart, from its
+    /// complete gradient (float32, unpadded, read only). The state has `m`, either `v` or `v_rows` (and `v_cols`), and
+    /// `scalars` (see [`adam`]).
     /// A gradient that is not finite changes nothing but is counted. Of a sparse parameter, rows whose gradient is zero
     /// are left as they are, unless moments are reset in this step.
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step);
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs);
 
     /// What the updates since the last call did, together: one question to the device for a whole step.
-    fn outcomes(&mut self) -> Outcomes;
+    fn update_stats(&mut self) -> UpdateStats;
 
     /// `x[t] += bias`, row by row; `x` is `[T, width]`, `bias` float32 `[width]`.
     fn add_bias(&mut self, x: Span, bias: Span, width: usize);

@@ -1,8 +1,7 @@
 //! Where a parameter's planes lie.
 
-use crate::backend::{Moment, SecondMoment};
 use crate::memory::Span;
-use crate::quant::{GroupedShape, WeightFormat, WeightPlane};
+use crate::quant::{GroupedShape, StateSpec, WeightFormat, WeightPlane};
 
 /// A matrix `[rows, cols]` (or a vector: one row) and its planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,31 +55,56 @@ impl Weight {
     }
 }
 
-/// The optimizer state of a parameter.
+/// One tensor of a parameter's optimizer state, as the rule declared it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct State {
-    /// How `m` is stored.
-    pub m_kind: Moment,
-    /// How `v` is stored.
-    pub v_kind: SecondMoment,
-    /// First moment: float32 unpadded, or bytes or nibbles padded.
-    pub m: Span,
-    /// bf16 per group, unless float32.
-    pub m_scales: Span,
-    /// Second moment: float32 unpadded, or its root in bytes or nibbles, padded; or float32 `[rows]`, means of rows.
-    pub v: Span,
-    /// bf16 per group, where `v` is bytes or nibbles.
-    pub v_scales: Span,
-    /// float32 `[cols]`, means of columns, where `v` is factored.
-    pub v_cols: Span,
-    /// float32 `[8]`: the rule's scalars, see [`crate::optim::Scalars`].
-    pub scalars: Span,
+pub struct StateTensor {
+    /// Name, codec and shape.
+    pub spec: StateSpec,
+    /// Elements.
+    pub data: Span,
+    /// bfloat16, one per group of a compact format.
+    pub scales: Span,
 }
 
+/// The optimizer state of a parameter: the tensors that its rule declared, in that order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State([Option<StateTensor>; State::MOST]);
+
 impl State {
-    /// All planes, in the file's order; those it does not have are empty.
-    pub fn planes(&self) -> [Span; 6] {
-        [self.m, self.m_scales, self.v, self.v_scales, self.v_cols, self.scalars]
+    /// State tensors of a parameter at most.
+    pub const MOST: usize = 6;
+
+    /// Tensors for `specs` of a parameter of shape `param`; their planes lie where `add` puts them, given each plane's
+    /// name and bytes.
+    ///
+    /// # Panics
+    /// If there are more than [`State::MOST`].
+    pub fn place(specs: &[StateSpec], param: GroupedShape, add: &mut dyn FnMut(&str, usize) -> Span) -> Self {
+        assert!(specs.len() <= Self::MOST, "{} state tensors, at most {} are possible", specs.len(), Self::MOST);
+        let mut state = Self::default();
+        for (tensor, &spec) in state.0.iter_mut().zip(specs) {
+            let [data, scales] = spec.format.bytes(param);
+            let data = add(spec.name, data);
+            let scales = if scales > 0 { add(&format!("{} scales", spec.name), scales) } else { Span::NONE };
+            *tensor = Some(StateTensor { spec, data, scales });
+        }
+        state
+    }
+
+    /// All tensors in the order of their declaration.
+    pub fn tensors(&self) -> impl Iterator<Item = &StateTensor> {
+        self.0.iter().flatten()
+    }
+
+    /// The tensor of a name.
+    pub fn get(&self, name: &str) -> Option<&StateTensor> {
+        self.tensors().find(|tensor| tensor.spec.name == name)
+    }
+
+    /// All planes: of each tensor its elements, then its scales if it has any.
+    pub fn planes(&self) -> impl Iterator<Item = Span> + use<> {
+        let tensors = *self;
+        tensors.0.into_iter().flatten().flat_map(|t| [t.data, t.scales]).filter(|span| !span.is_none())
     }
 }
 
@@ -89,6 +113,8 @@ impl State {
 pub struct Param {
     /// Number in the model's table; part of the key of its random numbers.
     pub id: u32,
+    /// Number of its group of parameters, each of which has a rule. No operation reads it.
+    pub group: u8,
     /// Whether weight decay applies.
     pub decay: bool,
     /// Whether rows without a gradient are left as they are, but for resets of their moments.

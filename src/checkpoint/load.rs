@@ -2,7 +2,7 @@
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{planes, spec};
-use crate::backend::{Backend, Moment, Param, SecondMoment, Sizes, State, Weight};
+use crate::backend::{Backend, Param, Sizes, State, Weight};
 use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
@@ -115,7 +115,10 @@ impl Checkpoint {
         }
         for spec in &specs {
             let found = &self.tensor(&spec.name).spec;
-            if found != spec {
+            // Groups of state alone say nothing about the weight.
+            let grouped = spec.storage.is_grouped();
+            let group = if grouped { spec.group } else { found.group };
+            if *found != (TensorSpec { group, ..spec.clone() }) {
                 let (found, expected) = (describe(found), describe(spec));
                 return Err(CheckpointError::Shape { path: path(), name: spec.name.clone(), found, expected });
             }
@@ -277,18 +280,8 @@ impl Checkpoint {
             0 => Span::NONE,
             _ => at(PlaneKind::of_weight(format.codec(), plane)),
         });
-        let none = Span::NONE;
-        let state = State {
-            m_kind: Moment::F32,
-            v_kind: SecondMoment::F32,
-            m: none,
-            m_scales: none,
-            v: none,
-            v_scales: none,
-            v_cols: none,
-            scalars: none,
-        };
-        Param { id: entry.id, decay: !entry.role.is_vector(), sparse: false, weight, state }
+        let decay = !entry.role.is_vector();
+        Param { id: entry.id, group: entry.group, decay, sparse: false, weight, state: State::default() }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::config::{Config, TrainConfig};
 use crate::format::cap;
 use crate::model::{ActivationConfig, ModelConfig, StorageConfig};
-use crate::optim::Optimizer;
+use crate::optim::OptimizerConfig;
 use crate::train::Counters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -21,7 +21,7 @@ pub struct Meta {
     /// How activations enter the products.
     pub activations: ActivationConfig,
     /// The rule of the state in the file.
-    pub optimizer: Optimizer,
+    pub optimizer: OptimizerConfig,
     /// Schedule and batch of the run.
     pub train: TrainConfig,
     /// Seed of the run.

@@ -1,9 +1,11 @@
 //! A parameter's planes under the names of the file.
 
-use crate::backend::{Moment, Param, SecondMoment};
+use crate::backend::adam::state;
+use crate::backend::{Param, StateTensor};
 use crate::format::{Element, PlaneKind, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;
+use crate::quant::StateCodec;
 
 /// The tensor of an entry as a file describes it.
 pub fn spec(entry: &Entry) -> TensorSpec {
@@ -11,8 +13,7 @@ pub fn spec(entry: &Entry) -> TensorSpec {
     if entry.role.is_vector() {
         return TensorSpec::plain(name, &[g.cols as u64], storage);
     }
-    let compact_v = matches!(entry.moments.1, SecondMoment::Int8 | SecondMoment::Int4);
-    let grouped = storage.is_grouped() || entry.moments.0 != Moment::F32 || compact_v;
+    let grouped = storage.is_grouped() || entry.state.iter().any(|tensor| tensor.format.codec != StateCodec::F32);
     let group = if grouped { g.group as u32 } else { 0 };
     TensorSpec::grouped(name, g.rows as u64, g.cols as u64, storage, group)
 }
@@ -30,30 +31,24 @@ pub struct ParamPlane {
 
 /// The planes that a parameter has.
 pub fn planes(param: &Param) -> impl Iterator<Item = ParamPlane> + use<> {
-    let (w, s) = (param.weight, param.state);
-    let moment = |moment, byte| match moment {
-        Moment::F32 => Element::F32,
-        Moment::Int8 => byte,
-        Moment::Int4 => Element::Nibble,
-    };
-    let v = match s.v_kind.per_element() {
-        Some(kind) => (PlaneKind::V, moment(kind, Element::U8), s.v),
-        None => (PlaneKind::VRows, Element::F32, s.v),
-    };
-    let of_weight = w.format.planes().map(move |(plane, layout)| {
+    let w = param.weight;
+    let weight = w.format.planes().map(move |(plane, layout)| {
         (PlaneKind::of_weight(w.format.codec(), plane), layout.element.into(), w.span(plane))
     });
-    let of_state = [
-        (PlaneKind::M, moment(s.m_kind, Element::I8), s.m),
-        (PlaneKind::MScales, Element::Bf16, s.m_scales),
-        v,
-        (PlaneKind::VScales, Element::Bf16, s.v_scales),
-        (PlaneKind::VCols, Element::F32, s.v_cols),
-        (PlaneKind::Scalars, Element::F32, s.scalars),
-    ];
-    of_weight.chain(of_state).filter(|(_, _, span)| !span.is_none()).map(|(kind, element, span)| ParamPlane {
-        kind,
-        element,
-        span,
-    })
+    let state = param.state;
+    let state = state.tensors().flat_map(state_planes).collect::<Vec<_>>();
+    let planes = weight.chain(state).filter(|(_, _, span)| !span.is_none());
+    planes.map(|(kind, element, span)| ParamPlane { kind, element, span })
+}
+
+/// The planes of a state tensor: its elements, and its scales if it has any.
+fn state_planes(tensor: &StateTensor) -> [(PlaneKind, Element, Span); 2] {
+    let (kind, scales) = match tensor.spec.name {
+        state::M => (PlaneKind::M, PlaneKind::MScales),
+        state::V => (PlaneKind::V, PlaneKind::VScales),
+        state::V_ROWS => (PlaneKind::VRows, PlaneKind::VScales),
+        state::V_COLS => (PlaneKind::VCols, PlaneKind::VScales),
+        _ => (PlaneKind::Scalars, PlaneKind::VScales),
+    };
+    [(kind, tensor.spec.format.codec.element().into(), tensor.data), (scales, Element::Bf16, tensor.scales)]
 }

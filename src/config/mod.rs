@@ -15,7 +15,7 @@ pub use run::RunConfig;
 pub use train::TrainConfig;
 
 use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig};
-use crate::optim::{EmbeddingUpdate, LearningRate, Optimizer};
+use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -34,7 +34,7 @@ pub struct Config {
     /// How activations enter the packed products.
     pub activations: ActivationConfig,
     /// The update rule.
-    pub optimizer: Optimizer,
+    pub optimizer: OptimizerConfig,
     /// Steps, batch, schedule, cadences.
     pub train: TrainConfig,
     /// Where and how the run executes.
@@ -54,6 +54,7 @@ impl Config {
             model: self.model.clone(),
             storage: self.storage.clone(),
             activations: self.activations.clone(),
+            optimizer: Some(self.optimizer.clone()),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
             packed_rows: self.data.packed,
             seed: self.run.seed,

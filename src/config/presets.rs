@@ -79,7 +79,7 @@ fn sized(&(name, hidden, intermediate, heads, layers, lr): &Size) -> Config {
             context: 256,
             ..quickstart.model
         },
-        optimizer: Optimizer { lr, ..quickstart.optimizer },
+        optimizer: OptimizerConfig { lr, ..quickstart.optimizer },
         train: TrainConfig {
             steps: 20_000,
             batch: 16,

@@ -266,7 +266,7 @@ impl Checks {
         );
     }
 
-    fn optimizer(&mut self, optimizer: &Optimizer) {
+    fn optimizer(&mut self, optimizer: &OptimizerConfig) {
         self.positive("optimizer.lr", optimizer.lr, 1.0, "; 1e-4 to 1e-2 is usual");
         let stable = optimizer.name == Rule::StableSpam;
         for (key, value) in [
@@ -313,8 +313,8 @@ impl Checks {
         self.need(config.storage.v != SecondMoment::Factored, key, word, reason);
     }
 
-    fn decay_of_weights(&mut self, optimizer: &Optimizer) {
-        let &Optimizer { lr, weight_decay, .. } = optimizer;
+    fn decay_of_weights(&mut self, optimizer: &OptimizerConfig) {
+        let &OptimizerConfig { lr, weight_decay, .. } = optimizer;
         let reason = "must be a finite number, 0 or more";
         let sound = weight_decay >= 0.0 && weight_decay.is_finite();
         self.need(sound, "optimizer.weight_decay", number(weight_decay), reason);

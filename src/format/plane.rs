@@ -2,7 +2,7 @@
 
 use super::spec::TensorSpec;
 use crate::error::FormatError;
-use crate::quant::{ElementType, Per, PlaneLayout, WeightCodec, WeightFormat, WeightPlane};
+use crate::quant::{self, Per, PlaneLayout, WeightCodec, WeightFormat, WeightPlane};
 use bitvec::prelude::{BitArr, bitarr};
 
 /// Values in a `scalars` plane.
@@ -62,8 +62,8 @@ impl PlaneKind {
     /// The kind that holds a plane of a weight.
     pub fn of_weight(codec: WeightCodec, plane: WeightPlane) -> Self {
         match (plane, codec.element()) {
-            (WeightPlane::Data, ElementType::Nibble) => Self::Codes,
-            (WeightPlane::Data, ElementType::I8) => Self::Bytes,
+            (WeightPlane::Data, quant::Element::Nibble) => Self::Codes,
+            (WeightPlane::Data, quant::Element::I8) => Self::Bytes,
             (WeightPlane::Data, _) => Self::Data,
             (WeightPlane::Scales, _) => Self::Scales,
             (WeightPlane::Offsets, _) => Self::Offsets,
@@ -126,15 +126,15 @@ pub enum Element {
     Other(u8),
 }
 
-impl From<ElementType> for Element {
-    fn from(element: ElementType) -> Self {
+impl From<quant::Element> for Element {
+    fn from(element: quant::Element) -> Self {
         match element {
-            ElementType::F32 => Self::F32,
-            ElementType::F16 => Self::F16,
-            ElementType::Bf16 => Self::Bf16,
-            ElementType::I8 => Self::I8,
-            ElementType::U8 => Self::U8,
-            ElementType::Nibble => Self::Nibble,
+            quant::Element::F32 => Self::F32,
+            quant::Element::F16 => Self::F16,
+            quant::Element::Bf16 => Self::Bf16,
+            quant::Element::I8 => Self::I8,
+            quant::Element::U8 => Self::U8,
+            quant::Element::Nibble => Self::Nibble,
         }
     }
 }
@@ -179,7 +179,7 @@ impl TensorSpec {
     }
 
     fn layout(&self, kind: PlaneKind, element: Element) -> Option<PlaneLayout> {
-        use {ElementType as E, PlaneKind as P};
+        use {PlaneKind as P, quant::Element as E};
         let (matrix, grouped) = (self.dims.len() == 2, self.group != 0);
         let one_of = |types: &[E], per| {
             let found = types.iter().find(|known| Element::from(**known) == element)?;

@@ -1,8 +1,8 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
 use super::{Model, table};
-use crate::backend::{Backend, Moment, Param, Weight};
-use crate::quant::{PAD_NIBBLE, RngKey, RngUse, RowEncoder, RowPlanes, WeightPlane};
+use crate::backend::{Backend, Param, Weight};
+use crate::quant::{RngKey, RngUse, RowEncoder, RowPlanes, WeightPlane};
 
 /// Sets a weight from float32 rows: `row(r, out)` fills row `r` (`out` has `cols` elements). Rounds to nearest.
 pub fn fill(backend: &mut dyn Backend, weight: &Weight, row: &mut dyn FnMut(usize, &mut [f32])) {
@@ -41,11 +41,15 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
     }
 }
 
-/// Moments that are zero: all bytes zero, but a signed nibble's zero is 8.
+/// State tensors that are zero.
 fn zero_state(param: &Param, backend: &mut dyn Backend) {
-    let s = &param.state;
-    s.planes().into_iter().filter(|span| !span.is_none()).for_each(|span| backend.zero(span));
-    if s.m_kind == Moment::Int4 && !s.m.is_none() {
-        backend.upload(&vec![PAD_NIBBLE * 17; s.m.bytes], s.m);
+    for tensor in param.state.tensors() {
+        match tensor.spec.format.codec.zero_byte() {
+            0 => backend.zero(tensor.data),
+            byte => backend.upload(&vec![byte; tensor.data.bytes], tensor.data),
+        }
+        if !tensor.scales.is_none() {
+            backend.zero(tensor.scales);
+        }
     }
 }

@@ -1,10 +1,9 @@
 //! Where the planes of every parameter lie.
 
 use super::table::{Entry, Role};
-use crate::backend::{Moment, Param, SecondMoment, State, Weight};
+use crate::backend::{Param, State, Weight};
 use crate::memory::{Category, Span};
-use crate::optim::SCALARS;
-use crate::quant::{GroupedShape, WeightPlane};
+use crate::quant::WeightPlane;
 
 /// The parameters of one block.
 #[derive(Clone, Debug)]
@@ -142,32 +141,11 @@ pub fn place(entry: &Entry, trained: bool, add: &mut dyn FnMut(&str, Category, u
         let category = if plane == WeightPlane::Residue { Category::Residue } else { Category::Weights };
         add(plane.name(), category, bytes)
     });
-    let mut state = |part: &str, bytes: usize| add(part, Category::State, if trained { bytes } else { 0 });
-    let (m_kind, v_kind) = entry.moments;
-    let (m, m_scales) = moment_bytes(m_kind, g);
-    let (v, v_scales) = v_kind.per_element().map_or((4 * g.rows, 0), |kind| moment_bytes(kind, g));
-    let v_cols = if v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 };
-    let state = State {
-        m_kind,
-        v_kind,
-        m: state("m", m),
-        m_scales: state("m scales", m_scales),
-        v: state("v", v),
-        v_scales: state("v scales", v_scales),
-        v_cols: state("v cols", v_cols),
-        scalars: state("scalars", 4 * SCALARS),
-    };
-    Param { id: entry.id, decay: !entry.role.is_vector(), sparse: entry.sparse, weight, state }
+    let mut add_state = |part: &str, bytes: usize| add(part, Category::State, bytes);
+    let state = State::place(if trained { &entry.state } else { &[] }, g, &mut add_state);
+    let decay = !entry.role.is_vector();
+    Param { id: entry.id, group: entry.group, decay, sparse: entry.sparse, weight, state }
 }
 
 /// The planes of a weight that products read.
 pub const READ_PLANES: [WeightPlane; 3] = [WeightPlane::Data, WeightPlane::Scales, WeightPlane::Offsets];
-
-/// Bytes of a moment and of its scales.
-fn moment_bytes(kind: Moment, g: GroupedShape) -> (usize, usize) {
-    match kind {
-        Moment::F32 => (4 * g.len(), 0),
-        Moment::Int8 => (g.padded_len(), 2 * g.groups()),
-        Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
-    }
-}

@@ -1,6 +1,7 @@
 //! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
 
 use super::{ModelConfig, StorageConfig};
+use crate::optim::OptimizerConfig;
 use serde::{Deserialize, Serialize};
 
 /// Tokens of the shortest sequence whose batches may be split into micro-batches: products of fewer tokens are computed
@@ -16,6 +17,8 @@ pub struct Settings {
     pub storage: StorageConfig,
     /// How activations enter the packed products.
     pub activations: ActivationConfig,
+    /// The rule whose state lies beside the weights; nothing where a model is only evaluated.
+    pub optimizer: Option<OptimizerConfig>,
     /// Whether updates of an untied embedding leave out the rows without a gradient.
     pub sparse_embedding: bool,
     /// Whether a row may hold several samples, each with attention of its own.

@@ -1,6 +1,7 @@
 //! `[storage]`: bits of weights and of optimizer state.
 
 use crate::backend::{Moment, SecondMoment};
+use crate::optim::StateConfig;
 use crate::quant::{WeightCodec, WeightFormat};
 use serde::{Deserialize, Serialize};
 
@@ -94,6 +95,11 @@ impl StorageConfig {
             Scheme::Asymmetric => WeightCodec::Int4Offset,
         };
         WeightFormat::of(codec).with_residue(self.residue)
+    }
+
+    /// What it says of optimizer state.
+    pub fn state(&self) -> StateConfig {
+        StateConfig { m: self.m, v: self.v, feedback: self.feedback }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The one table of parameters: name, shape, storage. Everything that walks over a model walks over this.
 
 use super::Settings;
-use crate::backend::{Moment, SecondMoment};
-use crate::quant::{GroupedShape, WeightFormat};
+use crate::optim::{Groups, ParamClass, ParamInfo};
+use crate::quant::{GroupedShape, StateSpec, WeightFormat};
 
 /// What a parameter is for; `usize` is the block's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +62,18 @@ impl Role {
         self.is_norm() || self.is_bias()
     }
 
+    /// What an optimizer tells apart.
+    pub fn class(self) -> ParamClass {
+        match self {
+            Self::Embedding => ParamClass::Embedding,
+            Self::Head => ParamClass::Head,
+            role if role.is_bias() => ParamClass::Bias,
+            role if role.is_norm() => ParamClass::Norm,
+            Self::Query(_) | Self::Key(_) => ParamClass::QueryOrKey,
+            _ => ParamClass::Matrix,
+        }
+    }
+
     /// The name, as in Hugging Face's LLaMA, Qwen2 and Qwen3.
     pub fn name(self) -> String {
         let (layer, part) = match self {
@@ -98,8 +110,12 @@ pub struct Entry {
     pub format: WeightFormat,
     /// Whether rows without a gradient are left as they are.
     pub sparse: bool,
-    /// How `m` and `v` are stored.
-    pub moments: (Moment, SecondMoment),
+    /// Number of its group in the optimizer.
+    pub group: u8,
+    /// Its optimizer state, as the group's rule declares it.
+    pub state: Vec<StateSpec>,
+    /// Float32 numbers beside the gradient that a step of the rule needs.
+    pub workspace: usize,
 }
 
 /// The parameters of a model, in the order of the file.
@@ -133,11 +149,9 @@ pub fn table(settings: &Settings) -> Vec<Entry> {
     if !model.tied {
         shapes.push((Role::Head, model.vocab, h));
     }
-    shapes
-        .into_iter()
-        .enumerate()
-        .map(|(id, (role, rows, cols))| entry(settings, id as u32, role, rows, cols))
-        .collect()
+    let groups = settings.optimizer.as_ref().map(|optimizer| Groups::new(optimizer, settings.storage.state()));
+    let entry = |(id, (role, rows, cols))| entry(settings, groups.as_ref(), id, role, rows, cols);
+    (0u32..).zip(shapes).map(entry).collect()
 }
 
 /// The parameters of the first block, which all others repeat.
@@ -147,7 +161,7 @@ pub fn block_entries(table: &[Entry]) -> &[Entry] {
     &table[first..last]
 }
 
-fn entry(settings: &Settings, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
+fn entry(settings: &Settings, groups: Option<&Groups>, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
     let storage = &settings.storage;
     let format = match role {
         role if role.is_vector() => WeightFormat::F32,
@@ -155,12 +169,17 @@ fn entry(settings: &Settings, id: u32, role: Role, rows: usize, cols: usize) -> 
         Role::Head => storage.table_format(storage.head),
         _ => storage.matrix_format(),
     };
+    let shape = GroupedShape::new(rows, cols, storage.group);
+    let info = ParamInfo { class: role.class(), shape, head_dim: settings.model.head_dim() };
+    let (group, state) = groups.map_or((0, Vec::new()), |groups| groups.declare(&info));
     Entry {
         id,
         role,
-        shape: GroupedShape::new(rows, cols, storage.group),
+        shape,
         format,
         sparse: role == Role::Embedding && settings.sparse_embedding,
-        moments: if role.is_vector() { (Moment::F32, SecondMoment::F32) } else { (storage.m, storage.v) },
+        group,
+        state,
+        workspace: groups.map_or(0, |groups| groups.workspace(&info)),
     }
 }

@@ -1,5 +1,7 @@
 //! `[optimizer]`: the rule and its numbers.
 
+use crate::backend::{Moment, SecondMoment};
+use crate::quant::StateCodec;
 use serde::{Deserialize, Serialize};
 
 /// The update rules.
@@ -41,7 +43,7 @@ pub enum EmbeddingUpdate {
 /// `[optimizer]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Optimizer {
+pub struct OptimizerConfig {
     /// The rule.
     pub name: Rule,
     /// Peak learning rate.
@@ -81,7 +83,7 @@ pub struct Optimizer {
     pub embedding: EmbeddingUpdate,
 }
 
-impl Default for Optimizer {
+impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             name: Rule::StableSpam,
@@ -110,5 +112,27 @@ impl EmbeddingUpdate {
     /// Whether it is the default, which older files do not have as a key.
     fn is_dense(&self) -> bool {
         *self == Self::Dense
+    }
+}
+
+/// What `[storage]` says of optimizer state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateConfig {
+    /// First moments and momentum.
+    pub m: Moment,
+    /// Second moments.
+    pub v: SecondMoment,
+    /// Whether rounding errors of packed weights are fed back into the momentum.
+    pub feedback: bool,
+}
+
+impl StateConfig {
+    /// How a signed state tensor is stored.
+    pub fn signed(&self) -> StateCodec {
+        match self.m {
+            Moment::F32 => StateCodec::F32,
+            Moment::Int8 => StateCodec::Int8 { signed: true },
+            Moment::Int4 => StateCodec::Int4 { signed: true },
+        }
     }
 }

@@ -1,42 +1,80 @@
-//! Update rules: what is the same for all tensors of a step, the scalars of one tensor, and the formula of one
-//! element. Pure arithmetic in a fixed order, so that every backend computes the same bytes.
+//! Update rules: what is kept of a parameter between steps, and how a step is made of the backend's operations.
 //!
-//! A backend's optimizer step calls, for each tensor: [`Constants::clip`] with the largest magnitude of the
-//! gradient, [`Constants::rates`] with the norm of the clipped gradient, then [`Rates::update`] for every element.
-//! Where second moments are shared, [`Rates::mean_of_squares`] comes first and [`Rates::update_shared`] takes the place
-//! of [`Rates::update`]. Rules that look at an element's own second moment, or whose gradient depends on the weight,
-//! are refused with such storage by the configuration.
+//! A rule is an [`Optimizer`]: it declares the state that a parameter needs (name, element type, rows and columns) and
+//! the workspace of its step. The plan, first values, checkpoints and `dump` read the declaration and know no rule.
+//! Parameters are in [`Groups`], each with its rule.
 
+mod adam;
 mod config;
-mod constants;
-mod element;
-mod scalars;
+mod groups;
 mod schedule;
-mod step;
 
-pub use config::{EmbeddingUpdate, Optimizer, Rule, Variant};
-pub use constants::Constants;
-pub use element::{Moved, Rates};
-pub use scalars::{Clip, SCALARS, Scalars};
+pub use adam::{AdamFamily, AdamStepInfo};
+pub use config::{EmbeddingUpdate, OptimizerConfig, Rule, StateConfig, Variant};
+pub use groups::Groups;
 pub use schedule::{LearningRate, Schedule};
-pub use step::Step;
 
-/// What some updates did, together.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Outcomes {
-    /// Sum of the squares of the finite gradients as they came, added in the order of the updates.
-    pub grad_sq: f64,
-    /// Groups whose scale was rescaled.
-    pub rescales: u64,
-    /// Updates that changed nothing because the gradient was not finite.
-    pub skipped: u64,
+use crate::backend::{Backend, Param};
+use crate::memory::Span;
+use crate::quant::{GroupedShape, StateSpec};
+
+/// The kinds of parameters that rules tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParamClass {
+    /// The projection of queries or of keys: its rows belong to heads.
+    QueryOrKey,
+    /// Any other matrix of a block.
+    Matrix,
+    /// The token embedding, and the head if it is tied.
+    Embedding,
+    /// The untied head.
+    Head,
+    /// The gain of a norm.
+    Norm,
+    /// A bias.
+    Bias,
 }
 
-impl Outcomes {
-    /// Takes one more update into account.
-    pub fn add(&mut self, other: Self) {
-        self.grad_sq += other.grad_sq;
-        self.rescales += other.rescales;
-        self.skipped += other.skipped;
+impl ParamClass {
+    /// Whether it is a gain or a bias.
+    pub fn is_vector(self) -> bool {
+        matches!(self, Self::Norm | Self::Bias)
     }
+}
+
+/// What a rule may know of a parameter when it declares its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParamInfo {
+    /// What it is for.
+    pub class: ParamClass,
+    /// Rows, columns, group; a vector has one row.
+    pub shape: GroupedShape,
+    /// Elements per attention head of the model.
+    pub head_dim: usize,
+}
+
+/// What is the same for all parameters of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepInfo {
+    /// Number of the step, from 1.
+    pub number: u64,
+    /// Learning rate of the step, by the schedule.
+    pub lr: f64,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// A rule that updates parameters.
+pub trait Optimizer: Send {
+    /// The state of a parameter, in the order of the file; zero at first.
+    fn state(&self, param: &ParamInfo) -> Vec<StateSpec>;
+
+    /// Float32 numbers beside the gradient that a step of the parameter needs.
+    fn workspace(&self, _param: &ParamInfo) -> usize {
+        0
+    }
+
+    /// One update of a parameter, from its complete gradient (float32, unpadded), which the rule may overwrite.
+    /// `workspace` has as many numbers as the rule asked for, with any content.
+    fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo);
 }

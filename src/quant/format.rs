@@ -1,7 +1,7 @@
 //! How weights are stored: each format as a value that knows its planes, its integers and its name. The only place
 //! that knows; others hold a [`WeightFormat`] and ask it.
 
-use super::plane::{ElementType, Per, PlaneLayout};
+use super::plane::{Element, Per, PlaneLayout};
 use super::{GroupedShape, QuantGrid};
 use std::fmt;
 
@@ -26,9 +26,9 @@ pub enum WeightCodec {
 struct CodecRow {
     name: &'static str,
     /// Type of the plane that products read.
-    data: ElementType,
+    data: Element,
     /// Type of the scale of a group, if there are groups.
-    scale: Option<ElementType>,
+    scale: Option<Element>,
     /// Whether a group has an offset too, of the scale's type.
     offset: bool,
     /// The integers of codes alone, and of codes with a residue.
@@ -36,33 +36,33 @@ struct CodecRow {
 }
 
 /// A code of floats.
-const fn float(name: &'static str, data: ElementType) -> CodecRow {
+const fn float(name: &'static str, data: Element) -> CodecRow {
     CodecRow { name, data, scale: None, offset: false, grids: [None, None] }
 }
 
 /// All codecs: one row each, in the order of the enum.
 static CODECS: [CodecRow; 6] = [
-    float("f32", ElementType::F32),
-    float("f16", ElementType::F16),
-    float("bf16", ElementType::Bf16),
+    float("f32", Element::F32),
+    float("f16", Element::F16),
+    float("bf16", Element::Bf16),
     CodecRow {
         name: "int8",
-        data: ElementType::I8,
-        scale: Some(ElementType::F16),
+        data: Element::I8,
+        scale: Some(Element::F16),
         offset: false,
         grids: [Some(QuantGrid::INT8), None],
     },
     CodecRow {
         name: "int4",
-        data: ElementType::Nibble,
-        scale: Some(ElementType::F16),
+        data: Element::Nibble,
+        scale: Some(Element::F16),
         offset: false,
         grids: [Some(QuantGrid::CODES), Some(QuantGrid::INT4)],
     },
     CodecRow {
         name: "int4-asymmetric",
-        data: ElementType::Nibble,
-        scale: Some(ElementType::F16),
+        data: Element::Nibble,
+        scale: Some(Element::F16),
         offset: true,
         grids: [Some(QuantGrid::CODES), Some(QuantGrid::INT4)],
     },
@@ -97,7 +97,7 @@ impl WeightCodec {
     }
 
     /// Type of the elements that products read.
-    pub const fn element(self) -> ElementType {
+    pub const fn element(self) -> Element {
         self.row().data
     }
 
@@ -210,7 +210,7 @@ impl WeightFormat {
             (WeightPlane::Data, _) => Some(PlaneLayout::new(row.data, Per::Weight)),
             (WeightPlane::Scales, Some(scale)) => Some(PlaneLayout::new(scale, Per::Group)),
             (WeightPlane::Offsets, Some(scale)) if row.offset => Some(PlaneLayout::new(scale, Per::Group)),
-            (WeightPlane::Residue, _) if self.residue => Some(PlaneLayout::new(ElementType::Nibble, Per::Weight)),
+            (WeightPlane::Residue, _) if self.residue => Some(PlaneLayout::new(Element::Nibble, Per::Weight)),
             _ => None,
         }
     }

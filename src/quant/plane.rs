@@ -4,7 +4,7 @@ use super::GroupedShape;
 
 /// The type of a plane's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ElementType {
+pub enum Element {
     /// 32-bit float.
     F32,
     /// 16-bit IEEE float.
@@ -19,7 +19,7 @@ pub enum ElementType {
     Nibble,
 }
 
-impl ElementType {
+impl Element {
     /// Bits of one element.
     pub const fn bits(self) -> u64 {
         match self {
@@ -55,14 +55,14 @@ pub enum Per {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct PlaneLayout {
     /// Type of its elements.
-    pub element: ElementType,
+    pub element: Element,
     /// What each of them belongs to.
     pub per: Per,
 }
 
 impl PlaneLayout {
     /// A layout.
-    pub const fn new(element: ElementType, per: Per) -> Self {
+    pub const fn new(element: Element, per: Per) -> Self {
         Self { element, per }
     }
 
@@ -100,13 +100,13 @@ mod tests {
     fn codes_are_padded_to_whole_groups_and_floats_are_not() {
         let shape = GroupedShape::new(3, 100, 64);
         let bytes = |element, per| PlaneLayout::new(element, per).bytes(shape);
-        assert_eq!(bytes(ElementType::F32, Per::Weight), 3 * 100 * 4);
-        assert_eq!(bytes(ElementType::Bf16, Per::Weight), 3 * 100 * 2);
-        assert_eq!(bytes(ElementType::I8, Per::Weight), shape.padded_len());
-        assert_eq!(bytes(ElementType::Nibble, Per::Weight), shape.nibble_bytes());
-        assert_eq!(bytes(ElementType::F16, Per::Group), 2 * shape.groups());
-        assert_eq!((bytes(ElementType::F32, Per::Row), bytes(ElementType::F32, Per::Col)), (12, 400));
-        assert_eq!(bytes(ElementType::F32, Per::Tensor(8)), 32);
-        assert_eq!(PlaneLayout::new(ElementType::Nibble, Per::Weight).row_bytes(shape), 64);
+        assert_eq!(bytes(Element::F32, Per::Weight), 3 * 100 * 4);
+        assert_eq!(bytes(Element::Bf16, Per::Weight), 3 * 100 * 2);
+        assert_eq!(bytes(Element::I8, Per::Weight), shape.padded_len());
+        assert_eq!(bytes(Element::Nibble, Per::Weight), shape.nibble_bytes());
+        assert_eq!(bytes(Element::F16, Per::Group), 2 * shape.groups());
+        assert_eq!((bytes(Element::F32, Per::Row), bytes(Element::F32, Per::Col)), (12, 400));
+        assert_eq!(bytes(Element::F32, Per::Tensor(8)), 32);
+        assert_eq!(PlaneLayout::new(Element::Nibble, Per::Weight).row_bytes(shape), 64);
     }
 }

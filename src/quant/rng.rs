@@ -97,7 +97,7 @@ impl RngKey {
         [a, b, c, d]
     }
 
-    /// Fills `out` with uniform numbers in [0, 1), multiples of 2^-16, for the elements from `first` on. ElementType
+    /// Fills `out` with uniform numbers in [0, 1), multiples of 2^-16, for the elements from `first` on. Element
     /// `k` of block `B` (32 elements) uses counter `4 B + k % 4`, half `k / 4 % 2` (low first) of its word `k / 8`:
     /// neighbours take neighbouring counters, so that vectors and warps write what they computed side by side.
     ///

@@ -1,6 +1,6 @@
 //! How a tensor of optimizer state is stored: what its elements are, and how many of them a parameter has.
 
-use super::plane::{ElementType, Per, PlaneLayout};
+use super::plane::{Element, Per, PlaneLayout};
 use super::{GroupedShape, MomentCodec};
 
 /// The code of a state tensor's elements.
@@ -50,6 +50,31 @@ pub struct StateFormat {
     pub shape: StateShape,
 }
 
+/// A tensor of optimizer state, as a rule declares it for a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StateSpec {
+    /// Its name among the parameter's state.
+    pub name: &'static str,
+    /// How it is stored.
+    pub format: StateFormat,
+}
+
+impl StateSpec {
+    /// One element per weight.
+    pub const fn per_weight(name: &'static str, codec: StateCodec) -> Self {
+        Self { name, format: StateFormat::new(codec, StateShape::PerWeight) }
+    }
+
+    /// Float32 numbers: one per row, one per column, or a few of the whole tensor.
+    ///
+    /// # Panics
+    /// If `shape` is one per weight.
+    pub const fn floats(name: &'static str, shape: StateShape) -> Self {
+        assert!(!matches!(shape, StateShape::PerWeight), "elements have a codec of their own");
+        Self { name, format: StateFormat::new(StateCodec::F32, shape) }
+    }
+}
+
 impl StateCodec {
     /// Rounding and scaling of its elements; none for floats.
     pub const fn moment(self) -> Option<MomentCodec> {
@@ -63,12 +88,12 @@ impl StateCodec {
     }
 
     /// Type of its elements.
-    pub const fn element(self) -> ElementType {
+    pub const fn element(self) -> Element {
         match self {
-            Self::F32 => ElementType::F32,
-            Self::Int8 { signed: true } => ElementType::I8,
-            Self::Int8 { signed: false } => ElementType::U8,
-            Self::Int4 { .. } => ElementType::Nibble,
+            Self::F32 => Element::F32,
+            Self::Int8 { signed: true } => Element::I8,
+            Self::Int8 { signed: false } => Element::U8,
+            Self::Int4 { .. } => Element::Nibble,
         }
     }
 
@@ -103,7 +128,7 @@ impl StateFormat {
         };
         let scales = match self.codec {
             StateCodec::F32 => None,
-            _ => Some(PlaneLayout::new(ElementType::Bf16, Per::Group)),
+            _ => Some(PlaneLayout::new(Element::Bf16, Per::Group)),
         };
         (PlaneLayout::new(self.codec.element(), per), scales)
     }
@@ -151,10 +176,10 @@ mod tests {
         {
             let moment = codec.moment().expect("codes have a codec");
             let mut codes = match codec.element() {
-                ElementType::Nibble => vec![codec.zero_byte() & 15; 64],
+                Element::Nibble => vec![codec.zero_byte() & 15; 64],
                 _ => vec![codec.zero_byte(); 64],
             };
-            if codec.element() == ElementType::Nibble {
+            if codec.element() == Element::Nibble {
                 moment.from_nibbles(&mut codes);
             }
             let mut values = [1.0; 64];

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::memory::{HomeMemory, Plan, Span};
 use crate::model::{Mode, Model, Pass, Residence, initialize};
-use crate::optim::Step;
+use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,8 @@ pub struct Trainer {
     pub plan: Plan,
     /// Progress.
     pub counters: Counters,
+    /// The rules that update the parameters.
+    optimizer: Groups,
     /// Losses of one batch on this machine.
     losses: Vec<f32>,
 }
@@ -96,7 +98,9 @@ impl Trainer {
         }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
-        Ok(Self { config: config.clone(), backend, model, plan, counters: Counters::default(), losses })
+        let optimizer = Groups::new(&config.optimizer, config.storage.state());
+        let (config, counters) = (config.clone(), Counters::default());
+        Ok(Self { config, backend, model, plan, counters, optimizer, losses })
     }
 
     /// First values of all parameters.
@@ -138,9 +142,8 @@ impl Trainer {
             skipped_gradients: 0,
         };
         if !report.skipped_loss {
-            let config = self.config();
-            let step = Step::new(&config.optimizer, number, lr, config.storage.feedback, config.run.seed);
-            self.backward(pass, loss.1, &step, &mut report);
+            let at = StepInfo { number, lr, seed: self.config().run.seed };
+            self.backward(pass, loss.1, &at, &mut report);
         }
         self.count(batch as u64, &report);
         report
@@ -157,14 +160,16 @@ impl Trainer {
         (self.model.sum_losses(self.backend.as_ref(), &mut self.losses[..pass.tokens()]) / counted.max(1) as f64, scale)
     }
 
-    fn backward(&mut self, pass: Pass, scale: f32, step: &Step, report: &mut StepReport) {
-        let mut apply =
-            |backend: &mut dyn Backend, param: &Param, grad: Span| backend.optimizer_step(param, grad, step);
+    fn backward(&mut self, pass: Pass, scale: f32, at: &StepInfo, report: &mut StepReport) {
+        let (groups, workspace) = (&self.optimizer, self.model.work.grad.update);
+        let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            groups.step(backend, param, grad, workspace, at);
+        };
         self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
-        let outcomes = self.backend.outcomes();
-        report.grad_norm = if outcomes.skipped == 0 { outcomes.grad_sq.sqrt() } else { f64::NAN };
-        report.rescales = outcomes.rescales;
-        report.skipped_gradients = outcomes.skipped;
+        let stats = self.backend.update_stats();
+        report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
+        report.rescales = stats.rescales;
+        report.skipped_gradients = stats.skipped;
     }
 
     fn count(&mut self, sequences: u64, report: &StepReport) {

@@ -1,13 +1,15 @@
 //! The optimizer step on a GPU, the emulated one included, gives the bytes of the step on a CPU.
 
 use crate::harness::gpu::{devices, set_order};
+use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::ops::adam;
 use tetrad::backend::cuda::{self, Gpu, SOURCES};
-use tetrad::backend::{Backend, Largest, Moment, Param, SecondMoment, Sizes, State, Weight};
+use tetrad::backend::{Backend, Largest, Moment, Param, SecondMoment, Sizes, State, UpdateStats, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::optim::{Optimizer, Outcomes, Rule, SCALARS, Step, Variant};
+use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
+use tetrad::optim::{Rule, StateConfig, Variant};
 use tetrad::quant::{GroupedShape, RngKey, RngUse, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
@@ -46,46 +48,33 @@ struct Placed {
 fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
-    let moment = |kind| match kind {
-        Moment::F32 => (4 * g.len(), 0),
-        Moment::Int8 => (g.padded_len(), 2 * g.groups()),
-        Moment::Int4 => (g.nibble_bytes(), 2 * g.groups()),
-    };
-    let (m_kind, v_kind) = s.moments;
-    let (m, m_scales) = moment(m_kind);
-    let (v, v_scales) = v_kind.per_element().map_or((4 * g.rows, 0), moment);
     let weight = Weight::place(g, s.format, |_, bytes| add(bytes));
-    let state = State {
-        m_kind,
-        v_kind,
-        m: add(m),
-        m_scales: add(m_scales),
-        v: add(v),
-        v_scales: add(v_scales),
-        v_cols: add(if v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 }),
-        scalars: add(4 * SCALARS),
-    };
+    let (m, v) = s.moments;
+    let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 8 };
+    let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
+    let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
     let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
     let scratch = cuda::Sizes.scratch_bytes(&largest).max(Cpu::new().scratch_bytes(&largest));
     let (grad, scratch) = (add(4 * g.len()), add(scratch));
-    Placed { param: Param { id: 3, decay, sparse: s.sparse, weight, state }, grad, scratch, total: plan.total() }
+    Placed {
+        param: Param { id: 3, group: 0, decay, sparse: s.sparse, weight, state },
+        grad,
+        scratch,
+        total: plan.total(),
+    }
 }
 
-fn planes(param: &Param) -> [(&'static str, Span); 10] {
-    let (w, s) = (param.weight, param.state);
-    [
-        ("data", w.data),
-        ("residue", w.residue),
-        ("scales", w.scales),
-        ("offsets", w.offsets),
-        ("m", s.m),
-        ("m scales", s.m_scales),
-        ("v", s.v),
-        ("v scales", s.v_scales),
-        ("v cols", s.v_cols),
-        ("scalars", s.scalars),
-    ]
+fn planes(param: &Param) -> Vec<(String, Span)> {
+    let w = param.weight;
+    let names = ["data", "scales", "offsets", "residue"].map(String::from);
+    let mut planes: Vec<_> = names.into_iter().zip([w.data, w.scales, w.offsets, w.residue]).collect();
+    for tensor in param.state.tensors() {
+        let name = tensor.spec.name;
+        planes.extend([(name.to_owned(), tensor.data), (format!("{name} scales"), tensor.scales)]);
+    }
+    planes.retain(|(_, span)| !span.is_none());
+    planes
 }
 
 fn bytes(backend: &dyn Backend, span: Span) -> Vec<u8> {
@@ -124,20 +113,25 @@ fn gradient(g: GroupedShape, seed: u64, number: u64) -> Vec<f32> {
     grad
 }
 
-fn rule(index: usize) -> Optimizer {
-    let base = Optimizer { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..Optimizer::default() };
+fn rule(index: usize) -> OptimizerConfig {
+    let base = OptimizerConfig { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..OptimizerConfig::default() };
     match index {
-        0 => Optimizer { weight_decay: 0.0, ..base },
+        0 => OptimizerConfig { weight_decay: 0.0, ..base },
         1 => base,
-        2 => Optimizer { variant: Variant::Reference, momentum_decay: 10, ..base },
-        3 => {
-            Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, density: 0.7, ..base }
-        }
-        4 => Optimizer { name: Rule::Adamw, weight_decay: 0.0, ..base },
-        5 => Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
-        6 => Optimizer { name: Rule::Adamw, ..base },
-        7 => Optimizer { name: Rule::Adam, weight_decay: 0.0, ..base },
-        _ => Optimizer { name: Rule::Adam, ..base },
+        2 => OptimizerConfig { variant: Variant::Reference, momentum_decay: 10, ..base },
+        3 => OptimizerConfig {
+            name: Rule::Spam,
+            spike_quiet: 2,
+            spike_threshold: 3.0,
+            reset_warmup: 2,
+            density: 0.7,
+            ..base
+        },
+        4 => OptimizerConfig { name: Rule::Adamw, weight_decay: 0.0, ..base },
+        5 => OptimizerConfig { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
+        6 => OptimizerConfig { name: Rule::Adamw, ..base },
+        7 => OptimizerConfig { name: Rule::Adam, weight_decay: 0.0, ..base },
+        _ => OptimizerConfig { name: Rule::Adam, ..base },
     }
 }
 
@@ -153,12 +147,19 @@ fn is_allowed(which: usize, v: SecondMoment) -> bool {
 struct Recorded {
     placed: Placed,
     states: Vec<Vec<Vec<u8>>>,
-    outcomes: Vec<Outcomes>,
+    outcomes: Vec<UpdateStats>,
     grads: Vec<Vec<f32>>,
-    steps: Vec<Step>,
+    steps: Vec<AdamArgs>,
 }
 
-fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool, seed: u64, steps: u64) -> Recorded {
+fn record(
+    g: GroupedShape,
+    storage: Storage,
+    config: &OptimizerConfig,
+    feedback: bool,
+    seed: u64,
+    steps: u64,
+) -> Recorded {
     let placed = place(g, storage, seed % 5 != 4);
     let mut cpu = Cpu::new();
     cpu.allocate(placed.total, None, placed.scratch).unwrap();
@@ -175,7 +176,7 @@ fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool,
         scales.chunks_exact_mut(2).step_by(3).for_each(|scale| scale[1] ^= 0x80);
         cpu.upload(&scales, placed.param.weight.scales);
     }
-    let all = |cpu: &Cpu| planes(&placed.param).map(|(_, span)| bytes(cpu, span)).to_vec();
+    let all = |cpu: &Cpu| planes(&placed.param).into_iter().map(|(_, span)| bytes(cpu, span)).collect::<Vec<_>>();
     let mut recorded = Recorded { states: vec![all(&cpu)], outcomes: vec![], grads: vec![], steps: vec![], placed };
     for number in 1..=steps {
         let mut grad = gradient(g, seed, number);
@@ -186,11 +187,11 @@ fn record(g: GroupedShape, storage: Storage, config: &Optimizer, feedback: bool,
             absent.for_each(|(i, row)| row.fill(if i % 2 == 0 { 0.0 } else { -0.0 }));
         }
         let lr = if number == 3 { 0.1 } else { config.lr };
-        let step = Step::new(config, number, lr, feedback, seed);
+        let step = AdamStepInfo::new(config, number, lr, feedback, seed).args(recorded.placed.param.decay);
         cpu.upload(grad.as_bytes(), recorded.placed.grad);
-        cpu.optimizer_step(&recorded.placed.param, recorded.placed.grad, &step);
-        recorded.outcomes.push(cpu.outcomes());
-        recorded.states.push(planes(&recorded.placed.param).map(|(_, span)| bytes(&cpu, span)).to_vec());
+        cpu.adam(&recorded.placed.param, recorded.placed.grad, &step);
+        recorded.outcomes.push(cpu.update_stats());
+        recorded.states.push(planes(&recorded.placed.param).into_iter().map(|(_, span)| bytes(&cpu, span)).collect());
         recorded.grads.push(grad);
         recorded.steps.push(step);
     }
@@ -209,7 +210,7 @@ fn replay(gpu: &mut Gpu, recorded: &Recorded, what: &str) {
     for (i, step) in recorded.steps.iter().enumerate() {
         gpu.upload(recorded.grads[i].as_bytes(), placed.grad);
         adam::step(gpu, &placed.param, placed.grad, step);
-        let outcomes = adam::outcomes(gpu);
+        let outcomes = adam::update_stats(gpu);
         gpu.status().unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(outcomes.grad_sq.to_bits(), recorded.outcomes[i].grad_sq.to_bits(), "{what}: step {}", i + 1);
         assert_eq!(outcomes, recorded.outcomes[i], "{what}: step {}", i + 1);
@@ -328,7 +329,7 @@ fn sums_of_more_leaves_than_a_block_has_threads() {
 fn outcomes_of_several_updates_are_added_in_their_order() {
     let storage = Storage { format: WeightFormat::INT8, moments: (Moment::Int8, SecondMoment::Int4), sparse: false };
     let recorded = record(GroupedShape::new(3, 333, 64), storage, &rule(0), false, 1, 7);
-    let mut wanted = Outcomes::default();
+    let mut wanted = UpdateStats::default();
     recorded.outcomes.iter().for_each(|outcome| wanted.add(*outcome));
     assert!(wanted.skipped == 1 && wanted.rescales > 0);
     for (name, gpu) in &mut devices(SOURCES) {
@@ -341,8 +342,8 @@ fn outcomes_of_several_updates_are_added_in_their_order() {
             gpu.upload(grad.as_bytes(), placed.grad);
             adam::step(gpu, &placed.param, placed.grad, step);
         }
-        assert_eq!(adam::outcomes(gpu), wanted, "{name}");
-        assert_eq!(adam::outcomes(gpu), Outcomes::default(), "{name}: asked again");
+        assert_eq!(adam::update_stats(gpu), wanted, "{name}");
+        assert_eq!(adam::update_stats(gpu), UpdateStats::default(), "{name}: asked again");
         gpu.status().unwrap();
     }
 }

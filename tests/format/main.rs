@@ -8,6 +8,7 @@ mod convert;
 mod damage;
 mod dump;
 mod fixtures;
+mod fuzz;
 mod metadata;
 mod replace;
 mod roundtrip;

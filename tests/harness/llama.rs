@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tetrad::backend::{Backend, Moment, SecondMoment};
 use tetrad::config::Config;
 use tetrad::model::{Pass, RopeScaling, TableStorage, Weights, fill, table};
-use tetrad::optim::{Optimizer, Rule, Schedule};
+use tetrad::optim::{OptimizerConfig, Rule, Schedule};
 use tetrad::train::Trainer;
 
 /// A recording and the run it is of.
@@ -50,7 +50,7 @@ impl Recorded {
         config.storage.weights = Weights::F32;
         (config.storage.embedding, config.storage.head) = (TableStorage::F32, TableStorage::F32);
         (config.storage.m, config.storage.v) = (Moment::F32, SecondMoment::F32);
-        config.optimizer = Optimizer { name: Rule::Adamw, lr: 3e-3, ..Optimizer::default() };
+        config.optimizer = OptimizerConfig { name: Rule::Adamw, lr: 3e-3, ..OptimizerConfig::default() };
         config.train.batch = batch;
         config.train.sequence = sequence;
         (config.train.warmup, config.train.schedule) = (0, Schedule::Constant);

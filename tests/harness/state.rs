@@ -11,8 +11,7 @@ pub fn weight_spans(param: &Param) -> Vec<Span> {
 }
 
 fn spans(param: &Param) -> Vec<Span> {
-    let state = param.state.planes().into_iter().filter(|span| !span.is_none());
-    weight_spans(param).into_iter().chain(state).collect()
+    weight_spans(param).into_iter().chain(param.state.planes()).collect()
 }
 
 pub fn read(trainer: &Trainer, span: Span) -> Vec<u8> {

@@ -32,10 +32,9 @@ fn tokens(config: &Config) -> (Vec<u32>, Vec<u32>) {
 
 /// Every byte of every plane of a parameter.
 fn state(trainer: &Trainer, param: &Param) -> Vec<u8> {
-    let (w, s) = (param.weight, param.state);
-    let spans = [w.data, w.scales, w.offsets, w.residue, s.m, s.m_scales, s.v, s.v_scales, s.v_cols, s.scalars];
     let mut all = Vec::new();
-    for span in spans.into_iter().filter(|span| !span.is_none()) {
+    let weight = param.weight.planes().into_iter().filter(|span| !span.is_none());
+    for span in weight.chain(param.state.planes()) {
         let mut bytes = vec![0; span.bytes];
         trainer.backend.download(span, &mut bytes);
         all.extend(bytes);

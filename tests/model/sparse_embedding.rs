@@ -3,12 +3,15 @@
 use crate::harness::small::{config, trainer};
 use crate::harness::state::{read, weight_spans};
 use std::ops::Range;
+use tetrad::backend::StateTensor;
+use tetrad::backend::adam::state;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Moment, SecondMoment};
 use tetrad::config::Config;
 use tetrad::memory::Span;
 use tetrad::model::TableStorage;
 use tetrad::optim::EmbeddingUpdate;
+use tetrad::quant::StateShape;
 use tetrad::train::Trainer;
 
 /// 99 tokens of this range, in turn; the next token is the target.
@@ -33,9 +36,9 @@ fn sparse() -> Config {
 /// The planes of weight and moments that have a part for each row.
 fn row_planes(trainer: &Trainer) -> Vec<Span> {
     let param = trainer.model.params.embedding;
-    let s = param.state;
-    let moments = [s.m, s.m_scales, s.v, s.v_scales].into_iter().filter(|span| !span.is_none());
-    weight_spans(&param).into_iter().chain(moments).collect()
+    let of_rows = |tensor: &&StateTensor| !matches!(tensor.spec.format.shape, StateShape::Scalars(_));
+    let moments = param.state.tensors().filter(of_rows).flat_map(|tensor| [tensor.data, tensor.scales]);
+    weight_spans(&param).into_iter().chain(moments.filter(|span| !span.is_none())).collect()
 }
 
 /// The bytes of these rows of the embedding, plane by plane.
@@ -85,15 +88,16 @@ fn a_reset_zeroes_the_moments_of_every_row() {
     let mut trainer = trainer(&config, Box::new(Cpu::new()));
     step(&mut trainer, 30..60);
     step(&mut trainer, 60..90);
-    let state = trainer.model.params.embedding.state;
+    let plane = |name| trainer.model.params.embedding.state.get(name).unwrap().data;
+    let (m, v_rows) = (plane(state::M), plane(state::V_ROWS));
     let of_30 = |trainer: &Trainer, span: Span| {
         let each = span.bytes / 256;
         read(trainer, span)[30 * each..31 * each].to_vec()
     };
-    assert!(of_30(&trainer, state.m).iter().any(|&byte| byte != 0));
-    assert!(of_30(&trainer, state.v).iter().any(|&byte| byte != 0));
+    assert!(of_30(&trainer, m).iter().any(|&byte| byte != 0));
+    assert!(of_30(&trainer, v_rows).iter().any(|&byte| byte != 0));
     step(&mut trainer, 60..90);
     // A zero of either sign.
-    assert!(of_30(&trainer, state.m).chunks_exact(4).all(|x| f32::from_le_bytes(x.try_into().unwrap()) == 0.0));
-    assert_eq!(of_30(&trainer, state.v), [0; 4]);
+    assert!(of_30(&trainer, m).chunks_exact(4).all(|x| f32::from_le_bytes(x.try_into().unwrap()) == 0.0));
+    assert_eq!(of_30(&trainer, v_rows), [0; 4]);
 }

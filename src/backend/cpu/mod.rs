@@ -11,10 +11,10 @@ mod testing;
 
 pub use simd::isa::Isa;
 
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, Weight};
+use super::adam::AdamArgs;
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, UpdateStats, Weight};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
-use crate::optim::{Outcomes, Step};
 use crate::quant::RngKey;
 use ops::weights::Rows;
 use ops::{
@@ -29,7 +29,7 @@ pub struct Cpu {
     threads: usize,
     arena: Arena,
     scratch: Span,
-    outcomes: Outcomes,
+    update_stats: UpdateStats,
 }
 
 impl Cpu {
@@ -42,7 +42,7 @@ impl Cpu {
     /// The same with a chosen instruction set.
     pub fn with_isa(isa: Isa) -> Self {
         let threads = rayon::current_num_threads();
-        Self { isa, threads, arena: Arena::new(0), scratch: Span::NONE, outcomes: Outcomes::default() }
+        Self { isa, threads, arena: Arena::new(0), scratch: Span::NONE, update_stats: UpdateStats::default() }
     }
 
     /// The slices of an operation, its scratch among them.
@@ -302,14 +302,14 @@ impl Backend for Cpu {
         loss::cross_entropy(isa, scratch, logits, targets, claims.write(losses), vocab, gradient);
     }
 
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
         let (isa, mut scratch, mut claims) = self.begin();
-        let outcome = adam::step(isa, &mut scratch, &mut claims, param, grad, step);
-        self.outcomes.add(outcome);
+        let stats = adam::step(isa, &mut scratch, &mut claims, param, grad, args);
+        self.update_stats.add(stats);
     }
 
-    fn outcomes(&mut self) -> Outcomes {
-        std::mem::take(&mut self.outcomes)
+    fn update_stats(&mut self) -> UpdateStats {
+        std::mem::take(&mut self.update_stats)
     }
 
     fn add_bias(&mut self, x: Span, bias: Span, width: usize) {

@@ -11,10 +11,10 @@ pub mod runtime;
 pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search};
 pub use runtime::{Source, Usage, probe, usages};
 
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, Weight};
+use super::adam::AdamArgs;
+use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, UpdateStats, Weight};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
-use crate::optim::{Outcomes, Step};
 use crate::quant::RngKey;
 use ops::{
     ROW_MULTIPLE, activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear,
@@ -295,12 +295,12 @@ impl Backend for Cuda {
         loss::cross_entropy(&mut self.gpu, logits, targets, losses, vocab, gradient);
     }
 
-    fn optimizer_step(&mut self, param: &Param, grad: Span, step: &Step) {
-        adam::step(&mut self.gpu, param, grad, step);
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        adam::step(&mut self.gpu, param, grad, args);
     }
 
-    fn outcomes(&mut self) -> Outcomes {
-        adam::outcomes(&mut self.gpu)
+    fn update_stats(&mut self) -> UpdateStats {
+        adam::update_stats(&mut self.gpu)
     }
 
     fn add_bias(&mut self, x: Span, bias: Span, width: usize) {

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{ConvertError, ReplaceError, WriteError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
 use crate::model::{Entry, Role, Scheme, TableStorage, table};
-use crate::quant::{ElementType, WeightCodec};
+use crate::quant::{Element, WeightCodec};
 use crate::store::replace;
 use crate::train::Counters;
 use std::io;
@@ -68,7 +68,7 @@ pub fn import(
         .map(|(entry, mode)| {
             let plan = TensorPlan::weight(spec(entry));
             let residue = *mode == ImportMode::Rounded && entry.format.has_residue();
-            if residue { plan.with(PlaneKind::Residue, ElementType::Nibble.into()) } else { plan }
+            if residue { plan.with(PlaneKind::Residue, Element::Nibble.into()) } else { plan }
         })
         .collect();
     let beside = [

@@ -27,6 +27,8 @@ pub struct GradWork {
     pub head: Span,
     pub embedding: Span,
     pub final_norm: Span,
+    /// Workspace of an update, float32: the largest that a rule asks for.
+    pub update: Span,
     /// A block's passes over its micro-batches, and in each the float32 gradients that it forms, in the order of the
     /// block's parameters. One micro-batch needs one pass, whose gradients are consumed one by one and share bytes.
     pub passes: Vec<Vec<Option<Span>>>,
@@ -75,6 +77,8 @@ pub(super) fn place(
     }
     grad.embedding = floats("embedding's gradient", table, at_end);
     grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
+    let workspace = entries.iter().map(|entry| 4 * entry.workspace).max().unwrap_or(0);
+    grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
     place_passes(plan, entries, (passes, parted), blocks, &mut grad);
     grad
 }

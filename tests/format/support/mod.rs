@@ -6,6 +6,7 @@
 
 pub mod bad;
 pub mod good;
+pub mod mutate;
 
 use std::path::PathBuf;
 use xxhash_rust::xxh3::xxh3_64;

@@ -1,14 +1,14 @@
 //! The optimizer step: two reductions over the gradient, then one pass over gradient, weight and state.
 
 use super::apply_update::update_rows;
-use super::factored::{self as means, Means};
+use super::factored::{self, Means};
 use super::param_rows::ParamRows;
+use crate::backend::adam::{AdamArgs, AdamParams, Clip, Scalars, state};
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
-use crate::backend::{Largest, Param};
+use crate::backend::{Largest, Param, UpdateStats};
 use crate::memory::{Claims, Span};
-use crate::optim::{Clip, Outcomes, Rates, Scalars, Step};
 
 /// Elements of one leaf of the reductions.
 const LEAF: usize = 16384;
@@ -20,28 +20,29 @@ const LANES: usize = 256;
 const BLOCK: usize = 16384;
 
 /// What an update does whose gradient is not finite.
-const SKIPPED: Outcomes = Outcomes { grad_sq: 0.0, rescales: 0, skipped: 1 };
+const SKIPPED: UpdateStats = UpdateStats { grad_sq: 0.0, rescales: 0, skipped: 1 };
 
 /// Scratch of a step: shared second moments need some.
 pub(crate) fn need(largest: &Largest) -> Need {
-    means::need(largest)
+    factored::need(largest)
 }
 
-/// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
+/// One step of one tensor; see [`crate::backend::Backend::adam`].
 pub(crate) fn step<'a>(
     isa: Isa,
     scratch: &'a mut Scratch,
     claims: &mut Claims<'a>,
     param: &Param,
     grad: Span,
-    step: &Step,
-) -> Outcomes {
+    args: &AdamArgs,
+) -> UpdateStats {
+    let scalars = param.state.get(state::SCALARS).expect("the fused pass has scalars");
     let planes = Planes {
-        rows: ParamRows::claim(claims, param, grad, param.sparse && !step.resets()),
+        rows: ParamRows::claim(claims, param, grad, param.sparse && !args.resets()),
         means: Means::claim(claims, scratch, param),
-        scalars: claims.write(param.state.scalars),
+        scalars: claims.write(scalars.data),
     };
-    step_rows(isa, planes, step, param.id, param.decay)
+    step_rows(isa, planes, args, param.id)
 }
 
 /// What a step reads and writes.
@@ -53,7 +54,7 @@ struct Planes<'a> {
 }
 
 /// The same over slices.
-fn step_rows(isa: Isa, planes: Planes, step: &Step, id: u32, decays: bool) -> Outcomes {
+fn step_rows(isa: Isa, planes: Planes, args: &AdamArgs, id: u32) -> UpdateStats {
     let Planes { mut rows, means, scalars } = planes;
     let grad = rows.grad;
     let largest = reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b));
@@ -62,19 +63,18 @@ fn step_rows(isa: Isa, planes: Planes, step: &Step, id: u32, decays: bool) -> Ou
     if !gmax.is_finite() {
         return SKIPPED;
     }
-    let constants = step.constants(decays);
-    let clip = constants.clip(&mut kept, gmax);
+    let clip = args.clip(&mut kept, gmax);
     let (clipped, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
     if !grad_sq.is_finite() {
         return SKIPPED;
     }
-    let rates = constants.rates(&mut kept, clip, clipped.sqrt() as f32);
+    let params = args.params(&mut kept, clip, clipped.sqrt() as f32);
     kept.save(scalars);
-    if let Some(means) = means.filter(|_| !rates.frozen) {
-        rows.v = means.advance(isa, rows.shape, grad, rows.sparse, &rates);
+    if let Some(means) = means.filter(|_| !params.frozen) {
+        rows.v = means.advance(isa, rows.shape, grad, rows.sparse, &params);
     }
-    let rescales = if rates.frozen && constants.decay == 0.0 { 0 } else { apply(isa, &mut rows, &rates, step, id) };
-    Outcomes { grad_sq, rescales, skipped: 0 }
+    let rescales = if params.frozen && args.decay == 0.0 { 0 } else { apply(isa, &mut rows, &params, id) };
+    UpdateStats { grad_sq, rescales, skipped: 0 }
 }
 
 /// A reduction over leaves of [`LEAF`] elements, combined as a tree of neighbours (the left part takes the largest
@@ -119,30 +119,18 @@ vectorized! {
 
 vectorized! {
     /// One block of rows.
-    fn update(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
-        update_rows(rows, rates, step, id)
+    fn update(rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
+        update_rows(rows, params, id)
     }
 }
 
 /// The fused pass; gives the number of groups that were rescaled.
-fn apply(isa: Isa, rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
+fn apply(isa: Isa, rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
     let count = rows.len();
     if count <= 1 || rows.grad.len() <= BLOCK {
-        return update(isa, rows, rates, step, id);
+        return update(isa, rows, params, id);
     }
     let (mut left, mut right) = rows.split(count / 2);
-    let (a, b) = rayon::join(|| apply(isa, &mut left, rates, step, id), || apply(isa, &mut right, rates, step, id));
+    let (a, b) = rayon::join(|| apply(isa, &mut left, params, id), || apply(isa, &mut right, params, id));
     a + b
 }
-
-#[cfg(test)]
-#[path = "adam_golden.rs"]
-mod golden;
-
-#[cfg(test)]
-#[path = "adam_naive.rs"]
-mod naive;
-
-#[cfg(test)]
-#[path = "adam_reference.rs"]
-mod reference;

@@ -2,7 +2,7 @@
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
 use super::param_rows::{MomentRows, ParamRows, WeightRows, is_touched};
-use crate::optim::{Moved, Rates, Step};
+use crate::backend::adam::{AdamArgs, AdamParams, AdamStep};
 use crate::quant::{
     GroupScale, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte, pack, unpack,
 };
@@ -47,7 +47,7 @@ struct At {
 
 /// One step of all groups in `rows`; gives the number that were rescaled.
 #[inline(always)]
-pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) -> u64 {
+pub fn update_rows(rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
     let g = rows.shape;
     let mut tile = Tile {
         b: [0.0; MAX],
@@ -76,7 +76,7 @@ pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) ->
                 size: g.group,
                 number: ((rows.first + row) * g.padded_cols() + col) as u64,
             };
-            rescales += u64::from(tile.step(rows, at, rates, step, id));
+            rescales += u64::from(tile.step(rows, at, params, id));
         }
     }
     rescales
@@ -84,42 +84,43 @@ pub fn update_rows(rows: &mut ParamRows, rates: &Rates, step: &Step, id: u32) ->
 
 impl Tile {
     #[inline(always)]
-    fn step(&mut self, rows: &mut ParamRows, at: At, rates: &Rates, step: &Step, id: u32) -> bool {
-        let key = |usage| RngKey { seed: step.seed, step: step.number as u32, tensor: id, usage };
+    fn step(&mut self, rows: &mut ParamRows, at: At, params: &AdamParams, id: u32) -> bool {
+        let args = &params.args;
+        let key = |usage| RngKey { seed: args.seed, step: args.number, tensor: id, usage };
         let group_scale = load_weight(&rows.weight, at, &mut self.b, &mut self.w, &mut self.codes);
-        if rates.frozen {
+        if params.frozen {
             for i in 0..at.real {
-                self.delta[i] = rates.decay_only(self.w[i]);
+                self.delta[i] = params.decay_only(self.w[i]);
             }
             return self.store_weight(rows, at, group_scale, key(RngUse::Weight));
         }
         let shared = matches!(rows.v, MomentRows::Shared { .. });
-        if step.reset_before {
+        if args.reset_before != 0 {
             self.m[..at.size].fill(0.0);
         } else {
             load_moment(&rows.m, at, &mut self.m, &mut self.codes);
         }
-        if step.reset_before && !shared {
+        if args.reset_before != 0 && !shared {
             self.v[..at.size].fill(0.0);
         } else {
             load_moment(&rows.v, at, &mut self.v, &mut self.codes);
         }
         let grad = &rows.grad[at.plain..at.plain + at.real];
         if shared {
-            self.move_all(grad, |g, w, m, v| rates.update_shared(g, w, m, v));
+            self.move_all(grad, |g, w, m, v| params.update_shared(g, w, m, v));
         } else {
-            self.move_all(grad, |g, w, m, v| rates.update(g, w, m, v));
+            self.move_all(grad, |g, w, m, v| params.update(g, w, m, v));
         }
-        if step.density < 1.0 {
-            self.mask(at, step, id);
+        if args.density < 1.0 {
+            self.mask(at, args, id);
         }
         let rescale = self.store_weight(rows, at, group_scale, key(RngUse::Weight));
-        if rates.constants.feedback != 0.0 && group_scale.is_some() {
+        if args.feedback != 0.0 && group_scale.is_some() {
             for i in 0..at.real {
-                self.m[i] = rates.feed_back(self.m[i], self.v[i], self.error[i]);
+                self.m[i] = params.feed_back(self.m[i], self.v[i], self.error[i]);
             }
         }
-        if step.reset_after {
+        if args.reset_after != 0 {
             self.m[..at.size].fill(0.0);
             self.v[..at.size].fill(0.0);
         }
@@ -138,7 +139,7 @@ impl Tile {
     }
 
     #[inline(always)]
-    fn move_all(&mut self, grad: &[f32], update: impl Fn(f32, f32, f32, f32) -> Moved) {
+    fn move_all(&mut self, grad: &[f32], update: impl Fn(f32, f32, f32, f32) -> AdamStep) {
         let n = grad.len();
         let (w, m, v, delta) = (&self.w[..n], &mut self.m[..n], &mut self.v[..n], &mut self.delta[..n]);
         for i in 0..n {
@@ -152,10 +153,10 @@ impl Tile {
 
     /// Elements outside SPAM's mask get no update and keep no state.
     #[inline(always)]
-    fn mask(&mut self, at: At, step: &Step, id: u32) {
-        self.u_of(RngKey { seed: step.seed, step: step.mask_round, tensor: id, usage: RngUse::Mask }, at);
+    fn mask(&mut self, at: At, args: &AdamArgs, id: u32) {
+        self.u_of(RngKey { seed: args.seed, step: args.mask_round, tensor: id, usage: RngUse::Mask }, at);
         for i in 0..at.real {
-            if self.u[i] >= step.density {
+            if self.u[i] >= args.density {
                 (self.delta[i], self.m[i], self.v[i]) = (0.0, 0.0, 0.0);
             }
         }

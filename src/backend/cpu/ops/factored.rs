@@ -5,12 +5,12 @@
 //! 64 rows one after the other, then these sums one after the other; the mean of all rows in 256 interleaved sums.
 
 use super::param_rows::{MomentRows, is_touched};
+use crate::backend::adam::{AdamParams, state};
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
-use crate::backend::{Largest, Param, SecondMoment};
-use crate::memory::Claims;
-use crate::optim::Rates;
+use crate::backend::{Largest, Param};
+use crate::memory::{Claims, Span};
 use crate::quant::GroupedShape;
 use rayon::prelude::*;
 
@@ -46,17 +46,15 @@ pub(crate) struct Means<'a> {
 impl<'a> Means<'a> {
     /// Those of a parameter that has them.
     pub fn claim(claims: &mut Claims<'a>, scratch: &'a mut Scratch, param: &Param) -> Option<Self> {
-        let s = &param.state;
-        if s.v_kind.per_element().is_some() {
-            return None;
-        }
+        let rows = param.state.get(state::V_ROWS)?.data;
+        let of_cols = param.state.get(state::V_COLS).map_or(Span::NONE, |cols| cols.data);
         let g = param.weight.shape;
-        let cols = if s.v_kind == SecondMoment::Factored { g.cols } else { 0 };
+        let cols = of_cols.bytes / 4;
         let sums = g.rows.div_ceil(BLOCK) * cols;
         let (shared, _) = scratch.split(Need { shared: g.rows + cols + sums, private: 0 });
         let (now, rest) = shared.split_at_mut(g.rows);
         let (factors, sums) = rest.split_at_mut(cols);
-        Some(Self { rows: claims.write(s.v), cols: claims.write(s.v_cols), now, factors, sums })
+        Some(Self { rows: claims.write(rows), cols: claims.write(of_cols), now, factors, sums })
     }
 
     /// Takes a gradient into account; gives this step's second moments. At a reset the averages before it count as
@@ -64,17 +62,17 @@ impl<'a> Means<'a> {
     ///
     /// # Panics
     /// If the planes do not have the shape's rows and columns.
-    pub fn advance(self, isa: Isa, g: GroupedShape, grad: &[f32], sparse: bool, rates: &Rates) -> MomentRows<'a> {
+    pub fn advance(self, isa: Isa, g: GroupedShape, grad: &[f32], sparse: bool, params: &AdamParams) -> MomentRows<'a> {
         let Self { rows, cols, now, factors, sums } = self;
         assert!((rows.len(), now.len()) == (g.rows, g.rows) && [0, g.cols].contains(&cols.len()), "shared moments");
-        let before = |old: f32| if rates.constants.reset_before != 0 { 0.0 } else { old };
-        let after = |new: f32| if rates.constants.reset_after != 0 { 0.0 } else { new };
-        sums_of_blocks(isa, g.cols, grad, now, sums, rates);
+        let before = |old: f32| if params.args.reset_before != 0 { 0.0 } else { old };
+        let after = |new: f32| if params.args.reset_after != 0 { 0.0 } else { new };
+        sums_of_blocks(isa, g.cols, grad, now, sums, params);
         for ((kept, now), grad) in rows.iter_mut().zip(now.iter_mut()).zip(grad.chunks_exact(g.cols)) {
             if sparse && !is_touched(grad) {
                 continue;
             }
-            *now = rates.mean_of_squares(before(*kept), *now / g.cols as f32);
+            *now = params.mean_of_squares(before(*kept), *now / g.cols as f32);
             *kept = after(*now);
         }
         if !cols.is_empty() {
@@ -84,7 +82,7 @@ impl<'a> Means<'a> {
                 sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += x);
             }
             for ((kept, factor), sum) in cols.iter_mut().zip(factors.iter_mut()).zip(sums) {
-                let col = rates.mean_of_squares(before(*kept), *sum / g.rows as f32);
+                let col = params.mean_of_squares(before(*kept), *sum / g.rows as f32);
                 *kept = after(col);
                 *factor = if mean > 0.0 { col / mean } else { 0.0 };
             }
@@ -94,33 +92,33 @@ impl<'a> Means<'a> {
 }
 
 /// Sums of squares of every row, and of every column over blocks of rows unless `cols_sums` is empty.
-fn sums_of_blocks(isa: Isa, cols: usize, grad: &[f32], rows: &mut [f32], cols_sums: &mut [f32], rates: &Rates) {
+fn sums_of_blocks(isa: Isa, cols: usize, grad: &[f32], rows: &mut [f32], cols_sums: &mut [f32], params: &AdamParams) {
     let blocks = grad.par_chunks(BLOCK * cols).zip(rows.par_chunks_mut(BLOCK));
     if cols_sums.is_empty() {
-        blocks.for_each(|(grad, rows)| row_sums(isa, grad, cols, rows, rates));
+        blocks.for_each(|(grad, rows)| row_sums(isa, grad, cols, rows, params));
     } else {
         blocks.zip(cols_sums.par_chunks_mut(cols)).for_each(|((grad, rows), sums)| {
-            row_sums(isa, grad, cols, rows, rates);
-            col_sums(isa, grad, sums, rates);
+            row_sums(isa, grad, cols, rows, params);
+            col_sums(isa, grad, sums, params);
         });
     }
 }
 
 vectorized! {
-    fn row_sums(grad: &[f32], cols: usize, sums: &mut [f32], rates: &Rates) {
+    fn row_sums(grad: &[f32], cols: usize, sums: &mut [f32], params: &AdamParams) {
         for (row, sum) in grad.chunks_exact(cols).zip(sums) {
             let mut lanes = [0.0f32; ROW_LANES];
             let (whole, tail) = row.as_chunks::<ROW_LANES>();
             for x in whole {
                 for j in 0..ROW_LANES {
-                    let y = rates.gradient(x[j]);
+                    let y = params.gradient(x[j]);
                     lanes[j] += y * y;
                 }
             }
             // Apart from the lanes: an index known only at run time would keep them out of vector registers.
             let mut last = [0.0; ROW_LANES];
             for (last, &x) in last.iter_mut().zip(tail) {
-                let y = rates.gradient(x);
+                let y = params.gradient(x);
                 *last = y * y;
             }
             for j in 0..ROW_LANES {
@@ -132,11 +130,11 @@ vectorized! {
 }
 
 vectorized! {
-    fn col_sums(grad: &[f32], sums: &mut [f32], rates: &Rates) {
+    fn col_sums(grad: &[f32], sums: &mut [f32], params: &AdamParams) {
         sums.fill(0.0);
         for row in grad.chunks_exact(sums.len()) {
             for (sum, &x) in sums.iter_mut().zip(row) {
-                let y = rates.gradient(x);
+                let y = params.gradient(x);
                 *sum += y * y;
             }
         }

@@ -1,8 +1,9 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
-use crate::backend::{Moment, Param};
+use crate::backend::adam::state;
+use crate::backend::{Param, StateTensor};
 use crate::memory::{Claims, Span};
-use crate::quant::{GroupedShape, MomentCodec, WeightCodec};
+use crate::quant::{Element, GroupedShape, MomentCodec, WeightCodec};
 
 /// The stored weight.
 pub enum WeightRows<'a> {
@@ -99,6 +100,19 @@ impl WeightRows<'_> {
     }
 }
 
+impl<'a> MomentRows<'a> {
+    fn claim(claims: &mut Claims<'a>, tensor: &StateTensor) -> Self {
+        let StateTensor { spec, data, scales } = *tensor;
+        match spec.format.codec.moment() {
+            None => Self::F32(claims.write(data)),
+            Some(codec) if spec.format.codec.element() == Element::Nibble => {
+                Self::Nibbles(codec, claims.write(data), claims.write(scales))
+            }
+            Some(codec) => Self::Bytes(codec, claims.write(data), claims.write(scales)),
+        }
+    }
+}
+
 impl MomentRows<'_> {
     fn split(&mut self, rows: usize, g: GroupedShape) -> (MomentRows<'_>, MomentRows<'_>) {
         let (groups, padded) = (g.groups_per_row(), g.padded_cols());
@@ -140,15 +154,10 @@ impl<'a> ParamRows<'a> {
                 offsets: claims.write(w.offsets),
             },
         };
-        let s = &param.state;
-        let mut moment = |kind, plane, scales, byte, nibble| match kind {
-            Moment::F32 => MomentRows::F32(claims.write(plane)),
-            Moment::Int8 => MomentRows::Bytes(byte, claims.write(plane), claims.write(scales)),
-            Moment::Int4 => MomentRows::Nibbles(nibble, claims.write(plane), claims.write(scales)),
-        };
-        let m = moment(s.m_kind, s.m, s.m_scales, MomentCodec::M8, MomentCodec::M4);
-        let v = match s.v_kind.per_element() {
-            Some(kind) => moment(kind, s.v, s.v_scales, MomentCodec::V8, MomentCodec::V4),
+        let m = param.state.get(state::M).expect("the fused pass has a first moment");
+        let m = MomentRows::claim(claims, m);
+        let v = match param.state.get(state::V) {
+            Some(v) => MomentRows::claim(claims, v),
             None => MomentRows::Shared { rows: &[], factors: &[] },
         };
         Self { shape: w.shape, first: 0, sparse, grad: claims.read(grad), weight, m, v }

@@ -1,36 +1,36 @@
-// What the passes of the optimizer step share; the arithmetic is that of src/optim, in the same order.
+// What the passes of the fused update share; the arithmetic is that of src/backend/adam, in the same order.
 #pragma once
 #include "gpu.h"
 
-// src/optim/constants.rs, field by field.
-struct Constants {
+// src/backend/adam/args.rs, field by field.
+struct AdamArgs {
     u64 seed;
     u32 number;
     u32 mask_round;
     float density;
-    u32 stable;
-    u32 freezes;
+    u32 use_stable_spam;
+    u32 freeze_on_zero_grad;
     u32 reset_before;
     u32 reset_after;
     float gammas[3];
-    float rests[3];
+    float one_minus_gammas[3];
     float gamma_corrections[3];
     float l2;
-    float spike;
+    float spike_threshold;
     float beta1;
-    float rest1;
+    float one_minus_beta1;
     float beta2;
-    float rest2;
-    float step;
-    float root;
+    float one_minus_beta2;
+    float step_size;
+    float inv_sqrt_bias_correction2;
     float eps;
-    float keep;
+    float post_decay;
     float decay;
     float feedback;
 };
 
-// What all updates of a step did; kept in device memory until the host asks (src/optim/mod.rs, `Outcomes`).
-struct Outcomes {
+// What all updates of a step did; kept in device memory until the host asks (src/backend/update.rs, `UpdateStats`).
+struct UpdateStats {
     double grad_sq;
     u64 rescales;
     u64 skipped;
@@ -40,8 +40,8 @@ struct Outcomes {
 };
 
 // What the gradient's statistics decide for one tensor.
-enum Mode : u32 { SKIPPED = 0, MOVED = 1, FROZEN = 2 };
-struct Verdict {
+enum UpdateMode : u32 { SKIPPED = 0, MOVED = 1, FROZEN = 2 };
+struct GradStats {
     float at;
     float gmax;
     float norm;
@@ -71,13 +71,13 @@ DEVICE float fold(float* lanes, float x) {
 
 DEVICE bool is_finite(float x) { return (bits(x) & 0x7f800000u) != 0x7f800000u; }
 
-DEVICE float average(const Constants& c, u32 gamma, float old, float now) {
-    return c.gammas[gamma] * old + c.rests[gamma] * now;
+DEVICE float average(const AdamArgs& c, u32 gamma, float old, float now) {
+    return c.gammas[gamma] * old + c.one_minus_gammas[gamma] * now;
 }
 
 // AdaClip's threshold; `threshold` is T, which it updates.
-DEVICE float clip_at(const Constants& c, float& threshold, float gmax) {
-    if (c.stable == 0) return from_bits(0x7f800000u);
+DEVICE float clip_at(const AdamArgs& c, float& threshold, float gmax) {
+    if (c.use_stable_spam == 0) return from_bits(0x7f800000u);
     threshold = average(c, 2, threshold, gmax);
     return threshold / c.gamma_corrections[2];
 }
@@ -86,4 +86,4 @@ DEVICE float clip_at(const Constants& c, float& threshold, float gmax) {
 DEVICE float clipped(float g, float at, float gmax) { return fabs_(g) > at ? g / gmax * at : g; }
 
 // An element as it enters the moments, where nothing but AdaClip and AdaGN change it.
-DEVICE float normalized(const Verdict& v, float g) { return clipped(g, v.at, v.gmax) * v.norm; }
+DEVICE float normalized(const GradStats& v, float g) { return clipped(g, v.at, v.gmax) * v.norm; }

@@ -1,4 +1,4 @@
-// The formula of one element (src/optim/element.rs), for blocks of elements in registers.
+// The formula of one element (src/backend/adam/element.rs), for blocks of elements in registers.
 #pragma once
 #include "grid.h"
 #include "adam.h"
@@ -11,7 +11,7 @@ struct Elements {
     float v[BLOCK];
 };
 
-DEVICE float denominator(const Constants& c, float root) { return root * c.root + c.eps; }
+DEVICE float denominator(const AdamArgs& c, float root) { return root * c.inv_sqrt_bias_correction2 + c.eps; }
 
 // a / b and the root of v, correctly rounded: what the compiler makes of a division and a root, without the test of
 // every operand for the ranges where these five and four operations would not do. Magnitudes from 2^-100 on (a, v) and
@@ -32,32 +32,32 @@ DEVICE float root_of(float v) {
 // weight itself, and none of that unless DECAYS. `g` is after AdaClip. It may give a number that is zero the other
 // sign, which no packed weight and no compact moment can tell, and floats are added to +0 first.
 template <bool DECAYS>
-DEVICE void move_plain(const Constants& c, float norm, float g, float& x, float& m, float& v) {
+DEVICE void move_plain(const AdamArgs& c, float norm, float g, float& x, float& m, float& v) {
     g = g * norm;
-    m = c.beta1 * m + c.rest1 * g;
-    v = root_of(c.beta2 * v + c.rest2 * (g * g));
-    const float delta = -quotient(c.step * m, denominator(c, v));
+    m = c.beta1 * m + c.one_minus_beta1 * g;
+    v = root_of(c.beta2 * v + c.one_minus_beta2 * (g * g));
+    const float delta = -quotient(c.step_size * m, denominator(c, v));
     x = DECAYS ? delta - c.decay * x : delta;
 }
 
 // Any rule.
-DEVICE void move_any(const Constants& c, float norm, bool rooted, float g, float& x, float& m, float& v) {
+DEVICE void move_any(const AdamArgs& c, float norm, bool rooted, float g, float& x, float& m, float& v) {
     g = g * norm + c.l2 * x;
-    const float limit = c.spike * v;
+    const float limit = c.spike_threshold * v;
     if (g * g > limit) g = copysign_(sqrt_rn(limit), g);
-    m = c.beta1 * m + c.rest1 * g;
-    v = c.beta2 * v + c.rest2 * (g * g);
+    m = c.beta1 * m + c.one_minus_beta1 * g;
+    v = c.beta2 * v + c.one_minus_beta2 * (g * g);
     const float root = sqrt_rn(v);
-    x = c.keep * -(c.step * m / denominator(c, root)) - c.decay * x;
+    x = c.post_decay * -(c.step_size * m / denominator(c, root)) - c.decay * x;
     if (rooted) v = root;
 }
 
 // A rule without spikes, and without decay but of the weight itself, where `v` is this step's second moment, then its
 // root.
-DEVICE void move_shared(const Constants& c, float norm, float g, float& x, float& m, float& v) {
-    m = c.beta1 * m + c.rest1 * (g * norm);
+DEVICE void move_shared(const AdamArgs& c, float norm, float g, float& x, float& m, float& v) {
+    m = c.beta1 * m + c.one_minus_beta1 * (g * norm);
     v = sqrt_rn(v);
-    x = -(c.step * m / denominator(c, v)) - c.decay * x;
+    x = -(c.step_size * m / denominator(c, v)) - c.decay * x;
 }
 
 static constexpr float LEAST_GRADIENT = 0x1p-30f;
@@ -105,7 +105,7 @@ DEVICE float least_of_row(Tile<float> grad) {
 
 // Clips what AdaClip clips in this lane's row. Most leaves hold nothing larger than the threshold, which `most`, the
 // largest magnitude of the row's leaves, tells.
-DEVICE void clip_row(const Verdict& verdict, u32 most, Tile<float> grad) {
+DEVICE void clip_row(const GradStats& verdict, u32 most, Tile<float> grad) {
     if (!(from_bits(most) > verdict.at)) return;
     NO_UNROLL
     for (u32 i = 0; i < 8; ++i) {

@@ -42,8 +42,8 @@ struct Pass {
     Planes planes;
     Shape shape;
     Storage storage;
-    Constants c;
-    Verdict verdict;
+    AdamArgs c;
+    GradStats verdict;
     Block block;
     // The first lane of its group.
     bool leads;

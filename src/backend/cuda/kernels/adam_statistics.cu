@@ -27,7 +27,7 @@ DEVICE u32 leaf_len(u64 count, u64 leaf) { return (u32)min_<u64>(LEAF, count - l
 
 // Per leaf (one block) the largest magnitude, as bits, whose order is that of magnitudes (infinities and NaN are the
 // largest of all), and the sum of squares of the gradient as it came.
-KERNEL(256, optimizer_leaves, const float* grad, u64 count, u32* maxima, double* raw, Outcomes* outcomes) {
+KERNEL(256, optimizer_leaves, const float* grad, u64 count, u32* maxima, double* raw, UpdateStats* outcomes) {
     SHARED(float, lanes, LANES);
     SHARED(u32, most_of_warp, LANES / 32);
     const u64 leaf = block_x();
@@ -52,7 +52,7 @@ KERNEL(256, optimizer_leaves, const float* grad, u64 count, u32* maxima, double*
 
 // The sums of squares after AdaClip, of the leaves where it changes anything.
 KERNEL(256, optimizer_clipped, const float* grad, u64 count, u32 leaves, const u32* maxima, double* sums,
-       const float* scalars, Constants constants, const Outcomes* outcomes) {
+       const float* scalars, AdamArgs constants, const UpdateStats* outcomes) {
     SHARED(float, lanes, LANES);
     const float gmax = from_bits(outcomes->gmax);
     float threshold = scalars[0];
@@ -108,8 +108,8 @@ DEVICE Squares tree(Squares* sums, Squares x) {
 }
 
 // AdaGN: the gradient gets the norm that its history predicts. `kept` are T, mu and nu.
-DEVICE void normalize(const Constants& c, float (&kept)[3], float norm, Verdict& verdict) {
-    if (norm == 0.0f && c.freezes != 0) {
+DEVICE void normalize(const AdamArgs& c, float (&kept)[3], float norm, GradStats& verdict) {
+    if (norm == 0.0f && c.freeze_on_zero_grad != 0) {
         verdict.mode = FROZEN;
         return;
     }
@@ -123,11 +123,11 @@ DEVICE void normalize(const Constants& c, float (&kept)[3], float norm, Verdict&
 // Folds the leaves, updates the tensor's scalars and says what the elements shall do. One block, a power of two of
 // threads.
 KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, double* raw, float* scalars,
-       Constants constants, Verdict* verdict, Outcomes* outcomes) {
+       AdamArgs constants, GradStats* verdict, UpdateStats* outcomes) {
     SHARED(Squares, of_warps, 32);
     const float gmax = from_bits(outcomes->gmax);
     float kept[3] = {scalars[0], scalars[1], scalars[2]};
-    Verdict v = {clip_at(constants, kept[0], gmax), gmax, 1.0f, MOVED};
+    GradStats v = {clip_at(constants, kept[0], gmax), gmax, 1.0f, MOVED};
     Squares total = {0.0, 0.0};
     bool first = true;
     // Each round folds as many as there are threads, which are whole subtrees, into the first places of the arrays.
@@ -154,7 +154,7 @@ KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, dou
         v.mode = SKIPPED;
         outcomes->skipped += 1;
     } else {
-        if (constants.stable != 0) normalize(constants, kept, (float)sqrt_rn(total.clipped), v);
+        if (constants.use_stable_spam != 0) normalize(constants, kept, (float)sqrt_rn(total.clipped), v);
         for (u32 i = 0; i < 3; ++i) scalars[i] = kept[i];
         outcomes->grad_sq += total.raw;
     }

@@ -265,7 +265,7 @@ DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* sc
 }
 
 template <bool COMMON>
-DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outcomes* outcomes) {
+DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, UpdateStats* outcomes) {
     Elements e;
     Bytes32 stored = {};
     const GroupScale scale = group_scale(loaded.group_scale, is_asymmetric(p));
@@ -312,10 +312,10 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Outc
 
 // COMMON: that groups have no offsets and weights do not decay is known.
 template <bool COMMON>
-DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage, const Constants& c, const u32* maxima,
-                const Verdict* verdict, Outcomes* outcomes) {
+DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage, const AdamArgs& c, const u32* maxima,
+                const GradStats* verdict, UpdateStats* outcomes) {
     DYNAMIC_SHARED(u8, shared);
-    const Verdict decided = *verdict;
+    const GradStats decided = *verdict;
     // From the end on: what the statistics read last is still in the second-level cache.
     const u32 index = (grid_x() - 1 - block_x()) * THREADS + thread();
     const Pass pass = {planes, shape, storage, c, decided, block_of(planes, shape, index),
@@ -327,15 +327,15 @@ DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage
 }
 
 // Any storage, any rule, any shape.
-KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, Constants c, const u32* maxima,
-                const Verdict* verdict, Outcomes* outcomes) {
+KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, AdamArgs c, const u32* maxima,
+                const GradStats* verdict, UpdateStats* outcomes) {
     run<false>(planes, shape, storage, c, maxima, verdict, outcomes);
 }
 
 // The same where the launcher knows what is written here: symmetric codes with residue, moments in nibbles, rows of
 // whole groups, no reset, no mask, no feedback, no decay, and constants that pass `plain`.
-KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, Constants c,
-                const u32* maxima, const Verdict* verdict, Outcomes* outcomes) {
+KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, AdamArgs c,
+                const u32* maxima, const GradStats* verdict, UpdateStats* outcomes) {
     planes.offsets = nullptr;
     planes.touched = nullptr;
     shape.dense = 1;
@@ -351,6 +351,6 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     c.density = 1.0f;
     c.reset_before = c.reset_after = 0;
     c.feedback = c.l2 = c.decay = 0.0f;
-    c.keep = 1.0f;
+    c.post_decay = 1.0f;
     run<true>(planes, shape, storage, c, maxima, verdict, outcomes);
 }

@@ -11,17 +11,17 @@ static constexpr u32 WARPS = 8;
 static constexpr u32 ROWS = 64;
 
 // A mean of squared gradients taken into its moving average `kept`; gives this step's.
-DEVICE float averaged(const Constants& c, float* kept, float mean) {
-    const float now = c.beta2 * (c.reset_before != 0 ? 0.0f : *kept) + c.rest2 * mean;
+DEVICE float averaged(const AdamArgs& c, float* kept, float mean) {
+    const float now = c.beta2 * (c.reset_before != 0 ? 0.0f : *kept) + c.one_minus_beta2 * mean;
     *kept = c.reset_after != 0 ? 0.0f : now;
     return now;
 }
 
 // A warp per row: 32 interleaved sums, folded half by half. `kept` and `now` have as many numbers as there are rows,
 // and `touched`, unless it is null, says which rows are left as they are.
-KERNEL(256, optimizer_row_means, const float* grad, u32 rows, u32 cols, Constants constants, const Verdict* verdict,
+KERNEL(256, optimizer_row_means, const float* grad, u32 rows, u32 cols, AdamArgs constants, const GradStats* verdict,
        const u32* touched, float* kept, float* now) {
-    const Verdict v = *verdict;
+    const GradStats v = *verdict;
     const u32 row = block_x() * WARPS + warp();
     if (v.mode != MOVED || row >= rows || (touched != nullptr && touched[row] == 0)) return;
     const float* from = grad + (u64)row * cols;
@@ -36,8 +36,8 @@ KERNEL(256, optimizer_row_means, const float* grad, u32 rows, u32 cols, Constant
 }
 
 // A thread per column and block of rows: `sums` is [blocks, cols].
-KERNEL(256, optimizer_col_sums, const float* grad, u32 rows, u32 cols, const Verdict* verdict, float* sums) {
-    const Verdict v = *verdict;
+KERNEL(256, optimizer_col_sums, const float* grad, u32 rows, u32 cols, const GradStats* verdict, float* sums) {
+    const GradStats v = *verdict;
     const u32 col = block_x() * threads() + thread();
     if (v.mode != MOVED || col >= cols) return;
     for (u32 block = block_y(); block * ROWS < rows; block += grid_y()) {
@@ -53,7 +53,7 @@ KERNEL(256, optimizer_col_sums, const float* grad, u32 rows, u32 cols, const Ver
 }
 
 // A thread per column: what a row's number is multiplied by. Every block needs the mean of `now`.
-KERNEL(256, optimizer_factors, u32 rows, u32 cols, Constants constants, const Verdict* verdict, const float* now,
+KERNEL(256, optimizer_factors, u32 rows, u32 cols, AdamArgs constants, const GradStats* verdict, const float* now,
        const float* sums, float* kept, float* factors) {
     SHARED(float, lanes, LANES);
     SHARED(float, mean_of_rows, 1);

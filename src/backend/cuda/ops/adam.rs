@@ -1,12 +1,12 @@
 //! The optimizer step: statistics of the gradient, the tensor's scalars, and one pass over gradient, weight and state.
 //! Everything is decided on the device, so that no step waits for the host before it asks for the outcomes.
 
-use super::factored::{self as means, Means};
+use super::factored::{self, Means};
+use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Moment, Param, SecondMoment, State};
+use crate::backend::{Largest, Param, StateTensor, UpdateStats};
 use crate::memory::Span;
-use crate::optim::{Constants, Outcomes, SCALARS, Step};
-use crate::quant::{BLOCK, GroupedShape, MomentCodec, QuantGrid, WeightCodec, WeightFormat};
+use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape, WeightCodec, WeightFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
@@ -22,10 +22,10 @@ const TILE: usize = 32 * (32 + 4) * 4;
 /// The width of shared second moments (`kernels/moments.h`).
 const SHARED: u32 = 3;
 
-/// What the device keeps between updates (`Outcomes` in `kernels/adam.h`).
+/// What the device keeps between updates (`UpdateStats` in `kernels/adam.h`).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct Kept {
+struct DeviceStats {
     grad_sq: f64,
     rescales: u64,
     skipped: u64,
@@ -96,14 +96,12 @@ struct Codec {
 }
 
 impl Codec {
-    /// Of a moment that is stored per element, or of a shared one.
-    fn of(kind: Option<Moment>, byte: MomentCodec, nibble: MomentCodec) -> Self {
-        let (width, codec, sign) = match kind {
-            None => return Self { width: SHARED, max: 0.0, excess: 0.0, signs: 0 },
-            Some(Moment::F32) => return Self { width: 0, max: 0.0, excess: 0.0, signs: 0 },
-            Some(Moment::Int8) => (1, byte, 0x80),
-            Some(Moment::Int4) => (2, nibble, 0x08),
-        };
+    /// Of a state tensor, or of second moments that elements share.
+    fn of(tensor: Option<&StateTensor>) -> Self {
+        let Some(tensor) = tensor else { return Self { width: SHARED, max: 0.0, excess: 0.0, signs: 0 } };
+        let stored = tensor.spec.format.codec;
+        let Some(codec) = stored.moment() else { return Self { width: 0, max: 0.0, excess: 0.0, signs: 0 } };
+        let (width, sign) = if stored.element() == Element::Nibble { (2, 0x08) } else { (1, 0x80) };
         let sign = if codec.signed { sign } else { 0u32 };
         Self { width, max: f32::from(codec.max), excess: sign as f32, signs: sign * 0x0101_0101 }
     }
@@ -130,18 +128,19 @@ struct Storage {
 }
 
 impl Storage {
-    fn of(param: &Param, constants: &Constants) -> Self {
+    fn of(param: &Param, args: &AdamArgs) -> Self {
         let format = param.weight.format;
         // Floats have no grid; the kernel reads none of it.
         let grid = format.grid().unwrap_or(QuantGrid::INT8);
         let excess = if format.codec() == WeightCodec::Int8 { 128.0 } else { 0.0 };
-        let State { m_kind, v_kind, .. } = param.state;
+        let (m, v) = (first_moment(param), param.state.get(state::V));
+        let compact = |tensor: &StateTensor| tensor.spec.format.codec != StateCodec::F32;
         Self {
             codec: format.codec() as u32,
             tensor: param.id,
-            plain: u32::from(plain(constants) && m_kind != Moment::F32 && v_kind != SecondMoment::F32),
-            m: Codec::of(Some(m_kind), MomentCodec::M8, MomentCodec::M4),
-            v: Codec::of(v_kind.per_element(), MomentCodec::V8, MomentCodec::V4),
+            plain: u32::from(plain(args) && compact(m) && v.is_none_or(compact)),
+            m: Codec::of(Some(m)),
+            v: Codec::of(v),
             steps_per_scale: grid.steps_per_scale,
             unit: 1.0 / grid.steps_per_scale,
             base: if format.codec().has_offsets() { grid.offset_point } else { grid.zero_point },
@@ -168,30 +167,38 @@ impl Storage {
     }
 }
 
+fn first_moment(param: &Param) -> &StateTensor {
+    param.state.get(state::M).expect("the fused pass has a first moment")
+}
+
+fn scalars(param: &Param) -> Span {
+    param.state.get(state::SCALARS).expect("the fused pass has scalars").data
+}
+
 /// Whether `move_plain` of `kernels/adam_element.h` may be used: the parts of the formula that it leaves out vanish,
 /// and the numbers lie where its divisions and roots are exact (`is_tame` there says why).
-fn plain(c: &Constants) -> bool {
-    let vanish = c.l2 == 0.0 && c.spike.is_infinite() && c.keep == 1.0;
+fn plain(c: &AdamArgs) -> bool {
+    let vanish = c.l2 == 0.0 && c.spike_threshold.is_infinite() && c.post_decay == 1.0;
     let power = |exponent: i32| 2f32.powi(exponent);
     vanish
         && (power(-6)..1.0).contains(&c.beta1)
-        && c.rest1 >= power(-6)
+        && c.one_minus_beta1 >= power(-6)
         && (0.5..1.0).contains(&c.beta2)
-        && c.rest2 >= power(-20)
-        && (power(-30)..=power(10)).contains(&c.step)
-        && (1.0..=power(10)).contains(&c.root)
+        && c.one_minus_beta2 >= power(-20)
+        && (power(-30)..=power(10)).contains(&c.step_size)
+        && (1.0..=power(10)).contains(&c.inv_sqrt_bias_correction2)
         && (power(-40)..=1.0).contains(&c.eps)
 }
 
 /// Whether a step has nothing that `optimizer_update_nibbles` leaves out.
-fn is_common(c: &Constants) -> bool {
+fn is_common(c: &AdamArgs) -> bool {
     c.reset_before == 0 && c.reset_after == 0 && c.density == 1.0 && c.feedback == 0.0 && c.decay == 0.0
 }
 
 /// Scratch for all of this file, in bytes.
 pub fn need(largest: &Largest) -> usize {
     let rows = largest.features.max(largest.inputs);
-    statistics_bytes(largest.parameter.div_ceil(LEAF)) + touched_bytes(rows) + means::need(largest)
+    statistics_bytes(largest.parameter.div_ceil(LEAF)) + touched_bytes(rows) + factored::need(largest)
 }
 
 /// Bytes of verdict, sums and maxima; what follows them starts at a multiple of 16.
@@ -226,16 +233,16 @@ impl Statistics {
 
 /// Where the outcomes are kept.
 fn kept(gpu: &Gpu) -> Span {
-    gpu.words.head(size_of::<Kept>())
+    gpu.words.head(size_of::<DeviceStats>())
 }
 
-/// One step of one tensor; see [`crate::backend::Backend::optimizer_step`].
+/// One step of one tensor; see [`crate::backend::Backend::adam`].
 ///
 /// # Panics
 /// If a plane's length does not fit the shape.
-pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
+pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     check(param, grad);
-    let constants = step.constants(param.decay);
+    let constants = args;
     let count = param.weight.shape.len();
     let leaves = count.div_ceil(LEAF);
     let at = Statistics::new(gpu.scratch, leaves);
@@ -243,21 +250,21 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
 
     let args = Args::new().span(gpu, grad).i64(count as i64).span(gpu, at.maxima).span(gpu, at.raw).span(gpu, kept);
     gpu.launch("optimizer_leaves", [grid, 1, 1], 256, 0, &args);
-    let scalars = param.state.scalars;
-    if constants.stable != 0 {
+    let scalars = scalars(param);
+    if constants.use_stable_spam != 0 {
         let args = Args::new().span(gpu, grad).i64(count as i64).u32(grid).span(gpu, at.maxima);
-        let args = args.span(gpu, at.clipped).span(gpu, scalars).bytes(&constants).span(gpu, kept);
+        let args = args.span(gpu, at.clipped).span(gpu, scalars).bytes(constants).span(gpu, kept);
         gpu.launch("optimizer_clipped", [grid.min(4 * gpu.multiprocessors()), 1, 1], 256, 0, &args);
     }
     let args = Args::new().u32(grid).span(gpu, at.maxima).span(gpu, at.clipped).span(gpu, at.raw).span(gpu, scalars);
-    let args = args.bytes(&constants).span(gpu, at.verdict).span(gpu, kept);
+    let args = args.bytes(constants).span(gpu, at.verdict).span(gpu, kept);
     gpu.launch("optimizer_verdict", [1, 1, 1], grid.next_power_of_two().clamp(32, 1024), 0, &args);
 
     let scratch = after(gpu.scratch, statistics_bytes(leaves));
-    let (touched, scratch) = touched_rows(gpu, param, grad, step, scratch);
+    let (touched, scratch) = touched_rows(gpu, param, grad, constants, scratch);
     let means = Means::of(scratch, param);
     if let Some(means) = means {
-        means.advance(gpu, param, grad, &constants, at.verdict, touched);
+        means.advance(gpu, param, grad, constants, at.verdict, touched);
     }
 
     let mut shape = Shape::of(param.weight.shape);
@@ -265,20 +272,20 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step) {
         // Blocks that are left out are gaps.
         shape.dense = 0;
     }
-    let storage = Storage::of(param, &constants);
+    let storage = Storage::of(param, constants);
     let blocks = shape.blocks.div_ceil(THREADS);
     let shared = storage.tiles() * TILE * THREADS as usize / 32;
     let args =
-        Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(&constants);
+        Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
-    let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(&constants);
+    let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(constants);
     let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
     gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, &args);
 }
 
 /// Which rows a sparse parameter's step updates, one u32 each, nothing where it updates all; and the scratch after it.
-fn touched_rows(gpu: &mut Gpu, param: &Param, grad: Span, step: &Step, scratch: Span) -> (Span, Span) {
-    if !param.sparse || step.resets() {
+fn touched_rows(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs, scratch: Span) -> (Span, Span) {
+    if !param.sparse || args.resets() {
         return (Span::NONE, scratch);
     }
     let g = param.weight.shape;
@@ -293,28 +300,29 @@ fn after(span: Span, bytes: usize) -> Span {
     span.part(bytes, span.bytes - bytes)
 }
 
-/// What the updates since the last call did; see [`crate::backend::Backend::outcomes`].
-pub fn outcomes(gpu: &mut Gpu) -> Outcomes {
-    let mut bytes = [0; size_of::<Kept>()];
+/// What the updates since the last call did; see [`crate::backend::Backend::update_stats`].
+pub fn update_stats(gpu: &mut Gpu) -> UpdateStats {
+    let mut bytes = [0; size_of::<DeviceStats>()];
     let kept = kept(gpu);
     gpu.download(kept, &mut bytes);
     gpu.zero(kept);
-    let Kept { grad_sq, rescales, skipped, .. } = zerocopy::transmute!(bytes);
-    Outcomes { grad_sq, rescales, skipped }
+    let DeviceStats { grad_sq, rescales, skipped, .. } = zerocopy::transmute!(bytes);
+    UpdateStats { grad_sq, rescales, skipped }
 }
 
 fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: Span) -> Planes {
-    let (w, s) = (&param.weight, &param.state);
+    let (w, m, v) = (&param.weight, first_moment(param), param.state.get(state::V));
+    let v_data = means.map(|means| means.now).or(v.map(|v| v.data)).expect("second moments, shared or not");
     Planes {
         grad: gpu.address(grad),
         data: gpu.address(w.data),
         residue: gpu.address(w.residue),
         scales: gpu.address(w.scales),
-        offsets: if w.format.codec().has_offsets() { gpu.address(w.offsets) } else { 0 },
-        m: gpu.address(s.m),
-        m_scales: gpu.address(s.m_scales),
-        v: gpu.address(means.map_or(s.v, |means| means.now)),
-        v_scales: gpu.address(s.v_scales),
+        offsets: gpu.address(w.offsets),
+        m: gpu.address(m.data),
+        m_scales: gpu.address(m.scales),
+        v: gpu.address(v_data),
+        v_scales: v.map_or(0, |v| gpu.address(v.scales)),
         factors: means.map_or(0, |means| gpu.address(means.factors)),
         touched: gpu.address(touched),
     }
@@ -322,21 +330,19 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: S
 
 /// The kernels trust these lengths.
 fn check(param: &Param, grad: Span) {
-    let (w, s) = (&param.weight, &param.state);
-    let g = w.shape;
+    let (w, g) = (&param.weight, param.weight.shape);
     w.check();
-    let moment = |kind, plane: Span, scales: Span| {
-        let (bytes, groups) = match kind {
-            None => (4 * g.rows, 0),
-            Some(Moment::F32) => (4 * g.len(), 0),
-            Some(Moment::Int8) => (g.padded_len(), 2 * g.groups()),
-            Some(Moment::Int4) => (g.nibble_bytes(), 2 * g.groups()),
+    for tensor in param.state.tensors() {
+        let shape = match tensor.spec.name {
+            state::M | state::V => StateShape::PerWeight,
+            state::V_ROWS => StateShape::PerRow,
+            state::V_COLS => StateShape::PerCol,
+            state::SCALARS => StateShape::Scalars(SCALARS),
+            name => panic!("the fused pass has no use for a state tensor {name}"),
         };
-        assert_eq!((plane.bytes, scales.bytes), (bytes, groups), "bytes of a moment and of its scales");
-    };
-    moment(Some(s.m_kind), s.m, s.m_scales);
-    moment(s.v_kind.per_element(), s.v, s.v_scales);
-    let cols = if s.v_kind == SecondMoment::Factored { 4 * g.cols } else { 0 };
-    assert_eq!(s.v_cols.bytes, cols, "bytes of the means of columns");
-    assert_eq!((grad.bytes, s.scalars.bytes), (4 * g.len(), 4 * SCALARS), "bytes of a gradient and of the scalars");
+        assert_eq!(tensor.spec.format.shape, shape, "shape of {}", tensor.spec.name);
+        let bytes = [tensor.data.bytes, tensor.scales.bytes];
+        assert_eq!(bytes, tensor.spec.format.bytes(g), "bytes of {} and of its scales", tensor.spec.name);
+    }
+    assert_eq!(grad.bytes, 4 * g.len(), "bytes of a gradient");
 }

@@ -1,9 +1,9 @@
 //! Second moments that elements share: three kernels between the verdict and the pass over the elements.
 
+use crate::backend::adam::{AdamArgs, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Param, SecondMoment};
+use crate::backend::{Largest, Param};
 use crate::memory::Span;
-use crate::optim::Constants;
 use crate::quant::{BLOCK, GroupedShape};
 
 /// Rows that a column's sum runs over in one go, as on the CPU.
@@ -23,6 +23,10 @@ pub(crate) fn need(largest: &Largest) -> usize {
 /// Where this step's shared moments lie in the scratch.
 #[derive(Clone, Copy)]
 pub(crate) struct Means {
+    /// Moving averages of rows, the state.
+    kept_rows: Span,
+    /// The same of columns; none if not factored.
+    kept_cols: Span,
     /// One float32 per row.
     pub now: Span,
     /// One float32 per column, padded to whole blocks; none if not factored.
@@ -34,15 +38,16 @@ pub(crate) struct Means {
 impl Means {
     /// In `scratch`, for a parameter that has shared moments.
     pub fn of(scratch: Span, param: &Param) -> Option<Self> {
-        let (g, kind) = (param.weight.shape, param.state.v_kind);
-        if kind.per_element().is_some() {
-            return None;
-        }
+        let g = param.weight.shape;
+        let kept_rows = param.state.get(state::V_ROWS)?.data;
+        let kept_cols = param.state.get(state::V_COLS).map_or(Span::NONE, |cols| cols.data);
         // Starts of blocks, so that lanes load whole pieces.
         let rows = 4 * g.rows.next_multiple_of(BLOCK);
-        let factored = kind == SecondMoment::Factored;
+        let factored = !kept_cols.is_none();
         let (factors, sums) = if factored { (4 * g.cols.next_multiple_of(BLOCK), sums_bytes(g)) } else { (0, 0) };
         Some(Self {
+            kept_rows,
+            kept_cols,
             now: scratch.head(4 * g.rows),
             factors: scratch.part(rows, factors),
             sums: scratch.part(rows + factors, sums),
@@ -55,14 +60,14 @@ impl Means {
         gpu: &mut Gpu,
         param: &Param,
         grad: Span,
-        constants: &Constants,
+        constants: &AdamArgs,
         verdict: Span,
         touched: Span,
     ) {
-        let (g, s) = (param.weight.shape, &param.state);
+        let g = param.weight.shape;
         let (rows, cols) = (g.rows as u32, g.cols as u32);
         let args = Args::new().span(gpu, grad).u32(rows).u32(cols).bytes(constants).span(gpu, verdict);
-        let args = args.span(gpu, touched).span(gpu, s.v).span(gpu, self.now);
+        let args = args.span(gpu, touched).span(gpu, self.kept_rows).span(gpu, self.now);
         gpu.launch("optimizer_row_means", [g.rows.div_ceil(WARPS) as u32, 1, 1], THREADS, 0, &args);
         if self.factors.is_none() {
             return;
@@ -72,7 +77,7 @@ impl Means {
         let row_blocks = g.rows.div_ceil(ROWS).min(MOST_BLOCKS) as u32;
         gpu.launch("optimizer_col_sums", [blocks, row_blocks, 1], THREADS, 0, &args);
         let args = Args::new().u32(rows).u32(cols).bytes(constants).span(gpu, verdict).span(gpu, self.now);
-        let args = args.span(gpu, self.sums).span(gpu, s.v_cols).span(gpu, self.factors);
+        let args = args.span(gpu, self.sums).span(gpu, self.kept_cols).span(gpu, self.factors);
         gpu.launch("optimizer_factors", [blocks, 1, 1], THREADS, 0, &args);
     }
 }

@@ -9,7 +9,7 @@ use super::weights::{self, COLS, Part, codec_kernels};
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product};
 use crate::backend::{Largest, Store, Weight};
 use crate::memory::Span;
-use crate::quant::{ElementType, WeightCodec};
+use crate::quant::{Element, WeightCodec};
 
 /// Up to this many tokens are multiplied without cuBLASLt.
 const FEW: usize = 8;
@@ -56,7 +56,7 @@ fn panel(gpu: &Gpu, narrowest: usize) -> Span {
 pub(crate) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) {
     let (outputs, inputs) = (w.shape.rows, w.shape.cols);
     let m = tokens(x, inputs, y, outputs);
-    if m <= FEW && w.format.codec().element() == ElementType::Nibble {
+    if m <= FEW && w.format.codec().element() == Element::Nibble {
         return small_batch(gpu, x, w, y, m, store);
     }
     let (a, out) = (gpu.address(x), gpu.address(y));

@@ -1,6 +1,6 @@
 //! The reductions of the optimizer step, element by element in the stated order.
 
-use crate::optim::{Clip, Step};
+use tetrad::backend::adam::{AdamArgs, Clip};
 
 /// Sum of squares in the stated order: 256 lanes, then halves; for tensors of one leaf.
 pub fn squares(grad: &[f32], clip: Clip) -> f32 {
@@ -10,11 +10,11 @@ pub fn squares(grad: &[f32], clip: Clip) -> f32 {
 /// Means of rows and columns after a step, from the gradient as it enters the moments; gives each element's v. The
 /// order is the stated one: 32 lanes and their halves in a row, 64 rows and then these sums in a column, 256 lanes and
 /// their halves over all rows. If `sparse`, rows of zeros keep their means.
-pub fn means(kept: &mut [Vec<f32>; 2], grad: &[f32], sparse: bool, step: &Step) -> Vec<f32> {
+pub fn means(kept: &mut [Vec<f32>; 2], grad: &[f32], sparse: bool, c: &AdamArgs) -> Vec<f32> {
     let [rows, cols] = kept;
     let (count, width) = (rows.len(), grad.len() / rows.len());
-    let c = step.constants(true);
-    let average = |old: f32, mean: f32| c.beta2 * if step.reset_before { 0.0 } else { old } + c.rest2 * mean;
+    let average =
+        |old: f32, mean: f32| c.beta2 * if c.reset_before != 0 { 0.0 } else { old } + c.one_minus_beta2 * mean;
     let of_rows: Vec<f32> = (0..count)
         .map(|i| {
             let squares: Vec<f32> = grad[i * width..][..width].iter().map(|g| g * g).collect();
@@ -35,7 +35,7 @@ pub fn means(kept: &mut [Vec<f32>; 2], grad: &[f32], sparse: bool, step: &Step) 
     let factor = |j: usize| if mean > 0.0 { of_cols[j] / mean } else { 0.0 };
     let v = |k: usize| of_rows[k / width] * if of_cols.is_empty() { 1.0 } else { factor(k % width) };
     let all = (0..grad.len()).map(v).collect();
-    let after = |new: Vec<f32>| if step.reset_after { vec![0.0; new.len()] } else { new };
+    let after = |new: Vec<f32>| if c.reset_after != 0 { vec![0.0; new.len()] } else { new };
     *kept = [after(of_rows), after(of_cols)];
     all
 }

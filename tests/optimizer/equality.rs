@@ -1,28 +1,44 @@
 //! The fused pass beside the readable step: the same bytes for every storage, rule and instruction set.
 
-use super::*;
-use crate::optim::{Optimizer, Rule, Variant};
+use crate::one_param::OneParam;
+use crate::reference::{MomentKind, Planes};
 use proptest::prelude::*;
+use tetrad::backend::adam::AdamArgs;
+use tetrad::backend::cpu::Isa;
+use tetrad::backend::{Backend, UpdateStats};
+use tetrad::optim::{AdamStepInfo, OptimizerConfig, Rule, Variant};
+use tetrad::quant::{GroupedShape, RngKey, RngUse, WeightFormat};
 
-fn rule(index: usize) -> Optimizer {
-    let base = Optimizer { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..Optimizer::default() };
+fn args(config: &OptimizerConfig, number: u64, lr: f64, feedback: bool, seed: u64) -> AdamArgs {
+    AdamStepInfo::new(config, number, lr, feedback, seed).args(true)
+}
+
+/// One step of the backend's operation.
+fn fused_step(at: &mut OneParam, grad: &[f32], args: &AdamArgs) -> UpdateStats {
+    at.write(grad, at.grad);
+    at.cpu.adam(&at.param, at.grad, args);
+    at.cpu.update_stats()
+}
+
+fn rule(index: usize) -> OptimizerConfig {
+    let base = OptimizerConfig { lr: 2e-3, weight_decay: 0.05, reset_interval: 4, ..OptimizerConfig::default() };
     match index {
         0 => base,
-        1 => Optimizer { variant: Variant::Reference, momentum_decay: 10, ..base },
-        2 => Optimizer { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
-        3 => Optimizer { name: Rule::Adamw, ..base },
-        _ => Optimizer { name: Rule::Adam, ..base },
+        1 => OptimizerConfig { variant: Variant::Reference, momentum_decay: 10, ..base },
+        2 => OptimizerConfig { name: Rule::Spam, spike_quiet: 2, spike_threshold: 3.0, reset_warmup: 2, ..base },
+        3 => OptimizerConfig { name: Rule::Adamw, ..base },
+        _ => OptimizerConfig { name: Rule::Adam, ..base },
     }
 }
 
-const KINDS: [Kind; 7] = [
-    Kind::F32,
-    Kind::Bf16,
-    Kind::Int8,
-    Kind::Int4 { residue: true, asymmetric: false },
-    Kind::Int4 { residue: true, asymmetric: true },
-    Kind::Int4 { residue: false, asymmetric: false },
-    Kind::Int4 { residue: false, asymmetric: true },
+const FORMATS: [WeightFormat; 7] = [
+    WeightFormat::F32,
+    WeightFormat::BF16,
+    WeightFormat::INT8,
+    WeightFormat::INT4,
+    WeightFormat::INT4_OFFSET,
+    WeightFormat::INT4.with_residue(false),
+    WeightFormat::INT4_OFFSET.with_residue(false),
 ];
 
 const MOMENTS: [MomentKind; 3] = [MomentKind::F32, MomentKind::Byte, MomentKind::Nibble];
@@ -44,7 +60,7 @@ proptest! {
         rows in 1usize..6,
         cols in prop::sample::select(vec![1usize, 31, 33, 64, 65, 100, 172, 255, 257]),
         group in prop::sample::select(vec![32usize, 64, 128, 256]),
-        kind in prop::sample::select(KINDS.to_vec()),
+        kind in prop::sample::select(FORMATS.to_vec()),
         m in prop::sample::select(MOMENTS.to_vec()),
         v in prop::sample::select(SECOND_MOMENTS.to_vec()),
         which in 0usize..5,
@@ -53,15 +69,16 @@ proptest! {
         seed: u64,
     ) {
         let config = match (v, rule(which)) {
-            (MomentKind::Shared { .. }, Optimizer { name: Rule::Spam, .. }) => return Ok(()),
-            (MomentKind::Shared { .. }, config @ Optimizer { name: Rule::Adam, .. }) => {
-                Optimizer { weight_decay: 0.0, ..config }
+            (MomentKind::Shared { .. }, OptimizerConfig { name: Rule::Spam, .. }) => return Ok(()),
+            (MomentKind::Shared { .. }, config @ OptimizerConfig { name: Rule::Adam, .. }) => {
+                OptimizerConfig { weight_decay: 0.0, ..config }
             }
             (_, config) => config,
         };
         let sparse = sparse && v != MomentKind::Shared { factored: true };
         let mut naive = Planes::new(GroupedShape::new(rows, cols, group), kind, [m, v]);
-        let mut fused: Vec<(Isa, Planes)> = Isa::available().map(|isa| (isa, naive.clone())).collect();
+        let mut fused: Vec<OneParam> = Isa::available().map(|isa| naive.in_memory(isa)).collect();
+        fused.iter_mut().for_each(|at| at.param.sparse = sparse);
         for number in 1..=7u64 {
             let mut grad = vec![0.0; rows * cols];
             if number != 5 {
@@ -75,16 +92,14 @@ proptest! {
                 absent.for_each(|(i, row)| row.fill(if i % 2 == 0 { 0.0 } else { -0.0 }));
             }
             let lr = if number == 3 { 0.1 } else { config.lr };
-            let at = Step::new(&config, number, lr, feedback, seed);
+            let at = args(&config, number, lr, feedback, seed);
             naive.sparse = sparse && !number.is_multiple_of(config.reset_interval);
             let rescales = naive.reference_step(&grad, &at, 3);
-            for (isa, planes) in &mut fused {
-                planes.sparse = naive.sparse;
-                let mut scratch = vec![];
-                let outcome = step_rows(*isa, planes.rows(&grad, &mut scratch), &at, 3, true);
-                prop_assert_eq!(outcome.skipped, 0);
-                prop_assert_eq!(outcome.rescales, rescales);
-                prop_assert_eq!(&*planes, &naive);
+            for one in &mut fused {
+                let stats = fused_step(one, &grad, &at);
+                prop_assert_eq!(stats.skipped, 0);
+                prop_assert_eq!(stats.rescales, rescales);
+                prop_assert_eq!(one.planes(), naive.bytes());
             }
         }
         prop_assert!(naive.padding_is_untouched());
@@ -94,16 +109,14 @@ proptest! {
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing() {
     for (bad, v) in [f32::NAN, f32::INFINITY, 3e38].into_iter().flat_map(|bad| SECOND_MOMENTS.map(|v| (bad, v))) {
-        let kind = Kind::Int4 { residue: true, asymmetric: false };
-        let mut planes = Planes::new(GroupedShape::new(3, 100, 64), kind, [MomentKind::Nibble, v]);
-        let before = planes.clone();
+        let kind = WeightFormat::INT4;
+        let mut at = Planes::new(GroupedShape::new(3, 100, 64), kind, [MomentKind::Nibble, v]).in_memory(Isa::best());
+        let before = at.planes();
         let mut grad = vec![0.01; 300];
         grad[217] = bad;
-        let mut scratch = vec![];
-        let step = Step::new(&rule(0), 1, 1e-3, false, 1);
-        let outcome = step_rows(Isa::best(), planes.rows(&grad, &mut scratch), &step, 0, true);
-        assert_eq!(outcome.skipped, 1);
-        assert_eq!(planes, before);
+        let stats = fused_step(&mut at, &grad, &args(&rule(0), 1, 1e-3, false, 1));
+        assert_eq!(stats.skipped, 1);
+        assert_eq!(at.planes(), before);
     }
 }
 
@@ -111,7 +124,7 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
 #[test]
 fn the_number_of_threads_changes_no_byte() {
     for v in SECOND_MOMENTS {
-        let kind = Kind::Int4 { residue: true, asymmetric: false };
+        let kind = WeightFormat::INT4;
         threads_change_no_byte(&Planes::new(GroupedShape::new(150, 333, 64), kind, [MomentKind::Nibble, v]));
     }
 }
@@ -120,15 +133,15 @@ fn threads_change_no_byte(start: &Planes) {
     let mut grad = vec![0.0; start.shape.len()];
     RngKey { seed: 2, step: 1, tensor: 9, usage: RngUse::Init }.normal(0, &mut grad);
     let run = |threads: usize| {
-        let mut planes = start.clone();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut scratch = vec![];
-        let rows = planes.rows(&grad, &mut scratch);
-        pool.install(|| step_rows(Isa::best(), rows, &Step::new(&rule(0), 1, 1e-3, false, 1), 0, true));
-        planes
+        pool.install(|| {
+            let mut at = start.in_memory(Isa::best());
+            fused_step(&mut at, &grad, &args(&rule(0), 1, 1e-3, false, 1));
+            at.planes()
+        })
     };
     let one = run(1);
-    assert_ne!(one.codes, start.codes);
+    assert_ne!(one[0], start.codes);
     assert_eq!(run(2), one);
     assert_eq!(run(5), one);
 }

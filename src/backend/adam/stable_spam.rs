@@ -1,6 +1,6 @@
 //! The scalars that a rule keeps per tensor, and what they make of the gradient's statistics.
 
-use super::{Constants, Rates};
+use super::{AdamArgs, AdamParams};
 
 /// How many float32 a tensor's scalars take in the state.
 pub const SCALARS: usize = 8;
@@ -45,10 +45,10 @@ impl Clip {
     }
 }
 
-impl Constants {
+impl AdamArgs {
     /// Takes the largest magnitude of the gradient into account and gives the clip that it leads to.
     pub fn clip(&self, scalars: &mut Scalars, gmax: f32) -> Clip {
-        if self.stable == 0 {
+        if self.use_stable_spam == 0 {
             return Clip { at: f32::INFINITY, gmax };
         }
         scalars.threshold = self.average(2, scalars.threshold, gmax);
@@ -56,30 +56,30 @@ impl Constants {
     }
 
     /// Takes the norm of the clipped gradient into account and gives all that the elements need.
-    pub fn rates(&self, scalars: &mut Scalars, clip: Clip, norm: f32) -> Rates {
-        let mut rates = Rates { clip, norm: 1.0, frozen: false, constants: *self };
-        if self.stable != 0 {
-            self.normalize(scalars, norm, &mut rates);
+    pub fn params(&self, scalars: &mut Scalars, clip: Clip, norm: f32) -> AdamParams {
+        let mut params = AdamParams { clip, norm: 1.0, frozen: false, args: *self };
+        if self.use_stable_spam != 0 {
+            self.normalize(scalars, norm, &mut params);
         }
-        rates
+        params
     }
 
     /// AdaGN: the gradient gets the norm that its history predicts.
-    fn normalize(&self, scalars: &mut Scalars, norm: f32, rates: &mut Rates) {
-        if norm == 0.0 && self.freezes != 0 {
+    fn normalize(&self, scalars: &mut Scalars, norm: f32, params: &mut AdamParams) {
+        if norm == 0.0 && self.freeze_on_zero_grad != 0 {
             // No direction to follow: weight decay and T were applied, the rest waits.
-            rates.frozen = true;
+            params.frozen = true;
             return;
         }
         scalars.norm = self.average(0, scalars.norm, norm);
         scalars.norm_sq = self.average(1, scalars.norm_sq, norm * norm);
         let mean = scalars.norm / self.gamma_corrections[0];
         let mean_sq = scalars.norm_sq / self.gamma_corrections[1];
-        rates.norm = if norm > 0.0 { mean / (mean_sq.sqrt() + self.eps) / norm } else { 0.0 };
+        params.norm = if norm > 0.0 { mean / (mean_sq.sqrt() + self.eps) / norm } else { 0.0 };
     }
 
     /// The moving average of decay `gamma`.
     fn average(&self, gamma: usize, old: f32, new: f32) -> f32 {
-        self.gammas[gamma] * old + self.rests[gamma] * new
+        self.gammas[gamma] * old + self.one_minus_gammas[gamma] * new
     }
 }

@@ -1,11 +1,14 @@
 //! The recorded trajectories of public implementations, met with float32 storage.
 
-use super::*;
-use crate::backend::cpu::ops::param_rows::{MomentRows, WeightRows};
-use crate::optim::{Optimizer, Rule, SCALARS, Variant};
-use crate::quant::GroupedShape;
+use crate::one_param::OneParam;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
+use tetrad::backend::Backend;
+use tetrad::backend::adam::state;
+use tetrad::backend::cpu::Isa;
+use tetrad::backend::{Moment, SecondMoment};
+use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
+use tetrad::quant::{GroupedShape, WeightFormat};
 
 fn load(name: &str) -> HashMap<String, Vec<f32>> {
     let path = format!("{}/fixtures/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
@@ -22,27 +25,51 @@ fn assert_near(found: &[f32], wanted: &[f32], what: &str) {
     }
 }
 
-fn trajectory(golden: &str, config: &Optimizer) {
+/// A parameter in float32, state included, and the rule that updates it.
+struct Run {
+    at: OneParam,
+    groups: Groups,
+    lr: f64,
+}
+
+impl Run {
+    fn new(
+        rule: &OptimizerConfig,
+        v: SecondMoment,
+        class: ParamClass,
+        (rows, cols): (usize, usize),
+        w0: &[f32],
+    ) -> Self {
+        let groups = Groups::new(rule, StateConfig { m: Moment::F32, v, feedback: false });
+        let shape = GroupedShape::new(rows, cols, 32);
+        let info = ParamInfo { class, shape, head_dim: 8 };
+        let (group, state) = groups.declare(&info);
+        let mut at = OneParam::new(Isa::best(), shape, WeightFormat::F32, &state, groups.workspace(&info));
+        at.param.group = group;
+        at.write(w0, at.param.weight.data);
+        Self { at, groups, lr: rule.lr }
+    }
+
+    /// Step `number`; gives the weights after it.
+    fn step(&mut self, number: u64, grad: &[f32]) -> Vec<f32> {
+        let OneParam { param, grad: span, workspace, .. } = self.at;
+        self.at.write(grad, span);
+        let info = StepInfo { number, lr: self.lr, seed: 1 };
+        self.groups.step(&mut self.at.cpu, &param, span, workspace, &info);
+        assert_eq!(self.at.cpu.update_stats().skipped, 0);
+        self.at.floats(param.weight.data)
+    }
+}
+
+fn trajectory(golden: &str, rule: &OptimizerConfig) {
     let (problems, recorded) = (load("problems"), load(golden));
     let mut compared = 0;
-    for (id, (name, rows, cols)) in [("matrix", 24, 40), ("tall", 40, 24), ("vector", 1, 64)].into_iter().enumerate() {
-        let shape = GroupedShape::new(rows, cols, 32);
-        let mut w = problems[&format!("{name}.w0")].clone();
-        let (mut m, mut v, mut scalars) = (vec![0.0; w.len()], vec![0.0; w.len()], [0.0; SCALARS]);
-        for (i, grad) in problems[&format!("{name}.grads")].chunks_exact(w.len()).enumerate() {
-            let t = i as u64 + 1;
-            let rows = ParamRows {
-                shape,
-                first: 0,
-                sparse: false,
-                grad,
-                weight: WeightRows::F32(&mut w),
-                m: MomentRows::F32(&mut m),
-                v: MomentRows::F32(&mut v),
-            };
-            let at = Step::new(config, t, config.lr, false, 1);
-            let planes = Planes { rows, means: None, scalars: &mut scalars };
-            assert_eq!(step_rows(Isa::best(), planes, &at, id as u32, true).skipped, 0);
+    for (name, rows, cols) in [("matrix", 24, 40), ("tall", 40, 24), ("vector", 1, 64)] {
+        let w0 = &problems[&format!("{name}.w0")];
+        let class = if rows == 1 { ParamClass::Norm } else { ParamClass::Matrix };
+        let mut run = Run::new(rule, SecondMoment::F32, class, (rows, cols), w0);
+        for (t, grad) in (1..).zip(problems[&format!("{name}.grads")].chunks_exact(w0.len())) {
+            let w = run.step(t, grad);
             if let Some(wanted) = recorded.get(&format!("{name}.w.{t}")) {
                 assert_near(&w, wanted, &format!("{golden}: {name} after step {t}"));
                 compared += 1;
@@ -52,8 +79,8 @@ fn trajectory(golden: &str, config: &Optimizer) {
     assert_eq!(compared, recorded.len(), "{golden}: every recorded state was compared");
 }
 
-fn config(name: Rule) -> Optimizer {
-    Optimizer { name, lr: 0.01, weight_decay: 0.0, reset_interval: 20, ..Optimizer::default() }
+fn config(name: Rule) -> OptimizerConfig {
+    OptimizerConfig { name, lr: 0.01, weight_decay: 0.0, reset_interval: 20, ..OptimizerConfig::default() }
 }
 
 #[test]
@@ -63,23 +90,24 @@ fn golden_stable_spam_paper() {
 
 #[test]
 fn golden_stable_spam_paper_with_weight_decay() {
-    trajectory("stable_spam_paper_wd", &Optimizer { weight_decay: 0.1, ..config(Rule::StableSpam) });
+    trajectory("stable_spam_paper_wd", &OptimizerConfig { weight_decay: 0.1, ..config(Rule::StableSpam) });
 }
 
 #[test]
 fn golden_stable_spam_reference() {
-    trajectory("stable_spam_reference", &Optimizer { variant: Variant::Reference, ..config(Rule::StableSpam) });
+    trajectory("stable_spam_reference", &OptimizerConfig { variant: Variant::Reference, ..config(Rule::StableSpam) });
 }
 
 #[test]
 fn golden_stable_spam_reference_with_momentum_decay() {
-    let decay = Optimizer { momentum_decay: 60, momentum_decay_floor: 0.5, ..config(Rule::StableSpam) };
-    trajectory("stable_spam_reference_cosine", &Optimizer { variant: Variant::Reference, ..decay });
+    let decay = OptimizerConfig { momentum_decay: 60, momentum_decay_floor: 0.5, ..config(Rule::StableSpam) };
+    trajectory("stable_spam_reference_cosine", &OptimizerConfig { variant: Variant::Reference, ..decay });
 }
 
 #[test]
 fn golden_spam() {
-    let spam = Optimizer { eps: 1e-6, spike_threshold: 50.0, spike_quiet: 5, reset_warmup: 10, ..config(Rule::Spam) };
+    let spam =
+        OptimizerConfig { eps: 1e-6, spike_threshold: 50.0, spike_quiet: 5, reset_warmup: 10, ..config(Rule::Spam) };
     trajectory("spam_reference", &spam);
 }
 
@@ -90,7 +118,7 @@ fn golden_adam() {
 
 #[test]
 fn golden_adamw() {
-    trajectory("adamw", &Optimizer { weight_decay: 0.1, ..config(Rule::Adamw) });
+    trajectory("adamw", &OptimizerConfig { weight_decay: 0.1, ..config(Rule::Adamw) });
 }
 
 /// What shared second moments are, told once more in float64 and without the program's formulas: AdamW or Stable-SPAM
@@ -108,7 +136,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn step(&mut self, config: &Optimizer, t: u64, grad: &[f32]) {
+    fn step(&mut self, config: &OptimizerConfig, t: u64, grad: &[f32]) {
         let mut g: Vec<f64> = grad.iter().map(|&x| f64::from(x)).collect();
         let interval = config.reset_interval;
         let mut k = t;
@@ -137,7 +165,7 @@ impl Shared {
         }
     }
 
-    fn clip_and_normalize(&mut self, config: &Optimizer, t: u64, g: &mut [f64]) {
+    fn clip_and_normalize(&mut self, config: &OptimizerConfig, t: u64, g: &mut [f64]) {
         let [threshold, mu, nu] = &mut self.averages;
         let average = |kept: &mut f64, decay: f64, new: f64| {
             *kept = decay * *kept + (1.0 - decay) * new;
@@ -155,55 +183,38 @@ impl Shared {
 #[test]
 fn shared_second_moments_follow_their_definition() {
     let problems = load("problems");
-    let rules = [config(Rule::StableSpam), Optimizer { weight_decay: 0.1, ..config(Rule::Adamw) }, config(Rule::Adam)];
+    let rules =
+        [config(Rule::StableSpam), OptimizerConfig { weight_decay: 0.1, ..config(Rule::Adamw) }, config(Rule::Adam)];
     for (name, rows, cols, factored, config) in [("matrix", 24, 40), ("tall", 40, 24)]
         .into_iter()
         .flat_map(|(name, rows, cols)| [false, true].map(|factored| (name, rows, cols, factored)))
         .flat_map(|(name, rows, cols, factored)| rules.clone().map(|rule| (name, rows, cols, factored, rule)))
     {
         let what = format!("{name}, factored {factored}, {:?}", config.name);
-        let mut w = problems[&format!("{name}.w0")].clone();
+        let w0 = &problems[&format!("{name}.w0")];
+        let v = if factored { SecondMoment::Factored } else { SecondMoment::Row };
+        let mut run = Run::new(&config, v, ParamClass::Matrix, (rows, cols), w0);
         let columns = if factored { cols } else { 0 };
         let mut exact = Shared {
             rows,
             cols,
             factored,
-            w: w.iter().map(|&x| f64::from(x)).collect(),
-            m: vec![0.0; w.len()],
+            w: w0.iter().map(|&x| f64::from(x)).collect(),
+            m: vec![0.0; w0.len()],
             r: vec![0.0; rows],
             c: vec![0.0; columns],
             averages: [0.0; 3],
         };
-        let (mut m, mut r, mut c, mut scalars) =
-            (vec![0.0; w.len()], vec![0.0; rows], vec![0.0; columns], [0.0; SCALARS]);
-        let (mut now, mut factors, mut sums) = (vec![0.0; rows], vec![0.0; columns], vec![0.0; columns]);
         // Step 31 has an all-zero gradient, which Stable-SPAM freezes at and which has no direction here.
-        let grads = problems[&format!("{name}.grads")].chunks_exact(w.len()).take(30);
+        let grads = problems[&format!("{name}.grads")].chunks_exact(w0.len()).take(30);
         for (t, grad) in (1..).zip(grads) {
-            let planes = Planes {
-                rows: ParamRows {
-                    shape: GroupedShape::new(rows, cols, 32),
-                    first: 0,
-                    sparse: false,
-                    grad,
-                    weight: WeightRows::F32(&mut w),
-                    m: MomentRows::F32(&mut m),
-                    v: MomentRows::Shared { rows: &[], factors: &[] },
-                },
-                means: Some(Means {
-                    rows: &mut r,
-                    cols: &mut c,
-                    now: &mut now,
-                    factors: &mut factors,
-                    sums: &mut sums,
-                }),
-                scalars: &mut scalars,
-            };
-            step_rows(Isa::best(), planes, &Step::new(&config, t, config.lr, false, 1), 0, true);
+            let w = run.step(t, grad);
             exact.step(&config, t, grad);
             let wanted: Vec<f32> = exact.w.iter().map(|&x| x as f32).collect();
             assert_near(&w, &wanted, &format!("{what} after step {t}"));
         }
-        assert_near(&r, &exact.r.iter().map(|&x| x as f32).collect::<Vec<_>>(), &format!("{what}: means of rows"));
+        let of_rows = run.at.param.state.get(state::V_ROWS).unwrap().data;
+        let wanted: Vec<f32> = exact.r.iter().map(|&x| x as f32).collect();
+        assert_near(&run.at.floats(of_rows), &wanted, &format!("{what}: means of rows"));
     }
 }

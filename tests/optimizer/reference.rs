@@ -1,26 +1,19 @@
 //! The readable optimizer step: element by element over whole planes, one function per decision of the storage.
 //! The fused pass must give the same bytes.
 
-use super::naive::{means as naive_means, squares as naive_squares};
-use super::*;
-use crate::backend::cpu::ops::param_rows::{MomentRows, WeightRows};
-use crate::optim::{Moved, SCALARS};
-use crate::quant::{
-    GroupScale, GroupedShape, MomentCodec, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_ceil, bf16_stochastic,
-    bf16_to_f32, nibble, set_nibble,
-};
+use crate::naive::{means as naive_means, squares as naive_squares};
+use crate::one_param::OneParam;
 use half::f16;
+use tetrad::backend::adam::{AdamArgs, AdamParams, AdamStep, SCALARS, Scalars, state};
+use tetrad::backend::cpu::Isa;
+use tetrad::quant::{
+    GroupScale, GroupedShape, MomentCodec, PAD_NIBBLE, QuantGrid, RngKey, RngUse, StateCodec, StateShape, StateSpec,
+    WeightCodec, WeightFormat, bf16_ceil, bf16_stochastic, bf16_to_f32, nibble, set_nibble,
+};
+use zerocopy::IntoBytes;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Kind {
-    F32,
-    Bf16,
-    Int8,
-    Int4 { residue: bool, asymmetric: bool },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum MomentKind {
+pub enum MomentKind {
     F32,
     Byte,
     Nibble,
@@ -32,16 +25,16 @@ enum MomentKind {
 
 /// A parameter in vectors of its own.
 #[derive(Clone, Debug, PartialEq)]
-struct Planes {
-    shape: GroupedShape,
-    kind: Kind,
+pub struct Planes {
+    pub shape: GroupedShape,
+    format: WeightFormat,
     moments: [MomentKind; 2],
     /// Whether this step leaves out rows without a gradient.
-    sparse: bool,
+    pub sparse: bool,
     floats: Vec<f32>,
     halves: Vec<u16>,
     bytes: Vec<i8>,
-    codes: Vec<u8>,
+    pub codes: Vec<u8>,
     residue: Vec<u8>,
     scales: Vec<u16>,
     offsets: Vec<u16>,
@@ -57,23 +50,23 @@ struct Planes {
 const CODECS: [[MomentCodec; 2]; 2] = [[MomentCodec::M8, MomentCodec::M4], [MomentCodec::V8, MomentCodec::V4]];
 
 impl Planes {
-    fn new(shape: GroupedShape, kind: Kind, moments: [MomentKind; 2]) -> Self {
+    pub fn new(shape: GroupedShape, format: WeightFormat, moments: [MomentKind; 2]) -> Self {
         let (n, padded, groups) = (shape.len(), shape.padded_len(), shape.groups());
-        let int4 = matches!(kind, Kind::Int4 { .. });
-        let with_residue = matches!(kind, Kind::Int4 { residue: true, .. });
-        let with_offsets = matches!(kind, Kind::Int4 { asymmetric: true, .. });
+        let int4 = format.codec().takes_residue();
+        let with_residue = format.has_residue();
+        let with_offsets = format.codec().has_offsets();
         let if_any = |present: bool, len: usize| if present { len } else { 0 };
         let mut planes = Self {
             shape,
-            kind,
+            format,
             moments,
             sparse: false,
-            floats: vec![0.0; if_any(kind == Kind::F32, n)],
-            halves: vec![0; if_any(kind == Kind::Bf16, n)],
-            bytes: vec![0; if_any(kind == Kind::Int8, padded)],
+            floats: vec![0.0; if_any(format == WeightFormat::F32, n)],
+            halves: vec![0; if_any(format == WeightFormat::BF16, n)],
+            bytes: vec![0; if_any(format == WeightFormat::INT8, padded)],
             codes: vec![0x88; if_any(int4, padded / 2)],
             residue: vec![0x88; if_any(with_residue, padded / 2)],
-            scales: vec![0; if_any(int4 || kind == Kind::Int8, groups)],
+            scales: vec![0; if_any(int4 || format == WeightFormat::INT8, groups)],
             offsets: vec![0; if_any(with_offsets, groups)],
             state_floats: moments.map(|m| vec![0.0; if_any(m == MomentKind::F32, n)]),
             state_codes: [0, 1].map(|i| match moments[i] {
@@ -101,10 +94,10 @@ impl Planes {
     }
 
     fn grid(&self) -> QuantGrid {
-        match self.kind {
-            Kind::Int4 { residue: true, .. } => QuantGrid::INT4,
-            Kind::Int4 { residue: false, .. } => QuantGrid::CODES,
-            _ => QuantGrid::INT8,
+        match (self.format.codec(), self.format.has_residue()) {
+            (WeightCodec::Int8, _) => QuantGrid::INT8,
+            (_, true) => QuantGrid::INT4,
+            (_, false) => QuantGrid::CODES,
         }
     }
 
@@ -116,19 +109,17 @@ impl Planes {
     }
 
     fn stored(&self, padded: usize) -> f32 {
-        match self.kind {
-            Kind::Int8 => f32::from(self.bytes[padded]),
-            Kind::Int4 { residue: true, .. } => {
-                f32::from(nibble(&self.codes, padded) << 4 | nibble(&self.residue, padded))
-            }
+        match (self.format.codec(), self.format.has_residue()) {
+            (WeightCodec::Int8, _) => f32::from(self.bytes[padded]),
+            (_, true) => f32::from(nibble(&self.codes, padded) << 4 | nibble(&self.residue, padded)),
             _ => f32::from(nibble(&self.codes, padded)),
         }
     }
 
     fn set_stored(&mut self, padded: usize, b: f32) {
-        match self.kind {
-            Kind::Int8 => self.bytes[padded] = b as i8,
-            Kind::Int4 { residue: true, .. } => {
+        match (self.format.codec(), self.format.has_residue()) {
+            (WeightCodec::Int8, _) => self.bytes[padded] = b as i8,
+            (_, true) => {
                 set_nibble(&mut self.codes, padded, b as u8 >> 4);
                 set_nibble(&mut self.residue, padded, b as u8 & 15);
             }
@@ -139,9 +130,9 @@ impl Planes {
     /// Initial values, rounded to nearest.
     fn set_group(&mut self, row: usize, g: usize, values: &[f32]) {
         let (plain, padded) = self.at(row, g);
-        match self.kind {
-            Kind::F32 => self.floats[plain..plain + values.len()].copy_from_slice(values),
-            Kind::Bf16 => {
+        match self.format.codec() {
+            WeightCodec::F32 => self.floats[plain..plain + values.len()].copy_from_slice(values),
+            WeightCodec::Bf16 => {
                 for (half, &x) in self.halves[plain..].iter_mut().zip(values) {
                     *half = bf16_stochastic(x, 0.5);
                 }
@@ -213,65 +204,75 @@ impl Planes {
         }
     }
 
-    /// `scratch` is what shared moments need.
-    fn rows<'a>(&'a mut self, grad: &'a [f32], scratch: &'a mut Vec<f32>) -> super::Planes<'a> {
-        let means = matches!(self.moments[1], MomentKind::Shared { .. });
-        let means = means.then(|| {
-            let (g, cols) = (self.shape, self.means[1].len());
-            // What an earlier operation may have left.
-            *scratch = vec![f32::NAN; g.rows + cols + g.rows.div_ceil(64) * cols];
-            let (now, rest) = scratch.split_at_mut(g.rows);
-            let (factors, sums) = rest.split_at_mut(cols);
-            let [rows, cols] = &mut self.means;
-            Means { rows, cols, now, factors, sums }
-        });
-        let weight = match self.kind {
-            Kind::F32 => WeightRows::F32(&mut self.floats),
-            Kind::Bf16 => WeightRows::Bf16(&mut self.halves),
-            Kind::Int8 => WeightRows::Int8 { bytes: &mut self.bytes, scales: &mut self.scales },
-            Kind::Int4 { .. } => WeightRows::Int4 {
-                codes: &mut self.codes,
-                residue: &mut self.residue,
-                scales: &mut self.scales,
-                offsets: &mut self.offsets,
-            },
+    /// The state as a rule would declare it.
+    fn specs(&self) -> Vec<StateSpec> {
+        let m = match self.moments[0] {
+            MomentKind::F32 => StateCodec::F32,
+            MomentKind::Byte => StateCodec::Int8 { signed: true },
+            _ => StateCodec::Int4 { signed: true },
         };
-        let [m_floats, v_floats] = &mut self.state_floats;
-        let [m_codes, v_codes] = &mut self.state_codes;
-        let [m_scales, v_scales] = &mut self.state_scales;
-        fn moment<'a>(
-            kind: MomentKind,
-            codecs: [MomentCodec; 2],
-            floats: &'a mut [f32],
-            codes: &'a mut [u8],
-            scales: &'a mut [u16],
-        ) -> MomentRows<'a> {
-            match kind {
-                MomentKind::F32 => MomentRows::F32(floats),
-                MomentKind::Byte => MomentRows::Bytes(codecs[0], codes, scales),
-                MomentKind::Nibble => MomentRows::Nibbles(codecs[1], codes, scales),
-                MomentKind::Shared { .. } => MomentRows::Shared { rows: &[], factors: &[] },
-            }
+        let mut specs = vec![StateSpec::per_weight(state::M, m)];
+        let v = match self.moments[1] {
+            MomentKind::F32 => Some(StateCodec::F32),
+            MomentKind::Byte => Some(StateCodec::Int8 { signed: false }),
+            MomentKind::Nibble => Some(StateCodec::Int4 { signed: false }),
+            MomentKind::Shared { .. } => None,
+        };
+        match v {
+            Some(codec) => specs.push(StateSpec::per_weight(state::V, codec)),
+            None => specs.push(StateSpec::floats(state::V_ROWS, StateShape::PerRow)),
         }
-        let m = moment(self.moments[0], CODECS[0], m_floats, m_codes, m_scales);
-        let v = moment(self.moments[1], CODECS[1], v_floats, v_codes, v_scales);
-        let rows = ParamRows { shape: self.shape, first: 0, sparse: self.sparse, grad, weight, m, v };
-        super::Planes { rows, means, scalars: &mut self.scalars }
+        if self.moments[1] == (MomentKind::Shared { factored: true }) {
+            specs.push(StateSpec::floats(state::V_COLS, StateShape::PerCol));
+        }
+        specs.push(StateSpec::floats(state::SCALARS, StateShape::Scalars(SCALARS)));
+        specs
+    }
+
+    /// The same parameter in a backend's memory.
+    pub fn in_memory(&self, isa: Isa) -> OneParam {
+        let mut at = OneParam::new(isa, self.shape, self.format, &self.specs(), 0);
+        let w = at.param.weight;
+        at.write(&self.floats, w.data);
+        at.write(&self.halves, w.data);
+        at.write(&self.bytes, w.data);
+        at.write(&self.codes, w.data);
+        at.write(&self.residue, w.residue);
+        at.write(&self.scales, w.scales);
+        at.write(&self.offsets, w.offsets);
+        at
+    }
+
+    /// The bytes of all planes, in the order of [`OneParam::planes`].
+    pub fn bytes(&self) -> Vec<Vec<u8>> {
+        let mut planes = vec![
+            [self.floats.as_bytes(), self.halves.as_bytes(), self.bytes.as_bytes(), &self.codes].concat(),
+            self.scales.as_bytes().to_vec(),
+            self.offsets.as_bytes().to_vec(),
+            self.residue.clone(),
+        ];
+        for which in 0..2 {
+            planes.push([self.state_floats[which].as_bytes(), &self.state_codes[which]].concat());
+            planes.push(self.state_scales[which].as_bytes().to_vec());
+        }
+        planes.extend(self.means.iter().map(|means| means.as_bytes().to_vec()));
+        planes.push(self.scalars.as_bytes().to_vec());
+        planes.retain(|plane| !plane.is_empty());
+        planes
     }
 
     /// The whole step, naively; gives the number of re-fits.
-    fn reference_step(&mut self, grad: &[f32], step: &Step, id: u32) -> u64 {
+    pub fn reference_step(&mut self, grad: &[f32], args: &AdamArgs, id: u32) -> u64 {
         let gmax = grad.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         let mut scalars = Scalars::load(&self.scalars);
-        let constants = step.constants(true);
-        let clip = constants.clip(&mut scalars, gmax);
+        let clip = args.clip(&mut scalars, gmax);
         let norm = f64::from(naive_squares(grad, clip)).sqrt() as f32;
-        let rates = constants.rates(&mut scalars, clip, norm);
+        let params = args.params(&mut scalars, clip, norm);
         scalars.save(&mut self.scalars);
         let shared = match self.moments[1] {
-            MomentKind::Shared { .. } if !rates.frozen => {
-                let moved: Vec<f32> = grad.iter().map(|&g| rates.clip.apply(g) * rates.norm).collect();
-                naive_means(&mut self.means, &moved, self.sparse, step)
+            MomentKind::Shared { .. } if !params.frozen => {
+                let moved: Vec<f32> = grad.iter().map(|&g| params.clip.apply(g) * params.norm).collect();
+                naive_means(&mut self.means, &moved, self.sparse, args)
             }
             _ => vec![],
         };
@@ -282,7 +283,7 @@ impl Planes {
                 continue;
             }
             for g in 0..self.shape.groups_per_row() {
-                rescales += u64::from(self.reference_group(row, g, grad, &shared, &rates, step, id));
+                rescales += u64::from(self.reference_group(row, g, grad, &shared, &params, id));
             }
         }
         rescales
@@ -296,35 +297,40 @@ impl Planes {
         g: usize,
         grad: &[f32],
         shared: &[f32],
-        rates: &Rates,
-        step: &Step,
+        params: &AdamParams,
         id: u32,
     ) -> bool {
-        let key = |usage| RngKey { seed: step.seed, step: step.number as u32, tensor: id, usage };
+        let args = &params.args;
+        let key = |usage| RngKey { seed: args.seed, step: args.number, tensor: id, usage };
         let (plain, padded) = self.at(row, g);
         let group = row * self.shape.groups_per_row() + g;
         let n = self.shape.group.min(self.shape.cols - g * self.shape.group);
         let (mut values, mut ms, mut vs) = (vec![], vec![], vec![]);
         let mut deltas = vec![];
         for i in 0..n {
-            let w = match self.kind {
-                Kind::F32 => self.floats[plain + i],
-                Kind::Bf16 => bf16_to_f32(self.halves[plain + i]),
+            let w = match self.format.codec() {
+                WeightCodec::F32 => self.floats[plain + i],
+                WeightCodec::Bf16 => bf16_to_f32(self.halves[plain + i]),
                 _ => self.grid().value(self.stored(padded + i), self.group_scale(group)),
             };
-            let moments = match step.reset_before && !rates.frozen {
+            let moments = match args.reset_before != 0 && !params.frozen {
                 true => [0.0, 0.0],
                 false => [0, 1].map(|which| self.moment(which, plain + i, padded + i, group)),
             };
             let moved = match shared.get(plain + i) {
                 Some(&v) => {
-                    let c = &rates.constants;
-                    let m = c.beta1 * moments[0] + c.rest1 * (rates.clip.apply(grad[plain + i]) * rates.norm);
-                    Moved { delta: -(c.step * m / (v.sqrt() * c.root + c.eps)) - c.decay * w, m, v }
+                    let c = args;
+                    let m =
+                        c.beta1 * moments[0] + c.one_minus_beta1 * (params.clip.apply(grad[plain + i]) * params.norm);
+                    AdamStep {
+                        delta: -(c.step_size * m / (v.sqrt() * c.inv_sqrt_bias_correction2 + c.eps)) - c.decay * w,
+                        m,
+                        v,
+                    }
                 }
-                None => rates.update(grad[plain + i], w, moments[0], moments[1]),
+                None => params.update(grad[plain + i], w, moments[0], moments[1]),
             };
-            let delta = if rates.frozen { rates.decay_only(w) } else { moved.delta };
+            let delta = if params.frozen { params.decay_only(w) } else { moved.delta };
             deltas.push(delta);
             values.push(w + delta);
             ms.push(moved.m);
@@ -332,9 +338,9 @@ impl Planes {
         }
         let u = |i: usize| key(RngUse::Weight).uniform_at((padded + i) as u64);
         let mut rescale = false;
-        match self.kind {
-            Kind::F32 => self.floats[plain..plain + n].copy_from_slice(&values),
-            Kind::Bf16 => {
+        match self.format.codec() {
+            WeightCodec::F32 => self.floats[plain..plain + n].copy_from_slice(&values),
+            WeightCodec::Bf16 => {
                 for (i, &value) in values.iter().enumerate() {
                     self.halves[plain + i] = bf16_stochastic(value, u(i));
                 }
@@ -355,16 +361,16 @@ impl Planes {
                     };
                     let (b, error) = grid.round(exact, u(i), group_scale.scale / grid.steps_per_scale);
                     self.set_stored(padded + i, b);
-                    if rates.constants.feedback != 0.0 {
-                        ms[i] = rates.feed_back(ms[i], vs[i], error);
+                    if params.args.feedback != 0.0 {
+                        ms[i] = params.feed_back(ms[i], vs[i], error);
                     }
                 }
             }
         }
-        if rates.frozen {
+        if params.frozen {
             return rescale;
         }
-        if step.reset_after {
+        if args.reset_after != 0 {
             (ms, vs) = (vec![0.0; n], vec![0.0; n]);
         }
         self.set_moment(0, row, g, &ms, key(RngUse::M));
@@ -372,7 +378,7 @@ impl Planes {
         rescale
     }
 
-    fn padding_is_untouched(&self) -> bool {
+    pub fn padding_is_untouched(&self) -> bool {
         let g = self.shape;
         (0..g.padded_len()).filter(|i| i % g.padded_cols() >= g.cols).all(|i| {
             let pad = |plane: &[u8]| plane.is_empty() || nibble(plane, i) == PAD_NIBBLE;
@@ -381,6 +387,3 @@ impl Planes {
         })
     }
 }
-
-#[path = "adam_equality.rs"]
-mod equality;

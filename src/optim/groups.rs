@@ -1,0 +1,41 @@
+//! The parameters of a model in groups, each with its rule.
+
+use super::{AdamFamily, Optimizer, OptimizerConfig, ParamInfo, StateConfig, StepInfo};
+use crate::backend::{Backend, Param};
+use crate::memory::Span;
+use crate::quant::StateSpec;
+
+/// The rules of a run, and which parameters each updates.
+pub struct Groups {
+    rules: Vec<Box<dyn Optimizer>>,
+    /// The group of a parameter.
+    of: fn(&ParamInfo) -> u8,
+}
+
+impl Groups {
+    /// The rules that a configuration names.
+    pub fn new(optimizer: &OptimizerConfig, state: StateConfig) -> Self {
+        Self::one(Box::new(AdamFamily::new(optimizer, state)))
+    }
+
+    /// One rule for all parameters.
+    pub fn one(rule: Box<dyn Optimizer>) -> Self {
+        Self { rules: vec![rule], of: |_| 0 }
+    }
+
+    /// The group of a parameter, and the state that its rule declares.
+    pub fn declare(&self, param: &ParamInfo) -> (u8, Vec<StateSpec>) {
+        let group = (self.of)(param);
+        (group, self.rules[usize::from(group)].state(param))
+    }
+
+    /// Float32 numbers beside the gradient that a step of the parameter needs.
+    pub fn workspace(&self, param: &ParamInfo) -> usize {
+        self.rules[usize::from((self.of)(param))].workspace(param)
+    }
+
+    /// One update of a parameter; see [`Optimizer::step`].
+    pub fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {
+        self.rules[usize::from(param.group)].step(backend, param, grad, workspace, at);
+    }
+}
