@@ -12,7 +12,6 @@ use crate::data::Tokenizer;
 use crate::error::ConvertError;
 use crate::format::{File, TensorSpec};
 use crate::model::{Entry, ModelConfig, Role, RopeScaling, stretch, table};
-use crate::quant::WeightCodec;
 use std::path::Path;
 
 /// A type for the embedding or the head.
@@ -131,9 +130,9 @@ fn kind(entry: &Entry, spec: &TensorSpec, types: GgufTypes) -> Result<Kind, Conv
         TableType::Q8_0 => Kind::Q8_0,
         TableType::Q4_0 => Kind::Q4_0,
     });
-    let own = match spec.storage {
-        WeightCodec::Bf16 if entry.role == Role::Embedding || entry.role == Role::Head => Kind::F16,
-        codec => Kind::of(codec),
+    let own = match Kind::of(spec.storage) {
+        Kind::Bf16 if entry.role == Role::Embedding || entry.role == Role::Head => Kind::F16,
+        kind => kind,
     };
     let fits = |kind: Kind| entry.shape.cols.is_multiple_of(kind.block());
     match asked {
@@ -192,8 +191,8 @@ fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint
 
 /// llama.cpp's number for "mostly this type".
 fn file_type(file: &File<'_>) -> u32 {
-    let has = |codec| file.tensors().iter().any(|tensor| tensor.spec.storage == codec);
-    match (has(WeightCodec::Int4Offset), has(WeightCodec::Int4), has(WeightCodec::Bf16)) {
+    let has = |kind| file.tensors().iter().any(|tensor| Kind::of(tensor.spec.storage) == kind);
+    match (has(Kind::Q4_1), has(Kind::Q4_0), has(Kind::Bf16)) {
         (true, _, _) => 3,
         (_, true, _) => 2,
         (_, _, true) => 32,

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{ConvertError, ReplaceError, WriteError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
 use crate::model::{Entry, Role, Scheme, TableStorage, table};
-use crate::quant::{Element, WeightCodec};
+use crate::quant::{BLOCK, Element};
 use crate::store::replace;
 use crate::train::Counters;
 use std::io;
@@ -185,16 +185,12 @@ enum ImportMode {
 impl ImportMode {
     fn of(source: &Source, entry: &Entry) -> Self {
         let kind = source.tensors[&entry.role].info.kind;
-        let kept = match entry.format.codec() {
-            WeightCodec::Int4 => kind == Kind::Q4_0,
-            WeightCodec::Int4Offset => matches!(kind, Kind::Q4_0 | Kind::Q4_1 | Kind::Q4K),
-            WeightCodec::Int8 => kind == Kind::Q8_0,
-            _ => false,
-        };
-        match (entry.format.is_quantized(), kept && entry.shape.group == 32) {
-            (false, _) => Self::Floats,
-            (true, true) => Self::Kept,
-            (true, false) => Self::Rounded,
+        if !entry.format.is_quantized() {
+            Self::Floats
+        } else if entry.shape.group == BLOCK && kind.has_groups_of(entry.format.codec()) {
+            Self::Kept
+        } else {
+            Self::Rounded
         }
     }
 }

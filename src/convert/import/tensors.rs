@@ -6,7 +6,7 @@ use crate::convert::source::{Source, Stored};
 use crate::error::ConvertError;
 use crate::format::PlaneKind;
 use crate::model::Entry;
-use crate::quant::{GroupedShape, RowEncoder, RowPlanes, WeightCodec, WeightFormat, WeightPlane};
+use crate::quant::{Element, GroupedShape, RowEncoder, RowPlanes, WeightFormat, WeightPlane};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::io;
@@ -90,7 +90,7 @@ impl Reader<'_> {
             if !values.iter().all(|x| x.is_finite()) {
                 return Err(self.fault(stored, row));
             }
-            if entry.format.codec() == WeightCodec::Bf16 {
+            if entry.format.codec().element() == Element::Bf16 {
                 piece.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()));
             } else {
                 piece.extend_from_slice(values.as_bytes());

@@ -79,7 +79,7 @@ impl Kind {
         self.row().1
     }
 
-    /// The type with the values of a codec, bit for bit.
+    /// The type that has the values of a codec, bit for bit.
     pub fn of(codec: WeightCodec) -> Self {
         match codec {
             WeightCodec::F32 => Self::F32,
@@ -88,6 +88,16 @@ impl Kind {
             WeightCodec::Int8 => Self::Q8_0,
             WeightCodec::Int4 => Self::Q4_0,
             WeightCodec::Int4Offset => Self::Q4_1,
+        }
+    }
+
+    /// Whether groups of this type are groups of a codec, bit for bit or code for code (see [`group_bits`]).
+    pub fn has_groups_of(self, codec: WeightCodec) -> bool {
+        match self {
+            Self::Q4_0 => codec.takes_residue(),
+            Self::Q4_1 | Self::Q4K => codec.takes_residue() && codec.has_offsets(),
+            Self::Q8_0 => self == Self::of(codec),
+            _ => false,
         }
     }
 

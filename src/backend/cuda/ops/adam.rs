@@ -6,7 +6,7 @@ use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{Largest, Param, StateTensor, UpdateStats};
 use crate::memory::Span;
-use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape, WeightCodec, WeightFormat};
+use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape, WeightFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
@@ -132,7 +132,7 @@ impl Storage {
         let format = param.weight.format;
         // Floats have no grid; the kernel reads none of it.
         let grid = format.grid().unwrap_or(QuantGrid::INT8);
-        let excess = if format.codec() == WeightCodec::Int8 { 128.0 } else { 0.0 };
+        let excess = if format.codec().element() == Element::I8 { 128.0 } else { 0.0 };
         let (m, v) = (first_moment(param), param.state.get(state::V));
         let compact = |tensor: &StateTensor| tensor.spec.format.codec != StateCodec::F32;
         Self {
@@ -160,8 +160,8 @@ impl Storage {
     }
 
     /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
-    fn tiles(&self) -> usize {
-        1 + usize::from(self.codec < WeightCodec::Int8 as u32)
+    fn tiles(&self, param: &Param) -> usize {
+        1 + usize::from(!param.weight.format.is_quantized())
             + usize::from(self.m.width == 0)
             + usize::from(self.v.width == 0)
     }
@@ -274,7 +274,7 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     }
     let storage = Storage::of(param, constants);
     let blocks = shape.blocks.div_ceil(THREADS);
-    let shared = storage.tiles() * TILE * THREADS as usize / 32;
+    let shared = storage.tiles(param) * TILE * THREADS as usize / 32;
     let args =
         Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);

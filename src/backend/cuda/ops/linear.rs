@@ -9,7 +9,7 @@ use super::weights::{self, COLS, Part, codec_kernels};
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product};
 use crate::backend::{Largest, Store, Weight};
 use crate::memory::Span;
-use crate::quant::{Element, WeightCodec};
+use crate::quant::Element;
 
 /// Up to this many tokens are multiplied without cuBLASLt.
 const FEW: usize = 8;
@@ -44,7 +44,7 @@ fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
 
 /// A bf16 weight whose rows cuBLASLt can read where they lie.
 fn in_place(w: &Weight) -> bool {
-    w.format.codec() == WeightCodec::Bf16 && pitch(w.shape.cols) == w.shape.cols
+    w.format.codec().element() == Element::Bf16 && pitch(w.shape.cols) == w.shape.cols
 }
 
 /// Where panels go: no more of the scratch than stays in the cache, unless the narrowest panel takes more.
