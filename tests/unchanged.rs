@@ -165,7 +165,7 @@ fn files_of_every_storage_are_read_verified_and_resumed() {
         let file = Checkpoint::open(&path(name)).unwrap_or_else(|error| panic!("{error}"));
         file.verify().unwrap_or_else(|error| panic!("{error}"));
         file.restore(&mut trainer, "text").unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(trainer.counters.step, 3, "{name}");
+        assert_eq!(trainer.counters().step, 3, "{name}");
         for number in 4..=5 {
             let (inputs, targets) = batch(number);
             trainer.step(&inputs, &targets);

@@ -60,7 +60,7 @@ fn step(preset: &str, tokens: usize, ceilings: &Ceilings) {
         let begun = Instant::now();
         let report = trainer.step(inputs, targets);
         times.push(begun.elapsed().as_secs_f64());
-        assert!(report.loss.is_finite() && trainer.backend.status() == Ok(()));
+        assert!(report.loss.is_finite() && trainer.backend().status() == Ok(()));
     }
     times.sort_by(f64::total_cmp);
     let seconds = times[times.len() / 2];
@@ -98,11 +98,11 @@ pub fn memory(small: bool) {
         row.push(used());
         trainer.evaluate(trainer.config().train.batch, inputs, targets);
         row.push(used());
-        let meta = Meta::new(trainer.config(), trainer.counters, false, "random");
+        let meta = Meta::new(trainer.config(), trainer.counters(), false, "random");
         let path = folder.path().join(preset);
-        save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Full, &path).expect("a saved state");
+        save(trainer.model(), trainer.backend(), &meta, None, Extent::Full, &path).expect("a saved state");
         row.push(used());
-        let plan = trainer.plan.total() as f64 / f64::from(1 << 20);
+        let plan = trainer.plan().total() as f64 / f64::from(1 << 20);
         println!("| {preset} | {plan:.1} MiB | {} |", row.join(" | "));
     }
     println!();

@@ -2,7 +2,7 @@
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{planes, spec};
-use crate::backend::{Backend, Param, Sizes, State, Weight};
+use crate::backend::{Backend, DeviceInfo, Param, State, Weight};
 use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
@@ -142,8 +142,8 @@ impl Checkpoint {
     /// If the file lacks a plane, or was saved by a run that differs in model, storage, seed or data.
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
-        let entries = table(&trainer.model.settings);
-        for (entry, param) in entries.iter().zip(trainer.model.stored.all()) {
+        let (model, backend) = trainer.model_and_backend();
+        for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
             for plane in planes(param) {
@@ -154,11 +154,11 @@ impl Checkpoint {
                     let (plane, bytes) = (plane.kind.name(), plane.span.bytes);
                     return Err(CheckpointError::Plane { path: self.path.clone(), name, plane, bytes });
                 }
-                trainer.backend.upload(bytes, plane.span);
-                trainer.backend.rest(plane.span);
+                backend.upload(bytes, plane.span);
+                backend.advise_cold(plane.span);
             }
         }
-        trainer.counters = self.meta.counters;
+        trainer.set_counters(self.meta.counters);
         Ok(())
     }
 
@@ -171,18 +171,19 @@ impl Checkpoint {
         self.check_weights(trainer.config())?;
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
-        for (entry, param) in table(&trainer.model.settings).iter().zip(trainer.model.stored.all()) {
+        let (model, backend) = trainer.model_and_backend();
+        for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
             for plane in planes(param).filter(|plane| !plane.kind.is_optimizer() || plane.kind == PlaneKind::Residue) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
                 match found.map(|p| p.range()) {
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
-                        trainer.backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
-                        trainer.backend.rest(plane.span);
+                        backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
+                        backend.advise_cold(plane.span);
                     }
                     None if plane.kind == PlaneKind::Residue => {
-                        trainer.backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
+                        backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
                     }
                     _ => {
                         let (plane, bytes) = (plane.kind.name(), plane.span.bytes);
@@ -294,7 +295,7 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
 
 /// Plans a checkpoint's model for evaluation and sampling: passes of up to `tokens` tokens in sequences of up to
 /// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
-pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn Sizes, tokens: usize, keys: usize) -> (Plan, Model) {
+pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn DeviceInfo, tokens: usize, keys: usize) -> (Plan, Model) {
     let mut plan = Plan::default();
     let config = &checkpoint.config.settings();
     let model = if sizes.reads_mapped() {

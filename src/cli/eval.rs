@@ -1,15 +1,16 @@
 //! `tetrad eval`.
 
-use super::output::{escape, json, print};
+use super::output::{json, print};
 use super::units::grouped;
 use super::{CliResult, Failure, device, number, pool};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::backend::Sizes;
+use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
-use tetrad::config::{Long, Samples};
-use tetrad::data::{Body, Companion, Corpus, Part, Recipe, Tokenizer, Windows, prepare};
+use tetrad::data::{
+    Corpus, Dataset, Overlong, Packing, SampleFormat, Source, Tokenizer, TokenizerConfig, Windows, prepare,
+};
 use tetrad::error::DataError;
 use tetrad::model::Pass;
 
@@ -19,19 +20,19 @@ const PASS_TOKENS: usize = 2048;
 /// Measure a model on text: loss, perplexity, bits per byte.
 ///
 /// The text is cut into consecutive sequences; each token but the first of a sequence is predicted from those before
-/// it in its sequence. Samples (prompt and completion, messages) stay whole, each predicted from itself alone, and only
-/// what would be learned of them counts. Weights are read where they lie in the file.
+/// it in its sequence. Samples (prompt and completion, messages) stay whole and are independent of each other, and only
+/// their target tokens count. Weights are read directly from the mapped file.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The model.
     file: PathBuf,
-    /// Text files and globs, of all kinds that training reads.
+    /// Text files and globs, of any type that training reads.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     text: Vec<String>,
-    /// Tokens per sequence [default: that of the training, at most the model's context].
+    /// Tokens per sequence [default: as in training, at most the model's context].
     #[arg(long)]
     sequence: Option<usize>,
-    /// Sequences at most.
+    /// Sequences at most; 0 = all.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     sequences: usize,
     /// Threads; 0: all processors.
@@ -40,7 +41,7 @@ pub struct Args {
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
-    /// The chat template of messages: a file, or the template itself [default: the one in FILE].
+    /// The chat template for messages: a file, or the template itself [default: the one in FILE].
     #[arg(long, value_name = "TEMPLATE")]
     chat_template: Option<String>,
     /// Folder of prepared tokens.
@@ -54,34 +55,24 @@ pub struct Args {
 /// Runs `tetrad eval`.
 ///
 /// # Errors
-/// A file that is no sound model, or text that it has no tokens for.
+/// A file that is not a valid model, or text that it has no tokens for.
 pub fn run(args: Args) -> CliResult {
     pool::run(args.threads, || eval(&args))?
 }
 
 fn eval(args: &Args) -> CliResult {
     let mut checkpoint = Checkpoint::open(&args.file)?;
-    // A figure measured on damaged weights would be believed.
+    // A result measured on damaged weights would be believed.
     checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let corpus = Corpus::resolve(&args.text)?;
-    let recipe = Recipe { tokenizer, companion: companion(args, &checkpoint)? };
+    let format = SampleFormat { tokenizer, config: tokenizer_config(args, &checkpoint)? };
     let mut progress = super::progress::preparing();
-    let prepared = prepare(&corpus, &recipe, Samples::Auto, Long::Cut, &args.cache, &mut progress);
-    let (shard, body) = prepared.map_err(|error| match error {
-        // The configuration's key is no option of this command.
-        DataError::Cache { path, source } => {
-            let path = escape(&path.to_string_lossy());
-            Failure::from(format!(
-                "{path}: prepared tokens cannot be kept there: {source}; name another folder with --cache"
-            ))
-        }
-        other => other.into(),
-    })?;
+    let (shard, dataset) = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, &args.cache, &mut progress)?;
     shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
-    checkpoint.config.data.packed = matches!(body, Body::Samples(_));
-    let part = Part { name: String::new(), weight: 1.0, body };
+    checkpoint.config.data.packed = matches!(dataset, Dataset::Samples(_));
+    let part = Source { name: String::new(), weight: 1.0, dataset };
     let windows = Windows::of(&[part], sequence, args.sequences)?;
     let (loss, device) = mean_loss(&checkpoint, &windows, sequence, args.device)?;
     let perplexity = loss.exp();
@@ -91,7 +82,7 @@ fn eval(args: &Args) -> CliResult {
             let value = json!({
                 "file": args.file.to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
                 "bits_per_byte": bits.map(number::json), "tokens": windows.targets(), "sequence": sequence,
-                "samples_cut": windows.packings().map(|packing| packing.cut).sum::<usize>(),
+                "samples_cut": windows.packings().map(|packing| packing.truncated).sum::<usize>(),
                 "device": device,
             });
             return json(out, &value);
@@ -103,11 +94,11 @@ fn eval(args: &Args) -> CliResult {
         }
         let (predicted, all) = (grouped(windows.targets()), grouped(shard.tokens.len() as u64));
         writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")?;
-        for packing in windows.packings().filter(|packing| packing.cut + packing.empty > 0) {
-            let (samples, cut, empty) = (packing.samples, packing.cut, packing.empty);
+        for packing in windows.packings().filter(|packing| packing.truncated + packing.empty > 0) {
+            let (samples, cut, empty) = (packing.samples, packing.truncated, packing.empty);
             writeln!(
                 out,
-                "{cut} of {samples} samples are longer than that and were cut, {empty} have nothing to predict"
+                "{cut} of {samples} samples are longer than that and were truncated, {empty} have no target"
             )?;
         }
         writeln!(out, "on {device}")
@@ -115,17 +106,17 @@ fn eval(args: &Args) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What came with the tokenizer that a file carries.
-fn companion(args: &Args, checkpoint: &Checkpoint) -> Result<Companion, DataError> {
+/// The configuration of the tokenizer in a file.
+fn tokenizer_config(args: &Args, checkpoint: &Checkpoint) -> Result<TokenizerConfig, DataError> {
     let json = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_default();
-    let companion = Companion::parse(&args.file.to_string_lossy(), &json);
+    let config = TokenizerConfig::parse(&args.file.to_string_lossy(), &json);
     match &args.chat_template {
-        Some(given) => companion.with_template(given),
-        None => Ok(companion),
+        Some(given) => config.with_template(given),
+        None => Ok(config),
     }
 }
 
-/// The tokenizer that a file carries.
+/// The tokenizer in a file.
 pub(super) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Failure> {
     Ok(match checkpoint.tokenizer() {
         Some(json) => Tokenizer::from_json(&json)?,
@@ -139,23 +130,23 @@ fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize
         return match asked {
             0 => Err("--sequence 0: at least 1 token".into()),
             asked if asked > context => {
-                Err(format!("--sequence {asked}: the model's context is {context} tokens, which is the most").into())
+                Err(format!("--sequence {asked}: the model's context is {context} tokens, the longest possible").into())
             }
             asked if asked >= tokens => {
-                Err(format!("--sequence {asked}: the text has {tokens} tokens, and needs one more than a sequence")
+                Err(format!("--sequence {asked}: the text has {tokens} tokens, and one more than a sequence is needed")
                     .into())
             }
             asked => Ok(asked),
         };
     }
     if tokens < 2 {
-        return Err(format!("--text: {tokens} token in all; at least 2 are needed, one to predict another").into());
+        return Err(format!("--text: {tokens} token in total; at least 2 are needed").into());
     }
     // A text shorter than a training sequence is one sequence.
     Ok(checkpoint.config.train.sequence.min(context).min(tokens - 1))
 }
 
-/// Mean loss, and the device that computed it.
+/// The mean loss, and the device that computed it.
 fn mean_loss(
     checkpoint: &Checkpoint,
     windows: &Windows,
@@ -163,7 +154,7 @@ fn mean_loss(
     device: device::Device,
 ) -> Result<(f64, String), Failure> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
-    let need = |sizes: &dyn Sizes| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
+    let need = |sizes: &dyn DeviceInfo| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
     let mut opened = device::open(device, &checkpoint.config.model, need)?;
     let described = opened.describe();
     let backend = opened.backend.as_mut();

@@ -1,14 +1,14 @@
-//! The working file of a run whose parameters do not live in memory.
+//! The scratch file of a run whose parameters are offloaded to disk.
 
 use crate::error::StoreError;
-use crate::memory::Home;
+use crate::memory::HostRegion;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::path::Path;
 use std::ptr::NonNull;
 
-/// A file without a name, mapped for reading and writing: it ends with the process, however that ends, and is never a
-/// checkpoint, which a half-done step would spoil.
+/// An unlinked file, mapped for reading and writing. It disappears when the process ends in any way, and is never used as
+/// a checkpoint, since it may hold half a step.
 pub struct WorkFile {
     file: File,
     base: NonNull<u8>,
@@ -21,16 +21,16 @@ unsafe impl Send for WorkFile {}
 unsafe impl Sync for WorkFile {}
 
 impl WorkFile {
-    /// A file of `bytes` zero bytes in `folder`. The bytes are reserved on the disk: writing to a map of a file that
-    /// finds the disk full ends the process. A file system that cannot reserve is trusted to have the room.
+    /// Creates a file of `bytes` zero bytes in `folder`. The bytes are reserved on disk, because a write to a mapped page
+    /// that has no room on the disk kills the process. File systems that cannot reserve are trusted to have the space.
     ///
     /// # Errors
-    /// If the folder refuses, or the disk has less.
+    /// If the file cannot be created, or the disk has too little space.
     pub fn create(folder: &Path, bytes: usize) -> Result<Self, StoreError> {
-        let what = "make a working file in it";
+        let what = "create a scratch file in it";
         let file = tempfile::tempfile_in(folder).map_err(|e| StoreError::io(folder, what, e))?;
         match fallocate(&file, FallocateFlags::empty(), 0, bytes as u64) {
-            // Some file systems cannot reserve; they only get the length.
+            // Some file systems cannot reserve; then only the length is set.
             Err(rustix::io::Errno::OPNOTSUPP) => {
                 file.set_len(bytes as u64).map_err(|e| StoreError::io(folder, what, e))?;
             }
@@ -45,30 +45,38 @@ impl WorkFile {
         let base = NonNull::new(map.as_mut_ptr()).expect("a map has an address");
         Ok(Self { file, base, map })
     }
+
+    fn assert_inside(&self, offset: usize, bytes: usize) {
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.map.len());
+        assert!(inside, "bytes {offset}+{bytes} of a scratch file of {} bytes", self.map.len());
+    }
 }
 
 // SAFETY: a map starts at a page, stays where it is until it is dropped, and its bytes are a file's, which is as long as
 // the map; `map` itself is used for advice only.
-unsafe impl Home for WorkFile {
+unsafe impl HostRegion for WorkFile {
     fn memory(&self) -> (NonNull<u8>, usize) {
         (self.base, self.map.len())
     }
 
-    fn will_need(&self, offset: usize, bytes: usize) {
-        // Advice that is refused costs time, nothing else.
+    fn prefetch(&self, offset: usize, bytes: usize) {
+        self.assert_inside(offset, bytes);
+        // If the advice is refused, only time is lost.
         let _ = self.map.advise_range(memmap2::Advice::WillNeed, offset, bytes);
     }
 
-    fn leave(&self, offset: usize, bytes: usize, changed: bool) {
+    fn advise_cold(&self, offset: usize, bytes: usize, changed: bool) {
+        self.assert_inside(offset, bytes);
         if changed {
             start_writing(&self.file, offset, bytes);
         }
-        // SAFETY: of a shared map of a file this drops the pages from the process; what was written stays in the file.
+        // SAFETY: the range lies inside the map (advice about other pages could drop what they hold). Of a shared map of a
+        // file this drops pages from the process only: what was written stays in the file.
         let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes) };
     }
 }
 
-/// Asks for written pages to go to the disk now, so that they can be given up when memory is short.
+/// Starts writing dirty pages to disk, so that they can be evicted when memory is short.
 #[cfg(target_os = "linux")]
 fn start_writing(file: &File, offset: usize, bytes: usize) {
     let _ =
@@ -88,15 +96,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut arena = Arena::new(64);
         arena.attach(Box::new(WorkFile::create(folder.path(), 1 << 20).unwrap()));
-        let span = |offset, bytes| Span { place: Place::Home, offset, bytes };
+        let span = |offset, bytes| Span { place: Place::Host, offset, bytes };
         assert!(arena.read::<u8>(span(0, 1 << 20)).iter().all(|&byte| byte == 0));
         arena.claims().write::<u8>(span(5000, 100_000)).fill(7);
-        let home = arena.home().unwrap();
-        home.leave(4096, 200_000, true);
-        home.will_need(0, 1 << 20);
+        let host = arena.host().unwrap();
+        host.advise_cold(4096, 200_000, true);
+        host.prefetch(0, 1 << 20);
         let sum: u64 = arena.read::<u8>(span(0, 1 << 20)).iter().map(|&byte| u64::from(byte)).sum();
         assert_eq!(sum, 700_000);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+    }
+
+    /// Advice about pages of the heap would zero them.
+    #[test]
+    #[should_panic(expected = "of a scratch file of 4096 bytes")]
+    fn advice_beyond_the_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        WorkFile::create(folder.path(), 4096).unwrap().advise_cold(4096, 1, false);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! One training step.
 
-use crate::backend::{Backend, IGNORE, Param, Sizes};
+use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
-use crate::memory::{HomeMemory, Plan, Span};
+use crate::memory::{HostMemory, Plan, Span};
 use crate::model::{Mode, Model, Pass, Residence, initialize};
 use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
@@ -48,16 +48,11 @@ pub struct StepReport {
 
 /// A model in training. Between steps its weights exist as stored planes only.
 pub struct Trainer {
-    /// The configuration of the run.
     config: Config,
-    /// What computes, and holds the arena.
-    pub backend: Box<dyn Backend>,
-    /// Where everything lies.
-    pub model: Model,
-    /// The plan that the arena was made from.
-    pub plan: Plan,
-    /// Progress.
-    pub counters: Counters,
+    backend: Box<dyn Backend>,
+    model: Model,
+    plan: Plan,
+    counters: Counters,
     /// The rules that update the parameters.
     optimizer: Groups,
     /// Losses of one batch on this machine.
@@ -65,7 +60,7 @@ pub struct Trainer {
 }
 
 /// The plan of a training run, and the model placed in it.
-pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
+pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
     let model = Model::place(&mut plan, &config.settings(), Mode::Train, tokens, config.train.sequence, backend);
@@ -73,14 +68,14 @@ pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
 }
 
 /// The memory beside the arena.
-fn home(config: &Config, bytes: usize) -> Result<HomeMemory, StoreError> {
+fn home(config: &Config, bytes: usize) -> Result<HostMemory, StoreError> {
     let file = [config.run.weights, config.run.state].contains(&Residence::File);
     if !file {
-        return Ok(HomeMemory::Host(bytes));
+        return Ok(HostMemory::Bytes(bytes));
     }
     let dir = &config.run.dir;
-    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the folder", e))?;
-    Ok(HomeMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
+    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "create the directory", e))?;
+    Ok(HostMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
 }
 
 impl Trainer {
@@ -88,19 +83,54 @@ impl Trainer {
     /// [`Trainer::initialize`] or a checkpoint sets them.
     ///
     /// # Errors
-    /// If the backend does not have the planned memory, or `run.dir` cannot hold a working file that was asked for.
+    /// If the backend does not have the planned memory, or `run.dir` cannot hold a scratch file that was asked for.
     pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let (plan, model) = plan(config, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
-        if plan.home_total() > 0 {
-            backend.attach(home(config, plan.home_total())?)?;
+        if plan.host_total() > 0 {
+            backend.attach(home(config, plan.host_total())?)?;
         }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
         let optimizer = Groups::new(&config.optimizer, config.storage.state());
         let (config, counters) = (config.clone(), Counters::default());
         Ok(Self { config, backend, model, plan, counters, optimizer, losses })
+    }
+
+    /// Where parameters and activations lie.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What computes, and holds the arena.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// The same, to compute with or to write to.
+    pub fn backend_mut(&mut self) -> &mut dyn Backend {
+        self.backend.as_mut()
+    }
+
+    /// Both at once, as a [`Generator`](crate::model::Generator) needs them.
+    pub fn model_and_backend(&mut self) -> (&Model, &mut dyn Backend) {
+        (&self.model, self.backend.as_mut())
+    }
+
+    /// The plan that the arena was made from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Progress.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Continues from the progress of a saved state.
+    pub(crate) fn set_counters(&mut self, counters: Counters) {
+        self.counters = counters;
     }
 
     /// First values of all parameters.

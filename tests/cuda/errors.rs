@@ -1,11 +1,11 @@
 //! What is said where a GPU cannot be had. Libraries are loaded and variables read once per process, so each case runs
 //! in a process of its own: this very program again, with one test and a variable that says what to do.
 
-use crate::harness::gpu::{CHECKS, allocate, emulated, emulator};
+use crate::harness::gpu::{CHECKS, allocate, emulated, emulator, launch};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tetrad::backend::Sizes as _;
-use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product, SOURCES, Search, Sizes, Source};
+use tetrad::backend::DeviceInfo as _;
+use tetrad::backend::cuda::{Args, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source};
 use tetrad::memory::{Place, Span};
 use tetrad::model::ModelConfig;
 
@@ -28,7 +28,7 @@ fn child() {
         "open-device" => answer_open(Gpu::open_with(argument.parse().unwrap(), &emulated(), SOURCES), 1),
         "open-usual" => answer_open(Gpu::open(0), 1),
         "open-checks" => answer_open(Gpu::open_with(0, &Search::usual(), &[CHECKS]), 1),
-        "open-in" => answer_open(Gpu::open_with(0, &Search::only(&[argument.into()]), SOURCES), 1),
+        "open-in" => answer_open(Gpu::open_with(0, &only(argument), SOURCES), 1),
         "broken" => {
             let broken = Source { file: "broken.cu", text: "\n#error no such thing\n" };
             answer_open(Gpu::open_with(0, &emulated(), &[broken]), 1);
@@ -37,6 +37,11 @@ fn child() {
         "count" => answer(count_allocations()),
         _ => panic!("{work}"),
     }
+}
+
+fn only(folder: &str) -> Search {
+    // SAFETY: the folders of the tests hold the emulator's libraries, or files that are none.
+    unsafe { Search::only(&[folder.into()]) }
 }
 
 fn answer_open(gpu: Result<Gpu, tetrad::error::BackendError>, bytes: usize) {
@@ -69,14 +74,10 @@ fn a_device_that_is_there_opens() {
 
 #[test]
 fn no_device_and_a_number_too_high_are_told_with_what_there_is() {
-    let hint = "CUDA_VISIBLE_DEVICES may hide others";
-    assert_eq!(
-        ask("open", &[("CUDA_EMULATOR_DEVICES", "0")]),
-        format!("there is no CUDA device 0: the driver shows 0; {hint}")
-    );
+    assert_eq!(ask("open", &[("CUDA_EMULATOR_DEVICES", "0")]), "there is no CUDA device 0: the driver shows 0");
     assert_eq!(
         ask("open-device 2", &[("CUDA_EMULATOR_DEVICES", "2")]),
-        format!("there is no CUDA device 2: the driver shows 2; {hint}")
+        "there is no CUDA device 2: the driver shows 2"
     );
     assert_eq!(ask("open-device 1", &[("CUDA_EMULATOR_DEVICES", "2")]), EMULATED);
 }
@@ -85,16 +86,12 @@ fn no_device_and_a_number_too_high_are_told_with_what_there_is() {
 fn a_driver_too_old_is_told_from_libraries_too_new() {
     assert_eq!(
         ask("open", &[("CUDA_EMULATOR_DRIVER", "11080")]),
-        "the NVIDIA driver supports CUDA 11.8, tetrad needs CUDA 12.0; update the driver, or use --device cpu"
+        "the NVIDIA driver supports CUDA 11.8, tetrad needs CUDA 12.0"
     );
     let nvrtc = emulator().libraries().join("libnvrtc.so.13");
     assert_eq!(
         ask("open", &[("CUDA_EMULATOR_DRIVER", "12040")]),
-        format!(
-            "the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0; update the driver, or install the libraries of \
-             CUDA 12 (`pip install nvidia-cuda-nvrtc-cu12 nvidia-cublas-cu12`)",
-            nvrtc.display()
-        )
+        format!("the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0", nvrtc.display())
     );
 }
 
@@ -102,11 +99,11 @@ fn a_driver_too_old_is_told_from_libraries_too_new() {
 fn a_device_too_old_or_too_new_is_refused_by_name() {
     assert_eq!(
         ask("open", &[("CUDA_EMULATOR_CAPABILITY", "7.5")]),
-        "Emulated GPU has compute capability 7.5, 8.0 (Ampere) or newer is needed; use --device cpu"
+        "Emulated GPU has compute capability 7.5, 8.0 (Ampere) or newer is needed"
     );
     let said = ask("open", &[("CUDA_EMULATOR_CAPABILITY", "13.0")]);
     let nvrtc = emulator().libraries().join("libnvrtc.so.13");
-    let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121; ", nvrtc.display());
+    let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121", nvrtc.display());
     assert!(said.starts_with("NVRTC (CUDA's compiler) was not found: ") && said.contains(&reason), "{said}");
 }
 
@@ -116,9 +113,8 @@ fn too_little_memory_is_refused_with_all_four_numbers() {
     let memory = (64 * mib).to_string();
     let own = Gpu::OWN_BYTES as u64;
     let said = ask(&format!("allocate {}", 40 * mib), &[("CUDA_EMULATOR_MEMORY", &memory)]);
-    let start =
-        format!("Emulated GPU: {} bytes of memory are planned, {memory} of {memory} are free; ", 40 * mib + own);
-    assert!(said.starts_with(&start), "{said}");
+    let start = format!("Emulated GPU: {} bytes of memory are planned, {memory} of {memory} are free", 40 * mib + own);
+    assert_eq!(said, start);
     assert_eq!(ask(&format!("allocate {}", 64 * mib - own), &[("CUDA_EMULATOR_MEMORY", &memory)]), EMULATED);
 }
 
@@ -132,16 +128,16 @@ fn folder_with(files: &[&str]) -> tempfile::TempDir {
 }
 
 #[test]
-fn each_missing_library_is_named_with_the_next_thing_to_do() {
+fn each_missing_library_is_named() {
     let cases = [
-        (&[][..], "NVIDIA driver (libcuda) was not found: ", "install the driver, or use --device cpu"),
-        (&["libcuda.so.1"], "NVRTC (CUDA's compiler) was not found: ", "`pip install nvidia-cuda-nvrtc` brings it"),
-        (&["libcuda.so.1", "libnvrtc.so.13"], "cuBLASLt was not found: ", "`pip install nvidia-cublas` brings it"),
+        (&[][..], "NVIDIA driver (libcuda) was not found: "),
+        (&["libcuda.so.1"], "NVRTC (CUDA's compiler) was not found: "),
+        (&["libcuda.so.1", "libnvrtc.so.13"], "cuBLASLt was not found: "),
     ];
-    for (files, start, next) in cases {
+    for (files, start) in cases {
         let folder = folder_with(files);
         let said = ask(&format!("open-in {}", folder.path().display()), &[]);
-        assert!(said.starts_with(start) && said.contains(next), "{said}");
+        assert!(said.starts_with(start), "{said}");
         assert!(said.contains(&folder.path().display().to_string()), "{said}");
     }
 }
@@ -153,7 +149,6 @@ fn a_machine_without_a_driver_is_told_so() {
     let said = ask("open-usual", &[("TETRAD_CUDA_LIBRARIES", empty.path().to_str().unwrap())]);
     if said.starts_with("NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in ") {
         assert!(said.contains(&format!("{}, the folders of LD_LIBRARY_PATH, ", empty.path().display())), "{said}");
-        assert!(said.ends_with("; install the driver, or use --device cpu"), "{said}");
     } else {
         eprintln!("SKIPPED: this machine has a driver: {said}");
     }
@@ -219,8 +214,8 @@ fn count_allocations() -> String {
         gpu.zero(span(0, 512));
         gpu.copy(span(0, 512), span(1024, 512));
         let args = Args::new().span(&gpu, span(0, 128)).span(&gpu, span(256, 128)).u32(32).f32(1.0);
-        gpu.launch("check_scale", [1, 1, 1], 32, 0, &args);
-        let matrix = |offset| Matrix { address: gpu.address(span(offset, 64)), pitch: 8 };
+        launch(&mut gpu, "check_scale", [1, 1, 1], 32, 0, &args);
+        let matrix = |offset| Matrix { span: span(offset, 256), pitch: 8 };
         let (a, b, out) = (matrix(0), matrix(4096), matrix(8192));
         let (form, output) = (Form::Nt, Output::F32);
         gpu.multiply(&Product { form, m: round, n: 8, k: 8, a, b, out, output, accumulate: false });
@@ -244,12 +239,12 @@ fn a_device_is_asked_for_memory_once_and_gets_all_of_it_back() {
 fn heads_that_the_kernels_do_not_compute_are_refused_before_memory_is_taken() {
     let refused = |heads, qk_norm| {
         let model = ModelConfig { hidden: 264, heads, kv_heads: heads, qk_norm, ..ModelConfig::default() };
-        Sizes.check_heads(model.head_dim(), model.qk_norm).err().map(|error| error.to_string())
+        Info.check_heads(model.head_dim(), model.qk_norm).err().map(|error| error.to_string())
     };
     assert_eq!(refused(11, true), None, "heads of 24");
     assert_eq!(refused(22, false), None, "heads of 12");
     let said = refused(1, false).unwrap();
     assert!(said.starts_with("the model has heads of 264 elements; on a GPU they have at most 128, "), "{said}");
     let said = refused(22, true).unwrap();
-    assert!(said.contains("heads of 12 elements") && said.contains("a multiple of 8; use --device cpu"), "{said}");
+    assert!(said.contains("heads of 12 elements") && said.ends_with("a multiple of 8"), "{said}");
 }

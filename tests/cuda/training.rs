@@ -66,7 +66,7 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
         for number in 0..20 {
             let (inputs, targets) = batch(number % 4);
             let (a, b) = (cpu.step(&inputs, &targets), cuda.step(&inputs, &targets));
-            assert_eq!(cuda.backend.status(), Ok(()));
+            assert_eq!(cuda.backend().status(), Ok(()));
             assert_eq!((b.skipped_loss, b.skipped_gradients), (false, 0), "{name}, step {number}");
             let tolerance = if number == 0 { SAME_WEIGHTS } else { DRIFT };
             assert!((a.loss - b.loss).abs() <= tolerance * a.loss, "{name}, step {number}: {} and {}", a.loss, b.loss);
@@ -114,7 +114,7 @@ fn fetched_blocks_are_trained_to_the_same_bytes() {
             let (inputs, targets) = batch(number);
             losses.push(cuda.step(&inputs, &targets).loss.to_bits());
             losses.push(cuda.evaluate(3, &inputs, &targets).to_bits());
-            assert_eq!(cuda.backend.status(), Ok(()));
+            assert_eq!(cuda.backend().status(), Ok(()));
         }
         (losses, whole_state(&cuda))
     };
@@ -162,7 +162,7 @@ fn a_state_moves_between_cpu_and_gpu_and_the_file_does_not_know() {
     }
     write(&cuda, &path("from-gpu"));
     let mut cpu = restored(&config, Box::new(Cpu::new()), &path("from-gpu"));
-    assert_eq!(cpu.counters.step, 6);
+    assert_eq!(cpu.counters().step, 6);
     let (on_cpu, on_gpu) = (cpu.evaluate(3, &inputs, &targets), cuda.evaluate(3, &inputs, &targets));
     assert!((on_cpu - on_gpu).abs() <= SAME_WEIGHTS * on_cpu, "{on_cpu} and {on_gpu}");
     assert!(on_cpu < before, "the GPU's steps lowered the loss");
@@ -210,7 +210,7 @@ fn the_recorded_llama_is_met() {
     for name in ["llama_gqa_untied", "llama_mha_tied"] {
         let recorded = crate::harness::llama::Recorded::load(name);
         let mut trainer = recorded.trainer(Box::new(rig::open()));
-        let (model, backend) = (trainer.model.clone(), trainer.backend.as_mut());
+        let (model, backend) = (trainer.model().clone(), trainer.backend_mut());
         let pass = recorded.pass();
         model.upload_tokens(backend, &recorded.inputs, &recorded.targets);
         model.forward(backend, pass);

@@ -25,16 +25,16 @@ fn count() {
         let (before, bytes) = (emulator().allocations(), emulator().live_bytes());
         let mut cuda = trainer(&config, Box::new(rig::open()));
         assert_eq!(emulator().allocations() - before, 1, "the arena");
-        assert_eq!(emulator().live_bytes() - bytes, cuda.plan.total() as u64, "of the planned size");
+        assert_eq!(emulator().live_bytes() - bytes, cuda.plan().total() as u64, "of the planned size");
         let (inputs, targets) = batch(1);
         for _ in 0..2 {
             cuda.step(&inputs, &targets);
             cuda.evaluate(3, &inputs, &targets);
-            let model = cuda.model.clone();
-            Generator::new(&model).feed(cuda.backend.as_mut(), &[1, 2, 3]);
+            let model = cuda.model().clone();
+            Generator::new(&model).feed(cuda.backend_mut(), &[1, 2, 3]);
             write(&cuda, &folder.path().join("checkpoint"));
         }
-        assert_eq!(cuda.backend.status(), Ok(()));
+        assert_eq!(cuda.backend().status(), Ok(()));
         assert_eq!(emulator().allocations() - before, 1, "after the arena");
     }
 }

@@ -6,7 +6,6 @@ use crate::harness::llama::Recorded;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
 use tetrad::memory::Span;
-use tetrad::train::Trainer;
 use zerocopy::IntoBytes;
 
 /// The agreement that the recordings ask for.
@@ -21,8 +20,9 @@ fn download(backend: &dyn Backend, span: Span) -> Vec<f32> {
 
 fn logits_loss_and_gradients(name: &str) {
     let recorded = Recorded::load(name);
-    let Trainer { mut backend, model, .. } = recorded.trainer(Box::new(Cpu::new()));
-    let (pass, backend) = (recorded.pass(), backend.as_mut());
+    let mut trainer = recorded.trainer(Box::new(Cpu::new()));
+    let pass = recorded.pass();
+    let (model, backend) = trainer.model_and_backend();
     backend.upload(recorded.inputs.as_bytes(), model.work.inputs);
     backend.upload(recorded.targets.as_bytes(), model.work.targets);
     model.forward(backend, pass);

@@ -22,8 +22,8 @@ struct Found {
 
 /// One pass forward and backward; no parameter changes.
 fn pass(trainer: &mut Trainer, rows: usize, inputs: &[u32], targets: &[u32], first: &[u32]) -> Found {
-    let model = trainer.model.clone();
-    let backend = trainer.backend.as_mut();
+    let model = trainer.model().clone();
+    let backend = trainer.backend_mut();
     let pass = Pass::whole(rows, inputs.len() / rows);
     model.upload_tokens(backend, inputs, targets);
     model.upload_first(backend, first);

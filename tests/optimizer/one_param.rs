@@ -1,7 +1,8 @@
 //! One parameter on a CPU, with the state that its rule declares.
 
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Largest, Param, Sizes, State, Weight};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{DeviceInfo, MaxShapes, Param, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::quant::{GroupedShape, StateSpec, WeightFormat};
 use zerocopy::IntoBytes;
@@ -24,9 +25,9 @@ impl OneParam {
         let state = State::place(state, g, &mut |_, bytes| add(bytes));
         let mut cpu = Cpu::with_isa(isa);
         let features = g.rows.max(g.cols);
-        let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
+        let largest = MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
         let grad = add(4 * g.len());
-        let (workspace, scratch) = (add(4 * workspace), add(cpu.scratch_bytes(&largest)));
+        let (workspace, scratch) = (add(4 * workspace), add(cpu.workspace_bytes(&largest)));
         cpu.allocate(plan.total(), None, scratch).unwrap();
         if !workspace.is_none() {
             // What an earlier operation may have left.

@@ -1,11 +1,11 @@
-//! What a run says about itself before it starts.
+//! The summary that a run prints before it starts.
 
 use crate::cli::output::{escape, print};
 use crate::cli::units::{bytes, grouped};
 use std::io::{self, Write};
 use std::path::Path;
 use tetrad::config::Config;
-use tetrad::data::{Packing, Share};
+use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
 use tetrad::train::{Samples, Trainer};
 
@@ -42,14 +42,14 @@ pub(super) fn print_header(
         match from {
             None => writeln!(out, "run      {}, from new weights", escape(&config.run.dir.to_string_lossy())),
             Some(path) => {
-                writeln!(out, "run      from {}, step {}", escape(&path.to_string_lossy()), trainer.counters.step)
+                writeln!(out, "run      from {}, step {}", escape(&path.to_string_lossy()), trainer.counters().step)
             }
         }
     })
 }
 
-/// What a run sees of one source; nothing new to say of one text alone.
-fn source(share: &Share, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
+/// How a run uses one source; a single text needs no line.
+fn source(share: &SourceStats, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
     if several {
         let rows = share.share * config.train.steps as f64 * config.train.batch as f64;
         let (name, percent) = (escape(&share.name), 100.0 * share.share);
@@ -62,20 +62,20 @@ fn source(share: &Share, several: bool, config: &Config, out: &mut dyn Write) ->
     }
 }
 
-/// How samples were packed, and what is left out of them.
-fn samples(packing: &Packing, sequence: usize, out: &mut dyn Write) -> io::Result<()> {
-    let Packing { samples, cut, skipped, empty, rows, tokens, learned } = *packing;
+/// How samples were packed, and which were left out.
+fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::Result<()> {
+    let PackingStats { samples, truncated, skipped, empty, rows, tokens, targets } = *packing;
     let filled = 100.0 * tokens as f64 / (rows * sequence) as f64;
     let mut line = format!(
-        "samples  {} in {} rows, {filled:.1} % filled; {} tokens are learned",
+        "samples  {} in {} rows, {filled:.1} % filled; {} target tokens",
         grouped((samples - skipped - empty) as u64),
         grouped(rows as u64),
-        grouped(learned)
+        grouped(targets)
     );
     for (count, what) in [
-        (cut, "longer than a row and cut (data.long)"),
-        (skipped, "longer than a row and left out (data.long)"),
-        (empty, "left out, nothing in them to learn"),
+        (truncated, "longer than a row and truncated (data.overlong)"),
+        (skipped, "longer than a row and left out (data.overlong)"),
+        (empty, "left out because they have no target"),
     ] {
         if count > 0 {
             line += &format!("; {} {what}", grouped(count as u64));
@@ -84,10 +84,10 @@ fn samples(packing: &Packing, sequence: usize, out: &mut dyn Write) -> io::Resul
     writeln!(out, "{line}")
 }
 
-/// Elements of parameters by how they are stored.
+/// Elements of parameters by storage.
 fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let mut kinds: Vec<(String, u64)> = Vec::new();
-    for param in trainer.model.stored.all() {
+    for param in trainer.model().stored.all() {
         let (kind, count) = (param.weight.format.to_string(), param.weight.shape.len() as u64);
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, sum)) => *sum += count,
@@ -101,16 +101,16 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
-    let plan = &trainer.plan;
-    let total: usize = trainer.model.stored.all().map(|param| param.weight.shape.len()).sum();
+    let plan = trainer.plan();
+    let total: usize = trainer.model().stored.all().map(|param| param.weight.shape.len()).sum();
     let bits = |category| plan.category(category) as f64 * 8.0 / total as f64;
     let parts: Vec<_> =
         Category::ALL.iter().map(|&c| format!("{} {}", c.name(), bytes(plan.category(c) as u64))).collect();
-    let beside = match plan.home_total() {
+    let offloaded = match plan.host_total() {
         0 => String::new(),
-        home => format!(", {} beside it", bytes(home as u64)),
+        home => format!(", {} offloaded", bytes(home as u64)),
     };
-    writeln!(out, "memory   {}; planned {} in all{beside}", parts.join(", "), bytes(plan.total() as u64))?;
+    writeln!(out, "memory   {}; planned {} in all{offloaded}", parts.join(", "), bytes(plan.total() as u64))?;
     writeln!(
         out,
         "bits     {:.2} per parameter in weights, {:.2} with residue, {:.2} with optimizer state",

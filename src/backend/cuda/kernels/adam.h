@@ -28,6 +28,7 @@ struct AdamArgs {
     float decay;
     float feedback;
 };
+SIZE_ON_HOST(AdamArgs, 120);
 
 // What all updates of a step did; kept in device memory until the host asks (src/backend/update.rs, `UpdateStats`).
 struct UpdateStats {
@@ -38,6 +39,7 @@ struct UpdateStats {
     u32 gmax;
     u32 reserved;
 };
+SIZE_ON_HOST(UpdateStats, 32);
 
 // What the gradient's statistics decide for one tensor.
 enum UpdateMode : u32 { SKIPPED = 0, MOVED = 1, FROZEN = 2 };
@@ -47,6 +49,7 @@ struct GradStats {
     float norm;
     u32 mode;
 };
+SIZE_ON_HOST(GradStats, 16);
 
 // Elements of one leaf of the reductions, and its partial sums (src/backend/cpu/ops/adam.rs).
 static constexpr u32 LEAF = 16384;

@@ -25,6 +25,7 @@ struct Planes {
     // Per row, whether it is updated; null if all are.
     const u32* touched;
 };
+SIZE_ON_HOST(Planes, 88);
 
 struct Storage {
     u32 codec;
@@ -36,6 +37,7 @@ struct Storage {
     Codec v;
     QuantGrid grid;
 };
+SIZE_ON_HOST(Storage, 80);
 
 // All that the functions below share.
 struct Pass {

@@ -1,13 +1,13 @@
 //! Stored weights as kernels read them.
 
-use super::pitch;
+use super::{dim, pitch, product};
 use crate::backend::Weight;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::memory::Span;
 use crate::quant::WeightCodec;
 
 /// A part of a weight: rows from `row` on, columns from `col` on, which is a multiple of [`COLS`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
     pub(crate) row: usize,
     pub(crate) col: usize,
@@ -39,12 +39,24 @@ pub(crate) fn kernel(kernels: [&'static str; WeightCodec::ALL.len()], w: &Weight
     kernels[w.format.codec() as usize]
 }
 
+/// The kernels trust the lengths of a weight's planes.
+///
+/// # Panics
+/// If one does not fit the shape.
+pub(crate) fn check(w: &Weight) {
+    let g = w.shape;
+    // Products of the shape must not wrap, and groups be those that kernels divide rows into.
+    product([4, dim(g.rows) as usize, dim(g.padded_cols()) as usize]);
+    assert!(g.group.is_power_of_two() && (32..=COLS).contains(&g.group), "groups of {}", g.group);
+    w.check();
+}
+
 /// Adds the planes that products read, null where there is none.
 ///
 /// # Panics
 /// If one does not fit the shape.
 pub(crate) fn planes(gpu: &Gpu, args: Args, w: &Weight) -> Args {
-    w.check();
+    check(w);
     args.span(gpu, w.data).span(gpu, w.scales).span(gpu, w.offsets)
 }
 
@@ -58,22 +70,29 @@ pub(crate) fn row_elements(w: &Weight) -> usize {
 /// # Panics
 /// If it does not fit.
 pub(crate) fn dequantize(gpu: &mut Gpu, w: &Weight, part: Part, to: Span) {
-    w.check();
+    check(w);
     let g = w.shape;
-    assert!(part.col.is_multiple_of(COLS) && part.row + part.rows <= g.rows && part.col + part.cols <= g.cols);
+    assert!(
+        part.col.is_multiple_of(COLS) && part.row + part.rows <= g.rows && part.col + part.cols <= g.cols,
+        "{part:?}"
+    );
     assert!(2 * part.rows * pitch(part.cols) <= to.bytes, "{} x {} in {} bytes", part.rows, part.cols, to.bytes);
     let shape = |args: Args| {
         let numbers = [part.row, part.col, part.rows, part.cols, row_elements(w)];
-        numbers.iter().fold(args, |args, &n| args.u32(n as u32))
+        numbers.iter().fold(args, |args, &n| args.u32(dim(n)))
     };
-    if let Some(codec) = w.format.simulates() {
-        let groups = part.rows * part.cols.div_ceil(g.group);
-        let args = shape(Args::new().span(gpu, w.data).span(gpu, to)).u32(g.group as u32);
-        let args = args.u32(u32::from(codec.has_offsets()));
-        return gpu.launch("simulate_int4", [groups.div_ceil(8) as u32, 1, 1], 256, 0, &args);
-    }
-    let kernel = kernel(codec_kernels!("dequantize"), w);
-    let args = shape(planes(gpu, Args::new(), w).span(gpu, to)).u32(g.group.trailing_zeros());
-    let blocks = (part.rows * part.cols.div_ceil(8)).div_ceil(256);
-    gpu.launch(kernel, [blocks as u32, 1, 1], 256, 0, &args);
+    let (kernel, args, threads) = match w.format.simulates() {
+        Some(codec) => {
+            let args = shape(Args::new().span(gpu, w.data).span(gpu, to)).u32(dim(g.group));
+            let groups = part.rows * part.cols.div_ceil(g.group);
+            ("simulate_int4", args.u32(u32::from(codec.has_offsets())), 32 * groups)
+        }
+        None => {
+            let args = shape(planes(gpu, Args::new(), w).span(gpu, to)).u32(g.group.trailing_zeros());
+            (kernel(codec_kernels!("dequantize"), w), args, part.rows * part.cols.div_ceil(8))
+        }
+    };
+    // SAFETY: the parameters of the kernel for this codec, which reads the part, inside the planes that `check` found to
+    // be as long as the shape says, and writes its rows, for which `to` has room.
+    unsafe { gpu.launch(kernel, [dim(threads.div_ceil(256)), 1, 1], 256, 0, &args) };
 }
