@@ -263,11 +263,10 @@ const UNSAFE: [&str; 34] = [
 
 /// Where a codec of weights may be told from another, beside `quant`: lists with a row or an arm for each, whose other
 /// column is a word, a tag, a type of another program, a kernel, or the arm of a reference.
-const CODEC_LISTS: [&str; 7] = [
+const CODEC_LISTS: [&str; 6] = [
     "backend/cpu/ops/param_rows.rs",
     "backend/cuda/ops/weights.rs",
     "backend/ops/reference.rs",
-    "backend/testing.rs",
     "convert/quants/mod.rs",
     "format/spec.rs",
     "model/storage.rs",

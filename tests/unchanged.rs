@@ -110,7 +110,7 @@ fn twenty_steps_on_the_emulated_gpu_end_in_the_recorded_bytes() {
         return;
     }
     for (name, config, digests) in models() {
-        check(name, &small(config), Box::new(harness::rig::open()), digests.gpu);
+        check(name, &small(config), Box::new(harness::gpu::open()), digests.gpu);
     }
 }
 

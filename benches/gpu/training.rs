@@ -1,6 +1,6 @@
 //! Whole training steps: tokens per second, and memory as the driver sees it beside the plan.
 
-use crate::operands::words;
+use crate::harness::words;
 use crate::report::Ceilings;
 use std::time::Instant;
 use tetrad::backend::cuda::Cuda;
@@ -45,8 +45,7 @@ fn trainer(preset: &str, tokens: usize) -> (Trainer, Vec<u32>) {
     let vocab = config.model.vocab as u32;
     let mut trainer = Trainer::new(&config, Box::new(device)).expect("memory");
     trainer.initialize();
-    let mut next = words(1);
-    (trainer, (0..=tokens).map(|_| next() % vocab).collect())
+    (trainer, words(1, tokens + 1).map(|word| word % vocab).collect())
 }
 
 fn step(preset: &str, tokens: usize, ceilings: &Ceilings) {

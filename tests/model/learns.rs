@@ -29,7 +29,7 @@ fn tiny() -> Config {
 }
 
 fn text(from: usize, len: usize) -> Tokens {
-    let corpus = std::fs::read(crate::harness::fixture("corpus/austen.txt")).unwrap();
+    let corpus = include_bytes!("../../assets/corpus/austen.txt");
     Tokens::from_ids(&corpus[from..from + len].iter().map(|&byte| byte.into()).collect::<Vec<u32>>())
 }
 
