@@ -1,6 +1,6 @@
-// The codecs of stored weights (src/quant/format.rs), one struct each, and the list by which kernels are instantiated: a
-// kernel named after an operation and a codec takes the planes of that codec. src/backend/cuda/ops/weights.rs has the
-// same list.
+// The codecs of stored weights (src/quant/format.rs), one struct each, and the list by which kernels are instantiated:
+// a kernel that is named after an operation and a codec takes the planes of that codec.
+// src/backend/cuda/ops/weights.rs has the same list.
 #pragma once
 #include "rows.h"
 
