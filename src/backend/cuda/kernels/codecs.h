@@ -33,11 +33,15 @@ template <typename T> DEVICE Eight load_floats(const T* from, u32 count) {
 }
 
 struct F32Weight {
-    DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) { return load_floats((const float*)w.data + at, count); }
+    DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) {
+        return load_floats((const float*)w.data + at, count);
+    }
 };
 
 struct Bf16Weight {
-    DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) { return load_floats((const bf16*)w.data + at, count); }
+    DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) {
+        return load_floats((const bf16*)w.data + at, count);
+    }
 };
 
 struct Int8Weight {
