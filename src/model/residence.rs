@@ -8,7 +8,7 @@
 use super::params::{self, Part};
 use super::table::{Entry, Role, table};
 use super::work::Mode;
-use super::{Residence, Settings};
+use super::{Offload, Settings};
 use crate::backend::{Backend, DeviceInfo, Param};
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use std::ops::Range;
@@ -80,10 +80,9 @@ pub(super) fn place(plan: &mut Plan, settings: &Settings, mode: Mode, sizes: &dy
     let entries = table(settings);
     let groups = groups(&entries);
     let trained = mode == Mode::Train;
-    let away = |residence: Residence| {
-        trained && (residence == Residence::File || residence == Residence::Host && !sizes.in_place())
-    };
-    let ways = [away(settings.execution.weights), away(settings.execution.state)];
+    let away =
+        |residence: Offload| trained && (residence == Offload::File || residence == Offload::Host && !sizes.in_place());
+    let ways = [away(settings.execution.offload.weights), away(settings.execution.offload.optimizer)];
     // Tables are read token by token, or by many chunks: a device that does not work at home has them for good.
     let at_home = |group: usize, part: Part| {
         let table = group == 0 || group + 1 == groups.len();

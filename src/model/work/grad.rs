@@ -4,7 +4,7 @@ use super::blocks::Shapes;
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use crate::model::params::READ_PLANES;
 use crate::model::table::{Entry, block_entries};
-use crate::model::{GradientBuffer, Settings};
+use crate::model::{GradBuffer, Settings};
 
 /// Buffers of backward; empty without training.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +87,7 @@ pub(super) fn place(
 fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize>> {
     let block = block_entries(entries);
     let all: Vec<usize> = (0..block.len()).collect();
-    if !parted || settings.execution.gradient != GradientBuffer::Tensor {
+    if !parted || settings.execution.grad_buffer != GradBuffer::Tensor {
         return vec![all];
     }
     let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].role.is_vector());
