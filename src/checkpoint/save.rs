@@ -50,7 +50,6 @@ pub fn save_with(
     extent: Extent,
     path: &Path,
 ) -> Result<(), CheckpointError> {
-    let scheme = model.settings.storage.scheme;
     let params = &model.stored;
     let kept = |kind: PlaneKind| extent == Extent::Full || !kind.is_optimizer();
     let tensors: Vec<TensorPlan> = model
@@ -58,7 +57,7 @@ pub fn save_with(
         .iter()
         .zip(params)
         .map(|(entry, param)| TensorPlan {
-            spec: spec(entry, scheme),
+            spec: spec(entry),
             planes: planes(param).filter(|p| kept(p.kind)).map(|p| (p.kind, p.element)).collect(),
         })
         .collect();

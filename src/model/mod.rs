@@ -43,7 +43,7 @@ pub use settings::{
     SHORTEST_PARTED, Settings, Trainable,
 };
 pub use spec::{BlockParam, Init, ParamKind, ParamSpec, param_specs};
-pub use storage::{StorageConfig, TableStorage, Weights};
+pub use storage::{Scheme, StorageConfig, TableStorage, Weights};
 
 use crate::backend::{Backend, DeviceInfo, Param};
 use crate::memory::Plan;

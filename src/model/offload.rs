@@ -86,7 +86,7 @@ pub(super) fn place(plan: &mut Plan, settings: &Settings, specs: &[ParamSpec], d
         let table = group == 0 || group + 1 == groups.len();
         leaves[part as usize] && !(part == ParamPart::Weights && table && !device.in_place())
     };
-    let mut places = Places { plan, settings, slots: [[Span::NONE; 2]; 2] };
+    let mut places = Places { plan, slots: [[Span::NONE; 2]; 2] };
     if !device.in_place() {
         places.place_slots(specs, &groups, &at_home);
     }
@@ -113,7 +113,6 @@ fn groups(specs: &[ParamSpec]) -> Vec<Range<usize>> {
 
 struct Places<'a> {
     plan: &'a mut Plan,
-    settings: &'a Settings,
     /// For weights and for state: what even and what odd groups are fetched to.
     slots: [[Span; 2]; 2],
 }
@@ -123,7 +122,7 @@ impl Places<'_> {
     fn bytes(&self, specs: &[ParamSpec]) -> [usize; 3] {
         let mut bytes = [0; 3];
         for spec in specs {
-            params::place(spec, self.settings.storage.scheme, &mut |_, category, plane| {
+            params::place(spec, &mut |_, category, plane| {
                 bytes[category as usize] += plane.next_multiple_of(ALIGN);
                 Span::NONE
             });
@@ -184,14 +183,13 @@ impl Places<'_> {
             let used = if in_place || home.is_none() { home } else { slot.head(home.bytes) };
             offloaded[part as usize] = (!home.is_none()).then_some(OffloadedPart { home, used });
         }
-        let scheme = self.settings.storage.scheme;
         let (mut used, mut stored) = (Vec::new(), Vec::new());
         // Where the next plane of each category begins in its part.
         let mut next = [0, 0, residue];
         for spec in specs {
             let name = spec.kind.name();
             let mut kept = Vec::new();
-            used.push(params::place(spec, scheme, &mut |plane, category, bytes| {
+            used.push(params::place(spec, &mut |plane, category, bytes| {
                 let (to, from) = match offloaded[ParamPart::of(category) as usize] {
                     _ if bytes == 0 => (Span::NONE, Span::NONE),
                     None => {
@@ -208,7 +206,7 @@ impl Places<'_> {
                 to
             }));
             let mut kept = kept.into_iter();
-            stored.push(params::place(spec, scheme, &mut |_, _, _| kept.next().expect("as many planes")));
+            stored.push(params::place(spec, &mut |_, _, _| kept.next().expect("as many planes")));
         }
         (used, stored, offloaded)
     }

@@ -2,8 +2,9 @@
 
 use super::spec::{ParamKind, ParamSpec, block_specs};
 use super::{Block, Linear, Norm};
-use crate::backend::{Param, Scheme, State, Weight, WeightKind};
+use crate::backend::{Param, State, Weight};
 use crate::memory::{Category, Span};
+use crate::quant::WeightPlane;
 
 /// All parameters of a model.
 #[derive(Clone, Debug)]
@@ -94,35 +95,18 @@ impl ParamPart {
 
 /// A parameter whose planes lie where `add` puts them, given each plane's name, category and bytes; without residue
 /// and state unless it is trainable.
-pub fn place(spec: &ParamSpec, scheme: Scheme, add: &mut dyn FnMut(&str, Category, usize) -> Span) -> Param {
+pub fn place(spec: &ParamSpec, add: &mut dyn FnMut(&str, Category, usize) -> Span) -> Param {
     let g = spec.shape;
-    let [data, scales, offsets] = weight_bytes(spec, scheme);
-    let weight = Weight {
-        shape: g,
-        kind: spec.storage,
-        scheme,
-        data: add("data", Category::Weights, data),
-        scales: add("scales", Category::Weights, scales),
-        offsets: add("offsets", Category::Weights, offsets),
-        residue: add("residue", Category::Residue, if spec.residue && spec.trainable { g.nibble_bytes() } else { 0 }),
-    };
+    let format = spec.format.with_residue(spec.trainable && spec.format.has_residue());
+    let weight = Weight::place(g, format, |plane, bytes| {
+        let category = if plane == WeightPlane::Residue { Category::Residue } else { Category::Weights };
+        add(plane.name(), category, bytes)
+    });
     let mut add_state = |part: &str, bytes: usize| add(part, Category::State, bytes);
     let state = State::place(&spec.state, g, &mut add_state);
     let decay = !spec.kind.is_vector();
     Param { id: spec.id, group: spec.group, decay, sparse: spec.sparse, weight, state }
 }
 
-/// Bytes of a weight's data, scales and offsets.
-pub fn weight_bytes(spec: &ParamSpec, scheme: Scheme) -> [usize; 3] {
-    let g = spec.shape;
-    let data = match spec.storage {
-        WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
-        WeightKind::Bf16 => 2 * g.len(),
-        WeightKind::Int8 => g.padded_len(),
-        WeightKind::Int4 => g.nibble_bytes(),
-    };
-    let grouped = matches!(spec.storage, WeightKind::Int4 | WeightKind::Int8);
-    let offsets = spec.storage == WeightKind::Int4 && scheme == Scheme::Asymmetric;
-    let per_group = |has: bool| if has { 2 * g.groups() } else { 0 };
-    [data, per_group(grouped), per_group(offsets)]
-}
+/// The planes of a weight that products read.
+pub const READ_PLANES: [WeightPlane; 3] = [WeightPlane::Data, WeightPlane::Scales, WeightPlane::Offsets];

@@ -1,9 +1,8 @@
 //! What parameters a model has: one row says everything about each, and [`param_specs`] lists those of a model.
 
-use super::{ModelConfig, Settings, TableStorage, Weights};
-use crate::backend::WeightKind;
+use super::{ModelConfig, Settings};
 use crate::optim::{Groups, ParamClass, ParamInfo};
-use crate::quant::{GroupedShape, StateSpec};
+use crate::quant::{GroupedShape, StateSpec, WeightFormat};
 
 /// What a parameter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -181,9 +180,7 @@ pub struct ParamSpec {
     /// Rows, columns, group; a vector has one row.
     pub shape: GroupedShape,
     /// How its values are stored.
-    pub storage: WeightKind,
-    /// Whether packed values keep a residue.
-    pub residue: bool,
+    pub format: WeightFormat,
     /// Whether rows without a gradient are left as they are.
     pub sparse: bool,
     /// Whether training changes it: only then has it a gradient, a residue and optimizer state.
@@ -215,22 +212,11 @@ pub(super) fn block_specs(specs: &[ParamSpec]) -> &[ParamSpec] {
 
 fn spec(settings: &Settings, groups: Option<&Groups>, id: u32, kind: ParamKind) -> ParamSpec {
     let storage = &settings.storage;
-    let table_kind = |kind| match kind {
-        TableStorage::Int4 => WeightKind::Int4,
-        TableStorage::Int8 => WeightKind::Int8,
-        TableStorage::Bf16 => WeightKind::Bf16,
-        TableStorage::F32 => WeightKind::F32,
-    };
-    let stored = match kind {
-        kind if kind.is_vector() => WeightKind::F32,
-        ParamKind::Embedding => table_kind(storage.embedding),
-        ParamKind::Head => table_kind(storage.head),
-        _ => match storage.weights {
-            Weights::Int4 => WeightKind::Int4,
-            Weights::Int4Simulated => WeightKind::Int4Simulated,
-            Weights::Bf16 => WeightKind::Bf16,
-            Weights::F32 => WeightKind::F32,
-        },
+    let format = match kind {
+        kind if kind.is_vector() => WeightFormat::F32,
+        ParamKind::Embedding => storage.table_format(storage.embedding),
+        ParamKind::Head => storage.table_format(storage.head),
+        ParamKind::Block(..) | ParamKind::FinalNorm => storage.matrix_format(),
     };
     let [rows, cols] = (kind.row().shape)(&settings.model);
     let shape = GroupedShape::new(rows, cols, storage.group);
@@ -242,8 +228,7 @@ fn spec(settings: &Settings, groups: Option<&Groups>, id: u32, kind: ParamKind) 
         id,
         kind,
         shape,
-        storage: stored,
-        residue: stored == WeightKind::Int4 && storage.residue,
+        format,
         sparse: kind == ParamKind::Embedding && settings.sparse_embedding,
         trainable,
         group,

@@ -2,10 +2,10 @@
 //! exists at once.
 
 use crate::harness::state;
-use tetrad::backend::Scheme;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::memory::Category;
+use tetrad::model::Scheme;
 use tetrad::model::{ActivationCheckpointing, ActivationQuant, GradBuffer};
 use tetrad::train::{Trainer, plan};
 

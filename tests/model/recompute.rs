@@ -1,10 +1,10 @@
 //! Computing a block's activations a second time instead of keeping them changes no byte, and takes less memory.
 
 use crate::harness::state;
-use tetrad::backend::Scheme;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::memory::Category;
+use tetrad::model::Scheme;
 use tetrad::model::{ActivationCheckpointing, ActivationQuant, Generator};
 use tetrad::train::Trainer;
 

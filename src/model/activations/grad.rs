@@ -2,7 +2,7 @@
 
 use super::block::Shapes;
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
-use crate::model::params::weight_bytes;
+use crate::model::params::READ_PLANES;
 use crate::model::spec::{ParamSpec, block_specs};
 use crate::model::{GradBuffer, ParamKind, Settings};
 
@@ -86,7 +86,7 @@ pub(super) fn place(
     grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
     let workspace = specs.iter().map(|spec| 4 * spec.workspace).max().unwrap_or(0);
     grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
-    place_passes(plan, settings, specs, (passes, parted), blocks, &mut grad);
+    place_passes(plan, specs, (passes, parted), blocks, &mut grad);
     grad
 }
 
@@ -119,7 +119,6 @@ fn passes(settings: &Settings, specs: &[ParamSpec], parted: bool) -> Vec<Vec<usi
 
 fn place_passes(
     plan: &mut Plan,
-    settings: &Settings,
     specs: &[ParamSpec],
     (passes, parted): (Vec<Vec<usize>>, bool),
     life: Lifetime,
@@ -172,12 +171,14 @@ fn place_passes(
             matrix.part(from - bytes(i), 4 * len)
         }));
     }
-    let scheme = settings.storage.scheme;
     grad.frozen_copy = block
         .iter()
         .map(|spec| {
             let name = name(spec, "frozen copy");
-            weight_bytes(spec, scheme).map(|bytes| plan.add(name.clone(), Category::Weights, bytes, life))
+            READ_PLANES.map(|plane| {
+                let bytes = spec.format.plane_bytes(plane, spec.shape);
+                plan.add(name.clone(), Category::Weights, bytes, life)
+            })
         })
         .collect();
 }
