@@ -54,7 +54,7 @@
 //! save(trainer.model(), trainer.backend(), &meta, None, Extent::Weights, &path)?;
 //! let checkpoint = Checkpoint::open(&path)?;
 //! checkpoint.verify()?;
-//! assert_eq!(checkpoint.config.model.hidden, 64);
+//! assert_eq!(checkpoint.meta.model.hidden, 64);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

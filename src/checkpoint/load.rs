@@ -23,8 +23,6 @@ pub struct Checkpoint {
     head: Head,
     /// What it says about itself.
     pub meta: Meta,
-    /// The configuration that follows.
-    pub config: Config,
 }
 
 /// The spec of a tensor in words.
@@ -46,10 +44,9 @@ impl Checkpoint {
         if let Err(what) = meta.check(file.attachment(TOKENIZER).is_some()) {
             return Err(CheckpointError::Metadata { path: path.into(), what });
         }
-        let config = meta.config();
-        config.validate().map_err(|source| CheckpointError::Config { path: path.into(), source })?;
+        meta.validate().map_err(|source| CheckpointError::Config { path: path.into(), source })?;
         let head = file.into_head();
-        let checkpoint = Self { path: path.into(), map, head, meta, config };
+        let checkpoint = Self { path: path.into(), map, head, meta };
         checkpoint.check_tensors()?;
         Ok(checkpoint)
     }
@@ -107,7 +104,7 @@ impl Checkpoint {
     /// The described model has exactly the tensors of the file.
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let path = || self.path.clone();
-        let entries = param_specs(&self.config.settings());
+        let entries = param_specs(&self.meta.settings());
         let specs: Vec<_> = entries.iter().map(spec).collect();
         let missing: Vec<_> = specs.iter().filter(|spec| self.head.find(&spec.name).is_none()).collect();
         if let Some(first) = missing.first() {
@@ -293,17 +290,29 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
     }
 }
 
-/// Plans a checkpoint's model for evaluation and sampling: batches of up to `tokens` tokens in sequences of up to
-/// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
-pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn DeviceInfo, tokens: usize, keys: usize) -> (Plan, Model) {
+/// What an opened model can compute at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Tokens of a batch at most.
+    pub tokens: usize,
+    /// Tokens of a sequence at most, earlier ones that are cached included.
+    pub keys: usize,
+    /// Whether a row may hold several samples, each with attention of its own.
+    pub packing: bool,
+}
+
+/// Plans a checkpoint's model for evaluation and sampling. A backend that can reads the weights in the mapped file, and
+/// its arena holds activations only.
+pub fn place_model(checkpoint: &Checkpoint, device: &dyn DeviceInfo, capacity: Capacity) -> (Plan, Model) {
     let mut plan = Plan::default();
-    let settings = Settings { trainable: Trainable::Nothing, ..checkpoint.config.settings() };
-    let model = if sizes.reads_mapped() {
+    let Capacity { tokens, keys, packing } = capacity;
+    let settings = Settings { trainable: Trainable::Nothing, packing, ..checkpoint.meta.settings() };
+    let model = if device.reads_mapped() {
         let specs = param_specs(&settings);
         let mapped = specs.iter().map(|spec| checkpoint.mapped(spec)).collect();
-        Model::assemble(&mut plan, &settings, specs, mapped, (tokens, keys), sizes)
+        Model::assemble(&mut plan, &settings, specs, mapped, (tokens, keys), device)
     } else {
-        Model::place(&mut plan, &settings, tokens, keys, sizes)
+        Model::place(&mut plan, &settings, tokens, keys, device)
     };
     (plan, model)
 }
@@ -315,12 +324,11 @@ pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn DeviceInfo, tokens: usiz
 pub fn open_model(
     checkpoint: &Checkpoint,
     backend: &mut dyn Backend,
-    tokens: usize,
-    keys: usize,
+    capacity: Capacity,
 ) -> Result<Model, BackendError> {
-    let shape = &checkpoint.config.model;
+    let shape = &checkpoint.meta.model;
     backend.check_heads(shape.head_dim(), shape.qk_norm)?;
-    let (plan, model) = place_model(checkpoint, backend, tokens, keys);
+    let (plan, model) = place_model(checkpoint, backend, capacity);
     backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.acts.scratch)?;
     if !backend.reads_mapped() {
         for (entry, param) in model.specs.iter().zip(model.params.all()) {

@@ -1,9 +1,10 @@
 //! What a file says about its model: enough to evaluate, sample, and go on training.
 
 use crate::config::{Config, TrainConfig};
+use crate::error::ConfigError;
 use crate::format::cap;
-use crate::model::{ActivationConfig, ModelConfig, StorageConfig};
-use crate::optim::OptimizerConfig;
+use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig, Trainable};
+use crate::optim::{EmbeddingUpdate, OptimizerConfig};
 use crate::train::Counters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -129,20 +130,45 @@ impl Meta {
         }
     }
 
-    /// The configuration that it describes; what it does not say has its default.
-    pub fn config(&self) -> Config {
-        let mut config = Config {
+    /// Checks the values of the tables.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with every mistake.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let tied = self.model.tied;
+        let mut problems = self.model.problems();
+        // One token per byte; a tokenizer may have fewer tokens.
+        let reason = "must be at least 256, since every byte is a token";
+        problems.need(self.has_tokenizer() || self.model.vocab >= 256, "model.vocab", self.model.vocab, reason);
+        for more in [
+            self.storage.problems(tied),
+            self.activations.problems(&self.storage),
+            self.optimizer.problems(&self.storage.state(), tied),
+            self.train.problems(&self.model),
+        ] {
+            problems.0.extend(more.0);
+        }
+        if problems.0.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems.0)) }
+    }
+
+    /// Whether the file carries its tokenizer; without one every byte is a token.
+    pub fn has_tokenizer(&self) -> bool {
+        self.tokenizer == TOKENIZER
+    }
+
+    /// What the model is placed and computed by, with the optimizer state that the file has.
+    pub fn settings(&self) -> Settings {
+        Settings {
             model: self.model.clone(),
             storage: self.storage.clone(),
             activations: self.activations.clone(),
-            optimizer: self.optimizer.clone(),
-            train: self.train.clone(),
-            ..Config::default()
-        };
-        config.run.seed = self.seed;
-        // Bytes ask for a vocabulary of 256; a tokenizer may have fewer tokens.
-        config.tokenizer.file = (self.tokenizer == TOKENIZER).then(|| TOKENIZER.into());
-        config
+            optimizer: Some(self.optimizer.clone()),
+            sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
+            packing: false,
+            trainable: Trainable::All,
+            seed: self.seed,
+            execution: Execution::default(),
+        }
     }
 }
 

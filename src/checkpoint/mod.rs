@@ -7,7 +7,7 @@ mod runs;
 mod save;
 mod special;
 
-pub use load::{Checkpoint, open_model, place_model};
+pub use load::{Capacity, Checkpoint, open_model, place_model};
 pub use meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 pub use planes::spec;
 pub use runs::{MODEL, checkpoint_path, clear, latest, list, prune};

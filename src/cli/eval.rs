@@ -7,7 +7,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use tetrad::checkpoint::{Capacity, Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
 use tetrad::data::{
     Corpus, Dataset, Overlong, Packing, SampleFormat, Source, Tokenizer, TokenizerConfig, Windows, prepare,
 };
@@ -61,7 +61,7 @@ pub fn run(args: Args) -> CliResult {
 }
 
 fn eval(args: &Args) -> CliResult {
-    let mut checkpoint = Checkpoint::open(&args.file)?;
+    let checkpoint = Checkpoint::open(&args.file)?;
     // A result measured on damaged weights would be believed.
     checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
@@ -69,12 +69,12 @@ fn eval(args: &Args) -> CliResult {
     let format = SampleFormat { tokenizer, config: tokenizer_config(args, &checkpoint)? };
     let mut progress = super::progress::preparing();
     let (shard, dataset) = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, &args.cache, &mut progress)?;
-    shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
+    shard.check_vocabulary(&corpus, checkpoint.meta.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
-    checkpoint.config.data.packed = matches!(dataset, Dataset::Samples(_));
+    let packing = matches!(dataset, Dataset::Samples(_));
     let part = Source { name: String::new(), weight: 1.0, dataset };
     let windows = Windows::of(&[part], sequence, args.sequences)?;
-    let (loss, device) = mean_loss(&checkpoint, &windows, sequence, args.device)?;
+    let (loss, device) = mean_loss(&checkpoint, &windows, (sequence, packing), args.device)?;
     let perplexity = loss.exp();
     let bits = shard.bytes_per_token().map(|bytes| loss / std::f64::consts::LN_2 / bytes);
     print(|out| {
@@ -125,7 +125,7 @@ pub(super) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Failure> {
 }
 
 fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize, Failure> {
-    let context = checkpoint.config.model.context;
+    let context = checkpoint.meta.model.context;
     if let Some(asked) = args.sequence {
         return match asked {
             0 => Err("--sequence 0: at least 1 token".into()),
@@ -143,24 +143,25 @@ fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize
         return Err(format!("--text: {tokens} token in total; at least 2 are needed").into());
     }
     // A text shorter than a training sequence is one sequence.
-    Ok(checkpoint.config.train.sequence.min(context).min(tokens - 1))
+    Ok(checkpoint.meta.train.sequence.min(context).min(tokens - 1))
 }
 
 /// The mean loss, and the device that computed it.
 fn mean_loss(
     checkpoint: &Checkpoint,
     windows: &Windows,
-    sequence: usize,
+    (sequence, packing): (usize, bool),
     device: device::Device,
 ) -> Result<(f64, String), Failure> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
-    let need = |sizes: &dyn DeviceInfo| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
-    let mut opened = device::open(device, &checkpoint.config.model, need)?;
+    let capacity = Capacity { tokens: batch * sequence, keys: sequence, packing };
+    let need = |sizes: &dyn DeviceInfo| place_model(checkpoint, sizes, capacity).0.total() as u64;
+    let mut opened = device::open(device, &checkpoint.meta.model, need)?;
     let described = opened.describe();
     let backend = opened.backend.as_mut();
-    let model = open_model(checkpoint, backend, batch * sequence, sequence)?;
+    let model = open_model(checkpoint, backend, capacity)?;
     let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
-    let mut begins = vec![0; if checkpoint.config.data.packed { batch * sequence } else { 0 }];
+    let mut begins = vec![0; if packing { batch * sequence } else { 0 }];
     let mut losses = vec![0.0f32; batch * sequence];
     let mut sum = 0.0;
     for first in (0..windows.len()).step_by(batch) {

@@ -90,7 +90,7 @@ fn convert(args: &Args) -> CliResult {
         return Err(format!("{output}: is a file; give a name that ends in .gguf, or a directory").into());
     }
     let checkpoint = Checkpoint::open(&args.file)?;
-    if checkpoint.config.activations.quant != ActivationQuant::None {
+    if checkpoint.meta.activations.quant != ActivationQuant::None {
         eprintln!("note: the model was trained with four-bit activations, which other programs do not simulate");
     }
     let mut bar = converting("exporting");

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use tetrad::checkpoint::{Capacity, Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
 use tetrad::data::{Decoder, SpecialTokens, Tokenizer};
 use tetrad::model::{Generator, Sampling};
 
@@ -77,13 +77,14 @@ fn sample(args: &Args) -> CliResult {
     let special = checkpoint.special_tokens(&tokenizer);
     let prompt = prompt(args, &checkpoint, &tokenizer, &special)?;
     // No cache for positions that this text cannot reach, whatever context the file claims.
-    let keys = checkpoint.config.model.context.min(prompt.len().saturating_add(args.max_tokens));
+    let keys = checkpoint.meta.model.context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
-    let need = |sizes: &dyn DeviceInfo| place_model(&checkpoint, sizes, tokens, keys).0.total() as u64;
-    let mut opened = device::open(args.device, &checkpoint.config.model, need)?;
+    let capacity = Capacity { tokens, keys, packing: false };
+    let need = |sizes: &dyn DeviceInfo| place_model(&checkpoint, sizes, capacity).0.total() as u64;
+    let mut opened = device::open(args.device, &checkpoint.meta.model, need)?;
     let device = opened.describe();
     let backend = opened.backend.as_mut();
-    let model = open_model(&checkpoint, backend, tokens, keys)?;
+    let model = open_model(&checkpoint, backend, capacity)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut generator = Generator::new(&model);
     let mut printer = TokenPrinter::new(&tokenizer, &prompt, args.json);
@@ -139,7 +140,7 @@ fn prompt(
     if ids.is_empty() {
         ids.extend(special.bos.or(special.eos));
     }
-    let vocab = checkpoint.config.model.vocab;
+    let vocab = checkpoint.meta.model.vocab;
     match ids.iter().find(|&&id| id as usize >= vocab) {
         Some(id) => Err(format!("--prompt: token {id} is beyond the model's vocabulary of {vocab}").into()),
         None if ids.is_empty() => Err("--prompt: empty; give at least one character".into()),

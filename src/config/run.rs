@@ -1,5 +1,6 @@
 //! `[run]`: where and how a run executes.
 
+use crate::error::Problems;
 use crate::model::{ActivationCheckpointing, GradBuffer};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -22,6 +23,21 @@ pub struct RunConfig {
     /// MiB of logits that may exist at once, or ten tokens' if those are more; 0: what keeps the device busy. Results
     /// depend on it as on `train.micro_batch`.
     pub logits_mib: usize,
+}
+
+impl RunConfig {
+    /// Every mistake that its values show.
+    pub fn problems(&self) -> Problems {
+        let (run, mut problems) = (self, Problems::default());
+        problems.need(!run.dir.as_os_str().is_empty(), "run.dir", "\"\"", "must name a folder, such as \"runs/first\"");
+        let reason = format_args!("must be at most {}, the largest whole number of TOML", i64::MAX);
+        problems.need(i64::try_from(run.seed).is_ok(), "run.seed", run.seed, reason);
+        // One TiB: beyond any device.
+        problems.within("run.logits_mib", run.logits_mib, 0, 1 << 20);
+        let reason = "must be 0 (all processors) to 4096";
+        problems.need(run.threads <= 4096, "run.threads", run.threads, reason);
+        problems
+    }
 }
 
 impl Default for RunConfig {

@@ -1,5 +1,7 @@
 //! `[train]`: steps, batch, schedule, cadences.
 
+use crate::error::{Problems, number};
+use crate::model::{MOST_ELEMENTS, ModelConfig, SHORTEST_PARTED};
 use crate::optim::Schedule;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +47,40 @@ pub struct TrainConfig {
 }
 
 impl TrainConfig {
+    /// Every mistake that its numbers show, beside a model of this shape.
+    pub fn problems(&self, model: &ModelConfig) -> Problems {
+        let (train, context, mut problems) = (self, model.context, Problems::default());
+        problems.need(train.steps >= 1, "train.steps", train.steps, "must be 1 or more");
+        problems.within("train.batch", train.batch, 1, 1 << 20);
+        problems.need(train.sequence >= 1, "train.sequence", train.sequence, "must be 1 or more tokens");
+        let reason = format_args!("must not exceed model.context = {context}; shorten it or raise model.context");
+        problems.need(train.sequence <= context, "train.sequence", train.sequence, reason);
+        let reason = format_args!(
+            "needs sequences of {SHORTEST_PARTED} tokens or more, train.sequence = {}; set it to 0",
+            train.sequence
+        );
+        problems.need(
+            !train.is_parted() || train.sequence >= SHORTEST_PARTED,
+            "train.micro_batch",
+            train.micro_batch,
+            reason,
+        );
+        let &ModelConfig { hidden, intermediate, vocab, layers, .. } = model;
+        let factors = [train.batch, train.sequence, hidden.max(intermediate).max(vocab), layers];
+        let activations = factors.iter().fold(1u64, |product, &n| product.saturating_mul(n as u64));
+        let reason = format_args!(
+            "makes {activations} activations of a kind with train.sequence = {} and this model, at most \
+             {MOST_ELEMENTS} are possible",
+            train.sequence
+        );
+        problems.need(activations <= MOST_ELEMENTS, "train.batch", train.batch, reason);
+        let reason = format_args!("must not exceed train.steps = {}; a tenth of the steps is usual", train.steps);
+        problems.need(train.warmup <= train.steps, "train.warmup", train.warmup, reason);
+        let reason = "must be 0 to 1: it is a share of optimizer.lr";
+        problems.need((0.0..=1.0).contains(&train.final_lr), "train.final_lr", number(train.final_lr), reason);
+        problems
+    }
+
     /// Sequences of a micro-batch, at most the batch; all of it where nothing smaller was chosen.
     pub fn micro_batch(&self) -> usize {
         if self.micro_batch == 0 { self.batch } else { self.micro_batch.min(self.batch) }

@@ -1,9 +1,8 @@
 //! `[data]` and `[tokenizer]`: where the text comes from, and how it becomes tokens and rows.
 
 use super::batch::Overlong;
-use crate::error::Problem;
+use crate::error::{Problem, Problems, number};
 use serde::{Deserialize, Serialize};
-use std::fmt::Display;
 use std::path::PathBuf;
 
 /// Most sources of a run: the schedule of a mixture repeats after a few thousand rows, of which each has some.
@@ -162,22 +161,4 @@ impl TokenizerSettings {
         }
         problems.0
     }
-}
-
-#[derive(Default)]
-struct Problems(Vec<Problem>);
-
-impl Problems {
-    /// Notes a problem unless `ok`; `reason` says what is allowed and what to do next.
-    fn need(&mut self, ok: bool, key: &str, found: impl Display, reason: impl Display) {
-        if !ok {
-            let (key, found) = (key.to_owned(), Some(found.to_string()));
-            self.0.push(Problem { key, found, place: None, reason: reason.to_string() });
-        }
-    }
-}
-
-/// A number as it is written in a configuration: `nan`, `inf`, `-0.5`, `1e-9`.
-fn number(value: f64) -> String {
-    format!("{value:?}").replace("NaN", "nan")
 }

@@ -55,6 +55,42 @@ pub struct Problem {
     pub reason: String,
 }
 
+/// Mistakes in some settings, gathered by the checks of the room that owns them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    /// Notes a problem unless `ok`; `reason` says what is allowed and what to do next.
+    pub fn need(&mut self, ok: bool, key: &str, found: impl fmt::Display, reason: impl fmt::Display) {
+        if !ok {
+            let (key, found) = (key.to_owned(), Some(found.to_string()));
+            self.0.push(Problem { key, found, place: None, reason: reason.to_string() });
+        }
+    }
+
+    /// `found` is in `least ..= most`.
+    pub fn within(&mut self, key: &str, found: usize, least: usize, most: usize) {
+        self.need((least..=most).contains(&found), key, found, format_args!("must be {least} to {most}"));
+    }
+
+    /// `found` is in [0, 1): how much of a running mean is kept.
+    pub fn decay(&mut self, key: &str, found: f64) {
+        let reason = "must be at least 0 and below 1: it is the share of a running mean that is kept";
+        self.need((0.0..1.0).contains(&found), key, number(found), reason);
+    }
+
+    /// `found` is in (0, most].
+    pub fn positive(&mut self, key: &str, found: f64, most: f64, unit: &str) {
+        let reason = format_args!("must be above 0 and at most {most}{unit}");
+        self.need(found > 0.0 && found <= most, key, number(found), reason);
+    }
+}
+
+/// A number as it is written in a configuration: `nan`, `inf`, `-0.5`, `1e-9`.
+pub fn number(value: f64) -> String {
+    format!("{value:?}").replace("NaN", "nan")
+}
+
 /// Where a value was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {

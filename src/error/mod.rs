@@ -12,7 +12,7 @@ mod store;
 
 pub use backend::BackendError;
 pub use checkpoint::CheckpointError;
-pub use config::{ConfigError, Place, Problem};
+pub use config::{ConfigError, Place, Problem, Problems, number};
 pub use convert::{ConvertError, GgufError, SafetensorsError};
 pub use data::{DataError, DataSet};
 pub use format::{ContentsError, FormatError, WriteError};

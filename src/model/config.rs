@@ -1,5 +1,6 @@
 //! `[model]`: the numbers that make an architecture.
 
+use crate::error::{Problems, number};
 use serde::{Deserialize, Serialize};
 
 /// `[model]`: a LLaMA.
@@ -146,6 +147,108 @@ impl ModelConfig {
         let total = block.checked_mul(wide(self.layers)).and_then(|blocks| blocks.checked_add(tables + hidden));
         total.and_then(|n| u64::try_from(n).ok()).unwrap_or(u64::MAX)
     }
+}
+
+/// Largest width, vocabulary or context: beyond any machine, and small enough that products of two fit.
+const MOST: usize = 1 << 24;
+
+/// Most blocks: several times those of any model, and few enough to be planned in a moment.
+const MOST_LAYERS: usize = 1024;
+
+/// Most parameters, and most activations of the widest kind: beyond any machine, and few enough that no sum of bytes
+/// overflows.
+pub const MOST_ELEMENTS: u64 = 1 << 46;
+
+impl ModelConfig {
+    /// Every mistake that its numbers alone show.
+    pub fn problems(&self) -> Problems {
+        let mut problems = Problems::default();
+        let dimensions = [
+            ("model.hidden", self.hidden, MOST),
+            ("model.intermediate", self.intermediate, MOST),
+            ("model.layers", self.layers, MOST_LAYERS),
+            ("model.heads", self.heads, MOST),
+            ("model.kv_heads", self.kv_heads, MOST),
+            ("model.vocab", self.vocab, MOST),
+            ("model.context", self.context, MOST),
+            ("model.head_dim", self.head_dim.unwrap_or(2), MOST),
+        ];
+        for (key, found, most) in dimensions {
+            problems.within(key, found, 1, most);
+        }
+        // Dimensions that are within their limits can be multiplied.
+        if problems.0.is_empty() {
+            let parameters = self.parameters();
+            let reason = format_args!("makes {parameters} parameters, at most {MOST_ELEMENTS} are possible");
+            problems.need(parameters <= MOST_ELEMENTS, "model.hidden", self.hidden, reason);
+        }
+        self.head_problems(&mut problems);
+        self.rope_problems(&mut problems);
+        problems.positive("model.norm_eps", self.norm_eps, 0.1, "; 1e-6 is usual");
+        problems.positive("model.init_std", self.init_std, 1.0, "; 0.02 is usual");
+        problems
+    }
+
+    fn head_problems(&self, problems: &mut Problems) {
+        let &ModelConfig { hidden, heads, kv_heads, .. } = self;
+        if hidden == 0 || heads == 0 || kv_heads == 0 {
+            return; // already named
+        }
+        if !heads.is_multiple_of(kv_heads) {
+            let choices = divisors(heads, kv_heads, |_| true);
+            let reason = format_args!("must divide model.heads = {heads}, which share keys and values; use {choices}");
+            problems.need(false, "model.kv_heads", kv_heads, reason);
+        }
+        if let Some(size) = self.head_dim {
+            let reason = "must be even, since rotary embeddings turn pairs of elements";
+            problems.need(size.is_multiple_of(2), "model.head_dim", size, reason);
+            // A query's width beyond this would overflow the sums below.
+            let width = heads.saturating_mul(size);
+            let reason = format_args!("makes queries of {width} elements with model.heads = {heads}, at most {MOST}");
+            problems.need(width <= MOST, "model.head_dim", size, reason);
+            return;
+        }
+        // Rotary embeddings turn pairs of elements, so a head needs an even number of them.
+        let fits = |n: usize| (hidden / n).is_multiple_of(2);
+        if !hidden.is_multiple_of(heads) {
+            let choices = divisors(hidden, heads, fits);
+            let reason = format_args!("must divide model.hidden = {hidden}; use {choices}");
+            problems.need(false, "model.heads", heads, reason);
+        } else if !fits(heads) {
+            let (size, choices) = (hidden / heads, divisors(hidden, heads, fits));
+            let reason = format_args!(
+                "makes the head size {size} (model.hidden = {hidden}), and rotary embeddings need an even one; \
+                 use {choices}"
+            );
+            problems.need(false, "model.heads", heads, reason);
+        }
+    }
+
+    fn rope_problems(&self, problems: &mut Problems) {
+        problems.positive("model.rope_theta", self.rope_theta, 1e12, "; 10000 is usual");
+        problems.positive("model.rope_factor", self.rope_factor, 1e6, "; 1 stretches nothing, LLaMA 3.1 has 8");
+        problems.within("model.rope_original_context", self.rope_original_context, 1, MOST);
+        problems.positive("model.rope_low", self.rope_low, 1e6, "; 1 is usual");
+        problems.positive("model.rope_high", self.rope_high, 1e6, "; 4 is usual");
+        let reason = format_args!("must exceed model.rope_low = {}; 4 is usual", self.rope_low);
+        problems.need(self.rope_high > self.rope_low, "model.rope_high", number(self.rope_high), reason);
+        let plain = self.rope_scaling == RopeScaling::None && self.rope_factor != 1.0;
+        let reason = "has no effect without model.rope_scaling; remove it or set model.rope_scaling=\"linear\"";
+        problems.need(!plain, "model.rope_factor", number(self.rope_factor), reason);
+    }
+}
+
+/// The divisors of `n` that are `fit`, at most five and those nearest to `found`, for a message.
+fn divisors(n: usize, found: usize, fit: impl Fn(usize) -> bool) -> String {
+    let mut all: Vec<usize> = (1..=n.min(MOST)).filter(|d| n.is_multiple_of(*d) && fit(*d)).collect();
+    if all.is_empty() {
+        return "an even model.hidden".into();
+    }
+    all.sort_by_key(|d| d.abs_diff(found));
+    all.truncate(5);
+    all.sort_unstable();
+    let names: Vec<String> = all.iter().map(usize::to_string).collect();
+    names.join(" or ")
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
 pub use attention::Attention;
 pub use batch::{Batch, Purpose};
 pub use block::Block;
-pub use config::{ModelConfig, RopeScaling};
+pub use config::{MOST_ELEMENTS, ModelConfig, RopeScaling};
 pub use generate::{Generator, Sampling};
 pub use grad_sink::Apply;
 pub use init::{fill, initialize};

@@ -1,6 +1,7 @@
 //! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
 
 use super::{ModelConfig, ParamKind, StorageConfig};
+use crate::error::Problems;
 use crate::optim::OptimizerConfig;
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +89,20 @@ impl Default for Execution {
 pub struct ActivationConfig {
     /// Quantization of the inputs of packed products.
     pub quant: ActivationQuant,
+}
+
+impl ActivationConfig {
+    /// Every mistake beside weights that are stored so.
+    pub fn problems(&self, storage: &StorageConfig) -> Problems {
+        let mut problems = Problems::default();
+        problems.need(
+            self.quant == ActivationQuant::None || storage.has_four_bit_products(),
+            "activations.quant",
+            "\"int4\"",
+            "quantizes the inputs of four-bit products; set it to \"none\" or storage.weights=\"int4\"",
+        );
+        problems
+    }
 }
 
 /// Quantization of the inputs of packed products.

@@ -1,8 +1,9 @@
 //! `[storage]`: bits of weights and of optimizer state.
 
 use crate::backend::{Moment, SecondMoment};
+use crate::error::Problems;
 use crate::optim::StateConfig;
-use crate::quant::{WeightCodec, WeightFormat};
+use crate::quant::{GROUPS, WeightCodec, WeightFormat};
 use serde::{Deserialize, Serialize};
 
 /// How the seven matrices of a block are stored.
@@ -100,6 +101,51 @@ impl StorageConfig {
     /// What it says of optimizer state.
     pub fn state(&self) -> StateConfig {
         StateConfig { m: self.m, v: self.v, feedback: self.feedback }
+    }
+}
+
+impl StorageConfig {
+    /// Every mistake that these words show for a model whose embedding and head share their weights or not.
+    pub fn problems(&self, tied: bool) -> Problems {
+        let mut problems = Problems::default();
+        let sizes = GROUPS.map(|group| group.to_string()).join(", ");
+        problems.need(
+            GROUPS.contains(&self.group),
+            "storage.group",
+            self.group,
+            format_args!("must be one of {sizes}"),
+        );
+        let matrices = self.matrix_format();
+        let packed = matrices.codec().takes_residue();
+        let four_bit = self.has_four_bit_products();
+        let head = if tied { self.embedding } else { self.head };
+        let tables =
+            [self.embedding, head].into_iter().any(|table| self.table_format(table).codec().takes_residue());
+        problems.need(
+            self.residue || packed || tables,
+            "storage.residue",
+            self.residue,
+            "only packed weights have a residue to leave out; remove the key or set storage.weights=\"int4\"",
+        );
+        problems.need(
+            !self.feedback || packed || tables,
+            "storage.feedback",
+            self.feedback,
+            "feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights=\"int4\"",
+        );
+        problems.need(
+            self.scheme == Scheme::Symmetric || four_bit || tables,
+            "storage.scheme",
+            "\"asymmetric\"",
+            "only four-bit weights have offsets, and none are four-bit; remove the key or set storage.weights=\"int4\"",
+        );
+        problems
+    }
+
+    /// Whether matrices of blocks have four bits in their products.
+    pub fn has_four_bit_products(&self) -> bool {
+        let matrices = self.matrix_format();
+        matrices.codec().takes_residue() || matrices.simulates().is_some()
     }
 }
 

@@ -1,6 +1,7 @@
 //! `[optimizer]`: the rule and its numbers.
 
 use crate::backend::{Moment, SecondMoment};
+use crate::error::{Problems, number};
 use crate::quant::StateCodec;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +106,95 @@ impl Default for OptimizerConfig {
             density: 1.0,
             embedding: EmbeddingUpdate::Dense,
         }
+    }
+}
+
+impl OptimizerConfig {
+    /// Every mistake that its numbers show, beside optimizer state that is stored so and an embedding that is the head
+    /// too or not.
+    pub fn problems(&self, state: &StateConfig, tied: bool) -> Problems {
+        let mut problems = Problems::default();
+        problems.positive("optimizer.lr", self.lr, 1.0, "; 1e-4 to 1e-2 is usual");
+        let stable = self.name == Rule::StableSpam;
+        for (key, value) in [
+            ("optimizer.beta1", self.beta1),
+            ("optimizer.beta2", self.beta2),
+            ("optimizer.gamma1", self.gamma1),
+            ("optimizer.gamma2", self.gamma2),
+            ("optimizer.gamma3", self.gamma3),
+        ] {
+            problems.decay(key, value);
+        }
+        problems.positive("optimizer.eps", self.eps, 1.0, "; 1e-8 is usual");
+        self.weight_decay_problems(&mut problems);
+        let only_stable = "is read by Stable-SPAM only; remove the key or set optimizer.name=\"stable-spam\"";
+        problems.need(self.variant == Variant::Paper || stable, "optimizer.variant", "\"reference\"", only_stable);
+        problems.need(
+            self.momentum_decay == 0 || stable,
+            "optimizer.momentum_decay",
+            self.momentum_decay,
+            only_stable,
+        );
+        let floor = self.momentum_decay_floor;
+        problems.need((0.0..=1.0).contains(&floor), "optimizer.momentum_decay_floor", number(floor), "must be 0 to 1");
+        let threshold = self.spike_threshold;
+        let reason = "must be a finite number above 0; 5000 is usual";
+        problems.need(threshold > 0.0 && threshold.is_finite(), "optimizer.spike_threshold", number(threshold), reason);
+        let density = self.density;
+        problems.positive("optimizer.density", density, 1.0, ": it is the share of the elements that are updated");
+        let reason = "below 1 is a mask of SPAM only; set it to 1 or optimizer.name=\"spam\"";
+        let masked = density > 0.0 && density < 1.0;
+        problems.need(!masked || self.name == Rule::Spam, "optimizer.density", number(density), reason);
+        self.state_problems(state, &mut problems);
+        let reason = "leaves out rows without a gradient, and a tied head gives one to every row; set it to \"dense\" or \
+                      model.tied=false";
+        let sparse = self.embedding == EmbeddingUpdate::Sparse;
+        problems.need(!(sparse && tied), "optimizer.embedding", "\"sparse\"", reason);
+        problems
+    }
+
+    fn weight_decay_problems(&self, problems: &mut Problems) {
+        let &OptimizerConfig { lr, weight_decay, .. } = self;
+        let reason = "must be a finite number, 0 or more";
+        let sound = weight_decay >= 0.0 && weight_decay.is_finite();
+        problems.need(sound, "optimizer.weight_decay", number(weight_decay), reason);
+        // At lr * decay = 1 a step erases the weights, beyond it flips their signs.
+        let erases = sound && lr > 0.0 && lr <= 1.0 && lr * weight_decay >= 1.0;
+        let reason = format_args!("times optimizer.lr = {lr} must stay below 1, or one step erases the weights");
+        problems.need(!erases, "optimizer.weight_decay", number(weight_decay), reason);
+    }
+
+    /// Second moments that elements share fit rules that ask for nothing but their root.
+    fn state_problems(&self, state: &StateConfig, problems: &mut Problems) {
+        problems.need(
+            !state.feedback || self.beta1 > 0.0,
+            "storage.feedback",
+            state.feedback,
+            "is carried by the momentum, and optimizer.beta1 = 0 has none; set it to false or optimizer.beta1=0.9",
+        );
+        let word = match state.v {
+            SecondMoment::Row => "\"row\"",
+            SecondMoment::Factored => "\"factored\"",
+            SecondMoment::F32 | SecondMoment::Int8 | SecondMoment::Int4 => return,
+        };
+        problems.need(
+            self.name != Rule::Spam,
+            "storage.v",
+            word,
+            "is a mean over many elements, and SPAM tells spikes by each element's own; set it to \"int4\" or \
+             optimizer.name=\"stable-spam\"",
+        );
+        problems.need(
+            self.name != Rule::Adam || self.weight_decay == 0.0,
+            "storage.v",
+            word,
+            "is a mean of squared gradients, into which Adam's weight decay would mix the weights; set it to \"int4\" \
+             or optimizer.name=\"adamw\"",
+        );
+        let reason = "leaves rows as they are, and factored second moments mix each with all others; set it to \"dense\" \
+                      or storage.v=\"row\"";
+        let mixed = self.embedding == EmbeddingUpdate::Sparse && state.v == SecondMoment::Factored;
+        problems.need(!mixed, "optimizer.embedding", "\"sparse\"", reason);
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{Checkpoint, Extent, Meta, open_model, save};
+use tetrad::checkpoint::{Capacity, Checkpoint, Extent, Meta, open_model, save};
 use tetrad::config::Config;
 use tetrad::format::{Attachment, File, Layout, PlaneKind, TensorPlan};
 use tetrad::model::{Generator, TableStorage};
@@ -225,7 +225,7 @@ fn no_single_lie_makes_a_panic() {
             };
             opened += 1;
             let mut backend = Cpu::new();
-            let model = open_model(&checkpoint, &mut backend, 4, 8).unwrap();
+            let model = open_model(&checkpoint, &mut backend, Capacity { tokens: 4, keys: 8, packing: false }).unwrap();
             Generator::new(&model).feed(&mut backend, &[84, 104, 101]);
         }
     }

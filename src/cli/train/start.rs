@@ -29,7 +29,7 @@ impl InitFrom {
 
     /// The base of the configuration: the model, how its weights are stored, and the quick-start for the rest.
     pub fn base(&self) -> Config {
-        let (saved, plain) = (&self.checkpoint.config, Config::default());
+        let (saved, plain) = (&self.checkpoint.meta, Config::default());
         let storage = StorageConfig {
             residue: plain.storage.residue,
             feedback: plain.storage.feedback,
@@ -40,12 +40,17 @@ impl InitFrom {
         let mut base = Config {
             model: saved.model.clone(),
             activations: saved.activations.clone(),
-            tokenizer: saved.tokenizer.clone(),
+            tokenizer: self.tokenizer(),
             storage,
             ..plain
         };
         base.train.sequence = saved.train.sequence.min(saved.model.context);
         base
+    }
+
+    /// The settings that stand for the model's own tokenizer until [`InitFrom::place_tokenizer`] has written it.
+    fn tokenizer(&self) -> TokenizerSettings {
+        TokenizerSettings { file: self.checkpoint.meta.has_tokenizer().then(|| TOKENIZER.into()) }
     }
 
     /// Writes the model's own tokenizer, with its special tokens and chat template, where the run reads them, unless
@@ -56,7 +61,7 @@ impl InitFrom {
     /// If the folder cannot be written.
     pub fn place_tokenizer(&self, config: &mut Config, dry: bool) -> Result<(), Failure> {
         let Some(json) = self.checkpoint.tokenizer() else { return Ok(()) };
-        if config.tokenizer != self.checkpoint.config.tokenizer {
+        if config.tokenizer != self.tokenizer() {
             return Ok(());
         }
         let companion = self.checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_default();

@@ -45,20 +45,20 @@ pub fn export_gguf(
     progress: &mut Progress,
 ) -> Result<Vec<(Kind, usize)>, ConvertError> {
     checkpoint.verify_weights()?;
-    let config = &checkpoint.config;
-    if config.storage.matrix_format().simulates().is_some() {
+    let meta = &checkpoint.meta;
+    if meta.storage.matrix_format().simulates().is_some() {
         let what = "its weights are rounded to four bits on the fly (storage.weights = \"int4-simulated\"), and have \
                     no four-bit form to be exported; train with storage.weights = \"int4\"";
         return Err(ConvertError::Asked(format!("{}: {what}", checkpoint.path().display())));
     }
-    let architecture = architecture(&config.model)?;
+    let architecture = architecture(&meta.model)?;
     let file = checkpoint.file();
-    let entries = param_specs(&config.settings());
+    let entries = param_specs(&meta.settings());
     let mut writer = GgufWriter::default();
     metadata(&mut writer, architecture, checkpoint)?;
     let mut sources = Vec::new();
-    if config.model.rope_scaling == RopeScaling::Llama3 {
-        let dims = vec![config.model.head_dim() as u64 / 2];
+    if meta.model.rope_scaling == RopeScaling::Llama3 {
+        let dims = vec![meta.model.head_dim() as u64 / 2];
         writer.tensor(Item { name: "rope_freqs.weight".into(), dims, kind: Kind::F32 });
         sources.push(None);
     }
@@ -67,7 +67,7 @@ pub fn export_gguf(
         let (tensor, found) = file.tensor(&entry.kind.name()).expect("its tensors were checked when it was opened");
         let kind = kind(entry, &found.spec, types)?;
         writer.tensor(Item { name: entry.kind.gguf_name(), dims: found.spec.dims.clone(), kind });
-        sources.push(Some((tensor, order(entry.kind, architecture, &config.model))));
+        sources.push(Some((tensor, order(entry.kind, architecture, &meta.model))));
         match counts.iter_mut().find(|count| count.0 == kind) {
             Some(count) => count.1 += 1,
             None => counts.push((kind, 1)),
@@ -81,7 +81,7 @@ pub fn export_gguf(
             sink(bytes)
         };
         match sources[i] {
-            None => counted(&rope_factors(&config.model)),
+            None => counted(&rope_factors(&meta.model)),
             Some((tensor, order)) => send(&file, tensor, writer.items()[i].kind, order, &mut counted),
         }
     };
@@ -152,7 +152,7 @@ fn kind(entry: &ParamSpec, spec: &TensorSpec, types: GgufTypes) -> Result<Kind, 
 }
 
 fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint) -> Result<(), ConvertError> {
-    let model = &checkpoint.config.model;
+    let model = &checkpoint.meta.model;
     writer.key("general.architecture", MetaValue::Text(architecture.into()));
     writer.key("general.type", MetaValue::Text("model".into()));
     writer.key("general.quantization_version", MetaValue::U32(2));

@@ -27,13 +27,13 @@ pub fn export_hugging_face(
     progress: &mut Progress,
 ) -> Result<Vec<String>, ConvertError> {
     checkpoint.verify_weights()?;
-    let config = &checkpoint.config;
-    if config.storage.matrix_format().simulates().is_some() {
+    let meta = &checkpoint.meta;
+    if meta.storage.matrix_format().simulates().is_some() {
         let what = "its weights are rounded to four bits on the fly (storage.weights = \"int4-simulated\"), and the \
                     values that the products see stand nowhere; train with storage.weights = \"int4\"";
         return Err(ConvertError::Asked(format!("{}: {what}", checkpoint.path().display())));
     }
-    if config.model.qkv_bias && config.model.qk_norm {
+    if meta.model.qkv_bias && meta.model.qk_norm {
         let what = "the model has both model.qkv_bias and model.qk_norm, which no model of transformers has";
         return Err(ConvertError::Asked(what.into()));
     }
@@ -78,7 +78,7 @@ pub fn export_hugging_face(
         Some(json) => checkpoint.special_tokens(&Tokenizer::from_json(json)?),
         None => SpecialTokens::default(),
     };
-    small("config.json", &write_config(&config.model, float.torch(), special.bos, special.eos))?;
+    small("config.json", &write_config(&meta.model, float.torch(), special.bos, special.eos))?;
     if let Some(json) = &tokenizer {
         small("tokenizer.json", json)?;
         let told = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_else(|| {

@@ -124,7 +124,7 @@ fn a_directory_holds_the_values_and_comes_back() {
     assert!(files.len() > 2, "{files:?}");
     let options = Options { embedding: Some(TableStorage::F32), ..Options::default() };
     let summary = bring_in(&at("model"), &options, &at("again.tetrad")).unwrap();
-    let mut model = checkpoint.config.model.clone();
+    let mut model = checkpoint.meta.model.clone();
     model.init_std = summary.config.model.init_std;
     assert_eq!(summary.config.model, model);
     let again = open(&at("again.tetrad"));

@@ -18,7 +18,7 @@ fn read(bytes: &[u8]) {
     file.verify();
     if let Ok(meta) = Meta::from_map(file.metadata()) {
         let _ = meta.check(true);
-        let _ = meta.config().validate();
+        let _ = meta.validate();
     }
 }
 
