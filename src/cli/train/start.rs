@@ -2,9 +2,9 @@
 
 use crate::cli::Failure;
 use std::path::Path;
-use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
+use tetrad::checkpoint::{Checkpoint, TOKENIZER, TOKENIZER_CONFIG};
 use tetrad::config::Config;
-use tetrad::data::TokenizerConfig;
+use tetrad::data::{TokenizerConfig, TokenizerSettings};
 use tetrad::error::StoreError;
 use tetrad::model::StorageConfig;
 use tetrad::store::publish;
