@@ -7,9 +7,10 @@ use harness::small::{batch, trainer};
 use harness::state::whole_state;
 use std::path::{Path, PathBuf};
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Moment, Scheme, SecondMoment};
+use tetrad::backend::{Backend, Moment, SecondMoment};
 use tetrad::checkpoint::Checkpoint;
 use tetrad::config::Config;
+use tetrad::model::Scheme;
 use tetrad::model::{TableStorage, Weights};
 use tetrad::optim::Rule;
 use tetrad::train::Trainer;
@@ -109,7 +110,7 @@ fn twenty_steps_on_the_emulated_gpu_end_in_the_recorded_bytes() {
         return;
     }
     for (name, config, digests) in models() {
-        check(name, &small(config), Box::new(harness::rig::open()), digests.gpu);
+        check(name, &small(config), Box::new(harness::gpu::open()), digests.gpu);
     }
 }
 

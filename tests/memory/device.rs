@@ -1,10 +1,9 @@
 //! One allocation of device memory serves a whole run. Alone in its process, whose allocations are counted.
 
 use crate::alone;
-use crate::harness::gpu::emulator;
-use crate::harness::rig;
+use crate::harness::gpu::{self, emulator};
 use crate::harness::small::{batch, config, trainer, write};
-use tetrad::model::{Generator, Residence};
+use tetrad::model::{Generator, Offload};
 
 /// One allocation for steps, evaluation, a sample and a save.
 #[test]
@@ -13,17 +12,17 @@ fn nothing_is_allocated_on_the_device_after_the_arena() {
 }
 
 fn count() {
-    if crate::harness::gpu::required() {
+    if gpu::required() {
         // The driver's own figures stand in the report of benches/gpu.sh.
         eprintln!("SKIPPED: only the emulated driver counts allocations");
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for residence in [Residence::Device, Residence::Host] {
+    for offload in [Offload::Device, Offload::Host] {
         let mut config = config();
-        (config.run.weights, config.run.state) = (residence, residence);
+        (config.offload.weights, config.offload.optimizer) = (offload, offload);
         let (before, bytes) = (emulator().allocations(), emulator().live_bytes());
-        let mut cuda = trainer(&config, Box::new(rig::open()));
+        let mut cuda = trainer(&config, Box::new(gpu::open()));
         assert_eq!(emulator().allocations() - before, 1, "the arena");
         assert_eq!(emulator().live_bytes() - bytes, cuda.plan().total() as u64, "of the planned size");
         let (inputs, targets) = batch(1);

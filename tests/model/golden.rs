@@ -1,8 +1,8 @@
 //! Models of two layers recorded from transformers in float32: logits, loss, every gradient, and 20 AdamW losses.
 //! LLaMA, LLaMA 3 with its stretched frequencies, Qwen2 with biases, Qwen3 with normed heads of a size of their own.
 
-use crate::harness::assert_near;
 use crate::harness::llama::Recorded;
+use crate::harness::operands::assert_near;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
 use tetrad::memory::Span;

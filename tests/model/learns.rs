@@ -2,10 +2,11 @@
 
 use crate::harness::state::{read, weight_spans, whole_state};
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Moment, Param, Scheme, SecondMoment};
+use tetrad::backend::{Moment, Param, SecondMoment};
 use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
+use tetrad::model::Scheme;
 use tetrad::model::{ActivationQuant, Generator, Sampling, TableStorage, Weights};
 use tetrad::optim::Rule;
 use tetrad::train::{Trainer, validate};
@@ -28,7 +29,7 @@ fn tiny() -> Config {
 }
 
 fn text(from: usize, len: usize) -> Tokens {
-    let corpus = std::fs::read(crate::harness::fixture("corpus/austen.txt")).unwrap();
+    let corpus = include_bytes!("../../assets/corpus/austen.txt");
     Tokens::from_ids(&corpus[from..from + len].iter().map(|&byte| byte.into()).collect::<Vec<u32>>())
 }
 

@@ -1,12 +1,13 @@
 //! Samples packed into rows are what they are apart: the same loss of every token, and the same gradients in sum.
 
-use crate::harness::rig::{self, BF16};
+use crate::harness::gpu;
+use crate::harness::operands::{BF16, assert_near, read_floats};
 use crate::harness::small::config;
 use std::collections::HashMap;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, IGNORE};
 use tetrad::config::Config;
-use tetrad::model::{ActivationQuant, KeptActivations, Pass};
+use tetrad::model::{ActivationCheckpointing, ActivationQuant, Pass};
 use tetrad::train::Trainer;
 
 /// Lengths of the samples of each row: more than one block of queries, samples of one token, a row of one sample.
@@ -29,10 +30,10 @@ fn pass(trainer: &mut Trainer, rows: usize, inputs: &[u32], targets: &[u32], fir
     model.upload_first(backend, first);
     model.forward(backend, pass);
     model.loss_and_head_grad(backend, pass, SCALE);
-    let losses = rig::read_floats(backend, model.work.losses.head(4 * inputs.len()));
+    let losses = read_floats(backend, model.work.losses.head(4 * inputs.len()));
     let mut grads = HashMap::new();
     model.backward(backend, pass, SCALE, &mut |backend, param, grad| {
-        assert!(grads.insert(param.id, rig::read_floats(backend, grad)).is_none(), "one gradient per parameter");
+        assert!(grads.insert(param.id, read_floats(backend, grad)).is_none(), "one gradient per parameter");
     });
     Found { losses, grads }
 }
@@ -76,7 +77,7 @@ fn norm(x: impl Iterator<Item = f64>) -> f64 {
 
 /// Losses within `loss`, relative; gradients within `gradient` of their norm.
 fn compare([packed, apart]: &[Found; 2], loss: f64, gradient: f64, what: &str) {
-    rig::check(&packed.losses, &apart.losses, 1e-6, loss, &format!("losses, {what}"));
+    assert_near(&packed.losses, &apart.losses, 1e-6, loss, &format!("losses, {what}"));
     assert!(packed.losses.iter().filter(|&&x| x == 0.0).count() > 10, "some targets do not count");
     assert_eq!(packed.grads.len(), apart.grads.len());
     for (id, grad) in &packed.grads {
@@ -88,9 +89,9 @@ fn compare([packed, apart]: &[Found; 2], loss: f64, gradient: f64, what: &str) {
 
 #[test]
 fn on_the_cpu_packed_samples_are_what_they_are_apart() {
-    for kept in [KeptActivations::Keep, KeptActivations::Recompute] {
+    for kept in [ActivationCheckpointing::None, ActivationCheckpointing::Block] {
         let mut config = config();
-        config.run.activations = kept;
+        config.run.activation_checkpointing = kept;
         compare(&both(&config, || Box::new(Cpu::new())), 1e-5, 1e-5, &format!("{kept:?}"));
     }
 }
@@ -109,7 +110,7 @@ fn four_bit_activations_and_normed_heads_do_not_mix_samples() {
 fn on_the_gpu_packed_samples_are_what_they_are_apart() {
     let mut config = config();
     config.model.layers = 1;
-    compare(&both(&config, || Box::new(rig::open())), 4.0 * BF16, 4.0 * BF16, "emulated");
+    compare(&both(&config, || Box::new(gpu::open())), 4.0 * BF16, 4.0 * BF16, "emulated");
 }
 
 /// The comparison above would show it: without the beginnings, all tokens but a row's first sample are others.

@@ -279,8 +279,8 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Upda
             for (u32 k = 0; k < BLOCK; ++k) e.x[k] = e.x[k] + v.offset;
         }
     }
-    if (p.storage.kind == F32) read_row(tiles.floats, e.x);
-    if (p.storage.kind == BF16) read_row(tiles.halves, e.x);
+    if (p.storage.codec == F32) read_row(tiles.floats, e.x);
+    if (p.storage.codec == BF16) read_row(tiles.halves, e.x);
     Range range = {};
     if (p.verdict.mode == FROZEN) {
         UNROLL
@@ -298,8 +298,8 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Upda
         const u32 rescales = count_ones(ballot(rescaled && p.leads));
         if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
     }
-    if (p.storage.kind == F32) store_floats(p, tiles.floats, e.x);
-    if (p.storage.kind == BF16) store_halves(p, tiles.halves, e.x);
+    if (p.storage.codec == F32) store_floats(p, tiles.floats, e.x);
+    if (p.storage.codec == BF16) store_halves(p, tiles.halves, e.x);
     if (p.verdict.mode == FROZEN) return;
     if (p.c.reset_after != 0) {
         UNROLL
@@ -339,7 +339,7 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     planes.offsets = nullptr;
     planes.touched = nullptr;
     shape.dense = 1;
-    storage.kind = INT4;
+    storage.codec = INT4;
     storage.plain = 1;
     storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
     storage.v = {NIBBLE, 15.0f, 0.0f, 0};

@@ -4,9 +4,9 @@
 use super::factored::{self, Means};
 use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{MaxShapes, Param, Scheme, StateTensor, UpdateStats, Weight, WeightKind};
+use crate::backend::{MaxShapes, Param, StateTensor, UpdateStats};
 use crate::memory::Span;
-use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape};
+use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape, WeightFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
@@ -122,7 +122,7 @@ impl Codec {
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 struct Storage {
-    kind: u32,
+    codec: u32,
     tensor: u32,
     plain: u32,
     m: Codec,
@@ -140,24 +140,21 @@ struct Storage {
 
 impl Storage {
     fn of(param: &Param, args: &AdamArgs) -> Self {
-        let (kind, grid, excess) = match param.weight.kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => (0, QuantGrid::INT8, 0.0),
-            WeightKind::Bf16 => (1, QuantGrid::INT8, 0.0),
-            WeightKind::Int8 => (2, QuantGrid::INT8, 128.0),
-            WeightKind::Int4 if param.weight.residue.is_none() => (3, QuantGrid::CODES, 0.0),
-            WeightKind::Int4 => (3, QuantGrid::INT4, 0.0),
-        };
+        let format = param.weight.format;
+        // Floats have no grid; the kernel reads none of it.
+        let grid = format.grid().unwrap_or(QuantGrid::INT8);
+        let excess = if format.codec().element() == Element::I8 { 128.0 } else { 0.0 };
         let (m, v) = (first_moment(param), param.state.get(state::V));
         let compact = |tensor: &StateTensor| tensor.spec.format.codec != StateCodec::F32;
         Self {
-            kind,
+            codec: format.codec() as u32,
             tensor: param.id,
             plain: u32::from(plain(args) && compact(m) && v.is_none_or(compact)),
             m: Codec::of(Some(m)),
             v: Codec::of(v),
             steps_per_scale: grid.steps_per_scale,
             unit: 1.0 / grid.steps_per_scale,
-            base: if has_offsets(&param.weight) { grid.offset_point } else { grid.zero_point },
+            base: if format.codec().has_offsets() { grid.offset_point } else { grid.zero_point },
             excess,
             min: grid.min,
             max: grid.max,
@@ -169,13 +166,15 @@ impl Storage {
 
     /// What `optimizer_update_nibbles` is written for.
     fn is_nibbles(&self, param: &Param) -> bool {
-        let packed = self.kind == 3 && self.max == 255.0 && !has_offsets(&param.weight);
+        let packed = param.weight.format == WeightFormat::INT4;
         packed && self.m.width == 2 && self.v.width == 2 && self.plain == 1
     }
 
     /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
-    fn tiles(&self) -> usize {
-        1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
+    fn tiles(&self, param: &Param) -> usize {
+        1 + usize::from(!param.weight.format.is_quantized())
+            + usize::from(self.m.width == 0)
+            + usize::from(self.v.width == 0)
     }
 }
 
@@ -185,11 +184,6 @@ fn first_moment(param: &Param) -> &StateTensor {
 
 fn scalars(param: &Param) -> Span {
     param.state.get(state::SCALARS).expect("the fused pass has scalars").data
-}
-
-/// Whether groups have offsets of their own.
-fn has_offsets(w: &Weight) -> bool {
-    w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric
 }
 
 /// Whether `move_plain` of `kernels/adam_element.h` may be used: the parts of the formula that it leaves out vanish,
@@ -295,7 +289,7 @@ pub(crate) fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     }
     let storage = Storage::of(param, constants);
     let blocks = shape.blocks.div_ceil(THREADS);
-    let shared = storage.tiles() * TILE * THREADS as usize / 32;
+    let shared = storage.tiles(param) * TILE * THREADS as usize / 32;
     let args =
         Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
@@ -343,7 +337,7 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: S
         data: gpu.address(w.data),
         residue: gpu.address(w.residue),
         scales: gpu.address(w.scales),
-        offsets: if has_offsets(w) { gpu.address(w.offsets) } else { 0 },
+        offsets: gpu.address(w.offsets),
         m: gpu.address(m.data),
         m_scales: gpu.address(m.scales),
         v: gpu.address(v_data),
@@ -355,8 +349,8 @@ fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: S
 
 /// The kernels trust these lengths.
 fn check(param: &Param, grad: Span) {
-    let (w, g) = (&param.weight, param.weight.shape);
-    super::weights::check(w);
+    let g = param.weight.shape;
+    super::weights::check(&param.weight);
     for tensor in param.state.tensors() {
         let shape = match tensor.spec.name {
             state::M | state::V => StateShape::PerWeight,
@@ -369,6 +363,5 @@ fn check(param: &Param, grad: Span) {
         let bytes = [tensor.data.bytes, tensor.scales.bytes];
         assert_eq!(bytes, tensor.spec.format.bytes(g), "bytes of {} and of its scales", tensor.spec.name);
     }
-    assert!(w.residue.is_none() || w.residue.bytes == g.nibble_bytes(), "bytes of a residue");
     assert_eq!(grad.bytes, 4 * g.len(), "bytes of a gradient");
 }
