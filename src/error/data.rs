@@ -101,7 +101,7 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Text beside samples in one source.
+    /// Text and samples in one source.
     #[error("{}: has no samples, but {} in the same source has ({})", path.display(), samples.display(), what)]
     Mixed {
         /// The file without.
