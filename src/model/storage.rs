@@ -119,8 +119,7 @@ impl StorageConfig {
         let packed = matrices.codec().takes_residue();
         let four_bit = self.has_four_bit_products();
         let head = if tied { self.embedding } else { self.head };
-        let tables =
-            [self.embedding, head].into_iter().any(|table| self.table_format(table).codec().takes_residue());
+        let tables = [self.embedding, head].into_iter().any(|table| self.table_format(table).codec().takes_residue());
         problems.need(
             self.residue || packed || tables,
             "storage.residue",

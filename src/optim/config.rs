@@ -129,12 +129,7 @@ impl OptimizerConfig {
         self.weight_decay_problems(&mut problems);
         let only_stable = "is read by Stable-SPAM only; remove the key or set optimizer.name=\"stable-spam\"";
         problems.need(self.variant == Variant::Paper || stable, "optimizer.variant", "\"reference\"", only_stable);
-        problems.need(
-            self.momentum_decay == 0 || stable,
-            "optimizer.momentum_decay",
-            self.momentum_decay,
-            only_stable,
-        );
+        problems.need(self.momentum_decay == 0 || stable, "optimizer.momentum_decay", self.momentum_decay, only_stable);
         let floor = self.momentum_decay_floor;
         problems.need((0.0..=1.0).contains(&floor), "optimizer.momentum_decay_floor", number(floor), "must be 0 to 1");
         let threshold = self.spike_threshold;

@@ -96,13 +96,13 @@ fn what_is_not_computed_is_refused_by_name() {
     dir.config("sliding_window", json!(128));
     dir.accepted();
     dir.config("rope_scaling", json!({ "type": "linear", "factor": 2.0 }));
-    assert_eq!(dir.accepted().config.model.rope_factor, 2.0);
+    assert_eq!(dir.accepted().meta.model.rope_factor, 2.0);
 }
 
 #[test]
 fn the_tied_flag_and_the_head_in_all_four_combinations() {
     let dir = Directory::new(u64::MAX);
-    assert!(dir.accepted().config.model.tied, "tied, and no head");
+    assert!(dir.accepted().meta.model.tied, "tied, and no head");
     dir.config("tie_word_embeddings", json!(false));
     assert!(dir.refused().contains("lm_head.weight is missing and tie_word_embeddings is false"), "{}", dir.refused());
     dir.tensors(ONE, |tensors| {
@@ -110,9 +110,9 @@ fn the_tied_flag_and_the_head_in_all_four_combinations() {
         let head = (HEAD.to_owned(), embedding.1.clone(), embedding.2.clone());
         tensors.push(head);
     });
-    assert!(!dir.accepted().config.model.tied, "untied, and a head");
+    assert!(!dir.accepted().meta.model.tied, "untied, and a head");
     dir.config("tie_word_embeddings", json!(true));
-    assert!(dir.accepted().config.model.tied, "tied, and a head that is the embedding");
+    assert!(dir.accepted().meta.model.tied, "tied, and a head that is the embedding");
     dir.tensors(ONE, |tensors| tensors.iter_mut().find(|t| t.0 == HEAD).unwrap().2[0] ^= 1);
     assert!(dir.refused().contains("tie_word_embeddings is true, but lm_head.weight differs"), "{}", dir.refused());
 }
