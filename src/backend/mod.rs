@@ -19,7 +19,7 @@ mod update;
 
 pub use kinds::{Moment, Scheme, SecondMoment};
 pub use param::{Param, State, StateTensor, Weight, WeightKind};
-pub use update::UpdateStats;
+pub use update::{Axis, MomentumArgs, UpdateArgs, UpdateStats};
 
 use crate::error::BackendError;
 use crate::memory::{HomeMemory, MappedFile, Span};
@@ -271,6 +271,26 @@ pub trait Backend: Sizes + Send {
     /// A gradient that is not finite changes nothing but is counted. Of a sparse parameter, rows whose gradient is zero
     /// are left as they are, unless moments are reset in this step.
     fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs);
+
+    /// Takes the gradient of a parameter (float32) into account, before any of the operations that follow. If it is not
+    /// finite, [`Backend::momentum`] and [`Backend::apply_update`] do nothing until the next call, which is counted; if it
+    /// is all zero and `freeze_on_zero`, momentum does nothing and the update only decays the weight.
+    fn begin_update(&mut self, grad: Span, freeze_on_zero: bool);
+
+    /// A recurrence of a state tensor with one element per weight and `x`, float32 in the weight's shape, which becomes
+    /// the result; see [`MomentumArgs`]. Compact state is rounded stochastically.
+    fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs);
+
+    /// Divides each row or column of `x`, float32 `[rows, cols]`, by its root mean square, or by `floor` if that is
+    /// larger.
+    fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32);
+
+    /// `x += factor w`: the weight as the optimizer sees it, residue included. `x` is float32 in the weight's shape.
+    fn add_weight(&mut self, param: &Param, x: Span, factor: f32);
+
+    /// `w = w - lr direction - decay w`, in place on the stored planes, rounded as in [`Backend::adam`]. `direction` is
+    /// float32 in the weight's shape.
+    fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs);
 
     /// What the updates since the last call did, together: one question to the device for a whole step.
     fn update_stats(&mut self) -> UpdateStats;

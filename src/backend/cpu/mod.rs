@@ -12,16 +12,19 @@ mod testing;
 pub use simd::isa::Isa;
 
 use super::adam::AdamArgs;
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Sizes, Store, UpdateStats, Weight};
+use super::{AttentionShape, Axis, Backend, Largest, MomentumArgs, Param, Rotation, Sizes, StateTensor, Store};
+use super::{UpdateArgs, UpdateStats, Weight};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, Claims, HomeMemory, MappedFile, Place, Span};
 use crate::quant::RngKey;
+use ops::param_rows::{MomentRows, ParamRows};
+use ops::update::Gate;
 use ops::weights::Rows;
 use ops::{
     activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear, linear_grad_weight,
-    loss, norm, rope, swiglu,
+    loss, norm, normalize, rope, swiglu, update,
 };
-use simd::tasks::Scratch;
+use simd::tasks::{Need, Scratch};
 
 /// A processor with all its cores. Operations must be called inside the rayon pool in which it was made.
 pub struct Cpu {
@@ -30,6 +33,7 @@ pub struct Cpu {
     arena: Arena,
     scratch: Span,
     update_stats: UpdateStats,
+    gate: Gate,
 }
 
 impl Cpu {
@@ -42,7 +46,14 @@ impl Cpu {
     /// The same with a chosen instruction set.
     pub fn with_isa(isa: Isa) -> Self {
         let threads = rayon::current_num_threads();
-        Self { isa, threads, arena: Arena::new(0), scratch: Span::NONE, update_stats: UpdateStats::default() }
+        Self {
+            isa,
+            threads,
+            arena: Arena::new(0),
+            scratch: Span::NONE,
+            update_stats: UpdateStats::default(),
+            gate: Gate::default(),
+        }
     }
 
     /// The slices of an operation, its scratch among them.
@@ -306,6 +317,55 @@ impl Backend for Cpu {
         let (isa, mut scratch, mut claims) = self.begin();
         let stats = adam::step(isa, &mut scratch, &mut claims, param, grad, args);
         self.update_stats.add(stats);
+    }
+
+    fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
+        let (isa, _, mut claims) = self.begin();
+        let (gate, stats) = update::begin(isa, claims.read(grad), freeze_on_zero);
+        drop(claims);
+        self.gate = gate;
+        self.update_stats.add(stats);
+    }
+
+    fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs) {
+        if self.gate != Gate::Open {
+            return;
+        }
+        let (isa, _, mut claims) = self.begin();
+        let mut rows = MomentRows::claim(&mut claims, state);
+        update::momentum(isa, (param.weight.shape, 0), &mut rows, claims.write(x), args, param.id);
+    }
+
+    fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let x = claims.write(x);
+        assert_eq!(x.len(), rows * cols, "elements of a matrix");
+        match axis {
+            Axis::Rows => normalize::rows(isa, x, cols, floor),
+            Axis::Cols => {
+                let shared = (1 + rows.div_ceil(64)) * cols;
+                let (sums, _) = scratch.split(Need { shared, private: 0 });
+                normalize::cols(isa, x, cols, floor, sums);
+            }
+        }
+    }
+
+    fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
+        let (isa, _, mut claims) = self.begin();
+        let rows = ParamRows::claim_weight(&mut claims, param, Span::NONE);
+        update::add_weight(isa, &rows, claims.write(x), factor);
+    }
+
+    fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
+        if self.gate == Gate::Shut {
+            return;
+        }
+        let frozen = self.gate == Gate::Frozen;
+        let (isa, _, mut claims) = self.begin();
+        let mut rows = ParamRows::claim_weight(&mut claims, param, direction);
+        let rescales = update::apply(isa, &mut rows, args, frozen, param.id);
+        drop(claims);
+        self.update_stats.rescales += rescales;
     }
 
     fn update_stats(&mut self) -> UpdateStats {

@@ -12,13 +12,14 @@ pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix,
 pub use runtime::{Source, Usage, probe, usages};
 
 use super::adam::AdamArgs;
-use super::{AttentionShape, Backend, Largest, Param, Rotation, Store, UpdateStats, Weight};
+use super::{AttentionShape, Axis, Backend, Largest, MomentumArgs, Param, Rotation, StateTensor, Store};
+use super::{UpdateArgs, UpdateStats, Weight};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, HomeMemory, MappedFile, Span};
 use crate::quant::RngKey;
 use ops::{
     ROW_MULTIPLE, activation_pack, activation_quant, adam, attention, attention_grad, bias, embedding, linear,
-    linear_grad_weight, loss, norm, rope, swiglu,
+    linear_grad_weight, loss, norm, normalize, rope, swiglu, update,
 };
 
 /// One GPU.
@@ -297,6 +298,26 @@ impl Backend for Cuda {
 
     fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
         adam::step(&mut self.gpu, param, grad, args);
+    }
+
+    fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
+        update::begin(&mut self.gpu, grad, freeze_on_zero);
+    }
+
+    fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs) {
+        update::momentum(&mut self.gpu, param, state, x, args);
+    }
+
+    fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
+        normalize::normalize(&mut self.gpu, x, rows, cols, axis, floor);
+    }
+
+    fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
+        update::add_weight(&mut self.gpu, param, x, factor);
+    }
+
+    fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
+        update::apply(&mut self.gpu, param, direction, args);
     }
 
     fn update_stats(&mut self) -> UpdateStats {

@@ -12,8 +12,10 @@ pub(crate) mod linear;
 pub(crate) mod linear_grad_weight;
 pub(crate) mod loss;
 pub(crate) mod norm;
+pub(crate) mod normalize;
 pub(crate) mod rope;
 pub(crate) mod swiglu;
+pub(crate) mod update;
 pub(crate) mod weights;
 
 /// Rows start at multiples of sixteen bytes: tensor cores are fed, and rows are read, sixteen bytes at a time.

@@ -1,0 +1,93 @@
+//! What rules beside Adam's family are made of; see [`crate::backend::Backend::begin_update`] and its neighbours.
+
+use super::adam::{absmax_bits, reduce, squares};
+use super::apply_update::{add_weight_rows, apply_rows, momentum_rows};
+use super::param_rows::{MomentRows, ParamRows};
+use crate::backend::adam::Clip;
+use crate::backend::cpu::simd::isa::{Isa, vectorized};
+use crate::backend::{MomentumArgs, UpdateArgs, UpdateStats};
+use crate::quant::GroupedShape;
+
+/// Elements below which a block of rows is not cut further.
+const BLOCK: usize = 16384;
+
+/// What the gradient allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Momentum and update.
+    #[default]
+    Open,
+    /// Only the decay of the weight.
+    Frozen,
+    /// Nothing.
+    Shut,
+}
+
+/// What a gradient allows, and what it adds to the statistics.
+pub(crate) fn begin(isa: Isa, grad: &[f32], freeze_on_zero: bool) -> (Gate, UpdateStats) {
+    let skipped = UpdateStats { skipped: 1, ..UpdateStats::default() };
+    let most = f32::from_bits(reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b)));
+    if !most.is_finite() {
+        return (Gate::Shut, skipped);
+    }
+    let clip = Clip { at: f32::INFINITY, gmax: most };
+    let (_, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
+    if !grad_sq.is_finite() {
+        return (Gate::Shut, skipped);
+    }
+    let gate = if freeze_on_zero && most == 0.0 { Gate::Frozen } else { Gate::Open };
+    (gate, UpdateStats { grad_sq, ..UpdateStats::default() })
+}
+
+vectorized! {
+    fn momentum_block(at: (GroupedShape, usize), state: &mut MomentRows, x: &mut [f32], args: &MomentumArgs, id: u32) {
+        momentum_rows(at, state, x, args, id)
+    }
+}
+
+/// The recurrence of some rows, cut among threads; `at`: the shape of the whole, and the number of the first row.
+pub(crate) fn momentum(
+    isa: Isa,
+    at: (GroupedShape, usize),
+    state: &mut MomentRows,
+    x: &mut [f32],
+    args: &MomentumArgs,
+    id: u32,
+) {
+    let (g, first) = at;
+    let rows = x.len() / g.cols;
+    if rows <= 1 || x.len() <= BLOCK {
+        return momentum_block(isa, at, state, x, args, id);
+    }
+    let half = rows / 2;
+    let (mut top, mut bottom) = state.split(half, g);
+    let (left, right) = x.split_at_mut(half * g.cols);
+    rayon::join(
+        || momentum(isa, at, &mut top, left, args, id),
+        || momentum(isa, (g, first + half), &mut bottom, right, args, id),
+    );
+}
+
+vectorized! {
+    fn apply_block(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
+        apply_rows(rows, args, frozen, id)
+    }
+}
+
+/// The update of some rows, cut among threads; gives the number of groups that were rescaled.
+pub(crate) fn apply(isa: Isa, rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
+    let count = rows.len();
+    if count <= 1 || rows.grad.len() <= BLOCK {
+        return apply_block(isa, rows, args, frozen, id);
+    }
+    let (mut top, mut bottom) = rows.split(count / 2);
+    let (a, b) = rayon::join(|| apply(isa, &mut top, args, frozen, id), || apply(isa, &mut bottom, args, frozen, id));
+    a + b
+}
+
+vectorized! {
+    /// `x += factor w`.
+    pub(crate) fn add_weight(rows: &ParamRows, x: &mut [f32], factor: f32) {
+        add_weight_rows(rows, x, factor)
+    }
+}

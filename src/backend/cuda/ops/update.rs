@@ -1,0 +1,81 @@
+//! What rules beside Adam's family are made of; see [`crate::backend::Backend::begin_update`] and its neighbours. What the
+//! gradient allows is decided and kept on the device.
+
+use super::adam::{LEAF, Planes, Shape, Statistics, Storage, THREADS, TILE};
+use super::adam::{check_weight, kept, launch_leaves, launch_verdict};
+use crate::backend::adam::AdamArgs;
+use crate::backend::cuda::runtime::{Args, Gpu};
+use crate::backend::{MomentumArgs, Param, StateTensor, UpdateArgs};
+use crate::memory::Span;
+use zerocopy::FromZeros;
+
+/// Where the verdict lies among the words that the backend keeps: behind the statistics of updates.
+const GATE: usize = 64;
+/// Bytes of it (`GradStats` in `kernels/adam.h`), and of the three scalars that plain statistics leave alone.
+const GATE_BYTES: usize = 16;
+const SCALARS: usize = 128;
+const SCALAR_BYTES: usize = 16;
+
+fn gate(gpu: &Gpu) -> Span {
+    gpu.words.part(GATE, GATE_BYTES)
+}
+
+/// See [`crate::backend::Backend::begin_update`].
+pub fn begin(gpu: &mut Gpu, grad: Span, freeze_on_zero: bool) {
+    let count = grad.bytes / 4;
+    let leaves = count.div_ceil(LEAF);
+    let at = Statistics::new(gpu.scratch, leaves);
+    launch_leaves(gpu, grad, count, &at);
+    // No clipping: all that Stable-SPAM would do is left out.
+    let plain = AdamArgs::new_zeroed();
+    let (scalars, gate) = (gpu.words.part(SCALARS, SCALAR_BYTES), gate(gpu));
+    launch_verdict(gpu, leaves as u32, &at, scalars, &plain, gate);
+    if freeze_on_zero {
+        let args = Args::new().span(gpu, gate);
+        gpu.launch("optimizer_freeze", [1, 1, 1], 32, 0, &args);
+    }
+}
+
+/// See [`crate::backend::Backend::momentum`].
+///
+/// # Panics
+/// If a plane's length does not fit the shape.
+pub fn momentum(gpu: &mut Gpu, param: &Param, state: &StateTensor, x: Span, constants: &MomentumArgs) {
+    let g = param.weight.shape;
+    assert_eq!(x.bytes, 4 * g.len(), "bytes of a direction");
+    assert_eq!([state.data.bytes, state.scales.bytes], state.spec.format.bytes(g), "bytes of {}", state.spec.name);
+    let planes = Planes::of_direction(gpu, x).with_state(gpu, state);
+    let storage = Storage::of_state(param, state);
+    let args = Args::new().bytes(&planes).bytes(&Shape::of(g)).bytes(&storage).bytes(constants).span(gpu, gate(gpu));
+    launch(gpu, "momentum", param, &storage, &args);
+}
+
+/// See [`crate::backend::Backend::add_weight`].
+///
+/// # Panics
+/// If a plane's length does not fit the shape.
+pub fn add_weight(gpu: &mut Gpu, param: &Param, x: Span, factor: f32) {
+    check_weight(param, x);
+    let (planes, storage) = (Planes::of_weight(gpu, param, x), Storage::of_weight(param));
+    let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
+    let args = args.f32(factor).span(gpu, gate(gpu));
+    launch(gpu, "add_weight", param, &storage, &args);
+}
+
+/// See [`crate::backend::Backend::apply_update`].
+///
+/// # Panics
+/// If a plane's length does not fit the shape.
+pub fn apply(gpu: &mut Gpu, param: &Param, direction: Span, constants: &UpdateArgs) {
+    check_weight(param, direction);
+    let (planes, storage) = (Planes::of_weight(gpu, param, direction), Storage::of_weight(param));
+    let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
+    let args = args.bytes(constants).span(gpu, gate(gpu)).span(gpu, kept(gpu));
+    launch(gpu, "apply_update", param, &storage, &args);
+}
+
+/// One thread for each block of 32 elements.
+fn launch(gpu: &mut Gpu, kernel: &'static str, param: &Param, storage: &Storage, args: &Args) {
+    let blocks = Shape::of(param.weight.shape).blocks().div_ceil(THREADS);
+    gpu.launch(kernel, [blocks, 1, 1], THREADS, storage.tiles() * TILE * THREADS as usize / 32, args);
+}
