@@ -8,8 +8,9 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use support::{Bench, check, floats, read};
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cpu::reference::{self, wide};
-use tetrad::backend::{AttentionShape, Backend, Largest};
+use tetrad::backend::ops::reference::{self, wide};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes};
 use tetrad::memory::Span;
 
 fn main() {
@@ -38,7 +39,7 @@ fn layer((batch, queries, heads, kv_heads, head_dim): (usize, usize, usize, usiz
     let outputs = [wide, batch * heads * queries, wide, narrow, narrow].map(|n| bench.out(n));
     let features = heads * head_dim;
     let largest =
-        Largest { tokens: batch * queries, features, inputs: features, keys: queries, parameter: 0, head_dim };
+        MaxShapes { tokens: batch * queries, features, inputs: features, keys: queries, parameter: 0, head_dim };
     let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
     Layer { cpu: bench.build(&largest), shape, data, inputs, outputs }
 }
@@ -52,24 +53,25 @@ fn flops(shape: AttentionShape, each: usize) -> ItemsCount {
 fn forward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let Layer { mut cpu, shape, data: [q, k, v, _], inputs: [q_at, k_at, v_at, _], outputs: [out, lse, ..] } =
         layer(shape);
-    cpu.attention(q_at, k_at, v_at, out, lse, None, shape);
+    let args = AttentionArgs { q: q_at, k: k_at, v: v_at, out, lse, segment_start: None, shape };
+    cpu.attention(&args);
     let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), None, shape);
     check(read(&cpu, out), &expected_out, 1e-5);
     check(read(&cpu, lse), &expected_lse, 1e-5);
-    bencher.counter(flops(shape, 4)).bench_local(|| cpu.attention(q_at, k_at, v_at, out, lse, None, shape));
+    bencher.counter(flops(shape, 4)).bench_local(|| cpu.attention(&args));
 }
 
 #[divan::bench(args = SHAPES)]
 fn backward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let Layer { mut cpu, shape, data, inputs: [q, k, v, dout], outputs: [out, lse, dq, dk, dv] } = layer(shape);
-    cpu.attention(q, k, v, out, lse, None, shape);
-    cpu.attention_grad(q, k, v, None, lse, dout, dq, dk, dv, None, shape);
+    let segment_start = None;
+    cpu.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
+    let args = AttentionGradArgs { q, k, v, out: None, lse, dout, dq, dk, dv, segment_start, shape };
+    cpu.attention_grad(&args);
     let [q64, k64, v64, dout64] = data.map(|data| wide(&data));
     let expected = reference::attention_grad(&q64, &k64, &v64, &dout64, None, shape);
     for (span, expected) in [dq, dk, dv].into_iter().zip(&expected) {
         check(read(&cpu, span), expected, 1e-4);
     }
-    bencher
-        .counter(flops(shape, 10))
-        .bench_local(|| cpu.attention_grad(q, k, v, None, lse, dout, dq, dk, dv, None, shape));
+    bencher.counter(flops(shape, 10)).bench_local(|| cpu.attention_grad(&args));
 }

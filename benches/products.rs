@@ -9,8 +9,9 @@ use divan::counter::ItemsCount;
 use gemm::Parallelism;
 use support::{Bench, TOKENS, check, floats, int4, read};
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cpu::reference::{self, Planes, wide};
-use tetrad::backend::{Backend, Largest, Store, Weight};
+use tetrad::backend::ops::reference::{self, Planes, wide};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{Accumulate, MaxShapes, Weight};
 use tetrad::memory::Span;
 
 fn main() {
@@ -46,7 +47,7 @@ fn layer((outputs, inputs): (usize, usize)) -> Layer {
     ];
     let features = outputs.max(inputs);
     let largest =
-        Largest { tokens: TOKENS, features, inputs: features, keys: 1, parameter: outputs * inputs, head_dim: 1 };
+        MaxShapes { tokens: TOKENS, features, inputs: features, keys: 1, parameter: outputs * inputs, head_dim: 1 };
     Layer { cpu: bench.build(&largest), planes, w, x, dy, spans }
 }
 
@@ -62,33 +63,33 @@ fn some_rows(x: &[f32], width: usize) -> Vec<f32> {
 #[divan::bench(args = SHAPES)]
 fn forward(bencher: Bencher, shape: (usize, usize)) {
     let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape);
-    cpu.linear(x_at, &w, y, Store::Overwrite);
+    cpu.linear(x_at, &w, y, Accumulate::No);
     let expected = reference::linear(&wide(&some_rows(&x, shape.1)), &planes.values(), shape.1);
     check(some_rows(&read(&cpu, y), shape.0), &expected, TOLERANCE);
-    bencher.counter(flops(shape)).bench_local(|| cpu.linear(x_at, &w, y, Store::Overwrite));
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear(x_at, &w, y, Accumulate::No));
 }
 
 #[divan::bench(args = SHAPES)]
 fn grad_input(bencher: Bencher, shape: (usize, usize)) {
     let Layer { mut cpu, planes, w, dy, spans: [_, dy_at, _, dx, _], .. } = layer(shape);
-    cpu.linear_grad_input(dy_at, &w, dx, Store::Overwrite);
+    cpu.linear_grad_input(dy_at, &w, dx, Accumulate::No);
     let expected = reference::linear_grad_input(&wide(&some_rows(&dy, shape.0)), &planes.values(), shape.1);
     check(some_rows(&read(&cpu, dx), shape.1), &expected, TOLERANCE);
-    bencher.counter(flops(shape)).bench_local(|| cpu.linear_grad_input(dy_at, &w, dx, Store::Overwrite));
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear_grad_input(dy_at, &w, dx, Accumulate::No));
 }
 
 #[divan::bench(args = SHAPES)]
 fn grad_weight(bencher: Bencher, shape: (usize, usize)) {
     let (outputs, inputs) = shape;
     let Layer { mut cpu, x, dy, spans: [x_at, dy_at, .., grad], .. } = layer(shape);
-    cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Store::Overwrite);
+    cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Accumulate::No);
     // All tokens, but only every 29th output.
     let some: Vec<f32> = dy.chunks(outputs).flat_map(|row| row.iter().step_by(29)).copied().collect();
     let expected = reference::linear_grad_weight(&wide(&some), &wide(&x), outputs.div_ceil(29));
     check(read(&cpu, grad).chunks(inputs).step_by(29).flatten().copied(), &expected, TOLERANCE);
     bencher
         .counter(flops(shape))
-        .bench_local(|| cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Store::Overwrite));
+        .bench_local(|| cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Accumulate::No));
 }
 
 /// A product of the `gemm` crate: sizes, then strides (column, row) of the output and both operands.

@@ -8,16 +8,16 @@
 //! | 11 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
 //! | 10 | `checkpoint` | training state <-> file |
 //! | 9 | `train` | the loop, schedules, evaluation, metrics |
-//! | 8 | `data` | from a configuration to a run's training and validation rows |
-//! | 7 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
-//! | 6 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
+//! | 8 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |
+//! | 7 | `data` | settings of text and tokenizer, and from them a run's training and validation rows |
+//! | 6 | `data::batch` | rows and their order: windows, packing, mixing, shuffling |
 //! | 5 | `data::shard` | prepared token ids, memory-mapped |
-//! | 4 | `data::tokenize` | tokenizers, special tokens, chat templates, samples |
-//! | 3 | `data::source` | files and the documents in them |
 //! | 5 | `model` | one table of parameters, forward, backward |
+//! | 4 | `data::tokenize` | tokenizers, special tokens, chat templates, samples |
 //! | 4 | `backend::cpu` | the operations on a CPU |
 //! | 4 | `backend::cuda` | the operations on an NVIDIA GPU |
 //! | 4 | `optim` | update rules: what each keeps of a parameter, and its step made of the backend's operations |
+//! | 3 | `data::source` | files and the documents in them |
 //! | 3 | `backend` | the operations' contracts |
 //! | 3 | `backend::cuda::runtime` | CUDA without any operation: driver, compiler, device, matrix products |
 //! | 2 | `store` | memory maps, locks, atomic replace |

@@ -222,15 +222,29 @@ fn a_name_of_a_type_means_one_thing_or_two() {
     assert!(shared.is_empty(), "types of one name in more than two rooms:\n{}", shared.join("\n"));
 }
 
-/// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, and the tile that
-/// threads write side by side.
-const UNSAFE: [&str; 20] = [
+/// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, the tile that
+/// threads write side by side, CUDA's functions, and launches of kernels.
+const UNSAFE: [&str; 34] = [
     "backend/cpu/simd/gemm/avx2.rs",
     "backend/cpu/simd/gemm/avx512.rs",
     "backend/cpu/simd/gemm/mod.rs",
     "backend/cpu/simd/gemm/pack.rs",
     "backend/cpu/simd/isa.rs",
     "backend/cpu/simd/tile.rs",
+    "backend/cuda/ops/activation_pack.rs",
+    "backend/cuda/ops/activation_quant.rs",
+    "backend/cuda/ops/adam.rs",
+    "backend/cuda/ops/attention.rs",
+    "backend/cuda/ops/attention_grad.rs",
+    "backend/cuda/ops/bias.rs",
+    "backend/cuda/ops/embedding.rs",
+    "backend/cuda/ops/factored.rs",
+    "backend/cuda/ops/linear.rs",
+    "backend/cuda/ops/loss.rs",
+    "backend/cuda/ops/norm.rs",
+    "backend/cuda/ops/rope.rs",
+    "backend/cuda/ops/swiglu.rs",
+    "backend/cuda/ops/weights.rs",
     "backend/cuda/runtime/compile.rs",
     "backend/cuda/runtime/device.rs",
     "backend/cuda/runtime/gpu.rs",
@@ -242,7 +256,7 @@ const UNSAFE: [&str; 20] = [
     "backend/cuda/runtime/symbols.rs",
     "backend/cuda/runtime/timer.rs",
     "memory/arena.rs",
-    "memory/home.rs",
+    "memory/host.rs",
     "store/map.rs",
     "store/work_file.rs",
 ];

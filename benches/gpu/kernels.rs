@@ -6,7 +6,10 @@ use half::bf16;
 use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
-use tetrad::backend::{AttentionShape, Backend, Largest, Param, Rotation, Store, WeightKind};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{
+    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, NormGradArgs, Param, Rotation, WeightKind,
+};
 use tetrad::memory::Span;
 use tetrad::optim::{AdamStepInfo, OptimizerConfig};
 
@@ -50,10 +53,10 @@ impl Sizes {
         edge: 64,
     };
 
-    fn largest(&self, tokens: usize, features: usize) -> Largest {
+    fn largest(&self, tokens: usize, features: usize) -> MaxShapes {
         let Self { hidden, intermediate, vocab, sequence, .. } = *self;
         let inputs = intermediate.max(hidden);
-        Largest { tokens, features, inputs, keys: sequence, parameter: vocab * inputs, head_dim: 128 }
+        MaxShapes { tokens, features, inputs, keys: sequence, parameter: vocab * inputs, head_dim: 128 }
     }
 }
 
@@ -76,7 +79,7 @@ pub fn ceilings(sizes: &Sizes) -> Ceilings {
     let (x, w, y) = (operands.activations(2, n * n), operands.weight(n, n, WeightKind::Bf16), operands.room(2 * n * n));
     let mut cuda = operands.start(&sizes.largest(n, n));
     let copy = 2.0 * from.bytes as f64 / time(&mut cuda, |cuda| cuda.copy(from, to));
-    let product = 2.0 * (n as f64).powi(3) / time(&mut cuda, |cuda| cuda.linear(x, &w, y, Store::Overwrite));
+    let product = 2.0 * (n as f64).powi(3) / time(&mut cuda, |cuda| cuda.linear(x, &w, y, Accumulate::No));
     Ceilings { copy, product }
 }
 
@@ -110,7 +113,7 @@ fn planes(param: &Param) -> Vec<Span> {
     planes.filter(|span| !span.is_none()).collect()
 }
 
-fn same_update(operands: &Operands, cuda: &mut Cuda, param: &Param, grad: Span, largest: &Largest) {
+fn same_update(operands: &Operands, cuda: &mut Cuda, param: &Param, grad: Span, largest: &MaxShapes) {
     let mut cpu = Cpu::new();
     operands.fill(&mut cpu, largest);
     for number in 1..=3 {
@@ -142,14 +145,14 @@ pub fn products(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let mut cuda = operands.start(&sizes.largest(tokens, outputs.max(inputs)));
         let shape = format!("{tokens} tokens, {outputs} x {inputs}");
         let work = 2.0 * tokens as f64 * outputs as f64 * inputs as f64;
-        cuda.linear(x, &packed, out_y, Store::Overwrite);
+        cuda.linear(x, &packed, out_y, Accumulate::No);
         check_product(&cuda, x, &packed, out_y, (tokens, outputs, inputs));
-        let forward = [&packed, &plain].map(|w| time(&mut cuda, |cuda| cuda.linear(x, w, out_y, Store::Overwrite)));
+        let forward = [&packed, &plain].map(|w| time(&mut cuda, |cuda| cuda.linear(x, w, out_y, Accumulate::No)));
         table.product("linear", &shape, forward[0], work, forward[1], ceilings);
         let backward =
-            [&packed, &plain].map(|w| time(&mut cuda, |cuda| cuda.linear_grad_input(y, w, out_x, Store::Overwrite)));
+            [&packed, &plain].map(|w| time(&mut cuda, |cuda| cuda.linear_grad_input(y, w, out_x, Accumulate::No)));
         table.product("linear, gradient of the input", &shape, backward[0], work, backward[1], ceilings);
-        let weight = time(&mut cuda, |cuda| cuda.linear_grad_weight(y, x, grad, outputs, inputs, Store::Overwrite));
+        let weight = time(&mut cuda, |cuda| cuda.linear_grad_weight(y, x, grad, outputs, inputs, Accumulate::No));
         table.product("linear, gradient of the weight", &shape, weight, work, weight, ceilings);
     }
 }
@@ -197,10 +200,12 @@ pub fn attention(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let mut cuda = operands.start(&sizes.largest(batch * queries, heads * head_dim));
         let work = 2.0 * (count * queries) as f64;
         let name = format!("{batch} x {queries}, {heads} heads of {head_dim}");
-        let forward = time(&mut cuda, |cuda| cuda.attention(q, k, v, out, lse, None, shape));
+        let segment_start = None;
+        let args = AttentionArgs { q, k, v, out, lse, segment_start, shape };
+        let forward = time(&mut cuda, |cuda| cuda.attention(&args));
         table.rate("attention", &name, forward, work, ceilings);
-        let backward =
-            time(&mut cuda, |cuda| cuda.attention_grad(q, k, v, Some(out), lse, dout, dq, dk, dv, None, shape));
+        let args = AttentionGradArgs { q, k, v, out: Some(out), lse, dout, dq, dk, dv, segment_start, shape };
+        let backward = time(&mut cuda, |cuda| cuda.attention_grad(&args));
         table.rate("attention, gradients", &name, backward, 2.5 * work, ceilings);
     }
 }
@@ -228,7 +233,8 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     };
     measure("rms_norm", &wide, 4 * th, &mut |cuda| cuda.rms_norm(x, gain, y, inv, 1e-6));
     measure("rms_norm, gradients", &wide, 8 * th, &mut |cuda| {
-        cuda.rms_norm_grad(x, gain, inv, y, z, dgain, Store::Overwrite)
+        let accumulate = Accumulate::No;
+        cuda.rms_norm_grad(&NormGradArgs { x, gain, inv_rms: inv, dout: y, dx: z, dgain, accumulate })
     });
     let rotation = Rotation { heads: h / 64, head_dim: 64, queries: sequence, start: 0, inverse: false };
     measure("rope", &wide, 4 * th, &mut |cuda| cuda.rope(x, angles, rotation));
@@ -261,7 +267,7 @@ pub fn few_tokens(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         // More weights than the L2 cache holds, one after the other.
         let weights: Vec<_> = (0..24).map(|_| operands.weight(f, h, WeightKind::Int4)).collect();
         let mut cuda = operands.start(&sizes.largest(tokens, f));
-        let seconds = time(&mut cuda, |cuda| weights.iter().for_each(|w| cuda.linear(x, w, y, Store::Overwrite)));
+        let seconds = time(&mut cuda, |cuda| weights.iter().for_each(|w| cuda.linear(x, w, y, Accumulate::No)));
         let bytes = weights.len() * (weights[0].data.bytes + weights[0].scales.bytes);
         let shape = format!("{tokens} token(s), 24 x {f} x {h}");
         table.bandwidth("linear, few tokens", &shape, seconds, bytes, ceilings);

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Largest, Param, Scheme, Sizes, State, Weight, WeightKind};
+use tetrad::backend::{Backend, DeviceInfo, MaxShapes, Param, Scheme, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::StorageConfig;
 use tetrad::optim::{AdamFamily, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
@@ -11,7 +11,7 @@ use zerocopy::{Immutable, IntoBytes};
 
 /// Elements from one row of activations to the next.
 pub fn pitch(width: usize) -> usize {
-    width.next_multiple_of(cuda::Sizes.row_multiple())
+    width.next_multiple_of(cuda::Info.row_multiple())
 }
 
 /// Repeatable bits.
@@ -106,17 +106,17 @@ impl Operands {
     }
 
     /// A device that holds them.
-    pub fn start(&self, largest: &Largest) -> Cuda {
+    pub fn start(&self, largest: &MaxShapes) -> Cuda {
         let mut cuda = Cuda::open(0).expect("a device");
         self.fill(&mut cuda, largest);
         cuda
     }
 
     /// Gives any backend its memory and the contents.
-    pub fn fill(&self, backend: &mut dyn Backend, largest: &Largest) {
+    pub fn fill(&self, backend: &mut dyn Backend, largest: &MaxShapes) {
         let mut plan = self.plan.clone();
-        let sizes: &dyn Sizes = backend;
-        let scratch = plan.add("", Category::Scratch, sizes.scratch_bytes(largest), Lifetime::ALWAYS);
+        let sizes: &dyn DeviceInfo = backend;
+        let scratch = plan.add("", Category::Scratch, sizes.workspace_bytes(largest), Lifetime::ALWAYS);
         backend.allocate(plan.total(), None, scratch).expect("memory");
         self.uploads.iter().for_each(|(span, bytes)| backend.upload(bytes, *span));
     }

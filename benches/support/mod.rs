@@ -5,8 +5,9 @@
 
 use half::f16;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cpu::reference::Planes;
-use tetrad::backend::{Backend, Largest, Scheme, Sizes, Weight, WeightKind};
+use tetrad::backend::ops::reference::Planes;
+use tetrad::backend::prelude::*;
+use tetrad::backend::{DeviceInfo, MaxShapes, Scheme, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::quant::GroupedShape;
 use zerocopy::{Immutable, IntoBytes};
@@ -75,9 +76,9 @@ impl Bench {
     }
 
     /// The backend, ready.
-    pub fn build(mut self, largest: &Largest) -> Cpu {
+    pub fn build(mut self, largest: &MaxShapes) -> Cpu {
         let mut cpu = Cpu::new();
-        let scratch = self.plan.add("", Category::Scratch, cpu.scratch_bytes(largest), Lifetime::ALWAYS);
+        let scratch = self.plan.add("", Category::Scratch, cpu.workspace_bytes(largest), Lifetime::ALWAYS);
         cpu.allocate(self.plan.total(), None, scratch).unwrap();
         self.uploads.iter().for_each(|(span, bytes)| cpu.upload(bytes, *span));
         cpu

@@ -1,8 +1,4 @@
-//! What rules are made of beside the fused pass of Adam's family: momentum, normalization, the update itself; and what
-//! updates tell about themselves.
-//!
-//! A rule calls [`begin_update`](super::Backend::begin_update) with the gradient, makes a direction of it in the
-//! gradient's own buffer, and adds that to the weight by [`apply_update`](super::Backend::apply_update).
+//! Arguments of the operations that rules are made of ([`super::ops::Update`]), and what updates tell about themselves.
 
 use zerocopy::{Immutable, IntoBytes};
 
@@ -26,7 +22,7 @@ impl UpdateStats {
     }
 }
 
-/// Constants of [`Backend::apply_update`](super::Backend::apply_update), laid out for a kernel's argument
+/// Constants of [`super::ops::Update::apply_update`], laid out for a kernel's argument
 /// (`UpdateArgs` in `backend/cuda/kernels/adam.h`).
 #[derive(Clone, Copy, Debug, PartialEq, IntoBytes, Immutable)]
 #[repr(C)]
@@ -43,7 +39,7 @@ pub struct UpdateArgs {
     pub reserved: u32,
 }
 
-/// Constants of [`Backend::momentum`](super::Backend::momentum), laid out for a kernel's argument (`MomentumArgs` in
+/// Constants of [`super::ops::Update::momentum`], laid out for a kernel's argument (`MomentumArgs` in
 /// `backend/cuda/kernels/adam.h`).
 ///
 /// With `s` the state before and `s'` the state after: `s' = keep s + add x`, and x becomes

@@ -2,7 +2,7 @@
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{planes, spec};
-use crate::backend::{Backend, Param, Scheme, Sizes, State, Weight};
+use crate::backend::{Backend, DeviceInfo, Param, Scheme, State, Weight};
 use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
@@ -155,7 +155,7 @@ impl Checkpoint {
                     return Err(CheckpointError::Plane { path: self.path.clone(), name, plane, bytes });
                 }
                 trainer.backend.upload(bytes, plane.span);
-                trainer.backend.rest(plane.span);
+                trainer.backend.advise_cold(plane.span);
             }
         }
         trainer.counters = self.meta.counters;
@@ -179,7 +179,7 @@ impl Checkpoint {
                 match found.map(|p| p.range()) {
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
                         trainer.backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
-                        trainer.backend.rest(plane.span);
+                        trainer.backend.advise_cold(plane.span);
                     }
                     None if plane.kind == PlaneKind::Residue => {
                         trainer.backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
@@ -300,7 +300,7 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
 
 /// Plans a checkpoint's model for evaluation and sampling: passes of up to `tokens` tokens in sequences of up to
 /// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
-pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn Sizes, tokens: usize, keys: usize) -> (Plan, Model) {
+pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn DeviceInfo, tokens: usize, keys: usize) -> (Plan, Model) {
     let mut plan = Plan::default();
     let config = &checkpoint.config.settings();
     let model = if sizes.reads_mapped() {

@@ -75,7 +75,7 @@ pub fn save_with(
             backend.status().map_err(io::Error::other)?;
             sink(&piece[..count])?;
         }
-        backend.rest(span);
+        backend.advise_cold(span);
         Ok(())
     };
     replace(path, layout.file_len(), |out| layout.write(out, &mut source)).map_err(|error| match error {

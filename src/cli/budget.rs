@@ -1,7 +1,7 @@
 //! Memory as a limit: what is chosen to fit into it, and what to change if nothing does.
 
 use super::units::bytes;
-use tetrad::backend::Sizes;
+use tetrad::backend::DeviceInfo;
 use tetrad::config::Config;
 use tetrad::memory::Plan;
 use tetrad::model::{GradientBuffer, KeptActivations, Residence};
@@ -39,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<Budget, String> {
 
 impl Budget {
     /// In bytes, for the memory of what `sizes` are of.
-    pub(super) fn bytes(self, sizes: &dyn Sizes) -> Result<u64, String> {
+    pub(super) fn bytes(self, sizes: &dyn DeviceInfo) -> Result<u64, String> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Share(share) => {
@@ -51,18 +51,18 @@ impl Budget {
 }
 
 /// Bytes free in the memory of what `sizes` are of, if that is known.
-pub(super) fn free(sizes: &dyn Sizes) -> Option<u64> {
-    if sizes.works_at_home() { available() } else { sizes.free_memory() }
+pub(super) fn free(sizes: &dyn DeviceInfo) -> Option<u64> {
+    if sizes.in_place() { available() } else { sizes.free_memory() }
 }
 
 /// What a run may use.
-pub(super) fn limits(sizes: &dyn Sizes, device: u64) -> Limits {
-    let host = if sizes.works_at_home() { None } else { available() };
+pub(super) fn limits(sizes: &dyn DeviceInfo, device: u64) -> Limits {
+    let host = if sizes.in_place() { None } else { available() };
     Limits { device, host: host.unwrap_or(u64::MAX) }
 }
 
 /// The largest `train.batch` up to `most` for which something that `config` leaves open fits.
-pub(super) fn largest_batch(config: &Config, sizes: &dyn Sizes, limits: &Limits, most: usize) -> Option<usize> {
+pub(super) fn largest_batch(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits, most: usize) -> Option<usize> {
     let fits = |batch: usize| {
         let mut config = config.clone();
         config.train.batch = batch;
@@ -101,7 +101,7 @@ fn word(variant: &impl serde::Serialize) -> String {
 /// If nothing fits into `limits`, whose device memory is `limit`: names what takes most, and what would fit.
 pub(super) fn resolve(
     config: &Config,
-    sizes: &dyn Sizes,
+    sizes: &dyn DeviceInfo,
     limits: &Limits,
     limit: &str,
 ) -> Result<(Config, Option<String>), String> {
@@ -120,8 +120,8 @@ pub(super) fn resolve(
     Ok((chosen, Some(said)))
 }
 
-fn refusal(config: &Config, sizes: &dyn Sizes, planned: &Plan, limits: &Limits, limit: &str) -> String {
-    let home = planned.home_total() as u64;
+fn refusal(config: &Config, sizes: &dyn DeviceInfo, planned: &Plan, limits: &Limits, limit: &str) -> String {
+    let home = planned.host_total() as u64;
     if planned.total() as u64 <= limits.device && home > limits.host {
         return format!(
             "{} of this machine's memory are planned for parameters, {} are free; keep them in a file (--set \
@@ -147,7 +147,7 @@ fn refusal(config: &Config, sizes: &dyn Sizes, planned: &Plan, limits: &Limits, 
 }
 
 /// Settings that would fit: everything left open; inputs of blocks in four bits; a smaller batch.
-fn advice(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> Vec<String> {
+fn advice(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits) -> Vec<String> {
     let mut open = config.clone();
     (open.run.activations, open.run.gradient) = (KeptActivations::Auto, GradientBuffer::Auto);
     (open.run.weights, open.run.state) = (Residence::Auto, Residence::Auto);
@@ -191,7 +191,7 @@ mod tests {
             assert!(half > 0 && half < all);
         }
         // A GPU that is not there has no free memory.
-        assert!(parse("50%").unwrap().bytes(&tetrad::backend::cuda::Sizes).unwrap_err().contains("give a size"));
+        assert!(parse("50%").unwrap().bytes(&tetrad::backend::cuda::Info).unwrap_err().contains("give a size"));
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         assert!(resolve(&config, &Cpu::new(), &only(50 << 20), "").is_ok(), "what was advised fits");
         config.run.state = Residence::Host;
         let limits = Limits { device: 1 << 40, host: 1 << 20 };
-        let said = resolve(&config, &tetrad::backend::cuda::Sizes, &limits, "free are").unwrap_err();
+        let said = resolve(&config, &tetrad::backend::cuda::Info, &limits, "free are").unwrap_err();
         assert!(said.contains("of this machine's memory are planned for parameters, 1.00 MiB are free"), "{said}");
     }
 }

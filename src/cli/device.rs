@@ -4,7 +4,7 @@ use super::Failure;
 use std::str::FromStr;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Cuda};
-use tetrad::backend::{Backend, Sizes};
+use tetrad::backend::{Backend, DeviceInfo};
 use tetrad::error::BackendError;
 use tetrad::model::ModelConfig;
 
@@ -61,7 +61,11 @@ impl Opened {
 ///
 /// # Errors
 /// If a GPU was asked for by name and cannot be used.
-pub(super) fn open(device: Device, model: &ModelConfig, need: impl Fn(&dyn Sizes) -> u64) -> Result<Opened, Failure> {
+pub(super) fn open(
+    device: Device,
+    model: &ModelConfig,
+    need: impl Fn(&dyn DeviceInfo) -> u64,
+) -> Result<Opened, Failure> {
     let instead = match device {
         Device::Cpu => None,
         Device::Auto => match open_cuda(0, model, &need) {
@@ -78,7 +82,7 @@ pub(super) fn open(device: Device, model: &ModelConfig, need: impl Fn(&dyn Sizes
 fn open_cuda(
     ordinal: u32,
     model: &ModelConfig,
-    need: &impl Fn(&dyn Sizes) -> u64,
+    need: &impl Fn(&dyn DeviceInfo) -> u64,
 ) -> Result<Box<dyn Backend>, BackendError> {
     let cuda = Cuda::open(ordinal)?;
     cuda.check_heads(model.head_dim(), model.qk_norm)?;
@@ -87,11 +91,11 @@ fn open_cuda(
 }
 
 /// What a plan must know of the device that `device` says, without opening one: `auto` asks only whether there is one.
-pub(super) fn sizes(device: Device) -> Box<dyn Sizes> {
+pub(super) fn sizes(device: Device) -> Box<dyn DeviceInfo> {
     match device {
         Device::Cpu => Box::new(Cpu::new()),
         Device::Auto if cuda::probe().is_err() => Box::new(Cpu::new()),
-        Device::Auto | Device::Cuda(_) => Box::new(cuda::Sizes),
+        Device::Auto | Device::Cuda(_) => Box::new(cuda::Info),
     }
 }
 

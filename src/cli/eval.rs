@@ -6,10 +6,11 @@ use super::{CliResult, Failure, device, number, pool};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::backend::Sizes;
+use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
-use tetrad::config::{Long, Samples};
-use tetrad::data::{Body, Companion, Corpus, Part, Recipe, Tokenizer, Windows, prepare};
+use tetrad::data::{
+    Corpus, Dataset, Overlong, Packing, SampleFormat, Source, Tokenizer, TokenizerConfig, Windows, prepare,
+};
 use tetrad::error::DataError;
 use tetrad::model::Pass;
 
@@ -65,10 +66,10 @@ fn eval(args: &Args) -> CliResult {
     checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let corpus = Corpus::resolve(&args.text)?;
-    let recipe = Recipe { tokenizer, companion: companion(args, &checkpoint)? };
+    let format = SampleFormat { tokenizer, config: tokenizer_config(args, &checkpoint)? };
     let mut progress = super::progress::preparing();
-    let prepared = prepare(&corpus, &recipe, Samples::Auto, Long::Cut, &args.cache, &mut progress);
-    let (shard, body) = prepared.map_err(|error| match error {
+    let prepared = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, &args.cache, &mut progress);
+    let (shard, dataset) = prepared.map_err(|error| match error {
         // The configuration's key is no option of this command.
         DataError::Cache { path, source } => {
             let path = escape(&path.to_string_lossy());
@@ -80,8 +81,8 @@ fn eval(args: &Args) -> CliResult {
     })?;
     shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
-    checkpoint.config.data.packed = matches!(body, Body::Samples(_));
-    let part = Part { name: String::new(), weight: 1.0, body };
+    checkpoint.config.data.packed = matches!(dataset, Dataset::Samples(_));
+    let part = Source { name: String::new(), weight: 1.0, dataset };
     let windows = Windows::of(&[part], sequence, args.sequences)?;
     let (loss, device) = mean_loss(&checkpoint, &windows, sequence, args.device)?;
     let perplexity = loss.exp();
@@ -91,7 +92,7 @@ fn eval(args: &Args) -> CliResult {
             let value = json!({
                 "file": args.file.to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
                 "bits_per_byte": bits.map(number::json), "tokens": windows.targets(), "sequence": sequence,
-                "samples_cut": windows.packings().map(|packing| packing.cut).sum::<usize>(),
+                "samples_cut": windows.packings().map(|packing| packing.truncated).sum::<usize>(),
                 "device": device,
             });
             return json(out, &value);
@@ -103,8 +104,8 @@ fn eval(args: &Args) -> CliResult {
         }
         let (predicted, all) = (grouped(windows.targets()), grouped(shard.tokens.len() as u64));
         writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")?;
-        for packing in windows.packings().filter(|packing| packing.cut + packing.empty > 0) {
-            let (samples, cut, empty) = (packing.samples, packing.cut, packing.empty);
+        for packing in windows.packings().filter(|packing| packing.truncated + packing.empty > 0) {
+            let (samples, cut, empty) = (packing.samples, packing.truncated, packing.empty);
             writeln!(
                 out,
                 "{cut} of {samples} samples are longer than that and were cut, {empty} have nothing to predict"
@@ -116,12 +117,12 @@ fn eval(args: &Args) -> CliResult {
 }
 
 /// What came with the tokenizer that a file carries.
-fn companion(args: &Args, checkpoint: &Checkpoint) -> Result<Companion, DataError> {
+fn tokenizer_config(args: &Args, checkpoint: &Checkpoint) -> Result<TokenizerConfig, DataError> {
     let json = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_default();
-    let companion = Companion::parse(&args.file.to_string_lossy(), &json);
+    let config = TokenizerConfig::parse(&args.file.to_string_lossy(), &json);
     match &args.chat_template {
-        Some(given) => companion.with_template(given),
-        None => Ok(companion),
+        Some(given) => config.with_template(given),
+        None => Ok(config),
     }
 }
 
@@ -163,7 +164,7 @@ fn mean_loss(
     device: device::Device,
 ) -> Result<(f64, String), Failure> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
-    let need = |sizes: &dyn Sizes| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
+    let need = |sizes: &dyn DeviceInfo| place_model(checkpoint, sizes, batch * sequence, sequence).0.total() as u64;
     let mut opened = device::open(device, &checkpoint.config.model, need)?;
     let described = opened.describe();
     let backend = opened.backend.as_mut();

@@ -6,7 +6,7 @@ use super::units::{bytes, grouped};
 use super::{CliResult, budget, device, pool};
 use serde_json::json;
 use std::process::ExitCode;
-use tetrad::backend::Sizes;
+use tetrad::backend::DeviceInfo;
 use tetrad::config::Config;
 use tetrad::memory::{Category, Place, Plan};
 use tetrad::model::{KeptActivations, Residence};
@@ -110,7 +110,7 @@ fn tell(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<
     Ok(Told {
         plan: tetrad::train::plan(&resolved, sizes).0,
         in_file: [run.weights, run.state].contains(&Residence::File),
-        device: !sizes.works_at_home(),
+        device: !sizes.in_place(),
         config: resolved,
         budget: fits,
     })
@@ -149,14 +149,14 @@ fn as_json(told: &Told, rows: &[Row]) -> serde_json::Value {
 
 /// Bytes of each place that is used.
 fn places(told: &Told) -> Vec<(Place, usize)> {
-    let all = [(Place::Arena, told.plan.total()), (Place::Home, told.plan.home_total())];
+    let all = [(Place::Arena, told.plan.total()), (Place::Host, told.plan.host_total())];
     all.into_iter().filter(|&(_, bytes)| bytes > 0).collect()
 }
 
 fn place_name(place: Place, told: &Told) -> &'static str {
     match place {
         Place::Arena if told.device => "device",
-        Place::Home if told.in_file => "file",
+        Place::Host if told.in_file => "file",
         _ => "host",
     }
 }
@@ -165,7 +165,7 @@ fn place_name(place: Place, told: &Told) -> &'static str {
 const MOST_BATCH: usize = 1 << 16;
 
 /// The largest batch for each way of keeping activations, with parameters on the device unless something else is set.
-fn largest(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> [(&'static str, Option<usize>); 3] {
+fn largest(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits) -> [(&'static str, Option<usize>); 3] {
     let ways = [
         ("keep", KeptActivations::Keep),
         ("recompute", KeptActivations::Recompute),

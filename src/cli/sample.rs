@@ -6,7 +6,7 @@ use serde_json::json;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::backend::Sizes;
+use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
 use tetrad::data::{Decoder, SpecialTokens, Tokenizer};
 use tetrad::model::{Generator, Sampling};
@@ -79,7 +79,7 @@ fn sample(args: &Args) -> CliResult {
     // No cache for positions that this text cannot reach, however long a context the file claims.
     let keys = checkpoint.config.model.context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
-    let need = |sizes: &dyn Sizes| place_model(&checkpoint, sizes, tokens, keys).0.total() as u64;
+    let need = |sizes: &dyn DeviceInfo| place_model(&checkpoint, sizes, tokens, keys).0.total() as u64;
     let mut opened = device::open(args.device, &checkpoint.config.model, need)?;
     let device = opened.describe();
     let backend = opened.backend.as_mut();

@@ -3,7 +3,7 @@
 //! Three layers, the later wins: a preset (the quick-start unless another is named), the keys of a file, the
 //! `--set` overrides. Each value's origin is kept until the end, so that a mistake names the line that made it.
 
-use super::schema::{self, Kind, TABLES, nearest};
+use super::schema::{self, Kind, TABLES, nearest, renamed};
 use super::*;
 use crate::error::{ConfigError, Place, Problem};
 use std::collections::BTreeMap;
@@ -133,7 +133,8 @@ impl Draft {
 
     fn put(&mut self, key: &str, value: toml::Value, place: Place) {
         let Some((_, kind)) = self.keys.iter().find(|(known, _)| known == key) else {
-            let hint = did_you_mean(nearest(key, self.keys.iter().map(|(key, _)| key.as_str())));
+            let near = || nearest(key, self.keys.iter().map(|(key, _)| key.as_str()));
+            let hint = did_you_mean(renamed(key).or_else(near));
             let reason = format!("no such key{hint}");
             self.problems.push(Problem { key: key.into(), found: None, place: Some(place), reason });
             return;

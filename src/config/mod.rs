@@ -1,6 +1,5 @@
 //! What a run is: the TOML tables, their defaults and presets, overrides, and the checks made before step 0.
 
-mod data;
 mod load;
 mod presets;
 mod run;
@@ -9,15 +8,14 @@ mod train;
 mod validate;
 mod write;
 
-pub use data::{Data, Long, Samples, Source};
 pub use presets::PRESETS;
 pub use run::RunConfig;
 pub use train::TrainConfig;
 
+use crate::data::{DataConfig, TokenizerSettings};
 use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig};
 use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// A whole configuration; every table and key is optional in the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,9 +24,9 @@ pub struct Config {
     /// The architecture.
     pub model: ModelConfig,
     /// The text.
-    pub data: Data,
+    pub data: DataConfig,
     /// How text becomes tokens.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: TokenizerSettings,
     /// How weights and optimizer state are stored.
     pub storage: StorageConfig,
     /// How activations enter the packed products.
@@ -68,19 +66,4 @@ impl Config {
             },
         }
     }
-}
-
-/// `[tokenizer]`: how text becomes tokens.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Tokenizer {
-    /// A Hugging Face `tokenizer.json`; absent: one token per byte.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
-}
-
-/// For keys that older files do not have: they are written only where they say something, so that those files stay
-/// readable and new ones stay the same.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }

@@ -5,6 +5,7 @@
 
 use super::*;
 use crate::backend::{Moment, Scheme, SecondMoment};
+use crate::data::{Overlong, Packing, SourceConfig};
 use crate::model::{ActivationQuant, GradientBuffer, KeptActivations, Residence, RopeScaling, TableStorage, Weights};
 use crate::optim::{EmbeddingUpdate, Rule, Schedule, Variant};
 use serde::de::{self, Deserializer, Visitor};
@@ -32,7 +33,7 @@ impl Kind {
             (Kind::Text, toml::Value::String(_)) => true,
             (Kind::List, toml::Value::Array(items)) => items.iter().all(toml::Value::is_str),
             (Kind::Sources, toml::Value::Array(items)) => {
-                items.iter().all(|item| item.clone().try_into::<Source>().is_ok())
+                items.iter().all(|item| item.clone().try_into::<SourceConfig>().is_ok())
             }
             (Kind::Word(words), toml::Value::String(word)) => words.contains(&word.as_str()),
             _ => false,
@@ -63,8 +64,8 @@ pub(super) fn keys() -> Vec<(String, String, Kind)> {
     // Keys that are not written where they have their defaults: given other values to be seen.
     defaults.tokenizer.file = Some("tokenizer.json".into());
     let data = &mut defaults.data;
-    (data.samples, data.long, data.chat_template) = (Samples::Stream, Long::Skip, Some("chat.jinja".into()));
-    data.source = vec![Source { files: Vec::new(), weight: 1.0 }];
+    (data.packing, data.overlong, data.chat_template) = (Packing::Concat, Overlong::Skip, Some("chat.jinja".into()));
+    data.source = vec![SourceConfig { files: Vec::new(), weight: 1.0 }];
     let model = &mut defaults.model;
     (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
     (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 1);
@@ -97,8 +98,8 @@ fn kind(table: &str, name: &str, default: &toml::Value) -> Kind {
 /// The words that an enum's key may hold.
 fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
     Some(match (table, name) {
-        ("data", "samples") => variants::<Samples>(),
-        ("data", "long") => variants::<Long>(),
+        ("data", "packing") => variants::<Packing>(),
+        ("data", "overlong") => variants::<Overlong>(),
         ("model", "rope_scaling") => variants::<RopeScaling>(),
         ("storage", "weights") => variants::<Weights>(),
         ("storage", "embedding" | "head") => variants::<TableStorage>(),
@@ -151,6 +152,14 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 }
 
+/// Keys of earlier versions, and what they are called now.
+const RENAMED: [(&str, &str); 2] = [("data.samples", "data.packing"), ("data.long", "data.overlong")];
+
+/// The name that a key of an earlier version has now.
+pub(super) fn renamed(key: &str) -> Option<&'static str> {
+    RENAMED.iter().find(|(former, _)| *former == key).map(|(_, now)| *now)
+}
+
 /// The nearest of `known` to `word`, if it is near enough to be what was meant.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let score =
@@ -193,6 +202,15 @@ mod tests {
             sorted.sort();
             sorted
         });
+    }
+
+    #[test]
+    fn a_key_is_renamed_to_one_that_there_is() {
+        let keys: Vec<String> = keys().into_iter().map(|(table, name, _)| format!("{table}.{name}")).collect();
+        for (former, now) in RENAMED {
+            assert!(keys.iter().any(|key| key == now) && keys.iter().all(|key| key != former), "{former}: {now}");
+            assert_eq!(renamed(former), Some(now));
+        }
     }
 
     #[test]

@@ -33,7 +33,8 @@ impl Config {
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut checks = Checks(Vec::new());
     checks.model(&config.model);
-    checks.data(config);
+    checks.0.extend(config.data.problems());
+    checks.0.extend(config.tokenizer.problems(config.model.vocab));
     checks.storage(config);
     checks.optimizer(&config.optimizer);
     checks.sparse_embedding(config);
@@ -141,57 +142,6 @@ impl Checks {
         let plain = model.rope_scaling == RopeScaling::None && model.rope_factor != 1.0;
         let reason = "has no effect without model.rope_scaling; remove it or set model.rope_scaling=\"linear\"";
         self.need(!plain, "model.rope_factor", number(model.rope_factor), reason);
-    }
-
-    fn data(&mut self, config: &Config) {
-        let Data { train, source, validation, validation_fraction, cache, .. } = &config.data;
-        let sources = source.iter().map(|source| ("data.source", &source.files));
-        for (key, patterns) in [("data.train", train), ("data.validation", validation)].into_iter().chain(sources) {
-            let empty = patterns.iter().any(|pattern| pattern.trim().is_empty());
-            self.need(
-                !empty,
-                key,
-                format_args!("{patterns:?}"),
-                "holds an empty name; each entry is a file or a pattern such as \"books/*.txt\"",
-            );
-        }
-        self.sources(train, source);
-        self.need(
-            (0.0..1.0).contains(validation_fraction),
-            "data.validation_fraction",
-            number(*validation_fraction),
-            "must be at least 0 and below 1: it is the share of the tokens that is kept from training",
-        );
-        self.need(!cache.as_os_str().is_empty(), "data.cache", "\"\"", "must name a folder, such as \"runs/cache\"");
-        let vocab = config.model.vocab;
-        match &config.tokenizer.file {
-            Some(file) => {
-                let reason = "must name a tokenizer.json; for one token per byte leave the key out";
-                self.need(!file.as_os_str().is_empty(), "tokenizer.file", "\"\"", reason);
-            }
-            None => {
-                let reason =
-                    "must be at least 256, since without tokenizer.file every byte is a token; set model.vocab=256";
-                self.need(vocab >= 256 || vocab == 0, "model.vocab", vocab, reason);
-            }
-        }
-    }
-
-    fn sources(&mut self, train: &[String], sources: &[Source]) {
-        let reason = "stands in the place of data.train; move those files into a [[data.source]] of their own";
-        let both = !train.is_empty() && !sources.is_empty();
-        self.need(!both, "data.source", format_args!("{} sources", sources.len()), reason);
-        let most = 256;
-        let reason = format_args!("at most {most} sources are possible; name several files in one");
-        self.need(sources.len() <= most, "data.source", format_args!("{} sources", sources.len()), reason);
-        for source in sources {
-            let reason = "names no file; list files or patterns such as \"books/*.txt\"";
-            self.need(!source.files.is_empty(), "data.source", "files = []", reason);
-            let weight = source.weight;
-            let reason = "must be a finite number above 0: its share of the rows beside the other weights";
-            let sound = weight > 0.0 && weight.is_finite();
-            self.need(sound, "data.source", format_args!("weight = {}", number(weight)), reason);
-        }
     }
 
     fn storage(&mut self, config: &Config) {

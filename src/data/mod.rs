@@ -10,16 +10,18 @@
 //! Files are tokenized once into a memory-mapped shard ([`Shard::prepare`]); a run's tokens are split before anything
 //! is trained ([`Prepared`]); what is trained at which step depends on the seed and the number of rows seen, and on
 //! nothing else ([`Batches`]). A row is a window of a text, or holds whole samples ([`Samples`]), of which only a part may
-//! be learned ([`Recipe`]).
+//! be learned ([`SampleFormat`]).
 
 pub mod batch;
+mod config;
 mod prepared;
 pub mod shard;
 pub mod source;
 pub mod tokenize;
 
-pub use batch::{Batches, Body, Packing, Part, Samples, Share, Windows};
+pub use batch::{Batches, Dataset, Overlong, PackingStats, Samples, Source, SourceStats, Windows};
+pub use config::{DataConfig, Packing, SourceConfig, TokenizerSettings};
 pub use prepared::{Prepared, prepare, shares_rows};
-pub use shard::{IGNORE, Progress, Shard, Source, Stage, Tokens};
+pub use shard::{IGNORE, InputTokens, Progress, Shard, Stage, Tokens};
 pub use source::{Corpus, Input, InputKind};
-pub use tokenize::{Companion, Decoder, Recipe, SpecialTokens, Tokenizer};
+pub use tokenize::{Decoder, SampleFormat, SpecialTokens, Tokenizer, TokenizerConfig};

@@ -53,7 +53,7 @@ pub enum DataError {
     },
     /// A file of a kind that is not read.
     #[error(
-        "{}: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c",
+        "{}: is of none of the kinds that are read: .txt and .jsonl (either also compressed, .zst), .parquet, .bin of llm.c",
         path.display()
     )]
     UnknownKind {
@@ -70,9 +70,9 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A packed file that is damaged or not whole.
-    #[error("{}: cannot be unpacked: {reason}; check it with `zstd -t`", path.display())]
-    Packed {
+    /// A Zstandard file that is damaged or not whole.
+    #[error("{}: cannot be decompressed: {reason}; check it with `zstd -t`", path.display())]
+    Zstd {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -89,7 +89,7 @@ pub enum DataError {
     /// Text beside samples in one source.
     #[error(
         "{}: has no samples, but {} has ({}); give them [[data.source]] tables of their own, or say for all of them \
-         how they become rows with data.samples",
+         how they become rows with data.packing",
         path.display(), samples.display(), what
     )]
     Mixed {
@@ -101,12 +101,12 @@ pub enum DataError {
         what: &'static str,
     },
     /// Tokens without bounds where samples are wanted.
-    #[error("{}: holds tokens without samples, which data.samples = \"{samples}\" needs; leave that key out", path.display())]
+    #[error("{}: holds tokens without samples, which data.packing = \"{packing}\" needs; leave that key out", path.display())]
     NoBounds {
         /// The file.
         path: PathBuf,
         /// The mode that was asked for.
-        samples: &'static str,
+        packing: &'static str,
     },
     /// `messages` without a template that says how they are written.
     #[error(
@@ -129,10 +129,10 @@ pub enum DataError {
     /// A sample that is longer than a row, where that was to be refused.
     #[error(
         "{}: sample {number} has {tokens} tokens, and a row holds {most} (train.sequence = {} and the next token); raise \
-         train.sequence, or set data.long to \"cut\" or \"skip\"",
+         train.sequence, or set data.overlong to \"truncate\" or \"skip\"",
         path.display(), most - 1
     )]
-    LongSample {
+    OverlongSample {
         /// The file.
         path: PathBuf,
         /// Counted from 1.

@@ -1,6 +1,6 @@
 //! One allocation made before step 0, and the check that lets an operation hold several slices of it at once.
 
-use super::{ALIGN, Home};
+use super::{ALIGN, HostRegion};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
@@ -14,8 +14,8 @@ pub enum Place {
     Arena,
     /// In the read-only mapped file beside it.
     Mapped,
-    /// In the memory beside it that is this run's own: the machine's, or a working file's.
-    Home,
+    /// In host memory beside it: this machine's, or a scratch file's.
+    Host,
 }
 
 /// A range of bytes in an arena: what a plan gives out and what operations take.
@@ -44,13 +44,23 @@ impl Span {
         self.bytes == 0
     }
 
+    /// The byte after the last, relative to the same memory.
+    ///
+    /// # Panics
+    /// If that exceeds `usize::MAX`.
+    pub fn end(&self) -> usize {
+        self.offset.checked_add(self.bytes).expect("a span below usize::MAX")
+    }
+
     /// `bytes` bytes from `offset` on, relative to this span.
     ///
     /// # Panics
     /// If the part is not inside.
     pub fn part(&self, offset: usize, bytes: usize) -> Self {
-        assert!(offset + bytes <= self.bytes, "part {offset}+{bytes} of a span of {} bytes", self.bytes);
-        Self { place: self.place, offset: self.offset + offset, bytes }
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        assert!(inside, "part {offset}+{bytes} of a span of {} bytes", self.bytes);
+        let offset = self.offset.checked_add(offset).expect("a span below usize::MAX");
+        Self { place: self.place, offset, bytes }
     }
 
     /// The first `bytes` bytes.
@@ -71,13 +81,13 @@ pub struct Arena {
     base: NonNull<u8>,
     bytes: usize,
     mapped: Option<MappedFile>,
-    home: Option<Box<dyn Home>>,
+    host: Option<Box<dyn HostRegion>>,
 }
 
-// SAFETY: the allocation and the home are owned and reached only through `&self` or `&mut self`; the mapped file is
+// SAFETY: the allocation and the host memory are owned and reached only through `&self` or `&mut self`; the mapped file is
 // `Send + Sync`.
 unsafe impl Send for Arena {}
-// SAFETY: as above; `&Arena` gives out no mutable access, and a home's hints touch none of its bytes.
+// SAFETY: as above; `&Arena` gives out no mutable access, and the hints of host memory touch none of its bytes.
 unsafe impl Sync for Arena {}
 
 impl Arena {
@@ -87,7 +97,7 @@ impl Arena {
         // SAFETY: the layout's size is at least ALIGN, so it is not zero.
         let base = unsafe { alloc_zeroed(layout) };
         let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-        Self { base, bytes, mapped: None, home: None }
+        Self { base, bytes, mapped: None, host: None }
     }
 
     /// The same with a read-only mapped file beside it, which [`Place::Mapped`] spans refer to.
@@ -98,14 +108,14 @@ impl Arena {
         arena
     }
 
-    /// Gives [`Place::Home`] spans their memory.
-    pub fn attach(&mut self, home: Box<dyn Home>) {
-        self.home = Some(home);
+    /// Gives [`Place::Host`] spans their memory.
+    pub fn attach(&mut self, host: Box<dyn HostRegion>) {
+        self.host = Some(host);
     }
 
-    /// The memory of [`Place::Home`] spans.
-    pub fn home(&self) -> Option<&dyn Home> {
-        self.home.as_deref()
+    /// The memory of [`Place::Host`] spans.
+    pub fn host(&self) -> Option<&dyn HostRegion> {
+        self.host.as_deref()
     }
 
     fn layout(bytes: usize) -> Layout {
@@ -130,9 +140,9 @@ impl Arena {
         let bytes = match span.place {
             Place::Mapped => {
                 let mapped = self.mapped.as_ref().expect("a mapped span in an arena without a file");
-                &(**mapped).as_ref()[span.offset..span.offset + span.bytes]
+                &(**mapped).as_ref()[span.offset..span.end()]
             }
-            Place::Arena | Place::Home => {
+            Place::Arena | Place::Host => {
                 let first = self.first(span);
                 // SAFETY: `first` proved the range to lie inside memory of ours, which is initialised; `&self`
                 // excludes every `Claims`, the only source of mutable slices.
@@ -145,11 +155,10 @@ impl Arena {
     /// Address of a span's first byte, all of whose bytes are in the arena or in the memory beside it.
     fn first(&self, span: Span) -> *mut u8 {
         let (base, bytes) = match span.place {
-            Place::Home => self.home.as_ref().expect("a home span in an arena without one").memory(),
+            Place::Host => self.host.as_ref().expect("a host span in an arena without host memory").memory(),
             _ => (self.base, self.bytes),
         };
-        let end = span.offset.checked_add(span.bytes).expect("a span below usize::MAX");
-        assert!(end <= bytes, "span {}+{} outside an arena of {bytes} bytes", span.offset, span.bytes);
+        assert!(span.end() <= bytes, "span {}+{} outside an arena of {bytes} bytes", span.offset, span.bytes);
         // SAFETY: the span ends inside the memory, so its start is inside too.
         unsafe { base.as_ptr().add(span.offset) }
     }
@@ -205,7 +214,7 @@ impl<'a> Claims<'a> {
         if span.bytes == 0 {
             return;
         }
-        let (start, end) = (span.offset, span.offset + span.bytes);
+        let (start, end) = (span.offset, span.end());
         for &(place, from, to, written) in &self.taken[..self.count] {
             let apart = place != span.place || end <= from || to <= start;
             assert!(apart || !(write || written), "{start}..{end} overlaps {from}..{to}, and one of them is written");

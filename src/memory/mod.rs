@@ -1,11 +1,11 @@
 //! The plan (name, bytes, lifetime, offset) and the arena that obeys it.
 
 mod arena;
-mod home;
+mod host;
 mod plan;
 
 pub use arena::{Arena, Claims, Element, MappedFile, Place, Span};
-pub use home::{Home, HomeMemory};
+pub use host::{HostMemory, HostRegion};
 pub use plan::{Category, Item, Lifetime, Plan};
 
 /// Every buffer starts at a multiple of this many bytes: one cache line, one vector register.

@@ -77,7 +77,7 @@ pub struct Plan {
     /// Bytes at the beginning that buffers of the whole run take without a gap.
     solid: usize,
     total: usize,
-    home: usize,
+    host: usize,
 }
 
 impl Plan {
@@ -98,13 +98,13 @@ impl Plan {
         span
     }
 
-    /// Adds a buffer for the whole run to the memory beside the arena, behind those that are there.
-    pub fn add_home(&mut self, name: impl Into<String>, category: Category, bytes: usize) -> Span {
+    /// Adds a buffer for the whole run to host memory, behind those that are there.
+    pub fn add_host(&mut self, name: impl Into<String>, category: Category, bytes: usize) -> Span {
         if bytes == 0 {
             return Span::NONE;
         }
-        let span = Span { place: Place::Home, offset: self.home, bytes };
-        self.home += bytes.next_multiple_of(ALIGN);
+        let span = Span { place: Place::Host, offset: self.host, bytes };
+        self.host += bytes.next_multiple_of(ALIGN);
         self.items.push(Item { name: name.into(), category, lifetime: Lifetime::ALWAYS, span });
         span
     }
@@ -132,9 +132,9 @@ impl Plan {
         self.total
     }
 
-    /// Bytes of the memory beside the arena.
-    pub fn home_total(&self) -> usize {
-        self.home
+    /// Bytes of host memory beside the arena.
+    pub fn host_total(&self) -> usize {
+        self.host
     }
 
     /// Bytes of a category that exist at once at most, wherever they are.
@@ -176,6 +176,6 @@ mod tests {
         assert_eq!(plan.total(), 320);
         // At ticks 1 and 2 two of the three.
         assert_eq!(plan.category(Category::Scratch), 200);
-        assert_eq!(plan.category_at(Category::Scratch, Place::Home), 0);
+        assert_eq!(plan.category_at(Category::Scratch, Place::Host), 0);
     }
 }

@@ -4,7 +4,7 @@
 
 use super::params::Part;
 use super::{ActivationQuant, LayerParams, LayerWork, Model, Pass};
-use crate::backend::{Backend, Param, Store};
+use crate::backend::{Accumulate, AttentionGradArgs, Backend, NormGradArgs, Param};
 use crate::memory::Span;
 
 /// Receives each parameter with its complete gradient (float32, unpadded).
@@ -19,7 +19,7 @@ struct Sink<'a, 'b> {
     /// For the others' gains.
     unwanted: Span,
     /// The first micro-batch overwrites, later ones add.
-    store: Store,
+    accumulate: Accumulate,
     /// Whether this is the last micro-batch, after which gradients are complete.
     last: bool,
     apply: &'a mut Apply<'b>,
@@ -48,21 +48,22 @@ impl Sink<'_, '_> {
     fn weight(&mut self, backend: &mut dyn Backend, dy: Span, x: Span, param: &Param) {
         let Some(grad) = self.grad(param) else { return };
         let g = param.weight.shape;
-        backend.linear_grad_weight(dy, x, grad, g.rows, g.cols, self.store);
+        backend.linear_grad_weight(dy, x, grad, g.rows, g.cols, self.accumulate);
         self.added(backend, param);
     }
 
     /// The gradient of a bias.
     fn bias(&mut self, backend: &mut dyn Backend, dy: Span, param: &Param) {
         let Some(grad) = self.grad(param) else { return };
-        backend.bias_grad(dy, grad, param.weight.shape.cols, self.store);
+        backend.bias_grad(dy, grad, param.weight.shape.cols, self.accumulate);
         self.added(backend, param);
     }
 
     /// The gradient through a norm is added to `dx`; that of its gain is formed with it.
     fn norm(&mut self, backend: &mut dyn Backend, x: Span, gain: &Param, inv_rms: Span, dout: Span, dx: Span) {
-        let grad = self.grad(gain).unwrap_or(self.unwanted.head(gain.weight.data.bytes.min(self.unwanted.bytes)));
-        backend.rms_norm_grad(x, gain.weight.data, inv_rms, dout, dx, grad, self.store);
+        let dgain = self.grad(gain).unwrap_or(self.unwanted.head(gain.weight.data.bytes.min(self.unwanted.bytes)));
+        let accumulate = self.accumulate;
+        backend.rms_norm_grad(&NormGradArgs { x, gain: gain.weight.data, inv_rms, dout, dx, dgain, accumulate });
         self.added(backend, gain);
     }
 }
@@ -72,23 +73,31 @@ impl Model {
     /// head's input (`grad.dxn`) and, if untied, of the head (`grad.head`). `scale` multiplies all gradients.
     pub fn loss_and_head_grad(&self, backend: &mut dyn Backend, pass: Pass, scale: f32) {
         let model = &self.settings.model;
-        let mut store = Store::Overwrite;
+        let mut accumulate = Accumulate::No;
         for (from, count) in self.chunks(pass.tokens()) {
             let logits = self.logits(backend, from, count);
             self.cross_entropy(backend, logits, from, count, Some(scale));
             let dxn = self.rows(self.work.grad.dxn, from, count, model.hidden);
-            backend.linear_grad_input(logits, &self.params.head().weight, dxn, Store::Overwrite);
+            backend.linear_grad_input(logits, &self.params.head().weight, dxn, Accumulate::No);
             if self.params.head.is_some() {
-                self.head_grad(backend, logits, self.work.grad.head, from, count, store);
-                store = Store::Accumulate;
+                self.head_grad(backend, logits, self.work.grad.head, from, count, accumulate);
+                accumulate = Accumulate::Yes;
             }
         }
     }
 
-    fn head_grad(&self, backend: &mut dyn Backend, dlogits: Span, grad: Span, from: usize, count: usize, store: Store) {
+    fn head_grad(
+        &self,
+        backend: &mut dyn Backend,
+        dlogits: Span,
+        grad: Span,
+        from: usize,
+        count: usize,
+        accumulate: Accumulate,
+    ) {
         let model = &self.settings.model;
         let xn = self.rows(self.work.xn, from, count, model.hidden);
-        backend.linear_grad_weight(dlogits, xn, grad, model.vocab, model.hidden, store);
+        backend.linear_grad_weight(dlogits, xn, grad, model.vocab, model.hidden, accumulate);
     }
 
     /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`. Each block runs over all
@@ -104,7 +113,15 @@ impl Model {
         backend.zero(dx);
         let (gain, inv_rms) = (&self.params.final_norm, self.work.inv_rms.head(4 * t));
         let dxn = self.stream_rows(grad.dxn, pass);
-        backend.rms_norm_grad(x, gain.weight.data, inv_rms, dxn, dx, grad.final_norm, Store::Overwrite);
+        backend.rms_norm_grad(&NormGradArgs {
+            x,
+            gain: gain.weight.data,
+            inv_rms,
+            dout: dxn,
+            dx,
+            dgain: grad.final_norm,
+            accumulate: Accumulate::No,
+        });
         apply(backend, gain, grad.final_norm);
         self.streams.leave_changed(backend, layers + 1);
         for (l, (params, work)) in self.params.layers.iter().zip(&self.work.layers).enumerate().rev() {
@@ -150,7 +167,7 @@ impl Model {
                     params,
                     grads,
                     unwanted: grad.unwanted,
-                    store: if part.from == 0 { Store::Overwrite } else { Store::Accumulate },
+                    accumulate: if part.from == 0 { Accumulate::No } else { Accumulate::Yes },
                     last: part.from + part.tokens() == pass.tokens(),
                     apply,
                 };
@@ -209,13 +226,13 @@ impl Model {
         let grad = &self.work.grad;
         let (dn, dact) = (self.rows(grad.dn, 0, t, h), self.rows(grad.dact, 0, t, f));
         let (gate, up) = (self.block_rows(work.gate, part, f), self.block_rows(work.up, part, f));
-        backend.linear_grad_input(dx, &params.down.weight, dact, Store::Overwrite);
+        backend.linear_grad_input(dx, &params.down.weight, dact, Accumulate::No);
         sink.weight(backend, dx, self.block_rows(work.act, part, f), &params.down);
         backend.swiglu_grad(gate, up, dact);
         let xn = self.block_rows(work.xn2, part, h);
-        backend.linear_grad_input(gate, &params.gate.weight, dn, Store::Overwrite);
+        backend.linear_grad_input(gate, &params.gate.weight, dn, Accumulate::No);
         sink.weight(backend, gate, xn, &params.gate);
-        backend.linear_grad_input(up, &params.up.weight, dn, Store::Accumulate);
+        backend.linear_grad_input(up, &params.up.weight, dn, Accumulate::Yes);
         sink.weight(backend, up, xn, &params.up);
         let (mid, inv_rms) = (self.block_rows(work.mid, part, h), self.block_floats(work.inv_rms2, part, 1));
         sink.norm(backend, mid, &params.feed_forward_norm, inv_rms, dn, dx);
@@ -235,7 +252,7 @@ impl Model {
         let grad = &self.work.grad;
         let (dn, dheads) = (self.rows(grad.dn, 0, t, h), self.rows(grad.dn, 0, t, width));
         let heads = self.block_rows(work.heads, part, width);
-        backend.linear_grad_input(dx, &params.output.weight, dheads, Store::Overwrite);
+        backend.linear_grad_input(dx, &params.output.weight, dheads, Accumulate::No);
         sink.weight(backend, dx, heads, &params.output);
         let dq = self.rows(grad.dq, 0, t, width);
         let (dk, dv) = (self.rows(grad.dk, 0, t, kv), self.rows(grad.dv, 0, t, kv));
@@ -244,8 +261,9 @@ impl Model {
         let lse = self.block_floats(work.lse, part, model.heads);
         // Four-bit activations replaced it.
         let out = (self.settings.activations.quant == ActivationQuant::None).then_some(heads);
-        let first = self.first_keys(part);
-        backend.attention_grad(q, k, v, out, lse, dheads, dq, dk, dv, first, self.attention_shape(part));
+        let (segment_start, shape) = (self.segment_start(part), self.attention_shape(part));
+        let dout = dheads;
+        backend.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
         backend.rope(dq, self.work.rope, self.rotation(part, model.heads, true));
         backend.rope(dk, self.work.rope, self.rotation(part, model.kv_heads, true));
         let (dq, dk) = match &params.head_norms {
@@ -266,11 +284,11 @@ impl Model {
             sink.bias(backend, dy, bias);
         }
         let xn = self.block_rows(work.xn1, part, h);
-        let mut store = Store::Overwrite;
+        let mut accumulate = Accumulate::No;
         for (dy, param) in [(dq, &params.query), (dk, &params.key), (dv, &params.value)] {
-            backend.linear_grad_input(dy, &param.weight, dn, store);
+            backend.linear_grad_input(dy, &param.weight, dn, accumulate);
             sink.weight(backend, dy, xn, param);
-            store = Store::Accumulate;
+            accumulate = Accumulate::Yes;
         }
         let inv_rms = self.block_floats(work.inv_rms1, part, 1);
         sink.norm(backend, x, &params.attention_norm, inv_rms, dn, dx);
@@ -287,7 +305,7 @@ impl Model {
             for (from, count) in self.chunks(t) {
                 let logits = self.logits_in(backend, self.work.grad.logits, from, count);
                 self.cross_entropy(backend, logits, from, count, Some(scale));
-                self.head_grad(backend, logits, grad, from, count, Store::Accumulate);
+                self.head_grad(backend, logits, grad, from, count, Accumulate::Yes);
             }
         }
         backend.embedding_grad(self.work.inputs.head(4 * t), self.rows(self.work.grad.dx, 0, t, h), grad, h);

@@ -3,7 +3,7 @@
 use super::params::Part;
 use super::work::Packed;
 use super::{ActivationQuant, LayerParams, LayerWork, Model};
-use crate::backend::{AttentionShape, Backend, Rotation, Store, packed_bytes};
+use crate::backend::{Accumulate, AttentionArgs, AttentionShape, Backend, Rotation, packed_bytes};
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
 use zerocopy::IntoBytes;
@@ -104,7 +104,7 @@ impl Model {
 
     /// Where the samples of a pass begin, if its rows may hold several. Positions go on counting through a row: rotary
     /// embeddings make attention depend on their differences alone.
-    pub(super) fn first_keys(&self, pass: Pass) -> Option<Span> {
+    pub(super) fn segment_start(&self, pass: Pass) -> Option<Span> {
         let known = !self.work.first.is_none() && !pass.cached();
         known.then(|| self.work.first.part(4 * pass.from, 4 * pass.tokens()))
     }
@@ -215,9 +215,9 @@ impl Model {
             Some(_) => (self.block_rows(work.plain_q, pass, width), self.block_rows(work.plain_k, pass, kv)),
             None => (q, k),
         };
-        backend.linear(xn, &params.query.weight, plain_q, Store::Overwrite);
-        backend.linear(xn, &params.key.weight, plain_k, Store::Overwrite);
-        backend.linear(xn, &params.value.weight, v, Store::Overwrite);
+        backend.linear(xn, &params.query.weight, plain_q, Accumulate::No);
+        backend.linear(xn, &params.key.weight, plain_k, Accumulate::No);
+        backend.linear(xn, &params.value.weight, v, Accumulate::No);
         if let Some(biases) = &params.biases {
             for (x, bias) in [plain_q, plain_k, v].into_iter().zip(biases) {
                 backend.add_bias(x, bias.weight.data, bias.weight.shape.cols);
@@ -233,11 +233,12 @@ impl Model {
         backend.rope(k, self.work.rope, self.rotation(pass, model.kv_heads, false));
         let heads = self.block_rows(work.heads, pass, width);
         let lse = self.block_floats(work.lse, pass, model.heads);
-        backend.attention(q, keys, values, heads, lse, self.first_keys(pass), self.attention_shape(pass));
+        let (segment_start, shape) = (self.segment_start(pass), self.attention_shape(pass));
+        backend.attention(&AttentionArgs { q, k: keys, v: values, out: heads, lse, segment_start, shape });
         self.quantize(backend, heads, width);
         let mid = self.block_rows(work.mid, pass, h);
         backend.copy(x, mid);
-        backend.linear(heads, &params.output.weight, mid, Store::Accumulate);
+        backend.linear(heads, &params.output.weight, mid, Accumulate::Yes);
     }
 
     /// 1/rms of every query head and every key head of a micro-batch.
@@ -257,8 +258,8 @@ impl Model {
         self.quantize(backend, xn, h);
         let (gate, up) = (self.block_rows(work.gate, pass, f), self.block_rows(work.up, pass, f));
         let act = self.block_rows(work.act, pass, f);
-        backend.linear(xn, &params.gate.weight, gate, Store::Overwrite);
-        backend.linear(xn, &params.up.weight, up, Store::Overwrite);
+        backend.linear(xn, &params.gate.weight, gate, Accumulate::No);
+        backend.linear(xn, &params.up.weight, up, Accumulate::No);
         backend.swiglu(gate, up, act);
         self.quantize(backend, act, f);
     }
@@ -275,7 +276,7 @@ impl Model {
         let (mid, act) = (self.block_rows(work.mid, pass, h), self.block_rows(work.act, pass, f));
         let out = self.stream_rows(out, pass);
         backend.copy(mid, out);
-        backend.linear(act, &params.down.weight, out, Store::Accumulate);
+        backend.linear(act, &params.down.weight, out, Accumulate::Yes);
     }
 
     /// The logits of `count` tokens from token `from` on, in `work.logits`.
@@ -291,7 +292,7 @@ impl Model {
         let model = &self.settings.model;
         let logits = self.rows(buffer, 0, count, model.vocab);
         let xn = self.rows(self.work.xn, from, count, model.hidden);
-        backend.linear(xn, &self.params.head().weight, logits, Store::Overwrite);
+        backend.linear(xn, &self.params.head().weight, logits, Accumulate::No);
         logits
     }
 

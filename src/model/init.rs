@@ -113,7 +113,7 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
             }
         });
         zero_state(param, backend);
-        param.weight.planes().into_iter().chain(param.state.planes()).for_each(|span| backend.rest(span));
+        param.weight.planes().into_iter().chain(param.state.planes()).for_each(|span| backend.advise_cold(span));
     }
 }
 

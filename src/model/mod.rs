@@ -28,7 +28,7 @@ pub use storage::{StorageConfig, TableStorage, Weights};
 pub use table::{Entry, Role, table};
 pub use work::{GradWork, LayerWork, Mode, Packed, Work};
 
-use crate::backend::{Backend, Param, Sizes};
+use crate::backend::{Backend, DeviceInfo, Param};
 use crate::memory::Plan;
 
 /// A model placed in an arena: spans only, so it is cheap to clone and holds no numbers.
@@ -55,7 +55,7 @@ impl Model {
         mode: Mode,
         tokens: usize,
         keys: usize,
-        backend: &dyn Sizes,
+        backend: &dyn DeviceInfo,
     ) -> Self {
         let placed = residence::place(plan, settings, mode, backend);
         let stored = Params::arrange(&table(settings), &placed.stored);
@@ -74,7 +74,7 @@ impl Model {
         mode: Mode,
         tokens: usize,
         keys: usize,
-        backend: &dyn Sizes,
+        backend: &dyn DeviceInfo,
     ) -> Self {
         let entries = table(settings);
         let params = Params::arrange(&entries, placed);

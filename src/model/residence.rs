@@ -9,7 +9,7 @@ use super::params::{self, Part};
 use super::table::{Entry, Role, table};
 use super::work::Mode;
 use super::{Residence, Settings};
-use crate::backend::{Backend, Param, Sizes};
+use crate::backend::{Backend, DeviceInfo, Param};
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use std::ops::Range;
 
@@ -40,21 +40,21 @@ impl Streams {
     /// Begins to bring a group's part, if there is such a group and the part is at home.
     pub(super) fn fetch(&self, backend: &mut dyn Backend, group: usize, part: Part) {
         if let Some(stream) = self.stream(group, part) {
-            backend.fetch(stream.home, stream.used);
+            backend.prefetch(stream.home, stream.used);
         }
     }
 
     /// What is given to the backend from now on finds the part.
     pub(super) fn arrive(&self, backend: &mut dyn Backend, group: usize, part: Part) {
         if let Some(stream) = self.stream(group, part) {
-            backend.arrive(stream.home, stream.used);
+            backend.wait(stream.home, stream.used);
         }
     }
 
     /// The part is not used for a while.
     pub(super) fn leave(&self, backend: &mut dyn Backend, group: usize, part: Part, changed: bool) {
         if let Some(stream) = self.stream(group, part) {
-            backend.leave(stream.used, stream.home, changed);
+            backend.write_back(stream.used, stream.home, changed);
         }
     }
 
@@ -76,28 +76,28 @@ impl Streams {
 }
 
 /// Adds all parameters to the plan.
-pub(super) fn place(plan: &mut Plan, settings: &Settings, mode: Mode, sizes: &dyn Sizes) -> Placed {
+pub(super) fn place(plan: &mut Plan, settings: &Settings, mode: Mode, sizes: &dyn DeviceInfo) -> Placed {
     let entries = table(settings);
     let groups = groups(&entries);
     let trained = mode == Mode::Train;
     let away = |residence: Residence| {
-        trained && (residence == Residence::File || residence == Residence::Host && !sizes.works_at_home())
+        trained && (residence == Residence::File || residence == Residence::Host && !sizes.in_place())
     };
     let ways = [away(settings.execution.weights), away(settings.execution.state)];
     // Tables are read token by token, or by many chunks: a device that does not work at home has them for good.
     let at_home = |group: usize, part: Part| {
         let table = group == 0 || group + 1 == groups.len();
-        ways[part as usize] && !(part == Part::Weights && table && !sizes.works_at_home())
+        ways[part as usize] && !(part == Part::Weights && table && !sizes.in_place())
     };
     let mut places = Places { plan, settings, trained, slots: [[Span::NONE; 2]; 2] };
-    if !sizes.works_at_home() {
+    if !sizes.in_place() {
         places.place_slots(&entries, &groups, &at_home);
     }
     let (mut used, mut stored, mut streams) = (Vec::new(), Vec::new(), Streams::default());
     for (i, range) in groups.iter().enumerate() {
         let entries = &entries[range.clone()];
         let home = Part::BOTH.map(|part| at_home(i, part));
-        let (params, at_home, group) = places.group(entries, i, home, sizes.works_at_home());
+        let (params, at_home, group) = places.group(entries, i, home, sizes.in_place());
         used.extend(params);
         stored.extend(at_home);
         streams.groups.push(group);
@@ -166,20 +166,20 @@ impl Places<'_> {
         entries: &[Entry],
         number: usize,
         home: [bool; 2],
-        works_at_home: bool,
+        in_place: bool,
     ) -> (Vec<Param>, Vec<Param>, [Option<Stream>; 2]) {
         let [weights, residue, state] = self.bytes(entries);
         let mut streams = [None; 2];
         for part in Part::BOTH.into_iter().filter(|&part| home[part as usize]) {
             let mut add = |category: Category, bytes| {
-                self.plan.add_home(format!("{} {}", group_name(entries), category.name()), category, bytes)
+                self.plan.add_host(format!("{} {}", group_name(entries), category.name()), category, bytes)
             };
             let home = match part {
                 Part::Weights => add(Category::Weights, weights),
                 Part::State => joined(add(Category::Residue, residue), add(Category::State, state)),
             };
             let slot = self.slots[part as usize][number % 2];
-            let used = if works_at_home || home.is_none() { home } else { slot.head(home.bytes) };
+            let used = if in_place || home.is_none() { home } else { slot.head(home.bytes) };
             streams[part as usize] = (!home.is_none()).then_some(Stream { home, used });
         }
         let scheme = self.settings.storage.scheme;

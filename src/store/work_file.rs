@@ -1,7 +1,7 @@
 //! The working file of a run whose parameters do not live in memory.
 
 use crate::error::StoreError;
-use crate::memory::Home;
+use crate::memory::HostRegion;
 use rustix::fs::{FallocateFlags, fallocate};
 use std::fs::File;
 use std::path::Path;
@@ -45,25 +45,33 @@ impl WorkFile {
         let base = NonNull::new(map.as_mut_ptr()).expect("a map has an address");
         Ok(Self { file, base, map })
     }
+
+    fn assert_inside(&self, offset: usize, bytes: usize) {
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= self.map.len());
+        assert!(inside, "bytes {offset}+{bytes} of a scratch file of {} bytes", self.map.len());
+    }
 }
 
 // SAFETY: a map starts at a page, stays where it is until it is dropped, and its bytes are a file's, which is as long as
 // the map; `map` itself is used for advice only.
-unsafe impl Home for WorkFile {
+unsafe impl HostRegion for WorkFile {
     fn memory(&self) -> (NonNull<u8>, usize) {
         (self.base, self.map.len())
     }
 
-    fn will_need(&self, offset: usize, bytes: usize) {
+    fn prefetch(&self, offset: usize, bytes: usize) {
+        self.assert_inside(offset, bytes);
         // Advice that is refused costs time, nothing else.
         let _ = self.map.advise_range(memmap2::Advice::WillNeed, offset, bytes);
     }
 
-    fn leave(&self, offset: usize, bytes: usize, changed: bool) {
+    fn advise_cold(&self, offset: usize, bytes: usize, changed: bool) {
+        self.assert_inside(offset, bytes);
         if changed {
             start_writing(&self.file, offset, bytes);
         }
-        // SAFETY: of a shared map of a file this drops the pages from the process; what was written stays in the file.
+        // SAFETY: the range lies inside the map (advice about other pages could drop what they hold). Of a shared map of a
+        // file this drops pages from the process only: what was written stays in the file.
         let _ = unsafe { self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes) };
     }
 }
@@ -88,15 +96,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut arena = Arena::new(64);
         arena.attach(Box::new(WorkFile::create(folder.path(), 1 << 20).unwrap()));
-        let span = |offset, bytes| Span { place: Place::Home, offset, bytes };
+        let span = |offset, bytes| Span { place: Place::Host, offset, bytes };
         assert!(arena.read::<u8>(span(0, 1 << 20)).iter().all(|&byte| byte == 0));
         arena.claims().write::<u8>(span(5000, 100_000)).fill(7);
-        let home = arena.home().unwrap();
-        home.leave(4096, 200_000, true);
-        home.will_need(0, 1 << 20);
+        let host = arena.host().unwrap();
+        host.advise_cold(4096, 200_000, true);
+        host.prefetch(0, 1 << 20);
         let sum: u64 = arena.read::<u8>(span(0, 1 << 20)).iter().map(|&byte| u64::from(byte)).sum();
         assert_eq!(sum, 700_000);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+    }
+
+    /// Advice about pages of the heap would zero them.
+    #[test]
+    #[should_panic(expected = "of a scratch file of 4096 bytes")]
+    fn advice_beyond_the_file_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        WorkFile::create(folder.path(), 4096).unwrap().advise_cold(4096, 1, false);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! some sums, so it is chosen by speed alone.
 
 use super::plan;
-use crate::backend::Sizes;
+use crate::backend::DeviceInfo;
 use crate::config::Config;
 use crate::memory::Plan;
 use crate::model::{GradientBuffer, KeptActivations, Residence, SHORTEST_PARTED};
@@ -21,28 +21,28 @@ impl Limits {
     /// Whether a plan keeps to them; a working file is as long as it has to be.
     pub fn fit(&self, config: &Config, plan: &Plan) -> bool {
         let in_file = [config.run.weights, config.run.state].contains(&Residence::File);
-        plan.total() as u64 <= self.device && (in_file || plan.home_total() as u64 <= self.host)
+        plan.total() as u64 <= self.device && (in_file || plan.host_total() as u64 <= self.host)
     }
 }
 
 /// The fastest of the ways that `config` leaves open whose plan fits, with nothing left open.
-pub fn choose(config: &Config, sizes: &dyn Sizes, limits: &Limits) -> Option<Config> {
+pub fn choose(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits) -> Option<Config> {
     ways(config, sizes).into_iter().find(|way| limits.fit(way, &plan(way, sizes).0))
 }
 
 /// The configuration with the fastest way of all that it leaves open.
-pub fn fastest(config: &Config, sizes: &dyn Sizes) -> Config {
+pub fn fastest(config: &Config, sizes: &dyn DeviceInfo) -> Config {
     ways(config, sizes).swap_remove(0)
 }
 
 /// The way with the least memory of the device.
-pub fn smallest(config: &Config, sizes: &dyn Sizes) -> Option<Config> {
+pub fn smallest(config: &Config, sizes: &dyn DeviceInfo) -> Option<Config> {
     ways(config, sizes).into_iter().min_by_key(|way| plan(way, sizes).0.total())
 }
 
 /// All ways that a configuration leaves open, the fastest first: a second forward costs less than fetching parameters,
 /// small micro-batches less than passes for each matrix.
-fn ways(config: &Config, sizes: &dyn Sizes) -> Vec<Config> {
+fn ways(config: &Config, sizes: &dyn DeviceInfo) -> Vec<Config> {
     let mut ways = Vec::new();
     for (weights, state) in residences(config, sizes) {
         for (activations, micro_batch, gradient) in passes(config) {
@@ -57,10 +57,10 @@ fn ways(config: &Config, sizes: &dyn Sizes) -> Vec<Config> {
 }
 
 /// Where weights and state may be, the fastest first: state leaves the device before weights do, and both to one place.
-fn residences(config: &Config, sizes: &dyn Sizes) -> Vec<(Residence, Residence)> {
+fn residences(config: &Config, sizes: &dyn DeviceInfo) -> Vec<(Residence, Residence)> {
     use Residence::{Auto, Device, File, Host};
     // Where operations work at home, this machine's memory is the device's.
-    let away = if sizes.works_at_home() { vec![File] } else { vec![Host, File] };
+    let away = if sizes.in_place() { vec![File] } else { vec![Host, File] };
     let all = || [Device].into_iter().chain(away.iter().copied());
     match (config.run.weights, config.run.state) {
         (Auto, Auto) => {

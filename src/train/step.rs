@@ -1,9 +1,9 @@
 //! One training step.
 
-use crate::backend::{Backend, IGNORE, Param, Sizes};
+use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
-use crate::memory::{HomeMemory, Plan, Span};
+use crate::memory::{HostMemory, Plan, Span};
 use crate::model::{Mode, Model, Pass, Residence, initialize};
 use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
@@ -65,7 +65,7 @@ pub struct Trainer {
 }
 
 /// The plan of a training run, and the model placed in it.
-pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
+pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
     let model = Model::place(&mut plan, &config.settings(), Mode::Train, tokens, config.train.sequence, backend);
@@ -73,14 +73,14 @@ pub fn plan(config: &Config, backend: &dyn Sizes) -> (Plan, Model) {
 }
 
 /// The memory beside the arena.
-fn home(config: &Config, bytes: usize) -> Result<HomeMemory, StoreError> {
+fn home(config: &Config, bytes: usize) -> Result<HostMemory, StoreError> {
     let file = [config.run.weights, config.run.state].contains(&Residence::File);
     if !file {
-        return Ok(HomeMemory::Host(bytes));
+        return Ok(HostMemory::Bytes(bytes));
     }
     let dir = &config.run.dir;
     std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the folder", e))?;
-    Ok(HomeMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
+    Ok(HostMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
 }
 
 impl Trainer {
@@ -93,8 +93,8 @@ impl Trainer {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let (plan, model) = plan(config, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
-        if plan.home_total() > 0 {
-            backend.attach(home(config, plan.home_total())?)?;
+        if plan.host_total() > 0 {
+            backend.attach(home(config, plan.host_total())?)?;
         }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];

@@ -221,9 +221,9 @@ fn sources_that_cannot_be_mixed_are_named() {
       data.source = files = [] (run.toml, line 1): names no file; list files or patterns such as "books/*.txt"
       data.source = weight = 0.0 (run.toml, line 1): must be a finite number above 0: its share of the rows beside the other weights
     "#);
-    assert_snapshot!(refusal("[[data.source]]\nfile = 'a.txt'\n", &["data.samples=packed"]), @r#"
+    assert_snapshot!(refusal("[[data.source]]\nfile = 'a.txt'\n", &["data.packing=packed"]), @r#"
     2 mistakes in the configuration:
       data.source = [{ file = "a.txt" }] (run.toml, line 1): must be tables of files and a weight, such as { files = ["a.txt"], weight = 0.7 }
-      data.samples = "packed" (--set): must be one of "auto", "stream", "pack", "pad" (did you mean `pack`?)
+      data.packing = "packed" (--set): must be one of "auto", "concat", "pack", "pad" (did you mean `pack`?)
     "#);
 }

@@ -1,7 +1,8 @@
 //! Presets, files and overrides: which value wins.
 
 use tetrad::backend::Moment;
-use tetrad::config::{Config, Long, PRESETS, Samples, Source};
+use tetrad::config::{Config, PRESETS};
+use tetrad::data::{Overlong, Packing, SourceConfig};
 use tetrad::model::{RopeScaling, Weights};
 
 fn load(source: Option<&str>, sets: &[&str]) -> Config {
@@ -51,7 +52,7 @@ fn overrides_need_no_quotes_for_words_texts_and_single_files() {
 fn sources_are_tables_in_a_file_and_in_an_override() {
     let text = "[[data.source]]\nfiles = ['a.txt']\nweight = 0.7\n[[data.source]]\nfiles = ['b/*.jsonl', 'c.txt']\n";
     let sources =
-        [("a.txt", 0.7), ("b/*.jsonl", 1.0)].map(|(file, weight)| Source { files: vec![file.into()], weight });
+        [("a.txt", 0.7), ("b/*.jsonl", 1.0)].map(|(file, weight)| SourceConfig { files: vec![file.into()], weight });
     let config = load_text(text, &[]);
     assert_eq!(config.data.source[0], sources[0]);
     assert_eq!(config.data.source[1].files, ["b/*.jsonl", "c.txt"]);
@@ -101,9 +102,9 @@ fn the_documented_example_holds_every_key_with_its_default_and_a_comment() {
     let mut config = Config::default();
     config.tokenizer.file = Some("tokenizer.json".into());
     // Written only where they differ from their defaults.
-    (config.data.samples, config.data.long) = (Samples::Pad, Long::Skip);
+    (config.data.packing, config.data.overlong) = (Packing::Pad, Overlong::Skip);
     config.data.chat_template = Some("chat.jinja".into());
-    config.data.source = vec![Source { files: vec!["books/*.txt".into()], weight: 0.7 }];
+    config.data.source = vec![SourceConfig { files: vec!["books/*.txt".into()], weight: 0.7 }];
     let model = &mut config.model;
     (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
     (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 4096);

@@ -68,7 +68,7 @@ fn samples_and_mixed_sources_go_on_where_they_stopped() {
     std::fs::write(place.path("text.txt"), "some text, long enough for a few windows. ".repeat(20)).unwrap();
     let sources = "data.source=[{files=['sums.jsonl'],weight=2},{files=['text.txt']}]";
     for (i, more) in
-        [&[sources][..], &["data.train=['sums.jsonl']"], &["data.train=['sums.jsonl']", "data.samples=pad"]]
+        [&[sources][..], &["data.train=['sums.jsonl']"], &["data.train=['sums.jsonl']", "data.packing=pad"]]
             .into_iter()
             .enumerate()
     {
@@ -81,7 +81,7 @@ fn samples_and_mixed_sources_go_on_where_they_stopped() {
         // Other weights, or other rows, would make the position another one.
         let dir = format!("run.dir={parts}");
         let other =
-            [&["train", "tiny.toml", "--resume", "--set", &dir][..], &sets, &["--set", "data.long=skip"]].concat();
+            [&["train", "tiny.toml", "--resume", "--set", &dir][..], &sets, &["--set", "data.overlong=skip"]].concat();
         assert!(place.fails(&other).contains("training text"), "{more:?}");
     }
 }

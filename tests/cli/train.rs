@@ -197,7 +197,7 @@ fn the_first_lines_say_what_is_read_of_each_source() {
     };
     std::fs::write(place.path("a.jsonl"), (0..30).map(line).collect::<String>()).unwrap();
     let sources = "data.source=[{files=['train.txt'],weight=3},{files=['a.jsonl']}]";
-    let sets = [sources, "train.steps=100", "data.validation_fraction=0", "data.long=skip"];
+    let sets = [sources, "train.steps=100", "data.validation_fraction=0", "data.overlong=skip"];
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     let said = place.ok(&[&["train", "tiny.toml"], &sets[..], &["--stop-at", "1"]].concat());
     let lines: Vec<&str> =
@@ -205,6 +205,6 @@ fn the_first_lines_say_what_is_read_of_each_source() {
     assert_snapshot!(lines.join("\n"), @"
     source   train.txt: 40 001 tokens, 75.0 % of the rows, 0.24 epochs
     source   a.jsonl: 290 tokens, 25.0 % of the rows, 10.00 epochs
-    samples  29 in 10 rows, 90.6 % filled; 116 tokens are learned; 1 longer than a row and left out (data.long)
+    samples  29 in 10 rows, 90.6 % filled; 116 tokens are learned; 1 longer than a row and left out (data.overlong)
     ");
 }

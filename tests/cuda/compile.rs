@@ -21,7 +21,12 @@ fn demanded() -> bool {
 /// none and none is demanded.
 fn compiler() -> Option<Compiler> {
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/nvidia/cu13/lib");
-    let search = if installed.is_dir() { Search::only(&[installed]) } else { Search::usual() };
+    let search = if installed.is_dir() {
+        // SAFETY: the folder is that of a Python package of NVIDIA's.
+        unsafe { Search::only(&[installed]) }
+    } else {
+        Search::usual()
+    };
     match Compiler::find(&search, None, None) {
         Ok(compiler) => Some(compiler),
         Err(error) => {

@@ -1,11 +1,11 @@
 //! What lies between the CUDA backend and a device: memory, copies, launches, products. On the emulated device, and on
 //! a real one where there is one.
 
-use crate::harness::gpu::{CHECKS, allocate, devices, emulated, required};
+use crate::harness::gpu::{CHECKS, allocate, devices, emulated, launch, required};
 use half::bf16;
 use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product};
 use tetrad::error::BackendError;
-use tetrad::memory::{Place, Span};
+use tetrad::memory::{HostMemory, Place, Span};
 use zerocopy::IntoBytes;
 
 fn span(offset: usize, bytes: usize) -> Span {
@@ -67,7 +67,7 @@ fn copies_and_zeros_reach_their_span_and_nothing_beside_it() {
         gpu.copy(Span::NONE, Span::NONE);
         assert_eq!(downloaded(&gpu, whole), wanted, "{name}");
         // The backend's own words lie in what it was given for itself.
-        assert!(gpu.words.offset >= 4096 && downloaded(&gpu, gpu.words).iter().all(|&byte| byte == 0), "{name}");
+        assert!(gpu.words().offset >= 4096 && downloaded(&gpu, gpu.words()).iter().all(|&byte| byte == 0), "{name}");
         gpu.status().unwrap();
     }
 }
@@ -80,7 +80,7 @@ fn a_kernel_gets_its_arguments_in_order_and_runs_on_every_block() {
         let (from, to) = (span(0, count * 4), span(8192, count * 4));
         gpu.upload(x.as_bytes(), from);
         let args = Args::new().span(&gpu, from).span(&gpu, to).u32(count as u32 - 1).f32(-0.5);
-        gpu.launch("check_scale", [8, 1, 1], 128, 0, &args);
+        launch(&mut gpu, "check_scale", [8, 1, 1], 128, 0, &args);
         let mut y = vec![1f32; count];
         gpu.download(to, y.as_mut_bytes());
         let mut wanted: Vec<f32> = x.iter().map(|x| x * -0.5).collect();
@@ -100,7 +100,7 @@ fn a_kernel_may_have_all_shared_memory_of_a_block() {
         gpu.upload(&x, span(0, x.len()));
         let (from, to, thirds) = (span(0, 4096), span(8192, 4096), span(16384, 64));
         let args = Args::new().span(&gpu, from).span(&gpu, to).u32(256).span(&gpu, thirds);
-        gpu.launch("check_copies", [1, 1, 1], 128, shared, &args);
+        launch(&mut gpu, "check_copies", [1, 1, 1], 128, shared, &args);
         assert_eq!(downloaded(&gpu, to), x, "{name}");
         gpu.status().unwrap_or_else(|error| panic!("{name}: {error}"));
     }
@@ -133,7 +133,7 @@ fn a_new_allocation_takes_the_place_of_the_old_one() {
     for (name, mut gpu) in ready(1 << 16) {
         gpu.upload(&[7; 256], span(0, 256));
         gpu.allocate(Gpu::OWN_BYTES + (1 << 17), span(64, Gpu::OWN_BYTES + 128)).unwrap();
-        assert_eq!((gpu.allocations(), gpu.scratch), (2, span(64 + Gpu::OWN_BYTES, 128)), "{name}");
+        assert_eq!((gpu.allocations(), gpu.workspace()), (2, span(64 + Gpu::OWN_BYTES, 128)), "{name}");
         assert_eq!(downloaded(&gpu, span(0, 256)), [0; 256], "{name}");
     }
 }
@@ -200,7 +200,7 @@ fn check_product(name: &str, gpu: &mut Gpu, case: &Case) {
     for (bytes, span) in [(&a, at_a), (&b, at_b), (&old, at_out)] {
         gpu.upload(bytes, span);
     }
-    let matrix = |span, columns| Matrix { address: gpu.address(span), pitch: columns + gap };
+    let matrix = |span, columns| Matrix { span, pitch: columns + gap };
     let (a, b, out) = (matrix(at_a, a_columns), matrix(at_b, b_columns), matrix(at_out, n));
     gpu.multiply(&Product { form, m, n, k, a, b, out, output, accumulate });
     let found = downloaded(gpu, at_out);
@@ -251,7 +251,7 @@ fn the_first_failure_stays_and_nothing_is_done_after_it() {
     gpu.status().unwrap();
     // Address 16 belongs to nobody.
     let args = Args::new().span(&gpu, span(0, 64)).address(16).u32(16).f32(1.0);
-    gpu.launch("check_scale", [1, 1, 1], 32, 0, &args);
+    launch(&mut gpu, "check_scale", [1, 1, 1], 32, 0, &args);
     let mut bytes = [9; 64];
     gpu.download(span(0, 64), &mut bytes);
     assert_eq!(bytes, [0; 64], "downloads give zeros after a failure");
@@ -261,10 +261,10 @@ fn the_first_failure_stays_and_nothing_is_done_after_it() {
     assert!(what.starts_with("download (after check_scale; "), "{what}");
     assert_eq!(code, "CUDA_ERROR_ILLEGAL_ADDRESS (700): an illegal memory access was encountered");
 
-    let wrong = Matrix { address: gpu.address(span(0, 64)), pitch: 4 };
+    let wrong = Matrix { span: span(0, 64), pitch: 4 };
     let (form, output, accumulate) = (Form::Nt, Output::F32, false);
     gpu.multiply(&Product { form, m: 1, n: 1, k: 1, a: wrong, b: wrong, out: wrong, output, accumulate });
-    gpu.launch("check_scale", [1, 1, 1], 32, 0, &args);
+    launch(&mut gpu, "check_scale", [1, 1, 1], 32, 0, &args);
     gpu.zero(span(0, 64));
     assert_eq!(gpu.status().unwrap_err(), error);
     assert_eq!(gpu.time(|_| ()).unwrap_err(), error);
@@ -274,7 +274,7 @@ fn the_first_failure_stays_and_nothing_is_done_after_it() {
 fn a_launch_that_the_device_refuses_names_the_kernel() {
     for (name, mut gpu) in ready(1 << 16) {
         let args = Args::new().span(&gpu, span(0, 64)).span(&gpu, span(64, 64)).u32(0).f32(1.0);
-        gpu.launch("check_scale", [1, 1, 1], 2048, 0, &args);
+        launch(&mut gpu, "check_scale", [1, 1, 1], 2048, 0, &args);
         let said = gpu.status().unwrap_err().to_string();
         let start = format!("{name}: check_scale (after ");
         assert!(said.starts_with(&start) && said.contains("CUDA_ERROR_INVALID_VALUE (1)"), "{said}");
@@ -299,12 +299,27 @@ fn programmers_errors_panic() {
     assert!(panics(|gpu| gpu.zero(span(1 << 40, 1))).contains("outside an arena"));
     assert!(panics(|gpu| gpu.copy(span(0, 4), span(8, 5))).contains("different lengths"));
     assert!(panics(|gpu| gpu.upload(&[0; 4], span(0, 5))).contains("another length"));
-    assert!(panics(|gpu| gpu.launch("no_such", [1; 3], 32, 0, &Args::new())).contains("no kernel named no_such"));
-    assert!(panics(|gpu| gpu.launch("check_scale", [0, 1, 1], 32, 0, &Args::new())).contains("an empty launch"));
+    assert!(panics(|gpu| launch(gpu, "no_such", [1; 3], 32, 0, &Args::new())).contains("no kernel named no_such"));
+    assert!(panics(|gpu| launch(gpu, "check_scale", [0, 1, 1], 32, 0, &Args::new())).contains("an empty launch"));
     let short = |gpu: &mut Gpu| {
-        let x = Matrix { address: gpu.address(span(0, 64)), pitch: 3 };
+        let x = Matrix { span: span(0, 64), pitch: 3 };
         let (form, output, accumulate) = (Form::Nt, Output::F32, false);
         gpu.multiply(&Product { form, m: 1, n: 1, k: 4, a: x, b: x, out: x, output, accumulate });
     };
     assert!(panics(short).contains("a pitch of 3 for rows of 4"));
+    let long = |gpu: &mut Gpu| {
+        let x = Matrix { span: span(0, 64), pitch: 8 };
+        let (form, output, accumulate) = (Form::Nt, Output::F32, false);
+        gpu.multiply(&Product { form, m: 5, n: 1, k: 8, a: x, b: x, out: x, output, accumulate });
+    };
+    assert!(panics(long).contains("5 rows in Span"));
+    assert!(panics(|gpu| gpu.allocate(4096, span(0, Gpu::OWN_BYTES)).unwrap()).contains("outside an arena"));
+    let host = |bytes| Span { place: Place::Host, offset: 0, bytes };
+    assert!(panics(|gpu| gpu.prefetch(host(8), span(0, 4))).contains("a copy of another length"));
+    assert!(panics(|gpu| gpu.write_back(span(0, 4), span(8, 4), true)).contains("is not in host memory"));
+    let beyond = |gpu: &mut Gpu| {
+        gpu.attach(HostMemory::Bytes(64)).unwrap();
+        gpu.prefetch(host(65), span(0, 65));
+    };
+    assert!(panics(beyond).contains("outside host memory of 64 bytes"));
 }

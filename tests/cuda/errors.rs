@@ -1,11 +1,11 @@
 //! What is said where a GPU cannot be had. Libraries are loaded and variables read once per process, so each case runs
 //! in a process of its own: this very program again, with one test and a variable that says what to do.
 
-use crate::harness::gpu::{CHECKS, allocate, emulated, emulator};
+use crate::harness::gpu::{CHECKS, allocate, emulated, emulator, launch};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tetrad::backend::Sizes as _;
-use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product, SOURCES, Search, Sizes, Source};
+use tetrad::backend::DeviceInfo as _;
+use tetrad::backend::cuda::{Args, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source};
 use tetrad::memory::{Place, Span};
 use tetrad::model::ModelConfig;
 
@@ -28,7 +28,7 @@ fn child() {
         "open-device" => answer_open(Gpu::open_with(argument.parse().unwrap(), &emulated(), SOURCES), 1),
         "open-usual" => answer_open(Gpu::open(0), 1),
         "open-checks" => answer_open(Gpu::open_with(0, &Search::usual(), &[CHECKS]), 1),
-        "open-in" => answer_open(Gpu::open_with(0, &Search::only(&[argument.into()]), SOURCES), 1),
+        "open-in" => answer_open(Gpu::open_with(0, &only(argument), SOURCES), 1),
         "broken" => {
             let broken = Source { file: "broken.cu", text: "\n#error no such thing\n" };
             answer_open(Gpu::open_with(0, &emulated(), &[broken]), 1);
@@ -37,6 +37,11 @@ fn child() {
         "count" => answer(count_allocations()),
         _ => panic!("{work}"),
     }
+}
+
+fn only(folder: &str) -> Search {
+    // SAFETY: the folders of the tests hold the emulator's libraries, or files that are none.
+    unsafe { Search::only(&[folder.into()]) }
 }
 
 fn answer_open(gpu: Result<Gpu, tetrad::error::BackendError>, bytes: usize) {
@@ -219,8 +224,8 @@ fn count_allocations() -> String {
         gpu.zero(span(0, 512));
         gpu.copy(span(0, 512), span(1024, 512));
         let args = Args::new().span(&gpu, span(0, 128)).span(&gpu, span(256, 128)).u32(32).f32(1.0);
-        gpu.launch("check_scale", [1, 1, 1], 32, 0, &args);
-        let matrix = |offset| Matrix { address: gpu.address(span(offset, 64)), pitch: 8 };
+        launch(&mut gpu, "check_scale", [1, 1, 1], 32, 0, &args);
+        let matrix = |offset| Matrix { span: span(offset, 256), pitch: 8 };
         let (a, b, out) = (matrix(0), matrix(4096), matrix(8192));
         let (form, output) = (Form::Nt, Output::F32);
         gpu.multiply(&Product { form, m: round, n: 8, k: 8, a, b, out, output, accumulate: false });
@@ -244,7 +249,7 @@ fn a_device_is_asked_for_memory_once_and_gets_all_of_it_back() {
 fn heads_that_the_kernels_do_not_compute_are_refused_before_memory_is_taken() {
     let refused = |heads, qk_norm| {
         let model = ModelConfig { hidden: 264, heads, kv_heads: heads, qk_norm, ..ModelConfig::default() };
-        Sizes.check_heads(model.head_dim(), model.qk_norm).err().map(|error| error.to_string())
+        Info.check_heads(model.head_dim(), model.qk_norm).err().map(|error| error.to_string())
     };
     assert_eq!(refused(11, true), None, "heads of 24");
     assert_eq!(refused(22, false), None, "heads of 12");

@@ -3,7 +3,7 @@
 //!
 //! The kernels are in `tests/cuda/kernels/checks.cu`.
 
-use crate::harness::gpu::{CHECKS, allocate, devices, set_order};
+use crate::harness::gpu::{CHECKS, allocate, devices, launch, set_order};
 use half::{bf16, f16};
 use tetrad::backend::cuda::{Args, Gpu};
 use tetrad::memory::{ALIGN, Place, Span};
@@ -37,7 +37,7 @@ impl Bench {
 
     fn launch(&mut self, kernel: &'static str, grid: [u32; 3], threads: u32, shared: usize, arguments: &[Span]) {
         let args = arguments.iter().fold(Args::new(), |args, &span| args.span(&self.gpu, span));
-        self.gpu.launch(kernel, grid, threads, shared, &args);
+        launch(&mut self.gpu, kernel, grid, threads, shared, &args);
     }
 }
 
@@ -141,7 +141,7 @@ fn conversions_and_arithmetic() {
     on_devices(|bench, device| {
         let (input, output) = (bench.put(&x), bench.room::<u32>(x.len() * RESULTS));
         let args = Args::new().span(&bench.gpu, input).span(&bench.gpu, output).u32(x.len() as u32);
-        bench.gpu.launch("check_arithmetic", [x.len().div_ceil(256) as u32, 1, 1], 256, 0, &args);
+        launch(&mut bench.gpu, "check_arithmetic", [x.len().div_ceil(256) as u32, 1, 1], 256, 0, &args);
         check_arithmetic(&x, &bench.get(output), device);
     });
 }
@@ -384,7 +384,7 @@ fn asynchronous_copies_fill_with_zeros_beyond_the_range() {
         let (input, output, thirds) = (all.head(4 * x.len()), bench.room::<u32>(want.len()), bench.room::<f32>(6));
         let args = Args::new().span(&bench.gpu, input).span(&bench.gpu, output).u32(count as u32);
         let args = args.span(&bench.gpu, thirds);
-        bench.gpu.launch("check_copies", ONE, 128, 2 * 128 * 16, &args);
+        launch(&mut bench.gpu, "check_copies", ONE, 128, 2 * 128 * 16, &args);
         assert_eq!(bench.get::<u32>(output), want, "{device}");
         assert_eq!(bench.get::<f32>(thirds)[..3], [0.0, 0.25, 0.5], "{device}");
         assert_eq!(bench.get::<u32>(thirds)[4..], x[..2], "{device}");

@@ -3,8 +3,9 @@
 use crate::harness::gpu::set_order;
 use crate::harness::rig::{self, BF16, Rig, check, floats, orders, read_activations, read_floats, words};
 use half::{bf16, f16};
-use tetrad::backend::cpu::reference::{self, Planes, wide};
-use tetrad::backend::{Backend, Largest, Scheme, Store, Weight, WeightKind};
+use tetrad::backend::ops::reference::{self, Planes, wide};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{Accumulate, MaxShapes, Scheme, Weight, WeightKind};
 use tetrad::memory::Span;
 use tetrad::quant::GroupedShape;
 use zerocopy::IntoBytes;
@@ -19,8 +20,8 @@ const KINDS: [(WeightKind, Scheme); 7] = [
     (WeightKind::Int4Simulated, Scheme::Asymmetric),
 ];
 
-fn largest(parameter: usize) -> Largest {
-    Largest { tokens: 20, features: 700, inputs: 700, keys: 8, parameter, head_dim: 16 }
+fn largest(parameter: usize) -> MaxShapes {
+    MaxShapes { tokens: 20, features: 700, inputs: 700, keys: 8, parameter, head_dim: 16 }
 }
 
 fn planes(seed: u64, rows: usize, cols: usize, group: usize, (kind, scheme): (WeightKind, Scheme)) -> Planes {
@@ -93,7 +94,7 @@ fn products_with_weights_in_panels() {
     }
 }
 
-fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme), largest: Largest, note: &str) {
+fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme), largest: MaxShapes, note: &str) {
     let what = format!("{t} tokens, {o} x {i} in groups of {group}, {kind:?}, {note}");
     let planes = planes(o as u64, o, i, group, kind);
     let (x, dy, old_y, old_x) = (floats(1, t * i), floats(2, t * o), floats(3, t * o), floats(4, t * i));
@@ -106,12 +107,12 @@ fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme
     let grad_sum = rig.add(&old);
     let mut cuda = rig::open();
     rig.start(&mut cuda, &largest);
-    cuda.linear(x_at, &w, y, Store::Overwrite);
-    cuda.linear(x_at, &w, y_sum, Store::Accumulate);
-    cuda.linear_grad_input(dy_at, &w, dx, Store::Overwrite);
-    cuda.linear_grad_input(dy_at, &w, dx_sum, Store::Accumulate);
-    cuda.linear_grad_weight(dy_at, x_at, grad, o, i, Store::Overwrite);
-    cuda.linear_grad_weight(dy_at, x_at, grad_sum, o, i, Store::Accumulate);
+    cuda.linear(x_at, &w, y, Accumulate::No);
+    cuda.linear(x_at, &w, y_sum, Accumulate::Yes);
+    cuda.linear_grad_input(dy_at, &w, dx, Accumulate::No);
+    cuda.linear_grad_input(dy_at, &w, dx_sum, Accumulate::Yes);
+    cuda.linear_grad_weight(dy_at, x_at, grad, o, i, Accumulate::No);
+    cuda.linear_grad_weight(dy_at, x_at, grad_sum, o, i, Accumulate::Yes);
     let (w, zeros) = (values(&planes), vec![0.0; t * o.max(i)]);
     let forward = products(&wide(&x), &w, i);
     let rounded = if t <= 8 { BF16 } else { 0.0 };

@@ -1,12 +1,12 @@
 //! The optimizer step on a GPU, the emulated one included, gives the bytes of the step on a CPU.
 
-use crate::harness::gpu::{devices, set_order};
+use crate::harness::gpu::{open_all, set_order};
 use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cuda::ops::adam;
-use tetrad::backend::cuda::{self, Gpu, SOURCES};
+use tetrad::backend::cuda::{self, Cuda, Gpu};
+use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Backend, Largest, Moment, Param, Scheme, SecondMoment, Sizes, State, UpdateStats, Weight, WeightKind,
+    Backend, MaxShapes, Moment, Param, Scheme, SecondMoment, State, UpdateStats, Weight, WeightKind,
 };
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
@@ -74,8 +74,8 @@ fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
     let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
     let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
-    let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
-    let scratch = cuda::Sizes.scratch_bytes(&largest).max(Cpu::new().scratch_bytes(&largest));
+    let largest = MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
+    let scratch = cuda::Info.workspace_bytes(&largest).max(Cpu::new().workspace_bytes(&largest));
     let (grad, scratch) = (add(4 * g.len()), add(scratch));
     Placed {
         param: Param { id: 3, group: 0, decay, sparse: s.sparse, weight, state },
@@ -103,9 +103,9 @@ fn bytes(backend: &dyn Backend, span: Span) -> Vec<u8> {
     bytes
 }
 
-fn downloaded(gpu: &Gpu, span: Span) -> Vec<u8> {
+fn downloaded(cuda: &Cuda, span: Span) -> Vec<u8> {
     let mut bytes = vec![0; span.bytes];
-    gpu.download(span, &mut bytes);
+    cuda.download(span, &mut bytes);
     bytes
 }
 
@@ -219,23 +219,24 @@ fn record(
 }
 
 /// The same steps on a GPU; `what` names the case in messages.
-fn replay(gpu: &mut Gpu, recorded: &Recorded, what: &str) {
+fn replay(cuda: &mut Cuda, recorded: &Recorded, what: &str) {
     let Recorded { placed, states, .. } = recorded;
-    gpu.allocate(placed.total, placed.scratch).unwrap();
+    cuda.allocate(placed.total, None, placed.scratch).unwrap();
     // What an earlier operation may have left.
-    gpu.upload(&vec![0xff; gpu.scratch.bytes], gpu.scratch);
+    let scratch = placed.scratch.part(Gpu::OWN_BYTES, placed.scratch.bytes - Gpu::OWN_BYTES);
+    cuda.upload(&vec![0xff; scratch.bytes], scratch);
     for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
-        gpu.upload(bytes, *span);
+        cuda.upload(bytes, *span);
     }
     for (i, step) in recorded.steps.iter().enumerate() {
-        gpu.upload(recorded.grads[i].as_bytes(), placed.grad);
-        adam::step(gpu, &placed.param, placed.grad, step);
-        let outcomes = adam::update_stats(gpu);
-        gpu.status().unwrap_or_else(|error| panic!("{what}: {error}"));
+        cuda.upload(recorded.grads[i].as_bytes(), placed.grad);
+        cuda.adam(&placed.param, placed.grad, step);
+        let outcomes = cuda.update_stats();
+        cuda.status().unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(outcomes.grad_sq.to_bits(), recorded.outcomes[i].grad_sq.to_bits(), "{what}: step {}", i + 1);
         assert_eq!(outcomes, recorded.outcomes[i], "{what}: step {}", i + 1);
         for ((name, span), wanted) in planes(&placed.param).iter().zip(&states[i + 1]) {
-            let found = downloaded(gpu, *span);
+            let found = downloaded(cuda, *span);
             if let Some(at) = (0..found.len()).find(|&at| found[at] != wanted[at]) {
                 let end = (at / 4 * 4 + 8).min(found.len());
                 let (a, b) = (&found[at / 4 * 4..end], &wanted[at / 4 * 4..end]);
@@ -251,7 +252,7 @@ const SHAPES: [(usize, usize); 10] =
 /// Every storage with half of the rules, on shapes at the edges of runs, groups, rows and warps.
 #[test]
 fn every_storage_and_rule_gives_the_cpus_bytes() {
-    let mut devices = devices(SOURCES);
+    let mut devices = open_all();
     let mut case = 0usize;
     let mut rescales = 0;
     for (kind, residue, scheme) in WEIGHTS {
@@ -269,9 +270,9 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
                     rescales += recorded.outcomes.iter().map(|outcome| outcome.rescales).sum::<u64>();
                     set_order((case % 7) as u32);
-                    for (name, gpu) in &mut devices {
+                    for (name, cuda) in &mut devices {
                         let what = format!("{name}, case {case}: {rows}x{cols}/{group} {storage:?} rule {which}");
-                        replay(gpu, &recorded, &what);
+                        replay(cuda, &recorded, &what);
                     }
                     case += 1;
                 }
@@ -284,7 +285,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
 /// Several leaves, several blocks; the same bytes whatever order the threads of a block run in.
 #[test]
 fn tensors_of_many_leaves_in_every_order() {
-    let mut devices = devices(SOURCES);
+    let mut devices = open_all();
     for (i, (rows, cols)) in [(150, 333), (64, 256), (161, 512), (20, 8200)].into_iter().enumerate() {
         for (j, (kind, residue, scheme)) in WEIGHTS.into_iter().enumerate() {
             let moments = (MOMENTS[(i + j) % 2], SECOND_MOMENTS[(i + j) % 5]);
@@ -293,8 +294,8 @@ fn tensors_of_many_leaves_in_every_order() {
             let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
             for order in 0..3 {
                 set_order([0, 1, 6][order]);
-                for (name, gpu) in &mut devices {
-                    replay(gpu, &recorded, &format!("{name}: {rows}x{cols} {storage:?} order {order}"));
+                for (name, cuda) in &mut devices {
+                    replay(cuda, &recorded, &format!("{name}: {rows}x{cols} {storage:?} order {order}"));
                 }
             }
         }
@@ -305,7 +306,7 @@ fn tensors_of_many_leaves_in_every_order() {
 /// without decay. Tensors end inside a block and inside a warp.
 #[test]
 fn rows_of_whole_groups_in_the_usual_storage() {
-    let mut devices = devices(SOURCES);
+    let mut devices = open_all();
     let usual = |m, v| Storage {
         kind: WeightKind::Int4,
         residue: true,
@@ -330,8 +331,8 @@ fn rows_of_whole_groups_in_the_usual_storage() {
                 let recorded = record(g, usual(m, v), &rule(which), false, (4 * i + j) as u64, 7);
                 for order in [0, 1, 2, 6] {
                     set_order(order);
-                    for (name, gpu) in &mut devices {
-                        replay(gpu, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
+                    for (name, cuda) in &mut devices {
+                        replay(cuda, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
                     }
                 }
             }
@@ -351,8 +352,8 @@ fn sums_of_more_leaves_than_a_block_has_threads() {
     };
     let recorded = record(GroupedShape::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
     set_order(0);
-    for (name, gpu) in &mut devices(SOURCES) {
-        replay(gpu, &recorded, &format!("{name}: 1026 leaves"));
+    for (name, cuda) in &mut open_all() {
+        replay(cuda, &recorded, &format!("{name}: 1026 leaves"));
     }
 }
 
@@ -370,18 +371,18 @@ fn outcomes_of_several_updates_are_added_in_their_order() {
     let mut wanted = UpdateStats::default();
     recorded.outcomes.iter().for_each(|outcome| wanted.add(*outcome));
     assert!(wanted.skipped == 1 && wanted.rescales > 0);
-    for (name, gpu) in &mut devices(SOURCES) {
+    for (name, cuda) in &mut open_all() {
         let Recorded { placed, states, .. } = &recorded;
-        gpu.allocate(placed.total, placed.scratch).unwrap();
+        cuda.allocate(placed.total, None, placed.scratch).unwrap();
         for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
-            gpu.upload(bytes, *span);
+            cuda.upload(bytes, *span);
         }
         for (grad, step) in recorded.grads.iter().zip(&recorded.steps) {
-            gpu.upload(grad.as_bytes(), placed.grad);
-            adam::step(gpu, &placed.param, placed.grad, step);
+            cuda.upload(grad.as_bytes(), placed.grad);
+            cuda.adam(&placed.param, placed.grad, step);
         }
-        assert_eq!(adam::update_stats(gpu), wanted, "{name}");
-        assert_eq!(adam::update_stats(gpu), UpdateStats::default(), "{name}: asked again");
-        gpu.status().unwrap();
+        assert_eq!(cuda.update_stats(), wanted, "{name}");
+        assert_eq!(cuda.update_stats(), UpdateStats::default(), "{name}: asked again");
+        cuda.status().unwrap();
     }
 }

@@ -6,13 +6,14 @@ use crate::harness::rig::{
 };
 use half::bf16;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cpu::reference::{self, wide};
-use tetrad::backend::{Backend, IGNORE, Largest, Rotation, Store, packed_bytes};
+use tetrad::backend::ops::reference::{self, wide};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{Accumulate, Backend, IGNORE, MaxShapes, NormGradArgs, Rotation, packed_bytes};
 use tetrad::quant::{RngKey, RngUse};
 
 /// Scratch for all shapes below.
-const LARGEST: Largest =
-    Largest { tokens: 4200, features: 5461, inputs: 1024, keys: 64, parameter: 1 << 20, head_dim: 128 };
+const LARGEST: MaxShapes =
+    MaxShapes { tokens: 4200, features: 5461, inputs: 1024, keys: 64, parameter: 1 << 20, head_dim: 128 };
 
 #[test]
 fn rms_norm_and_its_gradient() {
@@ -28,7 +29,16 @@ fn rms_norm_and_its_gradient() {
             let mut cuda = rig::open();
             rig.start(&mut cuda, &LARGEST);
             cuda.rms_norm(x_at, gain_at, out, inv, 1e-6);
-            cuda.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain, Store::Overwrite);
+            let args = NormGradArgs {
+                x: x_at,
+                gain: gain_at,
+                inv_rms: inv,
+                dout: dout_at,
+                dx,
+                dgain,
+                accumulate: Accumulate::No,
+            };
+            cuda.rms_norm_grad(&args);
             let (normed, inv_rms) = reference::rms_norm(&wide(&x), &wide(&gain), 1e-6);
             let (grad, gain_grad) = reference::rms_norm_grad(&wide(&x), &wide(&gain), &inv_rms, &wide(&dout));
             let dx_expected: Vec<f64> = grad.iter().zip(&old).map(|(grad, &old)| grad + f64::from(old)).collect();
@@ -41,7 +51,7 @@ fn rms_norm_and_its_gradient() {
             // The sum of `tokens` terms whose roundings are relative to the terms, not to their sum.
             let terms: f64 = inv_rms.iter().sum::<f64>().max(1.0);
             check(&read_floats(&cuda, dgain), &gain_grad, 2e-6 * terms, 1e-5, &format!("dgain of {what}"));
-            cuda.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain, Store::Accumulate);
+            cuda.rms_norm_grad(&NormGradArgs { accumulate: Accumulate::Yes, ..args });
             let twice: Vec<f64> = gain_grad.iter().map(|sum| 2.0 * sum).collect();
             check(&read_floats(&cuda, dgain), &twice, 4e-6 * terms, 1e-5, &format!("dgain of {what}, twice"));
         }

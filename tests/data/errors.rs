@@ -21,10 +21,11 @@ fn refusal(files: &[(&str, &[u8])], sets: &[&str]) -> String {
     config.data.cache = folder.path().join(&config.data.cache);
     config.tokenizer.file = config.tokenizer.file.map(|file| folder.path().join(file));
     config.data.source.iter_mut().flat_map(|source| &mut source.files).for_each(inside);
-    let prepared = Prepared::new(&config, &mut |_| {}).and_then(|prepared| {
-        prepared.batches(&config)?;
-        prepared.windows(&config)
-    });
+    let prepared =
+        Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut |_| {}).and_then(|prepared| {
+            prepared.batches(config.train.sequence, config.run.seed)?;
+            prepared.windows(config.train.sequence, config.train.eval_sequences)
+        });
     let message = prepared.expect_err("this text is wrong").to_string();
     message.replace(&format!("{}/", folder.path().display()), "")
 }

@@ -5,7 +5,7 @@ use insta::assert_snapshot;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use std::fs;
 use std::path::{Path, PathBuf};
-use tetrad::config::Source;
+use tetrad::data::SourceConfig;
 use tetrad::data::{Batches, Prepared, Tokenizer, Tokens};
 
 fn fixture(name: &str) -> PathBuf {
@@ -23,7 +23,7 @@ fn reading(files: &[(&str, &[u8])]) -> Place {
 
 impl Place {
     fn tokens(&self) -> Tokens {
-        self.prepared().train[0].body.tokens().clone()
+        self.prepared().train[0].dataset.tokens().clone()
     }
 
     fn text(&self) -> String {
@@ -61,18 +61,18 @@ fn packed_texts_that_are_not_whole_are_refused() {
     for cut in (1..40).chain((40..whole.len()).step_by(61)) {
         // Where a frame ends the file may end as well.
         let place = reading(&[("a.txt.zst", &whole[..cut])]);
-        match Prepared::new(&place.config, &mut |_| {}) {
-            Ok(prepared) => assert_eq!(prepared.train[0].body.tokens().len(), 3001, "cut to {cut}"),
+        match Prepared::new(&place.config.data, &place.config.tokenizer, place.config.model.vocab, &mut |_| {}) {
+            Ok(prepared) => assert_eq!(prepared.train[0].dataset.tokens().len(), 3001, "cut to {cut}"),
             Err(error) => assert!(error.to_string().contains("check it with `zstd -t`"), "cut to {cut}: {error}"),
         }
     }
     let mut broken = whole.clone();
     broken[500] ^= 1;
-    assert!(refuse(&broken).starts_with("a.txt.zst: cannot be unpacked: "), "{}", refuse(&broken));
+    assert!(refuse(&broken).starts_with("a.txt.zst: cannot be decompressed: "), "{}", refuse(&broken));
     assert!(refuse(b"just a text").contains("check it with `zstd -t`"), "{}", refuse(b"just a text"));
     assert_snapshot!(refuse(&compress_to_vec(&b"{\"text\": \"\xff\"}"[..], CompressionLevel::Fastest)), @"a.txt.zst: byte 10 is not UTF-8 text (0xff); convert the file, for example with iconv");
     let place = reading(&[("a.csv.zst", b"x")]);
-    assert_snapshot!(place.refusal(), @"a.csv.zst: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c");
+    assert_snapshot!(place.refusal(), @"a.csv.zst: is of none of the kinds that are read: .txt and .jsonl (either also compressed, .zst), .parquet, .bin of llm.c");
 }
 
 /// A file as llm.c's scripts write it.
@@ -119,8 +119,8 @@ fn files_that_are_not_llm_c_s_are_refused() {
     // The vocabulary is the model's, and the wrong one is found before step 0.
     assert_snapshot!(refuse(&shard(20240520, 1, 3, &two_bytes(&[1, 50_256, 2]))), @"a.bin: token id 50256 does not fit model.vocab = 256 (ids up to 255); set model.vocab=50257 or use another tokenizer");
     let mut place = reading(&[("a.bin", &shard(20240520, 1, 40, &ids))]);
-    place.config.data.samples = tetrad::config::Samples::Pack;
-    assert_snapshot!(place.refusal(), @r#"a.bin: holds tokens without samples, which data.samples = "pack" needs; leave that key out"#);
+    place.config.data.packing = tetrad::data::Packing::Pack;
+    assert_snapshot!(place.refusal(), @r#"a.bin: holds tokens without samples, which data.packing = "pack" needs; leave that key out"#);
 }
 
 /// Two sources of 7 to 3; the first has letters, the second digits.
@@ -128,7 +128,7 @@ fn mixed() -> Place {
     let mut place = reading(&[("a.txt", "abcdefgh".repeat(200).as_bytes()), ("b.txt", "0123".repeat(60).as_bytes())]);
     let files = std::mem::take(&mut place.config.data.train);
     place.config.data.source =
-        files.into_iter().zip([0.7, 0.3]).map(|(file, weight)| Source { files: vec![file], weight }).collect();
+        files.into_iter().zip([0.7, 0.3]).map(|(file, weight)| SourceConfig { files: vec![file], weight }).collect();
     place
 }
 
@@ -141,7 +141,7 @@ fn row(batches: &Batches, position: u64) -> String {
 #[test]
 fn sources_are_mixed_by_their_weights_each_in_epochs_of_its_own() {
     let place = mixed();
-    let batches = place.prepared().batches(&place.config).unwrap();
+    let batches = place.prepared().batches(place.config.train.sequence, place.config.run.seed).unwrap();
     let shares = batches.shares();
     assert_eq!(shares.iter().map(|share| share.rows).collect::<Vec<_>>(), [99, 14]);
     assert!((shares[0].share - 0.7).abs() < 1e-3 && (shares[1].share - 0.3).abs() < 1e-3);
@@ -162,9 +162,12 @@ fn each_source_leaves_its_tail_for_validation() {
     let mut place = mixed();
     place.config.data.validation_fraction = 0.1;
     let prepared = place.prepared();
-    let tails: Vec<usize> = prepared.validation.iter().map(|part| part.body.tokens().len()).collect();
+    let tails: Vec<usize> = prepared.validation.iter().map(|part| part.dataset.tokens().len()).collect();
     assert_eq!(tails, [160, 24]);
-    assert_eq!(prepared.windows(&place.config).unwrap().unwrap().targets(), 16 * (9 + 1));
+    assert_eq!(
+        prepared.windows(place.config.train.sequence, place.config.train.eval_sequences).unwrap().unwrap().targets(),
+        16 * (9 + 1)
+    );
 }
 
 #[test]
@@ -198,7 +201,7 @@ mod parquet {
             "{% for m in messages %}{{ m.role[0] + m.content }}{% endfor %}{% if add_generation_prompt %}a{% endif %}"
                 .into(),
         );
-        let batches = place.prepared().batches(&place.config).unwrap();
+        let batches = place.prepared().batches(place.config.train.sequence, place.config.run.seed).unwrap();
         let [mut inputs, mut targets] = [(); 2].map(|()| vec![0; 16]);
         batches.fill(0, &mut inputs, &mut targets);
         let learned: Vec<u32> = targets.into_iter().filter(|target| *target != IGNORE).collect();

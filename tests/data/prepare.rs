@@ -66,7 +66,7 @@ fn a_text_cut_into_pieces_has_the_tokens_of_the_whole() {
         whole.extend(tokenizer.eos());
         let (shard, _) = place.prepare(std::slice::from_ref(&file), &tokenizer);
         assert!(shard.tokens.to_vec() == whole, "tokens differ for a vocabulary of {}", tokenizer.vocab_size());
-        assert_eq!(shard.sources[0].largest, whole.iter().copied().max());
+        assert_eq!(shard.inputs[0].largest, whole.iter().copied().max());
     }
 }
 
@@ -122,7 +122,7 @@ fn documents_end_with_the_end_of_text_or_a_newline() {
     let (shard, _) = place.prepare(&files, &Tokenizer::bytes());
     assert_eq!(Tokenizer::bytes().decode(&shard.tokens.to_vec()), "one\ntwo\nthree\nfour\n");
     assert_eq!(shard.text_bytes, 16);
-    assert_eq!(shard.sources.iter().map(|source| source.range.len()).collect::<Vec<_>>(), [14, 5]);
+    assert_eq!(shard.inputs.iter().map(|source| source.range.len()).collect::<Vec<_>>(), [14, 5]);
 
     let level = &tokenizers()[1];
     let (shard, _) = place.prepare(&files, level);
@@ -201,10 +201,11 @@ fn the_quick_start_trains_on_the_bundled_text_and_validates_on_its_end() {
     let place = Place::new();
     let mut config = Config::default();
     config.data.cache = place.cache();
-    let prepared = Prepared::new(&config, &mut |_| {}).unwrap();
+    let prepared = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut |_| {}).unwrap();
     let text = austen().into_bytes();
     let bytes = |tokens: &tetrad::data::Tokens| tokens.to_vec().into_iter().map(|id| id as u8).collect::<Vec<u8>>();
-    let (train, validation) = (bytes(prepared.train[0].body.tokens()), bytes(prepared.validation[0].body.tokens()));
+    let (train, validation) =
+        (bytes(prepared.train[0].dataset.tokens()), bytes(prepared.validation[0].dataset.tokens()));
     assert_eq!(validation.len(), (text.len() as f64 * 0.05).round() as usize);
     assert!([train, validation].concat() == text);
     assert_eq!(prepared.bytes_per_token, Some(1.0));
@@ -219,11 +220,11 @@ fn validation_files_leave_the_training_text_whole() {
     config.data.validation = vec![place.write("b.txt", "validated the\n")];
     config.tokenizer.file = Some(fixture("tokenizer/byte_level.json"));
     config.model.vocab = 557;
-    let prepared = Prepared::new(&config, &mut |_| {}).unwrap();
+    let prepared = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut |_| {}).unwrap();
     let text = |tokens: &tetrad::data::Tokens| prepared.tokenizer.decode(&tokens.to_vec());
-    assert_eq!(text(prepared.train[0].body.tokens()), "trained\n<|endoftext|>");
-    assert_eq!(text(prepared.validation[0].body.tokens()), "validated the\n<|endoftext|>");
+    assert_eq!(text(prepared.train[0].dataset.tokens()), "trained\n<|endoftext|>");
+    assert_eq!(text(prepared.validation[0].dataset.tokens()), "validated the\n<|endoftext|>");
     // 14 bytes of text; the end of text is a token too.
-    let tokens = prepared.validation[0].body.tokens().len();
+    let tokens = prepared.validation[0].dataset.tokens().len();
     assert_eq!(prepared.bytes_per_token, Some(14.0 / tokens as f64));
 }

@@ -5,8 +5,7 @@ use insta::assert_snapshot;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tetrad::backend::IGNORE;
-use tetrad::config::{Long, Samples};
-use tetrad::data::{Batches, Packing, Tokenizer, shares_rows};
+use tetrad::data::{Batches, Overlong, Packing, PackingStats, Tokenizer, shares_rows};
 
 const CHATML: &str = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>\n' }}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
@@ -22,7 +21,9 @@ fn reading(files: &[(&str, &str)]) -> Place {
 
 impl Place {
     fn batches(&self) -> Batches {
-        self.prepared().batches(&self.config).unwrap_or_else(|error| panic!("{error}"))
+        self.prepared()
+            .batches(self.config.train.sequence, self.config.run.seed)
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The rows of one epoch: inputs as text with padding as `_`, targets with `.` for those that do not count.
@@ -46,7 +47,7 @@ impl Place {
         rows
     }
 
-    fn packing(&self) -> Packing {
+    fn packing(&self) -> PackingStats {
         self.batches().shares()[0].packing.expect("samples")
     }
 }
@@ -71,11 +72,11 @@ fn of_pairs_the_completions_are_learned() {
         "{\"prompt\": \"2+2=\", \"completion\": \"four\"}\n\n{\"prompt\": \"Hi \", \"completion\": \"you\\n\"}\n",
     )]);
     place.config.train.sequence = 20;
-    assert!(shares_rows(&place.config).unwrap(), "samples are packed unless something else is asked for");
+    assert!(shares_rows(&place.config.data).unwrap(), "samples are packed unless something else is asked for");
     assert_eq!(place.rows(), [("2+2=fourHi you______".into(), "...four\n..you\n......".into())]);
     assert_eq!(place.prepared().bytes_per_token, Some(8.0 / 9.0), "4 + 4 bytes, an end of line was added to one");
-    place.config.data.samples = Samples::Pad;
-    assert!(!shares_rows(&place.config).unwrap());
+    place.config.data.packing = Packing::Pad;
+    assert!(!shares_rows(&place.config.data).unwrap());
     let apart = [("2+2=four____________", "...four\n............"), ("Hi you______________", "..you\n..............")];
     assert_eq!(place.rows(), apart.map(|(inputs, targets)| (inputs.into(), targets.into())));
 }
@@ -97,8 +98,8 @@ fn of_messages_what_the_assistant_says_is_learned() {
 fn texts_can_be_packed_too() {
     let mut place = reading(&[("a.jsonl", "{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"text\": \"three\"}\n")]);
     place.config.train.sequence = 9;
-    assert!(!shares_rows(&place.config).unwrap());
-    place.config.data.samples = Samples::Pack;
+    assert!(!shares_rows(&place.config.data).unwrap());
+    place.config.data.packing = Packing::Pack;
     assert_eq!(place.rows(), [("threeone_".into(), "hree\nne\n.".into())]);
 }
 
@@ -106,7 +107,7 @@ fn texts_can_be_packed_too() {
 #[test]
 fn a_stream_of_samples_keeps_what_is_learned() {
     let mut place = reading(&[("a.jsonl", "{\"prompt\": \"ab\", \"completion\": \"cd\"}\n")]);
-    (place.config.data.samples, place.config.train.sequence) = (Samples::Stream, 4);
+    (place.config.data.packing, place.config.train.sequence) = (Packing::Concat, 4);
     assert_eq!(place.rows(), [("abcd".into(), ".cd\n".into())]);
 }
 
@@ -164,11 +165,11 @@ fn the_tail_of_samples_is_validated_on_and_never_trained_on() {
     let mut place = reading(&[("a.jsonl", &pairs(100))]);
     place.config.data.validation_fraction = 0.1;
     let prepared = place.prepared();
-    let text = |part: &tetrad::data::Part| Tokenizer::bytes().decode(&part.body.tokens().to_vec());
+    let text = |part: &tetrad::data::Source| Tokenizer::bytes().decode(&part.dataset.tokens().to_vec());
     let whole: String = pairs(100).lines().map(read_line).collect();
     assert_eq!(text(&prepared.train[0]) + &text(&prepared.validation[0]), whole);
     assert!(text(&prepared.validation[0]).starts_with("90: "));
-    let windows = prepared.windows(&place.config).unwrap().unwrap();
+    let windows = prepared.windows(place.config.train.sequence, place.config.train.eval_sequences).unwrap().unwrap();
     let learned = (90..100).map(|i| 1 + i * 7 % 23 + 1).sum::<usize>();
     assert_eq!(windows.targets(), learned as u64, "what is not learned is not counted");
 }
@@ -184,16 +185,16 @@ fn long_samples_are_cut_skipped_or_refused_and_counted() {
     let mut place = reading(&[("a.jsonl", &(talk("Hi", "Oh!") + &long))]);
     place.config.data.chat_template = Some(CHATML.into());
     let packing = place.packing();
-    assert_eq!((packing.samples, packing.cut, packing.rows), (2, 1, 2));
-    place.config.data.long = Long::Skip;
+    assert_eq!((packing.samples, packing.truncated, packing.rows), (2, 1, 2));
+    place.config.data.overlong = Overlong::Skip;
     assert_eq!((place.packing().skipped, place.packing().rows), (1, 1));
-    place.config.data.long = Long::Error;
-    assert_snapshot!(place.refusal(), @r#"a.jsonl: sample 2 has 189 tokens, and a row holds 65 (train.sequence = 64 and the next token); raise train.sequence, or set data.long to "cut" or "skip""#);
+    place.config.data.overlong = Overlong::Error;
+    assert_snapshot!(place.refusal(), @r#"a.jsonl: sample 2 has 189 tokens, and a row holds 65 (train.sequence = 64 and the next token); raise train.sequence, or set data.overlong to "truncate" or "skip""#);
     // Nothing that fits has anything to learn.
-    place.config.data.long = Long::Cut;
+    place.config.data.overlong = Overlong::Truncate;
     place.config.train.sequence = 10;
     assert_snapshot!(place.refusal(), @"the training samples: none of 2 samples can be used: 0 are longer than a row (train.sequence = 10), 2 have nothing to learn; give more samples in data.train or raise train.sequence");
-    place.config.data.long = Long::Skip;
+    place.config.data.overlong = Overlong::Skip;
     assert_snapshot!(place.refusal(), @"the training samples: none of 2 samples can be used: 2 are longer than a row (train.sequence = 10), 0 have nothing to learn; give more samples in data.train or raise train.sequence");
 }
 
@@ -259,16 +260,16 @@ fn another_template_makes_other_samples() {
     place.config.data.chat_template = Some(CHATML.replace("<|end|>", "<|fin|>"));
     assert_ne!(place.prepared().fingerprint, one);
     place.config.data.chat_template = Some(CHATML.into());
-    place.config.data.long = Long::Skip;
+    place.config.data.overlong = Overlong::Skip;
     assert_ne!(place.prepared().fingerprint, one, "a position is a row, and those may be others");
 }
 
 #[test]
 fn samples_and_texts_do_not_share_a_source() {
     let place = reading(&[("a.jsonl", &pairs(2)), ("b.txt", "some text")]);
-    assert_snapshot!(place.refusal(), @"b.txt: has no samples, but a.jsonl has (prompt and completion); give them [[data.source]] tables of their own, or say for all of them how they become rows with data.samples");
+    assert_snapshot!(place.refusal(), @"b.txt: has no samples, but a.jsonl has (prompt and completion); give them [[data.source]] tables of their own, or say for all of them how they become rows with data.packing");
     let mut late = reading(&[("a.jsonl", &("{\"text\": \"a\"}\n".to_owned() + &pairs(1)))]);
-    assert_snapshot!(late.refusal(), @r#"a.jsonl, line 2: holds a sample, not "text"; set data.samples = "pack""#);
-    (late.config.data.samples, late.config.train.sequence) = (Samples::Pack, 6);
+    assert_snapshot!(late.refusal(), @r#"a.jsonl, line 2: holds a sample, not "text"; set data.packing = "pack""#);
+    (late.config.data.packing, late.config.train.sequence) = (Packing::Pack, 6);
     assert_eq!(late.rows().len(), 1);
 }

@@ -25,13 +25,16 @@ impl Place {
     }
 
     pub fn prepared(&self) -> Prepared {
-        Prepared::new(&self.config, &mut |_| {}).unwrap_or_else(|error| panic!("{error}"))
+        Prepared::new(&self.config.data, &self.config.tokenizer, self.config.model.vocab, &mut |_| {})
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The message of a refusal, the folder left out.
     pub fn refusal(&self) -> String {
-        let prepared = Prepared::new(&self.config, &mut |_| {});
-        let message = prepared.and_then(|prepared| prepared.batches(&self.config)).expect_err("this is wrong");
+        let prepared = Prepared::new(&self.config.data, &self.config.tokenizer, self.config.model.vocab, &mut |_| {});
+        let message = prepared
+            .and_then(|prepared| prepared.batches(self.config.train.sequence, self.config.run.seed))
+            .expect_err("this is wrong");
         message.to_string().replace(&format!("{}/", self.folder.path().display()), "")
     }
 }

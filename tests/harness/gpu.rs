@@ -5,7 +5,7 @@
 use cuda_emulator::Emulator;
 use std::path::Path;
 use std::sync::OnceLock;
-use tetrad::backend::cuda::{Gpu, Search, Source};
+use tetrad::backend::cuda::{Args, Cuda, Gpu, Search, Source};
 use tetrad::error::BackendError;
 use tetrad::memory::{ALIGN, Place, Span};
 
@@ -25,7 +25,8 @@ pub fn emulator() -> &'static Emulator {
 
 /// Where the emulated libraries are, and no others.
 pub fn emulated() -> Search {
-    Search::only(&[emulator().libraries().to_path_buf()])
+    // SAFETY: the emulator's libraries have the interfaces of those they stand for.
+    unsafe { Search::only(&[emulator().libraries().to_path_buf()]) }
 }
 
 /// Whether only the machine's own device counts, and its absence is a failure.
@@ -55,6 +56,21 @@ pub fn devices(sources: &[Source]) -> Vec<(String, Gpu)> {
     devices
 }
 
+/// The same devices with the kernels of the program.
+pub fn open_all() -> Vec<(String, Cuda)> {
+    let mut devices = Vec::new();
+    if !required() {
+        let emulated = Cuda::open_with(0, &emulated()).expect("the emulated device opens");
+        devices.push((emulated.name().to_owned(), emulated));
+    }
+    match Cuda::open(0) {
+        Ok(cuda) => devices.push((cuda.name().to_owned(), cuda)),
+        Err(error) if required() => panic!("TETRAD_REQUIRE_CUDA=1, but {error}"),
+        Err(error) => eprintln!("SKIPPED on a real device: {error}"),
+    }
+    devices
+}
+
 /// The order in which emulated threads take turns; a real device has its own.
 pub fn set_order(order: u32) {
     if !required() {
@@ -71,4 +87,11 @@ pub fn set_eager(eager: bool) {
 
 fn real(sources: &[Source]) -> Result<Gpu, BackendError> {
     Gpu::open_with(0, &Search::usual(), sources)
+}
+
+/// Launches a kernel of [`CHECKS`] or of a test's own.
+pub fn launch(gpu: &mut Gpu, kernel: &'static str, grid: [u32; 3], threads: u32, shared: usize, args: &Args) {
+    // SAFETY: tests give kernels their parameters and spans of the sizes that they access. Those that do not run on the
+    // emulated device alone, which reports what is wrong and touches nothing.
+    unsafe { gpu.launch(kernel, grid, threads, shared, args) }
 }

@@ -3,8 +3,8 @@
 
 use super::gpu::{emulated, required};
 use half::bf16;
-use tetrad::backend::cuda::{Cuda, Search, Sizes};
-use tetrad::backend::{Backend, Largest, Scheme, Sizes as _, Weight, WeightKind};
+use tetrad::backend::cuda::{Cuda, Info, Search};
+use tetrad::backend::{Backend, DeviceInfo as _, MaxShapes, Scheme, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::quant::GroupedShape;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -84,9 +84,9 @@ impl Rig {
     }
 
     /// Gives the backend its memory, scratch that holds no numbers, and the operands.
-    pub fn start(&self, backend: &mut dyn Backend, largest: &Largest) {
+    pub fn start(&self, backend: &mut dyn Backend, largest: &MaxShapes) {
         let mut plan = self.plan.clone();
-        let scratch = plan.add("", Category::Scratch, backend.scratch_bytes(largest), Lifetime::ALWAYS);
+        let scratch = plan.add("", Category::Scratch, backend.workspace_bytes(largest), Lifetime::ALWAYS);
         backend.allocate(plan.total(), None, scratch).expect("memory");
         for (span, bytes) in &self.uploads {
             if !span.is_none() {
@@ -107,7 +107,7 @@ pub fn read<T: FromBytes + IntoBytes + Immutable + Clone>(backend: &dyn Backend,
 
 /// Elements from one row of activations to the next.
 pub fn pitch(width: usize) -> usize {
-    width.next_multiple_of(Sizes.row_multiple())
+    width.next_multiple_of(Info.row_multiple())
 }
 
 /// Rows of activations as bits.

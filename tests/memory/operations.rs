@@ -4,7 +4,10 @@ use crate::alone;
 use crate::counting::allocations;
 use crate::support::{Bench, floats, int4};
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{AttentionShape, Backend, Largest, Rotation, Store, Weight};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{
+    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, NormGradArgs, Rotation, Weight,
+};
 use tetrad::memory::Span;
 
 /// Tokens, width, wider, heads.
@@ -58,17 +61,39 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
     cpu.embedding(s.tokens, &s.table, x);
     cpu.rms_norm(x, s.gain, y, s.inv_rms, 1e-6);
     cpu.rope(y, s.angles, rotation);
-    cpu.attention(y, z, a, b, s.lse, None, shape);
-    cpu.attention_grad(y, z, a, None, s.lse, b, x, c, d, None, shape);
+    let (lse, segment_start) = (s.lse, None);
+    cpu.attention(&AttentionArgs { q: y, k: z, v: a, out: b, lse, segment_start, shape });
+    let (q, k, v, out_of_it, dout) = (y, z, a, None, b);
+    cpu.attention_grad(&AttentionGradArgs {
+        q,
+        k,
+        v,
+        out: out_of_it,
+        lse,
+        dout,
+        dq: x,
+        dk: c,
+        dv: d,
+        segment_start,
+        shape,
+    });
     cpu.quantize_activations(y, H);
-    cpu.linear(y, &s.w, gate, Store::Overwrite);
-    cpu.linear(s.few[0], &s.w, s.few[1], Store::Overwrite);
-    cpu.linear(y, &s.w, up, Store::Overwrite);
+    cpu.linear(y, &s.w, gate, Accumulate::No);
+    cpu.linear(s.few[0], &s.w, s.few[1], Accumulate::No);
+    cpu.linear(y, &s.w, up, Accumulate::No);
     cpu.swiglu(gate, up, out);
-    cpu.linear_grad_input(out, &s.w, z, Store::Accumulate);
-    cpu.linear_grad_weight(out, y, s.grad, F, H, Store::Overwrite);
+    cpu.linear_grad_input(out, &s.w, z, Accumulate::Yes);
+    cpu.linear_grad_weight(out, y, s.grad, F, H, Accumulate::No);
     cpu.swiglu_grad(gate, up, out);
-    cpu.rms_norm_grad(x, s.gain, s.inv_rms, z, a, s.dgain, Store::Overwrite);
+    cpu.rms_norm_grad(&NormGradArgs {
+        x,
+        gain: s.gain,
+        inv_rms: s.inv_rms,
+        dout: z,
+        dx: a,
+        dgain: s.dgain,
+        accumulate: Accumulate::No,
+    });
     cpu.cross_entropy(out, s.tokens, s.losses, F, Some(1.0));
     cpu.embedding_grad(s.tokens, x, s.grad, H);
     cpu.copy(x, y);
@@ -85,7 +110,8 @@ fn count() {
     pool.install(|| {
         let mut bench = Bench::default();
         let spans = spans(&mut bench);
-        let largest = Largest { tokens: T, features: F, inputs: F, keys: T / 2, parameter: F * H, head_dim: H / HEADS };
+        let largest =
+            MaxShapes { tokens: T, features: F, inputs: F, keys: T / 2, parameter: F * H, head_dim: H / HEADS };
         let mut cpu = bench.build(&largest);
         // The pool's own queues reach their size.
         (0..20).for_each(|_| everything(&mut cpu, &spans));

@@ -1,7 +1,7 @@
 //! What a run chooses where its configuration leaves something open.
 
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Sizes, cuda};
+use tetrad::backend::{DeviceInfo, cuda};
 use tetrad::config::Config;
 use tetrad::model::{GradientBuffer, KeptActivations, Residence};
 use tetrad::train::{Limits, choose, fastest, plan};
@@ -10,14 +10,14 @@ fn limits(device: u64) -> Limits {
     Limits { device, host: u64::MAX }
 }
 
-fn total(config: &Config, sizes: &dyn Sizes) -> u64 {
+fn total(config: &Config, sizes: &dyn DeviceInfo) -> u64 {
     plan(config, sizes).0.total() as u64
 }
 
 #[test]
 fn what_fits_is_kept_and_less_room_costs_more_time() {
     let config = Config::preset("60m").unwrap();
-    for sizes in [&Cpu::new() as &dyn Sizes, &cuda::Sizes] {
+    for sizes in [&Cpu::new() as &dyn DeviceInfo, &cuda::Info] {
         let first = fastest(&config, sizes);
         assert_eq!((first.run.activations, first.train.micro_batch), (KeptActivations::Keep, 16));
         let mut way = choose(&config, sizes, &limits(u64::MAX)).unwrap();
@@ -30,7 +30,7 @@ fn what_fits_is_kept_and_less_room_costs_more_time() {
             way = next;
         }
         let last = seen.last().unwrap();
-        let away = if sizes.works_at_home() { Residence::File } else { Residence::Host };
+        let away = if sizes.in_place() { Residence::File } else { Residence::Host };
         assert_eq!((last.run.weights, last.run.state), (away, away));
         assert!(seen.len() > 4, "{} ways", seen.len());
     }
@@ -50,10 +50,10 @@ fn what_is_set_stays_set() {
 #[test]
 fn the_machines_memory_is_a_limit_of_its_own() {
     let config = Config::preset("1b").unwrap();
-    let device = total(&fastest(&config, &cuda::Sizes), &cuda::Sizes) / 4;
-    let way = choose(&config, &cuda::Sizes, &limits(device)).unwrap();
+    let device = total(&fastest(&config, &cuda::Info), &cuda::Info) / 4;
+    let way = choose(&config, &cuda::Info, &limits(device)).unwrap();
     assert_eq!(way.run.state, Residence::Host, "the state leaves the device first");
-    let poor = choose(&config, &cuda::Sizes, &Limits { device, host: 1 << 20 }).unwrap();
+    let poor = choose(&config, &cuda::Info, &Limits { device, host: 1 << 20 }).unwrap();
     assert_eq!(poor.run.state, Residence::File);
 }
 
@@ -61,7 +61,7 @@ fn the_machines_memory_is_a_limit_of_its_own() {
 #[test]
 fn what_is_left_open_stays_on_the_device_if_it_fits() {
     let mut config = Config::preset("60m").unwrap();
-    for (sizes, away) in [(&Cpu::new() as &dyn Sizes, Residence::File), (&cuda::Sizes, Residence::Host)] {
+    for (sizes, away) in [(&Cpu::new() as &dyn DeviceInfo, Residence::File), (&cuda::Info, Residence::Host)] {
         config.run.weights = away;
         let first = fastest(&config, sizes);
         assert_eq!((first.run.weights, first.run.state), (away, Residence::Device));

@@ -58,8 +58,8 @@ fn what_is_in_the_file_is_not_in_memory() {
             let items = plan.items().iter().filter(|item| item.span.place == place);
             items.filter(|item| parameters.contains(&item.category)).map(|item| item.span.bytes).sum::<usize>()
         };
-        assert_eq!(plan.home_total(), of(Place::Home));
-        (of(Place::Arena), of(Place::Home))
+        assert_eq!(plan.host_total(), of(Place::Host));
+        (of(Place::Arena), of(Place::Host))
     };
     let (all, none) = bytes(Residence::Device, Residence::Device);
     assert_eq!(none, 0);

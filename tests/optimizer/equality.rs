@@ -3,9 +3,10 @@
 use crate::one_param::OneParam;
 use crate::reference::{Kind, MomentKind, Planes};
 use proptest::prelude::*;
+use tetrad::backend::UpdateStats;
 use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Isa;
-use tetrad::backend::{Backend, UpdateStats};
+use tetrad::backend::prelude::*;
 use tetrad::optim::{AdamStepInfo, OptimizerConfig, Rule, Variant};
 use tetrad::quant::{GroupedShape, RngKey, RngUse};
 

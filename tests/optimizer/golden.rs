@@ -3,9 +3,9 @@
 use crate::one_param::{OneParam, Storage};
 use safetensors::SafeTensors;
 use std::collections::HashMap;
-use tetrad::backend::Backend;
 use tetrad::backend::adam::state;
 use tetrad::backend::cpu::Isa;
+use tetrad::backend::prelude::*;
 use tetrad::backend::{Moment, SecondMoment};
 use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
 use tetrad::quant::GroupedShape;

@@ -1,7 +1,8 @@
 //! One parameter on a CPU, with the state that its rule declares.
 
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Largest, Param, Scheme, Sizes, State, Weight, WeightKind};
+use tetrad::backend::prelude::*;
+use tetrad::backend::{DeviceInfo, MaxShapes, Param, Scheme, State, Weight, WeightKind};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::quant::{GroupedShape, StateSpec};
 use zerocopy::IntoBytes;
@@ -52,9 +53,9 @@ impl OneParam {
         let state = State::place(state, g, &mut |_, bytes| add(bytes));
         let mut cpu = Cpu::with_isa(isa);
         let features = g.rows.max(g.cols);
-        let largest = Largest { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
+        let largest = MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
         let grad = add(4 * g.len());
-        let (workspace, scratch) = (add(4 * workspace), add(cpu.scratch_bytes(&largest)));
+        let (workspace, scratch) = (add(4 * workspace), add(cpu.workspace_bytes(&largest)));
         cpu.allocate(plan.total(), None, scratch).unwrap();
         if !workspace.is_none() {
             // What an earlier operation may have left.

@@ -1,76 +1,16 @@
-//! What the tests of all operations share: a plan, the operands in it, and one check for every instruction set and
-//! number of threads.
+//! The harness of the CPU's tests: a plan, the operands in it, and one check for every instruction set and number of
+//! threads.
 
-use super::reference::Planes;
 use super::{Cpu, Isa};
-use crate::backend::{Backend, Largest, Scheme, Sizes, Weight, WeightKind};
+use crate::backend::ops::reference::Planes;
+use crate::backend::testing::close;
+use crate::backend::{Backend, DeviceInfo, MaxShapes, Memory, Weight};
 use crate::memory::{Category, Lifetime, Plan, Span};
-use crate::quant::GroupedShape;
-use half::{bf16, f16};
 use zerocopy::IntoBytes;
-
-/// A repeatable source of numbers (SplitMix64).
-pub(super) struct Random(pub u64);
-
-impl Random {
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
-
-    /// Between -1 and 1.
-    pub fn float(&mut self) -> f32 {
-        (self.bits() >> 40) as f32 / (1u32 << 23) as f32 - 1.0
-    }
-
-    pub fn floats(&mut self, n: usize) -> Vec<f32> {
-        (0..n).map(|_| self.float()).collect()
-    }
-
-    /// A weight with values of about one and garbage in its padding, which nothing may read.
-    pub fn planes(&mut self, shape: GroupedShape, kind: WeightKind, scheme: Scheme) -> Planes {
-        let data = match kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => self.floats(shape.len()).as_bytes().to_vec(),
-            WeightKind::Bf16 => {
-                let bits = self.floats(shape.len()).into_iter().map(|x| bf16::from_f32(x).to_bits());
-                bits.collect::<Vec<_>>().as_bytes().to_vec()
-            }
-            WeightKind::Int8 => (0..shape.padded_len()).map(|_| self.bits() as u8).collect(),
-            WeightKind::Int4 => (0..shape.nibble_bytes()).map(|_| self.bits() as u8).collect(),
-        };
-        let step = if kind == WeightKind::Int8 { 0.01 } else { 0.15 };
-        let mut per_group = |least: f32, spread: f32| -> Vec<u16> {
-            let one = |_| f16::from_f32(least + spread * self.float()).to_bits();
-            (0..shape.groups()).map(one).collect()
-        };
-        let packed = matches!(kind, WeightKind::Int8 | WeightKind::Int4);
-        let scales = if packed { per_group(step, step / 2.0) } else { Vec::new() };
-        let offset = kind == WeightKind::Int4 && scheme == Scheme::Asymmetric;
-        let offsets = if offset { per_group(-1.0, 0.5) } else { Vec::new() };
-        Planes { shape, kind, scheme, data, scales, offsets }
-    }
-}
-
-/// Every way to store a weight.
-pub(super) const KINDS: [(WeightKind, Scheme); 7] = [
-    (WeightKind::F32, Scheme::Symmetric),
-    (WeightKind::Bf16, Scheme::Symmetric),
-    (WeightKind::Int8, Scheme::Symmetric),
-    (WeightKind::Int4, Scheme::Symmetric),
-    (WeightKind::Int4, Scheme::Asymmetric),
-    (WeightKind::Int4Simulated, Scheme::Symmetric),
-    (WeightKind::Int4Simulated, Scheme::Asymmetric),
-];
 
 /// Operands of an operation under test.
 #[derive(Default)]
-pub(super) struct Rig {
+pub(crate) struct Rig {
     plan: Plan,
     uploads: Vec<(Span, Vec<u8>)>,
 }
@@ -101,14 +41,13 @@ impl Rig {
     }
 
     /// Runs `op` and returns the floats of `spans`.
-    pub fn run(&self, isa: Isa, threads: usize, spans: &[Span], op: impl Fn(&mut Cpu) + Sync) -> Vec<Vec<f32>> {
-        let largest =
-            Largest { tokens: 600, features: 6000, inputs: 6000, keys: 300, parameter: 1 << 20, head_dim: 320 };
+    pub fn run(&self, isa: Isa, threads: usize, spans: &[Span], op: impl Fn(&mut dyn Backend) + Sync) -> Vec<Vec<f32>> {
+        let max = MaxShapes { tokens: 600, features: 6000, inputs: 6000, keys: 300, parameter: 1 << 20, head_dim: 320 };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {
             let mut cpu = Cpu::with_isa(isa);
             let mut plan = self.plan.clone();
-            let scratch = plan.add("", Category::Scratch, cpu.scratch_bytes(&largest), Lifetime::ALWAYS);
+            let scratch = plan.add("", Category::Scratch, cpu.workspace_bytes(&max), Lifetime::ALWAYS);
             cpu.allocate(plan.total(), None, scratch).expect("memory");
             // Scratch that starts as NaN shows in a result if anything reads it before it is written.
             cpu.upload(&vec![0xff; scratch.bytes], scratch);
@@ -125,7 +64,7 @@ impl Rig {
 
     /// Runs `op` on every instruction set with 1, 2 and 3 threads: the same bits for any number of threads, and
     /// within `tolerance` (absolute, and relative to the expected value) of what is expected.
-    pub fn check(&self, expected: &[(Span, Vec<f64>)], tolerance: f64, op: impl Fn(&mut Cpu) + Sync) {
+    pub fn check(&self, expected: &[(Span, Vec<f64>)], tolerance: f64, op: impl Fn(&mut dyn Backend) + Sync) {
         let spans: Vec<Span> = expected.iter().map(|(span, _)| *span).collect();
         for isa in Isa::available() {
             let found = self.run(isa, 1, &spans, &op);
@@ -142,27 +81,4 @@ impl Rig {
             }
         }
     }
-}
-
-/// Fails unless each element is as near as `tolerance` says; NaN is near to nothing.
-pub(super) fn close(found: &[f32], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(found.len(), expected.len(), "{what}");
-    for (i, (&found, &expected)) in found.iter().zip(expected).enumerate() {
-        let near = (f64::from(found) - expected).abs() <= tolerance * (1.0 + expected.abs());
-        assert!(near, "{what}: element {i} is {found}, not {expected}");
-    }
-}
-
-/// The first visible keys of `batch` sequences that hold samples of these lengths, in another order in each.
-pub(super) fn beginnings(batch: usize, lengths: &[usize]) -> Vec<u32> {
-    let mut first = Vec::new();
-    for sequence in 0..batch {
-        let mut at = 0;
-        for i in 0..lengths.len() {
-            let length = lengths[(i + sequence) % lengths.len()];
-            first.extend(std::iter::repeat_n(at as u32, length));
-            at += length;
-        }
-    }
-    first
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use tetrad::backend::WeightKind;
 use tetrad::config::Config;
-use tetrad::data::{Packing, Share};
+use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
 use tetrad::train::{Samples, Trainer};
 
@@ -50,7 +50,7 @@ pub(super) fn print_header(
 }
 
 /// What a run sees of one source; nothing new to say of one text alone.
-fn source(share: &Share, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
+fn source(share: &SourceStats, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
     if several {
         let rows = share.share * config.train.steps as f64 * config.train.batch as f64;
         let (name, percent) = (escape(&share.name), 100.0 * share.share);
@@ -64,18 +64,18 @@ fn source(share: &Share, several: bool, config: &Config, out: &mut dyn Write) ->
 }
 
 /// How samples were packed, and what is left out of them.
-fn samples(packing: &Packing, sequence: usize, out: &mut dyn Write) -> io::Result<()> {
-    let Packing { samples, cut, skipped, empty, rows, tokens, learned } = *packing;
+fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::Result<()> {
+    let PackingStats { samples, truncated, skipped, empty, rows, tokens, targets } = *packing;
     let filled = 100.0 * tokens as f64 / (rows * sequence) as f64;
     let mut line = format!(
         "samples  {} in {} rows, {filled:.1} % filled; {} tokens are learned",
         grouped((samples - skipped - empty) as u64),
         grouped(rows as u64),
-        grouped(learned)
+        grouped(targets)
     );
     for (count, what) in [
-        (cut, "longer than a row and cut (data.long)"),
-        (skipped, "longer than a row and left out (data.long)"),
+        (truncated, "longer than a row and truncated (data.overlong)"),
+        (skipped, "longer than a row and left out (data.overlong)"),
         (empty, "left out, nothing in them to learn"),
     ] {
         if count > 0 {
@@ -116,7 +116,7 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let bits = |category| plan.category(category) as f64 * 8.0 / total as f64;
     let parts: Vec<_> =
         Category::ALL.iter().map(|&c| format!("{} {}", c.name(), bytes(plan.category(c) as u64))).collect();
-    let beside = match plan.home_total() {
+    let beside = match plan.host_total() {
         0 => String::new(),
         home => format!(", {} beside it", bytes(home as u64)),
     };

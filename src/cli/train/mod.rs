@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use tetrad::backend::Sizes;
+use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
 use tetrad::config::Config;
-use tetrad::data::{Prepared, Tokenizer, shares_rows};
+use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
 use tetrad::error::StoreError;
 use tetrad::store::{Lock, remove_stale};
 use tetrad::train::{Ended, Observer, Samples, Trainer, plan, run as run_steps, smallest};
@@ -76,7 +76,7 @@ pub fn run(args: Args) -> CliResult {
         return Ok(ExitCode::SUCCESS);
     }
     pool::run(config.run.threads, || {
-        config.data.packed = shares_rows(&config)?;
+        config.data.packed = shares_rows(&config.data)?;
         train(&config, &args, model.as_ref())
     })?
 }
@@ -88,8 +88,11 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     // What was left open stays open in the run's folder: another machine may choose otherwise, for the same bytes.
     let (given, config) = (config, &chosen);
     let device = opened.describe();
-    let data = Prepared::new(config, &mut super::progress::preparing())?;
-    let samples = Samples { train: data.batches(config)?, validation: data.windows(config)? };
+    let data = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut super::progress::preparing())?;
+    let samples = Samples {
+        train: data.batches(config.train.sequence, config.run.seed)?,
+        validation: data.windows(config.train.sequence, config.train.eval_sequences)?,
+    };
     let dir = config.run.dir.as_path();
     make_folder(dir)?;
     let _lock = Lock::acquire(dir.join(".lock"))?;
@@ -166,7 +169,7 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
 
 /// What lies beside the tokenizer's file and belongs to it.
 fn beside(config: &Config) -> Vec<(&'static str, Vec<u8>)> {
-    let read = |file: &Path| std::fs::read(Tokenizer::companion(file)).ok();
+    let read = |file: &Path| std::fs::read(TokenizerConfig::path(file)).ok();
     let found = config.tokenizer.file.as_deref().and_then(read);
     found.into_iter().map(|bytes| (TOKENIZER_CONFIG, bytes)).collect()
 }
@@ -233,7 +236,7 @@ fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
     // With the least that the configuration leaves open: what is chosen is chosen for the device's memory.
     let opened = device::open(args.device, &config.model, |sizes| least(config, sizes))?;
-    let sizes: &dyn Sizes = opened.backend.as_ref();
+    let sizes: &dyn DeviceInfo = opened.backend.as_ref();
     let free = budget::free(sizes);
     let wanted = budget.map(|budget| budget.bytes(sizes).map_err(|e| format!("--budget {e}"))).transpose()?;
     let (device, limit) = match (wanted, free) {
@@ -246,7 +249,7 @@ fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
 }
 
 /// Bytes of device memory below which nothing that the configuration leaves open goes.
-fn least(config: &Config, sizes: &dyn Sizes) -> u64 {
+fn least(config: &Config, sizes: &dyn DeviceInfo) -> u64 {
     smallest(config, sizes).map_or(u64::MAX, |config| plan(&config, sizes).0.total() as u64)
 }
 

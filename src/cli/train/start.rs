@@ -4,7 +4,7 @@ use crate::cli::Failure;
 use std::path::Path;
 use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
 use tetrad::config::Config;
-use tetrad::data::Tokenizer;
+use tetrad::data::TokenizerConfig;
 use tetrad::error::StoreError;
 use tetrad::model::StorageConfig;
 use tetrad::store::publish;
@@ -63,7 +63,7 @@ impl Start {
         let both = xxh3_64(&json) ^ if companion.is_empty() { 0 } else { xxh3_64(&companion).rotate_left(1) };
         let path = config.data.cache.join(format!("tokenizer-{both:016x}.json"));
         config.tokenizer.file = Some(path.clone());
-        for (path, content) in [(Tokenizer::companion(&path), companion), (path, json)] {
+        for (path, content) in [(TokenizerConfig::path(&path), companion), (path, json)] {
             if !dry && !content.is_empty() && !path.exists() {
                 publish(&path, |out| out.write_all(&content)).map_err(|e| StoreError::io(&path, "write it", e))?;
             }

@@ -8,9 +8,9 @@ mod shuffled;
 mod train;
 mod validation;
 
-pub use dataset::{Body, Part, Samples};
-pub use packing::Packing;
-pub use train::{Batches, Share};
+pub use dataset::{Dataset, Samples, Source};
+pub use packing::{Overlong, PackingStats};
+pub use train::{Batches, SourceStats};
 pub use validation::Windows;
 
 /// Slices of a batch fit together and hold whole rows.

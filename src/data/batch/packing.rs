@@ -3,18 +3,31 @@
 //! Which samples share a row does not change from epoch to epoch: they are packed once, longest first, each into the row
 //! that it fills best. What changes is the order of the rows.
 
-use crate::config::Long;
 use crate::data::shard::{IGNORE, Tokens};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+/// What happens to a sample that is longer than a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlong {
+    /// Its beginning is kept.
+    #[default]
+    Truncate,
+    /// It is left out.
+    Skip,
+    /// The run is refused.
+    Error,
+}
+
 /// What became of the samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Packing {
+pub struct PackingStats {
     /// Samples there are.
     pub samples: usize,
     /// Of which the end is left out, since they are longer than a row.
-    pub cut: usize,
+    pub truncated: usize,
     /// Left out since they are longer than a row.
     pub skipped: usize,
     /// Left out since nothing in them (or in what is kept of them) is learned.
@@ -24,61 +37,61 @@ pub struct Packing {
     /// Tokens in the rows; what is missing to `rows` of the row's length is padding.
     pub tokens: u64,
     /// Targets that count.
-    pub learned: u64,
+    pub targets: u64,
 }
 
 /// Samples in rows. A sample of n tokens takes n - 1 places of its row: its last token is a target only.
 #[derive(Clone, Debug)]
-pub(crate) struct Packed {
+pub(crate) struct PackedRows {
     tokens: Tokens,
     sequence: usize,
     /// First token and places of each sample that is kept, row by row.
     placed: Vec<(usize, usize)>,
     /// Where each row begins in `placed`, and the end.
     rows: Vec<usize>,
-    pub packing: Packing,
+    pub packing: PackingStats,
 }
 
 /// A sample that is longer than a row, where that is refused: which, and its tokens.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooLong {
+pub(crate) struct OverlongSample {
     pub sample: usize,
     pub tokens: usize,
 }
 
-impl Packed {
+impl PackedRows {
     /// Packs the samples between `starts` (and the end) into rows of `sequence` places: several to a row if `share`.
     pub(crate) fn new(
         tokens: &Tokens,
         starts: &[usize],
         sequence: usize,
         share: bool,
-        long: Long,
-    ) -> Result<Self, TooLong> {
+        overlong: Overlong,
+    ) -> Result<Self, OverlongSample> {
         assert!(sequence > 0, "a sequence of no tokens");
-        let mut packing = Packing { samples: starts.len().saturating_sub(1), ..Packing::default() };
+        let mut packing = PackingStats { samples: starts.len().saturating_sub(1), ..PackingStats::default() };
         let mut kept = Vec::new();
         for (sample, range) in starts.windows(2).enumerate() {
             let mut places = (range[1] - range[0]).saturating_sub(1);
             if places > sequence {
-                match long {
-                    Long::Error => return Err(TooLong { sample, tokens: places + 1 }),
-                    Long::Skip => {
+                match overlong {
+                    Overlong::Error => return Err(OverlongSample { sample, tokens: places + 1 }),
+                    Overlong::Skip => {
                         packing.skipped += 1;
                         continue;
                     }
-                    Long::Cut => packing.cut += 1,
+                    Overlong::Truncate => packing.truncated += 1,
                 }
             }
-            let was_cut = places > sequence;
+            let truncated = places > sequence;
             places = places.min(sequence);
-            let learned = tokens.learned(range[0] + 1..range[0] + 1 + places);
-            if learned == 0 {
-                packing.cut -= usize::from(was_cut);
+            let targets = tokens.count_targets(range[0] + 1..range[0] + 1 + places);
+            if targets == 0 {
+                packing.truncated -= usize::from(truncated);
                 packing.empty += 1;
                 continue;
             }
-            packing.learned += learned;
+            packing.targets += targets;
             packing.tokens += places as u64;
             kept.push((range[0], places));
         }
@@ -90,7 +103,7 @@ impl Packed {
             at += row.len();
             at
         }));
-        Ok(Packed { tokens: tokens.clone(), sequence, placed, rows: rows.collect(), packing })
+        Ok(PackedRows { tokens: tokens.clone(), sequence, placed, rows: rows.collect(), packing })
     }
 
     /// Rows.
@@ -180,12 +193,12 @@ mod tests {
         (tokens, starts)
     }
 
-    fn pack(lengths: &[usize], sequence: usize, share: bool, long: Long) -> Result<Packed, TooLong> {
+    fn pack(lengths: &[usize], sequence: usize, share: bool, overlong: Overlong) -> Result<PackedRows, OverlongSample> {
         let (tokens, starts) = samples(lengths);
-        Packed::new(&tokens, &starts, sequence, share, long)
+        PackedRows::new(&tokens, &starts, sequence, share, overlong)
     }
 
-    fn row(packed: &Packed, row: usize) -> [Vec<u32>; 3] {
+    fn row(packed: &PackedRows, row: usize) -> [Vec<u32>; 3] {
         let [mut inputs, mut targets, mut first] = [(); 3].map(|()| vec![7; packed.sequence]);
         packed.fill(row, &mut inputs, &mut targets, &mut first);
         [inputs, targets, first]
@@ -193,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_row_holds_whole_samples_and_padding() {
-        let packed = pack(&[3, 6, 4], 10, true, Long::Error).unwrap();
+        let packed = pack(&[3, 6, 4], 10, true, Overlong::Error).unwrap();
         assert_eq!(packed.len(), 1);
         let [inputs, targets, first] = row(&packed, 0);
         let none = IGNORE;
@@ -201,7 +214,7 @@ mod tests {
         assert_eq!(inputs, [4, 5, 6, 7, 8, 10, 11, 12, 1, 2]);
         assert_eq!(targets, [none, none, 7, 8, 9, none, 12, 13, none, 3]);
         assert_eq!(first, [0, 0, 0, 0, 0, 5, 5, 5, 8, 8]);
-        let [inputs, targets, first] = row(&pack(&[3], 5, true, Long::Error).unwrap(), 0);
+        let [inputs, targets, first] = row(&pack(&[3], 5, true, Overlong::Error).unwrap(), 0);
         assert_eq!((inputs, first), (vec![1, 2, 0, 0, 0], vec![0, 0, 2, 2, 2]));
         assert_eq!(targets, [none, 3, none, none, none]);
     }
@@ -209,7 +222,7 @@ mod tests {
     #[test]
     fn every_sample_is_in_one_row_and_rows_are_nearly_full() {
         let lengths: Vec<usize> = (0..5000).map(|i| 3 + (i * i * 31 + i * 7) % 190).collect();
-        let packed = pack(&lengths, 256, true, Long::Error).unwrap();
+        let packed = pack(&lengths, 256, true, Overlong::Error).unwrap();
         let mut seen = Vec::new();
         for number in 0..packed.len() {
             let [inputs, _, first] = row(&packed, number);
@@ -223,12 +236,12 @@ mod tests {
         assert_eq!(seen, inputs.map(|(_, id)| id).collect::<Vec<_>>());
         let filled = packed.packing.tokens as f64 / (packed.len() * 256) as f64;
         assert!(filled > 0.98, "{filled}");
-        assert_eq!(packed.packing.learned, packed.targets(0..packed.len()));
+        assert_eq!(packed.packing.targets, packed.targets(0..packed.len()));
     }
 
     #[test]
     fn one_to_a_row_if_asked() {
-        let packed = pack(&[3, 6, 4], 10, false, Long::Error).unwrap();
+        let packed = pack(&[3, 6, 4], 10, false, Overlong::Error).unwrap();
         assert_eq!(packed.len(), 3);
         assert_eq!(row(&packed, 2)[0], [10, 11, 12, 0, 0, 0, 0, 0, 0, 0]);
     }
@@ -236,21 +249,27 @@ mod tests {
     #[test]
     fn long_samples_are_cut_left_out_or_refused() {
         // Ten tokens: of the first five targets two are learned.
-        let cut = pack(&[10, 4], 6, true, Long::Cut).unwrap();
+        let cut = pack(&[10, 4], 6, true, Overlong::Truncate).unwrap();
         assert_eq!(row(&cut, 0)[1][3..], [IGNORE, 6, 7]);
-        assert_eq!(cut.packing, Packing { samples: 2, cut: 1, rows: 2, tokens: 9, learned: 4, ..Packing::default() });
-        let skipped = pack(&[10, 4], 6, true, Long::Skip).unwrap().packing;
-        assert_eq!(skipped, Packing { samples: 2, skipped: 1, rows: 1, tokens: 3, learned: 2, ..Packing::default() });
-        assert_eq!(pack(&[4, 10], 6, true, Long::Error).unwrap_err(), TooLong { sample: 1, tokens: 10 });
+        assert_eq!(
+            cut.packing,
+            PackingStats { samples: 2, truncated: 1, rows: 2, tokens: 9, targets: 4, ..PackingStats::default() }
+        );
+        let skipped = pack(&[10, 4], 6, true, Overlong::Skip).unwrap().packing;
+        assert_eq!(
+            skipped,
+            PackingStats { samples: 2, skipped: 1, rows: 1, tokens: 3, targets: 2, ..PackingStats::default() }
+        );
+        assert_eq!(pack(&[4, 10], 6, true, Overlong::Error).unwrap_err(), OverlongSample { sample: 1, tokens: 10 });
         // Exactly a row: six inputs and one more target.
-        assert_eq!(pack(&[7], 6, true, Long::Error).unwrap().packing.cut, 0);
+        assert_eq!(pack(&[7], 6, true, Overlong::Error).unwrap().packing.truncated, 0);
     }
 
     #[test]
     fn samples_with_nothing_to_learn_are_left_out_and_counted() {
         // A single token has no target; of the long one only the end is learned, which is cut off.
-        let packed = pack(&[1, 40, 4], 6, true, Long::Cut).unwrap();
-        assert_eq!((packed.packing.empty, packed.packing.cut, packed.packing.rows), (2, 0, 1));
-        assert_eq!(pack(&[1], 6, true, Long::Cut).unwrap().len(), 0);
+        let packed = pack(&[1, 40, 4], 6, true, Overlong::Truncate).unwrap();
+        assert_eq!((packed.packing.empty, packed.packing.truncated, packed.packing.rows), (2, 0, 1));
+        assert_eq!(pack(&[1], 6, true, Overlong::Truncate).unwrap().len(), 0);
     }
 }

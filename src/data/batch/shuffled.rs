@@ -11,7 +11,7 @@ use crate::error::DataError;
 
 /// A text as shuffled windows.
 #[derive(Clone, Debug)]
-pub(crate) struct Stream {
+pub(crate) struct ShuffledWindows {
     tokens: Tokens,
     sequence: usize,
     seed: u64,
@@ -21,7 +21,7 @@ pub(crate) struct Stream {
     shifts: u64,
 }
 
-impl Stream {
+impl ShuffledWindows {
     pub(crate) fn new(tokens: Tokens, sequence: usize, seed: u64) -> Result<Self, DataError> {
         let advice = "give more text in data.train or lower train.sequence";
         let most = windows(&tokens, sequence, "the training text", advice)?;
@@ -29,7 +29,7 @@ impl Stream {
         let windows = most.saturating_sub(1).max(1);
         let shifts = (tokens.len() - windows * sequence) as u64;
         let windows = windows as u64;
-        Ok(Stream { tokens, sequence, seed, windows, shifts })
+        Ok(ShuffledWindows { tokens, sequence, seed, windows, shifts })
     }
 
     /// Windows of one epoch.

@@ -4,25 +4,25 @@
 //! ([`Mixture`]), the epoch of that source, and the row's place in the epoch's order.
 
 use super::check_shape;
-use super::dataset::{Body, Part};
+use super::dataset::{Dataset, Source};
 use super::mixture::Mixture;
-use super::packing::{Packed, Packing};
+use super::packing::{PackedRows, PackingStats};
 use super::permutation::{Permutation, mix};
-use super::shuffled::Stream;
+use super::shuffled::ShuffledWindows;
 use crate::data::shard::Tokens;
 use crate::error::DataError;
 
 /// Training rows in shuffled order.
 #[derive(Clone, Debug)]
 pub struct Batches {
-    sources: Vec<Source>,
+    sources: Vec<SourceRows>,
     mixture: Mixture,
     sequence: usize,
 }
 
 /// What a run will see of one source.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Share {
+pub struct SourceStats {
     /// What it is called.
     pub name: String,
     /// Tokens of one epoch.
@@ -32,32 +32,32 @@ pub struct Share {
     /// Its share of all rows.
     pub share: f64,
     /// How its samples were packed, if it has samples.
-    pub packing: Option<Packing>,
+    pub packing: Option<PackingStats>,
 }
 
 #[derive(Clone, Debug)]
-struct Source {
+struct SourceRows {
     name: String,
     rows: Rows,
 }
 
 #[derive(Clone, Debug)]
 enum Rows {
-    Stream(Stream),
-    Packed { packed: Packed, seed: u64 },
+    Windows(ShuffledWindows),
+    Packed { packed: PackedRows, seed: u64 },
 }
 
 impl Rows {
     fn epoch(&self) -> u64 {
         match self {
-            Rows::Stream(stream) => stream.epoch(),
+            Rows::Windows(stream) => stream.epoch(),
             Rows::Packed { packed, .. } => packed.len() as u64,
         }
     }
 
     fn fill(&self, position: u64, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
         match self {
-            Rows::Stream(stream) => {
+            Rows::Windows(stream) => {
                 stream.fill(position, inputs, targets);
                 first.fill(0);
             }
@@ -79,7 +79,7 @@ impl Batches {
     /// # Panics
     /// If `sequence` is 0.
     pub fn new(tokens: Tokens, sequence: usize, seed: u64) -> Result<Self, DataError> {
-        let part = Part { name: String::new(), weight: 1.0, body: Body::Stream(tokens) };
+        let part = Source { name: String::new(), weight: 1.0, dataset: Dataset::Text(tokens) };
         Self::of(&[part], sequence, seed)
     }
 
@@ -90,19 +90,19 @@ impl Batches {
     ///
     /// # Panics
     /// If `sequence` is 0 or there is no source.
-    pub fn of(parts: &[Part], sequence: usize, seed: u64) -> Result<Self, DataError> {
+    pub fn of(parts: &[Source], sequence: usize, seed: u64) -> Result<Self, DataError> {
         let weights: Vec<f64> = parts.iter().map(|part| part.weight).collect();
-        let rows = |(number, part): (usize, &Part)| {
+        let rows = |(number, part): (usize, &Source)| {
             // Sources of equal length are not shuffled alike.
             let seed = if number == 0 { seed } else { mix(seed ^ mix(number as u64)) };
-            let rows = match &part.body {
-                Body::Stream(tokens) => Rows::Stream(Stream::new(tokens.clone(), sequence, seed)?),
-                Body::Samples(samples) => {
+            let rows = match &part.dataset {
+                Dataset::Text(tokens) => Rows::Windows(ShuffledWindows::new(tokens.clone(), sequence, seed)?),
+                Dataset::Samples(samples) => {
                     let advice = "give more samples in data.train or raise train.sequence";
                     Rows::Packed { packed: samples.pack(sequence, "the training samples", advice)?, seed }
                 }
             };
-            Ok(Source { name: part.name.clone(), rows })
+            Ok(SourceRows { name: part.name.clone(), rows })
         };
         let sources = parts.iter().enumerate().map(rows).collect::<Result<_, DataError>>()?;
         Ok(Batches { sources, mixture: Mixture::new(&weights), sequence })
@@ -114,14 +114,14 @@ impl Batches {
     }
 
     /// What a run will see of each source.
-    pub fn shares(&self) -> Vec<Share> {
-        let share = |(number, source): (usize, &Source)| {
+    pub fn shares(&self) -> Vec<SourceStats> {
+        let share = |(number, source): (usize, &SourceRows)| {
             let (tokens, packing) = match &source.rows {
-                Rows::Stream(stream) => (stream.tokens(), None),
+                Rows::Windows(stream) => (stream.tokens(), None),
                 Rows::Packed { packed, .. } => (packed.packing.tokens, Some(packed.packing)),
             };
             let (name, rows) = (source.name.clone(), source.rows.epoch());
-            Share { name, tokens, rows, share: self.mixture.share(number), packing }
+            SourceStats { name, tokens, rows, share: self.mixture.share(number), packing }
         };
         self.sources.iter().enumerate().map(share).collect()
     }

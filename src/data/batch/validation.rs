@@ -1,8 +1,8 @@
 //! Validation rows: always the same, in the same order.
 
 use super::check_shape;
-use super::dataset::{Body, Part};
-use super::packing::{Packed, Packing};
+use super::dataset::{Dataset, Source};
+use super::packing::{PackedRows, PackingStats};
 use super::shuffled::{copy_window, windows};
 use crate::data::shard::Tokens;
 use crate::error::DataError;
@@ -17,14 +17,14 @@ pub struct Windows {
 
 #[derive(Clone, Debug)]
 enum Rows {
-    Stream(Tokens),
-    Packed(Packed),
+    Windows(Tokens),
+    Packed(PackedRows),
 }
 
 impl Rows {
     fn fill(&self, row: usize, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
         match self {
-            Rows::Stream(tokens) => {
+            Rows::Windows(tokens) => {
                 copy_window(tokens, row * inputs.len(), inputs, targets);
                 first.fill(0);
             }
@@ -42,7 +42,7 @@ impl Windows {
     /// # Panics
     /// If `sequence` is 0.
     pub fn new(tokens: Tokens, sequence: usize, most: usize) -> Result<Self, DataError> {
-        let part = Part { name: String::new(), weight: 1.0, body: Body::Stream(tokens) };
+        let part = Source { name: String::new(), weight: 1.0, dataset: Dataset::Text(tokens) };
         Self::of(&[part], sequence, most)
     }
 
@@ -53,16 +53,16 @@ impl Windows {
     ///
     /// # Panics
     /// If `sequence` is 0 or there is no source.
-    pub fn of(parts: &[Part], sequence: usize, most: usize) -> Result<Self, DataError> {
+    pub fn of(parts: &[Source], sequence: usize, most: usize) -> Result<Self, DataError> {
         assert!(!parts.is_empty(), "rows of nothing");
-        let rows = |part: &Part| -> Result<(Rows, usize), DataError> {
-            Ok(match &part.body {
-                Body::Stream(tokens) => {
+        let rows = |part: &Source| -> Result<(Rows, usize), DataError> {
+            Ok(match &part.dataset {
+                Dataset::Text(tokens) => {
                     let advice =
                         "give more text in data.validation or raise data.validation_fraction, or lower train.sequence";
-                    (Rows::Stream(tokens.clone()), windows(tokens, sequence, "the validation text", advice)?)
+                    (Rows::Windows(tokens.clone()), windows(tokens, sequence, "the validation text", advice)?)
                 }
-                Body::Samples(samples) => {
+                Dataset::Samples(samples) => {
                     let advice =
                         "give more in data.validation or raise data.validation_fraction, or raise train.sequence";
                     let packed = samples.pack(sequence, "the validation samples", advice)?;
@@ -77,7 +77,7 @@ impl Windows {
             limit(&mut parts, most, all);
         }
         let targets = parts.iter().map(|(rows, count)| match rows {
-            Rows::Stream(tokens) => tokens.learned(1..1 + count * sequence),
+            Rows::Windows(tokens) => tokens.count_targets(1..1 + count * sequence),
             Rows::Packed(packed) => packed.targets(0..*count),
         });
         let targets = targets.sum();
@@ -100,9 +100,9 @@ impl Windows {
     }
 
     /// How samples became rows, of each part that has some.
-    pub fn packings(&self) -> impl Iterator<Item = &Packing> {
+    pub fn packings(&self) -> impl Iterator<Item = &PackingStats> {
         self.parts.iter().filter_map(|(rows, _)| match rows {
-            Rows::Stream(_) => None,
+            Rows::Windows(_) => None,
             Rows::Packed(packed) => Some(&packed.packing),
         })
     }
@@ -172,7 +172,7 @@ mod tests {
 
     #[test]
     fn a_limit_is_shared_by_all_parts() {
-        let part = |len| Part { name: String::new(), weight: 1.0, body: Body::Stream(counted(len)) };
+        let part = |len| Source { name: String::new(), weight: 1.0, dataset: Dataset::Text(counted(len)) };
         let counts = |most| -> Vec<usize> {
             let windows = Windows::of(&[part(301), part(101), part(11)], 10, most).unwrap();
             assert_eq!(windows.len(), if most == 0 { 41 } else { most });

@@ -8,7 +8,7 @@
 //! All numbers are little-endian. The counts stand at the end because they are known at the end: the file is written
 //! in one pass. A cache is worth nothing by itself, so whatever is wrong with one it is made again.
 
-use super::tokens::{BEGINS, Bytes, LEARNED, Tokens, Width};
+use super::tokens::{Bytes, START, TARGET, Tokens, Width};
 use crate::store::Map;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -51,18 +51,18 @@ pub struct Shard {
     /// The tokens of all inputs.
     pub tokens: Tokens,
     /// Each input's tokens, in order.
-    pub sources: Vec<Source>,
+    pub inputs: Vec<InputTokens>,
     /// Bytes of text that the tokens (of samples: the learned ones) stand for; 0 if nobody knows.
     pub text_bytes: u64,
-    /// Tokens that are targets, if some are not: those of samples that are learned.
-    pub learned: Option<u64>,
+    /// Tokens that are targets, if some are not: of samples.
+    pub targets: Option<u64>,
     /// Hash of content and tokenizer: the same tokens have the same key.
     pub key: u128,
 }
 
 /// The tokens of one input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct InputTokens {
     /// Where they lie in the shard.
     pub range: Range<usize>,
     /// The largest id among them, counted now, not when they were written.
@@ -96,15 +96,25 @@ impl Shard {
         }
         let ranges = ranges(&map[table_at..trailer_at], count)?;
         let tokens = Tokens::new(Bytes::Mapped(map), width, count);
-        let sources: Vec<Source> =
-            ranges.into_iter().map(|range| Source { largest: tokens.slice(range.clone()).largest(), range }).collect();
+        let sources: Vec<InputTokens> = ranges
+            .into_iter()
+            .map(|range| InputTokens { largest: tokens.slice(range.clone()).largest(), range })
+            .collect();
         // Each input of samples begins with one.
-        let begins = |source: &Source| source.range.is_empty() || marks(&tokens, source.range.start) & BEGINS != 0;
-        if width == Width::Marked && !sources.iter().all(begins) {
+        let starts = |source: &InputTokens| source.range.is_empty() || marks(&tokens, source.range.start) & START != 0;
+        if width == Width::Marked && !sources.iter().all(starts) {
             return None;
         }
-        let learned = (width == Width::Marked).then(|| learned(&tokens));
-        Some(Shard { tokens, sources, text_bytes: trailer.text_bytes.get(), learned, key })
+        let targets = (width == Width::Marked).then(|| count_targets(&tokens));
+        Some(Shard { tokens, inputs: sources, text_bytes: trailer.text_bytes.get(), targets, key })
+    }
+}
+
+impl Shard {
+    /// Bytes of text per token (of samples: per target), 1 for bytes; nothing where nobody knows.
+    pub fn bytes_per_token(&self) -> Option<f64> {
+        let tokens = self.targets.unwrap_or(self.tokens.len() as u64);
+        (self.text_bytes > 0).then(|| self.text_bytes as f64 / tokens.max(1) as f64)
     }
 }
 
@@ -116,13 +126,13 @@ fn marks(tokens: &Tokens, at: usize) -> u32 {
 }
 
 /// Tokens that are targets: learned, and not the first of their sample.
-fn learned(tokens: &Tokens) -> u64 {
+fn count_targets(tokens: &Tokens) -> u64 {
     let mut buffer = [0; 4096];
     let mut sum = 0;
     for at in (0..tokens.len()).step_by(buffer.len()) {
         let part = &mut buffer[..4096.min(tokens.len() - at)];
         tokens.read_marked(at, part);
-        sum += part.iter().filter(|id| **id & (LEARNED | BEGINS) == LEARNED).count() as u64;
+        sum += part.iter().filter(|id| **id & (TARGET | START) == TARGET).count() as u64;
     }
     sum
 }
@@ -146,7 +156,7 @@ pub(crate) struct Writer<'a> {
     width: Width,
     hash: Xxh3,
     /// Tokens of the finished inputs.
-    sources: Vec<u64>,
+    inputs: Vec<u64>,
     /// Tokens of the input at hand.
     current: u64,
     buffer: Vec<u8>,
@@ -154,7 +164,7 @@ pub(crate) struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     pub(crate) fn new(out: &'a mut dyn Write, width: Width) -> Self {
-        Writer { out, width, hash: Xxh3::new(), sources: Vec::new(), current: 0, buffer: Vec::new() }
+        Writer { out, width, hash: Xxh3::new(), inputs: Vec::new(), current: 0, buffer: Vec::new() }
     }
 
     /// Appends `ids`, each of them within the width.
@@ -167,21 +177,21 @@ impl<'a> Writer<'a> {
     }
 
     /// Ends the input at hand.
-    pub(crate) fn end_source(&mut self) {
-        self.sources.push(std::mem::take(&mut self.current));
+    pub(crate) fn end_input(&mut self) {
+        self.inputs.push(std::mem::take(&mut self.current));
     }
 
     /// Ends the shard.
     pub(crate) fn finish(mut self, key: u128, text_bytes: u64) -> io::Result<()> {
-        let table: Vec<u8> = self.sources.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
+        let table: Vec<u8> = self.inputs.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
         let mut trailer = Trailer {
             magic: MAGIC,
             version: U32::new(if self.width == Width::Marked { MARKED_VERSION } else { VERSION }),
             width: U32::new(self.width.bytes() as u32),
-            tokens: U64::new(self.sources.iter().sum()),
+            tokens: U64::new(self.inputs.iter().sum()),
             text_bytes: U64::new(text_bytes),
             key: U128::new(key),
-            sources: U32::new(self.sources.len() as u32),
+            sources: U32::new(self.inputs.len() as u32),
             reserved: U32::new(0),
             checksum: U64::new(0),
         };
@@ -206,9 +216,9 @@ mod tests {
         let mut writer = Writer::new(&mut bytes, width);
         writer.tokens(&[1, 2, 300]).unwrap();
         writer.tokens(&[4, 5]).unwrap();
-        writer.end_source();
+        writer.end_input();
         writer.tokens(&[65_535, 7]).unwrap();
-        writer.end_source();
+        writer.end_input();
         writer.finish(KEY, 99).unwrap();
         bytes
     }
@@ -224,8 +234,9 @@ mod tests {
         for width in [Width::Two, Width::Four] {
             let shard = open(&small(width), KEY).unwrap();
             assert_eq!(shard.tokens.to_vec(), [1, 2, 300, 4, 5, 65_535, 7]);
-            let sources = [Source { range: 0..5, largest: Some(300) }, Source { range: 5..7, largest: Some(65_535) }];
-            assert_eq!(shard.sources, sources);
+            let sources =
+                [InputTokens { range: 0..5, largest: Some(300) }, InputTokens { range: 5..7, largest: Some(65_535) }];
+            assert_eq!(shard.inputs, sources);
             assert_eq!(shard.text_bytes, 99);
         }
     }
@@ -234,10 +245,10 @@ mod tests {
     fn marked() -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut writer = Writer::new(&mut bytes, Width::Marked);
-        writer.tokens(&[1 | BEGINS | LEARNED, 70_000 | LEARNED]).unwrap();
-        writer.end_source();
-        writer.tokens(&[3 | BEGINS, 4, 5 | LEARNED]).unwrap();
-        writer.end_source();
+        writer.tokens(&[1 | START | TARGET, 70_000 | TARGET]).unwrap();
+        writer.end_input();
+        writer.tokens(&[3 | START, 4, 5 | TARGET]).unwrap();
+        writer.end_input();
         writer.finish(KEY, 9).unwrap();
         bytes
     }
@@ -249,8 +260,8 @@ mod tests {
         let mut targets = [0; 5];
         shard.tokens.read_targets(0, &mut targets);
         assert_eq!(targets, [1, 70_000, IGNORE, IGNORE, 5]);
-        assert_eq!((shard.learned, shard.sources[0].largest), (Some(2), Some(70_000)), "a first token is no target");
-        assert_eq!(open(&small(Width::Four), KEY).unwrap().learned, None);
+        assert_eq!((shard.targets, shard.inputs[0].largest), (Some(2), Some(70_000)), "a first token is no target");
+        assert_eq!(open(&small(Width::Four), KEY).unwrap().targets, None);
     }
 
     #[test]

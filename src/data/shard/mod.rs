@@ -4,6 +4,6 @@ mod file;
 mod prepare;
 mod tokens;
 
-pub use file::{Shard, Source};
+pub use file::{InputTokens, Shard};
 pub use prepare::{Progress, Stage};
 pub use tokens::{IGNORE, Tokens};

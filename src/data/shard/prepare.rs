@@ -2,8 +2,8 @@
 
 use super::file::{MARKED_VERSION, Shard, VERSION, Writer};
 use super::tokens::{Width, mark};
-use crate::data::source::{Content, Corpus, Document, Documents, HashedReader, Input, InputKind, llm_c};
-use crate::data::tokenize::{Encoder, Piece, Pieces, Recipe, Refused, Tokenizer};
+use crate::data::source::{Content, Corpus, Document, Documents, HashingReader, Input, InputKind, llm_c};
+use crate::data::tokenize::{Chunk, Chunks, Refused, SampleEncoder, SampleFormat, Tokenizer};
 use crate::error::DataError;
 use crate::store::publish;
 use rayon::prelude::*;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes of text that are tokenized at a time, by all threads together: what preparing needs in memory, times a
-/// few. Small enough for any machine, large enough that every core has several pieces.
+/// few. Small enough for any machine, large enough that every core has several chunks.
 const BATCH: usize = 8 << 20;
 
 /// How far preparing is.
@@ -60,30 +60,30 @@ impl Shard {
     /// The same of samples: each document is one, and only a part of it may be learned.
     ///
     /// # Errors
-    /// As [`Shard::prepare`], and documents that the recipe cannot make samples of.
+    /// As [`Shard::prepare`], and documents that the format cannot make samples of.
     pub fn prepare_samples(
         corpus: &Corpus,
-        recipe: &Recipe,
+        format: &SampleFormat,
         cache: &Path,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Shard, DataError> {
-        Self::find_or_make(corpus, &recipe.tokenizer, Some(recipe), cache, progress)
+        Self::find_or_make(corpus, &format.tokenizer, Some(format), cache, progress)
     }
 
     fn find_or_make(
         corpus: &Corpus,
         tokenizer: &Tokenizer,
-        recipe: Option<&Recipe>,
+        format: Option<&SampleFormat>,
         cache: &Path,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Shard, DataError> {
         let contents = hash_all(corpus, progress)?;
-        let key = key(corpus, &contents, tokenizer, recipe);
+        let key = key(corpus, &contents, tokenizer, format);
         let path = cache.join(format!("{key:032x}.tokens"));
         if let Some(shard) = Shard::open(&path, key) {
             return Ok(shard);
         }
-        let job = Job { corpus, contents: &contents, tokenizer, recipe, progress: RefCell::new(progress) };
+        let job = Job { corpus, contents: &contents, tokenizer, format, progress: RefCell::new(progress) };
         job.write(&path, key)?;
         let gone = || io::Error::other("what was just written there cannot be read back");
         Shard::open(&path, key).ok_or_else(|| DataError::Cache { path, source: gone() })
@@ -95,7 +95,7 @@ impl Shard {
     /// [`DataError::Vocabulary`] with the file of `corpus` that has the largest id.
     pub fn check_vocabulary(&self, corpus: &Corpus, vocab: usize) -> Result<(), DataError> {
         let vocab = vocab as u64;
-        let worst = self.sources.iter().zip(&corpus.inputs).max_by_key(|(source, _)| source.largest);
+        let worst = self.inputs.iter().zip(&corpus.inputs).max_by_key(|(source, _)| source.largest);
         match worst {
             Some((source, input)) if source.largest.is_some_and(|id| u64::from(id) >= vocab) => {
                 let largest = source.largest.map_or(0, u64::from);
@@ -113,7 +113,7 @@ fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<V
     let mut buffer = vec![0; 1 << 20];
     for input in &corpus.inputs {
         let path = &input.name;
-        let mut reader = HashedReader::open(input)?;
+        let mut reader = HashingReader::open(input)?;
         while reader.read(&mut buffer).map_err(|source| DataError::Read { path: path.clone(), source })? > 0 {
             let bytes = done + reader.content().bytes;
             progress(Progress { stage: Stage::Hashing, path, bytes, total: 0 });
@@ -125,12 +125,12 @@ fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<V
 }
 
 /// What the tokens depend on, and nothing else.
-fn key(corpus: &Corpus, contents: &[Content], tokenizer: &Tokenizer, recipe: Option<&Recipe>) -> u128 {
+fn key(corpus: &Corpus, contents: &[Content], tokenizer: &Tokenizer, format: Option<&SampleFormat>) -> u128 {
     let mut hash = Xxh3::new();
-    hash.update(&recipe.map_or(VERSION, |_| MARKED_VERSION).to_le_bytes());
+    hash.update(&format.map_or(VERSION, |_| MARKED_VERSION).to_le_bytes());
     hash.update(&tokenizer.fingerprint().to_le_bytes());
-    if let Some(recipe) = recipe {
-        recipe.hash(&mut hash);
+    if let Some(format) = format {
+        format.hash(&mut hash);
     }
     for (input, content) in corpus.inputs.iter().zip(contents) {
         let kind = match input.kind {
@@ -170,7 +170,7 @@ struct Job<'a> {
     contents: &'a [Content],
     tokenizer: &'a Tokenizer,
     /// For samples.
-    recipe: Option<&'a Recipe>,
+    format: Option<&'a SampleFormat>,
     progress: RefCell<&'a mut dyn FnMut(Progress<'_>)>,
 }
 
@@ -195,7 +195,7 @@ impl Job<'_> {
 
     fn write_to(&self, out: &mut dyn Write, key: u128) -> Result<(), Failure> {
         let mut writer = Writer::new(out, self.width()?);
-        let encoder = self.recipe.map(Recipe::encoder).transpose()?;
+        let encoder = self.format.map(SampleFormat::encoder).transpose()?;
         let (mut done, mut text_bytes) = (0, Some(0));
         for (input, content) in self.corpus.inputs.iter().zip(self.contents) {
             let (bytes, found) = match (&encoder, input.kind) {
@@ -206,7 +206,7 @@ impl Job<'_> {
             if found != *content {
                 return Err(DataError::Changed { path: input.name.clone() }.into());
             }
-            writer.end_source();
+            writer.end_input();
             text_bytes = text_bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
             done += content.bytes;
         }
@@ -216,7 +216,7 @@ impl Job<'_> {
 
     /// Bytes of an id: as the tokenizer needs, or the files that hold ids already.
     fn width(&self) -> Result<Width, DataError> {
-        if self.recipe.is_some() {
+        if self.format.is_some() {
             return Ok(Width::Marked);
         }
         let ready = self.corpus.inputs.iter().filter(|input| input.kind == InputKind::LlmC);
@@ -228,16 +228,16 @@ impl Job<'_> {
 
     /// The text of one input; its bytes, and what the file held.
     fn write_text(&self, input: &Input, done: u64, writer: &mut Writer<'_>) -> Result<(Option<u64>, Content), Failure> {
-        let mut pieces = Pieces::new(input, self.tokenizer)?;
+        let mut chunks = Chunks::new(input, self.tokenizer)?;
         let mut text_bytes = 0;
         loop {
-            let batch = next_batch(&mut pieces)?;
+            let batch = next_batch(&mut chunks)?;
             if batch.is_empty() {
-                return Ok((Some(text_bytes), pieces.content()));
+                return Ok((Some(text_bytes), chunks.content()));
             }
-            text_bytes += batch.iter().map(|piece| piece.text.len() as u64).sum::<u64>();
+            text_bytes += batch.iter().map(|chunk| chunk.text.len() as u64).sum::<u64>();
             self.tokenize(input, batch, writer)?;
-            self.report(input, done + pieces.content().bytes);
+            self.report(input, done + chunks.content().bytes);
         }
     }
 
@@ -263,16 +263,16 @@ impl Job<'_> {
     fn write_samples(
         &self,
         input: &Input,
-        encoder: &Encoder<'_>,
+        encoder: &SampleEncoder<'_>,
         done: u64,
         writer: &mut Writer<'_>,
     ) -> Result<(Option<u64>, Content), Failure> {
         let mut documents = Documents::open(input)?;
-        let mut learned_bytes = 0;
+        let mut target_bytes = 0;
         loop {
             let batch = next_documents(&mut documents)?;
             if batch.is_empty() {
-                return Ok((Some(learned_bytes), documents.content()));
+                return Ok((Some(target_bytes), documents.content()));
             }
             let samples: Vec<_> = batch.par_iter().map(|(line, document)| (*line, encoder.encode(document))).collect();
             for (line, sample) in samples {
@@ -280,18 +280,19 @@ impl Job<'_> {
                     Refused::Document(reason) => documents.refuse_at(line, reason),
                     Refused::NoTemplate => DataError::NoTemplate { path: input.name.clone() },
                 })?;
-                learned_bytes += sample.learned_bytes;
-                let marked = mark(&sample.ids, &sample.learned).map_err(|reason| documents.refuse_at(line, reason))?;
+                target_bytes += sample.target_bytes;
+                let marked =
+                    mark(&sample.ids, &sample.loss_mask).map_err(|reason| documents.refuse_at(line, reason))?;
                 writer.tokens(&marked)?;
             }
             self.report(input, done + documents.content().bytes);
         }
     }
 
-    /// Tokenizes pieces on all threads and writes them in their order.
-    fn tokenize(&self, input: &Input, batch: Vec<Piece>, writer: &mut Writer<'_>) -> Result<(), Failure> {
+    /// Tokenizes chunks on all threads and writes them in their order.
+    fn tokenize(&self, input: &Input, batch: Vec<Chunk>, writer: &mut Writer<'_>) -> Result<(), Failure> {
         let encoded: Vec<Result<Vec<u32>, DataError>> =
-            batch.into_par_iter().map(|piece| encode(self.tokenizer, piece)).collect();
+            batch.into_par_iter().map(|chunk| encode(self.tokenizer, chunk)).collect();
         for ids in encoded {
             let ids = ids.map_err(|error| match error {
                 DataError::Encode { reason, .. } => {
@@ -310,16 +311,16 @@ impl Job<'_> {
     }
 }
 
-/// Pieces of about [`BATCH`] bytes together; none at the end of the input.
-fn next_batch(pieces: &mut Pieces<'_>) -> Result<Vec<Piece>, DataError> {
+/// Chunks of about [`BATCH`] bytes together; none at the end of the input.
+fn next_batch(chunks: &mut Chunks<'_>) -> Result<Vec<Chunk>, DataError> {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while bytes < BATCH
-        && let Some(piece) = pieces.next()
+        && let Some(chunk) = chunks.next()
     {
-        let piece = piece?;
+        let chunk = chunk?;
         // A document costs more than its text: without this, a file of empty documents would be held whole.
-        bytes += piece.text.len() + size_of::<Piece>();
-        batch.push(piece);
+        bytes += chunk.text.len() + size_of::<Chunk>();
+        batch.push(chunk);
     }
     Ok(batch)
 }
@@ -336,13 +337,13 @@ fn next_documents(documents: &mut Documents<'_>) -> Result<Vec<(u64, Document)>,
     Ok(batch)
 }
 
-/// The ids of a piece, with the end of its document.
-fn encode(tokenizer: &Tokenizer, mut piece: Piece) -> Result<Vec<u32>, DataError> {
+/// The ids of a chunk, with the end of its document.
+fn encode(tokenizer: &Tokenizer, mut chunk: Chunk) -> Result<Vec<u32>, DataError> {
     let eos = tokenizer.eos();
-    if piece.last && eos.is_none() && !piece.text.ends_with('\n') {
-        piece.text.push('\n');
+    if chunk.last && eos.is_none() && !chunk.text.ends_with('\n') {
+        chunk.text.push('\n');
     }
-    let mut ids = tokenizer.encode(&piece.text)?;
-    ids.extend(eos.filter(|_| piece.last));
+    let mut ids = tokenizer.encode(&chunk.text)?;
+    ids.extend(eos.filter(|_| chunk.last));
     Ok(ids)
 }

@@ -10,23 +10,23 @@ use std::sync::Arc;
 pub const IGNORE: u32 = u32::MAX;
 
 /// In a token of samples: it is a target.
-pub(super) const LEARNED: u32 = 1 << 31;
+pub(super) const TARGET: u32 = 1 << 31;
 /// It is the first of its sample.
-pub(super) const BEGINS: u32 = 1 << 30;
+pub(super) const START: u32 = 1 << 30;
 /// The largest id that there is room for.
-const LARGEST_ID: u32 = BEGINS - 1;
+const LARGEST_ID: u32 = START - 1;
 
 /// The tokens of a sample with their marks.
 ///
 /// # Errors
 /// An id that leaves no room for them.
-pub(super) fn mark(ids: &[u32], learned: &[bool]) -> Result<Vec<u32>, String> {
+pub(super) fn mark(ids: &[u32], loss_mask: &[bool]) -> Result<Vec<u32>, String> {
     if let Some(id) = ids.iter().find(|id| **id > LARGEST_ID) {
         return Err(format!("has the token id {id}, at most {LARGEST_ID} is possible"));
     }
-    let begins = std::iter::once(BEGINS).chain(std::iter::repeat(0));
-    let learned = learned.iter().map(|learned| if *learned { LEARNED } else { 0 });
-    Ok(ids.iter().zip(learned).zip(begins).map(|((id, learned), begins)| id | learned | begins).collect())
+    let starts = std::iter::once(START).chain(std::iter::repeat(0));
+    let targets = loss_mask.iter().map(|target| if *target { TARGET } else { 0 });
+    Ok(ids.iter().zip(targets).zip(starts).map(|((id, target), start)| id | target | start).collect())
 }
 
 /// Bytes of one id.
@@ -34,7 +34,7 @@ pub(super) fn mark(ids: &[u32], learned: &[bool]) -> Result<Vec<u32>, String> {
 pub(super) enum Width {
     Two,
     Four,
-    /// Four, with [`LEARNED`] and [`BEGINS`].
+    /// Four, with [`TARGET`] and [`START`].
     Marked,
 }
 
@@ -113,8 +113,8 @@ impl Tokens {
     /// If an id has one of the two highest bits.
     pub fn from_samples(samples: &[Vec<(u32, bool)>]) -> Self {
         let marked = |sample: &Vec<(u32, bool)>| {
-            let (ids, learned): (Vec<_>, Vec<_>) = sample.iter().copied().unzip();
-            mark(&ids, &learned).expect("ids below the marks")
+            let (ids, loss_mask): (Vec<_>, Vec<_>) = sample.iter().copied().unzip();
+            mark(&ids, &loss_mask).expect("ids below the marks")
         };
         let ids: Vec<u32> = samples.iter().flat_map(marked).collect();
         Tokens { width: Width::Marked, ..Tokens::from_ids(&ids) }
@@ -130,7 +130,7 @@ impl Tokens {
         for at in (0..self.len()).step_by(buffer.len()) {
             let part = &mut buffer[..4096.min(self.len() - at)];
             self.read_marked(at, part);
-            starts.extend(part.iter().enumerate().filter(|(_, id)| **id & BEGINS != 0).map(|(i, _)| at + i));
+            starts.extend(part.iter().enumerate().filter(|(_, id)| **id & START != 0).map(|(i, _)| at + i));
         }
         starts.push(self.len());
         starts
@@ -170,7 +170,7 @@ impl Tokens {
     pub fn read_targets(&self, at: usize, out: &mut [u32]) {
         self.read_marked(at, out);
         if self.width == Width::Marked {
-            out.iter_mut().for_each(|id| *id = if *id & LEARNED != 0 { *id & LARGEST_ID } else { IGNORE });
+            out.iter_mut().for_each(|id| *id = if *id & TARGET != 0 { *id & LARGEST_ID } else { IGNORE });
         }
     }
 
@@ -178,18 +178,18 @@ impl Tokens {
     ///
     /// # Panics
     /// If the range is not within the tokens.
-    pub fn learned(&self, range: Range<usize>) -> u64 {
+    pub fn count_targets(&self, range: Range<usize>) -> u64 {
         if !self.is_marked() {
             return range.len() as u64;
         }
         let mut buffer = [0; 4096];
         let starts = range.clone().step_by(buffer.len());
-        let learned = starts.map(|at| {
+        let targets = starts.map(|at| {
             let part = &mut buffer[..4096.min(range.end - at)];
             self.read_marked(at, part);
-            part.iter().filter(|id| **id & LEARNED != 0).count() as u64
+            part.iter().filter(|id| **id & TARGET != 0).count() as u64
         });
-        learned.sum()
+        targets.sum()
     }
 
     /// Whether some tokens may not be learned.

@@ -1,7 +1,7 @@
 //! Reading a file and its hash in one pass.
 
 use super::corpus::Input;
-use super::zstd::Unzip;
+use super::zstd::ZstdReader;
 use crate::error::DataError;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -16,13 +16,13 @@ pub(crate) struct Content {
 }
 
 /// A buffered reader of an input that hashes what passes through.
-pub(crate) struct HashedReader<'a> {
+pub(crate) struct HashingReader<'a> {
     inner: Box<dyn BufRead + Send + 'a>,
     hash: Xxh3,
     bytes: u64,
 }
 
-impl<'a> HashedReader<'a> {
+impl<'a> HashingReader<'a> {
     pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
         let inner: Box<dyn BufRead + Send> = match input.bundled {
             Some(bytes) => Box::new(bytes),
@@ -32,7 +32,7 @@ impl<'a> HashedReader<'a> {
                 Box::new(BufReader::with_capacity(1 << 20, file))
             }
         };
-        Ok(HashedReader { inner, hash: Xxh3::new(), bytes: 0 })
+        Ok(HashingReader { inner, hash: Xxh3::new(), bytes: 0 })
     }
 
     /// Size and hash of what was read so far.
@@ -43,15 +43,15 @@ impl<'a> HashedReader<'a> {
 
 /// What an input holds, unpacked where it is packed; the hash is that of the file as it lies.
 pub(crate) enum TextReader<'a> {
-    Plain(Box<HashedReader<'a>>),
-    Packed(Box<Unzip<HashedReader<'a>>>),
+    Plain(Box<HashingReader<'a>>),
+    Zstd(Box<ZstdReader<HashingReader<'a>>>),
 }
 
 impl<'a> TextReader<'a> {
     pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
-        let file = HashedReader::open(input)?;
+        let file = HashingReader::open(input)?;
         Ok(if input.compressed {
-            TextReader::Packed(Box::new(Unzip::new(file)))
+            TextReader::Zstd(Box::new(ZstdReader::new(file)))
         } else {
             TextReader::Plain(Box::new(file))
         })
@@ -61,15 +61,15 @@ impl<'a> TextReader<'a> {
     pub(crate) fn content(&self) -> Content {
         match self {
             TextReader::Plain(file) => file.content(),
-            TextReader::Packed(unzip) => unzip.source().content(),
+            TextReader::Zstd(unzip) => unzip.source().content(),
         }
     }
 
     /// The error of a read that failed.
     pub(crate) fn error(&self, path: &std::path::Path, source: io::Error) -> DataError {
         match (self, source.kind()) {
-            (TextReader::Packed(_), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
-                DataError::Packed { path: path.into(), reason: source.to_string() }
+            (TextReader::Zstd(_), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+                DataError::Zstd { path: path.into(), reason: source.to_string() }
             }
             _ => DataError::Read { path: path.into(), source },
         }
@@ -80,7 +80,7 @@ impl Read for TextReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self {
             TextReader::Plain(file) => file.read(out),
-            TextReader::Packed(unzip) => unzip.read(out),
+            TextReader::Zstd(unzip) => unzip.read(out),
         }
     }
 }
@@ -89,19 +89,19 @@ impl BufRead for TextReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         match self {
             TextReader::Plain(file) => file.fill_buf(),
-            TextReader::Packed(unzip) => unzip.fill_buf(),
+            TextReader::Zstd(unzip) => unzip.fill_buf(),
         }
     }
 
     fn consume(&mut self, amount: usize) {
         match self {
             TextReader::Plain(file) => file.consume(amount),
-            TextReader::Packed(unzip) => unzip.consume(amount),
+            TextReader::Zstd(unzip) => unzip.consume(amount),
         }
     }
 }
 
-impl Read for HashedReader<'_> {
+impl Read for HashingReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let got = self.inner.read(out)?;
         self.hash.update(&out[..got]);
@@ -110,7 +110,7 @@ impl Read for HashedReader<'_> {
     }
 }
 
-impl BufRead for HashedReader<'_> {
+impl BufRead for HashingReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.inner.fill_buf()
     }

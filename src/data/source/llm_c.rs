@@ -1,7 +1,7 @@
 //! Tokens as llm.c keeps them: a header of 256 numbers, then GPT-2's ids in two bytes each or LLaMA 3's in four.
 
 use super::corpus::Input;
-use super::hashing_reader::{Content, HashedReader};
+use super::hashing_reader::{Content, HashingReader};
 use crate::error::DataError;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -18,7 +18,7 @@ const AT_ONCE: u64 = 1 << 20;
 /// The tokens of one file.
 pub(crate) struct Reader<'a> {
     path: &'a Path,
-    reader: HashedReader<'a>,
+    reader: HashingReader<'a>,
     /// Bytes of one id.
     pub id_bytes: usize,
     left: u64,
@@ -28,7 +28,7 @@ impl<'a> Reader<'a> {
     /// Opens `input` and checks its header and its length.
     pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
         let path = input.name.as_path();
-        let mut reader = HashedReader::open(input)?;
+        let mut reader = HashingReader::open(input)?;
         let size = std::fs::metadata(path).map_err(|source| DataError::Read { path: path.into(), source })?.len();
         let mut header = [0; HEADER];
         let refuse = |reason: String| DataError::LlmC { path: path.into(), reason };

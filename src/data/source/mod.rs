@@ -11,5 +11,5 @@ mod zstd;
 
 pub use corpus::{Corpus, Input, InputKind};
 pub(crate) use document::Document;
-pub(crate) use hashing_reader::{Content, HashedReader, TextReader};
+pub(crate) use hashing_reader::{Content, HashingReader, TextReader};
 pub(crate) use jsonl::Documents;

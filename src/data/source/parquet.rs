@@ -1,7 +1,7 @@
 //! Rows of a Parquet file, one row group in memory at a time.
 
 use super::corpus::Input;
-use super::hashing_reader::{Content, HashedReader};
+use super::hashing_reader::{Content, HashingReader};
 use crate::error::DataError;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -63,7 +63,7 @@ impl Rows {
     }
 
     fn hash(&self) -> Result<Content, DataError> {
-        let mut hashed = HashedReader::open(&self.input)?;
+        let mut hashed = HashingReader::open(&self.input)?;
         let mut buffer = vec![0; 1 << 20];
         let failed = |source| DataError::Read { path: self.path.clone(), source };
         while hashed.read(&mut buffer).map_err(failed)? > 0 {}

@@ -11,7 +11,7 @@ const LARGEST_WINDOW: u64 = 1 << 27;
 const BUFFER: usize = 1 << 17;
 
 /// Unpacks all frames of `source`, one after the other.
-pub(crate) struct Unzip<R> {
+pub(crate) struct ZstdReader<R> {
     source: R,
     decoder: FrameDecoder,
     /// Whether a frame is being unpacked.
@@ -26,11 +26,11 @@ fn wrong(error: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-impl<R: BufRead> Unzip<R> {
+impl<R: BufRead> ZstdReader<R> {
     pub(crate) fn new(source: R) -> Self {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(LARGEST_WINDOW);
-        Unzip { source, decoder, inside: false, buffer: vec![0; BUFFER], at: 0, filled: 0 }
+        ZstdReader { source, decoder, inside: false, buffer: vec![0; BUFFER], at: 0, filled: 0 }
     }
 
     /// The packed stream.
@@ -80,7 +80,7 @@ impl<R: BufRead> Unzip<R> {
     }
 }
 
-impl<R: BufRead> Read for Unzip<R> {
+impl<R: BufRead> Read for ZstdReader<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let got = self.fill_buf()?.read(out)?;
         self.consume(got);
@@ -88,7 +88,7 @@ impl<R: BufRead> Read for Unzip<R> {
     }
 }
 
-impl<R: BufRead> BufRead for Unzip<R> {
+impl<R: BufRead> BufRead for ZstdReader<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.filled {
             self.refill()?;

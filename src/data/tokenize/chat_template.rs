@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::io::{self, Write};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Instructions of a template that one rendering may take: a conversation of thousands of turns needs a tenth.
 const FUEL: u64 = 20_000_000;
@@ -21,7 +21,7 @@ const SPECIAL: [&str; 6] = ["bos_token", "eos_token", "unk_token", "pad_token", 
 
 /// What comes with a tokenizer: its special tokens and its chat template, as `tokenizer_config.json` has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Companion {
+pub struct TokenizerConfig {
     /// Where the template is from.
     name: String,
     template: Option<String>,
@@ -29,7 +29,36 @@ pub struct Companion {
     special: Vec<(&'static str, String)>,
 }
 
-impl Companion {
+impl TokenizerConfig {
+    /// Where the configuration of the tokenizer at `path` is kept: `tokenizer_config.json` beside `tokenizer.json`, and
+    /// likewise for other names.
+    pub fn path(tokenizer: &Path) -> PathBuf {
+        let stem = tokenizer.file_stem().unwrap_or_default().to_string_lossy();
+        tokenizer.with_file_name(format!("{stem}_config.json"))
+    }
+
+    /// What came with the tokenizer in `tokenizer`, the file beside it, with the chat template that `template` is or names.
+    ///
+    /// # Errors
+    /// A file that is there and cannot be read, a template that cannot be read.
+    pub fn of(tokenizer: Option<&Path>, template: Option<&str>) -> Result<Self, DataError> {
+        let found = match tokenizer.map(Self::path) {
+            Some(path) => match std::fs::read(&path) {
+                Ok(json) => Self::parse(&path.display().to_string(), &json),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
+                Err(source) => return Err(DataError::Read { path, source }),
+            },
+            None => Self::default(),
+        };
+        // Newer directories keep the template in a file of its own, which then counts.
+        let beside = tokenizer.map(|file| file.with_file_name("chat_template.jinja"));
+        match (template, beside.filter(|path| path.is_file())) {
+            (Some(given), _) => found.with_template(given),
+            (None, Some(path)) => found.with_template(&path.to_string_lossy()),
+            (None, None) => Ok(found),
+        }
+    }
+
     /// Reads the `tokenizer_config.json` in `json`, which `name` is for messages. What is missing or of no use in it is
     /// left out.
     pub fn parse(name: &str, json: &[u8]) -> Self {
@@ -46,7 +75,7 @@ impl Companion {
             Some(Value::Array(named)) => default_of(named),
             _ => None,
         };
-        Companion { name: name.into(), template, special }
+        TokenizerConfig { name: name.into(), template, special }
     }
 
     /// The same with the template that `given` is or names: a template, a file that is one, or a
@@ -71,17 +100,12 @@ impl Companion {
         let text = read().map_err(|source| DataError::Read { path: path.into(), source })?;
         self.name = given.into();
         self.template = match serde_json::from_str::<Value>(&text) {
-            Ok(Value::Object(_)) => Some(Companion::parse(given, text.as_bytes()).template.ok_or_else(|| {
+            Ok(Value::Object(_)) => Some(TokenizerConfig::parse(given, text.as_bytes()).template.ok_or_else(|| {
                 DataError::Template { name: given.into(), reason: "it has no \"chat_template\"".into() }
             })?),
             _ => Some(text),
         };
         Ok(self)
-    }
-
-    /// Whether conversations can be written.
-    pub fn has_template(&self) -> bool {
-        self.template.is_some()
     }
 
     /// The end-of-text token's name, if it says so.
@@ -192,10 +216,10 @@ fn one_line(error: &Error) -> String {
 
 /// A conversation as text.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Written {
+pub(crate) struct RenderedChat {
     pub text: String,
     /// Bytes that the assistant says, marks of the ends of its turns among them; in order, none empty.
-    pub learned: Vec<Range<usize>>,
+    pub targets: Vec<Range<usize>>,
 }
 
 /// A template that writes.
@@ -211,13 +235,13 @@ impl Chat<'_> {
     /// # Errors
     /// A conversation that the template refuses, a template that writes the beginning of a conversation in another way
     /// once it goes on.
-    pub(crate) fn write(&self, messages: &[Value]) -> Result<Written, String> {
+    pub(crate) fn write(&self, messages: &[Value]) -> Result<RenderedChat, String> {
         let text = self.render(messages, false)?;
-        let mut learned: Vec<Range<usize>> = Vec::new();
+        let mut targets: Vec<Range<usize>> = Vec::new();
         for (i, message) in messages.iter().enumerate().filter(|(_, message)| message["role"] == "assistant") {
             let before = self.render(&messages[..i], true)?;
             let after = self.render(&messages[..=i], false)?;
-            let from = learned.last().map_or(0, |last| last.end);
+            let from = targets.last().map_or(0, |last| last.end);
             let grows = after.starts_with(&before) && text.starts_with(&after) && before.len() >= from;
             if !grows {
                 return Err(format!(
@@ -227,9 +251,9 @@ impl Chat<'_> {
                 ));
             }
             let turn = before.len()..before.len() + without_margin(&after[before.len()..], message);
-            learned.extend((!turn.is_empty()).then_some(turn));
+            targets.extend((!turn.is_empty()).then_some(turn));
         }
-        Ok(Written { text, learned })
+        Ok(RenderedChat { text, targets })
     }
 
     fn render(&self, messages: &[Value], announce: bool) -> Result<String, String> {
@@ -263,9 +287,9 @@ mod tests {
         message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}\
         {{ '<|im_start|>assistant\n' }}{% endif %}";
 
-    fn companion(template: &str) -> Companion {
+    fn config(template: &str) -> TokenizerConfig {
         let json = json!({ "chat_template": template, "bos_token": "<s>", "eos_token": { "content": "</s>" } });
-        Companion::parse("tokenizer_config.json", json.to_string().as_bytes())
+        TokenizerConfig::parse("tokenizer_config.json", json.to_string().as_bytes())
     }
 
     fn talk() -> Vec<Value> {
@@ -276,10 +300,10 @@ mod tests {
     }
 
     fn learned(template: &str, messages: &[Value]) -> Result<(String, Vec<String>), String> {
-        let companion = companion(template);
-        let written = companion.chat().unwrap().unwrap().write(messages)?;
-        let parts = written.learned.iter().map(|range| written.text[range.clone()].to_owned()).collect();
-        Ok((written.text, parts))
+        let config = config(template);
+        let rendered = config.chat().unwrap().unwrap().write(messages)?;
+        let parts = rendered.targets.iter().map(|range| rendered.text[range.clone()].to_owned()).collect();
+        Ok((rendered.text, parts))
     }
 
     #[test]
@@ -338,13 +362,13 @@ mod tests {
     fn one_of_several_templates_is_the_default() {
         let json =
             json!({ "chat_template": [{ "name": "tool", "template": "t" }, { "name": "default", "template": "d" }] });
-        assert_eq!(Companion::parse("c", json.to_string().as_bytes()).template.as_deref(), Some("d"));
+        assert_eq!(TokenizerConfig::parse("c", json.to_string().as_bytes()).template.as_deref(), Some("d"));
     }
 
     #[test]
     fn a_mistake_in_a_template_names_its_line() {
-        let companion = companion("{% for m in messages %}\n{{ m.role \n{% endfor %}");
-        let error = companion.chat().err().unwrap().to_string();
+        let config = config("{% for m in messages %}\n{{ m.role \n{% endfor %}");
+        let error = config.chat().err().unwrap().to_string();
         assert!(error.starts_with("tokenizer_config.json: not a usable chat template: syntax error"), "{error}");
         assert!(error.contains("of the template"), "{error}");
     }

@@ -1,4 +1,4 @@
-//! A text in pieces of bounded size, cut where cutting does not change its tokens.
+//! A text in chunks of bounded size, cut where cutting does not change its tokens.
 //!
 //! Byte tokens may be cut anywhere. For a `tokenizer.json` a cut is tried on its surroundings: it is taken if they
 //! have the same ids in two parts as in one. Before a new line's first letter that is true of nearly every
@@ -11,10 +11,10 @@ use crate::error::DataError;
 use std::io::Read;
 use std::path::Path;
 
-/// Bytes of a piece, about.
-const PIECE: usize = 256 << 10;
+/// Bytes of a chunk, about.
+const CHUNK: usize = 256 << 10;
 
-/// Bytes after [`PIECE`] in which a cut is looked for.
+/// Bytes after [`CHUNK`] in which a cut is looked for.
 const SEARCH: usize = 64 << 10;
 
 /// Bytes on either side of a cut on which it is tried.
@@ -25,14 +25,14 @@ const TRIES: usize = 8;
 
 /// A part of a document.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Piece {
+pub(crate) struct Chunk {
     pub text: String,
     /// Whether the document ends here.
     pub last: bool,
 }
 
-/// The pieces of one input, in order.
-pub(crate) struct Pieces<'a> {
+/// The chunks of one input, in order.
+pub(crate) struct Chunks<'a> {
     path: &'a Path,
     tokenizer: &'a Tokenizer,
     reader: Reader<'a>,
@@ -53,7 +53,7 @@ enum Reader<'a> {
     Many(Documents<'a>),
 }
 
-impl<'a> Pieces<'a> {
+impl<'a> Chunks<'a> {
     /// Opens `input`.
     pub(crate) fn new(input: &'a Input, tokenizer: &'a Tokenizer) -> Result<Self, DataError> {
         let reader = match input.kind {
@@ -61,10 +61,10 @@ impl<'a> Pieces<'a> {
             _ => Reader::Many(Documents::open(input)?),
         };
         let path = input.name.as_path();
-        Ok(Pieces { path, tokenizer, reader, rest: Vec::new(), ends: false, position: 0, done: false })
+        Ok(Chunks { path, tokenizer, reader, rest: Vec::new(), ends: false, position: 0, done: false })
     }
 
-    /// Size and hash of what was read so far: of the whole file once there are no more pieces.
+    /// Size and hash of what was read so far: of the whole file once there are no more chunks.
     pub(crate) fn content(&self) -> Content {
         match &self.reader {
             Reader::Whole(reader) => reader.content(),
@@ -72,10 +72,10 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    fn next_of_whole(&mut self) -> Result<Option<Piece>, DataError> {
+    fn next_of_whole(&mut self) -> Result<Option<Chunk>, DataError> {
         let Reader::Whole(reader) = &mut self.reader else { return Ok(None) };
         if !self.ends {
-            let wanted = (PIECE + SEARCH).saturating_sub(self.rest.len());
+            let wanted = (CHUNK + SEARCH).saturating_sub(self.rest.len());
             let got = reader.by_ref().take(wanted as u64).read_to_end(&mut self.rest);
             self.ends = got.map_err(|error| reader.error(self.path, error))? < wanted;
         }
@@ -96,12 +96,12 @@ impl<'a> Pieces<'a> {
             }
         };
         let cut = cut(text, self.ends, self.tokenizer);
-        let piece = self.take(cut);
-        self.done |= piece.last;
-        Ok(Some(piece))
+        let chunk = self.take(cut);
+        self.done |= chunk.last;
+        Ok(Some(chunk))
     }
 
-    fn next_of_many(&mut self) -> Result<Option<Piece>, DataError> {
+    fn next_of_many(&mut self) -> Result<Option<Chunk>, DataError> {
         while !self.ends {
             let Reader::Many(documents) = &mut self.reader else { return Ok(None) };
             let Some(document) = documents.next_document()? else {
@@ -109,7 +109,7 @@ impl<'a> Pieces<'a> {
                 return Ok(None);
             };
             let Document::Text(text) = document else {
-                let what = "holds a sample, not \"text\"; set data.samples = \"pack\"";
+                let what = "holds a sample, not \"text\"; set data.packing = \"pack\"";
                 return Err(documents.refuse(what.into()));
             };
             self.rest = text.into_bytes();
@@ -117,39 +117,39 @@ impl<'a> Pieces<'a> {
         }
         let text = std::str::from_utf8(&self.rest).unwrap_or_default();
         let cut = cut(text, true, self.tokenizer);
-        let piece = self.take(cut);
-        self.ends = !piece.last;
-        Ok(Some(piece))
+        let chunk = self.take(cut);
+        self.ends = !chunk.last;
+        Ok(Some(chunk))
     }
 
     /// Gives `rest` up to the cut and keeps what follows it.
-    fn take(&mut self, cut: Cut) -> Piece {
+    fn take(&mut self, cut: Cut) -> Chunk {
         let after = self.rest.split_off(cut.resume);
         let mut text = std::mem::replace(&mut self.rest, after);
         text.truncate(cut.end);
         self.position += cut.resume as u64;
         let last = self.ends && self.rest.is_empty();
-        Piece { text: String::from_utf8(text).unwrap_or_default(), last }
+        Chunk { text: String::from_utf8(text).unwrap_or_default(), last }
     }
 }
 
-impl Iterator for Pieces<'_> {
-    type Item = Result<Piece, DataError>;
+impl Iterator for Chunks<'_> {
+    type Item = Result<Chunk, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done {
             return None;
         }
-        let piece = match self.reader {
+        let chunk = match self.reader {
             Reader::Whole(_) => self.next_of_whole(),
             Reader::Many(_) => self.next_of_many(),
         };
-        self.done |= piece.is_err();
-        piece.transpose()
+        self.done |= chunk.is_err();
+        chunk.transpose()
     }
 }
 
-/// Where a piece ends and where the next begins; the same place unless a space between them is dropped.
+/// Where a chunk ends and where the next begins; the same place unless a space between them is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Cut {
     end: usize,
@@ -164,10 +164,10 @@ impl Cut {
 
 /// The cut of `text`, at its end if that is the end of the document and near.
 fn cut(text: &str, complete: bool, tokenizer: &Tokenizer) -> Cut {
-    if complete && text.len() < PIECE + SEARCH {
+    if complete && text.len() < CHUNK + SEARCH {
         return Cut::at(text.len());
     }
-    let (from, to) = (boundary(text, PIECE), boundary(text, PIECE + SEARCH - SURROUNDINGS));
+    let (from, to) = (boundary(text, CHUNK), boundary(text, CHUNK + SEARCH - SURROUNDINGS));
     if tokenizer.cuts_anywhere() {
         return Cut::at(from);
     }

@@ -7,10 +7,10 @@ mod special_tokens;
 mod stream_decoder;
 mod tokenizer;
 
-pub use chat_template::Companion;
-pub(crate) use chunker::{Piece, Pieces};
-pub use sample_encoder::Recipe;
-pub(crate) use sample_encoder::{Encoder, Refused};
+pub use chat_template::TokenizerConfig;
+pub(crate) use chunker::{Chunk, Chunks};
+pub use sample_encoder::SampleFormat;
+pub(crate) use sample_encoder::{Refused, SampleEncoder};
 pub use special_tokens::SpecialTokens;
 pub use stream_decoder::Decoder;
 pub use tokenizer::Tokenizer;

@@ -1,37 +1,37 @@
 //! How documents become samples: which tokens, and which of them are learned.
 
 use super::Tokenizer;
-use super::chat_template::{Chat, Companion};
+use super::chat_template::{Chat, TokenizerConfig};
 use crate::data::source::Document;
 use crate::error::DataError;
 use xxhash_rust::xxh3::Xxh3;
 
 /// What samples are made with.
 #[derive(Clone)]
-pub struct Recipe {
+pub struct SampleFormat {
     /// Text to tokens.
     pub tokenizer: Tokenizer,
     /// Conversations to text, and which token ends a text.
-    pub companion: Companion,
+    pub config: TokenizerConfig,
 }
 
-impl Recipe {
+impl SampleFormat {
     /// Adds all that samples depend on to a key.
     pub(crate) fn hash(&self, hash: &mut Xxh3) {
-        for part in self.companion.content() {
+        for part in self.config.content() {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
     }
 
-    /// The recipe, ready to be followed.
+    /// The format with its template compiled.
     ///
     /// # Errors
     /// A chat template with a mistake in its syntax.
-    pub(crate) fn encoder(&self) -> Result<Encoder<'_>, DataError> {
+    pub(crate) fn encoder(&self) -> Result<SampleEncoder<'_>, DataError> {
         let tokenizer = &self.tokenizer;
-        let end = self.companion.eos().and_then(|eos| tokenizer.id(eos)).or(tokenizer.eos());
-        Ok(Encoder { tokenizer, begin: tokenizer.beginning(), end, chat: self.companion.chat()? })
+        let end = self.config.eos().and_then(|eos| tokenizer.id(eos)).or(tokenizer.eos());
+        Ok(SampleEncoder { tokenizer, begin: tokenizer.beginning(), end, chat: self.config.chat()? })
     }
 }
 
@@ -40,10 +40,10 @@ impl Recipe {
 pub(crate) struct Sample {
     /// Its tokens.
     pub ids: Vec<u32>,
-    /// Which of them are learned, as many.
-    pub learned: Vec<bool>,
+    /// Which of them are targets, as many.
+    pub loss_mask: Vec<bool>,
     /// Bytes of text that is learned.
-    pub learned_bytes: u64,
+    pub target_bytes: u64,
 }
 
 /// Why a document is no sample.
@@ -54,8 +54,8 @@ pub(crate) enum Refused {
     NoTemplate,
 }
 
-/// A recipe with its template compiled.
-pub(crate) struct Encoder<'a> {
+/// A format with its template compiled.
+pub(crate) struct SampleEncoder<'a> {
     tokenizer: &'a Tokenizer,
     /// What is put before each text (not before conversations, whose template writes it).
     begin: Vec<u32>,
@@ -64,7 +64,7 @@ pub(crate) struct Encoder<'a> {
     chat: Option<Chat<'a>>,
 }
 
-impl Encoder<'_> {
+impl SampleEncoder<'_> {
     /// The sample of a document; no ids for an empty text.
     pub(crate) fn encode(&self, document: &Document) -> Result<Sample, Refused> {
         match document {
@@ -72,12 +72,12 @@ impl Encoder<'_> {
             Document::Pair { prompt, completion } => self.text(prompt, completion),
             Document::Messages(messages) => {
                 let chat = self.chat.as_ref().ok_or(Refused::NoTemplate)?;
-                let written = chat.write(messages).map_err(Refused::Document)?;
-                let bounds: Vec<usize> = written.learned.iter().flat_map(|range| [range.start, range.end]).collect();
-                let parts = self.parts(&written.text, &bounds)?;
+                let rendered = chat.write(messages).map_err(Refused::Document)?;
+                let bounds: Vec<usize> = rendered.targets.iter().flat_map(|range| [range.start, range.end]).collect();
+                let parts = self.parts(&rendered.text, &bounds)?;
                 // What is learned and what is not take turns.
                 let parts = parts.into_iter().enumerate().map(|(i, ids)| (ids, i % 2 == 1));
-                Ok(sample(parts, written.learned.iter().map(|range| range.len() as u64).sum()))
+                Ok(sample(parts, rendered.targets.iter().map(|range| range.len() as u64).sum()))
             }
         }
     }
@@ -86,7 +86,7 @@ impl Encoder<'_> {
     fn text(&self, before: &str, learned: &str) -> Result<Sample, Refused> {
         let mut text = format!("{before}{learned}");
         if text.is_empty() {
-            return Ok(Sample { ids: Vec::new(), learned: Vec::new(), learned_bytes: 0 });
+            return Ok(Sample { ids: Vec::new(), loss_mask: Vec::new(), target_bytes: 0 });
         }
         if self.end.is_none() && !text.ends_with('\n') {
             text.push('\n');
@@ -143,10 +143,10 @@ impl Encoder<'_> {
 }
 
 /// One sample of parts that are learned or not.
-fn sample(parts: impl Iterator<Item = (Vec<u32>, bool)>, learned_bytes: u64) -> Sample {
-    let mut sample = Sample { ids: Vec::new(), learned: Vec::new(), learned_bytes };
+fn sample(parts: impl Iterator<Item = (Vec<u32>, bool)>, target_bytes: u64) -> Sample {
+    let mut sample = Sample { ids: Vec::new(), loss_mask: Vec::new(), target_bytes };
     for (part, learned) in parts {
-        sample.learned.resize(sample.learned.len() + part.len(), learned);
+        sample.loss_mask.resize(sample.loss_mask.len() + part.len(), learned);
         sample.ids.extend(part);
     }
     sample
@@ -157,8 +157,8 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn recipe(tokenizer: Tokenizer) -> Recipe {
-        Recipe { tokenizer, companion: Companion::default() }
+    fn format_of(tokenizer: Tokenizer) -> SampleFormat {
+        SampleFormat { tokenizer, config: TokenizerConfig::default() }
     }
 
     fn fixture(name: &str) -> Tokenizer {
@@ -166,13 +166,13 @@ mod tests {
     }
 
     /// The text of all tokens, and of those that are learned.
-    fn read(recipe: &Recipe, document: Document) -> (String, String) {
-        let encoder = recipe.encoder().unwrap_or_else(|error| panic!("{error}"));
+    fn read(format: &SampleFormat, document: Document) -> (String, String) {
+        let encoder = format.encoder().unwrap_or_else(|error| panic!("{error}"));
         let sample = encoder.encode(&document).unwrap_or_else(|_| panic!("{document:?} is refused"));
-        assert_eq!(sample.ids.len(), sample.learned.len());
+        assert_eq!(sample.ids.len(), sample.loss_mask.len());
         let learned: Vec<u32> =
-            sample.ids.iter().zip(&sample.learned).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
-        (recipe.tokenizer.decode(&sample.ids), recipe.tokenizer.decode(&learned))
+            sample.ids.iter().zip(&sample.loss_mask).filter(|(_, learned)| **learned).map(|(id, _)| *id).collect();
+        (format.tokenizer.decode(&sample.ids), format.tokenizer.decode(&learned))
     }
 
     fn pair(prompt: &str, completion: &str) -> Document {
@@ -181,9 +181,9 @@ mod tests {
 
     #[test]
     fn of_a_pair_the_completion_and_its_end_are_learned() {
-        let bytes = recipe(Tokenizer::bytes());
+        let bytes = format_of(Tokenizer::bytes());
         assert_eq!(read(&bytes, pair("2 + 2 = ", "4")), ("2 + 2 = 4\n".into(), "4\n".into()));
-        let level = recipe(fixture("byte_level.json"));
+        let level = format_of(fixture("byte_level.json"));
         let end = "<|endoftext|>";
         assert_eq!(read(&level, pair("It is ", "a truth")), (format!("It is a truth{end}"), format!("a truth{end}")));
         assert_eq!(read(&level, pair("", "truth")).1, format!("truth{end}"));
@@ -193,25 +193,25 @@ mod tests {
     /// A space is put before every text by this tokenizer; before a completion that would be one too many.
     #[test]
     fn a_completion_has_the_tokens_that_it_has_behind_its_prompt() {
-        let recipe = recipe(fixture("byte_fallback.json"));
-        let encoder = recipe.encoder().unwrap();
+        let format = format_of(fixture("byte_fallback.json"));
+        let encoder = format.encoder().unwrap();
         let sample = encoder.encode(&pair("It is a truth", " universally acknowledged")).unwrap_or_else(|_| panic!());
         let ids = &sample.ids;
-        let whole = recipe.tokenizer.encode("It is a truth universally acknowledged").unwrap();
+        let whole = format.tokenizer.encode("It is a truth universally acknowledged").unwrap();
         assert_eq!(ids[..ids.len() - 1], whole);
-        let prompt = recipe.tokenizer.encode("It is a truth").unwrap().len();
-        assert_eq!(sample.learned, (0..ids.len()).map(|i| i >= prompt).collect::<Vec<_>>());
+        let prompt = format.tokenizer.encode("It is a truth").unwrap().len();
+        assert_eq!(sample.loss_mask, (0..ids.len()).map(|i| i >= prompt).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_token_across_the_bound_belongs_to_neither_side() {
-        let recipe = recipe(fixture("byte_level.json"));
-        let whole = recipe.tokenizer.encode("the truth").unwrap();
+        let format = format_of(fixture("byte_level.json"));
+        let whole = format.tokenizer.encode("the truth").unwrap();
         // The space and the word are one token of the whole text.
         let (prompt, completion) = ("the ", "truth");
-        let apart = [recipe.tokenizer.encode(prompt).unwrap(), recipe.tokenizer.encode(completion).unwrap()].concat();
+        let apart = [format.tokenizer.encode(prompt).unwrap(), format.tokenizer.encode(completion).unwrap()].concat();
         assert_ne!(whole, apart);
-        let sample = recipe.encoder().unwrap().encode(&pair(prompt, completion)).unwrap_or_else(|_| panic!());
+        let sample = format.encoder().unwrap().encode(&pair(prompt, completion)).unwrap_or_else(|_| panic!());
         let ids = &sample.ids;
         assert_eq!(ids[..ids.len() - 1], apart);
     }

@@ -45,6 +45,14 @@ impl Tokenizer {
         Tokenizer(Kind::Bytes)
     }
 
+    /// The tokenizer of `file`, a `tokenizer.json`; without one, a token per byte.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is no usable tokenizer.
+    pub fn of(file: Option<&Path>) -> Result<Self, DataError> {
+        file.map_or_else(|| Ok(Tokenizer::bytes()), Tokenizer::from_file)
+    }
+
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ pub use grad::GradWork;
 
 use super::table::Entry;
 use super::{KeptActivations, SHORTEST_PARTED, Settings};
-use crate::backend::{Largest, Sizes};
+use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use blocks::Shapes;
 
@@ -79,7 +79,7 @@ pub fn place(
     mode: Mode,
     tokens: usize,
     keys: usize,
-    backend: &dyn Sizes,
+    backend: &dyn DeviceInfo,
 ) -> Work {
     let model = &settings.model;
     let pitch = |width: usize| width.next_multiple_of(backend.row_multiple());
@@ -118,7 +118,7 @@ pub fn place(
     let xn = rows("head input", h, Lifetime { from: head, to: last_read });
     let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
     let largest = entries.iter().map(|entry| entry.shape.len()).max().unwrap_or(0);
-    let scratch_shapes = Largest {
+    let scratch_shapes = MaxShapes {
         tokens,
         // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.
         features: h.max(f).max(vocab).max(q + model.head_dim()),
@@ -142,7 +142,7 @@ pub fn place(
         losses: scratch("losses", 4 * tokens, step),
         rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),
-        scratch: scratch("kernels", backend.scratch_bytes(&scratch_shapes), always),
+        scratch: scratch("kernels", backend.workspace_bytes(&scratch_shapes), always),
         layers: blocks.layers,
         x: blocks.output,
         unpacked: blocks.unpacked,
@@ -161,7 +161,7 @@ pub fn place(
 const SHORTEST_CHUNK: usize = 2 * SHORTEST_PARTED;
 
 /// Bytes of logits that may exist at once.
-fn logits_bytes(settings: &Settings, backend: &dyn Sizes) -> usize {
+fn logits_bytes(settings: &Settings, backend: &dyn DeviceInfo) -> usize {
     match settings.execution.logits_mib {
         0 => backend.logits_bytes(),
         mib => mib << 20,

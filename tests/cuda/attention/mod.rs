@@ -4,20 +4,18 @@
 mod expected;
 
 use self::expected::{Expected, Problem};
-use crate::harness::gpu::{devices, set_order};
+use crate::harness::gpu::{open_all, set_order};
 use half::bf16;
-use tetrad::backend::cpu::reference;
-use tetrad::backend::cuda::ops::{attention, attention_grad};
-use tetrad::backend::cuda::{Gpu, SOURCES, Sizes};
-use tetrad::backend::{AttentionShape, Largest, Sizes as _};
+use tetrad::backend::cuda::{Cuda, Gpu, Info};
+use tetrad::backend::ops::reference;
+use tetrad::backend::prelude::*;
+use tetrad::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes};
 use tetrad::memory::{Place, Span};
 use zerocopy::IntoBytes;
 
 /// Rows of activations start at multiples of this many elements.
 const ROW_MULTIPLE: usize = 8;
 const ALIGN: usize = 256;
-/// Bytes of device memory for the operands of a problem.
-const ROOM: usize = 16 << 20;
 
 /// Which keys before its own position a query sees.
 #[derive(Clone, Copy, Debug)]
@@ -91,18 +89,12 @@ impl Problem {
     }
 }
 
-/// Devices with memory, by their names.
-struct Devices(Vec<(String, Gpu)>);
+/// Devices by their names.
+struct Devices(Vec<(String, Cuda)>);
 
 impl Devices {
     fn open() -> Self {
-        let mut devices = devices(SOURCES);
-        let nothing = Largest { tokens: 1, features: 1, inputs: 1, keys: 1, parameter: 1, head_dim: 1 };
-        let own = Span { place: Place::Arena, offset: ROOM, bytes: Sizes.scratch_bytes(&nothing) };
-        for (name, gpu) in &mut devices {
-            gpu.allocate(own.offset + own.bytes, own).unwrap_or_else(|error| panic!("{name}: {error}"));
-        }
-        Self(devices)
+        Self(open_all())
     }
 }
 
@@ -140,10 +132,10 @@ fn pitch(width: usize) -> usize {
     width.next_multiple_of(ROW_MULTIPLE)
 }
 
-fn download(gpu: &Gpu, span: Span) -> Vec<u8> {
+fn download(cuda: &Cuda, span: Span) -> Vec<u8> {
     let mut bytes = vec![0; span.bytes];
-    gpu.download(span, &mut bytes);
-    gpu.status().unwrap_or_else(|error| panic!("{error}"));
+    cuda.download(span, &mut bytes);
+    cuda.status().unwrap_or_else(|error| panic!("{error}"));
     bytes
 }
 
@@ -175,7 +167,7 @@ struct Spans {
 
 impl Spans {
     /// Puts the operands on the device, and no numbers where results and scratch are.
-    fn new(gpu: &mut Gpu, problem: &Problem, visible: Visible) -> Self {
+    fn new(cuda: &mut Cuda, problem: &Problem, visible: Visible) -> Self {
         let AttentionShape { batch, queries, heads, kv_heads, head_dim, .. } = problem.shape;
         let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);
         let mut layout = Layout::default();
@@ -188,7 +180,7 @@ impl Spans {
         };
         let [out, dq, dk, dv] = [q, q, k, v].map(|like| layout.room(like.bytes));
         let lse = layout.room(4 * batch * heads * queries);
-        let largest = Largest {
+        let largest = MaxShapes {
             tokens: batch * queries,
             features: wide,
             inputs: wide,
@@ -196,22 +188,27 @@ impl Spans {
             parameter: 1,
             head_dim,
         };
-        gpu.scratch = layout.room(attention::need(&largest).max(attention_grad::need(&largest)));
-        assert!(layout.used <= ROOM, "{} bytes of operands", layout.used);
+        let bytes = Info.workspace_bytes(&largest);
+        let workspace = Span { place: Place::Arena, offset: layout.used, bytes };
+        cuda.allocate(layout.used + bytes, None, workspace).expect("memory");
+        // What an earlier operation may have left.
+        let scratch = workspace.part(Gpu::OWN_BYTES, bytes - Gpu::OWN_BYTES);
+        cuda.upload(&vec![0xff; scratch.bytes], scratch);
         for (span, bytes) in &layout.contents {
-            gpu.upload(bytes, *span);
+            cuda.upload(bytes, *span);
         }
         Self { q, k, v, dout, first, out, lse, dq, dk, dv }
     }
 
-    fn attention(&self, gpu: &mut Gpu, shape: AttentionShape) {
-        attention::attention(gpu, self.q, self.k, self.v, self.out, self.lse, self.first, shape);
+    fn attention(&self, cuda: &mut Cuda, shape: AttentionShape) {
+        let Self { q, k, v, out, lse, first: segment_start, .. } = *self;
+        cuda.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
     }
 
-    fn gradient(&self, gpu: &mut Gpu, shape: AttentionShape, out: Out) {
+    fn gradient(&self, cuda: &mut Cuda, shape: AttentionShape, out: Out) {
         let out = (out == Out::Given).then_some(self.out);
-        let Self { q, k, v, dout, first, lse, dq, dk, dv, .. } = *self;
-        attention_grad::attention_grad(gpu, q, k, v, out, lse, dout, dq, dk, dv, first, shape);
+        let Self { q, k, v, dout, first: segment_start, lse, dq, dk, dv, .. } = *self;
+        cuda.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
     }
 }
 
@@ -235,19 +232,19 @@ fn run(Devices(devices): &mut Devices, shape: AttentionShape, visible: Visible, 
     }
     let forward = problem.attention();
     let backward: Vec<_> = gradients.iter().map(|&out| problem.gradient(out == Out::Given)).collect();
-    for (name, gpu) in devices {
+    for (name, cuda) in devices {
         let mut seen: Option<Vec<Vec<u8>>> = None;
         for order in 0..4 {
             set_order(order);
             let what = format!("{name}, order {order}, {shape:?} {visible:?} {magnitude}");
-            let spans = Spans::new(gpu, &unseen, visible);
-            spans.attention(gpu, shape);
-            let mut results = vec![download(gpu, spans.out), download(gpu, spans.lse)];
+            let spans = Spans::new(cuda, &unseen, visible);
+            spans.attention(cuda, shape);
+            let mut results = vec![download(cuda, spans.out), download(cuda, spans.lse)];
             check(&numbers_of_rows(&results[0], wide), &forward[0], &format!("out of {what}"));
             check(&floats(&results[1]), &forward[1], &format!("lse of {what}"));
             for (&out, [dq, dk, dv]) in gradients.iter().zip(&backward) {
-                spans.gradient(gpu, shape, out);
-                let found = [spans.dq, spans.dk, spans.dv].map(|span| download(gpu, span));
+                spans.gradient(cuda, shape, out);
+                let found = [spans.dq, spans.dk, spans.dv].map(|span| download(cuda, span));
                 check(&numbers_of_rows(&found[0], wide), dq, &format!("dq, {out:?}, of {what}"));
                 check(&numbers_of_rows(&found[1], narrow), dk, &format!("dk, {out:?}, of {what}"));
                 check(&numbers_of_rows(&found[2], narrow), dv, &format!("dv, {out:?}, of {what}"));
@@ -354,12 +351,12 @@ fn what_is_not_a_number_in_a_query_reaches_its_output_alone() {
         let shape = training(1, queries, 1, 1, 8);
         let mut problem = Problem::new(shape, Visible::All, 1.0);
         problem.q[3 * 8] = f64::NAN;
-        for (name, gpu) in &mut devices.0 {
-            let spans = Spans::new(gpu, &problem, Visible::All);
-            spans.attention(gpu, shape);
-            let out = numbers_of_rows(&download(gpu, spans.out), 8);
+        for (name, cuda) in &mut devices.0 {
+            let spans = Spans::new(cuda, &problem, Visible::All);
+            spans.attention(cuda, shape);
+            let out = numbers_of_rows(&download(cuda, spans.out), 8);
             assert!(out.iter().enumerate().all(|(i, x)| x.is_nan() == (i / 8 == 3)), "{name}: {out:?}");
-            let lse = floats(&download(gpu, spans.lse));
+            let lse = floats(&download(cuda, spans.lse));
             assert!(lse.iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3)), "{name}: {lse:?}");
         }
     }

@@ -1,8 +1,11 @@
 //! Rows in four bits, by the codec of first moments: signed, one scale per group, stochastically rounded.
 
-use crate::backend::cpu::simd::isa::{Isa, vectorized};
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::isa::vectorized;
+use crate::backend::cpu::simd::tasks::Need;
+use crate::backend::ops::ActivationPack;
 use crate::backend::{PACK_GROUP, packed_bytes};
+use crate::memory::Span;
 use crate::quant::{self, MomentCodec, RngKey};
 
 /// Elements of a task, about.
@@ -26,28 +29,36 @@ impl Row {
     }
 }
 
-/// See [`crate::backend::Backend::pack_rows`].
-pub(crate) fn pack_rows(
-    isa: Isa,
-    mut scratch: Scratch<'_>,
-    x: &[f32],
-    codes: &mut [u8],
-    scales: &mut [u16],
-    features: usize,
-    (first, key): (usize, &RngKey),
-) {
-    let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
-    let (_, mut areas) = scratch.split(Need::default());
-    let planes = codes.chunks_mut(block * of_codes).zip(scales.chunks_mut(block * of_scales));
-    let tasks = x.chunks(block * features).zip(planes).enumerate();
-    areas.run(tasks, |(i, (x, (codes, scales))), _| {
-        let rows =
-            x.chunks_exact(features).zip(codes.chunks_exact_mut(of_codes)).zip(scales.chunks_exact_mut(of_scales));
-        for (row, ((x, codes), scales)) in rows.enumerate() {
-            let element = (first + i * block + row) * of_scales * PACK_GROUP;
-            pack_row(isa, x, codes, scales, element as u64, key);
-        }
-    });
+impl ActivationPack for Cpu {
+    fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first_row: usize, key: &RngKey) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (x, codes, scales) = (claims.read::<f32>(x), claims.write::<u8>(codes), claims.write::<u16>(scales));
+        let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
+        let (_, mut areas) = scratch.split(Need::default());
+        let planes = codes.chunks_mut(block * of_codes).zip(scales.chunks_mut(block * of_scales));
+        let tasks = x.chunks(block * features).zip(planes).enumerate();
+        areas.run(tasks, |(i, (x, (codes, scales))), _| {
+            let planes = codes.chunks_exact_mut(of_codes).zip(scales.chunks_exact_mut(of_scales));
+            for (row, (x, (codes, scales))) in x.chunks_exact(features).zip(planes).enumerate() {
+                let element = (first_row + i * block + row) * of_scales * PACK_GROUP;
+                pack_row(isa, x, codes, scales, element as u64, key);
+            }
+        });
+    }
+
+    fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (codes, scales, x) = (claims.read::<u8>(codes), claims.read::<u16>(scales), claims.write::<f32>(x));
+        let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
+        let (_, mut areas) = scratch.split(Need::default());
+        let planes = codes.chunks(block * of_codes).zip(scales.chunks(block * of_scales));
+        areas.run(x.chunks_mut(block * features).zip(planes), |(x, (codes, scales)), _| {
+            let planes = codes.chunks_exact(of_codes).zip(scales.chunks_exact(of_scales));
+            for (x, (codes, scales)) in x.chunks_exact_mut(features).zip(planes) {
+                unpack_row(isa, codes, scales, x);
+            }
+        });
+    }
 }
 
 vectorized! {
@@ -62,26 +73,6 @@ vectorized! {
             quant::pack(&bytes, codes);
         }
     }
-}
-
-/// See [`crate::backend::Backend::unpack_rows`].
-pub(crate) fn unpack_rows(
-    isa: Isa,
-    mut scratch: Scratch<'_>,
-    codes: &[u8],
-    scales: &[u16],
-    x: &mut [f32],
-    features: usize,
-) {
-    let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
-    let (_, mut areas) = scratch.split(Need::default());
-    let planes = codes.chunks(block * of_codes).zip(scales.chunks(block * of_scales));
-    areas.run(x.chunks_mut(block * features).zip(planes), |(x, (codes, scales)), _| {
-        let rows = x.chunks_exact_mut(features).zip(codes.chunks_exact(of_codes)).zip(scales.chunks_exact(of_scales));
-        for ((x, codes), scales) in rows {
-            unpack_row(isa, codes, scales, x);
-        }
-    });
 }
 
 vectorized! {
@@ -99,8 +90,9 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::cpu::testing::{Random, Rig};
+    use crate::backend::cpu::Isa;
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::testing::Random;
     use crate::quant::{RngUse, bf16_ceil, bf16_to_f32};
 
     const KEY: RngKey = RngKey { seed: 7, step: 3, tensor: 2, usage: RngUse::ActivationPack };

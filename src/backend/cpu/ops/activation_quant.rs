@@ -1,24 +1,30 @@
 //! Four-bit activations with two outliers kept per group (arXiv 2502.17055).
 
-use crate::backend::cpu::simd::isa::{Isa, vectorized};
+use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::isa::vectorized;
 use crate::backend::cpu::simd::reduce;
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::simd::tasks::Need;
+use crate::backend::ops::ActivationQuant;
+use crate::memory::Span;
 
 /// Elements of a group.
 const GROUP: usize = 256;
 /// Elements of a task, about.
 const BLOCK: usize = 1 << 13;
 
-/// Quantizes rows of `features` elements in place; the last group of a row may be short.
-pub(crate) fn quantize_activations(isa: Isa, mut scratch: Scratch<'_>, x: &mut [f32], features: usize) {
-    assert!(x.len().is_multiple_of(features), "whole rows");
-    let block = (BLOCK / features).max(1) * features;
-    let (_, mut areas) = scratch.split(Need::default());
-    areas.run(x.chunks_mut(block), |rows, _| {
-        for row in rows.chunks_exact_mut(features) {
-            row.chunks_mut(GROUP).for_each(|group| quantize_group(isa, group));
-        }
-    });
+impl ActivationQuant for Cpu {
+    fn quantize_activations(&mut self, x: Span, features: usize) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let x = claims.write::<f32>(x);
+        assert!(x.len().is_multiple_of(features), "whole rows");
+        let block = (BLOCK / features).max(1) * features;
+        let (_, mut areas) = scratch.split(Need::default());
+        areas.run(x.chunks_mut(block), |rows, _| {
+            for row in rows.chunks_exact_mut(features) {
+                row.chunks_mut(GROUP).for_each(|group| quantize_group(isa, group));
+            }
+        });
+    }
 }
 
 vectorized! {
@@ -49,10 +55,10 @@ fn largest(x: &[f32]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::backend::Backend;
-    use crate::backend::cpu::reference;
-    use crate::backend::cpu::testing::{Random, Rig};
+    use crate::backend::cpu::Isa;
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::ops::reference;
+    use crate::backend::testing::Random;
 
     #[test]
     fn same_values_as_the_reference_to_the_last_bit() {

@@ -7,7 +7,7 @@ use crate::backend::adam::{AdamArgs, AdamParams, Clip, Scalars, state};
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
-use crate::backend::{Largest, Param, UpdateStats};
+use crate::backend::{MaxShapes, Param, UpdateStats};
 use crate::memory::{Claims, Span};
 
 /// Elements of one leaf of the reductions.
@@ -23,8 +23,8 @@ const BLOCK: usize = 16384;
 const SKIPPED: UpdateStats = UpdateStats { grad_sq: 0.0, rescales: 0, skipped: 1 };
 
 /// Scratch of a step: shared second moments need some.
-pub(crate) fn need(largest: &Largest) -> Need {
-    factored::need(largest)
+pub(crate) fn need(max: &MaxShapes) -> Need {
+    factored::need(max)
 }
 
 /// One step of one tensor; see [`crate::backend::Backend::adam`].

@@ -74,7 +74,7 @@ pub fn apply_rows(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32
 #[inline(always)]
 pub fn add_weight_rows(rows: &ParamRows, x: &mut [f32], factor: f32) {
     let mut tile = Tile::new();
-    for at in groups(rows.shape, rows.first, rows.len()) {
+    for at in groups(rows.shape, rows.first, rows.shape.rows) {
         load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
         for (x, w) in x[at.plain..at.plain + at.real].iter_mut().zip(&tile.w) {
             *x += factor * w;

@@ -3,14 +3,17 @@
 //! Scores are kept transposed, `[key][query]`: the softmax over keys then runs down the rows with one query per
 //! vector lane, and both products that follow read them without another transposition.
 
+use super::attention_grad::{Inputs, Outputs, attention_grad};
+use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::exp::exp;
 use crate::backend::cpu::simd::gemm::{
     COLS, Columns, Copied, DEPTH, Left, PITCH, ROWS, Sum, columns_to_panels, copy_rows, product, rows_to_panels,
 };
 use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::simd::tasks::Need;
 use crate::backend::cpu::simd::tile::TileMut;
-use crate::backend::{AttentionShape, Largest};
+use crate::backend::ops::Attention;
+use crate::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes};
 
 /// Queries of a block: whole strips, and whole vectors.
 pub(crate) const QUERIES: usize = 48;
@@ -41,8 +44,8 @@ fn private(keys: usize, head_dim: usize) -> usize {
 }
 
 /// Scratch of the forward pass.
-pub(crate) fn need(largest: &Largest) -> Need {
-    Need { shared: 0, private: private(largest.keys, largest.head_dim) }
+pub(crate) fn need(max: &MaxShapes) -> Need {
+    Need { shared: 0, private: private(max.keys, max.head_dim) }
 }
 
 impl AttentionShape {
@@ -76,7 +79,7 @@ impl AttentionShape {
         1.0 / (self.head_dim as f32).sqrt()
     }
 
-    pub(crate) fn check(&self, q: usize, k: usize, v: usize, lse: usize, first: Option<&[u32]>) {
+    pub(crate) fn check(&self, q: usize, k: usize, v: usize, lse: usize, segment_start: Option<&[u32]>) {
         assert!(self.heads.is_multiple_of(self.kv_heads), "{} heads share {} key heads", self.heads, self.kv_heads);
         assert!(
             self.start + self.queries <= self.capacity,
@@ -87,7 +90,10 @@ impl AttentionShape {
         assert_eq!(q, self.batch * self.queries * self.query_width(), "elements of q");
         assert_eq!([k, v], [self.batch * self.capacity * self.key_width(); 2], "elements of k and v");
         assert_eq!(lse, self.batch * self.heads * self.queries, "elements of lse");
-        assert!(first.is_none_or(|first| first.len() == self.batch * self.queries), "elements of the first keys");
+        assert!(
+            segment_start.is_none_or(|start| start.len() == self.batch * self.queries),
+            "elements of the segments' starts"
+        );
     }
 }
 
@@ -136,12 +142,12 @@ pub(crate) struct Sight {
 }
 
 impl Sight {
-    /// The sight of the queries whose first visible keys are `first`; without it, all keys are visible.
-    pub(crate) fn new(first: Option<&[u32]>) -> Self {
-        let first = first.unwrap_or_default();
-        let low = first.iter().copied().min().unwrap_or(0);
+    /// Of the queries whose segments start at `segment_start`; without it, all keys are visible.
+    pub(crate) fn new(segment_start: Option<&[u32]>) -> Self {
+        let segment_start = segment_start.unwrap_or_default();
+        let low = segment_start.iter().copied().min().unwrap_or(0);
         let mut from = [0; QUERIES];
-        from.iter_mut().zip(first).for_each(|(from, first)| *from = first - low);
+        from.iter_mut().zip(segment_start).for_each(|(from, start)| *from = start - low);
         let most = from.iter().copied().max().unwrap_or(0);
         Self { low: low as usize, from, most: most as usize }
     }
@@ -156,53 +162,59 @@ impl Sight {
     }
 }
 
-/// `out` `[B, S, H, D]` and `lse` `[B, H, S]` from `q`, `k` and `v`.
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn attention(
-    isa: Isa,
-    mut scratch: Scratch<'_>,
-    q: &[f32],
-    k: &[f32],
-    v: &[f32],
-    out: &mut [f32],
-    lse: &mut [f32],
-    first: Option<&[u32]>,
-    shape: AttentionShape,
-) {
-    shape.check(q.len(), k.len(), v.len(), lse.len(), first);
-    assert_eq!(out.len(), q.len(), "elements of out");
-    let AttentionShape { batch, queries, start, capacity, heads, head_dim, .. } = shape;
-    let (group, width) = (shape.group(), shape.group() * head_dim);
-    let (_, mut areas) = scratch.split(Need { shared: 0, private: private(start + queries, head_dim) });
-    // One task: a block of queries, all heads that share one head of keys.
-    let outs = TileMut::new(out, batch * queries, heads * head_dim, heads * head_dim)
-        .grid(queries, width)
-        .flat_map(|(row, col, tile)| tile.grid(QUERIES, width).map(move |(first, _, tile)| (row, col, first, tile)));
-    let lses = TileMut::new(lse, batch * heads, queries, queries).grid(group, QUERIES);
-    areas.run(outs.zip(lses), |((row, col, begin, mut out), (_, _, mut lse)), area| {
-        let rows = out.rows();
-        let sight = Sight::new(first.map(|first| &first[row + begin..][..rows]));
-        let keys = start + begin + rows - sight.low;
-        let from = (row / queries * capacity + sight.low) * shape.key_width() + col / group;
-        let (strip, area) = area.split_at_mut(ROWS * PITCH);
-        let (columns, area) = area.split_at_mut(query_panels(head_dim));
-        let (scored, area) = area.split_at_mut(scores(keys));
-        rows_to_panels(isa, shape.key_head(&v[from..]), keys, keys * COLS, area);
-        for head in 0..group {
-            let block = &q[(row + begin) * shape.query_width() + col + head * head_dim..];
-            as_columns(isa, block, &shape, rows, columns);
-            score(isa, &k[from..], columns, &shape, TileMut::new(scored, keys, rows, QUERIES), strip);
-            let block = &mut scored.as_chunks_mut().0[..keys];
-            sight.hide(block);
-            let soft = softmax(isa, block, start + begin - sight.low, shape.scale());
-            let left: ByQuery<'_> = Left::whole(scored);
-            product(isa, left, area, keys * COLS, keys, out.part(0, head * head_dim, rows, head_dim), Sum::New);
-            for i in 0..rows {
-                out.part(i, head * head_dim, 1, head_dim).row(0).iter_mut().for_each(|x| *x *= soft.inv_sum[i]);
+impl Attention for Cpu {
+    fn attention(&mut self, args: &AttentionArgs) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let shape = args.shape;
+        let [q, k, v] = [args.q, args.k, args.v].map(|span| claims.read::<f32>(span));
+        let [out, lse] = [args.out, args.lse].map(|span| claims.write::<f32>(span));
+        let segment_start = args.segment_start.map(|span| claims.read::<u32>(span));
+        shape.check(q.len(), k.len(), v.len(), lse.len(), segment_start);
+        assert_eq!(out.len(), q.len(), "elements of out");
+        let AttentionShape { batch, queries, start, capacity, heads, head_dim, .. } = shape;
+        let (group, width) = (shape.group(), shape.group() * head_dim);
+        let (_, mut areas) = scratch.split(Need { shared: 0, private: private(start + queries, head_dim) });
+        // One task: a block of queries, all heads that share one head of keys.
+        let outs =
+            TileMut::new(out, batch * queries, heads * head_dim, heads * head_dim).grid(queries, width).flat_map(
+                |(row, col, tile)| tile.grid(QUERIES, width).map(move |(first, _, tile)| (row, col, first, tile)),
+            );
+        let lses = TileMut::new(lse, batch * heads, queries, queries).grid(group, QUERIES);
+        areas.run(outs.zip(lses), |((row, col, begin, mut out), (_, _, mut lse)), area| {
+            let rows = out.rows();
+            let sight = Sight::new(segment_start.map(|start| &start[row + begin..][..rows]));
+            let keys = start + begin + rows - sight.low;
+            let from = (row / queries * capacity + sight.low) * shape.key_width() + col / group;
+            let (strip, area) = area.split_at_mut(ROWS * PITCH);
+            let (columns, area) = area.split_at_mut(query_panels(head_dim));
+            let (scored, area) = area.split_at_mut(scores(keys));
+            rows_to_panels(isa, shape.key_head(&v[from..]), keys, keys * COLS, area);
+            for head in 0..group {
+                let block = &q[(row + begin) * shape.query_width() + col + head * head_dim..];
+                as_columns(isa, block, &shape, rows, columns);
+                score(isa, &k[from..], columns, &shape, TileMut::new(scored, keys, rows, QUERIES), strip);
+                let block = &mut scored.as_chunks_mut().0[..keys];
+                sight.hide(block);
+                let soft = softmax(isa, block, start + begin - sight.low, shape.scale());
+                let left: ByQuery<'_> = Left::whole(scored);
+                product(isa, left, area, keys * COLS, keys, out.part(0, head * head_dim, rows, head_dim), Sum::New);
+                for i in 0..rows {
+                    out.part(i, head * head_dim, 1, head_dim).row(0).iter_mut().for_each(|x| *x *= soft.inv_sum[i]);
+                }
+                lse.row(head).copy_from_slice(&soft.lse[..rows]);
             }
-            lse.row(head).copy_from_slice(&soft.lse[..rows]);
-        }
-    });
+        });
+    }
+
+    fn attention_grad(&mut self, args: &AttentionGradArgs) {
+        let (isa, scratch, mut claims) = self.begin();
+        let [q, k, v] = [args.q, args.k, args.v].map(|span| claims.read::<f32>(span));
+        let [lse, dout] = [args.lse, args.dout].map(|span| claims.read::<f32>(span));
+        let segment_start = args.segment_start.map(|span| claims.read::<u32>(span));
+        let [dq, dk, dv] = [args.dq, args.dk, args.dv].map(|span| claims.write::<f32>(span));
+        let inputs = Inputs { q, k, v, lse, dout, segment_start };
+        attention_grad(isa, scratch, inputs, Outputs { dq, dk, dv }, args.shape);
+    }
 }
 
 /// What a softmax leaves besides its numerators.
@@ -247,11 +259,11 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::cpu::reference::{self, wide};
-    use crate::backend::cpu::testing::{Random, Rig, beginnings};
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::ops::reference::{self, wide};
+    use crate::backend::testing::{Random, segment_starts};
 
-    fn check(shape: AttentionShape, magnitude: f32, first: Option<&[u32]>) {
+    fn check(shape: AttentionShape, magnitude: f32, segment_start: Option<&[u32]>) {
         let (mut random, mut rig) = (Random(shape.capacity as u64), Rig::default());
         let narrow = shape.key_width();
         let q = random.floats(shape.batch * shape.queries * shape.query_width());
@@ -264,12 +276,12 @@ mod tests {
             }
         }
         let [q_at, k_at, v_at] = [&q, &k, &v].map(|data| rig.add(&data[..]));
-        let first_at = first.map(|first| rig.add(first));
+        let start_at = segment_start.map(|start| rig.add(start));
         let (out, lse) = (rig.out(q.len()), rig.out(q.len() / shape.head_dim));
-        let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), first, shape);
+        let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), segment_start, shape);
         // Scores of up to 100 have an error of 1e-5 in float32; it is the relative error of a probability.
         rig.check(&[(out, expected_out), (lse, expected_lse)], 2e-5, |cpu| {
-            cpu.attention(q_at, k_at, v_at, out, lse, first_at, shape);
+            cpu.attention(&AttentionArgs { q: q_at, k: k_at, v: v_at, out, lse, segment_start: start_at, shape });
         });
     }
 
@@ -306,8 +318,8 @@ mod tests {
             for batch in [1, 3] {
                 let shape =
                     AttentionShape { batch, queries, start: 0, capacity: queries, heads: 4, kv_heads: 2, head_dim: 16 };
-                check(shape, 1.0, Some(&beginnings(batch, lengths)));
-                check(shape, 30.0, Some(&beginnings(batch, lengths)));
+                check(shape, 1.0, Some(&segment_starts(batch, lengths)));
+                check(shape, 30.0, Some(&segment_starts(batch, lengths)));
             }
         }
     }
@@ -322,7 +334,9 @@ mod tests {
         let [q, k, v] = [q, random.floats(400), random.floats(400)].map(|data| rig.add(&data[..]));
         let (out, lse) = (rig.out(400), rig.out(50));
         for isa in Isa::available() {
-            let found = rig.run(isa, 1, &[out, lse], |cpu| cpu.attention(q, k, v, out, lse, None, shape));
+            let found = rig.run(isa, 1, &[out, lse], |cpu| {
+                cpu.attention(&AttentionArgs { q, k, v, out, lse, segment_start: None, shape });
+            });
             assert!(found[0].iter().enumerate().all(|(i, x)| x.is_nan() == (i / 8 == 3)));
             assert!(found[1].iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3)));
         }

@@ -6,9 +6,9 @@ use crate::backend::cpu::simd::gemm::{COLS, Left, PITCH, ROWS, Sum, product, row
 use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::cpu::simd::tile::TileMut;
-use crate::backend::{AttentionShape, Largest};
+use crate::backend::{AttentionShape, MaxShapes};
 
-/// What the gradient reads: `q`, `k`, `v`, `lse` and the first visible keys of the forward pass, the gradient of its
+/// What the gradient reads: `q`, `k`, `v`, `lse` and the segments' starts of the forward pass, the gradient of its
 /// output.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
@@ -17,7 +17,7 @@ pub(crate) struct Inputs<'a> {
     pub v: &'a [f32],
     pub lse: &'a [f32],
     pub dout: &'a [f32],
-    pub first: Option<&'a [u32]>,
+    pub segment_start: Option<&'a [u32]>,
 }
 
 /// What it overwrites.
@@ -57,8 +57,8 @@ impl<'a> Area<'a> {
 }
 
 /// Scratch of the backward pass.
-pub(crate) fn need(largest: &Largest) -> Need {
-    Need { shared: 0, private: sizes(largest.keys, largest.head_dim).iter().sum() }
+pub(crate) fn need(max: &MaxShapes) -> Need {
+    Need { shared: 0, private: sizes(max.keys, max.head_dim).iter().sum() }
 }
 
 /// Gradients of `q`, `k` and `v`. One task is one head of keys of one sequence, so that the gradients of its keys
@@ -70,9 +70,9 @@ pub(crate) fn attention_grad(
     outputs: Outputs<'_>,
     shape: AttentionShape,
 ) {
-    let Inputs { q, k, v, lse, dout, first } = inputs;
+    let Inputs { q, k, v, lse, dout, segment_start } = inputs;
     let Outputs { dq, dk, dv } = outputs;
-    shape.check(q.len(), k.len(), v.len(), lse.len(), first);
+    shape.check(q.len(), k.len(), v.len(), lse.len(), segment_start);
     assert!(shape.start == 0 && shape.capacity == shape.queries, "a gradient of whole sequences");
     assert!([dout.len(), dq.len()] == [q.len(); 2] && [dk.len(), dv.len()] == [k.len(); 2], "equal lengths");
     let AttentionShape { batch, queries, head_dim, .. } = shape;
@@ -85,17 +85,17 @@ pub(crate) fn attention_grad(
     areas.run(dqs.zip(dks).zip(dvs), |(((row, col, mut dq), (_, key_col, mut dk)), (_, _, mut dv)), area| {
         let mut area = Area::new(area, queries, head_dim);
         rows_to_panels(isa, shape.key_head(&k[row * narrow + key_col..]), queries, queries * COLS, area.keys);
-        if first.is_some() {
+        if segment_start.is_some() {
             // No block need see every key.
             for grad in [&mut dk, &mut dv] {
                 (0..queries).for_each(|row| grad.row(row).fill(0.0));
             }
         }
-        // From the last block, which without `first` sees every key and so overwrites every row of `dk` and `dv`.
+        // From the last block, which without segments sees every key and so overwrites every row of `dk` and `dv`.
         for block in (0..queries.div_ceil(QUERIES)).rev() {
             let begin = block * QUERIES;
             for head in 0..shape.group() {
-                let sum = match first.is_some() || head > 0 || begin + QUERIES < queries {
+                let sum = match segment_start.is_some() || head > 0 || begin + QUERIES < queries {
                     true => Sum::Added,
                     false => Sum::New,
                 };
@@ -160,7 +160,7 @@ fn block_grad(
 ) {
     let Place { shape, begin, sum, .. } = place;
     let (rows, head_dim) = (place.rows(), shape.head_dim);
-    let sight = Sight::new(inputs.first.map(|first| &first[place.row + begin..][..rows]));
+    let sight = Sight::new(inputs.segment_start.map(|start| &start[place.row + begin..][..rows]));
     let (low, keys) = (sight.low, begin + rows - sight.low);
     let (q, dout) = (&inputs.q[place.queries()..], &inputs.dout[place.queries()..]);
     let from = place.keys() + low * shape.key_width();
@@ -208,27 +208,31 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::cpu::reference::{self, wide};
-    use crate::backend::cpu::testing::{Random, Rig, beginnings};
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::ops::reference::{self, wide};
+    use crate::backend::testing::{Random, segment_starts};
+    use crate::backend::{AttentionArgs, AttentionGradArgs};
 
-    fn check(shape: AttentionShape, first: Option<&[u32]>) {
+    fn check(shape: AttentionShape, segment_start: Option<&[u32]>) {
         let (mut random, mut rig) = (Random(shape.queries as u64), Rig::default());
         let (wide_len, narrow_len) =
             (shape.batch * shape.queries * shape.query_width(), shape.batch * shape.queries * shape.key_width());
         let [q, dout] = [(); 2].map(|()| random.floats(wide_len));
         let [k, v] = [(); 2].map(|()| random.floats(narrow_len));
         let [q_at, dout_at, k_at, v_at] = [&q, &dout, &k, &v].map(|data| rig.add(&data[..]));
-        let first_at = first.map(|first| rig.add(first));
+        let start_at = segment_start.map(|start| rig.add(start));
         let (out, lse, dq) = (rig.out(wide_len), rig.out(shape.batch * shape.heads * shape.queries), rig.out(wide_len));
         let [dk, dv] = [(); 2].map(|()| rig.out(narrow_len));
         let [q, k, v, dout] = [q, k, v, dout].map(|data| wide(&data));
-        let [expected_dq, expected_dk, expected_dv] = reference::attention_grad(&q, &k, &v, &dout, first, shape);
+        let [expected_dq, expected_dk, expected_dv] =
+            reference::attention_grad(&q, &k, &v, &dout, segment_start, shape);
         let expected = [(dq, expected_dq), (dk, expected_dk), (dv, expected_dv)];
         // Sums of up to 300 products with probabilities good to about 1e-6.
         rig.check(&expected, 2e-5, |cpu| {
-            cpu.attention(q_at, k_at, v_at, out, lse, first_at, shape);
-            cpu.attention_grad(q_at, k_at, v_at, None, lse, dout_at, dq, dk, dv, first_at, shape);
+            let (q, k, v, segment_start) = (q_at, k_at, v_at, start_at);
+            cpu.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
+            let (out, dout) = (None, dout_at);
+            cpu.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
         });
     }
 
@@ -254,7 +258,7 @@ mod tests {
         for (queries, lengths) in [(7, &[1, 2, 4][..]), (100, &[47, 1, 52]), (200, &[10, 86, 100, 4]), (97, &[97])] {
             for (batch, heads, kv_heads, head_dim) in [(1, 2, 2, 33), (3, 4, 2, 16)] {
                 let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
-                check(shape, Some(&beginnings(batch, lengths)));
+                check(shape, Some(&segment_starts(batch, lengths)));
             }
         }
     }

@@ -1,19 +1,38 @@
 //! Biases and their gradient.
 
-use crate::backend::Store;
-use crate::backend::cpu::simd::isa::{Isa, vectorized};
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::Accumulate;
+use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::isa::vectorized;
+use crate::backend::cpu::simd::tasks::Need;
+use crate::backend::ops::Bias;
+use crate::memory::Span;
 
 /// Rows of a task.
 const BLOCK: usize = 64;
 /// Columns of a task that sums over rows.
 const SUMMED: usize = 64;
 
-/// `x[t] += bias`.
-pub(crate) fn add_bias(isa: Isa, mut scratch: Scratch<'_>, x: &mut [f32], bias: &[f32], width: usize) {
-    assert!(bias.len() == width && x.len().is_multiple_of(width), "whole rows");
-    let (_, mut areas) = scratch.split(Need::default());
-    areas.run(x.chunks_mut(BLOCK * width), |x, _| add_rows(isa, x, bias));
+impl Bias for Cpu {
+    fn add_bias(&mut self, x: Span, bias: Span, width: usize) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (bias, x) = (claims.read::<f32>(bias), claims.write::<f32>(x));
+        assert!(bias.len() == width && x.len().is_multiple_of(width), "whole rows");
+        let (_, mut areas) = scratch.split(Need::default());
+        areas.run(x.chunks_mut(BLOCK * width), |x, _| add_rows(isa, x, bias));
+    }
+
+    /// Each element is one chain of sums in the order of t: the same bits for any number of threads and for any parts
+    /// of a batch.
+    fn bias_grad(&mut self, dy: Span, grad: Span, width: usize, accumulate: Accumulate) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (dy, grad) = (claims.read::<f32>(dy), claims.write::<f32>(grad));
+        assert!(grad.len() == width && dy.len().is_multiple_of(width), "whole rows");
+        let (_, mut areas) = scratch.split(Need::default());
+        if accumulate == Accumulate::No {
+            grad.fill(0.0);
+        }
+        areas.run(grad.chunks_mut(SUMMED).enumerate(), |(i, grad), _| sum_rows(isa, &dy[i * SUMMED..], width, grad));
+    }
 }
 
 vectorized! {
@@ -24,17 +43,6 @@ vectorized! {
             }
         }
     }
-}
-
-/// `grad = sum over t of dy[t]`, each element one chain of sums in the order of t: the same bits for any number of
-/// threads and for any parts of a batch.
-pub(crate) fn bias_grad(isa: Isa, mut scratch: Scratch<'_>, dy: &[f32], grad: &mut [f32], width: usize, store: Store) {
-    assert!(grad.len() == width && dy.len().is_multiple_of(width), "whole rows");
-    let (_, mut areas) = scratch.split(Need::default());
-    if store == Store::Overwrite {
-        grad.fill(0.0);
-    }
-    areas.run(grad.chunks_mut(SUMMED).enumerate(), |(i, grad), _| sum_rows(isa, &dy[i * SUMMED..], width, grad));
 }
 
 vectorized! {
@@ -50,8 +58,9 @@ vectorized! {
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::cpu::testing::{Random, Rig};
-    use crate::backend::{Backend, Store};
+    use crate::backend::Accumulate;
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::testing::Random;
 
     #[test]
     fn bias_and_gradient_at_odd_widths() {
@@ -64,7 +73,7 @@ mod tests {
             // Sums of up to 300 numbers of about one: a few hundred roundings of 6e-8.
             rig.check(&[(x_at, added), (grad, sums)], 1e-5, |cpu| {
                 cpu.add_bias(x_at, bias_at, width);
-                cpu.bias_grad(dy_at, grad, width, Store::Overwrite);
+                cpu.bias_grad(dy_at, grad, width, Accumulate::No);
             });
         }
     }

@@ -1,53 +1,55 @@
 //! Rows of the table for each token, and their gradient.
 
 use super::weights::Rows;
-use crate::backend::cpu::simd::isa::{Isa, vectorized};
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::Weight;
+use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::isa::vectorized;
+use crate::backend::cpu::simd::tasks::Need;
+use crate::backend::ops::Embedding;
+use crate::memory::Span;
 
 /// Tokens of a forward task.
 const BLOCK: usize = 64;
 /// Tasks of the gradient: each owns a range of the vocabulary and looks at every token.
 const RANGES: usize = 32;
 
-/// `out[t] = table[tokens[t]]`.
-pub(crate) fn embedding(isa: Isa, mut scratch: Scratch<'_>, tokens: &[u32], table: &Rows<'_>, out: &mut [f32]) {
-    let width = table.cols();
-    assert_eq!(out.len(), tokens.len() * width, "a row for each token");
-    let (_, mut areas) = scratch.split(Need::default());
-    areas.run(tokens.chunks(BLOCK).zip(out.chunks_mut(BLOCK * width)), |(tokens, out), _| {
-        for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(width)) {
-            assert!((token as usize) < table.rows(), "token {token} of a vocabulary of {}", table.rows());
-            table.read(isa, token as usize, 0, out);
-        }
-    });
-}
-
-/// `grad[tokens[t]] += dout[t]` in the order of t.
-pub(crate) fn embedding_grad(
-    isa: Isa,
-    mut scratch: Scratch<'_>,
-    tokens: &[u32],
-    dout: &[f32],
-    grad: &mut [f32],
-    width: usize,
-) {
-    let vocab = grad.len() / width;
-    assert_eq!(grad.len(), vocab * width, "whole rows");
-    assert_eq!(dout.len(), tokens.len() * width, "a row for each token");
-    if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
-        panic!("token {token} of a vocabulary of {vocab}");
-    }
-    let range = vocab.div_ceil(RANGES);
-    let (_, mut areas) = scratch.split(Need::default());
-    areas.run(grad.chunks_mut(range * width).enumerate(), |(i, grad), _| {
-        let first = i * range;
-        let own = first..first + grad.len() / width;
-        for (&token, dout) in tokens.iter().zip(dout.chunks_exact(width)) {
-            if own.contains(&(token as usize)) {
-                add(isa, dout, &mut grad[(token as usize - first) * width..][..width]);
+impl Embedding for Cpu {
+    fn embedding(&mut self, tokens: Span, table: &Weight, out: Span) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let table = Rows::claim(&mut claims, table);
+        let (tokens, out) = (claims.read::<u32>(tokens), claims.write::<f32>(out));
+        let width = table.cols();
+        assert_eq!(out.len(), tokens.len() * width, "a row for each token");
+        let (_, mut areas) = scratch.split(Need::default());
+        areas.run(tokens.chunks(BLOCK).zip(out.chunks_mut(BLOCK * width)), |(tokens, out), _| {
+            for (&token, out) in tokens.iter().zip(out.chunks_exact_mut(width)) {
+                assert!((token as usize) < table.rows(), "token {token} of a vocabulary of {}", table.rows());
+                table.read(isa, token as usize, 0, out);
             }
+        });
+    }
+
+    fn embedding_grad(&mut self, tokens: Span, dout: Span, grad: Span, features: usize) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (tokens, dout, grad) = (claims.read::<u32>(tokens), claims.read::<f32>(dout), claims.write::<f32>(grad));
+        let vocab = grad.len() / features;
+        assert_eq!(grad.len(), vocab * features, "whole rows");
+        assert_eq!(dout.len(), tokens.len() * features, "a row for each token");
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            panic!("token {token} of a vocabulary of {vocab}");
         }
-    });
+        let range = vocab.div_ceil(RANGES);
+        let (_, mut areas) = scratch.split(Need::default());
+        areas.run(grad.chunks_mut(range * features).enumerate(), |(i, grad), _| {
+            let first = i * range;
+            let own = first..first + grad.len() / features;
+            for (&token, dout) in tokens.iter().zip(dout.chunks_exact(features)) {
+                if own.contains(&(token as usize)) {
+                    add(isa, dout, &mut grad[(token as usize - first) * features..][..features]);
+                }
+            }
+        });
+    }
 }
 
 vectorized! {
@@ -60,8 +62,9 @@ vectorized! {
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::Backend;
-    use crate::backend::cpu::testing::{KINDS, Random, Rig};
+    use crate::backend::cpu::Isa;
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::testing::{KINDS, Random};
     use crate::quant::GroupedShape;
 
     #[test]
@@ -93,6 +96,6 @@ mod tests {
     fn a_token_outside_the_vocabulary_is_refused() {
         let mut rig = Rig::default();
         let (tokens, dout, grad) = (rig.add(&[5u32]), rig.out(3), rig.out(15));
-        rig.run(super::Isa::best(), 1, &[], |cpu| cpu.embedding_grad(tokens, dout, grad, 3));
+        rig.run(Isa::best(), 1, &[], |cpu| cpu.embedding_grad(tokens, dout, grad, 3));
     }
 }

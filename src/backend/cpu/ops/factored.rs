@@ -9,7 +9,7 @@ use crate::backend::adam::{AdamParams, state};
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
-use crate::backend::{Largest, Param};
+use crate::backend::{MaxShapes, Param};
 use crate::memory::{Claims, Span};
 use crate::quant::GroupedShape;
 use rayon::prelude::*;
@@ -24,9 +24,9 @@ const LANES: usize = 256;
 const BLOCK: usize = 64;
 
 /// Scratch: this step's numbers of rows and factors of columns, and the sums of columns over blocks of rows.
-pub(crate) fn need(largest: &Largest) -> Need {
-    let (rows, cols) = (largest.features.max(largest.inputs), largest.inputs);
-    Need { shared: rows + 2 * cols + largest.parameter.div_ceil(BLOCK), private: 0 }
+pub(crate) fn need(max: &MaxShapes) -> Need {
+    let (rows, cols) = (max.features.max(max.inputs), max.inputs);
+    Need { shared: rows + 2 * cols + max.parameter.div_ceil(BLOCK), private: 0 }
 }
 
 /// Shared second moments on their way through a step.

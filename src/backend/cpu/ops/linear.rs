@@ -1,76 +1,83 @@
 //! Products with a weight: forward, and the gradient of the input.
 //!
 //! Panels of the weight are dequantized into scratch that all threads share, then each thread multiplies blocks of
-//! tokens with them. Few tokens (sampling) are dot products with rows dequantized one at a time.
+//! tokens with them. A small batch (sampling) is computed as dot products with rows dequantized one at a time.
 
+use super::linear_grad_weight::linear_grad_weight;
 use super::weights::{PIECE, Rows};
+use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::gemm::{COLS, Copied, DEPTH, PITCH, ROWS, Sum, columns_to_panels, copy_rows, product};
 use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
 use crate::backend::cpu::simd::reduce::sum_of;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::cpu::simd::tile::TileMut;
-use crate::backend::{Largest, Store};
+use crate::backend::ops::Linear;
+use crate::backend::{Accumulate, MaxShapes, Weight};
+use crate::memory::Span;
 
 /// Tokens of a block: a few strips, so that two threads and sixteen find enough of them.
 const BLOCK: usize = 4 * ROWS;
 /// Up to this many tokens are handled row by row.
-const FEW: usize = 4;
+const SMALL_BATCH: usize = 4;
 /// Elements of the shared panels (1 MiB): with a block of tokens they stay in a second-level cache.
 const PANELS: usize = 1 << 18;
 /// Deepest panel.
 const DEEPEST: usize = 1024;
 
 /// Scratch for all of this file.
-pub(crate) fn need(largest: &Largest) -> Need {
-    let widest = largest.features.max(largest.inputs);
+pub(crate) fn need(max: &MaxShapes) -> Need {
+    let widest = max.features.max(max.inputs);
     let forward = BLOCK * PITCH;
     let pack = COLS * PIECE;
     Need { shared: PANELS.min(widest * widest.next_multiple_of(COLS)), private: forward.max(pack) }
 }
 
-/// `y[T, O] = x[T, I] w[O, I]^T`.
-pub(crate) fn linear(isa: Isa, mut scratch: Scratch<'_>, x: &[f32], w: &Rows<'_>, y: &mut [f32], store: Store) {
-    let (outputs, inputs) = (w.rows(), w.cols());
-    let tokens = tokens_of(x, inputs, y, outputs);
-    if tokens <= FEW {
-        return small_batch(isa, scratch, x, w, y, store);
-    }
-    // A task fills the rows k..k + PIECE of one panel: COLS rows of the weight, transposed.
-    let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
-        let (width, depth) = (COLS.min(outputs - col), tile.cols() / COLS);
-        for (j, row) in area.chunks_exact_mut(PIECE).take(width).enumerate() {
-            w.read(isa, col + j, from, &mut row[..depth]);
+impl Linear for Cpu {
+    fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (x, w, y) = (claims.read::<f32>(x), Rows::claim(&mut claims, w), claims.write::<f32>(y));
+        let (outputs, inputs) = (w.rows(), w.cols());
+        let tokens = tokens_of(x, inputs, y, outputs);
+        if tokens <= SMALL_BATCH {
+            return small_batch(isa, scratch, x, &w, y, accumulate);
         }
-        columns_to_panels(isa, area, PIECE, width, depth, 0, tile.row(0));
-    };
-    let shape = Shape { tokens, inner: inputs, cols: outputs, task: (1, PIECE) };
-    through_panels(isa, &mut scratch, x, y, store, shape, pack);
-}
-
-/// `dx[T, I] = dy[T, O] w[O, I]`.
-pub(crate) fn linear_grad_input(
-    isa: Isa,
-    mut scratch: Scratch<'_>,
-    dy: &[f32],
-    w: &Rows<'_>,
-    dx: &mut [f32],
-    store: Store,
-) {
-    let (outputs, inputs) = (w.rows(), w.cols());
-    let tokens = tokens_of(dy, outputs, dx, inputs);
-    // A task reads PIECE columns of some rows of the weight and deals them out to that many panels.
-    let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
-        let width = PIECE.min(inputs - col);
-        for k in 0..tile.cols() / COLS {
-            w.read(isa, from + k, col, &mut area[..width]);
-            for (p, part) in area[..width].chunks(COLS).enumerate() {
-                tile.row(p)[k * COLS..][..part.len()].copy_from_slice(part);
-                tile.row(p)[k * COLS + part.len()..(k + 1) * COLS].fill(0.0);
+        // A task fills the rows k..k + PIECE of one panel: COLS rows of the weight, transposed.
+        let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
+            let (width, depth) = (COLS.min(outputs - col), tile.cols() / COLS);
+            for (j, row) in area.chunks_exact_mut(PIECE).take(width).enumerate() {
+                w.read(isa, col + j, from, &mut row[..depth]);
             }
-        }
-    };
-    let shape = Shape { tokens, inner: outputs, cols: inputs, task: (PIECE / COLS, 32) };
-    through_panels(isa, &mut scratch, dy, dx, store, shape, pack);
+            columns_to_panels(isa, area, PIECE, width, depth, 0, tile.row(0));
+        };
+        let shape = Shape { tokens, inner: inputs, cols: outputs, task: (1, PIECE) };
+        through_panels(isa, &mut scratch, x, y, accumulate, shape, pack);
+    }
+
+    fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (dy, w, dx) = (claims.read::<f32>(dy), Rows::claim(&mut claims, w), claims.write::<f32>(dx));
+        let (outputs, inputs) = (w.rows(), w.cols());
+        let tokens = tokens_of(dy, outputs, dx, inputs);
+        // A task reads PIECE columns of some rows of the weight and scatters them to that many panels.
+        let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
+            let width = PIECE.min(inputs - col);
+            for k in 0..tile.cols() / COLS {
+                w.read(isa, from + k, col, &mut area[..width]);
+                for (p, part) in area[..width].chunks(COLS).enumerate() {
+                    tile.row(p)[k * COLS..][..part.len()].copy_from_slice(part);
+                    tile.row(p)[k * COLS + part.len()..(k + 1) * COLS].fill(0.0);
+                }
+            }
+        };
+        let shape = Shape { tokens, inner: outputs, cols: inputs, task: (PIECE / COLS, 32) };
+        through_panels(isa, &mut scratch, dy, dx, accumulate, shape, pack);
+    }
+
+    fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate) {
+        let (isa, scratch, mut claims) = self.begin();
+        let (dy, x, grad) = (claims.read(dy), claims.read(x), claims.write(grad));
+        linear_grad_weight(isa, scratch, dy, x, grad, (rows, cols), accumulate);
+    }
 }
 
 fn tokens_of(input: &[f32], input_width: usize, output: &[f32], output_width: usize) -> usize {
@@ -98,7 +105,7 @@ fn through_panels(
     scratch: &mut Scratch<'_>,
     left: &[f32],
     out: &mut [f32],
-    store: Store,
+    accumulate: Accumulate,
     shape: Shape,
     pack: impl Fn(usize, usize, TileMut<'_>, &mut [f32]) + Sync,
 ) {
@@ -116,7 +123,7 @@ fn through_panels(
             let tasks = TileMut::new(&mut panels[..count * panel], count, panel, panel).grid(task.0, task.1 * COLS);
             areas.run(tasks, |(p, k, tile), area| pack(col + p * COLS, from + k / COLS, tile, area));
 
-            let sum = if store == Store::Accumulate || from > 0 { Sum::Added } else { Sum::New };
+            let sum = if accumulate == Accumulate::Yes || from > 0 { Sum::Added } else { Sum::New };
             let mut whole = TileMut::new(out, tokens, cols, cols);
             let blocks = whole.part(0, col, tokens, width).grid(BLOCK, width);
             areas.run(blocks, |(row, _, mut tile), area| {
@@ -141,21 +148,21 @@ fn through_panels(
 }
 
 /// Outputs that one task of [`small_batch`] computes.
-const FEW_OUTPUTS: usize = 32;
+const SMALL_OUTPUTS: usize = 32;
 /// Elements of a weight's row that are dequantized at a time.
-const FEW_PIECE: usize = 4 * PIECE;
+const SMALL_PIECE: usize = 4 * PIECE;
 
-fn small_batch(isa: Isa, mut scratch: Scratch<'_>, x: &[f32], w: &Rows<'_>, y: &mut [f32], store: Store) {
+fn small_batch(isa: Isa, mut scratch: Scratch<'_>, x: &[f32], w: &Rows<'_>, y: &mut [f32], accumulate: Accumulate) {
     let (outputs, inputs) = (w.rows(), w.cols());
     let tokens = x.len() / inputs;
-    let (_, mut areas) = scratch.split(Need { shared: 0, private: FEW_PIECE });
+    let (_, mut areas) = scratch.split(Need { shared: 0, private: SMALL_PIECE });
     areas.run(
-        TileMut::new(y, tokens, outputs, outputs).grid(tokens.max(1), FEW_OUTPUTS),
+        TileMut::new(y, tokens, outputs, outputs).grid(tokens.max(1), SMALL_OUTPUTS),
         |(_, col, mut tile), area| {
             for j in 0..tile.cols() {
-                let mut sums = [0.0; FEW];
-                for from in (0..inputs).step_by(FEW_PIECE) {
-                    let piece = &mut area[..FEW_PIECE.min(inputs - from)];
+                let mut sums = [0.0; SMALL_BATCH];
+                for from in (0..inputs).step_by(SMALL_PIECE) {
+                    let piece = &mut area[..SMALL_PIECE.min(inputs - from)];
                     w.read(isa, col + j, from, piece);
                     for (t, sum) in sums.iter_mut().enumerate().take(tokens) {
                         *sum += dot(isa, piece, &x[t * inputs + from..][..piece.len()]);
@@ -163,7 +170,7 @@ fn small_batch(isa: Isa, mut scratch: Scratch<'_>, x: &[f32], w: &Rows<'_>, y: &
                 }
                 for (t, sum) in sums.into_iter().enumerate().take(tokens) {
                     let y = &mut tile.row(t)[j];
-                    *y = if store == Store::Accumulate { *y + sum } else { sum };
+                    *y = if accumulate == Accumulate::Yes { *y + sum } else { sum };
                 }
             }
         },
@@ -179,9 +186,10 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::reference::{self, wide};
-    use crate::backend::cpu::testing::{KINDS, Random, Rig};
-    use crate::backend::{Backend, Scheme, WeightKind};
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::ops::reference::{self, wide};
+    use crate::backend::testing::{KINDS, Random};
+    use crate::backend::{Scheme, WeightKind};
     use crate::quant::{GROUPS, GroupedShape};
 
     /// Sums of up to 5461 products of magnitude about one in float32: their error is below 1e-6 of the sum of
@@ -215,10 +223,10 @@ mod tests {
             (grad, expected_grad),
         ];
         rig.check(&expected, TOLERANCE, |cpu| {
-            for (y, dx, grad, store) in [(y, dx, grad, Store::Overwrite), (y2, dx2, grad2, Store::Accumulate)] {
-                cpu.linear(x_at, &w, y, store);
-                cpu.linear_grad_input(dy_at, &w, dx, store);
-                cpu.linear_grad_weight(dy_at, x_at, grad, rows, cols, store);
+            for (y, dx, grad, accumulate) in [(y, dx, grad, Accumulate::No), (y2, dx2, grad2, Accumulate::Yes)] {
+                cpu.linear(x_at, &w, y, accumulate);
+                cpu.linear_grad_input(dy_at, &w, dx, accumulate);
+                cpu.linear_grad_weight(dy_at, x_at, grad, rows, cols, accumulate);
             }
         });
     }
@@ -256,7 +264,7 @@ mod tests {
             broken.data[4 * 5..4 * 6].copy_from_slice(&f32::NAN.to_le_bytes());
             let (x, w, y) = (rig.add(&x[..]), rig.weight(&broken), rig.out(tokens * 33));
             for isa in Isa::available() {
-                let found = rig.run(isa, 2, &[y], |cpu| cpu.linear(x, &w, y, Store::Overwrite));
+                let found = rig.run(isa, 2, &[y], |cpu| cpu.linear(x, &w, y, Accumulate::No));
                 let nan = |t: usize, o: usize| found[0][t * 33 + o].is_nan();
                 assert!((0..33).all(|o| nan(1, o)) && (0..tokens).all(|t| nan(t, 0)) && !nan(0, 1));
             }

@@ -1,10 +1,10 @@
 //! The gradient of a linear layer's weight: a sum over all tokens of a batch.
 //!
-//! Every element is one chain of sums in the order of the tokens, and [`Store::Accumulate`] goes on from its end: a
+//! Every element is one chain of sums in the order of the tokens, and [`Accumulate::Yes`] continues it: a
 //! batch that is fed in any number of parts gives the bits of the whole. Partial sums of ranges of tokens, which would
 //! read the operands of small matrices less often, would tie the bits to the ranges.
 
-use crate::backend::Store;
+use crate::backend::Accumulate;
 use crate::backend::cpu::simd::gemm::{
     COLS, Columns, DEPTH, ROWS, Strips, Sum, product, rows_to_panels, rows_to_strips,
 };
@@ -12,7 +12,7 @@ use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::cpu::simd::tile::TileMut;
 
-/// Largest block: its operands, [`DEPTH`] deep, and its sums stay in a second-level cache.
+/// MaxShapes block: its operands, [`DEPTH`] deep, and its sums stay in a second-level cache.
 const BLOCK: (usize, usize) = (16 * ROWS, 16 * COLS);
 /// Tasks that are enough for the threads to share; more would only read the operands more often.
 const TASKS: usize = 12;
@@ -46,12 +46,12 @@ pub(crate) fn linear_grad_weight(
     x: &[f32],
     grad: &mut [f32],
     (outputs, inputs): (usize, usize),
-    store: Store,
+    accumulate: Accumulate,
 ) {
     let tokens = dy.len() / outputs;
     assert_eq!([dy.len(), x.len()], [tokens * outputs, tokens * inputs], "whole rows, as many of both");
     assert!(grad.len() == outputs * inputs && tokens > 0, "the gradient's elements, and a token");
-    let sum = if store == Store::Accumulate { Sum::Continued } else { Sum::New };
+    let sum = if accumulate == Accumulate::Yes { Sum::Continued } else { Sum::New };
     let (rows, cols) = cut(outputs, inputs);
     let (_, mut areas) = scratch.split(need());
     let tasks = TileMut::new(grad, outputs, inputs, inputs).grid(rows, cols);
@@ -78,8 +78,8 @@ fn block(isa: Isa, dy: Columns<'_>, x: Columns<'_>, mut tile: TileMut<'_>, sum: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::cpu::testing::{Random, Rig};
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::testing::Random;
 
     #[test]
     fn small_matrices_are_cut_into_enough_tasks() {
@@ -101,8 +101,8 @@ mod tests {
                     for &to in cuts {
                         let part =
                             |span: crate::memory::Span, width| span.part(4 * from * width, 4 * (to - from) * width);
-                        let store = if from == 0 { Store::Overwrite } else { Store::Accumulate };
-                        cpu.linear_grad_weight(part(dy, rows), part(x, cols), grad, rows, cols, store);
+                        let accumulate = if from == 0 { Accumulate::No } else { Accumulate::Yes };
+                        cpu.linear_grad_weight(part(dy, rows), part(x, cols), grad, rows, cols, accumulate);
                         from = to;
                     }
                 })

@@ -1,33 +1,32 @@
 //! Softmax cross-entropy, row by row, with the gradient in place of the logits.
 
 use crate::backend::IGNORE;
+use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::exp::exp;
-use crate::backend::cpu::simd::isa::{Isa, vectorized};
+use crate::backend::cpu::simd::isa::vectorized;
 use crate::backend::cpu::simd::reduce;
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::simd::tasks::Need;
+use crate::backend::ops::CrossEntropy;
+use crate::memory::Span;
 
 /// Rows of a task.
 const BLOCK: usize = 16;
 
-/// `losses[t] = -log softmax(logits[t])[targets[t]]`; with `gradient` the logits become their gradient times it.
-pub(crate) fn cross_entropy(
-    isa: Isa,
-    mut scratch: Scratch<'_>,
-    logits: &mut [f32],
-    targets: &[u32],
-    losses: &mut [f32],
-    vocab: usize,
-    gradient: Option<f32>,
-) {
-    assert!(logits.len() == targets.len() * vocab && losses.len() == targets.len(), "a row for each target");
-    let (_, mut areas) = scratch.split(Need::default());
-    let tasks = logits.chunks_mut(BLOCK * vocab).zip(targets.chunks(BLOCK)).zip(losses.chunks_mut(BLOCK));
-    areas.run(tasks, |((logits, targets), losses), _| {
-        for ((logits, &target), loss) in logits.chunks_exact_mut(vocab).zip(targets).zip(losses) {
-            assert!(target == IGNORE || (target as usize) < vocab, "target {target} of a vocabulary of {vocab}");
-            *loss = row(isa, logits, target, gradient);
-        }
-    });
+impl CrossEntropy for Cpu {
+    fn cross_entropy(&mut self, logits: Span, targets: Span, losses: Span, vocab: usize, gradient: Option<f32>) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (logits, targets) = (claims.write::<f32>(logits), claims.read::<u32>(targets));
+        let losses = claims.write::<f32>(losses);
+        assert!(logits.len() == targets.len() * vocab && losses.len() == targets.len(), "a row for each target");
+        let (_, mut areas) = scratch.split(Need::default());
+        let tasks = logits.chunks_mut(BLOCK * vocab).zip(targets.chunks(BLOCK)).zip(losses.chunks_mut(BLOCK));
+        areas.run(tasks, |((logits, targets), losses), _| {
+            for ((logits, &target), loss) in logits.chunks_exact_mut(vocab).zip(targets).zip(losses) {
+                assert!(target == IGNORE || (target as usize) < vocab, "target {target} of a vocabulary of {vocab}");
+                *loss = row(isa, logits, target, gradient);
+            }
+        });
+    }
 }
 
 vectorized! {
@@ -54,9 +53,10 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::cpu::reference::{self, wide};
-    use crate::backend::cpu::testing::{Random, Rig};
+    use crate::backend::cpu::Isa;
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::ops::reference::{self, wide};
+    use crate::backend::testing::Random;
 
     #[test]
     fn losses_and_gradients_with_ignored_targets() {

@@ -1,34 +1,55 @@
 //! RMSNorm and its gradient, row by row.
 
-use crate::backend::Store;
-use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
+use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::isa::{madd, vectorized};
 use crate::backend::cpu::simd::reduce::sum_of;
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::simd::tasks::Need;
+use crate::backend::ops::Norm;
+use crate::backend::{Accumulate, NormGradArgs};
+use crate::memory::Span;
 
 /// Rows of a task.
 const BLOCK: usize = 64;
 /// Columns of a task that sums over rows.
 const SUMMED: usize = 64;
 
-/// `out = x / rms(x) gain` and `inv_rms = 1 / rms(x)`, with `rms(x)^2 = mean(x^2) + eps`.
-pub(crate) fn rms_norm(
-    isa: Isa,
-    mut scratch: Scratch<'_>,
-    x: &[f32],
-    gain: &[f32],
-    out: &mut [f32],
-    inv_rms: &mut [f32],
-    eps: f32,
-) {
-    let block = BLOCK * gain.len();
-    assert!(x.len() == out.len() && x.len() == inv_rms.len() * gain.len(), "whole rows");
-    let (_, mut areas) = scratch.split(Need::default());
-    let tasks = x.chunks(block).zip(out.chunks_mut(block)).zip(inv_rms.chunks_mut(BLOCK));
-    areas.run(tasks, |((x, out), inv_rms), _| rows(isa, x, gain, out, inv_rms, eps));
+impl Norm for Cpu {
+    fn rms_norm(&mut self, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (x, gain) = (claims.read::<f32>(x), claims.read::<f32>(gain));
+        let (out, inv_rms) = (claims.write::<f32>(out), claims.write::<f32>(inv_rms));
+        let block = BLOCK * gain.len();
+        assert!(x.len() == out.len() && x.len() == inv_rms.len() * gain.len(), "whole rows");
+        let (_, mut areas) = scratch.split(Need::default());
+        let tasks = x.chunks(block).zip(out.chunks_mut(block)).zip(inv_rms.chunks_mut(BLOCK));
+        areas.run(tasks, |((x, out), inv_rms), _| norm_rows(isa, x, gain, out, inv_rms, eps));
+    }
+
+    /// An element of the gain's gradient is one chain of sums in the order of the rows, which [`Accumulate::Yes`]
+    /// continues: the same bits for any number of threads and for any parts of a batch.
+    fn rms_norm_grad(&mut self, args: &NormGradArgs) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let [x, gain, inv_rms, dout] =
+            [args.x, args.gain, args.inv_rms, args.dout].map(|span| claims.read::<f32>(span));
+        let [dx, dgain] = [args.dx, args.dgain].map(|span| claims.write::<f32>(span));
+        let width = gain.len();
+        let len = inv_rms.len() * width;
+        assert!(x.len() == len && dout.len() == len && dx.len() == len && dgain.len() == width, "whole rows");
+        let block = BLOCK * width;
+        let (_, mut areas) = scratch.split(Need::default());
+        let tasks = x.chunks(block).zip(dout.chunks(block)).zip(inv_rms.chunks(BLOCK)).zip(dx.chunks_mut(block));
+        areas.run(tasks, |(((x, dout), inv_rms), dx), _| grad_rows(isa, x, gain, inv_rms, dout, dx));
+        if args.accumulate == Accumulate::No {
+            dgain.fill(0.0);
+        }
+        areas.run(dgain.chunks_mut(SUMMED).enumerate(), |(i, dgain), _| {
+            sum_gain(isa, &x[i * SUMMED..], inv_rms, &dout[i * SUMMED..], width, dgain);
+        });
+    }
 }
 
 vectorized! {
-    fn rows(x: &[f32], gain: &[f32], out: &mut [f32], inv_rms: &mut [f32], eps: f32) {
+    fn norm_rows(x: &[f32], gain: &[f32], out: &mut [f32], inv_rms: &mut [f32], eps: f32) {
         let width = gain.len();
         for ((x, out), inv_rms) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).zip(inv_rms) {
             let mean = sum_of(x, x, madd::<FMA>) / width as f32;
@@ -38,37 +59,6 @@ vectorized! {
             }
         }
     }
-}
-
-/// What the gradient of a norm reads and writes.
-pub(crate) struct Grad<'a> {
-    pub x: &'a [f32],
-    pub gain: &'a [f32],
-    pub inv_rms: &'a [f32],
-    pub dout: &'a [f32],
-    pub dx: &'a mut [f32],
-    pub dgain: &'a mut [f32],
-}
-
-/// With n = x / rms(x): `dx += (dout gain - n mean(dout gain n)) / rms(x)`, `dgain = sum over rows of dout n`.
-///
-/// An element of the gain's gradient is one chain of sums in the order of the rows, which [`Store::Accumulate`]
-/// goes on with: the same bits for any number of threads and for any parts of a batch.
-pub(crate) fn rms_norm_grad(isa: Isa, mut scratch: Scratch<'_>, grad: Grad<'_>, store: Store) {
-    let Grad { x, gain, inv_rms, dout, dx, dgain } = grad;
-    let width = gain.len();
-    let len = inv_rms.len() * width;
-    assert!(x.len() == len && dout.len() == len && dx.len() == len && dgain.len() == width, "whole rows");
-    let block = BLOCK * width;
-    let (_, mut areas) = scratch.split(Need::default());
-    let tasks = x.chunks(block).zip(dout.chunks(block)).zip(inv_rms.chunks(BLOCK)).zip(dx.chunks_mut(block));
-    areas.run(tasks, |(((x, dout), inv_rms), dx), _| grad_rows(isa, x, gain, inv_rms, dout, dx));
-    if store == Store::Overwrite {
-        dgain.fill(0.0);
-    }
-    areas.run(dgain.chunks_mut(SUMMED).enumerate(), |(i, dgain), _| {
-        sum_gain(isa, &x[i * SUMMED..], inv_rms, &dout[i * SUMMED..], width, dgain);
-    });
 }
 
 vectorized! {
@@ -114,9 +104,12 @@ const PRODUCTS: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::cpu::reference::{self, wide};
-    use crate::backend::cpu::testing::{Random, Rig};
-    use crate::backend::{Backend, Store};
+    use crate::backend::cpu::Isa;
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::ops::reference::{self, wide};
+    use crate::backend::testing::Random;
+    use crate::backend::{Accumulate, NormGradArgs};
+    use crate::memory::Span;
 
     #[test]
     fn norm_and_gradient_at_odd_widths() {
@@ -134,7 +127,15 @@ mod tests {
             // Sums of up to 5461 squares, of 200 rows: a few hundred roundings of 6e-8.
             rig.check(&expected, 1e-5, |cpu| {
                 cpu.rms_norm(x_at, gain_at, out, inv, 1e-6);
-                cpu.rms_norm_grad(x_at, gain_at, inv, dout_at, dx, dgain, Store::Overwrite);
+                cpu.rms_norm_grad(&NormGradArgs {
+                    x: x_at,
+                    gain: gain_at,
+                    inv_rms: inv,
+                    dout: dout_at,
+                    dx,
+                    dgain,
+                    accumulate: Accumulate::No,
+                });
             });
         }
     }
@@ -146,16 +147,24 @@ mod tests {
         let [x, dout] = [(); 2].map(|()| rig.add(&random.floats(tokens * width)[..]));
         let (gain, inv) = (rig.add(&random.floats(width)[..]), rig.add(&random.floats(tokens)[..]));
         let (dx, dgain, bias) = (rig.out(tokens * width), rig.out(width), rig.out(width));
-        for isa in super::Isa::available() {
+        for isa in Isa::available() {
             let parts = |cuts: &[usize]| {
                 let found = rig.run(isa, 2, &[dx, dgain, bias], |cpu| {
                     let mut from = 0;
                     for &to in cuts {
-                        let rows = |span: crate::memory::Span| span.part(4 * from * width, 4 * (to - from) * width);
+                        let rows = |span: Span| span.part(4 * from * width, 4 * (to - from) * width);
                         let inv = inv.part(4 * from, 4 * (to - from));
-                        let store = if from == 0 { Store::Overwrite } else { Store::Accumulate };
-                        cpu.rms_norm_grad(rows(x), gain, inv, rows(dout), rows(dx), dgain, store);
-                        cpu.bias_grad(rows(dout), bias, width, store);
+                        let accumulate = if from == 0 { Accumulate::No } else { Accumulate::Yes };
+                        cpu.rms_norm_grad(&NormGradArgs {
+                            x: rows(x),
+                            gain,
+                            inv_rms: inv,
+                            dout: rows(dout),
+                            dx: rows(dx),
+                            dgain,
+                            accumulate,
+                        });
+                        cpu.bias_grad(rows(dout), bias, width, accumulate);
                         from = to;
                     }
                 });
@@ -173,10 +182,10 @@ mod tests {
         x[40 + 39] = f32::NAN;
         let [x, dout, dx] = [x, random.floats(120), vec![0.0; 120]].map(|data| rig.add(&data[..]));
         let (gain, out, inv, dgain) = (rig.add(&[1.0f32; 40]), rig.out(120), rig.out(3), rig.out(40));
-        for isa in super::Isa::available() {
+        for isa in Isa::available() {
             let found = rig.run(isa, 1, &[out, dx, dgain], |cpu| {
                 cpu.rms_norm(x, gain, out, inv, 1e-6);
-                cpu.rms_norm_grad(x, gain, inv, dout, dx, dgain, Store::Overwrite);
+                cpu.rms_norm_grad(&NormGradArgs { x, gain, inv_rms: inv, dout, dx, dgain, accumulate: Accumulate::No });
             });
             for rows in &found[..2] {
                 assert!(rows.iter().enumerate().all(|(i, x)| x.is_nan() == (i / 40 == 1)));

@@ -2,15 +2,23 @@
 //! a row 32 interleaved sums, folded half by half; within a column 64 rows one after the other, then these sums one after
 //! the other.
 
+use crate::backend::Axis;
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
+use crate::backend::cpu::simd::tasks::Need;
 use rayon::prelude::*;
 
 /// Interleaved sums of a row.
 const LANES: usize = 32;
 
 /// Rows that a column's sum runs over in one go.
-pub(super) const BLOCK: usize = 64;
+const BLOCK: usize = 64;
+
+/// Workspace: for columns a row of divisors, and one of sums for each block of rows.
+pub(super) fn need(rows: usize, cols: usize, axis: Axis) -> Need {
+    let shared = if axis == Axis::Cols { (1 + rows.div_ceil(BLOCK)) * cols } else { 0 };
+    Need { shared, private: 0 }
+}
 
 /// Each row of `x` `[rows, cols]` divided by its root mean square, or by `floor` if that is larger.
 pub(crate) fn rows(isa: Isa, x: &mut [f32], cols: usize, floor: f32) {

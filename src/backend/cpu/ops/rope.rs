@@ -1,25 +1,33 @@
-//! Rotary position embedding in the half-split order: element i of a head turns with element i + D/2.
+//! Rotary position embedding in the half-split order: element i of a head is paired with element i + D/2.
 
 use crate::backend::Rotation;
-use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::isa::{madd, vectorized};
+use crate::backend::cpu::simd::tasks::Need;
+use crate::backend::ops::Rope;
+use crate::memory::Span;
 
 /// Tokens of a task.
 const BLOCK: usize = 64;
 
-/// Rotates each head of `x` `[B, S, heads, D]` in place.
-pub(crate) fn rope(isa: Isa, mut scratch: Scratch<'_>, x: &mut [f32], table: &[f32], rotation: Rotation) {
-    let Rotation { head_dim, heads, queries, start, .. } = rotation;
-    let width = heads * head_dim;
-    assert!(head_dim % 2 == 0, "heads of {head_dim} elements have no halves");
-    assert!(x.len().is_multiple_of(queries * width), "whole sequences");
-    assert!((start + queries) * head_dim <= table.len(), "positions up to {} in the table", start + queries);
-    let (_, mut areas) = scratch.split(Need::default());
-    areas.run(x.chunks_mut(BLOCK * width).enumerate(), |(block, x), _| turn(isa, x, block * BLOCK, table, rotation));
+impl Rope for Cpu {
+    fn rope(&mut self, x: Span, table: Span, rotation: Rotation) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (table, x) = (claims.read::<f32>(table), claims.write::<f32>(x));
+        let Rotation { head_dim, heads, queries, start, .. } = rotation;
+        let width = heads * head_dim;
+        assert!(head_dim % 2 == 0, "heads of {head_dim} elements have no halves");
+        assert!(x.len().is_multiple_of(queries * width), "whole sequences");
+        assert!((start + queries) * head_dim <= table.len(), "positions up to {} in the table", start + queries);
+        let (_, mut areas) = scratch.split(Need::default());
+        areas.run(x.chunks_mut(BLOCK * width).enumerate(), |(block, x), _| {
+            rotate(isa, x, block * BLOCK, table, rotation);
+        });
+    }
 }
 
 vectorized! {
-    fn turn(x: &mut [f32], first: usize, table: &[f32], rotation: Rotation) {
+    fn rotate(x: &mut [f32], first: usize, table: &[f32], rotation: Rotation) {
         let Rotation { head_dim, heads, queries, start, inverse } = rotation;
         let sign = if inverse { -1.0 } else { 1.0 };
         for (i, token) in x.chunks_exact_mut(heads * head_dim).enumerate() {
@@ -40,9 +48,9 @@ vectorized! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::backend::cpu::reference::{self, wide};
-    use crate::backend::cpu::testing::{Random, Rig};
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::ops::reference::{self, wide};
+    use crate::backend::testing::Random;
 
     #[test]
     fn rotation_of_every_sequence_starts_at_its_position() {

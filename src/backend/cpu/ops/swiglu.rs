@@ -1,18 +1,33 @@
 //! SwiGLU and its gradient, element by element.
 
+use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::exp::sigmoid;
-use crate::backend::cpu::simd::isa::{Isa, vectorized};
-use crate::backend::cpu::simd::tasks::{Need, Scratch};
+use crate::backend::cpu::simd::isa::vectorized;
+use crate::backend::cpu::simd::tasks::Need;
+use crate::backend::ops::SwiGlu;
+use crate::memory::Span;
 
 /// Elements of a task.
 const BLOCK: usize = 1 << 13;
 
-/// `out = silu(gate) up`.
-pub(crate) fn swiglu(isa: Isa, mut scratch: Scratch<'_>, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    assert!(gate.len() == out.len() && up.len() == out.len(), "equal lengths");
-    let (_, mut areas) = scratch.split(Need::default());
-    let tasks = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(out.chunks_mut(BLOCK));
-    areas.run(tasks, |((gate, up), out), _| forward(isa, gate, up, out));
+impl SwiGlu for Cpu {
+    fn swiglu(&mut self, gate: Span, up: Span, out: Span) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (gate, up, out) = (claims.read::<f32>(gate), claims.read::<f32>(up), claims.write::<f32>(out));
+        assert!(gate.len() == out.len() && up.len() == out.len(), "equal lengths");
+        let (_, mut areas) = scratch.split(Need::default());
+        let tasks = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(out.chunks_mut(BLOCK));
+        areas.run(tasks, |((gate, up), out), _| forward(isa, gate, up, out));
+    }
+
+    fn swiglu_grad(&mut self, gate: Span, up: Span, dout: Span) {
+        let (isa, mut scratch, mut claims) = self.begin();
+        let (gate, up, dout) = (claims.write::<f32>(gate), claims.write::<f32>(up), claims.read::<f32>(dout));
+        assert!(gate.len() == dout.len() && up.len() == dout.len(), "equal lengths");
+        let (_, mut areas) = scratch.split(Need::default());
+        let tasks = gate.chunks_mut(BLOCK).zip(up.chunks_mut(BLOCK)).zip(dout.chunks(BLOCK));
+        areas.run(tasks, |((gate, up), dout), _| backward(isa, gate, up, dout));
+    }
 }
 
 vectorized! {
@@ -21,14 +36,6 @@ vectorized! {
             *out = gate * sigmoid::<FMA>(gate) * up;
         }
     }
-}
-
-/// Replaces `gate` and `up` by their gradients for `dout`.
-pub(crate) fn swiglu_grad(isa: Isa, mut scratch: Scratch<'_>, gate: &mut [f32], up: &mut [f32], dout: &[f32]) {
-    assert!(gate.len() == dout.len() && up.len() == dout.len(), "equal lengths");
-    let (_, mut areas) = scratch.split(Need::default());
-    let tasks = gate.chunks_mut(BLOCK).zip(up.chunks_mut(BLOCK)).zip(dout.chunks(BLOCK));
-    areas.run(tasks, |((gate, up), dout), _| backward(isa, gate, up, dout));
 }
 
 vectorized! {
@@ -44,9 +51,10 @@ vectorized! {
 
 #[cfg(test)]
 mod tests {
-    use crate::backend::Backend;
-    use crate::backend::cpu::reference::{self, wide};
-    use crate::backend::cpu::testing::{Random, Rig};
+    use crate::backend::cpu::Isa;
+    use crate::backend::cpu::testing::Rig;
+    use crate::backend::ops::reference::{self, wide};
+    use crate::backend::testing::Random;
 
     #[test]
     fn values_and_gradients_from_flat_to_steep() {
@@ -68,7 +76,7 @@ mod tests {
 
     #[test]
     fn nan_stays() {
-        for isa in super::Isa::available() {
+        for isa in Isa::available() {
             for broken in 0..3 {
                 let mut rig = Rig::default();
                 let mut inputs = [[1.0f32; 40]; 3];

@@ -1,15 +1,84 @@
-//! What rules beside Adam's family are made of; see [`crate::backend::Backend::begin_update`] and its neighbours.
+//! What optimizer rules are made of.
 
-use super::adam::{absmax_bits, reduce, squares};
+use super::adam::{self, absmax_bits, reduce, squares};
 use super::apply_update::{add_weight_rows, apply_rows, momentum_rows};
+use super::normalize;
 use super::param_rows::{MomentRows, ParamRows};
-use crate::backend::adam::Clip;
+use crate::backend::adam::{AdamArgs, Clip};
+use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
-use crate::backend::{MomentumArgs, UpdateArgs, UpdateStats};
+use crate::backend::cpu::simd::tasks::Scratch;
+use crate::backend::ops::Update;
+use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
+use crate::memory::Span;
 use crate::quant::GroupedShape;
 
 /// Elements below which a block of rows is not cut further.
 const BLOCK: usize = 16384;
+
+impl Update for Cpu {
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        let mut claims = self.arena.claims();
+        let mut scratch = Scratch::new(claims.write(self.workspace), &self.pool);
+        let (isa, scratch, claims) = (self.isa, &mut scratch, &mut claims);
+        let stats = self.pool.install(move || adam::step(isa, scratch, claims, param, grad, args));
+        self.update_stats.add(stats);
+    }
+
+    fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
+        let (isa, grad) = (self.isa, self.arena.claims().read::<f32>(grad));
+        let (gate, stats) = self.pool.install(|| begin(isa, grad, freeze_on_zero));
+        self.gate = gate;
+        self.update_stats.add(stats);
+    }
+
+    fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs) {
+        if self.gate != Gate::Open {
+            return;
+        }
+        let (isa, mut claims) = (self.isa, self.arena.claims());
+        let mut rows = MomentRows::claim(&mut claims, state);
+        let x = claims.write::<f32>(x);
+        assert_eq!(x.len(), param.weight.shape.len(), "elements of a direction");
+        self.pool.install(|| momentum(isa, (param.weight.shape, 0), &mut rows, x, args, param.id));
+    }
+
+    fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
+        let mut claims = self.arena.claims();
+        let (isa, x) = (self.isa, claims.write::<f32>(x));
+        assert_eq!(x.len(), rows * cols, "elements of a matrix");
+        let mut scratch = Scratch::new(claims.write(self.workspace), &self.pool);
+        let (sums, _) = scratch.split(normalize::need(rows, cols, axis));
+        self.pool.install(|| match axis {
+            Axis::Rows => normalize::rows(isa, x, cols, floor),
+            Axis::Cols => normalize::cols(isa, x, cols, floor, sums),
+        });
+    }
+
+    fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
+        let (isa, mut claims) = (self.isa, self.arena.claims());
+        let rows = ParamRows::claim_weight(&mut claims, param, Span::NONE);
+        let x = claims.write::<f32>(x);
+        assert_eq!(x.len(), param.weight.shape.len(), "elements of a direction");
+        add_weight(isa, &rows, x, factor);
+    }
+
+    fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
+        if self.gate == Gate::Shut {
+            return;
+        }
+        let (isa, frozen) = (self.isa, self.gate == Gate::Frozen);
+        let mut claims = self.arena.claims();
+        let mut rows = ParamRows::claim_weight(&mut claims, param, direction);
+        assert_eq!(rows.grad.len(), param.weight.shape.len(), "elements of a direction");
+        let rescales = self.pool.install(|| apply(isa, &mut rows, args, frozen, param.id));
+        self.update_stats.rescales += rescales;
+    }
+
+    fn update_stats(&mut self) -> UpdateStats {
+        std::mem::take(&mut self.update_stats)
+    }
+}
 
 /// What the gradient allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

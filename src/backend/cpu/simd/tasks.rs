@@ -1,8 +1,44 @@
-//! How an operation's work is shared out: tasks cut by shape alone, taken by whichever thread is free, each thread
-//! with its own area of scratch. Who computes a task never changes what it computes.
+//! How an operation's work is divided: tasks cut by shape alone, taken by whichever thread is free, each thread
+//! with its own area of scratch. Which thread computes a task never changes the result.
 
 use rayon::prelude::*;
-use std::sync::{Mutex, PoisonError};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// The threads of a backend: those of the caller's pool if it has as many, else a pool of its own, started when it is
+/// first needed.
+pub(crate) struct Pool {
+    threads: usize,
+    /// `None` inside if the system gave no threads: then the caller's pool does the work, with the same results.
+    own: OnceLock<Option<ThreadPool>>,
+}
+
+impl Pool {
+    /// # Panics
+    /// If there is no thread.
+    pub fn new(threads: usize) -> Self {
+        assert!(threads > 0, "a backend without a thread");
+        Self { threads, own: OnceLock::new() }
+    }
+
+    /// How many threads share an operation's work.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Runs `work` in a pool of this many threads. A thread of such a pool runs it itself: nobody is woken and nothing
+    /// is allocated.
+    pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        if rayon::current_thread_index().is_some() && rayon::current_num_threads() == self.threads {
+            return work();
+        }
+        let build = || ThreadPoolBuilder::new().num_threads(self.threads).build().ok();
+        match self.own.get_or_init(build) {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
+    }
+}
 
 /// Areas start at multiples of this many elements: one cache line, so that threads never share one.
 const LINE: usize = 16;
@@ -23,15 +59,15 @@ impl Need {
     }
 }
 
-/// The scratch and the number of threads that share it.
+/// The scratch and the threads that share it.
 pub(crate) struct Scratch<'a> {
     data: &'a mut [f32],
-    threads: usize,
+    pool: &'a Pool,
 }
 
 impl<'a> Scratch<'a> {
-    pub fn new(data: &'a mut [f32], threads: usize) -> Self {
-        Self { data, threads }
+    pub fn new(data: &'a mut [f32], pool: &'a Pool) -> Self {
+        Self { data, pool }
     }
 
     /// The shared part and the areas of the threads.
@@ -39,7 +75,7 @@ impl<'a> Scratch<'a> {
     /// # Panics
     /// If the scratch is too small: the operation's shapes exceed those it was planned for.
     pub fn split(&mut self, need: Need) -> (&mut [f32], Areas<'_>) {
-        let total = need.total(self.threads);
+        let total = need.total(self.pool.threads);
         assert!(
             total <= self.data.len(),
             "an operation needs {total} elements of scratch, {} planned",
@@ -47,7 +83,7 @@ impl<'a> Scratch<'a> {
         );
         let (shared, rest) = self.data.split_at_mut(need.shared.next_multiple_of(LINE));
         let each = need.private.max(1).next_multiple_of(LINE);
-        (&mut shared[..need.shared], Areas { data: &mut rest[..each * self.threads], each })
+        (&mut shared[..need.shared], Areas { data: &mut rest[..each * self.pool.threads], each, pool: self.pool })
     }
 }
 
@@ -55,6 +91,7 @@ impl<'a> Scratch<'a> {
 pub(crate) struct Areas<'a> {
     data: &'a mut [f32],
     each: usize,
+    pool: &'a Pool,
 }
 
 impl Areas<'_> {
@@ -68,10 +105,12 @@ impl Areas<'_> {
         let queue = Mutex::new(tasks);
         // A poisoned lock: another thread's panic is already on its way to the caller.
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-        self.data.par_chunks_exact_mut(self.each).take(workers).with_max_len(1).for_each(|area| {
-            while let Some(task) = next() {
-                work(task, area);
-            }
+        self.pool.install(|| {
+            self.data.par_chunks_exact_mut(self.each).take(workers).with_max_len(1).for_each(|area| {
+                while let Some(task) = next() {
+                    work(task, area);
+                }
+            });
         });
     }
 }
@@ -85,7 +124,8 @@ mod tests {
         for threads in [1, 2, 3, 8] {
             let mut data = vec![0.0; 1000];
             let mut counts = vec![0; 100];
-            let mut scratch = Scratch::new(&mut data, threads);
+            let pool = Pool::new(threads);
+            let mut scratch = Scratch::new(&mut data, &pool);
             let (shared, mut areas) = scratch.split(Need { shared: 5, private: 17 });
             assert_eq!(shared.len(), 5);
             areas.run(counts.iter_mut(), |count, area| {
@@ -99,6 +139,23 @@ mod tests {
     #[test]
     #[should_panic(expected = "elements of scratch")]
     fn a_shape_beyond_the_plan_is_refused() {
-        Scratch::new(&mut [0.0; 64], 2).split(Need { shared: 32, private: 17 });
+        Scratch::new(&mut [0.0; 64], &Pool::new(2)).split(Need { shared: 32, private: 17 });
+    }
+
+    #[test]
+    fn work_runs_in_as_many_threads_wherever_it_is_called() {
+        let pool = Pool::new(3);
+        assert_eq!(pool.install(rayon::current_num_threads), 3);
+        for threads in [1, 3, 4] {
+            let caller = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(caller.install(|| pool.install(rayon::current_num_threads)), 3);
+        }
+    }
+
+    #[test]
+    fn a_caller_with_as_many_threads_does_the_work_itself() {
+        let (pool, caller) = (Pool::new(2), ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+        caller.install(|| pool.install(|| ()));
+        assert!(pool.own.get().is_none(), "no threads were started");
     }
 }

@@ -28,6 +28,7 @@ struct AdamArgs {
     float decay;
     float feedback;
 };
+SIZE_ON_HOST(AdamArgs, 120);
 
 // src/backend/update.rs, field by field.
 struct UpdateArgs {
@@ -59,6 +60,7 @@ struct UpdateStats {
     u32 gmax;
     u32 reserved;
 };
+SIZE_ON_HOST(UpdateStats, 32);
 
 // What the gradient's statistics decide for one tensor.
 enum UpdateMode : u32 { SKIPPED = 0, MOVED = 1, FROZEN = 2 };
@@ -68,6 +70,7 @@ struct GradStats {
     float norm;
     u32 mode;
 };
+SIZE_ON_HOST(GradStats, 16);
 
 // Elements of one leaf of the reductions, and its partial sums (src/backend/cpu/ops/adam.rs).
 static constexpr u32 LEAF = 16384;

@@ -24,6 +24,7 @@ struct Planes {
     // Per row, whether it is updated; null if all are.
     const u32* touched;
 };
+SIZE_ON_HOST(Planes, 88);
 
 struct Storage {
     u32 kind;
@@ -35,6 +36,7 @@ struct Storage {
     Codec v;
     QuantGrid grid;
 };
+SIZE_ON_HOST(Storage, 80);
 
 // All that the functions below share.
 struct Pass {

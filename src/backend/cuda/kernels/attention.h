@@ -18,6 +18,7 @@ struct Attention {
     float scale;
     float scale_log2;
 };
+SIZE_ON_HOST(Attention, 44);
 
 CONSTANT float LOG2_E = 1.44269504088896340736f;
 CONSTANT float LN_2 = 0.69314718055994530942f;
@@ -62,7 +63,9 @@ struct Seen {
 // What is computed for a query beyond the sequence is not kept. `first` is null if all keys before a query are visible.
 DEVICE Seen seen_by(const Attention& a, const u32* first, u32 sequence, u32 query) {
     const u32 own = min_(query, a.queries - 1);
-    return {first ? (i32)first[(u64)sequence * a.queries + own] : 0, (i32)(a.start + own)};
+    // Limited, so that no value makes a block read keys that do not exist, or never end.
+    const u32 from = first ? min_(first[(u64)sequence * a.queries + own], a.start + own) : 0;
+    return {(i32)from, (i32)(a.start + own)};
 }
 
 // What a block or a warp must look at; rows are queries in ascending order.

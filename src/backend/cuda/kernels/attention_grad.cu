@@ -14,6 +14,7 @@ struct alignas(16) Row {
     i32 low;
     u32 unused;
 };
+SIZE_ON_HOST(Row, 16);
 
 // One row of O times the same row of dO: this lane's share, two columns of each eight.
 template <u32 WIDTH> DEVICE float row_product(const bf16* out, const bf16* dout, u32 width) {

@@ -19,6 +19,7 @@ struct Shape {
     // Whether rows are whole groups: then nothing is padding, and blocks follow each other in every plane.
     u32 dense;
 };
+SIZE_ON_HOST(Shape, 24);
 
 // One lane's block.
 struct Block {

@@ -272,6 +272,9 @@ DEVICE u32 permute_bytes(u32 low, u32 high, u32 selector) { return __byte_perm(l
 #include "device.h"
 #endif
 
+// Of a struct that the host lays out too: its size there, which a Rust file asserts with the same number.
+#define SIZE_ON_HOST(type, bytes) static_assert(sizeof(type) == bytes, #type ": the host lays it out otherwise")
+
 // What needs no instruction of its own.
 
 DEVICE float to_float(bf16 x) { return from_bits((u32)x << 16); }

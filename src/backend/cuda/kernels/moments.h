@@ -19,6 +19,7 @@ struct Codec {
     // The bits that add it: 0x80 or 0x08 in each byte.
     u32 signs;
 };
+SIZE_ON_HOST(Codec, 16);
 
 DEVICE void store_codes(const Codec& c, u8* plane, u32 block, Bytes32 codes) {
     if (c.width == BYTE) return store_bytes(plane, block, codes);

@@ -4,7 +4,7 @@
 use super::factored::{self, Means};
 use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Param, Scheme, StateTensor, UpdateStats, Weight, WeightKind};
+use crate::backend::{MaxShapes, Param, Scheme, StateTensor, UpdateStats, Weight, WeightKind};
 use crate::memory::Span;
 use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -13,7 +13,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub(super) const LEAF: usize = 16384;
 /// Bytes that a leaf takes in the scratch: two sums and the largest magnitude.
 const LEAF_BYTES: usize = 2 * size_of::<f64>() + size_of::<u32>();
-/// Bytes of the verdict in the scratch.
+/// Bytes of the verdict in the scratch (`GradStats` in `kernels/adam.h` asserts them).
 const VERDICT: usize = 16;
 /// Threads of a block of the update, and bytes of one tile of a warp.
 pub(super) const THREADS: u32 = 128;
@@ -21,6 +21,17 @@ pub(super) const TILE: usize = 32 * (32 + 4) * 4;
 
 /// The width of shared second moments (`kernels/moments.h`).
 const SHARED: u32 = 3;
+
+// The sizes that the kernels' headers assert of the same structs: `UpdateStats`, `Planes`, `Shape`, `Codec`, `Storage`,
+// `AdamArgs`.
+const _: () = {
+    assert!(size_of::<DeviceStats>() == 32);
+    assert!(size_of::<Planes>() == 88);
+    assert!(size_of::<Shape>() == 24);
+    assert!(size_of::<Codec>() == 16);
+    assert!(size_of::<Storage>() == 80);
+    assert!(size_of::<AdamArgs>() == 120);
+};
 
 /// What the device keeps between updates (`UpdateStats` in `kernels/adam.h`).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -227,9 +238,9 @@ fn is_common(c: &AdamArgs) -> bool {
 }
 
 /// Scratch for all of this file, in bytes.
-pub fn need(largest: &Largest) -> usize {
-    let rows = largest.features.max(largest.inputs);
-    statistics_bytes(largest.parameter.div_ceil(LEAF)) + touched_bytes(rows) + factored::need(largest)
+pub(crate) fn need(max: &MaxShapes) -> usize {
+    let rows = max.features.max(max.inputs);
+    statistics_bytes(max.parameter.div_ceil(LEAF)) + touched_bytes(rows) + factored::need(max)
 }
 
 /// Bytes of verdict, sums and maxima; what follows them starts at a multiple of 16.
@@ -264,19 +275,19 @@ impl Statistics {
 
 /// Where the outcomes are kept.
 pub(super) fn kept(gpu: &Gpu) -> Span {
-    gpu.words.head(size_of::<DeviceStats>())
+    gpu.words().head(size_of::<DeviceStats>())
 }
 
 /// One step of one tensor; see [`crate::backend::Backend::adam`].
 ///
 /// # Panics
 /// If a plane's length does not fit the shape.
-pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
+pub(crate) fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     check(param, grad);
     let constants = args;
     let count = param.weight.shape.len();
     let leaves = count.div_ceil(LEAF);
-    let at = Statistics::new(gpu.scratch, leaves);
+    let at = Statistics::new(gpu.workspace(), leaves);
     let (grid, kept) = (u32::try_from(leaves).expect("fewer than 2^32 leaves"), kept(gpu));
 
     launch_leaves(gpu, grad, count, &at);
@@ -284,11 +295,12 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     if constants.use_stable_spam != 0 {
         let args = Args::new().span(gpu, grad).i64(count as i64).u32(grid).span(gpu, at.maxima);
         let args = args.span(gpu, at.clipped).span(gpu, scalars).bytes(constants).span(gpu, kept);
-        gpu.launch("optimizer_clipped", [grid.min(4 * gpu.multiprocessors()), 1, 1], 256, 0, &args);
+        // SAFETY: as above; the scalars have the length that `check` asked for.
+        unsafe { gpu.launch("optimizer_clipped", [grid.min(4 * gpu.multiprocessors()), 1, 1], 256, 0, &args) };
     }
     launch_verdict(gpu, grid, &at, scalars, constants, at.verdict);
 
-    let scratch = after(gpu.scratch, statistics_bytes(leaves));
+    let scratch = after(gpu.workspace(), statistics_bytes(leaves));
     let (touched, scratch) = touched_rows(gpu, param, grad, constants, scratch);
     let means = Means::of(scratch, param);
     if let Some(means) = means {
@@ -308,14 +320,18 @@ pub fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
     let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(constants);
     let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
-    gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, &args);
+    // SAFETY: the parameters of both kernels; they stay within planes of the shape, storage and state that `check` found
+    // to be as long as these say, and within the tiles of shared memory that are asked for.
+    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, &args) };
 }
 
 /// Largest magnitudes and sums of squares of the gradient's leaves.
 pub(super) fn launch_leaves(gpu: &mut Gpu, grad: Span, count: usize, at: &Statistics) {
     let (grid, kept) = (u32::try_from(count.div_ceil(LEAF)).expect("fewer than 2^32 leaves"), kept(gpu));
     let args = Args::new().span(gpu, grad).i64(count as i64).span(gpu, at.maxima).span(gpu, at.raw).span(gpu, kept);
-    gpu.launch("optimizer_leaves", [grid, 1, 1], 256, 0, &args);
+    // SAFETY: the parameters of the kernel, which reads `count` elements of the gradient and writes one entry per leaf;
+    // the caller found the gradient to have as many, and `Statistics` has room for the leaves.
+    unsafe { gpu.launch("optimizer_leaves", [grid, 1, 1], 256, 0, &args) };
 }
 
 /// Folds the leaves and says in `verdict` what the elements shall do.
@@ -329,7 +345,9 @@ pub(super) fn launch_verdict(
 ) {
     let args = Args::new().u32(leaves).span(gpu, at.maxima).span(gpu, at.clipped).span(gpu, at.raw).span(gpu, scalars);
     let args = args.bytes(constants).span(gpu, verdict).span(gpu, kept(gpu));
-    gpu.launch("optimizer_verdict", [1, 1, 1], leaves.next_power_of_two().clamp(32, 1024), 0, &args);
+    // SAFETY: the parameters of the kernel, which stays within `leaves` entries of the statistics, three scalars and the
+    // verdict; the caller's spans have as many bytes.
+    unsafe { gpu.launch("optimizer_verdict", [1, 1, 1], leaves.next_power_of_two().clamp(32, 1024), 0, &args) };
 }
 
 /// Which rows a sparse parameter's step updates, one u32 each, nothing where it updates all; and the scratch after it.
@@ -340,7 +358,9 @@ fn touched_rows(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs, scrat
     let g = param.weight.shape;
     let touched = scratch.head(4 * g.rows);
     let args = Args::new().span(gpu, grad).u32(g.rows as u32).u32(g.cols as u32).span(gpu, touched);
-    gpu.launch("optimizer_touched_rows", [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
+    // SAFETY: the parameters of the kernel, which reads rows x cols of the gradient, checked by the caller, and writes one
+    // flag per row, for which `touched` has room.
+    unsafe { gpu.launch("optimizer_touched_rows", [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args) };
     (touched, after(scratch, touched_bytes(g.rows)))
 }
 
@@ -349,8 +369,8 @@ fn after(span: Span, bytes: usize) -> Span {
     span.part(bytes, span.bytes - bytes)
 }
 
-/// What the updates since the last call did; see [`crate::backend::Backend::update_stats`].
-pub fn update_stats(gpu: &mut Gpu) -> UpdateStats {
+/// What the updates since the last call did; see [`crate::backend::ops::Update::update_stats`].
+pub(crate) fn update_stats(gpu: &mut Gpu) -> UpdateStats {
     let mut bytes = [0; size_of::<DeviceStats>()];
     let kept = kept(gpu);
     gpu.download(kept, &mut bytes);

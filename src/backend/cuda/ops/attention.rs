@@ -1,7 +1,11 @@
 //! Causal attention, forward.
 
+use super::attention_grad::attention_grad;
+use super::{dim, product};
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{AttentionShape, Largest};
+use crate::backend::ops::Attention;
+use crate::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes};
 use crate::memory::Span;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -12,17 +16,20 @@ pub const MAX_HEAD_DIM: usize = 128;
 pub(crate) const THREADS: u32 = 128;
 /// Queries of a block.
 const QUERIES: usize = 128;
-/// Queries of a sequence up to which the keys are divided among blocks.
-const FEW: usize = 16;
-/// Rows of a block of few queries, and keys that it takes at a time.
-const FEW_ROWS: usize = 16;
-const FEW_KEYS: usize = 64;
+/// Queries of a sequence up to which the keys are divided among blocks: sampling, or decoding.
+const DECODE: usize = 16;
+/// Rows of a block of decoding, and keys that it takes at a time.
+const DECODE_ROWS: usize = 16;
+const DECODE_KEYS: usize = 64;
 /// Parts of rows that there is room for: rows of `lse` by the blocks that share the keys of one.
 const PARTS: usize = 4096;
 /// What the heads of a wave may read, in bytes: it shall stay in the cache of any device.
 const WAVE_BYTES: usize = 16 << 20;
 /// Blocks in the second and in the third dimension of a grid.
 const MOST_BLOCKS: usize = 65535;
+
+// The size that `Attention` in kernels/attention.h asserts.
+const _: () = assert!(size_of::<Sizes>() == 44);
 
 /// As `Attention` in kernels/attention.h.
 #[repr(C)]
@@ -41,9 +48,9 @@ pub(crate) struct Sizes {
     scale_log2: f32,
 }
 
-/// Scratch in bytes: the parts of rows whose keys are divided.
-pub fn need(largest: &Largest) -> usize {
-    PARTS * part_bytes(largest.head_dim)
+/// Workspace in bytes: the parts of rows whose keys are divided.
+pub(crate) fn need(max: &MaxShapes) -> usize {
+    PARTS * part_bytes(max.head_dim)
 }
 
 /// Sums, the highest score and the sum of the numerators.
@@ -86,6 +93,9 @@ impl Sizes {
     /// has 2^31 elements.
     pub(crate) fn new(shape: &AttentionShape, q: Span, k: Span, lse: Span) -> Self {
         let AttentionShape { batch, queries, start, capacity, heads, kv_heads, head_dim } = *shape;
+        let [batch32, queries32, start32, capacity32] = [batch, queries, start, capacity].map(dim);
+        let [heads32, kv_heads32, head_dim32] = [heads, kv_heads, head_dim].map(dim);
+        assert!(batch > 0 && queries > 0 && kv_heads > 0 && head_dim > 0, "an empty attention: {shape:?}");
         assert!(heads.is_multiple_of(kv_heads), "{heads} heads share {kv_heads} key heads");
         assert!(start + queries <= capacity, "keys up to {} of {capacity}", start + queries);
         assert!(
@@ -96,24 +106,24 @@ impl Sizes {
             let stride = span.bytes / 2 / rows;
             assert!(span.bytes == 2 * rows * stride && stride >= least, "{what}: {rows} rows of {least} elements");
             assert!(rows / batch * stride < 1 << 31, "{what}: a sequence of {} elements", rows / batch * stride);
-            stride as u32
+            dim(stride)
         };
         let scale = 1.0 / (head_dim as f32).sqrt();
         let sizes = Self {
-            batch: batch as u32,
-            queries: queries as u32,
-            start: start as u32,
-            capacity: capacity as u32,
-            heads: heads as u32,
-            kv_heads: kv_heads as u32,
-            head_dim: head_dim as u32,
+            batch: batch32,
+            queries: queries32,
+            start: start32,
+            capacity: capacity32,
+            heads: heads32,
+            kv_heads: kv_heads32,
+            head_dim: head_dim32,
             stride: stride(q, batch * queries, heads * head_dim, "queries"),
             kv_stride: stride(k, batch * capacity, kv_heads * head_dim, "keys"),
             scale,
             scale_log2: scale * std::f32::consts::LOG2_E,
         };
         assert!(sizes.stride.is_multiple_of(2) && sizes.kv_stride.is_multiple_of(2), "rows of an even pitch");
-        assert_eq!(lse.bytes, 4 * batch * heads * queries, "bytes of lse");
+        assert_eq!(lse.bytes, product([4, batch, heads, queries]), "bytes of lse");
         sizes
     }
 
@@ -137,67 +147,66 @@ pub(crate) fn grid(heads: usize, tiles: usize, bytes: usize) -> [u32; 3] {
     let most = (WAVE_BYTES / bytes.max(1)).clamp(1, heads);
     let wave = (1..=most).rev().find(|wave| heads.is_multiple_of(*wave)).unwrap_or(1);
     let wave = if heads / wave <= MOST_BLOCKS { wave } else { heads };
-    [wave as u32, tiles as u32, (heads / wave) as u32]
+    [dim(wave), dim(tiles), dim(heads / wave)]
 }
 
-/// A pointer to the first visible keys, null where all are visible.
-pub(crate) fn first_keys(gpu: &Gpu, first: Option<Span>, shape: &AttentionShape) -> u64 {
-    first.map_or(0, |first| {
-        assert_eq!(first.bytes, 4 * shape.batch * shape.queries, "bytes of the first visible keys");
-        gpu.address(first)
+/// A pointer to where each query's segment starts, null where rows hold one sample each.
+pub(crate) fn segments(gpu: &Gpu, segment_start: Option<Span>, shape: &AttentionShape) -> u64 {
+    segment_start.map_or(0, |start| {
+        assert_eq!(start.bytes, product([4, shape.batch, shape.queries]), "bytes of the segments' starts");
+        gpu.address(start)
     })
 }
 
-/// See [`crate::backend::Backend::attention`]. `first` is u32 `[B, S]`: query `s` sees keys from `first[s]` on, which is
-/// at most its own position and does not decrease; without it, from 0.
-///
-/// Probabilities are rounded to bfloat16 before they meet the values: a relative error of 2^-9 of each, which their sum
-/// in `lse` does not have.
-///
-/// # Panics
-/// If a span has another size than the shape says, D is odd or beyond [`MAX_HEAD_DIM`], or a sequence has 2^31 elements.
-#[allow(clippy::too_many_arguments)]
-pub fn attention(
-    gpu: &mut Gpu,
-    q: Span,
-    k: Span,
-    v: Span,
-    out: Span,
-    lse: Span,
-    first: Option<Span>,
-    shape: AttentionShape,
-) {
-    let sizes = Sizes::new(&shape, q, k, lse);
-    assert!(v.bytes == k.bytes && out.bytes == q.bytes, "spans of equal length");
-    let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, out).span(gpu, lse);
-    let args = args.address(first_keys(gpu, first, &shape));
-    if shape.queries <= FEW {
-        return decode(gpu, args, out, lse, &sizes, &shape);
+impl Attention for Cuda {
+    /// Probabilities are rounded to bfloat16 before they are multiplied with the values: a relative error of 2^-9 of
+    /// each, which their sum in `lse` does not have. D is even and at most [`MAX_HEAD_DIM`], and a sequence of `q` or `k`
+    /// has less than 2^31 elements.
+    fn attention(&mut self, args: &AttentionArgs) {
+        let gpu = &mut self.gpu;
+        let &AttentionArgs { q, k, v, out, lse, segment_start, shape } = args;
+        let sizes = Sizes::new(&shape, q, k, lse);
+        assert!(v.bytes == k.bytes && out.bytes == q.bytes, "spans of equal length");
+        let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, out).span(gpu, lse);
+        let args = args.address(segments(gpu, segment_start, &shape));
+        if shape.queries <= DECODE {
+            return decode(gpu, args, out, lse, &sizes, &shape);
+        }
+        let version = sizes.version();
+        let (name, keys) = match version {
+            Version::D32 => ("attention_32", 64),
+            Version::D64 => ("attention_64", 64),
+            Version::D96 => ("attention_96", 64),
+            Version::D128 => ("attention_128", 64),
+            Version::Odd => ("attention_odd", 32),
+        };
+        let read = (shape.start + shape.queries) * shape.head_dim * 4 / (shape.heads / shape.kv_heads);
+        let grid = grid(shape.batch * shape.heads, shape.queries.div_ceil(QUERIES), read);
+        // Queries, and two stages of keys and values.
+        let shared = 2 * version.width() * (QUERIES + 4 * keys);
+        // SAFETY: the parameters of the version's kernel, and the shared memory of its tiles. It stays within the rows that
+        // `sizes` says, which `Sizes::new` and the assertion above found in the operands; a segment's start is limited
+        // to the query's own position before it is used.
+        unsafe { gpu.launch(name, grid, THREADS, shared, &args.bytes(&sizes)) };
     }
-    let version = sizes.version();
-    let (name, keys) = match version {
-        Version::D32 => ("attention_32", 64),
-        Version::D64 => ("attention_64", 64),
-        Version::D96 => ("attention_96", 64),
-        Version::D128 => ("attention_128", 64),
-        Version::Odd => ("attention_odd", 32),
-    };
-    let read = (shape.start + shape.queries) * shape.head_dim * 4 / (shape.heads / shape.kv_heads);
-    let grid = grid(shape.batch * shape.heads, shape.queries.div_ceil(QUERIES), read);
-    // Queries, and two stages of keys and values.
-    let shared = 2 * version.width() * (QUERIES + 4 * keys);
-    gpu.launch(name, grid, THREADS, shared, &args.bytes(&sizes));
+
+    /// Without `out`, its products with `dout` are formed from probabilities, for two products of matrices more on top of
+    /// seven. Probabilities and the gradients of scores are rounded to bfloat16 before the last products: a relative
+    /// error of 2^-9 of each term.
+    fn attention_grad(&mut self, args: &AttentionGradArgs) {
+        attention_grad(&mut self.gpu, args);
+    }
 }
 
 /// Keys of a block and the number of blocks that share the keys of one row, so that there are `wanted` blocks if no
 /// block has less than two tiles and the parts of `rows` rows have room.
 fn chunks(keys: usize, blocks: usize, wanted: usize, rows: usize) -> (usize, usize) {
-    let most = keys.div_ceil(2 * FEW_KEYS).min(PARTS / rows).clamp(1, MOST_BLOCKS);
-    let keys_of_chunk = keys.div_ceil(wanted.div_ceil(blocks).clamp(1, most)).next_multiple_of(FEW_KEYS);
+    let most = keys.div_ceil(2 * DECODE_KEYS).min(PARTS / rows).clamp(1, MOST_BLOCKS);
+    let keys_of_chunk = keys.div_ceil(wanted.div_ceil(blocks).clamp(1, most)).next_multiple_of(DECODE_KEYS);
     (keys_of_chunk, keys.div_ceil(keys_of_chunk))
 }
 
-/// `args` are the operands.
+/// `args` are the operands, which fit `sizes`.
 fn decode(gpu: &mut Gpu, args: Args, out: Span, lse: Span, sizes: &Sizes, shape: &AttentionShape) {
     let AttentionShape { batch, queries, start, heads, kv_heads, head_dim, .. } = *shape;
     let (version, rows) = (sizes.version(), batch * heads * queries);
@@ -208,24 +217,31 @@ fn decode(gpu: &mut Gpu, args: Args, out: Span, lse: Span, sizes: &Sizes, shape:
         Version::D128 => "attention_decode_128",
         Version::Odd => "attention_decode_odd",
     };
-    let (blocks, tiles) = (batch * kv_heads, (queries * heads / kv_heads).div_ceil(FEW_ROWS));
+    let (blocks, tiles) = (batch * kv_heads, (queries * heads / kv_heads).div_ceil(DECODE_ROWS));
     let (chunk, count) = chunks(start + queries, blocks * tiles, 2 * gpu.multiprocessors() as usize, rows);
     let (sums, parts) = match count {
         1 => (Span::NONE, Span::NONE),
         _ => {
-            let all = gpu.scratch.head(count * rows * part_bytes(head_dim));
+            let all = gpu.workspace().head(count * rows * part_bytes(head_dim));
             let sums = all.head(4 * count * rows * head_dim);
             (sums, all.part(sums.bytes, all.bytes - sums.bytes))
         }
     };
-    let args = args.span(gpu, sums).span(gpu, parts).u32(chunk as u32).bytes(sizes);
+    let args = args.span(gpu, sums).span(gpu, parts).u32(dim(chunk)).bytes(sizes);
     // Queries, and two stages of keys and values.
-    let shared = 2 * version.width() * (FEW_ROWS + 4 * FEW_KEYS);
-    gpu.launch(name, [blocks as u32, tiles as u32, count as u32], THREADS, shared, &args);
+    let shared = 2 * version.width() * (DECODE_ROWS + 4 * DECODE_KEYS);
+    let grid = [dim(blocks), dim(tiles), dim(count)];
+    // SAFETY: the parameters of the version's kernel, and the shared memory of its tiles. It stays within the rows that
+    // `sizes` says, which the caller found in the operands, and writes `count` parts of each of `rows` rows, for which
+    // `sums` and `parts` have room; of one part it writes none.
+    unsafe { gpu.launch(name, grid, THREADS, shared, &args) };
     if count > 1 {
-        let args = Args::new().span(gpu, sums).span(gpu, parts).u32(count as u32);
+        let args = Args::new().span(gpu, sums).span(gpu, parts).u32(dim(count));
         let args = args.span(gpu, out).span(gpu, lse).bytes(sizes);
-        gpu.launch("attention_decode_join", [rows.div_ceil(THREADS as usize / 32) as u32, 1, 1], THREADS, 0, &args);
+        let grid = [dim(rows.div_ceil(THREADS as usize / 32)), 1, 1];
+        // SAFETY: the parameters of `attention_decode_join`, which reads the parts that were just written and writes the
+        // rows of out and lse that `sizes` says.
+        unsafe { gpu.launch("attention_decode_join", grid, THREADS, 0, &args) };
     }
 }
 
@@ -244,7 +260,7 @@ mod tests {
         assert_eq!(chunks(8200, 300, 264, 300), (8256, 1));
         for keys in 1..1000 {
             let (chunk, count) = chunks(keys, 3, 50, 7);
-            assert!(chunk % FEW_KEYS == 0 && chunk * count >= keys && chunk * (count - 1) < keys);
+            assert!(chunk % DECODE_KEYS == 0 && chunk * count >= keys && chunk * (count - 1) < keys);
         }
     }
 

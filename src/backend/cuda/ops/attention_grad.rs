@@ -1,8 +1,9 @@
 //! The gradient of causal attention.
 
-use super::attention::{Sizes, THREADS, Version, first_keys, grid};
+use super::attention::{Sizes, THREADS, Version, grid, segments};
+use super::product;
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{AttentionShape, Largest};
+use crate::backend::{AttentionGradArgs, AttentionShape, MaxShapes};
 use crate::memory::Span;
 
 /// Queries of a block of the first pass.
@@ -10,9 +11,9 @@ const QUERIES: usize = 128;
 /// Bytes of what the first pass leaves for the second, for each query of each head: `Row` in kernels/attention_grad.cu.
 const ROW: usize = 16;
 
-/// Scratch in bytes: what the passes tell each other.
-pub fn need(largest: &Largest) -> usize {
-    ROW * largest.tokens * (largest.inputs / largest.head_dim.max(1)).max(1)
+/// Workspace in bytes: what the first pass leaves for the second.
+pub(crate) fn need(max: &MaxShapes) -> usize {
+    ROW * max.tokens * (max.inputs / max.head_dim.max(1)).max(1)
 }
 
 /// How the kernels for one width divide their work; as the constants at the top of the kernels.
@@ -34,36 +35,17 @@ impl Tiles {
     }
 }
 
-/// See [`crate::backend::Backend::attention_grad`]; `first` as in [`super::attention::attention`].
-///
-/// `out`, if given, is the output exactly as `attention` left it. Without it (because what was kept of it is rounded
-/// further), its products with `dout` are formed from probabilities, for two products of matrices more on top of seven.
-///
-/// Probabilities and the gradients of scores are rounded to bfloat16 before the last products: a relative error of 2^-9
-/// of each term.
+/// See [`crate::backend::ops::Attention::attention_grad`].
 ///
 /// # Panics
-/// As [`super::attention::attention`], and if `start` is not 0 or `capacity` not S.
-#[allow(clippy::too_many_arguments)]
-pub fn attention_grad(
-    gpu: &mut Gpu,
-    q: Span,
-    k: Span,
-    v: Span,
-    out: Option<Span>,
-    lse: Span,
-    dout: Span,
-    dq: Span,
-    dk: Span,
-    dv: Span,
-    first: Option<Span>,
-    shape: AttentionShape,
-) {
+/// If a span does not fit the shape, or the shape the kernels; if `start` is not 0 or `capacity` not S.
+pub(crate) fn attention_grad(gpu: &mut Gpu, args: &AttentionGradArgs) {
+    let &AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape } = args;
     let sizes = Sizes::new(&shape, q, k, lse);
     assert!(shape.start == 0 && shape.capacity == shape.queries, "a gradient of whole sequences");
     let like_q = [dout, dq].into_iter().chain(out).all(|span| span.bytes == q.bytes);
     assert!(like_q && [v, dk, dv].iter().all(|span| span.bytes == k.bytes), "spans of equal length");
-    let (version, first) = (sizes.version(), first_keys(gpu, first, &shape));
+    let (version, segment_start) = (sizes.version(), segments(gpu, segment_start, &shape));
     let (for_queries, for_keys) = match version {
         Version::D32 => ("attention_grad_queries_32", "attention_grad_keys_32"),
         Version::D64 => ("attention_grad_queries_64", "attention_grad_keys_64"),
@@ -72,21 +54,26 @@ pub fn attention_grad(
         Version::Odd => ("attention_grad_queries_odd", "attention_grad_keys_odd"),
     };
     let AttentionShape { batch, queries, heads, kv_heads, head_dim, .. } = shape;
-    let rows = gpu.scratch.head(ROW * batch * heads * queries);
+    let rows = gpu.workspace().head(product([ROW, batch, heads, queries]));
     let (width, tiles) = (version.width(), Tiles::of(version.width()));
     // Bytes of two tensors' head, and how many heads share one of keys.
     let (head, group) = (4 * queries * head_dim, heads / kv_heads);
 
     let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, out.unwrap_or(Span::NONE));
-    let args = args.span(gpu, lse).span(gpu, dout).span(gpu, dq).span(gpu, rows).address(first).bytes(&sizes);
+    let args = args.span(gpu, lse).span(gpu, dout).span(gpu, dq).span(gpu, rows).address(segment_start).bytes(&sizes);
     let blocks = grid(batch * heads, queries.div_ceil(QUERIES), head / group);
     // Queries and their gradients, and two stages of keys and values.
-    gpu.launch(for_queries, blocks, THREADS, 2 * width * (2 * QUERIES + 4 * tiles.keys_at_once), &args);
+    let shared = 2 * width * (2 * QUERIES + 4 * tiles.keys_at_once);
+    // SAFETY: the parameters of the version's kernel, and the shared memory of its tiles. It stays within the rows that
+    // `sizes` says, which `Sizes::new` and the assertion above found in the operands, and writes one `Row` for each
+    // query of each head; a segment's start is limited to the query's own position before it is used.
+    unsafe { gpu.launch(for_queries, blocks, THREADS, shared, &args) };
 
     let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, dout).span(gpu, rows);
-    let args = args.span(gpu, dk).span(gpu, dv).address(first).bytes(&sizes);
+    let args = args.span(gpu, dk).span(gpu, dv).address(segment_start).bytes(&sizes);
     let blocks = grid(batch * kv_heads, queries.div_ceil(tiles.keys), head * group);
     // Keys and values, and two stages of queries, their gradients and rows.
     let stage = tiles.queries_at_once * (4 * width + ROW);
-    gpu.launch(for_keys, blocks, THREADS, 4 * width * tiles.keys + 2 * stage, &args);
+    // SAFETY: as above; this pass reads the rows that the first one wrote.
+    unsafe { gpu.launch(for_keys, blocks, THREADS, 4 * width * tiles.keys + 2 * stage, &args) };
 }

@@ -2,7 +2,7 @@
 
 use crate::backend::adam::{AdamArgs, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Param};
+use crate::backend::{MaxShapes, Param};
 use crate::memory::Span;
 use crate::quant::{BLOCK, GroupedShape};
 
@@ -15,9 +15,9 @@ const WARPS: usize = 8;
 const MOST_BLOCKS: usize = 65_535;
 
 /// Scratch in bytes, beside what the statistics need.
-pub(crate) fn need(largest: &Largest) -> usize {
-    let (rows, cols) = (largest.features.max(largest.inputs), largest.inputs);
-    4 * (rows.next_multiple_of(BLOCK) + 2 * cols.next_multiple_of(BLOCK) + largest.parameter.div_ceil(ROWS))
+pub(crate) fn need(max: &MaxShapes) -> usize {
+    let (rows, cols) = (max.features.max(max.inputs), max.inputs);
+    4 * (rows.next_multiple_of(BLOCK) + 2 * cols.next_multiple_of(BLOCK) + max.parameter.div_ceil(ROWS))
 }
 
 /// Where this step's shared moments lie in the scratch.
@@ -68,17 +68,21 @@ impl Means {
         let (rows, cols) = (g.rows as u32, g.cols as u32);
         let args = Args::new().span(gpu, grad).u32(rows).u32(cols).bytes(constants).span(gpu, verdict);
         let args = args.span(gpu, touched).span(gpu, self.kept_rows).span(gpu, self.now);
-        gpu.launch("optimizer_row_means", [g.rows.div_ceil(WARPS) as u32, 1, 1], THREADS, 0, &args);
+        // SAFETY: the parameters of the kernel, which reads rows x cols of the gradient and one mean and flag per row,
+        // all of which the step checked or cut from the workspace for this shape.
+        unsafe { gpu.launch("optimizer_row_means", [g.rows.div_ceil(WARPS) as u32, 1, 1], THREADS, 0, &args) };
         if self.factors.is_none() {
             return;
         }
         let blocks = cols.div_ceil(THREADS);
         let args = Args::new().span(gpu, grad).u32(rows).u32(cols).span(gpu, verdict).span(gpu, self.sums);
         let row_blocks = g.rows.div_ceil(ROWS).min(MOST_BLOCKS) as u32;
-        gpu.launch("optimizer_col_sums", [blocks, row_blocks, 1], THREADS, 0, &args);
+        // SAFETY: as above; it writes one row of `cols` sums for each block of rows, for which `sums` has room.
+        unsafe { gpu.launch("optimizer_col_sums", [blocks, row_blocks, 1], THREADS, 0, &args) };
         let args = Args::new().u32(rows).u32(cols).bytes(constants).span(gpu, verdict).span(gpu, self.now);
         let args = args.span(gpu, self.sums).span(gpu, self.kept_cols).span(gpu, self.factors);
-        gpu.launch("optimizer_factors", [blocks, 1, 1], THREADS, 0, &args);
+        // SAFETY: as above; it reads the sums and writes `cols` means and factors.
+        unsafe { gpu.launch("optimizer_factors", [blocks, 1, 1], THREADS, 0, &args) };
     }
 }
 

@@ -1,26 +1,28 @@
-//! Products with a weight: forward, and the gradient of the input.
+//! Products with a weight: forward, and the gradients of the input and of the weight.
 //!
-//! A panel of the weight is dequantized to bf16 in scratch that stays in the L2 cache, then cuBLASLt multiplies with it:
-//! at thousands of tokens the product does hundreds of times the work of dequantizing. Up to [`FEW`] tokens one kernel
+//! A panel of the weight is dequantized to bf16 in workspace that stays in the L2 cache, then cuBLASLt multiplies with it:
+//! at thousands of tokens the product does hundreds of times the work of dequantizing. Up to [`SMALL_BATCH`] tokens one kernel
 //! dequantizes in registers.
 
-use super::pitch;
 use super::weights::{self, COLS, Part};
+use super::{dim, pitch, rows_of};
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product};
-use crate::backend::{Largest, Store, Weight, WeightKind};
+use crate::backend::ops::Linear;
+use crate::backend::{Accumulate, MaxShapes, Weight, WeightKind};
 use crate::memory::Span;
 
 /// Up to this many tokens are multiplied without cuBLASLt.
-const FEW: usize = 8;
+const SMALL_BATCH: usize = 8;
 /// Bytes of a panel, which should stay in the L2 cache (50 to 60 MB on Hopper) beside what a product streams.
 const PANEL: usize = 32 << 20;
 /// Rows of a panel are a multiple of this, the height of cuBLASLt's tiles.
 const ROWS: usize = 128;
 
-/// Scratch in bytes: a panel, at least [`COLS`] columns of the tallest weight.
-pub(crate) fn need(largest: &Largest) -> usize {
-    let tallest = largest.features.max(largest.inputs);
-    let whole = 2 * (largest.parameter + ROW_PADDING * tallest);
+/// Workspace in bytes: a panel, at least [`COLS`] columns of the tallest weight.
+pub(crate) fn need(max: &MaxShapes) -> usize {
+    let tallest = max.features.max(max.inputs);
+    let whole = 2 * (max.parameter + ROW_PADDING * tallest);
     whole.min(PANEL.max(2 * COLS * tallest))
 }
 
@@ -30,14 +32,18 @@ const ROW_PADDING: usize = 7;
 /// Parts of `total` that fit `most` each, as equal as multiples of `multiple` allow: (from, count).
 fn parts(total: usize, most: usize, multiple: usize) -> impl Iterator<Item = (usize, usize)> {
     let most = if most >= total { total } else { most / multiple * multiple };
-    assert!(most > 0, "scratch for {multiple} of {total} rows or columns");
+    assert!(most > 0, "workspace for {multiple} of {total} rows or columns");
     let each = total.div_ceil(total.div_ceil(most)).next_multiple_of(multiple).min(most);
     (0..total).step_by(each).map(move |from| (from, each.min(total - from)))
 }
 
+/// Tokens of `x` and `y`.
+///
+/// # Panics
+/// If these are not the same.
 fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
-    let tokens = x.bytes / (2 * pitch(width));
-    assert!(x.bytes == 2 * tokens * pitch(width) && y.bytes == 2 * tokens * pitch(other), "whole rows of one batch");
+    let tokens = rows_of(x, width);
+    assert_eq!(rows_of(y, other), tokens, "as many rows of the output");
     tokens
 }
 
@@ -46,84 +52,105 @@ fn in_place(w: &Weight) -> bool {
     w.kind == WeightKind::Bf16 && pitch(w.shape.cols) == w.shape.cols
 }
 
-/// Where panels go: no more of the scratch than stays in the cache, unless the narrowest panel takes more.
+/// Where panels go: no more of the workspace than stays in the cache, unless the narrowest panel takes more.
 fn panel(gpu: &Gpu, narrowest: usize) -> Span {
-    gpu.scratch.head(gpu.scratch.bytes.min(PANEL.max(narrowest)))
+    gpu.workspace().head(gpu.workspace().bytes.min(PANEL.max(narrowest)))
 }
 
-/// See [`crate::backend::Backend::linear`].
-pub(crate) fn linear(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, store: Store) {
-    let (outputs, inputs) = (w.shape.rows, w.shape.cols);
-    let m = tokens(x, inputs, y, outputs);
-    if m <= FEW && w.kind == WeightKind::Int4 {
-        return small_batch(gpu, x, w, y, m, store);
+impl Linear for Cuda {
+    fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        let gpu = &mut self.gpu;
+        weights::check(w);
+        let (outputs, inputs) = (w.shape.rows, w.shape.cols);
+        let m = tokens(x, inputs, y, outputs);
+        if m <= SMALL_BATCH && w.kind == WeightKind::Int4 {
+            return small_batch(gpu, x, w, y, m, accumulate);
+        }
+        let product = |row: usize, n: usize, b: Matrix| Product {
+            form: Form::Nt,
+            m,
+            n,
+            k: inputs,
+            a: Matrix { span: x, pitch: pitch(inputs) },
+            b,
+            out: Matrix { span: after(y, 2 * row), pitch: pitch(outputs) },
+            output: Output::Bf16,
+            accumulate: accumulate == Accumulate::Yes,
+        };
+        if in_place(w) {
+            return gpu.multiply(&product(0, outputs, Matrix { span: w.data, pitch: inputs }));
+        }
+        let panel = panel(gpu, 2 * ROWS * pitch(inputs));
+        for (row, rows) in parts(outputs, panel.bytes / (2 * pitch(inputs)), ROWS) {
+            weights::dequantize(gpu, w, Part { row, col: 0, rows, cols: inputs }, panel);
+            gpu.multiply(&product(row, rows, Matrix { span: panel, pitch: pitch(inputs) }));
+        }
     }
-    let (a, out) = (gpu.address(x), gpu.address(y));
-    let product = |row: usize, n: usize, b: Matrix| Product {
-        form: Form::Nt,
-        m,
-        n,
-        k: inputs,
-        a: Matrix { address: a, pitch: pitch(inputs) },
-        b,
-        out: Matrix { address: out + 2 * row as u64, pitch: pitch(outputs) },
-        output: Output::Bf16,
-        accumulate: store == Store::Accumulate,
-    };
-    weights::check(w);
-    if in_place(w) {
-        let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
-        return gpu.multiply(&product(0, outputs, whole));
+
+    /// Panels run over columns, so that each element of `dx` is one sum in float32.
+    fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate) {
+        let gpu = &mut self.gpu;
+        weights::check(w);
+        let (outputs, inputs) = (w.shape.rows, w.shape.cols);
+        let m = tokens(dy, outputs, dx, inputs);
+        let product = |col: usize, n: usize, b: Matrix| Product {
+            form: Form::Nn,
+            m,
+            n,
+            k: outputs,
+            a: Matrix { span: dy, pitch: pitch(outputs) },
+            b,
+            out: Matrix { span: after(dx, 2 * col), pitch: pitch(inputs) },
+            output: Output::Bf16,
+            accumulate: accumulate == Accumulate::Yes,
+        };
+        if in_place(w) {
+            return gpu.multiply(&product(0, inputs, Matrix { span: w.data, pitch: inputs }));
+        }
+        let panel = panel(gpu, 2 * COLS * outputs);
+        let most = match 2 * outputs * pitch(inputs) <= panel.bytes {
+            true => inputs,
+            false => panel.bytes / (2 * outputs),
+        };
+        for (col, cols) in parts(inputs, most, COLS) {
+            weights::dequantize(gpu, w, Part { row: 0, col, rows: outputs, cols }, panel);
+            gpu.multiply(&product(col, cols, Matrix { span: panel, pitch: pitch(cols) }));
+        }
     }
-    let panel = panel(gpu, 2 * ROWS * pitch(inputs));
-    for (row, rows) in parts(outputs, panel.bytes / (2 * pitch(inputs)), ROWS) {
-        weights::dequantize(gpu, w, Part { row, col: 0, rows, cols: inputs }, panel);
-        let b = Matrix { address: gpu.address(panel), pitch: pitch(inputs) };
-        gpu.multiply(&product(row, rows, b));
+
+    /// One product: nothing is dequantized.
+    fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate) {
+        let tokens = tokens(dy, rows, x, cols);
+        assert_eq!(grad.bytes, super::product([4, rows, cols]), "the gradient of a weight of {rows} x {cols}");
+        self.gpu.multiply(&Product {
+            form: Form::Tn,
+            m: rows,
+            n: cols,
+            k: tokens,
+            a: Matrix { span: dy, pitch: pitch(rows) },
+            b: Matrix { span: x, pitch: pitch(cols) },
+            out: Matrix { span: grad, pitch: cols },
+            output: Output::F32,
+            accumulate: accumulate == Accumulate::Yes,
+        });
     }
 }
 
-/// See [`crate::backend::Backend::linear_grad_input`]. Panels run over columns, so that each element of `dx` is one sum
-/// in float32.
-pub(crate) fn linear_grad_input(gpu: &mut Gpu, dy: Span, w: &Weight, dx: Span, store: Store) {
-    let (outputs, inputs) = (w.shape.rows, w.shape.cols);
-    let m = tokens(dy, outputs, dx, inputs);
-    let (a, out) = (gpu.address(dy), gpu.address(dx));
-    let product = |col: usize, n: usize, b: Matrix| Product {
-        form: Form::Nn,
-        m,
-        n,
-        k: outputs,
-        a: Matrix { address: a, pitch: pitch(outputs) },
-        b,
-        out: Matrix { address: out + 2 * col as u64, pitch: pitch(inputs) },
-        output: Output::Bf16,
-        accumulate: store == Store::Accumulate,
-    };
-    weights::check(w);
-    if in_place(w) {
-        let whole = Matrix { address: gpu.address(w.data), pitch: inputs };
-        return gpu.multiply(&product(0, inputs, whole));
-    }
-    let panel = panel(gpu, 2 * COLS * outputs);
-    let most = match 2 * outputs * pitch(inputs) <= panel.bytes {
-        true => inputs,
-        false => panel.bytes / (2 * outputs),
-    };
-    for (col, cols) in parts(inputs, most, COLS) {
-        weights::dequantize(gpu, w, Part { row: 0, col, rows: outputs, cols }, panel);
-        let b = Matrix { address: gpu.address(panel), pitch: pitch(cols) };
-        gpu.multiply(&product(col, cols, b));
-    }
+/// A span without its first `bytes` bytes.
+fn after(span: Span, bytes: usize) -> Span {
+    span.part(bytes, span.bytes - bytes)
 }
 
-fn small_batch(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, tokens: usize, store: Store) {
+/// `w` is INT4 with planes that were checked, and `x` has `tokens` rows, at most [`SMALL_BATCH`].
+fn small_batch(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, tokens: usize, accumulate: Accumulate) {
     let g = w.shape;
     let args = weights::packed_planes(gpu, Args::new().span(gpu, x), w).span(gpu, y);
-    let args = args.u32(tokens as u32).u32(g.cols as u32).u32(g.rows as u32).u32(g.padded_cols() as u32);
-    let args = args.u32(g.group.trailing_zeros()).u32(u32::from(store == Store::Accumulate));
+    let args = args.u32(dim(tokens)).u32(dim(g.cols)).u32(dim(g.rows)).u32(dim(g.padded_cols()));
+    let args = args.u32(g.group.trailing_zeros()).u32(u32::from(accumulate == Accumulate::Yes));
     let kernel = if tokens == 1 { "gemv_int4" } else { "small_batch_int4" };
-    gpu.launch(kernel, [g.rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
+    // SAFETY: the parameters of both kernels of linear_small_batch.cu, which stay within the planes of a weight of this
+    // shape, which `packed_planes` checked, and `tokens` rows of x and y, which `linear` did.
+    unsafe { gpu.launch(kernel, [dim(g.rows.div_ceil(8)), 1, 1], 256, 0, &args) };
 }
 
 #[cfg(test)]
@@ -141,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "scratch for 256")]
-    fn too_little_scratch_is_noticed() {
+    #[should_panic(expected = "workspace for 256")]
+    fn too_little_workspace_is_noticed() {
         let _ = parts(1000, 200, 256);
     }
 }

@@ -1,17 +1,19 @@
 //! RMSNorm and its gradient.
 
-use super::pitch;
+use super::{dim, product, rows_of};
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Largest, Store};
+use crate::backend::ops::Norm;
+use crate::backend::{Accumulate, MaxShapes, NormGradArgs};
 use crate::memory::Span;
 
 /// Rows of one partial sum of a gain's gradient, at least; and how many partial sums at most.
 const ROWS: usize = 16;
 const CHUNKS: usize = 128;
 
-/// Scratch in bytes: one row of float32 partial sums per chunk of rows.
-pub(crate) fn need(largest: &Largest) -> usize {
-    4 * chunks(largest.tokens).0 * largest.features
+/// Workspace in bytes: one row of float32 partial sums per chunk of rows.
+pub(crate) fn need(max: &MaxShapes) -> usize {
+    4 * chunks(max.tokens).0 * max.features
 }
 
 /// How many chunks of how many rows.
@@ -20,44 +22,56 @@ pub(crate) fn chunks(rows: usize) -> (usize, usize) {
     (rows.div_ceil(per_chunk), per_chunk)
 }
 
-/// See [`crate::backend::Backend::rms_norm`].
-pub(crate) fn rms_norm(gpu: &mut Gpu, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32) {
-    let (rows, width) = (inv_rms.bytes / 4, gain.bytes / 4);
-    assert!(x.bytes == 2 * rows * pitch(width) && out.bytes == x.bytes, "whole rows");
-    let args = Args::new().span(gpu, x).span(gpu, gain).span(gpu, out).span(gpu, inv_rms);
-    let args = args.u32(rows as u32).u32(width as u32).f32(eps);
-    gpu.launch("rms_norm", [rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
-}
+impl Norm for Cuda {
+    fn rms_norm(&mut self, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32) {
+        let gpu = &mut self.gpu;
+        let (rows, width) = (inv_rms.bytes / 4, gain.bytes / 4);
+        assert!(rows_of(x, width) == rows && out.bytes == x.bytes, "whole rows");
+        let args = Args::new().span(gpu, x).span(gpu, gain).span(gpu, out).span(gpu, inv_rms);
+        let args = args.u32(dim(rows)).u32(dim(width)).f32(eps);
+        // SAFETY: the parameters of `rms_norm`, which stays within `rows` rows of x and out, `width` gains and `rows`
+        // of inv_rms; the operands have as many.
+        unsafe { gpu.launch("rms_norm", [dim(rows.div_ceil(8)), 1, 1], 256, 0, &args) };
+    }
 
-/// See [`crate::backend::Backend::rms_norm_grad`].
-#[allow(clippy::too_many_arguments)]
-pub(crate) fn rms_norm_grad(
-    gpu: &mut Gpu,
-    x: Span,
-    gain: Span,
-    inv_rms: Span,
-    dout: Span,
-    dx: Span,
-    dgain: Span,
-    store: Store,
-) {
-    let (rows, width) = (inv_rms.bytes / 4, gain.bytes / 4);
-    let same = [x, dout, dx].iter().all(|span| span.bytes == 2 * rows * pitch(width));
-    assert!(same && dgain.bytes >= gain.bytes, "whole rows");
-    let (count, per_chunk) = chunks(rows);
-    let partial = gpu.scratch.head(4 * count * width);
-    let args = Args::new().span(gpu, x).span(gpu, inv_rms).span(gpu, dout).span(gpu, partial);
-    let args = args.u32(rows as u32).u32(width as u32).u32(per_chunk as u32);
-    gpu.launch("rms_norm_gain_partial", [width.div_ceil(256) as u32, count as u32, 1], 256, 0, &args);
-    sum_columns(gpu, partial, dgain, (count, width), store);
-    let args = Args::new().span(gpu, x).span(gpu, gain).span(gpu, inv_rms).span(gpu, dout).span(gpu, dx);
-    let args = args.u32(rows as u32).u32(width as u32);
-    gpu.launch("rms_norm_grad", [rows.div_ceil(8) as u32, 1, 1], 256, 0, &args);
+    fn rms_norm_grad(&mut self, args: &NormGradArgs) {
+        let gpu = &mut self.gpu;
+        let &NormGradArgs { x, gain, inv_rms, dout, dx, dgain, accumulate } = args;
+        let (rows, width) = (inv_rms.bytes / 4, gain.bytes / 4);
+        let same = dout.bytes == x.bytes && dx.bytes == x.bytes;
+        assert!(rows_of(x, width) == rows && same && dgain.bytes >= gain.bytes, "whole rows");
+        let (count, per_chunk) = chunks(rows);
+        let partial = gpu.workspace().head(product([4, count, width]));
+        let args = Args::new().span(gpu, x).span(gpu, inv_rms).span(gpu, dout).span(gpu, partial);
+        let args = args.u32(dim(rows)).u32(dim(width)).u32(dim(per_chunk));
+        let grid = [dim(width.div_ceil(256)), dim(count), 1];
+        // SAFETY: the parameters of `rms_norm_gain_partial`, which reads `rows` rows and writes `width` sums for each of
+        // the grid's `count` chunks; x and dout have the rows, `partial` the sums.
+        unsafe { gpu.launch("rms_norm_gain_partial", grid, 256, 0, &args) };
+        sum_columns(gpu, partial, dgain.head(4 * width), (count, width), accumulate);
+        let args = Args::new().span(gpu, x).span(gpu, gain).span(gpu, inv_rms).span(gpu, dout).span(gpu, dx);
+        let args = args.u32(dim(rows)).u32(dim(width));
+        // SAFETY: the parameters of `rms_norm_grad`, which stays within `rows` rows of x, dout and dx, `width` gains and
+        // `rows` of inv_rms; the operands have as many.
+        unsafe { gpu.launch("rms_norm_grad", [dim(rows.div_ceil(8)), 1, 1], 256, 0, &args) };
+    }
 }
 
 /// `out[column]` = the sum of `count` rows of partial sums, in order.
-pub(crate) fn sum_columns(gpu: &mut Gpu, partial: Span, out: Span, (count, width): (usize, usize), store: Store) {
-    let args = Args::new().span(gpu, partial).span(gpu, out).u32(count as u32).u32(width as u32);
-    let args = args.u32(u32::from(store == Store::Accumulate));
-    gpu.launch("sum_columns", [width.div_ceil(256) as u32, 1, 1], 256, 0, &args);
+///
+/// # Panics
+/// If a span has another size.
+pub(crate) fn sum_columns(
+    gpu: &mut Gpu,
+    partial: Span,
+    out: Span,
+    (count, width): (usize, usize),
+    accumulate: Accumulate,
+) {
+    assert!(partial.bytes == product([4, count, width]) && out.bytes == 4 * width, "{count} sums of {width} columns");
+    let args = Args::new().span(gpu, partial).span(gpu, out).u32(dim(count)).u32(dim(width));
+    let args = args.u32(u32::from(accumulate == Accumulate::Yes));
+    // SAFETY: the parameters of `sum_columns`, which reads `count` rows of `width` partial sums and writes `width`;
+    // the spans have exactly these.
+    unsafe { gpu.launch("sum_columns", [dim(width.div_ceil(256)), 1, 1], 256, 0, &args) };
 }

@@ -1,5 +1,6 @@
 //! Rows or columns of a matrix divided by their root mean squares.
 
+use super::{dim, product};
 use crate::backend::Axis;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::memory::Span;
@@ -12,19 +13,22 @@ const WARPS: usize = 8;
 /// Grids have fewer blocks than this in their second direction.
 const MOST_BLOCKS: usize = 65_535;
 
-/// See [`crate::backend::Backend::normalize`].
-///
 /// # Panics
 /// If `x` is not as long as its shape says.
-pub fn normalize(gpu: &mut Gpu, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
-    assert_eq!(x.bytes, 4 * rows * cols, "bytes of a matrix");
-    let args = Args::new().span(gpu, x).u32(rows as u32).u32(cols as u32);
+pub(super) fn normalize(gpu: &mut Gpu, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
+    assert_eq!(x.bytes, product([4, rows, cols]), "bytes of a matrix");
+    let args = Args::new().span(gpu, x).u32(dim(rows)).u32(dim(cols));
     if axis == Axis::Rows {
-        return gpu.launch("normalize_rows", [rows.div_ceil(WARPS) as u32, 1, 1], THREADS, 0, &args.f32(floor));
+        // SAFETY: the parameters of the kernel, which stays within `rows * cols` elements of x.
+        unsafe { gpu.launch("normalize_rows", [dim(rows.div_ceil(WARPS)), 1, 1], THREADS, 0, &args.f32(floor)) };
+        return;
     }
     let blocks = rows.div_ceil(ROWS);
-    let sums = gpu.scratch.head(4 * blocks * cols);
-    let grid = [(cols as u32).div_ceil(THREADS), blocks.min(MOST_BLOCKS) as u32, 1];
-    gpu.launch("normalize_col_sums", grid, THREADS, 0, &args.span(gpu, sums));
-    gpu.launch("normalize_cols", grid, THREADS, 0, &args.f32(floor).span(gpu, sums));
+    let sums = gpu.workspace().head(product([4, blocks, cols]));
+    let grid = [dim(cols).div_ceil(THREADS), dim(blocks.min(MOST_BLOCKS)), 1];
+    // SAFETY: the parameters of both kernels, which stay within `rows * cols` elements of x and `blocks * cols` sums.
+    unsafe {
+        gpu.launch("normalize_col_sums", grid, THREADS, 0, &args.span(gpu, sums));
+        gpu.launch("normalize_cols", grid, THREADS, 0, &args.f32(floor).span(gpu, sums));
+    }
 }

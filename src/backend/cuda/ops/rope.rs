@@ -1,19 +1,25 @@
 //! Rotary position embedding.
 
-use super::pitch;
+use super::{dim, product, rows_of};
 use crate::backend::Rotation;
-use crate::backend::cuda::runtime::{Args, Gpu};
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::runtime::Args;
+use crate::backend::ops::Rope;
 use crate::memory::Span;
 
-/// See [`crate::backend::Backend::rope`].
-pub(crate) fn rope(gpu: &mut Gpu, x: Span, table: Span, rotation: Rotation) {
-    let Rotation { heads, head_dim, queries, start, inverse } = rotation;
-    let width = pitch(heads * head_dim);
-    assert!(head_dim.is_multiple_of(2), "heads of {head_dim} elements have no halves");
-    assert!(x.bytes.is_multiple_of(2 * queries * width), "whole sequences");
-    assert!(4 * (start + queries) * head_dim <= table.bytes, "positions up to {} in the table", start + queries);
-    let tokens = x.bytes / (2 * width);
-    let args = Args::new().span(gpu, x).span(gpu, table).u32(heads as u32).u32(head_dim as u32 / 2);
-    let args = args.u32(queries as u32).u32(start as u32).f32(if inverse { -1.0 } else { 1.0 });
-    gpu.launch("rope", [tokens as u32, 1, 1], 256, 0, &args);
+impl Rope for Cuda {
+    fn rope(&mut self, x: Span, table: Span, rotation: Rotation) {
+        let gpu = &mut self.gpu;
+        let Rotation { heads, head_dim, queries, start, inverse } = rotation;
+        let tokens = rows_of(x, product([heads, head_dim]));
+        assert!(head_dim.is_multiple_of(2), "heads of {head_dim} elements have no halves");
+        assert!(tokens.is_multiple_of(queries), "whole sequences");
+        let positions = dim(start) as usize + dim(queries) as usize;
+        assert!(product([4, positions, head_dim]) <= table.bytes, "positions up to {positions} in the table");
+        let args = Args::new().span(gpu, x).span(gpu, table).u32(dim(heads)).u32(dim(head_dim) / 2);
+        let args = args.u32(dim(queries)).u32(dim(start)).f32(if inverse { -1.0 } else { 1.0 });
+        // SAFETY: the parameters of `rope`, of which each block stays within a row of x, of heads x head_dim elements, and
+        // reads head_dim floats of the table at a position below start + queries.
+        unsafe { gpu.launch("rope", [dim(tokens), 1, 1], 256, 0, &args) };
+    }
 }

@@ -1,11 +1,13 @@
-//! What rules beside Adam's family are made of; see [`crate::backend::Backend::begin_update`] and its neighbours. What the
-//! gradient allows is decided and kept on the device.
+//! What optimizer rules are made of. What a gradient allows is decided and kept on the device.
 
-use super::adam::{LEAF, Planes, Shape, Statistics, Storage, THREADS, TILE};
+use super::adam::{self, LEAF, Planes, Shape, Statistics, Storage, THREADS, TILE};
 use super::adam::{check_weight, kept, launch_leaves, launch_verdict};
+use super::normalize::normalize;
 use crate::backend::adam::AdamArgs;
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{MomentumArgs, Param, StateTensor, UpdateArgs};
+use crate::backend::ops::Update;
+use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
 use zerocopy::FromZeros;
 
@@ -17,30 +19,58 @@ const SCALARS: usize = 128;
 const SCALAR_BYTES: usize = 16;
 
 fn gate(gpu: &Gpu) -> Span {
-    gpu.words.part(GATE, GATE_BYTES)
+    gpu.words().part(GATE, GATE_BYTES)
 }
 
-/// See [`crate::backend::Backend::begin_update`].
-pub fn begin(gpu: &mut Gpu, grad: Span, freeze_on_zero: bool) {
-    let count = grad.bytes / 4;
-    let leaves = count.div_ceil(LEAF);
-    let at = Statistics::new(gpu.scratch, leaves);
-    launch_leaves(gpu, grad, count, &at);
-    // No clipping: all that Stable-SPAM would do is left out.
-    let plain = AdamArgs::new_zeroed();
-    let (scalars, gate) = (gpu.words.part(SCALARS, SCALAR_BYTES), gate(gpu));
-    launch_verdict(gpu, leaves as u32, &at, scalars, &plain, gate);
-    if freeze_on_zero {
-        let args = Args::new().span(gpu, gate);
-        gpu.launch("optimizer_freeze", [1, 1, 1], 32, 0, &args);
+impl Update for Cuda {
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        adam::step(&mut self.gpu, param, grad, args);
+    }
+
+    fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
+        begin(&mut self.gpu, grad, freeze_on_zero);
+    }
+
+    fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs) {
+        momentum(&mut self.gpu, param, state, x, args);
+    }
+
+    fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
+        normalize(&mut self.gpu, x, rows, cols, axis, floor);
+    }
+
+    fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
+        add_weight(&mut self.gpu, param, x, factor);
+    }
+
+    fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
+        apply(&mut self.gpu, param, direction, args);
+    }
+
+    fn update_stats(&mut self) -> UpdateStats {
+        adam::update_stats(&mut self.gpu)
     }
 }
 
-/// See [`crate::backend::Backend::momentum`].
-///
+fn begin(gpu: &mut Gpu, grad: Span, freeze_on_zero: bool) {
+    let count = grad.bytes / 4;
+    let leaves = count.div_ceil(LEAF);
+    let at = Statistics::new(gpu.workspace(), leaves);
+    launch_leaves(gpu, grad, count, &at);
+    // No clipping: all that Stable-SPAM would do is left out.
+    let plain = AdamArgs::new_zeroed();
+    let (scalars, gate) = (gpu.words().part(SCALARS, SCALAR_BYTES), gate(gpu));
+    launch_verdict(gpu, leaves as u32, &at, scalars, &plain, gate);
+    if freeze_on_zero {
+        let args = Args::new().span(gpu, gate);
+        // SAFETY: the parameter of the kernel, which touches nothing but the verdict.
+        unsafe { gpu.launch("optimizer_freeze", [1, 1, 1], 32, 0, &args) };
+    }
+}
+
 /// # Panics
 /// If a plane's length does not fit the shape.
-pub fn momentum(gpu: &mut Gpu, param: &Param, state: &StateTensor, x: Span, constants: &MomentumArgs) {
+fn momentum(gpu: &mut Gpu, param: &Param, state: &StateTensor, x: Span, constants: &MomentumArgs) {
     let g = param.weight.shape;
     assert_eq!(x.bytes, 4 * g.len(), "bytes of a direction");
     assert_eq!([state.data.bytes, state.scales.bytes], state.spec.format.bytes(g), "bytes of {}", state.spec.name);
@@ -50,11 +80,9 @@ pub fn momentum(gpu: &mut Gpu, param: &Param, state: &StateTensor, x: Span, cons
     launch(gpu, "momentum", param, &storage, &args);
 }
 
-/// See [`crate::backend::Backend::add_weight`].
-///
 /// # Panics
 /// If a plane's length does not fit the shape.
-pub fn add_weight(gpu: &mut Gpu, param: &Param, x: Span, factor: f32) {
+fn add_weight(gpu: &mut Gpu, param: &Param, x: Span, factor: f32) {
     check_weight(param, x);
     let (planes, storage) = (Planes::of_weight(gpu, param, x), Storage::of_weight(param));
     let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
@@ -62,11 +90,9 @@ pub fn add_weight(gpu: &mut Gpu, param: &Param, x: Span, factor: f32) {
     launch(gpu, "add_weight", param, &storage, &args);
 }
 
-/// See [`crate::backend::Backend::apply_update`].
-///
 /// # Panics
 /// If a plane's length does not fit the shape.
-pub fn apply(gpu: &mut Gpu, param: &Param, direction: Span, constants: &UpdateArgs) {
+fn apply(gpu: &mut Gpu, param: &Param, direction: Span, constants: &UpdateArgs) {
     check_weight(param, direction);
     let (planes, storage) = (Planes::of_weight(gpu, param, direction), Storage::of_weight(param));
     let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
@@ -77,5 +103,7 @@ pub fn apply(gpu: &mut Gpu, param: &Param, direction: Span, constants: &UpdateAr
 /// One thread for each block of 32 elements.
 fn launch(gpu: &mut Gpu, kernel: &'static str, param: &Param, storage: &Storage, args: &Args) {
     let blocks = Shape::of(param.weight.shape).blocks().div_ceil(THREADS);
-    gpu.launch(kernel, [blocks, 1, 1], THREADS, storage.tiles() * TILE * THREADS as usize / 32, args);
+    // SAFETY: the parameters of the three kernels, which stay within planes of the shape, storage and state that the
+    // caller found to be as long as these say, and within the tiles of shared memory that are asked for.
+    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, storage.tiles() * TILE * THREADS as usize / 32, args) };
 }

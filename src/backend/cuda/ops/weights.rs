@@ -1,12 +1,12 @@
 //! Stored weights as kernels read them.
 
-use super::pitch;
+use super::{dim, pitch, product};
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{Scheme, Weight, WeightKind};
 use crate::memory::Span;
 
 /// A part of a weight: rows from `row` on, columns from `col` on, which is a multiple of [`COLS`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
     pub(crate) row: usize,
     pub(crate) col: usize,
@@ -23,6 +23,9 @@ pub(crate) const COLS: usize = 256;
 /// If one does not fit the shape.
 pub(crate) fn check(w: &Weight) {
     let g = w.shape;
+    // Products of the shape must not wrap, and groups be those that kernels divide rows into.
+    product([4, dim(g.rows) as usize, dim(g.padded_cols()) as usize]);
+    assert!(g.group.is_power_of_two() && (32..=COLS).contains(&g.group), "groups of {}", g.group);
     let scales = if matches!(w.kind, WeightKind::Int8 | WeightKind::Int4) { 2 * g.groups() } else { 0 };
     let offsets = if w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric { scales } else { 0 };
     let data = match w.kind {
@@ -49,10 +52,13 @@ pub(crate) fn packed_planes(gpu: &Gpu, args: Args, w: &Weight) -> Args {
 pub(crate) fn dequantize(gpu: &mut Gpu, w: &Weight, part: Part, to: Span) {
     check(w);
     let g = w.shape;
-    assert!(part.col.is_multiple_of(COLS) && part.row + part.rows <= g.rows && part.col + part.cols <= g.cols);
+    assert!(
+        part.col.is_multiple_of(COLS) && part.row + part.rows <= g.rows && part.col + part.cols <= g.cols,
+        "{part:?}"
+    );
     assert!(2 * part.rows * pitch(part.cols) <= to.bytes, "{} x {} in {} bytes", part.rows, part.cols, to.bytes);
     let shape = |args: Args, width: usize| {
-        [part.row, part.col, part.rows, part.cols, width].iter().fold(args, |args, &n| args.u32(n as u32))
+        [part.row, part.col, part.rows, part.cols, width].iter().fold(args, |args, &n| args.u32(dim(n)))
     };
     let mut blocks = (part.rows * part.cols.div_ceil(8)).div_ceil(256);
     let plain = Args::new().span(gpu, w.data).span(gpu, to);
@@ -70,5 +76,7 @@ pub(crate) fn dequantize(gpu: &mut Gpu, w: &Weight, part: Part, to: Span) {
             ("simulate_int4", shape(plain, g.cols).u32(g.group as u32).u32(asymmetric))
         }
     };
-    gpu.launch(kernel, [blocks as u32, 1, 1], 256, 0, &args);
+    // SAFETY: the parameters of the kernel for this kind, which reads the part, inside the planes that `check` found to be
+    // as long as the shape says, and writes its rows, for which `to` has room.
+    unsafe { gpu.launch(kernel, [dim(blocks), 1, 1], 256, 0, &args) };
 }

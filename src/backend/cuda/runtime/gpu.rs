@@ -5,13 +5,13 @@ use super::device::{Capability, Device, text};
 use super::libraries::Search;
 use super::memory::{Arena, Staging};
 use super::modules::Modules;
-use super::offload::Home;
+use super::offload::Offloaded;
 use super::product::{Product, Products, WORKSPACE};
 use super::sources::{SOURCES, Source};
 use super::symbols::{Code, Driver};
 use super::timer::Timer;
 use crate::error::BackendError;
-use crate::memory::{HomeMemory, Place, Span};
+use crate::memory::{HostMemory, Place, Span};
 use cudarc::driver::sys::CUstream;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -20,22 +20,20 @@ use std::sync::Arc;
 const DEVICE_ALIGN: usize = 256;
 /// Bytes of [`Gpu::words`].
 const WORDS: usize = 4096;
-/// Bytes that a plan's scratch holds for the backend itself, whatever operations need.
-pub(super) const OWN_BYTES: usize = DEVICE_ALIGN + WORDS + WORKSPACE;
+/// Bytes of the workspace that are the backend's own, whatever operations need.
+const OWN_BYTES: usize = DEVICE_ALIGN + WORDS + WORKSPACE;
 
 /// A device with everything loaded. All operations go to one stream in the order they are given, and come back
 /// before they are done. Failures are remembered (the first one wins) and reported by [`Gpu::status`]. After a failure
 /// operations do nothing and downloads give zeros.
 pub struct Gpu {
-    /// What operations were promised; free for the one at hand.
-    pub scratch: Span,
-    /// 4096 bytes, zero at first, for what operations keep on the device.
-    pub words: Span,
+    workspace: Span,
+    words: Span,
     products: Products,
     modules: Modules,
     timer: Timer,
     staging: Option<Staging>,
-    home: Option<Home>,
+    offloaded: Option<Offloaded>,
     arena: Option<Arena>,
     allocations: usize,
     /// The operation given last: what an asynchronous failure is most likely about.
@@ -45,7 +43,7 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Bytes at the beginning of the scratch that [`Gpu::allocate`] is given which are the backend's own.
+    /// Bytes at the beginning of the workspace that [`Gpu::allocate`] is given which are the backend's own.
     pub const OWN_BYTES: usize = OWN_BYTES;
 
     /// Finds the libraries, starts the driver, takes device `ordinal`, compiles what is not in the cache and loads all
@@ -67,13 +65,13 @@ impl Gpu {
         let products = Products::new(&device, search)?;
         let timer = Timer::new(&device)?;
         Ok(Self {
-            scratch: Span::NONE,
+            workspace: Span::NONE,
             words: Span::NONE,
             products,
             modules,
             timer,
             staging: None,
-            home: None,
+            offloaded: None,
             arena: None,
             allocations: 0,
             last: Cell::new("opening the device"),
@@ -83,69 +81,108 @@ impl Gpu {
     }
 
     /// Takes all memory that will ever be used: one allocation on the device, of `bytes` zero bytes, and the pinned
-    /// buffer that uploads and downloads go through. `scratch` begins with [`Gpu::OWN_BYTES`]: the workspace of matrix
-    /// products, and [`Gpu::words`].
+    /// buffer that uploads and downloads go through. `workspace` lies in it and begins with [`Gpu::OWN_BYTES`]: the
+    /// workspace of matrix products, and [`Gpu::words`].
     ///
     /// # Errors
     /// If the device does not have that much.
-    pub fn allocate(&mut self, bytes: usize, scratch: Span) -> Result<(), BackendError> {
+    ///
+    /// # Panics
+    /// If the workspace is too small or not inside.
+    pub fn allocate(&mut self, bytes: usize, workspace: Span) -> Result<(), BackendError> {
         self.device.check("allocate", self.device.current())?;
-        // Free what a former call took before asking for more.
-        (self.home, self.arena, self.staging) = (None, None, None);
-        let arena = Arena::new(&self.device, bytes)?;
+        // What a former call took is freed before more is asked for, and not before all operations are done with it.
+        self.act("synchronize", 1, synchronize);
+        (self.offloaded, self.arena, self.staging) = (None, None, None);
+        self.arena = Some(Arena::new(&self.device, bytes)?);
         self.allocations += 1;
-        let padding = scratch.offset.next_multiple_of(DEVICE_ALIGN) - scratch.offset;
-        let workspace = scratch.part(padding, WORKSPACE);
-        self.products.set_workspace(arena.base + workspace.offset as u64);
-        self.words = scratch.part(padding + WORKSPACE, WORDS);
-        self.scratch = scratch.part(OWN_BYTES, scratch.bytes - OWN_BYTES);
-        self.arena = Some(arena);
+        let padding = workspace.offset.next_multiple_of(DEVICE_ALIGN) - workspace.offset;
+        let of_products = self.address(workspace.part(padding, WORKSPACE));
+        // SAFETY: `address` proved that the span, of this many bytes, lies inside the arena, which is freed only after
+        // all operations.
+        unsafe { self.products.set_workspace(of_products) };
+        self.words = workspace.part(padding + WORKSPACE, WORDS);
+        self.workspace = workspace.part(OWN_BYTES, workspace.bytes - OWN_BYTES);
         self.staging = Some(Staging::new(&self.device)?);
         Ok(())
     }
 
-    /// Gives home spans their memory; after [`Gpu::allocate`].
+    /// Memory that the current operation may use as it likes; its contents are left by earlier ones.
+    pub fn workspace(&self) -> Span {
+        self.workspace
+    }
+
+    /// 4096 bytes, zero at first, for what operations keep on the device.
+    pub fn words(&self) -> Span {
+        self.words
+    }
+
+    /// Gives host spans their memory; after [`Gpu::allocate`].
     ///
     /// # Errors
-    /// If this machine has not that much memory that the device may reach.
-    pub fn attach(&mut self, home: HomeMemory) -> Result<(), BackendError> {
+    /// If the host has not that much memory that the device may reach.
+    pub fn attach(&mut self, host: HostMemory) -> Result<(), BackendError> {
         self.device.check("attach", self.device.current())?;
-        self.home = Some(Home::new(&self.device, home)?);
+        self.offloaded = Some(Offloaded::new(&self.device, host)?);
         Ok(())
     }
 
-    /// See [`crate::backend::Backend::fetch`].
-    pub fn fetch(&mut self, home: Span, to: Span) {
-        let address = self.address(to);
-        self.travel("fetch", |travels| travels.fetch(home, to, address));
+    /// Starts copying `host` to `to`, unless `to` holds it already.
+    ///
+    /// # Panics
+    /// If a span is not inside its memory, or they differ in length.
+    pub fn prefetch(&mut self, host: Span, to: Span) {
+        let address = self.device_copy(host, to);
+        // SAFETY: `device_copy` proved that `to` is at `address`, inside the arena, and as long as `host`.
+        self.offload("prefetch", |offloaded| unsafe { offloaded.prefetch(host, to, address) });
     }
 
-    /// See [`crate::backend::Backend::arrive`].
-    pub fn arrive(&mut self, home: Span, to: Span) {
-        self.fetch(home, to);
-        self.travel("arrive", |travels| travels.arrive(to));
+    /// Later operations wait for the prefetch of `host` to `to`; starts it if needed.
+    ///
+    /// # Panics
+    /// As [`Gpu::prefetch`].
+    pub fn wait(&mut self, host: Span, to: Span) {
+        self.prefetch(host, to);
+        self.offload("wait", |offloaded| offloaded.wait_for(to));
     }
 
-    /// See [`crate::backend::Backend::leave`].
-    pub fn leave(&mut self, from: Span, home: Span, changed: bool) {
+    /// Copies `from` back to `host` if it was `changed`.
+    ///
+    /// # Panics
+    /// As [`Gpu::prefetch`].
+    pub fn write_back(&mut self, from: Span, host: Span, changed: bool) {
         if changed {
-            let address = self.address(from);
-            self.travel("leave", |travels| travels.leave(from, home, address));
+            let address = self.device_copy(host, from);
+            // SAFETY: `device_copy` proved that `from` is at `address`, inside the arena, and as long as `host`.
+            self.offload("write back", |offloaded| unsafe { offloaded.write_back(from, host, address) });
         }
     }
 
-    /// See [`crate::backend::Backend::rest`].
-    pub fn rest(&self, span: Span) {
-        if let (Place::Home, Some(home)) = (span.place, &self.home) {
-            home.rest(span);
+    /// A hint that a host span will not be needed for a while.
+    ///
+    /// # Panics
+    /// If it is not inside its memory.
+    pub fn advise_cold(&self, span: Span) {
+        if let (Place::Host, Some(offloaded)) = (span.place, &self.offloaded) {
+            offloaded.advise_cold(span);
         }
     }
 
-    fn travel(&mut self, what: &'static str, act: impl FnOnce(&mut Home) -> Result<Code, BackendError>) {
+    /// The address of a span of the arena that holds a copy of a host span.
+    ///
+    /// # Panics
+    /// If they are not, or differ in length.
+    fn device_copy(&self, host: Span, copy: Span) -> u64 {
+        assert!(host.place == Place::Host, "{host:?} is not in host memory");
+        assert_eq!(host.bytes, copy.bytes, "a copy of another length");
+        self.address(copy)
+    }
+
+    fn offload(&mut self, what: &'static str, act: impl FnOnce(&mut Offloaded) -> Result<Code, BackendError>) {
         if !self.begin(what) {
             return;
         }
-        match act(self.home.as_mut().expect("a home was attached")) {
+        match act(self.offloaded.as_mut().expect("host memory was attached")) {
             Ok(code) => self.end(what, code),
             Err(error) => self.remember(error),
         }
@@ -205,16 +242,32 @@ impl Gpu {
         }
         assert!(span.place == Place::Arena, "only the arena's spans have addresses on a device");
         let arena = self.arena.as_ref().expect("a span of memory that was never allocated");
-        let end = span.offset.checked_add(span.bytes).expect("a span below usize::MAX");
-        assert!(end <= arena.bytes, "span {}+{} outside an arena of {} bytes", span.offset, span.bytes, arena.bytes);
+        assert!(
+            span.end() <= arena.bytes,
+            "span {}+{} outside an arena of {} bytes",
+            span.offset,
+            span.bytes,
+            arena.bytes
+        );
         arena.base + span.offset as u64
     }
 
     /// Starts a kernel on `grid` blocks of `threads` threads each, with dynamic shared memory.
     ///
+    /// # Safety
+    /// `args` are the kernel's parameters: as many, in the same order and of the same sizes. Given them, no thread of
+    /// the grid accesses memory outside of spans whose addresses are among them, or shared memory beyond `shared_bytes`.
+    ///
     /// # Panics
     /// If there is no kernel of that name, or the grid or block is empty.
-    pub fn launch(&mut self, kernel: &'static str, grid: [u32; 3], threads: u32, shared_bytes: usize, args: &Args) {
+    pub unsafe fn launch(
+        &mut self,
+        kernel: &'static str,
+        grid: [u32; 3],
+        threads: u32,
+        shared_bytes: usize,
+        args: &Args,
+    ) {
         assert!(grid.iter().all(|&blocks| blocks > 0) && threads > 0, "{kernel}: an empty launch, {grid:?} {threads}");
         if !self.begin(kernel) {
             return;
@@ -224,10 +277,9 @@ impl Gpu {
             Err(error) => return self.remember(error),
         };
         let mut pointers = args.pointers();
-        let (stream, shared) = (self.device.stream, shared_bytes as u32);
-        // SAFETY: the function is loaded, and the arguments outlive the call, which copies them. Whether they are the
-        // kernel's, in number, order and size, is for its launcher to get right: the driver reads as many bytes as the
-        // kernel has parameters, all inside `args`. A kernel reaches only device memory.
+        let (stream, shared) = (self.device.stream, u32::try_from(shared_bytes).unwrap_or(u32::MAX));
+        // SAFETY: the function is loaded; the arguments outlive the call, which copies them, and the caller promises that
+        // they are the kernel's, of which the driver reads as many and as long ones as it has parameters.
         self.end(kernel, unsafe {
             let [x, y, z] = grid;
             let (pointers, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
@@ -238,12 +290,16 @@ impl Gpu {
     /// One product of matrices.
     ///
     /// # Panics
-    /// If a dimension is zero or a pitch shorter than a row.
+    /// If a dimension is zero, a pitch shorter than a row, or a matrix not inside its span or the arena.
     pub fn multiply(&mut self, product: &Product) {
+        product.check();
+        let addresses = [product.a, product.b, product.out].map(|matrix| self.address(matrix.span));
         if !self.begin("multiply") {
             return;
         }
-        match self.products.multiply(product) {
+        // SAFETY: the product was checked, `address` proved its spans to lie inside the arena, and `begin` made the
+        // context current.
+        match unsafe { self.products.multiply(product, addresses) } {
             Ok(()) => self.last.set("multiply"),
             Err(error) => self.remember(error),
         }
@@ -251,8 +307,8 @@ impl Gpu {
 
     /// Sets all bytes of a span to zero.
     pub fn zero(&mut self, span: Span) {
-        if span.place == Place::Home {
-            return self.travel("zero", |home| Ok(home.write(span, |bytes| bytes.fill(0))));
+        if span.place == Place::Host {
+            return self.offload("zero", |host| Ok(host.write(span, |bytes| bytes.fill(0))));
         }
         let to = self.address(span);
         self.act("zero", span.bytes, |driver, stream| {
@@ -280,8 +336,8 @@ impl Gpu {
     /// If the lengths differ.
     pub fn upload(&mut self, bytes: &[u8], to: Span) {
         assert_eq!(bytes.len(), to.bytes, "an upload to a span of another length");
-        if to.place == Place::Home {
-            return self.travel("upload", |home| Ok(home.write(to, |kept| kept.copy_from_slice(bytes))));
+        if to.place == Place::Host {
+            return self.offload("upload", |host| Ok(host.write(to, |kept| kept.copy_from_slice(bytes))));
         }
         let to = self.address(to);
         self.act("upload", bytes.len(), |_, _| self.staging().upload(bytes, to));
@@ -294,9 +350,9 @@ impl Gpu {
     pub fn download(&self, from: Span, bytes: &mut [u8]) {
         assert_eq!(bytes.len(), from.bytes, "a download of a span of another length");
         let before = self.last.get();
-        if from.place == Place::Home {
-            let home = self.home.as_ref().expect("a home was attached");
-            self.act("download", bytes.len(), |_, _| home.read(from, bytes));
+        if from.place == Place::Host {
+            let offloaded = self.offloaded.as_ref().expect("host memory was attached");
+            self.act("download", bytes.len(), |_, _| offloaded.read(from, bytes));
         } else {
             let address = self.address(from);
             self.act("download", bytes.len(), |_, _| self.staging().download(address, bytes));
@@ -314,9 +370,8 @@ impl Gpu {
     /// The first failure.
     pub fn status(&self) -> Result<(), BackendError> {
         self.act("synchronize", 1, |driver, stream| {
-            // SAFETY: the stream lives as long as the device.
-            let code = unsafe { (driver.cuStreamSynchronize)(stream) };
-            self.home.as_ref().map_or(code, |home| if code == 0 { home.wait() } else { code })
+            let code = synchronize(driver, stream);
+            self.offloaded.as_ref().map_or(code, |host| if code == 0 { host.wait() } else { code })
         });
         match &*self.failure.borrow() {
             Some(failure) => Err(failure.clone()),
@@ -391,6 +446,12 @@ impl Gpu {
     fn remember(&self, error: BackendError) {
         self.failure.borrow_mut().get_or_insert(error);
     }
+}
+
+/// Waits for all operations of a stream, which lives as long as the device.
+fn synchronize(driver: &Driver, stream: CUstream) -> Code {
+    // SAFETY: the callers give the device's own stream.
+    unsafe { (driver.cuStreamSynchronize)(stream) }
 }
 
 impl Drop for Gpu {

@@ -88,14 +88,11 @@ impl Search {
     }
 
     /// These folders and no others. What is compiled with a compiler from there is not kept in the user's cache.
-    pub fn only(folders: &[PathBuf]) -> Self {
+    ///
+    /// # Safety
+    /// Libraries in them that have the names of libcuda, NVRTC and cuBLASLt have their interfaces too, and keep to them.
+    pub unsafe fn only(folders: &[PathBuf]) -> Self {
         Self { first: folders.to_vec(), usual: false }
-    }
-
-    /// The same, with one more folder that comes before the usual ones.
-    pub fn with(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.first.push(folder.into());
-        self
     }
 
     /// Whether the usual folders are searched.
@@ -263,7 +260,8 @@ fn open_builtins(nvrtc: &Path) {
 }
 
 fn open(path: &Path) -> Result<Library, String> {
-    // SAFETY: running the initialisers of NVIDIA's libraries is what opening them means; they ask for nothing.
+    // SAFETY: running the initialisers of NVIDIA's libraries is what opening them means; they ask for nothing. That a
+    // file of such a name is one is up to whoever set the environment, or promised it to `Search::only`.
     unsafe { Library::new(path) }.map_err(|error| {
         // The loader's own words are the error's source; they begin with the path, which the caller says.
         let said = error.source().map_or_else(|| error.to_string(), ToString::to_string);
@@ -279,6 +277,11 @@ fn lacks(symbol: &'static str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn only(folders: &[PathBuf]) -> Search {
+        // SAFETY: the tests put no libraries into these folders, or files that are none.
+        unsafe { Search::only(folders) }
+    }
     use std::fs;
 
     fn folder(files: &[&str]) -> tempfile::TempDir {
@@ -292,7 +295,7 @@ mod tests {
     #[test]
     fn an_empty_folder_is_named_with_what_to_do_next() {
         let empty = folder(&[]);
-        let search = Search::only(&[empty.path().into()]);
+        let search = only(&[empty.path().into()]);
         let said = search
             .nvrtc(None, |_| Ok(()))
             .err()
@@ -312,7 +315,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_library_is_named_with_its_fault() {
         let here = folder(&["libcublasLt.so.12", "libcuda.so.1"]);
-        let search = Search::only(&[here.path().into()]);
+        let search = only(&[here.path().into()]);
         let said = search.cublaslt((12, 4)).err().unwrap().to_string();
         let file = here.path().join("libcublasLt.so.12").display().to_string();
         assert!(said.contains(&format!("; {file}: invalid ELF header; ")), "{said}");
@@ -323,7 +326,7 @@ mod tests {
     #[test]
     fn a_library_newer_than_the_driver_is_told_from_one_that_is_missing() {
         let here = folder(&["libnvrtc.so.13"]);
-        let said = Search::only(&[here.path().into()]).nvrtc(Some((12, 4)), |_| Ok(())).err().unwrap().to_string();
+        let said = only(&[here.path().into()]).nvrtc(Some((12, 4)), |_| Ok(())).err().unwrap().to_string();
         let file = here.path().join("libnvrtc.so.13");
         let start = format!("the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0; update", file.display());
         assert!(said.starts_with(&start), "{said}");

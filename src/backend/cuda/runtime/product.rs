@@ -5,6 +5,7 @@ use super::device::{Device, constant};
 use super::libraries::Search;
 use super::symbols::{Code, CublasLt};
 use crate::error::BackendError;
+use crate::memory::Span;
 use cudarc::cublaslt::sys as lt;
 use cudarc::cublaslt::sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 use cudarc::cublaslt::sys::cublasLtMatmulPreferenceAttributes_t as Preference;
@@ -27,11 +28,11 @@ pub enum Form {
     Tn,
 }
 
-/// A row-major matrix in device memory.
+/// A row-major matrix in the arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Matrix {
-    /// Device address of its first element.
-    pub address: u64,
+    /// Begins with its first element and holds all of its rows, the last one without padding.
+    pub span: Span,
     /// Elements from one row to the next.
     pub pitch: usize,
 }
@@ -80,13 +81,12 @@ struct Key {
 }
 
 impl Product {
-    fn key(&self) -> Key {
-        let matrices = [self.a, self.b, self.out];
+    fn key(&self, addresses: [u64; 3]) -> Key {
         Key {
             form: self.form,
             sizes: [self.m, self.n, self.k],
-            pitches: matrices.map(|matrix| matrix.pitch),
-            alignments: matrices.map(|matrix| alignment(matrix.address)),
+            pitches: [self.a, self.b, self.out].map(|matrix| matrix.pitch),
+            alignments: addresses.map(alignment),
             output: self.output,
             accumulate: self.accumulate,
         }
@@ -102,11 +102,17 @@ impl Product {
         }
     }
 
-    fn check(&self) {
-        for ((rows, columns), matrix) in self.shapes().into_iter().zip([self.a, self.b, self.out]) {
+    /// # Panics
+    /// If a matrix is empty, its pitch is shorter than a row, or its span does not hold its rows.
+    pub(super) fn check(&self) {
+        let out = if self.output == Output::F32 { 4 } else { 2 };
+        let matrices = [(self.a, 2), (self.b, 2), (self.out, out)];
+        for ((rows, columns), (matrix, element)) in self.shapes().into_iter().zip(matrices) {
             assert!(rows > 0 && columns > 0, "an empty product: {self:?}");
             assert!(matrix.pitch >= columns, "a pitch of {} for rows of {columns}: {self:?}", matrix.pitch);
-            assert!(matrix.address != 0, "a product of nothing: {self:?}");
+            let elements = (rows - 1).checked_mul(matrix.pitch).and_then(|all| all.checked_add(columns));
+            let bytes = elements.and_then(|all| all.checked_mul(element));
+            assert!(bytes.is_some_and(|bytes| bytes <= matrix.span.bytes), "{rows} rows in {:?}", matrix.span);
         }
     }
 }
@@ -183,15 +189,20 @@ impl Products {
         format!("cuBLASLt {}.{}.{}", version / 10_000, version / 100 % 100, version % 100)
     }
 
-    /// Where the workspace of [`WORKSPACE`] bytes lies.
-    pub(super) fn set_workspace(&mut self, address: u64) {
+    /// Where the workspace lies.
+    ///
+    /// # Safety
+    /// [`WORKSPACE`] bytes of device memory, which lives as long as products are computed.
+    pub(super) unsafe fn set_workspace(&mut self, address: u64) {
         self.workspace = address;
     }
 
-    /// Computes one product. The context is current.
-    pub(super) fn multiply(&mut self, product: &Product) -> Result<(), BackendError> {
-        product.check();
-        let key = product.key();
+    /// Computes one product of the matrices at `[a, b, out]`.
+    ///
+    /// # Safety
+    /// The product was checked, the addresses are those of its spans in memory that lives, and the context is current.
+    pub(super) unsafe fn multiply(&mut self, product: &Product, [a, b, out]: [u64; 3]) -> Result<(), BackendError> {
+        let key = product.key([a, b, out]);
         if !self.plans.contains_key(&key) {
             let plan = self.plan(product, &key).map_err(|code| self.failed(product, code))?;
             self.plans.insert(key, plan);
@@ -200,21 +211,21 @@ impl Products {
         let (one, beta) = (1f32, if key.accumulate { 1f32 } else { 0f32 });
         let pointer = |number: &f32| std::ptr::from_ref(number).cast::<c_void>();
         // SAFETY: plan and handle live; the factors are float32, as the operation says, and read before the call
-        // returns; that the addresses are of such matrices is for the caller to get right. The workspace is as large
-        // as the algorithm was allowed.
+        // returns; the caller gives the addresses of such matrices. The workspace is as large as the algorithm was
+        // allowed.
         let code = unsafe {
             (self.lt.cublasLtMatmul)(
                 self.handle.pointer,
                 plan.operation.pointer,
                 pointer(&one),
-                product.b.address as *const c_void,
+                b as *const c_void,
                 plan.b.pointer,
-                product.a.address as *const c_void,
+                a as *const c_void,
                 plan.a.pointer,
                 pointer(&beta),
-                product.out.address as *const c_void,
+                out as *const c_void,
                 plan.out.pointer,
-                product.out.address as *mut c_void,
+                out as *mut c_void,
                 plan.out.pointer,
                 &plan.algorithm,
                 self.workspace as *mut c_void,

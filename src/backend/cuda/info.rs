@@ -1,0 +1,71 @@
+//! What a plan needs to know about a GPU, with or without one.
+
+use super::Cuda;
+use super::ops::{ROW_MULTIPLE, adam, attention, attention_grad, linear, norm};
+use super::runtime::Gpu;
+use crate::backend::{DeviceInfo, MaxShapes};
+use crate::error::BackendError;
+use crate::memory::ALIGN;
+
+/// A GPU that need not be there.
+pub struct Info;
+
+/// What differs between a device and the mere idea of one.
+trait FreeMemory {
+    fn free(&self) -> Option<u64>;
+}
+
+impl FreeMemory for Info {
+    fn free(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl FreeMemory for Cuda {
+    fn free(&self) -> Option<u64> {
+        self.memory().ok().map(|(free, _)| free)
+    }
+}
+
+impl<D: FreeMemory> DeviceInfo for D {
+    fn activation_bytes(&self) -> usize {
+        2
+    }
+
+    fn row_multiple(&self) -> usize {
+        ROW_MULTIPLE
+    }
+
+    fn workspace_bytes(&self, max: &MaxShapes) -> usize {
+        let needs =
+            [linear::need(max), norm::need(max), attention::need(max), attention_grad::need(max), adam::need(max)];
+        let most = needs.into_iter().max().expect("there are needs");
+        (Gpu::OWN_BYTES + most).next_multiple_of(ALIGN)
+    }
+
+    /// Each chunk reads the whole head again, so a chunk has thousands of rows.
+    fn logits_bytes(&self) -> usize {
+        256 << 20
+    }
+
+    /// Attention's tiles hold heads of up to [`attention::MAX_HEAD_DIM`]; a norm of heads reads each as an aligned row.
+    fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError> {
+        let multiple = if head_norm { ROW_MULTIPLE } else { 2 };
+        match head_dim <= attention::MAX_HEAD_DIM && head_dim.is_multiple_of(multiple) {
+            true => Ok(()),
+            false => Err(BackendError::HeadDim { found: head_dim, most: attention::MAX_HEAD_DIM, multiple }),
+        }
+    }
+
+    fn reads_mapped(&self) -> bool {
+        false
+    }
+
+    fn free_memory(&self) -> Option<u64> {
+        self.free()
+    }
+
+    fn in_place(&self) -> bool {
+        false
+    }
+}

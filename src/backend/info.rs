@@ -1,0 +1,50 @@
+//! What a plan needs to know about a backend.
+
+use crate::error::BackendError;
+
+/// The largest shapes that a run will ask for; they decide how much workspace a backend needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxShapes {
+    /// T
+    pub tokens: usize,
+    /// The longest row of activations: hidden, intermediate or vocabulary.
+    pub features: usize,
+    /// The largest input width of a linear layer.
+    pub inputs: usize,
+    /// Keys that one query may see.
+    pub keys: usize,
+    /// Elements of the largest parameter.
+    pub parameter: usize,
+    /// D
+    pub head_dim: usize,
+}
+
+/// Properties of a backend that a plan depends on; they are known without opening a device.
+pub trait DeviceInfo {
+    /// Bytes of one element of an activation.
+    fn activation_bytes(&self) -> usize;
+
+    /// Each row of activations starts at a multiple of this many elements.
+    fn row_multiple(&self) -> usize;
+
+    /// Bytes of workspace that operations up to these shapes need.
+    fn workspace_bytes(&self, max: &MaxShapes) -> usize;
+
+    /// Bytes of logits that keep the device busy: the size of a chunk unless the configuration sets one.
+    fn logits_bytes(&self) -> usize;
+
+    /// Whether attention with heads of `head_dim` elements can be computed, and, if `head_norm`, an RMSNorm of each head.
+    ///
+    /// # Errors
+    /// If the kernels have no version for such heads.
+    fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError>;
+
+    /// Whether operations read a mapped file in place; otherwise weights are uploaded from it.
+    fn reads_mapped(&self) -> bool;
+
+    /// Bytes of its own memory that a device has free; `None` if it uses the host's memory or is not open.
+    fn free_memory(&self) -> Option<u64>;
+
+    /// Whether operations work on host memory in place; otherwise it is copied to the device and back.
+    fn in_place(&self) -> bool;
+}

@@ -1,0 +1,173 @@
+//! Causal grouped-query attention.
+
+use super::reference::dot;
+use crate::memory::Span;
+
+/// Shapes of an attention: `q` and `out` are `[B, S, H, D]`; `k` and `v` are `[B, capacity, K, D]`, of which the
+/// rows below `start + S` are filled; query `s` is at position `start + s` and sees the keys up to its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// B
+    pub batch: usize,
+    /// S
+    pub queries: usize,
+    /// Position of the first query; zero in training.
+    pub start: usize,
+    /// Rows of `k` and `v` per sequence.
+    pub capacity: usize,
+    /// H
+    pub heads: usize,
+    /// K
+    pub kv_heads: usize,
+    /// D
+    pub head_dim: usize,
+}
+
+/// Operands of [`Attention::attention`].
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionArgs {
+    /// Queries.
+    pub q: Span,
+    /// Keys.
+    pub k: Span,
+    /// Values.
+    pub v: Span,
+    /// The output.
+    pub out: Span,
+    /// float32 `[B, H, S]`: receives the logarithm of the sum of each row's exponentials.
+    pub lse: Span,
+    /// u32 `[B, S]`, for rows that hold several samples: query `s` sees the keys from position `segment_start[s]` on,
+    /// where its sample begins. It is at most the query's own position and does not decrease within a sequence. Without
+    /// it a query sees all keys up to its own.
+    pub segment_start: Option<Span>,
+    /// Shapes of all of these.
+    pub shape: AttentionShape,
+}
+
+/// Operands of [`Attention::attention_grad`].
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionGradArgs {
+    /// Queries.
+    pub q: Span,
+    /// Keys.
+    pub k: Span,
+    /// Values.
+    pub v: Span,
+    /// The output exactly as [`Attention::attention`] gave it, if it was kept: it saves a device from computing it again.
+    pub out: Option<Span>,
+    /// What [`Attention::attention`] gave.
+    pub lse: Span,
+    /// Gradient of the output.
+    pub dout: Span,
+    /// Receives the gradient of `q`.
+    pub dq: Span,
+    /// Receives the gradient of `k`.
+    pub dk: Span,
+    /// Receives the gradient of `v`.
+    pub dv: Span,
+    /// As in [`AttentionArgs`].
+    pub segment_start: Option<Span>,
+    /// `start` is 0 and `capacity` is S.
+    pub shape: AttentionShape,
+}
+
+/// Attention and its gradient.
+pub trait Attention {
+    /// Causal attention, scaled by `1 / sqrt(D)`.
+    fn attention(&mut self, args: &AttentionArgs);
+
+    /// Overwrites `dq`, `dk` and `dv` with the gradients for `dout`.
+    fn attention_grad(&mut self, args: &AttentionGradArgs);
+}
+
+/// One query of an attention: where it and its keys lie.
+struct Query {
+    q: usize,
+    lse: usize,
+    /// Starts of the visible rows of `k` and `v`.
+    keys: Vec<usize>,
+}
+
+fn each_query(shape: AttentionShape, segment_start: Option<&[u32]>) -> impl Iterator<Item = Query> {
+    let AttentionShape { batch, queries, start, capacity, heads, kv_heads, head_dim } = shape;
+    (0..batch * queries * heads).map(move |i| {
+        let (b, s, h) = (i / heads / queries, i / heads % queries, i % heads);
+        let kv = h / (heads / kv_heads);
+        let key = |j| ((b * capacity + j) * kv_heads + kv) * head_dim;
+        let from = segment_start.map_or(0, |start| start[b * queries + s] as usize);
+        Query { q: i * head_dim, lse: (b * heads + h) * queries + s, keys: (from..=start + s).map(key).collect() }
+    })
+}
+
+/// `out` and `lse`.
+pub fn attention(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    segment_start: Option<&[u32]>,
+    shape: AttentionShape,
+) -> (Vec<f64>, Vec<f64>) {
+    let d = shape.head_dim;
+    let (mut out, mut lse) = (vec![0.0; q.len()], vec![0.0; q.len() / d]);
+    for query in each_query(shape, segment_start) {
+        let scores: Vec<f64> =
+            query.keys.iter().map(|&key| dot(&q[query.q..][..d], &k[key..][..d]) / (d as f64).sqrt()).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        lse[query.lse] = max + scores.iter().map(|s| (s - max).exp()).sum::<f64>().ln();
+        for (&key, score) in query.keys.iter().zip(scores) {
+            let p = (score - lse[query.lse]).exp();
+            (0..d).for_each(|i| out[query.q + i] += p * v[key + i]);
+        }
+    }
+    (out, lse)
+}
+
+/// `dq`, `dk` and `dv`.
+pub fn attention_grad(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    dout: &[f64],
+    segment_start: Option<&[u32]>,
+    shape: AttentionShape,
+) -> [Vec<f64>; 3] {
+    let (d, scale) = (shape.head_dim, 1.0 / (shape.head_dim as f64).sqrt());
+    let (_, lse) = attention(q, k, v, segment_start, shape);
+    let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
+    for query in each_query(shape, segment_start) {
+        let (row, dout) = (&q[query.q..][..d], &dout[query.q..][..d]);
+        let p: Vec<f64> =
+            query.keys.iter().map(|&key| (dot(row, &k[key..][..d]) * scale - lse[query.lse]).exp()).collect();
+        let dp: Vec<f64> = query.keys.iter().map(|&key| dot(dout, &v[key..][..d])).collect();
+        let mean = dot(&p, &dp);
+        for (j, &key) in query.keys.iter().enumerate() {
+            let ds = p[j] * (dp[j] - mean) * scale;
+            for i in 0..d {
+                dv[key + i] += p[j] * dout[i];
+                dk[key + i] += ds * row[i];
+                dq[query.q + i] += ds * k[key + i];
+            }
+        }
+    }
+    [dq, dk, dv]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::testing::{Random, check_slopes, wide_floats as random};
+
+    #[test]
+    fn gradients_of_attention_are_slopes() {
+        let mut r = Random(3);
+        let shape = AttentionShape { batch: 2, queries: 5, start: 0, capacity: 5, heads: 4, kv_heads: 2, head_dim: 3 };
+        let (q, k, v) = (random(&mut r, 120), random(&mut r, 60), random(&mut r, 60));
+        let dout = random(&mut r, 120);
+        for first in [None, Some(&[0, 0, 2, 2, 2, 0, 1, 1, 3, 4][..])] {
+            let [dq, dk, dv] = attention_grad(&q, &k, &v, &dout, first, shape);
+            check_slopes(&q, &dq, &dout, |q| attention(q, &k, &v, first, shape).0);
+            check_slopes(&k, &dk, &dout, |k| attention(&q, k, &v, first, shape).0);
+            check_slopes(&v, &dv, &dout, |v| attention(&q, &k, v, first, shape).0);
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The contracts of the operations, one file each, with what they compute written to be read. `cpu/ops` and `cuda/ops`
+//! implement them in files of the same names.
+
+mod activation_pack;
+mod activation_quant;
+mod attention;
+mod bias;
+mod embedding;
+mod linear;
+mod loss;
+mod norm;
+pub mod reference;
+mod rope;
+mod swiglu;
+mod update;
+
+pub use activation_pack::{ActivationPack, PACK_GROUP, packed_bytes};
+pub use activation_quant::ActivationQuant;
+pub use attention::{Attention, AttentionArgs, AttentionGradArgs, AttentionShape};
+pub use bias::Bias;
+pub use embedding::Embedding;
+pub use linear::Linear;
+pub use loss::{CrossEntropy, IGNORE};
+pub use norm::{Norm, NormGradArgs};
+pub use rope::{Rope, Rotation};
+pub use swiglu::SwiGlu;
+pub use update::Update;
+
+/// Whether a result is added to what its output holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accumulate {
+    /// The output is overwritten; its former content is not read.
+    No,
+    /// The result is added to the output.
+    Yes,
+}

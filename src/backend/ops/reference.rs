@@ -1,0 +1,98 @@
+//! What every operation computes, written to be read: naive loops in float64. Tests and benchmarks measure the fast
+//! paths against these; letters are those of [`crate::backend`]. Each function is in the file of its operation.
+
+pub use super::activation_quant::quantize_activations;
+pub use super::attention::{attention, attention_grad};
+pub use super::linear::{linear, linear_grad_input, linear_grad_weight};
+pub use super::loss::cross_entropy;
+pub use super::norm::{rms_norm, rms_norm_grad};
+pub use super::rope::rope;
+pub use super::swiglu::{swiglu, swiglu_grad};
+
+use crate::backend::Scheme;
+use crate::backend::WeightKind;
+use crate::quant::{GroupedShape, nibble};
+use half::{bf16, f16};
+
+/// The values of float32 numbers.
+pub fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// A weight as plain bytes, as its planes lie in memory.
+#[derive(Clone, Debug)]
+pub struct Planes {
+    /// Rows, columns, group.
+    pub shape: GroupedShape,
+    /// How `data` is to be read.
+    pub kind: WeightKind,
+    /// With offsets or without.
+    pub scheme: Scheme,
+    /// Floats, bytes or nibbles.
+    pub data: Vec<u8>,
+    /// f16, one per group.
+    pub scales: Vec<u16>,
+    /// f16, one per group.
+    pub offsets: Vec<u16>,
+}
+
+impl Planes {
+    /// What products see: `[rows, cols]`.
+    pub fn values(&self) -> Vec<f64> {
+        let GroupedShape { rows, cols, group, .. } = self.shape;
+        let places = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
+        let group_of = |row: usize, col: usize| row * self.shape.groups_per_row() + col / group;
+        let padded = |row: usize, col: usize| row * self.shape.padded_cols() + col;
+        let scale = |plane: &[u16], g: usize| f16::from_bits(plane[g]).to_f64();
+        match self.kind {
+            WeightKind::F32 => wide(&self.floats()),
+            WeightKind::Bf16 => {
+                let bits = |b: &[u8]| bf16::from_le_bytes([b[0], b[1]]).to_f64();
+                self.data.chunks_exact(2).map(bits).collect()
+            }
+            WeightKind::Int8 => places
+                .map(|(r, c)| scale(&self.scales, group_of(r, c)) * f64::from(self.data[padded(r, c)] as i8))
+                .collect(),
+            WeightKind::Int4 => places
+                .map(|(r, c)| {
+                    let (code, g) = (f64::from(nibble(&self.data, padded(r, c))), group_of(r, c));
+                    match self.scheme {
+                        Scheme::Symmetric => scale(&self.scales, g) * (code - 8.0),
+                        Scheme::Asymmetric => scale(&self.scales, g) * code + scale(&self.offsets, g),
+                    }
+                })
+                .collect(),
+            WeightKind::Int4Simulated => {
+                let floats = self.floats();
+                let groups = floats.chunks(cols).flat_map(|row| row.chunks(group));
+                groups.flat_map(|group| round_group(group, self.scheme)).collect()
+            }
+        }
+    }
+
+    fn floats(&self) -> Vec<f32> {
+        self.data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+    }
+}
+
+/// The four-bit rounding of arXiv 2502.17055 (asymmetric) and its symmetric counterpart. In float32, as the fast path:
+/// which neighbour a quotient is rounded to is part of the definition.
+fn round_group(x: &[f32], scheme: Scheme) -> Vec<f64> {
+    let (low, high) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
+    let round = |x: &f32| match scheme {
+        Scheme::Symmetric => {
+            let scale = high.abs().max(low.abs()).max(1e-5) / 7.0;
+            scale * (x / scale).round_ties_even().clamp(-8.0, 7.0)
+        }
+        Scheme::Asymmetric => {
+            let scale = (high - low).max(1e-5) / 15.0;
+            let zero = (-(low / scale).round_ties_even()).clamp(0.0, 15.0);
+            scale * (((x / scale).round_ties_even() + zero).clamp(0.0, 15.0) - zero)
+        }
+    };
+    x.iter().map(|x| f64::from(round(x))).collect()
+}
+
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
