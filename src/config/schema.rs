@@ -70,7 +70,9 @@ pub(super) fn keys() -> Vec<(String, String, Kind)> {
     (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
     (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 1);
     (model.rope_low, model.rope_high) = (2.0, 8.0);
-    defaults.optimizer.embedding = EmbeddingUpdate::Sparse;
+    let optimizer = &mut defaults.optimizer;
+    (optimizer.embedding, optimizer.momentum) = (EmbeddingUpdate::Sparse, 0.9);
+    (optimizer.nesterov, optimizer.adam_lr) = (true, 1e-2);
     let defaults = toml::Table::try_from(defaults).expect("the defaults are representable in TOML");
     let mut keys = Vec::new();
     for table in TABLES {

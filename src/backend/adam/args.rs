@@ -59,6 +59,19 @@ pub struct AdamArgs {
 }
 
 impl AdamArgs {
+    /// Constants of which every part vanishes, of step `number` (from 1) of a run; a rule sets what it needs.
+    pub fn plain(seed: u64, number: u64) -> Self {
+        Self {
+            seed,
+            number: number as u32,
+            density: 1.0,
+            spike_threshold: f32::INFINITY,
+            inv_sqrt_bias_correction2: 1.0,
+            post_decay: 1.0,
+            ..Self::new_zeroed()
+        }
+    }
+
     /// Whether moments are zeroed in this step: rows that a sparse update would leave out are then updated too.
     pub fn resets(&self) -> bool {
         self.reset_before != 0 || self.reset_after != 0
