@@ -2,11 +2,12 @@
 //! scores (4 D per query and visible key forward, 10 D backward), so Gitem/s is GFLOP/s. Checked against the float64
 //! reference before it is timed.
 
-mod support;
+#[path = "../tests/harness/operands.rs"]
+mod operands;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use support::{Bench, check, floats, read};
+use operands::{Harness, assert_near, floats, read};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::ops::reference::{self, wide};
 use tetrad::backend::prelude::*;
@@ -34,14 +35,16 @@ struct Layer {
 fn layer((batch, queries, heads, kv_heads, head_dim): (usize, usize, usize, usize, usize)) -> Layer {
     let (wide, narrow) = (batch * queries * heads * head_dim, batch * queries * kv_heads * head_dim);
     let data = [floats(1, wide), floats(2, narrow), floats(3, narrow), floats(4, wide)];
-    let mut bench = Bench::default();
-    let inputs = [0, 1, 2, 3].map(|i: usize| bench.add(&data[i]));
-    let outputs = [wide, batch * heads * queries, wide, narrow, narrow].map(|n| bench.out(n));
+    let mut harness = Harness::default();
+    let inputs = [0, 1, 2, 3].map(|i: usize| harness.add(&data[i]));
+    let outputs = [wide, batch * heads * queries, wide, narrow, narrow].map(|n| harness.out(n));
     let features = heads * head_dim;
     let largest =
         MaxShapes { tokens: batch * queries, features, inputs: features, keys: queries, parameter: 0, head_dim };
     let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
-    Layer { cpu: bench.build(&largest), shape, data, inputs, outputs }
+    let mut cpu = Cpu::new();
+    harness.start(&mut cpu, &largest);
+    Layer { cpu, shape, data, inputs, outputs }
 }
 
 fn flops(shape: AttentionShape, each: usize) -> ItemsCount {
@@ -56,8 +59,8 @@ fn forward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let args = AttentionArgs { q: q_at, k: k_at, v: v_at, out, lse, segment_start: None, shape };
     cpu.attention(&args);
     let (expected_out, expected_lse) = reference::attention(&wide(&q), &wide(&k), &wide(&v), None, shape);
-    check(read(&cpu, out), &expected_out, 1e-5);
-    check(read(&cpu, lse), &expected_lse, 1e-5);
+    assert_near(&read::<f32>(&cpu, out), &expected_out, 1e-5, 1e-5, "output");
+    assert_near(&read::<f32>(&cpu, lse), &expected_lse, 1e-5, 1e-5, "output");
     bencher.counter(flops(shape, 4)).bench_local(|| cpu.attention(&args));
 }
 
@@ -71,7 +74,7 @@ fn backward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let [q64, k64, v64, dout64] = data.map(|data| wide(&data));
     let expected = reference::attention_grad(&q64, &k64, &v64, &dout64, None, shape);
     for (span, expected) in [dq, dk, dv].into_iter().zip(&expected) {
-        check(read(&cpu, span), expected, 1e-4);
+        assert_near(&read::<f32>(&cpu, span), expected, 1e-4, 1e-4, "output");
     }
     bencher.counter(flops(shape, 10)).bench_local(|| cpu.attention_grad(&args));
 }

@@ -3,11 +3,12 @@
 //! run. Before it is timed, each step's bytes are compared with those of the portable instruction set, which tests
 //! hold against the naive step.
 
-mod support;
+#[path = "../tests/harness/operands.rs"]
+mod operands;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use support::floats;
+use operands::floats;
 use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::prelude::*;

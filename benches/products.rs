@@ -2,12 +2,13 @@
 //! the same shape. Items are floating-point operations: Gitem/s is GFLOP/s. Every operation is checked against the
 //! float64 reference on some rows before it is timed.
 
-mod support;
+#[path = "../tests/harness/operands.rs"]
+mod operands;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use gemm::Parallelism;
-use support::{Bench, TOKENS, check, floats, int4, read};
+use operands::{Harness, assert_near, floats, int4, read};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::ops::reference::{self, Planes, wide};
 use tetrad::backend::prelude::*;
@@ -17,6 +18,9 @@ use tetrad::memory::Span;
 fn main() {
     divan::main();
 }
+
+/// Tokens: the quick-start's batch.
+const TOKENS: usize = 2048;
 
 /// Outputs and inputs: the quick-start's matrices, then those of the 350m preset.
 const SHAPES: [(usize, usize); 5] = [(128, 128), (344, 128), (128, 344), (1024, 1024), (2736, 1024)];
@@ -34,21 +38,23 @@ struct Layer {
 }
 
 fn layer((outputs, inputs): (usize, usize)) -> Layer {
-    let mut bench = Bench::default();
+    let mut harness = Harness::default();
     let planes = int4(outputs, inputs, 64);
-    let w = bench.weight(&planes);
+    let w = harness.weight(&planes);
     let (x, dy) = (floats(3, TOKENS * inputs), floats(4, TOKENS * outputs));
     let spans = [
-        bench.add(&x),
-        bench.add(&dy),
-        bench.out(TOKENS * outputs),
-        bench.out(TOKENS * inputs),
-        bench.out(outputs * inputs),
+        harness.add(&x),
+        harness.add(&dy),
+        harness.out(TOKENS * outputs),
+        harness.out(TOKENS * inputs),
+        harness.out(outputs * inputs),
     ];
     let features = outputs.max(inputs);
     let largest =
         MaxShapes { tokens: TOKENS, features, inputs: features, keys: 1, parameter: outputs * inputs, head_dim: 1 };
-    Layer { cpu: bench.build(&largest), planes, w, x, dy, spans }
+    let mut cpu = Cpu::new();
+    harness.start(&mut cpu, &largest);
+    Layer { cpu, planes, w, x, dy, spans }
 }
 
 fn flops((outputs, inputs): (usize, usize)) -> ItemsCount {
@@ -65,7 +71,7 @@ fn forward(bencher: Bencher, shape: (usize, usize)) {
     let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape);
     cpu.linear(x_at, &w, y, Accumulate::No);
     let expected = reference::linear(&wide(&some_rows(&x, shape.1)), &planes.values(), shape.1);
-    check(some_rows(&read(&cpu, y), shape.0), &expected, TOLERANCE);
+    assert_near(&some_rows(&read::<f32>(&cpu, y), shape.0), &expected, TOLERANCE, TOLERANCE, "output");
     bencher.counter(flops(shape)).bench_local(|| cpu.linear(x_at, &w, y, Accumulate::No));
 }
 
@@ -74,7 +80,7 @@ fn grad_input(bencher: Bencher, shape: (usize, usize)) {
     let Layer { mut cpu, planes, w, dy, spans: [_, dy_at, _, dx, _], .. } = layer(shape);
     cpu.linear_grad_input(dy_at, &w, dx, Accumulate::No);
     let expected = reference::linear_grad_input(&wide(&some_rows(&dy, shape.0)), &planes.values(), shape.1);
-    check(some_rows(&read(&cpu, dx), shape.1), &expected, TOLERANCE);
+    assert_near(&some_rows(&read::<f32>(&cpu, dx), shape.1), &expected, TOLERANCE, TOLERANCE, "output");
     bencher.counter(flops(shape)).bench_local(|| cpu.linear_grad_input(dy_at, &w, dx, Accumulate::No));
 }
 
@@ -86,7 +92,8 @@ fn grad_weight(bencher: Bencher, shape: (usize, usize)) {
     // All tokens, but only every 29th output.
     let some: Vec<f32> = dy.chunks(outputs).flat_map(|row| row.iter().step_by(29)).copied().collect();
     let expected = reference::linear_grad_weight(&wide(&some), &wide(&x), outputs.div_ceil(29));
-    check(read(&cpu, grad).chunks(inputs).step_by(29).flatten().copied(), &expected, TOLERANCE);
+    let found: Vec<f32> = read::<f32>(&cpu, grad).chunks(inputs).step_by(29).flatten().copied().collect();
+    assert_near(&found, &expected, TOLERANCE, TOLERANCE, "output");
     bencher
         .counter(flops(shape))
         .bench_local(|| cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Accumulate::No));

@@ -1,4 +1,64 @@
-//! Trains LLaMA-family language models whose weights exist only as packed INT4 nibbles.
+//! Trains LLaMA-family language models whose weights exist only as packed INT4 codes, on disk and in memory.
+//!
+//! | to | use |
+//! | --- | --- |
+//! | describe a run | [`Config`]: presets, TOML, validation |
+//! | know its memory before it starts | [`train::plan`], [`train::choose`], [`train::fastest`] |
+//! | train and evaluate | [`Trainer`], [`train::run`] |
+//! | generate text | [`Generator`](model::Generator) |
+//! | read and write `.tetrad` files | [`Checkpoint`], [`checkpoint::save`]; without a model, [`mod@format`] |
+//! | read text | [`data::Prepared`], [`data::Tokenizer`] |
+//! | convert models | [`convert`]: GGUF, safetensors, Hugging Face directories |
+//! | choose a device | [`Cpu`], [`Cuda`], or a [`Backend`] of your own |
+//!
+//! The command line is not part of the library. `examples/` has three programs.
+//!
+//! ```
+//! use tetrad::checkpoint::{Extent, Meta, save};
+//! use tetrad::model::{Generator, Sampling};
+//! use tetrad::{Checkpoint, Config, Cpu, Trainer};
+//!
+//! // A very small byte-level LLaMA, its matrices in four bits.
+//! let mut config = Config::default();
+//! (config.model.hidden, config.model.intermediate, config.model.layers) = (64, 128, 1);
+//! (config.train.batch, config.train.sequence, config.train.warmup) = (2, 16, 2);
+//! config.validate()?;
+//!
+//! // What the configuration leaves open is chosen for the device, and the plan says what it takes.
+//! let config = tetrad::train::fastest(&config, &Cpu::new());
+//! let (plan, _) = tetrad::train::plan(&config, &Cpu::new());
+//! println!("{} bytes", plan.total());
+//!
+//! // Train: the tokens are bytes.
+//! let mut trainer = Trainer::new(&config, Box::new(Cpu::new()))?;
+//! trainer.initialize();
+//! let text: Vec<u32> = b"to be or not to be, ".iter().cycle().take(33).map(|&byte| byte.into()).collect();
+//! let (inputs, targets) = (&text[..32], &text[1..]);
+//! let before = trainer.evaluate(2, inputs, targets);
+//! for _ in 0..10 {
+//!     trainer.step(inputs, targets);
+//! }
+//! assert!(trainer.evaluate(2, inputs, targets) < before);
+//!
+//! // Sample: the most likely byte after "to".
+//! let (model, backend) = trainer.model_and_backend();
+//! let mut generator = Generator::new(model);
+//! generator.feed(backend, b"to".map(u32::from).as_slice());
+//! let greedy = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 1 };
+//! println!("{:?}", generator.draw(&greedy));
+//!
+//! // Save the weights, and read them back.
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("model.tetrad");
+//! let meta = Meta::new(&config, trainer.counters(), false, "");
+//! save(trainer.model(), trainer.backend(), &meta, None, Extent::Weights, &path)?;
+//! let checkpoint = Checkpoint::open(&path)?;
+//! checkpoint.verify()?;
+//! assert_eq!(checkpoint.config.model.hidden, 64);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # The source
 //!
 //! The tree is the architecture; a floor imports only from floors below it.
 //!
@@ -25,6 +85,14 @@
 //! | 1 | `memory` | the plan and the arena that obeys it |
 //! | 0 | `quant` | pure arithmetic on bytes: groups, grids, rounding, random numbers, state codecs |
 //! | 0 | `error` | one error enum per layer |
+
+pub use backend::Backend;
+pub use backend::cpu::Cpu;
+pub use backend::cuda::Cuda;
+pub use checkpoint::Checkpoint;
+pub use config::Config;
+pub use model::Model;
+pub use train::Trainer;
 
 pub mod backend;
 pub mod checkpoint;

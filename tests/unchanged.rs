@@ -109,7 +109,7 @@ fn twenty_steps_on_the_emulated_gpu_end_in_the_recorded_bytes() {
         return;
     }
     for (name, config, digests) in models() {
-        check(name, &small(config), Box::new(harness::rig::open()), digests.gpu);
+        check(name, &small(config), Box::new(harness::gpu::open()), digests.gpu);
     }
 }
 
@@ -164,7 +164,7 @@ fn files_of_every_storage_are_read_verified_and_resumed() {
         let file = Checkpoint::open(&path(name)).unwrap_or_else(|error| panic!("{error}"));
         file.verify().unwrap_or_else(|error| panic!("{error}"));
         file.restore(&mut trainer, "text").unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(trainer.counters.step, 3, "{name}");
+        assert_eq!(trainer.counters().step, 3, "{name}");
         for number in 4..=5 {
             let (inputs, targets) = batch(number);
             trainer.step(&inputs, &targets);

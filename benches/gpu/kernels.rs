@@ -1,6 +1,6 @@
 //! Every kernel at the sizes of a 1b model: its time, and its share of what the device can do.
 
-use crate::operands::{Operands, floats, pitch, words};
+use crate::harness::{Harness, floats, pitch, words};
 use crate::report::{Ceilings, Table};
 use half::bf16;
 use tetrad::backend::adam::{AdamArgs, state};
@@ -73,11 +73,15 @@ fn time(cuda: &mut Cuda, mut work: impl FnMut(&mut Cuda)) -> f64 {
 
 /// Copy bandwidth and cuBLASLt's rate.
 pub fn ceilings(sizes: &Sizes) -> Ceilings {
-    let mut operands = Operands::default();
-    let (from, to) = (operands.activations(1, sizes.copied), operands.room(2 * sizes.copied));
+    let mut harness = Harness::default();
+    let (from, to) = (harness.random_activations(1, sizes.copied), harness.unfilled(2 * sizes.copied));
     let n = sizes.edge;
-    let (x, w, y) = (operands.activations(2, n * n), operands.weight(n, n, WeightKind::Bf16), operands.room(2 * n * n));
-    let mut cuda = operands.start(&sizes.largest(n, n));
+    let (x, w, y) = (
+        harness.random_activations(2, n * n),
+        harness.random_weight(n, n, WeightKind::Bf16),
+        harness.unfilled(2 * n * n),
+    );
+    let mut cuda = harness.open(&sizes.largest(n, n));
     let copy = 2.0 * from.bytes as f64 / time(&mut cuda, |cuda| cuda.copy(from, to));
     let product = 2.0 * (n as f64).powi(3) / time(&mut cuda, |cuda| cuda.linear(x, &w, y, Accumulate::No));
     Ceilings { copy, product }
@@ -87,11 +91,11 @@ pub fn ceilings(sizes: &Sizes) -> Ceilings {
 pub fn optimizer(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     let (h, f) = (sizes.hidden, sizes.intermediate);
     for (rows, cols) in [(h, h), (f, h), (h, f), (sizes.vocab, h)] {
-        let mut operands = Operands::default();
-        let param = operands.param(rows, cols);
-        let grad = operands.add(&floats(3, rows * cols));
-        let mut cuda = operands.start(&sizes.largest(8, h));
-        same_update(&operands, &mut cuda, &param, grad, &sizes.largest(8, h));
+        let mut harness = Harness::default();
+        let param = harness.param(rows, cols);
+        let grad = harness.add(&floats(3, rows * cols));
+        let mut cuda = harness.open(&sizes.largest(8, h));
+        same_update(&harness, &mut cuda, &param, grad, &sizes.largest(8, h));
         let mut number = 3;
         let seconds = time(&mut cuda, |cuda| {
             number += 1;
@@ -113,9 +117,9 @@ fn planes(param: &Param) -> Vec<Span> {
     planes.filter(|span| !span.is_none()).collect()
 }
 
-fn same_update(operands: &Operands, cuda: &mut Cuda, param: &Param, grad: Span, largest: &MaxShapes) {
+fn same_update(harness: &Harness, cuda: &mut Cuda, param: &Param, grad: Span, largest: &MaxShapes) {
     let mut cpu = Cpu::new();
-    operands.fill(&mut cpu, largest);
+    harness.start(&mut cpu, largest);
     for number in 1..=3 {
         cuda.adam(param, grad, &step(number));
         cpu.adam(param, grad, &step(number));
@@ -135,14 +139,14 @@ pub fn products(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     for (outputs, inputs) in [(h, h), (f, h), (h, f), (sizes.vocab, h)] {
         // The head's logits exist for a chunk of tokens only.
         let tokens = if outputs == sizes.vocab { sizes.chunk } else { sizes.tokens };
-        let mut operands = Operands::default();
-        let (x, y) = (operands.rows(1, tokens, inputs), operands.rows(2, tokens, outputs));
-        let (out_y, out_x) = (operands.rows_room(tokens, outputs), operands.rows_room(tokens, inputs));
-        let grad = operands.room(4 * outputs * inputs);
-        let packed = operands.weight(outputs, inputs, WeightKind::Int4);
+        let mut harness = Harness::default();
+        let (x, y) = (harness.random_rows(1, tokens, inputs), harness.random_rows(2, tokens, outputs));
+        let (out_y, out_x) = (harness.unfilled_rows(tokens, outputs), harness.unfilled_rows(tokens, inputs));
+        let grad = harness.unfilled(4 * outputs * inputs);
+        let packed = harness.random_weight(outputs, inputs, WeightKind::Int4);
         // Rows that cuBLASLt reads where they lie: as long as the activations' are.
-        let plain = operands.weight(outputs, pitch(inputs), WeightKind::Bf16);
-        let mut cuda = operands.start(&sizes.largest(tokens, outputs.max(inputs)));
+        let plain = harness.random_weight(outputs, pitch(inputs), WeightKind::Bf16);
+        let mut cuda = harness.open(&sizes.largest(tokens, outputs.max(inputs)));
         let shape = format!("{tokens} tokens, {outputs} x {inputs}");
         let work = 2.0 * tokens as f64 * outputs as f64 * inputs as f64;
         cuda.linear(x, &packed, out_y, Accumulate::No);
@@ -176,9 +180,9 @@ fn check_product(cuda: &Cuda, x: Span, w: &tetrad::backend::Weight, y: Span, sha
         let code = if col % 32 < 16 { byte & 15 } else { byte >> 4 };
         f64::from(half::f16::from_f32(0.02)) * (f64::from(code) - 8.0)
     };
-    let mut next = words(9);
-    for _ in 0..200 {
-        let (t, o) = (next() as usize % tokens, next() as usize % outputs);
+    let places: Vec<usize> = words(9, 400).map(|word| word as usize).collect();
+    for place in places.chunks_exact(2) {
+        let (t, o) = (place[0] % tokens, place[1] % outputs);
         let terms = (0..inputs).map(|i| x[t * pitch(inputs) + i] * value(o, i));
         let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x.abs()));
         let found = y[t * pitch(outputs) + o];
@@ -193,11 +197,11 @@ pub fn attention(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let heads = sizes.hidden / head_dim;
         let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads: heads, head_dim };
         let count = batch * queries * heads * head_dim;
-        let mut operands = Operands::default();
-        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| operands.activations(seed, count));
-        let [out, dq, dk, dv] = [(); 4].map(|()| operands.room(2 * count));
-        let lse = operands.room(4 * batch * heads * queries);
-        let mut cuda = operands.start(&sizes.largest(batch * queries, heads * head_dim));
+        let mut harness = Harness::default();
+        let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| harness.random_activations(seed, count));
+        let [out, dq, dk, dv] = [(); 4].map(|()| harness.unfilled(2 * count));
+        let lse = harness.unfilled(4 * batch * heads * queries);
+        let mut cuda = harness.open(&sizes.largest(batch * queries, heads * head_dim));
         let work = 2.0 * (count * queries) as f64;
         let name = format!("{batch} x {queries}, {heads} heads of {head_dim}");
         let segment_start = None;
@@ -212,19 +216,18 @@ pub fn attention(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
 
 /// Everything that moves bytes and computes little.
 pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
-    let mut operands = Operands::default();
+    let mut harness = Harness::default();
     let Sizes { tokens: t, chunk, hidden: h, intermediate: f, vocab, sequence, .. } = *sizes;
-    let [x, y, z] = [1, 2, 3].map(|seed| operands.rows(seed, t, h));
-    let [gate, up, act] = [4, 5, 6].map(|seed| operands.rows(seed, t, f));
-    let (gain, inv, dgain) = (operands.add(&vec![1.0f32; h]), operands.add(&vec![1.0f32; t]), operands.room(4 * h));
-    let angles = operands.add(&floats(7, sequence * 64));
-    let logits = operands.rows(8, chunk, vocab);
-    let mut next = words(9);
-    let tokens = operands.add(&(0..t).map(|_| next() % vocab as u32).collect::<Vec<_>>());
-    let losses = operands.room(4 * chunk);
-    let embedding = operands.weight(vocab, h, WeightKind::Bf16);
-    let grad = operands.add(&vec![0.0f32; vocab * h]);
-    let mut cuda = operands.start(&sizes.largest(t, vocab));
+    let [x, y, z] = [1, 2, 3].map(|seed| harness.random_rows(seed, t, h));
+    let [gate, up, act] = [4, 5, 6].map(|seed| harness.random_rows(seed, t, f));
+    let (gain, inv, dgain) = (harness.add(&vec![1.0f32; h]), harness.add(&vec![1.0f32; t]), harness.unfilled(4 * h));
+    let angles = harness.add(&floats(7, sequence * 64));
+    let logits = harness.random_rows(8, chunk, vocab);
+    let tokens = harness.add(&words(9, t).map(|word| word % vocab as u32).collect::<Vec<_>>());
+    let losses = harness.unfilled(4 * chunk);
+    let embedding = harness.random_weight(vocab, h, WeightKind::Bf16);
+    let grad = harness.add(&vec![0.0f32; vocab * h]);
+    let mut cuda = harness.open(&sizes.largest(t, vocab));
     let (th, tf) = (t * h, t * f);
     let wide = format!("{t} x {h}");
     let mut measure = |name: &str, shape: &str, bytes: usize, work: &mut dyn FnMut(&mut Cuda)| {
@@ -262,11 +265,11 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
 pub fn few_tokens(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     let (h, f) = (sizes.hidden, sizes.intermediate);
     for tokens in [1, 8] {
-        let mut operands = Operands::default();
-        let (x, y) = (operands.rows(1, tokens, h), operands.rows_room(tokens, f));
+        let mut harness = Harness::default();
+        let (x, y) = (harness.random_rows(1, tokens, h), harness.unfilled_rows(tokens, f));
         // More weights than the L2 cache holds, one after the other.
-        let weights: Vec<_> = (0..24).map(|_| operands.weight(f, h, WeightKind::Int4)).collect();
-        let mut cuda = operands.start(&sizes.largest(tokens, f));
+        let weights: Vec<_> = (0..24).map(|_| harness.random_weight(f, h, WeightKind::Int4)).collect();
+        let mut cuda = harness.open(&sizes.largest(tokens, f));
         let seconds = time(&mut cuda, |cuda| weights.iter().for_each(|w| cuda.linear(x, w, y, Accumulate::No)));
         let bytes = weights.len() * (weights[0].data.bytes + weights[0].scales.bytes);
         let shape = format!("{tokens} token(s), 24 x {f} x {h}");

@@ -3,6 +3,8 @@
 //! Started by `benches/gpu.sh`, after its checks. Arguments choose parts: kernels, steps, memory; `small` makes every shape
 //! small, to see that the program works.
 
+#[path = "../../tests/harness/operands.rs"]
+mod harness;
 mod kernels;
 mod operands;
 mod report;

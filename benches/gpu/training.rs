@@ -1,6 +1,6 @@
 //! Whole training steps: tokens per second, and memory as the driver sees it beside the plan.
 
-use crate::operands::words;
+use crate::harness::words;
 use crate::report::Ceilings;
 use std::time::Instant;
 use tetrad::backend::cuda::Cuda;
@@ -45,8 +45,7 @@ fn trainer(preset: &str, tokens: usize) -> (Trainer, Vec<u32>) {
     let vocab = config.model.vocab as u32;
     let mut trainer = Trainer::new(&config, Box::new(device)).expect("memory");
     trainer.initialize();
-    let mut next = words(1);
-    (trainer, (0..=tokens).map(|_| next() % vocab).collect())
+    (trainer, words(1, tokens + 1).map(|word| word % vocab).collect())
 }
 
 fn step(preset: &str, tokens: usize, ceilings: &Ceilings) {
@@ -60,7 +59,7 @@ fn step(preset: &str, tokens: usize, ceilings: &Ceilings) {
         let begun = Instant::now();
         let report = trainer.step(inputs, targets);
         times.push(begun.elapsed().as_secs_f64());
-        assert!(report.loss.is_finite() && trainer.backend.status() == Ok(()));
+        assert!(report.loss.is_finite() && trainer.backend().status() == Ok(()));
     }
     times.sort_by(f64::total_cmp);
     let seconds = times[times.len() / 2];
@@ -98,11 +97,11 @@ pub fn memory(small: bool) {
         row.push(used());
         trainer.evaluate(trainer.config().train.batch, inputs, targets);
         row.push(used());
-        let meta = Meta::new(trainer.config(), trainer.counters, false, "random");
+        let meta = Meta::new(trainer.config(), trainer.counters(), false, "random");
         let path = folder.path().join(preset);
-        save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Full, &path).expect("a saved state");
+        save(trainer.model(), trainer.backend(), &meta, None, Extent::Full, &path).expect("a saved state");
         row.push(used());
-        let plan = trainer.plan.total() as f64 / f64::from(1 << 20);
+        let plan = trainer.plan().total() as f64 / f64::from(1 << 20);
         println!("| {preset} | {plan:.1} MiB | {} |", row.join(" | "));
     }
     println!();

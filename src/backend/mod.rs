@@ -19,8 +19,6 @@ mod kinds;
 mod memory;
 pub mod ops;
 mod param;
-#[cfg(test)]
-mod testing;
 mod update;
 
 pub use info::{DeviceInfo, MaxShapes};

@@ -142,8 +142,8 @@ impl Checkpoint {
     /// If the file lacks a plane, or was saved by a run that differs in model, storage, seed or data.
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
-        let entries = table(&trainer.model.settings);
-        for (entry, param) in entries.iter().zip(trainer.model.stored.all()) {
+        let (model, backend) = trainer.model_and_backend();
+        for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
             for plane in planes(param) {
@@ -154,11 +154,11 @@ impl Checkpoint {
                     let (plane, bytes) = (plane.kind.name(), plane.span.bytes);
                     return Err(CheckpointError::Plane { path: self.path.clone(), name, plane, bytes });
                 }
-                trainer.backend.upload(bytes, plane.span);
-                trainer.backend.advise_cold(plane.span);
+                backend.upload(bytes, plane.span);
+                backend.advise_cold(plane.span);
             }
         }
-        trainer.counters = self.meta.counters;
+        trainer.set_counters(self.meta.counters);
         Ok(())
     }
 
@@ -171,18 +171,19 @@ impl Checkpoint {
         self.check_weights(trainer.config())?;
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
-        for (entry, param) in table(&trainer.model.settings).iter().zip(trainer.model.stored.all()) {
+        let (model, backend) = trainer.model_and_backend();
+        for (entry, param) in table(&model.settings).iter().zip(model.stored.all()) {
             let name = entry.role.name();
             let tensor = self.tensor(&name);
             for plane in planes(param).filter(|plane| !plane.kind.is_optimizer() || plane.kind == PlaneKind::Residue) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
                 match found.map(|p| p.range()) {
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
-                        trainer.backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
-                        trainer.backend.advise_cold(plane.span);
+                        backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
+                        backend.advise_cold(plane.span);
                     }
                     None if plane.kind == PlaneKind::Residue => {
-                        trainer.backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
+                        backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
                     }
                     _ => {
                         let (plane, bytes) = (plane.kind.name(), plane.span.bytes);

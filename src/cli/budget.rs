@@ -1,4 +1,4 @@
-//! Memory as a limit: what is chosen to fit into it, and what to change if nothing does.
+//! Memory budgets: unset options are chosen to fit; if nothing fits, the error says what to change.
 
 use super::units::bytes;
 use tetrad::backend::DeviceInfo;
@@ -19,7 +19,7 @@ pub(super) enum Budget {
 pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     match parse(text)? {
         Budget::Bytes(bytes) => Ok(bytes),
-        Budget::Share(_) => Err(format!("{text:?}: a share of nothing; give a size, such as 2GiB")),
+        Budget::Share(_) => Err(format!("{text:?}: a percentage has no base here; give a size, such as 2GiB")),
     }
 }
 
@@ -43,7 +43,7 @@ impl Budget {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Share(share) => {
-                let why = "it is not known how much memory is free there; give a size";
+                let why = "the free memory of the device is unknown; give a size";
                 Ok((free(sizes).ok_or(why)? as f64 * share / 100.0) as u64)
             }
         }

@@ -1,4 +1,4 @@
-//! Which device computes.
+//! Selection of the device.
 
 use super::Failure;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use tetrad::backend::{Backend, DeviceInfo};
 use tetrad::error::BackendError;
 use tetrad::model::ModelConfig;
 
-/// What `--device` may say.
+/// The values of `--device`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Device {
     /// The first GPU if it can be used, else the CPU.
@@ -30,26 +30,28 @@ impl FromStr for Device {
             "cuda" => Ok(Self::Cuda(0)),
             _ => {
                 let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-                number.map(Self::Cuda).ok_or_else(|| "auto, cpu, cuda, or cuda:N for the device of that number".into())
+                number
+                    .map(Self::Cuda)
+                    .ok_or_else(|| "expected auto, cpu, cuda, or cuda:N for the device of that number".into())
             }
         }
     }
 }
 
-/// A device that was opened.
-pub(super) struct Opened {
-    /// What computes; it has no memory yet.
+/// An open device.
+pub(super) struct OpenDevice {
+    /// The backend; it has no memory yet.
     pub backend: Box<dyn Backend>,
-    /// Why it is not a GPU, if `auto` would have liked one.
+    /// Why `auto` did not take a GPU.
     pub instead: Option<BackendError>,
 }
 
-impl Opened {
-    /// In words: the device, and why it was chosen if it was.
+impl OpenDevice {
+    /// The device in words, with the reason if `auto` fell back to it.
     pub fn describe(&self) -> String {
         let device = self.backend.describe();
         match &self.instead {
-            // Where it was looked for, and what to do, is for those who asked for a GPU.
+            // The searched folders are for those who asked for a GPU.
             Some(BackendError::Library { library, .. }) => format!("{device} (no GPU is used: no {library})"),
             Some(why) => format!("{device} (no GPU is used: {why})"),
             None => device,
@@ -57,26 +59,26 @@ impl Opened {
     }
 }
 
-/// Opens the device that `device` says, for `model`. `need` tells how many bytes of memory it must have free.
+/// Opens `device` for `model`. `need` gives the bytes of memory that must be free on it.
 ///
 /// # Errors
-/// If a GPU was asked for by name and cannot be used.
+/// If a GPU was requested explicitly and cannot be used.
 pub(super) fn open(
     device: Device,
     model: &ModelConfig,
     need: impl Fn(&dyn DeviceInfo) -> u64,
-) -> Result<Opened, Failure> {
+) -> Result<OpenDevice, Failure> {
     let instead = match device {
         Device::Cpu => None,
         Device::Auto => match open_cuda(0, model, &need) {
-            Ok(backend) => return Ok(Opened { backend, instead: None }),
+            Ok(backend) => return Ok(OpenDevice { backend, instead: None }),
             Err(why) => Some(why),
         },
         Device::Cuda(ordinal) => {
-            return Ok(Opened { backend: open_cuda(ordinal, model, &need)?, instead: None });
+            return Ok(OpenDevice { backend: open_cuda(ordinal, model, &need)?, instead: None });
         }
     };
-    Ok(Opened { backend: Box::new(Cpu::new()), instead })
+    Ok(OpenDevice { backend: Box::new(Cpu::new()), instead })
 }
 
 fn open_cuda(
@@ -90,7 +92,7 @@ fn open_cuda(
     Ok(Box::new(cuda))
 }
 
-/// What a plan must know of the device that `device` says, without opening one: `auto` asks only whether there is one.
+/// What a plan must know of `device`, without opening it: `auto` only asks whether there is a GPU.
 pub(super) fn sizes(device: Device) -> Box<dyn DeviceInfo> {
     match device {
         Device::Cpu => Box::new(Cpu::new()),

@@ -1,6 +1,6 @@
 //! `tetrad eval`.
 
-use super::output::{escape, json, print};
+use super::output::{json, print};
 use super::units::grouped;
 use super::{CliResult, Failure, device, number, pool};
 use serde_json::json;
@@ -20,19 +20,19 @@ const PASS_TOKENS: usize = 2048;
 /// Measure a model on text: loss, perplexity, bits per byte.
 ///
 /// The text is cut into consecutive sequences; each token but the first of a sequence is predicted from those before
-/// it in its sequence. Samples (prompt and completion, messages) stay whole, each predicted from itself alone, and only
-/// what would be learned of them counts. Weights are read where they lie in the file.
+/// it in its sequence. Samples (prompt and completion, messages) stay whole and are independent of each other, and only
+/// their target tokens count. Weights are read directly from the mapped file.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The model.
     file: PathBuf,
-    /// Text files and globs, of all kinds that training reads.
+    /// Text files and globs, of any type that training reads.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     text: Vec<String>,
-    /// Tokens per sequence [default: that of the training, at most the model's context].
+    /// Tokens per sequence [default: as in training, at most the model's context].
     #[arg(long)]
     sequence: Option<usize>,
-    /// Sequences at most.
+    /// Sequences at most; 0 = all.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     sequences: usize,
     /// Threads; 0: all processors.
@@ -41,7 +41,7 @@ pub struct Args {
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
-    /// The chat template of messages: a file, or the template itself [default: the one in FILE].
+    /// The chat template for messages: a file, or the template itself [default: the one in FILE].
     #[arg(long, value_name = "TEMPLATE")]
     chat_template: Option<String>,
     /// Folder of prepared tokens.
@@ -55,30 +55,20 @@ pub struct Args {
 /// Runs `tetrad eval`.
 ///
 /// # Errors
-/// A file that is no sound model, or text that it has no tokens for.
+/// A file that is not a valid model, or text that it has no tokens for.
 pub fn run(args: Args) -> CliResult {
     pool::run(args.threads, || eval(&args))?
 }
 
 fn eval(args: &Args) -> CliResult {
     let mut checkpoint = Checkpoint::open(&args.file)?;
-    // A figure measured on damaged weights would be believed.
+    // A result measured on damaged weights would be believed.
     checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
     let corpus = Corpus::resolve(&args.text)?;
     let format = SampleFormat { tokenizer, config: tokenizer_config(args, &checkpoint)? };
     let mut progress = super::progress::preparing();
-    let prepared = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, &args.cache, &mut progress);
-    let (shard, dataset) = prepared.map_err(|error| match error {
-        // The configuration's key is no option of this command.
-        DataError::Cache { path, source } => {
-            let path = escape(&path.to_string_lossy());
-            Failure::from(format!(
-                "{path}: prepared tokens cannot be kept there: {source}; name another folder with --cache"
-            ))
-        }
-        other => other.into(),
-    })?;
+    let (shard, dataset) = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, &args.cache, &mut progress)?;
     shard.check_vocabulary(&corpus, checkpoint.config.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
     checkpoint.config.data.packed = matches!(dataset, Dataset::Samples(_));
@@ -108,7 +98,7 @@ fn eval(args: &Args) -> CliResult {
             let (samples, cut, empty) = (packing.samples, packing.truncated, packing.empty);
             writeln!(
                 out,
-                "{cut} of {samples} samples are longer than that and were cut, {empty} have nothing to predict"
+                "{cut} of {samples} samples are longer than that and were truncated, {empty} have no target"
             )?;
         }
         writeln!(out, "on {device}")
@@ -116,7 +106,7 @@ fn eval(args: &Args) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What came with the tokenizer that a file carries.
+/// The configuration of the tokenizer in a file.
 fn tokenizer_config(args: &Args, checkpoint: &Checkpoint) -> Result<TokenizerConfig, DataError> {
     let json = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_default();
     let config = TokenizerConfig::parse(&args.file.to_string_lossy(), &json);
@@ -126,7 +116,7 @@ fn tokenizer_config(args: &Args, checkpoint: &Checkpoint) -> Result<TokenizerCon
     }
 }
 
-/// The tokenizer that a file carries.
+/// The tokenizer in a file.
 pub(super) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Failure> {
     Ok(match checkpoint.tokenizer() {
         Some(json) => Tokenizer::from_json(&json)?,
@@ -140,23 +130,23 @@ fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize
         return match asked {
             0 => Err("--sequence 0: at least 1 token".into()),
             asked if asked > context => {
-                Err(format!("--sequence {asked}: the model's context is {context} tokens, which is the most").into())
+                Err(format!("--sequence {asked}: the model's context is {context} tokens, the longest possible").into())
             }
             asked if asked >= tokens => {
-                Err(format!("--sequence {asked}: the text has {tokens} tokens, and needs one more than a sequence")
+                Err(format!("--sequence {asked}: the text has {tokens} tokens, and one more than a sequence is needed")
                     .into())
             }
             asked => Ok(asked),
         };
     }
     if tokens < 2 {
-        return Err(format!("--text: {tokens} token in all; at least 2 are needed, one to predict another").into());
+        return Err(format!("--text: {tokens} token in total; at least 2 are needed").into());
     }
     // A text shorter than a training sequence is one sequence.
     Ok(checkpoint.config.train.sequence.min(context).min(tokens - 1))
 }
 
-/// Mean loss, and the device that computed it.
+/// The mean loss, and the device that computed it.
 fn mean_loss(
     checkpoint: &Checkpoint,
     windows: &Windows,

@@ -10,9 +10,9 @@ use tetrad::checkpoint::Checkpoint;
 use tetrad::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
 use tetrad::model::ActivationQuant;
 
-/// Write a model for other programs: GGUF for llama.cpp, or a Hugging Face directory.
+/// Convert a model for other programs: GGUF for llama.cpp, or a Hugging Face directory.
 ///
-/// GGUF gets the very bits that were trained, as Q4_0 or Q4_1; a directory gets their values.
+/// GGUF gets exactly the bits that were trained, as Q4_0 or Q4_1; a directory gets their values.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The model.
@@ -26,10 +26,10 @@ pub struct Args {
     /// GGUF: type of an untied head [default: its own bits, bf16 as f16].
     #[arg(long, value_enum)]
     head: Option<TableArg>,
-    /// Directory: type of the values [default: f32, in which every one is exact].
+    /// Directory: type of the values [default: f32, which is exact].
     #[arg(long = "type", value_enum)]
     float: Option<FloatArg>,
-    /// Directory: bytes of a safetensors file at most, as in `4GiB`.
+    /// Directory: maximal size of a safetensors file, as in `4GiB`.
     #[arg(long, value_name = "SIZE", default_value = "4GiB")]
     shard_size: String,
     /// Threads; 0: all processors.
@@ -70,20 +70,20 @@ impl From<TableArg> for TableType {
 /// Runs `tetrad export`.
 ///
 /// # Errors
-/// A file that is no sound model, options that make no sense, a file system that refuses.
+/// A file that is not a valid model, options that exclude each other, errors of the file system.
 pub fn run(args: Args) -> CliResult {
-    pool::run(args.threads, || bring_out(&args))?
+    pool::run(args.threads, || convert(&args))?
 }
 
-fn bring_out(args: &Args) -> CliResult {
+fn convert(args: &Args) -> CliResult {
     let gguf = args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
     if gguf && args.float.is_some() {
         return Err(
-            "--type is for a directory; a GGUF file gets the bits of the model (see --embedding, --head)".into()
+            "--type applies to directories; a GGUF file gets the bits of the model (see --embedding, --head)".into()
         );
     }
     if !gguf && (args.embedding.is_some() || args.head.is_some()) {
-        return Err("--embedding and --head are for GGUF; give --output a name that ends in .gguf".into());
+        return Err("--embedding and --head apply to GGUF; give --output a name that ends in .gguf".into());
     }
     let output = escape(&args.output.to_string_lossy());
     if !gguf && args.output.is_file() {
@@ -91,7 +91,7 @@ fn bring_out(args: &Args) -> CliResult {
     }
     let checkpoint = Checkpoint::open(&args.file)?;
     if checkpoint.config.activations.quant != ActivationQuant::None {
-        eprintln!("note: the model was trained with four-bit activations, which other programs will not round");
+        eprintln!("note: the model was trained with four-bit activations, which other programs do not simulate");
     }
     let mut bar = converting("exporting");
     if gguf {

@@ -10,10 +10,10 @@ use tetrad::backend::Scheme;
 use tetrad::convert::{Beside, Options, import, open};
 use tetrad::model::TableStorage;
 
-/// Bring in a model: a Hugging Face directory, a safetensors file, or GGUF.
+/// Convert a model to .tetrad: a Hugging Face directory, a safetensors file, or GGUF.
 ///
-/// Q4_0, Q4_1 and Q8_0 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in all.
-/// The tokenizer comes along.
+/// Q4_0, Q4_1 and Q8_0 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in
+/// total. The tokenizer is included.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Directory with config.json and model.safetensors, .safetensors file, or .gguf file.
@@ -27,19 +27,19 @@ pub struct Args {
     /// tokenizer.json, instead of the model's own.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// Symmetric groups or groups with an offset [default: what the source's bits need, else symmetric].
+    /// Symmetric groups or groups with an offset [default: what the bits of the source need, else symmetric].
     #[arg(long, value_enum)]
     scheme: Option<SchemeArg>,
     /// Elements per group: 32, 64, 128 or 256 [default: 32 for quantized sources, else 64].
     #[arg(long)]
     group: Option<usize>,
-    /// Storage of the embedding [default: int4 or int8 as the source's, bf16 for floats].
+    /// Storage of the embedding [default: int4 or int8 as in the source, bf16 for floats].
     #[arg(long, value_enum)]
     embedding: Option<TableArg>,
     /// Storage of an untied head [default: as for the embedding].
     #[arg(long, value_enum)]
     head: Option<TableArg>,
-    /// Leave out the four bits below each code: smaller, but training goes on from coarser weights.
+    /// Leave out the residue: smaller, but training continues from coarser weights.
     #[arg(long)]
     codes_only: bool,
     /// Threads; 0: all processors.
@@ -75,12 +75,12 @@ impl From<TableArg> for TableStorage {
 /// Runs `tetrad import`.
 ///
 /// # Errors
-/// A source that is no sound model of the family, options that make no sense, a file system that refuses.
+/// A source that is not a valid model of the family, options that do not fit it, errors of the file system.
 pub fn run(args: Args) -> CliResult {
-    pool::run(args.threads, || bring_in(&args))?
+    pool::run(args.threads, || convert(&args))?
 }
 
-fn bring_in(args: &Args) -> CliResult {
+fn convert(args: &Args) -> CliResult {
     let beside = Beside { config: args.config.as_deref(), tokenizer: args.tokenizer.as_deref() };
     let source = open(&args.source, beside)?;
     for note in &source.notes {

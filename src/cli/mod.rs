@@ -7,6 +7,7 @@ pub mod dump;
 pub mod eval;
 pub mod export;
 mod flatten;
+mod hint;
 pub mod import;
 mod number;
 mod output;
@@ -20,6 +21,7 @@ pub mod train;
 mod units;
 pub mod verify;
 
+use hint::{Options, hint};
 use std::process::ExitCode;
 
 /// An error of one sentence, which may come from another thread.
@@ -28,7 +30,7 @@ pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What a subcommand ends with.
 pub type CliResult = Result<ExitCode, Failure>;
 
-/// Trains LLaMA-family models whose weights exist only as packed INT4 nibbles, and looks into their files.
+/// Train LLaMA-family models whose weights exist only as packed INT4 codes, and inspect their files.
 #[derive(clap::Parser)]
 #[command(name = "tetrad", version)]
 pub struct Cli {
@@ -54,8 +56,20 @@ enum Command {
 ///
 /// # Errors
 /// One sentence for the user; exit status 2 by convention, since `verify` and `diff` say "no" with 1.
-pub fn run(cli: Cli) -> CliResult {
-    match cli.command {
+pub fn run(cli: Cli) -> Result<ExitCode, String> {
+    let options = match cli.command {
+        Command::Train(_) | Command::Plan(_) => Options::Keys,
+        Command::Eval(_) => Options::Eval,
+        _ => Options::Files,
+    };
+    execute(cli.command).map_err(|error| match hint(error.as_ref(), options) {
+        Some(advice) => format!("{error}; {advice}"),
+        None => error.to_string(),
+    })
+}
+
+fn execute(command: Command) -> CliResult {
+    match command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sample(args) => sample::run(args),

@@ -1,11 +1,11 @@
-//! Standard output of the inspecting commands: buffered, quiet when its reader goes away, free of control characters.
+//! Standard output: buffered, silent about closed pipes, free of control characters.
 
 use serde_json::Value;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
 use tetrad::error::FormatError;
 
-/// Runs `write` on buffered standard output. A reader that has gone (`| head`) ends it without complaint.
+/// Runs `write` on buffered standard output. A closed pipe (`| head`) ends it silently.
 pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
@@ -14,7 +14,7 @@ pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io:
     }
 }
 
-/// Text of a file for a terminal: printable ASCII as it is, all else as `\u{..}`.
+/// Text from a file for a terminal: printable ASCII as it is, everything else as `\u{..}`.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -23,8 +23,8 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// What a model wrote, for a terminal: control characters but line feed and tab become U+FFFD, since a terminal obeys
-/// them, and a model may write any.
+/// Generated text for a terminal: control characters other than line feed and tab become U+FFFD, since a terminal
+/// executes them and a model can produce any.
 pub(super) fn harmless(text: &str) -> String {
     let control = |c: char| c.is_control() && c != '\n' && c != '\t';
     text.chars().map(|c| if control(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
@@ -47,7 +47,7 @@ pub(super) fn json_line(value: &Value) -> String {
 }
 
 /// JSON text with everything beyond printable ASCII as `\uXXXX`: it can only stand inside strings, where that is the
-/// same value, and no terminal obeys it.
+/// same value, and no terminal executes it.
 fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut units = [0; 2];

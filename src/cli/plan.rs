@@ -12,7 +12,7 @@ use tetrad::memory::{Category, Place, Plan};
 use tetrad::model::{KeptActivations, Residence};
 use tetrad::train::Limits;
 
-/// Print the memory that a training run will take, by item, without running it.
+/// Print the memory that a training run takes, by buffer, without running it.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Preset or TOML file; the quick-start if absent.
@@ -20,8 +20,8 @@ pub struct Args {
     /// Override a key, as in `--set train.batch=8`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Choose what is left open so that the run fits into SIZE, and name the largest train.batch that does: bytes, KiB,
-    /// MiB, GiB, or 90% of what is free.
+    /// Pick unset options so that the run fits into SIZE, and report the largest train.batch that does: bytes, KiB, MiB,
+    /// GiB, or 90% of the free memory.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
     /// Device to plan for: auto, cpu, cuda.
@@ -44,11 +44,11 @@ struct Row {
     bytes: usize,
 }
 
-/// What is to be told.
-struct Told {
+/// What is printed.
+struct PlanReport {
     config: Config,
     plan: Plan,
-    /// Whether parameters at home are in a file.
+    /// Whether offloaded parameters are in a file.
     in_file: bool,
     /// Whether a device has memory of its own.
     device: bool,
@@ -58,7 +58,7 @@ struct Told {
 /// What fits into a budget.
 struct Fits {
     bytes: u64,
-    /// What was chosen, if not the fastest way; or why nothing fits.
+    /// What was chosen, if not the fastest settings; or why nothing fits.
     chosen: Result<Option<String>, String>,
     largest_batch: [(&'static str, Option<usize>); 3],
 }
@@ -70,19 +70,19 @@ struct Fits {
 pub fn run(args: Args) -> CliResult {
     let config = Config::load(args.config.as_deref(), &args.sets)?;
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
-    let told = pool::run(config.run.threads, || tell(&config, &args, budget))??;
-    let rows = rows(&told.plan, args.items);
+    let report = pool::run(config.run.threads, || plan_report(&config, &args, budget))??;
+    let rows = rows(&report.plan, args.items);
     print(|out| {
         if args.json {
-            return json(out, &as_json(&told, &rows));
+            return json(out, &as_json(&report, &rows));
         }
-        table(&rows, &told).print(out)?;
+        table(&rows, &report).print(out)?;
         writeln!(out)?;
-        sums(&told).print(out)?;
-        let Some(fits) = &told.budget else { return Ok(()) };
+        sums(&report).print(out)?;
+        let Some(fits) = &report.budget else { return Ok(()) };
         match &fits.chosen {
             Ok(Some(said)) => writeln!(out, "\nchosen: {said}")?,
-            Ok(None) => writeln!(out, "\nthe fastest way fits into {}", bytes(fits.bytes))?,
+            Ok(None) => writeln!(out, "\nthe fastest settings fit into {}", bytes(fits.bytes))?,
             Err(said) => writeln!(out, "\n{said}")?,
         }
         let batches = fits
@@ -93,7 +93,7 @@ pub fn run(args: Args) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<Told, String> {
+fn plan_report(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<PlanReport, String> {
     let sizes = device::sizes(args.device);
     let sizes = &*sizes;
     let mut resolved = tetrad::train::fastest(config, sizes);
@@ -107,7 +107,7 @@ fn tell(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<
         fits = Some(Fits { bytes: limits.device, chosen, largest_batch: largest(config, sizes, &limits) });
     }
     let run = &resolved.run;
-    Ok(Told {
+    Ok(PlanReport {
         plan: tetrad::train::plan(&resolved, sizes).0,
         in_file: [run.weights, run.state].contains(&Residence::File),
         device: !sizes.in_place(),
@@ -116,29 +116,29 @@ fn tell(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<
     })
 }
 
-fn as_json(told: &Told, rows: &[Row]) -> serde_json::Value {
-    let plan = &told.plan;
+fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
+    let plan = &report.plan;
     let items: Vec<_> = rows
         .iter()
         .map(|row| {
-            let (category, place) = (row.category.name(), place_name(row.place, told));
+            let (category, place) = (row.category.name(), place_name(row.place, report));
             json!({ "category": category, "place": place, "name": row.name, "count": row.count, "bytes": row.bytes })
         })
         .collect();
     let sums: serde_json::Map<_, _> =
         Category::ALL.iter().map(|&c| (c.name().to_owned(), plan.category(c).into())).collect();
     let places: serde_json::Map<_, _> =
-        places(told).into_iter().map(|(place, bytes)| (place_name(place, told).to_owned(), bytes.into())).collect();
+        places(report).into_iter().map(|(place, bytes)| (place_name(place, report).to_owned(), bytes.into())).collect();
     let mut value = json!({
-        "parameters": told.config.model.parameters(),
+        "parameters": report.config.model.parameters(),
         "total_bytes": plan.total(),
         "places": places,
         "categories": sums,
         "items": items,
-        "run": told.config.run,
-        "micro_batch": told.config.train.micro_batch,
+        "run": report.config.run,
+        "micro_batch": report.config.train.micro_batch,
     });
-    if let Some(fits) = &told.budget {
+    if let Some(fits) = &report.budget {
         value["budget_bytes"] = fits.bytes.into();
         value["fits"] = fits.chosen.is_ok().into();
         value["largest_batch"] =
@@ -148,20 +148,20 @@ fn as_json(told: &Told, rows: &[Row]) -> serde_json::Value {
 }
 
 /// Bytes of each place that is used.
-fn places(told: &Told) -> Vec<(Place, usize)> {
-    let all = [(Place::Arena, told.plan.total()), (Place::Host, told.plan.host_total())];
+fn places(report: &PlanReport) -> Vec<(Place, usize)> {
+    let all = [(Place::Arena, report.plan.total()), (Place::Host, report.plan.host_total())];
     all.into_iter().filter(|&(_, bytes)| bytes > 0).collect()
 }
 
-fn place_name(place: Place, told: &Told) -> &'static str {
+fn place_name(place: Place, report: &PlanReport) -> &'static str {
     match place {
-        Place::Arena if told.device => "device",
-        Place::Host if told.in_file => "file",
+        Place::Arena if report.device => "device",
+        Place::Host if report.in_file => "file",
         _ => "host",
     }
 }
 
-/// Sequences beyond which nobody asks.
+/// The largest batch that is tried.
 const MOST_BATCH: usize = 1 << 16;
 
 /// The largest batch for each way of keeping activations, with parameters on the device unless something else is set.
@@ -213,13 +213,13 @@ fn without_numbers(name: &str) -> String {
     name.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-fn table(rows: &[Row], told: &Told) -> Table {
+fn table(rows: &[Row], report: &PlanReport) -> Table {
     let mut table = Table::new(&["category", "place", "buffer", "count", "bytes", ""], &[3, 4, 5]);
     for row in rows {
         let size = bytes(row.bytes as u64);
         table.row([
             row.category.name().into(),
-            place_name(row.place, told).into(),
+            place_name(row.place, report).into(),
             row.name.clone(),
             row.count.to_string(),
             grouped(row.bytes as u64),
@@ -229,18 +229,18 @@ fn table(rows: &[Row], told: &Told) -> Table {
     table
 }
 
-fn sums(told: &Told) -> Table {
-    let (plan, parameters) = (&told.plan, told.config.model.parameters());
+fn sums(report: &PlanReport) -> Table {
+    let (plan, parameters) = (&report.plan, report.config.model.parameters());
     let mut table = Table::new(&["category, most at once", "bytes", "", "bits per parameter"], &[1, 2, 3]);
     for category in Category::ALL {
         let size = plan.category(category) as u64;
         let bits = size as f64 * 8.0 / parameters as f64;
         table.row([category.name().into(), grouped(size), bytes(size), format!("{bits:.2}")]);
     }
-    for (place, total) in places(told) {
-        let name = match (place, place_name(place, told)) {
-            (Place::Arena, name) => format!("planned on the {name}: buffers that never live together share bytes"),
-            (_, name) => format!("planned in the {name}, beside it"),
+    for (place, total) in places(report) {
+        let name = match (place, place_name(place, report)) {
+            (Place::Arena, name) => format!("planned on the {name}: buffers with disjoint lifetimes share bytes"),
+            (_, name) => format!("planned in the {name}, in addition"),
         };
         table.row([name, grouped(total as u64), bytes(total as u64)]);
     }

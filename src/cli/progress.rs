@@ -5,7 +5,7 @@ use super::units::bytes;
 use std::time::{Duration, Instant};
 use tetrad::data::{Progress, Stage};
 
-/// Says how far preparing is, on standard error, once it takes longer than a moment.
+/// Reports progress on standard error if preparing takes longer than two seconds.
 pub(super) fn preparing() -> impl FnMut(Progress<'_>) {
     let mut last = Instant::now();
     move |progress| {
@@ -22,7 +22,7 @@ pub(super) fn preparing() -> impl FnMut(Progress<'_>) {
     }
 }
 
-/// Shows how many bytes of an import or export are done: a bar on a terminal, nothing elsewhere.
+/// Shows the progress of an import or export: a bar on a terminal, nothing elsewhere.
 pub(super) fn converting(verb: &'static str) -> impl FnMut(u64, u64) {
     let bar = indicatif::ProgressBar::new(0);
     let style = indicatif::ProgressStyle::with_template("{prefix} [{bar:30}] {bytes} of {total_bytes}  {eta} left");

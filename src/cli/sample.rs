@@ -14,33 +14,33 @@ use tetrad::model::{Generator, Sampling};
 /// Prompt tokens in one pass.
 const PASS_TOKENS: usize = 256;
 
-/// Write text with a model, token by token.
+/// Generate text with a model, token by token.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The model.
     file: PathBuf,
-    /// What the text begins with.
+    /// The text to continue.
     #[arg(long, default_value = "\n", hide_default_value = true)]
     prompt: String,
-    /// 0: always the likeliest token; 1: as the model says; more: wilder.
+    /// 0 = greedy; 1 = the model's distribution; higher = more random.
     #[arg(long, default_value_t = 0.8)]
     temperature: f64,
-    /// Draw from the likeliest K tokens only; 0: from all.
+    /// Sample from the K most likely tokens only; 0 = from all.
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
-    /// Draw from the likeliest tokens that together have this probability.
+    /// Sample from the smallest set of most likely tokens whose probabilities add up to P.
     #[arg(long, value_name = "P", default_value_t = 0.95)]
     top_p: f64,
     /// Seed: the same seed gives the same text.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Tokens to write, unless the model ends the text before.
+    /// Tokens to generate at most; the model may end the text earlier.
     #[arg(long, default_value_t = 256)]
     max_tokens: usize,
-    /// Go on where the model ends its text.
+    /// Keep generating past the end-of-text token.
     #[arg(long)]
     ignore_eos: bool,
-    /// Print JSON when the text is done: prompt, text, their tokens, whether the model ended it.
+    /// Print JSON at the end: prompt, text, their tokens, whether the model ended the text.
     #[arg(long)]
     json: bool,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
@@ -54,7 +54,7 @@ pub struct Args {
 /// Runs `tetrad sample`.
 ///
 /// # Errors
-/// A file that is no sound model, or settings that make no sense.
+/// A file that is not a valid model, or options out of range.
 pub fn run(args: Args) -> CliResult {
     check(&args)?;
     pool::run(args.threads, || sample(&args))?
@@ -62,10 +62,10 @@ pub fn run(args: Args) -> CliResult {
 
 fn check(args: &Args) -> Result<(), String> {
     if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
-        return Err(format!("--temperature {}: a number not below 0", args.temperature));
+        return Err(format!("--temperature {}: must be 0 or more", args.temperature));
     }
     if !(args.top_p > 0.0 && args.top_p <= 1.0) {
-        return Err(format!("--top-p {}: above 0 and at most 1", args.top_p));
+        return Err(format!("--top-p {}: must be above 0 and at most 1", args.top_p));
     }
     Ok(())
 }
@@ -76,7 +76,7 @@ fn sample(args: &Args) -> CliResult {
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let special = checkpoint.special_tokens(&tokenizer);
     let prompt = prompt(args, &checkpoint, &tokenizer, &special)?;
-    // No cache for positions that this text cannot reach, however long a context the file claims.
+    // No cache for positions that this text cannot reach, whatever context the file claims.
     let keys = checkpoint.config.model.context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
     let need = |sizes: &dyn DeviceInfo| place_model(&checkpoint, sizes, tokens, keys).0.total() as u64;
@@ -86,28 +86,28 @@ fn sample(args: &Args) -> CliResult {
     let model = open_model(&checkpoint, backend, tokens, keys)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut generator = Generator::new(&model);
-    let mut voice = Voice::new(&tokenizer, &prompt, args.json);
+    let mut printer = TokenPrinter::new(&tokenizer, &prompt, args.json);
     let mut written = Vec::new();
     let mut ended = false;
-    voice.say(&args.prompt)?;
+    printer.write(&args.prompt)?;
     generator.feed(backend, &prompt);
-    while written.len() < args.max_tokens && voice.heard {
+    while written.len() < args.max_tokens && printer.open {
         backend.status()?;
         let Some(id) = generator.draw(&sampling) else {
             let file = escape(&args.file.to_string_lossy());
-            return Err(format!("{file}: the model's output is not a number; its training diverged").into());
+            return Err(format!("{file}: the model's output is not finite; its training diverged").into());
         };
         written.push(id);
         ended = special.ends_with(id) && !args.ignore_eos;
         if ended {
             break;
         }
-        voice.push(id)?;
+        printer.push(id)?;
         if written.len() < args.max_tokens {
             generator.feed(backend, &[id]);
         }
     }
-    voice.finish()?;
+    printer.finish()?;
     if args.json {
         let text = tokenizer.decode(&written[..written.len() - usize::from(ended)]);
         print(|out| {
@@ -121,8 +121,8 @@ fn sample(args: &Args) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tokens that a text begins with. A model that came with a tokenizer which puts a token before every text saw that
-/// token in its training.
+/// The tokens of the prompt. A model whose tokenizer puts a beginning-of-text token before every text was trained with
+/// it, so it is added here.
 fn prompt(
     args: &Args,
     checkpoint: &Checkpoint,
@@ -142,34 +142,34 @@ fn prompt(
     let vocab = checkpoint.config.model.vocab;
     match ids.iter().find(|&&id| id as usize >= vocab) {
         Some(id) => Err(format!("--prompt: token {id} is beyond the model's vocabulary of {vocab}").into()),
-        None if ids.is_empty() => Err("--prompt: gives no token to start from; write at least one character".into()),
+        None if ids.is_empty() => Err("--prompt: empty; give at least one character".into()),
         None => Ok(ids),
     }
 }
 
-/// Text on standard output while it arrives; silent where JSON is asked for.
-struct Voice {
+/// Prints text to standard output as it is generated; silent with `--json`.
+struct TokenPrinter {
     decoder: Decoder,
     silent: bool,
     terminal: bool,
-    /// Whether there still is a reader.
-    heard: bool,
+    /// Whether standard output still has a reader.
+    open: bool,
 }
 
-impl Voice {
+impl TokenPrinter {
     fn new(tokenizer: &Tokenizer, prompt: &[u32], silent: bool) -> Self {
         let terminal = std::io::stdout().is_terminal();
-        Self { decoder: Decoder::after(tokenizer, prompt), silent, terminal, heard: true }
+        Self { decoder: Decoder::after(tokenizer, prompt), silent, terminal, open: true }
     }
 
-    fn say(&mut self, text: &str) -> std::io::Result<()> {
+    fn write(&mut self, text: &str) -> std::io::Result<()> {
         if self.silent {
             return Ok(());
         }
         let shown = if self.terminal { harmless(text) } else { text.into() };
         let mut out = std::io::stdout().lock();
         match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => self.heard = false,
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => self.open = false,
             other => other?,
         }
         Ok(())
@@ -177,11 +177,11 @@ impl Voice {
 
     fn push(&mut self, id: u32) -> std::io::Result<()> {
         let text = self.decoder.push(id);
-        self.say(&text)
+        self.write(&text)
     }
 
     fn finish(&mut self) -> std::io::Result<()> {
         let text = self.decoder.finish() + "\n";
-        self.say(&text)
+        self.write(&text)
     }
 }

@@ -1,4 +1,4 @@
-//! `tetrad verify`: is every byte of a file what it should be?
+//! `tetrad verify`: checks every byte of a file.
 
 use super::CliResult;
 use super::output::{escape, json, print};
@@ -10,7 +10,7 @@ use tetrad::store::Map;
 
 /// Check every byte of a .tetrad file against its checksums and rules.
 ///
-/// Exit status: 0 if the file is sound, 1 if it is not, 2 if it cannot be read.
+/// Exit status: 0 if the file is valid, 1 if it is damaged, 2 if it cannot be read.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The file.
@@ -23,7 +23,7 @@ pub struct Args {
 /// Runs `tetrad verify`.
 ///
 /// # Errors
-/// If the file cannot be read; a file that breaks a rule is no error but a verdict.
+/// If the file cannot be read. A file that breaks a rule is not an error but exit status 1.
 pub fn run(args: Args) -> CliResult {
     let map = Map::open(&args.file)?;
     let findings: Vec<String> = match File::parse(&map) {

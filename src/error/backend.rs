@@ -1,14 +1,11 @@
-//! What a device can refuse.
+//! Errors of a device.
 
 /// Why a device cannot be used, or stopped working.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendError {
     /// The plan is larger than the device's free memory.
-    #[error(
-        "{device}: {needed} bytes of memory are planned, {free} of {total} are free; lower train.batch, set \
-         run.activations=recompute, or choose a smaller model (`tetrad plan --budget` says what fits)"
-    )]
+    #[error("{device}: {needed} bytes of memory are planned, {free} of {total} are free")]
     Memory {
         /// The device's name.
         device: String,
@@ -19,8 +16,8 @@ pub enum BackendError {
         /// Bytes the device has.
         total: u64,
     },
-    /// A library is not on this machine, or none that can be used.
-    #[error("{library} was not found: looked for {files} in {searched}{refused}; {next}")]
+    /// A library is missing or unusable.
+    #[error("{library} was not found: looked for {files} in {searched}{refused}")]
     Library {
         /// What it is.
         library: &'static str,
@@ -28,25 +25,21 @@ pub enum BackendError {
         files: String,
         /// Where they were looked for.
         searched: String,
-        /// Files that were there, and why each would not do; starts with a separator if not empty.
+        /// Files that were found, and why each was rejected; starts with a separator if not empty.
         refused: String,
-        /// What to do.
-        next: &'static str,
     },
-    /// The libraries that are there are made for newer drivers.
-    #[error("the NVIDIA driver supports CUDA {supports}, {library} needs CUDA {needs}; {next}")]
+    /// The installed libraries need a newer driver.
+    #[error("the NVIDIA driver supports CUDA {supports}, {library} needs CUDA {needs}")]
     OldDriver {
         /// Version of CUDA, major and minor.
         supports: String,
-        /// What is too new for it.
+        /// The library that is too new for it.
         library: String,
-        /// The lowest version that would do.
+        /// The lowest version that would suffice.
         needs: String,
-        /// What to do.
-        next: &'static str,
     },
-    /// The driver is there but does not start.
-    #[error("the NVIDIA driver does not start: {what}: {code}; `nvidia-smi` should list the device")]
+    /// The driver is installed but does not start.
+    #[error("the NVIDIA driver does not start: {what}: {code}")]
     Driver {
         /// The call that failed.
         what: &'static str,
@@ -54,15 +47,15 @@ pub enum BackendError {
         code: String,
     },
     /// No such device.
-    #[error("there is no CUDA device {asked}: the driver shows {found}; CUDA_VISIBLE_DEVICES may hide others")]
+    #[error("there is no CUDA device {asked}: the driver shows {found}")]
     NoDevice {
         /// Its number.
         asked: u32,
         /// How many there are.
         found: u32,
     },
-    /// The device lacks what the kernels are written for.
-    #[error("{device} has compute capability {found}, 8.0 (Ampere) or newer is needed; use --device cpu")]
+    /// The device is older than the kernels require.
+    #[error("{device} has compute capability {found}, 8.0 (Ampere) or newer is needed")]
     OldDevice {
         /// The device's name.
         device: String,
@@ -81,7 +74,7 @@ pub enum BackendError {
         /// What it said.
         log: String,
     },
-    /// An operation failed; everything after it was not carried out.
+    /// An operation failed; the operations after it were not executed.
     #[error("{device}: {what} failed: {code}")]
     Failed {
         /// The device's name.
@@ -91,11 +84,8 @@ pub enum BackendError {
         /// The library's error.
         code: String,
     },
-    /// The kernels do not compute heads of this size.
-    #[error(
-        "the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}; use \
-         --device cpu"
-    )]
+    /// The kernels do not support heads of this size.
+    #[error("the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}")]
     HeadDim {
         /// Elements of a head.
         found: usize,

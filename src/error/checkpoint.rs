@@ -1,4 +1,4 @@
-//! Errors between a training state and its file.
+//! Errors of saving and loading a training state.
 
 use super::{ConfigError, ContentsError, FormatError, StoreError, WriteError};
 use std::path::PathBuf;
@@ -11,15 +11,15 @@ pub enum CheckpointError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The file's bytes.
-    #[error("{path}: {source}; `tetrad verify` lists all that is wrong")]
+    #[error("{path}: {source}")]
     Format {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         source: Box<FormatError>,
     },
-    /// The contents of the file's planes.
-    #[error("{path}: {source}; `tetrad verify` lists all that is wrong")]
+    /// The contents of the planes.
+    #[error("{path}: {source}")]
     Contents {
         /// The file.
         path: PathBuf,
@@ -34,24 +34,24 @@ pub enum CheckpointError {
         /// What is wrong.
         source: WriteError,
     },
-    /// The metadata lacks something or says something impossible.
-    #[error("{path}: the metadata is not that of a tetrad model: {what}")]
+    /// The metadata is incomplete or contradictory.
+    #[error("{path}: the metadata does not describe a tetrad model: {what}")]
     Metadata {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         what: String,
     },
-    /// The metadata describe a model that cannot exist.
-    #[error("{path}: the metadata describe an impossible model: {source}")]
+    /// The metadata describes an impossible model.
+    #[error("{path}: the metadata describes an impossible model: {source}")]
     Config {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         source: ConfigError,
     },
-    /// A tensor that the described model has is not there.
-    #[error("{path}: tensor {name} is missing; the metadata describe a model that has it ({missing} missing in all)")]
+    /// A tensor of the described model is missing.
+    #[error("{path}: tensor {name} of the described model is missing ({missing} missing in total)")]
     Missing {
         /// The file.
         path: PathBuf,
@@ -61,7 +61,7 @@ pub enum CheckpointError {
         missing: usize,
     },
     /// A tensor that the described model lacks.
-    #[error("{path}: tensor {name} is not part of the model that the metadata describe ({surplus} such in all)")]
+    #[error("{path}: tensor {name} is not part of the described model ({surplus} such tensors in total)")]
     Surplus {
         /// The file.
         path: PathBuf,
@@ -71,7 +71,7 @@ pub enum CheckpointError {
         surplus: usize,
     },
     /// A tensor has another shape or storage than the described model.
-    #[error("{path}: tensor {name} is {found}, but the metadata describe {expected}")]
+    #[error("{path}: tensor {name} is {found}, but the metadata describes {expected}")]
     Shape {
         /// The file.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum CheckpointError {
         /// Shape and storage of the described model.
         expected: String,
     },
-    /// A plane that is needed is not there, or of another type.
+    /// A required plane is missing, or has another type.
     #[error(
         "{path}: tensor {name} has no {plane} plane of {bytes} bytes; a file without optimizer state can be \
          evaluated and sampled, but not resumed"
@@ -97,10 +97,8 @@ pub enum CheckpointError {
         /// Its length.
         bytes: usize,
     },
-    /// A resumed run ends before the state that it should go on from.
-    #[error(
-        "{path}: is at step {step}, and train.steps = {steps}; raise train.steps, or resume from an earlier checkpoint"
-    )]
+    /// A resumed run would end before the saved step.
+    #[error("{path}: is at step {step}, and the run ends at step {steps}")]
     PastEnd {
         /// The file.
         path: PathBuf,
@@ -109,10 +107,8 @@ pub enum CheckpointError {
         /// Steps of the configuration.
         steps: u64,
     },
-    /// A resumed run must be the same run.
-    #[error(
-        "{path}: saved with {key} = {saved}, the configuration has {given}; resume with the saved value, or start a new run in another run.dir"
-    )]
+    /// A resumed run must have the same settings.
+    #[error("{path}: saved with {key} = {saved}, the configuration has {given}")]
     Differs {
         /// The file.
         path: PathBuf,

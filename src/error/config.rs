@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration before anything is read or computed.
+//! Errors of a configuration, found before anything is read or computed.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub enum ConfigError {
         /// All presets, separated by commas.
         presets: String,
     },
-    /// The file exists, or should, and cannot be read.
+    /// The file cannot be read.
     #[error("{}: cannot be read: {source}", path.display())]
     Read {
         /// The file.
@@ -37,7 +37,7 @@ pub enum ConfigError {
         /// The parser's reason, on one line.
         message: String,
     },
-    /// Everything that is wrong with the keys and values, in the order of the tables.
+    /// All invalid keys and values, in the order of the tables.
     #[error("{}", list(.0))]
     Invalid(Vec<Problem>),
 }
@@ -89,7 +89,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// One problem reads as one sentence; several stand one a line under their number.
+/// One problem is one sentence; several are listed one per line after their count.
 fn list(problems: &[Problem]) -> String {
     match problems {
         [one] => one.to_string(),

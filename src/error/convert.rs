@@ -1,9 +1,9 @@
-//! Errors between files of other programs and ours.
+//! Errors of converting models from and to the files of other programs.
 
 use super::{CheckpointError, DataError, FormatError, StoreError};
 use std::path::PathBuf;
 
-/// Why a GGUF file is none. Offsets are in bytes from the start of the file.
+/// Why a file is not valid GGUF. Offsets are in bytes from the start of the file.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)]
@@ -20,9 +20,9 @@ pub enum GgufError {
     Utf8 { what: &'static str, at: usize },
     #[error("key {key} has a value of type {found}; types 0 to 12 exist, arrays nested at most {max} deep")]
     ValueType { key: String, found: u32, max: usize },
-    #[error("key {key} stands there twice")]
+    #[error("duplicate key {key}")]
     KeyTwice { key: String },
-    #[error("tensor {tensor} stands there twice")]
+    #[error("duplicate tensor {tensor}")]
     TensorTwice { tensor: String },
     #[error("general.alignment is {found}; a power of two from 1 to 65536 is needed")]
     Alignment { found: String },
@@ -37,7 +37,7 @@ pub enum GgufError {
          make a file of one of those with llama-quantize"
     )]
     TensorType { tensor: String, found: String },
-    #[error("tensor {tensor} is at offset {offset} of the data, which is no multiple of {alignment}")]
+    #[error("tensor {tensor} is at offset {offset} of the data, which is not a multiple of {alignment}")]
     Unaligned { tensor: String, offset: u64, alignment: u64 },
     #[error(
         "tensor {tensor} has {len} bytes at offset {offset} of the data, which ends at {end}; the file is cut off or damaged"
@@ -51,18 +51,18 @@ pub enum GgufError {
     KeyValue { key: String, found: String, needed: String },
 }
 
-/// Why a safetensors file is none.
+/// Why a file is not valid safetensors.
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs)]
 pub enum SafetensorsError {
-    #[error("has {found} bytes; the least are 8 of length and a header of 2")]
+    #[error("has {found} bytes; at least 8 of length and a header of 2 are needed")]
     Short { found: usize },
     #[error("states a header of {found} bytes; at most {max} are possible here")]
     HeaderLen { found: u64, max: u64 },
-    #[error("has a header that is no JSON of the kind: {reason}")]
+    #[error("has an invalid JSON header: {reason}")]
     Json { reason: String },
-    #[error("tensor {tensor} stands there twice")]
+    #[error("duplicate tensor {tensor}")]
     TensorTwice { tensor: String },
     #[error("tensor {tensor} has type {found}; F32, F16 and BF16 are read")]
     TensorType { tensor: String, found: String },
@@ -80,20 +80,20 @@ pub enum SafetensorsError {
     Left { left: u64 },
 }
 
-/// Why a model could not be brought in or out.
+/// Why a model could not be converted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
     /// The file system.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Our own file.
+    /// The `.tetrad` file.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     /// The tokenizer.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// A GGUF file that is none.
+    /// An invalid GGUF file.
     #[error("{}: {source}", path.display())]
     Gguf {
         /// The file.
@@ -101,7 +101,7 @@ pub enum ConvertError {
         /// What is wrong.
         source: GgufError,
     },
-    /// A safetensors file that is none.
+    /// An invalid safetensors file.
     #[error("{}: {source}", path.display())]
     Safetensors {
         /// The file.
@@ -117,7 +117,7 @@ pub enum ConvertError {
         /// What is wrong and what to do next.
         what: String,
     },
-    /// A model that is not of the family.
+    /// An unsupported model.
     #[error(
         "{}: {what}; LLaMA, Mistral without sliding window, Qwen2 and Qwen3 are the models that can be imported",
         path.display()
@@ -128,7 +128,7 @@ pub enum ConvertError {
         /// What it asks for, by name.
         what: String,
     },
-    /// Tensors that are missing, or that the model does not have.
+    /// Missing or surplus tensors.
     #[error("{}: {count} {problem}: {names}", path.display())]
     Tensors {
         /// The file or folder.
@@ -140,8 +140,8 @@ pub enum ConvertError {
         /// Their names, the first twenty.
         names: String,
     },
-    /// A tensor of another shape than the configuration says.
-    #[error("{}: tensor {tensor} is {found:?}, the model's configuration makes it {expected:?}", path.display())]
+    /// A tensor whose shape contradicts the configuration.
+    #[error("{}: tensor {tensor} is {found:?}, the model's configuration requires {expected:?}", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
@@ -152,7 +152,7 @@ pub enum ConvertError {
         /// Those of the configuration.
         expected: Vec<u64>,
     },
-    /// A number that no weight can be.
+    /// A number that is not a possible weight.
     #[error("{}: tensor {tensor}, row {row} holds a number that is not finite, or too large for 16 bits", path.display())]
     NotFinite {
         /// The file.
@@ -162,7 +162,7 @@ pub enum ConvertError {
         /// The row.
         row: usize,
     },
-    /// The model makes no sound file of ours.
+    /// The model does not make a valid `.tetrad` file.
     #[error("{}: {source}", path.display())]
     Format {
         /// The file that was to be written.
@@ -178,7 +178,7 @@ pub enum ConvertError {
         /// Why.
         reason: String,
     },
-    /// What was asked for cannot be.
+    /// Options that cannot be met.
     #[error("{0}")]
     Asked(String),
 }

@@ -1,7 +1,26 @@
-//! What can be wrong with text, tokenizers and prepared tokens.
+//! Errors of text, tokenizers and prepared tokens.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+/// What text is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataSet {
+    /// To train on.
+    Training,
+    /// To measure a loss on.
+    Validation,
+}
+
+impl fmt::Display for DataSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Training => "training",
+            Self::Validation => "validation",
+        })
+    }
+}
 
 /// Text or a tokenizer that cannot be trained on.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +35,7 @@ pub enum DataError {
         source: io::Error,
     },
     /// A prepared shard cannot be written or mapped.
-    #[error("{}: prepared tokens cannot be kept there: {source}; name another folder with data.cache", path.display())]
+    #[error("{}: prepared tokens cannot be kept there: {source}", path.display())]
     Cache {
         /// The shard or its folder.
         path: PathBuf,
@@ -53,7 +72,7 @@ pub enum DataError {
     },
     /// A file of a kind that is not read.
     #[error(
-        "{}: is of none of the kinds that are read: .txt and .jsonl (either also compressed, .zst), .parquet, .bin of llm.c",
+        "{}: unsupported file type; expected .txt, .jsonl (either also compressed, .zst), .parquet, or llm.c's .bin",
         path.display()
     )]
     UnknownKind {
@@ -61,17 +80,13 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A Parquet file, and the program was built without its reader.
-    #[error(
-        "{}: this program was built without Parquet; build it with `cargo build --release --features parquet`, or \
-         convert the file to .jsonl",
-        path.display()
-    )]
+    #[error("{}: this program was built without its reader of Parquet files", path.display())]
     NoParquet {
         /// The file.
         path: PathBuf,
     },
-    /// A Zstandard file that is damaged or not whole.
-    #[error("{}: cannot be decompressed: {reason}; check it with `zstd -t`", path.display())]
+    /// A compressed file that is damaged or incomplete.
+    #[error("{}: cannot be decompressed: {reason}", path.display())]
     Zstd {
         /// The file.
         path: PathBuf,
@@ -87,11 +102,7 @@ pub enum DataError {
         reason: String,
     },
     /// Text beside samples in one source.
-    #[error(
-        "{}: has no samples, but {} has ({}); give them [[data.source]] tables of their own, or say for all of them \
-         how they become rows with data.packing",
-        path.display(), samples.display(), what
-    )]
+    #[error("{}: has no samples, but {} in the same source has ({})", path.display(), samples.display(), what)]
     Mixed {
         /// The file without.
         path: PathBuf,
@@ -101,7 +112,7 @@ pub enum DataError {
         what: &'static str,
     },
     /// Tokens without bounds where samples are wanted.
-    #[error("{}: holds tokens without samples, which data.packing = \"{packing}\" needs; leave that key out", path.display())]
+    #[error("{}: holds tokens without sample boundaries, which the mode \"{packing}\" needs", path.display())]
     NoBounds {
         /// The file.
         path: PathBuf,
@@ -109,11 +120,7 @@ pub enum DataError {
         packing: &'static str,
     },
     /// `messages` without a template that says how they are written.
-    #[error(
-        "{}: has messages, and no chat template came with the tokenizer; name one with data.chat_template (a .jinja \
-         file, or a tokenizer_config.json that has one)",
-        path.display()
-    )]
+    #[error("{}: has messages, and no chat template came with the tokenizer", path.display())]
     NoTemplate {
         /// The file with messages.
         path: PathBuf,
@@ -128,8 +135,7 @@ pub enum DataError {
     },
     /// A sample that is longer than a row, where that was to be refused.
     #[error(
-        "{}: sample {number} has {tokens} tokens, and a row holds {most} (train.sequence = {} and the next token); raise \
-         train.sequence, or set data.overlong to \"truncate\" or \"skip\"",
+        "{}: sample {number} has {tokens} tokens, and a row holds {most} (a sequence of {} and the next token)",
         path.display(), most - 1
     )]
     OverlongSample {
@@ -144,12 +150,12 @@ pub enum DataError {
     },
     /// Samples of which none can be used.
     #[error(
-        "{what}: none of {samples} samples can be used: {long} are longer than a row (train.sequence = {sequence}), {empty} \
-         have nothing to learn; {advice}"
+        "the {set} samples: none of {samples} can be used: {long} are longer than a sequence of {sequence} tokens, {empty} \
+         have no target"
     )]
     NoSamples {
-        /// "the training samples" or "the validation samples".
-        what: &'static str,
+        /// What they are for.
+        set: DataSet,
         /// Samples there are.
         samples: usize,
         /// Too long ones that were left out.
@@ -158,11 +164,9 @@ pub enum DataError {
         empty: usize,
         /// Tokens of a row.
         sequence: usize,
-        /// What to do.
-        advice: &'static str,
     },
     /// A file listed both for training and for validation.
-    #[error("{}: is listed in data.train and in data.validation; a loss on trained text says nothing, so remove one", path.display())]
+    #[error("{}: is listed both for training and for validation; a loss on trained text says nothing", path.display())]
     TrainedAndValidated {
         /// The file.
         path: PathBuf,
@@ -212,7 +216,7 @@ pub enum DataError {
         reason: String,
     },
     /// Tokens that the model has no row for.
-    #[error("{name}: token id {largest} does not fit model.vocab = {vocab} (ids up to {}); set model.vocab={} or use another tokenizer", vocab - 1, largest + 1)]
+    #[error("{name}: token id {largest} is beyond the model's vocabulary of {vocab} (ids up to {})", vocab - 1)]
     Vocabulary {
         /// The file with the largest id.
         name: String,
@@ -222,7 +226,7 @@ pub enum DataError {
         vocab: u64,
     },
     /// A tokenizer with more tokens than the model.
-    #[error("{name}: has token ids up to {largest}, but model.vocab = {vocab}; set model.vocab={}", largest + 1)]
+    #[error("{name}: has token ids up to {largest}, and the model has a vocabulary of {vocab}")]
     TokenizerTooLarge {
         /// The tokenizer's file.
         name: String,
@@ -232,15 +236,13 @@ pub enum DataError {
         vocab: u64,
     },
     /// Text shorter than one window.
-    #[error("{what}: {tokens} tokens, and one sequence needs {needed} (train.sequence = {} and the next token); {advice}", needed - 1)]
+    #[error("the {set} text: {tokens} tokens, and one sequence needs {needed} ({} and the next token)", needed - 1)]
     TooShort {
-        /// "the training text" or "the validation text".
-        what: &'static str,
+        /// What it is for.
+        set: DataSet,
         /// Tokens there are.
         tokens: u64,
         /// Tokens of one window.
         needed: u64,
-        /// What to do.
-        advice: &'static str,
     },
 }

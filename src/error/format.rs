@@ -1,4 +1,4 @@
-//! What can be wrong with a `.tetrad` file. Every message ends with the rule of `format-spec/SPEC.md` that is broken.
+//! Errors of a `.tetrad` file. Every message ends with the rule of `format-spec/SPEC.md` that is broken.
 
 mod contents;
 mod write;
@@ -8,7 +8,7 @@ pub use write::WriteError;
 
 /// A broken rule of the head: header, directory, names, metadata, attachments, layout (R1 to R32).
 ///
-/// Text that comes from a file is escaped before it stands in a message.
+/// Text from a file is escaped before it enters a message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
@@ -467,9 +467,9 @@ pub enum FormatError {
     Contents(#[from] ContentsError),
 }
 
-/// What a file is by its first bytes, and what to do with it.
+/// What a file is by its first bytes.
 fn other_kind(found: &str) -> &'static str {
-    if found.starts_with("47 47 55 46") { "GGUF, which `tetrad import` brings in" } else { "another kind of file" }
+    if found.starts_with("47 47 55 46") { "a GGUF file" } else { "another kind of file" }
 }
 
 fn remedy(major: u16) -> &'static str {

@@ -1,4 +1,5 @@
-//! One error enum per layer, each in its own file: the numbers found and allowed, and what to do next.
+//! One error enum per layer, each in its own file. An error states facts: what was found and what is allowed. Advice
+//! that names flags, configuration keys or commands is given by the program, which knows them.
 
 mod backend;
 mod checkpoint;
@@ -13,7 +14,7 @@ pub use backend::BackendError;
 pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem};
 pub use convert::{ConvertError, GgufError, SafetensorsError};
-pub use data::DataError;
+pub use data::{DataError, DataSet};
 pub use format::{ContentsError, FormatError, WriteError};
 pub use start::StartError;
 pub use store::{ReplaceError, StoreError};

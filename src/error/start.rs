@@ -1,4 +1,4 @@
-//! Why a run could not begin.
+//! Why a trainer could not be created.
 
 use super::{BackendError, StoreError};
 
@@ -6,10 +6,10 @@ use super::{BackendError, StoreError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The device has too little, or none that can be used.
+    /// The device cannot be used, or has too little memory.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// The folder of the run cannot hold a working file.
+    /// The run directory cannot hold a scratch file.
     #[error(transparent)]
     Store(#[from] StoreError),
 }

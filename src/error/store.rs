@@ -1,4 +1,4 @@
-//! What can go wrong between a path and its bytes.
+//! Errors of the file system.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,14 +13,14 @@ pub enum StoreError {
         /// The path.
         path: PathBuf,
     },
-    /// A file to be written in a directory that is not there.
-    #[error("{path}: its directory does not exist; make it, or name another path", path = show(path))]
+    /// The directory of a file that is to be written does not exist.
+    #[error("{path}: its directory does not exist", path = show(path))]
     NoDirectory {
         /// The path.
         path: PathBuf,
     },
     /// No permission.
-    #[error("{path}: permission denied, check the owner and mode of the file and its directory", path = show(path))]
+    #[error("{path}: permission denied; check the owner and mode of the file and its directory", path = show(path))]
     Denied {
         /// The path.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum StoreError {
         /// Its length.
         len: u64,
     },
-    /// Another process or thread writes there.
+    /// Another process or thread is writing to the path.
     #[error("{path}: {holder} is writing here; wait for it or stop it", path = show(path))]
     Busy {
         /// The path.
@@ -55,33 +55,32 @@ pub enum StoreError {
         /// Who, as far as is known.
         holder: String,
     },
-    /// Not enough room, found before anything was touched.
-    #[error("{path}: no room for {needed} bytes; free some space, the previous file is untouched", path = show(path))]
+    /// Not enough disk space; detected before anything was written.
+    #[error("{path}: not enough disk space for {needed} bytes; the previous file is unchanged", path = show(path))]
     NoSpace {
         /// The path.
         path: PathBuf,
         /// Bytes that were to be reserved.
         needed: u64,
     },
-    /// Not enough space for a run's working file.
+    /// Not enough disk space for a run's scratch file.
     #[error(
-        "{path}: no room for a working file of {needed} bytes; free some space, choose another run.dir, or keep more \
-         in memory with run.weights and run.state",
+        "{path}: not enough disk space for a scratch file of {needed} bytes",
         path = show(path)
     )]
     NoRoomToWork {
         /// The folder.
         path: PathBuf,
-        /// Bytes of the working file.
+        /// Bytes of the scratch file.
         needed: u64,
     },
-    /// A name that cannot be a file.
+    /// A path without a file name.
     #[error("{path}: is not the path of a file", path = show(path))]
     NoName {
         /// The path.
         path: PathBuf,
     },
-    /// Anything else the system reports.
+    /// Any other error of the system.
     #[error("{path}: cannot {action}: {source}", path = show(path))]
     Io {
         /// The path.
@@ -116,7 +115,7 @@ impl StoreError {
     }
 }
 
-/// A path with control characters escaped: it may have come from anywhere.
+/// A path with control characters escaped: it may come from an untrusted source.
 fn show(path: &std::path::Path) -> String {
     let mut shown = String::new();
     for c in path.to_string_lossy().chars() {

@@ -6,17 +6,17 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// An exclusive lock, held until it is dropped or the process ends, however it ends.
+/// An exclusive lock, held until it is dropped or the process ends in any way.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Locks `path`, a file made for this purpose that stays behind empty of meaning; it holds the holder's process id.
+    /// Locks `path`, a file that exists only for this lock. It contains the holder's process id and is never removed.
     ///
     /// # Errors
-    /// [`StoreError::Busy`] at once if another holds it; otherwise as the system says.
+    /// [`StoreError::Busy`] without waiting if another process holds it; otherwise the error of the system.
     pub fn acquire(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let fail = |e| StoreError::io(path, "lock it", e);
@@ -32,7 +32,7 @@ impl Lock {
     }
 }
 
-/// Who holds the lock, by what the lock file says; a hint for the message only.
+/// The holder according to the lock file; used in the message only.
 fn holder(file: &mut File) -> String {
     let mut text = String::new();
     let _ = file.take(20).read_to_string(&mut text);

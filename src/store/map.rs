@@ -1,4 +1,4 @@
-//! Read-only maps of whole files.
+//! Read-only memory maps of whole files.
 
 use crate::error::StoreError;
 use rustix::fs::OFlags;
@@ -17,11 +17,11 @@ impl Map {
     /// Maps the file at `path`; a symbolic link is followed.
     ///
     /// # Errors
-    /// If it is missing, unreadable, empty, no regular file (a directory, a FIFO: opened without waiting for its
-    /// writer), or longer than the address space.
+    /// If it is missing, unreadable, empty, longer than the address space, or not a regular file. (A FIFO is opened
+    /// without waiting for a writer.)
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
-        // A FIFO without a writer would block an ordinary open for ever; the flag has no effect on regular files.
+        // An ordinary open would block forever on a FIFO without a writer; the flag has no effect on regular files.
         let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC).bits() as i32;
         let file = OpenOptions::new()
             .read(true)
@@ -67,7 +67,7 @@ impl AsRef<[u8]> for Map {
     }
 }
 
-/// The word for what a path names instead of a regular file.
+/// The name of a file type that is not a regular file.
 pub(super) fn kind_of(kind: FileType) -> &'static str {
     match kind {
         k if k.is_dir() => "directory",

@@ -1,7 +1,7 @@
-//! Between paths and bytes: the only code that maps, locks or renames files.
+//! Files: the only code that maps, locks or renames them.
 //!
-//! A mapped file is never truncated nor rewritten in place: [`replace`] puts a new file under the name and leaves the
-//! old one, and every map of it, as it was.
+//! A mapped file is never truncated or rewritten in place: [`replace`] puts a new file under the name and leaves the
+//! old one, and every map of it, unchanged.
 
 mod lock;
 mod map;

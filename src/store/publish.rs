@@ -1,19 +1,19 @@
-//! Files that anyone may make again: caches.
+//! Files that can be made again: caches.
 
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Writes a file beside `path` and renames it there when `write` is done and the bytes are on disk. Whoever reads
-/// `path` meanwhile sees the old file or none. Unlike [`super::replace`] it lets several writers work at once, each
-/// on a temporary file of its own; the last one wins.
+/// Writes a temporary file next to `path` and renames it to `path` once `write` has returned and the bytes are on disk.
+/// Until then readers of `path` see the old file or none. Unlike [`super::replace`] it allows several concurrent writers,
+/// each with its own temporary file; the last one wins.
 ///
 /// # Errors
 /// Those of `write` and of the file system.
 pub fn publish(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    // As any new file: what the umask leaves of 0666. The default of temporary files would hide it from others.
+    // The mode of any new file: 0666 less the umask. The default of temporary files would hide it from other users.
     let everyone = std::fs::Permissions::from_mode(0o666);
     let temporary = tempfile::Builder::new().permissions(everyone).tempfile_in(folder)?;
     let mut buffered = BufWriter::with_capacity(1 << 20, temporary);

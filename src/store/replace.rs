@@ -1,4 +1,4 @@
-//! Atomic replacement: the name holds the old bytes or the new ones, never anything between.
+//! Atomic replacement: the name refers to the old file or to the new one, never to anything in between.
 
 use super::map::kind_of;
 use crate::error::{ReplaceError, StoreError};
@@ -11,25 +11,25 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// What the callback of [`replace`] writes to.
+/// The writer that the callback of [`replace`] gets.
 pub type Sink = BufWriter<File>;
 
 /// Suffix of the file that a new version is written to.
 const PARTIAL: &str = ".partial";
 
-/// Bytes gathered before they go to the system.
+/// Bytes of the write buffer.
 const BUFFER: usize = 1 << 20;
 
-/// Puts what `write` writes under the name `path`, atomically: after a crash, a kill or a full disk at any byte, the
-/// name holds the previous file, whole, or the new one, whole.
+/// Replaces the file at `path` atomically with what `write` writes: after a crash, a kill or a full disk at any byte,
+/// `path` is either the complete previous file or the complete new one.
 ///
-/// `len` bytes are reserved first, so a full disk is found before anything is written. The new file is
-/// `.NAME.partial` beside the target; it is locked, so of two writers on one path the second is refused. What a killed
-/// process leaves there is never read, and is taken over by the next writer of the same path (or see
+/// `len` bytes are reserved first, so a full disk is detected before anything is written. The new file is
+/// `.NAME.partial` in the same directory; it is locked, so of two writers of one path the second is refused. A partial
+/// file that a killed process left is never read; the next writer of the same path takes it over (see also
 /// [`remove_stale`]). A symbolic link at `path` is replaced, not followed.
 ///
 /// # Errors
-/// Those of the callback, and [`StoreError`] for everything else; the partial file is removed on every way out.
+/// Those of the callback, and [`StoreError`] for everything else; the partial file is removed in every case.
 pub fn replace<E, F>(path: impl AsRef<Path>, len: u64, write: F) -> Result<(), ReplaceError<E>>
 where
     F: FnOnce(&mut Sink) -> Result<(), E>,
@@ -44,8 +44,8 @@ where
     partial.publish().map_err(ReplaceError::Store)
 }
 
-/// Removes the partial files that killed processes left in `dir`; those of living writers are locked and stay.
-/// Returns how many were removed.
+/// Removes the partial files that killed processes left in `dir`; those of running writers are locked and stay.
+/// Returns the number of removed files.
 ///
 /// # Errors
 /// If the directory cannot be read or a stale file cannot be removed.
@@ -70,7 +70,7 @@ pub fn remove_stale(dir: impl AsRef<Path>) -> Result<usize, StoreError> {
     Ok(removed)
 }
 
-/// A locked file beside its target, removed unless it is published.
+/// A locked file in the directory of its target, removed on drop unless it was published.
 struct Partial {
     file: File,
     path: PathBuf,
@@ -94,7 +94,7 @@ impl Partial {
         loop {
             let fail = |e: io::Error| match e.kind() {
                 io::ErrorKind::NotFound => StoreError::NoDirectory { path: target.into() },
-                _ => StoreError::io(target, "create a file beside it", e),
+                _ => StoreError::io(target, "create a file next to it", e),
             };
             let file = OpenOptions::new()
                 .read(true)
@@ -107,8 +107,8 @@ impl Partial {
             if !file.try_lock_exclusive().map_err(fail)? {
                 return Err(StoreError::Busy { path: target.into(), holder: "another process or thread".into() });
             }
-            // Between the open and the lock the previous holder may have renamed this very file onto the target. It
-            // must not be touched then; the next round opens a new one.
+            // Between open and lock the previous holder may have renamed this very file onto the target. Then it must
+            // not be touched; the next iteration opens a new one.
             if is_at(&file, &path) {
                 file.set_len(0).map_err(fail)?;
                 return Ok(Self { file, path, target: target.into(), published: false });
@@ -116,7 +116,7 @@ impl Partial {
         }
     }
 
-    /// Reserves `len` bytes. Where the file system cannot, the free space it reports decides.
+    /// Reserves `len` bytes. On file systems that cannot, the reported free space must suffice.
     fn reserve(&self, len: u64) -> Result<(), StoreError> {
         if len == 0 {
             return Ok(());
@@ -133,11 +133,11 @@ impl Partial {
         }
     }
 
-    /// Cuts the file to what was written, forces it to the disk, renames it onto the target and forces that too.
+    /// Truncates the file to what was written, syncs it, renames it onto the target and syncs the directory.
     fn publish(mut self) -> Result<(), StoreError> {
         let end = io::Seek::stream_position(&mut &self.file).map_err(|e| self.fail("write it", e))?;
         self.file.set_len(end).map_err(|e| self.fail("write it", e))?;
-        self.file.sync_all().map_err(|e| self.fail("force it to the disk", e))?;
+        self.file.sync_all().map_err(|e| self.fail("sync it", e))?;
         fs::rename(&self.path, &self.target).map_err(|e| self.fail("rename a file onto it", e))?;
         self.published = true;
         let dir = match self.target.parent() {
@@ -145,7 +145,7 @@ impl Partial {
             _ => Path::new("."),
         };
         let synced = File::open(dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|e| StoreError::io(dir, "force the directory to the disk", e))
+        synced.map_err(|e| StoreError::io(dir, "sync the directory", e))
     }
 
     fn fail(&self, action: &'static str, source: io::Error) -> StoreError {
@@ -168,7 +168,7 @@ impl Drop for Partial {
     }
 }
 
-/// Whether the open `file` is what `path` names now.
+/// Whether `path` refers to the open `file`.
 fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),

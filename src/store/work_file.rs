@@ -1,4 +1,4 @@
-//! The working file of a run whose parameters do not live in memory.
+//! The scratch file of a run whose parameters are offloaded to disk.
 
 use crate::error::StoreError;
 use crate::memory::HostRegion;
@@ -7,8 +7,8 @@ use std::fs::File;
 use std::path::Path;
 use std::ptr::NonNull;
 
-/// A file without a name, mapped for reading and writing: it ends with the process, however that ends, and is never a
-/// checkpoint, which a half-done step would spoil.
+/// An unlinked file, mapped for reading and writing. It disappears when the process ends in any way, and is never used as
+/// a checkpoint, since it may hold half a step.
 pub struct WorkFile {
     file: File,
     base: NonNull<u8>,
@@ -21,16 +21,16 @@ unsafe impl Send for WorkFile {}
 unsafe impl Sync for WorkFile {}
 
 impl WorkFile {
-    /// A file of `bytes` zero bytes in `folder`. The bytes are reserved on the disk: writing to a map of a file that
-    /// finds the disk full ends the process. A file system that cannot reserve is trusted to have the room.
+    /// Creates a file of `bytes` zero bytes in `folder`. The bytes are reserved on disk, because a write to a mapped page
+    /// that has no room on the disk kills the process. File systems that cannot reserve are trusted to have the space.
     ///
     /// # Errors
-    /// If the folder refuses, or the disk has less.
+    /// If the file cannot be created, or the disk has too little space.
     pub fn create(folder: &Path, bytes: usize) -> Result<Self, StoreError> {
-        let what = "make a working file in it";
+        let what = "create a scratch file in it";
         let file = tempfile::tempfile_in(folder).map_err(|e| StoreError::io(folder, what, e))?;
         match fallocate(&file, FallocateFlags::empty(), 0, bytes as u64) {
-            // Some file systems cannot reserve; they only get the length.
+            // Some file systems cannot reserve; then only the length is set.
             Err(rustix::io::Errno::OPNOTSUPP) => {
                 file.set_len(bytes as u64).map_err(|e| StoreError::io(folder, what, e))?;
             }
@@ -61,7 +61,7 @@ unsafe impl HostRegion for WorkFile {
 
     fn prefetch(&self, offset: usize, bytes: usize) {
         self.assert_inside(offset, bytes);
-        // Advice that is refused costs time, nothing else.
+        // If the advice is refused, only time is lost.
         let _ = self.map.advise_range(memmap2::Advice::WillNeed, offset, bytes);
     }
 
@@ -76,7 +76,7 @@ unsafe impl HostRegion for WorkFile {
     }
 }
 
-/// Asks for written pages to go to the disk now, so that they can be given up when memory is short.
+/// Starts writing dirty pages to disk, so that they can be evicted when memory is short.
 #[cfg(target_os = "linux")]
 fn start_writing(file: &File, offset: usize, bytes: usize) {
     let _ =

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-/// One line; what does not apply is absent, and so is what is not a number (JSON has no NaN).
+/// One line; fields that do not apply are absent, and so are non-finite values (JSON has no NaN).
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Line {
     /// Steps done.
@@ -73,8 +73,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens `path` for appending after step `step`: lines of later steps, which a resumed run will write again, and
-    /// what a killed process left of a line, are dropped.
+    /// Opens `path` for appending after step `step`. Lines of later steps, which a resumed run writes again, and an
+    /// incomplete last line of a killed process are dropped.
     ///
     /// # Errors
     /// Those of the file system.
@@ -85,7 +85,7 @@ impl Metrics {
 
     fn reopen(path: &Path, step: u64) -> io::Result<File> {
         let kept = match File::open(path) {
-            // Split at bytes: what a crash left of a line need not be text.
+            // Split at bytes: an incomplete line need not be valid text.
             Ok(file) => BufReader::new(file).split(b'\n').collect::<io::Result<Vec<_>>>()?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(e),
@@ -116,14 +116,15 @@ impl Metrics {
     }
 }
 
-/// Resident bytes of this process, now and at most so far; `None` where the system does not say.
+/// Resident bytes of this process, now and at most so far; `None` if the system does not report them.
 pub fn resident() -> Option<(u64, u64)> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     Some((kib_field(&status, "VmRSS:")?, kib_field(&status, "VmHWM:")?))
 }
 
-/// Bytes that this process can get without driving the machine, or its control group, out of memory: what is free or
-/// can be freed. Swap is none of it: a run in it would be as good as stopped. `None` where the system does not say.
+/// Bytes that this process can allocate without exhausting the memory of the machine or of its control group: what is
+/// free or can be freed. Swap does not count, since a run in swap would hardly advance. `None` if the system does not
+/// report it.
 pub fn available() -> Option<u64> {
     let free = kib_field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
     let read = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/memory.{name}")).ok();
@@ -137,7 +138,7 @@ fn kib_field(text: &str, name: &str) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// Bytes that the control group leaves, if it has a limit; pages of files that nobody uses are given up.
+/// Bytes that the control group has left, if it has a limit; inactive file pages count as free.
 fn left_of_group(max: &str, current: &str, stat: Option<String>) -> Option<u64> {
     let number = |text: &str| text.trim().parse::<u64>().ok();
     let (most, used) = (number(max)?, number(current)?);

@@ -7,5 +7,5 @@ mod step;
 
 pub use choose::{Limits, choose, fastest, smallest};
 pub use metrics::{Line, Metrics, available, resident};
-pub use run::{Ended, Observer, Samples, Validation, run, validate};
+pub use run::{Observer, Samples, StopReason, Validation, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};

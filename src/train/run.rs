@@ -6,7 +6,7 @@ use crate::error::BackendError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Mean validation loss and how many targets it is the mean of.
+/// Mean validation loss, and the number of targets it is the mean of.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Validation {
     /// Steps done.
@@ -17,22 +17,22 @@ pub struct Validation {
     pub targets: u64,
 }
 
-/// What the loop tells, and asks, the program around it.
+/// Callbacks of the loop.
 pub trait Observer {
-    /// Why the observer wants the run to end, or the device failed.
+    /// Why the observer ended the run, or the device failed.
     type Error: From<BackendError>;
 
-    /// A step was done; `took` is its time without evaluation and saving.
+    /// After a step; `took` is its time without evaluation and saving.
     ///
     /// # Errors
     /// Ends the run.
-    fn stepped(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Self::Error>;
+    fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Self::Error>;
 
-    /// The model was validated.
+    /// After a validation.
     ///
     /// # Errors
     /// Ends the run.
-    fn validated(&mut self, validation: &Validation) -> Result<(), Self::Error>;
+    fn on_validation(&mut self, validation: &Validation) -> Result<(), Self::Error>;
 
     /// A text sample is due.
     ///
@@ -49,12 +49,12 @@ pub trait Observer {
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum StopReason {
     /// All steps are done.
     Finished,
     /// It was asked to stop, and saved.
     Stopped,
-    /// Too many steps in a row had a loss or gradient that was not finite. Nothing was saved since before them.
+    /// Too many consecutive steps had a loss or gradient that was not finite. The last checkpoint is from before them.
     NotFinite,
 }
 
@@ -67,7 +67,8 @@ pub struct Samples {
     pub validation: Option<Windows>,
 }
 
-/// Runs until `until` steps are done (at most `train.steps`), or `stop` is set, which ends it after the step at hand.
+/// Runs until `until` steps are done (at most `train.steps`), or until `stop` is set, which ends it after the current
+/// step.
 ///
 /// # Errors
 /// The observer's, or a failure of the device.
@@ -77,43 +78,43 @@ pub fn run<O: Observer>(
     until: u64,
     stop: &AtomicBool,
     observer: &mut O,
-) -> Result<Ended, O::Error> {
+) -> Result<StopReason, O::Error> {
     let train = trainer.config().train.clone();
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
     let mut first = vec![0; if trainer.config().data.packed { tokens } else { 0 }];
-    while trainer.counters.step < train.steps {
-        let halted = stop.load(Ordering::SeqCst) || trainer.counters.step >= until;
+    while trainer.counters().step < train.steps {
+        let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
         if halted {
             observer.save(trainer)?;
-            return Ok(Ended::Stopped);
+            return Ok(StopReason::Stopped);
         }
         let begun = Instant::now();
-        let position = if train.overfit { 0 } else { trainer.counters.position };
+        let position = if train.overfit { 0 } else { trainer.counters().position };
         samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
         let report = trainer.step_packed(&inputs, &targets, &first);
-        // Before anything is made of numbers that a failed device never computed.
-        trainer.backend.status()?;
-        observer.stepped(trainer, &report, begun.elapsed())?;
-        if trainer.counters.nonfinite_in_a_row > train.max_nonfinite {
-            return Ok(Ended::NotFinite);
+        // Before results are used that a failed device never computed.
+        trainer.backend().status()?;
+        observer.on_step(trainer, &report, begun.elapsed())?;
+        if trainer.counters().nonfinite_in_a_row > train.max_nonfinite {
+            return Ok(StopReason::NotFinite);
         }
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
             let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
-            trainer.backend.status()?;
-            observer.validated(&validation)?;
+            trainer.backend().status()?;
+            observer.on_validation(&validation)?;
         }
         if due(train.sample_every) && train.sample_tokens > 0 {
             observer.sample(trainer)?;
         }
-        // A checkpoint from the middle of a bad streak would take the place of one from before it.
-        if due(train.checkpoint_every) && (last || trainer.counters.nonfinite_in_a_row == 0) {
+        // A checkpoint from a series of bad steps would replace one from before it.
+        if due(train.checkpoint_every) && (last || trainer.counters().nonfinite_in_a_row == 0) {
             observer.save(trainer)?;
         }
     }
-    Ok(Ended::Finished)
+    Ok(StopReason::Finished)
 }
 
 /// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `first` if rows may hold several
@@ -135,5 +136,5 @@ pub fn validate(
         sum += trainer.evaluate_packed(count, inputs, targets, first);
     }
     let targets = windows.targets();
-    Validation { step: trainer.counters.step, loss: sum / targets.max(1) as f64, targets }
+    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets }
 }

@@ -48,16 +48,11 @@ pub struct StepReport {
 
 /// A model in training. Between steps its weights exist as stored planes only.
 pub struct Trainer {
-    /// The configuration of the run.
     config: Config,
-    /// What computes, and holds the arena.
-    pub backend: Box<dyn Backend>,
-    /// Where everything lies.
-    pub model: Model,
-    /// The plan that the arena was made from.
-    pub plan: Plan,
-    /// Progress.
-    pub counters: Counters,
+    backend: Box<dyn Backend>,
+    model: Model,
+    plan: Plan,
+    counters: Counters,
     /// The rules that update the parameters.
     optimizer: Groups,
     /// Losses of one batch on this machine.
@@ -79,7 +74,7 @@ fn home(config: &Config, bytes: usize) -> Result<HostMemory, StoreError> {
         return Ok(HostMemory::Bytes(bytes));
     }
     let dir = &config.run.dir;
-    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the folder", e))?;
+    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "create the directory", e))?;
     Ok(HostMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
 }
 
@@ -88,7 +83,7 @@ impl Trainer {
     /// [`Trainer::initialize`] or a checkpoint sets them.
     ///
     /// # Errors
-    /// If the backend does not have the planned memory, or `run.dir` cannot hold a working file that was asked for.
+    /// If the backend does not have the planned memory, or `run.dir` cannot hold a scratch file that was asked for.
     pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let (plan, model) = plan(config, backend.as_ref());
@@ -101,6 +96,41 @@ impl Trainer {
         let optimizer = Groups::new(&config.optimizer, config.storage.state());
         let (config, counters) = (config.clone(), Counters::default());
         Ok(Self { config, backend, model, plan, counters, optimizer, losses })
+    }
+
+    /// Where parameters and activations lie.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What computes, and holds the arena.
+    pub fn backend(&self) -> &dyn Backend {
+        self.backend.as_ref()
+    }
+
+    /// The same, to compute with or to write to.
+    pub fn backend_mut(&mut self) -> &mut dyn Backend {
+        self.backend.as_mut()
+    }
+
+    /// Both at once, as a [`Generator`](crate::model::Generator) needs them.
+    pub fn model_and_backend(&mut self) -> (&Model, &mut dyn Backend) {
+        (&self.model, self.backend.as_mut())
+    }
+
+    /// The plan that the arena was made from.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Progress.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Continues from the progress of a saved state.
+    pub(crate) fn set_counters(&mut self, counters: Counters) {
+        self.counters = counters;
     }
 
     /// First values of all parameters.

@@ -82,13 +82,13 @@ fn what_cannot_come_in_or_go_out_is_refused() {
     assert_snapshot!(import(&["pytorch_model.bin"]), @"tetrad: pytorch_model.bin: is a pickle of PyTorch, which is not read; convert it with transformers' save_pretrained");
     assert_snapshot!(place.fails(&["import", "mine.gguf", "-o", "./mine.gguf"]), @"tetrad: ./mine.gguf: is the file that is read; name another one to write");
     assert!(place.read("mine.gguf") == std::fs::read(&model).unwrap());
-    assert_snapshot!(place.fails(&["import", "mine.gguf", "-o", "none/new.tetrad"]), @"tetrad: none/new.tetrad: its directory does not exist; make it, or name another path");
+    assert_snapshot!(place.fails(&["import", "mine.gguf", "-o", "none/new.tetrad"]), @"tetrad: none/new.tetrad: its directory does not exist; create it, or name another path");
     assert!(!place.path("new.tetrad").exists());
-    assert_snapshot!(place.fails(&["sample", "mine.gguf"]), @"tetrad: mine.gguf: the file begins with 47 47 55 46 03 00 00 00, a .tetrad file with 89 54 45 54 52 41 44 0a: it is GGUF, which `tetrad import` brings in (R2); `tetrad verify` lists all that is wrong");
+    assert_snapshot!(place.fails(&["sample", "mine.gguf"]), @"tetrad: mine.gguf: the file begins with 47 47 55 46 03 00 00 00, a .tetrad file with 89 54 45 54 52 41 44 0a: it is a GGUF file (R2); `tetrad import` converts it");
     let export = |more: &[&str]| place.fails(&[&["export"], more].concat());
-    assert_snapshot!(export(&["run/model.tetrad", "-o", "out.gguf", "--type", "f32"]), @"tetrad: --type is for a directory; a GGUF file gets the bits of the model (see --embedding, --head)");
-    assert_snapshot!(export(&["run/model.tetrad", "-o", "out", "--embedding", "f16"]), @"tetrad: --embedding and --head are for GGUF; give --output a name that ends in .gguf");
+    assert_snapshot!(export(&["run/model.tetrad", "-o", "out.gguf", "--type", "f32"]), @"tetrad: --type applies to directories; a GGUF file gets the bits of the model (see --embedding, --head)");
+    assert_snapshot!(export(&["run/model.tetrad", "-o", "out", "--embedding", "f16"]), @"tetrad: --embedding and --head apply to GGUF; give --output a name that ends in .gguf");
     assert_snapshot!(export(&["run/model.tetrad", "-o", "out.gguf", "--head", "q4_0"]), @"tetrad: lm_head.weight has rows of 40 elements, and Q4_0 needs a multiple of 32; ask for f16");
     assert_snapshot!(export(&["run/model.tetrad", "-o", "run/model.tetrad"]), @"tetrad: run/model.tetrad: is a file; give a name that ends in .gguf, or a directory");
-    assert_snapshot!(export(&["val.txt", "-o", "out.gguf"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2); `tetrad verify` lists all that is wrong");
+    assert_snapshot!(export(&["val.txt", "-o", "out.gguf"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2)");
 }

@@ -70,14 +70,14 @@ fn what_cannot_be_measured_is_refused_with_the_numbers() {
     let refused = |more: &[&str]| place.fails(&[&["eval", "run/model.tetrad", "--text"], more].concat());
     std::fs::write(place.path("one.txt"), "\n").unwrap();
     std::fs::write(place.path("empty.txt"), "").unwrap();
-    assert_snapshot!(refused(&["val.txt", "--sequence", "65"]), @"tetrad: --sequence 65: the model's context is 64 tokens, which is the most");
+    assert_snapshot!(refused(&["val.txt", "--sequence", "65"]), @"tetrad: --sequence 65: the model's context is 64 tokens, the longest possible");
     assert_snapshot!(refused(&["val.txt", "--sequence", "0"]), @"tetrad: --sequence 0: at least 1 token");
-    assert_snapshot!(refused(&["one.txt"]), @"tetrad: --text: 1 token in all; at least 2 are needed, one to predict another");
-    assert_snapshot!(refused(&["one.txt", "--sequence", "2"]), @"tetrad: --sequence 2: the text has 1 tokens, and needs one more than a sequence");
+    assert_snapshot!(refused(&["one.txt"]), @"tetrad: --text: 1 token in total; at least 2 are needed");
+    assert_snapshot!(refused(&["one.txt", "--sequence", "2"]), @"tetrad: --sequence 2: the text has 1 tokens, and one more than a sequence is needed");
     assert_snapshot!(refused(&["empty.txt"]), @"tetrad: empty.txt: is empty; remove it from the list");
     assert_snapshot!(refused(&["none.txt"]), @"tetrad: none.txt: matches no file; check the name, relative to the current folder");
     assert_snapshot!(refused(&["run"]), @"tetrad: run: is a folder; name its files, such as run/*.txt");
-    assert_snapshot!(refused(&["tiny.toml"]), @"tetrad: tiny.toml: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c");
+    assert_snapshot!(refused(&["tiny.toml"]), @"tetrad: tiny.toml: unsupported file type; expected .txt, .jsonl (either also compressed, .zst), .parquet, or llm.c's .bin");
     let message = refused(&["val.txt", "--cache", "tiny.toml"]);
     assert!(
         message.starts_with("tetrad: tiny.toml/")
@@ -87,7 +87,7 @@ fn what_cannot_be_measured_is_refused_with_the_numbers() {
             ),
         "{message}"
     );
-    assert_snapshot!(refused(&["val.txt", "--threads", "5000"]), @"tetrad: 5000 threads: at most 4096 can be asked for, 0 means one per processor");
+    assert_snapshot!(refused(&["val.txt", "--threads", "5000"]), @"tetrad: 5000 threads: at most 4096 are possible, 0 means one per processor");
 }
 
 /// Of samples only what is learned counts, each seen alone: the same figure as training's own.

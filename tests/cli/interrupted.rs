@@ -46,7 +46,7 @@ fn the_first_signal_finishes_the_step_and_saves() {
         place.assert_sound(&last);
         let steps = steps_in(&metrics);
         assert_eq!(last, place.path(&format!("run/step-{steps:08}.tetrad")), "every step that was counted is saved");
-        let hint = format!("stopped after step {steps}, saved; go on with `tetrad train run/config.toml --resume`");
+        let hint = format!("stopped after step {steps}, saved; continue with `tetrad train run/config.toml --resume`");
         assert_eq!(said.last().unwrap(), &hint);
         place.ok(&["train", "run/config.toml", "--resume", "--stop-at", &(steps + 2).to_string()]);
         assert_eq!(steps_in(&metrics), steps + 2);

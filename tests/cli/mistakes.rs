@@ -44,8 +44,8 @@ fn what_is_no_model_is_refused_by_every_command() {
             assert!(!message.contains("panicked"), "{args:?}: {message}");
         }
     }
-    assert_snapshot!(place.fails(&["sample", "val.txt"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2); `tetrad verify` lists all that is wrong");
-    assert_snapshot!(place.fails(&["sample", "stub.tetrad"]), @"tetrad: stub.tetrad: the file has 100 bytes, its header alone takes 128: it is cut short or no .tetrad file (R1); `tetrad verify` lists all that is wrong");
+    assert_snapshot!(place.fails(&["sample", "val.txt"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2)");
+    assert_snapshot!(place.fails(&["sample", "stub.tetrad"]), @"tetrad: stub.tetrad: the file has 100 bytes, its header alone takes 128: it is cut short or no .tetrad file (R1)");
 }
 
 /// The last byte of a plane of a tensor, in a file of its own.

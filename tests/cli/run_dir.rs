@@ -25,8 +25,8 @@ fn a_second_training_in_one_folder_is_told_who_holds_it() {
 fn a_folder_that_cannot_be_used_is_named() {
     let place = workplace();
     let at = |dir: &str| refused(&place, &["--set", &format!("run.dir={dir}")]);
-    insta::assert_snapshot!(at("tiny.toml"), @"tetrad: tiny.toml: is no folder; name another with --set run.dir=...");
-    insta::assert_snapshot!(at("tiny.toml/run"), @"tetrad: tiny.toml/run: cannot be made: Not a directory (os error 20); name another folder with --set run.dir=...");
+    insta::assert_snapshot!(at("tiny.toml"), @"tetrad: tiny.toml: not a folder; name another with --set run.dir=...");
+    insta::assert_snapshot!(at("tiny.toml/run"), @"tetrad: tiny.toml/run: cannot be created: Not a directory (os error 20); name another folder with --set run.dir=...");
     std::fs::create_dir_all(place.path("busy/metrics.jsonl")).unwrap();
     insta::assert_snapshot!(at("busy"), @"tetrad: busy/metrics.jsonl: cannot keep metrics there: Is a directory (os error 21)");
     std::fs::create_dir_all(place.path("taken/config.toml")).unwrap();
@@ -63,7 +63,7 @@ fn a_disk_that_fills_up_leaves_the_previous_checkpoint() {
     let output = std::process::Command::new("sh").args(["-c", &script]).current_dir(place.path("")).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("run/step-00000007.tetrad: no room for"), "{said}");
+    assert!(said.contains("run/step-00000007.tetrad: not enough disk space for"), "{said}");
     assert!(place.read("run/step-00000005.tetrad") == before);
     assert!(!names(&place, "run").iter().any(|name| name.contains("00000007")), "{:?}", names(&place, "run"));
     place.assert_sound(&place.path("run/step-00000005.tetrad"));

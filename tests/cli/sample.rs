@@ -84,12 +84,12 @@ fn a_model_with_a_tokenizer_needs_nothing_else_and_splits_no_character() {
 fn settings_without_a_meaning_are_refused() {
     let place = trained();
     let refused = |more: &[&str]| place.fails(&[&["sample", "run/model.tetrad"], more].concat());
-    assert_snapshot!(refused(&["--prompt", ""]), @"tetrad: --prompt: gives no token to start from; write at least one character");
-    assert_snapshot!(refused(&["--temperature=-1"]), @"tetrad: --temperature -1: a number not below 0");
-    assert_snapshot!(refused(&["--temperature", "nan"]), @"tetrad: --temperature NaN: a number not below 0");
-    assert_snapshot!(refused(&["--top-p", "0"]), @"tetrad: --top-p 0: above 0 and at most 1");
-    assert_snapshot!(refused(&["--top-p", "1.5"]), @"tetrad: --top-p 1.5: above 0 and at most 1");
-    assert_snapshot!(refused(&["--threads", "5000"]), @"tetrad: 5000 threads: at most 4096 can be asked for, 0 means one per processor");
+    assert_snapshot!(refused(&["--prompt", ""]), @"tetrad: --prompt: empty; give at least one character");
+    assert_snapshot!(refused(&["--temperature=-1"]), @"tetrad: --temperature -1: must be 0 or more");
+    assert_snapshot!(refused(&["--temperature", "nan"]), @"tetrad: --temperature NaN: must be 0 or more");
+    assert_snapshot!(refused(&["--top-p", "0"]), @"tetrad: --top-p 0: must be above 0 and at most 1");
+    assert_snapshot!(refused(&["--top-p", "1.5"]), @"tetrad: --top-p 1.5: must be above 0 and at most 1");
+    assert_snapshot!(refused(&["--threads", "5000"]), @"tetrad: 5000 threads: at most 4096 are possible, 0 means one per processor");
 }
 
 /// A text of a model that has learned nothing, always the same: its tokens, and whether the model ended it.

@@ -99,10 +99,10 @@ fn resuming_a_finished_run_says_so_and_changes_nothing() {
 #[test]
 fn a_state_that_does_not_fit_the_run_is_refused() {
     let place = trained();
-    assert_snapshot!(refused(&place, &["--resume", "--set", "train.steps=20"]), @"tetrad: run/step-00000030.tetrad: is at step 30, and train.steps = 20; raise train.steps, or resume from an earlier checkpoint");
+    assert_snapshot!(refused(&place, &["--resume", "--set", "train.steps=20"]), @"tetrad: run/step-00000030.tetrad: is at step 30, and the run ends at step 20; raise train.steps, or resume from an earlier checkpoint");
     assert_snapshot!(refused(&place, &["--resume", "--set", "train.sequence=16"]), @"tetrad: run/step-00000030.tetrad: saved with train.sequence = 32, the configuration has 16; resume with the saved value, or start a new run in another run.dir");
     // Its next --resume would prefer the later one, and retention would delete what it saves.
-    assert_snapshot!(refused(&place, &["--resume", "run/step-00000000.tetrad"]), @"tetrad: run/step-00000000.tetrad: is at step 0, but run holds later checkpoints, up to step 30; move those away or choose another folder with --set run.dir=...");
+    assert_snapshot!(refused(&place, &["--resume", "run/step-00000000.tetrad"]), @"tetrad: run/step-00000000.tetrad: is at step 0, but run holds later checkpoints, up to step 30; move them away or choose another folder with --set run.dir=...");
     let elsewhere = ["--resume", "run/step-00000000.tetrad", "--set", "run.dir=other", "--stop-at", "3"];
     train(&place, &elsewhere);
     assert!(place.path("other/step-00000003.tetrad").exists());
@@ -205,6 +205,6 @@ fn the_first_lines_say_what_is_read_of_each_source() {
     assert_snapshot!(lines.join("\n"), @"
     source   train.txt: 40 001 tokens, 75.0 % of the rows, 0.24 epochs
     source   a.jsonl: 290 tokens, 25.0 % of the rows, 10.00 epochs
-    samples  29 in 10 rows, 90.6 % filled; 116 tokens are learned; 1 longer than a row and left out (data.overlong)
+    samples  29 in 10 rows, 90.6 % filled; 116 target tokens; 1 longer than a row and left out (data.overlong)
     ");
 }

@@ -74,14 +74,10 @@ fn a_device_that_is_there_opens() {
 
 #[test]
 fn no_device_and_a_number_too_high_are_told_with_what_there_is() {
-    let hint = "CUDA_VISIBLE_DEVICES may hide others";
-    assert_eq!(
-        ask("open", &[("CUDA_EMULATOR_DEVICES", "0")]),
-        format!("there is no CUDA device 0: the driver shows 0; {hint}")
-    );
+    assert_eq!(ask("open", &[("CUDA_EMULATOR_DEVICES", "0")]), "there is no CUDA device 0: the driver shows 0");
     assert_eq!(
         ask("open-device 2", &[("CUDA_EMULATOR_DEVICES", "2")]),
-        format!("there is no CUDA device 2: the driver shows 2; {hint}")
+        "there is no CUDA device 2: the driver shows 2"
     );
     assert_eq!(ask("open-device 1", &[("CUDA_EMULATOR_DEVICES", "2")]), EMULATED);
 }
@@ -90,16 +86,12 @@ fn no_device_and_a_number_too_high_are_told_with_what_there_is() {
 fn a_driver_too_old_is_told_from_libraries_too_new() {
     assert_eq!(
         ask("open", &[("CUDA_EMULATOR_DRIVER", "11080")]),
-        "the NVIDIA driver supports CUDA 11.8, tetrad needs CUDA 12.0; update the driver, or use --device cpu"
+        "the NVIDIA driver supports CUDA 11.8, tetrad needs CUDA 12.0"
     );
     let nvrtc = emulator().libraries().join("libnvrtc.so.13");
     assert_eq!(
         ask("open", &[("CUDA_EMULATOR_DRIVER", "12040")]),
-        format!(
-            "the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0; update the driver, or install the libraries of \
-             CUDA 12 (`pip install nvidia-cuda-nvrtc-cu12 nvidia-cublas-cu12`)",
-            nvrtc.display()
-        )
+        format!("the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0", nvrtc.display())
     );
 }
 
@@ -107,11 +99,11 @@ fn a_driver_too_old_is_told_from_libraries_too_new() {
 fn a_device_too_old_or_too_new_is_refused_by_name() {
     assert_eq!(
         ask("open", &[("CUDA_EMULATOR_CAPABILITY", "7.5")]),
-        "Emulated GPU has compute capability 7.5, 8.0 (Ampere) or newer is needed; use --device cpu"
+        "Emulated GPU has compute capability 7.5, 8.0 (Ampere) or newer is needed"
     );
     let said = ask("open", &[("CUDA_EMULATOR_CAPABILITY", "13.0")]);
     let nvrtc = emulator().libraries().join("libnvrtc.so.13");
-    let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121; ", nvrtc.display());
+    let reason = format!("; {}: NVRTC 13.0 does not know sm_130, its newest is sm_121", nvrtc.display());
     assert!(said.starts_with("NVRTC (CUDA's compiler) was not found: ") && said.contains(&reason), "{said}");
 }
 
@@ -121,9 +113,8 @@ fn too_little_memory_is_refused_with_all_four_numbers() {
     let memory = (64 * mib).to_string();
     let own = Gpu::OWN_BYTES as u64;
     let said = ask(&format!("allocate {}", 40 * mib), &[("CUDA_EMULATOR_MEMORY", &memory)]);
-    let start =
-        format!("Emulated GPU: {} bytes of memory are planned, {memory} of {memory} are free; ", 40 * mib + own);
-    assert!(said.starts_with(&start), "{said}");
+    let start = format!("Emulated GPU: {} bytes of memory are planned, {memory} of {memory} are free", 40 * mib + own);
+    assert_eq!(said, start);
     assert_eq!(ask(&format!("allocate {}", 64 * mib - own), &[("CUDA_EMULATOR_MEMORY", &memory)]), EMULATED);
 }
 
@@ -137,16 +128,16 @@ fn folder_with(files: &[&str]) -> tempfile::TempDir {
 }
 
 #[test]
-fn each_missing_library_is_named_with_the_next_thing_to_do() {
+fn each_missing_library_is_named() {
     let cases = [
-        (&[][..], "NVIDIA driver (libcuda) was not found: ", "install the driver, or use --device cpu"),
-        (&["libcuda.so.1"], "NVRTC (CUDA's compiler) was not found: ", "`pip install nvidia-cuda-nvrtc` brings it"),
-        (&["libcuda.so.1", "libnvrtc.so.13"], "cuBLASLt was not found: ", "`pip install nvidia-cublas` brings it"),
+        (&[][..], "NVIDIA driver (libcuda) was not found: "),
+        (&["libcuda.so.1"], "NVRTC (CUDA's compiler) was not found: "),
+        (&["libcuda.so.1", "libnvrtc.so.13"], "cuBLASLt was not found: "),
     ];
-    for (files, start, next) in cases {
+    for (files, start) in cases {
         let folder = folder_with(files);
         let said = ask(&format!("open-in {}", folder.path().display()), &[]);
-        assert!(said.starts_with(start) && said.contains(next), "{said}");
+        assert!(said.starts_with(start), "{said}");
         assert!(said.contains(&folder.path().display().to_string()), "{said}");
     }
 }
@@ -158,7 +149,6 @@ fn a_machine_without_a_driver_is_told_so() {
     let said = ask("open-usual", &[("TETRAD_CUDA_LIBRARIES", empty.path().to_str().unwrap())]);
     if said.starts_with("NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in ") {
         assert!(said.contains(&format!("{}, the folders of LD_LIBRARY_PATH, ", empty.path().display())), "{said}");
-        assert!(said.ends_with("; install the driver, or use --device cpu"), "{said}");
     } else {
         eprintln!("SKIPPED: this machine has a driver: {said}");
     }
@@ -256,5 +246,5 @@ fn heads_that_the_kernels_do_not_compute_are_refused_before_memory_is_taken() {
     let said = refused(1, false).unwrap();
     assert!(said.starts_with("the model has heads of 264 elements; on a GPU they have at most 128, "), "{said}");
     let said = refused(22, true).unwrap();
-    assert!(said.contains("heads of 12 elements") && said.contains("a multiple of 8; use --device cpu"), "{said}");
+    assert!(said.contains("heads of 12 elements") && said.ends_with("a multiple of 8"), "{said}");
 }

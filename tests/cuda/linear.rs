@@ -1,12 +1,11 @@
 //! Products with packed weights, lookups in packed tables, and their gradients, against the float64 reference.
 
-use crate::harness::gpu::set_order;
-use crate::harness::rig::{self, BF16, Rig, check, floats, orders, read_activations, read_floats, words};
+use crate::harness::gpu::{self, orders, set_order};
+use crate::harness::operands::{self, BF16, Harness, assert_near, bf16_floats, read_activations, read_floats, words};
 use half::{bf16, f16};
 use tetrad::backend::ops::reference::{self, Planes, wide};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Accumulate, MaxShapes, Scheme, Weight, WeightKind};
-use tetrad::memory::Span;
+use tetrad::backend::{Accumulate, MaxShapes, Scheme, WeightKind};
 use tetrad::quant::GroupedShape;
 use zerocopy::IntoBytes;
 
@@ -28,22 +27,19 @@ fn planes(seed: u64, rows: usize, cols: usize, group: usize, (kind, scheme): (We
     let shape = GroupedShape::new(rows, cols, group);
     let random = |count| words(seed, count).map(|word| (word >> 24) as u8).collect::<Vec<_>>();
     let scales = |base: f32| {
-        floats(seed + 1, shape.groups()).iter().map(|x| f16::from_f32(base + 0.01 * x).to_bits()).collect::<Vec<_>>()
+        bf16_floats(seed + 1, shape.groups())
+            .iter()
+            .map(|x| f16::from_f32(base + 0.01 * x).to_bits())
+            .collect::<Vec<_>>()
     };
     let (data, scales, offsets) = match kind {
         WeightKind::Int4 if scheme == Scheme::Asymmetric => (random(shape.nibble_bytes()), scales(0.04), scales(-0.3)),
         WeightKind::Int4 => (random(shape.nibble_bytes()), scales(0.04), vec![]),
         WeightKind::Int8 => (random(shape.padded_len()), scales(0.02), vec![]),
-        WeightKind::Bf16 => (rig::narrow(&floats(seed, shape.len())).as_bytes().to_vec(), vec![], vec![]),
-        _ => (floats(seed, shape.len()).as_bytes().to_vec(), vec![], vec![]),
+        WeightKind::Bf16 => (operands::narrow(&bf16_floats(seed, shape.len())).as_bytes().to_vec(), vec![], vec![]),
+        _ => (bf16_floats(seed, shape.len()).as_bytes().to_vec(), vec![], vec![]),
     };
     Planes { shape, kind, scheme, data, scales, offsets }
-}
-
-fn weight(rig: &mut Rig, planes: &Planes) -> Weight {
-    let (data, scales, offsets) = (rig.add(&planes.data), rig.add(&planes.scales), rig.add(&planes.offsets));
-    let Planes { shape, kind, scheme, .. } = *planes;
-    Weight { shape, kind, scheme, data, scales, offsets, residue: Span::NONE }
 }
 
 /// What a product reads: the stored values, rounded to bfloat16.
@@ -97,16 +93,17 @@ fn products_with_weights_in_panels() {
 fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme), largest: MaxShapes, note: &str) {
     let what = format!("{t} tokens, {o} x {i} in groups of {group}, {kind:?}, {note}");
     let planes = planes(o as u64, o, i, group, kind);
-    let (x, dy, old_y, old_x) = (floats(1, t * i), floats(2, t * o), floats(3, t * o), floats(4, t * i));
-    let mut rig = Rig::default();
-    let w = weight(&mut rig, &planes);
-    let (x_at, dy_at) = (rig.activations(&x, i), rig.activations(&dy, o));
+    let (x, dy, old_y, old_x) =
+        (bf16_floats(1, t * i), bf16_floats(2, t * o), bf16_floats(3, t * o), bf16_floats(4, t * i));
+    let mut harness = Harness::default();
+    let w = harness.weight(&planes);
+    let (x_at, dy_at) = (harness.activations(&x, i), harness.activations(&dy, o));
     let (y, y_sum, dx, dx_sum) =
-        (rig.rows(t, o), rig.activations(&old_y, o), rig.rows(t, i), rig.activations(&old_x, i));
-    let (grad, old) = (rig.room(4 * o * i), floats(5, o * i));
-    let grad_sum = rig.add(&old);
-    let mut cuda = rig::open();
-    rig.start(&mut cuda, &largest);
+        (harness.rows(t, o), harness.activations(&old_y, o), harness.rows(t, i), harness.activations(&old_x, i));
+    let (grad, old) = (harness.room(4 * o * i), bf16_floats(5, o * i));
+    let grad_sum = harness.add(&old);
+    let mut cuda = gpu::open();
+    harness.start(&mut cuda, &largest);
     cuda.linear(x_at, &w, y, Accumulate::No);
     cuda.linear(x_at, &w, y_sum, Accumulate::Yes);
     cuda.linear_grad_input(dy_at, &w, dx, Accumulate::No);
@@ -122,9 +119,9 @@ fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme
     near(&read_activations(&cuda, dx, i), &input, &zeros, 0.0, &format!("dx of {what}"));
     near(&read_activations(&cuda, dx_sum, i), &input, &wide(&old_x), 0.0, &format!("dx + of {what}"));
     let weight = reference::linear_grad_weight(&wide(&dy), &wide(&x), o);
-    check(&read_floats(&cuda, grad), &weight, 1e-5, 1e-5, &format!("dw of {what}"));
+    assert_near(&read_floats(&cuda, grad), &weight, 1e-5, 1e-5, &format!("dw of {what}"));
     let sum: Vec<f64> = weight.iter().zip(&old).map(|(x, &y)| x + f64::from(y)).collect();
-    check(&read_floats(&cuda, grad_sum), &sum, 1e-5, 1e-5, &format!("dw + of {what}"));
+    assert_near(&read_floats(&cuda, grad_sum), &sum, 1e-5, 1e-5, &format!("dw + of {what}"));
 }
 
 #[test]
@@ -135,11 +132,11 @@ fn lookups_in_every_kind_of_table() {
             for (vocab, cols, group) in [(1, 1, 32), (5, 95, 32), (300, 40, 64), (7, 2500, 256)] {
                 let planes = planes(vocab as u64, vocab, cols, group, kind);
                 let tokens: Vec<u32> = words(1, 40).map(|word| word % vocab as u32).chain([vocab as u32]).collect();
-                let mut rig = Rig::default();
-                let table = weight(&mut rig, &planes);
-                let (at, out) = (rig.add(&tokens), rig.rows(41, cols));
-                let mut cuda = rig::open();
-                rig.start(&mut cuda, &largest(1 << 16));
+                let mut harness = Harness::default();
+                let table = harness.weight(&planes);
+                let (at, out) = (harness.add(&tokens), harness.rows(41, cols));
+                let mut cuda = gpu::open();
+                harness.start(&mut cuda, &largest(1 << 16));
                 cuda.embedding(at, &table, out);
                 let (found, table) = (read_activations(&cuda, out, cols), values(&planes));
                 for (t, &token) in tokens[..40].iter().enumerate() {
@@ -160,11 +157,11 @@ fn the_gradient_of_a_table_adds_every_occurrence_in_order() {
             // Some tokens are rare, one is everywhere, one is beyond the table.
             let token = |word: u32| if word.is_multiple_of(3) { 0 } else { word % (vocab as u32 + 1) };
             let tokens: Vec<u32> = words(2, count).map(|word| token(word >> 4)).collect();
-            let (dout, old) = (floats(3, count * cols), floats(4, vocab * cols));
-            let mut rig = Rig::default();
-            let (at, dout_at, grad) = (rig.add(&tokens), rig.activations(&dout, cols), rig.add(&old));
-            let mut cuda = rig::open();
-            rig.start(&mut cuda, &largest(1 << 16));
+            let (dout, old) = (bf16_floats(3, count * cols), bf16_floats(4, vocab * cols));
+            let mut harness = Harness::default();
+            let (at, dout_at, grad) = (harness.add(&tokens), harness.activations(&dout, cols), harness.add(&old));
+            let mut cuda = gpu::open();
+            harness.start(&mut cuda, &largest(1 << 16));
             cuda.embedding_grad(at, dout_at, grad, cols);
             // The same float32 additions in the same order.
             let mut expected = old.clone();

@@ -1,8 +1,8 @@
 //! Whole training steps on the GPU backend: beside the CPU's, beside a recorded LLaMA, and with states that move
 //! between the two.
 
-use crate::harness::assert_near;
-use crate::harness::rig;
+use crate::harness::gpu;
+use crate::harness::operands::{self, assert_near};
 use crate::harness::small::{batch, config, trainer, write};
 use crate::harness::state::whole_state;
 use std::path::Path;
@@ -59,13 +59,13 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
         let mut config = config();
         edit(&mut config);
         let mut cpu = trainer(&config, Box::new(Cpu::new()));
-        let mut cuda = trainer(&config, Box::new(rig::open()));
+        let mut cuda = trainer(&config, Box::new(gpu::open()));
         assert!(whole_state(&cpu) == whole_state(&cuda), "{name}: first values are the same bytes");
         let mut first = 0.0;
         for number in 0..20 {
             let (inputs, targets) = batch(number % 4);
             let (a, b) = (cpu.step(&inputs, &targets), cuda.step(&inputs, &targets));
-            assert_eq!(cuda.backend.status(), Ok(()));
+            assert_eq!(cuda.backend().status(), Ok(()));
             assert_eq!((b.skipped_loss, b.skipped_gradients), (false, 0), "{name}, step {number}");
             let tolerance = if number == 0 { SAME_WEIGHTS } else { DRIFT };
             assert!((a.loss - b.loss).abs() <= tolerance * a.loss, "{name}, step {number}: {} and {}", a.loss, b.loss);
@@ -85,16 +85,16 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
 #[test]
 fn steps_are_deterministic() {
     let mut states = Vec::new();
-    for order in rig::orders() {
-        crate::harness::gpu::set_order(order);
-        let mut cuda = trainer(&config(), Box::new(rig::open()));
+    for order in gpu::orders() {
+        gpu::set_order(order);
+        let mut cuda = trainer(&config(), Box::new(gpu::open()));
         for number in 0..3 {
             let (inputs, targets) = batch(number);
             cuda.step(&inputs, &targets);
         }
         states.push(whole_state(&cuda));
     }
-    crate::harness::gpu::set_order(0);
+    gpu::set_order(0);
     assert!(states.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
@@ -107,13 +107,13 @@ fn fetched_blocks_are_trained_to_the_same_bytes() {
     config.run.dir = folder.path().into();
     config.run.activations = KeptActivations::Recompute;
     let run = |config: &Config| {
-        let mut cuda = trainer(config, Box::new(rig::open()));
+        let mut cuda = trainer(config, Box::new(gpu::open()));
         let mut losses = Vec::new();
         for number in 0..3 {
             let (inputs, targets) = batch(number);
             losses.push(cuda.step(&inputs, &targets).loss.to_bits());
             losses.push(cuda.evaluate(3, &inputs, &targets).to_bits());
-            assert_eq!(cuda.backend.status(), Ok(()));
+            assert_eq!(cuda.backend().status(), Ok(()));
         }
         (losses, whole_state(&cuda))
     };
@@ -123,12 +123,12 @@ fn fetched_blocks_are_trained_to_the_same_bytes() {
         (config.run.weights, config.run.state) = (device, device);
         let here = run(&config);
         for eager in [false, true] {
-            crate::harness::gpu::set_eager(eager);
+            gpu::set_eager(eager);
             for (weights, state) in [(device, host), (host, host), (host, device), (file, file)] {
                 (config.run.weights, config.run.state) = (weights, state);
                 assert!(here == run(&config), "weights {weights:?}, state {state:?}, tied {tied}, eager {eager}");
             }
-            crate::harness::gpu::set_eager(false);
+            gpu::set_eager(false);
         }
     }
 }
@@ -151,7 +151,7 @@ fn a_state_moves_between_cpu_and_gpu_and_the_file_does_not_know() {
         cpu.step(&inputs, &targets);
     }
     write(&cpu, &path("from-cpu"));
-    let mut cuda = restored(&config, Box::new(rig::open()), &path("from-cpu"));
+    let mut cuda = restored(&config, Box::new(gpu::open()), &path("from-cpu"));
     write(&cuda, &path("through-gpu"));
     let bytes = |name: &str| std::fs::read(path(name)).unwrap();
     assert!(bytes("from-cpu") == bytes("through-gpu"), "the same state is the same file");
@@ -161,7 +161,7 @@ fn a_state_moves_between_cpu_and_gpu_and_the_file_does_not_know() {
     }
     write(&cuda, &path("from-gpu"));
     let mut cpu = restored(&config, Box::new(Cpu::new()), &path("from-gpu"));
-    assert_eq!(cpu.counters.step, 6);
+    assert_eq!(cpu.counters().step, 6);
     let (on_cpu, on_gpu) = (cpu.evaluate(3, &inputs, &targets), cuda.evaluate(3, &inputs, &targets));
     assert!((on_cpu - on_gpu).abs() <= SAME_WEIGHTS * on_cpu, "{on_cpu} and {on_gpu}");
     assert!(on_cpu < before, "the GPU's steps lowered the loss");
@@ -180,7 +180,7 @@ fn greedy_text_is_the_cpus_up_to_a_near_tie() {
     }
     write(&cpu, &path);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    let mut backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new()), Box::new(rig::open())];
+    let mut backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new()), Box::new(gpu::open())];
     let models = backends.each_mut().map(|backend| open_model(&checkpoint, backend.as_mut(), 8, 48).unwrap());
     let mut generators = [Generator::new(&models[0]), Generator::new(&models[1])];
     let mut fed: Vec<u32> = inputs[..11].to_vec();
@@ -208,27 +208,27 @@ fn greedy_text_is_the_cpus_up_to_a_near_tie() {
 fn the_recorded_llama_is_met() {
     for name in ["llama_gqa_untied", "llama_mha_tied"] {
         let recorded = crate::harness::llama::Recorded::load(name);
-        let mut trainer = recorded.trainer(Box::new(rig::open()));
-        let (model, backend) = (trainer.model.clone(), trainer.backend.as_mut());
+        let mut trainer = recorded.trainer(Box::new(gpu::open()));
+        let (model, backend) = (trainer.model().clone(), trainer.backend_mut());
         let pass = recorded.pass();
         model.upload_tokens(backend, &recorded.inputs, &recorded.targets);
         model.forward(backend, pass);
         let logits = model.logits(backend, 0, pass.tokens());
-        let found = rig::read_activations(backend, logits, model.settings.model.vocab);
+        let found = operands::read_activations(backend, logits, model.settings.model.vocab);
         let wanted = recorded.golden.numbers("logits");
         let largest = wanted.iter().fold(0.0f64, |most, x| most.max(x.abs()));
-        rig::check(&found, wanted, 0.02 * largest, 0.02, "logits");
+        assert_near(&found, wanted, 0.02 * largest, 0.02, "logits");
         let counted = recorded.targets.len();
         let scale = 1.0 / counted as f32;
         model.loss_and_head_grad(backend, pass, scale);
-        let losses = rig::read_floats(backend, model.work.losses.head(4 * counted));
+        let losses = operands::read_floats(backend, model.work.losses.head(4 * counted));
         let loss = losses.iter().sum::<f64>() / counted as f64;
         assert_near(&[loss as f32], recorded.golden.numbers("loss"), 0.0, 2e-3, "loss");
         let names = recorded.names();
         let mut seen = 0;
         model.backward(backend, pass, scale, &mut |backend, param, grad| {
             let name = format!("grad.{}", names[&param.id]);
-            let (found, wanted) = (rig::read_floats(backend, grad), recorded.golden.numbers(&name));
+            let (found, wanted) = (operands::read_floats(backend, grad), recorded.golden.numbers(&name));
             // By norm: single elements are differences of roundings.
             let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
             let error = norm(&mut found.iter().zip(wanted).map(|(x, y)| x - y));
@@ -244,7 +244,7 @@ fn the_recorded_llama_is_met() {
 fn adamw_losses_of_the_recorded_llama_are_met() {
     for name in ["llama_gqa_untied", "llama_mha_tied"] {
         let recorded = crate::harness::llama::Recorded::load(name);
-        let mut trainer = recorded.trainer(Box::new(rig::open()));
+        let mut trainer = recorded.trainer(Box::new(gpu::open()));
         for (i, &wanted) in recorded.golden.numbers("adamw_losses").iter().enumerate() {
             let report = trainer.step(&recorded.inputs, &recorded.targets);
             assert_near(&[report.loss as f32], &[wanted], 0.0, 0.01, &format!("loss before step {}", i + 1));

@@ -48,8 +48,8 @@ fn files_that_cannot_be_text_are_named() {
     assert_snapshot!(refusal(&[("books/a.txt", b"x")], &["data.train=books"]), @"books: is a folder; name its files, such as books/*.txt");
     assert_snapshot!(refusal(&[("a.txt", b"")], &["data.train=a.txt"]), @"a.txt: is empty; remove it from the list");
     #[cfg(not(feature = "parquet"))]
-    assert_snapshot!(refusal(&[("a.parquet", b"PAR1"), ("a.txt", b"x")], &["data.train=a.*"]), @"a.parquet: this program was built without Parquet; build it with `cargo build --release --features parquet`, or convert the file to .jsonl");
-    assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: is of none of the kinds that are read: .txt and .jsonl (either also packed, .zst), .parquet, .bin of llm.c");
+    assert_snapshot!(refusal(&[("a.parquet", b"PAR1"), ("a.txt", b"x")], &["data.train=a.*"]), @"a.parquet: this program was built without its reader of Parquet files");
+    assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: unsupported file type; expected .txt, .jsonl (either also compressed, .zst), .parquet, or llm.c's .bin");
 }
 
 #[test]
@@ -74,20 +74,20 @@ fn a_bad_line_is_named_by_number() {
 #[test]
 fn validating_on_trained_text_is_refused() {
     let files: [(&str, &[u8]); 2] = [("a.txt", b"x"), ("b.txt", b"y")];
-    assert_snapshot!(refusal(&files, &["data.train=*.txt", "data.validation=./b.txt"]), @"./b.txt: is listed in data.train and in data.validation; a loss on trained text says nothing, so remove one");
+    assert_snapshot!(refusal(&files, &["data.train=*.txt", "data.validation=./b.txt"]), @"./b.txt: is listed both for training and for validation; a loss on trained text says nothing");
 }
 
 #[test]
 fn texts_without_one_sequence_are_refused_with_the_numbers() {
-    assert_snapshot!(refusal(&[("a.txt", &[b'x'; 100])], &["data.train=a.txt"]), @"the training text: 96 tokens, and one sequence needs 129 (train.sequence = 128 and the next token); give more text in data.train or lower train.sequence");
-    assert_snapshot!(refusal(&[("a.txt", &[b'x'; 1000])], &["data.train=a.txt"]), @"the validation text: 50 tokens, and one sequence needs 129 (train.sequence = 128 and the next token); give more text in data.validation or raise data.validation_fraction, or lower train.sequence");
+    assert_snapshot!(refusal(&[("a.txt", &[b'x'; 100])], &["data.train=a.txt"]), @"the training text: 96 tokens, and one sequence needs 129 (128 and the next token)");
+    assert_snapshot!(refusal(&[("a.txt", &[b'x'; 1000])], &["data.train=a.txt"]), @"the validation text: 50 tokens, and one sequence needs 129 (128 and the next token)");
 }
 
 #[test]
 fn a_tokenizer_larger_than_the_model_is_found_before_any_text_is_read() {
     let level = tokenizer("byte_level.json");
     let files: [(&str, &[u8]); 2] = [("a.txt", b"\xff"), ("t.json", &level)];
-    assert_snapshot!(refusal(&files, &["data.train=a.txt", "tokenizer.file=t.json"]), @"t.json: has token ids up to 556, but model.vocab = 256; set model.vocab=557");
+    assert_snapshot!(refusal(&files, &["data.train=a.txt", "tokenizer.file=t.json"]), @"t.json: has token ids up to 556, and the model has a vocabulary of 256");
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_token_beyond_the_vocabulary_names_the_file_that_has_it() {
         ("t.json", json.as_bytes()),
     ];
     let vocab = format!("model.vocab={base}");
-    assert_snapshot!(refusal(&files, &["data.train=[\"a.txt\", \"b.txt\", \"c.txt\"]", "tokenizer.file=t.json", &vocab]), @"b.txt: token id 557 does not fit model.vocab = 557 (ids up to 556); set model.vocab=558 or use another tokenizer");
+    assert_snapshot!(refusal(&files, &["data.train=[\"a.txt\", \"b.txt\", \"c.txt\"]", "tokenizer.file=t.json", &vocab]), @"b.txt: token id 557 is beyond the model's vocabulary of 557 (ids up to 556)");
 }
 
 #[test]

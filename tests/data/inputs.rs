@@ -13,7 +13,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn austen() -> String {
-    fs::read_to_string(fixture("corpus/austen.txt")).unwrap()
+    include_str!("../../assets/corpus/austen.txt").to_owned()
 }
 
 /// A place whose rows hold 16 bytes.
@@ -72,7 +72,7 @@ fn packed_texts_that_are_not_whole_are_refused() {
     assert!(refuse(b"just a text").contains("check it with `zstd -t`"), "{}", refuse(b"just a text"));
     assert_snapshot!(refuse(&compress_to_vec(&b"{\"text\": \"\xff\"}"[..], CompressionLevel::Fastest)), @"a.txt.zst: byte 10 is not UTF-8 text (0xff); convert the file, for example with iconv");
     let place = reading(&[("a.csv.zst", b"x")]);
-    assert_snapshot!(place.refusal(), @"a.csv.zst: is of none of the kinds that are read: .txt and .jsonl (either also compressed, .zst), .parquet, .bin of llm.c");
+    assert_snapshot!(place.refusal(), @"a.csv.zst: unsupported file type; expected .txt, .jsonl (either also compressed, .zst), .parquet, or llm.c's .bin");
 }
 
 /// A file as llm.c's scripts write it.
@@ -117,10 +117,10 @@ fn files_that_are_not_llm_c_s_are_refused() {
     assert_snapshot!(refuse(&shard(20240520, 1, 39, &ids)), @"a.bin: 1104 bytes, and its 39 tokens make 1102; it holds something else");
     assert_snapshot!(refuse(&shard(20240520, 1, u32::MAX, &ids)), @"a.bin: 1104 bytes, and its 4294967295 tokens make 8589935614; it was cut");
     // The vocabulary is the model's, and the wrong one is found before step 0.
-    assert_snapshot!(refuse(&shard(20240520, 1, 3, &two_bytes(&[1, 50_256, 2]))), @"a.bin: token id 50256 does not fit model.vocab = 256 (ids up to 255); set model.vocab=50257 or use another tokenizer");
+    assert_snapshot!(refuse(&shard(20240520, 1, 3, &two_bytes(&[1, 50_256, 2]))), @"a.bin: token id 50256 is beyond the model's vocabulary of 256 (ids up to 255)");
     let mut place = reading(&[("a.bin", &shard(20240520, 1, 40, &ids))]);
     place.config.data.packing = tetrad::data::Packing::Pack;
-    assert_snapshot!(place.refusal(), @r#"a.bin: holds tokens without samples, which data.packing = "pack" needs; leave that key out"#);
+    assert_snapshot!(place.refusal(), @r#"a.bin: holds tokens without sample boundaries, which the mode "pack" needs"#);
 }
 
 /// Two sources of 7 to 3; the first has letters, the second digits.

@@ -10,7 +10,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn austen() -> String {
-    fs::read_to_string(fixture("corpus/austen.txt")).unwrap()
+    include_str!("../../assets/corpus/austen.txt").to_owned()
 }
 
 /// Both tokenizer fixtures and bytes.

@@ -189,13 +189,13 @@ fn long_samples_are_cut_skipped_or_refused_and_counted() {
     place.config.data.overlong = Overlong::Skip;
     assert_eq!((place.packing().skipped, place.packing().rows), (1, 1));
     place.config.data.overlong = Overlong::Error;
-    assert_snapshot!(place.refusal(), @r#"a.jsonl: sample 2 has 189 tokens, and a row holds 65 (train.sequence = 64 and the next token); raise train.sequence, or set data.overlong to "truncate" or "skip""#);
+    assert_snapshot!(place.refusal(), @"a.jsonl: sample 2 has 189 tokens, and a row holds 65 (a sequence of 64 and the next token)");
     // Nothing that fits has anything to learn.
     place.config.data.overlong = Overlong::Truncate;
     place.config.train.sequence = 10;
-    assert_snapshot!(place.refusal(), @"the training samples: none of 2 samples can be used: 0 are longer than a row (train.sequence = 10), 2 have nothing to learn; give more samples in data.train or raise train.sequence");
+    assert_snapshot!(place.refusal(), @"the training samples: none of 2 can be used: 0 are longer than a sequence of 10 tokens, 2 have no target");
     place.config.data.overlong = Overlong::Skip;
-    assert_snapshot!(place.refusal(), @"the training samples: none of 2 samples can be used: 2 are longer than a row (train.sequence = 10), 0 have nothing to learn; give more samples in data.train or raise train.sequence");
+    assert_snapshot!(place.refusal(), @"the training samples: none of 2 can be used: 2 are longer than a sequence of 10 tokens, 0 have no target");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn bytes_that_are_no_text_are_refused() {
 #[test]
 fn templates_that_cannot_be_used_are_named() {
     let mut place = reading(&[("a.jsonl", &talk("Hi", "Oh!"))]);
-    assert_snapshot!(place.refusal(), @"a.jsonl: has messages, and no chat template came with the tokenizer; name one with data.chat_template (a .jinja file, or a tokenizer_config.json that has one)");
+    assert_snapshot!(place.refusal(), @"a.jsonl: has messages, and no chat template came with the tokenizer");
     let mut refuse = |template: &str| {
         place.config.data.chat_template = Some(template.into());
         place.refusal()
@@ -267,7 +267,7 @@ fn another_template_makes_other_samples() {
 #[test]
 fn samples_and_texts_do_not_share_a_source() {
     let place = reading(&[("a.jsonl", &pairs(2)), ("b.txt", "some text")]);
-    assert_snapshot!(place.refusal(), @"b.txt: has no samples, but a.jsonl has (prompt and completion); give them [[data.source]] tables of their own, or say for all of them how they become rows with data.packing");
+    assert_snapshot!(place.refusal(), @"b.txt: has no samples, but a.jsonl in the same source has (prompt and completion)");
     let mut late = reading(&[("a.jsonl", &("{\"text\": \"a\"}\n".to_owned() + &pairs(1)))]);
     assert_snapshot!(late.refusal(), @r#"a.jsonl, line 2: holds a sample, not "text"; set data.packing = "pack""#);
     (late.config.data.packing, late.config.train.sequence) = (Packing::Pack, 6);

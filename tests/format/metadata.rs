@@ -29,8 +29,8 @@ fn victim() -> Victim {
     trainer.initialize();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sound.tetrad");
-    let meta = Meta::new(&config, trainer.counters, false, "none");
-    save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Weights, &path).unwrap();
+    let meta = Meta::new(&config, trainer.counters(), false, "none");
+    save(trainer.model(), trainer.backend(), &meta, None, Extent::Weights, &path).unwrap();
     Victim { bytes: std::fs::read(path).unwrap(), dir }
 }
 
@@ -82,67 +82,67 @@ fn a_file_rewritten_as_it_was_opens() {
 #[test]
 fn a_model_of_another_shape_is_refused_with_both_shapes() {
     let v = victim();
-    assert_snapshot!(v.lie("model.layers", json!(1_000_000_000)), @"liar.tetrad: the metadata describe an impossible model: model.layers = 1000000000: must be 1 to 1024");
-    assert_snapshot!(v.lie("model.layers", json!(1000)), @"liar.tetrad: tensor model.layers.2.input_layernorm.weight is missing; the metadata describe a model that has it (8982 missing in all)");
-    assert_snapshot!(v.lie("model.layers", json!(3)), @"liar.tetrad: tensor model.layers.2.input_layernorm.weight is missing; the metadata describe a model that has it (9 missing in all)");
-    assert_snapshot!(v.lie("model.layers", json!(1)), @"liar.tetrad: tensor model.layers.1.input_layernorm.weight is not part of the model that the metadata describe (9 such in all)");
-    assert_snapshot!(v.lie("model.vocab", json!(257)), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describe bf16 [257, 16] in groups of 32");
-    assert_snapshot!(v.lie("model.vocab", json!(255)), @"liar.tetrad: the metadata describe an impossible model: model.vocab = 255: must be at least 256, since without tokenizer.file every byte is a token; set model.vocab=256");
+    assert_snapshot!(v.lie("model.layers", json!(1_000_000_000)), @"liar.tetrad: the metadata describes an impossible model: model.layers = 1000000000: must be 1 to 1024");
+    assert_snapshot!(v.lie("model.layers", json!(1000)), @"liar.tetrad: tensor model.layers.2.input_layernorm.weight of the described model is missing (8982 missing in total)");
+    assert_snapshot!(v.lie("model.layers", json!(3)), @"liar.tetrad: tensor model.layers.2.input_layernorm.weight of the described model is missing (9 missing in total)");
+    assert_snapshot!(v.lie("model.layers", json!(1)), @"liar.tetrad: tensor model.layers.1.input_layernorm.weight is not part of the described model (9 such tensors in total)");
+    assert_snapshot!(v.lie("model.vocab", json!(257)), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describes bf16 [257, 16] in groups of 32");
+    assert_snapshot!(v.lie("model.vocab", json!(255)), @"liar.tetrad: the metadata describes an impossible model: model.vocab = 255: must be at least 256, since without tokenizer.file every byte is a token; set model.vocab=256");
     assert_snapshot!(v.lie("model.hidden", json!(1u64 << 60)), @"
-    liar.tetrad: the metadata describe an impossible model: 2 mistakes in the configuration:
+    liar.tetrad: the metadata describes an impossible model: 2 mistakes in the configuration:
       model.hidden = 1152921504606846976: must be 1 to 16777216
       train.batch = 16: makes 18446744073709551615 activations of a kind with train.sequence = 16 and this model, at most 70368744177664 are possible
     ");
-    assert_snapshot!(v.lie("model.hidden", json!(20)), @"liar.tetrad: the metadata describe an impossible model: model.heads = 4: makes the head size 5 (model.hidden = 20), and rotary embeddings need an even one; use 1 or 2 or 5 or 10");
+    assert_snapshot!(v.lie("model.hidden", json!(20)), @"liar.tetrad: the metadata describes an impossible model: model.heads = 4: makes the head size 5 (model.hidden = 20), and rotary embeddings need an even one; use 1 or 2 or 5 or 10");
     assert_snapshot!(v.lie("model.heads", json!(3)), @"
-    liar.tetrad: the metadata describe an impossible model: 2 mistakes in the configuration:
+    liar.tetrad: the metadata describes an impossible model: 2 mistakes in the configuration:
       model.kv_heads = 2: must divide model.heads = 3, which share keys and values; use 1 or 3
       model.heads = 3: must divide model.hidden = 16; use 1 or 2 or 4 or 8
     ");
-    assert_snapshot!(v.lie("model.heads", json!(0)), @"liar.tetrad: the metadata describe an impossible model: model.heads = 0: must be 1 to 16777216");
-    assert_snapshot!(v.lie("model.kv_heads", json!(4)), @"liar.tetrad: tensor model.layers.0.self_attn.k_proj.weight is int4 [8, 16] in groups of 32, but the metadata describe int4 [16, 16] in groups of 32");
+    assert_snapshot!(v.lie("model.heads", json!(0)), @"liar.tetrad: the metadata describes an impossible model: model.heads = 0: must be 1 to 16777216");
+    assert_snapshot!(v.lie("model.kv_heads", json!(4)), @"liar.tetrad: tensor model.layers.0.self_attn.k_proj.weight is int4 [8, 16] in groups of 32, but the metadata describes int4 [16, 16] in groups of 32");
     assert_snapshot!(v.lie("model.kv_heads", json!(u64::MAX)), @"
-    liar.tetrad: the metadata describe an impossible model: 2 mistakes in the configuration:
+    liar.tetrad: the metadata describes an impossible model: 2 mistakes in the configuration:
       model.kv_heads = 18446744073709551615: must be 1 to 16777216
       model.kv_heads = 18446744073709551615: must divide model.heads = 4, which share keys and values; use 1 or 2 or 4
     ");
-    assert_snapshot!(v.lie("model.tied", json!(true)), @"liar.tetrad: tensor lm_head.weight is not part of the model that the metadata describe (1 such in all)");
-    assert_snapshot!(v.lie("storage.weights", json!("f32")), @"liar.tetrad: tensor model.layers.0.self_attn.q_proj.weight is int4 [16, 16] in groups of 32, but the metadata describe f32 [16, 16] in groups of 32");
-    assert_snapshot!(v.lie("storage.embedding", json!("int4")), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describe int4 [256, 16] in groups of 32");
-    assert_snapshot!(v.lie("storage.scheme", json!("asymmetric")), @"liar.tetrad: tensor model.layers.0.self_attn.q_proj.weight is int4 [16, 16] in groups of 32, but the metadata describe int4-asymmetric [16, 16] in groups of 32");
-    assert_snapshot!(v.lie("storage.group", json!(64)), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describe bf16 [256, 16] in groups of 64");
+    assert_snapshot!(v.lie("model.tied", json!(true)), @"liar.tetrad: tensor lm_head.weight is not part of the described model (1 such tensors in total)");
+    assert_snapshot!(v.lie("storage.weights", json!("f32")), @"liar.tetrad: tensor model.layers.0.self_attn.q_proj.weight is int4 [16, 16] in groups of 32, but the metadata describes f32 [16, 16] in groups of 32");
+    assert_snapshot!(v.lie("storage.embedding", json!("int4")), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describes int4 [256, 16] in groups of 32");
+    assert_snapshot!(v.lie("storage.scheme", json!("asymmetric")), @"liar.tetrad: tensor model.layers.0.self_attn.q_proj.weight is int4 [16, 16] in groups of 32, but the metadata describes int4-asymmetric [16, 16] in groups of 32");
+    assert_snapshot!(v.lie("storage.group", json!(64)), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describes bf16 [256, 16] in groups of 64");
 }
 
 #[test]
 fn values_of_the_wrong_kind_are_refused() {
     let v = victim();
-    assert_snapshot!(v.lie("model.layers", json!(-2)), @"liar.tetrad: the metadata is not that of a tetrad model: model.layers: invalid value: integer `-2`, expected usize");
-    assert_snapshot!(v.lie("model.layers", json!(2.5)), @"liar.tetrad: the metadata is not that of a tetrad model: model.layers: invalid type: floating point `2.5`, expected usize");
-    assert_snapshot!(v.lie("model.norm_eps", json!("small")), @r#"liar.tetrad: the metadata is not that of a tetrad model: model.norm_eps: invalid type: string "small", expected f64"#);
-    assert_snapshot!(v.lie("storage.m", json!("int3")), @"liar.tetrad: the metadata is not that of a tetrad model: storage.m: unknown variant `int3`, expected one of `f32`, `int8`, `int4`");
-    assert_snapshot!(v.lie("counters", json!([])), @"liar.tetrad: the metadata is not that of a tetrad model: counters: invalid length 0, expected struct Counters with 5 elements");
-    assert_snapshot!(v.lie("tool", json!(null)), @"liar.tetrad: the metadata is not that of a tetrad model: tool: invalid type: null, expected a string");
+    assert_snapshot!(v.lie("model.layers", json!(-2)), @"liar.tetrad: the metadata does not describe a tetrad model: model.layers: invalid value: integer `-2`, expected usize");
+    assert_snapshot!(v.lie("model.layers", json!(2.5)), @"liar.tetrad: the metadata does not describe a tetrad model: model.layers: invalid type: floating point `2.5`, expected usize");
+    assert_snapshot!(v.lie("model.norm_eps", json!("small")), @r#"liar.tetrad: the metadata does not describe a tetrad model: model.norm_eps: invalid type: string "small", expected f64"#);
+    assert_snapshot!(v.lie("storage.m", json!("int3")), @"liar.tetrad: the metadata does not describe a tetrad model: storage.m: unknown variant `int3`, expected one of `f32`, `int8`, `int4`");
+    assert_snapshot!(v.lie("counters", json!([])), @"liar.tetrad: the metadata does not describe a tetrad model: counters: invalid length 0, expected struct Counters with 5 elements");
+    assert_snapshot!(v.lie("tool", json!(null)), @"liar.tetrad: the metadata does not describe a tetrad model: tool: invalid type: null, expected a string");
 }
 
 #[test]
 fn a_tokenizer_that_is_not_what_is_said_is_refused() {
     let v = victim();
-    assert_snapshot!(v.lie("tokenizer", json!("tokenizer.json")), @"liar.tetrad: the metadata is not that of a tetrad model: the tokenizer is said to be attached as tokenizer.json, but is not");
-    assert_snapshot!(v.lie("tokenizer", json!("gpt2")), @r#"liar.tetrad: the metadata is not that of a tetrad model: tokenizer is "gpt2", "bytes" and "tokenizer.json" exist"#);
+    assert_snapshot!(v.lie("tokenizer", json!("tokenizer.json")), @"liar.tetrad: the metadata does not describe a tetrad model: the tokenizer is said to be attached as tokenizer.json, but is not");
+    assert_snapshot!(v.lie("tokenizer", json!("gpt2")), @r#"liar.tetrad: the metadata does not describe a tetrad model: tokenizer is "gpt2", "bytes" and "tokenizer.json" exist"#);
     let attached = [Attachment { name: "tokenizer.json", bytes: b"{}" }];
-    assert_snapshot!(v.refusal(&v.rewritten(&v.metadata(), &attached)), @"liar.tetrad: the metadata is not that of a tetrad model: tokenizer.json is attached, but the text is said to be bytes");
+    assert_snapshot!(v.refusal(&v.rewritten(&v.metadata(), &attached)), @"liar.tetrad: the metadata does not describe a tetrad model: tokenizer.json is attached, but the text is said to be bytes");
 }
 
 #[test]
 fn counters_that_no_run_can_have_are_refused() {
     let v = victim();
-    assert_snapshot!(v.lie("counters.step", json!(u64::MAX)), @"liar.tetrad: the metadata is not that of a tetrad model: counters.step is 18446744073709551615, at most 9007199254740992 is possible");
-    assert_snapshot!(v.lie("counters.position", json!(1)), @"liar.tetrad: the metadata is not that of a tetrad model: counters.position is 1, at most 0 is possible");
+    assert_snapshot!(v.lie("counters.step", json!(u64::MAX)), @"liar.tetrad: the metadata does not describe a tetrad model: counters.step is 18446744073709551615, at most 9007199254740992 is possible");
+    assert_snapshot!(v.lie("counters.position", json!(1)), @"liar.tetrad: the metadata does not describe a tetrad model: counters.position is 1, at most 0 is possible");
     assert_snapshot!(v.lie("counters", json!({
         "step": 10, "position": u64::MAX, "skipped_losses": 0, "skipped_gradients": 0, "nonfinite_in_a_row": 0
-    })), @"liar.tetrad: the metadata is not that of a tetrad model: counters.position is 18446744073709551615, at most 10485760 is possible");
-    assert_snapshot!(v.lie("counters.nonfinite_in_a_row", json!(3)), @"liar.tetrad: the metadata is not that of a tetrad model: counters.nonfinite_in_a_row is 3, at most 0 is possible");
-    assert_snapshot!(v.lie("seed", json!(u64::MAX)), @"liar.tetrad: the metadata describe an impossible model: run.seed = 18446744073709551615: must be at most 9223372036854775807, the largest whole number of TOML");
+    })), @"liar.tetrad: the metadata does not describe a tetrad model: counters.position is 18446744073709551615, at most 10485760 is possible");
+    assert_snapshot!(v.lie("counters.nonfinite_in_a_row", json!(3)), @"liar.tetrad: the metadata does not describe a tetrad model: counters.nonfinite_in_a_row is 3, at most 0 is possible");
+    assert_snapshot!(v.lie("seed", json!(u64::MAX)), @"liar.tetrad: the metadata describes an impossible model: run.seed = 18446744073709551615: must be at most 9223372036854775807, the largest whole number of TOML");
 }
 
 /// In a configuration an absent key means the quick-start's value; in a file that would be a guess about its weights.

@@ -95,3 +95,14 @@ pub fn launch(gpu: &mut Gpu, kernel: &'static str, grid: [u32; 3], threads: u32,
     // emulated device alone, which reports what is wrong and touches nothing.
     unsafe { gpu.launch(kernel, grid, threads, shared, args) }
 }
+
+/// A device without memory: the emulated one, or the machine's own where `TETRAD_REQUIRE_CUDA=1` asks for it.
+pub fn open() -> Cuda {
+    let search = if required() { Search::usual() } else { emulated() };
+    Cuda::open_with(0, &search).expect("the emulated device, or with TETRAD_REQUIRE_CUDA=1 the machine's own, opens")
+}
+
+/// Orders in which the emulated threads of a block take turns. A real device has its own.
+pub fn orders() -> impl Iterator<Item = u32> {
+    0..if required() { 1 } else { 4 }
+}

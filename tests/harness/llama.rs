@@ -65,11 +65,12 @@ impl Recorded {
     pub fn trainer(&self, backend: Box<dyn Backend>) -> Trainer {
         let mut trainer = Trainer::new(&self.config, backend).unwrap();
         trainer.initialize();
-        for (entry, param) in table(&self.config.settings()).iter().zip(trainer.model.stored.all()) {
+        let (model, backend) = trainer.model_and_backend();
+        for (entry, param) in table(&self.config.settings()).iter().zip(model.stored.all()) {
             let values = self.golden.floats(&format!("param.{}", entry.role.name()));
             let cols = entry.shape.cols;
             assert_eq!(values.len(), entry.shape.len());
-            fill(trainer.backend.as_mut(), &param.weight, &mut |row, out| {
+            fill(backend, &param.weight, &mut |row, out| {
                 out.copy_from_slice(&values[row * cols..][..cols]);
             });
         }

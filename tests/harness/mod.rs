@@ -1,10 +1,11 @@
 //! What several tests need.
 #![allow(dead_code)]
 
+pub mod cpu;
 pub mod gpu;
 pub mod llama;
+pub mod operands;
 pub mod process;
-pub mod rig;
 pub mod small;
 pub mod state;
 
@@ -54,14 +55,5 @@ impl Golden {
 
     pub fn floats(&self, name: &str) -> Vec<f32> {
         self.numbers(name).iter().map(|&x| x as f32).collect()
-    }
-}
-
-/// Element by element; NaN is a failure.
-pub fn assert_near(found: &[f32], wanted: &[f64], absolute: f64, relative: f64, what: &str) {
-    assert_eq!(found.len(), wanted.len(), "{what}: length");
-    for (i, (&x, &y)) in found.iter().zip(wanted).enumerate() {
-        let error = (f64::from(x) - y).abs();
-        assert!(error <= absolute + relative * y.abs(), "{what}[{i}]: {x}, recorded {y}");
     }
 }

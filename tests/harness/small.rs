@@ -31,6 +31,6 @@ pub fn batch(number: u32) -> (Vec<u32>, Vec<u32>) {
 
 /// Saves all that resuming needs.
 pub fn write(trainer: &Trainer, path: &Path) {
-    let meta = Meta::new(trainer.config(), trainer.counters, false, "text");
-    save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Full, path).unwrap();
+    let meta = Meta::new(trainer.config(), trainer.counters(), false, "text");
+    save(trainer.model(), trainer.backend(), &meta, None, Extent::Full, path).unwrap();
 }

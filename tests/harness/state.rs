@@ -16,13 +16,13 @@ fn spans(param: &Param) -> Vec<Span> {
 
 pub fn read(trainer: &Trainer, span: Span) -> Vec<u8> {
     let mut bytes = vec![0; span.bytes];
-    trainer.backend.download(span, &mut bytes);
+    trainer.backend().download(span, &mut bytes);
     bytes
 }
 
 /// Every byte that a checkpoint would hold.
 pub fn whole_state(trainer: &Trainer) -> Vec<Vec<u8>> {
-    trainer.model.stored.all().flat_map(spans).map(|span| read(trainer, span)).collect()
+    trainer.model().stored.all().flat_map(spans).map(|span| read(trainer, span)).collect()
 }
 
 pub fn floats(trainer: &Trainer, span: Span) -> Vec<f32> {

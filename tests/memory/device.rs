@@ -1,8 +1,7 @@
 //! One allocation of device memory serves a whole run. Alone in its process, whose allocations are counted.
 
 use crate::alone;
-use crate::harness::gpu::emulator;
-use crate::harness::rig;
+use crate::harness::gpu::{self, emulator};
 use crate::harness::small::{batch, config, trainer, write};
 use tetrad::model::{Generator, Residence};
 
@@ -13,7 +12,7 @@ fn nothing_is_allocated_on_the_device_after_the_arena() {
 }
 
 fn count() {
-    if crate::harness::gpu::required() {
+    if gpu::required() {
         // The driver's own figures stand in the report of benches/gpu.sh.
         eprintln!("SKIPPED: only the emulated driver counts allocations");
         return;
@@ -23,18 +22,18 @@ fn count() {
         let mut config = config();
         (config.run.weights, config.run.state) = (residence, residence);
         let (before, bytes) = (emulator().allocations(), emulator().live_bytes());
-        let mut cuda = trainer(&config, Box::new(rig::open()));
+        let mut cuda = trainer(&config, Box::new(gpu::open()));
         assert_eq!(emulator().allocations() - before, 1, "the arena");
-        assert_eq!(emulator().live_bytes() - bytes, cuda.plan.total() as u64, "of the planned size");
+        assert_eq!(emulator().live_bytes() - bytes, cuda.plan().total() as u64, "of the planned size");
         let (inputs, targets) = batch(1);
         for _ in 0..2 {
             cuda.step(&inputs, &targets);
             cuda.evaluate(3, &inputs, &targets);
-            let model = cuda.model.clone();
-            Generator::new(&model).feed(cuda.backend.as_mut(), &[1, 2, 3]);
+            let model = cuda.model().clone();
+            Generator::new(&model).feed(cuda.backend_mut(), &[1, 2, 3]);
             write(&cuda, &folder.path().join("checkpoint"));
         }
-        assert_eq!(cuda.backend.status(), Ok(()));
+        assert_eq!(cuda.backend().status(), Ok(()));
         assert_eq!(emulator().allocations() - before, 1, "after the arena");
     }
 }

@@ -18,14 +18,15 @@ fn run(config: &Config, dir: &std::path::Path) {
     let text: Vec<u32> = (0..=tokens as u32).map(|i| i * 7 % 256).collect();
     trainer.step(&text[..tokens], &text[1..]);
     trainer.evaluate(8, &text[..8 * config.train.sequence], &text[1..=8 * config.train.sequence]);
-    let meta = Meta::new(config, trainer.counters, false, "text");
-    save(&trainer.model, trainer.backend.as_ref(), &meta, None, Extent::Full, &dir.join("saved")).unwrap();
-    let mut generator = Generator::new(&trainer.model);
-    generator.feed(trainer.backend.as_mut(), &text[..9]);
+    let meta = Meta::new(config, trainer.counters(), false, "text");
+    save(trainer.model(), trainer.backend(), &meta, None, Extent::Full, &dir.join("saved")).unwrap();
+    let (model, backend) = trainer.model_and_backend();
+    let mut generator = Generator::new(model);
+    generator.feed(backend, &text[..9]);
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 1 };
     for _ in 0..5 {
         let token = generator.draw(&sampling).unwrap();
-        generator.feed(trainer.backend.as_mut(), &[token]);
+        generator.feed(backend, &[token]);
     }
 }
 

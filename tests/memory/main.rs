@@ -3,8 +3,6 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
-#[path = "../../benches/support/mod.rs"]
-mod support;
 
 mod convert;
 mod counting;

@@ -2,7 +2,7 @@
 
 use crate::alone;
 use crate::counting::allocations;
-use crate::support::{Bench, floats, int4};
+use crate::harness::operands::{Harness, floats, int4};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
@@ -32,21 +32,21 @@ struct Spans {
     grad: Span,
 }
 
-fn spans(bench: &mut Bench) -> Spans {
+fn spans(harness: &mut Harness) -> Spans {
     Spans {
-        narrow: std::array::from_fn(|i| bench.add(&floats(i as u64, T * H))),
-        wide: std::array::from_fn(|i| bench.add(&floats(i as u64, T * F))),
-        few: [bench.add(&floats(1, 2 * H)), bench.out(2 * F)],
-        table: bench.weight(&int4(F, H, 64)),
-        w: bench.weight(&int4(F, H, 32)),
-        angles: bench.add(&floats(1, T * H / HEADS)),
-        gain: bench.add(&floats(2, H)),
-        inv_rms: bench.out(T),
-        dgain: bench.out(H),
-        lse: bench.out(T * HEADS),
-        tokens: bench.add(&(0..T as u32).map(|i| i * 7 % F as u32).collect::<Vec<_>>()),
-        losses: bench.out(T),
-        grad: bench.out(F * H),
+        narrow: std::array::from_fn(|i| harness.add(&floats(i as u64, T * H))),
+        wide: std::array::from_fn(|i| harness.add(&floats(i as u64, T * F))),
+        few: [harness.add(&floats(1, 2 * H)), harness.out(2 * F)],
+        table: harness.weight(&int4(F, H, 64)),
+        w: harness.weight(&int4(F, H, 32)),
+        angles: harness.add(&floats(1, T * H / HEADS)),
+        gain: harness.add(&floats(2, H)),
+        inv_rms: harness.out(T),
+        dgain: harness.out(H),
+        lse: harness.out(T * HEADS),
+        tokens: harness.add(&(0..T as u32).map(|i| i * 7 % F as u32).collect::<Vec<_>>()),
+        losses: harness.out(T),
+        grad: harness.out(F * H),
     }
 }
 
@@ -108,11 +108,12 @@ fn no_operation_allocates_once_the_backend_has_its_memory() {
 fn count() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("a pool");
     pool.install(|| {
-        let mut bench = Bench::default();
-        let spans = spans(&mut bench);
+        let mut harness = Harness::default();
+        let spans = spans(&mut harness);
         let largest =
             MaxShapes { tokens: T, features: F, inputs: F, keys: T / 2, parameter: F * H, head_dim: H / HEADS };
-        let mut cpu = bench.build(&largest);
+        let mut cpu = Cpu::new();
+        harness.start(&mut cpu, &largest);
         // The pool's own queues reach their size.
         (0..20).for_each(|_| everything(&mut cpu, &spans));
         assert!(allocations(|| drop(std::hint::black_box(vec![1u8; 100]))) > 0, "the counter counts");

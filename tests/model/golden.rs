@@ -1,12 +1,11 @@
 //! Models of two layers recorded from transformers in float32: logits, loss, every gradient, and 20 AdamW losses.
 //! LLaMA, LLaMA 3 with its stretched frequencies, Qwen2 with biases, Qwen3 with normed heads of a size of their own.
 
-use crate::harness::assert_near;
 use crate::harness::llama::Recorded;
+use crate::harness::operands::assert_near;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
 use tetrad::memory::Span;
-use tetrad::train::Trainer;
 use zerocopy::IntoBytes;
 
 /// The agreement that the recordings ask for.
@@ -21,8 +20,9 @@ fn download(backend: &dyn Backend, span: Span) -> Vec<f32> {
 
 fn logits_loss_and_gradients(name: &str) {
     let recorded = Recorded::load(name);
-    let Trainer { mut backend, model, .. } = recorded.trainer(Box::new(Cpu::new()));
-    let (pass, backend) = (recorded.pass(), backend.as_mut());
+    let mut trainer = recorded.trainer(Box::new(Cpu::new()));
+    let pass = recorded.pass();
+    let (model, backend) = trainer.model_and_backend();
     backend.upload(recorded.inputs.as_bytes(), model.work.inputs);
     backend.upload(recorded.targets.as_bytes(), model.work.targets);
     model.forward(backend, pass);

@@ -28,7 +28,7 @@ fn tiny() -> Config {
 }
 
 fn text(from: usize, len: usize) -> Tokens {
-    let corpus = std::fs::read(crate::harness::fixture("corpus/austen.txt")).unwrap();
+    let corpus = include_bytes!("../../assets/corpus/austen.txt");
     Tokens::from_ids(&corpus[from..from + len].iter().map(|&byte| byte.into()).collect::<Vec<u32>>())
 }
 
@@ -47,7 +47,7 @@ fn batch(config: &Config, samples: &Batches, position: u64) -> (Vec<u32>, Vec<u3
 }
 
 fn step(trainer: &mut Trainer, samples: &Batches) -> f64 {
-    let (inputs, targets) = batch(trainer.config(), samples, trainer.counters.position);
+    let (inputs, targets) = batch(trainer.config(), samples, trainer.counters().position);
     let report = trainer.step(&inputs, &targets);
     assert!(!report.skipped_loss && report.skipped_gradients == 0, "step {}: not finite", report.step);
     report.loss
@@ -66,7 +66,7 @@ fn planes<'a>(trainer: &Trainer, params: impl Iterator<Item = &'a Param>) -> Pla
 }
 
 fn put(trainer: &mut Trainer, planes: &Planes) {
-    planes.iter().for_each(|(span, bytes)| trainer.backend.upload(bytes, *span));
+    planes.iter().for_each(|(span, bytes)| trainer.backend_mut().upload(bytes, *span));
 }
 
 /// Trains and asserts that it learned, on text that it was not trained on.
@@ -78,7 +78,7 @@ fn assert_learns(name: &str, config: &Config) {
     let mut trainer = trainer(config);
     let samples = Batches::new(text(0, 60_000), config.train.sequence, 1).unwrap();
     let start = held_out(&mut trainer);
-    let params = trainer.model.params.clone();
+    let params = trainer.model().params.clone();
     let layers = params.layers.iter();
     let matrices: Vec<&Param> =
         layers.flat_map(|l| [&l.query, &l.key, &l.value, &l.output, &l.gate, &l.up, &l.down]).collect();
@@ -204,13 +204,13 @@ fn evaluating_and_sampling_change_no_byte_and_no_later_step() {
         step(&mut alone, &samples);
         let before = whole_state(&disturbed);
         held_out(&mut disturbed);
-        let model = disturbed.model.clone();
+        let model = disturbed.model().clone();
         let mut generator = Generator::new(&model);
-        generator.feed(disturbed.backend.as_mut(), &[84, 104, 101]);
+        generator.feed(disturbed.backend_mut(), &[84, 104, 101]);
         // Past the end of the cache.
         for _ in 0..50 {
             let id = generator.draw(&Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 1 }).unwrap();
-            generator.feed(disturbed.backend.as_mut(), &[id]);
+            generator.feed(disturbed.backend_mut(), &[id]);
         }
         assert!(whole_state(&disturbed) == before, "a byte of the state changed");
     }
@@ -221,11 +221,11 @@ fn evaluating_and_sampling_change_no_byte_and_no_later_step() {
 #[test]
 fn nothing_is_drawn_from_logits_that_are_not_numbers() {
     let mut trainer = trainer(&tiny());
-    let model = trainer.model.clone();
+    let model = trainer.model().clone();
     let gain = model.params.final_norm.weight.data.head(4);
-    trainer.backend.upload(&f32::NAN.to_le_bytes(), gain);
+    trainer.backend_mut().upload(&f32::NAN.to_le_bytes(), gain);
     let mut generator = Generator::new(&model);
-    assert!(generator.feed(trainer.backend.as_mut(), &[84, 104]).iter().any(|logit| logit.is_nan()));
+    assert!(generator.feed(trainer.backend_mut(), &[84, 104]).iter().any(|logit| logit.is_nan()));
     for temperature in [0.0, 1.0] {
         assert_eq!(generator.draw(&Sampling { temperature, top_k: 5, top_p: 0.9, seed: 1 }), None);
     }
@@ -246,10 +246,10 @@ fn cached_keys_give_the_logits_of_the_whole_text_and_a_full_cache_forgets_the_ol
         step(&mut trainer, &samples);
     }
     let tokens = text(50_000, 33).to_vec();
-    let model = trainer.model.clone();
+    let model = trainer.model().clone();
     let mut logits = |parts: &[&[u32]]| {
         let mut generator = Generator::new(&model);
-        parts.iter().map(|part| generator.feed(trainer.backend.as_mut(), part).to_vec()).last().unwrap()
+        parts.iter().map(|part| generator.feed(trainer.backend_mut(), part).to_vec()).last().unwrap()
     };
     let whole = logits(&[&tokens[..32]]);
     let singly: Vec<&[u32]> = tokens[..32].chunks(1).collect();

@@ -1,6 +1,7 @@
 //! Samples packed into rows are what they are apart: the same loss of every token, and the same gradients in sum.
 
-use crate::harness::rig::{self, BF16};
+use crate::harness::gpu;
+use crate::harness::operands::{BF16, assert_near, read_floats};
 use crate::harness::small::config;
 use std::collections::HashMap;
 use tetrad::backend::cpu::Cpu;
@@ -22,17 +23,17 @@ struct Found {
 
 /// One pass forward and backward; no parameter changes.
 fn pass(trainer: &mut Trainer, rows: usize, inputs: &[u32], targets: &[u32], first: &[u32]) -> Found {
-    let model = trainer.model.clone();
-    let backend = trainer.backend.as_mut();
+    let model = trainer.model().clone();
+    let backend = trainer.backend_mut();
     let pass = Pass::whole(rows, inputs.len() / rows);
     model.upload_tokens(backend, inputs, targets);
     model.upload_first(backend, first);
     model.forward(backend, pass);
     model.loss_and_head_grad(backend, pass, SCALE);
-    let losses = rig::read_floats(backend, model.work.losses.head(4 * inputs.len()));
+    let losses = read_floats(backend, model.work.losses.head(4 * inputs.len()));
     let mut grads = HashMap::new();
     model.backward(backend, pass, SCALE, &mut |backend, param, grad| {
-        assert!(grads.insert(param.id, rig::read_floats(backend, grad)).is_none(), "one gradient per parameter");
+        assert!(grads.insert(param.id, read_floats(backend, grad)).is_none(), "one gradient per parameter");
     });
     Found { losses, grads }
 }
@@ -76,7 +77,7 @@ fn norm(x: impl Iterator<Item = f64>) -> f64 {
 
 /// Losses within `loss`, relative; gradients within `gradient` of their norm.
 fn compare([packed, apart]: &[Found; 2], loss: f64, gradient: f64, what: &str) {
-    rig::check(&packed.losses, &apart.losses, 1e-6, loss, &format!("losses, {what}"));
+    assert_near(&packed.losses, &apart.losses, 1e-6, loss, &format!("losses, {what}"));
     assert!(packed.losses.iter().filter(|&&x| x == 0.0).count() > 10, "some targets do not count");
     assert_eq!(packed.grads.len(), apart.grads.len());
     for (id, grad) in &packed.grads {
@@ -109,7 +110,7 @@ fn four_bit_activations_and_normed_heads_do_not_mix_samples() {
 fn on_the_gpu_packed_samples_are_what_they_are_apart() {
     let mut config = config();
     config.model.layers = 1;
-    compare(&both(&config, || Box::new(rig::open())), 4.0 * BF16, 4.0 * BF16, "emulated");
+    compare(&both(&config, || Box::new(gpu::open())), 4.0 * BF16, 4.0 * BF16, "emulated");
 }
 
 /// The comparison above would show it: without the beginnings, all tokens but a row's first sample are others.

@@ -65,11 +65,12 @@ fn sampling_between_steps_has_caches_of_its_own() {
         again.step(&inputs, &targets);
     }
     let logits = |trainer: &mut Trainer| {
-        let mut generator = Generator::new(&trainer.model);
+        let (model, backend) = trainer.model_and_backend();
+        let mut generator = Generator::new(model);
         let mut all = Vec::new();
         // A prompt, then token by token, past the end of the caches.
         for tokens in [&[1, 2, 3, 4, 5][..]].into_iter().chain((0..30).map(|_| &[7][..])) {
-            all.extend_from_slice(generator.feed(trainer.backend.as_mut(), tokens));
+            all.extend_from_slice(generator.feed(backend, tokens));
         }
         all
     };
@@ -80,12 +81,12 @@ fn sampling_between_steps_has_caches_of_its_own() {
 fn recomputing_keeps_one_blocks_activations_and_every_input() {
     let mut config = Config::default();
     config.model.layers = 8;
-    let activations = |kept| trainer(&config, kept).plan.total();
+    let activations = |kept| trainer(&config, kept).plan().total();
     let (keep, recompute) = (activations(KeptActivations::Keep), activations(KeptActivations::Recompute));
     let trainer = trainer(&config, KeptActivations::Recompute);
     let tokens = config.train.batch * config.train.sequence;
     // 16 h + 6 f of two bytes each in the published arithmetic, of four bytes here, less the input that stays.
     let block = 4 * tokens * (7 * config.model.hidden + 3 * config.model.intermediate);
     assert!(recompute + 6 * block < keep, "{recompute} bytes planned, {keep} with everything kept");
-    assert!(trainer.plan.category(Category::Activations) > 8 * 4 * tokens * config.model.hidden, "inputs are kept");
+    assert!(trainer.plan().category(Category::Activations) > 8 * 4 * tokens * config.model.hidden, "inputs are kept");
 }

@@ -35,7 +35,7 @@ fn sparse() -> Config {
 
 /// The planes of weight and moments that have a part for each row.
 fn row_planes(trainer: &Trainer) -> Vec<Span> {
-    let param = trainer.model.params.embedding;
+    let param = trainer.model().params.embedding;
     let of_rows = |tensor: &&StateTensor| !matches!(tensor.spec.format.shape, StateShape::Scalars(_));
     let moments = param.state.tensors().filter(of_rows).flat_map(|tensor| [tensor.data, tensor.scales]);
     weight_spans(&param).into_iter().chain(moments.filter(|span| !span.is_none())).collect()
@@ -88,7 +88,7 @@ fn a_reset_zeroes_the_moments_of_every_row() {
     let mut trainer = trainer(&config, Box::new(Cpu::new()));
     step(&mut trainer, 30..60);
     step(&mut trainer, 60..90);
-    let plane = |name| trainer.model.params.embedding.state.get(name).unwrap().data;
+    let plane = |name| trainer.model().params.embedding.state.get(name).unwrap().data;
     let (m, v_rows) = (plane(state::M), plane(state::V_ROWS));
     let of_30 = |trainer: &Trainer, span: Span| {
         let each = span.bytes / 256;

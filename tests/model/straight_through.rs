@@ -67,11 +67,11 @@ struct Seen {
 fn the_gradient_is_that_of_the_product_with_the_quantized_input() {
     let mut trainer = Trainer::new(&config(), Box::new(Cpu::new())).unwrap();
     trainer.initialize();
-    let (model, pass) = (trainer.model.clone(), Pass::whole(1, TOKENS));
+    let (model, pass) = (trainer.model().clone(), Pass::whole(1, TOKENS));
     let tokens: Vec<u32> = (0..TOKENS as u32).map(|i| (i * i * 7 + 3) % 256).collect();
-    trainer.backend.upload(tokens.as_bytes(), model.work.inputs);
-    trainer.backend.upload(tokens.as_bytes(), model.work.targets);
-    model.forward(trainer.backend.as_mut(), pass);
+    trainer.backend_mut().upload(tokens.as_bytes(), model.work.inputs);
+    trainer.backend_mut().upload(tokens.as_bytes(), model.work.targets);
+    model.forward(trainer.backend_mut(), pass);
     let (layer, work) = (model.params.layers[0].clone(), model.work.layers[0]);
     let [gate, up, act] = [work.gate, work.up, work.act].map(|span| floats(&trainer, span));
     let weight = floats(&trainer, layer.down.weight.data);
@@ -91,8 +91,8 @@ fn the_gradient_is_that_of_the_product_with_the_quantized_input() {
         backend.download(span, values.as_mut_bytes());
         values
     };
-    model.loss_and_head_grad(trainer.backend.as_mut(), pass, 1.0 / TOKENS as f32);
-    model.backward(trainer.backend.as_mut(), pass, 1.0 / TOKENS as f32, &mut |backend, param: &Param, grad| {
+    model.loss_and_head_grad(trainer.backend_mut(), pass, 1.0 / TOKENS as f32);
+    model.backward(trainer.backend_mut(), pass, 1.0 / TOKENS as f32, &mut |backend, param: &Param, grad| {
         if param.id == layer.down.id {
             (seen.down, seen.dx) = (fetch(backend, grad), fetch(backend, model.work.grad.dx));
         } else if param.id == layer.gate.id {

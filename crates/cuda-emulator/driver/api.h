@@ -33,7 +33,7 @@ inline u64 setting(const char* name, u64 usual) {
     return text != nullptr && *text != 0 ? strtoull(text, nullptr, 10) : usual;
 }
 
-// Bytes of device memory there are.
+// Bytes of the device's memory.
 inline u64 total_memory() { return setting("CUDA_EMULATOR_MEMORY", u64(16) << 30); }
 
 // Shared memory that a block may have at most, by the compute capability (see `capability`).
@@ -43,5 +43,5 @@ u32 capability();
 
 // SUCCESS if the driver was started and this thread has a context.
 Code ready();
-// Prints what is wrong beside the number that the program receives, and keeps it for `cuda_emulator_last_failure`.
+// Prints the reason for the error code that the program receives, and keeps it for `cuda_emulator_last_failure`.
 Code failed(Code code, const std::string& what);

@@ -17,7 +17,7 @@ extern "C" Code cuLaunchHostFunc(Stream* stream, void (*function)(void*), void* 
 extern "C" bool cuda_emulator_inside(const void* address, u64 bytes);
 extern "C" u32 cuda_emulator_failed(u32 code, const char* what);
 
-// Workspace that the one algorithm asks for, if so much is allowed; it is overwritten.
+// Workspace of the only algorithm, if the limit allows it; it is overwritten.
 constexpr u64 WORKSPACE = 1 << 20;
 
 struct Handle {

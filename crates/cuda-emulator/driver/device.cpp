@@ -10,9 +10,9 @@
 namespace {
 
 std::atomic<bool> started{false};
-// The primary context: what it is does not matter, only whether a thread has it.
+// The primary context: it has no content, only threads that have made it current.
 struct Context {
-    // Held while it begins or ends: whoever retains it while another ends it gets a new one.
+    // Held while the context begins or ends: a thread that retains it while another ends it gets a new one.
     std::mutex mutex;
     std::atomic<int> retained{0};
 } primary;

@@ -29,8 +29,8 @@ bool is_pinned(const void* at, u64 bytes) {
     return u64(at) + bytes <= found->first + found->second;
 }
 
-// A copy or fill in a stream's order. With `at_once`, which is how the driver treats host memory that is not pinned,
-// everything before it is done first and the call returns when it has happened.
+// A copy or fill in stream order. With `at_once`, as the driver does for host memory that is not pinned, earlier work
+// is done first and the call returns after the copy.
 Code submit(Stream* handle, bool at_once, std::function<void()> work) {
     if (const Code code = ready()) return code;
     Stream* stream = stream_of(handle);
@@ -42,7 +42,7 @@ Code submit(Stream* handle, bool at_once, std::function<void()> work) {
     return code == SUCCESS && at_once ? stream->finish() : code;
 }
 
-// The memory must be there when the call is made, and be there still when the work is done.
+// The memory must exist when the call is made, and still exist when the work is done.
 Code check(const char* what, std::initializer_list<Address> addresses, u64 bytes) {
     for (const Address address : addresses) {
         if (emulator::inside(reinterpret_cast<void*>(address), bytes)) continue;
@@ -65,7 +65,7 @@ Code to_host(void* to, Address from, u64 bytes, Stream* stream, bool at_once) {
     if (bytes == 0) return ready();
     if (const Code code = check("copy to the host", {from}, bytes)) return code;
     if (is_pinned(to, bytes)) {
-        // Undefined from now until somebody waits; what the stream was given before may still read the old content.
+        // Undefined from now until the program waits; earlier work of the stream may still read the old content.
         Stream* const before = stream_of(stream);
         if (before == nullptr) return INVALID_HANDLE;
         if (const Code code = before->finish()) return code;

@@ -1,4 +1,4 @@
-// libnvrtc: a compiler that compiles nothing. The kernels are in the emulated libcuda already; what it gives back is
+// libnvrtc: a compiler that compiles nothing. The kernels are already in the emulated libcuda; the "machine code" is
 // the name of the source, by which that library finds them.
 #include <cstring>
 #include <string>

@@ -72,7 +72,7 @@ Code Stream::finish() {
     return error;
 }
 
-// Streams that wait for each other never meet again in one that is at work: a mark lies before the wait for it.
+// Waits between streams cannot recurse into a stream that is already working: a mark precedes the wait for it.
 Code Stream::finish(const Mark& mark) {
     std::lock_guard<std::mutex> lock(mutex);
     while (error == SUCCESS && !queue.empty() && !mark.done) step();
@@ -125,7 +125,7 @@ API Code cuStreamDestroy_v2(Stream* stream) {
     if (stream == nullptr || stream_of(stream) != stream) return INVALID_HANDLE;
     stream->finish();
     std::lock_guard<std::mutex> lock(streams().mutex);
-    // Not deleted: another thread, which waits for all streams, may be about to lock it.
+    // Not deleted: another thread that waits for all streams may be about to lock it.
     streams().live.erase(stream);
     return SUCCESS;
 }
@@ -199,6 +199,6 @@ API Code cuEventElapsedTime_v2(float* milliseconds, Event* start, Event* end) {
 API Code cuStreamWaitEvent(Stream* handle, Event* event, u32) {
     Stream* stream = stream_of(handle);
     if (event == nullptr || stream == nullptr) return INVALID_HANDLE;
-    // One that was never recorded is over; later recordings are none of this wait's.
+    // An event that was never recorded counts as done; later recordings do not affect this wait.
     return event->mark == nullptr ? Code(SUCCESS) : stream->add_wait(event->mark);
 }

@@ -1,5 +1,5 @@
-// Streams: work is done when somebody waits for it, no earlier, so that a program which does not wait is found out.
-// Eager streams do it as soon as they may, so that one whose work does not wait is found out too.
+// Streams do their work when the program waits for it and no earlier, which exposes programs that forget to wait. Eager
+// streams do it as early as they may, which exposes work that should have waited for other work.
 #pragma once
 #include <deque>
 #include <functional>
@@ -19,11 +19,11 @@ struct Mark {
 struct Stream {
     explicit Stream(bool blocking) : blocking(blocking) {}
 
-    // Adds work, which returns what went wrong. After an error nothing is added: every call returns the first one.
+    // Adds work, which returns its error code. After an error nothing is added: every call returns the first error.
     Code add(std::function<Code()> work);
     // Adds a mark that is done when all work before it is.
     Code add_mark(std::shared_ptr<Mark> mark);
-    // Adds a wait: what is added later is not done before the mark is.
+    // Adds a wait: work that is added later runs after the mark is done.
     Code add_wait(std::shared_ptr<Mark> mark);
     // Does all work, or all up to a mark.
     Code finish();
@@ -31,7 +31,7 @@ struct Stream {
 
     // Whether work without a stream waits for this one.
     const bool blocking;
-    // Whether work is done when it is added, as far as it need not wait for another stream.
+    // Whether work runs when it is added, unless it has to wait for another stream.
     bool eager = false;
 
   private:

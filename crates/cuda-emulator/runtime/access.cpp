@@ -1,5 +1,5 @@
-// Every access to memory that a kernel makes: the functions that the compiler calls with -fsanitize=thread, and what is
-// checked there. No library of a sanitizer is linked.
+// Every memory access of a kernel: the functions that the compiler calls with -fsanitize=thread, and the checks in
+// them. No sanitizer library is linked.
 #include <cstring>
 
 #include "block.h"
@@ -16,7 +16,7 @@ void Block::access(u64 address, u32 bytes, bool write, const void* from) {
     // What a thread knows of itself.
     if (!write && (address - u64(threads) < MAX_THREADS * sizeof(Thread) || address == u64(&self))) return;
     if (const Range* range = range_at(address)) return access_device(*range, address, bytes, write, from);
-    // What a kernel reads of the host besides are its parameters and constants.
+    // Other host memory that a kernel may read: its parameters and constants.
     if (!write && (launch->parameters.contains(address, bytes) || in_library(address))) return;
     report_access(address, bytes, write, from);
 }
@@ -92,7 +92,7 @@ inline void access(const void* address, u64 bytes, bool write, const void* from)
     if (block != nullptr && block->checks()) block->access(reinterpret_cast<u64>(address), bytes, write, from);
 }
 
-// Atomics do not race with each other: nothing is noted of them but the time.
+// Atomics do not race with each other; only their time is recorded.
 template <typename T>
 void atomic_access(const T* address, const void* from) {
     Block* const block = running;

@@ -97,7 +97,7 @@ void Block::start(u64 index) {
         thread.groups = 0;
         thread.copies.clear();
         warps[i / WARP].ready |= 1u << thread.position;
-        // Tops of stacks at different places of their pages, or they would all share the cache's same few lines.
+        // Stack tops at different offsets in their pages, or all would compete for the same cache lines.
         prepare(thread.context, reinterpret_cast<void*>(thread.stack), STACK - i % WARP * 576, enter);
     }
     ready_warps = warp_count == WARP ? ~0u : (1u << warp_count) - 1;
@@ -136,7 +136,7 @@ Thread* Block::pick() {
     return &threads[warp * WARP + order.lanes[__builtin_ctz(warps[warp].ready)]];
 }
 
-// Goes on with another thread, after the current one has stopped being ready or has made others ready.
+// Switches to another thread, after the current one has blocked or has made others ready.
 void Block::leave() {
     Thread* const from = current;
     Thread* const to = pick();
@@ -223,7 +223,7 @@ void Block::collective(Wait kind, void* operands, Compute compute, const char* f
     leave();
 }
 
-// No thread can go on, and not all have finished: says which warp or barrier waits for whom.
+// No thread can run, and not all have finished: reports which warp or barrier waits for which threads.
 void Block::deadlock() {
     for (u32 base = 0; base < launch->threads; base += WARP) {
         const Warp& warp = warps[base / WARP];
@@ -249,7 +249,7 @@ void Block::fail(const std::string& what, const char* file, u32 line) {
 
 void Block::fault(u64 address) { abandon("touches memory " + describe(address), true); }
 
-// Notes the failure and leaves the block as it is: the next one starts anew.
+// Records the failure and abandons the block; the next one starts from scratch.
 void Block::abandon(const std::string& what, bool fault) {
     Thread& thread = *current;
     char at[128];

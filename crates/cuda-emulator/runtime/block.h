@@ -50,10 +50,10 @@ class Block {
     ~Block();
     Block(const Block&) = delete;
 
-    // Runs block number `index` of a launch; a failure is noted there.
+    // Runs block `index` of a launch, which records a failure.
     void run(Launch& launch, u64 index);
 
-    // What a thread may ask for; the current one is `current`.
+    // Requests of the current thread, `current`.
     void barrier(const char* file, u32 line);
     void collective(Wait kind, void* operands, Compute compute, const char* file, u32 line);
     void copy_async(void* shared, const void* global, bool in_range, const char* file, u32 line);

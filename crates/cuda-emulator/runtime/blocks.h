@@ -1,5 +1,5 @@
-// Finds accesses to device memory by two blocks of a launch that nothing orders: blocks block in any order, or side by
-// side, and here mostly one after the other, which hides it.
+// Finds unordered accesses to device memory by two blocks of a launch. A device runs blocks in any order or in
+// parallel; here they mostly run one after the other, which would hide such accesses.
 #pragma once
 #include <atomic>
 #include <memory>
@@ -54,7 +54,7 @@ class Visits {
     Conflict access(const Visitor& visitor, u64 offset, u32 bytes, bool write);
 
   private:
-    // Each in one number, so that blocks side by side see whole ones.
+    // One atomic number each, so that blocks that run in parallel see consistent values.
     struct Cell {
         std::atomic<u64> written, read;
     };
@@ -62,7 +62,7 @@ class Visits {
     Cell* const cells;
 };
 
-// A number for a launch that no other of the last millions has.
+// A number for a launch, unique among the last few million.
 u32 new_launch();
 
 }  // namespace emulator

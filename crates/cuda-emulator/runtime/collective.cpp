@@ -1,4 +1,4 @@
-// The names that device.h declares: what a thread of a kernel asks its block for.
+// The functions that device.h declares: requests of a kernel's thread to its block.
 #include <cstring>
 
 #include "block.h"
@@ -186,7 +186,7 @@ void Block::wait_async(u32 left) {
     copies.erase(copies.begin(), copies.begin() + done);
 }
 
-// Copies that a thread never waited for may be made by a device or not, as here; nobody needs them any more.
+// A device may or may not make copies that a thread never waited for; nothing can depend on them.
 void Block::end_copies() {
     for (const Copy& copy : current->copies) {
         shadow.access(clock, current->thread, shared.offset(copy.shared), 16, Shadow::Write);

@@ -1,5 +1,5 @@
-// The emulator's side of gpu.h: the same names for a host compiler. No system header is included, so that kernels may
-// use every name that CUDA leaves them. Each function that waits takes the place it is called from, for the report.
+// The emulator's half of gpu.h: the same names for a host compiler. It includes no system header, so that kernels may
+// use every name that is free in CUDA. Each function that waits takes its caller's location, for error reports.
 #pragma once
 
 #include "interface.h"
@@ -23,7 +23,7 @@
 
 #define REQUIRE(condition) ((condition) ? (void)0 : ::emulator::fail("does not hold: " #condition, __FILE__, __LINE__))
 
-// Where a function is called from: the last parameters of everything that can wait or fail.
+// The caller's location: the last parameters of every function that can wait or fail.
 #define PLACE const char *file = __builtin_FILE(), u32 line = __builtin_LINE()
 
 DEVICE u32 thread() { return ::emulator::self->thread; }
@@ -41,7 +41,7 @@ DEVICE void sync_threads(PLACE) { ::emulator::barrier(file, line); }
 DEVICE void sync_warp(PLACE) { ::emulator::sync_warp(file, line); }
 DEVICE void fence() { ::emulator::fence(); }
 
-// A lane that would take a value from beyond the warp keeps its own.
+// A lane whose source is outside the warp keeps its own value.
 template <typename T>
 DEVICE T shuffle_from(T x, u32 from, const char* file, u32 line) {
     return ::emulator::narrow<T>(::emulator::shuffle(::emulator::widen(x), from < 32 ? from : lane(), file, line));

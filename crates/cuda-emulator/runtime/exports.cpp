@@ -1,4 +1,4 @@
-// What the crate's Rust side calls, beside the driver's own functions.
+// Functions for the Rust side of this crate, in addition to the driver's.
 #include <cstdio>
 #include <cstring>
 
@@ -11,7 +11,7 @@ using namespace emulator;
 
 namespace {
 
-// Cuts a text to what fits.
+// Truncates a text to the capacity.
 void write(const std::string& text, char* to, u64 room) { snprintf(to, room, "%s", text.c_str()); }
 
 std::string misuse(const Kernel& kernel, u32 threads, const u32* sizes, u32 count, u32 dynamic_bytes) {
@@ -33,8 +33,8 @@ std::string misuse(const Kernel& kernel, u32 threads, const u32* sizes, u32 coun
 
 }  // namespace
 
-// Runs a kernel with `count` parameters of `sizes` bytes, in the calling thread's manner where `order` or `checked` is
-// negative. Returns whether all went well, else `message` says what did not.
+// Runs a kernel with `count` parameters of `sizes` bytes; a negative `order` or `checked` means the calling thread's
+// setting. Returns whether it succeeded; if not, `message` has the reason.
 EXPORT bool cuda_emulator_launch(const char* name, const u32* grid, u32 threads, u32 dynamic_bytes, void** parameters,
                                    const u32* sizes, u32 count, i32 order, i32 checked, char* message, u64 room) {
     const Kernel* kernel = find(name);

@@ -16,8 +16,8 @@ class SignalStack {
     static constexpr size_t BYTES = 64 << 10;
 };
 
-// While it lives, an access fault of a kernel on this thread of the host is reported as its failure. Other faults go
-// to whoever handled them before.
+// While it exists, an access fault of a kernel on this host thread is reported as the kernel's failure. Other faults go
+// to the previous handler.
 class FaultGuard {
   public:
     explicit FaultGuard(const SignalStack& stack);

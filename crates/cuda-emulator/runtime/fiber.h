@@ -1,4 +1,4 @@
-// A stack of its own and a way to switch to it.
+// Switching between stacks.
 #pragma once
 #include <cstddef>
 

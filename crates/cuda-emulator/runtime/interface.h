@@ -1,9 +1,9 @@
-// What kernels ask the emulator for, and how they make themselves known to it. Needs the integers of gpu.h or types.h.
+// What kernels call in the emulator, and how they register. Needs the integer types of gpu.h or types.h.
 #pragma once
 
 namespace emulator {
 
-// What a thread knows of itself.
+// A thread's coordinates.
 struct Self {
     u32 thread, threads, block[3], grid[3];
 };
@@ -18,7 +18,7 @@ void commit_async();
 void wait_async(u32 left);
 void fence();
 
-// A warp-wide instruction: all lanes leave their operands, the last one computes for all.
+// A warp-wide instruction: every lane stores its operands, and the last to arrive computes the result for all.
 void sync_warp(const char* file, u32 line);
 u64 shuffle(u64 x, u32 from, const char* file, u32 line);
 u32 ballot(bool condition, const char* file, u32 line);
@@ -55,7 +55,7 @@ const T* aligned(const void* at, const char* file, u32 line) {
 }
 inline float flush(float x) { return (cast<u32>(x) & 0x7f800000u) == 0 ? cast<float>(cast<u32>(x) & 0x80000000u) : x; }
 
-// A kernel that can be launched by its name. Parameters come as cuLaunchKernel takes them: an array of their addresses.
+// A kernel that can be launched by name. Parameters are passed as to cuLaunchKernel: an array of their addresses.
 template <auto function>
 struct Entry;
 template <typename... A, void (*function)(A...)>

@@ -19,7 +19,7 @@ Kernel* kernels = nullptr;
 __thread int chosen_order = -1;
 __thread int chosen_checks = -1;
 
-// Blocks that nobody runs at the moment, with their stacks.
+// Idle blocks, with their stacks.
 struct Idle {
     std::mutex mutex;
     std::vector<std::unique_ptr<Block>> blocks;
@@ -156,7 +156,7 @@ Launch::Launch(const Kernel& kernel, const u32 (&grid)[3], u32 threads, u32 dyna
       fences(blocks()) {}
 
 Parameters::Parameters(const Kernel& kernel, void* const* from) {
-    // Each at a multiple of sixteen bytes, as aligned as any may need to be.
+    // Each at a multiple of sixteen bytes, the largest alignment that a parameter may need.
     std::vector<u64> places;
     u64 used = 0;
     for (u32 i = 0; i < kernel.parameters; i++) {

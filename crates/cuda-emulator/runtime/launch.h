@@ -30,8 +30,8 @@ class Parameters {
     std::vector<void*> addresses;
 };
 
-// How launches of the calling thread run: the order of threads, and whether accesses are checked. Until it says so
-// itself, the environment does (CUDA_EMULATOR_ORDER, CUDA_EMULATOR_CHECKS).
+// Settings of launches by the calling thread: the order of threads, and whether accesses are checked. The defaults come
+// from the environment (CUDA_EMULATOR_ORDER, CUDA_EMULATOR_CHECKS).
 struct Manner {
     int order;
     bool checked;

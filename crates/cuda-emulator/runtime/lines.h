@@ -1,10 +1,10 @@
-// Where an instruction of a kernel stands in its source.
+// Source locations of a kernel's instructions.
 #pragma once
 #include <string>
 
 namespace emulator {
 
-// The file's name and the line, by the program `addr2line`; nothing without it.
+// File name and line, from the program `addr2line`; empty if it is not installed.
 std::string line_of(const void* instruction);
 // Whether an address is of this library's own code and constants.
 bool in_library(unsigned long long address);

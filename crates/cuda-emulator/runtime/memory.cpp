@@ -15,10 +15,10 @@ namespace emulator {
 
 namespace {
 
-// What cuMemAlloc promises.
+// The alignment that cuMemAlloc promises.
 constexpr u64 ALIGNMENT = 256;
 
-// As much of an allocation is poisoned; the host's memory backs only what is touched.
+// The poisoned part of an allocation; host memory backs only what is touched.
 constexpr u64 POISONED = u64(1) << 28;
 // Larger allocations are not watched for accesses of several blocks.
 constexpr u64 WATCHED = u64(1) << 28;

@@ -9,24 +9,24 @@ namespace emulator {
 
 // At most `limit` bytes may live at once (0: no limit). Gives null when they would not fit.
 void* allocate(u64 bytes, u64 limit);
-// Whether there was such an allocation.
+// Whether the address was an allocation.
 bool release(void* address);
 u64 live_bytes();
 // Allocations ever made.
 u64 allocations();
 // Whether `bytes` at an address lie in one allocation and may be touched.
 bool inside(const void* address, u64 bytes);
-// Lets kernels, copies and products touch none of these bytes, which lie in one allocation; false if they do not.
+// Forbids these bytes, which must lie in one allocation, to kernels, copies and products; false if they do not.
 bool forbid(void* address, u64 bytes);
-// What this thread of the host allocated last.
+// The last allocation of this host thread.
 void* latest_allocation();
 
 // Device memory as a launch sees it.
 struct Range {
     u64 begin, bytes;
-    // One bit for each byte that nobody may touch; null: all may be.
+    // One bit for each forbidden byte; null if there is none.
     const u8* forbidden;
-    // Null for an allocation that is too large to be watched.
+    // Null for an allocation that is too large to be watched for races.
     Visits* visits;
 
     bool allows(u64 offset, u64 count) const {

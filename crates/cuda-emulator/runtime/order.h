@@ -1,12 +1,12 @@
-// In which order the threads of a block run: the freedom that a correct kernel must not notice.
+// The order in which the threads of a block run. A correct kernel gives the same result in every order.
 #pragma once
 #include "types.h"
 
 namespace emulator {
 
 // Order 0: warps and lanes ascending, each warp as far as it gets; asynchronous copies happen when waited for.
-// Order 1: the same descending; copies happen at once.
-// Order 2: ascending, and after every wait another warp's turn; copies when waited for.
+// Order 1: descending; copies happen at once.
+// Order 2: ascending, switching to another warp after every wait; copies when waited for.
 // Any other n: warps and lanes shuffled by the seed n and the block's number; n even: as order 2, else as order 0;
 // copies at once where n is a multiple of 4.
 struct Order {

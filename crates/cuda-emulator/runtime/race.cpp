@@ -9,7 +9,7 @@ namespace emulator {
 namespace {
 
 constexpr u32 WARP = 32, WORD = 4;
-// Later than all: of a copy whose end nobody has waited for.
+// Later than any other: the time of a copy that has not been waited for.
 constexpr u32 NEVER = 0xffffffff;
 
 // Whether an access at `time` by `other` came before the current one of `thread`, in every order of threads.

@@ -1,5 +1,4 @@
-// Finds accesses to shared memory that nothing orders: whatever order the threads ran in, another would have been
-// possible.
+// Finds unordered accesses to shared memory, whatever the order in which the threads ran in this launch.
 #pragma once
 #include "types.h"
 
@@ -31,10 +30,10 @@ class Shadow {
     ~Shadow();
     Shadow(const Shadow&) = delete;
 
-    // For a new block: forgets all that was before.
+    // For a new block: forgets all accesses.
     void start(Clock& clock);
     // An access of a thread to bytes from `offset` on. A copy is a write that lasts until the same thread writes the
-    // same bytes again, which is how the end of the copy is told.
+    // same bytes again, which marks the end of the copy.
     enum Kind { Read, Write, Copy };
     Race access(const Clock& clock, u32 thread, u64 offset, u32 bytes, Kind kind);
     // For a block that ended in the middle: copies are forgotten too.

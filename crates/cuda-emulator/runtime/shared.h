@@ -23,7 +23,7 @@ class Shared {
     u64 offset(const void* address) const { return u64(address) - u64(mapping); }
     // Whether `bytes` at an address are shared memory.
     bool contains(const void* address, u64 bytes) const;
-    // What was written where nothing may be, or nothing.
+    // Which array was written beyond its end; empty if none was.
     std::string damage() const;
     // Where an address lies, to follow the word "memory"; nothing if it is not shared memory.
     std::string describe(u64 address) const;

@@ -17,7 +17,7 @@ struct alignas(8) Bits8 {
     u32 x[2];
 };
 
-// What the host protects memory by: at least as much as any page of the architecture has.
+// Granularity of memory protection: at least the largest page size of the architecture.
 #if defined(__x86_64__)
 constexpr u64 PAGE = 4096;
 #else

@@ -1,4 +1,4 @@
-//! Emulated device memory, as tests hold it.
+//! Emulated device memory for tests.
 
 use crate::emulator::Functions;
 use std::ffi::c_void;
@@ -19,8 +19,10 @@ macro_rules! elements {
 }
 elements!(u8 i8 u16 i16 u32 i32 u64 i64 f32 f64);
 
-/// An allocation of device memory, freed when it is dropped. See [`Emulator::buffer`](crate::Emulator::buffer). One byte past its end faults in a kernel if its size is a multiple
-/// of 256 bytes; up to 255 poisoned bytes follow it otherwise.
+/// An allocation of device memory, freed when it is dropped. Made by [`Emulator::buffer`](crate::Emulator::buffer).
+///
+/// If its size is a multiple of 256 bytes, an access one byte past its end faults in a kernel; otherwise up to 255
+/// poisoned bytes follow it.
 pub struct Buffer {
     functions: &'static Functions,
     address: *mut c_void,

@@ -4,7 +4,8 @@ use crate::Buffer;
 use crate::emulator::Functions;
 use std::ffi::{CString, c_void};
 
-/// A launch of a kernel by its name, with parameters in the kernel's order. See [`Emulator::launch`](crate::Emulator::launch).
+/// A launch of a kernel by name, with parameters in the kernel's order. Made by
+/// [`Emulator::launch`](crate::Emulator::launch).
 pub struct Launch {
     functions: &'static Functions,
     name: CString,
@@ -101,12 +102,12 @@ impl Launch {
     /// Runs all blocks and waits.
     ///
     /// # Errors
-    /// What the emulator found: kernel, block and thread, and what is wrong.
+    /// The emulator's report: kernel, block, thread and the reason.
     pub fn run(mut self) -> Result<(), String> {
         let mut parameters: Vec<*mut c_void> = self.parameters.iter_mut().map(|p| p.as_mut_ptr().cast()).collect();
         let mut message = vec![0u8; 1024];
-        // SAFETY: the arrays have the lengths given beside them, and live until the launch has ended, which it has
-        // when the function returns. Sizes of parameters are checked there; addresses that are wrong are reported.
+        // SAFETY: the arrays have the lengths that are passed with them, and live until the function returns, when
+        // the launch has ended. Sizes of parameters are checked there; addresses that are wrong are reported.
         let fine = unsafe {
             (self.functions.launch)(
                 self.name.as_ptr(),

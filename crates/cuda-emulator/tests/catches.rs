@@ -1,8 +1,8 @@
 //! What the emulator of CUDA finds: kernels with a planted bug, each beside the same kernel without it.
 //!
 //! The kernels are in `tests/kernels/planted.cu`. The right one passes under eight orders of threads. The wrong
-//! one is run twice under three: without the check of its accesses, where it must fail or give other values under one of
-//! them at least, and with the check, which reports most bugs under every order.
+//! one is run twice under three: without the check of its accesses, where it must fail or give other values under one
+//! of them at least, and with the check, which reports most bugs under every order.
 
 mod support;
 

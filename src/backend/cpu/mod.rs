@@ -5,8 +5,6 @@
 mod memory;
 mod ops;
 mod simd;
-#[cfg(test)]
-mod testing;
 
 pub use simd::isa::Isa;
 

@@ -151,23 +151,3 @@ pub fn attention_grad(
     }
     [dq, dk, dv]
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::testing::{Random, check_slopes, wide_floats as random};
-
-    #[test]
-    fn gradients_of_attention_are_slopes() {
-        let mut r = Random(3);
-        let shape = AttentionShape { batch: 2, queries: 5, start: 0, capacity: 5, heads: 4, kv_heads: 2, head_dim: 3 };
-        let (q, k, v) = (random(&mut r, 120), random(&mut r, 60), random(&mut r, 60));
-        let dout = random(&mut r, 120);
-        for first in [None, Some(&[0, 0, 2, 2, 2, 0, 1, 1, 3, 4][..])] {
-            let [dq, dk, dv] = attention_grad(&q, &k, &v, &dout, first, shape);
-            check_slopes(&q, &dq, &dout, |q| attention(q, &k, &v, first, shape).0);
-            check_slopes(&k, &dk, &dout, |k| attention(&q, k, &v, first, shape).0);
-            check_slopes(&v, &dv, &dout, |v| attention(&q, &k, v, first, shape).0);
-        }
-    }
-}

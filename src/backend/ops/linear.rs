@@ -50,17 +50,3 @@ fn multiply(a: &[f64], b: &[f64], (m, k, n): (usize, usize, usize)) -> Vec<f64> 
 fn transpose(a: &[f64], rows: usize, cols: usize) -> Vec<f64> {
     (0..rows * cols).map(|i| a[i % rows * cols + i / rows]).collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::testing::{Random, check_slopes, wide_floats as random};
-
-    #[test]
-    fn gradients_of_products_are_slopes() {
-        let mut r = Random(1);
-        let (x, w, dy) = (random(&mut r, 3 * 5), random(&mut r, 4 * 5), random(&mut r, 3 * 4));
-        check_slopes(&x, &linear_grad_input(&dy, &w, 5), &dy, |x| linear(x, &w, 5));
-        check_slopes(&w, &linear_grad_weight(&dy, &x, 4), &dy, |w| linear(&x, w, 5));
-    }
-}

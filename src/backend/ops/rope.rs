@@ -37,20 +37,3 @@ pub fn rope(x: &[f64], table: &[f64], rotation: Rotation) -> Vec<f64> {
     };
     (0..x.len()).map(rotated).collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::testing::{Random, wide_floats as random};
-
-    #[test]
-    fn rotating_there_and_back_changes_nothing() {
-        let mut r = Random(6);
-        let x = random(&mut r, 2 * 3 * 2 * 6);
-        let angles = random(&mut r, 5 * 3);
-        let table: Vec<f64> = angles.iter().flat_map(|a| [a.cos(), a.sin()]).collect();
-        let there = Rotation { heads: 2, head_dim: 6, queries: 3, start: 2, inverse: false };
-        let back = rope(&rope(&x, &table, there), &table, Rotation { inverse: true, ..there });
-        assert!(x.iter().zip(back).all(|(x, back)| (x - back).abs() < 1e-14));
-    }
-}

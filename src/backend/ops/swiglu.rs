@@ -28,18 +28,3 @@ pub fn swiglu_grad(gate: &[f64], up: &[f64], dout: &[f64]) -> (Vec<f64>, Vec<f64
     };
     gate.iter().zip(up).zip(dout).map(one).unzip()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::backend::testing::{Random, check_slopes, wide_floats as random};
-
-    #[test]
-    fn gradients_of_swiglu_are_slopes() {
-        let mut r = Random(4);
-        let [gate, up, dout] = [(); 3].map(|()| random(&mut r, 9));
-        let (dgate, dup) = swiglu_grad(&gate, &up, &dout);
-        check_slopes(&gate, &dgate, &dout, |gate| swiglu(gate, &up));
-        check_slopes(&up, &dup, &dout, |up| swiglu(&gate, up));
-    }
-}

@@ -1,4 +1,4 @@
-//! `tetrad dump`: what a file holds, from its head alone unless more is asked for.
+//! `tetrad dump`: what is in a file, read from its head alone unless contents are asked for.
 
 mod bytes;
 mod hex;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use tetrad::format::File;
 use tetrad::store::Map;
 
-/// Show what a .tetrad file holds.
+/// Show what is in a .tetrad file.
 ///
 /// Reads only the head, whatever the file's size, unless --stats or --hex ask for contents.
 #[derive(clap::Args, Debug)]
@@ -34,7 +34,7 @@ pub struct Args {
     /// Account for every byte of the file exactly once.
     #[arg(long, conflicts_with_all = ["stats", "tensor"])]
     bytes: bool,
-    /// Print JSON; what JSON has no number for is "nan", "inf" or "-inf".
+    /// Print JSON; non-finite numbers are "nan", "inf" or "-inf".
     #[arg(long)]
     json: bool,
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::store::publish;
 
-/// Write the curves of a run as one HTML page that needs nothing else.
+/// Write the curves of a run as one self-contained HTML page.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Folder of the run: its `metrics.jsonl` is read.
@@ -23,7 +23,7 @@ pub struct Args {
 /// Titles, what the axis counts, the metrics drawn in one chart, and whether the axis is logarithmic.
 const CHARTS: [(&str, &str, &[&str], bool); 5] = [
     ("Loss", "nats per token", &["loss", "val_loss"], false),
-    ("Norm of the gradient", "", &["grad_norm"], true),
+    ("Gradient norm", "", &["grad_norm"], true),
     ("Learning rate", "", &["lr"], false),
     ("Speed", "tokens per second", &["tokens_per_s"], false),
     ("Groups with a new scale", "per step", &["refits"], false),
@@ -40,7 +40,7 @@ pub fn run(args: Args) -> CliResult {
         .map_err(|e| format!("{shown}: cannot be read: {e}; name the folder of a run (run.dir)"))?;
     let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let html = page(&args.run.to_string_lossy(), &lines)
-        .ok_or_else(|| format!("{shown}: holds no step yet; report a run that has begun"))?;
+        .ok_or_else(|| format!("{shown}: holds no step yet; the run has not begun"))?;
     let output = args.output.unwrap_or_else(|| args.run.join("report.html"));
     publish(&output, |out| out.write_all(html.as_bytes()))
         .map_err(|e| format!("{}: cannot be written: {e}", escape(&output.to_string_lossy())))?;

@@ -1,4 +1,4 @@
-//! What a run says about itself before it starts.
+//! The summary that a run prints before it starts.
 
 use crate::cli::output::{escape, print};
 use crate::cli::units::{bytes, grouped};
@@ -43,13 +43,13 @@ pub(super) fn print_header(
         match from {
             None => writeln!(out, "run      {}, from new weights", escape(&config.run.dir.to_string_lossy())),
             Some(path) => {
-                writeln!(out, "run      from {}, step {}", escape(&path.to_string_lossy()), trainer.counters.step)
+                writeln!(out, "run      from {}, step {}", escape(&path.to_string_lossy()), trainer.counters().step)
             }
         }
     })
 }
 
-/// What a run sees of one source; nothing new to say of one text alone.
+/// How a run uses one source; a single text needs no line.
 fn source(share: &SourceStats, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
     if several {
         let rows = share.share * config.train.steps as f64 * config.train.batch as f64;
@@ -63,12 +63,12 @@ fn source(share: &SourceStats, several: bool, config: &Config, out: &mut dyn Wri
     }
 }
 
-/// How samples were packed, and what is left out of them.
+/// How samples were packed, and which were left out.
 fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::Result<()> {
     let PackingStats { samples, truncated, skipped, empty, rows, tokens, targets } = *packing;
     let filled = 100.0 * tokens as f64 / (rows * sequence) as f64;
     let mut line = format!(
-        "samples  {} in {} rows, {filled:.1} % filled; {} tokens are learned",
+        "samples  {} in {} rows, {filled:.1} % filled; {} target tokens",
         grouped((samples - skipped - empty) as u64),
         grouped(rows as u64),
         grouped(targets)
@@ -76,7 +76,7 @@ fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::
     for (count, what) in [
         (truncated, "longer than a row and truncated (data.overlong)"),
         (skipped, "longer than a row and left out (data.overlong)"),
-        (empty, "left out, nothing in them to learn"),
+        (empty, "left out because they have no target"),
     ] {
         if count > 0 {
             line += &format!("; {} {what}", grouped(count as u64));
@@ -85,7 +85,7 @@ fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::
     writeln!(out, "{line}")
 }
 
-/// Elements of parameters by how they are stored.
+/// Elements of parameters by storage.
 fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let storage = &trainer.config().storage;
     let name = |kind| match kind {
@@ -97,7 +97,7 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
         WeightKind::F32 => "f32",
     };
     let mut kinds: Vec<(&str, u64)> = Vec::new();
-    for param in trainer.model.stored.all() {
+    for param in trainer.model().stored.all() {
         let (kind, count) = (name(param.weight.kind), param.weight.shape.len() as u64);
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, sum)) => *sum += count,
@@ -111,16 +111,16 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
-    let plan = &trainer.plan;
-    let total: usize = trainer.model.stored.all().map(|param| param.weight.shape.len()).sum();
+    let plan = trainer.plan();
+    let total: usize = trainer.model().stored.all().map(|param| param.weight.shape.len()).sum();
     let bits = |category| plan.category(category) as f64 * 8.0 / total as f64;
     let parts: Vec<_> =
         Category::ALL.iter().map(|&c| format!("{} {}", c.name(), bytes(plan.category(c) as u64))).collect();
-    let beside = match plan.host_total() {
+    let offloaded = match plan.host_total() {
         0 => String::new(),
-        home => format!(", {} beside it", bytes(home as u64)),
+        home => format!(", {} offloaded", bytes(home as u64)),
     };
-    writeln!(out, "memory   {}; planned {} in all{beside}", parts.join(", "), bytes(plan.total() as u64))?;
+    writeln!(out, "memory   {}; planned {} in all{offloaded}", parts.join(", "), bytes(plan.total() as u64))?;
     writeln!(
         out,
         "bits     {:.2} per parameter in weights, {:.2} with residue, {:.2} with optimizer state",

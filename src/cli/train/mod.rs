@@ -4,12 +4,12 @@ mod header;
 mod observer;
 mod start;
 
-use super::device::{self, Device, Opened};
+use super::device::{self, Device, OpenDevice};
 use super::output::escape;
 use super::{CliResult, Failure, budget, pool};
 use observer::Console;
 use signal_hook::consts::{SIGINT, SIGTERM};
-use start::Start;
+use start::InitFrom;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use tetrad::config::Config;
 use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
 use tetrad::error::StoreError;
 use tetrad::store::{Lock, remove_stale};
-use tetrad::train::{Ended, Observer, Samples, Trainer, plan, run as run_steps, smallest};
+use tetrad::train::{Observer, Samples, StopReason, Trainer, plan, run as run_steps, smallest};
 
 /// Train a model.
 ///
 /// Without CONFIG: the built-in quick-start, a byte-level LLaMA on the bundled text. CONFIG is a preset (quickstart,
 /// 60m, 130m, 350m, 1b, 3b, 7b; with the most compact optimizer state: compact, 60m-compact and so on) or a TOML
-/// file. SIGINT and SIGTERM finish the step at hand and save; a second signal leaves at once.
+/// file. SIGINT and SIGTERM finish the current step and save; a second signal ends the process at once.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Preset or TOML file.
@@ -34,21 +34,21 @@ pub struct Args {
     /// Override a key, as in `--set train.steps=100`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Go on from a checkpoint: the newest in run.dir (`auto`, a new run if there is none), or PATH.
+    /// Continue from a checkpoint: the newest in run.dir (`auto`; a new run if there is none), or PATH.
     #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<String>,
-    /// Begin with the weights of this model: one that was imported, or a finished run's. Its model and storage are the
-    /// base of the configuration, its tokenizer comes along.
+    /// Start from the weights of this model, imported or trained. Its [model] and [storage] are the base of the
+    /// configuration, and its tokenizer is used.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     from: Option<PathBuf>,
-    /// Start anew in a run.dir that holds a run already; its checkpoints and weights are deleted.
+    /// Start anew in a run.dir that already holds a run; its checkpoints and weights are deleted.
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
     /// Save and stop after this step, as a signal would; the schedule still spans train.steps.
     #[arg(long, value_name = "STEP")]
     stop_at: Option<u64>,
-    /// Choose what is left open so that the run fits into SIZE of the device's memory, or refuse: bytes, KiB, MiB, GiB, or
-    /// 90% of what is free. Without it, what is free.
+    /// Pick unset options so that the run fits into SIZE of the device's memory, or refuse: bytes, KiB, MiB, GiB, or 90%
+    /// of the free memory. Default: the free memory.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
@@ -62,11 +62,10 @@ pub struct Args {
 /// Runs `tetrad train`.
 ///
 /// # Errors
-/// Mistakes in configuration and data, before step 0; a file system that refuses; a run that ends in non-finite
-/// numbers.
+/// Invalid configuration or data, before step 0; errors of the file system; a run that diverges.
 pub fn run(args: Args) -> CliResult {
-    let model = args.from.as_deref().map(Start::open).transpose()?;
-    let base = model.as_ref().map_or_else(Config::default, Start::base);
+    let model = args.from.as_deref().map(InitFrom::open).transpose()?;
+    let base = model.as_ref().map_or_else(Config::default, InitFrom::base);
     let mut config = Config::load_over(base, args.config.as_deref(), &args.sets)?;
     if let Some(model) = &model {
         model.place_tokenizer(&mut config, args.dry_run)?;
@@ -81,11 +80,11 @@ pub fn run(args: Args) -> CliResult {
     })?
 }
 
-fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
+fn train(config: &Config, args: &Args, model: Option<&InitFrom>) -> CliResult {
     let stop = stop_flag()?;
     // Before any text is read, which may take long.
     let Chosen { opened, config: chosen, said } = open_device(config, args)?;
-    // What was left open stays open in the run's folder: another machine may choose otherwise, for the same bytes.
+    // Unset options stay unset in the run's folder: another machine may choose differently, for the same bytes.
     let (given, config) = (config, &chosen);
     let device = opened.describe();
     let data = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut super::progress::preparing())?;
@@ -97,7 +96,7 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     make_folder(dir)?;
     let _lock = Lock::acquire(dir.join(".lock"))?;
     remove_stale(dir)?;
-    // Everything that may be refused is, before an old run is deleted.
+    // All checks come before an old run is deleted.
     let from = match starting_point(args, dir)? {
         Some(path) => Some(open(&path, config, &data, dir)?),
         None => None,
@@ -121,45 +120,45 @@ fn train(config: &Config, args: &Args, model: Option<&Start>) -> CliResult {
     let mut console = Console::new(&trainer, &data)?;
     console.companions = origin.map(Checkpoint::companions).unwrap_or_default();
     if console.companions.is_empty() {
-        console.companions = beside(config);
+        console.companions = companions(config);
     }
     if from.is_none() {
-        // Finds a full or read-only disk now, not in an hour; and if the first steps already go wrong, there is a
-        // checkpoint from before them.
+        // Finds a full or read-only disk now rather than in an hour, and leaves a checkpoint from before the first steps
+        // in case they already diverge.
         console.save(&trainer)?;
     }
     let until = args.stop_at.unwrap_or(u64::MAX);
-    let ended = run_steps(&mut trainer, &samples, until, &stop, &mut console)?;
+    let reason = run_steps(&mut trainer, &samples, until, &stop, &mut console)?;
     console.finish();
-    finish(&trainer, &data, ended, &console)
+    finish(&trainer, &data, reason, &console)
 }
 
-fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -> CliResult {
+fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Console) -> CliResult {
     let dir = &trainer.config().run.dir;
-    match ended {
-        Ended::Finished => {
+    match reason {
+        StopReason::Finished => {
             let path = dir.join(MODEL);
             let meta =
-                Meta::new(trainer.config(), trainer.counters, data.tokenizer.json().is_some(), &data.fingerprint);
+                Meta::new(trainer.config(), trainer.counters(), data.tokenizer.json().is_some(), &data.fingerprint);
             let attachments = console.attachments();
-            save_with(&trainer.model, trainer.backend.as_ref(), &meta, &attachments, Extent::Weights, &path)?;
+            save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Weights, &path)?;
             console.summarize(trainer, &path)?;
             Ok(ExitCode::SUCCESS)
         }
-        Ended::Stopped => {
+        StopReason::Stopped => {
             super::output::print(|out| {
-                let (step, config) = (trainer.counters.step, dir.join("config.toml"));
+                let (step, config) = (trainer.counters().step, dir.join("config.toml"));
                 let config = escape(&config.to_string_lossy());
-                writeln!(out, "stopped after step {step}, saved; go on with `tetrad train {config} --resume`")
+                writeln!(out, "stopped after step {step}, saved; continue with `tetrad train {config} --resume`")
             })?;
             Ok(ExitCode::SUCCESS)
         }
-        Ended::NotFinite => {
+        StopReason::NotFinite => {
             let last = latest(dir)?.map_or_else(|| "none".into(), |path| escape(&path.to_string_lossy()));
             Err(format!(
                 "{} steps in a row had a loss or gradient that was not finite (train.max_nonfinite = {}); the last \
                  checkpoint from before them is {last}; lower optimizer.lr and resume from it",
-                trainer.counters.nonfinite_in_a_row,
+                trainer.counters().nonfinite_in_a_row,
                 trainer.config().train.max_nonfinite
             )
             .into())
@@ -167,14 +166,14 @@ fn finish(trainer: &Trainer, data: &Prepared, ended: Ended, console: &Console) -
     }
 }
 
-/// What lies beside the tokenizer's file and belongs to it.
-fn beside(config: &Config) -> Vec<(&'static str, Vec<u8>)> {
+/// The configuration of the tokenizer's file, if there is one.
+fn companions(config: &Config) -> Vec<(&'static str, Vec<u8>)> {
     let read = |file: &Path| std::fs::read(TokenizerConfig::path(file)).ok();
     let found = config.tokenizer.file.as_deref().and_then(read);
     found.into_iter().map(|bytes| (TOKENIZER_CONFIG, bytes)).collect()
 }
 
-/// The checkpoint to go on from, if any.
+/// The checkpoint to resume, if any.
 fn starting_point(args: &Args, dir: &Path) -> Result<Option<PathBuf>, Failure> {
     match args.resume.as_deref() {
         Some("auto") => Ok(latest(dir)?),
@@ -183,7 +182,7 @@ fn starting_point(args: &Args, dir: &Path) -> Result<Option<PathBuf>, Failure> {
         None => match latest(dir)? {
             None => Ok(None),
             Some(path) => Err(format!(
-                "{}: this folder holds a run already; go on with --resume, start anew with --overwrite, or choose \
+                "{}: this folder holds a run already; continue it with --resume, start anew with --overwrite, or choose \
                  another folder with --set run.dir=...",
                 escape(&path.to_string_lossy())
             )
@@ -196,22 +195,22 @@ fn make_folder(dir: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(dir).map_err(|e| {
         let shown = escape(&dir.to_string_lossy());
         match std::fs::metadata(dir) {
-            Ok(found) if !found.is_dir() => format!("{shown}: is no folder; name another with --set run.dir=..."),
-            _ => format!("{shown}: cannot be made: {e}; name another folder with --set run.dir=..."),
+            Ok(found) if !found.is_dir() => format!("{shown}: not a folder; name another with --set run.dir=..."),
+            _ => format!("{shown}: cannot be created: {e}; name another folder with --set run.dir=..."),
         }
         .into()
     })
 }
 
-/// Opens the checkpoint to go on from and checks that this run is its run.
+/// Opens the checkpoint to resume and checks that it belongs to this run.
 fn open(path: &Path, config: &Config, data: &Prepared, dir: &Path) -> Result<Checkpoint, Failure> {
     let checkpoint = Checkpoint::open(path)?;
     checkpoint.check_run(config, &data.fingerprint)?;
     checkpoint.verify()?;
-    // They would be taken for the newest of this run by the next --resume, and would push its own out of the folder.
+    // The next --resume would take them for the newest of this run, and pruning would keep them instead of its own.
     match list(dir)?.pop() {
         Some((step, later)) if step > checkpoint.meta.counters.step => Err(format!(
-            "{}: is at step {}, but {} holds later checkpoints, up to step {step}; move those away or choose another \
+            "{}: is at step {}, but {} holds later checkpoints, up to step {step}; move them away or choose another \
              folder with --set run.dir=...",
             escape(&path.to_string_lossy()),
             checkpoint.meta.counters.step,
@@ -222,19 +221,19 @@ fn open(path: &Path, config: &Config, data: &Prepared, dir: &Path) -> Result<Che
     }
 }
 
-/// A device, and the configuration with what it left open chosen to fit.
+/// An open device, and the configuration with unset options chosen to fit it.
 struct Chosen {
-    opened: Opened,
+    opened: OpenDevice,
     config: Config,
-    /// What was chosen and why, unless it is the fastest way.
+    /// What was chosen and why, unless it is the fastest choice.
     said: Option<String>,
 }
 
-/// Opens the device and chooses what is left open. Refuses a run that is larger than its budget or than the memory that
-/// is free: better than being killed in the middle of it.
+/// Opens the device and picks unset options. Refuses a run that is larger than its budget or than the free memory,
+/// which is better than being killed halfway.
 fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
-    // With the least that the configuration leaves open: what is chosen is chosen for the device's memory.
+    // With the smallest plan: the choice itself is made for the memory of the device.
     let opened = device::open(args.device, &config.model, |sizes| least(config, sizes))?;
     let sizes: &dyn DeviceInfo = opened.backend.as_ref();
     let free = budget::free(sizes);
@@ -248,7 +247,7 @@ fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
     Ok(Chosen { opened, config, said })
 }
 
-/// Bytes of device memory below which nothing that the configuration leaves open goes.
+/// Bytes of device memory of the smallest plan that the configuration allows.
 fn least(config: &Config, sizes: &dyn DeviceInfo) -> u64 {
     smallest(config, sizes).map_or(u64::MAX, |config| plan(&config, sizes).0.total() as u64)
 }

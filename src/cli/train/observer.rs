@@ -1,4 +1,4 @@
-//! What a running training shows and writes: the progress line, metrics, samples, checkpoints.
+//! What a training run shows and writes: the progress line, metrics, samples, checkpoints.
 
 use crate::cli::Failure;
 use crate::cli::output::{harmless, print};
@@ -19,34 +19,34 @@ const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Why the observer ended a run.
 #[derive(Debug)]
-pub struct Stop(pub(super) Failure);
+pub struct ConsoleError(pub(super) Failure);
 
-impl From<std::io::Error> for Stop {
+impl From<std::io::Error> for ConsoleError {
     fn from(error: std::io::Error) -> Self {
         Self(error.into())
     }
 }
 
-impl From<BackendError> for Stop {
+impl From<BackendError> for ConsoleError {
     fn from(error: BackendError) -> Self {
         Self(error.into())
     }
 }
 
-impl From<StoreError> for Stop {
+impl From<StoreError> for ConsoleError {
     fn from(error: StoreError) -> Self {
         Self(error.into())
     }
 }
 
-impl From<CheckpointError> for Stop {
+impl From<CheckpointError> for ConsoleError {
     fn from(error: CheckpointError) -> Self {
         Self(error.into())
     }
 }
 
-impl From<Stop> for Failure {
-    fn from(stop: Stop) -> Self {
+impl From<ConsoleError> for Failure {
+    fn from(stop: ConsoleError) -> Self {
         stop.0
     }
 }
@@ -56,7 +56,7 @@ pub struct Console {
     metrics: Metrics,
     bar: Option<ProgressBar>,
     tokenizer: Tokenizer,
-    /// What goes with the tokenizer in every file that is saved: special tokens, chat template, where a text ends.
+    /// Saved with the tokenizer in every file: special tokens, chat template, end-of-text tokens.
     pub companions: Vec<(&'static str, Vec<u8>)>,
     bytes_per_token: Option<f64>,
     fingerprint: String,
@@ -64,18 +64,18 @@ pub struct Console {
     begun: Instant,
     first_step: u64,
     last_plain: Option<Instant>,
-    /// Time in steps alone, and the steps.
+    /// Time spent in steps alone, and their number.
     stepping: (Duration, u64),
     last: Option<Validation>,
 }
 
 impl Console {
-    /// Opens the metrics of a run at the step it stands at.
+    /// Opens the metrics of a run at its current step.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn new(trainer: &Trainer, data: &Prepared) -> Result<Self, StoreError> {
-        let (config, step) = (trainer.config(), trainer.counters.step);
+        let (config, step) = (trainer.config(), trainer.counters().step);
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(config.train.steps).with_style(style));
         Ok(Self {
@@ -107,7 +107,7 @@ impl Console {
         self.bar.as_ref().map_or_else(write, |bar| bar.suspend(write))
     }
 
-    /// Nothing where nobody knows the text of the tokens.
+    /// `None` if the text of the tokens is unknown.
     fn bits_per_byte(&self, loss: f64) -> Option<f64> {
         self.bytes_per_token.map(|bytes| loss / std::f64::consts::LN_2 / bytes)
     }
@@ -126,7 +126,7 @@ impl Console {
             per_second(rate),
             duration(left)
         );
-        let counters = trainer.counters;
+        let counters = trainer.counters();
         if counters.skipped_losses + counters.skipped_gradients > 0 {
             let (losses, gradients) = (counters.skipped_losses, counters.skipped_gradients);
             line += &format!("  not finite: {losses} steps and {gradients} updates skipped");
@@ -142,27 +142,27 @@ impl Console {
         Ok(())
     }
 
-    /// What every file of this run carries.
+    /// The attachments of every file of this run.
     pub fn attachments(&self) -> Vec<Attachment<'_>> {
         let companions = self.companions.iter().map(|(name, bytes)| Attachment { name, bytes });
         let tokenizer = self.tokenizer.json().map(|bytes| Attachment { name: TOKENIZER, bytes });
         tokenizer.into_iter().chain(companions).collect()
     }
 
-    /// What a finished run leaves behind.
+    /// Prints the summary of a finished run.
     pub fn summarize(&self, trainer: &Trainer, model: &Path) -> std::io::Result<()> {
         let (time, steps) = self.stepping;
         let rate = (steps * self.tokens as u64) as f64 / time.as_secs_f64();
         let peak = resident().map_or_else(String::new, |(_, most)| format!(", {} resident at most", bytes(most)));
         print(|out| {
             match steps {
-                0 => writeln!(out, "\nall {} steps were done before; nothing was trained", trainer.counters.step)?,
+                0 => writeln!(out, "\nall {} steps were done before; nothing was trained", trainer.counters().step)?,
                 _ => writeln!(
                     out,
                     "\n{steps} steps in {}, {}{peak} ({} planned)",
                     duration(self.begun.elapsed()),
                     per_second(rate),
-                    bytes(trainer.plan.total() as u64)
+                    bytes(trainer.plan().total() as u64)
                 )?,
             }
             if let Some(last) = self.last {
@@ -171,20 +171,20 @@ impl Console {
                 writeln!(out, "validation loss {:.4} nats per token{bits}", last.loss)?;
             }
             let (model, dir) = (model.display(), trainer.config().run.dir.display());
-            writeln!(out, "weights: {model}    all else: {dir}/")?;
+            writeln!(out, "weights: {model}    other outputs: {dir}/")?;
             writeln!(out, "try: tetrad sample {model} --prompt \"The \"    tetrad dump {model} --stats")
         })
     }
 }
 
 impl Observer for Console {
-    type Error = Stop;
+    type Error = ConsoleError;
 
-    fn stepped(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), Stop> {
+    fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), ConsoleError> {
         let rate = self.tokens as f64 / took.as_secs_f64();
         self.stepping = (self.stepping.0 + took, self.stepping.1 + 1);
         let mut line = Line::of_step(report, rate, resident().map(|(now, _)| now));
-        let counters = trainer.counters;
+        let counters = trainer.counters();
         if counters.skipped_losses + counters.skipped_gradients > 0 {
             line.skipped_losses = Some(counters.skipped_losses);
             line.skipped_gradients = Some(counters.skipped_gradients);
@@ -193,7 +193,7 @@ impl Observer for Console {
         Ok(self.progress(trainer, report, rate)?)
     }
 
-    fn validated(&mut self, validation: &Validation) -> Result<(), Stop> {
+    fn on_validation(&mut self, validation: &Validation) -> Result<(), ConsoleError> {
         let bits = self.bits_per_byte(validation.loss);
         self.last = Some(*validation);
         let line =
@@ -205,34 +205,35 @@ impl Observer for Console {
         Ok(self.say(&format!("step {step}  validation loss {loss:.4}  perplexity {perplexity:.3}{bits}"))?)
     }
 
-    fn sample(&mut self, trainer: &mut Trainer) -> Result<(), Stop> {
+    fn sample(&mut self, trainer: &mut Trainer) -> Result<(), ConsoleError> {
         let train = trainer.config().train.clone();
         let text = if train.sample_prompt.is_empty() { "\n" } else { &train.sample_prompt };
         let vocab = trainer.config().model.vocab;
         let prompt = match self.tokenizer.encode(text) {
             Ok(ids) if !ids.is_empty() && ids.iter().all(|&id| (id as usize) < vocab) => ids,
-            _ => return Ok(self.say("no sample: train.sample_prompt has no tokens that the model knows")?),
+            _ => return Ok(self.say("no sample: train.sample_prompt has no tokens in the model's vocabulary")?),
         };
         let sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: trainer.config().run.seed };
-        let mut generator = Generator::new(&trainer.model);
+        let (model, backend) = trainer.model_and_backend();
+        let mut generator = Generator::new(model);
         let mut decoder = Decoder::after(&self.tokenizer, &prompt);
         let mut text = train.sample_prompt.clone();
-        generator.feed(trainer.backend.as_mut(), &prompt);
+        generator.feed(backend, &prompt);
         for _ in 0..train.sample_tokens {
             let Some(id) = generator.draw(&sampling) else { break };
             text += &decoder.push(id);
-            generator.feed(trainer.backend.as_mut(), &[id]);
+            generator.feed(backend, &[id]);
         }
         text += &decoder.finish();
-        Ok(self.say(&format!("--- sample after step {} ---\n{}\n---", trainer.counters.step, harmless(&text)))?)
+        Ok(self.say(&format!("--- sample after step {} ---\n{}\n---", trainer.counters().step, harmless(&text)))?)
     }
 
-    fn save(&mut self, trainer: &Trainer) -> Result<(), Stop> {
+    fn save(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
         let config = trainer.config();
-        let meta = Meta::new(config, trainer.counters, self.tokenizer.json().is_some(), &self.fingerprint);
-        let path = checkpoint_path(&config.run.dir, trainer.counters.step);
+        let meta = Meta::new(config, trainer.counters(), self.tokenizer.json().is_some(), &self.fingerprint);
+        let path = checkpoint_path(&config.run.dir, trainer.counters().step);
         let attachments = self.attachments();
-        save_with(&trainer.model, trainer.backend.as_ref(), &meta, &attachments, Extent::Full, &path)?;
+        save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Full, &path)?;
         Ok(prune(&config.run.dir, &config.train)?)
     }
 }

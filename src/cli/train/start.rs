@@ -1,4 +1,4 @@
-//! A run that begins with the weights of a model.
+//! A run that starts from the weights of a model.
 
 use crate::cli::Failure;
 use std::path::Path;
@@ -10,24 +10,24 @@ use tetrad::model::StorageConfig;
 use tetrad::store::publish;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The model that a run begins with.
-pub struct Start {
-    /// Its file, whose every byte is sound.
+/// The model whose weights a run starts from.
+pub struct InitFrom {
+    /// Its verified file.
     pub checkpoint: Checkpoint,
 }
 
-impl Start {
+impl InitFrom {
     /// Opens it.
     ///
     /// # Errors
-    /// A file that is no sound model.
+    /// A file that is not a valid model.
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let checkpoint = Checkpoint::open(path)?;
         checkpoint.verify()?;
         Ok(Self { checkpoint })
     }
 
-    /// What the configuration is laid over: the model, how its weights are stored, and the quick-start for the rest.
+    /// The base of the configuration: the model, how its weights are stored, and the quick-start for the rest.
     pub fn base(&self) -> Config {
         let (saved, plain) = (&self.checkpoint.config, Config::default());
         let storage = StorageConfig {
@@ -48,9 +48,9 @@ impl Start {
         base
     }
 
-    /// Puts the model's own tokenizer, and the special tokens and chat template that came with it, where the run reads
-    /// them, unless another was asked for: beside the prepared tokens, under a name that their content makes, so that they
-    /// are in nobody's way.
+    /// Writes the model's own tokenizer, with its special tokens and chat template, where the run reads them, unless
+    /// another tokenizer was configured: next to the prepared tokens, under a name derived from the content, so that
+    /// models cannot overwrite each other's.
     ///
     /// # Errors
     /// If the folder cannot be written.

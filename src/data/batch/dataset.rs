@@ -3,7 +3,7 @@
 use super::packing::Overlong;
 use super::packing::PackedRows;
 use crate::data::shard::Tokens;
-use crate::error::DataError;
+use crate::error::{DataError, DataSet};
 use std::path::PathBuf;
 
 /// One source.
@@ -98,12 +98,7 @@ impl Samples {
     }
 
     /// Rows of them.
-    pub(crate) fn pack(
-        &self,
-        sequence: usize,
-        what: &'static str,
-        advice: &'static str,
-    ) -> Result<PackedRows, DataError> {
+    pub(crate) fn pack(&self, sequence: usize, set: DataSet) -> Result<PackedRows, DataError> {
         let packed = PackedRows::new(&self.tokens, &self.starts, sequence, self.share, self.overlong);
         let packed = packed.map_err(|long| {
             let number = self.before + long.sample;
@@ -115,12 +110,11 @@ impl Samples {
         if packed.len() == 0 {
             let found = packed.packing;
             return Err(DataError::NoSamples {
-                what,
+                set,
                 samples: found.samples,
                 long: found.skipped,
                 empty: found.empty,
                 sequence,
-                advice,
             });
         }
         Ok(packed)
@@ -163,11 +157,11 @@ mod tests {
 
     #[test]
     fn a_long_sample_is_named_by_its_file_and_its_number_in_it() {
-        let error = three().pack(2, "the training samples", "").unwrap_err().to_string();
+        let error = three().pack(2, DataSet::Training).unwrap_err().to_string();
         assert!(error.starts_with("b: sample 2 has 4 tokens, and a row holds 3"), "{error}");
         let (_, tail) = Dataset::Samples(three()).split_tail(0.4);
         let Dataset::Samples(tail) = tail else { panic!("samples") };
-        let error = tail.pack(2, "the validation samples", "").unwrap_err().to_string();
+        let error = tail.pack(2, DataSet::Validation).unwrap_err().to_string();
         assert!(error.starts_with("b: sample 2 has 4 tokens"), "{error}");
     }
 }

@@ -7,7 +7,7 @@
 
 use super::permutation::{Permutation, mix};
 use crate::data::shard::Tokens;
-use crate::error::DataError;
+use crate::error::{DataError, DataSet};
 
 /// A text as shuffled windows.
 #[derive(Clone, Debug)]
@@ -23,8 +23,7 @@ pub(crate) struct ShuffledWindows {
 
 impl ShuffledWindows {
     pub(crate) fn new(tokens: Tokens, sequence: usize, seed: u64) -> Result<Self, DataError> {
-        let advice = "give more text in data.train or lower train.sequence";
-        let most = windows(&tokens, sequence, "the training text", advice)?;
+        let most = windows(&tokens, sequence, DataSet::Training)?;
         // Where there are several windows, one fewer is visited, so that each epoch can shift by a sequence or more.
         let windows = most.saturating_sub(1).max(1);
         let shifts = (tokens.len() - windows * sequence) as u64;
@@ -58,15 +57,10 @@ impl ShuffledWindows {
 }
 
 /// Windows in `tokens`, at least one.
-pub(crate) fn windows(
-    tokens: &Tokens,
-    sequence: usize,
-    what: &'static str,
-    advice: &'static str,
-) -> Result<usize, DataError> {
+pub(crate) fn windows(tokens: &Tokens, sequence: usize, set: DataSet) -> Result<usize, DataError> {
     assert!(sequence > 0, "a sequence of no tokens");
     match tokens.len().saturating_sub(1) / sequence {
-        0 => Err(DataError::TooShort { what, tokens: tokens.len() as u64, needed: sequence as u64 + 1, advice }),
+        0 => Err(DataError::TooShort { set, tokens: tokens.len() as u64, needed: sequence as u64 + 1 }),
         windows => Ok(windows),
     }
 }

@@ -10,7 +10,7 @@ use super::packing::{PackedRows, PackingStats};
 use super::permutation::{Permutation, mix};
 use super::shuffled::ShuffledWindows;
 use crate::data::shard::Tokens;
-use crate::error::DataError;
+use crate::error::{DataError, DataSet};
 
 /// Training rows in shuffled order.
 #[derive(Clone, Debug)]
@@ -97,10 +97,7 @@ impl Batches {
             let seed = if number == 0 { seed } else { mix(seed ^ mix(number as u64)) };
             let rows = match &part.dataset {
                 Dataset::Text(tokens) => Rows::Windows(ShuffledWindows::new(tokens.clone(), sequence, seed)?),
-                Dataset::Samples(samples) => {
-                    let advice = "give more samples in data.train or raise train.sequence";
-                    Rows::Packed { packed: samples.pack(sequence, "the training samples", advice)?, seed }
-                }
+                Dataset::Samples(samples) => Rows::Packed { packed: samples.pack(sequence, DataSet::Training)?, seed },
             };
             Ok(SourceRows { name: part.name.clone(), rows })
         };

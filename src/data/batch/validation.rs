@@ -5,7 +5,7 @@ use super::dataset::{Dataset, Source};
 use super::packing::{PackedRows, PackingStats};
 use super::shuffled::{copy_window, windows};
 use crate::data::shard::Tokens;
-use crate::error::DataError;
+use crate::error::{DataError, DataSet};
 
 /// Consecutive windows that share no target, and rows of samples.
 #[derive(Clone, Debug)]
@@ -58,14 +58,10 @@ impl Windows {
         let rows = |part: &Source| -> Result<(Rows, usize), DataError> {
             Ok(match &part.dataset {
                 Dataset::Text(tokens) => {
-                    let advice =
-                        "give more text in data.validation or raise data.validation_fraction, or lower train.sequence";
-                    (Rows::Windows(tokens.clone()), windows(tokens, sequence, "the validation text", advice)?)
+                    (Rows::Windows(tokens.clone()), windows(tokens, sequence, DataSet::Validation)?)
                 }
                 Dataset::Samples(samples) => {
-                    let advice =
-                        "give more in data.validation or raise data.validation_fraction, or raise train.sequence";
-                    let packed = samples.pack(sequence, "the validation samples", advice)?;
+                    let packed = samples.pack(sequence, DataSet::Validation)?;
                     let rows = packed.len();
                     (Rows::Packed(packed), rows)
                 }

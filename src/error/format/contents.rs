@@ -1,6 +1,6 @@
-//! What can be wrong inside the planes and between them.
+//! Errors in and between the planes.
 
-/// A broken rule of the contents (R33 to R37): what `verify` finds.
+/// A broken rule of the contents (R33 to R37), as found by verification.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContentsError {
@@ -38,7 +38,7 @@ pub enum ContentsError {
         /// The value that is right.
         expected: i16,
     },
-    /// A code that does not exist.
+    /// A code outside its range.
     #[error("element {index} of the {kind} plane of {tensor} is {found}, allowed are {allowed} (R36)")]
     Code {
         /// The tensor's name.

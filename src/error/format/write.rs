@@ -1,4 +1,4 @@
-//! What can go wrong while a laid-out file is written.
+//! Errors of writing a file.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use std::io;
 #[non_exhaustive]
 pub enum WriteError {
     /// The source sent another number of bytes than the plane has.
-    #[error("the {kind} plane of {tensor} was given with {found} bytes, its place has {expected}")]
+    #[error("the {kind} plane of {tensor} was given with {found} bytes, {expected} were planned")]
     SourceLen {
         /// The tensor's name.
         tensor: String,

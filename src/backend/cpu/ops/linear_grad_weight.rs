@@ -78,41 +78,10 @@ fn block(isa: Isa, dy: Columns<'_>, x: Columns<'_>, mut tile: TileMut<'_>, sum: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::cpu::testing::Rig;
-    use crate::backend::testing::Random;
 
     #[test]
     fn small_matrices_are_cut_into_enough_tasks() {
         assert_eq!(cut(128, 128), (48, 64));
         assert_eq!(cut(1024, 2736), BLOCK);
-    }
-
-    /// Any cut of the tokens gives the bits of one product over all of them.
-    #[test]
-    fn parts_of_a_batch_give_the_bits_of_the_whole() {
-        let (tokens, rows, cols) = (700, 45, 130);
-        let (mut random, mut rig) = (Random(11), Rig::default());
-        let (dy, x) = (random.floats(tokens * rows), random.floats(tokens * cols));
-        let (dy, x, grad) = (rig.add(&dy[..]), rig.add(&x[..]), rig.out(rows * cols));
-        for isa in Isa::available() {
-            let parts = |cuts: &[usize]| {
-                rig.run(isa, 2, &[grad], |cpu| {
-                    let mut from = 0;
-                    for &to in cuts {
-                        let part =
-                            |span: crate::memory::Span, width| span.part(4 * from * width, 4 * (to - from) * width);
-                        let accumulate = if from == 0 { Accumulate::No } else { Accumulate::Yes };
-                        cpu.linear_grad_weight(part(dy, rows), part(x, cols), grad, rows, cols, accumulate);
-                        from = to;
-                    }
-                })
-                .remove(0)
-            };
-            let bits = |sums: Vec<f32>| sums.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-            let whole = bits(parts(&[tokens]));
-            for cuts in [&[1, 2, 3, 700][..], &[256, 512, 700], &[100, 350, 351, 699, 700]] {
-                assert!(whole == bits(parts(cuts)), "{isa:?} {cuts:?}");
-            }
-        }
     }
 }

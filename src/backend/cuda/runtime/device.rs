@@ -188,7 +188,6 @@ fn start(driver: &Driver) -> Result<(u32, u32), BackendError> {
             supports: format!("{}.{}", supports.0, supports.1),
             library: "tetrad".into(),
             needs: format!("{}.{}", OLDEST_DRIVER.0, OLDEST_DRIVER.1),
-            next: "update the driver, or use --device cpu",
         });
     }
     Ok(supports)

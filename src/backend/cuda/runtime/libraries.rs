@@ -48,21 +48,11 @@ struct Wanted {
     name: &'static str,
     /// The file's name without its version.
     file: &'static str,
-    next: &'static str,
 }
 
-const DRIVER: Wanted =
-    Wanted { name: "NVIDIA driver (libcuda)", file: "libcuda.so", next: "install the driver, or use --device cpu" };
-const NVRTC: Wanted = Wanted {
-    name: "NVRTC (CUDA's compiler)",
-    file: "libnvrtc.so",
-    next: "`pip install nvidia-cuda-nvrtc` brings it, and TETRAD_CUDA_LIBRARIES can name its folder",
-};
-const CUBLASLT: Wanted = Wanted {
-    name: "cuBLASLt",
-    file: "libcublasLt.so",
-    next: "`pip install nvidia-cublas` brings it, and TETRAD_CUDA_LIBRARIES can name its folder",
-};
+const DRIVER: Wanted = Wanted { name: "NVIDIA driver (libcuda)", file: "libcuda.so" };
+const NVRTC: Wanted = Wanted { name: "NVRTC (CUDA's compiler)", file: "libnvrtc.so" };
+const CUBLASLT: Wanted = Wanted { name: "cuBLASLt", file: "libcublasLt.so" };
 
 /// A library that was found.
 pub(super) struct Found<T> {
@@ -168,8 +158,6 @@ impl Search {
                 supports: format!("{newest}.{minor}"),
                 library: path.display().to_string(),
                 needs: format!("{major}.0"),
-                next: "update the driver, or install the libraries of CUDA 12 (`pip install nvidia-cuda-nvrtc-cu12 \
-                       nvidia-cublas-cu12`)",
             }),
             _ => {
                 let names: Vec<_> = MAJORS.iter().map(|major| format!("{}.{major}", wanted.file)).collect();
@@ -213,7 +201,6 @@ impl Search {
             files: files.to_owned(),
             searched: searched.join(", "),
             refused: refused.iter().map(|reason| format!("; {reason}")).collect(),
-            next: wanted.next,
         }
     }
 }

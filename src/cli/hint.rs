@@ -1,0 +1,238 @@
+//! Advice on errors: the flags, configuration keys and commands that help. The library knows none of them, so its errors
+//! state facts only.
+
+use std::error::Error;
+use tetrad::error::{
+    BackendError, CheckpointError, ConvertError, DataError, DataSet, FormatError, StartError, StoreError,
+};
+
+/// What the user of a command can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Options {
+    /// The keys of a configuration (`train`, `plan`).
+    Keys,
+    /// The flags of `eval`.
+    Eval,
+    /// The files it names, and the device.
+    Files,
+}
+
+/// What to do about `error`, if there is anything to say that the error does not.
+pub(super) fn hint(error: &(dyn Error + 'static), options: Options) -> Option<String> {
+    if let Some(error) = error.downcast_ref::<DataError>() {
+        return data(error, options);
+    }
+    if let Some(error) = error.downcast_ref::<BackendError>() {
+        return backend(error, options);
+    }
+    if let Some(error) = error.downcast_ref::<StartError>() {
+        return match error {
+            StartError::Backend(error) => backend(error, options),
+            StartError::Store(error) => store(error),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<ConvertError>() {
+        return match error {
+            ConvertError::Checkpoint(error) => checkpoint(error),
+            ConvertError::Store(error) => store(error),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<CheckpointError>() {
+        return checkpoint(error);
+    }
+    store(error.downcast_ref()?)
+}
+
+fn data(error: &DataError, options: Options) -> Option<String> {
+    if options == Options::Eval {
+        return measured(error);
+    }
+    let advice = match error {
+        DataError::Cache { .. } => "name another folder with data.cache",
+        DataError::NoParquet { .. } => PARQUET,
+        DataError::Zstd { .. } => ZSTD,
+        DataError::Mixed { .. } => {
+            "give them [[data.source]] tables of their own, or say for all of them how they become rows with data.packing"
+        }
+        DataError::NoBounds { .. } => "leave data.packing out",
+        DataError::NoTemplate { .. } => {
+            "name one with data.chat_template (a .jinja file, or a tokenizer_config.json that has one)"
+        }
+        DataError::OverlongSample { .. } => "raise train.sequence, or set data.overlong to \"truncate\" or \"skip\"",
+        DataError::NoSamples { set: DataSet::Training, .. } => {
+            "give more samples in data.train or raise train.sequence"
+        }
+        DataError::NoSamples { .. } => {
+            "give more in data.validation or raise data.validation_fraction, or raise train.sequence"
+        }
+        DataError::TooShort { set: DataSet::Training, .. } => "give more text in data.train or lower train.sequence",
+        DataError::TooShort { .. } => {
+            "give more text in data.validation or raise data.validation_fraction, or lower train.sequence"
+        }
+        DataError::TrainedAndValidated { .. } => "remove it from data.train or from data.validation",
+        DataError::Vocabulary { largest, .. } => {
+            return Some(format!("set model.vocab={} or use another tokenizer", largest + 1));
+        }
+        DataError::TokenizerTooLarge { largest, .. } => return Some(format!("set model.vocab={}", largest + 1)),
+        _ => return None,
+    };
+    Some(advice.into())
+}
+
+const PARQUET: &str = "build it with `cargo build --release --features parquet`, or convert the file to .jsonl";
+const ZSTD: &str = "check it with `zstd -t`";
+
+/// Advice on text that a model is to be measured on.
+fn measured(error: &DataError) -> Option<String> {
+    let advice = match error {
+        DataError::Cache { .. } => "name another folder with --cache",
+        DataError::NoParquet { .. } => PARQUET,
+        DataError::Zstd { .. } => ZSTD,
+        DataError::Mixed { .. } => "measure texts and samples apart",
+        DataError::NoTemplate { .. } => {
+            "name one with --chat-template (a .jinja file, or a tokenizer_config.json that has one)"
+        }
+        DataError::NoSamples { .. } => "give more samples in --text or raise --sequence",
+        DataError::Vocabulary { .. } => "its tokens are those of another tokenizer than the model's",
+        _ => return None,
+    };
+    Some(advice.into())
+}
+
+fn store(error: &StoreError) -> Option<String> {
+    let advice = match error {
+        StoreError::NoDirectory { .. } => "create it, or name another path",
+        StoreError::NoRoomToWork { .. } => {
+            "free some space, choose another run.dir, or keep more in memory with run.weights and run.state"
+        }
+        _ => return None,
+    };
+    Some(advice.into())
+}
+
+fn checkpoint(error: &CheckpointError) -> Option<String> {
+    let advice = match error {
+        CheckpointError::Store(error) => return store(error),
+        CheckpointError::Format { source, .. } => match source.as_ref() {
+            FormatError::Magic { found } if found.starts_with("47 47 55 46") => "`tetrad import` converts it",
+            FormatError::Magic { .. } | FormatError::TooShort { .. } => return None,
+            _ => VERIFY,
+        },
+        CheckpointError::Contents { .. } => VERIFY,
+        CheckpointError::PastEnd { .. } => "raise train.steps, or resume from an earlier checkpoint",
+        CheckpointError::Differs { .. } => "resume with the saved value, or start a new run in another run.dir",
+        _ => return None,
+    };
+    Some(advice.into())
+}
+
+const VERIFY: &str = "`tetrad verify` lists all that is wrong";
+
+fn backend(error: &BackendError, options: Options) -> Option<String> {
+    let advice = match error {
+        BackendError::Memory { .. } if options == Options::Keys => {
+            "lower train.batch, set run.activations=recompute, or choose a smaller model (`tetrad plan --budget` says \
+             what fits)"
+        }
+        BackendError::Library { library, .. } => library_hint(library),
+        BackendError::OldDriver { library, .. } if library != "tetrad" => {
+            "update the driver, or install the libraries of CUDA 12 (`pip install nvidia-cuda-nvrtc-cu12 \
+             nvidia-cublas-cu12`)"
+        }
+        BackendError::OldDriver { .. } => "update the driver, or use --device cpu",
+        BackendError::Driver { .. } => "`nvidia-smi` should list the device",
+        BackendError::NoDevice { .. } => "CUDA_VISIBLE_DEVICES may hide others",
+        BackendError::Memory { .. } | BackendError::OldDevice { .. } | BackendError::HeadDim { .. } => {
+            "use --device cpu"
+        }
+        _ => return None,
+    };
+    Some(advice.into())
+}
+
+fn library_hint(library: &str) -> &'static str {
+    match library {
+        library if library.starts_with("NVRTC") => {
+            "`pip install nvidia-cuda-nvrtc` brings it, and TETRAD_CUDA_LIBRARIES can name its folder"
+        }
+        library if library.starts_with("cuBLASLt") => {
+            "`pip install nvidia-cublas` brings it, and TETRAD_CUDA_LIBRARIES can name its folder"
+        }
+        _ => "install the driver, or use --device cpu",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::path::PathBuf;
+
+    fn path() -> PathBuf {
+        "a".into()
+    }
+
+    fn keys(error: impl Error + 'static) -> String {
+        hint(&error, Options::Keys).unwrap_or_default()
+    }
+
+    #[test]
+    fn data_is_mended_by_keys_or_by_flags() {
+        let cache = || DataError::Cache { path: path(), source: io::Error::other("full") };
+        assert_eq!(keys(cache()), "name another folder with data.cache");
+        assert_eq!(hint(&cache(), Options::Eval).unwrap(), "name another folder with --cache");
+        let none = |set| DataError::NoSamples { set, samples: 2, long: 1, empty: 1, sequence: 8 };
+        assert_eq!(keys(none(DataSet::Training)), "give more samples in data.train or raise train.sequence");
+        assert!(keys(none(DataSet::Validation)).contains("data.validation_fraction, or raise"));
+        let short = |set| DataError::TooShort { set, tokens: 3, needed: 9 };
+        assert_eq!(keys(short(DataSet::Training)), "give more text in data.train or lower train.sequence");
+        assert!(keys(short(DataSet::Validation)).contains("data.validation_fraction, or lower"));
+        let beyond = DataError::Vocabulary { name: "a".into(), largest: 300, vocab: 256 };
+        assert_eq!(keys(beyond), "set model.vocab=301 or use another tokenizer");
+        let large = DataError::TokenizerTooLarge { name: "a".into(), largest: 556, vocab: 256 };
+        assert_eq!(keys(large), "set model.vocab=557");
+        assert!(keys(DataError::NoParquet { path: path() }).contains("--features parquet"));
+        assert!(keys(DataError::Mixed { path: path(), samples: path(), what: "" }).contains("[[data.source]]"));
+        assert!(keys(DataError::NoBounds { path: path(), packing: "pad" }).contains("data.packing"));
+        assert!(keys(DataError::NoTemplate { path: path() }).contains("data.chat_template"));
+        let long = DataError::OverlongSample { path: path(), number: 1, tokens: 9, most: 8 };
+        assert_eq!(keys(long), "raise train.sequence, or set data.overlong to \"truncate\" or \"skip\"");
+        assert!(keys(DataError::TrainedAndValidated { path: path() }).contains("data.validation"));
+        assert_eq!(hint(&DataError::Empty { path: path() }, Options::Keys), None);
+    }
+
+    #[test]
+    fn files_are_imported_verified_or_resumed() {
+        let file = |source| {
+            let error = CheckpointError::Format { path: path(), source: Box::new(source) };
+            hint(&ConvertError::Checkpoint(error), Options::Files)
+        };
+        let magic = |found: &str| file(FormatError::Magic { found: found.into() });
+        assert_eq!(magic("47 47 55 46 03 00 00 00").unwrap(), "`tetrad import` converts it");
+        assert_eq!(magic("65 6e 74 20 63 65 61 73"), None);
+        assert_eq!(file(FormatError::CutShort { len: 1, stated: 2 }).unwrap(), VERIFY);
+        let past = CheckpointError::PastEnd { path: path(), step: 30, steps: 20 };
+        assert_eq!(keys(past), "raise train.steps, or resume from an earlier checkpoint");
+        let room = || StoreError::NoRoomToWork { path: path(), needed: 9 };
+        assert!(keys(StartError::Store(room())).contains("another run.dir"));
+        assert_eq!(keys(CheckpointError::Store(room())), keys(room()));
+    }
+
+    #[test]
+    fn devices_have_a_way_out() {
+        let memory = || BackendError::Memory { device: "GPU".into(), needed: 9, free: 1, total: 2 };
+        assert!(keys(StartError::Backend(memory())).contains("train.batch"));
+        assert_eq!(hint(&memory(), Options::Files).unwrap(), "use --device cpu");
+        let library = |library| {
+            let none = String::new;
+            keys(BackendError::Library { library, files: none(), searched: none(), refused: none() })
+        };
+        assert!(library("NVIDIA driver (libcuda)").contains("--device cpu"));
+        assert!(library("NVRTC (CUDA's compiler)").contains("nvidia-cuda-nvrtc"));
+        assert!(library("cuBLASLt").contains("nvidia-cublas"));
+        let head = BackendError::HeadDim { found: 12, most: 128, multiple: 8 };
+        assert_eq!(keys(head), "use --device cpu");
+    }
+}

@@ -1,0 +1,18 @@
+//! The operations of the CPU backend, each against its float64 reference, and the references themselves.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod activation_pack;
+mod activation_quant;
+mod attention;
+mod attention_grad;
+mod bias;
+mod embedding;
+mod linear;
+mod linear_grad_weight;
+mod loss;
+mod norm;
+mod reference;
+mod rope;
+mod swiglu;
