@@ -8,13 +8,13 @@ import subprocess
 import sys
 
 SHAPES = [(1, 256), (16, 256), (8, 512)]
-HERE = ["run.weights=device", "run.state=device"]
+HERE = ["offload.weights=device", "offload.optimizer=device"]
 MODES = [
-    ("keep", ["run.activations=keep", *HERE]),
-    ("recompute", ["run.activations=recompute", *HERE]),
-    ("packed inputs", ["run.activations=recompute-packed", *HERE]),
-    ("state in host memory", ["run.activations=recompute-packed", "run.weights=device", "run.state=host"]),
-    ("weights too", ["run.activations=recompute-packed", "run.weights=host", "run.state=host"]),
+    ("none", ["run.activation_checkpointing=none", *HERE]),
+    ("block", ["run.activation_checkpointing=block", *HERE]),
+    ("packed inputs", ["run.activation_checkpointing=block-int4", *HERE]),
+    ("state in host memory", ["run.activation_checkpointing=block-int4", "offload.weights=device", "offload.optimizer=host"]),
+    ("weights too", ["run.activation_checkpointing=block-int4", "offload.weights=host", "offload.optimizer=host"]),
 ]
 
 
@@ -25,7 +25,7 @@ def planned(program, model, batch, sequence, settings):
     best = None
     for micro in {batch, max(batch // 4, 1), 1}:
         for gradient in ["layer", "tensor"]:
-            sets = [*shape, f"train.micro_batch={micro}", f"run.gradient={gradient}", *settings]
+            sets = [*shape, f"train.micro_batch={micro}", f"run.grad_buffer={gradient}", *settings]
             args = [word for key in sets for word in ("--set", key)]
             told = subprocess.run(
                 [program, "plan", model, "--device", "cuda", "--json", *args], check=True, capture_output=True

@@ -12,11 +12,11 @@ use operands::floats;
 use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{DeviceInfo, MaxShapes, Moment, Param, Scheme, SecondMoment, State, Weight, WeightKind};
+use tetrad::backend::{DeviceInfo, MaxShapes, Moment, Param, SecondMoment, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo, StateConfig};
-use tetrad::quant::GroupedShape;
+use tetrad::quant::{GroupedShape, WeightFormat};
 use zerocopy::IntoBytes;
 
 fn main() {
@@ -43,15 +43,7 @@ fn tensor((rows, cols): (usize, usize), (m, v): Moments, isa: Isa) -> Tensor {
     let g = GroupedShape::new(rows, cols, 64);
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
-    let weight = Weight {
-        shape: g,
-        kind: WeightKind::Int4,
-        scheme: Scheme::Symmetric,
-        data: add(g.nibble_bytes()),
-        scales: add(2 * g.groups()),
-        offsets: Span::NONE,
-        residue: add(g.nibble_bytes()),
-    };
+    let weight = Weight::place(g, WeightFormat::INT4, |_, bytes| add(bytes));
     let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 64 };
     let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
     let state = State::place(&specs, g, &mut |_, bytes| add(bytes));

@@ -261,6 +261,29 @@ const UNSAFE: [&str; 34] = [
     "store/work_file.rs",
 ];
 
+/// Where a codec of weights may be told from another, beside `quant`: lists with a row or an arm for each, whose other
+/// column is a word, a tag, a type of another program, a kernel, or the arm of a reference.
+const CODEC_LISTS: [&str; 6] = [
+    "backend/cpu/ops/param_rows.rs",
+    "backend/cuda/ops/weights.rs",
+    "backend/ops/reference.rs",
+    "convert/quants/mod.rs",
+    "format/spec.rs",
+    "model/storage.rs",
+];
+
+/// All else asks a format for its planes, elements and integers, so that a new codec is a row in each list.
+#[test]
+fn only_quant_and_the_lists_of_codecs_tell_formats_of_weights_apart() {
+    let variants = ["F32", "F16", "Bf16", "Int8", "Int4", "Int4Offset"].map(|name| format!("WeightCodec::{name}"));
+    for Source { path, code } in sources("src") {
+        let production = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let named = variants.iter().find(|name| has_word(production, name));
+        let allowed = path.starts_with("quant/") || CODEC_LISTS.contains(&path.as_str());
+        assert!(allowed || named.is_none(), "{path} names {}", named.unwrap());
+    }
+}
+
 #[test]
 fn unsafe_code_stays_where_it_is_reviewed() {
     let found: Vec<_> = sources("src").into_iter().filter(|s| has_word(&s.code, "unsafe")).map(|s| s.path).collect();

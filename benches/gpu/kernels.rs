@@ -8,10 +8,11 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, NormGradArgs, Param, Rotation, WeightKind,
+    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, NormGradArgs, Param, Rotation,
 };
 use tetrad::memory::Span;
 use tetrad::optim::{AdamStepInfo, OptimizerConfig};
+use tetrad::quant::WeightFormat;
 
 /// What is measured: the shapes of a model and of its batch.
 #[derive(Clone, Copy)]
@@ -78,7 +79,7 @@ pub fn ceilings(sizes: &Sizes) -> Ceilings {
     let n = sizes.edge;
     let (x, w, y) = (
         harness.random_activations(2, n * n),
-        harness.random_weight(n, n, WeightKind::Bf16),
+        harness.random_weight(n, n, WeightFormat::BF16),
         harness.unfilled(2 * n * n),
     );
     let mut cuda = harness.open(&sizes.largest(n, n));
@@ -143,9 +144,9 @@ pub fn products(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let (x, y) = (harness.random_rows(1, tokens, inputs), harness.random_rows(2, tokens, outputs));
         let (out_y, out_x) = (harness.unfilled_rows(tokens, outputs), harness.unfilled_rows(tokens, inputs));
         let grad = harness.unfilled(4 * outputs * inputs);
-        let packed = harness.random_weight(outputs, inputs, WeightKind::Int4);
+        let packed = harness.random_weight(outputs, inputs, WeightFormat::INT4);
         // Rows that cuBLASLt reads where they lie: as long as the activations' are.
-        let plain = harness.random_weight(outputs, pitch(inputs), WeightKind::Bf16);
+        let plain = harness.random_weight(outputs, pitch(inputs), WeightFormat::BF16);
         let mut cuda = harness.open(&sizes.largest(tokens, outputs.max(inputs)));
         let shape = format!("{tokens} tokens, {outputs} x {inputs}");
         let work = 2.0 * tokens as f64 * outputs as f64 * inputs as f64;
@@ -225,7 +226,7 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     let logits = harness.random_rows(8, chunk, vocab);
     let tokens = harness.add(&words(9, t).map(|word| word % vocab as u32).collect::<Vec<_>>());
     let losses = harness.unfilled(4 * chunk);
-    let embedding = harness.random_weight(vocab, h, WeightKind::Bf16);
+    let embedding = harness.random_weight(vocab, h, WeightFormat::BF16);
     let grad = harness.add(&vec![0.0f32; vocab * h]);
     let mut cuda = harness.open(&sizes.largest(t, vocab));
     let (th, tf) = (t * h, t * f);
@@ -268,7 +269,7 @@ pub fn few_tokens(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let mut harness = Harness::default();
         let (x, y) = (harness.random_rows(1, tokens, h), harness.unfilled_rows(tokens, f));
         // More weights than the L2 cache holds, one after the other.
-        let weights: Vec<_> = (0..24).map(|_| harness.random_weight(f, h, WeightKind::Int4)).collect();
+        let weights: Vec<_> = (0..24).map(|_| harness.random_weight(f, h, WeightFormat::INT4)).collect();
         let mut cuda = harness.open(&sizes.largest(tokens, f));
         let seconds = time(&mut cuda, |cuda| weights.iter().for_each(|w| cuda.linear(x, w, y, Accumulate::No)));
         let bytes = weights.len() * (weights[0].data.bytes + weights[0].scales.bytes);

@@ -3,11 +3,11 @@
 use crate::harness::{Harness, floats, pitch, words};
 use half::{bf16, f16};
 use tetrad::backend::cuda::Cuda;
-use tetrad::backend::{MaxShapes, Param, Scheme, State, Weight, WeightKind};
+use tetrad::backend::{MaxShapes, Param, State, Weight};
 use tetrad::memory::Span;
 use tetrad::model::StorageConfig;
 use tetrad::optim::{AdamFamily, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
-use tetrad::quant::GroupedShape;
+use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat, WeightPlane};
 
 impl Harness {
     /// bf16 numbers between -1 and 1, unpadded.
@@ -27,34 +27,20 @@ impl Harness {
     }
 
     /// A weight with values of about one tenth.
-    pub fn random_weight(&mut self, rows: usize, cols: usize, kind: WeightKind) -> Weight {
-        let g = GroupedShape::new(rows, cols, 128);
-        let random = |seed, count| words(seed, count).map(|word| (word >> 24) as u8).collect::<Vec<_>>();
-        let none = Span::NONE;
-        let mut weight = Weight {
-            shape: g,
-            kind,
-            scheme: Scheme::Symmetric,
-            data: none,
-            scales: none,
-            offsets: none,
-            residue: none,
-        };
-        match kind {
-            WeightKind::Bf16 => weight.data = self.random_activations(7, g.len()),
-            WeightKind::F32 => weight.data = self.add(&floats(7, g.len())),
-            _ => {
-                weight.data = self.add(&random(7, g.nibble_bytes()));
-                weight.residue = self.add(&random(8, g.nibble_bytes()));
-                weight.scales = self.add(&vec![f16::from_f32(0.02).to_bits(); g.groups()]);
-            }
-        }
-        weight
+    pub fn random_weight(&mut self, rows: usize, cols: usize, format: WeightFormat) -> Weight {
+        let shape = GroupedShape::new(rows, cols, 128);
+        Weight::place(shape, format, |plane, bytes| match (plane, format.codec()) {
+            _ if bytes == 0 => Span::NONE,
+            (WeightPlane::Data, WeightCodec::Bf16) => self.random_activations(7, shape.len()),
+            (WeightPlane::Data, WeightCodec::F32) => self.add(&floats(7, shape.len())),
+            (WeightPlane::Scales, _) => self.add(&vec![f16::from_f32(0.02).to_bits(); shape.groups()]),
+            _ => self.add(&words(7 + plane as u64, bytes).map(|word| (word >> 24) as u8).collect::<Vec<_>>()),
+        })
     }
 
     /// A packed parameter with four-bit state.
     pub fn param(&mut self, rows: usize, cols: usize) -> Param {
-        let weight = self.random_weight(rows, cols, WeightKind::Int4);
+        let weight = self.random_weight(rows, cols, WeightFormat::INT4);
         let info = ParamInfo { class: ParamClass::Matrix, shape: weight.shape, head_dim: 64 };
         let specs = AdamFamily::new(&OptimizerConfig::default(), StorageConfig::default().state()).state(&info);
         let zeros = specs

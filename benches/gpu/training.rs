@@ -6,7 +6,7 @@ use std::time::Instant;
 use tetrad::backend::cuda::Cuda;
 use tetrad::checkpoint::{Extent, Meta, save};
 use tetrad::config::Config;
-use tetrad::model::KeptActivations;
+use tetrad::model::ActivationCheckpointing;
 use tetrad::train::Trainer;
 
 /// Presets and tokens of a batch.
@@ -40,7 +40,7 @@ fn trainer(preset: &str, tokens: usize) -> (Trainer, Vec<u32>) {
     let device = Cuda::open(0).expect("a device");
     let needed = tetrad::train::plan(&config, &device).0.total() as u64;
     if device.check_memory(needed).is_err() {
-        config.run.activations = KeptActivations::Recompute;
+        config.run.activation_checkpointing = ActivationCheckpointing::Block;
     }
     let vocab = config.model.vocab as u32;
     let mut trainer = Trainer::new(&config, Box::new(device)).expect("memory");
@@ -71,7 +71,7 @@ fn step(preset: &str, tokens: usize, ceilings: &Ceilings) {
     let work = tokens as f64 * (6.0 * weights + attention);
     println!(
         "| {preset} | {tokens} | {} | {:.1} | {:.0} | {:.0} % |",
-        if config.run.activations == KeptActivations::Keep { "keep" } else { "recompute" },
+        if config.run.activation_checkpointing == ActivationCheckpointing::None { "none" } else { "block" },
         seconds * 1e3,
         tokens as f64 / seconds,
         100.0 * work / seconds / ceilings.product

@@ -1,16 +1,6 @@
-//! How codes and moments are stored.
+//! How moments are stored.
 
 use serde::{Deserialize, Serialize};
-
-/// Whether a group has an offset beside its scale.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scheme {
-    /// value = scale (code - 8): GGUF's Q4_0.
-    Symmetric,
-    /// value = scale code + offset: GGUF's Q4_1.
-    Asymmetric,
-}
 
 /// How the first moment is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

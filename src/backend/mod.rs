@@ -22,13 +22,13 @@ mod param;
 mod update;
 
 pub use info::{DeviceInfo, MaxShapes};
-pub use kinds::{Moment, Scheme, SecondMoment};
+pub use kinds::{Moment, SecondMoment};
 pub use memory::{Memory, Offload};
 pub use ops::{
     Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, IGNORE, NormGradArgs, PACK_GROUP, Rotation,
     packed_bytes,
 };
-pub use param::{Param, State, StateTensor, Weight, WeightKind};
+pub use param::{Param, State, StateTensor, Weight};
 pub use update::{Axis, MomentumArgs, UpdateArgs, UpdateStats};
 
 /// The traits of a backend, for calls on a concrete one: `use tetrad::backend::prelude::*`.

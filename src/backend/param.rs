@@ -1,47 +1,57 @@
 //! Where a parameter's planes lie.
 
-use crate::backend::Scheme;
 use crate::memory::Span;
-use crate::quant::{GroupedShape, StateSpec};
-
-/// How a weight is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WeightKind {
-    /// float32 `data`, unpadded.
-    F32,
-    /// bfloat16 `data`, unpadded.
-    Bf16,
-    /// One signed byte per element in `data`, padded; `scales`.
-    Int8,
-    /// Nibbles in `data`, `scales` (and `offsets`), optionally `residue`.
-    Int4,
-    /// float32 `data`, unpadded; products see it rounded to four bits per group.
-    Int4Simulated,
-}
+use crate::quant::{GroupedShape, StateSpec, WeightFormat, WeightPlane};
 
 /// A matrix `[rows, cols]` (or a vector: one row) and its planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weight {
     /// Rows, columns, group.
     pub shape: GroupedShape,
-    /// How it is stored.
-    pub kind: WeightKind,
-    /// Whether groups have offsets (for `Int4Simulated`: whether the rounding is asymmetric).
-    pub scheme: Scheme,
-    /// The plane that products read: codes, bytes or floats.
+    /// How it is stored, and so which planes it has.
+    pub format: WeightFormat,
+    /// What products read: floats or codes.
     pub data: Span,
-    /// f16 `[rows, groups_per_row]`, for `Int8` and `Int4`.
+    /// `[rows, groups_per_row]`, of quantized formats.
     pub scales: Span,
-    /// f16 `[rows, groups_per_row]`, for asymmetric `Int4`.
+    /// `[rows, groups_per_row]`, of formats with offsets.
     pub offsets: Span,
-    /// The nibbles below the codes, for `Int4` with residue.
+    /// The bits below the codes, of formats with a residue.
     pub residue: Span,
 }
 
 impl Weight {
-    /// All planes, in the file's order; those it does not have are empty.
+    /// A weight whose planes lie where `add` puts them, given the bytes of each: 0 of those that the format lacks.
+    pub fn place(shape: GroupedShape, format: WeightFormat, mut add: impl FnMut(WeightPlane, usize) -> Span) -> Self {
+        let [data, scales, offsets, residue] =
+            WeightPlane::ALL.map(|plane| add(plane, format.plane_bytes(plane, shape)));
+        Self { shape, format, data, scales, offsets, residue }
+    }
+
+    /// Where a plane lies; empty if it has no such plane.
+    pub fn span(&self, plane: WeightPlane) -> Span {
+        match plane {
+            WeightPlane::Data => self.data,
+            WeightPlane::Scales => self.scales,
+            WeightPlane::Offsets => self.offsets,
+            WeightPlane::Residue => self.residue,
+        }
+    }
+
+    /// All planes, in the order of [`WeightPlane::ALL`]; those it does not have are empty.
     pub fn planes(&self) -> [Span; 4] {
-        [self.data, self.scales, self.offsets, self.residue]
+        WeightPlane::ALL.map(|plane| self.span(plane))
+    }
+
+    /// Kernels trust the lengths of planes.
+    ///
+    /// # Panics
+    /// If a plane has another length than format and shape say.
+    pub fn check(&self) {
+        for plane in WeightPlane::ALL {
+            let (found, bytes) = (self.span(plane).bytes, self.format.plane_bytes(plane, self.shape));
+            assert_eq!(found, bytes, "bytes of {} of a {:?} weight {:?}", plane.name(), self.format, self.shape);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{planes, spec};
-use crate::backend::{Backend, DeviceInfo, Param, Scheme, State, Weight};
+use crate::backend::{Backend, DeviceInfo, Param, State, Weight};
 use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
@@ -108,7 +108,7 @@ impl Checkpoint {
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let path = || self.path.clone();
         let entries = table(&self.config.settings());
-        let specs: Vec<_> = entries.iter().map(|entry| spec(entry, self.config.storage.scheme)).collect();
+        let specs: Vec<_> = entries.iter().map(spec).collect();
         let missing: Vec<_> = specs.iter().filter(|spec| self.head.find(&spec.name).is_none()).collect();
         if let Some(first) = missing.first() {
             return Err(CheckpointError::Missing { path: path(), name: first.name.clone(), missing: missing.len() });
@@ -276,17 +276,11 @@ impl Checkpoint {
                 Span { place: Place::Mapped, offset, bytes }
             })
         };
-        use crate::format::PlaneKind as P;
-        let data = [P::Data, P::Codes, P::Bytes].map(at).into_iter().find(|span| !span.is_none());
-        let weight = Weight {
-            shape: entry.shape,
-            kind: entry.kind,
-            scheme: self.config.storage.scheme,
-            data: data.unwrap_or(Span::NONE),
-            scales: at(P::Scales),
-            offsets: if self.config.storage.scheme == Scheme::Asymmetric { at(P::Offsets) } else { Span::NONE },
-            residue: Span::NONE,
-        };
+        let format = entry.format.with_residue(false);
+        let weight = Weight::place(entry.shape, format, |plane, bytes| match bytes {
+            0 => Span::NONE,
+            _ => at(PlaneKind::of_weight(format.codec(), plane)),
+        });
         let decay = !entry.role.is_vector();
         Param { id: entry.id, group: entry.group, decay, sparse: false, weight, state: State::default() }
     }

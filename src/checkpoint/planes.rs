@@ -1,22 +1,15 @@
 //! A parameter's planes under the names of the file.
 
 use crate::backend::adam::state;
-use crate::backend::{Param, Scheme, StateTensor, WeightKind};
-use crate::format::{Element, PlaneKind, Storage, TensorSpec};
+use crate::backend::{Param, StateTensor};
+use crate::format::{Element, PlaneKind, TensorSpec};
 use crate::memory::Span;
 use crate::model::Entry;
 use crate::quant::StateCodec;
 
 /// The tensor of an entry as a file describes it.
-pub fn spec(entry: &Entry, scheme: Scheme) -> TensorSpec {
-    let (name, g) = (entry.role.name(), entry.shape);
-    let storage = match entry.kind {
-        WeightKind::F32 | WeightKind::Int4Simulated => Storage::F32,
-        WeightKind::Bf16 => Storage::Bf16,
-        WeightKind::Int8 => Storage::Int8,
-        WeightKind::Int4 if scheme == Scheme::Asymmetric => Storage::Int4Asymmetric,
-        WeightKind::Int4 => Storage::Int4,
-    };
+pub fn spec(entry: &Entry) -> TensorSpec {
+    let (name, g, storage) = (entry.role.name(), entry.shape, entry.format.codec());
     if entry.role.is_vector() {
         return TensorSpec::plain(name, &[g.cols as u64], storage);
     }
@@ -39,21 +32,12 @@ pub struct ParamPlane {
 /// The planes that a parameter has.
 pub fn planes(param: &Param) -> impl Iterator<Item = ParamPlane> + use<> {
     let w = param.weight;
-    let (kind, element) = match w.kind {
-        WeightKind::F32 | WeightKind::Int4Simulated => (PlaneKind::Data, Element::F32),
-        WeightKind::Bf16 => (PlaneKind::Data, Element::Bf16),
-        WeightKind::Int8 => (PlaneKind::Bytes, Element::I8),
-        WeightKind::Int4 => (PlaneKind::Codes, Element::Nibble),
-    };
-    let weight = [
-        (kind, element, w.data),
-        (PlaneKind::Scales, Element::F16, w.scales),
-        (PlaneKind::Offsets, Element::F16, w.offsets),
-        (PlaneKind::Residue, Element::Nibble, w.residue),
-    ];
+    let weight = w.format.planes().map(move |(plane, layout)| {
+        (PlaneKind::of_weight(w.format.codec(), plane), layout.element.into(), w.span(plane))
+    });
     let state = param.state;
     let state = state.tensors().flat_map(state_planes).collect::<Vec<_>>();
-    let planes = weight.into_iter().chain(state).filter(|(_, _, span)| !span.is_none());
+    let planes = weight.chain(state).filter(|(_, _, span)| !span.is_none());
     planes.map(|(kind, element, span)| ParamPlane { kind, element, span })
 }
 
@@ -66,11 +50,5 @@ fn state_planes(tensor: &StateTensor) -> [(PlaneKind, Element, Span); 2] {
         state::V_COLS => (PlaneKind::VCols, PlaneKind::VScales),
         _ => (PlaneKind::Scalars, PlaneKind::VScales),
     };
-    let element = match tensor.spec.format.codec {
-        StateCodec::F32 => Element::F32,
-        StateCodec::Int8 { signed: true } => Element::I8,
-        StateCodec::Int8 { signed: false } => Element::U8,
-        StateCodec::Int4 { .. } => Element::Nibble,
-    };
-    [(kind, element, tensor.data), (scales, Element::Bf16, tensor.scales)]
+    [(kind, tensor.spec.format.codec.element().into(), tensor.data), (scales, Element::Bf16, tensor.scales)]
 }

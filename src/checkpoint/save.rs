@@ -50,14 +50,13 @@ pub fn save_with(
     extent: Extent,
     path: &Path,
 ) -> Result<(), CheckpointError> {
-    let scheme = model.settings.storage.scheme;
     let params: Vec<_> = model.stored.all().collect();
     let kept = |kind: PlaneKind| extent == Extent::Full || !kind.is_optimizer();
     let tensors: Vec<TensorPlan> = table(&model.settings)
         .iter()
         .zip(&params)
         .map(|(entry, param)| TensorPlan {
-            spec: spec(entry, scheme),
+            spec: spec(entry),
             planes: planes(param).filter(|p| kept(p.kind)).map(|p| (p.kind, p.element)).collect(),
         })
         .collect();

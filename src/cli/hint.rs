@@ -105,7 +105,7 @@ fn store(error: &StoreError) -> Option<String> {
     let advice = match error {
         StoreError::NoDirectory { .. } => "create it, or name another path",
         StoreError::NoRoomToWork { .. } => {
-            "free some space, choose another run.dir, or keep more in memory with run.weights and run.state"
+            "free some space, choose another run.dir, or keep more in memory with offload.weights and offload.optimizer"
         }
         _ => return None,
     };
@@ -133,7 +133,7 @@ const VERIFY: &str = "`tetrad verify` lists all that is wrong";
 fn backend(error: &BackendError, options: Options) -> Option<String> {
     let advice = match error {
         BackendError::Memory { .. } if options == Options::Keys => {
-            "lower train.batch, set run.activations=recompute, or choose a smaller model (`tetrad plan --budget` says \
+            "lower train.batch, set run.activation_checkpointing=block, or choose a smaller model (`tetrad plan --budget` says \
              what fits)"
         }
         BackendError::Library { library, .. } => library_hint(library),

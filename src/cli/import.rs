@@ -6,9 +6,8 @@ use super::units::bytes;
 use super::{CliResult, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::backend::Scheme;
 use tetrad::convert::{Beside, Options, import, open};
-use tetrad::model::TableStorage;
+use tetrad::model::{Scheme, TableStorage};
 
 /// Convert a model to .tetrad: a Hugging Face directory, a safetensors file, or GGUF.
 ///

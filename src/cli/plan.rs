@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::config::Config;
 use tetrad::memory::{Category, Place, Plan};
-use tetrad::model::{KeptActivations, Residence};
-use tetrad::train::Limits;
+use tetrad::model::{ActivationCheckpointing, Offload};
+use tetrad::train::{Limits, largest_batch};
 
 /// Print the memory that a training run takes, by buffer, without running it.
 #[derive(clap::Args, Debug)]
@@ -88,7 +88,12 @@ pub fn run(args: Args) -> CliResult {
         let batches = fits
             .largest_batch
             .map(|(word, batch)| format!("{word} {}", batch.map_or("none".into(), |batch| batch.to_string())));
-        writeln!(out, "largest train.batch within {}, by run.activations: {}", bytes(fits.bytes), batches.join(", "))
+        writeln!(
+            out,
+            "largest train.batch within {}, by run.activation_checkpointing: {}",
+            bytes(fits.bytes),
+            batches.join(", ")
+        )
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -106,10 +111,9 @@ fn plan_report(config: &Config, args: &Args, budget: Option<budget::Budget>) -> 
         });
         fits = Some(Fits { bytes: limits.device, chosen, largest_batch: largest(config, sizes, &limits) });
     }
-    let run = &resolved.run;
     Ok(PlanReport {
         plan: tetrad::train::plan(&resolved, sizes).0,
-        in_file: [run.weights, run.state].contains(&Residence::File),
+        in_file: resolved.offload.uses_file(),
         device: !sizes.in_place(),
         config: resolved,
         budget: fits,
@@ -136,6 +140,7 @@ fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
         "categories": sums,
         "items": items,
         "run": report.config.run,
+        "offload": report.config.offload,
         "micro_batch": report.config.train.micro_batch,
     });
     if let Some(fits) = &report.budget {
@@ -166,20 +171,16 @@ const MOST_BATCH: usize = 1 << 16;
 
 /// The largest batch for each way of keeping activations, with parameters on the device unless something else is set.
 fn largest(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits) -> [(&'static str, Option<usize>); 3] {
-    let ways = [
-        ("keep", KeptActivations::Keep),
-        ("recompute", KeptActivations::Recompute),
-        ("recompute-packed", KeptActivations::RecomputePacked),
-    ];
-    ways.map(|(word, kept)| {
+    use ActivationCheckpointing::{Block, BlockInt4, None};
+    [("none", None), ("block", Block), ("block-int4", BlockInt4)].map(|(word, checkpointing)| {
         let mut config = config.clone();
-        config.run.activations = kept;
-        for residence in [&mut config.run.weights, &mut config.run.state] {
-            if *residence == Residence::Auto {
-                *residence = Residence::Device;
+        config.run.activation_checkpointing = checkpointing;
+        for offload in [&mut config.offload.weights, &mut config.offload.optimizer] {
+            if *offload == Offload::Auto {
+                *offload = Offload::Device;
             }
         }
-        (word, budget::largest_batch(&config, sizes, limits, MOST_BATCH))
+        (word, largest_batch(&config, sizes, limits, MOST_BATCH))
     })
 }
 

@@ -3,7 +3,7 @@
 //! Three layers, the later wins: a preset (the quick-start unless another is named), the keys of a file, the
 //! `--set` overrides. Each value's origin is kept until the end, so that a mistake names the line that made it.
 
-use super::schema::{self, Kind, TABLES, nearest, renamed};
+use super::schema::{self, Kind, meant, nearest};
 use super::*;
 use crate::error::{ConfigError, Place, Problem};
 use crate::optim::Rule;
@@ -49,18 +49,20 @@ struct Draft {
     origins: BTreeMap<String, Place>,
     problems: Vec<Problem>,
     keys: Vec<(String, Kind)>,
+    tables: Vec<&'static str>,
 }
 
 impl Draft {
     fn new(preset: &'static str, base: Config) -> Self {
-        let keys: Vec<_> =
-            schema::keys().into_iter().map(|(table, name, kind)| (format!("{table}.{name}"), kind)).collect();
+        let keys = schema::keys();
+        let tables = schema::tables(&keys);
+        let keys: Vec<_> = keys.iter().map(|key| (format!("{}.{}", key.table, key.name), key.kind)).collect();
         let origins = match preset {
             "quickstart" => BTreeMap::new(),
             name => keys.iter().map(|(key, _)| (key.clone(), Place::Preset(name))).collect(),
         };
         let values = toml::Table::try_from(&base).expect("presets are representable in TOML");
-        Draft { base, values, origins, problems: Vec::new(), keys }
+        Draft { base, values, origins, problems: Vec::new(), keys, tables }
     }
 
     fn open(base: Config, source: Option<&str>) -> Result<Self, ConfigError> {
@@ -102,7 +104,7 @@ impl Draft {
             let here = place(table.span().start);
             match (table.get_ref().as_ref(), value.get_ref()) {
                 ("preset", _) => {}
-                (table, DeValue::Table(entries)) if TABLES.contains(&table) => {
+                (table, DeValue::Table(entries)) if draft.tables.contains(&table) => {
                     for (key, value) in in_order(entries) {
                         let full = format!("{table}.{}", key.get_ref());
                         draft.put(&full, plain(value.get_ref()), place(key.span().start));
@@ -134,8 +136,7 @@ impl Draft {
 
     fn put(&mut self, key: &str, value: toml::Value, place: Place) {
         let Some((_, kind)) = self.keys.iter().find(|(known, _)| known == key) else {
-            let near = || nearest(key, self.keys.iter().map(|(key, _)| key.as_str()));
-            let hint = did_you_mean(renamed(key).or_else(near));
+            let hint = did_you_mean(meant(key, self.keys.iter().map(|(key, _)| key.as_str())));
             let reason = format!("no such key{hint}");
             self.problems.push(Problem { key: key.into(), found: None, place: Some(place), reason });
             return;
@@ -156,10 +157,14 @@ impl Draft {
 
     /// A name at the top of a file that is not a table of the configuration.
     fn stray(&mut self, name: &str, value: &toml::Value, place: Place) {
-        let reason = if TABLES.contains(&name) {
+        let reason = if self.tables.contains(&name) {
             format!("is a table; write [{name}] on a line of its own and its keys below")
         } else if value.is_table() {
-            format!("no such table{}; tables are {}", did_you_mean(nearest(name, TABLES)), TABLES.join(", "))
+            format!(
+                "no such table{}; tables are {}",
+                did_you_mean(nearest(name, self.tables.iter().copied())),
+                self.tables.join(", ")
+            )
         } else {
             let hint = did_you_mean(nearest(name, self.keys.iter().map(|(key, _)| key.as_str())));
             format!("no such key outside a table{hint}; only `preset` stands there")

@@ -13,7 +13,7 @@ pub use run::RunConfig;
 pub use train::TrainConfig;
 
 use crate::data::{DataConfig, TokenizerSettings};
-use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig};
+use crate::model::{ActivationConfig, Execution, ModelConfig, OffloadConfig, Settings, StorageConfig};
 use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,8 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// Steps, batch, schedule, cadences.
     pub train: TrainConfig,
+    /// Where parameters live between their uses.
+    pub offload: OffloadConfig,
     /// Where and how the run executes.
     pub run: RunConfig,
 }
@@ -54,14 +56,13 @@ impl Config {
             activations: self.activations.clone(),
             optimizer: Some(self.optimizer.clone()),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
-            packed_rows: self.data.packed,
+            packing: self.data.packed,
             seed: self.run.seed,
             execution: Execution {
                 micro_tokens: self.train.micro_batch() * self.train.sequence,
-                activations: self.run.activations,
-                gradient: self.run.gradient,
-                weights: self.run.weights,
-                state: self.run.state,
+                checkpointing: self.run.activation_checkpointing,
+                grad_buffer: self.run.grad_buffer,
+                offload: self.offload,
                 logits_mib: self.run.logits_mib,
             },
         }

@@ -1,6 +1,6 @@
-//! Where and how a run executes, and what it keeps where.
+//! `[run]`: where and how a run executes.
 
-use crate::model::{GradientBuffer, KeptActivations, Residence};
+use crate::model::{ActivationCheckpointing, GradBuffer};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -14,15 +14,11 @@ pub struct RunConfig {
     pub seed: u64,
     /// Threads; 0: all processors. Results do not depend on it.
     pub threads: usize,
-    /// What forward keeps for backward. Results depend on it only if it is `recompute-packed`.
-    pub activations: KeptActivations,
+    /// Activation checkpointing: what forward keeps for backward. Results depend on it only if it is `block-int4`.
+    pub activation_checkpointing: ActivationCheckpointing,
     /// How much of a block's gradient exists at once when `train.micro_batch` is smaller than the batch. Results do
     /// not depend on it.
-    pub gradient: GradientBuffer,
-    /// Where the blocks' weights live. Results do not depend on it.
-    pub weights: Residence,
-    /// Where residue and optimizer state live. Results do not depend on it.
-    pub state: Residence,
+    pub grad_buffer: GradBuffer,
     /// MiB of logits that may exist at once, or ten tokens' if those are more; 0: what keeps the device busy. Results
     /// depend on it as on `train.micro_batch`.
     pub logits_mib: usize,
@@ -34,10 +30,8 @@ impl Default for RunConfig {
             dir: "runs/quickstart".into(),
             seed: 1,
             threads: 0,
-            activations: KeptActivations::Auto,
-            gradient: GradientBuffer::Auto,
-            weights: Residence::Auto,
-            state: Residence::Auto,
+            activation_checkpointing: ActivationCheckpointing::Auto,
+            grad_buffer: GradBuffer::Auto,
             logits_mib: 0,
         }
     }

@@ -1,14 +1,13 @@
 //! Which keys exist and what each may hold.
 //!
-//! Nothing is listed twice: names and kinds are read off the serialized defaults, the words of an enum off its
-//! `Deserialize` implementation. A key added to a table is known here by itself.
+//! Nothing is listed twice: tables, keys, kinds and the words of enums are read off the `Deserialize` implementation of
+//! [`Config`], which reads itself from a deserializer that has every field and notes what each is read as. A key added
+//! to a table is known here by itself.
 
 use super::*;
-use crate::backend::{Moment, Scheme, SecondMoment};
-use crate::data::{Overlong, Packing, SourceConfig};
-use crate::model::{ActivationQuant, GradientBuffer, KeptActivations, Residence, RopeScaling, TableStorage, Weights};
-use crate::optim::{EmbeddingUpdate, Rule, Schedule, Variant};
-use serde::de::{self, Deserializer, Visitor};
+use crate::data::SourceConfig;
+use serde::de::value::{Error, StrDeserializer};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::fmt;
 
 /// What a key may hold.
@@ -58,108 +57,160 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Every key as (table, name, kind), in the order of the tables.
-pub(super) fn keys() -> Vec<(String, String, Kind)> {
-    let mut defaults = Config::default();
-    // Keys that are not written where they have their defaults: given other values to be seen.
-    defaults.tokenizer.file = Some("tokenizer.json".into());
-    let data = &mut defaults.data;
-    (data.packing, data.overlong, data.chat_template) = (Packing::Concat, Overlong::Skip, Some("chat.jinja".into()));
-    data.source = vec![SourceConfig { files: Vec::new(), weight: 1.0 }];
-    let model = &mut defaults.model;
-    (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
-    (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 1);
-    (model.rope_low, model.rope_high) = (2.0, 8.0);
-    let optimizer = &mut defaults.optimizer;
-    (optimizer.embedding, optimizer.momentum) = (EmbeddingUpdate::Sparse, 0.9);
-    (optimizer.nesterov, optimizer.adam_lr) = (true, 1e-2);
-    let defaults = toml::Table::try_from(defaults).expect("the defaults are representable in TOML");
-    let mut keys = Vec::new();
-    for table in TABLES {
-        let values = defaults[table].as_table().expect("every table of the configuration is a struct");
-        keys.extend(values.iter().map(|(name, value)| (table.to_string(), name.clone(), kind(table, name, value))));
+/// One key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub table: &'static str,
+    /// The name within the table.
+    pub name: &'static str,
+    pub kind: Kind,
+}
+
+/// Every key, in the order in which tables and keys are declared.
+pub(super) fn keys() -> Vec<Key> {
+    let mut probe = Probe::default();
+    // What was read is of no use: only what was asked for counts.
+    let _: Config = Deserialize::deserialize(&mut probe).expect("the probe has every field");
+    probe.keys
+}
+
+/// The tables of some keys, in their order.
+pub(super) fn tables(keys: &[Key]) -> Vec<&'static str> {
+    let mut tables: Vec<_> = keys.iter().map(|key| key.table).collect();
+    tables.dedup();
+    tables
+}
+
+/// Former names of keys and what they are called now, so that a suggestion is right where names are unlike.
+const FORMER: [(&str, &str); 6] = [
+    ("data.samples", "data.packing"),
+    ("data.long", "data.overlong"),
+    ("run.activations", "run.activation_checkpointing"),
+    ("run.gradient", "run.grad_buffer"),
+    ("run.weights", "offload.weights"),
+    ("run.state", "offload.optimizer"),
+];
+
+/// The key that was probably meant by `key`, which does not exist.
+pub(super) fn meant<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    FORMER.iter().find(|(former, _)| *former == key).map(|&(_, now)| now).or_else(|| nearest(key, known))
+}
+
+/// A deserializer that answers with the simplest value of whatever type it is asked for, and notes the types of keys.
+#[derive(Default)]
+struct Probe {
+    /// Names of the fields that are being read, from the top.
+    path: Vec<&'static str>,
+    /// Whether elements of a list are read, whose fields are no keys, and whether one was a struct.
+    in_list: bool,
+    saw_struct: bool,
+    keys: Vec<Key>,
+}
+
+impl Probe {
+    fn note(&mut self, kind: Kind) {
+        if let (&[table, name], false) = (self.path.as_slice(), self.in_list) {
+            self.keys.push(Key { table, name, kind });
+        }
     }
-    keys
 }
 
-/// The tables, in the order in which they are read and written.
-pub(super) const TABLES: [&str; 8] =
-    ["model", "data", "tokenizer", "storage", "activations", "optimizer", "train", "run"];
+/// Methods that note a kind and answer with a plain value.
+macro_rules! plain {
+    ($($method:ident: $kind:ident, $visit:ident($value:expr);)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+            self.note(Kind::$kind);
+            visitor.$visit($value)
+        })*
+    };
+}
 
-fn kind(table: &str, name: &str, default: &toml::Value) -> Kind {
-    match default {
-        toml::Value::Integer(_) => Kind::Whole,
-        toml::Value::Float(_) => Kind::Number,
-        toml::Value::Boolean(_) => Kind::Switch,
-        toml::Value::Array(_) if name == "source" => Kind::Sources,
-        toml::Value::Array(_) => Kind::List,
-        _ => words(table, name).map_or(Kind::Text, Kind::Word),
+impl<'de> Deserializer<'de> for &mut Probe {
+    type Error = Error;
+
+    plain! {
+        deserialize_bool: Switch, visit_bool(false);
+        deserialize_u32: Whole, visit_u32(0);
+        deserialize_u64: Whole, visit_u64(0);
+        deserialize_f64: Number, visit_f64(0.0);
+        deserialize_str: Text, visit_str("");
+        deserialize_string: Text, visit_str("");
     }
-}
 
-/// The words that an enum's key may hold.
-fn words(table: &str, name: &str) -> Option<&'static [&'static str]> {
-    Some(match (table, name) {
-        ("data", "packing") => variants::<Packing>(),
-        ("data", "overlong") => variants::<Overlong>(),
-        ("model", "rope_scaling") => variants::<RopeScaling>(),
-        ("storage", "weights") => variants::<Weights>(),
-        ("storage", "embedding" | "head") => variants::<TableStorage>(),
-        ("storage", "scheme") => variants::<Scheme>(),
-        ("storage", "m") => variants::<Moment>(),
-        ("storage", "v") => variants::<SecondMoment>(),
-        ("activations", "quant") => variants::<ActivationQuant>(),
-        ("optimizer", "name") => variants::<Rule>(),
-        ("optimizer", "variant") => variants::<Variant>(),
-        ("optimizer", "embedding") => variants::<EmbeddingUpdate>(),
-        ("train", "schedule") => variants::<Schedule>(),
-        ("run", "activations") => variants::<KeptActivations>(),
-        ("run", "gradient") => variants::<GradientBuffer>(),
-        ("run", "weights" | "state") => variants::<Residence>(),
-        _ => return None,
-    })
-}
-
-/// The names under which an enum's variants are read.
-fn variants<T: de::DeserializeOwned>() -> &'static [&'static str] {
-    let mut names: &'static [&'static str] = &[];
-    // The probe always answers with an error; what it saw on the way is the result.
-    let _ = T::deserialize(Probe(&mut names));
-    names
-}
-
-/// A deserializer that holds nothing and only notes which enum it was asked for.
-struct Probe<'a>(&'a mut &'static [&'static str]);
-
-impl<'de> Deserializer<'de> for Probe<'_> {
-    type Error = de::value::Error;
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
 
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        variants: &'static [&'static str],
-        _visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        *self.0 = variants;
-        Err(de::Error::custom("a probe holds nothing"))
+        words: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.note(Kind::Word(words));
+        visitor.visit_enum(StrDeserializer::new(words[0]))
     }
 
-    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
-        Err(de::Error::custom("a probe holds nothing"))
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if self.in_list {
+            return visitor.visit_seq(OneElement(Some(self)));
+        }
+        (self.in_list, self.saw_struct) = (true, false);
+        let value = visitor.visit_seq(OneElement(Some(self)))?;
+        self.in_list = false;
+        self.note(if self.saw_struct { Kind::Sources } else { Kind::List });
+        Ok(value)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        self.saw_struct = true;
+        visitor.visit_map(AllFields { probe: self, left: fields.iter() })
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Error> {
+        Err(de::Error::custom(format!("{}: the schema does not know keys of this type", self.path.join("."))))
     }
 
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
+        i8 i16 i32 i64 i128 u8 u16 u128 f32 char bytes byte_buf unit unit_struct newtype_struct tuple tuple_struct map
+        identifier ignored_any
     }
 }
 
-/// Keys of earlier versions, and what they are called now.
-const RENAMED: [(&str, &str); 2] = [("data.samples", "data.packing"), ("data.long", "data.overlong")];
+struct AllFields<'a> {
+    probe: &'a mut Probe,
+    left: std::slice::Iter<'static, &'static str>,
+}
 
-/// The name that a key of an earlier version has now.
-pub(super) fn renamed(key: &str) -> Option<&'static str> {
-    RENAMED.iter().find(|(former, _)| *former == key).map(|(_, now)| *now)
+impl<'de> MapAccess<'de> for AllFields<'_> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        let Some(&field) = self.left.next() else { return Ok(None) };
+        self.probe.path.push(field);
+        seed.deserialize(StrDeserializer::new(field)).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        let value = seed.deserialize(&mut *self.probe)?;
+        self.probe.path.pop();
+        Ok(value)
+    }
+}
+
+struct OneElement<'a>(Option<&'a mut Probe>);
+
+impl<'de> SeqAccess<'de> for OneElement<'_> {
+    type Error = Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
+        self.0.take().map(|probe| seed.deserialize(probe)).transpose()
+    }
 }
 
 /// The nearest of `known` to `word`, if it is near enough to be what was meant.
@@ -178,41 +229,43 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 mod tests {
     use super::*;
 
+    fn kind(table: &str, name: &str) -> Option<Kind> {
+        keys().into_iter().find(|key| (key.table, key.name) == (table, name)).map(|key| key.kind)
+    }
+
     #[test]
-    fn an_enum_key_without_its_words_would_accept_any_text() {
-        for (table, name, kind) in keys() {
-            if kind != Kind::Text {
-                continue;
+    fn kinds_are_those_of_the_fields() {
+        assert_eq!(kind("train", "steps"), Some(Kind::Whole));
+        assert_eq!(kind("model", "head_dim"), Some(Kind::Whole), "an option is what it may hold");
+        assert_eq!(kind("optimizer", "lr"), Some(Kind::Number));
+        assert_eq!(kind("model", "tied"), Some(Kind::Switch));
+        assert_eq!(kind("run", "dir"), Some(Kind::Text));
+        assert_eq!(kind("data", "train"), Some(Kind::List));
+        assert_eq!(kind("data", "source"), Some(Kind::Sources));
+        assert_eq!(kind("data", "packed"), None, "no key: the files tell");
+        let weights = Kind::Word(&["int4", "int4-simulated", "bf16", "f32"]);
+        assert_eq!(kind("storage", "weights"), Some(weights));
+    }
+
+    #[test]
+    fn every_key_that_is_written_is_known() {
+        let written = toml::Table::try_from(Config::default()).unwrap();
+        let keys = keys();
+        for (table, values) in &written {
+            for name in values.as_table().unwrap().keys() {
+                assert!(keys.iter().any(|key| key.table == table && key.name == name), "{table}.{name}");
             }
-            let mut config = toml::Table::new();
-            config.insert(table.clone(), toml::Table::from_iter([(name.clone(), "no-such-word".into())]).into());
-            assert!(config.try_into::<Config>().is_ok(), "{table}.{name} is an enum without words in schema.rs");
         }
+        assert_eq!(tables(&keys).len(), written.len());
     }
 
     #[test]
-    fn every_word_listed_is_read_by_serde_and_spelled_as_written() {
-        let Kind::Word(words) = kind("storage", "weights", &"int4".into()) else { panic!("storage.weights has words") };
-        assert_eq!(words, ["int4", "int4-simulated", "bf16", "f32"]);
-    }
-
-    #[test]
-    fn no_table_is_forgotten() {
-        let config = toml::Table::try_from(Config::default()).unwrap();
-        assert_eq!(config.keys().cloned().collect::<Vec<_>>(), {
-            let mut sorted = TABLES.map(String::from).to_vec();
-            sorted.sort();
-            sorted
-        });
-    }
-
-    #[test]
-    fn a_key_is_renamed_to_one_that_there_is() {
-        let keys: Vec<String> = keys().into_iter().map(|(table, name, _)| format!("{table}.{name}")).collect();
-        for (former, now) in RENAMED {
-            assert!(keys.iter().any(|key| key == now) && keys.iter().all(|key| key != former), "{former}: {now}");
-            assert_eq!(renamed(former), Some(now));
+    fn former_names_lead_to_keys_that_exist() {
+        let keys: Vec<_> = keys().iter().map(|key| format!("{}.{}", key.table, key.name)).collect();
+        for (former, now) in FORMER {
+            assert!(keys.iter().any(|key| key == now) && keys.iter().all(|key| key != former), "{former} {now}");
         }
+        assert_eq!(meant("run.state", ["run.seed"]), Some("offload.optimizer"));
     }
 
     #[test]

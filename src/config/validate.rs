@@ -1,9 +1,9 @@
 //! Every mistake that can be seen without reading data, found before step 0 and all at once.
 
 use super::*;
-use crate::backend::{Scheme, SecondMoment};
+use crate::backend::SecondMoment;
 use crate::error::{ConfigError, Problem};
-use crate::model::{ActivationQuant, RopeScaling, SHORTEST_PARTED, TableStorage, Weights};
+use crate::model::{ActivationQuant, RopeScaling, SHORTEST_PARTED, Scheme};
 use crate::optim::{EmbeddingUpdate, Rule, Variant};
 use crate::quant::GROUPS;
 use std::fmt::Display;
@@ -154,10 +154,12 @@ impl Checks {
             storage.group,
             format_args!("must be one of {sizes}"),
         );
-        let packed = storage.weights == Weights::Int4;
-        let four_bit = packed || storage.weights == Weights::Int4Simulated;
+        let matrices = storage.matrix_format();
+        let packed = matrices.codec().takes_residue();
+        let four_bit = packed || matrices.simulates().is_some();
         let head = if config.model.tied { storage.embedding } else { storage.head };
-        let tables = [storage.embedding, head].contains(&TableStorage::Int4);
+        let tables =
+            [storage.embedding, head].into_iter().any(|table| storage.table_format(table).codec().takes_residue());
         self.need(
             storage.residue || packed || tables,
             "storage.residue",

@@ -28,7 +28,7 @@ pub use header::{FIELDS as HEADER_FIELDS, HEADER, MAGIC, MAJOR, MINOR, PLANE_ALI
 pub use plane::{Element, PlaneKind, SCALARS};
 pub use read::{File, Head, PlaneView, Sections, Tensor};
 pub use record::{Field, PLANE_FIELDS, PLANE_RECORD, TENSOR_FIELDS, TENSOR_RECORD};
-pub use spec::{Storage, TensorSpec};
+pub use spec::{TensorSpec, codec_from_tag, codec_tag};
 pub use write::{Layout, PlaneSource, TensorPlan};
 
 /// The least multiple of `align` (a power of two) that is not below `at`; `None` past the largest offset.

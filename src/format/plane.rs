@@ -1,7 +1,8 @@
 //! Kinds of planes, their element types, and the length that shape and type make.
 
-use super::spec::{Storage, TensorSpec};
+use super::spec::TensorSpec;
 use crate::error::FormatError;
+use crate::quant::{self, Per, PlaneLayout, WeightCodec, WeightFormat, WeightPlane};
 use bitvec::prelude::{BitArr, bitarr};
 
 /// Values in a `scalars` plane.
@@ -58,6 +59,18 @@ const KINDS: [(PlaneKind, u8, &str); 13] = [
 ];
 
 impl PlaneKind {
+    /// The kind that holds a plane of a weight.
+    pub fn of_weight(codec: WeightCodec, plane: WeightPlane) -> Self {
+        match (plane, codec.element()) {
+            (WeightPlane::Data, quant::Element::Nibble) => Self::Codes,
+            (WeightPlane::Data, quant::Element::I8) => Self::Bytes,
+            (WeightPlane::Data, _) => Self::Data,
+            (WeightPlane::Scales, _) => Self::Scales,
+            (WeightPlane::Offsets, _) => Self::Offsets,
+            (WeightPlane::Residue, _) => Self::Residue,
+        }
+    }
+
     /// The byte in a plane record.
     pub fn tag(self) -> u8 {
         match self {
@@ -107,10 +120,23 @@ pub enum Element {
     I8,
     /// Unsigned byte.
     U8,
-    /// Half a byte, in runs of 32 elements.
+    /// Half a byte, in blocks of 32 elements.
     Nibble,
     /// A type of a newer minor version, in an optional plane.
     Other(u8),
+}
+
+impl From<quant::Element> for Element {
+    fn from(element: quant::Element) -> Self {
+        match element {
+            quant::Element::F32 => Self::F32,
+            quant::Element::F16 => Self::F16,
+            quant::Element::Bf16 => Self::Bf16,
+            quant::Element::I8 => Self::I8,
+            quant::Element::U8 => Self::U8,
+            quant::Element::Nibble => Self::Nibble,
+        }
+    }
 }
 
 impl Element {
@@ -148,41 +174,38 @@ impl Element {
 impl TensorSpec {
     /// Bytes of a `kind` plane of `element`; `None` if this tensor cannot have one. The table of R22 and R23.
     pub fn plane_len(&self, kind: PlaneKind, element: Element) -> Option<u64> {
-        use {Element as E, PlaneKind as P, Storage as S};
-        let matrix = self.dims.len() == 2;
-        let grouped = self.group != 0;
-        // Capped at 2^48 elements: no product below can wrap.
-        let (elements, padded, groups) = (self.elements(), self.padded_elements(), self.groups());
-        Some(match (kind, element) {
-            (P::Data, E::F32) if self.storage == S::F32 => elements * 4,
-            (P::Data, E::F16) if self.storage == S::F16 => elements * 2,
-            (P::Data, E::Bf16) if self.storage == S::Bf16 => elements * 2,
-            (P::Codes | P::Residue, E::Nibble) if self.storage.is_int4() => padded / 2,
-            (P::Bytes, E::I8) if self.storage == S::Int8 => padded,
-            (P::Scales, E::F16) if self.storage.is_grouped() => groups * 2,
-            (P::Offsets, E::F16) if self.storage == S::Int4Asymmetric => groups * 2,
-            (P::M | P::V, E::F32) => elements * 4,
-            (P::M, E::I8) | (P::V, E::U8) if grouped => padded,
-            (P::M | P::V, E::Nibble) if grouped => padded / 2,
-            (P::MScales | P::VScales, E::Bf16) if grouped => groups * 2,
-            (P::VRows, E::F32) if matrix => self.rows() * 4,
-            (P::VCols, E::F32) if matrix => self.cols() * 4,
-            (P::Scalars, E::F32) => SCALARS as u64 * 4,
-            _ => return None,
-        })
+        // Capped at 2^48 elements, padding included.
+        Some(self.layout(kind, element)?.bytes_of(self.rows(), self.cols(), self.group.into()))
+    }
+
+    fn layout(&self, kind: PlaneKind, element: Element) -> Option<PlaneLayout> {
+        use {PlaneKind as P, quant::Element as E};
+        let (matrix, grouped) = (self.dims.len() == 2, self.group != 0);
+        let one_of = |types: &[E], per| {
+            let found = types.iter().find(|known| Element::from(**known) == element)?;
+            Some(PlaneLayout::new(*found, per))
+        };
+        match kind {
+            P::M if grouped => one_of(&[E::F32, E::I8, E::Nibble], Per::Weight),
+            P::V if grouped => one_of(&[E::F32, E::U8, E::Nibble], Per::Weight),
+            P::M | P::V => one_of(&[E::F32], Per::Weight),
+            P::MScales | P::VScales if grouped => one_of(&[E::Bf16], Per::Group),
+            P::VRows if matrix => one_of(&[E::F32], Per::Row),
+            P::VCols if matrix => one_of(&[E::F32], Per::Col),
+            P::Scalars => one_of(&[E::F32], Per::Tensor(SCALARS)),
+            _ => {
+                let planes = WeightFormat::of(self.storage).with_residue(true).planes();
+                let mut layouts = planes.filter(|(plane, _)| PlaneKind::of_weight(self.storage, *plane) == kind);
+                layouts.next().and_then(|(_, layout)| one_of(&[layout.element], layout.per))
+            }
+        }
     }
 
     /// The planes that make its weight.
-    pub fn weight_planes(&self) -> &'static [(PlaneKind, Element)] {
-        use {Element as E, PlaneKind as P};
-        match self.storage {
-            Storage::F32 => &[(P::Data, E::F32)],
-            Storage::F16 => &[(P::Data, E::F16)],
-            Storage::Bf16 => &[(P::Data, E::Bf16)],
-            Storage::Int8 => &[(P::Bytes, E::I8), (P::Scales, E::F16)],
-            Storage::Int4 => &[(P::Codes, E::Nibble), (P::Scales, E::F16)],
-            Storage::Int4Asymmetric => &[(P::Codes, E::Nibble), (P::Scales, E::F16), (P::Offsets, E::F16)],
-        }
+    pub fn weight_planes(&self) -> impl Iterator<Item = (PlaneKind, Element)> + use<> {
+        let codec = self.storage;
+        let planes = WeightFormat::of(codec).planes();
+        planes.map(move |(plane, layout)| (PlaneKind::of_weight(codec, plane), layout.element.into()))
     }
 
     /// R25: whether `planes` make a whole tensor.
@@ -200,7 +223,7 @@ impl TensorSpec {
         let has = |kind: PlaneKind| kinds[usize::from(kind.tag())];
         let missing =
             |kind: PlaneKind| FormatError::PlaneMissing { tensor: self.name.clone(), kind: kind.known_name() };
-        if let Some(&(kind, _)) = self.weight_planes().iter().find(|p| !has(p.0)) {
+        if let Some((kind, _)) = self.weight_planes().find(|p| !has(p.0)) {
             return Err(missing(kind));
         }
         for (needed, scales, without) in [

@@ -3,62 +3,27 @@
 use super::header::cap;
 use super::record::TensorRecord;
 use crate::error::FormatError;
-use crate::quant::{GROUPS, GroupedShape};
+use crate::quant::{GROUPS, GroupedShape, WeightCodec};
 use zerocopy::little_endian::{U32, U64};
 
-/// How a weight is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Storage {
-    /// 32-bit floats.
-    F32 = 1,
-    /// 16-bit IEEE floats.
-    F16 = 2,
-    /// 16-bit brain floats.
-    Bf16 = 3,
-    /// One signed byte per element, value `s c`, scales per group.
-    Int8 = 4,
-    /// Nibbles, value `s (q - 8)`.
-    Int4 = 5,
-    /// Nibbles, value `s q + o`.
-    Int4Asymmetric = 6,
+/// The codecs of weights and the tags that name them in a tensor record: the one table of both.
+const CODECS: [(WeightCodec, u8); 6] = [
+    (WeightCodec::F32, 1),
+    (WeightCodec::F16, 2),
+    (WeightCodec::Bf16, 3),
+    (WeightCodec::Int8, 4),
+    (WeightCodec::Int4, 5),
+    (WeightCodec::Int4Offset, 6),
+];
+
+/// The byte that names a codec in a tensor record.
+pub fn codec_tag(codec: WeightCodec) -> u8 {
+    CODECS.iter().find(|row| row.0 == codec).map_or(0, |row| row.1)
 }
 
-impl Storage {
-    /// All, in the order of their tags.
-    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int4, Self::Int4Asymmetric];
-
-    /// The byte in a tensor record.
-    pub const fn tag(self) -> u8 {
-        self as u8
-    }
-
-    /// The storage of a tag.
-    pub fn from_tag(tag: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| s.tag() == tag)
-    }
-
-    /// Its name in SPEC.md and in `dump`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-            Self::Int4 => "int4",
-            Self::Int4Asymmetric => "int4-asymmetric",
-        }
-    }
-
-    /// Whether the weight itself is cut into groups with scales.
-    pub const fn is_grouped(self) -> bool {
-        matches!(self, Self::Int8 | Self::Int4 | Self::Int4Asymmetric)
-    }
-
-    /// Whether the weight is a plane of nibbles.
-    pub const fn is_int4(self) -> bool {
-        matches!(self, Self::Int4 | Self::Int4Asymmetric)
-    }
+/// The codec that a byte of a tensor record names.
+pub fn codec_from_tag(tag: u8) -> Option<WeightCodec> {
+    CODECS.iter().find(|row| row.1 == tag).map(|row| row.0)
 }
 
 /// A tensor's name, shape and storage.
@@ -68,20 +33,20 @@ pub struct TensorSpec {
     pub name: String,
     /// One to four dimensions, the last one contiguous; two if the tensor has groups.
     pub dims: Vec<u64>,
-    /// How the weight is stored.
-    pub storage: Storage,
+    /// The code of the weight.
+    pub storage: WeightCodec,
     /// Elements per group, of the weight or of quantized state; 0 if nothing is grouped.
     pub group: u32,
 }
 
 impl TensorSpec {
     /// An ungrouped tensor.
-    pub fn plain(name: impl Into<String>, dims: &[u64], storage: Storage) -> Self {
+    pub fn plain(name: impl Into<String>, dims: &[u64], storage: WeightCodec) -> Self {
         Self { name: name.into(), dims: dims.to_vec(), storage, group: 0 }
     }
 
     /// A matrix `[rows, cols]` in groups along `cols`.
-    pub fn grouped(name: impl Into<String>, rows: u64, cols: u64, storage: Storage, group: u32) -> Self {
+    pub fn grouped(name: impl Into<String>, rows: u64, cols: u64, storage: WeightCodec, group: u32) -> Self {
         Self { name: name.into(), dims: vec![rows, cols], storage, group }
     }
 
@@ -154,8 +119,8 @@ impl TensorSpec {
 
     /// The record of tensor `tensor` at byte `at` of the file, without its name; R5 and R11 to R14.
     pub(crate) fn from_record(record: &TensorRecord, tensor: usize, at: u64) -> Result<Self, FormatError> {
-        let Some(storage) = Storage::from_tag(record.storage) else {
-            return Err(FormatError::Storage { tensor, found: record.storage, max: Storage::ALL.len() as u8 });
+        let Some(storage) = codec_from_tag(record.storage) else {
+            return Err(FormatError::Storage { tensor, found: record.storage, max: CODECS.len() as u8 });
         };
         if let Some(i) = record.reserved.iter().position(|&b| b != 0) {
             return Err(FormatError::Reserved { at: at + 2 + i as u64, found: record.reserved[i] });
@@ -181,7 +146,7 @@ impl TensorSpec {
         for (to, from) in dims.iter_mut().zip(&self.dims) {
             to.set(*from);
         }
-        let (storage, dim_count) = (self.storage.tag(), self.dims.len() as u8);
+        let (storage, dim_count) = (codec_tag(self.storage), self.dims.len() as u8);
         TensorRecord { storage, dim_count, reserved: [0; 2], group: U32::new(self.group), dims }
     }
 }

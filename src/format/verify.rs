@@ -56,7 +56,7 @@ impl Check<'_> {
     fn values(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
         use PlaneKind as P;
         // A four-bit code is not symmetric, so there a scale's sign says which end reaches further.
-        let signed_scale = self.plane.kind == P::Scales && self.spec.storage.is_int4();
+        let signed_scale = self.plane.kind == P::Scales && self.spec.storage.takes_residue();
         let unsigned = !signed_scale
             && matches!(self.plane.kind, P::Scales | P::MScales | P::VScales | P::V | P::VRows | P::VCols);
         let allowed = if unsigned { "finite and not negative" } else { "finite" };

@@ -30,7 +30,7 @@ pub struct TensorPlan {
 impl TensorPlan {
     /// A tensor with the planes of its weight and no others: what a deployable file holds.
     pub fn weight(spec: TensorSpec) -> Self {
-        Self { planes: spec.weight_planes().to_vec(), spec }
+        Self { planes: spec.weight_planes().collect(), spec }
     }
 
     /// The same with one more plane.

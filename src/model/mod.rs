@@ -22,9 +22,10 @@ pub use params::{LayerParams, Params};
 pub use residence::Streams;
 pub use rope::stretch;
 pub use settings::{
-    ActivationConfig, ActivationQuant, Execution, GradientBuffer, KeptActivations, Residence, SHORTEST_PARTED, Settings,
+    ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,
+    SHORTEST_PARTED, Settings,
 };
-pub use storage::{StorageConfig, TableStorage, Weights};
+pub use storage::{Scheme, StorageConfig, TableStorage, Weights};
 pub use table::{Entry, Role, table};
 pub use work::{GradWork, LayerWork, Mode, Packed, Work};
 

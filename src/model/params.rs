@@ -1,8 +1,9 @@
 //! Where the planes of every parameter lie.
 
 use super::table::{Entry, Role};
-use crate::backend::{Param, Scheme, State, Weight, WeightKind};
+use crate::backend::{Param, State, Weight};
 use crate::memory::{Category, Span};
+use crate::quant::WeightPlane;
 
 /// The parameters of one block.
 #[derive(Clone, Debug)]
@@ -133,40 +134,18 @@ impl Part {
 
 /// A parameter whose planes lie where `add` puts them, given each plane's name, category and bytes; without residue
 /// and state unless it is trained.
-pub fn place(
-    entry: &Entry,
-    scheme: Scheme,
-    trained: bool,
-    add: &mut dyn FnMut(&str, Category, usize) -> Span,
-) -> Param {
+pub fn place(entry: &Entry, trained: bool, add: &mut dyn FnMut(&str, Category, usize) -> Span) -> Param {
     let g = entry.shape;
-    let [data, scales, offsets] = weight_bytes(entry, scheme);
-    let weight = Weight {
-        shape: g,
-        kind: entry.kind,
-        scheme,
-        data: add("data", Category::Weights, data),
-        scales: add("scales", Category::Weights, scales),
-        offsets: add("offsets", Category::Weights, offsets),
-        residue: add("residue", Category::Residue, if entry.residue && trained { g.nibble_bytes() } else { 0 }),
-    };
+    let format = entry.format.with_residue(trained && entry.format.has_residue());
+    let weight = Weight::place(g, format, |plane, bytes| {
+        let category = if plane == WeightPlane::Residue { Category::Residue } else { Category::Weights };
+        add(plane.name(), category, bytes)
+    });
     let mut add_state = |part: &str, bytes: usize| add(part, Category::State, bytes);
     let state = State::place(if trained { &entry.state } else { &[] }, g, &mut add_state);
     let decay = !entry.role.is_vector();
     Param { id: entry.id, group: entry.group, decay, sparse: entry.sparse, weight, state }
 }
 
-/// Bytes of a weight's data, scales and offsets.
-pub fn weight_bytes(entry: &Entry, scheme: Scheme) -> [usize; 3] {
-    let g = entry.shape;
-    let data = match entry.kind {
-        WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
-        WeightKind::Bf16 => 2 * g.len(),
-        WeightKind::Int8 => g.padded_len(),
-        WeightKind::Int4 => g.nibble_bytes(),
-    };
-    let grouped = matches!(entry.kind, WeightKind::Int4 | WeightKind::Int8);
-    let offsets = entry.kind == WeightKind::Int4 && scheme == Scheme::Asymmetric;
-    let per_group = |has: bool| if has { 2 * g.groups() } else { 0 };
-    [data, per_group(grouped), per_group(offsets)]
-}
+/// The planes of a weight that products read.
+pub const READ_PLANES: [WeightPlane; 3] = [WeightPlane::Data, WeightPlane::Scales, WeightPlane::Offsets];

@@ -8,7 +8,7 @@
 use super::params::{self, Part};
 use super::table::{Entry, Role, table};
 use super::work::Mode;
-use super::{Residence, Settings};
+use super::{Offload, Settings};
 use crate::backend::{Backend, DeviceInfo, Param};
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use std::ops::Range;
@@ -80,16 +80,15 @@ pub(super) fn place(plan: &mut Plan, settings: &Settings, mode: Mode, sizes: &dy
     let entries = table(settings);
     let groups = groups(&entries);
     let trained = mode == Mode::Train;
-    let away = |residence: Residence| {
-        trained && (residence == Residence::File || residence == Residence::Host && !sizes.in_place())
-    };
-    let ways = [away(settings.execution.weights), away(settings.execution.state)];
+    let away =
+        |residence: Offload| trained && (residence == Offload::File || residence == Offload::Host && !sizes.in_place());
+    let ways = [away(settings.execution.offload.weights), away(settings.execution.offload.optimizer)];
     // Tables are read token by token, or by many chunks: a device that does not work at home has them for good.
     let at_home = |group: usize, part: Part| {
         let table = group == 0 || group + 1 == groups.len();
         ways[part as usize] && !(part == Part::Weights && table && !sizes.in_place())
     };
-    let mut places = Places { plan, settings, trained, slots: [[Span::NONE; 2]; 2] };
+    let mut places = Places { plan, trained, slots: [[Span::NONE; 2]; 2] };
     if !sizes.in_place() {
         places.place_slots(&entries, &groups, &at_home);
     }
@@ -115,7 +114,6 @@ fn groups(entries: &[Entry]) -> Vec<Range<usize>> {
 
 struct Places<'a> {
     plan: &'a mut Plan,
-    settings: &'a Settings,
     trained: bool,
     /// For weights and for state: what even and what odd groups are fetched to.
     slots: [[Span; 2]; 2],
@@ -126,7 +124,7 @@ impl Places<'_> {
     fn bytes(&self, entries: &[Entry]) -> [usize; 3] {
         let mut bytes = [0; 3];
         for entry in entries {
-            params::place(entry, self.settings.storage.scheme, self.trained, &mut |_, category, plane| {
+            params::place(entry, self.trained, &mut |_, category, plane| {
                 bytes[category as usize] += plane.next_multiple_of(ALIGN);
                 Span::NONE
             });
@@ -182,14 +180,13 @@ impl Places<'_> {
             let used = if in_place || home.is_none() { home } else { slot.head(home.bytes) };
             streams[part as usize] = (!home.is_none()).then_some(Stream { home, used });
         }
-        let scheme = self.settings.storage.scheme;
         let (mut used, mut stored) = (Vec::new(), Vec::new());
         // Where the next plane of each category begins in its part.
         let mut next = [0, 0, residue];
         for entry in entries {
             let name = entry.role.name();
             let mut kept = Vec::new();
-            used.push(params::place(entry, scheme, self.trained, &mut |plane, category, bytes| {
+            used.push(params::place(entry, self.trained, &mut |plane, category, bytes| {
                 let (to, from) = match streams[Part::of(category) as usize] {
                     _ if bytes == 0 => (Span::NONE, Span::NONE),
                     None => {
@@ -206,8 +203,7 @@ impl Places<'_> {
                 to
             }));
             let mut kept = kept.into_iter();
-            stored
-                .push(params::place(entry, scheme, self.trained, &mut |_, _, _| kept.next().expect("as many planes")));
+            stored.push(params::place(entry, self.trained, &mut |_, _, _| kept.next().expect("as many planes")));
         }
         (used, stored, streams)
     }

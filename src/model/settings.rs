@@ -22,7 +22,7 @@ pub struct Settings {
     /// Whether updates of an untied embedding leave out the rows without a gradient.
     pub sparse_embedding: bool,
     /// Whether a row may hold several samples, each with attention of its own.
-    pub packed_rows: bool,
+    pub packing: bool,
     /// Seed of everything random.
     pub seed: u64,
     /// How memory is traded for time.
@@ -30,19 +30,17 @@ pub struct Settings {
 }
 
 /// How training trades memory for time. On a CPU none of it changes a result except
-/// [`KeptActivations::RecomputePacked`] and `logits_mib`; on a GPU sums change their order.
+/// [`ActivationCheckpointing::BlockInt4`] and `logits_mib`; on a GPU sums change their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Execution {
     /// Tokens of a micro-batch at most; `usize::MAX`: all of the batch.
     pub micro_tokens: usize,
     /// What forward keeps for backward.
-    pub activations: KeptActivations,
+    pub checkpointing: ActivationCheckpointing,
     /// How much of a block's gradient exists at once.
-    pub gradient: GradientBuffer,
-    /// Where the blocks' weights live.
-    pub weights: Residence,
-    /// Where residue and optimizer state live.
-    pub state: Residence,
+    pub grad_buffer: GradBuffer,
+    /// Where parameters live between their uses.
+    pub offload: OffloadConfig,
     /// MiB of logits that may exist at once; 0: what keeps the device busy.
     pub logits_mib: usize,
 }
@@ -52,10 +50,9 @@ impl Default for Execution {
     fn default() -> Self {
         Self {
             micro_tokens: usize::MAX,
-            activations: KeptActivations::Auto,
-            gradient: GradientBuffer::Auto,
-            weights: Residence::Auto,
-            state: Residence::Auto,
+            checkpointing: ActivationCheckpointing::Auto,
+            grad_buffer: GradBuffer::Auto,
+            offload: OffloadConfig::default(),
             logits_mib: 0,
         }
     }
@@ -80,18 +77,35 @@ pub enum ActivationQuant {
     Int4,
 }
 
+/// `[offload]`: where parameters live between their uses. Results do not depend on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OffloadConfig {
+    /// The blocks' weights; on a CPU embedding and head too.
+    pub weights: Offload,
+    /// Residue and optimizer state.
+    pub optimizer: Offload,
+}
+
+impl OffloadConfig {
+    /// Whether anything lives in a scratch file.
+    pub fn uses_file(&self) -> bool {
+        [self.weights, self.optimizer].contains(&Offload::File)
+    }
+}
+
 /// Where parameters live between their uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Residence {
+pub enum Offload {
     /// The first of the others that fits into memory.
     #[default]
     Auto,
     /// In the memory of the device that computes.
     Device,
-    /// In this machine's memory; a device with memory of its own gets each block one ahead of its use.
+    /// In this machine's memory; a device with memory of its own prefetches each block one ahead of its use.
     Host,
-    /// In a working file below `run.dir`, read ahead and written behind. If weights or state are here, whatever else
+    /// In a scratch file below `run.dir`, read ahead and written behind. If weights or state are here, whatever else
     /// leaves a GPU is here too.
     File,
 }
@@ -99,29 +113,29 @@ pub enum Residence {
 /// What exists of a block's gradient at once, if it is summed over several micro-batches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum GradientBuffer {
-    /// `layer` if that fits into memory, else `tensor`.
+pub enum GradBuffer {
+    /// `block` if that fits into memory, else `tensor`.
     #[default]
     Auto,
     /// All of it: one pass over the micro-batches.
-    Layer,
+    Block,
     /// No more than its largest matrix: a pass for each group of matrices that is as small, all from a copy of the
     /// block's weights, which is small only if they are packed. About two and a half times the work of backward.
     Tensor,
 }
 
-/// What forward keeps for backward.
+/// Activation checkpointing: what forward keeps for backward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum KeptActivations {
-    /// `keep` if that fits into memory, else `recompute`.
+pub enum ActivationCheckpointing {
+    /// `none` if that fits into memory, else `block`.
     #[default]
     Auto,
-    /// Everything.
-    Keep,
-    /// Each block's input; the rest of a block is computed a second time when its backward begins.
-    Recompute,
-    /// Each block's input in four bits, stochastically rounded; what is computed a second time is then not quite what
-    /// was computed first.
-    RecomputePacked,
+    /// No checkpointing: every activation is kept.
+    None,
+    /// Each block's input is kept; the rest of a block is recomputed when its backward begins.
+    Block,
+    /// Each block's input is kept in four bits, stochastically rounded; what is recomputed then differs slightly from
+    /// what was computed first.
+    BlockInt4,
 }

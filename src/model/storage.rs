@@ -1,7 +1,8 @@
 //! `[storage]`: bits of weights and of optimizer state.
 
-use crate::backend::{Moment, Scheme, SecondMoment};
+use crate::backend::{Moment, SecondMoment};
 use crate::optim::StateConfig;
+use crate::quant::{WeightCodec, WeightFormat};
 use serde::{Deserialize, Serialize};
 
 /// How the seven matrices of a block are stored.
@@ -32,6 +33,16 @@ pub enum TableStorage {
     F32,
 }
 
+/// Whether a group has an offset beside its scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheme {
+    /// value = scale (code - 8): GGUF's Q4_0.
+    Symmetric,
+    /// value = scale code + offset: GGUF's Q4_1.
+    Asymmetric,
+}
+
 /// `[storage]`: bits of weights and state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -57,6 +68,35 @@ pub struct StorageConfig {
 }
 
 impl StorageConfig {
+    /// The format of the blocks' matrices. With [`StorageConfig::table_format`] the one place where words become
+    /// formats.
+    pub fn matrix_format(&self) -> WeightFormat {
+        match self.weights {
+            Weights::Int4 => self.packed(),
+            Weights::Int4Simulated => WeightFormat::simulated(self.packed().codec()),
+            Weights::Bf16 => WeightFormat::BF16,
+            Weights::F32 => WeightFormat::F32,
+        }
+    }
+
+    /// The format of the embedding or the head.
+    pub fn table_format(&self, table: TableStorage) -> WeightFormat {
+        match table {
+            TableStorage::Int4 => self.packed(),
+            TableStorage::Int8 => WeightFormat::INT8,
+            TableStorage::Bf16 => WeightFormat::BF16,
+            TableStorage::F32 => WeightFormat::F32,
+        }
+    }
+
+    fn packed(&self) -> WeightFormat {
+        let codec = match self.scheme {
+            Scheme::Symmetric => WeightCodec::Int4,
+            Scheme::Asymmetric => WeightCodec::Int4Offset,
+        };
+        WeightFormat::of(codec).with_residue(self.residue)
+    }
+
     /// What it says of optimizer state.
     pub fn state(&self) -> StateConfig {
         StateConfig { m: self.m, v: self.v, feedback: self.feedback }

@@ -1,9 +1,8 @@
 //! The one table of parameters: name, shape, storage. Everything that walks over a model walks over this.
 
-use super::{Settings, TableStorage, Weights};
-use crate::backend::WeightKind;
+use super::Settings;
 use crate::optim::{Groups, ParamClass, ParamInfo};
-use crate::quant::{GroupedShape, StateSpec};
+use crate::quant::{GroupedShape, StateSpec, WeightFormat};
 
 /// What a parameter is for; `usize` is the block's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,9 +107,7 @@ pub struct Entry {
     /// Rows, columns, group; a vector has one row.
     pub shape: GroupedShape,
     /// How its values are stored.
-    pub kind: WeightKind,
-    /// Whether packed values keep a residue.
-    pub residue: bool,
+    pub format: WeightFormat,
     /// Whether rows without a gradient are left as they are.
     pub sparse: bool,
     /// Number of its group in the optimizer.
@@ -166,22 +163,11 @@ pub fn block_entries(table: &[Entry]) -> &[Entry] {
 
 fn entry(settings: &Settings, groups: Option<&Groups>, id: u32, role: Role, rows: usize, cols: usize) -> Entry {
     let storage = &settings.storage;
-    let table_kind = |kind| match kind {
-        TableStorage::Int4 => WeightKind::Int4,
-        TableStorage::Int8 => WeightKind::Int8,
-        TableStorage::Bf16 => WeightKind::Bf16,
-        TableStorage::F32 => WeightKind::F32,
-    };
-    let kind = match role {
-        role if role.is_vector() => WeightKind::F32,
-        Role::Embedding => table_kind(storage.embedding),
-        Role::Head => table_kind(storage.head),
-        _ => match storage.weights {
-            Weights::Int4 => WeightKind::Int4,
-            Weights::Int4Simulated => WeightKind::Int4Simulated,
-            Weights::Bf16 => WeightKind::Bf16,
-            Weights::F32 => WeightKind::F32,
-        },
+    let format = match role {
+        role if role.is_vector() => WeightFormat::F32,
+        Role::Embedding => storage.table_format(storage.embedding),
+        Role::Head => storage.table_format(storage.head),
+        _ => storage.matrix_format(),
     };
     let shape = GroupedShape::new(rows, cols, storage.group);
     let class = match role.class() {
@@ -194,8 +180,7 @@ fn entry(settings: &Settings, groups: Option<&Groups>, id: u32, role: Role, rows
         id,
         role,
         shape,
-        kind,
-        residue: kind == WeightKind::Int4 && storage.residue,
+        format,
         sparse: role == Role::Embedding && settings.sparse_embedding,
         group,
         state,

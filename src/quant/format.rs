@@ -3,6 +3,7 @@
 
 use super::plane::{Element, Per, PlaneLayout};
 use super::{GroupedShape, QuantGrid};
+use std::fmt;
 
 /// The code of a weight's elements: what products read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,6 +228,17 @@ impl WeightFormat {
     /// Bytes of all planes.
     pub fn bytes(self, shape: GroupedShape) -> usize {
         self.planes().map(|(_, layout)| layout.bytes(shape)).sum()
+    }
+}
+
+/// For people: `INT4 codes + residue`, `bf16`.
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.simulated, self.codec.takes_residue()) {
+            (Some(_), _) => write!(f, "INT4 simulated over {}", self.codec.name()),
+            (None, true) => f.write_str(if self.residue { "INT4 codes + residue" } else { "INT4 codes" }),
+            (None, false) => f.write_str(self.codec.name()),
+        }
     }
 }
 

@@ -20,9 +20,6 @@ pub enum Element {
 }
 
 impl Element {
-    /// All, in the order of their tags in a file.
-    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::Bf16, Self::I8, Self::U8, Self::Nibble];
-
     /// Bits of one element.
     pub const fn bits(self) -> u64 {
         match self {
@@ -30,18 +27,6 @@ impl Element {
             Self::F16 | Self::Bf16 => 16,
             Self::I8 | Self::U8 => 8,
             Self::Nibble => 4,
-        }
-    }
-
-    /// Its name in SPEC.md and in `dump`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::I8 => "i8",
-            Self::U8 => "u8",
-            Self::Nibble => "nibble",
         }
     }
 

@@ -52,6 +52,11 @@ impl<'a> RowDecoder<'a> {
         self.shape
     }
 
+    /// Whether the weight is stored as codes under scales.
+    pub fn is_quantized(&self) -> bool {
+        self.format.is_quantized()
+    }
+
     /// Elements `from..from + out.len()` of a row, as products see them.
     ///
     /// # Panics

@@ -1,11 +1,13 @@
-//! The loop: one step, schedules, evaluation, metrics.
+//! The loop over steps, evaluation, metrics, and the choice of what fits into memory.
 
-mod choose;
+mod autotune;
 mod metrics;
 mod run;
 mod step;
+mod system;
 
-pub use choose::{Limits, choose, fastest, smallest};
-pub use metrics::{Line, Metrics, available, resident};
+pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
+pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};
+pub use system::{available, resident};

@@ -4,7 +4,7 @@ use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::memory::{HostMemory, Plan, Span};
-use crate::model::{Mode, Model, Pass, Residence, initialize};
+use crate::model::{Mode, Model, Pass, initialize};
 use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
@@ -69,8 +69,7 @@ pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
 
 /// The memory beside the arena.
 fn home(config: &Config, bytes: usize) -> Result<HostMemory, StoreError> {
-    let file = [config.run.weights, config.run.state].contains(&Residence::File);
-    if !file {
+    if !config.offload.uses_file() {
         return Ok(HostMemory::Bytes(bytes));
     }
     let dir = &config.run.dir;

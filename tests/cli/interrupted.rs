@@ -71,7 +71,7 @@ fn kill_at_random_moments_leaves_the_previous_checkpoint_readable() {
     for round in 0..20 {
         // Where parameters live makes no difference to a checkpoint, nor to what is left of a half-done step.
         let home = if round % 2 == 0 { "device" } else { "file" };
-        let homes = [format!("run.weights={home}"), format!("run.state={home}")];
+        let homes = [format!("offload.weights={home}"), format!("offload.optimizer={home}")];
         let args = [&args[..], &["--set", &homes[0], "--set", &homes[1]]].concat();
         let mut child = place.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let before = newest.clone();

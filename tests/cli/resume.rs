@@ -20,7 +20,14 @@ fn two_hundred_steps_are_a_hundred_stop_resume_and_a_hundred() {
     assert_eq!(place.checkpoints("parts").last().unwrap(), &place.path("parts/step-00000100.tetrad"));
     // Nor does what a machine with less memory chooses make a difference.
     let mut less = vec!["--resume", "--set", "run.threads=3", "--set", "train.micro_batch=1"];
-    less.extend(["--set", "run.activations=recompute", "--set", "run.gradient=tensor", "--set", "run.state=file"]);
+    less.extend([
+        "--set",
+        "run.activation_checkpointing=block",
+        "--set",
+        "run.grad_buffer=tensor",
+        "--set",
+        "offload.optimizer=file",
+    ]);
     let parts = train(&place, "parts", &less);
     assert!(place.path("whole").join(LAST).exists());
     assert_eq!(whole.len(), parts.len());

@@ -134,8 +134,8 @@ fn a_run_beyond_its_budget_is_refused_and_what_it_advises_fits() {
     let advised = said.trim().rsplit("--set ").next().unwrap();
     assert!(advised.starts_with("train.batch="), "{said}");
     let mut args = vec!["--budget", "4MiB", "--stop-at", "1", "--set", advised];
-    if said.contains("run.activations=recompute") {
-        args.extend(["--set", "run.activations=recompute"]);
+    if said.contains("run.activation_checkpointing=block") {
+        args.extend(["--set", "run.activation_checkpointing=block"]);
     }
     train(&place, &args);
     assert!(refused(&place, &["--budget", "lots"]).contains("a size is a number of bytes"));

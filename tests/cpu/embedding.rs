@@ -1,15 +1,15 @@
 //! Lookups in tables of every kind, and their gradient.
 
-use crate::harness::operands::{Harness, KINDS, Random};
+use crate::harness::operands::{FORMATS, Harness, Random};
 use tetrad::backend::cpu::Isa;
 use tetrad::quant::GroupedShape;
 
 #[test]
 fn rows_of_every_kind_and_the_sum_of_their_gradients() {
-    for (kind, scheme) in KINDS {
+    for format in FORMATS {
         for (vocab, width, count) in [(1, 1, 1), (5, 33, 70), (257, 65, 200), (100, 300, 129)] {
             let (mut random, mut harness) = (Random(count as u64), Harness::default());
-            let planes = random.planes(GroupedShape::new(vocab, width, 64), kind, scheme);
+            let planes = random.planes(GroupedShape::new(vocab, width, 64), format);
             let tokens: Vec<u32> = (0..count).map(|_| random.below(vocab) as u32).collect();
             let (dout, old) = (random.floats(count * width), random.floats(vocab * width));
             let (tokens_at, table) = (harness.add(&tokens[..]), harness.weight(&planes));

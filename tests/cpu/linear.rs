@@ -1,10 +1,10 @@
 //! Products with weights of every kind, and their gradients.
 
-use crate::harness::operands::{Harness, KINDS, Random};
+use crate::harness::operands::{FORMATS, Harness, Random};
+use tetrad::backend::Accumulate;
 use tetrad::backend::cpu::Isa;
 use tetrad::backend::ops::reference::{self, wide};
-use tetrad::backend::{Accumulate, Scheme, WeightKind};
-use tetrad::quant::{GROUPS, GroupedShape};
+use tetrad::quant::{GROUPS, GroupedShape, WeightCodec, WeightFormat};
 
 /// Sums of up to 5461 products of magnitude about one in float32: their error is below 1e-6 of the sum of
 /// magnitudes, which is at most some 2000.
@@ -14,10 +14,10 @@ fn add(a: Vec<f64>, b: &[f32]) -> Vec<f64> {
     a.into_iter().zip(b).map(|(a, &b)| a + f64::from(b)).collect()
 }
 
-fn all_three(tokens: usize, shape: GroupedShape, kind: WeightKind, scheme: Scheme) {
+fn all_three(tokens: usize, shape: GroupedShape, format: WeightFormat) {
     let (mut random, mut harness) = (Random(tokens as u64), Harness::default());
     let (rows, cols) = (shape.rows, shape.cols);
-    let planes = random.planes(shape, kind, scheme);
+    let planes = random.planes(shape, format);
     let values = planes.values();
     let (x, dy) = (random.floats(tokens * cols), random.floats(tokens * rows));
     let (old_y, old_dx, old_grad) =
@@ -48,29 +48,29 @@ fn all_three(tokens: usize, shape: GroupedShape, kind: WeightKind, scheme: Schem
 #[test]
 fn every_kind_and_group_at_the_edges_of_tiles() {
     let shapes = [(1, 1, 1), (9, 33, 65), (65, 31, 257), (13, 172, 63), (50, 7, 300), (8, 64, 1)];
-    for (kind, scheme) in KINDS {
+    for format in FORMATS {
         for (i, &(tokens, rows, cols)) in shapes.iter().enumerate() {
-            all_three(tokens, GroupedShape::new(rows, cols, GROUPS[i % 4]), kind, scheme);
-            all_three(tokens, GroupedShape::new(rows, cols, GROUPS[(i + 1) % 4]), kind, scheme);
+            all_three(tokens, GroupedShape::new(rows, cols, GROUPS[i % 4]), format);
+            all_three(tokens, GroupedShape::new(rows, cols, GROUPS[(i + 1) % 4]), format);
         }
     }
 }
 
 #[test]
 fn panels_that_do_not_hold_the_whole_weight() {
-    for (kind, scheme) in [(WeightKind::Int4, Scheme::Symmetric), (WeightKind::Int4Simulated, Scheme::Asymmetric)] {
-        all_three(17, GroupedShape::new(40, 5461, 256), kind, scheme);
-        all_three(10, GroupedShape::new(5461, 33, 32), kind, scheme);
-        all_three(3, GroupedShape::new(33, 5461, 128), kind, scheme);
+    for format in [WeightFormat::of(WeightCodec::Int4), WeightFormat::simulated(WeightCodec::Int4Offset)] {
+        all_three(17, GroupedShape::new(40, 5461, 256), format);
+        all_three(10, GroupedShape::new(5461, 33, 32), format);
+        all_three(3, GroupedShape::new(33, 5461, 128), format);
     }
-    all_three(600, GroupedShape::new(100, 120, 32), WeightKind::Int4, Scheme::Symmetric);
-    all_three(300, GroupedShape::new(600, 1100, 64), WeightKind::Int4, Scheme::Asymmetric);
+    all_three(600, GroupedShape::new(100, 120, 32), WeightFormat::of(WeightCodec::Int4));
+    all_three(300, GroupedShape::new(600, 1100, 64), WeightFormat::of(WeightCodec::Int4Offset));
 }
 
 #[test]
 fn nan_in_an_operand_reaches_every_sum_it_belongs_to() {
     let (mut random, mut harness) = (Random(1), Harness::default());
-    let planes = random.planes(GroupedShape::new(33, 70, 32), WeightKind::Int4Simulated, Scheme::Asymmetric);
+    let planes = random.planes(GroupedShape::new(33, 70, 32), WeightFormat::simulated(WeightCodec::Int4Offset));
     for tokens in [2, 20] {
         let mut x = random.floats(tokens * 70);
         x[70 + 69] = f32::NAN;

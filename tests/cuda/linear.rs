@@ -5,25 +5,25 @@ use crate::harness::operands::{self, BF16, Harness, assert_near, bf16_floats, re
 use half::{bf16, f16};
 use tetrad::backend::ops::reference::{self, Planes, wide};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Accumulate, MaxShapes, Scheme, WeightKind};
-use tetrad::quant::GroupedShape;
+use tetrad::backend::{Accumulate, MaxShapes};
+use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
-const KINDS: [(WeightKind, Scheme); 7] = [
-    (WeightKind::Int4, Scheme::Symmetric),
-    (WeightKind::Int4, Scheme::Asymmetric),
-    (WeightKind::Int8, Scheme::Symmetric),
-    (WeightKind::Bf16, Scheme::Symmetric),
-    (WeightKind::F32, Scheme::Symmetric),
-    (WeightKind::Int4Simulated, Scheme::Symmetric),
-    (WeightKind::Int4Simulated, Scheme::Asymmetric),
+const FORMATS: [WeightFormat; 7] = [
+    WeightFormat::of(WeightCodec::Int4),
+    WeightFormat::of(WeightCodec::Int4Offset),
+    WeightFormat::INT8,
+    WeightFormat::BF16,
+    WeightFormat::F32,
+    WeightFormat::simulated(WeightCodec::Int4),
+    WeightFormat::simulated(WeightCodec::Int4Offset),
 ];
 
 fn largest(parameter: usize) -> MaxShapes {
     MaxShapes { tokens: 20, features: 700, inputs: 700, keys: 8, parameter, head_dim: 16 }
 }
 
-fn planes(seed: u64, rows: usize, cols: usize, group: usize, (kind, scheme): (WeightKind, Scheme)) -> Planes {
+fn planes(seed: u64, rows: usize, cols: usize, group: usize, format: WeightFormat) -> Planes {
     let shape = GroupedShape::new(rows, cols, group);
     let random = |count| words(seed, count).map(|word| (word >> 24) as u8).collect::<Vec<_>>();
     let scales = |base: f32| {
@@ -32,14 +32,14 @@ fn planes(seed: u64, rows: usize, cols: usize, group: usize, (kind, scheme): (We
             .map(|x| f16::from_f32(base + 0.01 * x).to_bits())
             .collect::<Vec<_>>()
     };
-    let (data, scales, offsets) = match kind {
-        WeightKind::Int4 if scheme == Scheme::Asymmetric => (random(shape.nibble_bytes()), scales(0.04), scales(-0.3)),
-        WeightKind::Int4 => (random(shape.nibble_bytes()), scales(0.04), vec![]),
-        WeightKind::Int8 => (random(shape.padded_len()), scales(0.02), vec![]),
-        WeightKind::Bf16 => (operands::narrow(&bf16_floats(seed, shape.len())).as_bytes().to_vec(), vec![], vec![]),
+    let (data, scales, offsets) = match format.codec() {
+        WeightCodec::Int4Offset => (random(shape.nibble_bytes()), scales(0.04), scales(-0.3)),
+        WeightCodec::Int4 => (random(shape.nibble_bytes()), scales(0.04), vec![]),
+        WeightCodec::Int8 => (random(shape.padded_len()), scales(0.02), vec![]),
+        WeightCodec::Bf16 => (operands::narrow(&bf16_floats(seed, shape.len())).as_bytes().to_vec(), vec![], vec![]),
         _ => (bf16_floats(seed, shape.len()).as_bytes().to_vec(), vec![], vec![]),
     };
-    Planes { shape, kind, scheme, data, scales, offsets }
+    Planes { shape, format, data, scales, offsets }
 }
 
 /// What a product reads: the stored values, rounded to bfloat16.
@@ -71,11 +71,11 @@ fn near(found: &[f64], (sums, sizes): &(Vec<f64>, Vec<f64>), added: &[f64], weig
 fn products_with_every_kind_of_weight() {
     for order in orders() {
         set_order(order);
-        for (kind, scheme) in KINDS {
+        for format in FORMATS {
             for (t, o, i, group) in
                 [(1, 1, 1, 32), (1, 17, 95, 32), (3, 9, 256, 64), (8, 40, 33, 128), (9, 33, 300, 256), (20, 24, 64, 32)]
             {
-                product(t, o, i, group, (kind, scheme), largest(1 << 16), &format!("order {order}"));
+                product(t, o, i, group, format, largest(1 << 16), &format!("order {order}"));
             }
         }
     }
@@ -85,14 +85,14 @@ fn products_with_every_kind_of_weight() {
 #[test]
 fn products_with_weights_in_panels() {
     set_order(0);
-    for kind in KINDS {
-        product(12, 300, 650, 128, kind, largest(86_000), "panels");
+    for format in FORMATS {
+        product(12, 300, 650, 128, format, largest(86_000), "panels");
     }
 }
 
-fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme), largest: MaxShapes, note: &str) {
-    let what = format!("{t} tokens, {o} x {i} in groups of {group}, {kind:?}, {note}");
-    let planes = planes(o as u64, o, i, group, kind);
+fn product(t: usize, o: usize, i: usize, group: usize, format: WeightFormat, largest: MaxShapes, note: &str) {
+    let what = format!("{t} tokens, {o} x {i} in groups of {group}, {format:?}, {note}");
+    let planes = planes(o as u64, o, i, group, format);
     let (x, dy, old_y, old_x) =
         (bf16_floats(1, t * i), bf16_floats(2, t * o), bf16_floats(3, t * o), bf16_floats(4, t * i));
     let mut harness = Harness::default();
@@ -128,9 +128,9 @@ fn product(t: usize, o: usize, i: usize, group: usize, kind: (WeightKind, Scheme
 fn lookups_in_every_kind_of_table() {
     for order in orders() {
         set_order(order);
-        for kind in KINDS.into_iter().take(5) {
+        for format in FORMATS.into_iter().take(5) {
             for (vocab, cols, group) in [(1, 1, 32), (5, 95, 32), (300, 40, 64), (7, 2500, 256)] {
-                let planes = planes(vocab as u64, vocab, cols, group, kind);
+                let planes = planes(vocab as u64, vocab, cols, group, format);
                 let tokens: Vec<u32> = words(1, 40).map(|word| word % vocab as u32).chain([vocab as u32]).collect();
                 let mut harness = Harness::default();
                 let table = harness.weight(&planes);
@@ -141,7 +141,7 @@ fn lookups_in_every_kind_of_table() {
                 let (found, table) = (read_activations(&cuda, out, cols), values(&planes));
                 for (t, &token) in tokens[..40].iter().enumerate() {
                     let row = &table[token as usize * cols..][..cols];
-                    assert!(found[t * cols..][..cols] == *row, "row {t} of {vocab} x {cols}, {kind:?}");
+                    assert!(found[t * cols..][..cols] == *row, "row {t} of {vocab} x {cols}, {format:?}");
                 }
                 assert!(found[40 * cols..].iter().all(|x| x.is_nan()), "a token beyond the table");
             }

@@ -5,35 +5,31 @@ use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Cuda, Gpu};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{
-    Backend, MaxShapes, Moment, Param, Scheme, SecondMoment, State, UpdateStats, Weight, WeightKind,
-};
+use tetrad::backend::{Backend, MaxShapes, Moment, Param, SecondMoment, State, UpdateStats, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::optim::{Rule, StateConfig, Variant};
-use tetrad::quant::{GroupedShape, RngKey, RngUse, StateSpec};
+use tetrad::quant::{GroupedShape, RngKey, RngUse, StateSpec, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
 /// How one parameter is stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Storage {
-    pub kind: WeightKind,
-    pub residue: bool,
-    pub scheme: Scheme,
+    pub format: WeightFormat,
     pub moments: (Moment, SecondMoment),
     pub sparse: bool,
 }
 
-pub const WEIGHTS: [(WeightKind, bool, Scheme); 8] = [
-    (WeightKind::Int4, true, Scheme::Symmetric),
-    (WeightKind::Int4, true, Scheme::Asymmetric),
-    (WeightKind::Bf16, false, Scheme::Symmetric),
-    (WeightKind::Int8, false, Scheme::Symmetric),
-    (WeightKind::F32, false, Scheme::Symmetric),
-    (WeightKind::Int4, false, Scheme::Symmetric),
-    (WeightKind::Int4, false, Scheme::Asymmetric),
-    (WeightKind::Int4Simulated, false, Scheme::Asymmetric),
+pub const WEIGHTS: [WeightFormat; 8] = [
+    WeightFormat::INT4,
+    WeightFormat::INT4_OFFSET,
+    WeightFormat::BF16,
+    WeightFormat::INT8,
+    WeightFormat::F32,
+    WeightFormat::of(WeightCodec::Int4),
+    WeightFormat::of(WeightCodec::Int4Offset),
+    WeightFormat::simulated(WeightCodec::Int4Offset),
 ];
 
 pub const MOMENTS: [Moment; 3] = [Moment::Int4, Moment::Int8, Moment::F32];
@@ -60,23 +56,7 @@ fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
 pub fn place_state(g: GroupedShape, s: Storage, decay: bool, specs: &[StateSpec]) -> Placed {
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
-    let int4 = s.kind == WeightKind::Int4;
-    let grouped = int4 || s.kind == WeightKind::Int8;
-    let data = match s.kind {
-        WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
-        WeightKind::Bf16 => 2 * g.len(),
-        WeightKind::Int8 => g.padded_len(),
-        WeightKind::Int4 => g.nibble_bytes(),
-    };
-    let weight = Weight {
-        shape: g,
-        kind: s.kind,
-        scheme: s.scheme,
-        data: add(data),
-        scales: add(if grouped { 2 * g.groups() } else { 0 }),
-        offsets: add(if int4 && s.scheme == Scheme::Asymmetric { 2 * g.groups() } else { 0 }),
-        residue: add(if s.residue { g.nibble_bytes() } else { 0 }),
-    };
+    let weight = Weight::place(g, s.format, |_, bytes| add(bytes));
     let state = State::place(specs, g, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
     let largest = MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
@@ -195,7 +175,7 @@ fn record(
             *out = x * 0.02 + 0.003;
         }
     });
-    if storage.kind == WeightKind::Int4 && seed % 2 == 1 {
+    if storage.format.codec().takes_residue() && seed % 2 == 1 {
         // As groups that came from another program may have them.
         let mut scales = bytes(&cpu, placed.param.weight.scales);
         scales.chunks_exact_mut(2).step_by(3).for_each(|scale| scale[1] ^= 0x80);
@@ -260,7 +240,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
     let mut devices = open_all();
     let mut case = 0usize;
     let mut rescales = 0;
-    for (kind, residue, scheme) in WEIGHTS {
+    for format in WEIGHTS {
         for (i, m) in MOMENTS.into_iter().enumerate() {
             for (j, v) in SECOND_MOMENTS.into_iter().enumerate() {
                 // Each weight, each first and each second moment meets every rule.
@@ -269,7 +249,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                     let (rows, cols) = SHAPES[case % SHAPES.len()];
                     let group = [32, 64, 128, 256][case / 3 % 4];
                     let sparse = case % 4 == 1 && v != SecondMoment::Factored;
-                    let storage = Storage { kind, residue, scheme, moments: (m, v), sparse };
+                    let storage = Storage { format, moments: (m, v), sparse };
                     let feedback = case % 3 == 1;
                     let g = GroupedShape::new(rows, cols, group);
                     let recorded = record(g, storage, &rule(which), feedback, case as u64, 7);
@@ -292,9 +272,9 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
 fn tensors_of_many_leaves_in_every_order() {
     let mut devices = open_all();
     for (i, (rows, cols)) in [(150, 333), (64, 256), (161, 512), (20, 8200)].into_iter().enumerate() {
-        for (j, (kind, residue, scheme)) in WEIGHTS.into_iter().enumerate() {
+        for (j, format) in WEIGHTS.into_iter().enumerate() {
             let moments = (MOMENTS[(i + j) % 2], SECOND_MOMENTS[(i + j) % 5]);
-            let storage = Storage { kind, residue, scheme, moments, sparse: (i + j) % 5 == 3 };
+            let storage = Storage { format, moments, sparse: (i + j) % 5 == 3 };
             let g = GroupedShape::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
             let recorded = record(g, storage, &rule([0, 1][j / 4]), false, j as u64, 3);
             for order in 0..3 {
@@ -312,13 +292,7 @@ fn tensors_of_many_leaves_in_every_order() {
 #[test]
 fn rows_of_whole_groups_in_the_usual_storage() {
     let mut devices = open_all();
-    let usual = |m, v| Storage {
-        kind: WeightKind::Int4,
-        residue: true,
-        scheme: Scheme::Symmetric,
-        moments: (m, v),
-        sparse: false,
-    };
+    let usual = |m, v| Storage { format: WeightFormat::INT4, moments: (m, v), sparse: false };
     for (i, (rows, cols, group)) in
         [(1, 32, 32), (3, 64, 64), (5, 256, 128), (9, 512, 256), (33, 96, 32), (70, 128, 64), (40, 640, 128)]
             .into_iter()
@@ -348,13 +322,7 @@ fn rows_of_whole_groups_in_the_usual_storage() {
 /// More leaves than one round of the verdict folds.
 #[test]
 fn sums_of_more_leaves_than_a_block_has_threads() {
-    let storage = Storage {
-        kind: WeightKind::Int4,
-        residue: true,
-        scheme: Scheme::Symmetric,
-        moments: (Moment::Int4, SecondMoment::Int4),
-        sparse: false,
-    };
+    let storage = Storage { format: WeightFormat::INT4, moments: (Moment::Int4, SecondMoment::Int4), sparse: false };
     let recorded = record(GroupedShape::new(1026, 16384, 128), storage, &rule(0), false, 3, 1);
     set_order(0);
     for (name, cuda) in &mut open_all() {
@@ -365,13 +333,7 @@ fn sums_of_more_leaves_than_a_block_has_threads() {
 /// One question for several updates, one of them skipped.
 #[test]
 fn outcomes_of_several_updates_are_added_in_their_order() {
-    let storage = Storage {
-        kind: WeightKind::Int8,
-        residue: false,
-        scheme: Scheme::Symmetric,
-        moments: (Moment::Int8, SecondMoment::Int4),
-        sparse: false,
-    };
+    let storage = Storage { format: WeightFormat::INT8, moments: (Moment::Int8, SecondMoment::Int4), sparse: false };
     let recorded = record(GroupedShape::new(3, 333, 64), storage, &rule(0), false, 1, 7);
     let mut wanted = UpdateStats::default();
     recorded.outcomes.iter().for_each(|outcome| wanted.add(*outcome));

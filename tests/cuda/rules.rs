@@ -51,12 +51,12 @@ fn run(
 fn every_storage_and_rule_gives_the_cpus_bytes() {
     let mut devices = open_all();
     let (mut case, mut rescales) = (0usize, 0);
-    for (kind, residue, scheme) in WEIGHTS {
+    for format in WEIGHTS {
         for m in MOMENTS {
             for (config, class) in rules() {
                 let (rows, cols) = SHAPES[case % SHAPES.len()];
                 let g = GroupedShape::new(rows, cols, [32, 64, 128, 256][case / 3 % 4]);
-                let storage = Storage { kind, residue, scheme, moments: (m, SecondMoment::F32), sparse: false };
+                let storage = Storage { format, moments: (m, SecondMoment::F32), sparse: false };
                 let groups = Groups::new(&config, StateConfig { m, v: SecondMoment::F32, feedback: false });
                 let (group, state) = groups.declare(&ParamInfo { class, shape: g, head_dim: 8 });
                 let mut placed = place_state(g, storage, case % 5 != 4, &state);

@@ -7,10 +7,11 @@ use crate::harness::small::{batch, config, trainer, write};
 use crate::harness::state::whole_state;
 use std::path::Path;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Backend, Moment, Scheme, SecondMoment};
+use tetrad::backend::{Backend, Moment, SecondMoment};
 use tetrad::checkpoint::{Checkpoint, open_model};
 use tetrad::config::Config;
-use tetrad::model::{ActivationQuant, Generator, GradientBuffer, KeptActivations, Residence, TableStorage, Weights};
+use tetrad::model::Scheme;
+use tetrad::model::{ActivationCheckpointing, ActivationQuant, Generator, GradBuffer, Offload, TableStorage, Weights};
 use tetrad::optim::Rule;
 use tetrad::train::Trainer;
 
@@ -33,7 +34,7 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
                 (Weights::F32, Moment::F32, SecondMoment::F32);
         }),
         ("tied, recomputed", |config| {
-            (config.model.tied, config.run.activations) = (true, KeptActivations::Recompute);
+            (config.model.tied, config.run.activation_checkpointing) = (true, ActivationCheckpointing::Block);
         }),
         ("four-bit activations", |config| config.activations.quant = ActivationQuant::Int4),
         ("asymmetric with feedback", |config| {
@@ -46,13 +47,15 @@ fn twenty_steps_take_the_same_course_as_on_the_cpu() {
         }),
         ("micro-batches, biases, a layer's gradient, state fetched", |config| {
             (config.train.micro_batch, config.model.qkv_bias) = (1, true);
-            (config.run.gradient, config.run.activations) = (GradientBuffer::Layer, KeptActivations::Keep);
-            config.run.state = Residence::Host;
+            (config.run.grad_buffer, config.run.activation_checkpointing) =
+                (GradBuffer::Block, ActivationCheckpointing::None);
+            config.offload.optimizer = Offload::Host;
         }),
         ("micro-batches, a tensor's gradient, packed inputs, all fetched", |config| {
             (config.train.micro_batch, config.run.logits_mib) = (2, 1);
-            (config.run.gradient, config.run.activations) = (GradientBuffer::Tensor, KeptActivations::RecomputePacked);
-            (config.run.weights, config.run.state) = (Residence::Host, Residence::Host);
+            (config.run.grad_buffer, config.run.activation_checkpointing) =
+                (GradBuffer::Tensor, ActivationCheckpointing::BlockInt4);
+            (config.offload.weights, config.offload.optimizer) = (Offload::Host, Offload::Host);
         }),
     ];
     for (name, edit) in edits {
@@ -105,7 +108,7 @@ fn fetched_blocks_are_trained_to_the_same_bytes() {
     let mut config = config();
     config.model.layers = 4;
     config.run.dir = folder.path().into();
-    config.run.activations = KeptActivations::Recompute;
+    config.run.activation_checkpointing = ActivationCheckpointing::Block;
     let run = |config: &Config| {
         let mut cuda = trainer(config, Box::new(gpu::open()));
         let mut losses = Vec::new();
@@ -117,15 +120,15 @@ fn fetched_blocks_are_trained_to_the_same_bytes() {
         }
         (losses, whole_state(&cuda))
     };
-    let (device, host, file) = (Residence::Device, Residence::Host, Residence::File);
+    let (device, host, file) = (Offload::Device, Offload::Host, Offload::File);
     for tied in [false, true] {
         config.model.tied = tied;
-        (config.run.weights, config.run.state) = (device, device);
+        (config.offload.weights, config.offload.optimizer) = (device, device);
         let here = run(&config);
         for eager in [false, true] {
             gpu::set_eager(eager);
             for (weights, state) in [(device, host), (host, host), (host, device), (file, file)] {
-                (config.run.weights, config.run.state) = (weights, state);
+                (config.offload.weights, config.offload.optimizer) = (weights, state);
                 assert!(here == run(&config), "weights {weights:?}, state {state:?}, tied {tied}, eager {eager}");
             }
             gpu::set_eager(false);

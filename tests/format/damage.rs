@@ -3,7 +3,8 @@
 use crate::support::{good, put, seal};
 use proptest::prelude::*;
 use tetrad::error::FormatError;
-use tetrad::format::{Element, File, Head, Layout, PlaneKind, Storage, TensorPlan, TensorSpec};
+use tetrad::format::{Element, File, Head, Layout, PlaneKind, TensorPlan, TensorSpec};
+use tetrad::quant::WeightCodec;
 use tetrad::store::Map;
 
 /// Opens and, if that goes well, verifies.
@@ -122,8 +123,8 @@ fn a_sparse_file_of_a_tebibyte_opens_at_once_and_one_byte_less_is_refused() {
     assert!(File::parse(&map).unwrap_err().to_string().ends_with("cut short, copy it again (R6)"));
 }
 
-fn storage() -> impl Strategy<Value = Storage> {
-    prop::sample::select(Storage::ALL.to_vec())
+fn storage() -> impl Strategy<Value = WeightCodec> {
+    prop::sample::select(WeightCodec::ALL.to_vec())
 }
 
 /// A tensor of any storage and shape with any optimizer state it can have.
@@ -138,7 +139,7 @@ fn tensor() -> impl Strategy<Value = TensorPlan> {
             }
             let mut plan = TensorPlan::weight(TensorSpec { name, dims: dims.clone(), storage, group });
             let quantized = group != 0;
-            if residue && storage.is_int4() {
+            if residue && storage.takes_residue() {
                 plan = plan.with(PlaneKind::Residue, Element::Nibble);
             }
             plan = match m {

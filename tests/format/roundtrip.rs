@@ -6,8 +6,9 @@ use std::io;
 use std::process::Command;
 use tetrad::error::WriteError;
 use tetrad::format::{
-    Attachment, Decoder, Element, File, Layout, PlaneKind, PlaneSource, Role, Storage, TensorPlan, TensorSpec,
+    Attachment, Decoder, Element, File, Layout, PlaneKind, PlaneSource, Role, TensorPlan, TensorSpec, codec_from_tag,
 };
+use tetrad::quant::WeightCodec;
 
 /// Planes out of memory, in pieces of a prime number of bytes.
 struct Memory<'a>(&'a Parts);
@@ -30,7 +31,7 @@ fn write(parts: &Parts) -> Result<Vec<u8>, WriteError> {
     let mut tensors: Vec<_> = (parts.tensors.iter().zip(names))
         .map(|(t, name)| {
             let dims = t.dims[..t.dim_count as usize].to_vec();
-            let storage = Storage::from_tag(t.storage).unwrap();
+            let storage = codec_from_tag(t.storage).unwrap();
             TensorPlan { spec: TensorSpec { name: name.into(), dims, storage, group: t.group }, planes: vec![] }
         })
         .collect();
@@ -192,7 +193,7 @@ fn a_deployable_file_has_the_weight_region_of_the_full_state() {
 
 #[test]
 fn a_source_that_misbehaves_is_found_out() {
-    let spec = TensorSpec::plain("x", &[4], Storage::F32);
+    let spec = TensorSpec::plain("x", &[4], WeightCodec::F32);
     let layout = Layout::new(&[TensorPlan::weight(spec)], &Map::new(), &[]).unwrap();
     let write = |chunk: &[&[u8]]| {
         let mut calls = chunk.iter();
@@ -207,7 +208,7 @@ fn a_source_that_misbehaves_is_found_out() {
 
 #[test]
 fn the_writer_refuses_what_the_reader_would() {
-    let plan = |name: &str, dims: &[u64]| TensorPlan::weight(TensorSpec::plain(name, dims, Storage::F32));
+    let plan = |name: &str, dims: &[u64]| TensorPlan::weight(TensorSpec::plain(name, dims, WeightCodec::F32));
     let error = |tensors: &[TensorPlan]| Layout::new(tensors, &Map::new(), &[]).unwrap_err().to_string();
     assert_eq!(error(&[]), "the header counts 0 tensors, allowed are 1 to 65536 (R7)");
     assert_eq!(error(&[plan("a", &[1]), plan("a", &[1])]), "tensors 0 and 1 are both named a (R17)");

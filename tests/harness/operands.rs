@@ -7,9 +7,9 @@
 use half::{bf16, f16};
 use tetrad::backend::cuda::Info;
 use tetrad::backend::ops::reference::Planes;
-use tetrad::backend::{Backend, DeviceInfo as _, MaxShapes, Scheme, Weight, WeightKind};
+use tetrad::backend::{Backend, DeviceInfo as _, MaxShapes, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::quant::GroupedShape;
+use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat, WeightPlane};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A repeatable source of numbers (SplitMix64).
@@ -37,38 +37,36 @@ impl Random {
     }
 
     /// A weight with values of about one and garbage in its padding, which nothing may read.
-    pub fn planes(&mut self, shape: GroupedShape, kind: WeightKind, scheme: Scheme) -> Planes {
-        let data = match kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => self.floats(shape.len()).as_bytes().to_vec(),
-            WeightKind::Bf16 => {
+    pub fn planes(&mut self, shape: GroupedShape, format: WeightFormat) -> Planes {
+        let codec = format.codec();
+        let data = match codec {
+            WeightCodec::F32 => self.floats(shape.len()).as_bytes().to_vec(),
+            WeightCodec::Bf16 => {
                 let bits = self.floats(shape.len()).into_iter().map(|x| bf16::from_f32(x).to_bits());
                 bits.collect::<Vec<_>>().as_bytes().to_vec()
             }
-            WeightKind::Int8 => (0..shape.padded_len()).map(|_| self.bits() as u8).collect(),
-            WeightKind::Int4 => (0..shape.nibble_bytes()).map(|_| self.bits() as u8).collect(),
+            _ => (0..format.plane_bytes(WeightPlane::Data, shape)).map(|_| self.bits() as u8).collect(),
         };
-        let step = if kind == WeightKind::Int8 { 0.01 } else { 0.15 };
+        let step = if codec == WeightCodec::Int8 { 0.01 } else { 0.15 };
         let mut per_group = |least: f32, spread: f32| -> Vec<u16> {
             let one = |_| f16::from_f32(least + spread * self.float()).to_bits();
             (0..shape.groups()).map(one).collect()
         };
-        let packed = matches!(kind, WeightKind::Int8 | WeightKind::Int4);
-        let scales = if packed { per_group(step, step / 2.0) } else { Vec::new() };
-        let offset = kind == WeightKind::Int4 && scheme == Scheme::Asymmetric;
-        let offsets = if offset { per_group(-1.0, 0.5) } else { Vec::new() };
-        Planes { shape, kind, scheme, data, scales, offsets }
+        let scales = if codec.is_grouped() { per_group(step, step / 2.0) } else { Vec::new() };
+        let offsets = if codec.has_offsets() { per_group(-1.0, 0.5) } else { Vec::new() };
+        Planes { shape, format, data, scales, offsets }
     }
 }
 
-/// Every way to store a weight.
-pub const KINDS: [(WeightKind, Scheme); 7] = [
-    (WeightKind::F32, Scheme::Symmetric),
-    (WeightKind::Bf16, Scheme::Symmetric),
-    (WeightKind::Int8, Scheme::Symmetric),
-    (WeightKind::Int4, Scheme::Symmetric),
-    (WeightKind::Int4, Scheme::Asymmetric),
-    (WeightKind::Int4Simulated, Scheme::Symmetric),
-    (WeightKind::Int4Simulated, Scheme::Asymmetric),
+/// Every format that products read; what only updates read is left out.
+pub const FORMATS: [WeightFormat; 7] = [
+    WeightFormat::F32,
+    WeightFormat::BF16,
+    WeightFormat::INT8,
+    WeightFormat::of(WeightCodec::Int4),
+    WeightFormat::of(WeightCodec::Int4Offset),
+    WeightFormat::simulated(WeightCodec::Int4),
+    WeightFormat::simulated(WeightCodec::Int4Offset),
 ];
 
 /// Where the segment of each query starts, in `batch` sequences that hold samples of these lengths, each in another
@@ -110,8 +108,7 @@ pub fn int4(rows: usize, cols: usize, group: usize) -> Planes {
     let shape = GroupedShape::new(rows, cols, group);
     Planes {
         shape,
-        kind: WeightKind::Int4,
-        scheme: Scheme::Symmetric,
+        format: WeightFormat::of(WeightCodec::Int4),
         data: words(1, shape.nibble_bytes()).map(|word| (word >> 16) as u8).collect(),
         scales: floats(2, shape.groups()).into_iter().map(|x| f16::from_f32(0.15 + 0.05 * x).to_bits()).collect(),
         offsets: Vec::new(),
@@ -172,8 +169,7 @@ impl Harness {
     pub fn weight(&mut self, planes: &Planes) -> Weight {
         Weight {
             shape: planes.shape,
-            kind: planes.kind,
-            scheme: planes.scheme,
+            format: planes.format,
             data: self.add(&planes.data),
             scales: self.add(&planes.scales),
             offsets: self.add(&planes.offsets),

@@ -3,7 +3,7 @@
 use crate::alone;
 use crate::harness::gpu::{self, emulator};
 use crate::harness::small::{batch, config, trainer, write};
-use tetrad::model::{Generator, Residence};
+use tetrad::model::{Generator, Offload};
 
 /// One allocation for steps, evaluation, a sample and a save.
 #[test]
@@ -18,9 +18,9 @@ fn count() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for residence in [Residence::Device, Residence::Host] {
+    for offload in [Offload::Device, Offload::Host] {
         let mut config = config();
-        (config.run.weights, config.run.state) = (residence, residence);
+        (config.offload.weights, config.offload.optimizer) = (offload, offload);
         let (before, bytes) = (emulator().allocations(), emulator().live_bytes());
         let mut cuda = trainer(&config, Box::new(gpu::open()));
         assert_eq!(emulator().allocations() - before, 1, "the arena");

@@ -5,7 +5,7 @@ use crate::counting::peak;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Extent, Meta, save};
 use tetrad::config::Config;
-use tetrad::model::{Generator, KeptActivations, Sampling};
+use tetrad::model::{ActivationCheckpointing, Generator, Sampling};
 use tetrad::train::{Trainer, plan};
 
 /// What is not in the plan: the plan itself, a batch's losses, a sample's logits, one piece of a file, its metadata.
@@ -38,12 +38,13 @@ fn allocations_are_the_plan() {
 fn compare() {
     let folder = tempfile::tempdir().unwrap();
     rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(|| {
-        for kept in [KeptActivations::Keep, KeptActivations::Recompute, KeptActivations::RecomputePacked] {
+        for kept in [ActivationCheckpointing::None, ActivationCheckpointing::Block, ActivationCheckpointing::BlockInt4]
+        {
             let mut config = Config::default();
             // Large enough that two parts in a hundred are more than what is beside the plan.
             (config.model.hidden, config.model.intermediate, config.train.batch) = (512, 1376, 40);
-            (config.run.activations, config.train.micro_batch) =
-                (kept, if kept == KeptActivations::Keep { 40 } else { 10 });
+            (config.run.activation_checkpointing, config.train.micro_batch) =
+                (kept, if kept == ActivationCheckpointing::None { 40 } else { 10 });
             let planned = plan(&config, &Cpu::new()).0.total() as u64;
             let measured = peak(|| run(&config, folder.path()));
             assert!(measured <= planned + BESIDE, "{kept:?}: {measured} bytes at once, {planned} planned");

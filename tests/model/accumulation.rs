@@ -2,11 +2,11 @@
 //! exists at once.
 
 use crate::harness::state;
-use tetrad::backend::Scheme;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::memory::Category;
-use tetrad::model::{ActivationQuant, GradientBuffer, KeptActivations};
+use tetrad::model::Scheme;
+use tetrad::model::{ActivationCheckpointing, ActivationQuant, GradBuffer};
 use tetrad::train::{Trainer, plan};
 
 const BATCH: usize = 6;
@@ -55,14 +55,15 @@ fn micro_batches_give_the_bytes_of_the_whole_batch() {
     for (i, edit) in edits.into_iter().enumerate() {
         let mut config = config();
         edit(&mut config);
-        for kept in [KeptActivations::Keep, KeptActivations::Recompute, KeptActivations::RecomputePacked] {
-            config.run.activations = kept;
+        for kept in [ActivationCheckpointing::None, ActivationCheckpointing::Block, ActivationCheckpointing::BlockInt4]
+        {
+            config.run.activation_checkpointing = kept;
             config.train.micro_batch = BATCH;
             let whole = run(&config);
             for micro_batch in [1, 2, 4] {
-                for gradient in [GradientBuffer::Layer, GradientBuffer::Tensor] {
+                for gradient in [GradBuffer::Block, GradBuffer::Tensor] {
                     config.train.micro_batch = micro_batch;
-                    config.run.gradient = gradient;
+                    config.run.grad_buffer = gradient;
                     assert!(
                         run(&config) == whole,
                         "variant {i}, {kept:?}, micro-batches of {micro_batch}, {gradient:?}"
@@ -77,9 +78,9 @@ fn micro_batches_give_the_bytes_of_the_whole_batch() {
 #[test]
 fn packed_inputs_are_read_by_backward() {
     let mut config = config();
-    config.run.activations = KeptActivations::Recompute;
+    config.run.activation_checkpointing = ActivationCheckpointing::Block;
     let exact = run(&config);
-    config.run.activations = KeptActivations::RecomputePacked;
+    config.run.activation_checkpointing = ActivationCheckpointing::BlockInt4;
     let packed = run(&config);
     assert_eq!(packed.0[0].0, exact.0[0].0, "the first forward");
     assert_ne!(packed.0[0].1, exact.0[0].1, "the first gradient");
@@ -109,9 +110,9 @@ fn one_tensors_gradient_is_enough() {
         let vectors = 4 * 4 * h;
         assert!(gradient_peak(&config) <= largest + vectors, "{preset}, one micro-batch");
         config.train.micro_batch = 1;
-        config.run.gradient = GradientBuffer::Tensor;
+        config.run.grad_buffer = GradBuffer::Tensor;
         assert!(gradient_peak(&config) <= largest + vectors, "{preset}, a tensor at a time");
-        config.run.gradient = GradientBuffer::Layer;
+        config.run.grad_buffer = GradBuffer::Block;
         let layer = 4 * (4 * h * h + 3 * h * f);
         assert!(gradient_peak(&config) >= layer, "{preset}, a layer at a time");
     }
@@ -143,7 +144,7 @@ fn a_vocabulary_of_128k_trains_on_4k_tokens_within_its_chunk() {
 #[test]
 fn memory_of_a_block_does_not_grow_with_the_batch() {
     let mut config = Config::preset("60m").unwrap();
-    config.run.activations = KeptActivations::Recompute;
+    config.run.activation_checkpointing = ActivationCheckpointing::Block;
     config.train.micro_batch = 2;
     let total = |batch: usize| {
         let mut config = config.clone();

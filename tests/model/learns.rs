@@ -2,10 +2,11 @@
 
 use crate::harness::state::{read, weight_spans, whole_state};
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Moment, Param, Scheme, SecondMoment};
+use tetrad::backend::{Moment, Param, SecondMoment};
 use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
+use tetrad::model::Scheme;
 use tetrad::model::{ActivationQuant, Generator, Sampling, TableStorage, Weights};
 use tetrad::optim::Rule;
 use tetrad::train::{Trainer, validate};

@@ -4,7 +4,7 @@
 mod harness;
 
 mod accumulation;
-mod choose;
+mod autotune;
 mod golden;
 mod guard;
 mod learns;

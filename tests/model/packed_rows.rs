@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, IGNORE};
 use tetrad::config::Config;
-use tetrad::model::{ActivationQuant, KeptActivations, Pass};
+use tetrad::model::{ActivationCheckpointing, ActivationQuant, Pass};
 use tetrad::train::Trainer;
 
 /// Lengths of the samples of each row: more than one block of queries, samples of one token, a row of one sample.
@@ -89,9 +89,9 @@ fn compare([packed, apart]: &[Found; 2], loss: f64, gradient: f64, what: &str) {
 
 #[test]
 fn on_the_cpu_packed_samples_are_what_they_are_apart() {
-    for kept in [KeptActivations::Keep, KeptActivations::Recompute] {
+    for kept in [ActivationCheckpointing::None, ActivationCheckpointing::Block] {
         let mut config = config();
-        config.run.activations = kept;
+        config.run.activation_checkpointing = kept;
         compare(&both(&config, || Box::new(Cpu::new())), 1e-5, 1e-5, &format!("{kept:?}"));
     }
 }

@@ -1,11 +1,11 @@
 //! Computing a block's activations a second time instead of keeping them changes no byte, and takes less memory.
 
 use crate::harness::state;
-use tetrad::backend::Scheme;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::memory::Category;
-use tetrad::model::{ActivationQuant, Generator, KeptActivations};
+use tetrad::model::Scheme;
+use tetrad::model::{ActivationCheckpointing, ActivationQuant, Generator};
 use tetrad::train::Trainer;
 
 fn config() -> Config {
@@ -17,9 +17,9 @@ fn config() -> Config {
     config
 }
 
-fn trainer(config: &Config, kept: KeptActivations) -> Trainer {
+fn trainer(config: &Config, kept: ActivationCheckpointing) -> Trainer {
     let mut config = config.clone();
-    config.run.activations = kept;
+    config.run.activation_checkpointing = kept;
     let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     trainer
@@ -42,8 +42,8 @@ fn recomputed_activations_give_the_same_bytes() {
     for (i, edit) in edits.into_iter().enumerate() {
         let mut config = config();
         edit(&mut config);
-        let mut kept = trainer(&config, KeptActivations::Keep);
-        let mut again = trainer(&config, KeptActivations::Recompute);
+        let mut kept = trainer(&config, ActivationCheckpointing::None);
+        let mut again = trainer(&config, ActivationCheckpointing::Block);
         let start = state::whole_state(&kept);
         for number in 0..6 {
             let (inputs, targets) = batch(number);
@@ -58,7 +58,8 @@ fn recomputed_activations_give_the_same_bytes() {
 #[test]
 fn sampling_between_steps_has_caches_of_its_own() {
     let config = config();
-    let (mut kept, mut again) = (trainer(&config, KeptActivations::Keep), trainer(&config, KeptActivations::Recompute));
+    let (mut kept, mut again) =
+        (trainer(&config, ActivationCheckpointing::None), trainer(&config, ActivationCheckpointing::Block));
     for number in 0..2 {
         let (inputs, targets) = batch(number);
         kept.step(&inputs, &targets);
@@ -82,8 +83,8 @@ fn recomputing_keeps_one_blocks_activations_and_every_input() {
     let mut config = Config::default();
     config.model.layers = 8;
     let activations = |kept| trainer(&config, kept).plan().total();
-    let (keep, recompute) = (activations(KeptActivations::Keep), activations(KeptActivations::Recompute));
-    let trainer = trainer(&config, KeptActivations::Recompute);
+    let (keep, recompute) = (activations(ActivationCheckpointing::None), activations(ActivationCheckpointing::Block));
+    let trainer = trainer(&config, ActivationCheckpointing::Block);
     let tokens = config.train.batch * config.train.sequence;
     // 16 h + 6 f of two bytes each in the published arithmetic, of four bytes here, less the input that stays.
     let block = 4 * tokens * (7 * config.model.hidden + 3 * config.model.intermediate);

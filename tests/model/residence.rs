@@ -6,12 +6,12 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::config::Config;
 use tetrad::memory::{Category, Place};
-use tetrad::model::Residence;
+use tetrad::model::Offload;
 use tetrad::train::{Trainer, plan};
 
-fn away(config: &Config, weights: Residence, state: Residence, dir: &std::path::Path) -> Config {
+fn away(config: &Config, weights: Offload, state: Offload, dir: &std::path::Path) -> Config {
     let mut config = config.clone();
-    (config.run.weights, config.run.state, config.run.dir) = (weights, state, dir.into());
+    (config.offload.weights, config.offload.optimizer, config.run.dir) = (weights, state, dir.into());
     config
 }
 
@@ -31,8 +31,8 @@ fn parameters_in_a_file_are_trained_to_the_same_bytes() {
             }
             trainer
         };
-        let here = run(Residence::Device, Residence::Device);
-        for (weights, state) in [(Residence::Device, Residence::File), (Residence::File, Residence::File)] {
+        let here = run(Offload::Device, Offload::Device);
+        for (weights, state) in [(Offload::Device, Offload::File), (Offload::File, Offload::File)] {
             let there = run(weights, state);
             assert!(state::whole_state(&here) == state::whole_state(&there), "{weights:?} and {state:?}");
             let path = folder.path().join("saved");
@@ -61,14 +61,14 @@ fn what_is_in_the_file_is_not_in_memory() {
         assert_eq!(plan.host_total(), of(Place::Host));
         (of(Place::Arena), of(Place::Host))
     };
-    let (all, none) = bytes(Residence::Device, Residence::Device);
+    let (all, none) = bytes(Offload::Device, Offload::Device);
     assert_eq!(none, 0);
-    let (weights, state) = bytes(Residence::Device, Residence::File);
+    let (weights, state) = bytes(Offload::Device, Offload::File);
     assert!(weights + state >= all && weights + state < all + all / 1000, "{weights} and {state} of {all}");
     assert!(weights < all / 2, "{weights} of {all} bytes are weights");
-    assert_eq!(bytes(Residence::File, Residence::File).0, 0);
+    assert_eq!(bytes(Offload::File, Offload::File).0, 0);
     // On a CPU the machine's memory is the device's.
-    assert_eq!(bytes(Residence::Host, Residence::Host), (all, 0));
+    assert_eq!(bytes(Offload::Host, Offload::Host), (all, 0));
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_folder_that_cannot_hold_the_file_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("taken");
     std::fs::write(&file, "no folder").unwrap();
-    let config = away(&config(), Residence::File, Residence::File, &file);
+    let config = away(&config(), Offload::File, Offload::File, &file);
     let error = Trainer::new(&config, Box::new(Cpu::new())).err().expect("a file is no folder").to_string();
     assert!(error.contains("taken"), "{error}");
 }

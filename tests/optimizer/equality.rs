@@ -1,14 +1,14 @@
 //! The fused pass beside the readable step: the same bytes for every storage, rule and instruction set.
 
 use crate::one_param::OneParam;
-use crate::reference::{Kind, MomentKind, Planes};
+use crate::reference::{MomentKind, Planes};
 use proptest::prelude::*;
 use tetrad::backend::UpdateStats;
 use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Isa;
 use tetrad::backend::prelude::*;
 use tetrad::optim::{AdamStepInfo, OptimizerConfig, Rule, Variant};
-use tetrad::quant::{GroupedShape, RngKey, RngUse};
+use tetrad::quant::{GroupedShape, RngKey, RngUse, WeightFormat};
 
 fn args(config: &OptimizerConfig, number: u64, lr: f64, feedback: bool, seed: u64) -> AdamArgs {
     AdamStepInfo::new(config, number, lr, feedback, seed).args(true)
@@ -32,14 +32,14 @@ fn rule(index: usize) -> OptimizerConfig {
     }
 }
 
-const KINDS: [Kind; 7] = [
-    Kind::F32,
-    Kind::Bf16,
-    Kind::Int8,
-    Kind::Int4 { residue: true, asymmetric: false },
-    Kind::Int4 { residue: true, asymmetric: true },
-    Kind::Int4 { residue: false, asymmetric: false },
-    Kind::Int4 { residue: false, asymmetric: true },
+const FORMATS: [WeightFormat; 7] = [
+    WeightFormat::F32,
+    WeightFormat::BF16,
+    WeightFormat::INT8,
+    WeightFormat::INT4,
+    WeightFormat::INT4_OFFSET,
+    WeightFormat::INT4.with_residue(false),
+    WeightFormat::INT4_OFFSET.with_residue(false),
 ];
 
 const MOMENTS: [MomentKind; 3] = [MomentKind::F32, MomentKind::Byte, MomentKind::Nibble];
@@ -61,7 +61,7 @@ proptest! {
         rows in 1usize..6,
         cols in prop::sample::select(vec![1usize, 31, 33, 64, 65, 100, 172, 255, 257]),
         group in prop::sample::select(vec![32usize, 64, 128, 256]),
-        kind in prop::sample::select(KINDS.to_vec()),
+        kind in prop::sample::select(FORMATS.to_vec()),
         m in prop::sample::select(MOMENTS.to_vec()),
         v in prop::sample::select(SECOND_MOMENTS.to_vec()),
         which in 0usize..5,
@@ -110,7 +110,7 @@ proptest! {
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing() {
     for (bad, v) in [f32::NAN, f32::INFINITY, 3e38].into_iter().flat_map(|bad| SECOND_MOMENTS.map(|v| (bad, v))) {
-        let kind = Kind::Int4 { residue: true, asymmetric: false };
+        let kind = WeightFormat::INT4;
         let mut at = Planes::new(GroupedShape::new(3, 100, 64), kind, [MomentKind::Nibble, v]).in_memory(Isa::best());
         let before = at.planes();
         let mut grad = vec![0.01; 300];
@@ -125,7 +125,7 @@ fn a_gradient_that_is_not_finite_changes_nothing() {
 #[test]
 fn the_number_of_threads_changes_no_byte() {
     for v in SECOND_MOMENTS {
-        let kind = Kind::Int4 { residue: true, asymmetric: false };
+        let kind = WeightFormat::INT4;
         threads_change_no_byte(&Planes::new(GroupedShape::new(150, 333, 64), kind, [MomentKind::Nibble, v]));
     }
 }

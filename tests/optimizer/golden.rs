@@ -1,6 +1,6 @@
 //! The recorded trajectories of public implementations, met with float32 storage.
 
-use crate::one_param::{OneParam, Storage};
+use crate::one_param::OneParam;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use tetrad::backend::adam::state;
@@ -8,7 +8,7 @@ use tetrad::backend::cpu::Isa;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{Moment, SecondMoment};
 use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
-use tetrad::quant::GroupedShape;
+use tetrad::quant::{GroupedShape, WeightFormat};
 
 fn load(name: &str) -> HashMap<String, Vec<f32>> {
     let path = format!("{}/fixtures/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
@@ -44,7 +44,7 @@ impl Run {
         let shape = GroupedShape::new(rows, cols, 32);
         let info = ParamInfo { class, shape, head_dim: 8 };
         let (group, state) = groups.declare(&info);
-        let mut at = OneParam::new(Isa::best(), shape, Storage::F32, &state, groups.workspace(&info));
+        let mut at = OneParam::new(Isa::best(), shape, WeightFormat::F32, &state, groups.workspace(&info));
         at.param.group = group;
         at.write(w0, at.param.weight.data);
         Self { at, groups, lr: rule.lr }

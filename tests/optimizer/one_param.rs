@@ -2,22 +2,10 @@
 
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{DeviceInfo, MaxShapes, Param, Scheme, State, Weight, WeightKind};
+use tetrad::backend::{DeviceInfo, MaxShapes, Param, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::quant::{GroupedShape, StateSpec};
+use tetrad::quant::{GroupedShape, StateSpec, WeightFormat};
 use zerocopy::IntoBytes;
-
-/// How a weight is stored.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Storage {
-    pub kind: WeightKind,
-    pub scheme: Scheme,
-    pub residue: bool,
-}
-
-impl Storage {
-    pub const F32: Self = Self { kind: WeightKind::F32, scheme: Scheme::Symmetric, residue: false };
-}
 
 pub struct OneParam {
     pub cpu: Cpu,
@@ -27,29 +15,13 @@ pub struct OneParam {
 }
 
 impl OneParam {
-    pub fn new(isa: Isa, g: GroupedShape, storage: Storage, state: &[StateSpec], workspace: usize) -> Self {
+    pub fn new(isa: Isa, g: GroupedShape, format: WeightFormat, state: &[StateSpec], workspace: usize) -> Self {
         let mut plan = Plan::default();
         let mut add = |bytes| match bytes {
             0 => Span::NONE,
             bytes => plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS),
         };
-        let int4 = storage.kind == WeightKind::Int4;
-        let data = match storage.kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
-            WeightKind::Bf16 => 2 * g.len(),
-            WeightKind::Int8 => g.padded_len(),
-            WeightKind::Int4 => g.nibble_bytes(),
-        };
-        let scales = if int4 || storage.kind == WeightKind::Int8 { 2 * g.groups() } else { 0 };
-        let weight = Weight {
-            shape: g,
-            kind: storage.kind,
-            scheme: storage.scheme,
-            data: add(data),
-            scales: add(scales),
-            offsets: add(if int4 && storage.scheme == Scheme::Asymmetric { scales } else { 0 }),
-            residue: add(if storage.residue { g.nibble_bytes() } else { 0 }),
-        };
+        let weight = Weight::place(g, format, |_, bytes| add(bytes));
         let state = State::place(state, g, &mut |_, bytes| add(bytes));
         let mut cpu = Cpu::with_isa(isa);
         let features = g.rows.max(g.cols);

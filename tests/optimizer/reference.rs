@@ -2,24 +2,15 @@
 //! The fused pass must give the same bytes.
 
 use crate::naive::{means as naive_means, squares as naive_squares};
-use crate::one_param::{OneParam, Storage};
+use crate::one_param::OneParam;
 use half::f16;
 use tetrad::backend::adam::{AdamArgs, AdamParams, AdamStep, SCALARS, Scalars, state};
 use tetrad::backend::cpu::Isa;
-use tetrad::backend::{Scheme, WeightKind};
 use tetrad::quant::{
     GroupScale, GroupedShape, MomentCodec, PAD_NIBBLE, QuantGrid, RngKey, RngUse, StateCodec, StateShape, StateSpec,
-    bf16_ceil, bf16_stochastic, bf16_to_f32, nibble, set_nibble,
+    WeightCodec, WeightFormat, bf16_ceil, bf16_stochastic, bf16_to_f32, nibble, set_nibble,
 };
 use zerocopy::IntoBytes;
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
-    F32,
-    Bf16,
-    Int8,
-    Int4 { residue: bool, asymmetric: bool },
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MomentKind {
@@ -36,7 +27,7 @@ pub enum MomentKind {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Planes {
     pub shape: GroupedShape,
-    kind: Kind,
+    format: WeightFormat,
     moments: [MomentKind; 2],
     /// Whether this step leaves out rows without a gradient.
     pub sparse: bool,
@@ -59,23 +50,23 @@ pub struct Planes {
 const CODECS: [[MomentCodec; 2]; 2] = [[MomentCodec::M8, MomentCodec::M4], [MomentCodec::V8, MomentCodec::V4]];
 
 impl Planes {
-    pub fn new(shape: GroupedShape, kind: Kind, moments: [MomentKind; 2]) -> Self {
+    pub fn new(shape: GroupedShape, format: WeightFormat, moments: [MomentKind; 2]) -> Self {
         let (n, padded, groups) = (shape.len(), shape.padded_len(), shape.groups());
-        let int4 = matches!(kind, Kind::Int4 { .. });
-        let with_residue = matches!(kind, Kind::Int4 { residue: true, .. });
-        let with_offsets = matches!(kind, Kind::Int4 { asymmetric: true, .. });
+        let int4 = format.codec().takes_residue();
+        let with_residue = format.has_residue();
+        let with_offsets = format.codec().has_offsets();
         let if_any = |present: bool, len: usize| if present { len } else { 0 };
         let mut planes = Self {
             shape,
-            kind,
+            format,
             moments,
             sparse: false,
-            floats: vec![0.0; if_any(kind == Kind::F32, n)],
-            halves: vec![0; if_any(kind == Kind::Bf16, n)],
-            bytes: vec![0; if_any(kind == Kind::Int8, padded)],
+            floats: vec![0.0; if_any(format == WeightFormat::F32, n)],
+            halves: vec![0; if_any(format == WeightFormat::BF16, n)],
+            bytes: vec![0; if_any(format == WeightFormat::INT8, padded)],
             codes: vec![0x88; if_any(int4, padded / 2)],
             residue: vec![0x88; if_any(with_residue, padded / 2)],
-            scales: vec![0; if_any(int4 || kind == Kind::Int8, groups)],
+            scales: vec![0; if_any(int4 || format == WeightFormat::INT8, groups)],
             offsets: vec![0; if_any(with_offsets, groups)],
             state_floats: moments.map(|m| vec![0.0; if_any(m == MomentKind::F32, n)]),
             state_codes: [0, 1].map(|i| match moments[i] {
@@ -103,10 +94,10 @@ impl Planes {
     }
 
     fn grid(&self) -> QuantGrid {
-        match self.kind {
-            Kind::Int4 { residue: true, .. } => QuantGrid::INT4,
-            Kind::Int4 { residue: false, .. } => QuantGrid::CODES,
-            _ => QuantGrid::INT8,
+        match (self.format.codec(), self.format.has_residue()) {
+            (WeightCodec::Int8, _) => QuantGrid::INT8,
+            (_, true) => QuantGrid::INT4,
+            (_, false) => QuantGrid::CODES,
         }
     }
 
@@ -118,19 +109,17 @@ impl Planes {
     }
 
     fn stored(&self, padded: usize) -> f32 {
-        match self.kind {
-            Kind::Int8 => f32::from(self.bytes[padded]),
-            Kind::Int4 { residue: true, .. } => {
-                f32::from(nibble(&self.codes, padded) << 4 | nibble(&self.residue, padded))
-            }
+        match (self.format.codec(), self.format.has_residue()) {
+            (WeightCodec::Int8, _) => f32::from(self.bytes[padded]),
+            (_, true) => f32::from(nibble(&self.codes, padded) << 4 | nibble(&self.residue, padded)),
             _ => f32::from(nibble(&self.codes, padded)),
         }
     }
 
     fn set_stored(&mut self, padded: usize, b: f32) {
-        match self.kind {
-            Kind::Int8 => self.bytes[padded] = b as i8,
-            Kind::Int4 { residue: true, .. } => {
+        match (self.format.codec(), self.format.has_residue()) {
+            (WeightCodec::Int8, _) => self.bytes[padded] = b as i8,
+            (_, true) => {
                 set_nibble(&mut self.codes, padded, b as u8 >> 4);
                 set_nibble(&mut self.residue, padded, b as u8 & 15);
             }
@@ -141,9 +130,9 @@ impl Planes {
     /// Initial values, rounded to nearest.
     fn set_group(&mut self, row: usize, g: usize, values: &[f32]) {
         let (plain, padded) = self.at(row, g);
-        match self.kind {
-            Kind::F32 => self.floats[plain..plain + values.len()].copy_from_slice(values),
-            Kind::Bf16 => {
+        match self.format.codec() {
+            WeightCodec::F32 => self.floats[plain..plain + values.len()].copy_from_slice(values),
+            WeightCodec::Bf16 => {
                 for (half, &x) in self.halves[plain..].iter_mut().zip(values) {
                     *half = bf16_stochastic(x, 0.5);
                 }
@@ -242,14 +231,7 @@ impl Planes {
 
     /// The same parameter in a backend's memory.
     pub fn in_memory(&self, isa: Isa) -> OneParam {
-        let (kind, residue, asymmetric) = match self.kind {
-            Kind::F32 => (WeightKind::F32, false, false),
-            Kind::Bf16 => (WeightKind::Bf16, false, false),
-            Kind::Int8 => (WeightKind::Int8, false, false),
-            Kind::Int4 { residue, asymmetric } => (WeightKind::Int4, residue, asymmetric),
-        };
-        let scheme = if asymmetric { Scheme::Asymmetric } else { Scheme::Symmetric };
-        let mut at = OneParam::new(isa, self.shape, Storage { kind, scheme, residue }, &self.specs(), 0);
+        let mut at = OneParam::new(isa, self.shape, self.format, &self.specs(), 0);
         let w = at.param.weight;
         at.write(&self.floats, w.data);
         at.write(&self.halves, w.data);
@@ -326,9 +308,9 @@ impl Planes {
         let (mut values, mut ms, mut vs) = (vec![], vec![], vec![]);
         let mut deltas = vec![];
         for i in 0..n {
-            let w = match self.kind {
-                Kind::F32 => self.floats[plain + i],
-                Kind::Bf16 => bf16_to_f32(self.halves[plain + i]),
+            let w = match self.format.codec() {
+                WeightCodec::F32 => self.floats[plain + i],
+                WeightCodec::Bf16 => bf16_to_f32(self.halves[plain + i]),
                 _ => self.grid().value(self.stored(padded + i), self.group_scale(group)),
             };
             let moments = match args.reset_before != 0 && !params.frozen {
@@ -356,9 +338,9 @@ impl Planes {
         }
         let u = |i: usize| key(RngUse::Weight).uniform_at((padded + i) as u64);
         let mut rescale = false;
-        match self.kind {
-            Kind::F32 => self.floats[plain..plain + n].copy_from_slice(&values),
-            Kind::Bf16 => {
+        match self.format.codec() {
+            WeightCodec::F32 => self.floats[plain..plain + n].copy_from_slice(&values),
+            WeightCodec::Bf16 => {
                 for (i, &value) in values.iter().enumerate() {
                     self.halves[plain + i] = bf16_stochastic(value, u(i));
                 }

@@ -9,9 +9,7 @@ pub use super::norm::{rms_norm, rms_norm_grad};
 pub use super::rope::rope;
 pub use super::swiglu::{swiglu, swiglu_grad};
 
-use crate::backend::Scheme;
-use crate::backend::WeightKind;
-use crate::quant::{GroupedShape, nibble};
+use crate::quant::{GroupedShape, WeightCodec, WeightFormat, nibble};
 use half::{bf16, f16};
 
 /// The values of float32 numbers.
@@ -25,9 +23,7 @@ pub struct Planes {
     /// Rows, columns, group.
     pub shape: GroupedShape,
     /// How `data` is to be read.
-    pub kind: WeightKind,
-    /// With offsets or without.
-    pub scheme: Scheme,
+    pub format: WeightFormat,
     /// Floats, bytes or nibbles.
     pub data: Vec<u8>,
     /// f16, one per group.
@@ -44,29 +40,33 @@ impl Planes {
         let group_of = |row: usize, col: usize| row * self.shape.groups_per_row() + col / group;
         let padded = |row: usize, col: usize| row * self.shape.padded_cols() + col;
         let scale = |plane: &[u16], g: usize| f16::from_bits(plane[g]).to_f64();
-        match self.kind {
-            WeightKind::F32 => wide(&self.floats()),
-            WeightKind::Bf16 => {
+        // A decoder of its own: what is under test shares no code with what it is held against.
+        match self.format.codec() {
+            WeightCodec::F32 => match self.format.simulates() {
+                None => wide(&self.floats()),
+                Some(codec) => {
+                    let floats = self.floats();
+                    let groups = floats.chunks(cols).flat_map(|row| row.chunks(group));
+                    groups.flat_map(|group| round_group(group, codec.has_offsets())).collect()
+                }
+            },
+            WeightCodec::F16 => panic!("only files hold f16"),
+            WeightCodec::Bf16 => {
                 let bits = |b: &[u8]| bf16::from_le_bytes([b[0], b[1]]).to_f64();
                 self.data.chunks_exact(2).map(bits).collect()
             }
-            WeightKind::Int8 => places
+            WeightCodec::Int8 => places
                 .map(|(r, c)| scale(&self.scales, group_of(r, c)) * f64::from(self.data[padded(r, c)] as i8))
                 .collect(),
-            WeightKind::Int4 => places
+            WeightCodec::Int4 => places
+                .map(|(r, c)| scale(&self.scales, group_of(r, c)) * (f64::from(nibble(&self.data, padded(r, c))) - 8.0))
+                .collect(),
+            WeightCodec::Int4Offset => places
                 .map(|(r, c)| {
                     let (code, g) = (f64::from(nibble(&self.data, padded(r, c))), group_of(r, c));
-                    match self.scheme {
-                        Scheme::Symmetric => scale(&self.scales, g) * (code - 8.0),
-                        Scheme::Asymmetric => scale(&self.scales, g) * code + scale(&self.offsets, g),
-                    }
+                    scale(&self.scales, g) * code + scale(&self.offsets, g)
                 })
                 .collect(),
-            WeightKind::Int4Simulated => {
-                let floats = self.floats();
-                let groups = floats.chunks(cols).flat_map(|row| row.chunks(group));
-                groups.flat_map(|group| round_group(group, self.scheme)).collect()
-            }
         }
     }
 
@@ -77,17 +77,16 @@ impl Planes {
 
 /// The four-bit rounding of arXiv 2502.17055 (asymmetric) and its symmetric counterpart. In float32, as the fast path:
 /// which neighbour a quotient is rounded to is part of the definition.
-fn round_group(x: &[f32], scheme: Scheme) -> Vec<f64> {
+fn round_group(x: &[f32], asymmetric: bool) -> Vec<f64> {
     let (low, high) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
-    let round = |x: &f32| match scheme {
-        Scheme::Symmetric => {
-            let scale = high.abs().max(low.abs()).max(1e-5) / 7.0;
-            scale * (x / scale).round_ties_even().clamp(-8.0, 7.0)
-        }
-        Scheme::Asymmetric => {
+    let round = |x: &f32| {
+        if asymmetric {
             let scale = (high - low).max(1e-5) / 15.0;
             let zero = (-(low / scale).round_ties_even()).clamp(0.0, 15.0);
             scale * (((x / scale).round_ties_even() + zero).clamp(0.0, 15.0) - zero)
+        } else {
+            let scale = high.abs().max(low.abs()).max(1e-5) / 7.0;
+            scale * (x / scale).round_ties_even().clamp(-8.0, 7.0)
         }
     };
     x.iter().map(|x| f64::from(round(x))).collect()

@@ -4,6 +4,7 @@ use crate::cli::flatten::flatten;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tetrad::format::{Decoder, Element, File, PlaneKind, PlaneView, Role, Tensor};
+use tetrad::quant::WeightPlane;
 
 /// Everything that differs.
 pub(super) struct Diff {
@@ -105,7 +106,7 @@ fn tensors(a: &File<'_>, i: usize, b: &File<'_>, j: usize) -> TensorDiff {
     if diff.spec.is_some() {
         return diff;
     }
-    let own = spec.weight_planes()[0].0;
+    let own = PlaneKind::of_weight(spec.storage, WeightPlane::Data);
     let kinds: BTreeSet<u8> = ta.planes.iter().chain(&tb.planes).map(|p| p.kind.tag()).collect();
     for kind in kinds.into_iter().map(PlaneKind::from_tag) {
         let change = match (a.plane(i, kind), b.plane(j, kind)) {

@@ -3,7 +3,7 @@
 use crate::cli::output::{escape, json_line};
 use serde_json::json;
 use std::io::{self, Write};
-use tetrad::format::{Element, Field, File, HEADER_FIELDS, PLANE_FIELDS, PlaneKind, Storage, TENSOR_FIELDS};
+use tetrad::format::{Element, Field, File, HEADER_FIELDS, PLANE_FIELDS, PlaneKind, TENSOR_FIELDS, codec_from_tag};
 
 /// Metadata bytes shown on a line.
 const TEXT: usize = 64;
@@ -106,7 +106,7 @@ fn describe(name: &str, bytes: &[u8]) -> String {
         "magic" => bytes.escape_ascii().to_string(),
         "checksum" => format!("{n:016x}"),
         "reserved" => "0".into(),
-        "storage" => tag(Storage::from_tag(n as u8).map(|s| s.name().into())),
+        "storage" => tag(codec_from_tag(n as u8).map(|s| s.name().into())),
         "kind" => format!("0x{n:02x} = {}", PlaneKind::from_tag(n as u8).name()),
         "element" => tag(Some(Element::from_tag(n as u8).name())),
         "dims" => format!("{:?}", bytes.chunks(8).map(number).collect::<Vec<_>>()),

@@ -63,7 +63,7 @@ fn line(file: &File<'_>, shown: &Shown<'_>, at: usize, bytes: &[u8]) -> Line {
 
 /// The code that means zero.
 fn zero(file: &File<'_>, shown: &Shown<'_>) -> f64 {
-    let asymmetric = file.tensors()[shown.tensor].spec.storage == tetrad::format::Storage::Int4Asymmetric;
+    let asymmetric = file.tensors()[shown.tensor].spec.storage.has_offsets();
     match shown.view.plane.kind {
         PlaneKind::V => 0.0,
         PlaneKind::Codes if asymmetric => 0.0,

@@ -1,8 +1,8 @@
 //! The codes of a quantized plane: how often each occurs, and how many lie at the end of the range.
 
 use bitvec::prelude::{BitVec, bitvec};
-use tetrad::format::{Element, File, PlaneKind, Role, Storage};
-use tetrad::quant::nibble;
+use tetrad::format::{Element, File, PlaneKind, Role};
+use tetrad::quant::{WeightPlane, nibble};
 
 /// Counts over a plane's elements without padding.
 pub(super) struct Codes {
@@ -20,8 +20,7 @@ pub(super) struct Codes {
 pub(super) fn of(file: &File<'_>, tensor: usize, role: Role) -> Option<Codes> {
     let spec = &file.tensors()[tensor].spec;
     let kind = match role {
-        Role::Weight if spec.storage == Storage::Int8 => PlaneKind::Bytes,
-        Role::Weight => PlaneKind::Codes,
+        Role::Weight => PlaneKind::of_weight(spec.storage, WeightPlane::Data),
         Role::Trained => PlaneKind::Residue,
         Role::M => PlaneKind::M,
         Role::V => PlaneKind::V,

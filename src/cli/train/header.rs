@@ -4,7 +4,6 @@ use crate::cli::output::{escape, print};
 use crate::cli::units::{bytes, grouped};
 use std::io::{self, Write};
 use std::path::Path;
-use tetrad::backend::WeightKind;
 use tetrad::config::Config;
 use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
@@ -87,18 +86,9 @@ fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::
 
 /// Elements of parameters by storage.
 fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
-    let storage = &trainer.config().storage;
-    let name = |kind| match kind {
-        WeightKind::Int4 if storage.residue => "INT4 codes + residue",
-        WeightKind::Int4 => "INT4 codes",
-        WeightKind::Int4Simulated => "INT4 simulated over f32",
-        WeightKind::Int8 => "int8",
-        WeightKind::Bf16 => "bf16",
-        WeightKind::F32 => "f32",
-    };
-    let mut kinds: Vec<(&str, u64)> = Vec::new();
+    let mut kinds: Vec<(String, u64)> = Vec::new();
     for param in trainer.model().stored.all() {
-        let (kind, count) = (name(param.weight.kind), param.weight.shape.len() as u64);
+        let (kind, count) = (param.weight.format.to_string(), param.weight.shape.len() as u64);
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, sum)) => *sum += count,
             None => kinds.push((kind, count)),

@@ -2,7 +2,6 @@
 
 use super::put;
 use super::rows::send;
-use crate::backend::Scheme;
 use crate::checkpoint::Checkpoint;
 use crate::convert::gguf::{GgufWriter, Item, MetaValue};
 use crate::convert::names::{RowOrder, gguf_name};
@@ -11,8 +10,8 @@ use crate::convert::tokenizer::to_gguf;
 use crate::convert::{Progress, Sink};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
-use crate::format::{File, Storage, TensorSpec};
-use crate::model::{Entry, ModelConfig, Role, RopeScaling, Weights, stretch, table};
+use crate::format::{File, TensorSpec};
+use crate::model::{Entry, ModelConfig, Role, RopeScaling, stretch, table};
 use std::path::Path;
 
 /// A type for the embedding or the head.
@@ -47,7 +46,7 @@ pub fn export_gguf(
 ) -> Result<Vec<(Kind, usize)>, ConvertError> {
     checkpoint.verify_weights()?;
     let config = &checkpoint.config;
-    if config.storage.weights == Weights::Int4Simulated {
+    if config.storage.matrix_format().simulates().is_some() {
         let what = "its weights are rounded to four bits on the fly (storage.weights = \"int4-simulated\"), and have \
                     no four-bit form to be exported; train with storage.weights = \"int4\"";
         return Err(ConvertError::Asked(format!("{}: {what}", checkpoint.path().display())));
@@ -66,7 +65,7 @@ pub fn export_gguf(
     let mut counts: Vec<(Kind, usize)> = Vec::new();
     for entry in &entries {
         let (tensor, found) = file.tensor(&entry.role.name()).expect("its tensors were checked when it was opened");
-        let kind = kind(entry, &found.spec, config.storage.scheme, types)?;
+        let kind = kind(entry, &found.spec, types)?;
         writer.tensor(Item { name: gguf_name(entry.role), dims: found.spec.dims.clone(), kind });
         sources.push(Some((tensor, order(entry.role, architecture, &config.model))));
         match counts.iter_mut().find(|count| count.0 == kind) {
@@ -115,7 +114,7 @@ fn order(role: Role, architecture: &str, model: &ModelConfig) -> RowOrder {
 }
 
 /// The type that a tensor gets.
-fn kind(entry: &Entry, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> Result<Kind, ConvertError> {
+fn kind(entry: &Entry, spec: &TensorSpec, types: GgufTypes) -> Result<Kind, ConvertError> {
     if entry.role.is_vector() {
         return Ok(Kind::F32);
     }
@@ -131,14 +130,9 @@ fn kind(entry: &Entry, spec: &TensorSpec, scheme: Scheme, types: GgufTypes) -> R
         TableType::Q8_0 => Kind::Q8_0,
         TableType::Q4_0 => Kind::Q4_0,
     });
-    let own = match spec.storage {
-        Storage::F32 => Kind::F32,
-        Storage::Bf16 if entry.role == Role::Embedding || entry.role == Role::Head => Kind::F16,
-        Storage::Bf16 => Kind::Bf16,
-        Storage::F16 => Kind::F16,
-        Storage::Int8 => Kind::Q8_0,
-        Storage::Int4 | Storage::Int4Asymmetric if scheme == Scheme::Asymmetric => Kind::Q4_1,
-        Storage::Int4 | Storage::Int4Asymmetric => Kind::Q4_0,
+    let own = match Kind::of(spec.storage) {
+        Kind::Bf16 if entry.role == Role::Embedding || entry.role == Role::Head => Kind::F16,
+        kind => kind,
     };
     let fits = |kind: Kind| entry.shape.cols.is_multiple_of(kind.block());
     match asked {
@@ -197,8 +191,8 @@ fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint
 
 /// llama.cpp's number for "mostly this type".
 fn file_type(file: &File<'_>) -> u32 {
-    let has = |storage| file.tensors().iter().any(|tensor| tensor.spec.storage == storage);
-    match (has(Storage::Int4Asymmetric), has(Storage::Int4), has(Storage::Bf16)) {
+    let has = |kind| file.tensors().iter().any(|tensor| Kind::of(tensor.spec.storage) == kind);
+    match (has(Kind::Q4_1), has(Kind::Q4_0), has(Kind::Bf16)) {
         (true, _, _) => 3,
         (_, true, _) => 2,
         (_, _, true) => 32,

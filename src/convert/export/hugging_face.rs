@@ -9,7 +9,6 @@ use crate::convert::quants::Kind;
 use crate::convert::{Progress, safetensors};
 use crate::data::{SpecialTokens, Tokenizer};
 use crate::error::{ConvertError, StoreError};
-use crate::model::Weights;
 use serde_json::{Map, json};
 use std::io::Write;
 use std::path::Path;
@@ -29,7 +28,7 @@ pub fn export_hugging_face(
 ) -> Result<Vec<String>, ConvertError> {
     checkpoint.verify_weights()?;
     let config = &checkpoint.config;
-    if config.storage.weights == Weights::Int4Simulated {
+    if config.storage.matrix_format().simulates().is_some() {
         let what = "its weights are rounded to four bits on the fly (storage.weights = \"int4-simulated\"), and the \
                     values that the products see stand nowhere; train with storage.weights = \"int4\"";
         return Err(ConvertError::Asked(format!("{}: {what}", checkpoint.path().display())));

@@ -2,7 +2,8 @@
 
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
-use crate::format::{Decoder, File, PlaneKind, Role, Storage};
+use crate::format::{Decoder, File, PlaneKind, Role};
+use crate::quant::{BLOCK, WeightPlane};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::io;
@@ -81,13 +82,9 @@ fn encode(
     values: &mut [f32],
     out: &mut [u8],
 ) -> Result<(), ()> {
-    let packed = match (file.tensors()[tensor].spec.storage, kind) {
-        (Storage::Int4, Kind::Q4_0) | (Storage::Int4Asymmetric, Kind::Q4_1) => Some(PlaneKind::Codes),
-        (Storage::Int8, Kind::Q8_0) => Some(PlaneKind::Bytes),
-        _ => None,
-    };
-    if let Some(plane) = packed {
-        repack(file, tensor, row, plane, kind, out);
+    let codec = file.tensors()[tensor].spec.storage;
+    if codec.is_grouped() && kind == Kind::of(codec) {
+        repack(file, tensor, row, kind, out);
         return Ok(());
     }
     let decoder = Decoder::new(file, tensor, Role::Weight).expect("every tensor has the planes of its weight");
@@ -111,15 +108,17 @@ fn each<const N: usize>(out: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> [
 }
 
 /// Groups into blocks of 32 with the same bits; a group of more than 32 gives its scale to each of its blocks.
-fn repack(file: &File<'_>, tensor: usize, row: usize, plane: PlaneKind, kind: Kind, out: &mut [u8]) {
+fn repack(file: &File<'_>, tensor: usize, row: usize, kind: Kind, out: &mut [u8]) {
     let bytes = |plane| file.plane(tensor, plane).map(|view| view.bytes);
-    let g = file.tensors()[tensor].spec.grouped_shape().expect("packed tensors have groups");
-    let (data, scales) = (bytes(plane).unwrap_or_default(), bytes(PlaneKind::Scales).unwrap_or_default());
-    let offsets = bytes(PlaneKind::Offsets).filter(|_| kind == Kind::Q4_1);
-    let block_data = if plane == PlaneKind::Codes { 16 } else { 32 };
-    let first = row * g.padded_cols() / 32;
+    let spec = &file.tensors()[tensor].spec;
+    let (codec, g) = (spec.storage, spec.grouped_shape().expect("quantized tensors have groups"));
+    let data = bytes(PlaneKind::of_weight(codec, WeightPlane::Data)).unwrap_or_default();
+    let scales = bytes(PlaneKind::Scales).unwrap_or_default();
+    let offsets = bytes(PlaneKind::Offsets);
+    let block_data = BLOCK * codec.element().bits() as usize / 8;
+    let first = row * g.padded_cols() / BLOCK;
     for (b, out) in out.chunks_exact_mut(kind.block_bytes()).enumerate() {
-        let group = row * g.groups_per_row() + 32 * b / g.group;
+        let group = row * g.groups_per_row() + BLOCK * b / g.group;
         out[..2].copy_from_slice(&scales[2 * group..][..2]);
         if let Some(offsets) = offsets {
             out[2..4].copy_from_slice(&offsets[2 * group..][..2]);

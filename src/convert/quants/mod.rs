@@ -8,6 +8,7 @@ mod planes;
 
 pub use planes::{GroupBits, group_bits};
 
+use crate::quant::WeightCodec;
 use half::{bf16, f16};
 
 /// A type of tensor that is read.
@@ -76,6 +77,28 @@ impl Kind {
     /// Its tag in GGUF.
     pub fn tag(self) -> u32 {
         self.row().1
+    }
+
+    /// The type that has the values of a codec, bit for bit.
+    pub fn of(codec: WeightCodec) -> Self {
+        match codec {
+            WeightCodec::F32 => Self::F32,
+            WeightCodec::F16 => Self::F16,
+            WeightCodec::Bf16 => Self::Bf16,
+            WeightCodec::Int8 => Self::Q8_0,
+            WeightCodec::Int4 => Self::Q4_0,
+            WeightCodec::Int4Offset => Self::Q4_1,
+        }
+    }
+
+    /// Whether groups of this type are groups of a codec, bit for bit or code for code (see [`group_bits`]).
+    pub fn has_groups_of(self, codec: WeightCodec) -> bool {
+        match self {
+            Self::Q4_0 => codec.takes_residue(),
+            Self::Q4_1 | Self::Q4K => codec.takes_residue() && codec.has_offsets(),
+            Self::Q8_0 => self == Self::of(codec),
+            _ => false,
+        }
     }
 
     /// Its name.

@@ -2,7 +2,7 @@
 
 use crate::backend::{PACK_GROUP, packed_bytes};
 use crate::memory::{Category, Lifetime, Plan, Span};
-use crate::model::KeptActivations;
+use crate::model::ActivationCheckpointing;
 
 /// Activations of one block. Rows are tokens: of the batch (T) if blocks keep them until backward, else of one
 /// micro-batch (M).
@@ -88,13 +88,13 @@ pub(super) struct Blocks {
 
 impl Shapes {
     /// Places all blocks.
-    pub fn blocks(&self, plan: &mut Plan, train: bool, kept: KeptActivations) -> Blocks {
+    pub fn blocks(&self, plan: &mut Plan, train: bool, kept: ActivationCheckpointing) -> Blocks {
         let layers: Vec<_> = match kept {
-            KeptActivations::RecomputePacked => return self.packed(plan),
-            KeptActivations::Auto | KeptActivations::Keep => {
+            ActivationCheckpointing::BlockInt4 => return self.packed(plan),
+            ActivationCheckpointing::Auto | ActivationCheckpointing::None => {
                 (0..self.layers).map(|l| self.kept(plan, train, l)).collect()
             }
-            KeptActivations::Recompute => {
+            ActivationCheckpointing::Block => {
                 self.shared(plan, |shapes, plan, l| (shapes.input(plan, l, shapes.backward(l)), None))
             }
         };

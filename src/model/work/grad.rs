@@ -2,9 +2,9 @@
 
 use super::blocks::Shapes;
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
-use crate::model::params::weight_bytes;
+use crate::model::params::READ_PLANES;
 use crate::model::table::{Entry, block_entries};
-use crate::model::{GradientBuffer, Settings};
+use crate::model::{GradBuffer, Settings};
 
 /// Buffers of backward; empty without training.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +79,7 @@ pub(super) fn place(
     grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
     let workspace = entries.iter().map(|entry| 4 * entry.workspace).max().unwrap_or(0);
     grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
-    place_passes(plan, settings, entries, (passes, parted), blocks, &mut grad);
+    place_passes(plan, entries, (passes, parted), blocks, &mut grad);
     grad
 }
 
@@ -87,7 +87,7 @@ pub(super) fn place(
 fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize>> {
     let block = block_entries(entries);
     let all: Vec<usize> = (0..block.len()).collect();
-    if !parted || settings.execution.gradient != GradientBuffer::Tensor {
+    if !parted || settings.execution.grad_buffer != GradBuffer::Tensor {
         return vec![all];
     }
     let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].role.is_vector());
@@ -111,7 +111,6 @@ fn passes(settings: &Settings, entries: &[Entry], parted: bool) -> Vec<Vec<usize
 
 fn place_passes(
     plan: &mut Plan,
-    settings: &Settings,
     entries: &[Entry],
     (passes, parted): (Vec<Vec<usize>>, bool),
     life: Lifetime,
@@ -157,12 +156,14 @@ fn place_passes(
             matrix.part(from - bytes(i), 4 * len)
         }));
     }
-    let scheme = settings.storage.scheme;
     grad.before = block
         .iter()
         .map(|entry| {
             let name = name(entry, "before");
-            weight_bytes(entry, scheme).map(|bytes| plan.add(name.clone(), Category::Weights, bytes, life))
+            READ_PLANES.map(|plane| {
+                let bytes = entry.format.plane_bytes(plane, entry.shape);
+                plan.add(name.clone(), Category::Weights, bytes, life)
+            })
         })
         .collect();
 }

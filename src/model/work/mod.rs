@@ -14,7 +14,7 @@ pub use blocks::{LayerWork, Packed};
 pub use grad::GradWork;
 
 use super::table::Entry;
-use super::{KeptActivations, SHORTEST_PARTED, Settings};
+use super::{ActivationCheckpointing, SHORTEST_PARTED, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use blocks::Shapes;
@@ -105,9 +105,9 @@ pub fn place(
         layers,
         bytes,
     };
-    let kept = match settings.execution.activations {
-        KeptActivations::Auto => KeptActivations::Keep,
-        _ if !train => KeptActivations::Keep,
+    let kept = match settings.execution.checkpointing {
+        ActivationCheckpointing::Auto => ActivationCheckpointing::None,
+        _ if !train => ActivationCheckpointing::None,
         chosen => chosen,
     };
     let blocks = shapes.blocks(plan, train, kept);
@@ -135,10 +135,10 @@ pub fn place(
         chunk,
         activation_bytes: bytes,
         row_multiple: backend.row_multiple(),
-        kept: kept == KeptActivations::Keep,
+        kept: kept == ActivationCheckpointing::None,
         inputs: scratch("token ids", 4 * tokens, step),
         targets: scratch("targets", 4 * tokens, step),
-        first: scratch("first keys", if settings.packed_rows { 4 * tokens } else { 0 }, step),
+        first: scratch("first keys", if settings.packing { 4 * tokens } else { 0 }, step),
         losses: scratch("losses", 4 * tokens, step),
         rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),

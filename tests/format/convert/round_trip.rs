@@ -2,13 +2,14 @@
 
 use super::{bring_in, fixture};
 use std::path::Path;
-use tetrad::backend::Scheme;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::convert::gguf::Gguf;
 use tetrad::convert::quants::Kind;
 use tetrad::convert::{FloatType, GgufTypes, Options, TableType, export_gguf, export_hugging_face};
-use tetrad::format::{Decoder, PlaneKind, Role, Storage};
+use tetrad::format::{Decoder, PlaneKind, Role};
+use tetrad::model::Scheme;
 use tetrad::model::TableStorage;
+use tetrad::quant::WeightCodec;
 
 fn open(path: &Path) -> Checkpoint {
     let checkpoint = Checkpoint::open(path).unwrap();
@@ -33,7 +34,7 @@ fn values(checkpoint: &Checkpoint, name: &str, role: Role) -> Vec<f32> {
 fn four_bit_files_come_back_byte_for_byte() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    for (name, storage) in [("q4_0.gguf", Storage::Int4), ("q4_1.gguf", Storage::Int4Asymmetric)] {
+    for (name, storage) in [("q4_0.gguf", WeightCodec::Int4), ("q4_1.gguf", WeightCodec::Int4Offset)] {
         let summary = bring_in(&fixture(name), &Options::default(), &at("in.tetrad")).unwrap();
         assert_eq!((summary.kept, summary.rounded), (15, 0), "{name}");
         let checkpoint = open(&at("in.tetrad"));

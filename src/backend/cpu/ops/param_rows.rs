@@ -1,9 +1,9 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
 use crate::backend::adam::state;
-use crate::backend::{Param, StateTensor, WeightKind};
+use crate::backend::{Param, StateTensor};
 use crate::memory::{Claims, Span};
-use crate::quant::{Element, GroupedShape, MomentCodec};
+use crate::quant::{Element, GroupedShape, MomentCodec, WeightCodec};
 
 /// The stored weight.
 pub enum WeightRows<'a> {
@@ -158,11 +158,12 @@ impl<'a> ParamRows<'a> {
     /// All rows of a parameter's weight, without its state.
     pub fn claim_weight(claims: &mut Claims<'a>, param: &Param, direction: Span) -> Self {
         let w = &param.weight;
-        let weight = match w.kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => WeightRows::F32(claims.write(w.data)),
-            WeightKind::Bf16 => WeightRows::Bf16(claims.write(w.data)),
-            WeightKind::Int8 => WeightRows::Int8 { bytes: claims.write(w.data), scales: claims.write(w.scales) },
-            WeightKind::Int4 => WeightRows::Int4 {
+        let weight = match w.format.codec() {
+            WeightCodec::F32 => WeightRows::F32(claims.write(w.data)),
+            WeightCodec::Bf16 => WeightRows::Bf16(claims.write(w.data)),
+            WeightCodec::F16 => panic!("only files hold f16"),
+            WeightCodec::Int8 => WeightRows::Int8 { bytes: claims.write(w.data), scales: claims.write(w.scales) },
+            WeightCodec::Int4 | WeightCodec::Int4Offset => WeightRows::Int4 {
                 codes: claims.write(w.data),
                 residue: claims.write(w.residue),
                 scales: claims.write(w.scales),

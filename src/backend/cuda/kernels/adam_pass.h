@@ -5,7 +5,8 @@
 #include "moments.h"
 #include "adam.h"
 
-enum Kind : u32 { F32 = 0, BF16 = 1, INT8 = 2, INT4 = 3 };
+// `WeightCodec` of src/quant/format.rs. Codes with offsets are told by their plane.
+enum Codes : u32 { F32 = 0, BF16 = 2, INT8 = 3, INT4 = 4 };
 
 // Null where a plane does not exist.
 struct Planes {
@@ -27,7 +28,7 @@ struct Planes {
 SIZE_ON_HOST(Planes, 88);
 
 struct Storage {
-    u32 kind;
+    u32 codec;
     // Number in the model's table.
     u32 tensor;
     // Whether the step's constants allow `move_plain`.
@@ -60,7 +61,7 @@ DEVICE Block block_of(const Planes& planes, const Shape& shape, u32 index) {
     return block;
 }
 
-DEVICE bool is_packed(const Pass& p) { return p.storage.kind >= INT8; }
+DEVICE bool is_packed(const Pass& p) { return p.storage.codec >= INT8; }
 DEVICE bool is_asymmetric(const Pass& p) { return p.planes.offsets != nullptr; }
 DEVICE RngWords random_for(const Pass& p, u32 usage) {
     return rng_words({p.c.seed, p.c.number, p.storage.tensor, usage}, p.block.index);
@@ -77,13 +78,13 @@ struct Tiles {
 };
 
 DEVICE u32 tiles_per_warp(const Storage& s) {
-    return 1 + (s.kind < INT8) + (s.m.width == FLOAT) + (s.v.width == FLOAT);
+    return 1 + (s.codec < INT8) + (s.m.width == FLOAT) + (s.v.width == FLOAT);
 }
 
 DEVICE Tiles tiles_at(u8* shared, const Storage& s) {
     const u32 size = Tile<float>::BYTES;
     u8* const weight = shared + size;
-    u8* const m = weight + (s.kind < INT8) * size;
+    u8* const m = weight + (s.codec < INT8) * size;
     u8* const v = m + (s.m.width == FLOAT) * size;
     return {{(float*)shared}, {(float*)weight}, {(bf16*)weight}, {(float*)m}, {(float*)v}};
 }
@@ -112,7 +113,7 @@ DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
     const u32 group = p.block.live ? p.block.group : first / p.shape.blocks_per_group;
     const Planes& planes = p.planes;
     if (is_packed(p)) {
-        loaded.stored = load_raw((const u8*)planes.data, block, p.storage.kind == INT8);
+        loaded.stored = load_raw((const u8*)planes.data, block, p.storage.codec == INT8);
         if (planes.residue != nullptr) {
             const Bits16 low = load_nibbles(planes.residue, block);
             UNROLL
@@ -135,8 +136,8 @@ DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
         loaded.most = max_(maxima[p.block.plain / LEAF], maxima[(p.block.plain + p.block.real - 1) / LEAF]);
     }
     fetch(tiles.grad, planes.grad, p.shape, p.block);
-    if (p.storage.kind == F32) fetch(tiles.floats, (const float*)planes.data, p.shape, p.block);
-    if (p.storage.kind == BF16) fetch(tiles.halves, (const bf16*)planes.data, p.shape, p.block);
+    if (p.storage.codec == F32) fetch(tiles.floats, (const float*)planes.data, p.shape, p.block);
+    if (p.storage.codec == BF16) fetch(tiles.halves, (const bf16*)planes.data, p.shape, p.block);
     if (p.storage.m.width == FLOAT) fetch(tiles.m, (const float*)planes.m, p.shape, p.block);
     if (p.storage.v.width == FLOAT) fetch(tiles.v, (const float*)planes.v, p.shape, p.block);
     wait_for_tiles();
@@ -145,7 +146,7 @@ DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
 
 // The stored numbers of a packed weight as bytes, `excess` added to them.
 DEVICE Bytes32 stored_of(const Pass& p, const Bytes32& raw) {
-    if (p.storage.kind == INT8) return flip_signs(raw, 0x80808080u);
+    if (p.storage.codec == INT8) return flip_signs(raw, 0x80808080u);
     if (p.planes.residue == nullptr) return unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}});
     Bytes32 stored;
     UNROLL
@@ -166,12 +167,12 @@ DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
             const u32 first = 4 * i;
             const u32 bytes = p.block.real <= first ? 0 : min_(p.block.real - first, 4u);
             const u32 real = bytes == 4 ? ~0u : (1u << 8 * bytes) - 1;
-            const u32 pad = p.storage.kind == INT8 ? old.x[i] ^ 0x80808080u : 0x88888888u;
+            const u32 pad = p.storage.codec == INT8 ? old.x[i] ^ 0x80808080u : 0x88888888u;
             stored.x[i] = (stored.x[i] & real) | (pad & ~real);
         }
     }
     if (!p.block.live) return;
-    if (p.storage.kind == INT8) return store_bytes((u8*)p.planes.data, p.block.index, stored);
+    if (p.storage.codec == INT8) return store_bytes((u8*)p.planes.data, p.block.index, stored);
     if (p.planes.residue == nullptr) return store_nibbles((u8*)p.planes.data, p.block.index, pack(stored));
     Bits16 codes, low;
     UNROLL

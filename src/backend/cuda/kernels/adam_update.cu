@@ -278,8 +278,8 @@ DEVICE Bytes32 decode_weight(const Pass& p, const Tiles& tiles, const Loaded& lo
             for (u32 k = 0; k < BLOCK; ++k) x[k] = x[k] + v.offset;
         }
     }
-    if (p.storage.kind == F32) read_row(tiles.floats, x);
-    if (p.storage.kind == BF16) read_row(tiles.halves, x);
+    if (p.storage.codec == F32) read_row(tiles.floats, x);
+    if (p.storage.codec == BF16) read_row(tiles.halves, x);
     return stored;
 }
 
@@ -305,8 +305,8 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Upda
         const u32 rescales = count_ones(ballot(rescaled && p.leads));
         if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
     }
-    if (p.storage.kind == F32) store_floats(p, tiles.floats, e.x);
-    if (p.storage.kind == BF16) store_halves(p, tiles.halves, e.x);
+    if (p.storage.codec == F32) store_floats(p, tiles.floats, e.x);
+    if (p.storage.codec == BF16) store_halves(p, tiles.halves, e.x);
     if (p.verdict.mode == FROZEN) return;
     if (p.c.reset_after != 0) {
         UNROLL
@@ -346,7 +346,7 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     planes.offsets = nullptr;
     planes.touched = nullptr;
     shape.dense = 1;
-    storage.kind = INT4;
+    storage.codec = INT4;
     storage.plain = 1;
     storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
     storage.v = {NIBBLE, 15.0f, 0.0f, 0};
@@ -400,8 +400,8 @@ KERNEL(128, apply_update, Planes planes, Shape shape, Storage storage, UpdateArg
         const u32 rescales = count_ones(ballot(rescaled && p.leads));
         if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
     }
-    if (p.storage.kind == F32) store_floats(p, tiles.floats, e.x);
-    if (p.storage.kind == BF16) store_halves(p, tiles.halves, e.x);
+    if (p.storage.codec == F32) store_floats(p, tiles.floats, e.x);
+    if (p.storage.codec == BF16) store_halves(p, tiles.halves, e.x);
 }
 
 // x += factor w.
@@ -423,7 +423,7 @@ KERNEL(128, add_weight, Planes planes, Shape shape, Storage storage, float facto
 }
 
 // s' = keep s + add x; x becomes of_x x + of_old s + of_new s', or its sign. The state is `m`, x lies where a gradient
-// would; the weight is not read (its kind is INT4, without planes).
+// would; the weight is not read (its codec is INT4, without planes).
 KERNEL(128, momentum, Planes planes, Shape shape, Storage storage, MomentumArgs args, const GradStats* gate) {
     DYNAMIC_SHARED(u8, shared);
     const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);

@@ -2,47 +2,29 @@
 //
 // Floors: lookup 2 bytes out per element and what the table's kind takes in; gradient per element of dout 2 bytes in,
 // and 8 per element of each row that occurred.
-#include "weights.h"
+#include "codecs.h"
 
-// One block per token; a token beyond the table gives what is not a number.
-template <class F>
-DEVICE void look_up(const u32* tokens, bf16* out, u32 vocab, u32 cols, F eight) {
+// One block per token; a token beyond the table gives what is not a number. `width`: elements from one row of the table
+// to the next, padding included.
+template <class Codec>
+DEVICE void look_up(const WeightPlanes& table, const u32* tokens, bf16* out, u32 vocab, u32 cols, u32 width) {
     const u32 token = tokens[block_x()];
     bf16* row = out + (u64)block_x() * pitch(cols);
     for (u32 c = thread() * 8; c < cols; c += threads() * 8) {
         if (token < vocab) {
-            store_eight(row + c, eight(token, c));
+            store_eight(row + c, Codec::load(table, (u64)token * width + c, in_row(c, cols)));
         } else {
             store_16(row + c, {{~0u, ~0u, ~0u, ~0u}});
         }
     }
 }
 
-KERNEL(256, embedding_int4, const u32* tokens, const u8* codes, const u16* scales, const u16* offsets, bf16* out,
-       u32 vocab, u32 cols, u32 width, u32 group_bits) {
-    look_up(tokens, out, vocab, cols, [&](u32 token, u32 c) {
-        const u64 at = (u64)token * width + c;
-        return load_int4(codes, at, group_of(scales, offsets, at >> group_bits));
-    });
-}
-
-KERNEL(256, embedding_int8, const u32* tokens, const i8* codes, const u16* scales, bf16* out, u32 vocab, u32 cols,
-       u32 width, u32 group_bits) {
-    look_up(tokens, out, vocab, cols, [&](u32 token, u32 c) {
-        const u64 at = (u64)token * width + c;
-        return load_int8(codes, at, f16_to_float(scales[at >> group_bits]));
-    });
-}
-
-KERNEL(256, embedding_f32, const u32* tokens, const float* data, bf16* out, u32 vocab, u32 cols) {
-    look_up(tokens, out, vocab, cols,
-            [&](u32 token, u32 c) { return load_plain(data + (u64)token * cols + c, in_row(c, cols)); });
-}
-
-KERNEL(256, embedding_bf16, const u32* tokens, const bf16* data, bf16* out, u32 vocab, u32 cols) {
-    look_up(tokens, out, vocab, cols,
-            [&](u32 token, u32 c) { return load_plain(data + (u64)token * cols + c, in_row(c, cols)); });
-}
+#define EMBEDDING(name, Codec)                                                                                     \
+    KERNEL(256, embedding_##name, const u32* tokens, const u8* data, const u16* scales, const u16* offsets,        \
+           bf16* out, u32 vocab, u32 cols, u32 width, u32 group_bits) {                                            \
+        look_up<Codec>({data, scales, offsets, group_bits}, tokens, out, vocab, cols, width);                      \
+    }
+WEIGHT_CODECS(EMBEDDING)
 
 constexpr u32 WARPS = 8;
 

@@ -3,7 +3,7 @@
 //
 // Floors, in bytes of device memory per weight: INT4 0.52 in (groups of 128); the 2 bytes out stay in L2. At 16k tokens
 // the product spends 32k operations on each weight, this some ten.
-#include "weights.h"
+#include "codecs.h"
 
 // Calls `eight(row, column)` for eight neighbours of the part and stores what it gives: one thread each.
 template <class F>
@@ -16,35 +16,20 @@ DEVICE void fill_panel(bf16* out, u32 rows, u32 cols, F eight) {
     }
 }
 
-// `width`: elements of a padded row; a group has 2^group_bits elements.
-KERNEL(256, dequantize_int4, const u8* codes, const u16* scales, const u16* offsets, bf16* out, u32 row, u32 col,
-       u32 rows, u32 cols, u32 width, u32 group_bits) {
+// `width`: elements from one row of the data to the next, padding included.
+template <class Codec>
+DEVICE void dequantize(const WeightPlanes& w, bf16* out, u32 row, u32 col, u32 rows, u32 cols, u32 width) {
     fill_panel(out, rows, cols, [&](u32 r, u32 c) {
-        const u64 at = (u64)(row + r) * width + col + c;
-        return load_int4(codes, at, group_of(scales, offsets, at >> group_bits));
+        return Codec::load(w, (u64)(row + r) * width + col + c, in_row(c, cols));
     });
 }
 
-KERNEL(256, dequantize_int8, const i8* codes, const u16* scales, bf16* out, u32 row, u32 col, u32 rows, u32 cols,
-       u32 width, u32 group_bits) {
-    fill_panel(out, rows, cols, [&](u32 r, u32 c) {
-        const u64 at = (u64)(row + r) * width + col + c;
-        return load_int8(codes, at, f16_to_float(scales[at >> group_bits]));
-    });
-}
-
-// `width`: elements of a row, which is not padded.
-KERNEL(256, dequantize_f32, const float* data, bf16* out, u32 row, u32 col, u32 rows, u32 cols, u32 width) {
-    fill_panel(out, rows, cols, [&](u32 r, u32 c) {
-        return load_plain(data + (u64)(row + r) * width + col + c, in_row(c, cols));
-    });
-}
-
-KERNEL(256, dequantize_bf16, const bf16* data, bf16* out, u32 row, u32 col, u32 rows, u32 cols, u32 width) {
-    fill_panel(out, rows, cols, [&](u32 r, u32 c) {
-        return load_plain(data + (u64)(row + r) * width + col + c, in_row(c, cols));
-    });
-}
+#define DEQUANTIZE(name, Codec)                                                                                    \
+    KERNEL(256, dequantize_##name, const u8* data, const u16* scales, const u16* offsets, bf16* out, u32 row,      \
+           u32 col, u32 rows, u32 cols, u32 width, u32 group_bits) {                                               \
+        dequantize<Codec>({data, scales, offsets, group_bits}, out, row, col, rows, cols, width);                  \
+    }
+WEIGHT_CODECS(DEQUANTIZE)
 
 constexpr float LEAST_RANGE = 1e-5f;
 

@@ -4,9 +4,9 @@
 use super::factored::{self, Means};
 use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{MaxShapes, Param, Scheme, StateTensor, UpdateStats, Weight, WeightKind};
+use crate::backend::{MaxShapes, Param, StateTensor, UpdateStats};
 use crate::memory::Span;
-use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape};
+use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape, WeightCodec, WeightFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
@@ -130,7 +130,7 @@ impl Codec {
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct Storage {
-    kind: u32,
+    codec: u32,
     tensor: u32,
     plain: u32,
     m: Codec,
@@ -162,27 +162,24 @@ impl Storage {
 
     /// For a state tensor alone.
     pub(super) fn of_state(param: &Param, state: &StateTensor) -> Self {
-        Self { kind: 3, ..Self::new(param, false, Codec::of(Some(state)), Codec::ABSENT) }
+        Self { codec: WeightCodec::Int4 as u32, ..Self::new(param, false, Codec::of(Some(state)), Codec::ABSENT) }
     }
 
     /// For a parameter's weight, with these moments.
     fn new(param: &Param, plain: bool, m: Codec, v: Codec) -> Self {
-        let (kind, grid, excess) = match param.weight.kind {
-            WeightKind::F32 | WeightKind::Int4Simulated => (0, QuantGrid::INT8, 0.0),
-            WeightKind::Bf16 => (1, QuantGrid::INT8, 0.0),
-            WeightKind::Int8 => (2, QuantGrid::INT8, 128.0),
-            WeightKind::Int4 if param.weight.residue.is_none() => (3, QuantGrid::CODES, 0.0),
-            WeightKind::Int4 => (3, QuantGrid::INT4, 0.0),
-        };
+        let format = param.weight.format;
+        // Floats have no grid; the kernel reads none of it.
+        let grid = format.grid().unwrap_or(QuantGrid::INT8);
+        let excess = if format.codec().element() == Element::I8 { 128.0 } else { 0.0 };
         Self {
-            kind,
+            codec: format.codec() as u32,
             tensor: param.id,
             plain: u32::from(plain),
             m,
             v,
             steps_per_scale: grid.steps_per_scale,
             unit: 1.0 / grid.steps_per_scale,
-            base: if has_offsets(&param.weight) { grid.offset_point } else { grid.zero_point },
+            base: if format.codec().has_offsets() { grid.offset_point } else { grid.zero_point },
             excess,
             min: grid.min,
             max: grid.max,
@@ -194,13 +191,14 @@ impl Storage {
 
     /// What `optimizer_update_nibbles` is written for.
     fn is_nibbles(&self, param: &Param) -> bool {
-        let packed = self.kind == 3 && self.max == 255.0 && !has_offsets(&param.weight);
+        let packed = param.weight.format == WeightFormat::INT4;
         packed && self.m.width == 2 && self.v.width == 2 && self.plain == 1
     }
 
     /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
     pub(super) fn tiles(&self) -> usize {
-        1 + usize::from(self.kind < 2) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
+        let floats = self.codec < WeightCodec::Int8 as u32;
+        1 + usize::from(floats) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
     }
 }
 
@@ -210,11 +208,6 @@ fn first_moment(param: &Param) -> &StateTensor {
 
 fn scalars(param: &Param) -> Span {
     param.state.get(state::SCALARS).expect("the fused pass has scalars").data
-}
-
-/// Whether groups have offsets of their own.
-fn has_offsets(w: &Weight) -> bool {
-    w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric
 }
 
 /// Whether `move_plain` of `kernels/adam_element.h` may be used: the parts of the formula that it leaves out vanish,
@@ -400,7 +393,7 @@ impl Planes {
             data: gpu.address(w.data),
             residue: gpu.address(w.residue),
             scales: gpu.address(w.scales),
-            offsets: if has_offsets(w) { gpu.address(w.offsets) } else { 0 },
+            offsets: gpu.address(w.offsets),
             ..Self::of_direction(gpu, grad)
         }
     }
@@ -439,8 +432,7 @@ fn check(param: &Param, grad: Span) {
 
 /// A weight's planes, and its gradient or direction.
 pub(super) fn check_weight(param: &Param, grad: Span) {
-    let (w, g) = (&param.weight, param.weight.shape);
-    super::weights::check(w);
-    assert!(w.residue.is_none() || w.residue.bytes == g.nibble_bytes(), "bytes of a residue");
+    let g = param.weight.shape;
+    super::weights::check(&param.weight);
     assert_eq!(grad.bytes, 4 * g.len(), "bytes of a gradient");
 }

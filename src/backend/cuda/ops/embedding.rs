@@ -1,34 +1,25 @@
 //! Rows of an embedding matrix by token, and their gradient.
 
-use super::weights::{check, packed_planes};
+use super::weights::{codec_kernels, kernel, planes, row_elements};
 use super::{dim, product, rows_of};
+use crate::backend::Weight;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::Args;
 use crate::backend::ops::Embedding;
-use crate::backend::{Weight, WeightKind};
 use crate::memory::Span;
 
 impl Embedding for Cuda {
     fn embedding(&mut self, tokens: Span, table: &Weight, out: Span) {
         let gpu = &mut self.gpu;
         let (g, count) = (table.shape, tokens.bytes / 4);
-        check(table);
         assert_eq!(rows_of(out, g.cols), count, "a row for each token");
-        let shape = |args: Args| args.u32(dim(g.rows)).u32(dim(g.cols));
-        let args = Args::new().span(gpu, tokens);
-        let (kernel, args) = match table.kind {
-            WeightKind::Int4 | WeightKind::Int8 => {
-                let kernel = if table.kind == WeightKind::Int4 { "embedding_int4" } else { "embedding_int8" };
-                let args = shape(packed_planes(gpu, args, table).span(gpu, out));
-                (kernel, args.u32(dim(g.padded_cols())).u32(g.group.trailing_zeros()))
-            }
-            WeightKind::F32 => ("embedding_f32", shape(args.span(gpu, table.data).span(gpu, out))),
-            WeightKind::Bf16 => ("embedding_bf16", shape(args.span(gpu, table.data).span(gpu, out))),
-            WeightKind::Int4Simulated => panic!("embedding matrices are never simulated"),
-        };
-        // SAFETY: the parameters of the kernel for this kind, of which each block reads its own token and writes its own
-        // row of out; a token that is not below the table's rows is not used as an index, and `check` found the planes
-        // to be as long as the table's shape says.
+        assert!(table.format.simulates().is_none(), "embedding matrices are never simulated");
+        let args = planes(gpu, Args::new().span(gpu, tokens), table).span(gpu, out);
+        let args = args.u32(dim(g.rows)).u32(dim(g.cols)).u32(dim(row_elements(table))).u32(g.group.trailing_zeros());
+        let kernel = kernel(codec_kernels!("embedding"), table);
+        // SAFETY: the parameters of the kernel for this codec, of which each block reads its own token and writes its own
+        // row of out; a token that is not below the table's rows is not used as an index, and `planes` found them to be as
+        // long as the table's shape says.
         unsafe { gpu.launch(kernel, [dim(count), 1, 1], 256, 0, &args) };
     }
 

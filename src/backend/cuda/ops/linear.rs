@@ -4,13 +4,14 @@
 //! at thousands of tokens the product does hundreds of times the work of dequantizing. Up to [`SMALL_BATCH`] tokens one kernel
 //! dequantizes in registers.
 
-use super::weights::{self, COLS, Part};
+use super::weights::{self, COLS, Part, codec_kernels};
 use super::{dim, pitch, rows_of};
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product};
 use crate::backend::ops::Linear;
-use crate::backend::{Accumulate, MaxShapes, Weight, WeightKind};
+use crate::backend::{Accumulate, MaxShapes, Weight};
 use crate::memory::Span;
+use crate::quant::Element;
 
 /// Up to this many tokens are multiplied without cuBLASLt.
 const SMALL_BATCH: usize = 8;
@@ -49,7 +50,7 @@ fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
 
 /// A bf16 weight whose rows cuBLASLt can read where they lie.
 fn in_place(w: &Weight) -> bool {
-    w.kind == WeightKind::Bf16 && pitch(w.shape.cols) == w.shape.cols
+    w.format.codec().element() == Element::Bf16 && pitch(w.shape.cols) == w.shape.cols
 }
 
 /// Where panels go: no more of the workspace than stays in the cache, unless the narrowest panel takes more.
@@ -63,7 +64,7 @@ impl Linear for Cuda {
         weights::check(w);
         let (outputs, inputs) = (w.shape.rows, w.shape.cols);
         let m = tokens(x, inputs, y, outputs);
-        if m <= SMALL_BATCH && w.kind == WeightKind::Int4 {
+        if m <= SMALL_BATCH && w.format.codec().element() == Element::Nibble {
             return small_batch(gpu, x, w, y, m, accumulate);
         }
         let product = |row: usize, n: usize, b: Matrix| Product {
@@ -141,15 +142,16 @@ fn after(span: Span, bytes: usize) -> Span {
     span.part(bytes, span.bytes - bytes)
 }
 
-/// `w` is INT4 with planes that were checked, and `x` has `tokens` rows, at most [`SMALL_BATCH`].
+/// `w` has codes of four bits with planes that were checked, and `x` has `tokens` rows, at most [`SMALL_BATCH`].
 fn small_batch(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, tokens: usize, accumulate: Accumulate) {
     let g = w.shape;
-    let args = weights::packed_planes(gpu, Args::new().span(gpu, x), w).span(gpu, y);
+    let args = weights::planes(gpu, Args::new().span(gpu, x), w).span(gpu, y);
     let args = args.u32(dim(tokens)).u32(dim(g.cols)).u32(dim(g.rows)).u32(dim(g.padded_cols()));
     let args = args.u32(g.group.trailing_zeros()).u32(u32::from(accumulate == Accumulate::Yes));
-    let kernel = if tokens == 1 { "gemv_int4" } else { "small_batch_int4" };
+    let kernels = if tokens == 1 { codec_kernels!("gemv") } else { codec_kernels!("small_batch") };
+    let kernel = weights::kernel(kernels, w);
     // SAFETY: the parameters of both kernels of linear_small_batch.cu, which stay within the planes of a weight of this
-    // shape, which `packed_planes` checked, and `tokens` rows of x and y, which `linear` did.
+    // shape, which `planes` checked, and `tokens` rows of x and y, which `linear` did.
     unsafe { gpu.launch(kernel, [dim(g.rows.div_ceil(8)), 1, 1], 256, 0, &args) };
 }
 

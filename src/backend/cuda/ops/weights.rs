@@ -1,9 +1,10 @@
 //! Stored weights as kernels read them.
 
 use super::{dim, pitch, product};
+use crate::backend::Weight;
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{Scheme, Weight, WeightKind};
 use crate::memory::Span;
+use crate::quant::WeightCodec;
 
 /// A part of a weight: rows from `row` on, columns from `col` on, which is a multiple of [`COLS`].
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +18,27 @@ pub(crate) struct Part {
 /// Columns of a part start at multiples of the largest group.
 pub(crate) const COLS: usize = 256;
 
+/// The kernels of an operation, one for each codec, in the order of [`WeightCodec`]: the list of `kernels/codecs.h`.
+macro_rules! codec_kernels {
+    ($operation:literal) => {
+        [
+            concat!($operation, "_f32"),
+            // Only files hold f16: there is no such kernel.
+            concat!($operation, "_f16"),
+            concat!($operation, "_bf16"),
+            concat!($operation, "_int8"),
+            concat!($operation, "_int4"),
+            concat!($operation, "_int4_offset"),
+        ]
+    };
+}
+pub(crate) use codec_kernels;
+
+/// The kernel for a weight's codec.
+pub(crate) fn kernel(kernels: [&'static str; WeightCodec::ALL.len()], w: &Weight) -> &'static str {
+    kernels[w.format.codec() as usize]
+}
+
 /// The kernels trust the lengths of a weight's planes.
 ///
 /// # Panics
@@ -26,26 +48,24 @@ pub(crate) fn check(w: &Weight) {
     // Products of the shape must not wrap, and groups be those that kernels divide rows into.
     product([4, dim(g.rows) as usize, dim(g.padded_cols()) as usize]);
     assert!(g.group.is_power_of_two() && (32..=COLS).contains(&g.group), "groups of {}", g.group);
-    let scales = if matches!(w.kind, WeightKind::Int8 | WeightKind::Int4) { 2 * g.groups() } else { 0 };
-    let offsets = if w.kind == WeightKind::Int4 && w.scheme == Scheme::Asymmetric { scales } else { 0 };
-    let data = match w.kind {
-        WeightKind::F32 | WeightKind::Int4Simulated => 4 * g.len(),
-        WeightKind::Bf16 => 2 * g.len(),
-        WeightKind::Int8 => g.padded_len(),
-        WeightKind::Int4 => g.nibble_bytes(),
-    };
-    let found = (w.data.bytes, w.scales.bytes, w.offsets.bytes);
-    assert_eq!(found, (data, scales, offsets), "bytes of data, scales and offsets of a {:?} weight {g:?}", w.kind);
+    w.check();
 }
 
-/// Adds the planes of a packed weight: codes, scales, and for INT4 offsets (null if symmetric).
-pub(crate) fn packed_planes(gpu: &Gpu, args: Args, w: &Weight) -> Args {
+/// Adds the planes that products read, null where there is none.
+///
+/// # Panics
+/// If one does not fit the shape.
+pub(crate) fn planes(gpu: &Gpu, args: Args, w: &Weight) -> Args {
     check(w);
-    let args = args.span(gpu, w.data).span(gpu, w.scales);
-    if w.kind == WeightKind::Int4 { args.span(gpu, w.offsets) } else { args }
+    args.span(gpu, w.data).span(gpu, w.scales).span(gpu, w.offsets)
 }
 
-/// Writes a part as bf16 rows `pitch(part.cols)` apart to the begin of `to`.
+/// Elements from one row of the data to the next: rows of codes are padded to whole groups.
+pub(crate) fn row_elements(w: &Weight) -> usize {
+    if w.format.is_quantized() { w.shape.padded_cols() } else { w.shape.cols }
+}
+
+/// Writes a part as bf16 rows `pitch(part.cols)` apart to the beginning of `to`.
 ///
 /// # Panics
 /// If it does not fit.
@@ -57,26 +77,22 @@ pub(crate) fn dequantize(gpu: &mut Gpu, w: &Weight, part: Part, to: Span) {
         "{part:?}"
     );
     assert!(2 * part.rows * pitch(part.cols) <= to.bytes, "{} x {} in {} bytes", part.rows, part.cols, to.bytes);
-    let shape = |args: Args, width: usize| {
-        [part.row, part.col, part.rows, part.cols, width].iter().fold(args, |args, &n| args.u32(dim(n)))
+    let shape = |args: Args| {
+        let numbers = [part.row, part.col, part.rows, part.cols, row_elements(w)];
+        numbers.iter().fold(args, |args, &n| args.u32(dim(n)))
     };
-    let mut blocks = (part.rows * part.cols.div_ceil(8)).div_ceil(256);
-    let plain = Args::new().span(gpu, w.data).span(gpu, to);
-    let (kernel, args) = match w.kind {
-        WeightKind::Int4 | WeightKind::Int8 => {
-            let kernel = if w.kind == WeightKind::Int4 { "dequantize_int4" } else { "dequantize_int8" };
-            let args = packed_planes(gpu, Args::new(), w).span(gpu, to);
-            (kernel, shape(args, g.padded_cols()).u32(g.group.trailing_zeros()))
+    let (kernel, args, threads) = match w.format.simulates() {
+        Some(codec) => {
+            let args = shape(Args::new().span(gpu, w.data).span(gpu, to)).u32(dim(g.group));
+            let groups = part.rows * part.cols.div_ceil(g.group);
+            ("simulate_int4", args.u32(u32::from(codec.has_offsets())), 32 * groups)
         }
-        WeightKind::F32 => ("dequantize_f32", shape(plain, g.cols)),
-        WeightKind::Bf16 => ("dequantize_bf16", shape(plain, g.cols)),
-        WeightKind::Int4Simulated => {
-            blocks = (part.rows * part.cols.div_ceil(g.group)).div_ceil(8);
-            let asymmetric = u32::from(w.scheme == Scheme::Asymmetric);
-            ("simulate_int4", shape(plain, g.cols).u32(g.group as u32).u32(asymmetric))
+        None => {
+            let args = shape(planes(gpu, Args::new(), w).span(gpu, to)).u32(g.group.trailing_zeros());
+            (kernel(codec_kernels!("dequantize"), w), args, part.rows * part.cols.div_ceil(8))
         }
     };
-    // SAFETY: the parameters of the kernel for this kind, which reads the part, inside the planes that `check` found to be
-    // as long as the shape says, and writes its rows, for which `to` has room.
-    unsafe { gpu.launch(kernel, [dim(blocks), 1, 1], 256, 0, &args) };
+    // SAFETY: the parameters of the kernel for this codec, which reads the part, inside the planes that `check` found to
+    // be as long as the shape says, and writes its rows, for which `to` has room.
+    unsafe { gpu.launch(kernel, [dim(threads.div_ceil(256)), 1, 1], 256, 0, &args) };
 }

@@ -22,13 +22,13 @@ pub const HEADERS: &[Source] = embedded![
     "adam_pass.h",
     "attention.h",
     "blocks.h",
+    "codecs.h",
     "gpu.h",
     "grid.h",
     "moments.h",
     "rng.h",
     "rows.h",
     "tiles.h",
-    "weights.h",
 ];
 
 /// All files of kernels.

@@ -1,0 +1,98 @@
+// The codecs of stored weights (src/quant/format.rs), one struct each, and the list by which kernels are instantiated:
+// a kernel that is named after an operation and a codec takes the planes of that codec.
+// src/backend/cuda/ops/weights.rs has the same list.
+#pragma once
+#include "rows.h"
+
+// X(name in kernels' names, struct), of all codecs and of those with four bits.
+#define WEIGHT_CODECS(X) X(f32, F32Weight) X(bf16, Bf16Weight) X(int8, Int8Weight) FOUR_BIT_CODECS(X)
+#define FOUR_BIT_CODECS(X) X(int4, Int4Weight) X(int4_offset, Int4OffsetWeight)
+
+// The planes that products read. Scales and offsets are null where a codec has none.
+struct WeightPlanes {
+    const u8* data;
+    const u16* scales;
+    const u16* offsets;
+    // A group has 2^group_bits elements.
+    u32 group_bits;
+};
+
+// Every codec has `load`: eight neighbours of a row as floats, from element `at` of the data on, a multiple of 8 where
+// rows are padded; of floats, whose rows are not, the first `count` and zeros. A group is a multiple of 32 elements, so
+// eight neighbours share their scale.
+
+DEVICE float number(float x) { return x; }
+DEVICE float number(bf16 x) { return to_float(x); }
+
+// Rows of floats start at any element, so these are read one by one.
+template <typename T> DEVICE Eight load_floats(const T* from, u32 count) {
+    Eight out;
+    UNROLL
+    for (int i = 0; i < 8; ++i) out.x[i] = i < count ? number(from[i]) : 0.0f;
+    return out;
+}
+
+struct F32Weight {
+    DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) {
+        return load_floats((const float*)w.data + at, count);
+    }
+};
+
+struct Bf16Weight {
+    DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) {
+        return load_floats((const bf16*)w.data + at, count);
+    }
+};
+
+struct Int8Weight {
+    DEVICE Eight load(const WeightPlanes& w, u64 at, u32) {
+        const float scale = f16_to_float(w.scales[at >> w.group_bits]);
+        const Bits8 bytes = load_8(w.data + at);
+        Eight out;
+        UNROLL
+        for (int i = 0; i < 8; ++i) out.x[i] = scale * (float)(i8)(bytes.x[i / 4] >> (i % 4 * 8) & 255);
+        return out;
+    }
+};
+
+// The nibbles of eight bytes, the low or the high ones, decoded under the scale of their group.
+template <class Group> DEVICE Eight decode_nibbles(Bits8 bytes, bool high, const Group& group) {
+    Eight out;
+    UNROLL
+    for (int i = 0; i < 8; ++i) {
+        const u32 byte = bytes.x[i / 4] >> (i % 4 * 8);
+        out.x[i] = Group::decode(group, (high ? byte >> 4 : byte) & 15);
+    }
+    return out;
+}
+
+// In a block of 32 elements (16 bytes) element k < 16 is the low nibble of byte k, element k + 16 the high one.
+template <class Codec> DEVICE Eight load_nibbles(const WeightPlanes& w, u64 at) {
+    const Bits8 bytes = load_8(w.data + at / 32 * 16 + at % 16);
+    return decode_nibbles(bytes, at % 32 >= 16, Codec::group(w, at));
+}
+
+// s (q - 8), rounded once.
+struct Int4Group {
+    float scale;
+    DEVICE float decode(const Int4Group& group, u32 code) { return group.scale * ((float)code - 8.0f); }
+};
+
+struct Int4Weight {
+    DEVICE Int4Group group(const WeightPlanes& w, u64 at) { return {f16_to_float(w.scales[at >> w.group_bits])}; }
+    DEVICE Eight load(const WeightPlanes& w, u64 at, u32) { return load_nibbles<Int4Weight>(w, at); }
+};
+
+// s q + o, rounded twice, as on the CPU.
+struct Int4OffsetGroup {
+    float scale, offset;
+    DEVICE float decode(const Int4OffsetGroup& group, u32 code) { return group.scale * (float)code + group.offset; }
+};
+
+struct Int4OffsetWeight {
+    DEVICE Int4OffsetGroup group(const WeightPlanes& w, u64 at) {
+        const u64 group = at >> w.group_bits;
+        return {f16_to_float(w.scales[group]), f16_to_float(w.offsets[group])};
+    }
+    DEVICE Eight load(const WeightPlanes& w, u64 at, u32) { return load_nibbles<Int4OffsetWeight>(w, at); }
+};
