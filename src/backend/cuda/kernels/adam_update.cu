@@ -423,7 +423,7 @@ KERNEL(128, add_weight, Planes planes, Shape shape, Storage storage, float facto
 }
 
 // s' = keep s + add x; x becomes of_x x + of_old s + of_new s', or its sign. The state is `m`, x lies where a gradient
-// would; the weight is not read (its codec is INT4, without planes).
+// would; the weight is not read.
 KERNEL(128, momentum, Planes planes, Shape shape, Storage storage, MomentumArgs args, const GradStats* gate) {
     DYNAMIC_SHARED(u8, shared);
     const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);

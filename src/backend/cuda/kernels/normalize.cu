@@ -1,5 +1,5 @@
-// Rows or columns of a matrix divided by their root mean squares (src/backend/cpu/ops/normalize.rs, the same additions in
-// the same order).
+// Rows or columns of a matrix divided by their root mean squares (src/backend/cpu/ops/normalize.rs, the same additions
+// in the same order).
 //
 // Floor: two reads and one write of the matrix (12 bytes an element); a row's second read is from the cache.
 #include "gpu.h"

@@ -160,9 +160,9 @@ impl Storage {
         Self::new(param, false, Codec::ABSENT, Codec::ABSENT)
     }
 
-    /// For a state tensor alone.
+    /// For a state tensor beside its weight, which is not touched.
     pub(super) fn of_state(param: &Param, state: &StateTensor) -> Self {
-        Self { codec: WeightCodec::Int4 as u32, ..Self::new(param, false, Codec::of(Some(state)), Codec::ABSENT) }
+        Self::new(param, false, Codec::of(Some(state)), Codec::ABSENT)
     }
 
     /// For a parameter's weight, with these moments.
@@ -196,9 +196,10 @@ impl Storage {
     }
 
     /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
-    pub(super) fn tiles(&self) -> usize {
-        let floats = self.codec < WeightCodec::Int8 as u32;
-        1 + usize::from(floats) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0)
+    pub(super) fn tiles(&self, param: &Param) -> usize {
+        1 + usize::from(!param.weight.format.is_quantized())
+            + usize::from(self.m.width == 0)
+            + usize::from(self.v.width == 0)
     }
 }
 
@@ -307,7 +308,7 @@ pub(crate) fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     }
     let storage = Storage::of(param, constants);
     let blocks = shape.blocks.div_ceil(THREADS);
-    let shared = storage.tiles() * TILE * THREADS as usize / 32;
+    let shared = storage.tiles(param) * TILE * THREADS as usize / 32;
     let args =
         Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);

@@ -105,5 +105,5 @@ fn launch(gpu: &mut Gpu, kernel: &'static str, param: &Param, storage: &Storage,
     let blocks = Shape::of(param.weight.shape).blocks().div_ceil(THREADS);
     // SAFETY: the parameters of the three kernels, which stay within planes of the shape, storage and state that the
     // caller found to be as long as these say, and within the tiles of shared memory that are asked for.
-    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, storage.tiles() * TILE * THREADS as usize / 32, args) };
+    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, storage.tiles(param) * TILE * THREADS as usize / 32, args) };
 }
