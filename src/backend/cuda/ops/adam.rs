@@ -6,7 +6,7 @@ use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{MaxShapes, Param, StateTensor, UpdateStats};
 use crate::memory::Span;
-use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape, WeightCodec, WeightFormat};
+use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape, WeightFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
