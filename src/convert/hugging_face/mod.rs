@@ -14,21 +14,21 @@ use crate::model::{ModelConfig, Role};
 use crate::store::Map;
 use std::path::{Path, PathBuf};
 
-/// The head of an untied model, and what a tied one may carry all the same.
+/// The head of an untied model; a tied one may have it too.
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Bytes of a `config.json` at most.
+/// Most bytes of a `config.json`.
 const MOST_CONFIG: u64 = 1 << 20;
 
-/// Bytes of a `tokenizer.json` or an index at most.
+/// Most bytes of a `tokenizer.json` or an index.
 const MOST_TOKENIZER: u64 = 1 << 28;
 
 /// Opens a directory: `config.json`, `model.safetensors` or `model.safetensors.index.json` with its shards,
 /// `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`.
 ///
 /// # Errors
-/// What is missing, damaged, another model, or outside of the directory.
+/// A file that is missing, damaged or outside of the directory; an unsupported model.
 pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
     let index = dir.join("model.safetensors.index.json");
     let single = dir.join("model.safetensors");
@@ -72,7 +72,7 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
 /// Opens a single safetensors file with its configuration.
 ///
 /// # Errors
-/// As [`open_directory`]; also if no configuration is given or lies beside it.
+/// As [`open_directory`]; also if no configuration is given and none is in the same directory.
 pub fn open_file(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, ConvertError> {
     let tensors = safetensors::parse(&map).map_err(|source| ConvertError::Safetensors { path: path.into(), source })?;
     let Some(config) = beside.config else {
@@ -104,7 +104,7 @@ fn assemble(
     let mut notes = Vec::new();
     tie(path, &mut model, &mut found, &files, &mut notes)?;
     let order = |_| RowOrder::Same;
-    // Buffers that older versions saved; they follow from the configuration.
+    // Buffers that older versions saved; they are computed from the configuration.
     let ignored = |name: &str| name.ends_with(".rotary_emb.inv_freq");
     let tensors = assign(path, &model, found, Role::name, order, ignored)?;
     let tokenizer = tokenizer.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
@@ -124,7 +124,8 @@ fn assemble(
     })
 }
 
-/// The tied flag and `lm_head`, in all four combinations. Nothing is made up, and nothing that differs is dropped.
+/// Checks the tied flag against `lm_head`, in all four combinations: nothing is invented, and nothing that differs is
+/// dropped.
 fn tie(
     path: &Path,
     model: &mut ModelConfig,
@@ -159,7 +160,7 @@ fn tie(
     Err(ConvertError::Source { path: path.into(), what })
 }
 
-/// `tokenizer_config.json`, with the chat template that newer versions keep in a file of its own.
+/// `tokenizer_config.json`, with the chat template, which newer versions store in a separate file.
 fn tokenizer_config(path: Option<&Path>, template: Option<&Path>) -> Result<Option<Vec<u8>>, ConvertError> {
     let told = path.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
     let Some(template) = template else { return Ok(told) };
@@ -173,7 +174,7 @@ fn tokenizer_config(path: Option<&Path>, template: Option<&Path>) -> Result<Opti
     Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON")))
 }
 
-/// `generation_config.json`; without one, `config.json` may say at which tokens a text ends, as older models do.
+/// `generation_config.json`, or the end-of-text tokens of `config.json`, where older models have them.
 fn generation_config(path: Option<&Path>, config: &Path) -> Result<Option<Vec<u8>>, ConvertError> {
     let object = |path: &Path, json: &[u8]| -> Result<serde_json::Map<String, serde_json::Value>, ConvertError> {
         let what = |e| format!("is no configuration of generation: {e}");
@@ -187,7 +188,7 @@ fn generation_config(path: Option<&Path>, config: &Path) -> Result<Option<Vec<u8
     Ok(ends.map(|ends| serde_json::json!({ "eos_token_id": ends }).to_string().into_bytes()))
 }
 
-/// A small file, whole.
+/// Reads a small file.
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
     let map = Map::open(path)?;
     if map.len() as u64 > most {
@@ -197,8 +198,8 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
     Ok(map.to_vec())
 }
 
-/// The path of a file of a directory, which must not lead out of it: neither by its name nor by a link. The links of
-/// Hugging Face's own cache, from `snapshots/REVISION/` to `blobs/`, are the one exception.
+/// The path of a file in a directory. Neither its name nor a link may lead out of the directory, except for the links of
+/// Hugging Face's own cache, from `snapshots/REVISION/` to `blobs/`.
 fn inside(dir: &Path, name: &str) -> Result<PathBuf, ConvertError> {
     let refuse = |what: &str| {
         let what = format!("names the file {name:?}, {what}; names of files beside it are read");
