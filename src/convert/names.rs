@@ -26,8 +26,8 @@ pub fn gguf_name(role: Role) -> String {
     format!("blk.{layer}.{part}")
 }
 
-/// Order of the rows of a tensor. Rotary embeddings rotate pairs of elements: in ours (and Hugging Face's) the pairs are
-/// `i` and `i + D/2` of a head, in GGUF's `llama` architecture `2 i` and `2 i + 1`.
+/// Order of the rows of a tensor. Rotary embeddings rotate pairs of elements: here and in Hugging Face's files the pairs
+/// are `i` and `i + D/2` of a head, in GGUF's `llama` architecture `2 i` and `2 i + 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
     /// The same as ours.

@@ -198,7 +198,7 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
     Ok(map.to_vec())
 }
 
-/// The path of a file in a directory. Neither its name nor a link may lead out of the directory, except for the links of
+/// The path of a file in a directory. Neither its name nor a link may lead out of the directory, except the links of
 /// Hugging Face's own cache, from `snapshots/REVISION/` to `blobs/`.
 fn inside(dir: &Path, name: &str) -> Result<PathBuf, ConvertError> {
     let refuse = |what: &str| {

@@ -22,8 +22,8 @@ pub fn of_scores<'a>(pieces: &[(&'a str, f64)]) -> Vec<(&'a str, &'a str)> {
     merges.into_iter().map(|merge| merge.3).collect()
 }
 
-/// Scores in the order of merges: a piece has the negative rank of the first merge that produces it; pieces that no merge
-/// produces come last.
+/// Scores in the order of merges: a piece has the negative rank of the first merge that produces it; pieces without a
+/// merge come last.
 pub fn to_scores(merges: &[(String, String)], tokens: &[String]) -> Vec<f32> {
     let mut ranks: HashMap<String, usize> = HashMap::new();
     for (rank, (left, right)) in merges.iter().enumerate() {
