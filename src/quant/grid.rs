@@ -162,8 +162,9 @@ pub fn absmax(values: &[f32]) -> f32 {
 pub(crate) fn fold_lanes<const N: usize>(mut lanes: [f32; N], combine: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = N / 2;
     while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        low.iter_mut().zip(high).for_each(|(low, high)| *low = combine(*low, *high));
+        for i in 0..half {
+            lanes[i] = combine(lanes[i], lanes[i + half]);
+        }
         half /= 2;
     }
     lanes[0]
