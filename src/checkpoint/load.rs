@@ -221,8 +221,8 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether a run of this configuration on this text may go on from here: what must not change in the middle of a
-    /// run has not.
+    /// Whether a run of this configuration on this text may resume from this state: settings that must not change during
+    /// a run are the same.
     ///
     /// # Errors
     /// The first difference, or a run that ends before this state.

@@ -1,4 +1,4 @@
-//! What a file says about its model: enough to evaluate, sample, and go on training.
+//! The metadata of a file: enough to evaluate, sample and resume its model.
 
 use crate::config::{Config, TrainConfig};
 use crate::format::cap;
@@ -43,7 +43,7 @@ pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// The attachment that says at which tokens a text ends (`eos_token_id`, one or a list), where a model came with it.
 pub const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// What it says of a file that needs none.
+/// The same of a file whose tokens are bytes.
 const BYTES: &str = "bytes";
 
 /// Sequences of a step at most: the limit of `train.batch`.
@@ -150,7 +150,7 @@ fn read(map: Map<String, Value>) -> Result<Meta, String> {
     serde_json::from_value(Value::Object(map)).map_err(|e| e.to_string())
 }
 
-/// The first value of `map` that alone spoils the sound metadata `plain`, with its place, which serde does not tell.
+/// The path and error of the first value of `map` that makes the valid metadata `plain` invalid: serde names no path.
 fn blame(map: &Map<String, Value>, plain: &Map<String, Value>) -> Option<String> {
     for (name, value) in map {
         let mut probe = plain.clone();

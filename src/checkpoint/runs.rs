@@ -4,7 +4,7 @@ use crate::config::TrainConfig;
 use crate::error::StoreError;
 use std::path::{Path, PathBuf};
 
-/// What a finished run leaves beside its checkpoints: the weights alone.
+/// The finished weights of a run, next to its checkpoints.
 pub const MODEL: &str = "model.tetrad";
 
 /// `dir/step-XXXXXXXX.tetrad`.
@@ -61,8 +61,8 @@ pub fn prune(dir: &Path, train: &TrainConfig) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Deletes every checkpoint of a run, and its finished weights `dir/model.tetrad`, which would pass for those of the
-/// run that follows.
+/// Deletes every checkpoint of a run, and its finished weights `dir/model.tetrad`, which could be mistaken for those
+/// of the next run.
 ///
 /// # Errors
 /// If a file cannot be deleted.

@@ -223,7 +223,9 @@ mod tests {
     #[test]
     fn devices_have_a_way_out() {
         let memory = || BackendError::Memory { device: "GPU".into(), needed: 9, free: 1, total: 2 };
-        assert!(keys(StartError::Backend(memory())).contains("train.batch"));
+        let advice = keys(StartError::Backend(memory()));
+        assert!(advice.contains("train.batch") && advice.contains("tetrad plan --budget"), "{advice}");
+        assert!(keys(DataError::Zstd { path: path(), reason: "cut".into() }).contains("zstd -t"));
         assert_eq!(hint(&memory(), Options::Files).unwrap(), "use --device cpu");
         let library = |library| {
             let none = String::new;

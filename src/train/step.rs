@@ -67,7 +67,7 @@ pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
     (plan, model)
 }
 
-/// The memory beside the arena.
+/// Memory for offloaded parameters, outside the arena.
 fn home(config: &Config, bytes: usize) -> Result<HostMemory, StoreError> {
     if !config.offload.uses_file() {
         return Ok(HostMemory::Bytes(bytes));

@@ -62,7 +62,7 @@ fn auto_takes_a_gpu_if_there_is_one_and_says_why_if_not() {
     let missing: [(&str, &str, &[&str]); 3] = [
         ("CUDA_EMULATOR_DEVICES", "0", &["no CUDA device 0"]),
         ("CUDA_EMULATOR_DRIVER", "11080", &["11.8"]),
-        ("CUDA_EMULATOR_MEMORY", "2000000", &["are free", "tetrad plan --budget"]),
+        ("CUDA_EMULATOR_MEMORY", "2000000", &["are free"]),
     ];
     for (name, value, words) in missing {
         let mut command = emulated(&place, &args);
@@ -74,6 +74,8 @@ fn auto_takes_a_gpu_if_there_is_one_and_says_why_if_not() {
         command.env(name, value);
         let refused = fails(command);
         assert!(words.iter().all(|word| line.contains(word) && refused.contains(word)), "{line}\n{refused}");
+        // Advice is for those who asked for the GPU.
+        assert!(!line.contains("--device cpu"), "{line}");
     }
     let refused = fails(emulated(&place, &[&args[..], &["--device", "cuda:1"]].concat()));
     assert!(refused.contains("no CUDA device 1: the driver shows 1"), "{refused}");

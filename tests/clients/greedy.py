@@ -1,4 +1,4 @@
-"""Greedy texts of `tetrad sample` against the likeliest tokens of other programs."""
+"""Greedy texts of `tetrad sample` against the most likely tokens of other programs."""
 
 import numpy as np
 
@@ -27,7 +27,7 @@ def sample(program, prompt, *more):
 
 
 def judge(program, rows, ours, near, name):
-    """Each of our tokens is the likeliest of its row, or nearly so."""
+    """Each of our tokens is the most likely of its row, or nearly so."""
     behind = rows.max(axis=1) - rows[np.arange(len(ours)), ours]
     two = np.partition(rows, -2, axis=1)[:, -2:]
     ties = int((two[:, 1] - two[:, 0] < near).sum())

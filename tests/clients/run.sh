@@ -7,7 +7,7 @@
 #   CLIENTS_TORCH=0                 leaves transformers out
 #   CLIENTS_MODEL=FILE.gguf         another model
 #   STEPS=0                         leaves out the 200 steps of fine-tuning, which take most of the time
-#   RUNS=0                          leaves out the comparison of speeds (3 runs each, by turns)
+#   RUNS=0                          leaves out the comparison of speeds (3 alternating runs each)
 #
 # Skips, and says so, where Python or the packages cannot be had.
 set -euo pipefail

@@ -1,4 +1,4 @@
-"""Tokens per second of `tetrad eval` beside llama.cpp on the same text and bits, by turns in the same minutes."""
+"""Tokens per second of `tetrad eval` and of llama.cpp on the same text and bits, in alternating runs."""
 
 import os
 import statistics

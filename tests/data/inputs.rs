@@ -63,16 +63,16 @@ fn packed_texts_that_are_not_whole_are_refused() {
         let place = reading(&[("a.txt.zst", &whole[..cut])]);
         match Prepared::new(&place.config.data, &place.config.tokenizer, place.config.model.vocab, &mut |_| {}) {
             Ok(prepared) => assert_eq!(prepared.train[0].dataset.tokens().len(), 3001, "cut to {cut}"),
-            Err(error) => assert!(error.to_string().contains("check it with `zstd -t`"), "cut to {cut}: {error}"),
+            Err(error) => assert!(error.to_string().contains("cannot be decompressed: "), "cut to {cut}: {error}"),
         }
     }
     let mut broken = whole.clone();
     broken[500] ^= 1;
     assert!(refuse(&broken).starts_with("a.txt.zst: cannot be decompressed: "), "{}", refuse(&broken));
-    assert!(refuse(b"just a text").contains("check it with `zstd -t`"), "{}", refuse(b"just a text"));
+    assert!(refuse(b"just a text").contains("cannot be decompressed: "), "{}", refuse(b"just a text"));
     assert_snapshot!(refuse(&compress_to_vec(&b"{\"text\": \"\xff\"}"[..], CompressionLevel::Fastest)), @"a.txt.zst: byte 10 is not UTF-8 text (0xff); convert the file, for example with iconv");
     let place = reading(&[("a.csv.zst", b"x")]);
-    assert_snapshot!(place.refusal(), @"a.csv.zst: unsupported file type; expected .txt, .jsonl (either also compressed, .zst), .parquet, or llm.c's .bin");
+    assert_snapshot!(place.refusal(), @"a.csv.zst: unsupported file type; expected .txt, .jsonl, .json (each also compressed, .zst), .parquet, or llm.c's .bin");
 }
 
 /// A file as llm.c's scripts write it.

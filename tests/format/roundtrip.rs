@@ -201,8 +201,8 @@ fn a_source_that_misbehaves_is_found_out() {
             |_: usize, _: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| sink(calls.next().unwrap());
         layout.write(&mut Vec::new(), &mut source).unwrap_err().to_string()
     };
-    assert_eq!(write(&[&[0; 15]]), "the data plane of x was given with 15 bytes, its place has 16");
-    assert_eq!(write(&[&[0; 17]]), "the data plane of x was given with 17 bytes, its place has 16");
+    assert_eq!(write(&[&[0; 15]]), "the data plane of x was given with 15 bytes, 16 were planned");
+    assert_eq!(write(&[&[0; 17]]), "the data plane of x was given with 17 bytes, 16 were planned");
     assert_eq!(write(&[&[0; 16], &[1; 16]]), "the data plane of x changed while it was written");
 }
 

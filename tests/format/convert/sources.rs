@@ -141,7 +141,7 @@ fn missing_surplus_and_misshapen_tensors_are_listed() {
     dir.tensors(ONE, |tensors| {
         tensors.iter_mut().find(|t| t.0.ends_with("0.mlp.up_proj.weight")).unwrap().1 = vec![64, 96]
     });
-    assert!(dir.refused().contains("up_proj.weight is [64, 96], the model's configuration makes it [96, 64]"));
+    assert!(dir.refused().contains("up_proj.weight is [64, 96], the model's configuration requires [96, 64]"));
     std::fs::write(dir.at(ONE), &whole).unwrap();
     dir.tensors(ONE, |tensors| {
         let query = tensors.iter_mut().find(|t| t.0.ends_with("1.self_attn.q_proj.weight")).unwrap();
