@@ -1,17 +1,17 @@
 //! In which order other programs keep the rows of queries and keys. What they call parameters is in the model's specs.
 
-/// Order of the rows of a tensor. Rotary embeddings turn pairs of elements: in ours (and Hugging Face's) the pairs are
-/// `i` and `i + D/2` of a head, in GGUF's `llama` architecture `2 i` and `2 i + 1`.
+/// Order of the rows of a tensor. Rotary embeddings rotate pairs of elements: here and in Hugging Face's files the pairs
+/// are `i` and `i + D/2` of a head, in GGUF's `llama` architecture `2 i` and `2 i + 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// As ours.
+    /// The same as ours.
     Same,
     /// Pairs side by side, in heads of this many rows.
     Paired(usize),
 }
 
 impl RowOrder {
-    /// The row over there that is our row `row`.
+    /// The row of the other format that is our row `row`.
     pub fn theirs(self, row: usize) -> usize {
         match self {
             Self::Same => row,
@@ -22,7 +22,7 @@ impl RowOrder {
         }
     }
 
-    /// The inverse: our row that is `row` over there.
+    /// The inverse: our row that is row `row` of the other format.
     pub fn ours(self, row: usize) -> usize {
         match self {
             Self::Same => row,

@@ -220,7 +220,11 @@ fn spec(settings: &Settings, groups: Option<&Groups>, id: u32, kind: ParamKind) 
     };
     let [rows, cols] = (kind.row().shape)(&settings.model);
     let shape = GroupedShape::new(rows, cols, storage.group);
-    let info = ParamInfo { class: kind.class(), shape, head_dim: settings.model.head_dim() };
+    let class = match kind.class() {
+        ParamClass::Embedding if settings.model.tied => ParamClass::TiedEmbedding,
+        class => class,
+    };
+    let info = ParamInfo { class, shape, head_dim: settings.model.head_dim() };
     let trainable = settings.trainable.contains(kind);
     let groups = groups.filter(|_| trainable);
     let (group, state) = groups.map_or((0, Vec::new()), |groups| groups.declare(&info));

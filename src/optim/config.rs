@@ -17,16 +17,32 @@ pub enum Rule {
     Adamw,
     /// Adam; weight decay is added to the gradient.
     Adam,
+    /// Stochastic gradient descent, with momentum if `momentum` is above 0; weight decay is added to the gradient.
+    Sgd,
+    /// Lion (arXiv 2302.06675): the sign of an interpolated momentum.
+    Lion,
+    /// SCALE (arXiv 2506.16659): normalized gradients, momentum in the head only, Adam for vectors.
+    Scale,
 }
 
-/// The two readings of Stable-SPAM.
+impl Rule {
+    /// Whether it is Adam or a rule with Adam's state.
+    pub fn is_adam_like(self) -> bool {
+        matches!(self, Self::StableSpam | Self::Spam | Self::Adamw | Self::Adam)
+    }
+}
+
+/// Readings of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
-    /// As the paper means it.
+    /// As the paper means it: Stable-SPAM's resets, SCALE's norms.
     Paper,
-    /// As the published code behaves at and after a reset.
+    /// As the published code behaves in every detail: Stable-SPAM at and after a reset, SGD and SCALE where a gradient is
+    /// all zero.
     Reference,
+    /// As the published code, except that an all-zero gradient leaves a tensor's state as it is (SGD, Lion, SCALE).
+    Standard,
 }
 
 /// Which rows of an untied embedding a step updates.
@@ -79,6 +95,15 @@ pub struct OptimizerConfig {
     pub reset_warmup: u64,
     /// SPAM: share of the elements that receive updates between two resets.
     pub density: f64,
+    /// SGD, and SCALE's head: how much of the momentum is kept.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub momentum: f64,
+    /// SGD: look ahead along the momentum.
+    #[serde(skip_serializing_if = "is_false")]
+    pub nesterov: bool,
+    /// SCALE: peak learning rate of Adam on norms and biases.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub adam_lr: f64,
     /// Which rows of an untied embedding are updated.
     #[serde(skip_serializing_if = "EmbeddingUpdate::is_dense")]
     pub embedding: EmbeddingUpdate,
@@ -104,7 +129,23 @@ impl Default for OptimizerConfig {
             spike_quiet: 20,
             reset_warmup: 150,
             density: 1.0,
+            momentum: 0.0,
+            nesterov: false,
+            adam_lr: 0.0,
             embedding: EmbeddingUpdate::Dense,
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// A rule with its published numbers; those of Adam's family are the quick-start's.
+    pub fn of(name: Rule) -> Self {
+        let base = Self { name, ..Self::default() };
+        match name {
+            Rule::StableSpam | Rule::Spam | Rule::Adamw | Rule::Adam => base,
+            Rule::Sgd => Self { lr: 0.1, momentum: 0.9, variant: Variant::Standard, ..base },
+            Rule::Lion => Self { lr: 1e-4, beta2: 0.99, variant: Variant::Standard, ..base },
+            Rule::Scale => Self { lr: 1e-3, adam_lr: 2e-2, momentum: 0.9, variant: Variant::Standard, ..base },
         }
     }
 }
@@ -128,7 +169,8 @@ impl OptimizerConfig {
         problems.positive("optimizer.eps", self.eps, 1.0, "; 1e-8 is usual");
         self.weight_decay_problems(&mut problems);
         let only_stable = "is read by Stable-SPAM only; remove the key or set optimizer.name=\"stable-spam\"";
-        problems.need(self.variant == Variant::Paper || stable, "optimizer.variant", "\"reference\"", only_stable);
+        self.variant_problems(&mut problems);
+        self.momentum_problems(&mut problems);
         problems.need(self.momentum_decay == 0 || stable, "optimizer.momentum_decay", self.momentum_decay, only_stable);
         let floor = self.momentum_decay_floor;
         problems.need((0.0..=1.0).contains(&floor), "optimizer.momentum_decay_floor", number(floor), "must be 0 to 1");
@@ -141,6 +183,7 @@ impl OptimizerConfig {
         let masked = density > 0.0 && density < 1.0;
         problems.need(!masked || self.name == Rule::Spam, "optimizer.density", number(density), reason);
         self.state_problems(state, &mut problems);
+        self.adam_only_problems(state, &mut problems);
         let reason = "leaves out rows without a gradient, and a tied head gives one to every row; set it to \"dense\" or \
                       model.tied=false";
         let sparse = self.embedding == EmbeddingUpdate::Sparse;
@@ -191,6 +234,62 @@ impl OptimizerConfig {
         let mixed = self.embedding == EmbeddingUpdate::Sparse && state.v == SecondMoment::Factored;
         problems.need(!mixed, "optimizer.embedding", "\"sparse\"", reason);
     }
+
+    fn variant_problems(&self, problems: &mut Problems) {
+        let (word, allowed) = match self.variant {
+            Variant::Paper => ("\"paper\"", !matches!(self.name, Rule::Sgd | Rule::Lion)),
+            Variant::Reference => ("\"reference\"", self.name == Rule::StableSpam || !self.name.is_adam_like()),
+            Variant::Standard => ("\"standard\"", !self.name.is_adam_like()),
+        };
+        let reason = match self.variant {
+            Variant::Paper => "says nothing for this rule; remove the key",
+            Variant::Reference => {
+                "is read by Stable-SPAM, SGD, Lion and SCALE; remove the key or set optimizer.name=\"stable-spam\""
+            }
+            Variant::Standard => "is a form of SGD, Lion and SCALE; remove the key",
+        };
+        problems.need(allowed, "optimizer.variant", word, reason);
+    }
+
+    /// Options of SGD and SCALE.
+    fn momentum_problems(&self, problems: &mut Problems) {
+        let OptimizerConfig { name, momentum, nesterov, adam_lr, .. } = *self;
+        let (sgd, scale) = (name == Rule::Sgd, name == Rule::Scale);
+        problems.decay("optimizer.momentum", momentum);
+        let reason = "is read by SGD and SCALE only; remove the key or set optimizer.name=\"sgd\"";
+        problems.need(momentum == 0.0 || sgd || scale, "optimizer.momentum", number(momentum), reason);
+        let reason =
+            "looks ahead along the momentum of SGD; it needs optimizer.name=\"sgd\" and optimizer.momentum above 0";
+        problems.need(!nesterov || (sgd && momentum > 0.0), "optimizer.nesterov", nesterov, reason);
+        if scale {
+            problems.positive("optimizer.adam_lr", adam_lr, 1.0, "; 1e-3 to 2e-2 is usual");
+        } else {
+            let reason = "is read by SCALE only; remove the key or set optimizer.name=\"scale\"";
+            problems.need(adam_lr == 0.0, "optimizer.adam_lr", number(adam_lr), reason);
+        }
+    }
+
+    /// What only Adam and the rules with its state can do.
+    fn adam_only_problems(&self, state: &StateConfig, problems: &mut Problems) {
+        if self.name.is_adam_like() {
+            return;
+        }
+        let reason = "replays rounding errors through Adam's momentum; set it to false or optimizer.name=\"adamw\"";
+        problems.need(!state.feedback, "storage.feedback", true, reason);
+        let sparse = self.embedding == EmbeddingUpdate::Sparse;
+        let reason = "is for Adam and the rules with its state; set it to \"dense\" or optimizer.name=\"adamw\"";
+        problems.need(!sparse, "optimizer.embedding", "\"sparse\"", reason);
+    }
+}
+
+// Keys that older files do not have are written only where they say something.
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl EmbeddingUpdate {
