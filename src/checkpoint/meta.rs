@@ -4,10 +4,11 @@ use crate::config::{Config, TrainConfig};
 use crate::error::ConfigError;
 use crate::format::cap;
 use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig, Trainable};
-use crate::optim::{EmbeddingUpdate, OptimizerConfig};
+use crate::optim::{EmbeddingUpdate, Groups, OptimizerConfig};
 use crate::train::Counters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// The metadata of a file. It holds nothing that differs between two runs that compute the same: no time, no path,
 /// no number of threads.
@@ -162,7 +163,7 @@ impl Meta {
             model: self.model.clone(),
             storage: self.storage.clone(),
             activations: self.activations.clone(),
-            optimizer: Some(self.optimizer.clone()),
+            optimizer: Some(Arc::new(Groups::new(&self.optimizer, self.storage.state()))),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
             packing: false,
             trainable: Trainable::All,

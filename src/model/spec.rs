@@ -199,8 +199,8 @@ pub fn param_specs(settings: &Settings) -> Vec<ParamSpec> {
         (0..settings.model.layers).flat_map(|l| BLOCK.iter().map(move |(param, _)| ParamKind::Block(l, *param)));
     let kinds = [ParamKind::Embedding].into_iter().chain(blocks).chain([ParamKind::FinalNorm, ParamKind::Head]);
     let existing = kinds.filter(|kind| (kind.row().exists)(&settings.model));
-    let groups = settings.optimizer.as_ref().map(|optimizer| Groups::new(optimizer, settings.storage.state()));
-    (0..).zip(existing).map(|(id, kind)| spec(settings, groups.as_ref(), id, kind)).collect()
+    let groups = settings.optimizer.as_deref();
+    (0..).zip(existing).map(|(id, kind)| spec(settings, groups, id, kind)).collect()
 }
 
 /// The parameters of the first block, which all others repeat.
