@@ -10,7 +10,7 @@ use crate::model::{ModelConfig, Role, RopeScaling, stretch};
 use crate::store::Map;
 use std::path::Path;
 
-/// Factors of LLaMA 3's frequencies, which a GGUF file holds instead of the rule that made them.
+/// Factors of LLaMA 3's frequencies, which a GGUF file holds instead of the rule's constants.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Opens a GGUF model.
@@ -80,7 +80,7 @@ impl<'a> Keys<'_, 'a> {
     }
 
     fn number(&self, name: &str) -> Result<Option<f64>, GgufError> {
-        // These are f32 there; its shortest decimal is what was meant: 1e-5, not 9.999999747378752e-6.
+        // GGUF stores f32; the shortest decimal is what was meant: 1e-5, not 9.999999747378752e-6.
         let shortest = |x: f64| (x as f32).to_string().parse().unwrap_or(x);
         Ok(self.gguf.maybe(&self.key(name), "a number", Value::number)?.map(shortest))
     }
@@ -187,19 +187,23 @@ fn factors_of(tensor: &TensorInfo, map: &[u8]) -> Vec<f32> {
     factors
 }
 
-/// The rule behind the factors, if it is LLaMA 3's with the constants of all of its releases.
+/// The rule behind the factors, if it is LLaMA 3's with the constants of its releases and some context that the model was
+/// trained on before: theirs, or another power of two.
 fn llama3(factors: &[f32], model: &mut ModelConfig) -> Option<()> {
     let factor = factors.iter().copied().fold(0.0, f32::max);
     if factors.iter().all(|factor| *factor == 1.0) && !factors.is_empty() {
         return Some(());
     }
+    if model.heads == 0 || factors.len() * 2 != model.head_dim() {
+        return None;
+    }
     let ruled = ModelConfig { rope_scaling: RopeScaling::Llama3, rope_factor: f64::from(factor), ..model.clone() };
-    let fits = model.heads > 0
-        && factors.len() * 2 == model.head_dim()
-        && factors.iter().enumerate().all(|(i, &found)| {
-            let ruled = stretch(&ruled, i);
+    let contexts = std::iter::once(ruled.rope_original_context).chain((8..=20).map(|bits| 1 << bits));
+    *model = contexts.map(|context| ModelConfig { rope_original_context: context, ..ruled.clone() }).find(|ruled| {
+        factors.iter().enumerate().all(|(i, &found)| {
+            let ruled = stretch(ruled, i);
             (f64::from(found) - ruled).abs() <= 1e-4 * ruled
-        });
-    *model = ruled;
-    fits.then_some(())
+        })
+    })?;
+    Some(())
 }

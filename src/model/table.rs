@@ -149,8 +149,8 @@ pub fn table(settings: &Settings) -> Vec<Entry> {
     if !model.tied {
         shapes.push((Role::Head, model.vocab, h));
     }
-    let groups = settings.optimizer.as_ref().map(|optimizer| Groups::new(optimizer, settings.storage.state()));
-    let entry = |(id, (role, rows, cols))| entry(settings, groups.as_ref(), id, role, rows, cols);
+    let groups = settings.optimizer.as_deref();
+    let entry = |(id, (role, rows, cols))| entry(settings, groups, id, role, rows, cols);
     (0u32..).zip(shapes).map(entry).collect()
 }
 
@@ -170,7 +170,11 @@ fn entry(settings: &Settings, groups: Option<&Groups>, id: u32, role: Role, rows
         _ => storage.matrix_format(),
     };
     let shape = GroupedShape::new(rows, cols, storage.group);
-    let info = ParamInfo { class: role.class(), shape, head_dim: settings.model.head_dim() };
+    let class = match role.class() {
+        ParamClass::Embedding if settings.model.tied => ParamClass::TiedEmbedding,
+        class => class,
+    };
+    let info = ParamInfo { class, shape, head_dim: settings.model.head_dim() };
     let (group, state) = groups.map_or((0, Vec::new()), |groups| groups.declare(&info));
     Entry {
         id,

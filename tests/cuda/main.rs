@@ -14,4 +14,5 @@ mod instructions;
 mod linear;
 mod optimizer;
 mod rows;
+mod rules;
 mod training;
