@@ -48,7 +48,7 @@ impl<D: FreeMemory> DeviceInfo for D {
         256 << 20
     }
 
-    /// Attention's tiles hold heads of up to [`attention::MAX_HEAD_DIM`]; a norm of heads reads each as an aligned row.
+    /// Attention's tiles hold heads of up to `attention::MAX_HEAD_DIM`; a norm of heads reads each as an aligned row.
     fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError> {
         let multiple = if head_norm { ROW_MULTIPLE } else { 2 };
         match head_dim <= attention::MAX_HEAD_DIM && head_dim.is_multiple_of(multiple) {

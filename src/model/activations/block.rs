@@ -48,7 +48,7 @@ pub struct BlockActs {
     pub act: Span,
 }
 
-/// A block's input in four bits, see [`crate::backend::Backend::pack_rows`].
+/// A block's input in four bits, see [`crate::backend::ops::ActivationPack::pack_rows`].
 #[derive(Clone, Copy, Debug)]
 pub struct Int4Rows {
     /// Nibbles, whole groups a token.
