@@ -12,7 +12,7 @@ use super::adam::AdamArgs;
 use super::ops::Update;
 use super::{Backend, DeviceInfo, MaxShapes, Param, UpdateStats};
 use crate::error::BackendError;
-use crate::memory::{ALIGN, Arena, Claims, Span};
+use crate::memory::{ALIGN, Arena, ArenaBorrow, Span};
 use ops::{adam, attention, attention_grad, linear, linear_grad_weight};
 use simd::tasks::{Pool, Scratch};
 
@@ -45,10 +45,10 @@ impl Cpu {
     }
 
     /// The slices of an operation, its workspace among them.
-    fn begin(&mut self) -> (Isa, Scratch<'_>, Claims<'_>) {
-        let mut claims = self.arena.claims();
-        let scratch = Scratch::new(claims.write(self.workspace), &self.pool);
-        (self.isa, scratch, claims)
+    fn begin(&mut self) -> (Isa, Scratch<'_>, ArenaBorrow<'_>) {
+        let mut slices = self.arena.borrow_slices();
+        let scratch = Scratch::new(slices.write(self.workspace), &self.pool);
+        (self.isa, scratch, slices)
     }
 }
 
@@ -75,7 +75,8 @@ impl DeviceInfo for Cpu {
             attention_grad::need(max),
             adam::need(max),
         ];
-        let elements = needs.into_iter().map(|need| need.total(self.pool.threads())).max().expect("there are needs");
+        let elements =
+            needs.into_iter().map(|need| need.total(self.pool.threads())).max().expect("there are operations");
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
     }
 
@@ -111,10 +112,10 @@ impl Backend for Cpu {
 
 impl Update for Cpu {
     fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
-        let mut claims = self.arena.claims();
-        let mut scratch = Scratch::new(claims.write(self.workspace), &self.pool);
-        let (isa, scratch, claims) = (self.isa, &mut scratch, &mut claims);
-        let stats = self.pool.install(move || adam::step(isa, scratch, claims, param, grad, args));
+        let mut slices = self.arena.borrow_slices();
+        let mut scratch = Scratch::new(slices.write(self.workspace), &self.pool);
+        let (isa, scratch, slices) = (self.isa, &mut scratch, &mut slices);
+        let stats = self.pool.install(move || adam::step(isa, scratch, slices, param, grad, args));
         self.update_stats.add(stats);
     }
 
