@@ -108,8 +108,10 @@ fn eval(args: &Args) -> CliResult {
 
 /// The configuration of the tokenizer in a file.
 fn tokenizer_config(args: &Args, checkpoint: &Checkpoint) -> Result<TokenizerConfig, DataError> {
-    let json = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_default();
-    let config = TokenizerConfig::parse(&args.file.to_string_lossy(), &json);
+    let config = match checkpoint.attachment(TOKENIZER_CONFIG) {
+        Some(json) => TokenizerConfig::parse(&args.file.to_string_lossy(), &json)?,
+        None => TokenizerConfig::default(),
+    };
     match &args.chat_template {
         Some(given) => config.with_template(given),
         None => Ok(config),

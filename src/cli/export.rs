@@ -7,7 +7,7 @@ use super::{CliResult, budget, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::checkpoint::Checkpoint;
-use tetrad::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
+use tetrad::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face, gguf_left_out};
 use tetrad::model::ActivationQuant;
 
 /// Convert a model for other programs: GGUF for llama.cpp, or a Hugging Face directory.
@@ -96,6 +96,9 @@ fn convert(args: &Args) -> CliResult {
     let mut bar = converting("exporting");
     if gguf {
         let types = GgufTypes { embedding: args.embedding.map(Into::into), head: args.head.map(Into::into) };
+        if let Some(note) = gguf_left_out(&checkpoint)? {
+            eprintln!("note: {}", escape(&note));
+        }
         let counts = export_gguf(&checkpoint, types, &args.output, &mut bar)?;
         let size = std::fs::metadata(&args.output).map_or(0, |meta| meta.len());
         let kinds: Vec<String> = counts.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();

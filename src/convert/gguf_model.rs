@@ -32,7 +32,7 @@ pub fn open(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Convert
     let tensors = assign(path, &model, found, gguf_name, order, |name| name == ROPE_FACTORS)?;
     let given = beside.tokenizer.map(hugging_face::tokenizer_file).transpose()?;
     let built = match given {
-        Some(json) => Some((json, None)),
+        Some(json) => Some((json, tokenizer::config_of_gguf(&gguf).map_err(failed)?)),
         None => tokenizer::from_gguf(path, &gguf)?,
     };
     let (tokenizer, tokenizer_config) = built.unzip();
@@ -70,7 +70,8 @@ impl<'a> Keys<'_, 'a> {
     }
 
     fn maybe_size(&self, name: &str) -> Result<Option<usize>, GgufError> {
-        let size = |value: Value<'a>| value.count().and_then(|n| usize::try_from(n).ok());
+        // Some files have a number for each block; only models whose blocks are all alike are read.
+        let size = |value: Value<'a>| value.same().count().and_then(|n| usize::try_from(n).ok());
         self.gguf.maybe(&self.key(name), "a whole number", size)
     }
 

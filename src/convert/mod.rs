@@ -20,7 +20,7 @@ pub mod safetensors;
 mod source;
 mod tokenizer;
 
-pub use export::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face};
+pub use export::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face, gguf_left_out};
 pub use import::{Options, Summary, import};
 pub use open::open;
 pub use source::{Beside, Source};

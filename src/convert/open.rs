@@ -35,7 +35,13 @@ pub fn open(path: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
 
 /// Files that are taken for a model now and then, and what to give instead.
 fn other_kind(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.starts_with(hugging_face::LFS_POINTER) {
+        return Some(hugging_face::LFS_ADVICE);
+    }
     match bytes {
+        [b'G', b'G', b'U', b'F', 0, 0, 0, 1..=3, ..] => Some(
+            "is a GGUF file for big-endian machines; convert it with llama.cpp's gguf_convert_endian.py FILE little",
+        ),
         // Eight bytes of any value and the header: safetensors.
         [_, _, _, _, _, _, _, _, b'{', ..] => None,
         [b'{', ..] => Some("is JSON; give the directory that it lies in, or the .safetensors file"),

@@ -222,7 +222,7 @@ pub fn prepare(
 ) -> Result<(Shard, Dataset), DataError> {
     let mode = row_mode(corpus, packing)?;
     let shard = match mode {
-        RowMode::Concat => Shard::prepare(corpus, &format.tokenizer, cache, progress)?,
+        RowMode::Concat => Shard::prepare(corpus, format, cache, progress)?,
         _ => Shard::prepare_samples(corpus, format, cache, progress)?,
     };
     let dataset = match mode {

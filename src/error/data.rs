@@ -72,7 +72,7 @@ pub enum DataError {
     },
     /// A file of a kind that is not read.
     #[error(
-        "{}: unsupported file type; expected .txt, .jsonl (either also compressed, .zst), .parquet, or llm.c's .bin",
+        "{}: unsupported file type; expected .txt, .jsonl, .json (each also compressed, .zst), .parquet, or llm.c's .bin",
         path.display()
     )]
     UnknownKind {
@@ -186,7 +186,7 @@ pub enum DataError {
     BadLine {
         /// The file.
         path: PathBuf,
-        /// "line" or "row".
+        /// "line", "row" or "record".
         unit: &'static str,
         /// Counted from 1.
         line: u64,
@@ -203,6 +203,14 @@ pub enum DataError {
     #[error("{name}: not a usable tokenizer.json: {reason}")]
     Tokenizer {
         /// The file, or "tokenizer" if it was embedded.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A `tokenizer_config.json` that cannot be used.
+    #[error("{name}: not a usable tokenizer configuration: {reason}")]
+    TokenizerConfig {
+        /// The file, or the model that carries it.
         name: String,
         /// What is wrong with it.
         reason: String,

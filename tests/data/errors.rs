@@ -49,7 +49,7 @@ fn files_that_cannot_be_text_are_named() {
     assert_snapshot!(refusal(&[("a.txt", b"")], &["data.train=a.txt"]), @"a.txt: is empty; remove it from the list");
     #[cfg(not(feature = "parquet"))]
     assert_snapshot!(refusal(&[("a.parquet", b"PAR1"), ("a.txt", b"x")], &["data.train=a.*"]), @"a.parquet: this program was built without its reader of Parquet files");
-    assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: unsupported file type; expected .txt, .jsonl (either also compressed, .zst), .parquet, or llm.c's .bin");
+    assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: unsupported file type; expected .txt, .jsonl, .json (each also compressed, .zst), .parquet, or llm.c's .bin");
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn a_bad_line_is_named_by_number() {
     let refuse = |lines: &str| refusal(&[("a.jsonl", lines.as_bytes())], &["data.train=a.jsonl"]);
     assert_snapshot!(refuse("{\"text\": \"a\"}\n\n{\"text\": }\n"), @r#"a.jsonl, line 3: expected value (column 10); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
     assert_snapshot!(refuse("{\"content\": \"a\"}\n"), @r#"a.jsonl, line 1: has none of the fields that are read; each line is one object with "text", with "prompt" and "completion", or with "messages""#);
-    assert_snapshot!(refuse("{\"text\": [\"a\"]}\n"), @r#"a.jsonl, line 1: invalid type: sequence, expected a string (column 9); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
+    assert_snapshot!(refuse("{\"text\": [\"a\"]}\n"), @r#"a.jsonl, line 1: its "text" is a list, and a text is needed"#);
     assert_snapshot!(refuse("{\"text\": \"a\"}{\"text\": \"b\"}\n"), @r#"a.jsonl, line 1: trailing characters (column 14); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
     assert_snapshot!(refuse("{\"text\": \"\\ud800\"}\n"), @r#"a.jsonl, line 1: unexpected end of hex escape (column 17); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
     assert_snapshot!(refuse("plain text\n"), @r#"a.jsonl, line 1: expected value (column 1); each line is one object with "text", with "prompt" and "completion", or with "messages""#);

@@ -2,6 +2,7 @@
 
 mod texts;
 
+mod cases;
 mod errors;
 mod hostile_tokenizer;
 mod inputs;

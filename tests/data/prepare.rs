@@ -47,7 +47,7 @@ impl Place {
             assert!(progress.total == 0 || progress.bytes <= progress.total, "more than everything is done");
         };
         let corpus = Corpus::resolve(files).unwrap();
-        let shard = Shard::prepare(&corpus, tokenizer, &self.cache(), &mut progress).unwrap();
+        let shard = Shard::prepare(&corpus, &tokenizer.into(), &self.cache(), &mut progress).unwrap();
         (shard, made)
     }
 
@@ -192,7 +192,7 @@ fn a_refused_text_leaves_nothing_in_the_cache() {
     let place = Place::new();
     let file = place.write("a.txt", [b"fine text ".repeat(100_000), vec![0xff]].concat());
     let corpus = Corpus::resolve(&[file]).unwrap();
-    assert!(Shard::prepare(&corpus, &Tokenizer::bytes(), &place.cache(), &mut |_| {}).is_err());
+    assert!(Shard::prepare(&corpus, &(&Tokenizer::bytes()).into(), &place.cache(), &mut |_| {}).is_err());
     assert_eq!(place.cached(), [] as [PathBuf; 0]);
 }
 

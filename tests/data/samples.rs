@@ -217,9 +217,9 @@ fn a_bad_line_is_named_by_number() {
     assert_snapshot!(refuse("{\"prompt\": \"a\"}"), @r#"a.jsonl, line 3: has a "prompt" without "completion""#);
     assert_snapshot!(refuse("{\"completion\": \"a\"}"), @r#"a.jsonl, line 3: has a "completion" without "prompt"; an empty prompt is """#);
     assert_snapshot!(refuse("{\"prompt\": \"a\", \"completion\": \"\"}"), @r#"a.jsonl, line 3: its "completion" is empty, and nothing would be learned; remove it"#);
-    assert_snapshot!(refuse("{\"prompt\": [\"a\"], \"completion\": \"b\"}"), @r#"a.jsonl, line 3: invalid type: sequence, expected a string (column 11); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
+    assert_snapshot!(refuse("{\"prompt\": [\"a\"], \"completion\": \"b\"}"), @r#"a.jsonl, line 3: its "prompt" is a list, and a text is needed"#);
     assert_snapshot!(refuse("{\"messages\": []}"), @"a.jsonl, line 3: its list of messages is empty; remove it");
-    assert_snapshot!(refuse("{\"messages\": \"Hi\"}"), @r#"a.jsonl, line 3: invalid type: string "Hi", expected a sequence (column 17); each line is one object with "text", with "prompt" and "completion", or with "messages""#);
+    assert_snapshot!(refuse("{\"messages\": \"Hi\"}"), @r#"a.jsonl, line 3: its "messages" is a text, and a list is needed"#);
     assert_snapshot!(refuse("{\"messages\": [{\"content\": \"a\"}]}"), @"a.jsonl, line 3: message 1 has no role; known are system, developer, user, assistant, tool");
     assert_snapshot!(refuse("{\"messages\": [{\"role\": \"narrator\", \"content\": \"a\"}]}"), @r#"a.jsonl, line 3: message 1: unknown role "narrator"; known are system, developer, user, assistant, tool"#);
     assert_snapshot!(refuse("{\"messages\": [{\"role\": \"user\", \"content\": [\"a\"]}]}"), @"a.jsonl, line 3: message 1: its content is no text; only texts are read");

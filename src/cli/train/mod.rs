@@ -118,10 +118,7 @@ fn train(config: &Config, args: &Args, model: Option<&InitFrom>) -> CliResult {
     let resolved = dir.join("config.toml");
     std::fs::write(&resolved, given.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
-    console.companions = origin.map(Checkpoint::companions).unwrap_or_default();
-    if console.companions.is_empty() {
-        console.companions = companions(config);
-    }
+    console.companions = companions(config, origin, &data)?;
     if from.is_none() {
         // Finds a full or read-only disk now rather than in an hour, and leaves a checkpoint from before the first steps
         // in case they already diverge.
@@ -166,11 +163,31 @@ fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Cons
     }
 }
 
-/// The configuration of the tokenizer's file, if there is one.
-fn companions(config: &Config) -> Vec<(&'static str, Vec<u8>)> {
-    let read = |file: &Path| std::fs::read(TokenizerConfig::path(file)).ok();
-    let found = config.tokenizer.file.as_deref().and_then(read);
-    found.into_iter().map(|bytes| (TOKENIZER_CONFIG, bytes)).collect()
+/// What belongs to the tokenizer that the samples were made with: the files that `origin` carries if it is that model's
+/// own, else the file beside it; with the chat template that the run is trained with.
+fn companions(
+    config: &Config,
+    origin: Option<&Checkpoint>,
+    data: &Prepared,
+) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+    let own = origin.filter(|origin| origin.tokenizer().as_deref() == data.tokenizer.json());
+    let mut found = own.map(Checkpoint::companions).unwrap_or_default();
+    if found.is_empty() {
+        let read = |file: &Path| std::fs::read(TokenizerConfig::path(file)).ok();
+        let beside = config.tokenizer.file.as_deref().and_then(read);
+        found.extend(beside.map(|bytes| (TOKENIZER_CONFIG, bytes)));
+    }
+    let trained = TokenizerConfig::of(config.tokenizer.file.as_deref(), config.data.chat_template.as_deref())?;
+    let Some(template) = trained.template() else { return Ok(found) };
+    let at = found.iter().position(|(name, _)| *name == TOKENIZER_CONFIG);
+    let saved = at.map(|at| TokenizerConfig::parse(TOKENIZER_CONFIG, &found[at].1)).transpose()?;
+    if saved.as_ref().and_then(TokenizerConfig::template) != Some(template) {
+        let json = at.map_or_else(Vec::new, |at| found.remove(at).1);
+        let mut map: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&json).unwrap_or_default();
+        map.insert("chat_template".into(), template.into());
+        found.push((TOKENIZER_CONFIG, serde_json::to_vec_pretty(&map).expect("a JSON value is JSON")));
+    }
+    Ok(found)
 }
 
 /// The checkpoint to resume, if any.

@@ -6,7 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::convert::gguf::{GgufWriter, Item, MetaValue};
 use crate::convert::names::{RowOrder, gguf_name};
 use crate::convert::quants::Kind;
-use crate::convert::tokenizer::to_gguf;
+use crate::convert::tokenizer::{left_out, to_gguf};
 use crate::convert::{Progress, Sink};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
@@ -182,11 +182,24 @@ fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint
         Some(json) => Tokenizer::from_json(json)?,
         None => Tokenizer::bytes(),
     };
-    let special = checkpoint.special_tokens(&tokenizer);
+    let mut special = checkpoint.special_tokens(&tokenizer);
+    // Where the configuration does not say, the tokenizer itself does: what it puts before and behind a text.
+    let (begin, end) = (tokenizer.beginning(), tokenizer.ending());
+    special.bos = special.bos.or(begin.first().copied());
+    special.add_bos = special.add_bos.or(Some(!begin.is_empty()));
+    special.add_eos = special.add_eos.or((!end.is_empty()).then_some(true));
     for (key, value) in to_gguf(json.as_deref(), &special, model.vocab)? {
         writer.key(key, value);
     }
     Ok(())
+}
+
+/// What of the model's tokenizer a GGUF file cannot say, though the file is of use without it.
+///
+/// # Errors
+/// A tokenizer that cannot be read.
+pub fn gguf_left_out(checkpoint: &Checkpoint) -> Result<Option<String>, ConvertError> {
+    checkpoint.tokenizer().map_or(Ok(None), |json| left_out(&json))
 }
 
 /// llama.cpp's number for "mostly this type".

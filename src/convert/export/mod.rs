@@ -4,7 +4,7 @@ mod gguf;
 mod hugging_face;
 mod rows;
 
-pub use gguf::{GgufTypes, TableType, export_gguf};
+pub use gguf::{GgufTypes, TableType, export_gguf, gguf_left_out};
 pub use hugging_face::export_hugging_face;
 pub use rows::FloatType;
 

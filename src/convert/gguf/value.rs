@@ -14,6 +14,8 @@ pub enum Value<'a> {
     Bool(bool),
     /// Text.
     Text(&'a str),
+    /// A text that is not UTF-8: no reason to refuse a file while nobody needs it.
+    Bytes(&'a [u8]),
     /// Elements of one type.
     Array(Array<'a>),
 }
@@ -57,6 +59,13 @@ impl<'a> Array<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// The element that an array has only equal ones of; anything else as it is.
+    pub fn same(self) -> Self {
+        let Value::Array(array) = self else { return self };
+        let first = array.iter().next();
+        first.filter(|first| array.iter().all(|element| element == *first)).unwrap_or(self)
+    }
+
     /// A text.
     pub fn text(self) -> Option<&'a str> {
         if let Value::Text(text) = self { Some(text) } else { None }
@@ -83,6 +92,7 @@ impl<'a> Value<'a> {
             Value::Float(x) => x.to_string(),
             Value::Bool(b) => b.to_string(),
             Value::Text(text) => format!("{:?}", text.chars().take(60).collect::<String>()),
+            Value::Bytes(_) => "a text that is not UTF-8".into(),
             Value::Array(array) => format!("an array of {}", array.len()),
         }
     }
@@ -104,7 +114,11 @@ impl<'a> Cursor<'a> {
             5 => Value::Whole(i32::from_le_bytes(self.array(what)?).into()),
             6 => Value::Float(f32::from_le_bytes(self.array(what)?).into()),
             7 => Value::Bool(self.array::<1>(what)?[0] != 0),
-            8 => Value::Text(self.text("a text")?),
+            8 => {
+                let len = self.u64("a text")?;
+                let bytes = self.take("a text", len)?;
+                std::str::from_utf8(bytes).map_or(Value::Bytes(bytes), Value::Text)
+            }
             9 if depth < DEPTH => Value::Array(self.array_value(key, depth)?),
             10 => Value::Whole(u64::from_le_bytes(self.array(what)?).into()),
             11 => Value::Whole(i64::from_le_bytes(self.array(what)?).into()),

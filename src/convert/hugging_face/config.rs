@@ -132,6 +132,16 @@ impl<'a> Reader<'a> {
             Some(_) => Err(self.unsupported(format!("{key} is no object"))),
         };
         let (newer, older) = (table("rope_parameters")?, table("rope_scaling")?);
+        // transformers 5 nests them by the type of layers; only full attention is computed.
+        let newer = match newer.get("full_attention") {
+            Some(Value::Object(full)) => full,
+            _ if newer.values().any(Value::is_object) => {
+                return Err(
+                    self.unsupported("rope_parameters are for layers of other types than full_attention".into())
+                );
+            }
+            _ => newer,
+        };
         let inner = Reader { path: self.path, map: if newer.is_empty() { older } else { newer } };
         let theta = match inner.number("rope_theta")? {
             Some(theta) => Some(theta),

@@ -24,6 +24,20 @@ const MOST_CONFIG: u64 = 1 << 20;
 /// Bytes of a `tokenizer.json` or an index at most.
 const MOST_TOKENIZER: u64 = 1 << 28;
 
+/// How a file begins that stands for one that was not fetched.
+pub(super) const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+/// What to do about it.
+pub(super) const LFS_ADVICE: &str =
+    "is a Git LFS pointer, which only names the file; run `git lfs pull` in its directory, or download it again";
+
+/// Files of tokenizers that are not read.
+const OTHER_TOKENIZERS: [(&str, &str); 3] = [
+    ("tokenizer.model", "SentencePiece"),
+    ("vocab.json", "a vocabulary and merges"),
+    ("tekken.json", "Mistral's Tekken"),
+];
+
 /// Opens a directory: `config.json`, `model.safetensors` or `model.safetensors.index.json` with its shards,
 /// `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`.
 ///
@@ -33,11 +47,20 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
     let index = dir.join("model.safetensors.index.json");
     let single = dir.join("model.safetensors");
     let names = match (index.exists(), single.exists()) {
-        (true, _) => {
+        (true, true) => {
+            let what = "holds both model.safetensors and model.safetensors.index.json, one of them of an older save; \
+                        remove the one that is stale";
+            return Err(ConvertError::Source { path: dir.into(), what: what.into() });
+        }
+        (true, false) => {
             let index = inside(dir, "model.safetensors.index.json")?;
             index::parse(&index, &read(&index, MOST_TOKENIZER)?)?
         }
         (false, true) => index::Index::of("model.safetensors"),
+        (false, false) if has_shards(dir) => {
+            let what = "holds shards of a model, and model.safetensors.index.json is missing; fetch it, it is small";
+            return Err(ConvertError::Source { path: dir.into(), what: what.into() });
+        }
         (false, false) => {
             let what = "holds neither model.safetensors nor model.safetensors.index.json; .bin files (pickles) are \
                         not read, convert them with transformers' save_pretrained"
@@ -48,7 +71,9 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
     let mut files = Vec::new();
     for name in &names.files {
         let path = inside(dir, name)?;
-        files.push((path.clone(), Map::open(&path)?));
+        let map = Map::open(&path)?;
+        refuse_pointer(&path, &map)?;
+        files.push((path, map));
     }
     let config = match beside.config {
         Some(path) => path.to_path_buf(),
@@ -60,12 +85,21 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
         Some(path) => Some(path.to_path_buf()),
         None => beside_dir("tokenizer.json")?,
     };
+    if tokenizer.is_none()
+        && let Some((name, kind)) = OTHER_TOKENIZERS.into_iter().find(|(name, _)| dir.join(name).exists())
+    {
+        let what = format!(
+            "its tokenizer is {name} ({kind}), and tokenizer.json is read; make one with transformers' \
+             AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR), or give it with --tokenizer FILE"
+        );
+        return Err(ConvertError::Source { path: dir.into(), what });
+    }
     let told = beside_dir("tokenizer_config.json")?;
     let template = beside_dir("chat_template.jinja")?;
     let mut source = assemble(dir, "Hugging Face directory", files, found, &config, tokenizer.as_deref())?;
     source.tokenizer_config = tokenizer_config(told.as_deref(), template.as_deref())?;
     let generation = beside_dir("generation_config.json")?;
-    source.generation_config = generation_config(generation.as_deref(), &config)?;
+    source.generation_config = generation_config(generation.as_deref(), &config, source.tokenizer_config.as_deref())?;
     Ok(source)
 }
 
@@ -162,6 +196,12 @@ fn tie(
 /// `tokenizer_config.json`, with the chat template that newer versions keep in a file of its own.
 fn tokenizer_config(path: Option<&Path>, template: Option<&Path>) -> Result<Option<Vec<u8>>, ConvertError> {
     let told = path.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
+    if let (Some(path), Some(json)) = (path, &told) {
+        // A file that was cut off must not pass for one that says nothing.
+        let what = |e| format!("is no configuration of a tokenizer: {e}");
+        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(json)
+            .map_err(|e| ConvertError::Source { path: path.into(), what: what(e) })?;
+    }
     let Some(template) = template else { return Ok(told) };
     let text = String::from_utf8(read(template, MOST_CONFIG)?)
         .map_err(|_| ConvertError::Source { path: template.into(), what: "is not UTF-8".into() })?;
@@ -173,8 +213,9 @@ fn tokenizer_config(path: Option<&Path>, template: Option<&Path>) -> Result<Opti
     Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON")))
 }
 
-/// `generation_config.json`; without one, `config.json` may say at which tokens a text ends, as older models do.
-fn generation_config(path: Option<&Path>, config: &Path) -> Result<Option<Vec<u8>>, ConvertError> {
+/// `generation_config.json`; without one, `config.json` may say with which tokens a text begins and ends, as older models
+/// do: a list of ends, or ids whose names `tokenizer_config.json` (`told`) does not say.
+fn generation_config(path: Option<&Path>, config: &Path, told: Option<&[u8]>) -> Result<Option<Vec<u8>>, ConvertError> {
     let object = |path: &Path, json: &[u8]| -> Result<serde_json::Map<String, serde_json::Value>, ConvertError> {
         let what = |e| format!("is no configuration of generation: {e}");
         serde_json::from_slice(json).map_err(|e| ConvertError::Source { path: path.into(), what: what(e) })
@@ -183,13 +224,38 @@ fn generation_config(path: Option<&Path>, config: &Path) -> Result<Option<Vec<u8
         let json = read(path, MOST_CONFIG)?;
         return object(path, &json).map(|_| Some(json));
     }
-    let ends = object(config, &read(config, MOST_CONFIG)?)?.remove("eos_token_id").filter(|ends| ends.is_array());
-    Ok(ends.map(|ends| serde_json::json!({ "eos_token_id": ends }).to_string().into_bytes()))
+    let config = object(config, &read(config, MOST_CONFIG)?)?;
+    let told: serde_json::Value = told.and_then(|told| serde_json::from_slice(told).ok()).unwrap_or_default();
+    let mut found = serde_json::Map::new();
+    for (id, name) in [("bos_token_id", "bos_token"), ("eos_token_id", "eos_token")] {
+        let needed = |value: &&serde_json::Value| value.is_array() || value.is_u64() && told[name].is_null();
+        if let Some(value) = config.get(id).filter(needed) {
+            found.insert(id.into(), value.clone());
+        }
+    }
+    Ok((!found.is_empty()).then(|| serde_json::Value::from(found).to_string().into_bytes()))
+}
+
+/// Whether a directory has a file that is named as a part of a model.
+fn has_shards(dir: &Path) -> bool {
+    let names = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().any(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors")
+    })
+}
+
+fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {
+    match bytes.starts_with(LFS_POINTER) {
+        true => Err(ConvertError::Source { path: path.into(), what: LFS_ADVICE.into() }),
+        false => Ok(()),
+    }
 }
 
 /// A small file, whole.
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
     let map = Map::open(path)?;
+    refuse_pointer(path, &map)?;
     if map.len() as u64 > most {
         let what = format!("has {} bytes, at most {most} are read", map.len());
         return Err(ConvertError::Source { path: path.into(), what });

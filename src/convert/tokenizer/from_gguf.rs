@@ -28,6 +28,25 @@ impl Arrays<'_> {
     }
 }
 
+/// The `tokenizer_config.json` of a file whose tokenizer is given beside it: its special tokens and its chat template hold
+/// whatever cuts the text. Nothing if the file has no tokenizer.
+///
+/// # Errors
+/// Keys of another type than they should have.
+pub fn config_of_gguf(gguf: &Gguf<'_>) -> Result<Option<Vec<u8>>, GgufError> {
+    let kind = gguf.maybe("tokenizer.ggml.model", "a text", Key::text)?;
+    let Some(kind) = kind.filter(|kind| *kind != "no_vocab" && *kind != "none") else { return Ok(None) };
+    let mut arrays = arrays(gguf)?;
+    let pre = gguf.maybe("tokenizer.ggml.pre", "a text", Key::text)?;
+    match (kind, pre.and_then(by_name)) {
+        ("llama", _) => arrays.begin(true),
+        (_, Some(pre)) => arrays.begin(pre.ignore_merges),
+        // What llama.cpp does by default is not known here; the given tokenizer says it itself.
+        (_, None) => {}
+    }
+    Ok(Some(serde_json::to_vec_pretty(&arrays.special).expect("a JSON value is JSON")))
+}
+
 /// The tokenizer of a file; nothing if it has none.
 ///
 /// # Errors

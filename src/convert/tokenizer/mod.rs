@@ -5,8 +5,8 @@ mod merges;
 mod pre;
 mod to_gguf;
 
-pub use from_gguf::{ends_of_gguf, from_gguf};
-pub use to_gguf::to_gguf;
+pub use from_gguf::{config_of_gguf, ends_of_gguf, from_gguf};
+pub use to_gguf::{left_out, to_gguf};
 
 /// Types of tokens in a GGUF file.
 mod token_type {

@@ -29,7 +29,7 @@ const KNOWN: [PreTokenizer; 4] = [
         ignore_merges: false,
     },
     PreTokenizer {
-        names: &["llama-bpe", "llama3", "llama-v3"],
+        names: &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"],
         steps: &[LLAMA_3, "bytes"],
         nfc: false,
         ignore_merges: true,

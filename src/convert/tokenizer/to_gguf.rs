@@ -27,6 +27,12 @@ struct Added {
     content: String,
     #[serde(default)]
     special: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
+    #[serde(default)]
+    single_word: bool,
 }
 
 #[derive(serde::Deserialize)]
@@ -40,6 +46,10 @@ struct Model {
     unk_token: Option<String>,
     #[serde(default)]
     byte_fallback: bool,
+    #[serde(default)]
+    continuing_subword_prefix: Option<String>,
+    #[serde(default)]
+    end_of_word_suffix: Option<String>,
 }
 
 /// A merge, in the newer form or the older one.
@@ -106,12 +116,20 @@ fn arrays(json: &[u8], vocab: usize) -> Result<Vec<(String, MetaValue)>, Convert
         let kind = json.model.kind.unwrap_or_default();
         return Err(refuse(format!("is of the kind {kind:?}; BPE is what can be written to GGUF")));
     }
+    let affixes = [&json.model.continuing_subword_prefix, &json.model.end_of_word_suffix];
+    if affixes.into_iter().flatten().any(|affix| !affix.is_empty()) {
+        return Err(refuse(
+            "marks beginnings or ends of words (end_of_word_suffix), which GGUF has no form for".into(),
+        ));
+    }
+    if let Some(kind) = unknown_normalizer(&json.normalizer, json.model.byte_fallback) {
+        return Err(refuse(format!("changes text before it is cut (normalizer {kind}), which GGUF has no form for")));
+    }
     let (tokens, mut types) = list(&json, vocab);
     let merges: Vec<_> = json.model.merges.into_iter().map(Merge::pair).collect();
     let mut keys = Vec::new();
     if json.model.byte_fallback {
-        let prefix = json.normalizer.to_string().contains("Prepend")
-            || json.pre_tokenizer["prepend_scheme"].as_str().is_some_and(|scheme| scheme != "never");
+        let prefix = json.normalizer.to_string().contains("Prepend") || prepends_space(&json.pre_tokenizer);
         for (kind, token) in types.iter_mut().zip(&tokens) {
             if token.len() == 6 && token.starts_with("<0x") && token.ends_with('>') {
                 *kind = token_type::BYTE;
@@ -134,6 +152,60 @@ fn arrays(json: &[u8], vocab: usize) -> Result<Vec<(String, MetaValue)>, Convert
     keys.push(("tokens".into(), MetaValue::Texts(tokens)));
     keys.push(("token_type".into(), MetaValue::I32s(types)));
     Ok(keys)
+}
+
+/// What the tokenizer does that a GGUF file cannot say, and that does not make another tokenizer of it.
+///
+/// # Errors
+/// What is no `tokenizer.json`.
+pub fn left_out(json: &[u8]) -> Result<Option<String>, ConvertError> {
+    let refuse = |e| ConvertError::Asked(format!("the model's tokenizer is no tokenizer.json: {e}"));
+    let json: Json = serde_json::from_slice(json).map_err(refuse)?;
+    let strips = |token: &&Added| token.lstrip || token.rstrip || token.single_word;
+    let found: Vec<String> =
+        json.added_tokens.iter().filter(strips).map(|token| format!("{:?}", token.content)).collect();
+    Ok(match found.as_slice() {
+        [] => None,
+        [one] => {
+            Some(format!("{one} swallows spaces beside it (lstrip, rstrip), which GGUF cannot say; they stay there"))
+        }
+        [first, others @ ..] => Some(format!(
+            "{first} and {} more tokens swallow spaces beside them (lstrip, rstrip), which GGUF cannot say; they stay there",
+            others.len()
+        )),
+    })
+}
+
+/// The kind of a normalizer that llama.cpp has nothing for: it composes no text, but otherwise knows SentencePiece's spaces.
+fn unknown_normalizer(normalizer: &Value, sentence_piece: bool) -> Option<String> {
+    let kind = normalizer["type"].as_str()?;
+    match kind {
+        "Sequence" => {
+            let parts = normalizer["normalizers"].as_array()?;
+            parts.iter().find_map(|part| unknown_normalizer(part, sentence_piece))
+        }
+        "NFC" => None,
+        "Prepend" if sentence_piece => None,
+        "Replace" if sentence_piece && normalizer["pattern"]["String"] == " " => None,
+        other => Some(other.into()),
+    }
+}
+
+/// Whether a Metaspace among the steps puts a space before a text: it does unless told otherwise, in the words of any
+/// version of the library.
+fn prepends_space(pre_tokenizer: &Value) -> bool {
+    match pre_tokenizer["type"].as_str() {
+        Some("Sequence") => {
+            pre_tokenizer["pretokenizers"].as_array().is_some_and(|parts| parts.iter().any(prepends_space))
+        }
+        Some("Metaspace") => {
+            match (pre_tokenizer["prepend_scheme"].as_str(), pre_tokenizer["add_prefix_space"].as_bool()) {
+                (Some(scheme), _) => scheme != "never",
+                (None, switch) => switch.unwrap_or(true),
+            }
+        }
+        _ => false,
+    }
 }
 
 /// Tokens by id with their types; ids without a token get a name that no text has.
@@ -182,4 +254,40 @@ fn bytes(vocab: usize) -> Vec<(String, MetaValue)> {
         ("tokens".into(), MetaValue::Texts(tokens)),
         ("token_type".into(), MetaValue::I32s(types)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_space_is_put_before_a_text_in_the_words_of_any_version() {
+        for (pre, wanted) in [
+            (json!({ "type": "Metaspace", "replacement": "_" }), true),
+            (json!({ "type": "Metaspace", "add_prefix_space": false }), false),
+            (json!({ "type": "Metaspace", "prepend_scheme": "never", "add_prefix_space": true }), false),
+            (json!({ "type": "Metaspace", "prepend_scheme": "first" }), true),
+            (json!({ "type": "Sequence", "pretokenizers": [{ "type": "Metaspace" }] }), true),
+            (json!(null), false),
+        ] {
+            assert_eq!(prepends_space(&pre), wanted, "{pre}");
+        }
+    }
+
+    #[test]
+    fn normalizers_without_a_form_are_named() {
+        let sequence = |parts: Value| json!({ "type": "Sequence", "normalizers": parts });
+        let unknown = |value: Value, pieces| unknown_normalizer(&value, pieces);
+        assert_eq!(unknown(json!(null), false), None);
+        assert_eq!(unknown(json!({ "type": "NFC" }), false), None);
+        assert_eq!(
+            unknown(sequence(json!([{ "type": "NFC" }, { "type": "StripAccents" }])), false).unwrap(),
+            "StripAccents"
+        );
+        let spaces = sequence(json!([{ "type": "Prepend" }, { "type": "Replace", "pattern": { "String": " " } }]));
+        assert_eq!(unknown(spaces.clone(), true), None);
+        assert_eq!(unknown(spaces, false).unwrap(), "Prepend");
+        assert_eq!(unknown(json!({ "type": "Replace", "pattern": { "String": "a" } }), true).unwrap(), "Replace");
+    }
 }

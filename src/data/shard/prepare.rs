@@ -2,13 +2,15 @@
 
 use super::file::{MARKED_VERSION, Shard, VERSION, Writer};
 use super::tokens::{Width, mark};
-use crate::data::source::{Content, Corpus, Document, Documents, HashingReader, Input, InputKind, llm_c};
+use crate::data::source::{
+    BYTE_ORDER_MARK, Content, Corpus, Document, Documents, HashingReader, Input, InputKind, llm_c,
+};
 use crate::data::tokenize::{Chunk, Chunks, Refused, SampleEncoder, SampleFormat, Tokenizer};
 use crate::error::DataError;
 use crate::store::publish;
 use rayon::prelude::*;
 use std::cell::RefCell;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -43,18 +45,18 @@ impl Shard {
     /// same tokenizer, else made now and left there. Several processes may do so at once.
     ///
     /// The tokens of a text do not depend on the number of threads, nor on the names of files. Documents (whole
-    /// `.txt` files, lines of `.jsonl` files) end with the tokenizer's end of text; if it has none, with a newline.
-    /// `progress` is called a few times a second.
+    /// `.txt` files, lines of `.jsonl` files) begin with the tokens that the model expects before a text, if any, and end
+    /// with the end of text; if there is none, with a newline. `progress` is called a few times a second.
     ///
     /// # Errors
     /// Files that cannot be read or are no text, text that the tokenizer refuses, a cache that cannot be written.
     pub fn prepare(
         corpus: &Corpus,
-        tokenizer: &Tokenizer,
+        format: &SampleFormat,
         cache: &Path,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Shard, DataError> {
-        Self::find_or_make(corpus, tokenizer, None, cache, progress)
+        Self::find_or_make(corpus, format, false, cache, progress)
     }
 
     /// The same of samples: each document is one, and only a part of it may be learned.
@@ -67,23 +69,23 @@ impl Shard {
         cache: &Path,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Shard, DataError> {
-        Self::find_or_make(corpus, &format.tokenizer, Some(format), cache, progress)
+        Self::find_or_make(corpus, format, true, cache, progress)
     }
 
     fn find_or_make(
         corpus: &Corpus,
-        tokenizer: &Tokenizer,
-        format: Option<&SampleFormat>,
+        format: &SampleFormat,
+        samples: bool,
         cache: &Path,
         progress: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Shard, DataError> {
         let contents = hash_all(corpus, progress)?;
-        let key = key(corpus, &contents, tokenizer, format);
+        let key = key(corpus, &contents, format, samples);
         let path = cache.join(format!("{key:032x}.tokens"));
         if let Some(shard) = Shard::open(&path, key) {
             return Ok(shard);
         }
-        let job = Job { corpus, contents: &contents, tokenizer, format, progress: RefCell::new(progress) };
+        let job = Job { corpus, contents: &contents, format, samples, progress: RefCell::new(progress) };
         job.write(&path, key)?;
         let gone = || io::Error::other("what was just written there cannot be read back");
         Shard::open(&path, key).ok_or_else(|| DataError::Cache { path, source: gone() })
@@ -106,31 +108,41 @@ impl Shard {
     }
 }
 
+/// What an input holds.
+struct Contents {
+    whole: Content,
+    /// Whether it begins with a byte order mark.
+    marked: bool,
+}
+
 /// Hashes every input.
-fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Vec<Content>, DataError> {
+fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Vec<Contents>, DataError> {
     let mut done = 0;
     let mut contents = Vec::with_capacity(corpus.inputs.len());
     let mut buffer = vec![0; 1 << 20];
     for input in &corpus.inputs {
         let path = &input.name;
         let mut reader = HashingReader::open(input)?;
-        while reader.read(&mut buffer).map_err(|source| DataError::Read { path: path.clone(), source })? > 0 {
+        let failed = |source| DataError::Read { path: path.clone(), source };
+        let marked = reader.fill_buf().map_err(failed)?.starts_with(BYTE_ORDER_MARK);
+        while reader.read(&mut buffer).map_err(failed)? > 0 {
             let bytes = done + reader.content().bytes;
             progress(Progress { stage: Stage::Hashing, path, bytes, total: 0 });
         }
         done += reader.content().bytes;
-        contents.push(reader.content());
+        contents.push(Contents { whole: reader.content(), marked });
     }
     Ok(contents)
 }
 
 /// What the tokens depend on, and nothing else.
-fn key(corpus: &Corpus, contents: &[Content], tokenizer: &Tokenizer, format: Option<&SampleFormat>) -> u128 {
+fn key(corpus: &Corpus, contents: &[Contents], format: &SampleFormat, samples: bool) -> u128 {
     let mut hash = Xxh3::new();
-    hash.update(&format.map_or(VERSION, |_| MARKED_VERSION).to_le_bytes());
-    hash.update(&tokenizer.fingerprint().to_le_bytes());
-    if let Some(format) = format {
-        format.hash(&mut hash);
+    hash.update(&if samples { MARKED_VERSION } else { VERSION }.to_le_bytes());
+    hash.update(&format.tokenizer.fingerprint().to_le_bytes());
+    match samples {
+        true => format.hash_samples(&mut hash),
+        false => format.hash_texts(&mut hash),
     }
     for (input, content) in corpus.inputs.iter().zip(contents) {
         let kind = match input.kind {
@@ -139,9 +151,12 @@ fn key(corpus: &Corpus, contents: &[Content], tokenizer: &Tokenizer, format: Opt
             InputKind::Parquet => 2,
             InputKind::LlmC => 3,
         };
-        hash.update(&[kind | if input.compressed { 0x80 } else { 0 }]);
-        hash.update(&content.bytes.to_le_bytes());
-        hash.update(&content.hash.to_le_bytes());
+        let compressed = if input.compressed { 0x80 } else { 0 };
+        // Such a mark was once a part of the text.
+        let marked = if content.marked { 0x40 } else { 0 };
+        hash.update(&[kind | compressed | marked]);
+        hash.update(&content.whole.bytes.to_le_bytes());
+        hash.update(&content.whole.hash.to_le_bytes());
     }
     hash.digest128()
 }
@@ -167,10 +182,10 @@ impl From<io::Error> for Failure {
 /// Everything that tokenizing a corpus needs.
 struct Job<'a> {
     corpus: &'a Corpus,
-    contents: &'a [Content],
-    tokenizer: &'a Tokenizer,
-    /// For samples.
-    format: Option<&'a SampleFormat>,
+    contents: &'a [Contents],
+    format: &'a SampleFormat,
+    /// Whether each document is a sample.
+    samples: bool,
     progress: RefCell<&'a mut dyn FnMut(Progress<'_>)>,
 }
 
@@ -195,7 +210,7 @@ impl Job<'_> {
 
     fn write_to(&self, out: &mut dyn Write, key: u128) -> Result<(), Failure> {
         let mut writer = Writer::new(out, self.width()?);
-        let encoder = self.format.map(SampleFormat::encoder).transpose()?;
+        let encoder = self.samples.then(|| self.format.encoder()).transpose()?;
         let (mut done, mut text_bytes) = (0, Some(0));
         for (input, content) in self.corpus.inputs.iter().zip(self.contents) {
             let (bytes, found) = match (&encoder, input.kind) {
@@ -203,12 +218,12 @@ impl Job<'_> {
                 (None, InputKind::LlmC) => self.write_tokens(input, done, &mut writer)?,
                 (None, _) => self.write_text(input, done, &mut writer)?,
             };
-            if found != *content {
+            if found != content.whole {
                 return Err(DataError::Changed { path: input.name.clone() }.into());
             }
             writer.end_input();
             text_bytes = text_bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
-            done += content.bytes;
+            done += content.whole.bytes;
         }
         writer.finish(key, text_bytes.unwrap_or(0))?;
         Ok(())
@@ -216,19 +231,19 @@ impl Job<'_> {
 
     /// Bytes of an id: as the tokenizer needs, or the files that hold ids already.
     fn width(&self) -> Result<Width, DataError> {
-        if self.format.is_some() {
+        if self.samples {
             return Ok(Width::Marked);
         }
         let ready = self.corpus.inputs.iter().filter(|input| input.kind == InputKind::LlmC);
         let id_bytes =
             ready.map(|input| Ok(llm_c::Reader::open(input)?.id_bytes)).collect::<Result<Vec<_>, DataError>>()?;
-        let own = Width::of(self.tokenizer.vocab_size());
+        let own = Width::of(self.format.tokenizer.vocab_size());
         Ok(if own == Width::Four || id_bytes.contains(&Width::Four.bytes()) { Width::Four } else { Width::Two })
     }
 
     /// The text of one input; its bytes, and what the file held.
     fn write_text(&self, input: &Input, done: u64, writer: &mut Writer<'_>) -> Result<(Option<u64>, Content), Failure> {
-        let mut chunks = Chunks::new(input, self.tokenizer)?;
+        let mut chunks = Chunks::new(input, &self.format.tokenizer)?;
         let mut text_bytes = 0;
         loop {
             let batch = next_batch(&mut chunks)?;
@@ -291,8 +306,9 @@ impl Job<'_> {
 
     /// Tokenizes chunks on all threads and writes them in their order.
     fn tokenize(&self, input: &Input, batch: Vec<Chunk>, writer: &mut Writer<'_>) -> Result<(), Failure> {
-        let encoded: Vec<Result<Vec<u32>, DataError>> =
-            batch.into_par_iter().map(|chunk| encode(self.tokenizer, chunk)).collect();
+        let (begin, end) = (self.format.begin(), self.format.end());
+        let encode = |chunk| encode(&self.format.tokenizer, &begin, end, chunk);
+        let encoded: Vec<Result<Vec<u32>, DataError>> = batch.into_par_iter().map(encode).collect();
         for ids in encoded {
             let ids = ids.map_err(|error| match error {
                 DataError::Encode { reason, .. } => {
@@ -306,7 +322,7 @@ impl Job<'_> {
     }
 
     fn report(&self, input: &Input, bytes: u64) {
-        let total = self.contents.iter().map(|content| content.bytes).sum();
+        let total = self.contents.iter().map(|content| content.whole.bytes).sum();
         (self.progress.borrow_mut())(Progress { stage: Stage::Tokenizing, path: &input.name, bytes, total });
     }
 }
@@ -337,13 +353,16 @@ fn next_documents(documents: &mut Documents<'_>) -> Result<Vec<(u64, Document)>,
     Ok(batch)
 }
 
-/// The ids of a chunk, with the end of its document.
-fn encode(tokenizer: &Tokenizer, mut chunk: Chunk) -> Result<Vec<u32>, DataError> {
-    let eos = tokenizer.eos();
-    if chunk.last && eos.is_none() && !chunk.text.ends_with('\n') {
+/// The ids of a chunk, with the beginning and the end of its document.
+fn encode(tokenizer: &Tokenizer, begin: &[u32], end: Option<u32>, mut chunk: Chunk) -> Result<Vec<u32>, DataError> {
+    if chunk.last && end.is_none() && !chunk.text.ends_with('\n') {
         chunk.text.push('\n');
     }
     let mut ids = tokenizer.encode(&chunk.text)?;
-    ids.extend(eos.filter(|_| chunk.last));
+    // A text that spells the beginning out has it already.
+    if chunk.first && !ids.starts_with(begin) {
+        ids.splice(..0, begin.iter().copied());
+    }
+    ids.extend(end.filter(|_| chunk.last));
     Ok(ids)
 }

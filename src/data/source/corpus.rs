@@ -33,7 +33,7 @@ pub struct Input {
 pub enum InputKind {
     /// `.txt`: the file is one document.
     Text,
-    /// `.jsonl`: each line is one document, an object with `text`, with `prompt` and `completion`, or with `messages`.
+    /// `.jsonl` and `.json`: each line, or each element of an array, is one document, an object with `text`, with `prompt` and `completion`, or with `messages`.
     JsonLines,
     /// `.parquet`: each row is one document, with columns of those names. Needs the feature `parquet`.
     Parquet,
@@ -122,7 +122,7 @@ fn inspect(path: &Path) -> Result<Input, DataError> {
     let inner = if compressed { extension(Path::new(path.file_stem().unwrap_or_default())) } else { extension(path) };
     let kind = match (inner.as_str(), compressed) {
         ("txt", _) => InputKind::Text,
-        ("jsonl", _) => InputKind::JsonLines,
+        ("jsonl" | "json", _) => InputKind::JsonLines,
         ("parquet", false) if cfg!(feature = "parquet") => InputKind::Parquet,
         ("parquet", false) => return Err(DataError::NoParquet { path: path.into() }),
         ("bin", false) => InputKind::LlmC,

@@ -1,42 +1,46 @@
-//! What one line of a `.jsonl` file says: a text, a prompt with its completion, or a conversation.
+//! What one record of a file says: a text, a prompt with its completion, or a conversation.
+//!
+//! Records have the forms that other trainers read: OpenAI's and TRL's `messages`, ShareGPT's `conversations`, Alpaca's
+//! `instruction`. What decides what is trained on (`tools`, `system`, `chat_template_kwargs`, a message's `weight`) is used
+//! as they use it; where it cannot be, the record is refused by that name.
 
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use super::conversation::{Conversation, conversation, instruction, question};
+use super::json::Json;
 
 /// What a line is expected to be, for messages.
 const WANTED: &str = "each line is one object with \"text\", with \"prompt\" and \"completion\", or with \"messages\"";
 
-/// Who may speak.
-const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+/// Fields that make a record a document.
+const FIELDS: [&str; 5] = ["text", "prompt", "completion", "messages", "conversations"];
 
-/// Other names of speakers, as `conversations` have them.
-const FROM: [(&str, &str); 4] =
-    [("human", "user"), ("gpt", "assistant"), ("chatgpt", "assistant"), ("bing", "assistant")];
+/// Fields that only conversations use.
+const OF_CONVERSATIONS: [&str; 4] = ["system", "tools", "documents", "chat_template_kwargs"];
+
+/// Fields that other trainers learn from and that are not read here.
+const NOT_READ: [(&str, &str); 7] = [
+    ("functions", "give them as \"tools\""),
+    ("images", "only texts are read"),
+    ("image", "only texts are read"),
+    ("videos", "only texts are read"),
+    ("audios", "only texts are read"),
+    ("chosen", "preferences are not learned"),
+    ("rejected", "preferences are not learned"),
+];
 
 /// One document.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Document {
-    /// All of it is learned.
+    /// Every token is a target.
     Text(String),
-    /// The completion is learned.
+    /// The tokens of the completion are targets.
     Pair {
         /// What it follows.
         prompt: String,
         /// Not empty.
         completion: String,
     },
-    /// What the assistant says is learned. At least one message, each an object with a known `role`, and `content`
-    /// that is a text or, beside `tool_calls`, may be absent.
-    Messages(Vec<Value>),
-}
-
-#[derive(Deserialize)]
-struct Line {
-    text: Option<String>,
-    prompt: Option<String>,
-    completion: Option<String>,
-    messages: Option<Vec<Map<String, Value>>>,
-    conversations: Option<Vec<Map<String, Value>>>,
+    /// What the assistant says is a target.
+    Conversation(Conversation),
 }
 
 impl Document {
@@ -45,7 +49,7 @@ impl Document {
         match self {
             Document::Text(_) => None,
             Document::Pair { .. } => Some("prompt and completion"),
-            Document::Messages(_) => Some("messages"),
+            Document::Conversation(_) => Some("messages"),
         }
     }
 
@@ -54,11 +58,7 @@ impl Document {
         match self {
             Document::Text(text) => text.len(),
             Document::Pair { prompt, completion } => prompt.len() + completion.len(),
-            Document::Messages(messages) => {
-                let content = |message: &Value| message["content"].as_str().map_or(0, str::len);
-                // Each is a map of a few short texts besides.
-                messages.iter().map(|message| 256 + content(message)).sum()
-            }
+            Document::Conversation(conversation) => conversation.bytes(),
         }
     }
 
@@ -67,13 +67,8 @@ impl Document {
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn parse(line: &[u8]) -> Result<Document, String> {
-        let line = serde_json::from_slice::<Line>(line).map_err(|error| {
-            // The parser counts lines within the line; only the column means something here.
-            let text = error.to_string();
-            let reason = text.split(" at line ").next().unwrap_or_default();
-            format!("{reason} (column {}); {WANTED}", error.column())
-        })?;
-        line.document()
+        let record = Json::parse(line).map_err(|reason| format!("{reason}; {WANTED}"))?;
+        Document::of(record).map_err(|reason| reason.replace("{WANTED}", WANTED))
     }
 
     /// Takes one row of a table.
@@ -81,88 +76,101 @@ impl Document {
     /// # Errors
     /// What is wrong with it.
     #[cfg(feature = "parquet")]
-    pub(crate) fn of_value(value: Value) -> Result<Document, String> {
-        let line = serde_json::from_value::<Line>(value);
-        line.map_err(|error| format!("{error}; {}", WANTED.replace("line is one object", "row is one document")))?
-            .document()
+    pub(crate) fn of_value(value: &serde_json::Value) -> Result<Document, String> {
+        use serde::Deserialize;
+        let record = Json::deserialize(value).map_err(|error| error.to_string())?;
+        let wanted = WANTED.replace("line is one object", "row is one document");
+        Document::of(record).map_err(|reason| reason.replace("{WANTED}", &wanted))
     }
-}
 
-impl Line {
-    fn document(self) -> Result<Document, String> {
-        let held = [
-            ("text", self.text.is_some()),
-            ("prompt", self.prompt.is_some()),
-            ("completion", self.completion.is_some()),
-            ("messages", self.messages.is_some()),
-            ("conversations", self.conversations.is_some()),
-        ];
-        let names: Vec<String> = held.iter().filter(|(_, held)| *held).map(|(name, _)| format!("{name:?}")).collect();
-        match (self.text, self.prompt, self.completion, self.messages, self.conversations) {
-            (Some(text), None, None, None, None) => Ok(Document::Text(text)),
-            (None, Some(prompt), Some(completion), None, None) => pair(prompt, completion),
-            (None, None, None, Some(messages), None) => conversation(messages),
-            (None, None, None, None, Some(turns)) => conversation(turns.into_iter().map(renamed).collect()),
-            (None, Some(_), None, None, None) => Err("has a \"prompt\" without \"completion\"".into()),
-            (None, None, Some(_), None, None) => {
-                Err("has a \"completion\" without \"prompt\"; an empty prompt is \"\"".into())
+    /// The document of a record; `{WANTED}` in an error stands for what is expected.
+    fn of(mut record: Json) -> Result<Document, String> {
+        if !matches!(record, Json::Object(_)) {
+            return Err(format!("is {}; {{WANTED}}", record.kind()));
+        }
+        for (field, advice) in NOT_READ {
+            if record.get(field).is_some_and(|value| *value != Json::List(Vec::new())) {
+                return Err(format!("has {field:?}; {advice}"));
             }
-            (None, None, None, None, None) => Err(format!("has none of the fields that are read; {WANTED}")),
-            _ => Err(format!("holds {} at once; keep one of them", names.join(" and "))),
+        }
+        let mut held: Vec<&str> = FIELDS.into_iter().filter(|field| record.get(field).is_some()).collect();
+        // Chat sets repeat the first question as a prompt; TRL and others take the messages.
+        if held == ["prompt", "messages"] {
+            held.remove(0);
+        }
+        match held.as_slice() {
+            ["text"] => {
+                only_of_conversations(&record)?;
+                text(&mut record, "text").map(Document::Text)
+            }
+            ["prompt", "completion"] => pair(record),
+            [field @ ("messages" | "conversations")] => {
+                let messages = list(&mut record, field)?;
+                conversation(messages, Vec::new(), &mut record).map(Document::Conversation)
+            }
+            ["prompt"] => Err("has a \"prompt\" without \"completion\"".into()),
+            ["completion"] => Err("has a \"completion\" without \"prompt\"; an empty prompt is \"\"".into()),
+            [] => instruction(&mut record)
+                .or_else(|| question(&mut record))
+                .unwrap_or_else(|| Err("has none of the fields that are read; {WANTED}".into()))
+                .map(Document::Conversation),
+            held => {
+                let names: Vec<String> = held.iter().map(|name| format!("{name:?}")).collect();
+                Err(format!("holds {} at once; keep one of them", names.join(" and ")))
+            }
         }
     }
 }
 
-fn pair(prompt: String, completion: String) -> Result<Document, String> {
+/// A prompt and its completion: two texts, or two lists of messages as TRL has them.
+fn pair(mut record: Json) -> Result<Document, String> {
+    if let (Some(Json::List(prompt)), Some(Json::List(completion))) = (record.get("prompt"), record.get("completion")) {
+        let (prompt, completion) = (prompt.clone(), completion.clone());
+        return conversation(completion, prompt, &mut record).map(Document::Conversation);
+    }
+    only_of_conversations(&record)?;
+    let (prompt, completion) = (text(&mut record, "prompt")?, text(&mut record, "completion")?);
     match completion.is_empty() {
         true => Err("its \"completion\" is empty, and nothing would be learned; remove it".into()),
         false => Ok(Document::Pair { prompt, completion }),
     }
 }
 
-/// `{"from": "human", "value": ...}` as `{"role": "user", "content": ...}`.
-fn renamed(mut turn: Map<String, Value>) -> Map<String, Value> {
-    if let Some(from) = turn.remove("from") {
-        let role = from.as_str().and_then(|from| FROM.iter().find(|(known, _)| *known == from));
-        turn.insert("role".into(), role.map_or(from.clone(), |(_, role)| (*role).into()));
-    }
-    if let Some(value) = turn.remove("value") {
-        turn.insert("content".into(), value);
-    }
-    turn
+/// Refuses fields that would be passed over because the record is no conversation.
+fn only_of_conversations(record: &Json) -> Result<(), String> {
+    let empty = [Json::List(Vec::new()), Json::Object(Vec::new()), "".into()];
+    let found = OF_CONVERSATIONS.into_iter().find(|field| record.get(field).is_some_and(|held| !empty.contains(held)));
+    found.map_or(Ok(()), |field| Err(format!("has {field:?}, which only \"messages\" can use; write it into the text")))
 }
 
-fn conversation(messages: Vec<Map<String, Value>>) -> Result<Document, String> {
-    if messages.is_empty() {
-        return Err("its list of messages is empty; remove it".into());
+fn text(record: &mut Json, field: &str) -> Result<String, String> {
+    match record.remove(field) {
+        Some(Json::Text(text)) => Ok(text),
+        other => Err(format!("its {field:?} is {}, and a text is needed", other.unwrap_or(Json::Null).kind())),
     }
-    for (i, message) in messages.iter().enumerate() {
-        let number = i + 1;
-        let role = match message.get("role") {
-            Some(Value::String(role)) => role,
-            Some(other) => return Err(format!("message {number}: its role is {other}, and a text is needed")),
-            None => return Err(format!("message {number} has no role; known are {}", ROLES.join(", "))),
-        };
-        if !ROLES.contains(&role.as_str()) {
-            return Err(format!("message {number}: unknown role {role:?}; known are {}", ROLES.join(", ")));
-        }
-        match message.get("content") {
-            Some(Value::String(_)) => {}
-            None | Some(Value::Null) if message.contains_key("tool_calls") => {}
-            None | Some(Value::Null) => return Err(format!("message {number} has no content")),
-            Some(_) => return Err(format!("message {number}: its content is no text; only texts are read")),
-        }
+}
+
+fn list(record: &mut Json, field: &str) -> Result<Vec<Json>, String> {
+    match record.remove(field) {
+        Some(Json::List(items)) => Ok(items),
+        other => Err(format!("its {field:?} is {}, and a list is needed", other.unwrap_or(Json::Null).kind())),
     }
-    Ok(Document::Messages(messages.into_iter().map(Value::Object).collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn parse(value: Value) -> Result<Document, String> {
         Document::parse(value.to_string().as_bytes())
+    }
+
+    fn messages(value: Value) -> Vec<Json> {
+        match parse(value) {
+            Ok(Document::Conversation(conversation)) => conversation.messages,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -170,10 +178,10 @@ mod tests {
         assert_eq!(parse(json!({ "text": "a", "id": 3, "messages": null })), Ok(Document::Text("a".into())));
         let pair = Document::Pair { prompt: "".into(), completion: "b".into() };
         assert_eq!(parse(json!({ "prompt": "", "completion": "b" })), Ok(pair));
-        let messages =
-            json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b", "name": "c" }]);
-        let wanted = Document::Messages(messages.as_array().unwrap().clone());
-        assert_eq!(parse(json!({ "messages": messages })), Ok(wanted));
+        let turns = json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b", "name": "c" }]);
+        let wanted = Json::parse(turns.to_string().as_bytes()).unwrap();
+        assert_eq!(Json::List(messages(json!({ "messages": turns }))), wanted);
+        assert_eq!(Json::List(messages(json!({ "prompt": "a", "prompt_id": 1, "messages": turns }))), wanted);
     }
 
     #[test]
@@ -181,10 +189,23 @@ mod tests {
         let turns = json!([
             { "from": "system", "value": "s" }, { "from": "human", "value": "h" }, { "from": "gpt", "value": "g" }
         ]);
-        let messages = json!([
+        let wanted = json!([
             { "role": "system", "content": "s" }, { "role": "user", "content": "h" }, { "role": "assistant", "content": "g" }
         ]);
-        assert_eq!(parse(json!({ "conversations": turns })), parse(json!({ "messages": messages })));
+        let of = |value: Value| -> Vec<(String, String)> {
+            let pair =
+                |message: &Json| ["role", "content"].map(|key| message.get(key).unwrap().text().unwrap().to_owned());
+            messages(value).iter().map(pair).map(|[role, content]| (role, content)).collect()
+        };
+        assert_eq!(of(json!({ "conversations": turns })), of(json!({ "messages": wanted })));
+        assert_eq!(
+            of(json!({ "system": "s", "conversations": turns.as_array().unwrap()[1..] })),
+            of(json!({ "messages": wanted }))
+        );
+        assert_eq!(
+            of(json!({ "system": "s", "instruction": "h", "input": "", "output": "g" })),
+            of(json!({ "messages": wanted }))
+        );
         assert!(parse(json!({ "conversations": [{ "from": "dog", "value": "h" }] })).unwrap_err().contains("\"dog\""));
     }
 
@@ -192,5 +213,51 @@ mod tests {
     fn tool_calls_may_stand_for_content() {
         let call = json!([{ "role": "assistant", "tool_calls": [] }]);
         assert!(parse(json!({ "messages": call })).is_ok());
+    }
+
+    #[test]
+    fn what_would_be_passed_over_is_refused_by_name() {
+        let turns = json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }]);
+        for (record, name) in [
+            (json!({ "text": "a", "tools": [{ "name": "f" }] }), "\"tools\""),
+            (json!({ "prompt": "a", "completion": "b", "system": "c" }), "\"system\""),
+            (json!({ "messages": turns, "images": ["a.png"] }), "\"images\""),
+            (json!({ "messages": turns, "functions": [{}] }), "\"functions\""),
+            (json!({ "messages": turns, "tools": 3 }), "\"tools\""),
+            (json!({ "messages": turns, "chat_template_kwargs": { "messages": [] } }), "\"messages\""),
+            (json!({ "messages": [{ "role": "assistant", "content": "b", "weight": 0.5 }] }), "weight"),
+            (json!({ "messages": [{ "role": "user", "content": "b", "train": true }] }), "train"),
+            (json!({ "messages": [{ "role": "assistant", "content": "b", "train_detail": [] }] }), "train_detail"),
+            (json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }), "image_url"),
+        ] {
+            let error = parse(record.clone()).unwrap_err();
+            assert!(error.contains(name), "{record}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_is_refused_only_where_it_is_used() {
+        assert!(Document::parse(br#"{"text": "a", "score": NaN}"#).is_ok());
+        let used = br#"{"messages": [{"role": "assistant", "tool_calls": [{"arguments": {"x": -Infinity}}]}]}"#;
+        assert!(Document::parse(used).unwrap_err().contains("NaN"));
+    }
+
+    #[test]
+    fn messages_are_weighed() {
+        let turns = json!([
+            { "role": "assistant", "content": "a", "weight": 0 },
+            { "role": "assistant", "content": "b", "train": true },
+            { "role": "assistant", "content": "c", "train": false },
+            { "role": "assistant", "content": "d" }
+        ]);
+        let Ok(Document::Conversation(found)) = parse(json!({ "messages": turns })) else { panic!("a conversation") };
+        assert_eq!(found.trained, [false, true, false, true]);
+        assert!(found.messages.iter().all(|message| message.get("weight").or(message.get("train")).is_none()));
+        let prompt = json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }]);
+        let completion = json!([{ "role": "assistant", "content": "c" }]);
+        let Ok(Document::Conversation(found)) = parse(json!({ "prompt": prompt, "completion": completion })) else {
+            panic!("a conversation")
+        };
+        assert_eq!(found.trained, [false, false, true]);
     }
 }

@@ -41,8 +41,20 @@ impl<'a> HashingReader<'a> {
     }
 }
 
-/// What an input holds, unpacked where it is packed; the hash is that of the file as it lies.
-pub(crate) enum TextReader<'a> {
+/// U+FEFF as the editors of Windows put it before a text: a mark of the encoding, and no part of the text.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The text that an input holds, decompressed where it is compressed and without its byte order mark; the hash is that of
+/// the file as it lies.
+pub(crate) struct TextReader<'a> {
+    encoded: Encoded<'a>,
+    /// Whether the beginning was looked at.
+    begun: bool,
+    /// Bytes of the mark that was passed over.
+    skipped: u64,
+}
+
+enum Encoded<'a> {
     Plain(Box<HashingReader<'a>>),
     Zstd(Box<ZstdReader<HashingReader<'a>>>),
 }
@@ -50,25 +62,30 @@ pub(crate) enum TextReader<'a> {
 impl<'a> TextReader<'a> {
     pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
         let file = HashingReader::open(input)?;
-        Ok(if input.compressed {
-            TextReader::Zstd(Box::new(ZstdReader::new(file)))
-        } else {
-            TextReader::Plain(Box::new(file))
-        })
+        let encoded = match input.compressed {
+            true => Encoded::Zstd(Box::new(ZstdReader::new(file))),
+            false => Encoded::Plain(Box::new(file)),
+        };
+        Ok(TextReader { encoded, begun: false, skipped: 0 })
     }
 
     /// Size and hash of what was read of the file so far.
     pub(crate) fn content(&self) -> Content {
-        match self {
-            TextReader::Plain(file) => file.content(),
-            TextReader::Zstd(unzip) => unzip.source().content(),
+        match &self.encoded {
+            Encoded::Plain(file) => file.content(),
+            Encoded::Zstd(frames) => frames.source().content(),
         }
+    }
+
+    /// Bytes before the text.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped
     }
 
     /// The error of a read that failed.
     pub(crate) fn error(&self, path: &std::path::Path, source: io::Error) -> DataError {
-        match (self, source.kind()) {
-            (TextReader::Zstd(_), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
+        match (&self.encoded, source.kind()) {
+            (Encoded::Zstd(_), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => {
                 DataError::Zstd { path: path.into(), reason: source.to_string() }
             }
             _ => DataError::Read { path: path.into(), source },
@@ -78,25 +95,31 @@ impl<'a> TextReader<'a> {
 
 impl Read for TextReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self {
-            TextReader::Plain(file) => file.read(out),
-            TextReader::Zstd(unzip) => unzip.read(out),
-        }
+        let got = self.fill_buf()?.read(out)?;
+        self.consume(got);
+        Ok(got)
     }
 }
 
 impl BufRead for TextReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        match self {
-            TextReader::Plain(file) => file.fill_buf(),
-            TextReader::Zstd(unzip) => unzip.fill_buf(),
+        if !std::mem::replace(&mut self.begun, true) && self.encoded.reader().fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+            self.skipped = BYTE_ORDER_MARK.len() as u64;
+            self.encoded.reader().consume(BYTE_ORDER_MARK.len());
         }
+        self.encoded.reader().fill_buf()
     }
 
     fn consume(&mut self, amount: usize) {
+        self.encoded.reader().consume(amount);
+    }
+}
+
+impl Encoded<'_> {
+    fn reader(&mut self) -> &mut dyn BufRead {
         match self {
-            TextReader::Plain(file) => file.consume(amount),
-            TextReader::Zstd(unzip) => unzip.consume(amount),
+            Encoded::Plain(file) => &mut **file,
+            Encoded::Zstd(frames) => &mut **frames,
         }
     }
 }

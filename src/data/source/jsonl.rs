@@ -1,12 +1,13 @@
 //! The documents of a file, one by one.
 
+use super::array::{self, Elements};
 use super::corpus::{Input, InputKind};
 use super::document::Document;
 use super::hashing_reader::{Content, TextReader};
 #[cfg(feature = "parquet")]
 use super::parquet::Rows;
 use crate::error::DataError;
-use std::io::{BufRead, Read};
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 
 /// Longest document: it is held whole while it is cut.
@@ -23,6 +24,8 @@ pub(crate) struct Documents<'a> {
 enum Reader<'a> {
     /// One to a line.
     Lines(TextReader<'a>),
+    /// The elements of one array.
+    Array(TextReader<'a>, Elements),
     /// The file is one, and whether it was read.
     Whole(TextReader<'a>, bool),
     #[cfg(feature = "parquet")]
@@ -36,7 +39,14 @@ impl<'a> Documents<'a> {
             InputKind::Text => Reader::Whole(TextReader::open(input)?, false),
             #[cfg(feature = "parquet")]
             InputKind::Parquet => Reader::Rows(Box::new(Rows::open(input)?)),
-            _ => Reader::Lines(TextReader::open(input)?),
+            _ => {
+                let mut reader = TextReader::open(input)?;
+                let array = array::begins(&mut reader).map_err(|error| reader.error(&input.name, error))?;
+                match array {
+                    true => Reader::Array(reader, Elements::new(LONGEST as usize)),
+                    false => Reader::Lines(reader),
+                }
+            }
         };
         Ok(Documents { path: &input.name, reader, line: 0 })
     }
@@ -44,7 +54,7 @@ impl<'a> Documents<'a> {
     /// Size and hash of what was read so far: of the whole file once there are no more documents.
     pub(crate) fn content(&self) -> Content {
         match &self.reader {
-            Reader::Lines(reader) | Reader::Whole(reader, _) => reader.content(),
+            Reader::Lines(reader) | Reader::Whole(reader, _) | Reader::Array(reader, _) => reader.content(),
             #[cfg(feature = "parquet")]
             Reader::Rows(rows) => rows.content(),
         }
@@ -65,6 +75,7 @@ impl<'a> Documents<'a> {
         let unit = match self.reader {
             #[cfg(feature = "parquet")]
             Reader::Rows(_) => "row",
+            Reader::Array(..) => "record",
             _ => "line",
         };
         DataError::BadLine { path: self.path.into(), unit, line, reason }
@@ -77,6 +88,14 @@ impl<'a> Documents<'a> {
                 Some(line) if line.len() as u64 == LONGEST => Some(Err(format!("longer than {LONGEST} bytes"))),
                 line => line.map(|line| Document::parse(&line)),
             },
+            Reader::Array(reader, elements) => {
+                self.line += 1;
+                match elements.next(reader) {
+                    Ok(element) => element.map(|element| Document::parse(&element)),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => Some(Err(error.to_string())),
+                    Err(error) => return Err(reader.error(self.path, error)),
+                }
+            }
             Reader::Whole(reader, read) => match std::mem::replace(read, true) {
                 true => None,
                 false => return whole(reader, self.path).map(Some),
@@ -84,7 +103,7 @@ impl<'a> Documents<'a> {
             #[cfg(feature = "parquet")]
             Reader::Rows(rows) => {
                 self.line += 1;
-                rows.next_row()?.map(Document::of_value)
+                rows.next_row()?.map(|row| Document::of_value(&row))
             }
         };
         found.transpose().map_err(|reason| self.refuse(reason))
@@ -118,7 +137,11 @@ fn whole(reader: &mut TextReader<'_>, path: &Path) -> Result<Document, DataError
         Ok(text) => Ok(Document::Text(text)),
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
-            Err(DataError::NotUtf8 { path: path.into(), offset: at as u64, byte: error.as_bytes()[at] })
+            Err(DataError::NotUtf8 {
+                path: path.into(),
+                offset: reader.skipped() + at as u64,
+                byte: error.as_bytes()[at],
+            })
         }
     }
 }

@@ -11,8 +11,29 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-/// Columns that are read; the others are not even unpacked.
-const COLUMNS: [&str; 5] = ["text", "prompt", "completion", "messages", "conversations"];
+/// Columns of which a row needs one.
+const COLUMNS: [&str; 8] =
+    ["text", "prompt", "completion", "messages", "conversations", "instruction", "question", "query"];
+
+/// Columns that are read beside those; the others are not even decompressed.
+const BESIDE: [&str; 16] = [
+    "system",
+    "tools",
+    "documents",
+    "chat_template_kwargs",
+    "input",
+    "context",
+    "output",
+    "response",
+    "answer",
+    "history",
+    "functions",
+    "images",
+    "image",
+    "videos",
+    "audios",
+    "rejected",
+];
 
 /// The rows of a file.
 pub(crate) struct Rows {
@@ -35,9 +56,10 @@ impl Rows {
         let read = |source| DataError::Read { path: path.clone(), source };
         let reader = SerializedFileReader::new(File::open(path).map_err(read)?).map_err(|e| refuse(path, &e))?;
         let schema = reader.metadata().file_metadata().schema();
-        let wanted: Vec<_> =
-            schema.get_fields().iter().filter(|field| COLUMNS.contains(&field.name())).cloned().collect();
-        if wanted.is_empty() {
+        let fields = schema.get_fields();
+        let read_of_it = |name: &str| COLUMNS.contains(&name) || BESIDE.contains(&name);
+        let wanted: Vec<_> = fields.iter().filter(|field| read_of_it(field.name())).cloned().collect();
+        if !fields.iter().any(|field| COLUMNS.contains(&field.name())) {
             let names: Vec<_> = schema.get_fields().iter().map(|field| field.name().to_owned()).collect();
             let reason = format!("has the columns {}, and none of {}", names.join(", "), COLUMNS.join(", "));
             return Err(read(std::io::Error::other(reason)));

@@ -1,207 +1,282 @@
-//! Conversations as text: the chat template that came with a tokenizer, run as transformers runs it.
+//! Conversations as text: the chat template that came with a tokenizer, run as transformers runs it, and what the assistant
+//! says in the text.
+//!
+//! A template that marks what is learned (`{% generation %}`) is believed. Of every other the spans are found by rendering
+//! the conversation up to a message, once with the assistant's turn announced and once with it done. Templates of
+//! reasoning models write a reply differently once others follow it; its end is then found by rendering the conversation
+//! with another reply in its place and comparing what follows.
 
+use super::template_environment::{GENERATION, environment, with_marks};
+use crate::data::source::{Conversation, Json};
 use crate::error::DataError;
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, Error, ErrorKind, Value as Jinja};
-use serde::Serialize;
-use serde_json::{Map, Value};
-use std::io::{self, Write};
+use minijinja::value::Serde;
+use minijinja::{Environment, Error, Value as Jinja};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-
-/// Instructions of a template that one rendering may take: a conversation of thousands of turns needs a tenth.
-const FUEL: u64 = 20_000_000;
-
-/// Files larger than this are not read.
-const LARGEST_FILE: u64 = 1 << 24;
-
-/// Special tokens that a template may name.
-const SPECIAL: [&str; 6] = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token"];
-
-/// What comes with a tokenizer: its special tokens and its chat template, as `tokenizer_config.json` has them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TokenizerConfig {
-    /// Where the template is from.
-    name: String,
-    template: Option<String>,
-    /// Special tokens by what they are for.
-    special: Vec<(&'static str, String)>,
-}
-
-impl TokenizerConfig {
-    /// Where the configuration of the tokenizer at `path` is kept: `tokenizer_config.json` beside `tokenizer.json`, and
-    /// likewise for other names.
-    pub fn path(tokenizer: &Path) -> PathBuf {
-        let stem = tokenizer.file_stem().unwrap_or_default().to_string_lossy();
-        tokenizer.with_file_name(format!("{stem}_config.json"))
-    }
-
-    /// What came with the tokenizer in `tokenizer`, the file beside it, with the chat template that `template` is or names.
-    ///
-    /// # Errors
-    /// A file that is there and cannot be read, a template that cannot be read.
-    pub fn of(tokenizer: Option<&Path>, template: Option<&str>) -> Result<Self, DataError> {
-        let found = match tokenizer.map(Self::path) {
-            Some(path) => match std::fs::read(&path) {
-                Ok(json) => Self::parse(&path.display().to_string(), &json),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
-                Err(source) => return Err(DataError::Read { path, source }),
-            },
-            None => Self::default(),
-        };
-        // Newer directories keep the template in a file of its own, which then counts.
-        let beside = tokenizer.map(|file| file.with_file_name("chat_template.jinja"));
-        match (template, beside.filter(|path| path.is_file())) {
-            (Some(given), _) => found.with_template(given),
-            (None, Some(path)) => found.with_template(&path.to_string_lossy()),
-            (None, None) => Ok(found),
-        }
-    }
-
-    /// Reads the `tokenizer_config.json` in `json`, which `name` is for messages. What is missing or of no use in it is
-    /// left out.
-    pub fn parse(name: &str, json: &[u8]) -> Self {
-        let map: Map<String, Value> = serde_json::from_slice(json).unwrap_or_default();
-        let text = |value: &Value| match value {
-            Value::String(text) => Some(text.clone()),
-            // A token with its properties.
-            Value::Object(token) => token.get("content").and_then(Value::as_str).map(Into::into),
-            _ => None,
-        };
-        let special = SPECIAL.iter().filter_map(|&token| Some((token, map.get(token).and_then(text)?))).collect();
-        let template = match map.get("chat_template") {
-            Some(Value::String(template)) => Some(template.clone()),
-            Some(Value::Array(named)) => default_of(named),
-            _ => None,
-        };
-        TokenizerConfig { name: name.into(), template, special }
-    }
-
-    /// The same with the template that `given` is or names: a template, a file that is one, or a
-    /// `tokenizer_config.json`.
-    ///
-    /// # Errors
-    /// A file that cannot be read or has no template.
-    pub fn with_template(mut self, given: &str) -> Result<Self, DataError> {
-        self.name = "data.chat_template".into();
-        if given.contains("{{") || given.contains("{%") {
-            self.template = Some(given.into());
-            return Ok(self);
-        }
-        let path = Path::new(given);
-        let read = || -> std::io::Result<String> {
-            let size = std::fs::metadata(path)?.len();
-            if size > LARGEST_FILE {
-                return Err(std::io::Error::other(format!("{size} bytes, at most {LARGEST_FILE} are read")));
-            }
-            std::fs::read_to_string(path)
-        };
-        let text = read().map_err(|source| DataError::Read { path: path.into(), source })?;
-        self.name = given.into();
-        self.template = match serde_json::from_str::<Value>(&text) {
-            Ok(Value::Object(_)) => Some(TokenizerConfig::parse(given, text.as_bytes()).template.ok_or_else(|| {
-                DataError::Template { name: given.into(), reason: "it has no \"chat_template\"".into() }
-            })?),
-            _ => Some(text),
-        };
-        Ok(self)
-    }
-
-    /// The end-of-text token's name, if it says so.
-    pub fn eos(&self) -> Option<&str> {
-        self.special.iter().find(|(name, _)| *name == "eos_token").map(|(_, token)| token.as_str())
-    }
-
-    /// All that texts depend on.
-    pub(crate) fn content(&self) -> impl Iterator<Item = &str> {
-        let special = self.special.iter().flat_map(|(name, token)| [*name, token.as_str()]);
-        self.template.as_deref().into_iter().chain(special)
-    }
-
-    /// The template, ready to write with; nothing if there is none.
-    ///
-    /// # Errors
-    /// A template with a mistake in its syntax.
-    pub(crate) fn chat(&self) -> Result<Option<Chat<'_>>, DataError> {
-        let Some(template) = &self.template else { return Ok(None) };
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.expect("the usual delimiters"));
-        environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        // `strftime_now` is left out on purpose: texts must not depend on the day, and templates have a date of their own
-        // for where it is missing.
-        environment.add_function("raise_exception", |reason: String| -> Result<String, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, reason))
-        });
-        environment.add_filter("tojson", to_json);
-        let refuse = |error: Error| DataError::Template { name: self.name.clone(), reason: one_line(&error) };
-        environment.add_template_owned(NAME, without_generation(template)).map_err(refuse)?;
-        let special = self.special.iter().map(|(name, token)| ((*name).into(), token.as_str().into())).collect();
-        Ok(Some(Chat { environment, special }))
-    }
-}
-
-/// JSON as Python writes it, where the template engine's own is meant for web pages.
-fn to_json(value: Jinja, options: Kwargs) -> Result<String, Error> {
-    let refuse = |error: serde_json::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
-    let indent = options.get::<Option<usize>>("indent")?.map(|width| " ".repeat(width.min(64)));
-    let mut out = Vec::new();
-    let written = match &indent {
-        Some(indent) => {
-            let pretty = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)),
-    };
-    written.map_err(refuse)?;
-    Ok(String::from_utf8(out).unwrap_or_default())
-}
-
-/// A space after each comma and colon.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
-}
 
 const NAME: &str = "chat";
 
-/// Of several named templates, the default one.
-fn default_of(named: &[Value]) -> Option<String> {
-    let entry = named.iter().find(|entry| entry["name"] == "default").or(named.first())?;
-    entry["template"].as_str().map(Into::into)
+/// Replies that no conversation holds, of private characters, with no common beginning or end.
+const PROBES: [&str; 2] = ["\u{e000}probe\u{e001}", "\u{f0000}probe\u{f0001}"];
+
+/// A conversation as text.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct RenderedChat {
+    pub text: String,
+    /// Bytes that the assistant says, marks of the ends of its turns among them; in order, none empty.
+    pub targets: Vec<Range<usize>>,
 }
 
-/// `{% generation %}`, transformers' own mark around what the assistant says, as a condition that is always true: here
-/// that is found without it.
-fn without_generation(template: &str) -> String {
-    let mut out = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        out.push_str(before);
-        let end = tag.find("%}").unwrap_or(tag.len());
-        let inside = &tag[..end];
-        out.push_str(&match inside.trim_matches(|c: char| c == '-' || c.is_whitespace()) {
-            "generation" => inside.replace("generation", "if true"),
-            "endgeneration" => inside.replace("endgeneration", "endif"),
-            _ => inside.into(),
-        });
-        rest = &tag[end..];
+/// A template that writes.
+pub(crate) struct Chat {
+    environment: Environment<'static>,
+    special: Vec<(String, Jinja)>,
+    /// Whether the template itself marks what is learned.
+    marks: bool,
+    /// Whether it wants a message's content as a list of parts, a text or either.
+    parts: Parts,
+}
+
+/// The forms of a message's content that a template reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parts {
+    TextOnly,
+    Both,
+    ListOnly,
+}
+
+impl Chat {
+    /// Compiles a template that is from `name`; `special` are the names of its special tokens.
+    ///
+    /// # Errors
+    /// A mistake in its syntax.
+    pub(super) fn new(name: &str, template: &str, special: &[(&'static str, String)]) -> Result<Self, DataError> {
+        let mut environment = environment(template);
+        let (template, marks) = with_marks(template);
+        let refuse = |error: Error| DataError::Template { name: name.into(), reason: one_line(&error) };
+        environment.add_template_owned(NAME, template).map_err(refuse)?;
+        let special = special.iter().map(|(name, token)| ((*name).into(), token.as_str().into())).collect();
+        let mut chat = Chat { environment, special, marks, parts: Parts::Both };
+        chat.parts = chat.read_parts();
+        Ok(chat)
     }
-    out + rest
+}
+
+impl Chat {
+    /// Writes a conversation.
+    ///
+    /// # Errors
+    /// A conversation that the template refuses, a template that writes the beginning of a conversation in another way
+    /// once it goes on.
+    pub(crate) fn write(&self, conversation: &Conversation) -> Result<RenderedChat, String> {
+        let messages: Vec<Json> = conversation.messages.iter().map(|message| self.shaped(message)).collect();
+        let chat = Rendering { chat: self, variables: &conversation.variables };
+        let text = chat.render(&messages, false)?;
+        if self.marks {
+            return marked(&text, &messages, &conversation.trained);
+        }
+        let mut targets: Vec<Range<usize>> = Vec::new();
+        for i in (0..messages.len()).filter(|&i| conversation.trained[i] && is_assistant(&messages[i])) {
+            let from = targets.last().map_or(0, |last| last.end);
+            let start = chat.start(&messages, i, &text)?.filter(|start| *start >= from);
+            let end = start.map(|start| chat.end(&messages, i, &text, start)).transpose()?.flatten();
+            let (Some(start), Some(end)) = (start, end) else {
+                return Err(format!(
+                    "the chat template writes what is before message {} in another way once it is there, so what the \
+                     assistant says cannot be told apart; use another with data.chat_template",
+                    i + 1
+                ));
+            };
+            targets.extend((start < end).then_some(start..end));
+        }
+        Ok(RenderedChat { text, targets })
+    }
+
+    /// Which forms of content the template reads, seen by what it writes of a short conversation.
+    fn read_parts(&self) -> Parts {
+        let probe = PROBES[0];
+        let part = || Json::object([("type", "text".into()), ("text", probe.into())]);
+        let writes = |content: Json| {
+            let messages = [Json::object([("role", "user".into()), ("content", content)])];
+            let text = Rendering { chat: self, variables: &[] }.render(&messages, false).unwrap_or_default();
+            // A list that is written as it is shows its keys.
+            text.contains(probe) && !text.contains("'type'") && !text.contains("\"type\"")
+        };
+        match (writes(probe.into()), writes(Json::List(vec![part()]))) {
+            (true, true) => Parts::Both,
+            (false, true) => Parts::ListOnly,
+            _ => Parts::TextOnly,
+        }
+    }
+
+    /// A message with its content in a form that the template reads.
+    fn shaped(&self, message: &Json) -> Json {
+        let mut message = message.clone();
+        match (message.get("content"), self.parts) {
+            (Some(Json::List(_)), Parts::TextOnly) => {
+                let text = content_text(&message);
+                message.set("content", Json::Text(text));
+            }
+            (Some(Json::Text(text)), Parts::ListOnly) => {
+                let part = Json::object([("type", "text".into()), ("text", Json::Text(text.clone()))]);
+                message.set("content", Json::List(vec![part]));
+            }
+            _ => {}
+        }
+        message
+    }
+}
+
+/// One conversation's renderings.
+struct Rendering<'a> {
+    chat: &'a Chat,
+    variables: &'a [(String, Json)],
+}
+
+impl Rendering<'_> {
+    fn render(&self, messages: &[Json], announce: bool) -> Result<String, String> {
+        let absent = ["tools", "documents"].map(|name| (name.to_owned(), Jinja::from(())));
+        let own = [
+            ("messages".to_owned(), Jinja::from(Serde(messages))),
+            ("add_generation_prompt".to_owned(), Jinja::from(announce)),
+        ];
+        let variables = self.variables.iter().map(|(name, value)| (name.clone(), Jinja::from(Serde(value))));
+        // Of a name that occurs twice the last value counts.
+        let context =
+            Jinja::from_pairs(absent.into_iter().chain(self.chat.special.clone()).chain(variables).chain(own));
+        let template = self.chat.environment.get_template(NAME).map_err(|error| one_line(&error))?;
+        let text = template.render(context);
+        text.map_err(|error| format!("the chat template refuses this conversation: {}", one_line(&error)))
+    }
+
+    /// Where message `i` begins in `text`: behind the announcement of the assistant's turn.
+    fn start(&self, messages: &[Json], i: usize, text: &str) -> Result<Option<usize>, String> {
+        let before = match self.render(&messages[..i], true) {
+            Ok(before) => before,
+            // Many templates look at the first message, which there is none of.
+            Err(_) if i == 0 => return Ok(self.compared(messages, i, text).map(|(start, _)| start)),
+            Err(error) => return Err(error),
+        };
+        if text.starts_with(&before) {
+            return Ok(Some(before.len()));
+        }
+        // The announcement may begin a thought that a plain reply does not have.
+        let said = self.render(&messages[..i], false)?;
+        let announced = whole_marks(common_prefix(&before, text)).len();
+        Ok((text.starts_with(&said) && before.starts_with(&said) && announced > said.len()).then_some(announced))
+    }
+
+    /// Where message `i`, which begins at `start`, ends in `text`.
+    fn end(&self, messages: &[Json], i: usize, text: &str, start: usize) -> Result<Option<usize>, String> {
+        let after = self.render(&messages[..=i], false)?;
+        if text.starts_with(&after) && after.len() >= start {
+            return Ok(Some(start + without_margin(&after[start..], &messages[i])));
+        }
+        let (Some((_, end)), Some((_, own_end))) =
+            (self.compared(messages, i, text), self.compared(&messages[..=i], i, &after))
+        else {
+            return Ok(None);
+        };
+        let mark = whole_marks(common_prefix(&text[end..], &after[own_end..])).trim_end();
+        Ok((end >= start).then_some(end + mark.len()))
+    }
+
+    /// Where message `i` begins and ends in `text`, which is the rendering of `messages`: what differs once it says
+    /// something else. Nothing if the template refuses that.
+    fn compared(&self, messages: &[Json], i: usize, text: &str) -> Option<(usize, usize)> {
+        let (mut start, mut end) = (text.len(), 0);
+        for probe in PROBES {
+            let mut others = messages.to_vec();
+            others[i] = self.chat.shaped(&Json::object([("role", "assistant".into()), ("content", probe.into())]));
+            let other = self.render(&others, false).ok()?;
+            let prefix = common_prefix(text, &other).len();
+            let suffix = common_suffix(&text[prefix..], &other[prefix..]);
+            start = start.min(prefix);
+            end = end.max(text.len() - suffix);
+        }
+        (start <= end).then_some((start, end))
+    }
+}
+
+fn is_assistant(message: &Json) -> bool {
+    message.get("role").and_then(Json::text) == Some("assistant")
+}
+
+/// The text of a message's content, parts of it on lines of their own as llama.cpp and vLLM join them.
+fn content_text(message: &Json) -> String {
+    match message.get("content") {
+        Some(Json::Text(text)) => text.clone(),
+        Some(Json::List(parts)) => {
+            let texts: Vec<&str> = parts.iter().filter_map(|part| part.get("text")?.text()).collect();
+            texts.join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+/// A text in which the template marked what is learned, without the marks.
+fn marked(text: &str, messages: &[Json], trained: &[bool]) -> Result<RenderedChat, String> {
+    let held = |message: &Json| serde_json::to_string(message).is_ok_and(|text| text.contains(GENERATION));
+    if messages.iter().any(held) {
+        return Err("holds U+FDD0 or U+FDD1, which are no characters of a text; remove them".into());
+    }
+    let mut found = RenderedChat { text: String::with_capacity(text.len()), targets: Vec::new() };
+    let mut open = None;
+    for c in text.chars() {
+        match (GENERATION.iter().position(|mark| *mark == c), open) {
+            (Some(0), None) => open = Some(found.text.len()),
+            (Some(1), Some(start)) => {
+                found.targets.push(start..found.text.len());
+                open = None;
+            }
+            (None, _) => found.text.push(c),
+            _ => return Err("the chat template has {% generation %} within {% generation %}".into()),
+        }
+    }
+    let said =
+        || messages.iter().zip(trained).filter(|(message, _)| is_assistant(message)).map(|(_, trained)| *trained);
+    if said().any(|trained| !trained) {
+        if said().count() != found.targets.len() {
+            return Err(format!(
+                "some messages are not learned, and the chat template marks {} spans for {} messages of the assistant, \
+                 so which is which cannot be told",
+                found.targets.len(),
+                said().count()
+            ));
+        }
+        let mut said = said();
+        found.targets.retain(|_| said.next().unwrap_or(true));
+    }
+    found.targets.retain(|span| !span.is_empty());
+    Ok(found)
+}
+
+fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
+    let end =
+        a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y).map_or(a.len().min(b.len()), |((at, _), _)| at);
+    &a[..end]
+}
+
+/// Bytes at the ends of `a` and `b` that are the same characters.
+fn common_suffix(a: &str, b: &str) -> usize {
+    a.chars().rev().zip(b.chars().rev()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
+}
+
+/// `text` without a special token that it only begins, such as `<|` or `[`: common to two texts by chance.
+fn whole_marks(text: &str) -> &str {
+    let begun = [('<', '>'), ('[', ']')].into_iter().filter_map(|(open, close)| {
+        let at = text.rfind(open)?;
+        (!text[at..].contains(close)).then_some(at)
+    });
+    &text[..begun.min().unwrap_or(text.len())]
+}
+
+/// The length of a turn without the white space that follows the mark of its end: no model has to write that. Where
+/// nothing else follows the content, the white space is the mark.
+fn without_margin(turn: &str, message: &Json) -> usize {
+    let trimmed = turn.trim_end();
+    let content = content_text(message);
+    let content = content.trim_end();
+    if trimmed.ends_with(content) && !content.is_empty() { turn.len() } else { trimmed.len() }
 }
 
 fn one_line(error: &Error) -> String {
@@ -214,82 +289,25 @@ fn one_line(error: &Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A conversation as text.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct RenderedChat {
-    pub text: String,
-    /// Bytes that the assistant says, marks of the ends of its turns among them; in order, none empty.
-    pub targets: Vec<Range<usize>>,
-}
-
-/// A template that writes.
-pub(crate) struct Chat<'a> {
-    environment: Environment<'a>,
-    special: Map<String, Value>,
-}
-
-impl Chat<'_> {
-    /// Writes a conversation. What the assistant says is found by writing it up to there: with the assistant's turn
-    /// announced, and with it done.
-    ///
-    /// # Errors
-    /// A conversation that the template refuses, a template that writes the beginning of a conversation in another way
-    /// once it goes on.
-    pub(crate) fn write(&self, messages: &[Value]) -> Result<RenderedChat, String> {
-        let text = self.render(messages, false)?;
-        let mut targets: Vec<Range<usize>> = Vec::new();
-        for (i, message) in messages.iter().enumerate().filter(|(_, message)| message["role"] == "assistant") {
-            let before = self.render(&messages[..i], true)?;
-            let after = self.render(&messages[..=i], false)?;
-            let from = targets.last().map_or(0, |last| last.end);
-            let grows = after.starts_with(&before) && text.starts_with(&after) && before.len() >= from;
-            if !grows {
-                return Err(format!(
-                    "the chat template writes what is before message {} in another way once it is there, so what the \
-                     assistant says cannot be told apart; use another with data.chat_template",
-                    i + 1
-                ));
-            }
-            let turn = before.len()..before.len() + without_margin(&after[before.len()..], message);
-            targets.extend((!turn.is_empty()).then_some(turn));
-        }
-        Ok(RenderedChat { text, targets })
-    }
-
-    fn render(&self, messages: &[Value], announce: bool) -> Result<String, String> {
-        let mut context = self.special.clone();
-        context.insert("messages".into(), messages.into());
-        context.insert("add_generation_prompt".into(), announce.into());
-        for absent in ["tools", "documents"] {
-            context.insert(absent.into(), Value::Null);
-        }
-        let template = self.environment.get_template(NAME).map_err(|error| one_line(&error))?;
-        let text = template.render(Jinja::from(Serde(context)));
-        text.map_err(|error| format!("the chat template refuses this conversation: {}", one_line(&error)))
-    }
-}
-
-/// The length of a turn without the white space that follows the mark of its end: no model has to write that. Where
-/// nothing else follows the content, the white space is the mark.
-fn without_margin(turn: &str, message: &Value) -> usize {
-    let trimmed = turn.trim_end();
-    let content = message["content"].as_str().unwrap_or_default().trim_end();
-    if trimmed.ends_with(content) && !content.is_empty() { turn.len() } else { trimmed.len() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
         {{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + \
         message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}\
         {{ '<|im_start|>assistant\n' }}{% endif %}";
 
-    fn config(template: &str) -> TokenizerConfig {
-        let json = json!({ "chat_template": template, "bos_token": "<s>", "eos_token": { "content": "</s>" } });
-        TokenizerConfig::parse("tokenizer_config.json", json.to_string().as_bytes())
+    fn chat(template: &str) -> Chat {
+        let special = [("bos_token", "<s>".to_owned()), ("eos_token", "</s>".to_owned())];
+        Chat::new("tokenizer_config.json", template, &special).unwrap()
+    }
+
+    fn conversation(messages: &[Value]) -> Conversation {
+        let messages: Vec<Json> =
+            messages.iter().map(|message| Json::parse(message.to_string().as_bytes()).unwrap()).collect();
+        Conversation { trained: vec![true; messages.len()], messages, variables: Vec::new() }
     }
 
     fn talk() -> Vec<Value> {
@@ -300,8 +318,7 @@ mod tests {
     }
 
     fn learned(template: &str, messages: &[Value]) -> Result<(String, Vec<String>), String> {
-        let config = config(template);
-        let rendered = config.chat().unwrap().unwrap().write(messages)?;
+        let rendered = chat(template).write(&conversation(messages))?;
         let parts = rendered.targets.iter().map(|range| rendered.text[range.clone()].to_owned()).collect();
         Ok((rendered.text, parts))
     }
@@ -358,18 +375,70 @@ mod tests {
         assert_eq!(learned(template, &talk()[..1]).unwrap().0, "26 Jul\"Hi\"[1, \"<\"]");
     }
 
+    /// As Qwen3 does it: a thought before the last reply, even an empty one, and none before earlier replies.
+    const THINKING: &str = "{%- set last = namespace(user=-1) %}{%- for m in messages %}{%- if m.role == 'user' %}\
+        {%- set last.user = loop.index0 %}{%- endif %}{%- endfor %}{%- for m in messages %}\
+        {{- '<|im_start|>' + m.role + '\n' }}{%- if m.role == 'assistant' and loop.index0 > last.user %}\
+        {{- '<think>\n\n</think>\n\n' }}{%- endif %}{{- m.content + '<|im_end|>\n' }}{%- endfor %}\
+        {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}";
+
     #[test]
-    fn one_of_several_templates_is_the_default() {
-        let json =
-            json!({ "chat_template": [{ "name": "tool", "template": "t" }, { "name": "default", "template": "d" }] });
-        assert_eq!(TokenizerConfig::parse("c", json.to_string().as_bytes()).template.as_deref(), Some("d"));
+    fn replies_that_lose_their_thought_once_others_follow_are_found() {
+        let (_, parts) = learned(THINKING, &talk()).unwrap();
+        assert_eq!(parts, ["Hello!<|im_end|>", "<think>\n\n</think>\n\nSee you \n<|im_end|>"]);
+    }
+
+    /// The announcement of a reasoning model opens a thought that a plain reply does not have.
+    #[test]
+    fn an_announced_thought_is_not_taken_for_the_reply() {
+        let template = "{% for m in messages %}{{ '<' + m.role + '>' + m.content + '<end>' }}{% endfor %}\
+            {% if add_generation_prompt %}{{ '<assistant><think>\n' }}{% endif %}";
+        assert_eq!(learned(template, &talk()[..2]).unwrap().1, ["Hello!<end>"]);
+    }
+
+    /// As Phi-3 does it.
+    #[test]
+    fn an_end_of_text_behind_the_last_reply_alone_is_no_mark_of_the_others() {
+        let template = "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}\
+            {% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}";
+        assert_eq!(learned(template, &talk()).unwrap().1, ["Hello!<|end|>", "See you \n<|end|>\n</s>"]);
     }
 
     #[test]
-    fn a_mistake_in_a_template_names_its_line() {
-        let config = config("{% for m in messages %}\n{{ m.role \n{% endfor %}");
-        let error = config.chat().err().unwrap().to_string();
-        assert!(error.starts_with("tokenizer_config.json: not a usable chat template: syntax error"), "{error}");
-        assert!(error.contains("of the template"), "{error}");
+    fn marks_of_the_template_are_believed_and_messages_left_out_of_them() {
+        let template = "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{% generation %}\
+            {{ m.content }}{% endgeneration %}!{% else %}{{ m.content }}{% endif %}\n{% endfor %}";
+        let mut talk = conversation(&talk());
+        let spoken = |talk: &Conversation| {
+            let rendered = chat(template).write(talk).unwrap();
+            rendered.targets.into_iter().map(|span| rendered.text[span].to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(spoken(&talk), ["Hello!", "See you \n"]);
+        talk.trained[1] = false;
+        assert_eq!(spoken(&talk), ["See you \n"]);
+        talk.messages[0].set("content", "\u{fdd0}".into());
+        assert!(chat(template).write(&talk).unwrap_err().contains("U+FDD0"));
+    }
+
+    #[test]
+    fn parts_of_a_content_are_given_to_a_template_that_reads_them() {
+        let parts =
+            [json!({ "role": "user", "content": [{ "type": "text", "text": "a" }, { "type": "text", "text": "b" }] })];
+        assert_eq!(learned(CHATML, &parts).unwrap().0.lines().nth(4), Some("b<|im_end|>"));
+        let typed = "{% for m in messages %}{% for part in m.content %}{% if part.type == 'text' %}[{{ part.text }}]\
+            {% endif %}{% endfor %}{% endfor %}";
+        assert_eq!(learned(typed, &parts).unwrap().0, "[a][b]");
+        assert_eq!(learned(typed, &talk()[..1]).unwrap().0, "[Hi]", "a text is one part");
+    }
+
+    #[test]
+    fn variables_of_the_record_reach_the_template_and_keys_keep_their_order() {
+        let template = "{{ tools[0] | tojson }} {{ tone }}{% for m in messages %}{{ m.content }}{% endfor %}";
+        let mut talk = conversation(&talk()[..1]);
+        talk.variables = vec![
+            ("tools".into(), Json::parse(br#"[{"name": "f", "args": 1}]"#).unwrap()),
+            ("tone".into(), "dry".into()),
+        ];
+        assert_eq!(chat(template).write(&talk).unwrap().text, r#"{"name": "f", "args": 1} dryHi"#);
     }
 }

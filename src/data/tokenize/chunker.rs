@@ -27,7 +27,9 @@ const TRIES: usize = 8;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub text: String,
-    /// Whether the document ends here.
+    /// Whether the document begins here.
+    pub first: bool,
+    /// Whether it ends here.
     pub last: bool,
 }
 
@@ -40,7 +42,9 @@ pub(crate) struct Chunks<'a> {
     rest: Vec<u8>,
     /// A file that is one document: whether `rest` reaches its end. Else: whether a document is being cut.
     ends: bool,
-    /// Bytes of the file before `rest`.
+    /// Whether the next chunk begins a document.
+    first: bool,
+    /// Bytes of the text before `rest`.
     position: u64,
     done: bool,
 }
@@ -61,7 +65,7 @@ impl<'a> Chunks<'a> {
             _ => Reader::Many(Documents::open(input)?),
         };
         let path = input.name.as_path();
-        Ok(Chunks { path, tokenizer, reader, rest: Vec::new(), ends: false, position: 0, done: false })
+        Ok(Chunks { path, tokenizer, reader, rest: Vec::new(), ends: false, first: true, position: 0, done: false })
     }
 
     /// Size and hash of what was read so far: of the whole file once there are no more chunks.
@@ -91,7 +95,7 @@ impl<'a> Chunks<'a> {
             }
             Err(error) => {
                 let at = error.valid_up_to();
-                let (offset, byte) = (self.position + at as u64, self.rest[at]);
+                let (offset, byte) = (reader.skipped() + self.position + at as u64, self.rest[at]);
                 return Err(DataError::NotUtf8 { path: self.path.into(), offset, byte });
             }
         };
@@ -129,7 +133,8 @@ impl<'a> Chunks<'a> {
         text.truncate(cut.end);
         self.position += cut.resume as u64;
         let last = self.ends && self.rest.is_empty();
-        Chunk { text: String::from_utf8(text).unwrap_or_default(), last }
+        let first = std::mem::replace(&mut self.first, last);
+        Chunk { text: String::from_utf8(text).unwrap_or_default(), first, last }
     }
 }
 

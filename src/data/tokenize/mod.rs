@@ -5,12 +5,14 @@ mod chunker;
 mod sample_encoder;
 mod special_tokens;
 mod stream_decoder;
+mod template_environment;
 mod tokenizer;
+mod tokenizer_config;
 
-pub use chat_template::TokenizerConfig;
 pub(crate) use chunker::{Chunk, Chunks};
 pub use sample_encoder::SampleFormat;
 pub(crate) use sample_encoder::{Refused, SampleEncoder};
 pub use special_tokens::SpecialTokens;
 pub use stream_decoder::Decoder;
 pub use tokenizer::Tokenizer;
+pub use tokenizer_config::TokenizerConfig;

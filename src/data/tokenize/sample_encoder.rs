@@ -1,12 +1,16 @@
 //! How documents become samples: which tokens, and which of them are learned.
 
 use super::Tokenizer;
-use super::chat_template::{Chat, TokenizerConfig};
+use super::chat_template::Chat;
+use super::tokenizer_config::TokenizerConfig;
 use crate::data::source::Document;
 use crate::error::DataError;
 use xxhash_rust::xxh3::Xxh3;
 
-/// What samples are made with.
+/// Raised when the same record gives other tokens than before.
+const REVISION: u32 = 2;
+
+/// What texts and samples are made with.
 #[derive(Clone)]
 pub struct SampleFormat {
     /// Text to tokens.
@@ -15,9 +19,42 @@ pub struct SampleFormat {
     pub config: TokenizerConfig,
 }
 
+impl From<&Tokenizer> for SampleFormat {
+    /// Of a tokenizer that nothing came with.
+    fn from(tokenizer: &Tokenizer) -> Self {
+        SampleFormat { tokenizer: tokenizer.clone(), config: TokenizerConfig::default() }
+    }
+}
+
 impl SampleFormat {
+    /// What is put before each text: the model saw it before every text, and whoever uses the model puts it there.
+    pub(crate) fn begin(&self) -> Vec<u32> {
+        let bos = || self.config.bos().and_then(|bos| self.tokenizer.id(bos)).or(self.tokenizer.bos());
+        match self.config.add_bos() {
+            Some(true) => bos().into_iter().collect(),
+            Some(false) => Vec::new(),
+            None => self.tokenizer.beginning(),
+        }
+    }
+
+    /// What ends each text.
+    pub(crate) fn end(&self) -> Option<u32> {
+        self.config.eos().and_then(|eos| self.tokenizer.id(eos)).or(self.tokenizer.eos())
+    }
+
+    /// Adds all that the tokens of texts depend on beside the tokenizer to a key; nothing where they are the tokenizer's
+    /// own, as those of all texts were before a text could begin with a token.
+    pub(crate) fn hash_texts(&self, hash: &mut Xxh3) {
+        let (begin, end) = (self.begin(), self.end());
+        if !begin.is_empty() || end != self.tokenizer.eos() {
+            hash.update(b"texts");
+            begin.iter().chain(&end).for_each(|id| hash.update(&id.to_le_bytes()));
+        }
+    }
+
     /// Adds all that samples depend on to a key.
-    pub(crate) fn hash(&self, hash: &mut Xxh3) {
+    pub(crate) fn hash_samples(&self, hash: &mut Xxh3) {
+        hash.update(&REVISION.to_le_bytes());
         for part in self.config.content() {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
@@ -29,9 +66,12 @@ impl SampleFormat {
     /// # Errors
     /// A chat template with a mistake in its syntax.
     pub(crate) fn encoder(&self) -> Result<SampleEncoder<'_>, DataError> {
-        let tokenizer = &self.tokenizer;
-        let end = self.config.eos().and_then(|eos| tokenizer.id(eos)).or(tokenizer.eos());
-        Ok(SampleEncoder { tokenizer, begin: tokenizer.beginning(), end, chat: self.config.chat()? })
+        Ok(SampleEncoder {
+            tokenizer: &self.tokenizer,
+            begin: self.begin(),
+            end: self.end(),
+            chat: self.config.chat()?,
+        })
     }
 }
 
@@ -61,7 +101,7 @@ pub(crate) struct SampleEncoder<'a> {
     begin: Vec<u32>,
     /// What ends each text.
     end: Option<u32>,
-    chat: Option<Chat<'a>>,
+    chat: Option<Chat>,
 }
 
 impl SampleEncoder<'_> {
@@ -70,9 +110,9 @@ impl SampleEncoder<'_> {
         match document {
             Document::Text(text) => self.text("", text),
             Document::Pair { prompt, completion } => self.text(prompt, completion),
-            Document::Messages(messages) => {
+            Document::Conversation(conversation) => {
                 let chat = self.chat.as_ref().ok_or(Refused::NoTemplate)?;
-                let rendered = chat.write(messages).map_err(Refused::Document)?;
+                let rendered = chat.write(conversation).map_err(Refused::Document)?;
                 let bounds: Vec<usize> = rendered.targets.iter().flat_map(|range| [range.start, range.end]).collect();
                 let parts = self.parts(&rendered.text, &bounds)?;
                 // What is learned and what is not take turns.

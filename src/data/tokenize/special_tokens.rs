@@ -42,7 +42,7 @@ impl SpecialTokens {
         let listed = ids(generation.get("eos_token_id"));
         let eos = token("eos_token").or(listed.first().copied()).or(tokenizer.eos());
         Self {
-            bos: token("bos_token").or(tokenizer.bos()),
+            bos: token("bos_token").or(ids(generation.get("bos_token_id")).first().copied()).or(tokenizer.bos()),
             eos,
             unknown: token("unk_token"),
             padding: token("pad_token"),

@@ -1,9 +1,10 @@
 //! Text to token ids and back: bytes, or a Hugging Face `tokenizer.json`.
 
 use crate::error::DataError;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use tokenizers::ModelWrapper;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -172,12 +173,21 @@ impl Tokenizer {
 
     /// What other programs put before a text: the special tokens that the file asks for there.
     pub fn beginning(&self) -> Vec<u32> {
-        let Kind::File(loaded) = &self.0 else { return Vec::new() };
+        self.surroundings().0
+    }
+
+    /// What other programs put behind a text: the special tokens that the file asks for there.
+    pub fn ending(&self) -> Vec<u32> {
+        self.surroundings().1
+    }
+
+    fn surroundings(&self) -> (Vec<u32>, Vec<u32>) {
+        let Kind::File(loaded) = &self.0 else { return Default::default() };
         let encode = |special| guarded(|| loaded.tokenizer.encode_fast("a", special)).ok();
-        let (Some(with), Some(without)) = (encode(true), encode(false)) else { return Vec::new() };
+        let (Some(with), Some(without)) = (encode(true), encode(false)) else { return Default::default() };
         let (with, without) = (with.get_ids(), without.get_ids());
         let at = with.windows(without.len().max(1)).position(|ids| ids == without);
-        with[..at.unwrap_or(0)].to_vec()
+        at.map_or_else(Default::default, |at| (with[..at].to_vec(), with[at + without.len()..].to_vec()))
     }
 
     /// The id of a token by its name.
@@ -198,9 +208,27 @@ impl Tokenizer {
     }
 }
 
-/// Runs a call into the tokenizer library, whose panics on malformed files and whose errors become messages.
+thread_local! {
+    /// Whether a panic of this thread is expected and turned into an error.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs a call into the tokenizer library, whose panics on malformed files and whose errors become messages. Nothing is
+/// printed of such a panic; every other is reported as before.
 fn guarded<T, E: std::fmt::Display>(call: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !GUARDED.get() {
+                report(panic);
+            }
+        }));
+    });
+    let outer = GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(call));
+    GUARDED.set(outer);
+    match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")),
         Err(_) => Err("the file contradicts itself".into()),
