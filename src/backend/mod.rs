@@ -29,7 +29,7 @@ pub use ops::{
     packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
-pub use update::UpdateStats;
+pub use update::{Axis, MomentumArgs, UpdateArgs, UpdateStats};
 
 /// The traits of a backend, for calls on a concrete one: `use tetrad::backend::prelude::*`.
 pub mod prelude {

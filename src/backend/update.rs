@@ -1,4 +1,6 @@
-//! What updates of parameters tell about themselves.
+//! Arguments of the operations that rules are made of ([`super::ops::Update`]), and what updates tell about themselves.
+
+use zerocopy::{Immutable, IntoBytes};
 
 /// What some updates did, together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -18,4 +20,58 @@ impl UpdateStats {
         self.rescales += other.rescales;
         self.skipped += other.skipped;
     }
+}
+
+/// Constants of [`super::ops::Update::apply_update`], laid out for a kernel's argument
+/// (`UpdateArgs` in `backend/cuda/kernels/adam.h`).
+#[derive(Clone, Copy, Debug, PartialEq, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct UpdateArgs {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Step, for the random numbers.
+    pub number: u32,
+    /// What the direction is multiplied by, before it is subtracted.
+    pub lr: f32,
+    /// Share of the weight that decays.
+    pub decay: f32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Constants of [`super::ops::Update::momentum`], laid out for a kernel's argument (`MomentumArgs` in
+/// `backend/cuda/kernels/adam.h`).
+///
+/// With `s` the state before and `s'` the state after: `s' = keep s + add x`, and x becomes
+/// `of_x x + of_old s + of_new s'`, or the sign of that.
+#[derive(Clone, Copy, Debug, PartialEq, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct MomentumArgs {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Step, for the random numbers.
+    pub number: u32,
+    /// What is left of the state.
+    pub keep: f32,
+    /// The share of x in the state.
+    pub add: f32,
+    /// The share of x in the result.
+    pub of_x: f32,
+    /// The share of the former state in the result.
+    pub of_old: f32,
+    /// The share of the new state in the result.
+    pub of_new: f32,
+    /// Whether the result is -1, 0 or 1 (0 or 1).
+    pub sign: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Along what a matrix is normalized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// Each row by its own root mean square.
+    Rows,
+    /// Each column by its own root mean square.
+    Cols,
 }

@@ -6,6 +6,7 @@
 use super::schema::{self, Kind, meant, nearest};
 use super::*;
 use crate::error::{ConfigError, Place, Problem};
+use crate::optim::Rule;
 use std::collections::BTreeMap;
 use std::path::Path;
 use toml::Spanned;
@@ -172,10 +173,28 @@ impl Draft {
         self.problems.push(Problem { key, found: None, place: Some(place), reason });
     }
 
+    /// A rule outside Adam's family that is named brings its published numbers, for all keys that are not given.
+    fn take_numbers_of_the_rule(&mut self) {
+        let name = self.values["optimizer"]["name"].clone();
+        let Ok(rule) = name.try_into::<Rule>() else { return };
+        if rule == self.base.optimizer.name || rule.is_adam_like() {
+            return;
+        }
+        let published = toml::Table::try_from(OptimizerConfig::of(rule)).expect("a rule's numbers are plain values");
+        let table = self.values["optimizer"].as_table_mut().expect("every table is present");
+        for (key, value) in published {
+            let place = self.origins.get(&format!("optimizer.{key}"));
+            if !matches!(place, Some(Place::File(..) | Place::Override)) {
+                table.insert(key, value);
+            }
+        }
+    }
+
     fn finish(mut self) -> Result<Config, ConfigError> {
         let given = |key: &str| matches!(self.origins.get(key), Some(Place::File(..) | Place::Override));
         let scale_warmup = given("train.steps") && !given("train.warmup");
         let unshared_heads = given("model.heads") && !given("model.kv_heads");
+        self.take_numbers_of_the_rule();
         let mut config: Config = match self.values.clone().try_into() {
             Ok(config) => config,
             Err(error) => {

@@ -38,6 +38,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     checks.storage(config);
     checks.optimizer(&config.optimizer);
     checks.sparse_embedding(config);
+    checks.adam_only(config);
     checks.train(config);
     checks.run(&config.run);
     checks.0
@@ -231,7 +232,8 @@ impl Checks {
         self.positive("optimizer.eps", optimizer.eps, 1.0, "; 1e-8 is usual");
         self.decay_of_weights(optimizer);
         let only_stable = "is read by Stable-SPAM only; remove the key or set optimizer.name=\"stable-spam\"";
-        self.need(optimizer.variant == Variant::Paper || stable, "optimizer.variant", "\"reference\"", only_stable);
+        self.variant(optimizer);
+        self.momentum(optimizer);
         self.need(
             optimizer.momentum_decay == 0 || stable,
             "optimizer.momentum_decay",
@@ -248,6 +250,54 @@ impl Checks {
         let reason = "below 1 is a mask of SPAM only; set it to 1 or optimizer.name=\"spam\"";
         let masked = density > 0.0 && density < 1.0;
         self.need(!masked || optimizer.name == Rule::Spam, "optimizer.density", number(density), reason);
+    }
+
+    fn variant(&mut self, optimizer: &OptimizerConfig) {
+        let (word, allowed) = match optimizer.variant {
+            Variant::Paper => ("\"paper\"", !matches!(optimizer.name, Rule::Sgd | Rule::Lion)),
+            Variant::Reference => {
+                ("\"reference\"", optimizer.name == Rule::StableSpam || !optimizer.name.is_adam_like())
+            }
+            Variant::Standard => ("\"standard\"", !optimizer.name.is_adam_like()),
+        };
+        let reason = match optimizer.variant {
+            Variant::Paper => "says nothing for this rule; remove the key",
+            Variant::Reference => {
+                "is read by Stable-SPAM, SGD, Lion and SCALE; remove the key or set optimizer.name=\"stable-spam\""
+            }
+            Variant::Standard => "is a form of SGD, Lion and SCALE; remove the key",
+        };
+        self.need(allowed, "optimizer.variant", word, reason);
+    }
+
+    /// Options of SGD and SCALE.
+    fn momentum(&mut self, optimizer: &OptimizerConfig) {
+        let OptimizerConfig { name, momentum, nesterov, adam_lr, .. } = *optimizer;
+        let (sgd, scale) = (name == Rule::Sgd, name == Rule::Scale);
+        self.decay("optimizer.momentum", momentum);
+        let reason = "is read by SGD and SCALE only; remove the key or set optimizer.name=\"sgd\"";
+        self.need(momentum == 0.0 || sgd || scale, "optimizer.momentum", number(momentum), reason);
+        let reason =
+            "looks ahead along the momentum of SGD; it needs optimizer.name=\"sgd\" and optimizer.momentum above 0";
+        self.need(!nesterov || (sgd && momentum > 0.0), "optimizer.nesterov", nesterov, reason);
+        if scale {
+            self.positive("optimizer.adam_lr", adam_lr, 1.0, "; 1e-3 to 2e-2 is usual");
+        } else {
+            let reason = "is read by SCALE only; remove the key or set optimizer.name=\"scale\"";
+            self.need(adam_lr == 0.0, "optimizer.adam_lr", number(adam_lr), reason);
+        }
+    }
+
+    /// What only Adam and the rules with its state can do.
+    fn adam_only(&mut self, config: &Config) {
+        if config.optimizer.name.is_adam_like() {
+            return;
+        }
+        let reason = "replays rounding errors through Adam's momentum; set it to false or optimizer.name=\"adamw\"";
+        self.need(!config.storage.feedback, "storage.feedback", true, reason);
+        let sparse = config.optimizer.embedding == EmbeddingUpdate::Sparse;
+        let reason = "is for Adam and the rules with its state; set it to \"dense\" or optimizer.name=\"adamw\"";
+        self.need(!sparse, "optimizer.embedding", "\"sparse\"", reason);
     }
 
     fn sparse_embedding(&mut self, config: &Config) {

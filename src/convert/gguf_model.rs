@@ -10,7 +10,7 @@ use crate::model::{ModelConfig, Role, RopeScaling, stretch};
 use crate::store::Map;
 use std::path::Path;
 
-/// Factors of LLaMA 3's frequencies, which a GGUF file holds instead of the rule that made them.
+/// Factors of LLaMA 3's frequencies, which a GGUF file holds instead of the rule's constants.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Opens a GGUF model.
@@ -80,7 +80,7 @@ impl<'a> Keys<'_, 'a> {
     }
 
     fn number(&self, name: &str) -> Result<Option<f64>, GgufError> {
-        // These are f32 there; its shortest decimal is what was meant: 1e-5, not 9.999999747378752e-6.
+        // GGUF stores f32; the shortest decimal is what was meant: 1e-5, not 9.999999747378752e-6.
         let shortest = |x: f64| (x as f32).to_string().parse().unwrap_or(x);
         Ok(self.gguf.maybe(&self.key(name), "a number", Value::number)?.map(shortest))
     }
@@ -187,7 +187,7 @@ fn factors_of(tensor: &TensorInfo, map: &[u8]) -> Vec<f32> {
     factors
 }
 
-/// The rule behind the factors, if it is LLaMA 3's with the constants of all of its releases.
+/// The rule behind the factors, if it is LLaMA 3's with the constants of its releases.
 fn llama3(factors: &[f32], model: &mut ModelConfig) -> Option<()> {
     let factor = factors.iter().copied().fold(0.0, f32::max);
     if factors.iter().all(|factor| *factor == 1.0) && !factors.is_empty() {

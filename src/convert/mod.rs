@@ -1,12 +1,12 @@
 //! Models of other programs <-> our file: GGUF, safetensors, Hugging Face directories.
 //!
-//! - In: a [`Source`] is a mapped model whose tensors are known to be those of its configuration; [`import`] streams
+//! - In: a [`Source`] is a mapped model whose tensors match its configuration; [`import`] streams
 //!   it into a file, tensor by tensor. Q4_0, Q4_1 and Q8_0 groups keep their bits; Q4_K keeps its codes; everything
 //!   else is rounded to codes and residue.
 //! - Out: [`export_gguf`] and [`export_hugging_face`] stream a file's planes out. Packed matrices become Q4_0 or Q4_1
 //!   with the same bits.
 //!
-//! Memory: beyond the maps there is one tensor's planes at a time, the tokenizer, and buffers of rows.
+//! Memory: beyond the mapped files, the planes of one tensor at a time, the tokenizer, and buffers of rows.
 
 mod export;
 pub mod gguf;
@@ -28,5 +28,5 @@ pub use source::{Beside, Source};
 /// Takes the next bytes of a tensor.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> std::io::Result<()> + 'a;
 
-/// Told how many bytes of how many are done.
+/// Called with the bytes done so far and the total.
 pub type Progress<'a> = dyn FnMut(u64, u64) + 'a;

@@ -1,4 +1,4 @@
-//! What other programs call our parameters, and in which order they keep the rows of queries and keys.
+//! Names of our parameters in other formats, and the order of the rows of queries and keys there.
 
 use crate::model::Role;
 
@@ -26,18 +26,18 @@ pub fn gguf_name(role: Role) -> String {
     format!("blk.{layer}.{part}")
 }
 
-/// Order of the rows of a tensor. Rotary embeddings turn pairs of elements: in ours (and Hugging Face's) the pairs are
-/// `i` and `i + D/2` of a head, in GGUF's `llama` architecture `2 i` and `2 i + 1`.
+/// Order of the rows of a tensor. Rotary embeddings rotate pairs of elements: here and in Hugging Face's files the pairs
+/// are `i` and `i + D/2` of a head, in GGUF's `llama` architecture `2 i` and `2 i + 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOrder {
-    /// As ours.
+    /// The same as ours.
     Same,
     /// Pairs side by side, in heads of this many rows.
     Paired(usize),
 }
 
 impl RowOrder {
-    /// The row over there that is our row `row`.
+    /// The row of the other format that is our row `row`.
     pub fn theirs(self, row: usize) -> usize {
         match self {
             Self::Same => row,
@@ -48,7 +48,7 @@ impl RowOrder {
         }
     }
 
-    /// The inverse: our row that is `row` over there.
+    /// The inverse: our row that is row `row` of the other format.
     pub fn ours(self, row: usize) -> usize {
         match self {
             Self::Same => row,

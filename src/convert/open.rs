@@ -1,4 +1,4 @@
-//! Which kind of source a path is.
+//! Opening a source of any format.
 
 use super::source::{Beside, Source};
 use super::{gguf_model, hugging_face};
@@ -10,7 +10,7 @@ use std::path::Path;
 /// Opens a GGUF file, a Hugging Face directory, or a single safetensors file.
 ///
 /// # Errors
-/// What is no such thing, is damaged, or is a model of another family.
+/// A file of no such format, a damaged one, or a model of another family.
 pub fn open(path: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
     let source = if path.is_dir() {
         hugging_face::open_directory(path, beside)?
@@ -33,7 +33,7 @@ pub fn open(path: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
     Ok(source)
 }
 
-/// Files that are taken for a model now and then, and what to give instead.
+/// Files that are sometimes mistaken for a model, with advice.
 fn other_kind(bytes: &[u8]) -> Option<&'static str> {
     if bytes.starts_with(hugging_face::LFS_POINTER) {
         return Some(hugging_face::LFS_ADVICE);

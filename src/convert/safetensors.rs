@@ -1,7 +1,7 @@
 //! The safetensors container: eight bytes of length, a JSON header, data. Knows no model.
 //!
-//! The header is read by a visitor that keeps nothing it was not asked for, so memory is bounded by the header's own
-//! bytes; those are bounded by the file's.
+//! The header is read by a visitor that keeps only what is needed, so memory is bounded by the header's length, and
+//! that by the file's.
 
 use super::Sink;
 use super::gguf::TensorInfo;
@@ -12,10 +12,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Write};
 
-/// Bytes of a header at most: the format's own limit.
+/// Most bytes of a header: the format's own limit.
 const MOST_HEADER: u64 = 100_000_000;
 
-/// Elements of a tensor at most.
+/// Most elements of a tensor.
 const MOST_ELEMENTS: u64 = 1 << 48;
 
 /// One entry of the header.
@@ -26,7 +26,7 @@ struct Entry {
     data_offsets: [u64; 2],
 }
 
-/// The entries in the order of the text; `__metadata__` is passed over.
+/// The entries in the order of the text; `__metadata__` is skipped.
 struct Header(Vec<(String, Entry)>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -55,10 +55,10 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// The tensors of a file, in the order of their data. Touches none of it.
+/// The tensors of a file, in the order of their data, which is not read.
 ///
 /// # Errors
-/// Whatever is wrong with the file's bytes.
+/// The first thing that is invalid.
 pub fn parse(bytes: &[u8]) -> Result<Vec<TensorInfo>, SafetensorsError> {
     let Some((len, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(SafetensorsError::Short { found: bytes.len() });
@@ -138,7 +138,7 @@ pub fn header(tensors: &[(String, Vec<u64>, Kind)]) -> Vec<u8> {
         map.insert(name.clone(), entry);
     }
     let mut json = serde_json::to_vec(&map).expect("a JSON value is JSON");
-    // The data begins at a multiple of eight, as other readers like it.
+    // The data begins at a multiple of eight, which some readers require.
     json.resize(json.len().next_multiple_of(8), b' ');
     let mut out = (json.len() as u64).to_le_bytes().to_vec();
     out.extend_from_slice(&json);

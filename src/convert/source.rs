@@ -1,4 +1,4 @@
-//! A model to be brought in: mapped, its configuration known, every tensor of it found once and in the right shape.
+//! A model to be imported: mapped, with a known configuration, and every tensor found once in the right shape.
 
 use super::gguf::TensorInfo;
 use super::names::RowOrder;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub struct Stored {
     /// Number of the file that holds it.
     pub file: usize,
-    /// Name, shape, type, place.
+    /// Name, shape, type, range.
     pub info: TensorInfo,
     /// Order of its rows.
     pub order: RowOrder,
@@ -25,9 +25,9 @@ pub struct Stored {
 /// A mapped model.
 #[derive(Debug)]
 pub struct Source {
-    /// The path it was opened at.
+    /// The path that was opened.
     pub path: PathBuf,
-    /// What it is, for the first line: `GGUF`, `Hugging Face directory`.
+    /// Its format, for the first line of output: `GGUF`, `Hugging Face directory`.
     pub format: &'static str,
     /// Its files.
     pub files: Vec<(PathBuf, Map)>,
@@ -37,15 +37,15 @@ pub struct Source {
     pub tensors: HashMap<Role, Stored>,
     /// Its tokenizer, a `tokenizer.json`.
     pub tokenizer: Option<Vec<u8>>,
-    /// What goes with it: special tokens, chat template (`tokenizer_config.json`).
+    /// Special tokens and chat template, a `tokenizer_config.json`.
     pub tokenizer_config: Option<Vec<u8>>,
-    /// At which tokens its texts end (`generation_config.json`).
+    /// The tokens that end a text, from a `generation_config.json`.
     pub generation_config: Option<Vec<u8>>,
-    /// What the user should know about it.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// Where a single safetensors file has its configuration and tokenizer.
+/// The configuration and tokenizer of a single safetensors file.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Beside<'a> {
     /// A `config.json`.
@@ -55,7 +55,7 @@ pub struct Beside<'a> {
 }
 
 impl Source {
-    /// The bytes of our row `row` of a tensor.
+    /// The bytes of a tensor's row `row`, in our order of rows.
     pub fn row(&self, stored: &Stored, row: usize) -> &[u8] {
         let cols = stored.info.dims[stored.info.dims.len() - 1] as usize;
         let bytes = stored.info.kind.row_bytes(cols);
@@ -68,7 +68,7 @@ impl Source {
         self.tensors.get(&role).map(|stored| stored.info.kind)
     }
 
-    /// Ids beyond the vocabulary are a wrong tokenizer: found now, not after a day of training.
+    /// Refuses a tokenizer with ids beyond the vocabulary: better now than after a day of training.
     pub(super) fn check_tokenizer(&self) -> Result<(), ConvertError> {
         if let Some(json) = &self.tokenizer {
             Tokenizer::from_json(json)?.check_vocabulary(self.model.vocab)?;
@@ -77,10 +77,10 @@ impl Source {
     }
 }
 
-/// The configuration that a model alone makes.
+/// The configuration of a model, with defaults for everything else.
 ///
 /// # Errors
-/// What makes it impossible.
+/// If the model is impossible.
 pub(super) fn configuration(path: &Path, model: &ModelConfig) -> Result<Config, ConvertError> {
     let mut config = Config { model: model.clone(), ..Config::default() };
     // Whether the vocabulary is large enough is the tokenizer's business.
@@ -92,11 +92,11 @@ pub(super) fn configuration(path: &Path, model: &ModelConfig) -> Result<Config, 
     Ok(config)
 }
 
-/// Tensors of a source by their names there, each with the number of its file.
+/// Tensors of a source by their own names, each with the number of its file.
 pub(super) type Found = HashMap<String, (usize, TensorInfo)>;
 
-/// Gives every parameter its tensor. `name` is what a parameter is called there; `ignored` says which others may be
-/// left over.
+/// Finds the tensor of every parameter. `name` is a parameter's name in the source; tensors for which `ignored` holds
+/// may be left over.
 ///
 /// # Errors
 /// Missing and surplus tensors, all of them by name, and shapes that are not those of the configuration.

@@ -1,4 +1,4 @@
-//! Attachments: named files carried whole, like `tokenizer.json`.
+//! Attachments: named files stored unchanged, such as `tokenizer.json`.
 
 use super::name;
 use crate::error::FormatError;
@@ -6,16 +6,16 @@ use byteorder::{ByteOrder, LittleEndian, WriteBytesExt};
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// A named file to be carried.
+/// A named file to be stored.
 #[derive(Clone, Copy, Debug)]
 pub struct Attachment<'a> {
-    /// By the rules of tensor names: `tokenizer.json`.
+    /// Its name, such as `tokenizer.json`, by the rules of tensor names.
     pub name: &'a str,
-    /// Its content, of any kind.
+    /// Its content.
     pub bytes: &'a [u8],
 }
 
-/// Names and places of `count` attachments in `section`, which starts at byte `start` of the file; R16, R17, R32.
+/// Names and ranges of `count` attachments in `section`, which starts at byte `start` of the file; R16, R17, R32.
 pub(crate) fn parse(section: &[u8], count: u32, start: u64) -> Result<Vec<(String, Range<u64>)>, FormatError> {
     let mut rest = section;
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! The directory: tensor records, plane records, names. What they say is checked against each other and against the
-//! file's length before it is believed.
+//! The directory: tensor records, plane records, names. They are checked against each other and against the file's
+//! length before anything uses them.
 
 use super::align_up;
 use super::header::{HEADER, Header, PLANE_ALIGN, REGION_ALIGN};
@@ -21,21 +21,21 @@ pub struct Plane {
     pub kind: PlaneKind,
     /// The type of its elements.
     pub element: Element,
-    /// Its first byte, from the start of the file; a multiple of 64.
+    /// Offset of its first byte in the file; a multiple of 64.
     pub offset: u64,
-    /// Its bytes, without the padding that follows.
+    /// Its length in bytes, without the padding after it.
     pub len: u64,
     /// xxh3-64 of its bytes.
     pub checksum: u64,
 }
 
 impl Plane {
-    /// What the records are ordered by: region, tensor, kind.
+    /// The order of records: region, tensor, kind.
     pub(crate) fn key(&self) -> (bool, usize, u8) {
         (self.kind.is_optimizer(), self.tensor, self.kind.tag())
     }
 
-    /// Its bytes in the file.
+    /// Its range of bytes in the file.
     pub fn range(&self) -> Range<u64> {
         self.offset..self.offset + self.len
     }
@@ -92,7 +92,7 @@ pub(crate) fn planes(
     Ok(planes)
 }
 
-/// R18 to R20, R22 and R23: what one record says, the place apart.
+/// R18 to R20, R22 and R23: one record, except for its offset.
 fn what(record: &PlaneRecord, i: usize, at: u64, specs: &[TensorSpec]) -> Result<Plane, FormatError> {
     let tensor = record.tensor.get();
     let Some(spec) = specs.get(tensor as usize) else {
@@ -146,9 +146,9 @@ fn complete(specs: &[TensorSpec], planes: &[Plane]) -> Result<(), FormatError> {
     specs.iter().zip(of).try_for_each(|(spec, planes)| spec.check_planes(planes.into_iter()))
 }
 
-/// R24 and R26: the one place where each plane can lie, since they follow each other in order and without holes.
+/// R24 and R26: the only offset that each plane can have, since planes follow each other in order without gaps.
 struct Place {
-    /// End of what lies before.
+    /// End of the data before it.
     end: u64,
     /// Where the next plane starts.
     next: u64,

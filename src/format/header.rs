@@ -8,17 +8,17 @@ use xxhash_rust::xxh3::Xxh3;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-/// The first eight bytes. The high bit and the line feed give away a transfer that was not binary.
+/// The first eight bytes. The high bit and the line feed reveal a transfer that was not binary.
 pub const MAGIC: [u8; 8] = *b"\x89TETRAD\n";
 /// The major version that is written and read.
 pub const MAJOR: u16 = 1;
-/// The minor version that is written; newer ones are read.
+/// The minor version that is written; newer ones can be read.
 pub const MINOR: u16 = 0;
-/// Bits of `required` that are understood: version 1.0 has none.
+/// Bits of `required` that this reader supports: version 1.0 defines none.
 pub(crate) const FEATURES: u32 = 0;
 /// Planes start at multiples of this: a cache line, and the widest vector register.
 pub const PLANE_ALIGN: u64 = 64;
-/// Regions start at multiples of this: a page, so that a region can be mapped alone.
+/// Regions start at multiples of this: a page, so that one region can be mapped by itself.
 pub const REGION_ALIGN: u64 = 4096;
 
 /// Upper bounds, part of the format (SPEC.md, "Caps").
@@ -43,7 +43,7 @@ pub mod cap {
     pub const ATTACHMENTS_LEN: u64 = 256 << 20;
     /// Levels of arrays and objects in the metadata, the outermost counted.
     pub const DEPTH: usize = 32;
-    /// The greatest step: every reader of JSON holds it exactly.
+    /// The largest step: every JSON reader represents it exactly.
     pub const STEP: u64 = 1 << 53;
 }
 

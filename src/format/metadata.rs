@@ -1,6 +1,6 @@
-//! The metadata: one JSON object, read more strictly than JSON itself asks.
+//! The metadata: one JSON object, read more strictly than JSON requires.
 //!
-//! `serde_json` does the lexing; what it would let pass in silence is caught by the visitor: repeated members (the
+//! `serde_json` does the lexing; the visitor refuses what it would silently accept: repeated members (the
 //! last would win), deep nesting, and whole numbers that only fit a float (they would be rounded).
 
 use super::header::cap;
@@ -12,7 +12,7 @@ use std::fmt;
 
 /// Parses the metadata section; R27 to R31.
 pub(crate) fn parse(section: &[u8]) -> Result<Map<String, Value>, FormatError> {
-    // serde's error type carries text only; the typed fault is left here on the way out.
+    // serde's error type carries only text, so the typed error is kept here.
     let fault = RefCell::new(None);
     let mut json = serde_json::Deserializer::from_slice(section);
     let value = Strict { depth: 1, fault: &fault }.deserialize(&mut json).and_then(|v| json.end().map(|()| v));
@@ -24,7 +24,7 @@ pub(crate) fn parse(section: &[u8]) -> Result<Map<String, Value>, FormatError> {
     }
 }
 
-/// R31: a step that a run can be at.
+/// R31: a step number that a run can have.
 fn check_step(map: &Map<String, Value>) -> Result<(), FormatError> {
     match map.get("step") {
         None => Ok(()),
@@ -33,7 +33,7 @@ fn check_step(map: &Map<String, Value>) -> Result<(), FormatError> {
     }
 }
 
-/// Printable ASCII as it is, everything else as `\u{..}`, at most 160 characters.
+/// Printable ASCII unchanged, everything else as `\u{..}`, at most 160 characters.
 fn escape(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().take(160) {
@@ -54,7 +54,7 @@ impl Strict<'_> {
         Err(E::custom("refused"))
     }
 
-    /// The seed for what is nested in a value of this depth.
+    /// The seed for values nested in one of this depth.
     fn inner<E: serde::de::Error>(self) -> Result<Self, E> {
         if self.depth > cap::DEPTH {
             return self.fail(FormatError::JsonDepth { max: cap::DEPTH });

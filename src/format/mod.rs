@@ -1,12 +1,12 @@
 //! The `.tetrad` file: reader, writer, verifier. Over bytes and `impl Write`: no I/O of its own, knows no model.
 //!
 //! The normative text is `format-spec/SPEC.md`; every refusal names the rule of it that is broken. One validator,
-//! [`Head::parse`], serves reader and writer: [`Layout::new`] sends what it has made through it.
+//! [`Head::parse`], serves reader and writer: [`Layout::new`] passes its own output through it.
 //!
-//! - Write: [`TensorPlan`]s, metadata and attachments make a [`Layout`]; [`Layout::write`] draws the planes from a
-//!   [`PlaneSource`].
-//! - Read: [`File::parse`] checks everything but the planes' contents and touches none of them, so it is instant on
-//!   any size; [`File::plane`] hands out a plane where it lies; [`File::verify`] checks the contents.
+//! - Write: [`TensorPlan`]s, metadata and attachments make a [`Layout`]; [`Layout::write`] requests the planes
+//!   from a [`PlaneSource`].
+//! - Read: [`File::parse`] checks everything but the planes' contents without reading them, so it takes no longer for
+//!   large files; [`File::plane`] borrows a plane from the file; [`File::verify`] checks the contents.
 
 mod attachment;
 mod decode;

@@ -5,7 +5,7 @@ use crate::error::FormatError;
 use byteorder::{ByteOrder, LittleEndian, WriteBytesExt};
 use std::collections::HashMap;
 
-/// What carries a name, for messages.
+/// What a name belongs to, for messages.
 pub(crate) type Owner = &'static str;
 
 /// Takes the next name off `rest`; `None` if it does not hold all of it, with the bytes it would need.

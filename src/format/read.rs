@@ -1,4 +1,4 @@
-//! The reader: everything but the planes' contents is checked on opening, and none of those is touched.
+//! The reader: opening a file checks everything but the planes' contents, which it does not read.
 
 use super::attachment;
 use super::directory::{self, Plane};
@@ -19,7 +19,7 @@ use zerocopy::little_endian::{F32, U16};
 pub struct Tensor {
     /// Name, shape, storage.
     pub spec: TensorSpec,
-    /// Its planes in file order; unknown optional ones among them as [`PlaneKind::Other`].
+    /// Its planes in file order, including unknown optional ones as [`PlaneKind::Other`].
     pub planes: Vec<Plane>,
 }
 
@@ -30,7 +30,7 @@ impl Tensor {
     }
 }
 
-/// Where the parts of a file lie.
+/// The ranges of a file's sections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sections {
     /// The fixed header.
@@ -51,7 +51,7 @@ pub struct Sections {
     pub optimizer: Range<u64>,
 }
 
-/// All of a file but its planes: owned, so that it can outlive or accompany the map.
+/// A file without its planes: owned, so that it can outlive the map.
 #[derive(Clone, Debug)]
 pub struct Head {
     /// The file's minor version.
@@ -64,7 +64,7 @@ pub struct Head {
     pub metadata: Map<String, Value>,
     /// Names and places of the attachments.
     pub attachments: Vec<(String, Range<u64>)>,
-    /// Where the parts lie.
+    /// The ranges of its sections.
     pub sections: Sections,
     index: HashMap<String, usize>,
 }
@@ -109,7 +109,7 @@ impl Head {
     }
 }
 
-/// The sections that the header alone fixes; the regions are still empty.
+/// The sections that follow from the header; the regions are still empty.
 fn sections(header: &Header) -> Sections {
     let mut end = 0;
     let mut next = |len: u64| {
@@ -146,8 +146,8 @@ pub struct File<'a> {
 }
 
 impl<'a> File<'a> {
-    /// Opens a file, usually a map of one. Checks header, directory, names, metadata, attachments and the layout;
-    /// touches no plane, so it is instant on any size.
+    /// Opens a file, usually a memory map. Checks header, directory, names, metadata, attachments and the layout, and
+    /// reads no plane, so it takes no longer for large files.
     ///
     /// # Errors
     /// R1 to R32, and R34 for the padding behind the head.
@@ -158,12 +158,12 @@ impl<'a> File<'a> {
         Ok(file)
     }
 
-    /// All but the planes' contents.
+    /// Everything but the planes' contents.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// The head alone, to be kept without borrowing the bytes.
+    /// The head, which does not borrow the bytes.
     pub fn into_head(self) -> Head {
         self.head
     }
@@ -194,7 +194,7 @@ impl<'a> File<'a> {
         found.map(|(_, range)| self.slice(range))
     }
 
-    /// A tensor's plane, where it lies.
+    /// A tensor's plane, borrowed from the file.
     ///
     /// # Panics
     /// If there is no tensor of this index.
@@ -202,7 +202,7 @@ impl<'a> File<'a> {
         self.head.tensors[tensor].plane(kind).map(|plane| self.view(plane))
     }
 
-    /// A plane of this file, where it lies.
+    /// A plane of this file, borrowed from it.
     pub(crate) fn view(&self, plane: &Plane) -> PlaneView<'a> {
         PlaneView { plane: *plane, bytes: self.slice(&plane.range()) }
     }
@@ -224,7 +224,7 @@ impl<'a> File<'a> {
     }
 }
 
-/// A plane's bytes, where they lie in the file.
+/// A plane's bytes, borrowed from the file.
 #[derive(Clone, Copy, Debug)]
 pub struct PlaneView<'a> {
     /// Its record.
@@ -234,12 +234,12 @@ pub struct PlaneView<'a> {
 }
 
 impl<'a> PlaneView<'a> {
-    /// Its elements, if they are f32; of no alignment, so that any slice will do.
+    /// Its elements, if they are f32; they need no alignment.
     pub fn f32s(&self) -> Option<&'a [F32]> {
         (self.plane.element == Element::F32).then(|| <[F32]>::ref_from_bytes(self.bytes).ok()).flatten()
     }
 
-    /// The bits of its elements, if they are f16 or bf16; of no alignment.
+    /// The bits of its elements, if they are f16 or bf16; they need no alignment.
     pub fn u16s(&self) -> Option<&'a [U16]> {
         let short = matches!(self.plane.element, Element::F16 | Element::Bf16);
         short.then(|| <[U16]>::ref_from_bytes(self.bytes).ok()).flatten()

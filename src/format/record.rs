@@ -1,4 +1,4 @@
-//! The fixed-size records of the directory, and the chain of field offsets that all records are described by.
+//! The fixed-size records of the directory, and the chain of field offsets that describes every record.
 
 use std::mem::{offset_of, size_of};
 use zerocopy::little_endian::{U32, U64};
@@ -26,7 +26,7 @@ impl Field {
         Self { name, at: self.end(), size }
     }
 
-    /// Where it ends.
+    /// Offset of the byte after it.
     pub const fn end(self) -> usize {
         self.at + self.size
     }
@@ -43,7 +43,7 @@ pub(crate) struct TensorRecord {
     pub dims: [U64; 4],
 }
 
-/// A plane: whose, what, where.
+/// A plane: its tensor, kind, element type and offset.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct PlaneRecord {
@@ -57,7 +57,7 @@ pub(crate) struct PlaneRecord {
     pub checksum: U64,
 }
 
-/// The flag of a plane that a reader may skip if it does not know its kind.
+/// The flag of planes that a reader may skip if it does not know their kind.
 pub(crate) const OPTIONAL: u8 = 1;
 
 mod tensor {

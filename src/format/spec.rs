@@ -29,7 +29,7 @@ pub fn codec_from_tag(tag: u8) -> Option<WeightCodec> {
 /// A tensor's name, shape and storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorSpec {
-    /// 1 to 255 of `A-Z a-z 0-9 _ - .`, no empty part between dots.
+    /// 1 to 255 characters of `A-Z a-z 0-9 _ - .`, with no empty part between dots.
     pub name: String,
     /// One to four dimensions, the last one contiguous; two if the tensor has groups.
     pub dims: Vec<u64>,

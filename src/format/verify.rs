@@ -1,4 +1,4 @@
-//! The contents of the planes: checksums, padding, codes and values that cannot be.
+//! The contents of the planes: checksums, padding, invalid codes and values.
 
 use super::decode::{brain_value, half_value};
 use super::directory::Plane;
@@ -11,8 +11,8 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 impl File<'_> {
-    /// Checks every byte that opening has not: R33 to R37. Returns one finding per plane and per piece of padding at
-    /// most, in file order; none if the file is sound.
+    /// Checks every byte that opening does not: R33 to R37. Returns at most one finding per plane and per gap between
+    /// planes, in file order; none if the file is valid.
     pub fn verify(&self) -> Vec<ContentsError> {
         let head = self.head();
         let starts = head.planes.iter().skip(1).map(|p| p.offset).chain([head.file_len()]);
@@ -22,13 +22,13 @@ impl File<'_> {
         findings.collect::<Vec<_>>().into_iter().flatten().flatten().collect()
     }
 
-    /// Checks the planes that products read, as [`File::verify`] does; the first finding.
+    /// Checks the planes that products read, as [`File::verify`] does; returns the first finding.
     pub fn verify_weights(&self) -> Option<ContentsError> {
         let planes = self.head().planes.par_iter().filter(|plane| !plane.kind.is_optimizer());
         planes.find_map_first(|plane| self.check_plane(plane).err())
     }
 
-    /// Checks one plane: R33, R35 to R37. The checksum comes first, so that damage is not mistaken for a bad writer.
+    /// Checks one plane: R33, R35 to R37. The checksum comes first: damage must not be reported as a faulty writer.
     fn check_plane(&self, plane: &Plane) -> Result<(), ContentsError> {
         let tensor = &self.head().tensors[plane.tensor];
         let view = self.view(plane);
@@ -52,10 +52,10 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// R37: finite, and not negative where a sign makes no sense.
+    /// R37: values are finite, and not negative where a sign has no meaning.
     fn values(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
         use PlaneKind as P;
-        // A four-bit code is not symmetric, so there a scale's sign says which end reaches further.
+        // Four-bit codes reach further on one side of zero; the sign of their scale tells which.
         let signed_scale = self.plane.kind == P::Scales && self.spec.storage.takes_residue();
         let unsigned = !signed_scale
             && matches!(self.plane.kind, P::Scales | P::MScales | P::VScales | P::V | P::VRows | P::VCols);
@@ -76,7 +76,7 @@ impl Check<'_> {
         }
     }
 
-    /// R35 and R36: padding elements, and codes that do not exist.
+    /// R35 and R36: padding elements and invalid codes.
     fn codes(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
         use PlaneKind as P;
         let bytes = view.bytes;

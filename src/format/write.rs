@@ -1,5 +1,5 @@
-//! The writer: a layout is computed and checked first, then the planes are drawn through it twice, once for the
-//! checksums that stand before them in the file and once to be written. The same state gives the same bytes.
+//! The writer: a layout is computed and checked first, then the planes are requested twice, once for their checksums,
+//! which precede them in the file, and once to be written. The same state gives the same bytes.
 
 use super::align_up;
 use super::attachment::{self, Attachment};
@@ -42,8 +42,8 @@ impl TensorPlan {
 
 /// Where the planes' bytes come from.
 pub trait PlaneSource {
-    /// Sends the bytes of a plane of tensor `tensor` (its index in the layout) to `sink`, in as many pieces as it
-    /// likes. Called twice for every plane and must send the same bytes both times.
+    /// Sends the bytes of a plane of tensor `tensor` (its index in the layout) to `sink`, in any number of pieces.
+    /// Called twice for every plane; it must send the same bytes both times.
     ///
     /// # Errors
     /// Those of `sink`, and its own.
@@ -65,20 +65,20 @@ where
     }
 }
 
-/// A file that is about to be written: everything but the planes' contents.
+/// A file before it is written: everything but the planes' contents.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    /// The encoded head; the planes' checksums and its own are still missing.
+    /// The encoded head, without the planes' checksums and its own.
     encoded: Vec<u8>,
-    /// What a reader will see.
+    /// The head as a reader will parse it.
     head: Head,
 }
 
 impl Layout {
-    /// Lays out a file of these tensors, metadata and attachments, and checks it by the reader's own rules.
+    /// Lays out a file of these tensors, metadata and attachments, and checks it by the rules of the reader.
     ///
     /// # Errors
-    /// Whatever rule the file would break.
+    /// The rule that the file would break.
     pub fn new(
         tensors: &[TensorPlan],
         metadata: &Map<String, Value>,
@@ -107,7 +107,7 @@ impl Layout {
         header.head_len = U64::new(head_len);
         header.weights_offset = U64::new(align(head_len, REGION_ALIGN)?);
         header.optimizer_offset = U64::new(optimizer_offset);
-        // A count that does not fit becomes one that its cap refuses.
+        // A count that does not fit becomes the largest one, which its cap refuses.
         let count = |n: usize| U32::new(u32::try_from(n).unwrap_or(u32::MAX));
         header.tensor_count = count(tensors.len());
         header.plane_count = count(planes.len());
@@ -128,12 +128,12 @@ impl Layout {
         Ok(Self { encoded, head })
     }
 
-    /// Bytes of the whole file: what to reserve before it is written.
+    /// Bytes of the whole file, to be reserved before writing.
     pub fn file_len(&self) -> u64 {
         self.head.file_len()
     }
 
-    /// What a reader will see, checksums of planes apart.
+    /// The head as a reader will parse it, except for the planes' checksums.
     pub fn head(&self) -> &Head {
         &self.head
     }
@@ -177,7 +177,7 @@ impl Layout {
         };
         source.send(plane.tensor, plane.kind, &mut |bytes| {
             found += bytes.len() as u64;
-            // What exceeds the plane would shift all that follows; it is counted, and refused below.
+            // Surplus bytes would shift all planes after this one; they are counted, and refused below.
             if found <= plane.len {
                 hash.update(bytes);
                 out.write_all(bytes)?;
@@ -231,7 +231,7 @@ fn record(plane: &Plane) -> PlaneRecord {
     }
 }
 
-/// Puts the head's checksum into it.
+/// Sets the head's checksum.
 fn seal(head: &mut [u8]) {
     let field = header::FIELDS[4];
     let sum = header::checksum(head);

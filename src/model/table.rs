@@ -170,7 +170,11 @@ fn entry(settings: &Settings, groups: Option<&Groups>, id: u32, role: Role, rows
         _ => storage.matrix_format(),
     };
     let shape = GroupedShape::new(rows, cols, storage.group);
-    let info = ParamInfo { class: role.class(), shape, head_dim: settings.model.head_dim() };
+    let class = match role.class() {
+        ParamClass::Embedding if settings.model.tied => ParamClass::TiedEmbedding,
+        class => class,
+    };
+    let info = ParamInfo { class, shape, head_dim: settings.model.head_dim() };
     let (group, state) = groups.map_or((0, Vec::new()), |groups| groups.declare(&info));
     Entry {
         id,

@@ -16,16 +16,32 @@ pub enum Rule {
     Adamw,
     /// Adam; weight decay is added to the gradient.
     Adam,
+    /// Stochastic gradient descent, with momentum if `momentum` is above 0; weight decay is added to the gradient.
+    Sgd,
+    /// Lion (arXiv 2302.06675): the sign of an interpolated momentum.
+    Lion,
+    /// SCALE (arXiv 2506.16659): normalized gradients, momentum in the head only, Adam for vectors.
+    Scale,
 }
 
-/// The two readings of Stable-SPAM.
+impl Rule {
+    /// Whether it is Adam or a rule with Adam's state.
+    pub fn is_adam_like(self) -> bool {
+        matches!(self, Self::StableSpam | Self::Spam | Self::Adamw | Self::Adam)
+    }
+}
+
+/// Readings of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
-    /// As the paper means it.
+    /// As the paper means it: Stable-SPAM's resets, SCALE's norms.
     Paper,
-    /// As the published code behaves at and after a reset.
+    /// As the published code behaves in every detail: Stable-SPAM at and after a reset, SGD and SCALE where a gradient is
+    /// all zero.
     Reference,
+    /// As the published code, except that an all-zero gradient leaves a tensor's state as it is (SGD, Lion, SCALE).
+    Standard,
 }
 
 /// Which rows of an untied embedding a step updates.
@@ -78,6 +94,15 @@ pub struct OptimizerConfig {
     pub reset_warmup: u64,
     /// SPAM: share of the elements that receive updates between two resets.
     pub density: f64,
+    /// SGD, and SCALE's head: how much of the momentum is kept.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub momentum: f64,
+    /// SGD: look ahead along the momentum.
+    #[serde(skip_serializing_if = "is_false")]
+    pub nesterov: bool,
+    /// SCALE: peak learning rate of Adam on norms and biases.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub adam_lr: f64,
     /// Which rows of an untied embedding are updated.
     #[serde(skip_serializing_if = "EmbeddingUpdate::is_dense")]
     pub embedding: EmbeddingUpdate,
@@ -103,9 +128,35 @@ impl Default for OptimizerConfig {
             spike_quiet: 20,
             reset_warmup: 150,
             density: 1.0,
+            momentum: 0.0,
+            nesterov: false,
+            adam_lr: 0.0,
             embedding: EmbeddingUpdate::Dense,
         }
     }
+}
+
+impl OptimizerConfig {
+    /// A rule with its published numbers; those of Adam's family are the quick-start's.
+    pub fn of(name: Rule) -> Self {
+        let base = Self { name, ..Self::default() };
+        match name {
+            Rule::StableSpam | Rule::Spam | Rule::Adamw | Rule::Adam => base,
+            Rule::Sgd => Self { lr: 0.1, momentum: 0.9, variant: Variant::Standard, ..base },
+            Rule::Lion => Self { lr: 1e-4, beta2: 0.99, variant: Variant::Standard, ..base },
+            Rule::Scale => Self { lr: 1e-3, adam_lr: 2e-2, momentum: 0.9, variant: Variant::Standard, ..base },
+        }
+    }
+}
+
+// Keys that older files do not have are written only where they say something.
+
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl EmbeddingUpdate {

@@ -1,6 +1,6 @@
 //! The parameters of a model in groups, each with its rule.
 
-use super::{AdamFamily, Optimizer, OptimizerConfig, ParamInfo, StateConfig, StepInfo};
+use super::{AdamFamily, Lion, Optimizer, OptimizerConfig, ParamInfo, Rule, Scale, Sgd, StateConfig, StepInfo};
 use crate::backend::{Backend, Param};
 use crate::memory::Span;
 use crate::quant::StateSpec;
@@ -15,7 +15,14 @@ pub struct Groups {
 impl Groups {
     /// The rules that a configuration names.
     pub fn new(optimizer: &OptimizerConfig, state: StateConfig) -> Self {
-        Self::one(Box::new(AdamFamily::new(optimizer, state)))
+        match optimizer.name {
+            Rule::StableSpam | Rule::Spam | Rule::Adamw | Rule::Adam => {
+                Self::one(Box::new(AdamFamily::new(optimizer, state)))
+            }
+            Rule::Sgd => Self::one(Box::new(Sgd::new(optimizer, state))),
+            Rule::Lion => Self::one(Box::new(Lion::new(optimizer, state))),
+            Rule::Scale => Self { rules: Scale::groups(optimizer, state), of: Scale::group },
+        }
     }
 
     /// One rule for all parameters.

@@ -7,14 +7,20 @@
 mod adam;
 mod config;
 mod groups;
+mod lion;
+mod scale;
 mod schedule;
+mod sgd;
 
 pub use adam::{AdamFamily, AdamStepInfo};
 pub use config::{EmbeddingUpdate, OptimizerConfig, Rule, StateConfig, Variant};
 pub use groups::Groups;
+pub use lion::Lion;
+pub use scale::Scale;
 pub use schedule::{LearningRate, Schedule};
+pub use sgd::Sgd;
 
-use crate::backend::{Backend, Param};
+use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, StateSpec};
 
@@ -25,8 +31,10 @@ pub enum ParamClass {
     QueryOrKey,
     /// Any other matrix of a block.
     Matrix,
-    /// The token embedding, and the head if it is tied.
+    /// The token embedding of a model whose head is another matrix.
     Embedding,
+    /// The token embedding that is the head too.
+    TiedEmbedding,
     /// The untied head.
     Head,
     /// The gain of a norm.
@@ -62,6 +70,20 @@ pub struct StepInfo {
     pub lr: f64,
     /// Seed of the run.
     pub seed: u64,
+}
+
+impl StepInfo {
+    /// Arguments of [`crate::backend::ops::Update::momentum`] that leave everything out.
+    pub fn momentum(&self) -> MomentumArgs {
+        let Self { seed, number, .. } = *self;
+        let (keep, add, of_x, of_old, of_new) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        MomentumArgs { seed, number: number as u32, keep, add, of_x, of_old, of_new, sign: 0, reserved: 0 }
+    }
+
+    /// Arguments of [`crate::backend::ops::Update::apply_update`] that change nothing.
+    pub fn update(&self) -> UpdateArgs {
+        UpdateArgs { seed: self.seed, number: self.number as u32, lr: 0.0, decay: 0.0, reserved: 0 }
+    }
 }
 
 /// A rule that updates parameters.

@@ -153,13 +153,14 @@ pub fn absmax(values: &[f32]) -> f32 {
             *most = if x.abs() > *most { x.abs() } else { *most };
         }
     }
-    fold(most, |a, b| if b > a { b } else { a })
+    fold_lanes(most, |a, b| if b > a { b } else { a })
 }
 
-/// Lanes combined pairwise: four dependent operations instead of fifteen.
+/// Lanes combined pairwise, lane i with lane i + half: log N dependent operations, and the same order on every
+/// instruction set. N is a power of two.
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
+pub(crate) fn fold_lanes<const N: usize>(mut lanes: [f32; N], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = N / 2;
     while half > 0 {
         for i in 0..half {
             lanes[i] = combine(lanes[i], lanes[i + half]);
@@ -183,7 +184,7 @@ pub(super) fn range(values: &[f32]) -> (f32, f32) {
             high[i] = if x > high[i] { x } else { high[i] };
         }
     }
-    (fold(low, |a, b| if b < a { b } else { a }), fold(high, |a, b| if b > a { b } else { a }))
+    (fold_lanes(low, |a, b| if b < a { b } else { a }), fold_lanes(high, |a, b| if b > a { b } else { a }))
 }
 
 #[cfg(test)]

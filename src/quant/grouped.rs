@@ -8,7 +8,7 @@
 /// Elements in one block of a nibble plane: the block of GGUF.
 pub const BLOCK: usize = 32;
 
-/// The group sizes that exist.
+/// The supported group sizes.
 pub const GROUPS: [usize; 4] = [32, 64, 128, 256];
 
 /// The byte of a padding element: code 8, residue 8.

@@ -13,6 +13,7 @@ mod row_encoder;
 mod state;
 
 pub use format::{WeightCodec, WeightFormat, WeightPlane};
+pub(crate) use grid::fold_lanes;
 pub use grid::{GroupScale, QuantGrid, SCALE_MIN, absmax};
 pub use grouped::{BLOCK, GROUPS, GroupedShape, PAD_NIBBLE, nibble, nibble_place, pack, set_nibble, unpack};
 pub use moment::MomentCodec;

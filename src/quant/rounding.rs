@@ -1,6 +1,6 @@
-//! How a real number becomes an integer.
+//! Rounding of real numbers to integers and to bfloat16.
 
-/// `floor(x + u)` with the `u` this gives.
+/// The `u` of `floor(x + u)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rounding<'a> {
     /// To the nearest, halves up: u = 1/2.
@@ -20,20 +20,21 @@ impl Rounding<'_> {
     }
 }
 
-/// The low byte of a whole number below 2^22 in magnitude, in two's complement. The sum puts the number's bits at
-/// the end of the mantissa; unlike a saturating conversion it has no special cases, and so it vectorizes.
+/// The low byte of a whole number below 2^22 in magnitude, in two's complement. The addition moves
+/// the number's bits to the end of the mantissa; unlike a saturating conversion it has no special cases, so it
+/// vectorizes.
 #[inline(always)]
 pub fn low_byte(x: f32) -> u8 {
     (x + 12_582_912.0).to_bits() as u8
 }
 
 /// bfloat16 of `x`, rounded stochastically by the 16 bits of `u` (a multiple of 2^-16 in [0, 1)).
-/// Not finite: as rounding to nearest does it.
+/// Numbers that are not finite become what rounding to nearest makes of them.
 #[inline(always)]
 pub fn bf16_stochastic(x: f32, u: f32) -> u16 {
     let bits = x.to_bits();
     if bits & 0x7f80_0000 == 0x7f80_0000 {
-        // Inf keeps its bits; a NaN keeps a payload bit that the cut could lose.
+        // Inf keeps its bits; a NaN keeps a payload bit that truncation could lose.
         return (bits >> 16) as u16 | u16::from(bits & 0x007f_ffff != 0) << 6;
     }
     // A carry out of the mantissa moves to the next power of two, which is the next bfloat16.

@@ -15,4 +15,5 @@ mod instructions;
 mod linear;
 mod optimizer;
 mod rows;
+mod rules;
 mod training;

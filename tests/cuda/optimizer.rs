@@ -10,18 +10,18 @@ use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::optim::{Rule, StateConfig, Variant};
-use tetrad::quant::{GroupedShape, RngKey, RngUse, WeightCodec, WeightFormat};
+use tetrad::quant::{GroupedShape, RngKey, RngUse, StateSpec, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
 /// How one parameter is stored.
 #[derive(Clone, Copy, Debug)]
-struct Storage {
-    format: WeightFormat,
-    moments: (Moment, SecondMoment),
-    sparse: bool,
+pub struct Storage {
+    pub format: WeightFormat,
+    pub moments: (Moment, SecondMoment),
+    pub sparse: bool,
 }
 
-const WEIGHTS: [WeightFormat; 8] = [
+pub const WEIGHTS: [WeightFormat; 8] = [
     WeightFormat::INT4,
     WeightFormat::INT4_OFFSET,
     WeightFormat::BF16,
@@ -32,27 +32,32 @@ const WEIGHTS: [WeightFormat; 8] = [
     WeightFormat::simulated(WeightCodec::Int4Offset),
 ];
 
-const MOMENTS: [Moment; 3] = [Moment::Int4, Moment::Int8, Moment::F32];
+pub const MOMENTS: [Moment; 3] = [Moment::Int4, Moment::Int8, Moment::F32];
 
 const SECOND_MOMENTS: [SecondMoment; 5] =
     [SecondMoment::Int4, SecondMoment::Int8, SecondMoment::F32, SecondMoment::Row, SecondMoment::Factored];
 
 /// The plan of one parameter, the same for both backends.
-struct Placed {
-    param: Param,
-    grad: Span,
-    scratch: Span,
-    total: usize,
+pub struct Placed {
+    pub param: Param,
+    pub grad: Span,
+    pub scratch: Span,
+    pub total: usize,
 }
 
 fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
-    let mut plan = Plan::default();
-    let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
-    let weight = Weight::place(g, s.format, |_, bytes| add(bytes));
     let (m, v) = s.moments;
     let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 8 };
     let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
-    let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
+    place_state(g, s, decay, &specs)
+}
+
+/// The same with the state that a rule declared.
+pub fn place_state(g: GroupedShape, s: Storage, decay: bool, specs: &[StateSpec]) -> Placed {
+    let mut plan = Plan::default();
+    let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
+    let weight = Weight::place(g, s.format, |_, bytes| add(bytes));
+    let state = State::place(specs, g, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
     let largest = MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
     let scratch = cuda::Info.workspace_bytes(&largest).max(Cpu::new().workspace_bytes(&largest));
@@ -65,7 +70,7 @@ fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
     }
 }
 
-fn planes(param: &Param) -> Vec<(String, Span)> {
+pub fn planes(param: &Param) -> Vec<(String, Span)> {
     let w = param.weight;
     let names = ["data", "scales", "offsets", "residue"].map(String::from);
     let mut planes: Vec<_> = names.into_iter().zip([w.data, w.scales, w.offsets, w.residue]).collect();
@@ -77,7 +82,7 @@ fn planes(param: &Param) -> Vec<(String, Span)> {
     planes
 }
 
-fn bytes(backend: &dyn Backend, span: Span) -> Vec<u8> {
+pub fn bytes(backend: &dyn Backend, span: Span) -> Vec<u8> {
     let mut bytes = vec![0; span.bytes];
     backend.download(span, &mut bytes);
     bytes
@@ -89,7 +94,7 @@ fn downloaded(cuda: &Cuda, span: Span) -> Vec<u8> {
     bytes
 }
 
-fn gradient(g: GroupedShape, seed: u64, number: u64) -> Vec<f32> {
+pub fn gradient(g: GroupedShape, seed: u64, number: u64) -> Vec<f32> {
     let mut grad = vec![0.0; g.len()];
     if number == 5 {
         return grad;
@@ -226,7 +231,7 @@ fn replay(cuda: &mut Cuda, recorded: &Recorded, what: &str) {
     }
 }
 
-const SHAPES: [(usize, usize); 10] =
+pub const SHAPES: [(usize, usize); 10] =
     [(1, 1), (1, 33), (3, 32), (5, 95), (7, 257), (4, 256), (2, 1100), (1, 2048), (9, 172), (33, 64)];
 
 /// Every storage with half of the rules, on shapes at the edges of runs, groups, rows and warps.

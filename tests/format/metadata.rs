@@ -110,7 +110,7 @@ fn a_model_of_another_shape_is_refused_with_both_shapes() {
     assert_snapshot!(v.lie("storage.weights", json!("f32")), @"liar.tetrad: tensor model.layers.0.self_attn.q_proj.weight is int4 [16, 16] in groups of 32, but the metadata describes f32 [16, 16] in groups of 32");
     assert_snapshot!(v.lie("storage.embedding", json!("int4")), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describes int4 [256, 16] in groups of 32");
     assert_snapshot!(v.lie("storage.scheme", json!("asymmetric")), @"liar.tetrad: tensor model.layers.0.self_attn.q_proj.weight is int4 [16, 16] in groups of 32, but the metadata describes int4-asymmetric [16, 16] in groups of 32");
-    assert_snapshot!(v.lie("storage.group", json!(64)), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describes bf16 [256, 16] in groups of 64");
+    assert_snapshot!(v.lie("storage.group", json!(64)), @"liar.tetrad: tensor model.layers.0.self_attn.q_proj.weight is int4 [16, 16] in groups of 32, but the metadata describes int4 [16, 16] in groups of 64");
 }
 
 #[test]

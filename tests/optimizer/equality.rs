@@ -94,7 +94,7 @@ proptest! {
             }
             let lr = if number == 3 { 0.1 } else { config.lr };
             let at = args(&config, number, lr, feedback, seed);
-            naive.sparse = sparse && !number.is_multiple_of(config.reset_interval);
+            naive.sparse = sparse && !at.resets();
             let rescales = naive.reference_step(&grad, &at, 3);
             for one in &mut fused {
                 let stats = fused_step(one, &grad, &at);

@@ -61,12 +61,34 @@ impl Run {
     }
 }
 
+/// Agreement that the second set of recordings asks for: 2e-6 absolute plus 2e-5 relative, element by element.
+fn assert_close(found: &[f32], wanted: &[f32], what: &str) {
+    for (i, (x, y)) in found.iter().zip(wanted).enumerate() {
+        assert!((x - y).abs() <= 2e-6 + 2e-5 * y.abs(), "{what}[{i}]: {x}, recorded {y}");
+    }
+}
+
 fn trajectory(golden: &str, rule: &OptimizerConfig) {
+    let classes = [("matrix", ParamClass::Matrix), ("tall", ParamClass::Matrix), ("vector", ParamClass::Norm)];
+    trajectory_of(golden, rule, &classes, assert_near);
+}
+
+/// The recorded parameters, each in its class, step by step.
+fn trajectory_of(
+    golden: &str,
+    rule: &OptimizerConfig,
+    classes: &[(&str, ParamClass)],
+    assert_near: impl Fn(&[f32], &[f32], &str),
+) {
     let (problems, recorded) = (load("problems"), load(golden));
     let mut compared = 0;
-    for (name, rows, cols) in [("matrix", 24, 40), ("tall", 40, 24), ("vector", 1, 64)] {
+    for &(name, class) in classes {
+        let (rows, cols) = match name {
+            "matrix" => (24, 40),
+            "tall" => (40, 24),
+            _ => (1, 64),
+        };
         let w0 = &problems[&format!("{name}.w0")];
-        let class = if rows == 1 { ParamClass::Norm } else { ParamClass::Matrix };
         let mut run = Run::new(rule, SecondMoment::F32, class, (rows, cols), w0);
         for (t, grad) in (1..).zip(problems[&format!("{name}.grads")].chunks_exact(w0.len())) {
             let w = run.step(t, grad);
@@ -77,6 +99,38 @@ fn trajectory(golden: &str, rule: &OptimizerConfig) {
         }
     }
     assert_eq!(compared, recorded.len(), "{golden}: every recorded state was compared");
+}
+
+/// SGD as PyTorch has it: an all-zero gradient is a gradient like any other.
+fn sgd(momentum: f64) -> OptimizerConfig {
+    OptimizerConfig { momentum, variant: Variant::Reference, ..OptimizerConfig::of(Rule::Sgd) }
+}
+
+const SGD: [(&str, ParamClass); 2] = [("matrix", ParamClass::Matrix), ("vector", ParamClass::Matrix)];
+
+#[test]
+fn golden_sgd() {
+    trajectory_of("sgd", &sgd(0.0), &SGD, assert_close);
+    trajectory_of("sgd_momentum", &sgd(0.9), &SGD, assert_close);
+    trajectory_of("sgd_nesterov", &OptimizerConfig { nesterov: true, ..sgd(0.9) }, &SGD, assert_close);
+    trajectory_of("sgd_momentum_wd", &OptimizerConfig { weight_decay: 0.1, ..sgd(0.9) }, &SGD, assert_close);
+}
+
+#[test]
+fn golden_lion() {
+    let lion = OptimizerConfig { variant: Variant::Reference, lr: 1e-3, ..OptimizerConfig::of(Rule::Lion) };
+    let classes = [("matrix", ParamClass::Matrix), ("tall", ParamClass::Matrix), ("vector", ParamClass::Matrix)];
+    trajectory_of("lion", &lion, &classes, assert_near);
+}
+
+#[test]
+fn golden_scale() {
+    let scale = OptimizerConfig { variant: Variant::Reference, ..OptimizerConfig::of(Rule::Scale) };
+    let all = [("matrix", ParamClass::Matrix), ("tall", ParamClass::Head), ("vector", ParamClass::Norm)];
+    trajectory_of("scale_reference", &scale, &all, assert_close);
+    trajectory_of("scale_reference_embed", &scale, &[("tall", ParamClass::Embedding)], assert_close);
+    let paper = OptimizerConfig { variant: Variant::Paper, ..scale };
+    trajectory_of("scale_paper", &paper, &all[..2], assert_close);
 }
 
 fn config(name: Rule) -> OptimizerConfig {

@@ -1,13 +1,13 @@
 //! What the elements of a tensor need in a step and no gradient decides, as plain numbers: one source for every
 //! backend, whether it reads them as fields or as a kernel's argument.
 
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 /// The constants of one step of Adam, AdamW, SPAM or Stable-SPAM for one kind of tensor. The rules differ only in
 /// these numbers: a part that a rule lacks has the value that makes it vanish, so the formula has no branches on the
 /// rule. Laid out for a kernel's argument (`backend/cuda/kernels/adam.h` declares the same fields in the same
 /// order).
-#[derive(Clone, Copy, Debug, PartialEq, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, PartialEq, FromZeros, IntoBytes, Immutable)]
 #[repr(C)]
 pub struct AdamArgs {
     /// Seed of the run.
@@ -59,6 +59,19 @@ pub struct AdamArgs {
 }
 
 impl AdamArgs {
+    /// Constants of which every part vanishes, of step `number` (from 1) of a run; a rule sets what it needs.
+    pub fn plain(seed: u64, number: u64) -> Self {
+        Self {
+            seed,
+            number: number as u32,
+            density: 1.0,
+            spike_threshold: f32::INFINITY,
+            inv_sqrt_bias_correction2: 1.0,
+            post_decay: 1.0,
+            ..Self::new_zeroed()
+        }
+    }
+
     /// Whether moments are zeroed in this step: rows that a sparse update would leave out are then updated too.
     pub fn resets(&self) -> bool {
         self.reset_before != 0 || self.reset_after != 0

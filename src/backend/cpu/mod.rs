@@ -8,11 +8,10 @@ mod simd;
 
 pub use simd::isa::Isa;
 
-use super::adam::AdamArgs;
-use super::ops::Update;
-use super::{Backend, DeviceInfo, MaxShapes, Param, UpdateStats};
+use super::{Backend, DeviceInfo, MaxShapes, UpdateStats};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, ArenaBorrow, Span};
+use ops::update::Gate;
 use ops::{adam, attention, attention_grad, linear, linear_grad_weight};
 use simd::tasks::{Pool, Scratch};
 
@@ -24,6 +23,8 @@ pub struct Cpu {
     arena: Arena,
     workspace: Span,
     update_stats: UpdateStats,
+    /// What the gradient of the update that was begun allows.
+    gate: Gate,
 }
 
 impl Cpu {
@@ -40,8 +41,14 @@ impl Cpu {
 
     /// The same with `threads` threads, at least one.
     pub fn with_threads(isa: Isa, threads: usize) -> Self {
-        let pool = Pool::new(threads);
-        Self { isa, pool, arena: Arena::new(0), workspace: Span::NONE, update_stats: UpdateStats::default() }
+        Self {
+            isa,
+            pool: Pool::new(threads),
+            arena: Arena::new(0),
+            workspace: Span::NONE,
+            update_stats: UpdateStats::default(),
+            gate: Gate::default(),
+        }
     }
 
     /// The slices of an operation, its workspace among them.
@@ -107,19 +114,5 @@ impl Backend for Cpu {
         let threads = self.pool.threads();
         let plural = if threads == 1 { "" } else { "s" };
         format!("CPU, {threads} thread{plural}, {}", self.isa.name())
-    }
-}
-
-impl Update for Cpu {
-    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
-        let mut slices = self.arena.borrow_slices();
-        let mut scratch = Scratch::new(slices.write(self.workspace), &self.pool);
-        let (isa, scratch, slices) = (self.isa, &mut scratch, &mut slices);
-        let stats = self.pool.install(move || adam::step(isa, scratch, slices, param, grad, args));
-        self.update_stats.add(stats);
-    }
-
-    fn update_stats(&mut self) -> UpdateStats {
-        std::mem::take(&mut self.update_stats)
     }
 }

@@ -14,12 +14,8 @@ pub use info::Info;
 pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search};
 pub use runtime::{Source, Usage, probe, usages};
 
-use super::adam::AdamArgs;
-use super::ops::Update;
-use super::{Backend, Param, UpdateStats};
+use super::Backend;
 use crate::error::BackendError;
-use crate::memory::Span;
-use ops::adam;
 
 /// One GPU with the kernels of this crate.
 pub struct Cuda {
@@ -82,15 +78,5 @@ impl Cuda {
 impl Backend for Cuda {
     fn describe(&self) -> String {
         format!("{}, {}", self.gpu.name(), self.gpu.libraries())
-    }
-}
-
-impl Update for Cuda {
-    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
-        adam::step(&mut self.gpu, param, grad, args);
-    }
-
-    fn update_stats(&mut self) -> UpdateStats {
-        adam::update_stats(&mut self.gpu)
     }
 }

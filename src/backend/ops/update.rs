@@ -1,10 +1,12 @@
 //! The update of a parameter from its gradient.
 
 use crate::backend::adam::AdamArgs;
-use crate::backend::{Param, UpdateStats};
+use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
 
-/// What optimizer rules are made of.
+/// What optimizer rules are made of. Adam's family is one fused pass. Any other rule calls [`Update::begin_update`] with
+/// the gradient, makes a direction of it in the gradient's own buffer, and adds that to the weight by
+/// [`Update::apply_update`].
 pub trait Update {
     /// One update of a parameter in place by Adam, AdamW, SPAM or Stable-SPAM, which `args` tells apart, from its
     /// complete gradient (float32, unpadded, read only). The state has `m`, either `v` or `v_rows` (and `v_cols`), and
@@ -12,6 +14,26 @@ pub trait Update {
     /// A gradient that is not finite changes nothing but is counted. Of a sparse parameter, rows whose gradient is zero
     /// are left as they are, unless moments are reset in this step.
     fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs);
+
+    /// Takes the gradient of a parameter (float32) into account, before any of the operations that follow. If it is not
+    /// finite, [`Update::momentum`] and [`Update::apply_update`] do nothing until the next call, which is counted; if it
+    /// is all zero and `freeze_on_zero`, momentum does nothing and the update only decays the weight.
+    fn begin_update(&mut self, grad: Span, freeze_on_zero: bool);
+
+    /// A recurrence of a state tensor with one element per weight and `x`, float32 in the weight's shape, which becomes
+    /// the result; see [`MomentumArgs`]. Compact state is rounded stochastically.
+    fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs);
+
+    /// Divides each row or column of `x`, float32 `[rows, cols]`, by its root mean square, or by `floor` if that is
+    /// larger.
+    fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32);
+
+    /// `x += factor w`: the weight as the optimizer sees it, residue included. `x` is float32 in the weight's shape.
+    fn add_weight(&mut self, param: &Param, x: Span, factor: f32);
+
+    /// `w = w - lr direction - decay w`, in place on the stored planes, rounded as in [`Update::adam`]. `direction` is
+    /// float32 in the weight's shape.
+    fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs);
 
     /// What the updates since the last call did, together: one question to the device for a whole step.
     fn update_stats(&mut self) -> UpdateStats;

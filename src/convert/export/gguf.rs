@@ -1,4 +1,4 @@
-//! A file to GGUF.
+//! Export to GGUF.
 
 use super::put;
 use super::rows::send;
@@ -25,7 +25,7 @@ pub enum TableType {
     Q4_0,
 }
 
-/// Types that were asked for; what is not is as the file's bits are: packed ones keep them, bf16 becomes F16.
+/// Requested types. By default packed matrices keep their bits, and bf16 becomes F16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GgufTypes {
     /// The embedding (and the head, if tied).
@@ -34,7 +34,7 @@ pub struct GgufTypes {
     pub head: Option<TableType>,
 }
 
-/// Writes a model to a GGUF file, atomically; the types of its tensors.
+/// Writes a model to a GGUF file, atomically. Returns how many tensors have each type.
 ///
 /// # Errors
 /// A file that cannot be read or written; a model that has no GGUF form.
@@ -113,7 +113,7 @@ fn order(role: Role, architecture: &str, model: &ModelConfig) -> RowOrder {
     }
 }
 
-/// The type that a tensor gets.
+/// The type of an exported tensor.
 fn kind(entry: &Entry, spec: &TensorSpec, types: GgufTypes) -> Result<Kind, ConvertError> {
     if entry.role.is_vector() {
         return Ok(Kind::F32);
@@ -202,7 +202,7 @@ pub fn gguf_left_out(checkpoint: &Checkpoint) -> Result<Option<String>, ConvertE
     checkpoint.tokenizer().map_or(Ok(None), |json| left_out(&json))
 }
 
-/// llama.cpp's number for "mostly this type".
+/// The `general.file_type` of llama.cpp: the type of most tensors.
 fn file_type(file: &File<'_>) -> u32 {
     let has = |kind| file.tensors().iter().any(|tensor| Kind::of(tensor.spec.storage) == kind);
     match (has(Kind::Q4_1), has(Kind::Q4_0), has(Kind::Bf16)) {

@@ -1,4 +1,4 @@
-//! A file to a Hugging Face directory.
+//! Export to a Hugging Face directory.
 
 use super::put;
 use super::rows::{FloatType, send};
@@ -14,11 +14,11 @@ use std::io::Write;
 use std::path::Path;
 
 /// Writes a model's values to a directory: `config.json`, `model.safetensors` (or shards of up to `shard` bytes and
-/// their index), `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`. Gives the names of the
+/// their index), `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`. Returns the names of the
 /// files with tensors.
 ///
 /// # Errors
-/// A file that cannot be read or written; a model that has no such form.
+/// A file that cannot be read or written; a model that has no Hugging Face form.
 pub fn export_hugging_face(
     checkpoint: &Checkpoint,
     float: FloatType,
@@ -70,7 +70,7 @@ pub fn export_hugging_face(
         let json = json!({ "metadata": { "total_size": total }, "weight_map": map });
         small("model.safetensors.index.json", &serde_json::to_vec_pretty(&json).expect("a JSON value is JSON"))?;
     } else if index.exists() {
-        // Of an earlier export in shards: readers would follow it.
+        // The index of an earlier export in shards, which readers would follow.
         std::fs::remove_file(&index).map_err(|e| StoreError::io(&index, "remove it", e))?;
     }
     let tokenizer = checkpoint.tokenizer();

@@ -1,4 +1,4 @@
-//! A file out to other programs: to GGUF with the bits that were trained, to Hugging Face with their values.
+//! Export: to GGUF with the bits that were trained, to Hugging Face with their values.
 
 mod gguf;
 mod hugging_face;
@@ -13,7 +13,7 @@ use crate::store::{Sink, replace};
 use std::io;
 use std::path::Path;
 
-/// [`replace`] with errors of this room.
+/// [`replace`], with the errors of conversion.
 fn put(path: &Path, len: u64, write: impl FnOnce(&mut Sink) -> io::Result<()>) -> Result<(), ConvertError> {
     replace(path, len, write).map_err(|error| match error {
         ReplaceError::Store(source) => ConvertError::Store(source),

@@ -1,4 +1,4 @@
-//! Rows of a file's tensors in other programs' types.
+//! Rows of a tensor in the types of other formats.
 
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
@@ -39,10 +39,10 @@ impl FloatType {
     }
 }
 
-/// Bytes that are sent at once.
+/// Bytes of one piece.
 const PIECE: usize = 1 << 20;
 
-/// Sends all rows of tensor `tensor` as `kind`, in the other program's order of rows.
+/// Sends all rows of tensor `tensor` as `kind`, in the order of rows of the target format.
 ///
 /// # Errors
 /// Those of `sink`; a value that `kind` cannot hold.
@@ -107,7 +107,7 @@ fn each<const N: usize>(out: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> [
     }
 }
 
-/// Groups into blocks of 32 with the same bits; a group of more than 32 gives its scale to each of its blocks.
+/// Copies groups into blocks of 32, bit for bit; each block of a larger group gets the group's scale.
 fn repack(file: &File<'_>, tensor: usize, row: usize, kind: Kind, out: &mut [u8]) {
     let bytes = |plane| file.plane(tensor, plane).map(|view| view.bytes);
     let spec = &file.tensors()[tensor].spec;

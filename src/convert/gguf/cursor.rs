@@ -1,8 +1,8 @@
-//! Bytes of a GGUF file, read in order.
+//! Sequential reading of a GGUF file.
 
 use crate::error::GgufError;
 
-/// Bytes that are read one after the other.
+/// Bytes and the position of the next one.
 pub(super) struct Cursor<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) at: usize,
@@ -49,7 +49,7 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(self.take(what, len)?).map_err(|_| GgufError::Utf8 { what, at })
     }
 
-    /// Refuses a count of things, each of at least `least` bytes, for which there is no room.
+    /// Refuses a count of items, each of at least `least` bytes, that exceeds the bytes left.
     pub(super) fn must_hold(&self, what: &'static str, found: u64, least: u64) -> Result<(), GgufError> {
         let max = self.rest().len() as u64 / least;
         if found <= max { Ok(()) } else { Err(GgufError::Count { what, found, max }) }

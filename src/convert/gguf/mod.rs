@@ -1,4 +1,4 @@
-//! The GGUF container: keys with values, tensors with places. Knows no model.
+//! The GGUF container: keys with values, tensors with ranges of bytes. Knows no model.
 
 mod cursor;
 mod read;

@@ -1,5 +1,5 @@
-//! The reader: over the bytes of a map, checks everything but the tensors' contents and touches none of them.
-//! Memory and time are bounded by the bytes that are really there.
+//! The reader: checks everything but the tensors' contents, which it does not read. Memory and time are bounded by the
+//! length of the file, whatever its counts say.
 
 use super::cursor::Cursor;
 use super::value::Value;
@@ -8,10 +8,10 @@ use crate::error::GgufError;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-/// Elements of a tensor at most.
+/// Most elements of a tensor.
 const MOST_ELEMENTS: u64 = 1 << 48;
 
-/// A tensor: name, shape, type, place.
+/// A tensor: name, shape, type, range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
     /// Its name.
@@ -20,7 +20,7 @@ pub struct TensorInfo {
     pub dims: Vec<u64>,
     /// Its type.
     pub kind: Kind,
-    /// Its bytes in the file.
+    /// Its range of bytes in the file.
     pub range: Range<usize>,
 }
 
@@ -38,7 +38,7 @@ impl<'a> Gguf<'a> {
     /// Opens a file.
     ///
     /// # Errors
-    /// Whatever is wrong with its bytes.
+    /// The first thing that is invalid.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, GgufError> {
         let mut cursor = Cursor::new(bytes);
         if !bytes.starts_with(b"GGUF") {
@@ -68,7 +68,7 @@ impl<'a> Gguf<'a> {
         self.index.get(key).map(|&i| self.metadata[i].1)
     }
 
-    /// A key that must be there, as `read` reads it.
+    /// A required key, read by `read`.
     ///
     /// # Errors
     /// If it is missing or is not `needed`.
@@ -76,7 +76,7 @@ impl<'a> Gguf<'a> {
         self.maybe(key, needed, read)?.ok_or_else(|| GgufError::KeyMissing { key: key.into() })
     }
 
-    /// A key that may be there.
+    /// An optional key.
     ///
     /// # Errors
     /// If it is not `needed`.

@@ -1,4 +1,4 @@
-//! Values of a GGUF file's keys, read where they lie.
+//! Values of a GGUF file's keys, borrowed from the file.
 
 use super::cursor::Cursor;
 use crate::error::GgufError;
@@ -10,7 +10,7 @@ pub enum Value<'a> {
     Whole(i128),
     /// f32 or f64.
     Float(f64),
-    /// A switch.
+    /// A boolean.
     Bool(bool),
     /// Text.
     Text(&'a str),
@@ -20,7 +20,7 @@ pub enum Value<'a> {
     Array(Array<'a>),
 }
 
-/// An array, decoded as it is walked over.
+/// An array, decoded during iteration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Array<'a> {
     pub(super) kind: u32,
@@ -34,7 +34,7 @@ impl<'a> Array<'a> {
         self.count
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -43,7 +43,7 @@ impl<'a> Array<'a> {
     pub fn iter(&self) -> impl Iterator<Item = Value<'a>> + use<'a> {
         let mut cursor = Cursor::new(self.bytes);
         let kind = self.kind;
-        // The bytes were walked over once when the file was opened, so no element fails now.
+        // Opening the file decoded all elements once, so none fails now.
         (0..self.count).map_while(move |_| cursor.value("", kind, 0).ok())
     }
 
@@ -98,7 +98,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Arrays in arrays at most.
+/// Most levels of nested arrays.
 const DEPTH: usize = 4;
 
 impl<'a> Cursor<'a> {
@@ -131,7 +131,7 @@ impl<'a> Cursor<'a> {
         let kind = u32::from_le_bytes(self.array("an array")?);
         let count = u64::from_le_bytes(self.array("an array")?);
         let start = self.rest();
-        // Every element takes at least a byte, so a count beyond the bytes that are there is refused at once.
+        // Every element takes at least a byte: a count beyond the bytes left is refused at once.
         let width = [1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8].get(kind as usize).copied().unwrap_or(1);
         if count.saturating_mul(width) > start.len() as u64 {
             return Err(self.short("an array", count.saturating_mul(width)));

@@ -1,4 +1,4 @@
-//! The writer: keys and tensors in the order given; contents are drawn when the file is written.
+//! The writer: keys and tensors in the order given; contents are requested when the file is written.
 
 use crate::convert::Sink;
 use crate::convert::quants::Kind;
@@ -38,7 +38,7 @@ impl Item {
     }
 }
 
-/// A file about to be written.
+/// A file before it is written.
 #[derive(Clone, Debug, Default)]
 pub struct GgufWriter {
     keys: Vec<(String, MetaValue)>,

@@ -1,4 +1,4 @@
-//! `config.json` to our configuration and back.
+//! Conversion between `config.json` and our configuration.
 
 use crate::error::ConvertError;
 use crate::model::{ModelConfig, RopeScaling};
@@ -11,7 +11,7 @@ const FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 /// Reads a `config.json`.
 ///
 /// # Errors
-/// What is none, is another model, or asks for something that is not computed here, by name.
+/// An invalid file, another kind of model, or an unsupported feature, by name.
 pub fn parse(path: &Path, json: &[u8]) -> Result<ModelConfig, ConvertError> {
     let source = |what: String| ConvertError::Source { path: path.into(), what };
     let map: Map<String, Value> =
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
         ConvertError::Unsupported { path: self.path.into(), what }
     }
 
-    /// A key that is there and not null.
+    /// A key that is present and not null.
     fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
             let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
             return Err(self.unsupported(format!("its weights are quantized ({method:?})")));
         }
-        // LLaMA's attention_bias puts one on the output projection as well, which Qwen2 has not.
+        // LLaMA's attention_bias adds one to the output projection too; Qwen2 has none there.
         let biased = self.switch("attention_bias")? == Some(true) && family != "qwen2";
         if biased || self.switch("mlp_bias")? == Some(true) {
             return Err(self.unsupported("it has biases on its output or feed-forward projections".into()));
@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
         self.windows(family)
     }
 
-    /// A window at least as long as the context hides nothing.
+    /// A sliding window at least as long as the context has no effect.
     fn windows(&self, family: &str) -> Result<(), ConvertError> {
         let context = self.size("max_position_embeddings")?.unwrap_or(0);
         let used = family == "mistral" || self.switch("use_sliding_window")? == Some(true);
@@ -208,7 +208,7 @@ pub fn write(model: &ModelConfig, dtype: &str, bos: Option<u32>, eos: Option<u32
         "use_cache": true,
         "torch_dtype": dtype,
     });
-    // Absent, transformers takes LLaMA's 1 and 2 for them.
+    // If they are absent, transformers assumes LLaMA's 1 and 2.
     (config["bos_token_id"], config["eos_token_id"]) = (bos.into(), eos.into());
     if family == "llama" {
         (config["attention_bias"], config["mlp_bias"]) = (false.into(), false.into());

@@ -1,4 +1,4 @@
-//! `model.safetensors.index.json`: which file holds which tensor.
+//! `model.safetensors.index.json`: the file of each tensor.
 
 use crate::convert::safetensors;
 use crate::convert::source::Found;
@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Files of an index at most.
+/// Most files of an index.
 const MOST_FILES: usize = 4096;
 
 /// Files, and which tensors each should hold.
@@ -54,7 +54,7 @@ struct File {
 /// Reads an index.
 ///
 /// # Errors
-/// What is no index, or gives a tensor to two files.
+/// An invalid index, or one that assigns a tensor to two files.
 pub fn parse(path: &Path, json: &[u8]) -> Result<Index, ConvertError> {
     let refuse = |what: String| ConvertError::Source { path: path.into(), what };
     let file: File = serde_json::from_slice(json).map_err(|e| refuse(format!("is no index: {e}")))?;

@@ -14,14 +14,14 @@ use crate::model::{ModelConfig, Role};
 use crate::store::Map;
 use std::path::{Path, PathBuf};
 
-/// The head of an untied model, and what a tied one may carry all the same.
+/// The head of an untied model; a tied one may have it too.
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Bytes of a `config.json` at most.
+/// Most bytes of a `config.json`.
 const MOST_CONFIG: u64 = 1 << 20;
 
-/// Bytes of a `tokenizer.json` or an index at most.
+/// Most bytes of a `tokenizer.json` or an index.
 const MOST_TOKENIZER: u64 = 1 << 28;
 
 /// How a file begins that stands for one that was not fetched.
@@ -42,7 +42,7 @@ const OTHER_TOKENIZERS: [(&str, &str); 3] = [
 /// `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`.
 ///
 /// # Errors
-/// What is missing, damaged, another model, or outside of the directory.
+/// A file that is missing, damaged or outside of the directory; an unsupported model.
 pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
     let index = dir.join("model.safetensors.index.json");
     let single = dir.join("model.safetensors");
@@ -106,7 +106,7 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
 /// Opens a single safetensors file with its configuration.
 ///
 /// # Errors
-/// As [`open_directory`]; also if no configuration is given or lies beside it.
+/// As [`open_directory`]; also if no configuration is given and none is in the same directory.
 pub fn open_file(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, ConvertError> {
     let tensors = safetensors::parse(&map).map_err(|source| ConvertError::Safetensors { path: path.into(), source })?;
     let Some(config) = beside.config else {
@@ -138,7 +138,7 @@ fn assemble(
     let mut notes = Vec::new();
     tie(path, &mut model, &mut found, &files, &mut notes)?;
     let order = |_| RowOrder::Same;
-    // Buffers that older versions saved; they follow from the configuration.
+    // Buffers that older versions saved; they are computed from the configuration.
     let ignored = |name: &str| name.ends_with(".rotary_emb.inv_freq");
     let tensors = assign(path, &model, found, Role::name, order, ignored)?;
     let tokenizer = tokenizer.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
@@ -158,7 +158,8 @@ fn assemble(
     })
 }
 
-/// The tied flag and `lm_head`, in all four combinations. Nothing is made up, and nothing that differs is dropped.
+/// Checks the tied flag against `lm_head`, in all four combinations: nothing is invented, and nothing that differs is
+/// dropped.
 fn tie(
     path: &Path,
     model: &mut ModelConfig,
@@ -193,7 +194,7 @@ fn tie(
     Err(ConvertError::Source { path: path.into(), what })
 }
 
-/// `tokenizer_config.json`, with the chat template that newer versions keep in a file of its own.
+/// `tokenizer_config.json`, with the chat template, which newer versions store in a separate file.
 fn tokenizer_config(path: Option<&Path>, template: Option<&Path>) -> Result<Option<Vec<u8>>, ConvertError> {
     let told = path.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
     if let (Some(path), Some(json)) = (path, &told) {
@@ -252,7 +253,7 @@ fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {
     }
 }
 
-/// A small file, whole.
+/// Reads a small file.
 fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
     let map = Map::open(path)?;
     refuse_pointer(path, &map)?;
@@ -263,8 +264,8 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
     Ok(map.to_vec())
 }
 
-/// The path of a file of a directory, which must not lead out of it: neither by its name nor by a link. The links of
-/// Hugging Face's own cache, from `snapshots/REVISION/` to `blobs/`, are the one exception.
+/// The path of a file in a directory. Neither its name nor a link may lead out of the directory, except the links of
+/// Hugging Face's own cache, from `snapshots/REVISION/` to `blobs/`.
 fn inside(dir: &Path, name: &str) -> Result<PathBuf, ConvertError> {
     let refuse = |what: &str| {
         let what = format!("names the file {name:?}, {what}; names of files beside it are read");

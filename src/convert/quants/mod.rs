@@ -1,4 +1,4 @@
-//! The types of other programs' tensors: how long a row of each is, and its values.
+//! The tensor types of other formats: bytes and values of a row.
 //!
 //! The layouts of blocks are those of ggml. Blocks lie along a row, so a row is a whole number of them.
 
@@ -11,7 +11,7 @@ pub use planes::{GroupBits, group_bits};
 use crate::quant::WeightCodec;
 use half::{bf16, f16};
 
-/// A type of tensor that is read.
+/// A supported type of tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -43,7 +43,7 @@ const KINDS: [(Kind, u32, usize, usize, &str); 11] = [
     (Kind::Q6K, 14, 256, 210, "Q6_K"),
 ];
 
-/// Names of types that exist but are not read, for messages.
+/// Names of unsupported types, for messages.
 const OTHERS: [(u32, &str); 17] = [
     (9, "Q8_1"),
     (10, "Q2_K"),
@@ -144,13 +144,13 @@ impl Kind {
     }
 }
 
-/// The name of a GGUF tag, whether it is read or not.
+/// The name of a GGUF tag, supported or not.
 pub fn tag_name(tag: u32) -> String {
     let known = KINDS.iter().map(|row| (row.1, row.4)).chain(OTHERS);
     known.into_iter().find(|(t, _)| *t == tag).map_or_else(|| tag.to_string(), |(_, name)| name.into())
 }
 
-/// The f16 that a block begins with.
+/// The f16 at the beginning of a block.
 fn half(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }

@@ -1,17 +1,17 @@
-//! Groups of 32 that need no second quantization: their bits are those of our planes.
+//! Groups of 32 that need no second quantization: our planes hold the same bits.
 
 use super::Kind;
 use super::k::scale_and_min;
 use half::f16;
 
-/// A group of 32 elements as our planes hold it.
+/// A group of 32 elements as stored in our planes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum GroupBits {
     /// Value `s (q - 8)`.
     Symmetric {
         /// f16 bits.
         scale: u16,
-        /// Nibbles in the order of a run.
+        /// Nibbles in the order of a block.
         codes: [u8; 16],
     },
     /// Value `s q + o`.
@@ -20,7 +20,7 @@ pub enum GroupBits {
         scale: u16,
         /// f16 bits.
         offset: u16,
-        /// Nibbles in the order of a run.
+        /// Nibbles in the order of a block.
         codes: [u8; 16],
     },
     /// Value `s c`.
@@ -44,7 +44,8 @@ impl GroupBits {
         }
     }
 
-    /// Whether our format can hold it: numbers finite, signed bytes not -128 and under a scale that is not negative.
+    /// Whether our format can hold it: finite numbers, signed bytes other than -128, and a scale for them that is not
+    /// negative.
     pub fn is_sound(&self) -> bool {
         let finite = |bits| f16::from_bits(bits).is_finite();
         match *self {
@@ -57,20 +58,20 @@ impl GroupBits {
     }
 }
 
-/// Group `index` of a row, if its type has groups that ours can hold: Q4_0, Q4_1 and Q8_0 bit for bit; Q4_K with the
-/// same codes, and with scale and minimum (products of two numbers there) rounded to f16.
+/// Group `index` of a row, if our planes can hold groups of its type: Q4_0, Q4_1 and Q8_0 bit for bit; Q4_K with the
+/// same codes, and its scale and minimum, products of two numbers there, rounded to f16.
 pub fn group_bits(kind: Kind, row: &[u8], index: usize) -> Option<GroupBits> {
     let u16_at = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let block = |bytes: usize| &row[index * bytes..][..bytes];
-    let run = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).expect("a run is 16 bytes");
+    let codes = |bytes: &[u8]| <[u8; 16]>::try_from(bytes).expect("a block is 16 bytes");
     Some(match kind {
         Kind::Q4_0 => {
             let block = block(18);
-            GroupBits::Symmetric { scale: u16_at(block, 0), codes: run(&block[2..]) }
+            GroupBits::Symmetric { scale: u16_at(block, 0), codes: codes(&block[2..]) }
         }
         Kind::Q4_1 => {
             let block = block(20);
-            GroupBits::Asymmetric { scale: u16_at(block, 0), offset: u16_at(block, 2), codes: run(&block[4..]) }
+            GroupBits::Asymmetric { scale: u16_at(block, 0), offset: u16_at(block, 2), codes: codes(&block[4..]) }
         }
         Kind::Q8_0 => {
             let block = block(34);

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::path::Path;
 
-/// A `tokenizer.json` and what goes with it.
+/// A `tokenizer.json` and its `tokenizer_config.json`.
 type Files = (Vec<u8>, Option<Vec<u8>>);
 
 /// The arrays of a file.
@@ -20,7 +20,7 @@ struct Arrays<'a> {
 }
 
 impl Arrays<'_> {
-    /// Whether a text begins with a token of its own, where the file does not say: what llama.cpp then does.
+    /// Whether a text begins with a special token if the file does not say: llama.cpp's default.
     fn begin(&mut self, begins: bool) {
         if !self.special.contains_key("add_bos_token") {
             self.special.insert("add_bos_token".into(), begins.into());
@@ -50,7 +50,7 @@ pub fn config_of_gguf(gguf: &Gguf<'_>) -> Result<Option<Vec<u8>>, GgufError> {
 /// The tokenizer of a file; nothing if it has none.
 ///
 /// # Errors
-/// A kind of tokenizer that is not known, arrays that contradict each other.
+/// An unknown kind of tokenizer, arrays that contradict each other.
 pub fn from_gguf(path: &Path, gguf: &Gguf<'_>) -> Result<Option<Files>, ConvertError> {
     let failed = |source| ConvertError::Gguf { path: path.into(), source };
     let refuse = |what: String| ConvertError::Source { path: path.into(), what };
@@ -122,10 +122,10 @@ fn arrays<'a>(gguf: &Gguf<'a>) -> Result<Arrays<'a>, GgufError> {
     Ok(Arrays { tokens, types, special })
 }
 
-/// A `generation_config.json` of a file whose texts end with other tokens beside the end of text, as that of a turn.
+/// A `generation_config.json`, for a file with further tokens that end a text, such as the end of a turn.
 ///
 /// # Errors
-/// Keys that are no numbers.
+/// Keys that are not numbers.
 pub fn ends_of_gguf(gguf: &Gguf<'_>) -> Result<Option<Vec<u8>>, GgufError> {
     let mut ids: Vec<u64> = Vec::new();
     for name in ["eos", "eot", "eom"] {
@@ -175,7 +175,7 @@ fn byte_level<'a>(arrays: &Arrays<'_>, gguf: &Gguf<'a>, pre: &PreTokenizer) -> R
 fn sentence_piece(arrays: &Arrays<'_>, gguf: &Gguf<'_>) -> Result<Vec<u8>, GgufError> {
     let key = "tokenizer.ggml.scores";
     let scores = numbers(gguf, key, arrays.tokens.len())?.ok_or_else(|| GgufError::KeyMissing { key: key.into() })?;
-    // Only what merges can make; control tokens are taken from text whole.
+    // Only tokens that merges can produce; control tokens are matched in the text directly.
     let normal = |kind: &i64| [token_type::NORMAL, token_type::USER_DEFINED].contains(&(*kind as i32));
     let pieces: Vec<(&str, f64)> = arrays
         .tokens
@@ -211,8 +211,8 @@ fn sentence_piece(arrays: &Arrays<'_>, gguf: &Gguf<'_>) -> Result<Vec<u8>, GgufE
     Ok(write(arrays, &frame, of_scores(&pieces).into_iter()))
 }
 
-/// Text of a `tokenizer.json`. Vocabulary and merges are written one by one: as a tree of JSON values they would take
-/// ten times their bytes.
+/// Text of a `tokenizer.json`. Vocabulary and merges are written one by one: a tree of JSON values would take ten times
+/// the memory.
 fn write<'m>(arrays: &Arrays<'_>, frame: &Value, merges: impl Iterator<Item = (&'m str, &'m str)>) -> Vec<u8> {
     let mut out = Vec::new();
     let added: Vec<Value> = arrays
@@ -265,7 +265,7 @@ fn write<'m>(arrays: &Arrays<'_>, frame: &Value, merges: impl Iterator<Item = (&
     out
 }
 
-/// What other programs put before a text.
+/// The post-processor that puts the special token before a text.
 fn post_processor(arrays: &Arrays<'_>) -> Value {
     let bos = arrays.special.get("bos_token").and_then(Value::as_str);
     let (Some(bos), Some(Value::Bool(true))) = (bos, arrays.special.get("add_bos_token")) else { return Value::Null };

@@ -1,8 +1,8 @@
-//! SentencePiece keeps scores, `tokenizer.json` merges: one from the other.
+//! Conversion between the scores of SentencePiece and the merges of `tokenizer.json`.
 
 use std::collections::HashMap;
 
-/// Bytes of a piece at most that merges are sought for; longer ones are words added by hand.
+/// Most bytes of a piece for which merges are searched; longer ones are words added by hand.
 const LONGEST: usize = 256;
 
 /// The merges of a vocabulary with scores, best first. SentencePiece joins the two neighbours whose union has the
@@ -22,8 +22,8 @@ pub fn of_scores<'a>(pieces: &[(&'a str, f64)]) -> Vec<(&'a str, &'a str)> {
     merges.into_iter().map(|merge| merge.3).collect()
 }
 
-/// Scores whose order is that of merges: a piece has the negative rank of the first merge that makes it, what no merge
-/// makes comes after all.
+/// Scores in the order of merges: a piece has the negative rank of the first merge that produces it; pieces without a
+/// merge come last.
 pub fn to_scores(merges: &[(String, String)], tokens: &[String]) -> Vec<f32> {
     let mut ranks: HashMap<String, usize> = HashMap::new();
     for (rank, (left, right)) in merges.iter().enumerate() {

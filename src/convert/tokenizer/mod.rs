@@ -1,4 +1,4 @@
-//! Tokenizers: `tokenizer.json` from a GGUF file's arrays, and the arrays from a `tokenizer.json`.
+//! Tokenizers: conversion between the arrays of a GGUF file and `tokenizer.json`.
 
 mod from_gguf;
 mod merges;
@@ -18,5 +18,5 @@ mod token_type {
     pub const BYTE: i32 = 6;
 }
 
-/// What SentencePiece writes for a space.
+/// SentencePiece's character for a space.
 const SPACE: &str = "\u{2581}";

@@ -1,16 +1,16 @@
-//! How text is cut before merges apply: GGUF knows a name for it, `tokenizer.json` the steps.
+//! Pre-tokenizers: GGUF names them, `tokenizer.json` lists their steps.
 
 use serde_json::{Value, json};
 
-/// A way of cutting. The steps are in the form of [`steps`].
+/// A pre-tokenizer. Its steps are in the form of [`steps`].
 pub struct PreTokenizer {
-    /// GGUF's names of it, the one that is written first.
+    /// Its names in GGUF; the first is written.
     pub names: &'static [&'static str],
-    /// What is done, in order.
+    /// Its steps, in order.
     steps: &'static [&'static str],
     /// Whether text is composed (NFC) first.
     pub nfc: bool,
-    /// Whether a piece that is a token is that token, whatever the merges would make of it.
+    /// Whether a piece that is a token is kept as that token, without applying merges.
     pub ignore_merges: bool,
 }
 
@@ -19,7 +19,7 @@ const LLAMA_3: &str = "split:(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?
 const QWEN_2: &str = "split:(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| \
                       ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
-/// Those that are known on both sides.
+/// The pre-tokenizers that both formats know.
 const KNOWN: [PreTokenizer; 4] = [
     PreTokenizer { names: &["gpt-2", "phi-2"], steps: &["words"], nfc: false, ignore_merges: false },
     PreTokenizer {
@@ -37,18 +37,18 @@ const KNOWN: [PreTokenizer; 4] = [
     PreTokenizer { names: &["qwen2", "deepseek-r1-qwen"], steps: &[QWEN_2, "bytes"], nfc: true, ignore_merges: false },
 ];
 
-/// The one of a GGUF name.
+/// The pre-tokenizer of a GGUF name.
 pub fn by_name(name: &str) -> Option<&'static PreTokenizer> {
     KNOWN.iter().find(|pre| pre.names.contains(&name))
 }
 
-/// The one that a `tokenizer.json` describes.
+/// The pre-tokenizer that a `tokenizer.json` describes.
 pub fn by_json(pre_tokenizer: &Value) -> Option<&'static PreTokenizer> {
     let found = steps(pre_tokenizer)?;
     KNOWN.iter().find(|pre| pre.steps == found)
 }
 
-/// GGUF's names of all that are known.
+/// The GGUF names of all known pre-tokenizers.
 pub fn names() -> String {
     KNOWN.iter().map(|pre| pre.names[0]).collect::<Vec<_>>().join(", ")
 }
@@ -76,7 +76,7 @@ fn step_json(step: &str) -> Value {
     }
 }
 
-/// A pre-tokenizer as a list of steps, without what changes offsets only; `None` for anything unknown.
+/// A pre-tokenizer as a list of steps, without those that only change offsets; `None` if a step is unknown.
 fn steps(json: &Value) -> Option<Vec<String>> {
     let mut found = Vec::new();
     let parts = match json["type"].as_str()? {

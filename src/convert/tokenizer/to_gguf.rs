@@ -1,4 +1,4 @@
-//! A GGUF file's arrays from `tokenizer.json` and `tokenizer_config.json`.
+//! The arrays of a GGUF file from `tokenizer.json` and `tokenizer_config.json`.
 
 use super::merges::to_scores;
 use super::pre::{by_json, names};
@@ -9,7 +9,7 @@ use crate::error::ConvertError;
 use serde_json::Value;
 use std::collections::HashMap;
 
-/// The parts of a `tokenizer.json` that matter here.
+/// The parts of a `tokenizer.json` that GGUF needs.
 #[derive(serde::Deserialize)]
 struct Json {
     #[serde(default)]
@@ -75,7 +75,7 @@ impl Merge {
 /// Keys of a GGUF file for a vocabulary of `vocab` tokens; without a `tokenizer.json`, for bytes.
 ///
 /// # Errors
-/// A kind of tokenizer that llama.cpp has no name for.
+/// A kind of tokenizer for which llama.cpp has no name.
 pub fn to_gguf(
     json: Option<&[u8]>,
     special: &SpecialTokens,
@@ -97,7 +97,7 @@ pub fn to_gguf(
     for (name, id) in ids.into_iter().filter_map(|(name, id)| id.map(|id| (name, id))) {
         keys.push((format!("{name}_token_id"), MetaValue::U32(id)));
     }
-    // Without this key llama.cpp takes the default of the tokenizer's kind, which need not be this model's.
+    // Without this key llama.cpp uses the default of the tokenizer's kind, which may differ from this model's.
     keys.push(("add_bos_token".into(), MetaValue::Bool(special.add_bos.unwrap_or(false))));
     if let Some(switch) = special.add_eos {
         keys.push(("add_eos_token".into(), MetaValue::Bool(switch)));
@@ -230,7 +230,7 @@ fn list(json: &Json, vocab: usize) -> (Vec<String>, Vec<i32>) {
     (tokens, types)
 }
 
-/// A vocabulary of bytes: every byte is the character that byte-level tokenizers write for it, and nothing merges.
+/// A vocabulary of bytes: each byte is the character of byte-level tokenizers for it; there are no merges.
 fn bytes(vocab: usize) -> Vec<(String, MetaValue)> {
     let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 0x100;

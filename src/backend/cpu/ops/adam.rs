@@ -79,7 +79,11 @@ fn step_rows(isa: Isa, planes: Planes, args: &AdamArgs, id: u32) -> UpdateStats 
 
 /// A reduction over leaves of [`LEAF`] elements, combined as a tree of neighbours (the left part takes the largest
 /// power of two of leaves): its order depends on the length alone.
-fn reduce<T: Send>(values: &[f32], leaf: &(impl Fn(&[f32]) -> T + Sync), combine: &(impl Fn(T, T) -> T + Sync)) -> T {
+pub(super) fn reduce<T: Send>(
+    values: &[f32],
+    leaf: &(impl Fn(&[f32]) -> T + Sync),
+    combine: &(impl Fn(T, T) -> T + Sync),
+) -> T {
     let leaves = values.len().div_ceil(LEAF);
     if leaves <= 1 {
         return leaf(values);
@@ -91,7 +95,7 @@ fn reduce<T: Send>(values: &[f32], leaf: &(impl Fn(&[f32]) -> T + Sync), combine
 
 vectorized! {
     /// The largest magnitude as bits, whose order is that of magnitudes; infinities and NaN are the largest of all.
-    fn absmax_bits(values: &[f32]) -> u32 {
+    pub(super) fn absmax_bits(values: &[f32]) -> u32 {
         let mut lanes = [0u32; LANES];
         for chunk in values.chunks(LANES) {
             for (lane, x) in lanes.iter_mut().zip(chunk) {
@@ -104,7 +108,7 @@ vectorized! {
 
 vectorized! {
     /// Sums of squares of the clipped gradient and of the gradient as it came.
-    fn squares(values: &[f32], clip: Clip) -> (f64, f64) {
+    pub(super) fn squares(values: &[f32], clip: Clip) -> (f64, f64) {
         let (mut clipped, mut raw) = ([0.0f32; LANES], [0.0f32; LANES]);
         for chunk in values.chunks(LANES) {
             for ((clipped, raw), &x) in clipped.iter_mut().zip(&mut raw).zip(chunk) {

@@ -3,8 +3,10 @@
 
 use super::param_rows::{MomentRows, ParamRows, WeightRows, is_touched};
 use crate::backend::adam::{AdamArgs, AdamParams, AdamStep};
+use crate::backend::{MomentumArgs, UpdateArgs};
 use crate::quant::{
-    GroupScale, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte, pack, unpack,
+    GroupScale, GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte, pack,
+    unpack,
 };
 use half::f16;
 
@@ -48,41 +50,120 @@ struct At {
 /// One step of all groups in `rows`; gives the number that were rescaled.
 #[inline(always)]
 pub fn update_rows(rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
+    each_group(rows, |tile, rows, at| tile.step(rows, at, params, id))
+}
+
+/// What [`crate::backend::Backend::apply_update`] does to all groups in `rows`, whose gradient is the direction; where
+/// `frozen`, only the decay. Gives the number of groups that were rescaled.
+#[inline(always)]
+pub fn apply_rows(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
+    let lr = if frozen { 0.0 } else { args.lr };
+    let key = RngKey { seed: args.seed, step: args.number, tensor: id, usage: RngUse::Weight };
+    each_group(rows, |tile, rows, at| {
+        let group_scale = load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+        let direction = &rows.grad[at.plain..at.plain + at.real];
+        for (i, d) in direction.iter().enumerate() {
+            let step = if frozen { 0.0 } else { lr * d };
+            tile.delta[i] = -step - args.decay * tile.w[i];
+        }
+        tile.store_weight(rows, at, group_scale, key)
+    })
+}
+
+/// `x += factor w` for all rows.
+#[inline(always)]
+pub fn add_weight_rows(rows: &ParamRows, x: &mut [f32], factor: f32) {
+    let mut tile = Tile::new();
+    for at in groups(rows.shape, rows.first, rows.shape.rows) {
+        load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+        for (x, w) in x[at.plain..at.plain + at.real].iter_mut().zip(&tile.w) {
+            *x += factor * w;
+        }
+    }
+}
+
+/// [`crate::backend::Backend::momentum`] for some rows, `first` the number of the first.
+#[inline(always)]
+pub fn momentum_rows(
+    (shape, first): (GroupedShape, usize),
+    state: &mut MomentRows,
+    x: &mut [f32],
+    args: &MomentumArgs,
+    id: u32,
+) {
+    let mut tile = Tile::new();
+    let key = RngKey { seed: args.seed, step: args.number, tensor: id, usage: RngUse::M };
+    for at in groups(shape, first, x.len() / shape.cols) {
+        load_moment(state, at, &mut tile.m, &mut tile.codes);
+        let x = &mut x[at.plain..at.plain + at.real];
+        for (x, s) in x.iter_mut().zip(&mut tile.m) {
+            let (old, new) = (*s, args.keep * *s + args.add * *x);
+            let result = args.of_x * *x + args.of_old * old + args.of_new * new;
+            *x = if args.sign != 0 { sign(result) } else { result };
+            *s = new;
+        }
+        // A group's padding must not disturb its scale.
+        tile.m[at.real..at.size].fill(0.0);
+        tile.u_of(key, at);
+        store_moment(state, at, &mut tile.m, &tile.u, &mut tile.codes);
+    }
+}
+
+/// -1, 0 or 1; 0 for what is not a number.
+#[inline(always)]
+fn sign(x: f32) -> f32 {
+    f32::from(u8::from(x > 0.0)) - f32::from(u8::from(x < 0.0))
+}
+
+/// The groups of `count` rows from row `first` of a tensor on, row by row.
+#[inline(always)]
+fn groups(g: GroupedShape, first: usize, count: usize) -> impl Iterator<Item = At> {
+    let in_row = g.groups_per_row();
+    (0..count * in_row).map(move |group| {
+        let (row, col) = (group / in_row, group % in_row * g.group);
+        At {
+            plain: row * g.cols + col,
+            padded: row * g.padded_cols() + col,
+            group,
+            row,
+            col,
+            real: g.group.min(g.cols - col),
+            size: g.group,
+            number: ((first + row) * g.padded_cols() + col) as u64,
+        }
+    })
+}
+
+/// Updates all groups in `rows`; gives the number for which `update` says that they were rescaled.
+#[inline(always)]
+fn each_group(rows: &mut ParamRows, update: impl Fn(&mut Tile, &mut ParamRows, At) -> bool) -> u64 {
     let g = rows.shape;
-    let mut tile = Tile {
-        b: [0.0; MAX],
-        w: [0.0; MAX],
-        m: [0.0; MAX],
-        v: [0.0; MAX],
-        delta: [0.0; MAX],
-        error: [0.0; MAX],
-        u: [0.0; MAX],
-        codes: [0; MAX],
-    };
+    let mut tile = Tile::new();
     let mut rescales = 0;
-    for row in 0..rows.len() {
-        if rows.sparse && !is_touched(&rows.grad[row * g.cols..][..g.cols]) {
+    for at in groups(g, rows.first, rows.len()) {
+        if rows.sparse && !is_touched(&rows.grad[at.row * g.cols..][..g.cols]) {
             continue;
         }
-        for group in 0..g.groups_per_row() {
-            let col = group * g.group;
-            let at = At {
-                plain: row * g.cols + col,
-                padded: row * g.padded_cols() + col,
-                group: row * g.groups_per_row() + group,
-                row,
-                col,
-                real: g.group.min(g.cols - col),
-                size: g.group,
-                number: ((rows.first + row) * g.padded_cols() + col) as u64,
-            };
-            rescales += u64::from(tile.step(rows, at, params, id));
-        }
+        rescales += u64::from(update(&mut tile, rows, at));
     }
     rescales
 }
 
 impl Tile {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            b: [0.0; MAX],
+            w: [0.0; MAX],
+            m: [0.0; MAX],
+            v: [0.0; MAX],
+            delta: [0.0; MAX],
+            error: [0.0; MAX],
+            u: [0.0; MAX],
+            codes: [0; MAX],
+        }
+    }
+
     #[inline(always)]
     fn step(&mut self, rows: &mut ParamRows, at: At, params: &AdamParams, id: u32) -> bool {
         let args = &params.args;
@@ -316,6 +397,7 @@ fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u
             codec.from_nibbles(&mut codes[..at.size]);
             codec.decode(&codes[..at.size], scales[at.group], &mut out[..at.size]);
         }
+        MomentRows::Absent => {}
         MomentRows::Shared { rows, factors: [] } => out[..at.real].fill(rows[at.row]),
         MomentRows::Shared { rows, factors } => {
             let number = rows[at.row];
@@ -340,7 +422,7 @@ fn store_moment(moment: &mut MomentRows, at: At, values: &mut [f32; MAX], u: &[f
             codec.to_nibbles(codes);
             pack(codes, &mut plane[at.padded / 2..(at.padded + at.size) / 2]);
         }
-        // Made from the state's means, which are stored already.
-        MomentRows::Shared { .. } => {}
+        // Made from the state's means, which are stored already; or there is nothing to store.
+        MomentRows::Shared { .. } | MomentRows::Absent => {}
     }
 }

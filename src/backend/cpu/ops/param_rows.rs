@@ -39,6 +39,8 @@ pub enum MomentRows<'a> {
     Bytes(MomentCodec, &'a mut [u8], &'a mut [u16]),
     /// One nibble per element, padded, with bf16 scales.
     Nibbles(MomentCodec, &'a mut [u8], &'a mut [u16]),
+    /// None: the update needs no state.
+    Absent,
     /// Shared second moments of this step, read only: that of an element is the product of its row's number and its
     /// column's factor, or the row's number where there are no factors.
     Shared {
@@ -101,7 +103,8 @@ impl WeightRows<'_> {
 }
 
 impl<'a> MomentRows<'a> {
-    fn claim(slices: &mut ArenaBorrow<'a>, tensor: &StateTensor) -> Self {
+    /// All rows of a state tensor that has one element per weight.
+    pub fn claim(slices: &mut ArenaBorrow<'a>, tensor: &StateTensor) -> Self {
         let StateTensor { spec, data, scales } = *tensor;
         match spec.format.codec.moment() {
             None => Self::F32(slices.write(data)),
@@ -114,7 +117,8 @@ impl<'a> MomentRows<'a> {
 }
 
 impl MomentRows<'_> {
-    fn split(&mut self, rows: usize, g: GroupedShape) -> (MomentRows<'_>, MomentRows<'_>) {
+    /// The first `rows` rows of a tensor of shape `g`, and the others.
+    pub fn split(&mut self, rows: usize, g: GroupedShape) -> (MomentRows<'_>, MomentRows<'_>) {
         let (groups, padded) = (g.groups_per_row(), g.padded_cols());
         match self {
             Self::F32(data) => {
@@ -129,6 +133,7 @@ impl MomentRows<'_> {
                 let ((a, b), (sa, sb)) = (cut(codes, rows, padded / 2), cut(scales, rows, groups));
                 (MomentRows::Nibbles(*codec, a, sa), MomentRows::Nibbles(*codec, b, sb))
             }
+            Self::Absent => (MomentRows::Absent, MomentRows::Absent),
             Self::Shared { rows: numbers, factors } => {
                 let (a, b) = numbers.split_at(rows.min(numbers.len()));
                 (MomentRows::Shared { rows: a, factors }, MomentRows::Shared { rows: b, factors })
@@ -141,6 +146,17 @@ impl<'a> ParamRows<'a> {
     /// All rows of a parameter, claimed for the whole step. Shared second moments are not known yet:
     /// [`super::factored::Means::advance`] makes them.
     pub fn claim(slices: &mut ArenaBorrow<'a>, param: &Param, grad: Span, sparse: bool) -> Self {
+        let m = param.state.get(state::M).expect("the fused pass has a first moment");
+        let m = MomentRows::claim(slices, m);
+        let v = match param.state.get(state::V) {
+            Some(v) => MomentRows::claim(slices, v),
+            None => MomentRows::Shared { rows: &[], factors: &[] },
+        };
+        Self { sparse, m, v, ..Self::claim_weight(slices, param, grad) }
+    }
+
+    /// All rows of a parameter's weight, without its state.
+    pub fn claim_weight(slices: &mut ArenaBorrow<'a>, param: &Param, direction: Span) -> Self {
         let w = &param.weight;
         let weight = match w.format.codec() {
             WeightCodec::F32 => WeightRows::F32(slices.write(w.data)),
@@ -154,13 +170,8 @@ impl<'a> ParamRows<'a> {
                 offsets: slices.write(w.offsets),
             },
         };
-        let m = param.state.get(state::M).expect("the fused pass has a first moment");
-        let m = MomentRows::claim(slices, m);
-        let v = match param.state.get(state::V) {
-            Some(v) => MomentRows::claim(slices, v),
-            None => MomentRows::Shared { rows: &[], factors: &[] },
-        };
-        Self { shape: w.shape, first: 0, sparse, grad: slices.read(grad), weight, m, v }
+        let (m, v) = (MomentRows::Absent, MomentRows::Absent);
+        Self { shape: w.shape, first: 0, sparse: false, grad: slices.read(direction), weight, m, v }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Sums and maxima over many lanes. The compiler may not reorder float additions, so their order is given explicitly.
 
+use crate::quant::fold_lanes;
+
 /// Lanes of a reduction: two registers of the widest kind.
 const LANES: usize = 32;
 
@@ -7,27 +9,13 @@ const LANES: usize = 32;
 /// compiler would vectorize the loop that filled the lanes by the last pair of this tree, two lanes at a time.
 #[inline(never)]
 fn fold(lanes: &[f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = *lanes;
-    let mut width = LANES / 2;
-    while width > 0 {
-        for j in 0..width {
-            lanes[j] = f(lanes[j], lanes[j + width]);
-        }
-        width /= 2;
-    }
-    lanes[0]
+    fold_lanes(*lanes, f)
 }
 
-/// Lanes summed pairwise: lane i with lane i + half. As many as a power of two.
+/// Lanes summed pairwise: lane i with lane i + half. N is a power of two.
 #[inline(always)]
-pub(crate) fn fold_halves<const N: usize>(mut lanes: [f32; N]) -> f32 {
-    let mut half = N / 2;
-    while half > 0 {
-        let (low, high) = lanes.split_at_mut(half);
-        low.iter_mut().zip(high).for_each(|(low, high)| *low += *high);
-        half /= 2;
-    }
-    lanes[0]
+pub(crate) fn fold_halves<const N: usize>(lanes: [f32; N]) -> f32 {
+    fold_lanes(lanes, |low, high| low + high)
 }
 
 /// Sum over pairs of elements, in 32 interleaved sums and one of what is left over: `f(a, b, sum)` adds one pair.

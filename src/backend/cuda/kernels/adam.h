@@ -30,6 +30,27 @@ struct AdamArgs {
 };
 SIZE_ON_HOST(AdamArgs, 120);
 
+// src/backend/update.rs, field by field.
+struct UpdateArgs {
+    u64 seed;
+    u32 number;
+    float lr;
+    float decay;
+    u32 reserved;
+};
+
+struct MomentumArgs {
+    u64 seed;
+    u32 number;
+    float keep;
+    float add;
+    float of_x;
+    float of_old;
+    float of_new;
+    u32 sign;
+    u32 reserved;
+};
+
 // What all updates of a step did; kept in device memory until the host asks (src/backend/update.rs, `UpdateStats`).
 struct UpdateStats {
     double grad_sq;

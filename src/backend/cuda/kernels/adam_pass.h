@@ -10,7 +10,7 @@ enum Codes : u32 { F32 = 0, BF16 = 2, INT8 = 3, INT4 = 4 };
 
 // Null where a plane does not exist.
 struct Planes {
-    const float* grad;
+    float* grad;
     void* data;
     u8* residue;
     u16* scales;
@@ -122,17 +122,17 @@ DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
         loaded.group_scale.scale = planes.scales[group];
         if (is_asymmetric(p)) loaded.group_scale.offset = planes.offsets[group];
     }
-    if (p.storage.m.width != FLOAT) {
+    if (is_compact(p.storage.m.width)) {
         loaded.m = load_raw((const u8*)planes.m, block, p.storage.m.width == BYTE);
         loaded.m_scale = planes.m_scales[group];
     }
     if (p.storage.v.width == SHARED_BY_ROW) {
         loaded.v.x[0] = bits(((const float*)planes.v)[block / p.shape.blocks_per_row]);
-    } else if (p.storage.v.width != FLOAT) {
+    } else if (is_compact(p.storage.v.width)) {
         loaded.v = load_raw((const u8*)planes.v, block, p.storage.v.width == BYTE);
         loaded.v_scale = planes.v_scales[group];
     }
-    if (p.block.real > 0) {
+    if (maxima != nullptr && p.block.real > 0) {
         loaded.most = max_(maxima[p.block.plain / LEAF], maxima[(p.block.plain + p.block.real - 1) / LEAF]);
     }
     fetch(tiles.grad, planes.grad, p.shape, p.block);

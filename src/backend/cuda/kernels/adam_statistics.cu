@@ -160,3 +160,8 @@ KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, dou
     }
     *verdict = v;
 }
+
+// An all-zero gradient freezes a tensor: only its weight decays.
+KERNEL(32, optimizer_freeze, GradStats* gate) {
+    if (thread() == 0 && gate->mode == MOVED && gate->gmax == 0.0f) gate->mode = FROZEN;
+}

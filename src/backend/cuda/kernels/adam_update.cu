@@ -264,23 +264,30 @@ DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* sc
     store_codes(codec, (u8*)plane, p.block.index, codes);
 }
 
-template <bool COMMON>
-DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, UpdateStats* outcomes) {
-    Elements e;
+// The weight as the optimizer sees it, in `x`; gives the stored numbers of a packed one.
+DEVICE Bytes32 decode_weight(const Pass& p, const Tiles& tiles, const Loaded& loaded, const GroupScale& scale,
+                             float (&x)[BLOCK]) {
     Bytes32 stored = {};
-    const GroupScale scale = group_scale(loaded.group_scale, is_asymmetric(p));
     if (is_packed(p)) {
         stored = stored_of(p, loaded.stored);
         const Values v = values(p.storage.grid, scale);
         UNROLL
-        for (u32 k = 0; k < BLOCK; ++k) e.x[k] = value(v, biased(stored, k));
+        for (u32 k = 0; k < BLOCK; ++k) x[k] = value(v, biased(stored, k));
         if (is_asymmetric(p)) {
             UNROLL
-            for (u32 k = 0; k < BLOCK; ++k) e.x[k] = e.x[k] + v.offset;
+            for (u32 k = 0; k < BLOCK; ++k) x[k] = x[k] + v.offset;
         }
     }
-    if (p.storage.codec == F32) read_row(tiles.floats, e.x);
-    if (p.storage.codec == BF16) read_row(tiles.halves, e.x);
+    if (p.storage.codec == F32) read_row(tiles.floats, x);
+    if (p.storage.codec == BF16) read_row(tiles.halves, x);
+    return stored;
+}
+
+template <bool COMMON>
+DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, UpdateStats* outcomes) {
+    Elements e;
+    const GroupScale scale = group_scale(loaded.group_scale, is_asymmetric(p));
+    Bytes32 stored = decode_weight(p, tiles, loaded, scale, e.x);
     Range range = {};
     if (p.verdict.mode == FROZEN) {
         UNROLL
@@ -353,4 +360,106 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     c.feedback = c.l2 = c.decay = 0.0f;
     c.post_decay = 1.0f;
     run<true>(planes, shape, storage, c, maxima, verdict, outcomes);
+}
+
+// What rules beside Adam's family are made of. `gate` is what the gradient allows (optimizer_gate).
+
+DEVICE Pass pass_of(const Planes& planes, const Shape& shape, const Storage& storage, u64 seed, u32 number,
+                    const GradStats* gate) {
+    AdamArgs c = {};
+    c.seed = seed;
+    c.number = number;
+    const u32 index = block_x() * THREADS + thread();
+    return {planes, shape, storage, c, *gate, block_of(planes, shape, index), index % shape.blocks_per_group == 0};
+}
+
+// w = w - lr direction - decay w; the direction lies where a gradient would.
+KERNEL(128, apply_update, Planes planes, Shape shape, Storage storage, UpdateArgs args, const GradStats* gate,
+       UpdateStats* outcomes) {
+    DYNAMIC_SHARED(u8, shared);
+    const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);
+    if (p.verdict.mode == SKIPPED) return;
+    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Loaded loaded = load_all(p, tiles, nullptr);
+    Elements e;
+    const GroupScale scale = group_scale(loaded.group_scale, is_asymmetric(p));
+    const Bytes32 stored = decode_weight(p, tiles, loaded, scale, e.x);
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+        const Bits16 d = row_piece(tiles.grad, i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) {
+            const u32 k = 4 * i + j;
+            const float step = p.verdict.mode == FROZEN ? 0.0f : args.lr * from_bits(d.x[j]);
+            e.x[k] = k < p.block.real ? -step - args.decay * e.x[k] : 0.0f;
+        }
+    }
+    if (is_packed(p)) {
+        const Range range = range_of(p, stored, values(p.storage.grid, scale), e.x);
+        const bool rescaled = store_packed(p, stored, scale, range, e);
+        const u32 rescales = count_ones(ballot(rescaled && p.leads));
+        if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
+    }
+    if (p.storage.codec == F32) store_floats(p, tiles.floats, e.x);
+    if (p.storage.codec == BF16) store_halves(p, tiles.halves, e.x);
+}
+
+// x += factor w.
+KERNEL(128, add_weight, Planes planes, Shape shape, Storage storage, float factor, const GradStats* gate) {
+    DYNAMIC_SHARED(u8, shared);
+    const Pass p = pass_of(planes, shape, storage, 0, 0, gate);
+    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Loaded loaded = load_all(p, tiles, nullptr);
+    Elements e;
+    decode_weight(p, tiles, loaded, group_scale(loaded.group_scale, is_asymmetric(p)), e.x);
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+        Bits16 x = row_piece(tiles.grad, i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) x.x[j] = bits(from_bits(x.x[j]) + factor * e.x[4 * i + j]);
+        set_row_piece(tiles.grad, i, x);
+    }
+    flush(tiles.grad, p.planes.grad, p.shape, p.block);
+}
+
+// s' = keep s + add x; x becomes of_x x + of_old s + of_new s', or its sign. The state is `m`, x lies where a gradient
+// would; the weight is not read.
+KERNEL(128, momentum, Planes planes, Shape shape, Storage storage, MomentumArgs args, const GradStats* gate) {
+    DYNAMIC_SHARED(u8, shared);
+    const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);
+    if (p.verdict.mode != MOVED) return;
+    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    Loaded loaded = {};
+    if (is_compact(storage.m.width)) {
+        const u32 block = p.block.live ? p.block.index : p.block.index - thread();
+        loaded.m = load_raw((const u8*)planes.m, block, storage.m.width == BYTE);
+        loaded.m_scale = planes.m_scales[block / shape.blocks_per_group];
+    } else {
+        fetch(tiles.m, (const float*)planes.m, shape, p.block);
+    }
+    fetch(tiles.grad, planes.grad, shape, p.block);
+    wait_for_tiles();
+    Elements e;
+    if (storage.m.width == FLOAT) {
+        read_row(tiles.m, e.m);
+    } else {
+        decode(storage.m, loaded.m, from_bits((u32)loaded.m_scale << 16), e.m);
+    }
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) {
+        Bits16 x = row_piece(tiles.grad, i);
+        UNROLL
+        for (u32 j = 0; j < 4; ++j) {
+            const u32 k = 4 * i + j;
+            const float value = from_bits(x.x[j]), old = e.m[k];
+            e.m[k] = args.keep * old + args.add * value;
+            const float result = args.of_x * value + args.of_old * old + args.of_new * e.m[k];
+            const float sign = (result > 0.0f ? 1.0f : 0.0f) - (result < 0.0f ? 1.0f : 0.0f);
+            x.x[j] = bits(args.sign != 0 ? sign : result);
+        }
+        set_row_piece(tiles.grad, i, x);
+    }
+    flush(tiles.grad, p.planes.grad, shape, p.block);
+    clear_padding(p, e);
+    store_moment<true>(p, storage.m, planes.m, planes.m_scales, FOR_M, tiles.m, e.m);
 }

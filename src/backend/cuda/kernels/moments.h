@@ -5,7 +5,9 @@
 #include "rng.h"
 
 // SHARED_BY_ROW: second moments are no codes but made from means (factored.cu).
-enum Width : u32 { FLOAT = 0, BYTE = 1, NIBBLE = 2, SHARED_BY_ROW = 3 };
+// ABSENT: the update has no such state.
+enum Width : u32 { FLOAT = 0, BYTE = 1, NIBBLE = 2, SHARED_BY_ROW = 3, ABSENT = 4 };
+DEVICE bool is_compact(u32 width) { return width == BYTE || width == NIBBLE; }
 
 // How a compact moment is stored.
 struct Codec {

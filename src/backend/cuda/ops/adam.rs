@@ -10,14 +10,14 @@ use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateSha
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Elements of one leaf of the reductions, as on the CPU.
-const LEAF: usize = 16384;
+pub(super) const LEAF: usize = 16384;
 /// Bytes that a leaf takes in the scratch: two sums and the largest magnitude.
 const LEAF_BYTES: usize = 2 * size_of::<f64>() + size_of::<u32>();
 /// Bytes of the verdict in the scratch (`GradStats` in `kernels/adam.h` asserts them).
 const VERDICT: usize = 16;
 /// Threads of a block of the update, and bytes of one tile of a warp.
-const THREADS: u32 = 128;
-const TILE: usize = 32 * (32 + 4) * 4;
+pub(super) const THREADS: u32 = 128;
+pub(super) const TILE: usize = 32 * (32 + 4) * 4;
 
 /// The width of shared second moments (`kernels/moments.h`).
 const SHARED: u32 = 3;
@@ -47,7 +47,7 @@ struct DeviceStats {
 /// Planes of a parameter on the device; zero where there is none (`Planes` in `kernels/adam_pass.h`).
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-struct Planes {
+pub(super) struct Planes {
     grad: u64,
     data: u64,
     residue: u64,
@@ -64,7 +64,7 @@ struct Planes {
 /// `Shape` in `kernels/blocks.h`.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-struct Shape {
+pub(super) struct Shape {
     rows: u32,
     cols: u32,
     blocks_per_row: u32,
@@ -74,9 +74,14 @@ struct Shape {
 }
 
 impl Shape {
+    /// Blocks of the padded tensor.
+    pub(super) fn blocks(&self) -> u32 {
+        self.blocks
+    }
+
     /// # Panics
     /// If the matrix has nearly 2^32 blocks or more.
-    fn of(g: GroupedShape) -> Self {
+    pub(super) fn of(g: GroupedShape) -> Self {
         // Threads past the end have numbers too.
         let fits = |n: usize| {
             assert!(
@@ -107,6 +112,9 @@ struct Codec {
 }
 
 impl Codec {
+    /// No such state (`ABSENT` in `kernels/moments.h`).
+    const ABSENT: Self = Self { width: 4, max: 0.0, excess: 0.0, signs: 0 };
+
     /// Of a state tensor, or of second moments that elements share.
     fn of(tensor: Option<&StateTensor>) -> Self {
         let Some(tensor) = tensor else { return Self { width: SHARED, max: 0.0, excess: 0.0, signs: 0 } };
@@ -121,7 +129,7 @@ impl Codec {
 /// `Storage` in `kernels/adam_pass.h`, its `QuantGrid` (`kernels/grid.h`) in it.
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
-struct Storage {
+pub(super) struct Storage {
     codec: u32,
     tensor: u32,
     plain: u32,
@@ -139,19 +147,36 @@ struct Storage {
 }
 
 impl Storage {
+    /// For the fused pass.
     fn of(param: &Param, args: &AdamArgs) -> Self {
+        let (m, v) = (first_moment(param), param.state.get(state::V));
+        let compact = |tensor: &StateTensor| tensor.spec.format.codec != StateCodec::F32;
+        let plain = plain(args) && compact(m) && v.is_none_or(compact);
+        Self::new(param, plain, Codec::of(Some(m)), Codec::of(v))
+    }
+
+    /// For an update without moments.
+    pub(super) fn of_weight(param: &Param) -> Self {
+        Self::new(param, false, Codec::ABSENT, Codec::ABSENT)
+    }
+
+    /// For a state tensor beside its weight, which is not touched.
+    pub(super) fn of_state(param: &Param, state: &StateTensor) -> Self {
+        Self::new(param, false, Codec::of(Some(state)), Codec::ABSENT)
+    }
+
+    /// For a parameter's weight, with these moments.
+    fn new(param: &Param, plain: bool, m: Codec, v: Codec) -> Self {
         let format = param.weight.format;
         // Floats have no grid; the kernel reads none of it.
         let grid = format.grid().unwrap_or(QuantGrid::INT8);
         let excess = if format.codec().element() == Element::I8 { 128.0 } else { 0.0 };
-        let (m, v) = (first_moment(param), param.state.get(state::V));
-        let compact = |tensor: &StateTensor| tensor.spec.format.codec != StateCodec::F32;
         Self {
             codec: format.codec() as u32,
             tensor: param.id,
-            plain: u32::from(plain(args) && compact(m) && v.is_none_or(compact)),
-            m: Codec::of(Some(m)),
-            v: Codec::of(v),
+            plain: u32::from(plain),
+            m,
+            v,
             steps_per_scale: grid.steps_per_scale,
             unit: 1.0 / grid.steps_per_scale,
             base: if format.codec().has_offsets() { grid.offset_point } else { grid.zero_point },
@@ -171,7 +196,7 @@ impl Storage {
     }
 
     /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
-    fn tiles(&self, param: &Param) -> usize {
+    pub(super) fn tiles(&self, param: &Param) -> usize {
         1 + usize::from(!param.weight.format.is_quantized())
             + usize::from(self.m.width == 0)
             + usize::from(self.v.width == 0)
@@ -223,7 +248,7 @@ fn touched_bytes(rows: usize) -> usize {
 }
 
 /// Where the statistics lie in the scratch.
-struct Statistics {
+pub(super) struct Statistics {
     verdict: Span,
     clipped: Span,
     raw: Span,
@@ -231,7 +256,7 @@ struct Statistics {
 }
 
 impl Statistics {
-    fn new(scratch: Span, leaves: usize) -> Self {
+    pub(super) fn new(scratch: Span, leaves: usize) -> Self {
         let sums = leaves * size_of::<f64>();
         Self {
             verdict: scratch.head(VERDICT),
@@ -243,7 +268,7 @@ impl Statistics {
 }
 
 /// Where the outcomes are kept.
-fn kept(gpu: &Gpu) -> Span {
+pub(super) fn kept(gpu: &Gpu) -> Span {
     gpu.words().head(size_of::<DeviceStats>())
 }
 
@@ -259,10 +284,7 @@ pub(crate) fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     let at = Statistics::new(gpu.workspace(), leaves);
     let (grid, kept) = (u32::try_from(leaves).expect("fewer than 2^32 leaves"), kept(gpu));
 
-    let args = Args::new().span(gpu, grad).i64(count as i64).span(gpu, at.maxima).span(gpu, at.raw).span(gpu, kept);
-    // SAFETY: the parameters of the kernel, which reads `count` elements of the gradient and writes one entry per leaf;
-    // `check` found the gradient to have as many, and `Statistics` has room for the leaves.
-    unsafe { gpu.launch("optimizer_leaves", [grid, 1, 1], 256, 0, &args) };
+    launch_leaves(gpu, grad, count, &at);
     let scalars = scalars(param);
     if constants.use_stable_spam != 0 {
         let args = Args::new().span(gpu, grad).i64(count as i64).u32(grid).span(gpu, at.maxima);
@@ -270,10 +292,7 @@ pub(crate) fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
         // SAFETY: as above; the scalars have the length that `check` asked for.
         unsafe { gpu.launch("optimizer_clipped", [grid.min(4 * gpu.multiprocessors()), 1, 1], 256, 0, &args) };
     }
-    let args = Args::new().u32(grid).span(gpu, at.maxima).span(gpu, at.clipped).span(gpu, at.raw).span(gpu, scalars);
-    let args = args.bytes(constants).span(gpu, at.verdict).span(gpu, kept);
-    // SAFETY: as above.
-    unsafe { gpu.launch("optimizer_verdict", [1, 1, 1], grid.next_power_of_two().clamp(32, 1024), 0, &args) };
+    launch_verdict(gpu, grid, &at, scalars, constants, at.verdict);
 
     let scratch = after(gpu.workspace(), statistics_bytes(leaves));
     let (touched, scratch) = touched_rows(gpu, param, grad, constants, scratch);
@@ -298,6 +317,31 @@ pub(crate) fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     // SAFETY: the parameters of both kernels; they stay within planes of the shape, storage and state that `check` found
     // to be as long as these say, and within the tiles of shared memory that are asked for.
     unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, &args) };
+}
+
+/// Largest magnitudes and sums of squares of the gradient's leaves.
+pub(super) fn launch_leaves(gpu: &mut Gpu, grad: Span, count: usize, at: &Statistics) {
+    let (grid, kept) = (u32::try_from(count.div_ceil(LEAF)).expect("fewer than 2^32 leaves"), kept(gpu));
+    let args = Args::new().span(gpu, grad).i64(count as i64).span(gpu, at.maxima).span(gpu, at.raw).span(gpu, kept);
+    // SAFETY: the parameters of the kernel, which reads `count` elements of the gradient and writes one entry per leaf;
+    // the caller found the gradient to have as many, and `Statistics` has room for the leaves.
+    unsafe { gpu.launch("optimizer_leaves", [grid, 1, 1], 256, 0, &args) };
+}
+
+/// Folds the leaves and says in `verdict` what the elements shall do.
+pub(super) fn launch_verdict(
+    gpu: &mut Gpu,
+    leaves: u32,
+    at: &Statistics,
+    scalars: Span,
+    constants: &AdamArgs,
+    verdict: Span,
+) {
+    let args = Args::new().u32(leaves).span(gpu, at.maxima).span(gpu, at.clipped).span(gpu, at.raw).span(gpu, scalars);
+    let args = args.bytes(constants).span(gpu, verdict).span(gpu, kept(gpu));
+    // SAFETY: the parameters of the kernel, which stays within `leaves` entries of the statistics, three scalars and the
+    // verdict; the caller's spans have as many bytes.
+    unsafe { gpu.launch("optimizer_verdict", [1, 1, 1], leaves.next_power_of_two().clamp(32, 1024), 0, &args) };
 }
 
 /// Which rows a sparse parameter's step updates, one u32 each, nothing where it updates all; and the scratch after it.
@@ -330,27 +374,48 @@ pub(crate) fn update_stats(gpu: &mut Gpu) -> UpdateStats {
 }
 
 fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: Span) -> Planes {
-    let (w, m, v) = (&param.weight, first_moment(param), param.state.get(state::V));
+    let v = param.state.get(state::V);
     let v_data = means.map(|means| means.now).or(v.map(|v| v.data)).expect("second moments, shared or not");
     Planes {
-        grad: gpu.address(grad),
-        data: gpu.address(w.data),
-        residue: gpu.address(w.residue),
-        scales: gpu.address(w.scales),
-        offsets: gpu.address(w.offsets),
-        m: gpu.address(m.data),
-        m_scales: gpu.address(m.scales),
         v: gpu.address(v_data),
         v_scales: v.map_or(0, |v| gpu.address(v.scales)),
         factors: means.map_or(0, |means| gpu.address(means.factors)),
         touched: gpu.address(touched),
+        ..Planes::of_weight(gpu, param, grad).with_state(gpu, first_moment(param))
+    }
+}
+
+impl Planes {
+    /// A weight's, and its gradient or direction; no state.
+    pub(super) fn of_weight(gpu: &Gpu, param: &Param, grad: Span) -> Self {
+        let w = &param.weight;
+        Self {
+            grad: gpu.address(grad),
+            data: gpu.address(w.data),
+            residue: gpu.address(w.residue),
+            scales: gpu.address(w.scales),
+            offsets: gpu.address(w.offsets),
+            ..Self::of_direction(gpu, grad)
+        }
+    }
+
+    /// A gradient or direction alone.
+    pub(super) fn of_direction(gpu: &Gpu, grad: Span) -> Self {
+        let grad = gpu.address(grad);
+        let (data, residue, scales, offsets) = (0, 0, 0, 0);
+        let (m, m_scales, v, v_scales, factors, touched) = (0, 0, 0, 0, 0, 0);
+        Self { grad, data, residue, scales, offsets, m, m_scales, v, v_scales, factors, touched }
+    }
+
+    /// A state tensor in the first moment's place.
+    pub(super) fn with_state(self, gpu: &Gpu, state: &StateTensor) -> Self {
+        Self { m: gpu.address(state.data), m_scales: gpu.address(state.scales), ..self }
     }
 }
 
 /// The kernels trust these lengths.
 fn check(param: &Param, grad: Span) {
     let g = param.weight.shape;
-    super::weights::check(&param.weight);
     for tensor in param.state.tensors() {
         let shape = match tensor.spec.name {
             state::M | state::V => StateShape::PerWeight,
@@ -366,5 +431,12 @@ fn check(param: &Param, grad: Span) {
     let has = |name| param.state.get(name).is_some();
     let shared = has(state::V_ROWS);
     assert!(has(state::V) != shared && (shared || !has(state::V_COLS)), "second moments, shared or not");
+    check_weight(param, grad);
+}
+
+/// A weight's planes, and its gradient or direction.
+pub(super) fn check_weight(param: &Param, grad: Span) {
+    let g = param.weight.shape;
+    super::weights::check(&param.weight);
     assert_eq!(grad.bytes, 4 * g.len(), "bytes of a gradient");
 }

@@ -15,8 +15,10 @@ mod factored;
 pub(crate) mod linear;
 mod loss;
 pub(crate) mod norm;
+mod normalize;
 mod rope;
 mod swiglu;
+mod update;
 mod weights;
 
 use crate::memory::Span;

@@ -46,6 +46,7 @@ pub const SOURCES: &[Source] = embedded![
     "linear_small_batch.cu",
     "loss.cu",
     "norm.cu",
+    "normalize.cu",
     "rope.cu",
     "swiglu.cu",
     "weights.cu",

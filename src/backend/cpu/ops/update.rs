@@ -1,0 +1,162 @@
+//! What optimizer rules are made of.
+
+use super::adam::{self, absmax_bits, reduce, squares};
+use super::apply_update::{add_weight_rows, apply_rows, momentum_rows};
+use super::normalize;
+use super::param_rows::{MomentRows, ParamRows};
+use crate::backend::adam::{AdamArgs, Clip};
+use crate::backend::cpu::Cpu;
+use crate::backend::cpu::simd::isa::{Isa, vectorized};
+use crate::backend::cpu::simd::tasks::Scratch;
+use crate::backend::ops::Update;
+use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
+use crate::memory::Span;
+use crate::quant::GroupedShape;
+
+/// Elements below which a block of rows is not cut further.
+const BLOCK: usize = 16384;
+
+impl Update for Cpu {
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        let mut slices = self.arena.borrow_slices();
+        let mut scratch = Scratch::new(slices.write(self.workspace), &self.pool);
+        let (isa, scratch, slices) = (self.isa, &mut scratch, &mut slices);
+        let stats = self.pool.install(move || adam::step(isa, scratch, slices, param, grad, args));
+        self.update_stats.add(stats);
+    }
+
+    fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
+        let (isa, grad) = (self.isa, self.arena.borrow_slices().read::<f32>(grad));
+        let (gate, stats) = self.pool.install(|| begin(isa, grad, freeze_on_zero));
+        self.gate = gate;
+        self.update_stats.add(stats);
+    }
+
+    fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs) {
+        if self.gate != Gate::Open {
+            return;
+        }
+        let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
+        let mut rows = MomentRows::claim(&mut slices, state);
+        let x = slices.write::<f32>(x);
+        assert_eq!(x.len(), param.weight.shape.len(), "elements of a direction");
+        self.pool.install(|| momentum(isa, (param.weight.shape, 0), &mut rows, x, args, param.id));
+    }
+
+    fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
+        let mut slices = self.arena.borrow_slices();
+        let (isa, x) = (self.isa, slices.write::<f32>(x));
+        assert_eq!(x.len(), rows * cols, "elements of a matrix");
+        let mut scratch = Scratch::new(slices.write(self.workspace), &self.pool);
+        let (sums, _) = scratch.split(normalize::need(rows, cols, axis));
+        self.pool.install(|| match axis {
+            Axis::Rows => normalize::rows(isa, x, cols, floor),
+            Axis::Cols => normalize::cols(isa, x, cols, floor, sums),
+        });
+    }
+
+    fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
+        let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
+        let rows = ParamRows::claim_weight(&mut slices, param, Span::NONE);
+        let x = slices.write::<f32>(x);
+        assert_eq!(x.len(), param.weight.shape.len(), "elements of a direction");
+        add_weight(isa, &rows, x, factor);
+    }
+
+    fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
+        if self.gate == Gate::Shut {
+            return;
+        }
+        let (isa, frozen) = (self.isa, self.gate == Gate::Frozen);
+        let mut slices = self.arena.borrow_slices();
+        let mut rows = ParamRows::claim_weight(&mut slices, param, direction);
+        assert_eq!(rows.grad.len(), param.weight.shape.len(), "elements of a direction");
+        let rescales = self.pool.install(|| apply(isa, &mut rows, args, frozen, param.id));
+        self.update_stats.rescales += rescales;
+    }
+
+    fn update_stats(&mut self) -> UpdateStats {
+        std::mem::take(&mut self.update_stats)
+    }
+}
+
+/// What the gradient allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Momentum and update.
+    #[default]
+    Open,
+    /// Only the decay of the weight.
+    Frozen,
+    /// Nothing.
+    Shut,
+}
+
+/// What a gradient allows, and what it adds to the statistics.
+pub(crate) fn begin(isa: Isa, grad: &[f32], freeze_on_zero: bool) -> (Gate, UpdateStats) {
+    let skipped = UpdateStats { skipped: 1, ..UpdateStats::default() };
+    let most = f32::from_bits(reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b)));
+    if !most.is_finite() {
+        return (Gate::Shut, skipped);
+    }
+    let clip = Clip { at: f32::INFINITY, gmax: most };
+    let (_, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
+    if !grad_sq.is_finite() {
+        return (Gate::Shut, skipped);
+    }
+    let gate = if freeze_on_zero && most == 0.0 { Gate::Frozen } else { Gate::Open };
+    (gate, UpdateStats { grad_sq, ..UpdateStats::default() })
+}
+
+vectorized! {
+    fn momentum_block(at: (GroupedShape, usize), state: &mut MomentRows, x: &mut [f32], args: &MomentumArgs, id: u32) {
+        momentum_rows(at, state, x, args, id)
+    }
+}
+
+/// The recurrence of some rows, cut among threads; `at`: the shape of the whole, and the number of the first row.
+pub(crate) fn momentum(
+    isa: Isa,
+    at: (GroupedShape, usize),
+    state: &mut MomentRows,
+    x: &mut [f32],
+    args: &MomentumArgs,
+    id: u32,
+) {
+    let (g, first) = at;
+    let rows = x.len() / g.cols;
+    if rows <= 1 || x.len() <= BLOCK {
+        return momentum_block(isa, at, state, x, args, id);
+    }
+    let half = rows / 2;
+    let (mut top, mut bottom) = state.split(half, g);
+    let (left, right) = x.split_at_mut(half * g.cols);
+    rayon::join(
+        || momentum(isa, at, &mut top, left, args, id),
+        || momentum(isa, (g, first + half), &mut bottom, right, args, id),
+    );
+}
+
+vectorized! {
+    fn apply_block(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
+        apply_rows(rows, args, frozen, id)
+    }
+}
+
+/// The update of some rows, cut among threads; gives the number of groups that were rescaled.
+pub(crate) fn apply(isa: Isa, rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
+    let count = rows.len();
+    if count <= 1 || rows.grad.len() <= BLOCK {
+        return apply_block(isa, rows, args, frozen, id);
+    }
+    let (mut top, mut bottom) = rows.split(count / 2);
+    let (a, b) = rayon::join(|| apply(isa, &mut top, args, frozen, id), || apply(isa, &mut bottom, args, frozen, id));
+    a + b
+}
+
+vectorized! {
+    /// `x += factor w`.
+    pub(crate) fn add_weight(rows: &ParamRows, x: &mut [f32], factor: f32) {
+        add_weight_rows(rows, x, factor)
+    }
+}

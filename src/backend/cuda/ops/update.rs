@@ -1,0 +1,112 @@
+//! What optimizer rules are made of. What a gradient allows is decided and kept on the device.
+
+use super::adam::{self, LEAF, Planes, Shape, Statistics, Storage, THREADS, TILE};
+use super::adam::{check_weight, kept, launch_leaves, launch_verdict};
+use super::normalize::normalize;
+use crate::backend::adam::AdamArgs;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::runtime::{Args, Gpu};
+use crate::backend::ops::Update;
+use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
+use crate::memory::Span;
+use crate::quant::StateShape;
+use zerocopy::FromZeros;
+
+/// Where the verdict lies among the words that the backend keeps: behind the statistics of updates.
+const GATE: usize = 64;
+/// Bytes of it (`GradStats` in `kernels/adam.h`), and of the three scalars that plain statistics leave alone.
+const GATE_BYTES: usize = 16;
+const SCALARS: usize = 128;
+const SCALAR_BYTES: usize = 16;
+
+fn gate(gpu: &Gpu) -> Span {
+    gpu.words().part(GATE, GATE_BYTES)
+}
+
+impl Update for Cuda {
+    fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        adam::step(&mut self.gpu, param, grad, args);
+    }
+
+    fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
+        begin(&mut self.gpu, grad, freeze_on_zero);
+    }
+
+    fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs) {
+        momentum(&mut self.gpu, param, state, x, args);
+    }
+
+    fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
+        normalize(&mut self.gpu, x, rows, cols, axis, floor);
+    }
+
+    fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
+        add_weight(&mut self.gpu, param, x, factor);
+    }
+
+    fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
+        apply(&mut self.gpu, param, direction, args);
+    }
+
+    fn update_stats(&mut self) -> UpdateStats {
+        adam::update_stats(&mut self.gpu)
+    }
+}
+
+fn begin(gpu: &mut Gpu, grad: Span, freeze_on_zero: bool) {
+    let count = grad.bytes / 4;
+    let leaves = count.div_ceil(LEAF);
+    let at = Statistics::new(gpu.workspace(), leaves);
+    launch_leaves(gpu, grad, count, &at);
+    // No clipping: all that Stable-SPAM would do is left out.
+    let plain = AdamArgs::new_zeroed();
+    let (scalars, gate) = (gpu.words().part(SCALARS, SCALAR_BYTES), gate(gpu));
+    launch_verdict(gpu, leaves as u32, &at, scalars, &plain, gate);
+    if freeze_on_zero {
+        let args = Args::new().span(gpu, gate);
+        // SAFETY: the parameter of the kernel, which touches nothing but the verdict.
+        unsafe { gpu.launch("optimizer_freeze", [1, 1, 1], 32, 0, &args) };
+    }
+}
+
+/// # Panics
+/// If a plane's length does not fit the shape.
+fn momentum(gpu: &mut Gpu, param: &Param, state: &StateTensor, x: Span, constants: &MomentumArgs) {
+    let g = param.weight.shape;
+    super::weights::check_shape(g);
+    assert_eq!(x.bytes, 4 * g.len(), "bytes of a direction");
+    assert_eq!(state.spec.format.shape, StateShape::PerWeight, "shape of {}", state.spec.name);
+    assert_eq!([state.data.bytes, state.scales.bytes], state.spec.format.bytes(g), "bytes of {}", state.spec.name);
+    let planes = Planes::of_direction(gpu, x).with_state(gpu, state);
+    let storage = Storage::of_state(param, state);
+    let args = Args::new().bytes(&planes).bytes(&Shape::of(g)).bytes(&storage).bytes(constants).span(gpu, gate(gpu));
+    launch(gpu, "momentum", param, &storage, &args);
+}
+
+/// # Panics
+/// If a plane's length does not fit the shape.
+fn add_weight(gpu: &mut Gpu, param: &Param, x: Span, factor: f32) {
+    check_weight(param, x);
+    let (planes, storage) = (Planes::of_weight(gpu, param, x), Storage::of_weight(param));
+    let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
+    let args = args.f32(factor).span(gpu, gate(gpu));
+    launch(gpu, "add_weight", param, &storage, &args);
+}
+
+/// # Panics
+/// If a plane's length does not fit the shape.
+fn apply(gpu: &mut Gpu, param: &Param, direction: Span, constants: &UpdateArgs) {
+    check_weight(param, direction);
+    let (planes, storage) = (Planes::of_weight(gpu, param, direction), Storage::of_weight(param));
+    let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
+    let args = args.bytes(constants).span(gpu, gate(gpu)).span(gpu, kept(gpu));
+    launch(gpu, "apply_update", param, &storage, &args);
+}
+
+/// One thread for each block of 32 elements.
+fn launch(gpu: &mut Gpu, kernel: &'static str, param: &Param, storage: &Storage, args: &Args) {
+    let blocks = Shape::of(param.weight.shape).blocks().div_ceil(THREADS);
+    // SAFETY: the parameters of the three kernels, which stay within planes of the shape, storage and state that the
+    // caller found to be as long as these say, and within the tiles of shared memory that are asked for.
+    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, storage.tiles(param) * TILE * THREADS as usize / 32, args) };
+}

@@ -1,0 +1,48 @@
+//! Lion (arXiv 2302.06675): `d = sign(beta1 m + (1 - beta1) g)`, `m = beta2 m + (1 - beta2) g`,
+//! `w = w - lr (d + decay w)`.
+
+use super::sgd::MOMENTUM;
+use super::{Optimizer, OptimizerConfig, ParamInfo, StateConfig, StepInfo, Variant};
+use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
+use crate::memory::Span;
+use crate::quant::{StateCodec, StateSpec};
+
+/// Lion.
+pub struct Lion {
+    beta1: f64,
+    beta2: f64,
+    weight_decay: f64,
+    freezes: bool,
+    state: StateConfig,
+}
+
+impl Lion {
+    /// With `beta1`, `beta2` and `weight_decay` of a configuration.
+    pub fn new(config: &OptimizerConfig, state: StateConfig) -> Self {
+        let OptimizerConfig { beta1, beta2, weight_decay, .. } = *config;
+        Self { beta1, beta2, weight_decay, freezes: config.variant == Variant::Standard, state }
+    }
+}
+
+impl Optimizer for Lion {
+    fn state(&self, param: &ParamInfo) -> Vec<StateSpec> {
+        let codec = if param.class.is_vector() { StateCodec::F32 } else { self.state.signed() };
+        vec![StateSpec::per_weight(MOMENTUM, codec)]
+    }
+
+    fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, _: Span, at: &StepInfo) {
+        backend.begin_update(grad, self.freezes);
+        let momentum = param.state.get(MOMENTUM).expect("declared above");
+        let args = MomentumArgs {
+            keep: self.beta2 as f32,
+            add: (1.0 - self.beta2) as f32,
+            of_x: (1.0 - self.beta1) as f32,
+            of_old: self.beta1 as f32,
+            sign: 1,
+            ..at.momentum()
+        };
+        backend.momentum(param, momentum, grad, &args);
+        let decay = if param.decay { at.lr * self.weight_decay } else { 0.0 };
+        backend.apply_update(param, grad, &UpdateArgs { lr: at.lr as f32, decay: decay as f32, ..at.update() });
+    }
+}

@@ -1,0 +1,99 @@
+//! Rules beside Adam's family on a GPU, the emulated one included: the bytes of a CPU, for every storage.
+
+use super::optimizer::{MOMENTS, Placed, SHAPES, Storage, WEIGHTS, bytes, gradient, place_state, planes};
+use crate::harness::gpu::{open_all, set_order};
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::prelude::*;
+use tetrad::backend::{Backend, SecondMoment, UpdateStats};
+use tetrad::memory::Span;
+use tetrad::model::fill;
+use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
+use tetrad::quant::{GroupedShape, RngKey, RngUse};
+use zerocopy::IntoBytes;
+
+/// The rules, and the classes of parameters that they treat differently.
+fn rules() -> Vec<(OptimizerConfig, ParamClass)> {
+    let of = |rule| OptimizerConfig { weight_decay: 0.05, lr: 2e-3, ..OptimizerConfig::of(rule) };
+    let (sgd, lion, scale) = (of(Rule::Sgd), of(Rule::Lion), of(Rule::Scale));
+    vec![
+        (OptimizerConfig { momentum: 0.0, ..sgd.clone() }, ParamClass::Matrix),
+        (sgd.clone(), ParamClass::Matrix),
+        (OptimizerConfig { nesterov: true, variant: Variant::Reference, ..sgd }, ParamClass::Matrix),
+        (lion, ParamClass::Matrix),
+        (scale.clone(), ParamClass::Matrix),
+        (scale.clone(), ParamClass::Head),
+        (OptimizerConfig { variant: Variant::Paper, ..scale }, ParamClass::Embedding),
+    ]
+}
+
+/// Steps of one parameter on a backend, whose planes hold `first` unless that is empty; gives the planes and the statistics after each step.
+fn run(
+    backend: &mut dyn Backend,
+    groups: &Groups,
+    placed: &Placed,
+    first: &[Vec<u8>],
+    grads: &[Vec<f32>],
+) -> Vec<(UpdateStats, Vec<Vec<u8>>)> {
+    let spans = planes(&placed.param);
+    let mut steps = Vec::new();
+    spans.iter().zip(first).for_each(|((_, span), bytes)| backend.upload(bytes, *span));
+    for (number, grad) in (1..).zip(grads) {
+        backend.upload(grad.as_bytes(), placed.grad);
+        let at = StepInfo { number, lr: if number == 3 { 0.1 } else { 2e-3 }, seed: 7 };
+        groups.step(backend, &placed.param, placed.grad, Span::NONE, &at);
+        let stats = backend.update_stats();
+        steps.push((stats, spans.iter().map(|(_, span)| bytes(backend, *span)).collect()));
+    }
+    steps
+}
+
+#[test]
+fn every_storage_and_rule_gives_the_cpus_bytes() {
+    let mut devices = open_all();
+    let (mut case, mut rescales) = (0usize, 0);
+    for format in WEIGHTS {
+        for m in MOMENTS {
+            for (config, class) in rules() {
+                let (rows, cols) = SHAPES[case % SHAPES.len()];
+                let g = GroupedShape::new(rows, cols, [32, 64, 128, 256][case / 3 % 4]);
+                let storage = Storage { format, moments: (m, SecondMoment::F32), sparse: false };
+                let groups = Groups::new(&config, StateConfig { m, v: SecondMoment::F32, feedback: false });
+                let (group, state) = groups.declare(&ParamInfo { class, shape: g, head_dim: 8 });
+                let mut placed = place_state(g, storage, case % 5 != 4, &state);
+                placed.param.group = group;
+                let grads: Vec<_> = (1..=7).map(|number| gradient(g, case as u64, number)).collect();
+
+                let mut cpu = Cpu::new();
+                cpu.allocate(placed.total, None, placed.scratch).unwrap();
+                let mut start = vec![0.0; g.len()];
+                RngKey { seed: case as u64, step: 0, tensor: 0, usage: RngUse::Init }.normal(0, &mut start);
+                fill(&mut cpu, &placed.param.weight, &mut |row, out| {
+                    out.iter_mut().zip(&start[row * g.cols..]).for_each(|(out, x)| *out = x * 0.02 + 0.003);
+                });
+                for tensor in placed.param.state.tensors() {
+                    cpu.upload(&vec![tensor.spec.format.codec.zero_byte(); tensor.data.bytes], tensor.data);
+                }
+                let first: Vec<_> = planes(&placed.param).iter().map(|(_, span)| bytes(&cpu, *span)).collect();
+                let wanted = run(&mut cpu, &groups, &placed, &[], &grads);
+                assert_eq!(wanted[5].0.skipped, 1, "the sixth gradient is not finite");
+                rescales += wanted.iter().map(|(stats, _)| stats.rescales).sum::<u64>();
+                set_order((case % 7) as u32);
+                for (name, cuda) in &mut devices {
+                    cuda.allocate(placed.total, None, placed.scratch).unwrap();
+                    let found = run(cuda, &groups, &placed, &first, &grads);
+                    cuda.status().unwrap_or_else(|error| panic!("{name}, case {case}: {error}"));
+                    for (i, (a, b)) in found.iter().zip(&wanted).enumerate() {
+                        let what =
+                            format!("{name}, case {case}: {rows}x{cols} {storage:?} {:?} {class:?}", config.name);
+                        assert_eq!(a.0, b.0, "{what}, step {}", i + 1);
+                        for (((plane, _), a), b) in planes(&placed.param).iter().zip(&a.1).zip(&b.1) {
+                            assert!(a == b, "{what}, step {}: {plane} differs from the CPU's", i + 1);
+                        }
+                    }
+                }
+                case += 1;
+            }
+        }
+    }
+    assert!(rescales > 100, "only {rescales} groups were rescaled");
+}
