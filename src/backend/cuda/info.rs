@@ -37,9 +37,14 @@ impl<D: FreeMemory> DeviceInfo for D {
     }
 
     fn workspace_bytes(&self, max: &MaxShapes) -> usize {
-        let needs =
-            [linear::need(max), norm::need(max), attention::need(max), attention_grad::need(max), adam::need(max)];
-        let most = needs.into_iter().max().expect("there are needs");
+        let needed = [
+            linear::workspace_bytes(max),
+            norm::workspace_bytes(max),
+            attention::workspace_bytes(max),
+            attention_grad::workspace_bytes(max),
+            adam::workspace_bytes(max),
+        ];
+        let most = needed.into_iter().max().expect("there are operations");
         (Gpu::OWN_BYTES + most).next_multiple_of(ALIGN)
     }
 

@@ -49,7 +49,7 @@ pub(crate) struct Sizes {
 }
 
 /// Workspace in bytes: the parts of rows whose keys are divided.
-pub(crate) fn need(max: &MaxShapes) -> usize {
+pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
     PARTS * part_bytes(max.head_dim)
 }
 
