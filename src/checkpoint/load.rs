@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
 use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
-use crate::model::{Entry, Mode, Model, table};
+use crate::model::{Entry, Mode, Model, Settings, table};
 use crate::quant::PAD_NIBBLE;
 use crate::store::Map;
 use crate::train::Trainer;
@@ -259,9 +259,11 @@ impl Checkpoint {
             let (saved, now) = (self.meta.train.sequence, given.train.sequence);
             return differs("train.sequence", saved.to_string(), now.to_string());
         }
-        if self.meta.optimizer.name != given.optimizer.name {
+        let optimizer = self.meta.optimizer();
+        let optimizer = optimizer.map_err(|what| CheckpointError::Optimizer { path: self.path.clone(), what })?;
+        if optimizer.name != given.optimizer.name {
             let word = |optimizer| to_json(optimizer)["name"].to_string();
-            return differs("optimizer.name", word(&self.meta.optimizer), word(&given.optimizer));
+            return differs("optimizer.name", word(&optimizer), word(&given.optimizer));
         }
         Ok(())
     }
@@ -297,7 +299,8 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
 /// `keys`. A backend that can reads the weights in the mapped file, and its arena holds activations only.
 pub fn place_model(checkpoint: &Checkpoint, sizes: &dyn DeviceInfo, tokens: usize, keys: usize) -> (Plan, Model) {
     let mut plan = Plan::default();
-    let config = &checkpoint.config.settings();
+    // No state is placed, whatever rule it is of.
+    let config = &Settings { optimizer: None, ..checkpoint.config.settings() };
     let model = if sizes.reads_mapped() {
         let mapped: Vec<_> = table(config).iter().map(|entry| checkpoint.mapped(entry)).collect();
         Model::assemble(&mut plan, config, &mapped, Mode::Infer, tokens, keys, sizes)

@@ -20,8 +20,8 @@ pub struct Meta {
     pub storage: StorageConfig,
     /// How activations enter the products.
     pub activations: ActivationConfig,
-    /// The rule of the state in the file.
-    pub optimizer: OptimizerConfig,
+    /// The rule of the state in the file, as it stands there: only resuming needs to know it.
+    pub optimizer: Value,
     /// Schedule and batch of the run.
     pub train: TrainConfig,
     /// Seed of the run.
@@ -57,7 +57,7 @@ impl Meta {
             model: config.model.clone(),
             storage: config.storage.clone(),
             activations: config.activations.clone(),
-            optimizer: config.optimizer.clone(),
+            optimizer: serde_json::to_value(&config.optimizer).expect("a table of plain values"),
             // A choice of the machine's, which changes nothing that is saved.
             train: TrainConfig { micro_batch: 0, ..config.train.clone() },
             seed: config.run.seed,
@@ -93,12 +93,18 @@ impl Meta {
         }
         let mut map = map.clone();
         // A later version's option of the training changes nothing about the weights; one of the tables above would.
-        for table in ["optimizer", "train"] {
-            if let (Some(keys), Some(Value::Object(found))) = (plain[table].as_object(), map.get_mut(table)) {
-                found.retain(|key, _| keys.contains_key(key));
-            }
+        if let (Some(keys), Some(Value::Object(found))) = (plain["train"].as_object(), map.get_mut("train")) {
+            found.retain(|key, _| keys.contains_key(key));
         }
         read(map.clone()).map_err(|error| blame(&map, &plain).unwrap_or(error))
+    }
+
+    /// The rule of the state in the file; options of a later version are left out.
+    ///
+    /// # Errors
+    /// If this version does not know the rule or a value of it.
+    pub fn optimizer(&self) -> Result<OptimizerConfig, String> {
+        OptimizerConfig::deserialize(&self.optimizer).map_err(|error| format!("optimizer: {error}"))
     }
 
     /// Whether tokenizer and counters can be true; `attached`: whether the file carries a tokenizer.
@@ -135,7 +141,7 @@ impl Meta {
             model: self.model.clone(),
             storage: self.storage.clone(),
             activations: self.activations.clone(),
-            optimizer: self.optimizer.clone(),
+            optimizer: self.optimizer().unwrap_or_default(),
             train: self.train.clone(),
             ..Config::default()
         };

@@ -187,6 +187,20 @@ fn an_unknown_key_is_ignored_only_where_it_cannot_matter() {
     }
 }
 
+/// Only resuming needs to know the rule of the state.
+#[test]
+fn an_unknown_optimizer_is_refused_only_where_training_is_resumed() {
+    let v = victim();
+    let mut later = v.metadata();
+    later["optimizer"] = json!({ "name": "of-2030", "lr": 1e-3, "depth": [1, 2] });
+    let file = Checkpoint::open(&v.rewritten(&later, &[])).unwrap_or_else(|error| panic!("{error}"));
+    let mut cpu = tetrad::backend::cpu::Cpu::new();
+    tetrad::checkpoint::open_model(&file, &mut cpu, 8, 8).unwrap_or_else(|error| panic!("{error}"));
+    let given = Checkpoint::open(&v.rewritten(&v.metadata(), &[])).unwrap().config;
+    let said = file.check_run(&given, &file.meta.data).unwrap_err().to_string();
+    assert!(said.contains("cannot be resumed: optimizer: unknown variant `of-2030`"), "{said}");
+}
+
 /// Every value of the metadata in turn becomes every hostile one: a refusal, or a model that can be computed with.
 #[test]
 fn no_single_lie_makes_a_panic() {
