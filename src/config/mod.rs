@@ -14,8 +14,9 @@ pub use train::TrainConfig;
 
 use crate::data::{DataConfig, TokenizerSettings};
 use crate::model::{ActivationConfig, Execution, ModelConfig, OffloadConfig, Settings, StorageConfig};
-use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
+use crate::optim::{EmbeddingUpdate, Groups, LearningRate, OptimizerConfig};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A whole configuration; every table and key is optional in the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ impl Config {
             model: self.model.clone(),
             storage: self.storage.clone(),
             activations: self.activations.clone(),
-            optimizer: Some(self.optimizer.clone()),
+            optimizer: Some(Arc::new(Groups::new(&self.optimizer, self.storage.state()))),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
             packing: self.data.packed,
             seed: self.run.seed,

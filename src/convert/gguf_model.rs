@@ -187,19 +187,23 @@ fn factors_of(tensor: &TensorInfo, map: &[u8]) -> Vec<f32> {
     factors
 }
 
-/// The rule behind the factors, if it is LLaMA 3's with the constants of its releases.
+/// The rule behind the factors, if it is LLaMA 3's with the constants of its releases and some context that the model was
+/// trained on before: theirs, or another power of two.
 fn llama3(factors: &[f32], model: &mut ModelConfig) -> Option<()> {
     let factor = factors.iter().copied().fold(0.0, f32::max);
     if factors.iter().all(|factor| *factor == 1.0) && !factors.is_empty() {
         return Some(());
     }
+    if model.heads == 0 || factors.len() * 2 != model.head_dim() {
+        return None;
+    }
     let ruled = ModelConfig { rope_scaling: RopeScaling::Llama3, rope_factor: f64::from(factor), ..model.clone() };
-    let fits = model.heads > 0
-        && factors.len() * 2 == model.head_dim()
-        && factors.iter().enumerate().all(|(i, &found)| {
-            let ruled = stretch(&ruled, i);
+    let contexts = std::iter::once(ruled.rope_original_context).chain((8..=20).map(|bits| 1 << bits));
+    *model = contexts.map(|context| ModelConfig { rope_original_context: context, ..ruled.clone() }).find(|ruled| {
+        factors.iter().enumerate().all(|(i, &found)| {
+            let ruled = stretch(ruled, i);
             (f64::from(found) - ruled).abs() <= 1e-4 * ruled
-        });
-    *model = ruled;
-    fits.then_some(())
+        })
+    })?;
+    Some(())
 }

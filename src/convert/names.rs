@@ -48,6 +48,11 @@ impl RowOrder {
         }
     }
 
+    /// The elements of a vector with one for each row, such as a bias, in our order.
+    pub fn vector<T: Copy>(self, theirs: &[T]) -> Vec<T> {
+        (0..theirs.len()).map(|row| theirs[self.theirs(row)]).collect()
+    }
+
     /// The inverse: our row that is row `row` of the other format.
     pub fn ours(self, row: usize) -> usize {
         match self {
@@ -70,6 +75,7 @@ mod tests {
         // Ours: 0 1 2 | 3 4 5 are the first and second elements of the pairs.
         let theirs: Vec<usize> = (0..12).map(|row| order.ours(row)).collect();
         assert_eq!(theirs, [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]);
+        assert_eq!(order.vector(&theirs), (0..12).collect::<Vec<_>>(), "a bias goes the way of its rows");
         assert!((0..12).all(|row| order.theirs(order.ours(row)) == row && order.ours(order.theirs(row)) == row));
     }
 }

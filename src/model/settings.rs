@@ -1,15 +1,16 @@
 //! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
 
 use super::{ModelConfig, StorageConfig};
-use crate::optim::OptimizerConfig;
+use crate::optim::Groups;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Tokens of the shortest sequence whose batches may be split into micro-batches: products of fewer tokens are computed
 /// another way, and the micro-batches would not sum up to the bits of the whole batch.
 pub const SHORTEST_PARTED: usize = 5;
 
 /// All that decides where a model lies and what it computes, the device and the shape of a batch aside.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// The architecture.
     pub model: ModelConfig,
@@ -17,8 +18,8 @@ pub struct Settings {
     pub storage: StorageConfig,
     /// How activations enter the packed products.
     pub activations: ActivationConfig,
-    /// The rule whose state lies beside the weights; nothing where a model is only evaluated.
-    pub optimizer: Option<OptimizerConfig>,
+    /// The rules whose state is kept with the weights; `None` where a model is only evaluated.
+    pub optimizer: Option<Arc<Groups>>,
     /// Whether updates of an untied embedding leave out the rows without a gradient.
     pub sparse_embedding: bool,
     /// Whether a row may hold several samples, each with attention of its own.

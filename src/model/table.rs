@@ -149,8 +149,8 @@ pub fn table(settings: &Settings) -> Vec<Entry> {
     if !model.tied {
         shapes.push((Role::Head, model.vocab, h));
     }
-    let groups = settings.optimizer.as_ref().map(|optimizer| Groups::new(optimizer, settings.storage.state()));
-    let entry = |(id, (role, rows, cols))| entry(settings, groups.as_ref(), id, role, rows, cols);
+    let groups = settings.optimizer.as_deref();
+    let entry = |(id, (role, rows, cols))| entry(settings, groups, id, role, rows, cols);
     (0u32..).zip(shapes).map(entry).collect()
 }
 

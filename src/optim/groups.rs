@@ -4,12 +4,19 @@ use super::{AdamFamily, Lion, Optimizer, OptimizerConfig, ParamInfo, Rule, Scale
 use crate::backend::{Backend, Param};
 use crate::memory::Span;
 use crate::quant::StateSpec;
+use std::fmt;
 
 /// The rules of a run, and which parameters each updates.
 pub struct Groups {
     rules: Vec<Box<dyn Optimizer>>,
     /// The group of a parameter.
     of: fn(&ParamInfo) -> u8,
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Groups of {} rules", self.rules.len())
+    }
 }
 
 impl Groups {

@@ -87,7 +87,7 @@ impl StepInfo {
 }
 
 /// A rule that updates parameters.
-pub trait Optimizer: Send {
+pub trait Optimizer: Send + Sync {
     /// The state of a parameter, in the order of the file; zero at first.
     fn state(&self, param: &ParamInfo) -> Vec<StateSpec>;
 

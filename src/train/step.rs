@@ -4,10 +4,11 @@ use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::memory::{HostMemory, Plan, Span};
-use crate::model::{Mode, Model, Pass, initialize};
+use crate::model::{Mode, Model, Pass, Settings, initialize};
 use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 // What is not learned according to the data is what the loss skips.
 const _: () = assert!(crate::data::IGNORE == IGNORE);
@@ -54,16 +55,20 @@ pub struct Trainer {
     plan: Plan,
     counters: Counters,
     /// The rules that update the parameters.
-    optimizer: Groups,
+    optimizer: Arc<Groups>,
     /// Losses of one batch on this machine.
     losses: Vec<f32>,
 }
 
 /// The plan of a training run, and the model placed in it.
 pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
+    place(config, &config.settings(), backend)
+}
+
+fn place(config: &Config, settings: &Settings, backend: &dyn DeviceInfo) -> (Plan, Model) {
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
-    let model = Model::place(&mut plan, &config.settings(), Mode::Train, tokens, config.train.sequence, backend);
+    let model = Model::place(&mut plan, settings, Mode::Train, tokens, config.train.sequence, backend);
     (plan, model)
 }
 
@@ -83,16 +88,25 @@ impl Trainer {
     ///
     /// # Errors
     /// If the backend does not have the planned memory, or `run.dir` cannot hold a scratch file that was asked for.
-    pub fn new(config: &Config, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
+    pub fn new(config: &Config, backend: Box<dyn Backend>) -> Result<Self, StartError> {
+        Self::with_rules(config, Groups::new(&config.optimizer, config.storage.state()), backend)
+    }
+
+    /// The same with rules of your own instead of the one that the configuration names.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn with_rules(config: &Config, rules: Groups, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
-        let (plan, model) = plan(config, backend.as_ref());
+        let optimizer = Arc::new(rules);
+        let settings = Settings { optimizer: Some(optimizer.clone()), ..config.settings() };
+        let (plan, model) = place(config, &settings, backend.as_ref());
         backend.allocate(plan.total(), None, model.work.scratch)?;
         if plan.host_total() > 0 {
             backend.attach(home(config, plan.host_total())?)?;
         }
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.work.tokens];
-        let optimizer = Groups::new(&config.optimizer, config.storage.state());
         let (config, counters) = (config.clone(), Counters::default());
         Ok(Self { config, backend, model, plan, counters, optimizer, losses })
     }

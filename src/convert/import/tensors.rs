@@ -90,6 +90,10 @@ impl Reader<'_> {
             if !values.iter().all(|x| x.is_finite()) {
                 return Err(self.fault(stored, row));
             }
+            if entry.role.is_vector() {
+                // The bias of a product whose rows are in another order is in that order too.
+                values = stored.order.vector(&values);
+            }
             if entry.format.codec().element() == Element::Bf16 {
                 piece.extend(values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()));
             } else {
