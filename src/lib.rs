@@ -3,7 +3,7 @@
 //! | to | use |
 //! | --- | --- |
 //! | describe a run | [`Config`]: presets, TOML, validation |
-//! | know its memory before it starts | [`train::plan`], [`train::choose`], [`train::fastest`] |
+//! | know its memory before it starts | [`train::plan`], [`train::autotune`], [`train::fastest`] |
 //! | train and evaluate | [`Trainer`], [`train::run`] |
 //! | generate text | [`Generator`](model::Generator) |
 //! | read and write `.tetrad` files | [`Checkpoint`], [`checkpoint::save`]; without a model, [`mod@format`] |

@@ -263,7 +263,7 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
 }
 
 /// What sampling reads: the packed weight, once per token.
-pub fn few_tokens(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
+pub fn small_batch(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     let (h, f) = (sizes.hidden, sizes.intermediate);
     for tokens in [1, 8] {
         let mut harness = Harness::default();

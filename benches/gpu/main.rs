@@ -30,7 +30,7 @@ fn main() {
         kernels::products(&mut table, &ceilings, &sizes);
         kernels::attention(&mut table, &ceilings, &sizes);
         kernels::rows(&mut table, &ceilings, &sizes);
-        kernels::few_tokens(&mut table, &ceilings, &sizes);
+        kernels::small_batch(&mut table, &ceilings, &sizes);
         table.print();
     }
     if wanted("steps") {

@@ -1,4 +1,4 @@
-//! One allocation made before step 0, and the check that lets an operation hold several slices of it at once.
+//! One allocation made before step 0, and the checks that let an operation hold several slices of it at once.
 
 use super::{ALIGN, HostRegion};
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -7,21 +7,21 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Where a [`Span`] lies.
+/// The memory that a [`Span`] is part of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// In the arena.
+    /// The arena.
     Arena,
-    /// In the read-only mapped file beside it.
+    /// The read-only mapped file.
     Mapped,
-    /// In host memory beside it: this machine's, or a scratch file's.
+    /// Host memory outside of the arena: allocated, or mapped from a scratch file.
     Host,
 }
 
-/// A range of bytes in an arena: what a plan gives out and what operations take.
+/// A range of bytes: plans assign them, operations take them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
-    /// Arena or mapped file.
+    /// Arena, mapped file or host memory.
     pub place: Place,
     /// First byte.
     pub offset: usize,
@@ -69,7 +69,7 @@ impl Span {
     }
 }
 
-/// What may lie in an arena: any bytes are a valid value, and every value is plain bytes.
+/// Types that an arena can hold: any bytes are a valid value, and every value is plain bytes.
 pub trait Element: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'static {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'static> Element for T {}
 
@@ -100,7 +100,7 @@ impl Arena {
         Self { base, bytes, mapped: None, host: None }
     }
 
-    /// The same with a read-only mapped file beside it, which [`Place::Mapped`] spans refer to.
+    /// The same with a read-only mapped file for [`Place::Mapped`] spans.
     pub fn with_mapped(bytes: usize, mapped: MappedFile) -> Self {
         // Not `..Self::new(bytes)`: that copies the address and drops, and so frees, the arena it came from.
         let mut arena = Self::new(bytes);
@@ -127,9 +127,9 @@ impl Arena {
         self.bytes
     }
 
-    /// Starts claiming slices; see [`Claims`].
-    pub fn claims(&mut self) -> Claims<'_> {
-        Claims { arena: self, taken: [(Place::Arena, 0, 0, false); MAX_CLAIMS], count: 0, life: PhantomData }
+    /// Borrows slices; see [`ArenaBorrow`].
+    pub fn borrow_slices(&mut self) -> ArenaBorrow<'_> {
+        ArenaBorrow { arena: self, taken: [(Place::Arena, 0, 0, false); MAX_SLICES], count: 0, life: PhantomData }
     }
 
     /// One span, read only.
@@ -145,14 +145,14 @@ impl Arena {
             Place::Arena | Place::Host => {
                 let first = self.first(span);
                 // SAFETY: `first` proved the range to lie inside memory of ours, which is initialised; `&self`
-                // excludes every `Claims`, the only source of mutable slices.
+                // excludes every `ArenaBorrow`, the only source of mutable slices.
                 unsafe { std::slice::from_raw_parts(first, span.bytes) }
             }
         };
         <[T]>::ref_from_bytes(bytes).expect("a span aligned and sized for its element")
     }
 
-    /// Address of a span's first byte, all of whose bytes are in the arena or in the memory beside it.
+    /// Address of the first byte of a span, which lies in the arena or in host memory.
     fn first(&self, span: Span) -> *mut u8 {
         let (base, bytes) = match span.place {
             Place::Host => self.host.as_ref().expect("a host span in an arena without host memory").memory(),
@@ -166,24 +166,24 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with the very same layout.
+        // SAFETY: allocated in `new` with the same layout.
         unsafe { dealloc(self.base.as_ptr(), Self::layout(self.bytes)) }
     }
 }
 
-const MAX_CLAIMS: usize = 24;
+const MAX_SLICES: usize = 24;
 
 /// The slices one operation holds. Slices that are written never overlap any other: each claim is checked against
 /// all before it, so that operations need neither `unsafe` nor copies.
-pub struct Claims<'a> {
+pub struct ArenaBorrow<'a> {
     arena: &'a Arena,
-    taken: [(Place, usize, usize, bool); MAX_CLAIMS],
+    taken: [(Place, usize, usize, bool); MAX_SLICES],
     count: usize,
     /// The exclusive borrow of the arena that this value stands for.
     life: PhantomData<&'a mut Arena>,
 }
 
-impl<'a> Claims<'a> {
+impl<'a> ArenaBorrow<'a> {
     /// A slice to read.
     ///
     /// # Panics
@@ -205,7 +205,7 @@ impl<'a> Claims<'a> {
         self.claim(span, true);
         let first = self.arena.first(span);
         // SAFETY: inside memory of ours (`first`) and initialised; `claim` proved that no other slice of this
-        // `Claims` overlaps it, and 'a is an exclusive borrow of the arena, so no other `Claims` exists.
+        // `ArenaBorrow` overlaps it, and 'a is an exclusive borrow of the arena, so no other `ArenaBorrow` exists.
         let bytes = unsafe { std::slice::from_raw_parts_mut(first, span.bytes) };
         <[T]>::mut_from_bytes(bytes).expect("a span aligned and sized for its element")
     }
@@ -219,7 +219,7 @@ impl<'a> Claims<'a> {
             let apart = place != span.place || end <= from || to <= start;
             assert!(apart || !(write || written), "{start}..{end} overlaps {from}..{to}, and one of them is written");
         }
-        assert!(self.count < MAX_CLAIMS, "an operation holds at most {MAX_CLAIMS} slices");
+        assert!(self.count < MAX_SLICES, "an operation holds at most {MAX_SLICES} slices");
         self.taken[self.count] = (span.place, start, end, write);
         self.count += 1;
     }
@@ -237,12 +237,12 @@ mod tests {
     fn disjoint_writes_and_shared_reads() {
         let mut arena = Arena::new(256);
         {
-            let mut claims = arena.claims();
-            let a = claims.write::<f32>(span(0, 64));
-            let b = claims.write::<f32>(span(64, 64));
+            let mut slices = arena.borrow_slices();
+            let a = slices.write::<f32>(span(0, 64));
+            let b = slices.write::<f32>(span(64, 64));
             a.fill(1.0);
             b.fill(2.0);
-            let (c, d) = (claims.read::<u8>(span(128, 64)), claims.read::<u8>(span(160, 64)));
+            let (c, d) = (slices.read::<u8>(span(128, 64)), slices.read::<u8>(span(160, 64)));
             assert_eq!(c[32..], d[..32]);
         }
         assert_eq!(arena.read::<f32>(span(60, 8)), [1.0, 2.0]);
@@ -252,23 +252,23 @@ mod tests {
     #[should_panic(expected = "overlaps")]
     fn a_write_over_a_read_is_refused() {
         let mut arena = Arena::new(256);
-        let mut claims = arena.claims();
-        claims.read::<u8>(span(0, 65));
-        claims.write::<u8>(span(64, 64));
+        let mut slices = arena.borrow_slices();
+        slices.read::<u8>(span(0, 65));
+        slices.write::<u8>(span(64, 64));
     }
 
     #[test]
     #[should_panic(expected = "outside an arena")]
     fn a_span_past_the_end_is_refused() {
-        Arena::new(256).claims().write::<u8>(span(200, 57));
+        Arena::new(256).borrow_slices().write::<u8>(span(200, 57));
     }
 
     /// Large enough that the allocator would give freed memory back to the system at once: touching it is a fault.
     #[test]
-    fn the_memory_beside_a_mapped_file_is_owned() {
+    fn an_arena_with_a_mapped_file_owns_its_memory() {
         let mut arena = Arena::with_mapped(64 << 20, Arc::new(vec![1u8; 4]));
         let other = Arena::new(64 << 20);
-        arena.claims().write::<u8>(span((64 << 20) - 64, 64)).fill(7);
+        arena.borrow_slices().write::<u8>(span((64 << 20) - 64, 64)).fill(7);
         assert!(other.read::<u8>(span(0, 64 << 20)).iter().all(|&byte| byte == 0), "two arenas share memory");
         assert_eq!(arena.read::<u8>(span((64 << 20) - 1, 1)), [7]);
     }
@@ -279,6 +279,6 @@ mod tests {
         let mut arena = Arena::with_mapped(64, Arc::new(vec![1u8, 2, 3, 4]));
         let mapped = Span { place: Place::Mapped, offset: 1, bytes: 2 };
         assert_eq!(arena.read::<u8>(mapped), [2, 3]);
-        arena.claims().write::<u8>(mapped);
+        arena.borrow_slices().write::<u8>(mapped);
     }
 }

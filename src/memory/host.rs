@@ -2,7 +2,7 @@
 
 use std::ptr::NonNull;
 
-/// Writable memory beside the arena: [`crate::memory::Place::Host`] spans lie in it.
+/// Writable memory outside of the arena, for [`crate::memory::Place::Host`] spans.
 ///
 /// # Safety
 /// The memory that [`HostRegion::memory`] gives is initialised, stays where it is, is as long as it says and is accessed
@@ -26,7 +26,7 @@ pub unsafe trait HostRegion: Send + Sync {
 
 /// What [`crate::memory::Place::Host`] spans refer to.
 pub enum HostMemory {
-    /// Memory of the host, of so many bytes, zero at first.
+    /// This many bytes of host memory, zero at first.
     Bytes(usize),
     /// A file that is mapped for reading and writing, zero at first.
     File(Box<dyn HostRegion>),

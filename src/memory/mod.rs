@@ -1,10 +1,10 @@
-//! The plan (name, bytes, lifetime, offset) and the arena that obeys it.
+//! The plan of all buffers (name, bytes, lifetime, offset), and the arena that holds them.
 
 mod arena;
 mod host;
 mod plan;
 
-pub use arena::{Arena, Claims, Element, MappedFile, Place, Span};
+pub use arena::{Arena, ArenaBorrow, Element, MappedFile, Place, Span};
 pub use host::{HostMemory, HostRegion};
 pub use plan::{Category, Item, Lifetime, Plan};
 

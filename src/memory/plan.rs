@@ -2,18 +2,18 @@
 
 use super::{ALIGN, Place, Span};
 
-/// What a buffer is for; the rows of the table that `plan` prints.
+/// What a buffer is for: the rows of the table that `plan` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Category {
-    /// What forward, backward and sampling read.
+    /// Weights that forward, backward and sampling read.
     Weights,
     /// The four bits below each packed weight.
     Residue,
     /// Optimizer moments and scalars.
     State,
-    /// The one gradient buffer, and the vectors'.
+    /// The gradient buffer for matrices, and those of vectors.
     Gradient,
-    /// What forward keeps for backward.
+    /// Activations kept for the backward pass.
     Activations,
     /// Panels, partial sums, logits of one chunk, tokens.
     Scratch,
@@ -64,7 +64,7 @@ pub struct Item {
     pub category: Category,
     /// When it is in use.
     pub lifetime: Lifetime,
-    /// Where it lies.
+    /// Its bytes.
     pub span: Span,
 }
 
@@ -74,14 +74,14 @@ pub struct Plan {
     items: Vec<Item>,
     /// Indices of the items in ascending order of their offsets.
     order: Vec<usize>,
-    /// Bytes at the beginning that buffers of the whole run take without a gap.
+    /// Bytes at the start of the arena that buffers of the whole run fill without a gap.
     solid: usize,
     total: usize,
     host: usize,
 }
 
 impl Plan {
-    /// Adds a buffer at the lowest offset where it meets no buffer that lives at the same time.
+    /// Adds a buffer at the lowest offset where it overlaps no buffer that is live at the same time.
     /// Zero bytes give [`Span::NONE`] and no item.
     pub fn add(&mut self, name: impl Into<String>, category: Category, bytes: usize, lifetime: Lifetime) -> Span {
         if bytes == 0 {
@@ -98,7 +98,7 @@ impl Plan {
         span
     }
 
-    /// Adds a buffer for the whole run to host memory, behind those that are there.
+    /// Appends a buffer for the whole run to host memory.
     pub fn add_host(&mut self, name: impl Into<String>, category: Category, bytes: usize) -> Span {
         if bytes == 0 {
             return Span::NONE;
@@ -132,17 +132,17 @@ impl Plan {
         self.total
     }
 
-    /// Bytes of host memory beside the arena.
+    /// Bytes of host memory.
     pub fn host_total(&self) -> usize {
         self.host
     }
 
-    /// Bytes of a category that exist at once at most, wherever they are.
+    /// The most bytes of a category that are live at once, in any memory.
     pub fn category(&self, category: Category) -> usize {
         self.peak(|item| item.category == category)
     }
 
-    /// The same of one place.
+    /// The same in one memory.
     pub fn category_at(&self, category: Category, place: Place) -> usize {
         self.peak(|item| item.category == category && item.span.place == place)
     }

@@ -98,7 +98,7 @@ mod tests {
         arena.attach(Box::new(WorkFile::create(folder.path(), 1 << 20).unwrap()));
         let span = |offset, bytes| Span { place: Place::Host, offset, bytes };
         assert!(arena.read::<u8>(span(0, 1 << 20)).iter().all(|&byte| byte == 0));
-        arena.claims().write::<u8>(span(5000, 100_000)).fill(7);
+        arena.borrow_slices().write::<u8>(span(5000, 100_000)).fill(7);
         let host = arena.host().unwrap();
         host.advise_cold(4096, 200_000, true);
         host.prefetch(0, 1 << 20);

@@ -2,8 +2,9 @@
 
 use crate::harness::operands::{Harness, Random};
 use tetrad::backend::cpu::Isa;
+use tetrad::backend::ops::reference::packed_values;
 use tetrad::backend::{PACK_GROUP, packed_bytes};
-use tetrad::quant::{RngKey, RngUse, bf16_ceil, bf16_to_f32};
+use tetrad::quant::{RngKey, RngUse};
 
 const KEY: RngKey = RngKey { seed: 7, step: 3, tensor: 2, usage: RngUse::ActivationPack };
 
@@ -13,17 +14,7 @@ fn every_element_is_its_scale_times_a_whole_number() {
     for (rows, features, first) in [(1, 1, 0), (3, 31, 5), (2, 64, 0), (70, 65, 9), (40, 257, 3)] {
         let (mut random, mut harness) = (Random(features as u64), Harness::default());
         let x = random.floats(rows * features);
-        let groups = features.div_ceil(PACK_GROUP);
-        let mut expected = Vec::new();
-        for (i, &value) in x.iter().enumerate() {
-            let (row, col) = (i / features, i % features);
-            let from = row * features + col / PACK_GROUP * PACK_GROUP;
-            let group = &x[from..(from + PACK_GROUP).min((row + 1) * features)];
-            let most = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-            let scale = bf16_to_f32(bf16_ceil(most / 7.0));
-            let u = KEY.uniform_at(((first + row) * groups * PACK_GROUP + col) as u64);
-            expected.push(f64::from(scale * (value * (1.0 / scale) + u).floor().clamp(-7.0, 7.0)));
-        }
+        let expected = packed_values(&x, features, first, &KEY);
         let (codes, scales) = packed_bytes(rows, features);
         let x_at = harness.add(&x[..]);
         let (codes, scales) = (harness.add(&vec![0u8; codes][..]), harness.add(&vec![0u8; scales][..]));

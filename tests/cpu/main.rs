@@ -8,6 +8,7 @@ mod activation_quant;
 mod attention;
 mod attention_grad;
 mod bias;
+mod conformance;
 mod embedding;
 mod linear;
 mod linear_grad_weight;

@@ -8,6 +8,7 @@ mod harness;
 
 mod attention;
 mod compile;
+mod conformance;
 mod device;
 mod errors;
 mod instructions;

@@ -1,7 +1,7 @@
 //! The fused pass of Adam's family: the constants of a step, the scalars of one tensor, and the formula of one element.
 //! Pure arithmetic in a fixed order, so that every backend computes the same bytes.
 //!
-//! A backend's [`adam`](super::Backend::adam) calls, for each tensor: [`AdamArgs::clip`] with the largest magnitude of
+//! A backend's [`adam`](super::ops::Update::adam) calls, for each tensor: [`AdamArgs::clip`] with the largest magnitude of
 //! the gradient, [`AdamArgs::params`] with the norm of the clipped gradient, then [`AdamParams::update`] for every
 //! element. Where second moments are shared, [`AdamParams::mean_of_squares`] comes first and
 //! [`AdamParams::update_shared`] takes the place of [`AdamParams::update`]. Rules that look at an element's own second

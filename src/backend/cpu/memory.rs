@@ -1,4 +1,4 @@
-//! The arena of a CPU, which all spans lie in or beside; host memory is used in place.
+//! The memory of a CPU: its arena, and host memory that is used in place.
 
 use super::Cpu;
 use crate::backend::{Memory, Offload};
@@ -20,7 +20,7 @@ impl Memory for Cpu {
     }
 
     fn upload(&mut self, bytes: &[u8], to: Span) {
-        self.arena.claims().write(to).copy_from_slice(bytes);
+        self.arena.borrow_slices().write(to).copy_from_slice(bytes);
     }
 
     fn download(&self, from: Span, bytes: &mut [u8]) {
@@ -28,12 +28,12 @@ impl Memory for Cpu {
     }
 
     fn zero(&mut self, span: Span) {
-        self.arena.claims().write::<u8>(span).fill(0);
+        self.arena.borrow_slices().write::<u8>(span).fill(0);
     }
 
     fn copy(&mut self, from: Span, to: Span) {
-        let mut claims = self.arena.claims();
-        claims.write::<u8>(to).copy_from_slice(claims.read(from));
+        let mut slices = self.arena.borrow_slices();
+        slices.write::<u8>(to).copy_from_slice(slices.read(from));
     }
 }
 

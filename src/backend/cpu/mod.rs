@@ -10,7 +10,7 @@ pub use simd::isa::Isa;
 
 use super::{Backend, DeviceInfo, MaxShapes, UpdateStats};
 use crate::error::BackendError;
-use crate::memory::{ALIGN, Arena, Claims, Span};
+use crate::memory::{ALIGN, Arena, ArenaBorrow, Span};
 use ops::update::Gate;
 use ops::{adam, attention, attention_grad, linear, linear_grad_weight};
 use simd::tasks::{Pool, Scratch};
@@ -52,10 +52,10 @@ impl Cpu {
     }
 
     /// The slices of an operation, its workspace among them.
-    fn begin(&mut self) -> (Isa, Scratch<'_>, Claims<'_>) {
-        let mut claims = self.arena.claims();
-        let scratch = Scratch::new(claims.write(self.workspace), &self.pool);
-        (self.isa, scratch, claims)
+    fn begin(&mut self) -> (Isa, Scratch<'_>, ArenaBorrow<'_>) {
+        let mut slices = self.arena.borrow_slices();
+        let scratch = Scratch::new(slices.write(self.workspace), &self.pool);
+        (self.isa, scratch, slices)
     }
 }
 
@@ -82,7 +82,8 @@ impl DeviceInfo for Cpu {
             attention_grad::need(max),
             adam::need(max),
         ];
-        let elements = needs.into_iter().map(|need| need.total(self.pool.threads())).max().expect("there are needs");
+        let elements =
+            needs.into_iter().map(|need| need.total(self.pool.threads())).max().expect("there are operations");
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
     }
 

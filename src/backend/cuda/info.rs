@@ -37,9 +37,14 @@ impl<D: FreeMemory> DeviceInfo for D {
     }
 
     fn workspace_bytes(&self, max: &MaxShapes) -> usize {
-        let needs =
-            [linear::need(max), norm::need(max), attention::need(max), attention_grad::need(max), adam::need(max)];
-        let most = needs.into_iter().max().expect("there are needs");
+        let needed = [
+            linear::workspace_bytes(max),
+            norm::workspace_bytes(max),
+            attention::workspace_bytes(max),
+            attention_grad::workspace_bytes(max),
+            adam::workspace_bytes(max),
+        ];
+        let most = needed.into_iter().max().expect("there are operations");
         (Gpu::OWN_BYTES + most).next_multiple_of(ALIGN)
     }
 
@@ -48,7 +53,7 @@ impl<D: FreeMemory> DeviceInfo for D {
         256 << 20
     }
 
-    /// Attention's tiles hold heads of up to [`attention::MAX_HEAD_DIM`]; a norm of heads reads each as an aligned row.
+    /// Attention's tiles hold heads of up to `attention::MAX_HEAD_DIM`; a norm of heads reads each as an aligned row.
     fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError> {
         let multiple = if head_norm { ROW_MULTIPLE } else { 2 };
         match head_dim <= attention::MAX_HEAD_DIM && head_dim.is_multiple_of(multiple) {

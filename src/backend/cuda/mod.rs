@@ -54,7 +54,7 @@ impl Cuda {
         self.gpu.stop_timer()
     }
 
-    /// Bytes of device memory that are free, and all there are, by the driver's figures.
+    /// Free and total bytes of device memory, as the driver reports them.
     ///
     /// # Errors
     /// If the driver does not answer.

@@ -1,5 +1,8 @@
 //! Activations in four bits with outliers (arXiv 2502.17055), simulated: they stay floats.
 
+use super::conformance::{Case, MAX};
+use super::reference::wide;
+use crate::backend::Backend;
 use crate::memory::Span;
 
 /// Rounding of activations in place.
@@ -24,4 +27,15 @@ pub fn quantize_activations(x: &[f32], features: usize) -> Vec<f32> {
         }
     }
     out
+}
+
+/// See [`super::conformance::check`].
+pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
+    for (tokens, features) in [(1, 1), (3, 31), (5, 257)] {
+        let mut case = Case::new(open, features as u64);
+        let x = case.numbers(tokens * features);
+        let at = case.activations(&x, features);
+        case.run(MAX, |backend| backend.quantize_activations(at, features));
+        case.near_rows(at, features, &wide(&quantize_activations(&x, features)), "four-bit activations");
+    }
 }

@@ -1,6 +1,8 @@
 //! Causal grouped-query attention.
 
-use super::reference::dot;
+use super::conformance::{Case, MAX};
+use super::reference::{dot, wide};
+use crate::backend::Backend;
 use crate::memory::Span;
 
 /// Shapes of an attention: `q` and `out` are `[B, S, H, D]`; `k` and `v` are `[B, capacity, K, D]`, of which the
@@ -150,4 +152,53 @@ pub fn attention_grad(
         }
     }
     [dq, dk, dv]
+}
+
+/// See [`super::conformance::check`].
+pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
+    for (batch, queries, heads, kv_heads, head_dim) in [(1, 1, 1, 1, 2), (2, 7, 4, 2, 6), (1, 65, 2, 1, 32)] {
+        let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
+        conformance_of(open, shape, None);
+        // Two samples in a row.
+        let start = |i: usize| if i % queries < queries / 3 { 0 } else { queries / 3 };
+        let starts: Vec<u32> = (0..batch * queries).map(|i| start(i) as u32).collect();
+        conformance_of(open, shape, Some(&starts));
+    }
+    let cache = AttentionShape { batch: 2, queries: 2, start: 5, capacity: 9, heads: 4, kv_heads: 2, head_dim: 8 };
+    conformance_of(open, cache, None);
+}
+
+/// The output, and the gradients of whole sequences.
+fn conformance_of(open: &dyn Fn() -> Box<dyn Backend>, shape: AttentionShape, starts: Option<&[u32]>) {
+    let AttentionShape { batch, queries, start, capacity, heads, kv_heads, head_dim } = shape;
+    let (wide_row, narrow_row) = (heads * head_dim, kv_heads * head_dim);
+    let (tokens, keys) = (batch * queries, batch * capacity);
+    let mut case = Case::new(open, queries as u64);
+    let [q, dout] = [(); 2].map(|()| case.numbers(tokens * wide_row));
+    let [k, v] = [(); 2].map(|()| case.numbers(keys * narrow_row));
+    let [q_at, dout_at] = [&q, &dout].map(|values| case.activations(values, wide_row));
+    let [k_at, v_at] = [&k, &v].map(|values| case.activations(values, narrow_row));
+    let segment_start = starts.map(|starts| case.add(starts));
+    let (out, lse) = (case.room_of_rows(tokens, wide_row), case.room(tokens * heads));
+    let [dq, dk, dv] = [(tokens, wide_row), (keys, narrow_row), (keys, narrow_row)]
+        .map(|(rows, width)| case.room_of_rows(rows, width));
+    let whole = start == 0 && capacity == queries;
+    case.run(MAX, |backend| {
+        let (q, k, v, dout) = (q_at, k_at, v_at, dout_at);
+        backend.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
+        if whole {
+            let out = Some(out);
+            backend.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
+        }
+    });
+    let [q, k, v, dout] = [q, k, v, dout].map(|values| wide(&values));
+    let (expected, expected_lse) = attention(&q, &k, &v, starts, shape);
+    case.near_rows(out, wide_row, &expected, &format!("attention, {shape:?}"));
+    case.near_floats(lse, &expected_lse, &format!("logarithms of sums, {shape:?}"));
+    if whole {
+        let [expected_dq, expected_dk, expected_dv] = attention_grad(&q, &k, &v, &dout, starts, shape);
+        case.near_rows(dq, wide_row, &expected_dq, &format!("the gradient of queries, {shape:?}"));
+        case.near_rows(dk, narrow_row, &expected_dk, &format!("the gradient of keys, {shape:?}"));
+        case.near_rows(dv, narrow_row, &expected_dv, &format!("the gradient of values, {shape:?}"));
+    }
 }

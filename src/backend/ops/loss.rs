@@ -1,5 +1,8 @@
 //! Softmax cross-entropy.
 
+use super::conformance::{Case, MAX};
+use super::reference::wide;
+use crate::backend::Backend;
 use crate::memory::Span;
 
 /// A target that counts neither in the loss nor in the gradient.
@@ -25,4 +28,24 @@ pub fn cross_entropy(logits: &[f64], targets: &[u32], vocab: usize) -> (Vec<f64>
         (0..vocab).for_each(|i| grad[t * vocab + i] = (row[i] - lse).exp() - f64::from(i == target as usize));
     }
     (losses, grad)
+}
+
+/// See [`super::conformance::check`].
+pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
+    for (tokens, vocab) in [(1, 1), (6, 40), (17, 257)] {
+        let mut case = Case::new(open, vocab as u64);
+        let (logits, mut targets) = (case.numbers(tokens * vocab), case.indices(tokens, vocab as u32));
+        targets[tokens / 2] = IGNORE;
+        let [read, replaced] = [(); 2].map(|()| case.activations(&logits, vocab));
+        let (targets_at, first, second) = (case.add(&targets), case.room(tokens), case.room(tokens));
+        case.run(MAX, |backend| {
+            backend.cross_entropy(read, targets_at, first, vocab, None);
+            backend.cross_entropy(replaced, targets_at, second, vocab, Some(0.5));
+        });
+        let (losses, grad) = cross_entropy(&wide(&logits), &targets, vocab);
+        case.near_floats(first, &losses, "losses");
+        case.near_floats(second, &losses, "losses with their gradient");
+        case.near_rows(read, vocab, &wide(&logits), "logits that are only read");
+        case.near_rows(replaced, vocab, &grad.iter().map(|x| 0.5 * x).collect::<Vec<_>>(), "the gradient of logits");
+    }
 }

@@ -5,6 +5,7 @@ mod activation_pack;
 mod activation_quant;
 mod attention;
 mod bias;
+pub mod conformance;
 mod embedding;
 mod linear;
 mod loss;

@@ -1,6 +1,9 @@
 //! RMSNorm.
 
 use super::Accumulate;
+use super::conformance::{Case, MAX};
+use super::reference::wide;
+use crate::backend::Backend;
 use crate::memory::Span;
 
 /// Operands of [`Norm::rms_norm_grad`]; shapes as in [`Norm::rms_norm`].
@@ -56,4 +59,29 @@ pub fn rms_norm_grad(x: &[f64], gain: &[f64], inv_rms: &[f64], dout: &[f64]) -> 
         }
     }
     (dx, dgain)
+}
+
+/// See [`super::conformance::check`].
+pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
+    for (tokens, width) in [(1, 1), (5, 24), (33, 65)] {
+        let mut case = Case::new(open, width as u64);
+        let [x, dout, old] = [(); 3].map(|()| case.numbers(tokens * width));
+        let (gain, old_gain) = (case.numbers(width), case.numbers(width));
+        let [x_at, dout_at, dx] = [&x, &dout, &old].map(|values| case.activations(values, width));
+        let [gain_at, dgain] = [&gain, &old_gain].map(|values| case.add(values));
+        let (out, inv_rms) = (case.room_of_rows(tokens, width), case.room(tokens));
+        case.run(MAX, |backend| {
+            backend.rms_norm(x_at, gain_at, out, inv_rms, 1e-2);
+            let (x, gain, dout, accumulate) = (x_at, gain_at, dout_at, Accumulate::Yes);
+            backend.rms_norm_grad(&NormGradArgs { x, gain, inv_rms, dout, dx, dgain, accumulate });
+        });
+        let [x, gain, dout, old, old_gain] = [x, gain, dout, old, old_gain].map(|values| wide(&values));
+        let (expected, expected_inv) = rms_norm(&x, &gain, 1e-2);
+        let (grad, gain_grad) = rms_norm_grad(&x, &gain, &expected_inv, &dout);
+        let sum = |a: Vec<f64>, b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<_>>();
+        case.near_rows(out, width, &expected, "a norm");
+        case.near_floats(inv_rms, &expected_inv, "1 / rms of a norm");
+        case.near_rows(dx, width, &sum(grad, &old), "the gradient through a norm");
+        case.near_floats(dgain, &sum(gain_grad, &old_gain), "the gradient of a gain");
+    }
 }

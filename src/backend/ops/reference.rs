@@ -1,6 +1,7 @@
 //! What every operation computes, written to be read: naive loops in float64. Tests and benchmarks measure the fast
 //! paths against these; letters are those of [`crate::backend`]. Each function is in the file of its operation.
 
+pub use super::activation_pack::packed_values;
 pub use super::activation_quant::quantize_activations;
 pub use super::attention::{attention, attention_grad};
 pub use super::linear::{linear, linear_grad_input, linear_grad_weight};
@@ -17,7 +18,7 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&x| f64::from(x)).collect()
 }
 
-/// A weight as plain bytes, as its planes lie in memory.
+/// A weight as plain bytes, in the layout of its planes.
 #[derive(Clone, Debug)]
 pub struct Planes {
     /// Rows, columns, group.

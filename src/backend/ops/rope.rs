@@ -1,5 +1,8 @@
 //! Rotary position embedding.
 
+use super::conformance::{Case, MAX};
+use super::reference::wide;
+use crate::backend::Backend;
 use crate::memory::Span;
 
 /// What [`Rope::rope`] rotates.
@@ -36,4 +39,20 @@ pub fn rope(x: &[f64], table: &[f64], rotation: Rotation) -> Vec<f64> {
         if i < half { x[at] * cos - x[at + half] * sin } else { x[at] * cos + x[at - half] * sin }
     };
     (0..x.len()).map(rotated).collect()
+}
+
+/// See [`super::conformance::check`].
+pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
+    for (batch, heads, head_dim, queries, start) in [(2, 1, 2, 5, 0), (1, 3, 6, 4, 7), (3, 2, 32, 3, 1)] {
+        for inverse in [false, true] {
+            let (mut case, width) = (Case::new(open, queries as u64), heads * head_dim);
+            let x = case.numbers(batch * queries * width);
+            let angle = |i: usize| if i.is_multiple_of(2) { (i as f32).cos() } else { (i as f32 - 1.0).sin() };
+            let table: Vec<f32> = (0..(start + queries) * head_dim).map(angle).collect();
+            let (x_at, table_at) = (case.activations(&x, width), case.add(&table));
+            let rotation = Rotation { heads, head_dim, queries, start, inverse };
+            case.run(MAX, |backend| backend.rope(x_at, table_at, rotation));
+            case.near_rows(x_at, width, &rope(&wide(&x), &wide(&table), rotation), "a rotation");
+        }
+    }
 }

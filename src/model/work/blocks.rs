@@ -48,7 +48,7 @@ pub struct LayerWork {
     pub act: Span,
 }
 
-/// A block's input in four bits, see [`crate::backend::Backend::pack_rows`].
+/// A block's input in four bits, see [`crate::backend::ops::ActivationPack::pack_rows`].
 #[derive(Clone, Copy, Debug)]
 pub struct Packed {
     /// Nibbles, whole groups a token.

@@ -31,8 +31,8 @@ impl Row {
 
 impl ActivationPack for Cpu {
     fn pack_rows(&mut self, x: Span, codes: Span, scales: Span, features: usize, first_row: usize, key: &RngKey) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (x, codes, scales) = (claims.read::<f32>(x), claims.write::<u8>(codes), claims.write::<u16>(scales));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (x, codes, scales) = (slices.read::<f32>(x), slices.write::<u8>(codes), slices.write::<u16>(scales));
         let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
         let (_, mut areas) = scratch.split(Need::default());
         let planes = codes.chunks_mut(block * of_codes).zip(scales.chunks_mut(block * of_scales));
@@ -47,8 +47,8 @@ impl ActivationPack for Cpu {
     }
 
     fn unpack_rows(&mut self, codes: Span, scales: Span, x: Span, features: usize) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (codes, scales, x) = (claims.read::<u8>(codes), claims.read::<u16>(scales), claims.write::<f32>(x));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (codes, scales, x) = (slices.read::<u8>(codes), slices.read::<u16>(scales), slices.write::<f32>(x));
         let Row { of_codes, of_scales, block } = Row::new(features, [x.len(), codes.len(), scales.len()]);
         let (_, mut areas) = scratch.split(Need::default());
         let planes = codes.chunks(block * of_codes).zip(scales.chunks(block * of_scales));

@@ -14,8 +14,8 @@ const BLOCK: usize = 1 << 13;
 
 impl ActivationQuant for Cpu {
     fn quantize_activations(&mut self, x: Span, features: usize) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let x = claims.write::<f32>(x);
+        let (isa, mut scratch, mut slices) = self.begin();
+        let x = slices.write::<f32>(x);
         assert!(x.len().is_multiple_of(features), "whole rows");
         let block = (BLOCK / features).max(1) * features;
         let (_, mut areas) = scratch.split(Need::default());

@@ -8,7 +8,7 @@ use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::{MaxShapes, Param, UpdateStats};
-use crate::memory::{Claims, Span};
+use crate::memory::{ArenaBorrow, Span};
 
 /// Elements of one leaf of the reductions.
 const LEAF: usize = 16384;
@@ -27,20 +27,20 @@ pub(crate) fn need(max: &MaxShapes) -> Need {
     factored::need(max)
 }
 
-/// One step of one tensor; see [`crate::backend::Backend::adam`].
+/// One step of one tensor; see [`crate::backend::ops::Update::adam`].
 pub(crate) fn step<'a>(
     isa: Isa,
     scratch: &'a mut Scratch,
-    claims: &mut Claims<'a>,
+    slices: &mut ArenaBorrow<'a>,
     param: &Param,
     grad: Span,
     args: &AdamArgs,
 ) -> UpdateStats {
     let scalars = param.state.get(state::SCALARS).expect("the fused pass has scalars");
     let planes = Planes {
-        rows: ParamRows::claim(claims, param, grad, param.sparse && !args.resets()),
-        means: Means::claim(claims, scratch, param),
-        scalars: claims.write(scalars.data),
+        rows: ParamRows::claim(slices, param, grad, param.sparse && !args.resets()),
+        means: Means::claim(slices, scratch, param),
+        scalars: slices.write(scalars.data),
     };
     step_rows(isa, planes, args, param.id)
 }

@@ -131,7 +131,7 @@ pub(crate) fn score(
     }
 }
 
-/// Which keys a block of queries sees besides causality: those of its samples.
+/// The limits that segments set to the keys that a block of queries sees.
 pub(crate) struct Sight {
     /// The first key that any of the queries sees; no earlier one is looked at.
     pub low: usize,
@@ -164,11 +164,11 @@ impl Sight {
 
 impl Attention for Cpu {
     fn attention(&mut self, args: &AttentionArgs) {
-        let (isa, mut scratch, mut claims) = self.begin();
+        let (isa, mut scratch, mut slices) = self.begin();
         let shape = args.shape;
-        let [q, k, v] = [args.q, args.k, args.v].map(|span| claims.read::<f32>(span));
-        let [out, lse] = [args.out, args.lse].map(|span| claims.write::<f32>(span));
-        let segment_start = args.segment_start.map(|span| claims.read::<u32>(span));
+        let [q, k, v] = [args.q, args.k, args.v].map(|span| slices.read::<f32>(span));
+        let [out, lse] = [args.out, args.lse].map(|span| slices.write::<f32>(span));
+        let segment_start = args.segment_start.map(|span| slices.read::<u32>(span));
         shape.check(q.len(), k.len(), v.len(), lse.len(), segment_start);
         assert_eq!(out.len(), q.len(), "elements of out");
         let AttentionShape { batch, queries, start, capacity, heads, head_dim, .. } = shape;
@@ -207,17 +207,17 @@ impl Attention for Cpu {
     }
 
     fn attention_grad(&mut self, args: &AttentionGradArgs) {
-        let (isa, scratch, mut claims) = self.begin();
-        let [q, k, v] = [args.q, args.k, args.v].map(|span| claims.read::<f32>(span));
-        let [lse, dout] = [args.lse, args.dout].map(|span| claims.read::<f32>(span));
-        let segment_start = args.segment_start.map(|span| claims.read::<u32>(span));
-        let [dq, dk, dv] = [args.dq, args.dk, args.dv].map(|span| claims.write::<f32>(span));
+        let (isa, scratch, mut slices) = self.begin();
+        let [q, k, v] = [args.q, args.k, args.v].map(|span| slices.read::<f32>(span));
+        let [lse, dout] = [args.lse, args.dout].map(|span| slices.read::<f32>(span));
+        let segment_start = args.segment_start.map(|span| slices.read::<u32>(span));
+        let [dq, dk, dv] = [args.dq, args.dk, args.dv].map(|span| slices.write::<f32>(span));
         let inputs = Inputs { q, k, v, lse, dout, segment_start };
         attention_grad(isa, scratch, inputs, Outputs { dq, dk, dv }, args.shape);
     }
 }
 
-/// What a softmax leaves besides its numerators.
+/// Results of a softmax other than its numerators.
 struct Softmax {
     inv_sum: Row,
     lse: Row,

@@ -86,7 +86,7 @@ pub(crate) fn attention_grad(
         let mut area = Area::new(area, queries, head_dim);
         rows_to_panels(isa, shape.key_head(&k[row * narrow + key_col..]), queries, queries * COLS, area.keys);
         if segment_start.is_some() {
-            // No block need see every key.
+            // Some keys may be seen by no block.
             for grad in [&mut dk, &mut dv] {
                 (0..queries).for_each(|row| grad.row(row).fill(0.0));
             }

@@ -14,8 +14,8 @@ const SUMMED: usize = 64;
 
 impl Bias for Cpu {
     fn add_bias(&mut self, x: Span, bias: Span, width: usize) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (bias, x) = (claims.read::<f32>(bias), claims.write::<f32>(x));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (bias, x) = (slices.read::<f32>(bias), slices.write::<f32>(x));
         assert!(bias.len() == width && x.len().is_multiple_of(width), "whole rows");
         let (_, mut areas) = scratch.split(Need::default());
         areas.run(x.chunks_mut(BLOCK * width), |x, _| add_rows(isa, x, bias));
@@ -24,8 +24,8 @@ impl Bias for Cpu {
     /// Each element is one chain of sums in the order of t: the same bits for any number of threads and for any parts
     /// of a batch.
     fn bias_grad(&mut self, dy: Span, grad: Span, width: usize, accumulate: Accumulate) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (dy, grad) = (claims.read::<f32>(dy), claims.write::<f32>(grad));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (dy, grad) = (slices.read::<f32>(dy), slices.write::<f32>(grad));
         assert!(grad.len() == width && dy.len().is_multiple_of(width), "whole rows");
         let (_, mut areas) = scratch.split(Need::default());
         if accumulate == Accumulate::No {

@@ -15,9 +15,9 @@ const RANGES: usize = 32;
 
 impl Embedding for Cpu {
     fn embedding(&mut self, tokens: Span, table: &Weight, out: Span) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let table = Rows::claim(&mut claims, table);
-        let (tokens, out) = (claims.read::<u32>(tokens), claims.write::<f32>(out));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let table = Rows::claim(&mut slices, table);
+        let (tokens, out) = (slices.read::<u32>(tokens), slices.write::<f32>(out));
         let width = table.cols();
         assert_eq!(out.len(), tokens.len() * width, "a row for each token");
         let (_, mut areas) = scratch.split(Need::default());
@@ -30,8 +30,8 @@ impl Embedding for Cpu {
     }
 
     fn embedding_grad(&mut self, tokens: Span, dout: Span, grad: Span, features: usize) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (tokens, dout, grad) = (claims.read::<u32>(tokens), claims.read::<f32>(dout), claims.write::<f32>(grad));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (tokens, dout, grad) = (slices.read::<u32>(tokens), slices.read::<f32>(dout), slices.write::<f32>(grad));
         let vocab = grad.len() / features;
         assert_eq!(grad.len(), vocab * features, "whole rows");
         assert_eq!(dout.len(), tokens.len() * features, "a row for each token");

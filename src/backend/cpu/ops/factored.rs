@@ -10,7 +10,7 @@ use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::{MaxShapes, Param};
-use crate::memory::{Claims, Span};
+use crate::memory::{ArenaBorrow, Span};
 use crate::quant::GroupedShape;
 use rayon::prelude::*;
 
@@ -45,7 +45,7 @@ pub(crate) struct Means<'a> {
 
 impl<'a> Means<'a> {
     /// Those of a parameter that has them.
-    pub fn claim(claims: &mut Claims<'a>, scratch: &'a mut Scratch, param: &Param) -> Option<Self> {
+    pub fn claim(slices: &mut ArenaBorrow<'a>, scratch: &'a mut Scratch, param: &Param) -> Option<Self> {
         let rows = param.state.get(state::V_ROWS)?.data;
         let of_cols = param.state.get(state::V_COLS).map_or(Span::NONE, |cols| cols.data);
         let g = param.weight.shape;
@@ -54,7 +54,7 @@ impl<'a> Means<'a> {
         let (shared, _) = scratch.split(Need { shared: g.rows + cols + sums, private: 0 });
         let (now, rest) = shared.split_at_mut(g.rows);
         let (factors, sums) = rest.split_at_mut(cols);
-        Some(Self { rows: claims.write(rows), cols: claims.write(of_cols), now, factors, sums })
+        Some(Self { rows: slices.write(rows), cols: slices.write(of_cols), now, factors, sums })
     }
 
     /// Takes a gradient into account; gives this step's second moments. At a reset the averages before it count as

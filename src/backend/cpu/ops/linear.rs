@@ -1,4 +1,4 @@
-//! Products with a weight: forward, and the gradient of the input.
+//! Products with a weight: forward, and the gradients.
 //!
 //! Panels of the weight are dequantized into scratch that all threads share, then each thread multiplies blocks of
 //! tokens with them. A small batch (sampling) is computed as dot products with rows dequantized one at a time.
@@ -34,8 +34,8 @@ pub(crate) fn need(max: &MaxShapes) -> Need {
 
 impl Linear for Cpu {
     fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (x, w, y) = (claims.read::<f32>(x), Rows::claim(&mut claims, w), claims.write::<f32>(y));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (x, w, y) = (slices.read::<f32>(x), Rows::claim(&mut slices, w), slices.write::<f32>(y));
         let (outputs, inputs) = (w.rows(), w.cols());
         let tokens = tokens_of(x, inputs, y, outputs);
         if tokens <= SMALL_BATCH {
@@ -54,8 +54,8 @@ impl Linear for Cpu {
     }
 
     fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (dy, w, dx) = (claims.read::<f32>(dy), Rows::claim(&mut claims, w), claims.write::<f32>(dx));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (dy, w, dx) = (slices.read::<f32>(dy), Rows::claim(&mut slices, w), slices.write::<f32>(dx));
         let (outputs, inputs) = (w.rows(), w.cols());
         let tokens = tokens_of(dy, outputs, dx, inputs);
         // A task reads PIECE columns of some rows of the weight and scatters them to that many panels.
@@ -74,8 +74,8 @@ impl Linear for Cpu {
     }
 
     fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate) {
-        let (isa, scratch, mut claims) = self.begin();
-        let (dy, x, grad) = (claims.read(dy), claims.read(x), claims.write(grad));
+        let (isa, scratch, mut slices) = self.begin();
+        let (dy, x, grad) = (slices.read(dy), slices.read(x), slices.write(grad));
         linear_grad_weight(isa, scratch, dy, x, grad, (rows, cols), accumulate);
     }
 }

@@ -14,9 +14,9 @@ const BLOCK: usize = 16;
 
 impl CrossEntropy for Cpu {
     fn cross_entropy(&mut self, logits: Span, targets: Span, losses: Span, vocab: usize, gradient: Option<f32>) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (logits, targets) = (claims.write::<f32>(logits), claims.read::<u32>(targets));
-        let losses = claims.write::<f32>(losses);
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (logits, targets) = (slices.write::<f32>(logits), slices.read::<u32>(targets));
+        let losses = slices.write::<f32>(losses);
         assert!(logits.len() == targets.len() * vocab && losses.len() == targets.len(), "a row for each target");
         let (_, mut areas) = scratch.split(Need::default());
         let tasks = logits.chunks_mut(BLOCK * vocab).zip(targets.chunks(BLOCK)).zip(losses.chunks_mut(BLOCK));

@@ -15,9 +15,9 @@ const SUMMED: usize = 64;
 
 impl Norm for Cpu {
     fn rms_norm(&mut self, x: Span, gain: Span, out: Span, inv_rms: Span, eps: f32) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (x, gain) = (claims.read::<f32>(x), claims.read::<f32>(gain));
-        let (out, inv_rms) = (claims.write::<f32>(out), claims.write::<f32>(inv_rms));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (x, gain) = (slices.read::<f32>(x), slices.read::<f32>(gain));
+        let (out, inv_rms) = (slices.write::<f32>(out), slices.write::<f32>(inv_rms));
         let block = BLOCK * gain.len();
         assert!(x.len() == out.len() && x.len() == inv_rms.len() * gain.len(), "whole rows");
         let (_, mut areas) = scratch.split(Need::default());
@@ -28,10 +28,10 @@ impl Norm for Cpu {
     /// An element of the gain's gradient is one chain of sums in the order of the rows, which [`Accumulate::Yes`]
     /// continues: the same bits for any number of threads and for any parts of a batch.
     fn rms_norm_grad(&mut self, args: &NormGradArgs) {
-        let (isa, mut scratch, mut claims) = self.begin();
+        let (isa, mut scratch, mut slices) = self.begin();
         let [x, gain, inv_rms, dout] =
-            [args.x, args.gain, args.inv_rms, args.dout].map(|span| claims.read::<f32>(span));
-        let [dx, dgain] = [args.dx, args.dgain].map(|span| claims.write::<f32>(span));
+            [args.x, args.gain, args.inv_rms, args.dout].map(|span| slices.read::<f32>(span));
+        let [dx, dgain] = [args.dx, args.dgain].map(|span| slices.write::<f32>(span));
         let width = gain.len();
         let len = inv_rms.len() * width;
         assert!(x.len() == len && dout.len() == len && dx.len() == len && dgain.len() == width, "whole rows");

@@ -2,7 +2,7 @@
 
 use crate::backend::adam::state;
 use crate::backend::{Param, StateTensor};
-use crate::memory::{Claims, Span};
+use crate::memory::{ArenaBorrow, Span};
 use crate::quant::{Element, GroupedShape, MomentCodec, WeightCodec};
 
 /// The stored weight.
@@ -104,14 +104,14 @@ impl WeightRows<'_> {
 
 impl<'a> MomentRows<'a> {
     /// All rows of a state tensor that has one element per weight.
-    pub fn claim(claims: &mut Claims<'a>, tensor: &StateTensor) -> Self {
+    pub fn claim(slices: &mut ArenaBorrow<'a>, tensor: &StateTensor) -> Self {
         let StateTensor { spec, data, scales } = *tensor;
         match spec.format.codec.moment() {
-            None => Self::F32(claims.write(data)),
+            None => Self::F32(slices.write(data)),
             Some(codec) if spec.format.codec.element() == Element::Nibble => {
-                Self::Nibbles(codec, claims.write(data), claims.write(scales))
+                Self::Nibbles(codec, slices.write(data), slices.write(scales))
             }
-            Some(codec) => Self::Bytes(codec, claims.write(data), claims.write(scales)),
+            Some(codec) => Self::Bytes(codec, slices.write(data), slices.write(scales)),
         }
     }
 }
@@ -145,33 +145,33 @@ impl MomentRows<'_> {
 impl<'a> ParamRows<'a> {
     /// All rows of a parameter, claimed for the whole step. Shared second moments are not known yet:
     /// [`super::factored::Means::advance`] makes them.
-    pub fn claim(claims: &mut Claims<'a>, param: &Param, grad: Span, sparse: bool) -> Self {
+    pub fn claim(slices: &mut ArenaBorrow<'a>, param: &Param, grad: Span, sparse: bool) -> Self {
         let m = param.state.get(state::M).expect("the fused pass has a first moment");
-        let m = MomentRows::claim(claims, m);
+        let m = MomentRows::claim(slices, m);
         let v = match param.state.get(state::V) {
-            Some(v) => MomentRows::claim(claims, v),
+            Some(v) => MomentRows::claim(slices, v),
             None => MomentRows::Shared { rows: &[], factors: &[] },
         };
-        Self { sparse, m, v, ..Self::claim_weight(claims, param, grad) }
+        Self { sparse, m, v, ..Self::claim_weight(slices, param, grad) }
     }
 
     /// All rows of a parameter's weight, without its state.
-    pub fn claim_weight(claims: &mut Claims<'a>, param: &Param, direction: Span) -> Self {
+    pub fn claim_weight(slices: &mut ArenaBorrow<'a>, param: &Param, direction: Span) -> Self {
         let w = &param.weight;
         let weight = match w.format.codec() {
-            WeightCodec::F32 => WeightRows::F32(claims.write(w.data)),
-            WeightCodec::Bf16 => WeightRows::Bf16(claims.write(w.data)),
+            WeightCodec::F32 => WeightRows::F32(slices.write(w.data)),
+            WeightCodec::Bf16 => WeightRows::Bf16(slices.write(w.data)),
             WeightCodec::F16 => panic!("only files hold f16"),
-            WeightCodec::Int8 => WeightRows::Int8 { bytes: claims.write(w.data), scales: claims.write(w.scales) },
+            WeightCodec::Int8 => WeightRows::Int8 { bytes: slices.write(w.data), scales: slices.write(w.scales) },
             WeightCodec::Int4 | WeightCodec::Int4Offset => WeightRows::Int4 {
-                codes: claims.write(w.data),
-                residue: claims.write(w.residue),
-                scales: claims.write(w.scales),
-                offsets: claims.write(w.offsets),
+                codes: slices.write(w.data),
+                residue: slices.write(w.residue),
+                scales: slices.write(w.scales),
+                offsets: slices.write(w.offsets),
             },
         };
         let (m, v) = (MomentRows::Absent, MomentRows::Absent);
-        Self { shape: w.shape, first: 0, sparse: false, grad: claims.read(direction), weight, m, v }
+        Self { shape: w.shape, first: 0, sparse: false, grad: slices.read(direction), weight, m, v }
     }
 }
 

@@ -12,8 +12,8 @@ const BLOCK: usize = 64;
 
 impl Rope for Cpu {
     fn rope(&mut self, x: Span, table: Span, rotation: Rotation) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (table, x) = (claims.read::<f32>(table), claims.write::<f32>(x));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (table, x) = (slices.read::<f32>(table), slices.write::<f32>(x));
         let Rotation { head_dim, heads, queries, start, .. } = rotation;
         let width = heads * head_dim;
         assert!(head_dim % 2 == 0, "heads of {head_dim} elements have no halves");

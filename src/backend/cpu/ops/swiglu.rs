@@ -12,8 +12,8 @@ const BLOCK: usize = 1 << 13;
 
 impl SwiGlu for Cpu {
     fn swiglu(&mut self, gate: Span, up: Span, out: Span) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (gate, up, out) = (claims.read::<f32>(gate), claims.read::<f32>(up), claims.write::<f32>(out));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (gate, up, out) = (slices.read::<f32>(gate), slices.read::<f32>(up), slices.write::<f32>(out));
         assert!(gate.len() == out.len() && up.len() == out.len(), "equal lengths");
         let (_, mut areas) = scratch.split(Need::default());
         let tasks = gate.chunks(BLOCK).zip(up.chunks(BLOCK)).zip(out.chunks_mut(BLOCK));
@@ -21,8 +21,8 @@ impl SwiGlu for Cpu {
     }
 
     fn swiglu_grad(&mut self, gate: Span, up: Span, dout: Span) {
-        let (isa, mut scratch, mut claims) = self.begin();
-        let (gate, up, dout) = (claims.write::<f32>(gate), claims.write::<f32>(up), claims.read::<f32>(dout));
+        let (isa, mut scratch, mut slices) = self.begin();
+        let (gate, up, dout) = (slices.write::<f32>(gate), slices.write::<f32>(up), slices.read::<f32>(dout));
         assert!(gate.len() == dout.len() && up.len() == dout.len(), "equal lengths");
         let (_, mut areas) = scratch.split(Need::default());
         let tasks = gate.chunks_mut(BLOCK).zip(up.chunks_mut(BLOCK)).zip(dout.chunks(BLOCK));

@@ -18,15 +18,15 @@ const BLOCK: usize = 16384;
 
 impl Update for Cpu {
     fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
-        let mut claims = self.arena.claims();
-        let mut scratch = Scratch::new(claims.write(self.workspace), &self.pool);
-        let (isa, scratch, claims) = (self.isa, &mut scratch, &mut claims);
-        let stats = self.pool.install(move || adam::step(isa, scratch, claims, param, grad, args));
+        let mut slices = self.arena.borrow_slices();
+        let mut scratch = Scratch::new(slices.write(self.workspace), &self.pool);
+        let (isa, scratch, slices) = (self.isa, &mut scratch, &mut slices);
+        let stats = self.pool.install(move || adam::step(isa, scratch, slices, param, grad, args));
         self.update_stats.add(stats);
     }
 
     fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
-        let (isa, grad) = (self.isa, self.arena.claims().read::<f32>(grad));
+        let (isa, grad) = (self.isa, self.arena.borrow_slices().read::<f32>(grad));
         let (gate, stats) = self.pool.install(|| begin(isa, grad, freeze_on_zero));
         self.gate = gate;
         self.update_stats.add(stats);
@@ -36,18 +36,18 @@ impl Update for Cpu {
         if self.gate != Gate::Open {
             return;
         }
-        let (isa, mut claims) = (self.isa, self.arena.claims());
-        let mut rows = MomentRows::claim(&mut claims, state);
-        let x = claims.write::<f32>(x);
+        let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
+        let mut rows = MomentRows::claim(&mut slices, state);
+        let x = slices.write::<f32>(x);
         assert_eq!(x.len(), param.weight.shape.len(), "elements of a direction");
         self.pool.install(|| momentum(isa, (param.weight.shape, 0), &mut rows, x, args, param.id));
     }
 
     fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
-        let mut claims = self.arena.claims();
-        let (isa, x) = (self.isa, claims.write::<f32>(x));
+        let mut slices = self.arena.borrow_slices();
+        let (isa, x) = (self.isa, slices.write::<f32>(x));
         assert_eq!(x.len(), rows * cols, "elements of a matrix");
-        let mut scratch = Scratch::new(claims.write(self.workspace), &self.pool);
+        let mut scratch = Scratch::new(slices.write(self.workspace), &self.pool);
         let (sums, _) = scratch.split(normalize::need(rows, cols, axis));
         self.pool.install(|| match axis {
             Axis::Rows => normalize::rows(isa, x, cols, floor),
@@ -56,9 +56,9 @@ impl Update for Cpu {
     }
 
     fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
-        let (isa, mut claims) = (self.isa, self.arena.claims());
-        let rows = ParamRows::claim_weight(&mut claims, param, Span::NONE);
-        let x = claims.write::<f32>(x);
+        let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
+        let rows = ParamRows::claim_weight(&mut slices, param, Span::NONE);
+        let x = slices.write::<f32>(x);
         assert_eq!(x.len(), param.weight.shape.len(), "elements of a direction");
         add_weight(isa, &rows, x, factor);
     }
@@ -68,8 +68,8 @@ impl Update for Cpu {
             return;
         }
         let (isa, frozen) = (self.isa, self.gate == Gate::Frozen);
-        let mut claims = self.arena.claims();
-        let mut rows = ParamRows::claim_weight(&mut claims, param, direction);
+        let mut slices = self.arena.borrow_slices();
+        let mut rows = ParamRows::claim_weight(&mut slices, param, direction);
         assert_eq!(rows.grad.len(), param.weight.shape.len(), "elements of a direction");
         let rescales = self.pool.install(|| apply(isa, &mut rows, args, frozen, param.id));
         self.update_stats.rescales += rescales;

@@ -1,9 +1,8 @@
-//! Reading a weight: a piece of one row, as float32, whatever it is stored as. No product ever sees more of a
-//! quantized weight than the pieces it asks for.
+//! Reads a weight: a piece of one row as float32, from any format. A packed weight is never dequantized as a whole.
 
 use crate::backend::Weight;
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
-use crate::memory::Claims;
+use crate::memory::ArenaBorrow;
 use crate::quant::RowDecoder;
 
 /// Pieces start at multiples of this many columns: whole groups of every size.
@@ -14,12 +13,12 @@ pub(crate) const PIECE: usize = 256;
 pub(crate) struct Rows<'a>(RowDecoder<'a>);
 
 impl<'a> Rows<'a> {
-    /// Claims the planes that products read.
+    /// ArenaBorrow the planes that products read.
     ///
     /// # Panics
     /// If a plane's length does not fit the shape.
-    pub fn claim(claims: &mut Claims<'a>, w: &Weight) -> Self {
-        Self(RowDecoder::new(w.format.with_residue(false), w.shape, |plane| claims.read(w.span(plane))))
+    pub fn claim(slices: &mut ArenaBorrow<'a>, w: &Weight) -> Self {
+        Self(RowDecoder::new(w.format.with_residue(false), w.shape, |plane| slices.read(w.span(plane))))
     }
 
     /// Rows of the matrix.

@@ -1,8 +1,8 @@
-//! The exponential function as straight-line arithmetic: the C library's does not vectorize.
+//! The exponential function as straight-line arithmetic, since the C library's does not vectorize.
 
 use super::isa::madd;
 
-/// 1.5 * 2^23: adding it rounds a small float32 to an integer, which then stands in the low bits.
+/// 1.5 * 2^23: adding it rounds a small float32 to an integer, which is then in the low bits.
 const MAGIC: f32 = 12_582_912.0;
 /// ln 2 in two parts; the first has so few bits that its product with an exponent is exact.
 const LN2_HIGH: f32 = 0.693_359_4;

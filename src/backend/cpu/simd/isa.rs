@@ -1,7 +1,7 @@
 //! Which instructions the processor has, and the macro that compiles one loop for each of them.
 
-/// An instruction set that this processor was seen to have: no other value can be made, so holding one proves that
-/// code compiled for it may run.
+/// An instruction set that was detected on this processor. There are no other values, so holding one proves that code
+/// compiled for it may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Isa(Level);
 
@@ -14,7 +14,7 @@ pub(crate) enum Level {
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// What the compiler may assume for the target anyway.
+    /// What the compiler assumes for the target.
     Portable,
 }
 
@@ -37,7 +37,7 @@ impl Isa {
         Self::available().next().expect("the portable one is always there")
     }
 
-    /// The name people know it by.
+    /// Its usual name.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! Sums and maxima over many lanes: a compiler may not reorder float additions, so the order is written down here.
+//! Sums and maxima over many lanes. The compiler may not reorder float additions, so their order is given explicitly.
 
 use crate::quant::fold_lanes;
 

@@ -26,8 +26,8 @@ impl Pool {
         self.threads
     }
 
-    /// Runs `work` in a pool of this many threads. A thread of such a pool runs it itself: nobody is woken and nothing
-    /// is allocated.
+    /// Runs `work` in a pool of this many threads. A thread of such a pool runs it itself: no thread is
+    /// woken and nothing is allocated.
     pub fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         if rayon::current_thread_index().is_some() && rayon::current_num_threads() == self.threads {
             return work();
@@ -40,7 +40,7 @@ impl Pool {
     }
 }
 
-/// Areas start at multiples of this many elements: one cache line, so that threads never share one.
+/// Areas start at multiples of this many elements, a cache line, so that threads never share one.
 const LINE: usize = 16;
 
 /// Scratch that an operation needs, in float32 elements.

@@ -21,7 +21,8 @@ impl<'a> TileMut<'a> {
     /// If `data` does not hold them or rows overlap.
     pub fn new(data: &'a mut [f32], rows: usize, cols: usize, stride: usize) -> Self {
         assert!(cols <= stride, "{cols} columns in rows {stride} apart");
-        assert!(rows == 0 || (rows - 1) * stride + cols <= data.len(), "{rows} x {cols} in {} elements", data.len());
+        let end = rows.checked_sub(1).map_or(Some(0), |last| last.checked_mul(stride)?.checked_add(cols));
+        assert!(end.is_some_and(|end| end <= data.len()), "{rows} x {cols} in {} elements", data.len());
         Self { base: data.as_mut_ptr(), stride, rows, cols, life: PhantomData }
     }
 
@@ -40,7 +41,7 @@ impl<'a> TileMut<'a> {
         self.stride
     }
 
-    /// The first element; row `i` starts `i * stride` behind it.
+    /// The first element; row `i` starts `i * stride` elements after it.
     pub fn as_mut_ptr(&mut self) -> *mut f32 {
         self.base
     }
@@ -63,7 +64,8 @@ impl<'a> TileMut<'a> {
     /// If it is not inside.
     #[inline]
     pub fn part(&mut self, row: usize, col: usize, rows: usize, cols: usize) -> TileMut<'_> {
-        assert!(row + rows <= self.rows && col + cols <= self.cols, "a part outside of its tile");
+        let inside = |from: usize, count: usize, all: usize| from <= all && count <= all - from;
+        assert!(inside(row, rows, self.rows) && inside(col, cols, self.cols), "a part outside of its tile");
         self.cut(row, col, rows, cols)
     }
 

@@ -1,5 +1,5 @@
-// Rows in four bits and back, groups of 64 (`Backend::pack_rows`): one warp per group. Floors, in bytes of device
-// memory per element: 2.5 both ways.
+// Rows in four bits and back, groups of 64 (`ActivationPack::pack_rows`): one warp per group. Floors, in bytes of
+// device memory per element: 2.5 both ways.
 #include "moments.h"
 #include "rows.h"
 

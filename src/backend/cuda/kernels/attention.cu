@@ -11,8 +11,8 @@
 // Bytes: a tile of keys and values (256 D) serves 32768 D operations, 128 operations per byte out of the device's
 // cache.
 template <u32 WIDTH, bool ALIGNED>
-DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,
-                            const Attention& a) {
+DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse,
+                            const u32* segment_start, const Attention& a) {
     constexpr u32 THREADS = 128, QUERIES = 128, KEYS = ALIGNED ? 64 : 32, STRIPS = 2;
     // Queries stay in registers where these suffice.
     constexpr u32 HELD = WIDTH <= 64 ? WIDTH : 0;
@@ -30,11 +30,11 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
 
     const Place at = place(a.heads);
     const u32 query = (grid_y() - 1 - at.tile) * QUERIES, row = 32 * warp();
-    const Sight block = sight_of(a, first, at.sequence, query, QUERIES);
+    const Sight block = sight_of(a, segment_start, at.sequence, query, QUERIES);
     const u32 begin = block.any.from / KEYS;
     const Task& task = tasks[warp()];
     if (lane() == 0)
-        tasks[warp()] = {at, sight_of(a, first, at.sequence, query + row, 16 * STRIPS), block.any.to / KEYS + 1,
+        tasks[warp()] = {at, sight_of(a, segment_start, at.sequence, query + row, 16 * STRIPS), block.any.to / KEYS + 1,
                          key_row(a, at.sequence, at.head / (a.heads / a.kv_heads), 0)};
     sync_threads();
 
@@ -48,7 +48,7 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
     };
     load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(
         Q_TILE, {q + query_row(a, at.sequence, at.head, 0), a.stride, a.queries, a.head_dim}, query);
-    first_seen[thread()] = seen_by(a, first, at.sequence, query + thread()).from;
+    first_seen[thread()] = seen_by(a, segment_start, at.sequence, query + thread()).from;
     fetch(begin);
     const u32 by_rows = lane_of_rows<WIDTH>(), by_columns = lane_of_columns<WIDTH>();
     const u32 own = Q_TILE + row * WIDTH * 2 + by_rows;
@@ -98,9 +98,9 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
 }
 
 #define ATTENTION(NAME, WIDTH, ALIGNED)                                                                                \
-    KERNEL_RESIDENT(128, 2, NAME, const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,\
-           Attention a) {                                                                                              \
-        attention_tiles<WIDTH, ALIGNED>(q, k, v, out, lse, first, a);                                                  \
+    KERNEL_RESIDENT(128, 2, NAME, const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse,                  \
+                    const u32* segment_start, Attention a) {                                                           \
+        attention_tiles<WIDTH, ALIGNED>(q, k, v, out, lse, segment_start, a);                                          \
     }
 ATTENTION(attention_32, 32, true)
 ATTENTION(attention_64, 64, true)

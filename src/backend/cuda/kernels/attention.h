@@ -60,11 +60,12 @@ struct Seen {
     i32 to;
 };
 
-// What is computed for a query beyond the sequence is not kept. `first` is null if all keys before a query are visible.
-DEVICE Seen seen_by(const Attention& a, const u32* first, u32 sequence, u32 query) {
+// What is computed for a query beyond the sequence is not kept. `segment_start` is null if all keys before a query are
+// visible.
+DEVICE Seen seen_by(const Attention& a, const u32* segment_start, u32 sequence, u32 query) {
     const u32 own = min_(query, a.queries - 1);
     // Limited, so that no value makes a block read keys that do not exist, or never end.
-    const u32 from = first ? min_(first[(u64)sequence * a.queries + own], a.start + own) : 0;
+    const u32 from = segment_start ? min_(segment_start[(u64)sequence * a.queries + own], a.start + own) : 0;
     return {(i32)from, (i32)(a.start + own)};
 }
 
@@ -77,9 +78,10 @@ struct Sight {
 };
 
 // `rows` queries from `query` on.
-DEVICE Sight sight_of(const Attention& a, const u32* first, u32 sequence, u32 query, u32 rows) {
+DEVICE Sight sight_of(const Attention& a, const u32* segment_start, u32 sequence, u32 query, u32 rows) {
     if (query >= a.queries) return {{0, -1}, {0, -1}};
-    const Seen head = seen_by(a, first, sequence, query), tail = seen_by(a, first, sequence, query + rows - 1);
+    const Seen head = seen_by(a, segment_start, sequence, query);
+    const Seen tail = seen_by(a, segment_start, sequence, query + rows - 1);
     return {{head.from, tail.to}, {tail.from, head.to}};
 }
 

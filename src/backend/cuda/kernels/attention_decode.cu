@@ -36,7 +36,7 @@ DEVICE float weight(const Part& part, float highest, float scale) {
 //
 // Floor: the bytes of keys and values, each read once for the heads that share it.
 template <u32 WIDTH, bool ALIGNED>
-DEVICE void decode(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* first,
+DEVICE void decode(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse, const u32* segment_start,
                         float* part_sums, Part* parts, u32 chunk, const Attention& a) {
     constexpr u32 THREADS = 128, WARPS = THREADS / 32, ROWS = 16, KEYS = 64;
     constexpr u32 STAGES = ROWS * WIDTH * 2, TILE = KEYS * WIDTH * 2;
@@ -47,7 +47,7 @@ DEVICE void decode(const bf16* q, const bf16* k, const bf16* v, bf16* out, float
 
     const u32 group = a.heads / a.kv_heads, sequence = block_x() / a.kv_heads;
     const Rows rows = {block_x() % a.kv_heads, block_y() * ROWS, min_(ROWS, a.queries * group - block_y() * ROWS)};
-    if (thread() < ROWS) seen[thread()] = seen_by(a, first, sequence, query_of(a, rows, thread()));
+    if (thread() < ROWS) seen[thread()] = seen_by(a, segment_start, sequence, query_of(a, rows, thread()));
     UNROLL
     for (u32 at = thread(); at < ROWS * WIDTH / 2; at += THREADS) {
         const u32 row = at / (WIDTH / 2), column = at % (WIDTH / 2) * 2;
@@ -170,8 +170,8 @@ DEVICE void join_parts(const float* part_sums, const Part* parts, u32 chunks, bf
 
 #define DECODE(SUFFIX, WIDTH, ALIGNED)                                                                                 \
     KERNEL_RESIDENT(128, 2, attention_decode_##SUFFIX, const bf16* q, const bf16* k, const bf16* v, bf16* out,         \
-                    float* lse, const u32* first, float* part_sums, Part* parts, u32 chunk, Attention a) {             \
-        decode<WIDTH, ALIGNED>(q, k, v, out, lse, first, part_sums, parts, chunk, a);                                  \
+                    float* lse, const u32* segment_start, float* part_sums, Part* parts, u32 chunk, Attention a) {     \
+        decode<WIDTH, ALIGNED>(q, k, v, out, lse, segment_start, part_sums, parts, chunk, a);                          \
     }
 DECODE(32, 32, true)
 DECODE(64, 64, true)

@@ -10,7 +10,7 @@ struct alignas(16) Row {
     float lse;
     // D.
     float delta;
-    // The first visible key.
+    // The first visible key, where the segment starts.
     i32 low;
     u32 unused;
 };
@@ -31,12 +31,12 @@ template <u32 WIDTH> DEVICE float row_product(const bf16* out, const bf16* dout,
 }
 
 // dQ, and D for the second pass. A block takes 128 queries of one head, a warp 32 of them, and runs over the keys.
-// D is taken from the output if that is at hand as attention left it, else from a run over the keys of its own.
+// D is taken from the output if it is given as attention left it, otherwise from a pass of its own over the keys.
 //
 // Floor: 6 D operations per pair of query and key (10 D without the output), one exp2 (two without).
 template <u32 WIDTH, bool ALIGNED>
 DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const bf16* out, const float* lse,
-                            const bf16* dout, bf16* dq, Row* kept, const u32* first, const Attention& a) {
+                            const bf16* dout, bf16* dq, Row* kept, const u32* segment_start, const Attention& a) {
     constexpr u32 THREADS = 128, QUERIES = 128, KEYS = WIDTH <= 64 ? 64 : 32, STEP = 32, STRIPS = 2;
     // Queries stay in registers where these suffice.
     constexpr u32 HELD = WIDTH <= 64 ? WIDTH : 0;
@@ -60,12 +60,12 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
     const Task& task = tasks[warp()];
     {
         const Place at = place(a.heads);
-        const Sight block = sight_of(a, first, at.sequence, query, QUERIES);
-        const Sight sight = sight_of(a, first, at.sequence, query + row, 16 * STRIPS);
+        const Sight block = sight_of(a, segment_start, at.sequence, query, QUERIES);
+        const Sight sight = sight_of(a, segment_start, at.sequence, query + row, 16 * STRIPS);
         if (lane() == 0)
             tasks[warp()] = {at, sight, block.any.from / KEYS, block.any.to / KEYS + 1,
                              key_row(a, at.sequence, at.head / (a.heads / a.kv_heads), 0)};
-        first_seen[thread()] = seen_by(a, first, at.sequence, query + thread()).from;
+        first_seen[thread()] = seen_by(a, segment_start, at.sequence, query + thread()).from;
         const u32 own = min_(query + thread(), a.queries - 1);
         lses[thread()] = lse[row_sum(a, at.sequence, at.head, own)] * LOG2_E;
         const u64 queries = query_row(a, at.sequence, at.head, 0);
@@ -186,7 +186,7 @@ DEVICE void hide_from_queries(Sums<STRIPS, QUERIES>& scores, const Row* rows, i3
 // Floor: 8 D operations per pair of query and key, one exp2.
 template <u32 WIDTH, bool ALIGNED>
 DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const Row* kept, bf16* dk,
-                         bf16* dv, const u32* first, const Attention& a) {
+                         bf16* dv, const u32* segment_start, const Attention& a) {
     // Two sums of WIDTH for each key must fit the registers.
     constexpr u32 STRIPS = WIDTH <= 64 ? 2 : 1, QUERIES = WIDTH <= 64 ? 64 : 32;
     constexpr u32 THREADS = 128, KEYS = 64 * STRIPS, STEP = 32;
@@ -208,9 +208,10 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
     const u32 key = block_y() * KEYS, own_key = key + 16 * STRIPS * warp();
     if (thread() == 0) {
         const Place at = place(a.kv_heads);
-        const u32* const lows = first ? first + (u64)at.sequence * a.queries : nullptr;
+        const u32* const lows = segment_start ? segment_start + (u64)at.sequence * a.queries : nullptr;
         const u32 last = min_(key + KEYS, a.queries) - 1, end = lows ? first_beyond(lows, a.queries, last) : a.queries;
-        tasks[0] = {at, key / QUERIES, ceil_div(end, QUERIES)};
+        // The queries of the first tile see these keys, whatever the starts of segments say: the loop below has an end.
+        tasks[0] = {at, key / QUERIES, max_(ceil_div(end, QUERIES), key / QUERIES + 1)};
     }
     sync_threads();
     const u64 kv = key_row(a, task.at.sequence, task.at.head, 0);
@@ -294,13 +295,13 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
 
 #define ATTENTION_GRAD(SUFFIX, WIDTH, ALIGNED)                                                                         \
     KERNEL_RESIDENT(128, 2, attention_grad_queries_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,              \
-           const bf16* out, const float* lse, const bf16* dout, bf16* dq, Row* kept, const u32* first,                 \
+           const bf16* out, const float* lse, const bf16* dout, bf16* dq, Row* kept, const u32* segment_start,         \
            Attention a) {                                                                                              \
-        grad_of_queries<WIDTH, ALIGNED>(q, k, v, out, lse, dout, dq, kept, first, a);                                  \
+        grad_of_queries<WIDTH, ALIGNED>(q, k, v, out, lse, dout, dq, kept, segment_start, a);                          \
     }                                                                                                                  \
     KERNEL_RESIDENT(128, 2, attention_grad_keys_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,                 \
-           const bf16* dout, const Row* kept, bf16* dk, bf16* dv, const u32* first, Attention a) {                     \
-        grad_of_keys<WIDTH, ALIGNED>(q, k, v, dout, kept, dk, dv, first, a);                                           \
+           const bf16* dout, const Row* kept, bf16* dk, bf16* dv, const u32* segment_start, Attention a) {             \
+        grad_of_keys<WIDTH, ALIGNED>(q, k, v, dout, kept, dk, dv, segment_start, a);                                   \
     }
 ATTENTION_GRAD(32, 32, true)
 ATTENTION_GRAD(64, 64, true)

@@ -232,9 +232,9 @@ fn is_common(c: &AdamArgs) -> bool {
 }
 
 /// Scratch for all of this file, in bytes.
-pub(crate) fn need(max: &MaxShapes) -> usize {
+pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
     let rows = max.features.max(max.inputs);
-    statistics_bytes(max.parameter.div_ceil(LEAF)) + touched_bytes(rows) + factored::need(max)
+    statistics_bytes(max.parameter.div_ceil(LEAF)) + touched_bytes(rows) + factored::workspace_bytes(max)
 }
 
 /// Bytes of verdict, sums and maxima; what follows them starts at a multiple of 16.
@@ -272,7 +272,7 @@ pub(super) fn kept(gpu: &Gpu) -> Span {
     gpu.words().head(size_of::<DeviceStats>())
 }
 
-/// One step of one tensor; see [`crate::backend::Backend::adam`].
+/// One step of one tensor; see [`crate::backend::ops::Update::adam`].
 ///
 /// # Panics
 /// If a plane's length does not fit the shape.
@@ -428,6 +428,9 @@ fn check(param: &Param, grad: Span) {
         let bytes = [tensor.data.bytes, tensor.scales.bytes];
         assert_eq!(bytes, tensor.spec.format.bytes(g), "bytes of {} and of its scales", tensor.spec.name);
     }
+    let has = |name| param.state.get(name).is_some();
+    let shared = has(state::V_ROWS);
+    assert!(has(state::V) != shared && (shared || !has(state::V_COLS)), "second moments, shared or not");
     check_weight(param, grad);
 }
 

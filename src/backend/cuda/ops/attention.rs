@@ -49,7 +49,7 @@ pub(crate) struct Sizes {
 }
 
 /// Workspace in bytes: the parts of rows whose keys are divided.
-pub(crate) fn need(max: &MaxShapes) -> usize {
+pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
     PARTS * part_bytes(max.head_dim)
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn segments(gpu: &Gpu, segment_start: Option<Span>, shape: &Attention
 
 impl Attention for Cuda {
     /// Probabilities are rounded to bfloat16 before they are multiplied with the values: a relative error of 2^-9 of
-    /// each, which their sum in `lse` does not have. D is even and at most [`MAX_HEAD_DIM`], and a sequence of `q` or `k`
+    /// each, which their sum in `lse` does not have. D is even and at most `MAX_HEAD_DIM`, and a sequence of `q` or `k`
     /// has less than 2^31 elements.
     fn attention(&mut self, args: &AttentionArgs) {
         let gpu = &mut self.gpu;

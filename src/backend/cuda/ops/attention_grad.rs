@@ -12,7 +12,7 @@ const QUERIES: usize = 128;
 const ROW: usize = 16;
 
 /// Workspace in bytes: what the first pass leaves for the second.
-pub(crate) fn need(max: &MaxShapes) -> usize {
+pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
     ROW * max.tokens * (max.inputs / max.head_dim.max(1)).max(1)
 }
 

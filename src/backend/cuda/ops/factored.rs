@@ -15,7 +15,7 @@ const WARPS: usize = 8;
 const MOST_BLOCKS: usize = 65_535;
 
 /// Scratch in bytes, beside what the statistics need.
-pub(crate) fn need(max: &MaxShapes) -> usize {
+pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
     let (rows, cols) = (max.features.max(max.inputs), max.inputs);
     4 * (rows.next_multiple_of(BLOCK) + 2 * cols.next_multiple_of(BLOCK) + max.parameter.div_ceil(ROWS))
 }

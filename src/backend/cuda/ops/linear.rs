@@ -15,13 +15,13 @@ use crate::quant::Element;
 
 /// Up to this many tokens are multiplied without cuBLASLt.
 const SMALL_BATCH: usize = 8;
-/// Bytes of a panel, which should stay in the L2 cache (50 to 60 MB on Hopper) beside what a product streams.
+/// Bytes of a panel, which should stay in the L2 cache (50 to 60 MB on Hopper) together with what a product streams.
 const PANEL: usize = 32 << 20;
 /// Rows of a panel are a multiple of this, the height of cuBLASLt's tiles.
 const ROWS: usize = 128;
 
 /// Workspace in bytes: a panel, at least [`COLS`] columns of the tallest weight.
-pub(crate) fn need(max: &MaxShapes) -> usize {
+pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
     let tallest = max.features.max(max.inputs);
     let whole = 2 * (max.parameter + ROW_PADDING * tallest);
     whole.min(PANEL.max(2 * COLS * tallest))

@@ -12,7 +12,7 @@ const ROWS: usize = 16;
 const CHUNKS: usize = 128;
 
 /// Workspace in bytes: one row of float32 partial sums per chunk of rows.
-pub(crate) fn need(max: &MaxShapes) -> usize {
+pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
     4 * chunks(max.tokens).0 * max.features
 }
 

@@ -9,6 +9,7 @@ use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::ops::Update;
 use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
+use crate::quant::StateShape;
 use zerocopy::FromZeros;
 
 /// Where the verdict lies among the words that the backend keeps: behind the statistics of updates.
@@ -72,7 +73,9 @@ fn begin(gpu: &mut Gpu, grad: Span, freeze_on_zero: bool) {
 /// If a plane's length does not fit the shape.
 fn momentum(gpu: &mut Gpu, param: &Param, state: &StateTensor, x: Span, constants: &MomentumArgs) {
     let g = param.weight.shape;
+    super::weights::check_shape(g);
     assert_eq!(x.bytes, 4 * g.len(), "bytes of a direction");
+    assert_eq!(state.spec.format.shape, StateShape::PerWeight, "shape of {}", state.spec.name);
     assert_eq!([state.data.bytes, state.scales.bytes], state.spec.format.bytes(g), "bytes of {}", state.spec.name);
     let planes = Planes::of_direction(gpu, x).with_state(gpu, state);
     let storage = Storage::of_state(param, state);

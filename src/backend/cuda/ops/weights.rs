@@ -4,7 +4,7 @@ use super::{dim, pitch, product};
 use crate::backend::Weight;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::memory::Span;
-use crate::quant::WeightCodec;
+use crate::quant::{GroupedShape, WeightCodec};
 
 /// A part of a weight: rows from `row` on, columns from `col` on, which is a multiple of [`COLS`].
 #[derive(Clone, Copy, Debug)]
@@ -42,13 +42,19 @@ pub(crate) fn kernel(kernels: [&'static str; WeightCodec::ALL.len()], w: &Weight
 /// The kernels trust the lengths of a weight's planes.
 ///
 /// # Panics
-/// If one does not fit the shape.
+/// If one does not fit the shape, or the shape the kernels.
 pub(crate) fn check(w: &Weight) {
-    let g = w.shape;
-    // Products of the shape must not wrap, and groups be those that kernels divide rows into.
+    check_shape(w.shape);
+    w.check();
+}
+
+/// Products of a shape must not wrap, and its groups be those that kernels divide rows into.
+///
+/// # Panics
+/// If not.
+pub(crate) fn check_shape(g: GroupedShape) {
     product([4, dim(g.rows) as usize, dim(g.padded_cols()) as usize]);
     assert!(g.group.is_power_of_two() && (32..=COLS).contains(&g.group), "groups of {}", g.group);
-    w.check();
 }
 
 /// Adds the planes that products read, null where there is none.

@@ -12,7 +12,7 @@ const MAX_BYTES: usize = 512;
 /// Where a parameter may start: the largest alignment a kernel's parameter has.
 const ALIGNMENT: usize = 16;
 
-/// Storage aligned as any parameter may need it.
+/// Storage aligned for any parameter.
 #[repr(C, align(16))]
 #[derive(Clone, Copy)]
 struct Storage([u8; MAX_BYTES]);
@@ -65,7 +65,7 @@ impl Args {
         self.bytes(&value)
     }
 
-    /// A structure by value, laid out as the kernel's own, aligned to 16 bytes at most.
+    /// A struct by value, with the layout of the kernel's, aligned to 16 bytes at most.
     ///
     /// # Panics
     /// Beyond 40 parameters or 512 bytes.

@@ -1,11 +1,11 @@
-//! Compiled kernels on disk, so that a start takes no compiler. A cache that cannot be read or written is none.
+//! Compiled kernels on disk, so that later starts need not compile. A cache that cannot be read or written is ignored.
 
 use super::compile::Cubin;
 use crate::store::{self, Map};
 use std::path::PathBuf;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-/// Changes when the files' layout does.
+/// Changes with the layout of the files.
 const LAYOUT: &str = "tetrad kernels 1";
 /// Bytes before the contents: their checksum, and how many of them are the log.
 const HEADER: usize = 16;
@@ -28,7 +28,7 @@ impl Cache {
         Self { folder: None }
     }
 
-    /// What was kept under this key.
+    /// The entry stored under this key.
     pub(super) fn load(&self, file: &str, key: &str) -> Option<Cubin> {
         let map = Map::open(self.path(file, key)?).ok()?;
         let (header, contents) = map.split_at_checked(HEADER)?;
@@ -41,7 +41,7 @@ impl Cache {
         Some(Cubin { image: image.to_vec(), log: String::from_utf8(log.to_vec()).ok()? })
     }
 
-    /// Keeps it. That it cannot be kept costs the next start some seconds and is no error.
+    /// Stores an entry. A failure costs the next start some seconds and is not an error.
     pub(super) fn store(&self, file: &str, key: &str, cubin: &Cubin) {
         let Some(path) = self.path(file, key) else { return };
         let contents = [cubin.log.as_bytes(), &cubin.image].concat();

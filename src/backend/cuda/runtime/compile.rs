@@ -1,7 +1,7 @@
-//! Kernels to machine code for one architecture, by NVRTC.
+//! Compiles kernels to machine code for one architecture with NVRTC.
 //!
-//! Straight to a cubin: PTX of a newer compiler is refused by an older driver, machine code of the same major version
-//! is not. Each file is a program of its own, so that they compile side by side and one edit costs one file.
+//! Directly to a cubin: an older driver refuses the PTX of a newer compiler, but accepts machine code of the same major
+//! version. Each file is a program of its own, so that files compile in parallel and an edit recompiles one of them.
 
 use super::device::{Capability, constant};
 use super::libraries::Search;
@@ -12,7 +12,7 @@ use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
 
-/// Options for all files, beside the architecture. No contraction and no fast math: the optimizer's bytes must be
+/// Options for all files, in addition to the architecture. No contraction and no fast math: the optimizer's bytes must be
 /// those of the CPU. The assembler's report goes to the log.
 const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--ptxas-options=-v"];
 
@@ -21,7 +21,7 @@ const OPTIONS: [&str; 3] = ["--std=c++17", "--fmad=false", "--ptxas-options=-v"]
 pub struct Cubin {
     /// What the driver loads.
     pub image: Vec<u8>,
-    /// What the compiler said, the assembler's report in it; see [`super::report::usages`].
+    /// The compiler's log, including the assembler's report; see [`super::report::usages`].
     pub log: String,
 }
 
@@ -37,7 +37,7 @@ impl Compiler {
     /// newest CUDA that it knows; without them any NVRTC will do.
     ///
     /// # Errors
-    /// If there is none, with what was wrong with those that are there.
+    /// If there is none, with the reason why each one found was rejected.
     pub fn find(
         search: &Search,
         supports: Option<(u32, u32)>,
@@ -68,8 +68,8 @@ impl Compiler {
         knows(&self.nvrtc, capability)
     }
 
-    /// All that the machine code depends on beside the source: two equal texts give equal code. The file's length
-    /// tells patches of a version apart, which have the same number.
+    /// Everything that the machine code depends on besides the source: equal texts give equal code. The length of the
+    /// library's file distinguishes patch releases, which share a version number.
     pub(super) fn identity(&self, architecture: &str) -> String {
         let bytes = std::fs::metadata(&self.path).map_or(0, |meta| meta.len());
         format!("{}.{} {bytes} {}\n{architecture} {OPTIONS:?}", self.version.0, self.version.1, self.path.display())

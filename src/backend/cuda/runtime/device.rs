@@ -1,4 +1,4 @@
-//! A device and its context: what every other part of this backend calls the driver through.
+//! A device and its context, through which every other part of this backend calls the driver.
 
 use super::symbols::{Code, Driver};
 use crate::error::BackendError;
@@ -6,9 +6,9 @@ use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute, CUevent, CUre
 use std::ffi::{CStr, c_char};
 use std::fmt;
 
-/// The oldest driver whose libraries are understood.
+/// The oldest supported driver.
 const OLDEST_DRIVER: (u32, u32) = (12, 0);
-/// The oldest device: bf16 `mma.sync` and `cp.async` began with it.
+/// The oldest supported device: the first with bf16 `mma.sync` and `cp.async`.
 const OLDEST_DEVICE: Capability = Capability { major: 8, minor: 0 };
 
 /// Compute capability of a device.
@@ -105,7 +105,7 @@ impl Device {
         self.check("making a stream", code)
     }
 
-    /// Makes the context this thread's: the first call of whatever talks to the driver.
+    /// Makes the context current in this thread; called before any other call of the driver.
     pub(super) fn current(&self) -> Code {
         // SAFETY: the context was retained by `begin` and is released only by `drop`.
         unsafe { (self.driver.cuCtxSetCurrent)(self.context) }
@@ -174,7 +174,7 @@ fn start(driver: &Driver) -> Result<(u32, u32), BackendError> {
     };
     // SAFETY: zero is the only flag there is.
     let code = unsafe { (driver.cuInit)(0) };
-    // No device is no fault of the driver; the count says so below.
+    // The absence of a device is not a failure of the driver; the count below reports it.
     if code != CUresult::CUDA_ERROR_NO_DEVICE as Code {
         refuse("cuInit", code)?;
     }

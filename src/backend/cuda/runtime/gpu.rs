@@ -11,7 +11,7 @@ use super::sources::{SOURCES, Source};
 use super::symbols::{Code, Driver};
 use super::timer::Timer;
 use crate::error::BackendError;
-use crate::memory::{HostMemory, Place, Span};
+use crate::memory::{Place, Span};
 use cudarc::driver::sys::CUstream;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -23,23 +23,22 @@ const WORDS: usize = 4096;
 /// Bytes of the workspace that are the backend's own, whatever operations need.
 const OWN_BYTES: usize = DEVICE_ALIGN + WORDS + WORKSPACE;
 
-/// A device with everything loaded. All operations go to one stream in the order they are given, and come back
-/// before they are done. Failures are remembered (the first one wins) and reported by [`Gpu::status`]. After a failure
-/// operations do nothing and downloads give zeros.
+/// A device with everything loaded. Operations are submitted to one stream in order and return before they are done.
+/// The first failure is kept and reported by [`Gpu::status`]; after it, operations do nothing and downloads give zeros.
 pub struct Gpu {
     workspace: Span,
     words: Span,
     products: Products,
     modules: Modules,
     timer: Timer,
-    staging: Option<Staging>,
-    offloaded: Option<Offloaded>,
+    pub(super) staging: Option<Staging>,
+    pub(super) offloaded: Option<Offloaded>,
     arena: Option<Arena>,
     allocations: usize,
-    /// The operation given last: what an asynchronous failure is most likely about.
-    last: Cell<&'static str>,
-    failure: RefCell<Option<BackendError>>,
-    device: Arc<Device>,
+    /// The operation submitted last, the most likely cause of an asynchronous failure.
+    pub(super) last: Cell<&'static str>,
+    pub(super) failure: RefCell<Option<BackendError>>,
+    pub(super) device: Arc<Device>,
 }
 
 impl Gpu {
@@ -50,7 +49,7 @@ impl Gpu {
     /// kernels.
     ///
     /// # Errors
-    /// If any of that is not possible; each says what to do.
+    /// If one of these fails; the error says what to do.
     pub fn open(ordinal: u32) -> Result<Self, BackendError> {
         Self::open_with(ordinal, &Search::usual(), SOURCES)
     }
@@ -91,7 +90,7 @@ impl Gpu {
     /// If the workspace is too small or not inside.
     pub fn allocate(&mut self, bytes: usize, workspace: Span) -> Result<(), BackendError> {
         self.device.check("allocate", self.device.current())?;
-        // What a former call took is freed before more is asked for, and not before all operations are done with it.
+        // Memory of an earlier call is freed before more is requested, and only after all operations that use it.
         self.act("synchronize", 1, synchronize);
         (self.offloaded, self.arena, self.staging) = (None, None, None);
         self.arena = Some(Arena::new(&self.device, bytes)?);
@@ -107,7 +106,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Memory that the current operation may use as it likes; its contents are left by earlier ones.
+    /// Scratch memory for the current operation; it holds whatever earlier operations left there.
     pub fn workspace(&self) -> Span {
         self.workspace
     }
@@ -115,77 +114,6 @@ impl Gpu {
     /// 4096 bytes, zero at first, for what operations keep on the device.
     pub fn words(&self) -> Span {
         self.words
-    }
-
-    /// Gives host spans their memory; after [`Gpu::allocate`].
-    ///
-    /// # Errors
-    /// If the host has not that much memory that the device may reach.
-    pub fn attach(&mut self, host: HostMemory) -> Result<(), BackendError> {
-        self.device.check("attach", self.device.current())?;
-        self.offloaded = Some(Offloaded::new(&self.device, host)?);
-        Ok(())
-    }
-
-    /// Starts copying `host` to `to`, unless `to` holds it already.
-    ///
-    /// # Panics
-    /// If a span is not inside its memory, or they differ in length.
-    pub fn prefetch(&mut self, host: Span, to: Span) {
-        let address = self.device_copy(host, to);
-        // SAFETY: `device_copy` proved that `to` is at `address`, inside the arena, and as long as `host`.
-        self.offload("prefetch", |offloaded| unsafe { offloaded.prefetch(host, to, address) });
-    }
-
-    /// Later operations wait for the prefetch of `host` to `to`; starts it if needed.
-    ///
-    /// # Panics
-    /// As [`Gpu::prefetch`].
-    pub fn wait(&mut self, host: Span, to: Span) {
-        self.prefetch(host, to);
-        self.offload("wait", |offloaded| offloaded.wait_for(to));
-    }
-
-    /// Copies `from` back to `host` if it was `changed`.
-    ///
-    /// # Panics
-    /// As [`Gpu::prefetch`].
-    pub fn write_back(&mut self, from: Span, host: Span, changed: bool) {
-        if changed {
-            let address = self.device_copy(host, from);
-            // SAFETY: `device_copy` proved that `from` is at `address`, inside the arena, and as long as `host`.
-            self.offload("write back", |offloaded| unsafe { offloaded.write_back(from, host, address) });
-        }
-    }
-
-    /// A hint that a host span will not be needed for a while.
-    ///
-    /// # Panics
-    /// If it is not inside its memory.
-    pub fn advise_cold(&self, span: Span) {
-        if let (Place::Host, Some(offloaded)) = (span.place, &self.offloaded) {
-            offloaded.advise_cold(span);
-        }
-    }
-
-    /// The address of a span of the arena that holds a copy of a host span.
-    ///
-    /// # Panics
-    /// If they are not, or differ in length.
-    fn device_copy(&self, host: Span, copy: Span) -> u64 {
-        assert!(host.place == Place::Host, "{host:?} is not in host memory");
-        assert_eq!(host.bytes, copy.bytes, "a copy of another length");
-        self.address(copy)
-    }
-
-    fn offload(&mut self, what: &'static str, act: impl FnOnce(&mut Offloaded) -> Result<Code, BackendError>) {
-        if !self.begin(what) {
-            return;
-        }
-        match act(self.offloaded.as_mut().expect("host memory was attached")) {
-            Ok(code) => self.end(what, code),
-            Err(error) => self.remember(error),
-        }
     }
 
     /// How many allocations of device memory were made since the device was opened.
@@ -213,7 +141,7 @@ impl Gpu {
         format!("NVRTC {}, {}", self.modules.compiler_version(), self.products.version())
     }
 
-    /// How many blocks run side by side at least.
+    /// Blocks that run at the same time, at least.
     pub fn multiprocessors(&self) -> u32 {
         self.device.multiprocessors
     }
@@ -223,7 +151,7 @@ impl Gpu {
         self.device.shared_bytes
     }
 
-    /// Bytes of device memory that are free, and all there are, by the driver's figures.
+    /// Free and total bytes of device memory, as the driver reports them.
     ///
     /// # Errors
     /// If the driver does not answer.
@@ -305,65 +233,6 @@ impl Gpu {
         }
     }
 
-    /// Sets all bytes of a span to zero.
-    pub fn zero(&mut self, span: Span) {
-        if span.place == Place::Host {
-            return self.offload("zero", |host| Ok(host.write(span, |bytes| bytes.fill(0))));
-        }
-        let to = self.address(span);
-        self.act("zero", span.bytes, |driver, stream| {
-            // SAFETY: `address` proved the span to lie inside the arena.
-            unsafe { (driver.cuMemsetD8Async)(to, 0, span.bytes, stream) }
-        });
-    }
-
-    /// `to = from`; both have the same length.
-    ///
-    /// # Panics
-    /// If they differ in length.
-    pub fn copy(&mut self, from: Span, to: Span) {
-        assert_eq!(from.bytes, to.bytes, "a copy between spans of different lengths");
-        let (source, target) = (self.address(from), self.address(to));
-        self.act("copy", from.bytes, |driver, stream| {
-            // SAFETY: `address` proved both spans to lie inside the arena.
-            unsafe { (driver.cuMemcpyDtoDAsync_v2)(target, source, from.bytes, stream) }
-        });
-    }
-
-    /// Copies bytes of this machine into a span of the same length. They may be changed when this returns.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn upload(&mut self, bytes: &[u8], to: Span) {
-        assert_eq!(bytes.len(), to.bytes, "an upload to a span of another length");
-        if to.place == Place::Host {
-            return self.offload("upload", |host| Ok(host.write(to, |kept| kept.copy_from_slice(bytes))));
-        }
-        let to = self.address(to);
-        self.act("upload", bytes.len(), |_, _| self.staging().upload(bytes, to));
-    }
-
-    /// Copies a span into bytes of this machine, after all operations given before; zeros after a failure.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub fn download(&self, from: Span, bytes: &mut [u8]) {
-        assert_eq!(bytes.len(), from.bytes, "a download of a span of another length");
-        let before = self.last.get();
-        if from.place == Place::Host {
-            let offloaded = self.offloaded.as_ref().expect("host memory was attached");
-            self.act("download", bytes.len(), |_, _| offloaded.read(from, bytes));
-        } else {
-            let address = self.address(from);
-            self.act("download", bytes.len(), |_, _| self.staging().download(address, bytes));
-        }
-        // The next failure that shows itself is none of this download's, which has waited for all before it.
-        self.last.set(before);
-        if self.failure.borrow().is_some() {
-            bytes.fill(0);
-        }
-    }
-
     /// Waits for all operations; whether each was carried out.
     ///
     /// # Errors
@@ -379,7 +248,7 @@ impl Gpu {
         }
     }
 
-    /// Seconds that the device takes for what `work` gives it, from its first operation to its last.
+    /// Seconds that the device takes for the operations that `work` submits.
     ///
     /// # Errors
     /// The first failure.
@@ -389,12 +258,12 @@ impl Gpu {
         self.stop_timer()
     }
 
-    /// Begins what [`Gpu::stop_timer`] measures.
+    /// Starts the interval that [`Gpu::stop_timer`] measures.
     pub(crate) fn start_timer(&mut self) {
         self.act("time", 1, |_, _| self.timer.start());
     }
 
-    /// Seconds of the device between the operations given before [`Gpu::start_timer`] and now.
+    /// Seconds of device time since [`Gpu::start_timer`].
     pub(crate) fn stop_timer(&mut self) -> Result<f64, BackendError> {
         let mut seconds = 0.0;
         self.act("time", 1, |_, _| match self.timer.stop() {
@@ -407,19 +276,15 @@ impl Gpu {
         self.status().map(|()| seconds)
     }
 
-    fn staging(&self) -> &Staging {
-        self.staging.as_ref().expect("memory was allocated: the span has an address")
-    }
-
     /// One operation on `bytes` bytes; nothing after a failure, or if there are none.
-    fn act(&self, what: &'static str, bytes: usize, call: impl FnOnce(&Driver, CUstream) -> Code) {
+    pub(super) fn act(&self, what: &'static str, bytes: usize, call: impl FnOnce(&Driver, CUstream) -> Code) {
         if bytes > 0 && self.begin(what) {
             self.end(what, call(&self.device.driver, self.device.stream));
         }
     }
 
-    /// Whether an operation may be given: there was no failure, and the context is this thread's.
-    fn begin(&self, what: &'static str) -> bool {
+    /// Whether an operation may be submitted: there was no failure. Makes the context current in this thread.
+    pub(super) fn begin(&self, what: &'static str) -> bool {
         if self.failure.borrow().is_some() {
             return false;
         }
@@ -428,22 +293,22 @@ impl Gpu {
         code == 0
     }
 
-    /// Notes what an operation's call gave back.
-    fn end(&self, what: &'static str, code: Code) {
+    /// Records the result of an operation's call.
+    pub(super) fn end(&self, what: &'static str, code: Code) {
         self.note(what, code);
         self.last.set(what);
     }
 
     fn note(&self, what: &'static str, code: Code) {
         if code != 0 {
-            // What goes wrong inside a kernel comes to light at some later call.
+            // A failure inside a kernel is reported by some later call.
             let last = self.last.get();
             let what = format!("{what} (after {last}; CUDA_LAUNCH_BLOCKING=1 tells which operation it was)");
             self.remember(self.device.failed(&what, &text(&self.device.driver, code)));
         }
     }
 
-    fn remember(&self, error: BackendError) {
+    pub(super) fn remember(&self, error: BackendError) {
         self.failure.borrow_mut().get_or_insert(error);
     }
 }

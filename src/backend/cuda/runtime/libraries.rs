@@ -1,7 +1,7 @@
-//! Where libcuda, NVRTC and cuBLASLt lie.
+//! Finds libcuda, NVRTC and cuBLASLt.
 //!
-//! They are opened by absolute path, so that neither LD_LIBRARY_PATH nor a toolkit is needed: Python packages bring
-//! NVRTC and cuBLASLt too. What was opened is never closed; the driver and its clients run threads of their own.
+//! They are opened by absolute path, so that neither LD_LIBRARY_PATH nor a toolkit is needed: Python packages contain
+//! NVRTC and cuBLASLt too. Libraries are never closed, since the driver and its clients run threads of their own.
 
 use super::symbols::{CublasLt, Driver, Nvrtc};
 use crate::error::BackendError;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Folders, separated by colons, that are searched before all others.
 pub const VARIABLE: &str = "TETRAD_CUDA_LIBRARIES";
 
-/// Versions of CUDA whose libraries are understood, the preferred first: their interfaces agree in all that is used.
+/// Supported versions of CUDA, the preferred first: their interfaces agree in everything that is used here.
 const MAJORS: [u32; 2] = [13, 12];
 
 /// Where systems and toolkits put libraries, as patterns.
@@ -43,7 +43,7 @@ const PYTHON: [&str; 8] = [
     "/opt/conda/lib/python3*/site-packages",
 ];
 
-/// One library as it is looked for.
+/// A library to look for.
 struct Wanted {
     name: &'static str,
     /// The file's name without its version.
@@ -101,7 +101,7 @@ impl Search {
         for path in named.chain(by_system).chain(usual) {
             match open(&path).and_then(|library| Driver::of(library).map_err(lacks)) {
                 Ok(driver) => return Ok(driver),
-                // The system's search does not say where it looked; that it found nothing is no file's fault.
+                // The system's search does not say where it looked, so there is no file to report.
                 Err(_) if path.is_relative() => {}
                 Err(reason) => refused.push(format!("{}: {reason}", path.display())),
             }
@@ -109,8 +109,8 @@ impl Search {
         Err(self.missing(&DRIVER, &file, &refused))
     }
 
-    /// The compiler, not newer than CUDA `supports` (major, minor) if there is a driver to run its output, and none
-    /// that `accept` has something to say against.
+    /// The compiler, not newer than CUDA `supports` (major, minor) if there is a driver to run its output, and
+    /// one that `accept` does not reject.
     pub(super) fn nvrtc(
         &self,
         supports: Option<(u32, u32)>,
@@ -128,8 +128,7 @@ impl Search {
         self.find(&CUBLASLT, Some(supports), |_, library| CublasLt::of(library).map_err(lacks))
     }
 
-    /// The first file of a version that is understood and that the driver can run: folder by folder, in each the
-    /// newest first.
+    /// The first file of a supported version that the driver can run: folder by folder, the newest first in each.
     fn find<T>(
         &self,
         wanted: &Wanted,
@@ -235,8 +234,8 @@ fn existing(pattern: &str) -> Vec<PathBuf> {
     matches.flatten().filter(|path| path.is_dir()).collect()
 }
 
-/// NVRTC opens its builtins by bare name; opened before, they are found wherever they lie. That they are not there
-/// is for NVRTC to say.
+/// NVRTC opens its builtins by bare name; once opened here, they are found in any folder. If they are missing, NVRTC
+/// reports it.
 fn open_builtins(nvrtc: &Path) {
     let folder = nvrtc.parent().unwrap_or(Path::new("/"));
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -250,7 +249,7 @@ fn open(path: &Path) -> Result<Library, String> {
     // SAFETY: running the initialisers of NVIDIA's libraries is what opening them means; they ask for nothing. That a
     // file of such a name is one is up to whoever set the environment, or promised it to `Search::only`.
     unsafe { Library::new(path) }.map_err(|error| {
-        // The loader's own words are the error's source; they begin with the path, which the caller says.
+        // The loader's message is the error's source; it begins with the path, which the caller adds.
         let said = error.source().map_or_else(|| error.to_string(), ToString::to_string);
         let reason = said.strip_prefix(&*path.to_string_lossy()).unwrap_or(&said);
         reason.trim_start_matches([':', ' ']).to_owned()
@@ -326,7 +325,7 @@ mod tests {
         assert!(expand("$PATH/lib").unwrap().ends_with("/lib"));
     }
 
-    /// Packages beside a `python3` are found, whatever characters its folder's name has.
+    /// Packages of a `python3` are found whatever characters the name of its folder has.
     #[test]
     fn packages_of_an_environment_are_found_folder_by_folder() {
         let home = tempfile::tempdir().unwrap();

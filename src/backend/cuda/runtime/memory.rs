@@ -1,4 +1,4 @@
-//! The one allocation of a run, and the pinned buffer that copies between machine and device go through.
+//! The one allocation of a run, and the pinned buffer for copies between host and device.
 
 use super::device::Device;
 use super::symbols::Code;
@@ -47,15 +47,15 @@ impl Drop for Arena {
 
 /// Bytes of one piece of a copy.
 const SLOT: usize = 1 << 20;
-/// Pieces under way at once.
+/// Pieces in flight at once.
 const SLOTS: usize = 4;
 
-/// Pinned memory of this machine, in pieces that are used in turn. It is cached as any other memory: a
-/// write-combined buffer would be read at a hundredth of the speed.
+/// Pinned host memory, in pieces that are used in turn. It is cached like any other memory: reading a write-combined
+/// buffer would be a hundred times slower.
 pub(super) struct Staging {
     device: Arc<Device>,
     base: *mut u8,
-    /// For each piece: recorded when its last copy was given to the stream.
+    /// For each piece: recorded after its last copy was submitted.
     events: [CUevent; SLOTS],
     next: Cell<usize>,
 }
@@ -79,7 +79,7 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Copies bytes to the device. They may be changed afterwards, even though the last pieces are still under way.
+    /// Copies bytes to the device. They may be changed afterwards, even while the last pieces are still in flight.
     pub(super) fn upload(&self, bytes: &[u8], mut to: CUdeviceptr) -> Code {
         for piece in bytes.chunks(SLOT) {
             let slot = self.turn(0);
@@ -103,7 +103,7 @@ impl Staging {
         0
     }
 
-    /// Copies bytes from the device and waits for them; pieces are asked for ahead of their being taken.
+    /// Copies bytes from the device and waits for them; pieces are requested ahead of their use.
     pub(super) fn download(&self, from: CUdeviceptr, bytes: &mut [u8]) -> Code {
         let total = bytes.len();
         let pieces = total.div_ceil(SLOT);

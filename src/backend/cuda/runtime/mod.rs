@@ -1,9 +1,10 @@
 //! CUDA itself, without any operation: libraries found at run time, the compiler and its cache, one device with its
-//! memory, its stream and its kernels, matrix products by cuBLASLt, and memory of the host that the device reaches.
+//! memory, its stream and its kernels, matrix products by cuBLASLt, and host memory that the device accesses.
 
 mod args;
 mod cache;
 mod compile;
+mod copies;
 mod device;
 mod gpu;
 mod libraries;
@@ -27,7 +28,7 @@ pub use sources::{HEADERS, SOURCES, Source};
 
 use crate::error::BackendError;
 
-/// Whether there is a driver with a device, which is not taken.
+/// Whether there is a driver with a device, which is not opened.
 ///
 /// # Errors
 /// If there is none.

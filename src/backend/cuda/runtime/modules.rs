@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-/// More than there are kernels: the table never grows after it was made.
+/// More than the number of kernels, so that the table never grows.
 const MOST_KERNELS: usize = 256;
 
 /// All kernels, loaded.
@@ -42,8 +42,8 @@ impl Modules {
         Ok(loaded)
     }
 
-    /// Loads one file's code with all its kernels: the driver would otherwise put off each until its first launch,
-    /// and take memory for it in the middle of a step.
+    /// Loads one file's code with all of its kernels: the driver would otherwise load each at its first launch, and
+    /// allocate memory for it in the middle of a step.
     fn load_module(&mut self, source: &Source, cubin: &Cubin) -> Result<(), BackendError> {
         let mut module = std::ptr::null_mut();
         // SAFETY: the context is current; the image is a whole cubin, as the compiler gave it; it is copied.
@@ -87,7 +87,7 @@ impl Modules {
         (code == 0).then_some(function)
     }
 
-    /// Lets a kernel ask for all dynamic shared memory that its static arrays leave; without this, 48 KiB.
+    /// Lets a kernel request all dynamic shared memory that its static arrays leave; the default limit is 48 KiB.
     fn allow_shared(&self, name: &str, function: CUfunction) -> Result<(), BackendError> {
         use CUfunction_attribute::*;
         let mut own = 0;

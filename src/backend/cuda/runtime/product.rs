@@ -1,5 +1,5 @@
-//! Matrix products by cuBLASLt. Its matrices are column-major: the transposed product, with the operands exchanged,
-//! is ours.
+//! Matrix products by cuBLASLt. Its matrices are column-major, so a row-major product is its transposed product with the
+//! operands exchanged.
 
 use super::device::{Device, constant};
 use super::libraries::Search;
@@ -14,10 +14,10 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// More than the shapes of a run: the table of plans never grows after it was made.
+/// More than the shapes of a run, so that the table of plans never grows.
 const MOST_PLANS: usize = 512;
 
-/// Which operands of a row-major product `out[m, n] = a b` lie transposed.
+/// Which operands of a row-major product `out[m, n] = a b` are transposed in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// `a[m, k]` and `b[n, k]`: `y[T, O] = x[T, I] w[O, I]^T`.
@@ -49,7 +49,7 @@ pub enum Output {
 /// One product of bf16 matrices, summed in float32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Product {
-    /// How the operands lie.
+    /// The layout of the operands.
     pub form: Form,
     /// Rows of the output.
     pub m: usize,
@@ -122,7 +122,7 @@ fn alignment(address: u64) -> u32 {
     1 << address.trailing_zeros().min(8)
 }
 
-/// Something cuBLASLt made, and how it is given back.
+/// An object of cuBLASLt, and the function that destroys it.
 struct Owned<T> {
     pointer: *mut T,
     destroy: unsafe extern "C" fn(*mut T) -> Code,

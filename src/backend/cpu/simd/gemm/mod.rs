@@ -3,7 +3,7 @@
 //! Blocks are cut into tiles of [`ROWS`] x [`COLS`], which one call of a kernel computes in registers. The left
 //! operand is read in strips of [`ROWS`] rows, the right one in panels of [`COLS`] columns, `[k][COLS]`, zero-padded.
 //! An element is summed in the order of k, in runs of at most [`DEPTH`]: the result depends on the instruction set
-//! but not on how the rows and columns were shared out.
+//! but not on how the rows and columns are divided among threads.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -23,7 +23,7 @@ pub(crate) const ROWS: usize = 12;
 pub(crate) const COLS: usize = 32;
 /// Products summed in registers before they are added to the output: a panel this deep stays in the first cache.
 pub(crate) const DEPTH: usize = 256;
-/// What a product makes of its output's old values.
+/// What a product does with its output's old values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sum {
     /// They are replaced.
@@ -31,7 +31,7 @@ pub(crate) enum Sum {
     /// The sum of each run of [`DEPTH`] products is added to them: roundings are those of the sum, not of a large
     /// old value.
     Added,
-    /// They are where the sums go on from, product by product: any cut of the inner dimension gives the same bits.
+    /// The sums continue from them, product by product: any division of the inner dimension gives the same bits.
     Continued,
 }
 
@@ -48,7 +48,7 @@ impl Sum {
 pub(crate) const PITCH: usize = DEPTH + 16;
 
 /// The left operand of a product, in strips: element (i, k) of a strip lies at `data[i * ROW + k * STEP]`, the next
-/// strip starts `strip` elements behind.
+/// strip starts `strip` elements later.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a, const ROW: usize, const STEP: usize> {
     data: &'a [f32],
