@@ -256,9 +256,11 @@ impl Checkpoint {
             let (saved, now) = (self.meta.train.sequence, given.train.sequence);
             return differs("train.sequence", saved.to_string(), now.to_string());
         }
-        if self.meta.optimizer.name != given.optimizer.name {
+        let optimizer = self.meta.optimizer();
+        let optimizer = optimizer.map_err(|what| CheckpointError::Optimizer { path: self.path.clone(), what })?;
+        if optimizer.name != given.optimizer.name {
             let word = |optimizer| to_json(optimizer)["name"].to_string();
-            return differs("optimizer.name", word(&self.meta.optimizer), word(&given.optimizer));
+            return differs("optimizer.name", word(&optimizer), word(&given.optimizer));
         }
         Ok(())
     }
@@ -306,7 +308,8 @@ pub struct Capacity {
 pub fn place_model(checkpoint: &Checkpoint, device: &dyn DeviceInfo, capacity: Capacity) -> (Plan, Model) {
     let mut plan = Plan::default();
     let Capacity { tokens, keys, packing } = capacity;
-    let settings = Settings { trainable: Trainable::Nothing, packing, ..checkpoint.meta.settings() };
+    // No state is placed, whatever rule it is of.
+    let settings = Settings { trainable: Trainable::Nothing, optimizer: None, packing, ..checkpoint.meta.settings() };
     let model = if device.reads_mapped() {
         let specs = param_specs(&settings);
         let mapped = specs.iter().map(|spec| checkpoint.mapped(spec)).collect();

@@ -22,8 +22,8 @@ pub struct Meta {
     pub storage: StorageConfig,
     /// How activations enter the products.
     pub activations: ActivationConfig,
-    /// The rule of the state in the file.
-    pub optimizer: OptimizerConfig,
+    /// The rule of the state in the file, as it stands there: only resuming needs to know it.
+    pub optimizer: Value,
     /// Schedule and batch of the run.
     pub train: TrainConfig,
     /// Seed of the run.
@@ -59,7 +59,7 @@ impl Meta {
             model: config.model.clone(),
             storage: config.storage.clone(),
             activations: config.activations.clone(),
-            optimizer: config.optimizer.clone(),
+            optimizer: serde_json::to_value(&config.optimizer).expect("a table of plain values"),
             // A choice of the machine's, which changes nothing that is saved.
             train: TrainConfig { micro_batch: 0, ..config.train.clone() },
             seed: config.run.seed,
@@ -95,12 +95,18 @@ impl Meta {
         }
         let mut map = map.clone();
         // A later version's option of the training changes nothing about the weights; one of the tables above would.
-        for table in ["optimizer", "train"] {
-            if let (Some(keys), Some(Value::Object(found))) = (plain[table].as_object(), map.get_mut(table)) {
-                found.retain(|key, _| keys.contains_key(key));
-            }
+        if let (Some(keys), Some(Value::Object(found))) = (plain["train"].as_object(), map.get_mut("train")) {
+            found.retain(|key, _| keys.contains_key(key));
         }
         read(map.clone()).map_err(|error| blame(&map, &plain).unwrap_or(error))
+    }
+
+    /// The rule of the state in the file; options of a later version are left out.
+    ///
+    /// # Errors
+    /// If this version does not know the rule or a value of it.
+    pub fn optimizer(&self) -> Result<OptimizerConfig, String> {
+        OptimizerConfig::deserialize(&self.optimizer).map_err(|error| format!("optimizer: {error}"))
     }
 
     /// Whether tokenizer and counters can be true; `attached`: whether the file carries a tokenizer.
@@ -141,13 +147,14 @@ impl Meta {
         // One token per byte; a tokenizer may have fewer tokens.
         let reason = "must be at least 256, since every byte is a token";
         problems.need(self.has_tokenizer() || self.model.vocab >= 256, "model.vocab", self.model.vocab, reason);
-        for more in [
-            self.storage.problems(tied),
-            self.activations.problems(&self.storage),
-            self.optimizer.problems(&self.storage.state(), tied),
-            self.train.problems(&self.model),
-        ] {
+        for more in
+            [self.storage.problems(tied), self.activations.problems(&self.storage), self.train.problems(&self.model)]
+        {
             problems.0.extend(more.0);
+        }
+        // A rule that is not known is of no concern here.
+        if let Ok(optimizer) = self.optimizer() {
+            problems.0.extend(optimizer.problems(&self.storage.state(), tied).0);
         }
         if problems.0.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems.0)) }
     }
@@ -157,14 +164,15 @@ impl Meta {
         self.tokenizer == TOKENIZER
     }
 
-    /// What the model is placed and computed by, with the optimizer state that the file has.
+    /// What the model is placed and computed by, with the optimizer state that the file has if its rule is known.
     pub fn settings(&self) -> Settings {
+        let optimizer = self.optimizer().ok();
         Settings {
             model: self.model.clone(),
             storage: self.storage.clone(),
             activations: self.activations.clone(),
-            optimizer: Some(Arc::new(Groups::new(&self.optimizer, self.storage.state()))),
-            sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
+            optimizer: optimizer.as_ref().map(|optimizer| Arc::new(Groups::new(optimizer, self.storage.state()))),
+            sparse_embedding: optimizer.is_some_and(|optimizer| optimizer.embedding == EmbeddingUpdate::Sparse),
             packing: false,
             trainable: Trainable::All,
             seed: self.seed,

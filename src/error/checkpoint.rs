@@ -42,6 +42,14 @@ pub enum CheckpointError {
         /// What is wrong.
         what: String,
     },
+    /// The state belongs to a rule that this version does not know.
+    #[error("{path}: the optimizer state cannot be resumed: {what}; its weights can be used")]
+    Optimizer {
+        /// The file.
+        path: PathBuf,
+        /// What is not known.
+        what: String,
+    },
     /// The metadata describes an impossible model.
     #[error("{path}: the metadata describes an impossible model: {source}")]
     Config {

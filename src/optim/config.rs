@@ -57,9 +57,10 @@ pub enum EmbeddingUpdate {
     Sparse,
 }
 
-/// `[optimizer]`.
+/// `[optimizer]`. Unknown keys are left to the reader: a configuration refuses them, a file of a later version may have
+/// them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct OptimizerConfig {
     /// The rule.
     pub name: Rule,

@@ -30,7 +30,7 @@ fn a_misspelt_key_is_named_with_its_line_and_the_nearest_key() {
     assert_snapshot!(refusal("[model]\nhidden = 64\nhaeds = 4\n\n[trian]\nsteps = 3\n", &["steps=5"]), @"
     3 mistakes in the configuration:
       model.haeds (run.toml, line 3): no such key (did you mean `model.heads`?)
-      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, run
+      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, offload, run
       steps (--set): no such key (did you mean `train.steps`?)
     ");
 }
@@ -67,7 +67,7 @@ fn a_wrong_word_names_all_words() {
     3 mistakes in the configuration:
       storage.weights = "int5" (run.toml, line 2): must be one of "int4", "int4-simulated", "bf16", "f32" (did you mean `int4`?)
       storage.m = "fp8" (run.toml, line 3): must be one of "f32", "int8", "int4"
-      optimizer.name = "stablespam" (--set): must be one of "stable-spam", "spam", "adamw", "adam" (did you mean `stable-spam`?)
+      optimizer.name = "stablespam" (--set): must be one of "stable-spam", "spam", "adamw", "adam", "sgd", "lion", "scale" (did you mean `stable-spam`?)
     "#);
 }
 
@@ -160,7 +160,7 @@ fn combinations_without_a_meaning_are_refused() {
         ["optimizer.name=adamw", "optimizer.variant=reference", "optimizer.momentum_decay=9", "optimizer.density=0.5"];
     assert_snapshot!(refusal("", &sets), @r#"
     3 mistakes in the configuration:
-      optimizer.variant = "reference" (--set): is read by Stable-SPAM only; remove the key or set optimizer.name="stable-spam"
+      optimizer.variant = "reference" (--set): is read by Stable-SPAM, SGD, Lion and SCALE; remove the key or set optimizer.name="stable-spam"
       optimizer.momentum_decay = 9 (--set): is read by Stable-SPAM only; remove the key or set optimizer.name="stable-spam"
       optimizer.density = 0.5 (--set): below 1 is a mask of SPAM only; set it to 1 or optimizer.name="spam"
     "#);

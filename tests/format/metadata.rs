@@ -19,12 +19,17 @@ struct Victim {
     bytes: Vec<u8>,
 }
 
-fn victim() -> Victim {
+fn victim_config() -> Config {
     let mut config = Config::default();
     let model = &mut config.model;
     (model.hidden, model.intermediate, model.layers, model.heads, model.kv_heads) = (16, 24, 2, 4, 2);
     (model.context, config.train.sequence) = (32, 16);
     (config.storage.group, config.storage.head) = (32, TableStorage::Int8);
+    config
+}
+
+fn victim() -> Victim {
+    let config = victim_config();
     let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     let dir = tempfile::tempdir().unwrap();
@@ -185,6 +190,19 @@ fn an_unknown_key_is_ignored_only_where_it_cannot_matter() {
         let said = v.refusal(&with(Some(table)));
         assert!(said.contains(&format!("{table}.novelty: unknown field `novelty`")), "{said}");
     }
+}
+
+/// Only resuming needs to know the rule of the state.
+#[test]
+fn an_unknown_optimizer_is_refused_only_where_training_is_resumed() {
+    let v = victim();
+    let mut later = v.metadata();
+    later["optimizer"] = json!({ "name": "of-2030", "lr": 1e-3, "depth": [1, 2] });
+    let file = Checkpoint::open(&v.rewritten(&later, &[])).unwrap_or_else(|error| panic!("{error}"));
+    let capacity = Capacity { tokens: 4, keys: 8, packing: false };
+    open_model(&file, &mut Cpu::new(), capacity).unwrap_or_else(|error| panic!("{error}"));
+    let said = file.check_run(&victim_config(), "none").unwrap_err().to_string();
+    assert!(said.contains("cannot be resumed: optimizer: unknown variant `of-2030`"), "{said}");
 }
 
 /// Every value of the metadata in turn becomes every hostile one: a refusal, or a model that can be computed with.

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_folder_is_named_with_what_to_do_next() {
+    fn an_empty_folder_is_named_with_what_was_looked_for() {
         let empty = folder(&[]);
         let search = only(&[empty.path().into()]);
         let said = search
@@ -288,14 +288,9 @@ mod tests {
             .unwrap()
             .to_string()
             .replace(&empty.path().display().to_string(), "HERE");
-        assert_eq!(
-            said,
-            "NVRTC (CUDA's compiler) was not found: looked for libnvrtc.so.13 and libnvrtc.so.12 in HERE; `pip install \
-             nvidia-cuda-nvrtc` brings it, and TETRAD_CUDA_LIBRARIES can name its folder"
-        );
+        assert_eq!(said, "NVRTC (CUDA's compiler) was not found: looked for libnvrtc.so.13 and libnvrtc.so.12 in HERE");
         let said = search.driver().err().unwrap().to_string();
         assert!(said.starts_with("NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in "), "{said}");
-        assert!(said.ends_with("; install the driver, or use --device cpu"), "{said}");
     }
 
     #[test]
@@ -304,9 +299,9 @@ mod tests {
         let search = only(&[here.path().into()]);
         let said = search.cublaslt((12, 4)).err().unwrap().to_string();
         let file = here.path().join("libcublasLt.so.12").display().to_string();
-        assert!(said.contains(&format!("; {file}: invalid ELF header; ")), "{said}");
+        assert!(said.contains(&format!("; {file}: invalid ELF header")), "{said}");
         let said = search.driver().err().unwrap().to_string();
-        assert!(said.contains("libcuda.so.1: invalid ELF header; "), "{said}");
+        assert!(said.contains("libcuda.so.1: invalid ELF header"), "{said}");
     }
 
     #[test]
@@ -314,8 +309,7 @@ mod tests {
         let here = folder(&["libnvrtc.so.13"]);
         let said = only(&[here.path().into()]).nvrtc(Some((12, 4)), |_| Ok(())).err().unwrap().to_string();
         let file = here.path().join("libnvrtc.so.13");
-        let start = format!("the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0; update", file.display());
-        assert!(said.starts_with(&start), "{said}");
+        assert_eq!(said, format!("the NVIDIA driver supports CUDA 12.4, {} needs CUDA 13.0", file.display()));
     }
 
     #[test]
