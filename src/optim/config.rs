@@ -183,12 +183,12 @@ impl OptimizerConfig {
         let reason = "below 1 is a mask of SPAM only; set it to 1 or optimizer.name=\"spam\"";
         let masked = density > 0.0 && density < 1.0;
         problems.need(!masked || self.name == Rule::Spam, "optimizer.density", number(density), reason);
-        self.state_problems(state, &mut problems);
-        self.adam_only_problems(state, &mut problems);
         let reason = "leaves out rows without a gradient, and a tied head gives one to every row; set it to \"dense\" or \
                       model.tied=false";
         let sparse = self.embedding == EmbeddingUpdate::Sparse;
         problems.need(!(sparse && tied), "optimizer.embedding", "\"sparse\"", reason);
+        self.state_problems(state, &mut problems);
+        self.adam_only_problems(state, &mut problems);
         problems
     }
 

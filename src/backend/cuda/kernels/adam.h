@@ -50,6 +50,8 @@ struct MomentumArgs {
     u32 sign;
     u32 reserved;
 };
+SIZE_ON_HOST(UpdateArgs, 24);
+SIZE_ON_HOST(MomentumArgs, 40);
 
 // What all updates of a step did; kept in device memory until the host asks (src/backend/update.rs, `UpdateStats`).
 struct UpdateStats {

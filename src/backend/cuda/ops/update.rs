@@ -12,6 +12,12 @@ use crate::memory::Span;
 use crate::quant::StateShape;
 use zerocopy::FromZeros;
 
+// The sizes that the kernels' headers assert too.
+const _: () = {
+    assert!(size_of::<UpdateArgs>() == 24);
+    assert!(size_of::<MomentumArgs>() == 40);
+};
+
 /// Where the verdict lies among the words that the backend keeps: behind the statistics of updates.
 const GATE: usize = 64;
 /// Bytes of it (`GradStats` in `kernels/adam.h`), and of the three scalars that plain statistics leave alone.
