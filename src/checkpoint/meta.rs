@@ -147,6 +147,8 @@ impl Meta {
         // One token per byte; a tokenizer may have fewer tokens.
         let reason = "must be at least 256, since every byte is a token";
         problems.need(self.has_tokenizer() || self.model.vocab >= 256, "model.vocab", self.model.vocab, reason);
+        let reason = format_args!("must be at most {}, the largest whole number of TOML", i64::MAX);
+        problems.need(i64::try_from(self.seed).is_ok(), "seed", self.seed, reason);
         for more in
             [self.storage.problems(tied), self.activations.problems(&self.storage), self.train.problems(&self.model)]
         {

@@ -92,7 +92,7 @@ fn a_model_of_another_shape_is_refused_with_both_shapes() {
     assert_snapshot!(v.lie("model.layers", json!(3)), @"liar.tetrad: tensor model.layers.2.input_layernorm.weight of the described model is missing (9 missing in total)");
     assert_snapshot!(v.lie("model.layers", json!(1)), @"liar.tetrad: tensor model.layers.1.input_layernorm.weight is not part of the described model (9 such tensors in total)");
     assert_snapshot!(v.lie("model.vocab", json!(257)), @"liar.tetrad: tensor model.embed_tokens.weight is bf16 [256, 16] in groups of 32, but the metadata describes bf16 [257, 16] in groups of 32");
-    assert_snapshot!(v.lie("model.vocab", json!(255)), @"liar.tetrad: the metadata describes an impossible model: model.vocab = 255: must be at least 256, since without tokenizer.file every byte is a token; set model.vocab=256");
+    assert_snapshot!(v.lie("model.vocab", json!(255)), @"liar.tetrad: the metadata describes an impossible model: model.vocab = 255: must be at least 256, since every byte is a token");
     assert_snapshot!(v.lie("model.hidden", json!(1u64 << 60)), @"
     liar.tetrad: the metadata describes an impossible model: 2 mistakes in the configuration:
       model.hidden = 1152921504606846976: must be 1 to 16777216
@@ -147,7 +147,7 @@ fn counters_that_no_run_can_have_are_refused() {
         "step": 10, "position": u64::MAX, "skipped_losses": 0, "skipped_gradients": 0, "nonfinite_in_a_row": 0
     })), @"liar.tetrad: the metadata does not describe a tetrad model: counters.position is 18446744073709551615, at most 10485760 is possible");
     assert_snapshot!(v.lie("counters.nonfinite_in_a_row", json!(3)), @"liar.tetrad: the metadata does not describe a tetrad model: counters.nonfinite_in_a_row is 3, at most 0 is possible");
-    assert_snapshot!(v.lie("seed", json!(u64::MAX)), @"liar.tetrad: the metadata describes an impossible model: run.seed = 18446744073709551615: must be at most 9223372036854775807, the largest whole number of TOML");
+    assert_snapshot!(v.lie("seed", json!(u64::MAX)), @"liar.tetrad: the metadata describes an impossible model: seed = 18446744073709551615: must be at most 9223372036854775807, the largest whole number of TOML");
 }
 
 /// In a configuration an absent key means the quick-start's value; in a file that would be a guess about its weights.
