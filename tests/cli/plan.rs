@@ -62,7 +62,7 @@ fn every_preset_is_planned_without_its_memory() {
 
 /// Counted by hand: nibbles and one f16 a group of 64 for the seven matrices of 32 blocks, bf16 tables, f32 norms.
 #[test]
-fn seven_billion_parameters_take_what_storage_md_promises() {
+fn seven_billion_parameters_take_what_was_counted() {
     let place = workplace();
     let plan = json(&place.ok(&["plan", "7b", "--json"]));
     let (matrices, tables, norms) = (32 * (4 * 4096 * 4096 + 3 * 4096 * 11008u64), 2 * 32_000 * 4096u64, 65 * 4096u64);

@@ -7,7 +7,6 @@
 mod harness;
 
 mod attention;
-mod compile;
 mod conformance;
 mod device;
 mod errors;

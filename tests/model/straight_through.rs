@@ -27,7 +27,8 @@ fn config() -> Config {
     config
 }
 
-/// algorithms.md: groups of 256, the two largest kept exactly, the rest on a grid of absmax / 7.
+/// As the published code quantizes activations: groups of 256, the two largest kept exactly, the rest on a grid of
+/// absmax / 7.
 fn quantized(row: &[f32]) -> Vec<f32> {
     row.chunks(256)
         .flat_map(|group| {

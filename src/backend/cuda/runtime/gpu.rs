@@ -131,11 +131,6 @@ impl Gpu {
         self.device.capability
     }
 
-    /// The newest CUDA that the driver supports, major and minor.
-    pub fn driver_supports(&self) -> (u32, u32) {
-        self.device.supports
-    }
-
     /// The compiler and the library of matrix products, with their versions.
     pub fn libraries(&self) -> String {
         format!("NVRTC {}, {}", self.modules.compiler_version(), self.products.version())
