@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 export PIP_ROOT_USER_ACTION=ignore
 
 # The last of CUDA 13.0: every driver of CUDA 13 runs its code, and it knows all architectures of
-# tests/cuda/compile.rs.
+# tests/kernels_compile.rs.
 nvrtc=nvidia-cuda-nvrtc==13.0.88
 folder=target/python
 
