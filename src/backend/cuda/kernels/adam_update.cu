@@ -374,8 +374,8 @@ DEVICE Pass pass_of(const Planes& planes, const Shape& shape, const Storage& sto
 }
 
 // w = w - lr direction - decay w; the direction lies where a gradient would.
-KERNEL_RESIDENT(128, 3, apply_update, Planes planes, Shape shape, Storage storage, UpdateArgs args, const GradStats* gate,
-       UpdateStats* outcomes) {
+KERNEL_RESIDENT(128, 3, apply_update, Planes planes, Shape shape, Storage storage, UpdateArgs args,
+                const GradStats* gate, UpdateStats* outcomes) {
     DYNAMIC_SHARED(u8, shared);
     const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);
     if (p.verdict.mode == SKIPPED) return;
@@ -424,7 +424,8 @@ KERNEL(128, add_weight, Planes planes, Shape shape, Storage storage, float facto
 
 // s' = keep s + add x; x becomes of_x x + of_old s + of_new s', or its sign. The state is `m`, x lies where a gradient
 // would; the weight is not read.
-KERNEL_RESIDENT(128, 3, momentum, Planes planes, Shape shape, Storage storage, MomentumArgs args, const GradStats* gate) {
+KERNEL_RESIDENT(128, 3, momentum, Planes planes, Shape shape, Storage storage, MomentumArgs args,
+                const GradStats* gate) {
     DYNAMIC_SHARED(u8, shared);
     const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);
     if (p.verdict.mode != MOVED) return;
