@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 built=target/gpu
 # Modules of tests/cuda that a real device is held to.
-tests=(rows linear optimizer attention device instructions training)
+tests=(rows linear optimizer rules attention device instructions training)
 
 build() {
     mkdir -p "$built"

@@ -21,11 +21,8 @@ impl AdamFamily {
 
 impl Optimizer for AdamFamily {
     fn state(&self, param: &ParamInfo) -> Vec<StateSpec> {
-        let (m, v) = match param.class.is_vector() {
-            true => (StateCodec::F32, SecondMoment::F32),
-            false => (self.state.signed(), self.state.v),
-        };
-        let mut specs = vec![StateSpec::per_weight(state::M, m)];
+        let v = if param.class.is_vector() { SecondMoment::F32 } else { self.state.v };
+        let mut specs = vec![StateSpec::per_weight(state::M, self.state.momentum_of(param))];
         specs.extend(second_moment(v));
         specs.push(StateSpec::floats(state::SCALARS, StateShape::Scalars(SCALARS)));
         specs

@@ -1,5 +1,6 @@
 //! `[optimizer]`: the rule and its numbers.
 
+use super::ParamInfo;
 use crate::backend::{Moment, SecondMoment};
 use crate::error::{Problems, number};
 use crate::quant::StateCodec;
@@ -312,6 +313,11 @@ pub struct StateConfig {
 }
 
 impl StateConfig {
+    /// How a parameter's first moment or momentum is stored: float32 for vectors.
+    pub fn momentum_of(&self, param: &ParamInfo) -> StateCodec {
+        if param.class.is_vector() { StateCodec::F32 } else { self.signed() }
+    }
+
     /// How a signed state tensor is stored.
     pub fn signed(&self) -> StateCodec {
         match self.m {

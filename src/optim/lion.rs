@@ -5,7 +5,7 @@ use super::sgd::MOMENTUM;
 use super::{Optimizer, OptimizerConfig, ParamInfo, StateConfig, StepInfo, Variant};
 use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
 use crate::memory::Span;
-use crate::quant::{StateCodec, StateSpec};
+use crate::quant::StateSpec;
 
 /// Lion.
 pub struct Lion {
@@ -26,8 +26,7 @@ impl Lion {
 
 impl Optimizer for Lion {
     fn state(&self, param: &ParamInfo) -> Vec<StateSpec> {
-        let codec = if param.class.is_vector() { StateCodec::F32 } else { self.state.signed() };
-        vec![StateSpec::per_weight(MOMENTUM, codec)]
+        vec![StateSpec::per_weight(MOMENTUM, self.state.momentum_of(param))]
     }
 
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, _: Span, at: &StepInfo) {

@@ -6,7 +6,7 @@
 use super::{Optimizer, OptimizerConfig, ParamInfo, StateConfig, StepInfo, Variant};
 use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
 use crate::memory::Span;
-use crate::quant::{StateCodec, StateSpec};
+use crate::quant::StateSpec;
 
 /// The momentum's name; a file has it as its first moment.
 pub(super) const MOMENTUM: &str = "m";
@@ -38,8 +38,7 @@ impl Optimizer for Sgd {
         if self.momentum == 0.0 {
             return Vec::new();
         }
-        let codec = if param.class.is_vector() { StateCodec::F32 } else { self.state.signed() };
-        vec![StateSpec::per_weight(MOMENTUM, codec)]
+        vec![StateSpec::per_weight(MOMENTUM, self.state.momentum_of(param))]
     }
 
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, _: Span, at: &StepInfo) {
