@@ -22,7 +22,7 @@ pub use sgd::Sgd;
 
 use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
 use crate::memory::Span;
-use crate::quant::{GroupedShape, StateSpec};
+use crate::quant::{GroupedShape, RngUse, StateSpec};
 
 /// The kinds of parameters that rules tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -77,7 +77,7 @@ impl StepInfo {
     pub fn momentum(&self) -> MomentumArgs {
         let Self { seed, number, .. } = *self;
         let (keep, add, of_x, of_old, of_new) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        MomentumArgs { seed, number: number as u32, keep, add, of_x, of_old, of_new, sign: 0, reserved: 0 }
+        MomentumArgs { seed, number: number as u32, keep, add, of_x, of_old, of_new, sign: 0, usage: RngUse::M as u32 }
     }
 
     /// Arguments of [`crate::backend::ops::Update::apply_update`] that change nothing.
