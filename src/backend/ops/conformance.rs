@@ -25,8 +25,10 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::gaussian::conformance(open);
     super::linear::conformance(open);
     super::loss::conformance(open);
+    super::matmul::conformance(open);
     super::norm::conformance(open);
     super::rope::conformance(open);
+    super::scaling::conformance(open);
     super::swiglu::conformance(open);
     super::update::conformance(open);
 }

@@ -17,7 +17,7 @@ pub trait Factors {
     fn sums(&mut self, x: Span, length: usize, out: Span);
 
     /// Multiplies row (or column) `i` of `x` by `factors[i]`.
-    fn scale(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, factors: Span);
+    fn scale_axis(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, factors: Span);
 
     /// Divides element `(i, j)` of `x` by `root sqrt(max(v, floor)) + eps` with `v = of_rows[i / run] of_cols[j]`, a
     /// vector that is empty counting as ones; see [`DivisorArgs`].
@@ -80,8 +80,8 @@ fn products_of(open: &dyn Fn() -> Box<dyn Backend>, rows: usize, cols: usize) {
     let [scaled_rows, scaled_cols, shared, factored] = [(); 4].map(|()| case.add(&x));
     let args = DivisorArgs { rows: rows as u32, cols: cols as u32, run: run as u32, root: 2.0, floor: 0.01, eps: 0.5 };
     case.run(MAX, |backend| {
-        backend.scale(scaled_rows, rows, cols, Axis::Rows, by_row_at);
-        backend.scale(scaled_cols, rows, cols, Axis::Cols, by_col_at);
+        backend.scale_axis(scaled_rows, rows, cols, Axis::Rows, by_row_at);
+        backend.scale_axis(scaled_cols, rows, cols, Axis::Cols, by_col_at);
         backend.divide_by_root(shared, runs_at, Span::NONE, &args);
         backend.divide_by_root(factored, runs_at, columns_at, &args);
     });

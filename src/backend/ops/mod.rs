@@ -11,9 +11,11 @@ mod factors;
 mod gaussian;
 mod linear;
 mod loss;
+mod matmul;
 mod norm;
 pub mod reference;
 mod rope;
+mod scaling;
 mod swiglu;
 mod update;
 
@@ -26,8 +28,10 @@ pub use factors::Factors;
 pub use gaussian::Gaussian;
 pub use linear::Linear;
 pub use loss::{CrossEntropy, IGNORE};
+pub use matmul::{Layout, MatMul, MatMulArgs};
 pub use norm::{Norm, NormGradArgs};
 pub use rope::{Rope, Rotation};
+pub use scaling::{Precision, Scaling};
 pub use swiglu::SwiGlu;
 pub use update::Update;
 

@@ -59,7 +59,7 @@ impl Factors for Cpu {
         self.pool.install(|| runs.with_min_len(BLOCK).for_each(|(x, out)| *out = sum(isa, x)));
     }
 
-    fn scale(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, factors: Span) {
+    fn scale_axis(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, factors: Span) {
         let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
         let (x, factors) = (slices.write::<f32>(x), slices.read::<f32>(factors));
         assert_eq!(x.len(), rows * cols, "elements of a matrix");

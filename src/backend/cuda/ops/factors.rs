@@ -53,7 +53,7 @@ impl Factors for Cuda {
         unsafe { gpu.launch("sums_of_runs", [dim(runs.div_ceil(WARPS)), 1, 1], THREADS, 0, &args) };
     }
 
-    fn scale(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, factors: Span) {
+    fn scale_axis(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, factors: Span) {
         let gpu = &mut self.gpu;
         assert_eq!(x.bytes, product([4, rows, cols]), "bytes of a matrix");
         let (kernel, count) = if axis == Axis::Rows { ("scale_by_rows", rows) } else { ("scale_by_cols", cols) };
