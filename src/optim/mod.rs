@@ -4,18 +4,24 @@
 //! the workspace of its step. The plan, first values, checkpoints and `dump` read the declaration and know no rule.
 //! Parameters are in [`Groups`], each with its rule.
 
+mod adafactor;
 mod adam;
+mod adam_mini;
 mod config;
 mod groups;
 mod lion;
+mod low_rank;
 mod scale;
 mod schedule;
 mod sgd;
 
+pub use adafactor::Adafactor;
 pub use adam::{AdamFamily, AdamStepInfo};
+pub use adam_mini::AdamMini;
 pub use config::{EmbeddingUpdate, OptimizerConfig, Rule, StateConfig, Variant};
 pub use groups::Groups;
 pub use lion::Lion;
+pub use low_rank::{Apollo, Companion, GaLore, LowRank, Norms, Residual};
 pub use scale::Scale;
 pub use schedule::{LearningRate, Schedule};
 pub use sgd::Sgd;
