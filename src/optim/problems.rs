@@ -70,7 +70,9 @@ impl OptimizerConfig {
         let (found, usual) = (values(self), values(&usual));
         for (key, value) in &found {
             let ignored = !COMMON.contains(&key.as_str()) && !self.name.reads(key) && usual.get(key) != Some(value);
-            problems.need(!ignored, &format!("optimizer.{key}"), value, UnreadBy(key, self.name));
+            // JSON has no word for infinity and NaN.
+            let found = if value.is_null() { "inf or nan".to_owned() } else { value.to_string() };
+            problems.need(!ignored, &format!("optimizer.{key}"), found, UnreadBy(key, self.name));
         }
         problems
     }
