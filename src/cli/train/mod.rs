@@ -5,6 +5,7 @@ mod observer;
 mod start;
 
 use super::device::{self, Device, OpenDevice};
+use super::number::short;
 use super::output::escape;
 use super::{CliResult, Failure, budget, pool};
 use observer::Console;
@@ -114,7 +115,7 @@ fn train(config: &Config, args: &Args, model: Option<&InitFrom>) -> CliResult {
         (None, None) => trainer.initialize(),
     }
     let origin = from.as_ref().or(model.map(|model| &model.checkpoint));
-    header::print_header(&trainer, &device, &samples, origin.map(Checkpoint::path), said.as_deref())?;
+    header::print_header(&trainer, &device, &samples, origin, from.is_some(), said.as_deref())?;
     let resolved = dir.join("config.toml");
     std::fs::write(&resolved, given.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
     let mut console = Console::new(&trainer, &data)?;
@@ -159,6 +160,19 @@ fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Cons
                 trainer.config().train.max_nonfinite
             )
             .into())
+        }
+        StopReason::Unmoved { steps } => Err(format!(
+            "no weight of the blocks changed in the last {steps} steps, though their learning rates were up to {} \
+             (train.max_unmoved = {}): updates are too small for the storage; raise optimizer.lr, or set \
+             train.max_unmoved=0 to go on",
+            short(trainer.config().optimizer.lr),
+            trainer.config().train.max_unmoved
+        )
+        .into()),
+        StopReason::FrozenMoved => {
+            Err("weights changed in a run with optimizer.lr = 0, which must leave every byte as it \
+                                        was; this is a defect of the program, please report it with the configuration"
+                .into())
         }
     }
 }
