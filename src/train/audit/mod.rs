@@ -67,10 +67,9 @@ impl Audit {
     pub fn after(&mut self, trainer: &Trainer, report: &mut StepReport) -> Option<StopReason> {
         self.moving += u64::from(report.lr > 0.0 && !report.skipped_loss);
         let last = report.step == trainer.config().train.steps;
-        if let Some(start) = self.frozen.filter(|_| self.armed || last) {
-            if digest(trainer, &mut self.piece, |_| true) != start {
-                return Some(StopReason::FrozenMoved);
-            }
+        let start = self.frozen.filter(|_| self.armed || last);
+        if start.is_some_and(|start| digest(trainer, &mut self.piece, |_| true) != start) {
+            return Some(StopReason::FrozenMoved);
         }
         if !self.armed {
             return None;
@@ -100,13 +99,13 @@ impl Audit {
             return None;
         }
         let now = digest(trainer, &mut self.piece, |spec| spec.kind.block().is_some() && !spec.kind.is_vector());
-        if let (Some(still), Some(steps)) = (&self.still, passed) {
-            if still.digest == now {
-                return Some(StopReason::Unmoved { steps });
+        match (&self.still, passed) {
+            (Some(still), Some(steps)) if still.digest == now => Some(StopReason::Unmoved { steps }),
+            _ => {
+                self.still = Some(Still { digest: now, moving: self.moving });
+                None
             }
         }
-        self.still = Some(Still { digest: now, moving: self.moving });
-        None
     }
 }
 
