@@ -25,8 +25,8 @@ pub use info::{DeviceInfo, MaxShapes};
 pub use kinds::{Moment, SecondMoment};
 pub use memory::{Memory, Offload};
 pub use ops::{
-    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, IGNORE, NormGradArgs, PACK_GROUP, Rotation,
-    packed_bytes,
+    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, IGNORE, Layout, MatMulArgs, NormGradArgs, PACK_GROUP,
+    Precision, Rotation, packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
 pub use update::{Axis, MomentumArgs, UpdateArgs, UpdateStats};
@@ -35,7 +35,7 @@ pub use update::{Axis, MomentumArgs, UpdateArgs, UpdateStats};
 pub mod prelude {
     pub use crate::backend::ops::{
         ActivationPack as _, ActivationQuant as _, Attention as _, Bias as _, CrossEntropy as _, Embedding as _,
-        Linear as _, Norm as _, Rope as _, SwiGlu as _, Update as _,
+        Linear as _, MatMul as _, Norm as _, Rope as _, Scaling as _, SwiGlu as _, Update as _,
     };
     pub use crate::backend::{Backend as _, DeviceInfo as _, Memory as _, Offload as _};
 }
@@ -53,8 +53,10 @@ pub trait Backend:
     + ops::CrossEntropy
     + ops::Embedding
     + ops::Linear
+    + ops::MatMul
     + ops::Norm
     + ops::Rope
+    + ops::Scaling
     + ops::SwiGlu
     + ops::Update
     + Send

@@ -140,3 +140,20 @@ pub enum CheckpointError {
         given: String,
     },
 }
+
+impl CheckpointError {
+    /// Whether the file itself cannot be used, whatever is done with it: not what was saved, or not all of it.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error, StoreError::Empty { .. } | StoreError::NotAFile { .. }),
+            Self::Format { .. }
+            | Self::Contents { .. }
+            | Self::Metadata { .. }
+            | Self::Config { .. }
+            | Self::Missing { .. }
+            | Self::Surplus { .. }
+            | Self::Shape { .. } => true,
+            _ => false,
+        }
+    }
+}

@@ -13,6 +13,7 @@ mod embedding;
 mod linear;
 mod linear_grad_weight;
 mod loss;
+mod matmul;
 mod norm;
 mod reference;
 mod rope;

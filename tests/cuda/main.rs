@@ -12,6 +12,7 @@ mod device;
 mod errors;
 mod instructions;
 mod linear;
+mod matmul;
 mod optimizer;
 mod rows;
 mod rules;

@@ -6,7 +6,8 @@ use crate::harness::operands::{Harness, floats, int4};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, NormGradArgs, Rotation, Weight,
+    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, Layout, MatMulArgs, MaxShapes, NormGradArgs,
+    Precision, Rotation, Weight,
 };
 use tetrad::memory::Span;
 
@@ -96,6 +97,11 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
     });
     cpu.cross_entropy(out, s.tokens, s.losses, F, Some(1.0));
     cpu.embedding_grad(s.tokens, x, s.grad, H);
+    let (a, b) = ((gate, Layout::Transposed), (y, Layout::Plain));
+    let (rows, inner, cols, alpha, beta, precision) = (F, T, H, 0.5, 0.5, Precision::F32);
+    cpu.matmul(&MatMulArgs { a, b, out: s.grad, rows, inner, cols, alpha, beta, precision });
+    cpu.scale(s.grad, 0.5, precision);
+    cpu.unit_norm(s.grad, 1e-7, precision);
     cpu.copy(x, y);
     cpu.zero(s.grad);
 }

@@ -23,8 +23,10 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::embedding::conformance(open);
     super::linear::conformance(open);
     super::loss::conformance(open);
+    super::matmul::conformance(open);
     super::norm::conformance(open);
     super::rope::conformance(open);
+    super::scaling::conformance(open);
     super::swiglu::conformance(open);
 }
 

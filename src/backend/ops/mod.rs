@@ -9,9 +9,11 @@ pub mod conformance;
 mod embedding;
 mod linear;
 mod loss;
+mod matmul;
 mod norm;
 pub mod reference;
 mod rope;
+mod scaling;
 mod swiglu;
 mod update;
 
@@ -22,8 +24,10 @@ pub use bias::Bias;
 pub use embedding::Embedding;
 pub use linear::Linear;
 pub use loss::{CrossEntropy, IGNORE};
+pub use matmul::{Layout, MatMul, MatMulArgs};
 pub use norm::{Norm, NormGradArgs};
 pub use rope::{Rope, Rotation};
+pub use scaling::{Precision, Scaling};
 pub use swiglu::SwiGlu;
 pub use update::Update;
 

@@ -6,8 +6,10 @@ pub use super::activation_quant::quantize_activations;
 pub use super::attention::{attention, attention_grad};
 pub use super::linear::{linear, linear_grad_input, linear_grad_weight};
 pub use super::loss::cross_entropy;
+pub use super::matmul::matmul;
 pub use super::norm::{rms_norm, rms_norm_grad};
 pub use super::rope::rope;
+pub use super::scaling::unit_norm;
 pub use super::swiglu::{swiglu, swiglu_grad};
 
 use crate::quant::{GroupedShape, WeightCodec, WeightFormat, nibble};

@@ -28,10 +28,10 @@ pub(crate) fn need() -> Need {
     Need { shared: 0, private: PRIVATE }
 }
 
-/// Rows and columns of a task, by the gradient's shape alone.
-fn cut(outputs: usize, inputs: usize) -> (usize, usize) {
-    let (mut rows, mut cols) = BLOCK;
-    let few = |rows: usize, cols: usize| outputs.div_ceil(rows) * inputs.div_ceil(cols) < TASKS;
+/// Rows and columns of a task, at most those of `block`, by the result's shape alone.
+pub(super) fn cut(shape: (usize, usize), block: (usize, usize)) -> (usize, usize) {
+    let (mut rows, mut cols) = block;
+    let few = |rows: usize, cols: usize| shape.0.div_ceil(rows) * shape.1.div_ceil(cols) < TASKS;
     while few(rows, cols) && cols > 2 * COLS {
         (rows, cols) = (if rows > 4 * ROWS { rows / 2 } else { rows }, cols / 2);
     }
@@ -52,7 +52,7 @@ pub(crate) fn linear_grad_weight(
     assert_eq!([dy.len(), x.len()], [tokens * outputs, tokens * inputs], "whole rows, as many of both");
     assert!(grad.len() == outputs * inputs && tokens > 0, "the gradient's elements, and a token");
     let sum = if accumulate == Accumulate::Yes { Sum::Continued } else { Sum::New };
-    let (rows, cols) = cut(outputs, inputs);
+    let (rows, cols) = cut((outputs, inputs), BLOCK);
     let (_, mut areas) = scratch.split(need());
     let tasks = TileMut::new(grad, outputs, inputs, inputs).grid(rows, cols);
     areas.run(tasks, |(row, col, tile), area| {
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn small_matrices_are_cut_into_enough_tasks() {
-        assert_eq!(cut(128, 128), (48, 64));
-        assert_eq!(cut(1024, 2736), BLOCK);
+        assert_eq!(cut((128, 128), BLOCK), (48, 64));
+        assert_eq!(cut((1024, 2736), BLOCK), BLOCK);
     }
 }

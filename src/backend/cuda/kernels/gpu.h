@@ -278,6 +278,8 @@ DEVICE u32 permute_bytes(u32 low, u32 high, u32 selector) { return __byte_perm(l
 // What needs no instruction of its own.
 
 DEVICE float to_float(bf16 x) { return from_bits((u32)x << 16); }
+// x, or what is left of it in a bf16.
+DEVICE float rounded(float x, u32 narrow) { return narrow != 0 ? to_float(to_bf16(x)) : x; }
 // The halves of a pair of bf16.
 DEVICE float low_to_float(u32 pair) { return from_bits(pair << 16); }
 DEVICE float high_to_float(u32 pair) { return from_bits(pair & 0xffff0000u); }

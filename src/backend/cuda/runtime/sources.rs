@@ -45,9 +45,11 @@ pub const SOURCES: &[Source] = embedded![
     "factored.cu",
     "linear_small_batch.cu",
     "loss.cu",
+    "matmul.cu",
     "norm.cu",
     "normalize.cu",
     "rope.cu",
+    "scaling.cu",
     "swiglu.cu",
     "weights.cu",
 ];
