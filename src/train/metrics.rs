@@ -2,6 +2,7 @@
 
 use super::{AuditReport, StepReport};
 use crate::error::StoreError;
+use crate::store::publish;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -140,9 +141,7 @@ impl Metrics {
         if step == 0 {
             text.clear();
         }
-        let partial = path.with_extension("jsonl.partial");
-        std::fs::write(&partial, text)?;
-        std::fs::rename(&partial, path)?;
+        publish(path, |out| out.write_all(&text))?;
         OpenOptions::new().append(true).open(path)
     }
 
