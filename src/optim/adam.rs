@@ -71,6 +71,12 @@ fn family_problems(config: &OptimizerConfig, context: &OptimizerContext, problem
         context.state.feedback,
         "is carried by the momentum, and optimizer.beta1 = 0 has none; set it to false or optimizer.beta1=0.9",
     );
+    problems.need(
+        !context.state.feedback || config.lr > 0.0,
+        "storage.feedback",
+        context.state.feedback,
+        "divides rounding errors by the learning rate; set it to false or optimizer.lr above 0",
+    );
     let reason = "leaves rows as they are, and factored second moments mix each with all others; set it to \"dense\" or \
                   storage.v=\"row\"";
     let mixed = config.embedding == EmbeddingUpdate::Sparse && context.state.v == SecondMoment::Factored;

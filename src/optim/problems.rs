@@ -10,7 +10,8 @@ impl OptimizerConfig {
     /// Every mistake in its numbers.
     pub fn problems(&self, context: &OptimizerContext) -> Problems {
         let mut problems = Problems::default();
-        problems.positive("optimizer.lr", self.lr, 1.0, "; 1e-4 to 1e-2 is usual");
+        let reason = "must be 0 to 1; 1e-4 to 1e-2 is usual, 0 trains nothing";
+        problems.need((0.0..=1.0).contains(&self.lr), "optimizer.lr", number(self.lr), reason);
         (self.name.info().problems)(self, context, &mut problems);
         self.weight_decay_problems(&mut problems);
         self.variant_problems(&mut problems);

@@ -84,7 +84,8 @@ impl Scale {
         let numbers = Numbers {
             weight_decay: config.weight_decay,
             momentum: config.momentum,
-            adam_share: config.adam_lr / config.lr,
+            // At a rate of 0 nothing moves, Adam's part included.
+            adam_share: if config.lr > 0.0 { config.adam_lr / config.lr } else { 0.0 },
             beta1: config.beta1,
             beta2: config.beta2,
             eps: config.eps,
