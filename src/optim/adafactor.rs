@@ -5,11 +5,35 @@
 //! vector v has an element each. `u = g / sqrt(max(v, eps^2))`, `u = u / max(1, rms(u) / clip_threshold)`, and
 //! `w = w - min(lr, 1 / sqrt(t)) max(eps2, rms(w)) u - lr decay w`.
 
-use super::{Optimizer, ParamInfo, StepInfo};
+use super::{Groups, Optimizer, OptimizerConfig, ParamInfo, RuleInfo, StepInfo, Variant};
 use crate::backend::adam::state;
 use crate::backend::{Axis, Backend, DivisorArgs, MomentumArgs, Param, RelativeStepArgs, UpdateArgs};
+use crate::error::{Problems, number};
 use crate::memory::Span;
 use crate::quant::{BLOCK, GroupedShape, StateCodec, StateShape, StateSpec};
+
+/// What is known of Adafactor.
+pub(super) const ADAFACTOR: RuleInfo = RuleInfo {
+    title: "Adafactor",
+    keys: &["beta2_decay", "eps", "eps2", "clip_threshold"],
+    variants: &[Variant::Standard, Variant::Reference],
+    publish: |config, _| {
+        // PyTorch's: eps is the distance from 1 to the next float32.
+        (config.lr, config.beta2_decay, config.eps) = (0.01, -0.8, f64::from(f32::EPSILON));
+        (config.eps2, config.clip_threshold) = (1e-3, 1.0);
+    },
+    problems: |config, _, problems| problems_of(config, problems),
+    groups: |config, _| Groups::one(Box::new(Adafactor::new(config))),
+};
+
+fn problems_of(config: &OptimizerConfig, problems: &mut Problems) {
+    let decay = config.beta2_decay;
+    let reason = "must be below 0 and at least -1; -0.8 is usual";
+    problems.need((-1.0..0.0).contains(&decay), "optimizer.beta2_decay", number(decay), reason);
+    problems.positive("optimizer.eps", config.eps, 1.0, "; 1e-7 is usual");
+    problems.positive("optimizer.eps2", config.eps2, 1.0, "; 1e-3 is usual");
+    problems.positive("optimizer.clip_threshold", config.clip_threshold, 1e6, "; 1 is usual");
+}
 
 /// Adafactor.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +53,12 @@ pub struct Adafactor {
 }
 
 impl Adafactor {
+    /// With the numbers of a configuration.
+    pub fn new(config: &OptimizerConfig) -> Self {
+        let OptimizerConfig { beta2_decay, eps, eps2, clip_threshold, weight_decay, .. } = *config;
+        Self { beta2_decay, eps, eps2, clip_threshold, weight_decay, freezes: config.variant == Variant::Standard }
+    }
+
     /// Numbers of the parts of the workspace: of rows, of columns, of blocks of the weight, and two norms.
     fn parts(g: GroupedShape) -> [usize; 5] {
         [g.rows, g.cols, g.padded_len() / BLOCK, 1, 1]

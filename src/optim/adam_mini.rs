@@ -10,11 +10,22 @@
 //! `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) mean(g^2)`,
 //! `w = w - lr (m / c1) / (sqrt(v / c2) + eps) - lr decay w`, with `c = 1 - beta^t`.
 
-use super::{Optimizer, ParamClass, ParamInfo, StateConfig, StepInfo};
+use super::{Groups, Optimizer, OptimizerConfig, ParamClass, ParamInfo, RuleInfo, StateConfig, StepInfo, Variant};
 use crate::backend::adam::state;
 use crate::backend::{Axis, Backend, DirectionArgs, DivisorArgs, MomentumArgs, Param, StateTensor, UpdateArgs};
 use crate::memory::Span;
 use crate::quant::{StateCodec, StateShape, StateSpec};
+
+/// What is known of Adam-mini.
+pub(super) const ADAM_MINI: RuleInfo = RuleInfo {
+    title: "Adam-mini",
+    keys: &["beta1", "beta2", "eps"],
+    variants: &[Variant::Standard, Variant::Reference],
+    // The paper has AdamW's.
+    publish: |_, _| (),
+    problems: |config, _, problems| config.adam_problems(problems),
+    groups: |config, state| Groups::one(Box::new(AdamMini::new(config, state))),
+};
 
 /// Means of squares over blocks that are no rows.
 const V_BLOCKS: &str = "v_blocks";
@@ -34,6 +45,14 @@ pub struct AdamMini {
     pub freezes: bool,
     /// How first moments of matrices are stored.
     pub state: StateConfig,
+}
+
+impl AdamMini {
+    /// With the numbers of a configuration.
+    pub fn new(config: &OptimizerConfig, state: StateConfig) -> Self {
+        let OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = *config;
+        Self { beta1, beta2, eps, weight_decay, freezes: config.variant == Variant::Standard, state }
+    }
 }
 
 /// The second moments of a parameter: how many rows share one, and how many there are.

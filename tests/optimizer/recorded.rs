@@ -4,7 +4,6 @@ use crate::one_param::OneParam;
 use safetensors::SafeTensors;
 use std::collections::HashMap;
 use tetrad::backend::cpu::Isa;
-use tetrad::backend::prelude::*;
 use tetrad::optim::{Optimizer, ParamClass, ParamInfo, StepInfo};
 use tetrad::quant::{GroupedShape, WeightFormat};
 

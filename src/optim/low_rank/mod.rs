@@ -10,6 +10,7 @@
 mod apollo;
 mod companion;
 mod galore;
+pub(super) mod info;
 mod subspace;
 
 pub use apollo::{Apollo, Norms};
