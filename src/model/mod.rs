@@ -40,7 +40,7 @@ pub use params::Params;
 pub use rope::stretch;
 pub use settings::{
     ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,
-    SHORTEST_PARTED, Settings, Trainable,
+    SHORTEST_MICRO_SEQUENCE, Settings, Trainable,
 };
 pub use spec::{BlockParam, Init, ParamKind, ParamSpec, param_specs};
 pub use storage::{Scheme, StorageConfig, TableStorage, Weights};
