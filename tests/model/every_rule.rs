@@ -1,13 +1,13 @@
 //! What every optimizer that a configuration can name must do: a rule is in these tests by being registered.
 
 use crate::harness::small::{self, batch};
-use crate::harness::state::whole_state;
+use crate::harness::state::{read, weight_spans, whole_state};
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::{Moment, SecondMoment};
 use tetrad::checkpoint::Checkpoint;
 use tetrad::config::Config;
 use tetrad::model::{GradBuffer, Offload, Scheme, TableStorage, Weights};
-use tetrad::optim::{OptimizerConfig, Rule, Variant};
+use tetrad::optim::{OptimizerConfig, Rule};
 use tetrad::train::Trainer;
 
 /// Steps of a run: the third is after the first refresh, reset or whatever else a rule does every two steps.
@@ -113,32 +113,33 @@ fn every_rule_moves_every_storage() {
             let untouched = small::trainer(&config, Box::new(Cpu::new()));
             let params = trainer.model().specs.iter().zip(&trainer.model().stored);
             for (spec, param) in params {
-                let moved = [&trainer, &untouched].map(|trainer| {
-                    param.weight.planes().map(|span| {
-                        let mut bytes = vec![0; span.bytes];
-                        trainer.backend().download(span, &mut bytes);
-                        bytes
-                    })
-                });
-                assert!(moved[0] != moved[1], "{rule:?}, storage {number}: {} did not move", spec.kind.name());
+                let moved = weight_spans(param).into_iter().any(|span| read(&trainer, span) != read(&untouched, span));
+                assert!(moved, "{rule:?}, storage {number}: {} did not move", spec.kind.name());
             }
         }
     }
 }
 
 #[test]
-fn an_all_zero_gradient_leaves_the_state_of_every_rule_as_it_is() {
-    for &rule in Rule::ALL {
+fn an_all_zero_gradient_leaves_matrices_and_their_state_as_they_are() {
+    // Adam and its kin are PyTorch's, whose moments decay; Stable-SPAM has recordings of its own for this.
+    for &rule in Rule::ALL.iter().filter(|rule| !rule.is_adam_like()) {
         let config = config(rule);
-        if config.optimizer.variant == Variant::Reference {
-            continue;
-        }
         let mut trainer = run(&config, Cpu::new());
-        let before = whole_state(&trainer);
+        let before = matrices(&trainer);
         let (inputs, targets) = batch(STEPS);
         // No token has a target, so that every gradient is zero.
         let none = vec![tetrad::backend::IGNORE; targets.len()];
         trainer.step(&inputs, &none);
-        assert!(whole_state(&trainer) == before, "{rule:?}");
+        assert!(matrices(&trainer) == before, "{rule:?}");
     }
+}
+
+/// Every byte of the matrices in blocks and of their state.
+fn matrices(trainer: &Trainer) -> Vec<Vec<u8>> {
+    let model = trainer.model();
+    let params = model.specs.iter().zip(&model.stored);
+    let chosen = params.filter(|(spec, _)| spec.kind.block().is_some() && !spec.kind.is_vector());
+    let spans = chosen.flat_map(|(_, param)| weight_spans(param).into_iter().chain(param.state.planes()));
+    spans.map(|span| read(trainer, span)).collect()
 }
