@@ -105,6 +105,18 @@ pub enum CheckpointError {
         /// Its length.
         bytes: usize,
     },
+    /// A resumed run keeps other state of a tensor than was saved.
+    #[error("{path}: tensor {name} was saved with the optimizer state {found}; this run keeps {expected}")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Names, codecs and shapes in the file.
+        found: String,
+        /// Those of the run's rule.
+        expected: String,
+    },
     /// A resumed run would end before the saved step.
     #[error("{path}: is at step {step}, and the run ends at step {steps}")]
     PastEnd {

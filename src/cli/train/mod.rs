@@ -9,6 +9,7 @@ mod resume;
 mod start;
 
 use super::device::{self, Device, OpenDevice};
+use super::number::short;
 use super::output::escape;
 use super::signals::{Doing, Interrupts};
 use super::{CliResult, Failure, budget, pool};
@@ -165,7 +166,7 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     }
     let from = start.as_ref().map(|start| &start.checkpoint);
     let origin = from.or(model.map(|model| &model.checkpoint));
-    header::print_header(&trainer, &device, &samples, origin.map(Checkpoint::path), said.as_deref())?;
+    header::print_header(&trainer, &device, &samples, origin, from.is_some(), said.as_deref())?;
     write_record(given)?;
     let mut console = Console::new(&trainer, &data)?;
     console.companions = companions(config, origin, &data)?;
@@ -242,6 +243,19 @@ fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Cons
                 trainer.config().train.max_nonfinite
             )
             .into())
+        }
+        StopReason::Unmoved { steps } => Err(format!(
+            "no weight of the blocks changed in the last {steps} steps, though their learning rates were up to {} \
+             (train.max_unmoved = {}): updates are too small for the storage; raise optimizer.lr, or set \
+             train.max_unmoved=0 to go on",
+            short(trainer.config().optimizer.lr),
+            trainer.config().train.max_unmoved
+        )
+        .into()),
+        StopReason::FrozenMoved => {
+            Err("weights changed in a run with optimizer.lr = 0, which must leave every byte as it \
+                                        was; this is a defect of the program, please report it with the configuration"
+                .into())
         }
     }
 }

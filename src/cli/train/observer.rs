@@ -212,8 +212,13 @@ impl Observer for Console {
         self.heartbeat.begins(None);
         let bits = self.bits_per_byte(validation.loss);
         self.last = Some(*validation);
-        let line =
-            Line { step: validation.step, val_loss: Some(validation.loss), val_bits_per_byte: bits, ..Line::default() };
+        let line = Line {
+            step: validation.step,
+            val_loss: Some(validation.loss),
+            val_bits_per_byte: bits,
+            val_seconds: Some(validation.took.as_secs_f64()),
+            ..Line::default()
+        };
         self.metrics.write(&line)?;
         let (step, loss) = (validation.step, validation.loss);
         let perplexity = loss.exp();
