@@ -1,6 +1,7 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
 mod budget;
+mod chart;
 pub mod device;
 mod diff;
 pub mod dump;

@@ -8,14 +8,17 @@ mod adam;
 mod config;
 mod groups;
 mod lion;
+mod problems;
+mod rules;
 mod scale;
 mod schedule;
 mod sgd;
 
 pub use adam::{AdamFamily, AdamStepInfo};
-pub use config::{EmbeddingUpdate, OptimizerConfig, Rule, StateConfig, Variant};
+pub use config::{EmbeddingUpdate, OptimizerConfig, StateConfig};
 pub use groups::Groups;
 pub use lion::Lion;
+pub use rules::{OptimizerContext, Rule, RuleInfo, Variant};
 pub use scale::Scale;
 pub use schedule::{LearningRate, Schedule};
 pub use sgd::Sgd;

@@ -1,6 +1,6 @@
 //! The loop over steps: when to evaluate, sample, save, and stop.
 
-use super::{StepReport, Trainer};
+use super::{Audit, StepReport, Trainer};
 use crate::data::{Batches, Windows};
 use crate::error::BackendError;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +15,36 @@ pub struct Validation {
     pub loss: f64,
     /// Targets.
     pub targets: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What the loop does next, which may take long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A step: forward through so many blocks, and backward ([`Model::passes`](crate::model::Model::passes) counts both).
+    Step {
+        /// Blocks of the model.
+        blocks: u64,
+    },
+    /// A validation.
+    Validation {
+        /// Passes of blocks in all.
+        passes: u64,
+    },
+    /// A checkpoint is written.
+    Save,
 }
 
 /// Callbacks of the loop.
 pub trait Observer {
     /// Why the observer ended the run, or the device failed.
     type Error: From<BackendError>;
+
+    /// `work` begins.
+    fn begins(&mut self, trainer: &Trainer, work: Work) {
+        let _ = (trainer, work);
+    }
 
     /// After a step; `took` is its time without evaluation and saving.
     ///
@@ -56,6 +80,14 @@ pub enum StopReason {
     Stopped,
     /// Too many consecutive steps had a loss or gradient that was not finite. The last checkpoint is from before them.
     NotFinite,
+    /// The weights of the blocks are byte for byte what they were this many steps ago, though each of those steps had a
+    /// learning rate above 0.
+    Unmoved {
+        /// Steps that should have moved them.
+        steps: u64,
+    },
+    /// Weights changed in a run whose learning rate is 0.
+    FrozenMoved,
 }
 
 /// The data of a run.
@@ -83,25 +115,36 @@ pub fn run<O: Observer>(
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
     let mut first = vec![0; if trainer.config().data.packed { tokens } else { 0 }];
+    let mut audit = Audit::new(trainer);
     while trainer.counters().step < train.steps {
         let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
         if halted {
+            observer.begins(trainer, Work::Save);
             observer.save(trainer)?;
             return Ok(StopReason::Stopped);
         }
         let begun = Instant::now();
+        let blocks = trainer.config().model.layers as u64;
+        observer.begins(trainer, Work::Step { blocks });
         let position = if train.overfit { 0 } else { trainer.counters().position };
         samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
-        let report = trainer.step_packed(&inputs, &targets, &first);
+        audit.before(trainer);
+        let mut report = trainer.step_packed(&inputs, &targets, &first);
+        let verdict = audit.after(trainer, &mut report);
         // Before results are used that a failed device never computed.
         trainer.backend().status()?;
         observer.on_step(trainer, &report, begun.elapsed())?;
         if trainer.counters().nonfinite_in_a_row > train.max_nonfinite {
             return Ok(StopReason::NotFinite);
         }
+        if let Some(reason) = verdict {
+            return Ok(reason);
+        }
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
+            let passes = blocks * windows.len().div_ceil(train.batch) as u64;
+            observer.begins(trainer, Work::Validation { passes });
             let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
             trainer.backend().status()?;
             observer.on_validation(&validation)?;
@@ -111,6 +154,7 @@ pub fn run<O: Observer>(
         }
         // A checkpoint from a series of bad steps would replace one from before it.
         if due(train.checkpoint_every) && (last || trainer.counters().nonfinite_in_a_row == 0) {
+            observer.begins(trainer, Work::Save);
             observer.save(trainer)?;
         }
     }
@@ -127,6 +171,7 @@ pub fn validate(
     first: &mut [u32],
 ) -> Validation {
     let (batch, sequence) = (trainer.config().train.batch, trainer.config().train.sequence);
+    let begun = Instant::now();
     let mut sum = 0.0;
     for row in (0..windows.len()).step_by(batch) {
         let count = batch.min(windows.len() - row);
@@ -136,5 +181,5 @@ pub fn validate(
         sum += trainer.evaluate_packed(count, inputs, targets, first);
     }
     let targets = windows.targets();
-    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets }
+    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets, took: begun.elapsed() }
 }
