@@ -1,10 +1,10 @@
 //! What rules are made of, held against plain arithmetic on every storage; the fused pass has tests of its own with the
 //! rules.
 
-use super::conformance::{Case, MAX};
+use super::conformance::{Case, MAX, stored};
 use crate::backend::{Axis, Backend, MomentumArgs, Param, State, UpdateArgs, Weight};
 use crate::memory::Span;
-use crate::quant::{GroupedShape, StateCodec, StateSpec, WeightCodec, WeightFormat, WeightPlane};
+use crate::quant::{Element, GroupedShape, StateCodec, StateSpec, WeightFormat, WeightPlane};
 
 /// Rows of several groups, the last of them with padding.
 const SHAPE: GroupedShape = GroupedShape { rows: 8, cols: 130, group: 32 };
@@ -20,18 +20,20 @@ pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
     }
 }
 
-/// Formats that are trained, and the distance of their stored numbers as [`parameter`] fills them.
-fn formats() -> [(WeightFormat, f64); 7] {
-    let of = WeightFormat::of;
-    [
-        (of(WeightCodec::F32), 1e-6),
-        (of(WeightCodec::Bf16), 1.0 / 256.0),
-        (of(WeightCodec::Int8), 0.01),
-        (of(WeightCodec::Int4), 0.125),
-        (of(WeightCodec::Int4Offset), 0.125),
-        (of(WeightCodec::Int4).with_residue(true), 0.125 / 16.0),
-        (of(WeightCodec::Int4Offset).with_residue(true), 0.125 / 16.0),
-    ]
+/// Formats that are trained, with and without what is below their codes, and the distance of the numbers that they
+/// store as [`parameter`] fills them.
+fn formats() -> impl Iterator<Item = (WeightFormat, f64)> {
+    let both = |format: WeightFormat| {
+        let residue = format.codec().takes_residue().then(|| format.with_residue(true));
+        [Some(format), residue].into_iter().flatten()
+    };
+    let step = |format: WeightFormat| match (format.codec().element(), format.grid()) {
+        (Element::I8, _) => 0.01,
+        (_, Some(grid)) => 0.125 / f64::from(grid.steps_per_scale),
+        (Element::Bf16, None) => 1.0 / 256.0,
+        (_, None) => 1e-6,
+    };
+    stored().flat_map(both).map(move |format| (format, step(format)))
 }
 
 /// A parameter with values of about one and state of zeros.
@@ -131,7 +133,9 @@ fn near(found: &[f64], expected: impl Iterator<Item = f64>, format: WeightFormat
 fn momentum_is_its_recurrence(open: &dyn Fn() -> Box<dyn Backend>, codec: StateCodec) {
     let mut case = Case::new(open, 23);
     let spec = StateSpec::per_weight("m", codec);
-    let param = parameter(&mut case, WeightFormat::of(WeightCodec::F32), &[spec]);
+    // Momentum does not look at the weight.
+    let format = stored().next().expect("a format is stored");
+    let param = parameter(&mut case, format, &[spec]);
     let (first, second) = (case.numbers(SHAPE.len()), case.numbers(SHAPE.len()));
     let zeros = vec![0f32; SHAPE.len()];
     let [x, y, ignored, kept, signs] = [&first, &second, &second, &zeros, &zeros].map(|x| case.add(x));
