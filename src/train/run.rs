@@ -19,10 +19,32 @@ pub struct Validation {
     pub took: Duration,
 }
 
+/// What the loop does next, which may take long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A step: forward through so many blocks, and backward ([`Model::passes`](crate::model::Model::passes) counts both).
+    Step {
+        /// Blocks of the model.
+        blocks: u64,
+    },
+    /// A validation.
+    Validation {
+        /// Passes of blocks in all.
+        passes: u64,
+    },
+    /// A checkpoint is written.
+    Save,
+}
+
 /// Callbacks of the loop.
 pub trait Observer {
     /// Why the observer ended the run, or the device failed.
     type Error: From<BackendError>;
+
+    /// `work` begins.
+    fn begins(&mut self, trainer: &Trainer, work: Work) {
+        let _ = (trainer, work);
+    }
 
     /// After a step; `took` is its time without evaluation and saving.
     ///
@@ -92,19 +114,22 @@ pub fn run<O: Observer>(
     let train = trainer.config().train.clone();
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
-    let mut first = vec![0; if trainer.config().data.packed { tokens } else { 0 }];
+    let mut segment_start = vec![0; if trainer.config().data.shares_rows { tokens } else { 0 }];
     let mut audit = Audit::new(trainer);
     while trainer.counters().step < train.steps {
         let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
         if halted {
+            observer.begins(trainer, Work::Save);
             observer.save(trainer)?;
             return Ok(StopReason::Stopped);
         }
         let begun = Instant::now();
+        let blocks = trainer.config().model.layers as u64;
+        observer.begins(trainer, Work::Step { blocks });
         let position = if train.overfit { 0 } else { trainer.counters().position };
-        samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
+        samples.train.fill_segments(position, &mut inputs, &mut targets, &mut segment_start);
         audit.before(trainer);
-        let mut report = trainer.step_packed(&inputs, &targets, &first);
+        let mut report = trainer.step_segments(&inputs, &targets, &segment_start);
         let verdict = audit.after(trainer, &mut report);
         // Before results are used that a failed device never computed.
         trainer.backend().status()?;
@@ -118,7 +143,9 @@ pub fn run<O: Observer>(
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
-            let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
+            let passes = blocks * windows.len().div_ceil(train.batch) as u64;
+            observer.begins(trainer, Work::Validation { passes });
+            let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut segment_start);
             trainer.backend().status()?;
             observer.on_validation(&validation)?;
         }
@@ -127,20 +154,21 @@ pub fn run<O: Observer>(
         }
         // A checkpoint from a series of bad steps would replace one from before it.
         if due(train.checkpoint_every) && (last || trainer.counters().nonfinite_in_a_row == 0) {
+            observer.begins(trainer, Work::Save);
             observer.save(trainer)?;
         }
     }
     Ok(StopReason::Finished)
 }
 
-/// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `first` if rows may hold several
+/// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `segment_start` if rows may hold several
 /// samples, else nothing.
 pub fn validate(
     trainer: &mut Trainer,
     windows: &Windows,
     inputs: &mut [u32],
     targets: &mut [u32],
-    first: &mut [u32],
+    segment_start: &mut [u32],
 ) -> Validation {
     let (batch, sequence) = (trainer.config().train.batch, trainer.config().train.sequence);
     let begun = Instant::now();
@@ -148,9 +176,9 @@ pub fn validate(
     for row in (0..windows.len()).step_by(batch) {
         let count = batch.min(windows.len() - row);
         let (inputs, targets) = (&mut inputs[..count * sequence], &mut targets[..count * sequence]);
-        let first = if first.is_empty() { &mut [][..] } else { &mut first[..count * sequence] };
-        windows.fill_packed(row, inputs, targets, first);
-        sum += trainer.evaluate_packed(count, inputs, targets, first);
+        let segment_start = if segment_start.is_empty() { &mut [][..] } else { &mut segment_start[..count * sequence] };
+        windows.fill_segments(row, inputs, targets, segment_start);
+        sum += trainer.evaluate_segments(count, inputs, targets, segment_start);
     }
     let targets = windows.targets();
     Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets, took: begun.elapsed() }

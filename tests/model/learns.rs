@@ -7,7 +7,7 @@ use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
 use tetrad::model::{ActivationQuant, Attention, Block, Generator, Sampling, Scheme, TableStorage, Weights};
-use tetrad::optim::Rule;
+use tetrad::optim::{OptimizerConfig, Rule};
 use tetrad::train::{Trainer, validate};
 
 const STEPS: u64 = 100;
@@ -20,11 +20,19 @@ fn tiny() -> Config {
     let train = &mut config.train;
     (train.steps, train.batch, train.sequence, train.warmup) = (STEPS, 4, 32, 10);
     config.storage.group = 32;
-    // Half a reset interval: each run sees one reset.
-    config.optimizer.reset_interval = 50;
-    config.optimizer.reset_warmup = 10;
-    config.optimizer.lr = 6e-3;
+    config.optimizer = optimizer(Rule::StableSpam);
     config
+}
+
+/// A rule at a rate for so small a model.
+fn optimizer(name: Rule) -> OptimizerConfig {
+    let config = OptimizerConfig { name, lr: 6e-3, ..OptimizerConfig::default() };
+    // Half a reset interval: each run sees one reset.
+    match name {
+        Rule::StableSpam => OptimizerConfig { reset_interval: 50, ..config },
+        Rule::Spam => OptimizerConfig { reset_interval: 50, reset_warmup: 10, ..config },
+        _ => config,
+    }
 }
 
 fn text(from: usize, len: usize) -> Tokens {
@@ -113,7 +121,7 @@ const RULES: [(&str, Rule); 4] =
 fn with_every_rule(name: &str, edit: impl Fn(&mut Config)) {
     for (rule_name, rule) in RULES {
         let mut config = tiny();
-        config.optimizer.name = rule;
+        config.optimizer = optimizer(rule);
         edit(&mut config);
         assert_learns(&format!("{rule_name}, {name}"), &config);
     }
@@ -158,7 +166,7 @@ fn every_codec_of_the_state_learns() {
             let mut config = tiny();
             (config.storage.m, config.storage.v) = (m, v);
             assert_learns(&format!("m {m:?}, v {v:?}"), &config);
-            config.optimizer.name = Rule::Adamw;
+            config.optimizer = optimizer(Rule::Adamw);
             assert_learns(&format!("adamw, m {m:?}, v {v:?}"), &config);
         }
     }

@@ -10,8 +10,8 @@ use crate::quant::{Element, GroupedShape, WeightCodec, WeightFormat, WeightPlane
 use half::{bf16, f16};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Checks all operations but updates of packed weights, whose bits are tested with the optimizers. `open` gives backends
-/// without memory.
+/// Checks all operations but the fused pass of Adam, whose bits are tested with the rules. `open` gives backends without
+/// memory.
 ///
 /// # Panics
 /// If a result is not near its reference, or the backend has not enough memory.
@@ -30,7 +30,8 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::rope::conformance(open);
     super::scaling::conformance(open);
     super::swiglu::conformance(open);
-    super::update::conformance(open);
+    super::state_conformance::conformance(open);
+    super::update_conformance::conformance(open);
 }
 
 /// The operands of one case, and then the backend that they are on.
@@ -181,6 +182,15 @@ impl Case {
         assert_eq!(found.len(), expected.len(), "{what}: elements");
         for (i, (x, y)) in found.iter().zip(expected).enumerate() {
             assert!(x.to_bits() == y.to_bits(), "{what}: element {i} is {x}, not {y}, on {}", self.backend.describe());
+        }
+    }
+
+    /// Checks that float32 numbers are no further than `distance` from the expected ones.
+    pub(super) fn within(&self, span: Span, expected: &[f64], distance: f64, what: &str) {
+        let found = self.floats(span);
+        assert_eq!(found.len(), expected.len(), "{what}: elements");
+        for (i, (x, y)) in wide(&found).iter().zip(expected).enumerate() {
+            assert!((x - y).abs() <= distance, "{what}: element {i} is {x}, not {y}, on {}", self.backend.describe());
         }
     }
 

@@ -16,8 +16,10 @@ mod norm;
 pub mod reference;
 mod rope;
 mod scaling;
+mod state_conformance;
 mod swiglu;
 mod update;
+mod update_conformance;
 
 pub use activation_pack::{ActivationPack, PACK_GROUP, packed_bytes};
 pub use activation_quant::ActivationQuant;

@@ -54,7 +54,7 @@ KERNEL_RESIDENT(128, 3, momentum, Planes planes, Shape shape, Storage storage, M
     const Pass p = pass_of<THREADS>(planes, shape, storage, args.seed, args.number, gate);
     if (p.verdict.mode != MOVED) return;
     Elements e;
-    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Tiles tiles = tiles_of<NoWeight>(shared, storage);
     load_moments(p, tiles, true, e);
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
@@ -82,7 +82,7 @@ KERNEL_RESIDENT(128, 3, adam_direction, Planes planes, Shape shape, Storage stor
     const Pass p = pass_of<THREADS>(planes, shape, storage, args.seed, args.number, gate);
     if (p.verdict.mode != MOVED) return;
     Elements e;
-    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Tiles tiles = tiles_of<NoWeight>(shared, storage);
     load_moments(p, tiles, true, e);
     const bool rooted = is_compact(storage.v.width);
     UNROLL
@@ -113,7 +113,7 @@ KERNEL(128, load_state, Planes planes, Shape shape, Storage storage) {
     DYNAMIC_SHARED(u8, shared);
     const Pass p = pass_of<THREADS>(planes, shape, storage, 0, 0, nullptr);
     Elements e;
-    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Tiles tiles = tiles_of<NoWeight>(shared, storage);
     load_moments(p, tiles, false, e);
     write_row(tiles.grad, e.m);
     flush(tiles.grad, planes.grad, shape, p.block);

@@ -1,6 +1,6 @@
 //! What rules beside Adam's family do with their state.
 
-use super::adam::{Planes, Shape, Storage, THREADS, TILE};
+use super::adam::{Planes, Shape, Storage, THREADS};
 use super::update::gate;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{DirectionArgs, MomentumArgs, Param, StateTensor};
@@ -22,7 +22,7 @@ pub(super) fn momentum(
     let shape = check(param, state, x);
     let (planes, storage) = (Planes::of_direction(gpu, x).with_state(gpu, state), Storage::of_state(param, state));
     let args = Args::new().bytes(&planes).bytes(&shape).bytes(&storage).bytes(constants).span(gpu, verdict);
-    launch(gpu, "momentum", param, &shape, &storage, &args);
+    launch(gpu, "momentum", &shape, &storage, &args);
 }
 
 /// # Panics
@@ -40,7 +40,7 @@ pub(super) fn adam_direction(
     let planes = Planes::of_direction(gpu, x).with_state(gpu, m).with_second(gpu, v);
     let storage = Storage::of_moments(param, m, v);
     let args = Args::new().bytes(&planes).bytes(&shape).bytes(&storage).bytes(constants).span(gpu, gate(gpu));
-    launch(gpu, "adam_direction", param, &shape, &storage, &args);
+    launch(gpu, "adam_direction", &shape, &storage, &args);
 }
 
 /// # Panics
@@ -49,7 +49,7 @@ pub(super) fn load(gpu: &mut Gpu, param: &Param, state: &StateTensor, out: Span)
     let shape = check(param, state, out);
     let (planes, storage) = (Planes::of_direction(gpu, out).with_state(gpu, state), Storage::of_state(param, state));
     let args = Args::new().bytes(&planes).bytes(&shape).bytes(&storage);
-    launch(gpu, "load_state", param, &shape, &storage, &args);
+    launch(gpu, "load_state", &shape, &storage, &args);
 }
 
 /// # Panics
@@ -72,9 +72,8 @@ fn check(param: &Param, state: &StateTensor, x: Span) -> Shape {
 }
 
 /// One thread for each block of 32 elements.
-fn launch(gpu: &mut Gpu, kernel: &'static str, param: &Param, shape: &Shape, storage: &Storage, args: &Args) {
-    let shared = storage.tiles(param) * TILE * THREADS as usize / 32;
+fn launch(gpu: &mut Gpu, kernel: &'static str, shape: &Shape, storage: &Storage, args: &Args) {
     // SAFETY: the parameters of the three kernels, which stay within planes of the shape and codecs that `check` found to
     // be as long as these say, and within the tiles of shared memory that are asked for.
-    unsafe { gpu.launch(kernel, [shape.blocks().div_ceil(THREADS), 1, 1], THREADS, shared, args) };
+    unsafe { gpu.launch(kernel, [shape.blocks().div_ceil(THREADS), 1, 1], THREADS, storage.shared(None), args) };
 }

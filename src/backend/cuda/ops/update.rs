@@ -1,16 +1,17 @@
 //! What optimizer rules are made of. What a gradient allows is decided and kept on the device.
 
-use super::adam::{self, LEAF, Planes, Shape, Statistics, Storage, THREADS, TILE};
+use super::adam::{self, LEAF, Planes, Shape, Statistics, Storage, THREADS};
 use super::adam::{check_weight, kept, launch_leaves, launch_verdict};
 use super::normalize::normalize;
 use super::state;
+use super::weights::{codec_kernels, kernel};
 use crate::backend::adam::AdamArgs;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::ops::Update;
 use crate::backend::{Axis, DirectionArgs, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
-use crate::quant::RngKey;
+use crate::quant::{GroupedShape, RngKey};
 use zerocopy::FromZeros;
 
 // The sizes that the kernels' headers assert too.
@@ -102,7 +103,8 @@ fn add_weight(gpu: &mut Gpu, param: &Param, x: Span, factor: f32) {
     let (planes, storage) = (Planes::of_weight(gpu, param, x), Storage::of_weight(param));
     let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
     let args = args.f32(factor).span(gpu, gate(gpu));
-    launch(gpu, "add_weight", param, &storage, &args);
+    let kernel = kernel(codec_kernels!("add_weight"), &param.weight);
+    launch(gpu, kernel, param.weight.shape, storage.shared(Some(&param.weight)), &args);
 }
 
 /// # Panics
@@ -112,8 +114,9 @@ fn weight_squares(gpu: &mut Gpu, param: &Param, out: Span) {
     let shape = Shape::of(param.weight.shape);
     assert_eq!(out.bytes, 4 * shape.blocks() as usize, "bytes of the sums of blocks");
     let (planes, storage) = (Planes::of_weight(gpu, param, Span::NONE), Storage::of_weight(param));
-    let args = Args::new().bytes(&planes).bytes(&shape).bytes(&storage).span(gpu, out).span(gpu, gate(gpu));
-    launch(gpu, "weight_squares", param, &storage, &args);
+    let args = Args::new().bytes(&planes).bytes(&shape).bytes(&storage).span(gpu, out);
+    let kernel = kernel(codec_kernels!("weight_squares"), &param.weight);
+    launch(gpu, kernel, param.weight.shape, storage.shared(Some(&param.weight)), &args);
 }
 
 /// # Panics
@@ -123,13 +126,14 @@ fn apply(gpu: &mut Gpu, param: &Param, direction: Span, constants: &UpdateArgs) 
     let (planes, storage) = (Planes::of_weight(gpu, param, direction), Storage::of_weight(param));
     let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
     let args = args.bytes(constants).span(gpu, gate(gpu)).span(gpu, kept(gpu));
-    launch(gpu, "apply_update", param, &storage, &args);
+    let kernel = kernel(codec_kernels!("apply_update"), &param.weight);
+    launch(gpu, kernel, param.weight.shape, storage.shared(Some(&param.weight)), &args);
 }
 
 /// One thread for each block of 32 elements.
-fn launch(gpu: &mut Gpu, kernel: &'static str, param: &Param, storage: &Storage, args: &Args) {
-    let blocks = Shape::of(param.weight.shape).blocks().div_ceil(THREADS);
-    // SAFETY: the parameters of the three kernels, which stay within planes of the shape, storage and state that the
+fn launch(gpu: &mut Gpu, kernel: &'static str, shape: GroupedShape, shared: usize, args: &Args) {
+    let blocks = Shape::of(shape).blocks().div_ceil(THREADS);
+    // SAFETY: the parameters of the callers' kernels, which stay within planes of the shape, storage and state that the
     // caller found to be as long as these say, and within the tiles of shared memory that are asked for.
-    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, storage.tiles(param) * TILE * THREADS as usize / 32, args) };
+    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, args) };
 }
