@@ -5,6 +5,7 @@ mod harness;
 
 mod config_errors;
 mod config_load;
+mod config_print;
 mod convert;
 mod device;
 mod eval;
