@@ -5,6 +5,7 @@ mod chart;
 pub mod config;
 pub mod device;
 mod diff;
+pub mod doctor;
 pub mod dump;
 pub mod eval;
 pub mod export;
@@ -54,6 +55,7 @@ enum Command {
     Diff(diff::Args),
     Plan(plan::Args),
     Config(config::Args),
+    Doctor(doctor::Args),
     Report(report::Args),
 }
 
@@ -86,6 +88,7 @@ fn execute(command: Command) -> CliResult {
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Report(args) => report::run(args),
     }
 }

@@ -8,6 +8,7 @@ mod config_load;
 mod config_print;
 mod convert;
 mod device;
+mod doctor;
 mod eval;
 mod interrupted;
 mod mistakes;
