@@ -37,7 +37,7 @@ pub use mlp::Mlp;
 pub use norm::Norm;
 pub use offload::Offloaded;
 pub use params::Params;
-pub use rope::stretch;
+pub use rope::rope_factor;
 pub use settings::{
     ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,
     SHORTEST_MICRO_SEQUENCE, Settings, Trainable,
