@@ -5,6 +5,7 @@
 //! vector v has an element each. `u = g / sqrt(max(v, eps^2))`, `u = u / max(1, rms(u) / clip_threshold)`, and
 //! `w = w - min(lr, 1 / sqrt(t)) max(eps2, rms(w)) u - lr decay w`.
 
+use super::workspace::Parts;
 use super::{Groups, Optimizer, OptimizerConfig, ParamInfo, RuleInfo, StepInfo, Variant};
 use crate::backend::adam::state;
 use crate::backend::{Axis, Backend, DivisorArgs, MomentumArgs, Param, RelativeStepArgs, UpdateArgs};
@@ -74,16 +75,12 @@ impl Optimizer for Adafactor {
     }
 
     fn workspace(&self, param: &ParamInfo) -> usize {
-        Self::parts(param.shape).iter().sum()
+        Parts::total(Self::parts(param.shape))
     }
 
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {
         let g = param.weight.shape;
-        let mut from = 0;
-        let [of_rows, of_cols, blocks, of_weight, factor] = Self::parts(g).map(|count| {
-            from += 4 * count;
-            workspace.part(from - 4 * count, 4 * count)
-        });
+        let [of_rows, of_cols, blocks, of_weight, factor] = Parts::split(workspace, Self::parts(g));
         let share = (at.number as f64).powf(self.beta2_decay);
         let recurrence = |count: usize| MomentumArgs {
             keep: (1.0 - share) as f32,

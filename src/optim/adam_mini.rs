@@ -10,6 +10,7 @@
 //! `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) mean(g^2)`,
 //! `w = w - lr (m / c1) / (sqrt(v / c2) + eps) - lr decay w`, with `c = 1 - beta^t`.
 
+use super::workspace::Parts;
 use super::{Groups, Optimizer, OptimizerConfig, ParamClass, ParamInfo, RuleInfo, StateConfig, StepInfo, Variant};
 use crate::backend::adam::state;
 use crate::backend::{Axis, Backend, DirectionArgs, DivisorArgs, MomentumArgs, Param, StateTensor, UpdateArgs};
@@ -78,7 +79,7 @@ impl Optimizer for AdamMini {
 
     /// Sums of the squares of rows, and of blocks.
     fn workspace(&self, param: &ParamInfo) -> usize {
-        2 * param.shape.rows
+        Parts::total([param.shape.rows; 2])
     }
 
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {
@@ -104,7 +105,7 @@ impl Optimizer for AdamMini {
             let v = param.state.get(state::V_ROWS).or(param.state.get(V_BLOCKS)).expect("declared above");
             let (rows, cols) = (param.weight.shape.rows, param.weight.shape.cols);
             let (run, count) = blocks(v, rows);
-            let (of_rows, of_blocks) = (workspace.head(4 * rows), workspace.part(4 * rows, 4 * count));
+            let [of_rows, of_blocks] = Parts::split(workspace, [rows, count]);
             backend.squares(grad, rows, cols, Axis::Rows, of_rows);
             backend.sums(of_rows, run, of_blocks);
             let share = (1.0 - self.beta2) / (run * cols) as f64;

@@ -16,6 +16,7 @@ mod rules;
 mod scale;
 mod schedule;
 mod sgd;
+mod workspace;
 
 pub use adafactor::Adafactor;
 pub use adam::{AdamFamily, AdamStepInfo};

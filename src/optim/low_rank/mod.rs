@@ -17,6 +17,7 @@ pub use apollo::{Apollo, Norms};
 pub use companion::Companion;
 pub use galore::{GaLore, Residual};
 
+use super::workspace::Parts;
 use super::{ParamInfo, StateConfig, StepInfo, Variant};
 use crate::backend::{
     Axis, Backend, DirectionArgs, Layout, MatMulArgs, Param, Precision, SecondMoment, StateTensor, UpdateArgs,
@@ -204,31 +205,4 @@ fn limit(backend: &mut dyn Backend, param: &Param, direction: Span, sums: Span, 
     backend.sums(sums, rows, norm);
     backend.limit_growth(norm, tensor(param, LIMITER), GROWTH, eps);
     backend.scale_axis(direction, 1, rows * cols, Axis::Rows, norm);
-}
-
-/// Parts of a workspace, each aligned as kernels want it.
-struct Parts(Span);
-
-impl Parts {
-    /// Float32 numbers to a line, which is where parts begin.
-    const LINE: usize = 16;
-
-    /// What parts of `counts` float32 numbers take together.
-    fn total<const N: usize>(counts: [usize; N]) -> usize {
-        counts.iter().map(|count| count.next_multiple_of(Self::LINE)).sum()
-    }
-
-    /// The next part.
-    fn take(&mut self, count: usize) -> Span {
-        let part = self.0.head(4 * count);
-        let taken = 4 * count.next_multiple_of(Self::LINE);
-        self.0 = self.0.part(taken, self.0.bytes - taken);
-        part
-    }
-
-    /// One part for each count.
-    fn split<const N: usize>(workspace: Span, counts: [usize; N]) -> [Span; N] {
-        let mut parts = Self(workspace);
-        counts.map(|count| parts.take(count))
-    }
 }

@@ -37,12 +37,8 @@ impl Update for Cpu {
         if self.gate != Gate::Open {
             return;
         }
-        assert!(
-            args.usage == RngUse::M as u32 || args.usage == RngUse::V as u32,
-            "a use of random numbers for moments"
-        );
-        let usage = if args.usage == RngUse::M as u32 { RngUse::M } else { RngUse::V };
-        let key = RngKey { seed: args.seed, step: args.number, tensor: param.id, usage };
+        assert_eq!(args.usage, RngUse::M as u32, "the use of a momentum's random numbers");
+        let key = RngKey { seed: args.seed, step: args.number, tensor: param.id, usage: RngUse::M };
         self.recur(param, state, x, args, key);
     }
 
@@ -110,10 +106,11 @@ impl Update for Cpu {
     }
 
     fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
-        if self.gate == Gate::Shut {
+        let (isa, frozen) = (self.isa, self.gate == Gate::Frozen);
+        // Adding nothing could still rescale a group.
+        if self.gate == Gate::Shut || (frozen && args.decay == 0.0) {
             return;
         }
-        let (isa, frozen) = (self.isa, self.gate == Gate::Frozen);
         let mut slices = self.arena.borrow_slices();
         let mut rows = ParamRows::claim_weight(&mut slices, param, direction);
         assert_eq!(rows.grad.len(), param.weight.shape.len(), "elements of a direction");
