@@ -17,8 +17,10 @@ pub mod plan;
 mod pool;
 mod progress;
 pub mod report;
+mod runs;
 pub mod sample;
 mod signals;
+pub mod sweep;
 mod table;
 pub mod train;
 mod units;
@@ -53,6 +55,7 @@ enum Command {
     Diff(diff::Args),
     Plan(plan::Args),
     Report(report::Args),
+    Sweep(sweep::Args),
 }
 
 /// Runs the command that was given.
@@ -62,7 +65,7 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
     signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
-        Command::Train(_) | Command::Plan(_) => Options::Keys,
+        Command::Train(_) | Command::Plan(_) | Command::Sweep(_) => Options::Keys,
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
@@ -84,5 +87,6 @@ fn execute(command: Command) -> CliResult {
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Report(args) => report::run(args),
+        Command::Sweep(args) => sweep::run(args),
     }
 }

@@ -15,6 +15,7 @@ mod recovery;
 mod resume;
 mod run_dir;
 mod sample;
+mod sweep;
 mod train;
 
 use harness::process::{TINY, Workplace};
