@@ -2,6 +2,7 @@
 
 mod budget;
 mod chart;
+pub mod compare;
 pub mod device;
 mod diff;
 pub mod dump;
@@ -56,6 +57,7 @@ enum Command {
     Plan(plan::Args),
     Report(report::Args),
     Sweep(sweep::Args),
+    Compare(compare::Args),
 }
 
 /// Runs the command that was given.
@@ -88,5 +90,6 @@ fn execute(command: Command) -> CliResult {
         Command::Plan(args) => plan::run(args),
         Command::Report(args) => report::run(args),
         Command::Sweep(args) => sweep::run(args),
+        Command::Compare(args) => compare::run(args),
     }
 }
