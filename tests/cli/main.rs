@@ -10,6 +10,7 @@ mod convert;
 mod device;
 mod eval;
 mod interrupted;
+mod ladder;
 mod mistakes;
 mod plan;
 mod recovery;
