@@ -3,6 +3,7 @@
 mod budget;
 mod chart;
 pub mod compare;
+pub mod config;
 pub mod device;
 mod diff;
 pub mod dump;
@@ -55,6 +56,7 @@ enum Command {
     Verify(verify::Args),
     Diff(diff::Args),
     Plan(plan::Args),
+    Config(config::Args),
     Report(report::Args),
     Sweep(sweep::Args),
     Compare(compare::Args),
@@ -67,7 +69,7 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
     signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
-        Command::Train(_) | Command::Plan(_) | Command::Sweep(_) => Options::Keys,
+        Command::Train(_) | Command::Plan(_) | Command::Config(_) | Command::Sweep(_) => Options::Keys,
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
@@ -88,6 +90,7 @@ fn execute(command: Command) -> CliResult {
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Config(args) => config::run(args),
         Command::Report(args) => report::run(args),
         Command::Sweep(args) => sweep::run(args),
         Command::Compare(args) => compare::run(args),

@@ -6,6 +6,7 @@ mod harness;
 mod compare;
 mod config_errors;
 mod config_load;
+mod config_print;
 mod convert;
 mod device;
 mod eval;
