@@ -6,6 +6,7 @@ pub mod compare;
 pub mod config;
 pub mod device;
 mod diff;
+pub mod doctor;
 pub mod dump;
 pub mod eval;
 pub mod export;
@@ -57,6 +58,7 @@ enum Command {
     Diff(diff::Args),
     Plan(plan::Args),
     Config(config::Args),
+    Doctor(doctor::Args),
     Report(report::Args),
     Sweep(sweep::Args),
     Compare(compare::Args),
@@ -91,6 +93,7 @@ fn execute(command: Command) -> CliResult {
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Report(args) => report::run(args),
         Command::Sweep(args) => sweep::run(args),
         Command::Compare(args) => compare::run(args),

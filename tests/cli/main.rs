@@ -9,6 +9,7 @@ mod config_load;
 mod config_print;
 mod convert;
 mod device;
+mod doctor;
 mod eval;
 mod interrupted;
 mod ladder;
