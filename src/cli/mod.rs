@@ -2,7 +2,11 @@
 
 mod budget;
 mod chart;
+<<<<<<< HEAD
 pub mod chat;
+=======
+pub mod compare;
+>>>>>>> main
 pub mod config;
 pub mod device;
 mod diff;
@@ -20,8 +24,10 @@ pub mod plan;
 mod pool;
 mod progress;
 pub mod report;
+mod runs;
 pub mod sample;
 mod signals;
+pub mod sweep;
 mod table;
 pub mod train;
 mod units;
@@ -60,6 +66,8 @@ enum Command {
     Config(config::Args),
     Doctor(doctor::Args),
     Report(report::Args),
+    Sweep(sweep::Args),
+    Compare(compare::Args),
 }
 
 /// Runs the command that was given.
@@ -69,7 +77,7 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
     signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
-        Command::Train(_) | Command::Plan(_) | Command::Config(_) => Options::Keys,
+        Command::Train(_) | Command::Plan(_) | Command::Config(_) | Command::Sweep(_) => Options::Keys,
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
@@ -94,5 +102,7 @@ fn execute(command: Command) -> CliResult {
         Command::Config(args) => config::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Report(args) => report::run(args),
+        Command::Sweep(args) => sweep::run(args),
+        Command::Compare(args) => compare::run(args),
     }
 }

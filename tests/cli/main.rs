@@ -3,23 +3,6 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
-mod chat;
-mod config_errors;
-mod config_load;
-mod config_print;
-mod convert;
-mod device;
-mod doctor;
-mod eval;
-mod interrupted;
-mod mistakes;
-mod plan;
-mod recovery;
-mod resume;
-mod run_dir;
-mod sample;
-mod train;
-
 use harness::process::{TINY, Workplace};
 use serde_json::Value;
 
@@ -71,3 +54,23 @@ pub fn names(place: &Workplace, folder: &str) -> Vec<String> {
     names.sort();
     names
 }
+
+mod chat;
+mod compare;
+mod config_errors;
+mod config_load;
+mod config_print;
+mod convert;
+mod device;
+mod doctor;
+mod eval;
+mod interrupted;
+mod ladder;
+mod mistakes;
+mod plan;
+mod recovery;
+mod resume;
+mod run_dir;
+mod sample;
+mod sweep;
+mod train;
