@@ -2,11 +2,8 @@
 
 mod budget;
 mod chart;
-<<<<<<< HEAD
 pub mod chat;
-=======
 pub mod compare;
->>>>>>> main
 pub mod config;
 pub mod device;
 mod diff;

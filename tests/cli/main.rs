@@ -3,6 +3,26 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod chat;
+mod compare;
+mod config_errors;
+mod config_load;
+mod config_print;
+mod convert;
+mod device;
+mod doctor;
+mod eval;
+mod interrupted;
+mod ladder;
+mod mistakes;
+mod plan;
+mod recovery;
+mod resume;
+mod run_dir;
+mod sample;
+mod sweep;
+mod train;
+
 use harness::process::{TINY, Workplace};
 use serde_json::Value;
 
@@ -54,23 +74,3 @@ pub fn names(place: &Workplace, folder: &str) -> Vec<String> {
     names.sort();
     names
 }
-
-mod chat;
-mod compare;
-mod config_errors;
-mod config_load;
-mod config_print;
-mod convert;
-mod device;
-mod doctor;
-mod eval;
-mod interrupted;
-mod ladder;
-mod mistakes;
-mod plan;
-mod recovery;
-mod resume;
-mod run_dir;
-mod sample;
-mod sweep;
-mod train;
