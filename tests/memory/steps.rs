@@ -74,7 +74,7 @@ fn count_of_every_rule() {
             trainer.initialize();
             let inputs: Vec<u32> = (0..64).collect();
             let targets: Vec<u32> = (0..64).rev().collect();
-            let mut counts = [(); 6].map(|()| allocations(|| drop(trainer.step(&inputs, &targets))));
+            let mut counts = [(); 6].map(|()| allocations(|| _ = trainer.step(&inputs, &targets)));
             // The first steps let the pool's own queues grow.
             let refresh = counts[5];
             counts[..2].fill(0);

@@ -1,5 +1,5 @@
-// Sums over rows and columns, and what a direction is divided and multiplied by (src/backend/cpu/ops/factors.rs, the same
-// additions in the same order). Columns are summed up in normalize.cu.
+// Sums over rows and columns, and what a direction is divided and multiplied by (src/backend/cpu/ops/factors.rs, the
+// same additions in the same order). Columns are summed up in normalize.cu.
 //
 // Floor: 4 bytes an element for a sum, 8 for a product or a quotient.
 #include "adam.h"

@@ -1,6 +1,6 @@
-// What rules beside Adam's family do with their state (src/backend/cpu/ops/state_rows.rs, the same arithmetic in the same
-// order). A thread owns a block of 32 elements of the state tensor, whose shape need not be the weight's; the weight is
-// not read. What the state is combined with lies where a gradient would.
+// What rules beside Adam's family do with their state (src/backend/cpu/ops/state_rows.rs, the same arithmetic in the
+// same order). A thread owns a block of 32 elements of the state tensor, whose shape need not be the weight's; the
+// weight is not read. What the state is combined with lies where a gradient would.
 //
 // Floor, bytes an element: 8 of x read and written, and each moment read and written.
 #include "adam_element.h"
