@@ -2,8 +2,10 @@
 
 mod budget;
 mod chart;
+pub mod config;
 pub mod device;
 mod diff;
+pub mod doctor;
 pub mod dump;
 pub mod eval;
 pub mod export;
@@ -52,6 +54,8 @@ enum Command {
     Verify(verify::Args),
     Diff(diff::Args),
     Plan(plan::Args),
+    Config(config::Args),
+    Doctor(doctor::Args),
     Report(report::Args),
 }
 
@@ -62,7 +66,7 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
     signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
-        Command::Train(_) | Command::Plan(_) => Options::Keys,
+        Command::Train(_) | Command::Plan(_) | Command::Config(_) => Options::Keys,
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
@@ -83,6 +87,8 @@ fn execute(command: Command) -> CliResult {
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Report(args) => report::run(args),
     }
 }

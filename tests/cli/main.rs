@@ -5,8 +5,10 @@ mod harness;
 
 mod config_errors;
 mod config_load;
+mod config_print;
 mod convert;
 mod device;
+mod doctor;
 mod eval;
 mod interrupted;
 mod mistakes;
