@@ -11,6 +11,9 @@
 
 use super::SCALE_MIN;
 
+/// 2^127, the largest power of two.
+const LARGEST: f32 = f32::from_bits(0x7f00_0000);
+
 /// The rank of a code among the values.
 #[inline(always)]
 pub const fn rank(code: u8) -> u8 {
@@ -67,7 +70,7 @@ pub fn power_at_least(x: f32) -> f32 {
     let least = if x < SCALE_MIN { SCALE_MIN } else { x };
     // What has bits below the exponent's carries into it; beyond 2^127 there is none.
     let up = f32::from_bits((least.to_bits() + 0x007f_ffff) & 0x7f80_0000);
-    if up.is_finite() { up } else { f32::NAN }
+    if least <= LARGEST { up } else { f32::NAN }
 }
 
 #[cfg(test)]
