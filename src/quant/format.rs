@@ -127,6 +127,15 @@ impl WeightCodec {
         matches!(self, Self::Int4 | Self::Int4Offset)
     }
 
+    /// The value of a four-bit code under a scale of 1, without an offset.
+    pub fn level(self, code: u8) -> f32 {
+        match self {
+            Self::Fp4 => super::fp4::code_value(code),
+            Self::Int4Offset => code.into(),
+            _ => f32::from(code) - 8.0,
+        }
+    }
+
     /// The four-bit codes of its smallest and its largest value.
     pub const fn end_codes(self) -> [u8; 2] {
         if self.is_int4() { [0, 15] } else { [15, 7] }

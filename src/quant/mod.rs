@@ -3,6 +3,7 @@
 
 mod format;
 pub mod fp4;
+mod gaussian;
 mod grid;
 mod grouped;
 mod moment;

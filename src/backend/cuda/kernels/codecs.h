@@ -9,7 +9,8 @@
 #define WEIGHT_CODECS(X) X(f32, F32Weight) X(bf16, Bf16Weight) X(int8, Int8Weight) FOUR_BIT_CODECS(X)
 #define FOUR_BIT_CODECS(X) X(int4, Int4Weight) X(int4_offset, Int4OffsetWeight) X(fp4, Fp4Weight)
 
-// The planes that products read. Scales and offsets are null where a codec has none; scales of four-bit floats are bytes.
+// The planes that products read. Scales and offsets are null where a codec has none; scales of four-bit floats are
+// bytes.
 struct WeightPlanes {
     const u8* data;
     const u16* scales;

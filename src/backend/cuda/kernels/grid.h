@@ -75,8 +75,8 @@ struct EvenLevels {
     DEVICE u16 load(const u16* scales, u32 group) { return scales[group]; }
     DEVICE void store(u16* scales, u32 group, u16 bits) { scales[group] = bits; }
 
-    // `step (b - base) + offset`. The product and the number subtracted have at most 24 bits (13 of BIAS + base, 11 of a
-    // scale), so one fused operation gives the exact difference, which is what the CPU's product is.
+    // `step (b - base) + offset`. The product and the number subtracted have at most 24 bits (13 of BIAS + base, 11 of
+    // a scale), so one fused operation gives the exact difference, which is what the CPU's product is.
     struct Values {
         float step, shift, offset;
         DEVICE Values of(const QuantGrid& grid, GroupScale p) {
