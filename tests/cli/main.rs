@@ -16,6 +16,7 @@ mod resume;
 mod run_dir;
 mod sample;
 mod train;
+mod watchdog;
 
 use harness::process::{TINY, Workplace};
 use serde_json::Value;
