@@ -13,5 +13,5 @@ pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};
-pub use system::{available, resident};
+pub use system::{available, resident, total_memory};
 pub use watch::{Spike, Watch};

@@ -10,8 +10,8 @@ use crate::quant::{Element, GroupedShape, WeightCodec, WeightFormat, WeightPlane
 use half::{bf16, f16};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Checks all operations but the update of parameters, whose bits are tested with the optimizers. `open` gives backends
-/// without memory.
+/// Checks all operations but the fused pass of Adam, whose bits are tested with the rules. `open` gives backends without
+/// memory.
 ///
 /// # Panics
 /// If a result is not near its reference, or the backend has not enough memory.
@@ -21,6 +21,8 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::attention::conformance(open);
     super::bias::conformance(open);
     super::embedding::conformance(open);
+    super::factors::conformance(open);
+    super::gaussian::conformance(open);
     super::linear::conformance(open);
     super::loss::conformance(open);
     super::matmul::conformance(open);
@@ -28,6 +30,8 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::rope::conformance(open);
     super::scaling::conformance(open);
     super::swiglu::conformance(open);
+    super::state_conformance::conformance(open);
+    super::update_conformance::conformance(open);
 }
 
 /// The operands of one case, and then the backend that they are on.
@@ -162,9 +166,32 @@ impl Case {
 
     /// Checks float32 numbers.
     pub(super) fn near_floats(&self, span: Span, expected: &[f64], what: &str) {
+        self.near(&wide(&self.floats(span)), expected, what);
+    }
+
+    /// What float32 numbers are.
+    pub(super) fn floats(&self, span: Span) -> Vec<f32> {
         let mut found = vec![0f32; span.bytes / 4];
         self.backend.download(span, found.as_mut_bytes());
-        self.near(&wide(&found), expected, what);
+        found
+    }
+
+    /// Checks the bits of float32 numbers.
+    pub(super) fn same_floats(&self, span: Span, expected: &[f32], what: &str) {
+        let found = self.floats(span);
+        assert_eq!(found.len(), expected.len(), "{what}: elements");
+        for (i, (x, y)) in found.iter().zip(expected).enumerate() {
+            assert!(x.to_bits() == y.to_bits(), "{what}: element {i} is {x}, not {y}, on {}", self.backend.describe());
+        }
+    }
+
+    /// Checks that float32 numbers are no further than `distance` from the expected ones.
+    pub(super) fn within(&self, span: Span, expected: &[f64], distance: f64, what: &str) {
+        let found = self.floats(span);
+        assert_eq!(found.len(), expected.len(), "{what}: elements");
+        for (i, (x, y)) in wide(&found).iter().zip(expected).enumerate() {
+            assert!((x - y).abs() <= distance, "{what}: element {i} is {x}, not {y}, on {}", self.backend.describe());
+        }
     }
 
     /// Operands are exact; results and what an operation keeps in between are rounded to the type of activations.

@@ -100,7 +100,7 @@ pub fn run(args: Args) -> CliResult {
         }
     }
     pool::run(config.run.threads, || {
-        config.data.packed = shares_rows(&config.data)?;
+        config.data.shares_rows = shares_rows(&config.data)?;
         let run = Run { config: &config, args: &args, model: model.as_ref(), textless, interrupts: &interrupts };
         train(run, start, lock)
     })?
@@ -214,6 +214,10 @@ fn name_texts(error: CheckpointError, textless: bool) -> Failure {
     }
 }
 
+/// What no configuration can cause.
+const FROZEN_MOVED: &str = "weights changed in a run with optimizer.lr = 0, which must leave every byte as it was; this is a \
+                            defect of the program, please report it with the configuration";
+
 fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -> CliResult {
     let dir = &trainer.config().run.dir;
     match reason {
@@ -273,11 +277,7 @@ fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -> CliResult
             trainer.config().train.max_unmoved
         )
         .into()),
-        StopReason::FrozenMoved => {
-            Err("weights changed in a run with optimizer.lr = 0, which must leave every byte as it \
-                                        was; this is a defect of the program, please report it with the configuration"
-                .into())
-        }
+        StopReason::FrozenMoved => Err(FROZEN_MOVED.into()),
     }
 }
 

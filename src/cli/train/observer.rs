@@ -246,14 +246,15 @@ impl Observer for Console {
             Ok(ids) if !ids.is_empty() && ids.iter().all(|&id| (id as usize) < vocab) => ids,
             _ => return Ok(self.say("no sample: train.sample_prompt has no tokens in the model's vocabulary")?),
         };
-        let sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: trainer.config().run.seed };
+        let sampling =
+            Sampling { temperature: 0.8, top_p: 0.95, seed: trainer.config().run.seed, ..Sampling::default() };
         let (model, backend) = trainer.model_and_backend();
         let mut generator = Generator::new(model);
         let mut decoder = Decoder::after(&self.tokenizer, &prompt);
         let mut text = train.sample_prompt.clone();
         generator.feed(backend, &prompt);
         for _ in 0..train.sample_tokens {
-            let Some(id) = generator.draw(&sampling) else { break };
+            let Some(id) = generator.sample(&sampling) else { break };
             text += &decoder.push(id);
             generator.feed(backend, &[id]);
         }

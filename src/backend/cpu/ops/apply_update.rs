@@ -1,17 +1,16 @@
 //! The fused pass of the optimizer over one group: decode, move, store. It is written once, in the order that every
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
-use super::param_rows::{MomentRows, ParamRows, WeightRows, is_touched};
+use super::param_rows::{MomentRows, ParamRows, WeightElements, WeightRows, is_touched};
+use crate::backend::UpdateArgs;
 use crate::backend::adam::{AdamArgs, AdamParams, AdamStep};
-use crate::backend::{MomentumArgs, UpdateArgs};
 use crate::quant::{
-    GroupScale, GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte, pack,
-    unpack,
+    BLOCK, GroupScale, GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte,
+    pack, unpack,
 };
-use half::f16;
 
 /// The largest group.
-const MAX: usize = 256;
+pub(super) const MAX: usize = 256;
 
 /// A group in float32. Elements past the row's end are zero in all but `b`.
 struct Tile {
@@ -29,22 +28,22 @@ struct Tile {
 
 /// Where a group lies in the planes of its rows.
 #[derive(Clone, Copy)]
-struct At {
+pub(super) struct At {
     /// In planes without padding.
-    plain: usize,
+    pub(super) plain: usize,
     /// In planes with padding.
-    padded: usize,
+    pub(super) padded: usize,
     /// In planes with one entry per group.
-    group: usize,
+    pub(super) group: usize,
     /// Its row among these, and its first column.
-    row: usize,
-    col: usize,
+    pub(super) row: usize,
+    pub(super) col: usize,
     /// Elements that are not padding.
-    real: usize,
+    pub(super) real: usize,
     /// Elements.
-    size: usize,
+    pub(super) size: usize,
     /// Number of the first element in the whole padded tensor, for the random numbers.
-    number: u64,
+    pub(super) number: u64,
 }
 
 /// One step of all groups in `rows`; gives the number that were rescaled.
@@ -74,42 +73,23 @@ pub fn add_weight_rows(rows: &ParamRows, x: &mut [f32], factor: f32) {
     }
 }
 
-/// [`crate::backend::Backend::momentum`] for some rows, `first` the number of the first.
+/// [`crate::backend::Backend::weight_squares`], all of it.
 #[inline(always)]
-pub fn momentum_rows(
-    (shape, first): (GroupedShape, usize),
-    state: &mut MomentRows,
-    x: &mut [f32],
-    args: &MomentumArgs,
-    id: u32,
-) {
+pub fn square_rows(rows: &ParamRows, out: &mut [f32]) {
     let mut tile = Tile::new();
-    let key = RngKey { seed: args.seed, step: args.number, tensor: id, usage: RngUse::M };
-    for at in groups(shape, first, x.len() / shape.cols) {
-        load_moment(state, at, &mut tile.m, &mut tile.codes);
-        let x = &mut x[at.plain..at.plain + at.real];
-        for (x, s) in x.iter_mut().zip(&mut tile.m) {
-            let (old, new) = (*s, args.keep * *s + args.add * *x);
-            let result = args.of_x * *x + args.of_old * old + args.of_new * new;
-            *x = if args.sign != 0 { sign(result) } else { result };
-            *s = new;
+    for at in groups(rows.shape, 0, rows.shape.rows) {
+        load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+        tile.w[at.real..at.size].fill(0.0);
+        let out = &mut out[at.padded / BLOCK..][..at.size / BLOCK];
+        for (out, w) in out.iter_mut().zip(tile.w.chunks_exact(BLOCK)) {
+            *out = w.iter().fold(0.0, |sum, w| sum + w * w);
         }
-        // A group's padding must not disturb its scale.
-        tile.m[at.real..at.size].fill(0.0);
-        tile.u_of(key, at);
-        store_moment(state, at, &mut tile.m, &tile.u, &mut tile.codes);
     }
-}
-
-/// -1, 0 or 1; 0 for what is not a number.
-#[inline(always)]
-fn sign(x: f32) -> f32 {
-    f32::from(u8::from(x > 0.0)) - f32::from(u8::from(x < 0.0))
 }
 
 /// The groups of `count` rows from row `first` of a tensor on, row by row.
 #[inline(always)]
-fn groups(g: GroupedShape, first: usize, count: usize) -> impl Iterator<Item = At> {
+pub(super) fn groups(g: GroupedShape, first: usize, count: usize) -> impl Iterator<Item = At> {
     let in_row = g.groups_per_row();
     (0..count * in_row).map(move |group| {
         let (row, col) = (group / in_row, group % in_row * g.group);
@@ -280,49 +260,42 @@ impl Tile {
     #[inline(always)]
     fn store_weight(&mut self, rows: &mut ParamRows, at: At, group_scale: Option<GroupScale>, key: RngKey) -> bool {
         let n = at.real;
-        if !matches!(rows.weight, WeightRows::F32(_)) {
+        if !matches!(rows.weight.data, WeightElements::F32(_)) {
             self.u_of(key, at);
         }
-        match &mut rows.weight {
-            WeightRows::F32(data) => {
+        let WeightRows { grid, data, residue, scales, offsets, .. } = &mut rows.weight;
+        let mut rescaled = false;
+        if let (Some(grid), Some(old)) = (grid, group_scale) {
+            let (group_scale, rescale) = self.on_grid(grid, old, n);
+            if rescale {
+                group_scale.write(scales, offsets, at.group);
+            }
+            rescaled = rescale;
+        }
+        let nibbles = at.padded / 2..(at.padded + at.size) / 2;
+        match data {
+            WeightElements::F32(data) => {
                 for (i, w) in data[at.plain..at.plain + n].iter_mut().enumerate() {
                     *w += self.delta[i];
                 }
-                false
             }
-            WeightRows::Bf16(data) => {
+            WeightElements::Bf16(data) => {
                 for (i, w) in data[at.plain..at.plain + n].iter_mut().enumerate() {
                     *w = bf16_stochastic(self.w[i] + self.delta[i], self.u[i]);
                 }
-                false
             }
-            WeightRows::Int8 { bytes, scales } => {
-                let (group_scale, rescale) = self.on_grid(&QuantGrid::INT8, group_scale.expect("int8 has a scale"), n);
-                scales[at.group] = f16::from_f32(group_scale.scale).to_bits();
+            WeightElements::Bytes(bytes) => {
                 for (byte, b) in bytes[at.padded..at.padded + n].iter_mut().zip(&self.b) {
-                    *byte = low_byte(*b) as i8;
+                    *byte = low_byte(*b);
                 }
-                rescale
             }
-            WeightRows::Int4 { codes, residue, scales, offsets } => {
-                let grid = if residue.is_empty() { QuantGrid::CODES } else { QuantGrid::INT4 };
-                let (group_scale, rescale) = self.on_grid(&grid, group_scale.expect("int4 has a scale"), n);
-                if rescale {
-                    scales[at.group] = f16::from_f32(group_scale.scale).to_bits();
-                    if let Some(offset) = group_scale.offset {
-                        offsets[at.group] = f16::from_f32(offset).to_bits();
-                    }
-                }
-                let plane = at.padded / 2..(at.padded + at.size) / 2;
-                if residue.is_empty() {
-                    self.pack_b(at, |b| b, &mut codes[plane]);
-                } else {
-                    self.pack_b(at, |b| b >> 4, &mut codes[plane.clone()]);
-                    self.pack_b(at, |b| b & 15, &mut residue[plane]);
-                }
-                rescale
+            WeightElements::Nibbles(codes) if residue.is_empty() => self.pack_b(at, |b| b, &mut codes[nibbles]),
+            WeightElements::Nibbles(codes) => {
+                self.pack_b(at, |b| b >> 4, &mut codes[nibbles.clone()]);
+                self.pack_b(at, |b| b & 15, &mut residue[nibbles]);
             }
         }
+        rescaled
     }
 
     /// The stored numbers after the update, in `b`.
@@ -336,7 +309,7 @@ impl Tile {
         let rescale = grid.needs_rescale(w, old);
         let group_scale = if rescale { grid.rescale(w, old.offset.is_some()) } else { old };
         let inverse = grid.steps_per_scale / group_scale.scale;
-        let step = group_scale.scale / grid.steps_per_scale;
+        let step = group_scale.scale * grid.unit;
         if rescale {
             let base = if group_scale.offset.is_some() { grid.offset_point } else { grid.zero_point };
             let offset = group_scale.offset.unwrap_or(0.0);
@@ -373,53 +346,42 @@ fn load_weight(
     codes: &mut [u8; MAX],
 ) -> Option<GroupScale> {
     let n = at.real;
-    match weight {
-        WeightRows::F32(data) => {
-            w[..n].copy_from_slice(&data[at.plain..at.plain + n]);
-            None
-        }
-        WeightRows::Bf16(data) => {
+    let nibbles = at.padded / 2..(at.padded + at.size) / 2;
+    match &weight.data {
+        WeightElements::F32(data) => w[..n].copy_from_slice(&data[at.plain..at.plain + n]),
+        WeightElements::Bf16(data) => {
             for (w, &bits) in w.iter_mut().zip(&data[at.plain..at.plain + n]) {
                 *w = bf16_to_f32(bits);
             }
-            None
         }
-        WeightRows::Int8 { bytes, scales } => {
-            let group_scale = GroupScale { scale: f16::from_bits(scales[at.group]).to_f32(), offset: None };
-            for i in 0..n {
-                b[i] = f32::from(bytes[at.padded + i]);
-                w[i] = QuantGrid::INT8.value(b[i], group_scale);
+        WeightElements::Bytes(bytes) => {
+            for (b, &byte) in b.iter_mut().zip(&bytes[at.padded..at.padded + n]) {
+                *b = f32::from(byte as i8);
             }
-            Some(group_scale)
         }
-        WeightRows::Int4 { codes: high, residue, scales, offsets } => {
-            let offset = offsets.get(at.group).map(|&bits| f16::from_bits(bits).to_f32());
-            let group_scale = GroupScale { scale: f16::from_bits(scales[at.group]).to_f32(), offset };
-            let plane = at.padded / 2..(at.padded + at.size) / 2;
-            unpack(&high[plane.clone()], &mut codes[..at.size]);
-            let grid = if residue.is_empty() {
-                for i in 0..at.size {
-                    b[i] = f32::from(codes[i]);
-                }
-                QuantGrid::CODES
-            } else {
+        WeightElements::Nibbles(high) => {
+            unpack(&high[nibbles.clone()], &mut codes[..at.size]);
+            if !weight.residue.is_empty() {
                 let mut low = [0; MAX];
-                unpack(&residue[plane], &mut low[..at.size]);
-                for i in 0..at.size {
-                    b[i] = f32::from(codes[i] << 4 | low[i]);
-                }
-                QuantGrid::INT4
-            };
-            for i in 0..n {
-                w[i] = grid.value(b[i], group_scale);
+                unpack(&weight.residue[nibbles], &mut low[..at.size]);
+                codes[..at.size].iter_mut().zip(&low).for_each(|(code, low)| *code = *code << 4 | low);
             }
-            Some(group_scale)
+            for i in 0..at.size {
+                b[i] = f32::from(codes[i]);
+            }
         }
     }
+    let grid = weight.grid.as_ref()?;
+    let group_scale = GroupScale::read(weight.scales, weight.offsets, at.group);
+    for i in 0..n {
+        w[i] = grid.value(b[i], group_scale);
+    }
+    Some(group_scale)
 }
 
+/// A group of a moment, decoded.
 #[inline(always)]
-fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u8; MAX]) {
+pub(super) fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u8; MAX]) {
     match moment {
         MomentRows::F32(data) => out[..at.real].copy_from_slice(&data[at.plain..at.plain + at.real]),
         MomentRows::Bytes(codec, bytes, scales) => {
@@ -441,8 +403,15 @@ fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u
     }
 }
 
+/// Stores a group of a moment; `u` decides how its numbers are rounded.
 #[inline(always)]
-fn store_moment(moment: &mut MomentRows, at: At, values: &mut [f32; MAX], u: &[f32; MAX], codes: &mut [u8; MAX]) {
+pub(super) fn store_moment(
+    moment: &mut MomentRows,
+    at: At,
+    values: &mut [f32; MAX],
+    u: &[f32; MAX],
+    codes: &mut [u8; MAX],
+) {
     let values = &mut values[..at.size];
     match moment {
         MomentRows::F32(data) => data[at.plain..at.plain + at.real].copy_from_slice(&values[..at.real]),
