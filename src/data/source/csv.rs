@@ -38,6 +38,14 @@ pub(super) struct Table<'a> {
     record: csv::StringRecord,
 }
 
+/// One row.
+pub(super) struct Row {
+    /// The line that it begins at.
+    pub line: u64,
+    /// The row as an object, or what is wrong with it.
+    pub record: Result<Json, String>,
+}
+
 /// A text that keeps watch over its quotes: the parser takes a file that was cut off inside of them for whole.
 pub(super) struct Guarded<'a> {
     reader: TextReader<'a>,
@@ -129,9 +137,9 @@ impl<'a> Table<'a> {
         self.reader.get_ref().reader.content()
     }
 
-    /// The next row as an object, and the line that it begins at; nothing after the last. An empty field is absent where
+    /// The next row; nothing after the last. An empty field is absent where
     /// it could not be a text.
-    pub fn next(&mut self, input: &Input) -> Result<Option<(u64, Result<Json, String>)>, DataError> {
+    pub fn next(&mut self, input: &Input) -> Result<Option<Row>, DataError> {
         if !self.reader.read_record(&mut self.record).map_err(|error| failed(input, &error))? {
             return Ok(None);
         }
@@ -145,7 +153,7 @@ impl<'a> Table<'a> {
             false => Ok((column.clone(), text.into())),
         };
         let object: Result<Vec<_>, String> = self.columns.iter().zip(&self.record).map(field).collect();
-        Ok(Some((line, object.map(Json::Object))))
+        Ok(Some(Row { line, record: object.map(Json::Object) }))
     }
 }
 

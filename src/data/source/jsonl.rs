@@ -102,9 +102,9 @@ impl<'a> Documents<'a> {
                 }
             }
             Reader::Table(table, input) => match table.next(input)? {
-                Some((line, record)) => {
-                    self.line = line;
-                    Some(record.and_then(Document::of_row))
+                Some(row) => {
+                    self.line = row.line;
+                    Some(row.record.and_then(Document::of_row))
                 }
                 None => None,
             },

@@ -58,13 +58,16 @@ struct AddedToken {
     special: bool,
 }
 
+/// A `tokenizer.json`, and what a `tokenizer_config.json` would say.
+pub(crate) type Converted = (Vec<u8>, Map<String, Value>);
+
 /// Reads a `tokenizer.model` with the tokens that the files beside it add (`added_tokens.json`, `tokenizer_config.json`):
 /// a `tokenizer.json`, and what `tokenizer_config.json` says where there is none. Nothing if `bytes`, the content of
 /// `path`, are no model.
 ///
 /// # Errors
 /// A model that is damaged or asks for what `tokenizer.json` cannot express, files beside it that contradict it.
-pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Option<(Vec<u8>, Map<String, Value>)>, DataError> {
+pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Option<Converted>, DataError> {
     // It begins with a piece; a tokenizer.json with a brace.
     if !bytes.starts_with(&[0x0a]) || bytes.trim_ascii_start().starts_with(b"{") {
         return Ok(None);
@@ -98,7 +101,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Option<(Vec<u8>, Map<Str
 ///
 /// # Errors
 /// A file that is no model, or asks for what `tokenizer.json` cannot express, by name.
-fn to_json(bytes: &[u8], added: &[AddedToken], add_bos: bool) -> Result<(Vec<u8>, Map<String, Value>), String> {
+fn to_json(bytes: &[u8], added: &[AddedToken], add_bos: bool) -> Result<Converted, String> {
     let model = Model::read(bytes)?;
     model.check()?;
     let name = |id: i64| usize::try_from(id).ok().and_then(|id| model.pieces.get(id)).map(|piece| piece.text.as_str());
