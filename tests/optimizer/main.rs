@@ -3,6 +3,7 @@
 
 mod equality;
 mod golden;
+mod muon;
 mod naive;
 mod one_param;
 mod reference;
