@@ -3,7 +3,7 @@
 use crate::backend::{Moment, SecondMoment};
 use crate::error::Problems;
 use crate::optim::StateConfig;
-use crate::quant::{GROUPS, WeightCodec, WeightFormat};
+use crate::quant::{GROUPS, Simulation, WeightCodec, WeightFormat};
 use serde::{Deserialize, Serialize};
 
 /// How the seven matrices of a block are stored.
@@ -12,8 +12,14 @@ use serde::{Deserialize, Serialize};
 pub enum Weights {
     /// Packed nibbles: `codes`, and `residue` unless switched off.
     Int4,
-    /// Four-bit values in the products over a float32 master copy: the published simulation.
+    /// Products see a float32 master copy rounded to INT4 as in the code of arXiv 2502.17055, if groups have 256 elements
+    /// and are asymmetric: groups run on from a row to the next.
     Int4Simulated,
+    /// The same in groups that begin anew in each row, as packed weights have them.
+    Int4SimulatedRows,
+    /// Products see a float32 master copy rounded to FP4 E1M2 as in the code of arXiv 2502.17055, if groups have 256
+    /// elements: their two largest are kept.
+    Fp4Simulated,
     /// bfloat16, stochastically rounded.
     Bf16,
     /// float32.
@@ -72,9 +78,12 @@ impl StorageConfig {
     /// The format of the blocks' matrices. With [`StorageConfig::table_format`] the one place where words become
     /// formats.
     pub fn matrix_format(&self) -> WeightFormat {
+        let offsets = self.scheme == Scheme::Asymmetric;
         match self.weights {
             Weights::Int4 => self.packed(),
-            Weights::Int4Simulated => WeightFormat::simulated(self.packed().codec()),
+            Weights::Int4Simulated => WeightFormat::simulated(Simulation::Int4 { offsets }),
+            Weights::Int4SimulatedRows => WeightFormat::simulated(Simulation::Int4Rows { offsets }),
+            Weights::Fp4Simulated => WeightFormat::simulated(Simulation::Fp4),
             Weights::Bf16 => WeightFormat::BF16,
             Weights::F32 => WeightFormat::F32,
         }
@@ -133,10 +142,10 @@ impl StorageConfig {
             "feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights=\"int4\"",
         );
         problems.need(
-            self.scheme == Scheme::Symmetric || four_bit || tables,
+            self.scheme == Scheme::Symmetric || (four_bit && matrices.simulates() != Some(Simulation::Fp4)) || tables,
             "storage.scheme",
             "\"asymmetric\"",
-            "only four-bit weights have offsets, and none are four-bit; remove the key or set storage.weights=\"int4\"",
+            "only INT4 weights have offsets, and none are INT4; remove the key or set storage.weights=\"int4\"",
         );
         problems
     }

@@ -7,7 +7,7 @@
 //! reference (`backend/ops/reference.rs`). `tests/structure.rs` holds that there is no other.
 
 use super::plane::{Element, Per, PlaneLayout};
-use super::{GroupedShape, QuantGrid};
+use super::{GroupedShape, QuantGrid, Simulation};
 use std::fmt;
 
 /// The code of a weight's elements: what products read.
@@ -149,7 +149,7 @@ impl WeightPlane {
 pub struct WeightFormat {
     codec: WeightCodec,
     residue: bool,
-    simulated: Option<WeightCodec>,
+    simulated: Option<Simulation>,
 }
 
 impl WeightFormat {
@@ -169,13 +169,9 @@ impl WeightFormat {
         Self { codec, residue: false, simulated: None }
     }
 
-    /// float32 that products see rounded to a four-bit codec, each group by its own range.
-    ///
-    /// # Panics
-    /// If `codec` has no codes to simulate.
-    pub const fn simulated(codec: WeightCodec) -> Self {
-        assert!(codec.takes_residue(), "only four-bit codecs are simulated");
-        Self { simulated: Some(codec), ..Self::F32 }
+    /// float32 that products see rounded to four bits, each group by its own range.
+    pub const fn simulated(simulation: Simulation) -> Self {
+        Self { simulated: Some(simulation), ..Self::F32 }
     }
 
     /// The same with a residue where `residue` and the codec has room for one, else without.
@@ -193,8 +189,8 @@ impl WeightFormat {
         self.residue
     }
 
-    /// The codec that products see its floats rounded to, if any.
-    pub const fn simulates(self) -> Option<WeightCodec> {
+    /// What products see its floats rounded to, if to anything.
+    pub const fn simulates(self) -> Option<Simulation> {
         self.simulated
     }
 
@@ -240,7 +236,7 @@ impl WeightFormat {
 impl fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.simulated, self.codec.takes_residue()) {
-            (Some(_), _) => write!(f, "INT4 simulated over {}", self.codec.name()),
+            (Some(simulation), _) => write!(f, "{} simulated over {}", simulation.name(), self.codec.name()),
             (None, true) => f.write_str(if self.residue { "INT4 codes + residue" } else { "INT4 codes" }),
             (None, false) => f.write_str(self.codec.name()),
         }
@@ -274,7 +270,7 @@ mod tests {
         assert_eq!(bytes(WeightFormat::INT4_OFFSET), [192, 12, 12, 192]);
         assert_eq!(bytes(WeightFormat::INT4.with_residue(false)), [192, 12, 0, 0]);
         assert_eq!(bytes(WeightFormat::INT8.with_residue(true)), [384, 12, 0, 0]);
-        assert_eq!(bytes(WeightFormat::simulated(WeightCodec::Int4Offset)), [1200, 0, 0, 0]);
+        assert_eq!(bytes(WeightFormat::simulated(Simulation::Fp4)), [1200, 0, 0, 0]);
         assert_eq!(WeightFormat::INT4_OFFSET.bytes(shape), 408);
     }
 }
