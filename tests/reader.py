@@ -41,39 +41,35 @@ def elements(kind, data):
     return [x for (x,) in struct.iter_unpack({"f32": "<f", "f16": "<e", "i8": "<b", "u8": "<B"}[kind], data)]
 
 
-def f32(x):
-    return struct.unpack("<f", struct.pack("<f", x))[0]
-
-
-def unpadded(tensor, values, value):
+def unpadded(cols, group, values, value):
     """value(stored, group) of every element that is not padding."""
-    cols, group = tensor["shape"][-1], tensor["group"]
-    per_row = -(-cols // group)
-    rows = range(len(values) // (per_row * group))
-    return [f32(value(values[i * per_row * group + j], i * per_row + j // group)) for i in rows for j in range(cols)]
+    f32, per_row = struct.Struct("<f"), -(-cols // group)
+    at = [(i, j) for i in range(len(values) // (per_row * group)) for j in range(cols)]
+    numbers = (value(values[i * per_row * group + j], i * per_row + j // group) for i, j in at)
+    return [f32.unpack(f32.pack(x))[0] for x in numbers]
 
 
 def decode(tensor):
-    """The tensor's values by role."""
-    planes, out = tensor["planes"], {}
+    """The tensor's values by role and by names of state."""
+    planes, out, cols, group = tensor["planes"], {}, tensor["shape"][-1], tensor["group"]
     s, low = planes.get("scales"), tensor["storage"] == "int4"
     o = planes.get("offsets", [0] * len(s or []))
     needed = {"int8": ["bytes", "scales"], "int4": ["codes", "scales"],
               "int4-asymmetric": ["codes", "scales", "offsets"]}.get(tensor["storage"], ["data"])
     need(all(kind in planes for kind in needed), "R25")
-    if needed == ["data"]:
-        out["weight"] = planes["data"]
-    elif needed[0] == "bytes":
-        out["weight"] = unpadded(tensor, planes["bytes"], lambda c, g: s[g] * c)
-    else:
-        out["weight"] = unpadded(tensor, planes["codes"], lambda q, g: s[g] * (q - 8 * low) + o[g])
+    out["weight"] = planes["data"] if needed == ["data"] else unpadded(
+        cols, group, planes[needed[0]], lambda q, g: s[g] * (q - 8 * low) + o[g])
     if "residue" in planes:
         trained = [16 * q + r for q, r in zip(planes["codes"], planes["residue"])]
-        out["trained"] = unpadded(tensor, trained, lambda b, g: s[g] * (b - 8 - 128 * low) / 16 + o[g])
-    for role in [role for role in ("m", "v") if role in planes]:
-        scales, zero = planes.get(role + "-scales"), 8 * (tensor["elements"][role] == "nibble") * (role == "m")
-        out[role] = planes[role] if scales is None else unpadded(
-            tensor, planes[role], lambda c, g: (scales[g] * (c - zero)) ** (1 + (role == "v")))
+        out["trained"] = unpadded(cols, group, trained, lambda b, g: s[g] * (b - 8 - 128 * low) / 16 + o[g])
+    states = {"m": (cols, group, 8 * (tensor["elements"].get("m") == "nibble"), 1), "v": (cols, group, 0, 2)}
+    for entry in tensor.pop("state"):
+        codec, dims = entry["codec"], entry.get("dims", [cols])
+        states[entry["name"]] = (dims[-1], entry.get("group"), 8 * (codec == "int4"), 1 + ("root" in codec))
+    for name in states.keys() & planes.keys():
+        (width, group, zero, power), scales = states[name], planes.get(name + "-scales")
+        out[name] = planes[name] if scales is None else unpadded(
+            width, group, planes[name], lambda c, g: (scales[g] * (c - zero)) ** power)
     return out
 
 
@@ -94,6 +90,8 @@ def read(data):
     attachments_at = metadata_at + metadata_len
     need(head_len == attachments_at + attachments_len <= file_len, "R8")
     need(weights_offset == align(head_len, 4096), "R10")
+    metadata = json.loads(data[metadata_at:attachments_at].decode("utf-8"))
+    state = metadata.pop("state", {}) if minor else {}
 
     tensors, at = [], names_at
     for t in range(tensor_count):
@@ -106,7 +104,7 @@ def read(data):
         need(math.prod(dims[:count - 1]) * align(dims[count - 1], group or 1) <= 1 << 48, "R13")
         name, at = take_name(data, at, metadata_at)
         tensors.append({"name": name, "shape": dims[:count], "storage": STORAGES[storage], "group": group,
-                        "planes": {}, "elements": {}})
+                        "planes": {}, "elements": {}, "state": state.get(name, [])})
     need(at == metadata_at, "R15")
     need(len({t["name"] for t in tensors}) == tensor_count, "R17")
 
@@ -115,8 +113,12 @@ def read(data):
         record = names_at - 32 * (plane_count - p)
         tensor, kind, element, flags, reserved, offset, size, _ = struct.unpack_from("<IBBBBQQQ", data, record)
         need(tensor < tensor_count, "R18")
-        need(flags in (0, 1) and not (flags and kind in KINDS), "R19")
-        need(flags or kind in KINDS, "R20")
+        named, known = minor and 0x90 <= kind <= 0xaf, KINDS.get(kind)
+        need(flags in (0, 1) and not (flags and known) and (flags or not named), "R19")
+        need(flags or known, "R20")
+        if named:
+            need(kind & 15 < len(tensors[tensor]["state"]), "R44")
+            known = tensors[tensor]["state"][kind & 15]["name"] + "-scales" * (kind >= 0xa0)
         need(reserved == 0, "R5")
         need((kind >> 7, tensor, kind) > last, "R21")
         if kind >> 7 and not last[0]:
@@ -124,10 +126,10 @@ def read(data):
             need(optimizer_offset == start, "R26")
         need(offset == start and offset + size <= file_len, "R24")
         last, end, start = (kind >> 7, tensor, kind), offset + size, align(offset + size, 64)
-        if kind in KINDS:
+        if known:
             need(element in ELEMENTS, "R22")
-            tensors[tensor]["planes"][KINDS[kind]] = elements(ELEMENTS[element], data[offset:end])
-            tensors[tensor]["elements"][KINDS[kind]] = ELEMENTS[element]
+            tensors[tensor]["planes"][known] = elements(ELEMENTS[element], data[offset:end])
+            tensors[tensor]["elements"][known] = ELEMENTS[element]
     need(end == file_len and (last[0] or optimizer_offset == 0), "R26")
 
     attachments, at = {}, attachments_at
@@ -136,9 +138,8 @@ def read(data):
         (size,) = struct.unpack_from("<Q", data, at)
         need(at + 8 + size <= head_len, "R32")
         attachments[name], at = data[at + 8:at + 8 + size].decode("latin-1"), at + 8 + size
-    metadata = json.loads(data[metadata_at:attachments_at].decode("utf-8"))
     return {"minor": minor, "metadata": metadata, "attachments": attachments,
-            "tensors": [{**t, "values": decode(t)} for t in tensors]}
+            "tensors": [{"values": decode(t), **t} for t in tensors]}
 
 
 for path in sys.argv[1:]:

@@ -78,9 +78,12 @@ impl State {
     /// name and bytes.
     ///
     /// # Panics
-    /// If there are more than [`State::MOST`].
+    /// If there are more than [`State::MOST`], or two of one name.
     pub fn place(specs: &[StateSpec], param: GroupedShape, add: &mut dyn FnMut(&str, usize) -> Span) -> Self {
         assert!(specs.len() <= Self::MOST, "{} state tensors, at most {} are possible", specs.len(), Self::MOST);
+        if let Some(i) = (1..specs.len()).find(|&i| specs[..i].iter().any(|other| other.name == specs[i].name)) {
+            panic!("two state tensors are named {}", specs[i].name);
+        }
         let mut state = Self::default();
         for (tensor, &spec) in state.0.iter_mut().zip(specs) {
             let [data, scales] = spec.format.bytes(param);

@@ -1,7 +1,7 @@
 //! File to state.
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
-use super::planes::{planes, spec};
+use super::planes::{SavedState, declared, saved_state, spec, weight_planes};
 use crate::backend::{Backend, DeviceInfo, Param, State, Weight};
 use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
@@ -112,9 +112,9 @@ impl Checkpoint {
         }
         for spec in &specs {
             let found = &self.tensor(&spec.name).spec;
-            // Groups of state alone say nothing about the weight.
-            let grouped = spec.storage.is_grouped();
-            let group = if grouped { spec.group } else { found.group };
+            // Groups of state alone say nothing about the weight; whether there are any is a matter of the rule.
+            let of_state = !spec.storage.is_grouped() && [0, self.meta.storage.group].contains(&(found.group as usize));
+            let group = if of_state { found.group } else { spec.group };
             if *found != (TensorSpec { group, ..spec.clone() }) {
                 let (found, expected) = (describe(found), describe(spec));
                 return Err(CheckpointError::Shape { path: path(), name: spec.name.clone(), found, expected });
@@ -143,7 +143,7 @@ impl Checkpoint {
         for (entry, param) in model.specs.iter().zip(&model.stored) {
             let name = entry.kind.name();
             let tensor = self.tensor(&name);
-            for plane in planes(param) {
+            for plane in weight_planes(param) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
                 let range = found.map(|p| p.range()).unwrap_or_default();
                 let bytes = &self.map[range.start as usize..range.end as usize];
@@ -154,8 +154,39 @@ impl Checkpoint {
                 backend.upload(bytes, plane.span);
                 backend.advise_cold(plane.span);
             }
+            self.restore_state(tensor, param, backend)?;
         }
         trainer.set_counters(self.meta.counters);
+        Ok(())
+    }
+
+    /// The state of one parameter, found by the names of its tensors.
+    fn restore_state(&self, tensor: &Tensor, param: &Param, backend: &mut dyn Backend) -> Result<(), CheckpointError> {
+        let mut saved = saved_state(tensor);
+        if let (true, Some(first)) = (saved.is_empty(), param.state.tensors().next()) {
+            let (path, name, plane) = (self.path.clone(), tensor.spec.name.clone(), first.spec.name.into());
+            return Err(CheckpointError::Plane { path, name, plane, bytes: first.data.bytes });
+        }
+        let same = |saved: &[SavedState]| {
+            let found = |tensor| saved.iter().any(|saved| saved.state == declared(param, tensor));
+            param.state.tensors().all(found) && param.state.tensors().count() == saved.len()
+        };
+        if !same(&saved) {
+            let list = |states: Vec<String>| if states.is_empty() { "nothing".into() } else { states.join(", ") };
+            let (path, name) = (self.path.clone(), tensor.spec.name.clone());
+            let found = list(saved.iter().map(|saved| saved.state.to_string()).collect());
+            let expected = list(param.state.tensors().map(|tensor| declared(param, tensor).to_string()).collect());
+            return Err(CheckpointError::State { path, name, found, expected });
+        }
+        for tensor in param.state.tensors() {
+            let at = saved.iter().position(|saved| saved.state.name == tensor.spec.name).expect("found above");
+            let saved = saved.swap_remove(at);
+            for (plane, span) in [(Some(saved.data), tensor.data), (saved.scales, tensor.scales)] {
+                let Some(range) = plane.map(|plane| plane.range()) else { continue };
+                backend.upload(&self.map[range.start as usize..range.end as usize], span);
+                backend.advise_cold(span);
+            }
+        }
         Ok(())
     }
 
@@ -172,7 +203,7 @@ impl Checkpoint {
         for (entry, param) in model.specs.iter().zip(&model.stored) {
             let name = entry.kind.name();
             let tensor = self.tensor(&name);
-            for plane in planes(param).filter(|plane| !plane.kind.is_optimizer() || plane.kind == PlaneKind::Residue) {
+            for plane in weight_planes(param) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
                 match found.map(|p| p.range()) {
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
@@ -335,7 +366,7 @@ pub fn open_model(
     backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.acts.scratch)?;
     if !backend.reads_mapped() {
         for (entry, param) in model.specs.iter().zip(model.params.all()) {
-            for (from, to) in planes(&checkpoint.mapped(entry)).zip(planes(param)) {
+            for (from, to) in weight_planes(&checkpoint.mapped(entry)).zip(weight_planes(param)) {
                 backend.upload(&checkpoint.map[from.span.offset..][..from.span.bytes], to.span);
             }
         }

@@ -93,12 +93,7 @@ impl Meta {
                 return Err(format!("{table}.{key} is missing"));
             }
         }
-        let mut map = map.clone();
-        // A later version's option of the training changes nothing about the weights; one of the tables above would.
-        if let (Some(keys), Some(Value::Object(found))) = (plain["train"].as_object(), map.get_mut("train")) {
-            found.retain(|key, _| keys.contains_key(key));
-        }
-        read(map.clone()).map_err(|error| blame(&map, &plain).unwrap_or(error))
+        read(map.clone()).map_err(|error| blame(map, &plain).unwrap_or(error))
     }
 
     /// The rule of the state in the file; options of a later version are left out.

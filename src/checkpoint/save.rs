@@ -1,10 +1,10 @@
 //! State to file.
 
 use super::meta::{Meta, TOKENIZER};
-use super::planes::{planes, spec};
+use super::planes::plan;
 use crate::backend::Backend;
 use crate::error::{CheckpointError, ReplaceError};
-use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
+use crate::format::{Attachment, Layout, PlaneKind};
 use crate::model::Model;
 use crate::store::replace;
 use std::io;
@@ -50,23 +50,15 @@ pub fn save_with(
     extent: Extent,
     path: &Path,
 ) -> Result<(), CheckpointError> {
-    let params = &model.stored;
-    let kept = |kind: PlaneKind| extent == Extent::Full || !kind.is_optimizer();
-    let tensors: Vec<TensorPlan> = model
-        .specs
-        .iter()
-        .zip(params)
-        .map(|(entry, param)| TensorPlan {
-            spec: spec(entry),
-            planes: planes(param).filter(|p| kept(p.kind)).map(|p| (p.kind, p.element)).collect(),
-        })
-        .collect();
+    let whole = extent == Extent::Full;
+    let (tensors, planes): (Vec<_>, Vec<_>) =
+        model.specs.iter().zip(&model.stored).map(|(entry, param)| plan(entry, param, whole)).unzip();
     let failed = |source| CheckpointError::Write { path: path.into(), source };
     let layout = Layout::new(&tensors, &meta.to_map(), attachments)
         .map_err(|e| CheckpointError::Format { path: path.into(), source: Box::new(e) })?;
     let mut piece = vec![0; PIECE];
     let mut source = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
-        let plane = planes(&params[tensor]).find(|plane| plane.kind == kind);
+        let plane = planes[tensor].iter().find(|plane| plane.kind == kind);
         let span = plane.expect("the layout was made from these planes").span;
         for from in (0..span.bytes).step_by(PIECE) {
             let count = PIECE.min(span.bytes - from);

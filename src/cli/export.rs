@@ -3,7 +3,7 @@
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
-use super::{CliResult, budget, pool};
+use super::{CliResult, budget, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::checkpoint::Checkpoint;
@@ -20,6 +20,9 @@ pub struct Args {
     /// What to write: a name ending in .gguf, or a directory.
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
+    /// Replace a file that is there already, or the model in a directory.
+    #[arg(long)]
+    overwrite: bool,
     /// GGUF: type of the embedding [default: its own bits, bf16 as f16].
     #[arg(long, value_enum)]
     embedding: Option<TableArg>,
@@ -90,6 +93,10 @@ fn convert(args: &Args) -> CliResult {
         return Err(format!("{output}: is a file; give a name that ends in .gguf, or a directory").into());
     }
     let checkpoint = Checkpoint::open(&args.file)?;
+    match gguf {
+        true => overwrite::refuse_file(&args.output, args.overwrite)?,
+        false => overwrite::refuse_folder(&args.output, args.overwrite)?,
+    }
     if checkpoint.meta.activations.quant != ActivationQuant::None {
         eprintln!("note: the model was trained with four-bit activations, which other programs do not simulate");
     }

@@ -122,6 +122,9 @@ fn checkpoint(error: &CheckpointError) -> Option<String> {
         },
         CheckpointError::Contents { .. } => VERIFY,
         CheckpointError::PastEnd { .. } => "raise train.steps, or resume from an earlier checkpoint",
+        CheckpointError::State { .. } => {
+            "resume with the rule that saved it, or start a new run from its weights in another run.dir"
+        }
         CheckpointError::Differs { .. } => "resume with the saved value, or start a new run in another run.dir",
         _ => return None,
     };

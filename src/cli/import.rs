@@ -3,7 +3,7 @@
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
-use super::{CliResult, pool};
+use super::{CliResult, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::convert::{Beside, Options, import, open};
@@ -20,6 +20,9 @@ pub struct Args {
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Replace FILE if it is there already.
+    #[arg(long)]
+    overwrite: bool,
     /// config.json of a single safetensors file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -85,6 +88,9 @@ fn convert(args: &Args) -> CliResult {
     for note in &source.notes {
         eprintln!("note: {}", escape(note));
     }
+    // The file that is read is refused as such, whatever the options.
+    let itself = args.output.canonicalize().is_ok_and(|output| args.source.canonicalize().is_ok_and(|s| s == output));
+    overwrite::refuse_file(&args.output, args.overwrite || itself)?;
     let options = Options {
         scheme: args.scheme.map(|scheme| match scheme {
             SchemeArg::Symmetric => Scheme::Symmetric,

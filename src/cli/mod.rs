@@ -1,6 +1,7 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
 mod budget;
+mod chart;
 pub mod device;
 mod diff;
 pub mod dump;
@@ -11,11 +12,13 @@ mod hint;
 pub mod import;
 mod number;
 mod output;
+mod overwrite;
 pub mod plan;
 mod pool;
 mod progress;
 pub mod report;
 pub mod sample;
+mod signals;
 mod table;
 pub mod train;
 mod units;
@@ -57,6 +60,7 @@ enum Command {
 /// # Errors
 /// One sentence for the user; exit status 2 by convention, since `verify` and `diff` say "no" with 1.
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
+    signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
         Command::Train(_) | Command::Plan(_) => Options::Keys,
         Command::Eval(_) => Options::Eval,

@@ -46,7 +46,7 @@ impl Config {
     /// The learning rate of each step.
     pub fn learning_rate(&self) -> LearningRate {
         let TrainConfig { warmup, steps, schedule, final_lr, .. } = self.train;
-        LearningRate { peak: self.optimizer.lr, warmup, steps, schedule, final_lr }
+        LearningRate { peak: self.optimizer.lr, warmup, steps, schedule, final_lr, decay: self.train.decay() }
     }
 
     /// What a model is placed and computed by.

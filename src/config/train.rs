@@ -5,9 +5,19 @@ use crate::model::{MOST_ELEMENTS, ModelConfig, SHORTEST_PARTED};
 use crate::optim::Schedule;
 use serde::{Deserialize, Serialize};
 
-/// `[train]`.
+/// The usual length of `wsd`'s decay.
+const DECAY_SHARE: f64 = 0.2;
+
+/// Often enough for a curve, rarely enough to cost far less than a hundredth of a step.
+const AUDIT_EVERY: u64 = 20;
+
+/// Beyond any warm-up's first steps.
+const MAX_UNMOVED: u64 = 200;
+
+/// `[train]`. Unknown keys are left to the reader: a configuration refuses them; in a file they are options of a later
+/// version's training, which change nothing about the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct TrainConfig {
     /// Optimizer steps.
     pub steps: u64,
@@ -24,6 +34,12 @@ pub struct TrainConfig {
     pub schedule: Schedule,
     /// Last learning rate as a share of the peak.
     pub final_lr: f64,
+    /// `wsd`: steps over which the rate decays; 0: `decay_share` of the steps.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub decay_steps: u64,
+    /// `wsd`: the decay as a share of the steps.
+    #[serde(skip_serializing_if = "is_default_share")]
+    pub decay_share: f64,
     /// Steps between validations; 0: only at the end.
     pub eval_every: u64,
     /// Validation sequences at most; 0: all.
@@ -42,6 +58,12 @@ pub struct TrainConfig {
     pub sample_tokens: usize,
     /// Steps in a row with a non-finite loss or gradient before the run stops.
     pub max_nonfinite: u64,
+    /// Steps between audits of a sample of the weights; 0: none.
+    #[serde(skip_serializing_if = "is_default_audit")]
+    pub audit_every: u64,
+    /// Steps at a learning rate above 0 without any change of the blocks' weights before the run stops; 0: it never does.
+    #[serde(skip_serializing_if = "is_default_unmoved")]
+    pub max_unmoved: u64,
     /// TrainConfig on the first batch only: a model that cannot overfit it has a defect.
     pub overfit: bool,
 }
@@ -78,7 +100,36 @@ impl TrainConfig {
         problems.need(train.warmup <= train.steps, "train.warmup", train.warmup, reason);
         let reason = "must be 0 to 1: it is a share of optimizer.lr";
         problems.need((0.0..=1.0).contains(&train.final_lr), "train.final_lr", number(train.final_lr), reason);
+        self.decay_problems(&mut problems);
         problems
+    }
+
+    fn decay_problems(&self, problems: &mut Problems) {
+        let &Self { steps, warmup, schedule, decay_steps, decay_share, .. } = self;
+        let wsd = schedule == Schedule::Wsd;
+        let only = "is read by the schedule \"wsd\" only; remove the key or set train.schedule=\"wsd\"";
+        problems.need(wsd || decay_steps == 0, "train.decay_steps", decay_steps, only);
+        problems.need(wsd || is_default_share(&decay_share), "train.decay_share", number(decay_share), only);
+        if !wsd {
+            return;
+        }
+        let reason = "must be above 0 and at most 1: it is a share of train.steps";
+        let sound = decay_share > 0.0 && decay_share <= 1.0;
+        problems.need(sound, "train.decay_share", number(decay_share), reason);
+        let left = steps.saturating_sub(warmup);
+        let reason = format_args!("must not exceed the {left} steps that train.warmup leaves of train.steps");
+        problems.need(decay_steps <= left, "train.decay_steps", decay_steps, reason);
+        let reason = format_args!("are {} steps, but train.warmup leaves {left} of train.steps", self.decay());
+        let fits = decay_steps > 0 || !sound || self.decay() <= left.max(1);
+        problems.need(fits, "train.decay_share", number(decay_share), reason);
+    }
+
+    /// Steps over which `wsd` decays: at least one.
+    pub fn decay(&self) -> u64 {
+        match self.decay_steps {
+            0 => ((self.steps as f64 * self.decay_share).round() as u64).max(1),
+            steps => steps,
+        }
     }
 
     /// Sequences of a micro-batch, at most the batch; all of it where nothing smaller was chosen.
@@ -102,6 +153,8 @@ impl Default for TrainConfig {
             warmup: 40,
             schedule: Schedule::Cosine,
             final_lr: 0.1,
+            decay_steps: 0,
+            decay_share: DECAY_SHARE,
             eval_every: 100,
             eval_sequences: 0,
             checkpoint_every: 200,
@@ -111,7 +164,27 @@ impl Default for TrainConfig {
             sample_prompt: "The ".into(),
             sample_tokens: 200,
             max_nonfinite: 10,
+            audit_every: AUDIT_EVERY,
+            max_unmoved: MAX_UNMOVED,
             overfit: false,
         }
     }
+}
+
+// Keys that older files do not have are written only where they say something.
+
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+fn is_default_share(value: &f64) -> bool {
+    *value == DECAY_SHARE
+}
+
+fn is_default_audit(value: &u64) -> bool {
+    *value == AUDIT_EVERY
+}
+
+fn is_default_unmoved(value: &u64) -> bool {
+    *value == MAX_UNMOVED
 }

@@ -105,6 +105,18 @@ pub enum CheckpointError {
         /// Its length.
         bytes: usize,
     },
+    /// A resumed run keeps other state of a tensor than was saved.
+    #[error("{path}: tensor {name} was saved with the optimizer state {found}; this run keeps {expected}")]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Names, codecs and shapes in the file.
+        found: String,
+        /// Those of the run's rule.
+        expected: String,
+    },
     /// A resumed run would end before the saved step.
     #[error("{path}: is at step {step}, and the run ends at step {steps}")]
     PastEnd {
@@ -127,4 +139,21 @@ pub enum CheckpointError {
         /// In the configuration.
         given: String,
     },
+}
+
+impl CheckpointError {
+    /// Whether the file itself cannot be used, whatever is done with it: not what was saved, or not all of it.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error, StoreError::Empty { .. } | StoreError::NotAFile { .. }),
+            Self::Format { .. }
+            | Self::Contents { .. }
+            | Self::Metadata { .. }
+            | Self::Config { .. }
+            | Self::Missing { .. }
+            | Self::Surplus { .. }
+            | Self::Shape { .. } => true,
+            _ => false,
+        }
+    }
 }

@@ -1,9 +1,11 @@
 //! Errors of a `.tetrad` file. Every message ends with the rule of `format-spec/SPEC.md` that is broken.
 
 mod contents;
+mod state;
 mod write;
 
 pub use contents::ContentsError;
+pub use state::StateError;
 pub use write::WriteError;
 
 /// A broken rule of the head: header, directory, names, metadata, attachments, layout (R1 to R32).
@@ -383,7 +385,7 @@ pub enum FormatError {
         /// The tensor's name.
         tensor: String,
         /// The kind that is missing.
-        kind: &'static str,
+        kind: String,
     },
     /// Two planes that exclude each other.
     #[error("{tensor} has {kind}, which do not go with {other} (R25)")]
@@ -459,6 +461,9 @@ pub enum FormatError {
         /// Bytes left over.
         left: u64,
     },
+    /// State that the metadata describes wrongly.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// More bytes than an offset can count.
     #[error("the planes of this file would end beyond 2^64 bytes (R24)")]
     FileLen,

@@ -15,6 +15,6 @@ pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem, Problems, number};
 pub use convert::{ConvertError, GgufError, SafetensorsError};
 pub use data::{DataError, DataSet};
-pub use format::{ContentsError, FormatError, WriteError};
+pub use format::{ContentsError, FormatError, StateError, WriteError};
 pub use start::StartError;
 pub use store::{ReplaceError, StoreError};

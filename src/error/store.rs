@@ -63,6 +63,18 @@ pub enum StoreError {
         /// Bytes that were to be reserved.
         needed: u64,
     },
+    /// Larger than a file may be.
+    #[error(
+        "{path}: {needed} bytes are too large for a file here: the process (`ulimit -f`) or the file system limits their \
+         size; the previous file is unchanged",
+        path = show(path)
+    )]
+    FileLimit {
+        /// The path.
+        path: PathBuf,
+        /// Bytes that were to be reserved or written.
+        needed: u64,
+    },
     /// Not enough disk space for a run's scratch file.
     #[error(
         "{path}: not enough disk space for a scratch file of {needed} bytes",

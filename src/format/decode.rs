@@ -1,7 +1,7 @@
 //! Planes as numbers, row by row: what `dump` shows, `diff` compares and exports are made of.
 
 use super::plane::{Element, PlaneKind};
-use super::read::{File, PlaneView};
+use super::read::{File, PlaneView, Tensor};
 use super::spec::TensorSpec;
 use crate::quant::{GROUPS, GroupedShape, MomentCodec, RowDecoder, StateCodec, WeightFormat, nibble};
 use half::{bf16, f16};
@@ -18,19 +18,27 @@ pub enum Role {
     M,
     /// Second moment (the square of what is stored, if quantized).
     V,
+    /// The state tensor of this number among those that the file names; unsigned codes as the squares of what is stored.
+    State(u8),
 }
 
 impl Role {
-    /// All, in the order in which they are shown.
+    /// All that every file may have, in the order in which they are shown.
     pub const ALL: [Self; 4] = [Self::Weight, Self::Trained, Self::M, Self::V];
 
+    /// All that a tensor may have.
+    pub fn of(tensor: &Tensor) -> impl Iterator<Item = Self> + use<> {
+        Self::ALL.into_iter().chain((0..tensor.state.len()).map(|entry| Self::State(entry as u8)))
+    }
+
     /// Its name in `dump`.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self, tensor: &Tensor) -> &str {
         match self {
             Self::Weight => "weight",
             Self::Trained => "trained",
             Self::M => "m",
             Self::V => "v",
+            Self::State(entry) => tensor.state.get(usize::from(entry)).map_or("state", |state| &state.name),
         }
     }
 }
@@ -70,6 +78,7 @@ impl<'a> Decoder<'a> {
             Role::Trained => Source::Trained(weight(file, tensor, spec, shape, true)?),
             Role::M => moment(file.plane(tensor, PlaneKind::M)?, file.plane(tensor, PlaneKind::MScales), true)?,
             Role::V => moment(file.plane(tensor, PlaneKind::V)?, file.plane(tensor, PlaneKind::VScales), false)?,
+            Role::State(entry) => return named(file, tensor, entry),
         };
         Some(Self { shape, source })
     }
@@ -139,6 +148,17 @@ fn weight<'a>(
     let plane = |plane| file.plane(tensor, PlaneKind::of_weight(spec.storage, plane)).map(|view| view.bytes);
     let found = format.planes().all(|(kind, _)| plane(kind).is_some());
     found.then(|| RowDecoder::new(format, shape, |kind| plane(kind).unwrap_or_default()))
+}
+
+/// The rows of a state tensor that the file names.
+fn named<'a>(file: &File<'a>, tensor: usize, entry: u8) -> Option<Decoder<'a>> {
+    let found = &file.tensors()[tensor];
+    let state = found.state.get(usize::from(entry))?;
+    let shape = state.grouped_shape(&found.spec);
+    let signed = !matches!(state.format.codec, StateCodec::Int8 { signed: false } | StateCodec::Int4 { signed: false });
+    let values = file.plane(tensor, PlaneKind::State(entry))?;
+    let source = moment(values, file.plane(tensor, PlaneKind::StateScales(entry)), signed)?;
+    Some(Decoder { shape, source })
 }
 
 fn moment<'a>(values: PlaneView<'a>, scales: Option<PlaneView<'a>>, signed: bool) -> Option<Source<'a>> {

@@ -5,10 +5,12 @@ use super::align_up;
 use super::header::{HEADER, Header, PLANE_ALIGN, REGION_ALIGN};
 use super::name;
 use super::plane::{Element, PlaneKind};
+use super::read::Tensor;
 use super::record::{OPTIONAL, PLANE_RECORD, PlaneRecord, TENSOR_RECORD, TensorRecord};
 use super::spec::TensorSpec;
-use crate::error::FormatError;
-use std::collections::HashMap;
+use super::state::{NamedState, plane_name};
+use crate::error::{FormatError, StateError};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use zerocopy::FromBytes;
 
@@ -67,11 +69,11 @@ pub(crate) fn tensors(
     }
 }
 
-/// R18 to R26: the planes, in file order.
+/// R18 to R26, R43 and R44: the planes, in file order. They are put into `tensors` too.
 pub(crate) fn planes(
     records: &[u8],
     start: u64,
-    specs: &[TensorSpec],
+    tensors: &mut [Tensor],
     header: &Header,
 ) -> Result<Vec<Plane>, FormatError> {
     let records = <[PlaneRecord]>::ref_from_bytes(records).expect("the header's counts make this length");
@@ -79,7 +81,7 @@ pub(crate) fn planes(
     let mut planes: Vec<Plane> = Vec::with_capacity(records.len());
     for (i, record) in records.iter().enumerate() {
         let at = start + (i * PLANE_RECORD) as u64;
-        let plane = what(record, i, at, specs)?;
+        let plane = what(record, i, at, tensors, header.minor.get())?;
         if planes.last().is_some_and(|last| last.key() >= plane.key()) {
             let (tensor, kind) = (record.tensor.get(), record.kind);
             return Err(FormatError::PlaneOrder { plane: i, tensor, kind });
@@ -88,25 +90,37 @@ pub(crate) fn planes(
         planes.push(plane);
     }
     place.finish(header)?;
-    complete(specs, &planes)?;
+    for plane in &planes {
+        tensors[plane.tensor].planes.push(*plane);
+    }
+    tensors.iter().try_for_each(complete)?;
     Ok(planes)
 }
 
 /// R18 to R20, R22 and R23: one record, except for its offset.
-fn what(record: &PlaneRecord, i: usize, at: u64, specs: &[TensorSpec]) -> Result<Plane, FormatError> {
+fn what(record: &PlaneRecord, i: usize, at: u64, tensors: &[Tensor], minor: u16) -> Result<Plane, FormatError> {
     let tensor = record.tensor.get();
-    let Some(spec) = specs.get(tensor as usize) else {
-        return Err(FormatError::PlaneTensor { plane: i, found: tensor, tensors: specs.len() as u32 });
+    let Some(Tensor { spec, state, .. }) = tensors.get(tensor as usize) else {
+        return Err(FormatError::PlaneTensor { plane: i, found: tensor, tensors: tensors.len() as u32 });
     };
     if record.reserved != 0 {
         return Err(FormatError::Reserved { at: at + 7, found: record.reserved });
     }
-    let kind = PlaneKind::from_tag(record.kind);
+    // Version 1.0 has no state by other names.
+    let kind = match PlaneKind::from_tag(record.kind) {
+        kind if kind.named_state().is_some() && minor == 0 => PlaneKind::Other(record.kind),
+        kind => kind,
+    };
     let element = Element::from_tag(record.element);
     let optional = record.flags & OPTIONAL != 0;
     let known = !matches!(kind, PlaneKind::Other(_));
-    if record.flags & !OPTIONAL != 0 || (known && optional) {
-        let allowed = if known { "only 0x00 is" } else { "0x00 and 0x01 are" };
+    let named = kind.named_state();
+    if record.flags & !OPTIONAL != 0 || (known && optional != named.is_some()) {
+        let allowed = match (known, named) {
+            (true, Some(_)) => "only 0x01 is",
+            (true, None) => "only 0x00 is",
+            (false, _) => "0x00 and 0x01 are",
+        };
         return Err(FormatError::PlaneFlags { plane: i, found: record.flags, allowed });
     }
     if !known && !optional {
@@ -116,9 +130,13 @@ fn what(record: &PlaneRecord, i: usize, at: u64, specs: &[TensorSpec]) -> Result
     if !known && len == 0 {
         return Err(FormatError::PlaneEmpty { tensor: spec.name.clone(), kind: kind.name() });
     }
-    let expected = if known { length(spec, kind, element)? } else { len };
-    if len != expected {
+    if named.is_some_and(|(entry, _)| entry >= state.len()) {
         let (tensor, kind) = (spec.name.clone(), kind.name());
+        return Err(StateError::NoEntry { plane: i, tensor, kind, entries: state.len() }.into());
+    }
+    let expected = if known { length(spec, state, kind, element)? } else { len };
+    if len != expected {
+        let (tensor, kind) = (spec.name.clone(), plane_name(state, kind));
         return Err(FormatError::PlaneLen { tensor, kind, found: len, expected });
     }
     let (offset, checksum) = (record.offset.get(), record.checksum.get());
@@ -126,24 +144,45 @@ fn what(record: &PlaneRecord, i: usize, at: u64, specs: &[TensorSpec]) -> Result
 }
 
 /// R22: the length of a plane, if the tensor can have it.
-pub(crate) fn length(spec: &TensorSpec, kind: PlaneKind, element: Element) -> Result<u64, FormatError> {
-    spec.plane_len(kind, element).ok_or_else(|| FormatError::PlaneElement {
+pub(crate) fn length(
+    spec: &TensorSpec,
+    state: &[NamedState],
+    kind: PlaneKind,
+    element: Element,
+) -> Result<u64, FormatError> {
+    let len = match kind.named_state() {
+        None => spec.plane_len(kind, element),
+        Some((entry, scales)) => {
+            let state = state.get(entry).filter(|state| state.element(scales) == Some(element));
+            state.and_then(|state| state.plane_len(spec, scales))
+        }
+    };
+    len.ok_or_else(|| FormatError::PlaneElement {
         tensor: spec.name.clone(),
         storage: spec.storage.name(),
         shape: spec.shape(),
         group: spec.group,
-        kind: kind.name(),
+        kind: plane_name(state, kind),
         element: element.name(),
     })
 }
 
-/// R25: every tensor has the planes it needs.
-fn complete(specs: &[TensorSpec], planes: &[Plane]) -> Result<(), FormatError> {
-    let mut of: Vec<Vec<(PlaneKind, Element)>> = vec![Vec::new(); specs.len()];
-    for plane in planes {
-        of[plane.tensor].push((plane.kind, plane.element));
+/// R25 and R43: a tensor has the planes it needs, each with a name of its own.
+fn complete(tensor: &Tensor) -> Result<(), FormatError> {
+    let Tensor { spec, state, planes } = tensor;
+    spec.check_planes(planes.iter().map(|plane| (plane.kind, plane.element)))?;
+    let kinds = state.iter().enumerate().flat_map(|(entry, state)| state.kinds(entry));
+    if let Some((kind, _)) = kinds.into_iter().find(|(kind, _)| tensor.plane(*kind).is_none()) {
+        return Err(FormatError::PlaneMissing { tensor: spec.name.clone(), kind: tensor.plane_name(kind) });
     }
-    specs.iter().zip(of).try_for_each(|(spec, planes)| spec.check_planes(planes.into_iter()))
+    if state.is_empty() {
+        return Ok(());
+    }
+    let mut names = HashSet::new();
+    match planes.iter().map(|plane| tensor.plane_name(plane.kind)).find(|name| !names.insert(name.clone())) {
+        None => Ok(()),
+        Some(name) => Err(StateError::NameTwice { tensor: spec.name.clone(), name }.into()),
+    }
 }
 
 /// R24 and R26: the only offset that each plane can have, since planes follow each other in order without gaps.

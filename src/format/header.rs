@@ -12,8 +12,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const MAGIC: [u8; 8] = *b"\x89TETRAD\n";
 /// The major version that is written and read.
 pub const MAJOR: u16 = 1;
-/// The minor version that is written; newer ones can be read.
-pub const MINOR: u16 = 0;
+/// The newest minor version that is known; a file has the oldest that can say what it holds. Newer ones can be read.
+pub const MINOR: u16 = 1;
 /// Bits of `required` that this reader supports: version 1.0 defines none.
 pub(crate) const FEATURES: u32 = 0;
 /// Planes start at multiples of this: a cache line, and the widest vector register.
@@ -43,6 +43,8 @@ pub mod cap {
     pub const ATTACHMENTS_LEN: u64 = 256 << 20;
     /// Levels of arrays and objects in the metadata, the outermost counted.
     pub const DEPTH: usize = 32;
+    /// State tensors that a file names, of one tensor.
+    pub const STATE: usize = 16;
     /// The largest step: every JSON reader represents it exactly.
     pub const STEP: u64 = 1 << 53;
 }

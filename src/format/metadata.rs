@@ -34,7 +34,7 @@ fn check_step(map: &Map<String, Value>) -> Result<(), FormatError> {
 }
 
 /// Printable ASCII unchanged, everything else as `\u{..}`, at most 160 characters.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().take(160) {
         if (' '..='~').contains(&c) { out.push(c) } else { out.extend(c.escape_unicode()) }

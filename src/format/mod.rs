@@ -18,6 +18,7 @@ mod plane;
 mod read;
 mod record;
 mod spec;
+mod state;
 mod verify;
 mod write;
 
@@ -29,6 +30,7 @@ pub use plane::{Element, PlaneKind, SCALARS};
 pub use read::{File, Head, PlaneView, Sections, Tensor};
 pub use record::{Field, PLANE_FIELDS, PLANE_RECORD, TENSOR_FIELDS, TENSOR_RECORD};
 pub use spec::{TensorSpec, codec_from_tag, codec_tag};
+pub use state::NamedState;
 pub use write::{Layout, PlaneSource, TensorPlan};
 
 /// The least multiple of `align` (a power of two) that is not below `at`; `None` past the largest offset.

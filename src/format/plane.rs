@@ -37,9 +37,16 @@ pub enum PlaneKind {
     VCols,
     /// [`SCALARS`] f32 values of the optimizer's own.
     Scalars,
+    /// A state tensor that the file names: the entry of this number in its tensor's list, see [`NamedState`].
+    State(u8),
+    /// One bf16 per group of that state tensor.
+    StateScales(u8),
     /// An optional plane of a newer minor version.
     Other(u8),
 }
+
+/// Tags of the state tensors that a file names, and of their scales: this and the number of the entry.
+const NAMED: [u8; 2] = [0x90, 0xa0];
 
 /// The known kinds and their tags.
 const KINDS: [(PlaneKind, u8, &str); 13] = [
@@ -75,30 +82,43 @@ impl PlaneKind {
     pub fn tag(self) -> u8 {
         match self {
             Self::Other(tag) => tag,
+            Self::State(entry) => NAMED[0] | (entry & 15),
+            Self::StateScales(entry) => NAMED[1] | (entry & 15),
             known => KINDS.iter().find(|k| k.0 == known).map_or(0, |k| k.1),
         }
     }
 
     /// The kind of a tag; [`PlaneKind::Other`] if it is unknown.
     pub fn from_tag(tag: u8) -> Self {
-        KINDS.iter().find(|k| k.1 == tag).map_or(Self::Other(tag), |k| k.0)
+        match tag & 0xf0 {
+            high if high == NAMED[0] => Self::State(tag & 15),
+            high if high == NAMED[1] => Self::StateScales(tag & 15),
+            _ => KINDS.iter().find(|k| k.1 == tag).map_or(Self::Other(tag), |k| k.0),
+        }
     }
 
-    /// The kind of a name, for `dump --hex`.
-    pub fn from_name(name: &str) -> Option<Self> {
-        KINDS.iter().find(|k| k.2 == name).map(|k| k.0)
-    }
-
-    /// Its name in SPEC.md and in `dump`.
+    /// Its name in SPEC.md and in `dump`. State that the file names has that name in
+    /// [`Tensor::plane_name`](super::Tensor::plane_name).
     pub fn name(self) -> String {
         match self {
             Self::Other(tag) => format!("0x{tag:02x}"),
+            Self::State(entry) => format!("state-{entry}"),
+            Self::StateScales(entry) => format!("state-{entry}-scales"),
             known => known.known_name().into(),
         }
     }
 
     fn known_name(self) -> &'static str {
         KINDS.iter().find(|k| k.0 == self).map_or("unknown", |k| k.2)
+    }
+
+    /// The number of the entry that names its tensor, if it holds state that the file names, and whether it is the scales.
+    pub fn named_state(self) -> Option<(usize, bool)> {
+        match self {
+            Self::State(entry) => Some((entry.into(), false)),
+            Self::StateScales(entry) => Some((entry.into(), true)),
+            _ => None,
+        }
     }
 
     /// Whether it lies in the optimizer region, which a deployable file lacks.
@@ -221,8 +241,7 @@ impl TensorSpec {
             scaled_v |= kind == PlaneKind::V && element != Element::F32;
         }
         let has = |kind: PlaneKind| kinds[usize::from(kind.tag())];
-        let missing =
-            |kind: PlaneKind| FormatError::PlaneMissing { tensor: self.name.clone(), kind: kind.known_name() };
+        let missing = |kind: PlaneKind| FormatError::PlaneMissing { tensor: self.name.clone(), kind: kind.name() };
         if let Some((kind, _)) = self.weight_planes().find(|p| !has(p.0)) {
             return Err(missing(kind));
         }

@@ -7,6 +7,7 @@ use super::metadata;
 use super::plane::{Element, PlaneKind};
 use super::record::{PLANE_RECORD, TENSOR_RECORD};
 use super::spec::TensorSpec;
+use super::state::{self, NamedState};
 use crate::error::{ContentsError, FormatError};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
@@ -19,6 +20,8 @@ use zerocopy::little_endian::{F32, U16};
 pub struct Tensor {
     /// Name, shape, storage.
     pub spec: TensorSpec,
+    /// The state tensors that the file names, in the order of their [`PlaneKind::State`].
+    pub state: Vec<NamedState>,
     /// Its planes in file order, including unknown optional ones as [`PlaneKind::Other`].
     pub planes: Vec<Plane>,
 }
@@ -27,6 +30,16 @@ impl Tensor {
     /// Its plane of this kind.
     pub fn plane(&self, kind: PlaneKind) -> Option<&Plane> {
         self.planes.iter().find(|p| p.kind == kind)
+    }
+
+    /// The name of one of its planes: that of SPEC.md, or the one that the file gives its state.
+    pub fn plane_name(&self, kind: PlaneKind) -> String {
+        state::plane_name(&self.state, kind)
+    }
+
+    /// Its plane of this name.
+    pub fn plane_named(&self, name: &str) -> Option<&Plane> {
+        self.planes.iter().find(|plane| self.plane_name(plane.kind) == name)
     }
 }
 
@@ -60,7 +73,7 @@ pub struct Head {
     pub tensors: Vec<Tensor>,
     /// All planes, in file order.
     pub planes: Vec<Plane>,
-    /// The JSON object.
+    /// The JSON object, without the lists of named state, which are in the tensors.
     pub metadata: Map<String, Value>,
     /// Names and places of the attachments.
     pub attachments: Vec<(String, Range<u64>)>,
@@ -75,20 +88,22 @@ impl Head {
     /// Takes time and memory in proportion to the head's length, which is bounded by `bytes` and by the caps.
     ///
     /// # Errors
-    /// R1 to R32.
+    /// R1 to R32, R42 to R44.
     pub fn parse(bytes: &[u8], file_len: u64) -> Result<Self, FormatError> {
         let header = header::parse(bytes, file_len)?;
         let sections = sections(&header);
         let at = |range: &Range<u64>| &bytes[range.start as usize..range.end as usize];
         let (specs, index) = directory::tensors(at(&sections.tensors), at(&sections.names), header.tensor_count.get())?;
-        let planes = directory::planes(at(&sections.planes), sections.planes.start, &specs, &header)?;
-        let metadata = metadata::parse(at(&sections.metadata))?;
+        let mut metadata = metadata::parse(at(&sections.metadata))?;
+        let state = match header.minor.get() {
+            0 => vec![Vec::new(); specs.len()],
+            _ => state::take(&mut metadata, &specs, &index)?,
+        };
+        let tensors = specs.into_iter().zip(state).map(|(spec, state)| Tensor { spec, state, planes: Vec::new() });
+        let mut tensors: Vec<_> = tensors.collect();
+        let planes = directory::planes(at(&sections.planes), sections.planes.start, &mut tensors, &header)?;
         let count = header.attachment_count.get();
         let attachments = attachment::parse(at(&sections.attachments), count, sections.attachments.start)?;
-        let mut tensors: Vec<_> = specs.into_iter().map(|spec| Tensor { spec, planes: Vec::new() }).collect();
-        for plane in &planes {
-            tensors[plane.tensor].planes.push(*plane);
-        }
         let sections = with_regions(sections, &planes, file_len);
         Ok(Self { minor: header.minor.get(), tensors, planes, metadata, attachments, sections, index })
     }
@@ -150,7 +165,7 @@ impl<'a> File<'a> {
     /// reads no plane, so it takes no longer for large files.
     ///
     /// # Errors
-    /// R1 to R32, and R34 for the padding behind the head.
+    /// R1 to R32, R42 to R44, and R34 for the padding behind the head.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, FormatError> {
         let head = Head::parse(bytes, bytes.len() as u64)?;
         let file = Self { head, bytes };

@@ -3,10 +3,9 @@
 use super::decode::{brain_value, half_value};
 use super::directory::Plane;
 use super::plane::{Element, PlaneKind};
-use super::read::{File, PlaneView};
-use super::spec::TensorSpec;
+use super::read::{File, PlaneView, Tensor};
 use crate::error::ContentsError;
-use crate::quant::{PAD_NIBBLE, nibble};
+use crate::quant::{GroupedShape, PAD_NIBBLE, StateCodec, nibble};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -34,11 +33,13 @@ impl File<'_> {
         let view = self.view(plane);
         let found = xxh3_64(view.bytes);
         if found != plane.checksum {
-            let (tensor, kind) = (tensor.spec.name.clone(), plane.kind.name());
+            let (tensor, kind) = (tensor.spec.name.clone(), tensor.plane_name(plane.kind));
             return Err(ContentsError::PlaneChecksum { tensor, kind, found, stated: plane.checksum });
         }
-        let check = Check { spec: &tensor.spec, plane };
+        let check = Check { tensor, plane };
         match plane.element {
+            // Nothing is known of the contents, nor that the length goes with the shape.
+            _ if matches!(plane.kind, PlaneKind::Other(_)) => Ok(()),
             Element::F32 | Element::F16 | Element::Bf16 => check.values(&view),
             Element::I8 | Element::U8 | Element::Nibble => check.codes(&view),
             Element::Other(_) => Ok(()),
@@ -47,7 +48,7 @@ impl File<'_> {
 }
 
 struct Check<'a> {
-    spec: &'a TensorSpec,
+    tensor: &'a Tensor,
     plane: &'a Plane,
 }
 
@@ -56,9 +57,12 @@ impl Check<'_> {
     fn values(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
         use PlaneKind as P;
         // Four-bit codes reach further on one side of zero; the sign of their scale tells which.
-        let signed_scale = self.plane.kind == P::Scales && self.spec.storage.takes_residue();
-        let unsigned = !signed_scale
-            && matches!(self.plane.kind, P::Scales | P::MScales | P::VScales | P::V | P::VRows | P::VCols);
+        let signed_scale = self.plane.kind == P::Scales && self.tensor.spec.storage.takes_residue();
+        let unsigned = match self.plane.kind {
+            P::Scales => !signed_scale,
+            P::MScales | P::VScales | P::StateScales(_) | P::V | P::VRows | P::VCols => true,
+            _ => false,
+        };
         let allowed = if unsigned { "finite and not negative" } else { "finite" };
         let bad = |x: &f32| !x.is_finite() || (unsigned && *x < 0.0);
         let at = match (view.f32s(), view.u16s(), self.plane.element) {
@@ -80,15 +84,20 @@ impl Check<'_> {
     fn codes(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
         use PlaneKind as P;
         let bytes = view.bytes;
+        let signed_nibbles = match self.plane.kind {
+            P::M => self.plane.element == Element::Nibble,
+            P::State(_) => self.named().is_some_and(|(_, codec)| codec == StateCodec::Int4 { signed: true }),
+            _ => false,
+        };
         let (padding, forbidden, allowed): (u8, Option<u8>, _) = match (self.plane.kind, self.plane.element) {
             (P::Codes | P::Residue, _) => (PAD_NIBBLE, None, ""),
-            (P::M, Element::Nibble) => (PAD_NIBBLE, Some(0), "1 to 15"),
+            _ if signed_nibbles => (PAD_NIBBLE, Some(0), "1 to 15"),
             (_, Element::I8) => (0, Some(0x80), "-127 to 127"),
             _ => (0, None, ""),
         };
         let element = |i: usize| if self.plane.element == Element::Nibble { nibble(bytes, i) } else { bytes[i] };
         // The record's length agrees with the shape (R23), so every index below is inside.
-        let Some(g) = self.spec.grouped_shape() else { return Ok(()) };
+        let Some(g) = self.shape() else { return Ok(()) };
         if g.cols < g.padded_cols() {
             for row in 0..g.rows {
                 let pads = row * g.padded_cols() + g.cols..(row + 1) * g.padded_cols();
@@ -109,13 +118,28 @@ impl Check<'_> {
         }
     }
 
+    /// Shape and codec of the state tensor that the file names.
+    fn named(&self) -> Option<(GroupedShape, StateCodec)> {
+        let (entry, _) = self.plane.kind.named_state()?;
+        let state = self.tensor.state.get(entry)?;
+        Some((state.grouped_shape(&self.tensor.spec), state.format.codec))
+    }
+
+    /// The shape that the plane's codes are laid out in.
+    fn shape(&self) -> Option<GroupedShape> {
+        match self.named() {
+            Some((shape, _)) => Some(shape),
+            None => self.tensor.spec.grouped_shape(),
+        }
+    }
+
     /// A code as the signed or unsigned number it is.
     fn shown(&self, code: u8) -> i16 {
         if self.plane.element == Element::I8 { (code as i8).into() } else { code.into() }
     }
 
     fn names(&self) -> (String, String) {
-        (self.spec.name.clone(), self.plane.kind.name())
+        (self.tensor.spec.name.clone(), self.tensor.plane_name(self.plane.kind))
     }
 }
 

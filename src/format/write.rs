@@ -4,13 +4,14 @@
 use super::align_up;
 use super::attachment::{self, Attachment};
 use super::directory::{Plane, length};
-use super::header::{self, FEATURES, HEADER, Header, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN};
+use super::header::{self, FEATURES, HEADER, Header, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
 use super::metadata;
 use super::name;
 use super::plane::{Element, PlaneKind};
 use super::read::Head;
-use super::record::{PLANE_RECORD, PlaneRecord, TENSOR_RECORD};
+use super::record::{OPTIONAL, PLANE_RECORD, PlaneRecord, TENSOR_RECORD};
 use super::spec::TensorSpec;
+use super::state::{self, NamedState};
 use crate::error::{FormatError, WriteError};
 use serde_json::{Map, Value};
 use std::io::{self, Write};
@@ -23,20 +24,34 @@ use zerocopy::{FromZeros, IntoBytes};
 pub struct TensorPlan {
     /// Name, shape, storage.
     pub spec: TensorSpec,
-    /// Its planes, in any order.
+    /// Its planes, in any order, without those of `state`.
     pub planes: Vec<(PlaneKind, Element)>,
+    /// State that is to be found by its name: entry k makes [`PlaneKind::State`] k, and its scales if it has any.
+    pub state: Vec<NamedState>,
 }
 
 impl TensorPlan {
     /// A tensor with the planes of its weight and no others: what a deployable file holds.
     pub fn weight(spec: TensorSpec) -> Self {
-        Self { planes: spec.weight_planes().collect(), spec }
+        Self { planes: spec.weight_planes().collect(), spec, state: Vec::new() }
     }
 
     /// The same with one more plane.
     pub fn with(mut self, kind: PlaneKind, element: Element) -> Self {
         self.planes.push((kind, element));
         self
+    }
+
+    /// The same with one more state tensor of a name of its own.
+    pub fn with_state(mut self, state: NamedState) -> Self {
+        self.state.push(state);
+        self
+    }
+
+    /// All planes, those of the state included.
+    fn all_planes(&self) -> impl Iterator<Item = (PlaneKind, Element)> {
+        let state = self.state.iter().take(cap::STATE).enumerate().flat_map(|(entry, state)| state.kinds(entry));
+        self.planes.iter().copied().chain(state)
     }
 }
 
@@ -75,7 +90,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Lays out a file of these tensors, metadata and attachments, and checks it by the rules of the reader.
+    /// Lays out a file of these tensors, metadata and attachments, and checks it by the rules of the reader. Where a
+    /// tensor has named state, the metadata's member `state` says so, whatever was there.
     ///
     /// # Errors
     /// The rule that the file would break.
@@ -90,18 +106,27 @@ impl Layout {
         }
         let mut names = Vec::new();
         tensors.iter().for_each(|t| name::put(&mut names, &t.spec.name));
-        let metadata = metadata::encode(metadata);
+        // The oldest version that can say what the file holds, which most programs can read.
+        let named = tensors.iter().any(|t| !t.state.is_empty());
+        let minor = if named { MINOR } else { 0 };
+        let metadata = match named {
+            true => {
+                let state = tensors.iter().map(|t| (t.spec.name.as_str(), t.state.as_slice()));
+                metadata::encode(&state::put(metadata, state))
+            }
+            false => metadata::encode(metadata),
+        };
         let mut attached = Vec::new();
         attachments.iter().for_each(|a| attachment::put(&mut attached, a));
 
-        let records =
-            tensors.len() * TENSOR_RECORD + tensors.iter().map(|t| t.planes.len()).sum::<usize>() * PLANE_RECORD;
+        let records = tensors.len() * TENSOR_RECORD
+            + tensors.iter().map(|t| t.all_planes().count()).sum::<usize>() * PLANE_RECORD;
         let head_len = (HEADER + records + names.len() + metadata.len() + attached.len()) as u64;
         let (planes, optimizer_offset) = place(tensors, head_len)?;
         let mut header = Header::new_zeroed();
         header.magic = MAGIC;
         header.major = U16::new(MAJOR);
-        header.minor = U16::new(MINOR);
+        header.minor = U16::new(minor);
         header.required = U32::new(FEATURES);
         header.file_len = U64::new(planes.last().map_or(head_len, |p| p.range().end));
         header.head_len = U64::new(head_len);
@@ -159,7 +184,7 @@ impl Layout {
         for plane in &planes {
             pad(out, plane.offset - end)?;
             if self.send(plane, source, out)? != plane.checksum {
-                return Err(WriteError::SourceChanged { tensor: self.name(plane), kind: plane.kind.name() });
+                return Err(WriteError::SourceChanged { tensor: self.name(plane), kind: self.plane_name(plane) });
             }
             end = plane.range().end;
         }
@@ -171,7 +196,7 @@ impl Layout {
         let (mut hash, mut found) = (Xxh3::new(), 0u64);
         let short = |found| WriteError::SourceLen {
             tensor: self.name(plane),
-            kind: plane.kind.name(),
+            kind: self.plane_name(plane),
             found,
             expected: plane.len,
         };
@@ -190,14 +215,18 @@ impl Layout {
     fn name(&self, plane: &Plane) -> String {
         self.head.tensors[plane.tensor].spec.name.clone()
     }
+
+    fn plane_name(&self, plane: &Plane) -> String {
+        self.head.tensors[plane.tensor].plane_name(plane.kind)
+    }
 }
 
 /// All planes in file order, each at its offset, and the offset of the optimizer region (0: none).
 fn place(tensors: &[TensorPlan], head_len: u64) -> Result<(Vec<Plane>, u64), FormatError> {
     let mut planes = Vec::new();
     for (tensor, plan) in tensors.iter().enumerate() {
-        for &(kind, element) in &plan.planes {
-            let len = length(&plan.spec, kind, element)?;
+        for (kind, element) in plan.all_planes() {
+            let len = length(&plan.spec, &plan.state, kind, element)?;
             planes.push(Plane { tensor, kind, element, offset: 0, len, checksum: 0 });
         }
     }
@@ -223,7 +252,7 @@ fn record(plane: &Plane) -> PlaneRecord {
         tensor: U32::new(plane.tensor as u32),
         kind: plane.kind.tag(),
         element: plane.element.tag(),
-        flags: 0,
+        flags: if plane.kind.named_state().is_some() { OPTIONAL } else { 0 },
         reserved: 0,
         offset: U64::new(plane.offset),
         len: U64::new(plane.len),

@@ -157,7 +157,8 @@ impl OptimizerConfig {
     /// too or not.
     pub fn problems(&self, state: &StateConfig, tied: bool) -> Problems {
         let mut problems = Problems::default();
-        problems.positive("optimizer.lr", self.lr, 1.0, "; 1e-4 to 1e-2 is usual");
+        let reason = "must be 0 to 1; 1e-4 to 1e-2 is usual, 0 trains nothing";
+        problems.need((0.0..=1.0).contains(&self.lr), "optimizer.lr", number(self.lr), reason);
         let stable = self.name == Rule::StableSpam;
         for (key, value) in [
             ("optimizer.beta1", self.beta1),
@@ -212,6 +213,12 @@ impl OptimizerConfig {
             state.feedback,
             "is carried by the momentum, and optimizer.beta1 = 0 has none; set it to false or optimizer.beta1=0.9",
         );
+        problems.need(
+            !state.feedback || self.lr > 0.0,
+            "storage.feedback",
+            state.feedback,
+            "divides rounding errors by the learning rate; set it to false or optimizer.lr above 0",
+        );
         let word = match state.v {
             SecondMoment::Row => "\"row\"",
             SecondMoment::Factored => "\"factored\"",
@@ -265,6 +272,8 @@ impl OptimizerConfig {
         problems.need(!nesterov || (sgd && momentum > 0.0), "optimizer.nesterov", nesterov, reason);
         if scale {
             problems.positive("optimizer.adam_lr", adam_lr, 1.0, "; 1e-3 to 2e-2 is usual");
+            let reason = "is a multiple of optimizer.lr, which must then be above 0";
+            problems.need(self.lr > 0.0, "optimizer.adam_lr", number(adam_lr), reason);
         } else {
             let reason = "is read by SCALE only; remove the key or set optimizer.name=\"scale\"";
             problems.need(adam_lr == 0.0, "optimizer.adam_lr", number(adam_lr), reason);

@@ -2,6 +2,7 @@
 
 use super::plane::{Element, Per, PlaneLayout};
 use super::{GroupedShape, MomentCodec};
+use std::fmt;
 
 /// The code of a state tensor's elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,6 +77,26 @@ impl StateSpec {
 }
 
 impl StateCodec {
+    /// All codecs.
+    pub const ALL: [Self; 5] = [
+        Self::F32,
+        Self::Int8 { signed: true },
+        Self::Int8 { signed: false },
+        Self::Int4 { signed: true },
+        Self::Int4 { signed: false },
+    ];
+
+    /// Its name in SPEC.md, in `dump` and in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Int8 { signed: true } => "int8",
+            Self::Int8 { signed: false } => "int8-root",
+            Self::Int4 { signed: true } => "int4",
+            Self::Int4 { signed: false } => "int4-root",
+        }
+    }
+
     /// Rounding and scaling of its elements; none for floats.
     pub const fn moment(self) -> Option<MomentCodec> {
         match self {
@@ -146,6 +167,19 @@ impl StateFormat {
         let (values, scales) = self.planes();
         let shape = self.shape_for(param);
         [values.bytes(shape), scales.map_or(0, |scales| scales.bytes(shape))]
+    }
+}
+
+/// For people: `per weight`, `[8, 40]`.
+impl fmt::Display for StateShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PerWeight => f.write_str("per weight"),
+            Self::PerRow => f.write_str("per row"),
+            Self::PerCol => f.write_str("per column"),
+            Self::Matrix { rows, cols } => write!(f, "[{rows}, {cols}]"),
+            Self::Scalars(count) => write!(f, "[{count}]"),
+        }
     }
 }
 

@@ -124,7 +124,8 @@ impl Partial {
         let full = || StoreError::NoSpace { path: self.target.clone(), needed: len };
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
             Ok(()) => Ok(()),
-            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Err(full()),
+            Err(Errno::NOSPC | Errno::DQUOT) => Err(full()),
+            Err(Errno::FBIG) => Err(StoreError::FileLimit { path: self.target.clone(), needed: len }),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => match rustix::fs::fstatvfs(&self.file) {
                 Ok(fs) if fs.f_bavail.saturating_mul(fs.f_frsize) < len => Err(full()),
                 _ => Ok(()),
@@ -153,6 +154,10 @@ impl Partial {
             Some(Errno::NOSPC | Errno::DQUOT) => {
                 let needed = self.file.metadata().map_or(0, |m| m.len());
                 StoreError::NoSpace { path: self.target.clone(), needed }
+            }
+            Some(Errno::FBIG) => {
+                let needed = self.file.metadata().map_or(0, |m| m.len());
+                StoreError::FileLimit { path: self.target.clone(), needed }
             }
             _ => StoreError::io(&self.target, action, source),
         }

@@ -1,7 +1,8 @@
 //! `metrics.jsonl`: one object per line, appended as the run goes.
 
-use super::StepReport;
+use super::{AuditReport, StepReport};
 use crate::error::StoreError;
+use crate::store::publish;
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -21,6 +22,9 @@ pub struct Line {
     /// Validation loss in bits per byte of text.
     #[serde(skip_serializing_if = "not_finite")]
     pub val_bits_per_byte: Option<f64>,
+    /// How long the validation took.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub val_seconds: Option<f64>,
     /// Learning rate.
     #[serde(skip_serializing_if = "not_finite")]
     pub lr: Option<f64>,
@@ -43,6 +47,30 @@ pub struct Line {
     /// Updates skipped so far because a gradient was not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_gradients: Option<u64>,
+    /// Audit: share of the stored values of a sample of the blocks' weights that the step changed.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub moved_bytes: Option<f64>,
+    /// Audit: share of the codes that it changed.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub moved_codes: Option<f64>,
+    /// Audit: share of those changes that go back.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub reversed_moves: Option<f64>,
+    /// Audit: share of the weights that kept their value.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub unmoved_updates: Option<f64>,
+    /// Audit: share of the groups whose scale rose since the last audit.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub rescaled_up: Option<f64>,
+    /// Audit: share of the groups whose scale fell since the last audit.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub rescaled_down: Option<f64>,
+    /// Audit: share of the codes at an end of their range.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub saturated_codes: Option<f64>,
+    /// Audit: median scale.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub median_scale: Option<f64>,
 }
 
 fn not_finite(value: &Option<f64>) -> bool {
@@ -60,6 +88,20 @@ impl Line {
             tokens_per_s: Some(tokens_per_s),
             rss_bytes,
             rescales: Some(report.rescales),
+            ..report.audit.as_ref().map_or_else(Self::default, Self::of_audit)
+        }
+    }
+
+    fn of_audit(audit: &AuditReport) -> Self {
+        Self {
+            moved_bytes: Some(audit.moved_bytes),
+            moved_codes: audit.moved_codes,
+            reversed_moves: audit.reversed_moves,
+            unmoved_updates: Some(audit.unmoved_updates),
+            rescaled_up: audit.rescaled_up,
+            rescaled_down: audit.rescaled_down,
+            saturated_codes: audit.saturated_codes,
+            median_scale: audit.median_scale,
             ..Self::default()
         }
     }
@@ -99,9 +141,7 @@ impl Metrics {
         if step == 0 {
             text.clear();
         }
-        let partial = path.with_extension("jsonl.partial");
-        std::fs::write(&partial, text)?;
-        std::fs::rename(&partial, path)?;
+        publish(path, |out| out.write_all(&text))?;
         OpenOptions::new().append(true).open(path)
     }
 

@@ -1,11 +1,13 @@
 //! The loop over steps, evaluation, metrics, and the choice of what fits into memory.
 
+mod audit;
 mod autotune;
 mod metrics;
 mod run;
 mod step;
 mod system;
 
+pub use audit::{Audit, AuditReport};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, run, validate};

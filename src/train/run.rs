@@ -1,6 +1,6 @@
 //! The loop over steps: when to evaluate, sample, save, and stop.
 
-use super::{StepReport, Trainer};
+use super::{Audit, StepReport, Trainer};
 use crate::data::{Batches, Windows};
 use crate::error::BackendError;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,8 @@ pub struct Validation {
     pub loss: f64,
     /// Targets.
     pub targets: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// Callbacks of the loop.
@@ -56,6 +58,14 @@ pub enum StopReason {
     Stopped,
     /// Too many consecutive steps had a loss or gradient that was not finite. The last checkpoint is from before them.
     NotFinite,
+    /// The weights of the blocks are byte for byte what they were this many steps ago, though each of those steps had a
+    /// learning rate above 0.
+    Unmoved {
+        /// Steps that should have moved them.
+        steps: u64,
+    },
+    /// Weights changed in a run whose learning rate is 0.
+    FrozenMoved,
 }
 
 /// The data of a run.
@@ -83,6 +93,7 @@ pub fn run<O: Observer>(
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
     let mut first = vec![0; if trainer.config().data.packed { tokens } else { 0 }];
+    let mut audit = Audit::new(trainer);
     while trainer.counters().step < train.steps {
         let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
         if halted {
@@ -92,12 +103,17 @@ pub fn run<O: Observer>(
         let begun = Instant::now();
         let position = if train.overfit { 0 } else { trainer.counters().position };
         samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
-        let report = trainer.step_packed(&inputs, &targets, &first);
+        audit.before(trainer);
+        let mut report = trainer.step_packed(&inputs, &targets, &first);
+        let verdict = audit.after(trainer, &mut report);
         // Before results are used that a failed device never computed.
         trainer.backend().status()?;
         observer.on_step(trainer, &report, begun.elapsed())?;
         if trainer.counters().nonfinite_in_a_row > train.max_nonfinite {
             return Ok(StopReason::NotFinite);
+        }
+        if let Some(reason) = verdict {
+            return Ok(reason);
         }
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
@@ -127,6 +143,7 @@ pub fn validate(
     first: &mut [u32],
 ) -> Validation {
     let (batch, sequence) = (trainer.config().train.batch, trainer.config().train.sequence);
+    let begun = Instant::now();
     let mut sum = 0.0;
     for row in (0..windows.len()).step_by(batch) {
         let count = batch.min(windows.len() - row);
@@ -136,5 +153,5 @@ pub fn validate(
         sum += trainer.evaluate_packed(count, inputs, targets, first);
     }
     let targets = windows.targets();
-    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets }
+    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets, took: begun.elapsed() }
 }

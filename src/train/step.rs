@@ -1,5 +1,6 @@
 //! One training step.
 
+use super::AuditReport;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
@@ -45,6 +46,8 @@ pub struct StepReport {
     pub skipped_loss: bool,
     /// Tensors whose update was skipped.
     pub skipped_gradients: u64,
+    /// What the audit found, in the steps that are audited.
+    pub audit: Option<AuditReport>,
 }
 
 /// A model in training. Between steps its weights exist as stored planes only.
@@ -183,6 +186,7 @@ impl Trainer {
             rescales: 0,
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
+            audit: None,
         };
         if !report.skipped_loss {
             let at = StepInfo { number, lr, seed: self.config().run.seed };

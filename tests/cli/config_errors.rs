@@ -126,7 +126,7 @@ fn rates_that_would_destroy_the_weights_are_refused() {
         ["optimizer.lr=-0.001", "optimizer.beta1=1", "optimizer.beta2=nan", "optimizer.eps=0", "optimizer.density=0"];
     assert_snapshot!(refusal("", &sets), @"
     5 mistakes in the configuration:
-      optimizer.lr = -0.001 (--set): must be above 0 and at most 1; 1e-4 to 1e-2 is usual
+      optimizer.lr = -0.001 (--set): must be 0 to 1; 1e-4 to 1e-2 is usual, 0 trains nothing
       optimizer.beta1 = 1.0 (--set): must be at least 0 and below 1: it is the share of a running mean that is kept
       optimizer.beta2 = nan (--set): must be at least 0 and below 1: it is the share of a running mean that is kept
       optimizer.eps = 0.0 (--set): must be above 0 and at most 1; 1e-8 is usual
@@ -134,7 +134,7 @@ fn rates_that_would_destroy_the_weights_are_refused() {
     ");
     assert_snapshot!(refusal("", &["optimizer.lr=inf", "optimizer.weight_decay=-1", "optimizer.spike_threshold=inf"]), @"
     3 mistakes in the configuration:
-      optimizer.lr = inf (--set): must be above 0 and at most 1; 1e-4 to 1e-2 is usual
+      optimizer.lr = inf (--set): must be 0 to 1; 1e-4 to 1e-2 is usual, 0 trains nothing
       optimizer.weight_decay = -1.0 (--set): must be a finite number, 0 or more
       optimizer.spike_threshold = inf (--set): must be a finite number above 0; 5000 is usual
     ");
@@ -206,6 +206,21 @@ fn lengths_that_do_not_fit_are_refused() {
       run.dir = "" (--set): must name a folder, such as "runs/first"
       run.threads = 5000 (--set): must be 0 (all processors) to 4096
     "#);
+}
+
+#[test]
+fn a_decay_that_is_not_read_or_does_not_fit_is_refused() {
+    assert_snapshot!(refusal("", &["train.decay_steps=80", "train.decay_share=0.1"]), @r#"
+    2 mistakes in the configuration:
+      train.decay_steps = 80 (--set): is read by the schedule "wsd" only; remove the key or set train.schedule="wsd"
+      train.decay_share = 0.1 (--set): is read by the schedule "wsd" only; remove the key or set train.schedule="wsd"
+    "#);
+    let wsd = "train.schedule=wsd";
+    assert_snapshot!(refusal("", &[wsd, "train.decay_steps=361"]), @"train.decay_steps = 361 (--set): must not exceed the 360 steps that train.warmup leaves of train.steps");
+    assert_snapshot!(refusal("", &[wsd, "train.decay_share=0.95"]), @"train.decay_share = 0.95 (--set): are 380 steps, but train.warmup leaves 360 of train.steps");
+    assert_snapshot!(refusal("", &[wsd, "train.decay_share=0"]), @"train.decay_share = 0.0 (--set): must be above 0 and at most 1: it is a share of train.steps");
+    let longest = [wsd, "train.decay_steps=360", "train.final_lr=0"].map(String::from);
+    assert_eq!(Config::load(None, &longest).unwrap().learning_rate().at(400), 0.0);
 }
 
 #[test]

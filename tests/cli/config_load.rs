@@ -109,6 +109,8 @@ fn the_documented_example_holds_every_key_with_its_default_and_a_comment() {
     (model.head_dim, model.qkv_bias, model.qk_norm) = (Some(64), true, true);
     (model.rope_scaling, model.rope_factor, model.rope_original_context) = (RopeScaling::Llama3, 8.0, 4096);
     (model.rope_low, model.rope_high) = (2.0, 8.0);
+    (config.train.decay_steps, config.train.decay_share) = (100, 0.3);
+    (config.train.audit_every, config.train.max_unmoved) = (7, 50);
     let text = std::fs::read_to_string(path).unwrap();
     let lines: Vec<&str> = text.lines().collect();
     for expected in config.to_toml().lines().filter(|line| !line.is_empty()) {

@@ -92,3 +92,26 @@ fn what_cannot_come_in_or_go_out_is_refused() {
     assert_snapshot!(export(&["run/model.tetrad", "-o", "run/model.tetrad"]), @"tetrad: run/model.tetrad: is a file; give a name that ends in .gguf, or a directory");
     assert_snapshot!(export(&["val.txt", "-o", "out.gguf"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2)");
 }
+
+#[test]
+fn nothing_is_replaced_unless_it_is_asked_for() {
+    let place = trained();
+    std::fs::create_dir(place.path("other")).unwrap();
+    let kept = ["other/config.json", "other/chat_template.jinja", "mine.gguf", "mine.tetrad"];
+    for file in kept {
+        std::fs::write(place.path(file), "kept").unwrap();
+    }
+    let fails = |args: &[&str]| place.fails(args);
+    assert_snapshot!(fails(&["export", "run/model.tetrad", "-o", "other"]), @"tetrad: other: is not empty, it holds chat_template.jinja; name another folder, or replace the model in it with --overwrite");
+    assert_snapshot!(fails(&["export", "run/model.tetrad", "-o", "mine.gguf"]), @"tetrad: mine.gguf: exists already; name another file, or replace it with --overwrite");
+    assert_snapshot!(fails(&["import", &fixture("q4_1.gguf"), "-o", "mine.tetrad"]), @"tetrad: mine.tetrad: exists already; name another file, or replace it with --overwrite");
+    assert!(kept.iter().all(|file| place.read(file) == b"kept"));
+    place.ok(&["export", "run/model.tetrad", "-o", "mine.gguf", "--overwrite"]);
+    place.ok(&["import", &fixture("q4_1.gguf"), "-o", "mine.tetrad", "--overwrite"]);
+    // Nothing of the other model stays that a reader would take for a part of this one; other files do.
+    for (file, text) in [("other/notes.md", "mine"), ("other/model-00001-of-00002.safetensors", "stale")] {
+        std::fs::write(place.path(file), text).unwrap();
+    }
+    place.ok(&["export", "run/model.tetrad", "-o", "other", "--overwrite"]);
+    assert_eq!(super::names(&place, "other"), ["config.json", "model.safetensors", "notes.md"]);
+}

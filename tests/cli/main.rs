@@ -11,6 +11,7 @@ mod eval;
 mod interrupted;
 mod mistakes;
 mod plan;
+mod recovery;
 mod resume;
 mod run_dir;
 mod sample;

@@ -41,6 +41,32 @@ fn two_hundred_steps_are_a_hundred_stop_resume_and_a_hundred() {
 }
 
 #[test]
+fn a_schedule_resumes_within_its_decay_and_a_changed_one_is_said() {
+    let place = Workplace::new();
+    let wsd = ["--set", "train.steps=40", "--set", "train.schedule=wsd", "--set", "train.final_lr=0"];
+    let wsd = [&wsd[..], &["--set", "train.decay_steps=20"]].concat();
+    let whole = train(&place, "whole", &wsd);
+    train(&place, "parts", &[&wsd[..], &["--stop-at", "30"]].concat());
+    assert!(whole == train(&place, "parts", &[&wsd[..], &["--resume"]].concat()));
+    let last = place.read("parts/metrics.jsonl");
+    let rates: Vec<_> = String::from_utf8(last).unwrap().lines().map(crate::json).collect();
+    let rate = |step: u64| rates.iter().find(|l| l["step"] == step && l["lr"].is_f64()).unwrap()["lr"].as_f64();
+    assert_eq!((rate(20), rate(30), rate(40)), (Some(4e-3), Some(2e-3), Some(0.0)));
+    let dir = "run.dir=parts";
+    let said =
+        place.ok(&[&["train", "tiny.toml", "--set", dir, "--set", "train.steps=45"], &["--resume"][..]].concat());
+    assert!(said.contains("rate     0.004 after 20 steps, then a cosine to 4.0000e-4 at step 45\n"), "{said}");
+    for line in [
+        "changed  train.steps is 45, the saved run had 40\n",
+        "changed  train.schedule is \"cosine\", the saved run had \"wsd\"\n",
+        "changed  train.decay_steps is its default, the saved run had 20\n",
+    ] {
+        assert!(said.contains(line), "{line} is missing in {said}");
+    }
+    assert!(!said.contains("eval_every"), "{said}");
+}
+
+#[test]
 fn resuming_keeps_every_kind_of_state() {
     let place = Workplace::new();
     let settings: [&[&str]; 8] = [

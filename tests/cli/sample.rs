@@ -112,13 +112,13 @@ fn a_text_ends_where_an_imported_gguf_file_says() {
     let key = b"tokenizer.ggml.eos_token_id";
     let value = bytes.windows(key.len()).position(|part| part == key).unwrap() + key.len() + 4;
     std::fs::write(place.path("model.gguf"), &bytes).unwrap();
-    place.ok(&["import", "model.gguf", "-o", "model.tetrad"]);
+    place.ok(&["import", "model.gguf", "-o", "model.tetrad", "--overwrite"]);
     let (tokens, _) = words(&place, "model.tetrad", &["--ignore-eos"]);
     assert_eq!(tokens.len(), 12);
     let at = place_to_end(&tokens);
     bytes[value..value + 4].copy_from_slice(&(tokens[at] as u32).to_le_bytes());
     std::fs::write(place.path("model.gguf"), &bytes).unwrap();
-    place.ok(&["import", "model.gguf", "-o", "model.tetrad"]);
+    place.ok(&["import", "model.gguf", "-o", "model.tetrad", "--overwrite"]);
     assert_eq!(words(&place, "model.tetrad", &[]), (tokens[..=at].to_vec(), true));
     assert_eq!(words(&place, "model.tetrad", &["--ignore-eos"]), (tokens.clone(), false));
     // The token that ends a text is not part of it.
@@ -133,13 +133,13 @@ fn a_text_ends_at_any_token_of_generation_config_whichever_way_the_model_went() 
     let fixture = format!("{}/fixtures/convert/q4_0.gguf", env!("CARGO_MANIFEST_DIR"));
     place.ok(&["import", &fixture, "-o", "first.tetrad"]);
     place.ok(&["export", "first.tetrad", "-o", "dir"]);
-    place.ok(&["import", "dir", "-o", "model.tetrad"]);
+    place.ok(&["import", "dir", "-o", "model.tetrad", "--overwrite"]);
     let (tokens, _) = words(&place, "model.tetrad", &["--ignore-eos"]);
     let at = place_to_end(&tokens);
     let ends = format!("{{\"eos_token_id\": [559, {}]}}", tokens[at]);
     let ended = (tokens[..=at].to_vec(), true);
     std::fs::write(place.path("dir/generation_config.json"), &ends).unwrap();
-    place.ok(&["import", "dir", "-o", "model.tetrad"]);
+    place.ok(&["import", "dir", "-o", "model.tetrad", "--overwrite"]);
     assert_eq!(words(&place, "model.tetrad", &[]), ended);
     place.ok(&["export", "model.tetrad", "-o", "out"]);
     assert_eq!(place.read("out/generation_config.json"), ends.as_bytes());
@@ -182,7 +182,7 @@ fn a_prompt_begins_as_the_imported_tokenizer_begins_texts() {
     let mut begun = |adds: bool, prompt: &str| {
         told["add_bos_token"] = adds.into();
         std::fs::write(place.path(name), told.to_string()).unwrap();
-        place.ok(&["import", "dir", "-o", "model.tetrad"]);
+        place.ok(&["import", "dir", "-o", "model.tetrad", "--overwrite"]);
         let said = place.ok(&["sample", "model.tetrad", "--prompt", prompt, "--max-tokens", "1", "--json"]);
         json(&said)["prompt_tokens"].as_array().unwrap().clone()
     };

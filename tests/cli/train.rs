@@ -48,7 +48,13 @@ fn a_run_leaves_its_configuration_metrics_checkpoints_and_weights() {
         &["--dry-run", "--set", "train.steps=20", "--set", "train.eval_every=10", "--set", "train.checkpoint_every=10"],
     ]
     .concat());
-    assert_eq!(String::from_utf8(place.read("run/config.toml")).unwrap(), resolved);
+    // The same, its paths absolute: the run can be continued from any folder.
+    let here = place.path("").display().to_string();
+    let mut wanted = resolved;
+    for path in ["train.txt", "val.txt", "runs/cache", "run"] {
+        wanted = wanted.replace(&format!("\"{path}\""), &format!("\"{here}{path}\""));
+    }
+    assert_eq!(String::from_utf8(place.read("run/config.toml")).unwrap(), wanted);
     let lines = metrics(&place, "run");
     let steps: Vec<u64> = lines.iter().filter(|l| l["loss"].is_f64()).map(|l| l["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, (1..=20).collect::<Vec<_>>());
@@ -63,6 +69,28 @@ fn a_run_leaves_its_configuration_metrics_checkpoints_and_weights() {
     for word in ["parameters", "weights", "residue", "state", "gradient", "activations", "per parameter", "threads"] {
         assert!(said.contains(word), "{word} is missing in: {said}");
     }
+}
+
+#[test]
+fn weights_too_coarse_for_the_rate_end_the_run_with_what_to_change() {
+    let place = workplace();
+    let sets = ["train.max_unmoved=10", "train.audit_every=5", "optimizer.lr=1e-30", "train.warmup=0"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    assert_snapshot!(refused(&place, &sets), @"tetrad: no weight of the blocks changed in the last 10 steps, though their learning rates were up to 1.0000e-30 (train.max_unmoved = 10): updates are too small for the storage; raise optimizer.lr, or set train.max_unmoved=0 to go on");
+    let audited = ["--overwrite", "--set", "train.steps=12", "--set", "train.audit_every=5"];
+    train(&place, &audited);
+    let steps: Vec<u64> = metrics(&place, "run")
+        .iter()
+        .filter(|line| line["moved_bytes"].as_f64().is_some_and(|share| share > 0.0) && line["median_scale"].is_f64())
+        .map(|line| line["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [5, 10]);
+    place.ok(&["report", "run"]);
+    assert!(String::from_utf8(place.read("run/report.html")).unwrap().contains("Updates that change no weight"));
+    train(&place, &["--overwrite", "--set", "train.steps=12", "--set", "optimizer.lr=0"]);
+    let diff = place.run(&["diff", "run/step-00000000.tetrad", "run/step-00000012.tetrad", "--json"]).stdout;
+    let diff = json(&String::from_utf8(diff).unwrap());
+    assert!(diff["tensors"].as_array().unwrap().iter().all(|tensor| tensor["changed"] == 0), "{diff}");
 }
 
 #[test]
@@ -184,8 +212,9 @@ fn a_run_begins_with_the_weights_of_a_model() {
     assert!(loss("tuned/model.tetrad") < loss("run/model.tetrad"), "thirty more steps lower the loss");
     let said = place.fails(&[&more[..], &set[..], &["--overwrite", "--set", "model.layers=3"]].concat());
     assert!(said.contains("saved with model.layers = 2, the configuration has 3"), "{said}");
-    let said = place.fails(&[&more[..], &["--resume"]].concat());
-    assert!(said.contains("cannot be used with"), "{said}");
+    // The same command line continues the run.
+    let said = place.ok(&[&more[..], &set[..], &["--resume"]].concat());
+    assert!(said.contains("all 30 steps were done before"), "{said}");
 }
 
 #[test]

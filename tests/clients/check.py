@@ -63,14 +63,14 @@ def same_perplexity(ours, theirs, name):
 
 
 def main():
-    _, seconds = run("import", gguf, "-o", "model.tetrad", "--threads", 2)
+    _, seconds = run("import", "--overwrite", gguf, "-o", "model.tetrad", "--threads", 2)
     check(seconds < 5, f"import takes {seconds:.2f} s (below 5)")
-    _, seconds = run("export", "model.tetrad", "-o", "exported.gguf", "--threads", 2)
+    _, seconds = run("export", "--overwrite", "model.tetrad", "-o", "exported.gguf", "--threads", 2)
     check(seconds < 5, f"export takes {seconds:.2f} s (below 5)")
-    run("import", "exported.gguf", "-o", "again.tetrad")
+    run("import", "--overwrite", "exported.gguf", "-o", "again.tetrad")
     same = (folder / "model.tetrad").read_bytes() == (folder / "again.tetrad").read_bytes()
     check(same, "import, export, import: the same file byte for byte")
-    run("export", "model.tetrad", "-o", "directory", "--type", "f32")
+    run("export", "--overwrite", "model.tetrad", "-o", "directory", "--type", "f32")
 
     tokenizer = Tokenizer.from_file(str(folder / "directory/tokenizer.json"))
     words = text.read_text()
@@ -167,11 +167,11 @@ def tune(words, tokenizer):
     # Steps that do nothing would leave the loss where it was, and steps that are wrong raise it.
     check(after < before - 0.05, f"{STEPS} steps of 2 x 128 tokens in {seconds:.0f} s: loss of {SEQUENCES * SEQUENCE} "
                                  f"held-out tokens {before:.4f}, then {after:.4f}")
-    run("export", "tuned/model.tetrad", "-o", "tuned.gguf")
+    run("export", "--overwrite", "tuned/model.tetrad", "-o", "tuned.gguf")
     client = Llama(folder / "tuned.gguf", SEQUENCE)
     same_perplexity(after, mean_loss(client.logits, held), "llama.cpp, after tuning,")
     shutil.rmtree(folder / "tuned-directory", ignore_errors=True)
-    run("export", "tuned/model.tetrad", "-o", "tuned-directory")
+    run("export", "--overwrite", "tuned/model.tetrad", "-o", "tuned-directory")
     exact = transformers("tuned-directory")
     if exact:
         same_perplexity(after, mean_loss(exact, held), "transformers, after tuning,")

@@ -220,3 +220,23 @@ proptest! {
         }
     }
 }
+
+/// In files of version 1.0 the kinds of named state are unknown ones, whatever the metadata says; their contents are
+/// anything, also where their type is one that is known.
+#[test]
+fn version_1_0_knows_no_named_state() {
+    let mut parts = good::int4();
+    for (kind, element, bytes) in [(0x20, 6, 3), (0x90, 6, 3), (0x91, 1, 5), (0xa0, 5, 1)] {
+        let data = vec![0xff; bytes];
+        let plane = crate::support::Plane { flags: 1, ..good::plane(0, kind, element, data) };
+        parts.planes.push(plane);
+    }
+    parts.planes.sort_by_key(|p| (p.kind >= 0x80, p.tensor, p.kind));
+    parts.metadata = br#"{"state":{"blocks.0.q":7},"step":7}"#.to_vec();
+    let bytes = parts.place().encode();
+    let file = File::parse(&bytes).unwrap();
+    assert!(file.verify().is_empty());
+    assert_eq!(file.metadata()["state"]["blocks.0.q"], 7);
+    assert!(file.tensors()[0].state.is_empty());
+    assert!(file.plane(0, PlaneKind::Other(0x90)).is_some());
+}

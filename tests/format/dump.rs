@@ -41,6 +41,8 @@ fn hex_of_every_kind_of_plane() {
         ("state-int4", "blocks.0.q", &["codes", "scales", "residue", "m", "m-scales", "v"][..]),
         ("state-int4", "norm", &["data", "scalars"][..]),
         ("state-int8", "blocks.0.q", &["codes", "offsets", "m", "v"][..]),
+        ("state-named", "blocks.0.q", &["projected", "projected-scales", "square", "limiter"][..]),
+        ("state-named", "norm", &["square", "past"][..]),
         ("int8", "blocks.0.q", &["bytes"][..]),
         ("bf16", "blocks.0.q", &["data"][..]),
     ] {

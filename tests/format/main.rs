@@ -10,5 +10,6 @@ mod dump;
 mod fixtures;
 mod fuzz;
 mod metadata;
+mod named_state;
 mod replace;
 mod roundtrip;

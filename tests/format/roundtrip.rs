@@ -32,15 +32,23 @@ fn write(parts: &Parts) -> Result<Vec<u8>, WriteError> {
         .map(|(t, name)| {
             let dims = t.dims[..t.dim_count as usize].to_vec();
             let storage = codec_from_tag(t.storage).unwrap();
-            TensorPlan { spec: TensorSpec { name: name.into(), dims, storage, group: t.group }, planes: vec![] }
+            let spec = TensorSpec { name: name.into(), dims, storage, group: t.group };
+            TensorPlan { spec, planes: vec![], state: vec![] }
         })
         .collect();
+    // What the metadata says of state, which the writer must say in the same words.
+    for (plan, read) in tensors.iter_mut().zip(File::parse(&parts.encode()).unwrap().tensors()) {
+        plan.state = read.state.clone();
+    }
     // In reverse: the writer must find the order itself.
     for plane in parts.planes.iter().rev() {
         let (kind, element) = (PlaneKind::from_tag(plane.kind), Element::from_tag(plane.element));
-        tensors[plane.tensor as usize].planes.push((kind, element));
+        if kind.named_state().is_none() {
+            tensors[plane.tensor as usize].planes.push((kind, element));
+        }
     }
-    let metadata: Map<String, Value> = serde_json::from_slice(&parts.metadata).unwrap();
+    let mut metadata: Map<String, Value> = serde_json::from_slice(&parts.metadata).unwrap();
+    metadata.remove("state");
     let attachments = [Attachment { name: "config.toml", bytes: b"[model]\nhidden = 70\n" }];
     let layout = Layout::new(&tensors, &metadata, &attachments).unwrap();
     let mut out = Vec::new();
@@ -66,10 +74,10 @@ fn contents(bytes: &[u8]) -> Value {
     let latin = |bytes: &[u8]| bytes.iter().map(|&b| b as char).collect::<String>();
     let tensors = file.tensors().iter().enumerate().map(|(i, tensor)| {
         let known = || tensor.planes.iter().filter(|p| !matches!(p.kind, PlaneKind::Other(_)));
-        let elements: Map<_, _> = known().map(|p| (p.kind.name(), p.element.name().into())).collect();
-        let planes: Map<_, _> = known().map(|p| (p.kind.name(), stored(&file, i, p.kind))).collect();
+        let elements: Map<_, _> = known().map(|p| (tensor.plane_name(p.kind), p.element.name().into())).collect();
+        let planes: Map<_, _> = known().map(|p| (tensor.plane_name(p.kind), stored(&file, i, p.kind))).collect();
         let values: Map<_, _> =
-            Role::ALL.iter().filter_map(|r| Some((r.name().into(), decoded(&file, i, *r)?))).collect();
+            Role::of(tensor).filter_map(|r| Some((r.name(tensor).into(), decoded(&file, i, r)?))).collect();
         let spec = &tensor.spec;
         json!({
             "name": spec.name, "shape": spec.dims, "storage": spec.storage.name(), "group": spec.group,

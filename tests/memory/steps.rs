@@ -7,7 +7,7 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::model::ActivationQuant;
 use tetrad::optim::EmbeddingUpdate;
-use tetrad::train::Trainer;
+use tetrad::train::{Audit, Trainer};
 
 #[test]
 fn no_step_and_no_evaluation_allocates() {
@@ -29,7 +29,7 @@ fn count() {
                 if v == SecondMoment::Row {
                     config.optimizer.embedding = EmbeddingUpdate::Sparse;
                 }
-                (config.train.batch, config.train.sequence) = (4, 64);
+                (config.train.batch, config.train.sequence, config.train.audit_every) = (4, 64, 1);
                 let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
                 trainer.initialize();
                 let inputs: Vec<u32> = (0..256).collect();
@@ -38,9 +38,13 @@ fn count() {
                 for _ in 0..3 {
                     trainer.step(&inputs, &targets);
                 }
+                let mut audit = Audit::new(&trainer);
                 let count = allocations(|| {
                     for _ in 0..3 {
-                        trainer.step(&inputs, &targets);
+                        audit.before(&trainer);
+                        let mut report = trainer.step(&inputs, &targets);
+                        audit.after(&trainer, &mut report);
+                        assert!(report.audit.is_some());
                     }
                     trainer.evaluate(4, &inputs, &targets);
                 });

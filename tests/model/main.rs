@@ -4,6 +4,7 @@
 mod harness;
 
 mod accumulation;
+mod audit;
 mod autotune;
 mod golden;
 mod guard;

@@ -3,7 +3,7 @@
 use crate::cli::flatten::flatten;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
-use tetrad::format::{Decoder, Element, File, PlaneKind, PlaneView, Role, Tensor};
+use tetrad::format::{Decoder, Element, File, NamedState, PlaneKind, PlaneView, Role, Tensor};
 use tetrad::quant::WeightPlane;
 
 /// Everything that differs.
@@ -51,6 +51,8 @@ pub(super) enum Change {
     OnlyB,
     /// The files hold it in different types.
     Element,
+    /// The files hold it in different shapes.
+    Shape,
 }
 
 impl TensorDiff {
@@ -106,27 +108,43 @@ fn tensors(a: &File<'_>, i: usize, b: &File<'_>, j: usize) -> TensorDiff {
     if diff.spec.is_some() {
         return diff;
     }
-    let own = PlaneKind::of_weight(spec.storage, WeightPlane::Data);
-    let kinds: BTreeSet<u8> = ta.planes.iter().chain(&tb.planes).map(|p| p.kind.tag()).collect();
-    for kind in kinds.into_iter().map(PlaneKind::from_tag) {
-        let change = match (a.plane(i, kind), b.plane(j, kind)) {
-            (Some(pa), Some(pb)) if pa.plane.element == pb.plane.element => Change::Elements(changed(&pa, &pb)),
-            (Some(_), Some(_)) => Change::Element,
+    let own = PlaneKind::of_weight(spec.storage, WeightPlane::Data).name();
+    // State that the files name may have another number in each.
+    let mut planes: Vec<(u8, String)> = Vec::new();
+    for (tensor, plane) in ta.planes.iter().map(|p| (ta, p)).chain(tb.planes.iter().map(|p| (tb, p))) {
+        let name = tensor.plane_name(plane.kind);
+        if planes.iter().all(|(_, known)| *known != name) {
+            planes.push((plane.kind.tag(), name));
+        }
+    }
+    planes.sort();
+    for (_, name) in planes {
+        let kind = |tensor: &Tensor| tensor.plane_named(&name).map(|plane| plane.kind);
+        let found = (kind(ta).and_then(|kind| a.plane(i, kind)), kind(tb).and_then(|kind| b.plane(j, kind)));
+        let change = match found {
+            (Some(pa), Some(pb)) if pa.plane.element != pb.plane.element => Change::Element,
+            (Some(pa), Some(pb)) if shape(ta, &pa) != shape(tb, &pb) => Change::Shape,
+            (Some(pa), Some(pb)) => Change::Elements(changed(&pa, &pb)),
             (Some(_), None) => Change::OnlyA,
             _ => Change::OnlyB,
         };
         match change {
             Change::Elements(0) => continue,
-            Change::Elements(n) if kind == own => diff.changed = n,
+            Change::Elements(n) if name == own => diff.changed = n,
             _ => {}
         }
-        diff.planes.push((kind.name(), change));
+        diff.planes.push((name, change));
     }
     if !diff.planes.is_empty() {
         diff.rms = rms(a, i, b, j, Role::Weight).unwrap_or(0.0);
         diff.rms_trained = rms(a, i, b, j, Role::Trained);
     }
     diff
+}
+
+/// What the file says of the shape of a state tensor that it names.
+fn shape<'t>(tensor: &'t Tensor, view: &PlaneView<'_>) -> Option<&'t NamedState> {
+    view.plane.kind.named_state().map(|(entry, _)| &tensor.state[entry])
 }
 
 fn describe(tensor: &Tensor) -> String {

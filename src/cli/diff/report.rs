@@ -31,6 +31,7 @@ pub(super) fn text(out: &mut dyn Write, diff: &Diff) -> io::Result<()> {
             Change::OnlyA => format!("-{kind}"),
             Change::OnlyB => format!("+{kind}"),
             Change::Element => format!("{kind}:type"),
+            Change::Shape => format!("{kind}:shape"),
         });
         table.row([
             t.name.clone(),
@@ -88,5 +89,6 @@ fn change(change: Change) -> Value {
         Change::OnlyA => "only in a".into(),
         Change::OnlyB => "only in b".into(),
         Change::Element => "other type".into(),
+        Change::Shape => "other shape".into(),
     }
 }

@@ -75,8 +75,8 @@ impl Cursor<'_, '_, '_> {
         }
         for plane in &head.planes {
             self.padding(plane.offset)?;
-            let name = &head.tensors[plane.tensor].spec.name;
-            let what = format!("{name}:{}", plane.kind.name());
+            let tensor = &head.tensors[plane.tensor];
+            let what = format!("{}:{}", tensor.spec.name, tensor.plane_name(plane.kind));
             self.next(plane.len, what, |_| format!("{}, xxh3 {:016x}", plane.element.name(), plane.checksum))?;
         }
         // The walk is driven by the reader's own tables; that it ends here is what "exactly once" means.

@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use tetrad::format::{Element, File, PlaneKind, PlaneView};
-use tetrad::quant::nibble;
+use tetrad::quant::{StateCodec, nibble};
 
 /// Bytes on a line: one run of 32 nibbles, so that a line never straddles two groups.
 const LINE: usize = 16;
@@ -26,9 +26,9 @@ pub(super) fn find<'a>(file: &File<'a>, which: &str) -> Result<Shown<'a>, String
     let Some((tensor, found)) = file.tensor(name) else {
         return Err(format!("there is no tensor {}; `tetrad dump FILE` lists them", escape(name)));
     };
-    let view = PlaneKind::from_name(plane).and_then(|kind| file.plane(tensor, kind));
+    let view = found.plane_named(plane).and_then(|plane| file.plane(tensor, plane.kind));
     let view = view.ok_or_else(|| {
-        let has = found.planes.iter().map(|p| p.kind.name()).collect::<Vec<_>>().join(", ");
+        let has = found.planes.iter().map(|p| found.plane_name(p.kind)).collect::<Vec<_>>().join(", ");
         format!("{name} has no plane {}, it has {has}", escape(plane))
     })?;
     Ok(Shown { tensor, view })
@@ -63,9 +63,14 @@ fn line(file: &File<'_>, shown: &Shown<'_>, at: usize, bytes: &[u8]) -> Line {
 
 /// The code that means zero.
 fn zero(file: &File<'_>, shown: &Shown<'_>) -> f64 {
-    let asymmetric = file.tensors()[shown.tensor].spec.storage.has_offsets();
+    let tensor = &file.tensors()[shown.tensor];
+    let asymmetric = tensor.spec.storage.has_offsets();
     match shown.view.plane.kind {
         PlaneKind::V => 0.0,
+        PlaneKind::State(entry) => match tensor.state[usize::from(entry)].format.codec {
+            StateCodec::Int4 { signed: true } => 8.0,
+            _ => 0.0,
+        },
         PlaneKind::Codes if asymmetric => 0.0,
         _ => 8.0,
     }
@@ -73,7 +78,12 @@ fn zero(file: &File<'_>, shown: &Shown<'_>) -> f64 {
 
 /// Levels with the scale and offset of their group; a residue has sixteenths of a level and stays without.
 fn levels(file: &File<'_>, shown: &Shown<'_>, first: usize, values: Vec<f64>) -> Line {
-    let group = file.tensors()[shown.tensor].spec.group.max(1) as usize;
+    let tensor = &file.tensors()[shown.tensor];
+    let group = match shown.view.plane.kind {
+        PlaneKind::State(entry) => tensor.state[usize::from(entry)].group,
+        _ => tensor.spec.group,
+    };
+    let group = group.max(1) as usize;
     let get = |kind, brain: bool| {
         let bits = file.plane(shown.tensor, kind)?.u16s()?.get(first / group)?.get();
         Some(if brain { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() })
@@ -82,6 +92,7 @@ fn levels(file: &File<'_>, shown: &Shown<'_>, first: usize, values: Vec<f64>) ->
         PlaneKind::Codes | PlaneKind::Bytes => (get(PlaneKind::Scales, false), get(PlaneKind::Offsets, false)),
         PlaneKind::M => (get(PlaneKind::MScales, true), None),
         PlaneKind::V => (get(PlaneKind::VScales, true), None),
+        PlaneKind::State(entry) => (get(PlaneKind::StateScales(entry), true), None),
         _ => (None, None),
     };
     Line { first, values, scale, offset }
@@ -114,8 +125,9 @@ pub(super) fn text(out: &mut dyn Write, file: &File<'_>, shown: &Shown<'_>) -> i
 /// The same as one JSON object, written line by line: planes may be large.
 pub(super) fn json(out: &mut dyn Write, file: &File<'_>, shown: &Shown<'_>) -> io::Result<()> {
     let plane = &shown.view.plane;
-    let name = Value::from(file.tensors()[shown.tensor].spec.name.as_str());
-    write!(out, "{{\"tensor\":{name},\"plane\":\"{}\",\"element\":\"{}\",", plane.kind.name(), plane.element.name())?;
+    let tensor = &file.tensors()[shown.tensor];
+    let (name, kind) = (Value::from(tensor.spec.name.as_str()), tensor.plane_name(plane.kind));
+    write!(out, "{{\"tensor\":{name},\"plane\":\"{kind}\",\"element\":\"{}\",", plane.element.name())?;
     write!(out, "\"offset\":{},\"bytes\":{},\"lines\":[", plane.offset, plane.len)?;
     for (at, bytes) in lines(shown) {
         let line = line(file, shown, at, bytes);

@@ -2,7 +2,7 @@
 
 use bitvec::prelude::{BitVec, bitvec};
 use tetrad::format::{Element, File, PlaneKind, Role};
-use tetrad::quant::{WeightPlane, nibble};
+use tetrad::quant::{StateCodec, WeightPlane, nibble};
 
 /// Counts over a plane's elements without padding.
 pub(super) struct Codes {
@@ -24,15 +24,20 @@ pub(super) fn of(file: &File<'_>, tensor: usize, role: Role) -> Option<Codes> {
         Role::Trained => PlaneKind::Residue,
         Role::M => PlaneKind::M,
         Role::V => PlaneKind::V,
+        Role::State(entry) => PlaneKind::State(entry),
     };
-    let (view, g) = (file.plane(tensor, kind)?, spec.grouped_shape()?);
+    let named = kind.named_state().map(|(entry, _)| &file.tensors()[tensor].state[entry]);
+    let shape = named.map_or_else(|| spec.grouped_shape(), |state| Some(state.grouped_shape(spec)));
+    let (view, g) = (file.plane(tensor, kind)?, shape?);
+    let codec = named.map(|state| state.format.codec);
     let nibbles = view.plane.element == Element::Nibble;
     let ends: [u8; 2] = match (role, view.plane.element) {
         (Role::Weight, Element::Nibble) => [0, 15],
         (Role::M, Element::Nibble) => [1, 15],
-        (Role::V, Element::Nibble) => [15, 15],
+        (_, Element::Nibble) if codec == Some(StateCodec::Int4 { signed: true }) => [1, 15],
+        (Role::V | Role::State(_), Element::Nibble) => [15, 15],
         (_, Element::I8) => [127, 127u8.wrapping_neg()],
-        (Role::V, Element::U8) => [255, 255],
+        (Role::V | Role::State(_), Element::U8) => [255, 255],
         // A residue has no end of its own: the byte saturates, which the codes show.
         (Role::Trained, Element::Nibble) => [16, 16],
         _ => return None,

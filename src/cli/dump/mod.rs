@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "GLOB")]
     tensor: Option<glob::Pattern>,
     /// Show one plane: offset, bytes, decoded values. Planes: data, codes, bytes, scales, offsets, residue, m,
-    /// m-scales, v, v-scales, v-rows, v-cols, scalars.
+    /// m-scales, v, v-scales, v-rows, v-cols, scalars, and what the file names.
     #[arg(long, value_name = "TENSOR:PLANE", conflicts_with_all = ["stats", "tensor", "bytes"])]
     hex: Option<String>,
     /// Account for every byte of the file exactly once.

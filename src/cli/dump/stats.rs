@@ -14,6 +14,8 @@ pub(super) struct Stats {
     pub tensor: usize,
     name: String,
     role: Role,
+    /// The role in words.
+    shown: String,
     values: Values,
     quantiles: Vec<f32>,
     codes: Option<Codes>,
@@ -63,7 +65,8 @@ impl Values {
 
 /// Statistics of these tensors in every role they have.
 pub(super) fn of(file: &File<'_>, tensors: &[usize]) -> Vec<Stats> {
-    let jobs: Vec<_> = tensors.iter().flat_map(|&tensor| Role::ALL.map(|role| (tensor, role))).collect();
+    let roles = |&tensor: &usize| Role::of(&file.tensors()[tensor]).map(move |role| (tensor, role));
+    let jobs: Vec<_> = tensors.iter().flat_map(roles).collect();
     jobs.into_par_iter().filter_map(|(tensor, role)| one(file, tensor, role)).collect()
 }
 
@@ -91,16 +94,17 @@ fn one(file: &File<'_>, tensor: usize, role: Role) -> Option<Stats> {
         });
         lower.quantiles()
     });
-    let name = file.tensors()[tensor].spec.name.clone();
+    let found = &file.tensors()[tensor];
+    let (name, shown) = (found.spec.name.clone(), role.name(found).to_owned());
     let codes = histogram::of(file, tensor, role);
-    Some(Stats { tensor, name, role, values, quantiles: quantiles.unwrap_or_default(), codes })
+    Some(Stats { tensor, name, role, shown, values, quantiles: quantiles.unwrap_or_default(), codes })
 }
 
 /// A block of lines per tensor and role.
 pub(super) fn text(out: &mut dyn Write, stats: &[Stats]) -> io::Result<()> {
     for s in stats {
         let v = &s.values;
-        writeln!(out, "\n{} {}", s.name, s.role.name())?;
+        writeln!(out, "\n{} {}", s.name, s.shown)?;
         writeln!(
             out,
             "  min {}  max {}  mean {}  rms {}  zero {}  nan {}  inf {}",
@@ -133,7 +137,7 @@ pub(super) fn json(s: &Stats) -> Value {
     let v = &s.values;
     let quantiles = SHARES.iter().zip(&s.quantiles).map(|(p, q)| json!([p, number::json((*q).into())]));
     let mut value = json!({
-        "role": s.role.name(), "count": v.count,
+        "role": s.shown, "count": v.count,
         "min": number::json(v.min), "max": number::json(v.max),
         "mean": number::json(v.mean()), "rms": number::json(v.rms()),
         "zero": share(v.zero, v.count), "nan": v.nan, "inf": v.inf,

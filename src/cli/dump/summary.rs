@@ -6,7 +6,8 @@ use crate::cli::output;
 use crate::cli::table::Table;
 use serde_json::{Value, json};
 use std::io::{self, Write};
-use tetrad::format::{File, MAJOR, Plane, Tensor};
+use tetrad::format::{File, MAJOR, Plane, PlaneKind, Tensor};
+use tetrad::quant::StateShape;
 
 /// Prints the summary.
 pub(super) fn text(out: &mut dyn Write, file: &File<'_>, tensors: &[usize]) -> io::Result<()> {
@@ -42,7 +43,10 @@ pub(super) fn text(out: &mut dyn Write, file: &File<'_>, tensors: &[usize]) -> i
     );
     for tensor in tensors.iter().map(|&i| &head.tensors[i]) {
         let sizes = Sizes::of(std::slice::from_ref(tensor));
-        let planes = tensor.planes.iter().map(|p| format!("{}:{}", p.kind.name(), p.element.name()));
+        let planes = tensor.planes.iter().map(|plane| {
+            let shape = own_shape(tensor, plane).map(|shape| format!("({shape})")).unwrap_or_default();
+            format!("{}:{}{shape}", tensor.plane_name(plane.kind), plane.element.name())
+        });
         table.row([
             tensor.spec.name.clone(),
             shape(tensor),
@@ -86,7 +90,7 @@ fn tensor(tensor: &Tensor, index: usize, stats: &[Stats]) -> Value {
     let mut value = json!({
         "name": spec.name, "shape": spec.dims, "storage": spec.storage.name(), "group": spec.group,
         "weight_bits": sizes.weight_bits(), "all_bits": sizes.bits(),
-        "planes": tensor.planes.iter().map(plane).collect::<Vec<_>>(),
+        "planes": tensor.planes.iter().map(|p| plane(tensor, p)).collect::<Vec<_>>(),
     });
     let stats: Vec<_> = stats.iter().filter(|s| s.tensor == index).map(stats::json).collect();
     if !stats.is_empty() {
@@ -95,11 +99,29 @@ fn tensor(tensor: &Tensor, index: usize, stats: &[Stats]) -> Value {
     value
 }
 
-fn plane(plane: &Plane) -> Value {
-    json!({
-        "kind": plane.kind.name(), "element": plane.element.name(), "offset": plane.offset, "bytes": plane.len,
-        "xxh3": format!("{:016x}", plane.checksum),
-    })
+fn plane(tensor: &Tensor, plane: &Plane) -> Value {
+    let mut value = json!({
+        "kind": tensor.plane_name(plane.kind), "element": plane.element.name(), "offset": plane.offset,
+        "bytes": plane.len, "xxh3": format!("{:016x}", plane.checksum),
+    });
+    if let Some(shape) = own_shape(tensor, plane) {
+        value["shape"] = shape.into();
+    }
+    value
+}
+
+/// The shape of a state tensor that the file names, unless it has one element per weight: `row`, `column`, `8x40`.
+fn own_shape(tensor: &Tensor, plane: &Plane) -> Option<String> {
+    match (plane.kind, plane.kind.named_state()) {
+        (PlaneKind::State(_), Some((entry, _))) => match tensor.state[entry].format.shape {
+            StateShape::PerWeight => None,
+            StateShape::PerRow => Some("row".into()),
+            StateShape::PerCol => Some("column".into()),
+            StateShape::Matrix { rows, cols } => Some(format!("{rows}x{cols}")),
+            StateShape::Scalars(count) => Some(count.to_string()),
+        },
+        _ => None,
+    }
 }
 
 fn kind(file: &File<'_>) -> &'static str {

@@ -1,12 +1,15 @@
 //! The summary that a run prints before it starts.
 
+use crate::cli::number::short;
 use crate::cli::output::{escape, print};
 use crate::cli::units::{bytes, grouped};
+use serde_json::Value;
 use std::io::{self, Write};
-use std::path::Path;
+use tetrad::checkpoint::{Checkpoint, Meta};
 use tetrad::config::Config;
 use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
+use tetrad::optim::{LearningRate, Schedule};
 use tetrad::train::{Samples, Trainer};
 
 /// Prints it.
@@ -14,7 +17,8 @@ pub(super) fn print_header(
     trainer: &Trainer,
     device: &str,
     samples: &Samples,
-    from: Option<&Path>,
+    from: Option<&Checkpoint>,
+    resumed: bool,
     chosen: Option<&str>,
 ) -> io::Result<()> {
     let config = trainer.config();
@@ -39,14 +43,72 @@ pub(super) fn print_header(
         for share in &shares {
             source(share, shares.len() > 1, config, out)?;
         }
+        writeln!(out, "rate     {}", rates(&config.learning_rate()))?;
         match from {
             None => writeln!(out, "run      {}, from new weights", escape(&config.run.dir.to_string_lossy())),
-            Some(path) => {
-                writeln!(out, "run      from {}, step {}", escape(&path.to_string_lossy()), trainer.counters().step)
+            Some(checkpoint) => {
+                let (path, step) = (escape(&checkpoint.path().to_string_lossy()), trainer.counters().step);
+                writeln!(out, "run      from {path}, step {step}")
             }
+        }?;
+        match from.filter(|_| resumed) {
+            Some(checkpoint) => changed(&checkpoint.meta, config, out),
+            None => Ok(()),
         }
     })
 }
+
+/// The learning rates of a run.
+fn rates(rate: &LearningRate) -> String {
+    let (steps, last) = (rate.steps, short(rate.at(rate.steps)));
+    let start = match rate.warmup {
+        0 => short(rate.peak),
+        warmup => format!("{} after {warmup} steps", short(rate.peak)),
+    };
+    match rate.schedule {
+        Schedule::Constant => start,
+        Schedule::Cosine => format!("{start}, then a cosine to {last} at step {steps}"),
+        Schedule::Linear => format!("{start}, then a straight line to {last} at step {steps}"),
+        Schedule::Wsd => {
+            format!("{start}, stable to step {}, then a straight line to {last} at step {steps}", rate.decay_from())
+        }
+    }
+}
+
+/// What a resumed run does otherwise than the run that saved the state: allowed, but never in silence.
+fn changed(saved: &Meta, config: &Config, out: &mut dyn Write) -> io::Result<()> {
+    let now = Meta::new(config, saved.counters, saved.has_tokenizer(), &saved.data);
+    let (before, now) = (saved.to_map(), now.to_map());
+    for table in ["train", "optimizer"] {
+        let (Some(before), Some(now)) = (before[table].as_object(), now[table].as_object()) else { continue };
+        let keys = before.keys().chain(now.keys().filter(|key| !before.contains_key(*key)));
+        for key in keys.filter(|key| !CADENCES.contains(&key.as_str()) && before.get(*key) != now.get(*key)) {
+            let word = |value: Option<&Value>| value.map_or("its default".into(), |value| escape(&value.to_string()));
+            writeln!(
+                out,
+                "changed  {table}.{key} is {}, the saved run had {}",
+                word(now.get(key)),
+                word(before.get(key))
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// Keys of `[train]` that change no weight.
+const CADENCES: [&str; 11] = [
+    "eval_every",
+    "eval_sequences",
+    "checkpoint_every",
+    "keep",
+    "milestone_every",
+    "sample_every",
+    "sample_prompt",
+    "sample_tokens",
+    "max_nonfinite",
+    "audit_every",
+    "max_unmoved",
+];
 
 /// How a run uses one source; a single text needs no line.
 fn source(share: &SourceStats, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
@@ -118,4 +180,21 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
         bits(Category::Weights) + bits(Category::Residue),
         bits(Category::Weights) + bits(Category::Residue) + bits(Category::State)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_told_in_words() {
+        let wsd =
+            LearningRate { peak: 0.004, warmup: 40, steps: 400, schedule: Schedule::Wsd, final_lr: 0.0, decay: 80 };
+        let told = "0.004 after 40 steps, stable to step 320, then a straight line to 0 at step 400";
+        assert_eq!(rates(&wsd), told);
+        let flat = LearningRate { warmup: 0, schedule: Schedule::Constant, ..wsd };
+        assert_eq!(rates(&flat), "0.004");
+        let cosine = LearningRate { schedule: Schedule::Cosine, final_lr: 0.03, ..flat };
+        assert_eq!(rates(&cosine), "0.004, then a cosine to 1.2000e-4 at step 400");
+    }
 }

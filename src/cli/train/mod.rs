@@ -2,44 +2,49 @@
 
 mod header;
 mod observer;
+mod origin;
+mod paths;
+mod resume;
 mod start;
 
 use super::device::{self, Device, OpenDevice};
+use super::number::short;
 use super::output::escape;
-use super::{CliResult, Failure, budget, pool};
+use super::{CliResult, Failure, budget, pool, signals};
 use observer::Console;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use origin::{Origin, RECORD};
+use resume::Start;
 use start::InitFrom;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, list, save_with};
+use tetrad::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, save_with};
 use tetrad::config::Config;
 use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
-use tetrad::error::StoreError;
-use tetrad::store::{Lock, remove_stale};
+use tetrad::error::{CheckpointError, ReplaceError, StoreError};
+use tetrad::store::{Lock, remove_stale, replace};
 use tetrad::train::{Observer, Samples, StopReason, Trainer, plan, run as run_steps, smallest};
 
 /// Train a model.
 ///
 /// Without CONFIG: the built-in quick-start, a byte-level LLaMA on the bundled text. CONFIG is a preset (quickstart,
-/// 60m, 130m, 350m, 1b, 3b, 7b; with the most compact optimizer state: compact, 60m-compact and so on) or a TOML
-/// file. SIGINT and SIGTERM finish the current step and save; a second signal ends the process at once.
+/// 60m, 130m, 350m, 1b, 3b, 7b; with the most compact optimizer state: compact, 60m-compact and so on), a TOML file, or
+/// the folder of a run. SIGINT and SIGTERM finish the current step and save; a second signal ends the process at once.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Preset or TOML file.
+    /// Preset, TOML file, or a run: its folder, its config.toml or (with --resume) one of its checkpoints.
     config: Option<String>,
     /// Override a key, as in `--set train.steps=100`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Continue from a checkpoint: the newest in run.dir (`auto`; a new run if there is none), or PATH.
+    /// Continue from a checkpoint: the newest sound one in run.dir (`auto`; a new run if there is none), or PATH, a
+    /// checkpoint or the folder of a run. Without CONFIG, PATH also gives the configuration.
     #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<String>,
     /// Start from the weights of this model, imported or trained. Its [model] and [storage] are the base of the
-    /// configuration, and its tokenizer is used.
-    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    /// configuration, and its tokenizer is used. With --resume: unless there is a checkpoint already.
+    #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
     /// Start anew in a run.dir that already holds a run; its checkpoints and weights are deleted.
     #[arg(long, conflicts_with = "resume")]
@@ -64,24 +69,50 @@ pub struct Args {
 /// # Errors
 /// Invalid configuration or data, before step 0; errors of the file system; a run that diverges.
 pub fn run(args: Args) -> CliResult {
-    let model = args.from.as_deref().map(InitFrom::open).transpose()?;
-    let base = model.as_ref().map_or_else(Config::default, InitFrom::base);
-    let mut config = Config::load_over(base, args.config.as_deref(), &args.sets)?;
-    if let Some(model) = &model {
-        model.place_tokenizer(&mut config, args.dry_run)?;
-    }
+    // A run that goes on does not need the model that it was started from.
+    let needless = |path: &&Path| args.resume.is_some() && !path.exists();
+    let model = args.from.as_deref().filter(|path| !needless(path)).map(InitFrom::open).transpose()?;
+    let Origin { mut config, resume, textless } = Origin::read(&args, model.as_ref())?;
     if args.dry_run {
+        if let Some(model) = &model {
+            model.place_tokenizer(&mut config, true)?;
+        }
         super::output::print(|out| write!(out, "{}", config.to_toml()))?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Before its checkpoints are looked at.
+    let lock = match (&resume, config.run.dir.is_dir()) {
+        (Some(_), true) => Some(Lock::acquire(config.run.dir.join(".lock"))?),
+        _ => None,
+    };
+    let start = resume.map(|resume| resume::find(&resume, &config.run.dir)).transpose()?.flatten();
+    match (&start, &model) {
+        (Some(start), _) => start.complete(&mut config)?,
+        (None, Some(model)) => model.place_tokenizer(&mut config, false)?,
+        (None, None) => {
+            if let Some(path) = &args.from {
+                return Err(StoreError::Missing { path: path.clone() }.into());
+            }
+        }
+    }
     pool::run(config.run.threads, || {
         config.data.packed = shares_rows(&config.data)?;
-        train(&config, &args, model.as_ref())
+        let run = Run { config: &config, args: &args, model: model.as_ref(), textless };
+        train(run, start, lock)
     })?
 }
 
-fn train(config: &Config, args: &Args, model: Option<&InitFrom>) -> CliResult {
-    let stop = stop_flag()?;
+/// What a run is asked to be.
+struct Run<'a> {
+    config: &'a Config,
+    args: &'a Args,
+    model: Option<&'a InitFrom>,
+    textless: bool,
+}
+
+fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResult {
+    let Run { config, args, model, textless } = run;
+    let stop = signals::stop_flag()?;
     // Before any text is read, which may take long.
     let Chosen { opened, config: chosen, said } = open_device(config, args)?;
     // Unset options stay unset in the run's folder: another machine may choose differently, for the same bytes.
@@ -94,29 +125,38 @@ fn train(config: &Config, args: &Args, model: Option<&InitFrom>) -> CliResult {
     };
     let dir = config.run.dir.as_path();
     make_folder(dir)?;
-    let _lock = Lock::acquire(dir.join(".lock"))?;
+    let _lock = match lock {
+        Some(lock) => lock,
+        None => Lock::acquire(dir.join(".lock"))?,
+    };
     remove_stale(dir)?;
     // All checks come before an old run is deleted.
-    let from = match starting_point(args, dir)? {
-        Some(path) => Some(open(&path, config, &data, dir)?),
-        None => None,
-    };
-    if let (None, Some(model)) = (&from, model) {
+    match &mut start {
+        Some(start) => {
+            start.checkpoint.check_run(config, &data.fingerprint).map_err(|error| name_texts(error, textless))?;
+            start.check_last(dir)?;
+        }
+        None => refuse_second_run(args, dir)?,
+    }
+    if let (None, Some(model)) = (&start, model) {
         model.checkpoint.check_weights(config)?;
     }
     let mut trainer = Trainer::new(config, opened.backend)?;
     if args.overwrite {
         clear(dir)?;
     }
-    match (&from, model) {
-        (Some(checkpoint), _) => checkpoint.restore(&mut trainer, &data.fingerprint)?,
+    match (&start, model) {
+        (Some(start), _) => {
+            start.checkpoint.restore(&mut trainer, &data.fingerprint)?;
+            start.set_aside()?;
+        }
         (None, Some(model)) => model.checkpoint.start(&mut trainer)?,
         (None, None) => trainer.initialize(),
     }
-    let origin = from.as_ref().or(model.map(|model| &model.checkpoint));
-    header::print_header(&trainer, &device, &samples, origin.map(Checkpoint::path), said.as_deref())?;
-    let resolved = dir.join("config.toml");
-    std::fs::write(&resolved, given.to_toml()).map_err(|e| StoreError::io(&resolved, "write it", e))?;
+    let from = start.as_ref().map(|start| &start.checkpoint);
+    let origin = from.or(model.map(|model| &model.checkpoint));
+    header::print_header(&trainer, &device, &samples, origin, from.is_some(), said.as_deref())?;
+    write_record(given)?;
     let mut console = Console::new(&trainer, &data)?;
     console.companions = companions(config, origin, &data)?;
     if from.is_none() {
@@ -128,6 +168,31 @@ fn train(config: &Config, args: &Args, model: Option<&InitFrom>) -> CliResult {
     let reason = run_steps(&mut trainer, &samples, until, &stop, &mut console)?;
     console.finish();
     finish(&trainer, &data, reason, &console)
+}
+
+/// Writes the configuration to the run's folder, its paths absolute: a run is continued from any working directory.
+fn write_record(config: &Config) -> Result<(), StoreError> {
+    let path = config.run.dir.join(RECORD);
+    let mut config = config.clone();
+    paths::make_absolute(&mut config);
+    let text = config.to_toml();
+    replace(&path, text.len() as u64, |out| out.write_all(text.as_bytes())).map_err(|error| match error {
+        ReplaceError::Store(error) => error,
+        ReplaceError::Write(source) => StoreError::io(&path, "write it", source),
+    })
+}
+
+/// The configuration of a checkpoint alone does not say what it was trained on.
+fn name_texts(error: CheckpointError, textless: bool) -> Failure {
+    match error {
+        CheckpointError::Differs { path, key, .. } if textless && key.contains("text") => format!(
+            "{}: a checkpoint does not hold the texts that it was trained on, and no {RECORD} lies beside it; name them \
+             with --set data.train=..., and other keys of [data] where they were set",
+            escape(&path.to_string_lossy())
+        )
+        .into(),
+        error => error.into(),
+    }
 }
 
 fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Console) -> CliResult {
@@ -160,6 +225,19 @@ fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Cons
             )
             .into())
         }
+        StopReason::Unmoved { steps } => Err(format!(
+            "no weight of the blocks changed in the last {steps} steps, though their learning rates were up to {} \
+             (train.max_unmoved = {}): updates are too small for the storage; raise optimizer.lr, or set \
+             train.max_unmoved=0 to go on",
+            short(trainer.config().optimizer.lr),
+            trainer.config().train.max_unmoved
+        )
+        .into()),
+        StopReason::FrozenMoved => {
+            Err("weights changed in a run with optimizer.lr = 0, which must leave every byte as it \
+                                        was; this is a defect of the program, please report it with the configuration"
+                .into())
+        }
     }
 }
 
@@ -190,21 +268,16 @@ fn companions(
     Ok(found)
 }
 
-/// The checkpoint to resume, if any.
-fn starting_point(args: &Args, dir: &Path) -> Result<Option<PathBuf>, Failure> {
-    match args.resume.as_deref() {
-        Some("auto") => Ok(latest(dir)?),
-        Some(path) => Ok(Some(path.into())),
-        None if args.overwrite => Ok(None),
-        None => match latest(dir)? {
-            None => Ok(None),
-            Some(path) => Err(format!(
-                "{}: this folder holds a run already; continue it with --resume, start anew with --overwrite, or choose \
-                 another folder with --set run.dir=...",
-                escape(&path.to_string_lossy())
-            )
-            .into()),
-        },
+/// Refuses to start a run where one is.
+fn refuse_second_run(args: &Args, dir: &Path) -> Result<(), Failure> {
+    match latest(dir)? {
+        Some(path) if args.resume.is_none() && !args.overwrite => Err(format!(
+            "{}: this folder holds a run already; continue it with --resume, start anew with --overwrite, or choose \
+             another folder with --set run.dir=...",
+            escape(&path.to_string_lossy())
+        )
+        .into()),
+        _ => Ok(()),
     }
 }
 
@@ -217,25 +290,6 @@ fn make_folder(dir: &Path) -> Result<(), Failure> {
         }
         .into()
     })
-}
-
-/// Opens the checkpoint to resume and checks that it belongs to this run.
-fn open(path: &Path, config: &Config, data: &Prepared, dir: &Path) -> Result<Checkpoint, Failure> {
-    let checkpoint = Checkpoint::open(path)?;
-    checkpoint.check_run(config, &data.fingerprint)?;
-    checkpoint.verify()?;
-    // The next --resume would take them for the newest of this run, and pruning would keep them instead of its own.
-    match list(dir)?.pop() {
-        Some((step, later)) if step > checkpoint.meta.counters.step => Err(format!(
-            "{}: is at step {}, but {} holds later checkpoints, up to step {step}; move them away or choose another \
-             folder with --set run.dir=...",
-            escape(&path.to_string_lossy()),
-            checkpoint.meta.counters.step,
-            escape(&later.parent().unwrap_or(dir).to_string_lossy()),
-        )
-        .into()),
-        _ => Ok(checkpoint),
-    }
 }
 
 /// An open device, and the configuration with unset options chosen to fit it.
@@ -267,15 +321,4 @@ fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
 /// Bytes of device memory of the smallest plan that the configuration allows.
 fn least(config: &Config, sizes: &dyn DeviceInfo) -> u64 {
     smallest(config, sizes).map_or(u64::MAX, |config| plan(&config, sizes).0.total() as u64)
-}
-
-/// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
-fn stop_flag() -> Result<Arc<AtomicBool>, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: at the first signal the flag is not yet set when the shutdown looks at it.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
-        signal_hook::flag::register(signal, stop.clone())?;
-    }
-    Ok(stop)
 }

@@ -196,8 +196,13 @@ impl Observer for Console {
     fn on_validation(&mut self, validation: &Validation) -> Result<(), ConsoleError> {
         let bits = self.bits_per_byte(validation.loss);
         self.last = Some(*validation);
-        let line =
-            Line { step: validation.step, val_loss: Some(validation.loss), val_bits_per_byte: bits, ..Line::default() };
+        let line = Line {
+            step: validation.step,
+            val_loss: Some(validation.loss),
+            val_bits_per_byte: bits,
+            val_seconds: Some(validation.took.as_secs_f64()),
+            ..Line::default()
+        };
         self.metrics.write(&line)?;
         let (step, loss) = (validation.step, validation.loss);
         let perplexity = loss.exp();

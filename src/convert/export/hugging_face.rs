@@ -9,16 +9,18 @@ use crate::convert::quants::Kind;
 use crate::convert::{Progress, safetensors};
 use crate::data::{SpecialTokens, Tokenizer};
 use crate::error::{ConvertError, StoreError};
+use crate::store::Sink;
 use serde_json::{Map, json};
 use std::io::Write;
 use std::path::Path;
 
 /// Writes a model's values to a directory: `config.json`, `model.safetensors` (or shards of up to `shard` bytes and
 /// their index), `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`. Returns the names of the
-/// files with tensors.
+/// files with tensors. Files of another model, with which a reader would mix those of this one, are removed.
 ///
 /// # Errors
-/// A file that cannot be read or written; a model that has no Hugging Face form.
+/// A file that cannot be read or written, after which none of the new files is left; a model that has no Hugging Face
+/// form.
 pub fn export_hugging_face(
     checkpoint: &Checkpoint,
     float: FloatType,
@@ -37,7 +39,7 @@ pub fn export_hugging_face(
         let what = "the model has both model.qkv_bias and model.qk_norm, which no model of transformers has";
         return Err(ConvertError::Asked(what.into()));
     }
-    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the directory", e))?;
+    let mut folder = Folder::open(dir)?;
     let file = checkpoint.file();
     let tensors: Vec<(String, Vec<u64>, Kind)> = file
         .tensors()
@@ -50,7 +52,7 @@ pub fn export_hugging_face(
     for (range, name) in &shards {
         let part = &tensors[range.clone()];
         let len = safetensors::header(part).len() as u64 + part.iter().map(bytes).sum::<u64>();
-        put(&dir.join(name), len, |out| {
+        folder.put(name, len, |out| {
             safetensors::write(out, part, &mut |i, sink| {
                 send(&file, range.start + i, float.kind(), RowOrder::Same, &mut |bytes| {
                     done += bytes.len() as u64;
@@ -60,36 +62,114 @@ pub fn export_hugging_face(
             })
         })?;
     }
-    let small = |name: &str, bytes: &[u8]| put(&dir.join(name), bytes.len() as u64, |out| out.write_all(bytes));
-    let index = dir.join("model.safetensors.index.json");
     if shards.len() > 1 {
         let mut map = Map::new();
         for (range, name) in &shards {
             map.extend(tensors[range.clone()].iter().map(|tensor| (tensor.0.clone(), name.clone().into())));
         }
         let json = json!({ "metadata": { "total_size": total }, "weight_map": map });
-        small("model.safetensors.index.json", &serde_json::to_vec_pretty(&json).expect("a JSON value is JSON"))?;
-    } else if index.exists() {
-        // The index of an earlier export in shards, which readers would follow.
-        std::fs::remove_file(&index).map_err(|e| StoreError::io(&index, "remove it", e))?;
+        folder.small(INDEX, &serde_json::to_vec_pretty(&json).expect("a JSON value is JSON"))?;
     }
     let tokenizer = checkpoint.tokenizer();
     let special = match &tokenizer {
         Some(json) => checkpoint.special_tokens(&Tokenizer::from_json(json)?),
         None => SpecialTokens::default(),
     };
-    small("config.json", &write_config(&meta.model, float.torch(), special.bos, special.eos))?;
+    folder.small("config.json", &write_config(&meta.model, float.torch(), special.bos, special.eos))?;
     if let Some(json) = &tokenizer {
-        small("tokenizer.json", json)?;
+        folder.small("tokenizer.json", json)?;
         let told = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_else(|| {
             serde_json::to_vec_pretty(&json!({ "tokenizer_class": "PreTrainedTokenizerFast" })).expect("JSON")
         });
-        small("tokenizer_config.json", &told)?;
+        folder.small("tokenizer_config.json", &told)?;
     }
     if let Some(generation) = checkpoint.attachment(GENERATION_CONFIG) {
-        small("generation_config.json", &generation)?;
+        folder.small("generation_config.json", &generation)?;
     }
+    folder.finish()?;
     Ok(shards.into_iter().map(|(_, name)| name).collect())
+}
+
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Files beside the tensors that readers of a directory take for parts of its model.
+const PARTS: [&str; 11] = [
+    INDEX,
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "generation_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// A directory that a model is written to. What was written is removed again unless all of it was.
+struct Folder<'a> {
+    dir: &'a Path,
+    /// Whether it was made for this.
+    made: bool,
+    /// Names of the files that were written, and whether another was there.
+    written: Vec<(String, bool)>,
+    finished: bool,
+}
+
+impl<'a> Folder<'a> {
+    fn open(dir: &'a Path) -> Result<Self, ConvertError> {
+        let made = !dir.exists();
+        std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the directory", e))?;
+        Ok(Self { dir, made, written: Vec::new(), finished: false })
+    }
+
+    fn put(
+        &mut self,
+        name: &str,
+        len: u64,
+        write: impl FnOnce(&mut Sink) -> std::io::Result<()>,
+    ) -> Result<(), ConvertError> {
+        let path = self.dir.join(name);
+        let replaced = path.exists();
+        put(&path, len, write)?;
+        self.written.push((name.into(), replaced));
+        Ok(())
+    }
+
+    fn small(&mut self, name: &str, bytes: &[u8]) -> Result<(), ConvertError> {
+        self.put(name, bytes.len() as u64, |out| out.write_all(bytes))
+    }
+
+    /// Removes what is left of another model.
+    fn finish(mut self) -> Result<(), ConvertError> {
+        self.finished = true;
+        let names = std::fs::read_dir(self.dir).map_err(|e| StoreError::io(self.dir, "list it", e))?;
+        for name in names.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+            let shard = name.starts_with("model-") && name.ends_with(".safetensors");
+            let stale = (shard || PARTS.contains(&name.as_str())) && !self.written.iter().any(|(new, _)| *new == name);
+            if stale {
+                let path = self.dir.join(&name);
+                std::fs::remove_file(&path).map_err(|e| StoreError::io(&path, "remove it", e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Folder<'_> {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        for (name, _) in self.written.iter().filter(|(_, replaced)| !replaced) {
+            let _ = std::fs::remove_file(self.dir.join(name));
+        }
+        if self.made {
+            // Only if it is empty, which it is unless someone else has put a file there.
+            let _ = std::fs::remove_dir(self.dir);
+        }
+    }
 }
 
 fn bytes(tensor: &(String, Vec<u64>, Kind)) -> u64 {

@@ -288,6 +288,79 @@ fn text() -> Vec<Bad> {
     ]
 }
 
+/// State that the file names.
+fn named() -> Vec<Bad> {
+    let lists = |state: String| {
+        from(state_named(), |p| {
+            let metadata = String::from_utf8(p.metadata.clone()).unwrap();
+            p.metadata = metadata.replace(NAMED, &state).into_bytes();
+        })
+    };
+    let said = |from: &str, to: &str| {
+        assert!(NAMED.contains(from), "{from}");
+        lists(NAMED.replacen(from, to, 1))
+    };
+    let record = |kind: u8, change: fn(&mut super::Plane)| {
+        from(state_named(), |p| change(p.planes.iter_mut().find(|p| p.tensor == 0 && p.kind == kind).unwrap()))
+    };
+    let entries = |count: usize| {
+        let entry = |k| format!(r#"{{"codec":"f32","name":"s{k}","per":"row"}}"#);
+        let list = (0..count).map(entry).collect::<Vec<_>>().join(",");
+        lists(format!("{{\"norm\":[{list}]}}"))
+    };
+    let (planes, state) = (|kind| without(state_named(), kind), STATE);
+    vec![
+        ("state-name-empty", "R16", said("limiter", "")),
+        ("state-name-escape", "R16", said("limiter", "\\u001b[2J")),
+        ("state-not-optional", "R19", record(state, |p| p.flags = 0)),
+        ("state-of-f16", "R22", record(state, |p| p.element = F16)),
+        ("state-codes-as-roots", "R22", record(state + 2, |p| p.element = I8)),
+        ("state-scales-f32", "R22", record(STATE_SCALES + 1, |p| p.element = F32)),
+        ("state-scales-of-floats", "R22", record(STATE_SCALES + 1, |p| p.kind = STATE_SCALES)),
+        ("state-len", "R23", said("[2,70]", "[2,71]")),
+        ("state-group-other", "R23", said("\"group\":64", "\"group\":128")),
+        ("state-missing", "R25", planes(state + 5)),
+        ("state-scales-missing", "R25", planes(STATE_SCALES + 1)),
+        ("state-no-object", "R42", lists("[]".into())),
+        ("state-null", "R42", lists("null".into())),
+        ("state-no-tensor", "R42", said("\"norm\"", "\"\\u001bnorm\"")),
+        ("state-no-list", "R42", lists("{\"norm\":{}}".into())),
+        ("state-list-empty", "R42", lists("{\"norm\":[]}".into())),
+        ("state-list-17", "R42", entries(17)),
+        ("state-entry-null", "R42", lists("{\"norm\":[null]}".into())),
+        ("state-name-number", "R42", said("\"limiter\"", "7")),
+        ("state-codec-unknown", "R42", said("int8-root", "int3")),
+        ("state-per-unknown", "R42", said("\"row\"", "\"diagonal\"")),
+        (
+            "state-codes-per-row",
+            "R42",
+            said("\"name\":\"square\",\"per\":\"weight\"", "\"name\":\"square\",\"per\":\"row\""),
+        ),
+        ("state-dims-absent", "R42", said("\"dims\":[3],", "")),
+        ("state-dims-surplus", "R42", said("\"name\":\"of-row\"", "\"dims\":[3],\"name\":\"of-row\"")),
+        ("state-dims-one", "R42", said("[2,70]", "[140]")),
+        ("state-dims-zero", "R42", said("[2,70]", "[0,70]")),
+        ("state-dims-fraction", "R42", said("[2,70]", "[2,70.5]")),
+        ("state-dims-negative", "R42", said("[2,70]", "[-2,70]")),
+        ("state-dims-wrap", "R42", said("[2,70]", "[18446744073709551615,18446744073709551615]")),
+        ("state-dims-over-cap", "R42", said("[3,40]", "[281474976710656,1]")),
+        ("state-scalars-max", "R42", said("[3]", "[18446744073709551615]")),
+        ("state-group-absent", "R42", said("\"group\":32,", "")),
+        ("state-group-48", "R42", said("\"group\":64", "\"group\":48")),
+        ("state-group-of-floats", "R42", said("\"name\":\"limiter\"", "\"group\":32,\"name\":\"limiter\"")),
+        ("state-member-unknown", "R42", said("\"name\":\"limiter\"", "\"kind\":1,\"name\":\"limiter\"")),
+        ("state-name-of-codes", "R43", said("limiter", "codes")),
+        ("state-name-of-scales", "R43", said("limiter", "projected-scales")),
+        ("state-name-twice", "R43", said("limiter", "projection")),
+        (
+            "state-not-described",
+            "R44",
+            said(",{\"codec\":\"f32\",\"dims\":[3],\"name\":\"limiter\",\"per\":\"tensor\"}", ""),
+        ),
+        ("state-without-lists", "R44", lists("{}".into())),
+    ]
+}
+
 /// Contents: what only `verify` sees.
 fn contents() -> Vec<Bad> {
     let int4 = |kind, change: fn(&mut Vec<u8>)| plane_bytes(state_int4(), 0, kind, change);
@@ -326,10 +399,16 @@ fn contents() -> Vec<Bad> {
         ("v-negative", "R37", plane_bytes(state_f32(), 0, V, set(0, &MINUS_ONE))),
         ("v-rows-negative", "R37", plane_bytes(state_factored(), 0, V_ROWS, set(0, &MINUS_ONE))),
         ("scalars-nan", "R37", plane_bytes(state_int4(), 1, SCALARS, set(0, &NAN))),
+        ("state-padding", "R35", plane_bytes(state_named(), 0, STATE + 1, set(31, &[0x78]))),
+        ("state-padding-of-roots", "R35", plane_bytes(state_named(), 1, STATE, set(15, &[0x80]))),
+        ("state-code-0", "R36", plane_bytes(state_named(), 0, STATE + 1, |d| d[0] &= 0xf0)),
+        ("state-code-int8", "R36", plane_bytes(state_named(), 1, STATE + 1, set(3, &[0x80]))),
+        ("state-nan", "R37", plane_bytes(state_named(), 0, STATE, set(8, &NAN))),
+        ("state-scale-negative", "R37", plane_bytes(state_named(), 0, STATE_SCALES + 2, set(0, &BRAIN_NEGATIVE))),
     ]
 }
 
 /// All of them.
 pub fn all() -> Vec<Bad> {
-    [head(), tensors(), planes(), layout(), text(), contents()].concat()
+    [head(), tensors(), planes(), layout(), text(), named(), contents()].concat()
 }

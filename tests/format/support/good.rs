@@ -23,6 +23,9 @@ pub const V_SCALES: u8 = 0x85;
 pub const V_ROWS: u8 = 0x86;
 pub const V_COLS: u8 = 0x87;
 pub const SCALARS: u8 = 0x88;
+/// State that the file names, and its scales.
+pub const STATE: u8 = 0x90;
+pub const STATE_SCALES: u8 = 0xa0;
 
 /// A matrix `[rows, cols]`; padded when it has groups.
 #[derive(Clone, Copy)]
@@ -190,10 +193,56 @@ pub fn state_factored() -> Parts {
     with(int4(), vec![residue(), m, rows, cols])
 }
 
+/// What the state of [`state_named`] is, in the form in which it is written.
+pub const NAMED: &str = concat!(
+    r#"{"blocks.0.q":[{"codec":"f32","dims":[2,70],"name":"projection","per":"matrix"},"#,
+    r#"{"codec":"int4","dims":[3,40],"group":32,"name":"projected","per":"matrix"},"#,
+    r#"{"codec":"int8-root","group":64,"name":"square","per":"weight"},"#,
+    r#"{"codec":"f32","name":"of-row","per":"row"},{"codec":"f32","name":"of-column","per":"column"},"#,
+    r#"{"codec":"f32","dims":[3],"name":"limiter","per":"tensor"}],"#,
+    r#""norm":[{"codec":"int4-root","group":32,"name":"square","per":"weight"},"#,
+    r#"{"codec":"int8","dims":[2,33],"group":32,"name":"past","per":"matrix"}]}"#
+);
+
+/// State that no version knows the meaning of, beside a first moment.
+pub fn state_named() -> Parts {
+    let state = |tensor, entry, element, data| Plane { flags: 1, ..plane(tensor, STATE + entry, element, data) };
+    let scales = |tensor, entry, groups| {
+        let data = bf16s(groups, |g| (g + 1) as f32 / 1024.0);
+        Plane { flags: 1, ..plane(tensor, STATE_SCALES + entry, BF16, data) }
+    };
+    let (projected, square) = (Shape { rows: 3, cols: 40, group: 32 }, Shape { group: 64, ..Q });
+    let (vector, past) = (Shape { rows: 1, cols: 5, group: 32 }, Shape { rows: 2, cols: 33, group: 32 });
+    let m = plane(0, M, F32, f32s(210, |i| (i as f32 - 100.0) / 4096.0));
+    let of_matrix = vec![
+        residue(),
+        m,
+        state(0, 0, F32, f32s(140, |i| (i as f32 - 70.0) / 32.0)),
+        state(0, 1, NIBBLE, projected.nibbles(8, |i| (i * 7 % 15 + 1) as u8)),
+        state(0, 2, U8, square.each(0, |i| (i * 41 % 256) as u8)),
+        state(0, 3, F32, f32s(3, |i| i as f32 - 1.0)),
+        state(0, 4, F32, f32s(70, |i| i as f32 / -8.0)),
+        state(0, 5, F32, f32s(3, |i| 0.5 - i as f32)),
+        scales(0, 1, projected.groups()),
+        scales(0, 2, square.groups()),
+    ];
+    let of_vector = vec![
+        state(1, 0, NIBBLE, vector.nibbles(0, |i| code(i, 5))),
+        state(1, 1, I8, past.each(0, |i| ((i * 37 % 255) as i16 - 127) as u8)),
+        scales(1, 0, vector.groups()),
+        scales(1, 1, past.groups()),
+    ];
+    let mut parts = with(int4(), of_matrix);
+    parts.minor = 1;
+    let named = format!("\"state\":{NAMED},\"step\"");
+    parts.metadata = String::from_utf8(parts.metadata).unwrap().replace("\"step\"", &named).into_bytes();
+    with(parts, of_vector)
+}
+
 /// A file of a newer minor version with optional planes of unknown kind and type in both regions.
 pub fn newer_minor() -> Parts {
     let optional = |tensor, kind| Plane { flags: 1, ..plane(tensor, kind, 0x40, vec![0xa5; 100]) };
-    let mut parts = with(int4(), vec![optional(0, 0x20), optional(1, 0x90)]);
+    let mut parts = with(int4(), vec![optional(0, 0x20), optional(1, 0xb0)]);
     parts.minor = 9;
     parts
 }
@@ -211,6 +260,7 @@ pub fn all() -> Vec<(&'static str, Parts)> {
         ("state-int8", state_int8()),
         ("state-f32", state_f32()),
         ("state-factored", state_factored()),
+        ("state-named", state_named()),
         ("newer-minor", newer_minor()),
     ]
 }

@@ -1,10 +1,8 @@
 //! `tetrad report`.
 
-mod chart;
-
 use super::CliResult;
+use super::chart::{Chart, Mark, Series, page, thinned};
 use super::output::{escape, print};
-use chart::{Series, chart};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,12 +19,19 @@ pub struct Args {
 }
 
 /// Titles, what the axis counts, the metrics drawn in one chart, and whether the axis is logarithmic.
-const CHARTS: [(&str, &str, &[&str], bool); 5] = [
+type Drawn = (&'static str, &'static str, &'static [&'static str], bool);
+
+const CHARTS: [Drawn; 10] = [
     ("Loss", "nats per token", &["loss", "val_loss"], false),
     ("Gradient norm", "", &["grad_norm"], true),
     ("Learning rate", "", &["lr"], false),
     ("Speed", "tokens per second", &["tokens_per_s"], false),
     ("Groups with a new scale", "per step", &["refits"], false),
+    ("Weights that a step moves", "share of a sample", &["moved_bytes", "moved_codes"], true),
+    ("Updates that change no weight", "share of a sample", &["unmoved_updates"], false),
+    ("Moves of codes that undo the last", "share of the moves", &["reversed_moves"], false),
+    ("Groups rescaled since the last audit", "share of a sample", &["rescaled_up", "rescaled_down"], false),
+    ("Codes at an end of their range", "share of a sample", &["saturated_codes"], false),
 ];
 
 /// Runs `tetrad report`.
@@ -39,7 +44,7 @@ pub fn run(args: Args) -> CliResult {
     let text = std::fs::read_to_string(&source)
         .map_err(|e| format!("{shown}: cannot be read: {e}; name the folder of a run (run.dir)"))?;
     let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let html = page(&args.run.to_string_lossy(), &lines)
+    let html = report(&args.run.to_string_lossy(), &lines)
         .ok_or_else(|| format!("{shown}: holds no step yet; the run has not begun"))?;
     let output = args.output.unwrap_or_else(|| args.run.join("report.html"));
     publish(&output, |out| out.write_all(html.as_bytes()))
@@ -49,31 +54,33 @@ pub fn run(args: Args) -> CliResult {
 }
 
 /// The whole page; nothing without a step.
-fn page(run: &str, lines: &[Value]) -> Option<String> {
+fn report(run: &str, lines: &[Value]) -> Option<String> {
     let last = lines.iter().filter_map(|line| line["step"].as_u64()).max()?;
-    let mut body = String::new();
-    for (title, unit, metrics, logarithmic) in CHARTS {
-        let series: Vec<Series> = metrics.iter().map(|&metric| Series::of(metric, lines)).collect();
-        if let Some(svg) = chart(&series, logarithmic) {
-            let unit = if unit.is_empty() { String::new() } else { format!(" <small>{unit}</small>") };
-            body += &format!("<h2>{title}{unit}</h2>\n{svg}\n");
-        }
+    let mut body = format!("<p>{last} steps</p>\n");
+    for (title, unit, metrics, log_y) in CHARTS {
+        let series = metrics.iter().enumerate().map(|(i, &metric)| series(metric, i, curve(metric, lines)));
+        let (title, unit, names) = (title.into(), unit.into(), metrics.len() > 1);
+        let chart = Chart { title, unit, log_y, series: series.collect(), names, ..Chart::default() };
+        body += &chart.html().unwrap_or_default();
     }
-    let name = html(run);
-    Some(format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{name}</title>\n<style>{STYLE}</style>\n\
-         <h1>{name}</h1>\n<p>{last} steps</p>\n{body}</html>\n"
-    ))
+    let mut scales = curve("median_scale", lines);
+    if let Some(&(_, first)) = scales.first() {
+        scales.iter_mut().for_each(|(_, scale)| *scale /= first);
+        let series = vec![series("median scale", 0, scales)];
+        let (title, unit) = ("Median scale of the groups".into(), "against the first audit".into());
+        body += &Chart { title, unit, series, ..Chart::default() }.html().unwrap_or_default();
+    }
+    Some(page(run, &body))
 }
 
-const STYLE: &str = "body{font:14px system-ui,sans-serif;max-width:860px;margin:2em auto;color:#222}\
-    h2{font-size:1em;margin:1.5em 0 .3em}small{color:#777;font-weight:normal}svg{width:100%;height:auto}\
-    .grid{stroke:#ddd}.axis{fill:#666;font-size:11px}polyline{fill:none;stroke-width:1.4}\
-    .s0{stroke:#36c}.s1{stroke:#c33;stroke-width:2}.k0{fill:#36c}.k1{fill:#c33}";
+/// The finite values of a metric.
+fn curve(metric: &str, lines: &[Value]) -> Vec<(f64, f64)> {
+    let points = lines.iter().filter_map(|line| Some((line["step"].as_f64()?, line[metric].as_f64()?)));
+    points.filter(|(_, y)| y.is_finite()).collect()
+}
 
-/// Text inside HTML.
-fn html(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+fn series(name: &str, colour: usize, points: Vec<(f64, f64)>) -> Series {
+    Series { name: name.into(), points: thinned(points), colour, mark: Mark::Line }
 }
 
 #[cfg(test)]
@@ -84,7 +91,7 @@ mod tests {
     #[test]
     fn a_page_holds_the_curves_it_has_numbers_for() {
         let lines: Vec<_> = (1..=50).map(|s| json!({ "step": s, "loss": 5.0 / f64::from(s), "lr": 0.1 })).collect();
-        let page = page("runs/<b>", &lines).unwrap();
+        let page = report("runs/<b>", &lines).unwrap();
         assert!(page.contains("runs/&lt;b&gt;") && page.contains("50 steps"));
         assert_eq!(page.matches("<polyline").count(), 2, "loss and learning rate, and no chart without numbers");
         assert!(!page.contains("NaN") && !page.contains("inf"));
@@ -92,8 +99,15 @@ mod tests {
     }
 
     #[test]
+    fn scales_are_drawn_against_the_first() {
+        let lines: Vec<_> = (1..=9).map(|s| json!({ "step": s, "median_scale": 0.01 * f64::from(s) })).collect();
+        let page = report("x", &lines).unwrap();
+        assert!(page.contains("Median scale") && page.contains(">8</text>") && !page.contains("0.01"), "{page}");
+    }
+
+    #[test]
     fn a_run_without_steps_has_no_page() {
-        assert_eq!(page("x", &[]), None);
-        assert_eq!(page("x", &[json!({ "loss": 1.0 })]), None);
+        assert_eq!(report("x", &[]), None);
+        assert_eq!(report("x", &[json!({ "loss": 1.0 })]), None);
     }
 }

@@ -1,0 +1,127 @@
+//! The audit of a run: whether its weights move, and how.
+//!
+//! Rounding makes small updates disappear, so a loss that falls is no proof that the packed weights learn: norms and
+//! tables may do it alone. Every `train.audit_every` steps a [`Sample`] of the blocks' weights is read before and after
+//! the step and compared. The sample costs far less than a hundredth of a step; a run that seems to stand still is
+//! compared as a whole before it is stopped.
+
+mod sample;
+
+pub use sample::AuditReport;
+
+use super::{StepReport, StopReason, Trainer};
+use crate::model::ParamSpec;
+use sample::{Change, Sample};
+use xxhash_rust::xxh3::Xxh3;
+
+/// Bytes that are read at once for a digest.
+const PIECE: usize = 1 << 16;
+
+/// Watches the weights of a run. Everything is allocated by [`Audit::new`].
+pub struct Audit {
+    sample: Sample,
+    /// The sample as it was last read, and room to read it again.
+    kept: Vec<u8>,
+    read: Vec<u8>,
+    /// Whether `kept` is from right before the step that is under way.
+    armed: bool,
+    /// What changed between the last audit and the step that is audited now.
+    since: Change,
+    piece: Vec<u8>,
+    /// Steps so far that should have moved weights: at a learning rate above 0, and not skipped.
+    moving: u64,
+    /// The state at the first audit of those up to now that found nothing moved.
+    still: Option<Still>,
+    /// Digest of every weight at the start of a run that has a learning rate of 0.
+    frozen: Option<u64>,
+}
+
+/// The weights of the blocks at some step.
+struct Still {
+    digest: u64,
+    moving: u64,
+}
+
+impl Audit {
+    /// An audit that begins with the weights as they are.
+    pub fn new(trainer: &Trainer) -> Self {
+        let sample = Sample::choose(trainer.model(), trainer.config().run.seed);
+        let (mut kept, read) = (vec![0; sample.bytes()], vec![0; sample.bytes()]);
+        sample.read(trainer.backend(), &mut kept);
+        let mut piece = vec![0; PIECE];
+        let frozen = (trainer.config().optimizer.lr == 0.0).then(|| digest(trainer, &mut piece, |_| true));
+        let since = Change::default();
+        Self { sample, kept, read, armed: false, since, piece, moving: 0, still: None, frozen }
+    }
+
+    /// Before every step.
+    pub fn before(&mut self, trainer: &Trainer) {
+        let every = trainer.config().train.audit_every;
+        self.armed = every > 0 && (trainer.counters().step + 1).is_multiple_of(every);
+        if self.armed {
+            self.since = self.compare(trainer);
+        }
+    }
+
+    /// After every step: the audit's findings go into the report; gives the reason to stop, if there is one.
+    pub fn after(&mut self, trainer: &Trainer, report: &mut StepReport) -> Option<StopReason> {
+        self.moving += u64::from(report.lr > 0.0 && !report.skipped_loss);
+        let last = report.step == trainer.config().train.steps;
+        let start = self.frozen.filter(|_| self.armed || last);
+        if start.is_some_and(|start| digest(trainer, &mut self.piece, |_| true) != start) {
+            return Some(StopReason::FrozenMoved);
+        }
+        if !self.armed {
+            return None;
+        }
+        let step = self.compare(trainer);
+        report.audit = Some(AuditReport::new(&step, &self.since, self.sample.median_scale(&self.kept)));
+        self.standing(trainer, step.moved + self.since.moved > 0)
+    }
+
+    /// Reads the sample and says in what it differs from the last time.
+    fn compare(&mut self, trainer: &Trainer) -> Change {
+        self.sample.read(trainer.backend(), &mut self.read);
+        let change = self.sample.compare(&self.kept, &self.read);
+        std::mem::swap(&mut self.kept, &mut self.read);
+        change
+    }
+
+    /// Whether the weights stand still for too long. What moves only outside of the sample shows in the digest.
+    fn standing(&mut self, trainer: &Trainer, moved: bool) -> Option<StopReason> {
+        let most = trainer.config().train.max_unmoved;
+        if moved || most == 0 || self.sample.is_empty() {
+            self.still = None;
+            return None;
+        }
+        let passed = self.still.as_ref().map(|still| self.moving - still.moving);
+        if passed.is_some_and(|passed| passed < most) {
+            return None;
+        }
+        let now = digest(trainer, &mut self.piece, |spec| spec.kind.block().is_some() && !spec.kind.is_vector());
+        match (&self.still, passed) {
+            (Some(still), Some(steps)) if still.digest == now => Some(StopReason::Unmoved { steps }),
+            _ => {
+                self.still = Some(Still { digest: now, moving: self.moving });
+                None
+            }
+        }
+    }
+}
+
+/// Digest of the weights, residue included, of the parameters that `counts`.
+fn digest(trainer: &Trainer, piece: &mut [u8], counts: impl Fn(&ParamSpec) -> bool) -> u64 {
+    let (model, backend) = (trainer.model(), trainer.backend());
+    let mut digest = Xxh3::new();
+    for (_, param) in model.specs.iter().zip(&model.stored).filter(|(spec, _)| counts(spec)) {
+        for span in param.weight.planes().into_iter().filter(|span| !span.is_none()) {
+            for from in (0..span.bytes).step_by(PIECE) {
+                let count = PIECE.min(span.bytes - from);
+                backend.download(span.part(from, count), &mut piece[..count]);
+                digest.update(&piece[..count]);
+            }
+            backend.advise_cold(span);
+        }
+    }
+    digest.digest()
+}
