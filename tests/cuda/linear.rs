@@ -6,17 +6,20 @@ use half::{bf16, f16};
 use tetrad::backend::ops::reference::{self, Planes, wide};
 use tetrad::backend::prelude::*;
 use tetrad::backend::{Accumulate, MaxShapes};
-use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat};
+use tetrad::quant::{GroupedShape, Simulation, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
-const FORMATS: [WeightFormat; 7] = [
+const FORMATS: [WeightFormat; 10] = [
     WeightFormat::of(WeightCodec::Int4),
     WeightFormat::of(WeightCodec::Int4Offset),
     WeightFormat::INT8,
     WeightFormat::BF16,
     WeightFormat::F32,
-    WeightFormat::simulated(WeightCodec::Int4),
-    WeightFormat::simulated(WeightCodec::Int4Offset),
+    WeightFormat::simulated(Simulation::Int4 { offsets: false }),
+    WeightFormat::simulated(Simulation::Int4 { offsets: true }),
+    WeightFormat::simulated(Simulation::Int4Rows { offsets: false }),
+    WeightFormat::simulated(Simulation::Int4Rows { offsets: true }),
+    WeightFormat::simulated(Simulation::Fp4),
 ];
 
 fn largest(parameter: usize) -> MaxShapes {

@@ -142,7 +142,13 @@ fn packed_tables_learn_with_every_rule() {
 
 #[test]
 fn float_storage_learns_with_every_rule() {
-    let kinds = [("f32", Weights::F32), ("bf16", Weights::Bf16), ("int4-simulated", Weights::Int4Simulated)];
+    let kinds = [
+        ("f32", Weights::F32),
+        ("bf16", Weights::Bf16),
+        ("int4-simulated", Weights::Int4Simulated),
+        ("int4-simulated-rows", Weights::Int4SimulatedRows),
+        ("fp4-simulated", Weights::Fp4Simulated),
+    ];
     for (name, weights) in kinds {
         with_every_rule(name, |config| config.storage.weights = weights);
     }
