@@ -4,7 +4,7 @@ use crate::config::{Config, TrainConfig};
 use crate::error::ConfigError;
 use crate::format::cap;
 use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig, Trainable};
-use crate::optim::{EmbeddingUpdate, Groups, OptimizerConfig};
+use crate::optim::{EmbeddingUpdate, OptimizerConfig};
 use crate::train::Counters;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -151,7 +151,7 @@ impl Meta {
         }
         // A rule that is not known is of no concern here.
         if let Ok(optimizer) = self.optimizer() {
-            problems.0.extend(optimizer.problems(&self.storage.state(), tied).0);
+            problems.0.extend(optimizer.problems(&self.storage.optimizer_context(&self.model)).0);
         }
         if problems.0.is_empty() { Ok(()) } else { Err(ConfigError::Invalid(problems.0)) }
     }
@@ -168,7 +168,7 @@ impl Meta {
             model: self.model.clone(),
             storage: self.storage.clone(),
             activations: self.activations.clone(),
-            optimizer: optimizer.as_ref().map(|optimizer| Arc::new(Groups::new(optimizer, self.storage.state()))),
+            optimizer: optimizer.as_ref().map(|optimizer| Arc::new(optimizer.groups(self.storage.state()))),
             sparse_embedding: optimizer.is_some_and(|optimizer| optimizer.embedding == EmbeddingUpdate::Sparse),
             packing: false,
             trainable: Trainable::All,

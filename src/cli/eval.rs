@@ -1,6 +1,7 @@
 //! `tetrad eval`.
 
 use super::output::{json, print};
+use super::signals::{Doing, Interrupts};
 use super::units::grouped;
 use super::{CliResult, Failure, device, number, pool};
 use serde_json::json;
@@ -67,8 +68,11 @@ fn eval(args: &Args) -> CliResult {
     let tokenizer = tokenizer(&checkpoint)?;
     let corpus = Corpus::resolve(&args.text)?;
     let format = SampleFormat { tokenizer, config: tokenizer_config(args, &checkpoint)? };
-    let mut progress = super::progress::preparing();
+    let interrupts = Interrupts::watch()?;
+    interrupts.now(Doing::Preparing);
+    let mut progress = super::progress::preparing(&interrupts);
     let (shard, dataset) = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, &args.cache, &mut progress)?;
+    interrupts.now(Doing::Nothing);
     shard.check_vocabulary(&corpus, checkpoint.meta.model.vocab)?;
     let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
     let packing = matches!(dataset, Dataset::Samples(_));

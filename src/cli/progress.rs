@@ -1,14 +1,18 @@
 //! Progress of preparing text.
 
 use super::output::escape;
+use super::signals::Interrupts;
 use super::units::bytes;
 use std::time::{Duration, Instant};
 use tetrad::data::{Progress, Stage};
 
-/// Reports progress on standard error if preparing takes longer than two seconds.
-pub(super) fn preparing() -> impl FnMut(Progress<'_>) {
+/// Reports progress on standard error if preparing takes longer than two seconds; stops it if that is asked for.
+pub(super) fn preparing(interrupts: &Interrupts) -> impl FnMut(Progress<'_>) {
     let mut last = Instant::now();
     move |progress| {
+        if interrupts.stopped() {
+            progress.stop();
+        }
         if last.elapsed() < Duration::from_secs(2) {
             return;
         }

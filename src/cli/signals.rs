@@ -1,9 +1,15 @@
-//! Signals of the system.
+//! Signals of the system: limits on the size of files become errors, and a request to stop is acknowledged at once.
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
-use std::io;
+use signal_hook::iterator::Signals;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+/// Signals within this time after the first are one request: `timeout` signals the process and then its group, and a
+/// terminal and a supervisor may both pass one on.
+const ONE_REQUEST: Duration = Duration::from_secs(1);
 
 /// Makes a write beyond the limit on the size of files (`ulimit -f`) fail with an error: by default it ends the process
 /// without a word.
@@ -14,13 +20,77 @@ pub(super) fn survive_file_limits() -> io::Result<()> {
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
-/// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
-pub(super) fn stop_flag() -> io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: at the first signal the flag is not yet set when the shutdown looks at it.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())?;
-        signal_hook::flag::register(signal, stop.clone())?;
+/// What a request to stop waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Doing {
+    /// Nothing that would be lost: it ends the process.
+    Nothing,
+    /// Text is prepared.
+    Preparing,
+    /// Steps are taken.
+    Training,
+}
+
+/// Requests to stop: SIGINT and SIGTERM.
+pub(super) struct Interrupts {
+    /// Set by the first one.
+    pub stop: AtomicBool,
+    doing: AtomicU8,
+}
+
+impl Interrupts {
+    /// Watches for them from now on, on a thread of its own.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn watch() -> io::Result<Arc<Self>> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let shared = Arc::new(Self { stop: AtomicBool::new(false), doing: AtomicU8::new(Doing::Nothing as u8) });
+        let own = shared.clone();
+        std::thread::Builder::new().name("tetrad-signals".into()).spawn(move || {
+            let mut first: Option<Instant> = None;
+            for signal in signals.forever() {
+                match first {
+                    Some(at) if at.elapsed() < ONE_REQUEST => {}
+                    Some(_) => leave(signal),
+                    None => {
+                        first = Some(Instant::now());
+                        own.acknowledge(signal);
+                    }
+                }
+            }
+        })?;
+        Ok(shared)
     }
-    Ok(stop)
+
+    /// What requests wait for from now on.
+    pub fn now(&self, doing: Doing) {
+        self.doing.store(doing as u8, Ordering::SeqCst);
+    }
+
+    /// Whether there was one.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    fn acknowledge(&self, signal: i32) {
+        self.stop.store(true, Ordering::SeqCst);
+        let doing = self.doing.load(Ordering::SeqCst);
+        // A progress line, and the terminal's own ^C, may stand there.
+        let line = if io::stderr().is_terminal() { "\n" } else { "" };
+        let again = "again after a second: leave at once";
+        if doing == Doing::Nothing as u8 {
+            eprintln!("{line}stopped; nothing was under way that could be lost");
+            leave(signal);
+        }
+        match doing == Doing::Preparing as u8 {
+            true => eprintln!("{line}stopping: what is prepared of the text is kept ({again})"),
+            false => eprintln!("{line}stopping: the current step is finished and saved ({again})"),
+        }
+    }
+}
+
+fn leave(signal: i32) -> ! {
+    signal_hook::low_level::exit(128 + signal)
 }

@@ -44,6 +44,8 @@ impl Config {
 
 /// A configuration on its way: values known to have the right kind, their origins, and the mistakes so far.
 struct Draft {
+    /// The base's name.
+    preset: &'static str,
     base: Config,
     values: toml::Table,
     origins: BTreeMap<String, Place>,
@@ -62,7 +64,7 @@ impl Draft {
             name => keys.iter().map(|(key, _)| (key.clone(), Place::Preset(name))).collect(),
         };
         let values = toml::Table::try_from(&base).expect("presets are representable in TOML");
-        Draft { base, values, origins, problems: Vec::new(), keys, tables }
+        Draft { preset, base, values, origins, problems: Vec::new(), keys, tables }
     }
 
     fn open(base: Config, source: Option<&str>) -> Result<Self, ConfigError> {
@@ -141,6 +143,7 @@ impl Draft {
             self.problems.push(Problem { key: key.into(), found: None, place: Some(place), reason });
             return;
         };
+        let value = kind.spelled(value);
         if kind.admits(&value) {
             self.origins.insert(key.into(), place);
             let (table, name) = key.split_once('.').expect("every key of the schema has a table");
@@ -173,20 +176,23 @@ impl Draft {
         self.problems.push(Problem { key, found: None, place: Some(place), reason });
     }
 
-    /// A rule outside Adam's family that is named brings its published numbers, for all keys that are not given.
+    /// A rule that is named brings its published numbers for the model of the preset, for all keys that are not given.
     fn take_numbers_of_the_rule(&mut self) {
         let name = self.values["optimizer"]["name"].clone();
         let Ok(rule) = name.try_into::<Rule>() else { return };
-        if rule == self.base.optimizer.name || rule.is_adam_like() {
+        if rule == self.base.optimizer.name {
             return;
         }
-        let published = toml::Table::try_from(OptimizerConfig::of(rule)).expect("a rule's numbers are plain values");
+        let base = OptimizerConfig { name: rule, ..self.base.optimizer.clone() };
+        let published = toml::Table::try_from(base.published(self.preset)).expect("numbers are plain values");
         let table = self.values["optimizer"].as_table_mut().expect("every table is present");
-        for (key, value) in published {
+        let given = |key: &str| {
             let place = self.origins.get(&format!("optimizer.{key}"));
-            if !matches!(place, Some(Place::File(..) | Place::Override)) {
-                table.insert(key, value);
-            }
+            matches!(place, Some(Place::File(..) | Place::Override))
+        };
+        table.retain(|key, _| given(key));
+        for (key, value) in published {
+            table.entry(key).or_insert(value);
         }
     }
 

@@ -14,7 +14,7 @@ pub use train::TrainConfig;
 
 use crate::data::{DataConfig, TokenizerSettings};
 use crate::model::{ActivationConfig, Execution, ModelConfig, OffloadConfig, Settings, StorageConfig, Trainable};
-use crate::optim::{EmbeddingUpdate, Groups, LearningRate, OptimizerConfig};
+use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Config {
             model: self.model.clone(),
             storage: self.storage.clone(),
             activations: self.activations.clone(),
-            optimizer: Some(Arc::new(Groups::new(&self.optimizer, self.storage.state()))),
+            optimizer: Some(Arc::new(self.optimizer.groups(self.storage.state()))),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
             packing: self.data.packed,
             trainable: Trainable::All,

@@ -23,6 +23,17 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// The value as it is written here: words of other programs' options have `_` where ours have `-`.
+    pub(super) fn spelled(self, value: toml::Value) -> toml::Value {
+        match (self, value) {
+            (Kind::Word(words), toml::Value::String(word)) if !words.contains(&word.as_str()) => {
+                let hyphens = word.replace('_', "-");
+                toml::Value::String(if words.contains(&hyphens.as_str()) { hyphens } else { word })
+            }
+            (_, value) => value,
+        }
+    }
+
     /// Whether `value` has this kind. Whole numbers stand for numbers, never the other way round.
     pub(super) fn admits(self, value: &toml::Value) -> bool {
         match (self, value) {

@@ -24,7 +24,8 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         Problems(tokenizer.problems(model.vocab)),
         storage.problems(model.tied),
         activations.problems(storage),
-        optimizer.problems(&storage.state(), model.tied),
+        optimizer.problems(&storage.optimizer_context(model)),
+        optimizer.unread(),
         train.problems(model),
         run.problems(),
     ];

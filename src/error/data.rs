@@ -42,6 +42,15 @@ pub enum DataError {
         /// The system's reason.
         source: io::Error,
     },
+    /// Preparing was asked to stop.
+    #[error("{}", match kept {
+        Some(path) => format!("{}: holds what was prepared until the interruption", path.display()),
+        None => "interrupted before any text was prepared".into(),
+    })]
+    Interrupted {
+        /// What was prepared, from which preparing the same text goes on.
+        kept: Option<PathBuf>,
+    },
     /// A pattern that no file matches.
     #[error("{pattern}: matches no file; check the name, relative to the current folder{note}")]
     NoMatch {

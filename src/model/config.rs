@@ -133,6 +133,13 @@ impl ModelConfig {
         self.kv_heads * self.head_dim()
     }
 
+    /// The smallest side of all matrices in blocks; of a shape that was not checked too.
+    pub fn smallest_side(&self) -> usize {
+        let head_dim = self.head_dim.or(self.hidden.checked_div(self.heads)).unwrap_or(0);
+        let width = |heads: usize| heads.saturating_mul(head_dim);
+        self.hidden.min(self.intermediate).min(width(self.heads)).min(width(self.kv_heads))
+    }
+
     /// Trained numbers: embedding, head (if untied), four attention and three feed-forward matrices and two norms
     /// per block, one last norm. Saturates at `u64::MAX`.
     pub fn parameters(&self) -> u64 {

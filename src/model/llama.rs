@@ -7,6 +7,7 @@ use super::params::ParamPart;
 use super::{Apply, Batch, Model, ParamKind, Purpose};
 use crate::backend::{Accumulate, Backend, NormGradArgs};
 use crate::memory::Span;
+use std::sync::atomic::Ordering;
 
 impl Model {
     /// Rows `from .. from + count` of an activation of `width` features.
@@ -40,6 +41,7 @@ impl Model {
                 offloaded.prefetch(backend, group + 1, ParamPart::Weights);
             }
             self.block_forward(backend, batch, l);
+            self.passes.fetch_add(1, Ordering::Relaxed);
             offloaded.release(backend, group, ParamPart::Weights, false);
         }
         if let Purpose::Step(_) = batch.purpose {
@@ -66,6 +68,7 @@ impl Model {
             offloaded.prefetch(backend, group - 1, ParamPart::Weights);
             offloaded.prefetch(backend, group - 1, ParamPart::State);
             self.block_backward(backend, batch, l, apply);
+            self.passes.fetch_add(1, Ordering::Relaxed);
             offloaded.release_changed(backend, group);
         }
         offloaded.wait_whole(backend, 0);

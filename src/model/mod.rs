@@ -47,6 +47,8 @@ pub use storage::{Scheme, StorageConfig, TableStorage, Weights};
 
 use crate::backend::{Backend, DeviceInfo, Param};
 use crate::memory::Plan;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// A model placed in an arena: spans only, so it is cheap to clone and holds no numbers.
 #[derive(Clone, Debug)]
@@ -63,6 +65,9 @@ pub struct Model {
     pub offloaded: Offloaded,
     /// Activations and scratch of a step.
     pub acts: Activations,
+    /// Blocks that forward or backward went through so far: what a long step is watched by from another thread. On a GPU
+    /// they are issued, not done.
+    pub passes: Arc<AtomicU64>,
     /// Blocks as the passes of their backward read them: copies of their weights; none if one pass is enough.
     frozen: Vec<Block>,
 }
@@ -94,7 +99,8 @@ impl Model {
         let copies = &acts.grads.frozen_copy;
         let frozen = if copies.is_empty() { Vec::new() } else { params.blocks_at(&specs, copies) };
         let settings = settings.clone();
-        Self { settings, specs, params, stored: placed, offloaded: Offloaded::default(), acts, frozen }
+        let passes = Arc::default();
+        Self { settings, specs, params, stored: placed, offloaded: Offloaded::default(), acts, passes, frozen }
     }
 
     /// Fills what depends on the configuration alone; call once the backend has its arena.

@@ -1,9 +1,15 @@
 //! `[storage]`: bits of weights and of optimizer state.
 
+use super::ModelConfig;
 use crate::backend::{Moment, SecondMoment};
 use crate::error::Problems;
+<<<<<<< HEAD
 use crate::optim::StateConfig;
 use crate::quant::{GROUPS, Simulation, WeightCodec, WeightFormat};
+=======
+use crate::optim::{OptimizerContext, StateConfig};
+use crate::quant::{GROUPS, WeightCodec, WeightFormat};
+>>>>>>> main
 use serde::{Deserialize, Serialize};
 
 /// How the seven matrices of a block are stored.
@@ -110,6 +116,11 @@ impl StorageConfig {
     /// What it says of optimizer state.
     pub fn state(&self) -> StateConfig {
         StateConfig { m: self.m, v: self.v, feedback: self.feedback }
+    }
+
+    /// What the optimizer of a model that is stored so is used for.
+    pub fn optimizer_context(&self, model: &ModelConfig) -> OptimizerContext {
+        OptimizerContext { state: self.state(), tied: model.tied, smallest_side: model.smallest_side() }
     }
 }
 

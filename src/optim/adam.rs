@@ -1,10 +1,126 @@
 //! Adam, AdamW, SPAM and Stable-SPAM: one fused pass of the backend, told apart by its constants.
 
-use super::{Optimizer, OptimizerConfig, ParamInfo, Rule, StateConfig, StepInfo, Variant};
+use super::{
+    EmbeddingUpdate, Groups, Optimizer, OptimizerConfig, OptimizerContext, ParamInfo, Rule, RuleInfo, StateConfig,
+    StepInfo, Variant,
+};
 use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::{Backend, Param, SecondMoment};
+use crate::error::{Problems, number};
 use crate::memory::Span;
 use crate::quant::{StateCodec, StateShape, StateSpec};
+
+/// What is known of Stable-SPAM.
+pub(super) const STABLE_SPAM: RuleInfo = RuleInfo {
+    title: "Stable-SPAM",
+    keys: &[
+        "beta1",
+        "beta2",
+        "eps",
+        "gamma1",
+        "gamma2",
+        "gamma3",
+        "reset_interval",
+        "momentum_decay",
+        "momentum_decay_floor",
+        "embedding",
+    ],
+    variants: &[Variant::Paper, Variant::Reference],
+    problems: stable_spam_problems,
+    ..ADAMW
+};
+
+/// What is known of SPAM.
+pub(super) const SPAM: RuleInfo = RuleInfo {
+    title: "SPAM",
+    keys: &[
+        "beta1",
+        "beta2",
+        "eps",
+        "reset_interval",
+        "spike_threshold",
+        "spike_quiet",
+        "reset_warmup",
+        "density",
+        "embedding",
+    ],
+    problems: spam_problems,
+    ..ADAMW
+};
+
+/// What is known of AdamW.
+pub(super) const ADAMW: RuleInfo = RuleInfo {
+    title: "AdamW",
+    keys: &["beta1", "beta2", "eps", "embedding"],
+    variants: &[Variant::Paper],
+    // The presets themselves have the rates.
+    publish: |_, _| {},
+    problems: family_problems,
+    groups: |config, state| Groups::one(Box::new(AdamFamily::new(config, state))),
+};
+
+/// What is known of Adam.
+pub(super) const ADAM: RuleInfo = RuleInfo { title: "Adam", problems: adam_problems, ..ADAMW };
+
+fn family_problems(config: &OptimizerConfig, context: &OptimizerContext, problems: &mut Problems) {
+    config.adam_problems(problems);
+    config.embedding_problems(context, problems);
+    problems.need(
+        !context.state.feedback || config.beta1 > 0.0,
+        "storage.feedback",
+        context.state.feedback,
+        "is carried by the momentum, and optimizer.beta1 = 0 has none; set it to false or optimizer.beta1=0.9",
+    );
+    problems.need(
+        !context.state.feedback || config.lr > 0.0,
+        "storage.feedback",
+        context.state.feedback,
+        "divides rounding errors by the learning rate; set it to false or optimizer.lr above 0",
+    );
+    let reason = "leaves rows as they are, and factored second moments mix each with all others; set it to \"dense\" or \
+                  storage.v=\"row\"";
+    let mixed = config.embedding == EmbeddingUpdate::Sparse && context.state.v == SecondMoment::Factored;
+    problems.need(!mixed, "optimizer.embedding", "\"sparse\"", reason);
+}
+
+fn stable_spam_problems(config: &OptimizerConfig, context: &OptimizerContext, problems: &mut Problems) {
+    family_problems(config, context, problems);
+    problems.decay("optimizer.gamma1", config.gamma1);
+    problems.decay("optimizer.gamma2", config.gamma2);
+    problems.decay("optimizer.gamma3", config.gamma3);
+    let floor = config.momentum_decay_floor;
+    problems.need((0.0..=1.0).contains(&floor), "optimizer.momentum_decay_floor", number(floor), "must be 0 to 1");
+}
+
+fn spam_problems(config: &OptimizerConfig, context: &OptimizerContext, problems: &mut Problems) {
+    family_problems(config, context, problems);
+    let threshold = config.spike_threshold;
+    let reason = "must be a finite number above 0; 5000 is usual";
+    problems.need(threshold > 0.0 && threshold.is_finite(), "optimizer.spike_threshold", number(threshold), reason);
+    problems.positive("optimizer.density", config.density, 1.0, ": it is the share of the elements that are updated");
+    let reason = "is a mean over many elements, and SPAM tells spikes by each element's own; set it to \"int4\" or \
+                  optimizer.name=\"stable-spam\"";
+    shared_problems(context, reason, problems);
+}
+
+fn adam_problems(config: &OptimizerConfig, context: &OptimizerContext, problems: &mut Problems) {
+    family_problems(config, context, problems);
+    if config.weight_decay > 0.0 {
+        let reason = "is a mean of squared gradients, into which Adam's weight decay would mix the weights; set it to \
+                      \"int4\" or optimizer.name=\"adamw\"";
+        shared_problems(context, reason, problems);
+    }
+}
+
+/// Second moments that elements share fit rules that ask for nothing but their root.
+fn shared_problems(context: &OptimizerContext, reason: &str, problems: &mut Problems) {
+    let word = match context.state.v {
+        SecondMoment::Row => "\"row\"",
+        SecondMoment::Factored => "\"factored\"",
+        SecondMoment::F32 | SecondMoment::Int8 | SecondMoment::Int4 => return,
+    };
+    problems.need(false, "storage.v", word, reason);
+}
 
 /// The rule, with what the configuration says of its state.
 pub struct AdamFamily {

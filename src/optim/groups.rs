@@ -1,6 +1,6 @@
 //! The parameters of a model in groups, each with its rule.
 
-use super::{AdamFamily, Lion, Optimizer, OptimizerConfig, ParamInfo, Rule, Scale, Sgd, StateConfig, StepInfo};
+use super::{Optimizer, ParamInfo, StepInfo};
 use crate::backend::{Backend, Param};
 use crate::memory::Span;
 use crate::quant::StateSpec;
@@ -20,16 +20,9 @@ impl fmt::Debug for Groups {
 }
 
 impl Groups {
-    /// The rules that a configuration names.
-    pub fn new(optimizer: &OptimizerConfig, state: StateConfig) -> Self {
-        match optimizer.name {
-            Rule::StableSpam | Rule::Spam | Rule::Adamw | Rule::Adam => {
-                Self::one(Box::new(AdamFamily::new(optimizer, state)))
-            }
-            Rule::Sgd => Self::one(Box::new(Sgd::new(optimizer, state))),
-            Rule::Lion => Self::one(Box::new(Lion::new(optimizer, state))),
-            Rule::Scale => Self { rules: Scale::groups(optimizer, state), of: Scale::group },
-        }
+    /// Several rules; `of` gives the number of the one for a parameter.
+    pub fn new(rules: Vec<Box<dyn Optimizer>>, of: fn(&ParamInfo) -> u8) -> Self {
+        Self { rules, of }
     }
 
     /// One rule for all parameters.

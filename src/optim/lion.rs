@@ -2,10 +2,23 @@
 //! `w = w - lr (d + decay w)`.
 
 use super::sgd::MOMENTUM;
-use super::{Optimizer, OptimizerConfig, ParamInfo, StateConfig, StepInfo, Variant};
+use super::{Groups, Optimizer, OptimizerConfig, ParamInfo, RuleInfo, StateConfig, StepInfo, Variant};
 use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
 use crate::memory::Span;
 use crate::quant::StateSpec;
+
+/// What is known of Lion.
+pub(super) const LION: RuleInfo = RuleInfo {
+    title: "Lion",
+    keys: &["beta1", "beta2"],
+    variants: &[Variant::Standard, Variant::Reference],
+    publish: |config, _| (config.lr, config.beta2) = (1e-4, 0.99),
+    problems: |config, _, problems| {
+        problems.decay("optimizer.beta1", config.beta1);
+        problems.decay("optimizer.beta2", config.beta2);
+    },
+    groups: |config, state| Groups::one(Box::new(Lion::new(config, state))),
+};
 
 /// Lion.
 pub struct Lion {

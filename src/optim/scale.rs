@@ -12,14 +12,42 @@
 //! (`variant = "paper"`) divides by the norm rather than by the root mean square.
 
 use super::sgd::MOMENTUM;
-use super::{Optimizer, OptimizerConfig, ParamClass, ParamInfo, StateConfig, StepInfo, Variant};
+use super::{Groups, Optimizer, OptimizerConfig, ParamClass, ParamInfo, RuleInfo, StateConfig, StepInfo, Variant};
 use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::{Axis, Backend, MomentumArgs, Param, UpdateArgs};
+use crate::error::Problems;
 use crate::memory::Span;
 use crate::quant::{StateCodec, StateShape, StateSpec};
 
 /// The smallest root mean square that is divided by.
 const FLOOR: f32 = 1e-8;
+
+/// What is known of SCALE.
+pub(super) const SCALE: RuleInfo = RuleInfo {
+    title: "SCALE",
+    keys: &["momentum", "adam_lr", "beta1", "beta2", "eps"],
+    variants: &[Variant::Standard, Variant::Reference, Variant::Paper],
+    publish,
+    problems: |config, _, problems| problems_of(config, problems),
+    groups: |config, state| Groups::new(Scale::groups(config, state), Scale::group),
+};
+
+/// The rates of the paper's runs.
+fn publish(config: &mut OptimizerConfig, preset: &str) {
+    config.momentum = 0.9;
+    (config.lr, config.adam_lr) = match preset {
+        "1b" => (2e-4, 1e-3),
+        // 3b is not published; it has the more careful of its neighbours' rates.
+        "3b" | "7b" => (1e-4, 1e-3),
+        _ => (1e-3, 2e-2),
+    };
+}
+
+fn problems_of(config: &OptimizerConfig, problems: &mut Problems) {
+    config.adam_problems(problems);
+    problems.decay("optimizer.momentum", config.momentum);
+    problems.positive("optimizer.adam_lr", config.adam_lr, 1.0, "; 1e-3 to 2e-2 is usual");
+}
 
 /// The numbers of a configuration that all of SCALE's groups share.
 #[derive(Clone, Copy)]
@@ -56,7 +84,8 @@ impl Scale {
         let numbers = Numbers {
             weight_decay: config.weight_decay,
             momentum: config.momentum,
-            adam_share: config.adam_lr / config.lr,
+            // At a rate of 0 nothing moves, Adam's part included.
+            adam_share: if config.lr > 0.0 { config.adam_lr / config.lr } else { 0.0 },
             beta1: config.beta1,
             beta2: config.beta2,
             eps: config.eps,

@@ -3,13 +3,30 @@
 //! `g = g + decay w`; with momentum `m = g` in the first step, then `m = momentum m + g`; the direction is `m`, with
 //! `nesterov` `g + momentum m`, without momentum `g`; `w = w - lr d`.
 
-use super::{Optimizer, OptimizerConfig, ParamInfo, StateConfig, StepInfo, Variant};
+use super::{Groups, Optimizer, OptimizerConfig, ParamInfo, RuleInfo, StateConfig, StepInfo, Variant};
 use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
+use crate::error::Problems;
 use crate::memory::Span;
 use crate::quant::StateSpec;
 
 /// The momentum's name; a file has it as its first moment.
 pub(super) const MOMENTUM: &str = "m";
+
+/// What is known of SGD.
+pub(super) const SGD: RuleInfo = RuleInfo {
+    title: "SGD",
+    keys: &["momentum", "nesterov"],
+    variants: &[Variant::Standard, Variant::Reference],
+    publish: |config, _| (config.lr, config.momentum) = (0.1, 0.9),
+    problems: |config, _, problems| problems_of(config, problems),
+    groups: |config, state| Groups::one(Box::new(Sgd::new(config, state))),
+};
+
+fn problems_of(config: &OptimizerConfig, problems: &mut Problems) {
+    problems.decay("optimizer.momentum", config.momentum);
+    let reason = "looks ahead along the momentum, and there is none; set optimizer.momentum=0.9 too";
+    problems.need(!config.nesterov || config.momentum > 0.0, "optimizer.nesterov", true, reason);
+}
 
 /// SGD.
 pub struct Sgd {

@@ -10,6 +10,6 @@ mod system;
 pub use audit::{Audit, AuditReport};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
 pub use metrics::{Line, Metrics};
-pub use run::{Observer, Samples, StopReason, Validation, run, validate};
+pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};
 pub use system::{available, resident};

@@ -19,10 +19,32 @@ pub struct Validation {
     pub took: Duration,
 }
 
+/// What the loop does next, which may take long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A step: forward through so many blocks, and backward ([`Model::passes`](crate::model::Model::passes) counts both).
+    Step {
+        /// Blocks of the model.
+        blocks: u64,
+    },
+    /// A validation.
+    Validation {
+        /// Passes of blocks in all.
+        passes: u64,
+    },
+    /// A checkpoint is written.
+    Save,
+}
+
 /// Callbacks of the loop.
 pub trait Observer {
     /// Why the observer ended the run, or the device failed.
     type Error: From<BackendError>;
+
+    /// `work` begins.
+    fn begins(&mut self, trainer: &Trainer, work: Work) {
+        let _ = (trainer, work);
+    }
 
     /// After a step; `took` is its time without evaluation and saving.
     ///
@@ -97,10 +119,13 @@ pub fn run<O: Observer>(
     while trainer.counters().step < train.steps {
         let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
         if halted {
+            observer.begins(trainer, Work::Save);
             observer.save(trainer)?;
             return Ok(StopReason::Stopped);
         }
         let begun = Instant::now();
+        let blocks = trainer.config().model.layers as u64;
+        observer.begins(trainer, Work::Step { blocks });
         let position = if train.overfit { 0 } else { trainer.counters().position };
         samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
         audit.before(trainer);
@@ -118,6 +143,8 @@ pub fn run<O: Observer>(
         let last = report.step == train.steps;
         let due = |every: u64| last || (every > 0 && report.step.is_multiple_of(every));
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
+            let passes = blocks * windows.len().div_ceil(train.batch) as u64;
+            observer.begins(trainer, Work::Validation { passes });
             let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
             trainer.backend().status()?;
             observer.on_validation(&validation)?;
@@ -127,6 +154,7 @@ pub fn run<O: Observer>(
         }
         // A checkpoint from a series of bad steps would replace one from before it.
         if due(train.checkpoint_every) && (last || trainer.counters().nonfinite_in_a_row == 0) {
+            observer.begins(trainer, Work::Save);
             observer.save(trainer)?;
         }
     }

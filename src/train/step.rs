@@ -92,7 +92,7 @@ impl Trainer {
     /// # Errors
     /// If the backend does not have the planned memory, or `run.dir` cannot hold a scratch file that was asked for.
     pub fn new(config: &Config, backend: Box<dyn Backend>) -> Result<Self, StartError> {
-        Self::with_rules(config, Groups::new(&config.optimizer, config.storage.state()), backend)
+        Self::with_rules(config, config.optimizer.groups(config.storage.state()), backend)
     }
 
     /// The same with rules of your own instead of the one that the configuration names.

@@ -122,9 +122,10 @@ fn sizes_of_zero_are_refused_without_dividing_by_them() {
 
 #[test]
 fn rates_that_would_destroy_the_weights_are_refused() {
+    let spam = "[optimizer]\nname = \"spam\"\n";
     let sets =
         ["optimizer.lr=-0.001", "optimizer.beta1=1", "optimizer.beta2=nan", "optimizer.eps=0", "optimizer.density=0"];
-    assert_snapshot!(refusal("", &sets), @"
+    assert_snapshot!(refusal(spam, &sets), @"
     5 mistakes in the configuration:
       optimizer.lr = -0.001 (--set): must be 0 to 1; 1e-4 to 1e-2 is usual, 0 trains nothing
       optimizer.beta1 = 1.0 (--set): must be at least 0 and below 1: it is the share of a running mean that is kept
@@ -132,11 +133,12 @@ fn rates_that_would_destroy_the_weights_are_refused() {
       optimizer.eps = 0.0 (--set): must be above 0 and at most 1; 1e-8 is usual
       optimizer.density = 0.0 (--set): must be above 0 and at most 1: it is the share of the elements that are updated
     ");
-    assert_snapshot!(refusal("", &["optimizer.lr=inf", "optimizer.weight_decay=-1", "optimizer.spike_threshold=inf"]), @"
+    let sets = ["optimizer.lr=inf", "optimizer.weight_decay=-1", "optimizer.spike_threshold=inf"];
+    assert_snapshot!(refusal(spam, &sets), @"
     3 mistakes in the configuration:
       optimizer.lr = inf (--set): must be 0 to 1; 1e-4 to 1e-2 is usual, 0 trains nothing
-      optimizer.weight_decay = -1.0 (--set): must be a finite number, 0 or more
       optimizer.spike_threshold = inf (--set): must be a finite number above 0; 5000 is usual
+      optimizer.weight_decay = -1.0 (--set): must be a finite number, 0 or more
     ");
     assert_snapshot!(refusal("", &["optimizer.lr=0.5", "optimizer.weight_decay=2"]), @"optimizer.weight_decay = 2.0 (--set): times optimizer.lr = 0.5 must stay below 1, or one step erases the weights");
 }
@@ -160,9 +162,9 @@ fn combinations_without_a_meaning_are_refused() {
         ["optimizer.name=adamw", "optimizer.variant=reference", "optimizer.momentum_decay=9", "optimizer.density=0.5"];
     assert_snapshot!(refusal("", &sets), @r#"
     3 mistakes in the configuration:
-      optimizer.variant = "reference" (--set): is read by Stable-SPAM, SGD, Lion and SCALE; remove the key or set optimizer.name="stable-spam"
-      optimizer.momentum_decay = 9 (--set): is read by Stable-SPAM only; remove the key or set optimizer.name="stable-spam"
-      optimizer.density = 0.5 (--set): below 1 is a mask of SPAM only; set it to 1 or optimizer.name="spam"
+      optimizer.variant = "reference" (--set): is no form of AdamW, which has one only; remove the key
+      optimizer.density = 0.5 (--set): is read by SPAM, not by AdamW; remove the key or set optimizer.name="spam"
+      optimizer.momentum_decay = 9 (--set): is read by Stable-SPAM, not by AdamW; remove the key or set optimizer.name="stable-spam"
     "#);
 }
 

@@ -106,3 +106,113 @@ fn kill_at_random_moments_leaves_the_previous_checkpoint_readable() {
         .collect();
     assert_eq!(leftovers, [""; 0], "what killed saves left behind is cleaned up");
 }
+
+/// GNU `timeout` signals the process and its group: both signals are one request.
+#[test]
+fn two_signals_that_come_together_are_one_and_it_is_acknowledged() {
+    let place = Workplace::new();
+    let mut child = place
+        .command(&["train", "tiny.toml", "--set", FOREVER])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let metrics = place.path("run/metrics.jsonl");
+    wait_until(&mut child, "step 5", || steps_in(&metrics) >= 5);
+    for kind in [rustix::process::Signal::TERM, rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        signal(&child, kind);
+    }
+    let said: Vec<String> = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap).collect();
+    assert!(child.wait().unwrap().success(), "{said:?}");
+    assert_eq!(said, ["stopping: the current step is finished and saved (again after a second: leave at once)"]);
+    let steps = steps_in(&metrics);
+    place.assert_sound(&place.path(&format!("run/step-{steps:08}.tetrad")));
+}
+
+/// A step of many seconds, so that the process cannot have ended by itself.
+const LONG: [&str; 14] = [
+    "--set",
+    "model.hidden=512",
+    "--set",
+    "model.intermediate=1408",
+    "--set",
+    "model.layers=12",
+    "--set",
+    "model.heads=8",
+    "--set",
+    "model.kv_heads=8",
+    "--set",
+    "train.batch=512",
+    "--set",
+    "train.micro_batch=4",
+];
+
+#[test]
+fn a_later_signal_leaves_a_long_step_at_once() {
+    let place = Workplace::new();
+    let mut child = place
+        .command(&[&["train", "tiny.toml", "--set", FOREVER][..], &LONG].concat())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until(&mut child, "the first checkpoint", || place.path("run/step-00000000.tetrad").exists());
+    // The loop begins right after it; a request before that would end the run by itself.
+    std::thread::sleep(Duration::from_millis(300));
+    let ended = loop {
+        signal(&child, rustix::process::Signal::INT);
+        std::thread::sleep(Duration::from_millis(50));
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+    };
+    assert_eq!(ended.code(), Some(130));
+    let said: Vec<String> = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap).collect();
+    assert_eq!(said.len(), 1, "{said:?}");
+    place.assert_sound(&place.path("run/step-00000000.tetrad"));
+    assert_eq!(place.checkpoints("run").len(), 1);
+}
+
+#[test]
+fn text_that_was_prepared_before_an_interruption_is_kept() {
+    let place = Workplace::new();
+    let corpus = include_str!("../../assets/corpus/austen.txt");
+    std::fs::write(place.path("long.txt"), corpus.repeat(24)).unwrap();
+    let tokenizer = format!("tokenizer.file={}/fixtures/tokenizer/byte_level.json", env!("CARGO_MANIFEST_DIR"));
+    let args = [
+        "train",
+        "tiny.toml",
+        "--set",
+        "data.train=['long.txt']",
+        "--set",
+        &tokenizer,
+        "--set",
+        "data.cache=cache",
+        "--set",
+        "model.vocab=1024",
+        "--set",
+        "train.eval_sequences=1",
+        "--stop-at",
+        "1",
+    ];
+    let mut child = place.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let bytes = || -> u64 {
+        let files = std::fs::read_dir(place.path("cache")).into_iter().flatten().flatten();
+        files.map(|file| file.metadata().map_or(0, |metadata| metadata.len())).sum()
+    };
+    wait_until(&mut child, "the first tokens", || bytes() > 0);
+    signal(&child, rustix::process::Signal::TERM);
+    signal(&child, rustix::process::Signal::INT);
+    let said: Vec<String> = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap).collect();
+    let told: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap).collect();
+    assert!(child.wait().unwrap().success(), "{said:?}");
+    assert!(said.iter().any(|line| line.starts_with("stopping: what is prepared of the text is kept")), "{said:?}");
+    assert!(told.iter().any(|line| line.contains("goes on from there")), "{told:?}");
+    let kept = || -> Vec<String> {
+        let files = std::fs::read_dir(place.path("cache")).unwrap();
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert!(matches!(kept().as_slice(), [one] if one.ends_with(".unfinished")), "{:?}", kept());
+    place.ok(&args);
+    assert!(matches!(kept().as_slice(), [one] if one.ends_with(".tokens")), "{:?}", kept());
+}

@@ -57,7 +57,7 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                 let (rows, cols) = SHAPES[case % SHAPES.len()];
                 let g = GroupedShape::new(rows, cols, [32, 64, 128, 256][case / 3 % 4]);
                 let storage = Storage { format, moments: (m, SecondMoment::F32), sparse: false };
-                let groups = Groups::new(&config, StateConfig { m, v: SecondMoment::F32, feedback: false });
+                let groups = config.groups(StateConfig { m, v: SecondMoment::F32, feedback: false });
                 let (group, state) = groups.declare(&ParamInfo { class, shape: g, head_dim: 8 });
                 let mut placed = place_state(g, storage, case % 5 != 4, &state);
                 placed.param.group = group;

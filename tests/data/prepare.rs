@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use tetrad::config::Config;
 use tetrad::data::{Corpus, Prepared, Shard, Stage, Tokenizer};
+use tetrad::error::DataError;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -227,4 +228,86 @@ fn validation_files_leave_the_training_text_whole() {
     // 14 bytes of text; the end of text is a token too.
     let tokens = prepared.validation[0].dataset.tokens().len();
     assert_eq!(prepared.bytes_per_token, Some(14.0 / tokens as f64));
+}
+
+/// Each file of several batches, and each kind of input; stopped after every batch.
+#[test]
+fn what_was_prepared_before_an_interruption_is_not_prepared_again() {
+    let place = Place::new();
+    let text = austen();
+    let long: String = std::iter::repeat_n(text.as_str(), 18).collect();
+    let line = |i: usize| serde_json::json!({ "prompt": format!("{i}"), "completion": &text[..60_000] }).to_string();
+    let pairs: String = (0..300).map(|i| line(i) + "\n").collect();
+    let texts = [place.write("a.txt", &long), place.write("b.txt", &text), place.write("c.txt", &long)];
+    let samples = [place.write("d.jsonl", &pairs)];
+    for (files, marked) in [(&texts[..], false), (&samples, true)] {
+        let corpus = Corpus::resolve(files).unwrap();
+        let format = (&Tokenizer::bytes()).into();
+        let prepare = |cache: &str, progress: &mut dyn FnMut(tetrad::data::Progress<'_>)| {
+            let cache = place.folder.path().join(cache);
+            match marked {
+                true => Shard::prepare_samples(&corpus, &format, &cache, progress),
+                false => Shard::prepare(&corpus, &format, &cache, progress),
+            }
+        };
+        let whole = prepare("whole", &mut |_| {}).unwrap();
+        let (mut rounds, mut furthest) = (0, 0);
+        let resumed = loop {
+            let mut begun = None;
+            let outcome = prepare("parts", &mut |progress| {
+                if progress.stage == Stage::Tokenizing {
+                    begun.get_or_insert(progress.bytes);
+                    progress.stop();
+                }
+            });
+            match outcome {
+                Ok(shard) => break shard,
+                Err(DataError::Interrupted { kept }) => {
+                    assert!(kept.unwrap().exists());
+                    assert!(begun.unwrap() > furthest, "a batch was made twice");
+                    furthest = begun.unwrap();
+                }
+                Err(error) => panic!("{error}"),
+            }
+            rounds += 1;
+        };
+        assert!(rounds >= 3, "{rounds} interruptions");
+        assert!(resumed.tokens.to_vec() == whole.tokens.to_vec());
+        assert_eq!((resumed.inputs, resumed.text_bytes), (whole.inputs, whole.text_bytes));
+        assert_eq!(resumed.targets, whole.targets);
+        let left = fs::read_dir(place.folder.path().join("parts")).unwrap().map(|entry| entry.unwrap().path());
+        assert!(left.into_iter().all(|path| path.extension().is_some_and(|extension| extension == "tokens")));
+    }
+}
+
+#[test]
+fn an_unfinished_shard_that_is_damaged_is_made_anew() {
+    let place = Place::new();
+    let file = place.write("a.txt", austen().repeat(9));
+    let corpus = Corpus::resolve(&[file]).unwrap();
+    let format = (&Tokenizer::bytes()).into();
+    let interrupted = || match Shard::prepare(&corpus, &format, &place.cache(), &mut |progress| progress_stop(progress))
+    {
+        Err(DataError::Interrupted { kept }) => kept.unwrap(),
+        other => panic!("{other:?}"),
+    };
+    let kept = interrupted();
+    let whole = fs::read(&kept).unwrap();
+    let cut = whole.len() - 1;
+    let mut flipped = whole.clone();
+    flipped[1000] ^= 1;
+    for damaged in [&whole[..cut], &whole[..10], &[], &flipped] {
+        fs::write(&kept, damaged).unwrap();
+        let shard = Shard::prepare(&corpus, &format, &place.cache(), &mut |_| {}).unwrap();
+        assert_eq!(shard.tokens.len() as u64, shard.text_bytes, "a token per byte");
+        let made = place.cached();
+        assert_eq!(made.len(), 1, "{made:?}");
+        fs::remove_file(&made[0]).unwrap();
+    }
+}
+
+fn progress_stop(progress: tetrad::data::Progress<'_>) {
+    if progress.stage == Stage::Tokenizing {
+        progress.stop();
+    }
 }

@@ -40,7 +40,7 @@ impl Run {
         (rows, cols): (usize, usize),
         w0: &[f32],
     ) -> Self {
-        let groups = Groups::new(rule, StateConfig { m: Moment::F32, v, feedback: false });
+        let groups = rule.groups(StateConfig { m: Moment::F32, v, feedback: false });
         let shape = GroupedShape::new(rows, cols, 32);
         let info = ParamInfo { class, shape, head_dim: 8 };
         let (group, state) = groups.declare(&info);

@@ -1,6 +1,7 @@
 //! `tetrad train`.
 
 mod header;
+mod heartbeat;
 mod observer;
 mod origin;
 mod paths;
@@ -10,7 +11,8 @@ mod start;
 use super::device::{self, Device, OpenDevice};
 use super::number::short;
 use super::output::escape;
-use super::{CliResult, Failure, budget, pool, signals};
+use super::signals::{Doing, Interrupts};
+use super::{CliResult, Failure, budget, pool};
 use observer::Console;
 use origin::{Origin, RECORD};
 use resume::Start;
@@ -22,7 +24,7 @@ use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, save_with};
 use tetrad::config::Config;
 use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
-use tetrad::error::{CheckpointError, ReplaceError, StoreError};
+use tetrad::error::{CheckpointError, DataError, ReplaceError, StoreError};
 use tetrad::store::{Lock, remove_stale, replace};
 use tetrad::train::{Observer, Samples, StopReason, Trainer, plan, run as run_steps, smallest};
 
@@ -30,7 +32,8 @@ use tetrad::train::{Observer, Samples, StopReason, Trainer, plan, run as run_ste
 ///
 /// Without CONFIG: the built-in quick-start, a byte-level LLaMA on the bundled text. CONFIG is a preset (quickstart,
 /// 60m, 130m, 350m, 1b, 3b, 7b; with the most compact optimizer state: compact, 60m-compact and so on), a TOML file, or
-/// the folder of a run. SIGINT and SIGTERM finish the current step and save; a second signal ends the process at once.
+/// the folder of a run. SIGINT and SIGTERM finish the current step and save; another one, a second later or more, ends
+/// the process at once.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Preset, TOML file, or a run: its folder, its config.toml or (with --resume) one of its checkpoints.
@@ -69,6 +72,7 @@ pub struct Args {
 /// # Errors
 /// Invalid configuration or data, before step 0; errors of the file system; a run that diverges.
 pub fn run(args: Args) -> CliResult {
+    let interrupts = Interrupts::watch()?;
     // A run that goes on does not need the model that it was started from.
     let needless = |path: &&Path| args.resume.is_some() && !path.exists();
     let model = args.from.as_deref().filter(|path| !needless(path)).map(InitFrom::open).transpose()?;
@@ -97,7 +101,7 @@ pub fn run(args: Args) -> CliResult {
     }
     pool::run(config.run.threads, || {
         config.data.packed = shares_rows(&config.data)?;
-        let run = Run { config: &config, args: &args, model: model.as_ref(), textless };
+        let run = Run { config: &config, args: &args, model: model.as_ref(), textless, interrupts: &interrupts };
         train(run, start, lock)
     })?
 }
@@ -108,17 +112,24 @@ struct Run<'a> {
     args: &'a Args,
     model: Option<&'a InitFrom>,
     textless: bool,
+    interrupts: &'a Interrupts,
 }
 
 fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResult {
-    let Run { config, args, model, textless } = run;
-    let stop = signals::stop_flag()?;
+    let Run { config, args, model, textless, interrupts } = run;
     // Before any text is read, which may take long.
     let Chosen { opened, config: chosen, said } = open_device(config, args)?;
     // Unset options stay unset in the run's folder: another machine may choose differently, for the same bytes.
     let (given, config) = (config, &chosen);
     let device = opened.describe();
-    let data = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut super::progress::preparing())?;
+    interrupts.now(Doing::Preparing);
+    let mut progress = super::progress::preparing(interrupts);
+    let data = match Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut progress) {
+        Err(DataError::Interrupted { .. }) => return stopped_early(),
+        _ if interrupts.stopped() => return stopped_early(),
+        data => data?,
+    };
+    interrupts.now(Doing::Training);
     let samples = Samples {
         train: data.batches(config.train.sequence, config.run.seed)?,
         validation: data.windows(config.train.sequence, config.train.eval_sequences)?,
@@ -165,9 +176,17 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         console.save(&trainer)?;
     }
     let until = args.stop_at.unwrap_or(u64::MAX);
-    let reason = run_steps(&mut trainer, &samples, until, &stop, &mut console)?;
+    let reason = run_steps(&mut trainer, &samples, until, &interrupts.stop, &mut console)?;
     console.finish();
     finish(&trainer, &data, reason, &console)
+}
+
+/// The end of a run that was asked to stop before it took a step.
+fn stopped_early() -> CliResult {
+    super::output::print(|out| {
+        writeln!(out, "stopped while text was prepared; the same command goes on from there, nothing is prepared twice")
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the configuration to the run's folder, its paths absolute: a run is continued from any working directory.

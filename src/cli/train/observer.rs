@@ -1,5 +1,6 @@
 //! What a training run shows and writes: the progress line, metrics, samples, checkpoints.
 
+use super::heartbeat::Heartbeat;
 use crate::cli::Failure;
 use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration, rate as per_second};
@@ -12,7 +13,7 @@ use tetrad::data::{Decoder, Prepared, Tokenizer};
 use tetrad::error::{BackendError, CheckpointError, StoreError};
 use tetrad::format::Attachment;
 use tetrad::model::{Generator, Sampling};
-use tetrad::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, resident};
+use tetrad::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, Work, resident};
 
 /// Time between plain progress lines, where there is no terminal to redraw one on.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -67,6 +68,7 @@ pub struct Console {
     /// Time spent in steps alone, and their number.
     stepping: (Duration, u64),
     last: Option<Validation>,
+    heartbeat: Heartbeat,
 }
 
 impl Console {
@@ -78,8 +80,10 @@ impl Console {
         let (config, step) = (trainer.config(), trainer.counters().step);
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(config.train.steps).with_style(style));
+        let heartbeat = Heartbeat::new(bar.clone(), trainer.model().passes.clone());
         Ok(Self {
             metrics: Metrics::open(&config.run.dir.join("metrics.jsonl"), step)?,
+            heartbeat,
             bar,
             tokenizer: data.tokenizer.clone(),
             companions: Vec::new(),
@@ -180,7 +184,18 @@ impl Console {
 impl Observer for Console {
     type Error = ConsoleError;
 
+    fn begins(&mut self, trainer: &Trainer, work: Work) {
+        let (step, steps) = (trainer.counters().step, trainer.config().train.steps);
+        let name = match work {
+            Work::Step { .. } => format!("step {}/{steps}", step + 1),
+            Work::Validation { .. } => format!("validation after step {step}"),
+            Work::Save => format!("saving step {step}"),
+        };
+        self.heartbeat.begins(Some((name, work)));
+    }
+
     fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), ConsoleError> {
+        self.heartbeat.begins(None);
         let rate = self.tokens as f64 / took.as_secs_f64();
         self.stepping = (self.stepping.0 + took, self.stepping.1 + 1);
         let mut line = Line::of_step(report, rate, resident().map(|(now, _)| now));
@@ -194,6 +209,7 @@ impl Observer for Console {
     }
 
     fn on_validation(&mut self, validation: &Validation) -> Result<(), ConsoleError> {
+        self.heartbeat.begins(None);
         let bits = self.bits_per_byte(validation.loss);
         self.last = Some(*validation);
         let line = Line {
@@ -239,6 +255,7 @@ impl Observer for Console {
         let path = checkpoint_path(&config.run.dir, trainer.counters().step);
         let attachments = self.attachments();
         save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Full, &path)?;
+        self.heartbeat.begins(None);
         Ok(prune(&config.run.dir, &config.train)?)
     }
 }

@@ -5,12 +5,15 @@
 //! sources   u64 each            tokens of each input
 //! trailer   64 bytes            `Trailer`; its last field is the xxh3-64 of everything before it
 //! ```
+//! A shard whose making was interrupted is kept in the same layout under another magic; its table has the finished inputs
+//! only, and the rest of the tokens are those of the next input, made of so many batches of it.
+//!
 //! All numbers are little-endian. The counts stand at the end because they are known at the end: the file is written
 //! in one pass. A cache is worth nothing by itself, so whatever is wrong with one it is made again.
 
 use super::tokens::{Bytes, START, TARGET, Tokens, Width};
 use crate::store::Map;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::Path;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -18,6 +21,8 @@ use zerocopy::little_endian::{U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 const MAGIC: [u8; 8] = *b"ttrdtoks";
+/// The magic of an unfinished shard. Its last digit is raised when texts are cut into other batches.
+const UNFINISHED: [u8; 8] = *b"ttrdpar1";
 
 /// Layout of text, and part of every shard's key: raised when the layout changes, or the tokens of the same text.
 pub(crate) const VERSION: u32 = 1;
@@ -37,7 +42,8 @@ struct Trailer {
     /// What the tokens were made of.
     key: U128,
     sources: U32,
-    reserved: U32,
+    /// Of an unfinished shard: batches that are done of the next input.
+    batches: U32,
     checksum: U64,
 }
 
@@ -150,6 +156,64 @@ fn ranges(table: &[u8], count: usize) -> Option<Vec<Range<usize>>> {
     (at == count).then_some(ranges)
 }
 
+/// What an unfinished shard holds.
+pub(crate) struct Part {
+    /// Tokens of each finished input.
+    pub inputs: Vec<u64>,
+    /// Tokens of the next one.
+    current: u64,
+    /// Batches that they were made of.
+    pub batches: u32,
+    /// Bytes of text so far; nothing if nobody knows.
+    pub text_bytes: Option<u64>,
+    /// Bytes of the tokens, with which the file begins.
+    pub token_bytes: u64,
+    /// Their hash.
+    hash: Xxh3,
+}
+
+impl Part {
+    /// Reads the unfinished shard in `file`; nothing if it is not whole, or was not made for `key` with ids as wide as
+    /// `width`.
+    pub(super) fn read(file: &mut (impl Read + Seek), key: u128, width: Width) -> io::Result<Option<Self>> {
+        let len = file.seek(SeekFrom::End(0))?;
+        let Some(trailer_at) = len.checked_sub(TRAILER as u64) else { return Ok(None) };
+        let mut end = [0; TRAILER];
+        file.seek(SeekFrom::Start(trailer_at))?;
+        file.read_exact(&mut end)?;
+        let Ok(trailer) = Trailer::read_from_bytes(&end) else { return Ok(None) };
+        let (tokens, sources) = (trailer.tokens.get(), u64::from(trailer.sources.get()));
+        let token_bytes = tokens.checked_mul(width.bytes() as u64);
+        let Some(token_bytes) = token_bytes.filter(|bytes| bytes.checked_add(8 * sources) == Some(trailer_at)) else {
+            return Ok(None);
+        };
+        file.seek(SeekFrom::Start(0))?;
+        let mut hash = Xxh3::new();
+        let (mut buffer, mut left) = (vec![0; 1 << 20], token_bytes);
+        while left > 0 {
+            let piece = &mut buffer[..left.min(1 << 20) as usize];
+            file.read_exact(piece)?;
+            hash.update(piece);
+            left -= piece.len() as u64;
+        }
+        let mut table = vec![0; 8 * sources as usize];
+        file.read_exact(&mut table)?;
+        let mut whole = hash.clone();
+        whole.update(&table);
+        whole.update(&end[..TRAILER - 8]);
+        let made_for = (trailer.magic, trailer.key.get(), trailer.width.get() as usize);
+        let inputs: Vec<u64> =
+            table.chunks_exact(8).map(|n| n.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b))).collect();
+        let finished = inputs.iter().try_fold(0u64, |sum, tokens| sum.checked_add(*tokens));
+        let current = finished.and_then(|finished| tokens.checked_sub(finished));
+        let sound = made_for == (UNFINISHED, key, width.bytes()) && whole.digest() == trailer.checksum.get();
+        let text_bytes = Some(trailer.text_bytes.get()).filter(|bytes| *bytes != u64::MAX);
+        let batches = trailer.batches.get();
+        let part = current.map(|current| Part { inputs, current, batches, text_bytes, token_bytes, hash });
+        Ok(part.filter(|_| sound))
+    }
+}
+
 /// Writes a shard front to back.
 pub(crate) struct Writer<'a> {
     out: &'a mut dyn Write,
@@ -167,6 +231,11 @@ impl<'a> Writer<'a> {
         Writer { out, width, hash: Xxh3::new(), inputs: Vec::new(), current: 0, buffer: Vec::new() }
     }
 
+    /// Goes on behind the tokens of an unfinished shard, which `out` holds already.
+    pub(crate) fn behind(out: &'a mut dyn Write, width: Width, part: Part) -> Self {
+        Writer { inputs: part.inputs, current: part.current, hash: part.hash, ..Self::new(out, width) }
+    }
+
     /// Appends `ids`, each of them within the width.
     pub(crate) fn tokens(&mut self, ids: &[u32]) -> io::Result<()> {
         self.buffer.clear();
@@ -182,17 +251,26 @@ impl<'a> Writer<'a> {
     }
 
     /// Ends the shard.
-    pub(crate) fn finish(mut self, key: u128, text_bytes: u64) -> io::Result<()> {
+    pub(crate) fn finish(self, key: u128, text_bytes: u64) -> io::Result<()> {
+        self.end(MAGIC, key, text_bytes, 0)
+    }
+
+    /// Ends an unfinished shard, of whose input at hand so many batches are done.
+    pub(crate) fn pause(self, key: u128, text_bytes: Option<u64>, batches: u32) -> io::Result<()> {
+        self.end(UNFINISHED, key, text_bytes.unwrap_or(u64::MAX), batches)
+    }
+
+    fn end(mut self, magic: [u8; 8], key: u128, text_bytes: u64, batches: u32) -> io::Result<()> {
         let table: Vec<u8> = self.inputs.iter().flat_map(|tokens| tokens.to_le_bytes()).collect();
         let mut trailer = Trailer {
-            magic: MAGIC,
+            magic,
             version: U32::new(if self.width == Width::Marked { MARKED_VERSION } else { VERSION }),
             width: U32::new(self.width.bytes() as u32),
-            tokens: U64::new(self.inputs.iter().sum()),
+            tokens: U64::new(self.inputs.iter().sum::<u64>() + self.current),
             text_bytes: U64::new(text_bytes),
             key: U128::new(key),
             sources: U32::new(self.inputs.len() as u32),
-            reserved: U32::new(0),
+            batches: U32::new(batches),
             checksum: U64::new(0),
         };
         self.hash.update(&table);

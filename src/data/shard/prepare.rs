@@ -1,15 +1,16 @@
 //! From files to a shard: hash the inputs, look in the cache, tokenize what is not there.
 
-use super::file::{MARKED_VERSION, Shard, VERSION, Writer};
+use super::file::{MARKED_VERSION, Part, Shard, VERSION, Writer};
 use super::tokens::{Width, mark};
 use crate::data::source::{
     BYTE_ORDER_MARK, Content, Corpus, Document, Documents, HashingReader, Input, InputKind, llm_c,
 };
 use crate::data::tokenize::{Chunk, Chunks, Refused, SampleEncoder, SampleFormat, Tokenizer};
 use crate::error::DataError;
-use crate::store::publish;
+use crate::store::Draft;
 use rayon::prelude::*;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
@@ -29,6 +30,15 @@ pub struct Progress<'a> {
     pub bytes: u64,
     /// Bytes of all files; 0 while they are hashed, since they are counted then.
     pub total: u64,
+    /// Set to stop.
+    stop: &'a Cell<bool>,
+}
+
+impl Progress<'_> {
+    /// Stops: preparing ends with [`DataError::Interrupted`], and goes on next time where it stopped.
+    pub fn stop(&self) {
+        self.stop.set(true);
+    }
 }
 
 /// The two passes over the files.
@@ -85,7 +95,8 @@ impl Shard {
         if let Some(shard) = Shard::open(&path, key) {
             return Ok(shard);
         }
-        let job = Job { corpus, contents: &contents, format, samples, progress: RefCell::new(progress) };
+        let stop = Cell::new(false);
+        let job = Job { corpus, contents: &contents, format, samples, progress: RefCell::new(progress), stop };
         job.write(&path, key)?;
         let gone = || io::Error::other("what was just written there cannot be read back");
         Shard::open(&path, key).ok_or_else(|| DataError::Cache { path, source: gone() })
@@ -120,6 +131,7 @@ fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<V
     let mut done = 0;
     let mut contents = Vec::with_capacity(corpus.inputs.len());
     let mut buffer = vec![0; 1 << 20];
+    let stop = Cell::new(false);
     for input in &corpus.inputs {
         let path = &input.name;
         let mut reader = HashingReader::open(input)?;
@@ -127,7 +139,10 @@ fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<V
         let marked = reader.fill_buf().map_err(failed)?.starts_with(BYTE_ORDER_MARK);
         while reader.read(&mut buffer).map_err(failed)? > 0 {
             let bytes = done + reader.content().bytes;
-            progress(Progress { stage: Stage::Hashing, path, bytes, total: 0 });
+            progress(Progress { stage: Stage::Hashing, path, bytes, total: 0, stop: &stop });
+            if stop.get() {
+                return Err(DataError::Interrupted { kept: None });
+            }
         }
         done += reader.content().bytes;
         contents.push(Contents { whole: reader.content(), marked });
@@ -161,10 +176,11 @@ fn key(corpus: &Corpus, contents: &[Contents], format: &SampleFormat, samples: b
     hash.digest128()
 }
 
-/// A failure while a shard is written: of its text, or of the disk.
+/// Why a shard was not written to its end: its text, the disk, or a request.
 enum Failure {
     Data(DataError),
     Disk(io::Error),
+    Stopped,
 }
 
 impl From<DataError> for Failure {
@@ -187,45 +203,105 @@ struct Job<'a> {
     /// Whether each document is a sample.
     samples: bool,
     progress: RefCell<&'a mut dyn FnMut(Progress<'_>)>,
+    /// Whether it was asked to stop.
+    stop: Cell<bool>,
+}
+
+/// What is done, beside the tokens.
+struct Tally {
+    /// Bytes of text; nothing if nobody knows.
+    text_bytes: Option<u64>,
+    /// Batches of the input at hand.
+    batches: u32,
+    /// How many of those were done before, and are only read again.
+    before: u32,
+}
+
+impl Tally {
+    /// Counts the next batch of an input; whether it was done before.
+    fn knows(&mut self) -> bool {
+        let known = self.before > 0;
+        match known {
+            true => self.before -= 1,
+            false => self.batches += 1,
+        }
+        known
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.text_bytes = self.text_bytes.map(|sum| sum + bytes);
+    }
 }
 
 impl Job<'_> {
     fn write(&self, path: &Path, key: u128) -> Result<(), DataError> {
-        let mut refused = None;
-        let written = publish(path, |out| {
-            self.write_to(out, key).map_err(|failure| match failure {
-                Failure::Disk(error) => error,
-                Failure::Data(error) => {
-                    refused = Some(error);
-                    io::Error::other("the text was refused")
-                }
-            })
-        });
-        match (refused, written) {
-            (Some(error), _) => Err(error),
-            (None, Err(source)) => Err(DataError::Cache { path: PathBuf::from(path), source }),
-            (None, Ok(())) => Ok(()),
+        let failed = |source| DataError::Cache { path: PathBuf::from(path), source };
+        let unfinished = path.with_extension("unfinished");
+        let (mut draft, part) = self.begin(path, &unfinished, key)?;
+        match self.write_to(&mut draft, key, part) {
+            Ok(()) => draft.publish(path).map_err(failed),
+            Err(Failure::Data(error)) => Err(error),
+            Err(Failure::Disk(error)) => Err(failed(error)),
+            Err(Failure::Stopped) => {
+                draft.publish(&unfinished).map_err(failed)?;
+                Err(DataError::Interrupted { kept: Some(unfinished) })
+            }
         }
     }
 
-    fn write_to(&self, out: &mut dyn Write, key: u128) -> Result<(), Failure> {
-        let mut writer = Writer::new(out, self.width()?);
+    /// The file to write, and what it holds already. What is wrong with an unfinished shard does not matter: then all is
+    /// made anew.
+    fn begin(&self, path: &Path, unfinished: &Path, key: u128) -> Result<(Draft, Option<Part>), DataError> {
+        let failed = |source| DataError::Cache { path: PathBuf::from(path), source };
+        if let Some(mut draft) = Draft::take(unfinished).map_err(failed)? {
+            let width = self.width()?;
+            let part = File::open(draft.path()).and_then(|mut file| Part::read(&mut file, key, width));
+            let fits = |part: &Part| part.inputs.len() < self.contents.len();
+            if let Some(part) = part.ok().flatten().filter(fits) {
+                draft.truncate(part.token_bytes).map_err(failed)?;
+                return Ok((draft, Some(part)));
+            }
+        }
+        Ok((Draft::create(path).map_err(failed)?, None))
+    }
+
+    fn write_to(&self, out: &mut dyn Write, key: u128, part: Option<Part>) -> Result<(), Failure> {
+        let width = self.width()?;
+        let mut tally = Tally { text_bytes: Some(0), batches: 0, before: 0 };
+        let (mut writer, finished) = match part {
+            Some(part) => {
+                tally = Tally { text_bytes: part.text_bytes, batches: part.batches, before: part.batches };
+                let finished = part.inputs.len();
+                (Writer::behind(out, width, part), finished)
+            }
+            None => (Writer::new(out, width), 0),
+        };
+        match self.write_inputs(&mut writer, &mut tally, finished) {
+            Ok(()) => writer.finish(key, tally.text_bytes.unwrap_or(0)).map_err(Failure::Disk),
+            Err(Failure::Stopped) => {
+                writer.pause(key, tally.text_bytes, tally.batches)?;
+                Err(Failure::Stopped)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn write_inputs(&self, writer: &mut Writer<'_>, tally: &mut Tally, finished: usize) -> Result<(), Failure> {
         let encoder = self.samples.then(|| self.format.encoder()).transpose()?;
-        let (mut done, mut text_bytes) = (0, Some(0));
-        for (input, content) in self.corpus.inputs.iter().zip(self.contents) {
-            let (bytes, found) = match (&encoder, input.kind) {
-                (Some(encoder), _) => self.write_samples(input, encoder, done, &mut writer)?,
-                (None, InputKind::LlmC) => self.write_tokens(input, done, &mut writer)?,
-                (None, _) => self.write_text(input, done, &mut writer)?,
+        let mut done = self.contents[..finished].iter().map(|content| content.whole.bytes).sum();
+        for (input, content) in self.corpus.inputs.iter().zip(self.contents).skip(finished) {
+            let found = match (&encoder, input.kind) {
+                (Some(encoder), _) => self.write_samples(input, encoder, done, writer, tally)?,
+                (None, InputKind::LlmC) => self.write_tokens(input, done, writer, tally)?,
+                (None, _) => self.write_text(input, done, writer, tally)?,
             };
             if found != content.whole {
                 return Err(DataError::Changed { path: input.name.clone() }.into());
             }
             writer.end_input();
-            text_bytes = text_bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
+            tally.batches = 0;
             done += content.whole.bytes;
         }
-        writer.finish(key, text_bytes.unwrap_or(0))?;
         Ok(())
     }
 
@@ -241,53 +317,67 @@ impl Job<'_> {
         Ok(if own == Width::Four || id_bytes.contains(&Width::Four.bytes()) { Width::Four } else { Width::Two })
     }
 
-    /// The text of one input; its bytes, and what the file held.
-    fn write_text(&self, input: &Input, done: u64, writer: &mut Writer<'_>) -> Result<(Option<u64>, Content), Failure> {
+    /// The text of one input; what the file held.
+    fn write_text(
+        &self,
+        input: &Input,
+        done: u64,
+        writer: &mut Writer<'_>,
+        tally: &mut Tally,
+    ) -> Result<Content, Failure> {
         let mut chunks = Chunks::new(input, &self.format.tokenizer)?;
-        let mut text_bytes = 0;
         loop {
             let batch = next_batch(&mut chunks)?;
             if batch.is_empty() {
-                return Ok((Some(text_bytes), chunks.content()));
+                return Ok(chunks.content());
             }
-            text_bytes += batch.iter().map(|chunk| chunk.text.len() as u64).sum::<u64>();
-            self.tokenize(input, batch, writer)?;
-            self.report(input, done + chunks.content().bytes);
+            if !tally.knows() {
+                tally.count(batch.iter().map(|chunk| chunk.text.len() as u64).sum());
+                self.tokenize(input, batch, writer)?;
+                self.report(input, done + chunks.content().bytes)?;
+            }
         }
     }
 
-    /// The tokens of one input that holds nothing else; of how much text, nobody knows.
+    /// The tokens of one input that holds nothing else, of how much text, nobody knows; what the file held.
     fn write_tokens(
         &self,
         input: &Input,
         done: u64,
         writer: &mut Writer<'_>,
-    ) -> Result<(Option<u64>, Content), Failure> {
+        tally: &mut Tally,
+    ) -> Result<Content, Failure> {
         let mut reader = llm_c::Reader::open(input)?;
+        tally.text_bytes = None;
         loop {
             let ids = reader.next_ids()?;
             if ids.is_empty() {
-                return Ok((None, reader.content()));
+                return Ok(reader.content());
             }
-            writer.tokens(&ids)?;
-            self.report(input, done + reader.content().bytes);
+            if !tally.knows() {
+                writer.tokens(&ids)?;
+                self.report(input, done + reader.content().bytes)?;
+            }
         }
     }
 
-    /// The samples of one input; the bytes of their text that is learned, and what the file held.
+    /// The samples of one input, of whose text the bytes that are learned count; what the file held.
     fn write_samples(
         &self,
         input: &Input,
         encoder: &SampleEncoder<'_>,
         done: u64,
         writer: &mut Writer<'_>,
-    ) -> Result<(Option<u64>, Content), Failure> {
+        tally: &mut Tally,
+    ) -> Result<Content, Failure> {
         let mut documents = Documents::open(input)?;
-        let mut target_bytes = 0;
         loop {
             let batch = next_documents(&mut documents)?;
             if batch.is_empty() {
-                return Ok((Some(target_bytes), documents.content()));
+                return Ok(documents.content());
+            }
+            if tally.knows() {
+                continue;
             }
             let samples: Vec<_> = batch.par_iter().map(|(line, document)| (*line, encoder.encode(document))).collect();
             for (line, sample) in samples {
@@ -295,12 +385,12 @@ impl Job<'_> {
                     Refused::Document(reason) => documents.refuse_at(line, reason),
                     Refused::NoTemplate => DataError::NoTemplate { path: input.name.clone() },
                 })?;
-                target_bytes += sample.target_bytes;
+                tally.count(sample.target_bytes);
                 let marked =
                     mark(&sample.ids, &sample.loss_mask).map_err(|reason| documents.refuse_at(line, reason))?;
                 writer.tokens(&marked)?;
             }
-            self.report(input, done + documents.content().bytes);
+            self.report(input, done + documents.content().bytes)?;
         }
     }
 
@@ -321,9 +411,11 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn report(&self, input: &Input, bytes: u64) {
+    fn report(&self, input: &Input, bytes: u64) -> Result<(), Failure> {
         let total = self.contents.iter().map(|content| content.whole.bytes).sum();
-        (self.progress.borrow_mut())(Progress { stage: Stage::Tokenizing, path: &input.name, bytes, total });
+        let progress = Progress { stage: Stage::Tokenizing, path: &input.name, bytes, total, stop: &self.stop };
+        (self.progress.borrow_mut())(progress);
+        if self.stop.get() { Err(Failure::Stopped) } else { Ok(()) }
     }
 }
 

@@ -50,7 +50,7 @@ struct At {
 /// One step of all groups in `rows`; gives the number that were rescaled.
 #[inline(always)]
 pub fn update_rows(rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
-    each_group(rows, |tile, rows, at| tile.step(rows, at, params, id))
+    each_group(rows, &AdamPass { params, id })
 }
 
 /// What [`crate::backend::Backend::apply_update`] does to all groups in `rows`, whose gradient is the direction; where
@@ -59,15 +59,7 @@ pub fn update_rows(rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
 pub fn apply_rows(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
     let lr = if frozen { 0.0 } else { args.lr };
     let key = RngKey { seed: args.seed, step: args.number, tensor: id, usage: RngUse::Weight };
-    each_group(rows, |tile, rows, at| {
-        let group_scale = load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
-        let direction = &rows.grad[at.plain..at.plain + at.real];
-        for (i, d) in direction.iter().enumerate() {
-            let step = if frozen { 0.0 } else { lr * d };
-            tile.delta[i] = -step - args.decay * tile.w[i];
-        }
-        tile.store_weight(rows, at, group_scale, key)
-    })
+    each_group(rows, &Direction { lr, decay: args.decay, frozen, key })
 }
 
 /// `x += factor w` for all rows.
@@ -134,9 +126,50 @@ fn groups(g: GroupedShape, first: usize, count: usize) -> impl Iterator<Item = A
     })
 }
 
-/// Updates all groups in `rows`; gives the number for which `update` says that they were rescaled.
+/// The update of a group. A trait rather than a closure: a closure has a body of its own, which the compiler may leave
+/// outside the function that was made for an instruction set, and then it is compiled for the oldest processor.
+trait GroupUpdate {
+    /// Updates a group; whether it was rescaled.
+    fn update(&self, tile: &mut Tile, rows: &mut ParamRows, at: At) -> bool;
+}
+
+/// The fused pass.
+struct AdamPass<'a> {
+    params: &'a AdamParams,
+    id: u32,
+}
+
+impl GroupUpdate for AdamPass<'_> {
+    #[inline(always)]
+    fn update(&self, tile: &mut Tile, rows: &mut ParamRows, at: At) -> bool {
+        tile.step(rows, at, self.params, self.id)
+    }
+}
+
+/// The gradient as the direction.
+struct Direction {
+    lr: f32,
+    decay: f32,
+    frozen: bool,
+    key: RngKey,
+}
+
+impl GroupUpdate for Direction {
+    #[inline(always)]
+    fn update(&self, tile: &mut Tile, rows: &mut ParamRows, at: At) -> bool {
+        let group_scale = load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+        let direction = &rows.grad[at.plain..at.plain + at.real];
+        for (i, d) in direction.iter().enumerate() {
+            let step = if self.frozen { 0.0 } else { self.lr * d };
+            tile.delta[i] = -step - self.decay * tile.w[i];
+        }
+        tile.store_weight(rows, at, group_scale, self.key)
+    }
+}
+
+/// Updates all groups in `rows`; gives the number that were rescaled.
 #[inline(always)]
-fn each_group(rows: &mut ParamRows, update: impl Fn(&mut Tile, &mut ParamRows, At) -> bool) -> u64 {
+fn each_group(rows: &mut ParamRows, pass: &impl GroupUpdate) -> u64 {
     let g = rows.shape;
     let mut tile = Tile::new();
     let mut rescales = 0;
@@ -144,7 +177,7 @@ fn each_group(rows: &mut ParamRows, update: impl Fn(&mut Tile, &mut ParamRows, A
         if rows.sparse && !is_touched(&rows.grad[at.row * g.cols..][..g.cols]) {
             continue;
         }
-        rescales += u64::from(update(&mut tile, rows, at));
+        rescales += u64::from(pass.update(&mut tile, rows, at));
     }
     rescales
 }
