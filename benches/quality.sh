@@ -15,8 +15,8 @@ float="storage.embedding=f32 storage.head=f32 storage.m=f32 storage.v=f32"
 runs=$(cat <<EOF
 f32, Adam|storage.weights=f32 $float optimizer.name=adam
 f32, Stable-SPAM|storage.weights=f32 $float
-int4-simulated over f32, asymmetric as published, f32 state|storage.weights=int4-simulated storage.scheme=asymmetric storage.m=f32 storage.v=f32
-int4-simulated over f32, symmetric, f32 state|storage.weights=int4-simulated storage.m=f32 storage.v=f32
+int4-simulated-rows over f32, asymmetric, f32 state|storage.weights=int4-simulated-rows storage.scheme=asymmetric storage.m=f32 storage.v=f32
+int4-simulated-rows over f32, symmetric, f32 state|storage.weights=int4-simulated-rows storage.m=f32 storage.v=f32
 packed codes + residue, f32 state|storage.m=f32 storage.v=f32
 packed codes + residue, f32 state, feedback|storage.m=f32 storage.v=f32 storage.feedback=true
 packed codes + residue, int8 state|storage.m=int8 storage.v=int8

@@ -3,13 +3,8 @@
 use super::ModelConfig;
 use crate::backend::{Moment, SecondMoment};
 use crate::error::Problems;
-<<<<<<< HEAD
-use crate::optim::StateConfig;
-use crate::quant::{GROUPS, Simulation, WeightCodec, WeightFormat};
-=======
 use crate::optim::{OptimizerContext, StateConfig};
-use crate::quant::{GROUPS, WeightCodec, WeightFormat};
->>>>>>> main
+use crate::quant::{GROUPS, Simulation, WeightCodec, WeightFormat};
 use serde::{Deserialize, Serialize};
 
 /// How the seven matrices of a block are stored.

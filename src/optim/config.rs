@@ -1,6 +1,6 @@
 //! `[optimizer]`: the rule and its numbers.
 
-use super::{Groups, ParamInfo, Rule, Variant};
+use super::{AdjustLr, Groups, ParamInfo, Rule, Variant};
 use crate::backend::{Moment, SecondMoment};
 use crate::quant::StateCodec;
 use serde::{Deserialize, Serialize};
@@ -56,15 +56,21 @@ pub struct OptimizerConfig {
     pub reset_warmup: u64,
     /// SPAM: share of the elements that receive updates between two resets.
     pub density: f64,
-    /// SGD, and SCALE's head: how much of the momentum is kept.
+    /// SGD, SCALE's head, Muon: how much of the momentum is kept.
     #[serde(skip_serializing_if = "is_zero")]
     pub momentum: f64,
-    /// SGD: look ahead along the momentum.
+    /// SGD, Muon: look ahead along the momentum.
     #[serde(skip_serializing_if = "is_false")]
     pub nesterov: bool,
-    /// SCALE: peak learning rate of Adam on norms and biases.
+    /// SCALE: peak learning rate of Adam on norms and biases. Muon: of AdamW on all that is no matrix of a block.
     #[serde(skip_serializing_if = "is_zero")]
     pub adam_lr: f64,
+    /// Muon: iterations that orthogonalize the momentum.
+    #[serde(skip_serializing_if = "is_none")]
+    pub ns_steps: u64,
+    /// Muon: how the learning rate depends on the shape of a matrix.
+    #[serde(skip_serializing_if = "AdjustLr::is_original")]
+    pub adjust_lr: AdjustLr,
     /// Which rows of an untied embedding are updated.
     #[serde(skip_serializing_if = "EmbeddingUpdate::is_dense")]
     pub embedding: EmbeddingUpdate,
@@ -93,6 +99,8 @@ impl Default for OptimizerConfig {
             momentum: 0.0,
             nesterov: false,
             adam_lr: 0.0,
+            ns_steps: 0,
+            adjust_lr: AdjustLr::Original,
             embedding: EmbeddingUpdate::Dense,
         }
     }
@@ -124,6 +132,10 @@ impl OptimizerConfig {
 
 fn is_zero(value: &f64) -> bool {
     *value == 0.0
+}
+
+fn is_none(value: &u64) -> bool {
+    *value == 0
 }
 
 fn is_false(value: &bool) -> bool {

@@ -9,11 +9,15 @@
 //! This is for the matrices of blocks; embedding, head and vectors are updated by AdamW with a rate of its own.
 //!
 //! Products are float32. The published code rounds every number between u and X to bfloat16, which
-//! [`Precision::Bf16`] does at the same places.
+//! [`Precision::Bf16`] (`variant = "reference"`) does at the same places.
 
 use super::sgd::MOMENTUM;
-use super::{Optimizer, ParamInfo, StateConfig, StepInfo};
+use super::{
+    AdamFamily, Groups, Optimizer, OptimizerConfig, OptimizerContext, ParamClass, ParamInfo, Rule, RuleInfo,
+    StateConfig, StepInfo, Variant,
+};
 use crate::backend::{Backend, Layout, MatMulArgs, MomentumArgs, Param, Precision, UpdateArgs};
+use crate::error::Problems;
 use crate::memory::Span;
 use crate::quant::{GroupedShape, StateSpec};
 use serde::{Deserialize, Serialize};
@@ -23,9 +27,42 @@ const QUINTIC: [f32; 3] = [3.4445, -4.775, 2.0315];
 /// Added to the norm of what is divided by it.
 const EPS: f32 = 1e-7;
 
+/// What is known of Muon.
+pub(super) const MUON: RuleInfo = RuleInfo {
+    title: "Muon",
+    keys: &["momentum", "nesterov", "ns_steps", "adjust_lr", "adam_lr", "beta1", "beta2", "eps"],
+    variants: &[Variant::Standard, Variant::Reference],
+    publish: |config, _| publish(config),
+    problems: problems_of,
+    groups: |config, state| {
+        let companion = Companion::new(config, state);
+        Groups::new(vec![Box::new(Muon::new(config, state)), Box::new(companion)], group)
+    },
+};
+
+/// The defaults of the published code, for models of any size: what the runs of published tables had is not known.
+fn publish(config: &mut OptimizerConfig) {
+    (config.lr, config.weight_decay) = (0.02, 0.0);
+    (config.momentum, config.nesterov, config.ns_steps) = (0.95, true, 5);
+    (config.adam_lr, config.beta1, config.beta2, config.eps) = (3e-4, 0.9, 0.95, 1e-10);
+}
+
+fn problems_of(config: &OptimizerConfig, _: &OptimizerContext, problems: &mut Problems) {
+    config.adam_problems(problems);
+    problems.decay("optimizer.momentum", config.momentum);
+    problems.positive("optimizer.adam_lr", config.adam_lr, 1.0, "; 3e-4 is usual");
+    let reason = "must be 1 to 100; 5 is usual";
+    problems.need((1..=100).contains(&config.ns_steps), "optimizer.ns_steps", config.ns_steps, reason);
+}
+
+/// The matrices of blocks, and all others.
+fn group(param: &ParamInfo) -> u8 {
+    u8::from(!matches!(param.class, ParamClass::QueryOrKey | ParamClass::Matrix))
+}
+
 /// How the learning rate depends on a matrix's shape.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum AdjustLr {
     /// `sqrt(max(1, rows / columns))`, as in the published code.
     #[default]
@@ -36,6 +73,11 @@ pub enum AdjustLr {
 }
 
 impl AdjustLr {
+    /// Whether it is the default, which files without Muon do not have as a key.
+    pub(super) fn is_original(&self) -> bool {
+        *self == Self::Original
+    }
+
     /// The factor of a matrix.
     fn factor(self, rows: usize, cols: usize) -> f64 {
         let (rows, cols) = (rows as f64, cols as f64);
@@ -53,7 +95,7 @@ pub struct Muon {
     /// Whether the momentum is looked ahead along.
     pub nesterov: bool,
     /// Iterations of Newton and Schulz.
-    pub ns_steps: u32,
+    pub ns_steps: u64,
     /// What they round to.
     pub precision: Precision,
     /// How the learning rate depends on the shape.
@@ -64,6 +106,18 @@ pub struct Muon {
     pub freezes: bool,
     /// How the momentum is stored.
     pub state: StateConfig,
+}
+
+impl Muon {
+    /// With the numbers of a configuration.
+    pub fn new(config: &OptimizerConfig, state: StateConfig) -> Self {
+        let &OptimizerConfig { momentum, nesterov, ns_steps, adjust_lr, weight_decay, .. } = config;
+        let (freezes, precision) = match config.variant {
+            Variant::Reference => (false, Precision::Bf16),
+            Variant::Standard | Variant::Paper => (true, Precision::F32),
+        };
+        Self { momentum, nesterov, ns_steps, precision, adjust_lr, weight_decay, freezes, state }
+    }
 }
 
 impl Optimizer for Muon {
@@ -95,6 +149,32 @@ impl Optimizer for Muon {
     }
 }
 
+/// Muon's other part: AdamW at a rate of its own, which follows the same schedule.
+struct Companion {
+    rule: AdamFamily,
+    /// Its peak rate, relative to that of the matrices.
+    share: f64,
+}
+
+impl Companion {
+    fn new(config: &OptimizerConfig, state: StateConfig) -> Self {
+        let adamw = OptimizerConfig { name: Rule::Adamw, lr: config.adam_lr, ..config.clone() };
+        // At a rate of 0 nothing moves, AdamW's part included.
+        let share = if config.lr > 0.0 { config.adam_lr / config.lr } else { 0.0 };
+        Self { rule: AdamFamily::new(&adamw, state), share }
+    }
+}
+
+impl Optimizer for Companion {
+    fn state(&self, param: &ParamInfo) -> Vec<StateSpec> {
+        self.rule.state(param)
+    }
+
+    fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {
+        self.rule.step(backend, param, grad, workspace, &StepInfo { lr: at.lr * self.share, ..*at });
+    }
+}
+
 /// Float32 numbers that [`newton_schulz`] needs beside a matrix.
 pub fn newton_schulz_workspace(shape: GroupedShape, precision: Precision) -> usize {
     let squares = if precision == Precision::F32 { 2 } else { 3 };
@@ -111,7 +191,7 @@ pub fn newton_schulz(
     backend: &mut dyn Backend,
     x: Span,
     (rows, cols): (usize, usize),
-    steps: u32,
+    steps: u64,
     precision: Precision,
     workspace: Span,
 ) -> Span {
@@ -150,4 +230,39 @@ pub fn newton_schulz(
         (now, next) = (next, now);
     }
     now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Moment, SecondMoment};
+    use crate::quant::StateCodec;
+
+    /// 24 x 40: a momentum for a matrix, two moments and three numbers for an embedding.
+    #[test]
+    fn a_matrix_has_one_number_of_state_for_each_weight() {
+        let shape = GroupedShape::new(24, 40, 32);
+        for (m, codec) in [(Moment::F32, StateCodec::F32), (Moment::Int4, StateCodec::Int4 { signed: true })] {
+            let state = StateConfig { m, v: SecondMoment::F32, feedback: false };
+            let groups = OptimizerConfig::of(Rule::Muon).groups(state);
+            let of = |class| groups.declare(&ParamInfo { class, shape, head_dim: 8 });
+            assert_eq!(of(ParamClass::Matrix), (0, vec![StateSpec::per_weight(MOMENTUM, codec)]));
+            assert_eq!(of(ParamClass::QueryOrKey), of(ParamClass::Matrix));
+            for class in [ParamClass::Embedding, ParamClass::TiedEmbedding, ParamClass::Head, ParamClass::Norm] {
+                let (group, specs) = of(class);
+                assert_eq!((group, specs.len()), (1, 3), "{class:?}");
+            }
+            let bytes: usize = of(ParamClass::Matrix).1.iter().flat_map(|spec| spec.format.bytes(shape)).sum();
+            // Of int4: nibbles of 24 rows that are padded to 64, and a scale of two bytes for each group of 32.
+            assert_eq!(bytes, if m == Moment::F32 { 4 * 960 } else { 24 * 64 / 2 + 24 * 2 * 2 });
+        }
+    }
+
+    #[test]
+    fn the_rate_depends_on_the_shape_as_published() {
+        assert_eq!(AdjustLr::Original.factor(24, 96), 1.0);
+        assert_eq!(AdjustLr::Original.factor(96, 24), 2.0);
+        assert_eq!(AdjustLr::MatchRmsAdamw.factor(100, 25), 2.0);
+        assert_eq!(AdjustLr::MatchRmsAdamw.factor(25, 100), 2.0);
+    }
 }

@@ -1,7 +1,7 @@
 //! The rules that a configuration can name. A rule's own file says what is known of it ([`RuleInfo`]); here it gets its
 //! name.
 
-use super::{Groups, OptimizerConfig, StateConfig, adam, lion, scale, sgd};
+use super::{Groups, OptimizerConfig, StateConfig, adam, lion, muon, scale, sgd};
 use crate::error::Problems;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ pub enum Variant {
     /// As the paper means it: Stable-SPAM's resets, SCALE's norms.
     Paper,
     /// As the published code behaves in every detail: Stable-SPAM at and after a reset, other rules where a gradient is all
-    /// zero.
+    /// zero, Muon in the roundings of its products too.
     Reference,
     /// As the published code, except that an all-zero gradient leaves a tensor's state as it is.
     Standard,
@@ -96,6 +96,8 @@ rules! {
     Lion: lion::LION,
     /// SCALE (arXiv 2506.16659): normalized gradients, momentum in the head only, Adam for vectors.
     Scale: scale::SCALE,
+    /// Muon (<https://kellerjordan.github.io/posts/muon>): orthogonalized momentum for matrices, AdamW for all others.
+    Muon: muon::MUON,
 }
 
 impl Rule {

@@ -5,16 +5,15 @@ use crate::harness::gpu::{open_all, set_order};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{Backend, SecondMoment, UpdateStats};
-use tetrad::memory::Span;
 use tetrad::model::fill;
-use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
+use tetrad::optim::{AdjustLr, Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
 use tetrad::quant::{GroupedShape, RngKey, RngUse};
 use zerocopy::IntoBytes;
 
 /// The rules, and the classes of parameters that they treat differently.
 fn rules() -> Vec<(OptimizerConfig, ParamClass)> {
     let of = |rule| OptimizerConfig { weight_decay: 0.05, lr: 2e-3, ..OptimizerConfig::of(rule) };
-    let (sgd, lion, scale) = (of(Rule::Sgd), of(Rule::Lion), of(Rule::Scale));
+    let (sgd, lion, scale, muon) = (of(Rule::Sgd), of(Rule::Lion), of(Rule::Scale), of(Rule::Muon));
     vec![
         (OptimizerConfig { momentum: 0.0, ..sgd.clone() }, ParamClass::Matrix),
         (sgd.clone(), ParamClass::Matrix),
@@ -23,6 +22,12 @@ fn rules() -> Vec<(OptimizerConfig, ParamClass)> {
         (scale.clone(), ParamClass::Matrix),
         (scale.clone(), ParamClass::Head),
         (OptimizerConfig { variant: Variant::Paper, ..scale }, ParamClass::Embedding),
+        (muon.clone(), ParamClass::Matrix),
+        (muon.clone(), ParamClass::Embedding),
+        (
+            OptimizerConfig { variant: Variant::Reference, adjust_lr: AdjustLr::MatchRmsAdamw, ns_steps: 2, ..muon },
+            ParamClass::Matrix,
+        ),
     ]
 }
 
@@ -40,7 +45,7 @@ fn run(
     for (number, grad) in (1..).zip(grads) {
         backend.upload(grad.as_bytes(), placed.grad);
         let at = StepInfo { number, lr: if number == 3 { 0.1 } else { 2e-3 }, seed: 7 };
-        groups.step(backend, &placed.param, placed.grad, Span::NONE, &at);
+        groups.step(backend, &placed.param, placed.grad, placed.workspace, &at);
         let stats = backend.update_stats();
         steps.push((stats, spans.iter().map(|(_, span)| bytes(backend, *span)).collect()));
     }
@@ -58,8 +63,9 @@ fn every_storage_and_rule_gives_the_cpus_bytes() {
                 let g = GroupedShape::new(rows, cols, [32, 64, 128, 256][case / 3 % 4]);
                 let storage = Storage { format, moments: (m, SecondMoment::F32), sparse: false };
                 let groups = config.groups(StateConfig { m, v: SecondMoment::F32, feedback: false });
-                let (group, state) = groups.declare(&ParamInfo { class, shape: g, head_dim: 8 });
-                let mut placed = place_state(g, storage, case % 5 != 4, &state);
+                let info = ParamInfo { class, shape: g, head_dim: 8 };
+                let (group, state) = groups.declare(&info);
+                let mut placed = place_state(g, storage, case % 5 != 4, &state, groups.workspace(&info));
                 placed.param.group = group;
                 let grads: Vec<_> = (1..=7).map(|number| gradient(g, case as u64, number)).collect();
 
