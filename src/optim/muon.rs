@@ -197,9 +197,10 @@ pub fn newton_schulz(
 ) -> Span {
     let [a, b, c] = QUINTIC;
     let (n, tall) = (rows.min(cols), rows > cols);
-    let square = |i: usize| workspace.part(4 * n * n * i, 4 * n * n);
+    // What may be the result is at the workspace's beginning, aligned as the update of a weight asks.
+    let (mut now, mut next) = (x, workspace.head(x.bytes));
+    let square = |i: usize| workspace.part(x.bytes + 4 * n * n * i, 4 * n * n);
     let (gram, poly) = (square(0), square(1));
-    let (mut now, mut next) = (x, workspace.part(workspace.bytes - x.bytes, x.bytes));
     if precision == Precision::Bf16 {
         backend.scale(now, 1.0, precision);
     }

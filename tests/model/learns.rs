@@ -7,7 +7,7 @@ use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
 use tetrad::model::{ActivationQuant, Attention, Block, Generator, Sampling, Scheme, TableStorage, Weights};
-use tetrad::optim::Rule;
+use tetrad::optim::{OptimizerConfig, Rule, Variant};
 use tetrad::train::{Trainer, validate};
 
 const STEPS: u64 = 100;
@@ -172,16 +172,31 @@ fn every_codec_of_the_state_learns() {
 
 #[test]
 fn options_learn() {
-    let options: [(&str, Edit); 6] = [
+    let options: [(&str, Edit); 8] = [
         ("tied", |c| c.model.tied = true),
         ("tied int4", |c| (c.model.tied, c.storage.embedding) = (true, TableStorage::Int4)),
         ("feedback", |c| c.storage.feedback = true),
         ("feedback without residue", |c| (c.storage.feedback, c.storage.residue) = (true, false)),
         ("int4 activations", |c| c.activations.quant = ActivationQuant::Int4),
+        ("int4 activations in rows", |c| c.activations.quant = ActivationQuant::Int4Rows),
+        ("fp4 activations", |c| c.activations.quant = ActivationQuant::Fp4),
         ("weight decay", |c| c.optimizer.weight_decay = 0.1),
     ];
     for (name, option) in options {
         with_every_rule(name, option);
+    }
+}
+
+#[test]
+fn muon_learns_with_every_codec_of_its_momentum() {
+    for m in [Moment::F32, Moment::Int8, Moment::Int4] {
+        for variant in [Variant::Standard, Variant::Reference] {
+            let mut config = tiny();
+            config.storage.m = m;
+            // The tables have few steps to learn in.
+            config.optimizer = OptimizerConfig { variant, adam_lr: 4e-3, ..OptimizerConfig::of(Rule::Muon) };
+            assert_learns(&format!("muon, {variant:?}, m {m:?}"), &config);
+        }
     }
 }
 

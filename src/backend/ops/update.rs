@@ -32,7 +32,7 @@ pub trait Update {
     fn add_weight(&mut self, param: &Param, x: Span, factor: f32);
 
     /// `w = w - lr direction - decay w`, in place on the stored planes, rounded as in [`Update::adam`]. `direction` is
-    /// float32 in the weight's shape.
+    /// float32 in the weight's shape, from a multiple of 16 bytes on, as what a rule is given is.
     fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs);
 
     /// What the updates since the last call did, together: one question to the device for a whole step.
