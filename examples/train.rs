@@ -53,7 +53,7 @@ fn continued(trainer: &mut Trainer, tokenizer: &Tokenizer, prompt: &str) -> Resu
     let mut generator = Generator::new(model);
     generator.feed(backend, &ids);
     for _ in 0..100 {
-        let id = generator.draw(&sampling).ok_or("the model diverged")?;
+        let id = generator.sample(&sampling).ok_or("the model diverged")?;
         ids.push(id);
         generator.feed(backend, &[id]);
     }

@@ -45,7 +45,7 @@
 //! let mut generator = Generator::new(model);
 //! generator.feed(backend, b"to".map(u32::from).as_slice());
 //! let greedy = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 1 };
-//! println!("{:?}", generator.draw(&greedy));
+//! println!("{:?}", generator.sample(&greedy));
 //!
 //! // Save the weights, and read them back.
 //! let folder = tempfile::tempdir()?;

@@ -204,7 +204,7 @@ fn numeric_rooms_name_no_configuration_and_the_backend_no_model() {
 }
 
 /// Names of types that more than two rooms still define. The list may only shrink.
-const SHARED_NAMES: [&str; 2] = ["Element", "Source"];
+const SHARED_NAMES: [&str; 1] = ["Source"];
 
 #[test]
 fn a_name_of_a_type_means_one_thing_or_two() {
@@ -268,8 +268,7 @@ const UNSAFE: [&str; 39] = [
 
 /// Where a codec of weights may be told from another, beside `quant`: lists with a row or an arm for each, whose other
 /// column is a word, a tag, a type of another program, a kernel, or the arm of a reference.
-const CODEC_LISTS: [&str; 6] = [
-    "backend/cpu/ops/param_rows.rs",
+const CODEC_LISTS: [&str; 5] = [
     "backend/cuda/ops/weights.rs",
     "backend/ops/reference.rs",
     "convert/quants/mod.rs",
@@ -286,6 +285,22 @@ fn only_quant_and_the_lists_of_codecs_tell_formats_of_weights_apart() {
         let named = variants.iter().find(|name| has_word(production, name));
         let allowed = path.starts_with("quant/") || CODEC_LISTS.contains(&path.as_str());
         assert!(allowed || named.is_none(), "{path} names {}", named.unwrap());
+    }
+}
+
+/// Kernels are instantiated by the list of `codecs.h`; the usual path of the update is written for one codec by name.
+#[test]
+fn only_the_list_of_codecs_tells_kernels_apart() {
+    let mut paths = Vec::new();
+    collect(&root().join("src/backend/cuda/kernels"), &["cu", "h"], &mut paths);
+    assert!(paths.len() > 20, "only {} files of kernels were found", paths.len());
+    let structs = ["F32Weight", "Bf16Weight", "Int8Weight", "Int4Weight", "Int4OffsetWeight"];
+    for path in paths.iter().filter(|path| !path.ends_with("codecs.h")) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let code = text.lines().map(without_comment).collect::<Vec<_>>().join("\n");
+        let allowed = if path.ends_with("adam_update.cu") { "Int4Weight" } else { "" };
+        let named = structs.iter().find(|name| **name != allowed && has_word(&code, name));
+        assert!(named.is_none(), "{} names {}", path.display(), named.unwrap());
     }
 }
 

@@ -144,7 +144,7 @@ impl Checkpoint {
             let name = entry.kind.name();
             let tensor = self.tensor(&name);
             for plane in weight_planes(param) {
-                let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
+                let found = tensor.plane(plane.kind).filter(|p| p.element() == Some(plane.element));
                 let range = found.map(|p| p.range()).unwrap_or_default();
                 let bytes = &self.map[range.start as usize..range.end as usize];
                 if bytes.len() != plane.span.bytes {
@@ -204,7 +204,7 @@ impl Checkpoint {
             let name = entry.kind.name();
             let tensor = self.tensor(&name);
             for plane in weight_planes(param) {
-                let found = tensor.plane(plane.kind).filter(|p| p.element == plane.element);
+                let found = tensor.plane(plane.kind).filter(|p| p.element() == Some(plane.element));
                 match found.map(|p| p.range()) {
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
                         backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);

@@ -93,7 +93,7 @@ impl Meta {
                 return Err(format!("{table}.{key} is missing"));
             }
         }
-        read(map.clone()).map_err(|error| blame(map, &plain).unwrap_or(error))
+        read(map.clone()).map_err(|error| invalid_key(map, &plain).unwrap_or(error))
     }
 
     /// The rule of the state in the file; options of a later version are left out.
@@ -206,7 +206,7 @@ fn reword(
 }
 
 /// The path and error of the first value of `map` that makes the valid metadata `plain` invalid: serde names no path.
-fn blame(map: &Map<String, Value>, plain: &Map<String, Value>) -> Option<String> {
+fn invalid_key(map: &Map<String, Value>, plain: &Map<String, Value>) -> Option<String> {
     for (name, value) in map {
         let mut probe = plain.clone();
         if let (Some(Value::Object(table)), Value::Object(found)) = (plain.get(name), value) {

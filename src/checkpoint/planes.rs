@@ -2,10 +2,10 @@
 
 use crate::backend::adam::{SCALARS, state};
 use crate::backend::{Param, StateTensor};
-use crate::format::{Element, NamedState, Plane, PlaneKind, Tensor, TensorPlan, TensorSpec};
+use crate::format::{NamedState, Plane, PlaneKind, Tensor, TensorPlan, TensorSpec};
 use crate::memory::Span;
 use crate::model::ParamSpec;
-use crate::quant::{self, StateCodec, StateFormat, StateShape, StateSpec};
+use crate::quant::{Element, StateCodec, StateFormat, StateShape, StateSpec};
 
 /// The tensor of an entry as a file describes it.
 pub fn spec(entry: &ParamSpec) -> TensorSpec {
@@ -34,7 +34,7 @@ pub fn weight_planes(param: &Param) -> impl Iterator<Item = ParamPlane> + use<> 
     let w = param.weight;
     let planes = w.format.planes().map(move |(plane, layout)| {
         let kind = PlaneKind::of_weight(w.format.codec(), plane);
-        ParamPlane { kind, element: layout.element.into(), span: w.span(plane) }
+        ParamPlane { kind, element: layout.element, span: w.span(plane) }
     });
     planes.filter(|plane| !plane.span.is_none())
 }
@@ -70,11 +70,11 @@ impl Fixed {
             row.name == spec.name && row.shape == shape && codes
         };
         let row = FIXED.iter().find(|row| fits(row))?;
-        tensor.plane_len(row.kind, codec.element().into()).map(|_| row)
+        tensor.plane_len(row.kind, codec.element()).map(|_| row)
     }
 
     /// The codec of elements of a type.
-    fn codec(element: quant::Element, signed: bool) -> Option<StateCodec> {
+    fn codec(element: Element, signed: bool) -> Option<StateCodec> {
         let codec = |known: &StateCodec| match known {
             StateCodec::F32 => true,
             StateCodec::Int8 { signed: known } | StateCodec::Int4 { signed: known } => *known == signed,
@@ -104,10 +104,10 @@ fn state_planes(tensor: &TensorSpec, param: &Param) -> (Vec<NamedState>, Vec<Par
                 [Some(PlaneKind::State(entry)), Some(PlaneKind::StateScales(entry))]
             }
         };
-        let elements = [format.codec.element(), quant::Element::Bf16];
+        let elements = [format.codec.element(), Element::Bf16];
         for ((kind, element), span) in kinds.into_iter().zip(elements).zip([found.data, found.scales]) {
             let Some(kind) = kind.filter(|_| !span.is_none()) else { continue };
-            planes.push(ParamPlane { kind, element: element.into(), span });
+            planes.push(ParamPlane { kind, element, span });
         }
     }
     (named, planes)
@@ -139,10 +139,7 @@ pub struct SavedState {
 pub fn saved_state(tensor: &Tensor) -> Vec<SavedState> {
     let fixed = FIXED.iter().filter_map(|row| {
         let data = *tensor.plane(row.kind)?;
-        let codec = StateCodec::ALL.into_iter().find(|codec| {
-            let signed = Fixed::codec(codec.element(), row.signed) == Some(*codec);
-            signed && Element::from(codec.element()) == data.element
-        })?;
+        let codec = Fixed::codec(data.element()?, row.signed)?;
         let state = NamedState::new(row.name, StateFormat::new(codec, row.shape), tensor.spec.group as usize);
         Some(SavedState { state, data, scales: row.scales.and_then(|kind| tensor.plane(kind)).copied() })
     });

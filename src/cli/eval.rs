@@ -167,17 +167,17 @@ fn mean_loss(
     let backend = opened.backend.as_mut();
     let model = open_model(checkpoint, backend, capacity)?;
     let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
-    let mut begins = vec![0; if packing { batch * sequence } else { 0 }];
+    let mut segment_start = vec![0; if packing { batch * sequence } else { 0 }];
     let mut losses = vec![0.0f32; batch * sequence];
     let mut sum = 0.0;
     for first in (0..windows.len()).step_by(batch) {
         let count = batch.min(windows.len() - first);
         let tokens = count * sequence;
         let (inputs, targets) = (&mut inputs[..tokens], &mut targets[..tokens]);
-        let begins = if begins.is_empty() { &mut [][..] } else { &mut begins[..tokens] };
-        windows.fill_packed(first, inputs, targets, begins);
+        let segment_start = if segment_start.is_empty() { &mut [][..] } else { &mut segment_start[..tokens] };
+        windows.fill_segments(first, inputs, targets, segment_start);
         let pass = Batch::whole(count, sequence);
-        sum += model.evaluate(backend, pass, inputs, targets, begins, &mut losses[..tokens]);
+        sum += model.evaluate(backend, pass, inputs, targets, segment_start, &mut losses[..tokens]);
     }
     backend.status()?;
     Ok((sum / windows.targets().max(1) as f64, described))

@@ -94,7 +94,7 @@ fn sample(args: &Args) -> CliResult {
     generator.feed(backend, &prompt);
     while written.len() < args.max_tokens && printer.open {
         backend.status()?;
-        let Some(id) = generator.draw(&sampling) else {
+        let Some(id) = generator.sample(&sampling) else {
             let file = escape(&args.file.to_string_lossy());
             return Err(format!("{file}: the model's output is not finite; its training diverged").into());
         };

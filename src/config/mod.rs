@@ -57,7 +57,7 @@ impl Config {
             activations: self.activations.clone(),
             optimizer: Some(Arc::new(self.optimizer.groups(self.storage.state()))),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
-            packing: self.data.packed,
+            packing: self.data.shares_rows,
             trainable: Trainable::All,
             seed: self.run.seed,
             execution: Execution {

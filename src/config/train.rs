@@ -1,7 +1,7 @@
 //! `[train]`: steps, batch, schedule, cadences.
 
 use crate::error::{Problems, number};
-use crate::model::{MOST_ELEMENTS, ModelConfig, SHORTEST_PARTED};
+use crate::model::{MOST_ELEMENTS, ModelConfig, SHORTEST_MICRO_SEQUENCE};
 use crate::optim::Schedule;
 use serde::{Deserialize, Serialize};
 
@@ -78,11 +78,11 @@ impl TrainConfig {
         let reason = format_args!("must not exceed model.context = {context}; shorten it or raise model.context");
         problems.need(train.sequence <= context, "train.sequence", train.sequence, reason);
         let reason = format_args!(
-            "needs sequences of {SHORTEST_PARTED} tokens or more, train.sequence = {}; set it to 0",
+            "needs sequences of {SHORTEST_MICRO_SEQUENCE} tokens or more, train.sequence = {}; set it to 0",
             train.sequence
         );
         problems.need(
-            !train.is_parted() || train.sequence >= SHORTEST_PARTED,
+            !train.is_split() || train.sequence >= SHORTEST_MICRO_SEQUENCE,
             "train.micro_batch",
             train.micro_batch,
             reason,
@@ -138,7 +138,7 @@ impl TrainConfig {
     }
 
     /// Whether a batch is more than one micro-batch.
-    pub fn is_parted(&self) -> bool {
+    pub fn is_split(&self) -> bool {
         self.micro_batch() < self.batch
     }
 }

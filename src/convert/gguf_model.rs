@@ -6,7 +6,7 @@ use super::quants::Kind;
 use super::source::{Beside, Found, Source, assign};
 use super::{hugging_face, tokenizer};
 use crate::error::{ConvertError, GgufError};
-use crate::model::{BlockParam as P, ModelConfig, ParamKind, RopeScaling, stretch};
+use crate::model::{BlockParam as P, ModelConfig, ParamKind, RopeScaling, rope_factor};
 use crate::store::Map;
 use std::path::Path;
 
@@ -125,7 +125,7 @@ fn configuration(path: &Path, gguf: &Gguf<'_>, map: &[u8]) -> Result<ModelConfig
     scaling(path, &keys, &mut model)?;
     if let Some(factors) = has(ROPE_FACTORS) {
         llama3(&factors_of(factors, map), &mut model).ok_or_else(|| {
-            unsupported(format!("{ROPE_FACTORS} stretches its frequencies by a rule that is not LLaMA 3's"))
+            unsupported(format!("{ROPE_FACTORS} scales its frequencies by a rule that is not LLaMA 3's"))
         })?;
     }
     Ok(model)
@@ -201,7 +201,7 @@ fn llama3(factors: &[f32], model: &mut ModelConfig) -> Option<()> {
     let contexts = std::iter::once(ruled.rope_original_context).chain((8..=20).map(|bits| 1 << bits));
     *model = contexts.map(|context| ModelConfig { rope_original_context: context, ..ruled.clone() }).find(|ruled| {
         factors.iter().enumerate().all(|(i, &found)| {
-            let ruled = stretch(ruled, i);
+            let ruled = rope_factor(ruled, i);
             (f64::from(found) - ruled).abs() <= 1e-4 * ruled
         })
     })?;

@@ -34,7 +34,7 @@ pub struct DataConfig {
     pub cache: PathBuf,
     /// Whether a row may hold several samples, each attending to itself alone. Not a key: the files decide.
     #[serde(skip)]
-    pub packed: bool,
+    pub shares_rows: bool,
 }
 
 /// One entry of `[[data.source]]`.
@@ -83,7 +83,7 @@ impl Default for DataConfig {
             overlong: Overlong::Truncate,
             chat_template: None,
             cache: "runs/cache".into(),
-            packed: false,
+            shares_rows: false,
         }
     }
 }

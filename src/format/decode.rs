@@ -1,9 +1,9 @@
 //! Planes as numbers, row by row: what `dump` shows, `diff` compares and exports are made of.
 
-use super::plane::{Element, PlaneKind};
+use super::plane::PlaneKind;
 use super::read::{File, PlaneView, Tensor};
 use super::spec::TensorSpec;
-use crate::quant::{GROUPS, GroupedShape, MomentCodec, RowDecoder, StateCodec, WeightFormat, nibble};
+use crate::quant::{Element, GROUPS, GroupedShape, MomentCodec, RowDecoder, StateCodec, WeightFormat, nibble};
 use half::{bf16, f16};
 use zerocopy::little_endian::{F32, U16};
 
@@ -162,13 +162,14 @@ fn named<'a>(file: &File<'a>, tensor: usize, entry: u8) -> Option<Decoder<'a>> {
 }
 
 fn moment<'a>(values: PlaneView<'a>, scales: Option<PlaneView<'a>>, signed: bool) -> Option<Source<'a>> {
-    let codec = match values.plane.element {
+    let element = values.plane.element()?;
+    let codec = match element {
         Element::F32 => return Some(Source::Floats(values.f32s()?)),
         Element::Nibble => StateCodec::Int4 { signed },
         Element::I8 | Element::U8 => StateCodec::Int8 { signed },
         _ => return None,
     };
-    let nibbles = values.plane.element == Element::Nibble;
+    let nibbles = element == Element::Nibble;
     Some(Source::Codes { codec: codec.moment()?, nibbles, codes: values.bytes, scales: scales?.u16s()? })
 }
 

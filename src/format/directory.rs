@@ -4,12 +4,13 @@
 use super::align_up;
 use super::header::{HEADER, Header, PLANE_ALIGN, REGION_ALIGN};
 use super::name;
-use super::plane::{Element, PlaneKind};
+use super::plane::{PlaneKind, element_from_tag, element_name, element_tag};
 use super::read::Tensor;
 use super::record::{OPTIONAL, PLANE_RECORD, PlaneRecord, TENSOR_RECORD, TensorRecord};
 use super::spec::TensorSpec;
 use super::state::{NamedState, plane_name};
 use crate::error::{FormatError, StateError};
+use crate::quant::Element;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use zerocopy::FromBytes;
@@ -21,8 +22,8 @@ pub struct Plane {
     pub tensor: usize,
     /// What it holds.
     pub kind: PlaneKind,
-    /// The type of its elements.
-    pub element: Element,
+    /// The tag of its elements' type.
+    pub element_tag: u8,
     /// Offset of its first byte in the file; a multiple of 64.
     pub offset: u64,
     /// Its length in bytes, without the padding after it.
@@ -32,6 +33,16 @@ pub struct Plane {
 }
 
 impl Plane {
+    /// The type of its elements; `None` in a plane of unknown kind whose type is unknown too.
+    pub fn element(&self) -> Option<Element> {
+        element_from_tag(self.element_tag)
+    }
+
+    /// The name of its elements' type: `f32`, or `type 0x40` if it is unknown.
+    pub fn element_name(&self) -> String {
+        element_name(self.element_tag)
+    }
+
     /// The order of records: region, tensor, kind.
     pub(crate) fn key(&self) -> (bool, usize, u8) {
         (self.kind.is_optimizer(), self.tensor, self.kind.tag())
@@ -111,7 +122,6 @@ fn what(record: &PlaneRecord, i: usize, at: u64, tensors: &[Tensor], minor: u16)
         kind if kind.named_state().is_some() && minor == 0 => PlaneKind::Other(record.kind),
         kind => kind,
     };
-    let element = Element::from_tag(record.element);
     let optional = record.flags & OPTIONAL != 0;
     let known = !matches!(kind, PlaneKind::Other(_));
     let named = kind.named_state();
@@ -134,13 +144,13 @@ fn what(record: &PlaneRecord, i: usize, at: u64, tensors: &[Tensor], minor: u16)
         let (tensor, kind) = (spec.name.clone(), kind.name());
         return Err(StateError::NoEntry { plane: i, tensor, kind, entries: state.len() }.into());
     }
-    let expected = if known { length(spec, state, kind, element)? } else { len };
+    let expected = if known { length(spec, state, kind, record.element)? } else { len };
     if len != expected {
         let (tensor, kind) = (spec.name.clone(), plane_name(state, kind));
         return Err(FormatError::PlaneLen { tensor, kind, found: len, expected });
     }
     let (offset, checksum) = (record.offset.get(), record.checksum.get());
-    Ok(Plane { tensor: tensor as usize, kind, element, offset, len, checksum })
+    Ok(Plane { tensor: tensor as usize, kind, element_tag: record.element, offset, len, checksum })
 }
 
 /// R22: the length of a plane, if the tensor can have it.
@@ -148,12 +158,12 @@ pub(crate) fn length(
     spec: &TensorSpec,
     state: &[NamedState],
     kind: PlaneKind,
-    element: Element,
+    element: u8,
 ) -> Result<u64, FormatError> {
     let len = match kind.named_state() {
-        None => spec.plane_len(kind, element),
+        None => element_from_tag(element).and_then(|element| spec.plane_len(kind, element)),
         Some((entry, scales)) => {
-            let state = state.get(entry).filter(|state| state.element(scales) == Some(element));
+            let state = state.get(entry).filter(|state| state.element(scales).map(element_tag) == Some(element));
             state.and_then(|state| state.plane_len(spec, scales))
         }
     };
@@ -163,14 +173,14 @@ pub(crate) fn length(
         shape: spec.shape(),
         group: spec.group,
         kind: plane_name(state, kind),
-        element: element.name(),
+        element: element_name(element),
     })
 }
 
 /// R25 and R43: a tensor has the planes it needs, each with a name of its own.
 fn complete(tensor: &Tensor) -> Result<(), FormatError> {
     let Tensor { spec, state, planes } = tensor;
-    spec.check_planes(planes.iter().map(|plane| (plane.kind, plane.element)))?;
+    spec.check_planes(planes.iter().map(|plane| (plane.kind, plane.element())))?;
     let kinds = state.iter().enumerate().flat_map(|(entry, state)| state.kinds(entry));
     if let Some((kind, _)) = kinds.into_iter().find(|(kind, _)| tensor.plane(*kind).is_none()) {
         return Err(FormatError::PlaneMissing { tensor: spec.name.clone(), kind: tensor.plane_name(kind) });

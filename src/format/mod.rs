@@ -26,7 +26,7 @@ pub use attachment::Attachment;
 pub use decode::{Decoder, Role};
 pub use directory::Plane;
 pub use header::{FIELDS as HEADER_FIELDS, HEADER, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
-pub use plane::{Element, PlaneKind, SCALARS};
+pub use plane::{PlaneKind, SCALARS, element_from_tag, element_name, element_tag};
 pub use read::{File, Head, PlaneView, Sections, Tensor};
 pub use record::{Field, PLANE_FIELDS, PLANE_RECORD, TENSOR_FIELDS, TENSOR_RECORD};
 pub use spec::{TensorSpec, codec_from_tag, codec_tag};

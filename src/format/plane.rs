@@ -2,7 +2,7 @@
 
 use super::spec::TensorSpec;
 use crate::error::FormatError;
-use crate::quant::{self, Per, PlaneLayout, WeightCodec, WeightFormat, WeightPlane};
+use crate::quant::{Element, Per, PlaneLayout, WeightCodec, WeightFormat, WeightPlane};
 use bitvec::prelude::{BitArr, bitarr};
 
 /// Values in a `scalars` plane.
@@ -69,8 +69,8 @@ impl PlaneKind {
     /// The kind that holds a plane of a weight.
     pub fn of_weight(codec: WeightCodec, plane: WeightPlane) -> Self {
         match (plane, codec.element()) {
-            (WeightPlane::Data, quant::Element::Nibble) => Self::Codes,
-            (WeightPlane::Data, quant::Element::I8) => Self::Bytes,
+            (WeightPlane::Data, Element::Nibble) => Self::Codes,
+            (WeightPlane::Data, Element::I8) => Self::Bytes,
             (WeightPlane::Data, _) => Self::Data,
             (WeightPlane::Scales, _) => Self::Scales,
             (WeightPlane::Offsets, _) => Self::Offsets,
@@ -127,68 +127,30 @@ impl PlaneKind {
     }
 }
 
-/// The type of a plane's elements.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Element {
-    /// 32-bit float.
-    F32,
-    /// 16-bit IEEE float.
-    F16,
-    /// 16-bit brain float.
-    Bf16,
-    /// Signed byte.
-    I8,
-    /// Unsigned byte.
-    U8,
-    /// Half a byte, in blocks of 32 elements.
-    Nibble,
-    /// A type of a newer minor version, in an optional plane.
-    Other(u8),
+/// The types of elements and the tags that name them in a plane record.
+const ELEMENTS: [(Element, u8); 6] = [
+    (Element::F32, 1),
+    (Element::F16, 2),
+    (Element::Bf16, 3),
+    (Element::I8, 4),
+    (Element::U8, 5),
+    (Element::Nibble, 6),
+];
+
+/// The byte that names a type of elements in a plane record.
+pub fn element_tag(element: Element) -> u8 {
+    ELEMENTS.iter().find(|row| row.0 == element).map_or(0, |row| row.1)
 }
 
-impl From<quant::Element> for Element {
-    fn from(element: quant::Element) -> Self {
-        match element {
-            quant::Element::F32 => Self::F32,
-            quant::Element::F16 => Self::F16,
-            quant::Element::Bf16 => Self::Bf16,
-            quant::Element::I8 => Self::I8,
-            quant::Element::U8 => Self::U8,
-            quant::Element::Nibble => Self::Nibble,
-        }
-    }
+/// The type of elements that a byte of a plane record names; `None` if it is of a later version, which only planes of
+/// unknown kind may have.
+pub fn element_from_tag(tag: u8) -> Option<Element> {
+    ELEMENTS.iter().find(|row| row.1 == tag).map(|row| row.0)
 }
 
-impl Element {
-    const NAMES: [(Self, &str); 6] = [
-        (Self::F32, "f32"),
-        (Self::F16, "f16"),
-        (Self::Bf16, "bf16"),
-        (Self::I8, "i8"),
-        (Self::U8, "u8"),
-        (Self::Nibble, "nibble"),
-    ];
-
-    /// The byte in a plane record.
-    pub fn tag(self) -> u8 {
-        match self {
-            Self::Other(tag) => tag,
-            known => Self::NAMES.iter().position(|n| n.0 == known).map_or(0, |i| i as u8 + 1),
-        }
-    }
-
-    /// The type of a tag.
-    pub fn from_tag(tag: u8) -> Self {
-        usize::from(tag).checked_sub(1).and_then(|i| Self::NAMES.get(i)).map_or(Self::Other(tag), |n| n.0)
-    }
-
-    /// Its name in SPEC.md and in `dump`.
-    pub fn name(self) -> String {
-        match self {
-            Self::Other(tag) => format!("type 0x{tag:02x}"),
-            known => Self::NAMES[usize::from(known.tag()) - 1].1.into(),
-        }
-    }
+/// The type that a tag names, in `dump` and in messages.
+pub fn element_name(tag: u8) -> String {
+    element_from_tag(tag).map_or_else(|| format!("type 0x{tag:02x}"), |element| element.name().into())
 }
 
 impl TensorSpec {
@@ -199,12 +161,9 @@ impl TensorSpec {
     }
 
     fn layout(&self, kind: PlaneKind, element: Element) -> Option<PlaneLayout> {
-        use {PlaneKind as P, quant::Element as E};
+        use {Element as E, PlaneKind as P};
         let (matrix, grouped) = (self.dims.len() == 2, self.group != 0);
-        let one_of = |types: &[E], per| {
-            let found = types.iter().find(|known| Element::from(**known) == element)?;
-            Some(PlaneLayout::new(*found, per))
-        };
+        let one_of = |types: &[E], per| types.contains(&element).then(|| PlaneLayout::new(element, per));
         match kind {
             P::M if grouped => one_of(&[E::F32, E::I8, E::Nibble], Per::Weight),
             P::V if grouped => one_of(&[E::F32, E::U8, E::Nibble], Per::Weight),
@@ -225,20 +184,20 @@ impl TensorSpec {
     pub fn weight_planes(&self) -> impl Iterator<Item = (PlaneKind, Element)> + use<> {
         let codec = self.storage;
         let planes = WeightFormat::of(codec).planes();
-        planes.map(move |(plane, layout)| (PlaneKind::of_weight(codec, plane), layout.element.into()))
+        planes.map(move |(plane, layout)| (PlaneKind::of_weight(codec, plane), layout.element))
     }
 
     /// R25: whether `planes` make a whole tensor.
     pub(crate) fn check_planes<I>(&self, planes: I) -> Result<(), FormatError>
     where
-        I: Iterator<Item = (PlaneKind, Element)>,
+        I: Iterator<Item = (PlaneKind, Option<Element>)>,
     {
         let mut kinds: BitArr!(for 256) = bitarr![0; 256];
         let (mut scaled_m, mut scaled_v) = (false, false);
         for (kind, element) in planes {
             kinds.set(kind.tag().into(), true);
-            scaled_m |= kind == PlaneKind::M && element != Element::F32;
-            scaled_v |= kind == PlaneKind::V && element != Element::F32;
+            scaled_m |= kind == PlaneKind::M && element != Some(Element::F32);
+            scaled_v |= kind == PlaneKind::V && element != Some(Element::F32);
         }
         let has = |kind: PlaneKind| kinds[usize::from(kind.tag())];
         let missing = |kind: PlaneKind| FormatError::PlaneMissing { tensor: self.name.clone(), kind: kind.name() };

@@ -4,11 +4,12 @@ use super::attachment;
 use super::directory::{self, Plane};
 use super::header::{self, HEADER, Header};
 use super::metadata;
-use super::plane::{Element, PlaneKind};
+use super::plane::PlaneKind;
 use super::record::{PLANE_RECORD, TENSOR_RECORD};
 use super::spec::TensorSpec;
 use super::state::{self, NamedState};
 use crate::error::{ContentsError, FormatError};
+use crate::quant::Element;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use std::ops::Range;
@@ -251,17 +252,17 @@ pub struct PlaneView<'a> {
 impl<'a> PlaneView<'a> {
     /// Its elements, if they are f32; they need no alignment.
     pub fn f32s(&self) -> Option<&'a [F32]> {
-        (self.plane.element == Element::F32).then(|| <[F32]>::ref_from_bytes(self.bytes).ok()).flatten()
+        (self.plane.element() == Some(Element::F32)).then(|| <[F32]>::ref_from_bytes(self.bytes).ok()).flatten()
     }
 
     /// The bits of its elements, if they are f16 or bf16; they need no alignment.
     pub fn u16s(&self) -> Option<&'a [U16]> {
-        let short = matches!(self.plane.element, Element::F16 | Element::Bf16);
+        let short = matches!(self.plane.element(), Some(Element::F16 | Element::Bf16));
         short.then(|| <[U16]>::ref_from_bytes(self.bytes).ok()).flatten()
     }
 
     /// Its elements, if they are i8.
     pub fn i8s(&self) -> Option<&'a [i8]> {
-        (self.plane.element == Element::I8).then(|| <[i8]>::ref_from_bytes(self.bytes).ok()).flatten()
+        (self.plane.element() == Some(Element::I8)).then(|| <[i8]>::ref_from_bytes(self.bytes).ok()).flatten()
     }
 }

@@ -4,10 +4,10 @@
 use super::header::cap;
 use super::metadata::escape;
 use super::name;
-use super::plane::{Element, PlaneKind};
+use super::plane::PlaneKind;
 use super::spec::TensorSpec;
 use crate::error::{FormatError, StateError};
-use crate::quant::{GROUPS, GroupedShape, StateCodec, StateFormat, StateShape};
+use crate::quant::{Element, GROUPS, GroupedShape, StateCodec, StateFormat, StateShape};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fmt;
@@ -62,7 +62,7 @@ impl NamedState {
     /// Type of its elements, or of its scales.
     pub(crate) fn element(&self, scales: bool) -> Option<Element> {
         let (values, of_scales) = self.format.planes();
-        if scales { of_scales.map(|layout| layout.element.into()) } else { Some(values.element.into()) }
+        if scales { of_scales.map(|layout| layout.element) } else { Some(values.element) }
     }
 
     /// Bytes of its elements or of its scales (R23).

@@ -2,10 +2,10 @@
 
 use super::decode::{brain_value, half_value};
 use super::directory::Plane;
-use super::plane::{Element, PlaneKind};
+use super::plane::PlaneKind;
 use super::read::{File, PlaneView, Tensor};
 use crate::error::ContentsError;
-use crate::quant::{GroupedShape, PAD_NIBBLE, StateCodec, nibble};
+use crate::quant::{Element, GroupedShape, PAD_NIBBLE, StateCodec, nibble};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -37,12 +37,12 @@ impl File<'_> {
             return Err(ContentsError::PlaneChecksum { tensor, kind, found, stated: plane.checksum });
         }
         let check = Check { tensor, plane };
-        match plane.element {
+        match plane.element() {
             // Nothing is known of the contents, nor that the length goes with the shape.
             _ if matches!(plane.kind, PlaneKind::Other(_)) => Ok(()),
-            Element::F32 | Element::F16 | Element::Bf16 => check.values(&view),
-            Element::I8 | Element::U8 | Element::Nibble => check.codes(&view),
-            Element::Other(_) => Ok(()),
+            Some(Element::F32 | Element::F16 | Element::Bf16) => check.values(&view),
+            Some(Element::I8 | Element::U8 | Element::Nibble) => check.codes(&view),
+            None => Ok(()),
         }
     }
 }
@@ -65,9 +65,9 @@ impl Check<'_> {
         };
         let allowed = if unsigned { "finite and not negative" } else { "finite" };
         let bad = |x: &f32| !x.is_finite() || (unsigned && *x < 0.0);
-        let at = match (view.f32s(), view.u16s(), self.plane.element) {
+        let at = match (view.f32s(), view.u16s(), self.plane.element()) {
             (Some(values), _, _) => first(values.iter().map(|x| x.get()), bad),
-            (_, Some(values), Element::F16) => first(values.iter().map(|x| half_value(*x)), bad),
+            (_, Some(values), Some(Element::F16)) => first(values.iter().map(|x| half_value(*x)), bad),
             (_, Some(values), _) => first(values.iter().map(|x| brain_value(*x)), bad),
             _ => None,
         };
@@ -85,17 +85,18 @@ impl Check<'_> {
         use PlaneKind as P;
         let bytes = view.bytes;
         let signed_nibbles = match self.plane.kind {
-            P::M => self.plane.element == Element::Nibble,
+            P::M => self.plane.element() == Some(Element::Nibble),
             P::State(_) => self.named().is_some_and(|(_, codec)| codec == StateCodec::Int4 { signed: true }),
             _ => false,
         };
-        let (padding, forbidden, allowed): (u8, Option<u8>, _) = match (self.plane.kind, self.plane.element) {
+        let (padding, forbidden, allowed): (u8, Option<u8>, _) = match (self.plane.kind, self.plane.element()) {
             (P::Codes | P::Residue, _) => (PAD_NIBBLE, None, ""),
             _ if signed_nibbles => (PAD_NIBBLE, Some(0), "1 to 15"),
-            (_, Element::I8) => (0, Some(0x80), "-127 to 127"),
+            (_, Some(Element::I8)) => (0, Some(0x80), "-127 to 127"),
             _ => (0, None, ""),
         };
-        let element = |i: usize| if self.plane.element == Element::Nibble { nibble(bytes, i) } else { bytes[i] };
+        let nibbles = self.plane.element() == Some(Element::Nibble);
+        let element = |i: usize| if nibbles { nibble(bytes, i) } else { bytes[i] };
         // The record's length agrees with the shape (R23), so every index below is inside.
         let Some(g) = self.shape() else { return Ok(()) };
         if g.cols < g.padded_cols() {
@@ -135,7 +136,7 @@ impl Check<'_> {
 
     /// A code as the signed or unsigned number it is.
     fn shown(&self, code: u8) -> i16 {
-        if self.plane.element == Element::I8 { (code as i8).into() } else { code.into() }
+        if self.plane.element() == Some(Element::I8) { (code as i8).into() } else { code.into() }
     }
 
     fn names(&self) -> (String, String) {

@@ -7,12 +7,13 @@ use super::directory::{Plane, length};
 use super::header::{self, FEATURES, HEADER, Header, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
 use super::metadata;
 use super::name;
-use super::plane::{Element, PlaneKind};
+use super::plane::{PlaneKind, element_tag};
 use super::read::Head;
 use super::record::{OPTIONAL, PLANE_RECORD, PlaneRecord, TENSOR_RECORD};
 use super::spec::TensorSpec;
 use super::state::{self, NamedState};
 use crate::error::{FormatError, WriteError};
+use crate::quant::Element;
 use serde_json::{Map, Value};
 use std::io::{self, Write};
 use xxhash_rust::xxh3::Xxh3;
@@ -226,8 +227,9 @@ fn place(tensors: &[TensorPlan], head_len: u64) -> Result<(Vec<Plane>, u64), For
     let mut planes = Vec::new();
     for (tensor, plan) in tensors.iter().enumerate() {
         for (kind, element) in plan.all_planes() {
-            let len = length(&plan.spec, &plan.state, kind, element)?;
-            planes.push(Plane { tensor, kind, element, offset: 0, len, checksum: 0 });
+            let element_tag = element_tag(element);
+            let len = length(&plan.spec, &plan.state, kind, element_tag)?;
+            planes.push(Plane { tensor, kind, element_tag, offset: 0, len, checksum: 0 });
         }
     }
     planes.sort_by_key(Plane::key);
@@ -251,7 +253,7 @@ fn record(plane: &Plane) -> PlaneRecord {
     PlaneRecord {
         tensor: U32::new(plane.tensor as u32),
         kind: plane.kind.tag(),
-        element: plane.element.tag(),
+        element: plane.element_tag,
         flags: if plane.kind.named_state().is_some() { OPTIONAL } else { 0 },
         reserved: 0,
         offset: U64::new(plane.offset),

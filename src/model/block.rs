@@ -110,6 +110,7 @@ impl Model {
                 let dx = self.residual_grad(cx, last_pass);
                 let mut sink = GradSink {
                     params: self.params.of_block(l),
+                    specs: self.params.specs_of_block(&self.specs, l),
                     grads: pass,
                     discarded: grads.discarded,
                     accumulate: if micro.from == 0 { Accumulate::No } else { Accumulate::Yes },

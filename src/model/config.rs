@@ -32,16 +32,16 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// Base of the rotary embedding.
     pub rope_theta: f64,
-    /// How the rotary embedding's frequencies are stretched for long texts.
+    /// How the rotary embedding's frequencies are scaled for long texts.
     #[serde(skip_serializing_if = "is_default")]
     pub rope_scaling: RopeScaling,
-    /// By how much they are stretched, where they are.
+    /// By how much they are scaled, where they are.
     #[serde(skip_serializing_if = "is_default_factor")]
     pub rope_factor: f64,
     /// `llama3`: the context that the model was trained on before, in tokens.
     #[serde(skip_serializing_if = "is_default_original")]
     pub rope_original_context: usize,
-    /// `llama3`: waves longer than the old context divided by this are stretched in full.
+    /// `llama3`: waves longer than the old context divided by this are scaled in full.
     #[serde(skip_serializing_if = "is_default_low")]
     pub rope_low: f64,
     /// `llama3`: waves shorter than the old context divided by this are left as they are.
@@ -55,7 +55,7 @@ pub struct ModelConfig {
     pub init_std: f64,
 }
 
-/// How the frequencies of the rotary embedding are stretched.
+/// How the frequencies of the rotary embedding are scaled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RopeScaling {
@@ -233,7 +233,7 @@ impl ModelConfig {
 
     fn rope_problems(&self, problems: &mut Problems) {
         problems.positive("model.rope_theta", self.rope_theta, 1e12, "; 10000 is usual");
-        problems.positive("model.rope_factor", self.rope_factor, 1e6, "; 1 stretches nothing, LLaMA 3.1 has 8");
+        problems.positive("model.rope_factor", self.rope_factor, 1e6, "; 1 scales nothing, LLaMA 3.1 has 8");
         problems.within("model.rope_original_context", self.rope_original_context, 1, MOST);
         problems.positive("model.rope_low", self.rope_low, 1e6, "; 1 is usual");
         problems.positive("model.rope_high", self.rope_high, 1e6, "; 4 is usual");

@@ -9,11 +9,11 @@ use zerocopy::IntoBytes;
 /// How the next token is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// 0: always the likeliest token (the lowest id among equals).
+    /// 0: always the most likely token (the lowest id among equals).
     pub temperature: f64,
-    /// Only the likeliest `top_k` tokens; 0: all.
+    /// Only the `top_k` most likely tokens; 0: all.
     pub top_k: usize,
-    /// Only the likeliest tokens that together reach this probability.
+    /// Only the most likely tokens that together reach this probability.
     pub top_p: f64,
     /// Seed.
     pub seed: u64,
@@ -83,7 +83,7 @@ impl<'a> Generator<'a> {
 
     /// Draws the token that follows what was fed last; nothing if a logit is not a number, as those of damaged or
     /// diverged weights are.
-    pub fn draw(&mut self, sampling: &Sampling) -> Option<u32> {
+    pub fn sample(&mut self, sampling: &Sampling) -> Option<u32> {
         if self.logits.iter().any(|logit| logit.is_nan()) {
             return None;
         }
@@ -136,7 +136,7 @@ mod tests {
     const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 };
 
     #[test]
-    fn draws_follow_the_probabilities() {
+    fn samples_follow_the_probabilities() {
         let logits = [0.0, 3f32.ln(), f32::NEG_INFINITY];
         // Between the thousandths, so that the last bit of a logarithm decides nothing.
         let ones = (0..1000).filter(|&i| choose(&logits, &PLAIN, (f64::from(i) + 0.5) / 1000.0) == 1).count();
@@ -155,7 +155,7 @@ mod tests {
         for i in 0..100 {
             let u = f64::from(i) / 100.0;
             assert!(choose(&logits, &Sampling { top_k: 2, ..PLAIN }, u) >= 2);
-            // The likeliest token alone has 64 %.
+            // The most likely token alone has 64 %.
             assert_eq!(choose(&logits, &Sampling { top_p: 0.6, ..PLAIN }, u), 3);
         }
     }

@@ -1,6 +1,7 @@
 //! Where the gradients of parameters go while backward runs over micro-batches.
 
 use super::context::Context;
+use super::spec::ParamSpec;
 use crate::backend::{Accumulate, Backend, Param};
 use crate::memory::Span;
 
@@ -9,8 +10,9 @@ pub type Apply<'a> = dyn FnMut(&mut dyn Backend, &Param, Span) + 'a;
 
 /// Gradients of some neighbouring parameters, while one micro-batch is in hand.
 pub(super) struct GradSink<'a, 'b> {
-    /// The parameters as `apply` changes them, in the order of their specs.
+    /// The parameters as `apply` changes them, and what is known of them.
     pub params: &'a [Param],
+    pub specs: &'a [ParamSpec],
     /// The buffers of those whose gradients are formed now.
     pub grads: &'a [Option<Span>],
     /// For the gains of norms, whose gradients are formed with that of the input, wanted or not.
@@ -27,9 +29,10 @@ impl GradSink<'_, '_> {
         (param.id - self.params[0].id) as usize
     }
 
-    /// Where the gradient of a parameter is summed, if it is formed now.
+    /// Where the gradient of a parameter is summed, if it is formed now. Other blocks may train what this one does not.
     pub fn grad(&self, param: &Param) -> Option<Span> {
-        self.grads[self.index(param)]
+        let index = self.index(param);
+        self.grads[index].filter(|_| self.specs[index].trainable)
     }
 
     /// The same, or a buffer that nobody reads.

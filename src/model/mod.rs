@@ -37,10 +37,10 @@ pub use mlp::Mlp;
 pub use norm::Norm;
 pub use offload::Offloaded;
 pub use params::Params;
-pub use rope::stretch;
+pub use rope::rope_factor;
 pub use settings::{
     ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,
-    SHORTEST_PARTED, Settings, Trainable,
+    SHORTEST_MICRO_SEQUENCE, Settings, Trainable,
 };
 pub use spec::{BlockParam, Init, ParamKind, ParamSpec, param_specs};
 pub use storage::{Scheme, StorageConfig, TableStorage, Weights};

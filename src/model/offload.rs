@@ -31,7 +31,7 @@ pub struct Offloaded {
 /// One offloaded part of a group, and where operations find it.
 #[derive(Clone, Copy, Debug)]
 struct OffloadedPart {
-    home: Span,
+    stored: Span,
     used: Span,
 }
 
@@ -39,21 +39,21 @@ impl Offloaded {
     /// Starts to prefetch a part of a group, if there is such a group and the part is offloaded.
     pub(super) fn prefetch(&self, backend: &mut dyn Backend, group: usize, part: ParamPart) {
         if let Some(part) = self.part(group, part) {
-            backend.prefetch(part.home, part.used);
+            backend.prefetch(part.stored, part.used);
         }
     }
 
     /// Operations given to the backend from now on find the part.
     pub(super) fn wait(&self, backend: &mut dyn Backend, group: usize, part: ParamPart) {
         if let Some(part) = self.part(group, part) {
-            backend.wait(part.home, part.used);
+            backend.wait(part.stored, part.used);
         }
     }
 
     /// The part is not used for a while; if it was changed it is written back.
     pub(super) fn release(&self, backend: &mut dyn Backend, group: usize, part: ParamPart, changed: bool) {
         if let Some(part) = self.part(group, part) {
-            backend.write_back(part.used, part.home, changed);
+            backend.write_back(part.used, part.stored, changed);
         }
     }
 
@@ -78,25 +78,25 @@ impl Offloaded {
 pub(super) fn place(plan: &mut Plan, settings: &Settings, specs: &[ParamSpec], device: &dyn DeviceInfo) -> Placed {
     let groups = groups(specs);
     let trained = specs.iter().any(|spec| spec.trainable);
-    let away = |to: Offload| trained && (to == Offload::File || to == Offload::Host && !device.in_place());
+    let leaves_device = |to: Offload| trained && (to == Offload::File || to == Offload::Host && !device.in_place());
     let OffloadConfig { weights, optimizer } = settings.execution.offload;
-    let leaves = [away(weights), away(optimizer)];
+    let leaves = [leaves_device(weights), leaves_device(optimizer)];
     // Embedding and head are read token by token, or once a chunk: a device that has to fetch keeps them for the whole run.
-    let at_home = |group: usize, part: ParamPart| {
+    let is_offloaded = |group: usize, part: ParamPart| {
         let table = group == 0 || group + 1 == groups.len();
         leaves[part as usize] && !(part == ParamPart::Weights && table && !device.in_place())
     };
     let mut places = Places { plan, slots: [[Span::NONE; 2]; 2] };
     if !device.in_place() {
-        places.place_slots(specs, &groups, &at_home);
+        places.place_slots(specs, &groups, &is_offloaded);
     }
     let (mut used, mut stored, mut offloaded) = (Vec::new(), Vec::new(), Offloaded::default());
     for (i, range) in groups.iter().enumerate() {
         let of_group = &specs[range.clone()];
-        let home = ParamPart::BOTH.map(|part| at_home(i, part));
-        let (params, at_home, group) = places.group(of_group, i, home, device.in_place());
+        let offloads = ParamPart::BOTH.map(|part| is_offloaded(i, part));
+        let (params, between_steps, group) = places.group(of_group, i, offloads, device.in_place());
         used.extend(params);
-        stored.extend(at_home);
+        stored.extend(between_steps);
         offloaded.groups.push(group);
     }
     Placed { used, stored, offloaded }
@@ -113,7 +113,7 @@ fn groups(specs: &[ParamSpec]) -> Vec<Range<usize>> {
 
 struct Places<'a> {
     plan: &'a mut Plan,
-    /// For weights and for state: what even and what odd groups are fetched to.
+    /// For weights and for state: what even and what odd groups are prefetched to.
     slots: [[Span; 2]; 2],
 }
 
@@ -140,11 +140,11 @@ impl Places<'_> {
         &mut self,
         specs: &[ParamSpec],
         groups: &[Range<usize>],
-        at_home: &dyn Fn(usize, ParamPart) -> bool,
+        is_offloaded: &dyn Fn(usize, ParamPart) -> bool,
     ) {
         for part in ParamPart::BOTH {
             let largest = |odd: usize| {
-                let of_slot = groups.iter().enumerate().filter(|&(i, _)| i % 2 == odd && at_home(i, part));
+                let of_slot = groups.iter().enumerate().filter(|&(i, _)| i % 2 == odd && is_offloaded(i, part));
                 of_slot.map(|(_, range)| self.part_bytes(&specs[range.clone()])[part as usize]).max().unwrap_or(0)
             };
             let (name, category) = match part {
@@ -155,33 +155,33 @@ impl Places<'_> {
             let mut slot = |turn: usize, word: &str| {
                 // For good, though states are used in backward only: copies to the machine may still be under way when
                 // the next step begins.
-                self.plan.add(format!("{name} of {word} blocks, fetched"), category, sizes[turn], Lifetime::ALWAYS)
+                self.plan.add(format!("{name} of {word} blocks, prefetched"), category, sizes[turn], Lifetime::ALWAYS)
             };
             self.slots[part as usize] = [slot(0, "even"), slot(1, "odd")];
         }
     }
 
-    /// Places one group: its parameters as used and as stored, and what is to be fetched.
+    /// Places one group: its parameters as used and as stored, and what is to be prefetched.
     fn group(
         &mut self,
         specs: &[ParamSpec],
         number: usize,
-        home: [bool; 2],
+        offloads: [bool; 2],
         in_place: bool,
     ) -> (Vec<Param>, Vec<Param>, [Option<OffloadedPart>; 2]) {
         let [weights, residue, state] = self.bytes(specs);
         let mut offloaded = [None; 2];
-        for part in ParamPart::BOTH.into_iter().filter(|&part| home[part as usize]) {
+        for part in ParamPart::BOTH.into_iter().filter(|&part| offloads[part as usize]) {
             let mut add = |category: Category, bytes| {
                 self.plan.add_host(format!("{} {}", group_name(specs), category.name()), category, bytes)
             };
-            let home = match part {
+            let stored = match part {
                 ParamPart::Weights => add(Category::Weights, weights),
                 ParamPart::State => joined(add(Category::Residue, residue), add(Category::State, state)),
             };
             let slot = self.slots[part as usize][number % 2];
-            let used = if in_place || home.is_none() { home } else { slot.head(home.bytes) };
-            offloaded[part as usize] = (!home.is_none()).then_some(OffloadedPart { home, used });
+            let used = if in_place || stored.is_none() { stored } else { slot.head(stored.bytes) };
+            offloaded[part as usize] = (!stored.is_none()).then_some(OffloadedPart { stored, used });
         }
         let (mut used, mut stored) = (Vec::new(), Vec::new());
         // Where the next plane of each category begins in its part.
@@ -199,7 +199,7 @@ impl Places<'_> {
                     Some(part) => {
                         let at = next[category as usize];
                         next[category as usize] += bytes.next_multiple_of(ALIGN);
-                        (part.used.part(at, bytes), part.home.part(at, bytes))
+                        (part.used.part(at, bytes), part.stored.part(at, bytes))
                     }
                 };
                 kept.push(from);

@@ -61,6 +61,11 @@ impl Params {
         &self.all[1 + l * self.block_len..][..self.block_len]
     }
 
+    /// What is known of the parameters of block `l`, of the specs of all.
+    pub(super) fn specs_of_block<'a>(&self, specs: &'a [ParamSpec], l: usize) -> &'a [ParamSpec] {
+        &specs[1 + l * self.block_len..][..self.block_len]
+    }
+
     /// The blocks with their weights' data, scales and offsets in other places, which are the same for all of them.
     pub(super) fn blocks_at(&self, specs: &[ParamSpec], places: &[[Span; 3]]) -> Vec<Block> {
         let moved = |l| {
@@ -68,7 +73,7 @@ impl Params {
             for (param, &[data, scales, offsets]) in params.iter_mut().zip(places) {
                 (param.weight.data, param.weight.scales, param.weight.offsets) = (data, scales, offsets);
             }
-            Block::arrange(&specs[1 + l * self.block_len..][..self.block_len], &params)
+            Block::arrange(self.specs_of_block(specs, l), &params)
         };
         (0..self.blocks.len()).map(moved).collect()
     }

@@ -1,15 +1,15 @@
-//! The rotary table: angles of every position, stretched where the model was made for longer texts.
+//! The rotary table: angles of every position, scaled where the model was made for longer texts.
 
 use super::{Activations, ModelConfig, RopeScaling};
 use crate::backend::Backend;
 use std::f64::consts::TAU;
 use zerocopy::IntoBytes;
 
-/// By how much pair `i` of a head's elements turns slower than it would unstretched: 1 for no stretching.
+/// By how much pair `i` of a head's elements turns slower than it would unscaled: 1 for no scaling.
 ///
 /// `llama3` is the rule of LLaMA 3.1: waves longer than the old context / `rope_low` turn slower by the whole factor,
 /// those shorter than the old context / `rope_high` as before, and between the two it is interpolated in frequency.
-pub fn stretch(model: &ModelConfig, i: usize) -> f64 {
+pub fn rope_factor(model: &ModelConfig, i: usize) -> f64 {
     let factor = model.rope_factor;
     match model.rope_scaling {
         RopeScaling::None => 1.0,
@@ -22,7 +22,7 @@ pub fn stretch(model: &ModelConfig, i: usize) -> f64 {
     }
 }
 
-/// Radians by which pair `i` turns from one position to the next, unstretched.
+/// Radians by which pair `i` turns from one position to the next, unscaled.
 fn frequency(model: &ModelConfig, i: usize) -> f64 {
     1.0 / model.rope_theta.powf(2.0 * i as f64 / model.head_dim() as f64)
 }
@@ -31,7 +31,8 @@ fn frequency(model: &ModelConfig, i: usize) -> f64 {
 pub fn fill_rope(acts: &Activations, model: &ModelConfig, backend: &mut dyn Backend) {
     let head_dim = model.head_dim();
     let positions = acts.rope.bytes / (4 * head_dim);
-    let frequencies: Vec<f32> = (0..head_dim / 2).map(|i| (frequency(model, i) / stretch(model, i)) as f32).collect();
+    let frequencies: Vec<f32> =
+        (0..head_dim / 2).map(|i| (frequency(model, i) / rope_factor(model, i)) as f32).collect();
     let mut table = Vec::with_capacity(positions * head_dim);
     for position in 0..positions {
         for frequency in &frequencies {
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn llama_3_stretches_long_waves_only() {
+    fn llama_3_scales_long_waves_only() {
         // LLaMA 3.1 8B.
         let model = ModelConfig {
             hidden: 4096,
@@ -57,7 +58,7 @@ mod tests {
             rope_factor: 8.0,
             ..ModelConfig::default()
         };
-        let found = [0, 28, 29, 32, 34, 35, 63].map(|i| stretch(&model, i));
+        let found = [0, 28, 29, 32, 34, 35, 63].map(|i| rope_factor(&model, i));
         assert_eq!((found[0], found[6]), (1.0, 8.0));
         assert!(found.windows(2).all(|pair| pair[0] <= pair[1]), "{found:?}");
         assert!((found[3] - LLAMA_3_PAIR_32).abs() < 1e-5, "{found:?}");

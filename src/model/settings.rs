@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// Tokens of the shortest sequence whose batches may be split into micro-batches: products of fewer tokens are computed
 /// another way, and the micro-batches would not sum up to the bits of the whole batch.
-pub const SHORTEST_PARTED: usize = 5;
+pub const SHORTEST_MICRO_SEQUENCE: usize = 5;
 
 /// All that decides where a model lies and what it computes, the device and the shape of a batch aside.
 #[derive(Clone, Debug)]

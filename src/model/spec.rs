@@ -203,11 +203,18 @@ pub fn param_specs(settings: &Settings) -> Vec<ParamSpec> {
     (0..).zip(existing).map(|(id, kind)| spec(settings, groups, id, kind)).collect()
 }
 
-/// The parameters of the first block, which all others repeat.
+/// The parameters of the first block, which all others repeat in all but what is trained.
 pub(super) fn block_specs(specs: &[ParamSpec]) -> &[ParamSpec] {
     let of_block = |spec: &&ParamSpec| matches!(spec.kind, ParamKind::Block(0, _));
     let first = specs.iter().take_while(|spec| !of_block(spec)).count();
     &specs[first..][..specs[first..].iter().take_while(of_block).count()]
+}
+
+/// The same, each trainable if it is in any block: what buffers that all blocks share must have room for.
+pub(super) fn trained_block_specs(specs: &[ParamSpec]) -> Vec<ParamSpec> {
+    let in_block = |kind| if let ParamKind::Block(_, param) = kind { Some(param) } else { None };
+    let trained = |kind| specs.iter().any(|spec| spec.trainable && in_block(spec.kind) == in_block(kind));
+    block_specs(specs).iter().map(|spec| ParamSpec { trainable: trained(spec.kind), ..spec.clone() }).collect()
 }
 
 fn spec(settings: &Settings, groups: Option<&Groups>, id: u32, kind: ParamKind) -> ParamSpec {

@@ -3,8 +3,7 @@
 //!
 //! A new codec is a row here, its loops in [`RowEncoder`](super::RowEncoder) and [`RowDecoder`](super::RowDecoder), and
 //! a row in each list of codecs: words (`model/storage.rs`), tags (`format/spec.rs`), types of GGUF (`convert/quants`),
-//! kernels (`backend/cuda/ops/weights.rs`, `kernels/codecs.h`), the update (`backend/cpu/ops/param_rows.rs`) and the
-//! reference (`backend/ops/reference.rs`). `tests/structure.rs` holds that there is no other.
+//! kernels (`backend/cuda/ops/weights.rs`, `kernels/codecs.h`) and the reference (`backend/ops/reference.rs`). `tests/structure.rs` holds that there is no other.
 
 use super::plane::{Element, Per, PlaneLayout};
 use super::{GroupedShape, QuantGrid, Simulation};

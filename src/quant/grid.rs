@@ -12,8 +12,10 @@ pub const SCALE_MIN: f32 = 6.103_515_6e-5;
 /// The integers that weights of one format are stored as, and what they mean.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QuantGrid {
-    /// Steps of the stored integer per scale: 16 with residue, 1 without.
+    /// Steps of the stored integer per scale, a power of two: 16 with residue, 1 without.
     pub steps_per_scale: f32,
+    /// Scales per step: its inverse, which is exact.
+    pub unit: f32,
     /// The stored integer of the value 0 in symmetric groups.
     pub zero_point: f32,
     /// The stored integer whose value is the offset, in asymmetric groups.
@@ -34,6 +36,7 @@ impl QuantGrid {
     /// `codes` and `residue`: a byte.
     pub const INT4: Self = Self {
         steps_per_scale: 16.0,
+        unit: 1.0 / 16.0,
         zero_point: 136.0,
         offset_point: 8.0,
         min: 0.0,
@@ -43,10 +46,12 @@ impl QuantGrid {
         shrink: 3.5,
     };
     /// `codes` only.
-    pub const CODES: Self = Self { steps_per_scale: 1.0, zero_point: 8.0, offset_point: 0.0, max: 15.0, ..Self::INT4 };
+    pub const CODES: Self =
+        Self { steps_per_scale: 1.0, unit: 1.0, zero_point: 8.0, offset_point: 0.0, max: 15.0, ..Self::INT4 };
     /// One signed byte; the headroom is that of [`QuantGrid::INT4`]: 127 6/7.4 and 127 3.5/7.4.
     pub const INT8: Self = Self {
         steps_per_scale: 1.0,
+        unit: 1.0,
         zero_point: 0.0,
         offset_point: 0.0,
         min: -127.0,
@@ -60,8 +65,8 @@ impl QuantGrid {
     #[inline(always)]
     pub fn value(&self, q: f32, group: GroupScale) -> f32 {
         match group.offset {
-            None => group.scale * (q - self.zero_point) / self.steps_per_scale,
-            Some(offset) => group.scale * (q - self.offset_point) / self.steps_per_scale + offset,
+            None => group.scale * (q - self.zero_point) * self.unit,
+            Some(offset) => group.scale * (q - self.offset_point) * self.unit + offset,
         }
     }
 
@@ -131,6 +136,25 @@ pub struct GroupScale {
     pub scale: f32,
     /// The offset, in asymmetric groups.
     pub offset: Option<f32>,
+}
+
+impl GroupScale {
+    /// Of group `group`, from the bytes of a weight's planes; that of the offsets is empty in symmetric groups.
+    #[inline(always)]
+    pub fn read(scales: &[u8], offsets: &[u8], group: usize) -> Self {
+        let number = |plane: &[u8]| f16::from_le_bytes([plane[2 * group], plane[2 * group + 1]]).to_f32();
+        Self { scale: number(scales), offset: (!offsets.is_empty()).then(|| number(offsets)) }
+    }
+
+    /// The inverse of [`GroupScale::read`].
+    #[inline(always)]
+    pub fn write(self, scales: &mut [u8], offsets: &mut [u8], group: usize) {
+        let bytes = |number: f32| f16::from_f32(number).to_le_bytes();
+        scales[2 * group..][..2].copy_from_slice(&bytes(self.scale));
+        if let Some(offset) = self.offset {
+            offsets[2 * group..][..2].copy_from_slice(&bytes(offset));
+        }
+    }
 }
 
 fn to_scale(scale: f32) -> f32 {

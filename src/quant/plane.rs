@@ -20,6 +20,18 @@ pub enum Element {
 }
 
 impl Element {
+    /// Its name in SPEC.md, in `dump` and in messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I8 => "i8",
+            Self::U8 => "u8",
+            Self::Nibble => "nibble",
+        }
+    }
+
     /// Bits of one element.
     pub const fn bits(self) -> u64 {
         match self {

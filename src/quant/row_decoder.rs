@@ -93,9 +93,8 @@ impl<'a> RowDecoder<'a> {
         let (codes, residue) = (&self.data[piece.nibbles.clone()], &self.residue[piece.nibbles]);
         for (i, out) in out.iter_mut().enumerate() {
             let group = piece.group + i / self.shape.group;
-            let offset = (!self.offsets.is_empty()).then(|| scale_at(self.offsets, group));
             let q = nibble(codes, i) << 4 | nibble(residue, i);
-            *out = grid.value(f32::from(q), GroupScale { scale: scale_at(self.scales, group), offset });
+            *out = grid.value(f32::from(q), GroupScale::read(self.scales, self.offsets, group));
         }
     }
 

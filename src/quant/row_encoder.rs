@@ -62,10 +62,7 @@ impl RowEncoder {
         for (i, values) in values.chunks(group).enumerate() {
             let stored = &mut self.stored[i * group..][..values.len()];
             let scale = grid.quantize(values, offsets, Rounding::Nearest, stored);
-            out.scales[2 * i..][..2].copy_from_slice(&f16::from_f32(scale.scale).to_le_bytes());
-            if let Some(offset) = scale.offset {
-                out.offsets[2 * i..][..2].copy_from_slice(&f16::from_f32(offset).to_le_bytes());
-            }
+            scale.write(out.scales, out.offsets, i);
         }
     }
 

@@ -6,7 +6,7 @@ use super::plan;
 use crate::backend::DeviceInfo;
 use crate::config::Config;
 use crate::memory::Plan;
-use crate::model::{ActivationCheckpointing, GradBuffer, Offload, OffloadConfig, SHORTEST_PARTED};
+use crate::model::{ActivationCheckpointing, GradBuffer, Offload, OffloadConfig, SHORTEST_MICRO_SEQUENCE};
 
 /// Memory that a run may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ fn shapes(config: &Config) -> Vec<(ActivationCheckpointing, usize, GradBuffer)> 
 /// The batch, its half, and so on. Sequences too short for the matrix products of whole batches stay in one micro-batch.
 fn halved(batch: usize, sequence: usize) -> Vec<usize> {
     let mut sizes = vec![batch];
-    while let Some(&last) = sizes.last().filter(|&&last| last > 1 && sequence >= SHORTEST_PARTED) {
+    while let Some(&last) = sizes.last().filter(|&&last| last > 1 && sequence >= SHORTEST_MICRO_SEQUENCE) {
         sizes.push(last.div_ceil(2));
     }
     sizes

@@ -114,7 +114,7 @@ pub fn run<O: Observer>(
     let train = trainer.config().train.clone();
     let tokens = train.batch * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
-    let mut first = vec![0; if trainer.config().data.packed { tokens } else { 0 }];
+    let mut segment_start = vec![0; if trainer.config().data.shares_rows { tokens } else { 0 }];
     let mut audit = Audit::new(trainer);
     while trainer.counters().step < train.steps {
         let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
@@ -127,9 +127,9 @@ pub fn run<O: Observer>(
         let blocks = trainer.config().model.layers as u64;
         observer.begins(trainer, Work::Step { blocks });
         let position = if train.overfit { 0 } else { trainer.counters().position };
-        samples.train.fill_packed(position, &mut inputs, &mut targets, &mut first);
+        samples.train.fill_segments(position, &mut inputs, &mut targets, &mut segment_start);
         audit.before(trainer);
-        let mut report = trainer.step_packed(&inputs, &targets, &first);
+        let mut report = trainer.step_segments(&inputs, &targets, &segment_start);
         let verdict = audit.after(trainer, &mut report);
         // Before results are used that a failed device never computed.
         trainer.backend().status()?;
@@ -145,7 +145,7 @@ pub fn run<O: Observer>(
         if let Some(windows) = samples.validation.as_ref().filter(|_| due(train.eval_every)) {
             let passes = blocks * windows.len().div_ceil(train.batch) as u64;
             observer.begins(trainer, Work::Validation { passes });
-            let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut first);
+            let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut segment_start);
             trainer.backend().status()?;
             observer.on_validation(&validation)?;
         }
@@ -161,14 +161,14 @@ pub fn run<O: Observer>(
     Ok(StopReason::Finished)
 }
 
-/// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `first` if rows may hold several
+/// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `segment_start` if rows may hold several
 /// samples, else nothing.
 pub fn validate(
     trainer: &mut Trainer,
     windows: &Windows,
     inputs: &mut [u32],
     targets: &mut [u32],
-    first: &mut [u32],
+    segment_start: &mut [u32],
 ) -> Validation {
     let (batch, sequence) = (trainer.config().train.batch, trainer.config().train.sequence);
     let begun = Instant::now();
@@ -176,9 +176,9 @@ pub fn validate(
     for row in (0..windows.len()).step_by(batch) {
         let count = batch.min(windows.len() - row);
         let (inputs, targets) = (&mut inputs[..count * sequence], &mut targets[..count * sequence]);
-        let first = if first.is_empty() { &mut [][..] } else { &mut first[..count * sequence] };
-        windows.fill_packed(row, inputs, targets, first);
-        sum += trainer.evaluate_packed(count, inputs, targets, first);
+        let segment_start = if segment_start.is_empty() { &mut [][..] } else { &mut segment_start[..count * sequence] };
+        windows.fill_segments(row, inputs, targets, segment_start);
+        sum += trainer.evaluate_segments(count, inputs, targets, segment_start);
     }
     let targets = windows.targets();
     Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets, took: begun.elapsed() }

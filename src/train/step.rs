@@ -164,20 +164,20 @@ impl Trainer {
     /// # Panics
     /// If the slices are not `batch * sequence` long.
     pub fn step(&mut self, inputs: &[u32], targets: &[u32]) -> StepReport {
-        self.step_packed(inputs, targets, &[])
+        self.step_segments(inputs, targets, &[])
     }
 
-    /// The same where rows may hold several samples; `first` as in [`Model::upload_segments`].
+    /// The same where rows may hold several samples; `segment_start` as in [`Model::upload_segments`].
     ///
     /// # Panics
     /// If the slices are not `batch * sequence` long, or several samples in a row were not planned for.
-    pub fn step_packed(&mut self, inputs: &[u32], targets: &[u32], first: &[u32]) -> StepReport {
+    pub fn step_segments(&mut self, inputs: &[u32], targets: &[u32], segment_start: &[u32]) -> StepReport {
         let (batch, sequence) = (self.config().train.batch, self.config().train.sequence);
         let number = self.counters.step + 1;
         let pass = Batch::step(batch, sequence, number);
         assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
         let lr = self.config.learning_rate().at(number);
-        let loss = self.loss_and_head_grad(pass, inputs, targets, first);
+        let loss = self.loss_and_head_grad(pass, inputs, targets, segment_start);
         let mut report = StepReport {
             step: number,
             loss: loss.0,
@@ -197,11 +197,17 @@ impl Trainer {
     }
 
     /// Mean loss, and the scale of the gradients that it implies.
-    fn loss_and_head_grad(&mut self, pass: Batch, inputs: &[u32], targets: &[u32], first: &[u32]) -> (f64, f32) {
+    fn loss_and_head_grad(
+        &mut self,
+        pass: Batch,
+        inputs: &[u32],
+        targets: &[u32],
+        segment_start: &[u32],
+    ) -> (f64, f32) {
         let counted = targets.iter().filter(|&&target| target != IGNORE).count();
         let scale = if counted > 0 { 1.0 / counted as f32 } else { 0.0 };
         self.model.upload_tokens(self.backend.as_mut(), inputs, targets);
-        self.model.upload_segments(self.backend.as_mut(), first);
+        self.model.upload_segments(self.backend.as_mut(), segment_start);
         self.model.forward(self.backend.as_mut(), pass);
         self.model.loss_and_head_grad(self.backend.as_mut(), pass, scale);
         (self.model.sum_losses(self.backend.as_ref(), &mut self.losses[..pass.tokens()]) / counted.max(1) as f64, scale)
@@ -234,16 +240,16 @@ impl Trainer {
     /// # Panics
     /// If `inputs` and `targets` differ in length or exceed a training batch.
     pub fn evaluate(&mut self, batch: usize, inputs: &[u32], targets: &[u32]) -> f64 {
-        self.evaluate_packed(batch, inputs, targets, &[])
+        self.evaluate_segments(batch, inputs, targets, &[])
     }
 
-    /// The same where rows may hold several samples; `first` as in [`Model::upload_segments`].
+    /// The same where rows may hold several samples; `segment_start` as in [`Model::upload_segments`].
     ///
     /// # Panics
     /// As [`Trainer::evaluate`], and if several samples in a row were not planned for.
-    pub fn evaluate_packed(&mut self, batch: usize, inputs: &[u32], targets: &[u32], first: &[u32]) -> f64 {
+    pub fn evaluate_segments(&mut self, batch: usize, inputs: &[u32], targets: &[u32], segment_start: &[u32]) -> f64 {
         let pass = Batch::whole(batch, inputs.len() / batch);
         let losses = &mut self.losses[..inputs.len()];
-        self.model.evaluate(self.backend.as_mut(), pass, inputs, targets, first, losses)
+        self.model.evaluate(self.backend.as_mut(), pass, inputs, targets, segment_start, losses)
     }
 }

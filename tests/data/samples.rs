@@ -137,7 +137,7 @@ fn rows_and_their_order_depend_on_seed_and_position_alone() {
     let (batches, again) = (place.batches(), place.batches());
     let read = |batches: &Batches, position, rows: usize| {
         let [mut inputs, mut targets, mut first] = [(); 3].map(|()| vec![0; 64 * rows]);
-        batches.fill_packed(position, &mut inputs, &mut targets, &mut first);
+        batches.fill_segments(position, &mut inputs, &mut targets, &mut first);
         [inputs, targets, first]
     };
     let epoch = batches.epoch_samples();

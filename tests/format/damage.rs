@@ -3,8 +3,8 @@
 use crate::support::{good, put, seal};
 use proptest::prelude::*;
 use tetrad::error::FormatError;
-use tetrad::format::{Element, File, Head, Layout, PlaneKind, TensorPlan, TensorSpec};
-use tetrad::quant::WeightCodec;
+use tetrad::format::{File, Head, Layout, PlaneKind, TensorPlan, TensorSpec};
+use tetrad::quant::{Element, WeightCodec};
 use tetrad::store::Map;
 
 /// Opens and, if that goes well, verifies.

@@ -47,7 +47,7 @@ impl Victim {
     /// The same tensors and other metadata, by the library's own writer, checksums and all.
     fn rewritten(&self, metadata: &Map<String, Value>, attachments: &[Attachment<'_>]) -> PathBuf {
         let file = File::parse(&self.bytes).unwrap();
-        let planes = |t: &tetrad::format::Tensor| t.planes.iter().map(|p| (p.kind, p.element)).collect();
+        let planes = |t: &tetrad::format::Tensor| t.planes.iter().map(|p| (p.kind, p.element().unwrap())).collect();
         let tensors: Vec<_> = file
             .tensors()
             .iter()

@@ -6,9 +6,10 @@ use std::io;
 use std::process::Command;
 use tetrad::error::WriteError;
 use tetrad::format::{
-    Attachment, Decoder, Element, File, Layout, PlaneKind, PlaneSource, Role, TensorPlan, TensorSpec, codec_from_tag,
+    Attachment, Decoder, File, Layout, PlaneKind, PlaneSource, Role, TensorPlan, TensorSpec, codec_from_tag,
+    element_from_tag,
 };
-use tetrad::quant::WeightCodec;
+use tetrad::quant::{Element, WeightCodec};
 
 /// Planes out of memory, in pieces of a prime number of bytes.
 struct Memory<'a>(&'a Parts);
@@ -42,7 +43,7 @@ fn write(parts: &Parts) -> Result<Vec<u8>, WriteError> {
     }
     // In reverse: the writer must find the order itself.
     for plane in parts.planes.iter().rev() {
-        let (kind, element) = (PlaneKind::from_tag(plane.kind), Element::from_tag(plane.element));
+        let (kind, element) = (PlaneKind::from_tag(plane.kind), element_from_tag(plane.element).unwrap());
         if kind.named_state().is_none() {
             tensors[plane.tensor as usize].planes.push((kind, element));
         }
@@ -74,7 +75,7 @@ fn contents(bytes: &[u8]) -> Value {
     let latin = |bytes: &[u8]| bytes.iter().map(|&b| b as char).collect::<String>();
     let tensors = file.tensors().iter().enumerate().map(|(i, tensor)| {
         let known = || tensor.planes.iter().filter(|p| !matches!(p.kind, PlaneKind::Other(_)));
-        let elements: Map<_, _> = known().map(|p| (tensor.plane_name(p.kind), p.element.name().into())).collect();
+        let elements: Map<_, _> = known().map(|p| (tensor.plane_name(p.kind), p.element_name().into())).collect();
         let planes: Map<_, _> = known().map(|p| (tensor.plane_name(p.kind), stored(&file, i, p.kind))).collect();
         let values: Map<_, _> =
             Role::of(tensor).filter_map(|r| Some((r.name(tensor).into(), decoded(&file, i, r)?))).collect();
@@ -96,7 +97,7 @@ fn contents(bytes: &[u8]) -> Value {
 /// A plane's elements as they are stored, padding included.
 fn stored(file: &File<'_>, tensor: usize, kind: PlaneKind) -> Value {
     let view = file.plane(tensor, kind).unwrap();
-    match view.plane.element {
+    match view.plane.element().unwrap() {
         Element::F32 => view.f32s().unwrap().iter().map(|x| f64::from(x.get())).collect(),
         Element::F16 => view.u16s().unwrap().iter().map(|x| half::f16::from_bits(x.get()).to_f64()).collect(),
         Element::Bf16 => view.u16s().unwrap().iter().map(|x| half::bf16::from_bits(x.get()).to_f64()).collect(),

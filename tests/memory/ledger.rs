@@ -25,7 +25,7 @@ fn run(config: &Config, dir: &std::path::Path) {
     generator.feed(backend, &text[..9]);
     let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 1 };
     for _ in 0..5 {
-        let token = generator.draw(&sampling).unwrap();
+        let token = generator.sample(&sampling).unwrap();
         generator.feed(backend, &[token]);
     }
 }

@@ -33,8 +33,8 @@ fn run(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
         let first = (0..tokens).map(|t| 9 + t / SEQUENCE).map(|cut| cut as u32);
         let first: Vec<u32> =
             first.enumerate().map(|(t, cut)| if t % SEQUENCE < cut as usize { 0 } else { cut }).collect();
-        let first = if config.data.packed { &first[..] } else { &[] };
-        let report = trainer.step_packed(&text[..tokens], &text[1..], first);
+        let first = if config.data.shares_rows { &first[..] } else { &[] };
+        let report = trainer.step_segments(&text[..tokens], &text[1..], first);
         (report.loss.to_bits(), report.grad_norm.to_bits())
     });
     let reports = reports.collect();
@@ -47,7 +47,7 @@ fn run(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
 fn micro_batches_give_the_bytes_of_the_whole_batch() {
     let edits: [fn(&mut Config); 5] = [
         |_| {},
-        |config| config.data.packed = true,
+        |config| config.data.shares_rows = true,
         |config| (config.model.tied, config.model.qkv_bias) = (true, true),
         |config| (config.model.qk_norm, config.activations.quant) = (true, ActivationQuant::Int4),
         |config| (config.storage.scheme, config.storage.feedback) = (Scheme::Asymmetric, true),

@@ -1,5 +1,5 @@
 //! Models of two layers recorded from transformers in float32: logits, loss, every gradient, and 20 AdamW losses.
-//! LLaMA, LLaMA 3 with its stretched frequencies, Qwen2 with biases, Qwen3 with normed heads of a size of their own.
+//! LLaMA, LLaMA 3 with its scaled frequencies, Qwen2 with biases, Qwen3 with normed heads of a size of their own.
 
 use crate::harness::llama::Recorded;
 use crate::harness::operands::assert_near;

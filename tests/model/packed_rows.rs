@@ -40,7 +40,7 @@ fn pass(trainer: &mut Trainer, rows: usize, inputs: &[u32], targets: &[u32], fir
 
 fn trainer(config: &Config, backend: Box<dyn Backend>, packed: bool) -> Trainer {
     let mut config = config.clone();
-    (config.data.packed, config.train.batch, config.train.sequence) = (packed, ROWS.len(), SEQUENCE);
+    (config.data.shares_rows, config.train.batch, config.train.sequence) = (packed, ROWS.len(), SEQUENCE);
     crate::harness::small::trainer(&config, backend)
 }
 

@@ -11,8 +11,8 @@ use crate::quant::{Element, GroupedShape, Simulation, WeightCodec, WeightFormat,
 use half::{bf16, f16};
 use zerocopy::{Immutable, IntoBytes};
 
-/// Checks all operations but the update of parameters, whose bits are tested with the optimizers. `open` gives backends
-/// without memory.
+/// Checks all operations but the fused pass of Adam, whose bits are tested with the rules. `open` gives backends without
+/// memory.
 ///
 /// # Panics
 /// If a result is not near its reference, or the backend has not enough memory.
@@ -29,6 +29,7 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::rope::conformance(open);
     super::scaling::conformance(open);
     super::swiglu::conformance(open);
+    super::update_conformance::conformance(open);
 }
 
 /// The operands of one case, and then the backend that they are on.
@@ -171,6 +172,16 @@ impl Case {
         let mut found = vec![0f32; span.bytes / 4];
         self.backend.download(span, found.as_mut_bytes());
         self.near(&wide(&found), expected, what);
+    }
+
+    /// Checks that float32 numbers are no further than `distance` from the expected ones.
+    pub(super) fn within(&self, span: Span, expected: &[f64], distance: f64, what: &str) {
+        let mut found = vec![0f32; span.bytes / 4];
+        self.backend.download(span, found.as_mut_bytes());
+        assert_eq!(found.len(), expected.len(), "{what}: elements");
+        for (i, (x, y)) in wide(&found).iter().zip(expected).enumerate() {
+            assert!((x - y).abs() <= distance, "{what}: element {i} is {x}, not {y}, on {}", self.backend.describe());
+        }
     }
 
     /// Operands are exact; results and what an operation keeps in between are rounded to the type of activations.

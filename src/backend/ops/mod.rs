@@ -16,6 +16,7 @@ mod rope;
 mod scaling;
 mod swiglu;
 mod update;
+mod update_conformance;
 
 pub use activation_pack::{ActivationPack, PACK_GROUP, packed_bytes};
 pub use activation_quant::{ActivationCode, ActivationQuant, QUANT_GROUP};

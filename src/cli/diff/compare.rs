@@ -3,8 +3,8 @@
 use crate::cli::flatten::flatten;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
-use tetrad::format::{Decoder, Element, File, NamedState, PlaneKind, PlaneView, Role, Tensor};
-use tetrad::quant::WeightPlane;
+use tetrad::format::{Decoder, File, NamedState, PlaneKind, PlaneView, Role, Tensor};
+use tetrad::quant::{Element, WeightPlane};
 
 /// Everything that differs.
 pub(super) struct Diff {
@@ -122,7 +122,7 @@ fn tensors(a: &File<'_>, i: usize, b: &File<'_>, j: usize) -> TensorDiff {
         let kind = |tensor: &Tensor| tensor.plane_named(&name).map(|plane| plane.kind);
         let found = (kind(ta).and_then(|kind| a.plane(i, kind)), kind(tb).and_then(|kind| b.plane(j, kind)));
         let change = match found {
-            (Some(pa), Some(pb)) if pa.plane.element != pb.plane.element => Change::Element,
+            (Some(pa), Some(pb)) if pa.plane.element_tag != pb.plane.element_tag => Change::Element,
             (Some(pa), Some(pb)) if shape(ta, &pa) != shape(tb, &pb) => Change::Shape,
             (Some(pa), Some(pb)) => Change::Elements(changed(&pa, &pb)),
             (Some(_), None) => Change::OnlyA,
@@ -160,13 +160,13 @@ fn changed(a: &PlaneView<'_>, b: &PlaneView<'_>) -> u64 {
         let pairs = a.bytes.chunks(size).zip(b.bytes.chunks(size));
         pairs.filter(|(x, y)| x != y).count() as u64
     };
-    match a.plane.element {
-        Element::Nibble => {
+    match a.plane.element() {
+        Some(Element::Nibble) => {
             let xor = a.bytes.iter().zip(b.bytes).map(|(x, y)| x ^ y);
             xor.map(|x| u64::from(x & 15 != 0) + u64::from(x >> 4 != 0)).sum()
         }
-        Element::F32 => differing(4),
-        Element::F16 | Element::Bf16 => differing(2),
+        Some(Element::F32) => differing(4),
+        Some(Element::F16 | Element::Bf16) => differing(2),
         // Unknown planes of different lengths differ at least in their bytes beyond the shorter one.
         _ => differing(1) + a.bytes.len().abs_diff(b.bytes.len()) as u64,
     }

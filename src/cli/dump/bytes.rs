@@ -3,7 +3,9 @@
 use crate::cli::output::{escape, json_line};
 use serde_json::json;
 use std::io::{self, Write};
-use tetrad::format::{Element, Field, File, HEADER_FIELDS, PLANE_FIELDS, PlaneKind, TENSOR_FIELDS, codec_from_tag};
+use tetrad::format::{
+    Field, File, HEADER_FIELDS, PLANE_FIELDS, PlaneKind, TENSOR_FIELDS, codec_from_tag, element_name,
+};
 
 /// Metadata bytes shown on a line.
 const TEXT: usize = 64;
@@ -77,7 +79,7 @@ impl Cursor<'_, '_, '_> {
             self.padding(plane.offset)?;
             let tensor = &head.tensors[plane.tensor];
             let what = format!("{}:{}", tensor.spec.name, tensor.plane_name(plane.kind));
-            self.next(plane.len, what, |_| format!("{}, xxh3 {:016x}", plane.element.name(), plane.checksum))?;
+            self.next(plane.len, what, |_| format!("{}, xxh3 {:016x}", plane.element_name(), plane.checksum))?;
         }
         // The walk is driven by the reader's own tables; that it ends here is what "exactly once" means.
         assert_eq!(self.at, head.file_len(), "the walk covers the file");
@@ -108,7 +110,7 @@ fn describe(name: &str, bytes: &[u8]) -> String {
         "reserved" => "0".into(),
         "storage" => tag(codec_from_tag(n as u8).map(|s| s.name().into())),
         "kind" => format!("0x{n:02x} = {}", PlaneKind::from_tag(n as u8).name()),
-        "element" => tag(Some(Element::from_tag(n as u8).name())),
+        "element" => tag(Some(element_name(n as u8))),
         "dims" => format!("{:?}", bytes.chunks(8).map(number).collect::<Vec<_>>()),
         _ => n.to_string(),
     }

@@ -5,8 +5,8 @@ use crate::cli::output::{escape, json_line};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::io::{self, Write};
-use tetrad::format::{Element, File, PlaneKind, PlaneView};
-use tetrad::quant::{StateCodec, nibble};
+use tetrad::format::{File, PlaneKind, PlaneView};
+use tetrad::quant::{Element, StateCodec, nibble};
 
 /// Bytes on a line: one run of 32 nibbles, so that a line never straddles two groups.
 const LINE: usize = 16;
@@ -44,20 +44,24 @@ struct Line {
 
 fn line(file: &File<'_>, shown: &Shown<'_>, at: usize, bytes: &[u8]) -> Line {
     let floats = |values: Vec<f64>, size: usize| Line { first: at / size, values, scale: None, offset: None };
-    match shown.view.plane.element {
-        Element::F32 => {
+    match shown.view.plane.element() {
+        Some(Element::F32) => {
             floats(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).into()).collect(), 4)
         }
-        Element::F16 => floats(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).into()).collect(), 2),
-        Element::Bf16 => floats(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).into()).collect(), 2),
-        Element::I8 => levels(file, shown, at, bytes.iter().map(|&b| (b as i8).into()).collect()),
-        Element::Nibble => {
+        Some(Element::F16) => {
+            floats(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).into()).collect(), 2)
+        }
+        Some(Element::Bf16) => {
+            floats(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).into()).collect(), 2)
+        }
+        Some(Element::I8) => levels(file, shown, at, bytes.iter().map(|&b| (b as i8).into()).collect()),
+        Some(Element::Nibble) => {
             let zero = zero(file, shown);
             let values = (0..bytes.len() * 2).map(|i| f64::from(nibble(bytes, i)) - zero).collect();
             levels(file, shown, at * 2, values)
         }
-        Element::U8 => levels(file, shown, at, bytes.iter().map(|&b| b.into()).collect()),
-        Element::Other(_) => floats(Vec::new(), 1),
+        Some(Element::U8) => levels(file, shown, at, bytes.iter().map(|&b| b.into()).collect()),
+        None => floats(Vec::new(), 1),
     }
 }
 
@@ -127,7 +131,7 @@ pub(super) fn json(out: &mut dyn Write, file: &File<'_>, shown: &Shown<'_>) -> i
     let plane = &shown.view.plane;
     let tensor = &file.tensors()[shown.tensor];
     let (name, kind) = (Value::from(tensor.spec.name.as_str()), tensor.plane_name(plane.kind));
-    write!(out, "{{\"tensor\":{name},\"plane\":\"{kind}\",\"element\":\"{}\",", plane.element.name())?;
+    write!(out, "{{\"tensor\":{name},\"plane\":\"{kind}\",\"element\":\"{}\",", plane.element_name())?;
     write!(out, "\"offset\":{},\"bytes\":{},\"lines\":[", plane.offset, plane.len)?;
     for (at, bytes) in lines(shown) {
         let line = line(file, shown, at, bytes);

@@ -1,8 +1,8 @@
 //! The codes of a quantized plane: how often each occurs, and how many lie at the end of the range.
 
 use bitvec::prelude::{BitVec, bitvec};
-use tetrad::format::{Element, File, PlaneKind, Role};
-use tetrad::quant::{StateCodec, WeightPlane, nibble};
+use tetrad::format::{File, PlaneKind, Role};
+use tetrad::quant::{Element, StateCodec, WeightPlane, nibble};
 
 /// Counts over a plane's elements without padding.
 pub(super) struct Codes {
@@ -30,8 +30,9 @@ pub(super) fn of(file: &File<'_>, tensor: usize, role: Role) -> Option<Codes> {
     let shape = named.map_or_else(|| spec.grouped_shape(), |state| Some(state.grouped_shape(spec)));
     let (view, g) = (file.plane(tensor, kind)?, shape?);
     let codec = named.map(|state| state.format.codec);
-    let nibbles = view.plane.element == Element::Nibble;
-    let ends: [u8; 2] = match (role, view.plane.element) {
+    let element = view.plane.element()?;
+    let nibbles = element == Element::Nibble;
+    let ends: [u8; 2] = match (role, element) {
         (Role::Weight, Element::Nibble) => [0, 15],
         (Role::M, Element::Nibble) => [1, 15],
         (_, Element::Nibble) if codec == Some(StateCodec::Int4 { signed: true }) => [1, 15],

@@ -45,7 +45,7 @@ pub(super) fn text(out: &mut dyn Write, file: &File<'_>, tensors: &[usize]) -> i
         let sizes = Sizes::of(std::slice::from_ref(tensor));
         let planes = tensor.planes.iter().map(|plane| {
             let shape = own_shape(tensor, plane).map(|shape| format!("({shape})")).unwrap_or_default();
-            format!("{}:{}{shape}", tensor.plane_name(plane.kind), plane.element.name())
+            format!("{}:{}{shape}", tensor.plane_name(plane.kind), plane.element_name())
         });
         table.row([
             tensor.spec.name.clone(),
@@ -101,7 +101,7 @@ fn tensor(tensor: &Tensor, index: usize, stats: &[Stats]) -> Value {
 
 fn plane(tensor: &Tensor, plane: &Plane) -> Value {
     let mut value = json!({
-        "kind": tensor.plane_name(plane.kind), "element": plane.element.name(), "offset": plane.offset,
+        "kind": tensor.plane_name(plane.kind), "element": plane.element_name(), "offset": plane.offset,
         "bytes": plane.len, "xxh3": format!("{:016x}", plane.checksum),
     });
     if let Some(shape) = own_shape(tensor, plane) {

@@ -100,7 +100,7 @@ pub fn run(args: Args) -> CliResult {
         }
     }
     pool::run(config.run.threads, || {
-        config.data.packed = shares_rows(&config.data)?;
+        config.data.shares_rows = shares_rows(&config.data)?;
         let run = Run { config: &config, args: &args, model: model.as_ref(), textless, interrupts: &interrupts };
         train(run, start, lock)
     })?

@@ -241,7 +241,7 @@ impl Observer for Console {
         let mut text = train.sample_prompt.clone();
         generator.feed(backend, &prompt);
         for _ in 0..train.sample_tokens {
-            let Some(id) = generator.draw(&sampling) else { break };
+            let Some(id) = generator.sample(&sampling) else { break };
             text += &decoder.push(id);
             generator.feed(backend, &[id]);
         }

@@ -11,7 +11,7 @@ use crate::convert::{Progress, Sink};
 use crate::data::Tokenizer;
 use crate::error::ConvertError;
 use crate::format::{File, TensorSpec};
-use crate::model::{BlockParam, ModelConfig, ParamKind, ParamSpec, RopeScaling, param_specs, stretch};
+use crate::model::{BlockParam, ModelConfig, ParamKind, ParamSpec, RopeScaling, param_specs, rope_factor};
 use std::path::Path;
 
 /// A type for the embedding or the head.
@@ -92,7 +92,7 @@ pub fn export_gguf(
 }
 
 fn rope_factors(model: &ModelConfig) -> Vec<u8> {
-    (0..model.head_dim() / 2).flat_map(|i| (stretch(model, i) as f32).to_le_bytes()).collect()
+    (0..model.head_dim() / 2).flat_map(|i| (rope_factor(model, i) as f32).to_le_bytes()).collect()
 }
 
 fn architecture(model: &ModelConfig) -> Result<&'static str, ConvertError> {

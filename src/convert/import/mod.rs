@@ -68,7 +68,7 @@ pub fn import(
         .map(|(entry, mode)| {
             let plan = TensorPlan::weight(spec(entry));
             let residue = *mode == ImportMode::Rounded && entry.format.has_residue();
-            if residue { plan.with(PlaneKind::Residue, Element::Nibble.into()) } else { plan }
+            if residue { plan.with(PlaneKind::Residue, Element::Nibble) } else { plan }
         })
         .collect();
     let beside = [

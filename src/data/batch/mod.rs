@@ -14,8 +14,13 @@ pub use train::{Batches, SourceStats};
 pub use validation::Windows;
 
 /// Slices of a batch fit together and hold whole rows.
-fn check_shape(sequence: usize, inputs: &[u32], targets: &[u32], first: &[u32]) {
+fn check_shape(sequence: usize, inputs: &[u32], targets: &[u32], segment_start: &[u32]) {
     assert_eq!(inputs.len(), targets.len(), "inputs and targets");
-    assert!(first.is_empty() || first.len() == inputs.len(), "{} beginnings of {}", first.len(), inputs.len());
+    assert!(
+        segment_start.is_empty() || segment_start.len() == inputs.len(),
+        "{} beginnings of {}",
+        segment_start.len(),
+        inputs.len()
+    );
     assert!(inputs.len().is_multiple_of(sequence), "{} inputs in sequences of {sequence}", inputs.len());
 }

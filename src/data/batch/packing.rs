@@ -111,22 +111,22 @@ impl PackedRows {
         self.rows.len() - 1
     }
 
-    /// Writes a row: `inputs` and `targets` of the row's length; `first`, empty or as long, gets where each token's sample
+    /// Writes a row: `inputs` and `targets` of the row's length; `segment_start`, empty or as long, gets where each token's sample
     /// begins. Padding is token 0, sees only itself, and has no target.
-    pub(crate) fn fill(&self, row: usize, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
+    pub(crate) fn fill(&self, row: usize, inputs: &mut [u32], targets: &mut [u32], segment_start: &mut [u32]) {
         let mut at = 0;
         for &(start, places) in &self.placed[self.rows[row]..self.rows[row + 1]] {
             self.tokens.read(start, &mut inputs[at..at + places]);
             self.tokens.read_targets(start + 1, &mut targets[at..at + places]);
-            if !first.is_empty() {
-                first[at..at + places].fill(at as u32);
+            if !segment_start.is_empty() {
+                segment_start[at..at + places].fill(at as u32);
             }
             at += places;
         }
         inputs[at..].fill(0);
         targets[at..].fill(IGNORE);
-        if !first.is_empty() {
-            first[at..].fill(at as u32);
+        if !segment_start.is_empty() {
+            segment_start[at..].fill(at as u32);
         }
     }
 

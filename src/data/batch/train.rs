@@ -55,16 +55,16 @@ impl Rows {
         }
     }
 
-    fn fill(&self, position: u64, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
+    fn fill(&self, position: u64, inputs: &mut [u32], targets: &mut [u32], segment_start: &mut [u32]) {
         match self {
             Rows::Windows(stream) => {
                 stream.fill(position, inputs, targets);
-                first.fill(0);
+                segment_start.fill(0);
             }
             Rows::Packed { packed, seed } => {
                 let (epoch, index) = (position / self.epoch(), position % self.epoch());
                 let row = Permutation::new(self.epoch(), mix(mix(*seed) ^ epoch)).image(index);
-                packed.fill(row as usize, inputs, targets, first);
+                packed.fill(row as usize, inputs, targets, segment_start);
             }
         }
     }
@@ -129,20 +129,20 @@ impl Batches {
     /// # Panics
     /// If the slices differ in length or hold no whole number of sequences.
     pub fn fill(&self, position: u64, inputs: &mut [u32], targets: &mut [u32]) {
-        self.fill_packed(position, inputs, targets, &mut []);
+        self.fill_segments(position, inputs, targets, &mut []);
     }
 
-    /// The same; `first`, of the same shape or empty, gets where in its row each token's sample begins.
+    /// The same; `segment_start`, of the same shape or empty, gets where in its row each token's sample begins.
     ///
     /// # Panics
     /// As [`Batches::fill`].
-    pub fn fill_packed(&self, position: u64, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
-        check_shape(self.sequence, inputs, targets, first);
+    pub fn fill_segments(&self, position: u64, inputs: &mut [u32], targets: &mut [u32], segment_start: &mut [u32]) {
+        check_shape(self.sequence, inputs, targets, segment_start);
         for row in 0..inputs.len() / self.sequence {
             let (source, index) = self.mixture.row(position.wrapping_add(row as u64));
             let part = row * self.sequence..(row + 1) * self.sequence;
-            let first = if first.is_empty() { &mut [][..] } else { &mut first[part.clone()] };
-            self.sources[source].rows.fill(index, &mut inputs[part.clone()], &mut targets[part], first);
+            let segment_start = if segment_start.is_empty() { &mut [][..] } else { &mut segment_start[part.clone()] };
+            self.sources[source].rows.fill(index, &mut inputs[part.clone()], &mut targets[part], segment_start);
         }
     }
 }

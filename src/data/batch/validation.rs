@@ -22,13 +22,13 @@ enum Rows {
 }
 
 impl Rows {
-    fn fill(&self, row: usize, inputs: &mut [u32], targets: &mut [u32], first: &mut [u32]) {
+    fn fill(&self, row: usize, inputs: &mut [u32], targets: &mut [u32], segment_start: &mut [u32]) {
         match self {
             Rows::Windows(tokens) => {
                 copy_window(tokens, row * inputs.len(), inputs, targets);
-                first.fill(0);
+                segment_start.fill(0);
             }
-            Rows::Packed(packed) => packed.fill(row, inputs, targets, first),
+            Rows::Packed(packed) => packed.fill(row, inputs, targets, segment_start),
         }
     }
 }
@@ -108,20 +108,20 @@ impl Windows {
     /// # Panics
     /// If there are not so many rows, the slices differ in length or hold no whole number of sequences.
     pub fn fill(&self, first: usize, inputs: &mut [u32], targets: &mut [u32]) {
-        self.fill_packed(first, inputs, targets, &mut []);
+        self.fill_segments(first, inputs, targets, &mut []);
     }
 
-    /// The same; `begins` as the `first` of [`super::Batches::fill_packed`].
+    /// The same; `segment_start` as in [`super::Batches::fill_segments`].
     ///
     /// # Panics
     /// As [`Windows::fill`].
-    pub fn fill_packed(&self, first: usize, inputs: &mut [u32], targets: &mut [u32], begins: &mut [u32]) {
-        check_shape(self.sequence, inputs, targets, begins);
+    pub fn fill_segments(&self, first: usize, inputs: &mut [u32], targets: &mut [u32], segment_start: &mut [u32]) {
+        check_shape(self.sequence, inputs, targets, segment_start);
         for row in 0..inputs.len() / self.sequence {
             let part = row * self.sequence..(row + 1) * self.sequence;
-            let begins = if begins.is_empty() { &mut [][..] } else { &mut begins[part.clone()] };
+            let segment_start = if segment_start.is_empty() { &mut [][..] } else { &mut segment_start[part.clone()] };
             let (rows, index) = self.find(first + row);
-            rows.fill(index, &mut inputs[part.clone()], &mut targets[part], begins);
+            rows.fill(index, &mut inputs[part.clone()], &mut targets[part], segment_start);
         }
     }
 

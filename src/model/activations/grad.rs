@@ -3,7 +3,7 @@
 use super::block::Shapes;
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use crate::model::params::READ_PLANES;
-use crate::model::spec::{ParamSpec, block_specs};
+use crate::model::spec::{ParamSpec, trained_block_specs};
 use crate::model::{GradBuffer, ParamKind, Settings};
 
 /// Buffers of backward; empty without training.
@@ -52,8 +52,9 @@ pub(super) fn place(
     let (head, end) = (layers + 1, 2 * layers + 2);
     let (at_head, at_end) = (Lifetime { from: head, to: head }, Lifetime { from: end, to: end });
     let blocks = Lifetime { from: head + 1, to: end - 1 };
-    let parted = micro < tokens;
-    let passes = passes(settings, specs, parted);
+    let split = micro < tokens;
+    let block = trained_block_specs(specs);
+    let passes = passes(settings, &block, split);
     let mut rows =
         |name: &str, rows: usize, width: usize, life| plan.add(name, Category::Activations, rows * width * bytes, life);
     let mut grad = GradBuffers {
@@ -86,15 +87,15 @@ pub(super) fn place(
     grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
     let workspace = specs.iter().map(|spec| 4 * spec.workspace).max().unwrap_or(0);
     grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
-    place_passes(plan, specs, (passes, parted), blocks, &mut grad);
+    let frozen = specs.iter().any(|spec| spec.kind.block().is_some() && !spec.trainable);
+    place_passes(plan, &block, (passes, split, frozen), blocks, &mut grad);
     grad
 }
 
 /// Which of a block's parameters get their gradients in which pass.
-fn passes(settings: &Settings, specs: &[ParamSpec], parted: bool) -> Vec<Vec<usize>> {
-    let block = block_specs(specs);
+fn passes(settings: &Settings, block: &[ParamSpec], split: bool) -> Vec<Vec<usize>> {
     let all: Vec<usize> = (0..block.len()).filter(|&i| block[i].trainable).collect();
-    if !parted || settings.execution.grad_buffer != GradBuffer::Tensor {
+    if !split || settings.execution.grad_buffer != GradBuffer::Tensor {
         return vec![all];
     }
     let (vectors, mut matrices): (Vec<_>, Vec<_>) = all.into_iter().partition(|&i| block[i].kind.is_vector());
@@ -119,20 +120,19 @@ fn passes(settings: &Settings, specs: &[ParamSpec], parted: bool) -> Vec<Vec<usi
 
 fn place_passes(
     plan: &mut Plan,
-    specs: &[ParamSpec],
-    (passes, parted): (Vec<Vec<usize>>, bool),
+    block: &[ParamSpec],
+    (passes, split, frozen): (Vec<Vec<usize>>, bool, bool),
     life: Lifetime,
     grad: &mut GradBuffers,
 ) {
-    let block = block_specs(specs);
     let mut floats = |name: String, count: usize| plan.add(name, Category::Gradient, 4 * count, life);
     let longest = |wanted: &dyn Fn(&ParamSpec) -> bool| {
         block.iter().filter(|spec| wanted(spec)).map(|spec| spec.shape.len()).max().unwrap_or(0)
     };
-    let discards = passes.len() > 1 || block.iter().any(|spec| !spec.trainable);
+    let discards = passes.len() > 1 || frozen;
     let discarded = if discards { longest(&|spec| spec.kind.is_vector()) } else { 0 };
     grad.discarded = floats("a gain's gradient, discarded".into(), discarded);
-    if !parted {
+    if !split {
         let matrix = longest(&|spec| spec.trainable && !spec.kind.is_vector());
         let vector = longest(&|spec| spec.trainable && spec.kind.is_vector());
         let (matrix, vector) =

@@ -14,7 +14,7 @@ pub use block::{BlockActs, Int4Rows};
 pub use grad::GradBuffers;
 
 use super::spec::ParamSpec;
-use super::{ActivationCheckpointing, SHORTEST_PARTED, Settings};
+use super::{ActivationCheckpointing, SHORTEST_MICRO_SEQUENCE, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
@@ -148,7 +148,7 @@ pub fn place(
 
 /// Tokens of a chunk at least: its parts, see [`crate::model::Model::losses`], are then never so short that products are
 /// computed another way, in another order.
-const SHORTEST_CHUNK: usize = 2 * SHORTEST_PARTED;
+const SHORTEST_CHUNK: usize = 2 * SHORTEST_MICRO_SEQUENCE;
 
 /// Bytes of logits that may exist at once.
 fn logits_bytes(settings: &Settings, backend: &dyn DeviceInfo) -> usize {

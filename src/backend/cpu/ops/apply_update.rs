@@ -1,14 +1,13 @@
 //! The fused pass of the optimizer over one group: decode, move, store. It is written once, in the order that every
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
-use super::param_rows::{MomentRows, ParamRows, WeightRows, is_touched};
+use super::param_rows::{MomentRows, ParamRows, WeightElements, WeightRows, is_touched};
 use crate::backend::adam::{AdamArgs, AdamParams, AdamStep};
 use crate::backend::{MomentumArgs, UpdateArgs};
 use crate::quant::{
     GroupScale, GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte, pack,
     unpack,
 };
-use half::f16;
 
 /// The largest group.
 const MAX: usize = 256;
@@ -280,49 +279,42 @@ impl Tile {
     #[inline(always)]
     fn store_weight(&mut self, rows: &mut ParamRows, at: At, group_scale: Option<GroupScale>, key: RngKey) -> bool {
         let n = at.real;
-        if !matches!(rows.weight, WeightRows::F32(_)) {
+        if !matches!(rows.weight.data, WeightElements::F32(_)) {
             self.u_of(key, at);
         }
-        match &mut rows.weight {
-            WeightRows::F32(data) => {
+        let WeightRows { grid, data, residue, scales, offsets, .. } = &mut rows.weight;
+        let mut rescaled = false;
+        if let (Some(grid), Some(old)) = (grid, group_scale) {
+            let (group_scale, rescale) = self.on_grid(grid, old, n);
+            if rescale {
+                group_scale.write(scales, offsets, at.group);
+            }
+            rescaled = rescale;
+        }
+        let nibbles = at.padded / 2..(at.padded + at.size) / 2;
+        match data {
+            WeightElements::F32(data) => {
                 for (i, w) in data[at.plain..at.plain + n].iter_mut().enumerate() {
                     *w += self.delta[i];
                 }
-                false
             }
-            WeightRows::Bf16(data) => {
+            WeightElements::Bf16(data) => {
                 for (i, w) in data[at.plain..at.plain + n].iter_mut().enumerate() {
                     *w = bf16_stochastic(self.w[i] + self.delta[i], self.u[i]);
                 }
-                false
             }
-            WeightRows::Int8 { bytes, scales } => {
-                let (group_scale, rescale) = self.on_grid(&QuantGrid::INT8, group_scale.expect("int8 has a scale"), n);
-                scales[at.group] = f16::from_f32(group_scale.scale).to_bits();
+            WeightElements::Bytes(bytes) => {
                 for (byte, b) in bytes[at.padded..at.padded + n].iter_mut().zip(&self.b) {
-                    *byte = low_byte(*b) as i8;
+                    *byte = low_byte(*b);
                 }
-                rescale
             }
-            WeightRows::Int4 { codes, residue, scales, offsets } => {
-                let grid = if residue.is_empty() { QuantGrid::CODES } else { QuantGrid::INT4 };
-                let (group_scale, rescale) = self.on_grid(&grid, group_scale.expect("int4 has a scale"), n);
-                if rescale {
-                    scales[at.group] = f16::from_f32(group_scale.scale).to_bits();
-                    if let Some(offset) = group_scale.offset {
-                        offsets[at.group] = f16::from_f32(offset).to_bits();
-                    }
-                }
-                let plane = at.padded / 2..(at.padded + at.size) / 2;
-                if residue.is_empty() {
-                    self.pack_b(at, |b| b, &mut codes[plane]);
-                } else {
-                    self.pack_b(at, |b| b >> 4, &mut codes[plane.clone()]);
-                    self.pack_b(at, |b| b & 15, &mut residue[plane]);
-                }
-                rescale
+            WeightElements::Nibbles(codes) if residue.is_empty() => self.pack_b(at, |b| b, &mut codes[nibbles]),
+            WeightElements::Nibbles(codes) => {
+                self.pack_b(at, |b| b >> 4, &mut codes[nibbles.clone()]);
+                self.pack_b(at, |b| b & 15, &mut residue[nibbles]);
             }
         }
+        rescaled
     }
 
     /// The stored numbers after the update, in `b`.
@@ -336,7 +328,7 @@ impl Tile {
         let rescale = grid.needs_rescale(w, old);
         let group_scale = if rescale { grid.rescale(w, old.offset.is_some()) } else { old };
         let inverse = grid.steps_per_scale / group_scale.scale;
-        let step = group_scale.scale / grid.steps_per_scale;
+        let step = group_scale.scale * grid.unit;
         if rescale {
             let base = if group_scale.offset.is_some() { grid.offset_point } else { grid.zero_point };
             let offset = group_scale.offset.unwrap_or(0.0);
@@ -373,49 +365,37 @@ fn load_weight(
     codes: &mut [u8; MAX],
 ) -> Option<GroupScale> {
     let n = at.real;
-    match weight {
-        WeightRows::F32(data) => {
-            w[..n].copy_from_slice(&data[at.plain..at.plain + n]);
-            None
-        }
-        WeightRows::Bf16(data) => {
+    let nibbles = at.padded / 2..(at.padded + at.size) / 2;
+    match &weight.data {
+        WeightElements::F32(data) => w[..n].copy_from_slice(&data[at.plain..at.plain + n]),
+        WeightElements::Bf16(data) => {
             for (w, &bits) in w.iter_mut().zip(&data[at.plain..at.plain + n]) {
                 *w = bf16_to_f32(bits);
             }
-            None
         }
-        WeightRows::Int8 { bytes, scales } => {
-            let group_scale = GroupScale { scale: f16::from_bits(scales[at.group]).to_f32(), offset: None };
-            for i in 0..n {
-                b[i] = f32::from(bytes[at.padded + i]);
-                w[i] = QuantGrid::INT8.value(b[i], group_scale);
+        WeightElements::Bytes(bytes) => {
+            for (b, &byte) in b.iter_mut().zip(&bytes[at.padded..at.padded + n]) {
+                *b = f32::from(byte as i8);
             }
-            Some(group_scale)
         }
-        WeightRows::Int4 { codes: high, residue, scales, offsets } => {
-            let offset = offsets.get(at.group).map(|&bits| f16::from_bits(bits).to_f32());
-            let group_scale = GroupScale { scale: f16::from_bits(scales[at.group]).to_f32(), offset };
-            let plane = at.padded / 2..(at.padded + at.size) / 2;
-            unpack(&high[plane.clone()], &mut codes[..at.size]);
-            let grid = if residue.is_empty() {
-                for i in 0..at.size {
-                    b[i] = f32::from(codes[i]);
-                }
-                QuantGrid::CODES
-            } else {
+        WeightElements::Nibbles(high) => {
+            unpack(&high[nibbles.clone()], &mut codes[..at.size]);
+            if !weight.residue.is_empty() {
                 let mut low = [0; MAX];
-                unpack(&residue[plane], &mut low[..at.size]);
-                for i in 0..at.size {
-                    b[i] = f32::from(codes[i] << 4 | low[i]);
-                }
-                QuantGrid::INT4
-            };
-            for i in 0..n {
-                w[i] = grid.value(b[i], group_scale);
+                unpack(&weight.residue[nibbles], &mut low[..at.size]);
+                codes[..at.size].iter_mut().zip(&low).for_each(|(code, low)| *code = *code << 4 | low);
             }
-            Some(group_scale)
+            for i in 0..at.size {
+                b[i] = f32::from(codes[i]);
+            }
         }
     }
+    let grid = weight.grid.as_ref()?;
+    let group_scale = GroupScale::read(weight.scales, weight.offsets, at.group);
+    for i in 0..n {
+        w[i] = grid.value(b[i], group_scale);
+    }
+    Some(group_scale)
 }
 
 #[inline(always)]

@@ -1,34 +1,36 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
 use crate::backend::adam::state;
-use crate::backend::{Param, StateTensor};
+use crate::backend::{Param, StateTensor, Weight};
 use crate::memory::{ArenaBorrow, Span};
-use crate::quant::{Element, GroupedShape, MomentCodec, WeightCodec};
+use crate::quant::{Element, GroupedShape, MomentCodec, QuantGrid, WeightPlane};
 
-/// The stored weight.
-pub enum WeightRows<'a> {
+/// The elements of a stored weight, by their type.
+pub enum WeightElements<'a> {
     /// float32, unpadded.
     F32(&'a mut [f32]),
     /// bfloat16 bits, unpadded.
     Bf16(&'a mut [u16]),
-    /// Signed bytes, padded, with f16 scales.
-    Int8 {
-        /// Codes.
-        bytes: &'a mut [i8],
-        /// One per group.
-        scales: &'a mut [u16],
-    },
-    /// Nibbles, padded, with f16 scales.
-    Int4 {
-        /// High nibbles.
-        codes: &'a mut [u8],
-        /// Low nibbles; empty without residue.
-        residue: &'a mut [u8],
-        /// One per group.
-        scales: &'a mut [u16],
-        /// One per group; empty if symmetric.
-        offsets: &'a mut [u16],
-    },
+    /// Signed bytes, padded.
+    Bytes(&'a mut [u8]),
+    /// Nibbles, padded.
+    Nibbles(&'a mut [u8]),
+}
+
+/// The stored weight.
+pub struct WeightRows<'a> {
+    /// The integers that it is stored as; none for floats.
+    pub grid: Option<QuantGrid>,
+    /// Floats or codes.
+    pub data: WeightElements<'a>,
+    /// Low nibbles, padded; empty without residue.
+    pub residue: &'a mut [u8],
+    /// Scales of the groups as bytes; empty for floats.
+    pub scales: &'a mut [u8],
+    /// Offsets of the groups as bytes; empty if symmetric.
+    pub offsets: &'a mut [u8],
+    /// Bytes of the scale of a group, and of its offset.
+    scale_bytes: usize,
 }
 
 /// A stored moment.
@@ -74,31 +76,51 @@ fn cut<T>(plane: &mut [T], rows: usize, per_row: usize) -> (&mut [T], &mut [T]) 
     if plane.is_empty() { (&mut [], &mut []) } else { plane.split_at_mut(rows * per_row) }
 }
 
+impl WeightElements<'_> {
+    fn split(&mut self, rows: usize, g: GroupedShape) -> (WeightElements<'_>, WeightElements<'_>) {
+        fn both<'a, T>(
+            parts: (T, T),
+            kind: impl Fn(T) -> WeightElements<'a>,
+        ) -> (WeightElements<'a>, WeightElements<'a>) {
+            (kind(parts.0), kind(parts.1))
+        }
+        match self {
+            Self::F32(data) => both(cut(data, rows, g.cols), WeightElements::F32),
+            Self::Bf16(data) => both(cut(data, rows, g.cols), WeightElements::Bf16),
+            Self::Bytes(data) => both(cut(data, rows, g.padded_cols()), WeightElements::Bytes),
+            Self::Nibbles(data) => both(cut(data, rows, g.padded_cols() / 2), WeightElements::Nibbles),
+        }
+    }
+}
+
+impl<'a> WeightRows<'a> {
+    /// All rows of a weight.
+    fn claim(slices: &mut ArenaBorrow<'a>, w: &Weight) -> Self {
+        let data = match w.format.codec().element() {
+            Element::F32 => WeightElements::F32(slices.write(w.data)),
+            Element::Bf16 => WeightElements::Bf16(slices.write(w.data)),
+            Element::I8 => WeightElements::Bytes(slices.write(w.data)),
+            Element::Nibble => WeightElements::Nibbles(slices.write(w.data)),
+            other => panic!("no weight is trained as {}", other.name()),
+        };
+        let (residue, scales, offsets) = (slices.write(w.residue), slices.write(w.scales), slices.write(w.offsets));
+        let scale_bytes = w.format.plane(WeightPlane::Scales).map_or(0, |layout| layout.element.bits() as usize / 8);
+        Self { grid: w.format.grid(), data, residue, scales, offsets, scale_bytes }
+    }
+}
+
 impl WeightRows<'_> {
     fn split(&mut self, rows: usize, g: GroupedShape) -> (WeightRows<'_>, WeightRows<'_>) {
-        let (groups, padded) = (g.groups_per_row(), g.padded_cols());
-        match self {
-            Self::F32(data) => {
-                let (a, b) = cut(data, rows, g.cols);
-                (WeightRows::F32(a), WeightRows::F32(b))
-            }
-            Self::Bf16(data) => {
-                let (a, b) = cut(data, rows, g.cols);
-                (WeightRows::Bf16(a), WeightRows::Bf16(b))
-            }
-            Self::Int8 { bytes, scales } => {
-                let ((a, b), (sa, sb)) = (cut(bytes, rows, padded), cut(scales, rows, groups));
-                (WeightRows::Int8 { bytes: a, scales: sa }, WeightRows::Int8 { bytes: b, scales: sb })
-            }
-            Self::Int4 { codes, residue, scales, offsets } => {
-                let ((ca, cb), (ra, rb)) = (cut(codes, rows, padded / 2), cut(residue, rows, padded / 2));
-                let ((sa, sb), (oa, ob)) = (cut(scales, rows, groups), cut(offsets, rows, groups));
-                (
-                    WeightRows::Int4 { codes: ca, residue: ra, scales: sa, offsets: oa },
-                    WeightRows::Int4 { codes: cb, residue: rb, scales: sb, offsets: ob },
-                )
-            }
-        }
+        let (grid, scale_bytes) = (self.grid, self.scale_bytes);
+        let of_groups = g.groups_per_row() * scale_bytes;
+        let (data_a, data_b) = self.data.split(rows, g);
+        let (residue_a, residue_b) = cut(self.residue, rows, g.padded_cols() / 2);
+        let (scales_a, scales_b) = cut(self.scales, rows, of_groups);
+        let (offsets_a, offsets_b) = cut(self.offsets, rows, of_groups);
+        (
+            WeightRows { grid, data: data_a, residue: residue_a, scales: scales_a, offsets: offsets_a, scale_bytes },
+            WeightRows { grid, data: data_b, residue: residue_b, scales: scales_b, offsets: offsets_b, scale_bytes },
+        )
     }
 }
 
@@ -158,18 +180,7 @@ impl<'a> ParamRows<'a> {
     /// All rows of a parameter's weight, without its state.
     pub fn claim_weight(slices: &mut ArenaBorrow<'a>, param: &Param, direction: Span) -> Self {
         let w = &param.weight;
-        let weight = match w.format.codec() {
-            WeightCodec::F32 => WeightRows::F32(slices.write(w.data)),
-            WeightCodec::Bf16 => WeightRows::Bf16(slices.write(w.data)),
-            WeightCodec::F16 => panic!("only files hold f16"),
-            WeightCodec::Int8 => WeightRows::Int8 { bytes: slices.write(w.data), scales: slices.write(w.scales) },
-            WeightCodec::Int4 | WeightCodec::Int4Offset => WeightRows::Int4 {
-                codes: slices.write(w.data),
-                residue: slices.write(w.residue),
-                scales: slices.write(w.scales),
-                offsets: slices.write(w.offsets),
-            },
-        };
+        let weight = WeightRows::claim(slices, w);
         let (m, v) = (MomentRows::Absent, MomentRows::Absent);
         Self { shape: w.shape, first: 0, sparse: false, grad: slices.read(direction), weight, m, v }
     }

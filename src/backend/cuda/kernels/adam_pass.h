@@ -1,12 +1,10 @@
 // A block of a parameter on its way in and out of the update: which planes there are, what a lane loads of them, and
 // how the stored numbers of a packed weight lie in them.
 #pragma once
+#include "codecs.h"
 #include "grid.h"
 #include "moments.h"
 #include "adam.h"
-
-// `WeightCodec` of src/quant/format.rs. Codes with offsets are told by their plane.
-enum Codes : u32 { F32 = 0, BF16 = 2, INT8 = 3, INT4 = 4 };
 
 // Null where a plane does not exist.
 struct Planes {
@@ -28,7 +26,6 @@ struct Planes {
 SIZE_ON_HOST(Planes, 88);
 
 struct Storage {
-    u32 codec;
     // Number in the model's table.
     u32 tensor;
     // Whether the step's constants allow `move_plain`.
@@ -37,7 +34,7 @@ struct Storage {
     Codec v;
     QuantGrid grid;
 };
-SIZE_ON_HOST(Storage, 80);
+SIZE_ON_HOST(Storage, 76);
 
 // All that the functions below share.
 struct Pass {
@@ -61,8 +58,63 @@ DEVICE Block block_of(const Planes& planes, const Shape& shape, u32 index) {
     return block;
 }
 
-DEVICE bool is_packed(const Pass& p) { return p.storage.codec >= INT8; }
-DEVICE bool is_asymmetric(const Pass& p) { return p.planes.offsets != nullptr; }
+// The stored integers of a block, from the planes and back: as they are loaded, as bytes with `QuantGrid::excess`
+// added, and as bytes of their low bits.
+struct StoredBytes {
+    // What is stored instead of a padding element's integer: it keeps its byte.
+    DEVICE u32 padding(u32 old) { return old ^ 0x80808080u; }
+    DEVICE Bytes32 load(const Planes& planes, u32 block) { return load_raw((const u8*)planes.data, block, true); }
+    DEVICE Bytes32 decode(const Planes&, const Bytes32& raw) { return flip_signs(raw, 0x80808080u); }
+    DEVICE void store(const Planes& planes, u32 block, const Bytes32& stored) {
+        store_bytes((u8*)planes.data, block, stored);
+    }
+};
+
+// Codes, alone or with the residue as their low nibbles.
+struct StoredNibbles {
+    DEVICE u32 padding(u32) { return 0x88888888u; }
+    DEVICE Bytes32 load(const Planes& planes, u32 block) {
+        Bytes32 raw = load_raw((const u8*)planes.data, block, false);
+        if (planes.residue == nullptr) return raw;
+        const Bits16 low = load_nibbles(planes.residue, block);
+        UNROLL
+        for (u32 i = 0; i < 4; ++i) raw.x[4 + i] = low.x[i];
+        return raw;
+    }
+    DEVICE Bytes32 decode(const Planes& planes, const Bytes32& raw) {
+        if (planes.residue == nullptr) return unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}});
+        Bytes32 stored;
+        UNROLL
+        for (u32 i = 0; i < 4; ++i) {
+            const u32 high = raw.x[i], low = raw.x[4 + i];
+            stored.x[i] = (high & 0x0f0f0f0fu) << 4 | (low & 0x0f0f0f0fu);
+            stored.x[4 + i] = (high & 0xf0f0f0f0u) | (low >> 4 & 0x0f0f0f0fu);
+        }
+        return stored;
+    }
+    DEVICE void store(const Planes& planes, u32 block, const Bytes32& stored) {
+        if (planes.residue == nullptr) return store_nibbles((u8*)planes.data, block, pack(stored));
+        Bits16 codes, low;
+        UNROLL
+        for (u32 i = 0; i < 4; ++i) {
+            codes.x[i] = (stored.x[i] >> 4 & 0x0f0f0f0fu) | (stored.x[4 + i] & 0xf0f0f0f0u);
+            low.x[i] = (stored.x[i] & 0x0f0f0f0fu) | (stored.x[4 + i] & 0x0f0f0f0fu) << 4;
+        }
+        store_nibbles((u8*)planes.data, block, codes);
+        store_nibbles(planes.residue, block, low);
+    }
+};
+
+// Whether a weight is stored as integers, rather than as numbers of this type.
+template <class Stored> constexpr bool IS_PACKED = true;
+template <> constexpr bool IS_PACKED<float> = false;
+template <> constexpr bool IS_PACKED<bf16> = false;
+
+// The place of a weight in kernels that do not touch it.
+struct NoWeight {
+    using Stored = StoredBytes;
+};
+
 DEVICE RngWords random_for(const Pass& p, u32 usage) {
     return rng_words({p.c.seed, p.c.number, p.storage.tensor, usage}, p.block.index);
 }
@@ -77,17 +129,23 @@ struct Tiles {
     Tile<float> v;
 };
 
-DEVICE u32 tiles_per_warp(const Storage& s) {
-    return 1 + (s.codec < INT8) + (s.m.width == FLOAT) + (s.v.width == FLOAT);
+template <class Weight> DEVICE u32 tiles_per_warp(const Storage& s) {
+    return 1 + !IS_PACKED<typename Weight::Stored> + (s.m.width == FLOAT) + (s.v.width == FLOAT);
 }
 
-DEVICE Tiles tiles_at(u8* shared, const Storage& s) {
+// Those of this warp, in a launch's shared memory.
+template <class Weight> DEVICE Tiles tiles_of(u8* shared, const Storage& s) {
     const u32 size = Tile<float>::BYTES;
-    u8* const weight = shared + size;
-    u8* const m = weight + (s.codec < INT8) * size;
+    u8* const grad = shared + warp() * tiles_per_warp<Weight>(s) * size;
+    u8* const weight = grad + size;
+    u8* const m = weight + !IS_PACKED<typename Weight::Stored> * size;
     u8* const v = m + (s.m.width == FLOAT) * size;
-    return {{(float*)shared}, {(float*)weight}, {(bf16*)weight}, {(float*)m}, {(float*)v}};
+    return {{(float*)grad}, {(float*)weight}, {(bf16*)weight}, {(float*)m}, {(float*)v}};
 }
+
+// The tile of a weight's numbers.
+DEVICE Tile<float> weight_tile(const Tiles& tiles, float) { return tiles.floats; }
+DEVICE Tile<bf16> weight_tile(const Tiles& tiles, bf16) { return tiles.halves; }
 
 // What a lane loads of its block before it needs any of it, as it lies in memory.
 struct Loaded {
@@ -106,21 +164,17 @@ struct Loaded {
 
 // Starts all loads, and ends them. Lanes past the end load the first block of the thread block, which they will not
 // use: that of another thread block may be changing.
-DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
+template <class Weight> DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
     Loaded loaded = {};
     const u32 first = p.block.index - thread();
     const u32 block = p.block.live ? p.block.index : first;
     const u32 group = p.block.live ? p.block.group : first / p.shape.blocks_per_group;
     const Planes& planes = p.planes;
-    if (is_packed(p)) {
-        loaded.stored = load_raw((const u8*)planes.data, block, p.storage.codec == INT8);
-        if (planes.residue != nullptr) {
-            const Bits16 low = load_nibbles(planes.residue, block);
-            UNROLL
-            for (u32 i = 0; i < 4; ++i) loaded.stored.x[4 + i] = low.x[i];
-        }
+    using Stored = typename Weight::Stored;
+    if constexpr (IS_PACKED<Stored>) {
+        loaded.stored = Stored::load(planes, block);
         loaded.group_scale.scale = planes.scales[group];
-        if (is_asymmetric(p)) loaded.group_scale.offset = planes.offsets[group];
+        if (Weight::OFFSETS) loaded.group_scale.offset = planes.offsets[group];
     }
     if (is_compact(p.storage.m.width)) {
         loaded.m = load_raw((const u8*)planes.m, block, p.storage.m.width == BYTE);
@@ -136,50 +190,25 @@ DEVICE Loaded load_all(const Pass& p, const Tiles& tiles, const u32* maxima) {
         loaded.most = max_(maxima[p.block.plain / LEAF], maxima[(p.block.plain + p.block.real - 1) / LEAF]);
     }
     fetch(tiles.grad, planes.grad, p.shape, p.block);
-    if (p.storage.codec == F32) fetch(tiles.floats, (const float*)planes.data, p.shape, p.block);
-    if (p.storage.codec == BF16) fetch(tiles.halves, (const bf16*)planes.data, p.shape, p.block);
+    if constexpr (!IS_PACKED<Stored>) {
+        fetch(weight_tile(tiles, Stored()), (const Stored*)planes.data, p.shape, p.block);
+    }
     if (p.storage.m.width == FLOAT) fetch(tiles.m, (const float*)planes.m, p.shape, p.block);
     if (p.storage.v.width == FLOAT) fetch(tiles.v, (const float*)planes.v, p.shape, p.block);
     wait_for_tiles();
     return loaded;
 }
 
-// The stored numbers of a packed weight as bytes, `excess` added to them.
-DEVICE Bytes32 stored_of(const Pass& p, const Bytes32& raw) {
-    if (p.storage.codec == INT8) return flip_signs(raw, 0x80808080u);
-    if (p.planes.residue == nullptr) return unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}});
-    Bytes32 stored;
-    UNROLL
-    for (u32 i = 0; i < 4; ++i) {
-        const u32 high = raw.x[i], low = raw.x[4 + i];
-        stored.x[i] = (high & 0x0f0f0f0fu) << 4 | (low & 0x0f0f0f0fu);
-        stored.x[4 + i] = (high & 0xf0f0f0f0u) | (low >> 4 & 0x0f0f0f0fu);
-    }
-    return stored;
-}
-
-// Bytes of the low bits of stored numbers; `old` as loaded.
-DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
+// Bytes of the low bits of stored integers; `old` as they were decoded.
+template <class Stored> DEVICE void store_stored(const Pass& p, Bytes32 stored, const Bytes32& old) {
     if (p.shape.dense == 0 && p.block.real < BLOCK) {
-        // Padding keeps its byte; a nibble of padding is 8.
         UNROLL
         for (u32 i = 0; i < 8; ++i) {
             const u32 first = 4 * i;
             const u32 bytes = p.block.real <= first ? 0 : min_(p.block.real - first, 4u);
             const u32 real = bytes == 4 ? ~0u : (1u << 8 * bytes) - 1;
-            const u32 pad = p.storage.codec == INT8 ? old.x[i] ^ 0x80808080u : 0x88888888u;
-            stored.x[i] = (stored.x[i] & real) | (pad & ~real);
+            stored.x[i] = (stored.x[i] & real) | (Stored::padding(old.x[i]) & ~real);
         }
     }
-    if (!p.block.live) return;
-    if (p.storage.codec == INT8) return store_bytes((u8*)p.planes.data, p.block.index, stored);
-    if (p.planes.residue == nullptr) return store_nibbles((u8*)p.planes.data, p.block.index, pack(stored));
-    Bits16 codes, low;
-    UNROLL
-    for (u32 i = 0; i < 4; ++i) {
-        codes.x[i] = (stored.x[i] >> 4 & 0x0f0f0f0fu) | (stored.x[4 + i] & 0xf0f0f0f0u);
-        low.x[i] = (stored.x[i] & 0x0f0f0f0fu) | (stored.x[4 + i] & 0x0f0f0f0fu) << 4;
-    }
-    store_nibbles((u8*)p.planes.data, p.block.index, codes);
-    store_nibbles(p.planes.residue, p.block.index, low);
+    if (p.block.live) Stored::store(p.planes, p.block.index, stored);
 }

@@ -135,11 +135,11 @@ struct Unrounded {
     bool rescaled;
     float step;
 };
+template <bool OFFSETS>
 DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, float (&x)[BLOCK]) {
     const QuantGrid& grid = p.storage.grid;
-    const bool asymmetric = is_asymmetric(p);
     range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
-    const bool rescaled = p.block.live && needs_rescale(grid, range, scale, asymmetric);
+    const bool rescaled = p.block.live && needs_rescale(grid, range, scale, OFFSETS);
     const float bias = BIAS + grid.excess;
     if (!rescaled) {
         const float inverse = grid.steps_per_scale / scale.scale;
@@ -147,11 +147,11 @@ DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scal
         for (u32 k = 0; k < BLOCK; ++k) x[k] = (biased(stored, k) - bias) + x[k] * inverse;
         return {false, scale.scale * grid.unit};
     }
-    const GroupScaleBits fresh = rescale(grid, range, asymmetric);
-    const GroupScale next = group_scale(fresh, asymmetric);
+    const GroupScaleBits fresh = rescale(grid, range, OFFSETS);
+    const GroupScale next = group_scale(fresh, OFFSETS);
     if (p.leads) {
         p.planes.scales[p.block.group] = fresh.scale;
-        if (asymmetric) p.planes.offsets[p.block.group] = fresh.offset;
+        if (OFFSETS) p.planes.offsets[p.block.group] = fresh.offset;
     }
     const Values old = values(grid, scale);
     const float inverse = grid.steps_per_scale / next.scale;
@@ -178,9 +178,10 @@ DEVICE void feed_back(const Pass& p, const RngWords& random, float step, Element
 }
 
 // The packed weight after the step; tells whether its group was rescaled.
+template <class Weight>
 DEVICE bool store_packed(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, Elements& e) {
     const QuantGrid& grid = p.storage.grid;
-    const Unrounded fresh = unrounded(p, stored, scale, range, e.x);
+    const Unrounded fresh = unrounded<Weight::OFFSETS>(p, stored, scale, range, e.x);
     const RngWords random = random_for(p, FOR_WEIGHT);
     if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, random, fresh.step, e);
     Bytes32 next;
@@ -205,7 +206,7 @@ DEVICE bool store_packed(const Pass& p, const Bytes32& stored, GroupScale scale,
             next.x[i] = four_bytes(number);
         }
     }
-    store_stored(p, next, stored);
+    store_stored<typename Weight::Stored>(p, next, stored);
     return fresh.rescaled;
 }
 
@@ -217,7 +218,7 @@ DEVICE u32 bf16_stochastic(float x, u32 u) {
 }
 
 // Weights of 16 and 32 bits. A weight of -0 moved by a zero of either sign becomes +0, as it does on the CPU.
-DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[BLOCK]) {
+DEVICE void store_numbers(const Pass& p, Tile<bf16> tile, const float (&delta)[BLOCK]) {
     const RngWords random = random_for(p, FOR_WEIGHT);
     UNROLL
     for (u32 i = 0; i < 4; ++i) {
@@ -235,7 +236,7 @@ DEVICE void store_halves(const Pass& p, Tile<bf16> tile, const float (&delta)[BL
     flush(tile, (bf16*)p.planes.data, p.shape, p.block);
 }
 
-DEVICE void store_floats(const Pass& p, Tile<float> tile, const float (&delta)[BLOCK]) {
+DEVICE void store_numbers(const Pass& p, Tile<float> tile, const float (&delta)[BLOCK]) {
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
         Bits16 w = row_piece(tile, i);
@@ -264,30 +265,47 @@ DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* sc
     store_codes(codec, (u8*)plane, p.block.index, codes);
 }
 
-// The weight as the optimizer sees it, in `x`; gives the stored numbers of a packed one.
+// The weight as the optimizer sees it, in `x`; gives the stored integers of a packed one.
+template <class Weight>
 DEVICE Bytes32 decode_weight(const Pass& p, const Tiles& tiles, const Loaded& loaded, const GroupScale& scale,
                              float (&x)[BLOCK]) {
+    using Stored = typename Weight::Stored;
     Bytes32 stored = {};
-    if (is_packed(p)) {
-        stored = stored_of(p, loaded.stored);
+    if constexpr (IS_PACKED<Stored>) {
+        stored = Stored::decode(p.planes, loaded.stored);
         const Values v = values(p.storage.grid, scale);
         UNROLL
         for (u32 k = 0; k < BLOCK; ++k) x[k] = value(v, biased(stored, k));
-        if (is_asymmetric(p)) {
+        if (Weight::OFFSETS) {
             UNROLL
             for (u32 k = 0; k < BLOCK; ++k) x[k] = x[k] + v.offset;
         }
+    } else {
+        read_row(weight_tile(tiles, Stored()), x);
     }
-    if (p.storage.codec == F32) read_row(tiles.floats, x);
-    if (p.storage.codec == BF16) read_row(tiles.halves, x);
     return stored;
 }
 
-template <bool COMMON>
+// Adds `e.x` to the weight. TOLD: whether `range` is that of a packed weight after it, or is to be found.
+template <class Weight>
+DEVICE void store_weight(const Pass& p, const Tiles& tiles, const Bytes32& stored, GroupScale scale, bool told,
+                         Range range, Elements& e, UpdateStats* outcomes) {
+    using Stored = typename Weight::Stored;
+    if constexpr (IS_PACKED<Stored>) {
+        if (!told) range = range_of(p, stored, values(p.storage.grid, scale), e.x);
+        const bool rescaled = store_packed<Weight>(p, stored, scale, range, e);
+        const u32 rescales = count_ones(ballot(rescaled && p.leads));
+        if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
+    } else {
+        store_numbers(p, weight_tile(tiles, Stored()), e.x);
+    }
+}
+
+template <class Weight, bool COMMON>
 DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, UpdateStats* outcomes) {
     Elements e;
-    const GroupScale scale = group_scale(loaded.group_scale, is_asymmetric(p));
-    Bytes32 stored = decode_weight(p, tiles, loaded, scale, e.x);
+    const GroupScale scale = group_scale(loaded.group_scale, Weight::OFFSETS);
+    Bytes32 stored = decode_weight<Weight>(p, tiles, loaded, scale, e.x);
     Range range = {};
     if (p.verdict.mode == FROZEN) {
         UNROLL
@@ -296,17 +314,10 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Upda
         range = move<COMMON>(p, tiles, loaded, e);
         if (p.c.density < 1.0f) mask(p, e);
     }
-    if (is_packed(p)) {
-        UNROLL
-        for (u32 i = 0; i < 8; ++i) stored.x[i] = renewed(stored.x[i]);
-        const bool told = p.verdict.mode == MOVED && !(p.c.density < 1.0f);
-        if (!told) range = range_of(p, stored, values(p.storage.grid, scale), e.x);
-        const bool rescaled = store_packed(p, stored, scale, range, e);
-        const u32 rescales = count_ones(ballot(rescaled && p.leads));
-        if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
-    }
-    if (p.storage.codec == F32) store_floats(p, tiles.floats, e.x);
-    if (p.storage.codec == BF16) store_halves(p, tiles.halves, e.x);
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) stored.x[i] = renewed(stored.x[i]);
+    const bool told = p.verdict.mode == MOVED && !(p.c.density < 1.0f);
+    store_weight<Weight>(p, tiles, stored, scale, told, range, e, outcomes);
     if (p.verdict.mode == FROZEN) return;
     if (p.c.reset_after != 0) {
         UNROLL
@@ -317,8 +328,8 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Upda
     store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, FOR_V, tiles.v, e.v);
 }
 
-// COMMON: that groups have no offsets and weights do not decay is known.
-template <bool COMMON>
+// COMMON: that weights do not decay is known.
+template <class Weight, bool COMMON>
 DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage, const AdamArgs& c, const u32* maxima,
                 const GradStats* verdict, UpdateStats* outcomes) {
     DYNAMIC_SHARED(u8, shared);
@@ -327,26 +338,26 @@ DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage
     const u32 index = (grid_x() - 1 - block_x()) * THREADS + thread();
     const Pass pass = {planes, shape, storage, c, decided, block_of(planes, shape, index),
                        index % shape.blocks_per_group == 0};
-    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
-    const Loaded loaded = load_all(pass, tiles, maxima);
+    const Tiles tiles = tiles_of<Weight>(shared, storage);
+    const Loaded loaded = load_all<Weight>(pass, tiles, maxima);
     const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
-    if (!idle) update<COMMON>(pass, tiles, loaded, outcomes);
+    if (!idle) update<Weight, COMMON>(pass, tiles, loaded, outcomes);
 }
 
-// Any storage, any rule, any shape.
-KERNEL_RESIDENT(128, 3, optimizer_update, Planes planes, Shape shape, Storage storage, AdamArgs c, const u32* maxima,
-                const GradStats* verdict, UpdateStats* outcomes) {
-    run<false>(planes, shape, storage, c, maxima, verdict, outcomes);
-}
+// Any moments, any rule, any shape.
+#define OPTIMIZER_UPDATE(name, Weight)                                                                             \
+    KERNEL_RESIDENT(128, 3, optimizer_update_##name, Planes planes, Shape shape, Storage storage, AdamArgs c,      \
+                    const u32* maxima, const GradStats* verdict, UpdateStats* outcomes) {                          \
+        run<Weight, false>(planes, shape, storage, c, maxima, verdict, outcomes);                                  \
+    }
+WEIGHT_CODECS(OPTIMIZER_UPDATE)
 
 // The same where the launcher knows what is written here: symmetric codes with residue, moments in nibbles, rows of
 // whole groups, no reset, no mask, no feedback, no decay, and constants that pass `plain`.
 KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, AdamArgs c,
                 const u32* maxima, const GradStats* verdict, UpdateStats* outcomes) {
-    planes.offsets = nullptr;
     planes.touched = nullptr;
     shape.dense = 1;
-    storage.codec = INT4;
     storage.plain = 1;
     storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
     storage.v = {NIBBLE, 15.0f, 0.0f, 0};
@@ -359,7 +370,7 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     c.reset_before = c.reset_after = 0;
     c.feedback = c.l2 = c.decay = 0.0f;
     c.post_decay = 1.0f;
-    run<true>(planes, shape, storage, c, maxima, verdict, outcomes);
+    run<Int4Weight, true>(planes, shape, storage, c, maxima, verdict, outcomes);
 }
 
 // What rules beside Adam's family are made of. `gate` is what the gradient allows (optimizer_gate).
@@ -374,16 +385,15 @@ DEVICE Pass pass_of(const Planes& planes, const Shape& shape, const Storage& sto
 }
 
 // w = w - lr direction - decay w; the direction lies where a gradient would.
-KERNEL_RESIDENT(128, 3, apply_update, Planes planes, Shape shape, Storage storage, UpdateArgs args,
-                const GradStats* gate, UpdateStats* outcomes) {
+template <class Weight>
+DEVICE void apply(const Pass& p, const UpdateArgs& args, UpdateStats* outcomes) {
     DYNAMIC_SHARED(u8, shared);
-    const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);
     if (p.verdict.mode == SKIPPED) return;
-    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
-    const Loaded loaded = load_all(p, tiles, nullptr);
+    const Tiles tiles = tiles_of<Weight>(shared, p.storage);
+    const Loaded loaded = load_all<Weight>(p, tiles, nullptr);
     Elements e;
-    const GroupScale scale = group_scale(loaded.group_scale, is_asymmetric(p));
-    const Bytes32 stored = decode_weight(p, tiles, loaded, scale, e.x);
+    const GroupScale scale = group_scale(loaded.group_scale, Weight::OFFSETS);
+    const Bytes32 stored = decode_weight<Weight>(p, tiles, loaded, scale, e.x);
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
         const Bits16 d = row_piece(tiles.grad, i);
@@ -394,24 +404,23 @@ KERNEL_RESIDENT(128, 3, apply_update, Planes planes, Shape shape, Storage storag
             e.x[k] = k < p.block.real ? -step - args.decay * e.x[k] : 0.0f;
         }
     }
-    if (is_packed(p)) {
-        const Range range = range_of(p, stored, values(p.storage.grid, scale), e.x);
-        const bool rescaled = store_packed(p, stored, scale, range, e);
-        const u32 rescales = count_ones(ballot(rescaled && p.leads));
-        if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
-    }
-    if (p.storage.codec == F32) store_floats(p, tiles.floats, e.x);
-    if (p.storage.codec == BF16) store_halves(p, tiles.halves, e.x);
+    store_weight<Weight>(p, tiles, stored, scale, false, {}, e, outcomes);
 }
 
+#define APPLY_UPDATE(name, Weight)                                                                                 \
+    KERNEL_RESIDENT(128, 3, apply_update_##name, Planes planes, Shape shape, Storage storage, UpdateArgs args,     \
+                    const GradStats* gate, UpdateStats* outcomes) {                                                \
+        apply<Weight>(pass_of(planes, shape, storage, args.seed, args.number, gate), args, outcomes);              \
+    }
+WEIGHT_CODECS(APPLY_UPDATE)
+
 // x += factor w.
-KERNEL(128, add_weight, Planes planes, Shape shape, Storage storage, float factor, const GradStats* gate) {
+template <class Weight> DEVICE void add_to(const Pass& p, float factor) {
     DYNAMIC_SHARED(u8, shared);
-    const Pass p = pass_of(planes, shape, storage, 0, 0, gate);
-    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
-    const Loaded loaded = load_all(p, tiles, nullptr);
+    const Tiles tiles = tiles_of<Weight>(shared, p.storage);
+    const Loaded loaded = load_all<Weight>(p, tiles, nullptr);
     Elements e;
-    decode_weight(p, tiles, loaded, group_scale(loaded.group_scale, is_asymmetric(p)), e.x);
+    decode_weight<Weight>(p, tiles, loaded, group_scale(loaded.group_scale, Weight::OFFSETS), e.x);
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
         Bits16 x = row_piece(tiles.grad, i);
@@ -422,6 +431,13 @@ KERNEL(128, add_weight, Planes planes, Shape shape, Storage storage, float facto
     flush(tiles.grad, p.planes.grad, p.shape, p.block);
 }
 
+#define ADD_WEIGHT(name, Weight)                                                                                   \
+    KERNEL(128, add_weight_##name, Planes planes, Shape shape, Storage storage, float factor,                      \
+           const GradStats* gate) {                                                                                \
+        add_to<Weight>(pass_of(planes, shape, storage, 0, 0, gate), factor);                                       \
+    }
+WEIGHT_CODECS(ADD_WEIGHT)
+
 // s' = keep s + add x; x becomes of_x x + of_old s + of_new s', or its sign. The state is `m`, x lies where a gradient
 // would; the weight is not read.
 KERNEL_RESIDENT(128, 3, momentum, Planes planes, Shape shape, Storage storage, MomentumArgs args,
@@ -429,7 +445,7 @@ KERNEL_RESIDENT(128, 3, momentum, Planes planes, Shape shape, Storage storage, M
     DYNAMIC_SHARED(u8, shared);
     const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);
     if (p.verdict.mode != MOVED) return;
-    const Tiles tiles = tiles_at(shared + warp() * tiles_per_warp(storage) * Tile<float>::BYTES, storage);
+    const Tiles tiles = tiles_of<NoWeight>(shared, storage);
     Loaded loaded = {};
     if (is_compact(storage.m.width)) {
         const u32 block = p.block.live ? p.block.index : p.block.index - thread();

@@ -20,6 +20,11 @@ struct WeightPlanes {
 // Every codec has `load`: eight neighbours of a row as floats, from element `at` of the data on, a multiple of 8 where
 // rows are padded; of floats, whose rows are not, the first `count` and zeros. A group is a multiple of 32 elements, so
 // eight neighbours share their scale.
+//
+// `Stored` is what updates (adam_pass.h) find in the data: numbers of that type, or integers that a struct of that file
+// decodes and stores. `OFFSETS`: whether a group has one.
+struct StoredBytes;
+struct StoredNibbles;
 
 DEVICE float number(float x) { return x; }
 DEVICE float number(bf16 x) { return to_float(x); }
@@ -33,18 +38,24 @@ template <typename T> DEVICE Eight load_floats(const T* from, u32 count) {
 }
 
 struct F32Weight {
+    using Stored = float;
+    static constexpr bool OFFSETS = false;
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) {
         return load_floats((const float*)w.data + at, count);
     }
 };
 
 struct Bf16Weight {
+    using Stored = bf16;
+    static constexpr bool OFFSETS = false;
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) {
         return load_floats((const bf16*)w.data + at, count);
     }
 };
 
 struct Int8Weight {
+    using Stored = StoredBytes;
+    static constexpr bool OFFSETS = false;
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32) {
         const float scale = f16_to_float(w.scales[at >> w.group_bits]);
         const Bits8 bytes = load_8(w.data + at);
@@ -79,6 +90,8 @@ struct Int4Group {
 };
 
 struct Int4Weight {
+    using Stored = StoredNibbles;
+    static constexpr bool OFFSETS = false;
     DEVICE Int4Group group(const WeightPlanes& w, u64 at) { return {f16_to_float(w.scales[at >> w.group_bits])}; }
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32) { return load_nibbles<Int4Weight>(w, at); }
 };
@@ -90,6 +103,8 @@ struct Int4OffsetGroup {
 };
 
 struct Int4OffsetWeight {
+    using Stored = StoredNibbles;
+    static constexpr bool OFFSETS = true;
     DEVICE Int4OffsetGroup group(const WeightPlanes& w, u64 at) {
         const u64 group = at >> w.group_bits;
         return {f16_to_float(w.scales[group]), f16_to_float(w.offsets[group])};

@@ -2,9 +2,10 @@
 //! Everything is decided on the device, so that no step waits for the host before it asks for the outcomes.
 
 use super::factored::{self, Means};
+use super::weights::{codec_kernels, kernel};
 use crate::backend::adam::{AdamArgs, SCALARS, state};
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::{MaxShapes, Param, StateTensor, UpdateStats};
+use crate::backend::{MaxShapes, Param, StateTensor, UpdateStats, Weight};
 use crate::memory::Span;
 use crate::quant::{BLOCK, Element, GroupedShape, QuantGrid, StateCodec, StateShape, WeightFormat};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -17,7 +18,7 @@ const LEAF_BYTES: usize = 2 * size_of::<f64>() + size_of::<u32>();
 const VERDICT: usize = 16;
 /// Threads of a block of the update, and bytes of one tile of a warp.
 pub(super) const THREADS: u32 = 128;
-pub(super) const TILE: usize = 32 * (32 + 4) * 4;
+const TILE: usize = 32 * (32 + 4) * 4;
 
 /// The width of shared second moments (`kernels/moments.h`).
 const SHARED: u32 = 3;
@@ -29,7 +30,7 @@ const _: () = {
     assert!(size_of::<Planes>() == 88);
     assert!(size_of::<Shape>() == 24);
     assert!(size_of::<Codec>() == 16);
-    assert!(size_of::<Storage>() == 80);
+    assert!(size_of::<Storage>() == 76);
     assert!(size_of::<AdamArgs>() == 120);
 };
 
@@ -130,7 +131,6 @@ impl Codec {
 #[derive(IntoBytes, Immutable)]
 #[repr(C)]
 pub(super) struct Storage {
-    codec: u32,
     tensor: u32,
     plain: u32,
     m: Codec,
@@ -172,13 +172,12 @@ impl Storage {
         let grid = format.grid().unwrap_or(QuantGrid::INT8);
         let excess = if format.codec().element() == Element::I8 { 128.0 } else { 0.0 };
         Self {
-            codec: format.codec() as u32,
             tensor: param.id,
             plain: u32::from(plain),
             m,
             v,
             steps_per_scale: grid.steps_per_scale,
-            unit: 1.0 / grid.steps_per_scale,
+            unit: grid.unit,
             base: if format.codec().has_offsets() { grid.offset_point } else { grid.zero_point },
             excess,
             min: grid.min,
@@ -195,11 +194,12 @@ impl Storage {
         packed && self.m.width == 2 && self.v.width == 2 && self.plain == 1
     }
 
-    /// Tiles of shared memory per warp: the gradient's, and one for each plane of floats.
-    pub(super) fn tiles(&self, param: &Param) -> usize {
-        1 + usize::from(!param.weight.format.is_quantized())
-            + usize::from(self.m.width == 0)
-            + usize::from(self.v.width == 0)
+    /// Bytes of shared memory: per warp a tile for the gradient and one for each plane of floats, that of the weight
+    /// (none where the kernel does not touch it) among them.
+    pub(super) fn shared(&self, weight: Option<&Weight>) -> usize {
+        let floats = weight.is_some_and(|weight| !weight.format.is_quantized());
+        let tiles = 1 + usize::from(floats) + usize::from(self.m.width == 0) + usize::from(self.v.width == 0);
+        tiles * TILE * THREADS as usize / 32
     }
 }
 
@@ -308,13 +308,16 @@ pub(crate) fn step(gpu: &mut Gpu, param: &Param, grad: Span, args: &AdamArgs) {
     }
     let storage = Storage::of(param, constants);
     let blocks = shape.blocks.div_ceil(THREADS);
-    let shared = storage.tiles(param) * TILE * THREADS as usize / 32;
+    let shared = storage.shared(Some(&param.weight));
     let args =
         Args::new().bytes(&planes(gpu, param, grad, means, touched)).bytes(&shape).bytes(&storage).bytes(constants);
     let args = args.span(gpu, at.maxima).span(gpu, at.verdict).span(gpu, kept);
     let nibbles = storage.is_nibbles(param) && shape.dense != 0 && is_common(constants);
-    let kernel = if nibbles { "optimizer_update_nibbles" } else { "optimizer_update" };
-    // SAFETY: the parameters of both kernels; they stay within planes of the shape, storage and state that `check` found
+    let kernel = match nibbles {
+        true => "optimizer_update_nibbles",
+        false => kernel(codec_kernels!("optimizer_update"), &param.weight),
+    };
+    // SAFETY: the parameters of all these kernels; they stay within planes of the shape, storage and state that `check` found
     // to be as long as these say, and within the tiles of shared memory that are asked for.
     unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, &args) };
 }

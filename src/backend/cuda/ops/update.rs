@@ -1,15 +1,16 @@
 //! What optimizer rules are made of. What a gradient allows is decided and kept on the device.
 
-use super::adam::{self, LEAF, Planes, Shape, Statistics, Storage, THREADS, TILE};
+use super::adam::{self, LEAF, Planes, Shape, Statistics, Storage, THREADS};
 use super::adam::{check_weight, kept, launch_leaves, launch_verdict};
 use super::normalize::normalize;
+use super::weights::{codec_kernels, kernel};
 use crate::backend::adam::AdamArgs;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::ops::Update;
 use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
-use crate::quant::StateShape;
+use crate::quant::{GroupedShape, StateShape};
 use zerocopy::FromZeros;
 
 // The sizes that the kernels' headers assert too.
@@ -86,7 +87,7 @@ fn momentum(gpu: &mut Gpu, param: &Param, state: &StateTensor, x: Span, constant
     let planes = Planes::of_direction(gpu, x).with_state(gpu, state);
     let storage = Storage::of_state(param, state);
     let args = Args::new().bytes(&planes).bytes(&Shape::of(g)).bytes(&storage).bytes(constants).span(gpu, gate(gpu));
-    launch(gpu, "momentum", param, &storage, &args);
+    launch(gpu, "momentum", g, storage.shared(None), &args);
 }
 
 /// # Panics
@@ -96,7 +97,8 @@ fn add_weight(gpu: &mut Gpu, param: &Param, x: Span, factor: f32) {
     let (planes, storage) = (Planes::of_weight(gpu, param, x), Storage::of_weight(param));
     let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
     let args = args.f32(factor).span(gpu, gate(gpu));
-    launch(gpu, "add_weight", param, &storage, &args);
+    let kernel = kernel(codec_kernels!("add_weight"), &param.weight);
+    launch(gpu, kernel, param.weight.shape, storage.shared(Some(&param.weight)), &args);
 }
 
 /// # Panics
@@ -106,13 +108,14 @@ fn apply(gpu: &mut Gpu, param: &Param, direction: Span, constants: &UpdateArgs) 
     let (planes, storage) = (Planes::of_weight(gpu, param, direction), Storage::of_weight(param));
     let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
     let args = args.bytes(constants).span(gpu, gate(gpu)).span(gpu, kept(gpu));
-    launch(gpu, "apply_update", param, &storage, &args);
+    let kernel = kernel(codec_kernels!("apply_update"), &param.weight);
+    launch(gpu, kernel, param.weight.shape, storage.shared(Some(&param.weight)), &args);
 }
 
 /// One thread for each block of 32 elements.
-fn launch(gpu: &mut Gpu, kernel: &'static str, param: &Param, storage: &Storage, args: &Args) {
-    let blocks = Shape::of(param.weight.shape).blocks().div_ceil(THREADS);
-    // SAFETY: the parameters of the three kernels, which stay within planes of the shape, storage and state that the
+fn launch(gpu: &mut Gpu, kernel: &'static str, shape: GroupedShape, shared: usize, args: &Args) {
+    let blocks = Shape::of(shape).blocks().div_ceil(THREADS);
+    // SAFETY: the parameters of the callers' kernels, which stay within planes of the shape, storage and state that the
     // caller found to be as long as these say, and within the tiles of shared memory that are asked for.
-    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, storage.tiles(param) * TILE * THREADS as usize / 32, args) };
+    unsafe { gpu.launch(kernel, [blocks, 1, 1], THREADS, shared, args) };
 }
