@@ -226,3 +226,25 @@ fn invalid_key(map: &Map<String, Value>, plain: &Map<String, Value>) -> Option<S
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ActivationQuant, Weights};
+
+    #[test]
+    fn words_of_a_configuration_come_back_from_a_file_and_those_of_version_0_1_mean_what_they_did() {
+        let written = |weights, quant| {
+            let mut config = Config::default();
+            (config.storage.weights, config.activations.quant) = (weights, quant);
+            let meta = Meta::new(&config, Counters::default(), false, "");
+            let map = meta.to_map();
+            assert_eq!(Meta::from_map(&map), Ok(meta));
+            [&map["storage"]["weights"], &map["activations"]["quant"]].map(|word| word.as_str().unwrap().to_owned())
+        };
+        assert_eq!(written(Weights::Int4SimulatedRows, ActivationQuant::Int4Rows), ["int4-simulated", "int4"]);
+        assert_eq!(written(Weights::Int4Simulated, ActivationQuant::Int4), ["int4-simulated-flat", "int4-flat"]);
+        assert_eq!(written(Weights::Fp4Simulated, ActivationQuant::Fp4), ["fp4-simulated", "fp4"]);
+        assert_eq!(written(Weights::Int4, ActivationQuant::None), ["int4", "none"]);
+    }
+}
