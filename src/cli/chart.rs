@@ -89,22 +89,22 @@ struct Axis {
 }
 
 impl Axis {
-    /// An axis for some values; on a logarithmic one those that are not above 0 stand at its low end.
-    fn of(values: impl Iterator<Item = f64>, log: bool, from: f64, to: f64) -> Option<Self> {
+    /// An axis for some values, with a margin of a share of it at both ends; on a logarithmic one those that are not above
+    /// 0 stand at its low end.
+    fn of(values: impl Iterator<Item = f64>, log: bool, margin: f64, ends: [f64; 2]) -> Option<Self> {
         let values = values.filter(|&x| x.is_finite() && !(log && x <= 0.0));
         let scaled = values.map(|x| if log { x.log10() } else { x });
         let (low, high) = scaled.fold((f64::MAX, f64::MIN), |(low, high), x| (low.min(x), high.max(x)));
         if low > high {
             return None;
         }
-        // One value alone still needs an interval around it.
-        let pad = if high > low {
-            0.0
-        } else if log {
-            0.1
-        } else {
-            0.5 * low.abs().max(1e-6)
+        let pad = match high > low {
+            true => margin * (high - low),
+            // One value alone still needs an interval around it.
+            false if log => 0.1,
+            false => 0.5 * low.abs().max(1e-6),
         };
+        let [from, to] = ends;
         Some(Self { low: low - pad, high: high + pad, from, to, log })
     }
 
@@ -158,8 +158,11 @@ impl Chart {
     fn svg(&self) -> Option<String> {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let heights = points().flat_map(|p| [Some(p.y), p.interval.map(|i| i[0]), p.interval.map(|i| i[1])]).flatten();
-        let x = Axis::of(points().map(|p| p.x), self.log_x, LEFT, WIDTH - RIGHT)?;
-        let y = Axis::of(heights, self.log_y, HEIGHT - BOTTOM, TOP)?;
+        // Curves may touch the edges, dots would be cut.
+        let dots = self.series.iter().any(|series| matches!(series.mark, Mark::Dots | Mark::DotsOnLine));
+        let margin = if dots { 0.04 } else { 0.0 };
+        let x = Axis::of(points().map(|p| p.x), self.log_x, margin, [LEFT, WIDTH - RIGHT])?;
+        let y = Axis::of(heights, self.log_y, margin, [HEIGHT - BOTTOM, TOP])?;
         let mut svg =
             format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", html(&self.title));
         for tick in y.ticks() {

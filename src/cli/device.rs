@@ -1,6 +1,7 @@
 //! Selection of the device.
 
 use super::Failure;
+use std::fmt;
 use std::str::FromStr;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Cuda};
@@ -18,6 +19,17 @@ pub enum Device {
     Cpu,
     /// The GPU of this number.
     Cuda(u32),
+}
+
+/// As `--device` takes it.
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(number) => write!(f, "cuda:{number}"),
+        }
+    }
 }
 
 impl FromStr for Device {
@@ -109,6 +121,7 @@ mod tests {
     fn devices_have_names() {
         let found = ["auto", "cpu", "cuda", "cuda:3"].map(|text| text.parse::<Device>().unwrap());
         assert_eq!(found, [Device::Auto, Device::Cpu, Device::Cuda(0), Device::Cuda(3)]);
+        assert!(found.iter().all(|device| device.to_string().parse() == Ok(*device)));
         for wrong in ["", "gpu", "cuda:", "cuda:-1", "CPU"] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }

@@ -2,8 +2,12 @@
 
 mod budget;
 mod chart;
+pub mod chat;
+pub mod compare;
+pub mod config;
 pub mod device;
 mod diff;
+pub mod doctor;
 pub mod dump;
 pub mod eval;
 pub mod export;
@@ -17,12 +21,15 @@ pub mod plan;
 mod pool;
 mod progress;
 pub mod report;
+mod runs;
 pub mod sample;
 mod signals;
+pub mod sweep;
 mod table;
 pub mod train;
 mod units;
 pub mod verify;
+mod writing;
 
 use hint::{Options, hint};
 use std::process::ExitCode;
@@ -46,13 +53,18 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Sample(sample::Args),
+    Chat(chat::Args),
     Import(import::Args),
     Export(export::Args),
     Dump(dump::Args),
     Verify(verify::Args),
     Diff(diff::Args),
     Plan(plan::Args),
+    Config(config::Args),
+    Doctor(doctor::Args),
     Report(report::Args),
+    Sweep(sweep::Args),
+    Compare(compare::Args),
 }
 
 /// Runs the command that was given.
@@ -62,7 +74,7 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
     signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
-        Command::Train(_) | Command::Plan(_) => Options::Keys,
+        Command::Train(_) | Command::Plan(_) | Command::Config(_) | Command::Sweep(_) => Options::Keys,
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
@@ -77,12 +89,17 @@ fn execute(command: Command) -> CliResult {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Config(args) => config::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Report(args) => report::run(args),
+        Command::Sweep(args) => sweep::run(args),
+        Command::Compare(args) => compare::run(args),
     }
 }

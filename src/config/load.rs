@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_file_with_any_byte_changed_never_panics() {
-        let text = include_str!("../../fixtures/config/quickstart.toml");
+        let text = include_str!("../../assets/config.toml");
         let (mut accepted, mut refused) = (0, 0);
         for at in (0..text.len()).step_by(2) {
             let mut broken = text.as_bytes().to_vec();

@@ -1,6 +1,7 @@
 //! What a run is: the TOML tables, their defaults and presets, overrides, and the checks made before step 0.
 
 mod load;
+mod manual;
 mod presets;
 mod run;
 mod schema;
@@ -8,6 +9,7 @@ mod train;
 mod validate;
 mod write;
 
+pub use manual::{KeyInfo, json_schema, manual};
 pub use presets::PRESETS;
 pub use run::RunConfig;
 pub use train::TrainConfig;

@@ -30,6 +30,12 @@ impl Lock {
         writeln!(file, "{}", std::process::id()).map_err(fail)?;
         Ok(Self { _file: file })
     }
+
+    /// Whether somebody holds `path` now; nobody does if it does not exist or cannot be opened.
+    pub fn is_held(path: impl AsRef<Path>) -> bool {
+        // Closing the file at the end gives back what was locked to ask.
+        File::open(path).is_ok_and(|file| matches!(FileExt::try_lock_shared(&file), Ok(false)))
+    }
 }
 
 /// The holder according to the lock file; used in the message only.
@@ -53,7 +59,9 @@ mod tests {
         let lock = Lock::acquire(&path).unwrap();
         let message = Lock::acquire(&path).unwrap_err().to_string();
         assert!(message.contains(&format!("process {} is writing here", std::process::id())), "{message}");
+        assert!(Lock::is_held(&path) && !Lock::is_held(dir.path().join("none")));
         drop(lock);
+        assert!(!Lock::is_held(&path));
         Lock::acquire(&path).unwrap();
     }
 }

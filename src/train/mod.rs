@@ -12,4 +12,4 @@ pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};
-pub use system::{available, resident};
+pub use system::{available, resident, total_memory};

@@ -16,6 +16,13 @@ pub fn available() -> Option<u64> {
     Some(group.map_or(free, |left| left.min(free)))
 }
 
+/// Bytes of memory that the machine has, or that its control group allows. `None` if the system does not report them.
+pub fn total_memory() -> Option<u64> {
+    let machine = kib_field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")?;
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    Some(group.and_then(|max| max.trim().parse::<u64>().ok()).map_or(machine, |max| max.min(machine)))
+}
+
 /// Bytes of the line of `/proc` that starts with `name`, which is in KiB.
 fn kib_field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -48,6 +55,7 @@ mod tests {
         assert!(now >= HELD && most >= now, "{now} bytes resident, {most} at most, {HELD} held");
         let machine = kib_field(&std::fs::read_to_string("/proc/meminfo").unwrap(), "MemTotal:").unwrap();
         let free = available().unwrap();
+        assert!(total_memory().unwrap() <= machine);
         assert!(most <= machine && free <= machine, "{most} resident, {free} available, {machine} there are");
     }
 

@@ -96,7 +96,7 @@ fn a_resolved_configuration_loads_as_itself() {
 
 #[test]
 fn the_documented_example_holds_every_key_with_its_default_and_a_comment() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/config/quickstart.toml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/config.toml");
     assert_eq!(load(Some(path), &[]), Config::default());
 
     let mut config = Config::default();

@@ -6,6 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
+use tetrad::optim::Rule;
 use tetrad::quant::philox;
 
 const FOREVER: &str = "train.steps=1000000";
@@ -105,6 +106,39 @@ fn kill_at_random_moments_leaves_the_previous_checkpoint_readable() {
         .filter(|name| name.ends_with(".partial"))
         .collect();
     assert_eq!(leftovers, [""; 0], "what killed saves left behind is cleaned up");
+}
+
+#[test]
+fn every_rule_goes_on_after_a_kill_to_the_bytes_of_a_run_that_was_not_killed() {
+    for &rule in Rule::ALL {
+        let place = Workplace::new();
+        let mut sets =
+            vec![format!("optimizer.name={}", rule.name()), FOREVER.into(), "train.checkpoint_every=1".into()];
+        // The published ranks are those of larger models.
+        sets.extend(rule.reads("rank").then(|| "optimizer.rank=4".into()));
+        sets.extend(rule.reads("update_proj_gap").then(|| "optimizer.update_proj_gap=2".into()));
+        let args = |dir: &str, more: &[&str]| -> Vec<String> {
+            let sets = sets.iter().flat_map(|set| ["--set".to_owned(), set.clone()]);
+            let first = ["train", "tiny.toml", "--set"].map(str::to_owned).into_iter();
+            first.chain([format!("run.dir={dir}")]).chain(sets).chain(more.iter().map(|arg| arg.to_string())).collect()
+        };
+        fn refs(args: &[String]) -> Vec<&str> {
+            args.iter().map(String::as_str).collect()
+        }
+        let mut child =
+            place.command(&refs(&args("killed", &[]))).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until(&mut child, "two checkpoints", || place.checkpoints("killed").len() >= 2);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let newest = place.checkpoints("killed").pop().unwrap();
+        place.assert_sound(&newest);
+        let step: u64 = newest.file_stem().unwrap().to_str().unwrap().strip_prefix("step-").unwrap().parse().unwrap();
+        let until = (step + 3).to_string();
+        place.ok(&refs(&args("killed", &["--resume", "--stop-at", &until])));
+        place.ok(&refs(&args("whole", &["--stop-at", &until])));
+        let bytes = |dir: &str| std::fs::read(place.path(&format!("{dir}/step-{:08}.tetrad", step + 3))).unwrap();
+        assert!(bytes("killed") == bytes("whole"), "{rule:?}, killed after step {step}");
+    }
 }
 
 /// GNU `timeout` signals the process and its group: both signals are one request.

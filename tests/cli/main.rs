@@ -3,18 +3,24 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod chat;
+mod compare;
 mod config_errors;
 mod config_load;
+mod config_print;
 mod convert;
 mod device;
+mod doctor;
 mod eval;
 mod interrupted;
+mod ladder;
 mod mistakes;
 mod plan;
 mod recovery;
 mod resume;
 mod run_dir;
 mod sample;
+mod sweep;
 mod train;
 
 use harness::process::{TINY, Workplace};

@@ -77,7 +77,7 @@ fn weights_too_coarse_for_the_rate_end_the_run_with_what_to_change() {
     let sets = ["train.max_unmoved=10", "train.audit_every=5", "optimizer.lr=1e-30", "train.warmup=0"];
     let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     assert_snapshot!(refused(&place, &sets), @"tetrad: no weight of the blocks changed in the last 10 steps, though their learning rates were up to 1.0000e-30 (train.max_unmoved = 10): updates are too small for the storage; raise optimizer.lr, or set train.max_unmoved=0 to go on");
-    let audited = ["--overwrite", "--set", "train.steps=12", "--set", "train.audit_every=5"];
+    let audited = ["--overwrite", "--set", "train.steps=12", "--set", "train.warmup=2", "--set", "train.audit_every=5"];
     train(&place, &audited);
     let steps: Vec<u64> = metrics(&place, "run")
         .iter()
@@ -87,7 +87,7 @@ fn weights_too_coarse_for_the_rate_end_the_run_with_what_to_change() {
     assert_eq!(steps, [5, 10]);
     place.ok(&["report", "run"]);
     assert!(String::from_utf8(place.read("run/report.html")).unwrap().contains("Updates that change no weight"));
-    train(&place, &["--overwrite", "--set", "train.steps=12", "--set", "optimizer.lr=0"]);
+    train(&place, &["--overwrite", "--set", "train.steps=12", "--set", "train.warmup=2", "--set", "optimizer.lr=0"]);
     let diff = place.run(&["diff", "run/step-00000000.tetrad", "run/step-00000012.tetrad", "--json"]).stdout;
     let diff = json(&String::from_utf8(diff).unwrap());
     assert!(diff["tensors"].as_array().unwrap().iter().all(|tensor| tensor["changed"] == 0), "{diff}");

@@ -17,7 +17,8 @@ pub trait Update {
 
     /// Takes the gradient of a parameter (float32) into account, before any of the operations that follow. If it is not
     /// finite, [`Update::momentum`] and [`Update::apply_update`] do nothing until the next call, which is counted; if it
-    /// is all zero and `freeze_on_zero`, momentum does nothing and the update only decays the weight.
+    /// is all zero and `freeze_on_zero`, momentum does nothing and the update only decays the weight, or does nothing
+    /// without decay.
     fn begin_update(&mut self, grad: Span, freeze_on_zero: bool);
 
     /// A recurrence of a state tensor with one element per weight and `x`, float32 in the weight's shape, which becomes

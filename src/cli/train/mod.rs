@@ -214,6 +214,10 @@ fn name_texts(error: CheckpointError, textless: bool) -> Failure {
     }
 }
 
+/// What no configuration can cause.
+const FROZEN_MOVED: &str = "weights changed in a run with optimizer.lr = 0, which must leave every byte as it was; this is a \
+                            defect of the program, please report it with the configuration";
+
 fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Console) -> CliResult {
     let dir = &trainer.config().run.dir;
     match reason {
@@ -252,11 +256,7 @@ fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Cons
             trainer.config().train.max_unmoved
         )
         .into()),
-        StopReason::FrozenMoved => {
-            Err("weights changed in a run with optimizer.lr = 0, which must leave every byte as it \
-                                        was; this is a defect of the program, please report it with the configuration"
-                .into())
-        }
+        StopReason::FrozenMoved => Err(FROZEN_MOVED.into()),
     }
 }
 

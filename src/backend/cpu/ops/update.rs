@@ -64,7 +64,8 @@ impl Update for Cpu {
     }
 
     fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
-        if self.gate == Gate::Shut {
+        // Even a zero would rescale a group that rounding has brought to the edge of its range.
+        if self.gate == Gate::Shut || (self.gate == Gate::Frozen && args.decay == 0.0) {
             return;
         }
         let (isa, frozen) = (self.isa, self.gate == Gate::Frozen);

@@ -388,7 +388,7 @@ DEVICE Pass pass_of(const Planes& planes, const Shape& shape, const Storage& sto
 template <class Weight>
 DEVICE void apply(const Pass& p, const UpdateArgs& args, UpdateStats* outcomes) {
     DYNAMIC_SHARED(u8, shared);
-    if (p.verdict.mode == SKIPPED) return;
+    if (p.verdict.mode == SKIPPED || (p.verdict.mode == FROZEN && args.decay == 0.0f)) return;
     const Tiles tiles = tiles_of<Weight>(shared, p.storage);
     const Loaded loaded = load_all<Weight>(p, tiles, nullptr);
     Elements e;

@@ -128,6 +128,17 @@ impl Search {
         self.find(&CUBLASLT, Some(supports), |_, library| CublasLt::of(library).map_err(lacks))
     }
 
+    /// The driver, the compiler and the library of matrix products: whether each is there, and the file of the last two.
+    /// No device is touched.
+    pub fn check(&self) -> [(&'static str, Result<Option<PathBuf>, BackendError>); 3] {
+        let newest = (MAJORS[0], 0);
+        [
+            (DRIVER.name, self.driver().map(|_| None)),
+            (NVRTC.name, self.nvrtc(None, |_| Ok(())).map(|found| Some(found.path))),
+            (CUBLASLT.name, self.cublaslt(newest).map(|found| Some(found.path))),
+        ]
+    }
+
     /// The first file of a supported version that the driver can run: folder by folder, the newest first in each.
     fn find<T>(
         &self,

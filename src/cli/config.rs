@@ -1,0 +1,90 @@
+//! `tetrad config`: prints configurations and what their keys mean.
+
+use super::output::{json, print};
+use super::{CliResult, Failure};
+use std::process::ExitCode;
+use tetrad::config::{Config, KeyInfo, PRESETS, json_schema, manual};
+
+/// Print a configuration with the meaning of every key, or explain keys.
+///
+/// The output is a configuration file: `tetrad config 60m > my.toml`, then `tetrad train my.toml`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// A preset or a TOML file, whose whole configuration is printed; or a key (`train.steps`) or a table (`train`), which
+    /// is explained. The quick-start by default.
+    what: Option<String>,
+    /// Override a key: `--set optimizer.lr=1e-3`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Print a JSON schema of configuration files, for editors.
+    #[arg(long, conflicts_with_all = ["what", "sets"])]
+    schema: bool,
+}
+
+/// Runs `tetrad config`.
+///
+/// # Errors
+/// A configuration that cannot be used, or a name that is neither a configuration nor a key.
+pub fn run(args: Args) -> CliResult {
+    if args.schema {
+        print(|out| json(out, &json_schema()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let explained = args.what.as_deref().map(explained).unwrap_or_default();
+    let text = match explained.as_slice() {
+        [] => Config::load(args.what.as_deref(), &args.sets)?.to_commented_toml(),
+        keys => explain(keys, &args.sets)?,
+    };
+    print(|out| write!(out, "{text}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The keys that a name means: one by its full or its last name, or all of a table. None for a preset or a file.
+fn explained(name: &str) -> Vec<KeyInfo> {
+    if PRESETS.contains(&name) || std::path::Path::new(name).exists() {
+        return Vec::new();
+    }
+    let mut keys = manual();
+    keys.retain(|info| {
+        let (table, key) = info.key.split_once('.').unwrap_or_default();
+        [info.key.as_str(), table, key].contains(&name)
+    });
+    keys
+}
+
+/// Each key with its meaning, what it may hold, and its value in the quick-start and where a preset has another.
+fn explain(keys: &[KeyInfo], sets: &[String]) -> Result<String, Failure> {
+    let default = flat(&Config::load(None, sets)?);
+    let presets: Vec<_> =
+        PRESETS.iter().skip(1).filter_map(|name| Some((*name, flat(&Config::preset(name)?)))).collect();
+    let mut text = String::new();
+    for KeyInfo { key, meaning, kind, default: written } in keys {
+        let value = |config: &toml::Table| {
+            let (table, key) = key.split_once('.')?;
+            Some(config.get(table)?.get(key)?.to_string())
+        };
+        // Keys that older files do not have are left out of a configuration where they have their default.
+        let usual = value(&default).or_else(|| written.clone());
+        let others: Vec<_> = presets
+            .iter()
+            .filter_map(|(name, config)| Some((name, value(config)?)))
+            .filter(|(_, value)| Some(value) != usual.as_ref())
+            .map(|(name, value)| format!("{name} {value}"))
+            .collect();
+        text += &format!(
+            "{key}\n    {meaning}\n    {kind}; {}\n",
+            match &usual {
+                Some(value) => format!("{value} by default"),
+                None => "absent by default".into(),
+            }
+        );
+        if !others.is_empty() {
+            text += &format!("    presets: {}\n", others.join(", "));
+        }
+    }
+    Ok(text)
+}
+
+fn flat(config: &Config) -> toml::Table {
+    toml::from_str(&config.to_toml()).expect("what was written can be read")
+}
