@@ -12,6 +12,7 @@
 //! [`Precision::Bf16`] (`variant = "reference"`) does at the same places.
 
 use super::sgd::MOMENTUM;
+use super::workspace::Parts;
 use super::{
     AdamFamily, Groups, Optimizer, OptimizerConfig, OptimizerContext, ParamClass, ParamInfo, Rule, RuleInfo,
     StateConfig, StepInfo, Variant,
@@ -177,8 +178,13 @@ impl Optimizer for Companion {
 
 /// Float32 numbers that [`newton_schulz`] needs beside a matrix.
 pub fn newton_schulz_workspace(shape: GroupedShape, precision: Precision) -> usize {
-    let squares = if precision == Precision::F32 { 2 } else { 3 };
-    shape.len() + squares * shape.rows.min(shape.cols).pow(2)
+    Parts::total(parts(shape.rows, shape.cols, precision))
+}
+
+/// Another matrix of the shape, and squares of its smaller side.
+fn parts(rows: usize, cols: usize, precision: Precision) -> [usize; 4] {
+    let square = rows.min(cols).pow(2);
+    [rows * cols, square, square, if precision == Precision::F32 { 0 } else { square }]
 }
 
 /// `x`, float32 `[rows, cols]`, divided by its norm and then `steps` times `a x + b A x + c A A x` with `A = x x^T`,
@@ -197,10 +203,8 @@ pub fn newton_schulz(
 ) -> Span {
     let [a, b, c] = QUINTIC;
     let (n, tall) = (rows.min(cols), rows > cols);
-    // What may be the result is at the workspace's beginning, aligned as the update of a weight asks.
-    let (mut now, mut next) = (x, workspace.head(x.bytes));
-    let square = |i: usize| workspace.part(x.bytes + 4 * n * n * i, 4 * n * n);
-    let (gram, poly) = (square(0), square(1));
+    let [other, gram, poly, scaled] = Parts::split(workspace, parts(rows, cols, precision));
+    let (mut now, mut next) = (x, other);
     if precision == Precision::Bf16 {
         backend.scale(now, 1.0, precision);
     }
@@ -218,7 +222,6 @@ pub fn newton_schulz(
                 backend.matmul(&MatMulArgs { alpha: c, beta: b, ..squared(plain(gram), plain(gram), poly) });
             }
             Precision::Bf16 => {
-                let scaled = square(2);
                 backend.copy(gram, scaled);
                 backend.scale(scaled, c, precision);
                 backend.matmul(&MatMulArgs { beta: b, ..squared(plain(scaled), plain(gram), poly) });

@@ -44,6 +44,8 @@ pub const SOURCES: &[Source] = embedded![
     "bias.cu",
     "embedding.cu",
     "factored.cu",
+    "factors.cu",
+    "gaussian.cu",
     "linear_small_batch.cu",
     "loss.cu",
     "matmul.cu",
@@ -51,6 +53,7 @@ pub const SOURCES: &[Source] = embedded![
     "normalize.cu",
     "rope.cu",
     "scaling.cu",
+    "state.cu",
     "swiglu.cu",
     "weights.cu",
 ];
