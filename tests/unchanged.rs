@@ -137,7 +137,7 @@ fn files() -> [(&'static str, u64, Edit); 9] {
             (config.storage.v, config.storage.embedding) = (SecondMoment::F32, TableStorage::F32);
         }),
         ("int4-simulated", 0xac75_b50f_6c88_a782, |config| {
-            (config.storage.weights, config.optimizer.name) = (Weights::Int4Simulated, Rule::Spam);
+            (config.storage.weights, config.optimizer.name) = (Weights::Int4SimulatedRows, Rule::Spam);
         }),
         ("v-row", 0x9a42_f653_3eaf_b530, |config| (config.storage.v, config.model.tied) = (SecondMoment::Row, true)),
         ("v-factored", 0x3bbe_aef7_bde1_ed5d, |config| config.storage.v = SecondMoment::Factored),

@@ -8,7 +8,8 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, NormGradArgs, Param, Rotation,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, NormGradArgs, Param,
+    Rotation,
 };
 use tetrad::memory::Span;
 use tetrad::optim::{AdamStepInfo, OptimizerConfig};
@@ -242,7 +243,9 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
     });
     let rotation = Rotation { heads: h / 64, head_dim: 64, queries: sequence, start: 0, inverse: false };
     measure("rope", &wide, 4 * th, &mut |cuda| cuda.rope(x, angles, rotation));
-    measure("quantize_activations", &wide, 4 * th, &mut |cuda| cuda.quantize_activations(y, h));
+    measure("quantize_activations", &wide, 4 * th, &mut |cuda| {
+        cuda.quantize_activations(y, h, 1, ActivationCode::Int4)
+    });
     let wide = format!("{t} x {f}");
     measure("swiglu", &wide, 6 * tf, &mut |cuda| cuda.swiglu(gate, up, act));
     measure("swiglu, gradients", &wide, 10 * tf, &mut |cuda| cuda.swiglu_grad(gate, up, act));

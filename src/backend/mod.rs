@@ -25,8 +25,8 @@ pub use info::{DeviceInfo, MaxShapes};
 pub use kinds::{Moment, SecondMoment};
 pub use memory::{Memory, Offload};
 pub use ops::{
-    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, IGNORE, Layout, MatMulArgs, NormGradArgs, PACK_GROUP,
-    Precision, Rotation, packed_bytes,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, IGNORE, Layout, MatMulArgs,
+    NormGradArgs, PACK_GROUP, Precision, QUANT_GROUP, Rotation, packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
 pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArgs, UpdateArgs, UpdateStats};

@@ -81,7 +81,7 @@ impl Meta {
     /// As the file holds it.
     pub fn to_map(&self) -> Map<String, Value> {
         match serde_json::to_value(self) {
-            Ok(Value::Object(map)) => map,
+            Ok(Value::Object(map)) => reword(map, |[word, in_file]| (word, in_file)),
             other => unreachable!("a struct of plain values is an object, not {other:?}"),
         }
     }
@@ -191,7 +191,30 @@ impl Meta {
 }
 
 fn read(map: Map<String, Value>) -> Result<Meta, String> {
+    let map = reword(map, |[word, in_file]| (in_file, word));
     serde_json::from_value(Value::Object(map)).map_err(|e| e.to_string())
+}
+
+/// Words of a configuration that are others in a file: those of version 0.1 mean there what they meant then, groups
+/// that begin anew in each row.
+const REWORDED: [(&str, &str, [[&str; 2]; 2]); 2] = [
+    ("storage", "weights", [["int4-simulated", "int4-simulated-flat"], ["int4-simulated-rows", "int4-simulated"]]),
+    ("activations", "quant", [["int4", "int4-flat"], ["int4-rows", "int4"]]),
+];
+
+/// Replaces the words of one side by those of the other; `sides` gives of a pair what is looked for and what replaces it.
+fn reword(
+    mut map: Map<String, Value>,
+    sides: impl Fn([&'static str; 2]) -> (&'static str, &'static str),
+) -> Map<String, Value> {
+    for (table, key, pairs) in REWORDED {
+        if let Some(Value::String(word)) = map.get_mut(table).and_then(|table| table.get_mut(key)) {
+            if let Some((_, other)) = pairs.map(&sides).into_iter().find(|(from, _)| from == word) {
+                *word = other.into();
+            }
+        }
+    }
+    map
 }
 
 /// The path and error of the first value of `map` that makes the valid metadata `plain` invalid: serde names no path.
@@ -214,4 +237,26 @@ fn invalid_key(map: &Map<String, Value>, plain: &Map<String, Value>) -> Option<S
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ActivationQuant, Weights};
+
+    #[test]
+    fn words_of_a_configuration_come_back_from_a_file_and_those_of_version_0_1_mean_what_they_did() {
+        let written = |weights, quant| {
+            let mut config = Config::default();
+            (config.storage.weights, config.activations.quant) = (weights, quant);
+            let meta = Meta::new(&config, Counters::default(), false, "");
+            let map = meta.to_map();
+            assert_eq!(Meta::from_map(&map), Ok(meta));
+            [&map["storage"]["weights"], &map["activations"]["quant"]].map(|word| word.as_str().unwrap().to_owned())
+        };
+        assert_eq!(written(Weights::Int4SimulatedRows, ActivationQuant::Int4Rows), ["int4-simulated", "int4"]);
+        assert_eq!(written(Weights::Int4Simulated, ActivationQuant::Int4), ["int4-simulated-flat", "int4-flat"]);
+        assert_eq!(written(Weights::Fp4Simulated, ActivationQuant::Fp4), ["fp4-simulated", "fp4"]);
+        assert_eq!(written(Weights::Int4, ActivationQuant::None), ["int4", "none"]);
+    }
 }

@@ -1,6 +1,6 @@
 //! What the layers of a block are given: a backend, the model, and the rows of one micro-batch.
 
-use super::{ActivationQuant, Batch, Model};
+use super::{Batch, Model};
 use crate::backend::{AttentionShape, Backend, Rotation};
 use crate::memory::Span;
 
@@ -67,8 +67,8 @@ impl Context<'_> {
 
     /// Quantizes the input of a product in place, if the model has its activations so.
     pub fn quantize(&mut self, x: Span, features: usize) {
-        if self.model.settings.activations.quant == ActivationQuant::Int4 {
-            self.backend.quantize_activations(x, features);
+        if let Some(code) = self.model.settings.activations.quant.code() {
+            self.backend.quantize_activations(x, features, self.batch.queries, code);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
 
 use super::{ModelConfig, ParamKind, StorageConfig};
+use crate::backend::ActivationCode;
 use crate::error::Problems;
 use crate::optim::Groups;
 use serde::{Deserialize, Serialize};
@@ -99,22 +100,49 @@ impl ActivationConfig {
         problems.need(
             self.quant == ActivationQuant::None || storage.has_four_bit_products(),
             "activations.quant",
-            "\"int4\"",
+            format_args!("\"{}\"", self.quant.name()),
             "quantizes the inputs of four-bit products; set it to \"none\" or storage.weights=\"int4\"",
         );
         problems
     }
 }
 
-/// Quantization of the inputs of packed products.
+/// Quantization of the inputs of packed products, in groups of 256 whose two largest are kept exactly; gradients pass as if
+/// there were none. See [`ActivationCode`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ActivationQuant {
     /// As they are.
     #[default]
     None,
-    /// Groups of 256, the two largest kept exactly, the rest in four bits; straight-through gradients.
+    /// INT4 as in the code of arXiv 2502.17055: groups run on through the rows of a sequence.
     Int4,
+    /// INT4 in groups that begin anew in each row, with a scale that has no least value.
+    Int4Rows,
+    /// FP4 E1M2 as in the code of arXiv 2502.17055.
+    Fp4,
+}
+
+impl ActivationQuant {
+    /// What a backend is asked for.
+    pub fn code(self) -> Option<ActivationCode> {
+        match self {
+            Self::None => None,
+            Self::Int4 => Some(ActivationCode::Int4),
+            Self::Int4Rows => Some(ActivationCode::Int4Rows),
+            Self::Fp4 => Some(ActivationCode::Fp4),
+        }
+    }
+
+    /// Its word in a configuration.
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Int4 => "int4",
+            Self::Int4Rows => "int4-rows",
+            Self::Fp4 => "fp4",
+        }
+    }
 }
 
 /// `[offload]`: where parameters live between their uses. Results do not depend on it.

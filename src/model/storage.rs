@@ -4,7 +4,7 @@ use super::ModelConfig;
 use crate::backend::{Moment, SecondMoment};
 use crate::error::Problems;
 use crate::optim::{OptimizerContext, StateConfig};
-use crate::quant::{GROUPS, WeightCodec, WeightFormat};
+use crate::quant::{GROUPS, Simulation, WeightCodec, WeightFormat};
 use serde::{Deserialize, Serialize};
 
 /// How the seven matrices of a block are stored.
@@ -15,8 +15,14 @@ pub enum Weights {
     Int4,
     /// The same with four-bit floats, MXFP4: blocks of 32 under powers of two.
     Fp4,
-    /// Four-bit values in the products over a float32 master copy: the published simulation.
+    /// Products see a float32 master copy rounded to INT4 as in the code of arXiv 2502.17055, if groups have 256 elements
+    /// and are asymmetric: groups run on from a row to the next.
     Int4Simulated,
+    /// The same in groups that begin anew in each row, as packed weights have them.
+    Int4SimulatedRows,
+    /// Products see a float32 master copy rounded to FP4 E1M2 as in the code of arXiv 2502.17055, if groups have 256
+    /// elements: their two largest are kept.
+    Fp4Simulated,
     /// bfloat16, stochastically rounded.
     Bf16,
     /// float32.
@@ -77,10 +83,13 @@ impl StorageConfig {
     /// The format of the blocks' matrices. With [`StorageConfig::table_format`] the one place where words become
     /// formats.
     pub fn matrix_format(&self) -> WeightFormat {
+        let offsets = self.scheme == Scheme::Asymmetric;
         match self.weights {
             Weights::Int4 => self.packed(),
             Weights::Fp4 => WeightFormat::of(WeightCodec::Fp4).with_residue(self.residue),
-            Weights::Int4Simulated => WeightFormat::simulated(self.packed().codec()),
+            Weights::Int4Simulated => WeightFormat::simulated(Simulation::Int4 { offsets }),
+            Weights::Int4SimulatedRows => WeightFormat::simulated(Simulation::Int4Rows { offsets }),
+            Weights::Fp4Simulated => WeightFormat::simulated(Simulation::Fp4),
             Weights::Bf16 => WeightFormat::BF16,
             Weights::F32 => WeightFormat::F32,
         }
@@ -132,7 +141,8 @@ impl StorageConfig {
         let head = if tied { self.embedding } else { self.head };
         let tables = [self.embedding, head].map(|table| self.table_format(table).codec());
         let [codes, integers] = [WeightCodec::takes_residue, WeightCodec::is_int4];
-        let codecs = [matrices.simulates().unwrap_or(matrices.codec()), tables[0], tables[1]];
+        let codecs = [matrices.codec(), tables[0], tables[1]];
+        let simulated = matrices.simulates().is_some_and(|simulation| simulation != Simulation::Fp4);
         let block = codecs.into_iter().find_map(WeightCodec::block);
         problems.need(
             block.is_none_or(|block| self.group == block),
@@ -140,7 +150,7 @@ impl StorageConfig {
             self.group,
             format_args!("must be {}, the block of four-bit floats", block.unwrap_or_default()),
         );
-        let (integers, tables) = (codecs.into_iter().any(integers), tables.into_iter().any(codes));
+        let (integers, tables) = (simulated || codecs.into_iter().any(integers), tables.into_iter().any(codes));
         problems.need(
             self.residue || packed || tables,
             "storage.residue",

@@ -1,6 +1,6 @@
 //! `[optimizer]`: the rule and its numbers.
 
-use super::{Groups, ParamInfo, Rule, Variant};
+use super::{AdjustLr, Groups, ParamInfo, Rule, Variant};
 use crate::backend::{Moment, SecondMoment};
 use crate::quant::StateCodec;
 use serde::{Deserialize, Serialize};
@@ -56,15 +56,21 @@ pub struct OptimizerConfig {
     pub reset_warmup: u64,
     /// SPAM: share of the elements that receive updates between two resets.
     pub density: f64,
-    /// SGD, and SCALE's head: how much of the momentum is kept.
+    /// SGD, SCALE's head, Muon: how much of the momentum is kept.
     #[serde(skip_serializing_if = "is_zero")]
     pub momentum: f64,
-    /// SGD: look ahead along the momentum.
+    /// SGD, Muon: look ahead along the momentum.
     #[serde(skip_serializing_if = "is_false")]
     pub nesterov: bool,
-    /// SCALE: peak learning rate of Adam on norms and biases.
+    /// SCALE: peak learning rate of Adam on norms and biases. Muon: of AdamW on all that is no matrix of a block.
     #[serde(skip_serializing_if = "is_zero")]
     pub adam_lr: f64,
+    /// Muon: iterations that orthogonalize the momentum.
+    #[serde(skip_serializing_if = "is_none")]
+    pub ns_steps: u64,
+    /// Muon: how the learning rate depends on the shape of a matrix.
+    #[serde(skip_serializing_if = "AdjustLr::is_original")]
+    pub adjust_lr: AdjustLr,
     /// GaLore, Fira, APOLLO: rows of the projection.
     #[serde(skip_serializing_if = "is_none")]
     pub rank: u64,
@@ -118,6 +124,8 @@ impl Default for OptimizerConfig {
             momentum: 0.0,
             nesterov: false,
             adam_lr: 0.0,
+            ns_steps: 0,
+            adjust_lr: AdjustLr::Original,
             rank: 0,
             scale: 0.0,
             update_proj_gap: 0,

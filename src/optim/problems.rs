@@ -100,7 +100,7 @@ impl std::fmt::Display for UnreadBy<'_> {
 mod tests {
     use super::*;
     use crate::backend::{Moment, SecondMoment};
-    use crate::optim::{StateConfig, Variant};
+    use crate::optim::{AdjustLr, StateConfig, Variant};
 
     fn context() -> OptimizerContext {
         let state = StateConfig { m: Moment::Int4, v: SecondMoment::Int4, feedback: false };
@@ -126,6 +126,7 @@ mod tests {
             OptimizerConfig::default(),
             OptimizerConfig { momentum: 0.1, nesterov: true, adam_lr: 0.1, ..OptimizerConfig::default() },
             OptimizerConfig { embedding: EmbeddingUpdate::Sparse, ..OptimizerConfig::default() },
+            OptimizerConfig { ns_steps: 5, adjust_lr: AdjustLr::MatchRmsAdamw, ..OptimizerConfig::default() },
             OptimizerConfig { scale_front: true, projection: Moment::Int4, ..OptimizerConfig::of(Rule::Galore) },
             OptimizerConfig::of(Rule::Adafactor),
         ];

@@ -2,7 +2,7 @@
 //! name.
 
 use super::low_rank::info as low_rank;
-use super::{Groups, OptimizerConfig, StateConfig, adafactor, adam, adam_mini, lion, scale, sgd};
+use super::{Groups, OptimizerConfig, StateConfig, adafactor, adam, adam_mini, lion, muon, scale, sgd};
 use crate::error::Problems;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,7 @@ pub enum Variant {
     /// As the paper means it: Stable-SPAM's resets, SCALE's norms, the low-rank rules' formulas.
     Paper,
     /// As the published code behaves in every detail: Stable-SPAM at and after a reset, other rules where a gradient is all
-    /// zero.
+    /// zero, Muon in the roundings of its products too.
     Reference,
     /// As the published code, except that an all-zero gradient leaves a tensor's state as it is.
     Standard,
@@ -97,6 +97,8 @@ rules! {
     Lion: lion::LION,
     /// SCALE (arXiv 2506.16659): normalized gradients, momentum in the head only, Adam for vectors.
     Scale: scale::SCALE,
+    /// Muon (<https://kellerjordan.github.io/posts/muon>): orthogonalized momentum for matrices, AdamW for all others.
+    Muon: muon::MUON,
     /// Adam-mini (arXiv 2406.16793): Adam with one second moment for each row or head.
     AdamMini: adam_mini::ADAM_MINI,
     /// Adafactor (arXiv 1804.04235): second moments of rows and columns, no first moment, steps relative to the weight.

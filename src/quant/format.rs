@@ -8,7 +8,7 @@
 //! [`QuantGrid`]; values that are spaced in a new way are a row of [`Levels`](super::Levels) (`kernels/grid.h`).
 
 use super::plane::{Element, Per, PlaneLayout};
-use super::{GroupedShape, QuantGrid};
+use super::{GroupedShape, QuantGrid, Simulation};
 use std::fmt;
 
 /// The code of a weight's elements: what products read.
@@ -189,7 +189,7 @@ impl WeightPlane {
 pub struct WeightFormat {
     codec: WeightCodec,
     residue: bool,
-    simulated: Option<WeightCodec>,
+    simulated: Option<Simulation>,
 }
 
 impl WeightFormat {
@@ -211,13 +211,9 @@ impl WeightFormat {
         Self { codec, residue: false, simulated: None }
     }
 
-    /// float32 that products see rounded to a four-bit codec, each group by its own range.
-    ///
-    /// # Panics
-    /// If `codec` has no codes to simulate.
-    pub const fn simulated(codec: WeightCodec) -> Self {
-        assert!(codec.is_int4(), "only four-bit integers are simulated");
-        Self { simulated: Some(codec), ..Self::F32 }
+    /// float32 that products see rounded to four bits, each group by its own range.
+    pub const fn simulated(simulation: Simulation) -> Self {
+        Self { simulated: Some(simulation), ..Self::F32 }
     }
 
     /// The same with a residue where `residue` and the codec has room for one, else without.
@@ -235,8 +231,8 @@ impl WeightFormat {
         self.residue
     }
 
-    /// The codec that products see its floats rounded to, if any.
-    pub const fn simulates(self) -> Option<WeightCodec> {
+    /// What products see its floats rounded to, if to anything.
+    pub const fn simulates(self) -> Option<Simulation> {
         self.simulated
     }
 
@@ -290,7 +286,7 @@ impl WeightFormat {
 impl fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.simulated, self.codec.takes_residue()) {
-            (Some(_), _) => write!(f, "INT4 simulated over {}", self.codec.name()),
+            (Some(simulation), _) => write!(f, "{} simulated over {}", simulation.name(), self.codec.name()),
             (None, true) => {
                 let bits = if self.codec.is_int4() { "INT4" } else { "FP4" };
                 write!(f, "{bits} codes{}", if self.residue { " + residue" } else { "" })
@@ -328,7 +324,7 @@ mod tests {
         assert_eq!(bytes(WeightFormat::INT4.with_residue(false)), [192, 12, 0, 0]);
         assert_eq!(bytes(WeightFormat::FP4), [192, 6, 0, 192]);
         assert_eq!(bytes(WeightFormat::INT8.with_residue(true)), [384, 12, 0, 0]);
-        assert_eq!(bytes(WeightFormat::simulated(WeightCodec::Int4Offset)), [1200, 0, 0, 0]);
+        assert_eq!(bytes(WeightFormat::simulated(Simulation::Fp4)), [1200, 0, 0, 0]);
         assert_eq!(WeightFormat::INT4_OFFSET.bytes(shape), 408);
     }
 }

@@ -12,6 +12,7 @@ mod rng;
 mod rounding;
 mod row_decoder;
 mod row_encoder;
+mod simulation;
 mod state;
 
 pub use format::{WeightCodec, WeightFormat, WeightPlane};
@@ -24,4 +25,5 @@ pub use rng::{RngKey, RngUse, philox};
 pub use rounding::{Rounding, bf16_ceil, bf16_stochastic, bf16_to_f32, low_byte};
 pub use row_decoder::RowDecoder;
 pub use row_encoder::{RowEncoder, RowPlanes};
+pub use simulation::{Simulation, without_the_largest};
 pub use state::{StateCodec, StateFormat, StateShape, StateSpec};

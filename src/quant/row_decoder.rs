@@ -3,8 +3,9 @@
 //! Its loops are plain and inlined, so that a caller can compile them for the instructions it has. Bytes of planes are
 //! little-endian and need no alignment: they may lie in an arena or in a file.
 
-use super::grid::range;
-use super::{BLOCK, GroupScale, GroupedShape, Levels, WeightCodec, WeightFormat, WeightPlane, fp4, nibble};
+use super::{
+    BLOCK, GROUPS, GroupScale, GroupedShape, Levels, Simulation, WeightCodec, WeightFormat, WeightPlane, fp4, nibble,
+};
 use half::f16;
 use std::ops::Range;
 
@@ -69,8 +70,10 @@ impl<'a> RowDecoder<'a> {
                 read_f32(&self.data[4 * piece.plain.start..4 * piece.plain.end], out);
                 match self.format.simulates() {
                     None => {}
-                    Some(codec) if codec.has_offsets() => round_asymmetric(self.shape.group, out),
-                    Some(_) => round_symmetric(self.shape.group, out),
+                    Some(rows) if rows.is_per_row() => {
+                        out.chunks_mut(self.shape.group).for_each(|group| rows.round(group));
+                    }
+                    Some(flat) => self.round_flat(flat, piece.plain, out),
                 }
             }
             WeightCodec::F16 => read_16(&self.data[2 * piece.plain.start..2 * piece.plain.end], out, f16_value),
@@ -115,6 +118,25 @@ impl<'a> RowDecoder<'a> {
             padded: padded..padded + len,
             nibbles: padded / 2..whole / 2,
             group: padded / group,
+        }
+    }
+
+    /// Rounds the elements `range` of the matrix in groups that run on from a row to the next: those at the ends are
+    /// read whole.
+    #[inline(always)]
+    fn round_flat(&self, simulation: Simulation, range: Range<usize>, out: &mut [f32]) {
+        let (group, len) = (self.shape.group, self.shape.len());
+        let mut at = range.start;
+        while at < range.end {
+            let first = at / group * group;
+            let last = (first + group).min(len);
+            let to = last.min(range.end);
+            let mut values = [0.0f32; GROUPS[GROUPS.len() - 1]];
+            let values = &mut values[..last - first];
+            read_f32(&self.data[4 * first..4 * last], values);
+            simulation.round(values);
+            out[at - range.start..to - range.start].copy_from_slice(&values[at - first..to - first]);
+            at = to;
         }
     }
 
@@ -205,34 +227,5 @@ fn each_nibble(codes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
     }
     for (i, out) in tail.iter_mut().enumerate() {
         *out = value(nibble(codes, whole + i));
-    }
-}
-
-/// A group whose range is below this is rounded as if it had this range.
-const LEAST_RANGE: f32 = 1e-5;
-
-/// Per group `s clamp(round(x / s), -8, 7)` with `s = absmax / 7`; halves go to the even neighbour.
-#[inline(always)]
-fn round_symmetric(group: usize, values: &mut [f32]) {
-    for values in values.chunks_mut(group) {
-        let (low, high) = range(values);
-        let scale = high.max(-low).max(LEAST_RANGE) / 7.0;
-        for x in values {
-            *x = scale * (*x / scale).round_ties_even().clamp(-8.0, 7.0);
-        }
-    }
-}
-
-/// Per group `s (clamp(round(x / s) + z, 0, 15) - z)` with `s = (max - min) / 15` and
-/// `z = clamp(-round(min / s), 0, 15)`, as in arXiv 2502.17055; halves go to the even neighbour.
-#[inline(always)]
-fn round_asymmetric(group: usize, values: &mut [f32]) {
-    for values in values.chunks_mut(group) {
-        let (low, high) = range(values);
-        let scale = (high - low).max(LEAST_RANGE) / 15.0;
-        let zero = (-(low / scale).round_ties_even()).clamp(0.0, 15.0);
-        for x in values {
-            *x = scale * (((*x / scale).round_ties_even() + zero).clamp(0.0, 15.0) - zero);
-        }
     }
 }

@@ -4,7 +4,7 @@ use crate::harness::operands::{FORMATS, Harness, Random};
 use tetrad::backend::Accumulate;
 use tetrad::backend::cpu::Isa;
 use tetrad::backend::ops::reference::{self, wide};
-use tetrad::quant::{GROUPS, GroupedShape, WeightCodec, WeightFormat};
+use tetrad::quant::{GROUPS, GroupedShape, Simulation, WeightCodec, WeightFormat};
 
 /// Sums of up to 5461 products of magnitude about one in float32: their error is below 1e-6 of the sum of
 /// magnitudes, which is at most some 2000.
@@ -58,7 +58,8 @@ fn every_kind_and_group_at_the_edges_of_tiles() {
 
 #[test]
 fn panels_that_do_not_hold_the_whole_weight() {
-    for format in [WeightFormat::of(WeightCodec::Int4), WeightFormat::simulated(WeightCodec::Int4Offset)] {
+    let simulations = [Simulation::Int4Rows { offsets: true }, Simulation::Int4 { offsets: true }, Simulation::Fp4];
+    for format in [WeightFormat::of(WeightCodec::Int4)].into_iter().chain(simulations.map(WeightFormat::simulated)) {
         all_three(17, GroupedShape::new(40, 5461, 256), format);
         all_three(10, GroupedShape::new(5461, 33, 32), format);
         all_three(3, GroupedShape::new(33, 5461, 128), format);
@@ -70,7 +71,8 @@ fn panels_that_do_not_hold_the_whole_weight() {
 #[test]
 fn nan_in_an_operand_reaches_every_sum_it_belongs_to() {
     let (mut random, mut harness) = (Random(1), Harness::default());
-    let planes = random.planes(GroupedShape::new(33, 70, 32), WeightFormat::simulated(WeightCodec::Int4Offset));
+    let planes =
+        random.planes(GroupedShape::new(33, 70, 32), WeightFormat::simulated(Simulation::Int4Rows { offsets: true }));
     for tokens in [2, 20] {
         let mut x = random.floats(tokens * 70);
         x[70 + 69] = f32::NAN;

@@ -15,6 +15,7 @@ mod linear_grad_weight;
 mod loss;
 mod matmul;
 mod norm;
+mod quantizers;
 mod reference;
 mod rope;
 mod swiglu;

@@ -6,18 +6,21 @@ use half::{bf16, f16};
 use tetrad::backend::ops::reference::{self, Planes, wide};
 use tetrad::backend::prelude::*;
 use tetrad::backend::{Accumulate, MaxShapes};
-use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat};
+use tetrad::quant::{GroupedShape, Simulation, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
-const FORMATS: [WeightFormat; 8] = [
+const FORMATS: [WeightFormat; 11] = [
     WeightFormat::of(WeightCodec::Int4),
     WeightFormat::of(WeightCodec::Int4Offset),
     WeightFormat::FP4.with_residue(false),
     WeightFormat::INT8,
     WeightFormat::BF16,
     WeightFormat::F32,
-    WeightFormat::simulated(WeightCodec::Int4),
-    WeightFormat::simulated(WeightCodec::Int4Offset),
+    WeightFormat::simulated(Simulation::Int4 { offsets: false }),
+    WeightFormat::simulated(Simulation::Int4 { offsets: true }),
+    WeightFormat::simulated(Simulation::Int4Rows { offsets: false }),
+    WeightFormat::simulated(Simulation::Int4Rows { offsets: true }),
+    WeightFormat::simulated(Simulation::Fp4),
 ];
 
 fn largest(parameter: usize) -> MaxShapes {

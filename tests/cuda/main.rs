@@ -14,6 +14,7 @@ mod instructions;
 mod linear;
 mod matmul;
 mod optimizer;
+mod quantizers;
 mod rows;
 mod rules;
 mod training;

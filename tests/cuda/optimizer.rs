@@ -10,7 +10,7 @@ use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::optim::{Rule, StateConfig, Variant};
-use tetrad::quant::{GroupedShape, RngKey, RngUse, StateSpec, WeightCodec, WeightFormat};
+use tetrad::quant::{GroupedShape, RngKey, RngUse, Simulation, StateSpec, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
 /// How one parameter is stored.
@@ -29,7 +29,7 @@ pub const WEIGHTS: [WeightFormat; 10] = [
     WeightFormat::F32,
     WeightFormat::of(WeightCodec::Int4),
     WeightFormat::of(WeightCodec::Int4Offset),
-    WeightFormat::simulated(WeightCodec::Int4Offset),
+    WeightFormat::simulated(Simulation::Int4Rows { offsets: true }),
     WeightFormat::FP4,
     WeightFormat::of(WeightCodec::Fp4),
 ];

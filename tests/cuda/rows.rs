@@ -8,7 +8,9 @@ use half::bf16;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::ops::reference::{self, wide};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Accumulate, Backend, IGNORE, MaxShapes, NormGradArgs, Rotation, packed_bytes};
+use tetrad::backend::{
+    Accumulate, ActivationCode, Backend, IGNORE, MaxShapes, NormGradArgs, Precision, Rotation, packed_bytes,
+};
 use tetrad::quant::{RngKey, RngUse};
 
 /// Scratch for all shapes below.
@@ -166,23 +168,35 @@ fn a_loss_of_what_is_not_a_number_is_not_a_number() {
     assert!(grad[..40].iter().all(|x| x.is_nan()) && grad[80..120] == [0.0; 40]);
 }
 
-/// The reference in float32 on the same bfloat16 inputs, rounded once: nothing else may happen.
 #[test]
 fn activations_are_quantized_to_the_same_bits_as_the_reference() {
+    let shapes = [
+        (1, 1, 1),
+        (1, 2, 2),
+        (3, 1, 3),
+        (1, 5, 31),
+        (3, 1, 255),
+        (2, 1, 256),
+        (3, 3, 257),
+        (2, 10, 344),
+        (1, 2, 5461),
+    ];
     for order in orders() {
         set_order(order);
-        for (tokens, features) in [(1, 1), (2, 2), (3, 3), (5, 31), (3, 255), (2, 256), (9, 257), (20, 344), (2, 5461)]
-        {
+        for (sequences, sequence, features) in shapes {
             // Sixteenths: plenty of equal magnitudes and of exact halves.
-            let x: Vec<f32> =
-                bf16_floats(features as u64, tokens * features).iter().map(|x| (x * 16.0).round() / 16.0).collect();
-            let mut harness = Harness::default();
-            let at = harness.activations(&x, features);
-            let mut cuda = gpu::open();
-            harness.start(&mut cuda, &LARGEST);
-            cuda.quantize_activations(at, features);
-            let expected = operands::narrow(&reference::quantize_activations(&x, features));
-            assert!(read_rows(&cuda, at, features) == expected, "{tokens} x {features}, order {order}");
+            let x = bf16_floats(features as u64, sequences * sequence * features);
+            let x: Vec<f32> = x.iter().map(|x| (x * 16.0).round() / 16.0).collect();
+            for code in ActivationCode::ALL {
+                let mut harness = Harness::default();
+                let at = harness.activations(&x, features);
+                let mut cuda = gpu::open();
+                harness.start(&mut cuda, &LARGEST);
+                cuda.quantize_activations(at, features, sequence, code);
+                let expected = reference::quantize_activations(&x, features, sequence, code, Precision::Bf16);
+                let what = format!("{sequences} x {sequence} x {features}, {code:?}, order {order}");
+                assert!(read_rows(&cuda, at, features) == operands::narrow(&expected), "{what}");
+            }
         }
     }
 }
@@ -191,13 +205,15 @@ fn activations_are_quantized_to_the_same_bits_as_the_reference() {
 fn quantizing_keeps_what_is_not_a_number_and_spoils_no_neighbour() {
     let mut x = vec![0.5f32; 300];
     (x[0], x[299]) = (f32::NAN, f32::NAN);
-    let mut harness = Harness::default();
-    let at = harness.activations(&x, 300);
-    let mut cuda = gpu::open();
-    harness.start(&mut cuda, &LARGEST);
-    cuda.quantize_activations(at, 300);
-    let found = read_activations(&cuda, at, 300);
-    assert!(found.iter().enumerate().all(|(i, x)| x.is_nan() == (i == 0 || i == 299)));
+    for code in ActivationCode::ALL {
+        let mut harness = Harness::default();
+        let at = harness.activations(&x, 300);
+        let mut cuda = gpu::open();
+        harness.start(&mut cuda, &LARGEST);
+        cuda.quantize_activations(at, 300, 1, code);
+        let found = read_activations(&cuda, at, 300);
+        assert!(found.iter().enumerate().all(|(i, x)| x.is_nan() == (i == 0 || i == 299)));
+    }
 }
 
 #[test]

@@ -7,14 +7,14 @@ use tetrad::backend::cuda::Cuda;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{Backend, Moment, SecondMoment, UpdateStats};
 use tetrad::model::fill;
-use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
+use tetrad::optim::{AdjustLr, Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
 use tetrad::quant::{GroupedShape, RngKey, RngUse};
 use zerocopy::IntoBytes;
 
 /// The rules, and the classes of parameters that they treat differently.
 fn rules() -> Vec<(OptimizerConfig, ParamClass)> {
     let of = |rule| OptimizerConfig { weight_decay: 0.05, lr: 2e-3, ..OptimizerConfig::of(rule) };
-    let (sgd, lion, scale) = (of(Rule::Sgd), of(Rule::Lion), of(Rule::Scale));
+    let (sgd, lion, scale, muon) = (of(Rule::Sgd), of(Rule::Lion), of(Rule::Scale), of(Rule::Muon));
     vec![
         (OptimizerConfig { momentum: 0.0, ..sgd.clone() }, ParamClass::Matrix),
         (sgd.clone(), ParamClass::Matrix),
@@ -23,6 +23,12 @@ fn rules() -> Vec<(OptimizerConfig, ParamClass)> {
         (scale.clone(), ParamClass::Matrix),
         (scale.clone(), ParamClass::Head),
         (OptimizerConfig { variant: Variant::Paper, ..scale }, ParamClass::Embedding),
+        (muon.clone(), ParamClass::Matrix),
+        (muon.clone(), ParamClass::Embedding),
+        (
+            OptimizerConfig { variant: Variant::Reference, adjust_lr: AdjustLr::MatchRmsAdamw, ns_steps: 2, ..muon },
+            ParamClass::Matrix,
+        ),
     ]
 }
 

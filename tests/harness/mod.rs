@@ -6,6 +6,7 @@ pub mod gpu;
 pub mod llama;
 pub mod operands;
 pub mod process;
+pub mod quantizers;
 pub mod small;
 pub mod state;
 

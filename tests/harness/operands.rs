@@ -9,7 +9,7 @@ use tetrad::backend::cuda::Info;
 use tetrad::backend::ops::reference::Planes;
 use tetrad::backend::{Backend, DeviceInfo as _, MaxShapes, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::quant::{Element, GroupedShape, WeightCodec, WeightFormat, WeightPlane};
+use tetrad::quant::{Element, GroupedShape, Simulation, WeightCodec, WeightFormat, WeightPlane};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A repeatable source of numbers (SplitMix64).
@@ -64,15 +64,17 @@ impl Random {
 }
 
 /// Every format that products read; what only updates read is left out.
-pub const FORMATS: [WeightFormat; 8] = [
+pub const FORMATS: [WeightFormat; 10] = [
     WeightFormat::FP4.with_residue(false),
     WeightFormat::F32,
     WeightFormat::BF16,
     WeightFormat::INT8,
     WeightFormat::of(WeightCodec::Int4),
     WeightFormat::of(WeightCodec::Int4Offset),
-    WeightFormat::simulated(WeightCodec::Int4),
-    WeightFormat::simulated(WeightCodec::Int4Offset),
+    WeightFormat::simulated(Simulation::Int4 { offsets: true }),
+    WeightFormat::simulated(Simulation::Int4Rows { offsets: false }),
+    WeightFormat::simulated(Simulation::Int4Rows { offsets: true }),
+    WeightFormat::simulated(Simulation::Fp4),
 ];
 
 /// Where the segment of each query starts, in `batch` sequences that hold samples of these lengths, each in another

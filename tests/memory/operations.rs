@@ -6,8 +6,8 @@ use crate::harness::operands::{Harness, floats, int4};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, Layout, MatMulArgs, MaxShapes, NormGradArgs,
-    Precision, Rotation, Weight,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Layout, MatMulArgs, MaxShapes,
+    NormGradArgs, Precision, Rotation, Weight,
 };
 use tetrad::memory::Span;
 
@@ -78,7 +78,7 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
         segment_start,
         shape,
     });
-    cpu.quantize_activations(y, H);
+    ActivationCode::ALL.into_iter().for_each(|code| cpu.quantize_activations(y, H, T / 2, code));
     cpu.linear(y, &s.w, gate, Accumulate::No);
     cpu.linear(s.few[0], &s.w, s.few[1], Accumulate::No);
     cpu.linear(y, &s.w, up, Accumulate::No);

@@ -7,7 +7,7 @@ use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
 use tetrad::model::{ActivationQuant, Attention, Block, Generator, Sampling, Scheme, TableStorage, Weights};
-use tetrad::optim::{OptimizerConfig, Rule};
+use tetrad::optim::{OptimizerConfig, Rule, Variant};
 use tetrad::train::{Trainer, validate};
 
 const STEPS: u64 = 100;
@@ -150,7 +150,13 @@ fn packed_tables_learn_with_every_rule() {
 
 #[test]
 fn float_storage_learns_with_every_rule() {
-    let kinds = [("f32", Weights::F32), ("bf16", Weights::Bf16), ("int4-simulated", Weights::Int4Simulated)];
+    let kinds = [
+        ("f32", Weights::F32),
+        ("bf16", Weights::Bf16),
+        ("int4-simulated", Weights::Int4Simulated),
+        ("int4-simulated-rows", Weights::Int4SimulatedRows),
+        ("fp4-simulated", Weights::Fp4Simulated),
+    ];
     for (name, weights) in kinds {
         with_every_rule(name, |config| config.storage.weights = weights);
     }
@@ -174,16 +180,31 @@ fn every_codec_of_the_state_learns() {
 
 #[test]
 fn options_learn() {
-    let options: [(&str, Edit); 6] = [
+    let options: [(&str, Edit); 8] = [
         ("tied", |c| c.model.tied = true),
         ("tied int4", |c| (c.model.tied, c.storage.embedding) = (true, TableStorage::Int4)),
         ("feedback", |c| c.storage.feedback = true),
         ("feedback without residue", |c| (c.storage.feedback, c.storage.residue) = (true, false)),
         ("int4 activations", |c| c.activations.quant = ActivationQuant::Int4),
+        ("int4 activations in rows", |c| c.activations.quant = ActivationQuant::Int4Rows),
+        ("fp4 activations", |c| c.activations.quant = ActivationQuant::Fp4),
         ("weight decay", |c| c.optimizer.weight_decay = 0.1),
     ];
     for (name, option) in options {
         with_every_rule(name, option);
+    }
+}
+
+#[test]
+fn muon_learns_with_every_codec_of_its_momentum() {
+    for m in [Moment::F32, Moment::Int8, Moment::Int4] {
+        for variant in [Variant::Standard, Variant::Reference] {
+            let mut config = tiny();
+            config.storage.m = m;
+            // The tables have few steps to learn in.
+            config.optimizer = OptimizerConfig { variant, adam_lr: 4e-3, ..OptimizerConfig::of(Rule::Muon) };
+            assert_learns(&format!("muon, {variant:?}, m {m:?}"), &config);
+        }
     }
 }
 

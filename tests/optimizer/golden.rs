@@ -10,7 +10,7 @@ use tetrad::backend::{Moment, SecondMoment};
 use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo, Variant};
 use tetrad::quant::{GroupedShape, WeightFormat};
 
-fn load(name: &str) -> HashMap<String, Vec<f32>> {
+pub fn load(name: &str) -> HashMap<String, Vec<f32>> {
     let path = format!("{}/fixtures/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -62,7 +62,7 @@ impl Run {
 }
 
 /// Agreement that the second set of recordings asks for: 2e-6 absolute plus 2e-5 relative, element by element.
-fn assert_close(found: &[f32], wanted: &[f32], what: &str) {
+pub fn assert_close(found: &[f32], wanted: &[f32], what: &str) {
     for (i, (x, y)) in found.iter().zip(wanted).enumerate() {
         assert!((x - y).abs() <= 2e-6 + 2e-5 * y.abs(), "{what}[{i}]: {x}, recorded {y}");
     }

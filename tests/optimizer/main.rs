@@ -5,6 +5,7 @@ mod blockwise;
 mod equality;
 mod golden;
 mod low_rank;
+mod muon;
 mod naive;
 mod one_param;
 mod recorded;

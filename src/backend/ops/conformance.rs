@@ -3,10 +3,11 @@
 //! Operands are numbers that a bfloat16 holds, so that they are the same for any type of activations; the padding between
 //! rows, and all memory that an operation may not read, holds NaN.
 
+use super::Precision;
 use super::reference::{Planes, wide};
 use crate::backend::{Backend, MaxShapes, Weight};
 use crate::memory::{Category, Lifetime, Plan, Span};
-use crate::quant::{Element, GroupScale, GroupedShape, WeightCodec, WeightFormat, WeightPlane};
+use crate::quant::{Element, GroupScale, GroupedShape, Simulation, WeightCodec, WeightFormat, WeightPlane};
 use half::bf16;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -150,6 +151,11 @@ impl Case {
         self.backend.status().expect("operations that are carried out");
     }
 
+    /// The precision of activations.
+    pub(super) fn precision(&self) -> Precision {
+        if self.is_narrow() { Precision::Bf16 } else { Precision::F32 }
+    }
+
     /// Whether activations are bfloat16.
     fn is_narrow(&self) -> bool {
         self.backend.activation_bytes() == 2
@@ -222,5 +228,5 @@ pub(super) fn stored() -> impl Iterator<Item = WeightFormat> {
 
 /// Formats whose values products see rounded to four bits.
 pub(super) fn simulated() -> impl Iterator<Item = WeightFormat> {
-    WeightCodec::ALL.into_iter().filter(|codec| codec.is_int4()).map(WeightFormat::simulated)
+    Simulation::ALL.into_iter().map(WeightFormat::simulated)
 }

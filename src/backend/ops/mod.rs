@@ -22,7 +22,7 @@ mod update;
 mod update_conformance;
 
 pub use activation_pack::{ActivationPack, PACK_GROUP, packed_bytes};
-pub use activation_quant::ActivationQuant;
+pub use activation_quant::{ActivationCode, ActivationQuant, QUANT_GROUP};
 pub use attention::{Attention, AttentionArgs, AttentionGradArgs, AttentionShape};
 pub use bias::Bias;
 pub use embedding::Embedding;

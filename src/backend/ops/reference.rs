@@ -12,7 +12,7 @@ pub use super::rope::rope;
 pub use super::scaling::unit_norm;
 pub use super::swiglu::{swiglu, swiglu_grad};
 
-use crate::quant::{GroupedShape, WeightCodec, WeightFormat, nibble};
+use crate::quant::{GroupedShape, Simulation, WeightCodec, WeightFormat, nibble};
 use half::{bf16, f16};
 
 /// The values of float32 numbers.
@@ -47,10 +47,11 @@ impl Planes {
         match self.format.codec() {
             WeightCodec::F32 => match self.format.simulates() {
                 None => wide(&self.floats()),
-                Some(codec) => {
+                Some(simulation) => {
                     let floats = self.floats();
-                    let groups = floats.chunks(cols).flat_map(|row| row.chunks(group));
-                    groups.flat_map(|group| round_group(group, codec.has_offsets())).collect()
+                    let run = if simulation.is_per_row() { cols } else { floats.len() };
+                    let groups = floats.chunks(run).flat_map(|run| run.chunks(group));
+                    groups.flat_map(|group| round_group(group, simulation)).collect()
                 }
             },
             WeightCodec::F16 => panic!("only files hold f16"),
@@ -87,21 +88,37 @@ impl Planes {
     }
 }
 
-/// The four-bit rounding of arXiv 2502.17055 (asymmetric) and its symmetric counterpart. In float32, as the fast path:
+/// The four-bit roundings of arXiv 2502.17055, and the symmetric counterpart of its INT4. In float32, as the fast path:
 /// which neighbour a quotient is rounded to is part of the definition.
-fn round_group(x: &[f32], asymmetric: bool) -> Vec<f64> {
+fn round_group(x: &[f32], simulation: Simulation) -> Vec<f64> {
     let (low, high) = x.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &x| (low.min(x), high.max(x)));
-    let round = |x: &f32| {
-        if asymmetric {
+    let rounded: Vec<f32> = match simulation {
+        Simulation::Int4 { offsets: true } | Simulation::Int4Rows { offsets: true } => {
             let scale = (high - low).max(1e-5) / 15.0;
             let zero = (-(low / scale).round_ties_even()).clamp(0.0, 15.0);
-            scale * (((x / scale).round_ties_even() + zero).clamp(0.0, 15.0) - zero)
-        } else {
-            let scale = high.abs().max(low.abs()).max(1e-5) / 7.0;
-            scale * (x / scale).round_ties_even().clamp(-8.0, 7.0)
+            x.iter().map(|x| scale * (((x / scale).round_ties_even() + zero).clamp(0.0, 15.0) - zero)).collect()
         }
+        Simulation::Int4 { offsets: false } | Simulation::Int4Rows { offsets: false } => {
+            let scale = high.abs().max(low.abs()).max(1e-5) / 7.0;
+            x.iter().map(|x| scale * (x / scale).round_ties_even().clamp(-8.0, 7.0)).collect()
+        }
+        Simulation::Fp4 => round_but_two(x, |x, most| {
+            let step = most.max(1e-6) / 4.0;
+            step * (x / step).round_ties_even()
+        }),
     };
-    x.iter().map(|x| f64::from(round(x))).collect()
+    wide(&rounded)
+}
+
+/// All elements but the two largest (of equal ones the first), each by `round` of it and of the largest of these others.
+pub(super) fn round_but_two(x: &[f32], round: impl Fn(f32, f32) -> f32) -> Vec<f32> {
+    let mut order: Vec<usize> = (0..x.len()).collect();
+    order.sort_by(|&a, &b| x[b].abs().total_cmp(&x[a].abs()));
+    let others = order.split_off(2.min(x.len()));
+    let most = others.first().map_or(0.0, |&i| x[i].abs());
+    let mut out = x.to_vec();
+    others.into_iter().for_each(|i| out[i] = round(x[i], most));
+    out
 }
 
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {

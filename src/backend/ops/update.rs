@@ -18,7 +18,8 @@ pub trait Update {
 
     /// Takes the gradient of a parameter (float32) into account, before any of the operations that follow. If it is not
     /// finite, [`Update::momentum`] and [`Update::apply_update`] do nothing until the next call, which is counted; if it
-    /// is all zero and `freeze_on_zero`, momentum does nothing and the update only decays the weight.
+    /// is all zero and `freeze_on_zero`, momentum does nothing and the update only decays the weight, or does nothing
+    /// without decay.
     fn begin_update(&mut self, grad: Span, freeze_on_zero: bool);
 
     /// A recurrence of a state tensor and `x`, float32 with as many elements, which becomes the result; see
@@ -49,7 +50,7 @@ pub trait Update {
     fn weight_squares(&mut self, param: &Param, out: Span);
 
     /// `w = w - lr direction - decay w`, in place on the stored planes, rounded as in [`Update::adam`]. `direction` is
-    /// float32 in the weight's shape.
+    /// float32 in the weight's shape, from a multiple of 16 bytes on, as what a rule is given is.
     fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs);
 
     /// What the updates since the last call did, together: one question to the device for a whole step.

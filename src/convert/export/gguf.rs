@@ -47,7 +47,7 @@ pub fn export_gguf(
     checkpoint.verify_weights()?;
     let meta = &checkpoint.meta;
     if meta.storage.matrix_format().simulates().is_some() {
-        let what = "its weights are rounded to four bits on the fly (storage.weights = \"int4-simulated\"), and have \
+        let what = "its weights are rounded to four bits on the fly (a simulation in storage.weights), and have \
                     no four-bit form to be exported; train with storage.weights = \"int4\"";
         return Err(ConvertError::Asked(format!("{}: {what}", checkpoint.path().display())));
     }

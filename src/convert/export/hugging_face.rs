@@ -31,7 +31,7 @@ pub fn export_hugging_face(
     checkpoint.verify_weights()?;
     let meta = &checkpoint.meta;
     if meta.storage.matrix_format().simulates().is_some() {
-        let what = "its weights are rounded to four bits on the fly (storage.weights = \"int4-simulated\"), and the \
+        let what = "its weights are rounded to four bits on the fly (a simulation in storage.weights), and the \
                     values that the products see stand nowhere; train with storage.weights = \"int4\"";
         return Err(ConvertError::Asked(format!("{}: {what}", checkpoint.path().display())));
     }

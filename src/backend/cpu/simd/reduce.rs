@@ -36,26 +36,15 @@ pub(crate) fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> 
 /// The greatest element; NaN is passed over, nothing gives negative infinity.
 #[inline(always)]
 pub(crate) fn max(x: &[f32]) -> f32 {
-    max_of(x, |x| x)
-}
-
-/// The greatest magnitude; NaN is passed over.
-#[inline(always)]
-pub(crate) fn max_magnitude(x: &[f32]) -> f32 {
-    max_of(x, f32::abs)
-}
-
-#[inline(always)]
-fn max_of(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     // Not `f32::max`: this order of the operands is one instruction, which drops a NaN in `a`.
     let greater = |a: f32, b: f32| if a > b { a } else { b };
     let mut greatest = [f32::NEG_INFINITY; LANES];
     let (whole, tail) = x.as_chunks::<LANES>();
     for x in whole {
         for j in 0..LANES {
-            greatest[j] = greater(f(x[j]), greatest[j]);
+            greatest[j] = greater(x[j], greatest[j]);
         }
     }
-    let rest = tail.iter().fold(f32::NEG_INFINITY, |greatest, &x| greater(f(x), greatest));
+    let rest = tail.iter().fold(f32::NEG_INFINITY, |greatest, &x| greater(x, greatest));
     greater(fold(&greatest, greater), rest)
 }

@@ -1,56 +1,52 @@
-// Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one block per row, one warp per
-// group. Floor: 4 bytes of device memory per element.
+// Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one warp per group. Every operation of
+// the published codes rounds to bfloat16. Floor: 4 bytes of device memory per element.
+#include "outliers.h"
 #include "rows.h"
 
-constexpr u32 GROUP = 256;
+static constexpr u32 GROUP = 256, WARPS = 8;
 
-// Orders by magnitude, then by position from the front; not a number comes last.
-DEVICE u64 rank(float x, u32 i) {
-    const u32 magnitude = bits(x) & 0x7fffffffu;
-    return magnitude > 0x7f800000u ? 0 : (u64)magnitude << 32 | (GROUP - i);
-}
+// ActivationCode of src/backend/ops/activation_quant.rs.
+enum ActivationCode : u32 { INT4 = 0, FP4 = 1, INT4_ROWS = 2 };
 
-DEVICE u64 warp_max_rank(u64 mine) {
-    for (int mask = 16; mask > 0; mask >>= 1) {
-        const u32 high = shuffle_xor((u32)(mine >> 32), mask), low = shuffle_xor((u32)mine, mask);
-        const u64 other = (u64)high << 32 | low;
-        if (other > mine) mine = other;
-    }
-    return mine;
-}
+DEVICE float r(float x) { return rounded(x, 1); }
 
-// The two largest magnitudes stay (of equal ones, the first); the others become s round(x / s) with s = absmax / 7
-// of these others, halves to the even neighbour.
-KERNEL(256, quantize_activations, bf16* x, u32 features) {
-    bf16* row = x + (u64)block_x() * pitch(features);
-    for (u32 from = warp() * GROUP; from < features; from += threads() / 32 * GROUP) {
-        const u32 size = features - from < GROUP ? features - from : GROUP;
-        bf16* at = row + from;
-        float value[8];
-        u64 ranks[8];
-        for (u32 j = 0; j < 8; ++j) {
-            const u32 i = j * 32 + lane();
-            value[j] = i < size ? to_float(at[i]) : 0.0f;
-            ranks[j] = i < size ? rank(value[j], i) : 0;
-        }
-        u64 found[3];
-        for (int k = 0; k < 3; ++k) {
-            u64 most = 0;
-            for (u32 j = 0; j < 8; ++j) most = ranks[j] > most ? ranks[j] : most;
-            found[k] = warp_max_rank(most);
-            for (u32 j = 0; j < 8; ++j) {
-                if (ranks[j] == found[k]) ranks[j] = 0;
-            }
-        }
-        const float scale = from_bits((u32)(found[2] >> 32)) / 7.0f;
+// What becomes of x in a group whose other elements are `most` at most; halves go to the even neighbour.
+DEVICE float quantized(float x, float most, u32 code) {
+    if (code == INT4_ROWS) {
+        const float scale = most / 7.0f;
         // A scale of zero means that nothing but the two is there to be rounded.
-        if (scale != 0.0f) {
-            for (u32 j = 0; j < 8; ++j) {
-                const u32 i = j * 32 + lane();
-                const u64 mine = rank(value[j], i);
-                const bool kept = mine != 0 && (mine == found[0] || mine == found[1]);
-                if (i < size && !kept) at[i] = to_bf16(scale * round_even(value[j] / scale));
-            }
-        }
+        return scale != 0.0f ? r(scale * round_even(x / scale)) : x;
+    }
+    const float magnitude = fmax_(most, r(1e-6f));
+    if (code == FP4) {
+        const float step = r(magnitude / 4.0f);
+        return r(step * round_even(r(x / step)));
+    }
+    const float steps = round_even(r(x * r(r(1.0f / magnitude) * 7.0f)));
+    // Not a number stays, which the larger and the smaller would drop. An integer has no negative zero.
+    const float number = x != x ? x : fmin_(fmax_(steps, -8.0f), 7.0f) + 0.0f;
+    return r(r(number * magnitude) / 7.0f);
+}
+
+// Groups run on through runs of `rows` rows; there are `runs` of them.
+KERNEL(256, quantize_activations, bf16* x, u32 features, u32 rows, u32 runs, u32 code) {
+    const u64 run_size = (u64)rows * features, groups = ceil_div<u64>(run_size, GROUP);
+    const u64 number = (u64)block_x() * WARPS + warp(), run = number / groups;
+    if (run >= runs) return;
+    const u64 from = number % groups * GROUP;
+    const u32 size = (u32)min_<u64>(GROUP, run_size - from);
+    float value[8];
+    u64 at[8];
+    UNROLL
+    for (u32 j = 0; j < 8; ++j) {
+        const u64 i = from + j * 32 + lane();
+        at[j] = (run * rows + i / features) * pitch(features) + i % features;
+        value[j] = j * 32 + lane() < size ? to_float(x[at[j]]) : 0.0f;
+    }
+    const Outliers kept = outliers(value, size);
+    UNROLL
+    for (u32 j = 0; j < 8; ++j) {
+        const u32 i = j * 32 + lane();
+        if (i < size && !is_outlier(kept, value[j], i)) x[at[j]] = to_bf16(quantized(value[j], kept.most, code));
     }
 }

@@ -452,4 +452,5 @@ pub(super) fn check_weight(param: &Param, grad: Span) {
     let g = param.weight.shape;
     super::weights::check(&param.weight);
     assert_eq!(grad.bytes, 4 * g.len(), "bytes of a gradient");
+    assert!(grad.offset.is_multiple_of(16), "a gradient or direction at {}, no multiple of 16 bytes", grad.offset);
 }

@@ -4,7 +4,7 @@ use super::{dim, pitch, product};
 use crate::backend::Weight;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::memory::Span;
-use crate::quant::{GroupedShape, WeightCodec};
+use crate::quant::{GroupedShape, Simulation, WeightCodec};
 
 /// A part of a weight: rows from `row` on, columns from `col` on, which is a multiple of [`COLS`].
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +72,14 @@ pub(crate) fn row_elements(w: &Weight) -> usize {
     if w.format.is_quantized() { w.shape.padded_cols() } else { w.shape.cols }
 }
 
+/// `Simulation` in `kernels/weights.cu`.
+fn numbers_of(simulation: Simulation) -> u32 {
+    match simulation {
+        Simulation::Int4 { offsets } | Simulation::Int4Rows { offsets } => u32::from(offsets),
+        Simulation::Fp4 => 2,
+    }
+}
+
 /// Writes a part as bf16 rows `pitch(part.cols)` apart to the beginning of `to`.
 ///
 /// # Panics
@@ -89,10 +97,11 @@ pub(crate) fn dequantize(gpu: &mut Gpu, w: &Weight, part: Part, to: Span) {
         numbers.iter().fold(args, |args, &n| args.u32(dim(n)))
     };
     let (kernel, args, threads) = match w.format.simulates() {
-        Some(codec) => {
-            let args = shape(Args::new().span(gpu, w.data).span(gpu, to)).u32(dim(g.group));
-            let groups = part.rows * part.cols.div_ceil(g.group);
-            ("simulate_int4", args.u32(u32::from(codec.has_offsets())), 32 * groups)
+        Some(simulation) => {
+            let args = shape(Args::new().span(gpu, w.data).span(gpu, to)).u64(g.len() as u64).u32(dim(g.group));
+            let args = args.u32(u32::from(!simulation.is_per_row())).u32(numbers_of(simulation));
+            // A row that begins within a group touches one group more.
+            ("simulate_four_bits", args, 32 * part.rows * (part.cols / g.group + 2))
         }
         None => {
             let args = shape(planes(gpu, Args::new(), w).span(gpu, to)).u32(g.group.trailing_zeros());

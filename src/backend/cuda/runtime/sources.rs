@@ -27,6 +27,7 @@ pub const HEADERS: &[Source] = embedded![
     "gpu.h",
     "grid.h",
     "moments.h",
+    "outliers.h",
     "rng.h",
     "rows.h",
     "tiles.h",
