@@ -15,8 +15,9 @@ use tetrad::backend::prelude::*;
 use tetrad::backend::{DeviceInfo, MaxShapes, Moment, Param, SecondMoment, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
-use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo, StateConfig};
-use tetrad::quant::{GroupedShape, WeightFormat};
+use tetrad::optim::{AdamFamily, AdamStepInfo, GaLore, LowRank, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
+use tetrad::optim::{Residual, StateConfig, StepInfo, Variant};
+use tetrad::quant::{GroupedShape, StateCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
 fn main() {
@@ -30,6 +31,7 @@ struct Tensor {
     cpu: Cpu,
     param: Param,
     grad: Span,
+    workspace: Span,
     /// Bytes that a step has to move.
     moved: usize,
 }
@@ -39,25 +41,30 @@ type Moments = (Moment, SecondMoment);
 
 const INT4: Moments = (Moment::Int4, SecondMoment::Int4);
 
-fn tensor((rows, cols): (usize, usize), (m, v): Moments, isa: Isa) -> Tensor {
+fn tensor(shape: (usize, usize), (m, v): Moments, isa: Isa) -> Tensor {
+    let rule = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false });
+    tensor_of(shape, &rule, isa)
+}
+
+fn tensor_of((rows, cols): (usize, usize), rule: &dyn Optimizer, isa: Isa) -> Tensor {
     let g = GroupedShape::new(rows, cols, 64);
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
     let weight = Weight::place(g, WeightFormat::INT4, |_, bytes| add(bytes));
     let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 64 };
-    let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
-    let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
+    let state = State::place(&rule.state(&info), g, &mut |_, bytes| add(bytes));
     let mut cpu = Cpu::with_isa(isa);
     let features = rows.max(cols);
     let largest = MaxShapes { tokens: 1, features, inputs: features, keys: 1, parameter: g.len(), head_dim: 2 };
     let (grad, scratch) = (add(4 * g.len()), add(cpu.workspace_bytes(&largest)));
+    let workspace = add(4 * rule.workspace(&info));
     cpu.allocate(plan.total(), None, scratch).unwrap();
     let start = floats(1, g.len());
     fill(&mut cpu, &weight, &mut |row, out| out.copy_from_slice(&start[row * cols..][..cols]));
     cpu.upload(floats(2, g.len()).as_bytes(), grad);
     let param = Param { id: 0, group: 0, decay: true, sparse: false, weight, state };
     let moved = grad.bytes + 2 * planes(&param).map(|span| span.bytes).sum::<usize>();
-    Tensor { cpu, param, grad, moved }
+    Tensor { cpu, param, grad, workspace, moved }
 }
 
 /// Weight, moments and their scales.
@@ -93,7 +100,7 @@ fn run(bencher: Bencher, shape: (usize, usize), moments: Moments) {
         }
     }
     assert!(bytes(&fast) != before && bytes(&fast) == bytes(&slow), "instruction sets disagree");
-    let Tensor { mut cpu, param, grad, moved } = fast;
+    let Tensor { mut cpu, param, grad, moved, .. } = fast;
     let mut number = 3;
     bencher.counter(ItemsCount::new(moved)).bench_local(|| {
         number += 1;
@@ -119,6 +126,35 @@ fn int4_m_and_one_v_per_row(bencher: Bencher, shape: (usize, usize)) {
 #[divan::bench(args = SHAPES)]
 fn int4_m_and_factored_v(bencher: Bencher, shape: (usize, usize)) {
     run(bencher, shape, (Moment::Int4, SecondMoment::Factored));
+}
+
+/// A step of GaLore with a quarter of the smaller side as its rank; in each the projection is looked for anew, or in none
+/// but the first.
+fn galore(bencher: Bencher, shape: (usize, usize), gap: u64) {
+    let state = StateConfig { m: Moment::Int4, v: SecondMoment::Int4, feedback: false };
+    let (rank, variant) = (shape.0.min(shape.1) / 4, Variant::Standard);
+    let common = LowRank { rank, gap, beta1: 0.9, beta2: 0.999, eps: 1e-6, weight_decay: 0.0, variant, state };
+    let rule = GaLore::new(common, Residual::Dropped, 0.25, StateCodec::F32);
+    let Tensor { mut cpu, param, grad, workspace, .. } = tensor_of(shape, &rule, Isa::best());
+    let gradient = floats(2, param.weight.shape.len());
+    let mut number = 0;
+    let mut step = move || {
+        number += 1;
+        cpu.upload(gradient.as_bytes(), grad);
+        rule.step(&mut cpu, &param, grad, workspace, &StepInfo { number, lr: 1e-3, seed: 1 });
+    };
+    step();
+    bencher.bench_local(step);
+}
+
+#[divan::bench(args = SHAPES)]
+fn galore_step(bencher: Bencher, shape: (usize, usize)) {
+    galore(bencher, shape, u64::MAX);
+}
+
+#[divan::bench(args = SHAPES)]
+fn galore_step_with_refresh(bencher: Bencher, shape: (usize, usize)) {
+    galore(bencher, shape, 1);
 }
 
 /// As many bytes as the int4 step moves, copied: half of them read, half written.

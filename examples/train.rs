@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// `prompt` and 100 more tokens.
 fn continued(trainer: &mut Trainer, tokenizer: &Tokenizer, prompt: &str) -> Result<String, Box<dyn Error>> {
-    let sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: 1 };
+    let sampling = Sampling { temperature: 0.8, top_p: 0.95, ..Sampling::default() };
     let mut ids = tokenizer.encode(prompt)?;
     let (model, backend) = trainer.model_and_backend();
     let mut generator = Generator::new(model);

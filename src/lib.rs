@@ -44,7 +44,7 @@
 //! let (model, backend) = trainer.model_and_backend();
 //! let mut generator = Generator::new(model);
 //! generator.feed(backend, b"to".map(u32::from).as_slice());
-//! let greedy = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0, seed: 1 };
+//! let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
 //! println!("{:?}", generator.sample(&greedy));
 //!
 //! // Save the weights, and read them back.

@@ -29,13 +29,14 @@ pub use ops::{
     Precision, Rotation, packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
-pub use update::{Axis, MomentumArgs, UpdateArgs, UpdateStats};
+pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArgs, UpdateArgs, UpdateStats};
 
 /// The traits of a backend, for calls on a concrete one: `use tetrad::backend::prelude::*`.
 pub mod prelude {
     pub use crate::backend::ops::{
         ActivationPack as _, ActivationQuant as _, Attention as _, Bias as _, CrossEntropy as _, Embedding as _,
-        Linear as _, MatMul as _, Norm as _, Rope as _, Scaling as _, SwiGlu as _, Update as _,
+        Factors as _, Gaussian as _, Linear as _, MatMul as _, Norm as _, Rope as _, Scaling as _, SwiGlu as _,
+        Update as _,
     };
     pub use crate::backend::{Backend as _, DeviceInfo as _, Memory as _, Offload as _};
 }
@@ -52,6 +53,8 @@ pub trait Backend:
     + ops::Bias
     + ops::CrossEntropy
     + ops::Embedding
+    + ops::Factors
+    + ops::Gaussian
     + ops::Linear
     + ops::MatMul
     + ops::Norm

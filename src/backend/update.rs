@@ -63,8 +63,68 @@ pub struct MomentumArgs {
     pub of_new: f32,
     /// Whether the result is -1, 0 or 1 (0 or 1).
     pub sign: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// What the random numbers are for: the number of [`crate::quant::RngUse::M`].
+    pub usage: u32,
+}
+
+/// Constants of [`super::ops::Update::adam_direction`], laid out for a kernel's argument (`DirectionArgs` in
+/// `backend/cuda/kernels/adam.h`).
+#[derive(Clone, Copy, Debug, PartialEq, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct DirectionArgs {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Step, for the random numbers.
+    pub number: u32,
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// `1 - beta1`.
+    pub one_minus_beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// `1 - beta2`.
+    pub one_minus_beta2: f32,
+    /// What the result is multiplied by.
+    pub factor: f32,
+    /// What the root of the second moment is multiplied by.
+    pub root: f32,
+    /// Added to the divisor.
+    pub eps: f32,
+}
+
+/// Arguments of [`super::ops::Factors::divide_by_root`], laid out for a kernel's argument (`DivisorArgs` in
+/// `backend/cuda/kernels/factors.cu`).
+#[derive(Clone, Copy, Debug, PartialEq, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct DivisorArgs {
+    /// Rows of the matrix.
+    pub rows: u32,
+    /// Columns of the matrix.
+    pub cols: u32,
+    /// Rows that share a second moment.
+    pub run: u32,
+    /// What the root of the second moment is multiplied by.
+    pub root: f32,
+    /// The smallest second moment whose root is taken.
+    pub floor: f32,
+    /// Added to the divisor.
+    pub eps: f32,
+}
+
+/// Arguments of [`super::ops::Factors::relative_step`], laid out for a kernel's argument (`RelativeStepArgs` in
+/// `backend/cuda/kernels/factors.cu`). With the root mean squares of weight and direction the factor is
+/// `rate max(least, rms(w)) / max(1, rms(d) / threshold)`.
+#[derive(Clone, Copy, Debug, PartialEq, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct RelativeStepArgs {
+    /// Elements of the weight.
+    pub count: f32,
+    /// The least root mean square that a weight counts as.
+    pub least: f32,
+    /// The relative step.
+    pub rate: f32,
+    /// The root mean square beyond which a direction is scaled down.
+    pub threshold: f32,
 }
 
 /// Along what a matrix is normalized.

@@ -2,6 +2,7 @@
 
 mod budget;
 mod chart;
+pub mod chat;
 pub mod compare;
 pub mod config;
 pub mod device;
@@ -28,6 +29,7 @@ mod table;
 pub mod train;
 mod units;
 pub mod verify;
+mod writing;
 
 use hint::{Options, hint};
 use std::process::ExitCode;
@@ -51,6 +53,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Sample(sample::Args),
+    Chat(chat::Args),
     Import(import::Args),
     Export(export::Args),
     Dump(dump::Args),
@@ -86,6 +89,7 @@ fn execute(command: Command) -> CliResult {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Chat(args) => chat::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
         Command::Dump(args) => dump::run(args),

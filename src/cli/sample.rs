@@ -1,18 +1,15 @@
 //! `tetrad sample`.
 
-use super::output::{escape, harmless, json, print};
+use super::output::{escape, json, print};
+use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter};
 use super::{CliResult, device, eval, pool};
 use serde_json::json;
-use std::io::{ErrorKind, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Capacity, Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
-use tetrad::data::{Decoder, SpecialTokens, Tokenizer};
+use tetrad::data::{Message, SpecialTokens, Tokenizer};
 use tetrad::model::{Generator, Sampling};
-
-/// Prompt tokens in one pass.
-const PASS_TOKENS: usize = 256;
 
 /// Generate text with a model, token by token.
 #[derive(clap::Args, Debug)]
@@ -22,18 +19,14 @@ pub struct Args {
     /// The text to continue.
     #[arg(long, default_value = "\n", hide_default_value = true)]
     prompt: String,
-    /// 0 = greedy; 1 = the model's distribution; higher = more random.
-    #[arg(long, default_value_t = 0.8)]
-    temperature: f64,
-    /// Sample from the K most likely tokens only; 0 = from all.
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: usize,
-    /// Sample from the smallest set of most likely tokens whose probabilities add up to P.
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
-    top_p: f64,
-    /// Seed: the same seed gives the same text.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// Read the text to continue from a file; `-` is standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    prompt_file: Option<PathBuf>,
+    /// Write the prompt as a message of a conversation, in the model's chat template, and answer it.
+    #[arg(long)]
+    chat: bool,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Tokens to generate at most; the model may end the text earlier.
     #[arg(long, default_value_t = 256)]
     max_tokens: usize,
@@ -56,26 +49,32 @@ pub struct Args {
 /// # Errors
 /// A file that is not a valid model, or options out of range.
 pub fn run(args: Args) -> CliResult {
-    check(&args)?;
-    pool::run(args.threads, || sample(&args))?
+    let sampling = args.sampling.sampling()?;
+    let text = match &args.prompt_file {
+        Some(file) => read_prompt(file)?,
+        None => args.prompt.clone(),
+    };
+    pool::run(args.threads, || sample(&args, &text, &sampling))?
 }
 
-fn check(args: &Args) -> Result<(), String> {
-    if !(args.temperature >= 0.0 && args.temperature.is_finite()) {
-        return Err(format!("--temperature {}: must be 0 or more", args.temperature));
-    }
-    if !(args.top_p > 0.0 && args.top_p <= 1.0) {
-        return Err(format!("--top-p {}: must be above 0 and at most 1", args.top_p));
-    }
-    Ok(())
+/// The text in a file, or on standard input.
+fn read_prompt(file: &Path) -> Result<String, super::Failure> {
+    let text = match file.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(file),
+    };
+    Ok(text.map_err(|error| format!("--prompt-file {}: cannot be read: {error}", escape(&file.to_string_lossy())))?)
 }
 
-fn sample(args: &Args) -> CliResult {
+fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
     checkpoint.verify_weights()?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let special = checkpoint.special_tokens(&tokenizer);
-    let prompt = prompt(args, &checkpoint, &tokenizer, &special)?;
+    let prompt = match args.chat {
+        true => chat_prompt(args, text, &checkpoint, &tokenizer)?,
+        false => prompt(text, &checkpoint, &tokenizer, &special)?,
+    };
     // No cache for positions that this text cannot reach, whatever context the file claims.
     let keys = checkpoint.meta.model.context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
@@ -85,16 +84,17 @@ fn sample(args: &Args) -> CliResult {
     let device = opened.describe();
     let backend = opened.backend.as_mut();
     let model = open_model(&checkpoint, backend, capacity)?;
-    let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, top_p: args.top_p, seed: args.seed };
     let mut generator = Generator::new(&model);
-    let mut printer = TokenPrinter::new(&tokenizer, &prompt, args.json);
+    let mut printer = TokenPrinter::new(&tokenizer, &prompt, args.sampling.stops(), args.json);
     let mut written = Vec::new();
     let mut ended = false;
-    printer.write(&args.prompt)?;
+    if !args.chat {
+        printer.write(text)?;
+    }
     generator.feed(backend, &prompt);
     while written.len() < args.max_tokens && printer.open {
         backend.status()?;
-        let Some(id) = generator.sample(&sampling) else {
+        let Some(id) = generator.sample(sampling) else {
             let file = escape(&args.file.to_string_lossy());
             return Err(format!("{file}: the model's output is not finite; its training diverged").into());
         };
@@ -103,17 +103,18 @@ fn sample(args: &Args) -> CliResult {
         if ended {
             break;
         }
-        printer.push(id)?;
+        if printer.push(id)? {
+            break;
+        }
         if written.len() < args.max_tokens {
             generator.feed(backend, &[id]);
         }
     }
     printer.finish()?;
     if args.json {
-        let text = tokenizer.decode(&written[..written.len() - usize::from(ended)]);
         print(|out| {
             let value = json!({
-                "file": args.file.to_string_lossy(), "prompt": args.prompt, "prompt_tokens": prompt, "text": text,
+                "file": args.file.to_string_lossy(), "prompt": text, "prompt_tokens": prompt, "text": printer.text,
                 "tokens": written, "ended": ended, "device": device,
             });
             json(out, &value)
@@ -125,12 +126,12 @@ fn sample(args: &Args) -> CliResult {
 /// The tokens of the prompt. A model whose tokenizer puts a beginning-of-text token before every text was trained with
 /// it, so it is added here.
 fn prompt(
-    args: &Args,
+    text: &str,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
     special: &SpecialTokens,
 ) -> Result<Vec<u32>, super::Failure> {
-    let mut ids = tokenizer.encode(&args.prompt)?;
+    let mut ids = tokenizer.encode(text)?;
     let came = checkpoint.attachment(TOKENIZER_CONFIG).is_some();
     let begins =
         special.bos.filter(|bos| came && special.add_bos.unwrap_or(tokenizer.beginning().first() == Some(bos)));
@@ -140,49 +141,27 @@ fn prompt(
     if ids.is_empty() {
         ids.extend(special.bos.or(special.eos));
     }
+    within(ids, checkpoint)
+}
+
+/// The tokens of a conversation whose only message is `text`.
+fn chat_prompt(
+    args: &Args,
+    text: &str,
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+) -> Result<Vec<u32>, super::Failure> {
+    let template = super::chat::template(&args.file, checkpoint, None)?;
+    let message = Message { role: "user", content: text.into() };
+    within(tokenizer.encode(&template.render(&[message])?)?, checkpoint)
+}
+
+/// The tokens of a prompt, which must be of the model's vocabulary.
+fn within(ids: Vec<u32>, checkpoint: &Checkpoint) -> Result<Vec<u32>, super::Failure> {
     let vocab = checkpoint.meta.model.vocab;
     match ids.iter().find(|&&id| id as usize >= vocab) {
         Some(id) => Err(format!("--prompt: token {id} is beyond the model's vocabulary of {vocab}").into()),
         None if ids.is_empty() => Err("--prompt: empty; give at least one character".into()),
         None => Ok(ids),
-    }
-}
-
-/// Prints text to standard output as it is generated; silent with `--json`.
-struct TokenPrinter {
-    decoder: Decoder,
-    silent: bool,
-    terminal: bool,
-    /// Whether standard output still has a reader.
-    open: bool,
-}
-
-impl TokenPrinter {
-    fn new(tokenizer: &Tokenizer, prompt: &[u32], silent: bool) -> Self {
-        let terminal = std::io::stdout().is_terminal();
-        Self { decoder: Decoder::after(tokenizer, prompt), silent, terminal, open: true }
-    }
-
-    fn write(&mut self, text: &str) -> std::io::Result<()> {
-        if self.silent {
-            return Ok(());
-        }
-        let shown = if self.terminal { harmless(text) } else { text.into() };
-        let mut out = std::io::stdout().lock();
-        match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => self.open = false,
-            other => other?,
-        }
-        Ok(())
-    }
-
-    fn push(&mut self, id: u32) -> std::io::Result<()> {
-        let text = self.decoder.push(id);
-        self.write(&text)
-    }
-
-    fn finish(&mut self) -> std::io::Result<()> {
-        let text = self.decoder.finish() + "\n";
-        self.write(&text)
     }
 }

@@ -15,8 +15,20 @@ pub struct Sampling {
     pub top_k: usize,
     /// Only the most likely tokens that together reach this probability.
     pub top_p: f64,
+    /// Only tokens that are at least this many times as likely as the most likely one; 0: all.
+    pub min_p: f64,
+    /// Logits of tokens that the text has already are divided by this if they are positive, multiplied if they are not
+    /// (arXiv 1909.05858); 1: nothing.
+    pub repetition_penalty: f64,
     /// Seed.
     pub seed: u64,
+}
+
+impl Default for Sampling {
+    /// The model's own distribution.
+    fn default() -> Self {
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 1 }
+    }
 }
 
 /// A text in the making. One generator at a time may use a model's caches.
@@ -81,6 +93,20 @@ impl<'a> Generator<'a> {
         }
     }
 
+    /// The tokens so far, those aside that were forgotten.
+    pub fn history(&self) -> &[u32] {
+        &self.history
+    }
+
+    /// Goes back to the first `len` tokens of the text; what follows them is fed next.
+    ///
+    /// # Panics
+    /// If the text is shorter.
+    pub fn rewind(&mut self, len: usize) {
+        assert!(len <= self.history.len(), "{len} tokens of {}", self.history.len());
+        self.history.truncate(len);
+    }
+
     /// Draws the token that follows what was fed last; nothing if a logit is not a number, as those of damaged or
     /// diverged weights are.
     pub fn sample(&mut self, sampling: &Sampling) -> Option<u32> {
@@ -90,7 +116,21 @@ impl<'a> Generator<'a> {
         let key = RngKey { seed: sampling.seed, step: self.drawn, tensor: 0, usage: RngUse::Sample };
         self.drawn += 1;
         let u = f64::from(key.words(0)[0]) / 4_294_967_296.0;
+        if sampling.repetition_penalty != 1.0 {
+            penalize(&mut self.logits, &self.history, sampling.repetition_penalty as f32);
+        }
         Some(choose(&self.logits, sampling, u))
+    }
+}
+
+/// Makes tokens of the text less likely, each once however often it occurs.
+fn penalize(logits: &mut [f32], text: &[u32], penalty: f32) {
+    let mut seen = text.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    for id in seen {
+        let logit = &mut logits[id as usize];
+        *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
     }
 }
 
@@ -113,7 +153,8 @@ fn choose(logits: &[f32], sampling: &Sampling, u: f64) -> u32 {
     let total: f64 = weights.iter().sum();
     let mut sum = 0.0;
     let kept = weights.iter().take_while(|&&w| {
-        let take = sum < sampling.top_p * total;
+        // The most likely token has the weight 1.
+        let take = sum < sampling.top_p * total && w >= sampling.min_p;
         sum += w;
         take
     });
@@ -133,7 +174,8 @@ fn choose(logits: &[f32], sampling: &Sampling, u: f64) -> u32 {
 mod tests {
     use super::*;
 
-    const PLAIN: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 };
+    const PLAIN: Sampling =
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 };
 
     #[test]
     fn samples_follow_the_probabilities() {
@@ -158,5 +200,23 @@ mod tests {
             // The most likely token alone has 64 %.
             assert_eq!(choose(&logits, &Sampling { top_p: 0.6, ..PLAIN }, u), 3);
         }
+    }
+    #[test]
+    fn min_p_drops_what_is_far_less_likely_than_the_most_likely() {
+        // Probabilities 0.6, 0.3, 0.06, 0.04.
+        let logits = [0.6f32, 0.3, 0.06, 0.04].map(f32::ln);
+        for i in 0..100 {
+            let u = f64::from(i) / 100.0;
+            assert!(choose(&logits, &Sampling { min_p: 0.2, ..PLAIN }, u) <= 1);
+            assert_eq!(choose(&logits, &Sampling { min_p: 1.0, ..PLAIN }, u), 0);
+        }
+        assert_eq!(choose(&logits, &PLAIN, 0.97), 3);
+    }
+
+    #[test]
+    fn the_penalty_makes_tokens_of_the_text_less_likely_whatever_their_sign() {
+        let mut logits = [2.0, -2.0, 1.0, 0.0];
+        penalize(&mut logits, &[1, 0, 1, 3], 2.0);
+        assert_eq!(logits, [1.0, -4.0, 1.0, 0.0]);
     }
 }

@@ -65,6 +65,31 @@ pub struct OptimizerConfig {
     /// SCALE: peak learning rate of Adam on norms and biases.
     #[serde(skip_serializing_if = "is_zero")]
     pub adam_lr: f64,
+    /// GaLore, Fira, APOLLO: rows of the projection.
+    #[serde(skip_serializing_if = "is_none")]
+    pub rank: u64,
+    /// GaLore, Fira: what directions from the subspace are multiplied by. APOLLO, APOLLO-Mini: the square of what all
+    /// directions are multiplied by.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub scale: f64,
+    /// The same rules: steps from one projection to the next.
+    #[serde(skip_serializing_if = "is_none")]
+    pub update_proj_gap: u64,
+    /// APOLLO, APOLLO-Mini: whether directions are multiplied before their growth is limited.
+    #[serde(skip_serializing_if = "is_false")]
+    pub scale_front: bool,
+    /// GaLore, Fira: how the projection is stored.
+    #[serde(skip_serializing_if = "is_float")]
+    pub projection: Moment,
+    /// Adafactor: the exponent of the step's number that gradients enter the second moments by.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub beta2_decay: f64,
+    /// Adafactor: the least root mean square that a weight counts as.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub eps2: f64,
+    /// Adafactor: the root mean square that directions are limited to.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub clip_threshold: f64,
     /// Which rows of an untied embedding are updated.
     #[serde(skip_serializing_if = "EmbeddingUpdate::is_dense")]
     pub embedding: EmbeddingUpdate,
@@ -93,6 +118,14 @@ impl Default for OptimizerConfig {
             momentum: 0.0,
             nesterov: false,
             adam_lr: 0.0,
+            rank: 0,
+            scale: 0.0,
+            update_proj_gap: 0,
+            scale_front: false,
+            projection: Moment::F32,
+            beta2_decay: 0.0,
+            eps2: 0.0,
+            clip_threshold: 0.0,
             embedding: EmbeddingUpdate::Dense,
         }
     }
@@ -126,6 +159,14 @@ fn is_zero(value: &f64) -> bool {
     *value == 0.0
 }
 
+fn is_none(value: &u64) -> bool {
+    *value == 0
+}
+
+fn is_float(value: &Moment) -> bool {
+    *value == Moment::F32
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -156,10 +197,15 @@ impl StateConfig {
 
     /// How a signed state tensor is stored.
     pub fn signed(&self) -> StateCodec {
-        match self.m {
-            Moment::F32 => StateCodec::F32,
-            Moment::Int8 => StateCodec::Int8 { signed: true },
-            Moment::Int4 => StateCodec::Int4 { signed: true },
-        }
+        signed(self.m)
+    }
+}
+
+/// How a signed state tensor is stored.
+pub(super) fn signed(moment: Moment) -> StateCodec {
+    match moment {
+        Moment::F32 => StateCodec::F32,
+        Moment::Int8 => StateCodec::Int8 { signed: true },
+        Moment::Int4 => StateCodec::Int4 { signed: true },
     }
 }

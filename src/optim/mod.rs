@@ -4,20 +4,27 @@
 //! the workspace of its step. The plan, first values, checkpoints and `dump` read the declaration and know no rule.
 //! Parameters are in [`Groups`], each with its rule.
 
+mod adafactor;
 mod adam;
+mod adam_mini;
 mod config;
 mod groups;
 mod lion;
+mod low_rank;
 mod problems;
 mod rules;
 mod scale;
 mod schedule;
 mod sgd;
+mod workspace;
 
+pub use adafactor::Adafactor;
 pub use adam::{AdamFamily, AdamStepInfo};
+pub use adam_mini::AdamMini;
 pub use config::{EmbeddingUpdate, OptimizerConfig, StateConfig};
 pub use groups::Groups;
 pub use lion::Lion;
+pub use low_rank::{Apollo, Companion, GaLore, LowRank, Norms, Residual};
 pub use rules::{OptimizerContext, Rule, RuleInfo, Variant};
 pub use scale::Scale;
 pub use schedule::{LearningRate, Schedule};
@@ -25,7 +32,7 @@ pub use sgd::Sgd;
 
 use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
 use crate::memory::Span;
-use crate::quant::{GroupedShape, StateSpec};
+use crate::quant::{GroupedShape, RngUse, StateSpec};
 
 /// The kinds of parameters that rules tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,7 +87,7 @@ impl StepInfo {
     pub fn momentum(&self) -> MomentumArgs {
         let Self { seed, number, .. } = *self;
         let (keep, add, of_x, of_old, of_new) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        MomentumArgs { seed, number: number as u32, keep, add, of_x, of_old, of_new, sign: 0, reserved: 0 }
+        MomentumArgs { seed, number: number as u32, keep, add, of_x, of_old, of_new, sign: 0, usage: RngUse::M as u32 }
     }
 
     /// Arguments of [`crate::backend::ops::Update::apply_update`] that change nothing.

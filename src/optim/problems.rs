@@ -126,6 +126,8 @@ mod tests {
             OptimizerConfig::default(),
             OptimizerConfig { momentum: 0.1, nesterov: true, adam_lr: 0.1, ..OptimizerConfig::default() },
             OptimizerConfig { embedding: EmbeddingUpdate::Sparse, ..OptimizerConfig::default() },
+            OptimizerConfig { scale_front: true, projection: Moment::Int4, ..OptimizerConfig::of(Rule::Galore) },
+            OptimizerConfig::of(Rule::Adafactor),
         ];
         let keys: std::collections::BTreeSet<String> = keys
             .iter()

@@ -1,7 +1,8 @@
 //! The rules that a configuration can name. A rule's own file says what is known of it ([`RuleInfo`]); here it gets its
 //! name.
 
-use super::{Groups, OptimizerConfig, StateConfig, adam, lion, scale, sgd};
+use super::low_rank::info as low_rank;
+use super::{Groups, OptimizerConfig, StateConfig, adafactor, adam, adam_mini, lion, scale, sgd};
 use crate::error::Problems;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +38,7 @@ pub struct OptimizerContext {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
-    /// As the paper means it: Stable-SPAM's resets, SCALE's norms.
+    /// As the paper means it: Stable-SPAM's resets, SCALE's norms, the low-rank rules' formulas.
     Paper,
     /// As the published code behaves in every detail: Stable-SPAM at and after a reset, other rules where a gradient is all
     /// zero.
@@ -96,6 +97,18 @@ rules! {
     Lion: lion::LION,
     /// SCALE (arXiv 2506.16659): normalized gradients, momentum in the head only, Adam for vectors.
     Scale: scale::SCALE,
+    /// Adam-mini (arXiv 2406.16793): Adam with one second moment for each row or head.
+    AdamMini: adam_mini::ADAM_MINI,
+    /// Adafactor (arXiv 1804.04235): second moments of rows and columns, no first moment, steps relative to the weight.
+    Adafactor: adafactor::ADAFACTOR,
+    /// GaLore (arXiv 2403.03507): Adam in the subspace of the gradient's largest singular values.
+    Galore: low_rank::GALORE,
+    /// Fira (arXiv 2410.01623): GaLore, and what the subspace leaves out, scaled alike.
+    Fira: low_rank::FIRA,
+    /// APOLLO (arXiv 2412.05270): the gradient, its channels scaled as Adam would scale a random projection.
+    Apollo: low_rank::APOLLO,
+    /// APOLLO-Mini: the same with one factor for each matrix, and a projection of rank 1.
+    ApolloMini: low_rank::APOLLO_MINI,
 }
 
 impl Rule {

@@ -2,6 +2,7 @@
 //! moments, rounding and the counter-based random numbers. The readable reference for everything fast.
 
 mod format;
+mod gaussian;
 mod grid;
 mod grouped;
 mod moment;

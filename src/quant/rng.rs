@@ -43,6 +43,10 @@ pub enum RngUse {
     Sample = 5,
     /// Four-bit packing of a layer's kept input; the tensor is the layer's number.
     ActivationPack = 6,
+    /// Random projections and the starts of subspaces; the step is the number of the refresh.
+    Projection = 7,
+    /// Stochastic rounding of a stored projection.
+    StoredProjection = 8,
 }
 
 /// The random numbers of one tensor in one step.

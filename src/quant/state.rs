@@ -162,6 +162,16 @@ impl StateFormat {
         }
     }
 
+    /// Its elements as a matrix, for a parameter of shape `param`; what is no matrix is one row.
+    pub fn matrix(self, param: GroupedShape) -> GroupedShape {
+        match self.shape {
+            StateShape::PerWeight | StateShape::Matrix { .. } => self.shape_for(param),
+            StateShape::PerRow => GroupedShape { rows: 1, cols: param.rows, ..param },
+            StateShape::PerCol => GroupedShape { rows: 1, ..param },
+            StateShape::Scalars(count) => GroupedShape::new(1, count, param.group),
+        }
+    }
+
     /// Bytes of its values and of their scales, for a parameter of shape `param`.
     pub fn bytes(self, param: GroupedShape) -> [usize; 2] {
         let (values, scales) = self.planes();

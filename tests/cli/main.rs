@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod chat;
 mod compare;
 mod config_errors;
 mod config_load;

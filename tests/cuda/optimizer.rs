@@ -42,6 +42,7 @@ pub struct Placed {
     pub param: Param,
     pub grad: Span,
     pub scratch: Span,
+    pub workspace: Span,
     pub total: usize,
 }
 
@@ -49,11 +50,11 @@ fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
     let (m, v) = s.moments;
     let info = ParamInfo { class: ParamClass::Matrix, shape: g, head_dim: 8 };
     let specs = AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
-    place_state(g, s, decay, &specs)
+    place_state(g, s, decay, &specs, 0)
 }
 
-/// The same with the state that a rule declared.
-pub fn place_state(g: GroupedShape, s: Storage, decay: bool, specs: &[StateSpec]) -> Placed {
+/// The same with the state that a rule declared, and with as many numbers of workspace as it asked for.
+pub fn place_state(g: GroupedShape, s: Storage, decay: bool, specs: &[StateSpec], workspace: usize) -> Placed {
     let mut plan = Plan::default();
     let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
     let weight = Weight::place(g, s.format, |_, bytes| add(bytes));
@@ -61,11 +62,12 @@ pub fn place_state(g: GroupedShape, s: Storage, decay: bool, specs: &[StateSpec]
     let features = g.rows.max(g.cols);
     let largest = MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
     let scratch = cuda::Info.workspace_bytes(&largest).max(Cpu::new().workspace_bytes(&largest));
-    let (grad, scratch) = (add(4 * g.len()), add(scratch));
+    let (grad, scratch, workspace) = (add(4 * g.len()), add(scratch), add(4 * workspace));
     Placed {
         param: Param { id: 3, group: 0, decay, sparse: s.sparse, weight, state },
         grad,
         scratch,
+        workspace,
         total: plan.total(),
     }
 }

@@ -23,7 +23,7 @@ fn run(config: &Config, dir: &std::path::Path) {
     let (model, backend) = trainer.model_and_backend();
     let mut generator = Generator::new(model);
     generator.feed(backend, &text[..9]);
-    let sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 1 };
+    let sampling = Sampling::default();
     for _ in 0..5 {
         let token = generator.sample(&sampling).unwrap();
         generator.feed(backend, &[token]);

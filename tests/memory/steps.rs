@@ -6,7 +6,7 @@ use tetrad::backend::SecondMoment;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::model::ActivationQuant;
-use tetrad::optim::EmbeddingUpdate;
+use tetrad::optim::{EmbeddingUpdate, OptimizerConfig, Rule};
 use tetrad::train::{Audit, Trainer};
 
 #[test]
@@ -52,4 +52,34 @@ fn count() {
             }
         });
     }
+}
+
+/// GaLore and Fira allocate where they look for a new projection, and nowhere else; all other rules never do.
+#[test]
+fn no_step_of_a_rule_allocates_unless_it_looks_for_a_projection() {
+    alone("steps::no_step_of_a_rule_allocates_unless_it_looks_for_a_projection", count_of_every_rule);
+}
+
+fn count_of_every_rule() {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+    pool.install(|| {
+        for &rule in Rule::ALL {
+            let mut config = Config { optimizer: OptimizerConfig::of(rule), ..Config::default() };
+            (config.train.batch, config.train.sequence, config.model.layers) = (2, 32, 1);
+            let searches = matches!(rule, Rule::Galore | Rule::Fira);
+            if rule.reads("update_proj_gap") {
+                config.optimizer.update_proj_gap = if searches { 5 } else { 2 };
+            }
+            let mut trainer = Trainer::new(&config, Box::new(Cpu::new())).unwrap();
+            trainer.initialize();
+            let inputs: Vec<u32> = (0..64).collect();
+            let targets: Vec<u32> = (0..64).rev().collect();
+            let mut counts = [(); 6].map(|()| allocations(|| _ = trainer.step(&inputs, &targets)));
+            // The first steps let the pool's own queues grow.
+            let refresh = counts[5];
+            counts[..2].fill(0);
+            assert_eq!(counts[..5], [0; 5], "{rule:?}");
+            assert_eq!(refresh > 0, searches, "{rule:?}: {refresh} in step 6");
+        }
+    });
 }

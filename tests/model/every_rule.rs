@@ -20,6 +20,9 @@ fn config(rule: Rule) -> Config {
     if !rule.reads("reset_interval") {
         config.optimizer = OptimizerConfig::of(rule);
     }
+    if rule.reads("update_proj_gap") {
+        config.optimizer.update_proj_gap = 2;
+    }
     config.validate().unwrap();
     config
 }

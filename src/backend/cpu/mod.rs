@@ -12,7 +12,7 @@ use super::{Backend, DeviceInfo, MaxShapes, UpdateStats};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, ArenaBorrow, Span};
 use ops::update::Gate;
-use ops::{adam, attention, attention_grad, linear, linear_grad_weight, matmul};
+use ops::{adam, attention, attention_grad, factors, linear, linear_grad_weight, matmul};
 use simd::tasks::{Pool, Scratch};
 
 /// A processor with some of its threads. It may be used from any thread: operations called inside a rayon pool with as
@@ -81,6 +81,7 @@ impl DeviceInfo for Cpu {
             attention::need(max),
             attention_grad::need(max),
             adam::need(max),
+            factors::need(max),
             matmul::need(),
         ];
         let elements =

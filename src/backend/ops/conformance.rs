@@ -21,6 +21,8 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::attention::conformance(open);
     super::bias::conformance(open);
     super::embedding::conformance(open);
+    super::factors::conformance(open);
+    super::gaussian::conformance(open);
     super::linear::conformance(open);
     super::loss::conformance(open);
     super::matmul::conformance(open);
@@ -28,6 +30,7 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::rope::conformance(open);
     super::scaling::conformance(open);
     super::swiglu::conformance(open);
+    super::state_conformance::conformance(open);
     super::update_conformance::conformance(open);
 }
 
@@ -163,15 +166,28 @@ impl Case {
 
     /// Checks float32 numbers.
     pub(super) fn near_floats(&self, span: Span, expected: &[f64], what: &str) {
+        self.near(&wide(&self.floats(span)), expected, what);
+    }
+
+    /// What float32 numbers are.
+    pub(super) fn floats(&self, span: Span) -> Vec<f32> {
         let mut found = vec![0f32; span.bytes / 4];
         self.backend.download(span, found.as_mut_bytes());
-        self.near(&wide(&found), expected, what);
+        found
+    }
+
+    /// Checks the bits of float32 numbers.
+    pub(super) fn same_floats(&self, span: Span, expected: &[f32], what: &str) {
+        let found = self.floats(span);
+        assert_eq!(found.len(), expected.len(), "{what}: elements");
+        for (i, (x, y)) in found.iter().zip(expected).enumerate() {
+            assert!(x.to_bits() == y.to_bits(), "{what}: element {i} is {x}, not {y}, on {}", self.backend.describe());
+        }
     }
 
     /// Checks that float32 numbers are no further than `distance` from the expected ones.
     pub(super) fn within(&self, span: Span, expected: &[f64], distance: f64, what: &str) {
-        let mut found = vec![0f32; span.bytes / 4];
-        self.backend.download(span, found.as_mut_bytes());
+        let found = self.floats(span);
         assert_eq!(found.len(), expected.len(), "{what}: elements");
         for (i, (x, y)) in wide(&found).iter().zip(expected).enumerate() {
             assert!((x - y).abs() <= distance, "{what}: element {i} is {x}, not {y}, on {}", self.backend.describe());

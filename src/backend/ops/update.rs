@@ -1,8 +1,9 @@
 //! The update of a parameter from its gradient.
 
 use crate::backend::adam::AdamArgs;
-use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
+use crate::backend::{Axis, DirectionArgs, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
+use crate::quant::RngKey;
 
 /// What optimizer rules are made of. Adam's family is one fused pass. Any other rule calls [`Update::begin_update`] with
 /// the gradient, makes a direction of it in the gradient's own buffer, and adds that to the weight by
@@ -20,9 +21,21 @@ pub trait Update {
     /// is all zero and `freeze_on_zero`, momentum does nothing and the update only decays the weight.
     fn begin_update(&mut self, grad: Span, freeze_on_zero: bool);
 
-    /// A recurrence of a state tensor with one element per weight and `x`, float32 in the weight's shape, which becomes
-    /// the result; see [`MomentumArgs`]. Compact state is rounded stochastically.
+    /// A recurrence of a state tensor and `x`, float32 with as many elements, which becomes the result; see
+    /// [`MomentumArgs`]. Compact state is rounded stochastically.
     fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs);
+
+    /// The direction of Adam, by moments of any shape that both state tensors have: `m = beta1 m + (1 - beta1) x` and
+    /// `v = beta2 v + (1 - beta2) x^2`, and `x`, float32 with as many elements, becomes
+    /// `factor m / (root sqrt(v) + eps)`; see [`DirectionArgs`]. Compact moments are rounded stochastically.
+    fn adam_direction(&mut self, param: &Param, m: &StateTensor, v: &StateTensor, x: Span, args: &DirectionArgs);
+
+    /// `out`, float32: the elements of a signed state tensor.
+    fn load_state(&mut self, param: &Param, state: &StateTensor, out: Span);
+
+    /// Puts `x`, float32, in place of a signed state tensor, whatever the gradient is; compact state is rounded
+    /// stochastically by the numbers of `key`.
+    fn store_state(&mut self, param: &Param, state: &StateTensor, x: Span, key: &RngKey);
 
     /// Divides each row or column of `x`, float32 `[rows, cols]`, by its root mean square, or by `floor` if that is
     /// larger.
@@ -30,6 +43,10 @@ pub trait Update {
 
     /// `x += factor w`: the weight as the optimizer sees it, residue included. `x` is float32 in the weight's shape.
     fn add_weight(&mut self, param: &Param, x: Span, factor: f32);
+
+    /// `out[i]`: the sum of the squares of block `i` of the padded weight (32 elements of a row, which is padded to whole
+    /// groups), residue included, one after the other; `out` is float32.
+    fn weight_squares(&mut self, param: &Param, out: Span);
 
     /// `w = w - lr direction - decay w`, in place on the stored planes, rounded as in [`Update::adam`]. `direction` is
     /// float32 in the weight's shape.

@@ -4,7 +4,7 @@
 use super::conformance::{Case, MAX, stored};
 use crate::backend::{Axis, Backend, MomentumArgs, Param, State, UpdateArgs, Weight};
 use crate::memory::Span;
-use crate::quant::{Element, GroupedShape, StateCodec, StateSpec, WeightFormat, WeightPlane};
+use crate::quant::{Element, GroupedShape, RngUse, StateCodec, StateSpec, WeightFormat, WeightPlane};
 
 /// Rows of several groups, the last of them with padding.
 const SHAPE: GroupedShape = GroupedShape { rows: 8, cols: 130, group: 32 };
@@ -149,7 +149,7 @@ fn momentum_is_its_recurrence(open: &dyn Fn() -> Box<dyn Backend>, codec: StateC
         of_old: -0.5,
         of_new: 2.0,
         sign: 0,
-        reserved: 0,
+        usage: RngUse::M as u32,
     };
     // Shows the state and leaves it as it is.
     let show = MomentumArgs { keep: 1.0, add: 0.0, of_x: 0.0, of_old: 1.0, of_new: 0.0, ..plain };

@@ -234,7 +234,8 @@ impl Observer for Console {
             Ok(ids) if !ids.is_empty() && ids.iter().all(|&id| (id as usize) < vocab) => ids,
             _ => return Ok(self.say("no sample: train.sample_prompt has no tokens in the model's vocabulary")?),
         };
-        let sampling = Sampling { temperature: 0.8, top_k: 0, top_p: 0.95, seed: trainer.config().run.seed };
+        let sampling =
+            Sampling { temperature: 0.8, top_p: 0.95, seed: trainer.config().run.seed, ..Sampling::default() };
         let (model, backend) = trainer.model_and_backend();
         let mut generator = Generator::new(model);
         let mut decoder = Decoder::after(&self.tokenizer, &prompt);

@@ -91,6 +91,19 @@ impl Chat {
         Ok(RenderedChat { text, targets })
     }
 
+    /// The conversation so far, and the assistant's turn announced.
+    ///
+    /// # Errors
+    /// A conversation that the template refuses.
+    pub(super) fn announce(&self, messages: &[Json]) -> Result<String, String> {
+        let messages: Vec<Json> = messages.iter().map(|message| self.shaped(message)).collect();
+        let mut text = Rendering { chat: self, variables: &[] }.render(&messages, true)?;
+        if self.marks {
+            text.retain(|c| !GENERATION.contains(&c));
+        }
+        Ok(text)
+    }
+
     /// Which forms of content the template reads, seen by what it writes of a short conversation.
     fn read_parts(&self) -> Parts {
         let probe = PROBES[0];

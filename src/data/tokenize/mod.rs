@@ -1,5 +1,6 @@
 //! Documents as token ids, and ids as text: tokenizers, special tokens, chat templates, and which tokens are learned.
 
+mod chat_prompt;
 mod chat_template;
 mod chunker;
 mod sample_encoder;
@@ -9,6 +10,7 @@ mod template_environment;
 mod tokenizer;
 mod tokenizer_config;
 
+pub use chat_prompt::{ChatPrompt, Message};
 pub(crate) use chunker::{Chunk, Chunks};
 pub use sample_encoder::SampleFormat;
 pub(crate) use sample_encoder::{Refused, SampleEncoder};

@@ -2,15 +2,15 @@
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
 use super::param_rows::{MomentRows, ParamRows, WeightElements, WeightRows, is_touched};
+use crate::backend::UpdateArgs;
 use crate::backend::adam::{AdamArgs, AdamParams, AdamStep};
-use crate::backend::{MomentumArgs, UpdateArgs};
 use crate::quant::{
-    GroupScale, GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte, pack,
-    unpack,
+    BLOCK, GroupScale, GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte,
+    pack, unpack,
 };
 
 /// The largest group.
-const MAX: usize = 256;
+pub(super) const MAX: usize = 256;
 
 /// A group in float32. Elements past the row's end are zero in all but `b`.
 struct Tile {
@@ -28,22 +28,22 @@ struct Tile {
 
 /// Where a group lies in the planes of its rows.
 #[derive(Clone, Copy)]
-struct At {
+pub(super) struct At {
     /// In planes without padding.
-    plain: usize,
+    pub(super) plain: usize,
     /// In planes with padding.
-    padded: usize,
+    pub(super) padded: usize,
     /// In planes with one entry per group.
-    group: usize,
+    pub(super) group: usize,
     /// Its row among these, and its first column.
-    row: usize,
-    col: usize,
+    pub(super) row: usize,
+    pub(super) col: usize,
     /// Elements that are not padding.
-    real: usize,
+    pub(super) real: usize,
     /// Elements.
-    size: usize,
+    pub(super) size: usize,
     /// Number of the first element in the whole padded tensor, for the random numbers.
-    number: u64,
+    pub(super) number: u64,
 }
 
 /// One step of all groups in `rows`; gives the number that were rescaled.
@@ -73,42 +73,23 @@ pub fn add_weight_rows(rows: &ParamRows, x: &mut [f32], factor: f32) {
     }
 }
 
-/// [`crate::backend::Backend::momentum`] for some rows, `first` the number of the first.
+/// [`crate::backend::Backend::weight_squares`], all of it.
 #[inline(always)]
-pub fn momentum_rows(
-    (shape, first): (GroupedShape, usize),
-    state: &mut MomentRows,
-    x: &mut [f32],
-    args: &MomentumArgs,
-    id: u32,
-) {
+pub fn square_rows(rows: &ParamRows, out: &mut [f32]) {
     let mut tile = Tile::new();
-    let key = RngKey { seed: args.seed, step: args.number, tensor: id, usage: RngUse::M };
-    for at in groups(shape, first, x.len() / shape.cols) {
-        load_moment(state, at, &mut tile.m, &mut tile.codes);
-        let x = &mut x[at.plain..at.plain + at.real];
-        for (x, s) in x.iter_mut().zip(&mut tile.m) {
-            let (old, new) = (*s, args.keep * *s + args.add * *x);
-            let result = args.of_x * *x + args.of_old * old + args.of_new * new;
-            *x = if args.sign != 0 { sign(result) } else { result };
-            *s = new;
+    for at in groups(rows.shape, 0, rows.shape.rows) {
+        load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+        tile.w[at.real..at.size].fill(0.0);
+        let out = &mut out[at.padded / BLOCK..][..at.size / BLOCK];
+        for (out, w) in out.iter_mut().zip(tile.w.chunks_exact(BLOCK)) {
+            *out = w.iter().fold(0.0, |sum, w| sum + w * w);
         }
-        // A group's padding must not disturb its scale.
-        tile.m[at.real..at.size].fill(0.0);
-        tile.u_of(key, at);
-        store_moment(state, at, &mut tile.m, &tile.u, &mut tile.codes);
     }
-}
-
-/// -1, 0 or 1; 0 for what is not a number.
-#[inline(always)]
-fn sign(x: f32) -> f32 {
-    f32::from(u8::from(x > 0.0)) - f32::from(u8::from(x < 0.0))
 }
 
 /// The groups of `count` rows from row `first` of a tensor on, row by row.
 #[inline(always)]
-fn groups(g: GroupedShape, first: usize, count: usize) -> impl Iterator<Item = At> {
+pub(super) fn groups(g: GroupedShape, first: usize, count: usize) -> impl Iterator<Item = At> {
     let in_row = g.groups_per_row();
     (0..count * in_row).map(move |group| {
         let (row, col) = (group / in_row, group % in_row * g.group);
@@ -398,8 +379,9 @@ fn load_weight(
     Some(group_scale)
 }
 
+/// A group of a moment, decoded.
 #[inline(always)]
-fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u8; MAX]) {
+pub(super) fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u8; MAX]) {
     match moment {
         MomentRows::F32(data) => out[..at.real].copy_from_slice(&data[at.plain..at.plain + at.real]),
         MomentRows::Bytes(codec, bytes, scales) => {
@@ -421,8 +403,15 @@ fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u
     }
 }
 
+/// Stores a group of a moment; `u` decides how its numbers are rounded.
 #[inline(always)]
-fn store_moment(moment: &mut MomentRows, at: At, values: &mut [f32; MAX], u: &[f32; MAX], codes: &mut [u8; MAX]) {
+pub(super) fn store_moment(
+    moment: &mut MomentRows,
+    at: At,
+    values: &mut [f32; MAX],
+    u: &[f32; MAX],
+    codes: &mut [u8; MAX],
+) {
     let values = &mut values[..at.size];
     match moment {
         MomentRows::F32(data) => data[at.plain..at.plain + at.real].copy_from_slice(&values[..at.real]),

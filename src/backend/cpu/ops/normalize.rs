@@ -60,7 +60,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn col_sums(x: &[f32], sums: &mut [f32]) {
+    /// Adds up the squares of each column.
+    pub(super) fn col_sums(x: &[f32], sums: &mut [f32]) {
         sums.fill(0.0);
         for row in x.chunks_exact(sums.len()) {
             for (sum, x) in sums.iter_mut().zip(row) {

@@ -1,17 +1,18 @@
 //! What optimizer rules are made of.
 
 use super::adam::{self, absmax_bits, reduce, squares};
-use super::apply_update::{add_weight_rows, apply_rows, momentum_rows};
+use super::apply_update::{add_weight_rows, apply_rows, square_rows};
 use super::normalize;
 use super::param_rows::{MomentRows, ParamRows};
+use super::state_rows::{direction_rows, load_rows, momentum_rows};
 use crate::backend::adam::{AdamArgs, Clip};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::tasks::Scratch;
 use crate::backend::ops::Update;
-use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
+use crate::backend::{Axis, DirectionArgs, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
-use crate::quant::GroupedShape;
+use crate::quant::{self, GroupedShape, RngKey, RngUse};
 
 /// Elements below which a block of rows is not cut further.
 const BLOCK: usize = 16384;
@@ -36,11 +37,44 @@ impl Update for Cpu {
         if self.gate != Gate::Open {
             return;
         }
+        assert_eq!(args.usage, RngUse::M as u32, "the use of a momentum's random numbers");
+        let key = RngKey { seed: args.seed, step: args.number, tensor: param.id, usage: RngUse::M };
+        self.recur(param, state, x, args, key);
+    }
+
+    fn adam_direction(&mut self, param: &Param, m: &StateTensor, v: &StateTensor, x: Span, args: &DirectionArgs) {
+        if self.gate != Gate::Open {
+            return;
+        }
         let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
-        let mut rows = MomentRows::claim(&mut slices, state);
-        let x = slices.write::<f32>(x);
-        assert_eq!(x.len(), param.weight.shape.len(), "elements of a direction");
-        self.pool.install(|| momentum(isa, (param.weight.shape, 0), &mut rows, x, args, param.id));
+        let (mut m_rows, mut v_rows) = (MomentRows::claim(&mut slices, m), MomentRows::claim(&mut slices, v));
+        let (x, shape) = (slices.write::<f32>(x), m.spec.format.matrix(param.weight.shape));
+        assert_eq!(shape, v.spec.format.matrix(param.weight.shape), "shapes of two moments");
+        assert_eq!(x.len(), shape.len(), "elements of a direction");
+        self.pool.install(|| direction(isa, (shape, 0), &mut m_rows, &mut v_rows, x, args, param.id));
+    }
+
+    fn load_state(&mut self, param: &Param, state: &StateTensor, out: Span) {
+        let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
+        let (rows, shape) = (MomentRows::claim(&mut slices, state), state.spec.format.matrix(param.weight.shape));
+        let out = slices.write::<f32>(out);
+        assert_eq!(out.len(), shape.len(), "elements of a state tensor");
+        load(isa, shape, &rows, out);
+    }
+
+    fn store_state(&mut self, param: &Param, state: &StateTensor, x: Span, key: &RngKey) {
+        let args = MomentumArgs {
+            seed: key.seed,
+            number: key.step,
+            keep: 0.0,
+            add: 1.0,
+            of_x: 1.0,
+            of_old: 0.0,
+            of_new: 0.0,
+            sign: 0,
+            usage: key.usage as u32,
+        };
+        self.recur(param, state, x, &args, *key);
     }
 
     fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
@@ -63,11 +97,20 @@ impl Update for Cpu {
         add_weight(isa, &rows, x, factor);
     }
 
+    fn weight_squares(&mut self, param: &Param, out: Span) {
+        let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
+        let rows = ParamRows::claim_weight(&mut slices, param, Span::NONE);
+        let out = slices.write::<f32>(out);
+        assert_eq!(out.len(), param.weight.shape.padded_len() / quant::BLOCK, "a sum for each block");
+        squares_of_weight(isa, &rows, out);
+    }
+
     fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
-        if self.gate == Gate::Shut {
+        let (isa, frozen) = (self.isa, self.gate == Gate::Frozen);
+        // Adding nothing could still rescale a group.
+        if self.gate == Gate::Shut || (frozen && args.decay == 0.0) {
             return;
         }
-        let (isa, frozen) = (self.isa, self.gate == Gate::Frozen);
         let mut slices = self.arena.borrow_slices();
         let mut rows = ParamRows::claim_weight(&mut slices, param, direction);
         assert_eq!(rows.grad.len(), param.weight.shape.len(), "elements of a direction");
@@ -77,6 +120,17 @@ impl Update for Cpu {
 
     fn update_stats(&mut self) -> UpdateStats {
         std::mem::take(&mut self.update_stats)
+    }
+}
+
+impl Cpu {
+    /// The recurrence of a state tensor, whatever the gradient allows.
+    fn recur(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs, key: RngKey) {
+        let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
+        let mut rows = MomentRows::claim(&mut slices, state);
+        let (x, shape) = (slices.write::<f32>(x), state.spec.format.matrix(param.weight.shape));
+        assert_eq!(x.len(), shape.len(), "elements of a direction");
+        self.pool.install(|| momentum(isa, (shape, 0), &mut rows, x, args, key));
     }
 }
 
@@ -109,8 +163,8 @@ pub(crate) fn begin(isa: Isa, grad: &[f32], freeze_on_zero: bool) -> (Gate, Upda
 }
 
 vectorized! {
-    fn momentum_block(at: (GroupedShape, usize), state: &mut MomentRows, x: &mut [f32], args: &MomentumArgs, id: u32) {
-        momentum_rows(at, state, x, args, id)
+    fn momentum_block(at: (GroupedShape, usize), state: &mut MomentRows, x: &mut [f32], args: &MomentumArgs, key: RngKey) {
+        momentum_rows(at, state, x, args, key)
     }
 }
 
@@ -121,20 +175,69 @@ pub(crate) fn momentum(
     state: &mut MomentRows,
     x: &mut [f32],
     args: &MomentumArgs,
-    id: u32,
+    key: RngKey,
 ) {
     let (g, first) = at;
     let rows = x.len() / g.cols;
     if rows <= 1 || x.len() <= BLOCK {
-        return momentum_block(isa, at, state, x, args, id);
+        return momentum_block(isa, at, state, x, args, key);
     }
     let half = rows / 2;
     let (mut top, mut bottom) = state.split(half, g);
     let (left, right) = x.split_at_mut(half * g.cols);
     rayon::join(
-        || momentum(isa, at, &mut top, left, args, id),
-        || momentum(isa, (g, first + half), &mut bottom, right, args, id),
+        || momentum(isa, at, &mut top, left, args, key),
+        || momentum(isa, (g, first + half), &mut bottom, right, args, key),
     );
+}
+
+vectorized! {
+    fn direction_block(
+        at: (GroupedShape, usize),
+        m: &mut MomentRows,
+        v: &mut MomentRows,
+        x: &mut [f32],
+        args: &DirectionArgs,
+        id: u32,
+    ) {
+        direction_rows(at, m, v, x, args, id)
+    }
+}
+
+/// Adam's direction of some rows, likewise.
+fn direction(
+    isa: Isa,
+    at: (GroupedShape, usize),
+    m: &mut MomentRows,
+    v: &mut MomentRows,
+    x: &mut [f32],
+    args: &DirectionArgs,
+    id: u32,
+) {
+    let (g, first) = at;
+    let rows = x.len() / g.cols;
+    if rows <= 1 || x.len() <= BLOCK {
+        return direction_block(isa, at, m, v, x, args, id);
+    }
+    let half = rows / 2;
+    let ((mut m_top, mut m_bottom), (mut v_top, mut v_bottom)) = (m.split(half, g), v.split(half, g));
+    let (left, right) = x.split_at_mut(half * g.cols);
+    rayon::join(
+        || direction(isa, at, &mut m_top, &mut v_top, left, args, id),
+        || direction(isa, (g, first + half), &mut m_bottom, &mut v_bottom, right, args, id),
+    );
+}
+
+vectorized! {
+    fn load(shape: GroupedShape, state: &MomentRows, out: &mut [f32]) {
+        load_rows(shape, state, out)
+    }
+}
+
+vectorized! {
+    fn squares_of_weight(rows: &ParamRows, out: &mut [f32]) {
+        square_rows(rows, out)
+    }
 }
 
 vectorized! {

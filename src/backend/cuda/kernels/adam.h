@@ -48,10 +48,23 @@ struct MomentumArgs {
     float of_old;
     float of_new;
     u32 sign;
-    u32 reserved;
+    u32 usage;
+};
+
+struct DirectionArgs {
+    u64 seed;
+    u32 number;
+    float beta1;
+    float one_minus_beta1;
+    float beta2;
+    float one_minus_beta2;
+    float factor;
+    float root;
+    float eps;
 };
 SIZE_ON_HOST(UpdateArgs, 24);
 SIZE_ON_HOST(MomentumArgs, 40);
+SIZE_ON_HOST(DirectionArgs, 40);
 
 // What all updates of a step did; kept in device memory until the host asks (src/backend/update.rs, `UpdateStats`).
 struct UpdateStats {

@@ -189,7 +189,7 @@ template <class Weight> DEVICE Loaded load_all(const Pass& p, const Tiles& tiles
     if (maxima != nullptr && p.block.real > 0) {
         loaded.most = max_(maxima[p.block.plain / LEAF], maxima[(p.block.plain + p.block.real - 1) / LEAF]);
     }
-    fetch(tiles.grad, planes.grad, p.shape, p.block);
+    if (planes.grad != nullptr) fetch(tiles.grad, planes.grad, p.shape, p.block);
     if constexpr (!IS_PACKED<Stored>) {
         fetch(weight_tile(tiles, Stored()), (const Stored*)planes.data, p.shape, p.block);
     }
@@ -211,4 +211,36 @@ template <class Stored> DEVICE void store_stored(const Pass& p, Bytes32 stored, 
         }
     }
     if (p.block.live) Stored::store(p.planes, p.block.index, stored);
+}
+
+// A block of a moment; second moments that are stored as codes come as their roots.
+template <bool SIGNED>
+DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* scales, u32 usage, Tile<float> tile,
+                         const float (&x)[BLOCK]) {
+    if (codec.width == FLOAT) {
+        write_row(tile, x);
+        flush(tile, (float*)plane, p.shape, p.block);
+        return;
+    }
+    float most = 0.0f;
+    UNROLL
+    for (u32 k = 0; k < BLOCK; ++k) most = fmax_(most, SIGNED ? fabs_(x[k]) : x[k]);
+    const MomentScale scale = moment_scale(group_max(most, p.shape.blocks_per_group), codec.max);
+    const Bytes32 codes = encode<SIGNED>(x, scale.inverse, codec.max, random_for(p, usage));
+    if (!p.block.live) return;
+    if (p.leads) scales[p.block.group] = scale.bits;
+    store_codes(codec, (u8*)plane, p.block.index, codes);
+}
+
+// A lane's share of what rules beside Adam's family do, in blocks of THREADS. `gate` is what the gradient allows
+// (optimizer_verdict), null if that does not matter.
+template <u32 THREADS>
+DEVICE Pass pass_of(const Planes& planes, const Shape& shape, const Storage& storage, u64 seed, u32 number,
+                    const GradStats* gate) {
+    AdamArgs c = {};
+    c.seed = seed;
+    c.number = number;
+    const GradStats verdict = gate == nullptr ? GradStats{0.0f, 0.0f, 0.0f, MOVED} : *gate;
+    const u32 index = block_x() * THREADS + thread();
+    return {planes, shape, storage, c, verdict, block_of(planes, shape, index), index % shape.blocks_per_group == 0};
 }

@@ -247,24 +247,6 @@ DEVICE void store_numbers(const Pass& p, Tile<float> tile, const float (&delta)[
     flush(tile, (float*)p.planes.data, p.shape, p.block);
 }
 
-template <bool SIGNED>
-DEVICE void store_moment(const Pass& p, const Codec& codec, void* plane, u16* scales, u32 usage, Tile<float> tile,
-                         const float (&x)[BLOCK]) {
-    if (codec.width == FLOAT) {
-        write_row(tile, x);
-        flush(tile, (float*)plane, p.shape, p.block);
-        return;
-    }
-    float most = 0.0f;
-    UNROLL
-    for (u32 k = 0; k < BLOCK; ++k) most = fmax_(most, SIGNED ? fabs_(x[k]) : x[k]);
-    const MomentScale scale = moment_scale(group_max(most, p.shape.blocks_per_group), codec.max);
-    const Bytes32 codes = encode<SIGNED>(x, scale.inverse, codec.max, random_for(p, usage));
-    if (!p.block.live) return;
-    if (p.leads) scales[p.block.group] = scale.bits;
-    store_codes(codec, (u8*)plane, p.block.index, codes);
-}
-
 // The weight as the optimizer sees it, in `x`; gives the stored integers of a packed one.
 template <class Weight>
 DEVICE Bytes32 decode_weight(const Pass& p, const Tiles& tiles, const Loaded& loaded, const GroupScale& scale,
@@ -373,22 +355,14 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     run<Int4Weight, true>(planes, shape, storage, c, maxima, verdict, outcomes);
 }
 
-// What rules beside Adam's family are made of. `gate` is what the gradient allows (optimizer_gate).
-
-DEVICE Pass pass_of(const Planes& planes, const Shape& shape, const Storage& storage, u64 seed, u32 number,
-                    const GradStats* gate) {
-    AdamArgs c = {};
-    c.seed = seed;
-    c.number = number;
-    const u32 index = block_x() * THREADS + thread();
-    return {planes, shape, storage, c, *gate, block_of(planes, shape, index), index % shape.blocks_per_group == 0};
-}
+// What rules beside Adam's family do with weights; what they do with state is in state.cu.
 
 // w = w - lr direction - decay w; the direction lies where a gradient would.
 template <class Weight>
 DEVICE void apply(const Pass& p, const UpdateArgs& args, UpdateStats* outcomes) {
     DYNAMIC_SHARED(u8, shared);
-    if (p.verdict.mode == SKIPPED) return;
+    // Adding nothing could still rescale a group.
+    if (p.verdict.mode == SKIPPED || (p.verdict.mode == FROZEN && args.decay == 0.0f)) return;
     const Tiles tiles = tiles_of<Weight>(shared, p.storage);
     const Loaded loaded = load_all<Weight>(p, tiles, nullptr);
     Elements e;
@@ -410,7 +384,7 @@ DEVICE void apply(const Pass& p, const UpdateArgs& args, UpdateStats* outcomes) 
 #define APPLY_UPDATE(name, Weight)                                                                                 \
     KERNEL_RESIDENT(128, 3, apply_update_##name, Planes planes, Shape shape, Storage storage, UpdateArgs args,     \
                     const GradStats* gate, UpdateStats* outcomes) {                                                \
-        apply<Weight>(pass_of(planes, shape, storage, args.seed, args.number, gate), args, outcomes);              \
+        apply<Weight>(pass_of<THREADS>(planes, shape, storage, args.seed, args.number, gate), args, outcomes);     \
     }
 WEIGHT_CODECS(APPLY_UPDATE)
 
@@ -434,49 +408,25 @@ template <class Weight> DEVICE void add_to(const Pass& p, float factor) {
 #define ADD_WEIGHT(name, Weight)                                                                                   \
     KERNEL(128, add_weight_##name, Planes planes, Shape shape, Storage storage, float factor,                      \
            const GradStats* gate) {                                                                                \
-        add_to<Weight>(pass_of(planes, shape, storage, 0, 0, gate), factor);                                       \
+        add_to<Weight>(pass_of<THREADS>(planes, shape, storage, 0, 0, gate), factor);                              \
     }
 WEIGHT_CODECS(ADD_WEIGHT)
 
-// s' = keep s + add x; x becomes of_x x + of_old s + of_new s', or its sign. The state is `m`, x lies where a gradient
-// would; the weight is not read.
-KERNEL_RESIDENT(128, 3, momentum, Planes planes, Shape shape, Storage storage, MomentumArgs args,
-                const GradStats* gate) {
+// out[i]: the squares of block i of the weight, added up one after the other.
+template <class Weight> DEVICE void add_squares(const Pass& p, float* out) {
     DYNAMIC_SHARED(u8, shared);
-    const Pass p = pass_of(planes, shape, storage, args.seed, args.number, gate);
-    if (p.verdict.mode != MOVED) return;
-    const Tiles tiles = tiles_of<NoWeight>(shared, storage);
-    Loaded loaded = {};
-    if (is_compact(storage.m.width)) {
-        const u32 block = p.block.live ? p.block.index : p.block.index - thread();
-        loaded.m = load_raw((const u8*)planes.m, block, storage.m.width == BYTE);
-        loaded.m_scale = planes.m_scales[block / shape.blocks_per_group];
-    } else {
-        fetch(tiles.m, (const float*)planes.m, shape, p.block);
-    }
-    fetch(tiles.grad, planes.grad, shape, p.block);
-    wait_for_tiles();
+    const Tiles tiles = tiles_of<Weight>(shared, p.storage);
+    const Loaded loaded = load_all<Weight>(p, tiles, nullptr);
     Elements e;
-    if (storage.m.width == FLOAT) {
-        read_row(tiles.m, e.m);
-    } else {
-        decode(storage.m, loaded.m, from_bits((u32)loaded.m_scale << 16), e.m);
-    }
+    decode_weight<Weight>(p, tiles, loaded, group_scale(loaded.group_scale, Weight::OFFSETS), e.x);
+    float sum = 0.0f;
     UNROLL
-    for (u32 i = 0; i < 8; ++i) {
-        Bits16 x = row_piece(tiles.grad, i);
-        UNROLL
-        for (u32 j = 0; j < 4; ++j) {
-            const u32 k = 4 * i + j;
-            const float value = from_bits(x.x[j]), old = e.m[k];
-            e.m[k] = args.keep * old + args.add * value;
-            const float result = args.of_x * value + args.of_old * old + args.of_new * e.m[k];
-            const float sign = (result > 0.0f ? 1.0f : 0.0f) - (result < 0.0f ? 1.0f : 0.0f);
-            x.x[j] = bits(args.sign != 0 ? sign : result);
-        }
-        set_row_piece(tiles.grad, i, x);
-    }
-    flush(tiles.grad, p.planes.grad, shape, p.block);
-    clear_padding(p, e);
-    store_moment<true>(p, storage.m, planes.m, planes.m_scales, FOR_M, tiles.m, e.m);
+    for (u32 k = 0; k < BLOCK; ++k) sum += k < p.block.real ? e.x[k] * e.x[k] : 0.0f;
+    if (p.block.live) out[p.block.index] = sum;
 }
+
+#define WEIGHT_SQUARES(name, Weight)                                                                               \
+    KERNEL(128, weight_squares_##name, Planes planes, Shape shape, Storage storage, float* out) {                  \
+        add_squares<Weight>(pass_of<THREADS>(planes, shape, storage, 0, 0, nullptr), out);                         \
+    }
+WEIGHT_CODECS(WEIGHT_SQUARES)

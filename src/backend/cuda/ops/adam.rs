@@ -165,6 +165,11 @@ impl Storage {
         Self::new(param, false, Codec::of(Some(state)), Codec::ABSENT)
     }
 
+    /// For two moments beside their weight, which is not touched.
+    pub(super) fn of_moments(param: &Param, m: &StateTensor, v: &StateTensor) -> Self {
+        Self::new(param, false, Codec::of(Some(m)), Codec::of(Some(v)))
+    }
+
     /// For a parameter's weight, with these moments.
     fn new(param: &Param, plain: bool, m: Codec, v: Codec) -> Self {
         let format = param.weight.format;
@@ -413,6 +418,11 @@ impl Planes {
     /// A state tensor in the first moment's place.
     pub(super) fn with_state(self, gpu: &Gpu, state: &StateTensor) -> Self {
         Self { m: gpu.address(state.data), m_scales: gpu.address(state.scales), ..self }
+    }
+
+    /// A state tensor in the second moment's place.
+    pub(super) fn with_second(self, gpu: &Gpu, state: &StateTensor) -> Self {
+        Self { v: gpu.address(state.data), v_scales: gpu.address(state.scales), ..self }
     }
 }
 

@@ -23,12 +23,27 @@ pub(super) fn normalize(gpu: &mut Gpu, x: Span, rows: usize, cols: usize, axis: 
         unsafe { gpu.launch("normalize_rows", [dim(rows.div_ceil(WARPS)), 1, 1], THREADS, 0, &args.f32(floor)) };
         return;
     }
+    let (sums, blocks) = col_sums(gpu, x, rows, cols);
+    let args = args.f32(floor).span(gpu, sums);
+    // SAFETY: the parameters of the kernel, which stays within `rows * cols` elements of x and `blocks * cols` sums.
+    unsafe { gpu.launch("normalize_cols", grid(cols, blocks), THREADS, 0, &args) };
+}
+
+/// A thread for each column and block of rows.
+fn grid(cols: usize, blocks: usize) -> [u32; 3] {
+    [dim(cols).div_ceil(THREADS), dim(blocks.min(MOST_BLOCKS)), 1]
+}
+
+/// Sums of the squares of columns over blocks of rows, `[blocks, cols]` in the workspace; and how many blocks there are.
+///
+/// # Panics
+/// If the workspace has no room for them.
+pub(super) fn col_sums(gpu: &mut Gpu, x: Span, rows: usize, cols: usize) -> (Span, usize) {
     let blocks = rows.div_ceil(ROWS);
     let sums = gpu.workspace().head(product([4, blocks, cols]));
-    let grid = [dim(cols).div_ceil(THREADS), dim(blocks.min(MOST_BLOCKS)), 1];
-    // SAFETY: the parameters of both kernels, which stay within `rows * cols` elements of x and `blocks * cols` sums.
-    unsafe {
-        gpu.launch("normalize_col_sums", grid, THREADS, 0, &args.span(gpu, sums));
-        gpu.launch("normalize_cols", grid, THREADS, 0, &args.f32(floor).span(gpu, sums));
-    }
+    let args = Args::new().span(gpu, x).u32(dim(rows)).u32(dim(cols)).span(gpu, sums);
+    // SAFETY: the parameters of the kernel, which stays within `rows * cols` elements of x, which the caller found to have
+    // as many, and `blocks * cols` sums.
+    unsafe { gpu.launch("normalize_col_sums", grid(cols, blocks), THREADS, 0, &args) };
+    (sums, blocks)
 }

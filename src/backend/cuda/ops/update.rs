@@ -3,20 +3,22 @@
 use super::adam::{self, LEAF, Planes, Shape, Statistics, Storage, THREADS};
 use super::adam::{check_weight, kept, launch_leaves, launch_verdict};
 use super::normalize::normalize;
+use super::state;
 use super::weights::{codec_kernels, kernel};
 use crate::backend::adam::AdamArgs;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::ops::Update;
-use crate::backend::{Axis, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
+use crate::backend::{Axis, DirectionArgs, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
-use crate::quant::{GroupedShape, StateShape};
+use crate::quant::{GroupedShape, RngKey};
 use zerocopy::FromZeros;
 
 // The sizes that the kernels' headers assert too.
 const _: () = {
     assert!(size_of::<UpdateArgs>() == 24);
     assert!(size_of::<MomentumArgs>() == 40);
+    assert!(size_of::<DirectionArgs>() == 40);
 };
 
 /// Where the verdict lies among the words that the backend keeps: behind the statistics of updates.
@@ -26,7 +28,8 @@ const GATE_BYTES: usize = 16;
 const SCALARS: usize = 128;
 const SCALAR_BYTES: usize = 16;
 
-fn gate(gpu: &Gpu) -> Span {
+/// Where what the gradient allows is kept.
+pub(super) fn gate(gpu: &Gpu) -> Span {
     gpu.words().part(GATE, GATE_BYTES)
 }
 
@@ -40,7 +43,20 @@ impl Update for Cuda {
     }
 
     fn momentum(&mut self, param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs) {
-        momentum(&mut self.gpu, param, state, x, args);
+        let verdict = gate(&self.gpu);
+        state::momentum(&mut self.gpu, param, state, x, args, verdict);
+    }
+
+    fn adam_direction(&mut self, param: &Param, m: &StateTensor, v: &StateTensor, x: Span, args: &DirectionArgs) {
+        state::adam_direction(&mut self.gpu, param, [m, v], x, args);
+    }
+
+    fn load_state(&mut self, param: &Param, state: &StateTensor, out: Span) {
+        state::load(&mut self.gpu, param, state, out);
+    }
+
+    fn store_state(&mut self, param: &Param, state: &StateTensor, x: Span, key: &RngKey) {
+        state::store(&mut self.gpu, param, state, x, key);
     }
 
     fn normalize(&mut self, x: Span, rows: usize, cols: usize, axis: Axis, floor: f32) {
@@ -49,6 +65,10 @@ impl Update for Cuda {
 
     fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
         add_weight(&mut self.gpu, param, x, factor);
+    }
+
+    fn weight_squares(&mut self, param: &Param, out: Span) {
+        weight_squares(&mut self.gpu, param, out);
     }
 
     fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
@@ -78,26 +98,24 @@ fn begin(gpu: &mut Gpu, grad: Span, freeze_on_zero: bool) {
 
 /// # Panics
 /// If a plane's length does not fit the shape.
-fn momentum(gpu: &mut Gpu, param: &Param, state: &StateTensor, x: Span, constants: &MomentumArgs) {
-    let g = param.weight.shape;
-    super::weights::check_shape(g);
-    assert_eq!(x.bytes, 4 * g.len(), "bytes of a direction");
-    assert_eq!(state.spec.format.shape, StateShape::PerWeight, "shape of {}", state.spec.name);
-    assert_eq!([state.data.bytes, state.scales.bytes], state.spec.format.bytes(g), "bytes of {}", state.spec.name);
-    let planes = Planes::of_direction(gpu, x).with_state(gpu, state);
-    let storage = Storage::of_state(param, state);
-    let args = Args::new().bytes(&planes).bytes(&Shape::of(g)).bytes(&storage).bytes(constants).span(gpu, gate(gpu));
-    launch(gpu, "momentum", g, storage.shared(None), &args);
-}
-
-/// # Panics
-/// If a plane's length does not fit the shape.
 fn add_weight(gpu: &mut Gpu, param: &Param, x: Span, factor: f32) {
     check_weight(param, x);
     let (planes, storage) = (Planes::of_weight(gpu, param, x), Storage::of_weight(param));
     let args = Args::new().bytes(&planes).bytes(&Shape::of(param.weight.shape)).bytes(&storage);
     let args = args.f32(factor).span(gpu, gate(gpu));
     let kernel = kernel(codec_kernels!("add_weight"), &param.weight);
+    launch(gpu, kernel, param.weight.shape, storage.shared(Some(&param.weight)), &args);
+}
+
+/// # Panics
+/// If a plane's length does not fit the shape.
+fn weight_squares(gpu: &mut Gpu, param: &Param, out: Span) {
+    super::weights::check(&param.weight);
+    let shape = Shape::of(param.weight.shape);
+    assert_eq!(out.bytes, 4 * shape.blocks() as usize, "bytes of the sums of blocks");
+    let (planes, storage) = (Planes::of_weight(gpu, param, Span::NONE), Storage::of_weight(param));
+    let args = Args::new().bytes(&planes).bytes(&shape).bytes(&storage).span(gpu, out);
+    let kernel = kernel(codec_kernels!("weight_squares"), &param.weight);
     launch(gpu, kernel, param.weight.shape, storage.shared(Some(&param.weight)), &args);
 }
 

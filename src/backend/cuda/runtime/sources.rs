@@ -43,6 +43,8 @@ pub const SOURCES: &[Source] = embedded![
     "bias.cu",
     "embedding.cu",
     "factored.cu",
+    "factors.cu",
+    "gaussian.cu",
     "linear_small_batch.cu",
     "loss.cu",
     "matmul.cu",
@@ -50,6 +52,7 @@ pub const SOURCES: &[Source] = embedded![
     "normalize.cu",
     "rope.cu",
     "scaling.cu",
+    "state.cu",
     "swiglu.cu",
     "weights.cu",
 ];

@@ -1,0 +1,80 @@
+//! What rules do with state tensors, group by group: decode, move, store. Written once, in the order that every backend
+//! keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
+
+use super::apply_update::{MAX, groups, load_moment, store_moment};
+use super::param_rows::MomentRows;
+use crate::backend::{DirectionArgs, MomentumArgs};
+use crate::quant::{GroupedShape, RngKey, RngUse};
+
+/// [`crate::backend::Backend::momentum`] for some rows, `first` the number of the first.
+#[inline(always)]
+pub fn momentum_rows(
+    (shape, first): (GroupedShape, usize),
+    state: &mut MomentRows,
+    x: &mut [f32],
+    args: &MomentumArgs,
+    key: RngKey,
+) {
+    let (mut m, mut u, mut codes) = ([0.0; MAX], [0.0; MAX], [0; MAX]);
+    for at in groups(shape, first, x.len() / shape.cols) {
+        load_moment(state, at, &mut m, &mut codes);
+        let x = &mut x[at.plain..at.plain + at.real];
+        for (x, s) in x.iter_mut().zip(&mut m) {
+            let (old, new) = (*s, args.keep * *s + args.add * *x);
+            let result = args.of_x * *x + args.of_old * old + args.of_new * new;
+            *x = if args.sign != 0 { sign(result) } else { result };
+            *s = new;
+        }
+        // A group's padding must not disturb its scale.
+        m[at.real..at.size].fill(0.0);
+        key.uniform(at.number, &mut u[..at.size]);
+        store_moment(state, at, &mut m, &u, &mut codes);
+    }
+}
+
+/// [`crate::backend::Backend::adam_direction`] for some rows, `first` the number of the first.
+#[inline(always)]
+pub fn direction_rows(
+    (shape, first): (GroupedShape, usize),
+    m: &mut MomentRows,
+    v: &mut MomentRows,
+    x: &mut [f32],
+    args: &DirectionArgs,
+    id: u32,
+) {
+    let ([mut ms, mut vs, mut u], mut codes) = ([[0.0; MAX]; 3], [0; MAX]);
+    let key = |usage| RngKey { seed: args.seed, step: args.number, tensor: id, usage };
+    for at in groups(shape, first, x.len() / shape.cols) {
+        load_moment(m, at, &mut ms, &mut codes);
+        load_moment(v, at, &mut vs, &mut codes);
+        let x = &mut x[at.plain..at.plain + at.real];
+        for ((x, m), v) in x.iter_mut().zip(&mut ms).zip(&mut vs) {
+            *m = args.beta1 * *m + args.one_minus_beta1 * *x;
+            *v = args.beta2 * *v + args.one_minus_beta2 * (*x * *x);
+            *x = args.factor * *m / (v.sqrt() * args.root + args.eps);
+        }
+        // A group's padding must not disturb its scale.
+        ms[at.real..at.size].fill(0.0);
+        vs[at.real..at.size].fill(0.0);
+        key(RngUse::M).uniform(at.number, &mut u[..at.size]);
+        store_moment(m, at, &mut ms, &u, &mut codes);
+        key(RngUse::V).uniform(at.number, &mut u[..at.size]);
+        store_moment(v, at, &mut vs, &u, &mut codes);
+    }
+}
+
+/// [`crate::backend::Backend::load_state`], all of it.
+#[inline(always)]
+pub fn load_rows(shape: GroupedShape, state: &MomentRows, out: &mut [f32]) {
+    let (mut m, mut codes) = ([0.0; MAX], [0; MAX]);
+    for at in groups(shape, 0, shape.rows) {
+        load_moment(state, at, &mut m, &mut codes);
+        out[at.plain..at.plain + at.real].copy_from_slice(&m[..at.real]);
+    }
+}
+
+/// -1, 0 or 1; 0 for what is not a number.
+#[inline(always)]
+fn sign(x: f32) -> f32 {
+    f32::from(u8::from(x > 0.0)) - f32::from(u8::from(x < 0.0))
+}

@@ -1,0 +1,86 @@
+//! `tetrad chat` and `sample --chat`: the conversation that the template writes is what the model goes on from.
+
+use crate::harness::process::Workplace;
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+/// Messages on lines of their own.
+const TEMPLATE: &str = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}\n{% endfor %}\
+                        {% if add_generation_prompt %}a:{% endif %}";
+
+/// A trained byte model and a template beside it.
+fn model() -> Workplace {
+    let place = Workplace::new();
+    place.ok(&["train", "tiny.toml"]);
+    std::fs::write(place.path("talk.jinja"), TEMPLATE).unwrap();
+    place
+}
+
+fn chat(place: &Workplace, args: &[&str], said: &str) -> Output {
+    let fixed = ["chat", "run/model.tetrad", "--chat-template", "talk.jinja", "--temperature", "0"];
+    let mut command = place.command(&[&fixed[..], args].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(said.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// What the model goes on to say after a text.
+fn continued(place: &Workplace, text: &str, more: &[&str]) -> String {
+    let fixed = ["sample", "run/model.tetrad", "--temperature", "0", "--json", "--prompt", text];
+    let said: serde_json::Value = serde_json::from_str(&place.ok(&[&fixed[..], more].concat())).unwrap();
+    said["text"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn each_reply_continues_the_whole_conversation_and_reset_begins_another() {
+    let place = model();
+    let output = chat(&place, &["--max-tokens", "5", "--system", "S"], "Hi\n\nHo\n/reset\nHi\n/quit\nnever\n");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let first = continued(&place, "s:S\nu:Hi\na:", &["--max-tokens", "5"]);
+    let talk = format!("s:S\nu:Hi\na:{}\nu:Ho\na:", first.trim());
+    let second = continued(&place, &talk, &["--max-tokens", "5"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{first}\n{second}\n{first}\n"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("15 tokens, ") && said.ends_with(" tokens/s\n"), "{said}");
+}
+
+#[test]
+fn old_messages_are_left_out_where_the_context_ends_and_one_too_long_is_refused() {
+    let place = model();
+    let long = "x".repeat(2000);
+    let output = chat(&place, &["--max-tokens", "4"], &format!("{}{long}\nHi\n", "0123456789\n".repeat(40)));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("oldest messages no longer fit into the context and are left out"), "{said}");
+    assert!(said.contains("the message has 20"), "{said}");
+    assert!(String::from_utf8(output.stdout).unwrap().lines().count() >= 41);
+}
+
+#[test]
+fn a_model_without_a_template_says_what_to_do() {
+    let place = model();
+    let error = place.fails(&["chat", "run/model.tetrad"]);
+    assert!(error.contains("no chat template; name one with --chat-template"), "{error}");
+    let error = place.fails(&["sample", "run/model.tetrad", "--chat"]);
+    assert!(error.contains("no chat template"), "{error}");
+    let error = place.fails(&["chat", "run/model.tetrad", "--min-p", "2"]);
+    assert!(error.contains("--min-p 2: must be 0 to 1"), "{error}");
+}
+
+#[test]
+fn a_stop_ends_the_text_and_a_prompt_may_come_from_a_file_or_standard_input() {
+    let place = model();
+    let whole = continued(&place, "The ", &["--max-tokens", "40"]);
+    let stop: String = whole.chars().skip(7).take(2).collect();
+    let cut = continued(&place, "The ", &["--max-tokens", "40", "--stop", &stop]);
+    assert_eq!(cut, whole[..whole.find(&stop).unwrap()]);
+    std::fs::write(place.path("prompt.txt"), "The ").unwrap();
+    let args = ["sample", "run/model.tetrad", "--temperature", "0", "--max-tokens", "40"];
+    let expected = place.ok(&[&args[..], &["--prompt", "The "]].concat());
+    assert_eq!(place.ok(&[&args[..], &["--prompt-file", "prompt.txt"]].concat()), expected);
+    let mut command = place.command(&[&args[..], &["--prompt-file", "-"]].concat());
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"The ").unwrap();
+    assert_eq!(String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap(), expected);
+    assert!(place.fails(&["sample", "run/model.tetrad", "--prompt-file", "none.txt"]).contains("none.txt"));
+}
