@@ -282,7 +282,8 @@ const CODEC_LISTS: [&str; 5] = [
 /// All else asks a format for its planes, elements and integers, so that a new codec is a row in each list.
 #[test]
 fn only_quant_and_the_lists_of_codecs_tell_formats_of_weights_apart() {
-    let variants = ["F32", "F16", "Bf16", "Int8", "Int4", "Int4Offset"].map(|name| format!("WeightCodec::{name}"));
+    let variants =
+        ["F32", "F16", "Bf16", "Int8", "Int4", "Int4Offset", "Fp4"].map(|name| format!("WeightCodec::{name}"));
     for Source { path, code } in sources("src") {
         let production = code.split("#[cfg(test)]").next().unwrap_or_default();
         let named = variants.iter().find(|name| has_word(production, name));
@@ -297,7 +298,7 @@ fn only_the_list_of_codecs_tells_kernels_apart() {
     let mut paths = Vec::new();
     collect(&root().join("src/backend/cuda/kernels"), &["cu", "h"], &mut paths);
     assert!(paths.len() > 20, "only {} files of kernels were found", paths.len());
-    let structs = ["F32Weight", "Bf16Weight", "Int8Weight", "Int4Weight", "Int4OffsetWeight"];
+    let structs = ["F32Weight", "Bf16Weight", "Int8Weight", "Int4Weight", "Int4OffsetWeight", "Fp4Weight"];
     for path in paths.iter().filter(|path| !path.ends_with("codecs.h")) {
         let text = std::fs::read_to_string(path).unwrap();
         let code = text.lines().map(without_comment).collect::<Vec<_>>().join("\n");

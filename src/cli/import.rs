@@ -58,6 +58,7 @@ enum SchemeArg {
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum TableArg {
     Int4,
+    Fp4,
     Int8,
     Bf16,
     F32,
@@ -67,6 +68,7 @@ impl From<TableArg> for TableStorage {
     fn from(arg: TableArg) -> Self {
         match arg {
             TableArg::Int4 => Self::Int4,
+            TableArg::Fp4 => Self::Fp4,
             TableArg::Int8 => Self::Int8,
             TableArg::Bf16 => Self::Bf16,
             TableArg::F32 => Self::F32,

@@ -58,14 +58,14 @@ impl Plane {
 pub(crate) fn tensors(
     records: &[u8],
     names: &[u8],
-    count: u32,
+    header: &Header,
 ) -> Result<(Vec<TensorSpec>, HashMap<String, usize>), FormatError> {
     let records = <[TensorRecord]>::ref_from_bytes(records).expect("the header's counts make this length");
     let mut specs = Vec::with_capacity(records.len());
     for (i, record) in records.iter().enumerate() {
-        specs.push(TensorSpec::from_record(record, i, (HEADER + i * TENSOR_RECORD) as u64)?);
+        specs.push(TensorSpec::from_record(record, i, (HEADER + i * TENSOR_RECORD) as u64, header.required.get())?);
     }
-    let mut index = HashMap::with_capacity(count as usize);
+    let mut index = HashMap::with_capacity(specs.len());
     let mut rest = names;
     for (i, spec) in specs.iter_mut().enumerate() {
         let what = "tensor";

@@ -14,8 +14,10 @@ pub const MAGIC: [u8; 8] = *b"\x89TETRAD\n";
 pub const MAJOR: u16 = 1;
 /// The newest minor version that is known; a file has the oldest that can say what it holds. Newer ones can be read.
 pub const MINOR: u16 = 1;
-/// Bits of `required` that this reader supports: version 1.0 defines none.
-pub(crate) const FEATURES: u32 = 0;
+/// The bit of `required` that says that there are tensors of four-bit floats.
+pub(crate) const FP4: u32 = 1;
+/// Bits of `required` that this reader supports.
+pub(crate) const FEATURES: u32 = FP4;
 /// Planes start at multiples of this: a cache line, and the widest vector register.
 pub const PLANE_ALIGN: u64 = 64;
 /// Regions start at multiples of this: a page, so that one region can be mapped by itself.

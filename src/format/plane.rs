@@ -128,13 +128,14 @@ impl PlaneKind {
 }
 
 /// The types of elements and the tags that name them in a plane record.
-const ELEMENTS: [(Element, u8); 6] = [
+const ELEMENTS: [(Element, u8); 7] = [
     (Element::F32, 1),
     (Element::F16, 2),
     (Element::Bf16, 3),
     (Element::I8, 4),
     (Element::U8, 5),
     (Element::Nibble, 6),
+    (Element::PowerOfTwo, 7),
 ];
 
 /// The byte that names a type of elements in a plane record.

@@ -94,7 +94,7 @@ impl Head {
         let header = header::parse(bytes, file_len)?;
         let sections = sections(&header);
         let at = |range: &Range<u64>| &bytes[range.start as usize..range.end as usize];
-        let (specs, index) = directory::tensors(at(&sections.tensors), at(&sections.names), header.tensor_count.get())?;
+        let (specs, index) = directory::tensors(at(&sections.tensors), at(&sections.names), &header)?;
         let mut metadata = metadata::parse(at(&sections.metadata))?;
         let state = match header.minor.get() {
             0 => vec![Vec::new(); specs.len()],

@@ -1,20 +1,29 @@
 //! What a tensor is: name, shape, and how its weight is stored.
 
-use super::header::cap;
+use super::header::{FP4, cap};
 use super::record::TensorRecord;
 use crate::error::FormatError;
 use crate::quant::{GROUPS, GroupedShape, WeightCodec};
 use zerocopy::little_endian::{U32, U64};
 
 /// The codecs of weights and the tags that name them in a tensor record: the one table of both.
-const CODECS: [(WeightCodec, u8); 6] = [
+const CODECS: [(WeightCodec, u8); 7] = [
     (WeightCodec::F32, 1),
     (WeightCodec::F16, 2),
     (WeightCodec::Bf16, 3),
     (WeightCodec::Int8, 4),
     (WeightCodec::Int4, 5),
     (WeightCodec::Int4Offset, 6),
+    (WeightCodec::Fp4, 7),
 ];
+
+/// Tags up to this are in files of any kind, those above in files that require the feature of four-bit floats.
+const PLAIN: u8 = 6;
+
+/// The features that a reader of a tensor of this codec must know.
+pub(crate) fn codec_features(codec: WeightCodec) -> u32 {
+    if codec_tag(codec) > PLAIN { FP4 } else { 0 }
+}
 
 /// The byte that names a codec in a tensor record.
 pub fn codec_tag(codec: WeightCodec) -> u8 {
@@ -106,9 +115,14 @@ impl TensorSpec {
         if let Some(axis) = self.dims.iter().position(|&d| d == 0) {
             return Err(FormatError::DimZero { tensor, axis });
         }
-        let known = GROUPS.contains(&(self.group as usize));
+        let group = self.group as usize;
+        let known = GROUPS.contains(&group) && self.storage.block().is_none_or(|block| block == group);
         if !known && (self.group != 0 || self.storage.is_grouped()) {
-            let allowed = if self.storage.is_grouped() { "32, 64, 128 or 256" } else { "0, 32, 64, 128 or 256" };
+            let allowed = match self.storage.block() {
+                Some(_) => "32",
+                None if self.storage.is_grouped() => "32, 64, 128 or 256",
+                None => "0, 32, 64, 128 or 256",
+            };
             return Err(FormatError::Group { tensor, found: self.group, storage: self.storage.name(), allowed });
         }
         if self.padded_elements() > cap::ELEMENTS {
@@ -117,10 +131,18 @@ impl TensorSpec {
         Ok(())
     }
 
-    /// The record of tensor `tensor` at byte `at` of the file, without its name; R5 and R11 to R14.
-    pub(crate) fn from_record(record: &TensorRecord, tensor: usize, at: u64) -> Result<Self, FormatError> {
-        let Some(storage) = codec_from_tag(record.storage) else {
-            return Err(FormatError::Storage { tensor, found: record.storage, max: CODECS.len() as u8 });
+    /// The record of tensor `tensor` at byte `at` of a file that requires `features`, without its name; R5 and R11 to
+    /// R14.
+    pub(crate) fn from_record(
+        record: &TensorRecord,
+        tensor: usize,
+        at: u64,
+        features: u32,
+    ) -> Result<Self, FormatError> {
+        let storage = codec_from_tag(record.storage).filter(|&codec| codec_features(codec) & !features == 0);
+        let Some(storage) = storage else {
+            let max = if features & FP4 != 0 { CODECS.len() as u8 } else { PLAIN };
+            return Err(FormatError::Storage { tensor, found: record.storage, max });
         };
         if let Some(i) = record.reserved.iter().position(|&b| b != 0) {
             return Err(FormatError::Reserved { at: at + 2 + i as u64, found: record.reserved[i] });

@@ -42,6 +42,7 @@ impl File<'_> {
             _ if matches!(plane.kind, PlaneKind::Other(_)) => Ok(()),
             Some(Element::F32 | Element::F16 | Element::Bf16) => check.values(&view),
             Some(Element::I8 | Element::U8 | Element::Nibble) => check.codes(&view),
+            Some(Element::PowerOfTwo) => check.powers(&view),
             None => Ok(()),
         }
     }
@@ -76,6 +77,18 @@ impl Check<'_> {
             Some((index, found)) => {
                 let (tensor, kind) = self.names();
                 Err(ContentsError::Value { tensor, kind, index, found, allowed })
+            }
+        }
+    }
+
+    /// R37 for powers of two, one of which is not a number.
+    fn powers(&self, view: &PlaneView<'_>) -> Result<(), ContentsError> {
+        match view.bytes.iter().position(|&byte| byte == u8::MAX) {
+            None => Ok(()),
+            Some(index) => {
+                let (tensor, kind) = self.names();
+                let (index, found) = (index as u64, f32::NAN);
+                Err(ContentsError::Value { tensor, kind, index, found, allowed: "a power of two, of a byte below 255" })
             }
         }
     }

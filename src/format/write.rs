@@ -4,13 +4,13 @@
 use super::align_up;
 use super::attachment::{self, Attachment};
 use super::directory::{Plane, length};
-use super::header::{self, FEATURES, HEADER, Header, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
+use super::header::{self, HEADER, Header, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
 use super::metadata;
 use super::name;
 use super::plane::{PlaneKind, element_tag};
 use super::read::Head;
 use super::record::{OPTIONAL, PLANE_RECORD, PlaneRecord, TENSOR_RECORD};
-use super::spec::TensorSpec;
+use super::spec::{TensorSpec, codec_features};
 use super::state::{self, NamedState};
 use crate::error::{FormatError, WriteError};
 use crate::quant::Element;
@@ -128,7 +128,7 @@ impl Layout {
         header.magic = MAGIC;
         header.major = U16::new(MAJOR);
         header.minor = U16::new(minor);
-        header.required = U32::new(FEATURES);
+        header.required = U32::new(tensors.iter().fold(0, |bits, t| bits | codec_features(t.spec.storage)));
         header.file_len = U64::new(planes.last().map_or(head_len, |p| p.range().end));
         header.head_len = U64::new(head_len);
         header.weights_offset = U64::new(align(head_len, REGION_ALIGN)?);

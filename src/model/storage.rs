@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub enum Weights {
     /// Packed nibbles: `codes`, and `residue` unless switched off.
     Int4,
+    /// The same with four-bit floats, MXFP4: blocks of 32 under powers of two.
+    Fp4,
     /// Four-bit values in the products over a float32 master copy: the published simulation.
     Int4Simulated,
     /// bfloat16, stochastically rounded.
@@ -25,8 +27,10 @@ pub enum Weights {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TableStorage {
-    /// Packed like a matrix.
+    /// Packed integers, like a matrix.
     Int4,
+    /// Packed four-bit floats.
+    Fp4,
     /// One signed byte per weight.
     Int8,
     /// bfloat16, stochastically rounded.
@@ -75,6 +79,7 @@ impl StorageConfig {
     pub fn matrix_format(&self) -> WeightFormat {
         match self.weights {
             Weights::Int4 => self.packed(),
+            Weights::Fp4 => WeightFormat::of(WeightCodec::Fp4).with_residue(self.residue),
             Weights::Int4Simulated => WeightFormat::simulated(self.packed().codec()),
             Weights::Bf16 => WeightFormat::BF16,
             Weights::F32 => WeightFormat::F32,
@@ -85,6 +90,7 @@ impl StorageConfig {
     pub fn table_format(&self, table: TableStorage) -> WeightFormat {
         match table {
             TableStorage::Int4 => self.packed(),
+            TableStorage::Fp4 => WeightFormat::of(WeightCodec::Fp4).with_residue(self.residue),
             TableStorage::Int8 => WeightFormat::INT8,
             TableStorage::Bf16 => WeightFormat::BF16,
             TableStorage::F32 => WeightFormat::F32,
@@ -123,9 +129,18 @@ impl StorageConfig {
         );
         let matrices = self.matrix_format();
         let packed = matrices.codec().takes_residue();
-        let four_bit = self.has_four_bit_products();
         let head = if tied { self.embedding } else { self.head };
-        let tables = [self.embedding, head].into_iter().any(|table| self.table_format(table).codec().takes_residue());
+        let tables = [self.embedding, head].map(|table| self.table_format(table).codec());
+        let [codes, integers] = [WeightCodec::takes_residue, WeightCodec::is_int4];
+        let codecs = [matrices.simulates().unwrap_or(matrices.codec()), tables[0], tables[1]];
+        let block = codecs.into_iter().find_map(WeightCodec::block);
+        problems.need(
+            block.is_none_or(|block| self.group == block),
+            "storage.group",
+            self.group,
+            format_args!("must be {}, the block of four-bit floats", block.unwrap_or_default()),
+        );
+        let (integers, tables) = (codecs.into_iter().any(integers), tables.into_iter().any(codes));
         problems.need(
             self.residue || packed || tables,
             "storage.residue",
@@ -139,10 +154,10 @@ impl StorageConfig {
             "feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights=\"int4\"",
         );
         problems.need(
-            self.scheme == Scheme::Symmetric || four_bit || tables,
+            self.scheme == Scheme::Symmetric || integers,
             "storage.scheme",
             "\"asymmetric\"",
-            "only four-bit weights have offsets, and none are four-bit; remove the key or set storage.weights=\"int4\"",
+            "only four-bit integers have offsets, and no weights are; remove the key or set storage.weights=\"int4\"",
         );
         problems
     }

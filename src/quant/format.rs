@@ -3,7 +3,9 @@
 //!
 //! A new codec is a row here, its loops in [`RowEncoder`](super::RowEncoder) and [`RowDecoder`](super::RowDecoder), and
 //! a row in each list of codecs: words (`model/storage.rs`), tags (`format/spec.rs`), types of GGUF (`convert/quants`),
-//! kernels (`backend/cuda/ops/weights.rs`, `kernels/codecs.h`) and the reference (`backend/ops/reference.rs`). `tests/structure.rs` holds that there is no other.
+//! kernels (`backend/cuda/ops/weights.rs`, `kernels/codecs.h`) and the reference (`backend/ops/reference.rs`).
+//! `tests/structure.rs` holds that there is no other. The fused update takes what it needs from the codec's
+//! [`QuantGrid`]; values that are spaced in a new way are a row of [`Levels`](super::Levels) (`kernels/grid.h`).
 
 use super::plane::{Element, Per, PlaneLayout};
 use super::{GroupedShape, QuantGrid};
@@ -24,6 +26,8 @@ pub enum WeightCodec {
     Int4,
     /// Nibbles, value `s q + o`: GGUF's Q4_1.
     Int4Offset,
+    /// Nibbles that are floats of two exponent bits and one of mantissa, in blocks of 32 under powers of two: MXFP4.
+    Fp4,
 }
 
 /// What there is to know of a codec.
@@ -35,17 +39,19 @@ struct CodecRow {
     scale: Option<Element>,
     /// Whether a group has an offset too, of the scale's type.
     offset: bool,
+    /// The only size of a group, if there is but one.
+    block: Option<usize>,
     /// The integers of codes alone, and of codes with a residue.
     grids: [Option<QuantGrid>; 2],
 }
 
 /// A code of floats.
 const fn float(name: &'static str, data: Element) -> CodecRow {
-    CodecRow { name, data, scale: None, offset: false, grids: [None, None] }
+    CodecRow { name, data, scale: None, offset: false, block: None, grids: [None, None] }
 }
 
 /// All codecs: one row each, in the order of the enum.
-static CODECS: [CodecRow; 6] = [
+static CODECS: [CodecRow; 7] = [
     float("f32", Element::F32),
     float("f16", Element::F16),
     float("bf16", Element::Bf16),
@@ -54,6 +60,7 @@ static CODECS: [CodecRow; 6] = [
         data: Element::I8,
         scale: Some(Element::F16),
         offset: false,
+        block: None,
         grids: [Some(QuantGrid::INT8), None],
     },
     CodecRow {
@@ -61,6 +68,7 @@ static CODECS: [CodecRow; 6] = [
         data: Element::Nibble,
         scale: Some(Element::F16),
         offset: false,
+        block: None,
         grids: [Some(QuantGrid::CODES), Some(QuantGrid::INT4)],
     },
     CodecRow {
@@ -68,13 +76,22 @@ static CODECS: [CodecRow; 6] = [
         data: Element::Nibble,
         scale: Some(Element::F16),
         offset: true,
+        block: None,
         grids: [Some(QuantGrid::CODES), Some(QuantGrid::INT4)],
+    },
+    CodecRow {
+        name: "fp4",
+        data: Element::Nibble,
+        scale: Some(Element::PowerOfTwo),
+        offset: false,
+        block: Some(32),
+        grids: [Some(QuantGrid::FP4_CODES), Some(QuantGrid::FP4)],
     },
 ];
 
 impl WeightCodec {
     /// All codecs.
-    pub const ALL: [Self; 6] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int4, Self::Int4Offset];
+    pub const ALL: [Self; 7] = [Self::F32, Self::F16, Self::Bf16, Self::Int8, Self::Int4, Self::Int4Offset, Self::Fp4];
 
     const fn row(self) -> &'static CodecRow {
         &CODECS[self as usize]
@@ -98,6 +115,30 @@ impl WeightCodec {
     /// Whether codes can be refined by a residue: four more bits of each weight that only the optimizer reads.
     pub const fn takes_residue(self) -> bool {
         self.row().grids[1].is_some()
+    }
+
+    /// The only size that its groups may have, if there is but one.
+    pub const fn block(self) -> Option<usize> {
+        self.row().block
+    }
+
+    /// Whether its codes are evenly spaced integers, to which floats can be rounded in a simulation.
+    pub const fn is_int4(self) -> bool {
+        matches!(self, Self::Int4 | Self::Int4Offset)
+    }
+
+    /// The value of a four-bit code under a scale of 1, without an offset.
+    pub fn level(self, code: u8) -> f32 {
+        match self {
+            Self::Fp4 => super::fp4::code_value(code),
+            Self::Int4Offset => code.into(),
+            _ => f32::from(code) - 8.0,
+        }
+    }
+
+    /// The four-bit codes of its smallest and its largest value.
+    pub const fn end_codes(self) -> [u8; 2] {
+        if self.is_int4() { [0, 15] } else { [15, 7] }
     }
 
     /// Type of the elements that products read.
@@ -160,6 +201,8 @@ impl WeightFormat {
     pub const INT8: Self = Self::of(WeightCodec::Int8);
     /// Four-bit codes with a scale per group, and a residue.
     pub const INT4: Self = Self { residue: true, ..Self::of(WeightCodec::Int4) };
+    /// Four-bit floats with a power of two per group, and a residue.
+    pub const FP4: Self = Self { residue: true, ..Self::of(WeightCodec::Fp4) };
     /// Four-bit codes with a scale and an offset per group, and a residue.
     pub const INT4_OFFSET: Self = Self { residue: true, ..Self::of(WeightCodec::Int4Offset) };
 
@@ -173,7 +216,7 @@ impl WeightFormat {
     /// # Panics
     /// If `codec` has no codes to simulate.
     pub const fn simulated(codec: WeightCodec) -> Self {
-        assert!(codec.takes_residue(), "only four-bit codecs are simulated");
+        assert!(codec.is_int4(), "only four-bit integers are simulated");
         Self { simulated: Some(codec), ..Self::F32 }
     }
 
@@ -219,6 +262,14 @@ impl WeightFormat {
         }
     }
 
+    /// Type of the scales of its groups, f16 if it has none.
+    pub const fn scale(self) -> Element {
+        match self.codec.row().scale {
+            Some(scale) => scale,
+            None => Element::F16,
+        }
+    }
+
     /// Its planes, in the order in which they lie in memory.
     pub fn planes(self) -> impl Iterator<Item = (WeightPlane, PlaneLayout)> {
         WeightPlane::ALL.into_iter().filter_map(move |plane| Some((plane, self.plane(plane)?)))
@@ -240,7 +291,10 @@ impl fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.simulated, self.codec.takes_residue()) {
             (Some(_), _) => write!(f, "INT4 simulated over {}", self.codec.name()),
-            (None, true) => f.write_str(if self.residue { "INT4 codes + residue" } else { "INT4 codes" }),
+            (None, true) => {
+                let bits = if self.codec.is_int4() { "INT4" } else { "FP4" };
+                write!(f, "{bits} codes{}", if self.residue { " + residue" } else { "" })
+            }
             (None, false) => f.write_str(self.codec.name()),
         }
     }
@@ -252,7 +306,7 @@ mod tests {
 
     #[test]
     fn every_codec_has_its_row() {
-        let names = ["f32", "f16", "bf16", "int8", "int4", "int4-asymmetric"];
+        let names = ["f32", "f16", "bf16", "int8", "int4", "int4-asymmetric", "fp4"];
         for (i, codec) in WeightCodec::ALL.into_iter().enumerate() {
             assert_eq!((codec as usize, codec.name()), (i, names[i]));
             assert_eq!(codec.is_grouped(), WeightFormat::of(codec).grid().is_some());
@@ -272,6 +326,7 @@ mod tests {
         assert_eq!(bytes(WeightFormat::INT4), [192, 12, 0, 192]);
         assert_eq!(bytes(WeightFormat::INT4_OFFSET), [192, 12, 12, 192]);
         assert_eq!(bytes(WeightFormat::INT4.with_residue(false)), [192, 12, 0, 0]);
+        assert_eq!(bytes(WeightFormat::FP4), [192, 6, 0, 192]);
         assert_eq!(bytes(WeightFormat::INT8.with_residue(true)), [384, 12, 0, 0]);
         assert_eq!(bytes(WeightFormat::simulated(WeightCodec::Int4Offset)), [1200, 0, 0, 0]);
         assert_eq!(WeightFormat::INT4_OFFSET.bytes(shape), 408);

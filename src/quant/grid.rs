@@ -1,13 +1,24 @@
 //! The grid that a group's weights are quantized to: the value of a stored integer, rounding, choosing the scale.
 //!
 //! A stored integer q has the value `step (q - zero_point)`, where `step` is the group's scale divided by
-//! `steps_per_scale`; with an offset o, it has the value `step (q - offset_point) + o`.
+//! `steps_per_scale`; with an offset o, it has the value `step (q - offset_point) + o`. Four-bit floats are not evenly
+//! spaced: see [`super::fp4`].
 
-use super::Rounding;
+use super::fp4::{level, position, power_at_least, power_of_two};
+use super::{Element, Rounding};
 use half::f16;
 
 /// The smallest scale: the smallest normal f16. Below it a scale would lose its eleven bits.
 pub const SCALE_MIN: f32 = 6.103_515_6e-5;
+
+/// How the values of stored integers are spaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Levels {
+    /// Evenly; scales are f16.
+    Even,
+    /// Like the sixteen floats of two exponent bits and one of mantissa; scales are powers of two.
+    E2m1,
+}
 
 /// The integers that weights of one format are stored as, and what they mean.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,8 +35,12 @@ pub struct QuantGrid {
     pub min: f32,
     /// Largest stored integer.
     pub max: f32,
-    /// A new scale puts the largest magnitude at this many scales.
+    /// How their values are spaced.
+    pub levels: Levels,
+    /// A new scale puts the largest magnitude at this many scales (or fewer, where scales are powers of two).
     pub target: f32,
+    /// The same where nothing will be trained that needs room to grow.
+    pub tight: f32,
     /// A magnitude above this many scales has left the range.
     pub grow: f32,
     /// A group whose magnitudes all lie below this many scales wastes half of its range.
@@ -41,7 +56,10 @@ impl QuantGrid {
         offset_point: 8.0,
         min: 0.0,
         max: 255.0,
+        levels: Levels::Even,
         target: 6.0,
+        // As near to the values as sixteen codes allow.
+        tight: 7.2,
         grow: 7.4,
         shrink: 3.5,
     };
@@ -56,15 +74,35 @@ impl QuantGrid {
         offset_point: 0.0,
         min: -127.0,
         max: 127.0,
+        levels: Levels::Even,
         target: 103.0,
+        tight: 103.0,
         grow: 127.0,
         shrink: 60.0,
     };
+    /// `codes` and `residue` of four-bit floats: sixteen steps from each of the fifteen values to the next.
+    pub const FP4: Self = Self {
+        steps_per_scale: 16.0,
+        unit: 1.0 / 16.0,
+        zero_point: 120.0,
+        offset_point: 0.0,
+        min: 0.0,
+        max: 239.0,
+        levels: Levels::E2m1,
+        target: 6.0,
+        tight: 6.0,
+        // The last of the steps has the value 6.875. A new scale leaves the largest magnitude between 3 and 6.
+        grow: 6.8,
+        shrink: 2.75,
+    };
+    /// `codes` only.
+    pub const FP4_CODES: Self = Self { steps_per_scale: 1.0, unit: 1.0, zero_point: 7.0, max: 14.0, ..Self::FP4 };
 
     /// The value of a stored integer.
     #[inline(always)]
     pub fn value(&self, q: f32, group: GroupScale) -> f32 {
         match group.offset {
+            None if self.levels == Levels::E2m1 => group.scale * level((q - self.zero_point) * self.unit),
             None => group.scale * (q - self.zero_point) * self.unit,
             Some(offset) => group.scale * (q - self.offset_point) * self.unit + offset,
         }
@@ -79,7 +117,9 @@ impl QuantGrid {
             // The middle of the codes 0..15 meets the middle of the values.
             GroupScale { scale, offset: Some(f16::from_f32((low + high) * 0.5 - 7.5 * scale).to_f32()) }
         } else {
-            GroupScale { scale: to_scale(absmax(values) / self.target), offset: None }
+            let scale = absmax(values) / self.target;
+            let scale = if self.levels == Levels::E2m1 { power_at_least(scale) } else { to_scale(scale) };
+            GroupScale { scale, offset: None }
         }
     }
 
@@ -103,9 +143,17 @@ impl QuantGrid {
     /// The stored integer of a value: `floor(q + u)`, clamped; `u` in [0, 1), one half for rounding to nearest.
     #[inline(always)]
     pub fn store(&self, value: f32, group: GroupScale, u: f32) -> f32 {
+        (self.exact(value, group) + u).floor().clamp(self.min, self.max)
+    }
+
+    /// The unrounded stored number of a value.
+    #[inline(always)]
+    pub fn exact(&self, value: f32, group: GroupScale) -> f32 {
+        if self.levels == Levels::E2m1 {
+            return position(value / group.scale) * self.steps_per_scale + self.zero_point;
+        }
         let base = if group.offset.is_some() { self.offset_point } else { self.zero_point };
-        let steps = (value - group.offset.unwrap_or(0.0)) * (self.steps_per_scale / group.scale);
-        (steps + base + u).floor().clamp(self.min, self.max)
+        (value - group.offset.unwrap_or(0.0)) * (self.steps_per_scale / group.scale) + base
     }
 
     /// Rounds a stored number to an integer: `floor(exact + u)`, clamped. Also gives the rounding error in the unit of
@@ -139,16 +187,24 @@ pub struct GroupScale {
 }
 
 impl GroupScale {
-    /// Of group `group`, from the bytes of a weight's planes; that of the offsets is empty in symmetric groups.
+    /// Of group `group`, from the bytes of a weight's planes, scales being of type `scale`; the plane of offsets is empty
+    /// in symmetric groups.
     #[inline(always)]
-    pub fn read(scales: &[u8], offsets: &[u8], group: usize) -> Self {
+    pub fn read(scale: Element, scales: &[u8], offsets: &[u8], group: usize) -> Self {
+        if scale == Element::PowerOfTwo {
+            return Self { scale: power_of_two(scales[group]), offset: None };
+        }
         let number = |plane: &[u8]| f16::from_le_bytes([plane[2 * group], plane[2 * group + 1]]).to_f32();
         Self { scale: number(scales), offset: (!offsets.is_empty()).then(|| number(offsets)) }
     }
 
     /// The inverse of [`GroupScale::read`].
     #[inline(always)]
-    pub fn write(self, scales: &mut [u8], offsets: &mut [u8], group: usize) {
+    pub fn write(self, scale: Element, scales: &mut [u8], offsets: &mut [u8], group: usize) {
+        if scale == Element::PowerOfTwo {
+            scales[group] = (self.scale.to_bits() >> 23) as u8;
+            return;
+        }
         let bytes = |number: f32| f16::from_f32(number).to_le_bytes();
         scales[2 * group..][..2].copy_from_slice(&bytes(self.scale));
         if let Some(offset) = self.offset {
@@ -215,12 +271,14 @@ pub(super) fn range(values: &[f32]) -> (f32, f32) {
 mod tests {
     use super::*;
 
-    const ALL: [(QuantGrid, bool); 5] = [
+    const ALL: [(QuantGrid, bool); 7] = [
         (QuantGrid::INT4, false),
         (QuantGrid::INT4, true),
         (QuantGrid::CODES, false),
         (QuantGrid::CODES, true),
         (QuantGrid::INT8, false),
+        (QuantGrid::FP4, false),
+        (QuantGrid::FP4_CODES, false),
     ];
 
     fn group(seed: u64, spread: f32, shift: f32) -> Vec<f32> {
@@ -240,7 +298,10 @@ mod tests {
                 assert!(!grid.needs_rescale(&x, group), "a new scale needs no other");
                 for (&x, &b) in x.iter().zip(&b) {
                     let error = (grid.value(b, group) - x).abs();
-                    assert!(error <= 0.5001 * group.scale / grid.steps_per_scale, "{grid:?} {asymmetric} {error}");
+                    // The widest of the gaps between four-bit floats is two scales.
+                    let gap = if grid.levels == Levels::E2m1 { 2.0 } else { 1.0 };
+                    let bound = 0.5001 * gap * group.scale / grid.steps_per_scale;
+                    assert!(error <= bound, "{grid:?} {asymmetric} {error}");
                 }
             }
         }
@@ -261,8 +322,9 @@ mod tests {
         for (grid, asymmetric) in ALL {
             let x = group(1, 0.02, 0.0);
             let group = grid.rescale(&x, asymmetric);
-            let grown: Vec<f32> = x.iter().map(|x| x * 1.5).collect();
-            let shrunk: Vec<f32> = x.iter().map(|x| x * 0.5).collect();
+            // Powers of two leave up to a factor of two of room.
+            let grown: Vec<f32> = x.iter().map(|x| x * if grid.levels == Levels::E2m1 { 2.3 } else { 1.5 }).collect();
+            let shrunk: Vec<f32> = x.iter().map(|x| x * if grid.levels == Levels::E2m1 { 0.45 } else { 0.5 }).collect();
             assert!(grid.needs_rescale(&grown, group) && grid.needs_rescale(&shrunk, group));
         }
     }

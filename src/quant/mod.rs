@@ -2,6 +2,7 @@
 //! moments, rounding and the counter-based random numbers. The readable reference for everything fast.
 
 mod format;
+pub mod fp4;
 mod gaussian;
 mod grid;
 mod grouped;
@@ -15,7 +16,7 @@ mod state;
 
 pub use format::{WeightCodec, WeightFormat, WeightPlane};
 pub(crate) use grid::fold_lanes;
-pub use grid::{GroupScale, QuantGrid, SCALE_MIN, absmax};
+pub use grid::{GroupScale, Levels, QuantGrid, SCALE_MIN, absmax};
 pub use grouped::{BLOCK, GROUPS, GroupedShape, PAD_NIBBLE, nibble, nibble_place, pack, set_nibble, unpack};
 pub use moment::MomentCodec;
 pub use plane::{Element, Per, PlaneLayout};

@@ -17,6 +17,8 @@ pub enum Element {
     U8,
     /// Half a byte, in blocks of 32 elements.
     Nibble,
+    /// A power of two, 2^(e - 127) for byte e; 255 is not a number. MX formats call it E8M0.
+    PowerOfTwo,
 }
 
 impl Element {
@@ -29,6 +31,7 @@ impl Element {
             Self::I8 => "i8",
             Self::U8 => "u8",
             Self::Nibble => "nibble",
+            Self::PowerOfTwo => "e8m0",
         }
     }
 
@@ -37,7 +40,7 @@ impl Element {
         match self {
             Self::F32 => 32,
             Self::F16 | Self::Bf16 => 16,
-            Self::I8 | Self::U8 => 8,
+            Self::I8 | Self::U8 | Self::PowerOfTwo => 8,
             Self::Nibble => 4,
         }
     }

@@ -4,7 +4,7 @@
 //! little-endian and need no alignment: they may lie in an arena or in a file.
 
 use super::grid::range;
-use super::{BLOCK, GroupScale, GroupedShape, WeightCodec, WeightFormat, WeightPlane, nibble};
+use super::{BLOCK, GroupScale, GroupedShape, Levels, WeightCodec, WeightFormat, WeightPlane, fp4, nibble};
 use half::f16;
 use std::ops::Range;
 
@@ -78,6 +78,7 @@ impl<'a> RowDecoder<'a> {
             WeightCodec::Int8 => self.read_int8(&piece, out),
             WeightCodec::Int4 => self.read_int4(&piece, out),
             WeightCodec::Int4Offset => self.read_int4_offset(&piece, out),
+            WeightCodec::Fp4 => self.read_fp4(&piece, out),
         }
     }
 
@@ -92,8 +93,10 @@ impl<'a> RowDecoder<'a> {
         let (codes, residue) = (&self.data[piece.nibbles.clone()], &self.residue[piece.nibbles]);
         for (i, out) in out.iter_mut().enumerate() {
             let group = piece.group + i / self.shape.group;
-            let q = nibble(codes, i) << 4 | nibble(residue, i);
-            *out = grid.value(f32::from(q), GroupScale::read(self.scales, self.offsets, group));
+            let code = nibble(codes, i);
+            let high = if grid.levels == Levels::E2m1 { fp4::rank(code) } else { code };
+            let scale = GroupScale::read(self.format.scale(), self.scales, self.offsets, group);
+            *out = grid.value(f32::from(high << 4 | nibble(residue, i)), scale);
         }
     }
 
@@ -133,6 +136,16 @@ impl<'a> RowDecoder<'a> {
         for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks_exact(group / 2)).enumerate() {
             let scale = scale_at(self.scales, piece.group + g);
             each_nibble(codes, out, |code| scale * (f32::from(code) - 8.0));
+        }
+    }
+
+    /// A power of two times a float of four bits, which no bit is lost of.
+    #[inline(always)]
+    fn read_fp4(&self, piece: &Piece, out: &mut [f32]) {
+        let (group, codes) = (self.shape.group, &self.data[piece.nibbles.clone()]);
+        for (g, (out, codes)) in out.chunks_mut(group).zip(codes.chunks_exact(group / 2)).enumerate() {
+            let scale = fp4::power_of_two(self.scales[piece.group + g]);
+            each_nibble(codes, out, |code| scale * fp4::code_value(code));
         }
     }
 

@@ -1,6 +1,6 @@
 //! A row of float32 into the planes of a weight: the one encoder of every format. Rounds to nearest.
 
-use super::{GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, WeightCodec, WeightFormat, bf16_stochastic, pack};
+use super::{GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, WeightCodec, WeightFormat, bf16_stochastic, fp4, pack};
 use half::f16;
 
 /// The bytes of one row of each plane, little-endian; empty where the format has no such plane.
@@ -34,9 +34,9 @@ impl RowEncoder {
         Self { format, shape, grid: format.grid(), stored, nibbles }
     }
 
-    /// The same with scales that put the largest magnitude of a group at `target` of them.
-    pub fn with_target(mut self, target: f32) -> Self {
-        self.grid = self.grid.map(|grid| QuantGrid { target, ..grid });
+    /// The same with scales as near to the values as the codes allow, without room for training.
+    pub fn tight(mut self) -> Self {
+        self.grid = self.grid.map(|grid| QuantGrid { target: grid.tight, ..grid });
         self
     }
 
@@ -59,10 +59,11 @@ impl RowEncoder {
 
     fn quantize(&mut self, values: &[f32], grid: &QuantGrid, offsets: bool, out: &mut RowPlanes) {
         let group = self.shape.group;
+        let element = self.format.scale();
         for (i, values) in values.chunks(group).enumerate() {
             let stored = &mut self.stored[i * group..][..values.len()];
             let scale = grid.quantize(values, offsets, Rounding::Nearest, stored);
-            scale.write(out.scales, out.offsets, i);
+            scale.write(element, out.scales, out.offsets, i);
         }
     }
 
@@ -72,10 +73,10 @@ impl RowEncoder {
             assert_eq!(out.data.len(), self.stored.len(), "bytes of a row");
             out.data.iter_mut().zip(&self.stored).for_each(|(byte, &q)| *byte = q as i32 as u8);
         } else if self.format.has_residue() {
-            self.pack(|q| q >> 4, out.data);
+            self.pack(|q| code(codec, q >> 4), out.data);
             self.pack(|q| q & 15, out.residue);
         } else {
-            self.pack(|q| q, out.data);
+            self.pack(|q| code(codec, q), out.data);
         }
     }
 
@@ -89,6 +90,11 @@ impl RowEncoder {
     }
 }
 
+/// The code of a stored integer.
+fn code(codec: WeightCodec, q: u8) -> u8 {
+    if codec == WeightCodec::Fp4 { fp4::code(q) } else { q }
+}
+
 fn write<const N: usize>(out: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> [u8; N]) {
     assert_eq!(out.len(), N * values.len(), "bytes of a row");
     out.chunks_exact_mut(N).zip(values).for_each(|(out, &x)| out.copy_from_slice(&bytes(x)));
@@ -97,9 +103,9 @@ fn write<const N: usize>(out: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::quant::{RngKey, RngUse, RowDecoder, WeightPlane};
+    use crate::quant::{Levels, RngKey, RngUse, RowDecoder, WeightPlane};
 
-    const FORMATS: [WeightFormat; 8] = [
+    const FORMATS: [WeightFormat; 10] = [
         WeightFormat::F32,
         WeightFormat::of(WeightCodec::F16),
         WeightFormat::BF16,
@@ -108,6 +114,8 @@ mod tests {
         WeightFormat::INT4.with_residue(false),
         WeightFormat::INT4_OFFSET,
         WeightFormat::INT4_OFFSET.with_residue(false),
+        WeightFormat::FP4,
+        WeightFormat::FP4.with_residue(false),
     ];
 
     /// What is encoded and decoded again is at most half a step of the format's grid away, in every group, for rows
@@ -152,6 +160,8 @@ mod tests {
             let most = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
             for (x, y) in values.iter().zip(found) {
                 let bound = match (format.grid(), scales) {
+                    // A power of two is at most twice as large, and the widest gap of four-bit floats is two scales.
+                    (Some(grid), Some(scales)) if grid.levels == Levels::E2m1 => 4.0 * scales * most / grid.target,
                     (Some(grid), Some(scales)) => 1.002 * scales * most / grid.target,
                     _ => x.abs() / 256.0,
                 };

@@ -65,7 +65,7 @@ fn a_wrong_type_names_the_value_and_what_is_allowed() {
 fn a_wrong_word_names_all_words() {
     assert_snapshot!(refusal("[storage]\nweights = \"int5\"\nm = \"fp8\"\n", &["optimizer.name=stablespam"]), @r#"
     3 mistakes in the configuration:
-      storage.weights = "int5" (run.toml, line 2): must be one of "int4", "int4-simulated", "bf16", "f32" (did you mean `int4`?)
+      storage.weights = "int5" (run.toml, line 2): must be one of "int4", "fp4", "int4-simulated", "bf16", "f32" (did you mean `int4`?)
       storage.m = "fp8" (run.toml, line 3): must be one of "f32", "int8", "int4"
       optimizer.name = "stablespam" (--set): must be one of "stable-spam", "spam", "adamw", "adam", "sgd", "lion", "scale" (did you mean `stable-spam`?)
     "#);
@@ -150,7 +150,7 @@ fn combinations_without_a_meaning_are_refused() {
     4 mistakes in the configuration:
       storage.residue = false (--set): only packed weights have a residue to leave out; remove the key or set storage.weights="int4"
       storage.feedback = true (--set): feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights="int4"
-      storage.scheme = "asymmetric" (--set): only four-bit weights have offsets, and none are four-bit; remove the key or set storage.weights="int4"
+      storage.scheme = "asymmetric" (--set): only four-bit integers have offsets, and no weights are; remove the key or set storage.weights="int4"
       activations.quant = "int4" (run.toml, line 2): quantizes the inputs of four-bit products; set it to "none" or storage.weights="int4"
     "#);
     assert_snapshot!(refusal("", &["storage.feedback=true", "optimizer.beta1=0", "storage.group=48"]), @"

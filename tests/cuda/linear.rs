@@ -9,9 +9,10 @@ use tetrad::backend::{Accumulate, MaxShapes};
 use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
-const FORMATS: [WeightFormat; 7] = [
+const FORMATS: [WeightFormat; 8] = [
     WeightFormat::of(WeightCodec::Int4),
     WeightFormat::of(WeightCodec::Int4Offset),
+    WeightFormat::FP4.with_residue(false),
     WeightFormat::INT8,
     WeightFormat::BF16,
     WeightFormat::F32,
@@ -29,12 +30,16 @@ fn planes(seed: u64, rows: usize, cols: usize, group: usize, format: WeightForma
     let scales = |base: f32| {
         bf16_floats(seed + 1, shape.groups())
             .iter()
-            .map(|x| f16::from_f32(base + 0.01 * x).to_bits())
+            .flat_map(|x| f16::from_f32(base + 0.01 * x).to_le_bytes())
             .collect::<Vec<_>>()
     };
     let (data, scales, offsets) = match format.codec() {
         WeightCodec::Int4Offset => (random(shape.nibble_bytes()), scales(0.04), scales(-0.3)),
         WeightCodec::Int4 => (random(shape.nibble_bytes()), scales(0.04), vec![]),
+        WeightCodec::Fp4 => {
+            let scales = words(seed + 1, shape.groups()).map(|word| 120 + (word >> 30) as u8).collect();
+            (random(shape.nibble_bytes()), scales, vec![])
+        }
         WeightCodec::Int8 => (random(shape.padded_len()), scales(0.02), vec![]),
         WeightCodec::Bf16 => (operands::narrow(&bf16_floats(seed, shape.len())).as_bytes().to_vec(), vec![], vec![]),
         _ => (bf16_floats(seed, shape.len()).as_bytes().to_vec(), vec![], vec![]),
@@ -128,7 +133,7 @@ fn product(t: usize, o: usize, i: usize, group: usize, format: WeightFormat, lar
 fn lookups_in_every_kind_of_table() {
     for order in orders() {
         set_order(order);
-        for format in FORMATS.into_iter().take(5) {
+        for format in FORMATS.into_iter().take(6) {
             for (vocab, cols, group) in [(1, 1, 32), (5, 95, 32), (300, 40, 64), (7, 2500, 256)] {
                 let planes = planes(vocab as u64, vocab, cols, group, format);
                 let tokens: Vec<u32> = words(1, 40).map(|word| word % vocab as u32).chain([vocab as u32]).collect();

@@ -21,7 +21,7 @@ pub struct Storage {
     pub sparse: bool,
 }
 
-pub const WEIGHTS: [WeightFormat; 8] = [
+pub const WEIGHTS: [WeightFormat; 10] = [
     WeightFormat::INT4,
     WeightFormat::INT4_OFFSET,
     WeightFormat::BF16,
@@ -30,6 +30,8 @@ pub const WEIGHTS: [WeightFormat; 8] = [
     WeightFormat::of(WeightCodec::Int4),
     WeightFormat::of(WeightCodec::Int4Offset),
     WeightFormat::simulated(WeightCodec::Int4Offset),
+    WeightFormat::FP4,
+    WeightFormat::of(WeightCodec::Fp4),
 ];
 
 pub const MOMENTS: [Moment; 3] = [Moment::Int4, Moment::Int8, Moment::F32];
@@ -177,7 +179,7 @@ fn record(
             *out = x * 0.02 + 0.003;
         }
     });
-    if storage.format.codec().takes_residue() && seed % 2 == 1 {
+    if storage.format.codec().is_int4() && seed % 2 == 1 {
         // As groups that came from another program may have them.
         let mut scales = bytes(&cpu, placed.param.weight.scales);
         scales.chunks_exact_mut(2).step_by(3).for_each(|scale| scale[1] ^= 0x80);

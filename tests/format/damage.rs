@@ -134,6 +134,7 @@ fn tensor() -> impl Strategy<Value = TensorPlan> {
     ("[a-zA-Z0-9_-]{1,8}(\\.[a-z0-9]{1,4}){0,3}", storage(), group, prop::collection::vec(1u64..70, 1..5), state)
         .prop_map(|(name, storage, group, mut dims, (m, v, [residue, scalars]))| {
             let group = if storage.is_grouped() { group.max(32) } else { group };
+            let group = storage.block().map_or(group, |block| block as u32);
             if group != 0 {
                 dims.resize(2, 33);
             }

@@ -43,6 +43,7 @@ fn hex_of_every_kind_of_plane() {
         ("state-int8", "blocks.0.q", &["codes", "offsets", "m", "v"][..]),
         ("state-named", "blocks.0.q", &["projected", "projected-scales", "square", "limiter"][..]),
         ("state-named", "norm", &["square", "past"][..]),
+        ("state-fp4", "blocks.0.q", &["codes", "scales"][..]),
         ("int8", "blocks.0.q", &["bytes"][..]),
         ("bf16", "blocks.0.q", &["data"][..]),
     ] {

@@ -102,6 +102,7 @@ fn stored(file: &File<'_>, tensor: usize, kind: PlaneKind) -> Value {
         Element::F16 => view.u16s().unwrap().iter().map(|x| half::f16::from_bits(x.get()).to_f64()).collect(),
         Element::Bf16 => view.u16s().unwrap().iter().map(|x| half::bf16::from_bits(x.get()).to_f64()).collect(),
         Element::I8 => view.i8s().unwrap().to_vec().into(),
+        Element::PowerOfTwo => view.bytes.iter().map(|&b| 2f64.powi(i32::from(b) - 127)).collect(),
         Element::Nibble => (0..view.bytes.len() * 2).map(|i| tetrad::quant::nibble(view.bytes, i)).collect(),
         _ => view.bytes.to_vec().into(),
     }

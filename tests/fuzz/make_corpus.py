@@ -27,5 +27,5 @@ for kind in ["F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]:
     writer.close()
 save_file({"a": values, "b.c": values[0].astype(np.float16)}, HERE / "corpus/safetensors/two.safetensors", {"k": "v"})
 save_file({"a": values}, HERE / "corpus/safetensors/one.safetensors")
-for name in ["f32", "int4", "int4-asymmetric", "int8", "state-int4", "state-factored", "state-named"]:
+for name in ["f32", "int4", "int4-asymmetric", "int8", "state-int4", "state-factored", "state-named", "state-fp4"]:
     shutil.copy(HERE / f"../../fixtures/format/good/{name}.tetrad", HERE / "corpus/tetrad")

@@ -9,7 +9,7 @@ use tetrad::backend::cuda::Info;
 use tetrad::backend::ops::reference::Planes;
 use tetrad::backend::{Backend, DeviceInfo as _, MaxShapes, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
-use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat, WeightPlane};
+use tetrad::quant::{Element, GroupedShape, WeightCodec, WeightFormat, WeightPlane};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A repeatable source of numbers (SplitMix64).
@@ -48,18 +48,24 @@ impl Random {
             _ => (0..format.plane_bytes(WeightPlane::Data, shape)).map(|_| self.bits() as u8).collect(),
         };
         let step = if codec == WeightCodec::Int8 { 0.01 } else { 0.15 };
-        let mut per_group = |least: f32, spread: f32| -> Vec<u16> {
-            let one = |_| f16::from_f32(least + spread * self.float()).to_bits();
-            (0..shape.groups()).map(one).collect()
+        let powers: Vec<u8> = match format.scale() {
+            Element::PowerOfTwo => (0..shape.groups()).map(|_| 123 + self.below(4) as u8).collect(),
+            _ => Vec::new(),
         };
-        let scales = if codec.is_grouped() { per_group(step, step / 2.0) } else { Vec::new() };
+        let mut per_group = |least: f32, spread: f32| -> Vec<u8> {
+            let one = |_| f16::from_f32(least + spread * self.float()).to_le_bytes();
+            (0..shape.groups()).flat_map(one).collect()
+        };
+        let halves = codec.is_grouped() && powers.is_empty();
+        let scales = if halves { per_group(step, step / 2.0) } else { powers };
         let offsets = if codec.has_offsets() { per_group(-1.0, 0.5) } else { Vec::new() };
         Planes { shape, format, data, scales, offsets }
     }
 }
 
 /// Every format that products read; what only updates read is left out.
-pub const FORMATS: [WeightFormat; 7] = [
+pub const FORMATS: [WeightFormat; 8] = [
+    WeightFormat::FP4.with_residue(false),
     WeightFormat::F32,
     WeightFormat::BF16,
     WeightFormat::INT8,
@@ -110,7 +116,10 @@ pub fn int4(rows: usize, cols: usize, group: usize) -> Planes {
         shape,
         format: WeightFormat::of(WeightCodec::Int4),
         data: words(1, shape.nibble_bytes()).map(|word| (word >> 16) as u8).collect(),
-        scales: floats(2, shape.groups()).into_iter().map(|x| f16::from_f32(0.15 + 0.05 * x).to_bits()).collect(),
+        scales: floats(2, shape.groups())
+            .into_iter()
+            .flat_map(|x| f16::from_f32(0.15 + 0.05 * x).to_le_bytes())
+            .collect(),
         offsets: Vec::new(),
     }
 }

@@ -32,7 +32,9 @@ fn rule(index: usize) -> OptimizerConfig {
     }
 }
 
-const FORMATS: [WeightFormat; 7] = [
+const FORMATS: [WeightFormat; 9] = [
+    WeightFormat::FP4,
+    WeightFormat::FP4.with_residue(false),
     WeightFormat::F32,
     WeightFormat::BF16,
     WeightFormat::INT8,

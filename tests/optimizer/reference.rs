@@ -37,6 +37,8 @@ pub struct Planes {
     pub codes: Vec<u8>,
     residue: Vec<u8>,
     scales: Vec<u16>,
+    /// Bytes of powers of two.
+    powers: Vec<u8>,
     offsets: Vec<u16>,
     /// m, v
     state_floats: [Vec<f32>; 2],
@@ -49,10 +51,23 @@ pub struct Planes {
 
 const CODECS: [[MomentCodec; 2]; 2] = [[MomentCodec::M8, MomentCodec::M4], [MomentCodec::V8, MomentCodec::V4]];
 
+/// The codes of four-bit floats in ascending order of their values.
+const RANKED: [u8; 15] = [15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7];
+
+/// Ranks above zero of a value, by the table of the four-bit floats; beyond the last as far apart as the last two.
+fn f32_rank(x: f32) -> f32 {
+    const VALUES: [f32; 9] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0];
+    let a = x.abs();
+    let below = VALUES.windows(2).position(|pair| a < pair[1]).unwrap_or(7);
+    let rank = below as f32 + (a - VALUES[below]) / (VALUES[below + 1] - VALUES[below]);
+    rank.copysign(x)
+}
+
 impl Planes {
     pub fn new(shape: GroupedShape, format: WeightFormat, moments: [MomentKind; 2]) -> Self {
         let (n, padded, groups) = (shape.len(), shape.padded_len(), shape.groups());
         let int4 = format.codec().takes_residue();
+        let floats = format.codec() == WeightCodec::Fp4;
         let with_residue = format.has_residue();
         let with_offsets = format.codec().has_offsets();
         let if_any = |present: bool, len: usize| if present { len } else { 0 };
@@ -66,7 +81,8 @@ impl Planes {
             bytes: vec![0; if_any(format == WeightFormat::INT8, padded)],
             codes: vec![0x88; if_any(int4, padded / 2)],
             residue: vec![0x88; if_any(with_residue, padded / 2)],
-            scales: vec![0; if_any(int4 || format == WeightFormat::INT8, groups)],
+            scales: vec![0; if_any((int4 && !floats) || format == WeightFormat::INT8, groups)],
+            powers: vec![0; if_any(floats, groups)],
             offsets: vec![0; if_any(with_offsets, groups)],
             state_floats: moments.map(|m| vec![0.0; if_any(m == MomentKind::F32, n)]),
             state_codes: [0, 1].map(|i| match moments[i] {
@@ -96,12 +112,17 @@ impl Planes {
     fn grid(&self) -> QuantGrid {
         match (self.format.codec(), self.format.has_residue()) {
             (WeightCodec::Int8, _) => QuantGrid::INT8,
+            (WeightCodec::Fp4, true) => QuantGrid::FP4,
+            (WeightCodec::Fp4, false) => QuantGrid::FP4_CODES,
             (_, true) => QuantGrid::INT4,
             (_, false) => QuantGrid::CODES,
         }
     }
 
     fn group_scale(&self, group: usize) -> GroupScale {
+        if let Some(&byte) = self.powers.get(group) {
+            return GroupScale { scale: 2f32.powi(i32::from(byte) - 127), offset: None };
+        }
         GroupScale {
             scale: f16::from_bits(self.scales[group]).to_f32(),
             offset: self.offsets.get(group).map(|&bits| f16::from_bits(bits).to_f32()),
@@ -109,6 +130,14 @@ impl Planes {
     }
 
     fn stored(&self, padded: usize) -> f32 {
+        if self.format.codec() == WeightCodec::Fp4 {
+            let code = nibble(&self.codes, padded);
+            let rank = RANKED.iter().position(|&ranked| ranked == code).map_or(7, |rank| rank as u8);
+            return match self.format.has_residue() {
+                true => f32::from(rank << 4 | nibble(&self.residue, padded)),
+                false => f32::from(rank),
+            };
+        }
         match (self.format.codec(), self.format.has_residue()) {
             (WeightCodec::Int8, _) => f32::from(self.bytes[padded]),
             (_, true) => f32::from(nibble(&self.codes, padded) << 4 | nibble(&self.residue, padded)),
@@ -117,6 +146,15 @@ impl Planes {
     }
 
     fn set_stored(&mut self, padded: usize, b: f32) {
+        if self.format.codec() == WeightCodec::Fp4 {
+            let residue = self.format.has_residue();
+            let rank = if residue { b as usize >> 4 } else { b as usize };
+            set_nibble(&mut self.codes, padded, RANKED[rank]);
+            if residue {
+                set_nibble(&mut self.residue, padded, b as u8 & 15);
+            }
+            return;
+        }
         match (self.format.codec(), self.format.has_residue()) {
             (WeightCodec::Int8, _) => self.bytes[padded] = b as i8,
             (_, true) => {
@@ -149,6 +187,10 @@ impl Planes {
     }
 
     fn set_group_scale(&mut self, group: usize, group_scale: GroupScale) {
+        if let Some(byte) = self.powers.get_mut(group) {
+            *byte = (group_scale.scale.log2() + 127.0) as u8;
+            return;
+        }
         self.scales[group] = f16::from_f32(group_scale.scale).to_bits();
         if let Some(offset) = group_scale.offset {
             self.offsets[group] = f16::from_f32(offset).to_bits();
@@ -239,6 +281,7 @@ impl Planes {
         at.write(&self.codes, w.data);
         at.write(&self.residue, w.residue);
         at.write(&self.scales, w.scales);
+        at.write(&self.powers, w.scales);
         at.write(&self.offsets, w.offsets);
         at
     }
@@ -247,7 +290,7 @@ impl Planes {
     pub fn bytes(&self) -> Vec<Vec<u8>> {
         let mut planes = vec![
             [self.floats.as_bytes(), self.halves.as_bytes(), self.bytes.as_bytes(), &self.codes].concat(),
-            self.scales.as_bytes().to_vec(),
+            [self.scales.as_bytes(), &self.powers].concat(),
             self.offsets.as_bytes().to_vec(),
             self.residue.clone(),
         ];
@@ -354,12 +397,17 @@ impl Planes {
                 let group_scale = self.group_scale(group);
                 for i in 0..n {
                     let inverse = grid.steps_per_scale / group_scale.scale;
+                    let floats = self.format.codec() == WeightCodec::Fp4;
                     let exact = match (rescale, group_scale.offset) {
+                        _ if floats => f32_rank(values[i] / group_scale.scale) * grid.steps_per_scale + grid.zero_point,
                         (false, _) => self.stored(padded + i) + deltas[i] * inverse,
                         (true, None) => values[i] * inverse + grid.zero_point,
                         (true, Some(offset)) => (values[i] - offset) * inverse + grid.offset_point,
                     };
-                    let (b, error) = grid.round(exact, u(i), group_scale.scale / grid.steps_per_scale);
+                    let (b, mut error) = grid.round(exact, u(i), group_scale.scale / grid.steps_per_scale);
+                    if floats && error != 0.0 {
+                        error = grid.value(exact, group_scale) - grid.value(b, group_scale);
+                    }
                     self.set_stored(padded + i, b);
                     if params.args.feedback != 0.0 {
                         ms[i] = params.feed_back(ms[i], vs[i], error);

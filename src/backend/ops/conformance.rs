@@ -6,8 +6,8 @@
 use super::reference::{Planes, wide};
 use crate::backend::{Backend, MaxShapes, Weight};
 use crate::memory::{Category, Lifetime, Plan, Span};
-use crate::quant::{Element, GroupedShape, WeightCodec, WeightFormat, WeightPlane};
-use half::{bf16, f16};
+use crate::quant::{Element, GroupScale, GroupedShape, WeightCodec, WeightFormat, WeightPlane};
+use half::bf16;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Checks all operations but the fused pass of Adam, whose bits are tested with the rules. `open` gives backends without
@@ -120,14 +120,19 @@ impl Case {
             _ => (0..format.plane_bytes(WeightPlane::Data, shape)).map(|_| self.bits() as u8).collect(),
         };
         let step = if codec.element() == Element::I8 { 0.01 } else { 0.125 };
-        let scales = vec![f16::from_f32(step).to_bits(); if codec.is_grouped() { shape.groups() } else { 0 }];
-        let offsets = vec![f16::from_f32(-0.75).to_bits(); if codec.has_offsets() { shape.groups() } else { 0 }];
+        let mut planes = [WeightPlane::Scales, WeightPlane::Offsets].map(|at| vec![0; format.plane_bytes(at, shape)]);
+        let [scales, offsets] = &mut planes;
+        let offset = codec.has_offsets().then_some(-0.75);
+        for group in 0..if codec.is_grouped() { shape.groups() } else { 0 } {
+            GroupScale { scale: step, offset }.write(format.scale(), scales, offsets, group);
+        }
+        let [scales, offsets] = planes;
         let weight = Weight {
             shape,
             format,
             data: self.bytes(data.clone()),
-            scales: self.add(&scales),
-            offsets: self.add(&offsets),
+            scales: self.bytes(scales.clone()),
+            offsets: self.bytes(offsets.clone()),
             residue: Span::NONE,
         };
         (weight, Planes { shape, format, data, scales, offsets })
@@ -217,5 +222,5 @@ pub(super) fn stored() -> impl Iterator<Item = WeightFormat> {
 
 /// Formats whose values products see rounded to four bits.
 pub(super) fn simulated() -> impl Iterator<Item = WeightFormat> {
-    WeightCodec::ALL.into_iter().filter(|codec| codec.takes_residue()).map(WeightFormat::simulated)
+    WeightCodec::ALL.into_iter().filter(|codec| codec.is_int4()).map(WeightFormat::simulated)
 }

@@ -29,10 +29,10 @@ pub struct Planes {
     pub format: WeightFormat,
     /// Floats, bytes or nibbles.
     pub data: Vec<u8>,
+    /// f16, or a byte for a power of two, one per group.
+    pub scales: Vec<u8>,
     /// f16, one per group.
-    pub scales: Vec<u16>,
-    /// f16, one per group.
-    pub offsets: Vec<u16>,
+    pub offsets: Vec<u8>,
 }
 
 impl Planes {
@@ -42,7 +42,7 @@ impl Planes {
         let places = (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col)));
         let group_of = |row: usize, col: usize| row * self.shape.groups_per_row() + col / group;
         let padded = |row: usize, col: usize| row * self.shape.padded_cols() + col;
-        let scale = |plane: &[u16], g: usize| f16::from_bits(plane[g]).to_f64();
+        let scale = |plane: &[u8], g: usize| f16::from_le_bytes([plane[2 * g], plane[2 * g + 1]]).to_f64();
         // A decoder of its own: what is under test shares no code with what it is held against.
         match self.format.codec() {
             WeightCodec::F32 => match self.format.simulates() {
@@ -68,6 +68,15 @@ impl Planes {
                 .map(|(r, c)| {
                     let (code, g) = (f64::from(nibble(&self.data, padded(r, c))), group_of(r, c));
                     scale(&self.scales, g) * code + scale(&self.offsets, g)
+                })
+                .collect(),
+            WeightCodec::Fp4 => places
+                .map(|(r, c)| {
+                    const MAGNITUDES: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+                    let code = nibble(&self.data, padded(r, c));
+                    let sign = if code < 8 { 1.0 } else { -1.0 };
+                    let power = 2f64.powi(i32::from(self.scales[group_of(r, c)]) - 127);
+                    sign * MAGNITUDES[usize::from(code % 8)] * power
                 })
                 .collect(),
         }

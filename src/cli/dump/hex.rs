@@ -6,7 +6,7 @@ use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use tetrad::format::{File, PlaneKind, PlaneView};
-use tetrad::quant::{Element, StateCodec, nibble};
+use tetrad::quant::{Element, StateCodec, fp4, nibble};
 
 /// Bytes on a line: one run of 32 nibbles, so that a line never straddles two groups.
 const LINE: usize = 16;
@@ -57,10 +57,16 @@ fn line(file: &File<'_>, shown: &Shown<'_>, at: usize, bytes: &[u8]) -> Line {
         Some(Element::I8) => levels(file, shown, at, bytes.iter().map(|&b| (b as i8).into()).collect()),
         Some(Element::Nibble) => {
             let zero = zero(file, shown);
-            let values = (0..bytes.len() * 2).map(|i| f64::from(nibble(bytes, i)) - zero).collect();
+            let storage = file.tensors()[shown.tensor].spec.storage;
+            let value = |code: u8| match shown.view.plane.kind {
+                PlaneKind::Codes => storage.level(code).into(),
+                _ => f64::from(code) - zero,
+            };
+            let values = (0..bytes.len() * 2).map(|i| value(nibble(bytes, i))).collect();
             levels(file, shown, at * 2, values)
         }
         Some(Element::U8) => levels(file, shown, at, bytes.iter().map(|&b| b.into()).collect()),
+        Some(Element::PowerOfTwo) => floats(bytes.iter().map(|&b| fp4::power_of_two(b).into()).collect(), 1),
         None => floats(Vec::new(), 1),
     }
 }
@@ -68,14 +74,12 @@ fn line(file: &File<'_>, shown: &Shown<'_>, at: usize, bytes: &[u8]) -> Line {
 /// The code that means zero.
 fn zero(file: &File<'_>, shown: &Shown<'_>) -> f64 {
     let tensor = &file.tensors()[shown.tensor];
-    let asymmetric = tensor.spec.storage.has_offsets();
     match shown.view.plane.kind {
         PlaneKind::V => 0.0,
         PlaneKind::State(entry) => match tensor.state[usize::from(entry)].format.codec {
             StateCodec::Int4 { signed: true } => 8.0,
             _ => 0.0,
         },
-        PlaneKind::Codes if asymmetric => 0.0,
         _ => 8.0,
     }
 }
@@ -89,6 +93,10 @@ fn levels(file: &File<'_>, shown: &Shown<'_>, first: usize, values: Vec<f64>) ->
     };
     let group = group.max(1) as usize;
     let get = |kind, brain: bool| {
+        let plane = file.plane(shown.tensor, kind)?;
+        if plane.plane.element() == Some(Element::PowerOfTwo) {
+            return plane.bytes.get(first / group).map(|&byte| fp4::power_of_two(byte));
+        }
         let bits = file.plane(shown.tensor, kind)?.u16s()?.get(first / group)?.get();
         Some(if brain { bf16::from_bits(bits).to_f32() } else { f16::from_bits(bits).to_f32() })
     };

@@ -33,7 +33,7 @@ pub(super) fn of(file: &File<'_>, tensor: usize, role: Role) -> Option<Codes> {
     let element = view.plane.element()?;
     let nibbles = element == Element::Nibble;
     let ends: [u8; 2] = match (role, element) {
-        (Role::Weight, Element::Nibble) => [0, 15],
+        (Role::Weight, Element::Nibble) => spec.storage.end_codes(),
         (Role::M, Element::Nibble) => [1, 15],
         (_, Element::Nibble) if codec == Some(StateCodec::Int4 { signed: true }) => [1, 15],
         (Role::V | Role::State(_), Element::Nibble) => [15, 15],

@@ -207,6 +207,9 @@ pub fn gguf_left_out(checkpoint: &Checkpoint) -> Result<Option<String>, ConvertE
 /// The `general.file_type` of llama.cpp: the type of most tensors.
 fn file_type(file: &File<'_>) -> u32 {
     let has = |kind| file.tensors().iter().any(|tensor| Kind::of(tensor.spec.storage) == kind);
+    if has(Kind::Mxfp4) {
+        return 38;
+    }
     match (has(Kind::Q4_1), has(Kind::Q4_0), has(Kind::Bf16)) {
         (true, _, _) => 3,
         (_, true, _) => 2,

@@ -3,7 +3,7 @@
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
 use crate::format::{Decoder, File, PlaneKind, Role};
-use crate::quant::{BLOCK, WeightPlane};
+use crate::quant::{BLOCK, WeightFormat, WeightPlane};
 use half::{bf16, f16};
 use rayon::prelude::*;
 use std::io;
@@ -116,12 +116,13 @@ fn repack(file: &File<'_>, tensor: usize, row: usize, kind: Kind, out: &mut [u8]
     let scales = bytes(PlaneKind::Scales).unwrap_or_default();
     let offsets = bytes(PlaneKind::Offsets);
     let block_data = BLOCK * codec.element().bits() as usize / 8;
+    let scale = WeightFormat::of(codec).scale().bits() as usize / 8;
     let first = row * g.padded_cols() / BLOCK;
     for (b, out) in out.chunks_exact_mut(kind.block_bytes()).enumerate() {
         let group = row * g.groups_per_row() + BLOCK * b / g.group;
-        out[..2].copy_from_slice(&scales[2 * group..][..2]);
+        out[..scale].copy_from_slice(&scales[scale * group..][..scale]);
         if let Some(offsets) = offsets {
-            out[2..4].copy_from_slice(&offsets[2 * group..][..2]);
+            out[scale..2 * scale].copy_from_slice(&offsets[scale * group..][..scale]);
         }
         let at = out.len() - block_data;
         out[at..].copy_from_slice(&data[(first + b) * block_data..][..block_data]);

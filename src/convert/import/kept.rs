@@ -4,10 +4,10 @@ use crate::convert::quants::{GroupBits, Kind, group_bits};
 use crate::quant::{QuantGrid, Rounding, RowPlanes};
 use half::f16;
 
-/// Copies the groups of a row of type `kind` into its planes, with offsets of their own where `offsets`. False if a
-/// group holds what no group of ours can.
-pub(super) fn keep_row(kind: Kind, offsets: bool, row: &[u8], out: &mut RowPlanes) -> bool {
-    (0..out.scales.len() / 2).all(|i| {
+/// Copies the `groups` groups of a row of type `kind` into its planes, with offsets of their own where `offsets`. False
+/// if a group holds what no group of ours can.
+pub(super) fn keep_row(kind: Kind, offsets: bool, groups: usize, row: &[u8], out: &mut RowPlanes) -> bool {
+    (0..groups).all(|i| {
         let bits = group_bits(kind, row, i).expect("only rows of such groups are kept");
         let bits = if offsets { bits.with_offset() } else { bits };
         let bits = match bits {
@@ -20,15 +20,16 @@ pub(super) fn keep_row(kind: Kind, offsets: bool, row: &[u8], out: &mut RowPlane
 }
 
 fn put(i: usize, bits: GroupBits, out: &mut RowPlanes) {
-    let mut set = |scale: u16, codes: &[u8]| {
+    let mut set = |scale: &[u8], codes: &[u8]| {
         out.data[i * codes.len()..][..codes.len()].copy_from_slice(codes);
-        out.scales[2 * i..][..2].copy_from_slice(&scale.to_le_bytes());
+        out.scales[i * scale.len()..][..scale.len()].copy_from_slice(scale);
     };
     match bits {
-        GroupBits::Symmetric { scale, codes } => set(scale, &codes),
-        GroupBits::Bytes { scale, codes } => set(scale, &codes),
+        GroupBits::Symmetric { scale, codes } => set(&scale.to_le_bytes(), &codes),
+        GroupBits::Floats { scale, codes } => set(&[scale], &codes),
+        GroupBits::Bytes { scale, codes } => set(&scale.to_le_bytes(), &codes),
         GroupBits::Asymmetric { scale, offset, codes } => {
-            set(scale, &codes);
+            set(&scale.to_le_bytes(), &codes);
             out.offsets[2 * i..][..2].copy_from_slice(&offset.to_le_bytes());
         }
     }

@@ -10,7 +10,7 @@ use crate::checkpoint::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, sp
 use crate::config::Config;
 use crate::error::{ConvertError, ReplaceError, WriteError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
-use crate::model::{ParamKind, ParamSpec, Scheme, TableStorage, param_specs};
+use crate::model::{ParamKind, ParamSpec, Scheme, TableStorage, Weights, param_specs};
 use crate::quant::{BLOCK, Element};
 use crate::store::replace;
 use crate::train::Counters;
@@ -149,7 +149,11 @@ fn storage(source: &Source, options: &Options) -> Result<Config, ConvertError> {
         true => Scheme::Asymmetric,
         false => Scheme::Symmetric,
     });
-    let blocks = any(&[Kind::Q4_0, Kind::Q4_1, Kind::Q4K, Kind::Q8_0, Kind::Q5_0, Kind::Q5_1, Kind::Q5K, Kind::Q6K]);
+    if any(&[Kind::Mxfp4]) {
+        storage.weights = Weights::Fp4;
+    }
+    let floats = [Kind::F32, Kind::F16, Kind::Bf16];
+    let blocks = kinds.iter().any(|kind| !floats.contains(kind));
     storage.group = options.group.unwrap_or(if blocks { 32 } else { storage.group });
     storage.embedding = options.embedding.unwrap_or_else(|| table_storage(source.kind(ParamKind::Embedding)));
     storage.head = options.head.unwrap_or_else(|| table_storage(source.kind(ParamKind::Head)));
@@ -167,6 +171,7 @@ fn table_storage(kind: Option<Kind>) -> TableStorage {
     match kind {
         None | Some(Kind::F32 | Kind::F16 | Kind::Bf16) => TableStorage::Bf16,
         Some(Kind::Q4_0 | Kind::Q4_1 | Kind::Q4K) => TableStorage::Int4,
+        Some(Kind::Mxfp4) => TableStorage::Fp4,
         Some(Kind::Q8_0 | Kind::Q5_0 | Kind::Q5_1 | Kind::Q5K | Kind::Q6K) => TableStorage::Int8,
     }
 }

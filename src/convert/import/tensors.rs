@@ -36,10 +36,6 @@ pub(super) struct Reader<'a> {
     pub latest: Option<(usize, Planes)>,
 }
 
-/// How many scales the largest magnitude of a four-bit group has. Training leaves more room below the limit of 7.4,
-/// so that it seldom has to rescale; an import comes as near to its source as sixteen codes allow.
-const TARGET: f32 = 7.2;
-
 /// Bytes of floats that are sent at once.
 const PIECE: usize = 1 << 20;
 
@@ -121,7 +117,9 @@ impl Reader<'_> {
                 |(encoder, values), (row, mut out)| {
                     let bytes = self.source.row(stored, row);
                     let sound = match mode {
-                        ImportMode::Kept => keep_row(kind, format.codec().has_offsets(), bytes, &mut out),
+                        ImportMode::Kept => {
+                            keep_row(kind, format.codec().has_offsets(), shape.groups_per_row(), bytes, &mut out)
+                        }
                         _ => {
                             kind.decode(bytes, values);
                             // No scale reaches beyond the range of f16.
@@ -142,7 +140,7 @@ impl Reader<'_> {
 
 fn encoder(format: WeightFormat, shape: GroupedShape) -> RowEncoder {
     let encoder = RowEncoder::new(format, shape);
-    if format.codec().takes_residue() { encoder.with_target(TARGET) } else { encoder }
+    encoder.tight()
 }
 
 /// The rows of all planes; those of a plane that does not exist are empty.

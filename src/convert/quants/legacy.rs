@@ -1,9 +1,10 @@
-//! Blocks of 32 elements with one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0.
+//! Blocks of 32 elements with one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, MXFP4.
 //!
 //! Element `j` of a block is in the low nibble of byte `j`, element `j + 16` in its high nibble; fifth bits are bit
 //! `j` and `j + 16` of a little-endian u32.
 
 use super::half;
+use crate::quant::fp4;
 
 /// `d`, 16 bytes of nibbles: `d (q - 8)`.
 pub fn q4_0(block: &[u8], out: &mut [f32]) {
@@ -35,6 +36,12 @@ pub fn q8_0(block: &[u8], out: &mut [f32]) {
     for (out, &c) in out.iter_mut().zip(&block[2..]) {
         *out = f32::from(c as i8) * d;
     }
+}
+
+/// The byte of a power of two, 16 bytes of nibbles, each a four-bit float.
+pub fn mxfp4(block: &[u8], out: &mut [f32]) {
+    let scale = fp4::power_of_two(block[0]);
+    nibbles(&block[1..], out, |q, _| scale * fp4::code_value(q));
 }
 
 fn nibbles(bytes: &[u8], out: &mut [f32], value: impl Fn(u8, usize) -> f32) {

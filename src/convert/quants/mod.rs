@@ -26,10 +26,11 @@ pub enum Kind {
     Q4K,
     Q5K,
     Q6K,
+    Mxfp4,
 }
 
 /// Kind, tag in GGUF, elements and bytes of a block, name.
-const KINDS: [(Kind, u32, usize, usize, &str); 11] = [
+const KINDS: [(Kind, u32, usize, usize, &str); 12] = [
     (Kind::F32, 0, 1, 4, "F32"),
     (Kind::F16, 1, 1, 2, "F16"),
     (Kind::Bf16, 30, 1, 2, "BF16"),
@@ -41,10 +42,11 @@ const KINDS: [(Kind, u32, usize, usize, &str); 11] = [
     (Kind::Q4K, 12, 256, 144, "Q4_K"),
     (Kind::Q5K, 13, 256, 176, "Q5_K"),
     (Kind::Q6K, 14, 256, 210, "Q6_K"),
+    (Kind::Mxfp4, 39, 32, 17, "MXFP4"),
 ];
 
 /// Names of unsupported types, for messages.
-const OTHERS: [(u32, &str); 17] = [
+const OTHERS: [(u32, &str); 16] = [
     (9, "Q8_1"),
     (10, "Q2_K"),
     (11, "Q3_K"),
@@ -61,7 +63,6 @@ const OTHERS: [(u32, &str); 17] = [
     (28, "F64"),
     (29, "IQ1_M"),
     (34, "TQ1_0"),
-    (39, "MXFP4"),
 ];
 
 impl Kind {
@@ -88,15 +89,16 @@ impl Kind {
             WeightCodec::Int8 => Self::Q8_0,
             WeightCodec::Int4 => Self::Q4_0,
             WeightCodec::Int4Offset => Self::Q4_1,
+            WeightCodec::Fp4 => Self::Mxfp4,
         }
     }
 
     /// Whether groups of this type are groups of a codec, bit for bit or code for code (see [`group_bits`]).
     pub fn has_groups_of(self, codec: WeightCodec) -> bool {
         match self {
-            Self::Q4_0 => codec.takes_residue(),
-            Self::Q4_1 | Self::Q4K => codec.takes_residue() && codec.has_offsets(),
-            Self::Q8_0 => self == Self::of(codec),
+            Self::Q4_0 => codec.is_int4(),
+            Self::Q4_1 | Self::Q4K => codec.is_int4() && codec.has_offsets(),
+            Self::Q8_0 | Self::Mxfp4 => self == Self::of(codec),
             _ => false,
         }
     }
@@ -140,6 +142,7 @@ impl Kind {
             Kind::Q4K => blocks.for_each(|(b, out)| k::q4(b, out)),
             Kind::Q5K => blocks.for_each(|(b, out)| k::q5(b, out)),
             Kind::Q6K => blocks.for_each(|(b, out)| k::q6(b, out)),
+            Kind::Mxfp4 => blocks.for_each(|(b, out)| legacy::mxfp4(b, out)),
         }
     }
 }

@@ -23,6 +23,13 @@ pub enum GroupBits {
         /// Nibbles in the order of a block.
         codes: [u8; 16],
     },
+    /// A power of two times four-bit floats.
+    Floats {
+        /// The byte of the power.
+        scale: u8,
+        /// Nibbles in the order of a block.
+        codes: [u8; 16],
+    },
     /// Value `s c`.
     Bytes {
         /// f16 bits.
@@ -51,6 +58,8 @@ impl GroupBits {
         match *self {
             Self::Symmetric { scale, .. } => finite(scale),
             Self::Asymmetric { scale, offset, .. } => finite(scale) && finite(offset),
+            // The largest of the floats times a larger power is beyond float32.
+            Self::Floats { scale, .. } => scale <= 252,
             Self::Bytes { scale, codes } => {
                 finite(scale) && f16::from_bits(scale).to_f32() >= 0.0 && !codes.contains(&0x80)
             }
@@ -58,7 +67,7 @@ impl GroupBits {
     }
 }
 
-/// Group `index` of a row, if our planes can hold groups of its type: Q4_0, Q4_1 and Q8_0 bit for bit; Q4_K with the
+/// Group `index` of a row, if our planes can hold groups of its type: Q4_0, Q4_1, Q8_0 and MXFP4 bit for bit; Q4_K with the
 /// same codes, and its scale and minimum, products of two numbers there, rounded to f16.
 pub fn group_bits(kind: Kind, row: &[u8], index: usize) -> Option<GroupBits> {
     let u16_at = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
@@ -77,6 +86,10 @@ pub fn group_bits(kind: Kind, row: &[u8], index: usize) -> Option<GroupBits> {
             let block = block(34);
             let codes = block[2..].try_into().expect("a group is 32 bytes");
             GroupBits::Bytes { scale: u16_at(block, 0), codes }
+        }
+        Kind::Mxfp4 => {
+            let block = block(17);
+            GroupBits::Floats { scale: block[0], codes: codes(&block[1..]) }
         }
         Kind::Q4K => q4_k(&row[index / 8 * 144..][..144], index % 8),
         _ => return None,

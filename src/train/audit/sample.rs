@@ -3,7 +3,7 @@
 use crate::backend::{Backend, Weight};
 use crate::memory::Span;
 use crate::model::Model;
-use crate::quant::{Element, GroupedShape, WeightPlane, nibble};
+use crate::quant::{Element, GroupScale, GroupedShape, Levels, WeightPlane, fp4, nibble};
 use half::f16;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -78,6 +78,10 @@ pub(super) struct Change {
 struct Piece {
     element: Element,
     residue: bool,
+    /// Type of the scales.
+    scale: Element,
+    /// Whether codes are four-bit floats, whose order is that of their ranks.
+    floats: bool,
     /// Smallest and largest code.
     ends: Option<[i32; 2]>,
     /// Weights, and how many of them are in a group.
@@ -146,6 +150,7 @@ impl Sample {
         let element = element.expect("every weight has data");
         // Of nibbles the grid may count the residue's steps; codes end where nibbles do.
         let ends = format.grid().map(|grid| match element {
+            Element::Nibble if grid.levels == Levels::E2m1 => [0, 14],
             Element::Nibble => [0, 15],
             _ => [grid.min as i32, grid.max as i32],
         });
@@ -154,7 +159,9 @@ impl Sample {
         if ends.is_some() {
             self.scales.resize(self.scales.len() + count, 0.0);
         }
-        self.pieces.push(Piece { element, residue, ends, weights, group, spans, at, first });
+        let floats = format.grid().is_some_and(|grid| grid.levels == Levels::E2m1);
+        let scale = format.scale();
+        self.pieces.push(Piece { element, residue, scale, floats, ends, weights, group, spans, at, first });
     }
 
     /// Bytes of a reading.
@@ -243,7 +250,7 @@ impl Piece {
                 u32::from(nibble(data, i)) << 4 | u32::from(nibble(self.plane(reading, WeightPlane::Residue), i))
             }
             Element::Nibble => u32::from(nibble(data, i)),
-            Element::I8 | Element::U8 => u32::from(data[i]),
+            Element::I8 | Element::U8 | Element::PowerOfTwo => u32::from(data[i]),
             Element::F16 | Element::Bf16 => u32::from(u16::from_le_bytes([data[2 * i], data[2 * i + 1]])),
             Element::F32 => u32::from_le_bytes([data[4 * i], data[4 * i + 1], data[4 * i + 2], data[4 * i + 3]]),
         }
@@ -252,14 +259,17 @@ impl Piece {
     /// The code among stored bits.
     fn code(&self, stored: u32) -> i32 {
         match self.element {
-            Element::Nibble if self.residue => (stored >> 4) as i32,
+            Element::Nibble => {
+                let code = if self.residue { (stored >> 4) as u8 } else { stored as u8 };
+                i32::from(if self.floats { fp4::rank(code) } else { code })
+            }
             Element::I8 => i32::from(stored as u8 as i8),
             _ => stored as i32,
         }
     }
 
     fn scale(&self, reading: &[u8], g: usize) -> f32 {
-        half_at(self.plane(reading, WeightPlane::Scales), g)
+        GroupScale::read(self.scale, self.plane(reading, WeightPlane::Scales), &[], g).scale
     }
 
     fn offset(&self, reading: &[u8], g: usize) -> Option<f32> {
@@ -283,6 +293,8 @@ mod tests {
         let piece = Piece {
             element: Element::Nibble,
             residue: true,
+            scale: Element::F16,
+            floats: false,
             ends: Some([0, 15]),
             weights: 40,
             group: 32,

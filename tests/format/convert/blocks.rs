@@ -3,8 +3,10 @@
 use super::fixture;
 use safetensors::SafeTensors;
 use tetrad::convert::quants::{GroupBits, Kind, group_bits};
+use tetrad::quant::fp4;
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
+    Kind::Mxfp4,
     Kind::F32,
     Kind::F16,
     Kind::Bf16,
@@ -20,7 +22,8 @@ const KINDS: [Kind; 11] = [
 
 /// Bytes and values of three rows of 512.
 fn recorded(kind: Kind) -> (Vec<u8>, Vec<f32>) {
-    let file = std::fs::read(fixture("blocks.safetensors")).unwrap();
+    let name = if kind == Kind::Mxfp4 { "blocks_mxfp4.safetensors" } else { "blocks.safetensors" };
+    let file = std::fs::read(fixture(name)).unwrap();
     let file = SafeTensors::deserialize(&file).unwrap();
     let words = |part: &str| {
         let view = file.tensor(&format!("{}.{part}", kind.name())).unwrap();
@@ -51,7 +54,8 @@ fn every_type_decodes_to_the_recorded_values() {
 #[test]
 fn groups_hold_the_values_of_their_blocks() {
     let half = |bits: u16| half::f16::from_bits(bits).to_f32();
-    for (kind, tolerance) in [(Kind::Q4_0, 0.0), (Kind::Q4_1, 0.0), (Kind::Q8_0, 0.0), (Kind::Q4K, 2e-3)] {
+    let exact = [Kind::Q4_0, Kind::Q4_1, Kind::Q8_0, Kind::Mxfp4].map(|kind| (kind, 0.0));
+    for (kind, tolerance) in exact.into_iter().chain([(Kind::Q4K, 2e-3)]) {
         let (bytes, values) = recorded(kind);
         let largest = values.iter().fold(0.0f32, |most, x| most.max(x.abs()));
         for (row, wanted) in bytes.chunks(kind.row_bytes(512)).zip(values.chunks(512)) {
@@ -67,6 +71,9 @@ fn groups_hold_the_values_of_their_blocks() {
                                 half(scale) * nibble(codes) + half(offset)
                             }
                             GroupBits::Bytes { scale, codes } => half(scale) * f32::from(codes[j] as i8),
+                            GroupBits::Floats { scale, codes } => {
+                                fp4::power_of_two(scale) * fp4::code_value(codes[j % 16] >> (j / 16 * 4) & 15)
+                            }
                         };
                         let near = (found - wanted).abs() <= tolerance * largest;
                         assert!(near, "{} group {i} element {j}: {found}, recorded {wanted}", kind.name());

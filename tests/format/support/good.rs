@@ -9,6 +9,7 @@ pub const BF16: u8 = 3;
 pub const I8: u8 = 4;
 pub const U8: u8 = 5;
 pub const NIBBLE: u8 = 6;
+pub const E8M0: u8 = 7;
 
 pub const DATA: u8 = 1;
 pub const CODES: u8 = 2;
@@ -94,6 +95,7 @@ fn parts(storage: u8, group: u32, planes: Vec<Plane>) -> Parts {
     planes.sort_by_key(|p| (p.kind >= 0x80, p.tensor, p.kind));
     let mut parts = Parts {
         minor: 0,
+        required: 0,
         tensors: vec![tensor(storage, group, &[3, 70]), tensor(1, 0, &[5])],
         planes,
         names: [prefixed(b"blocks.0.q"), prefixed(b"norm")].concat(),
@@ -146,6 +148,21 @@ pub fn int4_asymmetric() -> Parts {
     let offsets = plane(0, OFFSETS, F16, f16s(Q.groups(), |g| -0.5 * g as f32));
     let codes = plane(0, CODES, NIBBLE, Q.nibbles(8, |i| (i / 3 % 16) as u8));
     parts(6, 32, vec![codes, scales(), offsets])
+}
+
+/// Four-bit floats; one scale is the smallest that there is.
+pub fn fp4() -> Parts {
+    let powers = (0..Q.groups()).map(|g| if g == 4 { 0 } else { 120 + g as u8 }).collect();
+    let codes = plane(0, CODES, NIBBLE, Q.nibbles(8, |i| code(i, 7)));
+    let mut parts = parts(7, 32, vec![codes, plane(0, SCALES, E8M0, powers)]);
+    parts.required = 1;
+    parts
+}
+
+/// The same as they are trained.
+pub fn state_fp4() -> Parts {
+    let m = plane(0, M, NIBBLE, Q.nibbles(8, |i| (i * 7 % 15 + 1) as u8));
+    with(fp4(), vec![residue(), m, state_scales(M_SCALES)])
 }
 
 fn residue() -> Plane {
@@ -256,6 +273,8 @@ pub fn all() -> Vec<(&'static str, Parts)> {
         ("int8", int8()),
         ("int4", int4()),
         ("int4-asymmetric", int4_asymmetric()),
+        ("fp4", fp4()),
+        ("state-fp4", state_fp4()),
         ("state-int4", state_int4()),
         ("state-int8", state_int8()),
         ("state-f32", state_f32()),

@@ -39,6 +39,7 @@ pub struct Plane {
 #[derive(Clone, Debug)]
 pub struct Parts {
     pub minor: u16,
+    pub required: u32,
     pub tensors: Vec<Tensor>,
     pub planes: Vec<Plane>,
     pub names: Vec<u8>,
@@ -108,6 +109,7 @@ impl Parts {
         file[..8].copy_from_slice(b"\x89TETRAD\n");
         put(&mut file, 8, &1u16.to_le_bytes());
         put(&mut file, 10, &self.minor.to_le_bytes());
+        put(&mut file, 12, &self.required.to_le_bytes());
         for (at, value) in [(24, len), (32, head), (40, align(head, 4096)), (48, optimizer)] {
             put(&mut file, at, &u64::to_le_bytes(value));
         }

@@ -5,8 +5,8 @@ use super::param_rows::{MomentRows, ParamRows, WeightElements, WeightRows, is_to
 use crate::backend::UpdateArgs;
 use crate::backend::adam::{AdamArgs, AdamParams, AdamStep};
 use crate::quant::{
-    BLOCK, GroupScale, GroupedShape, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, low_byte,
-    pack, unpack,
+    BLOCK, GroupScale, GroupedShape, Levels, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, fp4,
+    low_byte, pack, unpack,
 };
 
 /// The largest group.
@@ -263,12 +263,13 @@ impl Tile {
         if !matches!(rows.weight.data, WeightElements::F32(_)) {
             self.u_of(key, at);
         }
-        let WeightRows { grid, data, residue, scales, offsets, .. } = &mut rows.weight;
+        let WeightRows { grid, data, residue, scales, offsets, scale } = &mut rows.weight;
+        let levels = grid.map_or(Levels::Even, |grid| grid.levels);
         let mut rescaled = false;
         if let (Some(grid), Some(old)) = (grid, group_scale) {
             let (group_scale, rescale) = self.on_grid(grid, old, n);
             if rescale {
-                group_scale.write(scales, offsets, at.group);
+                group_scale.write(*scale, scales, offsets, at.group);
             }
             rescaled = rescale;
         }
@@ -289,10 +290,15 @@ impl Tile {
                     *byte = low_byte(*b);
                 }
             }
-            WeightElements::Nibbles(codes) if residue.is_empty() => self.pack_b(at, |b| b, &mut codes[nibbles]),
             WeightElements::Nibbles(codes) => {
-                self.pack_b(at, |b| b >> 4, &mut codes[nibbles.clone()]);
-                self.pack_b(at, |b| b & 15, &mut residue[nibbles]);
+                let shift = if residue.is_empty() { 0 } else { 4 };
+                match levels {
+                    Levels::Even => self.pack_b(at, |b| b >> shift, &mut codes[nibbles.clone()]),
+                    Levels::E2m1 => self.pack_b(at, |b| fp4::code(b >> shift), &mut codes[nibbles.clone()]),
+                }
+                if !residue.is_empty() {
+                    self.pack_b(at, |b| b & 15, &mut residue[nibbles]);
+                }
             }
         }
         rescaled
@@ -310,7 +316,16 @@ impl Tile {
         let group_scale = if rescale { grid.rescale(w, old.offset.is_some()) } else { old };
         let inverse = grid.steps_per_scale / group_scale.scale;
         let step = group_scale.scale * grid.unit;
-        if rescale {
+        if grid.levels == Levels::E2m1 {
+            // Steps have no one size: what the weight is, not by how much it moves, says where it lies.
+            for i in 0..n {
+                let exact = grid.exact(w[i], group_scale);
+                let (q, left) = grid.round(exact, u[i], 1.0);
+                b[i] = q;
+                // Nothing is left over where the integer was clamped.
+                error[i] = if left == 0.0 { 0.0 } else { grid.value(exact, group_scale) - grid.value(q, group_scale) };
+            }
+        } else if rescale {
             let base = if group_scale.offset.is_some() { grid.offset_point } else { grid.zero_point };
             let offset = group_scale.offset.unwrap_or(0.0);
             for i in 0..n {
@@ -361,6 +376,9 @@ fn load_weight(
         }
         WeightElements::Nibbles(high) => {
             unpack(&high[nibbles.clone()], &mut codes[..at.size]);
+            if weight.grid.is_some_and(|grid| grid.levels == Levels::E2m1) {
+                codes[..at.size].iter_mut().for_each(|code| *code = fp4::rank(*code));
+            }
             if !weight.residue.is_empty() {
                 let mut low = [0; MAX];
                 unpack(&weight.residue[nibbles], &mut low[..at.size]);
@@ -372,7 +390,7 @@ fn load_weight(
         }
     }
     let grid = weight.grid.as_ref()?;
-    let group_scale = GroupScale::read(weight.scales, weight.offsets, at.group);
+    let group_scale = GroupScale::read(weight.scale, weight.scales, weight.offsets, at.group);
     for i in 0..n {
         w[i] = grid.value(b[i], group_scale);
     }

@@ -3,7 +3,7 @@
 use crate::backend::adam::state;
 use crate::backend::{Param, StateTensor, Weight};
 use crate::memory::{ArenaBorrow, Span};
-use crate::quant::{Element, GroupedShape, MomentCodec, QuantGrid, WeightPlane};
+use crate::quant::{Element, GroupedShape, MomentCodec, QuantGrid};
 
 /// The elements of a stored weight, by their type.
 pub enum WeightElements<'a> {
@@ -29,8 +29,8 @@ pub struct WeightRows<'a> {
     pub scales: &'a mut [u8],
     /// Offsets of the groups as bytes; empty if symmetric.
     pub offsets: &'a mut [u8],
-    /// Bytes of the scale of a group, and of its offset.
-    scale_bytes: usize,
+    /// Type of the scales.
+    pub scale: Element,
 }
 
 /// A stored moment.
@@ -104,22 +104,21 @@ impl<'a> WeightRows<'a> {
             other => panic!("no weight is trained as {}", other.name()),
         };
         let (residue, scales, offsets) = (slices.write(w.residue), slices.write(w.scales), slices.write(w.offsets));
-        let scale_bytes = w.format.plane(WeightPlane::Scales).map_or(0, |layout| layout.element.bits() as usize / 8);
-        Self { grid: w.format.grid(), data, residue, scales, offsets, scale_bytes }
+        Self { grid: w.format.grid(), data, residue, scales, offsets, scale: w.format.scale() }
     }
 }
 
 impl WeightRows<'_> {
     fn split(&mut self, rows: usize, g: GroupedShape) -> (WeightRows<'_>, WeightRows<'_>) {
-        let (grid, scale_bytes) = (self.grid, self.scale_bytes);
-        let of_groups = g.groups_per_row() * scale_bytes;
+        let (grid, scale) = (self.grid, self.scale);
+        let of_groups = g.groups_per_row() * scale.bits() as usize / 8;
         let (data_a, data_b) = self.data.split(rows, g);
         let (residue_a, residue_b) = cut(self.residue, rows, g.padded_cols() / 2);
         let (scales_a, scales_b) = cut(self.scales, rows, of_groups);
         let (offsets_a, offsets_b) = cut(self.offsets, rows, of_groups);
         (
-            WeightRows { grid, data: data_a, residue: residue_a, scales: scales_a, offsets: offsets_a, scale_bytes },
-            WeightRows { grid, data: data_b, residue: residue_b, scales: scales_b, offsets: offsets_b, scale_bytes },
+            WeightRows { grid, data: data_a, residue: residue_a, scales: scales_a, offsets: offsets_a, scale },
+            WeightRows { grid, data: data_b, residue: residue_b, scales: scales_b, offsets: offsets_b, scale },
         )
     }
 }

@@ -62,7 +62,7 @@ DEVICE Block block_of(const Planes& planes, const Shape& shape, u32 index) {
 // added, and as bytes of their low bits.
 struct StoredBytes {
     // What is stored instead of a padding element's integer: it keeps its byte.
-    DEVICE u32 padding(u32 old) { return old ^ 0x80808080u; }
+    DEVICE u32 padding(const Planes&, u32 old) { return old ^ 0x80808080u; }
     DEVICE Bytes32 load(const Planes& planes, u32 block) { return load_raw((const u8*)planes.data, block, true); }
     DEVICE Bytes32 decode(const Planes&, const Bytes32& raw) { return flip_signs(raw, 0x80808080u); }
     DEVICE void store(const Planes& planes, u32 block, const Bytes32& stored) {
@@ -72,7 +72,7 @@ struct StoredBytes {
 
 // Codes, alone or with the residue as their low nibbles.
 struct StoredNibbles {
-    DEVICE u32 padding(u32) { return 0x88888888u; }
+    DEVICE u32 padding(const Planes&, u32) { return 0x88888888u; }
     DEVICE Bytes32 load(const Planes& planes, u32 block) {
         Bytes32 raw = load_raw((const u8*)planes.data, block, false);
         if (planes.residue == nullptr) return raw;
@@ -102,6 +102,47 @@ struct StoredNibbles {
         }
         store_nibbles((u8*)planes.data, block, codes);
         store_nibbles(planes.residue, block, low);
+    }
+};
+
+// The same of four-bit floats, whose codes are not in the order of their values: what is stored is the rank of a code.
+struct StoredFloats4 {
+    // The four bytes of a word, each a rank, from or to codes.
+    DEVICE u32 ranks(u32 codes) {
+        u32 out = 0;
+        UNROLL
+        for (u32 i = 0; i < 32; i += 8) out |= fp4_rank(codes >> i & 15) << i;
+        return out;
+    }
+    DEVICE u32 codes(u32 ranks) {
+        u32 out = 0;
+        UNROLL
+        for (u32 i = 0; i < 32; i += 8) out |= fp4_code(ranks >> i & 15) << i;
+        return out;
+    }
+    // A rank of 15 has the code of padding: with a residue of 8, or alone.
+    DEVICE u32 padding(const Planes& planes, u32) { return planes.residue != nullptr ? 0xf8f8f8f8u : 0x0f0f0f0fu; }
+    DEVICE Bytes32 load(const Planes& planes, u32 block) { return StoredNibbles::load(planes, block); }
+    DEVICE Bytes32 decode(const Planes& planes, const Bytes32& raw) {
+        Bytes32 stored = unpack({{raw.x[0], raw.x[1], raw.x[2], raw.x[3]}});
+        const Bytes32 low = unpack({{raw.x[4], raw.x[5], raw.x[6], raw.x[7]}});
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            stored.x[i] = ranks(stored.x[i]);
+            if (planes.residue != nullptr) stored.x[i] = stored.x[i] << 4 | low.x[i];
+        }
+        return stored;
+    }
+    DEVICE void store(const Planes& planes, u32 block, const Bytes32& stored) {
+        const bool residue = planes.residue != nullptr;
+        Bytes32 high, low;
+        UNROLL
+        for (u32 i = 0; i < 8; ++i) {
+            high.x[i] = codes((residue ? stored.x[i] >> 4 : stored.x[i]) & 0x0f0f0f0fu);
+            low.x[i] = stored.x[i] & 0x0f0f0f0fu;
+        }
+        store_nibbles((u8*)planes.data, block, pack(high));
+        if (residue) store_nibbles(planes.residue, block, pack(low));
     }
 };
 
@@ -173,7 +214,7 @@ template <class Weight> DEVICE Loaded load_all(const Pass& p, const Tiles& tiles
     using Stored = typename Weight::Stored;
     if constexpr (IS_PACKED<Stored>) {
         loaded.stored = Stored::load(planes, block);
-        loaded.group_scale.scale = planes.scales[group];
+        loaded.group_scale.scale = Weight::Levels::load(planes.scales, group);
         if (Weight::OFFSETS) loaded.group_scale.offset = planes.offsets[group];
     }
     if (is_compact(p.storage.m.width)) {
@@ -207,7 +248,7 @@ template <class Stored> DEVICE void store_stored(const Pass& p, Bytes32 stored, 
             const u32 first = 4 * i;
             const u32 bytes = p.block.real <= first ? 0 : min_(p.block.real - first, 4u);
             const u32 real = bytes == 4 ? ~0u : (1u << 8 * bytes) - 1;
-            stored.x[i] = (stored.x[i] & real) | (Stored::padding(old.x[i]) & ~real);
+            stored.x[i] = (stored.x[i] & real) | (Stored::padding(p.planes, old.x[i]) & ~real);
         }
     }
     if (p.block.live) Stored::store(p.planes, p.block.index, stored);

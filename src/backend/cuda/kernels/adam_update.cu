@@ -120,11 +120,14 @@ template <bool COMMON> DEVICE Range move(const Pass& p, const Tiles& tiles, cons
 }
 
 // The range of the weights with what is added to them, where `move` did not tell it.
-DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, const float (&delta)[BLOCK]) {
+template <class Levels>
+DEVICE Range range_of(const Pass& p, const Bytes32& stored, GroupScale scale, const float (&delta)[BLOCK]) {
+    using Values = typename Levels::Values;
+    const Values v = Values::of(p.storage.grid, scale);
     Range range = empty_range();
     UNROLL
     for (u32 k = 0; k < BLOCK; ++k) {
-        const float w = value(v, biased(stored, k)) + v.offset + delta[k];
+        const float w = Values::value(v, biased(stored, k)) + v.offset + delta[k];
         if (k < p.block.real) range = {fmin_(range.low, w), fmax_(range.high, w)};
     }
     return range;
@@ -133,45 +136,49 @@ DEVICE Range range_of(const Pass& p, const Bytes32& stored, const Values& v, con
 // Weights and what is added to them become unrounded stored numbers, on a grid rescaled if they have left theirs.
 struct Unrounded {
     bool rescaled;
-    float step;
+    GroupScale scale;
 };
-template <bool OFFSETS>
+template <class Levels, bool OFFSETS>
 DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, float (&x)[BLOCK]) {
     const QuantGrid& grid = p.storage.grid;
     range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
     const bool rescaled = p.block.live && needs_rescale(grid, range, scale, OFFSETS);
     const float bias = BIAS + grid.excess;
-    if (!rescaled) {
+    if (Levels::EVEN && !rescaled) {
         const float inverse = grid.steps_per_scale / scale.scale;
         UNROLL
         for (u32 k = 0; k < BLOCK; ++k) x[k] = (biased(stored, k) - bias) + x[k] * inverse;
-        return {false, scale.scale * grid.unit};
+        return {false, scale};
     }
-    const GroupScaleBits fresh = rescale(grid, range, OFFSETS);
-    const GroupScale next = group_scale(fresh, OFFSETS);
-    if (p.leads) {
-        p.planes.scales[p.block.group] = fresh.scale;
-        if (OFFSETS) p.planes.offsets[p.block.group] = fresh.offset;
+    GroupScale next = scale;
+    if (rescaled) {
+        const GroupScaleBits fresh = rescale<Levels>(grid, range, OFFSETS);
+        next = group_scale<Levels>(fresh, OFFSETS);
+        if (p.leads) {
+            Levels::store(p.planes.scales, p.block.group, fresh.scale);
+            if (OFFSETS) p.planes.offsets[p.block.group] = fresh.offset;
+        }
     }
-    const Values old = values(grid, scale);
-    const float inverse = grid.steps_per_scale / next.scale;
+    using Values = typename Levels::Values;
+    const Values old = Values::of(grid, scale);
     UNROLL
     for (u32 k = 0; k < BLOCK; ++k) {
-        const float w = value(old, biased(stored, k)) + old.offset + x[k];
-        x[k] = (w - next.offset) * inverse + grid.base;
+        const float w = Values::value(old, biased(stored, k)) + old.offset + x[k];
+        x[k] = Levels::exact(grid, w, next);
     }
-    return {true, next.scale * grid.unit};
+    return {rescaled, next};
 }
 
 // What rounding leaves over of unrounded numbers goes to the first moment: nothing where a number is clamped.
-DEVICE void feed_back(const Pass& p, const RngWords& random, float step, Elements& e) {
+template <class Levels>
+DEVICE void feed_back(const Pass& p, const RngWords& random, const Unrounded& fresh, Elements& e) {
     const QuantGrid& grid = p.storage.grid;
     const bool rooted = p.storage.v.width != FLOAT;
     UNROLL
     for (u32 k = 0; k < BLOCK; ++k) {
         const float free = floor_(plus_uniform(e.x[k], random, k));
         const float b = fmin_(fmax_(free, grid.min), grid.max);
-        const float error = b == free ? (e.x[k] - b) * step : 0.0f;
+        const float error = b == free ? Levels::left(grid, e.x[k], b, fresh.scale) : 0.0f;
         const float root = rooted ? e.v[k] : sqrt_rn(e.v[k]);
         if (k < p.block.real) e.m[k] = e.m[k] + p.c.feedback * denominator(p.c, root) * error;
     }
@@ -181,9 +188,9 @@ DEVICE void feed_back(const Pass& p, const RngWords& random, float step, Element
 template <class Weight>
 DEVICE bool store_packed(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, Elements& e) {
     const QuantGrid& grid = p.storage.grid;
-    const Unrounded fresh = unrounded<Weight::OFFSETS>(p, stored, scale, range, e.x);
+    const Unrounded fresh = unrounded<typename Weight::Levels, Weight::OFFSETS>(p, stored, scale, range, e.x);
     const RngWords random = random_for(p, FOR_WEIGHT);
-    if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back(p, random, fresh.step, e);
+    if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back<typename Weight::Levels>(p, random, fresh, e);
     Bytes32 next;
     if (grid.max == 255.0f) {
         // The limits are those of a byte.
@@ -247,6 +254,11 @@ DEVICE void store_numbers(const Pass& p, Tile<float> tile, const float (&delta)[
     flush(tile, (float*)p.planes.data, p.shape, p.block);
 }
 
+// Scale and offset of a lane's group.
+template <class Weight> DEVICE GroupScale scale_of(const Loaded& loaded) {
+    return group_scale<typename Weight::Levels>(loaded.group_scale, Weight::OFFSETS);
+}
+
 // The weight as the optimizer sees it, in `x`; gives the stored integers of a packed one.
 template <class Weight>
 DEVICE Bytes32 decode_weight(const Pass& p, const Tiles& tiles, const Loaded& loaded, const GroupScale& scale,
@@ -255,9 +267,10 @@ DEVICE Bytes32 decode_weight(const Pass& p, const Tiles& tiles, const Loaded& lo
     Bytes32 stored = {};
     if constexpr (IS_PACKED<Stored>) {
         stored = Stored::decode(p.planes, loaded.stored);
-        const Values v = values(p.storage.grid, scale);
+        using Values = typename Weight::Levels::Values;
+        const Values v = Values::of(p.storage.grid, scale);
         UNROLL
-        for (u32 k = 0; k < BLOCK; ++k) x[k] = value(v, biased(stored, k));
+        for (u32 k = 0; k < BLOCK; ++k) x[k] = Values::value(v, biased(stored, k));
         if (Weight::OFFSETS) {
             UNROLL
             for (u32 k = 0; k < BLOCK; ++k) x[k] = x[k] + v.offset;
@@ -274,7 +287,7 @@ DEVICE void store_weight(const Pass& p, const Tiles& tiles, const Bytes32& store
                          Range range, Elements& e, UpdateStats* outcomes) {
     using Stored = typename Weight::Stored;
     if constexpr (IS_PACKED<Stored>) {
-        if (!told) range = range_of(p, stored, values(p.storage.grid, scale), e.x);
+        if (!told) range = range_of<typename Weight::Levels>(p, stored, scale, e.x);
         const bool rescaled = store_packed<Weight>(p, stored, scale, range, e);
         const u32 rescales = count_ones(ballot(rescaled && p.leads));
         if (lane() == 0 && rescales > 0) atomic_add(&outcomes->rescales, (u64)rescales);
@@ -286,7 +299,7 @@ DEVICE void store_weight(const Pass& p, const Tiles& tiles, const Bytes32& store
 template <class Weight, bool COMMON>
 DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, UpdateStats* outcomes) {
     Elements e;
-    const GroupScale scale = group_scale(loaded.group_scale, Weight::OFFSETS);
+    const GroupScale scale = scale_of<Weight>(loaded);
     Bytes32 stored = decode_weight<Weight>(p, tiles, loaded, scale, e.x);
     Range range = {};
     if (p.verdict.mode == FROZEN) {
@@ -366,7 +379,7 @@ DEVICE void apply(const Pass& p, const UpdateArgs& args, UpdateStats* outcomes) 
     const Tiles tiles = tiles_of<Weight>(shared, p.storage);
     const Loaded loaded = load_all<Weight>(p, tiles, nullptr);
     Elements e;
-    const GroupScale scale = group_scale(loaded.group_scale, Weight::OFFSETS);
+    const GroupScale scale = scale_of<Weight>(loaded);
     const Bytes32 stored = decode_weight<Weight>(p, tiles, loaded, scale, e.x);
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
@@ -394,7 +407,7 @@ template <class Weight> DEVICE void add_to(const Pass& p, float factor) {
     const Tiles tiles = tiles_of<Weight>(shared, p.storage);
     const Loaded loaded = load_all<Weight>(p, tiles, nullptr);
     Elements e;
-    decode_weight<Weight>(p, tiles, loaded, group_scale(loaded.group_scale, Weight::OFFSETS), e.x);
+    decode_weight<Weight>(p, tiles, loaded, scale_of<Weight>(loaded), e.x);
     UNROLL
     for (u32 i = 0; i < 8; ++i) {
         Bits16 x = row_piece(tiles.grad, i);
@@ -418,7 +431,7 @@ template <class Weight> DEVICE void add_squares(const Pass& p, float* out) {
     const Tiles tiles = tiles_of<Weight>(shared, p.storage);
     const Loaded loaded = load_all<Weight>(p, tiles, nullptr);
     Elements e;
-    decode_weight<Weight>(p, tiles, loaded, group_scale(loaded.group_scale, Weight::OFFSETS), e.x);
+    decode_weight<Weight>(p, tiles, loaded, scale_of<Weight>(loaded), e.x);
     float sum = 0.0f;
     UNROLL
     for (u32 k = 0; k < BLOCK; ++k) sum += k < p.block.real ? e.x[k] * e.x[k] : 0.0f;

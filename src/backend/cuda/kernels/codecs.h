@@ -2,13 +2,15 @@
 // a kernel that is named after an operation and a codec takes the planes of that codec.
 // src/backend/cuda/ops/weights.rs has the same list.
 #pragma once
+#include "fp4.h"
 #include "rows.h"
 
 // X(name in kernels' names, struct), of all codecs and of those with four bits.
 #define WEIGHT_CODECS(X) X(f32, F32Weight) X(bf16, Bf16Weight) X(int8, Int8Weight) FOUR_BIT_CODECS(X)
-#define FOUR_BIT_CODECS(X) X(int4, Int4Weight) X(int4_offset, Int4OffsetWeight)
+#define FOUR_BIT_CODECS(X) X(int4, Int4Weight) X(int4_offset, Int4OffsetWeight) X(fp4, Fp4Weight)
 
-// The planes that products read. Scales and offsets are null where a codec has none.
+// The planes that products read. Scales and offsets are null where a codec has none; scales of four-bit floats are
+// bytes.
 struct WeightPlanes {
     const u8* data;
     const u16* scales;
@@ -22,9 +24,12 @@ struct WeightPlanes {
 // eight neighbours share their scale.
 //
 // `Stored` is what updates (adam_pass.h) find in the data: numbers of that type, or integers that a struct of that file
-// decodes and stores. `OFFSETS`: whether a group has one.
+// decodes and stores, whose values are spaced as `Levels` (grid.h) say. `OFFSETS`: whether a group has one.
 struct StoredBytes;
 struct StoredNibbles;
+struct StoredFloats4;
+struct EvenLevels;
+struct Fp4Levels;
 
 DEVICE float number(float x) { return x; }
 DEVICE float number(bf16 x) { return to_float(x); }
@@ -39,6 +44,7 @@ template <typename T> DEVICE Eight load_floats(const T* from, u32 count) {
 
 struct F32Weight {
     using Stored = float;
+    using Levels = EvenLevels;
     static constexpr bool OFFSETS = false;
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) {
         return load_floats((const float*)w.data + at, count);
@@ -47,6 +53,7 @@ struct F32Weight {
 
 struct Bf16Weight {
     using Stored = bf16;
+    using Levels = EvenLevels;
     static constexpr bool OFFSETS = false;
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32 count) {
         return load_floats((const bf16*)w.data + at, count);
@@ -55,6 +62,7 @@ struct Bf16Weight {
 
 struct Int8Weight {
     using Stored = StoredBytes;
+    using Levels = EvenLevels;
     static constexpr bool OFFSETS = false;
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32) {
         const float scale = f16_to_float(w.scales[at >> w.group_bits]);
@@ -91,6 +99,7 @@ struct Int4Group {
 
 struct Int4Weight {
     using Stored = StoredNibbles;
+    using Levels = EvenLevels;
     static constexpr bool OFFSETS = false;
     DEVICE Int4Group group(const WeightPlanes& w, u64 at) { return {f16_to_float(w.scales[at >> w.group_bits])}; }
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32) { return load_nibbles<Int4Weight>(w, at); }
@@ -104,10 +113,29 @@ struct Int4OffsetGroup {
 
 struct Int4OffsetWeight {
     using Stored = StoredNibbles;
+    using Levels = EvenLevels;
     static constexpr bool OFFSETS = true;
     DEVICE Int4OffsetGroup group(const WeightPlanes& w, u64 at) {
         const u64 group = at >> w.group_bits;
         return {f16_to_float(w.scales[group]), f16_to_float(w.offsets[group])};
     }
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32) { return load_nibbles<Int4OffsetWeight>(w, at); }
+};
+
+// A power of two times a float of four bits, which no bit is lost of.
+struct Fp4Group {
+    float scale;
+    DEVICE float decode(const Fp4Group& group, u32 code) {
+        return group.scale * fp4_level((float)fp4_rank(code) - 7.0f);
+    }
+};
+
+struct Fp4Weight {
+    using Stored = StoredFloats4;
+    using Levels = Fp4Levels;
+    static constexpr bool OFFSETS = false;
+    DEVICE Fp4Group group(const WeightPlanes& w, u64 at) {
+        return {power_of_two(((const u8*)w.scales)[at >> w.group_bits])};
+    }
+    DEVICE Eight load(const WeightPlanes& w, u64 at, u32) { return load_nibbles<Fp4Weight>(w, at); }
 };

@@ -2,6 +2,7 @@
 // minima are exact in any order.
 #pragma once
 #include "blocks.h"
+#include "fp4.h"
 
 struct QuantGrid {
     // Steps of the stored integer per scale, and its inverse, both powers of two.
@@ -36,11 +37,6 @@ struct Range {
 DEVICE Range empty_range() { return {from_bits(0x7f800000u), from_bits(0xff800000u)}; }
 DEVICE float magnitude(Range r) { return fmax_(r.high, -r.low); }
 
-DEVICE u16 to_scale(float scale) {
-    const float limited = scale < SCALE_MIN ? SCALE_MIN : scale;
-    return float_to_f16(limited > 65504.0f ? 65504.0f : limited);
-}
-
 // Whether values have left the range, or all lie in its inner half.
 DEVICE bool needs_rescale(const QuantGrid& grid, Range r, GroupScale p, bool asymmetric) {
     if (!asymmetric) {
@@ -56,25 +52,70 @@ struct GroupScaleBits {
     u16 scale;
     u16 offset;
 };
-DEVICE GroupScaleBits rescale(const QuantGrid& grid, Range r, bool asymmetric) {
-    if (!asymmetric) return {to_scale(magnitude(r) / grid.target), 0};
-    const u16 scale = to_scale((r.high - r.low) / (2.0f * grid.target));
+template <class Levels> DEVICE GroupScaleBits rescale(const QuantGrid& grid, Range r, bool asymmetric) {
+    if (!asymmetric) return {Levels::to_scale(magnitude(r) / grid.target), 0};
+    const u16 scale = Levels::to_scale((r.high - r.low) / (2.0f * grid.target));
     // The middle of the codes 0..15 meets the middle of the values.
     return {scale, float_to_f16((r.low + r.high) * 0.5f - 7.5f * f16_to_float(scale))};
 }
-DEVICE GroupScale group_scale(GroupScaleBits b, bool asymmetric) {
-    return {f16_to_float(b.scale), asymmetric ? f16_to_float(b.offset) : 0.0f};
+template <class Levels> DEVICE GroupScale group_scale(GroupScaleBits b, bool asymmetric) {
+    return {Levels::scale(b.scale), asymmetric ? f16_to_float(b.offset) : 0.0f};
 }
 
-// Values of bytes: `step (b - base) + offset`. The product and the number subtracted have at most 24 bits (13 of
-// BIAS + base, 11 of a scale), so one fused operation gives the exact difference, which is what the CPU's product is.
-struct Values {
-    float step;
-    float shift;
-    float offset;
+// How the values of stored integers are spaced (`Levels` of src/quant/grid.rs): where a scale is stored, the value of a
+// byte without its group's offset, and the unrounded stored number of a value.
+
+struct EvenLevels {
+    static constexpr bool EVEN = true;
+    DEVICE u16 to_scale(float scale) {
+        const float limited = scale < SCALE_MIN ? SCALE_MIN : scale;
+        return float_to_f16(limited > 65504.0f ? 65504.0f : limited);
+    }
+    DEVICE float scale(u16 bits) { return f16_to_float(bits); }
+    DEVICE u16 load(const u16* scales, u32 group) { return scales[group]; }
+    DEVICE void store(u16* scales, u32 group, u16 bits) { scales[group] = bits; }
+
+    // `step (b - base) + offset`. The product and the number subtracted have at most 24 bits (13 of BIAS + base, 11 of
+    // a scale), so one fused operation gives the exact difference, which is what the CPU's product is.
+    struct Values {
+        float step, shift, offset;
+        DEVICE Values of(const QuantGrid& grid, GroupScale p) {
+            const float step = p.scale * grid.unit;
+            return {step, -((BIAS + grid.excess + grid.base) * step), p.offset};
+        }
+        DEVICE float value(const Values& v, float biased) { return fma_(biased, v.step, v.shift); }
+    };
+    DEVICE float exact(const QuantGrid& grid, float w, GroupScale p) {
+        return (w - p.offset) * (grid.steps_per_scale / p.scale) + grid.base;
+    }
+    // What rounding x to the stored number b leaves over, in the unit of the weight.
+    DEVICE float left(const QuantGrid& grid, float x, float b, GroupScale p) { return (x - b) * (p.scale * grid.unit); }
 };
-DEVICE Values values(const QuantGrid& grid, GroupScale p) {
-    const float step = p.scale * grid.unit;
-    return {step, -((BIAS + grid.excess + grid.base) * step), p.offset};
-}
-DEVICE float value(const Values& v, float biased) { return fma_(biased, v.step, v.shift); }
+
+// Four-bit floats, whose scales are bytes.
+struct Fp4Levels {
+    static constexpr bool EVEN = false;
+    // The exponent of the smallest power of two that is not below.
+    DEVICE u16 to_scale(float scale) {
+        return (u16)((bits(scale < SCALE_MIN ? SCALE_MIN : scale) + 0x007fffffu) >> 23);
+    }
+    DEVICE float scale(u16 byte) { return power_of_two(byte); }
+    DEVICE u16 load(const u16* scales, u32 group) { return ((const u8*)scales)[group]; }
+    DEVICE void store(u16* scales, u32 group, u16 byte) { ((u8*)scales)[group] = (u8)byte; }
+
+    struct Values {
+        static constexpr float offset = 0.0f;
+        float scale, zero, unit;
+        DEVICE Values of(const QuantGrid& grid, GroupScale p) {
+            return {p.scale, BIAS + grid.excess + grid.base, grid.unit};
+        }
+        DEVICE float value(const Values& v, float biased) { return v.scale * fp4_level((biased - v.zero) * v.unit); }
+    };
+    DEVICE float exact(const QuantGrid& grid, float w, GroupScale p) {
+        return fp4_position(w / p.scale) * grid.steps_per_scale + grid.base;
+    }
+    DEVICE float left(const QuantGrid& grid, float x, float b, GroupScale p) {
+        const auto value = [&](float number) { return p.scale * fp4_level((number - grid.base) * grid.unit); };
+        return value(x) - value(b);
+    }
+};

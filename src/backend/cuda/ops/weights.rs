@@ -29,6 +29,7 @@ macro_rules! codec_kernels {
             concat!($operation, "_int8"),
             concat!($operation, "_int4"),
             concat!($operation, "_int4_offset"),
+            concat!($operation, "_fp4"),
         ]
     };
 }

@@ -23,6 +23,7 @@ pub const HEADERS: &[Source] = embedded![
     "attention.h",
     "blocks.h",
     "codecs.h",
+    "fp4.h",
     "gpu.h",
     "grid.h",
     "moments.h",
