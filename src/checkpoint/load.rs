@@ -51,6 +51,16 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Opens a file and checks the contents of all planes.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`] and [`Checkpoint::verify`].
+    pub fn open_sound(path: &Path) -> Result<Self, CheckpointError> {
+        let checkpoint = Self::open(path)?;
+        checkpoint.verify()?;
+        Ok(checkpoint)
+    }
+
     /// The path it was opened at.
     pub fn path(&self) -> &Path {
         &self.path
@@ -157,6 +167,7 @@ impl Checkpoint {
             self.restore_state(tensor, param, backend)?;
         }
         trainer.set_counters(self.meta.counters);
+        trainer.set_watch(self.meta.watch.clone());
         Ok(())
     }
 

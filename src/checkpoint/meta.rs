@@ -5,7 +5,7 @@ use crate::error::ConfigError;
 use crate::format::cap;
 use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig, Trainable};
 use crate::optim::{EmbeddingUpdate, OptimizerConfig};
-use crate::train::Counters;
+use crate::train::{Counters, Watch};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -34,6 +34,9 @@ pub struct Meta {
     pub data: String,
     /// Progress.
     pub counters: Counters,
+    /// What the watchdog has seen, of a run that has one.
+    #[serde(default, skip_serializing_if = "Watch::is_empty")]
+    pub watch: Watch,
 }
 
 /// What [`Meta::tokenizer`] says of a file that carries its tokenizer.
@@ -66,7 +69,13 @@ impl Meta {
             tokenizer: if has_tokenizer { TOKENIZER.into() } else { BYTES.into() },
             data: data.into(),
             counters,
+            watch: Watch::default(),
         }
+    }
+
+    /// The same of a run with a watchdog.
+    pub fn with_watch(self, watch: &Watch) -> Self {
+        Self { watch: watch.clone(), ..self }
     }
 
     /// As the file holds it.
@@ -121,11 +130,14 @@ impl Meta {
         let steps = step.min(cap::STEP);
         let limits = [
             ("step", step, cap::STEP),
-            ("position", position, steps.saturating_mul(MOST_BATCH).min(cap::STEP)),
+            ("position", position, (steps + self.watch.left_out() as u64).saturating_mul(MOST_BATCH).min(cap::STEP)),
             ("skipped_losses", skipped_losses, steps),
             ("skipped_gradients", skipped_gradients, steps.saturating_mul(cap::TENSORS.into()).min(cap::STEP)),
             ("nonfinite_in_a_row", nonfinite_in_a_row, steps),
         ];
+        if let Some(problem) = self.watch.problem() {
+            return Err(problem);
+        }
         match limits.into_iter().find(|(_, found, most)| found > most) {
             None => Ok(()),
             Some((name, found, most)) => Err(format!("counters.{name} is {found}, at most {most} is possible")),

@@ -5,10 +5,12 @@ mod meta;
 mod planes;
 mod runs;
 mod save;
+mod sound;
 mod special;
 
 pub use load::{Capacity, Checkpoint, open_model, place_model};
 pub use meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 pub use planes::spec;
-pub use runs::{MODEL, checkpoint_path, clear, latest, list, prune};
+pub use runs::{BEST, MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save, save_with};
+pub use sound::{Newest, newest_sound, set_aside};

@@ -1,11 +1,14 @@
 //! The checkpoints of a run directory.
 
-use crate::config::TrainConfig;
+use crate::config::{OnSpike, TrainConfig};
 use crate::error::StoreError;
 use std::path::{Path, PathBuf};
 
 /// The finished weights of a run, next to its checkpoints.
 pub const MODEL: &str = "model.tetrad";
+
+/// The weights of a run's best validation, where `train.keep_best` asks for them.
+pub const BEST: &str = "best.tetrad";
 
 /// `dir/step-XXXXXXXX.tetrad`.
 pub fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
@@ -42,7 +45,7 @@ pub fn latest(dir: &Path) -> Result<Option<PathBuf>, StoreError> {
     Ok(list(dir)?.pop().map(|(_, path)| path))
 }
 
-/// Deletes all but the newest `train.keep` checkpoints; milestones stay.
+/// Deletes all but the newest `train.keep` checkpoints; milestones stay, and that to which `train.on_spike` goes back.
 ///
 /// # Errors
 /// If a file cannot be deleted.
@@ -51,18 +54,25 @@ pub fn prune(dir: &Path, train: &TrainConfig) -> Result<(), StoreError> {
         return Ok(());
     }
     let mut found = list(dir)?;
+    let back = scheduled(&found, train).next_back().filter(|_| train.on_spike == OnSpike::Rewind);
     found.truncate(found.len().saturating_sub(train.keep));
     for (step, path) in found {
         let milestone = train.milestone_every > 0 && step > 0 && step.is_multiple_of(train.milestone_every);
-        if !milestone {
+        if !milestone && Some(step) != back {
             remove(&path)?;
         }
     }
     Ok(())
 }
 
-/// Deletes every checkpoint of a run, and its finished weights `dir/model.tetrad`, which could be mistaken for those
-/// of the next run.
+/// The steps of those checkpoints that are not there because a run was stopped.
+fn scheduled(found: &[(u64, PathBuf)], train: &TrainConfig) -> impl DoubleEndedIterator<Item = u64> {
+    let every = train.checkpoint_every.max(1);
+    found.iter().map(|(step, _)| *step).filter(move |step| step.is_multiple_of(every))
+}
+
+/// Deletes every checkpoint of a run, and its finished and best weights, which could be mistaken for those of the next
+/// run.
 ///
 /// # Errors
 /// If a file cannot be deleted.
@@ -70,8 +80,8 @@ pub fn clear(dir: &Path) -> Result<(), StoreError> {
     for (_, path) in list(dir)? {
         remove(&path)?;
     }
-    let model = dir.join(MODEL);
-    if model.exists() { remove(&model) } else { Ok(()) }
+    let weights = [MODEL, BEST].map(|name| dir.join(name));
+    weights.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))
 }
 
 fn remove(path: &Path) -> Result<(), StoreError> {

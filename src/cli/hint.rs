@@ -121,6 +121,7 @@ fn checkpoint(error: &CheckpointError) -> Option<String> {
             _ => VERIFY,
         },
         CheckpointError::Contents { .. } => VERIFY,
+        CheckpointError::AllDamaged { .. } => "start anew with --overwrite",
         CheckpointError::PastEnd { .. } => "raise train.steps, or resume from an earlier checkpoint",
         CheckpointError::State { .. } => {
             "resume with the rule that saved it, or start a new run from its weights in another run.dir"

@@ -12,7 +12,7 @@ mod write;
 pub use manual::{KeyInfo, json_schema, manual};
 pub use presets::PRESETS;
 pub use run::RunConfig;
-pub use train::TrainConfig;
+pub use train::{OnSpike, TrainConfig};
 
 use crate::data::{DataConfig, TokenizerSettings};
 use crate::model::{ActivationConfig, Execution, ModelConfig, OffloadConfig, Settings, StorageConfig, Trainable};

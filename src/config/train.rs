@@ -14,6 +14,12 @@ const AUDIT_EVERY: u64 = 20;
 /// Beyond any warm-up's first steps.
 const MAX_UNMOVED: u64 = 200;
 
+/// Long enough for a deviation, short enough to follow a loss that falls.
+const SPIKE_WINDOW: u64 = 64;
+
+/// A run that needs more has another defect than a few bad batches.
+const MAX_REWINDS: usize = 10;
+
 /// `[train]`. Unknown keys are left to the reader: a configuration refuses them; in a file they are options of a later
 /// version's training, which change nothing about the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,8 +70,40 @@ pub struct TrainConfig {
     /// Steps at a learning rate above 0 without any change of the blocks' weights before the run stops; 0: it never does.
     #[serde(skip_serializing_if = "is_default_unmoved")]
     pub max_unmoved: u64,
+    /// Usual deviations above the mean beyond which a step's loss or gradient norm is a spike, or if they are not finite; 0:
+    /// none is.
+    #[serde(skip_serializing_if = "is_default")]
+    pub spike_z: f64,
+    /// Steps over which mean and deviation are formed, and before which nothing is a spike.
+    #[serde(skip_serializing_if = "is_default_window")]
+    pub spike_window: u64,
+    /// What happens at a spike.
+    #[serde(skip_serializing_if = "is_default")]
+    pub on_spike: OnSpike,
+    /// Batches that are left out by going back before the run stops instead.
+    #[serde(skip_serializing_if = "is_default_rewinds")]
+    pub max_rewinds: usize,
+    /// Whether the weights of the best validation are kept.
+    #[serde(skip_serializing_if = "is_default")]
+    pub keep_best: bool,
+    /// Validations without an improvement before the run ends; 0: it goes on.
+    #[serde(skip_serializing_if = "is_default")]
+    pub patience: u64,
     /// TrainConfig on the first batch only: a model that cannot overfit it has a defect.
     pub overfit: bool,
+}
+
+/// What happens at a step whose loss or gradient is a spike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnSpike {
+    /// A step with such a loss is not learned. A gradient shows only once its update is done, and is let pass.
+    #[default]
+    Skip,
+    /// The run goes back to its last checkpoint and leaves the batch out.
+    Rewind,
+    /// The run stops.
+    Stop,
 }
 
 impl TrainConfig {
@@ -101,7 +139,25 @@ impl TrainConfig {
         let reason = "must be 0 to 1: it is a share of optimizer.lr";
         problems.need((0.0..=1.0).contains(&train.final_lr), "train.final_lr", number(train.final_lr), reason);
         self.decay_problems(&mut problems);
+        self.watch_problems(&mut problems);
         problems
+    }
+
+    fn watch_problems(&self, problems: &mut Problems) {
+        let &Self { spike_z, spike_window, on_spike, checkpoint_every, .. } = self;
+        let reason = "must be 0 (off) or 1 or more: a number of usual deviations, such as 6";
+        let sound = spike_z == 0.0 || (1.0..=1e6).contains(&spike_z);
+        problems.need(sound, "train.spike_z", number(spike_z), reason);
+        problems.within("train.spike_window", spike_window as usize, 2, 1 << 20);
+        let reason = "is read with train.spike_z above 0 only; set it, such as train.spike_z=6";
+        let word = match on_spike {
+            OnSpike::Skip => "\"skip\"",
+            OnSpike::Rewind => "\"rewind\"",
+            OnSpike::Stop => "\"stop\"",
+        };
+        problems.need(spike_z > 0.0 || on_spike == OnSpike::Skip, "train.on_spike", word, reason);
+        let reason = "goes back to checkpoints, and train.checkpoint_every = 0 makes none; set it";
+        problems.need(on_spike != OnSpike::Rewind || checkpoint_every > 0, "train.on_spike", word, reason);
     }
 
     fn decay_problems(&self, problems: &mut Problems) {
@@ -166,6 +222,12 @@ impl Default for TrainConfig {
             max_nonfinite: 10,
             audit_every: AUDIT_EVERY,
             max_unmoved: MAX_UNMOVED,
+            spike_z: 0.0,
+            spike_window: SPIKE_WINDOW,
+            on_spike: OnSpike::Skip,
+            max_rewinds: MAX_REWINDS,
+            keep_best: false,
+            patience: 0,
             overfit: false,
         }
     }
@@ -183,6 +245,18 @@ fn is_default_share(value: &f64) -> bool {
 
 fn is_default_audit(value: &u64) -> bool {
     *value == AUDIT_EVERY
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn is_default_window(value: &u64) -> bool {
+    *value == SPIKE_WINDOW
+}
+
+fn is_default_rewinds(value: &usize) -> bool {
+    *value == MAX_REWINDS
 }
 
 fn is_default_unmoved(value: &u64) -> bool {

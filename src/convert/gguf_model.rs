@@ -32,7 +32,7 @@ pub fn open(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Convert
     let tensors = assign(path, &model, found, ParamKind::gguf_name, order, |name| name == ROPE_FACTORS)?;
     let given = beside.tokenizer.map(hugging_face::tokenizer_file).transpose()?;
     let built = match given {
-        Some(json) => Some((json, tokenizer::config_of_gguf(&gguf).map_err(failed)?)),
+        Some((json, _)) => Some((json, tokenizer::config_of_gguf(&gguf).map_err(failed)?)),
         None => tokenizer::from_gguf(path, &gguf)?,
     };
     let (tokenizer, tokenizer_config) = built.unzip();

@@ -104,7 +104,7 @@ fn row_mode(corpus: &Corpus, asked: Packing) -> Result<RowMode, DataError> {
 fn first_sample(input: &Input) -> Result<Option<&'static str>, DataError> {
     match input.kind {
         InputKind::Text | InputKind::LlmC => Ok(None),
-        InputKind::JsonLines | InputKind::Parquet => {
+        InputKind::JsonLines | InputKind::Parquet | InputKind::Csv => {
             let first = Documents::open(input)?.next_document()?;
             Ok(first.and_then(|document| document.is_sample()))
         }

@@ -127,6 +127,17 @@ pub enum CheckpointError {
         /// Steps of the configuration.
         steps: u64,
     },
+    /// No checkpoint of a run can be used.
+    #[error("{newest}; {}", match others {
+        0 => "it is the only checkpoint".into(),
+        others => format!("so are all {others} before it"),
+    })]
+    AllDamaged {
+        /// What is wrong with the newest.
+        newest: Box<CheckpointError>,
+        /// How many others are damaged.
+        others: usize,
+    },
     /// A resumed run must have the same settings.
     #[error("{path}: saved with {key} = {saved}, the configuration has {given}")]
     Differs {

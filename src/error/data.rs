@@ -81,7 +81,8 @@ pub enum DataError {
     },
     /// A file of a kind that is not read.
     #[error(
-        "{}: unsupported file type; expected .txt, .jsonl, .json (each also compressed, .zst), .parquet, or llm.c's .bin",
+        "{}: unsupported file type; expected .txt, .jsonl, .json, .csv, .tsv (each also compressed, .zst), .parquet, or \
+         llm.c's .bin",
         path.display()
     )]
     UnknownKind {
@@ -207,6 +208,14 @@ pub enum DataError {
     Changed {
         /// The file.
         path: PathBuf,
+    },
+    /// A file that is no usable model of SentencePiece.
+    #[error("{}: not a usable SentencePiece model: it {reason}; a tokenizer.json is read too", path.display())]
+    SentencePiece {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A file that is no usable tokenizer.
     #[error("{name}: not a usable tokenizer.json: {reason}")]

@@ -40,6 +40,7 @@ where
     let mut out = BufWriter::with_capacity(BUFFER, partial.file.try_clone().map_err(|e| partial.fail("write it", e))?);
     write(&mut out).map_err(ReplaceError::Write)?;
     out.flush().map_err(|e| partial.fail("write it", e))?;
+    note(Step::Write);
     drop(out);
     partial.publish().map_err(ReplaceError::Store)
 }
@@ -68,6 +69,29 @@ pub fn remove_stale(dir: impl AsRef<Path>) -> Result<usize, StoreError> {
         }
     }
     Ok(removed)
+}
+
+/// What [`replace`] asks of the disk, in this order: tests enumerate what a crash may leave of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Write,
+    SetLen,
+    Sync,
+    Rename,
+    SyncFolder,
+}
+
+#[cfg(test)]
+thread_local! {
+    static STEPS: std::cell::RefCell<Vec<Step>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Keeps a step that was done, in tests.
+fn note(step: Step) {
+    #[cfg(test)]
+    STEPS.with_borrow_mut(|steps| steps.push(step));
+    #[cfg(not(test))]
+    let _ = step;
 }
 
 /// A locked file in the directory of its target, removed on drop unless it was published.
@@ -138,14 +162,18 @@ impl Partial {
     fn publish(mut self) -> Result<(), StoreError> {
         let end = io::Seek::stream_position(&mut &self.file).map_err(|e| self.fail("write it", e))?;
         self.file.set_len(end).map_err(|e| self.fail("write it", e))?;
+        note(Step::SetLen);
         self.file.sync_all().map_err(|e| self.fail("sync it", e))?;
+        note(Step::Sync);
         fs::rename(&self.path, &self.target).map_err(|e| self.fail("rename a file onto it", e))?;
+        note(Step::Rename);
         self.published = true;
         let dir = match self.target.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };
         let synced = File::open(dir).and_then(|dir| dir.sync_all());
+        note(Step::SyncFolder);
         synced.map_err(|e| StoreError::io(dir, "sync the directory", e))
     }
 
@@ -178,5 +206,85 @@ fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(a), Ok(b)) => a.dev() == b.dev() && a.ino() == b.ino(),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// What a file system keeps at once, in bytes: small, so that all combinations can be tried.
+    const BLOCK: usize = 4;
+
+    /// What the name may refer to after a crash, whatever the system wrote back in whatever order: every prefix of `steps`,
+    /// of which everything since the last sync may be on the disk or not, block by block. Beside it, whether all steps
+    /// were done.
+    fn images(steps: &[Step], old: &[u8], new: &[u8], reserved: usize) -> BTreeSet<(Vec<u8>, bool)> {
+        let mut found = BTreeSet::new();
+        for done in 0..=steps.len() {
+            let done_steps = &steps[..done];
+            let has = |step| done_steps.contains(&step);
+            let before = |a, b| done_steps.iter().position(|s| *s == a) < done_steps.iter().position(|s| *s == b);
+            // The name: a rename that was not synced may have reached the disk or not.
+            let may_be_old = !(has(Step::Rename) && has(Step::SyncFolder) && before(Step::Rename, Step::SyncFolder));
+            let all = done == steps.len();
+            if may_be_old {
+                found.insert((old.to_vec(), all));
+            }
+            if has(Step::Rename) {
+                let durable = has(Step::Sync) && before(Step::Write, Step::Sync) && before(Step::SetLen, Step::Sync);
+                if durable {
+                    found.insert((new.to_vec(), all));
+                    continue;
+                }
+                // The reserved bytes are zeros; any of the blocks may have been written, and the end may be either.
+                let blocks = new.len().div_ceil(BLOCK);
+                for subset in 0..1u32 << blocks {
+                    let mut bytes = vec![0; reserved];
+                    for block in (0..blocks).filter(|block| subset >> block & 1 == 1) {
+                        let range = block * BLOCK..((block + 1) * BLOCK).min(new.len());
+                        bytes[range.clone()].copy_from_slice(&new[range]);
+                    }
+                    for len in [0, new.len(), reserved] {
+                        found.insert((bytes[..len].to_vec(), all));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The steps that a real replacement took.
+    fn steps(old: &[u8], new: &[u8], reserved: usize) -> Vec<Step> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, old).unwrap();
+        STEPS.take();
+        replace(&path, reserved as u64, |out| out.write_all(new)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), new);
+        STEPS.take()
+    }
+
+    #[test]
+    fn whatever_a_crash_leaves_is_the_old_file_or_the_new_one() {
+        let (old, new, reserved) = (b"the old one".as_slice(), b"and this is the new one".as_slice(), 32);
+        let taken = steps(old, new, reserved);
+        let left = images(&taken, old, new, reserved);
+        assert!(left.iter().all(|(bytes, _)| bytes == old || bytes == new), "{left:?}");
+        // Once the call has returned, only the new one.
+        assert!(left.iter().all(|(bytes, returned)| !returned || bytes == new), "{left:?}");
+        assert!(left.len() >= 3, "before, amid and after: {left:?}");
+    }
+
+    #[test]
+    fn the_enumeration_finds_what_each_sync_is_for() {
+        let (old, new, reserved) = (b"the old one".as_slice(), b"and this is the new one".as_slice(), 32);
+        let taken = steps(old, new, reserved);
+        let without = |step| taken.iter().copied().filter(|other| *other != step).collect::<Vec<_>>();
+        let torn = images(&without(Step::Sync), old, new, reserved);
+        assert!(torn.iter().any(|(bytes, _)| bytes != old && bytes != new), "files in two halves");
+        let forgotten = images(&without(Step::SyncFolder), old, new, reserved);
+        assert!(forgotten.iter().any(|(bytes, returned)| *returned && bytes == old), "a save that is undone");
     }
 }

@@ -44,6 +44,9 @@ pub struct Line {
     /// Steps skipped so far because the loss was not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_losses: Option<u64>,
+    /// What the watchdog did after this step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event: Option<String>,
     /// Updates skipped so far because a gradient was not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_gradients: Option<u64>,

@@ -6,6 +6,7 @@ mod metrics;
 mod run;
 mod step;
 mod system;
+mod watch;
 
 pub use audit::{Audit, AuditReport};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
@@ -13,3 +14,4 @@ pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};
 pub use system::{available, resident, total_memory};
+pub use watch::{Spike, Watch};

@@ -1,6 +1,7 @@
 //! The loop over steps: when to evaluate, sample, save, and stop.
 
-use super::{Audit, StepReport, Trainer};
+use super::{Audit, Spike, StepReport, Trainer};
+use crate::config::OnSpike;
 use crate::data::{Batches, Windows};
 use crate::error::BackendError;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,10 +70,29 @@ pub trait Observer {
     /// # Errors
     /// Ends the run.
     fn save(&mut self, trainer: &Trainer) -> Result<(), Self::Error>;
+
+    /// The validation is the best so far, and its weights are to be kept.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn save_best(&mut self, trainer: &Trainer) -> Result<(), Self::Error> {
+        let _ = trainer;
+        Ok(())
+    }
+
+    /// The step was a spike: puts the last state into `trainer` that was saved by `train.checkpoint_every`, not because a
+    /// run was stopped, so that a run that was stopped goes back to the same. False if there is none.
+    ///
+    /// # Errors
+    /// Ends the run.
+    fn go_back(&mut self, trainer: &mut Trainer, spike: &Spike) -> Result<bool, Self::Error> {
+        let _ = (trainer, spike);
+        Ok(false)
+    }
 }
 
 /// Why a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StopReason {
     /// All steps are done.
     Finished,
@@ -88,6 +108,13 @@ pub enum StopReason {
     },
     /// Weights changed in a run whose learning rate is 0.
     FrozenMoved,
+    /// The loss or gradient of a step was far from its usual range. The last checkpoint is from before it.
+    Spike(Spike),
+    /// So many validations in a row brought no improvement; it saved.
+    OutOfPatience {
+        /// Validations since the best.
+        validations: u64,
+    },
 }
 
 /// The data of a run.
@@ -117,6 +144,9 @@ pub fn run<O: Observer>(
     let mut segment_start = vec![0; if trainer.config().data.shares_rows { tokens } else { 0 }];
     let mut audit = Audit::new(trainer);
     while trainer.counters().step < train.steps {
+        if trainer.watch().is_out_of_patience(&train) {
+            return out_of_patience(trainer, observer);
+        }
         let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
         if halted {
             observer.begins(trainer, Work::Save);
@@ -126,14 +156,34 @@ pub fn run<O: Observer>(
         let begun = Instant::now();
         let blocks = trainer.config().model.layers as u64;
         observer.begins(trainer, Work::Step { blocks });
+        trainer.pass_left_out();
         let position = if train.overfit { 0 } else { trainer.counters().position };
         samples.train.fill_segments(position, &mut inputs, &mut targets, &mut segment_start);
         audit.before(trainer);
         let mut report = trainer.step_segments(&inputs, &targets, &segment_start);
+        let spike = trainer.watch_mut().see(&report, &train);
         let verdict = audit.after(trainer, &mut report);
         // Before results are used that a failed device never computed.
         trainer.backend().status()?;
         observer.on_step(trainer, &report, begun.elapsed())?;
+        if let Some(spike) = spike {
+            let most = train.max_nonfinite;
+            match train.on_spike {
+                OnSpike::Skip if trainer.watch().in_a_row <= most => {}
+                OnSpike::Rewind if trainer.watch().left_out() < train.max_rewinds => {
+                    // The checkpoint may be from before an earlier spike was found.
+                    let found = trainer.watch().clone();
+                    if !observer.go_back(trainer, &spike)? {
+                        return Ok(StopReason::Spike(spike));
+                    }
+                    trainer.watch_mut().leave_out_too(&found);
+                    trainer.watch_mut().leave_out(position, train.batch as u64);
+                    audit = Audit::new(trainer);
+                    continue;
+                }
+                _ => return Ok(StopReason::Spike(spike)),
+            }
+        }
         if trainer.counters().nonfinite_in_a_row > train.max_nonfinite {
             return Ok(StopReason::NotFinite);
         }
@@ -148,17 +198,29 @@ pub fn run<O: Observer>(
             let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut segment_start);
             trainer.backend().status()?;
             observer.on_validation(&validation)?;
+            let watched = train.keep_best || train.patience > 0;
+            if watched && trainer.watch_mut().validated(validation.loss, report.step) && train.keep_best {
+                observer.save_best(trainer)?;
+            }
         }
         if due(train.sample_every) && train.sample_tokens > 0 {
             observer.sample(trainer)?;
         }
         // A checkpoint from a series of bad steps would replace one from before it.
-        if due(train.checkpoint_every) && (last || trainer.counters().nonfinite_in_a_row == 0) {
+        let clean = trainer.counters().nonfinite_in_a_row == 0 && spike.is_none();
+        if due(train.checkpoint_every) && (last || clean) {
             observer.begins(trainer, Work::Save);
             observer.save(trainer)?;
         }
     }
     Ok(StopReason::Finished)
+}
+
+/// Ends a run whose validations no longer improve.
+fn out_of_patience<O: Observer>(trainer: &mut Trainer, observer: &mut O) -> Result<StopReason, O::Error> {
+    observer.begins(trainer, Work::Save);
+    observer.save(trainer)?;
+    Ok(StopReason::OutOfPatience { validations: trainer.watch().since_best })
 }
 
 /// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `segment_start` if rows may hold several

@@ -1,6 +1,6 @@
 //! One training step.
 
-use super::AuditReport;
+use super::{AuditReport, Spike, Watch};
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
@@ -46,6 +46,8 @@ pub struct StepReport {
     pub skipped_loss: bool,
     /// Tensors whose update was skipped.
     pub skipped_gradients: u64,
+    /// Why its loss was a spike; then nothing of it was learned.
+    pub spike: Option<Spike>,
     /// What the audit found, in the steps that are audited.
     pub audit: Option<AuditReport>,
 }
@@ -59,6 +61,7 @@ pub struct Trainer {
     counters: Counters,
     /// The rules that update the parameters.
     optimizer: Arc<Groups>,
+    watch: Watch,
     /// Losses of one batch on this machine.
     losses: Vec<f32>,
 }
@@ -111,7 +114,7 @@ impl Trainer {
         model.prepare(backend.as_mut());
         let losses = vec![0.0; model.acts.tokens];
         let (config, counters) = (config.clone(), Counters::default());
-        Ok(Self { config, backend, model, plan, counters, optimizer, losses })
+        Ok(Self { config, backend, model, plan, counters, optimizer, watch: Watch::default(), losses })
     }
 
     /// Where parameters and activations lie.
@@ -147,6 +150,26 @@ impl Trainer {
     /// Continues from the progress of a saved state.
     pub(crate) fn set_counters(&mut self, counters: Counters) {
         self.counters = counters;
+    }
+
+    /// What the watchdog has seen.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// The same, to be changed.
+    pub(super) fn watch_mut(&mut self) -> &mut Watch {
+        &mut self.watch
+    }
+
+    /// Continues from what the watchdog had seen at a saved state.
+    pub(crate) fn set_watch(&mut self, watch: Watch) {
+        self.watch = watch;
+    }
+
+    /// Passes over sequences that are left out.
+    pub(super) fn pass_left_out(&mut self) {
+        self.counters.position = self.watch.pass(self.counters.position);
     }
 
     /// First values of all parameters.
@@ -186,9 +209,10 @@ impl Trainer {
             rescales: 0,
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
+            spike: self.watch.judge_loss(loss.0, &self.config.train),
             audit: None,
         };
-        if !report.skipped_loss {
+        if !report.skipped_loss && report.spike.is_none() {
             let at = StepInfo { number, lr, seed: self.config().run.seed };
             self.backward(pass, loss.1, &at, &mut report);
         }

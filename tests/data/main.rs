@@ -1,5 +1,7 @@
 //! From texts to batches.
 
+#[path = "../harness/mod.rs"]
+mod harness;
 mod texts;
 
 mod cases;
@@ -8,4 +10,5 @@ mod hostile_tokenizer;
 mod inputs;
 mod prepare;
 mod samples;
+mod sentence_piece;
 mod tokenizer;

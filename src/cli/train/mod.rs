@@ -21,7 +21,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, Extent, MODEL, Meta, TOKENIZER_CONFIG, clear, latest, save_with};
+use tetrad::checkpoint::{Checkpoint, Extent, MODEL, TOKENIZER_CONFIG, clear, latest, save_with};
 use tetrad::config::Config;
 use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
 use tetrad::error::{CheckpointError, DataError, ReplaceError, StoreError};
@@ -144,7 +144,7 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     // All checks come before an old run is deleted.
     match &mut start {
         Some(start) => {
-            start.checkpoint.check_run(config, &data.fingerprint).map_err(|error| name_texts(error, textless))?;
+            start.checkpoint().check_run(config, &data.fingerprint).map_err(|error| name_texts(error, textless))?;
             start.check_last(dir)?;
         }
         None => refuse_second_run(args, dir)?,
@@ -158,13 +158,13 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     }
     match (&start, model) {
         (Some(start), _) => {
-            start.checkpoint.restore(&mut trainer, &data.fingerprint)?;
+            start.checkpoint().restore(&mut trainer, &data.fingerprint)?;
             start.set_aside()?;
         }
         (None, Some(model)) => model.checkpoint.start(&mut trainer)?,
         (None, None) => trainer.initialize(),
     }
-    let from = start.as_ref().map(|start| &start.checkpoint);
+    let from = start.as_ref().map(Start::checkpoint);
     let origin = from.or(model.map(|model| &model.checkpoint));
     header::print_header(&trainer, &device, &samples, origin, from.is_some(), said.as_deref())?;
     write_record(given)?;
@@ -178,7 +178,7 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     let until = args.stop_at.unwrap_or(u64::MAX);
     let reason = run_steps(&mut trainer, &samples, until, &interrupts.stop, &mut console)?;
     console.finish();
-    finish(&trainer, &data, reason, &console)
+    finish(&trainer, reason, &console)
 }
 
 /// The end of a run that was asked to stop before it took a step.
@@ -218,13 +218,12 @@ fn name_texts(error: CheckpointError, textless: bool) -> Failure {
 const FROZEN_MOVED: &str = "weights changed in a run with optimizer.lr = 0, which must leave every byte as it was; this is a \
                             defect of the program, please report it with the configuration";
 
-fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Console) -> CliResult {
+fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -> CliResult {
     let dir = &trainer.config().run.dir;
     match reason {
         StopReason::Finished => {
             let path = dir.join(MODEL);
-            let meta =
-                Meta::new(trainer.config(), trainer.counters(), data.tokenizer.json().is_some(), &data.fingerprint);
+            let meta = console.meta(trainer);
             let attachments = console.attachments();
             save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Weights, &path)?;
             console.summarize(trainer, &path)?;
@@ -245,6 +244,28 @@ fn finish(trainer: &Trainer, data: &Prepared, reason: StopReason, console: &Cons
                  checkpoint from before them is {last}; lower optimizer.lr and resume from it",
                 trainer.counters().nonfinite_in_a_row,
                 trainer.config().train.max_nonfinite
+            )
+            .into())
+        }
+        StopReason::OutOfPatience { validations } => {
+            let best = trainer
+                .watch()
+                .best
+                .map_or_else(String::new, |(loss, step)| format!("; the best was {loss:.4} after step {step}"));
+            super::output::print(|out| {
+                let step = trainer.counters().step;
+                writeln!(out, "ended after step {step}, saved: {validations} validations without an improvement{best}")
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        StopReason::Spike(spike) => {
+            let last = latest(dir)?.map_or_else(|| "none".into(), |path| escape(&path.to_string_lossy()));
+            let step = trainer.counters().step;
+            Err(format!(
+                "{} (train.spike_z = {}); the last checkpoint is {last}; look at the batch, lower optimizer.lr, or set \
+                 train.on_spike",
+                observer::describe(step, &spike),
+                short(trainer.config().train.spike_z)
             )
             .into())
         }
@@ -275,6 +296,13 @@ fn companions(
         found.extend(beside.map(|bytes| (TOKENIZER_CONFIG, bytes)));
     }
     let trained = TokenizerConfig::of(config.tokenizer.file.as_deref(), config.data.chat_template.as_deref())?;
+    // SentencePiece's model says it itself, and the tokenizer.json that is made of it cannot.
+    if found.is_empty() && trained.eos().is_some() {
+        let told = serde_json::json!({
+            "bos_token": trained.bos(), "eos_token": trained.eos(), "add_bos_token": trained.add_bos(),
+        });
+        found.push((TOKENIZER_CONFIG, told.to_string().into_bytes()));
+    }
     let Some(template) = trained.template() else { return Ok(found) };
     let at = found.iter().position(|(name, _)| *name == TOKENIZER_CONFIG);
     let saved = at.map(|at| TokenizerConfig::parse(TOKENIZER_CONFIG, &found[at].1)).transpose()?;

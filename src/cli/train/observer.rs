@@ -8,12 +8,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tetrad::checkpoint::{Extent, Meta, TOKENIZER, checkpoint_path, prune, save_with};
+use tetrad::checkpoint::{BEST, Checkpoint, Extent, Meta, TOKENIZER, checkpoint_path, list, prune, save_with};
+use tetrad::config::OnSpike;
 use tetrad::data::{Decoder, Prepared, Tokenizer};
 use tetrad::error::{BackendError, CheckpointError, StoreError};
 use tetrad::format::Attachment;
 use tetrad::model::{Generator, Sampling};
-use tetrad::train::{Line, Metrics, Observer, StepReport, Trainer, Validation, Work, resident};
+use tetrad::train::{Line, Metrics, Observer, Spike, StepReport, Trainer, Validation, Work, resident};
 
 /// Time between plain progress lines, where there is no terminal to redraw one on.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -146,6 +147,12 @@ impl Console {
         Ok(())
     }
 
+    /// The metadata of a file of this run.
+    pub fn meta(&self, trainer: &Trainer) -> Meta {
+        let tokenizer = self.tokenizer.json().is_some();
+        Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint).with_watch(trainer.watch())
+    }
+
     /// The attachments of every file of this run.
     pub fn attachments(&self) -> Vec<Attachment<'_>> {
         let companions = self.companions.iter().map(|(name, bytes)| Attachment { name, bytes });
@@ -204,6 +211,11 @@ impl Observer for Console {
             line.skipped_losses = Some(counters.skipped_losses);
             line.skipped_gradients = Some(counters.skipped_gradients);
         }
+        if let Some(spike) = report.spike.filter(|_| trainer.config().train.on_spike == OnSpike::Skip) {
+            let event = format!("{}; not learned", describe(report.step, &spike));
+            self.say(&event)?;
+            line.event = Some(event);
+        }
         self.metrics.write(&line)?;
         Ok(self.progress(trainer, report, rate)?)
     }
@@ -250,13 +262,59 @@ impl Observer for Console {
         Ok(self.say(&format!("--- sample after step {} ---\n{}\n---", trainer.counters().step, harmless(&text)))?)
     }
 
+    fn save_best(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
+        let path = trainer.config().run.dir.join(BEST);
+        let attachments = self.attachments();
+        save_with(trainer.model(), trainer.backend(), &self.meta(trainer), &attachments, Extent::Weights, &path)?;
+        Ok(())
+    }
+
+    fn go_back(&mut self, trainer: &mut Trainer, spike: &Spike) -> Result<bool, ConsoleError> {
+        let (dir, train) = (trainer.config().run.dir.clone(), trainer.config().train.clone());
+        let at = trainer.counters().step;
+        let found = list(&dir)?;
+        for (step, path) in found.iter().rev().filter(|(step, _)| *step < at && step % train.checkpoint_every == 0) {
+            let checkpoint = match Checkpoint::open_sound(path) {
+                Ok(checkpoint) => checkpoint,
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // One that a signal left at such a step, amid spikes, would not be there in a run without signals.
+            if !checkpoint.meta.watch.is_calm() || checkpoint.meta.counters.nonfinite_in_a_row > 0 {
+                continue;
+            }
+            checkpoint.restore(trainer, &self.fingerprint)?;
+            // The run that left them is no more.
+            for (_, later) in found.iter().filter(|(later, _)| later > step) {
+                std::fs::remove_file(later).map_err(|e| StoreError::io(later, "delete it", e))?;
+            }
+            self.metrics = Metrics::open(&dir.join("metrics.jsonl"), *step)?;
+            let event = format!("{}; back to step {step}, its batch is left out", describe(at, spike));
+            self.metrics.write(&Line { step: *step, event: Some(event.clone()), ..Line::default() })?;
+            self.say(&event)?;
+            self.heartbeat.begins(None);
+            self.first_step = self.first_step.min(*step);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     fn save(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
         let config = trainer.config();
-        let meta = Meta::new(config, trainer.counters(), self.tokenizer.json().is_some(), &self.fingerprint);
+        let meta = self.meta(trainer);
         let path = checkpoint_path(&config.run.dir, trainer.counters().step);
         let attachments = self.attachments();
         save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Full, &path)?;
         self.heartbeat.begins(None);
         Ok(prune(&config.run.dir, &config.train)?)
+    }
+}
+
+/// A spike in words.
+pub(super) fn describe(step: u64, spike: &Spike) -> String {
+    let Spike { what, value, z } = spike;
+    match z.is_nan() {
+        true => format!("step {step}: {what} {value} is not finite"),
+        false => format!("step {step}: {what} {value:.4} is {z:.1} deviations above the usual"),
     }
 }

@@ -132,7 +132,7 @@ fn of_checkpoint(folder: &Path, resume: Option<&Resume>) -> Result<Config, Failu
     let checkpoint = match resume {
         Some(Resume::File(path)) => Checkpoint::open(path)?,
         _ => {
-            super::resume::newest_sound(folder)?
+            tetrad::checkpoint::newest_sound(folder)?
                 .ok_or_else(|| format!("{}: holds neither a checkpoint nor the {RECORD} of a run", show(folder)))?
                 .checkpoint
         }

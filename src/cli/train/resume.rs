@@ -4,19 +4,14 @@ use super::origin::{RECORD, Resume};
 use super::paths;
 use crate::cli::Failure;
 use crate::cli::output::escape;
-use std::path::{Path, PathBuf};
-use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, list};
+use std::path::Path;
+use tetrad::checkpoint::{Checkpoint, Newest, TOKENIZER_CONFIG, list, newest_sound, set_aside};
 use tetrad::config::Config;
 use tetrad::data::TokenizerConfig;
-use tetrad::error::{CheckpointError, StoreError};
+use tetrad::error::StoreError;
 
-/// A sound checkpoint.
-pub(super) struct Start {
-    /// Opened, and every plane verified.
-    pub checkpoint: Checkpoint,
-    /// Later checkpoints that are damaged, and what is wrong with them.
-    pub damaged: Vec<(PathBuf, CheckpointError)>,
-}
+/// What a run is continued from.
+pub(super) struct Start(pub Newest);
 
 /// The checkpoint that `resume` asks for; nothing for a new run.
 ///
@@ -25,58 +20,37 @@ pub(super) struct Start {
 pub(super) fn find(resume: &Resume, run_dir: &Path) -> Result<Option<Start>, Failure> {
     match resume {
         Resume::Newest if !run_dir.is_dir() => Ok(None),
-        Resume::Newest => newest_sound(run_dir),
+        Resume::Newest => Ok(newest_sound(run_dir)?.map(Start)),
         Resume::Folder(folder) => match newest_sound(folder)? {
-            Some(start) => Ok(Some(start)),
+            Some(newest) => Ok(Some(Start(newest))),
             None => Err(format!("{}: holds no checkpoint", escape(&folder.to_string_lossy())).into()),
         },
-        Resume::File(path) => Ok(Some(Start { checkpoint: sound(path)?, damaged: Vec::new() })),
-    }
-}
-
-/// The newest checkpoint of a folder that is sound; nothing if there is none at all.
-///
-/// # Errors
-/// A folder whose checkpoints are all damaged, or one that cannot be read.
-pub(super) fn newest_sound(folder: &Path) -> Result<Option<Start>, Failure> {
-    let mut damaged = Vec::new();
-    for (_, path) in list(folder)?.into_iter().rev() {
-        match sound(&path) {
-            Ok(checkpoint) => return Ok(Some(Start { checkpoint, damaged })),
-            Err(error) if error.is_damage() => damaged.push((path, error)),
-            Err(error) => return Err(error.into()),
+        Resume::File(path) => {
+            Ok(Some(Start(Newest { checkpoint: Checkpoint::open_sound(path)?, damaged: Vec::new() })))
         }
     }
-    match damaged.as_slice() {
-        [] => Ok(None),
-        [(_, error)] => Err(format!("{error}; it is the only checkpoint; start anew with --overwrite").into()),
-        [(_, error), others @ ..] => {
-            let others = others.len();
-            Err(format!("{error}; so are all {others} before it; start anew with --overwrite").into())
-        }
-    }
-}
-
-fn sound(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let checkpoint = Checkpoint::open(path)?;
-    checkpoint.verify()?;
-    Ok(checkpoint)
 }
 
 impl Start {
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.0.checkpoint
+    }
+
     /// Checks that no later checkpoint of `dir` is left that the next `--resume` would take for the newest of this run,
     /// and that pruning would keep in the place of its own. Damaged ones do not count.
     ///
     /// # Errors
     /// The last of those that are sound.
     pub fn check_last(&mut self, dir: &Path) -> Result<(), Failure> {
-        let (step, path) = (self.checkpoint.meta.counters.step, self.checkpoint.path());
+        let Newest { checkpoint, damaged } = &mut self.0;
+        let (step, path) = (checkpoint.meta.counters.step, checkpoint.path());
         for (later, other) in list(dir)?.into_iter().rev().take_while(|(later, _)| *later > step) {
-            if self.damaged.iter().any(|(known, _)| *known == other) {
+            if damaged.iter().any(|(known, _)| *known == other) {
                 continue;
             }
-            match sound(&other) {
-                Err(error) if error.is_damage() => self.damaged.push((other, error)),
+            match Checkpoint::open_sound(&other) {
+                Err(error) if error.is_damage() => damaged.push((other, error)),
                 _ => {
                     let advice = "move them away or choose another folder with --set run.dir=...";
                     let (path, dir) = (escape(&path.to_string_lossy()), escape(&dir.to_string_lossy()));
@@ -95,11 +69,9 @@ impl Start {
     /// # Errors
     /// If one cannot be renamed.
     pub fn set_aside(&self) -> Result<(), StoreError> {
-        for (path, error) in &self.damaged {
-            let mut name = path.clone().into_os_string();
-            name.push(".damaged");
-            std::fs::rename(path, &name).map_err(|e| StoreError::io(path, "rename it", e))?;
-            let (name, from) = (name.to_string_lossy(), self.checkpoint.path().to_string_lossy());
+        for (path, error) in &self.0.damaged {
+            let name = set_aside(path)?;
+            let (name, from) = (name.to_string_lossy(), self.checkpoint().path().to_string_lossy());
             eprintln!("note: {}", escape(&error.to_string()));
             eprintln!("note: it is kept as {}; the run goes on from {}", escape(&name), escape(&from));
         }
@@ -119,7 +91,7 @@ impl Start {
             paths::look_up(config, record);
         }
         if let Some(file) = config.tokenizer.file.clone()
-            && let Some(carried) = super::start::carried_tokenizer(&self.checkpoint, &config.data.cache)
+            && let Some(carried) = super::start::carried_tokenizer(self.checkpoint(), &config.data.cache)
             && (!file.is_file() || file == carried.path)
         {
             carried.write()?;
@@ -127,7 +99,7 @@ impl Start {
         }
         let gone = |template: &&String| !paths::is_template(template) && !Path::new(template).exists();
         if config.data.chat_template.as_ref().filter(gone).is_some()
-            && let Some(json) = self.checkpoint.attachment(TOKENIZER_CONFIG)
+            && let Some(json) = self.checkpoint().attachment(TOKENIZER_CONFIG)
             && let Some(template) = TokenizerConfig::parse(TOKENIZER_CONFIG, &json)?.template()
         {
             config.data.chat_template = Some(template.into());

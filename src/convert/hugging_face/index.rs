@@ -17,7 +17,7 @@ const MOST_FILES: usize = 4096;
 pub struct Index {
     /// Names of the files, each once.
     pub files: Vec<String>,
-    /// Tensors and the numbers of their files; nothing for a single file, which holds what it holds.
+    /// Tensors and the numbers of their files; nothing where the files hold what they hold.
     tensors: Option<HashMap<String, usize>>,
 }
 
@@ -78,9 +78,9 @@ pub fn parse(path: &Path, json: &[u8]) -> Result<Index, ConvertError> {
 }
 
 impl Index {
-    /// The index of a single file.
-    pub fn of(name: &str) -> Self {
-        Self { files: vec![name.into()], tensors: None }
+    /// Files that hold what they hold.
+    pub fn of(files: Vec<String>) -> Self {
+        Self { files, tensors: None }
     }
 
     /// All tensors of the files, which are those of the index, each in the file that the index says.

@@ -9,9 +9,11 @@ use super::gguf::TensorInfo;
 use super::names::RowOrder;
 use super::safetensors;
 use super::source::{Beside, Found, Source, assign};
+use crate::data::tokenize::read_sentence_piece;
 use crate::error::{ConvertError, StoreError};
 use crate::model::{ModelConfig, ParamKind};
 use crate::store::Map;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The head of an untied model; a tied one may have it too.
@@ -32,41 +34,33 @@ pub(super) const LFS_ADVICE: &str =
     "is a Git LFS pointer, which only names the file; run `git lfs pull` in its directory, or download it again";
 
 /// Files of tokenizers that are not read.
-const OTHER_TOKENIZERS: [(&str, &str); 3] = [
-    ("tokenizer.model", "SentencePiece"),
-    ("vocab.json", "a vocabulary and merges"),
-    ("tekken.json", "Mistral's Tekken"),
-];
+const OTHER_TOKENIZERS: [(&str, &str); 2] =
+    [("vocab.json", "a vocabulary and merges"), ("tekken.json", "Mistral's Tekken")];
 
-/// Opens a directory: `config.json`, `model.safetensors` or `model.safetensors.index.json` with its shards,
-/// `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`.
+/// Opens a directory: `config.json`, `model.safetensors` or `model.safetensors.index.json` with its shards, or all of a
+/// model's shards, `tokenizer.json` or SentencePiece's `tokenizer.model`, `tokenizer_config.json`,
+/// `generation_config.json`. Of a single file and an index of several, the single file is read, as in transformers.
 ///
 /// # Errors
 /// A file that is missing, damaged or outside of the directory; an unsupported model.
 pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
     let index = dir.join("model.safetensors.index.json");
     let single = dir.join("model.safetensors");
+    let mut notes = Vec::new();
     let names = match (index.exists(), single.exists()) {
-        (true, true) => {
-            let what = "holds both model.safetensors and model.safetensors.index.json, one of them of an older save; \
-                        remove the one that is stale";
-            return Err(ConvertError::Source { path: dir.into(), what: what.into() });
+        (stale, true) => {
+            if stale {
+                let note = "model.safetensors is read; model.safetensors.index.json beside it is of another save, and \
+                            neither it nor its shards are";
+                notes.push(note.into());
+            }
+            index::Index::of(vec!["model.safetensors".into()])
         }
         (true, false) => {
             let index = inside(dir, "model.safetensors.index.json")?;
             index::parse(&index, &read(&index, MOST_TOKENIZER)?)?
         }
-        (false, true) => index::Index::of("model.safetensors"),
-        (false, false) if has_shards(dir) => {
-            let what = "holds shards of a model, and model.safetensors.index.json is missing; fetch it, it is small";
-            return Err(ConvertError::Source { path: dir.into(), what: what.into() });
-        }
-        (false, false) => {
-            let what = "holds neither model.safetensors nor model.safetensors.index.json; .bin files (pickles) are \
-                        not read, convert them with transformers' save_pretrained"
-                .into();
-            return Err(ConvertError::Source { path: dir.into(), what });
-        }
+        (false, false) => index::Index::of(shards(dir)?),
     };
     let mut files = Vec::new();
     for name in &names.files {
@@ -83,7 +77,10 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
     let beside_dir = |name: &str| dir.join(name).exists().then(|| inside(dir, name)).transpose();
     let tokenizer = match beside.tokenizer {
         Some(path) => Some(path.to_path_buf()),
-        None => beside_dir("tokenizer.json")?,
+        None => match beside_dir("tokenizer.json")? {
+            Some(json) => Some(json),
+            None => beside_dir("tokenizer.model")?,
+        },
     };
     if tokenizer.is_none()
         && let Some((name, kind)) = OTHER_TOKENIZERS.into_iter().find(|(name, _)| dir.join(name).exists())
@@ -97,7 +94,9 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
     let told = beside_dir("tokenizer_config.json")?;
     let template = beside_dir("chat_template.jinja")?;
     let mut source = assemble(dir, "Hugging Face directory", files, found, &config, tokenizer.as_deref())?;
-    source.tokenizer_config = tokenizer_config(told.as_deref(), template.as_deref())?;
+    source.notes.extend(notes);
+    let own = source.tokenizer_config.take();
+    source.tokenizer_config = tokenizer_config(told.as_deref(), template.as_deref(), own)?;
     let generation = beside_dir("generation_config.json")?;
     source.generation_config = generation_config(generation.as_deref(), &config, source.tokenizer_config.as_deref())?;
     Ok(source)
@@ -118,12 +117,16 @@ pub fn open_file(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Co
     assemble(path, "safetensors file", vec![(path.into(), map)], found, config, beside.tokenizer)
 }
 
-/// The bytes of a `tokenizer.json`.
+/// The bytes of a `tokenizer.json`, which a SentencePiece model is made to be, and what that says of its special tokens.
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn tokenizer_file(path: &Path) -> Result<Vec<u8>, ConvertError> {
-    read(path, MOST_TOKENIZER)
+pub fn tokenizer_file(path: &Path) -> Result<(Vec<u8>, Option<Vec<u8>>), ConvertError> {
+    let bytes = read(path, MOST_TOKENIZER)?;
+    Ok(match read_sentence_piece(path, &bytes)? {
+        Some((json, config)) => (json, Some(serde_json::to_vec_pretty(&config).expect("a JSON value is JSON"))),
+        None => (bytes, None),
+    })
 }
 
 fn assemble(
@@ -141,7 +144,7 @@ fn assemble(
     // Buffers that older versions saved; they are computed from the configuration.
     let ignored = |name: &str| name.ends_with(".rotary_emb.inv_freq");
     let tensors = assign(path, &model, found, ParamKind::name, order, ignored)?;
-    let tokenizer = tokenizer.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
+    let (tokenizer, tokenizer_config) = tokenizer.map(tokenizer_file).transpose()?.unzip();
     if tokenizer.is_none() {
         notes.push("there is no tokenizer.json; tokens are taken for bytes (--tokenizer FILE gives another)".into());
     }
@@ -152,7 +155,7 @@ fn assemble(
         model,
         tensors,
         tokenizer,
-        tokenizer_config: None,
+        tokenizer_config: tokenizer_config.flatten(),
         generation_config: None,
         notes,
     })
@@ -194,22 +197,32 @@ fn tie(
     Err(ConvertError::Source { path: path.into(), what })
 }
 
-/// `tokenizer_config.json`, with the chat template, which newer versions store in a separate file.
-fn tokenizer_config(path: Option<&Path>, template: Option<&Path>) -> Result<Option<Vec<u8>>, ConvertError> {
+/// `tokenizer_config.json`, with the chat template, which newer versions store in a separate file, and with what the
+/// tokenizer itself says (`own`) where it says nothing.
+fn tokenizer_config(
+    path: Option<&Path>,
+    template: Option<&Path>,
+    own: Option<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, ConvertError> {
+    type Object = serde_json::Map<String, serde_json::Value>;
     let told = path.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
     if let (Some(path), Some(json)) = (path, &told) {
         // A file that was cut off must not pass for one that says nothing.
         let what = |e| format!("is no configuration of a tokenizer: {e}");
-        serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(json)
+        serde_json::from_slice::<Object>(json)
             .map_err(|e| ConvertError::Source { path: path.into(), what: what(e) })?;
     }
-    let Some(template) = template else { return Ok(told) };
+    let own: Option<Object> = own.and_then(|own| serde_json::from_slice(&own).ok());
+    if own.is_none() && template.is_none() {
+        return Ok(told);
+    }
+    let mut map: Object = told.as_deref().and_then(|told| serde_json::from_slice(told).ok()).unwrap_or_default();
+    for (key, value) in own.into_iter().flatten() {
+        map.entry(key).or_insert(value);
+    }
+    let Some(template) = template else { return Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON"))) };
     let text = String::from_utf8(read(template, MOST_CONFIG)?)
         .map_err(|_| ConvertError::Source { path: template.into(), what: "is not UTF-8".into() })?;
-    let mut map = match told.as_deref().map(serde_json::from_slice) {
-        Some(Ok(map)) => map,
-        _ => serde_json::Map::new(),
-    };
     map.insert("chat_template".into(), text.into());
     Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON")))
 }
@@ -237,13 +250,43 @@ fn generation_config(path: Option<&Path>, config: &Path, told: Option<&[u8]>) ->
     Ok((!found.is_empty()).then(|| serde_json::Value::from(found).to_string().into_bytes()))
 }
 
-/// Whether a directory has a file that is named as a part of a model.
-fn has_shards(dir: &Path) -> bool {
+/// The shards of a model that has no index, all of them: `model-00001-of-00003.safetensors` and so on.
+///
+/// # Errors
+/// A directory without any, with some of them, or with those of several models.
+fn shards(dir: &Path) -> Result<Vec<String>, ConvertError> {
+    let refuse = |what: String| Err(ConvertError::Source { path: dir.into(), what });
     let names = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name());
-    names.into_iter().any(|name| {
-        let name = name.to_string_lossy();
-        name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors")
-    })
+    let mut found = BTreeMap::new();
+    for name in names.filter_map(|name| name.into_string().ok()) {
+        let numbers = name.strip_prefix("model-").and_then(|rest| rest.strip_suffix(".safetensors"));
+        let numbers = numbers.and_then(|rest| rest.split_once("-of-"));
+        let parsed = numbers.and_then(|(number, count)| Some((count.parse().ok()?, number.parse().ok()?)));
+        if let Some((count, number)) = parsed {
+            let (count, number): (usize, usize) = (count, number);
+            found.insert((count, number), name);
+        }
+    }
+    let Some(&(count, _)) = found.keys().next() else {
+        let what = "holds neither model.safetensors nor model.safetensors.index.json; .bin files (pickles) are not \
+                    read, convert them with transformers' save_pretrained";
+        return refuse(what.into());
+    };
+    if let Some((other, _)) = found.keys().find(|(other, _)| *other != count) {
+        return refuse(format!(
+            "holds shards of a model of {count} files and of one of {other}, and no model.safetensors.index.json says \
+             which; remove those that are stale"
+        ));
+    }
+    let missing = (1..=count.min(found.len() + 1)).find(|number| !found.contains_key(&(count, *number)));
+    match missing {
+        None if found.len() == count => Ok(found.into_values().collect()),
+        _ => refuse(format!(
+            "holds {} of the {count} shards of a model; number {} is missing, fetch it",
+            found.len(),
+            missing.unwrap_or(0)
+        )),
+    }
 }
 
 fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {

@@ -1,9 +1,9 @@
 //! `tokenizer.json` and `tokenizer_config.json` from a GGUF file's arrays.
 
-use super::merges::of_scores;
 use super::pre::{PreTokenizer, by_name, names};
 use super::{SPACE, token_type};
 use crate::convert::gguf::{Gguf, Value as Key};
+use crate::data::tokenize::merges::of_scores;
 use crate::error::{ConvertError, GgufError};
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;

@@ -1,7 +1,6 @@
 //! Tokenizers: conversion between the arrays of a GGUF file and `tokenizer.json`.
 
 mod from_gguf;
-mod merges;
 mod pre;
 mod to_gguf;
 

@@ -1,10 +1,10 @@
 //! The arrays of a GGUF file from `tokenizer.json` and `tokenizer_config.json`.
 
-use super::merges::to_scores;
 use super::pre::{by_json, names};
 use super::token_type;
 use crate::convert::gguf::MetaValue;
 use crate::data::SpecialTokens;
+use crate::data::tokenize::merges::to_scores;
 use crate::error::ConvertError;
 use serde_json::Value;
 use std::collections::HashMap;

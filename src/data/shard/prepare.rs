@@ -165,6 +165,7 @@ fn key(corpus: &Corpus, contents: &[Contents], format: &SampleFormat, samples: b
             InputKind::JsonLines => 1,
             InputKind::Parquet => 2,
             InputKind::LlmC => 3,
+            InputKind::Csv => 4,
         };
         let compressed = if input.compressed { 0x80 } else { 0 };
         // Such a mark was once a part of the text.

@@ -35,6 +35,8 @@ pub enum InputKind {
     Text,
     /// `.jsonl` and `.json`: each line, or each element of an array, is one document, an object with `text`, with `prompt` and `completion`, or with `messages`.
     JsonLines,
+    /// `.csv` and `.tsv`: each row is one document, with columns of those names.
+    Csv,
     /// `.parquet`: each row is one document, with columns of those names. Needs the feature `parquet`.
     Parquet,
     /// `.bin`: tokens as llm.c keeps them, GPT-2's in two bytes each or LLaMA 3's in four.
@@ -123,6 +125,7 @@ fn inspect(path: &Path) -> Result<Input, DataError> {
     let kind = match (inner.as_str(), compressed) {
         ("txt", _) => InputKind::Text,
         ("jsonl" | "json", _) => InputKind::JsonLines,
+        ("csv" | "tsv", _) => InputKind::Csv,
         ("parquet", false) if cfg!(feature = "parquet") => InputKind::Parquet,
         ("parquet", false) => return Err(DataError::NoParquet { path: path.into() }),
         ("bin", false) => InputKind::LlmC,

@@ -78,7 +78,14 @@ impl Document {
     #[cfg(feature = "parquet")]
     pub(crate) fn of_value(value: &serde_json::Value) -> Result<Document, String> {
         use serde::Deserialize;
-        let record = Json::deserialize(value).map_err(|error| error.to_string())?;
+        Document::of_row(Json::deserialize(value).map_err(|error| error.to_string())?)
+    }
+
+    /// Takes one row of a table whose fields are texts.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn of_row(record: Json) -> Result<Document, String> {
         let wanted = WANTED.replace("line is one object", "row is one document");
         Document::of(record).map_err(|reason| reason.replace("{WANTED}", &wanted))
     }

@@ -2,6 +2,7 @@
 
 use super::array::{self, Elements};
 use super::corpus::{Input, InputKind};
+use super::csv::Table;
 use super::document::Document;
 use super::hashing_reader::{Content, TextReader};
 #[cfg(feature = "parquet")]
@@ -26,6 +27,8 @@ enum Reader<'a> {
     Lines(TextReader<'a>),
     /// The elements of one array.
     Array(TextReader<'a>, Elements),
+    /// The rows of a table.
+    Table(Box<Table<'a>>, &'a Input),
     /// The file is one, and whether it was read.
     Whole(TextReader<'a>, bool),
     #[cfg(feature = "parquet")]
@@ -37,6 +40,7 @@ impl<'a> Documents<'a> {
     pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
         let reader = match input.kind {
             InputKind::Text => Reader::Whole(TextReader::open(input)?, false),
+            InputKind::Csv => Reader::Table(Box::new(Table::open(input, LONGEST)?), input),
             #[cfg(feature = "parquet")]
             InputKind::Parquet => Reader::Rows(Box::new(Rows::open(input)?)),
             _ => {
@@ -55,6 +59,7 @@ impl<'a> Documents<'a> {
     pub(crate) fn content(&self) -> Content {
         match &self.reader {
             Reader::Lines(reader) | Reader::Whole(reader, _) | Reader::Array(reader, _) => reader.content(),
+            Reader::Table(table, _) => table.content(),
             #[cfg(feature = "parquet")]
             Reader::Rows(rows) => rows.content(),
         }
@@ -96,6 +101,13 @@ impl<'a> Documents<'a> {
                     Err(error) => return Err(reader.error(self.path, error)),
                 }
             }
+            Reader::Table(table, input) => match table.next(input)? {
+                Some(row) => {
+                    self.line = row.line;
+                    Some(row.record.and_then(Document::of_row))
+                }
+                None => None,
+            },
             Reader::Whole(reader, read) => match std::mem::replace(read, true) {
                 true => None,
                 false => return whole(reader, self.path).map(Some),

@@ -3,6 +3,7 @@
 mod array;
 mod conversation;
 mod corpus;
+mod csv;
 mod document;
 mod hashing_reader;
 mod json;

@@ -3,7 +3,10 @@
 mod chat_prompt;
 mod chat_template;
 mod chunker;
+pub(crate) mod merges;
+mod protobuf;
 mod sample_encoder;
+mod sentence_piece;
 mod special_tokens;
 mod stream_decoder;
 mod template_environment;
@@ -14,6 +17,7 @@ pub use chat_prompt::{ChatPrompt, Message};
 pub(crate) use chunker::{Chunk, Chunks};
 pub use sample_encoder::SampleFormat;
 pub(crate) use sample_encoder::{Refused, SampleEncoder};
+pub(crate) use sentence_piece::read as read_sentence_piece;
 pub use special_tokens::SpecialTokens;
 pub use stream_decoder::Decoder;
 pub use tokenizer::Tokenizer;

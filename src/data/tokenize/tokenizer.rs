@@ -1,5 +1,6 @@
-//! Text to token ids and back: bytes, or a Hugging Face `tokenizer.json`.
+//! Text to token ids and back: bytes, a Hugging Face `tokenizer.json`, or SentencePiece's `tokenizer.model`.
 
+use super::sentence_piece;
 use crate::error::DataError;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,7 +55,7 @@ impl Tokenizer {
         file.map_or_else(|| Ok(Tokenizer::bytes()), Tokenizer::from_file)
     }
 
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`, or SentencePiece's `tokenizer.model`.
     ///
     /// # Errors
     /// A file that cannot be read or is no usable tokenizer.
@@ -66,7 +67,10 @@ impl Tokenizer {
             }
             std::fs::read(path)
         };
-        let json = read(path).map_err(|source| DataError::Read { path: path.into(), source })?;
+        let mut json = read(path).map_err(|source| DataError::Read { path: path.into(), source })?;
+        if let Some((converted, _)) = sentence_piece::read(path, &json)? {
+            json = converted;
+        }
         Self::parse(path.display().to_string(), &json)
     }
 

@@ -1,6 +1,7 @@
 //! What comes with a tokenizer: Hugging Face's `tokenizer_config.json` and its chat template.
 
 use super::chat_template::Chat;
+use super::sentence_piece;
 use crate::error::DataError;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ impl TokenizerConfig {
         let found = match tokenizer.map(Self::path) {
             Some(path) => match std::fs::read(&path) {
                 Ok(json) => Self::parse(&path.display().to_string(), &json)?,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::of_sentence_piece(tokenizer)?,
                 Err(source) => return Err(DataError::Read { path, source }),
             },
             None => Self::default(),
@@ -49,6 +50,16 @@ impl TokenizerConfig {
             (Some(given), _) => found.with_template(given),
             (None, Some(path)) => found.with_template(&path.to_string_lossy()),
             (None, None) => Ok(found),
+        }
+    }
+
+    /// What SentencePiece's model itself says; nothing of other tokenizers.
+    fn of_sentence_piece(tokenizer: Option<&Path>) -> Result<Self, DataError> {
+        let Some(path) = tokenizer else { return Ok(Self::default()) };
+        let Ok(bytes) = std::fs::read(path) else { return Ok(Self::default()) };
+        match sentence_piece::read(path, &bytes)? {
+            Some((_, config)) => Self::parse(&path.display().to_string(), Value::from(config).to_string().as_bytes()),
+            None => Ok(Self::default()),
         }
     }
 

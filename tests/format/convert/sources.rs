@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tetrad::checkpoint::Checkpoint;
 use tetrad::convert::quants::Kind;
 use tetrad::convert::{FloatType, Options, export_hugging_face, safetensors};
+use tetrad::data::Tokenizer;
 
 /// A directory with a model of two blocks, untied unless it is changed.
 struct Directory {
@@ -216,4 +217,63 @@ fn a_tokenizer_larger_than_the_vocabulary_is_refused() {
     assert!(other.refused().contains("config.json"), "{}", other.refused());
     std::fs::remove_file(other.at(ONE)).unwrap();
     assert!(other.refused().contains("holds neither model.safetensors nor"), "{}", other.refused());
+}
+
+#[test]
+fn shards_without_an_index_are_read_if_they_are_all_there() {
+    let dir = Directory::new(60_000);
+    let with_index = dir.accepted().file().tensors().len();
+    std::fs::remove_file(dir.at(INDEX)).unwrap();
+    assert_eq!(dir.accepted().file().tensors().len(), with_index);
+    let third = dir.at("model-00003-of-00004.safetensors");
+    std::fs::rename(&third, dir.at("third")).unwrap();
+    assert_eq!(dir.refused(), "model: holds 3 of the 4 shards of a model; number 3 is missing, fetch it");
+    std::fs::rename(dir.at("third"), &third).unwrap();
+    std::fs::copy(&third, dir.at("model-00001-of-00002.safetensors")).unwrap();
+    let said = dir.refused();
+    assert!(said.contains("of a model of 2 files and of one of 4") && said.contains("stale"), "{said}");
+}
+
+#[test]
+fn a_single_file_is_read_although_an_index_of_another_save_lies_there() {
+    let (old, new) = (Directory::new(60_000), Directory::new(u64::MAX));
+    new.tensors(ONE, |tensors| tensors.iter_mut().for_each(|tensor| tensor.2.fill(0x11)));
+    for entry in std::fs::read_dir(old.root.path().join("model")).unwrap().map(|entry| entry.unwrap()) {
+        let name = entry.file_name().into_string().unwrap();
+        if name.contains("safetensors") {
+            std::fs::copy(entry.path(), new.at(&name)).unwrap();
+        }
+    }
+    let source = tetrad::convert::open(&new.root.path().join("model"), tetrad::convert::Beside::default()).unwrap();
+    assert!(
+        source.notes.iter().any(|note| note.contains("model.safetensors.index.json beside it")),
+        "{:?}",
+        source.notes
+    );
+    assert!(source.files.len() == 1 && source.files[0].0.ends_with(ONE));
+}
+
+/// The pieces of the fixture's model, of whose vocabulary the model here has the size.
+#[test]
+fn a_model_with_sentence_pieces_alone_keeps_its_tokens() {
+    let dir = Directory::new(u64::MAX);
+    let fixture = crate::harness::fixture("tokenizer").join("plain.model");
+    std::fs::remove_file(dir.at("tokenizer.json")).unwrap();
+    std::fs::remove_file(dir.at("tokenizer_config.json")).unwrap();
+    std::fs::copy(&fixture, dir.at("tokenizer.model")).unwrap();
+    assert!(dir.refused().contains("699"), "{}", dir.refused());
+    let small = crate::harness::fixture("tokenizer").join("unigram.model");
+    std::fs::copy(&small, dir.at("tokenizer.model")).unwrap();
+    let checkpoint = dir.accepted();
+    let own = Tokenizer::from_json(&checkpoint.tokenizer().unwrap()).unwrap();
+    let text = "It is a truth universally acknowledged";
+    assert_eq!(own.encode(text).unwrap(), Tokenizer::from_file(&small).unwrap().encode(text).unwrap());
+    let special = checkpoint.special_tokens(&own);
+    assert_eq!((special.bos, special.eos, special.add_bos), (Some(1), Some(2), Some(true)));
+    std::fs::write(dir.at("tokenizer.model"), b"\x0a\x07\x0a\x03<s>\x18\x03").unwrap();
+    assert!(
+        dir.refused().contains("tokenizer.model: not a usable SentencePiece model: it has 1 pieces"),
+        "{}",
+        dir.refused()
+    );
 }
