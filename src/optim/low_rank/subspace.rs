@@ -151,15 +151,33 @@ fn inverse_root(mut products: DMatrix<f64>) -> Option<DMatrix<f64>> {
     if !(trace > 0.0 && products.iter().all(|x| x.is_finite())) {
         return None;
     }
-    let n = products.nrows();
     let mut shift = 1e-7 * trace;
     loop {
-        if let Some(root) = Cholesky::new(products.clone()) {
-            return root.l().solve_lower_triangular(&DMatrix::identity(n, n));
+        if let Some(inverse) = inverse_of_root(&products) {
+            return Some(inverse);
         }
-        (0..n).for_each(|i| products[(i, i)] += shift);
+        (0..products.nrows()).for_each(|i| products[(i, i)] += shift);
         shift *= 100.0;
     }
+}
+
+/// The inverse of the lower triangular root of a symmetric matrix, by halves, so that nearly all of the work is products of
+/// matrices. Nothing unless it is positive definite.
+fn inverse_of_root(matrix: &DMatrix<f64>) -> Option<DMatrix<f64>> {
+    let n = matrix.nrows();
+    if n <= 64 {
+        return Cholesky::new(matrix.clone())?.l().solve_lower_triangular(&DMatrix::identity(n, n));
+    }
+    let (half, rest) = (n / 2, n - n / 2);
+    let first = inverse_of_root(&matrix.view((0, 0), (half, half)).into_owned())?;
+    let below = matrix.view((half, 0), (rest, half)) * first.transpose();
+    let corner = matrix.view((half, half), (rest, rest)) - &below * below.transpose();
+    let second = inverse_of_root(&corner)?;
+    let mut inverse = DMatrix::zeros(n, n);
+    inverse.view_mut((half, 0), (rest, half)).copy_from(&-(&second * below * &first));
+    inverse.view_mut((0, 0), (half, half)).copy_from(&first);
+    inverse.view_mut((half, half), (rest, rest)).copy_from(&second);
+    Some(inverse)
 }
 
 /// The eigenvectors of the `count` largest eigenvalues as rows, largest first.
@@ -168,4 +186,34 @@ fn largest(matrix: DMatrix<f64>, count: usize) -> DMatrix<f64> {
     let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
     order.sort_by(|&i, &j| eigen.eigenvalues[j].total_cmp(&eigen.eigenvalues[i]));
     DMatrix::from_fn(count, order.len(), |i, j| eigen.eigenvectors[(j, order[i])])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes on both sides of the one that is halved.
+    #[test]
+    fn the_inverse_of_a_root_makes_the_matrix_the_identity() {
+        for n in [1, 5, 64, 65, 150] {
+            let a = DMatrix::from_fn(n, n + 9, |i, j| ((i * 7 + j * 13) as f64 * 0.61).sin());
+            let matrix = &a * a.transpose() + DMatrix::identity(n, n);
+            let inverse = inverse_of_root(&matrix).expect("positive definite");
+            let product = &inverse * &matrix * inverse.transpose();
+            assert!((product - DMatrix::<f64>::identity(n, n)).abs().max() < 1e-10, "{n}");
+            assert!((0..n).all(|i| (i + 1..n).all(|j| inverse[(i, j)] == 0.0)), "{n}: lower triangular");
+            let indefinite = DMatrix::from_fn(n, n, |i, j| if i != j { 0.0 } else { n as f64 - 1.5 - i as f64 });
+            assert!(inverse_of_root(&indefinite).is_none(), "{n}");
+        }
+    }
+
+    #[test]
+    fn directions_that_depend_on_others_become_short_ones() {
+        let same = DMatrix::from_element(3, 3, 2.0);
+        let inverse = inverse_root(same.clone()).expect("something to see");
+        let product = &inverse * same * inverse.transpose();
+        assert!((product[(0, 0)] - 1.0).abs() < 1e-6 && product.iter().all(|x| x.abs() < 1.0 + 1e-6), "{product}");
+        assert!(inverse_root(DMatrix::zeros(3, 3)).is_none());
+        assert!(inverse_root(DMatrix::from_element(3, 3, f64::NAN)).is_none());
+    }
 }
