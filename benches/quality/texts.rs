@@ -24,8 +24,11 @@ const VOCABULARY: usize = 4096;
 /// What a text is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
+    /// Trained on.
     Train,
+    /// Choices are made by it.
     Validation,
+    /// Scored at the end, and nothing else.
     Final,
 }
 
@@ -42,11 +45,13 @@ impl Role {
 /// What is asked for.
 #[derive(Clone, Debug, Default)]
 pub struct Cut {
-    /// Names of files, without their ending.
+    /// The text that is scored at the end: the name of its file without the ending.
     pub last: Option<String>,
+    /// The text that choices are made by, likewise.
     pub validation: Option<String>,
     /// Bytes of a held-out text at least.
     pub held_out: usize,
+    /// Tokens of the BPE.
     pub vocabulary: usize,
 }
 

@@ -7,6 +7,7 @@
 mod harness;
 
 mod attention;
+mod audit;
 mod conformance;
 mod device;
 mod errors;
