@@ -1,5 +1,5 @@
-// Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one warp per group. Every operation of
-// the published codes rounds to bfloat16. Floor: 4 bytes of device memory per element.
+// Four-bit activations with two outliers kept per group of 256 (arXiv 2502.17055): one warp per group. Every
+// operation of the published codes rounds to bfloat16. Floor: 4 bytes of device memory per element.
 #include "outliers.h"
 #include "rows.h"
 
