@@ -208,10 +208,10 @@ fn reword(
     sides: impl Fn([&'static str; 2]) -> (&'static str, &'static str),
 ) -> Map<String, Value> {
     for (table, key, pairs) in REWORDED {
-        if let Some(Value::String(word)) = map.get_mut(table).and_then(|table| table.get_mut(key)) {
-            if let Some((_, other)) = pairs.map(&sides).into_iter().find(|(from, _)| from == word) {
-                *word = other.into();
-            }
+        if let Some(Value::String(word)) = map.get_mut(table).and_then(|table| table.get_mut(key))
+            && let Some((_, other)) = pairs.map(&sides).into_iter().find(|(from, _)| from == word)
+        {
+            *word = other.into();
         }
     }
     map
