@@ -77,7 +77,7 @@ fn what_cannot_be_measured_is_refused_with_the_numbers() {
     assert_snapshot!(refused(&["empty.txt"]), @"tetrad: empty.txt: is empty; remove it from the list");
     assert_snapshot!(refused(&["none.txt"]), @"tetrad: none.txt: matches no file; check the name, relative to the current folder");
     assert_snapshot!(refused(&["run"]), @"tetrad: run: is a folder; name its files, such as run/*.txt");
-    assert_snapshot!(refused(&["tiny.toml"]), @"tetrad: tiny.toml: unsupported file type; expected .txt, .jsonl, .json (each also compressed, .zst), .parquet, or llm.c's .bin");
+    assert_snapshot!(refused(&["tiny.toml"]), @"tetrad: tiny.toml: unsupported file type; expected .txt, .jsonl, .json, .csv, .tsv (each also compressed, .zst), .parquet, or llm.c's .bin");
     let message = refused(&["val.txt", "--cache", "tiny.toml"]);
     assert!(
         message.starts_with("tetrad: tiny.toml/")

@@ -49,7 +49,7 @@ fn files_that_cannot_be_text_are_named() {
     assert_snapshot!(refusal(&[("a.txt", b"")], &["data.train=a.txt"]), @"a.txt: is empty; remove it from the list");
     #[cfg(not(feature = "parquet"))]
     assert_snapshot!(refusal(&[("a.parquet", b"PAR1"), ("a.txt", b"x")], &["data.train=a.*"]), @"a.parquet: this program was built without its reader of Parquet files");
-    assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: unsupported file type; expected .txt, .jsonl, .json (each also compressed, .zst), .parquet, or llm.c's .bin");
+    assert_snapshot!(refusal(&[("a", b"x")], &["data.train=a"]), @"a: unsupported file type; expected .txt, .jsonl, .json, .csv, .tsv (each also compressed, .zst), .parquet, or llm.c's .bin");
 }
 
 #[test]

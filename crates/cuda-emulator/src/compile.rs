@@ -294,7 +294,10 @@ mod tests {
             let script =
                 "while [ $# -gt 0 ]; do if [ \"$1\" = -o ]; then : > \"$2\"; echo \"$2\" >> \"$0\"; fi; shift; done";
             let command = ["sh", "-c", script, &list].map(str::to_owned).to_vec();
-            Self { folder, compiler: Compiler { command } }
+            let fake = Self { folder, compiler: Compiler { command } };
+            // What is built within a tick of the file system's clock would not be newer.
+            ["a.cu", "b.cu", "parts/c.h"].map(|name| fake.age(name));
+            fake
         }
 
         fn path(&self, name: &str) -> PathBuf {

@@ -177,8 +177,9 @@ fn blocks_that_add_to_the_same_place_without_atomics() {
         output.write(&[0f32; 64]);
         launch.grid([5, 1, 1]).threads(64).buffer(&input).buffer(output)
     });
-    // In whatever order whole blocks run, the sums are right: only the check finds it.
-    wrong.reports(&["reads device memory that is written by block (", UNORDERED]);
+    // In whatever order whole blocks run, the sums are right: only the check finds it. Which of a block's two accesses
+    // meets that of another depends on the threads.
+    wrong.reports(&["s device memory that is written by block (", UNORDERED]);
 }
 
 #[test]
