@@ -149,8 +149,9 @@ impl Talk<'_> {
         };
         // What is cached already is not computed again.
         let common = generator.history().iter().zip(&prompt).take_while(|(a, b)| a == b).count();
-        generator.rewind(common.min(prompt.len() - 1));
-        generator.feed(backend, &prompt[generator.history().len()..].to_vec());
+        let kept = common.min(prompt.len() - 1);
+        generator.rewind(kept);
+        generator.feed(backend, &prompt[kept..]);
         let mut printer = TokenPrinter::new(&self.tokenizer, &prompt, self.args.sampling.stops(), false);
         let begun = Instant::now();
         let most = self.args.max_tokens.min(self.context - prompt.len());

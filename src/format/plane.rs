@@ -37,7 +37,8 @@ pub enum PlaneKind {
     VCols,
     /// [`SCALARS`] f32 values of the optimizer's own.
     Scalars,
-    /// A state tensor that the file names: the entry of this number in its tensor's list, see [`NamedState`].
+    /// A state tensor that the file names: the entry of this number in its tensor's list, see
+    /// [`NamedState`](super::NamedState).
     State(u8),
     /// One bf16 per group of that state tensor.
     StateScales(u8),

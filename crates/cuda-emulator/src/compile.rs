@@ -296,7 +296,7 @@ mod tests {
             let command = ["sh", "-c", script, &list].map(str::to_owned).to_vec();
             let fake = Self { folder, compiler: Compiler { command } };
             // What is built within a tick of the file system's clock would not be newer.
-            ["a.cu", "b.cu", "parts/c.h"].map(|name| fake.age(name));
+            ["a.cu", "b.cu", "parts/c.h"].into_iter().for_each(|name| fake.age(name));
             fake
         }
 
