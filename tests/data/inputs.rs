@@ -71,6 +71,8 @@ fn packed_texts_that_are_not_whole_are_refused() {
     assert!(refuse(&broken).starts_with("a.txt.zst: cannot be decompressed: "), "{}", refuse(&broken));
     assert!(refuse(b"just a text").contains("cannot be decompressed: "), "{}", refuse(b"just a text"));
     assert_snapshot!(refuse(&compress_to_vec(&b"{\"text\": \"\xff\"}"[..], CompressionLevel::Fastest)), @"a.txt.zst: byte 10 is not UTF-8 text (0xff); convert the file, for example with iconv");
+    let place = reading(&[("a.csv.zst", b"x")]);
+    assert!(place.refusal().starts_with("a.csv.zst: cannot be decompressed: "), "{}", place.refusal());
     let place = reading(&[("a.xml.zst", b"x")]);
     assert_snapshot!(place.refusal(), @"a.xml.zst: unsupported file type; expected .txt, .jsonl, .json, .csv, .tsv (each also compressed, .zst), .parquet, or llm.c's .bin");
 }

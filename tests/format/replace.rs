@@ -36,7 +36,7 @@ fn child() {
         // More than the limit on file sizes allows; found when space is reserved.
         "reserve" => {
             let error = replace(path, 1 << 20, |w| w.write_all(&[1])).unwrap_err();
-            assert!(matches!(error, ReplaceError::Store(StoreError::NoSpace { needed: 1048576, .. })), "{error}");
+            assert!(matches!(error, ReplaceError::Store(StoreError::FileLimit { needed: 1048576, .. })), "{error}");
         }
         // The same without a reservation; found in the middle of the writing.
         "fill" => {

@@ -99,7 +99,7 @@ fn on_the_cpu_packed_samples_are_what_they_are_apart() {
 #[test]
 fn four_bit_activations_and_normed_heads_do_not_mix_samples() {
     let mut config = config();
-    config.activations.quant = ActivationQuant::Int4;
+    config.activations.quant = ActivationQuant::Int4Rows;
     config.model.qk_norm = true;
     // A rounding of four bits may fall the other way where sums differ in their last bit.
     compare(&both(&config, || Box::new(Cpu::new())), 0.02, 0.02, "four-bit activations");

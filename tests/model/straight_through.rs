@@ -23,7 +23,7 @@ fn config() -> Config {
     // Float weights, so that the products below have nothing but the activations' rounding in them.
     config.storage.weights = Weights::F32;
     (config.storage.embedding, config.storage.head) = (TableStorage::F32, TableStorage::F32);
-    config.activations.quant = ActivationQuant::Int4;
+    config.activations.quant = ActivationQuant::Int4Rows;
     config
 }
 

@@ -111,7 +111,7 @@ impl<'a> Table<'a> {
         let refuse = |reason: String| DataError::BadLine { path: input.name.clone(), unit: "line", line: 1, reason };
         let mut text = TextReader::open(input)?;
         let delimiter = {
-            let first = text.fill_buf().map_err(|source| DataError::Read { path: input.name.clone(), source })?;
+            let first = text.fill_buf().map_err(|source| unread(input, source))?;
             delimiter(first)
         };
         let guarded = Guarded { reader: text, quotes: Quotes { delimiter, ..Quotes::default() }, longest };
@@ -178,12 +178,22 @@ fn failed(input: &Input, error: &csv::Error) -> DataError {
             format!("has {len} fields, and the first line names {expected_len} columns")
         }
         csv::ErrorKind::Io(error) => {
-            let source = io::Error::new(error.kind(), error.to_string());
-            return DataError::Read { path: input.name.clone(), source };
+            return unread(input, io::Error::new(error.kind(), error.to_string()));
         }
         _ => error.to_string(),
     };
     DataError::BadLine { path: input.name.clone(), unit: "line", line, reason }
+}
+
+/// The error of a read that failed.
+fn unread(input: &Input, source: io::Error) -> DataError {
+    let path = input.name.clone();
+    match source.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof if input.compressed => {
+            DataError::Zstd { path, reason: source.to_string() }
+        }
+        _ => DataError::Read { path, source },
+    }
 }
 
 #[cfg(test)]
