@@ -6,6 +6,7 @@ mod harness;
 mod accumulation;
 mod audit;
 mod autotune;
+mod clip;
 mod every_rule;
 mod golden;
 mod guard;
