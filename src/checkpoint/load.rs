@@ -367,6 +367,8 @@ pub struct Capacity {
     pub tokens: usize,
     /// Tokens of a sequence at most, earlier ones that are cached included.
     pub keys: usize,
+    /// Whether text is sampled: keys and values are then cached.
+    pub sampling: bool,
     /// Whether a row may hold several samples, each with attention of its own.
     pub packing: bool,
 }
@@ -375,9 +377,11 @@ pub struct Capacity {
 /// its arena holds activations only.
 pub fn place_model(checkpoint: &Checkpoint, device: &dyn DeviceInfo, capacity: Capacity) -> (Plan, Model) {
     let mut plan = Plan::default();
-    let Capacity { tokens, keys, packing } = capacity;
+    let Capacity { tokens, keys, sampling, packing } = capacity;
     // No state is placed, whatever rule it is of.
-    let settings = Settings { trainable: Trainable::Nothing, optimizer: None, packing, ..checkpoint.meta.settings() };
+    let mut settings =
+        Settings { trainable: Trainable::Nothing, optimizer: None, packing, ..checkpoint.meta.settings() };
+    settings.execution.sampled = if sampling { keys } else { 0 };
     let model = if device.reads_mapped() {
         let specs = param_specs(&settings);
         let mapped = specs.iter().map(|spec| checkpoint.mapped(spec)).collect();

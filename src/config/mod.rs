@@ -74,6 +74,7 @@ impl Config {
                 grad_buffer: self.run.grad_buffer,
                 offload: self.offload,
                 logits_mib: self.run.logits_mib,
+                sampled: self.train.sampled(),
             },
         }
     }
