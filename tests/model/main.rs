@@ -4,6 +4,7 @@
 mod harness;
 
 mod accumulation;
+mod adapter;
 mod audit;
 mod autotune;
 mod clip;
