@@ -61,24 +61,24 @@ pub fn apply_rows(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32
     each_group(rows, &Direction { lr, decay: args.decay, frozen, key })
 }
 
-/// `x += factor w` for all rows.
+/// `x += factor w` for some rows of a weight.
 #[inline(always)]
-pub fn add_weight_rows(rows: &ParamRows, x: &mut [f32], factor: f32) {
+pub fn add_weight_rows(shape: GroupedShape, weight: &WeightRows, x: &mut [f32], factor: f32) {
     let mut tile = Tile::new();
-    for at in groups(rows.shape, rows.first, rows.shape.rows) {
-        load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+    for at in groups(shape, 0, x.len() / shape.cols) {
+        load_weight(weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
         for (x, w) in x[at.plain..at.plain + at.real].iter_mut().zip(&tile.w) {
             *x += factor * w;
         }
     }
 }
 
-/// [`crate::backend::Backend::weight_squares`], all of it.
+/// [`crate::backend::Backend::weight_squares`] for some rows.
 #[inline(always)]
-pub fn square_rows(rows: &ParamRows, out: &mut [f32]) {
+pub fn square_rows(shape: GroupedShape, weight: &WeightRows, out: &mut [f32]) {
     let mut tile = Tile::new();
-    for at in groups(rows.shape, 0, rows.shape.rows) {
-        load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+    for at in groups(shape, 0, out.len() / (shape.padded_cols() / BLOCK)) {
+        load_weight(weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
         tile.w[at.real..at.size].fill(0.0);
         let out = &mut out[at.padded / BLOCK..][..at.size / BLOCK];
         for (out, w) in out.iter_mut().zip(tile.w.chunks_exact(BLOCK)) {

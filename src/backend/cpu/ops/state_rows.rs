@@ -63,11 +63,11 @@ pub fn direction_rows(
     }
 }
 
-/// [`crate::backend::Backend::load_state`], all of it.
+/// [`crate::backend::Backend::load_state`] for some rows.
 #[inline(always)]
 pub fn load_rows(shape: GroupedShape, state: &MomentRows, out: &mut [f32]) {
     let (mut m, mut codes) = ([0.0; MAX], [0; MAX]);
-    for at in groups(shape, 0, shape.rows) {
+    for at in groups(shape, 0, out.len() / shape.cols) {
         load_moment(state, at, &mut m, &mut codes);
         out[at.plain..at.plain + at.real].copy_from_slice(&m[..at.real]);
     }
