@@ -112,6 +112,7 @@ impl Scale {
         let correction = |beta: f64| 1.0 - beta.powf(at.number as f64);
         let lr = at.lr * self.numbers.adam_share;
         AdamArgs {
+            freeze_on_zero_grad: (self.numbers.variant == Variant::Standard).into(),
             beta1: beta1 as f32,
             one_minus_beta1: (1.0 - beta1) as f32,
             beta2: beta2 as f32,

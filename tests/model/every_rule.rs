@@ -124,25 +124,16 @@ fn every_rule_moves_every_storage() {
 }
 
 #[test]
-fn an_all_zero_gradient_leaves_matrices_and_their_state_as_they_are() {
+fn an_all_zero_gradient_leaves_weights_and_state_as_they_are() {
     // Adam and its kin are PyTorch's, whose moments decay; Stable-SPAM has recordings of its own for this.
     for &rule in Rule::ALL.iter().filter(|rule| !rule.is_adam_like()) {
         let config = config(rule);
         let mut trainer = run(&config, Cpu::new());
-        let before = matrices(&trainer);
+        let before = whole_state(&trainer);
         let (inputs, targets) = batch(STEPS);
         // No token has a target, so that every gradient is zero.
         let none = vec![tetrad::backend::IGNORE; targets.len()];
         trainer.step(&inputs, &none);
-        assert!(matrices(&trainer) == before, "{rule:?}");
+        assert!(whole_state(&trainer) == before, "{rule:?}");
     }
-}
-
-/// Every byte of the matrices in blocks and of their state.
-fn matrices(trainer: &Trainer) -> Vec<Vec<u8>> {
-    let model = trainer.model();
-    let params = model.specs.iter().zip(&model.stored);
-    let chosen = params.filter(|(spec, _)| spec.kind.block().is_some() && !spec.kind.is_vector());
-    let spans = chosen.flat_map(|(_, param)| weight_spans(param).into_iter().chain(param.state.planes()));
-    spans.map(|span| read(trainer, span)).collect()
 }

@@ -113,8 +113,9 @@ fn random(config: &OptimizerConfig, state: StateConfig, norms: Norms, rank: usiz
 
 /// The rule for the matrices of blocks, and its companion for everything else.
 fn grouped(rule: Box<dyn Optimizer>, config: &OptimizerConfig, state: StateConfig) -> Groups {
-    let OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = *config;
-    Groups::new(vec![rule, Box::new(Companion { beta1, beta2, eps, weight_decay, state })], group)
+    let OptimizerConfig { beta1, beta2, eps, weight_decay, variant, .. } = *config;
+    let freezes = variant == Variant::Standard;
+    Groups::new(vec![rule, Box::new(Companion { beta1, beta2, eps, weight_decay, freezes, state })], group)
 }
 
 fn group(param: &ParamInfo) -> u8 {

@@ -254,10 +254,7 @@ pub(crate) fn squares_of_weight(isa: Isa, shape: GroupedShape, weight: &mut Weig
     }
     let (mut top, mut bottom) = weight.split(rows / 2, shape);
     let (left, right) = out.split_at_mut(rows / 2 * of_row);
-    rayon::join(
-        || squares_of_weight(isa, shape, &mut top, left),
-        || squares_of_weight(isa, shape, &mut bottom, right),
-    );
+    rayon::join(|| squares_of_weight(isa, shape, &mut top, left), || squares_of_weight(isa, shape, &mut bottom, right));
 }
 
 vectorized! {
