@@ -44,6 +44,8 @@ pub(super) const SPAM: RuleInfo = RuleInfo {
         "density",
         "embedding",
     ],
+    // Spikes are told by it.
+    own_v: true,
     problems: spam_problems,
     ..ADAMW
 };
@@ -52,6 +54,7 @@ pub(super) const SPAM: RuleInfo = RuleInfo {
 pub(super) const ADAMW: RuleInfo = RuleInfo {
     title: "AdamW",
     keys: &["beta1", "beta2", "eps", "embedding"],
+    own_v: false,
     variants: &[Variant::Paper],
     // The presets themselves have the rates.
     publish: |_, _| {},

@@ -33,6 +33,7 @@ const EPS: f32 = 1e-7;
 pub(super) const MUON: RuleInfo = RuleInfo {
     title: "Muon",
     keys: &["momentum", "nesterov", "ns_steps", "adjust_lr", "adam_lr", "beta1", "beta2", "eps"],
+    own_v: false,
     variants: &[Variant::Standard, Variant::Reference],
     publish: |config, _| publish(config),
     problems: problems_of,

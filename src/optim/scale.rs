@@ -26,6 +26,7 @@ const FLOOR: f32 = 1e-8;
 pub(super) const SCALE: RuleInfo = RuleInfo {
     title: "SCALE",
     keys: &["momentum", "adam_lr", "beta1", "beta2", "eps"],
+    own_v: false,
     variants: &[Variant::Standard, Variant::Reference, Variant::Paper],
     publish,
     problems: |config, _, problems| problems_of(config, problems),
