@@ -231,6 +231,7 @@ const UNSAFE: [&str; 42] = [
     "backend/cpu/simd/gemm/pack.rs",
     "backend/cpu/simd/isa.rs",
     "backend/cpu/simd/tile.rs",
+    "backend/cpu/simd/uniform.rs",
     "backend/cuda/ops/activation_pack.rs",
     "backend/cuda/ops/activation_quant.rs",
     "backend/cuda/ops/adam.rs",

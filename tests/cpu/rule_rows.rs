@@ -42,7 +42,8 @@ fn a_state_tensor_comes_back_as_it_was_stored() {
         let (mut random, mut harness) = (Random(2), Harness::default());
         let weight = harness.weight(&random.planes(SHAPE, WeightFormat::F32));
         let format = StateFormat::new(codec, StateShape::Matrix { rows, cols });
-        let state = State::place(&[StateSpec { name: "p", format }], SHAPE, &mut |_, bytes| harness.room(bytes));
+        let state =
+            State::place(&[StateSpec { name: "p", format }], SHAPE, &mut |_, bytes| harness.add(&vec![0u8; bytes]));
         let param = param(weight, state);
         // Whole numbers up to what a group's codes hold, the largest in each group, so that nothing is rounded.
         let most = codec.moment().map_or(7, |moment| i32::from(moment.max));

@@ -155,8 +155,8 @@ vectorized! {
 
 vectorized! {
     /// One block of rows.
-    fn update(rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
-        update_rows(rows, params, id)
+    fn update(with: Isa, rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
+        update_rows(with, rows, params, id)
     }
 }
 
@@ -164,7 +164,7 @@ vectorized! {
 fn apply(isa: Isa, rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
     let count = rows.len();
     if count <= 1 || rows.grad.len() <= BLOCK {
-        return update(isa, rows, params, id);
+        return update(isa, isa, rows, params, id);
     }
     let (mut left, mut right) = rows.split(count / 2);
     let (a, b) = rayon::join(|| apply(isa, &mut left, params, id), || apply(isa, &mut right, params, id));

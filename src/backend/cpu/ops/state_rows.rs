@@ -3,12 +3,15 @@
 
 use super::apply_update::{MAX, groups, load_moment, store_moment};
 use super::param_rows::MomentRows;
+use crate::backend::cpu::simd::isa::Isa;
+use crate::backend::cpu::simd::uniform::uniform;
 use crate::backend::{DirectionArgs, MomentumArgs};
 use crate::quant::{GroupedShape, RngKey, RngUse};
 
 /// [`crate::backend::Backend::momentum`] for some rows, `first` the number of the first.
 #[inline(always)]
 pub fn momentum_rows(
+    isa: Isa,
     (shape, first): (GroupedShape, usize),
     state: &mut MomentRows,
     x: &mut [f32],
@@ -27,14 +30,15 @@ pub fn momentum_rows(
         }
         // A group's padding must not disturb its scale.
         m[at.real..at.size].fill(0.0);
-        key.uniform(at.number, &mut u[..at.size]);
-        store_moment(state, at, &mut m, &u, &mut codes);
+        uniform(isa, &key, at.number, &mut u[..at.size]);
+        store_moment(state, at, &mut m, &u, &mut codes, false);
     }
 }
 
 /// [`crate::backend::Backend::adam_direction`] for some rows, `first` the number of the first.
 #[inline(always)]
 pub fn direction_rows(
+    isa: Isa,
     (shape, first): (GroupedShape, usize),
     m: &mut MomentRows,
     v: &mut MomentRows,
@@ -48,18 +52,22 @@ pub fn direction_rows(
         load_moment(m, at, &mut ms, &mut codes);
         load_moment(v, at, &mut vs, &mut codes);
         let x = &mut x[at.plain..at.plain + at.real];
+        // Compact second moments are stored by their roots.
+        let rooted = !matches!(v, MomentRows::F32(_));
         for ((x, m), v) in x.iter_mut().zip(&mut ms).zip(&mut vs) {
             *m = args.beta1 * *m + args.one_minus_beta1 * *x;
-            *v = args.beta2 * *v + args.one_minus_beta2 * (*x * *x);
-            *x = args.factor * *m / (v.sqrt() * args.root + args.eps);
+            let moment = args.beta2 * *v + args.one_minus_beta2 * (*x * *x);
+            let root = moment.sqrt();
+            *x = args.factor * *m / (root * args.root + args.eps);
+            *v = if rooted { root } else { moment };
         }
         // A group's padding must not disturb its scale.
         ms[at.real..at.size].fill(0.0);
         vs[at.real..at.size].fill(0.0);
-        key(RngUse::M).uniform(at.number, &mut u[..at.size]);
-        store_moment(m, at, &mut ms, &u, &mut codes);
-        key(RngUse::V).uniform(at.number, &mut u[..at.size]);
-        store_moment(v, at, &mut vs, &u, &mut codes);
+        uniform(isa, &key(RngUse::M), at.number, &mut u[..at.size]);
+        store_moment(m, at, &mut ms, &u, &mut codes, false);
+        uniform(isa, &key(RngUse::V), at.number, &mut u[..at.size]);
+        store_moment(v, at, &mut vs, &u, &mut codes, rooted);
     }
 }
 

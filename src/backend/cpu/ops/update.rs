@@ -157,8 +157,15 @@ pub(crate) fn begin(isa: Isa, grad: &[f32], freeze_on_zero: bool) -> (Gate, Upda
 }
 
 vectorized! {
-    fn momentum_block(at: (GroupedShape, usize), state: &mut MomentRows, x: &mut [f32], args: &MomentumArgs, key: RngKey) {
-        momentum_rows(at, state, x, args, key)
+    fn momentum_block(
+        with: Isa,
+        at: (GroupedShape, usize),
+        state: &mut MomentRows,
+        x: &mut [f32],
+        args: &MomentumArgs,
+        key: RngKey,
+    ) {
+        momentum_rows(with, at, state, x, args, key)
     }
 }
 
@@ -174,7 +181,7 @@ pub(crate) fn momentum(
     let (g, first) = at;
     let rows = x.len() / g.cols;
     if rows <= 1 || x.len() <= BLOCK {
-        return momentum_block(isa, at, state, x, args, key);
+        return momentum_block(isa, isa, at, state, x, args, key);
     }
     let half = rows / 2;
     let (mut top, mut bottom) = state.split(half, g);
@@ -187,6 +194,7 @@ pub(crate) fn momentum(
 
 vectorized! {
     fn direction_block(
+        with: Isa,
         at: (GroupedShape, usize),
         m: &mut MomentRows,
         v: &mut MomentRows,
@@ -194,7 +202,7 @@ vectorized! {
         args: &DirectionArgs,
         id: u32,
     ) {
-        direction_rows(at, m, v, x, args, id)
+        direction_rows(with, at, m, v, x, args, id)
     }
 }
 
@@ -211,7 +219,7 @@ fn direction(
     let (g, first) = at;
     let rows = x.len() / g.cols;
     if rows <= 1 || x.len() <= BLOCK {
-        return direction_block(isa, at, m, v, x, args, id);
+        return direction_block(isa, isa, at, m, v, x, args, id);
     }
     let half = rows / 2;
     let ((mut m_top, mut m_bottom), (mut v_top, mut v_bottom)) = (m.split(half, g), v.split(half, g));
@@ -240,8 +248,8 @@ pub(crate) fn load(isa: Isa, shape: GroupedShape, state: &mut MomentRows, out: &
 }
 
 vectorized! {
-    fn square_block(shape: GroupedShape, weight: &WeightRows, out: &mut [f32]) {
-        square_rows(shape, weight, out)
+    fn square_block(with: Isa, shape: GroupedShape, weight: &WeightRows, out: &mut [f32]) {
+        square_rows(with, shape, weight, out)
     }
 }
 
@@ -250,7 +258,7 @@ pub(crate) fn squares_of_weight(isa: Isa, shape: GroupedShape, weight: &mut Weig
     let of_row = shape.padded_cols() / quant::BLOCK;
     let rows = out.len() / of_row;
     if rows <= 1 || out.len() <= BLOCK / quant::BLOCK {
-        return square_block(isa, shape, weight, out);
+        return square_block(isa, isa, shape, weight, out);
     }
     let (mut top, mut bottom) = weight.split(rows / 2, shape);
     let (left, right) = out.split_at_mut(rows / 2 * of_row);
@@ -258,8 +266,8 @@ pub(crate) fn squares_of_weight(isa: Isa, shape: GroupedShape, weight: &mut Weig
 }
 
 vectorized! {
-    fn add_block(shape: GroupedShape, weight: &WeightRows, x: &mut [f32], factor: f32) {
-        add_weight_rows(shape, weight, x, factor)
+    fn add_block(with: Isa, shape: GroupedShape, weight: &WeightRows, x: &mut [f32], factor: f32) {
+        add_weight_rows(with, shape, weight, x, factor)
     }
 }
 
@@ -267,7 +275,7 @@ vectorized! {
 pub(crate) fn add_weight(isa: Isa, shape: GroupedShape, weight: &mut WeightRows, x: &mut [f32], factor: f32) {
     let rows = x.len() / shape.cols;
     if rows <= 1 || x.len() <= BLOCK {
-        return add_block(isa, shape, weight, x, factor);
+        return add_block(isa, isa, shape, weight, x, factor);
     }
     let (mut top, mut bottom) = weight.split(rows / 2, shape);
     let (left, right) = x.split_at_mut(rows / 2 * shape.cols);
@@ -278,8 +286,8 @@ pub(crate) fn add_weight(isa: Isa, shape: GroupedShape, weight: &mut WeightRows,
 }
 
 vectorized! {
-    fn apply_block(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
-        apply_rows(rows, args, frozen, id)
+    fn apply_block(with: Isa, rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
+        apply_rows(with, rows, args, frozen, id)
     }
 }
 
@@ -287,7 +295,7 @@ vectorized! {
 pub(crate) fn apply(isa: Isa, rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
     let count = rows.len();
     if count <= 1 || rows.grad.len() <= BLOCK {
-        return apply_block(isa, rows, args, frozen, id);
+        return apply_block(isa, isa, rows, args, frozen, id);
     }
     let (mut top, mut bottom) = rows.split(count / 2);
     let (a, b) = rayon::join(|| apply(isa, &mut top, args, frozen, id), || apply(isa, &mut bottom, args, frozen, id));
