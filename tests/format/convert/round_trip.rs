@@ -82,7 +82,9 @@ fn any_source_becomes_four_bit_floats() {
             }
             export_gguf(&checkpoint, GgufTypes::default(), &at("out.gguf"), &mut |_, _| {}).unwrap();
             bring_in(&at("out.gguf"), &Options::default(), &at("again.tetrad")).unwrap();
-            assert!(values(&open(&at("again.tetrad")), query, Role::Weight) == values(&checkpoint, query, Role::Weight));
+            assert!(
+                values(&open(&at("again.tetrad")), query, Role::Weight) == values(&checkpoint, query, Role::Weight)
+            );
         }
     }
 }
