@@ -2,13 +2,14 @@
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
 use super::param_rows::{MomentRows, ParamRows, WeightElements, WeightRows, is_touched};
+use super::state_rows::{load_moment, store_moment};
 use crate::backend::UpdateArgs;
 use crate::backend::adam::{AdamArgs, AdamParams, AdamStep};
 use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::cpu::simd::uniform::uniform;
 use crate::quant::{
-    BLOCK, GroupScale, GroupedShape, Levels, MomentCodec, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic,
-    bf16_to_f32, fp4, low_byte, pack, unpack,
+    BLOCK, GroupScale, GroupedShape, Levels, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, fp4,
+    low_byte, pack, unpack,
 };
 
 /// The largest group.
@@ -427,60 +428,4 @@ fn load_weight(
         w[i] = grid.value(b[i], group_scale);
     }
     Some(group_scale)
-}
-
-/// A group of a moment, decoded.
-#[inline(always)]
-pub(super) fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u8; MAX]) {
-    match moment {
-        MomentRows::F32(data) => out[..at.real].copy_from_slice(&data[at.plain..at.plain + at.real]),
-        MomentRows::Bytes(codec, bytes, scales) => {
-            codec.decode(&bytes[at.padded..at.padded + at.size], scales[at.group], &mut out[..at.size]);
-        }
-        MomentRows::Nibbles(codec, plane, scales) => {
-            unpack(&plane[at.padded / 2..(at.padded + at.size) / 2], &mut codes[..at.size]);
-            codec.from_nibbles(&mut codes[..at.size]);
-            codec.decode(&codes[..at.size], scales[at.group], &mut out[..at.size]);
-        }
-        MomentRows::Absent => {}
-        MomentRows::Shared { rows, factors: [] } => out[..at.real].fill(rows[at.row]),
-        MomentRows::Shared { rows, factors } => {
-            let number = rows[at.row];
-            for (out, factor) in out.iter_mut().zip(&factors[at.col..at.col + at.real]) {
-                *out = number * factor;
-            }
-        }
-    }
-}
-
-/// Stores a group of a moment, of which compact second moments may be given as their roots (`rooted`); `u` decides how its
-/// numbers are rounded.
-#[inline(always)]
-pub(super) fn store_moment(
-    moment: &mut MomentRows,
-    at: At,
-    values: &mut [f32; MAX],
-    u: &[f32; MAX],
-    codes: &mut [u8; MAX],
-    rooted: bool,
-) {
-    let values = &mut values[..at.size];
-    let mut encode = |codec: &MomentCodec, codes: &mut [u8]| match rooted {
-        true => codec.encode_roots(values, u, codes),
-        false => codec.encode(values, u, codes),
-    };
-    match moment {
-        MomentRows::F32(data) => data[at.plain..at.plain + at.real].copy_from_slice(&values[..at.real]),
-        MomentRows::Bytes(codec, bytes, scales) => {
-            scales[at.group] = encode(codec, &mut bytes[at.padded..at.padded + at.size]);
-        }
-        MomentRows::Nibbles(codec, plane, scales) => {
-            let codes = &mut codes[..at.size];
-            scales[at.group] = encode(codec, codes);
-            codec.to_nibbles(codes);
-            pack(codes, &mut plane[at.padded / 2..(at.padded + at.size) / 2]);
-        }
-        // Made from the state's means, which are stored already; or there is nothing to store.
-        MomentRows::Shared { .. } | MomentRows::Absent => {}
-    }
 }

@@ -1,12 +1,12 @@
 //! What rules do with state tensors, group by group: decode, move, store. Written once, in the order that every backend
 //! keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
-use super::apply_update::{MAX, groups, load_moment, store_moment};
+use super::apply_update::{At, MAX, groups};
 use super::param_rows::MomentRows;
 use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::cpu::simd::uniform::uniform;
 use crate::backend::{DirectionArgs, MomentumArgs};
-use crate::quant::{GroupedShape, RngKey, RngUse};
+use crate::quant::{GroupedShape, MomentCodec, RngKey, RngUse, pack, unpack};
 
 /// [`crate::backend::Backend::momentum`] for some rows, `first` the number of the first.
 #[inline(always)]
@@ -85,4 +85,60 @@ pub fn load_rows(shape: GroupedShape, state: &MomentRows, out: &mut [f32]) {
 #[inline(always)]
 fn sign(x: f32) -> f32 {
     f32::from(u8::from(x > 0.0)) - f32::from(u8::from(x < 0.0))
+}
+
+/// A group of a moment, decoded.
+#[inline(always)]
+pub(super) fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u8; MAX]) {
+    match moment {
+        MomentRows::F32(data) => out[..at.real].copy_from_slice(&data[at.plain..at.plain + at.real]),
+        MomentRows::Bytes(codec, bytes, scales) => {
+            codec.decode(&bytes[at.padded..at.padded + at.size], scales[at.group], &mut out[..at.size]);
+        }
+        MomentRows::Nibbles(codec, plane, scales) => {
+            unpack(&plane[at.padded / 2..(at.padded + at.size) / 2], &mut codes[..at.size]);
+            codec.from_nibbles(&mut codes[..at.size]);
+            codec.decode(&codes[..at.size], scales[at.group], &mut out[..at.size]);
+        }
+        MomentRows::Absent => {}
+        MomentRows::Shared { rows, factors: [] } => out[..at.real].fill(rows[at.row]),
+        MomentRows::Shared { rows, factors } => {
+            let number = rows[at.row];
+            for (out, factor) in out.iter_mut().zip(&factors[at.col..at.col + at.real]) {
+                *out = number * factor;
+            }
+        }
+    }
+}
+
+/// Stores a group of a moment, of which compact second moments may be given as their roots (`rooted`); `u` decides how its
+/// numbers are rounded.
+#[inline(always)]
+pub(super) fn store_moment(
+    moment: &mut MomentRows,
+    at: At,
+    values: &mut [f32; MAX],
+    u: &[f32; MAX],
+    codes: &mut [u8; MAX],
+    rooted: bool,
+) {
+    let values = &mut values[..at.size];
+    let mut encode = |codec: &MomentCodec, codes: &mut [u8]| match rooted {
+        true => codec.encode_roots(values, u, codes),
+        false => codec.encode(values, u, codes),
+    };
+    match moment {
+        MomentRows::F32(data) => data[at.plain..at.plain + at.real].copy_from_slice(&values[..at.real]),
+        MomentRows::Bytes(codec, bytes, scales) => {
+            scales[at.group] = encode(codec, &mut bytes[at.padded..at.padded + at.size]);
+        }
+        MomentRows::Nibbles(codec, plane, scales) => {
+            let codes = &mut codes[..at.size];
+            scales[at.group] = encode(codec, codes);
+            codec.to_nibbles(codes);
+            pack(codes, &mut plane[at.padded / 2..(at.padded + at.size) / 2]);
+        }
+        // Made from the state's means, which are stored already; or there is nothing to store.
+        MomentRows::Shared { .. } | MomentRows::Absent => {}
+    }
 }
