@@ -12,7 +12,7 @@ HERE = ["offload.weights=device", "offload.optimizer=device"]
 MODES = [
     ("none", ["run.activation_checkpointing=none", *HERE]),
     ("block", ["run.activation_checkpointing=block", *HERE]),
-    ("packed inputs", ["run.activation_checkpointing=block-int4", *HERE]),
+    ("block-int4", ["run.activation_checkpointing=block-int4", *HERE]),
     ("state in host memory", ["run.activation_checkpointing=block-int4", "offload.weights=device", "offload.optimizer=host"]),
     ("weights too", ["run.activation_checkpointing=block-int4", "offload.weights=host", "offload.optimizer=host"]),
 ]
@@ -24,7 +24,7 @@ def planned(program, model, batch, sequence, settings):
     # Sequences one by one, where that is what leaves least on the device.
     best = None
     for micro in {batch, max(batch // 4, 1), 1}:
-        for gradient in ["layer", "tensor"]:
+        for gradient in ["block", "tensor"]:
             sets = [*shape, f"train.micro_batch={micro}", f"run.grad_buffer={gradient}", *settings]
             args = [word for key in sets for word in ("--set", key)]
             told = subprocess.run(

@@ -5,7 +5,7 @@ use super::planes::{SavedState, declared, saved_state, spec, weight_planes};
 use crate::backend::{Backend, DeviceInfo, Param, State, Weight};
 use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
-use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
+use crate::format::{File, Fingerprint, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
 use crate::model::{Model, ParamSpec, Settings, Trainable, param_specs};
 use crate::quant::PAD_NIBBLE;
@@ -93,6 +93,30 @@ impl Checkpoint {
         CheckpointError::Contents { path: self.path.clone(), source: Box::new(source) }
     }
 
+    /// What tells its weights from those of other models.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.head.fingerprint()
+    }
+
+    /// Whether this is the base that `adapter` was trained on.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoAdapter`] if that is none, [`CheckpointError::OtherBase`] with both fingerprints.
+    pub fn check_adapter(&self, adapter: &Self) -> Result<(), CheckpointError> {
+        let Some(base) = &adapter.meta.base else {
+            return Err(CheckpointError::NoAdapter { path: adapter.path.clone() });
+        };
+        let found = self.fingerprint().to_string();
+        if self.meta.adapter.is_some() {
+            return Err(CheckpointError::AdapterAlone { path: self.path.clone() });
+        }
+        if found == base.fingerprint {
+            return Ok(());
+        }
+        let (path, base, expected) = (adapter.path.clone(), self.path.clone(), base.fingerprint.clone());
+        Err(CheckpointError::OtherBase { path, base, expected, found })
+    }
+
     /// Checks the contents of all planes.
     ///
     /// # Errors
@@ -115,7 +139,7 @@ impl Checkpoint {
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let path = || self.path.clone();
         let entries = param_specs(&self.meta.settings());
-        let specs: Vec<_> = entries.iter().map(spec).collect();
+        let specs: Vec<_> = entries.iter().filter(|entry| self.meta.holds(entry.kind)).map(spec).collect();
         let missing: Vec<_> = specs.iter().filter(|spec| self.head.find(&spec.name).is_none()).collect();
         if let Some(first) = missing.first() {
             return Err(CheckpointError::Missing { path: path(), name: first.name.clone(), missing: missing.len() });
@@ -150,7 +174,8 @@ impl Checkpoint {
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
         let (model, backend) = trainer.model_and_backend();
-        for (entry, param) in model.specs.iter().zip(&model.stored) {
+        let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| self.meta.holds(entry.kind));
+        for (entry, param) in held {
             let name = entry.kind.name();
             let tensor = self.tensor(&name);
             for plane in weight_planes(param) {
@@ -211,7 +236,8 @@ impl Checkpoint {
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
         let (model, backend) = trainer.model_and_backend();
-        for (entry, param) in model.specs.iter().zip(&model.stored) {
+        let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| self.meta.holds(entry.kind));
+        for (entry, param) in held {
             let name = entry.kind.name();
             let tensor = self.tensor(&name);
             for plane in weight_planes(param) {
@@ -341,6 +367,8 @@ pub struct Capacity {
     pub tokens: usize,
     /// Tokens of a sequence at most, earlier ones that are cached included.
     pub keys: usize,
+    /// Whether text is sampled: keys and values are then cached.
+    pub sampling: bool,
     /// Whether a row may hold several samples, each with attention of its own.
     pub packing: bool,
 }
@@ -349,9 +377,11 @@ pub struct Capacity {
 /// its arena holds activations only.
 pub fn place_model(checkpoint: &Checkpoint, device: &dyn DeviceInfo, capacity: Capacity) -> (Plan, Model) {
     let mut plan = Plan::default();
-    let Capacity { tokens, keys, packing } = capacity;
+    let Capacity { tokens, keys, sampling, packing } = capacity;
     // No state is placed, whatever rule it is of.
-    let settings = Settings { trainable: Trainable::Nothing, optimizer: None, packing, ..checkpoint.meta.settings() };
+    let mut settings =
+        Settings { trainable: Trainable::Nothing, optimizer: None, packing, ..checkpoint.meta.settings() };
+    settings.execution.sampled = if sampling { keys } else { 0 };
     let model = if device.reads_mapped() {
         let specs = param_specs(&settings);
         let mapped = specs.iter().map(|spec| checkpoint.mapped(spec)).collect();

@@ -78,7 +78,7 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let special = checkpoint.special_tokens(&tokenizer);
     let context = checkpoint.meta.model.context;
-    let capacity = Capacity { tokens: PASS_TOKENS.min(context), keys: context, packing: false };
+    let capacity = Capacity { tokens: PASS_TOKENS.min(context), keys: context, sampling: true, packing: false };
     let need = |sizes: &dyn DeviceInfo| place_model(&checkpoint, sizes, capacity).0.total() as u64;
     let mut opened = device::open(args.device, &checkpoint.meta.model, need)?;
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
@@ -137,7 +137,7 @@ struct Talk<'a> {
 
 impl Talk<'_> {
     /// Answers a message; whether standard output still has a reader.
-    fn reply(&mut self, backend: &mut dyn Backend, generator: &mut Generator<'_>, said: &str) -> Result<bool, Failure> {
+    fn reply(&mut self, backend: &mut dyn Backend, generator: &mut Generator, said: &str) -> Result<bool, Failure> {
         self.messages.push(Message { role: "user", content: said.into() });
         let prompt = match self.prompt()? {
             Ok(prompt) => prompt,

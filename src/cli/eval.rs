@@ -160,7 +160,7 @@ fn mean_loss(
     device: device::Device,
 ) -> Result<(f64, String), Failure> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
-    let capacity = Capacity { tokens: batch * sequence, keys: sequence, packing };
+    let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing };
     let need = |sizes: &dyn DeviceInfo| place_model(checkpoint, sizes, capacity).0.total() as u64;
     let mut opened = device::open(device, &checkpoint.meta.model, need)?;
     let described = opened.describe();

@@ -78,7 +78,7 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     // No cache for positions that this text cannot reach, whatever context the file claims.
     let keys = checkpoint.meta.model.context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
-    let capacity = Capacity { tokens, keys, packing: false };
+    let capacity = Capacity { tokens, keys, sampling: true, packing: false };
     let need = |sizes: &dyn DeviceInfo| place_model(&checkpoint, sizes, capacity).0.total() as u64;
     let mut opened = device::open(args.device, &checkpoint.meta.model, need)?;
     let device = opened.describe();

@@ -193,6 +193,11 @@ impl TrainConfig {
         if self.micro_batch == 0 { self.batch } else { self.micro_batch.min(self.batch) }
     }
 
+    /// Positions of the text samples at most: no prompt has more tokens than bytes, but for one that begins it.
+    pub fn sampled(&self) -> usize {
+        self.sample_prompt.len().saturating_add(self.sample_tokens).saturating_add(1)
+    }
+
     /// Whether a batch is more than one micro-batch.
     pub fn is_split(&self) -> bool {
         self.micro_batch() < self.batch

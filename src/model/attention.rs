@@ -29,14 +29,14 @@ impl Attention {
         cx.quantize(n, h);
         let q = cx.block_rows(acts.q, width);
         // Keys and values of this batch, and all that its queries see.
-        let of = |cache: Span, own: Span| match batch.cached() {
+        let of = |span: Span| match batch.cached() {
             true => {
                 let (start, t) = (batch.start, batch.tokens());
-                (cx.model.rows(cache, start, t, kv), cx.model.rows(cache, 0, start + t, kv))
+                (cx.model.rows(span, start, t, kv), cx.model.rows(span, 0, start + t, kv))
             }
-            false => (cx.block_rows(own, kv), cx.block_rows(own, kv)),
+            false => (cx.block_rows(span, kv), cx.block_rows(span, kv)),
         };
-        let ((k, keys), (v, values)) = (of(acts.cache_k, acts.k), of(acts.cache_v, acts.v));
+        let ((k, keys), (v, values)) = (of(acts.k), of(acts.v));
         // Where heads are normed, backward needs them as they were before.
         let (plain_q, plain_k) = match self.head_norms {
             Some(_) => (cx.block_rows(acts.plain_q, width), cx.block_rows(acts.plain_k, kv)),

@@ -31,9 +31,11 @@ impl Default for Sampling {
     }
 }
 
-/// A text in the making. One generator at a time may use a model's caches.
-pub struct Generator<'a> {
-    model: &'a Model,
+/// A text in the making. One generator at a time may use a model's caches, which share their memory with steps and
+/// evaluations: a text ends where one of those begins.
+pub struct Generator {
+    /// With the activations of sampling.
+    model: Model,
     /// Tokens whose keys and values are cached.
     history: Vec<u32>,
     /// Tokens drawn so far: the counter of the random numbers.
@@ -42,9 +44,14 @@ pub struct Generator<'a> {
     raw: Vec<u8>,
 }
 
-impl<'a> Generator<'a> {
+impl Generator {
     /// An empty text.
-    pub fn new(model: &'a Model) -> Self {
+    ///
+    /// # Panics
+    /// If the model was placed for no text: `execution.sampled` was 0.
+    pub fn new(model: &Model) -> Self {
+        let acts = model.sampling.as_deref().expect("a model that was placed for sampling").clone();
+        let model = Model { acts, ..model.clone() };
         let vocab = model.settings.model.vocab;
         let raw = vec![0; vocab * model.acts.activation_bytes];
         Self { model, history: Vec::new(), drawn: 0, logits: vec![0.0; vocab], raw }
@@ -52,7 +59,7 @@ impl<'a> Generator<'a> {
 
     /// Positions that the caches hold.
     fn capacity(&self) -> usize {
-        self.model.acts.rope.bytes / (4 * self.model.settings.model.head_dim())
+        self.model.acts.positions
     }
 
     /// Appends tokens and gives the logits of what comes next. When the caches are full, the older half of the text

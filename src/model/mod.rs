@@ -4,6 +4,7 @@
 //! [`Attention`], [`Mlp`], [`Block`]; `llama.rs` and `loss.rs` put them together.
 
 mod activations;
+mod adapter;
 mod attention;
 mod batch;
 mod block;
@@ -25,6 +26,10 @@ mod spec;
 mod storage;
 
 pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
+pub use adapter::{
+    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterScale, AdapterUse, AdapterWeights, LowRankSite,
+    PathPattern,
+};
 pub use attention::Attention;
 pub use batch::{Batch, Purpose};
 pub use block::Block;
@@ -65,6 +70,8 @@ pub struct Model {
     pub offloaded: Offloaded,
     /// Activations and scratch of a step.
     pub acts: Activations,
+    /// Those of sampling; none if it was placed for no text.
+    pub sampling: Option<Arc<Activations>>,
     /// Blocks that forward or backward went through so far: what a long step is watched by from another thread. On a GPU
     /// they are issued, not done.
     pub passes: Arc<AtomicU64>,
@@ -95,12 +102,14 @@ impl Model {
         backend: &dyn DeviceInfo,
     ) -> Self {
         let acts = activations::place(plan, settings, &specs, tokens, keys, backend);
+        let sampling = activations::place_sampling(plan, settings, &specs, (&acts, keys), backend).map(Arc::new);
         let params = Params::arrange(&specs, placed.clone());
         let copies = &acts.grads.frozen_copy;
         let frozen = if copies.is_empty() { Vec::new() } else { params.blocks_at(&specs, copies) };
         let settings = settings.clone();
         let passes = Arc::default();
-        Self { settings, specs, params, stored: placed, offloaded: Offloaded::default(), acts, passes, frozen }
+        let offloaded = Offloaded::default();
+        Self { settings, specs, params, stored: placed, offloaded, acts, sampling, passes, frozen }
     }
 
     /// Fills what depends on the configuration alone; call once the backend has its arena.

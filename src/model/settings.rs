@@ -1,6 +1,6 @@
 //! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
 
-use super::{ModelConfig, ParamKind, StorageConfig};
+use super::{AdapterUse, ModelConfig, ParamKind, StorageConfig};
 use crate::backend::ActivationCode;
 use crate::error::Problems;
 use crate::optim::Groups;
@@ -28,6 +28,8 @@ pub struct Settings {
     pub packing: bool,
     /// Which parameters are trained.
     pub trainable: Trainable,
+    /// Adapters beside the model; their sum is added.
+    pub adapters: Vec<AdapterUse>,
     /// Seed of everything random.
     pub seed: u64,
     /// How memory is traded for time.
@@ -56,7 +58,7 @@ impl Trainable {
     }
 }
 
-/// How training trades memory for time. On a CPU none of it changes a result except
+/// How training trades memory for time. On a CPU none of it changes what is trained except
 /// [`ActivationCheckpointing::BlockInt4`] and `logits_mib`; on a GPU sums change their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Execution {
@@ -70,6 +72,8 @@ pub struct Execution {
     pub offload: OffloadConfig,
     /// MiB of logits that may exist at once; 0: what keeps the device busy.
     pub logits_mib: usize,
+    /// Positions of a text that sampling caches at most, never more than a sequence has; 0: nothing is sampled.
+    pub sampled: usize,
 }
 
 impl Default for Execution {
@@ -81,6 +85,7 @@ impl Default for Execution {
             grad_buffer: GradBuffer::Auto,
             offload: OffloadConfig::default(),
             logits_mib: 0,
+            sampled: usize::MAX,
         }
     }
 }

@@ -184,7 +184,7 @@ fn greedy_text_is_the_cpus_up_to_a_near_tie() {
     write(&cpu, &path);
     let checkpoint = Checkpoint::open(&path).unwrap();
     let mut backends: [Box<dyn Backend>; 2] = [Box::new(Cpu::new()), Box::new(gpu::open())];
-    let capacity = Capacity { tokens: 8, keys: 48, packing: false };
+    let capacity = Capacity { tokens: 8, keys: 48, sampling: true, packing: false };
     let models = backends.each_mut().map(|backend| open_model(&checkpoint, backend.as_mut(), capacity).unwrap());
     let mut generators = [Generator::new(&models[0]), Generator::new(&models[1])];
     let mut fed: Vec<u32> = inputs[..11].to_vec();

@@ -202,7 +202,7 @@ fn an_unknown_optimizer_is_refused_only_where_training_is_resumed() {
     let mut later = v.metadata();
     later["optimizer"] = json!({ "name": "of-2030", "lr": 1e-3, "depth": [1, 2] });
     let file = Checkpoint::open(&v.rewritten(&later, &[])).unwrap_or_else(|error| panic!("{error}"));
-    let capacity = Capacity { tokens: 4, keys: 8, packing: false };
+    let capacity = Capacity { tokens: 4, keys: 8, sampling: false, packing: false };
     open_model(&file, &mut Cpu::new(), capacity).unwrap_or_else(|error| panic!("{error}"));
     let said = file.check_run(&victim_config(), "none").unwrap_err().to_string();
     assert!(said.contains("cannot be resumed: optimizer: unknown variant `of-2030`"), "{said}");
@@ -246,7 +246,8 @@ fn no_single_lie_makes_a_panic() {
             };
             opened += 1;
             let mut backend = Cpu::new();
-            let model = open_model(&checkpoint, &mut backend, Capacity { tokens: 4, keys: 8, packing: false }).unwrap();
+            let capacity = Capacity { tokens: 4, keys: 8, sampling: true, packing: false };
+            let model = open_model(&checkpoint, &mut backend, capacity).unwrap();
             Generator::new(&model).feed(&mut backend, &[84, 104, 101]);
         }
     }

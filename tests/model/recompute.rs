@@ -6,7 +6,7 @@ use tetrad::config::Config;
 use tetrad::memory::Category;
 use tetrad::model::Scheme;
 use tetrad::model::{ActivationCheckpointing, ActivationQuant, Generator};
-use tetrad::train::Trainer;
+use tetrad::train::{Trainer, plan};
 
 fn config() -> Config {
     let mut config = Config::default();
@@ -76,6 +76,32 @@ fn sampling_between_steps_has_caches_of_its_own() {
         all
     };
     assert_eq!(logits(&mut kept), logits(&mut again));
+}
+
+/// Texts of every length that a sequence has, and none at all: the plan is the same, whatever a step keeps.
+#[test]
+fn sampling_takes_no_byte_beside_a_step() {
+    use ActivationCheckpointing::{Block, BlockInt4, None};
+    for (preset, checkpointing) in
+        [("quickstart", None), ("quickstart", Block), ("7b-compact", Block), ("7b-compact", BlockInt4)]
+    {
+        let mut config = Config::load(Some(preset), &[]).unwrap();
+        (config.run.activation_checkpointing, config.train.batch) = (checkpointing, 1);
+        (config.train.sequence, config.model.context) = (512, 512);
+        let total = |tokens| {
+            let mut config = config.clone();
+            config.train.sample_tokens = tokens;
+            let (plan, model) = plan(&config, &Cpu::new());
+            let sampling = model.sampling.expect("text can be sampled");
+            assert_eq!(sampling.positions, 512.min(tokens + config.train.sample_prompt.len() + 1));
+            let caches = plan.items().iter().filter(|item| item.name.contains("cached"));
+            let bytes: usize = caches.map(|item| item.span.bytes).sum();
+            assert_eq!(bytes, 2 * config.model.layers * sampling.positions * config.model.kv_width() * 4);
+            plan.total()
+        };
+        let totals = [0, 200, 100_000].map(total);
+        assert!(totals.iter().all(|&total| total == totals[0]), "{preset} {checkpointing:?}: {totals:?}");
+    }
 }
 
 #[test]

@@ -1,12 +1,16 @@
 #include "stream.h"
 
 #include <chrono>
+#include <condition_variable>
 #include <set>
 
 namespace {
 
+// One mutex guards all streams, and no work runs under it: with a mutex for each, held while its work waits for another
+// stream, two threads that finish two streams from either end would wait for each other for ever.
 struct Streams {
     std::mutex mutex;
+    std::condition_variable changed;
     std::set<Stream*> live;
     Stream* usual = new Stream(true);
 };
@@ -32,22 +36,28 @@ struct Event {
 };
 
 Code Stream::push(Item item) {
-    std::lock_guard<std::mutex> lock(mutex);
+    std::unique_lock<std::mutex> lock(streams().mutex);
     if (error == SUCCESS) queue.push_back(std::move(item));
-    while (eager && error == SUCCESS && !queue.empty()) {
+    while (eager && !working && error == SUCCESS && !queue.empty()) {
         const std::shared_ptr<Mark>& after = queue.front().after;
         if (after && !after->done) break;
-        step();
+        step(lock);
     }
     return error;
 }
 
-// The oldest work; the stream is locked.
-Code Stream::step() {
-    error = queue.front().work();
+// Does the oldest work, without the lock.
+void Stream::step(std::unique_lock<std::mutex>& lock) {
+    const Item item = std::move(queue.front());
     queue.pop_front();
+    working = true;
+    lock.unlock();
+    const Code code = item.work();
+    lock.lock();
+    working = false;
+    error = code;
     if (error != SUCCESS) queue.clear();
-    return error;
+    streams().changed.notify_all();
 }
 
 Code Stream::add(std::function<Code()> work) { return push({std::move(work), nullptr}); }
@@ -63,20 +73,20 @@ Code Stream::add_mark(std::shared_ptr<Mark> mark) {
 Code Stream::add_wait(std::shared_ptr<Mark> mark) {
     // A stream never waits for itself: what was added before is done before.
     if (mark->stream == this) return add([] { return Code(SUCCESS); });
-    return push({[mark] { return mark->done ? Code(SUCCESS) : mark->stream->finish(*mark); }, mark});
+    return push({[mark] { return mark->stream->finish(mark.get()); }, mark});
 }
 
-Code Stream::finish() {
-    std::lock_guard<std::mutex> lock(mutex);
-    while (error == SUCCESS && !queue.empty()) step();
-    return error;
-}
-
-// Waits between streams cannot recurse into a stream that is already working: a mark precedes the wait for it.
-Code Stream::finish(const Mark& mark) {
-    std::lock_guard<std::mutex> lock(mutex);
-    while (error == SUCCESS && !queue.empty() && !mark.done) step();
-    return error;
+// A mark precedes every wait for it, so among threads that wait for each other's streams one can always go on.
+Code Stream::finish(const Mark* mark) {
+    std::unique_lock<std::mutex> lock(streams().mutex);
+    while (error == SUCCESS && (working || !queue.empty()) && !(mark != nullptr && mark->done)) {
+        if (working) {
+            streams().changed.wait(lock);
+        } else {
+            step(lock);
+        }
+    }
+    return mark != nullptr && mark->done ? Code(SUCCESS) : error;
 }
 
 // Whether streams that the calling thread makes from now on are eager, all but the default stream.
@@ -174,7 +184,7 @@ API Code cuEventRecord(Event* event, Stream* handle) {
         event->time = now();
         return Code(SUCCESS);
     });
-    event->mark = std::make_shared<Mark>(Mark{stream});
+    event->mark = std::make_shared<Mark>(stream);
     return code == SUCCESS ? stream->add_mark(event->mark) : code;
 }
 

@@ -1,6 +1,7 @@
 // Streams do their work when the program waits for it and no earlier, which exposes programs that forget to wait. Eager
 // streams do it as early as they may, which exposes work that should have waited for other work.
 #pragma once
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -12,8 +13,10 @@ struct Stream;
 
 // One recording of an event.
 struct Mark {
-    Stream* stream;
-    bool done = false;
+    explicit Mark(Stream* stream) : stream(stream) {}
+
+    Stream* const stream;
+    std::atomic<bool> done{false};
 };
 
 struct Stream {
@@ -26,8 +29,7 @@ struct Stream {
     // Adds a wait: work that is added later runs after the mark is done.
     Code add_wait(std::shared_ptr<Mark> mark);
     // Does all work, or all up to a mark.
-    Code finish();
-    Code finish(const Mark& mark);
+    Code finish(const Mark* mark = nullptr);
 
     // Whether work without a stream waits for this one.
     const bool blocking;
@@ -35,16 +37,17 @@ struct Stream {
     bool eager = false;
 
   private:
-    std::mutex mutex;
     struct Item {
         std::function<Code()> work;
         // What it waits for, if anything.
         std::shared_ptr<Mark> after;
     };
     Code push(Item item);
-    Code step();
+    void step(std::unique_lock<std::mutex>& lock);
 
     std::deque<Item> queue;
+    // A thread does the work that was the oldest.
+    bool working = false;
     Code error = SUCCESS;
 };
 

@@ -367,3 +367,39 @@ fn streams_wait_for_events_and_for_nothing_else() {
         assert_eq!(synchronize(a), SUCCESS);
     }
 }
+
+#[test]
+fn threads_that_finish_streams_which_wait_for_each_other() {
+    const ROUNDS: usize = 3000;
+    start();
+    // Each thread has two streams that wait for each other in turn, and now and then finishes everybody's. With a mutex
+    // for each stream that is held while it works, this test does not end.
+    let passes = || {
+        start();
+        let (one, other, y) = (stream(), stream(), allocate(16));
+        let [mut first, mut second]: [Handle; 2] = [null_mut(); 2];
+        for event in [&mut first, &mut second] {
+            assert_eq!(cuda!(cuEventCreate(event => *mut Handle, 0 => c_uint)), SUCCESS);
+        }
+        for round in 0..ROUNDS {
+            for (from, event, to) in [(one, first, other), (other, second, one)] {
+                assert_eq!(cuda!(cuEventRecord(event => Handle, from => Handle)), SUCCESS);
+                assert_eq!(cuda!(cuStreamWaitEvent(to => Handle, event => Handle, 0 => c_uint)), SUCCESS);
+                let code = cuda!(cuMemsetD32Async(y => u64, round as c_uint => c_uint, 4 => usize, to => Handle));
+                assert_eq!(code, SUCCESS);
+            }
+            match round % 3 {
+                // Another test's stream may have failed.
+                0 => _ = cuda!(cuCtxSynchronize()),
+                1 => assert_eq!(synchronize(one), SUCCESS),
+                _ => assert_eq!(synchronize(other), SUCCESS),
+            }
+        }
+        assert_eq!(download(y, 4), [f32::from_bits(ROUNDS as u32 - 1); 4]);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(passes);
+        }
+    });
+}

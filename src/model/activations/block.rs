@@ -18,9 +18,9 @@ pub struct BlockActs {
     pub attn_norm_out: Span,
     /// `[H, D]` a token, rotated.
     pub q: Span,
-    /// `[K, D]` a token, rotated.
+    /// `[K, D]` a token, rotated; in sampling of every position that is cached.
     pub k: Span,
-    /// `[K, D]` a token.
+    /// `[K, D]` a token; in sampling of every position that is cached.
     pub v: Span,
     /// Queries and keys before their norms, if heads are normed.
     pub plain_q: Span,
@@ -28,9 +28,6 @@ pub struct BlockActs {
     /// H and K numbers a token, if heads are normed.
     pub inv_rms_q: Span,
     pub inv_rms_k: Span,
-    /// What sampling caches of `k`: the same bytes, unless blocks share theirs.
-    pub cache_k: Span,
-    pub cache_v: Span,
     /// `[H, S]` a sequence.
     pub lse: Span,
     /// Output of the heads, `[H, D]` a token.
@@ -58,12 +55,12 @@ pub struct Int4Rows {
 }
 
 /// What the sizes of a block's buffers follow from.
+#[derive(Clone, Copy)]
 pub(super) struct Shapes {
     /// T
     pub tokens: usize,
     /// M
     pub micro: usize,
-    pub keys: usize,
     /// Widths of rows: hidden, intermediate, queries, keys.
     pub h: usize,
     pub f: usize,
@@ -146,17 +143,13 @@ impl Shapes {
     /// Block `l` with buffers of its own, kept until its backward; without one, until the next block has read them.
     fn kept(&self, plan: &mut Plan, train: bool, l: u32) -> BlockActs {
         let kept = Lifetime { from: l + 1, to: if train { self.backward(l) } else { l + 1 } };
-        let cache = if train { kept } else { Lifetime { from: 1, to: self.layers + 1 } };
         let x = self.input(plan, l, kept.to);
-        // A cache may be longer than one pass: sampling feeds few tokens at a time.
-        let cached = self.tokens.max(self.keys);
-        let k = self.heads(plan, format!("block {l} keys"), cached, cache);
-        let v = self.heads(plan, format!("block {l} values"), cached, cache);
-        BlockActs { x, k, v, cache_k: k, cache_v: v, ..self.inner(plan, self.tokens, &format!("block {l}"), kept) }
+        let k = self.heads(plan, format!("block {l} keys"), self.tokens, kept);
+        let v = self.heads(plan, format!("block {l} values"), self.tokens, kept);
+        BlockActs { x, k, v, ..self.inner(plan, self.tokens, &format!("block {l}"), kept) }
     }
 
     /// All blocks with inputs of their own and one set of buffers for the rest, filled again before each backward.
-    /// What sampling caches must outlast a block, so it has a place of its own beside forward's buffers.
     fn shared(
         &self,
         plan: &mut Plan,
@@ -166,12 +159,20 @@ impl Shapes {
         let inner = self.inner(plan, self.micro, "a block", blocks);
         let k = self.heads(plan, "a block's keys".into(), self.micro, blocks);
         let v = self.heads(plan, "a block's values".into(), self.micro, blocks);
-        let forward = Lifetime { from: 1, to: self.layers + 1 };
         let mut layer = |l| {
-            let (x, packed) = input(self, plan, l);
-            let cache_k = self.heads(plan, format!("block {l} cached keys"), self.keys, forward);
-            let cache_v = self.heads(plan, format!("block {l} cached values"), self.keys, forward);
-            BlockActs { x, int4_x: packed, k, v, cache_k, cache_v, ..inner }
+            let (x, int4_x) = input(self, plan, l);
+            BlockActs { x, int4_x, k, v, ..inner }
+        };
+        (0..self.layers).map(&mut layer).collect()
+    }
+
+    /// All blocks of sampling: one residual stream `x` and one set of buffers that they share, alive during `blocks`, and
+    /// keys and values of `cached` positions for each, which last as long as `x`.
+    pub fn cached(&self, plan: &mut Plan, x: Span, cached: usize, blocks: Lifetime, text: Lifetime) -> Vec<BlockActs> {
+        let inner = self.inner(plan, self.micro, "sampling: a block", blocks);
+        let mut layer = |l| {
+            let mut cache = |what| self.heads(plan, format!("sampling: block {l} cached {what}"), cached, text);
+            BlockActs { x, k: cache("keys"), v: cache("values"), ..inner }
         };
         (0..self.layers).map(&mut layer).collect()
     }
@@ -195,8 +196,6 @@ impl Shapes {
             inv_rms_k: add("1/rms of keys", statistics(self.head_norms.unwrap_or(0))),
             k: Span::NONE,
             v: Span::NONE,
-            cache_k: Span::NONE,
-            cache_v: Span::NONE,
             lse: add("log sums", 4 * tokens * self.heads),
             attn_out: add("attention output", q),
             resid_mid: add("residual after attention", h),

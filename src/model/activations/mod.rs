@@ -1,7 +1,8 @@
 //! Where activations, gradients and scratch of a step lie, and when they are alive.
 //!
 //! The clock of a step: block `l` runs forward at tick `l + 1`, head and loss at `L + 1`, block `l` backward at
-//! `2 L + 1 - l`, the embedding's gradient at `2 L + 2`. Without training the clock stops at the head.
+//! `2 L + 1 - l`, the embedding's gradient at `2 L + 2`. Without training the clock stops at the head. Sampling comes
+//! after all of that: see `sampling.rs`.
 //!
 //! A block runs over a batch in micro-batches of whole sequences, all of them before the next block begins. What one
 //! of them leaves for the next block, or for the backward of its own, is as long as the batch; the rest is as long as
@@ -9,12 +10,14 @@
 
 mod block;
 mod grad;
+mod sampling;
 
 pub use block::{BlockActs, Int4Rows};
 pub use grad::GradBuffers;
+pub use sampling::place_sampling;
 
 use super::spec::ParamSpec;
-use super::{ActivationCheckpointing, SHORTEST_MICRO_SEQUENCE, Settings};
+use super::{ActivationCheckpointing, ModelConfig, SHORTEST_MICRO_SEQUENCE, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
@@ -32,6 +35,8 @@ pub struct Activations {
     pub activation_bytes: usize,
     /// Elements of which each row of activations takes a multiple.
     pub row_multiple: usize,
+    /// Positions of a sequence at most; of sampling those that are cached.
+    pub positions: usize,
     /// Whether blocks keep what they computed of the whole batch until their backward, or compute it again.
     pub kept: bool,
     /// u32 `[T]`
@@ -42,7 +47,7 @@ pub struct Activations {
     pub segment_start: Span,
     /// float32 `[T]`
     pub losses: Span,
-    /// float32 `[context, D/2, 2]`
+    /// float32 `[positions, D/2, 2]`
     pub rope: Span,
     /// Blocks.
     pub blocks: Vec<BlockActs>,
@@ -72,29 +77,12 @@ pub fn place(
     backend: &dyn DeviceInfo,
 ) -> Activations {
     let model = &settings.model;
-    let pitch = |width: usize| width.next_multiple_of(backend.row_multiple());
-    let [h, q, f] = [model.hidden, model.query_width(), model.intermediate].map(pitch);
-    let [kv, vocab] = [model.kv_width(), model.vocab].map(pitch);
-    let (layers, bytes) = (model.layers as u32, backend.activation_bytes());
     let train = specs.iter().any(|spec| spec.trainable);
     let micro = if train { tokens.min(settings.execution.micro_tokens) } else { tokens };
-    let head = layers + 1;
-    let end = if train { 2 * layers + 2 } else { head };
+    let shapes = shapes(model, (tokens, micro), backend);
+    let (Shapes { h, q, f, layers, bytes, .. }, vocab) = (shapes, pitch(model.vocab, backend));
+    let (head, end) = (layers + 1, end(layers, train));
     let always = Lifetime::ALWAYS;
-    let shapes = Shapes {
-        tokens,
-        micro,
-        keys,
-        h,
-        f,
-        q,
-        kv,
-        hidden: model.hidden,
-        heads: model.heads,
-        head_norms: model.qk_norm.then_some(model.kv_heads),
-        layers,
-        bytes,
-    };
     let kept = match settings.execution.checkpointing {
         ActivationCheckpointing::Auto => ActivationCheckpointing::None,
         _ if !train => ActivationCheckpointing::None,
@@ -125,6 +113,7 @@ pub fn place(
         chunk,
         activation_bytes: bytes,
         row_multiple: backend.row_multiple(),
+        positions: keys,
         kept: kept == ActivationCheckpointing::None,
         inputs: scratch("token ids", 4 * tokens, step),
         targets: scratch("targets", 4 * tokens, step),
@@ -144,6 +133,35 @@ pub fn place(
             GradBuffers::default()
         },
     }
+}
+
+/// Elements of a row of `width` features.
+fn pitch(width: usize, backend: &dyn DeviceInfo) -> usize {
+    width.next_multiple_of(backend.row_multiple())
+}
+
+/// What a block's buffers of a batch and a micro-batch follow from.
+fn shapes(model: &ModelConfig, (tokens, micro): (usize, usize), backend: &dyn DeviceInfo) -> Shapes {
+    let [h, q] = [model.hidden, model.query_width()].map(|width| pitch(width, backend));
+    let [f, kv] = [model.intermediate, model.kv_width()].map(|width| pitch(width, backend));
+    Shapes {
+        tokens,
+        micro,
+        h,
+        f,
+        q,
+        kv,
+        hidden: model.hidden,
+        heads: model.heads,
+        head_norms: model.qk_norm.then_some(model.kv_heads),
+        layers: model.layers as u32,
+        bytes: backend.activation_bytes(),
+    }
+}
+
+/// The last tick of a step, or of a forward.
+fn end(layers: u32, train: bool) -> u32 {
+    if train { 2 * layers + 2 } else { layers + 1 }
 }
 
 /// Tokens of a chunk at least: its parts, see [`crate::model::Model::losses`], are then never so short that products are
