@@ -40,8 +40,7 @@ pub fn momentum_rows(
 pub fn direction_rows(
     isa: Isa,
     (shape, first): (GroupedShape, usize),
-    m: &mut MomentRows,
-    v: &mut MomentRows,
+    [m, v]: [&mut MomentRows; 2],
     x: &mut [f32],
     args: &DirectionArgs,
     id: u32,

@@ -196,13 +196,12 @@ vectorized! {
     fn direction_block(
         with: Isa,
         at: (GroupedShape, usize),
-        m: &mut MomentRows,
-        v: &mut MomentRows,
+        moments: [&mut MomentRows; 2],
         x: &mut [f32],
         args: &DirectionArgs,
         id: u32,
     ) {
-        direction_rows(with, at, m, v, x, args, id)
+        direction_rows(with, at, moments, x, args, id)
     }
 }
 
@@ -219,7 +218,7 @@ fn direction(
     let (g, first) = at;
     let rows = x.len() / g.cols;
     if rows <= 1 || x.len() <= BLOCK {
-        return direction_block(isa, isa, at, m, v, x, args, id);
+        return direction_block(isa, isa, at, [m, v], x, args, id);
     }
     let half = rows / 2;
     let ((mut m_top, mut m_bottom), (mut v_top, mut v_bottom)) = (m.split(half, g), v.split(half, g));
