@@ -206,11 +206,11 @@ vectorized! {
 }
 
 /// Adam's direction of some rows, likewise.
-fn direction(
+fn direction<'a>(
     isa: Isa,
     at: (GroupedShape, usize),
-    m: &mut MomentRows,
-    v: &mut MomentRows,
+    m: &mut MomentRows<'a>,
+    v: &mut MomentRows<'a>,
     x: &mut [f32],
     args: &DirectionArgs,
     id: u32,
