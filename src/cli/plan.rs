@@ -137,6 +137,7 @@ fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
         "parameters": report.config.model.parameters(),
         "total_bytes": plan.total(),
         "places": places,
+        "outside_bytes": plan.outside_total(),
         "categories": sums,
         "items": items,
         "run": report.config.run,
@@ -244,6 +245,9 @@ fn sums(report: &PlanReport) -> Table {
             (_, name) => format!("planned in the {name}, in addition"),
         };
         table.row([name, grouped(total as u64), bytes(total as u64)]);
+    }
+    for &(name, size) in plan.outside() {
+        table.row([format!("{name}, on the host, in addition"), grouped(size as u64), bytes(size as u64)]);
     }
     table
 }

@@ -50,6 +50,9 @@ pub struct Line {
     /// Steps skipped so far because the loss was not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_losses: Option<u64>,
+    /// How long the step searched for projections (GaLore, Fira).
+    #[serde(skip_serializing_if = "not_finite")]
+    pub search_seconds: Option<f64>,
     /// What the watchdog did after this step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
@@ -98,6 +101,7 @@ impl Line {
             tokens_per_s: Some(tokens_per_s),
             rss_bytes,
             rescales: Some(report.rescales),
+            search_seconds: report.search_seconds,
             ..report.audit.as_ref().map_or_else(Self::default, Self::of_audit)
         }
     }

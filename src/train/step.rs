@@ -57,6 +57,8 @@ pub struct StepReport {
     pub skipped_loss: bool,
     /// Tensors whose update was skipped.
     pub skipped_gradients: u64,
+    /// How long the rules have searched for projections, in the steps in which they do.
+    pub search_seconds: Option<f64>,
     /// Why its loss was a spike; then nothing of it was learned.
     pub spike: Option<Spike>,
     /// What the audit found, in the steps that are audited.
@@ -91,6 +93,7 @@ fn place(config: &Config, settings: &Settings, backend: &dyn DeviceInfo) -> (Pla
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
     let model = Model::place(&mut plan, settings, tokens, config.train.sequence, backend);
+    plan.add_outside("search for projections", settings.optimizer.as_ref().map_or(0, |groups| groups.host_bytes()));
     (plan, model)
 }
 
@@ -226,6 +229,7 @@ impl Trainer {
             rescales: 0,
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
+            search_seconds: None,
             spike: self.watch.judge_loss(loss.0, &self.config.train),
             audit: None,
         };
@@ -293,6 +297,7 @@ impl Trainer {
         report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
         report.rescales = stats.rescales;
         report.skipped_gradients = stats.skipped;
+        report.search_seconds = Some(groups.take_search_seconds()).filter(|seconds| *seconds > 0.0);
     }
 
     fn count(&mut self, sequences: u64, report: &StepReport) {
