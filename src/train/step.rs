@@ -88,6 +88,7 @@ pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
 }
 
 fn place(config: &Config, settings: &Settings, backend: &dyn DeviceInfo) -> (Plan, Model) {
+    assert!(config.train.batch > 0 && config.train.sequence > 0, "Config::settle comes first");
     let mut plan = Plan::default();
     let tokens = config.train.batch * config.train.sequence;
     let model = Model::place(&mut plan, settings, tokens, config.train.sequence, backend);

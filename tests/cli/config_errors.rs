@@ -105,8 +105,8 @@ fn sizes_of_zero_are_refused_without_dividing_by_them() {
     let zeros = ["hidden", "intermediate", "layers", "heads", "kv_heads", "vocab", "context"]
         .map(|key| format!("model.{key}=0"));
     let sets: Vec<&str> = zeros.iter().map(String::as_str).collect();
-    assert_snapshot!(refusal("", &[&sets[..], &["train.steps=0", "train.batch=0", "train.sequence=0"]].concat()), @"
-    10 mistakes in the configuration:
+    assert_snapshot!(refusal("", &[&sets[..], &["train.steps=0", "train.batch=2000000"]].concat()), @"
+    9 mistakes in the configuration:
       model.hidden = 0 (--set): must be 1 to 16777216
       model.intermediate = 0 (--set): must be 1 to 16777216
       model.layers = 0 (--set): must be 1 to 1024
@@ -114,9 +114,8 @@ fn sizes_of_zero_are_refused_without_dividing_by_them() {
       model.kv_heads = 0 (--set): must be 1 to 16777216
       model.vocab = 0 (--set): must be 1 to 16777216
       model.context = 0 (--set): must be 1 to 16777216
-      train.steps = 0 (--set): must be 1 or more
-      train.batch = 0 (--set): must be 1 to 1048576
-      train.sequence = 0 (--set): must be 1 or more tokens
+      train.steps = 0 (--set): must be 1 or more, unless train.epochs or train.tokens say how long the run is
+      train.batch = 2000000 (--set): must be 0 to 1048576
     ");
 }
 

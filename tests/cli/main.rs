@@ -22,6 +22,7 @@ mod run_dir;
 mod sample;
 mod sweep;
 mod train;
+mod tuning;
 mod watchdog;
 
 use harness::process::{TINY, Workplace};

@@ -6,7 +6,7 @@ use crate::cli::units::{bytes, grouped};
 use serde_json::Value;
 use std::io::{self, Write};
 use tetrad::checkpoint::{Checkpoint, Meta};
-use tetrad::config::Config;
+use tetrad::config::{Config, TrainConfig};
 use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
 use tetrad::optim::{LearningRate, Schedule};
@@ -40,6 +40,7 @@ pub(super) fn print_header(
             config.train.batch,
             config.train.sequence
         )?;
+        length(config, &shares, out)?;
         for share in &shares {
             source(share, shares.len() > 1, config, out)?;
         }
@@ -116,6 +117,21 @@ const CADENCES: [&str; 11] = [
     "audit_every",
     "max_unmoved",
 ];
+
+/// How much text a run goes through, and how often it sees each piece.
+fn length(config: &Config, shares: &[SourceStats], out: &mut dyn Write) -> io::Result<()> {
+    let TrainConfig { steps, batch, sequence, overfit, .. } = config.train;
+    let rows = steps as f64 * batch as f64;
+    let epochs = rows / shares.iter().map(|share| share.rows).sum::<u64>() as f64;
+    let seen = match shares {
+        _ if overfit => "all of them the first batch (train.overfit)".into(),
+        [_] if epochs < 1.0 => format!("{epochs:.3} epochs: {:.1} % of the rows are seen, once", 100.0 * epochs),
+        [_] => format!("{epochs:.2} epochs: each row is seen {} times", short((epochs * 10.0).round() / 10.0)),
+        // Each source has a share of its own.
+        _ => format!("{epochs:.2} times as many rows as there are"),
+    };
+    writeln!(out, "length   {} tokens, {seen}", grouped(steps * (batch * sequence) as u64))
+}
 
 /// How a run uses one source; a single text needs no line.
 fn source(share: &SourceStats, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {

@@ -1,6 +1,6 @@
 //! Where the configuration of a run comes from: a preset, a file, a run's folder, or a checkpoint.
 
-use super::start::{CARRIED, InitFrom};
+use super::start::{CARRIED, InitFrom, name_folder, tuning};
 use super::{Args, paths};
 use crate::cli::Failure;
 use crate::cli::output::escape;
@@ -62,23 +62,30 @@ impl Origin {
             (Some(folder), None) => (None, Some(of_checkpoint(folder, resume.as_ref())?), true),
             (None, None) => (given.map(Into::into), None, false),
         };
+        let sets = args.overrides();
+        let tunes = base.is_none() && args.from.is_some();
+        let load = |base: Config, source: Option<&str>, sets: &[String]| match tunes {
+            true => Config::load_tuning(base, source, sets),
+            false => Config::load_over(base, source, sets),
+        };
         let base = match (base, model) {
             (Some(base), _) => base,
             (None, Some(model)) => model.base(),
             // The model is gone that the run was started from; what it gave stands in the run's record.
             (None, None) if args.from.is_some() => {
-                let dir = Config::load(source.as_deref(), &args.sets)?.run.dir;
-                Config::load(Some(&dir.join(RECORD).to_string_lossy()), &[])?
+                let mut given = load(tuning(), source.as_deref(), &sets)?;
+                args.from.iter().for_each(|path| name_folder(&mut given, path));
+                Config::load(Some(&given.run.dir.join(RECORD).to_string_lossy()), &[])?
             }
             (None, None) => Config::default(),
         };
-        let mut config = Config::load_over(base.clone(), source.as_deref(), &args.sets)?;
+        let mut config = load(base.clone(), source.as_deref(), &sets)?;
+        args.from.iter().for_each(|path| name_folder(&mut config, path));
         let names_folder = |set: &String| set.split('=').next().is_some_and(|key| key.trim() == "run.dir");
         if let Some(folder) = folder {
             // As the record has it, whatever the overrides say: its paths are relative to where that folder was.
-            let recorded =
-                Config::load_over(base, source.as_deref(), &[]).map_or_else(|_| folder.clone(), |c| c.run.dir);
-            if !args.sets.iter().any(names_folder) {
+            let recorded = load(base, source.as_deref(), &[]).map_or_else(|_| folder.clone(), |c| c.run.dir);
+            if !sets.iter().any(names_folder) {
                 config.run.dir = folder.clone();
             }
             paths::follow(&mut config, &recorded, &folder);
