@@ -4,6 +4,7 @@ mod adapter;
 mod load;
 mod meta;
 mod planes;
+mod recode;
 mod runs;
 mod save;
 mod sound;

@@ -21,13 +21,14 @@ pub struct Args {
 /// Titles, what the axis counts, the metrics drawn in one chart, and whether the axis is logarithmic.
 type Drawn = (&'static str, &'static str, &'static [&'static str], bool);
 
-const CHARTS: [Drawn; 10] = [
+const CHARTS: [Drawn; 11] = [
     ("Loss", "nats per token", &["loss", "val_loss"], false),
     ("Gradient norm", "", &["grad_norm"], true),
     ("Learning rate", "", &["lr"], false),
     ("Speed", "tokens per second", &["tokens_per_s"], false),
     ("Groups with a new scale", "per step", &["refits"], false),
     ("Weights that a step moves", "share of a sample", &["moved_bytes", "moved_codes"], true),
+    ("Codes that are not those of the start", "share of a sample", &["changed_codes"], false),
     ("Updates that change no weight", "share of a sample", &["unmoved_updates"], false),
     ("Moves of codes that undo the last", "share of the moves", &["reversed_moves"], false),
     ("Groups rescaled since the last audit", "share of a sample", &["rescaled_up", "rescaled_down"], false),

@@ -314,8 +314,16 @@ mod tests {
         assert_eq!(kind("data", "train"), Some(Kind::List));
         assert_eq!(kind("data", "source"), Some(Kind::Sources));
         assert_eq!(kind("data", "packed"), None, "no key: the files tell");
-        let weights =
-            Kind::Word(&["int4", "fp4", "int4-simulated", "int4-simulated-rows", "fp4-simulated", "bf16", "f32"]);
+        let weights = Kind::Word(&[
+            "int4",
+            "fp4",
+            "int8",
+            "int4-simulated",
+            "int4-simulated-rows",
+            "fp4-simulated",
+            "bf16",
+            "f32",
+        ]);
         assert_eq!(kind("storage", "weights"), Some(weights));
     }
 

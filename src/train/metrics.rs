@@ -62,6 +62,9 @@ pub struct Line {
     /// Audit: share of the codes that it changed.
     #[serde(skip_serializing_if = "not_finite")]
     pub moved_codes: Option<f64>,
+    /// Audit: share of the codes that are others than at the start of the run, or where it was resumed.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub changed_codes: Option<f64>,
     /// Audit: share of those changes that go back.
     #[serde(skip_serializing_if = "not_finite")]
     pub reversed_moves: Option<f64>,
@@ -106,6 +109,7 @@ impl Line {
         Self {
             moved_bytes: Some(audit.moved_bytes),
             moved_codes: audit.moved_codes,
+            changed_codes: audit.changed_codes,
             reversed_moves: audit.reversed_moves,
             unmoved_updates: Some(audit.unmoved_updates),
             rescaled_up: audit.rescaled_up,

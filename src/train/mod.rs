@@ -8,7 +8,7 @@ mod step;
 mod system;
 mod watch;
 
-pub use audit::{Audit, AuditReport};
+pub use audit::{Audit, AuditReport, code_distance};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};

@@ -112,3 +112,22 @@ fn a_list_of_texts_does_not_swallow_the_model() {
     assert_eq!(before["loss"], after["loss"]);
     assert!(place.fails(&["eval", "--text", "val.txt"]).contains("no model is named"));
 }
+
+#[test]
+fn matrices_can_be_tuned_as_bytes() {
+    let place = with_samples();
+    let from = ["train", "--from", "run/model.tetrad", "--data", "pirate.jsonl", "--set", "storage.weights=int8"];
+    let [out, err] = said(&place, &from);
+    assert!(err.contains("note: storage.weights is int4 in the model's file and int8 here"), "{err}");
+    assert!(out.contains("codes    ") && out.contains("codes that changed since the start: "), "{out}");
+    let lines = metrics(&place, "runs/run-pirate");
+    let changed = lines.iter().rev().find_map(|line| line["changed_codes"].as_f64()).unwrap();
+    assert!(changed > 0.05, "{changed} of the bytes changed");
+    let loss =
+        |file: &str| json(&place.ok(&["eval", file, "--text", "pirate.jsonl", "--json"]))["loss"].as_f64().unwrap();
+    assert!(loss("runs/run-pirate/model.tetrad") < loss("run/model.tetrad") - 0.1);
+    // The bytes of Q8_0 come back as they went out: a byte and a scale for 32 of them.
+    place.ok(&["export", "runs/run-pirate/model.tetrad", "-o", "tuned.gguf"]);
+    let dumped = place.ok(&["dump", "runs/run-pirate/model.tetrad"]);
+    assert!(dumped.contains("int8"), "{dumped}");
+}

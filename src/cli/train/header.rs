@@ -9,8 +9,9 @@ use tetrad::checkpoint::{Checkpoint, Meta};
 use tetrad::config::{Config, TrainConfig};
 use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
+use tetrad::model::StorageConfig;
 use tetrad::optim::{LearningRate, Schedule};
-use tetrad::train::{Samples, Trainer};
+use tetrad::train::{Samples, Trainer, code_distance};
 
 /// Prints it.
 pub(super) fn print_header(
@@ -45,6 +46,9 @@ pub(super) fn print_header(
             source(share, shares.len() > 1, config, out)?;
         }
         writeln!(out, "rate     {}", rates(&config.learning_rate()))?;
+        if let Some(line) = resolution(config, code_distance(trainer)) {
+            writeln!(out, "codes    {line}")?;
+        }
         if config.optimizer.grad_clip > 0.0 {
             let norm = short(config.optimizer.grad_clip);
             writeln!(
@@ -66,6 +70,22 @@ pub(super) fn print_header(
     })
 }
 
+/// Says which weights of a model the run stores otherwise, and so rounded anew.
+pub(super) fn storage_note(saved: &StorageConfig, now: &StorageConfig) {
+    let table = |storage: &StorageConfig| serde_json::to_value(storage).expect("a table of plain values");
+    let (saved, now) = (table(saved), table(now));
+    for key in ["weights", "embedding", "head", "group", "scheme"] {
+        let word = |value: &Value| value[key].to_string().replace('"', "");
+        if saved[key] != now[key] {
+            eprintln!(
+                "note: storage.{key} is {} in the model's file and {} here; its weights are rounded to that",
+                word(&saved),
+                word(&now)
+            );
+        }
+    }
+}
+
 /// The learning rates of a run.
 fn rates(rate: &LearningRate) -> String {
     let (steps, last) = (rate.steps, short(rate.at(rate.steps)));
@@ -81,6 +101,28 @@ fn rates(rate: &LearningRate) -> String {
             format!("{start}, stable to step {}, then a straight line to {last} at step {steps}", rate.decay_from())
         }
     }
+}
+
+/// How far steps move weights, measured by the distance between two codes: what is below it, products never see. Only of
+/// rules whose steps are about as large as the rate.
+fn resolution(config: &Config, distance: Option<f64>) -> Option<String> {
+    let distance = distance.filter(|distance| *distance > 0.0 && config.optimizer.lr > 0.0)?;
+    if !config.optimizer.name.is_adam_like() {
+        return None;
+    }
+    let rates = config.learning_rate();
+    let way: f64 = (1..=config.train.steps).map(|step| rates.at(step)).sum();
+    let (one, all) = (100.0 * config.optimizer.lr / distance, way / distance);
+    let hint = match all < 2.0 {
+        true => "; few codes will change: raise optimizer.lr, train longer, or set storage.weights=int8",
+        false => "",
+    };
+    Some(format!(
+        "{} apart (median); a step at the peak rate is {} % of that, all steps in one direction {} times it{hint}",
+        short(distance),
+        short(one),
+        short(all)
+    ))
 }
 
 /// What a resumed run does otherwise than the run that saved the state: allowed, but never in silence.
@@ -208,6 +250,22 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_measured_by_the_distance_between_codes() {
+        let mut config = Config::default();
+        (config.train.steps, config.train.warmup, config.train.schedule) = (100, 0, Schedule::Constant);
+        config.optimizer.lr = 1e-4;
+        let told = |config: &Config| resolution(config, Some(0.02));
+        let line = told(&config).unwrap();
+        assert!(line.starts_with("0.02 apart (median); a step at the peak rate is 0.5 % of that, all steps"), "{line}");
+        assert!(line.contains("0.5 times it; few codes will change"), "{line}");
+        config.optimizer.lr = 1e-3;
+        assert!(!told(&config).unwrap().contains("few codes"));
+        assert_eq!(resolution(&config, None), None);
+        config.optimizer.lr = 0.0;
+        assert_eq!(told(&config), None);
+    }
 
     #[test]
     fn rates_are_told_in_words() {

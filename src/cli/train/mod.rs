@@ -206,7 +206,10 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
             start.checkpoint().restore(&mut trainer, &data.fingerprint)?;
             start.set_aside()?;
         }
-        (None, Some(model)) => model.checkpoint.start(&mut trainer)?,
+        (None, Some(model)) => {
+            model.checkpoint.start(&mut trainer)?;
+            header::storage_note(&model.checkpoint.meta.storage, &config.storage);
+        }
         (None, None) => trainer.initialize(),
     }
     let from = start.as_ref().map(Start::checkpoint);

@@ -70,6 +70,8 @@ pub struct Console {
     /// Time spent in steps alone, and their number.
     stepping: (Duration, u64),
     last: Option<Validation>,
+    /// Share of the codes that changed, by the last audit.
+    changed_codes: Option<f64>,
     heartbeat: Heartbeat,
 }
 
@@ -97,6 +99,7 @@ impl Console {
             last_plain: None,
             stepping: (Duration::ZERO, 0),
             last: None,
+            changed_codes: None,
         })
     }
 
@@ -187,6 +190,9 @@ impl Console {
                 let (share, norm) = (100.0 * share, short(trainer.config().optimizer.grad_clip));
                 writeln!(out, "clipped: {share:.1} % of the steps, to a gradient norm of {norm}")?;
             }
+            if let Some(line) = self.changed_codes.map(codes_line) {
+                writeln!(out, "{line}")?;
+            }
             let (model, dir) = (model.display(), trainer.config().run.dir.display());
             writeln!(out, "weights: {model}    other outputs: {dir}/")?;
             writeln!(out, "try: tetrad sample {model} --prompt \"The \"    tetrad dump {model} --stats")
@@ -210,6 +216,7 @@ impl Observer for Console {
     fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), ConsoleError> {
         self.heartbeat.begins(None);
         let rate = self.tokens as f64 / took.as_secs_f64();
+        self.changed_codes = report.audit.and_then(|audit| audit.changed_codes).or(self.changed_codes);
         self.stepping = (self.stepping.0 + took, self.stepping.1 + 1);
         let mut line = Line::of_step(report, rate, resident().map(|(now, _)| now));
         let counters = trainer.counters();
@@ -315,6 +322,21 @@ impl Observer for Console {
         self.heartbeat.begins(None);
         Ok(prune(&config.run.dir, &config.train)?)
     }
+}
+
+/// Share of the codes below which a run has trained little but norms and tables.
+const HARDLY_ANY: f64 = 2e-3;
+
+/// What became of the codes.
+fn codes_line(changed: f64) -> String {
+    let hint = match changed < HARDLY_ANY {
+        true => {
+            "; products read nothing else of them, so norms and tables did the learning: raise optimizer.lr, train longer, \
+                 or set storage.weights=int8"
+        }
+        false => "",
+    };
+    format!("codes that changed since the start: {:.3} % of a sample of the blocks' matrices{hint}", 100.0 * changed)
 }
 
 /// Share of a run's steps whose gradient was scaled down; nothing if none ever is.
