@@ -9,6 +9,7 @@ mod config_errors;
 mod config_load;
 mod config_print;
 mod convert;
+mod curves;
 mod device;
 mod doctor;
 mod eval;

@@ -220,7 +220,7 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         warnings::warnings(config, tunes, &data, &samples).iter().for_each(|warning| eprintln!("warning: {warning}"));
     }
     write_record(given)?;
-    let mut console = Console::new(&trainer, &data)?;
+    let mut console = Console::new(&trainer, &data, &samples)?;
     console.companions = companions(config, origin, &data)?;
     if from.is_none() {
         // Finds a full or read-only disk now rather than in an hour, and leaves a checkpoint from before the first steps
