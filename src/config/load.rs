@@ -198,8 +198,11 @@ impl Draft {
             return;
         }
         let base = OptimizerConfig { name: rule, ..self.base.optimizer.clone() };
-        let published = base.published(self.preset);
-        let published = if self.tunes { published.for_tuning() } else { published };
+        let published = match self.tunes {
+            false => base.published(self.preset),
+            // The base's rate is one of fine-tuning already.
+            true => OptimizerConfig { lr: OptimizerConfig::default().lr, ..base }.published(self.preset).for_tuning(),
+        };
         let published = toml::Table::try_from(published).expect("numbers are plain values");
         let table = self.values["optimizer"].as_table_mut().expect("every table is present");
         let given = |key: &str| {
@@ -221,15 +224,22 @@ impl Draft {
         }
     }
 
-    /// Of keys that say the same in different ways, the weightiest; others are taken back. Two of one weight stay, to be
-    /// refused.
-    fn choose(&mut self, keys: &[(&str, toml::Value)]) {
-        let most = keys.iter().map(|(key, _)| self.rank(key)).max().unwrap_or(0);
-        for (key, none) in keys.iter().filter(|_| most > 0) {
-            if self.rank(key) < most {
-                let (table, name) = key.split_once('.').expect("a full key");
-                self.values[table].as_table_mut().expect("every table is present").insert(name.into(), none.clone());
-                self.origins.remove(*key);
+    /// Of keys of `[train]` that say the same in different ways, the weightiest; the others are taken back. A key other than
+    /// the first says nothing if it is 0. Two of one weight stay, to be refused.
+    fn choose(&mut self, keys: &[&str]) {
+        let weight = |draft: &Self, i: usize| {
+            let value =
+                draft.values["train"].get(keys[i]).and_then(|v| v.as_float().or(v.as_integer().map(|n| n as f64)));
+            let positive = value.is_some_and(|value| value > 0.0);
+            let rank = if positive || i == 0 { draft.rank(&format!("train.{}", keys[i])) } else { 0 };
+            (rank, positive)
+        };
+        let most = (0..keys.len()).map(|i| weight(self, i)).max().unwrap_or_default();
+        for (i, key) in keys.iter().enumerate().filter(|_| most.0 > 0) {
+            if weight(self, i) < most {
+                let table = self.values["train"].as_table_mut().expect("every table is present");
+                table.insert((*key).into(), toml::Value::Integer(0));
+                self.origins.remove(&format!("train.{key}"));
             }
         }
     }
@@ -259,9 +269,8 @@ impl Draft {
     }
 
     fn finish(mut self) -> Result<Config, ConfigError> {
-        let zero = toml::Value::Integer(0);
-        self.choose(&["train.steps", "train.epochs", "train.tokens"].map(|key| (key, zero.clone())));
-        self.choose(&["train.warmup", "train.warmup_share"].map(|key| (key, zero.clone())));
+        self.choose(&["steps", "epochs", "tokens"]);
+        self.choose(&["warmup", "warmup_share"]);
         let given = |key: &str| matches!(self.origins.get(key), Some(Place::File(..) | Place::Override));
         let twice = given("train.warmup") && given("train.warmup_share");
         let unshared_heads = given("model.heads") && !given("model.kv_heads");

@@ -92,6 +92,12 @@ pub struct Line {
     /// Audit: median scale.
     #[serde(skip_serializing_if = "not_finite")]
     pub median_scale: Option<f64>,
+    /// Audit, Stable-SPAM: median factor of AdaGN.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub adagn_factor: Option<f64>,
+    /// Audit, Stable-SPAM: share of the tensors that AdaClip cut elements of.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub adaclip_share: Option<f64>,
 }
 
 fn not_finite(value: &Option<f64>) -> bool {
@@ -125,6 +131,8 @@ impl Line {
             rescaled_down: audit.rescaled_down,
             saturated_codes: audit.saturated_codes,
             median_scale: audit.median_scale,
+            adagn_factor: audit.adagn_factor,
+            adaclip_share: audit.adaclip_share,
             ..Self::default()
         }
     }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 #[test]
 fn a_line_says_when_it_was_and_how_far_the_text_was_read() {
     let place = workplace();
-    train(&place, &["--set", "train.steps=12", "--set", "optimizer.grad_clip=0.5"]);
+    train(&place, &["--set", "train.steps=12", "--set", "train.warmup=2", "--set", "optimizer.grad_clip=0.5"]);
     let lines: Vec<_> = metrics(&place, "run").into_iter().filter(|line| line["loss"].is_number()).collect();
     let number = |i: usize, key: &str| lines[i][key].as_f64().unwrap_or_else(|| panic!("{key}: {}", lines[i]));
     assert_eq!((number(0, "tokens"), number(11, "tokens")), (128.0, 12.0 * 128.0));
@@ -34,7 +34,7 @@ print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag 
 #[test]
 fn tensorboard_reads_what_the_metrics_say() {
     let place = workplace();
-    let on = ["--set", "run.tensorboard=true", "--set", "train.steps=9"];
+    let on = ["--set", "run.tensorboard=true", "--set", "train.steps=9", "--set", "train.warmup=2"];
     train(&place, &[&on[..], &["--stop-at", "6"]].concat());
     train(&place, &[&on[..], &["--resume"]].concat());
     let events = std::fs::read_dir(place.path("run")).unwrap();
@@ -68,7 +68,10 @@ fn tensorboard_reads_what_the_metrics_say() {
 fn several_runs_share_a_page_and_a_table() {
     let place = workplace();
     for (run, rate) in [("runs/a", "optimizer.lr=1e-3"), ("runs/b", "optimizer.lr=4e-3")] {
-        train(&place, &["--set", "train.steps=8", "--set", &format!("run.dir={run}"), "--set", rate]);
+        train(
+            &place,
+            &["--set", "train.steps=8", "--set", "train.warmup=2", "--set", &format!("run.dir={run}"), "--set", rate],
+        );
     }
     let said = place.ok(&["report", "runs/a", "runs/b", "-o", "both.html"]);
     assert!(said.starts_with("both.html: 2 runs, "), "{said}");
@@ -88,7 +91,7 @@ fn several_runs_share_a_page_and_a_table() {
 #[test]
 fn a_run_is_watched_in_a_browser() {
     let place = workplace();
-    train(&place, &["--set", "train.steps=4"]);
+    train(&place, &["--set", "train.steps=4", "--set", "train.warmup=2"]);
     let mut server = place.command(&["report", "run", "--live", "0"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -17,6 +17,7 @@ mod interrupted;
 mod ladder;
 mod mistakes;
 mod plan;
+mod prepare;
 mod recovery;
 mod resume;
 mod run_dir;

@@ -83,6 +83,7 @@ fn every_rule_has_its_own_rate() {
     let lion = tetrad::optim::OptimizerConfig::of(tetrad::optim::Rule::Lion).lr;
     assert_eq!(rate(&["--set", "optimizer.name=lion"]), lion / 20.0);
     assert_eq!(rate(&["--set", "optimizer.name=lion", "--lr", "1e-3"]), 1e-3);
+    assert_eq!(rate(&["--set", "optimizer.name=adamw"]), 2e-4);
     // A preset is a base of its own.
     let text = place.ok(&["train", "quickstart", "--from", "run/model.tetrad", "--dry-run"]);
     assert_eq!(text.parse::<toml::Table>().unwrap()["optimizer"]["lr"].as_float(), Some(4e-3));

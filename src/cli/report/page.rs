@@ -13,11 +13,13 @@ const SCRIPT: &str = include_str!("report.js");
 /// Titles, what the axis counts, the metrics drawn in one chart with their names, and whether the axis is logarithmic.
 type Drawn = (&'static str, &'static str, &'static [(&'static str, &'static str)], bool);
 
-const CHARTS: [Drawn; 14] = [
+const CHARTS: [Drawn; 16] = [
     ("Training loss", "nats per token", &[("loss", "")], false),
     ("Validation loss", "nats per token", &[("val_loss", "")], false),
     ("Gradient norm", "norm", &[("grad_norm", "")], true),
     ("Clipping", "factor of the gradient", &[("clip_factor", "factor"), ("clipped_share", "share of steps")], false),
+    ("Factor of AdaGN", "median of the tensors", &[("adagn_factor", "")], true),
+    ("Tensors that AdaClip cuts", "share of the tensors", &[("adaclip_share", "")], false),
     ("Learning rate", "rate", &[("lr", "")], false),
     ("Speed", "tokens per second", &[("tokens_per_s", "")], false),
     ("Memory", "bytes resident", &[("rss_bytes", "")], false),

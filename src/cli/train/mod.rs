@@ -6,7 +6,7 @@ mod observer;
 mod origin;
 mod paths;
 mod resume;
-mod start;
+pub(super) mod start;
 mod warnings;
 
 use super::device::{self, Device, OpenDevice};
@@ -73,8 +73,8 @@ pub struct Args {
     /// Save and stop after this step, as a signal would; the schedule still spans train.steps.
     #[arg(long, value_name = "STEP")]
     stop_at: Option<u64>,
-    /// Pick unset options so that the run fits into SIZE of the device's memory, or refuse: bytes, KiB, MiB, GiB, or 90%
-    /// of the free memory. Default: the free memory.
+    /// Pick unset options so that the run fits into SIZE of the device's memory, or refuse: bytes, KiB, MiB, GiB, GB, or
+    /// 90% of the free memory. Default: the free memory.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.

@@ -5,6 +5,7 @@
 //! the step and compared. The sample costs far less than a hundredth of a step; a run that seems to stand still is
 //! compared as a whole before it is stopped.
 
+mod adaptive;
 mod sample;
 
 pub use sample::AuditReport;
@@ -13,6 +14,7 @@ use super::{StepReport, StopReason, Trainer};
 use crate::backend::Param;
 use crate::model::ParamSpec;
 use crate::quant::Levels;
+use adaptive::Averages;
 use sample::{Change, Sample};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -27,6 +29,7 @@ pub struct Audit {
     read: Vec<u8>,
     /// The sample at the start.
     start: Vec<u8>,
+    averages: Averages,
     /// Whether `kept` is from right before the step that is under way.
     armed: bool,
     /// What changed between the last audit and the step that is audited now.
@@ -55,7 +58,19 @@ impl Audit {
         let mut piece = vec![0; PIECE];
         let frozen = (trainer.config().optimizer.lr == 0.0).then(|| digest(trainer, &mut piece, |_| true));
         let (since, start) = (Change::default(), kept.clone());
-        Self { sample, kept, read, start, armed: false, since, piece, moving: 0, still: None, frozen }
+        Self {
+            sample,
+            kept,
+            read,
+            start,
+            averages: Averages::of(trainer),
+            armed: false,
+            since,
+            piece,
+            moving: 0,
+            still: None,
+            frozen,
+        }
     }
 
     /// Before every step.
@@ -65,6 +80,7 @@ impl Audit {
         self.armed = every > 0 && (number.is_multiple_of(every) || number == trainer.config().train.steps);
         if self.armed {
             self.since = self.compare(trainer);
+            self.averages.before(trainer.backend());
         }
     }
 
@@ -82,7 +98,9 @@ impl Audit {
         let step = self.compare(trainer);
         let found = AuditReport::new(&step, &self.since, self.sample.median_scale(&self.kept));
         let changed_codes = self.sample.changed_codes(&self.start, &self.kept);
-        report.audit = Some(AuditReport { changed_codes, ..found });
+        let adapted = self.averages.after(trainer, report.step, report.lr);
+        let (adagn_factor, adaclip_share) = (adapted.factor, adapted.clipped);
+        report.audit = Some(AuditReport { changed_codes, adagn_factor, adaclip_share, ..found });
         self.standing(trainer, step.moved + self.since.moved > 0)
     }
 

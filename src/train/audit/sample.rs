@@ -35,6 +35,10 @@ pub struct AuditReport {
     pub saturated_codes: Option<f64>,
     /// Median scale of the groups.
     pub median_scale: Option<f64>,
+    /// Stable-SPAM: the median over all tensors of the factor that AdaGN multiplied the gradient by.
+    pub adagn_factor: Option<f64>,
+    /// Stable-SPAM: share of the tensors whose largest elements AdaClip cut.
+    pub adaclip_share: Option<f64>,
 }
 
 impl AuditReport {
@@ -51,6 +55,8 @@ impl AuditReport {
             rescaled_down: share(step.down + since.down, step.groups),
             saturated_codes: share(step.saturated, step.codes),
             median_scale,
+            adagn_factor: None,
+            adaclip_share: None,
         }
     }
 }
