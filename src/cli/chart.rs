@@ -178,7 +178,7 @@ impl Chart {
             svg += &label(x.at(tick), HEIGHT - 6.0, "middle", &short(tick));
         }
         if self.live {
-            svg += &label(WIDTH - RIGHT, HEIGHT - BOTTOM - 4.0, "end", &html(&self.across));
+            svg += &label(LEFT - 6.0, HEIGHT - 6.0, "end", &html(&self.across));
         }
         for series in self.series.iter().filter(|series| !series.points.is_empty()) {
             svg += &series.svg(&x, &y);
@@ -275,7 +275,7 @@ const STYLE: &str = ":root{color-scheme:light dark;--text:#222;--dim:#666;--grid
     .grid{stroke:var(--grid)}.axis{fill:var(--dim);font-size:11px}polyline{fill:none;stroke-width:1.6}\
     .thin{stroke-width:1;opacity:.65}svg text{font-size:12px}table{border-collapse:collapse;margin:.5em 0}\
     th,td{text-align:left;padding:.15em .9em .15em 0;border-bottom:1px solid var(--grid);vertical-align:top}\
-    th{font-weight:600}td.n{text-align:right;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}\
+    th{font-weight:600}td:first-child,td.n{white-space:nowrap}td.n{text-align:right;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}\
     .key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}\
     \
     .tip{position:fixed;display:none;pointer-events:none;background:canvas;border:1px solid var(--grid);padding:.3em .6em}\

@@ -154,17 +154,24 @@ const ELSEWHERE: [(&str, &str); 43] = [
 pub(super) fn meant<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let known: Vec<&str> = known.into_iter().collect();
     let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase().replace('-', "_");
+    fn name(key: &str) -> &str {
+        key.rsplit('.').next().unwrap_or(key)
+    }
     // Many tables have something with a name.
-    let same = known.iter().filter(|key| last != "name" && key.rsplit('.').next() == Some(&last));
+    let same = known.iter().copied().find(|key| last != "name" && name(key) == last);
     let former = FORMER.iter().filter(|(former, _)| *former == key);
     let elsewhere = ELSEWHERE.iter().filter(|(word, _)| *word == last);
-    let is = |now: &&str| known.iter().find(|key| *key == now).copied();
-    former
-        .chain(elsewhere)
-        .filter_map(|(_, now)| is(now))
-        .chain(same.copied())
-        .next()
-        .or_else(|| nearest(key, known.iter().copied()))
+    let is = |now: &str| known.iter().find(|key| **key == now).copied();
+    let called = former.chain(elsewhere).find_map(|(_, now)| is(now));
+    // Of names that are spelled alike the one in the same table.
+    let table = |of: &str| of.rsplit_once('.').map(|(table, _)| table.to_owned());
+    let near = |known: &&str| strsim::jaro_winkler(&last, name(known));
+    let alike = known.iter().copied().filter(|known| near(known) > 0.8);
+    let alike = alike.max_by(|a, b| {
+        let score = |known: &&str| near(known) + if table(known) == table(key) { 0.05 } else { 0.0 };
+        score(a).total_cmp(&score(b))
+    });
+    called.or(same).or(alike)
 }
 
 /// A deserializer that answers with the simplest value of whatever type it is asked for, and notes the types of keys.

@@ -138,6 +138,6 @@ mod tests {
         assert_eq!(settled(TrainConfig { epochs: 2.0, batch: 5, ..open.clone() }), (12, 0));
         assert_eq!(settled(TrainConfig { epochs: 1e-3, warmup: 1, ..open.clone() }), (1, 1));
         assert_eq!(settled(TrainConfig { tokens: 4001, ..open.clone() }), (11, 0));
-        assert_eq!(settled(TrainConfig { epochs: 1.0, batch: 0, ..open }), (10, 0));
+        assert_eq!(settled(TrainConfig { epochs: 1.0, batch: 0, ..open }), (15, 0));
     }
 }

@@ -116,7 +116,7 @@ fn the_lines_that_matter_come_first_and_do_not_contradict_each_other() {
 #[test]
 fn a_fine_tuning_is_planned_by_its_model() {
     let place = workplace();
-    train(&place, &["--set", "train.steps=5"]);
+    train(&place, &["--set", "train.steps=20"]);
     let said = place.ok(&["plan", "--from", "run/model.tetrad"]);
     assert!(said.lines().nth(1).unwrap().starts_with("assumed: 16 x 64 tokens"), "{said}");
     let planned = |args: &[&str]| json(&place.ok(&[&["plan", "--json"], args].concat()))["total_bytes"].clone();

@@ -75,6 +75,8 @@ fn the_length_is_given_in_one_of_three_ways_and_the_later_word_counts() {
 #[test]
 fn every_rule_has_its_own_rate() {
     let place = with_samples();
+    let refused = place.fails(&["train", "pirate.jsonl", "--from", "run/model.tetrad"]);
+    assert!(refused.contains("is text to train on, no configuration; name it with --data pirate.jsonl"), "{refused}");
     let rate = |more: &[&str]| {
         let text = place.ok(&[&["train", "--from", "run/model.tetrad", "--dry-run"], more].concat());
         text.parse::<toml::Table>().unwrap()["optimizer"]["lr"].as_float().unwrap()

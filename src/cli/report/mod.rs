@@ -72,7 +72,7 @@ fn read(folders: &[PathBuf]) -> Result<Vec<Run>, Failure> {
     for folder in folders {
         let shown = escape(&folder.to_string_lossy());
         let before = found.len();
-        for dir in runs::find(folder)? {
+        for dir in runs::find(folder).map_err(|e| format!("{e}; name the folder of a run (run.dir)"))? {
             let path = dir.join(runs::METRICS);
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
             let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

@@ -55,6 +55,10 @@ impl Origin {
                 }
             }
         }
+        if let Some(text) = given.filter(|name| is_text(Path::new(name))) {
+            let text = show(Path::new(text));
+            return Err(format!("{text}: is text to train on, no configuration; name it with --data {text}").into());
+        }
         let folder = run_folder(given, resume.as_ref())?;
         let record = folder.as_ref().map(|folder| folder.join(RECORD)).filter(|record| record.is_file());
         let (source, base, textless) = match (&folder, record) {
@@ -108,6 +112,14 @@ impl Resume {
 /// Whether a path is a file that only a checkpoint can be.
 fn is_checkpoint(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "tetrad") && path.is_file()
+}
+
+/// Whether a path is a file of a kind that training reads and no configuration has.
+fn is_text(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.trim_end_matches(".zst");
+    let kinds = ["txt", "jsonl", "json", "csv", "tsv", "parquet", "bin"];
+    path.is_file() && name.rsplit_once('.').is_some_and(|(_, kind)| kinds.contains(&kind))
 }
 
 /// The folder of the run that CONFIG names, or `--resume` where there is no CONFIG.
