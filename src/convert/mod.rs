@@ -8,6 +8,7 @@
 //!
 //! Memory: beyond the mapped files, the planes of one tensor at a time, the tokenizer, and buffers of rows.
 
+pub mod adapter;
 mod export;
 pub mod gguf;
 mod gguf_model;

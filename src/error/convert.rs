@@ -1,6 +1,6 @@
 //! Errors of converting models from and to the files of other programs.
 
-use super::{CheckpointError, DataError, FormatError, StoreError};
+use super::{AdapterError, CheckpointError, DataError, FormatError, StoreError};
 use std::path::PathBuf;
 
 /// Why a file is not valid GGUF. Offsets are in bytes from the start of the file.
@@ -177,6 +177,14 @@ pub enum ConvertError {
         path: PathBuf,
         /// Why.
         reason: String,
+    },
+    /// An adapter of another program, or for one.
+    #[error("{}: {source}", path.display())]
+    Adapter {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<AdapterError>,
     },
     /// Options that cannot be met.
     #[error("{0}")]
