@@ -5,7 +5,7 @@ use super::planes::{SavedState, declared, saved_state, spec, weight_planes};
 use crate::backend::{Backend, DeviceInfo, Param, State, Weight};
 use crate::config::Config;
 use crate::error::{BackendError, CheckpointError, ContentsError};
-use crate::format::{File, Head, PlaneKind, Tensor, TensorSpec};
+use crate::format::{File, Fingerprint, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Plan, Span};
 use crate::model::{Model, ParamSpec, Settings, Trainable, param_specs};
 use crate::quant::PAD_NIBBLE;
@@ -93,6 +93,30 @@ impl Checkpoint {
         CheckpointError::Contents { path: self.path.clone(), source: Box::new(source) }
     }
 
+    /// What tells its weights from those of other models.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.head.fingerprint()
+    }
+
+    /// Whether this is the base that `adapter` was trained on.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NoAdapter`] if that is none, [`CheckpointError::OtherBase`] with both fingerprints.
+    pub fn check_adapter(&self, adapter: &Self) -> Result<(), CheckpointError> {
+        let Some(base) = &adapter.meta.base else {
+            return Err(CheckpointError::NoAdapter { path: adapter.path.clone() });
+        };
+        let found = self.fingerprint().to_string();
+        if self.meta.adapter.is_some() {
+            return Err(CheckpointError::AdapterAlone { path: self.path.clone() });
+        }
+        if found == base.fingerprint {
+            return Ok(());
+        }
+        let (path, base, expected) = (adapter.path.clone(), self.path.clone(), base.fingerprint.clone());
+        Err(CheckpointError::OtherBase { path, base, expected, found })
+    }
+
     /// Checks the contents of all planes.
     ///
     /// # Errors
@@ -115,7 +139,7 @@ impl Checkpoint {
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let path = || self.path.clone();
         let entries = param_specs(&self.meta.settings());
-        let specs: Vec<_> = entries.iter().map(spec).collect();
+        let specs: Vec<_> = entries.iter().filter(|entry| self.meta.holds(entry.kind)).map(spec).collect();
         let missing: Vec<_> = specs.iter().filter(|spec| self.head.find(&spec.name).is_none()).collect();
         if let Some(first) = missing.first() {
             return Err(CheckpointError::Missing { path: path(), name: first.name.clone(), missing: missing.len() });
@@ -150,7 +174,8 @@ impl Checkpoint {
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
         let (model, backend) = trainer.model_and_backend();
-        for (entry, param) in model.specs.iter().zip(&model.stored) {
+        let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| self.meta.holds(entry.kind));
+        for (entry, param) in held {
             let name = entry.kind.name();
             let tensor = self.tensor(&name);
             for plane in weight_planes(param) {
@@ -211,7 +236,8 @@ impl Checkpoint {
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
         let (model, backend) = trainer.model_and_backend();
-        for (entry, param) in model.specs.iter().zip(&model.stored) {
+        let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| self.meta.holds(entry.kind));
+        for (entry, param) in held {
             let name = entry.kind.name();
             let tensor = self.tensor(&name);
             for plane in weight_planes(param) {

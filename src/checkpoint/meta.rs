@@ -2,8 +2,10 @@
 
 use crate::config::{Config, TrainConfig};
 use crate::error::ConfigError;
-use crate::format::cap;
-use crate::model::{ActivationConfig, Execution, ModelConfig, Settings, StorageConfig, Trainable};
+use crate::format::{Fingerprint, cap};
+use crate::model::{
+    ActivationConfig, AdapterConfig, AdapterUse, Execution, ModelConfig, ParamKind, Settings, StorageConfig, Trainable,
+};
 use crate::optim::{EmbeddingUpdate, OptimizerConfig};
 use crate::train::{Counters, Watch};
 use serde::{Deserialize, Serialize};
@@ -28,15 +30,28 @@ pub struct Meta {
     pub train: TrainConfig,
     /// Seed of the run.
     pub seed: u64,
-    /// `"bytes"`, or `"tokenizer.json"`: the attachment of that name.
+    /// `"bytes"`, or `"tokenizer.json"`: the attachment of that name; of an adapter `"base"`: its base says it.
     pub tokenizer: String,
     /// Fingerprint of the training tokens; the position below refers to them.
     pub data: String,
     /// Progress.
     pub counters: Counters,
+    /// Of an adapter: what it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterConfig>,
+    /// Of an adapter: the model that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseModel>,
     /// What the watchdog has seen, of a run that has one.
     #[serde(default, skip_serializing_if = "Watch::is_empty")]
     pub watch: Watch,
+}
+
+/// The model that an adapter was trained on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseModel {
+    /// [`Fingerprint`] of its weights, in sixteen hexadecimal digits.
+    pub fingerprint: String,
 }
 
 /// What [`Meta::tokenizer`] says of a file that carries its tokenizer.
@@ -50,6 +65,9 @@ pub const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// The same of a file whose tokens are bytes.
 const BYTES: &str = "bytes";
+
+/// The same of an adapter, whose base has the tokenizer.
+pub(super) const OF_BASE: &str = "base";
 
 /// Sequences of a step at most: the limit of `train.batch`.
 const MOST_BATCH: u64 = 1 << 20;
@@ -66,11 +84,22 @@ impl Meta {
             // A choice of the machine's, which changes nothing that is saved.
             train: TrainConfig { micro_batch: 0, ..config.train.clone() },
             seed: config.run.seed,
-            tokenizer: if has_tokenizer { TOKENIZER.into() } else { BYTES.into() },
+            tokenizer: match has_tokenizer {
+                _ if config.adapter.is_some() => OF_BASE.into(),
+                true => TOKENIZER.into(),
+                false => BYTES.into(),
+            },
             data: data.into(),
             counters,
+            adapter: config.adapter.is_some().then(|| AdapterConfig { base: None, ..config.adapter.clone() }),
+            base: None,
             watch: Watch::default(),
         }
+    }
+
+    /// The same of an adapter of this base; nothing where it has none.
+    pub fn with_base(self, base: Option<Fingerprint>) -> Self {
+        Self { base: base.map(|base| BaseModel { fingerprint: base.to_string() }), ..self }
     }
 
     /// The same of a run with a watchdog.
@@ -93,8 +122,17 @@ impl Meta {
     /// What is missing or of another type.
     pub fn from_map(map: &Map<String, Value>) -> Result<Self, String> {
         let plain = Self::new(&Config::default(), Counters::default(), false, "").to_map();
-        for table in ["model", "storage", "activations"] {
-            let (Some(keys), Some(found)) = (plain[table].as_object(), map.get(table).and_then(Value::as_object))
+        let adapter = serde_json::to_value(AdapterConfig::default()).expect("a table of plain values");
+        let plain = {
+            let mut plain = plain;
+            if map.contains_key("adapter") {
+                plain.insert("adapter".into(), adapter);
+            }
+            plain
+        };
+        for table in ["model", "storage", "activations", "adapter"] {
+            let (Some(keys), Some(found)) =
+                (plain.get(table).and_then(Value::as_object), map.get(table).and_then(Value::as_object))
             else {
                 continue; // named below
             };
@@ -103,6 +141,11 @@ impl Meta {
             }
         }
         read(map.clone()).map_err(|error| invalid_key(map, &plain).unwrap_or(error))
+    }
+
+    /// Whether a file with this metadata holds a parameter: an adapter's file only its own tensors.
+    pub fn holds(&self, kind: ParamKind) -> bool {
+        kind.is_adapter() == self.adapter.is_some()
     }
 
     /// The rule of the state in the file; options of a later version are left out.
@@ -119,6 +162,10 @@ impl Meta {
     /// What cannot be, with the numbers.
     pub fn check(&self, attached: bool) -> Result<(), String> {
         match (self.tokenizer.as_str(), attached) {
+            (OF_BASE, false) if self.adapter.is_some() => {}
+            (_, _) if self.adapter.is_some() => {
+                return Err(format!("tokenizer is {:?}, and an adapter has its base's", self.tokenizer));
+            }
             (BYTES, false) | (TOKENIZER, true) => {}
             (BYTES, true) => return Err(format!("{TOKENIZER} is attached, but the text is said to be bytes")),
             (TOKENIZER, false) => {
@@ -126,7 +173,8 @@ impl Meta {
             }
             (other, _) => return Err(format!("tokenizer is {other:?}, {BYTES:?} and {TOKENIZER:?} exist")),
         }
-        let Counters { step, position, skipped_losses, skipped_gradients, nonfinite_in_a_row } = self.counters;
+        let Counters { step, position, skipped_losses, skipped_gradients, nonfinite_in_a_row, clipped_steps } =
+            self.counters;
         let steps = step.min(cap::STEP);
         let limits = [
             ("step", step, cap::STEP),
@@ -134,9 +182,23 @@ impl Meta {
             ("skipped_losses", skipped_losses, steps),
             ("skipped_gradients", skipped_gradients, steps.saturating_mul(cap::TENSORS.into()).min(cap::STEP)),
             ("nonfinite_in_a_row", nonfinite_in_a_row, steps),
+            ("clipped_steps", clipped_steps, steps),
         ];
         if let Some(problem) = self.watch.problem() {
             return Err(problem);
+        }
+        match (&self.adapter, &self.base) {
+            (None, None) => {}
+            (Some(adapter), Some(base)) => {
+                if !adapter.is_some() {
+                    return Err("adapter.kind is \"none\"".into());
+                }
+                if base.fingerprint.parse::<Fingerprint>().is_err() {
+                    return Err(format!("base.fingerprint is {:?}, not sixteen hexadecimal digits", base.fingerprint));
+                }
+            }
+            (Some(_), None) => return Err("an adapter is described, but no base".into()),
+            (None, Some(_)) => return Err("a base is named, but no adapter is described".into()),
         }
         match limits.into_iter().find(|(_, found, most)| found > most) {
             None => Ok(()),
@@ -153,13 +215,18 @@ impl Meta {
         let mut problems = self.model.problems();
         // One token per byte; a tokenizer may have fewer tokens.
         let reason = "must be at least 256, since every byte is a token";
-        problems.need(self.has_tokenizer() || self.model.vocab >= 256, "model.vocab", self.model.vocab, reason);
+        let bytes = self.tokenizer == BYTES;
+        problems.need(!bytes || self.model.vocab >= 256, "model.vocab", self.model.vocab, reason);
         let reason = format_args!("must be at most {}, the largest whole number of TOML", i64::MAX);
         problems.need(i64::try_from(self.seed).is_ok(), "seed", self.seed, reason);
         for more in
             [self.storage.problems(tied), self.activations.problems(&self.storage), self.train.problems(&self.model)]
         {
             problems.0.extend(more.0);
+        }
+        // A shape that is none has no sites.
+        if let Some(adapter) = self.adapter.as_ref().filter(|_| problems.0.is_empty()) {
+            problems.0.extend(adapter.problems(&self.model).0);
         }
         // A rule that is not known is of no concern here.
         if let Ok(optimizer) = self.optimizer() {
@@ -183,7 +250,11 @@ impl Meta {
             optimizer: optimizer.as_ref().map(|optimizer| Arc::new(optimizer.groups(self.storage.state()))),
             sparse_embedding: optimizer.is_some_and(|optimizer| optimizer.embedding == EmbeddingUpdate::Sparse),
             packing: false,
-            trainable: Trainable::All,
+            trainable: match self.adapter {
+                Some(_) => Trainable::Only(ParamKind::is_adapter),
+                None => Trainable::All,
+            },
+            adapters: self.adapter.clone().map(AdapterUse::whole).into_iter().collect(),
             seed: self.seed,
             execution: Execution::default(),
         }

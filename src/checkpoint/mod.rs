@@ -1,5 +1,6 @@
 //! Training state <-> file. The bytes of a plane in the arena are the bytes of the plane in the file.
 
+mod adapter;
 mod load;
 mod meta;
 mod planes;
@@ -8,8 +9,9 @@ mod save;
 mod sound;
 mod special;
 
+pub use adapter::Adapter;
 pub use load::{Capacity, Checkpoint, open_model, place_model};
-pub use meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
+pub use meta::{BaseModel, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 pub use planes::spec;
 pub use runs::{BEST, MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save, save_with};

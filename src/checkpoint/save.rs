@@ -22,7 +22,7 @@ pub enum Extent {
 /// Bytes that go from a backend to the file at once.
 const PIECE: usize = 1 << 20;
 
-/// Writes a model's state to `path`, atomically. The same state gives the same bytes.
+/// Writes a model's state to `path`, atomically; of a model with an adapter that is trained, the adapter alone. The same state gives the same bytes.
 ///
 /// # Errors
 /// Those of the file system; the previous file of that name is then as it was.
@@ -51,8 +51,8 @@ pub fn save_with(
     path: &Path,
 ) -> Result<(), CheckpointError> {
     let whole = extent == Extent::Full;
-    let (tensors, planes): (Vec<_>, Vec<_>) =
-        model.specs.iter().zip(&model.stored).map(|(entry, param)| plan(entry, param, whole)).unzip();
+    let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| meta.holds(entry.kind));
+    let (tensors, planes): (Vec<_>, Vec<_>) = held.map(|(entry, param)| plan(entry, param, whole)).unzip();
     let failed = |source| CheckpointError::Write { path: path.into(), source };
     let layout = Layout::new(&tensors, &meta.to_map(), attachments)
         .map_err(|e| CheckpointError::Format { path: path.into(), source: Box::new(e) })?;

@@ -15,7 +15,10 @@ pub use run::RunConfig;
 pub use train::{OnSpike, TrainConfig};
 
 use crate::data::{DataConfig, TokenizerSettings};
-use crate::model::{ActivationConfig, Execution, ModelConfig, OffloadConfig, Settings, StorageConfig, Trainable};
+use crate::model::{
+    ActivationConfig, AdapterConfig, AdapterUse, Execution, ModelConfig, OffloadConfig, ParamKind, Settings,
+    StorageConfig, Trainable,
+};
 use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -38,6 +41,8 @@ pub struct Config {
     pub optimizer: OptimizerConfig,
     /// Steps, batch, schedule, cadences.
     pub train: TrainConfig,
+    /// What is trained beside a frozen base.
+    pub adapter: AdapterConfig,
     /// Where parameters live between their uses.
     pub offload: OffloadConfig,
     /// Where and how the run executes.
@@ -60,7 +65,8 @@ impl Config {
             optimizer: Some(Arc::new(self.optimizer.groups(self.storage.state()))),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
             packing: self.data.shares_rows,
-            trainable: Trainable::All,
+            trainable: if self.adapter.is_some() { Trainable::Only(ParamKind::is_adapter) } else { Trainable::All },
+            adapters: self.adapter.is_some().then(|| AdapterUse::whole(self.adapter.clone())).into_iter().collect(),
             seed: self.run.seed,
             execution: Execution {
                 micro_tokens: self.train.micro_batch() * self.train.sequence,

@@ -17,7 +17,7 @@ impl Config {
 
 /// All mistakes, in the order of the tables.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
-    let Config { model, data, tokenizer, storage, activations, optimizer, train, run, .. } = config;
+    let Config { model, data, tokenizer, storage, activations, optimizer, train, adapter, run, .. } = config;
     let own = [
         model.problems(),
         Problems(data.problems()),
@@ -27,6 +27,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         optimizer.problems(&storage.optimizer_context(model)),
         optimizer.unread(),
         train.problems(model),
+        adapter.problems(model),
         run.problems(),
     ];
     own.into_iter().flat_map(|problems| problems.0).collect()

@@ -138,6 +138,33 @@ pub enum CheckpointError {
         /// How many others are damaged.
         others: usize,
     },
+    /// An adapter where a model is needed.
+    #[error("{path}: is an adapter; only with the model that it was trained on does it compute anything")]
+    AdapterAlone {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A model where an adapter is needed.
+    #[error("{path}: is a model of its own, not an adapter")]
+    NoAdapter {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An adapter of another base.
+    #[error(
+        "{path}: was trained on a base with the fingerprint {expected}; {base} has the fingerprint {found}, and beside other \
+         weights an adapter means nothing"
+    )]
+    OtherBase {
+        /// The adapter.
+        path: PathBuf,
+        /// The model that it was to be used with.
+        base: PathBuf,
+        /// The fingerprint that the adapter names.
+        expected: String,
+        /// The fingerprint of the model.
+        found: String,
+    },
     /// A resumed run must have the same settings.
     #[error("{path}: saved with {key} = {saved}, the configuration has {given}")]
     Differs {

@@ -11,6 +11,7 @@
 mod attachment;
 mod decode;
 mod directory;
+mod fingerprint;
 mod header;
 mod metadata;
 mod name;
@@ -25,6 +26,7 @@ mod write;
 pub use attachment::Attachment;
 pub use decode::{Decoder, Role};
 pub use directory::Plane;
+pub use fingerprint::Fingerprint;
 pub use header::{FIELDS as HEADER_FIELDS, HEADER, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
 pub use plane::{PlaneKind, SCALARS, element_from_tag, element_name, element_tag};
 pub use read::{File, Head, PlaneView, Sections, Tensor};

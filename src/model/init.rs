@@ -33,6 +33,11 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
                 key.normal(row as u64 * padded, values);
                 values.iter_mut().for_each(|x| *x *= std);
             }
+            Init::Uniform => {
+                key.uniform_row(row as u64 * padded, values);
+                let most = 1.0 / (values.len() as f32).sqrt();
+                values.iter_mut().for_each(|x| *x = most * (2.0 * *x - 1.0));
+            }
             Init::Ones => values.fill(1.0),
             Init::Zeros => values.fill(0.0),
         });

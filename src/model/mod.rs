@@ -4,6 +4,7 @@
 //! [`Attention`], [`Mlp`], [`Block`]; `llama.rs` and `loss.rs` put them together.
 
 mod activations;
+mod adapter;
 mod attention;
 mod batch;
 mod block;
@@ -25,6 +26,10 @@ mod spec;
 mod storage;
 
 pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
+pub use adapter::{
+    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterScale, AdapterUse, AdapterWeights, LowRankSite,
+    PathPattern,
+};
 pub use attention::Attention;
 pub use batch::{Batch, Purpose};
 pub use block::Block;

@@ -63,10 +63,10 @@ impl Offloaded {
         self.wait(backend, group, ParamPart::State);
     }
 
-    /// Both parts of a group that was updated.
-    pub(super) fn release_changed(&self, backend: &mut dyn Backend, group: usize) {
-        self.release(backend, group, ParamPart::Weights, true);
-        self.release(backend, group, ParamPart::State, true);
+    /// Both parts of a group after backward.
+    pub(super) fn release_whole(&self, backend: &mut dyn Backend, group: usize, changed: bool) {
+        self.release(backend, group, ParamPart::Weights, changed);
+        self.release(backend, group, ParamPart::State, changed);
     }
 
     fn part(&self, group: usize, part: ParamPart) -> Option<OffloadedPart> {

@@ -1,6 +1,6 @@
 //! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
 
-use super::{ModelConfig, ParamKind, StorageConfig};
+use super::{AdapterUse, ModelConfig, ParamKind, StorageConfig};
 use crate::backend::ActivationCode;
 use crate::error::Problems;
 use crate::optim::Groups;
@@ -28,6 +28,8 @@ pub struct Settings {
     pub packing: bool,
     /// Which parameters are trained.
     pub trainable: Trainable,
+    /// Adapters beside the model; their sum is added.
+    pub adapters: Vec<AdapterUse>,
     /// Seed of everything random.
     pub seed: u64,
     /// How memory is traded for time.

@@ -1,5 +1,6 @@
 //! What parameters a model has: one row says everything about each, and [`param_specs`] lists those of a model.
 
+use super::adapter::{self, AdapterParam, AdapterPart};
 use super::{ModelConfig, Settings};
 use crate::optim::{Groups, ParamClass, ParamInfo};
 use crate::quant::{GroupedShape, StateSpec, WeightFormat};
@@ -15,6 +16,8 @@ pub enum ParamKind {
     FinalNorm,
     /// Untied head.
     Head,
+    /// A tensor of an adapter beside the model.
+    Adapter(AdapterParam),
 }
 
 /// A parameter of a block, in the order of the file.
@@ -55,10 +58,12 @@ pub enum BlockParam {
 pub enum Init {
     /// Normal with `model.init_std`: matrices.
     Normal,
-    /// Ones: gains of norms.
+    /// Ones: gains of norms, learned scales.
     Ones,
-    /// Zeros: biases.
+    /// Zeros: biases, and an adapter's B.
     Zeros,
+    /// Uniform between -1 / sqrt(columns) and 1 / sqrt(columns): an adapter's A.
+    Uniform,
 }
 
 /// Everything about one parameter of every model.
@@ -113,27 +118,66 @@ static BLOCK: [(BlockParam, Row); 14] = {
     ]
 };
 
+impl BlockParam {
+    /// The seven matrices of a block.
+    pub const MATRICES: [Self; 7] =
+        [Self::Query, Self::Key, Self::Value, Self::Output, Self::Gate, Self::Up, Self::Down];
+
+    fn row(self) -> &'static Row {
+        &BLOCK[self as usize].1
+    }
+
+    /// Rows and columns; a vector has one row.
+    pub fn shape(self, model: &ModelConfig) -> [usize; 2] {
+        (self.row().shape)(model)
+    }
+
+    /// The module that it belongs to, in its block: `self_attn.q_proj`.
+    pub fn module(self) -> &'static str {
+        let name = self.row().name;
+        name.rsplit_once('.').map_or(name, |(module, _)| module)
+    }
+
+    /// A matrix's word in a configuration: `q`, `down`.
+    pub fn word(self) -> &'static str {
+        let module = self.module();
+        let name = module.rsplit_once('.').map_or(module, |(_, name)| name);
+        name.strip_suffix("_proj").unwrap_or(name)
+    }
+}
+
 impl ParamKind {
+    /// What is known of a parameter of the model; of an adapter's tensor, of the matrix that it stands beside.
     fn row(self) -> &'static Row {
         match self {
             Self::Embedding => &EMBEDDING,
-            Self::Block(_, param) => &BLOCK[param as usize].1,
+            Self::Block(_, param) => param.row(),
             Self::FinalNorm => &FINAL_NORM,
             Self::Head => &HEAD,
+            Self::Adapter(param) => param.matrix.row(),
         }
+    }
+
+    /// Whether it is a tensor of an adapter.
+    pub fn is_adapter(self) -> bool {
+        matches!(self, Self::Adapter(_))
     }
 
     /// The number of its block, if it is of one.
     pub fn block(self) -> Option<usize> {
         match self {
             Self::Block(block, _) => Some(block),
+            Self::Adapter(param) => Some(param.layer),
             _ => None,
         }
     }
 
     /// Its first values.
     pub fn init(self) -> Init {
-        self.row().init
+        match self {
+            Self::Adapter(param) => param.part.init(),
+            _ => self.row().init,
+        }
     }
 
     /// What an optimizer tells apart.
@@ -141,6 +185,10 @@ impl ParamKind {
         match (self, self.init()) {
             (Self::Embedding, _) => ParamClass::Embedding,
             (Self::Head, _) => ParamClass::Head,
+            (Self::Adapter(param), _) => match param.part {
+                AdapterPart::A | AdapterPart::BTransposed => ParamClass::Matrix,
+                AdapterPart::Scale => ParamClass::Bias,
+            },
             (_, Init::Zeros) => ParamClass::Bias,
             (_, Init::Ones) => ParamClass::Norm,
             (Self::Block(_, BlockParam::Query | BlockParam::Key), _) => ParamClass::QueryOrKey,
@@ -150,28 +198,31 @@ impl ParamKind {
 
     /// Whether it is a gain or a bias: a vector, float32, without weight decay.
     pub fn is_vector(self) -> bool {
-        self.init() != Init::Normal
+        self.class().is_vector()
     }
 
     /// The name, as in Hugging Face's LLaMA, Qwen2 and Qwen3.
     pub fn name(self) -> String {
         match self {
             Self::Block(block, _) => format!("model.layers.{block}.{}", self.row().name),
+            Self::Adapter(param) => param.name(),
             _ => self.row().name.into(),
         }
     }
 
-    /// The name in a GGUF file.
+    /// The name in a GGUF file; of an adapter's tensor that of the matrix that it stands beside.
     pub fn gguf_name(self) -> String {
         match self {
-            Self::Block(block, _) => format!("blk.{block}.{}", self.row().gguf),
+            Self::Block(block, _) | Self::Adapter(AdapterParam { layer: block, .. }) => {
+                format!("blk.{block}.{}", self.row().gguf)
+            }
             _ => self.row().gguf.into(),
         }
     }
 }
 
 /// One parameter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ParamSpec {
     /// Position among the specs, which is its number in the file.
     pub id: u32,
@@ -185,6 +236,8 @@ pub struct ParamSpec {
     pub sparse: bool,
     /// Whether training changes it: only then has it a gradient, a residue and optimizer state.
     pub trainable: bool,
+    /// What the learning rate is multiplied by.
+    pub rate: f64,
     /// Number of its group in the optimizer.
     pub group: u8,
     /// Its optimizer state, as the group's rule declares it.
@@ -193,14 +246,17 @@ pub struct ParamSpec {
     pub workspace: usize,
 }
 
-/// The parameters of a model, in the order of the file.
+/// The parameters of a model, in the order of the file, and after them the tensors of its adapters, which have files of
+/// their own.
 pub fn param_specs(settings: &Settings) -> Vec<ParamSpec> {
     let blocks =
         (0..settings.model.layers).flat_map(|l| BLOCK.iter().map(move |(param, _)| ParamKind::Block(l, *param)));
     let kinds = [ParamKind::Embedding].into_iter().chain(blocks).chain([ParamKind::FinalNorm, ParamKind::Head]);
     let existing = kinds.filter(|kind| (kind.row().exists)(&settings.model));
     let groups = settings.optimizer.as_deref();
-    (0..).zip(existing).map(|(id, kind)| spec(settings, groups, id, kind)).collect()
+    let mut specs: Vec<_> = (0..).zip(existing).map(|(id, kind)| spec(settings, groups, id, kind)).collect();
+    specs.extend(adapter::specs(settings, specs.len() as u32));
+    specs
 }
 
 /// The parameters of the first block, which all others repeat in all but what is trained.
@@ -223,7 +279,7 @@ fn spec(settings: &Settings, groups: Option<&Groups>, id: u32, kind: ParamKind) 
         kind if kind.is_vector() => WeightFormat::F32,
         ParamKind::Embedding => storage.table_format(storage.embedding),
         ParamKind::Head => storage.table_format(storage.head),
-        ParamKind::Block(..) | ParamKind::FinalNorm => storage.matrix_format(),
+        ParamKind::Block(..) | ParamKind::FinalNorm | ParamKind::Adapter(_) => storage.matrix_format(),
     };
     let [rows, cols] = (kind.row().shape)(&settings.model);
     let shape = GroupedShape::new(rows, cols, storage.group);
@@ -242,6 +298,7 @@ fn spec(settings: &Settings, groups: Option<&Groups>, id: u32, kind: ParamKind) 
         format,
         sparse: kind == ParamKind::Embedding && settings.sparse_embedding,
         trainable,
+        rate: 1.0,
         group,
         state,
         workspace: groups.map_or(0, |groups| groups.workspace(&info)),

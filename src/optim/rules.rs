@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct RuleInfo {
     /// What messages call it.
     pub title: &'static str,
-    /// The keys of `[optimizer]` that it reads beside those of every rule (`name`, `lr`, `weight_decay`).
+    /// The keys of `[optimizer]` that it reads beside those of every rule (`name`, `lr`, `weight_decay`, `grad_clip`).
     pub keys: &'static [&'static str],
     /// Its forms, the usual one first.
     pub variants: &'static [Variant],

@@ -47,6 +47,8 @@ pub enum RngUse {
     Projection = 7,
     /// Stochastic rounding of a stored projection.
     StoredProjection = 8,
+    /// Inputs that an adapter leaves out; the tensor is its A.
+    Dropout = 9,
 }
 
 /// The random numbers of one tensor in one step.
@@ -119,6 +121,18 @@ impl RngKey {
         let rest = pairs.into_remainder();
         if !rest.is_empty() {
             scatter(&self.lanes::<COUNTERS>(counter), rest);
+        }
+    }
+
+    /// [`RngKey::uniform`] for any number of elements.
+    ///
+    /// # Panics
+    /// If `first` is not a multiple of [`BLOCK`].
+    pub fn uniform_row(&self, first: u64, out: &mut [f32]) {
+        let whole = out.len() / BLOCK * BLOCK;
+        self.uniform(first, &mut out[..whole]);
+        for (element, out) in (first + whole as u64..).zip(&mut out[whole..]) {
+            *out = self.uniform_at(element);
         }
     }
 

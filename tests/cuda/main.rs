@@ -8,6 +8,7 @@ mod harness;
 
 mod attention;
 mod audit;
+mod clip;
 mod conformance;
 mod device;
 mod errors;

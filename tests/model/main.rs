@@ -4,8 +4,10 @@
 mod harness;
 
 mod accumulation;
+mod adapter;
 mod audit;
 mod autotune;
+mod clip;
 mod every_rule;
 mod golden;
 mod guard;

@@ -1,0 +1,214 @@
+//! Which matrices of a model an adapter stands beside, each with its rank and its factor.
+
+use super::config::{AdapterConfig, AdapterKind};
+use super::pattern::PathPattern;
+use crate::model::{BlockParam, ModelConfig};
+
+/// What means every matrix and every block.
+pub(super) const ALL: &str = "all";
+
+/// A matrix that is adapted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LowRankSite {
+    /// Its block.
+    pub layer: usize,
+    /// Which of the block's matrices.
+    pub matrix: BlockParam,
+    /// Rank.
+    pub rank: usize,
+    /// What the low-rank product is multiplied by, as far as that is not learned.
+    pub factor: f64,
+}
+
+impl LowRankSite {
+    /// The module's path as in Hugging Face's models: `model.layers.0.self_attn.q_proj`.
+    pub fn path(&self) -> String {
+        path(self.layer, self.matrix)
+    }
+}
+
+/// The path of a module.
+pub(super) fn path(layer: usize, matrix: BlockParam) -> String {
+    format!("model.layers.{layer}.{}", matrix.module())
+}
+
+/// The matrices of some blocks, block by block.
+pub(super) fn matrices(layers: &[usize]) -> impl Iterator<Item = (usize, BlockParam)> + '_ {
+    layers.iter().flat_map(|&layer| BlockParam::MATRICES.map(|matrix| (layer, matrix)))
+}
+
+/// One of `targets`.
+pub(super) enum Target {
+    All,
+    Matrix(BlockParam),
+    Pattern(PathPattern),
+}
+
+impl Target {
+    pub fn new(text: &str) -> Result<Self, String> {
+        Ok(match BlockParam::MATRICES.into_iter().find(|matrix| matrix.word() == text) {
+            Some(matrix) => Self::Matrix(matrix),
+            None if text == ALL => Self::All,
+            None => Self::Pattern(PathPattern::new(text)?),
+        })
+    }
+
+    pub fn matches(&self, layer: usize, matrix: BlockParam) -> bool {
+        match self {
+            Self::All => true,
+            Self::Matrix(wanted) => *wanted == matrix,
+            Self::Pattern(pattern) => pattern.matches(&path(layer, matrix)),
+        }
+    }
+}
+
+/// The blocks that a text names, of `count`, in ascending order.
+pub(super) fn layers(text: &str, count: usize) -> Result<Vec<usize>, String> {
+    let number = |text: &str| text.trim().parse::<usize>();
+    if text.trim() == ALL {
+        return Ok((0..count).collect());
+    }
+    if let Some(last) = text.trim().strip_prefix('-') {
+        return match number(last) {
+            Ok(last) if (1..=count).contains(&last) => Ok((count - last..count).collect()),
+            _ => Err(format!("-N means the last N blocks, and the model has {count}")),
+        };
+    }
+    let mut found = Vec::new();
+    for part in text.split(',') {
+        let ends = part.split_once('-').map_or((number(part), number(part)), |(a, b)| (number(a), number(b)));
+        match ends {
+            (Ok(first), Ok(last)) if first <= last && last < count => found.extend(first..=last),
+            (Ok(_), Ok(_)) => return Err(format!("the model has blocks 0 to {}", count.saturating_sub(1))),
+            _ => {
+                return Err(
+                    "must be \"all\", numbers and ranges such as \"0-4,7\", or \"-16\", the last sixteen".into()
+                );
+            }
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+/// Pattern and number of `PATTERN=NUMBER`.
+pub(super) fn entry(text: &str) -> Result<(&str, f64), String> {
+    let (pattern, value) = text.split_once('=').ok_or("is written PATTERN=NUMBER, such as \"q_proj=8\"")?;
+    let value = value.trim().parse().map_err(|_| "is written PATTERN=NUMBER, such as \"q_proj=8\"")?;
+    Ok((pattern.trim(), value))
+}
+
+impl AdapterConfig {
+    /// The adapted matrices of a model, block by block; of settings that [`AdapterConfig::problems`] refuses those that can
+    /// be understood.
+    pub fn sites(&self, model: &ModelConfig) -> Vec<LowRankSite> {
+        if self.kind != AdapterKind::Lora {
+            return Vec::new();
+        }
+        let layers = layers(&self.layers, model.layers).unwrap_or_default();
+        let targets: Vec<_> = self.targets.iter().filter_map(|target| Target::new(target).ok()).collect();
+        let [ranks, alphas] = [&self.rank_pattern, &self.alpha_pattern].map(|list| Overrides::new(list));
+        let adapted =
+            matrices(&layers).filter(|&(layer, matrix)| targets.iter().any(|target| target.matches(layer, matrix)));
+        let site = |(layer, matrix)| {
+            let path = path(layer, matrix);
+            let rank = ranks.of(&path).map_or(self.rank, |rank| rank as usize).max(1);
+            let alpha = alphas.of(&path).unwrap_or(self.alpha);
+            LowRankSite { layer, matrix, rank, factor: self.factor(rank, alpha) }
+        };
+        adapted.map(site).collect()
+    }
+}
+
+/// One of the lists of patterns.
+struct Overrides(Vec<(PathPattern, f64)>);
+
+impl Overrides {
+    fn new(list: &[String]) -> Self {
+        let read = |text: &String| {
+            let (pattern, value) = entry(text).ok()?;
+            Some((PathPattern::new(pattern).ok()?, value))
+        };
+        Self(list.iter().filter_map(read).collect())
+    }
+
+    /// The number of the first pattern that a path matches.
+    fn of(&self, path: &str) -> Option<f64> {
+        self.0.iter().find(|(pattern, _)| pattern.matches(path)).map(|(_, value)| *value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::AdapterScale;
+
+    fn lora() -> AdapterConfig {
+        AdapterConfig { kind: AdapterKind::Lora, ..AdapterConfig::default() }
+    }
+
+    #[test]
+    fn layers_are_named_by_numbers_ranges_or_from_the_end() {
+        assert_eq!(layers("all", 3).unwrap(), [0, 1, 2]);
+        assert_eq!(layers("-2", 5).unwrap(), [3, 4]);
+        assert_eq!(layers("3, 0-1,1", 5).unwrap(), [0, 1, 3]);
+        for wrong in ["-6", "-0", "5", "0-5", "3-1", "", "x", "1-", "0,,2", "1--2"] {
+            assert!(layers(wrong, 5).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn patterns_give_modules_other_ranks_and_alphas_and_the_first_that_matches_counts() {
+        let list = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let config = AdapterConfig {
+            targets: list(&["q", "mlp.down_proj"]),
+            layers: "1-2".into(),
+            rank: 4,
+            alpha: 8.0,
+            rank_pattern: list(&["layers.1.mlp.down_proj=6", "down_proj=3"]),
+            alpha_pattern: list(&["q_proj = 3"]),
+            ..lora()
+        };
+        let model = ModelConfig::default();
+        assert!(config.problems(&model).0.is_empty());
+        let sites: Vec<_> = config.sites(&model).iter().map(|site| (site.path(), site.rank, site.factor)).collect();
+        let expected = [
+            ("model.layers.1.self_attn.q_proj", 4, 0.75),
+            ("model.layers.1.mlp.down_proj", 6, 8.0 / 6.0),
+            ("model.layers.2.self_attn.q_proj", 4, 0.75),
+            ("model.layers.2.mlp.down_proj", 3, 8.0 / 3.0),
+        ];
+        assert_eq!(sites, expected.map(|(path, rank, factor)| (path.to_owned(), rank, factor)));
+        assert_eq!(AdapterConfig { scale: AdapterScale::RsLora, ..lora() }.factor(4, 8.0), 4.0);
+    }
+
+    #[test]
+    fn what_matches_nothing_is_a_mistake() {
+        let model = ModelConfig::default();
+        let key = |config: AdapterConfig| config.problems(&model).0.first().map(|problem| problem.key.clone());
+        let list = |text: &str| vec![text.to_owned()];
+        assert_eq!(key(lora()), None);
+        assert_eq!(key(AdapterConfig::default()), None);
+        for (config, wrong) in [
+            (AdapterConfig { rank: 3, ..AdapterConfig::default() }, "adapter.kind"),
+            (AdapterConfig { rank: 0, ..lora() }, "adapter.rank"),
+            (AdapterConfig { alpha: f64::NAN, ..lora() }, "adapter.alpha"),
+            (AdapterConfig { dropout: 1.0, ..lora() }, "adapter.dropout"),
+            (AdapterConfig { rate_b: 0.0, ..lora() }, "adapter.rate_b"),
+            (AdapterConfig { layers: "4".into(), ..lora() }, "adapter.layers"),
+            (AdapterConfig { targets: list("c_attn"), ..lora() }, "adapter.targets"),
+            (
+                AdapterConfig { targets: list("layers.0.self_attn.q_proj"), layers: "1".into(), ..lora() },
+                "adapter.targets",
+            ),
+            (AdapterConfig { targets: Vec::new(), ..lora() }, "adapter.targets"),
+            (AdapterConfig { rank_pattern: list("c_attn=3"), ..lora() }, "adapter.rank_pattern"),
+            (AdapterConfig { rank_pattern: list("q_proj=2.5"), ..lora() }, "adapter.rank_pattern"),
+            (AdapterConfig { rank_pattern: list("q_proj"), ..lora() }, "adapter.rank_pattern"),
+            (AdapterConfig { alpha_pattern: list("v_proj=inf"), ..lora() }, "adapter.alpha_pattern"),
+        ] {
+            assert_eq!(key(config).as_deref(), Some(wrong));
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Adapters beside a frozen base.
+
+mod file;
