@@ -40,6 +40,9 @@ pub enum AdapterError {
         /// Their names, the first twenty.
         names: String,
     },
+    /// No pair of matrices at all.
+    #[error("has no pair of matrices")]
+    Empty,
     /// A tensor of another shape than the base needs.
     #[error("tensor {tensor} is {found:?}, and {expected} is needed beside the base's matrix of {rows} x {cols}")]
     Shape {

@@ -10,7 +10,7 @@ use crate::model::ParamKind;
 
 /// What a tensor is to its matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Half {
     A,
     B,
     Magnitude,
@@ -18,7 +18,7 @@ pub(super) enum Part {
 
 /// How the two halves lie in a file, the contiguous dimension last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
+pub(super) struct HalfLayout {
     /// A is `[cols, r]` instead of `[r, cols]`.
     pub a_transposed: bool,
     /// B is `[r, rows]` instead of `[rows, r]`.
@@ -28,7 +28,7 @@ pub(super) struct Layout {
 /// One tensor of a file.
 struct Tensor<'a> {
     info: &'a TensorInfo,
-    layout: Layout,
+    layout: HalfLayout,
 }
 
 /// The tensors of one matrix.
@@ -58,12 +58,18 @@ impl<'a> Halves<'a> {
     ///
     /// # Errors
     /// If that has one already, under another name.
-    pub fn add(&mut self, site: usize, part: Part, info: &'a TensorInfo, layout: Layout) -> Result<(), AdapterError> {
+    pub fn add(
+        &mut self,
+        site: usize,
+        part: Half,
+        info: &'a TensorInfo,
+        layout: HalfLayout,
+    ) -> Result<(), AdapterError> {
         let found = &mut self.found[site];
         let place = match part {
-            Part::A => &mut found.a,
-            Part::B => &mut found.b,
-            Part::Magnitude => &mut found.magnitude,
+            Half::A => &mut found.a,
+            Half::B => &mut found.b,
+            Half::Magnitude => &mut found.magnitude,
         };
         match place.replace(Tensor { info, layout }) {
             None => Ok(()),
@@ -121,7 +127,7 @@ impl<'a> Halves<'a> {
         }
         match self.numbers().next() {
             Some(_) => Ok(()),
-            None => Err(AdapterError::Config { reason: "it has no pair of matrices".into() }),
+            None => Err(AdapterError::Empty),
         }
     }
 
@@ -138,7 +144,8 @@ impl<'a> Halves<'a> {
         let pairs = self.numbers().map(|i| {
             let (site, found) = (self.sites.at(i), &self.found[i]);
             let (Some(a), Some(b)) = (&found.a, &found.b) else { unreachable!("pairs were found to be whole") };
-            let ranks = [rank(a, site, site.cols, "A")?, rank(b, site, site.rows, "B")?];
+            let ranks =
+                [rank(a, site, site.cols, !a.layout.a_transposed)?, rank(b, site, site.rows, b.layout.b_transposed)?];
             if ranks[0] != ranks[1] {
                 return Err(AdapterError::Halves { site: site.module.clone(), a: ranks[0], b: ranks[1] });
             }
@@ -196,14 +203,10 @@ pub(super) fn floats(bytes: &[u8], info: &TensorInfo) -> Result<Vec<f32>, Adapte
     }
 }
 
-/// The rank of a half whose other side is `side`.
-fn rank(tensor: &Tensor<'_>, site: &Site, side: usize, half: &str) -> Result<u64, AdapterError> {
-    let (rank_first, side) = match half {
-        "A" => (!tensor.layout.a_transposed, side as u64),
-        _ => (tensor.layout.b_transposed, side as u64),
-    };
+/// The rank of a half whose other side is `side`; whether the rank comes first.
+fn rank(tensor: &Tensor<'_>, site: &Site, side: usize, rank_first: bool) -> Result<u64, AdapterError> {
     match (tensor.info.dims.as_slice(), rank_first) {
-        (&[rank, found], true) | (&[found, rank], false) if found == side => Ok(rank),
+        (&[rank, found], true) | (&[found, rank], false) if found == side as u64 => Ok(rank),
         _ => {
             let expected = if rank_first { format!("[r, {side}]") } else { format!("[{side}, r]") };
             Err(shape(tensor.info, site, expected))

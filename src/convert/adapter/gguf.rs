@@ -1,6 +1,6 @@
 //! llama.cpp's adapters: a GGUF file with a pair of tensors beside each matrix's name.
 
-use super::found::{Halves, Layout, Part, is_bf16};
+use super::found::{Half, HalfLayout, Halves, is_bf16};
 use super::site::Sites;
 use super::{ForeignAdapter, ScaleRule};
 use crate::convert::export::architecture;
@@ -48,9 +48,9 @@ pub(super) fn read(path: &Path, bytes: &[u8], model: &ModelConfig) -> Result<For
     let mut norms = 0;
     for info in &gguf.tensors {
         let (base, part) = match info.name.strip_suffix(".lora_a") {
-            Some(base) => (base, Part::A),
+            Some(base) => (base, Half::A),
             None => match info.name.strip_suffix(".lora_b") {
-                Some(base) => (base, Part::B),
+                Some(base) => (base, Half::B),
                 None if info.name.ends_with(NORM) => {
                     norms += 1;
                     continue;
@@ -67,9 +67,9 @@ pub(super) fn read(path: &Path, bytes: &[u8], model: &ModelConfig) -> Result<For
         };
         // Of the embedding A has a row for each token, and is our B.
         let (part, layout) = match (sites.at(site).kind, part) {
-            (ParamKind::Embedding, Part::A) => (Part::B, Layout { a_transposed: true, b_transposed: false }),
-            (ParamKind::Embedding, _) => (Part::A, Layout { a_transposed: true, b_transposed: false }),
-            (_, part) => (part, Layout { a_transposed: false, b_transposed: false }),
+            (ParamKind::Embedding, Half::A) => (Half::B, HalfLayout { a_transposed: true, b_transposed: false }),
+            (ParamKind::Embedding, _) => (Half::A, HalfLayout { a_transposed: true, b_transposed: false }),
+            (_, part) => (part, HalfLayout { a_transposed: false, b_transposed: false }),
         };
         halves.add(site, part, info, layout).map_err(refused)?;
     }
@@ -82,7 +82,7 @@ pub(super) fn read(path: &Path, bytes: &[u8], model: &ModelConfig) -> Result<For
     let order = |kind| order(kind, model);
     let parts = halves.pairs(ScaleRule::AlphaOverRank, order, of_rank).map_err(refused)?;
     let bf16 = is_bf16(&gguf.tensors);
-    Ok(ForeignAdapter { path: path.into(), format: "GGUF", parts, dropout: 0.0, bf16, base: None, notes })
+    Ok(ForeignAdapter { path: path.into(), format: "GGUF", parts, dropout: 0.0, bf16, base: None, own: None, notes })
 }
 
 /// Checks what the keys say; alpha.

@@ -1,6 +1,6 @@
 //! mlx-lm's folder: `adapter_config.json` and `adapters.safetensors`, both halves transposed against PEFT's.
 
-use super::found::{Halves, Layout, Part, is_bf16, listed};
+use super::found::{Half, HalfLayout, Halves, is_bf16, listed};
 use super::patterns::shown;
 use super::peft::Fault;
 use super::site::Sites;
@@ -33,7 +33,7 @@ pub(super) fn read(path: &Path, config: &[u8], bytes: &[u8], model: &ModelConfig
     let tensors = safetensors::parse(bytes).map_err(Fault::Safetensors)?;
     let mut halves = Halves::new(&sites, bytes);
     for info in &tensors {
-        let parts = [(".lora_a", Part::A), (".lora_b", Part::B), (".m", Part::Magnitude)];
+        let parts = [(".lora_a", Half::A), (".lora_b", Half::B), (".m", Half::Magnitude)];
         let found = parts.iter().find_map(|&(end, part)| Some((info.name.strip_suffix(end)?, part)));
         let Some((site, part)) = found.and_then(|(module, part)| Some((sites.module(module)?, part))) else {
             halves.unknown(&info.name);
@@ -41,9 +41,9 @@ pub(super) fn read(path: &Path, config: &[u8], bytes: &[u8], model: &ModelConfig
         };
         // Both halves of the embedding are as its matrix is, `[vocab, r]` and `[r, hidden]`: our B and our A.
         let (part, layout) = match (sites.at(site).kind, part) {
-            (ParamKind::Embedding, Part::A) => (Part::B, Layout { a_transposed: false, b_transposed: false }),
-            (ParamKind::Embedding, Part::B) => (Part::A, Layout { a_transposed: false, b_transposed: false }),
-            (_, part) => (part, Layout { a_transposed: true, b_transposed: true }),
+            (ParamKind::Embedding, Half::A) => (Half::B, HalfLayout { a_transposed: false, b_transposed: false }),
+            (ParamKind::Embedding, Half::B) => (Half::A, HalfLayout { a_transposed: false, b_transposed: false }),
+            (_, part) => (part, HalfLayout { a_transposed: true, b_transposed: true }),
         };
         halves.add(site, part, info, layout)?;
     }
@@ -69,7 +69,16 @@ pub(super) fn read(path: &Path, config: &[u8], bytes: &[u8], model: &ModelConfig
         },
     )?;
     let (dropout, base, bf16) = (config.dropout, config.base, is_bf16(&tensors));
-    Ok(ForeignAdapter { path: path.into(), format: "mlx-lm folder", parts, dropout, bf16, base, notes: Vec::new() })
+    Ok(ForeignAdapter {
+        path: path.into(),
+        format: "mlx-lm folder",
+        parts,
+        dropout,
+        bf16,
+        base,
+        own: None,
+        notes: Vec::new(),
+    })
 }
 
 fn parse(json: &[u8], model: &ModelConfig) -> Result<MlxConfig, AdapterError> {

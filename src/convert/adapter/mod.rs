@@ -8,15 +8,22 @@ mod found;
 mod gguf;
 mod mlx;
 mod open;
+mod own;
 mod patterns;
 mod peft;
 mod peft_config;
 mod site;
+mod write_gguf;
+mod write_peft;
 
 pub use open::{is_adapter, open_adapter};
+pub use own::{Pair, pairs};
 pub use site::{Site, Sites};
+pub use write_gguf::export_adapter_gguf;
+pub use write_peft::export_peft;
 
 use crate::model::ParamKind;
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// What alpha and the rank of a pair of matrices make of their product.
@@ -89,6 +96,8 @@ pub struct ForeignAdapter {
     pub bf16: bool,
     /// What it calls its base, if it says.
     pub base: Option<String>,
+    /// What our own file said, where that is what it was made of.
+    pub own: Option<Map<String, Value>>,
     /// Notes for the user.
     pub notes: Vec<String>,
 }

@@ -18,14 +18,14 @@ const PEFT: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 /// mlx-lm's tensors, and those of its older versions.
 const MLX: [&str; 2] = ["adapters.safetensors", "adapters.npz"];
 
-/// Whether a path is an adapter of another program rather than a model: a folder with an `adapter_config.json`, or a GGUF
-/// file that says so.
+/// Whether a path is an adapter of another program rather than a model: a folder with an `adapter_config.json` and no
+/// `config.json`, or a GGUF file that says so.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn is_adapter(path: &Path) -> Result<bool, ConvertError> {
     if path.is_dir() {
-        return Ok(path.join(CONFIG).exists());
+        return Ok(path.join(CONFIG).exists() && !path.join("config.json").exists());
     }
     let map = Map::open(path)?;
     Ok(map.starts_with(b"GGUF") && Gguf::parse(&map).is_ok_and(|gguf| gguf::is_adapter(&gguf)))

@@ -1,15 +1,17 @@
 //! PEFT's folder: `adapter_config.json` and `adapter_model.safetensors`.
 
-use super::found::{Halves, Layout, Part, floats, is_bf16, listed};
+use super::found::{Half, HalfLayout, Halves, floats, is_bf16, listed};
 use super::patterns::shown;
 use super::peft_config::{self, LoraConfig, PeftConfig};
 use super::site::Sites;
+use super::write_peft::OWN;
 use super::{ForeignAdapter, Parts};
 use crate::convert::gguf::TensorInfo;
 use crate::convert::names::RowOrder;
 use crate::convert::safetensors;
 use crate::error::{AdapterError, SafetensorsError};
 use crate::model::{ModelConfig, ParamKind};
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// The tensor of a prefix.
@@ -44,7 +46,7 @@ pub(super) fn read(path: &Path, config: &[u8], bytes: &[u8], model: &ModelConfig
         PeftConfig::Prefix { length } => (prefix(length, bytes, &tensors, model)?, 0.0),
     };
     let (base, bf16) = (peft_config::base_name(config), is_bf16(&tensors));
-    Ok(ForeignAdapter { path: path.into(), format: "PEFT folder", parts, dropout, bf16, base, notes })
+    Ok(ForeignAdapter { path: path.into(), format: "PEFT folder", parts, dropout, bf16, base, own: own(bytes), notes })
 }
 
 fn lora(
@@ -70,11 +72,11 @@ fn lora(
             names.push(name);
         }
         let (part, layout) = match (part, embedding) {
-            (part, false) => (part, Layout { a_transposed: false, b_transposed: false }),
+            (part, false) => (part, HalfLayout { a_transposed: false, b_transposed: false }),
             // A row of the embedding is an input here and an output there.
-            (Part::A, true) => (Part::B, Layout { a_transposed: true, b_transposed: true }),
-            (Part::B, true) => (Part::A, Layout { a_transposed: true, b_transposed: true }),
-            (Part::Magnitude, true) => (part, Layout { a_transposed: true, b_transposed: true }),
+            (Half::A, true) => (Half::B, HalfLayout { a_transposed: true, b_transposed: true }),
+            (Half::B, true) => (Half::A, HalfLayout { a_transposed: true, b_transposed: true }),
+            (Half::Magnitude, true) => (part, HalfLayout { a_transposed: true, b_transposed: true }),
         };
         halves.add(site, part, info, layout)?;
     }
@@ -97,28 +99,33 @@ fn lora(
     Ok(parts)
 }
 
+/// What our own file said, if one was written here.
+fn own(bytes: &[u8]) -> Option<Map<String, Value>> {
+    serde_json::from_str(&safetensors::told(bytes, OWN)?).ok()
+}
+
 /// Module path, part, whether it is of an embedding, and the adapter's name where the file gives it.
-fn split(name: &str) -> Option<(&str, Part, bool, Option<&str>)> {
+fn split(name: &str) -> Option<(&str, Half, bool, Option<&str>)> {
     let name = name.strip_prefix(WRAPPER).unwrap_or(name);
     let words = [
-        (".lora_A.", Part::A, false),
-        (".lora_B.", Part::B, false),
-        (".lora_embedding_A", Part::A, true),
-        (".lora_embedding_B", Part::B, true),
-        (".lora_magnitude_vector", Part::Magnitude, false),
+        (".lora_A.", Half::A, false),
+        (".lora_B.", Half::B, false),
+        (".lora_embedding_A", Half::A, true),
+        (".lora_embedding_B", Half::B, true),
+        (".lora_magnitude_vector", Half::Magnitude, false),
     ];
     let (at, word, part, embedding) =
         words.iter().find_map(|&(word, part, embedding)| Some((name.find(word)?, word, part, embedding)))?;
     let (module, rest) = (&name[..at], &name[at + word.len()..]);
     // `.lora_A.weight`, and `.lora_A.NAME.weight` where no tool of PEFT's saved it.
-    let given = match (embedding || part == Part::Magnitude, rest) {
+    let given = match (embedding || part == Half::Magnitude, rest) {
         (false, "weight") | (true, "" | ".weight") => None,
         (false, rest) => Some(rest.strip_suffix(".weight")?),
         (true, rest) => Some(rest.strip_prefix('.')?.trim_end_matches(".weight")),
     };
     let plain = given.is_none_or(|given| !given.is_empty() && !given.contains('.'));
     // A magnitude of an embedding is told by its module.
-    let embedding = embedding || part == Part::Magnitude && module.ends_with("embed_tokens");
+    let embedding = embedding || part == Half::Magnitude && module.ends_with("embed_tokens");
     plain.then_some((module, part, embedding, given))
 }
 

@@ -1,18 +1,24 @@
 //! Adapters of other programs: recorded folders, every convention of theirs, and hostile ones.
 
+mod export;
 mod golden;
 mod hostile;
+mod merge;
 mod options;
 
 use crate::harness::fixture;
 use crate::harness::llama::Recorded;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use tetrad::backend::cpu::Cpu;
+use tetrad::checkpoint::{Adapter, Checkpoint, Extent, Meta, save};
+use tetrad::config::Config;
 use tetrad::convert::adapter::{ForeignAdapter, LowRank, Parts, ScaleRule, open_adapter};
 use tetrad::convert::quants::Kind;
 use tetrad::convert::safetensors;
 use tetrad::error::ConvertError;
 use tetrad::model::{BlockParam, ModelConfig, ParamKind};
+use tetrad::train::Trainer;
 
 /// The base of the recordings: two blocks of 64 features, 172 between, 4 heads of 16 and 2 of keys, 97 tokens, an untied
 /// head.
@@ -117,4 +123,21 @@ impl Folder {
 /// A matrix of block `l`.
 pub fn of(l: usize, param: BlockParam) -> ParamKind {
     ParamKind::Block(l, param)
+}
+
+/// The recorded base as a file, stored otherwise than in float32 where `edit` says so.
+pub fn golden_base(dir: &Path, edit: impl Fn(&mut Config)) -> Checkpoint {
+    let mut recorded = Recorded::load("llama_gqa_untied");
+    edit(&mut recorded.config);
+    let trainer: Trainer = recorded.trainer(Box::new(Cpu::new()));
+    let path = dir.join("base.tetrad");
+    let meta = Meta::new(&recorded.config, trainer.counters(), true, "");
+    // Nobody reads it here; without one every byte would have to be a token, and the recording has 97.
+    save(trainer.model(), trainer.backend(), &meta, Some(b"{}"), Extent::Full, &path).unwrap();
+    Checkpoint::open_sound(&path).unwrap()
+}
+
+/// A recorded adapter as one of ours.
+pub fn golden_adapter(base: &Checkpoint, name: &str) -> Adapter {
+    open_adapter(&recorded(name), &base.meta.model).unwrap().into_own(base).unwrap()
 }
