@@ -2,7 +2,7 @@
 
 use super::Calibration;
 use super::feed::Feed;
-use super::planes::{Maker, Planes};
+use super::planes::{MadePlanes, Maker};
 use crate::backend::{Accumulate, Backend, MaxShapes};
 use crate::checkpoint::{Capacity, open_model};
 use crate::error::{BackendError, ConvertError};
@@ -32,7 +32,7 @@ const ROWS: usize = 2048;
 pub(super) fn calibrated(
     maker: &Maker<'_>,
     calibration: Calibration<'_>,
-) -> Result<HashMap<usize, Planes>, ConvertError> {
+) -> Result<HashMap<usize, MadePlanes>, ConvertError> {
     let Calibration { model, backend, products, tokens, sequence } = calibration;
     let sequences = tokens.len() / sequence;
     let capacity = Capacity { tokens: sequences * sequence, keys: sequence, sampling: false, packing: false };

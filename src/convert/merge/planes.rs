@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::io;
 
 /// The planes of one tensor, in the order of [`WeightPlane::ALL`], and how many of its groups got new scales.
-pub(super) type Planes = ([Vec<u8>; 4], u64);
+pub(super) type MadePlanes = ([Vec<u8>; 4], u64);
 
 /// Makes planes from a base and what is added to it.
 pub(super) struct Maker<'a> {
@@ -62,7 +62,7 @@ impl Maker<'_> {
     }
 
     /// All planes of a tensor that is not the base's.
-    pub fn planes(&self, entry: &ParamSpec, feed: Option<&Feed>) -> Planes {
+    pub fn planes(&self, entry: &ParamSpec, feed: Option<&Feed>) -> MadePlanes {
         let (shape, format) = (entry.shape, self.format(entry));
         let decoder = Decoder::new(&self.file, self.tensor(entry), Role::Weight).expect("every tensor has a weight");
         let stays = self.file.tensors()[self.tensor(entry)].spec.storage == format.codec();
@@ -152,10 +152,10 @@ impl Rounding {
 /// Sends planes to the file.
 pub(super) struct Source<'a, 'b> {
     pub maker: &'a Maker<'b>,
-    /// Planes that were made beforehand.
-    pub fed: HashMap<usize, Planes>,
+    /// MadePlanes that were made beforehand.
+    pub fed: HashMap<usize, MadePlanes>,
     /// The tensor that was asked for last, with its planes: they are asked for one after the other.
-    pub latest: Option<(usize, Planes)>,
+    pub latest: Option<(usize, MadePlanes)>,
     /// Groups with new scales, by tensor.
     pub refitted: HashMap<usize, u64>,
 }
