@@ -9,6 +9,9 @@ use crate::backend::{Accumulate, Backend, NormGradArgs};
 use crate::memory::Span;
 use std::sync::atomic::Ordering;
 
+/// Shown the number of a block that forward went through, and where what its matrices read lies.
+pub type BlockWatch<'a> = dyn FnMut(&mut dyn Backend, usize, [Span; 4]) + 'a;
+
 impl Model {
     /// Rows `from .. from + count` of an activation of `width` features.
     pub(super) fn rows(&self, span: Span, from: usize, count: usize, width: usize) -> Span {
@@ -34,12 +37,7 @@ impl Model {
     ///
     /// # Panics
     /// As [`Model::forward`].
-    pub fn forward_watched(
-        &self,
-        backend: &mut dyn Backend,
-        batch: Batch,
-        watch: &mut dyn FnMut(&mut dyn Backend, usize, [Span; 4]),
-    ) {
+    pub fn forward_watched(&self, backend: &mut dyn Backend, batch: Batch, watch: &mut BlockWatch<'_>) {
         let (t, planned, longest) = (batch.tokens(), self.acts.tokens, self.acts.micro_tokens);
         assert!(t <= planned, "{t} tokens, planned for {planned}");
         assert!(batch.queries <= longest, "sequences of {}, planned for {longest}", batch.queries);

@@ -38,6 +38,7 @@ pub use generate::{Generator, Sampling};
 pub use grad_sink::Apply;
 pub use init::{fill, initialize};
 pub use linear::Linear;
+pub use llama::BlockWatch;
 pub use mlp::Mlp;
 pub use norm::Norm;
 pub use offload::Offloaded;

@@ -50,7 +50,7 @@ pub(super) struct Halves<'a> {
 impl<'a> Halves<'a> {
     /// Of a file of these bytes, beside the matrices of a base.
     pub fn new(sites: &'a Sites, bytes: &'a [u8]) -> Self {
-        let found = (0..sites.len()).map(|_| Found::default()).collect();
+        let found = (0..sites.count()).map(|_| Found::default()).collect();
         Self { sites, bytes, found, unknown: Vec::new() }
     }
 

@@ -115,6 +115,15 @@ fn inexpressible(what: &str) -> AdapterError {
     }
 }
 
+/// What the settings say of a pair.
+#[derive(Clone, Copy)]
+struct PairPlace {
+    layer: usize,
+    matrix: BlockParam,
+    rank: usize,
+    alpha: f64,
+}
+
 /// The settings of an adapter of these pairs.
 fn config(
     rule: ScaleRule,
@@ -129,15 +138,14 @@ fn config(
     let mut found = Vec::new();
     for pair in pairs {
         match pair.site {
-            ParamKind::Block(layer, matrix) => found.push((layer, matrix, pair.rank, pair.alpha)),
+            ParamKind::Block(layer, matrix) => {
+                found.push(PairPlace { layer, matrix, rank: pair.rank, alpha: pair.alpha });
+            }
             other => return Err(inexpressible(&format!("a pair beside {}", other.name()))),
         }
     }
-    let rank = most_common(found.iter().map(|&(.., rank, _)| rank as f64)) as usize;
-    let alpha = most_common(found.iter().map(|&(.., alpha)| alpha));
-    let numbers = |of: &dyn Fn(&(usize, BlockParam, usize, f64)) -> f64, usual: f64| -> Vec<String> {
-        exceptions(&found.iter().map(|site| (site.0, site.1, of(site))).collect::<Vec<_>>(), usual)
-    };
+    let rank = most_common(found.iter().map(|place| place.rank as f64)) as usize;
+    let alpha = most_common(found.iter().map(|place| place.alpha));
     let config = AdapterConfig {
         kind: AdapterKind::Lora,
         rank,
@@ -146,8 +154,8 @@ fn config(
             ScaleRule::AlphaOverRank => AdapterScale::AlphaOverRank,
             ScaleRule::RankStabilized => AdapterScale::RsLora,
         },
-        rank_pattern: numbers(&|site| site.2 as f64, rank as f64),
-        alpha_pattern: numbers(&|site| site.3, alpha),
+        rank_pattern: exceptions(&found, |place| place.rank as f64, rank as f64),
+        alpha_pattern: exceptions(&found, |place| place.alpha, alpha),
         dropout,
         weights: if bf16 { AdapterWeights::Bf16 } else { AdapterWeights::F32 },
         ..placed(&found, model)
@@ -155,8 +163,9 @@ fn config(
     // What was written must say what was read.
     let sites = config.sites(model);
     let same = sites.len() == found.len()
-        && sites.iter().zip(&found).all(|(site, &(layer, matrix, rank, alpha))| {
-            (site.layer, site.matrix, site.rank, site.factor) == (layer, matrix, rank, rule.factor(alpha, rank))
+        && sites.iter().zip(&found).all(|(site, place)| {
+            let factor = rule.factor(place.alpha, place.rank);
+            (site.layer, site.matrix, site.rank, site.factor) == (place.layer, place.matrix, place.rank, factor)
         });
     match same {
         true => Ok(config),
@@ -165,13 +174,13 @@ fn config(
 }
 
 /// Targets and blocks: words where they say it all, else the paths of the modules.
-fn placed(found: &[(usize, BlockParam, usize, f64)], model: &ModelConfig) -> AdapterConfig {
-    let mut layers: Vec<usize> = found.iter().map(|site| site.0).collect();
+fn placed(found: &[PairPlace], model: &ModelConfig) -> AdapterConfig {
+    let mut layers: Vec<usize> = found.iter().map(|place| place.layer).collect();
     layers.dedup();
     let words: Vec<BlockParam> =
-        BlockParam::MATRICES.into_iter().filter(|matrix| found.iter().any(|site| site.1 == *matrix)).collect();
+        BlockParam::MATRICES.into_iter().filter(|matrix| found.iter().any(|place| place.matrix == *matrix)).collect();
     if layers.len() * words.len() != found.len() {
-        let targets = found.iter().map(|site| module(site.0, site.1)).collect();
+        let targets = found.iter().map(|place| module(place.layer, place.matrix)).collect();
         return AdapterConfig { targets, ..AdapterConfig::default() };
     }
     let targets = match words.len() {
@@ -201,21 +210,21 @@ fn module(layer: usize, matrix: BlockParam) -> String {
 
 /// The modules whose number is not the usual one, as `PATTERN=NUMBER`: one pattern for a matrix that has the same in all
 /// blocks.
-fn exceptions(found: &[(usize, BlockParam, f64)], usual: f64) -> Vec<String> {
+fn exceptions(found: &[PairPlace], number: impl Fn(&PairPlace) -> f64, usual: f64) -> Vec<String> {
     let mut patterns = Vec::new();
     for matrix in BlockParam::MATRICES {
-        let of: Vec<&(usize, BlockParam, f64)> = found.iter().filter(|site| site.1 == matrix).collect();
-        let Some(first) = of.first() else { continue };
-        if of.iter().all(|site| site.2 == first.2) {
-            if first.2 != usual {
+        let of: Vec<&PairPlace> = found.iter().filter(|place| place.matrix == matrix).collect();
+        let Some(first) = of.first().map(|place| number(place)) else { continue };
+        if of.iter().all(|place| number(place) == first) {
+            if first != usual {
                 let module = matrix.module();
                 let name = module.rsplit_once('.').map_or(module, |(_, name)| name);
-                patterns.push(format!("{name}={}", first.2));
+                patterns.push(format!("{name}={first}"));
             }
             continue;
         }
-        let other = of.iter().filter(|site| site.2 != usual);
-        patterns.extend(other.map(|site| format!("{}={}", module(site.0, site.1), site.2)));
+        let other = of.iter().filter(|place| number(place) != usual);
+        patterns.extend(other.map(|place| format!("{}={}", module(place.layer, place.matrix), number(place))));
     }
     patterns
 }

@@ -38,7 +38,7 @@ pub fn export_adapter_gguf(adapter: &Adapter, path: &Path) -> Result<(), Convert
     }
     let mut send = |i: usize, sink: &mut crate::convert::Sink<'_>| {
         let pair = &pairs[i / 2];
-        if i % 2 == 0 {
+        if i.is_multiple_of(2) {
             return sink(pair.a.as_bytes());
         }
         let mut b = pair.b();
