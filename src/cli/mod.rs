@@ -1,5 +1,6 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
+mod adapters;
 mod budget;
 mod chart;
 pub mod chat;

@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod adapter;
 mod chat;
 mod compare;
 mod config_errors;
