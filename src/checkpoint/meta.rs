@@ -173,7 +173,8 @@ impl Meta {
             }
             (other, _) => return Err(format!("tokenizer is {other:?}, {BYTES:?} and {TOKENIZER:?} exist")),
         }
-        let Counters { step, position, skipped_losses, skipped_gradients, nonfinite_in_a_row } = self.counters;
+        let Counters { step, position, skipped_losses, skipped_gradients, nonfinite_in_a_row, clipped_steps } =
+            self.counters;
         let steps = step.min(cap::STEP);
         let limits = [
             ("step", step, cap::STEP),
@@ -181,6 +182,7 @@ impl Meta {
             ("skipped_losses", skipped_losses, steps),
             ("skipped_gradients", skipped_gradients, steps.saturating_mul(cap::TENSORS.into()).min(cap::STEP)),
             ("nonfinite_in_a_row", nonfinite_in_a_row, steps),
+            ("clipped_steps", clipped_steps, steps),
         ];
         if let Some(problem) = self.watch.problem() {
             return Err(problem);

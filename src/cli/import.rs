@@ -6,12 +6,12 @@ use super::units::bytes;
 use super::{CliResult, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::convert::{Beside, Options, import, open};
+use tetrad::convert::{Beside, Options, Packed, import, open};
 use tetrad::model::{Scheme, TableStorage};
 
 /// Convert a model to .tetrad: a Hugging Face directory, a safetensors file, or GGUF.
 ///
-/// Q4_0, Q4_1 and Q8_0 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in
+/// Q4_0, Q4_1, Q8_0 and MXFP4 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in
 /// total. The tokenizer is included.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -29,10 +29,14 @@ pub struct Args {
     /// tokenizer.json, instead of the model's own.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// What four bits of a block's matrices are: integers, or the floats of MXFP4 [default: fp4 for MXFP4 sources, else
+    /// int4].
+    #[arg(long, value_enum)]
+    weights: Option<PackedArg>,
     /// Symmetric groups or groups with an offset [default: what the bits of the source need, else symmetric].
     #[arg(long, value_enum)]
     scheme: Option<SchemeArg>,
-    /// Elements per group: 32, 64, 128 or 256 [default: 32 for quantized sources, else 64].
+    /// Elements per group: 32, 64, 128 or 256 [default: 32 for quantized sources and fp4, else 64].
     #[arg(long)]
     group: Option<usize>,
     /// Storage of the embedding [default: int4 or int8 as in the source, bf16 for floats].
@@ -47,6 +51,12 @@ pub struct Args {
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum PackedArg {
+    Int4,
+    Fp4,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -94,6 +104,10 @@ fn convert(args: &Args) -> CliResult {
     let itself = args.output.canonicalize().is_ok_and(|output| args.source.canonicalize().is_ok_and(|s| s == output));
     overwrite::refuse_file(&args.output, args.overwrite || itself)?;
     let options = Options {
+        weights: args.weights.map(|weights| match weights {
+            PackedArg::Int4 => Packed::Int4,
+            PackedArg::Fp4 => Packed::Fp4,
+        }),
         scheme: args.scheme.map(|scheme| match scheme {
             SchemeArg::Symmetric => Scheme::Symmetric,
             SchemeArg::Asymmetric => Scheme::Asymmetric,

@@ -5,6 +5,7 @@
 
 use super::schema::{self, Kind, meant, nearest};
 use super::*;
+use crate::backend::SecondMoment;
 use crate::error::{ConfigError, Place, Problem};
 use crate::optim::Rule;
 use std::collections::BTreeMap;
@@ -176,7 +177,8 @@ impl Draft {
         self.problems.push(Problem { key, found: None, place: Some(place), reason });
     }
 
-    /// A rule that is named brings its published numbers for the model of the preset, for all keys that are not given.
+    /// A rule that is named brings its published numbers for the model of the preset, for all keys that are not given; and
+    /// if it needs each element's own second moment, which compact presets do not store, four bits for each.
     fn take_numbers_of_the_rule(&mut self) {
         let name = self.values["optimizer"]["name"].clone();
         let Ok(rule) = name.try_into::<Rule>() else { return };
@@ -186,13 +188,15 @@ impl Draft {
         let base = OptimizerConfig { name: rule, ..self.base.optimizer.clone() };
         let published = toml::Table::try_from(base.published(self.preset)).expect("numbers are plain values");
         let table = self.values["optimizer"].as_table_mut().expect("every table is present");
-        let given = |key: &str| {
-            let place = self.origins.get(&format!("optimizer.{key}"));
-            matches!(place, Some(Place::File(..) | Place::Override))
-        };
-        table.retain(|key, _| given(key));
+        let given = |key: &str| matches!(self.origins.get(key), Some(Place::File(..) | Place::Override));
+        table.retain(|key, _| given(&format!("optimizer.{key}")));
         for (key, value) in published {
             table.entry(key).or_insert(value);
+        }
+        let shared = self.base.storage.v.per_element().is_none();
+        if rule.info().own_v && shared && !given("storage.v") {
+            let plain = toml::Value::try_from(SecondMoment::Int4).expect("a word is a plain value");
+            self.values["storage"].as_table_mut().expect("every table is present").insert("v".into(), plain);
         }
     }
 

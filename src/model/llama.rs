@@ -57,10 +57,19 @@ impl Model {
     /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`. Each block runs over all
     /// micro-batches before the one below it begins. With an adapter it ends at the lowest block that is adapted.
     pub fn backward(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>) {
+        self.walk_back(backend, batch, scale, apply, true);
+    }
+
+    /// The same for an `apply` that leaves parameters and their state as they are: nothing offloaded is written back.
+    pub fn gradients(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>) {
+        self.walk_back(backend, batch, scale, apply, false);
+    }
+
+    fn walk_back(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>, changes: bool) {
         let (offloaded, layers) = (&self.offloaded, self.params.blocks.len());
         offloaded.wait_whole(backend, layers + 1);
         self.head_backward(backend, batch, apply);
-        offloaded.release_changed(backend, layers + 1);
+        offloaded.release_whole(backend, layers + 1, changes);
         for l in (self.lowest..layers).rev() {
             let group = l + 1;
             offloaded.wait_whole(backend, group);
@@ -71,14 +80,14 @@ impl Model {
             }
             self.block_backward(backend, batch, l, apply);
             self.passes.fetch_add(1, Ordering::Relaxed);
-            offloaded.release_changed(backend, group);
+            offloaded.release_whole(backend, group, changes);
         }
         if self.lowest > 0 {
             return;
         }
         offloaded.wait_whole(backend, 0);
         self.embedding_backward(backend, batch, scale, apply);
-        offloaded.release_changed(backend, 0);
+        offloaded.release_whole(backend, 0, changes);
     }
 
     /// Hands over the head's gradient, which the loss left, and goes on through the final norm.

@@ -65,10 +65,10 @@ impl Offloaded {
         self.wait(backend, group, ParamPart::State);
     }
 
-    /// Both parts of a group that was updated, if it is trained.
-    pub(super) fn release_changed(&self, backend: &mut dyn Backend, group: usize) {
-        self.release(backend, group, ParamPart::Weights, self.changes);
-        self.release(backend, group, ParamPart::State, self.changes);
+    /// Both parts of a group after backward; what is not trained did not change.
+    pub(super) fn release_whole(&self, backend: &mut dyn Backend, group: usize, changed: bool) {
+        self.release(backend, group, ParamPart::Weights, changed && self.changes);
+        self.release(backend, group, ParamPart::State, changed && self.changes);
     }
 
     fn part(&self, group: usize, part: ParamPart) -> Option<OffloadedPart> {

@@ -34,6 +34,9 @@ pub struct OptimizerConfig {
     pub eps: f64,
     /// Weight decay (never on norms).
     pub weight_decay: f64,
+    /// Norm of the whole gradient beyond which it is scaled down to it, before the rule sees it; 0: never.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub grad_clip: f64,
     /// Stable-SPAM: which reading.
     pub variant: Variant,
     /// Stable-SPAM: decay of AdaGN's mean norm.
@@ -110,6 +113,7 @@ impl Default for OptimizerConfig {
             beta2: 0.999,
             eps: 1e-8,
             weight_decay: 0.0,
+            grad_clip: 0.0,
             variant: Variant::Paper,
             gamma1: 0.7,
             gamma2: 0.9,
@@ -145,12 +149,12 @@ impl OptimizerConfig {
         Self { name, ..Self::default() }.published("")
     }
 
-    /// The same rule with its published numbers for the model of a preset. Where none are published, rate and weight
-    /// decay stay and the rest is as by default.
+    /// The same rule with its published numbers for the model of a preset. Where none are published, rate, weight decay
+    /// and clipping stay and the rest is as by default.
     pub fn published(&self, preset: &str) -> Self {
         let info = self.name.info();
-        let (variant, &Self { name, lr, weight_decay, .. }) = (info.variants[0], self);
-        let mut config = Self { name, lr, weight_decay, variant, ..Self::default() };
+        let (variant, &Self { name, lr, weight_decay, grad_clip, .. }) = (info.variants[0], self);
+        let mut config = Self { name, lr, weight_decay, grad_clip, variant, ..Self::default() };
         (info.publish)(&mut config, preset.trim_end_matches("-compact"));
         config
     }

@@ -4,7 +4,7 @@ use super::{EmbeddingUpdate, OptimizerConfig, OptimizerContext, Rule};
 use crate::error::{Problems, number};
 
 /// Keys that every rule reads, or that have a check of their own.
-const COMMON: [&str; 4] = ["name", "lr", "weight_decay", "variant"];
+const COMMON: [&str; 5] = ["name", "lr", "weight_decay", "grad_clip", "variant"];
 
 impl OptimizerConfig {
     /// Every mistake in its numbers.
@@ -14,6 +14,8 @@ impl OptimizerConfig {
         problems.need((0.0..=1.0).contains(&self.lr), "optimizer.lr", number(self.lr), reason);
         (self.name.info().problems)(self, context, &mut problems);
         self.weight_decay_problems(&mut problems);
+        let (most, reason) = (self.grad_clip, "must be 0 (off) or a finite number above 0; 1 is usual");
+        problems.need((0.0..f64::INFINITY).contains(&most), "optimizer.grad_clip", number(most), reason);
         self.variant_problems(&mut problems);
         if !self.name.is_adam_like() {
             let reason = "replays rounding errors through Adam's momentum; set it to false or optimizer.name=\"adamw\"";

@@ -31,6 +31,12 @@ pub struct Line {
     /// Norm of the gradient.
     #[serde(skip_serializing_if = "not_finite")]
     pub grad_norm: Option<f64>,
+    /// What the gradient was multiplied by, with `optimizer.grad_clip`.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub clip_factor: Option<f64>,
+    /// Share of the steps so far that it was below 1 in.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub clipped_share: Option<f64>,
     /// Training tokens per second.
     #[serde(skip_serializing_if = "not_finite")]
     pub tokens_per_s: Option<f64>,
@@ -88,6 +94,7 @@ impl Line {
             loss: Some(report.loss),
             lr: Some(report.lr),
             grad_norm: Some(report.grad_norm),
+            clip_factor: report.clip_factor,
             tokens_per_s: Some(tokens_per_s),
             rss_bytes,
             rescales: Some(report.rescales),

@@ -1,6 +1,7 @@
 //! One training step.
 
 use super::{AuditReport, FrozenBase, Spike, Watch, base};
+use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
@@ -28,6 +29,14 @@ pub struct Counters {
     pub skipped_gradients: u64,
     /// Steps in a row, up to the last, with either.
     pub nonfinite_in_a_row: u64,
+    /// Steps whose gradient was scaled down to `optimizer.grad_clip`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub clipped_steps: u64,
+}
+
+/// Files of runs that never clipped do not have the counter.
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// What one step did.
@@ -41,6 +50,8 @@ pub struct StepReport {
     pub lr: f64,
     /// Norm of the whole gradient, before any clipping; NaN if a tensor's was not finite.
     pub grad_norm: f64,
+    /// What the whole gradient was multiplied by, 1 or less, if `optimizer.grad_clip` is set and the step was learned.
+    pub clip_factor: Option<f64>,
     /// Groups of weights rescaled.
     pub rescales: u64,
     /// Whether the whole step was skipped.
@@ -67,6 +78,11 @@ pub struct Trainer {
     watch: Watch,
     /// Losses of one batch on this machine.
     losses: Vec<f32>,
+}
+
+/// What a gradient of norm `norm` is multiplied by, so that its norm is at most `most`: PyTorch's `clip_grad_norm_`.
+fn clip_factor(norm: f64, most: f64) -> f64 {
+    (most / (norm + 1e-6)).min(1.0)
 }
 
 /// The plan of a training run, and the model placed in it. The base of an adapter is in no plan where it is used in its
@@ -250,6 +266,7 @@ impl Trainer {
             loss: loss.0,
             lr,
             grad_norm: f64::NAN,
+            clip_factor: None,
             rescales: 0,
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
@@ -258,7 +275,19 @@ impl Trainer {
         };
         if !report.skipped_loss && report.spike.is_none() {
             let at = StepInfo { number, lr, seed: self.config().run.seed };
-            self.backward(pass, loss.1, &at, &mut report);
+            match self.config.optimizer.grad_clip {
+                0.0 => self.backward(pass, loss.1, &at, 1.0, &mut report),
+                most => {
+                    let norm = self.gradient_norm(pass, loss.1, &mut report);
+                    report.clip_factor = norm.map(|norm| clip_factor(norm, most));
+                    if let (Some(norm), Some(factor)) = (norm, report.clip_factor) {
+                        // The activations were used up.
+                        self.loss_and_head_grad(pass, inputs, targets, segment_start);
+                        self.backward(pass, loss.1, &at, factor, &mut report);
+                        report.grad_norm = norm;
+                    }
+                }
+            }
         }
         self.count(batch as u64, &report);
         report
@@ -281,9 +310,26 @@ impl Trainer {
         (self.model.sum_losses(self.backend.as_ref(), &mut self.losses[..pass.tokens()]) / counted.max(1) as f64, scale)
     }
 
-    fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, report: &mut StepReport) {
+    /// The norm of the whole gradient, by a backward that changes no parameter; nothing if a tensor's is not finite, which
+    /// then is in the report.
+    ///
+    /// A factor that depends on every gradient must be known before the first is used, and there is one buffer for all of
+    /// them. So a step with `optimizer.grad_clip` forms them twice. A norm from the step before would save that, and would
+    /// miss the one step that clipping is for.
+    fn gradient_norm(&mut self, pass: Batch, scale: f32, report: &mut StepReport) -> Option<f64> {
+        let mut measure = |backend: &mut dyn Backend, _: &Param, grad: Span| backend.begin_update(grad, false);
+        self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
+        let stats = self.backend.update_stats();
+        report.skipped_gradients = stats.skipped;
+        (stats.skipped == 0).then(|| stats.grad_sq.sqrt())
+    }
+
+    fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, report: &mut StepReport) {
         let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
         let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            if factor < 1.0 {
+                backend.scale(grad, factor as f32, Precision::F32);
+            }
             let at = StepInfo { lr: at.lr * specs[param.id as usize].rate, ..*at };
             groups.step(backend, param, grad, workspace, &at);
         };
@@ -300,6 +346,7 @@ impl Trainer {
         counters.position += sequences;
         counters.skipped_losses += u64::from(report.skipped_loss);
         counters.skipped_gradients += report.skipped_gradients;
+        counters.clipped_steps += u64::from(report.clip_factor.is_some_and(|factor| factor < 1.0));
         let clean = !report.skipped_loss && report.skipped_gradients == 0;
         counters.nonfinite_in_a_row = if clean { 0 } else { counters.nonfinite_in_a_row + 1 };
     }

@@ -9,6 +9,7 @@ mod harness;
 mod adapter;
 mod attention;
 mod audit;
+mod clip;
 mod conformance;
 mod device;
 mod errors;

@@ -238,17 +238,17 @@ fn replay(cuda: &mut Cuda, recorded: &Recorded, what: &str) {
 pub const SHAPES: [(usize, usize); 10] =
     [(1, 1), (1, 33), (3, 32), (5, 95), (7, 257), (4, 256), (2, 1100), (1, 2048), (9, 172), (33, 64)];
 
-/// Every storage with half of the rules, on shapes at the edges of runs, groups, rows and warps.
+/// Every storage with a third of the rules, on shapes at the edges of runs, groups, rows and warps.
 #[test]
 fn every_storage_and_rule_gives_the_cpus_bytes() {
     let mut devices = open_all();
     let mut case = 0usize;
     let mut rescales = 0;
-    for format in WEIGHTS {
+    for (k, format) in WEIGHTS.into_iter().enumerate() {
         for (i, m) in MOMENTS.into_iter().enumerate() {
             for (j, v) in SECOND_MOMENTS.into_iter().enumerate() {
                 // Each weight, each first and each second moment meets every rule.
-                for which in (0..9).filter(|which| (which + i + j) % 2 == 0 && is_allowed(*which, v)) {
+                for which in (0..9).filter(|which| (which + i + j + k) % 3 == 0 && is_allowed(*which, v)) {
                     // Not every shape with every storage: all pairs come up as the case counts on.
                     let (rows, cols) = SHAPES[case % SHAPES.len()];
                     let group = [32, 64, 128, 256][case / 3 % 4];
@@ -281,8 +281,10 @@ fn tensors_of_many_leaves_in_every_order() {
             let storage = Storage { format, moments, sparse: (i + j) % 5 == 3 };
             let g = GroupedShape::new(rows, cols, [64, 128, 256, 32][(i + j) % 4]);
             let recorded = record(g, storage, &rule([0, 1, 4][j / 4]), false, j as u64, 3);
-            for order in 0..3 {
-                set_order([0, 1, 6][order]);
+            // All orders where most parameters of most runs are, one for every other storage.
+            let orders: &[u32] = if j == 0 { &[0, 1, 6] } else { &[[0, 1, 6][(i + j) % 3]] };
+            for &order in orders {
+                set_order(order);
                 for (name, cuda) in &mut devices {
                     replay(cuda, &recorded, &format!("{name}: {rows}x{cols} {storage:?} order {order}"));
                 }
@@ -312,11 +314,10 @@ fn rows_of_whole_groups_in_the_usual_storage() {
             for which in [0, 1, 4] {
                 let g = GroupedShape::new(rows, cols, group);
                 let recorded = record(g, usual(m, v), &rule(which), false, (4 * i + j) as u64, 7);
-                for order in [0, 1, 2, 6] {
-                    set_order(order);
-                    for (name, cuda) in &mut devices {
-                        replay(cuda, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
-                    }
+                let order = [0, 1, 2, 6][(i + j + which) % 4];
+                set_order(order);
+                for (name, cuda) in &mut devices {
+                    replay(cuda, &recorded, &format!("{name}: {g:?}, {m:?} {v:?}, rule {which}, order {order}"));
                 }
             }
         }

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod adapter;
+pub mod clip;
 pub mod cpu;
 pub mod gpu;
 pub mod llama;

@@ -7,6 +7,7 @@ mod accumulation;
 mod adapter;
 mod audit;
 mod autotune;
+mod clip;
 mod every_rule;
 mod golden;
 mod guard;

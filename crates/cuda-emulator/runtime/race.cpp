@@ -18,6 +18,8 @@ bool ordered(const Clock& clock, u32 time, u32 other, u32 thread) {
     return time < (other / WARP == thread / WARP ? clock.met(thread / WARP) : clock.last_block);
 }
 
+u32 later(u32 a, u32 b) { return a > b ? a : b; }
+
 void* map(u64 bytes) {
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) abort();
@@ -62,6 +64,8 @@ bool Shadow::known(const Access (&slots)[2], const Access& now) {
     return false;
 }
 
+u32 Shadow::latest(const Access (&slots)[2]) { return later(slots[0].time, slots[1].time); }
+
 Race Shadow::access(const Clock& clock, u32 thread, u64 offset, u32 bytes, Kind kind) {
     const bool write = kind != Read;
     const u64 end = offset + bytes;
@@ -72,8 +76,20 @@ Race Shadow::access(const Clock& clock, u32 thread, u64 offset, u32 bytes, Kind 
         const u16 mask = (0xf << first) & (0xf >> (WORD - 1 - last % WORD));
         const Access now = {kind == Copy ? NEVER : clock.now, u16(thread), mask};
         at = next;
+        Access(&own)[2] = write ? cell.writes : cell.reads;
+        // The usual first access since all threads met: everything before it is ordered.
+        const u32 written = latest(cell.writes);
+        if (written < clock.last_block && latest(cell.reads) < clock.last_block) {
+            own[0] = now;
+            continue;
+        }
         // A race with what came since was found when that came.
-        if (known(write ? cell.writes : cell.reads, now)) continue;
+        if (known(own, now)) continue;
+        // The usual further read: what was written is ordered.
+        if (!write && written < clock.last_block) {
+            note(own, clock, now);
+            continue;
+        }
         const auto races = [&](const Access& other) {
             return (other.mask & mask) != 0 && !ordered(clock, other.time, other.thread, thread);
         };
@@ -83,7 +99,7 @@ Race Shadow::access(const Clock& clock, u32 thread, u64 offset, u32 bytes, Kind 
         for (const Access& other : cell.reads) {
             if (write && races(other)) return {true, false, false, other.thread};
         }
-        note(write ? cell.writes : cell.reads, clock, now);
+        note(own, clock, now);
     }
     return {false, false, false, 0};
 }

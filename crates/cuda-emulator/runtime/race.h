@@ -55,6 +55,7 @@ class Shadow {
         Access writes[2], reads[2];
     };
     static void note(Access (&slots)[2], const Clock& clock, const Access& now);
+    static u32 latest(const Access (&slots)[2]);
     static bool known(const Access (&slots)[2], const Access& now);
     Cell* const cells;
     bool damaged = false;

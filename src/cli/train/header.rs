@@ -44,6 +44,13 @@ pub(super) fn print_header(
             source(share, shares.len() > 1, config, out)?;
         }
         writeln!(out, "rate     {}", rates(&config.learning_rate()))?;
+        if config.optimizer.grad_clip > 0.0 {
+            let norm = short(config.optimizer.grad_clip);
+            writeln!(
+                out,
+                "clip     the whole gradient to a norm of {norm}: each step runs forward and backward twice"
+            )?;
+        }
         match from {
             None => writeln!(out, "run      {}, from new weights", escape(&config.run.dir.to_string_lossy())),
             Some(checkpoint) => {

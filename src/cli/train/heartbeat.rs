@@ -98,8 +98,15 @@ impl Shared {
 /// How far the work is after so many passes of blocks.
 fn describe(name: &str, work: Work, done: u64) -> String {
     match work {
-        Work::Step { blocks } if done <= blocks => format!("{name}: forward, block {done} of {blocks} done"),
-        Work::Step { blocks } => format!("{name}: backward, block {} of {blocks} done", (done - blocks).min(blocks)),
+        Work::Step { blocks } => {
+            // With optimizer.grad_clip everything is done twice.
+            let again = done > 2 * blocks;
+            let (word, done) = if again { ("second ", done - 2 * blocks) } else { ("", done) };
+            match done <= blocks {
+                true => format!("{name}: {word}forward, block {done} of {blocks} done"),
+                false => format!("{name}: {word}backward, block {} of {blocks} done", (done - blocks).min(blocks)),
+            }
+        }
         Work::Validation { passes } => format!("{name}: {} % done", 100 * done.min(passes) / passes.max(1)),
         Work::Save => format!("{name} ..."),
     }
@@ -116,6 +123,10 @@ mod tests {
         assert_eq!(
             [step(5), step(8)],
             ["step 3/9: backward, block 1 of 4 done", "step 3/9: backward, block 4 of 4 done"]
+        );
+        assert_eq!(
+            [step(9), step(16)],
+            ["step 3/9: second forward, block 1 of 4 done", "step 3/9: second backward, block 4 of 4 done"]
         );
         assert_eq!(describe("validation", Work::Validation { passes: 8 }, 6), "validation: 75 % done");
         assert_eq!(describe("saving", Work::Save, 0), "saving ...");

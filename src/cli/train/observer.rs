@@ -2,6 +2,7 @@
 
 use super::heartbeat::Heartbeat;
 use crate::cli::Failure;
+use crate::cli::number::short;
 use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration, rate as per_second};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -126,11 +127,12 @@ impl Console {
         let left = self.begun.elapsed().mul_f64((steps - report.step) as f64 / done as f64);
         let memory = resident().map_or_else(String::new, |(now, _)| format!("  {}", bytes(now)));
         let mut line = format!(
-            "step {}/{steps}  loss {:.4}  lr {:.2e}  grad {:.3}  {}{memory}  {} left",
+            "step {}/{steps}  loss {:.4}  lr {:.2e}  grad {:.3}{}  {}{memory}  {} left",
             report.step,
             report.loss,
             report.lr,
             report.grad_norm,
+            clipped_share(trainer).map_or_else(String::new, |share| format!(" ({:.0} % clipped)", 100.0 * share)),
             per_second(rate),
             duration(left)
         );
@@ -188,6 +190,10 @@ impl Console {
                 let bits = bits.map_or_else(String::new, |bits| format!(", {bits:.4} bits per byte"));
                 writeln!(out, "validation loss {:.4} nats per token{bits}", last.loss)?;
             }
+            if let Some(share) = clipped_share(trainer) {
+                let (share, norm) = (100.0 * share, short(trainer.config().optimizer.grad_clip));
+                writeln!(out, "clipped: {share:.1} % of the steps, to a gradient norm of {norm}")?;
+            }
             let (model, dir) = (model.display(), trainer.config().run.dir.display());
             writeln!(out, "weights: {model}    other outputs: {dir}/")?;
             writeln!(out, "try: tetrad sample {model} --prompt \"The \"    tetrad dump {model} --stats")
@@ -218,6 +224,7 @@ impl Observer for Console {
             line.skipped_losses = Some(counters.skipped_losses);
             line.skipped_gradients = Some(counters.skipped_gradients);
         }
+        line.clipped_share = clipped_share(trainer);
         if let Some(spike) = report.spike.filter(|_| trainer.config().train.on_spike == OnSpike::Skip) {
             let event = format!("{}; not learned", describe(report.step, &spike));
             self.say(&event)?;
@@ -315,6 +322,12 @@ impl Observer for Console {
         self.heartbeat.begins(None);
         Ok(prune(&config.run.dir, &config.train)?)
     }
+}
+
+/// Share of a run's steps whose gradient was scaled down; nothing if none ever is.
+fn clipped_share(trainer: &Trainer) -> Option<f64> {
+    let counters = trainer.counters();
+    (trainer.config().optimizer.grad_clip > 0.0).then(|| counters.clipped_steps as f64 / counters.step.max(1) as f64)
 }
 
 /// A spike in words.
