@@ -311,7 +311,8 @@ impl Checkpoint {
         if let Some(saved) = &self.meta.adapter {
             let (saved, now) = (to_json(saved), to_json(&given.adapter));
             let trains = ["dropout", "rate_b", "base"];
-            for key in saved.keys().filter(|key| !trains.contains(&key.as_str()) && saved.get(*key) != now.get(*key)) {
+            let differ = |key: &&String| !trains.contains(&key.as_str()) && saved.get(*key) != now.get(*key);
+            if let Some(key) = saved.keys().find(differ) {
                 return differs(format!("adapter.{key}"), saved[key].to_string(), now[key].to_string());
             }
         }
