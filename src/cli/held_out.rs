@@ -4,11 +4,11 @@ use super::signals::{Doing, Interrupts};
 use super::{Failure, device, eval};
 use std::path::Path;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Capacity, Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{
     Corpus, Dataset, IGNORE, Overlong, Packing, SampleFormat, Source, TokenizerConfig, Windows, prepare,
 };
-use tetrad::model::Batch;
+use tetrad::model::{Batch, ModelConfig};
 
 /// Tokens in one pass, at least one window.
 const PASS_TOKENS: usize = 2048;
@@ -19,6 +19,7 @@ pub(super) struct HeldOut {
     /// Tokens of a window.
     pub sequence: usize,
     packing: bool,
+    shape: ModelConfig,
 }
 
 impl HeldOut {
@@ -52,7 +53,7 @@ impl HeldOut {
         }
         let packing = matches!(dataset, Dataset::Samples(_));
         let part = Source { name: String::new(), weight: 1.0, dataset };
-        Ok(Self { windows: Windows::of(&[part], sequence, 0)?, sequence, packing })
+        Ok(Self { windows: Windows::of(&[part], sequence, 0)?, sequence, packing, shape: model.meta.model.clone() })
     }
 
     /// Windows.
@@ -80,13 +81,13 @@ impl HeldOut {
     ///
     /// # Errors
     /// A device that cannot be used or fails.
-    pub fn loss(&self, model: &Checkpoint, chosen: &[usize], device: device::Device) -> Result<(f64, u64), Failure> {
+    pub fn loss(&self, model: &Adapted<'_>, chosen: &[usize], device: device::Device) -> Result<(f64, u64), Failure> {
         let (sequence, batch) = (self.sequence, (PASS_TOKENS / self.sequence).clamp(1, chosen.len()));
         let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing: self.packing };
-        let need = |sizes: &dyn DeviceInfo| place_model(model, sizes, capacity).0.total() as u64;
-        let mut opened = device::open(device, &model.meta.model, need)?;
+        let need = |sizes: &dyn DeviceInfo| model.place(sizes, capacity).0.total() as u64;
+        let mut opened = device::open(device, &self.shape, need)?;
         let backend = opened.backend.as_mut();
-        let model = open_model(model, backend, capacity)?;
+        let model = model.open(backend, capacity)?;
         let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
         let mut losses = vec![0.0f32; batch * sequence];
         let (mut sum, mut counted) = (0.0, 0);

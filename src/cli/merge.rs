@@ -4,13 +4,13 @@ use super::held_out::HeldOut;
 use super::output::{escape, json, print};
 use super::progress::converting;
 use super::units::{bytes, grouped};
-use super::{CliResult, Failure, device, number, overwrite, pool};
+use super::{CliResult, Failure, adapters, device, number, overwrite, pool};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{Adapter, Capacity, Checkpoint, place_model};
+use tetrad::checkpoint::{Adapted, Adapter, Capacity, Checkpoint};
 use tetrad::convert::{Calibration, MergeSummary, MergeTarget, merge};
 
 /// Exit status where less of the adapter's gain survived than was asked for.
@@ -101,7 +101,10 @@ pub fn run(args: Args) -> CliResult {
 
 fn add(args: &Args) -> CliResult {
     let base = Checkpoint::open(&args.base)?;
-    let adapters = adapters(args, &base)?;
+    let files = adapters::open(&args.adapter)?;
+    let adapted = Adapted::new(&base, &files)?;
+    let read = |(file, scale): &(Checkpoint, f32)| Ok((Adapter::read(file.path())?, *scale));
+    let added = files.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
     overwrite::refuse_file(&args.output, args.overwrite)?;
     if args.output.canonicalize().is_ok_and(|output| args.base.canonicalize().is_ok_and(|base| base == output)) {
         return Err(
@@ -110,7 +113,7 @@ fn add(args: &Args) -> CliResult {
     }
     let target = target(args, &base)?;
     if args.text.is_empty() {
-        let summary = merge(&base, &adapters, target, None, &args.output, &mut converting("merging"))?;
+        let summary = merge(&base, &added, target, None, &args.output, &mut converting("merging"))?;
         return report(args, &summary, None);
     }
     let windows = HeldOut::prepare(&base, &args.text, args.sequence, &args.cache)?;
@@ -118,45 +121,24 @@ fn add(args: &Args) -> CliResult {
     if measuring.is_empty() {
         return Err("--text: is one window; a second one is needed to measure what the first one does not know".into());
     }
-    // The sum in float32: what the adapter computes beside the base.
-    let whole = tempfile::Builder::new().prefix(".merge").tempdir_in(folder(args))?;
-    let whole = whole.path().join("whole.tetrad");
-    merge(&base, &adapters, MergeTarget::F32, None, &whole, &mut converting("adding"))?;
-    let whole = Checkpoint::open(&whole)?;
     let tokens = windows.tokens(feeding.into_iter().take(CALIBRATION));
-    let (mut opened, mut products) = (open(args, &whole, tokens.len(), windows.sequence)?, Cpu::new());
+    let (mut opened, mut products) = (open(args, &base, &adapted, (tokens.len(), windows.sequence))?, Cpu::new());
     let calibration = Calibration {
-        model: &whole,
+        model: &adapted,
         backend: opened.backend.as_mut(),
         products: &mut products,
         tokens: &tokens,
         sequence: windows.sequence,
     };
-    let summary = merge(&base, &adapters, target, Some(calibration), &args.output, &mut converting("merging"))?;
+    let summary = merge(&base, &added, target, Some(calibration), &args.output, &mut converting("merging"))?;
     let device = opened.describe();
     drop((opened, products));
     let merged = Checkpoint::open(&args.output)?;
-    let loss = |model: &Checkpoint| windows.loss(model, &measuring, args.device);
-    let (base, adapter, merged) = (loss(&base)?, loss(&whole)?, loss(&merged)?);
+    let loss = |model: &Adapted<'_>| windows.loss(model, &measuring, args.device);
+    let alone = [Adapted::new(&base, &[])?, Adapted::new(&merged, &[])?];
+    let (base, adapter, merged) = (loss(&alone[0])?, loss(&adapted)?, loss(&alone[1])?);
     let losses = Losses { base: base.0, adapter: adapter.0, merged: merged.0, targets: base.1, device };
     report(args, &summary, Some(&losses))
-}
-
-/// The adapters with their scales.
-fn adapters(args: &Args, base: &Checkpoint) -> Result<Vec<(Adapter, f32)>, Failure> {
-    let read = |given: &String| {
-        let (path, scale) = match given.rsplit_once('=') {
-            Some((path, scale)) if !PathBuf::from(given).exists() => {
-                let scale: f32 =
-                    scale.parse().map_err(|_| format!("--adapter {}: what follows = is no number", escape(given)))?;
-                (PathBuf::from(path), scale)
-            }
-            _ => (PathBuf::from(given), 1.0),
-        };
-        base.check_adapter(&Checkpoint::open(&path)?)?;
-        Ok((Adapter::read(&path)?, scale))
-    };
-    args.adapter.iter().map(read).collect()
 }
 
 fn target(args: &Args, base: &Checkpoint) -> Result<MergeTarget, Failure> {
@@ -177,15 +159,15 @@ fn target(args: &Args, base: &Checkpoint) -> Result<MergeTarget, Failure> {
     })
 }
 
-fn folder(args: &Args) -> PathBuf {
-    let parent = args.output.parent().map(PathBuf::from).unwrap_or_default();
-    if parent.as_os_str().is_empty() { ".".into() } else { parent }
-}
-
-fn open(args: &Args, model: &Checkpoint, tokens: usize, sequence: usize) -> Result<device::OpenDevice, Failure> {
+fn open(
+    args: &Args,
+    base: &Checkpoint,
+    adapted: &Adapted<'_>,
+    (tokens, sequence): (usize, usize),
+) -> Result<device::OpenDevice, Failure> {
     let capacity = Capacity { tokens, keys: sequence, sampling: false, packing: false };
-    let need = |sizes: &dyn DeviceInfo| place_model(model, sizes, capacity).0.total() as u64;
-    device::open(args.device, &model.meta.model, need)
+    let need = |sizes: &dyn DeviceInfo| adapted.place(sizes, capacity).0.total() as u64;
+    device::open(args.device, &base.meta.model, need)
 }
 
 fn report(args: &Args, summary: &MergeSummary, losses: Option<&Losses>) -> CliResult {

@@ -1,6 +1,7 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
 mod adapter_files;
+mod adapters;
 mod budget;
 mod chart;
 pub mod chat;

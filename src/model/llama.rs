@@ -82,7 +82,7 @@ impl Model {
     }
 
     /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`. Each block runs over all
-    /// micro-batches before the one below it begins.
+    /// micro-batches before the one below it begins. With an adapter it ends at the lowest block that is adapted.
     pub fn backward(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>) {
         self.walk_back(backend, batch, scale, apply, true);
     }
@@ -97,15 +97,20 @@ impl Model {
         offloaded.wait_whole(backend, layers + 1);
         self.head_backward(backend, batch, apply);
         offloaded.release_whole(backend, layers + 1, changes);
-        for l in (0..layers).rev() {
+        for l in (self.lowest..layers).rev() {
             let group = l + 1;
             offloaded.wait_whole(backend, group);
             // One ahead of its use; the last is the embedding.
-            offloaded.prefetch(backend, group - 1, ParamPart::Weights);
-            offloaded.prefetch(backend, group - 1, ParamPart::State);
+            if l > self.lowest || l == 0 {
+                offloaded.prefetch(backend, group - 1, ParamPart::Weights);
+                offloaded.prefetch(backend, group - 1, ParamPart::State);
+            }
             self.block_backward(backend, batch, l, apply);
             self.passes.fetch_add(1, Ordering::Relaxed);
             offloaded.release_whole(backend, group, changes);
+        }
+        if self.lowest > 0 {
+            return;
         }
         offloaded.wait_whole(backend, 0);
         self.embedding_backward(backend, batch, scale, apply);

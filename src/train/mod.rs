@@ -2,6 +2,7 @@
 
 mod audit;
 mod autotune;
+mod base;
 mod metrics;
 mod run;
 mod step;
@@ -10,6 +11,7 @@ mod watch;
 
 pub use audit::{Audit, AuditReport};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
+pub use base::FrozenBase;
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};

@@ -141,7 +141,7 @@ fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
     let said = place.fails(&["merge", "base.tetrad", "--adapter", "base.tetrad", "-o", "x.tetrad"]);
     assert!(said.contains("is a model of its own, not an adapter"), "{said}");
     let said = place.fails(&["merge", "base.tetrad", "--adapter", "a.tetrad=much", "-o", "x.tetrad"]);
-    assert!(said.contains("what follows = is no number"), "{said}");
+    assert!(said.contains("after = must be a number"), "{said}");
     let said = place.fails(&["import", "run/model.tetrad", "--base", "base.tetrad", "-o", "x.tetrad"]);
     assert!(said.contains("is neither a folder with an adapter_config.json nor a GGUF file"), "{said}");
     let said = place.fails(&["export", "a.tetrad", "-o", "x.gguf", "--embedding", "f16"]);

@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod adapter;
 mod adapter_files;
 mod chat;
 mod compare;

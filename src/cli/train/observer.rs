@@ -71,6 +71,8 @@ pub struct Console {
     stepping: (Duration, u64),
     last: Option<Validation>,
     heartbeat: Heartbeat,
+    /// Whether an adapter is trained.
+    adapter: bool,
 }
 
 impl Console {
@@ -97,6 +99,7 @@ impl Console {
             last_plain: None,
             stepping: (Duration::ZERO, 0),
             last: None,
+            adapter: config.adapter.is_some(),
         })
     }
 
@@ -152,11 +155,15 @@ impl Console {
     /// The metadata of a file of this run.
     pub fn meta(&self, trainer: &Trainer) -> Meta {
         let tokenizer = self.tokenizer.json().is_some();
-        Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint).with_watch(trainer.watch())
+        let meta = Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint);
+        meta.with_base(trainer.base()).with_watch(trainer.watch())
     }
 
-    /// The attachments of every file of this run.
+    /// The attachments of every file of this run; an adapter's base has them.
     pub fn attachments(&self) -> Vec<Attachment<'_>> {
+        if self.adapter {
+            return Vec::new();
+        }
         let companions = self.companions.iter().map(|(name, bytes)| Attachment { name, bytes });
         let tokenizer = self.tokenizer.json().map(|bytes| Attachment { name: TOKENIZER, bytes });
         tokenizer.into_iter().chain(companions).collect()

@@ -4,7 +4,7 @@ use super::Calibration;
 use super::feed::Feed;
 use super::planes::{MadePlanes, Maker};
 use crate::backend::{Accumulate, Backend, MaxShapes};
-use crate::checkpoint::{Capacity, open_model};
+use crate::checkpoint::Capacity;
 use crate::error::{BackendError, ConvertError};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use crate::model::{Batch, BlockParam, Model, ParamKind};
@@ -36,7 +36,7 @@ pub(super) fn calibrated(
     let Calibration { model, backend, products, tokens, sequence } = calibration;
     let sequences = tokens.len() / sequence;
     let capacity = Capacity { tokens: sequences * sequence, keys: sequence, sampling: false, packing: false };
-    let model = open_model(model, backend, capacity)?;
+    let model = model.open(backend, capacity)?;
     let shape = &model.settings.model;
     let widths = [shape.hidden, shape.query_width(), shape.hidden, shape.intermediate];
     let mut products = Products::new(products, widths.into_iter().max().unwrap_or(0))?;

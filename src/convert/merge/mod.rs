@@ -12,7 +12,7 @@ mod round;
 use super::Progress;
 use super::adapter::pairs;
 use crate::backend::Backend;
-use crate::checkpoint::{Adapter, Checkpoint, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, spec};
+use crate::checkpoint::{Adapted, Adapter, Checkpoint, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, spec};
 use crate::error::{ConvertError, ReplaceError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
 use crate::model::{ActivationConfig, ParamKind, ParamSpec, Scheme, StorageConfig, Weights, param_specs};
@@ -43,7 +43,7 @@ pub enum MergeTarget {
 /// Text by which errors of rounding are made up for, see [`merge`].
 pub struct Calibration<'a> {
     /// The model whose matrices read the text: the base with its adapters.
-    pub model: &'a Checkpoint,
+    pub model: &'a Adapted<'a>,
     /// What computes it; it has no memory yet.
     pub backend: &'a mut dyn Backend,
     /// What sums up the products of inputs, in float32; it has no memory yet.

@@ -6,7 +6,7 @@ use crate::harness::llama::Recorded;
 use std::path::Path;
 use tetrad::backend::Memory;
 use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{Adapter, Capacity, Checkpoint, open_model};
+use tetrad::checkpoint::{Adapted, Adapter, Capacity, Checkpoint, open_model};
 use tetrad::convert::{Calibration, MergeSummary, MergeTarget, merge};
 use tetrad::format::{Decoder, PlaneKind, Role};
 use tetrad::model::{Batch, Scheme, TableStorage, Weights};
@@ -220,7 +220,9 @@ fn errors_that_are_fed_on_leave_less_of_an_error_in_the_products() {
     for (scale, bound) in [(0.02, 1.1), (0.3, 0.7)] {
         merged(&base, &adapter, scale, MergeTarget::F32, &at("whole"));
         merged(&base, &adapter, scale, MergeTarget::Own, &at("plain"));
-        let whole = Checkpoint::open_sound(&at("whole")).unwrap();
+        adapter.write(&at("adapter")).unwrap();
+        let files = [(Checkpoint::open_sound(&at("adapter")).unwrap(), scale)];
+        let whole = Adapted::new(&base, &files).unwrap();
         let (mut cpu, mut products) = (Cpu::new(), Cpu::new());
         let calibration =
             Calibration { model: &whole, backend: &mut cpu, products: &mut products, tokens: &tokens, sequence: 16 };
