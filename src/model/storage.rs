@@ -89,10 +89,10 @@ impl StorageConfig {
         match self.weights {
             Weights::Int4 => self.packed(),
             Weights::Fp4 => WeightFormat::of(WeightCodec::Fp4).with_residue(self.residue),
-            Weights::Int8 => WeightFormat::INT8,
             Weights::Int4Simulated => WeightFormat::simulated(Simulation::Int4 { offsets }),
             Weights::Int4SimulatedRows => WeightFormat::simulated(Simulation::Int4Rows { offsets }),
             Weights::Fp4Simulated => WeightFormat::simulated(Simulation::Fp4),
+            Weights::Int8 => WeightFormat::INT8,
             Weights::Bf16 => WeightFormat::BF16,
             Weights::F32 => WeightFormat::F32,
         }

@@ -3,6 +3,8 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod adapter;
+mod adapter_files;
 mod chat;
 mod compare;
 mod config_errors;

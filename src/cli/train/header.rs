@@ -107,7 +107,8 @@ fn rates(rate: &LearningRate) -> String {
 /// rules whose steps are about as large as the rate.
 fn resolution(config: &Config, distance: Option<f64>) -> Option<String> {
     let distance = distance.filter(|distance| *distance > 0.0 && config.optimizer.lr > 0.0)?;
-    if !config.optimizer.name.is_adam_like() {
+    // The codes of an adapter's base stay as they are.
+    if !config.optimizer.name.is_adam_like() || config.adapter.is_some() {
         return None;
     }
     let rates = config.learning_rate();
@@ -214,7 +215,9 @@ fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::
 /// Elements of parameters by storage.
 fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let mut kinds: Vec<(String, u64)> = Vec::new();
-    for param in trainer.model().stored.iter() {
+    let model = trainer.model();
+    let base = model.specs.iter().zip(&model.stored).filter(|(spec, _)| !spec.kind.is_adapter());
+    for (_, param) in base {
         let (kind, count) = (param.weight.format.to_string(), param.weight.shape.len() as u64);
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, sum)) => *sum += count,
@@ -224,7 +227,12 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     kinds.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
     let total: u64 = kinds.iter().map(|(_, count)| count).sum();
     let parts: Vec<_> = kinds.iter().map(|(kind, count)| format!("{} in {kind}", grouped(*count))).collect();
-    writeln!(out, "model    {} parameters: {}", grouped(total), parts.join(", "))
+    writeln!(out, "model    {} parameters: {}", grouped(total), parts.join(", "))?;
+    let Some(base) = trainer.base() else { return Ok(()) };
+    let adapter = model.specs.iter().filter(|spec| spec.kind.is_adapter());
+    let trained: u64 = adapter.map(|spec| spec.shape.len() as u64).sum();
+    let share = 100.0 * trained as f64 / (total + trained) as f64;
+    writeln!(out, "adapter  {} trained ({share:.2} %); the model, fingerprint {base}, is frozen", grouped(trained))
 }
 
 fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
@@ -238,6 +246,9 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
         home => format!(", {} offloaded", bytes(home as u64)),
     };
     writeln!(out, "memory   {}; planned {} in all{offloaded}", parts.join(", "), bytes(plan.total() as u64))?;
+    if trainer.base().is_some() {
+        return Ok(());
+    }
     writeln!(
         out,
         "bits     {:.2} per parameter in weights, {:.2} with residue, {:.2} with optimizer state",

@@ -22,7 +22,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, Extent, MODEL, TOKENIZER_CONFIG, clear, latest, save_with};
+use tetrad::checkpoint::{ADAPTER, Checkpoint, Extent, MODEL, TOKENIZER_CONFIG, clear, latest, save_with};
 use tetrad::config::{Config, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
 use tetrad::error::{CheckpointError, DataError, ReplaceError, StoreError};
@@ -67,6 +67,10 @@ pub struct Args {
     /// --resume: unless there is a checkpoint already.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+    /// Train an adapter beside the model of --from, which stays as it is: lora, or a trained adapter's FILE, to go on from
+    /// its weights. Keys are in [adapter].
+    #[arg(long, value_name = "KIND|FILE")]
+    adapter: Option<String>,
     /// Start anew in a run.dir that already holds a run; its checkpoints and weights are deleted.
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
@@ -109,8 +113,15 @@ pub fn run(args: Args) -> CliResult {
     let interrupts = Interrupts::watch()?;
     // A run that goes on does not need the model that it was started from.
     let needless = |path: &&Path| args.resume.is_some() && !path.exists();
-    let model = args.from.as_deref().filter(|path| !needless(path)).map(InitFrom::open).transpose()?;
-    let Origin { mut config, resume, textless } = Origin::read(&args, model.as_ref())?;
+    let mut model = args.from.as_deref().filter(|path| !needless(path)).map(InitFrom::open).transpose()?;
+    let mut origin = Origin::read(&args, model.as_ref())?;
+    if let (None, Some(base)) = (&model, &origin.config.adapter.base) {
+        // What the configuration leaves out of [model] and [storage] is the base's.
+        model = Some(InitFrom::open(base)?);
+        origin = Origin::read(&args, model.as_ref())?;
+    }
+    let Origin { mut config, resume, textless } = origin;
+    let adapter = beside(&args, &mut config)?;
     if args.dry_run {
         if let Some(model) = &model {
             model.place_tokenizer(&mut config, true)?;
@@ -125,7 +136,12 @@ pub fn run(args: Args) -> CliResult {
     };
     let start = resume.map(|resume| resume::find(&resume, &config.run.dir)).transpose()?.flatten();
     match (&start, &model) {
-        (Some(start), _) => start.complete(&mut config)?,
+        (Some(start), model) => {
+            start.complete(&mut config)?;
+            if let Some(base) = model.as_ref().filter(|_| config.adapter.is_some()) {
+                base.place_tokenizer(&mut config, false)?;
+            }
+        }
         (None, Some(model)) => model.place_tokenizer(&mut config, false)?,
         (None, None) => {
             if let Some(path) = &args.from {
@@ -135,22 +151,51 @@ pub fn run(args: Args) -> CliResult {
     }
     pool::run(config.run.threads, || {
         config.data.shares_rows = shares_rows(&config.data)?;
-        let run = Run { config: &config, args: &args, model: model.as_ref(), textless, interrupts: &interrupts };
+        let run = Run {
+            config: &config,
+            args: &args,
+            model: model.as_ref(),
+            adapter: adapter.as_ref(),
+            textless,
+            interrupts: &interrupts,
+        };
         train(run, start, lock)
     })?
+}
+
+/// The adapter that `--adapter` names if it is a file; `config` gets the base that `--from` names.
+///
+/// # Errors
+/// An adapter without a base.
+fn beside(args: &Args, config: &mut Config) -> Result<Option<InitFrom>, Failure> {
+    if !config.adapter.is_some() {
+        return Ok(None);
+    }
+    if args.from.is_some() {
+        config.adapter.base.clone_from(&args.from);
+    }
+    if config.adapter.base.is_none() {
+        let kind = "an adapter is trained beside a model that exists";
+        return Err(format!("adapter.kind: {kind}; name its file with --from FILE or adapter.base").into());
+    }
+    let file = args.adapter.as_deref().map(Path::new).filter(|path| path.is_file());
+    file.map(InitFrom::open).transpose()
 }
 
 /// What a run is asked to be.
 struct Run<'a> {
     config: &'a Config,
     args: &'a Args,
+    /// The model that it starts from, or the base of its adapter.
     model: Option<&'a InitFrom>,
+    /// The adapter that it starts from.
+    adapter: Option<&'a InitFrom>,
     textless: bool,
     interrupts: &'a Interrupts,
 }
 
 fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResult {
-    let Run { config, args, model, textless, interrupts } = run;
+    let Run { config, args, model, adapter, textless, interrupts } = run;
     // Before any text is read, which may take long, if the text does not decide the size of a step.
     let shaped = config.train.batch > 0 && config.train.sequence > 0;
     let early = shaped.then(|| open_device(config, args)).transpose()?;
@@ -194,10 +239,14 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         }
         None => refuse_second_run(args, dir)?,
     }
-    if let (None, Some(model)) = (&start, model) {
+    let base = model.filter(|_| config.adapter.is_some());
+    if let Some(model) = if start.is_none() { model } else { base } {
         model.checkpoint.check_weights(config)?;
     }
-    let mut trainer = Trainer::new(config, opened.backend)?;
+    let mut trainer = match base {
+        Some(base) => Trainer::beside(config, base.checkpoint.base()?, opened.backend)?,
+        None => Trainer::new(config, opened.backend)?,
+    };
     if args.overwrite {
         clear(dir)?;
     }
@@ -206,11 +255,12 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
             start.checkpoint().restore(&mut trainer, &data.fingerprint)?;
             start.set_aside()?;
         }
-        (None, Some(model)) => {
+        (None, _) if let Some(adapter) = adapter => adapter.checkpoint.start(&mut trainer)?,
+        (None, Some(model)) if base.is_none() => {
             model.checkpoint.start(&mut trainer)?;
             header::storage_note(&model.checkpoint.meta.storage, &config.storage);
         }
-        (None, None) => trainer.initialize(),
+        (None, _) => trainer.initialize(),
     }
     let from = start.as_ref().map(Start::checkpoint);
     let origin = from.or(model.map(|model| &model.checkpoint));
@@ -274,7 +324,7 @@ fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -> CliResult
     let dir = &trainer.config().run.dir;
     match reason {
         StopReason::Finished => {
-            let path = dir.join(MODEL);
+            let path = dir.join(if trainer.base().is_some() { ADAPTER } else { MODEL });
             let meta = console.meta(trainer);
             let attachments = console.attachments();
             save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Weights, &path)?;

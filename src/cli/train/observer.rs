@@ -75,6 +75,8 @@ pub struct Console {
     /// Share of the codes that changed, by the last audit.
     changed_codes: Option<f64>,
     heartbeat: Heartbeat,
+    /// Whether an adapter is trained.
+    adapter: bool,
 }
 
 impl Console {
@@ -103,6 +105,7 @@ impl Console {
             stepping: (Duration::ZERO, 0),
             last: None,
             changed_codes: None,
+            adapter: config.adapter.is_some(),
         })
     }
 
@@ -158,11 +161,15 @@ impl Console {
     /// The metadata of a file of this run.
     pub fn meta(&self, trainer: &Trainer) -> Meta {
         let tokenizer = self.tokenizer.json().is_some();
-        Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint).with_watch(trainer.watch())
+        let meta = Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint);
+        meta.with_base(trainer.base()).with_watch(trainer.watch())
     }
 
-    /// The attachments of every file of this run.
+    /// The attachments of every file of this run; an adapter's base has them.
     pub fn attachments(&self) -> Vec<Attachment<'_>> {
+        if self.adapter {
+            return Vec::new();
+        }
         let companions = self.companions.iter().map(|(name, bytes)| Attachment { name, bytes });
         let tokenizer = self.tokenizer.json().map(|bytes| Attachment { name: TOKENIZER, bytes });
         tokenizer.into_iter().chain(companions).collect()

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tetrad::checkpoint::{Checkpoint, list};
 use tetrad::config::{Config, PRESETS, RunConfig};
 use tetrad::data::TokenizerSettings;
+use tetrad::error::CheckpointError;
 
 /// The resolved configuration that every run keeps in its folder.
 pub(super) const RECORD: &str = "config.toml";
@@ -83,6 +84,7 @@ impl Origin {
             }
             (None, None) => Config::default(),
         };
+        let (base, sets) = with_adapter(args, base, sets)?;
         let mut config = load(base.clone(), source.as_deref(), &sets)?;
         args.from.iter().for_each(|path| name_folder(&mut config, path));
         let names_folder = |set: &String| set.split('=').next().is_some_and(|key| key.trim() == "run.dir");
@@ -97,6 +99,19 @@ impl Origin {
         let textless = textless && config.data.train.is_empty() && config.data.source.is_empty();
         Ok(Self { config, resume, textless })
     }
+}
+
+/// The base of the configuration and the overrides with what `--adapter` says: a kind, or the settings of an adapter.
+fn with_adapter(args: &Args, base: Config, sets: Vec<String>) -> Result<(Config, Vec<String>), Failure> {
+    let Some(adapter) = &args.adapter else { return Ok((base, sets)) };
+    if !Path::new(adapter).is_file() {
+        let sets = [format!("adapter.kind={adapter}")].into_iter().chain(sets);
+        return Ok((base, sets.collect()));
+    }
+    let checkpoint = Checkpoint::open(Path::new(adapter))?;
+    let path = checkpoint.path().to_path_buf();
+    let settings = checkpoint.meta.adapter.clone().ok_or(CheckpointError::NoAdapter { path })?;
+    Ok((Config { adapter: settings, ..base }, sets))
 }
 
 impl Resume {
@@ -164,6 +179,7 @@ fn of_checkpoint(folder: &Path, resume: Option<&Resume>) -> Result<Config, Failu
         activations: meta.activations.clone(),
         tokenizer: TokenizerSettings { file: meta.has_tokenizer().then(|| CARRIED.into()) },
         optimizer,
+        adapter: meta.adapter.clone().unwrap_or_default(),
         train: meta.train.clone(),
         run: RunConfig { seed: meta.seed, ..RunConfig::default() },
         ..Config::default()

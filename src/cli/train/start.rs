@@ -68,7 +68,9 @@ impl InitFrom {
     /// If the folder cannot be written.
     pub fn place_tokenizer(&self, config: &mut Config, dry: bool) -> Result<(), StoreError> {
         let Some(carried) = carried_tokenizer(&self.checkpoint, &config.data.cache) else { return Ok(()) };
-        if config.tokenizer != self.tokenizer() {
+        // One that was placed before and is gone is placed again.
+        let gone = config.tokenizer.file.as_ref().is_some_and(|file| *file == carried.path && !file.is_file());
+        if config.tokenizer != self.tokenizer() && !gone {
             return Ok(());
         }
         if !dry {

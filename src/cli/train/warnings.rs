@@ -28,7 +28,8 @@ pub(super) fn warnings(config: &Config, tunes: bool, data: &Prepared, samples: &
 /// A rate of pretraining destroys a model in a dozen steps, while the loss of its few samples falls.
 fn rate(config: &Config, tunes: bool) -> Option<String> {
     let (lr, usual) = (config.optimizer.lr, OptimizerConfig::of(config.optimizer.name).for_tuning().lr);
-    (tunes && lr >= FAR * usual).then(|| {
+    // Adapters are trained at higher rates, and leave the model as it is.
+    (tunes && !config.adapter.is_some() && lr >= FAR * usual).then(|| {
         let (times, lr, usual) = (lr / usual, short(lr), short(usual));
         format!(
             "optimizer.lr = {lr} is {times:.0} times what is usual for fine-tuning with this rule ({usual}): the model may \
@@ -56,7 +57,7 @@ fn vocabulary(config: &Config, data: &Prepared) -> Option<String> {
     let (vocab, reached) = (config.model.vocab as u64, data.tokenizer.vocab_size());
     // Tokens of a prepared file may be of a tokenizer that is not named.
     data.bytes_per_token?;
-    (reached < vocab - vocab / 8).then(|| {
+    (reached < vocab - vocab / 8 && !config.adapter.is_some()).then(|| {
         let tables = if config.model.tied { 1 } else { 2 };
         let lost = (vocab - reached) * config.model.hidden as u64 * tables;
         let total = config.model.parameters() as u64;

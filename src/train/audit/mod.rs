@@ -56,7 +56,7 @@ impl Audit {
         let (mut kept, read) = (vec![0; sample.bytes()], vec![0; sample.bytes()]);
         sample.read(trainer.backend(), &mut kept);
         let mut piece = vec![0; PIECE];
-        let frozen = (trainer.config().optimizer.lr == 0.0).then(|| digest(trainer, &mut piece, |_| true));
+        let frozen = (trainer.config().optimizer.lr == 0.0).then(|| digest(trainer, &mut piece, |spec| spec.trainable));
         let (since, start) = (Change::default(), kept.clone());
         Self {
             sample,
@@ -89,7 +89,7 @@ impl Audit {
         self.moving += u64::from(report.lr > 0.0 && !report.skipped_loss);
         let last = report.step == trainer.config().train.steps;
         let start = self.frozen.filter(|_| self.armed || last);
-        if start.is_some_and(|start| digest(trainer, &mut self.piece, |_| true) != start) {
+        if start.is_some_and(|start| digest(trainer, &mut self.piece, |spec| spec.trainable) != start) {
             return Some(StopReason::FrozenMoved);
         }
         if !self.armed {
@@ -123,7 +123,9 @@ impl Audit {
         if passed.is_some_and(|passed| passed < most) {
             return None;
         }
-        let now = digest(trainer, &mut self.piece, |spec| spec.kind.block().is_some() && !spec.kind.is_vector());
+        let now = digest(trainer, &mut self.piece, |spec| {
+            spec.trainable && spec.kind.block().is_some() && !spec.kind.is_vector()
+        });
         match (&self.still, passed) {
             (Some(still), Some(steps)) if still.digest == now => Some(StopReason::Unmoved { steps }),
             _ => {

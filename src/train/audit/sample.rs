@@ -119,7 +119,8 @@ impl Sample {
     /// matrices allows.
     pub fn choose(model: &Model, seed: u64) -> Self {
         let entries = model.specs.iter().zip(&model.stored);
-        let blocks = entries.filter(|(spec, _)| spec.kind.block().is_some() && !spec.kind.is_vector());
+        let blocks =
+            entries.filter(|(spec, _)| spec.trainable && spec.kind.block().is_some() && !spec.kind.is_vector());
         let random = |id: u32, what: u32| xxh3_64_with_seed(&[id.to_le_bytes(), what.to_le_bytes()].concat(), seed);
         let mut matrices: Vec<_> = blocks.map(|(spec, param)| (random(spec.id, 0), spec.id, param.weight)).collect();
         matrices.sort_unstable_by_key(|&(order, id, _)| (order, id));
