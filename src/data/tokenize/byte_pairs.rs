@@ -108,7 +108,7 @@ impl Iterator for Lines<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Tokenizer;
+    use crate::data::tokenize::Tokenizer;
 
     fn trained(text: &str, vocab: usize) -> Result<Tokenizer, DataError> {
         let dir = tempfile::tempdir().unwrap();
