@@ -154,7 +154,7 @@ impl TrainConfig {
     /// The length is given in one of three ways.
     fn length_problems(&self, problems: &mut Problems) {
         let &Self { steps, epochs, tokens, warmup_share, .. } = self;
-        let sound = epochs >= 0.0 && epochs <= 1e9;
+        let sound = (0.0..=1e9).contains(&epochs);
         problems.need(sound, "train.epochs", number(epochs), "must be a number above 0");
         let given = [steps > 0, epochs > 0.0, tokens > 0].into_iter().filter(|given| *given).count();
         let reason = "must be 1 or more, unless train.epochs or train.tokens say how long the run is";
