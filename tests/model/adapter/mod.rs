@@ -1,3 +1,5 @@
 //! Adapters beside a frozen base.
 
 mod file;
+mod golden;
+mod train;
