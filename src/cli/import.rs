@@ -3,19 +3,23 @@
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
-use super::{CliResult, overwrite, pool};
+use super::{CliResult, adapter_files, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tetrad::convert::adapter::is_adapter;
 use tetrad::convert::{Beside, Options, Packed, import, open};
 use tetrad::model::{Scheme, TableStorage};
 
-/// Convert a model to .tetrad: a Hugging Face directory, a safetensors file, or GGUF.
+/// Options that say how a model is stored, and nothing of an adapter.
+const OF_MODELS: [&str; 8] = ["config", "tokenizer", "weights", "scheme", "group", "embedding", "head", "codes_only"];
+
+/// Convert a model or an adapter to .tetrad: a Hugging Face directory, a safetensors file, or GGUF; a PEFT or mlx-lm folder.
 ///
 /// Q4_0, Q4_1, Q8_0 and MXFP4 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in
-/// total. The tokenizer is included.
+/// total. The tokenizer is included. An adapter is imported for its base, named with --base.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Directory with config.json and model.safetensors, .safetensors file, or .gguf file.
+    /// Directory with config.json and model.safetensors, .safetensors file, or .gguf file; an adapter's folder or .gguf file.
     source: PathBuf,
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
@@ -23,6 +27,9 @@ pub struct Args {
     /// Replace FILE if it is there already.
     #[arg(long)]
     overwrite: bool,
+    /// The .tetrad model that an adapter was trained on; SOURCE is then an adapter.
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_MODELS)]
+    base: Option<PathBuf>,
     /// config.json of a single safetensors file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -95,6 +102,15 @@ pub fn run(args: Args) -> CliResult {
 }
 
 fn convert(args: &Args) -> CliResult {
+    if let Some(base) = &args.base {
+        return adapter_files::import(&args.source, base, &args.output, args.overwrite);
+    }
+    if is_adapter(&args.source)? {
+        let source = escape(&args.source.to_string_lossy());
+        return Err(
+            format!("{source}: is an adapter; name the model that it was trained on with --base FILE.tetrad").into()
+        );
+    }
     let beside = Beside { config: args.config.as_deref(), tokenizer: args.tokenizer.as_deref() };
     let source = open(&args.source, beside)?;
     for note in &source.notes {

@@ -1,5 +1,6 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
+mod adapter_files;
 mod adapters;
 mod budget;
 mod chart;
@@ -13,8 +14,10 @@ pub mod dump;
 pub mod eval;
 pub mod export;
 mod flatten;
+mod held_out;
 mod hint;
 pub mod import;
+pub mod merge;
 mod number;
 mod output;
 mod overwrite;
@@ -57,6 +60,7 @@ enum Command {
     Chat(chat::Args),
     Import(import::Args),
     Export(export::Args),
+    Merge(merge::Args),
     Dump(dump::Args),
     Verify(verify::Args),
     Diff(diff::Args),
@@ -93,6 +97,7 @@ fn execute(command: Command) -> CliResult {
         Command::Chat(args) => chat::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),

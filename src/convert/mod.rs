@@ -8,11 +8,13 @@
 //!
 //! Memory: beyond the mapped files, the planes of one tensor at a time, the tokenizer, and buffers of rows.
 
+pub mod adapter;
 mod export;
 pub mod gguf;
 mod gguf_model;
 mod hugging_face;
 mod import;
+mod merge;
 mod names;
 mod open;
 pub mod quants;
@@ -22,6 +24,7 @@ mod tokenizer;
 
 pub use export::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face, gguf_left_out};
 pub use import::{Options, Packed, Summary, import};
+pub use merge::{Calibration, MergeSummary, MergeTarget, merge};
 pub use open::open;
 pub use source::{Beside, Source};
 

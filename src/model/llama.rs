@@ -9,6 +9,9 @@ use crate::backend::{Accumulate, Backend, NormGradArgs};
 use crate::memory::Span;
 use std::sync::atomic::Ordering;
 
+/// Shown the number of a block that forward went through, and where what its matrices read lies.
+pub type BlockWatch<'a> = dyn FnMut(&mut dyn Backend, usize, [Span; 4]) + 'a;
+
 impl Model {
     /// Rows `from .. from + count` of an activation of `width` features.
     pub(super) fn rows(&self, span: Span, from: usize, count: usize, width: usize) -> Span {
@@ -26,6 +29,15 @@ impl Model {
     /// # Panics
     /// If the batch has more tokens than were planned, or several sequences with `start > 0`.
     pub fn forward(&self, backend: &mut dyn Backend, batch: Batch) {
+        self.forward_watched(backend, batch, &mut |_, _, _| {});
+    }
+
+    /// The same, and after each block what its matrices read, of a model whose blocks keep that: the input of queries, keys and
+    /// values; that of the output; that of gate and up; that of down.
+    ///
+    /// # Panics
+    /// As [`Model::forward`].
+    pub fn forward_watched(&self, backend: &mut dyn Backend, batch: Batch, watch: &mut BlockWatch<'_>) {
         let (t, planned, longest) = (batch.tokens(), self.acts.tokens, self.acts.micro_tokens);
         assert!(t <= planned, "{t} tokens, planned for {planned}");
         assert!(batch.queries <= longest, "sequences of {}, planned for {longest}", batch.queries);
@@ -41,6 +53,7 @@ impl Model {
                 offloaded.prefetch(backend, group + 1, ParamPart::Weights);
             }
             self.block_forward(backend, batch, l);
+            watch(backend, l, self.inputs_of(l, t));
             self.passes.fetch_add(1, Ordering::Relaxed);
             offloaded.release(backend, group, ParamPart::Weights, false);
         }
@@ -52,6 +65,20 @@ impl Model {
         let (x, xn) = (self.rows(self.acts.x, 0, t, h), self.rows(self.acts.xn, 0, t, h));
         let cx = &mut Context { backend, model: self, batch };
         self.params.final_norm.forward(cx, x, xn, self.acts.inv_rms.head(4 * t));
+    }
+
+    /// What the matrices of block `l` read of `tokens` tokens.
+    fn inputs_of(&self, l: usize, tokens: usize) -> [Span; 4] {
+        let (model, acts) = (&self.settings.model, &self.acts.blocks[l]);
+        // Where blocks share their buffers these hold one micro-batch.
+        let tokens = if self.acts.kept { tokens } else { tokens.min(self.acts.micro_tokens) };
+        [
+            (acts.attn_norm_out, model.hidden),
+            (acts.attn_out, model.query_width()),
+            (acts.mlp_norm_out, model.hidden),
+            (acts.act, model.intermediate),
+        ]
+        .map(|(span, width)| self.rows(span, 0, tokens, width))
     }
 
     /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`. Each block runs over all

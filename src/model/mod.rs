@@ -39,6 +39,7 @@ pub use generate::{Generator, Sampling};
 pub use grad_sink::Apply;
 pub use init::{fill, initialize};
 pub use linear::Linear;
+pub use llama::BlockWatch;
 pub use low_rank::{LowRankActs, LowRankPair};
 pub use mlp::Mlp;
 pub use norm::Norm;

@@ -23,6 +23,8 @@ pub enum Weights {
     /// Products see a float32 master copy rounded to FP4 E1M2 as in the code of arXiv 2502.17055, if groups have 256
     /// elements: their two largest are kept.
     Fp4Simulated,
+    /// One signed byte per weight: what a model is merged into.
+    Int8,
     /// bfloat16, stochastically rounded.
     Bf16,
     /// float32.
@@ -90,6 +92,7 @@ impl StorageConfig {
             Weights::Int4Simulated => WeightFormat::simulated(Simulation::Int4 { offsets }),
             Weights::Int4SimulatedRows => WeightFormat::simulated(Simulation::Int4Rows { offsets }),
             Weights::Fp4Simulated => WeightFormat::simulated(Simulation::Fp4),
+            Weights::Int8 => WeightFormat::INT8,
             Weights::Bf16 => WeightFormat::BF16,
             Weights::F32 => WeightFormat::F32,
         }

@@ -52,6 +52,8 @@ pub enum RngUse {
     StoredProjection = 8,
     /// Inputs that an adapter leaves out; the tensor is its A.
     Dropout = 9,
+    /// Stochastic rounding of a merged weight.
+    Merge = 10,
 }
 
 /// The random numbers of one tensor in one step.

@@ -4,6 +4,7 @@
 mod harness;
 
 mod adapter;
+mod adapter_files;
 mod chat;
 mod compare;
 mod config_errors;
