@@ -30,7 +30,7 @@ fn a_misspelt_key_is_named_with_its_line_and_the_nearest_key() {
     assert_snapshot!(refusal("[model]\nhidden = 64\nhaeds = 4\n\n[trian]\nsteps = 3\n", &["steps=5"]), @"
     3 mistakes in the configuration:
       model.haeds (run.toml, line 3): no such key (did you mean `model.heads`?)
-      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, offload, run
+      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, adapter, offload, run
       steps (--set): no such key (did you mean `train.steps`?)
     ");
 }
@@ -65,7 +65,7 @@ fn a_wrong_type_names_the_value_and_what_is_allowed() {
 fn a_wrong_word_names_all_words() {
     assert_snapshot!(refusal("[storage]\nweights = \"int5\"\nm = \"fp8\"\n", &["optimizer.name=stablespam"]), @r#"
     3 mistakes in the configuration:
-      storage.weights = "int5" (run.toml, line 2): must be one of "int4", "fp4", "int4-simulated", "int4-simulated-rows", "fp4-simulated", "bf16", "f32" (did you mean `int4`?)
+      storage.weights = "int5" (run.toml, line 2): must be one of "int4", "fp4", "int4-simulated", "int4-simulated-rows", "fp4-simulated", "int8", "bf16", "f32" (did you mean `int8`?)
       storage.m = "fp8" (run.toml, line 3): must be one of "f32", "int8", "int4"
       optimizer.name = "stablespam" (--set): must be one of "stable-spam", "spam", "adamw", "adam", "sgd", "lion", "scale", "muon", "adam-mini", "adafactor", "galore", "fira", "apollo", "apollo-mini" (did you mean `stable-spam`?)
     "#);

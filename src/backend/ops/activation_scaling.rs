@@ -94,7 +94,7 @@ pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
         let both = left.iter().zip(&y).map(|(left, y)| left + y).collect::<Vec<_>>();
         case.near_rows(more, width, &both, "activations with elements left out, added");
     }
-    for (tokens, width, group) in [(1, 1, 32), (7, 40, 32), (9, 65, 5)] {
+    for (tokens, width, group) in [(1, 1, 32), (7, 40, 32), (9, 65, 5)] as [(usize, usize, usize); 3] {
         let groups = width.div_ceil(group);
         let mut case = Case::new(open, width as u64);
         let (x, dout) = (case.numbers(tokens * width), case.numbers(tokens * groups));
