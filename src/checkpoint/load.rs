@@ -257,7 +257,7 @@ impl Checkpoint {
     }
 
     /// Puts the saved weights, and nothing else, into a new trainer: the start of another run. Where the file has no
-    /// residue, the trained value begins at the code's own.
+    /// residue, the trained value begins at the code's own. What the run stores in another way is rounded to it.
     ///
     /// # Errors
     /// If the configurations differ in what the weights are, see [`Checkpoint::check_weights`].
@@ -270,7 +270,12 @@ impl Checkpoint {
         let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| self.meta.holds(entry.kind));
         for (entry, param) in held {
             let name = entry.kind.name();
-            let tensor = self.tensor(&name);
+            let number = self.head.find(&name).expect("looked up before");
+            let tensor = &self.head.tensors[number];
+            if self.stores_otherwise(&tensor.spec, entry) {
+                self.recode(number, param, backend);
+                continue;
+            }
             for plane in weight_planes(param) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element() == Some(plane.element));
                 match found.map(|p| p.range()) {
@@ -291,7 +296,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether `given` describes a model with these very weights.
+    /// Whether `given` describes this model, however it stores the weights.
     ///
     /// # Errors
     /// The first difference.
@@ -316,6 +321,10 @@ impl Checkpoint {
                 return differs(format!("adapter.{key}"), saved[key].to_string(), now[key].to_string());
             }
         }
+        if !given.adapter.is_some() && self.meta.adapter.is_none() {
+            return Ok(());
+        }
+        // An adapter's base is used as it is.
         let (saved, now) = (to_json(&self.meta.storage), to_json(&given.storage));
         for key in ["weights", "embedding", "head", "group", "scheme"] {
             if saved[key] != now[key] {

@@ -5,6 +5,7 @@ mod load;
 mod meta;
 mod open;
 mod planes;
+mod recode;
 mod runs;
 mod save;
 mod sound;

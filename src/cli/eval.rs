@@ -5,7 +5,7 @@ use super::signals::{Doing, Interrupts};
 use super::units::grouped;
 use super::{CliResult, Failure, adapters, device, number, pool};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
@@ -26,7 +26,7 @@ const PASS_TOKENS: usize = 2048;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The model.
-    file: PathBuf,
+    file: Option<PathBuf>,
     /// Text files and globs, of any type that training reads.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     text: Vec<String>,
@@ -56,16 +56,30 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    fn model(&self) -> &Path {
+        self.file.as_deref().expect("checked before anything else")
+    }
+}
+
 /// Runs `tetrad eval`.
 ///
 /// # Errors
 /// A file that is not a valid model, or text that it has no tokens for.
-pub fn run(args: Args) -> CliResult {
+pub fn run(mut args: Args) -> CliResult {
+    // A list of texts takes the model that is written behind it.
+    let last = |texts: &[String]| texts.len() > 1 && texts[texts.len() - 1].ends_with(".tetrad");
+    if args.file.is_none() && last(&args.text) {
+        args.file = args.text.pop().map(PathBuf::from);
+    }
+    if args.file.is_none() {
+        return Err("no model is named; write `tetrad eval FILE --text TEXT`".into());
+    }
     pool::run(args.threads, || eval(&args))?
 }
 
 fn eval(args: &Args) -> CliResult {
-    let checkpoint = Checkpoint::open(&args.file)?;
+    let checkpoint = Checkpoint::open(args.model())?;
     let adapters = adapters::open(&args.adapters)?;
     let adapted = Adapted::new(&checkpoint, &adapters)?;
     // A result measured on damaged weights would be believed.
@@ -89,7 +103,7 @@ fn eval(args: &Args) -> CliResult {
     print(|out| {
         if args.json {
             let value = json!({
-                "file": args.file.to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
+                "file": args.model().to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
                 "bits_per_byte": bits.map(number::json), "tokens": windows.targets(), "sequence": sequence,
                 "samples_cut": windows.packings().map(|packing| packing.truncated).sum::<usize>(),
                 "device": device,
@@ -118,7 +132,7 @@ fn eval(args: &Args) -> CliResult {
 /// The configuration of the tokenizer in a file.
 fn tokenizer_config(args: &Args, checkpoint: &Checkpoint) -> Result<TokenizerConfig, DataError> {
     let config = match checkpoint.attachment(TOKENIZER_CONFIG) {
-        Some(json) => TokenizerConfig::parse(&args.file.to_string_lossy(), &json)?,
+        Some(json) => TokenizerConfig::parse(&args.model().to_string_lossy(), &json)?,
         None => TokenizerConfig::default(),
     };
     match &args.chat_template {

@@ -23,6 +23,7 @@ mod output;
 mod overwrite;
 pub mod plan;
 mod pool;
+pub mod prepare;
 mod progress;
 pub mod report;
 mod runs;
@@ -30,6 +31,7 @@ pub mod sample;
 mod signals;
 pub mod sweep;
 mod table;
+pub mod tokenizer;
 pub mod train;
 mod units;
 pub mod verify;
@@ -65,6 +67,8 @@ enum Command {
     Verify(verify::Args),
     Diff(diff::Args),
     Plan(plan::Args),
+    Prepare(prepare::Args),
+    Tokenizer(tokenizer::Args),
     Config(config::Args),
     Doctor(doctor::Args),
     Report(report::Args),
@@ -79,7 +83,9 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
     signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
-        Command::Train(_) | Command::Plan(_) | Command::Config(_) | Command::Sweep(_) => Options::Keys,
+        Command::Train(_) | Command::Plan(_) | Command::Prepare(_) | Command::Config(_) | Command::Sweep(_) => {
+            Options::Keys
+        }
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
@@ -102,6 +108,8 @@ fn execute(command: Command) -> CliResult {
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Prepare(args) => prepare::run(args),
+        Command::Tokenizer(args) => tokenizer::run(args),
         Command::Config(args) => config::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Report(args) => report::run(args),

@@ -15,6 +15,8 @@ pub enum Weights {
     Int4,
     /// The same with four-bit floats, MXFP4: blocks of 32 under powers of two.
     Fp4,
+    /// One signed byte per weight, which products read whole: as much memory as codes and residue, sixteen times finer.
+    Int8,
     /// Products see a float32 master copy rounded to INT4 as in the code of arXiv 2502.17055, if groups have 256 elements
     /// and are asymmetric: groups run on from a row to the next.
     Int4Simulated,
@@ -23,8 +25,6 @@ pub enum Weights {
     /// Products see a float32 master copy rounded to FP4 E1M2 as in the code of arXiv 2502.17055, if groups have 256
     /// elements: their two largest are kept.
     Fp4Simulated,
-    /// One signed byte per weight: what a model is merged into.
-    Int8,
     /// bfloat16, stochastically rounded.
     Bf16,
     /// float32.

@@ -95,6 +95,7 @@ pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
 }
 
 fn place(config: &Config, settings: &Settings, base: Option<&[Param]>, backend: &dyn DeviceInfo) -> (Plan, Model) {
+    assert!(config.train.batch > 0 && config.train.sequence > 0, "Config::settle comes first");
     let mut plan = Plan::default();
     let (tokens, keys) = (config.train.batch * config.train.sequence, config.train.sequence);
     let model = match base {

@@ -109,12 +109,13 @@ fn every_rule_resumes_to_the_bytes_of_a_run_that_was_not_interrupted() {
 
 #[test]
 fn every_rule_moves_every_storage() {
-    let storages: [fn(&mut Config); 9] = [
+    let storages: [fn(&mut Config); 10] = [
         |_| {},
         |config| config.storage.residue = false,
         |config| config.storage.scheme = Scheme::Asymmetric,
         |config| (config.storage.embedding, config.storage.head) = (TableStorage::Int8, TableStorage::Int4),
         |config| config.storage.weights = Weights::Int4Simulated,
+        |config| config.storage.weights = Weights::Int8,
         |config| config.storage.weights = Weights::Bf16,
         |config| config.storage.weights = Weights::F32,
         |config| (config.storage.m, config.storage.v) = (Moment::Int8, SecondMoment::Int8),
