@@ -1,6 +1,6 @@
 // Activations times a number, with elements left out, and summed in groups (`ActivationScaling`): one warp per row.
-// Floors, in bytes of device memory per element: scaling 4, its gradient 4, dropout 4, and 2 more where it adds; sums 2,
-// and their gradient 2 or 4.
+// Floors, in bytes of device memory per element: scaling 4, its gradient 4, dropout 4, and 2 more where it adds;
+// sums 2, and their gradient 2 or 4.
 #include "rng.h"
 #include "rows.h"
 
