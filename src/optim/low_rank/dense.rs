@@ -58,33 +58,41 @@ impl Dense {
 
     /// Reads a matrix of scalar products; tells whether it is something.
     fn read(&mut self, backend: &dyn Backend, from: Span, n: usize) -> bool {
-        let floats = &mut self.floats[..n * n];
-        backend.download(from, floats.as_mut_bytes());
+        backend.download(from, self.floats[..n * n].as_mut_bytes());
+        self.take(n)
+    }
+
+    /// The matrix in `floats` as one to compute with; tells whether it is something.
+    fn take(&mut self, n: usize) -> bool {
+        let floats = &self.floats[..n * n];
         // Rows for columns: the matrix is symmetric, and of what is read one triangle counts.
-        self.given.iter_mut().zip(&*floats).for_each(|(given, x)| *given = f64::from(*x));
+        self.given.iter_mut().zip(floats).for_each(|(given, x)| *given = f64::from(*x));
         let trace: f64 = (0..n).map(|i| self.given[i * n + i]).sum();
         trace > 0.0 && self.given[..n * n].iter().all(|x| x.is_finite())
     }
 
-    /// Writes `rows` rows of `n` numbers.
-    fn write(
-        &mut self,
-        backend: &mut dyn Backend,
-        to: Span,
-        [rows, n]: [usize; 2],
-        at: impl Fn(&[Vec<f64>; 2], usize, usize) -> f64,
-    ) {
+    /// Puts `rows` rows of `n` numbers into `floats`.
+    fn give(&mut self, [rows, n]: [usize; 2], at: impl Fn(&[Vec<f64>; 2], usize, usize) -> f64) {
         for (i, row) in self.floats[..rows * n].chunks_exact_mut(n).enumerate() {
             row.iter_mut().enumerate().for_each(|(j, x)| *x = at(&self.made, i, j) as f32);
         }
-        backend.upload(self.floats[..rows * n].as_bytes(), to);
     }
 
     /// `out`, `[n, n]`: the inverse of the lower triangular root of a matrix of scalar products, which makes vectors
     /// orthonormal. Where some nearly depend on the others a little is added to the diagonal, and those become shorter than
     /// one. False if the vectors are zero or not finite.
     pub fn inverse_root(&mut self, backend: &mut dyn Backend, products: Span, n: usize, out: Span) -> bool {
-        if !self.read(backend, products, n) {
+        backend.download(products, self.floats[..n * n].as_mut_bytes());
+        let found = self.invert_root(n);
+        if found {
+            backend.upload(self.floats[..n * n].as_bytes(), out);
+        }
+        found
+    }
+
+    /// The same of the matrix in `floats`, in its place.
+    fn invert_root(&mut self, n: usize) -> bool {
+        if !self.take(n) {
             return false;
         }
         let trace: f64 = (0..n).map(|i| self.given[i * n + i]).sum();
@@ -97,7 +105,7 @@ impl Dense {
         inverse[..n * n].fill(0.0);
         let root = MatRef::from_column_major_slice(&root[..n * n], n, n);
         invert_lower_triangular(MatMut::from_column_major_slice_mut(&mut inverse[..n * n], n, n), root, Par::Seq);
-        self.write(backend, out, [n, n], |[_, inverse], i, j| inverse[j * n + i]);
+        self.give([n, n], |[_, inverse], i, j| inverse[j * n + i]);
         true
     }
 
@@ -113,7 +121,17 @@ impl Dense {
     /// `out`, `[count, n]`: the eigenvectors of the `count` largest eigenvalues of a symmetric matrix as rows, largest
     /// first. False if the matrix is zero or not finite.
     pub fn largest(&mut self, backend: &mut dyn Backend, products: Span, [count, n]: [usize; 2], out: Span) -> bool {
-        if !self.read(backend, products, n) {
+        backend.download(products, self.floats[..n * n].as_mut_bytes());
+        let found = self.eigenvectors(count, n);
+        if found {
+            backend.upload(self.floats[..count * n].as_bytes(), out);
+        }
+        found
+    }
+
+    /// The same of the matrix in `floats`, in its place.
+    fn eigenvectors(&mut self, count: usize, n: usize) -> bool {
+        if !self.take(n) {
             return false;
         }
         let [vectors, values] = &mut self.made;
@@ -127,45 +145,38 @@ impl Dense {
             Default::default(),
         );
         // Smallest first.
-        self.write(backend, out, [count, n], |[vectors, _], i, j| vectors[(n - 1 - i) * n + j]);
+        self.give([count, n], |[vectors, _], i, j| vectors[(n - 1 - i) * n + j]);
         found.is_ok()
     }
 
     /// `out`, `[n]`: -1 where the diagonal of a matrix is below 0, else 1.
     pub fn signs(&mut self, backend: &mut dyn Backend, matrix: Span, n: usize, out: Span) {
-        let floats = &mut self.floats[..n * n];
-        backend.download(matrix, floats.as_mut_bytes());
+        backend.download(matrix, self.floats[..n * n].as_mut_bytes());
+        self.signs_of_diagonal(n);
+        backend.upload(self.floats[..n].as_bytes(), out);
+    }
+
+    /// The same of the matrix in `floats`, in its place.
+    fn signs_of_diagonal(&mut self, n: usize) {
         for i in 0..n {
-            floats[i] = if floats[i * n + i] < 0.0 { -1.0 } else { 1.0 };
+            self.floats[i] = if self.floats[i * n + i] < 0.0 { -1.0 } else { 1.0 };
         }
-        backend.upload(floats[..n].as_bytes(), out);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::MaxShapes;
-    use crate::backend::cpu::Cpu;
-    use crate::backend::prelude::*;
-    use crate::memory::{Category, Lifetime, Plan};
 
-    /// A backend with a matrix and room for what is made of it.
-    fn with(matrix: &[f32]) -> (Cpu, Span, Span) {
-        let (mut cpu, mut plan) = (Cpu::new(), Plan::default());
-        let mut add = |bytes| plan.add("", Category::Scratch, bytes, Lifetime::ALWAYS);
-        let [given, out] = [(); 2].map(|()| add(4 * matrix.len()));
-        let max = MaxShapes { tokens: 1, features: 1, inputs: 1, keys: 1, parameter: 1, head_dim: 2 };
-        let scratch = add(cpu.workspace_bytes(&max));
-        cpu.allocate(plan.total(), None, scratch).unwrap();
-        cpu.upload(matrix.as_bytes(), given);
-        (cpu, given, out)
+    /// Room for a matrix of `n` rows that holds it.
+    fn with(matrix: &[f32], n: usize) -> Dense {
+        let mut dense = Dense::new(n);
+        dense.floats[..matrix.len()].copy_from_slice(matrix);
+        dense
     }
 
-    fn floats(cpu: &Cpu, span: Span) -> Vec<f64> {
-        let mut floats = vec![0f32; span.bytes / 4];
-        cpu.download(span, floats.as_mut_bytes());
-        floats.into_iter().map(f64::from).collect()
+    fn floats(dense: &Dense, count: usize) -> Vec<f64> {
+        dense.floats[..count].iter().map(|&x| x.into()).collect()
     }
 
     /// Scalar products of `n` rows that depend on each other but little, and the identity.
@@ -182,9 +193,9 @@ mod tests {
         let mut dense = Dense::new(150);
         for n in [1, 5, 64, 65, 150] {
             let matrix = products(n);
-            let (mut cpu, given, out) = with(&matrix);
-            assert!(dense.inverse_root(&mut cpu, given, n, out));
-            let inverse = floats(&cpu, out);
+            dense.floats[..n * n].copy_from_slice(&matrix);
+            assert!(dense.invert_root(n));
+            let inverse = floats(&dense, n * n);
             let row = |i: usize| &inverse[i * n..][..n];
             assert!((0..n).all(|i| row(i)[i + 1..].iter().all(|x| *x == 0.0)), "{n}: lower triangular");
             let half: Vec<f64> =
@@ -199,18 +210,15 @@ mod tests {
 
     #[test]
     fn directions_that_depend_on_others_become_short_ones() {
-        let mut dense = Dense::new(3);
-        let (mut cpu, given, out) = with(&[2.0; 9]);
-        assert!(dense.inverse_root(&mut cpu, given, 3, out));
-        let inverse = floats(&cpu, out);
+        let mut dense = with(&[2.0; 9], 3);
+        assert!(dense.invert_root(3));
+        let inverse = floats(&dense, 9);
         for (i, x) in inverse.chunks(3).enumerate() {
             let squared = 2.0 * x.iter().sum::<f64>().powi(2);
             assert!(squared < 1.0 + 1e-6 && (i > 0 || squared > 1.0 - 1e-6), "row {i} has a length of {squared}");
         }
         for nothing in [[0.0; 9], [f32::NAN; 9]] {
-            let (mut cpu, given, out) = with(&nothing);
-            assert!(!dense.inverse_root(&mut cpu, given, 3, out) && !dense.is_something(&cpu, given, 3));
-            assert!(!dense.largest(&mut cpu, given, [1, 3], out.head(12)));
+            assert!(!with(&nothing, 3).invert_root(3) && !with(&nothing, 3).eigenvectors(1, 3));
         }
     }
 
@@ -219,9 +227,9 @@ mod tests {
         let mut dense = Dense::new(40);
         for n in [1, 2, 17, 40] {
             let (matrix, count) = (products(n), n.div_ceil(2));
-            let (mut cpu, given, out) = with(&matrix);
-            assert!(dense.largest(&mut cpu, given, [count, n], out.head(4 * count * n)));
-            let vectors = floats(&cpu, out.head(4 * count * n));
+            dense.floats[..n * n].copy_from_slice(&matrix);
+            assert!(dense.eigenvectors(count, n));
+            let vectors = floats(&dense, count * n);
             let mut before = f64::INFINITY;
             for v in vectors.chunks(n) {
                 let image: Vec<f64> =
@@ -251,8 +259,8 @@ mod tests {
 
     #[test]
     fn signs_are_those_of_the_diagonal() {
-        let (mut cpu, given, out) = with(&[1.0, -1.0, 2.0, -3.0]);
-        Dense::new(2).signs(&mut cpu, given, 2, out.head(8));
-        assert_eq!(floats(&cpu, out.head(8)), [1.0, -1.0]);
+        let mut dense = with(&[1.0, -1.0, 2.0, -3.0], 2);
+        dense.signs_of_diagonal(2);
+        assert_eq!(floats(&dense, 2), [1.0, -1.0]);
     }
 }

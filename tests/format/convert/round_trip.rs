@@ -74,7 +74,7 @@ fn any_source_becomes_four_bit_floats() {
             bring_in(&fixture(name), &Options { weights: Some(Packed::Int4), ..Options::default() }, &at("int.tetrad"))
                 .unwrap();
             let integers = open(&at("int.tetrad"));
-            let query = "model.layers.1.self_attn.q_proj.weight";
+            let query = "model.layers.0.mlp.gate_proj.weight";
             assert_eq!(checkpoint.file().tensor(query).unwrap().1.spec.storage, WeightCodec::Fp4, "{name}");
             let (found, wanted) = (finest(&checkpoint, query), finest(&integers, query));
             for (found, wanted) in found.chunks(32).zip(wanted.chunks(32)) {
