@@ -5,6 +5,7 @@
 //!   everything else is rounded to codes and residue.
 //! - Out: [`export_gguf`] and [`export_hugging_face`] stream a file's planes out. Packed matrices become Q4_0 or Q4_1
 //!   with the same bits.
+//! - Adapters: [`adapter`] reads and writes those of other programs; [`merge()`] adds adapters to the weights of their base.
 //!
 //! Memory: beyond the mapped files, the planes of one tensor at a time, the tokenizer, and buffers of rows.
 

@@ -21,6 +21,10 @@ pub struct LowRankPair {
     pub factor: f32,
     /// Probability that a step leaves out an input.
     pub dropout: f32,
+    /// Inputs of the layer.
+    pub inputs: usize,
+    /// How many of them A sees as one, their sum; 1: each by itself.
+    pub group: usize,
 }
 
 /// The buffers of all pairs, as long as a micro-batch.
@@ -32,6 +36,8 @@ pub struct LowRankActs {
     pub ddown: Span,
     /// What dropout leaves of an input `[M, I]`; only with dropout.
     pub dropped: Span,
+    /// Sums of the groups of an input `[M, groups]`; only with groups.
+    pub sums: Span,
 }
 
 impl LowRankPair {
@@ -47,15 +53,17 @@ impl LowRankPair {
 
     /// What A sees of `x`, and `A x`.
     fn down(&self, cx: &mut Context<'_>, x: Span) -> (Span, Span) {
-        let shape = self.a.weight.shape;
-        let input = match self.left_out(cx) {
-            None => x,
-            Some(args) => {
-                let dropped = cx.micro_rows(cx.model.acts.low_rank.dropped, shape.cols);
-                cx.backend.dropout(x, dropped, shape.cols, &args, Accumulate::No);
-                dropped
-            }
-        };
+        let (shape, inputs) = (self.a.weight.shape, self.inputs);
+        let mut input = x;
+        if let Some(args) = self.left_out(cx) {
+            input = cx.micro_rows(cx.model.acts.low_rank.dropped, inputs);
+            cx.backend.dropout(x, input, inputs, &args, Accumulate::No);
+        }
+        if self.group > 1 {
+            let sums = cx.micro_rows(cx.model.acts.low_rank.sums, shape.cols);
+            cx.backend.sum_groups(input, sums, inputs, self.group);
+            input = sums;
+        }
         let down = cx.micro_rows(cx.model.acts.low_rank.down, shape.rows);
         cx.backend.linear(input, &self.a.weight, down, Accumulate::No);
         (input, down)
@@ -78,8 +86,7 @@ impl LowRankPair {
 
     /// Adds to `dx`, and forms the gradients of A, of B and of the factor.
     pub(super) fn backward(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), dx: Span, sink: &mut GradSink<'_, '_>) {
-        let ([rank, inputs], outputs) =
-            ([self.a.weight.shape.rows, self.a.weight.shape.cols], self.b.weight.shape.cols);
+        let ([rank, cols], outputs) = ([self.a.weight.shape.rows, self.a.weight.shape.cols], self.b.weight.shape.cols);
         let accumulate = sink.accumulate;
         let (input, down) = self.down(cx, x);
         let ddown = cx.micro_rows(cx.model.acts.low_rank.ddown, rank);
@@ -92,19 +99,33 @@ impl LowRankPair {
         self.scale(cx, down);
         cx.backend.linear_grad_weight(down, dy, b_grad, rank, outputs, accumulate);
         self.scale(cx, ddown);
-        cx.backend.linear_grad_weight(ddown, input, a_grad, rank, inputs, accumulate);
-        match self.left_out(cx) {
-            None => cx.backend.linear_grad_input(ddown, &self.a.weight, dx, Accumulate::Yes),
-            Some(args) => {
-                // The input has served.
-                cx.backend.linear_grad_input(ddown, &self.a.weight, input, Accumulate::No);
-                cx.backend.dropout(input, dx, inputs, &args, Accumulate::Yes);
-            }
-        }
+        cx.backend.linear_grad_weight(ddown, input, a_grad, rank, cols, accumulate);
+        self.input_grad(cx, (ddown, input), dx);
         sink.add_adapter(cx, &self.a, a_grad);
         sink.add_adapter(cx, &self.b, b_grad);
         if let (Some(scale), Some(grad)) = (&self.scale, scale_grad) {
             sink.add_adapter(cx, scale, grad);
+        }
+    }
+}
+
+impl LowRankPair {
+    /// Adds to the gradient of the layer's input from that of `A x`; `input` is what A saw, which has served.
+    fn input_grad(&self, cx: &mut Context<'_>, (ddown, input): (Span, Span), dx: Span) {
+        let (a, left_out, inputs) = (&self.a.weight, self.left_out(cx), self.inputs);
+        // Where the gradient of the input is whole, before elements are left out of it.
+        let (whole, accumulate) = match left_out {
+            None => (dx, Accumulate::Yes),
+            Some(_) => (cx.micro_rows(cx.model.acts.low_rank.dropped, inputs), Accumulate::No),
+        };
+        if self.group > 1 {
+            cx.backend.linear_grad_input(ddown, a, input, Accumulate::No);
+            cx.backend.sum_groups_grad(input, whole, inputs, self.group, accumulate);
+        } else {
+            cx.backend.linear_grad_input(ddown, a, whole, accumulate);
+        }
+        if let Some(args) = left_out {
+            cx.backend.dropout(whole, dx, inputs, &args, Accumulate::Yes);
         }
     }
 }
@@ -127,6 +148,8 @@ pub(super) fn pairs(
                 scale: of(AdapterPart::Scale).copied(),
                 factor: site.factor as f32 * used.scale,
                 dropout: used.config.dropout as f32,
+                inputs: matrix.shape(&settings.model)[1],
+                group: if used.config.group { settings.storage.group } else { 1 },
             };
             pairs.push((layer, matrix, pair));
         }

@@ -9,6 +9,7 @@ is to theirs.
 
 import ctypes as c
 import json
+import os
 import pathlib
 import struct
 import sys
@@ -19,7 +20,8 @@ from tokenizers import Tokenizer
 from llama import Llama, losses
 from program import Program
 
-SEQUENCE, SEQUENCES, RANK, ALPHA = 512, 2, 8, 12.0
+SEQUENCE, SEQUENCES = 512, int(os.environ.get("SEQUENCES", 2))
+RANK, ALPHA = 8, 12.0
 
 tetrad, gguf, text, folder = (pathlib.Path(argument).resolve() for argument in sys.argv[1:])
 program = Program(tetrad, folder)
@@ -37,8 +39,8 @@ def adapter(config, target):
     for block in blocks:
         for name, (rows, cols) in sizes.items():
             key = f"base_model.model.model.layers.{block}.{name}.lora_"
-            tensors[key + "A.weight"] = random.standard_normal((RANK, cols)).astype(np.float32) / np.sqrt(cols)
-            tensors[key + "B.weight"] = (random.standard_normal((rows, RANK)) * 0.02).astype(np.float32)
+            tensors[key + "A.weight"] = (random.standard_normal((RANK, cols)) / np.sqrt(cols)).astype(np.float32)
+            tensors[key + "B.weight"] = (random.standard_normal((rows, RANK)) * 0.15).astype(np.float32)
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for key, values in tensors.items():
         header[key] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [at, at + values.nbytes]}
@@ -128,12 +130,13 @@ def main():
     run("merge", "--overwrite", "model.tetrad", "--adapter", "adapter.tetrad", "--into", "f32", "-o", "whole.tetrad")
     ids = Tokenizer.from_file(str(folder / "directory/tokenizer.json")).encode(text.read_text(), add_special_tokens=False).ids
     plain, whole = eval_loss("model.tetrad"), eval_loss("whole.tetrad")
-    check(abs(whole - plain) > 0.02, f"the adapter changes the loss: {plain:.4f}, with it {whole:.4f}")
+    check(abs(whole - plain) > 0.05, f"the adapter changes the loss: {plain:.4f}, with it {whole:.4f}")
     client = Llama(folder / "exported.gguf", SEQUENCE)
-    off = near(plain, mean_loss(client.logits, ids), 0.005, "llama.cpp on the base alone")
-    load(client, folder / "adapter.gguf")
     # Its activations are rounded to eight bits in packed products, with the adapter as without.
-    near(whole, mean_loss(client.logits, ids), max(0.005, 2 * abs(off)), "llama.cpp with --lora")
+    off = near(plain, mean_loss(client.logits, ids), 0.01, "llama.cpp on the base alone")
+    load(client, folder / "adapter.gguf")
+    with_it = near(whole, mean_loss(client.logits, ids), 0.01, "llama.cpp with --lora")
+    check(abs(with_it - off) < 0.004, f"so the adapter is the same there: {with_it - off:+.4%} of the difference are its own")
     logits = peft("directory", "peft-out")
     if logits:
         near(whole, mean_loss(logits, ids), 1e-4, "transformers with peft")

@@ -5,9 +5,9 @@ use crate::harness::gpu;
 use crate::harness::small::batch;
 use crate::harness::state::whole_state;
 use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{Checkpoint, Extent};
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, Extent};
 use tetrad::config::Config;
-use tetrad::model::{ActivationCheckpointing, AdapterScale, Offload};
+use tetrad::model::{ActivationCheckpointing, AdapterScale, Batch, Offload};
 use tetrad::train::Trainer;
 
 /// As in `training.rs`: activations are rounded to eight bits on the GPU.
@@ -31,9 +31,9 @@ fn an_adapter_takes_the_same_course_as_on_the_cpu() {
     let base = base(folder.path());
     for (name, edit) in [
         ("plain", (|_| {}) as fn(&mut Config)),
-        ("dropout, learned scales, the upper block", |config| {
+        ("dropout, learned scales, groups, the upper block", |config| {
             (config.adapter.dropout, config.adapter.scale) = (0.2, AdapterScale::Learned);
-            config.adapter.layers = "1".into();
+            (config.adapter.layers, config.adapter.group) = ("1".into(), true);
         }),
         ("micro-batches, recomputed, the base fetched", |config| {
             (config.train.micro_batch, config.run.activation_checkpointing) = (1, ActivationCheckpointing::Block);
@@ -82,4 +82,13 @@ fn a_fetched_base_gives_the_same_bytes_and_a_state_moves_between_devices() {
     let (inputs, targets) = batch(5);
     let [a, b] = [&mut cpu, &mut here].map(|trainer| trainer.evaluate(3, &inputs, &targets));
     assert!((a - b).abs() <= SAME_WEIGHTS * a, "{a} and {b}");
+
+    // As `eval --adapter` has it.
+    write(&here, Extent::Weights, &path);
+    let adapters = [(Checkpoint::open_sound(&path).unwrap(), 1.0)];
+    let capacity = Capacity { tokens: 99, keys: 33, sampling: false, packing: false };
+    let mut backend = gpu::open();
+    let model = Adapted::new(&base, &adapters).unwrap().open(&mut backend, capacity).unwrap();
+    let evaluated = model.evaluate(&mut backend, Batch::whole(3, 33), &inputs, &targets, &[], &mut [0.0; 99]);
+    assert_eq!(evaluated.to_bits(), b.to_bits());
 }

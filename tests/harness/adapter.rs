@@ -65,7 +65,8 @@ pub struct RecordedAdapter {
 impl RecordedAdapter {
     pub fn load(name: &str, adapter: AdapterConfig) -> Self {
         let (base, golden) = (Recorded::load("llama_gqa_untied"), Golden::load(&format!("adapters/{name}")));
-        let config = Config { adapter, ..base.config.clone() };
+        let mut config = Config { adapter, ..base.config.clone() };
+        config.storage.group = 32;
         assert_eq!(config.adapter.problems(&config.model).0, []);
         Self { base, golden, config }
     }

@@ -2,10 +2,11 @@
 
 use crate::alone;
 use crate::counting::allocations;
+use crate::harness::{adapter, small};
 use tetrad::backend::SecondMoment;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
-use tetrad::model::ActivationQuant;
+use tetrad::model::{ActivationQuant, AdapterScale};
 use tetrad::optim::{EmbeddingUpdate, OptimizerConfig, Rule};
 use tetrad::train::{Audit, Trainer};
 
@@ -52,6 +53,32 @@ fn count() {
             }
         });
     }
+}
+
+#[test]
+fn no_step_beside_a_frozen_base_allocates() {
+    alone("steps::no_step_beside_a_frozen_base_allocates", count_beside_a_base);
+}
+
+fn count_beside_a_base() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = adapter::base(folder.path());
+    let mut config = adapter::lora();
+    (config.adapter.dropout, config.adapter.scale, config.adapter.group) = (0.1, AdapterScale::Learned, true);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    pool.install(|| {
+        let mut trainer = adapter::trainer(&config, &base, Box::new(Cpu::new()));
+        let (inputs, targets) = small::batch(1);
+        // The first steps let the pool's own queues grow.
+        for _ in 0..3 {
+            trainer.step(&inputs, &targets);
+        }
+        let count = allocations(|| {
+            trainer.step(&inputs, &targets);
+            trainer.evaluate(3, &inputs, &targets);
+        });
+        assert_eq!(count, 0);
+    });
 }
 
 /// GaLore and Fira allocate where they look for a new projection, and nowhere else; all other rules never do.

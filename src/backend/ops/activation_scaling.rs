@@ -1,4 +1,4 @@
-//! Activations times a number, and with elements left out: what adapters need beside products.
+//! Activations times a number, with elements left out, and summed in groups: what adapters need beside products.
 
 use super::Accumulate;
 use super::conformance::{Case, MAX};
@@ -30,7 +30,7 @@ impl DropoutArgs {
     }
 }
 
-/// Scaling of activations and its gradients.
+/// Scaling of activations, sums of their groups, and the gradients of both.
 pub trait ActivationScaling {
     /// `x = factor x`, or `factor learned x`: `x` is activations `[T, width]`, `learned` one float32.
     fn scale_rows(&mut self, x: Span, width: usize, factor: f32, learned: Option<Span>);
@@ -43,6 +43,18 @@ pub trait ActivationScaling {
     /// `out = x / (1 - p)` where an element stays, 0 where it is left out, which is where its random number is below p.
     /// `x` and `out` are activations `[T, width]`.
     fn dropout(&mut self, x: Span, out: Span, width: usize, args: &DropoutArgs, accumulate: Accumulate);
+
+    /// `out[t, g] = sum of x[t, i]` over the `group` features i of group g, in order; the last group of a row may be short.
+    /// `x` is activations `[T, width]`, `out` has as many features as a row has groups.
+    fn sum_groups(&mut self, x: Span, out: Span, width: usize, group: usize);
+
+    /// `dx[t, i] = dout[t, g]` for each feature i of group g: the gradient of [`ActivationScaling::sum_groups`].
+    fn sum_groups_grad(&mut self, dout: Span, dx: Span, width: usize, group: usize, accumulate: Accumulate);
+}
+
+/// Sums of the groups of rows.
+pub fn sum_groups(x: &[f64], width: usize, group: usize) -> Vec<f64> {
+    x.chunks(width).flat_map(|row| row.chunks(group).map(|group| group.iter().sum())).collect()
 }
 
 /// What is left of rows.
@@ -81,6 +93,24 @@ pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
         case.near_rows(out, width, &left, "activations with elements left out");
         let both = left.iter().zip(&y).map(|(left, y)| left + y).collect::<Vec<_>>();
         case.near_rows(more, width, &both, "activations with elements left out, added");
+    }
+    for (tokens, width, group) in [(1, 1, 32), (7, 40, 32), (9, 65, 5)] as [(usize, usize, usize); 3] {
+        let groups = width.div_ceil(group);
+        let mut case = Case::new(open, width as u64);
+        let (x, dout) = (case.numbers(tokens * width), case.numbers(tokens * groups));
+        let (x_at, dout_at) = (case.activations(&x, width), case.activations(&dout, groups));
+        let (out, dx) = (case.room_of_rows(tokens, groups), case.room_of_rows(tokens, width));
+        let more = case.activations(&x, width);
+        case.run(MAX, |backend| {
+            backend.sum_groups(x_at, out, width, group);
+            backend.sum_groups_grad(dout_at, dx, width, group, Accumulate::No);
+            backend.sum_groups_grad(dout_at, more, width, group, Accumulate::Yes);
+        });
+        let spread = |i: usize| f64::from(dout[i / width * groups + i % width / group]);
+        case.near_rows(out, groups, &sum_groups(&wide(&x), width, group), "sums of groups");
+        case.near_rows(dx, width, &(0..x.len()).map(spread).collect::<Vec<_>>(), "the gradient of sums of groups");
+        let both = (0..x.len()).map(|i| spread(i) + f64::from(x[i])).collect::<Vec<_>>();
+        case.near_rows(more, width, &both, "the gradient of sums of groups, added");
     }
 }
 

@@ -9,6 +9,7 @@ use crate::model::{
     ParamKind,
 };
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// A pair of matrices of an adapter of ours.
@@ -16,8 +17,9 @@ use std::collections::HashMap;
 pub struct Pair<'a> {
     /// Where it stands, its rank and its factor; a learned scale is in the factor.
     pub site: LowRankSite,
-    /// `[r, in]`.
-    pub a: &'a [f32],
+    /// `[r, in]`; of an adapter that sees sums of groups each of its numbers once for every input of its group, which is the
+    /// same.
+    pub a: Cow<'a, [f32]>,
     /// `[r, out]`.
     pub b_transposed: &'a [f32],
     /// The scale that was learned, 1 if none was.
@@ -47,8 +49,13 @@ pub fn pairs(adapter: &Adapter) -> Vec<Pair<'_>> {
     }
     let of = |site: LowRankSite| {
         let part = |part| parts.get(&(site.layer, site.matrix, part)).copied();
+        let (a, inputs) = (part(AdapterPart::A)?, site.matrix.shape(&adapter.meta.model)[1]);
+        let spread = |row: &[f32]| (0..inputs).map(|i| row[i / adapter.meta.storage.group]).collect::<Vec<_>>();
         Some(Pair {
-            a: part(AdapterPart::A)?,
+            a: match config.group {
+                true => a.chunks(a.len() / site.rank).flat_map(spread).collect(),
+                false => a.into(),
+            },
             b_transposed: part(AdapterPart::BTransposed)?,
             learned: part(AdapterPart::Scale).map_or(1.0, |scale| scale[0]),
             site,
@@ -101,6 +108,7 @@ fn restored(own: &Map<String, Value>, read: &Adapter, base: &Checkpoint) -> Opti
     let same = meta.base == read.meta.base
         && meta.model == *model
         && adapter.scale != AdapterScale::Learned
+        && !adapter.group
         && adapter.weights == found.weights
         && adapter.dropout == found.dropout
         && adapter.sites(model) == found.sites(model);

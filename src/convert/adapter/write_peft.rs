@@ -53,7 +53,7 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
         use std::io::Write;
         out.write_all(&header)?;
         for pair in &pairs {
-            for values in [pair.a, &pair.b()] {
+            for values in [&pair.a[..], &pair.b()[..]] {
                 match kind {
                     Kind::F32 => out.write_all(values.as_bytes())?,
                     _ => {

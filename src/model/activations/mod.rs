@@ -190,8 +190,10 @@ fn low_rank(
     backend: &dyn DeviceInfo,
 ) -> LowRankActs {
     let factors = specs.iter().filter(|spec| spec.kind.is_adapter() && !spec.kind.is_vector());
-    let [rank, input] = [|spec: &ParamSpec| spec.shape.rows, |spec: &ParamSpec| spec.shape.cols]
-        .map(|side| factors.clone().map(side).max().unwrap_or(0));
+    let rank = factors.clone().map(|spec| spec.shape.rows).max().unwrap_or(0);
+    let input = settings.model.hidden.max(settings.model.intermediate).max(settings.model.query_width());
+    let grouped = settings.adapters.iter().any(|used| used.config.group);
+    let groups = if grouped { input.div_ceil(settings.storage.group) } else { 0 };
     let train = factors.clone().any(|spec| spec.trainable);
     let drops = train && settings.adapters.iter().any(|used| used.config.dropout > 0.0);
     let mut rows = |name: &str, width: usize, life| {
@@ -202,6 +204,7 @@ fn low_rank(
     LowRankActs {
         down: rows("low-rank product", rank, Lifetime::ALWAYS),
         ddown: rows("gradient of a low-rank product", if train { rank } else { 0 }, step),
+        sums: rows("sums of an input's groups", groups, Lifetime::ALWAYS),
         dropped: rows("input of an adapter with elements left out", if drops { input } else { 0 }, step),
     }
 }

@@ -97,6 +97,11 @@ fn golden_lora_patterns_logits_loss_gradients() {
 }
 
 #[test]
+fn golden_lora_group_logits_loss_gradients() {
+    logits_loss_and_gradients("lora_group", AdapterConfig { group: true, ..lora() });
+}
+
+#[test]
 fn golden_lora_lae_logits_loss_gradients() {
     logits_loss_and_gradients("lora_lae", lae());
 }

@@ -46,6 +46,7 @@ fn an_adapter_learns_and_its_base_stays_as_it_is() {
         |config: &mut Config| config.adapter.weights = AdapterWeights::Bf16,
         |config: &mut Config| config.adapter.scale = AdapterScale::Learned,
         |config: &mut Config| (config.adapter.dropout, config.adapter.rate_b) = (0.1, 4.0),
+        |config: &mut Config| (config.adapter.group, config.adapter.rate_b) = (true, 4.0),
         |config: &mut Config| (config.storage.m, config.storage.v) = (Moment::Int8, SecondMoment::Factored),
     ] {
         let mut config = lora();
@@ -91,7 +92,7 @@ fn threads_micro_batches_and_checkpointing_do_not_change_a_byte() {
     let base = base(folder.path());
     let run = |threads: usize, edit: &dyn Fn(&mut Config)| {
         let mut config = lora();
-        (config.adapter.dropout, config.adapter.scale) = (0.2, AdapterScale::Learned);
+        (config.adapter.dropout, config.adapter.scale, config.adapter.group) = (0.2, AdapterScale::Learned, true);
         config.train.batch = 4;
         config.train.sequence = 25;
         edit(&mut config);

@@ -1,4 +1,4 @@
-//! Activations times a number, and with elements left out.
+//! Activations times a number, with elements left out, and summed in groups.
 
 use crate::backend::Accumulate;
 use crate::backend::cpu::Cpu;
@@ -44,6 +44,39 @@ impl ActivationScaling for Cpu {
         areas.run(tasks, |(i, (x, out)), _| {
             for (row, (x, out)) in x.chunks_exact(width).zip(out.chunks_exact_mut(width)).enumerate() {
                 drop_row(isa, x, out, args.element(i * rows + row, width), args, accumulate == Accumulate::Yes);
+            }
+        });
+    }
+
+    fn sum_groups(&mut self, x: Span, out: Span, width: usize, group: usize) {
+        let (_, mut scratch, mut slices) = self.begin();
+        let (x, out) = (slices.read::<f32>(x), slices.write::<f32>(out));
+        let groups = width.div_ceil(group);
+        assert!(x.len().is_multiple_of(width) && out.len() == x.len() / width * groups, "whole rows");
+        let (_, mut areas) = scratch.split(Need::default());
+        let rows = (TASK / width).max(1);
+        areas.run(x.chunks(rows * width).zip(out.chunks_mut(rows * groups)), |(x, out), _| {
+            for (x, out) in x.chunks_exact(width).zip(out.chunks_exact_mut(groups)) {
+                x.chunks(group).zip(out).for_each(|(x, out)| *out = x.iter().fold(0.0, |sum, x| sum + x));
+            }
+        });
+    }
+
+    fn sum_groups_grad(&mut self, dout: Span, dx: Span, width: usize, group: usize, accumulate: Accumulate) {
+        let (_, mut scratch, mut slices) = self.begin();
+        let (dout, dx) = (slices.read::<f32>(dout), slices.write::<f32>(dx));
+        let groups = width.div_ceil(group);
+        assert!(dx.len().is_multiple_of(width) && dout.len() == dx.len() / width * groups, "whole rows");
+        let (_, mut areas) = scratch.split(Need::default());
+        let rows = (TASK / width).max(1);
+        areas.run(dout.chunks(rows * groups).zip(dx.chunks_mut(rows * width)), |(dout, dx), _| {
+            for (dout, dx) in dout.chunks_exact(groups).zip(dx.chunks_exact_mut(width)) {
+                for (dout, dx) in dout.iter().zip(dx.chunks_mut(group)) {
+                    match accumulate {
+                        Accumulate::No => dx.fill(*dout),
+                        Accumulate::Yes => dx.iter_mut().for_each(|dx| *dx += dout),
+                    }
+                }
             }
         });
     }

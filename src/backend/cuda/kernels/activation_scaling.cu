@@ -1,5 +1,6 @@
-// Activations times a number, and with elements left out (`ActivationScaling`): one warp per row. Floors, in bytes of
-// device memory per element: scaling 4, its gradient 4, dropout 4, and 2 more where it adds.
+// Activations times a number, with elements left out, and summed in groups (`ActivationScaling`): one warp per row.
+// Floors, in bytes of device memory per element: scaling 4, its gradient 4, dropout 4, and 2 more where it adds;
+// sums 2, and their gradient 2 or 4.
 #include "rng.h"
 #include "rows.h"
 
@@ -35,6 +36,34 @@ KERNEL(256, dropout, const bf16* x, bf16* out, u32 rows, u32 width, u64 first, u
             const bool stays = uniform_at(key, block + i / 32, lane()) >= probability;
             const float kept = stays ? to_float(x[at + i]) * factor : 0.0f;
             out[at + i] = to_bf16(add ? to_float(out[at + i]) + kept : kept);
+        }
+    }
+}
+
+// A lane sums every 32nd group of a row.
+KERNEL(256, sum_groups, const bf16* x, bf16* out, u32 rows, u32 width, u32 group) {
+    const u32 row = block_x() * 8 + warp();
+    if (row < rows) {
+        const u32 groups = ceil_div(width, group);
+        const bf16* from = x + (u64)row * pitch(width);
+        bf16* to = out + (u64)row * pitch(groups);
+        for (u32 g = lane(); g < groups; g += 32) {
+            const u32 end = (g + 1) * group < width ? (g + 1) * group : width;
+            float sum = 0.0f;
+            for (u32 i = g * group; i < end; ++i) sum += to_float(from[i]);
+            to[g] = to_bf16(sum);
+        }
+    }
+}
+
+KERNEL(256, sum_groups_grad, const bf16* dout, bf16* dx, u32 rows, u32 width, u32 group, u32 add) {
+    const u32 row = block_x() * 8 + warp();
+    if (row < rows) {
+        const bf16* from = dout + (u64)row * pitch(ceil_div(width, group));
+        bf16* to = dx + (u64)row * pitch(width);
+        for (u32 i = lane(); i < width; i += 32) {
+            const float own = to_float(from[i / group]);
+            to[i] = to_bf16(add ? to_float(to[i]) + own : own);
         }
     }
 }

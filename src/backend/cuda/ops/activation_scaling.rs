@@ -1,4 +1,4 @@
-//! Activations times a number, and with elements left out.
+//! Activations times a number, with elements left out, and summed in groups.
 
 use super::norm::sum_columns;
 use super::{dim, product, rows_of};
@@ -53,5 +53,24 @@ impl ActivationScaling for Cuda {
         // SAFETY: the parameters of `dropout`, which stays within `rows` rows of x and out. The others are for random
         // numbers only.
         unsafe { gpu.launch("dropout", [dim(rows.div_ceil(WARPS)), 1, 1], 256, 0, &args) };
+    }
+
+    fn sum_groups(&mut self, x: Span, out: Span, width: usize, group: usize) {
+        let gpu = &mut self.gpu;
+        let rows = rows_of(x, width);
+        assert!(group > 0 && rows_of(out, width.div_ceil(group)) == rows, "as many rows of sums");
+        let args = Args::new().span(gpu, x).span(gpu, out).u32(dim(rows)).u32(dim(width)).u32(dim(group));
+        // SAFETY: the parameters of `sum_groups`, which reads `rows` rows of x and writes as many of their groups' sums.
+        unsafe { gpu.launch("sum_groups", [dim(rows.div_ceil(WARPS)), 1, 1], 256, 0, &args) };
+    }
+
+    fn sum_groups_grad(&mut self, dout: Span, dx: Span, width: usize, group: usize, accumulate: Accumulate) {
+        let gpu = &mut self.gpu;
+        let rows = rows_of(dx, width);
+        assert!(group > 0 && rows_of(dout, width.div_ceil(group)) == rows, "as many rows of sums");
+        let args = Args::new().span(gpu, dout).span(gpu, dx).u32(dim(rows)).u32(dim(width)).u32(dim(group));
+        let args = args.u32(u32::from(accumulate == Accumulate::Yes));
+        // SAFETY: the parameters of `sum_groups_grad`, which stays within `rows` rows of dx and of their groups' sums.
+        unsafe { gpu.launch("sum_groups_grad", [dim(rows.div_ceil(WARPS)), 1, 1], 256, 0, &args) };
     }
 }
