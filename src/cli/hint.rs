@@ -128,9 +128,7 @@ fn checkpoint(error: &CheckpointError) -> Option<String> {
         }
         CheckpointError::AdapterAlone { .. } => "name the model, and this file with --adapter",
         CheckpointError::NoAdapter { .. } => "`tetrad train --from MODEL --adapter lora` makes adapters",
-        CheckpointError::OtherBase { .. } => {
-            "name the model that it was trained on; `tetrad dump` shows a file's fingerprints"
-        }
+        CheckpointError::OtherBase { .. } => "name the model that it was trained on",
         CheckpointError::Differs { .. } => "resume with the saved value, or start a new run in another run.dir",
         _ => return None,
     };

@@ -171,8 +171,13 @@ fn beside(args: &Args, config: &mut Config) -> Result<Option<InitFrom>, Failure>
     if !config.adapter.is_some() {
         return Ok(None);
     }
-    if args.from.is_some() {
-        config.adapter.base.clone_from(&args.from);
+    if let Some(from) = &args.from {
+        if from.to_str().is_none() {
+            return Err(
+                format!("--from {}: a run's configuration names the base, and only as UTF-8", from.display()).into()
+            );
+        }
+        config.adapter.base = Some(from.clone());
     }
     if config.adapter.base.is_none() {
         let kind = "an adapter is trained beside a model that exists";
@@ -242,6 +247,10 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     let base = model.filter(|_| config.adapter.is_some());
     if let Some(model) = if start.is_none() { model } else { base } {
         model.checkpoint.check_weights(config)?;
+    }
+    if let (None, Some(adapter), Some(base)) = (&start, adapter, base) {
+        base.checkpoint.check_adapter(&adapter.checkpoint)?;
+        adapter.checkpoint.check_weights(config)?;
     }
     let mut trainer = match base {
         Some(base) => Trainer::beside(config, base.checkpoint.base()?, opened.backend)?,

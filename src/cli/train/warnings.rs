@@ -60,7 +60,7 @@ fn vocabulary(config: &Config, data: &Prepared) -> Option<String> {
     (reached < vocab - vocab / 8 && !config.adapter.is_some()).then(|| {
         let tables = if config.model.tied { 1 } else { 2 };
         let lost = (vocab - reached) * config.model.hidden as u64 * tables;
-        let total = config.model.parameters() as u64;
+        let total = config.model.parameters();
         let tokens = if data.tokenizer.json().is_none() { "one token per byte" } else { "the tokenizer's" };
         format!(
             "no text can reach {} of the {} tokens of model.vocab ({tokens}: {reached}): {} of {} parameters will not be \
