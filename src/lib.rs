@@ -8,7 +8,7 @@
 //! | generate text | [`Generator`](model::Generator) |
 //! | read and write `.tetrad` files | [`Checkpoint`], [`checkpoint::save`]; without a model, [`mod@format`] |
 //! | read text | [`data::Prepared`], [`data::Tokenizer`] |
-//! | convert models | [`convert`]: GGUF, safetensors, Hugging Face directories |
+//! | convert models and adapters, and merge these | [`convert`]: GGUF, safetensors, Hugging Face and PEFT directories |
 //! | choose a device | [`Cpu`], [`Cuda`], or a [`Backend`] of your own |
 //!
 //! The command line is not part of the library. `examples/` has three programs.
@@ -65,7 +65,7 @@
 //! | floor | room | what lives there |
 //! | --- | --- | --- |
 //! | 12 | `cli` | the program's own, outside the library: one file per subcommand |
-//! | 11 | `convert` | models of other programs <-> file: GGUF, safetensors, Hugging Face |
+//! | 11 | `convert` | models and adapters of other programs <-> file: GGUF, safetensors, Hugging Face, PEFT; merging |
 //! | 10 | `checkpoint` | training state <-> file |
 //! | 9 | `train` | the loop, schedules, evaluation, metrics |
 //! | 8 | `config` | the TOML configuration: the rooms' settings put together, presets, overrides, validation |

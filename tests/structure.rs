@@ -224,15 +224,17 @@ fn a_name_of_a_type_means_one_thing_or_two() {
 
 /// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, the tile that
 /// threads write side by side, CUDA's functions, and launches of kernels.
-const UNSAFE: [&str; 42] = [
+const UNSAFE: [&str; 44] = [
     "backend/cpu/simd/gemm/avx2.rs",
     "backend/cpu/simd/gemm/avx512.rs",
     "backend/cpu/simd/gemm/mod.rs",
     "backend/cpu/simd/gemm/pack.rs",
     "backend/cpu/simd/isa.rs",
     "backend/cpu/simd/tile.rs",
+    "backend/cpu/simd/uniform.rs",
     "backend/cuda/ops/activation_pack.rs",
     "backend/cuda/ops/activation_quant.rs",
+    "backend/cuda/ops/activation_scaling.rs",
     "backend/cuda/ops/adam.rs",
     "backend/cuda/ops/attention.rs",
     "backend/cuda/ops/attention_grad.rs",

@@ -25,8 +25,8 @@ pub use info::{DeviceInfo, MaxShapes};
 pub use kinds::{Moment, SecondMoment};
 pub use memory::{Memory, Offload};
 pub use ops::{
-    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, IGNORE, Layout, MatMulArgs,
-    NormGradArgs, PACK_GROUP, Precision, QUANT_GROUP, Rotation, packed_bytes,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, DropoutArgs, IGNORE, Layout,
+    MatMulArgs, NormGradArgs, PACK_GROUP, Precision, QUANT_GROUP, Rotation, packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
 pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArgs, UpdateArgs, UpdateStats};
@@ -34,9 +34,9 @@ pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArg
 /// The traits of a backend, for calls on a concrete one: `use tetrad::backend::prelude::*`.
 pub mod prelude {
     pub use crate::backend::ops::{
-        ActivationPack as _, ActivationQuant as _, Attention as _, Bias as _, CrossEntropy as _, Embedding as _,
-        Factors as _, Gaussian as _, Linear as _, MatMul as _, Norm as _, Rope as _, Scaling as _, SwiGlu as _,
-        Update as _,
+        ActivationPack as _, ActivationQuant as _, ActivationScaling as _, Attention as _, Bias as _,
+        CrossEntropy as _, Embedding as _, Factors as _, Gaussian as _, Linear as _, MatMul as _, Norm as _, Rope as _,
+        Scaling as _, SwiGlu as _, Update as _,
     };
     pub use crate::backend::{Backend as _, DeviceInfo as _, Memory as _, Offload as _};
 }
@@ -49,6 +49,7 @@ pub trait Backend:
     + Offload
     + ops::ActivationPack
     + ops::ActivationQuant
+    + ops::ActivationScaling
     + ops::Attention
     + ops::Bias
     + ops::CrossEntropy

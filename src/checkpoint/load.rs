@@ -2,15 +2,15 @@
 
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{SavedState, declared, saved_state, spec, weight_planes};
-use crate::backend::{Backend, DeviceInfo, Param, State, Weight};
+use crate::backend::{Backend, Param, State, Weight};
 use crate::config::Config;
-use crate::error::{BackendError, CheckpointError, ContentsError};
+use crate::error::{CheckpointError, ContentsError};
 use crate::format::{File, Fingerprint, Head, PlaneKind, Tensor, TensorSpec};
-use crate::memory::{Place, Plan, Span};
-use crate::model::{Model, ParamSpec, Settings, Trainable, param_specs};
+use crate::memory::{Place, Span};
+use crate::model::{AdapterConfig, ParamSpec, Settings, Trainable, param_specs};
 use crate::quant::PAD_NIBBLE;
 use crate::store::Map;
-use crate::train::Trainer;
+use crate::train::{FrozenBase, Trainer};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,6 +71,11 @@ impl Checkpoint {
         self.file().attachment(TOKENIZER).map(<[u8]>::to_vec)
     }
 
+    /// The file, mapped.
+    pub(super) fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+
     /// The content of the attachment of this name.
     pub fn attachment(&self, name: &str) -> Option<Vec<u8>> {
         self.file().attachment(name).map(<[u8]>::to_vec)
@@ -96,6 +101,19 @@ impl Checkpoint {
     /// What tells its weights from those of other models.
     pub fn fingerprint(&self) -> Fingerprint {
         self.head.fingerprint()
+    }
+
+    /// The model as the base of an adapter.
+    ///
+    /// # Errors
+    /// [`CheckpointError::AdapterAlone`] if it is none.
+    pub fn base(&self) -> Result<FrozenBase, CheckpointError> {
+        if self.meta.adapter.is_some() {
+            return Err(CheckpointError::AdapterAlone { path: self.path.clone() });
+        }
+        let settings = Settings { trainable: Trainable::Nothing, optimizer: None, ..self.meta.settings() };
+        let params = param_specs(&settings).iter().map(|spec| self.mapped(spec)).collect();
+        Ok(FrozenBase { file: self.map.clone(), params, fingerprint: self.fingerprint() })
     }
 
     /// Whether this is the base that `adapter` was trained on.
@@ -173,6 +191,7 @@ impl Checkpoint {
     /// If the file lacks a plane, or was saved by a run that differs in model, storage, seed or data.
     pub fn restore(&self, trainer: &mut Trainer, data: &str) -> Result<(), CheckpointError> {
         self.check_run(trainer.config(), data)?;
+        self.check_base(trainer)?;
         let (model, backend) = trainer.model_and_backend();
         let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| self.meta.holds(entry.kind));
         for (entry, param) in held {
@@ -194,6 +213,17 @@ impl Checkpoint {
         trainer.set_counters(self.meta.counters);
         trainer.set_watch(self.meta.watch.clone());
         Ok(())
+    }
+
+    /// Whether an adapter belongs to the base of a trainer.
+    fn check_base(&self, trainer: &Trainer) -> Result<(), CheckpointError> {
+        let Some(found) = trainer.base().map(|found| found.to_string()) else { return Ok(()) };
+        let saved = self.meta.base.as_ref().map_or("nothing", |base| &base.fingerprint);
+        if saved == found {
+            return Ok(());
+        }
+        let (path, key, saved) = (self.path.clone(), "the base's fingerprint".into(), saved.to_owned());
+        Err(CheckpointError::Differs { path, key, saved, given: found })
     }
 
     /// The state of one parameter, found by the names of its tensors.
@@ -227,19 +257,25 @@ impl Checkpoint {
     }
 
     /// Puts the saved weights, and nothing else, into a new trainer: the start of another run. Where the file has no
-    /// residue, the trained value begins at the code's own.
+    /// residue, the trained value begins at the code's own. What the run stores in another way is rounded to it.
     ///
     /// # Errors
     /// If the configurations differ in what the weights are, see [`Checkpoint::check_weights`].
     pub fn start(&self, trainer: &mut Trainer) -> Result<(), CheckpointError> {
         self.check_weights(trainer.config())?;
+        self.check_base(trainer)?;
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
         let (model, backend) = trainer.model_and_backend();
         let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| self.meta.holds(entry.kind));
         for (entry, param) in held {
             let name = entry.kind.name();
-            let tensor = self.tensor(&name);
+            let number = self.head.find(&name).expect("looked up before");
+            let tensor = &self.head.tensors[number];
+            if self.stores_otherwise(&tensor.spec, entry) {
+                self.recode(number, param, backend);
+                continue;
+            }
             for plane in weight_planes(param) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element() == Some(plane.element));
                 match found.map(|p| p.range()) {
@@ -260,7 +296,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether `given` describes a model with these very weights.
+    /// Whether `given` describes this model, however it stores the weights.
     ///
     /// # Errors
     /// The first difference.
@@ -277,6 +313,18 @@ impl Checkpoint {
                 return differs(format!("model.{key}"), text(&saved), text(&now));
             }
         }
+        if let Some(saved) = &self.meta.adapter {
+            let (saved, now) = (to_json(saved), to_json(&given.adapter));
+            let trains = ["dropout", "rate_b", "base"];
+            let differ = |key: &&String| !trains.contains(&key.as_str()) && saved.get(*key) != now.get(*key);
+            if let Some(key) = saved.keys().find(differ) {
+                return differs(format!("adapter.{key}"), saved[key].to_string(), now[key].to_string());
+            }
+        }
+        if !given.adapter.is_some() && self.meta.adapter.is_none() {
+            return Ok(());
+        }
+        // An adapter's base is used as it is.
         let (saved, now) = (to_json(&self.meta.storage), to_json(&given.storage));
         for key in ["weights", "embedding", "head", "group", "scheme"] {
             if saved[key] != now[key] {
@@ -306,7 +354,9 @@ impl Checkpoint {
         if self.meta.seed != given.run.seed {
             return differs("run.seed", self.meta.seed.to_string(), given.run.seed.to_string());
         }
+        let adapter = |adapter: &AdapterConfig| to_json(&AdapterConfig { base: None, ..adapter.clone() });
         let tables = [
+            ("adapter", adapter(&self.meta.adapter.clone().unwrap_or_default()), adapter(&given.adapter)),
             ("model", to_json(&self.meta.model), to_json(&given.model)),
             ("storage", to_json(&self.meta.storage), to_json(&given.storage)),
             ("activations", to_json(&self.meta.activations), to_json(&given.activations)),
@@ -334,7 +384,7 @@ impl Checkpoint {
     }
 
     /// A parameter whose weight lies in the mapped file and that has no state.
-    fn mapped(&self, entry: &ParamSpec) -> Param {
+    pub(super) fn mapped(&self, entry: &ParamSpec) -> Param {
         let tensor = self.tensor(&entry.kind.name());
         let at = |kind| {
             tensor.plane(kind).map_or(Span::NONE, |plane| {
@@ -358,60 +408,4 @@ fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json:
         Ok(serde_json::Value::Object(map)) => map,
         other => unreachable!("a table of plain values is an object, not {other:?}"),
     }
-}
-
-/// What an opened model can compute at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Tokens of a batch at most.
-    pub tokens: usize,
-    /// Tokens of a sequence at most, earlier ones that are cached included.
-    pub keys: usize,
-    /// Whether text is sampled: keys and values are then cached.
-    pub sampling: bool,
-    /// Whether a row may hold several samples, each with attention of its own.
-    pub packing: bool,
-}
-
-/// Plans a checkpoint's model for evaluation and sampling. A backend that can reads the weights in the mapped file, and
-/// its arena holds activations only.
-pub fn place_model(checkpoint: &Checkpoint, device: &dyn DeviceInfo, capacity: Capacity) -> (Plan, Model) {
-    let mut plan = Plan::default();
-    let Capacity { tokens, keys, sampling, packing } = capacity;
-    // No state is placed, whatever rule it is of.
-    let mut settings =
-        Settings { trainable: Trainable::Nothing, optimizer: None, packing, ..checkpoint.meta.settings() };
-    settings.execution.sampled = if sampling { keys } else { 0 };
-    let model = if device.reads_mapped() {
-        let specs = param_specs(&settings);
-        let mapped = specs.iter().map(|spec| checkpoint.mapped(spec)).collect();
-        Model::assemble(&mut plan, &settings, specs, mapped, (tokens, keys), device)
-    } else {
-        Model::place(&mut plan, &settings, tokens, keys, device)
-    };
-    (plan, model)
-}
-
-/// The same, ready to compute.
-///
-/// # Errors
-/// If the backend does not have the planned memory.
-pub fn open_model(
-    checkpoint: &Checkpoint,
-    backend: &mut dyn Backend,
-    capacity: Capacity,
-) -> Result<Model, BackendError> {
-    let shape = &checkpoint.meta.model;
-    backend.check_heads(shape.head_dim(), shape.qk_norm)?;
-    let (plan, model) = place_model(checkpoint, backend, capacity);
-    backend.allocate(plan.total(), Some(checkpoint.map.clone()), model.acts.scratch)?;
-    if !backend.reads_mapped() {
-        for (entry, param) in model.specs.iter().zip(model.params.all()) {
-            for (from, to) in weight_planes(&checkpoint.mapped(entry)).zip(weight_planes(param)) {
-                backend.upload(&checkpoint.map[from.span.offset..][..from.span.bytes], to.span);
-            }
-        }
-    }
-    model.prepare(backend);
-    Ok(model)
 }

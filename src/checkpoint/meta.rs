@@ -219,6 +219,8 @@ impl Meta {
         problems.need(!bytes || self.model.vocab >= 256, "model.vocab", self.model.vocab, reason);
         let reason = format_args!("must be at most {}, the largest whole number of TOML", i64::MAX);
         problems.need(i64::try_from(self.seed).is_ok(), "seed", self.seed, reason);
+        let reason = "must be 1 or more, like steps and sequence: a file is of a run whose shape is known";
+        problems.need(!self.train.is_open(), "train.batch", self.train.batch, reason);
         for more in
             [self.storage.problems(tied), self.activations.problems(&self.storage), self.train.problems(&self.model)]
         {

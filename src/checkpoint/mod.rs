@@ -3,16 +3,19 @@
 mod adapter;
 mod load;
 mod meta;
+mod open;
 mod planes;
+mod recode;
 mod runs;
 mod save;
 mod sound;
 mod special;
 
 pub use adapter::Adapter;
-pub use load::{Capacity, Checkpoint, open_model, place_model};
+pub use load::Checkpoint;
 pub use meta::{BaseModel, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
+pub use open::{Adapted, Capacity, open_model, place_model};
 pub use planes::spec;
-pub use runs::{BEST, MODEL, checkpoint_path, clear, latest, list, prune};
+pub use runs::{ADAPTER, BEST, MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save, save_with};
 pub use sound::{Newest, newest_sound, set_aside};

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 /// The finished weights of a run, next to its checkpoints.
 pub const MODEL: &str = "model.tetrad";
 
+/// The finished adapter of a run that trains one.
+pub const ADAPTER: &str = "adapter.tetrad";
+
 /// The weights of a run's best validation, where `train.keep_best` asks for them.
 pub const BEST: &str = "best.tetrad";
 
@@ -80,7 +83,7 @@ pub fn clear(dir: &Path) -> Result<(), StoreError> {
     for (_, path) in list(dir)? {
         remove(&path)?;
     }
-    let weights = [MODEL, BEST].map(|name| dir.join(name));
+    let weights = [MODEL, ADAPTER, BEST].map(|name| dir.join(name));
     weights.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))
 }
 

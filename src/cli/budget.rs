@@ -14,7 +14,7 @@ pub(super) enum Budget {
     Share(f64),
 }
 
-/// Reads a size: bytes, or a number with `KiB`, `MiB`, `GiB`, `TiB`.
+/// Reads a size: bytes, or a number with `KiB`, `MiB`, `GiB`, `TiB`, or with `kB`, `MB`, `GB`, `TB`, which count by 1000.
 pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
     match parse(text)? {
         Budget::Bytes(bytes) => Ok(bytes),
@@ -24,9 +24,24 @@ pub(super) fn parse_bytes(text: &str) -> Result<u64, String> {
 
 /// The same, or a percentage of what is free.
 pub(super) fn parse(text: &str) -> Result<Budget, String> {
-    const UNITS: [(&str, f64); 5] =
-        [("KiB", 1024.0), ("MiB", 1048576.0), ("GiB", 1073741824.0), ("TiB", 1099511627776.0), ("B", 1.0)];
-    let wrong = || format!("{text:?}: a size is a number of bytes, or a number with KiB, MiB, GiB, TiB or %");
+    const UNITS: [(&str, f64); 10] = [
+        ("KiB", 1024.0),
+        ("MiB", 1048576.0),
+        ("GiB", 1073741824.0),
+        ("TiB", 1099511627776.0),
+        ("kB", 1e3),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("B", 1.0),
+    ];
+    let wrong = || {
+        format!(
+            "{text:?}: a size is a number of bytes, or a number with KiB, MiB, GiB, TiB (by 1024), kB, MB, GB, TB (by 1000) \
+             or %"
+        )
+    };
     let number = |text: &str| text.trim().parse::<f64>().ok().filter(|n| *n > 0.0 && n.is_finite());
     if let Some(share) = text.strip_suffix('%') {
         return number(share).filter(|share| *share <= 100.0).map(Budget::Share).ok_or_else(wrong);
@@ -130,7 +145,11 @@ mod tests {
     fn sizes_have_units() {
         let sizes = ["1000", "2KiB", "1.5 MiB", "8GiB", "64B"].map(|text| parse(text).unwrap());
         assert_eq!(sizes, [1000, 2048, 1_572_864, 8 << 30, 64].map(Budget::Bytes));
-        for wrong in ["", "GiB", "-1", "1GB", "nan", "inf", "0", "101%", "x%"] {
+        assert_eq!(
+            ["8GB", "1.5 MB", "2kB"].map(|text| parse(text).unwrap()),
+            [8_000_000_000, 1_500_000, 2000].map(Budget::Bytes)
+        );
+        for wrong in ["", "GiB", "-1", "1G", "1gb", "nan", "inf", "0", "101%", "x%"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         if cfg!(target_os = "linux") {

@@ -1,6 +1,7 @@
-//! Charts as SVG, and the page that holds them: nothing is fetched, no script runs.
+//! Charts as SVG, and the page that holds them: nothing is fetched. Those of `report` carry their numbers for its script.
 
 use super::number::short;
+use serde_json::json;
 
 /// Points of a curve at most; more cannot be seen.
 const POINTS: usize = 800;
@@ -67,6 +68,8 @@ pub(super) struct Chart {
     pub series: Vec<Series>,
     /// Whether names stand in the chart; else the page says what colours mean.
     pub names: bool,
+    /// Whether it carries axes and points for a script.
+    pub live: bool,
 }
 
 /// Consecutive points averaged so that few enough are left; single values that stand out stay visible as a shift.
@@ -163,8 +166,9 @@ impl Chart {
         let margin = if dots { 0.04 } else { 0.0 };
         let x = Axis::of(points().map(|p| p.x), self.log_x, margin, [LEFT, WIDTH - RIGHT])?;
         let y = Axis::of(heights, self.log_y, margin, [HEIGHT - BOTTOM, TOP])?;
-        let mut svg =
-            format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", html(&self.title));
+        let data = if self.live { format!(" data-chart=\"{}\"", html(&self.data(&x, &y))) } else { String::new() };
+        let title = html(&self.title);
+        let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\"{data}>");
         for tick in y.ticks() {
             let at = y.at(tick);
             svg += &format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
@@ -172,6 +176,9 @@ impl Chart {
         }
         for tick in x.ticks() {
             svg += &label(x.at(tick), HEIGHT - 6.0, "middle", &short(tick));
+        }
+        if self.live {
+            svg += &label(LEFT - 6.0, HEIGHT - 6.0, "end", &html(&self.across));
         }
         for series in self.series.iter().filter(|series| !series.points.is_empty()) {
             svg += &series.svg(&x, &y);
@@ -185,6 +192,22 @@ impl Chart {
             );
         }
         Some(svg + "</svg>")
+    }
+}
+
+impl Chart {
+    /// Axes and points as JSON.
+    fn data(&self, x: &Axis, y: &Axis) -> String {
+        let axis = |axis: &Axis| {
+            let Axis { low, high, from, to, log } = *axis;
+            json!({ "low": low, "high": high, "from": from, "to": to, "log": log })
+        };
+        let series = self.series.iter().filter(|series| !series.points.is_empty()).map(|series| {
+            let points: Vec<[f64; 2]> = series.points.iter().map(|point| [point.x, point.y]).collect();
+            json!({ "name": series.name, "colour": series.colour % COLOURS, "points": points })
+        });
+        let series: Vec<_> = series.collect();
+        json!({ "across": self.across, "x": axis(x), "y": axis(y), "series": series }).to_string()
     }
 }
 
@@ -252,8 +275,10 @@ const STYLE: &str = ":root{color-scheme:light dark;--text:#222;--dim:#666;--grid
     .grid{stroke:var(--grid)}.axis{fill:var(--dim);font-size:11px}polyline{fill:none;stroke-width:1.6}\
     .thin{stroke-width:1;opacity:.65}svg text{font-size:12px}table{border-collapse:collapse;margin:.5em 0}\
     th,td{text-align:left;padding:.15em .9em .15em 0;border-bottom:1px solid var(--grid);vertical-align:top}\
-    th{font-weight:600}td.n{text-align:right;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}\
+    th{font-weight:600}td:first-child,td.n{white-space:nowrap}td.n{text-align:right;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}\
     .key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}\
+    \
+    .tip{position:fixed;display:none;pointer-events:none;background:canvas;border:1px solid var(--grid);padding:.3em .6em}\
     ul.keys{list-style:none;padding:0;columns:2}p.note{color:var(--dim)}";
 
 #[cfg(test)]

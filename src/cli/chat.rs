@@ -2,13 +2,13 @@
 
 use super::output::escape;
 use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter};
-use super::{CliResult, Failure, device, eval, pool};
+use super::{CliResult, Failure, adapters, device, eval, pool};
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tetrad::backend::{Backend, DeviceInfo};
-use tetrad::checkpoint::{Capacity, Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{ChatPrompt, Message, SpecialTokens, Tokenizer, TokenizerConfig};
 use tetrad::model::{Generator, Sampling};
 
@@ -31,6 +31,9 @@ pub struct Args {
     /// Tokens of a reply at most; the model may end it earlier.
     #[arg(long, default_value_t = 512)]
     max_tokens: usize,
+    /// Add this adapter, times SCALE if that is given; may be repeated.
+    #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
+    adapters: Vec<String>,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
@@ -73,19 +76,21 @@ pub(super) fn template(file: &Path, checkpoint: &Checkpoint, given: Option<&str>
 
 fn chat(args: &Args, sampling: &Sampling) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
+    let adapters = adapters::open(&args.adapters)?;
+    let adapted = Adapted::new(&checkpoint, &adapters)?;
     checkpoint.verify_weights()?;
     let template = template(&args.file, &checkpoint, args.chat_template.as_deref())?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let special = checkpoint.special_tokens(&tokenizer);
     let context = checkpoint.meta.model.context;
     let capacity = Capacity { tokens: PASS_TOKENS.min(context), keys: context, sampling: true, packing: false };
-    let need = |sizes: &dyn DeviceInfo| place_model(&checkpoint, sizes, capacity).0.total() as u64;
+    let need = |sizes: &dyn DeviceInfo| adapted.place(sizes, capacity).0.total() as u64;
     let mut opened = device::open(args.device, &checkpoint.meta.model, need)?;
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if interactive {
         eprintln!("{}; /reset begins a new conversation, /quit ends", opened.describe());
     }
-    let model = open_model(&checkpoint, opened.backend.as_mut(), capacity)?;
+    let model = adapted.open(opened.backend.as_mut(), capacity)?;
     let system = args.system.iter().map(|text| Message { role: "system", content: text.clone() });
     let mut talk = Talk {
         args,

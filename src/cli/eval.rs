@@ -3,12 +3,12 @@
 use super::output::{json, print};
 use super::signals::{Doing, Interrupts};
 use super::units::grouped;
-use super::{CliResult, Failure, device, number, pool};
+use super::{CliResult, Failure, adapters, device, number, pool};
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Capacity, Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{
     Corpus, Dataset, Overlong, Packing, SampleFormat, Source, Tokenizer, TokenizerConfig, Windows, prepare,
 };
@@ -26,7 +26,7 @@ const PASS_TOKENS: usize = 2048;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The model.
-    file: PathBuf,
+    file: Option<PathBuf>,
     /// Text files and globs, of any type that training reads.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     text: Vec<String>,
@@ -36,6 +36,9 @@ pub struct Args {
     /// Sequences at most; 0 = all.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     sequences: usize,
+    /// Add this adapter, times SCALE if that is given; may be repeated.
+    #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
+    adapters: Vec<String>,
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -53,16 +56,32 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    fn model(&self) -> &Path {
+        self.file.as_deref().expect("checked before anything else")
+    }
+}
+
 /// Runs `tetrad eval`.
 ///
 /// # Errors
 /// A file that is not a valid model, or text that it has no tokens for.
-pub fn run(args: Args) -> CliResult {
+pub fn run(mut args: Args) -> CliResult {
+    // A list of texts takes the model that is written behind it.
+    let last = |texts: &[String]| texts.len() > 1 && texts[texts.len() - 1].ends_with(".tetrad");
+    if args.file.is_none() && last(&args.text) {
+        args.file = args.text.pop().map(PathBuf::from);
+    }
+    if args.file.is_none() {
+        return Err("no model is named; write `tetrad eval FILE --text TEXT`".into());
+    }
     pool::run(args.threads, || eval(&args))?
 }
 
 fn eval(args: &Args) -> CliResult {
-    let checkpoint = Checkpoint::open(&args.file)?;
+    let checkpoint = Checkpoint::open(args.model())?;
+    let adapters = adapters::open(&args.adapters)?;
+    let adapted = Adapted::new(&checkpoint, &adapters)?;
     // A result measured on damaged weights would be believed.
     checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
@@ -78,13 +97,13 @@ fn eval(args: &Args) -> CliResult {
     let packing = matches!(dataset, Dataset::Samples(_));
     let part = Source { name: String::new(), weight: 1.0, dataset };
     let windows = Windows::of(&[part], sequence, args.sequences)?;
-    let (loss, device) = mean_loss(&checkpoint, &windows, (sequence, packing), args.device)?;
+    let (loss, device) = mean_loss((&checkpoint, &adapted), &windows, (sequence, packing), args.device)?;
     let perplexity = loss.exp();
     let bits = shard.bytes_per_token().map(|bytes| loss / std::f64::consts::LN_2 / bytes);
     print(|out| {
         if args.json {
             let value = json!({
-                "file": args.file.to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
+                "file": args.model().to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
                 "bits_per_byte": bits.map(number::json), "tokens": windows.targets(), "sequence": sequence,
                 "samples_cut": windows.packings().map(|packing| packing.truncated).sum::<usize>(),
                 "device": device,
@@ -113,7 +132,7 @@ fn eval(args: &Args) -> CliResult {
 /// The configuration of the tokenizer in a file.
 fn tokenizer_config(args: &Args, checkpoint: &Checkpoint) -> Result<TokenizerConfig, DataError> {
     let config = match checkpoint.attachment(TOKENIZER_CONFIG) {
-        Some(json) => TokenizerConfig::parse(&args.file.to_string_lossy(), &json)?,
+        Some(json) => TokenizerConfig::parse(&args.model().to_string_lossy(), &json)?,
         None => TokenizerConfig::default(),
     };
     match &args.chat_template {
@@ -154,18 +173,18 @@ fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize
 
 /// The mean loss, and the device that computed it.
 fn mean_loss(
-    checkpoint: &Checkpoint,
+    (checkpoint, adapted): (&Checkpoint, &Adapted<'_>),
     windows: &Windows,
     (sequence, packing): (usize, bool),
     device: device::Device,
 ) -> Result<(f64, String), Failure> {
     let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
     let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing };
-    let need = |sizes: &dyn DeviceInfo| place_model(checkpoint, sizes, capacity).0.total() as u64;
+    let need = |sizes: &dyn DeviceInfo| adapted.place(sizes, capacity).0.total() as u64;
     let mut opened = device::open(device, &checkpoint.meta.model, need)?;
     let described = opened.describe();
     let backend = opened.backend.as_mut();
-    let model = open_model(checkpoint, backend, capacity)?;
+    let model = adapted.open(backend, capacity)?;
     let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
     let mut segment_start = vec![0; if packing { batch * sequence } else { 0 }];
     let mut losses = vec![0.0f32; batch * sequence];

@@ -3,19 +3,19 @@
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
-use super::{CliResult, budget, overwrite, pool};
+use super::{CliResult, adapter_files, budget, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::convert::{FloatType, GgufTypes, TableType, export_gguf, export_hugging_face, gguf_left_out};
 use tetrad::model::ActivationQuant;
 
-/// Convert a model for other programs: GGUF for llama.cpp, or a Hugging Face directory.
+/// Convert a model or an adapter for other programs: GGUF for llama.cpp, or a Hugging Face directory (PEFT's for an adapter).
 ///
 /// GGUF gets exactly the bits that were trained, as Q4_0 or Q4_1; a directory gets their values.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model.
+    /// The model or the adapter.
     file: PathBuf,
     /// What to write: a name ending in .gguf, or a directory.
     #[arg(short, long, value_name = "PATH")]
@@ -93,6 +93,12 @@ fn convert(args: &Args) -> CliResult {
         return Err(format!("{output}: is a file; give a name that ends in .gguf, or a directory").into());
     }
     let checkpoint = Checkpoint::open(&args.file)?;
+    if checkpoint.meta.adapter.is_some() {
+        if args.embedding.is_some() || args.head.is_some() || args.float.is_some() {
+            return Err("--embedding, --head and --type apply to models; an adapter keeps its numbers".into());
+        }
+        return adapter_files::export(&args.file, &args.output, gguf, args.overwrite);
+    }
     match gguf {
         true => overwrite::refuse_file(&args.output, args.overwrite)?,
         false => overwrite::refuse_folder(&args.output, args.overwrite)?,

@@ -126,6 +126,9 @@ fn checkpoint(error: &CheckpointError) -> Option<String> {
         CheckpointError::State { .. } => {
             "resume with the rule that saved it, or start a new run from its weights in another run.dir"
         }
+        CheckpointError::AdapterAlone { .. } => "name the model, and this file with --adapter",
+        CheckpointError::NoAdapter { .. } => "`tetrad train --from MODEL --adapter lora` makes adapters",
+        CheckpointError::OtherBase { .. } => "name the model that it was trained on",
         CheckpointError::Differs { .. } => "resume with the saved value, or start a new run in another run.dir",
         _ => return None,
     };

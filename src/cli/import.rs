@@ -3,19 +3,23 @@
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
-use super::{CliResult, overwrite, pool};
+use super::{CliResult, adapter_files, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::convert::{Beside, Options, import, open};
+use tetrad::convert::adapter::is_adapter;
+use tetrad::convert::{Beside, Options, Packed, import, open};
 use tetrad::model::{Scheme, TableStorage};
 
-/// Convert a model to .tetrad: a Hugging Face directory, a safetensors file, or GGUF.
+/// Options that say how a model is stored, and nothing of an adapter.
+const OF_MODELS: [&str; 8] = ["config", "tokenizer", "weights", "scheme", "group", "embedding", "head", "codes_only"];
+
+/// Convert a model or an adapter to .tetrad: a Hugging Face directory, a safetensors file, or GGUF; a PEFT or mlx-lm folder.
 ///
-/// Q4_0, Q4_1 and Q8_0 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in
-/// total. The tokenizer is included.
+/// Q4_0, Q4_1, Q8_0 and MXFP4 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in
+/// total. The tokenizer is included. An adapter is imported for its base, named with --base.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Directory with config.json and model.safetensors, .safetensors file, or .gguf file.
+    /// Directory with config.json and model.safetensors, .safetensors file, or .gguf file; an adapter's folder or .gguf file.
     source: PathBuf,
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
@@ -23,16 +27,23 @@ pub struct Args {
     /// Replace FILE if it is there already.
     #[arg(long)]
     overwrite: bool,
+    /// The .tetrad model that an adapter was trained on; SOURCE is then an adapter.
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_MODELS)]
+    base: Option<PathBuf>,
     /// config.json of a single safetensors file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// tokenizer.json, instead of the model's own.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
+    /// What four bits of a block's matrices are: integers, or the floats of MXFP4 [default: fp4 for MXFP4 sources, else
+    /// int4].
+    #[arg(long, value_enum)]
+    weights: Option<PackedArg>,
     /// Symmetric groups or groups with an offset [default: what the bits of the source need, else symmetric].
     #[arg(long, value_enum)]
     scheme: Option<SchemeArg>,
-    /// Elements per group: 32, 64, 128 or 256 [default: 32 for quantized sources, else 64].
+    /// Elements per group: 32, 64, 128 or 256 [default: 32 for quantized sources and fp4, else 64].
     #[arg(long)]
     group: Option<usize>,
     /// Storage of the embedding [default: int4 or int8 as in the source, bf16 for floats].
@@ -47,6 +58,12 @@ pub struct Args {
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum PackedArg {
+    Int4,
+    Fp4,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -85,6 +102,15 @@ pub fn run(args: Args) -> CliResult {
 }
 
 fn convert(args: &Args) -> CliResult {
+    if let Some(base) = &args.base {
+        return adapter_files::import(&args.source, base, &args.output, args.overwrite);
+    }
+    if is_adapter(&args.source)? {
+        let source = escape(&args.source.to_string_lossy());
+        return Err(
+            format!("{source}: is an adapter; name the model that it was trained on with --base FILE.tetrad").into()
+        );
+    }
     let beside = Beside { config: args.config.as_deref(), tokenizer: args.tokenizer.as_deref() };
     let source = open(&args.source, beside)?;
     for note in &source.notes {
@@ -94,6 +120,10 @@ fn convert(args: &Args) -> CliResult {
     let itself = args.output.canonicalize().is_ok_and(|output| args.source.canonicalize().is_ok_and(|s| s == output));
     overwrite::refuse_file(&args.output, args.overwrite || itself)?;
     let options = Options {
+        weights: args.weights.map(|weights| match weights {
+            PackedArg::Int4 => Packed::Int4,
+            PackedArg::Fp4 => Packed::Fp4,
+        }),
         scheme: args.scheme.map(|scheme| match scheme {
             SchemeArg::Symmetric => Scheme::Symmetric,
             SchemeArg::Asymmetric => Scheme::Asymmetric,

@@ -1,5 +1,7 @@
 //! One file per subcommand: `Args` (its doc comments are the help) and `run`.
 
+mod adapter_files;
+mod adapters;
 mod budget;
 mod chart;
 pub mod chat;
@@ -12,13 +14,16 @@ pub mod dump;
 pub mod eval;
 pub mod export;
 mod flatten;
+mod held_out;
 mod hint;
 pub mod import;
+pub mod merge;
 mod number;
 mod output;
 mod overwrite;
 pub mod plan;
 mod pool;
+pub mod prepare;
 mod progress;
 pub mod report;
 mod runs;
@@ -26,6 +31,7 @@ pub mod sample;
 mod signals;
 pub mod sweep;
 mod table;
+pub mod tokenizer;
 pub mod train;
 mod units;
 pub mod verify;
@@ -56,10 +62,13 @@ enum Command {
     Chat(chat::Args),
     Import(import::Args),
     Export(export::Args),
+    Merge(merge::Args),
     Dump(dump::Args),
     Verify(verify::Args),
     Diff(diff::Args),
     Plan(plan::Args),
+    Prepare(prepare::Args),
+    Tokenizer(tokenizer::Args),
     Config(config::Args),
     Doctor(doctor::Args),
     Report(report::Args),
@@ -74,7 +83,9 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
     signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
-        Command::Train(_) | Command::Plan(_) | Command::Config(_) | Command::Sweep(_) => Options::Keys,
+        Command::Train(_) | Command::Plan(_) | Command::Prepare(_) | Command::Config(_) | Command::Sweep(_) => {
+            Options::Keys
+        }
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
@@ -92,10 +103,13 @@ fn execute(command: Command) -> CliResult {
         Command::Chat(args) => chat::run(args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
+        Command::Merge(args) => merge::run(args),
         Command::Dump(args) => dump::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Plan(args) => plan::run(args),
+        Command::Prepare(args) => prepare::run(args),
+        Command::Tokenizer(args) => tokenizer::run(args),
         Command::Config(args) => config::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Report(args) => report::run(args),

@@ -2,15 +2,19 @@
 
 use super::output::{json, print};
 use super::table::Table;
+use super::train::start::InitFrom;
 use super::units::{bytes, grouped};
 use super::{CliResult, budget, device, pool};
 use serde_json::json;
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::config::Config;
+use tetrad::checkpoint::Checkpoint;
+use tetrad::config::{Config, RunConfig, TrainConfig};
 use tetrad::memory::{Category, Place, Plan};
 use tetrad::model::{ActivationCheckpointing, Offload};
-use tetrad::train::{Limits, largest_batch};
+use tetrad::train::{Limits, Setting, autotune, differences, largest_batch};
 
 /// Print the memory that a training run takes, by buffer, without running it.
 #[derive(clap::Args, Debug)]
@@ -20,8 +24,12 @@ pub struct Args {
     /// Override a key, as in `--set train.batch=8`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Plan a run that starts from this model, as `train --from` would. What follows from the text there, which is not
+    /// read here, is that of a long text unless it is set.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
     /// Pick unset options so that the run fits into SIZE, and report the largest train.batch that does: bytes, KiB, MiB,
-    /// GiB, or 90% of the free memory.
+    /// GiB, GB, or 90% of the free memory.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
     /// Device to plan for: auto, cpu, cuda.
@@ -53,6 +61,8 @@ struct PlanReport {
     /// Whether a device has memory of its own.
     device: bool,
     budget: Option<Fits>,
+    /// Rows and tokens of a row, if they follow from the text.
+    assumed: Option<[usize; 2]>,
 }
 
 /// What fits into a budget.
@@ -60,7 +70,13 @@ struct Fits {
     bytes: u64,
     /// What was chosen, if not the fastest settings; or why nothing fits.
     chosen: Result<Option<String>, String>,
-    largest_batch: [(&'static str, Option<usize>); 3],
+    largest_batch: [(&'static str, Option<Largest>); 3],
+}
+
+/// A batch that fits, and what else that takes: where parameters must live for it.
+struct Largest {
+    batch: usize,
+    with: Vec<String>,
 }
 
 /// Runs `tetrad plan`.
@@ -68,37 +84,71 @@ struct Fits {
 /// # Errors
 /// Mistakes in the configuration.
 pub fn run(args: Args) -> CliResult {
-    let config = Config::load(args.config.as_deref(), &args.sets)?;
+    let mut config = match &args.from {
+        None => Config::load(args.config.as_deref(), &args.sets)?,
+        Some(path) => {
+            let mut base = InitFrom { checkpoint: Checkpoint::open(path)? }.base();
+            base.run.dir = RunConfig::default().dir;
+            Config::load_tuning(base, args.config.as_deref(), &args.sets)?
+        }
+    };
+    let open = config.train.batch == 0 || config.train.sequence == 0;
+    config.settle_shape();
+    let assumed = open.then_some([config.train.batch, config.train.sequence]);
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
-    let report = pool::run(config.run.threads, || plan_report(&config, &args, budget))??;
+    let report = pool::run(config.run.threads, || plan_report(&config, &args, budget, assumed))??;
     let rows = rows(&report.plan, args.items);
     print(|out| {
         if args.json {
             return json(out, &as_json(&report, &rows));
         }
+        verdict(&report, out)?;
+        writeln!(out)?;
         table(&rows, &report).print(out)?;
         writeln!(out)?;
-        sums(&report).print(out)?;
-        let Some(fits) = &report.budget else { return Ok(()) };
-        match &fits.chosen {
-            Ok(Some(said)) => writeln!(out, "\nchosen: {said}")?,
-            Ok(None) => writeln!(out, "\nthe fastest settings fit into {}", bytes(fits.bytes))?,
-            Err(said) => writeln!(out, "\n{said}")?,
-        }
-        let batches = fits
-            .largest_batch
-            .map(|(word, batch)| format!("{word} {}", batch.map_or("none".into(), |batch| batch.to_string())));
-        writeln!(
-            out,
-            "largest train.batch within {}, by run.activation_checkpointing: {}",
-            bytes(fits.bytes),
-            batches.join(", ")
-        )
+        sums(&report).print(out)
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan_report(config: &Config, args: &Args, budget: Option<budget::Budget>) -> Result<PlanReport, String> {
+/// The lines that most readers came for.
+fn verdict(report: &PlanReport, out: &mut dyn Write) -> io::Result<()> {
+    let size = |(place, bytes_there): (Place, usize)| match (place, place_name(place, report)) {
+        (Place::Arena, name) => format!("{} on the {name}", bytes(bytes_there as u64)),
+        (_, name) => format!("{} in the {name}", bytes(bytes_there as u64)),
+    };
+    let sizes: Vec<_> = places(report).into_iter().map(size).collect();
+    let TrainConfig { batch, sequence, .. } = report.config.train;
+    writeln!(out, "planned: {}, for steps of {batch} x {sequence} tokens", sizes.join(", "))?;
+    if let Some([batch, sequence]) = report.assumed {
+        let keys = format!("--set train.batch={batch} --set train.sequence={sequence}");
+        writeln!(
+            out,
+            "assumed: {batch} x {sequence} tokens, as for a long text; training fits them to its text unless set ({keys})"
+        )?;
+    }
+    let Some(fits) = &report.budget else { return Ok(()) };
+    let budget = bytes(fits.bytes);
+    match &fits.chosen {
+        Ok(Some(said)) => writeln!(out, "chosen:  {said}")?,
+        Ok(None) => writeln!(out, "budget:  the fastest settings fit into {budget}")?,
+        Err(said) => writeln!(out, "too much: {said}")?,
+    }
+    let batches = fits.largest_batch.iter().map(|(word, batch)| match batch {
+        Some(Largest { batch, with }) if with.is_empty() => format!("{batch} with {word}"),
+        Some(Largest { batch, with }) => format!("{batch} with {word} ({})", with.join(" ")),
+        None => format!("none with {word}"),
+    });
+    let batches: Vec<_> = batches.collect();
+    writeln!(out, "largest train.batch within {budget}, by run.activation_checkpointing: {}", batches.join(", "))
+}
+
+fn plan_report(
+    config: &Config,
+    args: &Args,
+    budget: Option<budget::Budget>,
+    assumed: Option<[usize; 2]>,
+) -> Result<PlanReport, String> {
     let sizes = device::sizes(args.device);
     let sizes = &*sizes;
     let mut resolved = tetrad::train::fastest(config, sizes);
@@ -117,6 +167,7 @@ fn plan_report(config: &Config, args: &Args, budget: Option<budget::Budget>) -> 
         device: !sizes.in_place(),
         config: resolved,
         budget: fits,
+        assumed,
     })
 }
 
@@ -137,6 +188,7 @@ fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
         "parameters": report.config.model.parameters(),
         "total_bytes": plan.total(),
         "places": places,
+        "outside_bytes": plan.outside_total(),
         "categories": sums,
         "items": items,
         "run": report.config.run,
@@ -146,8 +198,11 @@ fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
     if let Some(fits) = &report.budget {
         value["budget_bytes"] = fits.bytes.into();
         value["fits"] = fits.chosen.is_ok().into();
-        value["largest_batch"] =
-            fits.largest_batch.iter().map(|&(word, batch)| (word.to_owned(), json!(batch))).collect();
+        value["largest_batch"] = fits
+            .largest_batch
+            .iter()
+            .map(|(word, batch)| (word.to_string(), json!(batch.as_ref().map(|b| b.batch))))
+            .collect();
     }
     value
 }
@@ -169,18 +224,29 @@ fn place_name(place: Place, report: &PlanReport) -> &'static str {
 /// The largest batch that is tried.
 const MOST_BATCH: usize = 1 << 16;
 
-/// The largest batch for each way of keeping activations, with parameters on the device unless something else is set.
-fn largest(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits) -> [(&'static str, Option<usize>); 3] {
+/// The largest batch for each way of keeping activations: with parameters on the device if one fits so, else wherever they
+/// may live.
+fn largest(config: &Config, sizes: &dyn DeviceInfo, limits: &Limits) -> [(&'static str, Option<Largest>); 3] {
     use ActivationCheckpointing::{Block, BlockInt4, None};
     [("none", None), ("block", Block), ("block-int4", BlockInt4)].map(|(word, checkpointing)| {
-        let mut config = config.clone();
-        config.run.activation_checkpointing = checkpointing;
-        for offload in [&mut config.offload.weights, &mut config.offload.optimizer] {
+        let mut anywhere = config.clone();
+        anywhere.run.activation_checkpointing = checkpointing;
+        let mut here = anywhere.clone();
+        for offload in [&mut here.offload.weights, &mut here.offload.optimizer] {
             if *offload == Offload::Auto {
                 *offload = Offload::Device;
             }
         }
-        (word, largest_batch(&config, sizes, limits, MOST_BATCH))
+        let found = [&here, &anywhere].into_iter().find_map(|config| {
+            let batch = largest_batch(config, sizes, limits, MOST_BATCH)?;
+            let mut with = config.clone();
+            with.train.batch = batch;
+            let chosen = autotune(&with, sizes, limits)?;
+            let moved = differences(&tetrad::train::fastest(&with, sizes), &chosen);
+            let moved = moved.into_iter().filter(|setting| setting.key.starts_with("offload."));
+            Some(Largest { batch, with: moved.map(|Setting { key, value }| format!("{key}={value}")).collect() })
+        });
+        (word, found)
     })
 }
 
@@ -244,6 +310,9 @@ fn sums(report: &PlanReport) -> Table {
             (_, name) => format!("planned in the {name}, in addition"),
         };
         table.row([name, grouped(total as u64), bytes(total as u64)]);
+    }
+    for &(name, size) in plan.outside() {
+        table.row([format!("{name}, on the host, in addition"), grouped(size as u64), bytes(size as u64)]);
     }
     table
 }

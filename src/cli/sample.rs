@@ -2,12 +2,12 @@
 
 use super::output::{escape, json, print};
 use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter};
-use super::{CliResult, device, eval, pool};
+use super::{CliResult, adapters, device, eval, pool};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Capacity, Checkpoint, TOKENIZER_CONFIG, open_model, place_model};
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{Message, SpecialTokens, Tokenizer};
 use tetrad::model::{Generator, Sampling};
 
@@ -36,6 +36,9 @@ pub struct Args {
     /// Print JSON at the end: prompt, text, their tokens, whether the model ended the text.
     #[arg(long)]
     json: bool,
+    /// Add this adapter, times SCALE if that is given; may be repeated.
+    #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
+    adapters: Vec<String>,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
@@ -68,6 +71,8 @@ fn read_prompt(file: &Path) -> Result<String, super::Failure> {
 
 fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
+    let adapters = adapters::open(&args.adapters)?;
+    let adapted = Adapted::new(&checkpoint, &adapters)?;
     checkpoint.verify_weights()?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let special = checkpoint.special_tokens(&tokenizer);
@@ -79,11 +84,11 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     let keys = checkpoint.meta.model.context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
     let capacity = Capacity { tokens, keys, sampling: true, packing: false };
-    let need = |sizes: &dyn DeviceInfo| place_model(&checkpoint, sizes, capacity).0.total() as u64;
+    let need = |sizes: &dyn DeviceInfo| adapted.place(sizes, capacity).0.total() as u64;
     let mut opened = device::open(args.device, &checkpoint.meta.model, need)?;
     let device = opened.describe();
     let backend = opened.backend.as_mut();
-    let model = open_model(&checkpoint, backend, capacity)?;
+    let model = adapted.open(backend, capacity)?;
     let mut generator = Generator::new(&model);
     let mut printer = TokenPrinter::new(&tokenizer, &prompt, args.sampling.stops(), args.json);
     let mut written = Vec::new();

@@ -5,7 +5,8 @@
 
 use super::schema::{self, Kind, meant, nearest};
 use super::*;
-use crate::error::{ConfigError, Place, Problem};
+use crate::backend::SecondMoment;
+use crate::error::{ConfigError, Place, Problem, number};
 use crate::optim::Rule;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,8 +20,8 @@ impl Config {
     /// base with `preset = "60m"` before its first table. Each of `sets` is `table.key=value`; the value is read as
     /// TOML, and as a plain text if it is none. Paths are relative to the current folder, not to the file.
     ///
-    /// Two defaults follow what is given: with `train.steps` but no `train.warmup` the warm-up keeps the preset's
-    /// share of the steps; with `model.heads` but no `model.kv_heads` every head has keys and values of its own.
+    /// Some defaults follow what is given: the length of a run is given by `train.steps`, `train.epochs` or
+    /// `train.tokens`, and without `train.warmup` the warm-up keeps the preset's share of the steps; with `model.heads` but no `model.kv_heads` every head has keys and values of its own.
     ///
     /// # Errors
     /// A source that does not exist or is not TOML, or all mistakes in keys and values at once.
@@ -34,10 +35,17 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_over(base: Config, source: Option<&str>, sets: &[String]) -> Result<Config, ConfigError> {
-        let mut draft = Draft::open(base, source)?;
-        for set in sets {
-            draft.set(set);
-        }
+        Draft::open(base, source)?.with(sets).finish()
+    }
+
+    /// [`Config::load_over`] for a run that fine-tunes: a rule that is named brings its rate of fine-tuning, unless a preset
+    /// is the base.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_tuning(base: Config, source: Option<&str>, sets: &[String]) -> Result<Config, ConfigError> {
+        let mut draft = Draft::open(base.clone(), source)?.with(sets);
+        draft.tunes = draft.base == base;
         draft.finish()
     }
 }
@@ -47,6 +55,8 @@ struct Draft {
     /// The base's name.
     preset: &'static str,
     base: Config,
+    /// Whether rules have their rates of fine-tuning.
+    tunes: bool,
     values: toml::Table,
     origins: BTreeMap<String, Place>,
     problems: Vec<Problem>,
@@ -64,7 +74,7 @@ impl Draft {
             name => keys.iter().map(|(key, _)| (key.clone(), Place::Preset(name))).collect(),
         };
         let values = toml::Table::try_from(&base).expect("presets are representable in TOML");
-        Draft { preset, base, values, origins, problems: Vec::new(), keys, tables }
+        Draft { preset, base, tunes: false, values, origins, problems: Vec::new(), keys, tables }
     }
 
     fn open(base: Config, source: Option<&str>) -> Result<Self, ConfigError> {
@@ -118,6 +128,11 @@ impl Draft {
         Ok(draft)
     }
 
+    fn with(mut self, sets: &[String]) -> Self {
+        sets.iter().for_each(|set| self.set(set));
+        self
+    }
+
     /// One `--set`.
     fn set(&mut self, argument: &str) {
         let Some((key, text)) = argument.split_once('=') else {
@@ -169,14 +184,15 @@ impl Draft {
                 self.tables.join(", ")
             )
         } else {
-            let hint = did_you_mean(nearest(name, self.keys.iter().map(|(key, _)| key.as_str())));
+            let hint = did_you_mean(meant(name, self.keys.iter().map(|(key, _)| key.as_str())));
             format!("no such key outside a table{hint}; only `preset` stands there")
         };
         let key = if value.is_table() { format!("[{name}]") } else { name.into() };
         self.problems.push(Problem { key, found: None, place: Some(place), reason });
     }
 
-    /// A rule that is named brings its published numbers for the model of the preset, for all keys that are not given.
+    /// A rule that is named brings its published numbers for the model of the preset, for all keys that are not given; and
+    /// if it needs each element's own second moment, which compact presets do not store, four bits for each.
     fn take_numbers_of_the_rule(&mut self) {
         let name = self.values["optimizer"]["name"].clone();
         let Ok(rule) = name.try_into::<Rule>() else { return };
@@ -184,21 +200,83 @@ impl Draft {
             return;
         }
         let base = OptimizerConfig { name: rule, ..self.base.optimizer.clone() };
-        let published = toml::Table::try_from(base.published(self.preset)).expect("numbers are plain values");
-        let table = self.values["optimizer"].as_table_mut().expect("every table is present");
-        let given = |key: &str| {
-            let place = self.origins.get(&format!("optimizer.{key}"));
-            matches!(place, Some(Place::File(..) | Place::Override))
+        let published = match self.tunes {
+            false => base.published(self.preset),
+            // The base's rate is one of fine-tuning already.
+            true => OptimizerConfig { lr: OptimizerConfig::default().lr, ..base }.published(self.preset).for_tuning(),
         };
-        table.retain(|key, _| given(key));
+        let published = toml::Table::try_from(published).expect("numbers are plain values");
+        let table = self.values["optimizer"].as_table_mut().expect("every table is present");
+        let given = |key: &str| matches!(self.origins.get(key), Some(Place::File(..) | Place::Override));
+        table.retain(|key, _| given(&format!("optimizer.{key}")));
         for (key, value) in published {
             table.entry(key).or_insert(value);
+        }
+        let shared = self.base.storage.v.per_element().is_none();
+        if rule.info().own_v && shared && !given("storage.v") {
+            let plain = toml::Value::try_from(SecondMoment::Int4).expect("a word is a plain value");
+            self.values["storage"].as_table_mut().expect("every table is present").insert("v".into(), plain);
+        }
+    }
+
+    /// How weighty the place of a value is: an override wins over a file, and that over the base.
+    fn rank(&self, key: &str) -> u8 {
+        match self.origins.get(key) {
+            Some(Place::Override) => 2,
+            Some(Place::File(..)) => 1,
+            Some(Place::Preset(_)) | None => 0,
+        }
+    }
+
+    /// Of keys of `[train]` that say the same in different ways, the weightiest; the others are taken back. A key other than
+    /// the first says nothing if it is 0. Two of one weight stay, to be refused.
+    fn choose(&mut self, keys: &[&str]) {
+        let weight = |draft: &Self, i: usize| {
+            let value =
+                draft.values["train"].get(keys[i]).and_then(|v| v.as_float().or(v.as_integer().map(|n| n as f64)));
+            let positive = value.is_some_and(|value| value > 0.0);
+            let rank = if positive || i == 0 { draft.rank(&format!("train.{}", keys[i])) } else { 0 };
+            (rank, positive)
+        };
+        let most = (0..keys.len()).map(|i| weight(self, i)).max().unwrap_or_default();
+        for (i, key) in keys.iter().enumerate().filter(|_| most.0 > 0) {
+            if weight(self, i) < most {
+                let table = self.values["train"].as_table_mut().expect("every table is present");
+                table.insert((*key).into(), toml::Value::Integer(0));
+                self.origins.remove(&format!("train.{key}"));
+            }
+        }
+    }
+
+    /// The warm-up that is given, or else the base's share of the steps, if those are given.
+    fn settle_warmup(&self, train: &mut TrainConfig) {
+        let given = |key: &str| self.rank(key) > 0;
+        let base = &self.base.train;
+        let length = ["train.steps", "train.epochs", "train.tokens"].into_iter().any(given);
+        match (given("train.warmup"), given("train.warmup_share")) {
+            (true, _) => return,
+            (false, true) => {}
+            (false, false) if !length => return,
+            (false, false) if train.steps > 0 && base.steps > 0 => {
+                let share = u128::from(train.steps) * u128::from(base.warmup);
+                train.warmup = (share / u128::from(base.steps)) as u64;
+                return;
+            }
+            (false, false) if base.warmup_share > 0.0 => train.warmup_share = base.warmup_share,
+            (false, false) => train.warmup_share = base.warmup as f64 / base.steps.max(1) as f64,
+        }
+        train.warmup = 0;
+        if train.steps > 0 {
+            train.warmup = (train.warmup_share * train.steps as f64).round() as u64;
+            train.warmup_share = 0.0;
         }
     }
 
     fn finish(mut self) -> Result<Config, ConfigError> {
+        self.choose(&["steps", "epochs", "tokens"]);
+        self.choose(&["warmup", "warmup_share"]);
         let given = |key: &str| matches!(self.origins.get(key), Some(Place::File(..) | Place::Override));
-        let scale_warmup = given("train.steps") && !given("train.warmup");
+        let twice = given("train.warmup") && given("train.warmup_share");
         let unshared_heads = given("model.heads") && !given("model.kv_heads");
         self.take_numbers_of_the_rule();
         let mut config: Config = match self.values.clone().try_into() {
@@ -210,10 +288,12 @@ impl Draft {
                 return Err(ConfigError::Invalid(self.problems));
             }
         };
-        if scale_warmup {
-            let share = u128::from(config.train.steps) * u128::from(self.base.train.warmup);
-            config.train.warmup = (share / u128::from(self.base.train.steps)) as u64;
+        if twice {
+            let reason = "says how long the warm-up is, and so does train.warmup; keep one of them".into();
+            let found = Some(number(config.train.warmup_share));
+            self.problems.push(Problem { key: "train.warmup_share".into(), found, place: None, reason });
         }
+        self.settle_warmup(&mut config.train);
         if unshared_heads {
             config.model.kv_heads = config.model.heads;
         }

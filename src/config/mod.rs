@@ -5,6 +5,7 @@ mod manual;
 mod presets;
 mod run;
 mod schema;
+mod settle;
 mod train;
 mod validate;
 mod write;

@@ -20,6 +20,9 @@ pub struct RunConfig {
     /// How much of a block's gradient exists at once when `train.micro_batch` is smaller than the batch. Results do
     /// not depend on it.
     pub grad_buffer: GradBuffer,
+    /// Whether the metrics are also written as event files of TensorBoard.
+    #[serde(skip_serializing_if = "is_off")]
+    pub tensorboard: bool,
     /// MiB of logits that may exist at once, or ten tokens' if those are more; 0: what keeps the device busy. Results
     /// depend on it as on `train.micro_batch`.
     pub logits_mib: usize,
@@ -40,6 +43,11 @@ impl RunConfig {
     }
 }
 
+// A key that older files do not have is written only where it says something.
+fn is_off(switch: &bool) -> bool {
+    !switch
+}
+
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
@@ -48,6 +56,7 @@ impl Default for RunConfig {
             threads: 0,
             activation_checkpointing: ActivationCheckpointing::Auto,
             grad_buffer: GradBuffer::Auto,
+            tensorboard: false,
             logits_mib: 0,
         }
     }

@@ -102,9 +102,76 @@ const FORMER: [(&str, &str); 6] = [
     ("run.state", "offload.optimizer"),
 ];
 
-/// The key that was probably meant by `key`, which does not exist.
+/// What options are called by other programs, whatever stands before the last dot.
+const ELSEWHERE: [(&str, &str); 43] = [
+    ("learning_rate", "optimizer.lr"),
+    ("max_lr", "optimizer.lr"),
+    ("peak_lr", "optimizer.lr"),
+    ("optim", "optimizer.name"),
+    ("rule", "optimizer.name"),
+    ("decay", "optimizer.weight_decay"),
+    ("wd", "optimizer.weight_decay"),
+    ("clip", "optimizer.grad_clip"),
+    ("clip_grad", "optimizer.grad_clip"),
+    ("clip_grad_norm", "optimizer.grad_clip"),
+    ("grad_clipping", "optimizer.grad_clip"),
+    ("gradient_clipping", "optimizer.grad_clip"),
+    ("max_grad_norm", "optimizer.grad_clip"),
+    ("iters", "train.steps"),
+    ("max_iters", "train.steps"),
+    ("max_steps", "train.steps"),
+    ("num_steps", "train.steps"),
+    ("num_training_steps", "train.steps"),
+    ("num_epochs", "train.epochs"),
+    ("num_train_epochs", "train.epochs"),
+    ("max_tokens", "train.tokens"),
+    ("max_train_tokens", "train.tokens"),
+    ("batch_size", "train.batch"),
+    ("per_device_train_batch_size", "train.batch"),
+    ("total_batch_size", "train.batch"),
+    ("micro_batch_size", "train.micro_batch"),
+    ("gradient_accumulation_steps", "train.micro_batch"),
+    ("block_size", "train.sequence"),
+    ("max_length", "train.sequence"),
+    ("max_seq_len", "train.sequence"),
+    ("max_seq_length", "train.sequence"),
+    ("seq_len", "train.sequence"),
+    ("warmup_ratio", "train.warmup_share"),
+    ("warmup_steps", "train.warmup"),
+    ("lr_scheduler_type", "train.schedule"),
+    ("scheduler", "train.schedule"),
+    ("eval_steps", "train.eval_every"),
+    ("save_steps", "train.checkpoint_every"),
+    ("save_total_limit", "train.keep"),
+    ("early_stopping_patience", "train.patience"),
+    ("dataset", "data.train"),
+    ("output_dir", "run.dir"),
+    ("gradient_checkpointing", "run.activation_checkpointing"),
+];
+
+/// The key that was probably meant by `key`, which does not exist: one that was called so, has the same last name in another
+/// table, is called so elsewhere, or else is spelled much like it.
 pub(super) fn meant<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    FORMER.iter().find(|(former, _)| *former == key).map(|&(_, now)| now).or_else(|| nearest(key, known))
+    let known: Vec<&str> = known.into_iter().collect();
+    let last = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase().replace('-', "_");
+    fn name(key: &str) -> &str {
+        key.rsplit('.').next().unwrap_or(key)
+    }
+    // Many tables have something with a name.
+    let same = known.iter().copied().find(|key| last != "name" && name(key) == last);
+    let former = FORMER.iter().filter(|(former, _)| *former == key);
+    let elsewhere = ELSEWHERE.iter().filter(|(word, _)| *word == last);
+    let is = |now: &str| known.iter().find(|key| **key == now).copied();
+    let called = former.chain(elsewhere).find_map(|(_, now)| is(now));
+    // Of names that are spelled alike the one in the same table.
+    let table = |of: &str| of.rsplit_once('.').map(|(table, _)| table.to_owned());
+    let near = |known: &&str| strsim::jaro_winkler(&last, name(known));
+    let alike = known.iter().copied().filter(|known| near(known) > 0.8);
+    let alike = alike.max_by(|a, b| {
+        let score = |known: &&str| near(known) + if table(known) == table(key) { 0.05 } else { 0.0 };
+        score(a).total_cmp(&score(b))
+    });
+    called.or(same).or(alike)
 }
 
 /// A deserializer that answers with the simplest value of whatever type it is asked for, and notes the types of keys.
@@ -254,8 +321,16 @@ mod tests {
         assert_eq!(kind("data", "train"), Some(Kind::List));
         assert_eq!(kind("data", "source"), Some(Kind::Sources));
         assert_eq!(kind("data", "packed"), None, "no key: the files tell");
-        let weights =
-            Kind::Word(&["int4", "fp4", "int4-simulated", "int4-simulated-rows", "fp4-simulated", "bf16", "f32"]);
+        let weights = Kind::Word(&[
+            "int4",
+            "fp4",
+            "int8",
+            "int4-simulated",
+            "int4-simulated-rows",
+            "fp4-simulated",
+            "bf16",
+            "f32",
+        ]);
         assert_eq!(kind("storage", "weights"), Some(weights));
     }
 
@@ -277,7 +352,24 @@ mod tests {
         for (former, now) in FORMER {
             assert!(keys.iter().any(|key| key == now) && keys.iter().all(|key| key != former), "{former} {now}");
         }
-        assert_eq!(meant("run.state", ["run.seed"]), Some("offload.optimizer"));
+        for (word, now) in ELSEWHERE {
+            assert!(keys.iter().any(|key| key == now), "{word} {now}");
+            assert!(keys.iter().all(|key| key.rsplit('.').next() != Some(word)), "{word} is a key");
+        }
+    }
+
+    #[test]
+    fn a_suggestion_goes_by_meaning_before_spelling() {
+        let keys: Vec<_> = keys().iter().map(|key| format!("{}.{}", key.table, key.name)).collect();
+        let meant = |key| meant(key, keys.iter().map(String::as_str));
+        assert_eq!(meant("run.state"), Some("offload.optimizer"));
+        assert_eq!(meant("train.lr"), Some("optimizer.lr"));
+        assert_eq!(meant("lr"), Some("optimizer.lr"));
+        assert_eq!(meant("train.grad_clip"), Some("optimizer.grad_clip"));
+        assert_eq!(meant("optimizer.learning-rate"), Some("optimizer.lr"));
+        assert_eq!(meant("train.max_seq_length"), Some("train.sequence"));
+        assert_eq!(meant("train.stepss"), Some("train.steps"));
+        assert_eq!(meant("train.xyzzy"), None);
     }
 
     #[test]

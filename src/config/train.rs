@@ -25,17 +25,26 @@ const MAX_REWINDS: usize = 10;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainConfig {
-    /// Optimizer steps.
+    /// Optimizer steps; 0: as many as `epochs` or `tokens` make, see [`Config::settle`](crate::Config::settle).
     pub steps: u64,
-    /// Sequences per step.
+    /// How often the training rows are gone through, in place of `steps`; 0: that is not how the length is given.
+    #[serde(skip_serializing_if = "is_none")]
+    pub epochs: f64,
+    /// Tokens that are trained on, in place of `steps`; 0: that is not how the length is given.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tokens: u64,
+    /// Sequences per step; 0: what fits the amount of text.
     pub batch: usize,
     /// Sequences that a block computes at once; 0: as many as fit into memory. On a CPU results do not
     /// depend on it; on a GPU gradients are summed in another order.
     pub micro_batch: usize,
-    /// Tokens per sequence.
+    /// Tokens per sequence; 0: what fits the text.
     pub sequence: usize,
     /// Steps of linear warm-up.
     pub warmup: u64,
+    /// The warm-up as a share of the steps, where their number is not known yet.
+    #[serde(skip_serializing_if = "is_none")]
+    pub warmup_share: f64,
     /// What follows the warm-up.
     pub schedule: Schedule,
     /// Last learning rate as a share of the peak.
@@ -110,9 +119,8 @@ impl TrainConfig {
     /// Every mistake that its numbers show, beside a model of this shape.
     pub fn problems(&self, model: &ModelConfig) -> Problems {
         let (train, context, mut problems) = (self, model.context, Problems::default());
-        problems.need(train.steps >= 1, "train.steps", train.steps, "must be 1 or more");
-        problems.within("train.batch", train.batch, 1, 1 << 20);
-        problems.need(train.sequence >= 1, "train.sequence", train.sequence, "must be 1 or more tokens");
+        self.length_problems(&mut problems);
+        problems.within("train.batch", train.batch, 0, 1 << 20);
         let reason = format_args!("must not exceed model.context = {context}; shorten it or raise model.context");
         problems.need(train.sequence <= context, "train.sequence", train.sequence, reason);
         let reason = format_args!(
@@ -120,7 +128,7 @@ impl TrainConfig {
             train.sequence
         );
         problems.need(
-            !train.is_split() || train.sequence >= SHORTEST_MICRO_SEQUENCE,
+            !train.is_split() || train.sequence == 0 || train.sequence >= SHORTEST_MICRO_SEQUENCE,
             "train.micro_batch",
             train.micro_batch,
             reason,
@@ -135,12 +143,34 @@ impl TrainConfig {
         );
         problems.need(activations <= MOST_ELEMENTS, "train.batch", train.batch, reason);
         let reason = format_args!("must not exceed train.steps = {}; a tenth of the steps is usual", train.steps);
-        problems.need(train.warmup <= train.steps, "train.warmup", train.warmup, reason);
+        problems.need(train.steps == 0 || train.warmup <= train.steps, "train.warmup", train.warmup, reason);
         let reason = "must be 0 to 1: it is a share of optimizer.lr";
         problems.need((0.0..=1.0).contains(&train.final_lr), "train.final_lr", number(train.final_lr), reason);
         self.decay_problems(&mut problems);
         self.watch_problems(&mut problems);
         problems
+    }
+
+    /// The length is given in one of three ways.
+    fn length_problems(&self, problems: &mut Problems) {
+        let &Self { steps, epochs, tokens, warmup_share, .. } = self;
+        let sound = (0.0..=1e9).contains(&epochs);
+        problems.need(sound, "train.epochs", number(epochs), "must be a number above 0");
+        let given = [steps > 0, epochs > 0.0, tokens > 0].into_iter().filter(|given| *given).count();
+        let reason = "must be 1 or more, unless train.epochs or train.tokens say how long the run is";
+        problems.need(given > 0 || !sound, "train.steps", steps, reason);
+        let reason = "says how long the run is, and so does another key; keep one of train.steps, train.epochs and \
+                      train.tokens";
+        let key = if epochs > 0.0 { "train.epochs" } else { "train.tokens" };
+        let found = if epochs > 0.0 { number(epochs) } else { tokens.to_string() };
+        problems.need(given < 2, key, found, reason);
+        let reason = "must be 0 to 1: it is a share of the steps";
+        problems.need((0.0..=1.0).contains(&warmup_share), "train.warmup_share", number(warmup_share), reason);
+    }
+
+    /// Whether something of it follows from the text.
+    pub fn is_open(&self) -> bool {
+        self.steps == 0 || self.batch == 0 || self.sequence == 0
     }
 
     fn watch_problems(&self, problems: &mut Problems) {
@@ -163,6 +193,7 @@ impl TrainConfig {
     fn decay_problems(&self, problems: &mut Problems) {
         let &Self { steps, warmup, schedule, decay_steps, decay_share, .. } = self;
         let wsd = schedule == Schedule::Wsd;
+        let open = steps == 0;
         let only = "is read by the schedule \"wsd\" only; remove the key or set train.schedule=\"wsd\"";
         problems.need(wsd || decay_steps == 0, "train.decay_steps", decay_steps, only);
         problems.need(wsd || is_default_share(&decay_share), "train.decay_share", number(decay_share), only);
@@ -174,9 +205,9 @@ impl TrainConfig {
         problems.need(sound, "train.decay_share", number(decay_share), reason);
         let left = steps.saturating_sub(warmup);
         let reason = format_args!("must not exceed the {left} steps that train.warmup leaves of train.steps");
-        problems.need(decay_steps <= left, "train.decay_steps", decay_steps, reason);
+        problems.need(open || decay_steps <= left, "train.decay_steps", decay_steps, reason);
         let reason = format_args!("are {} steps, but train.warmup leaves {left} of train.steps", self.decay());
-        let fits = decay_steps > 0 || !sound || self.decay() <= left.max(1);
+        let fits = open || decay_steps > 0 || !sound || self.decay() <= left.max(1);
         problems.need(fits, "train.decay_share", number(decay_share), reason);
     }
 
@@ -208,10 +239,13 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             steps: 400,
+            epochs: 0.0,
+            tokens: 0,
             batch: 16,
             micro_batch: 0,
             sequence: 128,
             warmup: 40,
+            warmup_share: 0.0,
             schedule: Schedule::Cosine,
             final_lr: 0.1,
             decay_steps: 0,
@@ -242,6 +276,10 @@ impl Default for TrainConfig {
 
 fn is_zero(value: &u64) -> bool {
     *value == 0
+}
+
+fn is_none(value: &f64) -> bool {
+    *value == 0.0
 }
 
 fn is_default_share(value: &f64) -> bool {

@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::error::{ConfigError, Problem, Problems};
+use crate::optim::OptimizerContext;
 
 impl Config {
     /// Checks a configuration that did not come from [`Config::load`] (which checks by itself).
@@ -18,13 +19,18 @@ impl Config {
 /// All mistakes, in the order of the tables.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let Config { model, data, tokenizer, storage, activations, optimizer, train, adapter, run, .. } = config;
+    // A shape with a mistake has no matrices.
+    let sound = model.problems().0.is_empty() && storage.problems(model.tied).0.is_empty();
+    let side = sound.then(|| adapter.smallest_side(model, storage.group)).flatten();
+    let smallest_side = side.unwrap_or(model.smallest_side());
+    let context = OptimizerContext { smallest_side, ..storage.optimizer_context(model) };
     let own = [
         model.problems(),
         Problems(data.problems()),
         Problems(tokenizer.problems(model.vocab)),
         storage.problems(model.tied),
         activations.problems(storage),
-        optimizer.problems(&storage.optimizer_context(model)),
+        optimizer.problems(&context),
         optimizer.unread(),
         train.problems(model),
         adapter.problems(model),

@@ -97,6 +97,19 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<TensorInfo>, SafetensorsError> {
     }
 }
 
+/// A text in the `__metadata__` of a file that [`parse`] has read.
+pub fn told(bytes: &[u8], key: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Header {
+        #[serde(rename = "__metadata__")]
+        told: serde_json::Map<String, serde_json::Value>,
+    }
+    let (len, rest) = bytes.split_first_chunk::<8>()?;
+    let header = rest.get(..usize::try_from(u64::from_le_bytes(*len)).ok()?)?;
+    let Header { told } = serde_json::from_slice(header).ok()?;
+    told.get(key)?.as_str().map(str::to_owned)
+}
+
 fn info(tensor: String, entry: Entry, len: u64, origin: u64) -> Result<TensorInfo, SafetensorsError> {
     let kind = match entry.dtype.as_str() {
         "F32" => Kind::F32,
@@ -128,8 +141,15 @@ fn shown(text: &str) -> String {
 
 /// The header of a file of these tensors, in this order: `(name, dims, kind)`, bytes of each.
 pub fn header(tensors: &[(String, Vec<u64>, Kind)]) -> Vec<u8> {
+    let mut told = serde_json::Map::new();
+    told.insert("format".into(), "pt".into());
+    header_with(told, tensors)
+}
+
+/// The same with other texts in its `__metadata__`.
+pub fn header_with(told: serde_json::Map<String, serde_json::Value>, tensors: &[(String, Vec<u64>, Kind)]) -> Vec<u8> {
     let mut map = serde_json::Map::new();
-    map.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));
+    map.insert("__metadata__".into(), told.into());
     let mut end = 0;
     for (name, dims, kind) in tensors {
         let begin = end;

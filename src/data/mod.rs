@@ -24,4 +24,7 @@ pub use config::{DataConfig, Packing, SourceConfig, TokenizerSettings};
 pub use prepared::{Prepared, prepare, shares_rows};
 pub use shard::{IGNORE, InputTokens, Progress, Shard, Stage, Tokens};
 pub use source::{Corpus, Input, InputKind};
-pub use tokenize::{ChatPrompt, Decoder, Message, SampleFormat, SpecialTokens, Tokenizer, TokenizerConfig};
+pub use tokenize::{
+    ChatPrompt, Decoder, END_OF_TEXT, Message, SampleFormat, SpecialTokens, Tokenizer, TokenizerConfig,
+    train_byte_pairs,
+};

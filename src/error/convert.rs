@@ -1,6 +1,6 @@
 //! Errors of converting models from and to the files of other programs.
 
-use super::{CheckpointError, DataError, FormatError, StoreError};
+use super::{AdapterError, BackendError, CheckpointError, DataError, FormatError, StoreError};
 use std::path::PathBuf;
 
 /// Why a file is not valid GGUF. Offsets are in bytes from the start of the file.
@@ -178,6 +178,17 @@ pub enum ConvertError {
         /// Why.
         reason: String,
     },
+    /// An adapter of another program, or for one.
+    #[error("{}: {source}", path.display())]
+    Adapter {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<AdapterError>,
+    },
+    /// A device that computes what is converted.
+    #[error(transparent)]
+    Device(#[from] BackendError),
     /// Options that cannot be met.
     #[error("{0}")]
     Asked(String),

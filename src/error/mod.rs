@@ -1,6 +1,7 @@
 //! One error enum per layer, each in its own file. An error states facts: what was found and what is allowed. Advice
 //! that names flags, configuration keys or commands is given by the program, which knows them.
 
+mod adapter;
 mod backend;
 mod checkpoint;
 mod config;
@@ -10,6 +11,7 @@ mod format;
 mod start;
 mod store;
 
+pub use adapter::AdapterError;
 pub use backend::BackendError;
 pub use checkpoint::CheckpointError;
 pub use config::{ConfigError, Place, Problem, Problems, number};

@@ -78,6 +78,7 @@ pub struct Plan {
     solid: usize,
     total: usize,
     host: usize,
+    outside: Vec<(&'static str, usize)>,
 }
 
 impl Plan {
@@ -109,6 +110,13 @@ impl Plan {
         span
     }
 
+    /// Counts memory of the host that is none of these buffers.
+    pub fn add_outside(&mut self, name: &'static str, bytes: usize) {
+        if bytes > 0 {
+            self.outside.push((name, bytes));
+        }
+    }
+
     fn lowest_gap(&self, bytes: usize, lifetime: Lifetime) -> usize {
         let mut offset = self.solid;
         let first = self.order.partition_point(|&i| self.items[i].span.offset < self.solid);
@@ -135,6 +143,16 @@ impl Plan {
     /// Bytes of host memory.
     pub fn host_total(&self) -> usize {
         self.host
+    }
+
+    /// Memory of the host that is none of the buffers: what for, and its bytes.
+    pub fn outside(&self) -> &[(&'static str, usize)] {
+        &self.outside
+    }
+
+    /// Bytes of it.
+    pub fn outside_total(&self) -> usize {
+        self.outside.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// The most bytes of a category that are live at once, in any memory.

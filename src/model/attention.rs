@@ -7,7 +7,7 @@ use crate::backend::{Accumulate, AttentionArgs, AttentionGradArgs};
 use crate::memory::Span;
 
 /// `x + output(heads(norm(x)))`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Attention {
     pub norm: Norm,

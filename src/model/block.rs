@@ -9,7 +9,7 @@ use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
 
 /// The layers of one block.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Block {
     pub attention: Attention,
@@ -25,7 +25,7 @@ impl Block {
             specs.iter().position(is_it).map(|i| params[i])
         };
         let must = |param| of(param).expect("every block has it");
-        let linear = |weight, bias: Option<P>| Linear { weight: must(weight), bias: bias.and_then(of) };
+        let linear = |weight, bias: Option<P>| Linear { bias: bias.and_then(of), ..Linear::without_bias(must(weight)) };
         let norm = |gain| Norm { gain: must(gain) };
         Self {
             attention: Attention {
@@ -45,6 +45,23 @@ impl Block {
         }
     }
 
+    /// One of its seven matrices.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub(super) fn linear_mut(&mut self, matrix: BlockParam) -> &mut Linear {
+        match matrix {
+            BlockParam::Query => &mut self.attention.query,
+            BlockParam::Key => &mut self.attention.key,
+            BlockParam::Value => &mut self.attention.value,
+            BlockParam::Output => &mut self.attention.output,
+            BlockParam::Gate => &mut self.mlp.gate,
+            BlockParam::Up => &mut self.mlp.up,
+            BlockParam::Down => &mut self.mlp.down,
+            other => panic!("{other:?} is no matrix of a block"),
+        }
+    }
+
     /// From a micro-batch of the block's input `x` to `out`.
     fn forward(&self, cx: &mut Context<'_>, acts: &BlockActs, x: Span, out: Span) {
         self.attention.forward(cx, acts, x);
@@ -60,7 +77,7 @@ impl Model {
         for batch in batch.micro_batches(self.acts.micro_tokens) {
             let cx = &mut Context { backend: &mut *backend, model: self, batch };
             let x = cx.batch_rows(acts.x, h);
-            if let (Some(packed), Purpose::Step(step)) = (acts.int4_x, batch.purpose) {
+            if let (Some(packed), Purpose::Step(step), true) = (acts.int4_x, batch.purpose, l >= self.lowest) {
                 self.pack_input(cx, x, packed, l, step);
             }
             let out = cx.batch_rows(self.residual(l + 1), h);

@@ -47,4 +47,11 @@ impl GradSink<'_, '_> {
             (self.apply)(cx.backend, changed, grad);
         }
     }
+
+    /// The same of an adapter's tensor, whose gradient has a place of its own.
+    pub fn add_adapter(&mut self, cx: &mut Context<'_>, param: &Param, grad: Span) {
+        if self.last {
+            (self.apply)(cx.backend, param, grad);
+        }
+    }
 }

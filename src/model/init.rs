@@ -1,6 +1,6 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
-use super::{Init, Model};
+use super::{Init, Model, ParamSpec};
 use crate::backend::{Backend, Param, Weight};
 use crate::quant::{RngKey, RngUse, RowEncoder, RowPlanes, WeightPlane};
 
@@ -23,9 +23,11 @@ pub fn fill(backend: &mut dyn Backend, weight: &Weight, row: &mut dyn FnMut(usiz
     }
 }
 
-/// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero.
+/// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero. Beside an
+/// adapter the base is left as it is, and B begins at 0, so that the model begins as the base.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
-    for (spec, param) in model.specs.iter().zip(&model.stored) {
+    let frozen = |spec: &ParamSpec| !model.settings.adapters.is_empty() && !spec.kind.is_adapter();
+    for (spec, param) in model.specs.iter().zip(&model.stored).filter(|(spec, _)| !frozen(spec)) {
         let key = RngKey { seed: model.settings.seed, step: 0, tensor: param.id, usage: RngUse::Init };
         let (std, padded) = (model.settings.model.init_std as f32, param.weight.shape.padded_cols() as u64);
         fill(backend, &param.weight, &mut |row, values| match spec.kind.init() {

@@ -2,22 +2,25 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
+use super::low_rank::LowRankPair;
 use crate::backend::{Accumulate, Param};
 use crate::memory::Span;
 
-/// `y = x Wᵀ + b`. A low-rank adapter would be a third parameter here and a third term in each method.
-#[derive(Clone, Copy, Debug)]
+/// `y = x Wᵀ + b`, and the low-rank terms of adapters.
+#[derive(Clone, Debug)]
 pub struct Linear {
     /// W `[O, I]`
     pub weight: Param,
     /// b `[O]`
     pub bias: Option<Param>,
+    /// What adapters add.
+    pub low_rank: Vec<LowRankPair>,
 }
 
 impl Linear {
     /// A layer without bias.
     pub fn without_bias(weight: Param) -> Self {
-        Self { weight, bias: None }
+        Self { weight, bias: None, low_rank: Vec::new() }
     }
 
     /// Sets or adds to `y` from `x`.
@@ -26,6 +29,7 @@ impl Linear {
         if let Some(bias) = &self.bias {
             cx.backend.add_bias(y, bias.weight.data, bias.weight.shape.cols);
         }
+        self.low_rank.iter().for_each(|pair| pair.forward(cx, x, y));
     }
 
     /// The gradient of the bias, if there is one.
@@ -36,7 +40,8 @@ impl Linear {
         sink.add(cx, bias);
     }
 
-    /// Sets or adds to `dx`, then forms the weight's gradient: in this order, because an update may follow at once.
+    /// Sets or adds to `dx`, then forms the gradients of adapters or of the weight: in this order, because an update may
+    /// follow at once.
     pub(super) fn backward(
         &self,
         cx: &mut Context<'_>,
@@ -45,6 +50,7 @@ impl Linear {
         sink: &mut GradSink<'_, '_>,
     ) {
         cx.backend.linear_grad_input(dy, &self.weight.weight, dx, accumulate);
+        self.low_rank.iter().for_each(|pair| pair.backward(cx, (dy, x), dx, sink));
         let Some(grad) = sink.grad(&self.weight) else { return };
         let shape = self.weight.weight.shape;
         cx.backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, sink.accumulate);

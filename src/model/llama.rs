@@ -9,6 +9,9 @@ use crate::backend::{Accumulate, Backend, NormGradArgs};
 use crate::memory::Span;
 use std::sync::atomic::Ordering;
 
+/// Shown the number of a block that forward went through, and where what its matrices read lies.
+pub type BlockWatch<'a> = dyn FnMut(&mut dyn Backend, usize, [Span; 4]) + 'a;
+
 impl Model {
     /// Rows `from .. from + count` of an activation of `width` features.
     pub(super) fn rows(&self, span: Span, from: usize, count: usize, width: usize) -> Span {
@@ -26,6 +29,15 @@ impl Model {
     /// # Panics
     /// If the batch has more tokens than were planned, or several sequences with `start > 0`.
     pub fn forward(&self, backend: &mut dyn Backend, batch: Batch) {
+        self.forward_watched(backend, batch, &mut |_, _, _| {});
+    }
+
+    /// The same, and after each block what its matrices read, of a model whose blocks keep that: the input of queries, keys and
+    /// values; that of the output; that of gate and up; that of down.
+    ///
+    /// # Panics
+    /// As [`Model::forward`].
+    pub fn forward_watched(&self, backend: &mut dyn Backend, batch: Batch, watch: &mut BlockWatch<'_>) {
         let (t, planned, longest) = (batch.tokens(), self.acts.tokens, self.acts.micro_tokens);
         assert!(t <= planned, "{t} tokens, planned for {planned}");
         assert!(batch.queries <= longest, "sequences of {}, planned for {longest}", batch.queries);
@@ -41,6 +53,7 @@ impl Model {
                 offloaded.prefetch(backend, group + 1, ParamPart::Weights);
             }
             self.block_forward(backend, batch, l);
+            watch(backend, l, self.inputs_of(l, t));
             self.passes.fetch_add(1, Ordering::Relaxed);
             offloaded.release(backend, group, ParamPart::Weights, false);
         }
@@ -54,8 +67,22 @@ impl Model {
         self.params.final_norm.forward(cx, x, xn, self.acts.inv_rms.head(4 * t));
     }
 
+    /// What the matrices of block `l` read of `tokens` tokens.
+    fn inputs_of(&self, l: usize, tokens: usize) -> [Span; 4] {
+        let (model, acts) = (&self.settings.model, &self.acts.blocks[l]);
+        // Where blocks share their buffers these hold one micro-batch.
+        let tokens = if self.acts.kept { tokens } else { tokens.min(self.acts.micro_tokens) };
+        [
+            (acts.attn_norm_out, model.hidden),
+            (acts.attn_out, model.query_width()),
+            (acts.mlp_norm_out, model.hidden),
+            (acts.act, model.intermediate),
+        ]
+        .map(|(span, width)| self.rows(span, 0, tokens, width))
+    }
+
     /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`. Each block runs over all
-    /// micro-batches before the one below it begins.
+    /// micro-batches before the one below it begins. With an adapter it ends at the lowest block that is adapted.
     pub fn backward(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>) {
         self.walk_back(backend, batch, scale, apply, true);
     }
@@ -70,15 +97,20 @@ impl Model {
         offloaded.wait_whole(backend, layers + 1);
         self.head_backward(backend, batch, apply);
         offloaded.release_whole(backend, layers + 1, changes);
-        for l in (0..layers).rev() {
+        for l in (self.lowest..layers).rev() {
             let group = l + 1;
             offloaded.wait_whole(backend, group);
             // One ahead of its use; the last is the embedding.
-            offloaded.prefetch(backend, group - 1, ParamPart::Weights);
-            offloaded.prefetch(backend, group - 1, ParamPart::State);
+            if l > self.lowest || l == 0 {
+                offloaded.prefetch(backend, group - 1, ParamPart::Weights);
+                offloaded.prefetch(backend, group - 1, ParamPart::State);
+            }
             self.block_backward(backend, batch, l, apply);
             self.passes.fetch_add(1, Ordering::Relaxed);
             offloaded.release_whole(backend, group, changes);
+        }
+        if self.lowest > 0 {
+            return;
         }
         offloaded.wait_whole(backend, 0);
         self.embedding_backward(backend, batch, scale, apply);

@@ -7,7 +7,7 @@ use crate::backend::Accumulate;
 use crate::memory::Span;
 
 /// `x + down(silu(gate(n)) * up(n))` with `n = norm(x)`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Mlp {
     pub norm: Norm,

@@ -16,6 +16,7 @@ mod init;
 mod linear;
 mod llama;
 mod loss;
+mod low_rank;
 mod mlp;
 mod norm;
 mod offload;
@@ -38,10 +39,12 @@ pub use generate::{Generator, Sampling};
 pub use grad_sink::Apply;
 pub use init::{fill, initialize};
 pub use linear::Linear;
+pub use llama::BlockWatch;
+pub use low_rank::{LowRankActs, LowRankPair};
 pub use mlp::Mlp;
 pub use norm::Norm;
 pub use offload::Offloaded;
-pub use params::Params;
+pub use params::{Params, READ_PLANES, place as place_param};
 pub use rope::rope_factor;
 pub use settings::{
     ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,
@@ -75,6 +78,8 @@ pub struct Model {
     /// Blocks that forward or backward went through so far: what a long step is watched by from another thread. On a GPU
     /// they are issued, not done.
     pub passes: Arc<AtomicU64>,
+    /// The lowest block that has anything to train: backward ends with it.
+    pub lowest: usize,
     /// Blocks as the passes of their backward read them: copies of their weights; none if one pass is enough.
     frozen: Vec<Block>,
 }
@@ -86,6 +91,25 @@ impl Model {
         let placed = offload::place(plan, settings, &specs, backend);
         let model = Self::assemble(plan, settings, specs, placed.used, (tokens, keys), backend);
         Self { stored: placed.stored, offloaded: placed.offloaded, ..model }
+    }
+
+    /// The same around a base whose parameters lie in a mapped file, `base`, which holds nothing but what products read;
+    /// only adapters and activations are planned.
+    ///
+    /// # Panics
+    /// If `base` does not have all of the base's parameters.
+    pub fn place_on(
+        plan: &mut Plan,
+        settings: &Settings,
+        base: &[Param],
+        (tokens, keys): (usize, usize),
+        backend: &dyn DeviceInfo,
+    ) -> Self {
+        let specs = param_specs(settings);
+        let adapters = offload::place_adapters(plan, &specs);
+        assert_eq!(base.len() + adapters.len(), specs.len(), "a place for each parameter");
+        let placed = base.iter().copied().chain(adapters).collect();
+        Self::assemble(plan, settings, specs, placed, (tokens, keys), backend)
     }
 
     /// The same around parameters that lie somewhere already, given in the order of `specs`, which are those of
@@ -103,13 +127,14 @@ impl Model {
     ) -> Self {
         let acts = activations::place(plan, settings, &specs, tokens, keys, backend);
         let sampling = activations::place_sampling(plan, settings, &specs, (&acts, keys), backend).map(Arc::new);
-        let params = Params::arrange(&specs, placed.clone());
+        let params = Params::arrange(settings, &specs, placed.clone());
+        let lowest = activations::lowest(&specs);
         let copies = &acts.grads.frozen_copy;
         let frozen = if copies.is_empty() { Vec::new() } else { params.blocks_at(&specs, copies) };
         let settings = settings.clone();
         let passes = Arc::default();
         let offloaded = Offloaded::default();
-        Self { settings, specs, params, stored: placed, offloaded, acts, sampling, passes, frozen }
+        Self { settings, specs, params, stored: placed, offloaded, acts, sampling, passes, lowest, frozen }
     }
 
     /// Fills what depends on the configuration alone; call once the backend has its arena.

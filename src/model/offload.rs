@@ -6,7 +6,7 @@
 //! prefetched to the device ahead of its use, into one of two slots that groups alternate between.
 
 use super::params::{self, ParamPart};
-use super::spec::{BlockParam, ParamKind, ParamSpec};
+use super::spec::{BlockParam, ParamKind, ParamSpec, base_len};
 use super::{Offload, OffloadConfig, Settings};
 use crate::backend::{Backend, DeviceInfo, Param};
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
@@ -26,6 +26,8 @@ pub(super) struct Placed {
 pub struct Offloaded {
     /// Embedding, blocks, what follows them.
     groups: Vec<[Option<OffloadedPart>; 2]>,
+    /// Whether any of it is trained; what is not is never written back.
+    changes: bool,
 }
 
 /// One offloaded part of a group, and where operations find it.
@@ -63,10 +65,10 @@ impl Offloaded {
         self.wait(backend, group, ParamPart::State);
     }
 
-    /// Both parts of a group after backward.
+    /// Both parts of a group after backward; what is not trained did not change.
     pub(super) fn release_whole(&self, backend: &mut dyn Backend, group: usize, changed: bool) {
-        self.release(backend, group, ParamPart::Weights, changed);
-        self.release(backend, group, ParamPart::State, changed);
+        self.release(backend, group, ParamPart::Weights, changed && self.changes);
+        self.release(backend, group, ParamPart::State, changed && self.changes);
     }
 
     fn part(&self, group: usize, part: ParamPart) -> Option<OffloadedPart> {
@@ -76,8 +78,9 @@ impl Offloaded {
 
 /// Adds all parameters to the plan.
 pub(super) fn place(plan: &mut Plan, settings: &Settings, specs: &[ParamSpec], device: &dyn DeviceInfo) -> Placed {
-    let groups = groups(specs);
     let trained = specs.iter().any(|spec| spec.trainable);
+    let (specs, all) = (&specs[..base_len(specs)], specs);
+    let groups = groups(specs);
     let leaves_device = |to: Offload| trained && (to == Offload::File || to == Offload::Host && !device.in_place());
     let OffloadConfig { weights, optimizer } = settings.execution.offload;
     let leaves = [leaves_device(weights), leaves_device(optimizer)];
@@ -99,7 +102,22 @@ pub(super) fn place(plan: &mut Plan, settings: &Settings, specs: &[ParamSpec], d
         stored.extend(between_steps);
         offloaded.groups.push(group);
     }
+    offloaded.changes = specs.iter().any(|spec| spec.trainable);
+    let adapters = place_adapters(plan, all);
+    used.extend(&adapters);
+    stored.extend(adapters);
     Placed { used, stored, offloaded }
+}
+
+/// Adds the tensors of adapters to the plan, in the order of the specs. They are small, and stay on the device.
+pub(super) fn place_adapters(plan: &mut Plan, specs: &[ParamSpec]) -> Vec<Param> {
+    let place = |spec: &ParamSpec| {
+        let name = spec.kind.name();
+        params::place(spec, &mut |plane, category, bytes| {
+            plan.add(format!("{name} {plane}"), category, bytes, Lifetime::ALWAYS)
+        })
+    };
+    specs[base_len(specs)..].iter().map(place).collect()
 }
 
 /// Embedding, blocks, the rest.

@@ -1,7 +1,7 @@
 //! Where the planes of every parameter lie.
 
-use super::spec::{ParamKind, ParamSpec, block_specs};
-use super::{Block, Linear, Norm};
+use super::spec::{ParamKind, ParamSpec, base_len, block_specs};
+use super::{Block, Linear, Norm, Settings, low_rank};
 use crate::backend::{Param, State, Weight};
 use crate::memory::{Category, Span};
 use crate::quant::WeightPlane;
@@ -24,20 +24,26 @@ pub struct Params {
 }
 
 impl Params {
-    /// Arranges placed parameters, given in the order of `specs`.
+    /// Arranges placed parameters, given in the order of `specs`, which are those of `settings`.
     ///
     /// # Panics
     /// If `placed` does not have a parameter for each spec.
-    pub fn arrange(specs: &[ParamSpec], placed: Vec<Param>) -> Self {
+    pub fn arrange(settings: &Settings, specs: &[ParamSpec], placed: Vec<Param>) -> Self {
         assert_eq!(placed.len(), specs.len(), "a place for each parameter");
+        let pairs = low_rank::pairs(settings, specs, &placed);
+        let specs = &specs[..base_len(specs)];
         let of = |kind| specs.iter().position(|spec| spec.kind == kind).map(|i| placed[i]);
         let must = |kind| of(kind).expect("every model has it");
         let block_len = block_specs(specs).len();
         let blocks = specs[1..].chunks(block_len.max(1)).zip(placed[1..].chunks(block_len.max(1)));
         let blocks = blocks.filter(|(specs, _)| specs[0].kind.block().is_some());
+        let mut blocks: Vec<_> = blocks.map(|(specs, params)| Block::arrange(specs, params)).collect();
+        for (layer, matrix, pair) in pairs {
+            blocks[layer].linear_mut(matrix).low_rank.push(pair);
+        }
         Self {
             embedding: must(ParamKind::Embedding),
-            blocks: blocks.map(|(specs, params)| Block::arrange(specs, params)).collect(),
+            blocks,
             final_norm: Norm { gain: must(ParamKind::FinalNorm) },
             head: of(ParamKind::Head).map(Linear::without_bias),
             all: placed,

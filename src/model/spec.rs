@@ -259,6 +259,11 @@ pub fn param_specs(settings: &Settings) -> Vec<ParamSpec> {
     specs
 }
 
+/// How many of the specs are the model's own: the first ones.
+pub(super) fn base_len(specs: &[ParamSpec]) -> usize {
+    specs.iter().position(|spec| spec.kind.is_adapter()).unwrap_or(specs.len())
+}
+
 /// The parameters of the first block, which all others repeat in all but what is trained.
 pub(super) fn block_specs(specs: &[ParamSpec]) -> &[ParamSpec] {
     let of_block = |spec: &&ParamSpec| matches!(spec.kind, ParamKind::Block(0, _));
@@ -268,6 +273,7 @@ pub(super) fn block_specs(specs: &[ParamSpec]) -> &[ParamSpec] {
 
 /// The same, each trainable if it is in any block: what buffers that all blocks share must have room for.
 pub(super) fn trained_block_specs(specs: &[ParamSpec]) -> Vec<ParamSpec> {
+    let specs = &specs[..base_len(specs)];
     let in_block = |kind| if let ParamKind::Block(_, param) = kind { Some(param) } else { None };
     let trained = |kind| specs.iter().any(|spec| spec.trainable && in_block(spec.kind) == in_block(kind));
     block_specs(specs).iter().map(|spec| ParamSpec { trainable: trained(spec.kind), ..spec.clone() }).collect()

@@ -15,6 +15,8 @@ pub enum Weights {
     Int4,
     /// The same with four-bit floats, MXFP4: blocks of 32 under powers of two.
     Fp4,
+    /// One signed byte per weight, which products read whole: as much memory as codes and residue, sixteen times finer.
+    Int8,
     /// Products see a float32 master copy rounded to INT4 as in the code of arXiv 2502.17055, if groups have 256 elements
     /// and are asymmetric: groups run on from a row to the next.
     Int4Simulated,
@@ -90,6 +92,7 @@ impl StorageConfig {
             Weights::Int4Simulated => WeightFormat::simulated(Simulation::Int4 { offsets }),
             Weights::Int4SimulatedRows => WeightFormat::simulated(Simulation::Int4Rows { offsets }),
             Weights::Fp4Simulated => WeightFormat::simulated(Simulation::Fp4),
+            Weights::Int8 => WeightFormat::INT8,
             Weights::Bf16 => WeightFormat::BF16,
             Weights::F32 => WeightFormat::F32,
         }

@@ -17,6 +17,7 @@ use crate::quant::{BLOCK, GroupedShape, StateCodec, StateShape, StateSpec};
 pub(super) const ADAFACTOR: RuleInfo = RuleInfo {
     title: "Adafactor",
     keys: &["beta2_decay", "eps", "eps2", "clip_threshold"],
+    own_v: false,
     variants: &[Variant::Standard, Variant::Reference],
     publish: |config, _| {
         // PyTorch's: eps is the distance from 1 to the next float32.

@@ -44,6 +44,8 @@ pub(super) const SPAM: RuleInfo = RuleInfo {
         "density",
         "embedding",
     ],
+    // Spikes are told by it.
+    own_v: true,
     problems: spam_problems,
     ..ADAMW
 };
@@ -52,6 +54,7 @@ pub(super) const SPAM: RuleInfo = RuleInfo {
 pub(super) const ADAMW: RuleInfo = RuleInfo {
     title: "AdamW",
     keys: &["beta1", "beta2", "eps", "embedding"],
+    own_v: false,
     variants: &[Variant::Paper],
     // The presets themselves have the rates.
     publish: |_, _| {},
@@ -133,6 +136,11 @@ impl AdamFamily {
     pub fn new(config: &OptimizerConfig, state: StateConfig) -> Self {
         Self { config: config.clone(), state }
     }
+
+    /// The constants of a parameter's step.
+    pub(super) fn args(&self, param: &Param, at: &StepInfo) -> AdamArgs {
+        AdamStepInfo::new(&self.config, at.number, at.lr, self.state.feedback, at.seed).args(param.decay)
+    }
 }
 
 impl Optimizer for AdamFamily {
@@ -145,8 +153,7 @@ impl Optimizer for AdamFamily {
     }
 
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, _: Span, at: &StepInfo) {
-        let step = AdamStepInfo::new(&self.config, at.number, at.lr, self.state.feedback, at.seed);
-        backend.adam(param, grad, &step.args(param.decay));
+        backend.adam(param, grad, &self.args(param, at));
     }
 }
 
@@ -264,7 +271,8 @@ impl AdamStepInfo {
             mask_round: self.mask_round,
             density: self.density,
             use_stable_spam: u32::from(self.rule == Rule::StableSpam),
-            freeze_on_zero_grad: u32::from(self.variant == Variant::Paper),
+            // The other rules' moments decay, as PyTorch's do.
+            freeze_on_zero_grad: u32::from(self.rule == Rule::StableSpam && self.variant == Variant::Paper),
             reset_before: u32::from(self.reset_before),
             reset_after: u32::from(self.reset_after),
             gammas: self.gammas.map(|gamma| gamma as f32),

@@ -21,6 +21,7 @@ use crate::quant::{StateCodec, StateShape, StateSpec};
 pub(super) const ADAM_MINI: RuleInfo = RuleInfo {
     title: "Adam-mini",
     keys: &["beta1", "beta2", "eps"],
+    own_v: false,
     variants: &[Variant::Standard, Variant::Reference],
     // The paper has AdamW's.
     publish: |_, _| (),

@@ -104,6 +104,9 @@ pub struct OptimizerConfig {
     pub embedding: EmbeddingUpdate,
 }
 
+/// How many times smaller than a rule's rate for new weights its rate for fine-tuning is.
+const TUNING: f64 = 20.0;
+
 impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
@@ -157,6 +160,12 @@ impl OptimizerConfig {
         let mut config = Self { name, lr, weight_decay, grad_clip, variant, ..Self::default() };
         (info.publish)(&mut config, preset.trim_end_matches("-compact"));
         config
+    }
+
+    /// The same with the rate of fine-tuning: a twentieth of the rate of training from new weights. It is a starting point,
+    /// which nobody has tuned for a model at hand.
+    pub fn for_tuning(self) -> Self {
+        Self { lr: self.lr / TUNING, adam_lr: self.adam_lr / TUNING, ..self }
     }
 
     /// The rule, for all parameters.

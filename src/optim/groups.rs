@@ -41,6 +41,16 @@ impl Groups {
         self.rules[usize::from((self.of)(param))].workspace(param)
     }
 
+    /// Bytes of host memory that steps take beside the backend's.
+    pub fn host_bytes(&self) -> usize {
+        self.rules.iter().map(|rule| rule.host_bytes()).sum()
+    }
+
+    /// How long the steps since the last call have searched for projections.
+    pub fn take_search_seconds(&self) -> f64 {
+        self.rules.iter().map(|rule| rule.take_search_seconds()).sum()
+    }
+
     /// One update of a parameter; see [`Optimizer::step`].
     pub fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {
         self.rules[usize::from(param.group)].step(backend, param, grad, workspace, at);

@@ -11,6 +11,7 @@ use crate::quant::StateSpec;
 pub(super) const LION: RuleInfo = RuleInfo {
     title: "Lion",
     keys: &["beta1", "beta2"],
+    own_v: false,
     variants: &[Variant::Standard, Variant::Reference],
     publish: |config, _| (config.lr, config.beta2) = (1e-4, 0.99),
     problems: |config, _, problems| {

@@ -108,6 +108,16 @@ pub trait Optimizer: Send + Sync {
         0
     }
 
+    /// Bytes of host memory that steps take beside the backend's, once for all parameters.
+    fn host_bytes(&self) -> usize {
+        0
+    }
+
+    /// How long the steps since the last call have searched for projections.
+    fn take_search_seconds(&self) -> f64 {
+        0.0
+    }
+
     /// One update of a parameter, from its complete gradient (float32, unpadded), which the rule may overwrite.
     /// `workspace` has as many numbers as the rule asked for, with any content.
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo);

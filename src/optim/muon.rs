@@ -17,6 +17,7 @@ use super::{
     AdamFamily, Groups, Optimizer, OptimizerConfig, OptimizerContext, ParamClass, ParamInfo, Rule, RuleInfo,
     StateConfig, StepInfo, Variant,
 };
+use crate::backend::adam::AdamArgs;
 use crate::backend::{Backend, Layout, MatMulArgs, MomentumArgs, Param, Precision, UpdateArgs};
 use crate::error::Problems;
 use crate::memory::Span;
@@ -32,6 +33,7 @@ const EPS: f32 = 1e-7;
 pub(super) const MUON: RuleInfo = RuleInfo {
     title: "Muon",
     keys: &["momentum", "nesterov", "ns_steps", "adjust_lr", "adam_lr", "beta1", "beta2", "eps"],
+    own_v: false,
     variants: &[Variant::Standard, Variant::Reference],
     publish: |config, _| publish(config),
     problems: problems_of,
@@ -155,6 +157,8 @@ struct Companion {
     rule: AdamFamily,
     /// Its peak rate, relative to that of the matrices.
     share: f64,
+    /// Whether an all-zero gradient leaves moments as they are.
+    freezes: bool,
 }
 
 impl Companion {
@@ -162,7 +166,7 @@ impl Companion {
         let adamw = OptimizerConfig { name: Rule::Adamw, lr: config.adam_lr, ..config.clone() };
         // At a rate of 0 nothing moves, AdamW's part included.
         let share = if config.lr > 0.0 { config.adam_lr / config.lr } else { 0.0 };
-        Self { rule: AdamFamily::new(&adamw, state), share }
+        Self { rule: AdamFamily::new(&adamw, state), share, freezes: config.variant == Variant::Standard }
     }
 }
 
@@ -171,8 +175,9 @@ impl Optimizer for Companion {
         self.rule.state(param)
     }
 
-    fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {
-        self.rule.step(backend, param, grad, workspace, &StepInfo { lr: at.lr * self.share, ..*at });
+    fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, _: Span, at: &StepInfo) {
+        let args = self.rule.args(param, &StepInfo { lr: at.lr * self.share, ..*at });
+        backend.adam(param, grad, &AdamArgs { freeze_on_zero_grad: self.freezes.into(), ..args });
     }
 }
 

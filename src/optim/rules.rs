@@ -12,6 +12,9 @@ pub struct RuleInfo {
     pub title: &'static str,
     /// The keys of `[optimizer]` that it reads beside those of every rule (`name`, `lr`, `weight_decay`, `grad_clip`).
     pub keys: &'static [&'static str],
+    /// Whether it needs each element's own second moment where it keeps any, so that means of rows or columns
+    /// (`storage.v`) are no use to it.
+    pub own_v: bool,
     /// Its forms, the usual one first.
     pub variants: &'static [Variant],
     /// Sets its published numbers, where the quick-start's are others; the name of a preset, without `-compact`, tells the

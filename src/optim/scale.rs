@@ -26,6 +26,7 @@ const FLOOR: f32 = 1e-8;
 pub(super) const SCALE: RuleInfo = RuleInfo {
     title: "SCALE",
     keys: &["momentum", "adam_lr", "beta1", "beta2", "eps"],
+    own_v: false,
     variants: &[Variant::Standard, Variant::Reference, Variant::Paper],
     publish,
     problems: |config, _, problems| problems_of(config, problems),
@@ -112,6 +113,7 @@ impl Scale {
         let correction = |beta: f64| 1.0 - beta.powf(at.number as f64);
         let lr = at.lr * self.numbers.adam_share;
         AdamArgs {
+            freeze_on_zero_grad: (self.numbers.variant == Variant::Standard).into(),
             beta1: beta1 as f32,
             one_minus_beta1: (1.0 - beta1) as f32,
             beta2: beta2 as f32,

@@ -16,6 +16,7 @@ pub(super) const MOMENTUM: &str = "m";
 pub(super) const SGD: RuleInfo = RuleInfo {
     title: "SGD",
     keys: &["momentum", "nesterov"],
+    own_v: false,
     variants: &[Variant::Standard, Variant::Reference],
     publish: |config, _| (config.lr, config.momentum) = (0.1, 0.9),
     problems: |config, _, problems| problems_of(config, problems),

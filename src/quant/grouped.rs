@@ -100,12 +100,14 @@ pub fn set_nibble(plane: &mut [u8], i: usize, value: u8) {
 #[inline(always)]
 pub fn unpack(plane: &[u8], out: &mut [u8]) {
     assert!(out.len().is_multiple_of(BLOCK));
-    for (bytes, block) in plane[..out.len() / 2].chunks_exact(16).zip(out.chunks_exact_mut(BLOCK)) {
-        let (low, high) = block.split_at_mut(16);
+    let (planes, blocks) = (plane[..out.len() / 2].as_chunks::<16>().0, out.as_chunks_mut::<BLOCK>().0);
+    for (&bytes, block) in planes.iter().zip(blocks) {
+        let mut nibbles = [0; BLOCK];
         for j in 0..16 {
-            low[j] = bytes[j] & 15;
-            high[j] = bytes[j] >> 4;
+            nibbles[j] = bytes[j] & 15;
+            nibbles[j + 16] = bytes[j] >> 4;
         }
+        *block = nibbles;
     }
 }
 
@@ -116,10 +118,13 @@ pub fn unpack(plane: &[u8], out: &mut [u8]) {
 #[inline(always)]
 pub fn pack(nibbles: &[u8], plane: &mut [u8]) {
     assert!(nibbles.len().is_multiple_of(BLOCK));
-    for (block, bytes) in nibbles.chunks_exact(BLOCK).zip(plane[..nibbles.len() / 2].chunks_exact_mut(16)) {
+    let (blocks, planes) = (nibbles.as_chunks::<BLOCK>().0, plane[..nibbles.len() / 2].as_chunks_mut::<16>().0);
+    for (block, bytes) in blocks.iter().zip(planes) {
+        let mut packed = [0; 16];
         for j in 0..16 {
-            bytes[j] = block[j] | block[j + 16] << 4;
+            packed[j] = block[j] | block[j + 16] << 4;
         }
+        *bytes = packed;
     }
 }
 

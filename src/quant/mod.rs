@@ -21,6 +21,7 @@ pub use grid::{GroupScale, Levels, QuantGrid, SCALE_MIN, absmax};
 pub use grouped::{BLOCK, GROUPS, GroupedShape, PAD_NIBBLE, nibble, nibble_place, pack, set_nibble, unpack};
 pub use moment::MomentCodec;
 pub use plane::{Element, Per, PlaneLayout};
+pub(crate) use rng::{COUNTERS, MULTIPLIERS, ROUNDS, WEYL};
 pub use rng::{RngKey, RngUse, philox};
 pub use rounding::{Rounding, bf16_ceil, bf16_stochastic, bf16_to_f32, low_byte};
 pub use row_decoder::RowDecoder;

@@ -34,6 +34,12 @@ impl MomentCodec {
                 *x = x.sqrt();
             }
         }
+        self.encode_roots(values, u, codes)
+    }
+
+    /// The same of second moments whose roots are known, or of first moments.
+    #[inline(always)]
+    pub fn encode_roots(&self, values: &[f32], u: &[f32], codes: &mut [u8]) -> u16 {
         let max = f32::from(self.max);
         let bits = bf16_ceil(absmax(values) / max);
         let scale = bf16_to_f32(bits);

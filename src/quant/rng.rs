@@ -5,9 +5,12 @@
 
 use super::BLOCK;
 
-const MULTIPLIERS: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
-const WEYL: (u32, u32) = (0x9E37_79B9, 0xBB67_AE85);
-const ROUNDS: usize = 10;
+/// What words are multiplied by in each round.
+pub(crate) const MULTIPLIERS: (u32, u32) = (0xD251_1F53, 0xCD9E_8D57);
+/// What the key grows by from round to round.
+pub(crate) const WEYL: (u32, u32) = (0x9E37_79B9, 0xBB67_AE85);
+/// Rounds.
+pub(crate) const ROUNDS: usize = 10;
 
 /// Philox4x32 with ten rounds.
 #[inline(always)]
@@ -49,6 +52,8 @@ pub enum RngUse {
     StoredProjection = 8,
     /// Inputs that an adapter leaves out; the tensor is its A.
     Dropout = 9,
+    /// Stochastic rounding of a merged weight.
+    Merge = 10,
 }
 
 /// The random numbers of one tensor in one step.
@@ -65,7 +70,7 @@ pub struct RngKey {
 }
 
 /// Counters of the generator that a block of 32 elements takes: each gives eight numbers of 16 bits.
-const COUNTERS: usize = BLOCK / 8;
+pub(crate) const COUNTERS: usize = BLOCK / 8;
 
 impl RngKey {
     /// The four words of counter `counter`.

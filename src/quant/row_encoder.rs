@@ -57,6 +57,16 @@ impl RowEncoder {
         }
     }
 
+    /// Encodes a row whose stored integers are known, of elements beyond its end too; scales and offsets stay as they are.
+    ///
+    /// # Panics
+    /// If the format has no stored integers, or a plane or `stored` has another length than the shape says.
+    pub fn encode_stored(&mut self, stored: &[f32], out: &mut RowPlanes) {
+        assert!(self.grid.is_some(), "stored integers of a format of floats");
+        self.stored.copy_from_slice(stored);
+        self.store(self.format.codec(), out);
+    }
+
     fn quantize(&mut self, values: &[f32], grid: &QuantGrid, offsets: bool, out: &mut RowPlanes) {
         let group = self.shape.group;
         let element = self.format.scale();

@@ -18,9 +18,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether a plan keeps to them; a scratch file is as long as it has to be.
+    /// Whether a plan keeps to them; a scratch file is as long as it has to be. What is outside of all buffers counts as the
+    /// device's, which it is on a CPU.
     pub fn fit(&self, config: &Config, plan: &Plan) -> bool {
-        plan.total() as u64 <= self.device && (config.offload.uses_file() || plan.host_total() as u64 <= self.host)
+        (plan.total() + plan.outside_total()) as u64 <= self.device
+            && (config.offload.uses_file() || plan.host_total() as u64 <= self.host)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: one object per line, appended as the run goes.
 
-use super::{AuditReport, StepReport};
+use super::{AuditReport, Events, StepReport};
 use crate::error::StoreError;
 use crate::store::publish;
 use serde::Serialize;
@@ -13,6 +13,15 @@ use std::path::{Path, PathBuf};
 pub struct Line {
     /// Steps done.
     pub step: u64,
+    /// Seconds since 1970.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub time: Option<f64>,
+    /// Tokens that were trained on so far, padding included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// How often all rows were gone through so far.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub epoch: Option<f64>,
     /// Mean training loss of the step, nats per token.
     #[serde(skip_serializing_if = "not_finite")]
     pub loss: Option<f64>,
@@ -50,6 +59,9 @@ pub struct Line {
     /// Steps skipped so far because the loss was not finite.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped_losses: Option<u64>,
+    /// How long the step searched for projections (GaLore, Fira).
+    #[serde(skip_serializing_if = "not_finite")]
+    pub search_seconds: Option<f64>,
     /// What the watchdog did after this step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
@@ -62,6 +74,9 @@ pub struct Line {
     /// Audit: share of the codes that it changed.
     #[serde(skip_serializing_if = "not_finite")]
     pub moved_codes: Option<f64>,
+    /// Audit: share of the codes that are others than at the start of the run, or where it was resumed.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub changed_codes: Option<f64>,
     /// Audit: share of those changes that go back.
     #[serde(skip_serializing_if = "not_finite")]
     pub reversed_moves: Option<f64>,
@@ -80,6 +95,12 @@ pub struct Line {
     /// Audit: median scale.
     #[serde(skip_serializing_if = "not_finite")]
     pub median_scale: Option<f64>,
+    /// Audit, Stable-SPAM: median factor of AdaGN.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub adagn_factor: Option<f64>,
+    /// Audit, Stable-SPAM: share of the tensors that AdaClip cut elements of.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub adaclip_share: Option<f64>,
 }
 
 fn not_finite(value: &Option<f64>) -> bool {
@@ -98,6 +119,7 @@ impl Line {
             tokens_per_s: Some(tokens_per_s),
             rss_bytes,
             rescales: Some(report.rescales),
+            search_seconds: report.search_seconds,
             ..report.audit.as_ref().map_or_else(Self::default, Self::of_audit)
         }
     }
@@ -106,12 +128,15 @@ impl Line {
         Self {
             moved_bytes: Some(audit.moved_bytes),
             moved_codes: audit.moved_codes,
+            changed_codes: audit.changed_codes,
             reversed_moves: audit.reversed_moves,
             unmoved_updates: Some(audit.unmoved_updates),
             rescaled_up: audit.rescaled_up,
             rescaled_down: audit.rescaled_down,
             saturated_codes: audit.saturated_codes,
             median_scale: audit.median_scale,
+            adagn_factor: audit.adagn_factor,
+            adaclip_share: audit.adaclip_share,
             ..Self::default()
         }
     }
@@ -122,6 +147,7 @@ impl Line {
 pub struct Metrics {
     file: File,
     path: PathBuf,
+    events: Option<Events>,
 }
 
 impl Metrics {
@@ -132,7 +158,12 @@ impl Metrics {
     /// Those of the file system.
     pub fn open(path: &Path, step: u64) -> Result<Self, StoreError> {
         let file = Self::reopen(path, step).map_err(|e| StoreError::io(path, "keep metrics there", e))?;
-        Ok(Self { file, path: path.into() })
+        Ok(Self { file, path: path.into(), events: None })
+    }
+
+    /// Writes every line to TensorBoard's events too.
+    pub fn with_events(self, events: Option<Events>) -> Self {
+        Self { events, ..self }
     }
 
     fn reopen(path: &Path, step: u64) -> io::Result<File> {
@@ -162,7 +193,8 @@ impl Metrics {
     pub fn write(&mut self, line: &Line) -> Result<(), StoreError> {
         let mut text = serde_json::to_vec(line).expect("a struct of numbers is JSON");
         text.push(b'\n');
-        self.file.write_all(&text).map_err(|e| StoreError::io(&self.path, "append to it", e))
+        self.file.write_all(&text).map_err(|e| StoreError::io(&self.path, "append to it", e))?;
+        self.events.as_mut().map_or(Ok(()), |events| events.write(line))
     }
 }
 

@@ -2,14 +2,18 @@
 
 mod audit;
 mod autotune;
+mod base;
+mod events;
 mod metrics;
 mod run;
 mod step;
 mod system;
 mod watch;
 
-pub use audit::{Audit, AuditReport};
+pub use audit::{Audit, AuditReport, code_distance};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
+pub use base::FrozenBase;
+pub use events::Events;
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};

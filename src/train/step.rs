@@ -1,12 +1,13 @@
 //! One training step.
 
-use super::{AuditReport, Spike, Watch};
+use super::{AuditReport, FrozenBase, Spike, Watch, base};
 use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
+use crate::format::Fingerprint;
 use crate::memory::{HostMemory, Plan, Span};
-use crate::model::{Batch, Model, Settings, initialize};
+use crate::model::{Batch, Model, Settings, initialize, param_specs};
 use crate::optim::{Groups, StepInfo};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub struct StepReport {
     pub skipped_loss: bool,
     /// Tensors whose update was skipped.
     pub skipped_gradients: u64,
+    /// How long the rules have searched for projections, in the steps in which they do.
+    pub search_seconds: Option<f64>,
     /// Why its loss was a spike; then nothing of it was learned.
     pub spike: Option<Spike>,
     /// What the audit found, in the steps that are audited.
@@ -72,6 +75,8 @@ pub struct Trainer {
     counters: Counters,
     /// The rules that update the parameters.
     optimizer: Arc<Groups>,
+    /// Of the frozen base beside which an adapter is trained.
+    base: Option<Fingerprint>,
     watch: Watch,
     /// Losses of one batch on this machine.
     losses: Vec<f32>,
@@ -82,15 +87,24 @@ fn clip_factor(norm: f64, most: f64) -> f64 {
     (most / (norm + 1e-6)).min(1.0)
 }
 
-/// The plan of a training run, and the model placed in it.
+/// The plan of a training run, and the model placed in it. The base of an adapter is in no plan where it is used in its
+/// file.
 pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
-    place(config, &config.settings(), backend)
+    let settings = config.settings();
+    let mapped = config.adapter.is_some() && backend.reads_mapped();
+    let base = mapped.then(|| base::somewhere(&param_specs(&settings)));
+    place(config, &settings, base.as_deref(), backend)
 }
 
-fn place(config: &Config, settings: &Settings, backend: &dyn DeviceInfo) -> (Plan, Model) {
+fn place(config: &Config, settings: &Settings, base: Option<&[Param]>, backend: &dyn DeviceInfo) -> (Plan, Model) {
+    assert!(config.train.batch > 0 && config.train.sequence > 0, "Config::settle comes first");
     let mut plan = Plan::default();
-    let tokens = config.train.batch * config.train.sequence;
-    let model = Model::place(&mut plan, settings, tokens, config.train.sequence, backend);
+    let (tokens, keys) = (config.train.batch * config.train.sequence, config.train.sequence);
+    let model = match base {
+        Some(base) => Model::place_on(&mut plan, settings, base, (tokens, keys), backend),
+        None => Model::place(&mut plan, settings, tokens, keys, backend),
+    };
+    plan.add_outside("search for projections", settings.optimizer.as_ref().map_or(0, |groups| groups.host_bytes()));
     (plan, model)
 }
 
@@ -114,28 +128,62 @@ impl Trainer {
         Self::with_rules(config, config.optimizer.groups(config.storage.state()), backend)
     }
 
+    /// The same for the adapter of a configuration that has one, beside its base. A backend that can uses the base where
+    /// it lies.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    ///
+    /// # Panics
+    /// If the configuration has no adapter, or the base has other parameters than it says.
+    pub fn beside(config: &Config, base: FrozenBase, backend: Box<dyn Backend>) -> Result<Self, StartError> {
+        assert!(config.adapter.is_some(), "a base is frozen beside an adapter");
+        Self::build(config, config.optimizer.groups(config.storage.state()), Some(base), backend)
+    }
+
     /// The same with rules of your own instead of the one that the configuration names.
     ///
     /// # Errors
     /// As [`Trainer::new`].
-    pub fn with_rules(config: &Config, rules: Groups, mut backend: Box<dyn Backend>) -> Result<Self, StartError> {
+    pub fn with_rules(config: &Config, rules: Groups, backend: Box<dyn Backend>) -> Result<Self, StartError> {
+        assert!(!config.adapter.is_some(), "an adapter needs its base: Trainer::beside");
+        Self::build(config, rules, None, backend)
+    }
+
+    fn build(
+        config: &Config,
+        rules: Groups,
+        base: Option<FrozenBase>,
+        mut backend: Box<dyn Backend>,
+    ) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let optimizer = Arc::new(rules);
         let settings = Settings { optimizer: Some(optimizer.clone()), ..config.settings() };
-        let (plan, model) = place(config, &settings, backend.as_ref());
-        backend.allocate(plan.total(), None, model.acts.scratch)?;
+        let mapped = base.as_ref().filter(|_| backend.reads_mapped());
+        let params = mapped.map(|base| base.params.as_slice());
+        let (plan, model) = place(config, &settings, params, backend.as_ref());
+        backend.allocate(plan.total(), mapped.map(|base| base.file.clone()), model.acts.scratch)?;
         if plan.host_total() > 0 {
             backend.attach(home(config, plan.host_total())?)?;
         }
         model.prepare(backend.as_mut());
+        if let (Some(base), None) = (&base, mapped) {
+            base.upload(&model.stored, backend.as_mut());
+        }
+        let base = base.map(|base| base.fingerprint);
         let losses = vec![0.0; model.acts.tokens];
         let (config, counters) = (config.clone(), Counters::default());
-        Ok(Self { config, backend, model, plan, counters, optimizer, watch: Watch::default(), losses })
+        Ok(Self { config, backend, model, plan, counters, optimizer, base, watch: Watch::default(), losses })
     }
 
     /// Where parameters and activations lie.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The fingerprint of the base beside which an adapter is trained.
+    pub fn base(&self) -> Option<Fingerprint> {
+        self.base
     }
 
     /// What computes, and holds the arena.
@@ -226,6 +274,7 @@ impl Trainer {
             rescales: 0,
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
+            search_seconds: None,
             spike: self.watch.judge_loss(loss.0, &self.config.train),
             audit: None,
         };
@@ -281,18 +330,20 @@ impl Trainer {
     }
 
     fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, report: &mut StepReport) {
-        let (groups, workspace) = (&self.optimizer, self.model.acts.grads.update);
+        let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
         let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
             if factor < 1.0 {
                 backend.scale(grad, factor as f32, Precision::F32);
             }
-            groups.step(backend, param, grad, workspace, at);
+            let at = StepInfo { lr: at.lr * specs[param.id as usize].rate, ..*at };
+            groups.step(backend, param, grad, workspace, &at);
         };
         self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
         let stats = self.backend.update_stats();
         report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
         report.rescales = stats.rescales;
         report.skipped_gradients = stats.skipped;
+        report.search_seconds = Some(groups.take_search_seconds()).filter(|seconds| *seconds > 0.0);
     }
 
     fn count(&mut self, sequences: u64, report: &StepReport) {

@@ -30,7 +30,7 @@ fn a_misspelt_key_is_named_with_its_line_and_the_nearest_key() {
     assert_snapshot!(refusal("[model]\nhidden = 64\nhaeds = 4\n\n[trian]\nsteps = 3\n", &["steps=5"]), @"
     3 mistakes in the configuration:
       model.haeds (run.toml, line 3): no such key (did you mean `model.heads`?)
-      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, offload, run
+      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, adapter, offload, run
       steps (--set): no such key (did you mean `train.steps`?)
     ");
 }
@@ -65,7 +65,7 @@ fn a_wrong_type_names_the_value_and_what_is_allowed() {
 fn a_wrong_word_names_all_words() {
     assert_snapshot!(refusal("[storage]\nweights = \"int5\"\nm = \"fp8\"\n", &["optimizer.name=stablespam"]), @r#"
     3 mistakes in the configuration:
-      storage.weights = "int5" (run.toml, line 2): must be one of "int4", "fp4", "int4-simulated", "int4-simulated-rows", "fp4-simulated", "bf16", "f32" (did you mean `int4`?)
+      storage.weights = "int5" (run.toml, line 2): must be one of "int4", "fp4", "int8", "int4-simulated", "int4-simulated-rows", "fp4-simulated", "bf16", "f32" (did you mean `int8`?)
       storage.m = "fp8" (run.toml, line 3): must be one of "f32", "int8", "int4"
       optimizer.name = "stablespam" (--set): must be one of "stable-spam", "spam", "adamw", "adam", "sgd", "lion", "scale", "muon", "adam-mini", "adafactor", "galore", "fira", "apollo", "apollo-mini" (did you mean `stable-spam`?)
     "#);
@@ -105,7 +105,7 @@ fn sizes_of_zero_are_refused_without_dividing_by_them() {
     let zeros = ["hidden", "intermediate", "layers", "heads", "kv_heads", "vocab", "context"]
         .map(|key| format!("model.{key}=0"));
     let sets: Vec<&str> = zeros.iter().map(String::as_str).collect();
-    assert_snapshot!(refusal("", &[&sets[..], &["train.steps=0", "train.batch=0", "train.sequence=0"]].concat()), @"
+    assert_snapshot!(refusal("", &[&sets[..], &["train.steps=0", "train.batch=2000000"]].concat()), @"
     10 mistakes in the configuration:
       model.hidden = 0 (--set): must be 1 to 16777216
       model.intermediate = 0 (--set): must be 1 to 16777216
@@ -114,9 +114,9 @@ fn sizes_of_zero_are_refused_without_dividing_by_them() {
       model.kv_heads = 0 (--set): must be 1 to 16777216
       model.vocab = 0 (--set): must be 1 to 16777216
       model.context = 0 (--set): must be 1 to 16777216
-      train.steps = 0 (--set): must be 1 or more
-      train.batch = 0 (--set): must be 1 to 1048576
-      train.sequence = 0 (--set): must be 1 or more tokens
+      train.steps = 0 (--set): must be 1 or more, unless train.epochs or train.tokens say how long the run is
+      train.batch = 2000000 (--set): must be 0 to 1048576
+      train.sequence = 128: must not exceed model.context = 0; shorten it or raise model.context
     ");
 }
 

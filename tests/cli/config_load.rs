@@ -1,9 +1,10 @@
 //! Presets, files and overrides: which value wins.
 
-use tetrad::backend::Moment;
+use tetrad::backend::{Moment, SecondMoment};
 use tetrad::config::{Config, PRESETS};
 use tetrad::data::{Overlong, Packing, SourceConfig};
 use tetrad::model::{RopeScaling, Weights};
+use tetrad::optim::Rule;
 
 fn load(source: Option<&str>, sets: &[&str]) -> Config {
     let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
@@ -120,4 +121,21 @@ fn the_documented_example_holds_every_key_with_its_default_and_a_comment() {
         let at = at.unwrap_or_else(|| panic!("{name} is not in the example"));
         assert!(at > 0 && lines[at - 1].starts_with("# "), "{name} has no comment in the example");
     }
+}
+
+#[test]
+fn every_preset_takes_every_rule() {
+    for preset in PRESETS {
+        for rule in Rule::ALL {
+            let config = load(Some(preset), &[&format!("optimizer.name={}", rule.name())]);
+            let shared = preset.ends_with("compact") && !rule.info().own_v;
+            let v = if shared { SecondMoment::Factored } else { SecondMoment::Int4 };
+            assert_eq!(config.storage.v, v, "{preset}, {rule:?}");
+        }
+    }
+    // What is given wins, or is refused with what to set.
+    assert_eq!(load(Some("compact"), &["optimizer.name=galore", "storage.v=f32"]).storage.v, SecondMoment::F32);
+    let sets = ["optimizer.name=galore", "storage.v=row"].map(String::from);
+    let said = Config::load(Some("compact"), &sets).unwrap_err().to_string();
+    assert!(said.contains("storage.v = \"row\"") && said.contains("set it to \"int4\""), "{said}");
 }

@@ -10,7 +10,7 @@ fn a_printed_configuration_trains_as_its_preset() {
     let sets = ["--set", "train.steps=7", "--set", "optimizer.name=lion", "--dry-run"];
     let from_preset = place.ok(&[&["train", "compact"], &sets[..]].concat());
     assert_eq!(place.ok(&["train", "my.toml", "--dry-run"]), from_preset);
-    assert!(printed.contains("# Optimizer steps.\nsteps = 7\n"), "{printed}");
+    assert!(printed.contains("one of steps, epochs and tokens.\nsteps = 7\n"), "{printed}");
     assert_eq!(place.ok(&["config", "my.toml"]), printed, "printing it again changes nothing");
 }
 

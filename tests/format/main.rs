@@ -4,6 +4,7 @@
 mod harness;
 mod support;
 
+mod adapters;
 mod convert;
 mod damage;
 mod dump;

@@ -1,6 +1,7 @@
 //! What several tests need.
 #![allow(dead_code)]
 
+pub mod adapter;
 pub mod clip;
 pub mod cpu;
 pub mod gpu;

@@ -162,7 +162,7 @@ fn a_gradient_that_is_not_finite_changes_no_parameter() {
     let mut config = float32();
     config.optimizer.grad_clip = 1.0;
     let mut trainer = small::trainer(&config, Box::new(Cpu::new()));
-    let mlp = trainer.model().params.blocks[1].mlp;
+    let mlp = trainer.model().params.blocks[1].mlp.clone();
     // Weights of zero keep activations of about 1e24 out of the loss; the squares of their own gradient overflow.
     for (param, value) in [(&mlp.gate.weight, 1e12), (&mlp.up.weight, 1e12), (&mlp.down.weight, 0.0)] {
         fill(trainer.backend_mut(), &param.weight, &mut |_, row| row.fill(value));

@@ -8,7 +8,7 @@ use tetrad::checkpoint::Checkpoint;
 use tetrad::config::Config;
 use tetrad::model::{GradBuffer, Offload, Scheme, TableStorage, Weights};
 use tetrad::optim::{OptimizerConfig, Rule};
-use tetrad::train::Trainer;
+use tetrad::train::{Limits, Trainer, autotune, fastest, plan, smallest};
 
 /// Steps of a run: the third is after the first refresh, reset or whatever else a rule does every two steps.
 const STEPS: u32 = 5;
@@ -35,6 +35,11 @@ fn run(config: &Config, cpu: Cpu) -> Trainer {
     trainer
 }
 
+/// Bytes of a run's plan.
+fn total(config: &Config) -> u64 {
+    plan(config, &Cpu::new()).0.total() as u64
+}
+
 fn steps(trainer: &mut Trainer, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let (inputs, targets) = batch(number);
@@ -44,7 +49,7 @@ fn steps(trainer: &mut Trainer, numbers: std::ops::Range<u32>) {
 }
 
 #[test]
-fn every_rule_gives_the_same_bytes_for_any_threads_micro_batches_and_places() {
+fn every_rule_gives_the_same_bytes_for_any_threads_micro_batches_places_and_budgets() {
     let folder = tempfile::tempdir().unwrap();
     for &rule in Rule::ALL {
         let config = config(rule);
@@ -66,6 +71,15 @@ fn every_rule_gives_the_same_bytes_for_any_threads_micro_batches_and_places() {
             (config.offload.weights, config.offload.optimizer) = (Offload::File, Offload::File);
         };
         same(&away, 2, "weights and state in a file");
+        // As little memory as there can be, and a byte less than the fastest way takes.
+        let cpu = Cpu::new();
+        let least = total(&smallest(&config, &cpu).unwrap());
+        for device in [least, total(&fastest(&config, &cpu)) - 1] {
+            let within = |config: &mut Config| {
+                *config = autotune(config, &Cpu::new(), &Limits { device, host: u64::MAX }).expect("it fits");
+            };
+            same(&within, 2, &format!("within {device} bytes"));
+        }
     }
 }
 
@@ -95,12 +109,13 @@ fn every_rule_resumes_to_the_bytes_of_a_run_that_was_not_interrupted() {
 
 #[test]
 fn every_rule_moves_every_storage() {
-    let storages: [fn(&mut Config); 9] = [
+    let storages: [fn(&mut Config); 10] = [
         |_| {},
         |config| config.storage.residue = false,
         |config| config.storage.scheme = Scheme::Asymmetric,
         |config| (config.storage.embedding, config.storage.head) = (TableStorage::Int8, TableStorage::Int4),
         |config| config.storage.weights = Weights::Int4Simulated,
+        |config| config.storage.weights = Weights::Int8,
         |config| config.storage.weights = Weights::Bf16,
         |config| config.storage.weights = Weights::F32,
         |config| (config.storage.m, config.storage.v) = (Moment::Int8, SecondMoment::Int8),
@@ -124,25 +139,16 @@ fn every_rule_moves_every_storage() {
 }
 
 #[test]
-fn an_all_zero_gradient_leaves_matrices_and_their_state_as_they_are() {
+fn an_all_zero_gradient_leaves_weights_and_state_as_they_are() {
     // Adam and its kin are PyTorch's, whose moments decay; Stable-SPAM has recordings of its own for this.
     for &rule in Rule::ALL.iter().filter(|rule| !rule.is_adam_like()) {
         let config = config(rule);
         let mut trainer = run(&config, Cpu::new());
-        let before = matrices(&trainer);
+        let before = whole_state(&trainer);
         let (inputs, targets) = batch(STEPS);
         // No token has a target, so that every gradient is zero.
         let none = vec![tetrad::backend::IGNORE; targets.len()];
         trainer.step(&inputs, &none);
-        assert!(matrices(&trainer) == before, "{rule:?}");
+        assert!(whole_state(&trainer) == before, "{rule:?}");
     }
-}
-
-/// Every byte of the matrices in blocks and of their state.
-fn matrices(trainer: &Trainer) -> Vec<Vec<u8>> {
-    let model = trainer.model();
-    let params = model.specs.iter().zip(&model.stored);
-    let chosen = params.filter(|(spec, _)| spec.kind.block().is_some() && !spec.kind.is_vector());
-    let spans = chosen.flat_map(|(_, param)| weight_spans(param).into_iter().chain(param.state.planes()));
-    spans.map(|span| read(trainer, span)).collect()
 }

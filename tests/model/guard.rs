@@ -73,7 +73,7 @@ fn a_gradient_that_is_not_finite_skips_its_tensor_only() {
     let mut config = tiny();
     config.storage.weights = Weights::F32;
     let mut trainer = trainer(&config);
-    let mlp = trainer.model().params.blocks[1].mlp;
+    let mlp = trainer.model().params.blocks[1].mlp.clone();
     // Activations of about 1e24 that weights of zero keep out of the loss: only the gradient of those weights sees
     // them, and the sum of its squares overflows.
     for (param, value) in [(&mlp.gate.weight, 1e12), (&mlp.up.weight, 1e12), (&mlp.down.weight, 0.0)] {

@@ -11,6 +11,7 @@ mod clip;
 mod every_rule;
 mod golden;
 mod guard;
+mod int8;
 mod learns;
 mod packed_rows;
 mod recompute;

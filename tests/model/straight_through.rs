@@ -73,7 +73,7 @@ fn the_gradient_is_that_of_the_product_with_the_quantized_input() {
     trainer.backend_mut().upload(tokens.as_bytes(), model.acts.inputs);
     trainer.backend_mut().upload(tokens.as_bytes(), model.acts.targets);
     model.forward(trainer.backend_mut(), batch);
-    let (mlp, acts) = (model.params.blocks[0].mlp, model.acts.blocks[0]);
+    let (mlp, acts) = (model.params.blocks[0].mlp.clone(), model.acts.blocks[0]);
     let [gate, up, act] = [acts.gate, acts.up, acts.act].map(|span| floats(&trainer, span));
     let weight = floats(&trainer, mlp.down.weight.weight.data);
 

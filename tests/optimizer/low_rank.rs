@@ -16,7 +16,8 @@ fn common(rank: usize, variant: Variant) -> LowRank {
 }
 
 fn companion(weight_decay: f64) -> Box<dyn Optimizer> {
-    Box::new(Companion { beta1: 0.9, beta2: 0.999, eps: 1e-6, weight_decay, state: STATE })
+    // The recordings have an all-zero gradient, and moments that decay in its step.
+    Box::new(Companion { beta1: 0.9, beta2: 0.999, eps: 1e-6, weight_decay, freezes: false, state: STATE })
 }
 
 fn galore(common: LowRank, residual: Residual) -> GaLore {

@@ -369,6 +369,7 @@ impl Planes {
                         delta: -(c.step_size * m / (v.sqrt() * c.inv_sqrt_bias_correction2 + c.eps)) - c.decay * w,
                         m,
                         v,
+                        root: v.sqrt(),
                     }
                 }
                 None => params.update(grad[plain + i], w, moments[0], moments[1]),

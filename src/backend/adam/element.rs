@@ -24,20 +24,40 @@ pub struct AdamStep {
     pub m: f32,
     /// Second moment.
     pub v: f32,
+    /// Its root.
+    pub root: f32,
 }
 
 impl AdamParams {
     /// One element: gradient `g`, weight `w`, moments `m` and `v` as stored before the step.
     #[inline(always)]
     pub fn update(&self, g: f32, w: f32, m: f32, v: f32) -> AdamStep {
+        let g = self.clip.apply(g) * self.norm + self.args.l2 * w;
+        let limit = self.args.spike_threshold * v;
+        self.advance(if g * g > limit { limit.sqrt().copysign(g) } else { g }, w, m, v)
+    }
+
+    /// Whether no element of this gradient is clipped: [`AdamParams::update_plain`] then gives the same numbers, without
+    /// the divisions and roots that clipping takes whether it happens or not.
+    pub fn is_plain(&self) -> bool {
+        self.clip.gmax <= self.clip.at && self.args.spike_threshold == f32::INFINITY
+    }
+
+    /// [`AdamParams::update`] where [`AdamParams::is_plain`].
+    #[inline(always)]
+    pub fn update_plain(&self, g: f32, w: f32, m: f32, v: f32) -> AdamStep {
+        self.advance(g * self.norm + self.args.l2 * w, w, m, v)
+    }
+
+    /// The moments take `g` in, and the weight moves.
+    #[inline(always)]
+    fn advance(&self, g: f32, w: f32, m: f32, v: f32) -> AdamStep {
         let c = &self.args;
-        let g = self.clip.apply(g) * self.norm + c.l2 * w;
-        let limit = c.spike_threshold * v;
-        let g = if g * g > limit { limit.sqrt().copysign(g) } else { g };
         let m = c.beta1 * m + c.one_minus_beta1 * g;
         let v = c.beta2 * v + c.one_minus_beta2 * (g * g);
-        let delta = c.post_decay * -(c.step_size * m / self.denominator(v)) - c.decay * w;
-        AdamStep { delta, m, v }
+        let root = v.sqrt();
+        let delta = c.post_decay * -(c.step_size * m / self.divisor(root)) - c.decay * w;
+        AdamStep { delta, m, v, root }
     }
 
     /// The gradient's element as it enters the moments, where nothing but AdaClip and AdaGN change it.
@@ -57,14 +77,21 @@ impl AdamParams {
     pub fn update_shared(&self, g: f32, w: f32, m: f32, v: f32) -> AdamStep {
         let c = &self.args;
         let m = c.beta1 * m + c.one_minus_beta1 * self.gradient(g);
-        let delta = -(c.step_size * m / self.denominator(v)) - c.decay * w;
-        AdamStep { delta, m, v }
+        let root = v.sqrt();
+        let delta = -(c.step_size * m / self.divisor(root)) - c.decay * w;
+        AdamStep { delta, m, v, root }
     }
 
     /// The root of the corrected second moment, plus eps.
     #[inline(always)]
     pub fn denominator(&self, v: f32) -> f32 {
-        v.sqrt() * self.args.inv_sqrt_bias_correction2 + self.args.eps
+        self.divisor(v.sqrt())
+    }
+
+    /// What a first moment is divided by, of the root of the second.
+    #[inline(always)]
+    fn divisor(&self, root: f32) -> f32 {
+        root * self.args.inv_sqrt_bias_correction2 + self.args.eps
     }
 
     /// `m` with the rounding error `error` (unrounded minus stored weight) fed back; `v` after the update.

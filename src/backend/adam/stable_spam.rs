@@ -57,8 +57,9 @@ impl AdamArgs {
 
     /// Takes the norm of the clipped gradient into account and gives all that the elements need.
     pub fn params(&self, scalars: &mut Scalars, clip: Clip, norm: f32) -> AdamParams {
-        let mut params = AdamParams { clip, norm: 1.0, frozen: false, args: *self };
-        if self.use_stable_spam != 0 {
+        let frozen = self.freeze_on_zero_grad != 0 && clip.gmax == 0.0;
+        let mut params = AdamParams { clip, norm: 1.0, frozen, args: *self };
+        if self.use_stable_spam != 0 && !frozen {
             self.normalize(scalars, norm, &mut params);
         }
         params
@@ -67,7 +68,7 @@ impl AdamArgs {
     /// AdaGN: the gradient gets the norm that its history predicts.
     fn normalize(&self, scalars: &mut Scalars, norm: f32, params: &mut AdamParams) {
         if norm == 0.0 && self.freeze_on_zero_grad != 0 {
-            // No direction to follow: weight decay and T were applied, the rest waits.
+            // Squares that float32 cannot hold show no direction either: weight decay and T were applied, the rest waits.
             params.frozen = true;
             return;
         }

@@ -19,6 +19,7 @@ use zerocopy::{Immutable, IntoBytes};
 pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::activation_pack::conformance(open);
     super::activation_quant::conformance(open);
+    super::activation_scaling::conformance(open);
     super::attention::conformance(open);
     super::bias::conformance(open);
     super::embedding::conformance(open);

@@ -3,6 +3,7 @@
 
 mod activation_pack;
 mod activation_quant;
+mod activation_scaling;
 mod attention;
 mod bias;
 pub mod conformance;
@@ -23,6 +24,7 @@ mod update_conformance;
 
 pub use activation_pack::{ActivationPack, PACK_GROUP, packed_bytes};
 pub use activation_quant::{ActivationCode, ActivationQuant, QUANT_GROUP};
+pub use activation_scaling::{ActivationScaling, DropoutArgs};
 pub use attention::{Attention, AttentionArgs, AttentionGradArgs, AttentionShape};
 pub use bias::Bias;
 pub use embedding::Embedding;

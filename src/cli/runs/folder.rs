@@ -36,9 +36,10 @@ pub(crate) struct Failed {
 }
 
 /// The audits' metrics.
-const AUDIT: [&str; 8] = [
+const AUDIT: [&str; 9] = [
     "moved_bytes",
     "moved_codes",
+    "changed_codes",
     "reversed_moves",
     "unmoved_updates",
     "rescaled_up",

@@ -168,6 +168,14 @@ impl Sweep {
         let mut job =
             Job { arm: arm.into(), settings, seed, first, config: Config::default(), fingerprint: String::new() };
         job.config = Config::load(base, &sets).map_err(|e| format!("run {}: {e}", job.name()))?;
+        if job.config.train.is_open() {
+            let name = job.name();
+            return Err(format!(
+                "run {name}: a sweep compares runs of a known shape; set train.steps, train.batch and \
+                                train.sequence instead of what follows from the text"
+            )
+            .into());
+        }
         job.fingerprint = fingerprint(&job.config);
         job.config.run.dir = self.place(&job);
         Ok(job)

@@ -6,11 +6,12 @@ use crate::cli::units::{bytes, grouped};
 use serde_json::Value;
 use std::io::{self, Write};
 use tetrad::checkpoint::{Checkpoint, Meta};
-use tetrad::config::Config;
+use tetrad::config::{Config, TrainConfig};
 use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
+use tetrad::model::StorageConfig;
 use tetrad::optim::{LearningRate, Schedule};
-use tetrad::train::{Samples, Trainer};
+use tetrad::train::{Samples, Trainer, code_distance};
 
 /// Prints it.
 pub(super) fn print_header(
@@ -40,10 +41,14 @@ pub(super) fn print_header(
             config.train.batch,
             config.train.sequence
         )?;
+        length(config, &shares, out)?;
         for share in &shares {
             source(share, shares.len() > 1, config, out)?;
         }
         writeln!(out, "rate     {}", rates(&config.learning_rate()))?;
+        if let Some(line) = resolution(config, code_distance(trainer)) {
+            writeln!(out, "codes    {line}")?;
+        }
         if config.optimizer.grad_clip > 0.0 {
             let norm = short(config.optimizer.grad_clip);
             writeln!(
@@ -65,6 +70,22 @@ pub(super) fn print_header(
     })
 }
 
+/// Says which weights of a model the run stores otherwise, and so rounded anew.
+pub(super) fn storage_note(saved: &StorageConfig, now: &StorageConfig) {
+    let table = |storage: &StorageConfig| serde_json::to_value(storage).expect("a table of plain values");
+    let (saved, now) = (table(saved), table(now));
+    for key in ["weights", "embedding", "head", "group", "scheme"] {
+        let word = |value: &Value| value[key].to_string().replace('"', "");
+        if saved[key] != now[key] {
+            eprintln!(
+                "note: storage.{key} is {} in the model's file and {} here; its weights are rounded to that",
+                word(&saved),
+                word(&now)
+            );
+        }
+    }
+}
+
 /// The learning rates of a run.
 fn rates(rate: &LearningRate) -> String {
     let (steps, last) = (rate.steps, short(rate.at(rate.steps)));
@@ -80,6 +101,29 @@ fn rates(rate: &LearningRate) -> String {
             format!("{start}, stable to step {}, then a straight line to {last} at step {steps}", rate.decay_from())
         }
     }
+}
+
+/// How far steps move weights, measured by the distance between two codes: what is below it, products never see. Only of
+/// rules whose steps are about as large as the rate.
+fn resolution(config: &Config, distance: Option<f64>) -> Option<String> {
+    let distance = distance.filter(|distance| *distance > 0.0 && config.optimizer.lr > 0.0)?;
+    // The codes of an adapter's base stay as they are.
+    if !config.optimizer.name.is_adam_like() || config.adapter.is_some() {
+        return None;
+    }
+    let rates = config.learning_rate();
+    let way: f64 = (1..=config.train.steps).map(|step| rates.at(step)).sum();
+    let (one, all) = (100.0 * config.optimizer.lr / distance, way / distance);
+    let hint = match all < 2.0 {
+        true => "; few codes will change: raise optimizer.lr, train longer, or set storage.weights=int8",
+        false => "",
+    };
+    Some(format!(
+        "{} apart (median); a step at the peak rate is {} % of that, all steps in one direction {} times it{hint}",
+        short(distance),
+        short(one),
+        short(all)
+    ))
 }
 
 /// What a resumed run does otherwise than the run that saved the state: allowed, but never in silence.
@@ -116,6 +160,21 @@ const CADENCES: [&str; 11] = [
     "audit_every",
     "max_unmoved",
 ];
+
+/// How much text a run goes through, and how often it sees each piece.
+fn length(config: &Config, shares: &[SourceStats], out: &mut dyn Write) -> io::Result<()> {
+    let TrainConfig { steps, batch, sequence, overfit, .. } = config.train;
+    let rows = steps as f64 * batch as f64;
+    let epochs = rows / shares.iter().map(|share| share.rows).sum::<u64>() as f64;
+    let seen = match shares {
+        _ if overfit => "all of them the first batch (train.overfit)".into(),
+        [_] if epochs < 1.0 => format!("{epochs:.3} epochs: {:.1} % of the rows are seen, once", 100.0 * epochs),
+        [_] => format!("{epochs:.2} epochs: each row is seen {} times", short((epochs * 10.0).round() / 10.0)),
+        // Each source has a share of its own.
+        _ => format!("{epochs:.2} times as many rows as there are"),
+    };
+    writeln!(out, "length   {} tokens, {seen}", grouped(steps * (batch * sequence) as u64))
+}
 
 /// How a run uses one source; a single text needs no line.
 fn source(share: &SourceStats, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
@@ -156,7 +215,9 @@ fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::
 /// Elements of parameters by storage.
 fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let mut kinds: Vec<(String, u64)> = Vec::new();
-    for param in trainer.model().stored.iter() {
+    let model = trainer.model();
+    let base = model.specs.iter().zip(&model.stored).filter(|(spec, _)| !spec.kind.is_adapter());
+    for (_, param) in base {
         let (kind, count) = (param.weight.format.to_string(), param.weight.shape.len() as u64);
         match kinds.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, sum)) => *sum += count,
@@ -166,7 +227,12 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     kinds.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
     let total: u64 = kinds.iter().map(|(_, count)| count).sum();
     let parts: Vec<_> = kinds.iter().map(|(kind, count)| format!("{} in {kind}", grouped(*count))).collect();
-    writeln!(out, "model    {} parameters: {}", grouped(total), parts.join(", "))
+    writeln!(out, "model    {} parameters: {}", grouped(total), parts.join(", "))?;
+    let Some(base) = trainer.base() else { return Ok(()) };
+    let adapter = model.specs.iter().filter(|spec| spec.kind.is_adapter());
+    let trained: u64 = adapter.map(|spec| spec.shape.len() as u64).sum();
+    let share = 100.0 * trained as f64 / (total + trained) as f64;
+    writeln!(out, "adapter  {} trained ({share:.2} %); the model, fingerprint {base}, is frozen", grouped(trained))
 }
 
 fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
@@ -180,6 +246,9 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
         home => format!(", {} offloaded", bytes(home as u64)),
     };
     writeln!(out, "memory   {}; planned {} in all{offloaded}", parts.join(", "), bytes(plan.total() as u64))?;
+    if trainer.base().is_some() {
+        return Ok(());
+    }
     writeln!(
         out,
         "bits     {:.2} per parameter in weights, {:.2} with residue, {:.2} with optimizer state",
@@ -192,6 +261,22 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_are_measured_by_the_distance_between_codes() {
+        let mut config = Config::default();
+        (config.train.steps, config.train.warmup, config.train.schedule) = (100, 0, Schedule::Constant);
+        config.optimizer.lr = 1e-4;
+        let told = |config: &Config| resolution(config, Some(0.02));
+        let line = told(&config).unwrap();
+        assert!(line.starts_with("0.02 apart (median); a step at the peak rate is 0.5 % of that, all steps"), "{line}");
+        assert!(line.contains("0.5 times it; few codes will change"), "{line}");
+        config.optimizer.lr = 1e-3;
+        assert!(!told(&config).unwrap().contains("few codes"));
+        assert_eq!(resolution(&config, None), None);
+        config.optimizer.lr = 0.0;
+        assert_eq!(told(&config), None);
+    }
 
     #[test]
     fn rates_are_told_in_words() {

@@ -6,7 +6,8 @@ mod observer;
 mod origin;
 mod paths;
 mod resume;
-mod start;
+pub(super) mod start;
+mod warnings;
 
 use super::device::{self, Device, OpenDevice};
 use super::number::short;
@@ -21,8 +22,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, Extent, MODEL, TOKENIZER_CONFIG, clear, latest, save_with};
-use tetrad::config::Config;
+use tetrad::checkpoint::{ADAPTER, Checkpoint, Extent, MODEL, TOKENIZER_CONFIG, clear, latest, save_with};
+use tetrad::config::{Config, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
 use tetrad::error::{CheckpointError, DataError, ReplaceError, StoreError};
 use tetrad::store::{Lock, remove_stale, replace};
@@ -41,22 +42,43 @@ pub struct Args {
     /// Override a key, as in `--set train.steps=100`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Text to train on: a file or a pattern; may be repeated. Short for `--set data.train=...`.
+    #[arg(long, value_name = "FILE")]
+    data: Vec<String>,
+    /// Peak learning rate. Short for `--set optimizer.lr=...`.
+    #[arg(long, value_name = "RATE")]
+    lr: Option<String>,
+    /// Optimizer steps. Short for `--set train.steps=...`.
+    #[arg(long, value_name = "N")]
+    steps: Option<String>,
+    /// How often the training text is gone through, in place of a number of steps. Short for `--set train.epochs=...`.
+    #[arg(long, value_name = "N")]
+    epochs: Option<String>,
+    /// Sequences per step. Short for `--set train.batch=...`.
+    #[arg(long, value_name = "N")]
+    batch: Option<String>,
     /// Continue from a checkpoint: the newest sound one in run.dir (`auto`; a new run if there is none), or PATH, a
     /// checkpoint or the folder of a run. Without CONFIG, PATH also gives the configuration.
     #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<String>,
     /// Start from the weights of this model, imported or trained. Its [model] and [storage] are the base of the
-    /// configuration, and its tokenizer is used. With --resume: unless there is a checkpoint already.
+    /// configuration, and its tokenizer is used. What is not set is as usual for fine-tuning: a twentieth of the rule's
+    /// rate, three epochs, rows and batches that fit the text, and a folder named after the model and the text. With
+    /// --resume: unless there is a checkpoint already.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+    /// Train an adapter beside the model of --from, which stays as it is: lora, or a trained adapter's FILE, to go on from
+    /// its weights. Keys are in [adapter].
+    #[arg(long, value_name = "KIND|FILE")]
+    adapter: Option<String>,
     /// Start anew in a run.dir that already holds a run; its checkpoints and weights are deleted.
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
     /// Save and stop after this step, as a signal would; the schedule still spans train.steps.
     #[arg(long, value_name = "STEP")]
     stop_at: Option<u64>,
-    /// Pick unset options so that the run fits into SIZE of the device's memory, or refuse: bytes, KiB, MiB, GiB, or 90%
-    /// of the free memory. Default: the free memory.
+    /// Pick unset options so that the run fits into SIZE of the device's memory, or refuse: bytes, KiB, MiB, GiB, GB, or
+    /// 90% of the free memory. Default: the free memory.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
@@ -67,6 +89,22 @@ pub struct Args {
     dry_run: bool,
 }
 
+impl Args {
+    /// All overrides; `--set` wins over the short forms.
+    fn overrides(&self) -> Vec<String> {
+        let short = [
+            ("optimizer.lr", &self.lr),
+            ("train.steps", &self.steps),
+            ("train.epochs", &self.epochs),
+            ("train.batch", &self.batch),
+        ];
+        let short = short.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)));
+        let texts = toml::Value::from(self.data.clone());
+        let data = (!self.data.is_empty()).then(|| format!("data.train={texts}"));
+        data.into_iter().chain(short).chain(self.sets.iter().cloned()).collect()
+    }
+}
+
 /// Runs `tetrad train`.
 ///
 /// # Errors
@@ -75,8 +113,15 @@ pub fn run(args: Args) -> CliResult {
     let interrupts = Interrupts::watch()?;
     // A run that goes on does not need the model that it was started from.
     let needless = |path: &&Path| args.resume.is_some() && !path.exists();
-    let model = args.from.as_deref().filter(|path| !needless(path)).map(InitFrom::open).transpose()?;
-    let Origin { mut config, resume, textless } = Origin::read(&args, model.as_ref())?;
+    let mut model = args.from.as_deref().filter(|path| !needless(path)).map(InitFrom::open).transpose()?;
+    let mut origin = Origin::read(&args, model.as_ref())?;
+    if let (None, Some(base)) = (&model, &origin.config.adapter.base) {
+        // What the configuration leaves out of [model] and [storage] is the base's.
+        model = Some(InitFrom::open(base)?);
+        origin = Origin::read(&args, model.as_ref())?;
+    }
+    let Origin { mut config, resume, textless } = origin;
+    let adapter = beside(&args, &mut config)?;
     if args.dry_run {
         if let Some(model) = &model {
             model.place_tokenizer(&mut config, true)?;
@@ -91,7 +136,12 @@ pub fn run(args: Args) -> CliResult {
     };
     let start = resume.map(|resume| resume::find(&resume, &config.run.dir)).transpose()?.flatten();
     match (&start, &model) {
-        (Some(start), _) => start.complete(&mut config)?,
+        (Some(start), model) => {
+            start.complete(&mut config)?;
+            if let Some(base) = model.as_ref().filter(|_| config.adapter.is_some()) {
+                base.place_tokenizer(&mut config, false)?;
+            }
+        }
         (None, Some(model)) => model.place_tokenizer(&mut config, false)?,
         (None, None) => {
             if let Some(path) = &args.from {
@@ -101,27 +151,59 @@ pub fn run(args: Args) -> CliResult {
     }
     pool::run(config.run.threads, || {
         config.data.shares_rows = shares_rows(&config.data)?;
-        let run = Run { config: &config, args: &args, model: model.as_ref(), textless, interrupts: &interrupts };
+        let run = Run {
+            config: &config,
+            args: &args,
+            model: model.as_ref(),
+            adapter: adapter.as_ref(),
+            textless,
+            interrupts: &interrupts,
+        };
         train(run, start, lock)
     })?
+}
+
+/// The adapter that `--adapter` names if it is a file; `config` gets the base that `--from` names.
+///
+/// # Errors
+/// An adapter without a base.
+fn beside(args: &Args, config: &mut Config) -> Result<Option<InitFrom>, Failure> {
+    if !config.adapter.is_some() {
+        return Ok(None);
+    }
+    if let Some(from) = &args.from {
+        if from.to_str().is_none() {
+            return Err(
+                format!("--from {}: a run's configuration names the base, and only as UTF-8", from.display()).into()
+            );
+        }
+        config.adapter.base = Some(from.clone());
+    }
+    if config.adapter.base.is_none() {
+        let kind = "an adapter is trained beside a model that exists";
+        return Err(format!("adapter.kind: {kind}; name its file with --from FILE or adapter.base").into());
+    }
+    let file = args.adapter.as_deref().map(Path::new).filter(|path| path.is_file());
+    file.map(InitFrom::open).transpose()
 }
 
 /// What a run is asked to be.
 struct Run<'a> {
     config: &'a Config,
     args: &'a Args,
+    /// The model that it starts from, or the base of its adapter.
     model: Option<&'a InitFrom>,
+    /// The adapter that it starts from.
+    adapter: Option<&'a InitFrom>,
     textless: bool,
     interrupts: &'a Interrupts,
 }
 
 fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResult {
-    let Run { config, args, model, textless, interrupts } = run;
-    // Before any text is read, which may take long.
-    let Chosen { opened, config: chosen, said } = open_device(config, args)?;
-    // Unset options stay unset in the run's folder: another machine may choose differently, for the same bytes.
-    let (given, config) = (config, &chosen);
-    let device = opened.describe();
+    let Run { config, args, model, adapter, textless, interrupts } = run;
+    // Before any text is read, which may take long, if the text does not decide the size of a step.
+    let shaped = config.train.batch > 0 && config.train.sequence > 0;
+    let early = shaped.then(|| open_device(config, args)).transpose()?;
     interrupts.now(Doing::Preparing);
     let mut progress = super::progress::preparing(interrupts);
     let data = match Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut progress) {
@@ -130,6 +212,19 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         data => data?,
     };
     interrupts.now(Doing::Training);
+    // What follows from the text is written to the run's folder. Options that the machine decides stay unset there:
+    // another machine may choose differently, for the same bytes.
+    let mut given = config.clone();
+    given.settle(&data)?;
+    given.validate()?;
+    let given = &given;
+    let Chosen { opened, config: mut chosen, said } = match early {
+        Some(chosen) => chosen,
+        None => open_device(given, args)?,
+    };
+    chosen.train = TrainConfig { micro_batch: chosen.train.micro_batch, ..given.train.clone() };
+    let config = &chosen;
+    let device = opened.describe();
     let samples = Samples {
         train: data.batches(config.train.sequence, config.run.seed)?,
         validation: data.windows(config.train.sequence, config.train.eval_sequences)?,
@@ -149,10 +244,18 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         }
         None => refuse_second_run(args, dir)?,
     }
-    if let (None, Some(model)) = (&start, model) {
+    let base = model.filter(|_| config.adapter.is_some());
+    if let Some(model) = if start.is_none() { model } else { base } {
         model.checkpoint.check_weights(config)?;
     }
-    let mut trainer = Trainer::new(config, opened.backend)?;
+    if let (None, Some(adapter), Some(base)) = (&start, adapter, base) {
+        base.checkpoint.check_adapter(&adapter.checkpoint)?;
+        adapter.checkpoint.check_weights(config)?;
+    }
+    let mut trainer = match base {
+        Some(base) => Trainer::beside(config, base.checkpoint.base()?, opened.backend)?,
+        None => Trainer::new(config, opened.backend)?,
+    };
     if args.overwrite {
         clear(dir)?;
     }
@@ -161,14 +264,22 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
             start.checkpoint().restore(&mut trainer, &data.fingerprint)?;
             start.set_aside()?;
         }
-        (None, Some(model)) => model.checkpoint.start(&mut trainer)?,
-        (None, None) => trainer.initialize(),
+        (None, _) if let Some(adapter) = adapter => adapter.checkpoint.start(&mut trainer)?,
+        (None, Some(model)) if base.is_none() => {
+            model.checkpoint.start(&mut trainer)?;
+            header::storage_note(&model.checkpoint.meta.storage, &config.storage);
+        }
+        (None, _) => trainer.initialize(),
     }
     let from = start.as_ref().map(Start::checkpoint);
     let origin = from.or(model.map(|model| &model.checkpoint));
     header::print_header(&trainer, &device, &samples, origin, from.is_some(), said.as_deref())?;
+    if from.is_none() {
+        let tunes = model.is_some();
+        warnings::warnings(config, tunes, &data, &samples).iter().for_each(|warning| eprintln!("warning: {warning}"));
+    }
     write_record(given)?;
-    let mut console = Console::new(&trainer, &data)?;
+    let mut console = Console::new(&trainer, &data, &samples)?;
     console.companions = companions(config, origin, &data)?;
     if from.is_none() {
         // Finds a full or read-only disk now rather than in an hour, and leaves a checkpoint from before the first steps
@@ -222,7 +333,7 @@ fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -> CliResult
     let dir = &trainer.config().run.dir;
     match reason {
         StopReason::Finished => {
-            let path = dir.join(MODEL);
+            let path = dir.join(if trainer.base().is_some() { ADAPTER } else { MODEL });
             let meta = console.meta(trainer);
             let attachments = console.attachments();
             save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Weights, &path)?;

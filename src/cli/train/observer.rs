@@ -8,14 +8,14 @@ use crate::cli::units::{bytes, duration, rate as per_second};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tetrad::checkpoint::{BEST, Checkpoint, Extent, Meta, TOKENIZER, checkpoint_path, list, prune, save_with};
-use tetrad::config::OnSpike;
+use tetrad::config::{Config, OnSpike};
 use tetrad::data::{Decoder, Prepared, Tokenizer};
 use tetrad::error::{BackendError, CheckpointError, StoreError};
 use tetrad::format::Attachment;
 use tetrad::model::{Generator, Sampling};
-use tetrad::train::{Line, Metrics, Observer, Spike, StepReport, Trainer, Validation, Work, resident};
+use tetrad::train::{Events, Line, Metrics, Observer, Samples, Spike, StepReport, Trainer, Validation, Work, resident};
 
 /// Time between plain progress lines, where there is no terminal to redraw one on.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -62,6 +62,8 @@ pub struct Console {
     /// Saved with the tokenizer in every file: special tokens, chat template, end-of-text tokens.
     pub companions: Vec<(&'static str, Vec<u8>)>,
     bytes_per_token: Option<f64>,
+    /// Rows of an epoch.
+    rows: u64,
     fingerprint: String,
     tokens: usize,
     begun: Instant,
@@ -70,7 +72,11 @@ pub struct Console {
     /// Time spent in steps alone, and their number.
     stepping: (Duration, u64),
     last: Option<Validation>,
+    /// Share of the codes that changed, by the last audit.
+    changed_codes: Option<f64>,
     heartbeat: Heartbeat,
+    /// Whether an adapter is trained.
+    adapter: bool,
 }
 
 impl Console {
@@ -78,13 +84,14 @@ impl Console {
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn new(trainer: &Trainer, data: &Prepared) -> Result<Self, StoreError> {
+    pub fn new(trainer: &Trainer, data: &Prepared, samples: &Samples) -> Result<Self, StoreError> {
         let (config, step) = (trainer.config(), trainer.counters().step);
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(config.train.steps).with_style(style));
         let heartbeat = Heartbeat::new(bar.clone(), trainer.model().passes.clone());
         Ok(Self {
-            metrics: Metrics::open(&config.run.dir.join("metrics.jsonl"), step)?,
+            metrics: metrics(config, step)?,
+            rows: samples.train.shares().iter().map(|share| share.rows).sum(),
             heartbeat,
             bar,
             tokenizer: data.tokenizer.clone(),
@@ -97,6 +104,8 @@ impl Console {
             last_plain: None,
             stepping: (Duration::ZERO, 0),
             last: None,
+            changed_codes: None,
+            adapter: config.adapter.is_some(),
         })
     }
 
@@ -152,11 +161,15 @@ impl Console {
     /// The metadata of a file of this run.
     pub fn meta(&self, trainer: &Trainer) -> Meta {
         let tokenizer = self.tokenizer.json().is_some();
-        Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint).with_watch(trainer.watch())
+        let meta = Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint);
+        meta.with_base(trainer.base()).with_watch(trainer.watch())
     }
 
-    /// The attachments of every file of this run.
+    /// The attachments of every file of this run; an adapter's base has them.
     pub fn attachments(&self) -> Vec<Attachment<'_>> {
+        if self.adapter {
+            return Vec::new();
+        }
         let companions = self.companions.iter().map(|(name, bytes)| Attachment { name, bytes });
         let tokenizer = self.tokenizer.json().map(|bytes| Attachment { name: TOKENIZER, bytes });
         tokenizer.into_iter().chain(companions).collect()
@@ -187,6 +200,9 @@ impl Console {
                 let (share, norm) = (100.0 * share, short(trainer.config().optimizer.grad_clip));
                 writeln!(out, "clipped: {share:.1} % of the steps, to a gradient norm of {norm}")?;
             }
+            if let Some(line) = self.changed_codes.map(codes_line) {
+                writeln!(out, "{line}")?;
+            }
             let (model, dir) = (model.display(), trainer.config().run.dir.display());
             writeln!(out, "weights: {model}    other outputs: {dir}/")?;
             writeln!(out, "try: tetrad sample {model} --prompt \"The \"    tetrad dump {model} --stats")
@@ -210,9 +226,13 @@ impl Observer for Console {
     fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), ConsoleError> {
         self.heartbeat.begins(None);
         let rate = self.tokens as f64 / took.as_secs_f64();
+        self.changed_codes = report.audit.and_then(|audit| audit.changed_codes).or(self.changed_codes);
         self.stepping = (self.stepping.0 + took, self.stepping.1 + 1);
         let mut line = Line::of_step(report, rate, resident().map(|(now, _)| now));
         let counters = trainer.counters();
+        line.time = now();
+        line.tokens = Some(counters.position * trainer.config().train.sequence as u64);
+        line.epoch = Some(counters.position as f64 / self.rows.max(1) as f64);
         if counters.skipped_losses + counters.skipped_gradients > 0 {
             line.skipped_losses = Some(counters.skipped_losses);
             line.skipped_gradients = Some(counters.skipped_gradients);
@@ -233,6 +253,7 @@ impl Observer for Console {
         self.last = Some(*validation);
         let line = Line {
             step: validation.step,
+            time: now(),
             val_loss: Some(validation.loss),
             val_bits_per_byte: bits,
             val_seconds: Some(validation.took.as_secs_f64()),
@@ -295,7 +316,7 @@ impl Observer for Console {
             for (_, later) in found.iter().filter(|(later, _)| later > step) {
                 std::fs::remove_file(later).map_err(|e| StoreError::io(later, "delete it", e))?;
             }
-            self.metrics = Metrics::open(&dir.join("metrics.jsonl"), *step)?;
+            self.metrics = metrics(trainer.config(), *step)?;
             let event = format!("{}; back to step {step}, its batch is left out", describe(at, spike));
             self.metrics.write(&Line { step: *step, event: Some(event.clone()), ..Line::default() })?;
             self.say(&event)?;
@@ -315,6 +336,34 @@ impl Observer for Console {
         self.heartbeat.begins(None);
         Ok(prune(&config.run.dir, &config.train)?)
     }
+}
+
+/// Share of the codes below which a run has trained little but norms and tables.
+const HARDLY_ANY: f64 = 2e-3;
+
+/// What became of the codes.
+fn codes_line(changed: f64) -> String {
+    let hint = match changed < HARDLY_ANY {
+        true => {
+            "; products read nothing else of them, so norms and tables did the learning: raise optimizer.lr, train longer, \
+                 or set storage.weights=int8"
+        }
+        false => "",
+    };
+    format!("codes that changed since the start: {:.3} % of a sample of the blocks' matrices{hint}", 100.0 * changed)
+}
+
+/// The metrics of a run from a step on.
+fn metrics(config: &Config, step: u64) -> Result<Metrics, StoreError> {
+    let dir = &config.run.dir;
+    let events = config.run.tensorboard.then(|| Events::create(dir, step)).transpose()?;
+    Ok(Metrics::open(&dir.join("metrics.jsonl"), step)?.with_events(events))
+}
+
+/// Seconds since 1970, to the millisecond; nothing on a machine whose clock is before that.
+fn now() -> Option<f64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    Some(now.as_millis() as f64 / 1000.0)
 }
 
 /// Share of a run's steps whose gradient was scaled down; nothing if none ever is.

@@ -1,6 +1,6 @@
 //! Where the configuration of a run comes from: a preset, a file, a run's folder, or a checkpoint.
 
-use super::start::{CARRIED, InitFrom};
+use super::start::{CARRIED, InitFrom, name_folder, tuning};
 use super::{Args, paths};
 use crate::cli::Failure;
 use crate::cli::output::escape;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tetrad::checkpoint::{Checkpoint, list};
 use tetrad::config::{Config, PRESETS, RunConfig};
 use tetrad::data::TokenizerSettings;
+use tetrad::error::CheckpointError;
 
 /// The resolved configuration that every run keeps in its folder.
 pub(super) const RECORD: &str = "config.toml";
@@ -55,6 +56,10 @@ impl Origin {
                 }
             }
         }
+        if let Some(text) = given.filter(|name| is_text(Path::new(name))) {
+            let text = show(Path::new(text));
+            return Err(format!("{text}: is text to train on, no configuration; name it with --data {text}").into());
+        }
         let folder = run_folder(given, resume.as_ref())?;
         let record = folder.as_ref().map(|folder| folder.join(RECORD)).filter(|record| record.is_file());
         let (source, base, textless) = match (&folder, record) {
@@ -62,23 +67,31 @@ impl Origin {
             (Some(folder), None) => (None, Some(of_checkpoint(folder, resume.as_ref())?), true),
             (None, None) => (given.map(Into::into), None, false),
         };
+        let sets = args.overrides();
+        let tunes = base.is_none() && args.from.is_some();
+        let load = |base: Config, source: Option<&str>, sets: &[String]| match tunes {
+            true => Config::load_tuning(base, source, sets),
+            false => Config::load_over(base, source, sets),
+        };
         let base = match (base, model) {
             (Some(base), _) => base,
             (None, Some(model)) => model.base(),
             // The model is gone that the run was started from; what it gave stands in the run's record.
             (None, None) if args.from.is_some() => {
-                let dir = Config::load(source.as_deref(), &args.sets)?.run.dir;
-                Config::load(Some(&dir.join(RECORD).to_string_lossy()), &[])?
+                let mut given = load(tuning(), source.as_deref(), &sets)?;
+                args.from.iter().for_each(|path| name_folder(&mut given, path));
+                Config::load(Some(&given.run.dir.join(RECORD).to_string_lossy()), &[])?
             }
             (None, None) => Config::default(),
         };
-        let mut config = Config::load_over(base.clone(), source.as_deref(), &args.sets)?;
+        let (base, sets) = with_adapter(args, base, sets)?;
+        let mut config = load(base.clone(), source.as_deref(), &sets)?;
+        args.from.iter().for_each(|path| name_folder(&mut config, path));
         let names_folder = |set: &String| set.split('=').next().is_some_and(|key| key.trim() == "run.dir");
         if let Some(folder) = folder {
             // As the record has it, whatever the overrides say: its paths are relative to where that folder was.
-            let recorded =
-                Config::load_over(base, source.as_deref(), &[]).map_or_else(|_| folder.clone(), |c| c.run.dir);
-            if !args.sets.iter().any(names_folder) {
+            let recorded = load(base, source.as_deref(), &[]).map_or_else(|_| folder.clone(), |c| c.run.dir);
+            if !sets.iter().any(names_folder) {
                 config.run.dir = folder.clone();
             }
             paths::follow(&mut config, &recorded, &folder);
@@ -86,6 +99,19 @@ impl Origin {
         let textless = textless && config.data.train.is_empty() && config.data.source.is_empty();
         Ok(Self { config, resume, textless })
     }
+}
+
+/// The base of the configuration and the overrides with what `--adapter` says: a kind, or the settings of an adapter.
+fn with_adapter(args: &Args, base: Config, sets: Vec<String>) -> Result<(Config, Vec<String>), Failure> {
+    let Some(adapter) = &args.adapter else { return Ok((base, sets)) };
+    if !Path::new(adapter).is_file() {
+        let sets = [format!("adapter.kind={adapter}")].into_iter().chain(sets);
+        return Ok((base, sets.collect()));
+    }
+    let checkpoint = Checkpoint::open(Path::new(adapter))?;
+    let path = checkpoint.path().to_path_buf();
+    let settings = checkpoint.meta.adapter.clone().ok_or(CheckpointError::NoAdapter { path })?;
+    Ok((Config { adapter: settings, ..base }, sets))
 }
 
 impl Resume {
@@ -101,6 +127,14 @@ impl Resume {
 /// Whether a path is a file that only a checkpoint can be.
 fn is_checkpoint(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "tetrad") && path.is_file()
+}
+
+/// Whether a path is a file of a kind that training reads and no configuration has.
+fn is_text(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.trim_end_matches(".zst");
+    let kinds = ["txt", "jsonl", "json", "csv", "tsv", "parquet", "bin"];
+    path.is_file() && name.rsplit_once('.').is_some_and(|(_, kind)| kinds.contains(&kind))
 }
 
 /// The folder of the run that CONFIG names, or `--resume` where there is no CONFIG.
@@ -145,6 +179,7 @@ fn of_checkpoint(folder: &Path, resume: Option<&Resume>) -> Result<Config, Failu
         activations: meta.activations.clone(),
         tokenizer: TokenizerSettings { file: meta.has_tokenizer().then(|| CARRIED.into()) },
         optimizer,
+        adapter: meta.adapter.clone().unwrap_or_default(),
         train: meta.train.clone(),
         run: RunConfig { seed: meta.seed, ..RunConfig::default() },
         ..Config::default()

@@ -13,10 +13,10 @@ fn map(config: &mut Config, change: &mut dyn FnMut(&str) -> Option<String>) {
             *text = new;
         }
     }
-    if let Some(file) = &mut config.tokenizer.file
-        && let Some(new) = file.to_str().and_then(change)
-    {
-        *file = new.into();
+    for file in config.tokenizer.file.iter_mut().chain(config.adapter.base.iter_mut()) {
+        if let Some(new) = file.to_str().and_then(&mut *change) {
+            *file = new.into();
+        }
     }
 }
 

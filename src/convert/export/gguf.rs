@@ -95,7 +95,7 @@ fn rope_factors(model: &ModelConfig) -> Vec<u8> {
     (0..model.head_dim() / 2).flat_map(|i| (rope_factor(model, i) as f32).to_le_bytes()).collect()
 }
 
-fn architecture(model: &ModelConfig) -> Result<&'static str, ConvertError> {
+pub fn architecture(model: &ModelConfig) -> Result<&'static str, ConvertError> {
     match (model.qkv_bias, model.qk_norm) {
         (false, false) => Ok("llama"),
         (true, false) => Ok("qwen2"),

@@ -1,6 +1,6 @@
 //! Export to a Hugging Face directory.
 
-use super::put;
+use super::Folder;
 use super::rows::{FloatType, send};
 use crate::checkpoint::{Checkpoint, GENERATION_CONFIG, TOKENIZER_CONFIG};
 use crate::convert::hugging_face::write_config;
@@ -8,10 +8,8 @@ use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
 use crate::convert::{Progress, safetensors};
 use crate::data::{SpecialTokens, Tokenizer};
-use crate::error::{ConvertError, StoreError};
-use crate::store::Sink;
+use crate::error::ConvertError;
 use serde_json::{Map, json};
-use std::io::Write;
 use std::path::Path;
 
 /// Writes a model's values to a directory: `config.json`, `model.safetensors` (or shards of up to `shard` bytes and
@@ -39,7 +37,7 @@ pub fn export_hugging_face(
         let what = "the model has both model.qkv_bias and model.qk_norm, which no model of transformers has";
         return Err(ConvertError::Asked(what.into()));
     }
-    let mut folder = Folder::open(dir)?;
+    let mut folder = Folder::open(dir, is_part)?;
     let file = checkpoint.file();
     let tensors: Vec<(String, Vec<u64>, Kind)> = file
         .tensors()
@@ -107,69 +105,10 @@ const PARTS: [&str; 11] = [
     "merges.txt",
 ];
 
-/// A directory that a model is written to. What was written is removed again unless all of it was.
-struct Folder<'a> {
-    dir: &'a Path,
-    /// Whether it was made for this.
-    made: bool,
-    /// Names of the files that were written, and whether another was there.
-    written: Vec<(String, bool)>,
-    finished: bool,
-}
-
-impl<'a> Folder<'a> {
-    fn open(dir: &'a Path) -> Result<Self, ConvertError> {
-        let made = !dir.exists();
-        std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the directory", e))?;
-        Ok(Self { dir, made, written: Vec::new(), finished: false })
-    }
-
-    fn put(
-        &mut self,
-        name: &str,
-        len: u64,
-        write: impl FnOnce(&mut Sink) -> std::io::Result<()>,
-    ) -> Result<(), ConvertError> {
-        let path = self.dir.join(name);
-        let replaced = path.exists();
-        put(&path, len, write)?;
-        self.written.push((name.into(), replaced));
-        Ok(())
-    }
-
-    fn small(&mut self, name: &str, bytes: &[u8]) -> Result<(), ConvertError> {
-        self.put(name, bytes.len() as u64, |out| out.write_all(bytes))
-    }
-
-    /// Removes what is left of another model.
-    fn finish(mut self) -> Result<(), ConvertError> {
-        self.finished = true;
-        let names = std::fs::read_dir(self.dir).map_err(|e| StoreError::io(self.dir, "list it", e))?;
-        for name in names.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            let shard = name.starts_with("model-") && name.ends_with(".safetensors");
-            let stale = (shard || PARTS.contains(&name.as_str())) && !self.written.iter().any(|(new, _)| *new == name);
-            if stale {
-                let path = self.dir.join(&name);
-                std::fs::remove_file(&path).map_err(|e| StoreError::io(&path, "remove it", e))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Folder<'_> {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
-        for (name, _) in self.written.iter().filter(|(_, replaced)| !replaced) {
-            let _ = std::fs::remove_file(self.dir.join(name));
-        }
-        if self.made {
-            // Only if it is empty, which it is unless someone else has put a file there.
-            let _ = std::fs::remove_dir(self.dir);
-        }
-    }
+/// Whether a file of a directory belongs to a model that was there before.
+fn is_part(name: &str) -> bool {
+    let shard = name.starts_with("model-") && name.ends_with(".safetensors");
+    shard || PARTS.contains(&name)
 }
 
 fn bytes(tensor: &(String, Vec<u64>, Kind)) -> u64 {

@@ -1,9 +1,12 @@
 //! Export: to GGUF with the bits that were trained, to Hugging Face with their values.
 
+mod folder;
 mod gguf;
 mod hugging_face;
 mod rows;
 
+pub(super) use folder::Folder;
+pub(super) use gguf::architecture;
 pub use gguf::{GgufTypes, TableType, export_gguf, gguf_left_out};
 pub use hugging_face::export_hugging_face;
 pub use rows::FloatType;
@@ -14,7 +17,7 @@ use std::io;
 use std::path::Path;
 
 /// [`replace`], with the errors of conversion.
-fn put(path: &Path, len: u64, write: impl FnOnce(&mut Sink) -> io::Result<()>) -> Result<(), ConvertError> {
+pub(super) fn put(path: &Path, len: u64, write: impl FnOnce(&mut Sink) -> io::Result<()>) -> Result<(), ConvertError> {
     replace(path, len, write).map_err(|error| match error {
         ReplaceError::Store(source) => ConvertError::Store(source),
         ReplaceError::Write(e) => ConvertError::Write { path: path.into(), reason: e.to_string() },

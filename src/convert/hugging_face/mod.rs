@@ -21,7 +21,7 @@ const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Most bytes of a `config.json`.
-const MOST_CONFIG: u64 = 1 << 20;
+pub(super) const MOST_CONFIG: u64 = 1 << 20;
 
 /// Most bytes of a `tokenizer.json` or an index.
 const MOST_TOKENIZER: u64 = 1 << 28;
@@ -289,7 +289,7 @@ fn shards(dir: &Path) -> Result<Vec<String>, ConvertError> {
     }
 }
 
-fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {
+pub(super) fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {
     match bytes.starts_with(LFS_POINTER) {
         true => Err(ConvertError::Source { path: path.into(), what: LFS_ADVICE.into() }),
         false => Ok(()),
@@ -297,7 +297,7 @@ fn refuse_pointer(path: &Path, bytes: &[u8]) -> Result<(), ConvertError> {
 }
 
 /// Reads a small file.
-fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
+pub(super) fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
     let map = Map::open(path)?;
     refuse_pointer(path, &map)?;
     if map.len() as u64 > most {
@@ -309,7 +309,7 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, ConvertError> {
 
 /// The path of a file in a directory. Neither its name nor a link may lead out of the directory, except the links of
 /// Hugging Face's own cache, from `snapshots/REVISION/` to `blobs/`.
-fn inside(dir: &Path, name: &str) -> Result<PathBuf, ConvertError> {
+pub(super) fn inside(dir: &Path, name: &str) -> Result<PathBuf, ConvertError> {
     let refuse = |what: &str| {
         let what = format!("names the file {name:?}, {what}; names of files beside it are read");
         ConvertError::Source { path: dir.into(), what }

@@ -3,6 +3,8 @@
 mod kept;
 mod tensors;
 
+pub(super) use tensors::rows as rows_of_planes;
+
 use super::Progress;
 use super::quants::Kind;
 use super::source::{Source, configuration};
@@ -21,6 +23,8 @@ use tensors::{Reader, Stop};
 /// How an imported model is stored; what is left out follows from the source.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
+    /// The matrices of the blocks: packed integers or floats.
+    pub weights: Option<Packed>,
     /// Symmetric, or with offsets.
     pub scheme: Option<Scheme>,
     /// Elements per group.
@@ -31,6 +35,15 @@ pub struct Options {
     pub head: Option<TableStorage>,
     /// Leave out the four bits below the codes.
     pub codes_only: bool,
+}
+
+/// What the four bits of an imported matrix are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packed {
+    /// Integers, evenly spaced.
+    Int4,
+    /// The floats of MXFP4.
+    Fp4,
 }
 
 /// What was made.
@@ -145,18 +158,21 @@ fn storage(source: &Source, options: &Options) -> Result<Config, ConvertError> {
         .collect();
     let any = |which: &[Kind]| kinds.iter().any(|kind| which.contains(kind));
     let storage = &mut config.storage;
-    storage.scheme = options.scheme.unwrap_or(match any(&[Kind::Q4_1, Kind::Q4K, Kind::Q5_1, Kind::Q5K]) {
-        true => Scheme::Asymmetric,
-        false => Scheme::Symmetric,
-    });
-    if any(&[Kind::Mxfp4]) {
-        storage.weights = Weights::Fp4;
-    }
+    let packed = options.weights.unwrap_or(if any(&[Kind::Mxfp4]) { Packed::Fp4 } else { Packed::Int4 });
+    storage.weights = match packed {
+        Packed::Int4 => Weights::Int4,
+        Packed::Fp4 => Weights::Fp4,
+    };
     let floats = [Kind::F32, Kind::F16, Kind::Bf16];
-    let blocks = kinds.iter().any(|kind| !floats.contains(kind));
-    storage.group = options.group.unwrap_or(if blocks { 32 } else { storage.group });
+    let blocks = packed == Packed::Fp4 || kinds.iter().any(|kind| !floats.contains(kind));
+    storage.group = options.group.unwrap_or(if blocks { BLOCK } else { storage.group });
     storage.embedding = options.embedding.unwrap_or_else(|| table_storage(source.kind(ParamKind::Embedding)));
     storage.head = options.head.unwrap_or_else(|| table_storage(source.kind(ParamKind::Head)));
+    // Offsets are for integers that were stored with some, where any are left.
+    let head = if source.model.tied { storage.embedding } else { storage.head };
+    let integers = packed == Packed::Int4 || [storage.embedding, head].contains(&TableStorage::Int4);
+    let offsets = integers && any(&[Kind::Q4_1, Kind::Q4K, Kind::Q5_1, Kind::Q5K]);
+    storage.scheme = options.scheme.unwrap_or(if offsets { Scheme::Asymmetric } else { Scheme::Symmetric });
     storage.residue = !options.codes_only;
     config.train.sequence = source.model.context.min(512);
     config.train.warmup = config.train.warmup.min(config.train.steps);

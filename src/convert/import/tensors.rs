@@ -144,7 +144,7 @@ fn encoder(format: WeightFormat, shape: GroupedShape) -> RowEncoder {
 }
 
 /// The rows of all planes; those of a plane that does not exist are empty.
-fn rows(planes: &mut Planes, shape: GroupedShape) -> impl IndexedParallelIterator<Item = RowPlanes<'_>> {
+pub fn rows(planes: &mut Planes, shape: GroupedShape) -> impl IndexedParallelIterator<Item = RowPlanes<'_>> {
     let [data, scales, offsets, residue] = planes.each_mut().map(|plane| {
         let bytes = plane.len() / shape.rows;
         let mut rows: Vec<&mut [u8]> = if bytes == 0 { Vec::new() } else { plane.chunks_mut(bytes).collect() };

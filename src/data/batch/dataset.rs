@@ -81,6 +81,11 @@ impl Samples {
         self.starts.len().saturating_sub(1)
     }
 
+    /// Places that the longest takes in a row.
+    pub fn longest(&self) -> usize {
+        self.starts.windows(2).map(|ends| (ends[1] - ends[0]).saturating_sub(1)).max().unwrap_or(0)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

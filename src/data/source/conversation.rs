@@ -39,6 +39,16 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
+    /// What its messages say.
+    pub(crate) fn into_texts(self) -> Vec<String> {
+        let parts = |content: &Json| match content {
+            Json::Text(text) => vec![text.clone()],
+            Json::List(parts) => parts.iter().filter_map(|part| Some(part.get("text")?.text()?.to_owned())).collect(),
+            _ => Vec::new(),
+        };
+        self.messages.iter().filter_map(|message| message.get("content")).flat_map(parts).collect()
+    }
+
     /// Bytes that it takes, about.
     pub(crate) fn bytes(&self) -> usize {
         let variables = self.variables.iter().map(|(name, value)| name.len() + value.bytes());

@@ -44,6 +44,15 @@ pub(crate) enum Document {
 }
 
 impl Document {
+    /// All that is written in it.
+    pub(crate) fn into_texts(self) -> Vec<String> {
+        match self {
+            Document::Text(text) => vec![text],
+            Document::Pair { prompt, completion } => vec![prompt, completion],
+            Document::Conversation(conversation) => conversation.into_texts(),
+        }
+    }
+
     /// What makes it more than a text, if it is.
     pub(crate) fn is_sample(&self) -> Option<&'static str> {
         match self {

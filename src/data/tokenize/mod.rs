@@ -1,5 +1,6 @@
 //! Documents as token ids, and ids as text: tokenizers, special tokens, chat templates, and which tokens are learned.
 
+mod byte_pairs;
 mod chat_prompt;
 mod chat_template;
 mod chunker;
@@ -13,6 +14,7 @@ mod template_environment;
 mod tokenizer;
 mod tokenizer_config;
 
+pub use byte_pairs::{END_OF_TEXT, train_byte_pairs};
 pub use chat_prompt::{ChatPrompt, Message};
 pub(crate) use chunker::{Chunk, Chunks};
 pub use sample_encoder::SampleFormat;

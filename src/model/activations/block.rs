@@ -71,6 +71,8 @@ pub(super) struct Shapes {
     /// K, if heads are normed.
     pub head_norms: Option<usize>,
     pub layers: u32,
+    /// The lowest block that backward reaches; those below keep nothing for it.
+    pub lowest: u32,
     pub bytes: usize,
 }
 
@@ -92,7 +94,7 @@ impl Shapes {
                 (0..self.layers).map(|l| self.kept(plan, train, l)).collect()
             }
             ActivationCheckpointing::Block => {
-                self.shared(plan, |shapes, plan, l| (shapes.input(plan, l, shapes.backward(l)), None))
+                self.shared(plan, |shapes, plan, l| (shapes.input(plan, l, shapes.kept_until(l)), None))
             }
         };
         let life = Lifetime { from: self.layers.max(1), to: self.layers + 1 };
@@ -107,7 +109,7 @@ impl Shapes {
             plan.add("a block's unpacked input", Category::Activations, self.micro * self.h * self.bytes, backward);
         let (codes, scales) = packed_bytes(self.tokens, self.hidden);
         let blocks = self.shared(plan, |shapes, plan, l| {
-            let life = Lifetime { from: l + 1, to: shapes.backward(l) };
+            let life = Lifetime { from: l + 1, to: shapes.kept_until(l) };
             let mut add = |part: &str, bytes| {
                 plan.add(
                     format!("block {l} input's {part}, groups of {PACK_GROUP}"),
@@ -135,6 +137,11 @@ impl Shapes {
         plan.add(name, Category::Activations, rows * self.kv * self.bytes, life)
     }
 
+    /// The tick until which block `l` keeps what its backward reads.
+    fn kept_until(&self, l: u32) -> u32 {
+        if l < self.lowest { l + 1 } else { self.backward(l) }
+    }
+
     /// The tick of block `l`'s backward.
     pub fn backward(&self, l: u32) -> u32 {
         2 * self.layers + 1 - l
@@ -142,7 +149,7 @@ impl Shapes {
 
     /// Block `l` with buffers of its own, kept until its backward; without one, until the next block has read them.
     fn kept(&self, plan: &mut Plan, train: bool, l: u32) -> BlockActs {
-        let kept = Lifetime { from: l + 1, to: if train { self.backward(l) } else { l + 1 } };
+        let kept = Lifetime { from: l + 1, to: if train { self.kept_until(l) } else { l + 1 } };
         let x = self.input(plan, l, kept.to);
         let k = self.heads(plan, format!("block {l} keys"), self.tokens, kept);
         let v = self.heads(plan, format!("block {l} values"), self.tokens, kept);

@@ -5,6 +5,7 @@ use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use crate::model::params::READ_PLANES;
 use crate::model::spec::{ParamSpec, trained_block_specs};
 use crate::model::{GradBuffer, ParamKind, Settings};
+use std::collections::HashMap;
 
 /// Buffers of backward; empty without training.
 #[derive(Clone, Debug, Default)]
@@ -32,12 +33,23 @@ pub struct GradBuffers {
     /// A block's passes over its micro-batches, and in each the float32 gradients that it forms, in the order of the
     /// block's parameters. One micro-batch needs one pass, whose gradients are consumed one by one and share bytes.
     pub passes: Vec<Vec<Option<Span>>>,
+    /// The float32 gradients of an adapter's tensors, in the order of their specs; those of different blocks share bytes.
+    pub adapter: Vec<Span>,
+    /// Number of the first of these tensors.
+    pub first_adapter: u32,
     /// The gradient of a gain that a pass does not want.
     pub discarded: Span,
     /// Of a micro-batch: a copy of `dx`, for passes before a block's last.
     pub dx_scratch: Span,
     /// Data, scales and offsets of a block's weights before its first update, for its later passes.
     pub frozen_copy: Vec<[Span; 3]>,
+}
+
+impl GradBuffers {
+    /// Where the gradient of an adapter's tensor is summed.
+    pub(in crate::model) fn of_adapter(&self, id: u32) -> Span {
+        self.adapter[(id - self.first_adapter) as usize]
+    }
 }
 
 /// Adds them to the plan; `logits` are the bytes of a chunk.
@@ -88,8 +100,26 @@ pub(super) fn place(
     let workspace = specs.iter().map(|spec| 4 * spec.workspace).max().unwrap_or(0);
     grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
     let frozen = specs.iter().any(|spec| spec.kind.block().is_some() && !spec.trainable);
+    place_adapters(plan, specs, blocks, &mut grad);
     place_passes(plan, &block, (passes, split, frozen), blocks, &mut grad);
     grad
+}
+
+/// All gradients of a block's adapters exist at once: a few megabytes.
+fn place_adapters(plan: &mut Plan, specs: &[ParamSpec], life: Lifetime, grad: &mut GradBuffers) {
+    let trained = || specs.iter().filter(|spec| spec.kind.is_adapter() && spec.trainable);
+    let bytes = |spec: &ParamSpec| (4 * spec.shape.len()).next_multiple_of(ALIGN);
+    let mut used: HashMap<Option<usize>, usize> = HashMap::new();
+    trained().for_each(|spec| *used.entry(spec.kind.block()).or_default() += bytes(spec));
+    let most = used.values().copied().max().unwrap_or(0);
+    let all = plan.add("gradients of a block's adapters", Category::Gradient, most, life);
+    used.clear();
+    grad.first_adapter = trained().next().map_or(0, |spec| spec.id);
+    for spec in trained() {
+        let from = used.entry(spec.kind.block()).or_default();
+        grad.adapter.push(all.part(*from, 4 * spec.shape.len()));
+        *from += bytes(spec);
+    }
 }
 
 /// Which of a block's parameters get their gradients in which pass.

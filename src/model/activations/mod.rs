@@ -17,7 +17,7 @@ pub use grad::GradBuffers;
 pub use sampling::place_sampling;
 
 use super::spec::ParamSpec;
-use super::{ActivationCheckpointing, ModelConfig, SHORTEST_MICRO_SEQUENCE, Settings};
+use super::{ActivationCheckpointing, LowRankActs, ModelConfig, SHORTEST_MICRO_SEQUENCE, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
@@ -61,10 +61,18 @@ pub struct Activations {
     pub xn: Span,
     /// Logits of one chunk of tokens.
     pub logits: Span,
+    /// Of adapters.
+    pub low_rank: LowRankActs,
     /// Backward.
     pub grads: GradBuffers,
     /// The backend's.
     pub scratch: Span,
+}
+
+/// The lowest block that has anything to train, of a model whose base is frozen beside an adapter; else 0.
+pub fn lowest(specs: &[ParamSpec]) -> usize {
+    let adapted = specs.iter().filter(|spec| spec.trainable && spec.kind.is_adapter());
+    adapted.filter_map(|spec| spec.kind.block()).min().unwrap_or(0)
 }
 
 /// Adds all buffers of batches up to `tokens` tokens (sequences up to `keys`) to the plan.
@@ -79,7 +87,7 @@ pub fn place(
     let model = &settings.model;
     let train = specs.iter().any(|spec| spec.trainable);
     let micro = if train { tokens.min(settings.execution.micro_tokens) } else { tokens };
-    let shapes = shapes(model, (tokens, micro), backend);
+    let shapes = Shapes { lowest: lowest(specs) as u32, ..shapes(model, (tokens, micro), backend) };
     let (Shapes { h, q, f, layers, bytes, .. }, vocab) = (shapes, pitch(model.vocab, backend));
     let (head, end) = (layers + 1, end(layers, train));
     let always = Lifetime::ALWAYS;
@@ -89,6 +97,7 @@ pub fn place(
         chosen => chosen,
     };
     let blocks = shapes.blocks(plan, train, kept);
+    let low_rank = low_rank(plan, settings, specs, (micro, end), backend);
     let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
     let last_read = if train && model.tied { end } else { head };
     let mut rows =
@@ -96,11 +105,13 @@ pub fn place(
     let xn = rows("head input", h, Lifetime { from: head, to: last_read });
     let inv_rms = plan.add("final 1/rms", Category::Activations, 4 * tokens, Lifetime { from: head, to: head });
     let largest = specs.iter().map(|spec| spec.shape.len()).max().unwrap_or(0);
+    let adapters = specs.iter().filter(|spec| spec.kind.is_adapter());
+    let rank = pitch(adapters.map(|spec| spec.shape.rows).max().unwrap_or(0), backend);
     let scratch_shapes = MaxShapes {
         tokens,
         // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.
-        features: h.max(f).max(vocab).max(q + model.head_dim()),
-        inputs: h.max(f).max(q),
+        features: h.max(f).max(vocab).max(q + model.head_dim()).max(rank),
+        inputs: h.max(f).max(q).max(rank),
         keys,
         parameter: largest,
         head_dim: model.head_dim(),
@@ -127,6 +138,7 @@ pub fn place(
         unpacked: blocks.unpacked,
         inv_rms,
         xn,
+        low_rank,
         grads: if train {
             grad::place(plan, settings, specs, &shapes, chunk * vocab * bytes)
         } else {
@@ -155,6 +167,7 @@ fn shapes(model: &ModelConfig, (tokens, micro): (usize, usize), backend: &dyn De
         heads: model.heads,
         head_norms: model.qk_norm.then_some(model.kv_heads),
         layers: model.layers as u32,
+        lowest: 0,
         bytes: backend.activation_bytes(),
     }
 }
@@ -167,6 +180,34 @@ fn end(layers: u32, train: bool) -> u32 {
 /// Tokens of a chunk at least: its parts, see [`crate::model::Model::losses`], are then never so short that products are
 /// computed another way, in another order.
 const SHORTEST_CHUNK: usize = 2 * SHORTEST_MICRO_SEQUENCE;
+
+/// The buffers of low-rank terms, of a micro-batch each; sampling uses them too.
+fn low_rank(
+    plan: &mut Plan,
+    settings: &Settings,
+    specs: &[ParamSpec],
+    (micro, end): (usize, u32),
+    backend: &dyn DeviceInfo,
+) -> LowRankActs {
+    let factors = specs.iter().filter(|spec| spec.kind.is_adapter() && !spec.kind.is_vector());
+    let rank = factors.clone().map(|spec| spec.shape.rows).max().unwrap_or(0);
+    let input = settings.model.hidden.max(settings.model.intermediate).max(settings.model.query_width());
+    let grouped = settings.adapters.iter().any(|used| used.config.group);
+    let groups = if grouped { input.div_ceil(settings.storage.group) } else { 0 };
+    let train = factors.clone().any(|spec| spec.trainable);
+    let drops = train && settings.adapters.iter().any(|used| used.config.dropout > 0.0);
+    let mut rows = |name: &str, width: usize, life| {
+        let bytes = micro * pitch(width, backend) * backend.activation_bytes();
+        plan.add(name, Category::Activations, bytes, life)
+    };
+    let step = Lifetime { from: 0, to: end };
+    LowRankActs {
+        down: rows("low-rank product", rank, Lifetime::ALWAYS),
+        ddown: rows("gradient of a low-rank product", if train { rank } else { 0 }, step),
+        sums: rows("sums of an input's groups", groups, Lifetime::ALWAYS),
+        dropped: rows("input of an adapter with elements left out", if drops { input } else { 0 }, step),
+    }
+}
 
 /// Bytes of logits that may exist at once.
 fn logits_bytes(settings: &Settings, backend: &dyn DeviceInfo) -> usize {

@@ -33,6 +33,9 @@ pub struct AdapterConfig {
     pub rank_pattern: Vec<String>,
     /// Other alphas of some modules, as `PATTERN=ALPHA`; the first that matches counts.
     pub alpha_pattern: Vec<String>,
+    /// Whether A sees the sums of the base's groups in place of single inputs (QA-LoRA, arXiv 2309.14717): what it adds to
+    /// the weights of a group is then one number, which an asymmetric group's offset takes up exactly.
+    pub group: bool,
     /// Probability that an input of the adapter is left out in a step.
     pub dropout: f64,
     /// Learning rate of B, and of learned scales, over that of A (LoRA+, arXiv 2402.12354).
@@ -90,6 +93,7 @@ impl Default for AdapterConfig {
             scale: AdapterScale::AlphaOverRank,
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
+            group: false,
             dropout: 0.0,
             rate_b: 1.0,
             weights: AdapterWeights::F32,

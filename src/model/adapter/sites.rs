@@ -121,6 +121,18 @@ impl AdapterConfig {
     }
 }
 
+impl AdapterConfig {
+    /// The smallest side of its matrices beside a base with groups of `group`; nothing without an adapter.
+    pub fn smallest_side(&self, model: &ModelConfig, group: usize) -> Option<usize> {
+        let smallest = |site: &LowRankSite| {
+            let [outputs, inputs] = site.matrix.shape(model);
+            let seen = if self.group { inputs.div_ceil(group.max(1)) } else { inputs };
+            site.rank.min(outputs).min(seen)
+        };
+        self.sites(model).iter().map(smallest).min()
+    }
+}
+
 /// One of the lists of patterns.
 struct Overrides(Vec<(PathPattern, f64)>);
 

@@ -23,7 +23,7 @@ pub struct AdapterParam {
 /// The parts of a low-rank adapter, in the order of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AdapterPart {
-    /// A `[rank, in]`.
+    /// A `[rank, in]`; with `group` `[rank, groups of a row]`.
     A,
     /// B transposed, `[rank, out]`: rows of `rank` numbers would each be padded to a whole group in every grouped plane.
     BTransposed,
@@ -85,6 +85,7 @@ pub(in crate::model) fn specs(settings: &Settings, first: u32) -> Vec<ParamSpec>
 fn spec(settings: &Settings, config: &AdapterConfig, site: &LowRankSite, param: AdapterParam, id: u32) -> ParamSpec {
     let [outputs, inputs] = site.matrix.shape(&settings.model);
     let [rows, cols] = match param.part {
+        AdapterPart::A if config.group => [site.rank, inputs.div_ceil(settings.storage.group)],
         AdapterPart::A => [site.rank, inputs],
         AdapterPart::BTransposed => [site.rank, outputs],
         AdapterPart::Scale => [1, 1],

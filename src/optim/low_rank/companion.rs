@@ -19,6 +19,8 @@ pub struct Companion {
     pub eps: f64,
     /// Decoupled weight decay, of matrices.
     pub weight_decay: f64,
+    /// Whether an all-zero gradient leaves moments as they are.
+    pub freezes: bool,
     /// How moments of matrices are stored.
     pub state: StateConfig,
 }
@@ -37,6 +39,7 @@ impl Optimizer for Companion {
         let [c1, c2] = [self.beta1, self.beta2].map(|beta| 1.0 - beta.powf(at.number as f64));
         let decay = if param.decay { at.lr * self.weight_decay } else { 0.0 };
         let args = AdamArgs {
+            freeze_on_zero_grad: self.freezes.into(),
             beta1: self.beta1 as f32,
             one_minus_beta1: (1.0 - self.beta1) as f32,
             beta2: self.beta2 as f32,

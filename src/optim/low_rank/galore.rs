@@ -9,12 +9,16 @@
 //! In the papers (`variant = "paper"`) the bias of moments is corrected in N, GaLore's before eps is added; and Fira's D is
 //! `scale (P^T N + S)` with `S = (G - P^T R) phi`.
 
+use super::dense::Dense;
 use super::subspace::{self, Refresh};
 use super::{LIMITER, LowRank, NORM_EPS, PROJECTION, Parts, Projected, limit, tensor};
 use crate::backend::{Axis, Backend, Param};
 use crate::memory::Span;
 use crate::optim::{Optimizer, ParamInfo, StepInfo, Variant};
 use crate::quant::{RngKey, RngUse, StateCodec, StateFormat, StateShape, StateSpec};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 use zerocopy::IntoBytes;
 
 /// What becomes of the gradient outside of the subspace.
@@ -35,12 +39,17 @@ pub struct GaLore {
     codec: StateCodec,
     /// Projections to be used in place of those found, one for each refresh.
     given: Vec<Vec<f32>>,
+    /// What searches leave to the host, from the first on.
+    dense: Mutex<Option<Dense>>,
+    /// Nanoseconds of the searches since they were last asked for.
+    searched: AtomicU64,
 }
 
 impl GaLore {
     /// With what directions are multiplied by, and how the projection is stored (signed, if not float32).
     pub fn new(common: LowRank, residual: Residual, scale: f64, codec: StateCodec) -> Self {
-        Self { common, residual, scale, codec, given: Vec::new() }
+        let (given, dense, searched) = (Vec::new(), Mutex::default(), AtomicU64::default());
+        Self { common, residual, scale, codec, given, dense, searched }
     }
 
     /// The same with these projections, `[rank, side]` each, one after the other: for comparisons with other programs.
@@ -58,6 +67,7 @@ impl GaLore {
 
     /// Puts the projection of this gradient in place of the former one, unless the gradient shows none.
     fn refresh(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {
+        let start = Instant::now();
         let (number, p) = (self.common.refresh(at).0, Projected::of(param.weight.shape, self.common.rank));
         let state = tensor(param, PROJECTION);
         let key = |usage| RngKey { seed: at.seed, step: number as u32, tensor: param.id, usage };
@@ -69,12 +79,16 @@ impl GaLore {
             }
             None => {
                 let refresh = Refresh { p, param, state, key: key(RngUse::Projection) };
-                subspace::find(backend, &refresh, grad, workspace)
+                // A panic in another search is on its way to the caller; the room holds nothing between two of them.
+                let mut dense = self.dense.lock().unwrap_or_else(PoisonError::into_inner);
+                let dense = dense.get_or_insert_with(|| Dense::new(subspace::most_directions(p.rank)));
+                subspace::find(backend, dense, &refresh, grad, workspace)
             }
         };
         if let Some(found) = found {
             backend.store_state(param, state, found, &key(RngUse::StoredProjection));
         }
+        self.searched.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Where float32 P lies.
@@ -103,6 +117,14 @@ impl Optimizer for GaLore {
     fn workspace(&self, param: &ParamInfo) -> usize {
         let p = Projected::of(param.shape, self.common.rank);
         Parts::total(self.parts(&p)).max(subspace::workspace(&p))
+    }
+
+    fn host_bytes(&self) -> usize {
+        Dense::bytes(subspace::most_directions(self.common.rank))
+    }
+
+    fn take_search_seconds(&self) -> f64 {
+        self.searched.swap(0, Ordering::Relaxed) as f64 * 1e-9
     }
 
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {

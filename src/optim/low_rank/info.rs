@@ -13,6 +13,7 @@ const VARIANTS: &[Variant] = &[Variant::Standard, Variant::Reference, Variant::P
 pub(crate) const GALORE: RuleInfo = RuleInfo {
     title: "GaLore",
     keys: &["rank", "scale", "update_proj_gap", "projection", "beta1", "beta2", "eps"],
+    own_v: true,
     variants: VARIANTS,
     publish: |config, preset| {
         common(config, preset, [32, 128, 256, 256, 512, 1024]);
@@ -26,6 +27,7 @@ pub(crate) const GALORE: RuleInfo = RuleInfo {
 pub(crate) const FIRA: RuleInfo = RuleInfo {
     title: "Fira",
     keys: GALORE.keys,
+    own_v: true,
     variants: VARIANTS,
     publish: |config, preset| {
         common(config, preset, [32, 128, 256, 256, 512, 64]);
@@ -39,6 +41,7 @@ pub(crate) const FIRA: RuleInfo = RuleInfo {
 pub(crate) const APOLLO: RuleInfo = RuleInfo {
     title: "APOLLO",
     keys: &["rank", "scale", "scale_front", "update_proj_gap", "beta1", "beta2", "eps"],
+    own_v: true,
     variants: VARIANTS,
     publish: |config, preset| {
         common(config, preset, [32, 128, 192, 256, 256, 256]);
@@ -52,6 +55,7 @@ pub(crate) const APOLLO: RuleInfo = RuleInfo {
 pub(crate) const APOLLO_MINI: RuleInfo = RuleInfo {
     title: "APOLLO-Mini",
     keys: &["scale", "scale_front", "update_proj_gap", "beta1", "beta2", "eps"],
+    own_v: true,
     variants: VARIANTS,
     publish: |config, preset| {
         common(config, preset, [0; 6]);
@@ -113,8 +117,9 @@ fn random(config: &OptimizerConfig, state: StateConfig, norms: Norms, rank: usiz
 
 /// The rule for the matrices of blocks, and its companion for everything else.
 fn grouped(rule: Box<dyn Optimizer>, config: &OptimizerConfig, state: StateConfig) -> Groups {
-    let OptimizerConfig { beta1, beta2, eps, weight_decay, .. } = *config;
-    Groups::new(vec![rule, Box::new(Companion { beta1, beta2, eps, weight_decay, state })], group)
+    let OptimizerConfig { beta1, beta2, eps, weight_decay, variant, .. } = *config;
+    let freezes = variant == Variant::Standard;
+    Groups::new(vec![rule, Box::new(Companion { beta1, beta2, eps, weight_decay, freezes, state })], group)
 }
 
 fn group(param: &ParamInfo) -> u8 {

@@ -9,6 +9,7 @@
 
 mod apollo;
 mod companion;
+mod dense;
 mod galore;
 pub(super) mod info;
 mod subspace;

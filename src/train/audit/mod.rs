@@ -5,12 +5,16 @@
 //! the step and compared. The sample costs far less than a hundredth of a step; a run that seems to stand still is
 //! compared as a whole before it is stopped.
 
+mod adaptive;
 mod sample;
 
 pub use sample::AuditReport;
 
 use super::{StepReport, StopReason, Trainer};
+use crate::backend::Param;
 use crate::model::ParamSpec;
+use crate::quant::Levels;
+use adaptive::Averages;
 use sample::{Change, Sample};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -23,6 +27,9 @@ pub struct Audit {
     /// The sample as it was last read, and room to read it again.
     kept: Vec<u8>,
     read: Vec<u8>,
+    /// The sample at the start.
+    start: Vec<u8>,
+    averages: Averages,
     /// Whether `kept` is from right before the step that is under way.
     armed: bool,
     /// What changed between the last audit and the step that is audited now.
@@ -49,17 +56,31 @@ impl Audit {
         let (mut kept, read) = (vec![0; sample.bytes()], vec![0; sample.bytes()]);
         sample.read(trainer.backend(), &mut kept);
         let mut piece = vec![0; PIECE];
-        let frozen = (trainer.config().optimizer.lr == 0.0).then(|| digest(trainer, &mut piece, |_| true));
-        let since = Change::default();
-        Self { sample, kept, read, armed: false, since, piece, moving: 0, still: None, frozen }
+        let frozen = (trainer.config().optimizer.lr == 0.0).then(|| digest(trainer, &mut piece, |spec| spec.trainable));
+        let (since, start) = (Change::default(), kept.clone());
+        Self {
+            sample,
+            kept,
+            read,
+            start,
+            averages: Averages::of(trainer),
+            armed: false,
+            since,
+            piece,
+            moving: 0,
+            still: None,
+            frozen,
+        }
     }
 
     /// Before every step.
     pub fn before(&mut self, trainer: &Trainer) {
         let every = trainer.config().train.audit_every;
-        self.armed = every > 0 && (trainer.counters().step + 1).is_multiple_of(every);
+        let number = trainer.counters().step + 1;
+        self.armed = every > 0 && (number.is_multiple_of(every) || number == trainer.config().train.steps);
         if self.armed {
             self.since = self.compare(trainer);
+            self.averages.before(trainer.backend());
         }
     }
 
@@ -68,14 +89,18 @@ impl Audit {
         self.moving += u64::from(report.lr > 0.0 && !report.skipped_loss);
         let last = report.step == trainer.config().train.steps;
         let start = self.frozen.filter(|_| self.armed || last);
-        if start.is_some_and(|start| digest(trainer, &mut self.piece, |_| true) != start) {
+        if start.is_some_and(|start| digest(trainer, &mut self.piece, |spec| spec.trainable) != start) {
             return Some(StopReason::FrozenMoved);
         }
         if !self.armed {
             return None;
         }
         let step = self.compare(trainer);
-        report.audit = Some(AuditReport::new(&step, &self.since, self.sample.median_scale(&self.kept)));
+        let found = AuditReport::new(&step, &self.since, self.sample.median_scale(&self.kept));
+        let changed_codes = self.sample.changed_codes(&self.start, &self.kept);
+        let adapted = self.averages.after(trainer, report.step, report.lr);
+        let (adagn_factor, adaclip_share) = (adapted.factor, adapted.clipped);
+        report.audit = Some(AuditReport { changed_codes, adagn_factor, adaclip_share, ..found });
         self.standing(trainer, step.moved + self.since.moved > 0)
     }
 
@@ -98,7 +123,9 @@ impl Audit {
         if passed.is_some_and(|passed| passed < most) {
             return None;
         }
-        let now = digest(trainer, &mut self.piece, |spec| spec.kind.block().is_some() && !spec.kind.is_vector());
+        let now = digest(trainer, &mut self.piece, |spec| {
+            spec.trainable && spec.kind.block().is_some() && !spec.kind.is_vector()
+        });
         match (&self.still, passed) {
             (Some(still), Some(steps)) if still.digest == now => Some(StopReason::Unmoved { steps }),
             _ => {
@@ -107,6 +134,22 @@ impl Audit {
             }
         }
     }
+}
+
+/// The median distance between neighbouring codes of the blocks' matrices, of the same sample; nothing if they are floats
+/// or their codes are not evenly spaced.
+pub fn code_distance(trainer: &Trainer) -> Option<f64> {
+    let even = |param: &Param| param.weight.format.grid().is_some_and(|grid| grid.levels != Levels::E2m1);
+    let model = trainer.model();
+    let blocks = model.specs.iter().zip(&model.stored);
+    let mut matrices = blocks.filter(|(spec, _)| spec.kind.block().is_some() && !spec.kind.is_vector());
+    if !matrices.all(|(_, param)| even(param)) {
+        return None;
+    }
+    let mut sample = Sample::choose(model, trainer.config().run.seed);
+    let mut reading = vec![0; sample.bytes()];
+    sample.read(trainer.backend(), &mut reading);
+    sample.median_scale(&reading)
 }
 
 /// Digest of the weights, residue included, of the parameters that `counts`.

@@ -21,6 +21,8 @@ pub struct AuditReport {
     pub moved_bytes: f64,
     /// Share of the codes that it changed.
     pub moved_codes: Option<f64>,
+    /// Share of the codes that are others than at the start of the run, or where it was resumed.
+    pub changed_codes: Option<f64>,
     /// Share of those code changes whose direction is opposite to the last one that was seen of the same weight.
     pub reversed_moves: Option<f64>,
     /// Share of the weights whose value the step left as it was: neither what is stored nor its scale changed.
@@ -33,6 +35,10 @@ pub struct AuditReport {
     pub saturated_codes: Option<f64>,
     /// Median scale of the groups.
     pub median_scale: Option<f64>,
+    /// Stable-SPAM: the median over all tensors of the factor that AdaGN multiplied the gradient by.
+    pub adagn_factor: Option<f64>,
+    /// Stable-SPAM: share of the tensors whose largest elements AdaClip cut.
+    pub adaclip_share: Option<f64>,
 }
 
 impl AuditReport {
@@ -42,12 +48,15 @@ impl AuditReport {
         Self {
             moved_bytes: share(step.moved, step.weights).unwrap_or(0.0),
             moved_codes: share(step.codes_moved, step.codes),
+            changed_codes: None,
             reversed_moves: share(step.reversed, step.codes_moved),
             unmoved_updates: share(step.unmoved, step.weights).unwrap_or(1.0),
             rescaled_up: share(step.up + since.up, step.groups),
             rescaled_down: share(step.down + since.down, step.groups),
             saturated_codes: share(step.saturated, step.codes),
             median_scale,
+            adagn_factor: None,
+            adaclip_share: None,
         }
     }
 }
@@ -110,7 +119,8 @@ impl Sample {
     /// matrices allows.
     pub fn choose(model: &Model, seed: u64) -> Self {
         let entries = model.specs.iter().zip(&model.stored);
-        let blocks = entries.filter(|(spec, _)| spec.kind.block().is_some() && !spec.kind.is_vector());
+        let blocks =
+            entries.filter(|(spec, _)| spec.trainable && spec.kind.block().is_some() && !spec.kind.is_vector());
         let random = |id: u32, what: u32| xxh3_64_with_seed(&[id.to_le_bytes(), what.to_le_bytes()].concat(), seed);
         let mut matrices: Vec<_> = blocks.map(|(spec, param)| (random(spec.id, 0), spec.id, param.weight)).collect();
         matrices.sort_unstable_by_key(|&(order, id, _)| (order, id));
@@ -193,6 +203,17 @@ impl Sample {
             }
         }
         change
+    }
+
+    /// Share of the codes in which two readings differ, if there are codes.
+    pub fn changed_codes(&self, before: &[u8], after: &[u8]) -> Option<f64> {
+        let (mut codes, mut changed) = (0u64, 0u64);
+        for piece in self.pieces.iter().filter(|piece| piece.ends.is_some()) {
+            let code = |reading, i| piece.code(piece.stored(reading, i));
+            codes += piece.weights as u64;
+            changed += (0..piece.weights).filter(|&i| code(before, i) != code(after, i)).count() as u64;
+        }
+        (codes > 0).then(|| changed as f64 / codes as f64)
     }
 
     /// Median scale of all groups in a reading.
@@ -334,6 +355,8 @@ mod tests {
         assert_eq!(changes[2], Change { moved: 2, codes_moved: 2, reversed: 1, unmoved: 38, ..all });
         assert_eq!(changes[3], Change { moved: 1, codes_moved: 1, reversed: 1, unmoved: 8, down: 1, ..all });
         assert_eq!(sample.median_scale(&readings[4]), Some(0.5));
+        let changed = |from: usize, to: usize| sample.changed_codes(&readings[from], &readings[to]).unwrap();
+        assert_eq!([changed(0, 1), changed(1, 2), changed(0, 4)], [0.05, 0.0, 0.05], "residues are no codes");
         let report = AuditReport::new(&changes[3], &changes[0], Some(0.5));
         assert_eq!((report.moved_bytes, report.unmoved_updates), (1.0 / 40.0, 8.0 / 40.0));
         assert_eq!((report.rescaled_up, report.rescaled_down), (Some(0.5), Some(0.5)));

@@ -8,7 +8,7 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::convert::gguf::Gguf;
 use tetrad::convert::quants::Kind;
-use tetrad::convert::{FloatType, GgufTypes, Options, TableType, export_gguf, export_hugging_face};
+use tetrad::convert::{FloatType, GgufTypes, Options, Packed, TableType, export_gguf, export_hugging_face};
 use tetrad::format::{Decoder, PlaneKind, Role};
 use tetrad::model::{Scheme, TableStorage, Weights};
 use tetrad::quant::WeightCodec;
@@ -51,6 +51,46 @@ fn four_bit_files_come_back_byte_for_byte() {
         let [first, second] = ["in.tetrad", "again.tetrad"].map(|name| std::fs::read(at(name)).unwrap());
         assert!(first == second, "{name}: another file");
         same_tensors(&fixture(name), &at("out.gguf"), name != "q4_1.gguf");
+    }
+}
+
+/// The values of a tensor with what is below its codes, if there is anything.
+fn finest(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
+    let residue = checkpoint.file().tensor(name).unwrap().1.plane(PlaneKind::Residue).is_some();
+    values(checkpoint, name, if residue { Role::Trained } else { Role::Weight })
+}
+
+/// A source of another kind is rounded to four-bit floats, and GGUF gets them without a second rounding.
+#[test]
+fn any_source_becomes_four_bit_floats() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["q4_0.gguf", "q4_1.gguf", "mixed.gguf", "mxfp4.gguf"] {
+        for codes_only in [false, true] {
+            let options = Options { weights: Some(Packed::Fp4), codes_only, ..Options::default() };
+            let summary = bring_in(&fixture(name), &options, &at("in.tetrad")).unwrap();
+            assert_eq!(summary.config.storage.weights, Weights::Fp4, "{name}");
+            let checkpoint = open(&at("in.tetrad"));
+            bring_in(&fixture(name), &Options { weights: Some(Packed::Int4), ..Options::default() }, &at("int.tetrad"))
+                .unwrap();
+            let integers = open(&at("int.tetrad"));
+            let query = "model.layers.0.mlp.gate_proj.weight";
+            assert_eq!(checkpoint.file().tensor(query).unwrap().1.spec.storage, WeightCodec::Fp4, "{name}");
+            let (found, wanted) = (finest(&checkpoint, query), finest(&integers, query));
+            for (found, wanted) in found.chunks(32).zip(wanted.chunks(32)) {
+                let most = wanted.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                // A power of two leaves the largest between 3 and 6 scales; the widest gap between floats is 2 of them,
+                // and one between trained bytes a sixteenth of it. The integers are off by half a byte's step.
+                let gap = 2.0 * most / 3.0 / if codes_only { 1.0 } else { 16.0 };
+                let near = |(found, wanted): (&f32, &f32)| (found - wanted).abs() <= 0.51 * gap + 0.01 * most;
+                assert!(found.iter().zip(wanted).all(near), "{name}, codes only {codes_only}");
+            }
+            export_gguf(&checkpoint, GgufTypes::default(), &at("out.gguf"), &mut |_, _| {}).unwrap();
+            bring_in(&at("out.gguf"), &Options::default(), &at("again.tetrad")).unwrap();
+            assert!(
+                values(&open(&at("again.tetrad")), query, Role::Weight) == values(&checkpoint, query, Role::Weight)
+            );
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The optimizer step: two reductions over the gradient, then one pass over gradient, weight and state.
+//! The optimizer step: statistics of the gradient, then one pass over gradient, weight and state.
 
 use super::apply_update::update_rows;
 use super::factored::{self, Means};
@@ -15,6 +15,9 @@ const LEAF: usize = 16384;
 
 /// Partial sums of a leaf: enough for four vector registers of any instruction set, and one block of GPU threads.
 const LANES: usize = 256;
+
+/// Of them as many as a pass over a leaf keeps in registers, beside as many maxima.
+const STRIP: usize = 32;
 
 /// Elements below which a block of rows is not cut further.
 const BLOCK: usize = 16384;
@@ -57,17 +60,14 @@ struct Planes<'a> {
 fn step_rows(isa: Isa, planes: Planes, args: &AdamArgs, id: u32) -> UpdateStats {
     let Planes { mut rows, means, scalars } = planes;
     let grad = rows.grad;
-    let largest = reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b));
-    let gmax = f32::from_bits(largest);
+    let Statistics { gmax, grad_sq } = statistics(isa, grad);
+    if !(gmax.is_finite() && grad_sq.is_finite()) {
+        return SKIPPED;
+    }
     let mut kept = Scalars::load(scalars);
-    if !gmax.is_finite() {
-        return SKIPPED;
-    }
     let clip = args.clip(&mut kept, gmax);
-    let (clipped, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
-    if !grad_sq.is_finite() {
-        return SKIPPED;
-    }
+    // A gradient that nothing is clipped of has its own norm, bit for bit.
+    let clipped = if gmax > clip.at { reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| a + b) } else { grad_sq };
     let params = args.params(&mut kept, clip, clipped.sqrt() as f32);
     kept.save(scalars);
     if let Some(means) = means.filter(|_| !params.frozen) {
@@ -93,38 +93,70 @@ pub(super) fn reduce<T: Send>(
     combine(left, right)
 }
 
-vectorized! {
-    /// The largest magnitude as bits, whose order is that of magnitudes; infinities and NaN are the largest of all.
-    pub(super) fn absmax_bits(values: &[f32]) -> u32 {
-        let mut lanes = [0u32; LANES];
-        for chunk in values.chunks(LANES) {
-            for (lane, x) in lanes.iter_mut().zip(chunk) {
-                *lane = (*lane).max(x.to_bits() & 0x7fff_ffff);
-            }
-        }
-        lanes.into_iter().fold(0, u32::max)
-    }
+/// What an update has to know of a gradient before it moves an element.
+pub(super) struct Statistics {
+    /// The largest magnitude; infinite or not a number if one of the elements is.
+    pub(super) gmax: f32,
+    /// Sum of the squares.
+    pub(super) grad_sq: f64,
+}
+
+/// Both in one pass.
+pub(super) fn statistics(isa: Isa, grad: &[f32]) -> Statistics {
+    let (most, grad_sq) = reduce(grad, &|leaf| statistics_of_leaf(isa, leaf), &|a, b| (a.0.max(b.0), a.1 + b.1));
+    Statistics { gmax: f32::from_bits(most), grad_sq }
 }
 
 vectorized! {
-    /// Sums of squares of the clipped gradient and of the gradient as it came.
-    pub(super) fn squares(values: &[f32], clip: Clip) -> (f64, f64) {
-        let (mut clipped, mut raw) = ([0.0f32; LANES], [0.0f32; LANES]);
+    /// The largest magnitude as bits, whose order is that of magnitudes (infinities and NaN are the largest of all), and the
+    /// sum of squares.
+    fn statistics_of_leaf(values: &[f32]) -> (u32, f64) {
+        let (mut most, mut sums) = ([0u32; LANES], [0.0f32; LANES]);
+        let (whole, tail) = values.as_chunks::<LANES>();
+        for from in (0..LANES).step_by(STRIP) {
+            let (mut strip_most, mut strip_sums) = ([0u32; STRIP], [0.0f32; STRIP]);
+            for chunk in whole {
+                let strip = &chunk[from..from + STRIP];
+                for j in 0..STRIP {
+                    strip_most[j] = strip_most[j].max(magnitude(strip[j]));
+                    strip_sums[j] += strip[j] * strip[j];
+                }
+            }
+            most[from..from + STRIP].copy_from_slice(&strip_most);
+            sums[from..from + STRIP].copy_from_slice(&strip_sums);
+        }
+        for ((most, sum), &x) in most.iter_mut().zip(&mut sums).zip(tail) {
+            *most = (*most).max(magnitude(x));
+            *sum += x * x;
+        }
+        (most.into_iter().fold(0, u32::max), f64::from(fold_halves(sums)))
+    }
+}
+
+/// A number without its sign, as bits.
+#[inline(always)]
+fn magnitude(x: f32) -> u32 {
+    x.to_bits() & 0x7fff_ffff
+}
+
+vectorized! {
+    /// Sum of squares of the clipped gradient.
+    fn squares(values: &[f32], clip: Clip) -> f64 {
+        let mut lanes = [0.0f32; LANES];
         for chunk in values.chunks(LANES) {
-            for ((clipped, raw), &x) in clipped.iter_mut().zip(&mut raw).zip(chunk) {
+            for (lane, &x) in lanes.iter_mut().zip(chunk) {
                 let y = clip.apply(x);
-                *clipped += y * y;
-                *raw += x * x;
+                *lane += y * y;
             }
         }
-        (f64::from(fold_halves(clipped)), f64::from(fold_halves(raw)))
+        f64::from(fold_halves(lanes))
     }
 }
 
 vectorized! {
     /// One block of rows.
-    fn update(rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
-        update_rows(rows, params, id)
+    fn update(with: Isa, rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
+        update_rows(with, rows, params, id)
     }
 }
 
@@ -132,7 +164,7 @@ vectorized! {
 fn apply(isa: Isa, rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
     let count = rows.len();
     if count <= 1 || rows.grad.len() <= BLOCK {
-        return update(isa, rows, params, id);
+        return update(isa, isa, rows, params, id);
     }
     let (mut left, mut right) = rows.split(count / 2);
     let (a, b) = rayon::join(|| apply(isa, &mut left, params, id), || apply(isa, &mut right, params, id));

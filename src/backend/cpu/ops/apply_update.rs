@@ -2,8 +2,11 @@
 //! backend keeps, and vectorized by the compiler; no operation in it may be contracted or reordered.
 
 use super::param_rows::{MomentRows, ParamRows, WeightElements, WeightRows, is_touched};
+use super::state_rows::{load_moment, store_moment};
 use crate::backend::UpdateArgs;
 use crate::backend::adam::{AdamArgs, AdamParams, AdamStep};
+use crate::backend::cpu::simd::isa::Isa;
+use crate::backend::cpu::simd::uniform::uniform;
 use crate::quant::{
     BLOCK, GroupScale, GroupedShape, Levels, PAD_NIBBLE, QuantGrid, RngKey, RngUse, bf16_stochastic, bf16_to_f32, fp4,
     low_byte, pack, unpack,
@@ -14,6 +17,7 @@ pub(super) const MAX: usize = 256;
 
 /// A group in float32. Elements past the row's end are zero in all but `b`.
 struct Tile {
+    isa: Isa,
     /// Stored numbers of the weight before the update, on its grid.
     b: [f32; MAX],
     w: [f32; MAX],
@@ -24,6 +28,8 @@ struct Tile {
     error: [f32; MAX],
     u: [f32; MAX],
     codes: [u8; MAX],
+    /// The four bits below the codes.
+    low: [u8; MAX],
 }
 
 /// Where a group lies in the planes of its rows.
@@ -48,37 +54,41 @@ pub(super) struct At {
 
 /// One step of all groups in `rows`; gives the number that were rescaled.
 #[inline(always)]
-pub fn update_rows(rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
-    each_group(rows, &AdamPass { params, id })
+pub fn update_rows(isa: Isa, rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
+    if params.is_plain() {
+        each_group(isa, rows, &AdamPass::<true> { params, id })
+    } else {
+        each_group(isa, rows, &AdamPass::<false> { params, id })
+    }
 }
 
 /// What [`crate::backend::Backend::apply_update`] does to all groups in `rows`, whose gradient is the direction; where
 /// `frozen`, only the decay. Gives the number of groups that were rescaled.
 #[inline(always)]
-pub fn apply_rows(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
+pub fn apply_rows(isa: Isa, rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
     let lr = if frozen { 0.0 } else { args.lr };
     let key = RngKey { seed: args.seed, step: args.number, tensor: id, usage: RngUse::Weight };
-    each_group(rows, &Direction { lr, decay: args.decay, frozen, key })
+    each_group(isa, rows, &Direction { lr, decay: args.decay, frozen, key })
 }
 
-/// `x += factor w` for all rows.
+/// `x += factor w` for some rows of a weight.
 #[inline(always)]
-pub fn add_weight_rows(rows: &ParamRows, x: &mut [f32], factor: f32) {
-    let mut tile = Tile::new();
-    for at in groups(rows.shape, rows.first, rows.shape.rows) {
-        load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+pub fn add_weight_rows(isa: Isa, shape: GroupedShape, weight: &WeightRows, x: &mut [f32], factor: f32) {
+    let mut tile = Tile::new(isa);
+    for at in groups(shape, 0, x.len() / shape.cols) {
+        load_weight(weight, at, &mut tile.b, &mut tile.w, [&mut tile.codes, &mut tile.low]);
         for (x, w) in x[at.plain..at.plain + at.real].iter_mut().zip(&tile.w) {
             *x += factor * w;
         }
     }
 }
 
-/// [`crate::backend::Backend::weight_squares`], all of it.
+/// [`crate::backend::Backend::weight_squares`] for some rows.
 #[inline(always)]
-pub fn square_rows(rows: &ParamRows, out: &mut [f32]) {
-    let mut tile = Tile::new();
-    for at in groups(rows.shape, 0, rows.shape.rows) {
-        load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+pub fn square_rows(isa: Isa, shape: GroupedShape, weight: &WeightRows, out: &mut [f32]) {
+    let mut tile = Tile::new(isa);
+    for at in groups(shape, 0, out.len() / (shape.padded_cols() / BLOCK)) {
+        load_weight(weight, at, &mut tile.b, &mut tile.w, [&mut tile.codes, &mut tile.low]);
         tile.w[at.real..at.size].fill(0.0);
         let out = &mut out[at.padded / BLOCK..][..at.size / BLOCK];
         for (out, w) in out.iter_mut().zip(tile.w.chunks_exact(BLOCK)) {
@@ -113,16 +123,20 @@ trait GroupUpdate {
     fn update(&self, tile: &mut Tile, rows: &mut ParamRows, at: At) -> bool;
 }
 
-/// The fused pass.
-struct AdamPass<'a> {
+/// The fused pass; `PLAIN` where [`AdamParams::is_plain`].
+struct AdamPass<'a, const PLAIN: bool> {
     params: &'a AdamParams,
     id: u32,
 }
 
-impl GroupUpdate for AdamPass<'_> {
+impl<const PLAIN: bool> GroupUpdate for AdamPass<'_, PLAIN> {
     #[inline(always)]
     fn update(&self, tile: &mut Tile, rows: &mut ParamRows, at: At) -> bool {
-        tile.step(rows, at, self.params, self.id)
+        // Where the compiler knows the size of a group, which is the default's, loops need not ask for their ends.
+        if PLAIN && (at.real, at.size) == (64, 64) {
+            return tile.step::<true>(rows, At { real: 64, size: 64, ..at }, self.params, self.id);
+        }
+        tile.step::<PLAIN>(rows, at, self.params, self.id)
     }
 }
 
@@ -137,7 +151,7 @@ struct Direction {
 impl GroupUpdate for Direction {
     #[inline(always)]
     fn update(&self, tile: &mut Tile, rows: &mut ParamRows, at: At) -> bool {
-        let group_scale = load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, &mut tile.codes);
+        let group_scale = load_weight(&rows.weight, at, &mut tile.b, &mut tile.w, [&mut tile.codes, &mut tile.low]);
         let direction = &rows.grad[at.plain..at.plain + at.real];
         for (i, d) in direction.iter().enumerate() {
             let step = if self.frozen { 0.0 } else { self.lr * d };
@@ -149,9 +163,9 @@ impl GroupUpdate for Direction {
 
 /// Updates all groups in `rows`; gives the number that were rescaled.
 #[inline(always)]
-fn each_group(rows: &mut ParamRows, pass: &impl GroupUpdate) -> u64 {
+fn each_group(isa: Isa, rows: &mut ParamRows, pass: &impl GroupUpdate) -> u64 {
     let g = rows.shape;
-    let mut tile = Tile::new();
+    let mut tile = Tile::new(isa);
     let mut rescales = 0;
     for at in groups(g, rows.first, rows.len()) {
         if rows.sparse && !is_touched(&rows.grad[at.row * g.cols..][..g.cols]) {
@@ -164,8 +178,9 @@ fn each_group(rows: &mut ParamRows, pass: &impl GroupUpdate) -> u64 {
 
 impl Tile {
     #[inline(always)]
-    fn new() -> Self {
+    fn new(isa: Isa) -> Self {
         Self {
+            isa,
             b: [0.0; MAX],
             w: [0.0; MAX],
             m: [0.0; MAX],
@@ -174,14 +189,15 @@ impl Tile {
             error: [0.0; MAX],
             u: [0.0; MAX],
             codes: [0; MAX],
+            low: [0; MAX],
         }
     }
 
     #[inline(always)]
-    fn step(&mut self, rows: &mut ParamRows, at: At, params: &AdamParams, id: u32) -> bool {
+    fn step<const PLAIN: bool>(&mut self, rows: &mut ParamRows, at: At, params: &AdamParams, id: u32) -> bool {
         let args = &params.args;
         let key = |usage| RngKey { seed: args.seed, step: args.number, tensor: id, usage };
-        let group_scale = load_weight(&rows.weight, at, &mut self.b, &mut self.w, &mut self.codes);
+        let group_scale = load_weight(&rows.weight, at, &mut self.b, &mut self.w, [&mut self.codes, &mut self.low]);
         if params.frozen {
             for i in 0..at.real {
                 self.delta[i] = params.decay_only(self.w[i]);
@@ -200,10 +216,16 @@ impl Tile {
             load_moment(&rows.v, at, &mut self.v, &mut self.codes);
         }
         let grad = &rows.grad[at.plain..at.plain + at.real];
+        // Compact second moments are stored by their roots, which the update has; unless it is still to be changed.
+        let rooted = !shared
+            && !matches!(rows.v, MomentRows::F32(_))
+            && (args.density, args.feedback, args.reset_after) == (1.0, 0.0, 0);
         if shared {
-            self.move_all(grad, |g, w, m, v| params.update_shared(g, w, m, v));
+            self.move_all(grad, at.size, rooted, |g, w, m, v| params.update_shared(g, w, m, v));
+        } else if PLAIN {
+            self.move_all(grad, at.size, rooted, |g, w, m, v| params.update_plain(g, w, m, v));
         } else {
-            self.move_all(grad, |g, w, m, v| params.update(g, w, m, v));
+            self.move_all(grad, at.size, rooted, |g, w, m, v| params.update(g, w, m, v));
         }
         if args.density < 1.0 {
             self.mask(at, args, id);
@@ -219,30 +241,31 @@ impl Tile {
             self.v[..at.size].fill(0.0);
         }
         self.u_of(key(RngUse::M), at);
-        store_moment(&mut rows.m, at, &mut self.m, &self.u, &mut self.codes);
+        store_moment(&mut rows.m, at, &mut self.m, &self.u, &mut self.codes, false);
         if !shared {
             self.u_of(key(RngUse::V), at);
-            store_moment(&mut rows.v, at, &mut self.v, &self.u, &mut self.codes);
+            store_moment(&mut rows.v, at, &mut self.v, &self.u, &mut self.codes, rooted);
         }
         rescale
     }
 
     #[inline(always)]
     fn u_of(&mut self, key: RngKey, at: At) {
-        key.uniform(at.number, &mut self.u[..at.size]);
+        uniform(self.isa, &key, at.number, &mut self.u[..at.size]);
     }
 
     #[inline(always)]
-    fn move_all(&mut self, grad: &[f32], update: impl Fn(f32, f32, f32, f32) -> AdamStep) {
+    fn move_all(&mut self, grad: &[f32], size: usize, rooted: bool, update: impl Fn(f32, f32, f32, f32) -> AdamStep) {
         let n = grad.len();
         let (w, m, v, delta) = (&self.w[..n], &mut self.m[..n], &mut self.v[..n], &mut self.delta[..n]);
         for i in 0..n {
             let moved = update(grad[i], w[i], m[i], v[i]);
-            (delta[i], m[i], v[i]) = (moved.delta, moved.m, moved.v);
+            (delta[i], m[i]) = (moved.delta, moved.m);
+            v[i] = if rooted { moved.root } else { moved.v };
         }
         // A group's padding must not disturb the scales of its moments.
-        self.m[n..].fill(0.0);
-        self.v[n..].fill(0.0);
+        self.m[n..size].fill(0.0);
+        self.v[n..size].fill(0.0);
     }
 
     /// Elements outside SPAM's mask get no update and keep no state.
@@ -291,13 +314,23 @@ impl Tile {
                 }
             }
             WeightElements::Nibbles(codes) => {
-                let shift = if residue.is_empty() { 0 } else { 4 };
-                match levels {
-                    Levels::Even => self.pack_b(at, |b| b >> shift, &mut codes[nibbles.clone()]),
-                    Levels::E2m1 => self.pack_b(at, |b| fp4::code(b >> shift), &mut codes[nibbles.clone()]),
+                let (bytes, low) = (&mut self.codes[..at.size], &mut self.low[..at.size]);
+                for (byte, b) in bytes.iter_mut().zip(&self.b[..n]) {
+                    *byte = low_byte(*b);
                 }
-                if !residue.is_empty() {
-                    self.pack_b(at, |b| b & 15, &mut residue[nibbles]);
+                match (residue.is_empty(), levels) {
+                    (true, Levels::Even) => pack_padded(bytes, n, &mut codes[nibbles]),
+                    (true, Levels::E2m1) => pack_padded_floats(bytes, n, &mut codes[nibbles]),
+                    (false, _) => {
+                        for (byte, low) in bytes[..n].iter_mut().zip(low.iter_mut()) {
+                            (*byte, *low) = (*byte >> 4, *byte & 15);
+                        }
+                        match levels {
+                            Levels::Even => pack_padded(bytes, n, &mut codes[nibbles.clone()]),
+                            Levels::E2m1 => pack_padded_floats(bytes, n, &mut codes[nibbles.clone()]),
+                        }
+                        pack_padded(low, n, &mut residue[nibbles]);
+                    }
                 }
             }
         }
@@ -340,15 +373,20 @@ impl Tile {
         }
         (group_scale, rescale)
     }
+}
 
-    #[inline(always)]
-    fn pack_b(&mut self, at: At, part: impl Fn(u8) -> u8, plane: &mut [u8]) {
-        for i in 0..at.real {
-            self.codes[i] = part(low_byte(self.b[i]));
-        }
-        self.codes[at.real..at.size].fill(PAD_NIBBLE);
-        pack(&self.codes[..at.size], plane);
-    }
+/// Packs nibbles of which `real` are not padding.
+#[inline(always)]
+fn pack_padded(nibbles: &mut [u8], real: usize, plane: &mut [u8]) {
+    nibbles[real..].fill(PAD_NIBBLE);
+    pack(nibbles, plane);
+}
+
+/// The same of the codes of four-bit floats, from their ranks.
+#[inline(always)]
+fn pack_padded_floats(ranks: &mut [u8], real: usize, plane: &mut [u8]) {
+    ranks[..real].iter_mut().for_each(|rank| *rank = fp4::code(*rank));
+    pack_padded(ranks, real, plane);
 }
 
 /// Decodes a group's weight; for grids also the stored numbers and where the grid lies.
@@ -358,7 +396,7 @@ fn load_weight(
     at: At,
     b: &mut [f32; MAX],
     w: &mut [f32; MAX],
-    codes: &mut [u8; MAX],
+    [codes, low]: [&mut [u8; MAX]; 2],
 ) -> Option<GroupScale> {
     let n = at.real;
     let nibbles = at.padded / 2..(at.padded + at.size) / 2;
@@ -380,9 +418,8 @@ fn load_weight(
                 codes[..at.size].iter_mut().for_each(|code| *code = fp4::rank(*code));
             }
             if !weight.residue.is_empty() {
-                let mut low = [0; MAX];
                 unpack(&weight.residue[nibbles], &mut low[..at.size]);
-                codes[..at.size].iter_mut().zip(&low).for_each(|(code, low)| *code = *code << 4 | low);
+                codes[..at.size].iter_mut().zip(&*low).for_each(|(code, low)| *code = *code << 4 | low);
             }
             for i in 0..at.size {
                 b[i] = f32::from(codes[i]);
@@ -395,54 +432,4 @@ fn load_weight(
         w[i] = grid.value(b[i], group_scale);
     }
     Some(group_scale)
-}
-
-/// A group of a moment, decoded.
-#[inline(always)]
-pub(super) fn load_moment(moment: &MomentRows, at: At, out: &mut [f32; MAX], codes: &mut [u8; MAX]) {
-    match moment {
-        MomentRows::F32(data) => out[..at.real].copy_from_slice(&data[at.plain..at.plain + at.real]),
-        MomentRows::Bytes(codec, bytes, scales) => {
-            codec.decode(&bytes[at.padded..at.padded + at.size], scales[at.group], &mut out[..at.size]);
-        }
-        MomentRows::Nibbles(codec, plane, scales) => {
-            unpack(&plane[at.padded / 2..(at.padded + at.size) / 2], &mut codes[..at.size]);
-            codec.from_nibbles(&mut codes[..at.size]);
-            codec.decode(&codes[..at.size], scales[at.group], &mut out[..at.size]);
-        }
-        MomentRows::Absent => {}
-        MomentRows::Shared { rows, factors: [] } => out[..at.real].fill(rows[at.row]),
-        MomentRows::Shared { rows, factors } => {
-            let number = rows[at.row];
-            for (out, factor) in out.iter_mut().zip(&factors[at.col..at.col + at.real]) {
-                *out = number * factor;
-            }
-        }
-    }
-}
-
-/// Stores a group of a moment; `u` decides how its numbers are rounded.
-#[inline(always)]
-pub(super) fn store_moment(
-    moment: &mut MomentRows,
-    at: At,
-    values: &mut [f32; MAX],
-    u: &[f32; MAX],
-    codes: &mut [u8; MAX],
-) {
-    let values = &mut values[..at.size];
-    match moment {
-        MomentRows::F32(data) => data[at.plain..at.plain + at.real].copy_from_slice(&values[..at.real]),
-        MomentRows::Bytes(codec, bytes, scales) => {
-            scales[at.group] = codec.encode(values, u, &mut bytes[at.padded..at.padded + at.size]);
-        }
-        MomentRows::Nibbles(codec, plane, scales) => {
-            let codes = &mut codes[..at.size];
-            scales[at.group] = codec.encode(values, u, codes);
-            codec.to_nibbles(codes);
-            pack(codes, &mut plane[at.padded / 2..(at.padded + at.size) / 2]);
-        }
-        // Made from the state's means, which are stored already; or there is nothing to store.
-        MomentRows::Shared { .. } | MomentRows::Absent => {}
-    }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod activation_pack;
 pub(crate) mod activation_quant;
+mod activation_scaling;
 pub(crate) mod adam;
 mod apply_update;
 pub(crate) mod attention;

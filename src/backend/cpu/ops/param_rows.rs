@@ -95,7 +95,7 @@ impl WeightElements<'_> {
 
 impl<'a> WeightRows<'a> {
     /// All rows of a weight.
-    fn claim(slices: &mut ArenaBorrow<'a>, w: &Weight) -> Self {
+    pub fn claim(slices: &mut ArenaBorrow<'a>, w: &Weight) -> Self {
         let data = match w.format.codec().element() {
             Element::F32 => WeightElements::F32(slices.write(w.data)),
             Element::Bf16 => WeightElements::Bf16(slices.write(w.data)),
@@ -109,7 +109,8 @@ impl<'a> WeightRows<'a> {
 }
 
 impl WeightRows<'_> {
-    fn split(&mut self, rows: usize, g: GroupedShape) -> (WeightRows<'_>, WeightRows<'_>) {
+    /// The first `rows` rows of a weight of shape `g`, and the others.
+    pub fn split(&mut self, rows: usize, g: GroupedShape) -> (WeightRows<'_>, WeightRows<'_>) {
         let (grid, scale) = (self.grid, self.scale);
         let of_groups = g.groups_per_row() * scale.bits() as usize / 8;
         let (data_a, data_b) = self.data.split(rows, g);

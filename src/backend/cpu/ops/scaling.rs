@@ -1,7 +1,6 @@
 //! Multiplication and division of all elements by one number.
 
-use super::adam::{reduce, squares};
-use crate::backend::adam::Clip;
+use super::adam::statistics;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::isa::vectorized;
 use crate::backend::ops::{Precision, Scaling};
@@ -21,9 +20,8 @@ impl Scaling for Cpu {
     fn unit_norm(&mut self, x: Span, eps: f32, precision: Precision) {
         let mut slices = self.arena.borrow_slices();
         let (isa, x) = (self.isa, slices.write::<f32>(x));
-        let all = Clip { at: f32::INFINITY, gmax: f32::INFINITY };
         self.pool.install(|| {
-            let norm = reduce(x, &|leaf| squares(isa, leaf, all).1, &|a, b| a + b).sqrt() as f32;
+            let norm = statistics(isa, x).grad_sq.sqrt() as f32;
             let divisor = precision.round(precision.round(norm) + eps);
             x.par_chunks_mut(BLOCK).for_each(|x| divide(isa, x, divisor, precision));
         });

@@ -1,11 +1,11 @@
 //! What optimizer rules are made of.
 
-use super::adam::{self, absmax_bits, reduce, squares};
+use super::adam::{self, Statistics, statistics};
 use super::apply_update::{add_weight_rows, apply_rows, square_rows};
 use super::normalize;
-use super::param_rows::{MomentRows, ParamRows};
+use super::param_rows::{MomentRows, ParamRows, WeightRows};
 use super::state_rows::{direction_rows, load_rows, momentum_rows};
-use crate::backend::adam::{AdamArgs, Clip};
+use crate::backend::adam::AdamArgs;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::tasks::Scratch;
@@ -56,10 +56,10 @@ impl Update for Cpu {
 
     fn load_state(&mut self, param: &Param, state: &StateTensor, out: Span) {
         let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
-        let (rows, shape) = (MomentRows::claim(&mut slices, state), state.spec.format.matrix(param.weight.shape));
-        let out = slices.write::<f32>(out);
+        let mut rows = MomentRows::claim(&mut slices, state);
+        let (out, shape) = (slices.write::<f32>(out), state.spec.format.matrix(param.weight.shape));
         assert_eq!(out.len(), shape.len(), "elements of a state tensor");
-        load(isa, shape, &rows, out);
+        self.pool.install(|| load(isa, shape, &mut rows, out));
     }
 
     fn store_state(&mut self, param: &Param, state: &StateTensor, x: Span, key: &RngKey) {
@@ -91,18 +91,18 @@ impl Update for Cpu {
 
     fn add_weight(&mut self, param: &Param, x: Span, factor: f32) {
         let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
-        let rows = ParamRows::claim_weight(&mut slices, param, Span::NONE);
-        let x = slices.write::<f32>(x);
-        assert_eq!(x.len(), param.weight.shape.len(), "elements of a direction");
-        add_weight(isa, &rows, x, factor);
+        let mut weight = WeightRows::claim(&mut slices, &param.weight);
+        let (x, shape) = (slices.write::<f32>(x), param.weight.shape);
+        assert_eq!(x.len(), shape.len(), "elements of a direction");
+        self.pool.install(|| add_weight(isa, shape, &mut weight, x, factor));
     }
 
     fn weight_squares(&mut self, param: &Param, out: Span) {
         let (isa, mut slices) = (self.isa, self.arena.borrow_slices());
-        let rows = ParamRows::claim_weight(&mut slices, param, Span::NONE);
-        let out = slices.write::<f32>(out);
-        assert_eq!(out.len(), param.weight.shape.padded_len() / quant::BLOCK, "a sum for each block");
-        squares_of_weight(isa, &rows, out);
+        let mut weight = WeightRows::claim(&mut slices, &param.weight);
+        let (out, shape) = (slices.write::<f32>(out), param.weight.shape);
+        assert_eq!(out.len(), shape.padded_len() / quant::BLOCK, "a sum for each block");
+        self.pool.install(|| squares_of_weight(isa, shape, &mut weight, out));
     }
 
     fn apply_update(&mut self, param: &Param, direction: Span, args: &UpdateArgs) {
@@ -148,23 +148,24 @@ pub(crate) enum Gate {
 
 /// What a gradient allows, and what it adds to the statistics.
 pub(crate) fn begin(isa: Isa, grad: &[f32], freeze_on_zero: bool) -> (Gate, UpdateStats) {
-    let skipped = UpdateStats { skipped: 1, ..UpdateStats::default() };
-    let most = f32::from_bits(reduce(grad, &|leaf| absmax_bits(isa, leaf), &|a, b| a.max(b)));
-    if !most.is_finite() {
-        return (Gate::Shut, skipped);
+    let Statistics { gmax, grad_sq } = statistics(isa, grad);
+    if !(gmax.is_finite() && grad_sq.is_finite()) {
+        return (Gate::Shut, UpdateStats { skipped: 1, ..UpdateStats::default() });
     }
-    let clip = Clip { at: f32::INFINITY, gmax: most };
-    let (_, grad_sq) = reduce(grad, &|leaf| squares(isa, leaf, clip), &|a, b| (a.0 + b.0, a.1 + b.1));
-    if !grad_sq.is_finite() {
-        return (Gate::Shut, skipped);
-    }
-    let gate = if freeze_on_zero && most == 0.0 { Gate::Frozen } else { Gate::Open };
+    let gate = if freeze_on_zero && gmax == 0.0 { Gate::Frozen } else { Gate::Open };
     (gate, UpdateStats { grad_sq, ..UpdateStats::default() })
 }
 
 vectorized! {
-    fn momentum_block(at: (GroupedShape, usize), state: &mut MomentRows, x: &mut [f32], args: &MomentumArgs, key: RngKey) {
-        momentum_rows(at, state, x, args, key)
+    fn momentum_block(
+        with: Isa,
+        at: (GroupedShape, usize),
+        state: &mut MomentRows,
+        x: &mut [f32],
+        args: &MomentumArgs,
+        key: RngKey,
+    ) {
+        momentum_rows(with, at, state, x, args, key)
     }
 }
 
@@ -180,7 +181,7 @@ pub(crate) fn momentum(
     let (g, first) = at;
     let rows = x.len() / g.cols;
     if rows <= 1 || x.len() <= BLOCK {
-        return momentum_block(isa, at, state, x, args, key);
+        return momentum_block(isa, isa, at, state, x, args, key);
     }
     let half = rows / 2;
     let (mut top, mut bottom) = state.split(half, g);
@@ -193,23 +194,23 @@ pub(crate) fn momentum(
 
 vectorized! {
     fn direction_block(
+        with: Isa,
         at: (GroupedShape, usize),
-        m: &mut MomentRows,
-        v: &mut MomentRows,
+        moments: [&mut MomentRows; 2],
         x: &mut [f32],
         args: &DirectionArgs,
         id: u32,
     ) {
-        direction_rows(at, m, v, x, args, id)
+        direction_rows(with, at, moments, x, args, id)
     }
 }
 
 /// Adam's direction of some rows, likewise.
-fn direction(
+fn direction<'a>(
     isa: Isa,
     at: (GroupedShape, usize),
-    m: &mut MomentRows,
-    v: &mut MomentRows,
+    m: &mut MomentRows<'a>,
+    v: &mut MomentRows<'a>,
     x: &mut [f32],
     args: &DirectionArgs,
     id: u32,
@@ -217,7 +218,7 @@ fn direction(
     let (g, first) = at;
     let rows = x.len() / g.cols;
     if rows <= 1 || x.len() <= BLOCK {
-        return direction_block(isa, at, m, v, x, args, id);
+        return direction_block(isa, isa, at, [m, v], x, args, id);
     }
     let half = rows / 2;
     let ((mut m_top, mut m_bottom), (mut v_top, mut v_bottom)) = (m.split(half, g), v.split(half, g));
@@ -229,20 +230,63 @@ fn direction(
 }
 
 vectorized! {
-    fn load(shape: GroupedShape, state: &MomentRows, out: &mut [f32]) {
+    fn load_block(shape: GroupedShape, state: &MomentRows, out: &mut [f32]) {
         load_rows(shape, state, out)
     }
 }
 
-vectorized! {
-    fn squares_of_weight(rows: &ParamRows, out: &mut [f32]) {
-        square_rows(rows, out)
+/// A state tensor's elements, likewise.
+pub(crate) fn load(isa: Isa, shape: GroupedShape, state: &mut MomentRows, out: &mut [f32]) {
+    let rows = out.len() / shape.cols;
+    if rows <= 1 || out.len() <= BLOCK {
+        return load_block(isa, shape, state, out);
     }
+    let (mut top, mut bottom) = state.split(rows / 2, shape);
+    let (left, right) = out.split_at_mut(rows / 2 * shape.cols);
+    rayon::join(|| load(isa, shape, &mut top, left), || load(isa, shape, &mut bottom, right));
 }
 
 vectorized! {
-    fn apply_block(rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
-        apply_rows(rows, args, frozen, id)
+    fn square_block(with: Isa, shape: GroupedShape, weight: &WeightRows, out: &mut [f32]) {
+        square_rows(with, shape, weight, out)
+    }
+}
+
+/// Squares of the blocks of a weight, likewise.
+pub(crate) fn squares_of_weight(isa: Isa, shape: GroupedShape, weight: &mut WeightRows, out: &mut [f32]) {
+    let of_row = shape.padded_cols() / quant::BLOCK;
+    let rows = out.len() / of_row;
+    if rows <= 1 || out.len() <= BLOCK / quant::BLOCK {
+        return square_block(isa, isa, shape, weight, out);
+    }
+    let (mut top, mut bottom) = weight.split(rows / 2, shape);
+    let (left, right) = out.split_at_mut(rows / 2 * of_row);
+    rayon::join(|| squares_of_weight(isa, shape, &mut top, left), || squares_of_weight(isa, shape, &mut bottom, right));
+}
+
+vectorized! {
+    fn add_block(with: Isa, shape: GroupedShape, weight: &WeightRows, x: &mut [f32], factor: f32) {
+        add_weight_rows(with, shape, weight, x, factor)
+    }
+}
+
+/// `x += factor w`, likewise.
+pub(crate) fn add_weight(isa: Isa, shape: GroupedShape, weight: &mut WeightRows, x: &mut [f32], factor: f32) {
+    let rows = x.len() / shape.cols;
+    if rows <= 1 || x.len() <= BLOCK {
+        return add_block(isa, isa, shape, weight, x, factor);
+    }
+    let (mut top, mut bottom) = weight.split(rows / 2, shape);
+    let (left, right) = x.split_at_mut(rows / 2 * shape.cols);
+    rayon::join(
+        || add_weight(isa, shape, &mut top, left, factor),
+        || add_weight(isa, shape, &mut bottom, right, factor),
+    );
+}
+
+vectorized! {
+    fn apply_block(with: Isa, rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
+        apply_rows(with, rows, args, frozen, id)
     }
 }
 
@@ -250,16 +294,9 @@ vectorized! {
 pub(crate) fn apply(isa: Isa, rows: &mut ParamRows, args: &UpdateArgs, frozen: bool, id: u32) -> u64 {
     let count = rows.len();
     if count <= 1 || rows.grad.len() <= BLOCK {
-        return apply_block(isa, rows, args, frozen, id);
+        return apply_block(isa, isa, rows, args, frozen, id);
     }
     let (mut top, mut bottom) = rows.split(count / 2);
     let (a, b) = rayon::join(|| apply(isa, &mut top, args, frozen, id), || apply(isa, &mut bottom, args, frozen, id));
     a + b
-}
-
-vectorized! {
-    /// `x += factor w`.
-    pub(crate) fn add_weight(rows: &ParamRows, x: &mut [f32], factor: f32) {
-        add_weight_rows(rows, x, factor)
-    }
 }

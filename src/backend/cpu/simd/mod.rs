@@ -6,3 +6,4 @@ pub(crate) mod isa;
 pub(crate) mod reduce;
 pub(crate) mod tasks;
 pub(crate) mod tile;
+pub(crate) mod uniform;

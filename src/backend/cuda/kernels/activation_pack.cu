@@ -6,15 +6,6 @@
 constexpr u32 GROUP = 64;
 constexpr float MOST = 7.0f;
 
-// The 16-bit number of element k of block `block`: of its four counters only the one that gives it.
-DEVICE float uniform_at(const RngKey& key, u64 block, u32 k) {
-    const u64 counter = 4 * block + k % 4;
-    u32 x[4] = {(u32)counter, (u32)(counter >> 32) & 0x00ffffffu | key.usage << 24, key.tensor, key.step};
-    philox(x, (u32)key.seed, (u32)(key.seed >> 32));
-    const u32 word = k / 8 == 0 ? x[0] : k / 8 == 1 ? x[1] : k / 8 == 2 ? x[2] : x[3];
-    return (float)(k / 4 % 2 ? word >> 16 : word & 0xffffu) * (1.0f / 65536.0f);
-}
-
 // Lane i has elements i and 32 + i of its group.
 KERNEL(256, pack_rows, const bf16* x, u8* codes, u16* scales, u32 rows, u32 features, u64 first, u64 seed, u32 step,
        u32 tensor) {

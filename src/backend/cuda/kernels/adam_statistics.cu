@@ -154,14 +154,13 @@ KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, dou
         v.mode = SKIPPED;
         outcomes->skipped += 1;
     } else {
-        if (constants.use_stable_spam != 0) normalize(constants, kept, (float)sqrt_rn(total.clipped), v);
+        if (constants.freeze_on_zero_grad != 0 && gmax == 0.0f) {
+            v.mode = FROZEN;
+        } else if (constants.use_stable_spam != 0) {
+            normalize(constants, kept, (float)sqrt_rn(total.clipped), v);
+        }
         for (u32 i = 0; i < 3; ++i) scalars[i] = kept[i];
         outcomes->grad_sq += total.raw;
     }
     *verdict = v;
-}
-
-// An all-zero gradient freezes a tensor: only its weight decays.
-KERNEL(32, optimizer_freeze, GradStats* gate) {
-    if (thread() == 0 && gate->mode == MOVED && gate->gmax == 0.0f) gate->mode = FROZEN;
 }

@@ -3,7 +3,7 @@
 #include "gpu.h"
 
 // src/quant/rng.rs, `RngUse`.
-enum RngUse : u32 { FOR_WEIGHT = 0, FOR_M = 1, FOR_V = 2, FOR_MASK = 4, FOR_ACTIVATION_PACK = 6 };
+enum RngUse : u32 { FOR_WEIGHT = 0, FOR_M = 1, FOR_V = 2, FOR_MASK = 4, FOR_ACTIVATION_PACK = 6, FOR_DROPOUT = 9 };
 
 // What the numbers of one tensor, step and usage have in common.
 struct RngKey {
@@ -67,4 +67,13 @@ DEVICE float uniform(const RngWords& random, u32 k) {
 DEVICE float plus_uniform(float x, const RngWords& random, u32 k) {
     const u32 bits = permute_bytes(random.word[k % 4][k / 8], 0, k / 4 % 2 ? 0x4324u : 0x4104u);
     return fma_(from_bits(bits), 0x1p125f, x);
+}
+
+// The 16-bit number of element k of block `block`: of its four counters only the one that gives it.
+DEVICE float uniform_at(const RngKey& key, u64 block, u32 k) {
+    const u64 counter = 4 * block + k % 4;
+    u32 x[4] = {(u32)counter, (u32)(counter >> 32) & 0x00ffffffu | key.usage << 24, key.tensor, key.step};
+    philox(x, (u32)key.seed, (u32)(key.seed >> 32));
+    const u32 word = k / 8 == 0 ? x[0] : k / 8 == 1 ? x[1] : k / 8 == 2 ? x[2] : x[3];
+    return (float)(k / 4 % 2 ? word >> 16 : word & 0xffffu) * (1.0f / 65536.0f);
 }

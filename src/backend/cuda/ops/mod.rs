@@ -6,6 +6,7 @@
 
 pub(crate) mod activation_pack;
 mod activation_quant;
+pub(crate) mod activation_scaling;
 pub(crate) mod adam;
 pub(crate) mod attention;
 pub(crate) mod attention_grad;
@@ -33,6 +34,7 @@ use crate::quant::RngUse;
 const _: () = {
     assert!(RngUse::Weight as u32 == 0 && RngUse::M as u32 == 1 && RngUse::V as u32 == 2);
     assert!(RngUse::Mask as u32 == 4 && RngUse::ActivationPack as u32 == 6);
+    assert!(RngUse::Dropout as u32 == 9);
 };
 
 /// Rows start at multiples of sixteen bytes: tensor cores are fed, and rows are read, sixteen bytes at a time.

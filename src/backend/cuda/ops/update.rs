@@ -86,14 +86,9 @@ fn begin(gpu: &mut Gpu, grad: Span, freeze_on_zero: bool) {
     let at = Statistics::new(gpu.workspace(), leaves);
     launch_leaves(gpu, grad, count, &at);
     // No clipping: all that Stable-SPAM would do is left out.
-    let plain = AdamArgs::new_zeroed();
+    let plain = AdamArgs { freeze_on_zero_grad: freeze_on_zero.into(), ..AdamArgs::new_zeroed() };
     let (scalars, gate) = (gpu.words().part(SCALARS, SCALAR_BYTES), gate(gpu));
     launch_verdict(gpu, leaves as u32, &at, scalars, &plain, gate);
-    if freeze_on_zero {
-        let args = Args::new().span(gpu, gate);
-        // SAFETY: the parameter of the kernel, which touches nothing but the verdict.
-        unsafe { gpu.launch("optimizer_freeze", [1, 1, 1], 32, 0, &args) };
-    }
 }
 
 /// # Panics

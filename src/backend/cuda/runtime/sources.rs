@@ -37,6 +37,7 @@ pub const HEADERS: &[Source] = embedded![
 pub const SOURCES: &[Source] = embedded![
     "activation_pack.cu",
     "activation_quant.cu",
+    "activation_scaling.cu",
     "adam_statistics.cu",
     "adam_update.cu",
     "attention.cu",

@@ -1,0 +1,66 @@
+//! Adapters to and from the files of other programs: what `import` and `export` do with them.
+
+use super::output::{escape, print};
+use super::units::{bytes, grouped};
+use super::{CliResult, overwrite};
+use std::path::Path;
+use std::process::ExitCode;
+use tetrad::checkpoint::{Adapter, Checkpoint};
+use tetrad::convert::adapter::{export_adapter_gguf, export_peft, open_adapter};
+
+/// Imports the adapter `source` of `base` to `output`.
+///
+/// # Errors
+/// A source that is no adapter of this base, errors of the file system.
+pub(super) fn import(source: &Path, base: &Path, output: &Path, replace: bool) -> CliResult {
+    let base = Checkpoint::open(base)?;
+    let found = open_adapter(source, &base.meta.model)?;
+    for note in &found.notes {
+        eprintln!("note: {}", escape(note));
+    }
+    if let Some(name) = &found.base {
+        eprintln!(
+            "note: its base is called {}; that {} is this model is for you to know",
+            escape(name),
+            show(base.path())
+        );
+    }
+    overwrite::refuse_file(output, replace)?;
+    let format = found.format;
+    let adapter = found.into_own(&base)?;
+    adapter.write(output)?;
+    print(|out| writeln!(out, "{}: {}, from a {format}", show(output), described(&adapter, output)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Exports the adapter `file` to a GGUF file or a PEFT folder.
+///
+/// # Errors
+/// An adapter that the format cannot express, errors of the file system.
+pub(super) fn export(file: &Path, output: &Path, gguf: bool, replace: bool) -> CliResult {
+    let adapter = Adapter::read(file)?;
+    match gguf {
+        true => overwrite::refuse_file(output, replace)?,
+        false => overwrite::refuse_folder(output, replace)?,
+    }
+    let what = if gguf {
+        export_adapter_gguf(&adapter, output)?;
+        "a GGUF adapter for llama.cpp's --lora"
+    } else {
+        export_peft(&adapter, output)?;
+        "a PEFT folder"
+    };
+    print(|out| writeln!(out, "{}: {}, as {what}", show(output), described(&adapter, file)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn described(adapter: &Adapter, file: &Path) -> String {
+    let numbers: usize = adapter.tensors.iter().map(|(_, values)| values.len()).sum();
+    let matrices = adapter.meta.adapter.as_ref().map_or(0, |config| config.sites(&adapter.meta.model).len());
+    let size = std::fs::metadata(file).map_or(0, |meta| meta.len());
+    format!("{} numbers beside {matrices} matrices, {} as .tetrad", grouped(numbers as u64), bytes(size))
+}
+
+fn show(path: &Path) -> String {
+    escape(&path.to_string_lossy())
+}

@@ -1,0 +1,110 @@
+//! Held-out text, window by window: some of it for one thing, the rest for another.
+
+use super::signals::{Doing, Interrupts};
+use super::{Failure, device, eval};
+use std::path::Path;
+use tetrad::backend::DeviceInfo;
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
+use tetrad::data::{
+    Corpus, Dataset, IGNORE, Overlong, Packing, SampleFormat, Source, TokenizerConfig, Windows, prepare,
+};
+use tetrad::model::{Batch, ModelConfig};
+
+/// Tokens in one pass, at least one window.
+const PASS_TOKENS: usize = 2048;
+
+/// A text in windows of one length.
+pub(super) struct HeldOut {
+    windows: Windows,
+    /// Tokens of a window.
+    pub sequence: usize,
+    packing: bool,
+    shape: ModelConfig,
+}
+
+impl HeldOut {
+    /// Prepares text for a model.
+    ///
+    /// # Errors
+    /// Text that cannot be read, or that has no window.
+    pub fn prepare(
+        model: &Checkpoint,
+        text: &[String],
+        sequence: Option<usize>,
+        cache: &Path,
+    ) -> Result<Self, Failure> {
+        let config = match model.attachment(TOKENIZER_CONFIG) {
+            Some(json) => TokenizerConfig::parse(&model.path().to_string_lossy(), &json)?,
+            None => TokenizerConfig::default(),
+        };
+        let format = SampleFormat { tokenizer: eval::tokenizer(model)?, config };
+        let corpus = Corpus::resolve(text)?;
+        let interrupts = Interrupts::watch()?;
+        interrupts.now(Doing::Preparing);
+        let mut progress = super::progress::preparing(&interrupts);
+        let (shard, dataset) = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, cache, &mut progress)?;
+        interrupts.now(Doing::Nothing);
+        shard.check_vocabulary(&corpus, model.meta.model.vocab)?;
+        let (context, tokens) = (model.meta.model.context, shard.tokens.len());
+        let sequence = sequence.unwrap_or(model.meta.train.sequence.min(context));
+        if sequence == 0 || sequence > context || sequence >= tokens {
+            let most = context.min(tokens.saturating_sub(1));
+            return Err(format!("--sequence {sequence}: windows of 1 to {most} tokens are possible").into());
+        }
+        let packing = matches!(dataset, Dataset::Samples(_));
+        let part = Source { name: String::new(), weight: 1.0, dataset };
+        Ok(Self { windows: Windows::of(&[part], sequence, 0)?, sequence, packing, shape: model.meta.model.clone() })
+    }
+
+    /// Windows.
+    pub fn len(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// The tokens of some windows, one after the other.
+    pub fn tokens(&self, windows: impl Iterator<Item = usize>) -> Vec<u32> {
+        let mut all = Vec::new();
+        let (mut inputs, mut targets) = (vec![0; self.sequence], vec![0; self.sequence]);
+        let mut starts = self.starts(1);
+        for window in windows {
+            self.windows.fill_segments(window, &mut inputs, &mut targets, &mut starts);
+            all.extend_from_slice(&inputs);
+        }
+        all
+    }
+
+    fn starts(&self, windows: usize) -> Vec<u32> {
+        vec![0; if self.packing { windows * self.sequence } else { 0 }]
+    }
+
+    /// The mean loss of a model on some windows, in nats per token, and how many tokens it is the mean of.
+    ///
+    /// # Errors
+    /// A device that cannot be used or fails.
+    pub fn loss(&self, model: &Adapted<'_>, chosen: &[usize], device: device::Device) -> Result<(f64, u64), Failure> {
+        let (sequence, batch) = (self.sequence, (PASS_TOKENS / self.sequence).clamp(1, chosen.len()));
+        let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing: self.packing };
+        let need = |sizes: &dyn DeviceInfo| model.place(sizes, capacity).0.total() as u64;
+        let mut opened = device::open(device, &self.shape, need)?;
+        let backend = opened.backend.as_mut();
+        let model = model.open(backend, capacity)?;
+        let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
+        let mut losses = vec![0.0f32; batch * sequence];
+        let (mut sum, mut counted) = (0.0, 0);
+        for part in chosen.chunks(batch) {
+            let mut starts = self.starts(part.len());
+            for (i, &window) in part.iter().enumerate() {
+                let at = i * sequence..(i + 1) * sequence;
+                let own = if self.packing { &mut starts[at.clone()] } else { &mut [][..] };
+                self.windows.fill_segments(window, &mut inputs[at.clone()], &mut targets[at], own);
+            }
+            let tokens = part.len() * sequence;
+            let (inputs, targets) = (&inputs[..tokens], &targets[..tokens]);
+            counted += targets.iter().filter(|&&target| target != IGNORE).count() as u64;
+            let pass = Batch::whole(part.len(), sequence);
+            sum += model.evaluate(backend, pass, inputs, targets, &starts, &mut losses[..tokens]);
+        }
+        backend.status()?;
+        Ok((sum / counted.max(1) as f64, counted))
+    }
+}

@@ -1,0 +1,122 @@
+//! `tetrad report`.
+
+mod live;
+mod page;
+mod sheet;
+
+use super::output::{escape, print};
+use super::{CliResult, Failure, runs};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tetrad::store::publish;
+
+/// Write the curves of runs as one self-contained HTML page, or as CSV.
+///
+/// The pointer on a chart shows the values of all runs there. `tetrad compare` compares runs by their final losses.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Folders of runs, or folders of such folders: each `metrics.jsonl` is read.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<PathBuf>,
+    /// The file to write [default: report.html, with --csv report.csv, in the first RUN].
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write all metrics as CSV, a line for each step, or to standard output with `-o -`.
+    #[arg(long)]
+    csv: bool,
+    /// Serve the page on this machine, to its own browsers only, and keep it up to date until the command is stopped.
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "6007", conflicts_with_all = ["csv", "output"])]
+    live: Option<u16>,
+}
+
+/// A run that is drawn.
+struct Run {
+    name: String,
+    record: runs::Record,
+    lines: Vec<Value>,
+}
+
+/// Runs `tetrad report`.
+///
+/// # Errors
+/// If there are no metrics or the page cannot be written.
+pub fn run(args: Args) -> CliResult {
+    let found = read(&args.runs)?;
+    if let Some(port) = args.live {
+        return live::serve(port, &|| read(&args.runs).map(|runs| page::page_of(&runs, true)));
+    }
+    let name = if args.csv { "report.csv" } else { "report.html" };
+    let output = args.output.unwrap_or_else(|| args.runs[0].join(name));
+    let text = if args.csv { sheet::csv(&found)? } else { page::page_of(&found, false).into_bytes() };
+    if output == Path::new("-") {
+        print(|out| out.write_all(&text))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    publish(&output, |out| out.write_all(&text))
+        .map_err(|e| format!("{}: cannot be written: {e}", escape(&output.to_string_lossy())))?;
+    let lines: usize = found.iter().map(|run| run.lines.len()).sum();
+    print(|out| {
+        let runs = if found.len() == 1 { "1 run".into() } else { format!("{} runs", found.len()) };
+        writeln!(out, "{}: {runs}, {lines} lines of metrics", escape(&output.to_string_lossy()))
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The runs below some folders that have done a step.
+///
+/// # Errors
+/// A folder that cannot be read, or without a run that has begun.
+fn read(folders: &[PathBuf]) -> Result<Vec<Run>, Failure> {
+    let mut found = Vec::new();
+    for folder in folders {
+        let shown = escape(&folder.to_string_lossy());
+        let before = found.len();
+        for dir in runs::find(folder).map_err(|e| format!("{e}; name the folder of a run (run.dir)"))? {
+            let path = dir.join(runs::METRICS);
+            let Ok(text) = std::fs::read_to_string(&path) else { continue };
+            let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            if lines.iter().any(|line| line["step"].as_u64().is_some()) {
+                let (record, _) = runs::read(&dir)?;
+                found.push(Run { name: dir.to_string_lossy().into_owned(), record, lines });
+            }
+        }
+        if found.len() == before {
+            return Err(format!(
+                "{shown}: holds no run that has done a step; name the folder of a run (run.dir), or one of several runs"
+            )
+            .into());
+        }
+    }
+    // What all names begin with says nothing.
+    if found.len() > 1 {
+        let names: Vec<String> = found.iter().map(|run| run.name.clone()).collect();
+        let shared = common_folder(&names);
+        found.iter_mut().for_each(|run| run.name = run.name[shared..].to_owned());
+    }
+    Ok(found)
+}
+
+/// Bytes of the folders that all paths begin with.
+fn common_folder(paths: &[String]) -> usize {
+    let first = &paths[0];
+    let mut ends = first.char_indices().filter(|(_, c)| *c == '/').map(|(at, _)| at + 1);
+    ends.rfind(|&end| paths.iter().all(|path| path.len() > end && path.starts_with(&first[..end]))).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lose_the_folders_they_share() {
+        let names = |paths: &[&str]| {
+            let paths: Vec<String> = paths.iter().map(|&path| path.into()).collect();
+            let shared = common_folder(&paths);
+            paths.iter().map(|path| path[shared..].to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["runs/a/seed=1", "runs/a/seed=2"]), ["seed=1", "seed=2"]);
+        assert_eq!(names(&["a", "b"]), ["a", "b"]);
+        assert_eq!(names(&["runs/a", "runs/a"]), ["a", "a"]);
+    }
+}

@@ -1,0 +1,77 @@
+//! `tetrad tokenizer`.
+
+use super::output::{escape, print};
+use super::units::{bytes, grouped};
+use super::{CliResult, overwrite, pool};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tetrad::data::{Corpus, Tokenizer, train_byte_pairs};
+use tetrad::store::publish;
+
+/// Make a tokenizer.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    Train(TrainArgs),
+}
+
+/// Make a tokenizer.json of the words of some texts: byte pairs (BPE), every byte a token.
+///
+/// Train a model with it by `--set tokenizer.file=FILE --set model.vocab=N`.
+#[derive(clap::Args, Debug)]
+struct TrainArgs {
+    /// Text files and patterns, of any type that training reads.
+    #[arg(required = true, value_name = "TEXT")]
+    texts: Vec<String>,
+    /// The file to write.
+    #[arg(short, long, value_name = "FILE", default_value = "tokenizer.json")]
+    output: PathBuf,
+    /// Tokens, the 256 bytes and special tokens among them.
+    #[arg(long, default_value_t = 8192)]
+    vocab: usize,
+    /// How often a pair must occur to become a token.
+    #[arg(long, default_value_t = 2)]
+    least: u64,
+    /// A further special token, such as the marks of a chat template; may be repeated.
+    #[arg(long, value_name = "TOKEN")]
+    special: Vec<String>,
+    /// Replace FILE if it is there already.
+    #[arg(long)]
+    overwrite: bool,
+    /// Threads; 0: all processors.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+/// Runs `tetrad tokenizer`.
+///
+/// # Errors
+/// Texts that cannot be read, a vocabulary without room for every byte, a file that cannot be written.
+pub fn run(args: Args) -> CliResult {
+    let Command::Train(args) = args.command;
+    pool::run(args.threads, || train(&args))?
+}
+
+fn train(args: &TrainArgs) -> CliResult {
+    overwrite::refuse_file(&args.output, args.overwrite)?;
+    let corpus = Corpus::resolve(&args.texts)?;
+    let json = train_byte_pairs(&corpus, args.vocab, args.least, &args.special)?;
+    let made = Tokenizer::from_json(&json)?;
+    let shown = escape(&args.output.to_string_lossy());
+    publish(&args.output, |out| out.write_all(&json)).map_err(|e| format!("{shown}: cannot be written: {e}"))?;
+    print(|out| {
+        let (tokens, size) = (made.vocab_size(), bytes(json.len() as u64));
+        writeln!(out, "{shown}: {} tokens, {size}", grouped(tokens))?;
+        if (tokens as usize) < args.vocab {
+            let least = args.least;
+            writeln!(out, "note: the texts have no more pairs of tokens that occur {least} times")?;
+        }
+        writeln!(out, "use it with --set tokenizer.file={shown} --set model.vocab={tokens}")
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

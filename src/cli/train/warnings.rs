@@ -1,0 +1,74 @@
+//! What is probably a mistake in a run, said before step 0.
+
+use crate::cli::number::short;
+use crate::cli::units::grouped;
+use tetrad::config::Config;
+use tetrad::data::Prepared;
+use tetrad::optim::OptimizerConfig;
+use tetrad::train::Samples;
+
+/// How far above the usual a rate of fine-tuning is worth a word.
+const FAR: f64 = 10.0;
+
+/// Everything that is worth a warning; `tunes`: the run starts from a model's weights.
+pub(super) fn warnings(config: &Config, tunes: bool, data: &Prepared, samples: &Samples) -> Vec<String> {
+    let texts = config.data.train.is_empty() && config.data.source.is_empty();
+    [
+        (tunes && texts)
+            .then(|| "no text was named, so the bundled novels are trained on; name yours with --data FILE".into()),
+        rate(config, tunes),
+        batch(config, samples),
+        vocabulary(config, data),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A rate of pretraining destroys a model in a dozen steps, while the loss of its few samples falls.
+fn rate(config: &Config, tunes: bool) -> Option<String> {
+    let (lr, usual) = (config.optimizer.lr, OptimizerConfig::of(config.optimizer.name).for_tuning().lr);
+    // Adapters are trained at higher rates, and leave the model as it is.
+    (tunes && !config.adapter.is_some() && lr >= FAR * usual).then(|| {
+        let (times, lr, usual) = (lr / usual, short(lr), short(usual));
+        format!(
+            "optimizer.lr = {lr} is {times:.0} times what is usual for fine-tuning with this rule ({usual}): the model may \
+             forget what it knew, while the loss falls; compare it before and after with `tetrad eval` on ordinary text"
+        )
+    })
+}
+
+fn batch(config: &Config, samples: &Samples) -> Option<String> {
+    let rows: u64 = samples.train.shares().iter().map(|share| share.rows).sum();
+    let batch = config.train.batch as u64;
+    (batch > rows && !config.train.overfit).then(|| {
+        let (times, half) = (batch as f64 / rows as f64, (rows / 2).max(1));
+        format!(
+            "train.batch = {batch} is larger than the data set, which has {} rows of {} tokens: every step sees each of them \
+             {times:.1} times; set train.batch={half} or less",
+            grouped(rows),
+            config.train.sequence
+        )
+    })
+}
+
+/// Parameters of tokens that the tokenizer never makes are trained by nothing but weight decay.
+fn vocabulary(config: &Config, data: &Prepared) -> Option<String> {
+    let (vocab, reached) = (config.model.vocab as u64, data.tokenizer.vocab_size());
+    // Tokens of a prepared file may be of a tokenizer that is not named.
+    data.bytes_per_token?;
+    (reached < vocab - vocab / 8 && !config.adapter.is_some()).then(|| {
+        let tables = if config.model.tied { 1 } else { 2 };
+        let lost = (vocab - reached) * config.model.hidden as u64 * tables;
+        let total = config.model.parameters();
+        let tokens = if data.tokenizer.json().is_none() { "one token per byte" } else { "the tokenizer's" };
+        format!(
+            "no text can reach {} of the {} tokens of model.vocab ({tokens}: {reached}): {} of {} parameters will not be \
+             trained; name a tokenizer.file, or set model.vocab={reached}",
+            grouped(vocab - reached),
+            grouped(vocab),
+            grouped(lost),
+            grouped(total)
+        )
+    })
+}

@@ -1,0 +1,250 @@
+//! Between an adapter of another program and our own, whose B lies transposed.
+
+use super::found::transposed;
+use super::{ForeignAdapter, LowRank, Parts, ScaleRule};
+use crate::checkpoint::{Adapter, Checkpoint, Meta};
+use crate::error::{AdapterError, ConvertError};
+use crate::model::{
+    AdapterConfig, AdapterKind, AdapterPart, AdapterScale, AdapterWeights, BlockParam, LowRankSite, ModelConfig,
+    ParamKind,
+};
+use serde_json::{Map, Value};
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+/// A pair of matrices of an adapter of ours.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pair<'a> {
+    /// Where it stands, its rank and its factor; a learned scale is in the factor.
+    pub site: LowRankSite,
+    /// `[r, in]`; of an adapter that sees sums of groups each of its numbers once for every input of its group, which is the
+    /// same.
+    pub a: Cow<'a, [f32]>,
+    /// `[r, out]`.
+    pub b_transposed: &'a [f32],
+    /// The scale that was learned, 1 if none was.
+    pub learned: f32,
+}
+
+impl Pair<'_> {
+    /// `[out, r]`, with the learned scale in it.
+    pub fn b(&self) -> Vec<f32> {
+        let rank = self.site.rank;
+        let mut b = transposed(self.b_transposed, rank, self.b_transposed.len() / rank);
+        if self.learned != 1.0 {
+            b.iter_mut().for_each(|x| *x *= self.learned);
+        }
+        b
+    }
+}
+
+/// The pairs of an adapter, block by block.
+pub fn pairs(adapter: &Adapter) -> Vec<Pair<'_>> {
+    let Some(config) = &adapter.meta.adapter else { return Vec::new() };
+    let mut parts: HashMap<(usize, BlockParam, AdapterPart), &[f32]> = HashMap::new();
+    for (spec, values) in &adapter.tensors {
+        if let ParamKind::Adapter(param) = spec.kind {
+            parts.insert((param.layer, param.matrix, param.part), values);
+        }
+    }
+    let of = |site: LowRankSite| {
+        let part = |part| parts.get(&(site.layer, site.matrix, part)).copied();
+        let (a, inputs) = (part(AdapterPart::A)?, site.matrix.shape(&adapter.meta.model)[1]);
+        let spread = |row: &[f32]| (0..inputs).map(|i| row[i / adapter.meta.storage.group]).collect::<Vec<_>>();
+        Some(Pair {
+            a: match config.group {
+                true => a.chunks(a.len() / site.rank).flat_map(spread).collect(),
+                false => a.into(),
+            },
+            b_transposed: part(AdapterPart::BTransposed)?,
+            learned: part(AdapterPart::Scale).map_or(1.0, |scale| scale[0]),
+            site,
+        })
+    };
+    config.sites(&adapter.meta.model).into_iter().filter_map(of).collect()
+}
+
+impl ForeignAdapter {
+    /// As an adapter of ours beside `base`, all values in float32, or in bfloat16 if the file has no others.
+    ///
+    /// # Errors
+    /// What adapters of ours do not have.
+    pub fn into_own(self, base: &Checkpoint) -> Result<Adapter, ConvertError> {
+        let refused = |source| ConvertError::Adapter { path: self.path.clone(), source: Box::new(source) };
+        let (rule, found) = match &self.parts {
+            Parts::LowRank { rule, pairs } => (*rule, pairs),
+            Parts::Prefix { .. } => {
+                return Err(refused(inexpressible("a prefix")));
+            }
+        };
+        let model = &base.meta.model;
+        let config = config(rule, found, self.dropout, self.bf16, model).map_err(refused)?;
+        let mut adapter = Adapter::new(base, config)?;
+        if let Some(meta) = self.own.as_ref().and_then(|own| restored(own, &adapter, base)) {
+            adapter.meta = meta;
+        }
+        let by_site: HashMap<ParamKind, &LowRank> = found.iter().map(|pair| (pair.site, pair)).collect();
+        for (spec, values) in &mut adapter.tensors {
+            let ParamKind::Adapter(param) = spec.kind else { continue };
+            let pair = by_site[&ParamKind::Block(param.layer, param.matrix)];
+            match param.part {
+                AdapterPart::A => values.copy_from_slice(&pair.a),
+                AdapterPart::BTransposed => {
+                    values.copy_from_slice(&transposed(&pair.b, pair.b.len() / pair.rank, pair.rank));
+                }
+                AdapterPart::Scale => unreachable!("no adapter of another program has a learned scale"),
+            }
+        }
+        Ok(adapter)
+    }
+}
+
+/// The metadata of our file that an adapter was exported from, if they still say what was read: the same base, matrices,
+/// ranks, factors and types.
+fn restored(own: &Map<String, Value>, read: &Adapter, base: &Checkpoint) -> Option<Meta> {
+    let meta = Meta::from_map(own).ok().filter(|meta| meta.check(false).is_ok() && meta.validate().is_ok())?;
+    let (adapter, found) = (meta.adapter.as_ref()?, read.meta.adapter.as_ref()?);
+    let model = &base.meta.model;
+    let same = meta.base == read.meta.base
+        && meta.model == *model
+        && adapter.scale != AdapterScale::Learned
+        && !adapter.group
+        && adapter.weights == found.weights
+        && adapter.dropout == found.dropout
+        && adapter.sites(model) == found.sites(model);
+    same.then_some(meta)
+}
+
+fn inexpressible(what: &str) -> AdapterError {
+    AdapterError::Inexpressible {
+        what: what.into(),
+        format: "a .tetrad adapter",
+        instead: "adapters are pairs of matrices beside the seven matrices of blocks",
+    }
+}
+
+/// What the settings say of a pair.
+#[derive(Clone, Copy)]
+struct PairPlace {
+    layer: usize,
+    matrix: BlockParam,
+    rank: usize,
+    alpha: f64,
+}
+
+/// The settings of an adapter of these pairs.
+fn config(
+    rule: ScaleRule,
+    pairs: &[LowRank],
+    dropout: f64,
+    bf16: bool,
+    model: &ModelConfig,
+) -> Result<AdapterConfig, AdapterError> {
+    if let Some(pair) = pairs.iter().find(|pair| pair.magnitude.is_some()) {
+        return Err(inexpressible(&format!("a magnitude (DoRA), as {} has one,", pair.site.name())));
+    }
+    let mut found = Vec::new();
+    for pair in pairs {
+        match pair.site {
+            ParamKind::Block(layer, matrix) => {
+                found.push(PairPlace { layer, matrix, rank: pair.rank, alpha: pair.alpha });
+            }
+            other => return Err(inexpressible(&format!("a pair beside {}", other.name()))),
+        }
+    }
+    let rank = most_common(found.iter().map(|place| place.rank as f64)) as usize;
+    let alpha = most_common(found.iter().map(|place| place.alpha));
+    let config = AdapterConfig {
+        kind: AdapterKind::Lora,
+        rank,
+        alpha,
+        scale: match rule {
+            ScaleRule::AlphaOverRank => AdapterScale::AlphaOverRank,
+            ScaleRule::RankStabilized => AdapterScale::RsLora,
+        },
+        rank_pattern: exceptions(&found, |place| place.rank as f64, rank as f64),
+        alpha_pattern: exceptions(&found, |place| place.alpha, alpha),
+        dropout,
+        weights: if bf16 { AdapterWeights::Bf16 } else { AdapterWeights::F32 },
+        ..placed(&found, model)
+    };
+    // What was written must say what was read.
+    let sites = config.sites(model);
+    let same = sites.len() == found.len()
+        && sites.iter().zip(&found).all(|(site, place)| {
+            let factor = rule.factor(place.alpha, place.rank);
+            (site.layer, site.matrix, site.rank, site.factor) == (place.layer, place.matrix, place.rank, factor)
+        });
+    match same {
+        true => Ok(config),
+        false => Err(inexpressible("this choice of matrices, ranks and alphas")),
+    }
+}
+
+/// Targets and blocks: words where they say it all, else the paths of the modules.
+fn placed(found: &[PairPlace], model: &ModelConfig) -> AdapterConfig {
+    let mut layers: Vec<usize> = found.iter().map(|place| place.layer).collect();
+    layers.dedup();
+    let words: Vec<BlockParam> =
+        BlockParam::MATRICES.into_iter().filter(|matrix| found.iter().any(|place| place.matrix == *matrix)).collect();
+    if layers.len() * words.len() != found.len() {
+        let targets = found.iter().map(|place| module(place.layer, place.matrix)).collect();
+        return AdapterConfig { targets, ..AdapterConfig::default() };
+    }
+    let targets = match words.len() {
+        7 => vec!["all".into()],
+        _ => words.iter().map(|matrix| matrix.word().to_owned()).collect(),
+    };
+    let layers = if layers.len() == model.layers { "all".into() } else { ranges(&layers) };
+    AdapterConfig { targets, layers, ..AdapterConfig::default() }
+}
+
+/// `0-4,7` for ascending numbers.
+fn ranges(numbers: &[usize]) -> String {
+    let mut parts: Vec<(usize, usize)> = Vec::new();
+    for &n in numbers {
+        match parts.last_mut() {
+            Some(last) if last.1 + 1 == n => last.1 = n,
+            _ => parts.push((n, n)),
+        }
+    }
+    let text = |(a, b): (usize, usize)| if a == b { a.to_string() } else { format!("{a}-{b}") };
+    parts.into_iter().map(text).collect::<Vec<_>>().join(",")
+}
+
+fn module(layer: usize, matrix: BlockParam) -> String {
+    format!("model.layers.{layer}.{}", matrix.module())
+}
+
+/// The modules whose number is not the usual one, as `PATTERN=NUMBER`: one pattern for a matrix that has the same in all
+/// blocks.
+fn exceptions(found: &[PairPlace], number: impl Fn(&PairPlace) -> f64, usual: f64) -> Vec<String> {
+    let mut patterns = Vec::new();
+    for matrix in BlockParam::MATRICES {
+        let of: Vec<&PairPlace> = found.iter().filter(|place| place.matrix == matrix).collect();
+        let Some(first) = of.first().map(|place| number(place)) else { continue };
+        if of.iter().all(|place| number(place) == first) {
+            if first != usual {
+                let module = matrix.module();
+                let name = module.rsplit_once('.').map_or(module, |(_, name)| name);
+                patterns.push(format!("{name}={first}"));
+            }
+            continue;
+        }
+        let other = of.iter().filter(|place| number(place) != usual);
+        patterns.extend(other.map(|place| format!("{}={}", module(place.layer, place.matrix), number(place))));
+    }
+    patterns
+}
+
+/// The number that occurs most often, the first of several.
+fn most_common(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut counts: Vec<(f64, usize)> = Vec::new();
+    for number in numbers {
+        match counts.iter_mut().find(|(known, _)| *known == number) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((number, 1)),
+        }
+    }
+    counts.iter().rev().max_by_key(|(_, count)| *count).map_or(0.0, |(number, _)| *number)
+}

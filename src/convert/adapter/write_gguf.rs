@@ -1,0 +1,65 @@
+//! An adapter of ours as a GGUF file for llama.cpp's `--lora`.
+
+use super::gguf::order;
+use super::own::{Pair, pairs};
+use crate::checkpoint::Adapter;
+use crate::convert::export::{architecture, put};
+use crate::convert::gguf::{GgufWriter, Item, MetaValue};
+use crate::convert::names::RowOrder;
+use crate::convert::quants::Kind;
+use crate::error::ConvertError;
+use crate::model::ParamKind;
+use std::path::Path;
+use zerocopy::IntoBytes;
+
+/// Writes an adapter to a GGUF file in float32, atomically. llama.cpp multiplies by alpha / r with one alpha for all
+/// pairs: where factors do not have that form, alpha is 0, which means a factor of 1, and each factor is in its B.
+///
+/// # Errors
+/// A file that cannot be written; a base that has no architecture of GGUF.
+pub fn export_adapter_gguf(adapter: &Adapter, path: &Path) -> Result<(), ConvertError> {
+    let model = &adapter.meta.model;
+    let pairs = pairs(adapter);
+    if pairs.is_empty() {
+        return Err(ConvertError::Asked("the file is a model and no adapter".into()));
+    }
+    let alpha = common_alpha(&pairs);
+    let mut writer = GgufWriter::default();
+    writer.key("general.architecture", MetaValue::Text(architecture(model)?.into()));
+    writer.key("general.type", MetaValue::Text("adapter".into()));
+    writer.key("adapter.type", MetaValue::Text("lora".into()));
+    writer.key("adapter.lora.alpha", MetaValue::F32(alpha.unwrap_or(0.0)));
+    for pair in &pairs {
+        let rank = pair.site.rank as u64;
+        let name = ParamKind::Block(pair.site.layer, pair.site.matrix).gguf_name();
+        let sides = [pair.a.len() as u64 / rank, pair.b_transposed.len() as u64 / rank];
+        writer.tensor(Item { name: format!("{name}.lora_a"), dims: vec![rank, sides[0]], kind: Kind::F32 });
+        writer.tensor(Item { name: format!("{name}.lora_b"), dims: vec![sides[1], rank], kind: Kind::F32 });
+    }
+    let mut send = |i: usize, sink: &mut crate::convert::Sink<'_>| {
+        let pair = &pairs[i / 2];
+        if i.is_multiple_of(2) {
+            return sink(pair.a.as_bytes());
+        }
+        let mut b = pair.b();
+        if alpha.is_none() {
+            b.iter_mut().for_each(|x| *x = (f64::from(*x) * pair.site.factor) as f32);
+        }
+        let kind = ParamKind::Block(pair.site.layer, pair.site.matrix);
+        sink(in_their_order(&b, pair.site.rank, order(kind, model)).as_bytes())
+    };
+    put(path, writer.file_len(), |out| writer.write(out, &mut send))
+}
+
+/// The alpha from which llama.cpp gets every pair's factor, if there is one.
+fn common_alpha(pairs: &[Pair<'_>]) -> Option<f32> {
+    let of = |pair: &Pair<'_>| (pair.site.factor * pair.site.rank as f64) as f32;
+    let alpha = of(&pairs[0]);
+    let gives = |pair: &Pair<'_>| alpha / pair.site.rank as f32 == pair.site.factor as f32;
+    // One that is 0 would mean a factor of 1.
+    (alpha != 0.0 && pairs.iter().all(gives)).then_some(alpha)
+}
+
+fn in_their_order(ours: &[f32], width: usize, order: RowOrder) -> Vec<f32> {
+    (0..ours.len() / width).flat_map(|row| &ours[order.ours(row) * width..][..width]).copied().collect()
+}

@@ -1,0 +1,158 @@
+//! Low-rank matrices beside a linear layer: `y += f B A x`, and their gradients. The base's own weights get none.
+
+use super::context::Context;
+use super::grad_sink::GradSink;
+use super::{AdapterPart, ParamKind, ParamSpec, Purpose, Settings};
+use crate::backend::{Accumulate, DropoutArgs, Param};
+use crate::memory::Span;
+use crate::quant::{RngKey, RngUse};
+use std::collections::HashMap;
+
+/// One adapter's matrices beside one of the base's.
+#[derive(Clone, Copy, Debug)]
+pub struct LowRankPair {
+    /// A `[R, I]`
+    pub a: Param,
+    /// B transposed, `[R, O]`
+    pub b: Param,
+    /// The learned factor.
+    pub scale: Option<Param>,
+    /// What the product is multiplied by besides.
+    pub factor: f32,
+    /// Probability that a step leaves out an input.
+    pub dropout: f32,
+    /// Inputs of the layer.
+    pub inputs: usize,
+    /// How many of them A sees as one, their sum; 1: each by itself.
+    pub group: usize,
+}
+
+/// The buffers of all pairs, as long as a micro-batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LowRankActs {
+    /// `f A x` `[M, R]`
+    pub down: Span,
+    /// The gradient of `A x` `[M, R]`
+    pub ddown: Span,
+    /// What dropout leaves of an input `[M, I]`; only with dropout.
+    pub dropped: Span,
+    /// Sums of the groups of an input `[M, groups]`; only with groups.
+    pub sums: Span,
+}
+
+impl LowRankPair {
+    /// Adds to `y` from `x`. At a factor of 0 nothing is touched.
+    pub(super) fn forward(&self, cx: &mut Context<'_>, x: Span, y: Span) {
+        if self.factor == 0.0 {
+            return;
+        }
+        let down = self.down(cx, x).1;
+        self.scale(cx, down);
+        cx.backend.linear_grad_input(down, &self.b.weight, y, Accumulate::Yes);
+    }
+
+    /// What A sees of `x`, and `A x`.
+    fn down(&self, cx: &mut Context<'_>, x: Span) -> (Span, Span) {
+        let (shape, inputs) = (self.a.weight.shape, self.inputs);
+        let mut input = x;
+        if let Some(args) = self.left_out(cx) {
+            input = cx.micro_rows(cx.model.acts.low_rank.dropped, inputs);
+            cx.backend.dropout(x, input, inputs, &args, Accumulate::No);
+        }
+        if self.group > 1 {
+            let sums = cx.micro_rows(cx.model.acts.low_rank.sums, shape.cols);
+            cx.backend.sum_groups(input, sums, inputs, self.group);
+            input = sums;
+        }
+        let down = cx.micro_rows(cx.model.acts.low_rank.down, shape.rows);
+        cx.backend.linear(input, &self.a.weight, down, Accumulate::No);
+        (input, down)
+    }
+
+    fn scale(&self, cx: &mut Context<'_>, down: Span) {
+        let learned = self.scale.as_ref().map(|scale| scale.weight.data);
+        if learned.is_some() || self.factor != 1.0 {
+            cx.backend.scale_rows(down, self.a.weight.shape.rows, self.factor, learned);
+        }
+    }
+
+    /// The same in forward and in every backward of a step.
+    fn left_out(&self, cx: &Context<'_>) -> Option<DropoutArgs> {
+        let Purpose::Step(step) = cx.batch.purpose else { return None };
+        let key = RngKey { seed: cx.model.settings.seed, step, tensor: self.a.id, usage: RngUse::Dropout };
+        let args = DropoutArgs { key, first_row: cx.batch.from, probability: self.dropout };
+        (self.dropout > 0.0).then_some(args)
+    }
+
+    /// Adds to `dx`, and forms the gradients of A, of B and of the factor.
+    pub(super) fn backward(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), dx: Span, sink: &mut GradSink<'_, '_>) {
+        let ([rank, cols], outputs) = ([self.a.weight.shape.rows, self.a.weight.shape.cols], self.b.weight.shape.cols);
+        let accumulate = sink.accumulate;
+        let (input, down) = self.down(cx, x);
+        let ddown = cx.micro_rows(cx.model.acts.low_rank.ddown, rank);
+        cx.backend.linear(dy, &self.b.weight, ddown, Accumulate::No);
+        let grad = |param: &Param| cx.model.acts.grads.of_adapter(param.id);
+        let (a_grad, b_grad, scale_grad) = (grad(&self.a), grad(&self.b), self.scale.as_ref().map(grad));
+        if let Some(grad) = scale_grad {
+            cx.backend.scale_grad(down, ddown, rank, self.factor, grad, accumulate);
+        }
+        self.scale(cx, down);
+        cx.backend.linear_grad_weight(down, dy, b_grad, rank, outputs, accumulate);
+        self.scale(cx, ddown);
+        cx.backend.linear_grad_weight(ddown, input, a_grad, rank, cols, accumulate);
+        self.input_grad(cx, (ddown, input), dx);
+        sink.add_adapter(cx, &self.a, a_grad);
+        sink.add_adapter(cx, &self.b, b_grad);
+        if let (Some(scale), Some(grad)) = (&self.scale, scale_grad) {
+            sink.add_adapter(cx, scale, grad);
+        }
+    }
+}
+
+impl LowRankPair {
+    /// Adds to the gradient of the layer's input from that of `A x`; `input` is what A saw, which has served.
+    fn input_grad(&self, cx: &mut Context<'_>, (ddown, input): (Span, Span), dx: Span) {
+        let (a, left_out, inputs) = (&self.a.weight, self.left_out(cx), self.inputs);
+        // Where the gradient of the input is whole, before elements are left out of it.
+        let (whole, accumulate) = match left_out {
+            None => (dx, Accumulate::Yes),
+            Some(_) => (cx.micro_rows(cx.model.acts.low_rank.dropped, inputs), Accumulate::No),
+        };
+        if self.group > 1 {
+            cx.backend.linear_grad_input(ddown, a, input, Accumulate::No);
+            cx.backend.sum_groups_grad(input, whole, inputs, self.group, accumulate);
+        } else {
+            cx.backend.linear_grad_input(ddown, a, whole, accumulate);
+        }
+        if let Some(args) = left_out {
+            cx.backend.dropout(whole, dx, inputs, &args, Accumulate::Yes);
+        }
+    }
+}
+
+/// The pairs of all adapters with the blocks and matrices that they stand beside, from the parameters of `specs`.
+pub(super) fn pairs(
+    settings: &Settings,
+    specs: &[ParamSpec],
+    params: &[Param],
+) -> Vec<(usize, super::BlockParam, LowRankPair)> {
+    let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
+    let mut pairs = Vec::new();
+    for (adapter, used) in settings.adapters.iter().enumerate() {
+        for site in used.config.sites(&settings.model) {
+            let (layer, matrix) = (site.layer, site.matrix);
+            let of = |part| placed.get(&ParamKind::Adapter(super::AdapterParam { adapter, layer, matrix, part }));
+            let pair = LowRankPair {
+                a: *of(AdapterPart::A).expect("every site has it"),
+                b: *of(AdapterPart::BTransposed).expect("every site has it"),
+                scale: of(AdapterPart::Scale).copied(),
+                factor: site.factor as f32 * used.scale,
+                dropout: used.config.dropout as f32,
+                inputs: matrix.shape(&settings.model)[1],
+                group: if used.config.group { settings.storage.group } else { 1 },
+            };
+            pairs.push((layer, matrix, pair));
+        }
+    }
+    pairs
+}

@@ -1,0 +1,113 @@
+//! The curves of runs: metrics, TensorBoard's events, pages and tables.
+
+use super::{metrics, train, workplace};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+
+#[test]
+fn a_line_says_when_it_was_and_how_far_the_text_was_read() {
+    let place = workplace();
+    train(&place, &["--set", "train.steps=12", "--set", "train.warmup=2", "--set", "optimizer.grad_clip=0.5"]);
+    let lines: Vec<_> = metrics(&place, "run").into_iter().filter(|line| line["loss"].is_number()).collect();
+    let number = |i: usize, key: &str| lines[i][key].as_f64().unwrap_or_else(|| panic!("{key}: {}", lines[i]));
+    assert_eq!((number(0, "tokens"), number(11, "tokens")), (128.0, 12.0 * 128.0));
+    assert!(number(11, "time") >= number(0, "time") && number(0, "time") > 1.7e9);
+    assert!((number(11, "epoch") / number(0, "epoch") - 12.0).abs() < 1e-9);
+    assert!(number(0, "clip_factor") <= 1.0 && (0.0..=1.0).contains(&number(11, "clipped_share")));
+    // What a whole run is compared by must not depend on when it was.
+    let last = number(11, "clipped_share") * 12.0;
+    let clipped = (0..12).filter(|&i| number(i, "clip_factor") < 1.0).count() as f64;
+    assert!((last - clipped).abs() < 1e-9, "{clipped} of 12 steps were clipped");
+}
+
+/// TensorBoard's own reader: scalars by tag and step.
+const READ: &str = "
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+events = EventAccumulator(sys.argv[1], size_guidance={'scalars': 0})
+events.Reload()
+tags = events.Tags()['scalars']
+print(json.dumps({tag: [[e.step, e.value] for e in events.Scalars(tag)] for tag in tags}))
+";
+
+#[test]
+fn tensorboard_reads_what_the_metrics_say() {
+    let place = workplace();
+    let on = ["--set", "run.tensorboard=true", "--set", "train.steps=9", "--set", "train.warmup=2"];
+    train(&place, &[&on[..], &["--stop-at", "6"]].concat());
+    train(&place, &[&on[..], &["--resume"]].concat());
+    let events = std::fs::read_dir(place.path("run")).unwrap();
+    let events = events.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("tfevents"));
+    assert_eq!(events.count(), 2, "one file for each start");
+    let python = std::env::var("TETRAD_PYTHON").unwrap_or_else(|_| "python3".into());
+    let output = Command::new(&python).args(["-c", READ, place.path("run").to_str().unwrap()]).output();
+    let output = match output {
+        Ok(output) if output.status.success() => output.stdout,
+        _ => {
+            return eprintln!(
+                "SKIPPED: {python} has no tensorboard (pip install tensorboard; TETRAD_PYTHON names another)"
+            );
+        }
+    };
+    let found: BTreeMap<String, Vec<(u64, f64)>> = serde_json::from_slice(&output).unwrap();
+    let told = |key: &str| -> Vec<(u64, f64)> {
+        let lines = metrics(&place, "run").into_iter();
+        lines.filter_map(|line| Some((line["step"].as_u64()?, line[key].as_f64()?))).collect()
+    };
+    for (tag, key) in [("train/loss", "loss"), ("train/lr", "lr"), ("validation/loss", "val_loss")] {
+        let (found, told) = (&found[tag], told(key));
+        assert_eq!(found.len(), told.len(), "{tag}");
+        for (found, told) in found.iter().zip(told) {
+            assert!(found.0 == told.0 && (found.1 - told.1).abs() <= 1e-6 * told.1.abs(), "{tag}: {found:?} {told:?}");
+        }
+    }
+}
+
+#[test]
+fn several_runs_share_a_page_and_a_table() {
+    let place = workplace();
+    for (run, rate) in [("runs/a", "optimizer.lr=1e-3"), ("runs/b", "optimizer.lr=4e-3")] {
+        train(
+            &place,
+            &["--set", "train.steps=8", "--set", "train.warmup=2", "--set", &format!("run.dir={run}"), "--set", rate],
+        );
+    }
+    let said = place.ok(&["report", "runs/a", "runs/b", "-o", "both.html"]);
+    assert!(said.starts_with("both.html: 2 runs, "), "{said}");
+    let page = String::from_utf8(place.read("both.html")).unwrap();
+    assert_eq!(page.matches("<h2>Training loss").count(), 1);
+    assert!(page.contains(">a</td>") && page.contains(">b</td>") && page.contains("0.004"), "both are named");
+    assert!(!page.contains("http"), "nothing is fetched");
+    place.ok(&["report", "runs", "--csv", "-o", "both.csv"]);
+    let text = String::from_utf8(place.read("both.csv")).unwrap();
+    assert_eq!(text.lines().count(), 1 + 2 * 8, "a line for each step");
+    assert!(text.starts_with("run,step,") && text.lines().nth(1).unwrap().starts_with("a,1,"), "{text}");
+    assert!(place.fails(&["report", "tiny"]).contains("tiny"));
+    std::fs::create_dir(place.path("empty")).unwrap();
+    assert!(place.fails(&["report", "empty"]).contains("holds no run that has done a step"));
+}
+
+#[test]
+fn a_run_is_watched_in_a_browser() {
+    let place = workplace();
+    train(&place, &["--set", "train.steps=4", "--set", "train.warmup=2"]);
+    let mut server = place.command(&["report", "run", "--live", "0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let at = line.strip_prefix("http://").unwrap().split('/').next().unwrap().to_owned();
+    let get = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(&at).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {at}\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    let (page, none) = (get("/"), get("/../tiny.toml"));
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(
+        page.starts_with("HTTP/1.1 200 OK\r\n") && page.contains("Training loss") && page.contains("location.reload")
+    );
+    assert!(none.starts_with("HTTP/1.1 404 ") && !none.contains("hidden"), "{none}");
+}

@@ -1,0 +1,94 @@
+//! An adapter beside a frozen base on the GPU backend: beside the CPU's, and with a base that is fetched.
+
+use crate::harness::adapter::{base, lora, trainer, write};
+use crate::harness::gpu;
+use crate::harness::small::batch;
+use crate::harness::state::whole_state;
+use tetrad::backend::cpu::Cpu;
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, Extent};
+use tetrad::config::Config;
+use tetrad::model::{ActivationCheckpointing, AdapterScale, Batch, Offload};
+use tetrad::train::Trainer;
+
+/// As in `training.rs`: activations are rounded to eight bits on the GPU.
+const SAME_WEIGHTS: f64 = 1e-3;
+const DRIFT: f64 = 0.03;
+
+fn steps(trainer: &mut Trainer, numbers: std::ops::Range<u32>) -> Vec<f64> {
+    let step = |number| {
+        let (inputs, targets) = batch(number % 4);
+        let report = trainer.step(&inputs, &targets);
+        assert_eq!(trainer.backend().status(), Ok(()));
+        assert_eq!((report.skipped_loss, report.skipped_gradients), (false, 0), "step {number}");
+        report.loss
+    };
+    numbers.map(step).collect()
+}
+
+#[test]
+fn an_adapter_takes_the_same_course_as_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base(folder.path());
+    for (name, edit) in [
+        ("plain", (|_| {}) as fn(&mut Config)),
+        ("dropout, learned scales, groups, the upper block", |config| {
+            (config.adapter.dropout, config.adapter.scale) = (0.2, AdapterScale::Learned);
+            (config.adapter.layers, config.adapter.group) = ("1".into(), true);
+        }),
+        ("micro-batches, recomputed, the base fetched", |config| {
+            (config.train.micro_batch, config.run.activation_checkpointing) = (1, ActivationCheckpointing::Block);
+            config.offload.weights = Offload::Host;
+        }),
+    ] {
+        let mut config = lora();
+        edit(&mut config);
+        let mut cpu = trainer(&config, &base, Box::new(Cpu::new()));
+        let mut cuda = trainer(&config, &base, Box::new(gpu::open()));
+        assert!(whole_state(&cpu) == whole_state(&cuda), "{name}: first values are the same bytes");
+        let [a, b] = [&mut cpu, &mut cuda].map(|trainer| steps(trainer, 0..12));
+        for (number, (a, b)) in a.iter().zip(&b).enumerate() {
+            let tolerance = if number < 2 { SAME_WEIGHTS } else { DRIFT };
+            assert!((a - b).abs() <= tolerance * a, "{name}, step {number}: {a} and {b}");
+        }
+        assert!(b[8] < b[0] - 0.02, "{name}: {b:?}");
+    }
+}
+
+/// Wherever the base lies it is the same, and nothing is written back; an adapter of one device goes on on another.
+#[test]
+fn a_fetched_base_gives_the_same_bytes_and_a_state_moves_between_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, path) = (base(folder.path()), folder.path().join("step.tetrad"));
+    let run = |weights| {
+        let mut config = lora();
+        (config.offload.weights, config.run.dir) = (weights, folder.path().into());
+        let mut cuda = trainer(&config, &base, Box::new(gpu::open()));
+        steps(&mut cuda, 0..3);
+        cuda
+    };
+    let here = run(Offload::Device);
+    let expected = whole_state(&here);
+    for eager in [false, true] {
+        gpu::set_eager(eager);
+        for weights in [Offload::Host, Offload::File] {
+            assert!(whole_state(&run(weights)) == expected, "{weights:?}, eager {eager}");
+        }
+    }
+    write(&here, Extent::Full, &path);
+    let mut cpu = trainer(&lora(), &base, Box::new(Cpu::new()));
+    Checkpoint::open_sound(&path).unwrap().restore(&mut cpu, "text").unwrap();
+    assert!(whole_state(&cpu) == expected);
+    let mut here = here;
+    let (inputs, targets) = batch(5);
+    let [a, b] = [&mut cpu, &mut here].map(|trainer| trainer.evaluate(3, &inputs, &targets));
+    assert!((a - b).abs() <= SAME_WEIGHTS * a, "{a} and {b}");
+
+    // As `eval --adapter` has it.
+    write(&here, Extent::Weights, &path);
+    let adapters = [(Checkpoint::open_sound(&path).unwrap(), 1.0)];
+    let capacity = Capacity { tokens: 99, keys: 33, sampling: false, packing: false };
+    let mut backend = gpu::open();
+    let model = Adapted::new(&base, &adapters).unwrap().open(&mut backend, capacity).unwrap();
+    let evaluated = model.evaluate(&mut backend, Batch::whole(3, 33), &inputs, &targets, &[], &mut [0.0; 99]);
+    assert_eq!(evaluated.to_bits(), b.to_bits());
+}

@@ -1,0 +1,120 @@
+//! Adapters recorded from PEFT beside the recorded LLaMA: logits, loss, every gradient, and 20 AdamW losses.
+
+use crate::harness::Golden;
+use crate::harness::adapter::{RecordedAdapter, recorded, recorded_lora};
+use crate::harness::operands::assert_near;
+use tetrad::backend::cpu::Cpu;
+use tetrad::backend::{Backend, Param};
+use tetrad::memory::Span;
+use tetrad::model::{ActivationCheckpointing, AdapterConfig, AdapterScale};
+use zerocopy::IntoBytes;
+
+/// The agreement that the recordings ask for.
+const ABSOLUTE: f64 = 2e-5;
+const RELATIVE: f64 = 2e-4;
+
+fn download(backend: &dyn Backend, span: Span) -> Vec<f32> {
+    let mut out = vec![0.0f32; span.bytes / 4];
+    backend.download(span, out.as_mut_bytes());
+    out
+}
+
+fn logits_loss_and_gradients(name: &str, adapter: AdapterConfig) {
+    for kept in [ActivationCheckpointing::None, ActivationCheckpointing::Block] {
+        let mut run = RecordedAdapter::load(name, adapter.clone());
+        run.config.run.activation_checkpointing = kept;
+        let mut trainer = run.trainer(Box::new(Cpu::new()), &run.golden);
+        let pass = run.base.batch();
+        let (model, backend) = trainer.model_and_backend();
+        backend.upload(run.base.inputs.as_bytes(), model.acts.inputs);
+        backend.upload(run.base.targets.as_bytes(), model.acts.targets);
+        model.forward(backend, pass);
+        let logits = model.logits(backend, 0, pass.tokens());
+        assert_near(&download(backend, logits), run.golden.numbers("logits"), ABSOLUTE, RELATIVE, "logits");
+        let counted = run.base.targets.len();
+        model.loss_and_head_grad(backend, pass, 1.0 / counted as f32);
+        let losses = download(backend, model.acts.losses);
+        let loss = losses.iter().map(|&l| f64::from(l)).sum::<f64>() / counted as f64;
+        assert_near(&[loss as f32], run.golden.numbers("loss"), ABSOLUTE, RELATIVE, "loss");
+        let mut seen = Vec::new();
+        let mut compare = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            let kind = model.specs[param.id as usize].kind;
+            let expected = recorded(&run.golden, "grad.", kind).expect("only adapters have gradients");
+            let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+            assert_near(&download(backend, grad), &expected, ABSOLUTE, RELATIVE, &kind.name());
+            seen.push(param.id);
+        };
+        model.backward(backend, pass, 1.0 / counted as f32, &mut compare);
+        seen.sort_unstable();
+        let trained: Vec<_> = model.specs.iter().filter(|spec| spec.kind.is_adapter()).map(|spec| spec.id).collect();
+        assert_eq!(seen, trained, "every tensor of the adapter got its gradient, once");
+        let recorded = run.golden.tensors.keys().filter(|name| name.starts_with("grad.")).count();
+        assert_eq!(seen.len(), recorded, "and there are no others");
+    }
+}
+
+fn twenty_losses(run: &RecordedAdapter, values: &Golden, losses: &str) {
+    let mut trainer = run.trainer(Box::new(Cpu::new()), values);
+    for (i, &wanted) in run.golden.numbers(losses).iter().enumerate() {
+        let report = trainer.step(&run.base.inputs, &run.base.targets);
+        assert_near(&[report.loss as f32], &[wanted], 0.0, 2e-3, &format!("loss before step {}", i + 1));
+    }
+}
+
+fn lora() -> AdapterConfig {
+    recorded_lora(&["all"], AdapterScale::AlphaOverRank)
+}
+
+fn lae() -> AdapterConfig {
+    recorded_lora(&["k", "v"], AdapterScale::Learned)
+}
+
+#[test]
+fn golden_lora_logits_loss_gradients() {
+    logits_loss_and_gradients("lora", lora());
+}
+
+#[test]
+fn golden_lora_adamw_losses() {
+    let run = RecordedAdapter::load("lora", lora());
+    twenty_losses(&run, &run.golden, "adamw_losses");
+}
+
+#[test]
+fn golden_rslora_logits_loss_gradients() {
+    logits_loss_and_gradients("rslora", recorded_lora(&["all"], AdapterScale::RsLora));
+}
+
+#[test]
+fn golden_lora_patterns_logits_loss_gradients() {
+    let list = |texts: &[&str]| texts.iter().map(|&text| text.into()).collect();
+    let patterns = AdapterConfig {
+        rank_pattern: list(&["q_proj=2", "layers.0.mlp.down_proj=3", "layers.1.mlp.down_proj=6"]),
+        alpha_pattern: list(&["q_proj=3"]),
+        ..recorded_lora(&["q", "v", "down"], AdapterScale::AlphaOverRank)
+    };
+    logits_loss_and_gradients("lora_patterns", patterns);
+}
+
+#[test]
+fn golden_lora_group_logits_loss_gradients() {
+    logits_loss_and_gradients("lora_group", AdapterConfig { group: true, ..lora() });
+}
+
+#[test]
+fn golden_lora_lae_logits_loss_gradients() {
+    logits_loss_and_gradients("lora_lae", lae());
+}
+
+#[test]
+fn golden_lora_lae_adamw_losses() {
+    let run = RecordedAdapter::load("lora_lae", lae());
+    twenty_losses(&run, &run.golden, "adamw_losses");
+}
+
+#[test]
+fn golden_lora_plus_adamw_losses() {
+    let mut run = RecordedAdapter::load("lora_plus", AdapterConfig { rate_b: 16.0, ..lora() });
+    run.config.optimizer.lr = 1e-3;
+    twenty_losses(&run, &Golden::load("adapters/lora"), "losses");
+}
