@@ -202,7 +202,7 @@ mod tests {
                 }
             }
             let crc = !crc;
-            ((crc >> 15 | crc << 17).wrapping_add(0xa282_ead8)).to_le_bytes()
+            crc.rotate_right(15).wrapping_add(0xa282_ead8).to_le_bytes()
         };
         let mut found = Vec::new();
         while !file.is_empty() {
