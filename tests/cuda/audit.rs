@@ -4,22 +4,26 @@
 use crate::harness::gpu;
 use crate::harness::small::{batch, config, trainer};
 use crate::harness::state::read;
+use tetrad::backend::adam::state::SCALARS;
 use tetrad::backend::cpu::Cpu;
 use tetrad::model::Offload;
 use tetrad::train::{Audit, Trainer};
 
-/// Gives `to` the weights of `from`, plane by plane, wherever each of them keeps them.
-fn copy_weights(from: &Trainer, to: &mut Trainer) {
+/// Gives `to` the weights of `from`, plane by plane, and the rule's averages of gradients, wherever each of them keeps them.
+fn copy_audited(from: &Trainer, to: &mut Trainer) {
     let places = to.model().stored.clone();
     for (from_param, to_param) in from.model().stored.iter().zip(&places) {
         let planes = from_param.weight.planes().into_iter().zip(to_param.weight.planes());
         for (there, here) in planes.filter(|(there, _)| !there.is_none()) {
             to.backend_mut().upload(&read(from, there), here);
         }
+        let [there, here] =
+            [from_param, to_param].map(|param| param.state.get(SCALARS).expect("Stable-SPAM has them").data);
+        to.backend_mut().upload(&read(from, there), here);
     }
 }
 
-/// The reference: a trainer on the CPU that is given the device's weights before and after each step.
+/// The reference: a trainer on the CPU that is given what the device has before and after each step.
 #[test]
 fn the_audit_of_a_device_is_that_of_its_weights() {
     let mut config = config();
@@ -29,7 +33,7 @@ fn the_audit_of_a_device_is_that_of_its_weights() {
         (config.offload.weights, config.offload.optimizer) = (offload, offload);
         for (name, cuda) in gpu::open_all() {
             let mut device = trainer(&config, Box::new(cuda));
-            copy_weights(&device, &mut mirror);
+            copy_audited(&device, &mut mirror);
             let (mut audit, mut expected) = (Audit::new(&device), Audit::new(&mirror));
             for number in 1..=3 {
                 let (inputs, targets) = batch(number);
@@ -38,7 +42,7 @@ fn the_audit_of_a_device_is_that_of_its_weights() {
                 let mut report = device.step(&inputs, &targets);
                 let mut mirrored = report;
                 assert_eq!(audit.after(&device, &mut report), None);
-                copy_weights(&device, &mut mirror);
+                copy_audited(&device, &mut mirror);
                 assert_eq!(expected.after(&mirror, &mut mirrored), None);
                 let found = report.audit.expect("every step is audited");
                 assert_eq!(Some(found), mirrored.audit, "{name}, step {number}, {offload:?}");

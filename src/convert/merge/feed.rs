@@ -3,7 +3,10 @@
 //! The rule is that of GPTQ (arXiv 2210.17323, algorithm 1): with H the sum of x xᵀ over the inputs x of a text, and U the
 //! upper Cholesky factor of its inverse, the error of element i divided by `U[i][i]` goes to element j times `U[i][j]`.
 
-use nalgebra::DMatrix;
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
+use faer::linalg::triangular_inverse::invert_lower_triangular;
+use faer::{Mat, Par};
 
 /// Share of the mean of the diagonal that is added to it, so that the inverse exists whatever the text.
 const DAMP: f64 = 0.01;
@@ -23,16 +26,20 @@ impl Feed {
     /// finite.
     pub fn new(cols: usize, products: Vec<f32>) -> Option<Self> {
         assert_eq!(products.len(), cols * cols, "a square of {cols} columns");
-        let mut sum = DMatrix::from_fn(cols, cols, |i, j| f64::from(products[i * cols + j]));
-        let damp = DAMP * sum.trace() / cols as f64;
-        for i in 0..cols {
-            // Inputs that are always zero pass nothing on.
-            sum[(i, i)] += if damp > 0.0 { damp } else { 1.0 };
-        }
+        let trace: f64 = (0..cols).map(|i| f64::from(products[i * cols + i])).sum();
+        let damp = DAMP * trace / cols as f64;
+        // Inputs that are always zero pass nothing on.
+        let damp = if damp > 0.0 { damp } else { 1.0 };
         // H = L Lᵀ with the columns in reverse; L's inverse, reversed again, is the upper factor of H's inverse.
-        let reversed = DMatrix::from_fn(cols, cols, |i, j| sum[(cols - 1 - i, cols - 1 - j)]);
-        let lower = reversed.cholesky()?.l();
-        let inverse = lower.solve_lower_triangular(&DMatrix::identity(cols, cols))?;
+        let mut lower = Mat::from_fn(cols, cols, |i, j| {
+            let product = f64::from(products[(cols - 1 - i) * cols + cols - 1 - j]);
+            if i == j { product + damp } else { product }
+        });
+        let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f64>(cols, Par::Seq, Default::default()));
+        let (none, stack) = (LltRegularization::default(), MemStack::new(&mut memory));
+        cholesky_in_place(lower.as_mut(), none, Par::Seq, stack, Default::default()).ok()?;
+        let mut inverse = Mat::zeros(cols, cols);
+        invert_lower_triangular(inverse.as_mut(), lower.as_ref(), Par::Seq);
         let upper = |i: usize, j: usize| inverse[(cols - 1 - i, cols - 1 - j)];
         let mut shares = Vec::with_capacity(cols * (cols.saturating_sub(1)) / 2);
         for i in 0..cols {
