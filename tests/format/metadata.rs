@@ -128,7 +128,7 @@ fn values_of_the_wrong_kind_are_refused() {
     assert_snapshot!(v.lie("model.layers", json!(2.5)), @"liar.tetrad: the metadata does not describe a tetrad model: model.layers: invalid type: floating point `2.5`, expected usize");
     assert_snapshot!(v.lie("model.norm_eps", json!("small")), @r#"liar.tetrad: the metadata does not describe a tetrad model: model.norm_eps: invalid type: string "small", expected f64"#);
     assert_snapshot!(v.lie("storage.m", json!("int3")), @"liar.tetrad: the metadata does not describe a tetrad model: storage.m: unknown variant `int3`, expected one of `f32`, `int8`, `int4`");
-    assert_snapshot!(v.lie("counters", json!([])), @"liar.tetrad: the metadata does not describe a tetrad model: counters: invalid length 0, expected struct Counters with 5 elements");
+    assert_snapshot!(v.lie("counters", json!([])), @"liar.tetrad: the metadata does not describe a tetrad model: counters: invalid length 0, expected struct Counters with 6 elements");
     assert_snapshot!(v.lie("tool", json!(null)), @"liar.tetrad: the metadata does not describe a tetrad model: tool: invalid type: null, expected a string");
 }
 
