@@ -94,7 +94,7 @@ pub(super) fn resolve(
     }
     let words: Vec<_> =
         differences(&first, &chosen).iter().map(|Setting { key, value }| format!("{key}={value}")).collect();
-    let needed = bytes(plan(&first, sizes).0.total() as u64);
+    let needed = bytes(plan(&first, sizes).0.limited_total() as u64);
     let said =
         format!("{}, because {limit} {} and the fastest way takes {needed}", words.join(" "), bytes(limits.device));
     Ok((chosen, Some(said)))
@@ -102,7 +102,7 @@ pub(super) fn resolve(
 
 fn refusal(config: &Config, sizes: &dyn DeviceInfo, planned: &Plan, limits: &Limits, limit: &str) -> String {
     let home = planned.host_total() as u64;
-    if planned.total() as u64 <= limits.device && home > limits.host {
+    if planned.limited_total() as u64 <= limits.device && home > limits.host {
         return format!(
             "{} of this machine's memory are planned for parameters, {} are free; keep them in a file (--set \
              offload.optimizer=file) or on the device",
@@ -120,7 +120,7 @@ fn refusal(config: &Config, sizes: &dyn DeviceInfo, planned: &Plan, limits: &Lim
     };
     format!(
         "{} of memory are planned, {limit} {}; the largest buffers are {}; {advice}",
-        bytes(planned.total() as u64),
+        bytes(planned.limited_total() as u64),
         bytes(limits.device),
         largest.join(", ")
     )

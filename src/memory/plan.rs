@@ -155,6 +155,12 @@ impl Plan {
         self.outside.iter().map(|(_, bytes)| bytes).sum()
     }
 
+    /// Bytes that a limit of the device's memory counts: its buffers and what is outside of all buffers, which on a CPU is
+    /// the same memory.
+    pub fn limited_total(&self) -> usize {
+        self.total() + self.outside_total()
+    }
+
     /// The most bytes of a category that are live at once, in any memory.
     pub fn category(&self, category: Category) -> usize {
         self.peak(|item| item.category == category)

@@ -18,10 +18,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether a plan keeps to them; a scratch file is as long as it has to be. What is outside of all buffers counts as the
-    /// device's, which it is on a CPU.
+    /// Whether a plan keeps to them; a scratch file is as long as it has to be.
     pub fn fit(&self, config: &Config, plan: &Plan) -> bool {
-        (plan.total() + plan.outside_total()) as u64 <= self.device
+        plan.limited_total() as u64 <= self.device
             && (config.offload.uses_file() || plan.host_total() as u64 <= self.host)
     }
 }
@@ -38,7 +37,7 @@ pub fn fastest(config: &Config, sizes: &dyn DeviceInfo) -> Config {
 
 /// The candidate with the least memory of the device.
 pub fn smallest(config: &Config, sizes: &dyn DeviceInfo) -> Option<Config> {
-    candidates(config, sizes).into_iter().min_by_key(|candidate| plan(candidate, sizes).0.total())
+    candidates(config, sizes).into_iter().min_by_key(|candidate| plan(candidate, sizes).0.limited_total())
 }
 
 /// The largest `train.batch` up to `most` for which a candidate of `config` fits; nothing if none does.

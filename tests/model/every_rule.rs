@@ -35,9 +35,9 @@ fn run(config: &Config, cpu: Cpu) -> Trainer {
     trainer
 }
 
-/// Bytes of a run's plan.
+/// Bytes that a run needs.
 fn total(config: &Config) -> u64 {
-    plan(config, &Cpu::new()).0.total() as u64
+    plan(config, &Cpu::new()).0.limited_total() as u64
 }
 
 fn steps(trainer: &mut Trainer, numbers: std::ops::Range<u32>) {

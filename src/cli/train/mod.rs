@@ -478,5 +478,5 @@ fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
 
 /// Bytes of device memory of the smallest plan that the configuration allows.
 fn least(config: &Config, sizes: &dyn DeviceInfo) -> u64 {
-    smallest(config, sizes).map_or(u64::MAX, |config| plan(&config, sizes).0.total() as u64)
+    smallest(config, sizes).map_or(u64::MAX, |config| plan(&config, sizes).0.limited_total() as u64)
 }
