@@ -47,7 +47,7 @@ fn a_state_tensor_comes_back_as_it_was_stored() {
         let param = param(weight, state);
         // Whole numbers up to what a group's codes hold, the largest in each group, so that nothing is rounded.
         let most = codec.moment().map_or(7, |moment| i32::from(moment.max));
-        let number = |i: usize| if i % cols % 32 == 0 { most } else { i as i32 * 7 % (2 * most + 1) - most };
+        let number = |i: usize| if (i % cols).is_multiple_of(32) { most } else { i as i32 * 7 % (2 * most + 1) - most };
         let x: Vec<f32> = (0..rows * cols).map(|i| number(i) as f32).collect();
         let (x_at, out) = (harness.add(&x[..]), harness.out(rows * cols));
         let key = RngKey { seed: 4, step: 5, tensor: param.id, usage: RngUse::StoredProjection };

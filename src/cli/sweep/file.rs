@@ -173,8 +173,7 @@ impl Sweep {
             return Err(format!(
                 "run {name}: a sweep compares runs of a known shape; set train.steps, train.batch and \
                                 train.sequence instead of what follows from the text"
-            )
-            .into());
+            ));
         }
         job.fingerprint = fingerprint(&job.config);
         job.config.run.dir = self.place(&job);
