@@ -130,7 +130,8 @@ fn matrices_can_be_tuned_as_bytes() {
         |file: &str| json(&place.ok(&["eval", file, "--text", "pirate.jsonl", "--json"]))["loss"].as_f64().unwrap();
     assert!(loss("runs/run-pirate/model.tetrad") < loss("run/model.tetrad") - 0.1);
     let exported = place.ok(&["export", "runs/run-pirate/model.tetrad", "-o", "tuned.gguf"]);
-    assert!(exported.contains(" Q8_0") && !exported.contains(" Q4_"), "{exported}");
+    // Its rows are shorter than a block of Q8_0, so GGUF has their values as f16.
+    assert!(exported.contains("16 F16") && !exported.contains(" Q4_"), "{exported}");
     let dumped = place.ok(&["dump", "runs/run-pirate/model.tetrad"]);
     assert!(dumped.contains("int8"), "{dumped}");
 }
