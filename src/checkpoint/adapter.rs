@@ -57,10 +57,17 @@ impl Adapter {
     /// # Errors
     /// As [`Checkpoint::open_sound`], and if it is no adapter.
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
-        let checkpoint = Checkpoint::open_sound(path)?;
+        Self::of(&Checkpoint::open_sound(path)?)
+    }
+
+    /// The adapter of a file whose contents were checked.
+    ///
+    /// # Errors
+    /// If it is no adapter.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let meta = checkpoint.meta.clone();
         if meta.adapter.is_none() {
-            return Err(CheckpointError::NoAdapter { path: path.into() });
+            return Err(CheckpointError::NoAdapter { path: checkpoint.path().into() });
         }
         let file = checkpoint.file();
         let values = |spec: ParamSpec| {

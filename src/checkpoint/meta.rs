@@ -121,15 +121,11 @@ impl Meta {
     /// # Errors
     /// What is missing or of another type.
     pub fn from_map(map: &Map<String, Value>) -> Result<Self, String> {
-        let plain = Self::new(&Config::default(), Counters::default(), false, "").to_map();
-        let adapter = serde_json::to_value(AdapterConfig::default()).expect("a table of plain values");
-        let plain = {
-            let mut plain = plain;
-            if map.contains_key("adapter") {
-                plain.insert("adapter".into(), adapter);
-            }
-            plain
-        };
+        let mut plain = Self::new(&Config::default(), Counters::default(), false, "").to_map();
+        if map.contains_key("adapter") {
+            let adapter = serde_json::to_value(AdapterConfig::default()).expect("a table of plain values");
+            plain.insert("adapter".into(), adapter);
+        }
         for table in ["model", "storage", "activations", "adapter"] {
             let (Some(keys), Some(found)) =
                 (plain.get(table).and_then(Value::as_object), map.get(table).and_then(Value::as_object))

@@ -14,7 +14,7 @@ mod special;
 pub use adapter::Adapter;
 pub use load::Checkpoint;
 pub use meta::{BaseModel, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
-pub use open::{Adapted, Capacity, open_model, place_model};
+pub use open::{Adapted, Capacity, open_model};
 pub use planes::spec;
 pub use runs::{ADAPTER, BEST, MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save, save_with};

@@ -5,7 +5,7 @@ use super::planes::weight_planes;
 use crate::backend::{Backend, DeviceInfo};
 use crate::error::{BackendError, CheckpointError};
 use crate::memory::Plan;
-use crate::model::{AdapterUse, Model, ParamKind, Settings, Trainable, param_specs};
+use crate::model::{AdapterUse, Model, ModelConfig, ParamKind, Settings, Trainable, param_specs};
 use std::sync::Arc;
 
 /// What an opened model can compute at once.
@@ -38,6 +38,11 @@ impl<'a> Adapted<'a> {
         }
         adapters.iter().try_for_each(|(adapter, _)| base.check_adapter(adapter))?;
         Ok(Self { base, adapters })
+    }
+
+    /// The shape of the model.
+    pub fn shape(&self) -> &'a ModelConfig {
+        &self.base.meta.model
     }
 
     /// Plans the model for evaluation and sampling. A backend that can reads the base's weights in the mapped file, and
@@ -74,7 +79,7 @@ impl<'a> Adapted<'a> {
     /// # Errors
     /// If the backend does not have the planned memory.
     pub fn open(&self, backend: &mut dyn Backend, capacity: Capacity) -> Result<Model, BackendError> {
-        let shape = &self.base.meta.model;
+        let shape = self.shape();
         backend.check_heads(shape.head_dim(), shape.qk_norm)?;
         let (plan, model) = self.place(backend, capacity);
         backend.allocate(plan.total(), Some(self.base.map().clone()), model.acts.scratch)?;
@@ -93,15 +98,7 @@ impl<'a> Adapted<'a> {
     }
 }
 
-/// Plans a checkpoint's model without adapters.
-///
-/// # Panics
-/// If the file is an adapter.
-pub fn place_model(checkpoint: &Checkpoint, device: &dyn DeviceInfo, capacity: Capacity) -> (Plan, Model) {
-    alone(checkpoint).place(device, capacity)
-}
-
-/// The same, ready to compute.
+/// A checkpoint's model without adapters, ready to compute.
 ///
 /// # Errors
 /// If the backend does not have the planned memory.
@@ -113,9 +110,5 @@ pub fn open_model(
     backend: &mut dyn Backend,
     capacity: Capacity,
 ) -> Result<Model, BackendError> {
-    alone(checkpoint).open(backend, capacity)
-}
-
-fn alone(checkpoint: &Checkpoint) -> Adapted<'_> {
-    Adapted::new(checkpoint, &[]).expect("a model of its own")
+    Adapted::new(checkpoint, &[]).expect("a model of its own").open(backend, capacity)
 }

@@ -22,7 +22,8 @@ pub enum Extent {
 /// Bytes that go from a backend to the file at once.
 const PIECE: usize = 1 << 20;
 
-/// Writes a model's state to `path`, atomically; of a model with an adapter that is trained, the adapter alone. The same state gives the same bytes.
+/// Writes a model's state to `path`, atomically; of a model with an adapter that is trained, the adapter alone. The same
+/// state gives the same bytes.
 ///
 /// # Errors
 /// Those of the file system; the previous file of that name is then as it was.

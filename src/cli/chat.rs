@@ -7,7 +7,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use tetrad::backend::{Backend, DeviceInfo};
+use tetrad::backend::Backend;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{ChatPrompt, Message, SpecialTokens, Tokenizer, TokenizerConfig};
 use tetrad::model::{Generator, Sampling};
@@ -84,8 +84,7 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
     let special = checkpoint.special_tokens(&tokenizer);
     let context = checkpoint.meta.model.context;
     let capacity = Capacity { tokens: PASS_TOKENS.min(context), keys: context, sampling: true, packing: false };
-    let need = |sizes: &dyn DeviceInfo| adapted.place(sizes, capacity).0.total() as u64;
-    let mut opened = device::open(args.device, &checkpoint.meta.model, need)?;
+    let mut opened = device::open_for(args.device, &adapted, capacity)?;
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if interactive {
         eprintln!("{}; /reset begins a new conversation, /quit ends", opened.describe());

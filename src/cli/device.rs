@@ -6,6 +6,7 @@ use std::str::FromStr;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{self, Cuda};
 use tetrad::backend::{Backend, DeviceInfo};
+use tetrad::checkpoint::{Adapted, Capacity};
 use tetrad::error::BackendError;
 use tetrad::model::ModelConfig;
 
@@ -91,6 +92,14 @@ pub(super) fn open(
         }
     };
     Ok(OpenDevice { backend: Box::new(Cpu::new()), instead })
+}
+
+/// Opens `device` for a model that computes as much at once as `capacity` says.
+///
+/// # Errors
+/// If a GPU was requested explicitly and cannot be used.
+pub(super) fn open_for(device: Device, model: &Adapted<'_>, capacity: Capacity) -> Result<OpenDevice, Failure> {
+    open(device, model.shape(), |sizes| model.place(sizes, capacity).0.total() as u64)
 }
 
 fn open_cuda(

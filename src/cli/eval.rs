@@ -1,5 +1,6 @@
 //! `tetrad eval`.
 
+use super::held_out::mean_loss;
 use super::output::{json, print};
 use super::signals::{Doing, Interrupts};
 use super::units::grouped;
@@ -7,16 +8,11 @@ use super::{CliResult, Failure, adapters, device, number, pool};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
+use tetrad::checkpoint::{Adapted, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{
     Corpus, Dataset, Overlong, Packing, SampleFormat, Source, Tokenizer, TokenizerConfig, Windows, prepare,
 };
 use tetrad::error::DataError;
-use tetrad::model::Batch;
-
-/// Tokens in one pass, at least one sequence: enough to keep all cores busy.
-const PASS_TOKENS: usize = 2048;
 
 /// Measure a model on text: loss, perplexity, bits per byte.
 ///
@@ -97,7 +93,8 @@ fn eval(args: &Args) -> CliResult {
     let packing = matches!(dataset, Dataset::Samples(_));
     let part = Source { name: String::new(), weight: 1.0, dataset };
     let windows = Windows::of(&[part], sequence, args.sequences)?;
-    let (loss, device) = mean_loss((&checkpoint, &adapted), &windows, (sequence, packing), args.device)?;
+    let all: Vec<usize> = (0..windows.len()).collect();
+    let (loss, _, device) = mean_loss(&adapted, (&windows, &all), (sequence, packing), args.device)?;
     let perplexity = loss.exp();
     let bits = shard.bytes_per_token().map(|bytes| loss / std::f64::consts::LN_2 / bytes);
     print(|out| {
@@ -169,35 +166,4 @@ fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize
     }
     // A text shorter than a training sequence is one sequence.
     Ok(checkpoint.meta.train.sequence.min(context).min(tokens - 1))
-}
-
-/// The mean loss, and the device that computed it.
-fn mean_loss(
-    (checkpoint, adapted): (&Checkpoint, &Adapted<'_>),
-    windows: &Windows,
-    (sequence, packing): (usize, bool),
-    device: device::Device,
-) -> Result<(f64, String), Failure> {
-    let batch = (PASS_TOKENS / sequence).clamp(1, windows.len());
-    let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing };
-    let need = |sizes: &dyn DeviceInfo| adapted.place(sizes, capacity).0.total() as u64;
-    let mut opened = device::open(device, &checkpoint.meta.model, need)?;
-    let described = opened.describe();
-    let backend = opened.backend.as_mut();
-    let model = adapted.open(backend, capacity)?;
-    let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
-    let mut segment_start = vec![0; if packing { batch * sequence } else { 0 }];
-    let mut losses = vec![0.0f32; batch * sequence];
-    let mut sum = 0.0;
-    for first in (0..windows.len()).step_by(batch) {
-        let count = batch.min(windows.len() - first);
-        let tokens = count * sequence;
-        let (inputs, targets) = (&mut inputs[..tokens], &mut targets[..tokens]);
-        let segment_start = if segment_start.is_empty() { &mut [][..] } else { &mut segment_start[..tokens] };
-        windows.fill_segments(first, inputs, targets, segment_start);
-        let pass = Batch::whole(count, sequence);
-        sum += model.evaluate(backend, pass, inputs, targets, segment_start, &mut losses[..tokens]);
-    }
-    backend.status()?;
-    Ok((sum / windows.targets().max(1) as f64, described))
 }

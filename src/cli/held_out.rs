@@ -1,16 +1,16 @@
 //! Held-out text, window by window: some of it for one thing, the rest for another.
 
+use super::device::Device;
 use super::signals::{Doing, Interrupts};
 use super::{Failure, device, eval};
 use std::path::Path;
-use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{
     Corpus, Dataset, IGNORE, Overlong, Packing, SampleFormat, Source, TokenizerConfig, Windows, prepare,
 };
-use tetrad::model::{Batch, ModelConfig};
+use tetrad::model::Batch;
 
-/// Tokens in one pass, at least one window.
+/// Tokens in one pass, at least one window: enough to keep all cores busy.
 const PASS_TOKENS: usize = 2048;
 
 /// A text in windows of one length.
@@ -19,7 +19,6 @@ pub(super) struct HeldOut {
     /// Tokens of a window.
     pub sequence: usize,
     packing: bool,
-    shape: ModelConfig,
 }
 
 impl HeldOut {
@@ -53,7 +52,7 @@ impl HeldOut {
         }
         let packing = matches!(dataset, Dataset::Samples(_));
         let part = Source { name: String::new(), weight: 1.0, dataset };
-        Ok(Self { windows: Windows::of(&[part], sequence, 0)?, sequence, packing, shape: model.meta.model.clone() })
+        Ok(Self { windows: Windows::of(&[part], sequence, 0)?, sequence, packing })
     }
 
     /// Windows.
@@ -65,7 +64,7 @@ impl HeldOut {
     pub fn tokens(&self, windows: impl Iterator<Item = usize>) -> Vec<u32> {
         let mut all = Vec::new();
         let (mut inputs, mut targets) = (vec![0; self.sequence], vec![0; self.sequence]);
-        let mut starts = self.starts(1);
+        let mut starts = vec![0; if self.packing { self.sequence } else { 0 }];
         for window in windows {
             self.windows.fill_segments(window, &mut inputs, &mut targets, &mut starts);
             all.extend_from_slice(&inputs);
@@ -73,38 +72,50 @@ impl HeldOut {
         all
     }
 
-    fn starts(&self, windows: usize) -> Vec<u32> {
-        vec![0; if self.packing { windows * self.sequence } else { 0 }]
-    }
-
     /// The mean loss of a model on some windows, in nats per token, and how many tokens it is the mean of.
     ///
     /// # Errors
     /// A device that cannot be used or fails.
-    pub fn loss(&self, model: &Adapted<'_>, chosen: &[usize], device: device::Device) -> Result<(f64, u64), Failure> {
-        let (sequence, batch) = (self.sequence, (PASS_TOKENS / self.sequence).clamp(1, chosen.len()));
-        let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing: self.packing };
-        let need = |sizes: &dyn DeviceInfo| model.place(sizes, capacity).0.total() as u64;
-        let mut opened = device::open(device, &self.shape, need)?;
-        let backend = opened.backend.as_mut();
-        let model = model.open(backend, capacity)?;
-        let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
-        let mut losses = vec![0.0f32; batch * sequence];
-        let (mut sum, mut counted) = (0.0, 0);
-        for part in chosen.chunks(batch) {
-            let mut starts = self.starts(part.len());
-            for (i, &window) in part.iter().enumerate() {
-                let at = i * sequence..(i + 1) * sequence;
-                let own = if self.packing { &mut starts[at.clone()] } else { &mut [][..] };
-                self.windows.fill_segments(window, &mut inputs[at.clone()], &mut targets[at], own);
-            }
-            let tokens = part.len() * sequence;
-            let (inputs, targets) = (&inputs[..tokens], &targets[..tokens]);
-            counted += targets.iter().filter(|&&target| target != IGNORE).count() as u64;
-            let pass = Batch::whole(part.len(), sequence);
-            sum += model.evaluate(backend, pass, inputs, targets, &starts, &mut losses[..tokens]);
-        }
-        backend.status()?;
-        Ok((sum / counted.max(1) as f64, counted))
+    pub fn loss(&self, model: &Adapted<'_>, chosen: &[usize], device: Device) -> Result<(f64, u64), Failure> {
+        let (loss, counted, _) = mean_loss(model, (&self.windows, chosen), (self.sequence, self.packing), device)?;
+        Ok((loss, counted))
     }
+}
+
+/// The mean loss of a model on some windows, in nats per token, how many tokens it is the mean of, and the device that
+/// computed it in words.
+///
+/// # Errors
+/// A device that cannot be used or fails.
+pub(super) fn mean_loss(
+    model: &Adapted<'_>,
+    (windows, chosen): (&Windows, &[usize]),
+    (sequence, packing): (usize, bool),
+    device: Device,
+) -> Result<(f64, u64, String), Failure> {
+    let batch = (PASS_TOKENS / sequence).clamp(1, chosen.len());
+    let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing };
+    let mut opened = device::open_for(device, model, capacity)?;
+    let described = opened.describe();
+    let backend = opened.backend.as_mut();
+    let model = model.open(backend, capacity)?;
+    let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
+    let mut starts = vec![0; if packing { batch * sequence } else { 0 }];
+    let mut losses = vec![0.0f32; batch * sequence];
+    let (mut sum, mut counted) = (0.0, 0);
+    for part in chosen.chunks(batch) {
+        let tokens = part.len() * sequence;
+        let starts = if packing { &mut starts[..tokens] } else { &mut [][..] };
+        for (i, &window) in part.iter().enumerate() {
+            let at = i * sequence..(i + 1) * sequence;
+            let own = if packing { &mut starts[at.clone()] } else { &mut [][..] };
+            windows.fill_segments(window, &mut inputs[at.clone()], &mut targets[at], own);
+        }
+        let (inputs, targets) = (&inputs[..tokens], &targets[..tokens]);
+        counted += targets.iter().filter(|&&target| target != IGNORE).count() as u64;
+        let pass = Batch::whole(part.len(), sequence);
+        sum += model.evaluate(backend, pass, inputs, targets, starts, &mut losses[..tokens]);
+    }
+    backend.status()?;
+    Ok((sum / counted.max(1) as f64, counted, described))
 }

@@ -8,7 +8,6 @@ use super::{CliResult, Failure, adapters, device, number, overwrite, pool};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::backend::DeviceInfo;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Adapted, Adapter, Capacity, Checkpoint};
 use tetrad::convert::{Calibration, MergeSummary, MergeTarget, merge};
@@ -103,7 +102,7 @@ fn add(args: &Args) -> CliResult {
     let base = Checkpoint::open(&args.base)?;
     let files = adapters::open(&args.adapter)?;
     let adapted = Adapted::new(&base, &files)?;
-    let read = |(file, scale): &(Checkpoint, f32)| Ok((Adapter::read(file.path())?, *scale));
+    let read = |(file, scale): &(Checkpoint, f32)| Ok((Adapter::of(file)?, *scale));
     let added = files.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
     overwrite::refuse_file(&args.output, args.overwrite)?;
     if args.output.canonicalize().is_ok_and(|output| args.base.canonicalize().is_ok_and(|base| base == output)) {
@@ -122,7 +121,8 @@ fn add(args: &Args) -> CliResult {
         return Err("--text: is one window; a second one is needed to measure what the first one does not know".into());
     }
     let tokens = windows.tokens(feeding.into_iter().take(CALIBRATION));
-    let (mut opened, mut products) = (open(args, &base, &adapted, (tokens.len(), windows.sequence))?, Cpu::new());
+    let capacity = Capacity { tokens: tokens.len(), keys: windows.sequence, sampling: false, packing: false };
+    let (mut opened, mut products) = (device::open_for(args.device, &adapted, capacity)?, Cpu::new());
     let calibration = Calibration {
         model: &adapted,
         backend: opened.backend.as_mut(),
@@ -157,17 +157,6 @@ fn target(args: &Args, base: &Checkpoint) -> Result<MergeTarget, Failure> {
         Some(Into::Bf16) => MergeTarget::Bf16,
         Some(Into::F32) => MergeTarget::F32,
     })
-}
-
-fn open(
-    args: &Args,
-    base: &Checkpoint,
-    adapted: &Adapted<'_>,
-    (tokens, sequence): (usize, usize),
-) -> Result<device::OpenDevice, Failure> {
-    let capacity = Capacity { tokens, keys: sequence, sampling: false, packing: false };
-    let need = |sizes: &dyn DeviceInfo| adapted.place(sizes, capacity).0.total() as u64;
-    device::open(args.device, &base.meta.model, need)
 }
 
 fn report(args: &Args, summary: &MergeSummary, losses: Option<&Losses>) -> CliResult {

@@ -6,7 +6,6 @@ use super::{CliResult, adapters, device, eval, pool};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{Message, SpecialTokens, Tokenizer};
 use tetrad::model::{Generator, Sampling};
@@ -84,8 +83,7 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     let keys = checkpoint.meta.model.context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
     let capacity = Capacity { tokens, keys, sampling: true, packing: false };
-    let need = |sizes: &dyn DeviceInfo| adapted.place(sizes, capacity).0.total() as u64;
-    let mut opened = device::open(args.device, &checkpoint.meta.model, need)?;
+    let mut opened = device::open_for(args.device, &adapted, capacity)?;
     let device = opened.describe();
     let backend = opened.backend.as_mut();
     let model = adapted.open(backend, capacity)?;

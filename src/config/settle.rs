@@ -1,7 +1,7 @@
 //! What of a configuration follows from the text: the length of a row, the rows of a step, the number of steps.
 
 use super::{Config, TrainConfig};
-use crate::data::{Dataset, Prepared, Source};
+use crate::data::{Batches, Dataset, Prepared, Source};
 use crate::error::DataError;
 
 /// Tokens of a step at most, and its rows: what keeps a processor busy without much memory.
@@ -20,20 +20,19 @@ const TEXT_ROWS: [usize; 2] = [512, 16];
 impl Config {
     /// Sets what `[train]` leaves to the text (see [`TrainConfig::is_open`]): `sequence` from the longest sample or the
     /// amount of text, `batch` from the number of rows, and `steps` and `warmup` from `epochs` or `tokens`. An epoch is as many
-    /// rows as there are, of all sources together. The result is to be validated.
+    /// rows as there are, of all sources together. The result is to be validated. Gives the rows.
     ///
     /// # Errors
     /// Text that is too short for one row.
-    pub fn settle(&mut self, data: &Prepared) -> Result<(), DataError> {
-        if !self.train.is_open() {
-            return Ok(());
-        }
+    pub fn settle(&mut self, data: &Prepared) -> Result<Batches, DataError> {
         if self.train.sequence == 0 {
             self.train.sequence = sequence(&data.train, self.model.context);
         }
-        let shares = data.batches(self.train.sequence, self.run.seed)?.shares();
-        self.train.settle(shares.iter().map(|share| share.rows).sum());
-        Ok(())
+        let batches = data.batches(self.train.sequence, self.run.seed)?;
+        if self.train.is_open() {
+            self.train.settle(batches.rows());
+        }
+        Ok(batches)
     }
 
     /// The same shape of a step for text that is not known: rows of a long text.

@@ -138,10 +138,20 @@ impl BlockParam {
         name.rsplit_once('.').map_or(name, |(module, _)| module)
     }
 
+    /// The last part of that: `q_proj`.
+    pub fn module_name(self) -> &'static str {
+        let module = self.module();
+        module.rsplit_once('.').map_or(module, |(_, name)| name)
+    }
+
+    /// The path of the module in a block: `model.layers.0.self_attn.q_proj`.
+    pub fn path(self, layer: usize) -> String {
+        format!("model.layers.{layer}.{}", self.module())
+    }
+
     /// A matrix's word in a configuration: `q`, `down`.
     pub fn word(self) -> &'static str {
-        let module = self.module();
-        let name = module.rsplit_once('.').map_or(module, |(_, name)| name);
+        let name = self.module_name();
         name.strip_suffix("_proj").unwrap_or(name)
     }
 }
@@ -273,7 +283,6 @@ pub(super) fn block_specs(specs: &[ParamSpec]) -> &[ParamSpec] {
 
 /// The same, each trainable if it is in any block: what buffers that all blocks share must have room for.
 pub(super) fn trained_block_specs(specs: &[ParamSpec]) -> Vec<ParamSpec> {
-    let specs = &specs[..base_len(specs)];
     let in_block = |kind| if let ParamKind::Block(_, param) = kind { Some(param) } else { None };
     let trained = |kind| specs.iter().any(|spec| spec.trainable && in_block(spec.kind) == in_block(kind));
     block_specs(specs).iter().map(|spec| ParamSpec { trainable: trained(spec.kind), ..spec.clone() }).collect()

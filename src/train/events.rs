@@ -100,20 +100,9 @@ fn remove_old(dir: &Path) -> io::Result<()> {
 /// What a metric is called on TensorBoard, where the part before the slash is the group it is shown in; nothing for what is
 /// no curve.
 fn tag(name: &str) -> Option<String> {
-    const AUDIT: [&str; 9] = [
-        "moved_bytes",
-        "moved_codes",
-        "changed_codes",
-        "reversed_moves",
-        "unmoved_updates",
-        "rescaled_up",
-        "rescaled_down",
-        "saturated_codes",
-        "median_scale",
-    ];
     match name {
         "step" | "time" | "event" => None,
-        name if AUDIT.contains(&name) => Some(format!("codes/{name}")),
+        name if Line::CODES.contains(&name) => Some(format!("codes/{name}")),
         name => match name.strip_prefix("val_") {
             Some(name) => Some(format!("validation/{name}")),
             None => Some(format!("train/{name}")),

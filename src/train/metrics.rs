@@ -124,6 +124,19 @@ impl Line {
         }
     }
 
+    /// What an audit says of the packed codes, by its names in a line.
+    pub const CODES: [&str; 9] = [
+        "moved_bytes",
+        "moved_codes",
+        "changed_codes",
+        "reversed_moves",
+        "unmoved_updates",
+        "rescaled_up",
+        "rescaled_down",
+        "saturated_codes",
+        "median_scale",
+    ];
+
     fn of_audit(audit: &AuditReport) -> Self {
         Self {
             moved_bytes: Some(audit.moved_bytes),

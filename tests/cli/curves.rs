@@ -15,7 +15,7 @@ fn a_line_says_when_it_was_and_how_far_the_text_was_read() {
     assert!(number(11, "time") >= number(0, "time") && number(0, "time") > 1.7e9);
     assert!((number(11, "epoch") / number(0, "epoch") - 12.0).abs() < 1e-9);
     assert!(number(0, "clip_factor") <= 1.0 && (0.0..=1.0).contains(&number(11, "clipped_share")));
-    // What a whole run is compared by must not depend on when it was.
+    // The share is that of all steps so far.
     let last = number(11, "clipped_share") * 12.0;
     let clipped = (0..12).filter(|&i| number(i, "clip_factor") < 1.0).count() as f64;
     assert!((last - clipped).abs() < 1e-9, "{clipped} of 12 steps were clipped");

@@ -1,5 +1,6 @@
 //! An adapter beside a frozen base on the GPU backend: beside the CPU's, and with a base that is fetched.
 
+use super::training::{DRIFT, SAME_WEIGHTS};
 use crate::harness::adapter::{base, lora, trainer, write};
 use crate::harness::gpu;
 use crate::harness::small::batch;
@@ -9,10 +10,6 @@ use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, Extent};
 use tetrad::config::Config;
 use tetrad::model::{ActivationCheckpointing, AdapterScale, Batch, Offload};
 use tetrad::train::Trainer;
-
-/// As in `training.rs`: activations are rounded to eight bits on the GPU.
-const SAME_WEIGHTS: f64 = 1e-3;
-const DRIFT: f64 = 0.03;
 
 fn steps(trainer: &mut Trainer, numbers: std::ops::Range<u32>) -> Vec<f64> {
     let step = |number| {
@@ -74,6 +71,7 @@ fn a_fetched_base_gives_the_same_bytes_and_a_state_moves_between_devices() {
             assert!(whole_state(&run(weights)) == expected, "{weights:?}, eager {eager}");
         }
     }
+    gpu::set_eager(false);
     write(&here, Extent::Full, &path);
     let mut cpu = trainer(&lora(), &base, Box::new(Cpu::new()));
     Checkpoint::open_sound(&path).unwrap().restore(&mut cpu, "text").unwrap();

@@ -16,11 +16,11 @@ use tetrad::optim::Rule;
 use tetrad::train::Trainer;
 
 /// How far a loss may be from the CPU's with the same weights: activations are rounded to eight bits on the GPU.
-const SAME_WEIGHTS: f64 = 1e-3;
+pub const SAME_WEIGHTS: f64 = 1e-3;
 /// How far after updates: Adam and its kin divide by the root of the second moment, so what differs in small gradients
 /// moves weights as much as large ones do, and packed weights here and there round another way; in a model of 64 features
 /// that learns 400 tokens by heart.
-const DRIFT: f64 = 0.03;
+pub const DRIFT: f64 = 0.03;
 
 /// What makes a variant of the configuration.
 type Edit = fn(&mut Config);

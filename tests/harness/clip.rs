@@ -1,5 +1,4 @@
 //! What `optimizer.grad_clip` must do to every rule, whatever computes.
-#![allow(dead_code)]
 
 use super::small::{self, batch};
 use super::state::whole_state;

@@ -1,6 +1,5 @@
 //! The devices that tests of the CUDA backend run on: the emulated one and a real one if there is one, or by
 //! `TETRAD_REQUIRE_CUDA=1` the real one alone: the emulator is not where such a test was carried.
-#![allow(dead_code)]
 
 use cuda_emulator::Emulator;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! A trainer's state as bytes.
-#![allow(dead_code)]
 
 use tetrad::backend::Param;
 use tetrad::memory::Span;

@@ -1,5 +1,5 @@
-//! An allocator that counts. It serves a whole test binary, so such a binary holds one test, beside which no other
-//! allocates.
+//! An allocator that counts. It serves the whole test program, so each test that counts runs in a process of its own
+//! (`alone`).
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,6 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes beyond those before that all threads hold at once while `work` runs.
-#[allow(dead_code)]
 pub fn peak(work: impl FnOnce()) -> u64 {
     let before = LIVE.load(Ordering::SeqCst);
     MOST.store(before, Ordering::SeqCst);
@@ -40,7 +39,6 @@ pub fn peak(work: impl FnOnce()) -> u64 {
 }
 
 /// Allocations of all threads while `work` runs.
-#[allow(dead_code)]
 pub fn allocations(work: impl FnOnce()) -> u64 {
     let before = CALLS.load(Ordering::SeqCst);
     work();

@@ -1,4 +1,5 @@
-//! Every rule on every storage learns real text, and what must not change a state does not.
+//! Every rule on packed weights and Adam's family on every storage learn real text, and what must not change a state does
+//! not.
 
 use crate::harness::state::{read, weight_spans, whole_state};
 use tetrad::backend::cpu::Cpu;

@@ -56,7 +56,7 @@ fn recomputed_activations_give_the_same_bytes() {
 }
 
 #[test]
-fn sampling_between_steps_has_caches_of_its_own() {
+fn sampling_between_steps_gives_the_same_logits_whatever_a_step_keeps() {
     let config = config();
     let (mut kept, mut again) =
         (trainer(&config, ActivationCheckpointing::None), trainer(&config, ActivationCheckpointing::Block));

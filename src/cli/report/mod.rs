@@ -73,11 +73,9 @@ fn read(folders: &[PathBuf]) -> Result<Vec<Run>, Failure> {
         let shown = escape(&folder.to_string_lossy());
         let before = found.len();
         for dir in runs::find(folder).map_err(|e| format!("{e}; name the folder of a run (run.dir)"))? {
-            let path = dir.join(runs::METRICS);
-            let Ok(text) = std::fs::read_to_string(&path) else { continue };
-            let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+            let Ok(lines) = runs::lines(&dir) else { continue };
             if lines.iter().any(|line| line["step"].as_u64().is_some()) {
-                let (record, _) = runs::read(&dir)?;
+                let (record, _) = runs::read_with(&dir, &lines)?;
                 found.push(Run { name: dir.to_string_lossy().into_owned(), record, lines });
             }
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tetrad::checkpoint::MODEL;
 use tetrad::config::Config;
+use tetrad::train::Line;
 
 /// The metrics of a run.
 pub(crate) const METRICS: &str = "metrics.jsonl";
@@ -35,25 +36,30 @@ pub(crate) struct Failed {
     pub configuration: String,
 }
 
-/// The audits' metrics.
-const AUDIT: [&str; 9] = [
-    "moved_bytes",
-    "moved_codes",
-    "changed_codes",
-    "reversed_moves",
-    "unmoved_updates",
-    "rescaled_up",
-    "rescaled_down",
-    "saturated_codes",
-    "median_scale",
-];
-
 /// What a run directory tells, and all keys of its configuration as TOML. It may be of an older version, unfinished, or
 /// hold nothing but the reason of a failure.
 ///
 /// # Errors
 /// If a file in it cannot be read.
 pub(crate) fn read(dir: &Path) -> Result<(Record, BTreeMap<String, String>), String> {
+    read_with(dir, &lines(dir)?)
+}
+
+/// The lines of a run's metrics, none if there are none yet; an incomplete last line of a run that is under way is passed
+/// over.
+///
+/// # Errors
+/// If the file cannot be read.
+pub(crate) fn lines(dir: &Path) -> Result<Vec<Value>, String> {
+    let text = text(&dir.join(METRICS))?.unwrap_or_default();
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// The same as [`read`], with the lines of its metrics.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_with(dir: &Path, lines: &[Value]) -> Result<(Record, BTreeMap<String, String>), String> {
     let keys = keys(dir)?;
     let path = dir.join("config.toml");
     // A configuration of an older version may have keys that this one refuses; what can be told without it is told.
@@ -72,7 +78,7 @@ pub(crate) fn read(dir: &Path) -> Result<(Record, BTreeMap<String, String>), Str
         program: env!("CARGO_PKG_VERSION").into(),
         ..Record::default()
     };
-    take_metrics(&mut record, &text(&dir.join(METRICS))?.unwrap_or_default());
+    take_metrics(&mut record, lines);
     record.finished = record.failed.is_none()
         && record.steps_done > 0
         && (dir.join(MODEL).is_file() || record.steps_done == record.facts.steps);
@@ -107,11 +113,10 @@ fn keys(dir: &Path) -> Result<BTreeMap<String, String>, String> {
     Ok(keys)
 }
 
-/// Reads the lines of the metrics; an incomplete last line of a run that is under way is passed over.
-fn take_metrics(record: &mut Record, text: &str) {
-    let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+/// Takes what the metrics say.
+fn take_metrics(record: &mut Record, lines: &[Value]) {
     let mut training = Vec::new();
-    for line in &lines {
+    for line in lines {
         let Some(step) = line["step"].as_u64() else { continue };
         record.steps_done = record.steps_done.max(step);
         if let Some(loss) = line["loss"].as_f64() {
@@ -133,7 +138,7 @@ fn take_metrics(record: &mut Record, text: &str) {
     record.training = means(&training, POINTS).into_iter().map(round).collect();
     let is_late = |step: u64| 10 * step > 9 * record.steps_done;
     let late: Vec<&Value> = lines.iter().filter(|line| line["step"].as_u64().is_some_and(is_late)).collect();
-    for name in AUDIT {
+    for name in Line::CODES {
         let found: Vec<f64> = late.iter().filter_map(|line| line[name].as_f64()).collect();
         if !found.is_empty() {
             record.audit.insert(name.into(), found.iter().sum::<f64>() / found.len() as f64);

@@ -5,7 +5,7 @@ mod facts;
 mod folder;
 
 pub(super) use facts::{Facts, fingerprint};
-pub(super) use folder::{ARM, Arm, FAILED, Failed, METRICS, SCORE, read};
+pub(super) use folder::{ARM, Arm, FAILED, Failed, METRICS, SCORE, lines, read, read_with};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -4,8 +4,7 @@ use super::execute::reason;
 use super::file::{Job, Sweep};
 use super::state::{State, States};
 use crate::cli::Failure;
-use crate::cli::runs::{METRICS, Record, read};
-use serde_json::Value;
+use crate::cli::runs::{self, Record, read};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -98,8 +97,7 @@ fn threads_of(config: &Config, threads: usize) -> usize {
 
 /// From the metrics of a run.
 fn of_run(dir: &Path, record: &Record) -> Result<Cost, Failure> {
-    let text = std::fs::read_to_string(dir.join(METRICS)).unwrap_or_default();
-    let lines: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let lines = runs::lines(dir).unwrap_or_default();
     let median = |name: &str, skipped: usize| {
         let mut all: Vec<f64> = lines.iter().filter_map(|line| line[name].as_f64()).skip(skipped).collect();
         all.sort_by(f64::total_cmp);

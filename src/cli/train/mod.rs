@@ -215,7 +215,7 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     // What follows from the text is written to the run's folder. Options that the machine decides stay unset there:
     // another machine may choose differently, for the same bytes.
     let mut given = config.clone();
-    given.settle(&data)?;
+    let batches = given.settle(&data)?;
     given.validate()?;
     let given = &given;
     let Chosen { opened, config: mut chosen, said } = match early {
@@ -225,10 +225,8 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     chosen.train = TrainConfig { micro_batch: chosen.train.micro_batch, ..given.train.clone() };
     let config = &chosen;
     let device = opened.describe();
-    let samples = Samples {
-        train: data.batches(config.train.sequence, config.run.seed)?,
-        validation: data.windows(config.train.sequence, config.train.eval_sequences)?,
-    };
+    let samples =
+        Samples { train: batches, validation: data.windows(config.train.sequence, config.train.eval_sequences)? };
     let dir = config.run.dir.as_path();
     make_folder(dir)?;
     let _lock = match lock {

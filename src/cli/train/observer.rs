@@ -91,7 +91,7 @@ impl Console {
         let heartbeat = Heartbeat::new(bar.clone(), trainer.model().passes.clone());
         Ok(Self {
             metrics: metrics(config, step)?,
-            rows: samples.train.shares().iter().map(|share| share.rows).sum(),
+            rows: samples.train.rows(),
             heartbeat,
             bar,
             tokenizer: data.tokenizer.clone(),

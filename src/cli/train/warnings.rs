@@ -39,7 +39,7 @@ fn rate(config: &Config, tunes: bool) -> Option<String> {
 }
 
 fn batch(config: &Config, samples: &Samples) -> Option<String> {
-    let rows: u64 = samples.train.shares().iter().map(|share| share.rows).sum();
+    let rows = samples.train.rows();
     let batch = config.train.batch as u64;
     (batch > rows && !config.train.overfit).then(|| {
         let (times, half) = (batch as f64 / rows as f64, (rows / 2).max(1));

@@ -188,7 +188,7 @@ fn placed(found: &[PairPlace], model: &ModelConfig) -> AdapterConfig {
     let words: Vec<BlockParam> =
         BlockParam::MATRICES.into_iter().filter(|matrix| found.iter().any(|place| place.matrix == *matrix)).collect();
     if layers.len() * words.len() != found.len() {
-        let targets = found.iter().map(|place| module(place.layer, place.matrix)).collect();
+        let targets = found.iter().map(|place| place.matrix.path(place.layer)).collect();
         return AdapterConfig { targets, ..AdapterConfig::default() };
     }
     let targets = match words.len() {
@@ -212,10 +212,6 @@ fn ranges(numbers: &[usize]) -> String {
     parts.into_iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-fn module(layer: usize, matrix: BlockParam) -> String {
-    format!("model.layers.{layer}.{}", matrix.module())
-}
-
 /// The modules whose number is not the usual one, as `PATTERN=NUMBER`: one pattern for a matrix that has the same in all
 /// blocks.
 fn exceptions(found: &[PairPlace], number: impl Fn(&PairPlace) -> f64, usual: f64) -> Vec<String> {
@@ -225,14 +221,12 @@ fn exceptions(found: &[PairPlace], number: impl Fn(&PairPlace) -> f64, usual: f6
         let Some(first) = of.first().map(|place| number(place)) else { continue };
         if of.iter().all(|place| number(place) == first) {
             if first != usual {
-                let module = matrix.module();
-                let name = module.rsplit_once('.').map_or(module, |(_, name)| name);
-                patterns.push(format!("{name}={first}"));
+                patterns.push(format!("{}={first}", matrix.module_name()));
             }
             continue;
         }
         let other = of.iter().filter(|place| number(place) != usual);
-        patterns.extend(other.map(|place| format!("{}={}", module(place.layer, place.matrix), number(place))));
+        patterns.extend(other.map(|place| format!("{}={}", place.matrix.path(place.layer), number(place))));
     }
     patterns
 }

@@ -73,11 +73,10 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
 /// `adapter_config.json`; options that are not there have PEFT's defaults.
 fn peft_config(config: &AdapterConfig, pairs: &[Pair<'_>], layers: usize) -> Value {
     let alphas: Vec<f64> = pairs.iter().map(|pair| alpha(config, pair)).collect();
-    let ranks = pairs.iter().map(|pair| pair.site.rank as f64).collect();
+    let ranks: Vec<f64> = pairs.iter().map(|pair| pair.site.rank as f64).collect();
     let (names, blocks) = targets(pairs, layers);
     let usual =
         |numbers: &[f64], of: f64| if numbers.contains(&of) { of } else { numbers.first().copied().unwrap_or(of) };
-    let ranks: Vec<f64> = ranks;
     let (rank, usual_alpha) = (usual(&ranks, config.rank as f64), usual(&alphas, config.alpha));
     let others = |numbers: &[f64], usual: f64| -> Value {
         let other = pairs.iter().zip(numbers).filter(|(_, number)| **number != usual);
@@ -128,11 +127,7 @@ fn whole(number: f64) -> Value {
 
 /// `target_modules` and `layers_to_transform`: names where they say it all, else whole paths.
 fn targets(pairs: &[Pair<'_>], layers: usize) -> (Vec<String>, Value) {
-    let name = |pair: &Pair<'_>| {
-        let module = pair.site.matrix.module();
-        module.rsplit_once('.').map_or(module, |(_, name)| name).to_owned()
-    };
-    let mut names: Vec<String> = pairs.iter().map(name).collect();
+    let mut names: Vec<String> = pairs.iter().map(|pair| pair.site.matrix.module_name().to_owned()).collect();
     names.sort();
     names.dedup();
     let mut blocks: Vec<usize> = pairs.iter().map(|pair| pair.site.layer).collect();

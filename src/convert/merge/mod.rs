@@ -2,7 +2,7 @@
 //!
 //! Products read codes, so whatever ends in four bits is a second rounding: most changes of an adapter are a fraction of a
 //! step, and rounding to the nearest code on new scales loses them. See [`MergeTarget`] for what is done instead, and
-//! `docs/adapters.md` for what survives.
+//! `docs/merging.md` for what survives.
 
 mod calibrate;
 mod feed;

@@ -26,7 +26,7 @@ pub(super) struct Maker<'a> {
 impl Maker<'_> {
     /// The format of a tensor in the file: a residue where there is something to put in it.
     pub fn format(&self, entry: &ParamSpec) -> WeightFormat {
-        entry.format.with_residue(entry.format.has_residue() && self.has_residue(entry))
+        entry.format.with_residue(self.has_residue(entry))
     }
 
     /// Whether a tensor of the merged model has a residue: of what is left over, or the base's own.
@@ -152,7 +152,7 @@ impl Rounding {
 /// Sends planes to the file.
 pub(super) struct Source<'a, 'b> {
     pub maker: &'a Maker<'b>,
-    /// MadePlanes that were made beforehand.
+    /// Those that were made beforehand.
     pub fed: HashMap<usize, MadePlanes>,
     /// The tensor that was asked for last, with its planes: they are asked for one after the other.
     pub latest: Option<(usize, MadePlanes)>,

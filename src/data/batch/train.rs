@@ -110,6 +110,11 @@ impl Batches {
         self.sources[0].rows.epoch()
     }
 
+    /// Rows of one epoch of all sources.
+    pub fn rows(&self) -> u64 {
+        self.sources.iter().map(|source| source.rows.epoch()).sum()
+    }
+
     /// What a run will see of each source.
     pub fn shares(&self) -> Vec<SourceStats> {
         let share = |(number, source): (usize, &SourceRows)| {

@@ -108,18 +108,19 @@ pub(super) fn place(
 /// All gradients of a block's adapters exist at once: a few megabytes.
 fn place_adapters(plan: &mut Plan, specs: &[ParamSpec], life: Lifetime, grad: &mut GradBuffers) {
     let trained = || specs.iter().filter(|spec| spec.kind.is_adapter() && spec.trainable);
-    let bytes = |spec: &ParamSpec| (4 * spec.shape.len()).next_multiple_of(ALIGN);
     let mut used: HashMap<Option<usize>, usize> = HashMap::new();
-    trained().for_each(|spec| *used.entry(spec.kind.block()).or_default() += bytes(spec));
-    let most = used.values().copied().max().unwrap_or(0);
+    let parts: Vec<_> = trained()
+        .map(|spec| {
+            let (end, bytes) = (used.entry(spec.kind.block()).or_default(), 4 * spec.shape.len());
+            let from = *end;
+            *end += bytes.next_multiple_of(ALIGN);
+            (from, bytes)
+        })
+        .collect();
+    let most = used.into_values().max().unwrap_or(0);
     let all = plan.add("gradients of a block's adapters", Category::Gradient, most, life);
-    used.clear();
     grad.first_adapter = trained().next().map_or(0, |spec| spec.id);
-    for spec in trained() {
-        let from = used.entry(spec.kind.block()).or_default();
-        grad.adapter.push(all.part(*from, 4 * spec.shape.len()));
-        *from += bytes(spec);
-    }
+    grad.adapter = parts.into_iter().map(|(from, bytes)| all.part(from, bytes)).collect();
 }
 
 /// Which of a block's parameters get their gradients in which pass.

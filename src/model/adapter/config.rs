@@ -1,5 +1,6 @@
 //! `[adapter]`: what is trained beside a frozen base.
 
+use super::LowRankSite;
 use super::pattern::PathPattern;
 use super::sites;
 use crate::error::{Problems, number};
@@ -136,12 +137,12 @@ impl AdapterConfig {
         problems.need((0.0..1.0).contains(&self.dropout), "adapter.dropout", number(self.dropout), reason);
         problems.positive("adapter.rate_b", self.rate_b, 1e6, ": a ratio of learning rates");
         self.place_problems(model, &mut problems);
-        for (key, list) in
-            [("adapter.rank_pattern", &self.rank_pattern), ("adapter.alpha_pattern", &self.alpha_pattern)]
+        let sites = self.sites(model);
+        for (key, list, whole) in
+            [("adapter.rank_pattern", &self.rank_pattern, true), ("adapter.alpha_pattern", &self.alpha_pattern, false)]
         {
             for text in list {
-                let whole = key == "adapter.rank_pattern";
-                if let Err(reason) = self.pattern_problem(model, text, whole) {
+                if let Err(reason) = pattern_problem(&sites, text, whole) {
                     problems.need(false, key, format_args!("{text:?}"), reason);
                 }
             }
@@ -174,27 +175,26 @@ impl AdapterConfig {
             problems.need(false, "adapter.targets", format_args!("{target:?}"), reason);
         }
     }
+}
 
-    /// What is wrong with one of the lists' `PATTERN=NUMBER`.
-    fn pattern_problem(&self, model: &ModelConfig, text: &str, whole: bool) -> Result<(), String> {
-        let (pattern, value) = sites::entry(text)?;
-        let sound = if whole {
-            value.fract() == 0.0 && (1.0..=MOST_RANK as f64).contains(&value)
-        } else {
-            value.is_finite() && value.abs() <= 1e6
-        };
-        if !sound {
-            let allowed = if whole { format!("a whole number from 1 to {MOST_RANK}") } else { "at most 1e6".into() };
-            return Err(format!("the number after = must be {allowed}"));
-        }
-        let pattern = PathPattern::new(pattern)?;
-        let matches = |site: &super::LowRankSite| pattern.matches(&site.path());
-        match self.sites(model).iter().any(matches) {
-            true => Ok(()),
-            false => {
-                Err("matches no adapted matrix; patterns are paths or their ends, such as q_proj or layers.0.mlp.*"
-                    .into())
-            }
+/// What is wrong with one of the lists' `PATTERN=NUMBER`.
+fn pattern_problem(sites: &[LowRankSite], text: &str, whole: bool) -> Result<(), String> {
+    let (pattern, value) = sites::entry(text)?;
+    let sound = if whole {
+        value.fract() == 0.0 && (1.0..=MOST_RANK as f64).contains(&value)
+    } else {
+        value.is_finite() && value.abs() <= 1e6
+    };
+    if !sound {
+        let allowed = if whole { format!("a whole number from 1 to {MOST_RANK}") } else { "at most 1e6".into() };
+        return Err(format!("the number after = must be {allowed}"));
+    }
+    let pattern = PathPattern::new(pattern)?;
+    let matches = |site: &LowRankSite| pattern.matches(&site.path());
+    match sites.iter().any(matches) {
+        true => Ok(()),
+        false => {
+            Err("matches no adapted matrix; patterns are paths or their ends, such as q_proj or layers.0.mlp.*".into())
         }
     }
 }

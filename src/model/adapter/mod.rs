@@ -9,7 +9,6 @@ mod sites;
 mod specs;
 
 pub use config::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights};
-pub use pattern::PathPattern;
 pub use sites::LowRankSite;
 pub(super) use specs::specs;
 pub use specs::{AdapterParam, AdapterPart};

@@ -23,13 +23,8 @@ pub struct LowRankSite {
 impl LowRankSite {
     /// The module's path as in Hugging Face's models: `model.layers.0.self_attn.q_proj`.
     pub fn path(&self) -> String {
-        path(self.layer, self.matrix)
+        self.matrix.path(self.layer)
     }
-}
-
-/// The path of a module.
-pub(super) fn path(layer: usize, matrix: BlockParam) -> String {
-    format!("model.layers.{layer}.{}", matrix.module())
 }
 
 /// The matrices of some blocks, block by block.
@@ -57,7 +52,7 @@ impl Target {
         match self {
             Self::All => true,
             Self::Matrix(wanted) => *wanted == matrix,
-            Self::Pattern(pattern) => pattern.matches(&path(layer, matrix)),
+            Self::Pattern(pattern) => pattern.matches(&matrix.path(layer)),
         }
     }
 }
@@ -111,8 +106,8 @@ impl AdapterConfig {
         let [ranks, alphas] = [&self.rank_pattern, &self.alpha_pattern].map(|list| Overrides::new(list));
         let adapted =
             matrices(&layers).filter(|&(layer, matrix)| targets.iter().any(|target| target.matches(layer, matrix)));
-        let site = |(layer, matrix)| {
-            let path = path(layer, matrix);
+        let site = |(layer, matrix): (usize, BlockParam)| {
+            let path = matrix.path(layer);
             let rank = ranks.of(&path).map_or(self.rank, |rank| rank as usize).max(1);
             let alpha = alphas.of(&path).unwrap_or(self.alpha);
             LowRankSite { layer, matrix, rank, factor: self.factor(rank, alpha) }

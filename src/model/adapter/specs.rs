@@ -1,7 +1,7 @@
 //! The tensors of an adapter: names, shapes, storage, and what their optimizer keeps.
 
 use super::config::{AdapterConfig, AdapterScale, AdapterWeights};
-use super::sites::{LowRankSite, path};
+use super::sites::LowRankSite;
 use crate::model::spec::{Init, ParamKind, ParamSpec};
 use crate::model::{BlockParam, Settings};
 use crate::optim::ParamInfo;
@@ -54,7 +54,7 @@ impl AdapterPart {
 impl AdapterParam {
     /// The name in a file: `model.layers.0.self_attn.q_proj.lora_A`.
     pub fn name(self) -> String {
-        format!("{}.{}", path(self.layer, self.matrix), self.part.suffix())
+        format!("{}.{}", self.matrix.path(self.layer), self.part.suffix())
     }
 }
 

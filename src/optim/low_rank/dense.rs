@@ -53,22 +53,22 @@ impl Dense {
 
     /// Whether a matrix of scalar products has anything but zeros, and nothing that is not finite.
     pub fn is_something(&mut self, backend: &dyn Backend, products: Span, n: usize) -> bool {
-        self.read(backend, products, n)
+        self.read(backend, products, n);
+        self.take(n).is_some()
     }
 
-    /// Reads a matrix of scalar products; tells whether it is something.
-    fn read(&mut self, backend: &dyn Backend, from: Span, n: usize) -> bool {
+    /// Reads a matrix into `floats`.
+    fn read(&mut self, backend: &dyn Backend, from: Span, n: usize) {
         backend.download(from, self.floats[..n * n].as_mut_bytes());
-        self.take(n)
     }
 
-    /// The matrix in `floats` as one to compute with; tells whether it is something.
-    fn take(&mut self, n: usize) -> bool {
+    /// The matrix in `floats` as one to compute with; its trace, if it is something.
+    fn take(&mut self, n: usize) -> Option<f64> {
         let floats = &self.floats[..n * n];
         // Rows for columns: the matrix is symmetric, and of what is read one triangle counts.
         self.given.iter_mut().zip(floats).for_each(|(given, x)| *given = f64::from(*x));
         let trace: f64 = (0..n).map(|i| self.given[i * n + i]).sum();
-        trace > 0.0 && self.given[..n * n].iter().all(|x| x.is_finite())
+        (trace > 0.0 && self.given[..n * n].iter().all(|x| x.is_finite())).then_some(trace)
     }
 
     /// Puts `rows` rows of `n` numbers into `floats`.
@@ -82,7 +82,7 @@ impl Dense {
     /// orthonormal. Where some nearly depend on the others a little is added to the diagonal, and those become shorter than
     /// one. False if the vectors are zero or not finite.
     pub fn inverse_root(&mut self, backend: &mut dyn Backend, products: Span, n: usize, out: Span) -> bool {
-        backend.download(products, self.floats[..n * n].as_mut_bytes());
+        self.read(backend, products, n);
         let found = self.invert_root(n);
         if found {
             backend.upload(self.floats[..n * n].as_bytes(), out);
@@ -92,10 +92,7 @@ impl Dense {
 
     /// The same of the matrix in `floats`, in its place.
     fn invert_root(&mut self, n: usize) -> bool {
-        if !self.take(n) {
-            return false;
-        }
-        let trace: f64 = (0..n).map(|i| self.given[i * n + i]).sum();
+        let Some(trace) = self.take(n) else { return false };
         let mut shift = 1e-7 * trace;
         while !self.root(n) {
             (0..n).for_each(|i| self.given[i * n + i] += shift);
@@ -121,7 +118,7 @@ impl Dense {
     /// `out`, `[count, n]`: the eigenvectors of the `count` largest eigenvalues of a symmetric matrix as rows, largest
     /// first. False if the matrix is zero or not finite.
     pub fn largest(&mut self, backend: &mut dyn Backend, products: Span, [count, n]: [usize; 2], out: Span) -> bool {
-        backend.download(products, self.floats[..n * n].as_mut_bytes());
+        self.read(backend, products, n);
         let found = self.eigenvectors(count, n);
         if found {
             backend.upload(self.floats[..count * n].as_bytes(), out);
@@ -131,7 +128,7 @@ impl Dense {
 
     /// The same of the matrix in `floats`, in its place.
     fn eigenvectors(&mut self, count: usize, n: usize) -> bool {
-        if !self.take(n) {
+        if self.take(n).is_none() {
             return false;
         }
         let [vectors, values] = &mut self.made;
@@ -151,7 +148,7 @@ impl Dense {
 
     /// `out`, `[n]`: -1 where the diagonal of a matrix is below 0, else 1.
     pub fn signs(&mut self, backend: &mut dyn Backend, matrix: Span, n: usize, out: Span) {
-        backend.download(matrix, self.floats[..n * n].as_mut_bytes());
+        self.read(backend, matrix, n);
         self.signs_of_diagonal(n);
         backend.upload(self.floats[..n].as_bytes(), out);
     }

@@ -2,8 +2,6 @@
 //!
 //! It shares no code with `tetrad::format`, so that the two check each other.
 
-#![allow(dead_code)] // every test file uses its own part of this module
-
 pub mod bad;
 pub mod good;
 pub mod mutate;

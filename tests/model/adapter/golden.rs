@@ -1,4 +1,5 @@
-//! Adapters recorded from PEFT beside the recorded LLaMA: logits, loss, every gradient, and 20 AdamW losses.
+//! Adapters recorded from PEFT, or from plain PyTorch where PEFT has none, beside the recorded LLaMA: logits, loss, every
+//! gradient, and 20 AdamW losses.
 
 use crate::harness::Golden;
 use crate::harness::adapter::{RecordedAdapter, recorded, recorded_lora};

@@ -1,10 +1,11 @@
 //! Activations times a number, with elements left out, and summed in groups.
 
+use super::scaling::scale;
 use crate::backend::Accumulate;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::isa::vectorized;
 use crate::backend::cpu::simd::tasks::Need;
-use crate::backend::ops::{ActivationScaling, DropoutArgs};
+use crate::backend::ops::{ActivationScaling, DropoutArgs, Precision};
 use crate::memory::Span;
 use crate::quant::BLOCK;
 
@@ -18,7 +19,7 @@ impl ActivationScaling for Cpu {
         let x = slices.write::<f32>(x);
         assert!(x.len().is_multiple_of(width), "whole rows");
         let (_, mut areas) = scratch.split(Need::default());
-        areas.run(x.chunks_mut(TASK), |x, _| scale(isa, x, factor));
+        areas.run(x.chunks_mut(TASK), |x, _| scale(isa, x, factor, Precision::F32));
     }
 
     /// One chain of rows, each a chain of its own: the same bits for any number of threads and for any parts of a batch.
@@ -79,12 +80,6 @@ impl ActivationScaling for Cpu {
                 }
             }
         });
-    }
-}
-
-vectorized! {
-    fn scale(x: &mut [f32], factor: f32) {
-        x.iter_mut().for_each(|x| *x *= factor);
     }
 }
 

@@ -29,7 +29,7 @@ impl Scaling for Cpu {
 }
 
 vectorized! {
-    fn scale(x: &mut [f32], factor: f32, precision: Precision) {
+    pub(super) fn scale(x: &mut [f32], factor: f32, precision: Precision) {
         match precision {
             Precision::F32 => x.iter_mut().for_each(|x| *x *= factor),
             Precision::Bf16 => x.iter_mut().for_each(|x| *x = precision.round(*x * factor)),
