@@ -149,7 +149,8 @@ mod tests {
     #[test]
     fn every_way_of_cutting_is_recognized_in_its_own_json() {
         for pre in &KNOWN {
-            assert_eq!(by_json(&pre.json()).unwrap().names, pre.names);
+            // Of two that differ only in what is done with the pieces, the first is found.
+            assert_eq!(by_json(&pre.json()).unwrap().steps, pre.steps);
             assert!(pre.names.iter().all(|name| by_name(name).unwrap().names == pre.names));
         }
         assert!(by_json(&json!({ "type": "Whitespace" })).is_none());

@@ -124,13 +124,13 @@ mod tests {
         let mut environment = Environment::new();
         environment.set_unknown_method_callback(super::method);
         for (expression, wanted) in [
-            ("'a,b,c'.partition(',')", r#"["a", ",", "b,c"]"#),
-            ("'a,b,c'.rpartition(',')", r#"["a,b", ",", "c"]"#),
-            ("'abc'.partition('x')", r#"["abc", "", ""]"#),
-            ("'abc'.rpartition('x')", r#"["", "", "abc"]"#),
-            ("'a,b,c'.rsplit(',', 1)", r#"["a,b", "c"]"#),
-            ("' a b  c '.rsplit(none, 1)", r#"[" a b", "c"]"#),
-            ("' a b  c '.rsplit()", r#"["a", "b", "c"]"#),
+            ("'a,b,c'.partition(',')", "['a', ',', 'b,c']"),
+            ("'a,b,c'.rpartition(',')", "['a,b', ',', 'c']"),
+            ("'abc'.partition('x')", "['abc', '', '']"),
+            ("'abc'.rpartition('x')", "['', '', 'abc']"),
+            ("'a,b,c'.rsplit(',', 1)", "['a,b', 'c']"),
+            ("' a b  c '.rsplit(none, 1)", "[' a b', 'c']"),
+            ("' a b  c '.rsplit()", "['a', 'b', 'c']"),
             ("'éab'.index('b')", "2"),
             ("['x', 'y'].index('y')", "1"),
             ("'-42'.zfill(6)", "-00042"),
