@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{ActivationQuant, BlockActs, Linear, Norm};
+use super::{ActivationQuant, BlockActs, Linear, Norm, Prefix};
 use crate::backend::{Accumulate, AttentionArgs, AttentionGradArgs};
 use crate::memory::Span;
 
@@ -17,6 +17,8 @@ pub struct Attention {
     /// Of query heads and of key heads, where the model has them.
     pub head_norms: Option<[Norm; 2]>,
     pub output: Linear,
+    /// What every sequence sees before its own keys and values.
+    pub prefix: Option<Prefix>,
 }
 
 impl Attention {
@@ -56,6 +58,9 @@ impl Attention {
         let lse = cx.block_floats(acts.lse, config.heads);
         let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
         cx.backend.attention(&AttentionArgs { q, k: keys, v: values, out: heads, lse, segment_start, shape });
+        if let Some(prefix) = &self.prefix {
+            prefix.forward(cx, q, heads, lse);
+        }
         cx.quantize(heads, width);
         let mid = cx.block_rows(acts.resid_mid, h);
         cx.backend.copy(x, mid);
@@ -107,10 +112,15 @@ impl Attention {
         let lse = cx.block_floats(acts.lse, config.heads);
         // Four-bit activations replaced the output that forward computed.
         let exact = cx.model.settings.activations.quant == ActivationQuant::None;
-        let out = exact.then_some(cx.block_rows(acts.attn_out, width));
+        let out = (exact && self.prefix.is_none()).then_some(cx.block_rows(acts.attn_out, width));
         let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
         let dout = dheads;
-        cx.backend.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
+        let delta = self.prefix.map(|prefix| prefix.delta(cx, q, lse, dheads));
+        let args = AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, segment_start, shape };
+        cx.backend.attention_grad(&args);
+        if let (Some(prefix), Some(delta)) = (self.prefix, delta) {
+            prefix.backward(cx, (q, lse, dheads, delta), dq, sink);
+        }
         cx.rope(dq, config.heads, true);
         cx.rope(dk, config.kv_heads, true);
         let Some([query, key]) = &self.head_norms else { return [dq, dk, dv] };

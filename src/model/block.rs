@@ -35,6 +35,7 @@ impl Block {
                 value: linear(P::Value, Some(P::ValueBias)),
                 head_norms: of(P::QueryNorm).map(|query| [Norm { gain: query }, norm(P::KeyNorm)]),
                 output: linear(P::Output, None),
+                prefix: None,
             },
             mlp: Mlp {
                 norm: norm(P::MlpNorm),

@@ -50,19 +50,22 @@ impl Context<'_> {
         }
     }
 
-    /// Where the segments of rows begin, if a row may hold several. Positions go on counting through a row: rotary
-    /// embeddings make attention depend on their differences alone.
+    /// Where the segments of rows begin, if a row may hold several.
     pub fn segment_start(&self) -> Option<Span> {
         let starts = self.model.acts.segment_start;
         let known = !starts.is_none() && !self.batch.cached();
         known.then(|| starts.part(4 * self.batch.from, 4 * self.batch.tokens()))
     }
 
-    /// Rotates `heads` heads a token by their positions, or back.
+    /// Rotates `heads` heads a token by their positions, or back. Without a prefix positions go on counting through a row of
+    /// several segments, because rotary embeddings make attention depend on their differences alone. A prefix's keys are not
+    /// rotated: positions are then counted in each segment, and begin after the prefix.
     pub fn rope(&mut self, x: Span, heads: usize, inverse: bool) {
-        let head_dim = self.model.settings.model.head_dim();
-        let rotation = Rotation { heads, head_dim, queries: self.batch.queries, start: self.batch.start, inverse };
-        self.backend.rope(x, self.model.acts.rope, rotation);
+        let (head_dim, prefix) = (self.model.settings.model.head_dim(), self.model.settings.prefix_length());
+        let start = prefix + self.batch.start;
+        let rotation = Rotation { heads, head_dim, queries: self.batch.queries, start, inverse };
+        let segment_start = self.segment_start().filter(|_| prefix > 0);
+        self.backend.rope(x, self.model.acts.rope, rotation, segment_start);
     }
 
     /// Quantizes the input of a product in place, if the model has its activations so.

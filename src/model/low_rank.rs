@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{AdapterPart, ParamKind, ParamSpec, Purpose, Settings};
+use super::{AdapterParam, AdapterPart, AdapterSite, BlockParam, ParamKind, ParamSpec, Purpose, Settings};
 use crate::backend::{Accumulate, DropoutArgs, Param};
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
@@ -135,13 +135,14 @@ pub(super) fn pairs(
     settings: &Settings,
     specs: &[ParamSpec],
     params: &[Param],
-) -> Vec<(usize, super::BlockParam, LowRankPair)> {
+) -> Vec<(usize, BlockParam, LowRankPair)> {
     let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
     let mut pairs = Vec::new();
     for (adapter, used) in settings.adapters.iter().enumerate() {
         for site in used.config.sites(&settings.model) {
             let (layer, matrix) = (site.layer, site.matrix);
-            let of = |part| placed.get(&ParamKind::Adapter(super::AdapterParam { adapter, layer, matrix, part }));
+            let at = AdapterSite::Matrix(layer, matrix);
+            let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part }));
             let pair = LowRankPair {
                 a: *of(AdapterPart::A).expect("every site has it"),
                 b: *of(AdapterPart::BTransposed).expect("every site has it"),

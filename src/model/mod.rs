@@ -21,6 +21,7 @@ mod mlp;
 mod norm;
 mod offload;
 mod params;
+mod prefix;
 mod rope;
 mod settings;
 mod spec;
@@ -28,7 +29,8 @@ mod storage;
 
 pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
 pub use adapter::{
-    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterScale, AdapterUse, AdapterWeights, LowRankSite,
+    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterScale, AdapterSite, AdapterUse, AdapterWeights,
+    LowRankSite,
 };
 pub use attention::Attention;
 pub use batch::{Batch, Purpose};
@@ -44,6 +46,7 @@ pub use mlp::Mlp;
 pub use norm::Norm;
 pub use offload::Offloaded;
 pub use params::{Params, READ_PLANES, place as place_param};
+pub use prefix::Prefix;
 pub use rope::rope_factor;
 pub use settings::{
     ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,

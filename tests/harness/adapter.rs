@@ -33,6 +33,33 @@ pub fn lora() -> Config {
     config
 }
 
+/// Every kind of adapter beside the small base.
+pub fn kinds() -> Vec<(&'static str, Config)> {
+    use AdapterScale::{AlphaOverRank, Learned};
+    let prefix = |scale, compensate| AdapterConfig {
+        kind: AdapterKind::Prefix,
+        length: 5,
+        scale,
+        compensate,
+        ..AdapterConfig::default()
+    };
+    let lora = lora().adapter;
+    let adapters = [
+        ("LoRA", lora.clone()),
+        ("LoRA with learned scales", AdapterConfig { scale: Learned, ..lora }),
+        ("a prefix", prefix(AlphaOverRank, false)),
+        ("a prefix with learned scales", prefix(Learned, false)),
+        ("a compensated prefix", prefix(Learned, true)),
+        ("a prefix of one block", AdapterConfig { layers: "1".into(), ..prefix(AlphaOverRank, true) }),
+    ];
+    let beside = |(name, adapter)| {
+        let config = Config { adapter, ..small::config() };
+        config.validate().unwrap();
+        (name, config)
+    };
+    adapters.map(beside).into()
+}
+
 /// A trainer with the first values of an adapter.
 pub fn trainer(config: &Config, base: &Checkpoint, backend: Box<dyn Backend>) -> Trainer {
     let mut trainer = Trainer::beside(config, base.base().unwrap(), backend).unwrap();
@@ -107,18 +134,34 @@ impl RecordedAdapter {
 /// What was recorded of a tensor of an adapter under the names that begin so; B is transposed to be as ours.
 pub fn recorded(golden: &Golden, before: &str, kind: ParamKind) -> Option<Vec<f32>> {
     let ParamKind::Adapter(param) = kind else { return None };
-    let name = kind.name();
-    let site = name.rsplit_once('.').unwrap().0;
+    let (site, layer) = (param.site.path(), param.site.layer());
+    let of_layer = |part: &str| golden.floats(&format!("{before}{part}.{layer}"));
+    // PEFT keeps all of a prefix in one tensor: [P, layer, key or value, K D].
+    let prompt = |which: usize| {
+        let (shape, all) = golden.tensors.get(&format!("{before}prompt_embeddings"))?;
+        let width = shape[1] / 4;
+        let rows = all.chunks(shape[1]).flat_map(|row| &row[(2 * layer + which) * width..][..width]);
+        Some(rows.map(|&x| x as f32).collect::<Vec<_>>())
+    };
     let named = |part: &str| golden.floats(&format!("{before}{part}.{site}"));
     Some(match param.part {
         AdapterPart::A => named("A"),
         AdapterPart::Scale => named("scale"),
+        AdapterPart::PrefixKey => prompt(0).unwrap_or_else(|| of_layer("key")),
+        AdapterPart::PrefixValue => prompt(1).unwrap_or_else(|| of_layer("value")),
+        AdapterPart::PrefixKeyScale => of_layer("key_scale"),
+        AdapterPart::PrefixValueScale => of_layer("value_scale"),
         AdapterPart::BTransposed => {
             let shape = &golden.tensors[&format!("{before}B.{site}")].0;
             let (values, [outputs, rank]) = (named("B"), [shape[0], shape[1]]);
             (0..rank * outputs).map(|i| values[i % outputs * rank + i / outputs]).collect()
         }
     })
+}
+
+/// A recorded prefix's settings.
+pub fn recorded_prefix(scale: AdapterScale, compensate: bool) -> AdapterConfig {
+    AdapterConfig { kind: AdapterKind::Prefix, length: 5, scale, compensate, ..AdapterConfig::default() }
 }
 
 /// The settings that `alpha` and the rest of a recording are of.

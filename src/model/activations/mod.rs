@@ -17,7 +17,8 @@ pub use grad::GradBuffers;
 pub use sampling::place_sampling;
 
 use super::spec::ParamSpec;
-use super::{ActivationCheckpointing, LowRankActs, ModelConfig, SHORTEST_MICRO_SEQUENCE, Settings};
+use super::{ActivationCheckpointing, AdapterParam, AdapterPart, LowRankActs, ModelConfig, ParamKind};
+use super::{SHORTEST_MICRO_SEQUENCE, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
@@ -47,7 +48,7 @@ pub struct Activations {
     pub segment_start: Span,
     /// float32 `[T]`
     pub losses: Span,
-    /// float32 `[positions, D/2, 2]`
+    /// float32 `[P + positions, D/2, 2]`, P the keys of a prefix
     pub rope: Span,
     /// Blocks.
     pub blocks: Vec<BlockActs>,
@@ -115,6 +116,7 @@ pub fn place(
         keys,
         parameter: largest,
         head_dim: model.head_dim(),
+        prefix: settings.prefix_length() * model.kv_width(),
     };
     let mut scratch = |name: &str, bytes, life| plan.add(name, Category::Scratch, bytes, life);
     let step = Lifetime { from: 0, to: end };
@@ -130,7 +132,7 @@ pub fn place(
         targets: scratch("targets", 4 * tokens, step),
         segment_start: scratch("segment starts", if settings.packing { 4 * tokens } else { 0 }, step),
         losses: scratch("losses", 4 * tokens, step),
-        rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
+        rope: scratch("rotary table", 4 * (settings.prefix_length() + keys) * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),
         scratch: scratch("kernels", backend.workspace_bytes(&scratch_shapes), always),
         blocks: blocks.blocks,
@@ -189,7 +191,8 @@ fn low_rank(
     (micro, end): (usize, u32),
     backend: &dyn DeviceInfo,
 ) -> LowRankActs {
-    let factors = specs.iter().filter(|spec| spec.kind.is_adapter() && !spec.kind.is_vector());
+    let is_a = |kind| matches!(kind, ParamKind::Adapter(AdapterParam { part: AdapterPart::A, .. }));
+    let factors = specs.iter().filter(|spec| is_a(spec.kind));
     let rank = factors.clone().map(|spec| spec.shape.rows).max().unwrap_or(0);
     let input = settings.model.hidden.max(settings.model.intermediate).max(settings.model.query_width());
     let grouped = settings.adapters.iter().any(|used| used.config.group);

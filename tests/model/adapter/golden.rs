@@ -2,7 +2,7 @@
 //! gradient, and 20 AdamW losses.
 
 use crate::harness::Golden;
-use crate::harness::adapter::{RecordedAdapter, recorded, recorded_lora};
+use crate::harness::adapter::{RecordedAdapter, recorded, recorded_lora, recorded_prefix};
 use crate::harness::operands::assert_near;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
@@ -49,8 +49,10 @@ fn logits_loss_and_gradients(name: &str, adapter: AdapterConfig) {
         seen.sort_unstable();
         let trained: Vec<_> = model.specs.iter().filter(|spec| spec.kind.is_adapter()).map(|spec| spec.id).collect();
         assert_eq!(seen, trained, "every tensor of the adapter got its gradient, once");
-        let recorded = run.golden.tensors.keys().filter(|name| name.starts_with("grad.")).count();
-        assert_eq!(seen.len(), recorded, "and there are no others");
+        let recorded = run.golden.tensors.iter().filter(|(name, _)| name.starts_with("grad."));
+        let numbers: usize = recorded.map(|(_, (_, values))| values.len()).sum();
+        let ours: usize = seen.iter().map(|&id| model.specs[id as usize].shape.len()).sum();
+        assert_eq!(ours, numbers, "and there are no others");
     }
 }
 
@@ -118,4 +120,24 @@ fn golden_lora_plus_adamw_losses() {
     let mut run = RecordedAdapter::load("lora_plus", AdapterConfig { rate_b: 16.0, ..lora() });
     run.config.optimizer.lr = 1e-3;
     twenty_losses(&run, &Golden::load("adapters/lora"), "losses");
+}
+
+/// PEFT's prefix; the same with LAE's learned scales; with its compensation too.
+fn prefixes() -> [(&'static str, AdapterConfig); 3] {
+    use AdapterScale::{AlphaOverRank, Learned};
+    [("prefix", AlphaOverRank, false), ("prefix_scaled", Learned, false), ("prefix_lae", Learned, true)]
+        .map(|(name, scale, compensate)| (name, recorded_prefix(scale, compensate)))
+}
+
+#[test]
+fn golden_prefix_logits_loss_gradients() {
+    prefixes().into_iter().for_each(|(name, adapter)| logits_loss_and_gradients(name, adapter));
+}
+
+#[test]
+fn golden_prefix_adamw_losses() {
+    for (name, adapter) in prefixes() {
+        let run = RecordedAdapter::load(name, adapter);
+        twenty_losses(&run, &run.golden, "adamw_losses");
+    }
 }

@@ -3,4 +3,5 @@
 mod dropout;
 mod file;
 mod golden;
+mod kinds;
 mod train;

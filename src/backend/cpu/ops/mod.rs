@@ -19,6 +19,7 @@ pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod normalize;
 pub(crate) mod param_rows;
+mod prefix;
 pub(crate) mod rope;
 mod scaling;
 mod state_rows;

@@ -20,6 +20,7 @@ mod loss;
 mod matmul;
 pub(crate) mod norm;
 mod normalize;
+pub(crate) mod prefix;
 mod rope;
 pub(crate) mod scaling;
 mod state;

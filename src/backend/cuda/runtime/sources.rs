@@ -53,6 +53,7 @@ pub const SOURCES: &[Source] = embedded![
     "matmul.cu",
     "norm.cu",
     "normalize.cu",
+    "prefix.cu",
     "rope.cu",
     "scaling.cu",
     "state.cu",
