@@ -36,7 +36,7 @@ pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArg
 pub mod prelude {
     pub use crate::backend::ops::{
         ActivationPack as _, ActivationQuant as _, ActivationScaling as _, Attention as _, Bias as _,
-        CrossEntropy as _, Embedding as _, Factors as _, Gaussian as _, Linear as _, MatMul as _, Norm as _,
+        CrossEntropy as _, Embedding as _, Factors as _, Gaussian as _, Gelu as _, Linear as _, MatMul as _, Norm as _,
         PrefixAttention as _, Rope as _, Scaling as _, SwiGlu as _, Update as _,
     };
     pub use crate::backend::{Backend as _, DeviceInfo as _, Memory as _, Offload as _};
@@ -57,6 +57,7 @@ pub trait Backend:
     + ops::Embedding
     + ops::Factors
     + ops::Gaussian
+    + ops::Gelu
     + ops::Linear
     + ops::MatMul
     + ops::Norm

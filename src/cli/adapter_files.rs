@@ -63,6 +63,9 @@ fn described(adapter: &Adapter, file: &Path) -> String {
         Some(config) if config.kind == AdapterKind::Prefix => {
             format!("as a prefix in {} blocks", config.blocks(model).len())
         }
+        Some(config) if config.kind == AdapterKind::Bottleneck => {
+            format!("as bottlenecks in {} blocks", config.blocks(model).len())
+        }
         config => format!("beside {} matrices", config.as_ref().map_or(0, |config| config.sites(model).len())),
     };
     format!("{} numbers {beside}, {} as .tetrad", grouped(numbers as u64), bytes(size))

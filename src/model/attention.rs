@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{ActivationQuant, BlockActs, Linear, Norm, Prefix};
+use super::{ActivationQuant, BlockActs, Bottleneck, Linear, Norm, Prefix};
 use crate::backend::{Accumulate, AttentionArgs, AttentionGradArgs};
 use crate::memory::Span;
 
@@ -19,6 +19,8 @@ pub struct Attention {
     pub output: Linear,
     /// What every sequence sees before its own keys and values.
     pub prefix: Option<Prefix>,
+    /// What adapters add beside all of it.
+    pub bottlenecks: Vec<Bottleneck>,
 }
 
 impl Attention {
@@ -65,6 +67,7 @@ impl Attention {
         let mid = cx.block_rows(acts.resid_mid, h);
         cx.backend.copy(x, mid);
         self.output.forward(cx, heads, mid, Accumulate::Yes);
+        self.bottlenecks.iter().for_each(|bottleneck| bottleneck.forward(cx, n, mid));
     }
 
     /// From the gradient `dx` of `resid_mid` to that of the block's input `x`, in place.
@@ -90,6 +93,7 @@ impl Attention {
             linear.backward(cx, (dy, n), (dn, accumulate), sink);
             accumulate = Accumulate::Yes;
         }
+        self.bottlenecks.iter().for_each(|bottleneck| bottleneck.backward(cx, (dx, n), dn, sink));
         let inv_rms = cx.block_floats(acts.attn_inv_rms, 1);
         self.norm.backward(cx, (dn, x, inv_rms), dx, sink);
     }

@@ -36,12 +36,14 @@ impl Block {
                 head_norms: of(P::QueryNorm).map(|query| [Norm { gain: query }, norm(P::KeyNorm)]),
                 output: linear(P::Output, None),
                 prefix: None,
+                bottlenecks: Vec::new(),
             },
             mlp: Mlp {
                 norm: norm(P::MlpNorm),
                 gate: linear(P::Gate, None),
                 up: linear(P::Up, None),
                 down: linear(P::Down, None),
+                bottlenecks: Vec::new(),
             },
         }
     }

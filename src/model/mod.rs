@@ -8,6 +8,7 @@ mod adapter;
 mod attention;
 mod batch;
 mod block;
+mod bottleneck;
 mod config;
 mod context;
 mod generate;
@@ -29,12 +30,13 @@ mod storage;
 
 pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
 pub use adapter::{
-    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterScale, AdapterSite, AdapterUse, AdapterWeights,
-    LowRankSite,
+    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterPlace, AdapterScale, AdapterSite, AdapterUse,
+    AdapterWeights, LowRankSite,
 };
 pub use attention::Attention;
 pub use batch::{Batch, Purpose};
 pub use block::Block;
+pub use bottleneck::{Bottleneck, BottleneckActs};
 pub use config::{MOST_ELEMENTS, ModelConfig, RopeScaling};
 pub use generate::{Generator, Sampling};
 pub use grad_sink::Apply;

@@ -11,8 +11,8 @@ use tetrad::checkpoint::{Checkpoint, Extent, Meta, save};
 use tetrad::config::Config;
 use tetrad::memory::{ALIGN, Place, Span};
 use tetrad::model::{
-    AdapterConfig, AdapterKind, AdapterPart, AdapterScale, ParamKind, Settings, Trainable, fill, param_specs,
-    place_param,
+    AdapterConfig, AdapterKind, AdapterPart, AdapterPlace, AdapterScale, AdapterSite, ParamKind, Settings, Trainable,
+    fill, param_specs, place_param,
 };
 use tetrad::train::{FrozenBase, Trainer};
 use zerocopy::IntoBytes;
@@ -43,6 +43,13 @@ pub fn kinds() -> Vec<(&'static str, Config)> {
         compensate,
         ..AdapterConfig::default()
     };
+    let bottleneck = |scale, place| AdapterConfig {
+        kind: AdapterKind::Bottleneck,
+        width: 5,
+        scale,
+        place,
+        ..AdapterConfig::default()
+    };
     let lora = lora().adapter;
     let adapters = [
         ("LoRA", lora.clone()),
@@ -50,6 +57,8 @@ pub fn kinds() -> Vec<(&'static str, Config)> {
         ("a prefix", prefix(AlphaOverRank, false)),
         ("a prefix with learned scales", prefix(Learned, false)),
         ("a compensated prefix", prefix(Learned, true)),
+        ("a bottleneck", bottleneck(AlphaOverRank, AdapterPlace::Attention)),
+        ("a bottleneck with a learned scale", bottleneck(Learned, AdapterPlace::FeedForward)),
         ("a prefix of one block", AdapterConfig { layers: "1".into(), ..prefix(AlphaOverRank, true) }),
     ];
     let beside = |(name, adapter)| {
@@ -136,6 +145,14 @@ pub fn recorded(golden: &Golden, before: &str, kind: ParamKind) -> Option<Vec<f3
     let ParamKind::Adapter(param) = kind else { return None };
     let (site, layer) = (param.site.path(), param.site.layer());
     let of_layer = |part: &str| golden.floats(&format!("{before}{part}.{layer}"));
+    let place = if matches!(param.site, AdapterSite::Mlp(_)) { "mlp" } else { "attn" };
+    let name_beside = |part: &str| format!("{before}{part}.{layer}.{place}");
+    let beside = |part: &str| golden.floats(&name_beside(part));
+    let transposed = |name: &str| {
+        let (shape, values) = (&golden.tensors[name].0, golden.floats(name));
+        let [rows, cols] = [shape[0], shape[1]];
+        (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
+    };
     // PEFT keeps all of a prefix in one tensor: [P, layer, key or value, K D].
     let prompt = |which: usize| {
         let (shape, all) = golden.tensors.get(&format!("{before}prompt_embeddings"))?;
@@ -147,21 +164,28 @@ pub fn recorded(golden: &Golden, before: &str, kind: ParamKind) -> Option<Vec<f3
     Some(match param.part {
         AdapterPart::A => named("A"),
         AdapterPart::Scale => named("scale"),
+        AdapterPart::Down => beside("down"),
+        AdapterPart::DownBias => beside("down_bias"),
+        AdapterPart::UpTransposed => transposed(&name_beside("up")),
+        AdapterPart::UpBias => beside("up_bias"),
+        AdapterPart::BottleneckScale => beside("scale"),
         AdapterPart::PrefixKey => prompt(0).unwrap_or_else(|| of_layer("key")),
         AdapterPart::PrefixValue => prompt(1).unwrap_or_else(|| of_layer("value")),
         AdapterPart::PrefixKeyScale => of_layer("key_scale"),
         AdapterPart::PrefixValueScale => of_layer("value_scale"),
-        AdapterPart::BTransposed => {
-            let shape = &golden.tensors[&format!("{before}B.{site}")].0;
-            let (values, [outputs, rank]) = (named("B"), [shape[0], shape[1]]);
-            (0..rank * outputs).map(|i| values[i % outputs * rank + i / outputs]).collect()
-        }
+        AdapterPart::BTransposed => transposed(&format!("{before}B.{site}")),
     })
 }
 
 /// A recorded prefix's settings.
 pub fn recorded_prefix(scale: AdapterScale, compensate: bool) -> AdapterConfig {
     AdapterConfig { kind: AdapterKind::Prefix, length: 5, scale, compensate, ..AdapterConfig::default() }
+}
+
+/// A recorded bottleneck's settings.
+pub fn recorded_bottleneck(place: AdapterPlace) -> AdapterConfig {
+    let scale = AdapterScale::Learned;
+    AdapterConfig { kind: AdapterKind::Bottleneck, width: 5, scale, place, ..AdapterConfig::default() }
 }
 
 /// The settings that `alpha` and the rest of a recording are of.

@@ -25,6 +25,7 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::embedding::conformance(open);
     super::factors::conformance(open);
     super::gaussian::conformance(open);
+    super::gelu::conformance(open);
     super::linear::conformance(open);
     super::loss::conformance(open);
     super::matmul::conformance(open);

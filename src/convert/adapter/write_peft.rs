@@ -7,7 +7,7 @@ use crate::checkpoint::Adapter;
 use crate::convert::export::Folder;
 use crate::convert::quants::Kind;
 use crate::convert::safetensors;
-use crate::error::ConvertError;
+use crate::error::{AdapterError, ConvertError};
 use crate::model::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights};
 use half::bf16;
 use serde_json::{Map, Value, json};
@@ -30,8 +30,15 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
     let Some(config) = &adapter.meta.adapter else {
         return Err(ConvertError::Asked("the file is a model and no adapter".into()));
     };
-    if config.kind == AdapterKind::Prefix {
-        return export_prefix(adapter, config, dir);
+    match config.kind {
+        AdapterKind::Lora | AdapterKind::None => {}
+        AdapterKind::Prefix => return export_prefix(adapter, config, dir),
+        AdapterKind::Bottleneck => {
+            let what = "an adapter of kind bottleneck".to_owned();
+            let instead = "PEFT has no such adapters: use it here, from its own file";
+            let source = Box::new(AdapterError::Inexpressible { what, format: "a PEFT folder", instead });
+            return Err(ConvertError::Adapter { path: dir.into(), source });
+        }
     }
     let pairs = pairs(adapter);
     let mut folder = Folder::open(dir, |name| STALE.contains(&name))?;

@@ -17,8 +17,10 @@ pub use grad::GradBuffers;
 pub use sampling::place_sampling;
 
 use super::spec::ParamSpec;
-use super::{ActivationCheckpointing, AdapterParam, AdapterPart, LowRankActs, ModelConfig, ParamKind};
-use super::{SHORTEST_MICRO_SEQUENCE, Settings};
+use super::{
+    ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, BottleneckActs, LowRankActs, ModelConfig,
+};
+use super::{ParamKind, SHORTEST_MICRO_SEQUENCE, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
@@ -64,6 +66,8 @@ pub struct Activations {
     pub logits: Span,
     /// Of adapters.
     pub low_rank: LowRankActs,
+    /// Of bottlenecks beside the layers.
+    pub bottleneck: BottleneckActs,
     /// Backward.
     pub grads: GradBuffers,
     /// The backend's.
@@ -99,6 +103,7 @@ pub fn place(
     };
     let blocks = shapes.blocks(plan, train, kept);
     let low_rank = low_rank(plan, settings, specs, (micro, end), backend);
+    let bottleneck = bottleneck(plan, settings, (micro, train.then_some(end)), backend);
     let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
     let last_read = if train && model.tied { end } else { head };
     let mut rows =
@@ -141,6 +146,7 @@ pub fn place(
         inv_rms,
         xn,
         low_rank,
+        bottleneck,
         grads: if train {
             grad::place(plan, settings, specs, &shapes, chunk * vocab * bytes)
         } else {
@@ -209,6 +215,32 @@ fn low_rank(
         ddown: rows("gradient of a low-rank product", if train { rank } else { 0 }, step),
         sums: rows("sums of an input's groups", groups, Lifetime::ALWAYS),
         dropped: rows("input of an adapter with elements left out", if drops { input } else { 0 }, step),
+    }
+}
+
+/// The buffers of bottlenecks, of a micro-batch each; sampling uses them too. `end` is the last tick of a step, if there is one.
+fn bottleneck(
+    plan: &mut Plan,
+    settings: &Settings,
+    (micro, end): (usize, Option<u32>),
+    backend: &dyn DeviceInfo,
+) -> BottleneckActs {
+    let all = settings.adapters.iter().filter(|used| used.config.kind == AdapterKind::Bottleneck);
+    let width = all.map(|used| used.config.width).max().unwrap_or(0);
+    let hidden = if width > 0 { settings.model.hidden } else { 0 };
+    let mut rows = |name: &str, width: usize, life| {
+        let bytes = micro * pitch(width, backend) * backend.activation_bytes();
+        plan.add(name, Category::Activations, bytes, life)
+    };
+    let always = Lifetime::ALWAYS;
+    BottleneckActs {
+        narrow: rows("bottleneck", width, always),
+        act: rows("bottleneck's activation", width, always),
+        dact: match end {
+            Some(end) => rows("gradient of a bottleneck", width, Lifetime { from: 0, to: end }),
+            None => Span::NONE,
+        },
+        wide: rows("bottleneck's output", hidden, always),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `[adapter]`: what is trained beside a frozen base.
 
-use super::sites;
+use super::{AdapterSite, sites};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -36,6 +36,10 @@ pub struct AdapterConfig {
     pub rate_b: f64,
     /// How A and B are stored.
     pub weights: AdapterWeights,
+    /// Rows of a bottleneck's first matrix.
+    pub width: usize,
+    /// What a bottleneck stands beside.
+    pub place: AdapterPlace,
     /// Keys of a prefix.
     pub length: usize,
     /// Whether the weights of a prefix are divided by their sum, so that they learn as fast as an adapter elsewhere (LAE, arXiv
@@ -55,6 +59,30 @@ pub enum AdapterKind {
     /// Trained keys and values before every text, in each block's attention (arXiv 2101.00190). Keys are not rotated, and a
     /// text's positions begin after the prefix.
     Prefix,
+    /// Two matrices and a GELU between them beside the attention or the MLP of a block (arXiv 1902.00751, parallel as in LAE):
+    /// `y = M(x) + U gelu(D x + d) + u`.
+    Bottleneck,
+}
+
+/// What a bottleneck stands beside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdapterPlace {
+    /// The attention of a block: its input is that of the projections, normed.
+    #[default]
+    Attention,
+    /// Its MLP.
+    FeedForward,
+}
+
+impl AdapterPlace {
+    /// That of a block.
+    pub fn site(self, layer: usize) -> AdapterSite {
+        match self {
+            Self::Attention => AdapterSite::Attention(layer),
+            Self::FeedForward => AdapterSite::Mlp(layer),
+        }
+    }
 }
 
 /// What an adapter is multiplied by.
@@ -68,7 +96,7 @@ pub enum AdapterScale {
     #[serde(rename = "rslora")]
     RsLora,
     /// A trained number for each module, at first 1, as in LAE (arXiv 2303.10070); alpha is not read. Of a prefix, one for its
-    /// keys and one for its values.
+    /// keys and one for its values; of a bottleneck one.
     #[serde(rename = "learned")]
     Learned,
 }
@@ -100,6 +128,8 @@ impl Default for AdapterConfig {
             dropout: 0.0,
             rate_b: 1.0,
             weights: AdapterWeights::F32,
+            width: 8,
+            place: AdapterPlace::Attention,
             length: 16,
             compensate: true,
         }

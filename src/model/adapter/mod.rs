@@ -9,7 +9,7 @@ mod problems;
 mod sites;
 mod specs;
 
-pub use config::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights};
+pub use config::{AdapterConfig, AdapterKind, AdapterPlace, AdapterScale, AdapterWeights};
 pub use sites::LowRankSite;
 pub(super) use specs::specs;
 pub use specs::{AdapterParam, AdapterPart, AdapterSite};

@@ -11,8 +11,8 @@ use crate::model::{BlockParam, ModelConfig};
 const MOST_RANK: usize = 1 << 16;
 
 /// The keys that not every kind of adapter reads, and the kinds that do.
-const READ_BY: [(&str, &[AdapterKind]); 11] = {
-    use AdapterKind::{Lora, Prefix};
+const READ_BY: [(&str, &[AdapterKind]); 13] = {
+    use AdapterKind::{Bottleneck, Lora, Prefix};
     [
         ("targets", &[Lora]),
         ("rank", &[Lora]),
@@ -22,7 +22,9 @@ const READ_BY: [(&str, &[AdapterKind]); 11] = {
         ("group", &[Lora]),
         ("dropout", &[Lora]),
         ("rate_b", &[Lora]),
-        ("weights", &[Lora]),
+        ("weights", &[Lora, Bottleneck]),
+        ("width", &[Bottleneck]),
+        ("place", &[Bottleneck]),
         ("length", &[Prefix]),
         ("compensate", &[Prefix]),
     ]
@@ -35,6 +37,7 @@ impl AdapterKind {
             Self::None => "none",
             Self::Lora => "lora",
             Self::Prefix => "prefix",
+            Self::Bottleneck => "bottleneck",
         }
     }
 }
@@ -48,7 +51,7 @@ impl AdapterConfig {
                 *self == Self::default(),
                 "adapter.kind",
                 "\"none\"",
-                "leaves nothing for the other keys of [adapter] to say; set it to \"lora\" or remove them",
+                "leaves nothing for the other keys of [adapter] to say; set it to \"lora\", \"prefix\" or \"bottleneck\", or remove them",
             );
             return problems;
         }
@@ -60,6 +63,11 @@ impl AdapterConfig {
                 self.layer_problems(model, &mut problems);
                 self.plain_scale_problems(&mut problems);
                 problems.within("adapter.length", self.length, 1, MOST_PREFIX);
+            }
+            AdapterKind::Bottleneck => {
+                self.layer_problems(model, &mut problems);
+                self.plain_scale_problems(&mut problems);
+                problems.within("adapter.width", self.width, 1, MOST_RANK);
             }
         }
         problems

@@ -124,8 +124,10 @@ impl AdapterConfig {
 
     /// The smallest side of its matrices beside a base with groups of `group`; nothing without an adapter.
     pub fn smallest_side(&self, model: &ModelConfig, group: usize) -> Option<usize> {
-        if self.kind == AdapterKind::Prefix {
-            return Some(self.length.min(model.kv_width()));
+        match self.kind {
+            AdapterKind::Prefix => return Some(self.length.min(model.kv_width())),
+            AdapterKind::Bottleneck => return Some(self.width.min(model.hidden)),
+            AdapterKind::None | AdapterKind::Lora => {}
         }
         let smallest = |site: &LowRankSite| {
             let [outputs, inputs] = site.matrix.shape(model);
@@ -233,6 +235,12 @@ mod tests {
             (AdapterConfig { weights: AdapterWeights::Bf16, ..prefix() }, "adapter.weights"),
             (AdapterConfig { scale: AdapterScale::RsLora, ..prefix() }, "adapter.scale"),
             (AdapterConfig { layers: "9".into(), ..prefix() }, "adapter.layers"),
+            (AdapterConfig { width: 3, ..prefix() }, "adapter.width"),
+            (AdapterConfig { width: 0, kind: AdapterKind::Bottleneck, ..AdapterConfig::default() }, "adapter.width"),
+            (
+                AdapterConfig { compensate: false, kind: AdapterKind::Bottleneck, ..AdapterConfig::default() },
+                "adapter.compensate",
+            ),
         ] {
             assert_eq!(key(config).as_deref(), Some(wrong));
         }

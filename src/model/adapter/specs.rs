@@ -24,13 +24,15 @@ pub enum AdapterSite {
     Matrix(usize, BlockParam),
     /// The attention of a block.
     Attention(usize),
+    /// The MLP of a block.
+    Mlp(usize),
 }
 
 impl AdapterSite {
     /// The number of its block.
     pub fn layer(self) -> usize {
         match self {
-            Self::Matrix(layer, _) | Self::Attention(layer) => layer,
+            Self::Matrix(layer, _) | Self::Attention(layer) | Self::Mlp(layer) => layer,
         }
     }
 
@@ -39,6 +41,7 @@ impl AdapterSite {
         match self {
             Self::Matrix(layer, matrix) => matrix.path(layer),
             Self::Attention(layer) => format!("model.layers.{layer}.self_attn"),
+            Self::Mlp(layer) => format!("model.layers.{layer}.mlp"),
         }
     }
 }
@@ -60,6 +63,16 @@ pub enum AdapterPart {
     PrefixKeyScale,
     /// What the values are multiplied by, one number.
     PrefixValueScale,
+    /// D of a bottleneck `[width, hidden]`.
+    Down,
+    /// What is added to `D x`, `width` numbers.
+    DownBias,
+    /// U transposed, `[width, hidden]`.
+    UpTransposed,
+    /// What is added to `U gelu(..)`, hidden numbers.
+    UpBias,
+    /// What a bottleneck is multiplied by, one number.
+    BottleneckScale,
 }
 
 impl AdapterPart {
@@ -73,15 +86,20 @@ impl AdapterPart {
             Self::PrefixValue => "prefix_value",
             Self::PrefixKeyScale => "prefix_key_scale",
             Self::PrefixValueScale => "prefix_value_scale",
+            Self::Down => "bottleneck_down",
+            Self::DownBias => "bottleneck_down_bias",
+            Self::UpTransposed => "bottleneck_up_t",
+            Self::UpBias => "bottleneck_up_bias",
+            Self::BottleneckScale => "bottleneck_scale",
         }
     }
 
     /// First values.
     pub fn init(self) -> Init {
         match self {
-            Self::A => Init::Uniform,
-            Self::BTransposed => Init::Zeros,
-            Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale => Init::Ones,
+            Self::A | Self::Down => Init::Uniform,
+            Self::BTransposed | Self::DownBias | Self::UpTransposed | Self::UpBias => Init::Zeros,
+            Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => Init::Ones,
             Self::PrefixKey | Self::PrefixValue => Init::Prefix,
         }
     }
@@ -89,8 +107,11 @@ impl AdapterPart {
     /// What an optimizer takes it for.
     pub fn class(self) -> ParamClass {
         match self {
-            Self::A | Self::BTransposed | Self::PrefixKey | Self::PrefixValue => ParamClass::Matrix,
-            Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale => ParamClass::Bias,
+            Self::A | Self::BTransposed | Self::PrefixKey | Self::PrefixValue | Self::Down | Self::UpTransposed => {
+                ParamClass::Matrix
+            }
+            Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => ParamClass::Bias,
+            Self::DownBias | Self::UpBias => ParamClass::Bias,
         }
     }
 }
@@ -126,6 +147,20 @@ impl AdapterConfig {
                 let scales = scales.into_iter().filter(|_| learned);
                 let parts: Vec<_> = [(P::PrefixKey, keys), (P::PrefixValue, keys)].into_iter().chain(scales).collect();
                 let of = |layer| parts.iter().map(move |&(part, shape)| (AdapterSite::Attention(layer), part, shape));
+                self.blocks(model).into_iter().flat_map(of).collect()
+            }
+            AdapterKind::Bottleneck => {
+                let (matrix, width) = ([self.width, model.hidden], [1, self.width]);
+                let parts = [
+                    (P::Down, matrix),
+                    (P::DownBias, width),
+                    (P::UpTransposed, matrix),
+                    (P::UpBias, [1, model.hidden]),
+                    (P::BottleneckScale, [1, 1]),
+                ];
+                let parts: Vec<_> =
+                    parts.into_iter().filter(|(part, _)| learned || *part != P::BottleneckScale).collect();
+                let of = |layer| parts.iter().map(move |&(part, shape)| (self.place.site(layer), part, shape));
                 self.blocks(model).into_iter().flat_map(of).collect()
             }
         }

@@ -2,12 +2,12 @@
 //! gradient, and 20 AdamW losses.
 
 use crate::harness::Golden;
-use crate::harness::adapter::{RecordedAdapter, recorded, recorded_lora, recorded_prefix};
+use crate::harness::adapter::{RecordedAdapter, recorded, recorded_bottleneck, recorded_lora, recorded_prefix};
 use crate::harness::operands::assert_near;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
 use tetrad::memory::Span;
-use tetrad::model::{ActivationCheckpointing, AdapterConfig, AdapterScale};
+use tetrad::model::{ActivationCheckpointing, AdapterConfig, AdapterPlace, AdapterScale};
 use zerocopy::IntoBytes;
 
 /// The agreement that the recordings ask for.
@@ -138,6 +138,23 @@ fn golden_prefix_logits_loss_gradients() {
 fn golden_prefix_adamw_losses() {
     for (name, adapter) in prefixes() {
         let run = RecordedAdapter::load(name, adapter);
+        twenty_losses(&run, &run.golden, "adamw_losses");
+    }
+}
+
+/// LAE's adapter beside the attention, and beside the MLP.
+const BOTTLENECKS: [(&str, AdapterPlace); 2] =
+    [("adapter_attn", AdapterPlace::Attention), ("adapter_mlp", AdapterPlace::FeedForward)];
+
+#[test]
+fn golden_bottleneck_logits_loss_gradients() {
+    BOTTLENECKS.into_iter().for_each(|(name, place)| logits_loss_and_gradients(name, recorded_bottleneck(place)));
+}
+
+#[test]
+fn golden_bottleneck_adamw_losses() {
+    for (name, place) in BOTTLENECKS {
+        let run = RecordedAdapter::load(name, recorded_bottleneck(place));
         twenty_losses(&run, &run.golden, "adamw_losses");
     }
 }

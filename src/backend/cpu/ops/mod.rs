@@ -12,6 +12,7 @@ pub(crate) mod embedding;
 mod factored;
 pub(crate) mod factors;
 mod gaussian;
+mod gelu;
 pub(crate) mod linear;
 pub(crate) mod linear_grad_weight;
 pub(crate) mod loss;

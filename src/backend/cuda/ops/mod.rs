@@ -15,6 +15,7 @@ mod embedding;
 mod factored;
 mod factors;
 mod gaussian;
+mod gelu;
 pub(crate) mod linear;
 mod loss;
 mod matmul;

@@ -48,6 +48,7 @@ pub const SOURCES: &[Source] = embedded![
     "factored.cu",
     "factors.cu",
     "gaussian.cu",
+    "gelu.cu",
     "linear_small_batch.cu",
     "loss.cu",
     "matmul.cu",
