@@ -21,6 +21,7 @@ use crate::model::{
     StorageConfig, Trainable,
 };
 use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
+use crate::ranks::RanksConfig;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub adapter: AdapterConfig,
     /// Where parameters live between their uses.
     pub offload: OffloadConfig,
+    /// Several processes that train one model.
+    pub ranks: RanksConfig,
     /// Where and how the run executes.
     pub run: RunConfig,
 }
@@ -55,6 +58,11 @@ impl Config {
     pub fn learning_rate(&self) -> LearningRate {
         let TrainConfig { warmup, steps, schedule, final_lr, .. } = self.train;
         LearningRate { peak: self.optimizer.lr, warmup, steps, schedule, final_lr, decay: self.train.decay() }
+    }
+
+    /// Sequences of a step that a rank has at most: all of them where there is one process.
+    pub fn rank_batch(&self) -> usize {
+        self.train.batch.div_ceil(self.run.ranks)
     }
 
     /// What a model is placed and computed by.
@@ -70,7 +78,8 @@ impl Config {
             adapters: self.adapter.is_some().then(|| AdapterUse::whole(self.adapter.clone())).into_iter().collect(),
             seed: self.run.seed,
             execution: Execution {
-                micro_tokens: self.train.micro_batch() * self.train.sequence,
+                micro_tokens: self.train.micro_batch().min(self.rank_batch()) * self.train.sequence,
+                ranks: self.run.ranks,
                 checkpointing: self.run.activation_checkpointing,
                 grad_buffer: self.run.grad_buffer,
                 offload: self.offload,

@@ -35,7 +35,7 @@ pub use batch::{Batch, Purpose};
 pub use block::Block;
 pub use config::{MOST_ELEMENTS, ModelConfig, RopeScaling};
 pub use generate::{Generator, Sampling};
-pub use grad_sink::Apply;
+pub use grad_sink::{Apply, Gradients};
 pub use init::{fill, initialize};
 pub use linear::Linear;
 pub use llama::BlockWatch;
