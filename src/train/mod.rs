@@ -1,5 +1,6 @@
 //! The loop over steps, evaluation, metrics, and the choice of what fits into memory.
 
+mod accumulate;
 mod audit;
 mod autotune;
 mod base;
@@ -10,6 +11,7 @@ mod step;
 mod system;
 mod watch;
 
+pub use accumulate::accumulate;
 pub use audit::{Audit, AuditReport, code_distance};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
 pub use base::FrozenBase;

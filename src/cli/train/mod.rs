@@ -6,6 +6,7 @@ mod observer;
 mod origin;
 mod paths;
 mod resume;
+pub(super) mod stage;
 pub(super) mod start;
 mod warnings;
 
