@@ -195,7 +195,7 @@ fn mistakes_are_refused_before_anything_is_trained() {
         ("adapter.kind=none", "adapter.kind"),
         ("adapter.base=nothing.tetrad", "nothing.tetrad"),
         ("data.validation_fraction=0", "continual.task \"digits\": has no held-out text"),
-        ("train.steps=0", "has no steps"),
+        ("train.epochs=1", "continual.task \"novel\": has no steps"),
     ] {
         let found = said(&["--set", set]);
         assert!(found.contains(wanted), "{set}: {found}");
