@@ -1,6 +1,6 @@
 //! `tetrad eval`.
 
-use super::held_out::{Found, mean_loss};
+use super::held_out::{HeldOutLoss, mean_loss};
 use super::output::{json, print};
 use super::signals::{Doing, Interrupts};
 use super::units::grouped;
@@ -98,7 +98,8 @@ fn eval(args: &Args) -> CliResult {
     let part = Source { name: String::new(), weight: 1.0, dataset };
     let windows = Windows::of(&[part], sequence, args.sequences)?;
     let all: Vec<usize> = (0..windows.len()).collect();
-    let Found { loss, device, both, .. } = mean_loss(&adapted, (&windows, &all), (sequence, packing), args.device)?;
+    let HeldOutLoss { loss, device, both, .. } =
+        mean_loss(&adapted, (&windows, &all), (sequence, packing), args.device)?;
     let perplexity = loss.exp();
     let bits = shard.bytes_per_token().map(|bytes| loss / std::f64::consts::LN_2 / bytes);
     print(|out| {

@@ -83,7 +83,7 @@ impl HeldOut {
 }
 
 /// What a model scores on held-out text.
-pub(super) struct Found {
+pub(super) struct HeldOutLoss {
     /// The mean loss in nats per token; of two experts by the ensemble of the model.
     pub loss: f64,
     /// Tokens that it is the mean of.
@@ -103,7 +103,7 @@ pub(super) fn mean_loss(
     (windows, chosen): (&Windows, &[usize]),
     (sequence, packing): (usize, bool),
     device: Device,
-) -> Result<Found, Failure> {
+) -> Result<HeldOutLoss, Failure> {
     let ensemble = model.ensemble().filter(|_| model.has_experts());
     // Two experts are twice the rows.
     let pass = if ensemble.is_some() { PASS_TOKENS / 2 } else { PASS_TOKENS };
@@ -135,5 +135,5 @@ pub(super) fn mean_loss(
     }
     backend.status()?;
     let loss = ensemble.map_or(sum / counted.max(1) as f64, |ensemble| both.mean(ensemble));
-    Ok(Found { loss, counted, device: described, both: ensemble.map(|_| both) })
+    Ok(HeldOutLoss { loss, counted, device: described, both: ensemble.map(|_| both) })
 }
