@@ -150,6 +150,9 @@ impl Generator {
     }
 }
 
+/// Is shown the logits after every token.
+type Shown<'a> = &'a mut dyn FnMut(&[f32]);
+
 /// What keeps the text of one model or expert in its caches.
 struct Writer {
     /// With the activations of sampling.
@@ -182,7 +185,7 @@ impl Writer {
     }
 
     /// Appends tokens; `each` is shown the logits after every token that is read, else those after the last are computed.
-    fn feed(&mut self, backend: &mut dyn Backend, tokens: &[u32], mut each: Option<&mut dyn FnMut(&[f32])>) {
+    fn feed(&mut self, backend: &mut dyn Backend, tokens: &[u32], mut each: Option<Shown<'_>>) {
         let mut pending = tokens.to_vec();
         if self.history.len() + pending.len() > self.capacity() {
             let mut all = std::mem::take(&mut self.history);
