@@ -131,6 +131,7 @@ fn checkpoint(error: &CheckpointError) -> Option<String> {
         }
         CheckpointError::AdapterAlone { .. } => "name the model, and this file with --adapter",
         CheckpointError::NoAdapter { .. } => "`tetrad train --from MODEL --adapter lora` makes adapters",
+        CheckpointError::TwoModules { .. } => "choose with --expert online or --expert offline",
         CheckpointError::OtherBase { .. } => "name the model that it was trained on",
         CheckpointError::Differs { .. } => "resume with the saved value, or start a new run in another run.dir",
         _ => return None,

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::Checkpoint;
-use tetrad::config::{Config, RunConfig, TrainConfig};
+use tetrad::config::{Config, Method, RunConfig, TrainConfig};
 use tetrad::memory::{Category, Place, Plan};
 use tetrad::model::{ActivationCheckpointing, Model, Offload};
 use tetrad::train::{Limits, Setting, autotune, check_ranks, differences, largest_batch};
@@ -97,6 +97,10 @@ pub fn run(args: Args) -> CliResult {
             Config::load_tuning(base, args.config.as_deref(), &args.sets)?
         }
     };
+    // A later task has an offline module.
+    if config.adapter.is_some() && config.continual.task.len() > 1 {
+        config.continual.stage = config.task_run(Method::Ema, 1).continual.stage;
+    }
     let open = config.train.batch == 0 || config.train.sequence == 0;
     config.settle_shape();
     config.run.ranks = args.ranks.into();

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{AdapterPart, ParamKind, ParamSpec, Purpose, Settings};
+use super::{AdapterPart, AdapterRows, AdapterUse, Batch, ParamKind, ParamSpec, Purpose, Settings};
 use crate::backend::{Accumulate, DropoutArgs, Param};
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
@@ -25,6 +25,8 @@ pub struct LowRankPair {
     pub inputs: usize,
     /// How many of them A sees as one, their sum; 1: each by itself.
     pub group: usize,
+    /// Which rows of a batch it is added to.
+    pub rows: AdapterRows,
 }
 
 /// The buffers of all pairs, as long as a micro-batch.
@@ -46,6 +48,19 @@ impl LowRankPair {
         if self.factor == 0.0 {
             return;
         }
+        let AdapterRows::Part { index, of } = self.rows else { return self.add(cx, x, y) };
+        let sequences = cx.batch.sequences / of;
+        assert_eq!(sequences * of, cx.batch.sequences, "as many sequences for each expert");
+        let tokens = sequences * cx.batch.queries;
+        let (model, from) = (cx.model, index * tokens);
+        let part = |span, width| model.rows(span, from, tokens, width);
+        let batch = Batch { sequences, from: cx.batch.from + from, ..cx.batch };
+        let cx = &mut Context { backend: &mut *cx.backend, model, batch };
+        self.add(cx, part(x, self.inputs), part(y, self.b.weight.shape.cols));
+    }
+
+    /// The same for all rows of a batch.
+    fn add(&self, cx: &mut Context<'_>, x: Span, y: Span) {
         let down = self.down(cx, x).1;
         self.scale(cx, down);
         cx.backend.linear_grad_input(down, &self.b.weight, y, Accumulate::Yes);
@@ -140,10 +155,13 @@ pub(super) fn pairs(
 ) -> Vec<(usize, super::BlockParam, LowRankPair)> {
     let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
     let mut pairs = Vec::new();
-    for (adapter, used) in settings.adapters.iter().enumerate() {
+    let added = |(_, used): &(usize, &AdapterUse)| used.rows != AdapterRows::None;
+    for (adapter, used) in settings.adapters.iter().enumerate().filter(added) {
         for site in used.config.sites(&settings.model) {
             let (layer, matrix) = (site.layer, site.matrix);
-            let of = |part| placed.get(&ParamKind::Adapter(super::AdapterParam { adapter, layer, matrix, part }));
+            let offline = used.offline;
+            let of =
+                |part| placed.get(&ParamKind::Adapter(super::AdapterParam { adapter, layer, matrix, part, offline }));
             let pair = LowRankPair {
                 a: *of(AdapterPart::A).expect("every site has it"),
                 b: *of(AdapterPart::BTransposed).expect("every site has it"),
@@ -152,6 +170,7 @@ pub(super) fn pairs(
                 dropout: used.config.dropout as f32,
                 inputs: matrix.shape(&settings.model)[1],
                 group: if used.config.group { settings.storage.group } else { 1 },
+                rows: used.rows,
             };
             pairs.push((layer, matrix, pair));
         }

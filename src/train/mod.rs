@@ -1,5 +1,6 @@
 //! The loop over steps, evaluation, metrics, and the choice of what fits into memory.
 
+mod accumulate;
 mod audit;
 mod autotune;
 mod base;
@@ -11,6 +12,7 @@ mod system;
 mod team;
 mod watch;
 
+pub use accumulate::accumulate;
 pub use audit::{Audit, AuditReport, code_distance};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
 pub use base::FrozenBase;

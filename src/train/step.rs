@@ -1,7 +1,7 @@
 //! One training step.
 
 use super::team::{Team, Together};
-use super::{AuditReport, FrozenBase, Spike, Watch, base};
+use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
 use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
@@ -329,8 +329,11 @@ impl Trainer {
             spike: self.watch.judge_loss(loss.0, &self.config.train),
             audit: None,
         };
-        if !report.skipped_loss && report.spike.is_none() {
-            let at = StepInfo { number, lr, seed: self.config().run.seed };
+        let stage = self.config.continual.stage;
+        let frozen = stage.map_or(0, |stage| stage.freeze);
+        if !report.skipped_loss && report.spike.is_none() && number > frozen {
+            // The optimizer counts its own steps.
+            let at = StepInfo { number: number - frozen, lr, seed: self.config().run.seed };
             match self.config.optimizer.grad_clip {
                 0.0 => self.backward(pass, loss.1, &at, 1.0, &mut report),
                 most => {
@@ -345,8 +348,19 @@ impl Trainer {
                 }
             }
         }
+        if let Some(offline) = stage.and_then(|stage| stage.offline) {
+            accumulate(&self.model, self.backend.as_mut(), offline.keep);
+            if number == self.config.train.steps {
+                accumulate(&self.model, self.backend.as_mut(), offline.keep_at_end);
+            }
+        }
         self.count(self.config.train.batch as u64, &report);
         report
+    }
+
+    /// Makes the offline module a copy of the one that is trained.
+    pub(crate) fn begin_offline(&mut self) {
+        accumulate(&self.model, self.backend.as_mut(), 0.0);
     }
 
     /// Mean loss, and the scale of the gradients that it implies.

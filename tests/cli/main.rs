@@ -10,6 +10,7 @@ mod compare;
 mod config_errors;
 mod config_load;
 mod config_print;
+mod continual;
 mod convert;
 mod curves;
 mod device;

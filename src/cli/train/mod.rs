@@ -8,6 +8,7 @@ mod origin;
 mod paths;
 pub(super) mod ranks;
 mod resume;
+pub(super) mod stage;
 pub(super) mod start;
 mod warnings;
 

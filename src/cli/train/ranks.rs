@@ -32,6 +32,21 @@ pub(in crate::cli) fn speaker() -> String {
     }
 }
 
+/// Refuses what ranks would each do by themselves, into the same folders.
+///
+/// # Errors
+/// If this process is one of several.
+pub(in crate::cli) fn refuse(command: &str) -> Result<(), Failure> {
+    match launched()? {
+        Some(Launch { size, launcher, .. }) => {
+            let by = launcher.name();
+            Err(format!("{command}: {by} started {size} processes, and only `tetrad train` is shared among them")
+                .into())
+        }
+        None => Ok(()),
+    }
+}
+
 /// This process among its ranks.
 pub(super) struct Joined {
     pub ranks: Arc<dyn Ranks>,
@@ -46,16 +61,19 @@ impl Joined {
     /// # Errors
     /// Launchers and libraries that do not belong together, and what ranks cannot do.
     pub fn open(config: &Config) -> Result<Self, Failure> {
-        let timeout = Some(config.ranks.timeout).filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        let Some(launched) = launched()? else {
-            return Ok(Self { ranks: Arc::new(Alone), local: 1, timeout });
-        };
+        let Some(launched) = launched()? else { return Ok(Self::alone(config)) };
         if config.train.on_spike == OnSpike::Rewind {
             let why = "ranks do not go back to a checkpoint by themselves; set it to \"skip\" or \"stop\"";
             return Err(format!("train.on_spike = \"rewind\": {why}").into());
         }
         let ranks = mpi::open(&launched)?;
-        Ok(Self { ranks, local: launched.local_size, timeout })
+        Ok(Self { ranks, local: launched.local_size, ..Self::alone(config) })
+    }
+
+    /// A run of one process.
+    pub fn alone(config: &Config) -> Self {
+        let timeout = Some(config.ranks.timeout).filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        Self { ranks: Arc::new(Alone), local: 1, timeout }
     }
 
     /// Whether this rank speaks, and writes files.

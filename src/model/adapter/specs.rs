@@ -18,6 +18,8 @@ pub struct AdapterParam {
     pub matrix: BlockParam,
     /// Which part of the adapter.
     pub part: AdapterPart,
+    /// Whether it is of the offline module.
+    pub offline: bool,
 }
 
 /// The parts of a low-rank adapter, in the order of the file.
@@ -51,10 +53,14 @@ impl AdapterPart {
     }
 }
 
+/// What the names of an offline module's tensors begin with.
+pub const OFFLINE: &str = "offline.";
+
 impl AdapterParam {
-    /// The name in a file: `model.layers.0.self_attn.q_proj.lora_A`.
+    /// The name in a file: `model.layers.0.self_attn.q_proj.lora_A`, of the offline module after `offline.`.
     pub fn name(self) -> String {
-        format!("{}.{}", self.matrix.path(self.layer), self.part.suffix())
+        let module = if self.offline { OFFLINE } else { "" };
+        format!("{module}{}.{}", self.matrix.path(self.layer), self.part.suffix())
     }
 }
 
@@ -74,7 +80,8 @@ pub(in crate::model) fn specs(settings: &Settings, first: u32) -> Vec<ParamSpec>
     for (adapter, used) in settings.adapters.iter().enumerate() {
         for site in used.config.sites(&settings.model) {
             for &part in used.config.parts() {
-                let param = AdapterParam { adapter, layer: site.layer, matrix: site.matrix, part };
+                let param =
+                    AdapterParam { adapter, layer: site.layer, matrix: site.matrix, part, offline: used.offline };
                 all.push(spec(settings, &used.config, &site, param, first + all.len() as u32));
             }
         }
@@ -97,7 +104,7 @@ fn spec(settings: &Settings, config: &AdapterConfig, site: &LowRankSite, param: 
     let groups = settings.optimizer.as_deref().filter(|_| trainable);
     let (group, state) = groups.map_or((0, Vec::new()), |groups| groups.declare(&info));
     let format = match config.weights {
-        _ if kind.is_vector() => WeightFormat::F32,
+        _ if kind.is_vector() || param.offline => WeightFormat::F32,
         AdapterWeights::F32 => WeightFormat::F32,
         AdapterWeights::Bf16 => WeightFormat::BF16,
     };
