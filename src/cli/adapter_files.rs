@@ -1,5 +1,6 @@
 //! Adapters to and from the files of other programs: what `import` and `export` do with them.
 
+use super::adapters::Expert;
 use super::output::{escape, print};
 use super::units::{bytes, grouped};
 use super::{CliResult, overwrite};
@@ -34,12 +35,12 @@ pub(super) fn import(source: &Path, base: &Path, output: &Path, replace: bool) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// Exports the adapter `file` to a GGUF file or a PEFT folder.
+/// Exports the adapter `file`, or the module of it that is asked for, to a GGUF file or a PEFT folder.
 ///
 /// # Errors
 /// An adapter that the format cannot express, errors of the file system.
-pub(super) fn export(file: &Path, output: &Path, gguf: bool, replace: bool) -> CliResult {
-    let adapter = Adapter::read(file)?;
+pub(super) fn export((file, module): (&Path, Option<Expert>), output: &Path, gguf: bool, replace: bool) -> CliResult {
+    let adapter = Expert::read(module, &Checkpoint::open_sound(file)?)?;
     match gguf {
         true => overwrite::refuse_file(output, replace)?,
         false => overwrite::refuse_folder(output, replace)?,

@@ -158,6 +158,18 @@ pub enum CheckpointError {
         /// The file.
         path: PathBuf,
     },
+    /// An adapter with two modules where one is needed.
+    #[error("{path}: has an online and an offline module; one of them alone is needed")]
+    TwoModules {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An adapter without an offline module.
+    #[error("{path}: has no offline module; one exists from the second task on")]
+    OneModule {
+        /// The file.
+        path: PathBuf,
+    },
     /// An adapter of another base.
     #[error(
         "{path}: was trained on a base with the fingerprint {expected}; {base} has the fingerprint {found}, and beside other \

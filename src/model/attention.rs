@@ -17,8 +17,8 @@ pub struct Attention {
     /// Of query heads and of key heads, where the model has them.
     pub head_norms: Option<[Norm; 2]>,
     pub output: Linear,
-    /// What every sequence sees before its own keys and values.
-    pub prefix: Option<Prefix>,
+    /// What sequences see before their own keys and values: one, or that of each expert.
+    pub prefixes: Vec<Prefix>,
     /// What adapters add beside all of it.
     pub bottlenecks: Vec<Bottleneck>,
 }
@@ -60,9 +60,7 @@ impl Attention {
         let lse = cx.block_floats(acts.lse, config.heads);
         let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
         cx.backend.attention(&AttentionArgs { q, k: keys, v: values, out: heads, lse, segment_start, shape });
-        if let Some(prefix) = &self.prefix {
-            prefix.forward(cx, q, heads, lse);
-        }
+        self.prefixes.iter().for_each(|prefix| prefix.forward(cx, q, heads, lse));
         cx.quantize(heads, width);
         let mid = cx.block_rows(acts.resid_mid, h);
         cx.backend.copy(x, mid);
@@ -114,15 +112,17 @@ impl Attention {
         let q = cx.block_rows(acts.q, width);
         let (k, v) = (cx.block_rows(acts.k, kv), cx.block_rows(acts.v, kv));
         let lse = cx.block_floats(acts.lse, config.heads);
+        // Where there is a backward there are no experts.
+        let prefix = self.prefixes.first();
         // Four-bit activations replaced the output that forward computed.
         let exact = cx.model.settings.activations.quant == ActivationQuant::None;
-        let out = (exact && self.prefix.is_none()).then_some(cx.block_rows(acts.attn_out, width));
+        let out = (exact && prefix.is_none()).then_some(cx.block_rows(acts.attn_out, width));
         let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
         let dout = dheads;
-        let delta = self.prefix.map(|prefix| prefix.delta(cx, q, lse, dheads));
+        let delta = prefix.map(|prefix| prefix.delta(cx, q, lse, dheads));
         let args = AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, segment_start, shape };
         cx.backend.attention_grad(&args);
-        if let (Some(prefix), Some(delta)) = (self.prefix, delta) {
+        if let (Some(prefix), Some(delta)) = (prefix, delta) {
             prefix.backward(cx, (q, lse, dheads, delta), dq, sink);
         }
         cx.rope(dq, config.heads, true);

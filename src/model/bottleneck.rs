@@ -3,7 +3,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{AdapterKind, AdapterParam, AdapterPart, AdapterSite, ParamKind, ParamSpec, Settings};
+use super::{AdapterKind, AdapterParam, AdapterPart, AdapterRows, AdapterSite, ParamKind, ParamSpec, Settings};
 use crate::backend::{Accumulate, Param};
 use crate::memory::Span;
 use std::collections::HashMap;
@@ -23,6 +23,8 @@ pub struct Bottleneck {
     pub scale: Option<Param>,
     /// What all of it is multiplied by besides.
     pub factor: f32,
+    /// The rows that it is added to.
+    pub rows: AdapterRows,
 }
 
 /// The buffers of all bottlenecks, as long as a micro-batch.
@@ -45,8 +47,10 @@ impl Bottleneck {
             return;
         }
         let hidden = self.up.weight.shape.cols;
-        let wide = self.wide(cx, x);
-        self.scale(cx, wide);
+        let (mut cx, from) = cx.rows_of(self.rows);
+        let (x, y) = (cx.part(x, from, hidden), cx.part(y, from, hidden));
+        let wide = self.wide(&mut cx, x);
+        self.scale(&mut cx, wide);
         // The gradient of sums of one feature each: an addition.
         cx.backend.sum_groups_grad(wide, y, hidden, 1, Accumulate::Yes);
     }
@@ -75,26 +79,28 @@ impl Bottleneck {
     /// Adds to `dx`, and forms the gradients of all parts.
     pub(super) fn backward(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), dx: Span, sink: &mut GradSink<'_, '_>) {
         let [width, hidden] = [self.up.weight.shape.rows, self.up.weight.shape.cols];
-        let accumulate = sink.accumulate;
         let grad = |param: &Param| cx.model.acts.grads.of_adapter(param.id);
         let parts = [self.down, self.down_bias, self.up, self.up_bias];
         let grads = parts.each_ref().map(grad);
         let [down, down_bias, up, up_bias] = grads;
         let scale = self.scale.map(|scale| (scale, grad(&scale)));
+        // In the order in which they are handed over.
+        let [of_down, of_down_bias, of_up, of_up_bias] = grads.map(|grad| sink.begin(cx, grad));
         let wide = self.wide(cx, x);
         let acts = cx.model.acts.bottleneck;
         let [narrow, act, dact] = [acts.narrow, acts.act, acts.dact].map(|span| cx.micro_rows(span, width));
         if let Some((_, grad)) = scale {
+            let accumulate = sink.begin(cx, grad);
             cx.backend.scale_grad(wide, dy, hidden, self.factor, grad, accumulate);
         }
         cx.backend.copy(dy, wide);
         self.scale(cx, wide);
-        cx.backend.bias_grad(wide, up_bias, hidden, accumulate);
-        cx.backend.linear_grad_weight(act, wide, up, width, hidden, accumulate);
+        cx.backend.bias_grad(wide, up_bias, hidden, of_up_bias);
+        cx.backend.linear_grad_weight(act, wide, up, width, hidden, of_up);
         cx.backend.linear(wide, &self.up.weight, dact, Accumulate::No);
         cx.backend.gelu_grad(narrow, dact);
-        cx.backend.bias_grad(dact, down_bias, width, accumulate);
-        cx.backend.linear_grad_weight(dact, x, down, width, hidden, accumulate);
+        cx.backend.bias_grad(dact, down_bias, width, of_down_bias);
+        cx.backend.linear_grad_weight(dact, x, down, width, hidden, of_down);
         cx.backend.linear_grad_input(dact, &self.down.weight, dx, Accumulate::Yes);
         for (param, grad) in parts.into_iter().zip(grads).chain(scale) {
             sink.add_adapter(cx, &param, grad);
@@ -111,12 +117,13 @@ pub(super) fn bottlenecks(
     let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
     let mut found = Vec::new();
     for (adapter, used) in settings.adapters.iter().enumerate() {
-        if used.config.kind != AdapterKind::Bottleneck {
+        if used.config.kind != AdapterKind::Bottleneck || used.rows == AdapterRows::None {
             continue;
         }
         for layer in used.config.blocks(&settings.model) {
             let site = used.config.place.site(layer);
-            let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site, part })).copied();
+            let offline = used.offline;
+            let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site, part, offline })).copied();
             let must = |part| of(part).expect("every bottleneck has it");
             let bottleneck = Bottleneck {
                 down: must(AdapterPart::Down),
@@ -125,6 +132,7 @@ pub(super) fn bottlenecks(
                 up_bias: must(AdapterPart::UpBias),
                 scale: of(AdapterPart::BottleneckScale),
                 factor: used.scale,
+                rows: used.rows,
             };
             found.push((site, bottleneck));
         }

@@ -1,6 +1,6 @@
 //! What the layers of a block are given: a backend, the model, and the rows of one micro-batch.
 
-use super::{Batch, Model};
+use super::{AdapterRows, Batch, Model};
 use crate::backend::{AttentionShape, Backend, Rotation};
 use crate::memory::Span;
 
@@ -12,6 +12,26 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// The same for the rows that an adapter is added to, and the number of the first of them.
+    ///
+    /// # Panics
+    /// If the batch cannot be divided so.
+    pub fn rows_of(&mut self, rows: AdapterRows) -> (Context<'_>, usize) {
+        let (mut batch, mut from) = (self.batch, 0);
+        if let AdapterRows::Part { index, of } = rows {
+            batch.sequences /= of;
+            assert_eq!(batch.sequences * of, self.batch.sequences, "as many sequences for each expert");
+            from = index * batch.tokens();
+            batch.from += from;
+        }
+        (Context { backend: &mut *self.backend, model: self.model, batch }, from)
+    }
+
+    /// As many rows as the batch has tokens from row `from` of `x` on, of `width` features.
+    pub fn part(&self, x: Span, from: usize, width: usize) -> Span {
+        self.model.rows(x, from, self.batch.tokens(), width)
+    }
+
     /// Rows of an activation of `width` features that is as long as the batch.
     pub fn batch_rows(&self, span: Span, width: usize) -> Span {
         self.model.rows(span, self.batch.from, self.batch.tokens(), width)

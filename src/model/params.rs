@@ -44,7 +44,7 @@ impl Params {
             blocks[layer].linear_mut(matrix).low_rank.push(pair);
         }
         for (layer, prefix) in prefixes {
-            blocks[layer].attention.prefix = Some(prefix);
+            blocks[layer].attention.prefixes.push(prefix);
         }
         for (site, bottleneck) in bottlenecks {
             let block = &mut blocks[site.layer()];

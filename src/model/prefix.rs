@@ -2,7 +2,9 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{AdapterKind, AdapterParam, AdapterPart, AdapterSite, ParamKind, ParamSpec, Settings};
+use super::{
+    AdapterKind, AdapterParam, AdapterPart, AdapterRows, AdapterSite, AdapterUse, ParamKind, ParamSpec, Settings,
+};
 use crate::backend::{Param, PrefixArgs, PrefixGradArgs};
 use crate::memory::Span;
 use std::collections::HashMap;
@@ -20,18 +22,22 @@ pub struct Prefix {
     pub compensate: bool,
     /// How much of what it changes is added.
     pub factor: f32,
+    /// The rows that see it.
+    pub rows: AdapterRows,
 }
 
 impl Settings {
-    /// Which of the adapters is the prefix that a text's positions begin after. There is one at most; multiplied by 0 it is
-    /// none.
-    fn prefix(&self) -> Option<usize> {
-        self.adapters.iter().position(|used| used.config.kind == AdapterKind::Prefix && used.scale != 0.0)
+    /// The numbers of the adapters that are prefixes; multiplied by 0 they are none. There is one, or that of each expert.
+    fn prefixes(&self) -> impl Iterator<Item = usize> {
+        let is_one = |used: &AdapterUse| {
+            used.config.kind == AdapterKind::Prefix && used.scale != 0.0 && used.rows != AdapterRows::None
+        };
+        (0..self.adapters.len()).filter(move |&number| is_one(&self.adapters[number]))
     }
 
-    /// Its keys, 0 without one.
+    /// The keys that a text's positions begin after, 0 without a prefix.
     pub fn prefix_length(&self) -> usize {
-        self.prefix().map_or(0, |number| self.adapters[number].config.length)
+        self.prefixes().next().map_or(0, |number| self.adapters[number].config.length)
     }
 }
 
@@ -49,7 +55,11 @@ impl Prefix {
 
     /// Brings the output of the heads and the logarithms of their sums from the text alone to text and prefix.
     pub(super) fn forward(&self, cx: &mut Context<'_>, q: Span, heads: Span, lse: Span) {
-        let args = self.args(cx, q);
+        let (width, heads_of_token) = (cx.model.settings.model.query_width(), cx.model.settings.model.heads);
+        let (cx, from) = cx.rows_of(self.rows);
+        let (q, heads) = (cx.part(q, from, width), cx.part(heads, from, width));
+        let lse = lse.part(4 * from * heads_of_token, 4 * cx.batch.tokens() * heads_of_token);
+        let args = self.args(&cx, q);
         cx.backend.prefix_attention(&args, heads, lse, self.factor);
     }
 
@@ -71,7 +81,8 @@ impl Prefix {
     ) {
         let args = self.args(cx, q);
         let [dkey, dvalue] = [self.key, self.value].map(|param| cx.model.acts.grads.of_adapter(param.id));
-        let (dout, accumulate) = (dheads, sink.accumulate);
+        let (dout, accumulate) = (dheads, sink.begin(cx, dkey));
+        assert_eq!(sink.begin(cx, dvalue), accumulate, "both begin as the batch does");
         let grads = PrefixGradArgs { lse, dout, delta, dq, dkey, dvalue, accumulate };
         cx.backend.prefix_attention_grad(&args, &grads);
         let scales = self.scales.map(|scales| scales.map(Some)).unwrap_or_default();
@@ -89,22 +100,27 @@ impl Prefix {
 
 /// The prefixes of all blocks that have one, with their numbers, from the parameters of `specs`.
 pub(super) fn prefixes(settings: &Settings, specs: &[ParamSpec], params: &[Param]) -> Vec<(usize, Prefix)> {
-    let Some(adapter) = settings.prefix() else { return Vec::new() };
-    let (config, factor) = (&settings.adapters[adapter].config, settings.adapters[adapter].scale);
     let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
-    let of = |layer| {
+    let of = |adapter: usize, layer| {
+        let used = &settings.adapters[adapter];
         let find = |part| {
-            let site = AdapterSite::Attention(layer);
-            placed.get(&ParamKind::Adapter(AdapterParam { adapter, site, part })).copied()
+            let (site, offline) = (AdapterSite::Attention(layer), used.offline);
+            placed.get(&ParamKind::Adapter(AdapterParam { adapter, site, part, offline })).copied()
         };
         let prefix = Prefix {
             key: find(AdapterPart::PrefixKey).expect("every prefix has keys"),
             value: find(AdapterPart::PrefixValue).expect("every prefix has values"),
             scales: find(AdapterPart::PrefixKeyScale).zip(find(AdapterPart::PrefixValueScale)).map(<[Param; 2]>::from),
-            compensate: config.compensate,
-            factor,
+            compensate: used.config.compensate,
+            factor: used.scale,
+            rows: used.rows,
         };
         (layer, prefix)
     };
-    config.blocks(&settings.model).into_iter().map(of).collect()
+    let blocks = |adapter: usize| settings.adapters[adapter].config.blocks(&settings.model);
+    settings
+        .prefixes()
+        .flat_map(|adapter| blocks(adapter).into_iter().map(move |layer| (adapter, layer)))
+        .map(|(adapter, layer)| of(adapter, layer))
+        .collect()
 }

@@ -178,6 +178,11 @@ impl ParamKind {
         matches!(self, Self::Adapter(_))
     }
 
+    /// Whether it is a tensor of an adapter that is trained: not of an offline module.
+    pub fn is_trained_adapter(self) -> bool {
+        matches!(self, Self::Adapter(param) if !param.offline)
+    }
+
     /// The number of its block, if it is of one.
     pub fn block(self) -> Option<usize> {
         match self {

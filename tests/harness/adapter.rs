@@ -125,13 +125,23 @@ impl RecordedAdapter {
         FrozenBase { file: Arc::new(Floats(floats)), params, fingerprint: "0123456789abcdef".parse().unwrap() }
     }
 
+    /// A trainer whose adapter has no values yet.
+    pub fn untrained(&self, backend: Box<dyn Backend>) -> Trainer {
+        Trainer::beside(&self.config, self.frozen(), backend).unwrap()
+    }
+
     /// A trainer with the recorded values of the adapter, those of the file `values`.
     pub fn trainer(&self, backend: Box<dyn Backend>, values: &Golden) -> Trainer {
-        let mut trainer = Trainer::beside(&self.config, self.frozen(), backend).unwrap();
+        self.trainer_from(backend, values, "")
+    }
+
+    /// The same with the values whose names begin so.
+    pub fn trainer_from(&self, backend: Box<dyn Backend>, values: &Golden, before: &str) -> Trainer {
+        let mut trainer = self.untrained(backend);
         trainer.initialize();
         let (model, backend) = trainer.model_and_backend();
         for (spec, param) in model.specs.iter().zip(&model.stored) {
-            let Some(recorded) = recorded(values, "", spec.kind) else { continue };
+            let Some(recorded) = recorded(values, before, spec.kind) else { continue };
             let cols = spec.shape.cols;
             assert_eq!(recorded.len(), spec.shape.len(), "{}", spec.kind.name());
             fill(backend, &param.weight, &mut |row, out| out.copy_from_slice(&recorded[row * cols..][..cols]));

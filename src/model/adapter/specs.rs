@@ -15,6 +15,8 @@ pub struct AdapterParam {
     pub site: AdapterSite,
     /// Which part of the adapter.
     pub part: AdapterPart,
+    /// Whether it is of the offline module.
+    pub offline: bool,
 }
 
 /// What an adapter's tensors stand beside.
@@ -116,10 +118,14 @@ impl AdapterPart {
     }
 }
 
+/// What the names of an offline module's tensors begin with.
+pub const OFFLINE: &str = "offline.";
+
 impl AdapterParam {
-    /// The name in a file: `model.layers.0.self_attn.q_proj.lora_A`.
+    /// The name in a file: `model.layers.0.self_attn.q_proj.lora_A`, of the offline module after `offline.`.
     pub fn name(self) -> String {
-        format!("{}.{}", self.site.path(), self.part.suffix())
+        let module = if self.offline { OFFLINE } else { "" };
+        format!("{module}{}.{}", self.site.path(), self.part.suffix())
     }
 }
 
@@ -172,7 +178,7 @@ pub(in crate::model) fn specs(settings: &Settings, first: u32) -> Vec<ParamSpec>
     let mut all = Vec::new();
     for (adapter, used) in settings.adapters.iter().enumerate() {
         for (site, part, shape) in used.config.tensors(settings) {
-            let param = AdapterParam { adapter, site, part };
+            let param = AdapterParam { adapter, site, part, offline: used.offline };
             all.push(spec(settings, &used.config, param, shape, first + all.len() as u32));
         }
     }
@@ -193,7 +199,7 @@ fn spec(
     let groups = settings.optimizer.as_deref().filter(|_| trainable);
     let (group, state) = groups.map_or((0, Vec::new()), |groups| groups.declare(&info));
     let format = match config.weights {
-        _ if kind.is_vector() => WeightFormat::F32,
+        _ if kind.is_vector() || param.offline => WeightFormat::F32,
         AdapterWeights::F32 => WeightFormat::F32,
         AdapterWeights::Bf16 => WeightFormat::BF16,
     };

@@ -1,5 +1,6 @@
 //! Adapters beside a frozen base.
 
+mod continual;
 mod dropout;
 mod file;
 mod golden;
