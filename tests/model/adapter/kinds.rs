@@ -181,9 +181,10 @@ fn packed_samples_are_what_they_are_apart() {
             model.loss_and_head_grad(backend, pass, 1.0);
             let losses = read_floats(backend, model.acts.losses.head(4 * inputs.len()));
             let mut grads = std::collections::BTreeMap::new();
-            model.backward(backend, pass, 1.0, &mut |backend, param, grad| {
+            let mut keep = |backend: &mut dyn Backend, param: &Param, grad: Span| {
                 grads.insert(param.id, read_floats(backend, grad));
-            });
+            };
+            model.backward(backend, pass, 1.0, &mut keep);
             (losses, grads)
         };
     for (name, config) in kinds() {
