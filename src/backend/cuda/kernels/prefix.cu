@@ -1,5 +1,6 @@
-// Attention to a prefix (src/backend/ops/prefix.rs): a warp per query of a head, or per key of a prefix, with four elements
-// of a head to a lane. A prefix is a few keys long and stays in the cache: what is read and written is rows of queries.
+// Attention to a prefix (src/backend/ops/prefix.rs): a warp per query of a head, or per key of a prefix, with four
+// elements of a head to a lane. A prefix is a few keys long and stays in the cache: what is read and written is rows of
+// queries.
 // Floors, in bytes of device memory per element of q: forward 6, the gradient 8, and 4 for each eight keys.
 #include "adam.h"
 #include "rows.h"
