@@ -68,7 +68,7 @@ impl<'a> Prefix<'a> {
         let (scale, p) = (self.scale(), &mut p[..self.length]);
         let mut most = f32::NEG_INFINITY;
         for (j, p) in p.iter_mut().enumerate() {
-            *p = scale * sum_of(q, self.key(j), |a, b, sum| madd::<FMA>(a, b, sum));
+            *p = scale * sum_of(q, self.key(j), madd::<FMA>);
             most = if *p > most { *p } else { most };
         }
         let mut sum = 0.0;
@@ -85,7 +85,7 @@ impl<'a> Prefix<'a> {
     fn products<const FMA: bool>(&self, dout: &[f32], p: &Row, dp: &mut Row) -> f32 {
         let mut mean = 0.0;
         for (j, (dp, p)) in dp[..self.length].iter_mut().zip(p).enumerate() {
-            *dp = self.by[1] * sum_of(dout, self.value(j), |a, b, sum| madd::<FMA>(a, b, sum));
+            *dp = self.by[1] * sum_of(dout, self.value(j), madd::<FMA>);
             mean = madd::<FMA>(*p, *dp, mean);
         }
         mean
@@ -179,7 +179,7 @@ impl PrefixAttention for Cpu {
                     let (q, dout) = (&q[at..][..head_dim], &dout[at..][..head_dim]);
                     let dq = &mut dq.row(token)[head * head_dim..][..head_dim];
                     let sums = [lse[number], delta[number]];
-                    row_grad(isa, prefix, [q, dout], sums, &mut weights, dq, &mut dkey, &mut dvalue);
+                    row_grad(isa, prefix, [q, dout], sums, &mut weights, dq, [&mut dkey, &mut dvalue]);
                 }
             }
         });
@@ -238,9 +238,9 @@ vectorized! {
         sums: [f32; 2],
         weights: &mut [Row; 2],
         dq: &mut [f32],
-        dkey: &mut TileMut<'_>,
-        dvalue: &mut TileMut<'_>,
+        to: [&mut TileMut<'_>; 2],
     ) {
+        let [dkey, dvalue] = to;
         let ([q, dout], [lse, delta], [p, dp]) = (rows, sums, weights);
         let own = prefix.softmax::<FMA>(q, p);
         let mean = prefix.products::<FMA>(dout, p, dp);
