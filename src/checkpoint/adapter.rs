@@ -5,7 +5,7 @@ use super::meta::{BaseModel, Meta, OF_BASE};
 use super::planes::spec;
 use crate::error::{CheckpointError, ConfigError, ReplaceError};
 use crate::format::{Decoder, Layout, PlaneKind, Role, TensorPlan};
-use crate::model::{AdapterConfig, ParamSpec, param_specs};
+use crate::model::{AdapterConfig, OFFLINE, ParamSpec, param_specs};
 use crate::quant::{RowEncoder, RowPlanes, WeightPlane};
 use crate::store::replace;
 use crate::train::{Counters, Watch};
@@ -35,6 +35,7 @@ impl Adapter {
         let meta = Meta {
             adapter: Some(AdapterConfig { base: None, ..config }),
             base: Some(BaseModel { fingerprint: base.fingerprint().to_string() }),
+            continual: None,
             counters: Counters::default(),
             watch: Watch::default(),
             tokenizer: OF_BASE.into(),
@@ -63,15 +64,32 @@ impl Adapter {
     /// The adapter of a file whose contents were checked.
     ///
     /// # Errors
-    /// If it is no adapter.
+    /// If it is no adapter, or has an offline module too.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
-        let meta = checkpoint.meta.clone();
-        if meta.adapter.is_none() {
+        match checkpoint.meta.has_offline() {
+            true => Err(CheckpointError::TwoModules { path: checkpoint.path().into() }),
+            false => Self::of_module(checkpoint, false),
+        }
+    }
+
+    /// One module of the adapter of a file whose contents were checked: the online one, which each has, or the offline one.
+    ///
+    /// # Errors
+    /// If it is no adapter, or has no such module.
+    pub fn of_module(checkpoint: &Checkpoint, offline: bool) -> Result<Self, CheckpointError> {
+        if checkpoint.meta.adapter.is_none() {
             return Err(CheckpointError::NoAdapter { path: checkpoint.path().into() });
         }
+        if offline && !checkpoint.meta.has_offline() {
+            return Err(CheckpointError::OneModule { path: checkpoint.path().into() });
+        }
+        // By itself it is a plain adapter.
+        let meta = Meta { continual: None, ..checkpoint.meta.clone() };
         let file = checkpoint.file();
         let values = |spec: ParamSpec| {
-            let (index, _) = file.tensor(&spec.kind.name()).expect("every tensor is there, or it would not be open");
+            let name = spec.kind.name();
+            let name = if offline { format!("{OFFLINE}{name}") } else { name };
+            let (index, _) = file.tensor(&name).expect("every tensor is there, or it would not be open");
             let decoder = Decoder::new(&file, index, Role::Weight).expect("every tensor has a weight");
             let mut values = vec![0.0; spec.shape.len()];
             values.chunks_mut(spec.shape.cols).enumerate().for_each(|(row, out)| decoder.row(row, out));

@@ -3,7 +3,7 @@
 use super::meta::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 use super::planes::{SavedState, declared, saved_state, spec, weight_planes};
 use crate::backend::{Backend, Param, State, Weight};
-use crate::config::Config;
+use crate::config::{Config, Stage};
 use crate::error::{CheckpointError, ContentsError};
 use crate::format::{File, Fingerprint, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Span};
@@ -293,6 +293,9 @@ impl Checkpoint {
                 }
             }
         }
+        if !self.meta.has_offline() {
+            trainer.begin_offline();
+        }
         Ok(())
     }
 
@@ -353,6 +356,10 @@ impl Checkpoint {
         }
         if self.meta.seed != given.run.seed {
             return differs("run.seed", self.meta.seed.to_string(), given.run.seed.to_string());
+        }
+        if self.meta.continual != given.continual.stage {
+            let text = |stage: Option<Stage>| serde_json::to_string(&stage).unwrap_or_default();
+            return differs("continual", text(self.meta.continual), text(given.continual.stage));
         }
         let adapter = |adapter: &AdapterConfig| to_json(&AdapterConfig { base: None, ..adapter.clone() });
         let tables = [

@@ -1,6 +1,6 @@
 //! The metadata of a file: enough to evaluate, sample and resume its model.
 
-use crate::config::{Config, TrainConfig};
+use crate::config::{Config, Stage, TrainConfig};
 use crate::error::ConfigError;
 use crate::format::{Fingerprint, cap};
 use crate::model::{
@@ -42,6 +42,9 @@ pub struct Meta {
     /// Of an adapter: the model that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseModel>,
+    /// Of an adapter that learns tasks one after the other: which it is at, and its offline module.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continual: Option<Stage>,
     /// What the watchdog has seen, of a run that has one.
     #[serde(default, skip_serializing_if = "Watch::is_empty")]
     pub watch: Watch,
@@ -93,6 +96,7 @@ impl Meta {
             counters,
             adapter: config.adapter.is_some().then(|| AdapterConfig { base: None, ..config.adapter.clone() }),
             base: None,
+            continual: config.continual.stage,
             watch: Watch::default(),
         }
     }
@@ -141,7 +145,15 @@ impl Meta {
 
     /// Whether a file with this metadata holds a parameter: an adapter's file only its own tensors.
     pub fn holds(&self, kind: ParamKind) -> bool {
-        kind.is_adapter() == self.adapter.is_some()
+        match self.adapter {
+            None => !kind.is_adapter(),
+            Some(_) => kind.is_trained_adapter() || kind.is_adapter() && self.has_offline(),
+        }
+    }
+
+    /// Whether it is of an adapter with an offline module.
+    pub fn has_offline(&self) -> bool {
+        self.continual.is_some_and(|stage| stage.offline.is_some())
     }
 
     /// The rule of the state in the file; options of a later version are left out.
@@ -182,6 +194,14 @@ impl Meta {
         ];
         if let Some(problem) = self.watch.problem() {
             return Err(problem);
+        }
+        if let Some(stage) = &self.continual {
+            if self.adapter.is_none() {
+                return Err("continual is described, but no adapter".into());
+            }
+            if let Some(problem) = stage.problem(self.train.steps) {
+                return Err(problem);
+            }
         }
         match (&self.adapter, &self.base) {
             (None, None) => {}
@@ -241,6 +261,8 @@ impl Meta {
     /// What the model is placed and computed by, with the optimizer state that the file has if its rule is known.
     pub fn settings(&self) -> Settings {
         let optimizer = self.optimizer().ok();
+        let online = self.adapter.clone().map(AdapterUse::whole);
+        let adapters = [online.clone(), online.filter(|_| self.has_offline()).map(|online| online.offline())];
         Settings {
             model: self.model.clone(),
             storage: self.storage.clone(),
@@ -249,10 +271,10 @@ impl Meta {
             sparse_embedding: optimizer.is_some_and(|optimizer| optimizer.embedding == EmbeddingUpdate::Sparse),
             packing: false,
             trainable: match self.adapter {
-                Some(_) => Trainable::Only(ParamKind::is_adapter),
+                Some(_) => Trainable::Only(ParamKind::is_trained_adapter),
                 None => Trainable::All,
             },
-            adapters: self.adapter.clone().map(AdapterUse::whole).into_iter().collect(),
+            adapters: adapters.into_iter().flatten().collect(),
             seed: self.seed,
             execution: Execution::default(),
         }

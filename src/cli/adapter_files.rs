@@ -1,5 +1,6 @@
 //! Adapters to and from the files of other programs: what `import` and `export` do with them.
 
+use super::adapters::Expert;
 use super::output::{escape, print};
 use super::units::{bytes, grouped};
 use super::{CliResult, overwrite};
@@ -7,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use tetrad::checkpoint::{Adapter, Checkpoint};
 use tetrad::convert::adapter::{export_adapter_gguf, export_peft, open_adapter};
+use tetrad::model::AdapterKind;
 
 /// Imports the adapter `source` of `base` to `output`.
 ///
@@ -33,12 +35,12 @@ pub(super) fn import(source: &Path, base: &Path, output: &Path, replace: bool) -
     Ok(ExitCode::SUCCESS)
 }
 
-/// Exports the adapter `file` to a GGUF file or a PEFT folder.
+/// Exports the adapter `file`, or the module of it that is asked for, to a GGUF file or a PEFT folder.
 ///
 /// # Errors
 /// An adapter that the format cannot express, errors of the file system.
-pub(super) fn export(file: &Path, output: &Path, gguf: bool, replace: bool) -> CliResult {
-    let adapter = Adapter::read(file)?;
+pub(super) fn export((file, module): (&Path, Option<Expert>), output: &Path, gguf: bool, replace: bool) -> CliResult {
+    let adapter = Expert::read(module, &Checkpoint::open_sound(file)?)?;
     match gguf {
         true => overwrite::refuse_file(output, replace)?,
         false => overwrite::refuse_folder(output, replace)?,
@@ -56,9 +58,18 @@ pub(super) fn export(file: &Path, output: &Path, gguf: bool, replace: bool) -> C
 
 fn described(adapter: &Adapter, file: &Path) -> String {
     let numbers: usize = adapter.tensors.iter().map(|(_, values)| values.len()).sum();
-    let matrices = adapter.meta.adapter.as_ref().map_or(0, |config| config.sites(&adapter.meta.model).len());
     let size = std::fs::metadata(file).map_or(0, |meta| meta.len());
-    format!("{} numbers beside {matrices} matrices, {} as .tetrad", grouped(numbers as u64), bytes(size))
+    let model = &adapter.meta.model;
+    let beside = match &adapter.meta.adapter {
+        Some(config) if config.kind == AdapterKind::Prefix => {
+            format!("as a prefix in {} blocks", config.blocks(model).len())
+        }
+        Some(config) if config.kind == AdapterKind::Bottleneck => {
+            format!("as bottlenecks in {} blocks", config.blocks(model).len())
+        }
+        config => format!("beside {} matrices", config.as_ref().map_or(0, |config| config.sites(model).len())),
+    };
+    format!("{} numbers {beside}, {} as .tetrad", grouped(numbers as u64), bytes(size))
 }
 
 fn show(path: &Path) -> String {

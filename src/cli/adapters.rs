@@ -2,7 +2,46 @@
 
 use super::Failure;
 use std::path::Path;
-use tetrad::checkpoint::Checkpoint;
+use tetrad::checkpoint::{Adapted, Adapter, Checkpoint};
+use tetrad::error::CheckpointError;
+use tetrad::model::Ensemble;
+
+/// One of the two modules of an adapter that has learned several tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Expert {
+    /// The module that learned the last task.
+    Online,
+    /// The module that accumulated what was learned.
+    Offline,
+}
+
+impl Expert {
+    /// A model by this expert alone, if one was asked for; else by both as the adapter's file says.
+    ///
+    /// # Errors
+    /// If no adapter has two.
+    pub(super) fn choose(asked: Option<Self>, model: Adapted<'_>) -> Result<Adapted<'_>, Failure> {
+        let Some(expert) = asked else { return Ok(model) };
+        if model.ensemble().is_none() {
+            return Err("--expert: only an adapter that has learned a second task (tetrad continual) has two".into());
+        }
+        Ok(model.with_ensemble(match expert {
+            Self::Online => Ensemble::Online,
+            Self::Offline => Ensemble::Offline,
+        }))
+    }
+
+    /// An adapter, or the module of it that was asked for.
+    ///
+    /// # Errors
+    /// A file that is no adapter; one with two modules if none was asked for.
+    pub(super) fn read(asked: Option<Self>, file: &Checkpoint) -> Result<Adapter, CheckpointError> {
+        match asked {
+            None => Adapter::of(file),
+            Some(expert) => Adapter::of_module(file, expert == Self::Offline),
+        }
+    }
+}
 
 /// Opens the adapters that were named, each with its scale, and checks their contents.
 ///

@@ -34,6 +34,9 @@ pub struct Args {
     /// Add this adapter, times SCALE if that is given; may be repeated.
     #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
     adapters: Vec<String>,
+    /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].
+    #[arg(long, value_enum, value_name = "MODULE")]
+    expert: Option<adapters::Expert>,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
@@ -77,7 +80,7 @@ pub(super) fn template(file: &Path, checkpoint: &Checkpoint, given: Option<&str>
 fn chat(args: &Args, sampling: &Sampling) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
     let adapters = adapters::open(&args.adapters)?;
-    let adapted = Adapted::new(&checkpoint, &adapters)?;
+    let adapted = adapters::Expert::choose(args.expert, Adapted::new(&checkpoint, &adapters)?)?;
     checkpoint.verify_weights()?;
     let template = template(&args.file, &checkpoint, args.chat_template.as_deref())?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
@@ -103,7 +106,7 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
         tokens: 0,
         writing: Duration::ZERO,
     };
-    let mut generator = Generator::new(&model);
+    let mut generator = Generator::by(&model, adapted.ensemble().unwrap_or_default());
     let mut lines = std::io::stdin().lock().lines();
     loop {
         if interactive {

@@ -1,6 +1,6 @@
 //! `tetrad eval`.
 
-use super::held_out::mean_loss;
+use super::held_out::{HeldOutLoss, mean_loss};
 use super::output::{json, print};
 use super::signals::{Doing, Interrupts};
 use super::units::grouped;
@@ -13,6 +13,7 @@ use tetrad::data::{
     Corpus, Dataset, Overlong, Packing, SampleFormat, Source, Tokenizer, TokenizerConfig, Windows, prepare,
 };
 use tetrad::error::DataError;
+use tetrad::model::Ensemble;
 
 /// Measure a model on text: loss, perplexity, bits per byte.
 ///
@@ -35,6 +36,9 @@ pub struct Args {
     /// Add this adapter, times SCALE if that is given; may be repeated.
     #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
     adapters: Vec<String>,
+    /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].
+    #[arg(long, value_enum, value_name = "MODULE")]
+    expert: Option<adapters::Expert>,
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -77,7 +81,7 @@ pub fn run(mut args: Args) -> CliResult {
 fn eval(args: &Args) -> CliResult {
     let checkpoint = Checkpoint::open(args.model())?;
     let adapters = adapters::open(&args.adapters)?;
-    let adapted = Adapted::new(&checkpoint, &adapters)?;
+    let adapted = adapters::Expert::choose(args.expert, Adapted::new(&checkpoint, &adapters)?)?;
     // A result measured on damaged weights would be believed.
     checkpoint.verify_weights()?;
     let tokenizer = tokenizer(&checkpoint)?;
@@ -94,21 +98,32 @@ fn eval(args: &Args) -> CliResult {
     let part = Source { name: String::new(), weight: 1.0, dataset };
     let windows = Windows::of(&[part], sequence, args.sequences)?;
     let all: Vec<usize> = (0..windows.len()).collect();
-    let (loss, _, device) = mean_loss(&adapted, (&windows, &all), (sequence, packing), args.device)?;
+    let HeldOutLoss { loss, device, both, .. } =
+        mean_loss(&adapted, (&windows, &all), (sequence, packing), args.device)?;
     let perplexity = loss.exp();
     let bits = shard.bytes_per_token().map(|bytes| loss / std::f64::consts::LN_2 / bytes);
     print(|out| {
         if args.json {
-            let value = json!({
+            let mut value = json!({
                 "file": args.model().to_string_lossy(), "loss": number::json(loss), "perplexity": number::json(perplexity),
                 "bits_per_byte": bits.map(number::json), "tokens": windows.targets(), "sequence": sequence,
                 "samples_cut": windows.packings().map(|packing| packing.truncated).sum::<usize>(),
                 "device": device,
             });
+            if let Some(both) = &both {
+                value["by"] = json!(adapted.ensemble().unwrap_or_default().name());
+                value["losses"] =
+                    Ensemble::ALL.map(|by| (by.name().to_owned(), number::json(both.mean(by)))).into_iter().collect();
+            }
             return json(out, &value);
         }
         writeln!(out, "loss           {loss:.4} nats per token")?;
         writeln!(out, "perplexity     {perplexity:.4} per token")?;
+        if let Some(both) = &both {
+            let by = |by: Ensemble| format!("{} {:.4}", by.name(), both.mean(by));
+            let used = adapted.ensemble().unwrap_or_default().name();
+            writeln!(out, "by {used}; losses: {}", Ensemble::ALL.map(by).join(", "))?;
+        }
         if let Some(bits) = bits {
             writeln!(out, "bits per byte  {bits:.4}")?;
         }

@@ -3,7 +3,7 @@
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
-use super::{CliResult, adapter_files, budget, overwrite, pool};
+use super::{CliResult, adapter_files, adapters, budget, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::checkpoint::Checkpoint;
@@ -17,6 +17,9 @@ use tetrad::model::ActivationQuant;
 pub struct Args {
     /// The model or the adapter.
     file: PathBuf,
+    /// Of an adapter that has learned several tasks, export this module.
+    #[arg(long, value_enum, value_name = "MODULE")]
+    expert: Option<adapters::Expert>,
     /// What to write: a name ending in .gguf, or a directory.
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
@@ -97,7 +100,10 @@ fn convert(args: &Args) -> CliResult {
         if args.embedding.is_some() || args.head.is_some() || args.float.is_some() {
             return Err("--embedding, --head and --type apply to models; an adapter keeps its numbers".into());
         }
-        return adapter_files::export(&args.file, &args.output, gguf, args.overwrite);
+        return adapter_files::export((&args.file, args.expert), &args.output, gguf, args.overwrite);
+    }
+    if args.expert.is_some() {
+        return Err("--expert applies to adapters".into());
     }
     match gguf {
         true => overwrite::refuse_file(&args.output, args.overwrite)?,

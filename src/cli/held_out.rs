@@ -8,7 +8,7 @@ use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
 use tetrad::data::{
     Corpus, Dataset, IGNORE, Overlong, Packing, SampleFormat, Source, TokenizerConfig, Windows, prepare,
 };
-use tetrad::model::Batch;
+use tetrad::model::{Batch, EnsembleLosses};
 
 /// Tokens in one pass, at least one window: enough to keep all cores busy.
 const PASS_TOKENS: usize = 2048;
@@ -77,13 +77,24 @@ impl HeldOut {
     /// # Errors
     /// A device that cannot be used or fails.
     pub fn loss(&self, model: &Adapted<'_>, chosen: &[usize], device: Device) -> Result<(f64, u64), Failure> {
-        let (loss, counted, _) = mean_loss(model, (&self.windows, chosen), (self.sequence, self.packing), device)?;
-        Ok((loss, counted))
+        let found = mean_loss(model, (&self.windows, chosen), (self.sequence, self.packing), device)?;
+        Ok((found.loss, found.counted))
     }
 }
 
-/// The mean loss of a model on some windows, in nats per token, how many tokens it is the mean of, and the device that
-/// computed it in words.
+/// What a model scores on held-out text.
+pub(super) struct HeldOutLoss {
+    /// The mean loss in nats per token; of two experts by the ensemble of the model.
+    pub loss: f64,
+    /// Tokens that it is the mean of.
+    pub counted: u64,
+    /// The device that computed it, in words.
+    pub device: String,
+    /// The losses by every ensemble, if there are two experts.
+    pub both: Option<EnsembleLosses>,
+}
+
+/// Scores some windows by a model.
 ///
 /// # Errors
 /// A device that cannot be used or fails.
@@ -92,8 +103,11 @@ pub(super) fn mean_loss(
     (windows, chosen): (&Windows, &[usize]),
     (sequence, packing): (usize, bool),
     device: Device,
-) -> Result<(f64, u64, String), Failure> {
-    let batch = (PASS_TOKENS / sequence).clamp(1, chosen.len());
+) -> Result<HeldOutLoss, Failure> {
+    let ensemble = model.ensemble().filter(|_| model.has_experts());
+    // Two experts are twice the rows.
+    let pass = if ensemble.is_some() { PASS_TOKENS / 2 } else { PASS_TOKENS };
+    let batch = (pass / sequence).clamp(1, chosen.len());
     let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing };
     let mut opened = device::open_for(device, model, capacity)?;
     let described = opened.describe();
@@ -102,7 +116,7 @@ pub(super) fn mean_loss(
     let (mut inputs, mut targets) = (vec![0; batch * sequence], vec![0; batch * sequence]);
     let mut starts = vec![0; if packing { batch * sequence } else { 0 }];
     let mut losses = vec![0.0f32; batch * sequence];
-    let (mut sum, mut counted) = (0.0, 0);
+    let (mut sum, mut counted, mut both) = (0.0, 0, EnsembleLosses::default());
     for part in chosen.chunks(batch) {
         let tokens = part.len() * sequence;
         let starts = if packing { &mut starts[..tokens] } else { &mut [][..] };
@@ -114,8 +128,12 @@ pub(super) fn mean_loss(
         let (inputs, targets) = (&inputs[..tokens], &targets[..tokens]);
         counted += targets.iter().filter(|&&target| target != IGNORE).count() as u64;
         let pass = Batch::whole(part.len(), sequence);
-        sum += model.evaluate(backend, pass, inputs, targets, starts, &mut losses[..tokens]);
+        match ensemble {
+            Some(_) => both.merge(&model.evaluate_experts(backend, pass, inputs, targets, starts)),
+            None => sum += model.evaluate(backend, pass, inputs, targets, starts, &mut losses[..tokens]),
+        }
     }
     backend.status()?;
-    Ok((sum / counted.max(1) as f64, counted, described))
+    let loss = ensemble.map_or(sum / counted.max(1) as f64, |ensemble| both.mean(ensemble));
+    Ok(HeldOutLoss { loss, counted, device: described, both: ensemble.map(|_| both) })
 }

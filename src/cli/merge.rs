@@ -9,7 +9,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{Adapted, Adapter, Capacity, Checkpoint};
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint};
 use tetrad::convert::{Calibration, MergeSummary, MergeTarget, merge};
 
 /// Exit status where less of the adapter's gain survived than was asked for.
@@ -30,6 +30,9 @@ pub struct Args {
     /// An adapter, and what it is multiplied by if that is not 1; may be repeated.
     #[arg(long, required = true, value_name = "FILE[=SCALE]")]
     adapter: Vec<String>,
+    /// Of an adapter that has learned several tasks, merge this module.
+    #[arg(long, value_enum, value_name = "MODULE")]
+    expert: Option<adapters::Expert>,
     /// The file to write.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -101,8 +104,8 @@ pub fn run(args: Args) -> CliResult {
 fn add(args: &Args) -> CliResult {
     let base = Checkpoint::open(&args.base)?;
     let files = adapters::open(&args.adapter)?;
-    let adapted = Adapted::new(&base, &files)?;
-    let read = |(file, scale): &(Checkpoint, f32)| Ok((Adapter::of(file)?, *scale));
+    let adapted = adapters::Expert::choose(args.expert, Adapted::new(&base, &files)?)?;
+    let read = |(file, scale): &(Checkpoint, f32)| Ok((adapters::Expert::read(args.expert, file)?, *scale));
     let added = files.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
     overwrite::refuse_file(&args.output, args.overwrite)?;
     if args.output.canonicalize().is_ok_and(|output| args.base.canonicalize().is_ok_and(|base| base == output)) {

@@ -7,6 +7,7 @@ mod chart;
 pub mod chat;
 pub mod compare;
 pub mod config;
+pub mod continual;
 pub mod device;
 mod diff;
 pub mod doctor;
@@ -74,6 +75,7 @@ enum Command {
     Report(report::Args),
     Sweep(sweep::Args),
     Compare(compare::Args),
+    Continual(continual::Args),
 }
 
 /// Runs the command that was given.
@@ -83,19 +85,33 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, String> {
     signals::survive_file_limits().map_err(|error| format!("the signals of the system cannot be used: {error}"))?;
     let options = match cli.command {
-        Command::Train(_) | Command::Plan(_) | Command::Prepare(_) | Command::Config(_) | Command::Sweep(_) => {
-            Options::Keys
-        }
+        Command::Train(_)
+        | Command::Plan(_)
+        | Command::Prepare(_)
+        | Command::Config(_)
+        | Command::Sweep(_)
+        | Command::Continual(_) => Options::Keys,
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
-    execute(cli.command).map_err(|error| match hint(error.as_ref(), options) {
-        Some(advice) => format!("{error}; {advice}"),
-        None => error.to_string(),
-    })
+    execute(cli.command).map_err(|error| explained(error.as_ref(), options))
+}
+
+/// An error with what can be done about it; of a rank beside rank 0, with its number.
+fn explained(error: &(dyn std::error::Error + 'static), options: Options) -> String {
+    let speaker = train::ranks::speaker();
+    match hint(error, options) {
+        Some(advice) => format!("{speaker}{error}; {advice}"),
+        None => format!("{speaker}{error}"),
+    }
 }
 
 fn execute(command: Command) -> CliResult {
+    match &command {
+        Command::Sweep(_) => train::ranks::refuse("sweep")?,
+        Command::Continual(_) => train::ranks::refuse("continual")?,
+        _ => {}
+    }
     match command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
@@ -115,5 +131,6 @@ fn execute(command: Command) -> CliResult {
         Command::Report(args) => report::run(args),
         Command::Sweep(args) => sweep::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Continual(args) => continual::run(args),
     }
 }

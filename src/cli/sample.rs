@@ -38,6 +38,9 @@ pub struct Args {
     /// Add this adapter, times SCALE if that is given; may be repeated.
     #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
     adapters: Vec<String>,
+    /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].
+    #[arg(long, value_enum, value_name = "MODULE")]
+    expert: Option<adapters::Expert>,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
@@ -71,7 +74,7 @@ fn read_prompt(file: &Path) -> Result<String, super::Failure> {
 fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
     let adapters = adapters::open(&args.adapters)?;
-    let adapted = Adapted::new(&checkpoint, &adapters)?;
+    let adapted = adapters::Expert::choose(args.expert, Adapted::new(&checkpoint, &adapters)?)?;
     checkpoint.verify_weights()?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let special = checkpoint.special_tokens(&tokenizer);
@@ -87,7 +90,7 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     let device = opened.describe();
     let backend = opened.backend.as_mut();
     let model = adapted.open(backend, capacity)?;
-    let mut generator = Generator::new(&model);
+    let mut generator = Generator::by(&model, adapted.ensemble().unwrap_or_default());
     let mut printer = TokenPrinter::new(&tokenizer, &prompt, args.sampling.stops(), args.json);
     let mut written = Vec::new();
     let mut ended = false;

@@ -1,5 +1,6 @@
 //! What a run is: the TOML tables, their defaults and presets, overrides, and the checks made before step 0.
 
+mod continual;
 mod load;
 mod manual;
 mod presets;
@@ -10,6 +11,7 @@ mod train;
 mod validate;
 mod write;
 
+pub use continual::{ContinualConfig, Method, Offline, Stage, TaskConfig};
 pub use manual::{KeyInfo, json_schema, manual};
 pub use presets::PRESETS;
 pub use run::RunConfig;
@@ -21,6 +23,7 @@ use crate::model::{
     StorageConfig, Trainable,
 };
 use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
+use crate::ranks::RanksConfig;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -44,8 +47,12 @@ pub struct Config {
     pub train: TrainConfig,
     /// What is trained beside a frozen base.
     pub adapter: AdapterConfig,
+    /// Tasks that are learned one after the other.
+    pub continual: ContinualConfig,
     /// Where parameters live between their uses.
     pub offload: OffloadConfig,
+    /// Several processes that train one model.
+    pub ranks: RanksConfig,
     /// Where and how the run executes.
     pub run: RunConfig,
 }
@@ -57,8 +64,16 @@ impl Config {
         LearningRate { peak: self.optimizer.lr, warmup, steps, schedule, final_lr, decay: self.train.decay() }
     }
 
+    /// Sequences of a step that a rank has at most: all of them where there is one process.
+    pub fn rank_batch(&self) -> usize {
+        self.train.batch.div_ceil(self.run.ranks)
+    }
+
     /// What a model is placed and computed by.
     pub fn settings(&self) -> Settings {
+        let online = self.adapter.is_some().then(|| AdapterUse::whole(self.adapter.clone()));
+        let accumulates = self.continual.stage.is_some_and(|stage| stage.offline.is_some());
+        let adapters = [online.clone(), online.filter(|_| accumulates).map(|online| online.offline())];
         Settings {
             model: self.model.clone(),
             storage: self.storage.clone(),
@@ -66,11 +81,15 @@ impl Config {
             optimizer: Some(Arc::new(self.optimizer.groups(self.storage.state()))),
             sparse_embedding: self.optimizer.embedding == EmbeddingUpdate::Sparse,
             packing: self.data.shares_rows,
-            trainable: if self.adapter.is_some() { Trainable::Only(ParamKind::is_adapter) } else { Trainable::All },
-            adapters: self.adapter.is_some().then(|| AdapterUse::whole(self.adapter.clone())).into_iter().collect(),
+            trainable: match self.adapter.is_some() {
+                true => Trainable::Only(ParamKind::is_trained_adapter),
+                false => Trainable::All,
+            },
+            adapters: adapters.into_iter().flatten().collect(),
             seed: self.run.seed,
             execution: Execution {
-                micro_tokens: self.train.micro_batch() * self.train.sequence,
+                micro_tokens: self.train.micro_batch().min(self.rank_batch()) * self.train.sequence,
+                ranks: self.run.ranks,
                 checkpointing: self.run.activation_checkpointing,
                 grad_buffer: self.run.grad_buffer,
                 offload: self.offload,

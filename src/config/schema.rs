@@ -8,6 +8,7 @@ use super::*;
 use crate::data::SourceConfig;
 use serde::de::value::{Error, StrDeserializer};
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::json;
 use std::fmt;
 
 /// What a key may hold.
@@ -18,7 +19,8 @@ pub(super) enum Kind {
     Switch,
     Text,
     List,
-    Sources,
+    /// Tables: what those of a list are in words, and whether a value is one of them.
+    Tables(&'static TableKind),
     Word(&'static [&'static str]),
 }
 
@@ -42,9 +44,7 @@ impl Kind {
             (Kind::Switch, toml::Value::Boolean(_)) => true,
             (Kind::Text, toml::Value::String(_)) => true,
             (Kind::List, toml::Value::Array(items)) => items.iter().all(toml::Value::is_str),
-            (Kind::Sources, toml::Value::Array(items)) => {
-                items.iter().all(|item| item.clone().try_into::<SourceConfig>().is_ok())
-            }
+            (Kind::Tables(kind), toml::Value::Array(items)) => items.iter().all(|item| (kind.admits)(item)),
             (Kind::Word(words), toml::Value::String(word)) => words.contains(&word.as_str()),
             _ => false,
         }
@@ -59,7 +59,7 @@ impl fmt::Display for Kind {
             Kind::Switch => f.write_str("true or false"),
             Kind::Text => f.write_str("a text in quotes"),
             Kind::List => f.write_str("a list of texts, such as [\"a.txt\", \"b/*.jsonl\"]"),
-            Kind::Sources => f.write_str("tables of files and a weight, such as { files = [\"a.txt\"], weight = 0.7 }"),
+            Kind::Tables(kind) => f.write_str(kind.words),
             Kind::Word(words) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
                 write!(f, "one of {}", quoted.join(", "))
@@ -67,6 +67,66 @@ impl fmt::Display for Kind {
         }
     }
 }
+
+/// The tables that a list may hold.
+#[derive(Debug)]
+pub(super) struct TableKind {
+    /// The name of the type that reads them.
+    name: &'static str,
+    words: &'static str,
+    admits: fn(&toml::Value) -> bool,
+    schema: fn() -> serde_json::Value,
+}
+
+impl TableKind {
+    /// Its JSON schema.
+    pub(super) fn schema(&self) -> serde_json::Value {
+        json!({ "type": "array", "items": (self.schema)() })
+    }
+}
+
+impl PartialEq for TableKind {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for TableKind {}
+
+/// The JSON schema of a list of texts.
+pub(super) fn texts() -> serde_json::Value {
+    json!({ "type": "array", "items": { "type": "string" } })
+}
+
+fn reads<T: serde::de::DeserializeOwned>(item: &toml::Value) -> bool {
+    item.clone().try_into::<T>().is_ok()
+}
+
+/// The lists of tables that there are.
+static TABLES: [TableKind; 2] = [
+    TableKind {
+        name: "SourceConfig",
+        words: "tables of files and a weight, such as { files = [\"a.txt\"], weight = 0.7 }",
+        admits: reads::<SourceConfig>,
+        schema: || {
+            let weight = json!({ "type": "number", "exclusiveMinimum": 0 });
+            let properties = json!({ "files": texts(), "weight": weight });
+            json!({ "type": "object", "additionalProperties": false, "required": ["files"], "properties": properties })
+        },
+    },
+    TableKind {
+        name: "TaskConfig",
+        words: "tables of a name and files, such as { name = \"a\", train = [\"a.txt\"], steps = 300 }",
+        admits: reads::<TaskConfig>,
+        schema: || {
+            let steps = json!({ "type": "integer", "minimum": 0 });
+            let name = json!({ "type": "string" });
+            let properties = json!({ "name": name, "train": texts(), "validation": texts(), "steps": steps });
+            let required = ["name", "train"];
+            json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
+        },
+    },
+];
 
 /// One key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,9 +239,9 @@ pub(super) fn meant<'a>(key: &str, known: impl IntoIterator<Item = &'a str>) -> 
 struct Probe {
     /// Names of the fields that are being read, from the top.
     path: Vec<&'static str>,
-    /// Whether elements of a list are read, whose fields are no keys, and whether one was a struct.
+    /// Whether elements of a list are read, whose fields are no keys, and the type of one that was a struct.
     in_list: bool,
-    saw_struct: bool,
+    saw_struct: Option<&'static str>,
     keys: Vec<Key>,
 }
 
@@ -233,20 +293,21 @@ impl<'de> Deserializer<'de> for &mut Probe {
         if self.in_list {
             return visitor.visit_seq(OneElement(Some(self)));
         }
-        (self.in_list, self.saw_struct) = (true, false);
+        (self.in_list, self.saw_struct) = (true, None);
         let value = visitor.visit_seq(OneElement(Some(self)))?;
         self.in_list = false;
-        self.note(if self.saw_struct { Kind::Sources } else { Kind::List });
+        let table = self.saw_struct.and_then(|name| TABLES.iter().find(|kind| kind.name == name));
+        self.note(table.map_or(Kind::List, Kind::Tables));
         Ok(value)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.saw_struct = true;
+        self.saw_struct = Some(name);
         visitor.visit_map(AllFields { probe: self, left: fields.iter() })
     }
 
@@ -319,7 +380,9 @@ mod tests {
         assert_eq!(kind("model", "tied"), Some(Kind::Switch));
         assert_eq!(kind("run", "dir"), Some(Kind::Text));
         assert_eq!(kind("data", "train"), Some(Kind::List));
-        assert_eq!(kind("data", "source"), Some(Kind::Sources));
+        assert_eq!(kind("data", "source"), Some(Kind::Tables(&TABLES[0])));
+        assert_eq!(kind("continual", "task"), Some(Kind::Tables(&TABLES[1])));
+        assert_eq!(kind("continual", "stage"), None, "no key: the command sets it");
         assert_eq!(kind("data", "packed"), None, "no key: the files tell");
         let weights = Kind::Word(&[
             "int4",

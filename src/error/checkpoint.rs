@@ -50,6 +50,14 @@ pub enum CheckpointError {
         /// What is not known.
         what: String,
     },
+    /// Two prefixes at once.
+    #[error("{path}: is a prefix, and so is {other}; a text can begin after one prefix only")]
+    TwoPrefixes {
+        /// The second file.
+        path: PathBuf,
+        /// The first.
+        other: PathBuf,
+    },
     /// The metadata describes an impossible model.
     #[error("{path}: the metadata describes an impossible model: {source}")]
     Config {
@@ -147,6 +155,18 @@ pub enum CheckpointError {
     /// A model where an adapter is needed.
     #[error("{path}: is a model of its own, not an adapter")]
     NoAdapter {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An adapter with two modules where one is needed.
+    #[error("{path}: has an online and an offline module; one of them alone is needed")]
+    TwoModules {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An adapter without an offline module.
+    #[error("{path}: has no offline module; one exists from the second task on")]
+    OneModule {
         /// The file.
         path: PathBuf,
     },

@@ -1,9 +1,9 @@
 //! Sampling: tokens in, one token out, with keys and values cached.
 
-use super::{Batch, Model, Purpose};
+use super::ensemble::log_probability;
+use super::{Activations, Batch, Ensemble, ExpertLogits, Model, Posterior, Purpose};
 use crate::backend::Backend;
-use crate::memory::Span;
-use crate::quant::{RngKey, RngUse, bf16_to_f32};
+use crate::quant::{RngKey, RngUse};
 use zerocopy::IntoBytes;
 
 /// How the next token is drawn.
@@ -34,75 +34,93 @@ impl Default for Sampling {
 /// A text in the making. One generator at a time may use a model's caches, which share their memory with steps and
 /// evaluations: a text ends where one of those begins.
 pub struct Generator {
-    /// With the activations of sampling.
-    model: Model,
-    /// Tokens whose keys and values are cached.
-    history: Vec<u32>,
+    /// The model, or its two experts.
+    writers: Vec<Writer>,
+    ensemble: Ensemble,
+    /// What the posterior knows after each token of the text.
+    seen: Vec<Posterior>,
     /// Tokens drawn so far: the counter of the random numbers.
     drawn: u32,
+    /// Of what comes next; log-probabilities if there are two experts.
     logits: Vec<f32>,
-    raw: Vec<u8>,
 }
 
 impl Generator {
-    /// An empty text.
+    /// An empty text, of a model with two experts by their posterior.
     ///
     /// # Panics
     /// If the model was placed for no text: `execution.sampled` was 0.
     pub fn new(model: &Model) -> Self {
-        let acts = model.sampling.as_deref().expect("a model that was placed for sampling").clone();
-        let model = Model { acts, ..model.clone() };
-        let vocab = model.settings.model.vocab;
-        let raw = vec![0; vocab * model.acts.activation_bytes];
-        Self { model, history: Vec::new(), drawn: 0, logits: vec![0.0; vocab], raw }
+        Self::by(model, Ensemble::default())
     }
 
-    /// Positions that the caches hold.
-    fn capacity(&self) -> usize {
-        self.model.acts.positions
+    /// The same by an ensemble of the experts, if the model has two. Each has caches of its own, and reads the base by
+    /// itself.
+    ///
+    /// # Panics
+    /// As [`Generator::new`].
+    pub fn by(model: &Model, ensemble: Ensemble) -> Self {
+        let writers: Vec<_> = match model.has_experts() {
+            true => (0..2).map(|expert| Writer::new(&model.expert(expert), expert)).collect(),
+            false => vec![Writer::new(model, 0)],
+        };
+        Self { writers, ensemble, seen: Vec::new(), drawn: 0, logits: vec![0.0; model.settings.model.vocab] }
     }
 
-    /// Appends tokens and gives the logits of what comes next. When the caches are full, the older half of the text
-    /// is forgotten.
+    /// Appends tokens and gives the logits of what comes next, which are log-probabilities if two experts write. When the
+    /// caches are full, the older half of the text is forgotten.
     ///
     /// # Panics
     /// If `tokens` is empty.
     pub fn feed(&mut self, backend: &mut dyn Backend, tokens: &[u32]) -> &[f32] {
         assert!(!tokens.is_empty(), "logits follow from at least one token");
-        let mut pending = tokens.to_vec();
-        if self.history.len() + pending.len() > self.capacity() {
-            let mut all = std::mem::take(&mut self.history);
-            all.append(&mut pending);
-            pending = all.split_off(all.len() - (self.capacity() / 2).clamp(1, all.len()));
+        if let [writer] = self.writers.as_mut_slice() {
+            writer.feed(backend, tokens, None);
+            self.logits.copy_from_slice(&writer.logits);
+            return &self.logits;
         }
-        for part in pending.chunks(self.model.acts.micro_tokens) {
-            let start = self.history.len();
-            let batch = Batch { start, purpose: Purpose::Sample, ..Batch::whole(1, part.len()) };
-            backend.upload(part.as_bytes(), self.model.acts.inputs.head(4 * part.len()));
-            self.model.forward(backend, batch);
-            self.history.extend_from_slice(part);
-            let logits = self.model.logits(backend, part.len() - 1, 1);
-            self.fetch(backend, logits);
+        let known = !self.writers[0].history.is_empty();
+        let mut read = Vec::new();
+        for writer in &mut self.writers {
+            let mut logs = Vec::with_capacity(tokens.len());
+            if known {
+                logs.push(log_probability(&writer.logits, tokens[0]));
+            }
+            // What a full cache makes it read again was seen before.
+            let mut told = tokens[1..].iter();
+            let again = writer.again(tokens.len());
+            let mut passed = 0;
+            writer.feed(
+                backend,
+                tokens,
+                Some(&mut |logits| {
+                    passed += 1;
+                    if passed > again
+                        && let Some(&next) = told.next()
+                    {
+                        logs.push(log_probability(logits, next));
+                    }
+                }),
+            );
+            read.push(logs);
         }
+        let mut seen = self.seen.last().copied().unwrap_or_default();
+        // Nothing predicts the first token of a text.
+        self.seen.resize(self.seen.len() + usize::from(!known), seen);
+        for (&online, &offline) in read[0].iter().zip(&read[1]) {
+            seen.see([online, offline]);
+            self.seen.push(seen);
+        }
+        let forgotten = self.seen.len() - self.writers[0].history.len().min(self.seen.len());
+        self.seen.drain(..forgotten);
+        let both = ExpertLogits::new([&self.writers[0].logits, &self.writers[1].logits]);
+        both.log_probabilities(self.ensemble, seen, &mut self.logits);
         &self.logits
-    }
-
-    fn fetch(&mut self, backend: &mut dyn Backend, logits: Span) {
-        // A row may be longer than the vocabulary.
-        backend.download(logits.head(self.raw.len()), &mut self.raw);
-        let wide = self.model.acts.activation_bytes == 4;
-        for (logit, bytes) in self.logits.iter_mut().zip(self.raw.chunks_exact(if wide { 4 } else { 2 })) {
-            *logit = match *bytes {
-                [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-                [a, b] => bf16_to_f32(u16::from_le_bytes([a, b])),
-                _ => unreachable!("chunks of four or two bytes"),
-            };
-        }
     }
 
     /// The tokens so far, those aside that were forgotten.
     pub fn history(&self) -> &[u32] {
-        &self.history
+        &self.writers[0].history
     }
 
     /// Goes back to the first `len` tokens of the text; what follows them is fed next.
@@ -110,8 +128,10 @@ impl Generator {
     /// # Panics
     /// If the text is shorter.
     pub fn rewind(&mut self, len: usize) {
-        assert!(len <= self.history.len(), "{len} tokens of {}", self.history.len());
-        self.history.truncate(len);
+        let known = self.history().len();
+        assert!(len <= known, "{len} tokens of {known}");
+        self.writers.iter_mut().for_each(|writer| writer.history.truncate(len));
+        self.seen.truncate(len);
     }
 
     /// Draws the token that follows what was fed last; nothing if a logit is not a number, as those of damaged or
@@ -124,9 +144,69 @@ impl Generator {
         self.drawn += 1;
         let u = f64::from(key.words(0)[0]) / 4_294_967_296.0;
         if sampling.repetition_penalty != 1.0 {
-            penalize(&mut self.logits, &self.history, sampling.repetition_penalty as f32);
+            penalize(&mut self.logits, &self.writers[0].history, sampling.repetition_penalty as f32);
         }
         Some(choose(&self.logits, sampling, u))
+    }
+}
+
+/// Is shown the logits after every token.
+type Shown<'a> = &'a mut dyn FnMut(&[f32]);
+
+/// What keeps the text of one model or expert in its caches.
+struct Writer {
+    /// With the activations of sampling.
+    model: Model,
+    /// Tokens whose keys and values are cached.
+    history: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+impl Writer {
+    /// One that uses the caches of this number.
+    fn new(model: &Model, caches: usize) -> Self {
+        let acts = Activations::clone(model.sampling.get(caches).expect("a model that was placed for sampling"));
+        let logits = vec![0.0; model.settings.model.vocab];
+        Self { model: Model { acts, ..model.clone() }, history: Vec::new(), logits }
+    }
+
+    /// Positions that the caches hold.
+    fn capacity(&self) -> usize {
+        self.model.acts.positions
+    }
+
+    /// How many tokens before `count` new ones are read once more, since the caches are full; of the new ones fewer may be
+    /// read then.
+    fn again(&self, count: usize) -> usize {
+        match self.history.len() + count > self.capacity() {
+            true => (self.capacity() / 2).max(1).saturating_sub(count),
+            false => 0,
+        }
+    }
+
+    /// Appends tokens; `each` is shown the logits after every token that is read, else those after the last are computed.
+    fn feed(&mut self, backend: &mut dyn Backend, tokens: &[u32], mut each: Option<Shown<'_>>) {
+        let mut pending = tokens.to_vec();
+        if self.history.len() + pending.len() > self.capacity() {
+            let mut all = std::mem::take(&mut self.history);
+            all.append(&mut pending);
+            pending = all.split_off(all.len() - (self.capacity() / 2).clamp(1, all.len()));
+        }
+        for part in pending.chunks(self.model.acts.micro_tokens) {
+            let start = self.history.len();
+            let batch = Batch { start, purpose: Purpose::Sample, ..Batch::whole(1, part.len()) };
+            backend.upload(part.as_bytes(), self.model.acts.inputs.head(4 * part.len()));
+            self.model.forward(backend, batch);
+            self.history.extend_from_slice(part);
+            let first = if each.is_some() { 0 } else { part.len() - 1 };
+            for token in first..part.len() {
+                let logits = self.model.logits(backend, token, 1);
+                self.model.fetch_logits(backend, logits, &mut self.logits);
+                if let Some(each) = &mut each {
+                    each(&self.logits);
+                }
+            }
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{AdapterPart, ParamKind, ParamSpec, Purpose, Settings};
+use super::{AdapterParam, AdapterPart, AdapterRows, AdapterSite, AdapterUse, BlockParam};
+use super::{ParamKind, ParamSpec, Purpose, Settings};
 use crate::backend::{Accumulate, DropoutArgs, Param};
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
@@ -25,6 +26,8 @@ pub struct LowRankPair {
     pub inputs: usize,
     /// How many of them A sees as one, their sum; 1: each by itself.
     pub group: usize,
+    /// Which rows of a batch it is added to.
+    pub rows: AdapterRows,
 }
 
 /// The buffers of all pairs, as long as a micro-batch.
@@ -46,6 +49,13 @@ impl LowRankPair {
         if self.factor == 0.0 {
             return;
         }
+        let (mut cx, from) = cx.rows_of(self.rows);
+        let (x, y) = (cx.part(x, from, self.inputs), cx.part(y, from, self.b.weight.shape.cols));
+        self.add(&mut cx, x, y);
+    }
+
+    /// The same for all rows of a batch.
+    fn add(&self, cx: &mut Context<'_>, x: Span, y: Span) {
         let down = self.down(cx, x).1;
         self.scale(cx, down);
         cx.backend.linear_grad_input(down, &self.b.weight, y, Accumulate::Yes);
@@ -80,26 +90,28 @@ impl LowRankPair {
     fn left_out(&self, cx: &Context<'_>) -> Option<DropoutArgs> {
         let Purpose::Step(step) = cx.batch.purpose else { return None };
         let key = RngKey { seed: cx.model.settings.seed, step, tensor: self.a.id, usage: RngUse::Dropout };
-        let args = DropoutArgs { key, first_row: cx.batch.from, probability: self.dropout };
+        let args = DropoutArgs { key, first_row: cx.batch.before + cx.batch.from, probability: self.dropout };
         (self.dropout > 0.0).then_some(args)
     }
 
     /// Adds to `dx`, and forms the gradients of A, of B and of the factor.
     pub(super) fn backward(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), dx: Span, sink: &mut GradSink<'_, '_>) {
         let ([rank, cols], outputs) = ([self.a.weight.shape.rows, self.a.weight.shape.cols], self.b.weight.shape.cols);
-        let accumulate = sink.accumulate;
         let (input, down) = self.down(cx, x);
         let ddown = cx.micro_rows(cx.model.acts.low_rank.ddown, rank);
         cx.backend.linear(dy, &self.b.weight, ddown, Accumulate::No);
         let grad = |param: &Param| cx.model.acts.grads.of_adapter(param.id);
         let (a_grad, b_grad, scale_grad) = (grad(&self.a), grad(&self.b), self.scale.as_ref().map(grad));
+        // In the order in which they are handed over.
+        let (of_a, of_b) = (sink.begin(cx, a_grad), sink.begin(cx, b_grad));
         if let Some(grad) = scale_grad {
+            let accumulate = sink.begin(cx, grad);
             cx.backend.scale_grad(down, ddown, rank, self.factor, grad, accumulate);
         }
         self.scale(cx, down);
-        cx.backend.linear_grad_weight(down, dy, b_grad, rank, outputs, accumulate);
+        cx.backend.linear_grad_weight(down, dy, b_grad, rank, outputs, of_b);
         self.scale(cx, ddown);
-        cx.backend.linear_grad_weight(ddown, input, a_grad, rank, cols, accumulate);
+        cx.backend.linear_grad_weight(ddown, input, a_grad, rank, cols, of_a);
         self.input_grad(cx, (ddown, input), dx);
         sink.add_adapter(cx, &self.a, a_grad);
         sink.add_adapter(cx, &self.b, b_grad);
@@ -135,13 +147,15 @@ pub(super) fn pairs(
     settings: &Settings,
     specs: &[ParamSpec],
     params: &[Param],
-) -> Vec<(usize, super::BlockParam, LowRankPair)> {
+) -> Vec<(usize, BlockParam, LowRankPair)> {
     let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
     let mut pairs = Vec::new();
-    for (adapter, used) in settings.adapters.iter().enumerate() {
+    let added = |(_, used): &(usize, &AdapterUse)| used.rows != AdapterRows::None;
+    for (adapter, used) in settings.adapters.iter().enumerate().filter(added) {
         for site in used.config.sites(&settings.model) {
             let (layer, matrix) = (site.layer, site.matrix);
-            let of = |part| placed.get(&ParamKind::Adapter(super::AdapterParam { adapter, layer, matrix, part }));
+            let (at, offline) = (AdapterSite::Matrix(layer, matrix), used.offline);
+            let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part, offline }));
             let pair = LowRankPair {
                 a: *of(AdapterPart::A).expect("every site has it"),
                 b: *of(AdapterPart::BTransposed).expect("every site has it"),
@@ -150,6 +164,7 @@ pub(super) fn pairs(
                 dropout: used.config.dropout as f32,
                 inputs: matrix.shape(&settings.model)[1],
                 group: if used.config.group { settings.storage.group } else { 1 },
+                rows: used.rows,
             };
             pairs.push((layer, matrix, pair));
         }

@@ -8,8 +8,11 @@ mod adapter;
 mod attention;
 mod batch;
 mod block;
+mod bottleneck;
 mod config;
 mod context;
+mod ensemble;
+mod experts;
 mod generate;
 mod grad_sink;
 mod init;
@@ -21,6 +24,7 @@ mod mlp;
 mod norm;
 mod offload;
 mod params;
+mod prefix;
 mod rope;
 mod settings;
 mod spec;
@@ -28,14 +32,17 @@ mod storage;
 
 pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
 pub use adapter::{
-    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterScale, AdapterUse, AdapterWeights, LowRankSite,
+    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterPlace, AdapterRows, AdapterScale, AdapterSite,
+    AdapterUse, AdapterWeights, LowRankSite, OFFLINE,
 };
 pub use attention::Attention;
 pub use batch::{Batch, Purpose};
 pub use block::Block;
+pub use bottleneck::{Bottleneck, BottleneckActs};
 pub use config::{MOST_ELEMENTS, ModelConfig, RopeScaling};
+pub use ensemble::{Ensemble, EnsembleLosses, ExpertLogits, Posterior, TokenScore};
 pub use generate::{Generator, Sampling};
-pub use grad_sink::Apply;
+pub use grad_sink::{Apply, Gradients};
 pub use init::{fill, initialize};
 pub use linear::Linear;
 pub use llama::BlockWatch;
@@ -44,6 +51,7 @@ pub use mlp::Mlp;
 pub use norm::Norm;
 pub use offload::Offloaded;
 pub use params::{Params, READ_PLANES, place as place_param};
+pub use prefix::Prefix;
 pub use rope::rope_factor;
 pub use settings::{
     ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,
@@ -72,8 +80,8 @@ pub struct Model {
     pub offloaded: Offloaded,
     /// Activations and scratch of a step.
     pub acts: Activations,
-    /// Those of sampling; none if it was placed for no text.
-    pub sampling: Option<Arc<Activations>>,
+    /// Those of sampling, for each expert if there are two; none if it was placed for no text.
+    pub sampling: Vec<Arc<Activations>>,
     /// Blocks that forward or backward went through so far: what a long step is watched by from another thread. On a GPU
     /// they are issued, not done.
     pub passes: Arc<AtomicU64>,
@@ -124,7 +132,9 @@ impl Model {
         backend: &dyn DeviceInfo,
     ) -> Self {
         let acts = activations::place(plan, settings, &specs, tokens, keys, backend);
-        let sampling = activations::place_sampling(plan, settings, &specs, (&acts, keys), backend).map(Arc::new);
+        let mut sampling = || activations::place_sampling(plan, settings, &specs, (&acts, keys), backend).map(Arc::new);
+        let writers = settings.writers();
+        let sampling = (0..writers).filter_map(|_| sampling()).collect();
         let params = Params::arrange(settings, &specs, placed.clone());
         let lowest = activations::lowest(&specs);
         let copies = &acts.grads.frozen_copy;

@@ -1,5 +1,6 @@
 //! The loop over steps, evaluation, metrics, and the choice of what fits into memory.
 
+mod accumulate;
 mod audit;
 mod autotune;
 mod base;
@@ -8,14 +9,16 @@ mod metrics;
 mod run;
 mod step;
 mod system;
+mod team;
 mod watch;
 
+pub use accumulate::accumulate;
 pub use audit::{Audit, AuditReport, code_distance};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
 pub use base::FrozenBase;
 pub use events::Events;
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
-pub use step::{Counters, StepReport, Trainer, plan};
+pub use step::{Counters, StepReport, Trainer, check_ranks, plan};
 pub use system::{available, resident, total_memory};
 pub use watch::{Spike, Watch};

@@ -92,7 +92,7 @@ fn sampling_takes_no_byte_beside_a_step() {
             let mut config = config.clone();
             config.train.sample_tokens = tokens;
             let (plan, model) = plan(&config, &Cpu::new());
-            let sampling = model.sampling.expect("text can be sampled");
+            let sampling = model.sampling.first().expect("text can be sampled");
             assert_eq!(sampling.positions, 512.min(tokens + config.train.sample_prompt.len() + 1));
             let caches = plan.items().iter().filter(|item| item.name.contains("cached"));
             let bytes: usize = caches.map(|item| item.span.bytes).sum();

@@ -1,5 +1,6 @@
 //! `tetrad report`.
 
+mod continual;
 mod live;
 mod page;
 mod sheet;
@@ -43,12 +44,13 @@ struct Run {
 /// If there are no metrics or the page cannot be written.
 pub fn run(args: Args) -> CliResult {
     let found = read(&args.runs)?;
+    let matrices = || args.runs.iter().map(|folder| continual::section(folder)).collect::<String>();
     if let Some(port) = args.live {
-        return live::serve(port, &|| read(&args.runs).map(|runs| page::page_of(&runs, true)));
+        return live::serve(port, &|| read(&args.runs).map(|runs| page::page_of(&runs, &matrices(), true)));
     }
     let name = if args.csv { "report.csv" } else { "report.html" };
-    let output = args.output.unwrap_or_else(|| args.runs[0].join(name));
-    let text = if args.csv { sheet::csv(&found)? } else { page::page_of(&found, false).into_bytes() };
+    let output = args.output.clone().unwrap_or_else(|| args.runs[0].join(name));
+    let text = if args.csv { sheet::csv(&found)? } else { page::page_of(&found, &matrices(), false).into_bytes() };
     if output == Path::new("-") {
         print(|out| out.write_all(&text))?;
         return Ok(ExitCode::SUCCESS);

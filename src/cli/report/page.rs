@@ -37,9 +37,9 @@ const CHARTS: [Drawn; 16] = [
     ("Codes at an end of their range", "share of a sample", &[("saturated_codes", "")], false),
 ];
 
-/// The whole page; one that is served asks for itself anew.
-pub(super) fn page_of(runs: &[Run], live: bool) -> String {
-    let mut body = table(runs);
+/// The whole page, with the sections of sequences of tasks; one that is served asks for itself anew.
+pub(super) fn page_of(runs: &[Run], sections: &str, live: bool) -> String {
+    let mut body = format!("{sections}{}", table(runs));
     body += "<p class=\"note\"><label>smoothing <input id=\"smooth\" type=\"range\" min=\"0\" max=\"0.99\" step=\"0.01\" \
              value=\"0\"></label> an exponential mean over this share of the past; lines without it stay visible</p>\n";
     for (title, unit, metrics, log_y) in CHARTS {
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_page_holds_the_curves_it_has_numbers_for() {
         let lines: Vec<_> = (1..=50).map(|s| json!({ "step": s, "loss": 5.0 / f64::from(s), "lr": 0.1 })).collect();
-        let page = page_of(&[run("runs/<b>", lines)], false);
+        let page = page_of(&[run("runs/<b>", lines)], "", false);
         assert!(page.contains("runs/&lt;b&gt;"));
         assert_eq!(page.matches("<polyline").count(), 2, "loss and learning rate, and no chart without numbers");
         assert!(page.contains("nats per token") && page.contains(">step<"), "axes have names");
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn runs_are_drawn_together_and_told_apart() {
         let lines = |scale: f64| (1..=9).map(|s| json!({ "step": s, "loss": scale * f64::from(s) })).collect();
-        let page = page_of(&[run("a", lines(1.0)), run("b", lines(2.0))], true);
+        let page = page_of(&[run("a", lines(1.0)), run("b", lines(2.0))], "", true);
         assert_eq!(page.matches("<h2>Training loss").count(), 1);
         assert_eq!(page.matches("<polyline").count(), 2);
         assert!(page.contains("class=\"s0\"") && page.contains("class=\"s1\"") && page.contains("location.reload"));
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn scales_are_drawn_against_the_first() {
         let lines: Vec<_> = (1..=9).map(|s| json!({ "step": s, "median_scale": 0.01 * f64::from(s) })).collect();
-        let page = page_of(&[run("x", lines)], false);
+        let page = page_of(&[run("x", lines)], "", false);
         assert!(page.contains("Median scale") && page.contains(">8</text>"), "{page}");
     }
 }

@@ -6,7 +6,7 @@ use crate::cli::units::{bytes, grouped};
 use serde_json::Value;
 use std::io::{self, Write};
 use tetrad::checkpoint::{Checkpoint, Meta};
-use tetrad::config::{Config, TrainConfig};
+use tetrad::config::{Config, Offline, Stage, TrainConfig};
 use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
 use tetrad::model::StorageConfig;
@@ -229,10 +229,19 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let parts: Vec<_> = kinds.iter().map(|(kind, count)| format!("{} in {kind}", grouped(*count))).collect();
     writeln!(out, "model    {} parameters: {}", grouped(total), parts.join(", "))?;
     let Some(base) = trainer.base() else { return Ok(()) };
-    let adapter = model.specs.iter().filter(|spec| spec.kind.is_adapter());
+    let adapter = model.specs.iter().filter(|spec| spec.kind.is_trained_adapter());
     let trained: u64 = adapter.map(|spec| spec.shape.len() as u64).sum();
     let share = 100.0 * trained as f64 / (total + trained) as f64;
-    writeln!(out, "adapter  {} trained ({share:.2} %); the model, fingerprint {base}, is frozen", grouped(trained))
+    writeln!(out, "adapter  {} trained ({share:.2} %); the model, fingerprint {base}, is frozen", grouped(trained))?;
+    match trainer.config().continual.stage {
+        Some(Stage { task, offline: Some(Offline { keep, keep_at_end }), .. }) => writeln!(
+            out,
+            "task     {task}; an offline module follows, of which a step keeps {} and the task's end {}",
+            short(keep),
+            short(keep_at_end)
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {

@@ -24,6 +24,8 @@ pub struct GradBuffers {
     pub dq: Span,
     pub dk: Span,
     pub dv: Span,
+    /// Of a micro-batch, float32 `[B, H, S]`: what a prefix and the text's attention tell each other; only with a prefix.
+    pub delta: Span,
     /// The gradient of the untied head, of the embedding, and of the last gain, float32.
     pub head: Span,
     pub embedding: Span,
@@ -31,7 +33,8 @@ pub struct GradBuffers {
     /// Workspace of an update, float32: the largest that a rule asks for.
     pub update: Span,
     /// A block's passes over its micro-batches, and in each the float32 gradients that it forms, in the order of the
-    /// block's parameters. One micro-batch needs one pass, whose gradients are consumed one by one and share bytes.
+    /// block's parameters. One micro-batch of one process needs one pass, whose gradients are consumed one by one and
+    /// share bytes.
     pub passes: Vec<Vec<Option<Span>>>,
     /// The float32 gradients of an adapter's tensors, in the order of their specs; those of different blocks share bytes.
     pub adapter: Vec<Span>,
@@ -64,7 +67,8 @@ pub(super) fn place(
     let (head, end) = (layers + 1, 2 * layers + 2);
     let (at_head, at_end) = (Lifetime { from: head, to: head }, Lifetime { from: end, to: end });
     let blocks = Lifetime { from: head + 1, to: end - 1 };
-    let split = micro < tokens;
+    // Gradients that other ranks add to are complete when their pass ends.
+    let split = micro < tokens || settings.execution.ranks > 1;
     let block = trained_block_specs(specs);
     let passes = passes(settings, &block, split);
     let mut rows =
@@ -99,6 +103,8 @@ pub(super) fn place(
     grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
     let workspace = specs.iter().map(|spec| 4 * spec.workspace).max().unwrap_or(0);
     grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
+    let delta = if settings.prefix_length() > 0 { 4 * micro * settings.model.heads } else { 0 };
+    grad.delta = plan.add("sums of a prefix's rows", Category::Activations, delta, blocks);
     let frozen = specs.iter().any(|spec| spec.kind.block().is_some() && !spec.trainable);
     place_adapters(plan, specs, blocks, &mut grad);
     place_passes(plan, &block, (passes, split, frozen), blocks, &mut grad);

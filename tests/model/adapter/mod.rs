@@ -1,6 +1,8 @@
 //! Adapters beside a frozen base.
 
+mod continual;
 mod dropout;
 mod file;
 mod golden;
+mod kinds;
 mod train;

@@ -1,0 +1,62 @@
+//! A run that another command asks for: one of a chain of runs.
+
+use super::ranks::Joined;
+use super::resume;
+use super::start::InitFrom;
+use super::{Args, Named, Run, origin};
+use crate::cli::device::Device;
+use crate::cli::signals::Interrupts;
+use crate::cli::{Failure, pool};
+use tetrad::config::Config;
+use tetrad::data::shares_rows;
+use tetrad::store::Lock;
+
+/// What a run of a chain starts from.
+#[derive(Clone, Copy)]
+pub(in crate::cli) struct Begin<'a> {
+    /// The base of its adapter, or the model that is trained itself.
+    pub model: &'a InitFrom,
+    /// The adapter of the run before.
+    pub adapter: Option<&'a InitFrom>,
+}
+
+/// Trains it, or goes on with it if it was begun; whoever asked sees by its files whether it was stopped.
+///
+/// # Errors
+/// As `tetrad train`.
+pub(in crate::cli) fn train_stage(
+    config: &Config,
+    begin: Begin<'_>,
+    device: Device,
+    interrupts: &Interrupts,
+) -> Result<(), Failure> {
+    let args = Args {
+        config: None,
+        sets: Vec::new(),
+        data: Vec::new(),
+        lr: None,
+        steps: None,
+        epochs: None,
+        batch: None,
+        resume: Some("auto".into()),
+        from: None,
+        adapter: None,
+        overwrite: false,
+        stop_at: None,
+        budget: None,
+        device,
+        dry_run: false,
+    };
+    let mut config = config.clone();
+    let there = config.run.dir.is_dir();
+    let lock = there.then(|| Lock::acquire(config.run.dir.join(".lock"))).transpose()?;
+    let start = resume::find(&origin::Resume::Newest, &config.run.dir)?;
+    pool::run(config.run.threads, || {
+        config.data.shares_rows = shares_rows(&config.data)?;
+        let Begin { model, adapter } = begin;
+        let named = Named { args: &args, model: Some(model), adapter, textless: false };
+        let joined = Joined::alone(&config);
+        super::train(Run { config: &config, named: &named, joined: &joined, interrupts }, start, lock)
+    })??;
+    Ok(())
+}

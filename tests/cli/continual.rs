@@ -1,0 +1,212 @@
+//! `continual`: tasks one after the other, every method, killed and resumed, and its file in other commands.
+
+use super::{TINY, json, names};
+use crate::harness::process::Workplace;
+use serde_json::Value;
+use std::process::Stdio;
+use std::time::Duration;
+
+const TASKS: &str = r#"
+[adapter]
+base = "base/model.tetrad"
+kind = "lora"
+rank = 4
+alpha = 8.0
+
+[optimizer]
+name = "adam"
+lr = 0.005
+weight_decay = 0.0
+
+[train]
+batch = 4
+sequence = 32
+steps = 24
+warmup = 4
+schedule = "constant"
+eval_sequences = 6
+checkpoint_every = 8
+sample_tokens = 0
+
+[continual]
+base = ["base-held.txt"]
+ensemble = "posterior"
+freeze = 2
+
+[[continual.task]]
+name = "novel"
+train = ["novel.txt"]
+validation = ["novel-held.txt"]
+
+[[continual.task]]
+name = "digits"
+train = ["digits.txt"]
+steps = 20
+
+[[continual.task]]
+name = "rust"
+train = ["rust.txt"]
+"#;
+
+/// Three texts unlike each other, and a base that was trained on a fourth.
+fn workplace() -> Workplace {
+    let place = Workplace::new();
+    let corpus = include_str!("../../assets/corpus/austen.txt");
+    let write = |name: &str, text: &str| std::fs::write(place.path(name), text).unwrap();
+    write("base.txt", &corpus[..30_000]);
+    write("base-held.txt", &corpus[30_000..32_000]);
+    write("novel.txt", &corpus[100_000..115_000].to_uppercase());
+    write("novel-held.txt", &corpus[120_000..122_000].to_uppercase());
+    let digits: Vec<String> = (0..4000).map(|i| (i * i % 9973).to_string()).collect();
+    write("digits.txt", &digits.join(" "));
+    write("rust.txt", include_str!("config_errors.rs"));
+    write("tasks.toml", TASKS);
+    write("tiny.toml", &TINY.replace("context = 64", "context = 32"));
+    let text = ["--set", "data.train=['base.txt']", "--set", "run.dir=base", "--set", "train.steps=60"];
+    place.ok(&[&["train", "tiny.toml"], &text[..]].concat());
+    place
+}
+
+fn results(place: &Workplace, dir: &str) -> Value {
+    json(&String::from_utf8(place.read(&format!("{dir}/continual.json"))).unwrap())
+}
+
+/// The result of a method by one of its ways to predict.
+fn of<'a>(results: &'a Value, method: &str, by: &str) -> &'a Value {
+    let all = results["results"].as_array().unwrap();
+    let found = all.iter().find(|one| one["method"] == method && one["by"] == by);
+    found.unwrap_or_else(|| panic!("{method} by {by:?} is not among {all:#?}"))
+}
+
+#[test]
+fn every_method_learns_the_tasks_and_is_measured() {
+    let place = workplace();
+    let base = place.read("base/model.tetrad");
+    let methods = "continual.methods=['ema', 'mean', 'replay', 'joint', 'full']";
+    let said = place.ok(&["continual", "tasks.toml", "--set", methods, "--set", "run.dir=runs/a"]);
+    assert!(said.contains("=== ema: task 2 of 3, digits ===") && said.contains("of joint"), "{said}");
+    assert!(place.read("base/model.tetrad") == base, "the base was written to");
+    let found = results(&place, "runs/a");
+    assert_eq!(found["tasks"], serde_json::json!(["novel", "digits", "rust"]));
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("{value} is no number"));
+    let online = of(&found, "ema", "online");
+    // Every task is learned by whoever learns it, and by no means by all who wait.
+    for (j, row) in online["matrix"].as_array().unwrap().iter().enumerate() {
+        assert!(number(&row[j]) < number(&found["base"][j]), "task {j}: {row}");
+    }
+    // Both ways to accumulate share their course of learning.
+    assert_eq!(online["matrix"][0], of(&found, "mean", "online")["matrix"][0]);
+    assert_eq!(online["matrix"], of(&found, "mean", "online")["matrix"]);
+    assert_ne!(of(&found, "ema", "offline")["matrix"], of(&found, "mean", "offline")["matrix"]);
+    // After the first task there is one module.
+    assert_eq!(of(&found, "ema", "offline")["matrix"][0], online["matrix"][0]);
+    assert_eq!(of(&found, "joint", "")["matrix"].as_array().unwrap().len(), 1);
+    assert_eq!(number(&of(&found, "joint", "")["share_of_joint"]), 1.0);
+    assert_eq!(number(&online["share_of_joint"]), 0.0);
+    for (method, by) in [("ema", "posterior"), ("mean", "max"), ("replay", ""), ("full", "")] {
+        let one = of(&found, method, by);
+        assert_eq!(one["matrix"].as_array().unwrap().len(), 3, "{method}");
+        assert!(number(&one["last"]) < 5.6 && one["forgetting"].is_number() && one["backward"].is_number());
+        assert_eq!(one["base_text_lost"].as_array().unwrap().len(), 3);
+        assert_eq!(one["gain_kept"].as_array().unwrap().len(), 3);
+    }
+    // What the table says of the file is what the file says to `eval`.
+    let adapter = "runs/a/ema/3-rust/adapter.tetrad";
+    let eval = |more: &[&str]| -> Value {
+        let text = ["eval", "base/model.tetrad", "--text", "novel-held.txt", "--json", "--sequence", "32"];
+        json(&place.ok(&[&text, &["--sequences", "6", "--adapter", adapter][..], more].concat()))
+    };
+    let both = eval(&[]);
+    assert_eq!(both["by"], "posterior");
+    assert_eq!(both["loss"], both["losses"]["posterior"]);
+    let last = &of(&found, "ema", "posterior")["matrix"][2][0];
+    assert!((number(&both["loss"]) - number(last)).abs() < 1e-9, "{both} and {last}");
+    for expert in ["online", "offline"] {
+        let alone = number(&eval(&["--expert", expert])["loss"]);
+        let told = number(&both["losses"][expert]);
+        assert!((alone - told).abs() < 1e-4, "{expert}: {alone} alone and {told} beside the other");
+    }
+    let sample = ["sample", "base/model.tetrad", "--adapter", adapter, "--prompt", "NEITHER ", "--max-tokens", "6"];
+    place.ok(&sample);
+    place.ok(&[&sample[..], &["--expert", "offline"]].concat());
+    // One module of it is an adapter as any other.
+    let refused = place.fails(&["export", adapter, "-o", "peft"]);
+    assert!(refused.contains("has an online and an offline module") && refused.contains("--expert"), "{refused}");
+    place.ok(&["export", adapter, "--expert", "offline", "-o", "peft"]);
+    place.ok(&["import", "peft", "--base", "base/model.tetrad", "-o", "offline.tetrad"]);
+    let text = ["eval", "base/model.tetrad", "--text", "novel-held.txt", "--json", "--sequence", "32"];
+    let imported = json(&place.ok(&[&text, &["--sequences", "6", "--adapter", "offline.tetrad"][..]].concat()));
+    assert_eq!(imported["loss"], eval(&["--expert", "offline"])["loss"]);
+    place.ok(&["verify", adapter]);
+    assert!(place.ok(&["dump", adapter]).contains("offline.model.layers.0.self_attn.q_proj.lora_A"));
+    let page = place.ok(&["report", "runs/a"]);
+    assert!(page.contains("report.html"), "{page}");
+}
+
+#[test]
+fn a_sequence_that_is_killed_in_any_task_ends_in_the_same_bytes() {
+    let place = workplace();
+    place.ok(&["continual", "tasks.toml", "--set", "run.dir=whole"]);
+    let args = ["continual", "tasks.toml", "--set", "run.dir=killed", "--resume"];
+    let mut kills = 0;
+    // A little longer each time, so that it is killed everywhere, and ends.
+    for wait in 1.. {
+        let mut child = place.command(&args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut left = 8 * wait;
+        let ended = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if left == 0 => break None,
+                None => {
+                    left -= 1;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+        };
+        match ended {
+            Some(status) => {
+                assert!(status.success());
+                break;
+            }
+            None => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+            }
+        }
+    }
+    assert!(kills > 0, "it was never killed");
+    for task in ["1-novel", "2-digits", "3-rust"] {
+        for file in ["adapter.tetrad", "scores.json"] {
+            let [whole, killed] = ["whole", "killed"].map(|dir| place.read(&format!("{dir}/ema/{task}/{file}")));
+            assert!(whole == killed, "{task}/{file} after {kills} kills");
+        }
+    }
+    assert_eq!(results(&place, "whole"), results(&place, "killed"));
+    assert!(names(&place, "killed/ema/2-digits").contains(&"metrics.jsonl".to_owned()));
+}
+
+#[test]
+fn mistakes_are_refused_before_anything_is_trained() {
+    let place = workplace();
+    let said = |more: &[&str]| place.fails(&[&["continual", "tasks.toml", "--set", "run.dir=x"], more].concat());
+    for (set, wanted) in [
+        ("continual.methods=['lae']", "continual.methods"),
+        ("adapter.kind=none", "adapter.kind"),
+        ("adapter.base=nothing.tetrad", "nothing.tetrad"),
+        ("data.validation_fraction=0", "continual.task \"digits\": has no held-out text"),
+        ("train.epochs=1", "continual.task \"novel\": has no steps"),
+    ] {
+        let found = said(&["--set", set]);
+        assert!(found.contains(wanted), "{set}: {found}");
+    }
+    assert!(!place.path("x").exists(), "{:?}", names(&place, "x"));
+    std::fs::write(place.path("none.toml"), TASKS.split("[[").next().unwrap()).unwrap();
+    assert!(place.fails(&["continual", "none.toml"]).contains("names no task"));
+    // A folder holds one sequence.
+    place.ok(&["continual", "tasks.toml", "--set", "run.dir=y", "--set", "train.steps=4", "--set", "train.warmup=0"]);
+    let again = place.fails(&["continual", "tasks.toml", "--set", "run.dir=y"]);
+    assert!(again.contains("continue it with --resume"), "{again}");
+    let other = place.fails(&["continual", "tasks.toml", "--set", "run.dir=y", "--set", "train.steps=5", "--resume"]);
+    assert!(other.contains("was begun with"), "{other}");
+}

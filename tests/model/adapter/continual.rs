@@ -1,0 +1,292 @@
+//! LAE: the recorded course of both modules over two tasks, the recorded ensembles, and two experts in one batch.
+
+use crate::harness::Golden;
+use crate::harness::adapter::{RecordedAdapter, base, lora, recorded_lora, trainer, write};
+use crate::harness::operands::assert_near;
+use crate::harness::small::batch;
+use crate::harness::state::{read, weight_spans, whole_state};
+use tetrad::backend::Backend;
+use tetrad::backend::cpu::{Cpu, Isa};
+use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, Extent};
+use tetrad::config::{Config, Offline, Stage};
+use tetrad::model::{AdapterPart, AdapterScale, Batch, Ensemble, ExpertLogits, Generator, ParamKind, Posterior};
+use tetrad::optim::{OptimizerConfig, Rule};
+use tetrad::train::Trainer;
+
+/// The agreement that the recordings of trajectories ask for.
+const ABSOLUTE: f64 = 1e-4;
+const RELATIVE: f64 = 1e-3;
+
+fn stage(task: u64, freeze: u64, keep: f64) -> Stage {
+    let offline = (task > 1).then_some(Offline { keep, keep_at_end: 1.0 });
+    Stage { task, freeze, offline, ensemble: Ensemble::Posterior }
+}
+
+/// What was recorded of a tensor after step `step` of `steps` of a task; B transposed to be as ours.
+fn recorded(golden: &Golden, task: u64, kind: ParamKind, step: usize, steps: usize) -> Vec<f64> {
+    let ParamKind::Adapter(param) = kind else { panic!("only adapters are trained") };
+    let module = if param.offline { "offline" } else { "online" };
+    let path = param.site.path();
+    let part = match param.part {
+        AdapterPart::A => "A",
+        AdapterPart::BTransposed => "B",
+        AdapterPart::Scale => "scale",
+        other => panic!("{other:?} is no part of LoRA"),
+    };
+    let (shape, all) = &golden.tensors[&format!("task{task}.{module}.{part}.{path}")];
+    let values = &all[step * all.len() / steps..][..all.len() / steps];
+    match shape[1..] {
+        [outputs, rank] if part == "B" => {
+            (0..rank * outputs).map(|i| values[i % outputs * rank + i / outputs]).collect()
+        }
+        _ => values.to_vec(),
+    }
+}
+
+/// The values of a float32 tensor.
+fn values(trainer: &Trainer, id: usize) -> Vec<f32> {
+    let span = weight_spans(&trainer.model().stored[id])[0];
+    read(trainer, span).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn golden_lae_lora_both_modules_after_every_step_of_two_tasks() {
+    let mut run = RecordedAdapter::load("lae_lora", recorded_lora(&["k", "v"], AdapterScale::Learned));
+    run.config.optimizer =
+        OptimizerConfig { name: Rule::Adam, lr: 0.02, weight_decay: 0.0, ..OptimizerConfig::default() };
+    let steps = 10;
+    (run.config.train.batch, run.config.train.sequence, run.config.train.steps) = (2, 16, steps as u64);
+    let folder = tempfile::tempdir().unwrap();
+    let mut previous: Option<Checkpoint> = None;
+    for task in 1..=2 {
+        run.config.continual.stage = Some(stage(task, 0, 0.9));
+        let mut trainer = match &previous {
+            None => run.trainer_from(Box::new(Cpu::new()), &run.golden, "init."),
+            Some(file) => {
+                let mut trainer = run.untrained(Box::new(Cpu::new()));
+                file.start(&mut trainer).unwrap();
+                trainer
+            }
+        };
+        let tokens = run.golden.numbers(&format!("task{task}.tokens")).to_vec();
+        let losses = run.golden.numbers(&format!("task{task}.losses")).to_vec();
+        for step in 0..steps {
+            let rows: Vec<Vec<u32>> =
+                tokens[34 * step..][..34].chunks(17).map(|row| row.iter().map(|&id| id as u32).collect()).collect();
+            let inputs: Vec<u32> = rows.iter().flat_map(|row| row[..16].to_vec()).collect();
+            let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
+            let report = trainer.step(&inputs, &targets);
+            assert_near(&[report.loss as f32], &[losses[step]], 0.0, 2e-3, "loss");
+            let mut seen = 0;
+            for (id, spec) in trainer.model().specs.iter().enumerate().filter(|(_, spec)| spec.kind.is_adapter()) {
+                let wanted = recorded(&run.golden, task, spec.kind, step, steps);
+                let what = format!("task {task}, step {}: {}", step + 1, spec.kind.name());
+                assert_near(&values(&trainer, id), &wanted, ABSOLUTE, RELATIVE, &what);
+                seen += 1;
+            }
+            assert_eq!(seen, 12 * task as usize, "two layers, k and v, A, B and scale, of each module");
+        }
+        let path = folder.path().join("adapter.tetrad");
+        write(&trainer, Extent::Weights, &path);
+        previous = Some(Checkpoint::open_sound(&path).unwrap());
+    }
+}
+
+#[test]
+fn golden_lae_lora_ensembles() {
+    let golden = Golden::load("adapters/lae_lora");
+    let (online, offline) = (golden.floats("eval.logits.online"), golden.floats("eval.logits.offline"));
+    let vocab = golden.tensors["eval.logits.online"].0[2];
+    let tokens = golden.numbers("eval.tokens");
+    let mut seen = Posterior::default();
+    for at in 0..4 * 16 {
+        let (row, position) = (at / 16, at % 16);
+        if position == 0 {
+            seen = Posterior::default();
+        }
+        let both = ExpertLogits::new([&online, &offline].map(|logits| &logits[at * vocab..][..vocab]));
+        let weight = golden.numbers("eval.posterior_weight_online")[at];
+        assert_near(&[seen.online()], &[weight], 1e-6, 1e-6, "the online expert's weight");
+        let target = tokens[17 * row + position + 1] as usize;
+        let score = both.score(target);
+        let nll = |name: &str| [-golden.numbers(&format!("eval.nll.{name}"))[at]];
+        for (ensemble, found) in [
+            (Ensemble::Online, score.experts[0]),
+            (Ensemble::Offline, score.experts[1]),
+            (Ensemble::Max, score.max),
+            (Ensemble::Geometric, score.geometric),
+            (Ensemble::Mean, Posterior::default().mix(score.experts)),
+            (Ensemble::Posterior, seen.mix(score.experts)),
+        ] {
+            assert_near(&[found], &nll(ensemble.name()), 1e-6, 1e-6, ensemble.name());
+            if [Ensemble::Online, Ensemble::Offline].contains(&ensemble) {
+                continue;
+            }
+            let mut out = vec![0.0; vocab];
+            both.log_probabilities(ensemble, seen, &mut out);
+            let wanted = &golden.numbers(&format!("eval.log_probabilities.{}", ensemble.name()))[at * vocab..][..vocab];
+            assert_near(&out, wanted, 1e-5, 1e-6, ensemble.name());
+        }
+        seen.see(score.experts);
+        if position == 15 {
+            // The choice of the whole sequence is where the posterior ends.
+            let offline = golden.numbers("eval.choice")[row] == 1.0;
+            assert_eq!(seen.online() < 0.5, offline, "sequence {row}");
+        }
+    }
+}
+
+/// An adapter of two tasks beside the small base.
+fn two_tasks(base: &Checkpoint, config: &Config, backend: impl Fn() -> Box<dyn Backend>) -> Trainer {
+    let mut config = config.clone();
+    (config.optimizer.lr, config.train.steps, config.train.warmup) = (0.02, 12, 0);
+    config.continual.stage = Some(stage(1, 0, 0.9));
+    let mut first = trainer(&config, base, backend());
+    for number in 0..12 {
+        let (inputs, targets) = batch(number);
+        first.step(&inputs, &targets);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("first.tetrad");
+    write(&first, Extent::Weights, &path);
+    config.continual.stage = Some(stage(2, 3, 0.9));
+    let mut second = trainer(&config, base, backend());
+    Checkpoint::open_sound(&path).unwrap().start(&mut second).unwrap();
+    for number in 100..112 {
+        let (inputs, targets) = batch(number);
+        second.step(&inputs, &targets);
+    }
+    second
+}
+
+#[test]
+fn a_frozen_step_moves_nothing_but_the_offline_module() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base(folder.path());
+    let mut config = lora();
+    (config.train.steps, config.optimizer.lr) = (8, 0.02);
+    config.continual.stage = Some(stage(2, 2, 0.5));
+    let mut trainer = trainer(&config, &base, Box::new(Cpu::new()));
+    let of = |trainer: &Trainer, offline: bool| -> Vec<Vec<f32>> {
+        let wanted = |kind: ParamKind| kind.is_adapter() && kind.is_trained_adapter() != offline;
+        let specs = trainer.model().specs.iter().enumerate().filter(|(_, spec)| wanted(spec.kind));
+        specs.map(|(id, _)| values(trainer, id)).collect()
+    };
+    let (mut online, mut offline) = (of(&trainer, false), of(&trainer, true));
+    for number in 0..4 {
+        let (inputs, targets) = batch(number);
+        trainer.step(&inputs, &targets);
+        let now = of(&trainer, false);
+        assert_eq!(now == online, number < 2, "step {number}");
+        for (offline, online) in offline.iter_mut().zip(&now) {
+            offline.iter_mut().zip(online).for_each(|(offline, online)| *offline = 0.5 * *offline + 0.5 * online);
+        }
+        for (found, expected) in of(&trainer, true).iter().zip(&offline) {
+            let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+            assert_near(found, &expected, 1e-7, 1e-6, "the offline module");
+        }
+        online = now;
+    }
+}
+
+#[test]
+fn two_experts_in_one_batch_score_as_each_does_alone_and_write_by_themselves() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base(folder.path());
+    let trainer = two_tasks(&base, &lora(), || Box::new(Cpu::new()));
+    let path = folder.path().join("adapter.tetrad");
+    write(&trainer, Extent::Weights, &path);
+    let adapters = [(Checkpoint::open_sound(&path).unwrap(), 1.0)];
+    let (inputs, targets) = batch(9);
+    let capacity = Capacity { tokens: 99, keys: 33, sampling: false, packing: false };
+    let alone = |ensemble| {
+        let mut backend = Cpu::new();
+        let model = Adapted::new(&base, &adapters).unwrap().with_ensemble(ensemble);
+        let model = model.open(&mut backend, capacity).unwrap();
+        assert!(!model.has_experts());
+        model.evaluate(&mut backend, Batch::whole(3, 33), &inputs, &targets, &[], &mut [0.0; 99])
+    };
+    let mut backend = Cpu::new();
+    let adapted = Adapted::new(&base, &adapters).unwrap();
+    assert_eq!(adapted.ensemble(), Some(Ensemble::Posterior));
+    let model = adapted.open(&mut backend, capacity).unwrap();
+    let both = model.evaluate_experts(&mut backend, Batch::whole(3, 33), &inputs, &targets, &[]);
+    let (online, offline) = (alone(Ensemble::Online), alone(Ensemble::Offline));
+    assert!((online - offline).abs() > 1e-2, "{online} and {offline}");
+    assert!((both.sum(Ensemble::Online) - online).abs() < 1e-3, "{both:?} and {online}");
+    assert!((both.sum(Ensemble::Offline) - offline).abs() < 1e-3, "{both:?} and {offline}");
+    // Three sequences: at most ln 2 each, though the better expert may differ.
+    assert!(both.sum(Ensemble::Posterior) < online.min(offline) + 3.0 * std::f64::consts::LN_2);
+    assert!(both.sum(Ensemble::Mean) <= (online + offline) / 2.0 + 1e-3);
+    // Text: what the mixture says of the next token is the mixture of what the experts say.
+    let capacity = Capacity { tokens: 8, keys: 24, sampling: true, packing: false };
+    let text: Vec<u32> = inputs[..20].to_vec();
+    let experts = [Ensemble::Online, Ensemble::Offline].map(|ensemble| {
+        let mut backend = Cpu::new();
+        let model = Adapted::new(&base, &adapters).unwrap().with_ensemble(ensemble);
+        let model = model.open(&mut backend, capacity).unwrap();
+        let mut generator = Generator::new(&model);
+        text.iter().map(|&token| generator.feed(&mut backend, &[token]).to_vec()).collect::<Vec<_>>()
+    });
+    let mut seen = Posterior::default();
+    let at = |i: usize| ExpertLogits::new([&experts[0][i], &experts[1][i]]);
+    (1..20).for_each(|i| seen.see(at(i - 1).of(text[i] as usize)));
+    let model = adapted.open(&mut backend, capacity).unwrap();
+    for ensemble in [Ensemble::Posterior, Ensemble::Max] {
+        let mut expected = vec![0.0; 256];
+        at(19).log_probabilities(ensemble, seen, &mut expected);
+        let expected: Vec<f64> = expected.iter().map(|&x| f64::from(x)).collect();
+        let mut whole = Generator::by(&model, ensemble);
+        assert_near(whole.feed(&mut backend, &text), &expected, 1e-4, 1e-4, "fed at once");
+        let mut pieces = Generator::by(&model, ensemble);
+        pieces.feed(&mut backend, &text[..7]);
+        pieces.feed(&mut backend, &[1, 2, 3]);
+        pieces.rewind(7);
+        text[7..].iter().for_each(|&token| {
+            pieces.feed(&mut backend, &[token]);
+        });
+        pieces.rewind(19);
+        assert_near(pieces.feed(&mut backend, &text[19..]), &expected, 1e-4, 1e-4, "fed in pieces, and gone back");
+    }
+}
+
+#[test]
+fn threads_and_a_resume_change_no_byte_of_either_module() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base(folder.path());
+    let path = folder.path().join("whole.tetrad");
+    let bytes = |trainer: &Trainer| {
+        write(trainer, Extent::Full, &path);
+        std::fs::read(&path).unwrap()
+    };
+    let of = |threads| two_tasks(&base, &lora(), || Box::new(Cpu::with_threads(Isa::best(), threads)));
+    let whole = bytes(&of(1));
+    assert!(bytes(&of(2)) == whole && bytes(&of(7)) == whole);
+    let file = Checkpoint::open_sound(&path).unwrap();
+    assert!(file.meta.has_offline() && file.meta.continual.unwrap().task == 2);
+    let offline = |name: &str| name.starts_with("offline.model.layers.");
+    assert_eq!(file.file().tensors().iter().filter(|tensor| offline(&tensor.spec.name)).count(), 28);
+    // Between two blends of the second task, after its frozen steps.
+    let mut config = lora();
+    (config.optimizer.lr, config.train.steps, config.train.warmup) = (0.02, 12, 0);
+    config.continual.stage = Some(stage(2, 3, 0.9));
+    let steps = |trainer: &mut Trainer, numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            let (inputs, targets) = batch(number);
+            trainer.step(&inputs, &targets);
+        }
+    };
+    let mut unbroken = trainer(&config, &base, Box::new(Cpu::new()));
+    steps(&mut unbroken, 0..5);
+    write(&unbroken, Extent::Full, &path);
+    steps(&mut unbroken, 5..9);
+    let mut resumed = trainer(&config, &base, Box::new(Cpu::new()));
+    Checkpoint::open_sound(&path).unwrap().restore(&mut resumed, "text").unwrap();
+    steps(&mut resumed, 5..9);
+    assert!(whole_state(&resumed) == whole_state(&unbroken));
+    // Another course of the offline module is another run.
+    config.continual.stage = Some(stage(2, 3, 0.8));
+    let mut other = trainer(&config, &base, Box::new(Cpu::new()));
+    let refused = Checkpoint::open_sound(&path).unwrap().restore(&mut other, "text").unwrap_err().to_string();
+    assert!(refused.contains("saved with continual = "), "{refused}");
+}
