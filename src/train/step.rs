@@ -1,5 +1,6 @@
 //! One training step.
 
+use super::orthogonal::OrthogonalRows;
 use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
 use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
@@ -75,6 +76,8 @@ pub struct Trainer {
     counters: Counters,
     /// The rules that update the parameters.
     optimizer: Arc<Groups>,
+    /// What becomes of gradients where earlier rows of an adapter stay.
+    orthogonal: Option<OrthogonalRows>,
     /// Of the frozen base beside which an adapter is trained.
     base: Option<Fingerprint>,
     watch: Watch,
@@ -172,8 +175,11 @@ impl Trainer {
         }
         let base = base.map(|base| base.fingerprint);
         let losses = vec![0.0; model.acts.tokens];
+        let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);
+        let orthogonal = earlier.map(|args| OrthogonalRows::new(args, &model));
         let (config, counters) = (config.clone(), Counters::default());
-        Ok(Self { config, backend, model, plan, counters, optimizer, base, watch: Watch::default(), losses })
+        let watch = Watch::default();
+        Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses })
     }
 
     /// Where parameters and activations lie.
@@ -336,7 +342,13 @@ impl Trainer {
     /// them. So a step with `optimizer.grad_clip` forms them twice. A norm from the step before would save that, and would
     /// miss the one step that clipping is for.
     fn gradient_norm(&mut self, pass: Batch, scale: f32, report: &mut StepReport) -> Option<f64> {
-        let mut measure = |backend: &mut dyn Backend, _: &Param, grad: Span| backend.begin_update(grad, false);
+        let (specs, orthogonal) = (&self.model.specs, &mut self.orthogonal);
+        let mut measure = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            if let Some(rows) = orthogonal {
+                rows.apply(backend, &specs[param.id as usize], param, grad);
+            }
+            backend.begin_update(grad, false);
+        };
         self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
         let stats = self.backend.update_stats();
         report.skipped_gradients = stats.skipped;
@@ -345,7 +357,11 @@ impl Trainer {
 
     fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, report: &mut StepReport) {
         let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
+        let orthogonal = &mut self.orthogonal;
         let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            if let Some(rows) = orthogonal {
+                rows.apply(backend, &specs[param.id as usize], param, grad);
+            }
             if factor < 1.0 {
                 backend.scale(grad, factor as f32, Precision::F32);
             }

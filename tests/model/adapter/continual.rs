@@ -19,7 +19,7 @@ const RELATIVE: f64 = 1e-3;
 
 fn stage(task: u64, freeze: u64, keep: f64) -> Stage {
     let offline = (task > 1).then_some(Offline { keep, keep_at_end: 1.0 });
-    Stage { task, freeze, offline, ensemble: Ensemble::Posterior }
+    Stage { task, freeze, offline, ensemble: Ensemble::Posterior, orthogonal: None }
 }
 
 /// What was recorded of a tensor after step `step` of `steps` of a task; B transposed to be as ours.
