@@ -10,6 +10,7 @@
 //! | read text | [`data::Prepared`], [`data::Tokenizer`] |
 //! | convert models and adapters, and merge these | [`convert`]: GGUF, safetensors, Hugging Face and PEFT directories |
 //! | choose a device | [`Cpu`], [`Cuda`], or a [`Backend`] of your own |
+//! | train with several processes | [`mod@ranks`], [`train::Trainer::with_ranks`] |
 //!
 //! The command line is not part of the library. `examples/` has three programs.
 //!
@@ -79,6 +80,7 @@
 //! | 4 | `optim` | update rules: what each keeps of a parameter, and its step made of the backend's operations |
 //! | 3 | `data::source` | files and the documents in them |
 //! | 3 | `backend` | the operations' contracts |
+//! | 3 | `ranks` | several processes that train one model: launchers, and bytes from one to another |
 //! | 3 | `backend::cuda::runtime` | CUDA without any operation: driver, compiler, device, matrix products |
 //! | 2 | `store` | memory maps, locks, atomic replace |
 //! | 2 | `format` | the file format over bytes: no I/O, knows no model |
@@ -105,5 +107,6 @@ pub mod memory;
 pub mod model;
 pub mod optim;
 pub mod quant;
+pub mod ranks;
 pub mod store;
 pub mod train;

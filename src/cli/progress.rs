@@ -13,7 +13,7 @@ pub(super) fn preparing(interrupts: &Interrupts) -> impl FnMut(Progress<'_>) {
         if interrupts.stopped() {
             progress.stop();
         }
-        if last.elapsed() < Duration::from_secs(2) {
+        if last.elapsed() < Duration::from_secs(2) || interrupts.is_quiet() {
             return;
         }
         last = Instant::now();

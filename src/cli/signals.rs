@@ -1,6 +1,6 @@
 //! Signals of the system: limits on the size of files become errors, and a request to stop is acknowledged at once.
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -32,11 +32,13 @@ pub(super) enum Doing {
     Training,
 }
 
-/// Requests to stop: SIGINT and SIGTERM.
+/// Requests to stop: SIGINT, SIGTERM, and SIGUSR1, which schedulers send ahead of time and launchers pass on.
 pub(super) struct Interrupts {
     /// Set by the first one.
     pub stop: AtomicBool,
     doing: AtomicU8,
+    /// Whether another process speaks for this one.
+    quiet: AtomicBool,
 }
 
 impl Interrupts {
@@ -45,8 +47,9 @@ impl Interrupts {
     /// # Errors
     /// If the system refuses.
     pub fn watch() -> io::Result<Arc<Self>> {
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        let shared = Arc::new(Self { stop: AtomicBool::new(false), doing: AtomicU8::new(Doing::Nothing as u8) });
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGUSR1])?;
+        let (stop, quiet) = (AtomicBool::new(false), AtomicBool::new(false));
+        let shared = Arc::new(Self { stop, doing: AtomicU8::new(Doing::Nothing as u8), quiet });
         let own = shared.clone();
         std::thread::Builder::new().name("tetrad-signals".into()).spawn(move || {
             let mut first: Option<Instant> = None;
@@ -69,6 +72,16 @@ impl Interrupts {
         self.doing.store(doing as u8, Ordering::SeqCst);
     }
 
+    /// Whether another process speaks for this one.
+    pub fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::SeqCst);
+    }
+
+    /// The same.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::SeqCst)
+    }
+
     /// Whether there was one.
     pub fn stopped(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
@@ -85,6 +98,7 @@ impl Interrupts {
             leave(signal);
         }
         match doing == Doing::Preparing as u8 {
+            _ if self.is_quiet() => {}
             true => eprintln!("{line}stopping: what is prepared of the text is kept ({again})"),
             false => eprintln!("{line}stopping: the current step is finished and saved ({again})"),
         }

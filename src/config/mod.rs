@@ -23,6 +23,7 @@ use crate::model::{
     StorageConfig, Trainable,
 };
 use crate::optim::{EmbeddingUpdate, LearningRate, OptimizerConfig};
+use crate::ranks::RanksConfig;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub continual: ContinualConfig,
     /// Where parameters live between their uses.
     pub offload: OffloadConfig,
+    /// Several processes that train one model.
+    pub ranks: RanksConfig,
     /// Where and how the run executes.
     pub run: RunConfig,
 }
@@ -59,6 +62,11 @@ impl Config {
     pub fn learning_rate(&self) -> LearningRate {
         let TrainConfig { warmup, steps, schedule, final_lr, .. } = self.train;
         LearningRate { peak: self.optimizer.lr, warmup, steps, schedule, final_lr, decay: self.train.decay() }
+    }
+
+    /// Sequences of a step that a rank has at most: all of them where there is one process.
+    pub fn rank_batch(&self) -> usize {
+        self.train.batch.div_ceil(self.run.ranks)
     }
 
     /// What a model is placed and computed by.
@@ -80,7 +88,8 @@ impl Config {
             adapters: adapters.into_iter().flatten().collect(),
             seed: self.run.seed,
             execution: Execution {
-                micro_tokens: self.train.micro_batch() * self.train.sequence,
+                micro_tokens: self.train.micro_batch().min(self.rank_batch()) * self.train.sequence,
+                ranks: self.run.ranks,
                 checkpointing: self.run.activation_checkpointing,
                 grad_buffer: self.run.grad_buffer,
                 offload: self.offload,

@@ -26,6 +26,9 @@ pub struct RunConfig {
     /// MiB of logits that may exist at once, or ten tokens' if those are more; 0: what keeps the device busy. Results
     /// depend on it as on `train.micro_batch`.
     pub logits_mib: usize,
+    /// Processes that share each batch. Not a key: the launcher decides. Results do not depend on it.
+    #[serde(skip)]
+    pub ranks: usize,
 }
 
 impl RunConfig {
@@ -58,6 +61,7 @@ impl Default for RunConfig {
             grad_buffer: GradBuffer::Auto,
             tensorboard: false,
             logits_mib: 0,
+            ranks: 1,
         }
     }
 }

@@ -18,7 +18,7 @@ impl Config {
 
 /// All mistakes, in the order of the tables.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
-    let Config { model, data, tokenizer, storage, activations, optimizer, train, adapter, run, .. } = config;
+    let Config { model, data, tokenizer, storage, activations, optimizer, train, adapter, ranks, run, .. } = config;
     // A shape with a mistake has no matrices.
     let sound = model.problems().0.is_empty() && storage.problems(model.tied).0.is_empty();
     let side = sound.then(|| adapter.smallest_side(model, storage.group)).flatten();
@@ -35,6 +35,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         train.problems(model),
         adapter.problems(model),
         config.continual_problems(),
+        ranks.problems(),
         run.problems(),
     ];
     own.into_iter().flat_map(|problems| problems.0).collect()

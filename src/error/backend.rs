@@ -1,5 +1,7 @@
 //! Errors of a device.
 
+use super::RanksError;
+
 /// Why a device cannot be used, or stopped working.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,4 +96,7 @@ pub enum BackendError {
         /// What they must be a multiple of.
         multiple: usize,
     },
+    /// Other ranks hold a part of the results, and cannot be reached.
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
 }

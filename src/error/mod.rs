@@ -8,6 +8,7 @@ mod config;
 mod convert;
 mod data;
 mod format;
+mod ranks;
 mod start;
 mod store;
 
@@ -18,5 +19,6 @@ pub use config::{ConfigError, Place, Problem, Problems, number};
 pub use convert::{ConvertError, GgufError, SafetensorsError};
 pub use data::{DataError, DataSet};
 pub use format::{ContentsError, FormatError, StateError, WriteError};
+pub use ranks::RanksError;
 pub use start::StartError;
 pub use store::{ReplaceError, StoreError};

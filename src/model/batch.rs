@@ -20,6 +20,8 @@ pub struct Batch {
     pub queries: usize,
     /// Position of the first token; not zero only for one sequence whose earlier keys are cached.
     pub start: usize,
+    /// Tokens of a step's batch before these, which other ranks have: random numbers count from the first.
+    pub before: usize,
     /// Of a micro-batch: tokens of the batch before it.
     pub from: usize,
     /// What it is for.
@@ -29,7 +31,7 @@ pub struct Batch {
 impl Batch {
     /// Whole sequences, for their losses.
     pub fn whole(sequences: usize, queries: usize) -> Self {
-        Self { sequences, queries, start: 0, from: 0, purpose: Purpose::Score }
+        Self { sequences, queries, start: 0, before: 0, from: 0, purpose: Purpose::Score }
     }
 
     /// The batch of a training step.

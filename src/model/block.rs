@@ -4,7 +4,7 @@ use super::context::Context;
 use super::grad_sink::{Apply, GradSink};
 use super::spec::{BlockParam, ParamKind, ParamSpec};
 use super::{Attention, Batch, BlockActs, Int4Rows, Linear, Mlp, Model, Norm, Purpose};
-use crate::backend::{Accumulate, Backend, Param, packed_bytes};
+use crate::backend::{Backend, Param, packed_bytes};
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
 
@@ -88,7 +88,8 @@ impl Model {
     fn pack_input(&self, cx: &mut Context<'_>, x: Span, packed: Int4Rows, l: usize, step: u32) {
         let key = RngKey { seed: self.settings.seed, step, tensor: l as u32, usage: RngUse::ActivationPack };
         let packed = self.packed_rows(packed, cx.batch);
-        cx.backend.pack_rows(x, packed.codes, packed.scales, self.settings.model.hidden, cx.batch.from, &key);
+        let first = cx.batch.before + cx.batch.from;
+        cx.backend.pack_rows(x, packed.codes, packed.scales, self.settings.model.hidden, first, &key);
     }
 
     /// A micro-batch's part of a packed input.
@@ -130,7 +131,7 @@ impl Model {
                     specs: self.params.specs_of_block(&self.specs, l),
                     grads: pass,
                     discarded: grads.discarded,
-                    accumulate: if micro.from == 0 { Accumulate::No } else { Accumulate::Yes },
+                    first: micro.from == 0,
                     last: micro.from + micro.tokens() == batch.tokens(),
                     apply: &mut *apply,
                 };
@@ -139,6 +140,7 @@ impl Model {
                     block.attention.backward(cx, acts, (x, dx), &mut sink);
                 }
             }
+            apply.end(backend);
         }
     }
 

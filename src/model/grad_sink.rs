@@ -5,8 +5,46 @@ use super::spec::ParamSpec;
 use crate::backend::{Accumulate, Backend, Param};
 use crate::memory::Span;
 
-/// Receives each parameter with its complete gradient (float32, unpadded), which it may overwrite.
-pub type Apply<'a> = dyn FnMut(&mut dyn Backend, &Param, Span) + 'a;
+/// What becomes of gradients (float32, unpadded): a function of backend, parameter and complete gradient, which it may
+/// overwrite, is all that one process needs.
+///
+/// Of several ranks each sees its own rows of a batch. A gradient is one chain of sums in the order of the tokens, so a rank
+/// begins with the sums of the rank before it and passes on what it ends with; the last rank's are complete.
+pub trait Gradients {
+    /// Before a parameter's gradient is summed in `grad`: whether `grad` holds sums to go on with.
+    fn begin(&mut self, backend: &mut dyn Backend, grad: Span) -> Accumulate {
+        let _ = (backend, grad);
+        Accumulate::No
+    }
+
+    /// The sums in `grad` are all that the rows of this rank add.
+    fn pass_on(&mut self, backend: &mut dyn Backend, grad: Span) {
+        let _ = (backend, grad);
+    }
+
+    /// The same, but all rows add something else to `grad` before it is complete: afterwards it holds the sums to go on with.
+    fn pass_round(&mut self, backend: &mut dyn Backend, grad: Span) {
+        let _ = (backend, grad);
+    }
+
+    /// After [`Gradients::pass_on`]: the parameter may be updated. Either it is now, or when its pass [ends](Gradients::end);
+    /// `grad` is left alone until then.
+    fn apply(&mut self, backend: &mut dyn Backend, param: &Param, grad: Span);
+
+    /// The end of a pass: the buffers of its gradients are used for others now.
+    fn end(&mut self, backend: &mut dyn Backend) {
+        let _ = backend;
+    }
+}
+
+impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for F {
+    fn apply(&mut self, backend: &mut dyn Backend, param: &Param, grad: Span) {
+        self(backend, param, grad);
+    }
+}
+
+/// Receives each parameter with its gradient.
+pub type Apply<'a> = dyn Gradients + 'a;
 
 /// Gradients of some neighbouring parameters, while one micro-batch is in hand.
 pub(super) struct GradSink<'a, 'b> {
@@ -17,8 +55,8 @@ pub(super) struct GradSink<'a, 'b> {
     pub grads: &'a [Option<Span>],
     /// For the gains of norms, whose gradients are formed with that of the input, wanted or not.
     pub discarded: Span,
-    /// The first micro-batch overwrites, later ones add.
-    pub accumulate: Accumulate,
+    /// Whether this is the first micro-batch; later ones add to its sums.
+    pub first: bool,
     /// Whether this is the last micro-batch, after which gradients are complete.
     pub last: bool,
     pub apply: &'a mut Apply<'b>,
@@ -40,18 +78,24 @@ impl GradSink<'_, '_> {
         self.grad(param).unwrap_or(self.discarded.head(param.weight.data.bytes.min(self.discarded.bytes)))
     }
 
-    /// A micro-batch's share was added to the gradient of `param`: after the last it is handed to `apply`.
+    /// Before a micro-batch's share is added to `grad`.
+    pub fn begin(&mut self, cx: &mut Context<'_>, grad: Span) -> Accumulate {
+        if self.first { self.apply.begin(cx.backend, grad) } else { Accumulate::Yes }
+    }
+
+    /// A micro-batch's share was added to the gradient of `param`: after the last it is handed over.
     pub fn add(&mut self, cx: &mut Context<'_>, param: &Param) {
-        if let (true, Some(grad)) = (self.last, self.grad(param)) {
-            let changed = &self.params[self.index(param)];
-            (self.apply)(cx.backend, changed, grad);
+        if let Some(grad) = self.grad(param) {
+            let changed = self.params[self.index(param)];
+            self.add_adapter(cx, &changed, grad);
         }
     }
 
     /// The same of an adapter's tensor, whose gradient has a place of its own.
     pub fn add_adapter(&mut self, cx: &mut Context<'_>, param: &Param, grad: Span) {
         if self.last {
-            (self.apply)(cx.backend, param, grad);
+            self.apply.pass_on(cx.backend, grad);
+            self.apply.apply(cx.backend, param, grad);
         }
     }
 }

@@ -36,7 +36,8 @@ impl Linear {
     pub(super) fn grad_bias(&self, cx: &mut Context<'_>, dy: Span, sink: &mut GradSink<'_, '_>) {
         let Some(bias) = &self.bias else { return };
         let Some(grad) = sink.grad(bias) else { return };
-        cx.backend.bias_grad(dy, grad, bias.weight.shape.cols, sink.accumulate);
+        let accumulate = sink.begin(cx, grad);
+        cx.backend.bias_grad(dy, grad, bias.weight.shape.cols, accumulate);
         sink.add(cx, bias);
     }
 
@@ -52,8 +53,8 @@ impl Linear {
         cx.backend.linear_grad_input(dy, &self.weight.weight, dx, accumulate);
         self.low_rank.iter().for_each(|pair| pair.backward(cx, (dy, x), dx, sink));
         let Some(grad) = sink.grad(&self.weight) else { return };
-        let shape = self.weight.weight.shape;
-        cx.backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, sink.accumulate);
+        let (shape, accumulate) = (self.weight.weight.shape, sink.begin(cx, grad));
+        cx.backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, accumulate);
         sink.add(cx, &self.weight);
     }
 }

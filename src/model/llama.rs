@@ -122,23 +122,21 @@ impl Model {
         let (t, h, grads) = (batch.tokens(), self.settings.model.hidden, &self.acts.grads);
         let trains = |kind| self.settings.trainable.contains(kind);
         if let (Some(head), true) = (&self.params.head, trains(ParamKind::Head)) {
-            apply(backend, &head.weight, grads.head);
+            apply.apply(backend, &head.weight, grads.head);
+            apply.end(backend);
         }
         let (x, dx) = (self.rows(self.acts.x, 0, t, h), self.rows(grads.dx, 0, t, h));
         backend.zero(dx);
         let (gain, inv_rms) = (&self.params.final_norm.gain, self.acts.inv_rms.head(4 * t));
-        let dxn = self.rows(grads.dxn, 0, t, h);
-        backend.rms_norm_grad(&NormGradArgs {
-            x,
-            gain: gain.weight.data,
-            inv_rms,
-            dout: dxn,
-            dx,
-            dgain: grads.final_norm,
-            accumulate: Accumulate::No,
-        });
-        if trains(ParamKind::FinalNorm) {
-            apply(backend, gain, grads.final_norm);
+        let (dout, dgain) = (self.rows(grads.dxn, 0, t, h), grads.final_norm);
+        let trained = trains(ParamKind::FinalNorm);
+        let accumulate = if trained { apply.begin(backend, dgain) } else { Accumulate::No };
+        let gain_at = gain.weight.data;
+        backend.rms_norm_grad(&NormGradArgs { x, gain: gain_at, inv_rms, dout, dx, dgain, accumulate });
+        if trained {
+            apply.pass_on(backend, dgain);
+            apply.apply(backend, gain, dgain);
+            apply.end(backend);
         }
     }
 
@@ -149,15 +147,21 @@ impl Model {
         if !self.settings.trainable.contains(ParamKind::Embedding) {
             return;
         }
-        backend.zero(grad);
+        if apply.begin(backend, grad) == Accumulate::No {
+            backend.zero(grad);
+        }
         if self.params.head.is_none() {
             for (from, count) in self.chunks(t) {
                 let logits = self.logits_in(backend, self.acts.grads.logits, from, count);
                 self.cross_entropy(backend, logits, from, count, Some(scale));
                 self.head_grad(backend, logits, grad, (from, count), Accumulate::Yes);
             }
+            // The head's share of all tokens comes before the embedding's of any.
+            apply.pass_round(backend, grad);
         }
         backend.embedding_grad(self.acts.inputs.head(4 * t), self.rows(self.acts.grads.dx, 0, t, h), grad, h);
-        apply(backend, &self.params.embedding, grad);
+        apply.pass_on(backend, grad);
+        apply.apply(backend, &self.params.embedding, grad);
+        apply.end(backend);
     }
 }

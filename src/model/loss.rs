@@ -1,7 +1,7 @@
 //! The head: logits a chunk of tokens at a time, losses, and the gradients that begin backward.
 
-use super::{Batch, Model, ParamKind};
-use crate::backend::{Accumulate, Backend};
+use super::{Apply, Batch, Model, ParamKind};
+use crate::backend::{Accumulate, Backend, Param};
 use crate::memory::Span;
 use zerocopy::IntoBytes;
 
@@ -34,17 +34,31 @@ impl Model {
     /// Losses as [`Model::losses`], and the first part of backward, which changes no parameter: the gradient of the
     /// head's input (`grads.dxn`) and, if untied, of the head (`grads.head`). `scale` multiplies all gradients.
     pub fn loss_and_head_grad(&self, backend: &mut dyn Backend, batch: Batch, scale: f32) {
+        self.loss_and_passed_head_grad(backend, batch, scale, &mut |_: &mut dyn Backend, _: &Param, _: Span| {});
+    }
+
+    /// The same where several ranks add to the head's gradient; nothing is applied yet.
+    pub fn loss_and_passed_head_grad(
+        &self,
+        backend: &mut dyn Backend,
+        batch: Batch,
+        scale: f32,
+        apply: &mut Apply<'_>,
+    ) {
         let (h, grads) = (self.settings.model.hidden, &self.acts.grads);
-        let mut accumulate = Accumulate::No;
+        let trained = self.params.head.is_some() && self.settings.trainable.contains(ParamKind::Head);
         for (from, count) in self.chunks(batch.tokens()) {
             let logits = self.logits(backend, from, count);
             self.cross_entropy(backend, logits, from, count, Some(scale));
             let dxn = self.rows(grads.dxn, from, count, h);
             backend.linear_grad_input(logits, &self.params.head_matrix().weight, dxn, Accumulate::No);
-            if self.params.head.is_some() && self.settings.trainable.contains(ParamKind::Head) {
+            if trained {
+                let accumulate = if from == 0 { apply.begin(backend, grads.head) } else { Accumulate::Yes };
                 self.head_grad(backend, logits, grads.head, (from, count), accumulate);
-                accumulate = Accumulate::Yes;
             }
+        }
+        if trained {
+            apply.pass_on(backend, grads.head);
         }
     }
 
@@ -84,8 +98,13 @@ impl Model {
 
     /// Sum of the losses that a batch of `losses.len()` tokens left, in nats; they are copied to `losses`.
     pub fn sum_losses(&self, backend: &dyn Backend, losses: &mut [f32]) -> f64 {
-        backend.download(self.acts.losses.head(4 * losses.len()), losses.as_mut_bytes());
+        self.read_losses(backend, losses);
         losses.iter().map(|&loss| f64::from(loss)).sum()
+    }
+
+    /// The losses that a batch of `losses.len()` tokens left, in nats.
+    pub fn read_losses(&self, backend: &dyn Backend, losses: &mut [f32]) {
+        backend.download(self.acts.losses.head(4 * losses.len()), losses.as_mut_bytes());
     }
 
     /// Sum of the losses of a batch, in nats, without training. `inputs`, `targets` and `losses` are `[T]`; `segment_start`

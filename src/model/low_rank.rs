@@ -95,26 +95,28 @@ impl LowRankPair {
     fn left_out(&self, cx: &Context<'_>) -> Option<DropoutArgs> {
         let Purpose::Step(step) = cx.batch.purpose else { return None };
         let key = RngKey { seed: cx.model.settings.seed, step, tensor: self.a.id, usage: RngUse::Dropout };
-        let args = DropoutArgs { key, first_row: cx.batch.from, probability: self.dropout };
+        let args = DropoutArgs { key, first_row: cx.batch.before + cx.batch.from, probability: self.dropout };
         (self.dropout > 0.0).then_some(args)
     }
 
     /// Adds to `dx`, and forms the gradients of A, of B and of the factor.
     pub(super) fn backward(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), dx: Span, sink: &mut GradSink<'_, '_>) {
         let ([rank, cols], outputs) = ([self.a.weight.shape.rows, self.a.weight.shape.cols], self.b.weight.shape.cols);
-        let accumulate = sink.accumulate;
         let (input, down) = self.down(cx, x);
         let ddown = cx.micro_rows(cx.model.acts.low_rank.ddown, rank);
         cx.backend.linear(dy, &self.b.weight, ddown, Accumulate::No);
         let grad = |param: &Param| cx.model.acts.grads.of_adapter(param.id);
         let (a_grad, b_grad, scale_grad) = (grad(&self.a), grad(&self.b), self.scale.as_ref().map(grad));
+        // In the order in which they are handed over.
+        let (of_a, of_b) = (sink.begin(cx, a_grad), sink.begin(cx, b_grad));
         if let Some(grad) = scale_grad {
+            let accumulate = sink.begin(cx, grad);
             cx.backend.scale_grad(down, ddown, rank, self.factor, grad, accumulate);
         }
         self.scale(cx, down);
-        cx.backend.linear_grad_weight(down, dy, b_grad, rank, outputs, accumulate);
+        cx.backend.linear_grad_weight(down, dy, b_grad, rank, outputs, of_b);
         self.scale(cx, ddown);
-        cx.backend.linear_grad_weight(ddown, input, a_grad, rank, cols, accumulate);
+        cx.backend.linear_grad_weight(ddown, input, a_grad, rank, cols, of_a);
         self.input_grad(cx, (ddown, input), dx);
         sink.add_adapter(cx, &self.a, a_grad);
         sink.add_adapter(cx, &self.b, b_grad);

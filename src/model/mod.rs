@@ -39,7 +39,7 @@ pub use block::Block;
 pub use config::{MOST_ELEMENTS, ModelConfig, RopeScaling};
 pub use ensemble::{Ensemble, EnsembleLosses, ExpertLogits, Posterior, TokenScore};
 pub use generate::{Generator, Sampling};
-pub use grad_sink::Apply;
+pub use grad_sink::{Apply, Gradients};
 pub use init::{fill, initialize};
 pub use linear::Linear;
 pub use llama::BlockWatch;

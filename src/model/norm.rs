@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use crate::backend::{NormGradArgs, Param};
+use crate::backend::{Accumulate, NormGradArgs, Param};
 use crate::memory::Span;
 
 /// RMSNorm over rows as wide as its gain.
@@ -27,7 +27,8 @@ impl Norm {
         dx: Span,
         sink: &mut GradSink<'_, '_>,
     ) {
-        let (dgain, accumulate) = (sink.grad_or_discarded(&self.gain), sink.accumulate);
+        let accumulate = sink.grad(&self.gain).map_or(Accumulate::No, |grad| sink.begin(cx, grad));
+        let dgain = sink.grad_or_discarded(&self.gain);
         let gain = self.gain.weight.data;
         cx.backend.rms_norm_grad(&NormGradArgs { x, gain, inv_rms, dout: dy, dx, dgain, accumulate });
         sink.add(cx, &self.gain);

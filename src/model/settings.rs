@@ -74,6 +74,8 @@ pub struct Execution {
     pub logits_mib: usize,
     /// Positions of a text that sampling caches at most, never more than a sequence has; 0: nothing is sampled.
     pub sampled: usize,
+    /// Processes that share each batch: with more than one a block's gradients are there until a pass over it ends.
+    pub ranks: usize,
 }
 
 impl Default for Execution {
@@ -86,6 +88,7 @@ impl Default for Execution {
             offload: OffloadConfig::default(),
             logits_mib: 0,
             sampled: usize::MAX,
+            ranks: 1,
         }
     }
 }

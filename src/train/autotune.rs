@@ -150,7 +150,7 @@ fn one_place(offload: &OffloadConfig) -> bool {
 /// Activation checkpointing, micro-batch and gradient buffer, the fastest first.
 fn shapes(config: &Config) -> Vec<(ActivationCheckpointing, usize, GradBuffer)> {
     use ActivationCheckpointing as Checkpointing;
-    let batch = config.train.batch;
+    let batch = config.rank_batch();
     let checkpointing = match config.run.activation_checkpointing {
         Checkpointing::Auto => vec![Checkpointing::None, Checkpointing::Block],
         chosen => vec![chosen],
@@ -167,9 +167,11 @@ fn shapes(config: &Config) -> Vec<(ActivationCheckpointing, usize, GradBuffer)> 
     for &checkpointing in &checkpointing {
         for (i, &buffer) in buffers.iter().enumerate() {
             for &micro in &micro {
-                // One micro-batch forms gradients one by one anyway; smaller ones save little of what is kept whole.
+                // One micro-batch of one process forms gradients one by one anyway; smaller ones save little of what is
+                // kept whole.
                 let kept = checkpointing == Checkpointing::None;
-                let needless = micro == batch && i > 0 || micro < batch && kept && config.train.micro_batch == 0;
+                let whole = micro == batch && config.run.ranks == 1;
+                let needless = whole && i > 0 || micro < batch && kept && config.train.micro_batch == 0;
                 if !needless {
                     all.push((checkpointing, micro, buffer));
                 }

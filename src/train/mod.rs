@@ -10,6 +10,7 @@ mod orthogonal;
 mod run;
 mod step;
 mod system;
+mod team;
 mod watch;
 
 pub use accumulate::accumulate;
@@ -19,6 +20,6 @@ pub use base::FrozenBase;
 pub use events::Events;
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
-pub use step::{Counters, StepReport, Trainer, plan};
+pub use step::{Counters, StepReport, Trainer, check_ranks, plan};
 pub use system::{available, resident, total_memory};
 pub use watch::{Spike, Watch};

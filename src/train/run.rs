@@ -139,7 +139,8 @@ pub fn run<O: Observer>(
     observer: &mut O,
 ) -> Result<StopReason, O::Error> {
     let train = trainer.config().train.clone();
-    let tokens = train.batch * train.sequence;
+    let rows = trainer.rows();
+    let tokens = rows.len() * train.sequence;
     let (mut inputs, mut targets) = (vec![0; tokens], vec![0; tokens]);
     let mut segment_start = vec![0; if trainer.config().data.shares_rows { tokens } else { 0 }];
     let mut audit = Audit::new(trainer);
@@ -147,8 +148,10 @@ pub fn run<O: Observer>(
         if trainer.watch().is_out_of_patience(&train) {
             return out_of_patience(trainer, observer);
         }
-        let halted = stop.load(Ordering::SeqCst) || trainer.counters().step >= until;
-        if halted {
+        // A request to one rank stops all, after the same step.
+        let asked = trainer.team().any(stop.load(Ordering::SeqCst));
+        trainer.status()?;
+        if asked || trainer.counters().step >= until {
             observer.begins(trainer, Work::Save);
             observer.save(trainer)?;
             return Ok(StopReason::Stopped);
@@ -158,13 +161,14 @@ pub fn run<O: Observer>(
         observer.begins(trainer, Work::Step { blocks });
         trainer.pass_left_out();
         let position = if train.overfit { 0 } else { trainer.counters().position };
-        samples.train.fill_segments(position, &mut inputs, &mut targets, &mut segment_start);
+        let first = position.wrapping_add(rows.start as u64);
+        samples.train.fill_segments(first, &mut inputs, &mut targets, &mut segment_start);
         audit.before(trainer);
         let mut report = trainer.step_segments(&inputs, &targets, &segment_start);
         let spike = trainer.watch_mut().see(&report, &train);
         let verdict = audit.after(trainer, &mut report);
-        // Before results are used that a failed device never computed.
-        trainer.backend().status()?;
+        // Before results are used that a failed device, or a lost rank, never computed.
+        trainer.status()?;
         observer.on_step(trainer, &report, begun.elapsed())?;
         if let Some(spike) = spike {
             let most = train.max_nonfinite;
@@ -196,7 +200,7 @@ pub fn run<O: Observer>(
             let passes = blocks * windows.len().div_ceil(train.batch) as u64;
             observer.begins(trainer, Work::Validation { passes });
             let validation = validate(trainer, windows, &mut inputs, &mut targets, &mut segment_start);
-            trainer.backend().status()?;
+            trainer.status()?;
             observer.on_validation(&validation)?;
             let watched = train.keep_best || train.patience > 0;
             if watched && trainer.watch_mut().validated(validation.loss, report.step) && train.keep_best {
@@ -223,8 +227,8 @@ fn out_of_patience<O: Observer>(trainer: &mut Trainer, observer: &mut O) -> Resu
     Ok(StopReason::OutOfPatience { validations: trainer.watch().since_best })
 }
 
-/// Mean loss over all windows; `inputs` and `targets` hold a training batch, and so does `segment_start` if rows may hold several
-/// samples, else nothing.
+/// Mean loss over all windows; `inputs` and `targets` hold this rank's rows of a training batch, and so does `segment_start` if
+/// rows may hold several samples, else nothing. Batches are divided among ranks as those of training are.
 pub fn validate(
     trainer: &mut Trainer,
     windows: &Windows,
@@ -233,15 +237,17 @@ pub fn validate(
     segment_start: &mut [u32],
 ) -> Validation {
     let (batch, sequence) = (trainer.config().train.batch, trainer.config().train.sequence);
-    let begun = Instant::now();
+    let (begun, rows) = (Instant::now(), trainer.rows());
     let mut sum = 0.0;
     for row in (0..windows.len()).step_by(batch) {
-        let count = batch.min(windows.len() - row);
-        let (inputs, targets) = (&mut inputs[..count * sequence], &mut targets[..count * sequence]);
-        let segment_start = if segment_start.is_empty() { &mut [][..] } else { &mut segment_start[..count * sequence] };
-        windows.fill_segments(row, inputs, targets, segment_start);
-        sum += trainer.evaluate_segments(count, inputs, targets, segment_start);
+        let end = rows.end.min(windows.len() - row);
+        let tokens = end.saturating_sub(rows.start) * sequence;
+        let (inputs, targets) = (&mut inputs[..tokens], &mut targets[..tokens]);
+        let segment_start = if segment_start.is_empty() { &mut [][..] } else { &mut segment_start[..tokens] };
+        windows.fill_segments(row + rows.start, inputs, targets, segment_start);
+        sum += trainer.evaluate_rows(inputs, targets, segment_start);
     }
+    let sum = trainer.team().share(sum);
     let targets = windows.targets();
     Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets, took: begun.elapsed() }
 }

@@ -1,17 +1,20 @@
 //! One training step.
 
 use super::orthogonal::OrthogonalRows;
+use super::team::{Team, Together};
 use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
 use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
-use crate::error::{StartError, StoreError};
+use crate::error::{BackendError, RanksError, StartError, StoreError};
 use crate::format::Fingerprint;
 use crate::memory::{HostMemory, Plan, Span};
-use crate::model::{Batch, Model, Settings, initialize, param_specs};
+use crate::model::{Batch, Model, SHORTEST_MICRO_SEQUENCE, Settings, initialize, param_specs};
 use crate::optim::{Groups, StepInfo};
+use crate::ranks::{Alone, Ranks};
 use crate::store::WorkFile;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::Arc;
 
 // What is not learned according to the data is what the loss skips.
@@ -81,8 +84,9 @@ pub struct Trainer {
     /// Of the frozen base beside which an adapter is trained.
     base: Option<Fingerprint>,
     watch: Watch,
-    /// Losses of one batch on this machine.
+    /// Losses of the rows of a batch that are computed here.
     losses: Vec<f32>,
+    team: Team,
 }
 
 /// What a gradient of norm `norm` is multiplied by, so that its norm is at most `most`: PyTorch's `clip_grad_norm_`.
@@ -102,12 +106,13 @@ pub fn plan(config: &Config, backend: &dyn DeviceInfo) -> (Plan, Model) {
 fn place(config: &Config, settings: &Settings, base: Option<&[Param]>, backend: &dyn DeviceInfo) -> (Plan, Model) {
     assert!(config.train.batch > 0 && config.train.sequence > 0, "Config::settle comes first");
     let mut plan = Plan::default();
-    let (tokens, keys) = (config.train.batch * config.train.sequence, config.train.sequence);
+    let (tokens, keys) = (config.rank_batch() * config.train.sequence, config.train.sequence);
     let model = match base {
         Some(base) => Model::place_on(&mut plan, settings, base, (tokens, keys), backend),
         None => Model::place(&mut plan, settings, tokens, keys, backend),
     };
     plan.add_outside("search for projections", settings.optimizer.as_ref().map_or(0, |groups| groups.host_bytes()));
+    plan.add_outside("a message between ranks", Team::bytes(config.run.ranks));
     (plan, model)
 }
 
@@ -141,7 +146,28 @@ impl Trainer {
     /// If the configuration has no adapter, or the base has other parameters than it says.
     pub fn beside(config: &Config, base: FrozenBase, backend: Box<dyn Backend>) -> Result<Self, StartError> {
         assert!(config.adapter.is_some(), "a base is frozen beside an adapter");
-        Self::build(config, config.optimizer.groups(config.storage.state()), Some(base), backend)
+        Self::build(config, config.optimizer.groups(config.storage.state()), Some(base), Arc::new(Alone), backend)
+    }
+
+    /// The same as one of the ranks of a run, with a base if the configuration has an adapter: `run.ranks` is the size of
+    /// `ranks`, and steps are given this rank's rows of each batch ([`Trainer::rows`]). After a step the weights are the
+    /// same on all ranks, and the bytes of one process.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`]; batches with fewer rows than there are ranks, and rows that are too short to be divided.
+    ///
+    /// # Panics
+    /// If `run.ranks` is another number, or a base comes without an adapter or the other way round.
+    pub fn with_ranks(
+        config: &Config,
+        base: Option<FrozenBase>,
+        ranks: Arc<dyn Ranks>,
+        backend: Box<dyn Backend>,
+    ) -> Result<Self, StartError> {
+        assert_eq!(config.run.ranks, ranks.size(), "ranks that the run was configured for");
+        assert_eq!(config.adapter.is_some(), base.is_some(), "a base is frozen beside an adapter");
+        check_ranks(config).map_err(BackendError::from)?;
+        Self::build(config, config.optimizer.groups(config.storage.state()), base, ranks, backend)
     }
 
     /// The same with rules of your own instead of the one that the configuration names.
@@ -150,13 +176,14 @@ impl Trainer {
     /// As [`Trainer::new`].
     pub fn with_rules(config: &Config, rules: Groups, backend: Box<dyn Backend>) -> Result<Self, StartError> {
         assert!(!config.adapter.is_some(), "an adapter needs its base: Trainer::beside");
-        Self::build(config, rules, None, backend)
+        Self::build(config, rules, None, Arc::new(Alone), backend)
     }
 
     fn build(
         config: &Config,
         rules: Groups,
         base: Option<FrozenBase>,
+        ranks: Arc<dyn Ranks>,
         mut backend: Box<dyn Backend>,
     ) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
@@ -177,9 +204,31 @@ impl Trainer {
         let losses = vec![0.0; model.acts.tokens];
         let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);
         let orthogonal = earlier.map(|args| OrthogonalRows::new(args, &model));
-        let (config, counters) = (config.clone(), Counters::default());
-        let watch = Watch::default();
-        Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses })
+        let (config, counters, watch, team) = (config.clone(), Counters::default(), Watch::default(), Team::new(ranks));
+        Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses, team })
+    }
+
+    /// The ranks of the run; one if it has no others.
+    pub fn ranks(&self) -> &Arc<dyn Ranks> {
+        self.team.ranks()
+    }
+
+    /// The rows of a batch that are computed here: all of them, unless there are other ranks.
+    pub fn rows(&self) -> Range<usize> {
+        self.team.rows(self.config.train.batch)
+    }
+
+    /// Whether all that was computed so far was, here and on the other ranks.
+    ///
+    /// # Errors
+    /// The first failure of the device, or of a rank.
+    pub fn status(&self) -> Result<(), BackendError> {
+        self.team.status()?;
+        self.backend.status()
+    }
+
+    pub(super) fn team(&mut self) -> &mut Team {
+        &mut self.team
     }
 
     /// Where parameters and activations lie.
@@ -252,7 +301,8 @@ impl Trainer {
         &self.config
     }
 
-    /// One optimizer step on `batch` sequences of `sequence` tokens; `inputs` and `targets` are `[T]`.
+    /// One optimizer step on `batch` sequences of `sequence` tokens; `inputs` and `targets` are `[T]`, of several ranks each
+    /// rank's own [rows](Trainer::rows).
     ///
     /// # Panics
     /// If the slices are not `batch * sequence` long.
@@ -265,9 +315,9 @@ impl Trainer {
     /// # Panics
     /// If the slices are not `batch * sequence` long, or several samples in a row were not planned for.
     pub fn step_segments(&mut self, inputs: &[u32], targets: &[u32], segment_start: &[u32]) -> StepReport {
-        let (batch, sequence) = (self.config().train.batch, self.config().train.sequence);
+        let (rows, sequence) = (self.rows(), self.config().train.sequence);
         let number = self.counters.step + 1;
-        let pass = Batch::step(batch, sequence, number);
+        let pass = Batch { before: rows.start * sequence, ..Batch::step(rows.len(), sequence, number) };
         assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
         let lr = self.config.learning_rate().at(number);
         let loss = self.loss_and_head_grad(pass, inputs, targets, segment_start);
@@ -309,7 +359,7 @@ impl Trainer {
                 accumulate(&self.model, self.backend.as_mut(), offline.keep_at_end);
             }
         }
-        self.count(batch as u64, &report);
+        self.count(self.config.train.batch as u64, &report);
         report
     }
 
@@ -326,13 +376,16 @@ impl Trainer {
         targets: &[u32],
         segment_start: &[u32],
     ) -> (f64, f32) {
-        let counted = targets.iter().filter(|&&target| target != IGNORE).count();
+        let counted = self.team.sum(targets.iter().filter(|&&target| target != IGNORE).count() as u64);
         let scale = if counted > 0 { 1.0 / counted as f32 } else { 0.0 };
         self.model.upload_tokens(self.backend.as_mut(), inputs, targets);
         self.model.upload_segments(self.backend.as_mut(), segment_start);
         self.model.forward(self.backend.as_mut(), pass);
-        self.model.loss_and_head_grad(self.backend.as_mut(), pass, scale);
-        (self.model.sum_losses(self.backend.as_ref(), &mut self.losses[..pass.tokens()]) / counted.max(1) as f64, scale)
+        let mut grads = Together { team: &mut self.team, apply: |_: &mut dyn Backend, _: &Param, _: Span| {} };
+        self.model.loss_and_passed_head_grad(self.backend.as_mut(), pass, scale, &mut grads);
+        let losses = &mut self.losses[..pass.tokens()];
+        self.model.read_losses(self.backend.as_ref(), losses);
+        (self.team.sum_losses(losses) / counted.max(1) as f64, scale)
     }
 
     /// The norm of the whole gradient, by a backward that changes no parameter; nothing if a tensor's is not finite, which
@@ -343,12 +396,13 @@ impl Trainer {
     /// miss the one step that clipping is for.
     fn gradient_norm(&mut self, pass: Batch, scale: f32, report: &mut StepReport) -> Option<f64> {
         let (specs, orthogonal) = (&self.model.specs, &mut self.orthogonal);
-        let mut measure = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+        let apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
             if let Some(rows) = orthogonal {
                 rows.apply(backend, &specs[param.id as usize], param, grad);
             }
             backend.begin_update(grad, false);
         };
+        let mut measure = Together { team: &mut self.team, apply };
         self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
         let stats = self.backend.update_stats();
         report.skipped_gradients = stats.skipped;
@@ -358,7 +412,7 @@ impl Trainer {
     fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, report: &mut StepReport) {
         let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
         let orthogonal = &mut self.orthogonal;
-        let mut apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+        let apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
             if let Some(rows) = orthogonal {
                 rows.apply(backend, &specs[param.id as usize], param, grad);
             }
@@ -368,7 +422,8 @@ impl Trainer {
             let at = StepInfo { lr: at.lr * specs[param.id as usize].rate, ..*at };
             groups.step(backend, param, grad, workspace, &at);
         };
-        self.model.backward(self.backend.as_mut(), pass, scale, &mut apply);
+        let mut together = Together { team: &mut self.team, apply };
+        self.model.backward(self.backend.as_mut(), pass, scale, &mut together);
         let stats = self.backend.update_stats();
         report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
         report.rescales = stats.rescales;
@@ -404,4 +459,29 @@ impl Trainer {
         let losses = &mut self.losses[..inputs.len()];
         self.model.evaluate(self.backend.as_mut(), pass, inputs, targets, segment_start, losses)
     }
+
+    /// The sum of the losses of a batch of which these are the rows that are computed here, maybe none; on the last rank.
+    pub(super) fn evaluate_rows(&mut self, inputs: &[u32], targets: &[u32], segment_start: &[u32]) -> f64 {
+        let rows = inputs.len() / self.config.train.sequence;
+        if rows > 0 {
+            self.evaluate_segments(rows, inputs, targets, segment_start);
+        }
+        self.team.chain(&self.losses[..inputs.len()])
+    }
+}
+
+/// Whether batches can be divided among the ranks of a configuration.
+///
+/// # Errors
+/// Fewer rows than ranks, or rows that are too short.
+pub fn check_ranks(config: &Config) -> Result<(), RanksError> {
+    let (ranks, batch, sequence) = (config.run.ranks, config.train.batch, config.train.sequence);
+    if ranks > batch {
+        return Err(RanksError::FewRows { ranks, batch });
+    }
+    let least = SHORTEST_MICRO_SEQUENCE;
+    if ranks > 1 && sequence < least {
+        return Err(RanksError::ShortRows { ranks, sequence, least });
+    }
+    Ok(())
 }

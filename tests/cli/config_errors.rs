@@ -30,7 +30,7 @@ fn a_misspelt_key_is_named_with_its_line_and_the_nearest_key() {
     assert_snapshot!(refusal("[model]\nhidden = 64\nhaeds = 4\n\n[trian]\nsteps = 3\n", &["steps=5"]), @"
     3 mistakes in the configuration:
       model.haeds (run.toml, line 3): no such key (did you mean `model.heads`?)
-      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, adapter, continual, offload, run
+      [trian] (run.toml, line 5): no such table (did you mean `train`?); tables are model, data, tokenizer, storage, activations, optimizer, train, adapter, continual, offload, ranks, run
       steps (--set): no such key (did you mean `train.steps`?)
     ");
 }

@@ -21,6 +21,7 @@ mod ladder;
 mod mistakes;
 mod plan;
 mod prepare;
+mod ranks;
 mod recovery;
 mod resume;
 mod run_dir;

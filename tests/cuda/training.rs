@@ -7,9 +7,10 @@ use crate::harness::small::{batch, config, trainer, write};
 use crate::harness::state::whole_state;
 use std::path::Path;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Backend, Moment, SecondMoment};
+use tetrad::backend::{Backend, Moment, Param, SecondMoment};
 use tetrad::checkpoint::{Capacity, Checkpoint, open_model};
 use tetrad::config::Config;
+use tetrad::memory::Span;
 use tetrad::model::Scheme;
 use tetrad::model::{ActivationCheckpointing, ActivationQuant, Generator, GradBuffer, Offload, TableStorage, Weights};
 use tetrad::optim::Rule;
@@ -234,7 +235,7 @@ fn the_recorded_llama_is_met() {
         assert_near(&[loss as f32], recorded.golden.numbers("loss"), 0.0, 2e-3, "loss");
         let names = recorded.names();
         let mut seen = 0;
-        model.backward(backend, pass, scale, &mut |backend, param, grad| {
+        model.backward(backend, pass, scale, &mut |backend: &mut dyn Backend, param: &Param, grad: Span| {
             let name = format!("grad.{}", names[&param.id]);
             let (found, wanted) = (operands::read_floats(backend, grad), recorded.golden.numbers(&name));
             // By norm: single elements are differences of roundings.

@@ -20,7 +20,8 @@ pub fn gradients(trainer: &mut Trainer, number: u32, apply: &mut dyn FnMut(&mut 
     model.upload_segments(backend, &[]);
     model.forward(backend, pass);
     model.loss_and_head_grad(backend, pass, scale);
-    model.backward(backend, pass, scale, &mut |backend, param, grad| apply(backend, param, grad));
+    let mut hand = |backend: &mut dyn Backend, param: &Param, grad: Span| apply(backend, param, grad);
+    model.backward(backend, pass, scale, &mut hand);
 }
 
 /// The numbers of a gradient.

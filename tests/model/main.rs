@@ -14,6 +14,7 @@ mod guard;
 mod int8;
 mod learns;
 mod packed_rows;
+mod ranks;
 mod recompute;
 mod residence;
 mod sparse_embedding;

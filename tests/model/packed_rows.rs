@@ -5,8 +5,9 @@ use crate::harness::operands::{BF16, assert_near, read_floats};
 use crate::harness::small::config;
 use std::collections::HashMap;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Backend, IGNORE};
+use tetrad::backend::{Backend, IGNORE, Param};
 use tetrad::config::Config;
+use tetrad::memory::Span;
 use tetrad::model::{ActivationCheckpointing, ActivationQuant, Batch};
 use tetrad::train::Trainer;
 
@@ -32,7 +33,7 @@ fn pass(trainer: &mut Trainer, rows: usize, inputs: &[u32], targets: &[u32], fir
     model.loss_and_head_grad(backend, pass, SCALE);
     let losses = read_floats(backend, model.acts.losses.head(4 * inputs.len()));
     let mut grads = HashMap::new();
-    model.backward(backend, pass, SCALE, &mut |backend, param, grad| {
+    model.backward(backend, pass, SCALE, &mut |backend: &mut dyn Backend, param: &Param, grad: Span| {
         assert!(grads.insert(param.id, read_floats(backend, grad)).is_none(), "one gradient per parameter");
     });
     Found { losses, grads }

@@ -93,13 +93,18 @@ fn the_gradient_is_that_of_the_product_with_the_quantized_input() {
         values
     };
     model.loss_and_head_grad(trainer.backend_mut(), batch, 1.0 / TOKENS as f32);
-    model.backward(trainer.backend_mut(), batch, 1.0 / TOKENS as f32, &mut |backend, param: &Param, grad| {
-        if param.id == mlp.down.weight.id {
-            (seen.down, seen.dx) = (fetch(backend, grad), fetch(backend, model.acts.grads.dx));
-        } else if param.id == mlp.gate.weight.id {
-            (seen.dgate, seen.dup) = (fetch(backend, acts.gate), fetch(backend, acts.up));
-        }
-    });
+    model.backward(
+        trainer.backend_mut(),
+        batch,
+        1.0 / TOKENS as f32,
+        &mut |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            if param.id == mlp.down.weight.id {
+                (seen.down, seen.dx) = (fetch(backend, grad), fetch(backend, model.acts.grads.dx));
+            } else if param.id == mlp.gate.weight.id {
+                (seen.dgate, seen.dup) = (fetch(backend, acts.gate), fetch(backend, acts.up));
+            }
+        },
+    );
     let at = |values: &[f32], width: usize, row: usize, col: usize| f64::from(values[row * width + col]);
     let product = |o: usize, i: usize| {
         (0..TOKENS).map(|t| at(&seen.dx, HIDDEN, t, o) * at(&act, INTERMEDIATE, t, i)).sum::<f64>()

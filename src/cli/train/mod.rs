@@ -1,41 +1,43 @@
 //! `tetrad train`.
 
+mod finish;
 mod header;
 mod heartbeat;
 mod observer;
 mod origin;
 mod paths;
+pub(super) mod ranks;
 mod resume;
 pub(super) mod stage;
 pub(super) mod start;
 mod warnings;
 
 use super::device::{self, Device, OpenDevice};
-use super::number::short;
 use super::output::escape;
 use super::signals::{Doing, Interrupts};
 use super::{CliResult, Failure, budget, pool};
 use observer::Console;
-use origin::{Origin, RECORD};
+use origin::{Origin, RECORD, Resume};
+use ranks::{Follower, Joined};
 use resume::Start;
 use start::InitFrom;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{ADAPTER, Checkpoint, Extent, MODEL, TOKENIZER_CONFIG, clear, latest, save_with};
+use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, clear, latest};
 use tetrad::config::{Config, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
 use tetrad::error::{CheckpointError, DataError, ReplaceError, StoreError};
 use tetrad::store::{Lock, remove_stale, replace};
-use tetrad::train::{Observer, Samples, StopReason, Trainer, plan, run as run_steps, smallest};
+use tetrad::train::{Observer, Samples, Trainer, check_ranks, plan, run as run_steps, smallest};
 
 /// Train a model.
 ///
 /// Without CONFIG: the built-in quick-start, a byte-level LLaMA on the bundled text. CONFIG is a preset (quickstart,
 /// 60m, 130m, 350m, 1b, 3b, 7b; with the most compact optimizer state: compact, 60m-compact and so on), a TOML file, or
-/// the folder of a run. SIGINT and SIGTERM finish the current step and save; another one, a second later or more, ends
-/// the process at once.
+/// the folder of a run. SIGINT, SIGTERM and SIGUSR1 finish the current step and save; another one, a second later or more,
+/// ends the process at once. Started by mpirun, mpiexec or srun, several processes share each batch.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Preset, TOML file, or a run: its folder, its config.toml or (with --resume) one of its checkpoints.
@@ -127,19 +129,49 @@ pub fn run(args: Args) -> CliResult {
         if let Some(model) = &model {
             model.place_tokenizer(&mut config, true)?;
         }
-        super::output::print(|out| write!(out, "{}", config.to_toml()))?;
+        if ranks::speaker().is_empty() {
+            super::output::print(|out| write!(out, "{}", config.to_toml()))?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
+    let joined = Joined::open(&config)?;
+    config.run.ranks = joined.ranks.size();
+    interrupts.set_quiet(!joined.leads());
+    let named = Named { args: &args, model: model.as_ref(), adapter: adapter.as_ref(), textless };
+    let outcome = begin(config, resume, &named, &joined, &interrupts);
+    joined.end(outcome)
+}
+
+/// What the command line names besides the configuration.
+struct Named<'a> {
+    args: &'a Args,
+    /// The model that the run starts from, or the base of its adapter.
+    model: Option<&'a InitFrom>,
+    /// The adapter that it starts from.
+    adapter: Option<&'a InitFrom>,
+    /// Whether the configuration is that of a checkpoint alone.
+    textless: bool,
+}
+
+/// From the configuration to the end of the run.
+fn begin(
+    mut config: Config,
+    resume: Option<Resume>,
+    named: &Named<'_>,
+    joined: &Joined,
+    interrupts: &Interrupts,
+) -> CliResult {
+    let Named { args, model, .. } = *named;
     // Before its checkpoints are looked at.
-    let lock = match (&resume, config.run.dir.is_dir()) {
+    let lock = match (&resume, config.run.dir.is_dir() && joined.leads()) {
         (Some(_), true) => Some(Lock::acquire(config.run.dir.join(".lock"))?),
         _ => None,
     };
     let start = resume.map(|resume| resume::find(&resume, &config.run.dir)).transpose()?.flatten();
-    match (&start, &model) {
+    match (&start, model) {
         (Some(start), model) => {
             start.complete(&mut config)?;
-            if let Some(base) = model.as_ref().filter(|_| config.adapter.is_some()) {
+            if let Some(base) = model.filter(|_| config.adapter.is_some()) {
                 base.place_tokenizer(&mut config, false)?;
             }
         }
@@ -150,17 +182,9 @@ pub fn run(args: Args) -> CliResult {
             }
         }
     }
-    pool::run(config.run.threads, || {
+    pool::run(joined.threads(config.run.threads), || {
         config.data.shares_rows = shares_rows(&config.data)?;
-        let run = Run {
-            config: &config,
-            args: &args,
-            model: model.as_ref(),
-            adapter: adapter.as_ref(),
-            textless,
-            interrupts: &interrupts,
-        };
-        train(run, start, lock)
+        train(Run { config: &config, named, joined, interrupts }, start, lock)
     })?
 }
 
@@ -188,60 +212,65 @@ fn beside(args: &Args, config: &mut Config) -> Result<Option<InitFrom>, Failure>
     file.map(InitFrom::open).transpose()
 }
 
-/// What a run is asked to be.
+/// What a run is asked to be, and by whom it is done.
 struct Run<'a> {
     config: &'a Config,
-    args: &'a Args,
-    /// The model that it starts from, or the base of its adapter.
-    model: Option<&'a InitFrom>,
-    /// The adapter that it starts from.
-    adapter: Option<&'a InitFrom>,
-    textless: bool,
+    named: &'a Named<'a>,
+    joined: &'a Joined,
     interrupts: &'a Interrupts,
 }
 
 fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResult {
-    let Run { config, args, model, adapter, textless, interrupts } = run;
+    let Run { config, named, joined, interrupts } = run;
+    let Named { args, model, adapter, textless } = *named;
     // Before any text is read, which may take long, if the text does not decide the size of a step.
     let shaped = config.train.batch > 0 && config.train.sequence > 0;
-    let early = shaped.then(|| open_device(config, args)).transpose()?;
+    let early = shaped.then(|| open_device(config, args, joined)).transpose()?;
     interrupts.now(Doing::Preparing);
     let mut progress = super::progress::preparing(interrupts);
-    let data = match Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut progress) {
-        Err(DataError::Interrupted { .. }) => return stopped_early(),
-        _ if interrupts.stopped() => return stopped_early(),
-        data => data?,
-    };
+    let prepare = || Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut progress);
+    let asked =
+        |data: &Result<_, DataError>| matches!(data, Err(DataError::Interrupted { .. })) || interrupts.stopped();
+    let Some(data) = joined.in_turn(prepare, asked)? else { return stopped_early(joined) };
     interrupts.now(Doing::Training);
     // What follows from the text is written to the run's folder. Options that the machine decides stay unset there:
     // another machine may choose differently, for the same bytes.
     let mut given = config.clone();
     let batches = given.settle(&data)?;
     given.validate()?;
+    check_ranks(&given)?;
     let given = &given;
     let Chosen { opened, config: mut chosen, said } = match early {
         Some(chosen) => chosen,
-        None => open_device(given, args)?,
+        None => open_device(given, args, joined)?,
     };
     chosen.train = TrainConfig { micro_batch: chosen.train.micro_batch, ..given.train.clone() };
     let config = &chosen;
     let device = opened.describe();
+    let from_step = start.as_ref().map(|start| start.checkpoint().meta.counters.step);
     let samples =
         Samples { train: batches, validation: data.windows(config.train.sequence, config.train.eval_sequences)? };
     let dir = config.run.dir.as_path();
-    make_folder(dir)?;
-    let _lock = match lock {
-        Some(lock) => lock,
-        None => Lock::acquire(dir.join(".lock"))?,
+    // Nobody but rank 0 writes, and not before all have found what they start from.
+    let _lock = if joined.leads() {
+        make_folder(dir)?;
+        let lock = lock.map_or_else(|| Lock::acquire(dir.join(".lock")), Ok)?;
+        remove_stale(dir)?;
+        Some(lock)
+    } else {
+        None
     };
-    remove_stale(dir)?;
+    joined.compare(config, &data.fingerprint, from_step, &opened.backend.describe())?;
     // All checks come before an old run is deleted.
     match &mut start {
         Some(start) => {
             start.checkpoint().check_run(config, &data.fingerprint).map_err(|error| name_texts(error, textless))?;
-            start.check_last(dir)?;
+            if joined.leads() {
+                start.check_last(dir)?;
+            }
         }
-        None => refuse_second_run(args, dir)?,
+        None if joined.leads() => refuse_second_run(args, dir)?,
+        None => {}
     }
     let base = model.filter(|_| config.adapter.is_some());
     if let Some(model) = if start.is_none() { model } else { base } {
@@ -251,25 +280,34 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         base.checkpoint.check_adapter(&adapter.checkpoint)?;
         adapter.checkpoint.check_weights(config)?;
     }
-    let mut trainer = match base {
-        Some(base) => Trainer::beside(config, base.checkpoint.base()?, opened.backend)?,
-        None => Trainer::new(config, opened.backend)?,
-    };
-    if args.overwrite {
+    let frozen = base.map(|base| base.checkpoint.base()).transpose()?;
+    let mut trainer = Trainer::with_ranks(config, frozen, joined.ranks.clone(), opened.backend)?;
+    if args.overwrite && joined.leads() {
         clear(dir)?;
     }
     match (&start, model) {
         (Some(start), _) => {
             start.checkpoint().restore(&mut trainer, &data.fingerprint)?;
-            start.set_aside()?;
+            if joined.leads() {
+                start.set_aside()?;
+            }
         }
         (None, _) if let Some(adapter) = adapter => adapter.checkpoint.start(&mut trainer)?,
         (None, Some(model)) if base.is_none() => {
             model.checkpoint.start(&mut trainer)?;
-            header::storage_note(&model.checkpoint.meta.storage, &config.storage);
+            if joined.leads() {
+                header::storage_note(&model.checkpoint.meta.storage, &config.storage);
+            }
         }
         (None, _) => trainer.initialize(),
     }
+    let until = args.stop_at.unwrap_or(u64::MAX);
+    if !joined.leads() {
+        // Why it ended is told, with its status, by rank 0.
+        run_steps(&mut trainer, &samples, until, &interrupts.stop, &mut Follower)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let device = format!("{device}{}", joined.describe());
     let from = start.as_ref().map(Start::checkpoint);
     let origin = from.or(model.map(|model| &model.checkpoint));
     header::print_header(&trainer, &device, &samples, origin, from.is_some(), said.as_deref())?;
@@ -285,17 +323,17 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         // in case they already diverge.
         console.save(&trainer)?;
     }
-    let until = args.stop_at.unwrap_or(u64::MAX);
     let reason = run_steps(&mut trainer, &samples, until, &interrupts.stop, &mut console)?;
     console.finish();
-    finish(&trainer, reason, &console)
+    finish::finish(&trainer, reason, &console)
 }
 
 /// The end of a run that was asked to stop before it took a step.
-fn stopped_early() -> CliResult {
-    super::output::print(|out| {
-        writeln!(out, "stopped while text was prepared; the same command goes on from there, nothing is prepared twice")
-    })?;
+fn stopped_early(joined: &Joined) -> CliResult {
+    let said = "stopped while text was prepared; the same command goes on from there, nothing is prepared twice";
+    if joined.leads() {
+        super::output::print(|out| writeln!(out, "{said}"))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -321,73 +359,6 @@ fn name_texts(error: CheckpointError, textless: bool) -> Failure {
         )
         .into(),
         error => error.into(),
-    }
-}
-
-/// What no configuration can cause.
-const FROZEN_MOVED: &str = "weights changed in a run with optimizer.lr = 0, which must leave every byte as it was; this is a \
-                            defect of the program, please report it with the configuration";
-
-fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -> CliResult {
-    let dir = &trainer.config().run.dir;
-    match reason {
-        StopReason::Finished => {
-            let path = dir.join(if trainer.base().is_some() { ADAPTER } else { MODEL });
-            let meta = console.meta(trainer);
-            let attachments = console.attachments();
-            save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Weights, &path)?;
-            console.summarize(trainer, &path)?;
-            Ok(ExitCode::SUCCESS)
-        }
-        StopReason::Stopped => {
-            super::output::print(|out| {
-                let (step, config) = (trainer.counters().step, dir.join("config.toml"));
-                let config = escape(&config.to_string_lossy());
-                writeln!(out, "stopped after step {step}, saved; continue with `tetrad train {config} --resume`")
-            })?;
-            Ok(ExitCode::SUCCESS)
-        }
-        StopReason::NotFinite => {
-            let last = latest(dir)?.map_or_else(|| "none".into(), |path| escape(&path.to_string_lossy()));
-            Err(format!(
-                "{} steps in a row had a loss or gradient that was not finite (train.max_nonfinite = {}); the last \
-                 checkpoint from before them is {last}; lower optimizer.lr and resume from it",
-                trainer.counters().nonfinite_in_a_row,
-                trainer.config().train.max_nonfinite
-            )
-            .into())
-        }
-        StopReason::OutOfPatience { validations } => {
-            let best = trainer
-                .watch()
-                .best
-                .map_or_else(String::new, |(loss, step)| format!("; the best was {loss:.4} after step {step}"));
-            super::output::print(|out| {
-                let step = trainer.counters().step;
-                writeln!(out, "ended after step {step}, saved: {validations} validations without an improvement{best}")
-            })?;
-            Ok(ExitCode::SUCCESS)
-        }
-        StopReason::Spike(spike) => {
-            let last = latest(dir)?.map_or_else(|| "none".into(), |path| escape(&path.to_string_lossy()));
-            let step = trainer.counters().step;
-            Err(format!(
-                "{} (train.spike_z = {}); the last checkpoint is {last}; look at the batch, lower optimizer.lr, or set \
-                 train.on_spike",
-                observer::describe(step, &spike),
-                short(trainer.config().train.spike_z)
-            )
-            .into())
-        }
-        StopReason::Unmoved { steps } => Err(format!(
-            "no weight of the blocks changed in the last {steps} steps, though their learning rates were up to {} \
-             (train.max_unmoved = {}): updates are too small for the storage; raise optimizer.lr, or set \
-             train.max_unmoved=0 to go on",
-            short(trainer.config().optimizer.lr),
-            trainer.config().train.max_unmoved
-        )
-        .into()),
-        StopReason::FrozenMoved => Err(FROZEN_MOVED.into()),
     }
 }
 
@@ -459,12 +430,12 @@ struct Chosen {
 
 /// Opens the device and picks unset options. Refuses a run that is larger than its budget or than the free memory,
 /// which is better than being killed halfway.
-fn open_device(config: &Config, args: &Args) -> Result<Chosen, Failure> {
+fn open_device(config: &Config, args: &Args, joined: &Joined) -> Result<Chosen, Failure> {
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
     // With the smallest plan: the choice itself is made for the memory of the device.
-    let opened = device::open(args.device, &config.model, |sizes| least(config, sizes))?;
+    let opened = device::open(joined.device(args.device)?, &config.model, |sizes| least(config, sizes))?;
     let sizes: &dyn DeviceInfo = opened.backend.as_ref();
-    let free = budget::free(sizes);
+    let free = joined.free(budget::free(sizes))?;
     let wanted = budget.map(|budget| budget.bytes(sizes).map_err(|e| format!("--budget {e}"))).transpose()?;
     let (device, limit) = match (wanted, free) {
         (Some(wanted), Some(free)) if wanted > free => (free, "free are"),

@@ -1,8 +1,9 @@
 //! A run that another command asks for: one of a chain of runs.
 
+use super::ranks::Joined;
 use super::resume;
 use super::start::InitFrom;
-use super::{Args, Run, origin};
+use super::{Args, Named, Run, origin};
 use crate::cli::device::Device;
 use crate::cli::signals::Interrupts;
 use crate::cli::{Failure, pool};
@@ -53,8 +54,9 @@ pub(in crate::cli) fn train_stage(
     pool::run(config.run.threads, || {
         config.data.shares_rows = shares_rows(&config.data)?;
         let Begin { model, adapter } = begin;
-        let run = Run { config: &config, args: &args, model: Some(model), adapter, textless: false, interrupts };
-        super::train(run, start, lock)
+        let named = Named { args: &args, model: Some(model), adapter, textless: false };
+        let joined = Joined::alone(&config);
+        super::train(Run { config: &config, named: &named, joined: &joined, interrupts }, start, lock)
     })??;
     Ok(())
 }

@@ -31,7 +31,8 @@ pub struct GradBuffers {
     /// Workspace of an update, float32: the largest that a rule asks for.
     pub update: Span,
     /// A block's passes over its micro-batches, and in each the float32 gradients that it forms, in the order of the
-    /// block's parameters. One micro-batch needs one pass, whose gradients are consumed one by one and share bytes.
+    /// block's parameters. One micro-batch of one process needs one pass, whose gradients are consumed one by one and
+    /// share bytes.
     pub passes: Vec<Vec<Option<Span>>>,
     /// The float32 gradients of an adapter's tensors, in the order of their specs; those of different blocks share bytes.
     pub adapter: Vec<Span>,
@@ -64,7 +65,8 @@ pub(super) fn place(
     let (head, end) = (layers + 1, 2 * layers + 2);
     let (at_head, at_end) = (Lifetime { from: head, to: head }, Lifetime { from: end, to: end });
     let blocks = Lifetime { from: head + 1, to: end - 1 };
-    let split = micro < tokens;
+    // Gradients that other ranks add to are complete when their pass ends.
+    let split = micro < tokens || settings.execution.ranks > 1;
     let block = trained_block_specs(specs);
     let passes = passes(settings, &block, split);
     let mut rows =
