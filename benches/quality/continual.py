@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures learning tasks one after the other: five texts, in three orders, by every method of `tetrad continual`.
 
-    benches/quality/continual.py target/release/tetrad SmolLM2-135M-Instruct.Q4_1.gguf TEXTS FOLDER [--steps 300]
+    benches/quality/continual.py target/release/tetrad SmolLM2-135M-Instruct.Q4_1.gguf TEXTS FOLDER [--steps 100]
 
 TEXTS is a folder with sotu.txt, milton.txt, world_english_bible.txt, shakespeare_modern.txt, docs.txt.zst (or docs.txt) and
 jane_austen.txt, of which the last stands for what the model knew before. Of each text the first 2 MB are used: nine tenths to
@@ -24,10 +24,10 @@ parser.add_argument("tetrad", type=pathlib.Path)
 parser.add_argument("model", type=pathlib.Path, help="a .gguf file, or a .tetrad file")
 parser.add_argument("texts", type=pathlib.Path)
 parser.add_argument("folder", type=pathlib.Path)
-parser.add_argument("--steps", type=int, default=300, help="of each task")
+parser.add_argument("--steps", type=int, default=100, help="of each task")
 parser.add_argument("--batch", type=int, default=4)
-parser.add_argument("--sequence", type=int, default=256)
-parser.add_argument("--windows", type=int, default=32, help="scored of each text")
+parser.add_argument("--sequence", type=int, default=128)
+parser.add_argument("--windows", type=int, default=24, help="scored of each text")
 parser.add_argument("--bytes", type=int, default=2_000_000, help="of each text")
 parser.add_argument("--rate", type=float, default=1e-3)
 parser.add_argument("--full-rate", type=float, default=1e-4, help="of training the packed model itself")

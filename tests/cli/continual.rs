@@ -255,3 +255,40 @@ fn the_script_of_the_measurement_runs() {
     let found = results(&place, "measured/order-2");
     assert_eq!(found["tasks"][0], "docs");
 }
+
+/// Lines of questions, all with one answer, or with the answers by turns of three.
+fn questions(answers: [&str; 3]) -> String {
+    let line = |i: usize| format!("{{\"prompt\": \"Is {i} so? \", \"completion\": \"{}\"}}\n", answers[i % 3]);
+    (0..12).map(line).collect()
+}
+
+#[test]
+fn questions_are_answered_by_the_likeliest_of_their_answers() {
+    let place = workplace();
+    let write = |name: &str, text: String| std::fs::write(place.path(name), text).unwrap();
+    write("yes.jsonl", questions(["yes"; 3]).repeat(10));
+    write("no.jsonl", questions(["no"; 3]).repeat(10));
+    write("held.jsonl", questions(["yes", "yes", "no"]));
+    let tasks = ["yes", "no"].map(|name| {
+        format!(
+            "[[continual.task]]\nname = \"{name}\"\ntrain = [\"{name}.jsonl\"]\nvalidation = [\"held.jsonl\"]\n\
+             choices = [\"yes\", \"no\"]\n"
+        )
+    });
+    let head = TASKS.split("[[").next().unwrap().replace("freeze = 2", "keep = 0.9");
+    write("questions.toml", head + &tasks.concat());
+    let said = place.ok(&["continual", "questions.toml", "--set", "run.dir=q", "--set", "train.steps=60"]);
+    assert!(said.contains("answered rightly at the end"), "{said}");
+    let found = results(&place, "q");
+    // Whoever learned one answer gives it always: right in two questions of three, or in one.
+    let of_yes = 8.0 / 12.0;
+    let online = &of(&found, "ema", "online")["accuracy"];
+    assert_eq!(online["matrix"], serde_json::json!([[of_yes, of_yes], [4.0 / 12.0, 4.0 / 12.0]]));
+    assert!((online["forgetting"].as_f64().unwrap() - of_yes / 2.0).abs() < 1e-12, "{online}");
+    let offline = &of(&found, "ema", "offline")["accuracy"];
+    assert_eq!(offline["matrix"][1][0].as_f64(), Some(of_yes), "of which a task leaves 0.9: {offline}");
+    // What is no answer is refused.
+    write("held.jsonl", questions(["yes", "maybe", "no"]));
+    let refused = place.fails(&["continual", "questions.toml", "--set", "run.dir=r"]);
+    assert!(refused.contains("held.jsonl, line 2: \"maybe\" is none of continual.task.choices: yes, no"), "{refused}");
+}
