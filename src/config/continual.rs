@@ -3,7 +3,7 @@
 use super::Config;
 use crate::data::SourceConfig;
 use crate::error::{Problems, number};
-use crate::model::{AdapterConfig, AdapterScale, AdapterWeights, Ensemble};
+use crate::model::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights, Ensemble};
 use serde::{Deserialize, Serialize};
 
 /// `[continual]`.
@@ -226,6 +226,9 @@ impl ContinualConfig {
 impl AdapterConfig {
     /// What of it O-LoRA cannot do, which makes one pair of the pairs of several tasks.
     fn orthogonal_problems(&self, problems: &mut Problems) {
+        let reason = "has no rows that a task could add; \"o-lora\" needs \"lora\"";
+        let kind = format!("{:?}", self.kind).to_lowercase();
+        problems.need(self.kind == AdapterKind::Lora, "adapter.kind", format_args!("{kind:?}"), reason);
         let plain = self.rank_pattern.is_empty() && self.alpha_pattern.is_empty();
         let reason = "gives matrices other ranks or factors, which \"o-lora\" cannot add to for each task";
         problems.need(plain, "adapter.rank_pattern", format_args!("{:?}", self.rank_pattern), reason);

@@ -9,7 +9,9 @@ use crate::config::Config;
 use crate::error::{BackendError, RanksError, StartError, StoreError};
 use crate::format::Fingerprint;
 use crate::memory::{HostMemory, Plan, Span};
-use crate::model::{Batch, Model, SHORTEST_MICRO_SEQUENCE, Settings, initialize, param_specs};
+use crate::model::{
+    AdapterKind, AdapterScale, Batch, Model, SHORTEST_MICRO_SEQUENCE, Settings, initialize, param_specs,
+};
 use crate::optim::{Groups, StepInfo};
 use crate::ranks::{Alone, Ranks};
 use crate::store::WorkFile;
@@ -473,7 +475,7 @@ impl Trainer {
 /// Whether batches can be divided among the ranks of a configuration.
 ///
 /// # Errors
-/// Fewer rows than ranks, or rows that are too short.
+/// Fewer rows than ranks, rows that are too short, or a prefix with learned scales.
 pub fn check_ranks(config: &Config) -> Result<(), RanksError> {
     let (ranks, batch, sequence) = (config.run.ranks, config.train.batch, config.train.sequence);
     if ranks > batch {
@@ -482,6 +484,10 @@ pub fn check_ranks(config: &Config) -> Result<(), RanksError> {
     let least = SHORTEST_MICRO_SEQUENCE;
     if ranks > 1 && sequence < least {
         return Err(RanksError::ShortRows { ranks, sequence, least });
+    }
+    let learned = config.adapter.kind == AdapterKind::Prefix && config.adapter.scale == AdapterScale::Learned;
+    if ranks > 1 && learned {
+        return Err(RanksError::PrefixScales { ranks });
     }
     Ok(())
 }
