@@ -6,6 +6,7 @@ mod autotune;
 mod base;
 mod events;
 mod metrics;
+mod orthogonal;
 mod run;
 mod step;
 mod system;

@@ -1,5 +1,6 @@
 //! One training step.
 
+use super::orthogonal::OrthogonalRows;
 use super::team::{Team, Together};
 use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
 use crate::backend::ops::Precision;
@@ -80,6 +81,8 @@ pub struct Trainer {
     counters: Counters,
     /// The rules that update the parameters.
     optimizer: Arc<Groups>,
+    /// What becomes of gradients where earlier rows of an adapter stay.
+    orthogonal: Option<OrthogonalRows>,
     /// Of the frozen base beside which an adapter is trained.
     base: Option<Fingerprint>,
     watch: Watch,
@@ -201,8 +204,10 @@ impl Trainer {
         }
         let base = base.map(|base| base.fingerprint);
         let losses = vec![0.0; model.acts.tokens];
+        let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);
+        let orthogonal = earlier.map(|args| OrthogonalRows::new(args, &model));
         let (config, counters, watch, team) = (config.clone(), Counters::default(), Watch::default(), Team::new(ranks));
-        Ok(Self { config, backend, model, plan, counters, optimizer, base, watch, losses, team })
+        Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses, team })
     }
 
     /// The ranks of the run; one if it has no others.
@@ -392,7 +397,13 @@ impl Trainer {
     /// them. So a step with `optimizer.grad_clip` forms them twice. A norm from the step before would save that, and would
     /// miss the one step that clipping is for.
     fn gradient_norm(&mut self, pass: Batch, scale: f32, report: &mut StepReport) -> Option<f64> {
-        let apply = |backend: &mut dyn Backend, _: &Param, grad: Span| backend.begin_update(grad, false);
+        let (specs, orthogonal) = (&self.model.specs, &mut self.orthogonal);
+        let apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            if let Some(rows) = orthogonal {
+                rows.apply(backend, &specs[param.id as usize], param, grad);
+            }
+            backend.begin_update(grad, false);
+        };
         let mut measure = Together { team: &mut self.team, apply };
         self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
         let stats = self.backend.update_stats();
@@ -402,7 +413,11 @@ impl Trainer {
 
     fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, report: &mut StepReport) {
         let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
+        let orthogonal = &mut self.orthogonal;
         let apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            if let Some(rows) = orthogonal {
+                rows.apply(backend, &specs[param.id as usize], param, grad);
+            }
             if factor < 1.0 {
                 backend.scale(grad, factor as f32, Precision::F32);
             }
