@@ -68,6 +68,7 @@ pub(super) fn estimate(sweep: &Sweep, states: &States, threads: usize, device: &
             Some(cost) => *cost,
             None => {
                 estimate.measured += 1;
+                eprintln!("measuring {}: a few steps and one validation", job.name());
                 *known.entry(kind).or_insert(measure(job, threads, device)?)
             }
         };
