@@ -64,6 +64,46 @@ fn tensorboard_reads_what_the_metrics_say() {
     }
 }
 
+/// What stands for Weights & Biases' package: it writes down what it is told.
+const WANDB: &str = "
+import json, os
+
+class Run:
+    step = int(os.environ['SENT'])
+    def log(self, values, step):
+        print(json.dumps({'step': step, **values}))
+    def finish(self):
+        pass
+
+def init(project, name, id, config, resume):
+    print(json.dumps({'project': project, 'name': name, 'config': config}))
+    return Run()
+";
+
+#[test]
+fn a_run_is_sent_to_weights_and_biases_as_its_metrics_say_and_goes_on_where_it_ended() {
+    let place = workplace();
+    train(&place, &["--set", "train.steps=6", "--set", "train.warmup=2"]);
+    std::fs::write(place.path("wandb.py"), WANDB).unwrap();
+    let upload = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/wandb_upload.py");
+    let sent = |already: &str| -> Vec<serde_json::Value> {
+        let python = std::env::var("TETRAD_PYTHON").unwrap_or_else(|_| "python3".into());
+        let mut command = Command::new(&python);
+        command.arg(upload).arg(place.path("run")).env("PYTHONPATH", place.path("")).env("SENT", already);
+        let output = command.output().unwrap_or_else(|error| panic!("{python}: {error}"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
+    };
+    let (all, told) = (sent("0"), metrics(&place, "run"));
+    assert_eq!((&all[0]["name"], &all[0]["config"]["train.steps"]), (&"run".into(), &6.into()));
+    assert_eq!(all.len() - 1, told.len(), "one call for each line");
+    for (sent, told) in all[1..].iter().zip(&told) {
+        assert_eq!((&sent["step"], &sent["loss"]), (&told["step"], &told["loss"]));
+    }
+    let rest = sent("5");
+    assert!(rest.len() > 1 && rest[1..].iter().all(|line| line["step"].as_u64() >= Some(5)), "{rest:?}");
+}
+
 #[test]
 fn several_runs_share_a_page_and_a_table() {
     let place = workplace();
