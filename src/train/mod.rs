@@ -21,4 +21,5 @@ pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
 pub use step::{Counters, StepReport, Trainer, check_ranks, plan};
 pub use system::{available, resident, total_memory};
+pub use team::Straggler;
 pub use watch::{Spike, Watch};

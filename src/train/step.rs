@@ -1,6 +1,6 @@
 //! One training step.
 
-use super::team::{Team, Together};
+use super::team::{Straggler, Team, Together};
 use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
 use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
@@ -63,6 +63,8 @@ pub struct StepReport {
     pub skipped_gradients: u64,
     /// How long the rules have searched for projections, in the steps in which they do.
     pub search_seconds: Option<f64>,
+    /// For which rank others waited, if there are several.
+    pub straggler: Option<Straggler>,
     /// Why its loss was a spike; then nothing of it was learned.
     pub spike: Option<Spike>,
     /// What the audit found, in the steps that are audited.
@@ -109,7 +111,7 @@ fn place(config: &Config, settings: &Settings, base: Option<&[Param]>, backend: 
         None => Model::place(&mut plan, settings, tokens, keys, backend),
     };
     plan.add_outside("search for projections", settings.optimizer.as_ref().map_or(0, |groups| groups.host_bytes()));
-    plan.add_outside("a message between ranks", Team::bytes(config.run.ranks));
+    plan.add_outside("messages between ranks", Team::bytes(config.run.ranks));
     (plan, model)
 }
 
@@ -326,6 +328,7 @@ impl Trainer {
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
             search_seconds: None,
+            straggler: None,
             spike: self.watch.judge_loss(loss.0, &self.config.train),
             audit: None,
         };
@@ -354,6 +357,7 @@ impl Trainer {
                 accumulate(&self.model, self.backend.as_mut(), offline.keep_at_end);
             }
         }
+        report.straggler = self.team.straggler();
         self.count(self.config.train.batch as u64, &report);
         report
     }
@@ -376,7 +380,8 @@ impl Trainer {
         self.model.upload_tokens(self.backend.as_mut(), inputs, targets);
         self.model.upload_segments(self.backend.as_mut(), segment_start);
         self.model.forward(self.backend.as_mut(), pass);
-        let mut grads = Together { team: &mut self.team, apply: |_: &mut dyn Backend, _: &Param, _: Span| {} };
+        let mut grads =
+            Together { team: &mut self.team, apply: |_: &mut dyn Backend, _: &Param, _: Span| {}, changes: false };
         self.model.loss_and_passed_head_grad(self.backend.as_mut(), pass, scale, &mut grads);
         let losses = &mut self.losses[..pass.tokens()];
         self.model.read_losses(self.backend.as_ref(), losses);
@@ -391,9 +396,9 @@ impl Trainer {
     /// miss the one step that clipping is for.
     fn gradient_norm(&mut self, pass: Batch, scale: f32, report: &mut StepReport) -> Option<f64> {
         let apply = |backend: &mut dyn Backend, _: &Param, grad: Span| backend.begin_update(grad, false);
-        let mut measure = Together { team: &mut self.team, apply };
+        let mut measure = Together { team: &mut self.team, apply, changes: false };
         self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
-        let stats = self.backend.update_stats();
+        let stats = measure.stats(self.backend.as_mut());
         report.skipped_gradients = stats.skipped;
         (stats.skipped == 0).then(|| stats.grad_sq.sqrt())
     }
@@ -407,9 +412,9 @@ impl Trainer {
             let at = StepInfo { lr: at.lr * specs[param.id as usize].rate, ..*at };
             groups.step(backend, param, grad, workspace, &at);
         };
-        let mut together = Together { team: &mut self.team, apply };
+        let mut together = Together { team: &mut self.team, apply, changes: true };
         self.model.backward(self.backend.as_mut(), pass, scale, &mut together);
-        let stats = self.backend.update_stats();
+        let stats = together.stats(self.backend.as_mut());
         report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
         report.rescales = stats.rescales;
         report.skipped_gradients = stats.skipped;
