@@ -39,8 +39,15 @@ fn layer((batch, queries, heads, kv_heads, head_dim): (usize, usize, usize, usiz
     let inputs = [0, 1, 2, 3].map(|i: usize| harness.add(&data[i]));
     let outputs = [wide, batch * heads * queries, wide, narrow, narrow].map(|n| harness.out(n));
     let features = heads * head_dim;
-    let largest =
-        MaxShapes { tokens: batch * queries, features, inputs: features, keys: queries, parameter: 0, head_dim };
+    let largest = MaxShapes {
+        tokens: batch * queries,
+        features,
+        inputs: features,
+        keys: queries,
+        parameter: 0,
+        head_dim,
+        prefix: 0,
+    };
     let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
     let mut cpu = Cpu::new();
     harness.start(&mut cpu, &largest);
@@ -69,7 +76,7 @@ fn backward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let Layer { mut cpu, shape, data, inputs: [q, k, v, dout], outputs: [out, lse, dq, dk, dv] } = layer(shape);
     let segment_start = None;
     cpu.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
-    let args = AttentionGradArgs { q, k, v, out: None, lse, dout, dq, dk, dv, segment_start, shape };
+    let args = AttentionGradArgs { q, k, v, out: None, lse, dout, dq, dk, dv, delta: None, segment_start, shape };
     cpu.attention_grad(&args);
     let [q64, k64, v64, dout64] = data.map(|data| wide(&data));
     let expected = reference::attention_grad(&q64, &k64, &v64, &dout64, None, shape);

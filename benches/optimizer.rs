@@ -106,7 +106,8 @@ impl Tensor {
         let (group, specs) = groups.declare(&info);
         let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
         let features = g.rows.max(g.cols);
-        let largest = MaxShapes { tokens: 1, features, inputs: features, keys: 1, parameter: g.len(), head_dim: 2 };
+        let largest =
+            MaxShapes { tokens: 1, features, inputs: features, keys: 1, parameter: g.len(), head_dim: 2, prefix: 0 };
         let (grad, scratch) = (add(4 * g.len()), add(cpu.workspace_bytes(&largest)));
         let workspace = add(4 * groups.workspace(&info));
         cpu.allocate(plan.total(), None, scratch).unwrap();

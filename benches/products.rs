@@ -50,8 +50,15 @@ fn layer((outputs, inputs): (usize, usize)) -> Layer {
         harness.out(outputs * inputs),
     ];
     let features = outputs.max(inputs);
-    let largest =
-        MaxShapes { tokens: TOKENS, features, inputs: features, keys: 1, parameter: outputs * inputs, head_dim: 1 };
+    let largest = MaxShapes {
+        tokens: TOKENS,
+        features,
+        inputs: features,
+        keys: 1,
+        parameter: outputs * inputs,
+        head_dim: 1,
+        prefix: 0,
+    };
     let mut cpu = Cpu::new();
     harness.start(&mut cpu, &largest);
     Layer { cpu, planes, w, x, dy, spans }

@@ -58,7 +58,7 @@ impl Sizes {
     fn largest(&self, tokens: usize, features: usize) -> MaxShapes {
         let Self { hidden, intermediate, vocab, sequence, .. } = *self;
         let inputs = intermediate.max(hidden);
-        MaxShapes { tokens, features, inputs, keys: sequence, parameter: vocab * inputs, head_dim: 128 }
+        MaxShapes { tokens, features, inputs, keys: sequence, parameter: vocab * inputs, head_dim: 128, prefix: 0 }
     }
 }
 
@@ -210,7 +210,8 @@ pub fn attention(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         let args = AttentionArgs { q, k, v, out, lse, segment_start, shape };
         let forward = time(&mut cuda, |cuda| cuda.attention(&args));
         table.rate("attention", &name, forward, work, ceilings);
-        let args = AttentionGradArgs { q, k, v, out: Some(out), lse, dout, dq, dk, dv, segment_start, shape };
+        let args =
+            AttentionGradArgs { q, k, v, out: Some(out), lse, dout, dq, dk, dv, delta: None, segment_start, shape };
         let backward = time(&mut cuda, |cuda| cuda.attention_grad(&args));
         table.rate("attention, gradients", &name, backward, 2.5 * work, ceilings);
     }
@@ -242,7 +243,7 @@ pub fn rows(table: &mut Table, ceilings: &Ceilings, sizes: &Sizes) {
         cuda.rms_norm_grad(&NormGradArgs { x, gain, inv_rms: inv, dout: y, dx: z, dgain, accumulate })
     });
     let rotation = Rotation { heads: h / 64, head_dim: 64, queries: sequence, start: 0, inverse: false };
-    measure("rope", &wide, 4 * th, &mut |cuda| cuda.rope(x, angles, rotation));
+    measure("rope", &wide, 4 * th, &mut |cuda| cuda.rope(x, angles, rotation, None));
     measure("quantize_activations", &wide, 4 * th, &mut |cuda| {
         cuda.quantize_activations(y, h, 1, ActivationCode::Int4)
     });

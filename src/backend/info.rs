@@ -17,6 +17,8 @@ pub struct MaxShapes {
     pub parameter: usize,
     /// D
     pub head_dim: usize,
+    /// Elements of the keys of a block's prefix, `P K D`; 0 without one.
+    pub prefix: usize,
 }
 
 /// Properties of a backend that a plan depends on; they are known without opening a device.

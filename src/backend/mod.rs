@@ -26,7 +26,8 @@ pub use kinds::{Moment, SecondMoment};
 pub use memory::{Memory, Offload};
 pub use ops::{
     Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, DropoutArgs, IGNORE, Layout,
-    MatMulArgs, NormGradArgs, PACK_GROUP, Precision, QUANT_GROUP, Rotation, packed_bytes,
+    MOST_PREFIX, MatMulArgs, NormGradArgs, PACK_GROUP, Precision, PrefixArgs, PrefixGradArgs, QUANT_GROUP, Rotation,
+    packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
 pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArgs, UpdateArgs, UpdateStats};
@@ -35,8 +36,8 @@ pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArg
 pub mod prelude {
     pub use crate::backend::ops::{
         ActivationPack as _, ActivationQuant as _, ActivationScaling as _, Attention as _, Bias as _,
-        CrossEntropy as _, Embedding as _, Factors as _, Gaussian as _, Linear as _, MatMul as _, Norm as _, Rope as _,
-        Scaling as _, SwiGlu as _, Update as _,
+        CrossEntropy as _, Embedding as _, Factors as _, Gaussian as _, Gelu as _, Linear as _, MatMul as _, Norm as _,
+        PrefixAttention as _, Rope as _, Scaling as _, SwiGlu as _, Update as _,
     };
     pub use crate::backend::{Backend as _, DeviceInfo as _, Memory as _, Offload as _};
 }
@@ -56,9 +57,11 @@ pub trait Backend:
     + ops::Embedding
     + ops::Factors
     + ops::Gaussian
+    + ops::Gelu
     + ops::Linear
     + ops::MatMul
     + ops::Norm
+    + ops::PrefixAttention
     + ops::Rope
     + ops::Scaling
     + ops::SwiGlu

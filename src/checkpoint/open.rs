@@ -6,7 +6,7 @@ use crate::backend::{Backend, DeviceInfo};
 use crate::error::{BackendError, CheckpointError};
 use crate::memory::Plan;
 use crate::model::{
-    AdapterRows, AdapterUse, Ensemble, Model, ModelConfig, ParamKind, Settings, Trainable, param_specs,
+    AdapterKind, AdapterRows, AdapterUse, Ensemble, Model, ModelConfig, ParamKind, Settings, Trainable, param_specs,
 };
 
 /// What an opened model can compute at once.
@@ -34,12 +34,19 @@ impl<'a> Adapted<'a> {
     /// A model with adapters, each times a number; they add up.
     ///
     /// # Errors
-    /// If `base` is an adapter, or one of the adapters is none or was trained on another base.
+    /// If `base` is an adapter, one of the adapters is none or was trained on another base, or two are prefixes.
     pub fn new(base: &'a Checkpoint, adapters: &'a [(Checkpoint, f32)]) -> Result<Self, CheckpointError> {
         if base.meta.adapter.is_some() {
             return Err(CheckpointError::AdapterAlone { path: base.path().into() });
         }
         adapters.iter().try_for_each(|(adapter, _)| base.check_adapter(adapter))?;
+        let is_prefix =
+            |file: &Checkpoint| file.meta.adapter.as_ref().is_some_and(|adapter| adapter.kind == AdapterKind::Prefix);
+        let mut prefixes = adapters.iter().map(|(adapter, _)| adapter).filter(|adapter| is_prefix(adapter));
+        if let (Some(first), Some(second)) = (prefixes.next(), prefixes.next()) {
+            let (path, other) = (second.path().into(), first.path().into());
+            return Err(CheckpointError::TwoPrefixes { path, other });
+        }
         let stages = adapters.iter().filter_map(|(adapter, _)| adapter.meta.continual);
         let ensemble = stages.filter(|stage| stage.offline.is_some()).map(|stage| stage.ensemble).next();
         Ok(Self { base, adapters, ensemble })

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use tetrad::checkpoint::{Adapter, Checkpoint};
 use tetrad::convert::adapter::{export_adapter_gguf, export_peft, open_adapter};
+use tetrad::model::AdapterKind;
 
 /// Imports the adapter `source` of `base` to `output`.
 ///
@@ -57,9 +58,18 @@ pub(super) fn export((file, module): (&Path, Option<Expert>), output: &Path, ggu
 
 fn described(adapter: &Adapter, file: &Path) -> String {
     let numbers: usize = adapter.tensors.iter().map(|(_, values)| values.len()).sum();
-    let matrices = adapter.meta.adapter.as_ref().map_or(0, |config| config.sites(&adapter.meta.model).len());
     let size = std::fs::metadata(file).map_or(0, |meta| meta.len());
-    format!("{} numbers beside {matrices} matrices, {} as .tetrad", grouped(numbers as u64), bytes(size))
+    let model = &adapter.meta.model;
+    let beside = match &adapter.meta.adapter {
+        Some(config) if config.kind == AdapterKind::Prefix => {
+            format!("as a prefix in {} blocks", config.blocks(model).len())
+        }
+        Some(config) if config.kind == AdapterKind::Bottleneck => {
+            format!("as bottlenecks in {} blocks", config.blocks(model).len())
+        }
+        config => format!("beside {} matrices", config.as_ref().map_or(0, |config| config.sites(model).len())),
+    };
+    format!("{} numbers {beside}, {} as .tetrad", grouped(numbers as u64), bytes(size))
 }
 
 fn show(path: &Path) -> String {

@@ -50,6 +50,14 @@ pub enum CheckpointError {
         /// What is not known.
         what: String,
     },
+    /// Two prefixes at once.
+    #[error("{path}: is a prefix, and so is {other}; a text can begin after one prefix only")]
+    TwoPrefixes {
+        /// The second file.
+        path: PathBuf,
+        /// The first.
+        other: PathBuf,
+    },
     /// The metadata describes an impossible model.
     #[error("{path}: the metadata describes an impossible model: {source}")]
     Config {

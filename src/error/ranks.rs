@@ -138,6 +138,15 @@ pub enum RanksError {
         /// The least.
         least: usize,
     },
+    /// An adapter whose gradients do not follow from sums that ranks continue.
+    #[error(
+        "{ranks} ranks cannot train a prefix with learned scales, whose gradients follow from complete sums alone; set \
+         adapter.scale to \"alpha/r\", or train with one rank"
+    )]
+    PrefixScales {
+        /// Ranks.
+        ranks: usize,
+    },
 }
 
 impl RanksError {

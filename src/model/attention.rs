@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{ActivationQuant, BlockActs, Linear, Norm};
+use super::{ActivationQuant, BlockActs, Bottleneck, Linear, Norm, Prefix};
 use crate::backend::{Accumulate, AttentionArgs, AttentionGradArgs};
 use crate::memory::Span;
 
@@ -17,6 +17,10 @@ pub struct Attention {
     /// Of query heads and of key heads, where the model has them.
     pub head_norms: Option<[Norm; 2]>,
     pub output: Linear,
+    /// What sequences see before their own keys and values: one, or that of each expert.
+    pub prefixes: Vec<Prefix>,
+    /// What adapters add beside all of it.
+    pub bottlenecks: Vec<Bottleneck>,
 }
 
 impl Attention {
@@ -56,10 +60,12 @@ impl Attention {
         let lse = cx.block_floats(acts.lse, config.heads);
         let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
         cx.backend.attention(&AttentionArgs { q, k: keys, v: values, out: heads, lse, segment_start, shape });
+        self.prefixes.iter().for_each(|prefix| prefix.forward(cx, q, heads, lse));
         cx.quantize(heads, width);
         let mid = cx.block_rows(acts.resid_mid, h);
         cx.backend.copy(x, mid);
         self.output.forward(cx, heads, mid, Accumulate::Yes);
+        self.bottlenecks.iter().for_each(|bottleneck| bottleneck.forward(cx, n, mid));
     }
 
     /// From the gradient `dx` of `resid_mid` to that of the block's input `x`, in place.
@@ -85,6 +91,7 @@ impl Attention {
             linear.backward(cx, (dy, n), (dn, accumulate), sink);
             accumulate = Accumulate::Yes;
         }
+        self.bottlenecks.iter().for_each(|bottleneck| bottleneck.backward(cx, (dx, n), dn, sink));
         let inv_rms = cx.block_floats(acts.attn_inv_rms, 1);
         self.norm.backward(cx, (dn, x, inv_rms), dx, sink);
     }
@@ -105,12 +112,19 @@ impl Attention {
         let q = cx.block_rows(acts.q, width);
         let (k, v) = (cx.block_rows(acts.k, kv), cx.block_rows(acts.v, kv));
         let lse = cx.block_floats(acts.lse, config.heads);
+        // Where there is a backward there are no experts.
+        let prefix = self.prefixes.first();
         // Four-bit activations replaced the output that forward computed.
         let exact = cx.model.settings.activations.quant == ActivationQuant::None;
-        let out = exact.then_some(cx.block_rows(acts.attn_out, width));
+        let out = (exact && prefix.is_none()).then_some(cx.block_rows(acts.attn_out, width));
         let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
         let dout = dheads;
-        cx.backend.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
+        let delta = prefix.map(|prefix| prefix.delta(cx, q, lse, dheads));
+        let args = AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, segment_start, shape };
+        cx.backend.attention_grad(&args);
+        if let (Some(prefix), Some(delta)) = (prefix, delta) {
+            prefix.backward(cx, (q, lse, dheads, delta), dq, sink);
+        }
         cx.rope(dq, config.heads, true);
         cx.rope(dk, config.kv_heads, true);
         let Some([query, key]) = &self.head_norms else { return [dq, dk, dv] };

@@ -35,12 +35,15 @@ impl Block {
                 value: linear(P::Value, Some(P::ValueBias)),
                 head_norms: of(P::QueryNorm).map(|query| [Norm { gain: query }, norm(P::KeyNorm)]),
                 output: linear(P::Output, None),
+                prefixes: Vec::new(),
+                bottlenecks: Vec::new(),
             },
             mlp: Mlp {
                 norm: norm(P::MlpNorm),
                 gate: linear(P::Gate, None),
                 up: linear(P::Up, None),
                 down: linear(P::Down, None),
+                bottlenecks: Vec::new(),
             },
         }
     }

@@ -1,6 +1,6 @@
 //! What the layers of a block are given: a backend, the model, and the rows of one micro-batch.
 
-use super::{Batch, Model};
+use super::{AdapterRows, Batch, Model};
 use crate::backend::{AttentionShape, Backend, Rotation};
 use crate::memory::Span;
 
@@ -12,6 +12,26 @@ pub(super) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// The same for the rows that an adapter is added to, and the number of the first of them.
+    ///
+    /// # Panics
+    /// If the batch cannot be divided so.
+    pub fn rows_of(&mut self, rows: AdapterRows) -> (Context<'_>, usize) {
+        let (mut batch, mut from) = (self.batch, 0);
+        if let AdapterRows::Part { index, of } = rows {
+            batch.sequences /= of;
+            assert_eq!(batch.sequences * of, self.batch.sequences, "as many sequences for each expert");
+            from = index * batch.tokens();
+            batch.from += from;
+        }
+        (Context { backend: &mut *self.backend, model: self.model, batch }, from)
+    }
+
+    /// As many rows as the batch has tokens from row `from` of `x` on, of `width` features.
+    pub fn part(&self, x: Span, from: usize, width: usize) -> Span {
+        self.model.rows(x, from, self.batch.tokens(), width)
+    }
+
     /// Rows of an activation of `width` features that is as long as the batch.
     pub fn batch_rows(&self, span: Span, width: usize) -> Span {
         self.model.rows(span, self.batch.from, self.batch.tokens(), width)
@@ -50,19 +70,22 @@ impl Context<'_> {
         }
     }
 
-    /// Where the segments of rows begin, if a row may hold several. Positions go on counting through a row: rotary
-    /// embeddings make attention depend on their differences alone.
+    /// Where the segments of rows begin, if a row may hold several.
     pub fn segment_start(&self) -> Option<Span> {
         let starts = self.model.acts.segment_start;
         let known = !starts.is_none() && !self.batch.cached();
         known.then(|| starts.part(4 * self.batch.from, 4 * self.batch.tokens()))
     }
 
-    /// Rotates `heads` heads a token by their positions, or back.
+    /// Rotates `heads` heads a token by their positions, or back. Without a prefix positions go on counting through a row of
+    /// several segments, because rotary embeddings make attention depend on their differences alone. A prefix's keys are not
+    /// rotated: positions are then counted in each segment, and begin after the prefix.
     pub fn rope(&mut self, x: Span, heads: usize, inverse: bool) {
-        let head_dim = self.model.settings.model.head_dim();
-        let rotation = Rotation { heads, head_dim, queries: self.batch.queries, start: self.batch.start, inverse };
-        self.backend.rope(x, self.model.acts.rope, rotation);
+        let (head_dim, prefix) = (self.model.settings.model.head_dim(), self.model.settings.prefix_length());
+        let start = prefix + self.batch.start;
+        let rotation = Rotation { heads, head_dim, queries: self.batch.queries, start, inverse };
+        let segment_start = self.segment_start().filter(|_| prefix > 0);
+        self.backend.rope(x, self.model.acts.rope, rotation, segment_start);
     }
 
     /// Quantizes the input of a product in place, if the model has its activations so.

@@ -24,7 +24,7 @@ pub fn fill(backend: &mut dyn Backend, weight: &Weight, row: &mut dyn FnMut(usiz
 }
 
 /// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero. Beside an
-/// adapter the base is left as it is, and B begins at 0, so that the model begins as the base.
+/// adapter the base is left as it is; where B begins at 0 the model begins as the base.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
     let frozen = |spec: &ParamSpec| !model.settings.adapters.is_empty() && !spec.kind.is_adapter();
     for (spec, param) in model.specs.iter().zip(&model.stored).filter(|(spec, _)| !frozen(spec)) {
@@ -39,6 +39,10 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
                 key.uniform_row(row as u64 * padded, values);
                 let most = 1.0 / (values.len() as f32).sqrt();
                 values.iter_mut().for_each(|x| *x = most * (2.0 * *x - 1.0));
+            }
+            Init::Prefix => {
+                key.uniform_row(row as u64 * padded, values);
+                values.iter_mut().for_each(|x| *x *= 0.01);
             }
             Init::Ones => values.fill(1.0),
             Init::Zeros => values.fill(0.0),

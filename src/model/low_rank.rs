@@ -2,7 +2,8 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{AdapterPart, AdapterRows, AdapterUse, Batch, ParamKind, ParamSpec, Purpose, Settings};
+use super::{AdapterParam, AdapterPart, AdapterRows, AdapterSite, AdapterUse, BlockParam};
+use super::{ParamKind, ParamSpec, Purpose, Settings};
 use crate::backend::{Accumulate, DropoutArgs, Param};
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
@@ -48,15 +49,9 @@ impl LowRankPair {
         if self.factor == 0.0 {
             return;
         }
-        let AdapterRows::Part { index, of } = self.rows else { return self.add(cx, x, y) };
-        let sequences = cx.batch.sequences / of;
-        assert_eq!(sequences * of, cx.batch.sequences, "as many sequences for each expert");
-        let tokens = sequences * cx.batch.queries;
-        let (model, from) = (cx.model, index * tokens);
-        let part = |span, width| model.rows(span, from, tokens, width);
-        let batch = Batch { sequences, from: cx.batch.from + from, ..cx.batch };
-        let cx = &mut Context { backend: &mut *cx.backend, model, batch };
-        self.add(cx, part(x, self.inputs), part(y, self.b.weight.shape.cols));
+        let (mut cx, from) = cx.rows_of(self.rows);
+        let (x, y) = (cx.part(x, from, self.inputs), cx.part(y, from, self.b.weight.shape.cols));
+        self.add(&mut cx, x, y);
     }
 
     /// The same for all rows of a batch.
@@ -152,16 +147,15 @@ pub(super) fn pairs(
     settings: &Settings,
     specs: &[ParamSpec],
     params: &[Param],
-) -> Vec<(usize, super::BlockParam, LowRankPair)> {
+) -> Vec<(usize, BlockParam, LowRankPair)> {
     let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
     let mut pairs = Vec::new();
     let added = |(_, used): &(usize, &AdapterUse)| used.rows != AdapterRows::None;
     for (adapter, used) in settings.adapters.iter().enumerate().filter(added) {
         for site in used.config.sites(&settings.model) {
             let (layer, matrix) = (site.layer, site.matrix);
-            let offline = used.offline;
-            let of =
-                |part| placed.get(&ParamKind::Adapter(super::AdapterParam { adapter, layer, matrix, part, offline }));
+            let (at, offline) = (AdapterSite::Matrix(layer, matrix), used.offline);
+            let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part, offline }));
             let pair = LowRankPair {
                 a: *of(AdapterPart::A).expect("every site has it"),
                 b: *of(AdapterPart::BTransposed).expect("every site has it"),

@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{BlockActs, Linear, Norm};
+use super::{BlockActs, Bottleneck, Linear, Norm};
 use crate::backend::Accumulate;
 use crate::memory::Span;
 
@@ -14,6 +14,8 @@ pub struct Mlp {
     pub gate: Linear,
     pub up: Linear,
     pub down: Linear,
+    /// What adapters add beside all of it.
+    pub bottlenecks: Vec<Bottleneck>,
 }
 
 impl Mlp {
@@ -38,6 +40,8 @@ impl Mlp {
         let (mid, act) = (cx.block_rows(acts.resid_mid, h), cx.block_rows(acts.act, f));
         cx.backend.copy(mid, out);
         self.down.forward(cx, act, out, Accumulate::Yes);
+        let n = cx.block_rows(acts.mlp_norm_out, h);
+        self.bottlenecks.iter().for_each(|bottleneck| bottleneck.forward(cx, n, out));
     }
 
     /// From the gradient `dx` of the block's output to that of `resid_mid`, in place. `gate` and `up` become their
@@ -53,6 +57,7 @@ impl Mlp {
         let n = cx.block_rows(acts.mlp_norm_out, h);
         self.gate.backward(cx, (gate, n), (dn, Accumulate::No), sink);
         self.up.backward(cx, (up, n), (dn, Accumulate::Yes), sink);
+        self.bottlenecks.iter().for_each(|bottleneck| bottleneck.backward(cx, (dx, n), dn, sink));
         let (x, inv_rms) = (cx.block_rows(acts.resid_mid, h), cx.block_floats(acts.mlp_inv_rms, 1));
         self.norm.backward(cx, (dn, x, inv_rms), dx, sink);
     }

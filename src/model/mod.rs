@@ -8,6 +8,7 @@ mod adapter;
 mod attention;
 mod batch;
 mod block;
+mod bottleneck;
 mod config;
 mod context;
 mod ensemble;
@@ -23,6 +24,7 @@ mod mlp;
 mod norm;
 mod offload;
 mod params;
+mod prefix;
 mod rope;
 mod settings;
 mod spec;
@@ -30,12 +32,13 @@ mod storage;
 
 pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
 pub use adapter::{
-    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterRows, AdapterScale, AdapterUse, AdapterWeights,
-    LowRankSite, OFFLINE,
+    AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterPlace, AdapterRows, AdapterScale, AdapterSite,
+    AdapterUse, AdapterWeights, LowRankSite, OFFLINE,
 };
 pub use attention::Attention;
 pub use batch::{Batch, Purpose};
 pub use block::Block;
+pub use bottleneck::{Bottleneck, BottleneckActs};
 pub use config::{MOST_ELEMENTS, ModelConfig, RopeScaling};
 pub use ensemble::{Ensemble, EnsembleLosses, ExpertLogits, Posterior, TokenScore};
 pub use generate::{Generator, Sampling};
@@ -48,6 +51,7 @@ pub use mlp::Mlp;
 pub use norm::Norm;
 pub use offload::Offloaded;
 pub use params::{Params, READ_PLANES, place as place_param};
+pub use prefix::Prefix;
 pub use rope::rope_factor;
 pub use settings::{
     ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,

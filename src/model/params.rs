@@ -1,7 +1,7 @@
 //! Where the planes of every parameter lie.
 
 use super::spec::{ParamKind, ParamSpec, base_len, block_specs};
-use super::{Block, Linear, Norm, Settings, low_rank};
+use super::{AdapterSite, Block, Linear, Norm, Settings, bottleneck, low_rank, prefix};
 use crate::backend::{Param, State, Weight};
 use crate::memory::{Category, Span};
 use crate::quant::WeightPlane;
@@ -31,6 +31,8 @@ impl Params {
     pub fn arrange(settings: &Settings, specs: &[ParamSpec], placed: Vec<Param>) -> Self {
         assert_eq!(placed.len(), specs.len(), "a place for each parameter");
         let pairs = low_rank::pairs(settings, specs, &placed);
+        let prefixes = prefix::prefixes(settings, specs, &placed);
+        let bottlenecks = bottleneck::bottlenecks(settings, specs, &placed);
         let specs = &specs[..base_len(specs)];
         let of = |kind| specs.iter().position(|spec| spec.kind == kind).map(|i| placed[i]);
         let must = |kind| of(kind).expect("every model has it");
@@ -40,6 +42,16 @@ impl Params {
         let mut blocks: Vec<_> = blocks.map(|(specs, params)| Block::arrange(specs, params)).collect();
         for (layer, matrix, pair) in pairs {
             blocks[layer].linear_mut(matrix).low_rank.push(pair);
+        }
+        for (layer, prefix) in prefixes {
+            blocks[layer].attention.prefixes.push(prefix);
+        }
+        for (site, bottleneck) in bottlenecks {
+            let block = &mut blocks[site.layer()];
+            match site {
+                AdapterSite::Mlp(_) => block.mlp.bottlenecks.push(bottleneck),
+                _ => block.attention.bottlenecks.push(bottleneck),
+            }
         }
         Self {
             embedding: must(ParamKind::Embedding),

@@ -1,6 +1,6 @@
 //! What parameters a model has: one row says everything about each, and [`param_specs`] lists those of a model.
 
-use super::adapter::{self, AdapterParam, AdapterPart};
+use super::adapter::{self, AdapterParam};
 use super::{ModelConfig, Settings};
 use crate::optim::{Groups, ParamClass, ParamInfo};
 use crate::quant::{GroupedShape, StateSpec, WeightFormat};
@@ -64,6 +64,8 @@ pub enum Init {
     Zeros,
     /// Uniform between -1 / sqrt(columns) and 1 / sqrt(columns): an adapter's A.
     Uniform,
+    /// Uniform between 0 and 0.01: a prefix, as in LAE.
+    Prefix,
 }
 
 /// Everything about one parameter of every model.
@@ -157,14 +159,17 @@ impl BlockParam {
 }
 
 impl ParamKind {
-    /// What is known of a parameter of the model; of an adapter's tensor, of the matrix that it stands beside.
+    /// What is known of a parameter of the model itself.
+    ///
+    /// # Panics
+    /// If it is a tensor of an adapter.
     fn row(self) -> &'static Row {
         match self {
             Self::Embedding => &EMBEDDING,
             Self::Block(_, param) => param.row(),
             Self::FinalNorm => &FINAL_NORM,
             Self::Head => &HEAD,
-            Self::Adapter(param) => param.matrix.row(),
+            Self::Adapter(param) => unreachable!("{} is no parameter of the model", param.name()),
         }
     }
 
@@ -182,7 +187,7 @@ impl ParamKind {
     pub fn block(self) -> Option<usize> {
         match self {
             Self::Block(block, _) => Some(block),
-            Self::Adapter(param) => Some(param.layer),
+            Self::Adapter(param) => Some(param.site.layer()),
             _ => None,
         }
     }
@@ -200,10 +205,7 @@ impl ParamKind {
         match (self, self.init()) {
             (Self::Embedding, _) => ParamClass::Embedding,
             (Self::Head, _) => ParamClass::Head,
-            (Self::Adapter(param), _) => match param.part {
-                AdapterPart::A | AdapterPart::BTransposed => ParamClass::Matrix,
-                AdapterPart::Scale => ParamClass::Bias,
-            },
+            (Self::Adapter(param), _) => param.part.class(),
             (_, Init::Zeros) => ParamClass::Bias,
             (_, Init::Ones) => ParamClass::Norm,
             (Self::Block(_, BlockParam::Query | BlockParam::Key), _) => ParamClass::QueryOrKey,
@@ -225,12 +227,13 @@ impl ParamKind {
         }
     }
 
-    /// The name in a GGUF file; of an adapter's tensor that of the matrix that it stands beside.
+    /// The name in a GGUF file.
+    ///
+    /// # Panics
+    /// If it is a tensor of an adapter.
     pub fn gguf_name(self) -> String {
         match self {
-            Self::Block(block, _) | Self::Adapter(AdapterParam { layer: block, .. }) => {
-                format!("blk.{block}.{}", self.row().gguf)
-            }
+            Self::Block(block, _) => format!("blk.{block}.{}", self.row().gguf),
             _ => self.row().gguf.into(),
         }
     }

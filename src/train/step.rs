@@ -1,14 +1,15 @@
 //! One training step.
 
-use super::team::{Straggler, Team, Together};
+use super::orthogonal::OrthogonalRows;
+use super::team::{Straggler, Team, Together, check_ranks};
 use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
 use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
-use crate::error::{BackendError, RanksError, StartError, StoreError};
+use crate::error::{BackendError, StartError, StoreError};
 use crate::format::Fingerprint;
 use crate::memory::{HostMemory, Plan, Span};
-use crate::model::{Batch, Model, SHORTEST_MICRO_SEQUENCE, Settings, initialize, param_specs};
+use crate::model::{Batch, Model, Settings, initialize, param_specs};
 use crate::optim::{Groups, StepInfo};
 use crate::ranks::{Alone, Ranks};
 use crate::store::WorkFile;
@@ -80,6 +81,8 @@ pub struct Trainer {
     counters: Counters,
     /// The rules that update the parameters.
     optimizer: Arc<Groups>,
+    /// What becomes of gradients where earlier rows of an adapter stay.
+    orthogonal: Option<OrthogonalRows>,
     /// Of the frozen base beside which an adapter is trained.
     base: Option<Fingerprint>,
     watch: Watch,
@@ -201,8 +204,10 @@ impl Trainer {
         }
         let base = base.map(|base| base.fingerprint);
         let losses = vec![0.0; model.acts.tokens];
+        let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);
+        let orthogonal = earlier.map(|args| OrthogonalRows::new(args, &model));
         let (config, counters, watch, team) = (config.clone(), Counters::default(), Watch::default(), Team::new(ranks));
-        Ok(Self { config, backend, model, plan, counters, optimizer, base, watch, losses, team })
+        Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses, team })
     }
 
     /// The ranks of the run; one if it has no others.
@@ -395,7 +400,13 @@ impl Trainer {
     /// them. So a step with `optimizer.grad_clip` forms them twice. A norm from the step before would save that, and would
     /// miss the one step that clipping is for.
     fn gradient_norm(&mut self, pass: Batch, scale: f32, report: &mut StepReport) -> Option<f64> {
-        let apply = |backend: &mut dyn Backend, _: &Param, grad: Span| backend.begin_update(grad, false);
+        let (specs, orthogonal) = (&self.model.specs, &mut self.orthogonal);
+        let apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            if let Some(rows) = orthogonal {
+                rows.apply(backend, &specs[param.id as usize], param, grad);
+            }
+            backend.begin_update(grad, false);
+        };
         let mut measure = Together { team: &mut self.team, apply, changes: false };
         self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
         let stats = measure.stats(self.backend.as_mut());
@@ -405,7 +416,11 @@ impl Trainer {
 
     fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, report: &mut StepReport) {
         let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
+        let orthogonal = &mut self.orthogonal;
         let apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
+            if let Some(rows) = orthogonal {
+                rows.apply(backend, &specs[param.id as usize], param, grad);
+            }
             if factor < 1.0 {
                 backend.scale(grad, factor as f32, Precision::F32);
             }
@@ -458,20 +473,4 @@ impl Trainer {
         }
         self.team.chain(&self.losses[..inputs.len()])
     }
-}
-
-/// Whether batches can be divided among the ranks of a configuration.
-///
-/// # Errors
-/// Fewer rows than ranks, or rows that are too short.
-pub fn check_ranks(config: &Config) -> Result<(), RanksError> {
-    let (ranks, batch, sequence) = (config.run.ranks, config.train.batch, config.train.sequence);
-    if ranks > batch {
-        return Err(RanksError::FewRows { ranks, batch });
-    }
-    let least = SHORTEST_MICRO_SEQUENCE;
-    if ranks > 1 && sequence < least {
-        return Err(RanksError::ShortRows { ranks, sequence, least });
-    }
-    Ok(())
 }

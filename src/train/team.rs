@@ -7,9 +7,10 @@
 //! Between steps all of these are the same on every rank.
 
 use crate::backend::{Accumulate, Backend, Param, UpdateStats};
+use crate::config::Config;
 use crate::error::RanksError;
 use crate::memory::Span;
-use crate::model::Gradients;
+use crate::model::{AdapterKind, AdapterScale, Gradients, SHORTEST_MICRO_SEQUENCE};
 use crate::ranks::{Ranks, agree, rows};
 use std::iter::once;
 use std::ops::Range;
@@ -348,4 +349,24 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
         }
         self.team.waiting = waiting;
     }
+}
+
+/// Whether batches can be divided among the ranks of a configuration.
+///
+/// # Errors
+/// Fewer rows than ranks, rows that are too short, or a prefix with learned scales.
+pub fn check_ranks(config: &Config) -> Result<(), RanksError> {
+    let (ranks, batch, sequence) = (config.run.ranks, config.train.batch, config.train.sequence);
+    if ranks > batch {
+        return Err(RanksError::FewRows { ranks, batch });
+    }
+    let least = SHORTEST_MICRO_SEQUENCE;
+    if ranks > 1 && sequence < least {
+        return Err(RanksError::ShortRows { ranks, sequence, least });
+    }
+    let learned = config.adapter.kind == AdapterKind::Prefix && config.adapter.scale == AdapterScale::Learned;
+    if ranks > 1 && learned {
+        return Err(RanksError::PrefixScales { ranks });
+    }
+    Ok(())
 }

@@ -23,7 +23,20 @@ fn check(shape: AttentionShape, segment_start: Option<&[u32]>) {
         let (q, k, v, segment_start) = (q_at, k_at, v_at, start_at);
         cpu.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
         let (out, dout) = (None, dout_at);
-        cpu.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
+        cpu.attention_grad(&AttentionGradArgs {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            dout,
+            dq,
+            dk,
+            dv,
+            delta: None,
+            segment_start,
+            shape,
+        });
     });
 }
 

@@ -83,6 +83,6 @@ fn rotating_there_and_back_changes_nothing() {
     let angles = random(&mut r, 5 * 3);
     let table: Vec<f64> = angles.iter().flat_map(|a| [a.cos(), a.sin()]).collect();
     let there = Rotation { heads: 2, head_dim: 6, queries: 3, start: 2, inverse: false };
-    let back = rope(&rope(&x, &table, there), &table, Rotation { inverse: true, ..there });
+    let back = rope(&rope(&x, &table, there, None), &table, Rotation { inverse: true, ..there }, None);
     assert!(x.iter().zip(back).all(|(x, back)| (x - back).abs() < 1e-14));
 }

@@ -16,9 +16,9 @@ fn rotation_of_every_sequence_starts_at_its_position() {
             let table: Vec<f32> = (0..(start + queries + 2) * head_dim).map(angle).collect();
             let (x_at, table_at) = (harness.add(&x[..]), harness.add(&table[..]));
             let rotation = Rotation { heads, head_dim, queries, start, inverse };
-            let expected = [(x_at, reference::rope(&wide(&x), &wide(&table), rotation))];
+            let expected = [(x_at, reference::rope(&wide(&x), &wide(&table), rotation, None))];
             // Two products and a sum of numbers of at most one.
-            harness.check(&expected, 3e-7, |cpu| cpu.rope(x_at, table_at, rotation));
+            harness.check(&expected, 3e-7, |cpu| cpu.rope(x_at, table_at, rotation, None));
         }
     }
 }

@@ -24,7 +24,7 @@ const FORMATS: [WeightFormat; 11] = [
 ];
 
 fn largest(parameter: usize) -> MaxShapes {
-    MaxShapes { tokens: 20, features: 700, inputs: 700, keys: 8, parameter, head_dim: 16 }
+    MaxShapes { tokens: 20, features: 700, inputs: 700, keys: 8, parameter, head_dim: 16, prefix: 0 }
 }
 
 fn planes(seed: u64, rows: usize, cols: usize, group: usize, format: WeightFormat) -> Planes {

@@ -6,7 +6,8 @@ use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::{Backend, Layout, MatMulArgs, MaxShapes, Precision};
 
 /// Scratch for all shapes below.
-const LARGEST: MaxShapes = MaxShapes { tokens: 1, features: 1, inputs: 1, keys: 1, parameter: 1 << 17, head_dim: 32 };
+const LARGEST: MaxShapes =
+    MaxShapes { tokens: 1, features: 1, inputs: 1, keys: 1, parameter: 1 << 17, head_dim: 32, prefix: 0 };
 
 /// Shapes of several tiles, of several runs of 256 products, and of parts of each.
 const SHAPES: [(usize, usize, usize); 6] =

@@ -62,7 +62,8 @@ pub fn place_state(g: GroupedShape, s: Storage, decay: bool, specs: &[StateSpec]
     let weight = Weight::place(g, s.format, |_, bytes| add(bytes));
     let state = State::place(specs, g, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
-    let largest = MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2 };
+    let largest =
+        MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2, prefix: 0 };
     let scratch = cuda::Info.workspace_bytes(&largest).max(Cpu::new().workspace_bytes(&largest));
     let (grad, scratch, workspace) = (add(4 * g.len()), add(scratch), add(4 * workspace));
     Placed {

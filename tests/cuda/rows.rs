@@ -15,7 +15,7 @@ use tetrad::quant::{RngKey, RngUse};
 
 /// Scratch for all shapes below.
 const LARGEST: MaxShapes =
-    MaxShapes { tokens: 4200, features: 5461, inputs: 1024, keys: 64, parameter: 1 << 20, head_dim: 128 };
+    MaxShapes { tokens: 4200, features: 5461, inputs: 1024, keys: 64, parameter: 1 << 20, head_dim: 128, prefix: 0 };
 
 #[test]
 fn rms_norm_and_its_gradient() {
@@ -82,8 +82,8 @@ fn rope_turns_every_sequence_from_its_position() {
                 let rotation = Rotation { heads, head_dim, queries, start, inverse };
                 let mut cuda = gpu::open();
                 harness.start(&mut cuda, &LARGEST);
-                cuda.rope(x_at, table_at, rotation);
-                let expected = reference::rope(&wide(&x), &wide(&table), rotation);
+                cuda.rope(x_at, table_at, rotation, None);
+                let expected = reference::rope(&wide(&x), &wide(&table), rotation, None);
                 assert_near(&read_activations(&cuda, x_at, heads * head_dim), &expected, 1e-6, BF16, "rope");
             }
         }

@@ -11,8 +11,8 @@ use tetrad::checkpoint::{Checkpoint, Extent, Meta, save};
 use tetrad::config::Config;
 use tetrad::memory::{ALIGN, Place, Span};
 use tetrad::model::{
-    AdapterConfig, AdapterKind, AdapterPart, AdapterScale, ParamKind, Settings, Trainable, fill, param_specs,
-    place_param,
+    AdapterConfig, AdapterKind, AdapterPart, AdapterPlace, AdapterScale, AdapterSite, ParamKind, Settings, Trainable,
+    fill, param_specs, place_param,
 };
 use tetrad::train::{FrozenBase, Trainer};
 use zerocopy::IntoBytes;
@@ -31,6 +31,42 @@ pub fn lora() -> Config {
     let mut config = small::config();
     config.adapter = AdapterConfig { kind: AdapterKind::Lora, rank: 4, alpha: 8.0, ..AdapterConfig::default() };
     config
+}
+
+/// Every kind of adapter beside the small base.
+pub fn kinds() -> Vec<(&'static str, Config)> {
+    use AdapterScale::{AlphaOverRank, Learned};
+    let prefix = |scale, compensate| AdapterConfig {
+        kind: AdapterKind::Prefix,
+        length: 5,
+        scale,
+        compensate,
+        ..AdapterConfig::default()
+    };
+    let bottleneck = |scale, place| AdapterConfig {
+        kind: AdapterKind::Bottleneck,
+        width: 5,
+        scale,
+        place,
+        ..AdapterConfig::default()
+    };
+    let lora = lora().adapter;
+    let adapters = [
+        ("LoRA", lora.clone()),
+        ("LoRA with learned scales", AdapterConfig { scale: Learned, ..lora }),
+        ("a prefix", prefix(AlphaOverRank, false)),
+        ("a prefix with learned scales", prefix(Learned, false)),
+        ("a compensated prefix", prefix(Learned, true)),
+        ("a bottleneck", bottleneck(AlphaOverRank, AdapterPlace::Attention)),
+        ("a bottleneck with a learned scale", bottleneck(Learned, AdapterPlace::FeedForward)),
+        ("a prefix of one block", AdapterConfig { layers: "1".into(), ..prefix(AlphaOverRank, true) }),
+    ];
+    let beside = |(name, adapter)| {
+        let config = Config { adapter, ..small::config() };
+        config.validate().unwrap();
+        (name, config)
+    };
+    adapters.map(beside).into()
 }
 
 /// A trainer with the first values of an adapter.
@@ -117,18 +153,49 @@ impl RecordedAdapter {
 /// What was recorded of a tensor of an adapter under the names that begin so; B is transposed to be as ours.
 pub fn recorded(golden: &Golden, before: &str, kind: ParamKind) -> Option<Vec<f32>> {
     let ParamKind::Adapter(param) = kind else { return None };
-    let name = kind.name();
-    let site = name.rsplit_once('.').unwrap().0;
+    let (site, layer) = (param.site.path(), param.site.layer());
+    let of_layer = |part: &str| golden.floats(&format!("{before}{part}.{layer}"));
+    let place = if matches!(param.site, AdapterSite::Mlp(_)) { "mlp" } else { "attn" };
+    let name_beside = |part: &str| format!("{before}{part}.{layer}.{place}");
+    let beside = |part: &str| golden.floats(&name_beside(part));
+    let transposed = |name: &str| {
+        let (shape, values) = (&golden.tensors[name].0, golden.floats(name));
+        let [rows, cols] = [shape[0], shape[1]];
+        (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
+    };
+    // PEFT keeps all of a prefix in one tensor: [P, layer, key or value, K D].
+    let prompt = |which: usize| {
+        let (shape, all) = golden.tensors.get(&format!("{before}prompt_embeddings"))?;
+        let width = shape[1] / 4;
+        let rows = all.chunks(shape[1]).flat_map(|row| &row[(2 * layer + which) * width..][..width]);
+        Some(rows.map(|&x| x as f32).collect::<Vec<_>>())
+    };
     let named = |part: &str| golden.floats(&format!("{before}{part}.{site}"));
     Some(match param.part {
         AdapterPart::A => named("A"),
         AdapterPart::Scale => named("scale"),
-        AdapterPart::BTransposed => {
-            let shape = &golden.tensors[&format!("{before}B.{site}")].0;
-            let (values, [outputs, rank]) = (named("B"), [shape[0], shape[1]]);
-            (0..rank * outputs).map(|i| values[i % outputs * rank + i / outputs]).collect()
-        }
+        AdapterPart::Down => beside("down"),
+        AdapterPart::DownBias => beside("down_bias"),
+        AdapterPart::UpTransposed => transposed(&name_beside("up")),
+        AdapterPart::UpBias => beside("up_bias"),
+        AdapterPart::BottleneckScale => beside("scale"),
+        AdapterPart::PrefixKey => prompt(0).unwrap_or_else(|| of_layer("key")),
+        AdapterPart::PrefixValue => prompt(1).unwrap_or_else(|| of_layer("value")),
+        AdapterPart::PrefixKeyScale => of_layer("key_scale"),
+        AdapterPart::PrefixValueScale => of_layer("value_scale"),
+        AdapterPart::BTransposed => transposed(&format!("{before}B.{site}")),
     })
+}
+
+/// A recorded prefix's settings.
+pub fn recorded_prefix(scale: AdapterScale, compensate: bool) -> AdapterConfig {
+    AdapterConfig { kind: AdapterKind::Prefix, length: 5, scale, compensate, ..AdapterConfig::default() }
+}
+
+/// A recorded bottleneck's settings.
+pub fn recorded_bottleneck(place: AdapterPlace) -> AdapterConfig {
+    let scale = AdapterScale::Learned;
+    AdapterConfig { kind: AdapterKind::Bottleneck, width: 5, scale, place, ..AdapterConfig::default() }
 }
 
 /// The settings that `alpha` and the rest of a recording are of.

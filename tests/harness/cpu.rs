@@ -8,7 +8,7 @@ use zerocopy::IntoBytes;
 
 /// The largest shapes of the tests.
 const MAX: MaxShapes =
-    MaxShapes { tokens: 600, features: 6000, inputs: 6000, keys: 300, parameter: 1 << 20, head_dim: 320 };
+    MaxShapes { tokens: 600, features: 6000, inputs: 6000, keys: 300, parameter: 1 << 20, head_dim: 320, prefix: 0 };
 
 impl Harness {
     /// Runs `op` and returns the floats of `spans`.

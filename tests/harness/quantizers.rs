@@ -9,7 +9,8 @@ use tetrad::memory::Span;
 use tetrad::quant::{GroupedShape, Simulation, WeightFormat};
 use zerocopy::IntoBytes;
 
-const MAX: MaxShapes = MaxShapes { tokens: 256, features: 256, inputs: 256, keys: 1, parameter: 1 << 10, head_dim: 32 };
+const MAX: MaxShapes =
+    MaxShapes { tokens: 256, features: 256, inputs: 256, keys: 1, parameter: 1 << 10, head_dim: 32, prefix: 0 };
 
 /// What was recorded: kinds of numbers with their rows and columns.
 fn kinds(golden: &Golden, input: &str) -> Vec<(String, usize, usize)> {

@@ -1,6 +1,7 @@
 //! One allocation of device memory serves a whole run. Alone in its process, whose allocations are counted.
 
 use crate::alone;
+use crate::harness::adapter;
 use crate::harness::gpu::{self, emulator};
 use crate::harness::small::{batch, config, trainer, write};
 use tetrad::model::{Generator, Offload};
@@ -35,5 +36,32 @@ fn count() {
         }
         assert_eq!(cuda.backend().status(), Ok(()));
         assert_eq!(emulator().allocations() - before, 1, "after the arena");
+    }
+}
+
+/// The same beside the frozen base of an adapter of every kind.
+#[test]
+fn adapters_on_the_device_are_in_the_one_allocation() {
+    alone("device::adapters_on_the_device_are_in_the_one_allocation", count_adapters);
+}
+
+fn count_adapters() {
+    if gpu::required() {
+        eprintln!("SKIPPED: only the emulated driver counts allocations");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let base = adapter::base(folder.path());
+    for (name, config) in adapter::kinds() {
+        let (before, bytes) = (emulator().allocations(), emulator().live_bytes());
+        let mut cuda = adapter::trainer(&config, &base, Box::new(gpu::open()));
+        assert_eq!(emulator().live_bytes() - bytes, cuda.plan().total() as u64, "{name}: of the planned size");
+        let (inputs, targets) = batch(1);
+        cuda.step(&inputs, &targets);
+        cuda.evaluate(3, &inputs, &targets);
+        let model = cuda.model().clone();
+        Generator::new(&model).feed(cuda.backend_mut(), &[1, 2, 3]);
+        assert_eq!(cuda.backend().status(), Ok(()), "{name}");
+        assert_eq!(emulator().allocations() - before, 1, "{name}: the arena alone");
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::alone;
 use crate::counting::peak;
+use crate::harness::adapter::kinds;
 use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{Extent, Meta, save};
+use tetrad::checkpoint::{Checkpoint, Extent, Meta, save};
 use tetrad::config::Config;
 use tetrad::model::{ActivationCheckpointing, Generator, Sampling};
 use tetrad::train::{Trainer, plan};
@@ -14,6 +15,12 @@ const BESIDE: u64 = 3 << 20;
 fn run(config: &Config, dir: &std::path::Path) {
     let mut trainer = Trainer::new(config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
+    use_all(trainer, dir);
+}
+
+/// Steps, evaluates, saves and samples.
+fn use_all(mut trainer: Trainer, dir: &std::path::Path) {
+    let config = &trainer.config().clone();
     let tokens = config.train.batch * config.train.sequence;
     let text: Vec<u32> = (0..=tokens as u32).map(|i| i * 7 % 256).collect();
     trainer.step(&text[..tokens], &text[1..]);
@@ -50,6 +57,44 @@ fn compare() {
             assert!(measured <= planned + BESIDE, "{kept:?}: {measured} bytes at once, {planned} planned");
             let apart = measured.abs_diff(planned) as f64 / measured as f64;
             assert!(apart <= 0.02, "{kept:?}: {measured} bytes at once, {planned} planned: {apart:.4} apart");
+        }
+    });
+}
+
+#[test]
+fn allocations_beside_a_mapped_base_are_the_plan() {
+    alone("ledger::allocations_beside_a_mapped_base_are_the_plan", compare_adapters);
+}
+
+/// The base is in its file; the adapter, its state and the activations are what is allocated.
+fn compare_adapters() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("base.tetrad");
+    let sized = |mut config: Config| {
+        (config.model.hidden, config.model.intermediate) = (512, 1376);
+        (config.train.batch, config.train.sequence) = (40, 128);
+        (config.run.activation_checkpointing, config.train.micro_batch) = (ActivationCheckpointing::Block, 10);
+        config
+    };
+    rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(|| {
+        let base = sized(Config { adapter: Default::default(), ..kinds().remove(0).1 });
+        let mut trainer = Trainer::new(&base, Box::new(Cpu::new())).unwrap();
+        trainer.initialize();
+        let meta = Meta::new(&base, trainer.counters(), false, "text");
+        save(trainer.model(), trainer.backend(), &meta, None, Extent::Weights, &path).unwrap();
+        drop(trainer);
+        for (name, config) in kinds() {
+            let config = sized(config);
+            let planned = plan(&config, &Cpu::new()).0.total() as u64;
+            let measured = peak(|| {
+                let base = Checkpoint::open(&path).unwrap().base().unwrap();
+                let mut trainer = Trainer::beside(&config, base, Box::new(Cpu::new())).unwrap();
+                trainer.initialize();
+                use_all(trainer, folder.path());
+            });
+            assert!(measured <= planned + BESIDE, "{name}: {measured} bytes at once, {planned} planned");
+            let apart = measured.abs_diff(planned) as f64 / measured as f64;
+            assert!(apart <= 0.02, "{name}: {measured} bytes at once, {planned} planned: {apart:.4} apart");
         }
     });
 }

@@ -61,7 +61,7 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
     let rotation = Rotation { heads: HEADS, head_dim, queries: T / 2, start: 0, inverse: false };
     cpu.embedding(s.tokens, &s.table, x);
     cpu.rms_norm(x, s.gain, y, s.inv_rms, 1e-6);
-    cpu.rope(y, s.angles, rotation);
+    cpu.rope(y, s.angles, rotation, None);
     let (lse, segment_start) = (s.lse, None);
     cpu.attention(&AttentionArgs { q: y, k: z, v: a, out: b, lse, segment_start, shape });
     let (q, k, v, out_of_it, dout) = (y, z, a, None, b);
@@ -75,6 +75,7 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
         dq: x,
         dk: c,
         dv: d,
+        delta: None,
         segment_start,
         shape,
     });
@@ -116,8 +117,15 @@ fn count() {
     pool.install(|| {
         let mut harness = Harness::default();
         let spans = spans(&mut harness);
-        let largest =
-            MaxShapes { tokens: T, features: F, inputs: F, keys: T / 2, parameter: F * H, head_dim: H / HEADS };
+        let largest = MaxShapes {
+            tokens: T,
+            features: F,
+            inputs: F,
+            keys: T / 2,
+            parameter: F * H,
+            head_dim: H / HEADS,
+            prefix: 0,
+        };
         let mut cpu = Cpu::new();
         harness.start(&mut cpu, &largest);
         // The pool's own queues reach their size.

@@ -1,6 +1,6 @@
 //! Several ranks: the bytes of one process, whatever their number, and however each computes its rows.
 
-use crate::harness::adapter::{base, lora};
+use crate::harness::adapter::{base, kinds, lora};
 use crate::harness::small;
 use crate::harness::state::whole_state;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use tetrad::model::{
 };
 use tetrad::optim::{OptimizerConfig, Rule};
 use tetrad::ranks::{Alone, Ranks, in_process};
-use tetrad::train::{FrozenBase, Observer, Samples, StepReport, StopReason, Trainer, Validation, run};
+use tetrad::train::{FrozenBase, Observer, Samples, StepReport, StopReason, Trainer, Validation, check_ranks, run};
 
 const BATCH: usize = 5;
 const SEQUENCE: usize = 24;
@@ -250,6 +250,21 @@ fn adapters_train_on_ranks_as_in_one_process() {
         config.train.micro_batch = micro_batch;
         Life { base: Some(&base), ..Life::new(&config) }.check(&[2, 4], "an adapter");
     }
+}
+
+#[test]
+fn every_kind_of_adapter_trains_on_ranks_or_says_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base(folder.path());
+    let mut refused = Vec::new();
+    for (what, mut config) in kinds() {
+        (config.train.batch, config.train.sequence, config.run.ranks) = (BATCH, SEQUENCE, 2);
+        match check_ranks(&config) {
+            Ok(()) => Life { base: Some(&base), ..Life::new(&config) }.check(&[2, 3], what),
+            Err(error) => refused.push(error),
+        }
+    }
+    assert!(refused.iter().all(|error| *error == RanksError::PrefixScales { ranks: 2 }), "{refused:?}");
 }
 
 #[test]

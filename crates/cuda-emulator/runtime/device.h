@@ -138,6 +138,7 @@ DEVICE float log_(float x) { return __builtin_logf(x); }
 DEVICE float sin_(float x) { return __builtin_sinf(x); }
 DEVICE float cos_(float x) { return __builtin_cosf(x); }
 DEVICE float tanh_(float x) { return __builtin_tanhf(x); }
+DEVICE float erf_(float x) { return __builtin_erff(x); }
 
 DEVICE float fabs_(float x) { return __builtin_fabsf(x); }
 DEVICE float fmax_(float a, float b) {

@@ -1,7 +1,7 @@
 //! What a plan needs to know about a GPU, with or without one.
 
 use super::Cuda;
-use super::ops::{ROW_MULTIPLE, activation_scaling, adam, attention, attention_grad, linear, norm, scaling};
+use super::ops::{ROW_MULTIPLE, activation_scaling, adam, attention, attention_grad, linear, norm, prefix, scaling};
 use super::runtime::Gpu;
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::error::BackendError;
@@ -45,6 +45,7 @@ impl<D: FreeMemory> DeviceInfo for D {
             adam::workspace_bytes(max),
             scaling::workspace_bytes(max),
             activation_scaling::workspace_bytes(max),
+            prefix::workspace_bytes(max),
         ];
         let most = needed.into_iter().max().expect("there are operations");
         (Gpu::OWN_BYTES + most).next_multiple_of(ALIGN)

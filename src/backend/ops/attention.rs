@@ -56,6 +56,7 @@ pub struct AttentionGradArgs {
     /// Values.
     pub v: Span,
     /// The output exactly as [`Attention::attention`] gave it, if it was kept: it saves a device from computing it again.
+    /// None with `delta`.
     pub out: Option<Span>,
     /// What [`Attention::attention`] gave.
     pub lse: Span,
@@ -67,6 +68,9 @@ pub struct AttentionGradArgs {
     pub dk: Span,
     /// Receives the gradient of `v`.
     pub dv: Span,
+    /// float32 `[B, H, S]`, where queries see keys beside `k` too ([`super::Prefix`]) and `lse` counts these: the sum over a
+    /// query's keys of probability times the probability's gradient, on entry of those others, on return of all.
+    pub delta: Option<Span>,
     /// As in [`AttentionArgs`].
     pub segment_start: Option<Span>,
     /// `start` is 0 and `capacity` is S.
@@ -188,7 +192,20 @@ fn conformance_of(open: &dyn Fn() -> Box<dyn Backend>, shape: AttentionShape, st
         backend.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
         if whole {
             let out = Some(out);
-            backend.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
+            backend.attention_grad(&AttentionGradArgs {
+                q,
+                k,
+                v,
+                out,
+                lse,
+                dout,
+                dq,
+                dk,
+                dv,
+                delta: None,
+                segment_start,
+                shape,
+            });
         }
     });
     let [q, k, v, dout] = [q, k, v, dout].map(|values| wide(&values));

@@ -25,10 +25,12 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::embedding::conformance(open);
     super::factors::conformance(open);
     super::gaussian::conformance(open);
+    super::gelu::conformance(open);
     super::linear::conformance(open);
     super::loss::conformance(open);
     super::matmul::conformance(open);
     super::norm::conformance(open);
+    super::prefix::conformance(open);
     super::rope::conformance(open);
     super::scaling::conformance(open);
     super::swiglu::conformance(open);
@@ -219,7 +221,7 @@ impl Case {
 
 /// The largest shapes of these cases.
 pub(super) const MAX: MaxShapes =
-    MaxShapes { tokens: 128, features: 320, inputs: 320, keys: 128, parameter: 1 << 15, head_dim: 32 };
+    MaxShapes { tokens: 128, features: 320, inputs: 320, keys: 128, parameter: 1 << 15, head_dim: 32, prefix: 1 << 9 };
 
 /// Formats of memory whose values are stored; of four bits, codes alone.
 pub(super) fn stored() -> impl Iterator<Item = WeightFormat> {

@@ -70,8 +70,8 @@ pub struct Args {
     /// --resume: unless there is a checkpoint already.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
-    /// Train an adapter beside the model of --from, which stays as it is: lora, or a trained adapter's FILE, to go on from
-    /// its weights. Keys are in [adapter].
+    /// Train an adapter beside the model of --from, which stays as it is: lora, prefix, bottleneck, or a trained adapter's FILE,
+    /// to go on from its weights. Keys are in [adapter].
     #[arg(long, value_name = "KIND|FILE")]
     adapter: Option<String>,
     /// Start anew in a run.dir that already holds a run; its checkpoints and weights are deleted.

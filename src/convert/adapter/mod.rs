@@ -15,9 +15,10 @@ mod peft_config;
 mod site;
 mod write_gguf;
 mod write_peft;
+mod write_prefix;
 
 pub use open::{is_adapter, open_adapter};
-pub use own::{Pair, pairs};
+pub use own::{Pair, pairs, prefix_blocks};
 pub use site::{Site, Sites};
 pub use write_gguf::export_adapter_gguf;
 pub use write_peft::export_peft;

@@ -5,8 +5,8 @@ use super::{ForeignAdapter, LowRank, Parts, ScaleRule};
 use crate::checkpoint::{Adapter, Checkpoint, Meta};
 use crate::error::{AdapterError, ConvertError};
 use crate::model::{
-    AdapterConfig, AdapterKind, AdapterPart, AdapterScale, AdapterWeights, BlockParam, LowRankSite, ModelConfig,
-    ParamKind,
+    AdapterConfig, AdapterKind, AdapterPart, AdapterScale, AdapterSite, AdapterWeights, BlockParam, LowRankSite,
+    ModelConfig, ParamKind,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -41,14 +41,9 @@ impl Pair<'_> {
 /// The pairs of an adapter, block by block.
 pub fn pairs(adapter: &Adapter) -> Vec<Pair<'_>> {
     let Some(config) = &adapter.meta.adapter else { return Vec::new() };
-    let mut parts: HashMap<(usize, BlockParam, AdapterPart), &[f32]> = HashMap::new();
-    for (spec, values) in &adapter.tensors {
-        if let ParamKind::Adapter(param) = spec.kind {
-            parts.insert((param.layer, param.matrix, param.part), values);
-        }
-    }
+    let parts = parts(adapter);
     let of = |site: LowRankSite| {
-        let part = |part| parts.get(&(site.layer, site.matrix, part)).copied();
+        let part = |part| parts.get(&(AdapterSite::Matrix(site.layer, site.matrix), part)).copied();
         let (a, inputs) = (part(AdapterPart::A)?, site.matrix.shape(&adapter.meta.model)[1]);
         let spread = |row: &[f32]| (0..inputs).map(|i| row[i / adapter.meta.storage.group]).collect::<Vec<_>>();
         Some(Pair {
@@ -64,35 +59,76 @@ pub fn pairs(adapter: &Adapter) -> Vec<Pair<'_>> {
     config.sites(&adapter.meta.model).into_iter().filter_map(of).collect()
 }
 
+/// The values of an adapter by what they stand beside and what they are.
+fn parts(adapter: &Adapter) -> HashMap<(AdapterSite, AdapterPart), &[f32]> {
+    let tensors = adapter.tensors.iter();
+    let placed = tensors.filter_map(|(spec, values)| match spec.kind {
+        ParamKind::Adapter(param) => Some(((param.site, param.part), values.as_slice())),
+        _ => None,
+    });
+    placed.collect()
+}
+
+/// Keys and values of each block of a prefix, `[length, kv width]`, with what was learned as their scales in them; none of
+/// another kind of adapter.
+pub fn prefix_blocks(adapter: &Adapter) -> Vec<[Vec<f32>; 2]> {
+    let Some(config) = adapter.meta.adapter.as_ref().filter(|config| config.kind == AdapterKind::Prefix) else {
+        return Vec::new();
+    };
+    let parts = parts(adapter);
+    let scaled = |layer, part, scale| {
+        let of = |part| parts.get(&(AdapterSite::Attention(layer), part)).copied();
+        let by = of(scale).map_or(1.0, |scale| scale[0]);
+        of(part).unwrap_or_default().iter().map(|x| x * by).collect()
+    };
+    let of = |layer| {
+        let key = scaled(layer, AdapterPart::PrefixKey, AdapterPart::PrefixKeyScale);
+        [key, scaled(layer, AdapterPart::PrefixValue, AdapterPart::PrefixValueScale)]
+    };
+    config.blocks(&adapter.meta.model).into_iter().map(of).collect()
+}
+
 impl ForeignAdapter {
-    /// As an adapter of ours beside `base`, all values in float32, or in bfloat16 if the file has no others.
+    /// As an adapter of ours beside `base`, all values in float32, or in bfloat16 if the file has no others and is of pairs.
     ///
     /// # Errors
     /// What adapters of ours do not have.
     pub fn into_own(self, base: &Checkpoint) -> Result<Adapter, ConvertError> {
         let refused = |source| ConvertError::Adapter { path: self.path.clone(), source: Box::new(source) };
-        let (rule, found) = match &self.parts {
-            Parts::LowRank { rule, pairs } => (*rule, pairs),
-            Parts::Prefix { .. } => {
-                return Err(refused(inexpressible("a prefix")));
-            }
-        };
         let model = &base.meta.model;
-        let config = config(rule, found, self.dropout, self.bf16, model).map_err(refused)?;
+        let config = match &self.parts {
+            Parts::LowRank { rule, pairs } => config(*rule, pairs, self.dropout, self.bf16, model).map_err(refused)?,
+            Parts::Prefix { length, .. } => AdapterConfig {
+                kind: AdapterKind::Prefix,
+                length: *length,
+                compensate: false,
+                ..AdapterConfig::default()
+            },
+        };
         let mut adapter = Adapter::new(base, config)?;
         if let Some(meta) = self.own.as_ref().and_then(|own| restored(own, &adapter, base)) {
             adapter.meta = meta;
         }
-        let by_site: HashMap<ParamKind, &LowRank> = found.iter().map(|pair| (pair.site, pair)).collect();
+        let pairs: &[LowRank] = if let Parts::LowRank { pairs, .. } = &self.parts { pairs } else { &[] };
+        let by_site: HashMap<ParamKind, &LowRank> = pairs.iter().map(|pair| (pair.site, pair)).collect();
         for (spec, values) in &mut adapter.tensors {
             let ParamKind::Adapter(param) = spec.kind else { continue };
-            let pair = by_site[&ParamKind::Block(param.layer, param.matrix)];
-            match param.part {
-                AdapterPart::A => values.copy_from_slice(&pair.a),
-                AdapterPart::BTransposed => {
-                    values.copy_from_slice(&transposed(&pair.b, pair.b.len() / pair.rank, pair.rank));
+            match (&self.parts, param.site) {
+                (Parts::LowRank { .. }, AdapterSite::Matrix(layer, matrix)) => {
+                    let pair = by_site[&ParamKind::Block(layer, matrix)];
+                    match param.part {
+                        AdapterPart::A => values.copy_from_slice(&pair.a),
+                        AdapterPart::BTransposed => {
+                            values.copy_from_slice(&transposed(&pair.b, pair.b.len() / pair.rank, pair.rank));
+                        }
+                        other => unreachable!("no pair of another program has a {}", other.suffix()),
+                    }
                 }
-                AdapterPart::Scale => unreachable!("no adapter of another program has a learned scale"),
+                (Parts::Prefix { blocks, .. }, AdapterSite::Attention(layer)) => {
+                    let which = usize::from(param.part == AdapterPart::PrefixValue);
+                    values.copy_from_slice(&blocks[layer][which]);
+                }
+                (_, site) => unreachable!("the settings are of what was read, and have nothing at {}", site.path()),
             }
         }
         Ok(adapter)
@@ -107,11 +143,14 @@ fn restored(own: &Map<String, Value>, read: &Adapter, base: &Checkpoint) -> Opti
     let model = &base.meta.model;
     let same = meta.base == read.meta.base
         && meta.model == *model
+        && adapter.kind == found.kind
         && adapter.scale != AdapterScale::Learned
         && !adapter.group
         && adapter.weights == found.weights
         && adapter.dropout == found.dropout
-        && adapter.sites(model) == found.sites(model);
+        && adapter.sites(model) == found.sites(model)
+        && (adapter.blocks(model), adapter.length, adapter.compensate)
+            == (found.blocks(model), found.length, found.compensate);
     same.then_some(meta)
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// The tensor of a prefix.
-const PREFIX: &str = "prompt_embeddings";
+pub(super) const PREFIX: &str = "prompt_embeddings";
 
 /// How PEFT's wrapper calls the model in it.
 pub(super) const WRAPPER: &str = "base_model.model.";

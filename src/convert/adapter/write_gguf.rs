@@ -7,8 +7,8 @@ use crate::convert::export::{architecture, put};
 use crate::convert::gguf::{GgufWriter, Item, MetaValue};
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
-use crate::error::ConvertError;
-use crate::model::ParamKind;
+use crate::error::{AdapterError, ConvertError};
+use crate::model::{AdapterKind, ParamKind};
 use std::path::Path;
 use zerocopy::IntoBytes;
 
@@ -16,12 +16,18 @@ use zerocopy::IntoBytes;
 /// pairs: where factors do not have that form, alpha is 0, which means a factor of 1, and each factor is in its B.
 ///
 /// # Errors
-/// A file that cannot be written; a base that has no architecture of GGUF.
+/// An adapter that is no pairs of matrices; a file that cannot be written; a base that has no architecture of GGUF.
 pub fn export_adapter_gguf(adapter: &Adapter, path: &Path) -> Result<(), ConvertError> {
     let model = &adapter.meta.model;
     let pairs = pairs(adapter);
-    if pairs.is_empty() {
+    let Some(config) = &adapter.meta.adapter else {
         return Err(ConvertError::Asked("the file is a model and no adapter".into()));
+    };
+    if config.kind != AdapterKind::Lora {
+        let (what, format) = (format!("an adapter of kind {}", config.kind.name()), "a GGUF adapter");
+        let instead = "llama.cpp has pairs of matrices only: use it here, from its own file";
+        let source = Box::new(AdapterError::Inexpressible { what, format, instead });
+        return Err(ConvertError::Adapter { path: path.into(), source });
     }
     let alpha = common_alpha(&pairs);
     let mut writer = GgufWriter::default();

@@ -2,12 +2,13 @@
 
 use super::own::{Pair, pairs};
 use super::peft::WRAPPER;
+use super::write_prefix::export_prefix;
 use crate::checkpoint::Adapter;
 use crate::convert::export::Folder;
 use crate::convert::quants::Kind;
 use crate::convert::safetensors;
-use crate::error::ConvertError;
-use crate::model::{AdapterConfig, AdapterScale, AdapterWeights};
+use crate::error::{AdapterError, ConvertError};
+use crate::model::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights};
 use half::bf16;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -17,18 +18,28 @@ use zerocopy::IntoBytes;
 pub(super) const OWN: &str = "tetrad";
 
 /// Files of a folder that belong to another adapter once this one is in it.
-const STALE: [&str; 4] =
+pub(super) const STALE: [&str; 4] =
     ["adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors", "adapter_config.json"];
 
 /// Writes an adapter to a folder as PEFT's `save_pretrained` does: `adapter_config.json` and
-/// `adapter_model.safetensors`. A learned scale is multiplied into B.
+/// `adapter_model.safetensors`. A learned scale is multiplied into B, or into the keys and values of a prefix.
 ///
 /// # Errors
-/// A folder that cannot be written, after which none of the new files is left.
+/// What PEFT does not have; a folder that cannot be written, after which none of the new files is left.
 pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
     let Some(config) = &adapter.meta.adapter else {
         return Err(ConvertError::Asked("the file is a model and no adapter".into()));
     };
+    match config.kind {
+        AdapterKind::Lora | AdapterKind::None => {}
+        AdapterKind::Prefix => return export_prefix(adapter, config, dir),
+        AdapterKind::Bottleneck => {
+            let what = "an adapter of kind bottleneck".to_owned();
+            let instead = "PEFT has no such adapters: use it here, from its own file";
+            let source = Box::new(AdapterError::Inexpressible { what, format: "a PEFT folder", instead });
+            return Err(ConvertError::Adapter { path: dir.into(), source });
+        }
+    }
     let pairs = pairs(adapter);
     let mut folder = Folder::open(dir, |name| STALE.contains(&name))?;
     let kind = match config.weights {
@@ -43,10 +54,7 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
         tensors.push((format!("{WRAPPER}{module}.lora_A.weight"), vec![rank, sides[0]], kind));
         tensors.push((format!("{WRAPPER}{module}.lora_B.weight"), vec![sides[1], rank], kind));
     }
-    let mut told = Map::new();
-    told.insert("format".into(), "pt".into());
-    told.insert(OWN.into(), Value::from(adapter.meta.to_map()).to_string().into());
-    let header = safetensors::header_with(told, &tensors);
+    let header = own_header(adapter, &tensors);
     let data: u64 =
         tensors.iter().map(|(_, dims, kind)| dims.iter().product::<u64>() * kind.block_bytes() as u64).sum();
     folder.put(STALE[0], header.len() as u64 + data, |out| {
@@ -65,7 +73,20 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
         }
         Ok(())
     })?;
-    let json = serde_json::to_vec_pretty(&peft_config(config, &pairs, adapter.meta.model.layers)).expect("JSON");
+    finished(folder, &peft_config(config, &pairs, adapter.meta.model.layers))
+}
+
+/// The header of a file of these tensors, with what our own file says.
+pub(super) fn own_header(adapter: &Adapter, tensors: &[(String, Vec<u64>, Kind)]) -> Vec<u8> {
+    let mut told = Map::new();
+    told.insert("format".into(), "pt".into());
+    told.insert(OWN.into(), Value::from(adapter.meta.to_map()).to_string().into());
+    safetensors::header_with(told, tensors)
+}
+
+/// Writes the configuration beside the tensors.
+pub(super) fn finished(mut folder: Folder<'_>, config: &Value) -> Result<(), ConvertError> {
+    let json = serde_json::to_vec_pretty(config).expect("JSON");
     folder.small("adapter_config.json", &json)?;
     folder.finish()
 }

@@ -84,6 +84,7 @@ impl<'a> Products<'a> {
             keys: 1,
             parameter: widest * widest,
             head_dim: 1,
+            prefix: 0,
         };
         let workspace = plan.add("kernels", Category::Scratch, backend.workspace_bytes(&largest), Lifetime::ALWAYS);
         backend.allocate(plan.total(), None, workspace)?;

@@ -15,7 +15,7 @@ use crate::backend::Backend;
 use crate::checkpoint::{Adapted, Adapter, Checkpoint, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, spec};
 use crate::error::{ConvertError, ReplaceError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
-use crate::model::{ActivationConfig, ParamKind, ParamSpec, Scheme, StorageConfig, Weights, param_specs};
+use crate::model::{ActivationConfig, AdapterKind, ParamKind, ParamSpec, Scheme, StorageConfig, Weights, param_specs};
 use crate::quant::Element;
 use crate::store::replace;
 use crate::train::{Counters, Watch};
@@ -168,6 +168,13 @@ fn merged_meta(base: &Checkpoint, adapters: &[(Adapter, f32)], target: MergeTarg
         if of != found.to_string() {
             return Err(asked(format!(
                 "its weights have the fingerprint {found}, and the adapter is of a base with {of}"
+            )));
+        }
+        let kind = adapter.meta.adapter.as_ref().map_or(AdapterKind::None, |config| config.kind);
+        if kind != AdapterKind::Lora {
+            return Err(asked(format!(
+                "an adapter of kind {} is no change of weights that could be merged; use it with --adapter",
+                kind.name()
             )));
         }
         if !scale.is_finite() {

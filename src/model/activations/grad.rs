@@ -24,6 +24,8 @@ pub struct GradBuffers {
     pub dq: Span,
     pub dk: Span,
     pub dv: Span,
+    /// Of a micro-batch, float32 `[B, H, S]`: what a prefix and the text's attention tell each other; only with a prefix.
+    pub delta: Span,
     /// The gradient of the untied head, of the embedding, and of the last gain, float32.
     pub head: Span,
     pub embedding: Span,
@@ -101,6 +103,8 @@ pub(super) fn place(
     grad.final_norm = floats("final norm's gradient", 4 * settings.model.hidden, at_head);
     let workspace = specs.iter().map(|spec| 4 * spec.workspace).max().unwrap_or(0);
     grad.update = plan.add("workspace of an update", Category::Scratch, workspace, Lifetime { from: head, to: end });
+    let delta = if settings.prefix_length() > 0 { 4 * micro * settings.model.heads } else { 0 };
+    grad.delta = plan.add("sums of a prefix's rows", Category::Activations, delta, blocks);
     let frozen = specs.iter().any(|spec| spec.kind.block().is_some() && !spec.trainable);
     place_adapters(plan, specs, blocks, &mut grad);
     place_passes(plan, &block, (passes, split, frozen), blocks, &mut grad);

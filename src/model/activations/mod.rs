@@ -17,7 +17,10 @@ pub use grad::GradBuffers;
 pub use sampling::place_sampling;
 
 use super::spec::ParamSpec;
-use super::{ActivationCheckpointing, LowRankActs, ModelConfig, SHORTEST_MICRO_SEQUENCE, Settings};
+use super::{
+    ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, BottleneckActs, LowRankActs, ModelConfig,
+};
+use super::{ParamKind, SHORTEST_MICRO_SEQUENCE, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
@@ -47,7 +50,7 @@ pub struct Activations {
     pub segment_start: Span,
     /// float32 `[T]`
     pub losses: Span,
-    /// float32 `[positions, D/2, 2]`
+    /// float32 `[P + positions, D/2, 2]`, P the keys of a prefix
     pub rope: Span,
     /// Blocks.
     pub blocks: Vec<BlockActs>,
@@ -63,6 +66,8 @@ pub struct Activations {
     pub logits: Span,
     /// Of adapters.
     pub low_rank: LowRankActs,
+    /// Of bottlenecks beside the layers.
+    pub bottleneck: BottleneckActs,
     /// Backward.
     pub grads: GradBuffers,
     /// The backend's.
@@ -98,6 +103,7 @@ pub fn place(
     };
     let blocks = shapes.blocks(plan, train, kept);
     let low_rank = low_rank(plan, settings, specs, (micro, end), backend);
+    let bottleneck = bottleneck(plan, settings, (micro, train.then_some(end)), backend);
     let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
     let last_read = if train && model.tied { end } else { head };
     let mut rows =
@@ -115,6 +121,7 @@ pub fn place(
         keys,
         parameter: largest,
         head_dim: model.head_dim(),
+        prefix: settings.prefix_length() * model.kv_width(),
     };
     let mut scratch = |name: &str, bytes, life| plan.add(name, Category::Scratch, bytes, life);
     let step = Lifetime { from: 0, to: end };
@@ -130,7 +137,7 @@ pub fn place(
         targets: scratch("targets", 4 * tokens, step),
         segment_start: scratch("segment starts", if settings.packing { 4 * tokens } else { 0 }, step),
         losses: scratch("losses", 4 * tokens, step),
-        rope: scratch("rotary table", 4 * keys * model.head_dim(), always),
+        rope: scratch("rotary table", 4 * (settings.prefix_length() + keys) * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),
         scratch: scratch("kernels", backend.workspace_bytes(&scratch_shapes), always),
         blocks: blocks.blocks,
@@ -139,6 +146,7 @@ pub fn place(
         inv_rms,
         xn,
         low_rank,
+        bottleneck,
         grads: if train {
             grad::place(plan, settings, specs, &shapes, chunk * vocab * bytes)
         } else {
@@ -189,7 +197,8 @@ fn low_rank(
     (micro, end): (usize, u32),
     backend: &dyn DeviceInfo,
 ) -> LowRankActs {
-    let factors = specs.iter().filter(|spec| spec.kind.is_adapter() && !spec.kind.is_vector());
+    let is_a = |kind| matches!(kind, ParamKind::Adapter(AdapterParam { part: AdapterPart::A, .. }));
+    let factors = specs.iter().filter(|spec| is_a(spec.kind));
     let rank = factors.clone().map(|spec| spec.shape.rows).max().unwrap_or(0);
     let input = settings.model.hidden.max(settings.model.intermediate).max(settings.model.query_width());
     let grouped = settings.adapters.iter().any(|used| used.config.group);
@@ -206,6 +215,32 @@ fn low_rank(
         ddown: rows("gradient of a low-rank product", if train { rank } else { 0 }, step),
         sums: rows("sums of an input's groups", groups, Lifetime::ALWAYS),
         dropped: rows("input of an adapter with elements left out", if drops { input } else { 0 }, step),
+    }
+}
+
+/// The buffers of bottlenecks, of a micro-batch each; sampling uses them too. `end` is the last tick of a step, if there is one.
+fn bottleneck(
+    plan: &mut Plan,
+    settings: &Settings,
+    (micro, end): (usize, Option<u32>),
+    backend: &dyn DeviceInfo,
+) -> BottleneckActs {
+    let all = settings.adapters.iter().filter(|used| used.config.kind == AdapterKind::Bottleneck);
+    let width = all.map(|used| used.config.width).max().unwrap_or(0);
+    let hidden = if width > 0 { settings.model.hidden } else { 0 };
+    let mut rows = |name: &str, width: usize, life| {
+        let bytes = micro * pitch(width, backend) * backend.activation_bytes();
+        plan.add(name, Category::Activations, bytes, life)
+    };
+    let always = Lifetime::ALWAYS;
+    BottleneckActs {
+        narrow: rows("bottleneck", width, always),
+        act: rows("bottleneck's activation", width, always),
+        dact: match end {
+            Some(end) => rows("gradient of a bottleneck", width, Lifetime { from: 0, to: end }),
+            None => Span::NONE,
+        },
+        wide: rows("bottleneck's output", hidden, always),
     }
 }
 

@@ -1,15 +1,8 @@
 //! `[adapter]`: what is trained beside a frozen base.
 
-use super::LowRankSite;
-use super::pattern::PathPattern;
-use super::sites;
-use crate::error::{Problems, number};
-use crate::model::{BlockParam, ModelConfig};
+use super::{AdapterSite, sites};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-
-/// Rank of an adapter at most.
-const MOST_RANK: usize = 1 << 16;
 
 /// `[adapter]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +36,15 @@ pub struct AdapterConfig {
     pub rate_b: f64,
     /// How A and B are stored.
     pub weights: AdapterWeights,
+    /// Rows of a bottleneck's first matrix.
+    pub width: usize,
+    /// What a bottleneck stands beside.
+    pub place: AdapterPlace,
+    /// Keys of a prefix.
+    pub length: usize,
+    /// Whether the weights of a prefix are divided by their sum, so that they learn as fast as an adapter elsewhere (LAE, arXiv
+    /// 2303.10070).
+    pub compensate: bool,
 }
 
 /// Kinds of adapters.
@@ -54,19 +56,47 @@ pub enum AdapterKind {
     None,
     /// Low-rank matrices beside those of the base (arXiv 2106.09685): `y = W x + factor B A x`.
     Lora,
+    /// Trained keys and values before every text, in each block's attention (arXiv 2101.00190). Keys are not rotated, and a
+    /// text's positions begin after the prefix.
+    Prefix,
+    /// Two matrices and a GELU between them beside the attention or the MLP of a block (arXiv 1902.00751, parallel as in LAE):
+    /// `y = M(x) + U gelu(D x + d) + u`.
+    Bottleneck,
 }
 
-/// What a low-rank product is multiplied by.
+/// What a bottleneck stands beside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdapterPlace {
+    /// The attention of a block: its input is that of the projections, normed.
+    #[default]
+    Attention,
+    /// Its MLP.
+    FeedForward,
+}
+
+impl AdapterPlace {
+    /// That of a block.
+    pub fn site(self, layer: usize) -> AdapterSite {
+        match self {
+            Self::Attention => AdapterSite::Attention(layer),
+            Self::FeedForward => AdapterSite::Mlp(layer),
+        }
+    }
+}
+
+/// What an adapter is multiplied by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AdapterScale {
-    /// alpha / rank.
+    /// alpha / rank; of what has neither, 1.
     #[default]
     #[serde(rename = "alpha/r")]
     AlphaOverRank,
     /// alpha / sqrt(rank) (arXiv 2312.03732).
     #[serde(rename = "rslora")]
     RsLora,
-    /// A trained number for each module, at first 1, as in LAE (arXiv 2303.10070); alpha is not read.
+    /// A trained number for each module, at first 1, as in LAE (arXiv 2303.10070); alpha is not read. Of a prefix, one for its
+    /// keys and one for its values; of a bottleneck one.
     #[serde(rename = "learned")]
     Learned,
 }
@@ -98,6 +128,10 @@ impl Default for AdapterConfig {
             dropout: 0.0,
             rate_b: 1.0,
             weights: AdapterWeights::F32,
+            width: 8,
+            place: AdapterPlace::Attention,
+            length: 16,
+            compensate: true,
         }
     }
 }
@@ -114,87 +148,6 @@ impl AdapterConfig {
             AdapterScale::AlphaOverRank => alpha / rank as f64,
             AdapterScale::RsLora => alpha / (rank as f64).sqrt(),
             AdapterScale::Learned => 1.0,
-        }
-    }
-
-    /// Every mistake beside a model of this shape.
-    pub fn problems(&self, model: &ModelConfig) -> Problems {
-        let mut problems = Problems::default();
-        if !self.is_some() {
-            problems.need(
-                *self == Self::default(),
-                "adapter.kind",
-                "\"none\"",
-                "leaves nothing for the other keys of [adapter] to say; set it to \"lora\" or remove them",
-            );
-            return problems;
-        }
-        problems.within("adapter.rank", self.rank, 1, MOST_RANK);
-        let finite = |alpha: f64| alpha.is_finite() && alpha.abs() <= 1e6;
-        let reason = "must be a number of at most 1e6";
-        problems.need(finite(self.alpha), "adapter.alpha", number(self.alpha), reason);
-        let reason = "must be at least 0 and below 1: the probability that an input is left out";
-        problems.need((0.0..1.0).contains(&self.dropout), "adapter.dropout", number(self.dropout), reason);
-        problems.positive("adapter.rate_b", self.rate_b, 1e6, ": a ratio of learning rates");
-        self.place_problems(model, &mut problems);
-        let sites = self.sites(model);
-        for (key, list, whole) in
-            [("adapter.rank_pattern", &self.rank_pattern, true), ("adapter.alpha_pattern", &self.alpha_pattern, false)]
-        {
-            for text in list {
-                if let Err(reason) = pattern_problem(&sites, text, whole) {
-                    problems.need(false, key, format_args!("{text:?}"), reason);
-                }
-            }
-        }
-        problems
-    }
-
-    /// Mistakes of `targets` and `layers`.
-    fn place_problems(&self, model: &ModelConfig, problems: &mut Problems) {
-        let layers = match sites::layers(&self.layers, model.layers) {
-            Ok(layers) => layers,
-            Err(reason) => {
-                problems.need(false, "adapter.layers", format_args!("{:?}", self.layers), reason);
-                return;
-            }
-        };
-        let reason = "names no matrix; \"all\" adapts the seven of a block";
-        problems.need(!self.targets.is_empty(), "adapter.targets", "[]", reason);
-        for target in &self.targets {
-            let reason = match sites::Target::new(target) {
-                Err(reason) => reason,
-                Ok(target) if sites::matrices(&layers).any(|(l, matrix)| target.matches(l, matrix)) => continue,
-                Ok(_) => {
-                    let words = BlockParam::MATRICES.map(BlockParam::word).join(", ");
-                    format!(
-                        "matches no matrix of the adapted blocks; words are all, {words}, paths end as in self_attn.q_proj"
-                    )
-                }
-            };
-            problems.need(false, "adapter.targets", format_args!("{target:?}"), reason);
-        }
-    }
-}
-
-/// What is wrong with one of the lists' `PATTERN=NUMBER`.
-fn pattern_problem(sites: &[LowRankSite], text: &str, whole: bool) -> Result<(), String> {
-    let (pattern, value) = sites::entry(text)?;
-    let sound = if whole {
-        value.fract() == 0.0 && (1.0..=MOST_RANK as f64).contains(&value)
-    } else {
-        value.is_finite() && value.abs() <= 1e6
-    };
-    if !sound {
-        let allowed = if whole { format!("a whole number from 1 to {MOST_RANK}") } else { "at most 1e6".into() };
-        return Err(format!("the number after = must be {allowed}"));
-    }
-    let pattern = PathPattern::new(pattern)?;
-    let matches = |site: &LowRankSite| pattern.matches(&site.path());
-    match sites.iter().any(matches) {
-        true => Ok(()),
-        false => {
-            Err("matches no adapted matrix; patterns are paths or their ends, such as q_proj or layers.0.mlp.*".into())
         }
     }
 }

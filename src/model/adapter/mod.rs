@@ -1,17 +1,18 @@
 //! Adapters: small trained tensors beside the frozen weights of a base model.
 //!
-//! [`AdapterConfig`] is `[adapter]`; [`LowRankSite`] is a matrix that it adapts, and the tensors of an adapter follow from
-//! its sites.
+//! [`AdapterConfig`] is `[adapter]`; [`LowRankSite`] is a matrix that a low-rank adapter stands beside. The tensors of any
+//! adapter are one list, in the order of its file, see [`AdapterParam`].
 
 mod config;
 mod pattern;
+mod problems;
 mod sites;
 mod specs;
 
-pub use config::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights};
+pub use config::{AdapterConfig, AdapterKind, AdapterPlace, AdapterScale, AdapterWeights};
 pub use sites::LowRankSite;
 pub(super) use specs::specs;
-pub use specs::{AdapterParam, AdapterPart, OFFLINE};
+pub use specs::{AdapterParam, AdapterPart, AdapterSite, OFFLINE};
 
 use std::sync::Arc;
 

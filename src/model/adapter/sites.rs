@@ -101,7 +101,7 @@ impl AdapterConfig {
         if self.kind != AdapterKind::Lora {
             return Vec::new();
         }
-        let layers = layers(&self.layers, model.layers).unwrap_or_default();
+        let layers = self.blocks(model);
         let targets: Vec<_> = self.targets.iter().filter_map(|target| Target::new(target).ok()).collect();
         let [ranks, alphas] = [&self.rank_pattern, &self.alpha_pattern].map(|list| Overrides::new(list));
         let adapted =
@@ -117,8 +117,18 @@ impl AdapterConfig {
 }
 
 impl AdapterConfig {
+    /// The adapted blocks, in ascending order; none if they cannot be understood.
+    pub fn blocks(&self, model: &ModelConfig) -> Vec<usize> {
+        layers(&self.layers, model.layers).unwrap_or_default()
+    }
+
     /// The smallest side of its matrices beside a base with groups of `group`; nothing without an adapter.
     pub fn smallest_side(&self, model: &ModelConfig, group: usize) -> Option<usize> {
+        match self.kind {
+            AdapterKind::Prefix => return Some(self.length.min(model.kv_width())),
+            AdapterKind::Bottleneck => return Some(self.width.min(model.hidden)),
+            AdapterKind::None | AdapterKind::Lora => {}
+        }
         let smallest = |site: &LowRankSite| {
             let [outputs, inputs] = site.matrix.shape(model);
             let seen = if self.group { inputs.div_ceil(group.max(1)) } else { inputs };
@@ -149,10 +159,14 @@ impl Overrides {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::AdapterScale;
+    use crate::model::{AdapterScale, AdapterWeights};
 
     fn lora() -> AdapterConfig {
         AdapterConfig { kind: AdapterKind::Lora, ..AdapterConfig::default() }
+    }
+
+    fn prefix() -> AdapterConfig {
+        AdapterConfig { kind: AdapterKind::Prefix, ..AdapterConfig::default() }
     }
 
     #[test]
@@ -214,6 +228,19 @@ mod tests {
             (AdapterConfig { rank_pattern: list("q_proj=2.5"), ..lora() }, "adapter.rank_pattern"),
             (AdapterConfig { rank_pattern: list("q_proj"), ..lora() }, "adapter.rank_pattern"),
             (AdapterConfig { alpha_pattern: list("v_proj=inf"), ..lora() }, "adapter.alpha_pattern"),
+            (AdapterConfig { length: 3, ..lora() }, "adapter.length"),
+            (AdapterConfig { length: 0, ..prefix() }, "adapter.length"),
+            (AdapterConfig { length: 1025, ..prefix() }, "adapter.length"),
+            (AdapterConfig { rank: 3, ..prefix() }, "adapter.rank"),
+            (AdapterConfig { weights: AdapterWeights::Bf16, ..prefix() }, "adapter.weights"),
+            (AdapterConfig { scale: AdapterScale::RsLora, ..prefix() }, "adapter.scale"),
+            (AdapterConfig { layers: "9".into(), ..prefix() }, "adapter.layers"),
+            (AdapterConfig { width: 3, ..prefix() }, "adapter.width"),
+            (AdapterConfig { width: 0, kind: AdapterKind::Bottleneck, ..AdapterConfig::default() }, "adapter.width"),
+            (
+                AdapterConfig { compensate: false, kind: AdapterKind::Bottleneck, ..AdapterConfig::default() },
+                "adapter.compensate",
+            ),
         ] {
             assert_eq!(key(config).as_deref(), Some(wrong));
         }

@@ -1,10 +1,9 @@
 //! The tensors of an adapter: names, shapes, storage, and what their optimizer keeps.
 
-use super::config::{AdapterConfig, AdapterScale, AdapterWeights};
-use super::sites::LowRankSite;
+use super::config::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights};
 use crate::model::spec::{Init, ParamKind, ParamSpec};
-use crate::model::{BlockParam, Settings};
-use crate::optim::ParamInfo;
+use crate::model::{BlockParam, LowRankSite, Settings};
+use crate::optim::{ParamClass, ParamInfo};
 use crate::quant::{GroupedShape, WeightFormat};
 
 /// A tensor of an adapter.
@@ -12,17 +11,44 @@ use crate::quant::{GroupedShape, WeightFormat};
 pub struct AdapterParam {
     /// Which of the adapters that the model is placed with.
     pub adapter: usize,
-    /// The block.
-    pub layer: usize,
-    /// The matrix that it stands beside.
-    pub matrix: BlockParam,
+    /// What it stands beside.
+    pub site: AdapterSite,
     /// Which part of the adapter.
     pub part: AdapterPart,
     /// Whether it is of the offline module.
     pub offline: bool,
 }
 
-/// The parts of a low-rank adapter, in the order of the file.
+/// What an adapter's tensors stand beside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdapterSite {
+    /// A matrix of the block of this number.
+    Matrix(usize, BlockParam),
+    /// The attention of a block.
+    Attention(usize),
+    /// The MLP of a block.
+    Mlp(usize),
+}
+
+impl AdapterSite {
+    /// The number of its block.
+    pub fn layer(self) -> usize {
+        match self {
+            Self::Matrix(layer, _) | Self::Attention(layer) | Self::Mlp(layer) => layer,
+        }
+    }
+
+    /// The module's path as in Hugging Face's models: `model.layers.0.self_attn.q_proj`, `model.layers.0.self_attn`.
+    pub fn path(self) -> String {
+        match self {
+            Self::Matrix(layer, matrix) => matrix.path(layer),
+            Self::Attention(layer) => format!("model.layers.{layer}.self_attn"),
+            Self::Mlp(layer) => format!("model.layers.{layer}.mlp"),
+        }
+    }
+}
+
+/// The parts of adapters, in the order of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AdapterPart {
     /// A `[rank, in]`; with `group` `[rank, groups of a row]`.
@@ -31,6 +57,24 @@ pub enum AdapterPart {
     BTransposed,
     /// The learned factor, one number.
     Scale,
+    /// Keys of a prefix `[length, K D]`.
+    PrefixKey,
+    /// Its values `[length, K D]`.
+    PrefixValue,
+    /// What the keys are multiplied by, one number.
+    PrefixKeyScale,
+    /// What the values are multiplied by, one number.
+    PrefixValueScale,
+    /// D of a bottleneck `[width, hidden]`.
+    Down,
+    /// What is added to `D x`, `width` numbers.
+    DownBias,
+    /// U transposed, `[width, hidden]`.
+    UpTransposed,
+    /// What is added to `U gelu(..)`, hidden numbers.
+    UpBias,
+    /// What a bottleneck is multiplied by, one number.
+    BottleneckScale,
 }
 
 impl AdapterPart {
@@ -40,15 +84,36 @@ impl AdapterPart {
             Self::A => "lora_A",
             Self::BTransposed => "lora_B_t",
             Self::Scale => "lora_scale",
+            Self::PrefixKey => "prefix_key",
+            Self::PrefixValue => "prefix_value",
+            Self::PrefixKeyScale => "prefix_key_scale",
+            Self::PrefixValueScale => "prefix_value_scale",
+            Self::Down => "bottleneck_down",
+            Self::DownBias => "bottleneck_down_bias",
+            Self::UpTransposed => "bottleneck_up_t",
+            Self::UpBias => "bottleneck_up_bias",
+            Self::BottleneckScale => "bottleneck_scale",
         }
     }
 
     /// First values.
     pub fn init(self) -> Init {
         match self {
-            Self::A => Init::Uniform,
-            Self::BTransposed => Init::Zeros,
-            Self::Scale => Init::Ones,
+            Self::A | Self::Down => Init::Uniform,
+            Self::BTransposed | Self::DownBias | Self::UpTransposed | Self::UpBias => Init::Zeros,
+            Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => Init::Ones,
+            Self::PrefixKey | Self::PrefixValue => Init::Prefix,
+        }
+    }
+
+    /// What an optimizer takes it for.
+    pub fn class(self) -> ParamClass {
+        match self {
+            Self::A | Self::BTransposed | Self::PrefixKey | Self::PrefixValue | Self::Down | Self::UpTransposed => {
+                ParamClass::Matrix
+            }
+            Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => ParamClass::Bias,
+            Self::DownBias | Self::UpBias => ParamClass::Bias,
         }
     }
 }
@@ -60,16 +125,50 @@ impl AdapterParam {
     /// The name in a file: `model.layers.0.self_attn.q_proj.lora_A`, of the offline module after `offline.`.
     pub fn name(self) -> String {
         let module = if self.offline { OFFLINE } else { "" };
-        format!("{module}{}.{}", self.matrix.path(self.layer), self.part.suffix())
+        format!("{module}{}.{}", self.site.path(), self.part.suffix())
     }
 }
 
 impl AdapterConfig {
-    /// The parts of each site.
-    fn parts(&self) -> &'static [AdapterPart] {
-        match self.scale {
-            AdapterScale::Learned => &[AdapterPart::A, AdapterPart::BTransposed, AdapterPart::Scale],
-            AdapterScale::AlphaOverRank | AdapterScale::RsLora => &[AdapterPart::A, AdapterPart::BTransposed],
+    /// What it stands beside, block by block, and the rows and columns of each of its tensors there.
+    fn tensors(&self, settings: &Settings) -> Vec<(AdapterSite, AdapterPart, [usize; 2])> {
+        use AdapterPart as P;
+        let (model, learned) = (&settings.model, self.scale == AdapterScale::Learned);
+        match self.kind {
+            AdapterKind::None => Vec::new(),
+            AdapterKind::Lora => {
+                let of = |site: LowRankSite| {
+                    let [outputs, inputs] = site.matrix.shape(model);
+                    let seen = if self.group { inputs.div_ceil(settings.storage.group) } else { inputs };
+                    let scale = learned.then_some((P::Scale, [1, 1]));
+                    let pair = [(P::A, [site.rank, seen]), (P::BTransposed, [site.rank, outputs])];
+                    let at = AdapterSite::Matrix(site.layer, site.matrix);
+                    pair.into_iter().chain(scale).map(move |(part, shape)| (at, part, shape))
+                };
+                self.sites(model).into_iter().flat_map(of).collect()
+            }
+            AdapterKind::Prefix => {
+                let keys = [self.length, model.kv_width()];
+                let scales = [(P::PrefixKeyScale, [1, 1]), (P::PrefixValueScale, [1, 1])];
+                let scales = scales.into_iter().filter(|_| learned);
+                let parts: Vec<_> = [(P::PrefixKey, keys), (P::PrefixValue, keys)].into_iter().chain(scales).collect();
+                let of = |layer| parts.iter().map(move |&(part, shape)| (AdapterSite::Attention(layer), part, shape));
+                self.blocks(model).into_iter().flat_map(of).collect()
+            }
+            AdapterKind::Bottleneck => {
+                let (matrix, width) = ([self.width, model.hidden], [1, self.width]);
+                let parts = [
+                    (P::Down, matrix),
+                    (P::DownBias, width),
+                    (P::UpTransposed, matrix),
+                    (P::UpBias, [1, model.hidden]),
+                    (P::BottleneckScale, [1, 1]),
+                ];
+                let parts: Vec<_> =
+                    parts.into_iter().filter(|(part, _)| learned || *part != P::BottleneckScale).collect();
+                let of = |layer| parts.iter().map(move |&(part, shape)| (self.place.site(layer), part, shape));
+                self.blocks(model).into_iter().flat_map(of).collect()
+            }
         }
     }
 }
@@ -78,25 +177,21 @@ impl AdapterConfig {
 pub(in crate::model) fn specs(settings: &Settings, first: u32) -> Vec<ParamSpec> {
     let mut all = Vec::new();
     for (adapter, used) in settings.adapters.iter().enumerate() {
-        for site in used.config.sites(&settings.model) {
-            for &part in used.config.parts() {
-                let param =
-                    AdapterParam { adapter, layer: site.layer, matrix: site.matrix, part, offline: used.offline };
-                all.push(spec(settings, &used.config, &site, param, first + all.len() as u32));
-            }
+        for (site, part, shape) in used.config.tensors(settings) {
+            let param = AdapterParam { adapter, site, part, offline: used.offline };
+            all.push(spec(settings, &used.config, param, shape, first + all.len() as u32));
         }
     }
     all
 }
 
-fn spec(settings: &Settings, config: &AdapterConfig, site: &LowRankSite, param: AdapterParam, id: u32) -> ParamSpec {
-    let [outputs, inputs] = site.matrix.shape(&settings.model);
-    let [rows, cols] = match param.part {
-        AdapterPart::A if config.group => [site.rank, inputs.div_ceil(settings.storage.group)],
-        AdapterPart::A => [site.rank, inputs],
-        AdapterPart::BTransposed => [site.rank, outputs],
-        AdapterPart::Scale => [1, 1],
-    };
+fn spec(
+    settings: &Settings,
+    config: &AdapterConfig,
+    param: AdapterParam,
+    [rows, cols]: [usize; 2],
+    id: u32,
+) -> ParamSpec {
     let kind = ParamKind::Adapter(param);
     let shape = GroupedShape::new(rows, cols, settings.storage.group);
     let info = ParamInfo { class: kind.class(), shape, head_dim: settings.model.head_dim() };

@@ -187,6 +187,7 @@ impl Spans {
             keys: problem.shape.capacity,
             parameter: 1,
             head_dim,
+            prefix: 0,
         };
         let bytes = Info.workspace_bytes(&largest);
         let workspace = Span { place: Place::Arena, offset: layout.used, bytes };
@@ -208,7 +209,20 @@ impl Spans {
     fn gradient(&self, cuda: &mut Cuda, shape: AttentionShape, out: Out) {
         let out = (out == Out::Given).then_some(self.out);
         let Self { q, k, v, dout, first: segment_start, lse, dq, dk, dv, .. } = *self;
-        cuda.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape });
+        cuda.attention_grad(&AttentionGradArgs {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            dout,
+            dq,
+            dk,
+            dv,
+            delta: None,
+            segment_start,
+            shape,
+        });
     }
 }
 

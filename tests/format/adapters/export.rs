@@ -179,3 +179,53 @@ fn a_folder_that_was_changed_says_what_it_says() {
     assert_eq!(back.meta.base.unwrap().fingerprint, other.fingerprint().to_string());
     assert_eq!(back.meta.counters.step, 0);
 }
+
+/// PEFT's prefix, through our file and out again, and ours with learned scales, which are multiplied in.
+#[test]
+fn golden_prefix_of_peft_comes_out_as_it_came_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = golden_base(dir.path(), |_| {});
+    let folder = dir.path().join("prefix");
+    let adapter = golden_adapter(&base, "adapter_prefix");
+    export_peft(&adapter, &folder).unwrap();
+    let [before, after] =
+        [recorded("adapter_prefix"), folder.clone()].map(|folder| open_adapter(&folder, &base.meta.model).unwrap());
+    assert_eq!(before.parts, after.parts);
+    let json = |folder: &Path| -> Value {
+        serde_json::from_slice(&std::fs::read(folder.join("adapter_config.json")).unwrap()).unwrap()
+    };
+    let (before, after) = (json(&before.path), json(&after.path));
+    for key in after.as_object().unwrap().keys().filter(|key| *key != "base_model_name_or_path") {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+    let back = open_adapter(&folder, &base.meta.model).unwrap().into_own(&base).unwrap();
+    let [own, read] = [&adapter, &back].map(|adapter| written(adapter, &dir.path().join("a.tetrad")));
+    assert!(own == read);
+
+    let config = |compensate, layers: &str| AdapterConfig {
+        kind: AdapterKind::Prefix,
+        length: 3,
+        scale: AdapterScale::Learned,
+        compensate,
+        layers: layers.into(),
+        ..AdapterConfig::default()
+    };
+    let mut scaled = Adapter::new(&base, config(false, "all")).unwrap();
+    for (spec, values) in &mut scaled.tensors {
+        values.fill(if spec.shape.len() == 1 { 0.5 } else { 3.0 });
+    }
+    export_peft(&scaled, &folder).unwrap();
+    let back = open_adapter(&folder, &base.meta.model).unwrap().into_own(&base).unwrap();
+    assert_eq!(back.meta.adapter.as_ref().unwrap().scale, AdapterScale::AlphaOverRank);
+    assert!(back.tensors.iter().all(|(_, values)| values.iter().all(|&x| x == 1.5)));
+    for (name, config) in [("compensated", config(true, "all")), ("some of the blocks", config(false, "1"))] {
+        let refused = export_peft(&Adapter::new(&base, config).unwrap(), &dir.path().join("none")).unwrap_err();
+        assert!(refused.to_string().contains(name) && !dir.path().join("none").exists(), "{refused}");
+    }
+    let refused = export_adapter_gguf(&scaled, &dir.path().join("none.gguf")).unwrap_err().to_string();
+    assert!(refused.contains("prefix") && !dir.path().join("none.gguf").exists(), "{refused}");
+    let bottleneck = AdapterConfig { kind: AdapterKind::Bottleneck, ..AdapterConfig::default() };
+    let bottleneck = Adapter::new(&base, bottleneck).unwrap();
+    let refused = export_peft(&bottleneck, &dir.path().join("none")).unwrap_err().to_string();
+    assert!(refused.contains("bottleneck"), "{refused}");
+}

@@ -2,12 +2,12 @@
 //! gradient, and 20 AdamW losses.
 
 use crate::harness::Golden;
-use crate::harness::adapter::{RecordedAdapter, recorded, recorded_lora};
+use crate::harness::adapter::{RecordedAdapter, recorded, recorded_bottleneck, recorded_lora, recorded_prefix};
 use crate::harness::operands::assert_near;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
 use tetrad::memory::Span;
-use tetrad::model::{ActivationCheckpointing, AdapterConfig, AdapterScale};
+use tetrad::model::{ActivationCheckpointing, AdapterConfig, AdapterPlace, AdapterScale};
 use zerocopy::IntoBytes;
 
 /// The agreement that the recordings ask for.
@@ -49,8 +49,10 @@ fn logits_loss_and_gradients(name: &str, adapter: AdapterConfig) {
         seen.sort_unstable();
         let trained: Vec<_> = model.specs.iter().filter(|spec| spec.kind.is_adapter()).map(|spec| spec.id).collect();
         assert_eq!(seen, trained, "every tensor of the adapter got its gradient, once");
-        let recorded = run.golden.tensors.keys().filter(|name| name.starts_with("grad.")).count();
-        assert_eq!(seen.len(), recorded, "and there are no others");
+        let recorded = run.golden.tensors.iter().filter(|(name, _)| name.starts_with("grad."));
+        let numbers: usize = recorded.map(|(_, (_, values))| values.len()).sum();
+        let ours: usize = seen.iter().map(|&id| model.specs[id as usize].shape.len()).sum();
+        assert_eq!(ours, numbers, "and there are no others");
     }
 }
 
@@ -118,4 +120,41 @@ fn golden_lora_plus_adamw_losses() {
     let mut run = RecordedAdapter::load("lora_plus", AdapterConfig { rate_b: 16.0, ..lora() });
     run.config.optimizer.lr = 1e-3;
     twenty_losses(&run, &Golden::load("adapters/lora"), "losses");
+}
+
+/// PEFT's prefix; the same with LAE's learned scales; with its compensation too.
+fn prefixes() -> [(&'static str, AdapterConfig); 3] {
+    use AdapterScale::{AlphaOverRank, Learned};
+    [("prefix", AlphaOverRank, false), ("prefix_scaled", Learned, false), ("prefix_lae", Learned, true)]
+        .map(|(name, scale, compensate)| (name, recorded_prefix(scale, compensate)))
+}
+
+#[test]
+fn golden_prefix_logits_loss_gradients() {
+    prefixes().into_iter().for_each(|(name, adapter)| logits_loss_and_gradients(name, adapter));
+}
+
+#[test]
+fn golden_prefix_adamw_losses() {
+    for (name, adapter) in prefixes() {
+        let run = RecordedAdapter::load(name, adapter);
+        twenty_losses(&run, &run.golden, "adamw_losses");
+    }
+}
+
+/// LAE's adapter beside the attention, and beside the MLP.
+const BOTTLENECKS: [(&str, AdapterPlace); 2] =
+    [("adapter_attn", AdapterPlace::Attention), ("adapter_mlp", AdapterPlace::FeedForward)];
+
+#[test]
+fn golden_bottleneck_logits_loss_gradients() {
+    BOTTLENECKS.into_iter().for_each(|(name, place)| logits_loss_and_gradients(name, recorded_bottleneck(place)));
+}
+
+#[test]
+fn golden_bottleneck_adamw_losses() {
+    for (name, place) in BOTTLENECKS {
+        let run = RecordedAdapter::load(name, recorded_bottleneck(place));
+        twenty_losses(&run, &run.golden, "adamw_losses");
+    }
 }

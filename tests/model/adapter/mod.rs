@@ -4,4 +4,5 @@ mod continual;
 mod dropout;
 mod file;
 mod golden;
+mod kinds;
 mod train;

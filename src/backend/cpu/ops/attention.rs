@@ -212,8 +212,9 @@ impl Attention for Cpu {
         let [lse, dout] = [args.lse, args.dout].map(|span| slices.read::<f32>(span));
         let segment_start = args.segment_start.map(|span| slices.read::<u32>(span));
         let [dq, dk, dv] = [args.dq, args.dk, args.dv].map(|span| slices.write::<f32>(span));
+        let delta = args.delta.map(|span| slices.write::<f32>(span));
         let inputs = Inputs { q, k, v, lse, dout, segment_start };
-        attention_grad(isa, scratch, inputs, Outputs { dq, dk, dv }, args.shape);
+        attention_grad(isa, scratch, inputs, Outputs { dq, dk, dv, delta }, args.shape);
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) struct Outputs<'a> {
     pub dq: &'a mut [f32],
     pub dk: &'a mut [f32],
     pub dv: &'a mut [f32],
+    pub delta: Option<&'a mut [f32]>,
 }
 
 /// One thread's scratch.
@@ -71,18 +72,23 @@ pub(crate) fn attention_grad(
     shape: AttentionShape,
 ) {
     let Inputs { q, k, v, lse, dout, segment_start } = inputs;
-    let Outputs { dq, dk, dv } = outputs;
+    let Outputs { dq, dk, dv, delta } = outputs;
     shape.check(q.len(), k.len(), v.len(), lse.len(), segment_start);
     assert!(shape.start == 0 && shape.capacity == shape.queries, "a gradient of whole sequences");
     assert!([dout.len(), dq.len()] == [q.len(); 2] && [dk.len(), dv.len()] == [k.len(); 2], "equal lengths");
-    let AttentionShape { batch, queries, head_dim, .. } = shape;
+    assert!(delta.as_ref().is_none_or(|delta| delta.len() == lse.len()), "a number for each query of each head");
+    let AttentionShape { batch, queries, heads, head_dim, .. } = shape;
     let (tokens, wide, narrow) = (batch * queries, shape.query_width(), shape.key_width());
     let private = sizes(queries, head_dim).iter().sum();
     let (_, mut areas) = scratch.split(Need { shared: 0, private });
     let dqs = TileMut::new(dq, tokens, wide, wide).grid(queries, shape.group() * head_dim);
     let dks = TileMut::new(dk, tokens, narrow, narrow).grid(queries, head_dim);
     let dvs = TileMut::new(dv, tokens, narrow, narrow).grid(queries, head_dim);
-    areas.run(dqs.zip(dks).zip(dvs), |(((row, col, mut dq), (_, key_col, mut dk)), (_, _, mut dv)), area| {
+    // Tiles in the same order as the others: sequence by sequence, head of keys by head of keys.
+    let mut deltas =
+        delta.map(|delta| TileMut::new(delta, batch * heads, queries, queries).grid(shape.group(), queries));
+    let tasks = dqs.zip(dks).zip(dvs).map(move |tiles| (tiles, deltas.as_mut().and_then(Iterator::next)));
+    areas.run(tasks, |((((row, col, mut dq), (_, key_col, mut dk)), (_, _, mut dv)), mut delta), area| {
         let mut area = Area::new(area, queries, head_dim);
         rows_to_panels(isa, shape.key_head(&k[row * narrow + key_col..]), queries, queries * COLS, area.keys);
         if segment_start.is_some() {
@@ -101,7 +107,8 @@ pub(crate) fn attention_grad(
                 };
                 let place = Place { shape: &shape, row, col: col + head * head_dim, key_col, begin, sum };
                 let dq = dq.part(begin, head * head_dim, place.rows(), head_dim);
-                block_grad(isa, inputs, place, &mut area, dq, &mut dk, &mut dv);
+                let delta = delta.as_mut().map(|(_, _, delta)| &mut delta.row(head)[begin..][..place.rows()]);
+                block_grad(isa, inputs, place, &mut area, dq, (&mut dk, &mut dv, delta));
             }
         }
     });
@@ -155,8 +162,7 @@ fn block_grad(
     place: Place<'_>,
     area: &mut Area<'_>,
     dq: TileMut<'_>,
-    dk: &mut TileMut<'_>,
-    dv: &mut TileMut<'_>,
+    (dk, dv, delta): (&mut TileMut<'_>, &mut TileMut<'_>, Option<&mut [f32]>),
 ) {
     let Place { shape, begin, sum, .. } = place;
     let (rows, head_dim) = (place.rows(), shape.head_dim);
@@ -173,7 +179,14 @@ fn block_grad(
     let lse = place.lse(inputs.lse);
     let (p, ds) = (&mut area.p.as_chunks_mut().0[..keys], &mut area.ds.as_chunks_mut().0[..keys]);
     sight.hide(p);
-    softmax_grad(isa, p, ds, &lse, begin - low, shape.scale());
+    let mut dot = [0.0; QUERIES];
+    if let Some(delta) = &delta {
+        dot[..rows].copy_from_slice(delta);
+    }
+    softmax_grad(isa, p, ds, &lse, &mut dot, begin - low, shape.scale());
+    if let Some(delta) = delta {
+        delta.copy_from_slice(&dot[..rows]);
+    }
 
     rows_to_panels(isa, shape.query_head(dout), rows, rows * COLS, area.block);
     let p: ByKey<'_> = Left::whole(area.p);
@@ -187,9 +200,9 @@ fn block_grad(
 
 vectorized! {
     /// Scores become probabilities, gradients of probabilities become gradients of unscaled scores.
-    /// Query i sees the first `before + i + 1` keys.
-    fn softmax_grad(p: &mut [Row], dp: &mut [Row], lse: &Row, before: usize, scale: f32) {
-        let mut dot = [0.0; QUERIES];
+    /// Query i sees the first `before + i + 1` keys. The sums over keys of P dP are added to `sums`.
+    fn softmax_grad(p: &mut [Row], dp: &mut [Row], lse: &Row, sums: &mut Row, before: usize, scale: f32) {
+        let mut dot = *sums;
         for (key, (p, dp)) in p.iter_mut().zip(dp.iter()).enumerate() {
             for i in 0..QUERIES {
                 let probability = exp::<FMA>(madd::<FMA>(p[i], scale, -lse[i]));
@@ -202,5 +215,6 @@ vectorized! {
                 dp[i] = p[i] * (dp[i] - dot[i]) * scale;
             }
         }
+        *sums = dot;
     }
 }

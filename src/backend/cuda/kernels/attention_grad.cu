@@ -31,12 +31,14 @@ template <u32 WIDTH> DEVICE float row_product(const bf16* out, const bf16* dout,
 }
 
 // dQ, and D for the second pass. A block takes 128 queries of one head, a warp 32 of them, and runs over the keys.
-// D is taken from the output if it is given as attention left it, otherwise from a pass of its own over the keys.
+// D is taken from the output if it is given as attention left it, otherwise from a pass of its own over the keys; then
+// `other`, if it is not null, has the share of other keys, and receives the whole.
 //
 // Floor: 6 D operations per pair of query and key (10 D without the output), one exp2 (two without).
 template <u32 WIDTH, bool ALIGNED>
 DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const bf16* out, const float* lse,
-                            const bf16* dout, bf16* dq, Row* kept, const u32* segment_start, const Attention& a) {
+                            const bf16* dout, bf16* dq, Row* kept, float* other, const u32* segment_start,
+                            const Attention& a) {
     constexpr u32 THREADS = 128, QUERIES = 128, KEYS = WIDTH <= 64 ? 64 : 32, STEP = 32, STRIPS = 2;
     // Queries stay in registers where these suffice.
     constexpr u32 HELD = WIDTH <= 64 ? WIDTH : 0;
@@ -75,7 +77,11 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
         for (u32 i = 0; i < 2 * STRIPS; ++i) {
             const u64 from = queries + (u64)min_(query + row + 8 * i + lane() / 4, a.queries - 1) * a.stride;
             const float delta = quad_sum(out ? row_product<WIDTH>(out + from, dout + from, a.head_dim) : 0.0f);
-            if (lane() % 4 == 0) deltas[row + 8 * i + lane() / 4] = delta;
+            if (lane() % 4 == 0) {
+                const u32 own = row + 8 * i + lane() / 4;
+                const bool adds = other && query + own < a.queries;
+                deltas[own] = adds ? delta + other[row_sum(a, at.sequence, at.head, query + own)] : delta;
+            }
         }
     }
     sync_threads();
@@ -143,7 +149,9 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
     const u32 rows = query + row < a.queries ? a.queries - query - row : 0;
     if (lane() < rows) {
         const u32 own = row + lane();
-        kept[row_sum(a, at.sequence, at.head, query + own)] = {lses[own], deltas[own], first_seen[own], 0};
+        const u64 to = row_sum(a, at.sequence, at.head, query + own);
+        kept[to] = {lses[own], deltas[own], first_seen[own], 0};
+        if (other) other[to] = deltas[own];
     }
     const float factor[STRIPS][2] = {{a.scale, a.scale}, {a.scale, a.scale}};
     store_rows(sums, factor, dq + query_row(a, at.sequence, at.head, query + row), a.stride, rows, a.head_dim);
@@ -295,9 +303,9 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
 
 #define ATTENTION_GRAD(SUFFIX, WIDTH, ALIGNED)                                                                         \
     KERNEL_RESIDENT(128, 2, attention_grad_queries_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,              \
-           const bf16* out, const float* lse, const bf16* dout, bf16* dq, Row* kept, const u32* segment_start,         \
-           Attention a) {                                                                                              \
-        grad_of_queries<WIDTH, ALIGNED>(q, k, v, out, lse, dout, dq, kept, segment_start, a);                          \
+           const bf16* out, const float* lse, const bf16* dout, bf16* dq, Row* kept, float* other,                     \
+           const u32* segment_start, Attention a) {                                                                    \
+        grad_of_queries<WIDTH, ALIGNED>(q, k, v, out, lse, dout, dq, kept, other, segment_start, a);                   \
     }                                                                                                                  \
     KERNEL_RESIDENT(128, 2, attention_grad_keys_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,                 \
            const bf16* dout, const Row* kept, bf16* dk, bf16* dv, const u32* segment_start, Attention a) {             \

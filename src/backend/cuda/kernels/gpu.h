@@ -226,6 +226,7 @@ DEVICE float log_(float x) { return logf(x); }
 DEVICE float sin_(float x) { return sinf(x); }
 DEVICE float cos_(float x) { return cosf(x); }
 DEVICE float tanh_(float x) { return tanhf(x); }
+DEVICE float erf_(float x) { return erff(x); }
 
 // Exact. The larger and the smaller give the other argument for a NaN, and order -0 below +0.
 DEVICE float fabs_(float x) { return fabsf(x); }

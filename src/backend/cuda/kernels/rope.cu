@@ -8,10 +8,13 @@ DEVICE void turn(float& low, float& high, float cosine, float sine) {
     high = b * cosine + a * sine;
 }
 
-// x is [tokens, heads, 2 half], the table [positions, half, 2] of cosine and sine.
-KERNEL(256, rope, bf16* x, const float* table, u32 heads, u32 half, u32 queries, u32 start, float sign) {
+// x is [tokens, heads, 2 half], the table [positions, half, 2] of cosine and sine. `segment_start` is null if positions
+// are counted through a row.
+KERNEL(256, rope, bf16* x, const float* table, const u32* segment_start, u32 heads, u32 half, u32 queries, u32 start,
+       float sign) {
     bf16* token = x + (u64)block_x() * pitch(heads * half * 2);
-    const float* angles = table + (u64)(start + block_x() % queries) * half * 2;
+    const u32 query = block_x() % queries, from = segment_start ? min_(segment_start[block_x()], query) : 0;
+    const float* angles = table + (u64)(start + query - from) * half * 2;
     if (half % 2 == 0) {
         // Two neighbours at once: four bytes of each half, sixteen of the table.
         const u32 pairs = half / 2;

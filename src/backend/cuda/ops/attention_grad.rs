@@ -40,11 +40,15 @@ impl Tiles {
 /// # Panics
 /// If a span does not fit the shape, or the shape the kernels; if `start` is not 0 or `capacity` not S.
 pub(crate) fn attention_grad(gpu: &mut Gpu, args: &AttentionGradArgs) {
-    let &AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, segment_start, shape } = args;
+    let &AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, segment_start, shape } = args;
     let sizes = Sizes::new(&shape, q, k, lse);
     assert!(shape.start == 0 && shape.capacity == shape.queries, "a gradient of whole sequences");
     let like_q = [dout, dq].into_iter().chain(out).all(|span| span.bytes == q.bytes);
     assert!(like_q && [v, dk, dv].iter().all(|span| span.bytes == k.bytes), "spans of equal length");
+    assert!(
+        delta.is_none_or(|delta| delta.bytes == lse.bytes && out.is_none()),
+        "a number for each row of lse, no output"
+    );
     let (version, segment_start) = (sizes.version(), segments(gpu, segment_start, &shape));
     let (for_queries, for_keys) = match version {
         Version::D32 => ("attention_grad_queries_32", "attention_grad_keys_32"),
@@ -60,13 +64,14 @@ pub(crate) fn attention_grad(gpu: &mut Gpu, args: &AttentionGradArgs) {
     let (head, group) = (4 * queries * head_dim, heads / kv_heads);
 
     let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, out.unwrap_or(Span::NONE));
-    let args = args.span(gpu, lse).span(gpu, dout).span(gpu, dq).span(gpu, rows).address(segment_start).bytes(&sizes);
+    let args = args.span(gpu, lse).span(gpu, dout).span(gpu, dq).span(gpu, rows);
+    let args = args.span(gpu, delta.unwrap_or(Span::NONE)).address(segment_start).bytes(&sizes);
     let blocks = grid(batch * heads, queries.div_ceil(QUERIES), head / group);
     // Queries and their gradients, and two stages of keys and values.
     let shared = 2 * width * (2 * QUERIES + 4 * tiles.keys_at_once);
     // SAFETY: the parameters of the version's kernel, and the shared memory of its tiles. It stays within the rows that
-    // `sizes` says, which `Sizes::new` and the assertion above found in the operands, and writes one `Row` for each
-    // query of each head; a segment's start is limited to the query's own position before it is used.
+    // `sizes` says, which `Sizes::new` and the assertion above found in the operands, and writes one `Row`, and one
+    // number of delta if there is one, for each query of each head; a segment's start is limited to the query's own position before it is used.
     unsafe { gpu.launch(for_queries, blocks, THREADS, shared, &args) };
 
     let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, dout).span(gpu, rows);
