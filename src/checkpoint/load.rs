@@ -266,6 +266,9 @@ impl Checkpoint {
         self.check_base(trainer)?;
         // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
         trainer.initialize();
+        let orthogonal = trainer.config().continual.stage.and_then(|stage| stage.orthogonal);
+        let grown = |rows: u64, entry: &ParamSpec| rows as usize * entry.shape.cols * size_of::<f32>();
+        let earlier = |entry: &ParamSpec, bytes: usize| orthogonal.is_some_and(|args| bytes == grown(args.rows, entry));
         let (model, backend) = trainer.model_and_backend();
         let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| self.meta.holds(entry.kind));
         for (entry, param) in held {
@@ -279,6 +282,10 @@ impl Checkpoint {
             for plane in weight_planes(param) {
                 let found = tensor.plane(plane.kind).filter(|p| p.element() == Some(plane.element));
                 match found.map(|p| p.range()) {
+                    Some(range) if earlier(entry, (range.end - range.start) as usize) => {
+                        let bytes = &self.map[range.start as usize..range.end as usize];
+                        backend.upload(bytes, plane.span.head(bytes.len()));
+                    }
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
                         backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
                         backend.advise_cold(plane.span);
@@ -318,8 +325,12 @@ impl Checkpoint {
         }
         if let Some(saved) = &self.meta.adapter {
             let (saved, now) = (to_json(saved), to_json(&given.adapter));
+            // O-LoRA adds a pair for each task.
+            let grows = given.continual.stage.is_some_and(|stage| stage.orthogonal.is_some());
+            let other = if grows { &["rank", "alpha"][..] } else { &[] };
             let trains = ["dropout", "rate_b", "base"];
-            let differ = |key: &&String| !trains.contains(&key.as_str()) && saved.get(*key) != now.get(*key);
+            let free = |key: &String| trains.contains(&key.as_str()) || other.contains(&key.as_str());
+            let differ = |key: &&String| !free(key) && saved.get(*key) != now.get(*key);
             if let Some(key) = saved.keys().find(differ) {
                 return differs(format!("adapter.{key}"), saved[key].to_string(), now[key].to_string());
             }

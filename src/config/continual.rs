@@ -3,7 +3,7 @@
 use super::Config;
 use crate::data::SourceConfig;
 use crate::error::{Problems, number};
-use crate::model::{AdapterConfig, Ensemble};
+use crate::model::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights, Ensemble};
 use serde::{Deserialize, Serialize};
 
 /// `[continual]`.
@@ -22,6 +22,8 @@ pub struct ContinualConfig {
     pub ensemble: Ensemble,
     /// `replay`: the share of the rows that are of earlier tasks.
     pub replay: f64,
+    /// `o-lora`: the weight of the penalty on what is not orthogonal.
+    pub orthogonal: f64,
     /// Held-out text of what the base was trained on: how much of that is retained.
     pub base: Vec<String>,
     /// The tasks, in their order.
@@ -44,6 +46,10 @@ pub struct TaskConfig {
     pub validation: Vec<String>,
     /// Steps; 0: `train.steps`.
     pub steps: u64,
+    /// The answers among which a model is to choose, if the task has any: `validation` then holds prompts and completions,
+    /// each of which is one of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<String>,
 }
 
 /// Ways to learn tasks.
@@ -58,13 +64,15 @@ pub enum Method {
     Replay,
     /// One adapter learns all tasks at once, for as many steps: what the others are measured by.
     Joint,
+    /// O-LoRA (arXiv 2310.14152): every task adds a pair of matrices, which is kept orthogonal to those of earlier tasks.
+    OLora,
     /// No adapter: the packed model itself is trained on task after task.
     Full,
 }
 
 impl Method {
     /// All.
-    pub const ALL: [Self; 5] = [Self::Ema, Self::Mean, Self::Replay, Self::Joint, Self::Full];
+    pub const ALL: [Self; 6] = [Self::Ema, Self::Mean, Self::Replay, Self::Joint, Self::OLora, Self::Full];
 
     /// Its word.
     pub fn name(self) -> &'static str {
@@ -73,6 +81,7 @@ impl Method {
             Self::Mean => "mean",
             Self::Replay => "replay",
             Self::Joint => "joint",
+            Self::OLora => "o-lora",
             Self::Full => "full",
         }
     }
@@ -96,6 +105,19 @@ pub struct Stage {
     pub offline: Option<Offline>,
     /// How both modules predict together.
     pub ensemble: Ensemble,
+    /// The pairs of earlier tasks, in O-LoRA.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orthogonal: Option<Orthogonal>,
+}
+
+/// Rows of an adapter that stay as they are, and what keeps the others orthogonal to them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Orthogonal {
+    /// The first rows of every A and of every transposed B.
+    pub rows: u64,
+    /// The weight of the sum of the magnitudes of their products with the other rows of A, in the loss.
+    pub weight: f64,
 }
 
 /// How the offline module follows the online one: `offline = keep offline + (1 - keep) online`.
@@ -122,6 +144,9 @@ impl Stage {
             Self { offline: Some(Offline { keep, keep_at_end }), .. } if !(share(*keep) && share(*keep_at_end)) => {
                 Some(format!("continual.offline keeps {keep} a step and {keep_at_end} at the end; shares are 0 to 1"))
             }
+            Self { orthogonal: Some(Orthogonal { weight, .. }), .. } if !(*weight >= 0.0 && weight.is_finite()) => {
+                Some(format!("continual.orthogonal has the weight {weight}; at least 0 is possible"))
+            }
             _ => None,
         }
     }
@@ -139,6 +164,7 @@ impl Default for ContinualConfig {
             freeze: 0,
             ensemble: Ensemble::Posterior,
             replay: 0.01,
+            orthogonal: 0.5,
             base: Vec::new(),
             task: Vec::new(),
             stage: None,
@@ -171,6 +197,9 @@ impl ContinualConfig {
         problems.need((0.0..1.0).contains(&self.alpha), "continual.alpha", number(self.alpha), reason);
         let reason = "must be above 0 and below 1: the share of the rows that are of earlier tasks";
         problems.need(self.replay > 0.0 && self.replay < 1.0, "continual.replay", number(self.replay), reason);
+        let reason = "must be a number of at least 0: the weight of a penalty";
+        let sound = self.orthogonal >= 0.0 && self.orthogonal.is_finite();
+        problems.need(sound, "continual.orthogonal", number(self.orthogonal), reason);
         let count = self.task.len();
         let reason = format_args!("at most {MOST_TASKS} tasks are possible");
         problems.need(count <= MOST_TASKS, "continual.task", format_args!("{count} tasks"), reason);
@@ -184,12 +213,43 @@ impl ContinualConfig {
             problems.need(!self.task[..i].iter().any(|other| other.name == task.name), key, &found, reason);
             let reason = format_args!("of task {:?} names no file to train on", task.name);
             problems.need(!task.train.is_empty(), key, "train = []", reason);
+            let distinct = task.choices.iter().enumerate().all(|(i, choice)| !task.choices[..i].contains(choice));
+            let plain = task.choices.iter().all(|choice| !choice.is_empty() && choice.trim() == choice);
+            let reason = "must be two or more different answers without blanks around them, beside validation = [...]";
+            let many = task.choices.is_empty() || task.choices.len() > 1 && !task.validation.is_empty();
+            problems.need(distinct && plain && many, key, format_args!("choices = {:?}", task.choices), reason);
         }
         problems
     }
 }
 
+impl AdapterConfig {
+    /// What of it O-LoRA cannot do, which makes one pair of the pairs of several tasks.
+    fn orthogonal_problems(&self, problems: &mut Problems) {
+        let reason = "has no rows that a task could add; \"o-lora\" needs \"lora\"";
+        let kind = format!("{:?}", self.kind).to_lowercase();
+        problems.need(self.kind == AdapterKind::Lora, "adapter.kind", format_args!("{kind:?}"), reason);
+        let plain = self.rank_pattern.is_empty() && self.alpha_pattern.is_empty();
+        let reason = "gives matrices other ranks or factors, which \"o-lora\" cannot add to for each task";
+        problems.need(plain, "adapter.rank_pattern", format_args!("{:?}", self.rank_pattern), reason);
+        let reason = "trains one factor for the pairs of all tasks; \"o-lora\" needs \"alpha/r\" or \"rslora\"";
+        problems.need(self.scale != AdapterScale::Learned, "adapter.scale", "\"learned\"", reason);
+        let reason = "rounds what earlier tasks learned; \"o-lora\" needs \"f32\"";
+        problems.need(self.weights == AdapterWeights::F32, "adapter.weights", "\"bf16\"", reason);
+    }
+}
+
 impl Config {
+    /// Mistakes of `[continual]` beside the adapter.
+    pub(super) fn continual_problems(&self) -> Problems {
+        let mut problems = self.continual.problems();
+        let asked = self.continual.methods().contains(&Method::OLora);
+        if asked && self.adapter.is_some() && !self.continual.task.is_empty() {
+            self.adapter.orthogonal_problems(&mut problems);
+        }
+        problems
+    }
+
     /// The steps of a task.
     pub fn task_steps(&self, task: &TaskConfig) -> u64 {
         if task.steps > 0 { task.steps } else { self.train.steps }
@@ -239,6 +299,15 @@ impl Config {
         if method == Method::Full {
             config.adapter = AdapterConfig::default();
         }
+        if method == Method::OLora {
+            // The factor of the pairs stays what it is for one of them.
+            let pairs = number + 1;
+            config.adapter.alpha *= match config.adapter.scale {
+                AdapterScale::RsLora => (pairs as f64).sqrt(),
+                _ => pairs as f64,
+            };
+            config.adapter.rank *= pairs;
+        }
         config.train.epochs = 0.0;
         config.train.tokens = 0;
         if config.train.warmup_share > 0.0 {
@@ -247,7 +316,8 @@ impl Config {
         }
         config.train.warmup = config.train.warmup.min(config.train.steps);
         config.continual = ContinualConfig::default();
-        config.continual.stage = method.accumulates().then(|| self.stage(method, number, config.train.steps));
+        let staged = method.accumulates() || method == Method::OLora;
+        config.continual.stage = staged.then(|| self.stage(method, number, config.train.steps));
         config
     }
 
@@ -261,7 +331,13 @@ impl Config {
         };
         let later = number > 0;
         let freeze = if later { freeze.min(steps) } else { 0 };
-        Stage { task: number as u64 + 1, freeze, offline: later.then_some(offline), ensemble }
+        let task = number as u64 + 1;
+        if method == Method::OLora {
+            let rows = (self.adapter.rank * number) as u64;
+            let orthogonal = later.then_some(Orthogonal { rows, weight: self.continual.orthogonal });
+            return Stage { task, freeze: 0, offline: None, ensemble, orthogonal };
+        }
+        Stage { task, freeze, offline: later.then_some(offline), ensemble, orthogonal: None }
     }
 }
 

@@ -11,7 +11,7 @@ mod train;
 mod validate;
 mod write;
 
-pub use continual::{ContinualConfig, Method, Offline, Stage, TaskConfig};
+pub use continual::{ContinualConfig, Method, Offline, Orthogonal, Stage, TaskConfig};
 pub use manual::{KeyInfo, json_schema, manual};
 pub use presets::PRESETS;
 pub use run::RunConfig;

@@ -121,7 +121,8 @@ static TABLES: [TableKind; 2] = [
         schema: || {
             let steps = json!({ "type": "integer", "minimum": 0 });
             let name = json!({ "type": "string" });
-            let properties = json!({ "name": name, "train": texts(), "validation": texts(), "steps": steps });
+            let properties =
+                json!({ "name": name, "train": texts(), "validation": texts(), "steps": steps, "choices": texts() });
             let required = ["name", "train"];
             json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
         },

@@ -18,9 +18,7 @@ impl Config {
 
 /// All mistakes, in the order of the tables.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
-    let Config {
-        model, data, tokenizer, storage, activations, optimizer, train, adapter, continual, ranks, run, ..
-    } = config;
+    let Config { model, data, tokenizer, storage, activations, optimizer, train, adapter, ranks, run, .. } = config;
     // A shape with a mistake has no matrices.
     let sound = model.problems().0.is_empty() && storage.problems(model.tied).0.is_empty();
     let side = sound.then(|| adapter.smallest_side(model, storage.group)).flatten();
@@ -36,7 +34,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         optimizer.unread(),
         train.problems(model),
         adapter.problems(model),
-        continual.problems(),
+        config.continual_problems(),
         ranks.problems(),
         run.problems(),
     ];

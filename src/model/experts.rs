@@ -50,6 +50,34 @@ impl Model {
         targets: &[u32],
         segment_start: &[u32],
     ) -> EnsembleLosses {
+        let scores = self.score_experts(backend, batch, inputs, targets, segment_start);
+        let (mut losses, mut seen) = (EnsembleLosses::default(), Posterior::default());
+        for (i, score) in scores.iter().enumerate() {
+            let starts = segment_start.get(i).map_or(0, |&start| start as usize);
+            if i % batch.queries == starts {
+                seen = Posterior::default();
+            }
+            match targets[i] {
+                IGNORE => seen.see(score.experts),
+                _ => losses.add(score, &mut seen),
+            }
+        }
+        losses
+    }
+
+    /// The same token by token: of what follows each, its target, or if that does not count the next input of the same
+    /// segment; 0 where nothing follows.
+    ///
+    /// # Panics
+    /// As [`Model::evaluate_experts`].
+    pub fn score_experts(
+        &self,
+        backend: &mut dyn Backend,
+        batch: Batch,
+        inputs: &[u32],
+        targets: &[u32],
+        segment_start: &[u32],
+    ) -> Vec<TokenScore> {
         let tokens = batch.tokens();
         assert!([inputs.len(), targets.len()] == [tokens; 2], "one target per input");
         assert!(self.has_experts(), "placed with two experts");
@@ -73,18 +101,7 @@ impl Model {
             };
             scores.par_extend(rows.map(score));
         }
-        let (mut losses, mut seen) = (EnsembleLosses::default(), Posterior::default());
-        for (i, score) in scores.iter().enumerate() {
-            let starts = segment_start.get(i).map_or(0, |&start| start as usize);
-            if i % batch.queries == starts {
-                seen = Posterior::default();
-            }
-            match targets[i] {
-                IGNORE => seen.see(score.experts),
-                _ => losses.add(score, &mut seen),
-            }
-        }
-        losses
+        scores
     }
 
     /// Copies logits, rows of the vocabulary's length, to this machine.

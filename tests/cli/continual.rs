@@ -5,6 +5,7 @@ use crate::harness::process::Workplace;
 use serde_json::Value;
 use std::process::Stdio;
 use std::time::Duration;
+use tetrad::checkpoint::{Adapter, Checkpoint};
 
 const TASKS: &str = r#"
 [adapter]
@@ -82,7 +83,7 @@ fn of<'a>(results: &'a Value, method: &str, by: &str) -> &'a Value {
 fn every_method_learns_the_tasks_and_is_measured() {
     let place = workplace();
     let base = place.read("base/model.tetrad");
-    let methods = "continual.methods=['ema', 'mean', 'replay', 'joint', 'full']";
+    let methods = "continual.methods=['ema', 'mean', 'replay', 'joint', 'o-lora', 'full']";
     let said = place.ok(&["continual", "tasks.toml", "--set", methods, "--set", "run.dir=runs/a"]);
     assert!(said.contains("=== ema: task 2 of 3, digits ===") && said.contains("of joint"), "{said}");
     assert!(place.read("base/model.tetrad") == base, "the base was written to");
@@ -103,13 +104,26 @@ fn every_method_learns_the_tasks_and_is_measured() {
     assert_eq!(of(&found, "joint", "")["matrix"].as_array().unwrap().len(), 1);
     assert_eq!(number(&of(&found, "joint", "")["share_of_joint"]), 1.0);
     assert_eq!(number(&online["share_of_joint"]), 0.0);
-    for (method, by) in [("ema", "posterior"), ("mean", "max"), ("replay", ""), ("full", "")] {
+    for (method, by) in [("ema", "posterior"), ("mean", "max"), ("replay", ""), ("o-lora", ""), ("full", "")] {
         let one = of(&found, method, by);
         assert_eq!(one["matrix"].as_array().unwrap().len(), 3, "{method}");
         assert!(number(&one["last"]) < 5.6 && one["forgetting"].is_number() && one["backward"].is_number());
         assert_eq!(one["base_text_lost"].as_array().unwrap().len(), 3);
         assert_eq!(one["gain_kept"].as_array().unwrap().len(), 3);
     }
+    // O-LoRA keeps the pairs of earlier tasks as they were: one adapter of three times the rank.
+    let pairs = ["1-novel", "2-digits", "3-rust"].map(|task| {
+        let file = place.path(&format!("runs/a/o-lora/{task}/adapter.tetrad"));
+        Adapter::of(&Checkpoint::open_sound(&file).unwrap()).unwrap()
+    });
+    for (before, after) in pairs.iter().zip(&pairs[1..]) {
+        assert!(before.tensors.len() == after.tensors.len());
+        for ((spec, before), (_, after)) in before.tensors.iter().zip(&after.tensors) {
+            assert_eq!(*before, after[..before.len()], "{}", spec.kind.name());
+            assert!(after[before.len()..].iter().any(|&x| x != 0.0), "{}", spec.kind.name());
+        }
+    }
+    assert_eq!(pairs[2].meta.adapter.as_ref().map(|adapter| (adapter.rank, adapter.alpha)), Some((12, 24.0)));
     // What the table says of the file is what the file says to `eval`.
     let adapter = "runs/a/ema/3-rust/adapter.tetrad";
     let eval = |more: &[&str]| -> Value {
@@ -209,4 +223,72 @@ fn mistakes_are_refused_before_anything_is_trained() {
     assert!(again.contains("continue it with --resume"), "{again}");
     let other = place.fails(&["continual", "tasks.toml", "--set", "run.dir=y", "--set", "train.steps=5", "--resume"]);
     assert!(other.contains("was begun with"), "{other}");
+}
+
+#[test]
+fn the_script_of_the_measurement_runs() {
+    let place = workplace();
+    let python = std::process::Command::new("python3").arg("--version").output();
+    if !python.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED the script of the measurement: there is no python3");
+        return;
+    }
+    let corpus = include_str!("../../assets/corpus/austen.txt");
+    for (i, name) in
+        ["sotu", "milton", "world_english_bible", "shakespeare_modern", "docs", "jane_austen"].iter().enumerate()
+    {
+        let part = &corpus[60_000 * i..][..20_000];
+        let text = if i % 2 == 0 { part.to_uppercase() } else { part.into() };
+        std::fs::write(place.path(&format!("{name}.txt")), text).unwrap();
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/quality/continual.py");
+    let output = std::process::Command::new("python3")
+        .current_dir(place.path("."))
+        .args([script, env!("CARGO_BIN_EXE_tetrad"), "base/model.tetrad", ".", "measured"])
+        .args(["--steps=6", "--batch=2", "--sequence=32", "--windows=4", "--rank=2", "--orders=2"])
+        .output()
+        .unwrap();
+    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{wrong}");
+    assert!(said.contains("| ema | posterior |") && said.contains("| full |  |"), "{said}");
+    assert!(said.contains("posterior's share of the way to joint"), "{said}");
+    let found = results(&place, "measured/order-2");
+    assert_eq!(found["tasks"][0], "docs");
+}
+
+/// Lines of questions, all with one answer, or with the answers by turns of three.
+fn questions(answers: [&str; 3]) -> String {
+    let line = |i: usize| format!("{{\"prompt\": \"Is {i} so? \", \"completion\": \"{}\"}}\n", answers[i % 3]);
+    (0..12).map(line).collect()
+}
+
+#[test]
+fn questions_are_answered_by_the_likeliest_of_their_answers() {
+    let place = workplace();
+    let write = |name: &str, text: String| std::fs::write(place.path(name), text).unwrap();
+    write("yes.jsonl", questions(["yes"; 3]).repeat(10));
+    write("no.jsonl", questions(["no"; 3]).repeat(10));
+    write("held.jsonl", questions(["yes", "yes", "no"]));
+    let tasks = ["yes", "no"].map(|name| {
+        format!(
+            "[[continual.task]]\nname = \"{name}\"\ntrain = [\"{name}.jsonl\"]\nvalidation = [\"held.jsonl\"]\n\
+             choices = [\"yes\", \"no\"]\n"
+        )
+    });
+    let head = TASKS.split("[[").next().unwrap().replace("freeze = 2", "keep = 0.9");
+    write("questions.toml", head + &tasks.concat());
+    let said = place.ok(&["continual", "questions.toml", "--set", "run.dir=q", "--set", "train.steps=60"]);
+    assert!(said.contains("answered rightly at the end"), "{said}");
+    let found = results(&place, "q");
+    // Whoever learned one answer gives it always: right in two questions of three, or in one.
+    let of_yes = 8.0 / 12.0;
+    let online = &of(&found, "ema", "online")["accuracy"];
+    assert_eq!(online["matrix"], serde_json::json!([[of_yes, of_yes], [4.0 / 12.0, 4.0 / 12.0]]));
+    assert!((online["forgetting"].as_f64().unwrap() - of_yes / 2.0).abs() < 1e-12, "{online}");
+    let offline = &of(&found, "ema", "offline")["accuracy"];
+    assert_eq!(offline["matrix"][1][0].as_f64(), Some(of_yes), "of which a task leaves 0.9: {offline}");
+    // What is no answer is refused.
+    write("held.jsonl", questions(["yes", "maybe", "no"]));
+    let refused = place.fails(&["continual", "questions.toml", "--set", "run.dir=r"]);
+    assert!(refused.contains("held.jsonl, line 2: \"maybe\" is none of continual.task.choices: yes, no"), "{refused}");
 }

@@ -5,10 +5,11 @@ use crate::harness::adapter::{base, lora, recorded_bottleneck, recorded_prefix a
 use crate::harness::gpu;
 use crate::harness::small::batch;
 use crate::harness::state::whole_state;
+use tetrad::backend::Backend;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, Extent};
-use tetrad::config::Config;
-use tetrad::model::{ActivationCheckpointing, AdapterKind, AdapterPlace, AdapterScale, Batch, Offload};
+use tetrad::config::{Config, Offline, Stage};
+use tetrad::model::{ActivationCheckpointing, AdapterKind, AdapterPlace, AdapterScale, Batch, Ensemble, Offload};
 use tetrad::train::Trainer;
 
 fn steps(trainer: &mut Trainer, numbers: std::ops::Range<u32>) -> Vec<f64> {
@@ -98,4 +99,46 @@ fn a_fetched_base_gives_the_same_bytes_and_a_state_moves_between_devices() {
     let model = Adapted::new(&base, &adapters).unwrap().open(&mut backend, capacity).unwrap();
     let evaluated = model.evaluate(&mut backend, Batch::whole(3, 33), &inputs, &targets, &[], &mut [0.0; 99]);
     assert_eq!(evaluated.to_bits(), b.to_bits());
+}
+
+/// A blend is arithmetic of single numbers: the same bytes everywhere. Two experts in one batch are what each is alone.
+#[test]
+fn the_offline_module_follows_to_the_same_bytes_and_two_experts_share_a_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, path) = (base(folder.path()), folder.path().join("adapter.tetrad"));
+    let mut config = lora();
+    config.optimizer.lr = 0.02;
+    let offline = Some(Offline { keep: 0.7, keep_at_end: 1.0 });
+    let ensemble = Ensemble::Posterior;
+    config.continual.stage = Some(Stage { task: 2, freeze: 3, offline, ensemble, orthogonal: None });
+    let mut cpu = trainer(&config, &base, Box::new(Cpu::new()));
+    let mut cuda = trainer(&config, &base, Box::new(gpu::open()));
+    for number in 0..3 {
+        steps(&mut cpu, number..number + 1);
+        steps(&mut cuda, number..number + 1);
+        assert!(whole_state(&cpu) == whole_state(&cuda), "after frozen step {number}");
+    }
+    steps(&mut cuda, 3..8);
+    write(&cuda, Extent::Weights, &path);
+    let adapters = [(Checkpoint::open_sound(&path).unwrap(), 1.0)];
+    let (inputs, targets) = batch(2);
+    let capacity = Capacity { tokens: 99, keys: 33, sampling: false, packing: false };
+    let both = |mut backend: Box<dyn Backend>| {
+        let model = Adapted::new(&base, &adapters).unwrap().open(backend.as_mut(), capacity).unwrap();
+        let losses = model.evaluate_experts(backend.as_mut(), Batch::whole(3, 33), &inputs, &targets, &[]);
+        assert_eq!(backend.status(), Ok(()));
+        losses
+    };
+    let (cpu, cuda) = (both(Box::new(Cpu::new())), both(Box::new(gpu::open())));
+    for ensemble in Ensemble::ALL {
+        let (a, b) = (cpu.sum(ensemble), cuda.sum(ensemble));
+        assert!((a - b).abs() <= SAME_WEIGHTS * a, "{ensemble:?}: {a} and {b}");
+    }
+    for ensemble in [Ensemble::Online, Ensemble::Offline] {
+        let mut backend = gpu::open();
+        let model = Adapted::new(&base, &adapters).unwrap().with_ensemble(ensemble);
+        let model = model.open(&mut backend, capacity).unwrap();
+        let alone = model.evaluate(&mut backend, Batch::whole(3, 33), &inputs, &targets, &[], &mut [0.0; 99]);
+        assert!((alone - cuda.sum(ensemble)).abs() <= SAME_WEIGHTS * alone, "{ensemble:?}: {alone}");
+    }
 }

@@ -1,5 +1,6 @@
 //! `tetrad continual`.
 
+mod choices;
 mod measures;
 mod results;
 mod score;
@@ -10,8 +11,8 @@ use super::signals::Interrupts;
 use super::train::stage::{Begin, train_stage};
 use super::train::start::InitFrom;
 use super::{CliResult, Failure, device, pool};
-use score::{Losses, Scores, Text};
-use setup::Setup;
+use score::{Losses, Scores};
+use setup::{Held, HeldOut, Setup};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,8 +57,7 @@ pub struct Args {
 struct Sequence<'a> {
     args: &'a Args,
     setup: &'a Setup,
-    texts: &'a [Text],
-    own: Option<&'a Text>,
+    held: &'a HeldOut,
     interrupts: &'a Interrupts,
 }
 
@@ -70,9 +70,9 @@ pub fn run(args: Args) -> CliResult {
     let setup = Setup::read(&args)?;
     let config = &setup.config;
     check_folder(&args, config)?;
-    let Some((texts, own)) = setup::texts(config, &interrupts)? else { return stopped(&args) };
+    let Some(held) = setup::texts(config, &interrupts)? else { return stopped(&args) };
     record(config)?;
-    let sequence = Sequence { args: &args, setup: &setup, texts: &texts, own: own.as_ref(), interrupts: &interrupts };
+    let sequence = Sequence { args: &args, setup: &setup, held: &held, interrupts: &interrupts };
     let base = sequence.scores_of_base()?;
     let mut scores: BTreeMap<Method, Vec<Scores>> = BTreeMap::new();
     for (method, number) in setup::runs(config) {
@@ -151,7 +151,9 @@ impl Sequence<'_> {
         if !finished.is_file() {
             let title = match method {
                 Method::Joint => "all tasks at once".to_owned(),
-                _ => format!("task {} of {}, {}", number + 1, self.texts.len(), config.continual.task[number].name),
+                _ => {
+                    format!("task {} of {}, {}", number + 1, self.held.tasks.len(), config.continual.task[number].name)
+                }
             };
             print(|out| writeln!(out, "\n=== {}: {title} ===", method.name()))?;
             let before = (number > 0).then(|| config.task_run(method, number - 1).run.dir);
@@ -182,17 +184,25 @@ impl Sequence<'_> {
 
     /// The scores that are kept in a file, or else those that are found now.
     fn scores(&self, path: &Path, model: &Checkpoint, adapters: &[(Checkpoint, f32)]) -> Result<Scores, Failure> {
-        if let Some(found) = Scores::read(path, self.texts.len(), self.own.is_some()) {
+        if let Some(found) = Scores::read(path, self.held.tasks.len(), self.held.base.is_some()) {
             return Ok(found);
         }
         let adapted = Adapted::new(model, adapters)?.with_ensemble(tetrad::model::Ensemble::Posterior);
-        let texts: Vec<&Text> = self.texts.iter().chain(self.own).collect();
+        let texts: Vec<&Held> = self.held.tasks.iter().chain(&self.held.base).collect();
         let config = &self.setup.config;
-        let mut tasks: Vec<Losses> = pool::run(config.run.threads, || {
-            score::losses(&adapted, &texts, config.train.sequence, self.args.device)
+        let sequence = config.train.sequence;
+        let scores = pool::run(config.run.threads, || -> Result<Scores, Failure> {
+            let mut tasks: Vec<Losses> = score::losses(&adapted, &texts, sequence, self.args.device)?;
+            let base = self.held.base.as_ref().and_then(|_| tasks.pop());
+            let mut accuracy = Vec::new();
+            if self.held.questions.iter().any(Option::is_some) {
+                for questions in &self.held.questions {
+                    let found = questions.as_ref().map(|all| all.accuracy(&adapted, sequence, self.args.device));
+                    accuracy.push(found.transpose()?);
+                }
+            }
+            Ok(Scores { tasks, accuracy, base })
         })??;
-        let base = self.own.and_then(|_| tasks.pop());
-        let scores = Scores { tasks, base };
         scores.write(path)?;
         Ok(scores)
     }

@@ -32,12 +32,51 @@ struct Outcome {
     matrix: Vec<Vec<f64>>,
     #[serde(flatten)]
     measures: Measures,
+    /// The shares of questions that are answered rightly, if a task has some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accuracy: Option<Accuracy>,
     /// How far the base's own text is above the untouched base's loss of it, after each task.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     base_text_lost: Vec<f64>,
     /// The share of the way from sequential to joint training.
     #[serde(skip_serializing_if = "Option::is_none")]
     share_of_joint: Option<f64>,
+}
+
+/// Shares of questions that are answered rightly: the matrix, and if all tasks have some the measures of it, in which what was
+/// lost is positive.
+#[derive(Clone, Debug, Serialize)]
+struct Accuracy {
+    matrix: Vec<Vec<Option<f64>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    average: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forgetting: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backward: Option<f64>,
+}
+
+impl Accuracy {
+    fn of(base: &Scores, stages: &[Scores], ensemble: Ensemble) -> Option<Self> {
+        let row = |scores: &Scores| -> Vec<Option<f64>> {
+            scores.accuracy.iter().map(|shares| Some(by(shares.as_ref()?, ensemble))).collect()
+        };
+        let matrix: Vec<Vec<Option<f64>>> = stages.iter().map(row).collect();
+        matrix.first().filter(|row| !row.is_empty())?;
+        // Of shares of errors lower is better, as of losses.
+        let errors = |row: &[Option<f64>]| row.iter().map(|share| Some(1.0 - (*share)?)).collect::<Option<Vec<f64>>>();
+        let wrong: Option<Vec<Vec<f64>>> = matrix.iter().map(|row| errors(row)).collect();
+        let found = wrong.zip(errors(&row(base))).map(|(wrong, base)| Measures::of(&wrong, &base));
+        Some(Self {
+            matrix,
+            last: found.as_ref().map(|found| 1.0 - found.last),
+            average: found.as_ref().and_then(|found| Some(1.0 - found.average?)),
+            forgetting: found.as_ref().and_then(|found| found.forgetting),
+            backward: found.as_ref().and_then(|found| found.backward),
+        })
+    }
 }
 
 impl Results {
@@ -59,6 +98,7 @@ impl Results {
                     by: if experts.len() > 1 { ensemble.name() } else { "" },
                     measures: Measures::of(&matrix, &tasks),
                     matrix,
+                    accuracy: Accuracy::of(base, stages, ensemble),
                     base_text_lost: stages.iter().filter_map(lost).collect(),
                     share_of_joint: None,
                 });
@@ -109,6 +149,7 @@ impl Results {
             ]);
         }
         table.print(out)?;
+        self.print_accuracy(out)?;
         writeln!(
             out,
             "\nmean losses of all tasks in nats per token: last, after all of them; average, over their ends of those \
@@ -124,5 +165,20 @@ impl Results {
             "newest: the last task; base's text: above the base; of joint: the share of the way from sequential \
                        (online) to joint training"
         )
+    }
+    /// Prints a second table if questions were answered.
+    fn print_accuracy(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.results.iter().all(|one| one.accuracy.is_none()) {
+            return Ok(());
+        }
+        let heads: Vec<&str> = ["method", "by"].into_iter().chain(self.tasks.iter().map(String::as_str)).collect();
+        let mut table = Table::new(&heads, &[]);
+        let percent = |share: &Option<f64>| share.map_or_else(String::new, |share| format!("{:.1} %", 100.0 * share));
+        for one in &self.results {
+            let Some(end) = one.accuracy.as_ref().and_then(|accuracy| accuracy.matrix.last()) else { continue };
+            table.row([one.method.into(), one.by.into()].into_iter().chain(end.iter().map(percent)));
+        }
+        writeln!(out, "\nanswered rightly at the end:")?;
+        table.print(out)
     }
 }

@@ -1,5 +1,6 @@
 //! The losses of a model on every task's held-out text, by both experts and their ensembles.
 
+use super::setup::Held;
 use crate::cli::Failure;
 use crate::cli::device::Device;
 use crate::cli::held_out::mean_loss;
@@ -8,16 +9,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tetrad::checkpoint::Adapted;
-use tetrad::data::Windows;
 use tetrad::model::Ensemble;
 use tetrad::store::publish;
-
-/// A held-out text.
-pub(super) struct Text {
-    pub windows: Windows,
-    /// Whether a row may hold several samples.
-    pub packing: bool,
-}
 
 /// Mean losses in nats per token, by what predicts; of a model without a second expert by `online` alone.
 pub(super) type Losses = BTreeMap<String, f64>;
@@ -27,6 +20,9 @@ pub(super) type Losses = BTreeMap<String, f64>;
 pub(super) struct Scores {
     /// On the tasks, in their order.
     pub tasks: Vec<Losses>,
+    /// The shares of a task's questions that are answered rightly, of those that have some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub accuracy: Vec<Option<Losses>>,
     /// On the base's own text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Losses>,
@@ -62,11 +58,11 @@ pub(super) fn by(losses: &Losses, ensemble: Ensemble) -> f64 {
 /// A device that cannot be used or fails.
 pub(super) fn losses(
     model: &Adapted<'_>,
-    texts: &[&Text],
+    texts: &[&Held],
     sequence: usize,
     device: Device,
 ) -> Result<Vec<Losses>, Failure> {
-    let score = |text: &&Text| -> Result<Losses, Failure> {
+    let score = |text: &&Held| -> Result<Losses, Failure> {
         let all: Vec<usize> = (0..text.windows.len()).collect();
         let found = mean_loss(model, (&text.windows, &all), (sequence, text.packing), device)?;
         Ok(match found.both {

@@ -1,14 +1,14 @@
 //! From the configuration of a sequence of tasks to its runs and texts.
 
 use super::Args;
-use super::score::Text;
+use super::choices::{Questions, Written};
 use crate::cli::Failure;
 use crate::cli::output::escape;
 use crate::cli::signals::{Doing, Interrupts};
 use crate::cli::train::start::{InitFrom, UNNAMED};
 use std::path::{Path, PathBuf};
 use tetrad::config::{Config, Method};
-use tetrad::data::{Prepared, shares_rows};
+use tetrad::data::{Corpus, Packing, Prepared, Windows, shares_rows};
 
 /// The configuration, and the base that everything begins with.
 pub(super) struct Setup {
@@ -64,6 +64,23 @@ fn base(args: &Args) -> Result<InitFrom, Failure> {
     InitFrom::open(&path)
 }
 
+/// A held-out text.
+pub(super) struct Held {
+    pub windows: Windows,
+    /// Whether a row may hold several samples.
+    pub packing: bool,
+}
+
+/// All that models are scored on.
+pub(super) struct HeldOut {
+    /// The text of each task.
+    pub tasks: Vec<Held>,
+    /// The questions of those that have some.
+    pub questions: Vec<Option<Questions>>,
+    /// The base's own text.
+    pub base: Option<Held>,
+}
+
 /// Every run: its method, and the number of its task.
 pub(super) fn runs(config: &Config) -> Vec<(Method, usize)> {
     let of = |method: Method| {
@@ -73,25 +90,37 @@ pub(super) fn runs(config: &Config) -> Vec<(Method, usize)> {
     config.continual.methods().into_iter().flat_map(of).collect()
 }
 
-/// The held-out texts of all tasks, and that of the base if one is named; nothing if the user stopped.
+/// What all tasks are scored on; nothing if the user stopped.
 ///
 /// # Errors
 /// Texts that cannot be used, and tasks without held-out text.
-pub(super) fn texts(config: &Config, interrupts: &Interrupts) -> Result<Option<(Vec<Text>, Option<Text>)>, Failure> {
+pub(super) fn texts(config: &Config, interrupts: &Interrupts) -> Result<Option<HeldOut>, Failure> {
     interrupts.now(Doing::Preparing);
     let mut progress = crate::cli::progress::preparing(interrupts);
-    let mut read = |config: &Config, what: &str| -> Result<Text, Failure> {
+    let mut read = |config: &Config, what: &str| -> Result<Held, Failure> {
         let packing = shares_rows(&config.data)?;
         let data = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut progress)?;
         let windows = data.windows(config.train.sequence, config.train.eval_sequences)?;
         let windows = windows.ok_or_else(|| {
             format!("{what}: has no held-out text; name some, or set data.validation_fraction above 0")
         })?;
-        Ok(Text { windows, packing })
+        Ok(Held { windows, packing })
     };
-    let mut tasks = Vec::new();
+    let (mut tasks, mut questions) = (Vec::new(), Vec::new());
     for (number, task) in config.continual.task.iter().enumerate() {
-        tasks.push(read(&config.task_run(Method::Ema, number), &format!("continual.task {:?}", task.name))?);
+        let (mut run, what) = (config.task_run(Method::Ema, number), format!("continual.task {:?}", task.name));
+        tasks.push(read(&run, &what)?);
+        questions.push(match task.choices.is_empty() {
+            true => None,
+            false => {
+                let files = Corpus::resolve(&task.validation)?;
+                let files: Vec<PathBuf> = files.inputs.iter().map(|input| input.name.clone()).collect();
+                let written = Written::new(task, &files, &config.data.cache)?;
+                run.data.validation = vec![written.path.to_string_lossy().into_owned()];
+                (run.data.packing, run.train.eval_sequences) = (Packing::Pad, 0);
+                Some(written.questions(read(&run, &what)?)?)
+            }
+        });
         if interrupts.stopped() {
             return Ok(None);
         }
@@ -103,5 +132,5 @@ pub(super) fn texts(config: &Config, interrupts: &Interrupts) -> Result<Option<(
     });
     let base = base.transpose()?;
     interrupts.now(Doing::Nothing);
-    Ok(Some((tasks, base)))
+    Ok(Some(HeldOut { tasks, questions, base }))
 }

@@ -1,7 +1,9 @@
 //! LAE: the recorded course of both modules over two tasks, the recorded ensembles, and two experts in one batch.
 
 use crate::harness::Golden;
-use crate::harness::adapter::{RecordedAdapter, base, lora, recorded_lora, trainer, write};
+use crate::harness::adapter::{
+    RecordedAdapter, base, lora, recorded, recorded_bottleneck, recorded_lora, recorded_prefix, trainer, write,
+};
 use crate::harness::operands::assert_near;
 use crate::harness::small::batch;
 use crate::harness::state::{read, weight_spans, whole_state};
@@ -9,7 +11,9 @@ use tetrad::backend::Backend;
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, Extent};
 use tetrad::config::{Config, Offline, Stage};
-use tetrad::model::{AdapterPart, AdapterScale, Batch, Ensemble, ExpertLogits, Generator, ParamKind, Posterior};
+use tetrad::model::{
+    AdapterConfig, AdapterPlace, AdapterScale, Batch, Ensemble, ExpertLogits, Generator, ParamKind, Posterior,
+};
 use tetrad::optim::{OptimizerConfig, Rule};
 use tetrad::train::Trainer;
 
@@ -19,28 +23,17 @@ const RELATIVE: f64 = 1e-3;
 
 fn stage(task: u64, freeze: u64, keep: f64) -> Stage {
     let offline = (task > 1).then_some(Offline { keep, keep_at_end: 1.0 });
-    Stage { task, freeze, offline, ensemble: Ensemble::Posterior }
+    Stage { task, freeze, offline, ensemble: Ensemble::Posterior, orthogonal: None }
 }
 
-/// What was recorded of a tensor after step `step` of `steps` of a task; B transposed to be as ours.
-fn recorded(golden: &Golden, task: u64, kind: ParamKind, step: usize, steps: usize) -> Vec<f64> {
-    let ParamKind::Adapter(param) = kind else { panic!("only adapters are trained") };
-    let module = if param.offline { "offline" } else { "online" };
-    let path = param.site.path();
-    let part = match param.part {
-        AdapterPart::A => "A",
-        AdapterPart::BTransposed => "B",
-        AdapterPart::Scale => "scale",
-        other => panic!("{other:?} is no part of LoRA"),
-    };
-    let (shape, all) = &golden.tensors[&format!("task{task}.{module}.{part}.{path}")];
-    let values = &all[step * all.len() / steps..][..all.len() / steps];
-    match shape[1..] {
-        [outputs, rank] if part == "B" => {
-            (0..rank * outputs).map(|i| values[i % outputs * rank + i / outputs]).collect()
-        }
-        _ => values.to_vec(),
-    }
+/// What was recorded of a module after step `step` of `steps` of a task, under the names of an adapter by itself.
+fn recorded_module(golden: &Golden, task: u64, offline: bool, step: usize, steps: usize) -> Golden {
+    let module = format!("task{task}.{}.", if offline { "offline" } else { "online" });
+    let tensors = golden.tensors.iter().filter_map(|(name, (shape, all))| {
+        let count = all.len() / steps;
+        Some((name.strip_prefix(&module)?.to_owned(), (shape[1..].to_vec(), all[step * count..][..count].to_vec())))
+    });
+    Golden { tensors: tensors.collect(), metadata: Default::default() }
 }
 
 /// The values of a float32 tensor.
@@ -49,17 +42,17 @@ fn values(trainer: &Trainer, id: usize) -> Vec<f32> {
     read(trainer, span).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
-#[test]
-fn golden_lae_lora_both_modules_after_every_step_of_two_tasks() {
-    let mut run = RecordedAdapter::load("lae_lora", recorded_lora(&["k", "v"], AdapterScale::Learned));
+/// Both modules of an adapter after every step of some tasks, `tensors` of each, the first `freeze` steps of later tasks
+/// frozen.
+fn course(name: &str, adapter: AdapterConfig, (tasks, steps, freeze): (u64, usize, u64), tensors: usize) {
+    let mut run = RecordedAdapter::load(name, adapter);
     run.config.optimizer =
         OptimizerConfig { name: Rule::Adam, lr: 0.02, weight_decay: 0.0, ..OptimizerConfig::default() };
-    let steps = 10;
     (run.config.train.batch, run.config.train.sequence, run.config.train.steps) = (2, 16, steps as u64);
     let folder = tempfile::tempdir().unwrap();
     let mut previous: Option<Checkpoint> = None;
-    for task in 1..=2 {
-        run.config.continual.stage = Some(stage(task, 0, 0.9));
+    for task in 1..=tasks {
+        run.config.continual.stage = Some(stage(task, if task > 1 { freeze } else { 0 }, 0.9));
         let mut trainer = match &previous {
             None => run.trainer_from(Box::new(Cpu::new()), &run.golden, "init."),
             Some(file) => {
@@ -76,20 +69,43 @@ fn golden_lae_lora_both_modules_after_every_step_of_two_tasks() {
             let inputs: Vec<u32> = rows.iter().flat_map(|row| row[..16].to_vec()).collect();
             let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
             let report = trainer.step(&inputs, &targets);
-            assert_near(&[report.loss as f32], &[losses[step]], 0.0, 2e-3, "loss");
+            let what = format!("{name}, task {task}, step {}", step + 1);
+            assert_near(&[report.loss as f32], &[losses[step]], 0.0, 2e-3, &what);
+            let modules = [false, true].map(|offline| recorded_module(&run.golden, task, offline, step, steps));
             let mut seen = 0;
             for (id, spec) in trainer.model().specs.iter().enumerate().filter(|(_, spec)| spec.kind.is_adapter()) {
-                let wanted = recorded(&run.golden, task, spec.kind, step, steps);
-                let what = format!("task {task}, step {}: {}", step + 1, spec.kind.name());
+                let module = &modules[usize::from(!spec.kind.is_trained_adapter())];
+                let wanted = recorded(module, "", spec.kind).expect("every tensor was recorded");
+                let wanted: Vec<f64> = wanted.iter().map(|&x| f64::from(x)).collect();
+                let what = format!("{what}: {}", spec.kind.name());
                 assert_near(&values(&trainer, id), &wanted, ABSOLUTE, RELATIVE, &what);
                 seen += 1;
             }
-            assert_eq!(seen, 12 * task as usize, "two layers, k and v, A, B and scale, of each module");
+            assert_eq!(seen, if task > 1 { 2 * tensors } else { tensors }, "{what}");
+            assert!(task == 1 || modules[1].tensors.len() == tensors, "and all that was recorded");
         }
-        let path = folder.path().join("adapter.tetrad");
+        let path = folder.path().join(format!("{task}.tetrad"));
         write(&trainer, Extent::Weights, &path);
         previous = Some(Checkpoint::open_sound(&path).unwrap());
     }
+}
+
+#[test]
+fn golden_lae_lora_both_modules_after_every_step_of_two_tasks() {
+    // Two layers, k and v: A, B and scale.
+    course("lae_lora", recorded_lora(&["k", "v"], AdapterScale::Learned), (2, 10, 0), 12);
+}
+
+#[test]
+fn golden_lae_prefix_both_modules_after_every_step_of_two_tasks() {
+    // Two layers: keys and values, and their scales.
+    course("lae_prefix", recorded_prefix(AdapterScale::Learned, true), (2, 10, 0), 8);
+}
+
+#[test]
+fn golden_lae_adapter_both_modules_after_every_step_of_three_tasks_frozen_at_first() {
+    // Two layers: down, up, their biases, and a scale.
+    course("lae_adapter", recorded_bottleneck(AdapterPlace::Attention), (3, 5, 2), 10);
 }
 
 #[test]
