@@ -1,5 +1,5 @@
-// Rows brought to other norms (src/backend/ops/magnitude.rs). Floors, in bytes of device memory per element: 6 to add, 4
-// for the gradient; norms are of a few rows.
+// Rows brought to other norms (src/backend/ops/magnitude.rs). Floors, in bytes of device memory per element: 6 to add,
+// 4 for the gradient; norms are of a few rows.
 #include "rows.h"
 
 // x over a norm, of a row of zeros 0.
