@@ -30,7 +30,7 @@ pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
         let [x, dy] = [(); 2].map(|()| case.numbers(tokens * width));
         let [b, r] = [(); 2].map(|()| case.numbers(rank * width));
         let [mut squares, mut norms, magnitude, old] = [(); 4].map(|()| case.numbers(width));
-        squares.iter_mut().for_each(|x| *x = *x + 20.0);
+        squares.iter_mut().for_each(|x| *x += 20.0);
         norms.iter_mut().for_each(|x| *x += 2.0);
         // A row of zeros.
         norms[0] = 0.0;
