@@ -115,7 +115,7 @@ fn convert(args: &Args) -> CliResult {
     let mut bar = converting("exporting");
     if gguf {
         let types = GgufTypes { embedding: args.embedding.map(Into::into), head: args.head.map(Into::into) };
-        if let Some(note) = gguf_left_out(&checkpoint)? {
+        for note in gguf_left_out(&checkpoint)? {
             eprintln!("note: {}", escape(&note));
         }
         let counts = export_gguf(&checkpoint, types, &args.output, &mut bar)?;

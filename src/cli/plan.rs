@@ -66,8 +66,9 @@ struct PlanReport {
     budget: Option<Fits>,
     /// Rows and tokens of a row, if they follow from the text.
     assumed: Option<[usize; 2]>,
-    /// Bytes that a rank sends to the next in a step.
+    /// Bytes of gradients that a rank sends to the next in a step, and of updated parameters that go to all.
     sent: u64,
+    shared: u64,
 }
 
 /// What fits into a budget.
@@ -139,11 +140,12 @@ fn verdict(report: &PlanReport, out: &mut dyn Write) -> io::Result<()> {
         )?;
     }
     if report.config.run.ranks > 1 {
-        let (ranks, rows, sent) = (report.config.run.ranks, report.config.rank_batch(), bytes(report.sent));
+        let (ranks, rows) = (report.config.run.ranks, report.config.rank_batch());
+        let (sent, shared) = (bytes(report.sent), bytes(report.shared));
         writeln!(
             out,
-            "ranks:   all of this on each of {ranks}, of up to {rows} sequences a step; gradients of {sent} go from one to the \
-             next in a step, and as much from the last to all"
+            "ranks:   all of this on each of {ranks}, of up to {rows} sequences a step; {sent} of gradients go from one to the \
+             next in a step, and {shared} of updated parameters to all"
         )?;
     }
     let Some(fits) = &report.budget else { return Ok(()) };
@@ -184,6 +186,7 @@ fn plan_report(
     Ok(PlanReport {
         plan,
         sent: sent(&model, resolved.optimizer.grad_clip > 0.0),
+        shared: shared(&model),
         in_file: resolved.offload.uses_file(),
         device: !sizes.in_place(),
         config: resolved,
@@ -198,6 +201,13 @@ fn sent(model: &Model, twice: bool) -> u64 {
     let all: u64 = trained.map(|spec| 4 * spec.shape.len() as u64).sum();
     let table = if model.acts.grads.logits.is_none() { 0 } else { model.acts.grads.embedding.bytes as u64 };
     (all + table) * if twice { 2 } else { 1 }
+}
+
+/// Bytes of all that updates change.
+fn shared(model: &Model) -> u64 {
+    let trained = model.specs.iter().zip(&model.stored).filter(|(spec, _)| spec.trainable);
+    let planes = trained.flat_map(|(_, param)| param.weight.planes().into_iter().chain(param.state.planes()));
+    planes.map(|span| span.bytes as u64).sum()
 }
 
 fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
@@ -227,6 +237,7 @@ fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
     if report.config.run.ranks > 1 {
         value["ranks"] = report.config.run.ranks.into();
         value["sent_bytes"] = report.sent.into();
+        value["shared_bytes"] = report.shared.into();
     }
     if let Some(fits) = &report.budget {
         value["budget_bytes"] = fits.bytes.into();

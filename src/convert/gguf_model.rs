@@ -37,7 +37,7 @@ pub fn open(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Convert
     };
     let (tokenizer, tokenizer_config) = built.unzip();
     let generation_config = tokenizer::ends_of_gguf(&gguf).map_err(failed)?;
-    let mut notes = Vec::new();
+    let mut notes = beyond(&gguf, model.vocab).map_err(failed)?;
     if tokenizer.is_none() {
         notes.push("the file has no tokenizer; its tokens are taken for bytes (--tokenizer FILE gives another)".into());
     }
@@ -56,6 +56,18 @@ pub fn open(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Convert
 
 fn architecture<'a>(gguf: &Gguf<'a>) -> Result<&'a str, GgufError> {
     gguf.need("general.architecture", "a text", Value::text)
+}
+
+/// A note for each special token that the vocabulary does not have, as a bad conversion leaves them.
+fn beyond(gguf: &Gguf<'_>, vocab: usize) -> Result<Vec<String>, GgufError> {
+    let mut notes = Vec::new();
+    for name in ["bos", "eos", "eot", "eom", "unknown", "padding"] {
+        let key = format!("tokenizer.ggml.{name}_token_id");
+        if let Some(id) = gguf.maybe(&key, "a whole number", Value::count)?.filter(|id| *id >= vocab as u64) {
+            notes.push(format!("{key} is {id}, beyond the vocabulary of {vocab} tokens; it is left out"));
+        }
+    }
+    Ok(notes)
 }
 
 /// Keys below the architecture's name.
@@ -106,10 +118,8 @@ fn configuration(path: &Path, gguf: &Gguf<'_>, map: &[u8]) -> Result<ModelConfig
     }
     let keys = Keys { gguf, architecture };
     let mut model = plain(&keys).map_err(failed)?;
-    for (name, what) in [("expert_count", "experts"), ("attention.sliding_window", "a sliding window of tokens")] {
-        if let Some(n) = keys.maybe_size(name).map_err(failed)?.filter(|n| *n > 0) {
-            return Err(unsupported(format!("it has {what}: {architecture}.{name} = {n}")));
-        }
+    if let Some(what) = not_computed(&keys, &model).map_err(failed)? {
+        return Err(unsupported(what));
     }
     let has = |name: &str| gguf.tensors.iter().find(|tensor| tensor.name == name);
     model.tied = has(&ParamKind::Head.gguf_name()).is_none();
@@ -155,6 +165,42 @@ fn plain(keys: &Keys<'_, '_>) -> Result<ModelConfig, GgufError> {
             .ok_or_else(|| GgufError::KeyMissing { key: keys.key("attention.layer_norm_rms_epsilon") })?,
         ..ModelConfig::default()
     })
+}
+
+/// What the keys say of the model that is not computed.
+fn not_computed(keys: &Keys<'_, '_>, model: &ModelConfig) -> Result<Option<String>, GgufError> {
+    let told = |name: &str, what: &str, value: f64| format!("it has {what}: {} = {value}", keys.key(name));
+    for (name, what) in [("expert_count", "experts"), ("attention.sliding_window", "a sliding window of tokens")] {
+        if let Some(n) = keys.maybe_size(name)?.filter(|n| *n > 0) {
+            return Ok(Some(told(name, what, n as f64)));
+        }
+    }
+    let head_dim = model.head_dim.or(model.hidden.checked_div(model.heads)).unwrap_or(1);
+    let usual = 1.0 / (head_dim as f64).sqrt();
+    // Each with the values that change nothing; 0 stands for none in llama.cpp.
+    for (name, what, neutral) in [
+        ("attention.scale", "a scale of its own for attention's scores", usual),
+        ("attention.clamp_kqv", "clamped queries, keys and values", 0.0),
+        ("attn_logit_softcapping", "capped attention scores", 0.0),
+        ("final_logit_softcapping", "capped logits", 0.0),
+        ("logit_scale", "scaled logits", 1.0),
+        ("embedding_scale", "scaled embeddings", 1.0),
+        ("residual_scale", "scaled residual connections", 1.0),
+    ] {
+        let value = keys.number(name)?.filter(|value| *value != 0.0 && (value - neutral).abs() > 1e-6);
+        if let Some(value) = value {
+            return Ok(Some(told(name, what, value)));
+        }
+    }
+    for (name, what, usual) in
+        [("attention.causal", "attention to later tokens", true), ("use_parallel_residual", "parallel blocks", false)]
+    {
+        let switch = |value: Value<'_>| if let Value::Bool(switch) = value { Some(switch) } else { None };
+        if keys.gguf.maybe(&keys.key(name), "true or false", switch)?.is_some_and(|found| found != usual) {
+            return Ok(Some(format!("it has {what}: {} = {}", keys.key(name), !usual)));
+        }
+    }
+    Ok(None)
 }
 
 fn scaling(path: &Path, keys: &Keys<'_, '_>, model: &mut ModelConfig) -> Result<(), ConvertError> {

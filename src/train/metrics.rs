@@ -62,6 +62,12 @@ pub struct Line {
     /// How long the step searched for projections (GaLore, Fira).
     #[serde(skip_serializing_if = "not_finite")]
     pub search_seconds: Option<f64>,
+    /// The rank for which others waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slowest_rank: Option<usize>,
+    /// How much longer than it another rank was busy with exchanges.
+    #[serde(skip_serializing_if = "not_finite")]
+    pub rank_wait_seconds: Option<f64>,
     /// What the watchdog did after this step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
@@ -120,6 +126,8 @@ impl Line {
             rss_bytes,
             rescales: Some(report.rescales),
             search_seconds: report.search_seconds,
+            slowest_rank: report.straggler.map(|straggler| straggler.rank),
+            rank_wait_seconds: report.straggler.map(|straggler| straggler.seconds),
             ..report.audit.as_ref().map_or_else(Self::default, Self::of_audit)
         }
     }

@@ -20,6 +20,7 @@ pub use base::FrozenBase;
 pub use events::Events;
 pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
-pub use step::{Counters, StepReport, Trainer, check_ranks, plan};
+pub use step::{Counters, StepReport, Trainer, plan};
 pub use system::{available, resident, total_memory};
+pub use team::{Straggler, check_ranks};
 pub use watch::{Spike, Watch};

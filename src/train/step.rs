@@ -1,17 +1,15 @@
 //! One training step.
 
 use super::orthogonal::OrthogonalRows;
-use super::team::{Team, Together};
+use super::team::{Straggler, Team, Together, check_ranks};
 use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
 use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
 use crate::config::Config;
-use crate::error::{BackendError, RanksError, StartError, StoreError};
+use crate::error::{BackendError, StartError, StoreError};
 use crate::format::Fingerprint;
 use crate::memory::{HostMemory, Plan, Span};
-use crate::model::{
-    AdapterKind, AdapterScale, Batch, Model, SHORTEST_MICRO_SEQUENCE, Settings, initialize, param_specs,
-};
+use crate::model::{Batch, Model, Settings, initialize, param_specs};
 use crate::optim::{Groups, StepInfo};
 use crate::ranks::{Alone, Ranks};
 use crate::store::WorkFile;
@@ -66,6 +64,8 @@ pub struct StepReport {
     pub skipped_gradients: u64,
     /// How long the rules have searched for projections, in the steps in which they do.
     pub search_seconds: Option<f64>,
+    /// For which rank others waited, if there are several.
+    pub straggler: Option<Straggler>,
     /// Why its loss was a spike; then nothing of it was learned.
     pub spike: Option<Spike>,
     /// What the audit found, in the steps that are audited.
@@ -114,7 +114,7 @@ fn place(config: &Config, settings: &Settings, base: Option<&[Param]>, backend: 
         None => Model::place(&mut plan, settings, tokens, keys, backend),
     };
     plan.add_outside("search for projections", settings.optimizer.as_ref().map_or(0, |groups| groups.host_bytes()));
-    plan.add_outside("a message between ranks", Team::bytes(config.run.ranks));
+    plan.add_outside("messages between ranks", Team::bytes(config.run.ranks));
     (plan, model)
 }
 
@@ -333,6 +333,7 @@ impl Trainer {
             skipped_loss: !loss.0.is_finite(),
             skipped_gradients: 0,
             search_seconds: None,
+            straggler: None,
             spike: self.watch.judge_loss(loss.0, &self.config.train),
             audit: None,
         };
@@ -361,6 +362,7 @@ impl Trainer {
                 accumulate(&self.model, self.backend.as_mut(), offline.keep_at_end);
             }
         }
+        report.straggler = self.team.straggler();
         self.count(self.config.train.batch as u64, &report);
         report
     }
@@ -383,7 +385,8 @@ impl Trainer {
         self.model.upload_tokens(self.backend.as_mut(), inputs, targets);
         self.model.upload_segments(self.backend.as_mut(), segment_start);
         self.model.forward(self.backend.as_mut(), pass);
-        let mut grads = Together { team: &mut self.team, apply: |_: &mut dyn Backend, _: &Param, _: Span| {} };
+        let mut grads =
+            Together { team: &mut self.team, apply: |_: &mut dyn Backend, _: &Param, _: Span| {}, changes: false };
         self.model.loss_and_passed_head_grad(self.backend.as_mut(), pass, scale, &mut grads);
         let losses = &mut self.losses[..pass.tokens()];
         self.model.read_losses(self.backend.as_ref(), losses);
@@ -404,9 +407,9 @@ impl Trainer {
             }
             backend.begin_update(grad, false);
         };
-        let mut measure = Together { team: &mut self.team, apply };
+        let mut measure = Together { team: &mut self.team, apply, changes: false };
         self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
-        let stats = self.backend.update_stats();
+        let stats = measure.stats(self.backend.as_mut());
         report.skipped_gradients = stats.skipped;
         (stats.skipped == 0).then(|| stats.grad_sq.sqrt())
     }
@@ -424,9 +427,9 @@ impl Trainer {
             let at = StepInfo { lr: at.lr * specs[param.id as usize].rate, ..*at };
             groups.step(backend, param, grad, workspace, &at);
         };
-        let mut together = Together { team: &mut self.team, apply };
+        let mut together = Together { team: &mut self.team, apply, changes: true };
         self.model.backward(self.backend.as_mut(), pass, scale, &mut together);
-        let stats = self.backend.update_stats();
+        let stats = together.stats(self.backend.as_mut());
         report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
         report.rescales = stats.rescales;
         report.skipped_gradients = stats.skipped;
@@ -470,24 +473,4 @@ impl Trainer {
         }
         self.team.chain(&self.losses[..inputs.len()])
     }
-}
-
-/// Whether batches can be divided among the ranks of a configuration.
-///
-/// # Errors
-/// Fewer rows than ranks, rows that are too short, or a prefix with learned scales.
-pub fn check_ranks(config: &Config) -> Result<(), RanksError> {
-    let (ranks, batch, sequence) = (config.run.ranks, config.train.batch, config.train.sequence);
-    if ranks > batch {
-        return Err(RanksError::FewRows { ranks, batch });
-    }
-    let least = SHORTEST_MICRO_SEQUENCE;
-    if ranks > 1 && sequence < least {
-        return Err(RanksError::ShortRows { ranks, sequence, least });
-    }
-    let learned = config.adapter.kind == AdapterKind::Prefix && config.adapter.scale == AdapterScale::Learned;
-    if ranks > 1 && learned {
-        return Err(RanksError::PrefixScales { ranks });
-    }
-    Ok(())
 }

@@ -2,22 +2,39 @@
 //! the bytes are those of one process, whatever the number of ranks.
 //!
 //! A gradient is a chain of sums in the order of the tokens ([`Gradients`]). Rank 0 begins it, each rank receives the sums
-//! of the one before it and goes on, and what the last has is complete: it gives that to all, at the end of each pass over
-//! a block, and all make the same update. Weights and state are the same on every rank between steps.
+//! of the one before it and goes on, and what the last has is complete. At the end of each pass over a block the parameters are
+//! dealt out: each is updated by one rank, which gets its gradient from the last and gives the new weight and state to all.
+//! Between steps all of these are the same on every rank.
 
-use crate::backend::{Accumulate, Backend, Param};
+use crate::backend::{Accumulate, Backend, Param, UpdateStats};
+use crate::config::Config;
 use crate::error::RanksError;
 use crate::memory::Span;
-use crate::model::Gradients;
+use crate::model::{AdapterKind, AdapterScale, Gradients, SHORTEST_MICRO_SEQUENCE};
 use crate::ranks::{Ranks, agree, rows};
+use std::iter::once;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zerocopy::IntoBytes;
 
 /// Bytes that go from a backend to the next rank at once.
 const PIECE: usize = 1 << 20;
 
+/// Spans of a message at most.
+const MOST_PARTS: usize = 64;
+
 /// Gradients of a pass at most: a block has fewer tensors, adapters included, or it is a table's.
 const MOST_WAITING: usize = 256;
+
+/// The rank for which others waited in a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Straggler {
+    /// Its number.
+    pub rank: usize,
+    /// How much longer than it another rank was busy with exchanges.
+    pub seconds: f64,
+}
 
 /// This process among its ranks.
 pub(super) struct Team {
@@ -26,17 +43,34 @@ pub(super) struct Team {
     failed: Option<RanksError>,
     piece: Vec<u8>,
     numbers: Vec<u64>,
-    /// Parameters whose gradients are complete on the last rank when the pass ends.
-    waiting: Vec<(Param, Span)>,
+    /// Time spent in exchanges since the last [`Team::straggler`].
+    exchanging: Duration,
+    /// What is updated when the pass ends.
+    waiting: Vec<Waiting>,
+    /// Parts of the message that is put together.
+    parts: Vec<Span>,
+    /// What the updates of a pass did on the rank that is asked.
+    done: Vec<[u64; 3]>,
+    /// What the updates of the step did.
+    stats: UpdateStats,
 }
 
 impl Team {
     /// Allocates all that exchanges need here.
     pub fn new(ranks: Arc<dyn Ranks>) -> Self {
         let size = ranks.size();
-        let (bytes, waiting) = if size > 1 { (PIECE, MOST_WAITING) } else { (0, 0) };
-        let (piece, numbers, waiting) = (vec![0; bytes], vec![0; size], Vec::with_capacity(waiting));
-        Self { ranks, failed: None, piece, numbers, waiting }
+        let (bytes, waiting, parts) = if size > 1 { (PIECE, MOST_WAITING, MOST_PARTS) } else { (0, 0, 0) };
+        Self {
+            ranks,
+            failed: None,
+            piece: vec![0; bytes],
+            numbers: vec![0; size],
+            exchanging: Duration::ZERO,
+            waiting: Vec::with_capacity(waiting),
+            parts: Vec::with_capacity(parts),
+            done: Vec::with_capacity(waiting),
+            stats: UpdateStats::default(),
+        }
     }
 
     /// The ranks themselves.
@@ -44,9 +78,9 @@ impl Team {
         &self.ranks
     }
 
-    /// Bytes that [`Team::new`] takes for so many ranks.
+    /// Bytes that so many ranks take here: a message on its way from or to the backend, and as much in [`mod@crate::ranks`].
     pub fn bytes(size: usize) -> usize {
-        if size > 1 { PIECE } else { 0 }
+        if size > 1 { 2 * PIECE } else { 0 }
     }
 
     /// The rows of a batch of `batch` that are computed here.
@@ -70,7 +104,9 @@ impl Team {
     /// Exchanges something, unless that failed before.
     fn exchange(&mut self, work: impl FnOnce(&mut Self) -> Result<(), RanksError>) {
         if self.failed.is_none() {
+            let begun = Instant::now();
             self.failed = work(self).err();
+            self.exchanging += begun.elapsed();
         }
     }
 
@@ -86,6 +122,18 @@ impl Team {
     /// Whether something is true on one rank at least.
     pub fn any(&mut self, own: bool) -> bool {
         self.sum(own.into()) > 0
+    }
+
+    /// For whom the others have waited since this was asked last: who spent the least time in exchanges.
+    pub fn straggler(&mut self) -> Option<Straggler> {
+        let own = std::mem::take(&mut self.exchanging).as_micros() as u64;
+        if self.is_alone() {
+            return None;
+        }
+        self.exchange(|team| agree(team.ranks.as_ref(), own, &mut team.numbers));
+        let (rank, least) = self.numbers.iter().enumerate().min_by_key(|(_, micros)| **micros)?;
+        let most = self.numbers.iter().max()?;
+        Some(Straggler { rank, seconds: (most - least) as f64 / 1e6 })
     }
 
     /// The sum of the losses of all ranks' rows, in nats, added one after the other; on all ranks.
@@ -120,55 +168,116 @@ impl Team {
         f64::from_le_bytes(bytes)
     }
 
-    fn send(&mut self, backend: &dyn Backend, grad: Span, to: usize) {
+    /// What the updates of a rank did, from it to all.
+    fn share_stats(&mut self, waiting: &mut [Waiting], owner: usize) {
+        self.done.clear();
+        self.done.extend(waiting.iter().filter(|waiting| waiting.owner == owner).map(|waiting| {
+            let UpdateStats { grad_sq, rescales, skipped } = waiting.stats;
+            [grad_sq.to_bits(), rescales, skipped]
+        }));
+        self.exchange(|team| team.ranks.share(team.done.as_mut_bytes(), owner));
+        let owned = waiting.iter_mut().filter(|waiting| waiting.owner == owner);
+        for (waiting, &[grad_sq, rescales, skipped]) in owned.zip(&self.done) {
+            waiting.stats = UpdateStats { grad_sq: f64::from_bits(grad_sq), rescales, skipped };
+        }
+    }
+
+    /// Moves spans as one stream of bytes, in messages as long as the buffer.
+    fn stream(&mut self, backend: &mut dyn Backend, spans: impl Iterator<Item = Span>, way: Way) {
         self.exchange(|team| {
-            pieces(grad).try_for_each(|part| {
-                let piece = &mut team.piece[..part.bytes];
-                backend.download(part, piece);
-                team.ranks.send(piece, to)
-            })
+            let mut end = 0;
+            for span in spans {
+                let mut from = 0;
+                while from < span.bytes {
+                    let part = span.part(from, (span.bytes - from).min(PIECE - end));
+                    (from, end) = (from + part.bytes, end + part.bytes);
+                    team.parts.push(part);
+                    if end == PIECE || team.parts.len() == MOST_PARTS {
+                        team.message(backend, end, way)?;
+                        end = 0;
+                    }
+                }
+            }
+            if end > 0 { team.message(backend, end, way) } else { Ok(()) }
         });
     }
 
-    fn recv(&mut self, backend: &mut dyn Backend, grad: Span, from: usize) {
-        self.exchange(|team| {
-            pieces(grad).try_for_each(|part| {
-                let piece = &mut team.piece[..part.bytes];
-                team.ranks.recv(piece, from)?;
-                backend.upload(piece, part);
-                Ok(())
-            })
-        });
+    /// One message: the parts that were collected, `bytes` in all.
+    fn message(&mut self, backend: &mut dyn Backend, bytes: usize, way: Way) -> Result<(), RanksError> {
+        let (ranks, message) = (self.ranks.as_ref(), &mut self.piece[..bytes]);
+        let own = match way {
+            Way::Send(_) => true,
+            Way::Recv(_) => false,
+            Way::Share(from) => from == ranks.rank(),
+        };
+        let mut at = 0;
+        for part in self.parts.iter().filter(|_| own) {
+            backend.download(*part, &mut message[at..at + part.bytes]);
+            at += part.bytes;
+        }
+        match way {
+            Way::Send(to) => ranks.send(message, to)?,
+            Way::Recv(from) => ranks.recv(message, from)?,
+            Way::Share(from) => ranks.share(message, from)?,
+        }
+        for part in self.parts.drain(..).filter(|_| !own) {
+            backend.upload(&message[at..at + part.bytes], part);
+            at += part.bytes;
+        }
+        Ok(())
     }
 
-    /// Gives all ranks the gradient that the last one has.
-    fn share_grad(&mut self, backend: &mut dyn Backend, grad: Span) {
-        let last = self.is_last();
-        self.exchange(|team| {
-            pieces(grad).try_for_each(|part| {
-                let piece = &mut team.piece[..part.bytes];
-                if last {
-                    backend.download(part, piece);
-                }
-                team.ranks.share(piece, team.ranks.size() - 1)?;
-                if !last {
-                    backend.upload(piece, part);
-                }
-                Ok(())
-            })
-        });
+    /// Who updates each parameter of the pass: those who have the least to do so far, and of these the last, which has the
+    /// gradients.
+    fn deal(&mut self) {
+        self.numbers.fill(0);
+        for waiting in &mut self.waiting {
+            let loads = self.numbers.iter_mut().enumerate().rev();
+            let (owner, load) = loads.min_by_key(|(_, load)| **load).expect("there is a rank");
+            (waiting.owner, *load) = (owner, *load + waiting.param.weight.shape.len() as u64);
+        }
     }
 }
 
-/// Consecutive parts of a span.
-fn pieces(span: Span) -> impl Iterator<Item = Span> {
-    (0..span.bytes).step_by(PIECE).map(move |from| span.part(from, PIECE.min(span.bytes - from)))
+/// Where a stream of bytes goes.
+#[derive(Clone, Copy)]
+enum Way {
+    Send(usize),
+    Recv(usize),
+    Share(usize),
+}
+
+/// A parameter whose gradient is complete on the last rank when the pass ends.
+struct Waiting {
+    param: Param,
+    grad: Span,
+    /// Who updates it.
+    owner: usize,
+    /// What that did.
+    stats: UpdateStats,
+}
+
+/// All that an update may change.
+fn planes(param: &Param) -> impl Iterator<Item = Span> + use<> {
+    param.weight.planes().into_iter().filter(|span| !span.is_none()).chain(param.state.planes())
 }
 
 /// Gradients that all ranks form together, and what is done with those that are complete.
 pub(super) struct Together<'a, F> {
     pub team: &'a mut Team,
     pub apply: F,
+    /// Whether that changes parameters and their state.
+    pub changes: bool,
+}
+
+impl<F> Together<'_, F> {
+    /// What `apply` did on all ranks.
+    pub fn stats(&mut self, backend: &mut dyn Backend) -> UpdateStats {
+        match self.team.is_alone() {
+            true => backend.update_stats(),
+            false => std::mem::take(&mut self.team.stats),
+        }
+    }
 }
 
 impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
@@ -176,7 +285,7 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
         match self.team.ranks.rank() {
             0 => Accumulate::No,
             rank => {
-                self.team.recv(backend, grad, rank - 1);
+                self.team.stream(backend, once(grad), Way::Recv(rank - 1));
                 Accumulate::Yes
             }
         }
@@ -184,35 +293,80 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
 
     fn pass_on(&mut self, backend: &mut dyn Backend, grad: Span) {
         if !self.team.is_last() {
-            self.team.send(backend, grad, self.team.ranks.rank() + 1);
+            self.team.stream(backend, once(grad), Way::Send(self.team.ranks.rank() + 1));
         }
     }
 
     fn pass_round(&mut self, backend: &mut dyn Backend, grad: Span) {
         let (rank, size) = (self.team.ranks.rank(), self.team.ranks.size());
         if size > 1 {
-            self.team.send(backend, grad, (rank + 1) % size);
-            self.team.recv(backend, grad, (rank + size - 1) % size);
+            self.team.stream(backend, once(grad), Way::Send((rank + 1) % size));
+            self.team.stream(backend, once(grad), Way::Recv((rank + size - 1) % size));
         }
     }
 
     fn apply(&mut self, backend: &mut dyn Backend, param: &Param, grad: Span) {
         match self.team.is_alone() {
             true => (self.apply)(backend, param, grad),
-            false => self.team.waiting.push((*param, grad)),
+            false => {
+                let (param, stats) = (*param, UpdateStats::default());
+                self.team.waiting.push(Waiting { param, grad, owner: 0, stats });
+            }
         }
     }
 
+    /// Each parameter is updated by one rank, which gives it to all.
     fn end(&mut self, backend: &mut dyn Backend) {
+        let (rank, size) = (self.team.ranks.rank(), self.team.ranks.size());
+        if self.team.waiting.is_empty() {
+            return;
+        }
+        self.team.deal();
         // The list keeps its memory.
         let mut waiting = std::mem::take(&mut self.team.waiting);
-        for (param, grad) in waiting.drain(..) {
-            self.team.share_grad(backend, grad);
-            // What did not arrive must not be learned.
-            if self.team.failed.is_none() {
-                (self.apply)(backend, &param, grad);
+        for owner in 0..size - 1 {
+            let grads = waiting.iter().filter(|waiting| waiting.owner == owner).map(|waiting| waiting.grad);
+            match rank {
+                _ if rank + 1 == size => self.team.stream(backend, grads, Way::Send(owner)),
+                _ if rank == owner => self.team.stream(backend, grads, Way::Recv(size - 1)),
+                _ => {}
             }
+        }
+        // What did not arrive must not be learned.
+        for own in waiting.iter_mut().filter(|waiting| waiting.owner == rank && self.team.failed.is_none()) {
+            (self.apply)(backend, &own.param, own.grad);
+            own.stats = backend.update_stats();
+        }
+        for owner in 0..size {
+            if self.changes {
+                let owned = waiting.iter().filter(|waiting| waiting.owner == owner);
+                self.team.stream(backend, owned.flat_map(|waiting| planes(&waiting.param)), Way::Share(owner));
+            }
+            self.team.share_stats(&mut waiting, owner);
+        }
+        for Waiting { stats, .. } in waiting.drain(..) {
+            self.team.stats.add(stats);
         }
         self.team.waiting = waiting;
     }
+}
+
+/// Whether batches can be divided among the ranks of a configuration.
+///
+/// # Errors
+/// Fewer rows than ranks, rows that are too short, or a prefix with learned scales.
+pub fn check_ranks(config: &Config) -> Result<(), RanksError> {
+    let (ranks, batch, sequence) = (config.run.ranks, config.train.batch, config.train.sequence);
+    if ranks > batch {
+        return Err(RanksError::FewRows { ranks, batch });
+    }
+    let least = SHORTEST_MICRO_SEQUENCE;
+    if ranks > 1 && sequence < least {
+        return Err(RanksError::ShortRows { ranks, sequence, least });
+    }
+    let learned = config.adapter.kind == AdapterKind::Prefix && config.adapter.scale == AdapterScale::Learned;
+    if ranks > 1 && learned {
+        return Err(RanksError::PrefixScales { ranks });
+    }
+    Ok(())
 }

@@ -138,3 +138,21 @@ fn sizes_beyond_any_machine_are_refused_instead_of_overflowing() {
     // The most that is allowed is still planned in a moment.
     place.ok(&["plan", "--json", "--set", "model.layers=1024"]);
 }
+
+#[test]
+fn a_plan_for_ranks_says_what_each_holds_and_sends() {
+    let place = workplace();
+    let plan = |ranks| json(&place.ok(&["plan", "--json", "--ranks", ranks]));
+    let (one, four) = (plan("1"), plan("4"));
+    assert!(one["ranks"].is_null() && four["ranks"] == 4);
+    assert_eq!(bytes(&one, "weights"), bytes(&four, "weights"));
+    assert!(3 * bytes(&four, "activations") < bytes(&one, "activations"), "a quarter of the rows");
+    assert!(bytes(&four, "gradient") > bytes(&one, "gradient"), "a block's gradient until its pass ends");
+    assert_eq!(four["sent_bytes"].as_u64().unwrap(), 4 * four["parameters"].as_u64().unwrap());
+    let changed: u64 = ["weights", "residue", "state"].map(|category| bytes(&four, category)).iter().sum();
+    assert!(four["shared_bytes"].as_u64().unwrap().abs_diff(changed) < changed / 50, "{four}");
+    let said = place.ok(&["plan", "--ranks", "4"]);
+    assert!(said.contains("ranks:   all of this on each of 4, of up to 4 sequences a step; "), "{said}");
+    assert!(said.contains("messages between ranks, on the host, in addition"), "{said}");
+    assert!(place.fails(&["plan", "--ranks", "99"]).contains("99 ranks share batches of 16 sequences"));
+}

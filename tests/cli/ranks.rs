@@ -78,6 +78,9 @@ fn mpirun_trains_the_files_of_one_process() {
                 assert!(place.read(file) == alone.read(file), "{file} of {ranks} ranks of {}", launcher.display());
             }
             assert_eq!(losses(&place), losses(&alone), "{ranks} ranks of {}", launcher.display());
+            let slowest =
+                |line: &serde_json::Value| line["slowest_rank"].as_u64().is_some_and(|rank| rank < ranks as u64);
+            assert!(metrics(&place, "run").iter().filter(|line| !line["loss"].is_null()).all(slowest));
         }
     }
 }
@@ -136,7 +139,7 @@ fn launchers_without_mpi_and_variables_that_disagree_are_refused() {
     assert_eq!(
         torchrun,
         "tetrad: torchrun started 2 processes; ranks on CPUs talk to each other by MPI, which has no part in that; start them \
-         with mpirun (`pip install mpich` brings one)\n"
+         with mpirun (`pip install mpich` brings one), or unset WORLD_SIZE for a run of one process\n"
     );
     let both =
         said(&[("OMPI_COMM_WORLD_RANK", "1"), ("OMPI_COMM_WORLD_SIZE", "2"), ("PMI_RANK", "0"), ("PMI_SIZE", "4")]);
@@ -203,6 +206,13 @@ fn ranks(place: &Workplace) -> Vec<(usize, u32)> {
     found
 }
 
+/// Waits until no rank is left: those that a launcher has killed may still be about to go when it is gone itself.
+fn gone(place: &Workplace) {
+    while !ranks(place).is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 fn kill(signal: &str, pid: u32) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
@@ -220,7 +230,7 @@ fn a_rank_that_is_killed_ends_the_job_and_another_number_goes_on_to_the_same_byt
         assert_eq!(found.iter().map(|(rank, _)| *rank).collect::<Vec<_>>(), [0, 1], "{}", launcher.display());
         kill("-KILL", found[1].1);
         assert!(!child.wait().unwrap().success(), "{}", launcher.display());
-        assert_eq!(ranks(&place), [], "a rank is left");
+        gone(&place);
         let last = place.checkpoints("run").pop().unwrap();
         place.assert_sound(&last);
         // On from there, and as one process from the start.
@@ -266,4 +276,40 @@ fn a_signal_to_one_rank_stops_and_saves_all() {
         let step: u64 = out.split_once("stopped after step ").unwrap().1.split_once(',').unwrap().0.parse().unwrap();
         assert!(place.path(&format!("run/step-{step:08}.tetrad")).is_file(), "{out}");
     }
+}
+
+#[test]
+fn a_file_that_rank_0_cannot_write_ends_all_with_status_2() {
+    for launcher in launchers() {
+        let place = workplace();
+        // Nothing can take the name of a folder that is not empty.
+        std::fs::create_dir_all(place.path("run/model.tetrad/kept")).unwrap();
+        let said = fails(&place, &launcher, 2, &STEPS, 2);
+        assert!(said.contains("model.tetrad"), "{said}");
+        gone(&place);
+        place.assert_sound(&place.path("run/step-00000008.tetrad"));
+    }
+}
+
+#[test]
+fn ranks_do_not_outlive_their_launcher() {
+    for launcher in launchers() {
+        let place = workplace();
+        let mut child = command(&place, &launcher, 2, &LONG).spawn().unwrap();
+        reached(&place, &mut child, 6);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        gone(&place);
+        place.assert_sound(&place.checkpoints("run").pop().unwrap());
+    }
+}
+
+#[test]
+fn sweeps_are_not_for_ranks() {
+    let place = workplace();
+    std::fs::write(place.path("sweep.toml"), "").unwrap();
+    let output = place.command(&["sweep", "sweep.toml"]).envs([("PMI_RANK", "0"), ("PMI_SIZE", "2")]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("sweep: Hydra") && said.contains("started 2 processes, and only `tetrad train`"), "{said}");
 }

@@ -1,6 +1,6 @@
 //! Several ranks: the bytes of one process, whatever their number, and however each computes its rows.
 
-use crate::harness::adapter::{base, lora};
+use crate::harness::adapter::{base, kinds, lora};
 use crate::harness::small;
 use crate::harness::state::whole_state;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use tetrad::model::{
 };
 use tetrad::optim::{OptimizerConfig, Rule};
 use tetrad::ranks::{Alone, Ranks, in_process};
-use tetrad::train::{FrozenBase, Observer, Samples, StepReport, StopReason, Trainer, Validation, run};
+use tetrad::train::{FrozenBase, Observer, Samples, StepReport, StopReason, Trainer, Validation, check_ranks, run};
 
 const BATCH: usize = 5;
 const SEQUENCE: usize = 24;
@@ -66,15 +66,16 @@ impl Life<'_> {
 
     /// One rank's part.
     fn live(&self, trainer: &mut Trainer) -> Steps {
-        let (rows, tokens) = (trainer.rows(), BATCH * SEQUENCE);
-        let part = |all: &[u32]| all[rows.start * SEQUENCE..rows.end * SEQUENCE].to_vec();
+        let (rows, sequence) = (trainer.rows(), self.config.train.sequence);
+        let tokens = self.config.train.batch * sequence;
+        let part = |all: &[u32]| all[rows.start * sequence..rows.end * sequence].to_vec();
         let step = |number: u32| {
             let text: Vec<u32> = (0..=tokens as u32).map(|i| (i * i + number * 31) % 256).collect();
             let mut targets = text[1..].to_vec();
             // What is not learned is not counted, and not alike on all ranks.
             targets[..7].fill(tetrad::data::IGNORE);
             // Two samples in each row of packed data, not of the same length in every row.
-            let start = |t: usize| if t % SEQUENCE < 9 + t / SEQUENCE { 0 } else { 9 + t / SEQUENCE };
+            let start = |t: usize| if t % sequence < 9 + t / sequence { 0 } else { 9 + t / sequence };
             let starts: Vec<u32> = (0..tokens).map(|t| start(t) as u32).collect();
             let starts = if self.config.data.shares_rows { part(&starts) } else { Vec::new() };
             let report = trainer.step_segments(&part(&text[..tokens]), &part(&targets), &starts);
@@ -182,6 +183,50 @@ fn ranks_give_the_bytes_of_one_process_however_each_computes_its_rows() {
     }
 }
 
+/// A configuration drawn by `draw`, which gives a number below its argument.
+fn drawn(draw: &mut dyn FnMut(usize) -> usize) -> Config {
+    use ActivationCheckpointing::{Block, BlockInt4, None};
+    let mut config = config();
+    let model = &mut config.model;
+    (model.heads, model.kv_heads) = [(4, 4), (4, 2), (2, 1)][draw(3)];
+    (model.hidden, model.intermediate, model.layers) = (8 * model.heads * (1 + draw(2)), 24 + 8 * draw(8), 1 + draw(3));
+    (model.tied, model.qkv_bias, model.qk_norm) = (draw(2) == 0, draw(2) == 0, draw(2) == 0);
+    (config.train.batch, config.train.sequence) = (2 + draw(5), 5 + draw(30));
+    (config.train.micro_batch, config.run.logits_mib) = (draw(3), draw(2));
+    config.run.grad_buffer = [GradBuffer::Block, GradBuffer::Tensor][draw(2)];
+    config.run.activation_checkpointing = [None, Block, BlockInt4][draw(3)];
+    config.data.shares_rows = draw(2) == 0;
+    config.optimizer = OptimizerConfig::of(Rule::ALL[draw(Rule::ALL.len())]);
+    if config.optimizer.name.reads("rank") {
+        config.optimizer.rank = 4;
+    }
+    config.optimizer.grad_clip = [0.0, 0.5][draw(2)];
+    let storage = &mut config.storage;
+    storage.weights = [Weights::Int4, Weights::Fp4, Weights::Int8, Weights::Bf16, Weights::F32][draw(5)];
+    storage.embedding = [TableStorage::Int8, TableStorage::Int4, TableStorage::Bf16][draw(3)];
+    (storage.residue, storage.v) = (draw(3) > 0, [SecondMoment::Int4, SecondMoment::Int8, SecondMoment::F32][draw(3)]);
+    config
+}
+
+#[test]
+fn whatever_is_combined_ranks_give_the_bytes_of_one_process() {
+    let mut state = 1u64;
+    let mut draw = |most: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % most
+    };
+    let mut tried = 0;
+    while tried < 40 {
+        let config = drawn(&mut draw);
+        if config.validate().is_err() {
+            continue;
+        }
+        tried += 1;
+        let size = 2 + draw(config.train.batch.min(4) - 1);
+        Life { steps: 0..2, ..Life::new(&config) }.check(&[size], &format!("{size} ranks of {}", config.to_toml()));
+    }
+}
+
 #[test]
 fn every_rule_trains_on_ranks_as_in_one_process() {
     for &rule in Rule::ALL {
@@ -205,6 +250,21 @@ fn adapters_train_on_ranks_as_in_one_process() {
         config.train.micro_batch = micro_batch;
         Life { base: Some(&base), ..Life::new(&config) }.check(&[2, 4], "an adapter");
     }
+}
+
+#[test]
+fn every_kind_of_adapter_trains_on_ranks_or_says_why_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base(folder.path());
+    let mut refused = Vec::new();
+    for (what, mut config) in kinds() {
+        (config.train.batch, config.train.sequence, config.run.ranks) = (BATCH, SEQUENCE, 2);
+        match check_ranks(&config) {
+            Ok(()) => Life { base: Some(&base), ..Life::new(&config) }.check(&[2, 3], what),
+            Err(error) => refused.push(error),
+        }
+    }
+    assert!(refused.iter().all(|error| *error == RanksError::PrefixScales { ranks: 2 }), "{refused:?}");
 }
 
 #[test]

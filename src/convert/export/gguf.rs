@@ -200,8 +200,8 @@ fn metadata(writer: &mut GgufWriter, architecture: &str, checkpoint: &Checkpoint
 ///
 /// # Errors
 /// A tokenizer that cannot be read.
-pub fn gguf_left_out(checkpoint: &Checkpoint) -> Result<Option<String>, ConvertError> {
-    checkpoint.tokenizer().map_or(Ok(None), |json| left_out(&json))
+pub fn gguf_left_out(checkpoint: &Checkpoint) -> Result<Vec<String>, ConvertError> {
+    checkpoint.tokenizer().map_or(Ok(Vec::new()), |json| left_out(&json))
 }
 
 /// The `general.file_type` of llama.cpp: the type of most tensors.

@@ -149,19 +149,30 @@ impl<'a> Reader<'a> {
         };
         model.rope_theta = theta.unwrap_or(10_000.0);
         let word = |key: &str| inner.get(key).and_then(Value::as_str);
-        match word("rope_type").or(word("type")).unwrap_or("default") {
+        let kind = word("rope_type").or(word("type"));
+        // transformers has a default for none of them; a guess would be another model.
+        let missing = |key: &str| {
+            let what = format!("its rope scaling of type {:?} has no {key}", kind.unwrap_or("(none)"));
+            ConvertError::Source { path: self.path.into(), what }
+        };
+        let number = |key: &str| inner.number(key)?.ok_or_else(|| missing(key));
+        match kind.unwrap_or("default") {
+            "default" if kind.is_none() && inner.get("factor").is_some() => Err(missing("rope_type")),
             "default" => Ok(()),
             "linear" => {
                 model.rope_scaling = RopeScaling::Linear;
-                model.rope_factor = inner.number("factor")?.unwrap_or(1.0);
+                model.rope_factor = number("factor")?;
                 Ok(())
             }
             "llama3" => {
                 model.rope_scaling = RopeScaling::Llama3;
-                model.rope_factor = inner.number("factor")?.unwrap_or(8.0);
-                model.rope_low = inner.number("low_freq_factor")?.unwrap_or(1.0);
-                model.rope_high = inner.number("high_freq_factor")?.unwrap_or(4.0);
-                model.rope_original_context = inner.size("original_max_position_embeddings")?.unwrap_or(8192);
+                model.rope_factor = number("factor")?;
+                model.rope_low = number("low_freq_factor")?;
+                model.rope_high = number("high_freq_factor")?;
+                let key = "original_max_position_embeddings";
+                // Some files have it beside the table.
+                let original = inner.size(key)?.or(self.size(key)?);
+                model.rope_original_context = original.ok_or_else(|| missing(key))?;
                 Ok(())
             }
             other => Err(self.unsupported(format!("its rope scaling is {other:?}"))),

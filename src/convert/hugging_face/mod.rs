@@ -38,7 +38,7 @@ const OTHER_TOKENIZERS: [(&str, &str); 2] =
     [("vocab.json", "a vocabulary and merges"), ("tekken.json", "Mistral's Tekken")];
 
 /// Opens a directory: `config.json`, `model.safetensors` or `model.safetensors.index.json` with its shards, or all of a
-/// model's shards, `tokenizer.json` or SentencePiece's `tokenizer.model`, `tokenizer_config.json`,
+/// model's shards, `tokenizer.json` or SentencePiece's `tokenizer.model`, `tokenizer_config.json`, `special_tokens_map.json`,
 /// `generation_config.json`. Of a single file and an index of several, the single file is read, as in transformers.
 ///
 /// # Errors
@@ -96,9 +96,11 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
     let mut source = assemble(dir, "Hugging Face directory", files, found, &config, tokenizer.as_deref())?;
     source.notes.extend(notes);
     let own = source.tokenizer_config.take();
-    source.tokenizer_config = tokenizer_config(told.as_deref(), template.as_deref(), own)?;
+    let special = beside_dir("special_tokens_map.json")?;
+    source.tokenizer_config = tokenizer_config(told.as_deref(), special.as_deref(), template.as_deref(), own)?;
     let generation = beside_dir("generation_config.json")?;
     source.generation_config = generation_config(generation.as_deref(), &config, source.tokenizer_config.as_deref())?;
+    source.notes.extend(beyond(source.generation_config.as_deref(), source.model.vocab));
     Ok(source)
 }
 
@@ -197,34 +199,50 @@ fn tie(
     Err(ConvertError::Source { path: path.into(), what })
 }
 
-/// `tokenizer_config.json`, with the chat template, which newer versions store in a separate file, and with what the
-/// tokenizer itself says (`own`) where it says nothing.
+type Object = serde_json::Map<String, serde_json::Value>;
+
+/// A companion file and the object in it: one that was cut off must not pass for one that says nothing.
+fn companion(path: &Path, what: &str) -> Result<(Vec<u8>, Object), ConvertError> {
+    let refuse = |e| ConvertError::Source { path: path.into(), what: format!("is no {what}: {e}") };
+    let json = read(path, MOST_TOKENIZER)?;
+    serde_json::from_slice(&json).map(|object| (json, object)).map_err(refuse)
+}
+
+/// `tokenizer_config.json`, with the chat template, which newer versions store in a separate file, with the special tokens
+/// of `special_tokens_map.json` (`special`) as older versions have them, and with what the tokenizer itself says (`own`)
+/// where it says nothing.
 fn tokenizer_config(
     path: Option<&Path>,
+    special: Option<&Path>,
     template: Option<&Path>,
     own: Option<Vec<u8>>,
 ) -> Result<Option<Vec<u8>>, ConvertError> {
-    type Object = serde_json::Map<String, serde_json::Value>;
-    let told = path.map(|path| read(path, MOST_TOKENIZER)).transpose()?;
-    if let (Some(path), Some(json)) = (path, &told) {
-        // A file that was cut off must not pass for one that says nothing.
-        let what = |e| format!("is no configuration of a tokenizer: {e}");
-        serde_json::from_slice::<Object>(json)
-            .map_err(|e| ConvertError::Source { path: path.into(), what: what(e) })?;
-    }
+    let told = path.map(|path| companion(path, "configuration of a tokenizer")).transpose()?;
+    let special = special.map(|path| companion(path, "map of special tokens")).transpose()?;
     let own: Option<Object> = own.and_then(|own| serde_json::from_slice(&own).ok());
-    if own.is_none() && template.is_none() {
-        return Ok(told);
+    let mut map = told.as_ref().map(|(_, map)| map.clone()).unwrap_or_default();
+    // As in transformers: a configuration that lists its added tokens is of a version that no longer reads the map.
+    let newer = map.contains_key("added_tokens_decoder");
+    for (key, value) in special.into_iter().flat_map(|(_, map)| map).filter(|(_, value)| !value.is_null()) {
+        let said = map.get(&key).is_some_and(|value| !value.is_null());
+        if !(newer && said) {
+            map.insert(key, value);
+        }
     }
-    let mut map: Object = told.as_deref().and_then(|told| serde_json::from_slice(told).ok()).unwrap_or_default();
     for (key, value) in own.into_iter().flatten() {
         map.entry(key).or_insert(value);
     }
-    let Some(template) = template else { return Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON"))) };
-    let text = String::from_utf8(read(template, MOST_CONFIG)?)
-        .map_err(|_| ConvertError::Source { path: template.into(), what: "is not UTF-8".into() })?;
-    map.insert("chat_template".into(), text.into());
-    Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON")))
+    if let Some(template) = template {
+        let text = String::from_utf8(read(template, MOST_CONFIG)?)
+            .map_err(|_| ConvertError::Source { path: template.into(), what: "is not UTF-8".into() })?;
+        map.insert("chat_template".into(), text.into());
+    }
+    match told {
+        // Its own bytes, where nothing is added to what it says.
+        Some((json, said)) if said == map => Ok(Some(json)),
+        None if map.is_empty() => Ok(None),
+        _ => Ok(Some(serde_json::to_vec(&map).expect("a JSON value is JSON"))),
+    }
 }
 
 /// `generation_config.json`; without one, `config.json` may say with which tokens a text begins and ends, as older models
@@ -248,6 +266,19 @@ fn generation_config(path: Option<&Path>, config: &Path, told: Option<&[u8]>) ->
         }
     }
     Ok((!found.is_empty()).then(|| serde_json::Value::from(found).to_string().into_bytes()))
+}
+
+/// A note for each special token of `generation_config.json` that the vocabulary does not have.
+fn beyond(generation: Option<&[u8]>, vocab: usize) -> Vec<String> {
+    let told: serde_json::Value = generation.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
+    let mut notes = Vec::new();
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        let ids = told[key].as_array().map_or(vec![&told[key]], |ids| ids.iter().collect());
+        for id in ids.into_iter().filter_map(serde_json::Value::as_u64).filter(|id| *id >= vocab as u64) {
+            notes.push(format!("{key} {id} is beyond the vocabulary of {vocab} tokens; no text has it"));
+        }
+    }
+    notes
 }
 
 /// The shards of a model that has no index, all of them: `model-00001-of-00003.safetensors` and so on.

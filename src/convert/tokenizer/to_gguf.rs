@@ -47,6 +47,8 @@ struct Model {
     #[serde(default)]
     byte_fallback: bool,
     #[serde(default)]
+    ignore_merges: bool,
+    #[serde(default)]
     continuing_subword_prefix: Option<String>,
     #[serde(default)]
     end_of_word_suffix: Option<String>,
@@ -129,6 +131,11 @@ fn arrays(json: &[u8], vocab: usize) -> Result<Vec<(String, MetaValue)>, Convert
     let merges: Vec<_> = json.model.merges.into_iter().map(Merge::pair).collect();
     let mut keys = Vec::new();
     if json.model.byte_fallback {
+        if let Some(kind) = cuts_otherwise(&json.pre_tokenizer) {
+            return Err(refuse(format!(
+                "falls back to bytes and cuts text by {kind}, and llama.cpp's kind with such a fallback cuts at spaces alone"
+            )));
+        }
         let prefix = json.normalizer.to_string().contains("Prepend") || prepends_space(&json.pre_tokenizer);
         for (kind, token) in types.iter_mut().zip(&tokens) {
             if token.len() == 6 && token.starts_with("<0x") && token.ends_with('>') {
@@ -154,26 +161,48 @@ fn arrays(json: &[u8], vocab: usize) -> Result<Vec<(String, MetaValue)>, Convert
     Ok(keys)
 }
 
-/// What the tokenizer does that a GGUF file cannot say, and that does not make another tokenizer of it.
+/// What the tokenizer does that a GGUF file cannot say, and that does not make another tokenizer of it; a sentence each.
 ///
 /// # Errors
 /// What is no `tokenizer.json`.
-pub fn left_out(json: &[u8]) -> Result<Option<String>, ConvertError> {
+pub fn left_out(json: &[u8]) -> Result<Vec<String>, ConvertError> {
     let refuse = |e| ConvertError::Asked(format!("the model's tokenizer is no tokenizer.json: {e}"));
     let json: Json = serde_json::from_slice(json).map_err(refuse)?;
-    let strips = |token: &&Added| token.lstrip || token.rstrip || token.single_word;
-    let found: Vec<String> =
-        json.added_tokens.iter().filter(strips).map(|token| format!("{:?}", token.content)).collect();
-    Ok(match found.as_slice() {
-        [] => None,
-        [one] => {
-            Some(format!("{one} swallows spaces beside it (lstrip, rstrip), which GGUF cannot say; they stay there"))
-        }
-        [first, others @ ..] => Some(format!(
-            "{first} and {} more tokens swallow spaces beside them (lstrip, rstrip), which GGUF cannot say; they stay there",
-            others.len()
-        )),
-    })
+    let tokens = |such: fn(&Added) -> bool| {
+        let mut found = json.added_tokens.iter().filter(|token| such(token));
+        let first = found.next()?;
+        Some(match found.count() {
+            0 => format!("{:?}", first.content),
+            others => format!("{:?} and {others} more tokens", first.content),
+        })
+    };
+    let mut notes = Vec::new();
+    if let Some(found) = tokens(|token| token.lstrip || token.rstrip) {
+        notes.push(format!(
+            "spaces beside {found} are swallowed (lstrip, rstrip), which GGUF cannot say; they stay there"
+        ));
+    }
+    if let Some(found) = tokens(|token| token.single_word) {
+        notes.push(format!(
+            "{found}: found as whole words only (single_word), which GGUF cannot say; found in words there"
+        ));
+    }
+    if json.normalizer.to_string().contains("\"NFC\"") {
+        notes.push(
+            "letters and their accents are composed first (normalizer NFC), which llama.cpp does not do; give it \
+                    composed text"
+                .into(),
+        );
+    }
+    let named = by_json(&json.pre_tokenizer).filter(|_| !json.model.byte_fallback);
+    if let Some(pre) = named.filter(|pre| pre.ignore_merges != json.model.ignore_merges) {
+        notes.push(format!(
+            "ignore_merges is {}, and llama.cpp takes it for {} with {:?}; words that are tokens by themselves may be cut \
+             otherwise there",
+            json.model.ignore_merges, pre.ignore_merges, pre.names[0]
+        ));
+    }
+    Ok(notes)
 }
 
 /// The kind of a normalizer that llama.cpp has nothing for: it composes no text, but otherwise knows SentencePiece's spaces.
@@ -187,6 +216,17 @@ fn unknown_normalizer(normalizer: &Value, sentence_piece: bool) -> Option<String
         "NFC" => None,
         "Prepend" if sentence_piece => None,
         "Replace" if sentence_piece && normalizer["pattern"]["String"] == " " => None,
+        other => Some(other.into()),
+    }
+}
+
+/// The kind of a step that cuts text otherwise than SentencePiece does.
+fn cuts_otherwise(pre_tokenizer: &Value) -> Option<String> {
+    match pre_tokenizer["type"].as_str()? {
+        "Sequence" => pre_tokenizer["pretokenizers"].as_array()?.iter().find_map(cuts_otherwise),
+        "Metaspace" => None,
+        // Transformers' form of it for models that replace spaces beforehand.
+        "Split" if pre_tokenizer["pattern"]["String"] == " " => None,
         other => Some(other.into()),
     }
 }
@@ -289,5 +329,36 @@ mod tests {
         assert_eq!(unknown(spaces.clone(), true), None);
         assert_eq!(unknown(spaces, false).unwrap(), "Prepend");
         assert_eq!(unknown(json!({ "type": "Replace", "pattern": { "String": "a" } }), true).unwrap(), "Replace");
+    }
+
+    #[test]
+    fn what_llama_cpp_does_otherwise_is_said() {
+        let notes = |change: fn(&mut Value)| {
+            let mut json = json!({
+                "added_tokens": [{ "id": 0, "content": "<e>" }, { "id": 1, "content": "<f>" }],
+                "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "use_regex": true },
+                "model": { "type": "BPE", "vocab": { "<e>": 0, "<f>": 1 } }
+            });
+            change(&mut json);
+            left_out(json.to_string().as_bytes()).unwrap().join(" | ")
+        };
+        assert_eq!(notes(|_| ()), "");
+        assert!(notes(|json| json["normalizer"] = json!({ "type": "NFC" })).contains("NFC"));
+        assert!(notes(|json| json["model"]["ignore_merges"] = true.into()).contains("\"gpt-2\""));
+        assert!(notes(|json| json["added_tokens"][1]["single_word"] = true.into()).contains("\"<f>\": found as whole"));
+        let both = notes(|json| {
+            json["added_tokens"][0]["rstrip"] = true.into();
+            json["added_tokens"][1]["lstrip"] = true.into();
+        });
+        assert!(both.contains("\"<e>\" and 1 more tokens are swallowed"), "{both}");
+    }
+
+    #[test]
+    fn a_fallback_to_bytes_has_a_form_only_where_text_is_cut_at_spaces() {
+        let sequence = |parts: Value| json!({ "type": "Sequence", "pretokenizers": parts });
+        assert_eq!(cuts_otherwise(&json!(null)), None);
+        assert_eq!(cuts_otherwise(&sequence(json!([{ "type": "Metaspace" }]))), None);
+        let digits = sequence(json!([{ "type": "Metaspace" }, { "type": "Digits", "individual_digits": true }]));
+        assert_eq!(cuts_otherwise(&digits).unwrap(), "Digits");
     }
 }

@@ -23,6 +23,12 @@ const SWITCHES: [&str; 4] = ["train", "training", "loss", "trainable"];
 /// Marks of parts of a message.
 const NOT_READ: [&str; 4] = ["train_detail", "training_detail", "loss_weight", "loss_scale"];
 
+/// What the system says, beside messages.
+pub(super) const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
+
+/// What a question may be about: no trainer has one way to write it.
+const ABOUT: [&str; 6] = ["context", "passage", "document", "choices", "options", "input"];
+
 /// Variables that a template gets from the program.
 const RESERVED: [&str; 3] = ["messages", "add_generation_prompt", "continue_final_message"];
 
@@ -71,7 +77,7 @@ pub(crate) fn conversation(messages: Vec<Json>, context: Vec<Json>, record: &mut
         found.messages.push(message);
         found.trained.push(trained && i >= first_learned);
     }
-    if let Some(system) = optional_text(record, "system")? {
+    if let Some(system) = system(record)? {
         let own = found.messages[0].get("role").and_then(Json::text) == Some("system");
         if own && found.messages[0].get("content").and_then(Json::text) != Some(&system) {
             return Err("has a \"system\" text and a system message that says something else; keep one of them".into());
@@ -81,11 +87,30 @@ pub(crate) fn conversation(messages: Vec<Json>, context: Vec<Json>, record: &mut
             found.trained.insert(0, true);
         }
     }
-    let not_finite = found.messages.iter().chain(found.variables.iter().map(|(_, value)| value));
-    if not_finite.into_iter().any(Json::holds_not_finite) {
-        return Err("holds NaN or Infinity where it is used, which JSON does not know; write null or a number".into());
+    let mut used = found.messages.iter().chain(found.variables.iter().map(|(_, value)| value));
+    if used.any(Json::holds_unkept) {
+        return Err(
+            "holds NaN, Infinity or an integer of more than 64 bits where it is used, and would not be learned as it \
+                    is written; write null, a smaller number or a text"
+                .into(),
+        );
     }
     Ok(found)
+}
+
+/// What the system says, by any of the names that it has beside messages: `system`, in OpenOrca `system_prompt`.
+fn system(record: &mut Json) -> Result<Option<String>, String> {
+    let mut found: Option<(&str, String)> = None;
+    for field in SYSTEM {
+        match (optional_text(record, field)?, &found) {
+            (Some(text), Some((other, same))) if *same != text => {
+                return Err(format!("has {other:?} and {field:?}, which say different things; keep one of them"));
+            }
+            (Some(text), None) => found = Some((field, text)),
+            _ => {}
+        }
+    }
+    Ok(found.map(|(_, text)| text))
 }
 
 /// Alpaca's form, `instruction`, `input` and `output` with an optional `history`, and Dolly's with `context` and `response`;
@@ -113,6 +138,11 @@ pub(crate) fn question(record: &mut Json) -> Option<Result<Conversation, String>
     let (asked, answer) =
         forms.into_iter().find(|(asked, answer)| record.get(asked).is_some() && record.get(answer).is_some())?;
     let mut build = || {
+        let empty = ["".into(), Json::List(Vec::new())];
+        if let Some(field) = ABOUT.into_iter().find(|field| record.get(field).is_some_and(|held| !empty.contains(held)))
+        {
+            return Err(format!("has {field:?} beside {asked:?}; write it into the text of the question"));
+        }
         let question = optional_text(record, asked)?.unwrap_or_default();
         let messages = vec![message("user", question), message("assistant", answered(record, answer)?)];
         conversation(messages, Vec::new(), record)

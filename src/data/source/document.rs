@@ -4,7 +4,7 @@
 //! `instruction`. What decides what is trained on (`tools`, `system`, `chat_template_kwargs`, a message's `weight`) is used
 //! as they use it; where it cannot be, the record is refused by that name.
 
-use super::conversation::{Conversation, conversation, instruction, question};
+use super::conversation::{Conversation, SYSTEM, conversation, instruction, question};
 use super::json::Json;
 
 /// What a line is expected to be, for messages.
@@ -14,7 +14,7 @@ const WANTED: &str = "each line is one object with \"text\", with \"prompt\" and
 const FIELDS: [&str; 5] = ["text", "prompt", "completion", "messages", "conversations"];
 
 /// Fields that only conversations use.
-const OF_CONVERSATIONS: [&str; 4] = ["system", "tools", "documents", "chat_template_kwargs"];
+const OF_CONVERSATIONS: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
 
 /// Fields that other trainers learn from and that are not read here.
 const NOT_READ: [(&str, &str); 7] = [
@@ -155,7 +155,10 @@ fn pair(mut record: Json) -> Result<Document, String> {
 /// Refuses fields that would be passed over because the record is no conversation.
 fn only_of_conversations(record: &Json) -> Result<(), String> {
     let empty = [Json::List(Vec::new()), Json::Object(Vec::new()), "".into()];
-    let found = OF_CONVERSATIONS.into_iter().find(|field| record.get(field).is_some_and(|held| !empty.contains(held)));
+    let found = SYSTEM
+        .into_iter()
+        .chain(OF_CONVERSATIONS)
+        .find(|field| record.get(field).is_some_and(|held| !empty.contains(held)));
     found.map_or(Ok(()), |field| Err(format!("has {field:?}, which only \"messages\" can use; write it into the text")))
 }
 
@@ -226,6 +229,17 @@ mod tests {
     }
 
     #[test]
+    fn what_the_system_says_has_several_names() {
+        let said = |value: Value| messages(value)[0].get("content").and_then(Json::text).map(str::to_owned);
+        let orca = json!({ "id": 1, "system_prompt": "s", "question": "q", "response": "r" });
+        assert_eq!(said(orca), Some("s".into()));
+        let turns = json!([{ "role": "user", "content": "a" }, { "role": "assistant", "content": "b" }]);
+        assert_eq!(said(json!({ "messages": turns, "system_message": "s", "system": "s" })), Some("s".into()));
+        let error = parse(json!({ "messages": turns, "system_prompt": "s", "system": "t" })).unwrap_err();
+        assert!(error.contains("\"system_prompt\""), "{error}");
+    }
+
+    #[test]
     fn tool_calls_may_stand_for_content() {
         let call = json!([{ "role": "assistant", "tool_calls": [] }]);
         assert!(parse(json!({ "messages": call })).is_ok());
@@ -237,6 +251,9 @@ mod tests {
         for (record, name) in [
             (json!({ "text": "a", "tools": [{ "name": "f" }] }), "\"tools\""),
             (json!({ "prompt": "a", "completion": "b", "system": "c" }), "\"system\""),
+            (json!({ "prompt": "a", "completion": "b", "system_prompt": "c" }), "\"system_prompt\""),
+            (json!({ "question": "a", "answer": "b", "context": "c" }), "\"context\""),
+            (json!({ "question": "a", "answer": "b", "choices": ["c"] }), "\"choices\""),
             (json!({ "messages": turns, "images": ["a.png"] }), "\"images\""),
             (json!({ "messages": turns, "functions": [{}] }), "\"functions\""),
             (json!({ "messages": turns, "tools": 3 }), "\"tools\""),
@@ -252,10 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_not_finite_is_refused_only_where_it_is_used() {
+    fn a_number_that_is_not_kept_is_refused_only_where_it_is_used() {
         assert!(Document::parse(br#"{"text": "a", "score": NaN}"#).is_ok());
         let used = br#"{"messages": [{"role": "assistant", "tool_calls": [{"arguments": {"x": -Infinity}}]}]}"#;
         assert!(Document::parse(used).unwrap_err().contains("NaN"));
+        let long =
+            br#"{"messages": [{"role": "assistant", "tool_calls": [{"arguments": {"x": 18446744073709551616}}]}]}"#;
+        assert!(Document::parse(long).unwrap_err().contains("64 bits"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! JSON of training data. Unlike `serde_json`'s own map it keeps the order of keys: a chat template writes tool calls in
-//! that order, and a model learns it. Python's `NaN` and `Infinity` are read too, for fields that are not used.
+//! that order, and a model learns it. Python's `NaN` and `Infinity` and integers of any length are read too, for fields that
+//! are not used.
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
@@ -12,16 +13,16 @@ pub(crate) enum Json {
     Null,
     Bool(bool),
     Number(Number),
-    /// `NaN`, `Infinity` or `-Infinity`: Python writes them, though JSON does not know them.
-    NotFinite,
+    /// A number that would not be written again as it was read: `NaN`, `Infinity` and `-Infinity`, which Python writes though
+    /// JSON does not know them, and integers of more than 64 bits.
+    Unkept,
     Text(String),
     List(Vec<Json>),
     Object(Vec<(String, Json)>),
 }
 
-/// What stands for a number that is not finite while a line that has one is parsed: a string that text cannot hold by
-/// accident.
-const NOT_FINITE: &str = "\0not finite";
+/// What stands for such a number while a line that has one is parsed: a string that text cannot hold by accident.
+const UNKEPT: &str = "\0unkept";
 
 impl Json {
     /// Parses one value.
@@ -29,9 +30,12 @@ impl Json {
     /// # Errors
     /// The parser's reason and the column.
     pub(crate) fn parse(text: &[u8]) -> Result<Json, String> {
-        let parsed = serde_json::from_slice(text);
-        let parsed =
-            parsed.or_else(|error| finite(text).and_then(|text| serde_json::from_slice(&text).ok()).ok_or(error));
+        let mut parsed = serde_json::from_slice(text);
+        // An integer beyond 64 bits is parsed as a float, as `1e20` is rightly: only the text tells them apart.
+        if parsed.as_ref().map_or(true, |json: &Json| json.any(&Json::is_beyond_64_bits)) {
+            let again = without_unkept(text).and_then(|text| serde_json::from_slice(&text).ok());
+            parsed = again.map_or(parsed, Ok);
+        }
         parsed.map_err(|error| {
             // The parser counts lines within the line; only the column means something here.
             let text = error.to_string();
@@ -70,14 +74,23 @@ impl Json {
         Some(entries.remove(at).1)
     }
 
-    /// Whether a number within is not finite.
-    pub(crate) fn holds_not_finite(&self) -> bool {
-        match self {
-            Json::NotFinite => true,
-            Json::List(items) => items.iter().any(Json::holds_not_finite),
-            Json::Object(entries) => entries.iter().any(|(_, value)| value.holds_not_finite()),
-            _ => false,
-        }
+    /// Whether a number within is [`Json::Unkept`].
+    pub(crate) fn holds_unkept(&self) -> bool {
+        self.any(&|value| *value == Json::Unkept)
+    }
+
+    /// Whether this or a value within is such.
+    fn any(&self, such: &dyn Fn(&Json) -> bool) -> bool {
+        such(self)
+            || match self {
+                Json::List(items) => items.iter().any(|item| item.any(such)),
+                Json::Object(entries) => entries.iter().any(|(_, value)| value.any(such)),
+                _ => false,
+            }
+    }
+
+    fn is_beyond_64_bits(&self) -> bool {
+        matches!(self, Json::Number(number) if number.is_f64() && number.as_f64().is_some_and(|x| x.abs() >= i64::MAX as f64))
     }
 
     /// What it is, for messages.
@@ -85,7 +98,7 @@ impl Json {
         match self {
             Json::Null => "null",
             Json::Bool(_) => "true or false",
-            Json::Number(_) | Json::NotFinite => "a number",
+            Json::Number(_) | Json::Unkept => "a number",
             Json::Text(_) => "a text",
             Json::List(_) => "a list",
             Json::Object(_) => "an object",
@@ -117,32 +130,47 @@ impl From<&str> for Json {
     }
 }
 
-/// `text` with [`NOT_FINITE`] for `NaN`, `Infinity` and `-Infinity` outside of strings; nothing if it has none.
-fn finite(text: &[u8]) -> Option<Vec<u8>> {
+/// `text` with [`UNKEPT`] for each such number outside of strings; nothing if it has none.
+fn without_unkept(text: &[u8]) -> Option<Vec<u8>> {
     let (mut out, mut at, mut found) = (Vec::with_capacity(text.len() + 32), 0, false);
     let mut inside = false;
     while let Some(&byte) = text.get(at) {
-        let word = [&b"NaN"[..], b"-Infinity", b"Infinity"].into_iter().find(|word| text[at..].starts_with(word));
-        match (inside, byte, word) {
-            (false, _, Some(word)) => {
-                out.extend(serde_json::to_vec(NOT_FINITE).unwrap_or_default());
-                (at, found) = (at + word.len(), true);
-                continue;
+        let length = match byte {
+            b'"' => {
+                inside = !inside;
+                1
             }
-            (true, b'\\', _) => {
-                out.push(byte);
-                at += 1;
-                out.extend(text.get(at));
-                at += 1;
-                continue;
-            }
-            (_, b'"', _) => inside = !inside,
-            _ => {}
-        }
-        out.push(byte);
-        at += 1;
+            b'\\' if inside => 2,
+            _ if inside => 1,
+            _ => match word(&text[at..]) {
+                0 => 1,
+                length => {
+                    if is_unkept(&text[at..at + length]) {
+                        out.extend(serde_json::to_vec(UNKEPT).unwrap_or_default());
+                        (at, found) = (at + length, true);
+                        continue;
+                    }
+                    length
+                }
+            },
+        };
+        out.extend(&text[at..text.len().min(at + length)]);
+        at += length;
     }
     found.then_some(out)
+}
+
+/// The length of the number or the word that a text outside of strings begins with.
+fn word(text: &[u8]) -> usize {
+    text.iter().take_while(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.')).count()
+}
+
+fn is_unkept(word: &[u8]) -> bool {
+    let digits = word.strip_prefix(b"-").unwrap_or(word);
+    let integer = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    let text = str::from_utf8(word).unwrap_or_default();
+    ["NaN", "Infinity", "-Infinity"].contains(&text)
+        || integer && text.parse::<i64>().is_err() && text.parse::<u64>().is_err()
 }
 
 impl<'de> Deserialize<'de> for Json {
@@ -177,15 +205,15 @@ impl<'de> Visitor<'de> for Reader {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Json, E> {
-        Ok(Number::from_f64(value).map_or(Json::NotFinite, Json::Number))
+        Ok(Number::from_f64(value).map_or(Json::Unkept, Json::Number))
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Json, E> {
-        Ok(if text == NOT_FINITE { Json::NotFinite } else { Json::Text(text.into()) })
+        Ok(if text == UNKEPT { Json::Unkept } else { Json::Text(text.into()) })
     }
 
     fn visit_string<E: de::Error>(self, text: String) -> Result<Json, E> {
-        Ok(if text == NOT_FINITE { Json::NotFinite } else { Json::Text(text) })
+        Ok(if text == UNKEPT { Json::Unkept } else { Json::Text(text) })
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
@@ -212,7 +240,7 @@ impl Serialize for Json {
             Json::Null => serializer.serialize_unit(),
             Json::Bool(value) => serializer.serialize_bool(*value),
             Json::Number(value) => value.serialize(serializer),
-            Json::NotFinite => serializer.serialize_f64(f64::NAN),
+            Json::Unkept => serializer.serialize_f64(f64::NAN),
             Json::Text(text) => serializer.serialize_str(text),
             Json::List(items) => serializer.collect_seq(items),
             Json::Object(entries) => {
@@ -240,7 +268,19 @@ mod tests {
     fn numbers_that_python_writes_are_read_and_noticed_outside_of_texts_only() {
         let parsed = Json::parse(br#"{"text": "NaN \" Infinity", "score": [NaN, -Infinity, 1]}"#).unwrap();
         assert_eq!(parsed.get("text"), Some(&"NaN \" Infinity".into()));
-        assert!(parsed.get("score").unwrap().holds_not_finite() && !parsed.get("text").unwrap().holds_not_finite());
+        assert!(parsed.get("score").unwrap().holds_unkept() && !parsed.get("text").unwrap().holds_unkept());
         assert_eq!(Json::parse(br#"{"a": Nan}"#).unwrap_err(), "expected value (column 7)");
+    }
+    #[test]
+    fn integers_keep_their_digits_or_are_known_to_lose_them() {
+        let parsed =
+            Json::parse(br#"[18446744073709551615, -9223372036854775808, 1e22, 100000000000000000000.5]"#).unwrap();
+        assert!(!parsed.holds_unkept());
+        let wanted = "[18446744073709551615,-9223372036854775808,1e22,1e20]";
+        assert_eq!(serde_json::to_string(&parsed).unwrap().replace("1e+", "1e"), wanted);
+        for text in ["[18446744073709551616]", "[-9223372036854775809]", r#"{"id": 12345678901234567890123}"#] {
+            assert!(Json::parse(text.as_bytes()).unwrap().holds_unkept(), "{text}");
+        }
+        assert!(!Json::parse(br#"["18446744073709551616\\", 1]"#).unwrap().holds_unkept());
     }
 }

@@ -6,6 +6,8 @@ mod chat_template;
 mod chunker;
 pub(crate) mod merges;
 mod protobuf;
+mod python_json;
+mod python_methods;
 mod sample_encoder;
 mod sentence_piece;
 mod special_tokens;

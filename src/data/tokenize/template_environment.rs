@@ -1,10 +1,11 @@
 //! Jinja as transformers runs chat templates: where the engine differs from Python's jinja2, Python's way.
 
+use super::python_json::{PythonJson, python_float};
+use super::python_methods;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Value, escape_formatter};
 use serde::Serialize;
-use std::io::{self, Write};
 
 /// Instructions of a template that one rendering may take: a conversation of thousands of turns needs a tenth.
 const FUEL: u64 = 20_000_000;
@@ -19,9 +20,9 @@ pub(super) fn environment(template: &str) -> Environment<'static> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.expect("the usual delimiters"));
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python_methods::method);
     environment.set_formatter(|out, state, value| match value.kind() {
-        ValueKind::None | ValueKind::Bool | ValueKind::Seq | ValueKind::Map => {
+        ValueKind::None | ValueKind::Bool | ValueKind::Number | ValueKind::Seq | ValueKind::Map => {
             escape_formatter(out, state, &Value::from(python_text(value)))
         }
         _ => escape_formatter(out, state, value),
@@ -35,6 +36,8 @@ pub(super) fn environment(template: &str) -> Environment<'static> {
         environment.add_function("strftime_now", |format: String| strftime(&format));
     }
     environment.add_filter("tojson", to_json);
+    environment.add_filter("truncate", minijinja_contrib::filters::truncate);
+    environment.add_filter("striptags", minijinja_contrib::filters::striptags);
     environment.add_filter("string", |value: Value| python_text(&value));
     environment.add_filter("generation_marks", |text: String| format!("{}{text}{}", GENERATION[0], GENERATION[1]));
     let iterable = |kind| matches!(kind, ValueKind::String | ValueKind::Seq | ValueKind::Map | ValueKind::Iterable);
@@ -70,6 +73,9 @@ fn python_text(value: &Value) -> String {
     match value.kind() {
         ValueKind::None => "None".into(),
         ValueKind::Bool => if value.is_true() { "True" } else { "False" }.into(),
+        ValueKind::Number if !value.is_integer() => {
+            f64::try_from(value.clone()).map_or(value.to_string(), python_float)
+        }
         ValueKind::Seq => {
             let items: Vec<String> = value.try_iter().into_iter().flatten().map(|item| python_repr(&item)).collect();
             format!("[{}]", items.join(", "))
@@ -148,7 +154,7 @@ fn strftime(format: &str) -> Result<String, Error> {
     Ok(out)
 }
 
-/// JSON as Python's `json.dumps` writes it without `ensure_ascii`, where the engine's own is meant for web pages.
+/// JSON as Python's `json.dumps` writes it, as transformers calls it: the engine's own is meant for web pages.
 fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
     let refuse = |error: serde_json::Error| Error::new(ErrorKind::InvalidOperation, error.to_string());
     let indent = options.get::<Option<usize>>("indent")?.map(|width| " ".repeat(width.min(64)));
@@ -156,29 +162,18 @@ fn to_json(value: Value, options: Kwargs) -> Result<String, Error> {
     let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     let ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     options.assert_all_used()?;
-    if ascii {
-        return Err(Error::new(ErrorKind::InvalidOperation, "tojson: ensure_ascii=true is not supported"));
-    }
     let value = if sorted { sorted_keys(&value) } else { value };
-    let mut out = Vec::new();
-    let written = match (&indent, separators.as_deref()) {
-        (Some(indent), _) => {
-            let pretty = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty))
-        }
-        (None, Some([item, key])) => {
-            let separated = Separated { item, key };
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, separated))
-        }
-        (None, None) => {
-            let separated = Separated { item: ", ", key: ": " };
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, separated))
-        }
-        (None, Some(_)) => {
+    let (item, key) = match (separators.as_deref(), &indent) {
+        (None, None) => (", ", ": "),
+        (None, Some(_)) => (",", ": "),
+        (Some([item, key]), _) => (item.as_str(), key.as_str()),
+        (Some(_), _) => {
             return Err(Error::new(ErrorKind::InvalidOperation, "tojson: separators are two texts"));
         }
     };
-    written.map_err(refuse)?;
+    let python = PythonJson { item, key, indent: indent.as_deref(), ascii, depth: 0, filled: false };
+    let mut out = Vec::new();
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, python)).map_err(refuse)?;
     Ok(String::from_utf8(out).unwrap_or_default())
 }
 
@@ -194,26 +189,6 @@ fn sorted_keys(value: &Value) -> Value {
             Value::from_pairs(keys.iter().map(|key| (key.to_string(), held(key))))
         }
         _ => value.clone(),
-    }
-}
-
-/// What stands between items and behind keys.
-struct Separated<'a> {
-    item: &'a str,
-    key: &'a str,
-}
-
-impl serde_json::ser::Formatter for Separated<'_> {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { self.item.as_bytes() })
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { self.item.as_bytes() })
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(self.key.as_bytes())
     }
 }
 
@@ -237,6 +212,9 @@ mod tests {
             ("{{ value | tojson }}", r#"{"z": [1, 2], "a": "it's"}"#),
             ("{{ value | tojson(separators=(',', ':')) }}", r#"{"z":[1,2],"a":"it's"}"#),
             ("{{ value | tojson(sort_keys=true) }}", r#"{"a": "it's", "z": [1, 2]}"#),
+            ("{{ [1, 'é']  | tojson(indent=2) }}", "[\n  1,\n  \"é\"\n]"),
+            ("{{ ['é\u{1f600}\u{7f}', []] | tojson(ensure_ascii=true) }}", r#"["\u00e9\ud83d\ude00\u007f", []]"#),
+            ("{{ 1.5e-7 }} {{ [0.00001, 2.0, 1e16] }} {{ 0.00001 | tojson }}", "1.5e-07 [1e-05, 2.0, 1e+16] 1e-05"),
             ("{% for key, held in value | items %}{{ key }}{% endfor %}", "za"),
             (
                 "{{ none is iterable }} {{ 'a' is iterable }} {{ value is iterable }} {{ 3 is iterable }}",

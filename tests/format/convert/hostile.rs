@@ -236,6 +236,55 @@ fn a_part_of_a_model_is_named_as_such() {
     assert!(said.contains("is one of 3 files of a model; join them with"), "{said}");
 }
 
+/// A model with one more key of metadata.
+fn with_key(whole: &[u8], key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+    let mut out = whole[..16].to_vec();
+    let count = u64::from_le_bytes(whole[16..24].try_into().unwrap());
+    out.extend((count + 1).to_le_bytes());
+    out.extend((key.len() as u64).to_le_bytes());
+    out.extend(key.bytes());
+    out.extend(kind.to_le_bytes());
+    out.extend(value);
+    let gguf = Gguf::parse(whole).unwrap();
+    let data = gguf.tensors.iter().map(|tensor| tensor.range.start).min().unwrap();
+    // Behind the last name: the count of dimensions, the dimensions, the type and the offset. Padding follows.
+    let last = gguf.tensors.last().unwrap();
+    let name = whole[..data].windows(last.name.len()).rposition(|window| window == last.name.as_bytes()).unwrap();
+    let directory = name + last.name.len() + 4 + 8 * last.dims.len() + 4 + 8;
+    out.extend(&whole[24..directory]);
+    out.resize(out.len().next_multiple_of(32), 0);
+    out.extend(&whole[data..]);
+    out
+}
+
+#[test]
+fn keys_that_change_what_is_computed_are_refused_and_neutral_ones_read() {
+    let whole = std::fs::read(fixture("q4_0.gguf")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.gguf");
+    let float = |x: f32| x.to_le_bytes().to_vec();
+    for (key, kind, value, refused) in [
+        ("attention.scale", 6, float(0.5), true),
+        ("attention.scale", 6, float(0.0), false),
+        ("attention.clamp_kqv", 6, float(8.0), true),
+        ("final_logit_softcapping", 6, float(30.0), true),
+        ("final_logit_softcapping", 6, float(0.0), false),
+        ("logit_scale", 6, float(0.0625), true),
+        ("logit_scale", 6, float(1.0), false),
+        ("residual_scale", 6, float(0.22), true),
+        ("attention.causal", 7, vec![0], true),
+        ("attention.causal", 7, vec![1], false),
+        ("use_parallel_residual", 7, vec![1], true),
+    ] {
+        let key = format!("llama.{key}");
+        std::fs::write(&path, with_key(&whole, &key, kind, &value)).unwrap();
+        match refused {
+            true => assert!(refusal(&path, dir.path()).contains(&key), "{key}: {}", refusal(&path, dir.path())),
+            false => drop(bring_in(&path, &Options::default(), &dir.path().join("x.tetrad")).expect(&key)),
+        }
+    }
+}
+
 #[test]
 fn each_lie_of_a_safetensors_file_has_its_error() {
     let file = |header: &str, data: usize| {

@@ -76,6 +76,14 @@ fn what_is_not_computed_is_refused_by_name() {
         ("partial_rotary_factor", json!(0.5), "rotates a part of each head"),
         ("quantization_config", json!({ "quant_method": "gptq" }), "its weights are quantized (\"gptq\")"),
         ("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }), "its rope scaling is \"yarn\""),
+        ("rope_scaling", json!({ "rope_type": "linear" }), "type \"linear\" has no factor"),
+        ("rope_scaling", json!({ "factor": 2.0 }), "has no rope_type"),
+        ("rope_scaling", json!({ "type": "llama3", "factor": 8.0, "low_freq_factor": 1.0 }), "has no high_freq_factor"),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 }),
+            "has no original_max_position_embeddings",
+        ),
         ("layer_types", json!(["full_attention", "sliding_attention"]), "layers of type \"sliding_attention\""),
         ("num_hidden_layers", json!(1u64 << 60), "impossible model"),
         ("num_attention_heads", json!(0), "impossible model"),
@@ -168,7 +176,14 @@ fn an_index_leads_nowhere_else() {
     }
     // Nor do the other files.
     std::fs::write(dir.at(INDEX), &index).unwrap();
-    for name in [INDEX, "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+    for name in [
+        INDEX,
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "generation_config.json",
+    ] {
         let (at, away) = (dir.at(name), dir.root.path().join("away.json"));
         std::fs::write(&at, if at.exists() { std::fs::read(&at).unwrap() } else { b"{}".to_vec() }).unwrap();
         std::fs::rename(&at, &away).unwrap();
@@ -276,4 +291,25 @@ fn a_model_with_sentence_pieces_alone_keeps_its_tokens() {
         "{}",
         dir.refused()
     );
+}
+
+#[test]
+fn special_tokens_of_a_map_beside_the_configuration_are_read_as_transformers_does() {
+    let dir = Directory::new(u64::MAX);
+    let said = || {
+        let json = dir.accepted().attachment("tokenizer_config.json").expect("one that was made of the map");
+        serde_json::from_slice::<Value>(&json).unwrap()
+    };
+    let map = |value: Value| std::fs::write(dir.at("special_tokens_map.json"), value.to_string()).unwrap();
+    let config = |value: Value| std::fs::write(dir.at("tokenizer_config.json"), value.to_string()).unwrap();
+    map(json!({ "eos_token": { "content": "<|end|>", "lstrip": false } }));
+    let _ = std::fs::remove_file(dir.at("tokenizer_config.json"));
+    assert_eq!(said()["eos_token"]["content"], "<|end|>");
+    // The older form lets the map say otherwise, the newer one, which lists its tokens, does not read it.
+    config(json!({ "eos_token": "other", "bos_token": null }));
+    assert_eq!(said()["eos_token"]["content"], "<|end|>");
+    config(json!({ "eos_token": "other", "added_tokens_decoder": {} }));
+    assert_eq!(said()["eos_token"], "other");
+    std::fs::write(dir.at("special_tokens_map.json"), b"{\"eos_token\": {").unwrap();
+    assert!(dir.refused().contains("special_tokens_map.json: is no map of special tokens"), "{}", dir.refused());
 }
