@@ -36,8 +36,8 @@ pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArg
 pub mod prelude {
     pub use crate::backend::ops::{
         ActivationPack as _, ActivationQuant as _, ActivationScaling as _, Attention as _, Bias as _,
-        CrossEntropy as _, Embedding as _, Factors as _, Gaussian as _, Gelu as _, Linear as _, MatMul as _, Norm as _,
-        PrefixAttention as _, Rope as _, Scaling as _, SwiGlu as _, Update as _,
+        CrossEntropy as _, Embedding as _, Factors as _, Gaussian as _, Gelu as _, Linear as _, Magnitude as _,
+        MatMul as _, Norm as _, PrefixAttention as _, Rope as _, Scaling as _, SwiGlu as _, Update as _,
     };
     pub use crate::backend::{Backend as _, DeviceInfo as _, Memory as _, Offload as _};
 }
@@ -59,6 +59,7 @@ pub trait Backend:
     + ops::Gaussian
     + ops::Gelu
     + ops::Linear
+    + ops::Magnitude
     + ops::MatMul
     + ops::Norm
     + ops::PrefixAttention

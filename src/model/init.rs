@@ -1,6 +1,6 @@
 //! Filling parameters from floats: initial values, and what an importer brings.
 
-use super::{Init, Model, ParamSpec};
+use super::{Init, Model, ParamSpec, magnitude};
 use crate::backend::{Backend, Param, Weight};
 use crate::quant::{RngKey, RngUse, RowEncoder, RowPlanes, WeightPlane};
 
@@ -45,11 +45,12 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
                 values.iter_mut().for_each(|x| *x *= 0.01);
             }
             Init::Ones => values.fill(1.0),
-            Init::Zeros => values.fill(0.0),
+            Init::Zeros | Init::Measured => values.fill(0.0),
         });
         zero_state(param, backend);
         param.weight.planes().into_iter().chain(param.state.planes()).for_each(|span| backend.advise_cold(span));
     }
+    magnitude::initialize(model, backend);
 }
 
 /// State tensors that are zero.

@@ -29,7 +29,8 @@ impl Linear {
         if let Some(bias) = &self.bias {
             cx.backend.add_bias(y, bias.weight.data, bias.weight.shape.cols);
         }
-        self.low_rank.iter().for_each(|pair| pair.forward(cx, x, y));
+        let weight = &self.weight.weight;
+        self.low_rank.iter().for_each(|pair| pair.forward(cx, (weight, x), y));
     }
 
     /// The gradient of the bias, if there is one.
@@ -51,7 +52,8 @@ impl Linear {
         sink: &mut GradSink<'_, '_>,
     ) {
         cx.backend.linear_grad_input(dy, &self.weight.weight, dx, accumulate);
-        self.low_rank.iter().for_each(|pair| pair.backward(cx, (dy, x), dx, sink));
+        let weight = &self.weight.weight;
+        self.low_rank.iter().for_each(|pair| pair.backward(cx, (weight, dy, x), dx, sink));
         let Some(grad) = sink.grad(&self.weight) else { return };
         let (shape, accumulate) = (self.weight.weight.shape, sink.begin(cx, grad));
         cx.backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, accumulate);

@@ -3,8 +3,8 @@
 use super::context::Context;
 use super::grad_sink::GradSink;
 use super::{AdapterParam, AdapterPart, AdapterRows, AdapterSite, AdapterUse, BlockParam};
-use super::{ParamKind, ParamSpec, Purpose, Settings};
-use crate::backend::{Accumulate, DropoutArgs, Param};
+use super::{Magnitude, ParamKind, ParamSpec, Purpose, Settings, magnitude};
+use crate::backend::{Accumulate, DropoutArgs, Param, Weight};
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
 use std::collections::HashMap;
@@ -18,6 +18,8 @@ pub struct LowRankPair {
     pub b: Param,
     /// The learned factor.
     pub scale: Option<Param>,
+    /// The norms that rows of the sum are brought to.
+    pub magnitude: Option<Magnitude>,
     /// What the product is multiplied by besides.
     pub factor: f32,
     /// Probability that a step leaves out an input.
@@ -44,14 +46,17 @@ pub struct LowRankActs {
 }
 
 impl LowRankPair {
-    /// Adds to `y` from `x`. At a factor of 0 nothing is touched.
-    pub(super) fn forward(&self, cx: &mut Context<'_>, x: Span, y: Span) {
-        if self.factor == 0.0 {
+    /// Adds to `y` from `x` beside the base's matrix. At a factor of 0 nothing is touched.
+    pub(super) fn forward(&self, cx: &mut Context<'_>, (weight, x): (&Weight, Span), y: Span) {
+        if self.magnitude.map_or(self.factor, |magnitude| magnitude.share) == 0.0 {
             return;
         }
         let (mut cx, from) = cx.rows_of(self.rows);
         let (x, y) = (cx.part(x, from, self.inputs), cx.part(y, from, self.b.weight.shape.cols));
-        self.add(&mut cx, x, y);
+        match &self.magnitude {
+            Some(magnitude) => self.forward_magnitude(&mut cx, magnitude, (weight, x), y),
+            None => self.add(&mut cx, x, y),
+        }
     }
 
     /// The same for all rows of a batch.
@@ -62,7 +67,7 @@ impl LowRankPair {
     }
 
     /// What A sees of `x`, and `A x`.
-    fn down(&self, cx: &mut Context<'_>, x: Span) -> (Span, Span) {
+    pub(super) fn down(&self, cx: &mut Context<'_>, x: Span) -> (Span, Span) {
         let (shape, inputs) = (self.a.weight.shape, self.inputs);
         let mut input = x;
         if let Some(args) = self.left_out(cx) {
@@ -79,7 +84,7 @@ impl LowRankPair {
         (input, down)
     }
 
-    fn scale(&self, cx: &mut Context<'_>, down: Span) {
+    pub(super) fn scale(&self, cx: &mut Context<'_>, down: Span) {
         let learned = self.scale.as_ref().map(|scale| scale.weight.data);
         if learned.is_some() || self.factor != 1.0 {
             cx.backend.scale_rows(down, self.a.weight.shape.rows, self.factor, learned);
@@ -87,7 +92,7 @@ impl LowRankPair {
     }
 
     /// The same in forward and in every backward of a step.
-    fn left_out(&self, cx: &Context<'_>) -> Option<DropoutArgs> {
+    pub(super) fn left_out(&self, cx: &Context<'_>) -> Option<DropoutArgs> {
         let Purpose::Step(step) = cx.batch.purpose else { return None };
         let key = RngKey { seed: cx.model.settings.seed, step, tensor: self.a.id, usage: RngUse::Dropout };
         let args = DropoutArgs { key, first_row: cx.batch.before + cx.batch.from, probability: self.dropout };
@@ -95,7 +100,16 @@ impl LowRankPair {
     }
 
     /// Adds to `dx`, and forms the gradients of A, of B and of the factor.
-    pub(super) fn backward(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), dx: Span, sink: &mut GradSink<'_, '_>) {
+    pub(super) fn backward(
+        &self,
+        cx: &mut Context<'_>,
+        (weight, dy, x): (&Weight, Span, Span),
+        dx: Span,
+        sink: &mut GradSink<'_, '_>,
+    ) {
+        if let Some(magnitude) = &self.magnitude {
+            return self.backward_magnitude(cx, magnitude, (weight, dy, x), dx, sink);
+        }
         let ([rank, cols], outputs) = ([self.a.weight.shape.rows, self.a.weight.shape.cols], self.b.weight.shape.cols);
         let (input, down) = self.down(cx, x);
         let ddown = cx.micro_rows(cx.model.acts.low_rank.ddown, rank);
@@ -123,7 +137,7 @@ impl LowRankPair {
 
 impl LowRankPair {
     /// Adds to the gradient of the layer's input from that of `A x`; `input` is what A saw, which has served.
-    fn input_grad(&self, cx: &mut Context<'_>, (ddown, input): (Span, Span), dx: Span) {
+    pub(super) fn input_grad(&self, cx: &mut Context<'_>, (ddown, input): (Span, Span), dx: Span) {
         let (a, left_out, inputs) = (&self.a.weight, self.left_out(cx), self.inputs);
         // Where the gradient of the input is whole, before elements are left out of it.
         let (whole, accumulate) = match left_out {
@@ -156,11 +170,17 @@ pub(super) fn pairs(
             let (layer, matrix) = (site.layer, site.matrix);
             let (at, offline) = (AdapterSite::Matrix(layer, matrix), used.offline);
             let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part, offline }));
+            let magnitude = of(AdapterPart::Magnitude).map(|&magnitude| Magnitude {
+                magnitude,
+                number: magnitude::number(specs, magnitude.id),
+                share: used.scale,
+            });
             let pair = LowRankPair {
                 a: *of(AdapterPart::A).expect("every site has it"),
                 b: *of(AdapterPart::BTransposed).expect("every site has it"),
                 scale: of(AdapterPart::Scale).copied(),
-                factor: site.factor as f32 * used.scale,
+                factor: if magnitude.is_some() { site.factor as f32 } else { site.factor as f32 * used.scale },
+                magnitude,
                 dropout: used.config.dropout as f32,
                 inputs: matrix.shape(&settings.model)[1],
                 group: if used.config.group { settings.storage.group } else { 1 },

@@ -20,6 +20,7 @@ mod linear;
 mod llama;
 mod loss;
 mod low_rank;
+mod magnitude;
 mod mlp;
 mod norm;
 mod offload;
@@ -47,6 +48,7 @@ pub use init::{fill, initialize};
 pub use linear::Linear;
 pub use llama::BlockWatch;
 pub use low_rank::{LowRankActs, LowRankPair};
+pub use magnitude::{Magnitude, MagnitudeActs};
 pub use mlp::Mlp;
 pub use norm::Norm;
 pub use offload::Offloaded;
@@ -145,8 +147,9 @@ impl Model {
         Self { settings, specs, params, stored: placed, offloaded, acts, sampling, passes, lowest, frozen }
     }
 
-    /// Fills what depends on the configuration alone; call once the backend has its arena.
+    /// Fills what depends on the configuration, or on the base of an adapter; call once the backend has both.
     pub fn prepare(&self, backend: &mut dyn Backend) {
         rope::fill_rope(&self.acts, &self.settings.model, backend);
+        magnitude::measure(self, backend);
     }
 }

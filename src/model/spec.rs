@@ -66,6 +66,8 @@ pub enum Init {
     Uniform,
     /// Uniform between 0 and 0.01: a prefix, as in LAE.
     Prefix,
+    /// The norms of the rows of the base's matrix: an adapter's magnitudes.
+    Measured,
 }
 
 /// Everything about one parameter of every model.

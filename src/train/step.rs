@@ -198,10 +198,10 @@ impl Trainer {
         if plan.host_total() > 0 {
             backend.attach(home(config, plan.host_total())?)?;
         }
-        model.prepare(backend.as_mut());
         if let (Some(base), None) = (&base, mapped) {
             base.upload(&model.stored, backend.as_mut());
         }
+        model.prepare(backend.as_mut());
         let base = base.map(|base| base.fingerprint);
         let losses = vec![0.0; model.acts.tokens];
         let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);

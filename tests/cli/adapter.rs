@@ -96,3 +96,31 @@ fn what_does_not_belong_together_is_refused() {
     let unknown = fails(&["train", "--from", "run/model.tetrad", "--adapter", "lara"]);
     assert!(unknown.contains("adapter.kind") && unknown.contains("lora"), "{unknown}");
 }
+
+#[test]
+fn prefixes_and_bottlenecks_are_trained_and_used_and_not_merged() {
+    let place = trained();
+    let alone = loss(&place, &[]);
+    for kind in ["prefix", "bottleneck"] {
+        let dir = format!("run.dir={kind}");
+        let train = ["train", "--from", "run/model.tetrad", "--adapter", kind, "--set", &dir, "--device=cpu"];
+        place.ok(&[&train, &TEXT[..], &SHORT].concat());
+        let file = format!("{kind}/adapter.tetrad");
+        let adapted = loss(&place, &["--adapter", &file]);
+        assert!(adapted < alone, "{kind}: {adapted}, {alone} without it");
+        assert_eq!(loss(&place, &["--adapter", &format!("{file}=0")]), alone, "{kind}");
+        let sample = ["sample", "run/model.tetrad", "--prompt", "The ", "--max-tokens", "8", "--adapter", &file];
+        place.ok(&sample);
+        let merge = place.fails(&["merge", "run/model.tetrad", "--adapter", &file, "-o", "merged.tetrad"]);
+        assert!(merge.contains(kind) && !place.path("merged.tetrad").exists(), "{merge}");
+        let export = place.fails(&["export", &file, "-o", "out.gguf"]);
+        assert!(export.contains(kind) && !place.path("out.gguf").exists(), "{export}");
+    }
+    let prefix = "prefix/adapter.tetrad";
+    let two = ["eval", "run/model.tetrad", "--text", "val.txt", "--adapter", prefix, "--adapter", prefix];
+    let two = place.fails(&two);
+    assert!(two.contains("one prefix only"), "{two}");
+    let unread = ["train", "--from", "run/model.tetrad", "--adapter", "prefix", "--set", "adapter.rank=4"];
+    let unread = place.fails(&[&unread, &TEXT[..]].concat());
+    assert!(unread.contains("adapter.rank") && unread.contains("lora"), "{unread}");
+}

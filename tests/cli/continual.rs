@@ -215,6 +215,12 @@ fn mistakes_are_refused_before_anything_is_trained() {
         assert!(found.contains(wanted), "{set}: {found}");
     }
     assert!(!place.path("x").exists(), "{:?}", names(&place, "x"));
+    let plain = place.fails(&["train", "tasks.toml", "--from", "base/model.tetrad"]);
+    assert!(plain.contains("trained by `tetrad continual`"), "{plain}");
+    // The plan knows the module that begins with the second task.
+    let plan = |more: &[&str]| place.ok(&[&["plan", "tasks.toml", "--from", "base/model.tetrad"], more].concat());
+    assert!(plan(&[]).contains("offline.model.layers.*.self_attn.q_proj.lora_A data"), "{}", plan(&[]));
+    assert!(!plan(&["--set", "continual.task=[]"]).contains("offline."));
     std::fs::write(place.path("none.toml"), TASKS.split("[[").next().unwrap()).unwrap();
     assert!(place.fails(&["continual", "none.toml"]).contains("names no task"));
     // A folder holds one sequence.

@@ -37,6 +37,7 @@ fn an_adapter_takes_the_same_course_as_on_the_cpu() {
             (config.train.micro_batch, config.run.activation_checkpointing) = (1, ActivationCheckpointing::Block);
             config.offload.weights = Offload::Host;
         }),
+        ("DoRA", |config| config.adapter.magnitude = true),
         ("a prefix", |config| config.adapter = prefix(AdapterScale::AlphaOverRank, false)),
         ("a compensated prefix, recomputed", |config| {
             config.adapter = prefix(AdapterScale::Learned, true);

@@ -53,6 +53,8 @@ pub fn kinds() -> Vec<(&'static str, Config)> {
     let lora = lora().adapter;
     let adapters = [
         ("LoRA", lora.clone()),
+        ("DoRA", AdapterConfig { magnitude: true, ..lora.clone() }),
+        ("DoRA with dropout", AdapterConfig { magnitude: true, dropout: 0.2, ..lora.clone() }),
         ("LoRA with learned scales", AdapterConfig { scale: Learned, ..lora }),
         ("a prefix", prefix(AlphaOverRank, false)),
         ("a prefix with learned scales", prefix(Learned, false)),
@@ -174,6 +176,7 @@ pub fn recorded(golden: &Golden, before: &str, kind: ParamKind) -> Option<Vec<f3
     Some(match param.part {
         AdapterPart::A => named("A"),
         AdapterPart::Scale => named("scale"),
+        AdapterPart::Magnitude => named("magnitude"),
         AdapterPart::Down => beside("down"),
         AdapterPart::DownBias => beside("down_bias"),
         AdapterPart::UpTransposed => transposed(&name_beside("up")),

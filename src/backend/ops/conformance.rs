@@ -28,6 +28,7 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::gelu::conformance(open);
     super::linear::conformance(open);
     super::loss::conformance(open);
+    super::magnitude::conformance(open);
     super::matmul::conformance(open);
     super::norm::conformance(open);
     super::prefix::conformance(open);

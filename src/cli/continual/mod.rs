@@ -7,7 +7,7 @@ mod score;
 mod setup;
 
 use super::output::{escape, print};
-use super::signals::Interrupts;
+use super::signals::{Doing, Interrupts};
 use super::train::stage::{Begin, train_stage};
 use super::train::start::InitFrom;
 use super::{CliResult, Failure, device, pool};
@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::checkpoint::{ADAPTER, Adapted, Checkpoint, MODEL, latest};
 use tetrad::config::{Config, Method};
-use tetrad::store::publish;
+use tetrad::store::{Lock, publish};
 
 /// The file of all results, in the folder of the sequence.
 pub(super) const RESULTS: &str = "continual.json";
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> CliResult {
     let config = &setup.config;
     check_folder(&args, config)?;
     let Some(held) = setup::texts(config, &interrupts)? else { return stopped(&args) };
-    record(config)?;
+    let _lock = record(config)?;
     let sequence = Sequence { args: &args, setup: &setup, held: &held, interrupts: &interrupts };
     let base = sequence.scores_of_base()?;
     let mut scores: BTreeMap<Method, Vec<Scores>> = BTreeMap::new();
@@ -127,12 +127,15 @@ fn check_folder(args: &Args, config: &Config) -> Result<(), Failure> {
     }
 }
 
-fn record(config: &Config) -> Result<(), Failure> {
+/// Writes down what is begun, and keeps other processes away from it.
+fn record(config: &Config) -> Result<Lock, Failure> {
     let (dir, text) = (&config.run.dir, text_of(config));
     let shown = escape(&dir.to_string_lossy());
     std::fs::create_dir_all(dir).map_err(|e| format!("{shown}: cannot be created: {e}"))?;
+    let lock = Lock::acquire(dir.join(".lock"))?;
     publish(&dir.join(RECORD), |out| out.write_all(text.as_bytes()))
-        .map_err(|e| format!("{shown}: cannot be written to: {e}").into())
+        .map_err(|e| format!("{shown}: cannot be written to: {e}"))?;
+    Ok(lock)
 }
 
 impl Sequence<'_> {
@@ -161,7 +164,11 @@ impl Sequence<'_> {
             let previous = match (before, method) {
                 (None, _) => None,
                 // With the residue, which the deployed weights lack.
-                (Some(dir), Method::Full) => latest(&dir)?.map(|path| open(&path)).transpose()?,
+                (Some(dir), Method::Full) => {
+                    let shown = escape(&dir.to_string_lossy());
+                    let last = latest(&dir)?.ok_or_else(|| format!("{shown}: its last checkpoint is gone"))?;
+                    Some(open(&last)?)
+                }
                 (Some(dir), _) => Some(open(&dir.join(name))?),
             };
             let begin = match method {
@@ -173,6 +180,11 @@ impl Sequence<'_> {
                 return Ok(None);
             }
         }
+        if self.interrupts.stopped() {
+            return Ok(None);
+        }
+        // What is scored is scored anew by the next command.
+        self.interrupts.now(Doing::Nothing);
         let file = Checkpoint::open_sound(&finished)?;
         let path = dir.join(SCORES);
         let found = match method {

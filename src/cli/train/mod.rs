@@ -124,6 +124,9 @@ pub fn run(args: Args) -> CliResult {
         origin = Origin::read(&args, model.as_ref())?;
     }
     let Origin { mut config, resume, textless } = origin;
+    if !config.continual.task.is_empty() {
+        return Err("continual.task: tasks are trained by `tetrad continual`, which takes this configuration".into());
+    }
     let adapter = beside(&args, &mut config)?;
     if args.dry_run {
         if let Some(model) = &model {
@@ -209,7 +212,11 @@ fn beside(args: &Args, config: &mut Config) -> Result<Option<InitFrom>, Failure>
         return Err(format!("adapter.kind: {kind}; name its file with --from FILE or adapter.base").into());
     }
     let file = args.adapter.as_deref().map(Path::new).filter(|path| path.is_file());
-    file.map(InitFrom::open).transpose()
+    let file = file.map(InitFrom::open).transpose()?;
+    if file.as_ref().is_some_and(|file| file.checkpoint.meta.has_offline()) {
+        eprintln!("note: the run goes on from the online module; the offline one of that file is left out");
+    }
+    Ok(file)
 }
 
 /// What a run is asked to be, and by whom it is done.

@@ -24,6 +24,8 @@ pub struct Pair<'a> {
     pub b_transposed: &'a [f32],
     /// The scale that was learned, 1 if none was.
     pub learned: f32,
+    /// DoRA's norms, `[out]`.
+    pub magnitude: Option<&'a [f32]>,
 }
 
 impl Pair<'_> {
@@ -53,6 +55,7 @@ pub fn pairs(adapter: &Adapter) -> Vec<Pair<'_>> {
             },
             b_transposed: part(AdapterPart::BTransposed)?,
             learned: part(AdapterPart::Scale).map_or(1.0, |scale| scale[0]),
+            magnitude: part(AdapterPart::Magnitude),
             site,
         })
     };
@@ -121,6 +124,9 @@ impl ForeignAdapter {
                         AdapterPart::BTransposed => {
                             values.copy_from_slice(&transposed(&pair.b, pair.b.len() / pair.rank, pair.rank));
                         }
+                        AdapterPart::Magnitude => {
+                            values.copy_from_slice(pair.magnitude.as_ref().expect("all pairs have one"));
+                        }
                         other => unreachable!("no pair of another program has a {}", other.suffix()),
                     }
                 }
@@ -146,6 +152,7 @@ fn restored(own: &Map<String, Value>, read: &Adapter, base: &Checkpoint) -> Opti
         && adapter.kind == found.kind
         && adapter.scale != AdapterScale::Learned
         && !adapter.group
+        && adapter.magnitude == found.magnitude
         && adapter.weights == found.weights
         && adapter.dropout == found.dropout
         && adapter.sites(model) == found.sites(model)
@@ -179,8 +186,9 @@ fn config(
     bf16: bool,
     model: &ModelConfig,
 ) -> Result<AdapterConfig, AdapterError> {
-    if let Some(pair) = pairs.iter().find(|pair| pair.magnitude.is_some()) {
-        return Err(inexpressible(&format!("a magnitude (DoRA), as {} has one,", pair.site.name())));
+    let magnitude = pairs.iter().all(|pair| pair.magnitude.is_some());
+    if let Some(pair) = pairs.iter().find(|pair| pair.magnitude.is_some() != magnitude) {
+        return Err(inexpressible(&format!("a magnitude (DoRA) of some pairs only, as {} has one,", pair.site.name())));
     }
     let mut found = Vec::new();
     for pair in pairs {
@@ -203,6 +211,7 @@ fn config(
         },
         rank_pattern: exceptions(&found, |place| place.rank as f64, rank as f64),
         alpha_pattern: exceptions(&found, |place| place.alpha, alpha),
+        magnitude,
         dropout,
         weights: if bf16 { AdapterWeights::Bf16 } else { AdapterWeights::F32 },
         ..placed(&found, model)

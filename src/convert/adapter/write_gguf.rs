@@ -23,9 +23,19 @@ pub fn export_adapter_gguf(adapter: &Adapter, path: &Path) -> Result<(), Convert
     let Some(config) = &adapter.meta.adapter else {
         return Err(ConvertError::Asked("the file is a model and no adapter".into()));
     };
-    if config.kind != AdapterKind::Lora {
-        let (what, format) = (format!("an adapter of kind {}", config.kind.name()), "a GGUF adapter");
-        let instead = "llama.cpp has pairs of matrices only: use it here, from its own file";
+    let beyond = match config.kind {
+        AdapterKind::Lora if !config.magnitude => None,
+        AdapterKind::Lora => Some((
+            "a trained magnitude of rows (DoRA, adapter.magnitude)".to_owned(),
+            "llama.cpp has none: `merge` it into its base and export that",
+        )),
+        kind => Some((
+            format!("an adapter of kind {}", kind.name()),
+            "llama.cpp has pairs of matrices only: use it here, from its own file",
+        )),
+    };
+    if let Some((what, instead)) = beyond {
+        let format = "a GGUF adapter";
         let source = Box::new(AdapterError::Inexpressible { what, format, instead });
         return Err(ConvertError::Adapter { path: path.into(), source });
     }

@@ -53,6 +53,9 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
         let sides = [pair.a.len() as u64 / rank, pair.b_transposed.len() as u64 / rank];
         tensors.push((format!("{WRAPPER}{module}.lora_A.weight"), vec![rank, sides[0]], kind));
         tensors.push((format!("{WRAPPER}{module}.lora_B.weight"), vec![sides[1], rank], kind));
+        if pair.magnitude.is_some() {
+            tensors.push((format!("{WRAPPER}{module}.lora_magnitude_vector"), vec![sides[1]], Kind::F32));
+        }
     }
     let header = own_header(adapter, &tensors);
     let data: u64 =
@@ -70,6 +73,7 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
                     }
                 }
             }
+            out.write_all(pair.magnitude.unwrap_or_default().as_bytes())?;
         }
         Ok(())
     })?;
@@ -124,7 +128,7 @@ fn peft_config(config: &AdapterConfig, pairs: &[Pair<'_>], layers: usize) -> Val
         "revision": null,
         "target_modules": names,
         "task_type": "CAUSAL_LM",
-        "use_dora": false,
+        "use_dora": config.magnitude,
         "use_rslora": config.scale == AdapterScale::RsLora,
     })
 }

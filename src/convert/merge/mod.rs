@@ -138,6 +138,9 @@ struct Delta {
     a: Vec<f32>,
     /// `[out, r]`.
     b: Vec<f32>,
+    /// Norms that rows of the sum are brought to, and how much of what that changes is added; the factor then lacks the user's
+    /// scale.
+    magnitude: Option<(Vec<f32>, f32)>,
 }
 
 /// The pairs beside each matrix.
@@ -149,9 +152,10 @@ fn deltas(adapters: &[(Adapter, f32)]) -> Deltas {
         for pair in pairs(adapter) {
             let delta = Delta {
                 rank: pair.site.rank,
-                factor: pair.site.factor as f32 * scale,
+                factor: pair.site.factor as f32 * if pair.magnitude.is_some() { 1.0 } else { *scale },
                 a: pair.a.to_vec(),
                 b: pair.b(),
+                magnitude: pair.magnitude.map(|magnitude| (magnitude.to_vec(), *scale)),
             };
             all.entry(ParamKind::Block(pair.site.layer, pair.site.matrix)).or_default().push(delta);
         }

@@ -53,11 +53,18 @@ impl Maker<'_> {
     /// The values of a row after merging.
     fn row(&self, decoder: &Decoder<'_>, kind: ParamKind, row: usize, out: &mut [f32]) {
         decoder.row(row, out);
-        for Delta { rank, factor, a, b } in self.deltas.get(&kind).into_iter().flatten() {
-            for (share, a) in b[row * rank..][..*rank].iter().zip(a.chunks_exact(out.len())) {
-                let share = factor * share;
-                out.iter_mut().zip(a).for_each(|(x, a)| *x += share * a);
-            }
+        let deltas = || self.deltas.get(&kind).into_iter().flatten();
+        let base = if deltas().any(|delta| delta.magnitude.is_some()) { out.to_vec() } else { Vec::new() };
+        for delta in deltas() {
+            let Some((magnitude, share)) = &delta.magnitude else {
+                delta.add(row, out);
+                continue;
+            };
+            let mut sum = base.clone();
+            delta.add(row, &mut sum);
+            let norm = sum.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32;
+            let by = if norm > 0.0 { magnitude[row] / norm } else { 0.0 };
+            out.iter_mut().zip(sum.iter().zip(&base)).for_each(|(x, (sum, base))| *x += share * (by * sum - base));
         }
     }
 
@@ -101,6 +108,16 @@ impl Maker<'_> {
         let scales = self.own(entry, PlaneKind::Scales)?;
         let element = WeightFormat::of(codec).scale();
         Some((0..entry.shape.groups()).map(|i| GroupScale::read(element, scales, &[], i).scale).collect())
+    }
+}
+
+impl Delta {
+    /// Adds its product's row to `out`.
+    fn add(&self, row: usize, out: &mut [f32]) {
+        for (share, a) in self.b[row * self.rank..][..self.rank].iter().zip(self.a.chunks_exact(out.len())) {
+            let share = self.factor * share;
+            out.iter_mut().zip(a).for_each(|(x, a)| *x += share * a);
+        }
     }
 }
 

@@ -18,7 +18,8 @@ pub use sampling::place_sampling;
 
 use super::spec::ParamSpec;
 use super::{
-    ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, BottleneckActs, LowRankActs, ModelConfig,
+    ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, BottleneckActs, LowRankActs, MagnitudeActs,
+    ModelConfig,
 };
 use super::{ParamKind, SHORTEST_MICRO_SEQUENCE, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
@@ -66,6 +67,8 @@ pub struct Activations {
     pub logits: Span,
     /// Of adapters.
     pub low_rank: LowRankActs,
+    /// Of trained norms of rows.
+    pub magnitude: MagnitudeActs,
     /// Of bottlenecks beside the layers.
     pub bottleneck: BottleneckActs,
     /// Backward.
@@ -103,6 +106,7 @@ pub fn place(
     };
     let blocks = shapes.blocks(plan, train, kept);
     let low_rank = low_rank(plan, settings, specs, (micro, end), backend);
+    let magnitude = magnitude(plan, settings, specs, micro, backend);
     let bottleneck = bottleneck(plan, settings, (micro, train.then_some(end)), backend);
     let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
     let last_read = if train && model.tied { end } else { head };
@@ -114,7 +118,8 @@ pub fn place(
     let adapters = specs.iter().filter(|spec| spec.kind.is_adapter());
     let rank = pitch(adapters.map(|spec| spec.shape.rows).max().unwrap_or(0), backend);
     let scratch_shapes = MaxShapes {
-        tokens,
+        // Norms of rows are products of as many rows as A has.
+        tokens: tokens.max(magnitude.ids.bytes / 4),
         // A norm of heads has T H rows of D: its partial sums are those of T rows of H D, and at most D more.
         features: h.max(f).max(vocab).max(q + model.head_dim()).max(rank),
         inputs: h.max(f).max(q).max(rank),
@@ -146,6 +151,7 @@ pub fn place(
         inv_rms,
         xn,
         low_rank,
+        magnitude,
         bottleneck,
         grads: if train {
             grad::place(plan, settings, specs, &shapes, chunk * vocab * bytes)
@@ -215,6 +221,43 @@ fn low_rank(
         ddown: rows("gradient of a low-rank product", if train { rank } else { 0 }, step),
         sums: rows("sums of an input's groups", groups, Lifetime::ALWAYS),
         dropped: rows("input of an adapter with elements left out", if drops { input } else { 0 }, step),
+    }
+}
+
+/// The buffers of trained norms; sampling uses them too.
+fn magnitude(
+    plan: &mut Plan,
+    settings: &Settings,
+    specs: &[ParamSpec],
+    micro: usize,
+    backend: &dyn DeviceInfo,
+) -> MagnitudeActs {
+    let of = |wanted| {
+        let is_it = move |kind| matches!(kind, ParamKind::Adapter(AdapterParam { part, .. }) if part == wanted);
+        specs.iter().filter(move |spec| is_it(spec.kind)).map(|spec| spec.shape)
+    };
+    let Some(outputs) = of(AdapterPart::Magnitude).map(|shape| shape.cols).max() else {
+        return MagnitudeActs::default();
+    };
+    let rank = of(AdapterPart::A).map(|shape| shape.rows).max().unwrap_or(0);
+    let inputs = settings.model.hidden.max(settings.model.intermediate).max(settings.model.query_width());
+    let mut floats = |name: String, count: usize| plan.add(name, Category::Scratch, 4 * count, Lifetime::ALWAYS);
+    let squares = of(AdapterPart::Magnitude).enumerate();
+    let squares = squares.map(|(i, shape)| floats(format!("squares of rows {i}"), shape.cols)).collect();
+    let (ids, norms) = (floats("numbers of rows".into(), rank), floats("norms of rows".into(), outputs));
+    let mut rows = |name: &str, rows: usize, width: usize| {
+        let bytes = rows * pitch(width, backend) * backend.activation_bytes();
+        plan.add(name, Category::Activations, bytes, Lifetime::ALWAYS)
+    };
+    MagnitudeActs {
+        ids,
+        norms,
+        squares,
+        a: rows("A as activations", rank, inputs),
+        b: rows("B as activations", rank, outputs),
+        r: rows("products of rows", rank, outputs),
+        gram: rows("products of A", rank, rank),
+        product: rows("product before its norms", micro, outputs),
     }
 }
 

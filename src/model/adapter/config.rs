@@ -30,6 +30,8 @@ pub struct AdapterConfig {
     /// Whether A sees the sums of the base's groups in place of single inputs (QA-LoRA, arXiv 2309.14717): what it adds to
     /// the weights of a group is then one number, which an asymmetric group's offset takes up exactly.
     pub group: bool,
+    /// Whether the rows of the sum are brought to norms that are trained (DoRA, arXiv 2402.09353).
+    pub magnitude: bool,
     /// Probability that an input of the adapter is left out in a step.
     pub dropout: f64,
     /// Learning rate of B, and of learned scales, over that of A (LoRA+, arXiv 2402.12354).
@@ -125,6 +127,7 @@ impl Default for AdapterConfig {
             rank_pattern: Vec::new(),
             alpha_pattern: Vec::new(),
             group: false,
+            magnitude: false,
             dropout: 0.0,
             rate_b: 1.0,
             weights: AdapterWeights::F32,

@@ -11,7 +11,7 @@ use crate::model::{BlockParam, ModelConfig};
 const MOST_RANK: usize = 1 << 16;
 
 /// The keys that not every kind of adapter reads, and the kinds that do.
-const READ_BY: [(&str, &[AdapterKind]); 13] = {
+const READ_BY: [(&str, &[AdapterKind]); 14] = {
     use AdapterKind::{Bottleneck, Lora, Prefix};
     [
         ("targets", &[Lora]),
@@ -20,6 +20,7 @@ const READ_BY: [(&str, &[AdapterKind]); 13] = {
         ("rank_pattern", &[Lora]),
         ("alpha_pattern", &[Lora]),
         ("group", &[Lora]),
+        ("magnitude", &[Lora]),
         ("dropout", &[Lora]),
         ("rate_b", &[Lora]),
         ("weights", &[Lora, Bottleneck]),
@@ -101,6 +102,10 @@ impl AdapterConfig {
         let reason = "must be at least 0 and below 1: the probability that an input is left out";
         problems.need((0.0..1.0).contains(&self.dropout), "adapter.dropout", number(self.dropout), reason);
         problems.positive("adapter.rate_b", self.rate_b, 1e6, ": a ratio of learning rates");
+        let plain = !self.group && self.scale != AdapterScale::Learned;
+        let reason = "needs A to see single inputs and a factor that is not learned; set adapter.group=false, and \
+                      adapter.scale to \"alpha/r\" or \"rslora\"";
+        problems.need(!self.magnitude || plain, "adapter.magnitude", self.magnitude, reason);
         self.place_problems(model, problems);
         let sites = self.sites(model);
         for (key, list, whole) in

@@ -228,6 +228,8 @@ mod tests {
             (AdapterConfig { rank_pattern: list("q_proj=2.5"), ..lora() }, "adapter.rank_pattern"),
             (AdapterConfig { rank_pattern: list("q_proj"), ..lora() }, "adapter.rank_pattern"),
             (AdapterConfig { alpha_pattern: list("v_proj=inf"), ..lora() }, "adapter.alpha_pattern"),
+            (AdapterConfig { magnitude: true, group: true, ..lora() }, "adapter.magnitude"),
+            (AdapterConfig { magnitude: true, scale: AdapterScale::Learned, ..lora() }, "adapter.magnitude"),
             (AdapterConfig { length: 3, ..lora() }, "adapter.length"),
             (AdapterConfig { length: 0, ..prefix() }, "adapter.length"),
             (AdapterConfig { length: 1025, ..prefix() }, "adapter.length"),

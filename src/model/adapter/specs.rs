@@ -55,6 +55,8 @@ pub enum AdapterPart {
     A,
     /// B transposed, `[rank, out]`: rows of `rank` numbers would each be padded to a whole group in every grouped plane.
     BTransposed,
+    /// DoRA's norms of the rows of the sum, `out` numbers.
+    Magnitude,
     /// The learned factor, one number.
     Scale,
     /// Keys of a prefix `[length, K D]`.
@@ -83,6 +85,7 @@ impl AdapterPart {
         match self {
             Self::A => "lora_A",
             Self::BTransposed => "lora_B_t",
+            Self::Magnitude => "lora_magnitude",
             Self::Scale => "lora_scale",
             Self::PrefixKey => "prefix_key",
             Self::PrefixValue => "prefix_value",
@@ -103,6 +106,7 @@ impl AdapterPart {
             Self::BTransposed | Self::DownBias | Self::UpTransposed | Self::UpBias => Init::Zeros,
             Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => Init::Ones,
             Self::PrefixKey | Self::PrefixValue => Init::Prefix,
+            Self::Magnitude => Init::Measured,
         }
     }
 
@@ -113,7 +117,7 @@ impl AdapterPart {
                 ParamClass::Matrix
             }
             Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => ParamClass::Bias,
-            Self::DownBias | Self::UpBias => ParamClass::Bias,
+            Self::DownBias | Self::UpBias | Self::Magnitude => ParamClass::Bias,
         }
     }
 }
@@ -140,10 +144,11 @@ impl AdapterConfig {
                 let of = |site: LowRankSite| {
                     let [outputs, inputs] = site.matrix.shape(model);
                     let seen = if self.group { inputs.div_ceil(settings.storage.group) } else { inputs };
+                    let magnitude = self.magnitude.then_some((P::Magnitude, [1, outputs]));
                     let scale = learned.then_some((P::Scale, [1, 1]));
                     let pair = [(P::A, [site.rank, seen]), (P::BTransposed, [site.rank, outputs])];
                     let at = AdapterSite::Matrix(site.layer, site.matrix);
-                    pair.into_iter().chain(scale).map(move |(part, shape)| (at, part, shape))
+                    pair.into_iter().chain(magnitude).chain(scale).map(move |(part, shape)| (at, part, shape))
                 };
                 self.sites(model).into_iter().flat_map(of).collect()
             }

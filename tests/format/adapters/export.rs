@@ -72,7 +72,7 @@ fn peft_folders_come_back_byte_for_byte() {
 fn golden_folders_of_peft_come_out_as_they_came_in() {
     let dir = tempfile::tempdir().unwrap();
     let base = golden_base(dir.path(), |_| {});
-    for name in ["adapter_lora", "adapter_rslora", "adapter_patterns"] {
+    for name in ["adapter_lora", "adapter_rslora", "adapter_patterns", "adapter_dora"] {
         let folder = dir.path().join(name);
         export_peft(&golden_adapter(&base, name), &folder).unwrap();
         let [before, after] = [recorded(name), folder].map(|folder| open_adapter(&folder, &base.meta.model).unwrap());

@@ -40,9 +40,12 @@ const NORM: &str = "model.layers.0.input_layernorm.weight";
 fn golden_sums_and_their_logits() {
     let dir = tempfile::tempdir().unwrap();
     let base = golden_base(dir.path(), |_| {});
-    for (folder, name) in
-        [("adapter_lora", "lora"), ("adapter_rslora", "rslora"), ("adapter_patterns", "lora_patterns")]
-    {
+    for (folder, name) in [
+        ("adapter_lora", "lora"),
+        ("adapter_rslora", "rslora"),
+        ("adapter_patterns", "lora_patterns"),
+        ("adapter_dora", "dora"),
+    ] {
         let golden = Golden::load(&format!("adapters/{name}"));
         let to = dir.path().join(name);
         let summary = merged(&base, &golden_adapter(&base, folder), 1.0, MergeTarget::Own, &to);

@@ -11,11 +11,13 @@ use tetrad::backend::Backend;
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, Extent};
 use tetrad::config::{Config, Offline, Stage};
+use tetrad::memory::Category;
 use tetrad::model::{
-    AdapterConfig, AdapterPlace, AdapterScale, Batch, Ensemble, ExpertLogits, Generator, ParamKind, Posterior,
+    AdapterConfig, AdapterPlace, AdapterScale, AdapterWeights, Batch, Ensemble, ExpertLogits, Generator, ParamKind,
+    Posterior,
 };
 use tetrad::optim::{OptimizerConfig, Rule};
-use tetrad::train::Trainer;
+use tetrad::train::{Trainer, plan};
 
 /// The agreement that the recordings of trajectories ask for.
 const ABSOLUTE: f64 = 1e-4;
@@ -305,4 +307,21 @@ fn threads_and_a_resume_change_no_byte_of_either_module() {
     let mut other = trainer(&config, &base, Box::new(Cpu::new()));
     let refused = Checkpoint::open_sound(&path).unwrap().restore(&mut other, "text").unwrap_err().to_string();
     assert!(refused.contains("saved with continual = "), "{refused}");
+}
+
+#[test]
+fn the_plan_has_the_offline_module_in_float32_and_without_state() {
+    let mut config = lora();
+    config.adapter.weights = AdapterWeights::Bf16;
+    let bytes = |config: &Config| {
+        let (plan, model) = plan(config, &Cpu::new());
+        let named = plan.items().iter().filter(|item| item.name.starts_with("offline."));
+        let online = model.specs.iter().filter(|spec| spec.kind.is_trained_adapter());
+        let numbers: usize = online.map(|spec| spec.shape.len()).sum();
+        (named.map(|item| item.span.bytes).sum::<usize>(), 4 * numbers, plan.category(Category::State))
+    };
+    let (none, _, state) = bytes(&config);
+    config.continual.stage = Some(stage(2, 0, 0.9));
+    let (found, wanted, later) = bytes(&config);
+    assert_eq!((none, found, later), (0, wanted, state));
 }

@@ -158,3 +158,18 @@ fn golden_bottleneck_adamw_losses() {
         twenty_losses(&run, &run.golden, "adamw_losses");
     }
 }
+
+fn dora() -> AdapterConfig {
+    AdapterConfig { magnitude: true, ..lora() }
+}
+
+#[test]
+fn golden_dora_logits_loss_gradients() {
+    logits_loss_and_gradients("dora", dora());
+}
+
+#[test]
+fn golden_dora_adamw_losses() {
+    let run = RecordedAdapter::load("dora", dora());
+    twenty_losses(&run, &run.golden, "adamw_losses");
+}

@@ -16,6 +16,7 @@ mod gelu;
 pub(crate) mod linear;
 pub(crate) mod linear_grad_weight;
 pub(crate) mod loss;
+mod magnitude;
 pub(crate) mod matmul;
 pub(crate) mod norm;
 pub(crate) mod normalize;

@@ -18,6 +18,7 @@ mod gaussian;
 mod gelu;
 pub(crate) mod linear;
 mod loss;
+mod magnitude;
 mod matmul;
 pub(crate) mod norm;
 mod normalize;

@@ -51,6 +51,7 @@ pub const SOURCES: &[Source] = embedded![
     "gelu.cu",
     "linear_small_batch.cu",
     "loss.cu",
+    "magnitude.cu",
     "matmul.cu",
     "norm.cu",
     "normalize.cu",
