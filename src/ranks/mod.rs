@@ -22,7 +22,6 @@ use std::time::Duration;
 /// # Errors
 /// All calls fail if a peer is gone, does not answer in time, or made another call. After that no call but
 /// [`Ranks::abort`] is of use.
-#[allow(clippy::missing_errors_doc)] // Said once, above.
 pub trait Ranks: Send + Sync {
     /// Number of this rank, from 0.
     fn rank(&self) -> usize;

@@ -96,7 +96,10 @@ impl Team {
         self.ranks.rank() + 1 == self.ranks.size()
     }
 
-    /// The first failure, once.
+    /// The first failure, if there was one.
+    ///
+    /// # Errors
+    /// That failure.
     pub fn status(&self) -> Result<(), RanksError> {
         self.failed.clone().map_or(Ok(()), Err)
     }

@@ -29,6 +29,9 @@ type Steps = Vec<[u64; 3]>;
 /// What a rank ends with: its steps, and every byte of its weights and state.
 type End = (Steps, Vec<Vec<u8>>);
 
+/// What makes a variant of the configuration.
+type Edit = fn(&mut Config);
+
 fn config() -> Config {
     let mut config = Config::default();
     let model = &mut config.model;
@@ -131,7 +134,7 @@ fn on_each<T: Send>(size: usize, work: impl Fn(Arc<dyn Ranks>) -> T + Sync) -> V
 
 #[test]
 fn ranks_give_the_bytes_of_one_process_with_every_storage() {
-    let edits: [(&str, fn(&mut Config)); 12] = [
+    let edits: [(&str, Edit); 12] = [
         ("int4", |_| {}),
         ("asymmetric", |config| (config.storage.scheme, config.storage.feedback) = (Scheme::Asymmetric, true)),
         ("codes only", |config| (config.storage.residue, config.storage.feedback) = (false, true)),
@@ -161,7 +164,7 @@ fn ranks_give_the_bytes_of_one_process_with_every_storage() {
 
 #[test]
 fn ranks_give_the_bytes_of_one_process_however_each_computes_its_rows() {
-    let edits: [(&str, fn(&mut Config)); 9] = [
+    let edits: [(&str, Edit); 9] = [
         ("packed rows", |config| config.data.shares_rows = true),
         ("micro-batches", |config| config.train.micro_batch = 1),
         ("micro-batches, a tensor at a time", |config| {
