@@ -3,6 +3,7 @@
 use crate::cli::device::Device;
 use crate::cli::hint::Options;
 use crate::cli::{CliResult, Failure, explained};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,9 @@ use super::observer::ConsoleError;
 /// The exit status after a rank was lost; schedulers take it for something that passes, and 2 for something that does not.
 const LOST: u8 = 138;
 const REFUSED: u8 = 2;
+
+/// What launchers get to forward the last words of a rank: they drop what they have not read when a rank aborts.
+const FORWARDING: Duration = Duration::from_secs(1);
 
 /// How this process was started, by the variables of the environment.
 fn launched() -> Result<Option<Launch>, RanksError> {
@@ -204,7 +208,10 @@ impl Joined {
             Ok(code) => return Ok(code),
             Err(error) => error,
         };
-        eprintln!("tetrad: {}", explained(error.as_ref(), Options::Keys));
+        let said = format!("tetrad: {}\n", explained(error.as_ref(), Options::Keys));
+        // In one piece: a launcher forwards what it has read when the job ends, and no more.
+        let _ = io::stderr().write_all(said.as_bytes());
+        std::thread::sleep(FORWARDING);
         let code = if is_passing(error.as_ref()) { LOST } else { REFUSED };
         self.ranks.abort(code);
         Ok(ExitCode::from(code))
