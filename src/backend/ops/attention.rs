@@ -68,7 +68,7 @@ pub struct AttentionGradArgs {
     pub dk: Span,
     /// Receives the gradient of `v`.
     pub dv: Span,
-    /// float32 `[B, H, S]`, where queries see keys beside `k` too ([`super::Prefix`]) and `lse` counts these: the sum over a
+    /// float32 `[B, H, S]`, where queries see keys beside `k` too ([`super::PrefixAttention`]) and `lse` counts these: the sum over a
     /// query's keys of probability times the probability's gradient, on entry of those others, on return of all.
     pub delta: Option<Span>,
     /// As in [`AttentionArgs`].

@@ -65,9 +65,9 @@ impl Measures {
     }
 }
 
-/// The share of the way from sequential training to joint training.
-pub(super) fn share_of_joint(loss: f64, sequential: f64, joint: f64) -> f64 {
-    (sequential - loss) / (sequential - joint)
+/// The share of the way from sequential training to joint training; nothing if joint training is no better.
+pub(super) fn share_of_joint(loss: f64, sequential: f64, joint: f64) -> Option<f64> {
+    (joint < sequential).then(|| (sequential - loss) / (sequential - joint))
 }
 
 #[cfg(test)]
@@ -87,6 +87,6 @@ mod tests {
         assert_eq!(found.gain_kept, [0.5, 0.5, 1.0]);
         let joint = Measures::of(&[vec![1.0, 2.0, 3.0]], &base);
         assert_eq!((joint.last, joint.forgetting, joint.average), (2.0, None, None));
-        assert_eq!(share_of_joint(2.5, 3.0, 2.0), 0.5);
+        assert_eq!((share_of_joint(2.5, 3.0, 2.0), share_of_joint(2.5, 2.0, 2.1)), (Some(0.5), None));
     }
 }

@@ -110,7 +110,7 @@ impl Results {
         let joint = last(&|one| one.method == Method::Joint.name());
         if let (Some(sequential), Some(joint)) = (sequential, joint) {
             for one in &mut results {
-                one.share_of_joint = Some(share_of_joint(one.measures.last, sequential, joint));
+                one.share_of_joint = share_of_joint(one.measures.last, sequential, joint);
             }
         }
         let names = config.continual.task.iter().map(|task| task.name.clone()).collect();
