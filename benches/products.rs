@@ -11,6 +11,7 @@ use gemm::Parallelism;
 use operands::{Harness, assert_near, floats, int4, read};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::ops::reference::{self, Planes, wide};
+use tetrad::backend::ops::{Layout, MatMulArgs, Precision};
 use tetrad::backend::prelude::*;
 use tetrad::backend::{Accumulate, MaxShapes, Weight};
 use tetrad::memory::Span;
@@ -104,6 +105,35 @@ fn grad_weight(bencher: Bencher, shape: (usize, usize)) {
     bencher
         .counter(flops(shape))
         .bench_local(|| cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Accumulate::No));
+}
+
+/// What rules compute with gradients and state (Muon, projections), in the shape of `forward`.
+#[divan::bench(args = SHAPES)]
+fn matmul_of_rules(bencher: Bencher, shape: (usize, usize)) {
+    let (outputs, inputs) = shape;
+    let mut harness = Harness::default();
+    let (x, w) = (floats(3, TOKENS * inputs), floats(7, outputs * inputs));
+    let (a, b, out) = (harness.add(&x), harness.add(&w), harness.out(TOKENS * outputs));
+    let features = outputs.max(inputs);
+    let parameter = TOKENS * features;
+    let largest = MaxShapes { tokens: TOKENS, features, inputs: features, keys: 1, parameter, head_dim: 1, prefix: 0 };
+    let mut cpu = Cpu::new();
+    harness.start(&mut cpu, &largest);
+    let args = MatMulArgs {
+        a: (a, Layout::Plain),
+        b: (b, Layout::Transposed),
+        out,
+        rows: TOKENS,
+        inner: inputs,
+        cols: outputs,
+        alpha: 1.0,
+        beta: 0.0,
+        precision: Precision::F32,
+    };
+    cpu.matmul(&args);
+    let expected = reference::linear(&wide(&some_rows(&x, inputs)), &wide(&w), inputs);
+    assert_near(&some_rows(&read::<f32>(&cpu, out), outputs), &expected, TOLERANCE, TOLERANCE, "output");
+    bencher.counter(flops(shape)).bench_local(|| cpu.matmul(&args));
 }
 
 /// A product of the `gemm` crate: sizes, then strides (column, row) of the output and both operands.
