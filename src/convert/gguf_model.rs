@@ -3,7 +3,7 @@
 use super::gguf::{Gguf, TensorInfo, Value};
 use super::names::RowOrder;
 use super::quants::Kind;
-use super::source::{Beside, Found, Source, assign};
+use super::source::{Beside, Found, Source, assign, beyond};
 use super::{hugging_face, tokenizer};
 use crate::error::{ConvertError, GgufError};
 use crate::model::{BlockParam as P, ModelConfig, ParamKind, RopeScaling, rope_factor};
@@ -37,7 +37,7 @@ pub fn open(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Convert
     };
     let (tokenizer, tokenizer_config) = built.unzip();
     let generation_config = tokenizer::ends_of_gguf(&gguf).map_err(failed)?;
-    let mut notes = beyond(&gguf, model.vocab).map_err(failed)?;
+    let mut notes = beyond(special_ids(&gguf).map_err(failed)?, model.vocab);
     if tokenizer.is_none() {
         notes.push("the file has no tokenizer; its tokens are taken for bytes (--tokenizer FILE gives another)".into());
     }
@@ -58,16 +58,14 @@ fn architecture<'a>(gguf: &Gguf<'a>) -> Result<&'a str, GgufError> {
     gguf.need("general.architecture", "a text", Value::text)
 }
 
-/// A note for each special token that the vocabulary does not have, as a bad conversion leaves them.
-fn beyond(gguf: &Gguf<'_>, vocab: usize) -> Result<Vec<String>, GgufError> {
-    let mut notes = Vec::new();
+/// The special tokens, with their keys.
+fn special_ids(gguf: &Gguf<'_>) -> Result<Vec<(String, u64)>, GgufError> {
+    let mut found = Vec::new();
     for name in ["bos", "eos", "eot", "eom", "unknown", "padding"] {
         let key = format!("tokenizer.ggml.{name}_token_id");
-        if let Some(id) = gguf.maybe(&key, "a whole number", Value::count)?.filter(|id| *id >= vocab as u64) {
-            notes.push(format!("{key} is {id}, beyond the vocabulary of {vocab} tokens; it is left out"));
-        }
+        found.extend(gguf.maybe(&key, "a whole number", Value::count)?.map(|id| (key, id)));
     }
-    Ok(notes)
+    Ok(found)
 }
 
 /// Keys below the architecture's name.

@@ -134,6 +134,12 @@ pub(super) fn assign(
     Ok(tensors)
 }
 
+/// A note for each special token, by its key, that the vocabulary does not have, as bad conversions leave them.
+pub(super) fn beyond(special: Vec<(String, u64)>, vocab: usize) -> Vec<String> {
+    let beyond = special.into_iter().filter(|(_, id)| *id >= vocab as u64);
+    beyond.map(|(key, id)| format!("{key} is {id}, beyond the vocabulary of {vocab} tokens; no text has it")).collect()
+}
+
 fn listed(path: &Path, problem: &'static str, names: Vec<String>) -> ConvertError {
     let count = names.len();
     let mut shown = names.iter().take(20).cloned().collect::<Vec<_>>().join(", ");

@@ -8,7 +8,7 @@ pub use config::write as write_config;
 use super::gguf::TensorInfo;
 use super::names::RowOrder;
 use super::safetensors;
-use super::source::{Beside, Found, Source, assign};
+use super::source::{Beside, Found, Source, assign, beyond};
 use crate::data::tokenize::read_sentence_piece;
 use crate::error::{ConvertError, StoreError};
 use crate::model::{ModelConfig, ParamKind};
@@ -100,7 +100,7 @@ pub fn open_directory(dir: &Path, beside: Beside<'_>) -> Result<Source, ConvertE
     source.tokenizer_config = tokenizer_config(told.as_deref(), special.as_deref(), template.as_deref(), own)?;
     let generation = beside_dir("generation_config.json")?;
     source.generation_config = generation_config(generation.as_deref(), &config, source.tokenizer_config.as_deref())?;
-    source.notes.extend(beyond(source.generation_config.as_deref(), source.model.vocab));
+    source.notes.extend(beyond(special_ids(source.generation_config.as_deref()), source.model.vocab));
     Ok(source)
 }
 
@@ -201,10 +201,11 @@ fn tie(
 
 type Object = serde_json::Map<String, serde_json::Value>;
 
-/// A companion file and the object in it: one that was cut off must not pass for one that says nothing.
-fn companion(path: &Path, what: &str) -> Result<(Vec<u8>, Object), ConvertError> {
+/// A companion file of at most `most` bytes and the object in it: one that was cut off must not pass for one that says
+/// nothing.
+fn companion(path: &Path, most: u64, what: &str) -> Result<(Vec<u8>, Object), ConvertError> {
     let refuse = |e| ConvertError::Source { path: path.into(), what: format!("is no {what}: {e}") };
-    let json = read(path, MOST_TOKENIZER)?;
+    let json = read(path, most)?;
     serde_json::from_slice(&json).map(|object| (json, object)).map_err(refuse)
 }
 
@@ -217,8 +218,8 @@ fn tokenizer_config(
     template: Option<&Path>,
     own: Option<Vec<u8>>,
 ) -> Result<Option<Vec<u8>>, ConvertError> {
-    let told = path.map(|path| companion(path, "configuration of a tokenizer")).transpose()?;
-    let special = special.map(|path| companion(path, "map of special tokens")).transpose()?;
+    let told = path.map(|path| companion(path, MOST_TOKENIZER, "configuration of a tokenizer")).transpose()?;
+    let special = special.map(|path| companion(path, MOST_TOKENIZER, "map of special tokens")).transpose()?;
     let own: Option<Object> = own.and_then(|own| serde_json::from_slice(&own).ok());
     let mut map = told.as_ref().map(|(_, map)| map.clone()).unwrap_or_default();
     // As in transformers: a configuration that lists its added tokens is of a version that no longer reads the map.
@@ -248,15 +249,11 @@ fn tokenizer_config(
 /// `generation_config.json`; without one, `config.json` may say with which tokens a text begins and ends, as older models
 /// do: a list of ends, or ids whose names `tokenizer_config.json` (`told`) does not say.
 fn generation_config(path: Option<&Path>, config: &Path, told: Option<&[u8]>) -> Result<Option<Vec<u8>>, ConvertError> {
-    let object = |path: &Path, json: &[u8]| -> Result<serde_json::Map<String, serde_json::Value>, ConvertError> {
-        let what = |e| format!("is no configuration of generation: {e}");
-        serde_json::from_slice(json).map_err(|e| ConvertError::Source { path: path.into(), what: what(e) })
-    };
+    let object = |path: &Path| companion(path, MOST_CONFIG, "configuration of generation");
     if let Some(path) = path {
-        let json = read(path, MOST_CONFIG)?;
-        return object(path, &json).map(|_| Some(json));
+        return object(path).map(|(json, _)| Some(json));
     }
-    let config = object(config, &read(config, MOST_CONFIG)?)?;
+    let (_, config) = object(config)?;
     let told: serde_json::Value = told.and_then(|told| serde_json::from_slice(told).ok()).unwrap_or_default();
     let mut found = serde_json::Map::new();
     for (id, name) in [("bos_token_id", "bos_token"), ("eos_token_id", "eos_token")] {
@@ -268,17 +265,14 @@ fn generation_config(path: Option<&Path>, config: &Path, told: Option<&[u8]>) ->
     Ok((!found.is_empty()).then(|| serde_json::Value::from(found).to_string().into_bytes()))
 }
 
-/// A note for each special token of `generation_config.json` that the vocabulary does not have.
-fn beyond(generation: Option<&[u8]>, vocab: usize) -> Vec<String> {
+/// The special tokens of `generation_config.json`, with their keys.
+fn special_ids(generation: Option<&[u8]>) -> Vec<(String, u64)> {
     let told: serde_json::Value = generation.and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
-    let mut notes = Vec::new();
-    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+    let ids = |key: &str| -> Vec<(String, u64)> {
         let ids = told[key].as_array().map_or(vec![&told[key]], |ids| ids.iter().collect());
-        for id in ids.into_iter().filter_map(serde_json::Value::as_u64).filter(|id| *id >= vocab as u64) {
-            notes.push(format!("{key} {id} is beyond the vocabulary of {vocab} tokens; no text has it"));
-        }
-    }
-    notes
+        ids.into_iter().filter_map(|id| Some((key.to_owned(), id.as_u64()?))).collect()
+    };
+    ["bos_token_id", "eos_token_id", "pad_token_id"].into_iter().flat_map(ids).collect()
 }
 
 /// The shards of a model that has no index, all of them: `model-00001-of-00003.safetensors` and so on.

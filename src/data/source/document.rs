@@ -154,11 +154,8 @@ fn pair(mut record: Json) -> Result<Document, String> {
 
 /// Refuses fields that would be passed over because the record is no conversation.
 fn only_of_conversations(record: &Json) -> Result<(), String> {
-    let empty = [Json::List(Vec::new()), Json::Object(Vec::new()), "".into()];
-    let found = SYSTEM
-        .into_iter()
-        .chain(OF_CONVERSATIONS)
-        .find(|field| record.get(field).is_some_and(|held| !empty.contains(held)));
+    let mut fields = SYSTEM.into_iter().chain(OF_CONVERSATIONS);
+    let found = fields.find(|field| record.get(field).is_some_and(|held| !held.is_empty()));
     found.map_or(Ok(()), |field| Err(format!("has {field:?}, which only \"messages\" can use; write it into the text")))
 }
 

@@ -74,6 +74,16 @@ impl Json {
         Some(entries.remove(at).1)
     }
 
+    /// Whether it is a text, a list or an object that holds nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Json::Text(text) => text.is_empty(),
+            Json::List(items) => items.is_empty(),
+            Json::Object(entries) => entries.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Whether a number within is [`Json::Unkept`].
     pub(crate) fn holds_unkept(&self) -> bool {
         self.any(&|value| *value == Json::Unkept)

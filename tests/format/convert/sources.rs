@@ -294,6 +294,16 @@ fn a_model_with_sentence_pieces_alone_keeps_its_tokens() {
 }
 
 #[test]
+fn special_tokens_that_the_vocabulary_does_not_have_are_named() {
+    let dir = Directory::new(u64::MAX);
+    let told = json!({ "bos_token_id": 1, "eos_token_id": [2, 99_999], "pad_token_id": null });
+    std::fs::write(dir.at("generation_config.json"), told.to_string()).unwrap();
+    let source = tetrad::convert::open(&dir.root.path().join("model"), Default::default()).unwrap();
+    let named: Vec<_> = source.notes.iter().filter(|note| note.contains("beyond the vocabulary")).collect();
+    assert!(named.len() == 1 && named[0].starts_with("eos_token_id is 99999, "), "{named:?}");
+}
+
+#[test]
 fn special_tokens_of_a_map_beside_the_configuration_are_read_as_transformers_does() {
     let dir = Directory::new(u64::MAX);
     let said = || {
