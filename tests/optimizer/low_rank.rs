@@ -2,7 +2,6 @@
 //! the projections of their own.
 
 use crate::recorded::{Recorded, Run};
-use nalgebra::DMatrix;
 use tetrad::backend::{Moment, SecondMoment};
 use tetrad::optim::{Apollo, Companion, GaLore, LowRank, Norms, Optimizer, ParamClass, Residual, StateConfig, Variant};
 use tetrad::quant::{RngKey, RngUse, StateCodec, WeightFormat};
@@ -135,16 +134,31 @@ fn golden_subspaces_are_those_of_a_singular_value_decomposition() {
     }
 }
 
-/// The singular vectors of the shorter side that belong to the `rank` largest values, by a decomposition in float64.
+/// The singular vectors of the shorter side that belong to the `rank` largest values, in float64 by one-sided Jacobi
+/// rotations: pairs of rows are turned until all rows are orthogonal.
 fn singular_vectors(problem: &str, grad: &[f32], rank: usize) -> Vec<Vec<f64>> {
     let (rows, cols) = Recorded::shape(problem);
-    let grad = DMatrix::from_row_iterator(rows, cols, grad.iter().map(|&x| f64::from(x)));
-    let grad = if rows < cols { grad } else { grad.transpose() };
-    let svd = grad.svd(true, false);
-    let mut order: Vec<usize> = (0..24).collect();
-    order.sort_by(|&i, &j| svd.singular_values[j].total_cmp(&svd.singular_values[i]));
-    let u = svd.u.unwrap();
-    order[..rank].iter().map(|&i| u.column(i).iter().copied().collect()).collect()
+    let (side, other) = (24, rows.max(cols));
+    let at = |i: usize, k: usize| f64::from(if rows < cols { grad[i * cols + k] } else { grad[k * cols + i] });
+    // Behind each row of the matrix stands that of the rotations so far.
+    let identity = |i: usize| (0..side).map(move |k| if i == k { 1.0 } else { 0.0 });
+    let mut all: Vec<Vec<f64>> = (0..side).map(|i| (0..other).map(|k| at(i, k)).chain(identity(i)).collect()).collect();
+    let dot = |x: &[f64], y: &[f64]| x[..other].iter().zip(&y[..other]).map(|(x, y)| x * y).sum::<f64>();
+    let pairs = || (0..side).flat_map(|i| (i + 1..side).map(move |j| (i, j)));
+    for (i, j) in (0..20).flat_map(|_| pairs()) {
+        let (p, q, r) = (dot(&all[i], &all[i]), dot(&all[j], &all[j]), dot(&all[i], &all[j]));
+        let (sin, cos) = (0.5 * (2.0 * r).atan2(p - q)).sin_cos();
+        for k in 0..other + side {
+            let (x, y) = (all[i][k], all[j][k]);
+            (all[i][k], all[j][k]) = (cos * x + sin * y, cos * y - sin * x);
+        }
+    }
+    let squared = |i: usize| dot(&all[i], &all[i]);
+    let largest = (0..side).map(squared).fold(0.0, f64::max);
+    assert!(pairs().all(|(i, j)| dot(&all[i], &all[j]).abs() <= 1e-13 * largest), "{problem}: rows are not orthogonal");
+    let mut order: Vec<usize> = (0..side).collect();
+    order.sort_by(|&i, &j| squared(j).total_cmp(&squared(i)));
+    order[..rank].iter().map(|&i| all[i][other..].to_vec()).collect()
 }
 
 /// How orthonormal rows are.
