@@ -1,6 +1,6 @@
 //! An adapter beside a frozen base on the GPU backend: beside the CPU's, and with a base that is fetched.
 
-use super::training::{DRIFT, SAME_WEIGHTS};
+use super::training::{CHECKED, DRIFT, SAME_WEIGHTS};
 use crate::harness::adapter::{base, lora, recorded_bottleneck, recorded_prefix as prefix, trainer, write};
 use crate::harness::gpu;
 use crate::harness::small::batch;
@@ -15,7 +15,7 @@ use tetrad::train::Trainer;
 fn steps(trainer: &mut Trainer, numbers: std::ops::Range<u32>) -> Vec<f64> {
     let step = |number| {
         let (inputs, targets) = batch(number % 4);
-        let report = trainer.step(&inputs, &targets);
+        let report = gpu::checked(number < CHECKED, || trainer.step(&inputs, &targets));
         assert_eq!(trainer.backend().status(), Ok(()));
         assert_eq!((report.skipped_loss, report.skipped_gradients), (false, 0), "step {number}");
         report.loss

@@ -84,6 +84,18 @@ pub fn set_eager(eager: bool) {
     }
 }
 
+/// Does `work`, during which the emulator does or does not check every access of this thread's kernels to memory. That
+/// takes as long again as the kernels do: tests of many steps check the first few, and the rest are the same launches.
+pub fn checked<T>(checked: bool, work: impl FnOnce() -> T) -> T {
+    if required() {
+        return work();
+    }
+    emulator().set_checked(checked);
+    let done = work();
+    emulator().set_checked(true);
+    done
+}
+
 fn real(sources: &[Source]) -> Result<Gpu, BackendError> {
     Gpu::open_with(0, &Search::usual(), sources)
 }

@@ -9,7 +9,7 @@ use tetrad::model::{Generator, Offload};
 /// One allocation for steps, evaluation, a sample and a save.
 #[test]
 fn nothing_is_allocated_on_the_device_after_the_arena() {
-    alone("device::nothing_is_allocated_on_the_device_after_the_arena", count);
+    alone("device::nothing_is_allocated_on_the_device_after_the_arena", || gpu::checked(false, count));
 }
 
 fn count() {
@@ -42,7 +42,7 @@ fn count() {
 /// The same beside the frozen base of an adapter of every kind.
 #[test]
 fn adapters_on_the_device_are_in_the_one_allocation() {
-    alone("device::adapters_on_the_device_are_in_the_one_allocation", count_adapters);
+    alone("device::adapters_on_the_device_are_in_the_one_allocation", || gpu::checked(false, count_adapters));
 }
 
 fn count_adapters() {
