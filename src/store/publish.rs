@@ -18,6 +18,12 @@ pub fn publish(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>
     draft.publish(path)
 }
 
+/// Whether two paths name one file that exists: what is read must not be what is written.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(a).is_some_and(|a| real(b) == Some(a))
+}
+
 /// A temporary file that gets its name once it is complete, and is removed if it never is.
 #[derive(Debug)]
 pub struct Draft {

@@ -5,13 +5,17 @@ use crate::cli::Failure;
 use crate::cli::number::short;
 use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration, rate as per_second};
+use crate::cli::writing::text_prompt;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tetrad::checkpoint::{BEST, Checkpoint, Extent, Meta, TOKENIZER, checkpoint_path, list, prune, save_with};
+use tetrad::checkpoint::{
+    BEST, Checkpoint, Extent, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, checkpoint_path, list, prune,
+    save_with,
+};
 use tetrad::config::{Config, OnSpike};
-use tetrad::data::{Decoder, Prepared, Tokenizer};
+use tetrad::data::{Decoder, Prepared, SpecialTokens, Tokenizer};
 use tetrad::error::{BackendError, CheckpointError, StoreError};
 use tetrad::format::Attachment;
 use tetrad::model::{Generator, Sampling};
@@ -175,6 +179,18 @@ impl Console {
         tokenizer.into_iter().chain(companions).collect()
     }
 
+    /// What came with the tokenizer under this name.
+    fn told(&self, name: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+        let (_, json) = self.companions.iter().find(|(found, _)| *found == name)?;
+        serde_json::from_slice(json).ok()
+    }
+
+    /// The tokens at which a text ends, and those that it begins with.
+    fn special_tokens(&self) -> SpecialTokens {
+        let [told, generation] = [TOKENIZER_CONFIG, GENERATION_CONFIG].map(|name| self.told(name).unwrap_or_default());
+        SpecialTokens::read(&self.tokenizer, &told, &generation)
+    }
+
     /// Prints the summary of a finished run.
     pub fn summarize(&self, trainer: &Trainer, model: &Path) -> std::io::Result<()> {
         let (time, steps) = self.stepping;
@@ -203,9 +219,18 @@ impl Console {
             if let Some(line) = self.changed_codes.map(codes_line) {
                 writeln!(out, "{line}")?;
             }
-            let (model, dir) = (model.display(), trainer.config().run.dir.display());
+            let config = trainer.config();
+            let (model, dir) = (model.display(), config.run.dir.display());
             writeln!(out, "weights: {model}    other outputs: {dir}/")?;
-            writeln!(out, "try: tetrad sample {model} --prompt \"The \"    tetrad dump {model} --stats")
+            let file = match &config.adapter.base {
+                Some(base) => format!("{} --adapter {model}", base.display()),
+                None => model.to_string(),
+            };
+            let talk = match config.data.opening.as_ref().is_some_and(|opening| opening.question.is_some()) {
+                true => format!("tetrad chat {file}"),
+                false => format!("tetrad sample {file} --prompt \"The \""),
+            };
+            writeln!(out, "try: {talk}    tetrad dump {model} --stats")
         })
     }
 }
@@ -267,27 +292,38 @@ impl Observer for Console {
     }
 
     fn sample(&mut self, trainer: &mut Trainer) -> Result<(), ConsoleError> {
-        let train = trainer.config().train.clone();
-        let text = if train.sample_prompt.is_empty() { "\n" } else { &train.sample_prompt };
-        let vocab = trainer.config().model.vocab;
-        let prompt = match self.tokenizer.encode(text) {
+        let config = trainer.config();
+        let (start, opening) = (config.sample_text(), config.data.opening.clone());
+        let (vocab, tokens) = (config.model.vocab, config.train.sample_tokens);
+        let special = self.special_tokens();
+        // A template writes out what a text begins with.
+        let encoded = match opening.as_ref().is_some_and(|opening| opening.question.is_some()) {
+            true => self.tokenizer.encode(start),
+            false => text_prompt(start, &self.tokenizer, &special, self.told(TOKENIZER_CONFIG).is_some()),
+        };
+        let prompt = match encoded {
             Ok(ids) if !ids.is_empty() && ids.iter().all(|&id| (id as usize) < vocab) => ids,
             _ => return Ok(self.say("no sample: train.sample_prompt has no tokens in the model's vocabulary")?),
         };
-        let sampling =
-            Sampling { temperature: 0.8, top_p: 0.95, seed: trainer.config().run.seed, ..Sampling::default() };
+        // Of a conversation the question is shown, and not what the template writes around it.
+        let question = opening.and_then(|opening| opening.question);
+        let asked =
+            question.as_ref().map_or_else(String::new, |question| format!(", asked {:?}", first_words(question)));
+        let shown = question.is_none() && start != "\n";
+        let mut text = if shown { start.to_owned() } else { String::new() };
+        let sampling = Sampling { temperature: 0.8, top_p: 0.95, seed: config.run.seed, ..Sampling::default() };
         let (model, backend) = trainer.model_and_backend();
         let mut generator = Generator::new(model);
         let mut decoder = Decoder::after(&self.tokenizer, &prompt);
-        let mut text = train.sample_prompt.clone();
         generator.feed(backend, &prompt);
-        for _ in 0..train.sample_tokens {
-            let Some(id) = generator.sample(&sampling) else { break };
+        for _ in 0..tokens {
+            let Some(id) = generator.sample(&sampling).filter(|&id| !special.ends_with(id)) else { break };
             text += &decoder.push(id);
             generator.feed(backend, &[id]);
         }
         text += &decoder.finish();
-        Ok(self.say(&format!("--- sample after step {} ---\n{}\n---", trainer.counters().step, harmless(&text)))?)
+        let (step, asked, text) = (trainer.counters().step, harmless(&asked), harmless(&text));
+        Ok(self.say(&format!("--- sample after step {step}{asked} ---\n{text}\n---"))?)
     }
 
     fn save_best(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
@@ -335,6 +371,16 @@ impl Observer for Console {
         save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Full, &path)?;
         self.heartbeat.begins(None);
         Ok(prune(&config.run.dir, &config.train)?)
+    }
+}
+
+/// The beginning of a question, on one line.
+fn first_words(text: &str) -> String {
+    const SHOWN: usize = 80;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}...", &line[..at]),
+        None => line,
     }
 }
 
