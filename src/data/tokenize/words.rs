@@ -1,10 +1,16 @@
 //! Text to ids word by word, each word once: the words of a text are few, and nearly all the time of a tokenizer goes into
 //! its regular expressions.
 //!
-//! A text is cut before every space that follows anything but white space. The expressions of the pre-tokenizers below match
-//! a space only at the beginning of a match or within white space, look ahead only behind white space, and never look back: so
-//! a match begins at each such space, and the matches on either side are those of the sides alone. Parts therefore have the
-//! ids that they have in the text. They are those of the library, which also finds the added tokens and normalizes.
+//! A text is cut where the expressions of the pre-tokenizers below end a match whatever surrounds it, with the same matches
+//! on either side as the sides have alone. They never look back, and look ahead only behind white space, so that is so
+//!
+//! - where a run of letters or of digits ends: no expression goes on behind one with anything else;
+//! - before a space behind anything but white space: an expression has a space at its beginning, or among white space;
+//! - within white space, before a last space or tab: what comes before it is a match of its own, at the end of a text too,
+//!   unless a digit follows, which may be cut off first.
+//!
+//! Parts therefore have the ids that they have in the text. They are those of the library, which also finds the added tokens
+//! and normalizes. Cuts beside characters beyond ASCII are left out, but for the second kind.
 
 use serde_json::Value;
 use std::collections::HashMap;
@@ -138,17 +144,27 @@ impl Memory {
 /// The parts of a text between cuts.
 fn words(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
-        let spaces = text.bytes().enumerate().skip(1).filter(|(_, byte)| *byte == b' ').map(|(at, _)| at);
-        let cut = spaces.into_iter().find(|&at| follows_a_word(&text[..at])).unwrap_or(text.len());
-        let (word, rest) = text.split_at(cut);
+        let end = (1..text.len()).find(|&at| is_cut(text, at)).unwrap_or(text.len());
+        let (word, rest) = text.split_at(end);
         text = rest;
         (!word.is_empty()).then_some(word)
     })
 }
 
-/// Whether a text ends with anything but white space, as expressions and digits know it.
-fn follows_a_word(text: &str) -> bool {
-    text.chars().next_back().is_some_and(|last| !last.is_whitespace())
+/// Whether a text is cut before its byte `at`, which is not the first.
+fn is_cut(text: &str, at: usize) -> bool {
+    let bytes = text.as_bytes();
+    match (bytes[at - 1], bytes[at]) {
+        (_, 0x80..) => false,
+        (b'A'..=b'Z' | b'a'..=b'z', next) => !next.is_ascii_alphabetic(),
+        (b'0'..=b'9', next) => !next.is_ascii_digit(),
+        (0x80.., b' ') => text[..at].chars().next_back().is_some_and(|last| !last.is_whitespace()),
+        (b'!'..=b'~', b' ') => true,
+        (b'\t'..=b'\r' | b' ', b' ' | b'\t') => {
+            bytes.get(at + 1).is_some_and(|next| next.is_ascii_graphic() && !next.is_ascii_digit())
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -254,10 +270,10 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_cut_before_spaces_behind_words() {
+    fn a_text_is_cut_behind_words_and_before_their_spaces() {
         let cut = |text: &'static str| words(text).collect::<Vec<_>>();
-        assert_eq!(cut("It is,  a\n truth"), ["It", " is,", "  a\n truth"]);
-        assert_eq!(cut(" a \u{e9} b"), [" a", " \u{e9}", " b"]);
+        assert_eq!(cut("It is,  a\n\t\ttruth(x2);"), ["It", " is", ",", " ", " a", "\n\t", "\ttruth", "(x", "2", ");"]);
+        assert_eq!(cut(" a \u{e9} b  7"), [" a", " \u{e9}", " b", "  7"]);
         assert!(cut("").is_empty());
     }
 

@@ -126,8 +126,9 @@ fn any_source_becomes_bytes_or_floats() {
                 let most = exact.iter().fold(0.0f32, |most, x| most.max(x.abs()));
                 for ((exact, half), byte) in exact.iter().zip(halves).zip(bytes) {
                     assert!((half - exact).abs() <= exact.abs() / 256.0, "{name}: {half}, not {exact}");
-                    // A scale is rounded to an f16.
-                    assert!((byte - exact).abs() <= 0.5 * most / 127.0 + most / 1024.0, "{name}: {byte}, not {exact}");
+                    // The largest of a group is at 103 steps, so that training has room above it; a scale is a normal f16.
+                    let step = (most / 103.0).max(2f32.powi(-14));
+                    assert!((byte - exact).abs() <= 0.5 * step + most / 1024.0, "{name}: {byte}, not {exact}");
                 }
             }
             assert!(all[2] == all[3], "{name}: other bits after GGUF");
