@@ -107,33 +107,54 @@ fn grad_weight(bencher: Bencher, shape: (usize, usize)) {
         .bench_local(|| cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Accumulate::No));
 }
 
-/// What rules compute with gradients and state (Muon, projections), in the shape of `forward`.
+/// What rules compute with gradients and state, in the shape of `forward`.
 #[divan::bench(args = SHAPES)]
-fn matmul_of_rules(bencher: Bencher, shape: (usize, usize)) {
-    let (outputs, inputs) = shape;
+fn matmul_of_rules(bencher: Bencher, (outputs, inputs): (usize, usize)) {
+    matmul(bencher, [TOKENS, inputs, outputs], [Layout::Plain, Layout::Transposed], 0.0);
+}
+
+/// The first product of Muon's iteration, `X^T X` of a tall matrix.
+#[divan::bench(args = SHAPES)]
+fn matmul_gram(bencher: Bencher, (outputs, inputs): (usize, usize)) {
+    let (tall, wide) = (outputs.max(inputs), outputs.min(inputs));
+    matmul(bencher, [wide, tall, wide], [Layout::Transposed, Layout::Plain], 0.0);
+}
+
+/// The last product of Muon's iteration.
+#[divan::bench(args = SHAPES)]
+fn matmul_added(bencher: Bencher, (outputs, inputs): (usize, usize)) {
+    let (tall, wide) = (outputs.max(inputs), outputs.min(inputs));
+    matmul(bencher, [tall, wide, wide], [Layout::Plain, Layout::Transposed], 3.4);
+}
+
+fn matmul(bencher: Bencher, [rows, inner, cols]: [usize; 3], [left, right]: [Layout; 2], beta: f32) {
     let mut harness = Harness::default();
-    let (x, w) = (floats(3, TOKENS * inputs), floats(7, outputs * inputs));
-    let (a, b, out) = (harness.add(&x), harness.add(&w), harness.out(TOKENS * outputs));
-    let features = outputs.max(inputs);
-    let parameter = TOKENS * features;
-    let largest = MaxShapes { tokens: TOKENS, features, inputs: features, keys: 1, parameter, head_dim: 1, prefix: 0 };
+    let (x, w) = (floats(3, rows * inner), floats(7, inner * cols));
+    let (a, b, out) = (harness.add(&x), harness.add(&w), harness.out(rows * cols));
+    let features = rows.max(inner).max(cols);
+    let parameter = features * features;
+    let largest = MaxShapes { tokens: 1, features, inputs: features, keys: 1, parameter, head_dim: 1, prefix: 0 };
     let mut cpu = Cpu::new();
     harness.start(&mut cpu, &largest);
-    let args = MatMulArgs {
-        a: (a, Layout::Plain),
-        b: (b, Layout::Transposed),
-        out,
-        rows: TOKENS,
-        inner: inputs,
-        cols: outputs,
-        alpha: 1.0,
-        beta: 0.0,
-        precision: Precision::F32,
-    };
+    let (a, b, precision) = ((a, left), (b, right), Precision::F32);
+    let args = MatMulArgs { a, b, out, rows, inner, cols, alpha: 1.0, beta, precision };
+    // The product, and that with what `beta` makes of it.
+    cpu.matmul(&MatMulArgs { beta: 0.0, ..args });
     cpu.matmul(&args);
-    let expected = reference::linear(&wide(&some_rows(&x, inputs)), &wide(&w), inputs);
-    assert_near(&some_rows(&read::<f32>(&cpu, out), outputs), &expected, TOLERANCE, TOLERANCE, "output");
-    bencher.counter(flops(shape)).bench_local(|| cpu.matmul(&args));
+    let some = |at: usize| at.is_multiple_of(cols.div_ceil(7)) || at + 1 == cols;
+    let at = |(data, layout): (&[f32], Layout), i: usize, k: usize, shape: (usize, usize)| {
+        f64::from(if layout == Layout::Plain { data[i * shape.1 + k] } else { data[k * shape.0 + i] })
+    };
+    let elements = || (0..rows).step_by(293).flat_map(|i| (0..cols).filter(|&j| some(j)).map(move |j| (i, j)));
+    let element = |(i, j)| {
+        let product = |k| at((&x, left), i, k, (rows, inner)) * at((&w, right), k, j, (inner, cols));
+        (0..inner).map(product).sum::<f64>() * f64::from(1.0 + beta)
+    };
+    let expected: Vec<f64> = elements().map(element).collect();
+    let found = read::<f32>(&cpu, out);
+    let found: Vec<f32> = elements().map(|(i, j)| found[i * cols + j]).collect();
+    assert_near(&found, &expected, TOLERANCE, TOLERANCE, "output");
+    bencher.counter(ItemsCount::new(2 * rows * inner * cols)).bench_local(|| cpu.matmul(&args));
 }
 
 /// A product of the `gemm` crate: sizes, then strides (column, row) of the output and both operands.

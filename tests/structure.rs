@@ -321,6 +321,34 @@ fn unsafe_code_stays_where_it_is_reviewed() {
     assert_eq!(found, UNSAFE, "the list in this test and the files that hold `unsafe`");
 }
 
+/// Where a clock is read apart from `store`: it decides how long to sleep, and nothing else.
+const OWN_CLOCK: [&str; 1] = ["ranks/mpi/world.rs"];
+
+/// So a simulation of the machine sees every operation on files, and gives the time. The program's display and the files of
+/// its sweeps are its own.
+#[test]
+fn files_are_changed_and_clocks_read_by_store_alone() {
+    let changes = [
+        "fs::write",
+        "fs::rename",
+        "fs::remove_file",
+        "fs::copy",
+        "create_dir",
+        "create_dir_all",
+        "File::create",
+        "OpenOptions",
+    ];
+    for Source { path, code } in sources("src") {
+        if ["store/", "cli/"].iter().any(|room| path.starts_with(room)) {
+            continue;
+        }
+        let production = code.split("#[cfg(test)]").next().unwrap_or_default();
+        let clocks = ["Instant::now", "SystemTime::now"].into_iter().filter(|_| !OWN_CLOCK.contains(&path.as_str()));
+        let named = changes.into_iter().chain(clocks).find(|name| has_word(production, name));
+        assert!(named.is_none(), "{path} names {}", named.unwrap());
+    }
+}
+
 #[test]
 fn only_the_command_writes_to_standard_output() {
     for source in sources("src") {

@@ -2,6 +2,7 @@
 
 use crate::config::{OnSpike, TrainConfig};
 use crate::error::StoreError;
+use crate::store;
 use std::path::{Path, PathBuf};
 
 /// The finished weights of a run, next to its checkpoints.
@@ -87,8 +88,8 @@ pub fn clear(dir: &Path) -> Result<(), StoreError> {
     weights.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))
 }
 
-fn remove(path: &Path) -> Result<(), StoreError> {
-    std::fs::remove_file(path).map_err(|e| StoreError::io(path, "delete it", e))
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    store::remove(path).map_err(|e| StoreError::io(path, "delete it", e))
 }
 
 #[cfg(test)]

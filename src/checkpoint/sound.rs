@@ -3,6 +3,7 @@
 use super::load::Checkpoint;
 use super::runs::list;
 use crate::error::{CheckpointError, StoreError};
+use crate::store::rename;
 use std::path::{Path, PathBuf};
 
 /// The newest sound checkpoint of a run.
@@ -40,6 +41,6 @@ pub fn newest_sound(dir: &Path) -> Result<Option<Newest>, CheckpointError> {
 pub fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
     let mut name = path.to_path_buf().into_os_string();
     name.push(".damaged");
-    std::fs::rename(path, &name).map_err(|e| StoreError::io(path, "rename it", e))?;
+    rename(path, Path::new(&name)).map_err(|e| StoreError::io(path, "rename it", e))?;
     Ok(name.into())
 }

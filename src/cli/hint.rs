@@ -2,8 +2,10 @@
 //! state facts only.
 
 use std::error::Error;
+use std::io::ErrorKind;
 use tetrad::error::{
     BackendError, CheckpointError, ConvertError, DataError, DataSet, FormatError, RanksError, StartError, StoreError,
+    WriteError,
 };
 
 /// What the user of a command can change.
@@ -107,6 +109,8 @@ fn measured(error: &DataError) -> Option<String> {
 fn store(error: &StoreError) -> Option<String> {
     let advice = match error {
         StoreError::NoDirectory { .. } => "create it, or name another path",
+        StoreError::NoSpace { .. } => SPACE,
+        StoreError::Io { source, .. } => return full(source),
         StoreError::NoRoomToWork { .. } => {
             "free some space, choose another run.dir, or keep more in memory with offload.weights and offload.optimizer"
         }
@@ -115,9 +119,23 @@ fn store(error: &StoreError) -> Option<String> {
     Some(advice.into())
 }
 
+const SPACE: &str = "free some space, or name a path on another disk";
+
+/// Advice where a disk takes no more.
+fn full(error: &std::io::Error) -> Option<String> {
+    let advice = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => SPACE,
+        ErrorKind::FileTooLarge => "raise the limit on the size of files (`ulimit -f`), or name a path on another disk",
+        ErrorKind::ReadOnlyFilesystem => "name a path on a disk that can be written",
+        _ => return None,
+    };
+    Some(advice.into())
+}
+
 fn checkpoint(error: &CheckpointError) -> Option<String> {
     let advice = match error {
         CheckpointError::Store(error) => return store(error),
+        CheckpointError::Write { source: WriteError::Io(source), .. } => return full(source),
         CheckpointError::Format { source, .. } => match source.as_ref() {
             FormatError::Magic { found } if found.starts_with("47 47 55 46") => "`tetrad import` converts it",
             FormatError::Magic { .. } => "models come from `tetrad train` and `tetrad import`",
@@ -260,6 +278,20 @@ mod tests {
         let room = || StoreError::NoRoomToWork { path: path(), needed: 9 };
         assert!(keys(StartError::Store(room())).contains("another run.dir"));
         assert_eq!(keys(CheckpointError::Store(room())), keys(room()));
+    }
+
+    #[test]
+    fn a_disk_that_takes_no_more_is_named_with_what_helps() {
+        let met = |kind: ErrorKind| keys(StoreError::io("a", "write it", kind.into()));
+        for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+            assert_eq!(met(kind), SPACE);
+            let write = CheckpointError::Write { path: path(), source: WriteError::Io(kind.into()) };
+            assert_eq!(keys(write), SPACE);
+        }
+        assert_eq!(keys(StoreError::NoSpace { path: path(), needed: 1 }), SPACE);
+        assert!(met(ErrorKind::FileTooLarge).contains("ulimit -f"));
+        assert!(met(ErrorKind::ReadOnlyFilesystem).contains("can be written"));
+        assert_eq!(met(ErrorKind::Interrupted), "");
     }
 
     #[test]

@@ -30,6 +30,14 @@ impl Config {
         Self::load_over(Config::default(), source, sets)
     }
 
+    /// Reads and checks the text of a TOML file, of which messages say that it is `path`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        Draft::parse(Config::default(), path, text)?.finish()
+    }
+
     /// [`Config::load`] over another base than the quick-start: keys that neither the file nor an override names are
     /// those of `base`. A preset, named as the source or in the file, still is a base of its own.
     ///

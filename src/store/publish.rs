@@ -1,13 +1,14 @@
 //! Files that can be made again: caches.
 
-use std::fs::OpenOptions;
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use tempfile::NamedTempFile;
+use super::machine::{self, Output};
+use super::replace::{PARTIAL, is_at, remove_if_stale};
+use fs4::fs_std::FileExt;
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 /// Writes a temporary file next to `path` and renames it to `path` once `write` has returned and the bytes are on disk.
-/// Until then readers of `path` see the old file or none. Unlike [`super::replace`] it allows several concurrent writers,
+/// Until then readers of `path` see the old file or none; the name is on disk, too, when it returns. Unlike [`super::replace`] it allows several concurrent writers,
 /// each with its own temporary file; the last one wins.
 ///
 /// # Errors
@@ -24,10 +25,24 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
     real(a).is_some_and(|a| real(b) == Some(a))
 }
 
-/// A temporary file that gets its name once it is complete, and is removed if it never is.
+/// A temporary file that gets its name once it is complete, and is removed if it never is. It is locked while it is
+/// written, so that those of killed processes can be told from others: who writes a file of the same name removes them.
 #[derive(Debug)]
 pub struct Draft {
-    buffered: BufWriter<NamedTempFile>,
+    buffered: BufWriter<Output>,
+    name: TemporaryName,
+}
+
+/// A name that is gone when this is dropped, unless something else has happened to it.
+#[derive(Debug)]
+struct TemporaryName(Option<PathBuf>);
+
+impl Drop for TemporaryName {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = machine::remove(path);
+        }
+    }
 }
 
 impl Draft {
@@ -36,12 +51,24 @@ impl Draft {
     /// # Errors
     /// Those of the file system.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)?;
-        // The mode of any new file: 0666 less the umask. The default of temporary files would hide it from other users.
-        let everyone = std::fs::Permissions::from_mode(0o666);
-        let temporary = tempfile::Builder::new().permissions(everyone).tempfile_in(folder)?;
-        Ok(Self { buffered: BufWriter::with_capacity(1 << 20, temporary) })
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        machine::create_folder(folder)?;
+        let prefix = format!(".{}.", path.file_stem().unwrap_or_default().to_string_lossy());
+        remove_stale(folder, &prefix);
+        loop {
+            let mut builder = tempfile::Builder::new();
+            // Made as any new file, with its mode; that of temporary files would hide it from other users.
+            let made = builder.prefix(&prefix).suffix(PARTIAL).make_in(folder, Output::create_new)?;
+            let (output, name) = made.into_parts();
+            let name = TemporaryName(Some(name.keep().map_err(|error| error.error)?));
+            // Before it was locked, another process may have taken it for one of a killed process.
+            if output.file().try_lock_exclusive()? && is_at(output.file(), output.path()) {
+                return Ok(Self { buffered: BufWriter::with_capacity(1 << 20, output), name });
+            }
+        }
     }
 
     /// Takes over the file at `path`, whose name is free from then on; nothing if there is none. Of several that try, one
@@ -53,14 +80,16 @@ impl Draft {
         if !path.exists() {
             return Ok(None);
         }
-        let name = Self::create(path)?.buffered.into_inner().map_err(io::IntoInnerError::into_error)?.into_temp_path();
-        match std::fs::rename(path, &name) {
+        let Self { name, .. } = Self::create(path)?;
+        let taken = name.0.as_deref().expect("a draft has a name");
+        match machine::rename(path, taken) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         }
-        let file = OpenOptions::new().read(true).write(true).open(&name)?;
-        Ok(Some(Self { buffered: BufWriter::with_capacity(1 << 20, NamedTempFile::from_parts(file, name)) }))
+        let output = Output::open(taken, OpenOptions::new().read(true).write(true))?;
+        output.file().try_lock_exclusive()?;
+        Ok(Some(Self { buffered: BufWriter::with_capacity(1 << 20, output), name }))
     }
 
     /// Where it lies for now.
@@ -74,20 +103,32 @@ impl Draft {
     /// Those of the file system.
     pub fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.buffered.flush()?;
-        let file = self.buffered.get_mut().as_file_mut();
-        file.set_len(len)?;
-        file.seek(SeekFrom::Start(len)).map(drop)
+        self.buffered.get_mut().set_len(len)
     }
 
     /// Gives it the name `path` once its bytes are on disk.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn publish(self, path: &Path) -> io::Result<()> {
-        let temporary = self.buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
-        temporary.as_file().sync_all()?;
-        temporary.persist(path).map_err(|error| error.error)?;
-        Ok(())
+    pub fn publish(mut self, path: &Path) -> io::Result<()> {
+        self.buffered.flush()?;
+        let output = self.buffered.get_ref();
+        output.sync()?;
+        machine::rename(output.path(), path)?;
+        self.name.0 = None;
+        machine::sync_folder_of(path)
+    }
+}
+
+/// Removes what killed processes left of files whose drafts have this prefix. What cannot be removed does not matter.
+fn remove_stale(folder: &Path, prefix: &str) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let draft = name.starts_with(prefix) && name.ends_with(PARTIAL) && name.len() > prefix.len() + PARTIAL.len();
+        if draft && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            let _ = remove_if_stale(&entry.path());
+        }
     }
 }
 
@@ -104,7 +145,7 @@ impl Write for Draft {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_published_file_is_as_readable_as_any_new_file() {
@@ -140,5 +181,21 @@ mod tests {
         fs::rename(&whole, &kept).unwrap();
         drop(Draft::take(&kept).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing stays of a draft that is dropped");
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_by_the_next_one_of_that_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache.tokens");
+        for name in [".cache.x.partial", ".other.x.partial", ".cache.partial"] {
+            fs::write(dir.path().join(name), b"torn").unwrap();
+        }
+        let lives = Draft::create(&path).unwrap();
+        publish(&path, |out| out.write_all(b"new")).unwrap();
+        assert!(lives.path().exists(), "its writer lives");
+        drop(lives);
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".cache.partial", ".other.x.partial", "cache.tokens"]);
     }
 }

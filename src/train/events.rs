@@ -7,10 +7,9 @@
 
 use super::metrics::Line;
 use crate::error::StoreError;
-use std::fs::{File, OpenOptions};
+use crate::store::{Output, remove, time};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::Path;
 
 /// What a file of this version begins with.
 const VERSION: &str = "brain.Event:2";
@@ -27,8 +26,7 @@ const FIXED32: u32 = 5;
 /// An event file that is being written.
 #[derive(Debug)]
 pub struct Events {
-    file: File,
-    path: PathBuf,
+    output: Output,
 }
 
 impl Events {
@@ -38,15 +36,15 @@ impl Events {
     /// # Errors
     /// Those of the file system.
     pub fn create(dir: &Path, step: u64) -> Result<Self, StoreError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = time();
         if step == 0 {
             remove_old(dir).map_err(|e| StoreError::io(dir, "delete the events of an earlier run there", e))?;
         }
         // TensorBoard reads the files of a folder in the order of their names.
         let path = dir.join(format!("{PREFIX}{:010}.{:09}.run", now.as_secs(), now.subsec_nanos()));
-        let file = OpenOptions::new().create_new(true).append(true).open(&path);
-        let file = file.map_err(|e| StoreError::io(&path, "keep TensorBoard's events there", e))?;
-        let mut events = Self { file, path };
+        let output = Output::create_new(&path);
+        let output = output.map_err(|e| StoreError::io(&path, "keep TensorBoard's events there", e))?;
+        let mut events = Self { output };
         let mut first = stamp(0);
         bytes(&mut first, 3, VERSION.as_bytes());
         events.record(&first)?;
@@ -83,7 +81,15 @@ impl Events {
     fn record(&mut self, data: &[u8]) -> Result<(), StoreError> {
         let length = (data.len() as u64).to_le_bytes();
         let record = [&length[..], &masked(&length), data, &masked(data)].concat();
-        self.file.write_all(&record).map_err(|e: io::Error| StoreError::io(&self.path, "append to it", e))
+        self.output.write_all(&record).map_err(|e| StoreError::io(self.output.path(), "append to it", e))
+    }
+
+    /// Returns once every record is on the disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.output.sync().map_err(|e| StoreError::io(self.output.path(), "sync it", e))
     }
 }
 
@@ -91,7 +97,7 @@ fn remove_old(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            std::fs::remove_file(entry.path())?;
+            remove(&entry.path())?;
         }
     }
     Ok(())
@@ -112,10 +118,9 @@ fn tag(name: &str) -> Option<String> {
 
 /// An event with its time and step.
 fn stamp(step: u64) -> Vec<u8> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut event = Vec::new();
     key(&mut event, 1, FIXED64);
-    event.extend(now.as_secs_f64().to_le_bytes());
+    event.extend(time().as_secs_f64().to_le_bytes());
     key(&mut event, 2, VARINT);
     varint(&mut event, step);
     event
@@ -212,7 +217,7 @@ mod tests {
         let line = Line { step: 301, loss: Some(2.5), lr: Some(1e-3), event: Some("x".into()), ..Line::default() };
         events.write(&line).unwrap();
         events.write(&Line { step: 301, val_loss: Some(2.25), moved_codes: Some(0.5), ..Line::default() }).unwrap();
-        let records = records(&std::fs::read(&events.path).unwrap());
+        let records = records(&std::fs::read(events.output.path()).unwrap());
         let messages: Vec<_> = records.iter().map(|record| fields(record)).collect();
         assert_eq!(messages[0][2], (3, 2, VERSION.into()), "the version comes first");
         assert_eq!(messages[1][1..], [(2, 0, 301u64.to_le_bytes().to_vec()), (7, 2, vec![8, 1])]);

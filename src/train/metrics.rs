@@ -1,10 +1,10 @@
 //! `metrics.jsonl`: one object per line, appended as the run goes.
 
 use super::{AuditReport, Events, StepReport};
-use crate::error::StoreError;
-use crate::store::publish;
+use crate::error::{ReplaceError, StoreError};
+use crate::store::{Output, replace};
 use serde::Serialize;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
@@ -166,7 +166,7 @@ impl Line {
 /// The open file.
 #[derive(Debug)]
 pub struct Metrics {
-    file: File,
+    output: Output,
     path: PathBuf,
     events: Option<Events>,
 }
@@ -178,8 +178,13 @@ impl Metrics {
     /// # Errors
     /// Those of the file system.
     pub fn open(path: &Path, step: u64) -> Result<Self, StoreError> {
-        let file = Self::reopen(path, step).map_err(|e| StoreError::io(path, "keep metrics there", e))?;
-        Ok(Self { file, path: path.into(), events: None })
+        let text = Self::kept(path, step).map_err(|e| StoreError::io(path, "keep metrics there", e))?;
+        replace(path, text.len() as u64, |out| out.write_all(&text)).map_err(|error| match error {
+            ReplaceError::Store(error) => error,
+            ReplaceError::Write(error) => StoreError::io(path, "keep metrics there", error),
+        })?;
+        let output = Output::append(path).map_err(|e| StoreError::io(path, "keep metrics there", e))?;
+        Ok(Self { output, path: path.into(), events: None })
     }
 
     /// Writes every line to TensorBoard's events too.
@@ -187,7 +192,8 @@ impl Metrics {
         Self { events, ..self }
     }
 
-    fn reopen(path: &Path, step: u64) -> io::Result<File> {
+    /// The lines that stay true of a run that goes on from `step`.
+    fn kept(path: &Path, step: u64) -> io::Result<Vec<u8>> {
         let kept = match File::open(path) {
             // Split at bytes: an incomplete line need not be valid text.
             Ok(file) => BufReader::new(file).split(b'\n').collect::<io::Result<Vec<_>>>()?,
@@ -203,8 +209,7 @@ impl Metrics {
         if step == 0 {
             text.clear();
         }
-        publish(path, |out| out.write_all(&text))?;
-        OpenOptions::new().append(true).open(path)
+        Ok(text)
     }
 
     /// Appends a line; one write, so that a reader never sees half of it.
@@ -214,8 +219,18 @@ impl Metrics {
     pub fn write(&mut self, line: &Line) -> Result<(), StoreError> {
         let mut text = serde_json::to_vec(line).expect("a struct of numbers is JSON");
         text.push(b'\n');
-        self.file.write_all(&text).map_err(|e| StoreError::io(&self.path, "append to it", e))?;
+        self.output.write_all(&text).map_err(|e| StoreError::io(&self.path, "append to it", e))?;
         self.events.as_mut().map_or(Ok(()), |events| events.write(line))
+    }
+
+    /// Returns once every line is on the disk. A checkpoint is saved after that: a run that goes on from it writes no line
+    /// up to its step again.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.output.sync().map_err(|e| StoreError::io(&self.path, "sync it", e))?;
+        self.events.as_ref().map_or(Ok(()), Events::sync)
     }
 }
 

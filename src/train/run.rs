@@ -4,8 +4,9 @@ use super::{Audit, Spike, StepReport, Trainer};
 use crate::config::OnSpike;
 use crate::data::{Batches, Windows};
 use crate::error::BackendError;
+use crate::store::ticks;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Mean validation loss, and the number of targets it is the mean of.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -156,7 +157,7 @@ pub fn run<O: Observer>(
             observer.save(trainer)?;
             return Ok(StopReason::Stopped);
         }
-        let begun = Instant::now();
+        let begun = ticks();
         let blocks = trainer.config().model.layers as u64;
         observer.begins(trainer, Work::Step { blocks });
         trainer.pass_left_out();
@@ -169,7 +170,7 @@ pub fn run<O: Observer>(
         let verdict = audit.after(trainer, &mut report);
         // Before results are used that a failed device, or a lost rank, never computed.
         trainer.status()?;
-        observer.on_step(trainer, &report, begun.elapsed())?;
+        observer.on_step(trainer, &report, ticks().saturating_sub(begun))?;
         if let Some(spike) = spike {
             let most = train.max_nonfinite;
             match train.on_spike {
@@ -237,7 +238,7 @@ pub fn validate(
     segment_start: &mut [u32],
 ) -> Validation {
     let (batch, sequence) = (trainer.config().train.batch, trainer.config().train.sequence);
-    let (begun, rows) = (Instant::now(), trainer.rows());
+    let (begun, rows) = (ticks(), trainer.rows());
     let mut sum = 0.0;
     for row in (0..windows.len()).step_by(batch) {
         let end = rows.end.min(windows.len() - row);
@@ -249,5 +250,6 @@ pub fn validate(
     }
     let sum = trainer.team().share(sum);
     let targets = windows.targets();
-    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets, took: begun.elapsed() }
+    let took = ticks().saturating_sub(begun);
+    Validation { step: trainer.counters().step, loss: sum / targets.max(1) as f64, targets, took }
 }

@@ -12,7 +12,7 @@ use crate::memory::{HostMemory, Plan, Span};
 use crate::model::{Batch, Model, Settings, initialize, param_specs};
 use crate::optim::{Groups, StepInfo};
 use crate::ranks::{Alone, Ranks};
-use crate::store::WorkFile;
+use crate::store::{WorkFile, create_folder};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
@@ -124,7 +124,7 @@ fn home(config: &Config, bytes: usize) -> Result<HostMemory, StoreError> {
         return Ok(HostMemory::Bytes(bytes));
     }
     let dir = &config.run.dir;
-    std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "create the directory", e))?;
+    create_folder(dir).map_err(|e| StoreError::io(dir, "create the directory", e))?;
     Ok(HostMemory::File(Box::new(WorkFile::create(dir, bytes)?)))
 }
 

@@ -12,10 +12,11 @@ use crate::error::RanksError;
 use crate::memory::Span;
 use crate::model::{AdapterKind, AdapterScale, Gradients, SHORTEST_MICRO_SEQUENCE};
 use crate::ranks::{Ranks, agree, rows};
+use crate::store::ticks;
 use std::iter::once;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use zerocopy::IntoBytes;
 
 /// Bytes that go from a backend to the next rank at once.
@@ -107,9 +108,9 @@ impl Team {
     /// Exchanges something, unless that failed before.
     fn exchange(&mut self, work: impl FnOnce(&mut Self) -> Result<(), RanksError>) {
         if self.failed.is_none() {
-            let begun = Instant::now();
+            let begun = ticks();
             self.failed = work(self).err();
-            self.exchanging += begun.elapsed();
+            self.exchanging += ticks().saturating_sub(begun);
         }
     }
 

@@ -8,7 +8,7 @@ use tetrad::backend::{Layout, MatMulArgs, Precision};
 fn matmul() {
     let mut random = Random(5);
     let layouts = [Layout::Plain, Layout::Transposed];
-    for (rows, inner, cols) in [(1, 1, 1), (13, 600, 33), (193, 257, 40), (30, 16, 300)] {
+    for (rows, inner, cols) in [(1, 1, 1), (13, 600, 33), (193, 257, 40), (30, 16, 300), (20, 2100, 300)] {
         for (a_layout, b_layout) in layouts.into_iter().flat_map(|a| layouts.map(|b| (a, b))) {
             let precisions = [(1.0, 0.0, Precision::F32), (-0.5, 1.5, Precision::F32), (0.3, 1.0, Precision::Bf16)];
             for (alpha, beta, precision) in precisions {

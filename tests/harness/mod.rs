@@ -21,6 +21,20 @@ pub fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
 }
 
+/// The folders of `tests/cases` that hold a file whose name begins like this, with their names.
+pub fn cases(file: &str) -> Vec<(String, PathBuf)> {
+    let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let folders = std::fs::read_dir(base).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let holds = |folder: &PathBuf| {
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.into_iter().any(|name| name.to_string_lossy().starts_with(file))
+    };
+    let mut found: Vec<_> =
+        folders.filter(holds).map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), path)).collect();
+    found.sort();
+    found
+}
+
 /// A recorded file: its tensors as numbers (integers become floats), with shapes, and its metadata.
 pub struct Golden {
     pub tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,

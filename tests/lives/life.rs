@@ -1,218 +1,165 @@
-//! One life: a folder, perhaps a trainer, and what the undisturbed run says about both.
+//! One life: a folder, perhaps a process, and what the undisturbed run says about both.
 
-use super::plan::{Change, Damage, Verb};
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use super::disk::{Disk, install};
+use super::machine::{Done, Fate, Simulated};
+use super::plan::{Change, Damage, Draw, Verb};
+use super::process::{CADENCES, Ended, Process, Resume, begin};
+use super::shadow::{METRICS, Shadow, export_of, folder};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
-use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{
-    Checkpoint, Extent, Meta, checkpoint_path, clear, list, newest_sound, prune, save, set_aside,
-};
-use tetrad::config::Config;
-use tetrad::convert::{GgufTypes, export_gguf};
-use tetrad::data::Prepared;
-use tetrad::error::{BackendError, CheckpointError};
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use tetrad::checkpoint::{checkpoint_path, clear, list, prune, set_aside};
+use tetrad::config::{Config, TrainConfig};
 use tetrad::model::{ActivationCheckpointing, TableStorage};
-use tetrad::store::remove_stale;
-use tetrad::train::{Observer, Samples, StepReport, StopReason, Trainer, Validation, run};
+use tetrad::train::StopReason;
 
-/// Steps of a run.
-const STEPS: u64 = 12;
-
-fn config() -> Config {
-    let mut config = Config::default();
-    let model = &mut config.model;
-    (model.hidden, model.intermediate, model.layers, model.heads, model.kv_heads) = (32, 40, 1, 2, 1);
-    (model.context, config.storage.group) = (16, 32);
-    let train = &mut config.train;
-    (train.steps, train.batch, train.sequence, train.warmup) = (STEPS, 2, 8, 2);
-    (train.checkpoint_every, train.keep, train.sample_tokens, train.audit_every) = (3, 3, 0, 0);
-    config.data.validation_fraction = 0.0;
-    config
-}
-
-/// The undisturbed run: its checkpoint after every step.
-pub struct Shadow {
-    files: Vec<Vec<u8>>,
-    export: Vec<Vec<u8>>,
-    /// Puts a fault into every resumption.
-    pub sabotage: bool,
-    /// How often what was met.
-    pub seen: RefCell<BTreeMap<&'static str, usize>>,
-}
-
-/// A folder in memory where there is one: saving waits for the disk.
-fn folder() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
-}
-
-impl Shadow {
-    pub fn new() -> Self {
-        let mut shadow = Shadow { files: Vec::new(), export: Vec::new(), sabotage: false, seen: RefCell::default() };
-        let mut life = Life::begin(&shadow);
-        life.start(1).unwrap();
-        let (mut files, mut export) = (Vec::new(), Vec::new());
-        for step in 0..=STEPS {
-            let path = life.path.join("one.tetrad");
-            life.write(&path).unwrap();
-            files.push(fs::read(&path).unwrap());
-            export.push(export_of(&path).unwrap());
-            if step < STEPS {
-                life.steps(1, false).unwrap();
-            }
-        }
-        drop(life);
-        (shadow.files, shadow.export) = (files, export);
-        shadow
-    }
-
-    fn saw(&self, what: &'static str) {
-        *self.seen.borrow_mut().entry(what).or_default() += 1;
-    }
-}
-
-fn export_of(path: &std::path::Path) -> Result<Vec<u8>, String> {
-    let checkpoint = Checkpoint::open(path).map_err(|e| e.to_string())?;
-    let out = path.with_extension("gguf");
-    let types = GgufTypes::default();
-    export_gguf(&checkpoint, types, &out, &mut |_, _| {}).map_err(|e| e.to_string())?;
-    let bytes = fs::read(&out).map_err(|e| e.to_string())?;
-    fs::remove_file(&out).map_err(|e| e.to_string())?;
-    Ok(bytes)
-}
+/// Threads to compute with: one, two and three.
+static POOLS: LazyLock<[rayon::ThreadPool; 3]> =
+    LazyLock::new(|| [1, 2, 3].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()));
 
 /// What a life is at the moment.
 pub struct Life<'a> {
     shadow: &'a Shadow,
-    _folder: tempfile::TempDir,
-    /// The run directory, which moves about.
-    path: PathBuf,
-    moves: u32,
+    root: tempfile::TempDir,
+    machine: Arc<Simulated>,
     config: Config,
-    /// Settings that a resumption must refuse.
+    plain: Config,
+    /// The setting that a resumption must refuse.
     foreign: Option<&'static str>,
-    running: Option<(Trainer, Samples, String)>,
+    process: Option<Process>,
     threads: usize,
-    /// Steps whose files were damaged.
-    damaged: BTreeSet<u64>,
-}
-
-/// What went wrong in a run.
-#[derive(Debug)]
-struct Wrong(String);
-
-impl From<BackendError> for Wrong {
-    fn from(error: BackendError) -> Self {
-        Wrong(error.to_string())
-    }
-}
-
-impl From<String> for Wrong {
-    fn from(error: String) -> Self {
-        Wrong(error)
-    }
-}
-
-/// Saves and prunes as the program does.
-struct Saver<'l> {
-    path: PathBuf,
-    data: &'l str,
-    cadence: bool,
-}
-
-impl Observer for Saver<'_> {
-    type Error = Wrong;
-
-    fn on_step(&mut self, _: &Trainer, report: &StepReport, _: Duration) -> Result<(), Wrong> {
-        if report.loss.is_finite() { Ok(()) } else { Err(format!("step {} has no loss", report.step).into()) }
-    }
-
-    fn on_validation(&mut self, _: &Validation) -> Result<(), Wrong> {
-        Ok(())
-    }
-
-    fn sample(&mut self, _: &mut Trainer) -> Result<(), Wrong> {
-        Ok(())
-    }
-
-    fn save(&mut self, trainer: &Trainer) -> Result<(), Wrong> {
-        let (step, config) = (trainer.counters().step, trainer.config());
-        let wanted = config.train.checkpoint_every > 0 && step.is_multiple_of(config.train.checkpoint_every);
-        if !self.cadence || !(wanted || step == config.train.steps) {
-            return Ok(());
-        }
-        write(trainer, self.data, &checkpoint_path(&self.path, step))?;
-        Ok(prune(&self.path, &config.train).map_err(|e| e.to_string())?)
-    }
-}
-
-fn write(trainer: &Trainer, data: &str, path: &std::path::Path) -> Result<(), String> {
-    // What may change during a run is no part of what is compared.
-    let plain = Config { train: config().train, ..trainer.config().clone() };
-    let meta = Meta::new(&plain, trainer.counters(), false, data);
-    save(trainer.model(), trainer.backend(), &meta, None, Extent::Full, path).map_err(|e| e.to_string())
+    /// What damage made of checkpoints.
+    wounds: BTreeSet<Vec<u8>>,
+    moves: u32,
+    /// What was on the disk when a loss of power was decided, and what the loss chooses by.
+    power: Option<(Disk, u32)>,
 }
 
 impl<'a> Life<'a> {
     pub fn begin(shadow: &'a Shadow) -> Self {
-        let folder = folder();
-        let path = folder.path().join("run-0");
-        fs::create_dir(&path).unwrap();
-        fs::write(folder.path().join("text.txt"), "to be or not to be, that is the question. ".repeat(20)).unwrap();
-        let mut config = config();
-        config.data.train = vec![folder.path().join("text.txt").display().to_string()];
-        config.data.cache = folder.path().join("cache");
-        let (running, damaged) = (None, BTreeSet::new());
-        Life { shadow, _folder: folder, path, moves: 0, config, foreign: None, running, threads: 1, damaged }
+        let root = folder();
+        let config = begin(root.path());
+        let (plain, machine) = (config.clone(), Simulated::new());
+        let (process, wounds, power) = (None, BTreeSet::new(), None);
+        Life { shadow, root, machine, config, plain, foreign: None, process, threads: 1, wounds, moves: 0, power }
+    }
+
+    fn dir(&self) -> &Path {
+        &self.config.run.dir
     }
 
     /// Takes part in one event, and checks all that can be seen afterwards.
     pub fn take(&mut self, verb: Verb) -> Result<(), String> {
-        match verb {
-            Verb::Start { threads } => {
-                self.running = None;
-                self.start(threads)?;
+        let outcome = match verb {
+            Verb::Start { threads } => self.start(Resume::Newest, threads),
+            Verb::StartNamed { threads } => match self.steps_there().last() {
+                Some(&step) => self.start(Resume::Step(step), threads),
+                None => Ok(()),
+            },
+            Verb::Train { steps } => self.train(steps),
+            Verb::Stop => self.stop(),
+            Verb::Kill => {
+                self.process = None;
+                Ok(())
             }
-            Verb::Train { steps } => self.steps(steps, true)?,
-            Verb::Stop => {
-                if let Some((trainer, _, data)) = self.running.take() {
-                    write(&trainer, &data, &checkpoint_path(&self.path, trainer.counters().step))?;
-                    self.damaged.remove(&trainer.counters().step);
+            Verb::Meet { after, fate } => {
+                if !self.machine.is_armed() {
+                    self.machine.arm(after, fate);
                 }
+                Ok(())
             }
-            Verb::Kill => self.running = None,
-            Verb::KillInSave { percent } => self.kill_in_save(percent)?,
-            Verb::Damage { newest, how, at } => self.damage(newest, how, at)?,
-            Verb::Prune { keep } => {
-                let train = tetrad::config::TrainConfig { keep, ..self.config.train.clone() };
-                prune(&self.path, &train).map_err(|e| e.to_string())?;
+            Verb::PowerLoss { after, choices } => {
+                if !self.machine.is_armed() {
+                    self.power = Some((Disk::of(self.root.path()), choices));
+                    self.machine.record();
+                    self.machine.arm(after, Fate::Killed { percent: 100 });
+                }
+                Ok(())
             }
-            Verb::Export => self.export()?,
+            // What follows is done to the files of a machine that has its power.
+            _ if self.power.is_some() => Ok(()),
+            Verb::Damage { newest, how, at } => self.damage(newest, how, at),
+            Verb::TornMetrics => self.tear_metrics(),
+            Verb::DamageCache { at } => self.damage_cache(at),
             Verb::DropCache => {
                 let _ = fs::remove_dir_all(&self.config.data.cache);
+                Ok(())
             }
+            Verb::Prune { keep } => {
+                let train = TrainConfig { keep, ..self.config.train.clone() };
+                let pruned = self.dir().is_dir().then(|| prune(self.dir(), &train));
+                pruned.unwrap_or(Ok(())).map_err(Ended::from)
+            }
+            Verb::Export => self.export(),
             Verb::Move => {
-                self.running = None;
+                self.process = None;
                 self.moves += 1;
-                let to = self.path.with_file_name(format!("run-{}", self.moves));
-                fs::rename(&self.path, &to).map_err(|e| e.to_string())?;
-                self.path = to;
+                let to = self.root.path().join(format!("run-{}", self.moves));
+                if self.dir().is_dir() {
+                    fs::rename(self.dir(), &to).unwrap();
+                }
+                self.config.run.dir = to;
                 self.shadow.saw("moved");
+                Ok(())
             }
-            Verb::Change(change) => self.change(change),
-        }
+            Verb::Change(change) => {
+                self.change(change);
+                Ok(())
+            }
+        };
+        let outcome = self.meet(outcome)?;
+        outcome.map_err(|ended| match ended {
+            Ended::Wrong(what) => what,
+            ended => format!("ended with {ended:?}"),
+        })?;
         self.check()
     }
 
+    /// What has happened to the process, if anything was to.
+    fn meet(&mut self, outcome: Result<(), Ended>) -> Result<Result<(), Ended>, String> {
+        let Some((fate, done)) = self.machine.restart() else { return Ok(outcome) };
+        self.process = None;
+        match (fate, outcome) {
+            (Fate::Refused(_), Err(Ended::Said(said))) if said.contains(&*self.root.path().to_string_lossy()) => {
+                self.shadow.saw("refused by the disk");
+                return Ok(Ok(()));
+            }
+            // What a killed process left of a file that can be made again may stay.
+            (Fate::Refused(_), Ok(())) if matches!(&done, Done::Remove(path) if path.extension().is_some_and(|end| end == "partial")) =>
+                {}
+            (Fate::Refused(_), outcome) => return Err(format!("{done:?} was refused, and led to {outcome:?}")),
+            (Fate::Killed { .. }, Err(Ended::Said(_))) => {}
+            (Fate::Killed { .. }, outcome) => return Err(format!("killed at {done:?}, and yet {outcome:?}")),
+        }
+        if let Fate::Killed { .. } = fate {
+            self.shadow.saw("killed at an operation");
+        }
+        if let Some((mut disk, choices)) = self.power.take() {
+            let (mut draw, mut promised) = (Draw::new(choices.into()), None);
+            for done in self.machine.recorded() {
+                disk.apply(&done);
+                if let Done::Saved(step) = done {
+                    promised = Some(step);
+                }
+            }
+            install(self.root.path(), &disk.any(&mut |count| draw.next(count as u64) as usize));
+            self.shadow.saw("lost power");
+            if let Some(step) = promised.filter(|step| !self.steps_there().contains(step)) {
+                return Err(format!("step {step} was saved, and is lost"));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     fn change(&mut self, change: Change) {
-        let (config, plain) = (&mut self.config, config());
+        let config = &mut self.config;
         match change {
             Change::MicroBatch => config.train.micro_batch = 1 - config.train.micro_batch,
             Change::Recompute => config.run.activation_checkpointing = ActivationCheckpointing::Block,
-            Change::Cadence => config.train.checkpoint_every = 7 - config.train.checkpoint_every,
+            Change::Cadence => {
+                config.train.checkpoint_every = CADENCES[0] + CADENCES[1] - config.train.checkpoint_every;
+            }
             Change::Seed => config.run.seed = 3 - config.run.seed,
             Change::Sequence => config.train.sequence = 12 - config.train.sequence,
             Change::Storage => {
@@ -224,7 +171,8 @@ impl<'a> Life<'a> {
                 config.storage.embedding = other;
             }
         }
-        // The trainer that runs has its own; the next one meets the change.
+        // The process that runs has its own; the next one meets the change.
+        let plain = &self.plain;
         self.foreign = [
             (config.run.seed != plain.run.seed, "run.seed"),
             (config.storage != plain.storage, "storage.embedding"),
@@ -234,168 +182,170 @@ impl<'a> Life<'a> {
         .find_map(|(differs, key)| differs.then_some(key));
     }
 
-    fn start(&mut self, threads: usize) -> Result<(), String> {
+    fn start(&mut self, from: Resume, threads: usize) -> Result<(), Ended> {
+        self.process = None;
         self.threads = threads;
-        remove_stale(&self.path).map_err(|e| e.to_string())?;
-        let prepared = Prepared::new(&self.config.data, &self.config.tokenizer, self.config.model.vocab, &mut |_| {});
-        let prepared = prepared.map_err(|e| e.to_string())?;
-        let data = prepared.fingerprint.clone();
-        let found = match newest_sound(&self.path) {
-            Err(CheckpointError::AllDamaged { .. }) => {
-                self.shadow.saw("all damaged");
-                let sound = self.steps_there().into_iter().find(|step| !self.damaged.contains(step));
-                return match sound {
-                    Some(step) => Err(format!("step {step} is sound, and was refused")),
-                    None => {
-                        self.damaged.clear();
-                        clear(&self.path).map_err(|e| e.to_string())
-                    }
-                };
-            }
-            found => found.map_err(|e| e.to_string())?,
-        };
-        let Some(newest) = found else {
-            // A new run; one of other settings would be another run.
-            if self.foreign.is_none() {
-                let mut trainer = self.trainer()?;
-                trainer.initialize();
-                self.run_with(trainer, &prepared, data)?;
-            }
+        if self.foreign.is_some() && self.steps_there().is_empty() {
+            // A new run of other settings would be another run.
             return Ok(());
-        };
-        let step = newest.checkpoint.meta.counters.step;
-        let best = self.steps_there().into_iter().rfind(|step| !self.damaged.contains(step));
-        if best != Some(step) {
-            return Err(format!("went on from step {step}, and the newest sound one is {best:?}"));
         }
-        match (newest.checkpoint.check_run(&self.config, &data), self.foreign) {
-            (Err(error), Some(key)) if error.to_string().contains(key) => {
+        let best = self.best();
+        let named = matches!(from, Resume::Step(_));
+        let started = self.inside(|life| Process::start(&life.config, &from, &life.machine));
+        match started {
+            Ok(process) => {
+                if process.went_on != best {
+                    let step = process.went_on;
+                    return Err(wrong(format!("went on from step {step:?}, and the newest sound one is {best:?}")));
+                }
+                if let Some(key) = self.foreign {
+                    return Err(wrong(format!("{key} differs, and was not refused")));
+                }
+                let what = if process.skipped.is_empty() { "resumed" } else { "damaged newest" };
+                self.shadow.saw(if process.went_on.is_some() { what } else { "begun" });
+                self.process = Some(process);
+                Ok(())
+            }
+            Err(Ended::AllDamaged) if best.is_none() => {
+                self.shadow.saw("all damaged");
+                clear(self.dir()).map_err(|e| wrong(e.to_string()))
+            }
+            Err(Ended::Differs(said)) if self.foreign.is_some_and(|key| said.contains(key)) => {
                 self.shadow.saw("refused");
-                return Ok(());
+                Ok(())
             }
-            (Ok(()), None) => {}
-            (outcome, foreign) => return Err(format!("a change of {foreign:?} gave {outcome:?}")),
+            Err(Ended::Said(_)) if named && self.steps_there().last().copied() != best && !self.machine.has_met() => {
+                self.shadow.saw("named a damaged one");
+                // It is the one that is named, and nothing else is taken in its place.
+                for step in self.steps_there().into_iter().filter(|&step| self.is_damaged(step)) {
+                    set_aside(&checkpoint_path(self.dir(), step)).map_err(|e| wrong(e.to_string()))?;
+                }
+                Ok(())
+            }
+            Err(ended) => Err(ended),
         }
-        let mut trainer = self.trainer()?;
-        newest.checkpoint.restore(&mut trainer, &data).map_err(|e| e.to_string())?;
-        for (path, _) in &newest.damaged {
-            self.shadow.saw("damaged newest");
-            set_aside(path).map_err(|e| e.to_string())?;
-        }
-        self.shadow.saw("resumed");
-        if self.shadow.sabotage {
-            let span = trainer.model().stored[0].weight.data;
-            let mut byte = [0];
-            trainer.backend().download(span.head(1), &mut byte);
-            trainer.backend_mut().upload(&[byte[0] ^ 1], span.head(1));
-        }
-        self.run_with(trainer, &prepared, data)
     }
 
-    fn trainer(&self) -> Result<Trainer, String> {
-        Trainer::new(&self.config, Box::new(Cpu::new())).map_err(|e| e.to_string())
+    /// Does something with the life's threads, on its machine.
+    fn inside<R: Send>(&mut self, work: impl FnOnce(&mut Self) -> R + Send) -> R
+    where
+        Self: Send,
+    {
+        let machine = self.machine.clone();
+        POOLS[self.threads - 1].install(|| machine.run(|| work(self)))
     }
 
-    fn run_with(&mut self, trainer: Trainer, prepared: &Prepared, data: String) -> Result<(), String> {
-        let train = prepared.batches(self.config.train.sequence, self.config.run.seed).map_err(|e| e.to_string())?;
-        self.running = Some((trainer, Samples { train, validation: None }, data));
-        Ok(())
-    }
-
-    fn steps(&mut self, count: u64, cadence: bool) -> Result<(), String> {
-        let Some((trainer, samples, data)) = &mut self.running else { return Ok(()) };
-        let until = trainer.counters().step + count;
-        let mut saver = Saver { path: self.path.clone(), data, cadence };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build().map_err(|e| e.to_string())?;
-        let reason = pool.install(|| run(trainer, samples, until, &AtomicBool::new(false), &mut saver));
-        let reason = reason.map_err(|wrong| wrong.0)?;
+    fn train(&mut self, count: u64) -> Result<(), Ended> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        let until = process.trainer.counters().step + count;
+        let reason = self.inside(|life| process.steps(until, false, &life.machine).map(|reason| (reason, process)));
+        let (reason, process) = reason?;
         match reason {
-            StopReason::Finished => self.shadow.saw("finished"),
-            StopReason::Stopped => {}
-            other => return Err(format!("ended with {other:?}")),
-        }
-        for step in self.steps_there() {
-            let path = checkpoint_path(&self.path, step);
-            // A file that was damaged may have been written anew.
-            if self.damaged.contains(&step)
-                && fs::read(path).is_ok_and(|bytes| bytes == self.shadow.files[step as usize])
-            {
-                self.damaged.remove(&step);
+            StopReason::Finished => {
+                self.shadow.saw("finished");
+                self.shadow.check_finished(self.dir()).map_err(wrong)?;
             }
+            StopReason::Stopped => {}
+            other => return Err(wrong(format!("ended with {other:?}"))),
         }
+        self.shadow.check_metrics(self.dir(), process.trainer.counters().step).map_err(wrong)?;
+        self.process = Some(process);
         Ok(())
     }
 
-    fn write(&self, path: &std::path::Path) -> Result<(), String> {
-        let (trainer, _, data) = self.running.as_ref().ok_or("no trainer")?;
-        write(trainer, data, path)
-    }
-
-    fn kill_in_save(&mut self, percent: u64) -> Result<(), String> {
-        let Some((trainer, _, _)) = self.running.take() else { return Ok(()) };
-        let step = trainer.counters().step;
-        let whole = &self.shadow.files[step as usize];
-        let part = &whole[..whole.len() * percent as usize / 100];
-        fs::write(self.path.join(format!(".step-{step:08}.tetrad.partial")), part).map_err(|e| e.to_string())?;
-        self.shadow.saw("killed in a save");
-        Ok(())
+    fn stop(&mut self) -> Result<(), Ended> {
+        let Some(process) = self.process.take() else { return Ok(()) };
+        self.inside(move |life| process.save(&life.machine))
     }
 
     fn steps_there(&self) -> Vec<u64> {
-        list(&self.path).unwrap().into_iter().map(|(step, _)| step).collect()
+        let found = self.dir().is_dir().then(|| list(self.dir()).unwrap());
+        found.unwrap_or_default().into_iter().map(|(step, _)| step).collect()
     }
 
-    fn damage(&mut self, newest: bool, how: Damage, at: u64) -> Result<(), String> {
+    fn is_damaged(&self, step: u64) -> bool {
+        fs::read(checkpoint_path(self.dir(), step)).is_ok_and(|bytes| self.wounds.contains(&bytes))
+    }
+
+    /// The newest checkpoint that was not damaged.
+    fn best(&self) -> Option<u64> {
+        self.steps_there().into_iter().rfind(|&step| !self.is_damaged(step))
+    }
+
+    fn damage(&mut self, newest: bool, how: Damage, at: u64) -> Result<(), Ended> {
         let steps = self.steps_there();
         let Some(step) = (if newest { steps.last() } else { steps.first() }) else { return Ok(()) };
-        let path = checkpoint_path(&self.path, *step);
-        let mut bytes = fs::read(&path).map_err(|e| e.to_string())?;
-        let len = bytes.len().max(1);
-        let at = at as usize % len;
+        let path = checkpoint_path(self.dir(), *step);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = at as usize % bytes.len().max(1);
         match how {
             Damage::Delete => {
-                self.damaged.remove(step);
-                return fs::remove_file(&path).map_err(|e| e.to_string());
+                fs::remove_file(&path).unwrap();
+                return Ok(());
             }
             Damage::Flip => bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << (at % 8)),
             Damage::Cut => bytes.truncate(at),
             Damage::Empty => bytes.clear(),
-            Damage::Zeros => bytes.iter_mut().skip(at).take(64).for_each(|byte| *byte = 0),
+            Damage::Zeros => bytes.iter_mut().skip(at).take(4096).for_each(|byte| *byte = 0),
         }
         // Zeros over zeros are no damage; nor, of what is damaged, is a second flip that mends it.
-        match bytes == self.shadow.files[*step as usize] {
-            true => self.damaged.remove(step),
-            false => self.damaged.insert(*step),
-        };
-        // As a disk does it: the same file, other bytes.
-        fs::remove_file(&path).and_then(|()| fs::write(&path, bytes)).map_err(|e| e.to_string())
+        if !self.shadow.is_checkpoint(*step, &bytes) {
+            self.wounds.insert(bytes.clone());
+        }
+        // Not in place: a map of the old file may live.
+        fs::remove_file(&path).and_then(|()| fs::write(&path, bytes)).unwrap();
+        Ok(())
     }
 
-    fn export(&mut self) -> Result<(), String> {
-        let Some(step) = self.steps_there().into_iter().rfind(|step| !self.damaged.contains(step)) else {
+    fn tear_metrics(&mut self) -> Result<(), Ended> {
+        // A process that runs would write behind it.
+        self.process = None;
+        if let Ok(mut bytes) = fs::read(self.dir().join(METRICS)) {
+            bytes.extend_from_slice(b"{\"step\":3,\"lo");
+            fs::write(self.dir().join(METRICS), bytes).unwrap();
+        }
+        Ok(())
+    }
+
+    fn damage_cache(&mut self, at: u64) -> Result<(), Ended> {
+        for entry in fs::read_dir(&self.config.data.cache).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            let at = at as usize % bytes.len().max(1);
+            bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 4);
+            fs::remove_file(&path).and_then(|()| fs::write(&path, bytes)).unwrap();
+        }
+        Ok(())
+    }
+
+    fn export(&mut self) -> Result<(), Ended> {
+        let Some(step) = self.best() else {
             return Ok(());
         };
-        match export_of(&checkpoint_path(&self.path, step))? == self.shadow.export[step as usize] {
+        let export = export_of(&checkpoint_path(self.dir(), step)).map_err(Ended::Said)?;
+        match self.shadow.is_export(step, &export) {
             true => Ok(()),
-            false => Err(format!("the export of step {step} has other bytes")),
+            false => Err(wrong(format!("the export of step {step} has other bytes"))),
         }
     }
 
-    /// Every checkpoint has the bytes of the undisturbed run, unless it was damaged; so has the state of the trainer.
-    fn check(&self) -> Result<(), String> {
-        for step in self.steps_there().into_iter().filter(|step| !self.damaged.contains(step)) {
-            let bytes = fs::read(checkpoint_path(&self.path, step)).map_err(|e| e.to_string())?;
-            if bytes != self.shadow.files[step as usize] {
-                return Err(format!("the checkpoint of step {step} has other bytes"));
-            }
-        }
-        let Some((trainer, _, _)) = &self.running else { return Ok(()) };
-        let step = trainer.counters().step;
-        let path = self.path.with_file_name("probe.tetrad");
-        self.write(&path)?;
-        match fs::read(&path).map_err(|e| e.to_string())? == self.shadow.files[step as usize] {
+    /// Every checkpoint has the bytes of the undisturbed run, unless it was damaged; so has the state of the process.
+    fn check(&mut self) -> Result<(), String> {
+        self.shadow.check(self.dir(), &|step| self.is_damaged(step))?;
+        let Some(process) = &self.process else { return Ok(()) };
+        let step = process.trainer.counters().step;
+        let probe = self.root.path().join("probe.tetrad");
+        process.save_to(&probe).map_err(|ended| format!("{ended:?}"))?;
+        let bytes = fs::read(&probe).map_err(|e| e.to_string())?;
+        fs::remove_file(&probe).map_err(|e| e.to_string())?;
+        match self.shadow.is_checkpoint(step, &bytes) {
             true => Ok(()),
             false => Err(format!("the state after step {step} has other bytes")),
         }
     }
+}
+
+/// What the test finds wrong.
+fn wrong(what: String) -> Ended {
+    Ended::Wrong(what)
 }

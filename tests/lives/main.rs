@@ -1,22 +1,40 @@
-//! Whole lives of runs, drawn from seeds: trained, stopped, killed within a save, damaged, moved, pruned, resumed with
-//! other threads and other settings. The run that nothing happened to is the model: what a life computes has its bytes,
-//! what a life cannot do is refused in words. `TETRAD_LIVES=20000` lives that many; `TETRAD_LIFE=17` the one of a seed.
+//! Whole lives of runs on a simulated machine, drawn from seeds: trained, stopped, killed at any operation on files, without
+//! power, without space, damaged, moved, pruned, resumed with other threads and other settings. The run that nothing happened
+//! to is the model: what a life computes has its bytes, what a life cannot do is refused in words.
+//!
+//! Faults that were put into the library by hand, and the first seed that each was found by: no sync of folders, 74; the
+//! residue not restored, 1; the position in the data off by one after resuming, 1; a torn line of metrics not cut, 2; a
+//! checkpoint taken that was not verified, 2.
+//!
+//! `TETRAD_LIVES=20000` lives that many; `TETRAD_LIFE_SEED=17` the one of a seed.
 
+mod crash;
+mod disk;
 mod life;
+mod machine;
 mod plan;
+mod process;
+mod shadow;
 
-use life::{Life, Shadow};
+use life::Life;
 use plan::{Verb, draw, shrink};
+use shadow::Shadow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Lives a plan; what went wrong, if anything did.
+/// Lives a plan; what went wrong, if anything did. A panic of the library is wrong, too.
 fn live(shadow: &Shadow, plan: &[Verb]) -> Result<(), String> {
     let mut life = Life::begin(shadow);
     for (at, verb) in plan.iter().enumerate() {
-        life.take(*verb).map_err(|wrong| format!("{}. {verb:?}: {wrong}", at + 1))?;
+        let outcome = catch_unwind(AssertUnwindSafe(|| life.take(*verb)));
+        let outcome = outcome.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().cloned();
+            Err(format!("a panic: {}", said.unwrap_or_else(|| "without words".into())))
+        });
+        outcome.map_err(|wrong| format!("{}. {verb:?}: {wrong}", at + 1))?;
     }
     Ok(())
 }
@@ -24,9 +42,9 @@ fn live(shadow: &Shadow, plan: &[Verb]) -> Result<(), String> {
 #[test]
 fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
     let shadow = Shadow::new();
-    let seeds = match number("TETRAD_LIFE") {
+    let seeds = match number("TETRAD_LIFE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("TETRAD_LIVES").unwrap_or(300),
+        None => 0..number("TETRAD_LIVES").unwrap_or(1500),
     };
     let count = seeds.end - seeds.start;
     for seed in seeds {
@@ -37,22 +55,37 @@ fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
             panic!("seed {seed}: {wrong}\nshrunk to {small:#?}\n{said}");
         }
     }
-    let seen = shadow.seen.borrow();
+    let seen = shadow.seen.lock().unwrap();
+    println!("{count} lives: {seen:?}");
     if count >= 300 {
         // A driver that never meets a case would prove nothing about it.
-        for what in ["resumed", "refused", "damaged newest", "all damaged", "killed in a save", "finished", "moved"] {
+        let cases = [
+            "begun",
+            "resumed",
+            "refused",
+            "damaged newest",
+            "named a damaged one",
+            "all damaged",
+            "killed at an operation",
+            "lost power",
+            "refused by the disk",
+            "finished",
+            "moved",
+        ];
+        for what in cases {
             assert!(seen.get(what).is_some_and(|times| *times > 2), "{what} in {count} lives: {seen:?}");
         }
     }
 }
 
+/// The driver itself: a state that is not the undisturbed run's is found, and its plan shrunk to what it takes.
 #[test]
 fn a_fault_is_found_and_shrunk_to_what_it_takes() {
     let mut shadow = Shadow::new();
-    shadow.sabotage = true;
+    shadow.spoil(5);
     let (seed, plan) = (0..100).map(|seed| (seed, draw(seed))).find(|(_, plan)| live(&shadow, plan).is_err()).unwrap();
     let small = shrink(&plan, |plan| live(&shadow, plan).is_err());
-    assert!(small.len() < plan.len() && small.len() <= 4, "seed {seed}: {small:?}");
+    assert!(small.len() < plan.len() && small.len() <= 5, "seed {seed}: {small:?}");
     for left_out in 0..small.len() {
         let mut less = small.clone();
         less.remove(left_out);

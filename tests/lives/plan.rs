@@ -1,5 +1,7 @@
 //! Plans of lives: drawn from a seed, and shrunk where one fails.
 
+use super::machine::Fate;
+use rustix::io::Errno;
 use tetrad::quant::philox;
 
 /// What is done to a checkpoint.
@@ -31,6 +33,10 @@ pub enum Verb {
     Start {
         threads: usize,
     },
+    /// Goes on from the newest checkpoint by its name.
+    StartNamed {
+        threads: usize,
+    },
     /// Takes steps, saving by cadence.
     Train {
         steps: u64,
@@ -39,62 +45,105 @@ pub enum Verb {
     Stop,
     /// Ends without a word.
     Kill,
-    /// Ends within a save, of which a share reached the disk.
-    KillInSave {
-        percent: u64,
+    /// The process ends, or its disk fails, so many operations on files later.
+    Meet {
+        after: usize,
+        fate: Fate,
+    },
+    /// The machine loses its power so many operations on files later, of which any part that is not synced reached the disk.
+    PowerLoss {
+        after: usize,
+        choices: u32,
     },
     Damage {
         newest: bool,
         how: Damage,
         at: u64,
     },
+    /// A line of metrics that was not written to its end.
+    TornMetrics,
+    /// A bit of the prepared tokens.
+    DamageCache {
+        at: u64,
+    },
+    DropCache,
     Prune {
         keep: usize,
     },
     Export,
-    DropCache,
     Move,
     Change(Change),
 }
 
+/// Numbers that follow from a seed.
+pub struct Draw {
+    seed: u64,
+    count: u32,
+}
+
+impl Draw {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, count: 0 }
+    }
+
+    /// A number below `below`.
+    pub fn next(&mut self, below: u64) -> u64 {
+        self.count += 1;
+        u64::from(philox([self.seed as u32, (self.seed >> 32) as u32, self.count, 0], [0x11fe, 0x5eed])[0]) % below
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.next(all.len() as u64) as usize]
+    }
+}
+
 /// The plan of a seed.
 pub fn draw(seed: u64) -> Vec<Verb> {
-    let mut count = 0;
-    let mut next = |below: u64| {
-        count += 1;
-        u64::from(philox([seed as u32, (seed >> 32) as u32, count, 0], [0x11fe, 0x5eed])[0]) % below
-    };
-    let verbs = 4 + next(16);
+    let mut draw = Draw::new(seed);
+    let verbs = 4 + draw.next(16);
     let mut plan = vec![Verb::Start { threads: 1 }];
     for _ in 0..verbs {
-        plan.push(match next(24) {
-            0..=4 => Verb::Start { threads: 1 + next(3) as usize },
-            5..=10 => Verb::Train { steps: 1 + next(4) },
-            11 | 12 => Verb::Stop,
-            13 => Verb::Kill,
-            14 => Verb::KillInSave { percent: next(101) },
-            15..=17 => {
-                let how = [Damage::Flip, Damage::Cut, Damage::Empty, Damage::Zeros, Damage::Delete][next(5) as usize];
-                Verb::Damage { newest: next(3) > 0, how, at: next(1 << 20) }
-            }
-            18 => Verb::Prune { keep: 1 + next(3) as usize },
-            19 | 20 => Verb::Export,
-            21 => Verb::DropCache,
-            22 => Verb::Move,
-            _ => {
-                let all = [
-                    Change::MicroBatch,
-                    Change::Recompute,
-                    Change::Cadence,
-                    Change::Seed,
-                    Change::Sequence,
-                    Change::Storage,
-                ];
-                Verb::Change(all[next(6) as usize])
-            }
-        });
+        plan.push(verb(&mut draw));
     }
     plan
+}
+
+fn verb(draw: &mut Draw) -> Verb {
+    match draw.next(30) {
+        0..=5 => Verb::Start { threads: 1 + draw.next(3) as usize },
+        6 => Verb::StartNamed { threads: 1 + draw.next(3) as usize },
+        7..=12 => Verb::Train { steps: 1 + draw.next(4) },
+        13 => Verb::Stop,
+        14 => Verb::Kill,
+        15 => Verb::Meet { after: draw.next(60) as usize, fate: Fate::Killed { percent: draw.next(101) } },
+        16 => {
+            let error = draw.of(&[Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO]);
+            Verb::Meet { after: draw.next(60) as usize, fate: Fate::Refused(error.raw_os_error()) }
+        }
+        17 | 18 => Verb::PowerLoss { after: draw.next(60) as usize, choices: draw.next(1 << 32) as u32 },
+        19..=21 => {
+            let how = draw.of(&[Damage::Flip, Damage::Cut, Damage::Empty, Damage::Zeros, Damage::Delete]);
+            Verb::Damage { newest: draw.next(3) > 0, how, at: draw.next(1 << 20) }
+        }
+        22 => Verb::TornMetrics,
+        23 => Verb::DamageCache { at: draw.next(1 << 20) },
+        24 => Verb::DropCache,
+        25 => Verb::Prune { keep: 1 + draw.next(3) as usize },
+        26 => Verb::Export,
+        27 => Verb::Move,
+        _ => {
+            use Change as C;
+            Verb::Change(draw.of(&[
+                C::MicroBatch,
+                C::Recompute,
+                C::Cadence,
+                C::Cadence,
+                C::Seed,
+                C::Sequence,
+                C::Storage,
+            ]))
+        }
+    }
 }
 
 /// A plan that still fails, of which nothing can be left out.

@@ -82,7 +82,7 @@ impl DeviceInfo for Cpu {
             attention_grad::need(max),
             adam::need(max),
             factors::need(max),
-            matmul::need(),
+            matmul::need(max),
         ];
         let elements =
             needs.into_iter().map(|need| need.total(self.pool.threads())).max().expect("there are operations");

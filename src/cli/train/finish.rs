@@ -5,7 +5,7 @@ use crate::cli::CliResult;
 use crate::cli::number::short;
 use crate::cli::output::escape;
 use std::process::ExitCode;
-use tetrad::checkpoint::{ADAPTER, Extent, MODEL, latest, save_with};
+use tetrad::checkpoint::latest;
 use tetrad::train::{StopReason, Trainer};
 
 /// What no configuration can cause.
@@ -20,10 +20,7 @@ pub(super) fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -
     let dir = &trainer.config().run.dir;
     match reason {
         StopReason::Finished => {
-            let path = dir.join(if trainer.base().is_some() { ADAPTER } else { MODEL });
-            let meta = console.meta(trainer);
-            let attachments = console.attachments();
-            save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Weights, &path)?;
+            let path = console.folder.save_finished(trainer)?;
             console.summarize(trainer, &path)?;
             Ok(ExitCode::SUCCESS)
         }

@@ -25,7 +25,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG, clear, latest};
+use tetrad::checkpoint::{Checkpoint, TOKENIZER, TOKENIZER_CONFIG, clear, latest};
 use tetrad::config::{Config, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig};
 use tetrad::error::{CheckpointError, DataError, ReplaceError, StoreError};
@@ -326,8 +326,9 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         warnings::warnings(config, tunes, &data, &samples).iter().for_each(|warning| eprintln!("warning: {warning}"));
     }
     write_record(given)?;
-    let mut console = Console::new(&trainer, &data, &samples)?;
-    console.companions = companions(config, origin, &data)?;
+    let mut attachments: Vec<_> = data.tokenizer.json().map(|json| (TOKENIZER, json.to_vec())).into_iter().collect();
+    attachments.extend(companions(config, origin, &data)?);
+    let mut console = Console::new(&trainer, &data, &samples, attachments)?;
     if from.is_none() {
         // Finds a full or read-only disk now rather than in an hour, and leaves a checkpoint from before the first steps
         // in case they already diverge.

@@ -9,17 +9,14 @@ use crate::cli::writing::text_prompt;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tetrad::checkpoint::{
-    BEST, Checkpoint, Extent, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, checkpoint_path, list, prune,
-    save_with,
-};
-use tetrad::config::{Config, OnSpike};
+use std::time::{Duration, Instant};
+use tetrad::checkpoint::{GENERATION_CONFIG, RunFolder, TOKENIZER_CONFIG};
+use tetrad::config::OnSpike;
 use tetrad::data::{Decoder, Prepared, SpecialTokens, Tokenizer};
 use tetrad::error::{BackendError, CheckpointError, StoreError};
-use tetrad::format::Attachment;
 use tetrad::model::{Generator, Sampling};
-use tetrad::train::{Events, Line, Metrics, Observer, Samples, Spike, StepReport, Trainer, Validation, Work, resident};
+use tetrad::store::time;
+use tetrad::train::{Line, Observer, Samples, Spike, StepReport, Trainer, Validation, Work, resident};
 
 /// Time between plain progress lines, where there is no terminal to redraw one on.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -60,15 +57,15 @@ impl From<ConsoleError> for Failure {
 
 /// The console and the run directory.
 pub struct Console {
-    metrics: Metrics,
+    /// Checkpoints and metrics.
+    pub folder: RunFolder,
     bar: Option<ProgressBar>,
     tokenizer: Tokenizer,
-    /// Saved with the tokenizer in every file: special tokens, chat template, end-of-text tokens.
-    pub companions: Vec<(&'static str, Vec<u8>)>,
+    /// Where a text begins and ends, and whether anything came with the tokenizer that says so.
+    special: (SpecialTokens, bool),
     bytes_per_token: Option<f64>,
     /// Rows of an epoch.
     rows: u64,
-    fingerprint: String,
     tokens: usize,
     begun: Instant,
     first_step: u64,
@@ -79,29 +76,36 @@ pub struct Console {
     /// Share of the codes that changed, by the last audit.
     changed_codes: Option<f64>,
     heartbeat: Heartbeat,
-    /// Whether an adapter is trained.
-    adapter: bool,
 }
 
 impl Console {
-    /// Opens the metrics of a run at its current step.
+    /// Opens the folder of a run at its current step; `attachments` go into every file: tokenizer, special tokens, chat
+    /// template, end-of-text tokens.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn new(trainer: &Trainer, data: &Prepared, samples: &Samples) -> Result<Self, StoreError> {
+    pub fn new(
+        trainer: &Trainer,
+        data: &Prepared,
+        samples: &Samples,
+        attachments: Vec<(&'static str, Vec<u8>)>,
+    ) -> Result<Self, StoreError> {
         let (config, step) = (trainer.config(), trainer.counters().step);
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(config.train.steps).with_style(style));
         let heartbeat = Heartbeat::new(bar.clone(), trainer.model().passes.clone());
+        let told = |name: &str| attachments.iter().find(|(found, _)| *found == name).map(|(_, json)| json.as_slice());
+        let object = |name| told(name).and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
+        let special = SpecialTokens::read(&data.tokenizer, &object(TOKENIZER_CONFIG), &object(GENERATION_CONFIG));
+        let special = (special, told(TOKENIZER_CONFIG).is_some());
         Ok(Self {
-            metrics: metrics(config, step)?,
+            folder: RunFolder::open(config, step, &data.fingerprint, attachments)?,
             rows: samples.train.rows(),
             heartbeat,
             bar,
             tokenizer: data.tokenizer.clone(),
-            companions: Vec::new(),
+            special,
             bytes_per_token: data.bytes_per_token,
-            fingerprint: data.fingerprint.clone(),
             tokens: config.train.batch * config.train.sequence,
             begun: Instant::now(),
             first_step: step,
@@ -109,7 +113,6 @@ impl Console {
             stepping: (Duration::ZERO, 0),
             last: None,
             changed_codes: None,
-            adapter: config.adapter.is_some(),
         })
     }
 
@@ -160,35 +163,6 @@ impl Console {
             None => {}
         }
         Ok(())
-    }
-
-    /// The metadata of a file of this run.
-    pub fn meta(&self, trainer: &Trainer) -> Meta {
-        let tokenizer = self.tokenizer.json().is_some();
-        let meta = Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint);
-        meta.with_base(trainer.base()).with_watch(trainer.watch())
-    }
-
-    /// The attachments of every file of this run; an adapter's base has them.
-    pub fn attachments(&self) -> Vec<Attachment<'_>> {
-        if self.adapter {
-            return Vec::new();
-        }
-        let companions = self.companions.iter().map(|(name, bytes)| Attachment { name, bytes });
-        let tokenizer = self.tokenizer.json().map(|bytes| Attachment { name: TOKENIZER, bytes });
-        tokenizer.into_iter().chain(companions).collect()
-    }
-
-    /// What came with the tokenizer under this name.
-    fn told(&self, name: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
-        let (_, json) = self.companions.iter().find(|(found, _)| *found == name)?;
-        serde_json::from_slice(json).ok()
-    }
-
-    /// The tokens at which a text ends, and those that it begins with.
-    fn special_tokens(&self) -> SpecialTokens {
-        let [told, generation] = [TOKENIZER_CONFIG, GENERATION_CONFIG].map(|name| self.told(name).unwrap_or_default());
-        SpecialTokens::read(&self.tokenizer, &told, &generation)
     }
 
     /// Prints the summary of a finished run.
@@ -268,7 +242,7 @@ impl Observer for Console {
             self.say(&event)?;
             line.event = Some(event);
         }
-        self.metrics.write(&line)?;
+        self.folder.write(&line)?;
         Ok(self.progress(trainer, report, rate)?)
     }
 
@@ -284,7 +258,7 @@ impl Observer for Console {
             val_seconds: Some(validation.took.as_secs_f64()),
             ..Line::default()
         };
-        self.metrics.write(&line)?;
+        self.folder.write(&line)?;
         let (step, loss) = (validation.step, validation.loss);
         let perplexity = loss.exp();
         let bits = bits.map_or_else(String::new, |bits| format!("  {bits:.4} bits per byte"));
@@ -295,11 +269,11 @@ impl Observer for Console {
         let config = trainer.config();
         let (start, opening) = (config.sample_text(), config.data.opening.clone());
         let (vocab, tokens) = (config.model.vocab, config.train.sample_tokens);
-        let special = self.special_tokens();
+        let (special, came) = &self.special;
         // A template writes out what a text begins with.
         let encoded = match opening.as_ref().is_some_and(|opening| opening.question.is_some()) {
             true => self.tokenizer.encode(start),
-            false => text_prompt(start, &self.tokenizer, &special, self.told(TOKENIZER_CONFIG).is_some()),
+            false => text_prompt(start, &self.tokenizer, special, *came),
         };
         let prompt = match encoded {
             Ok(ids) if !ids.is_empty() && ids.iter().all(|&id| (id as usize) < vocab) => ids,
@@ -327,50 +301,24 @@ impl Observer for Console {
     }
 
     fn save_best(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
-        let path = trainer.config().run.dir.join(BEST);
-        let attachments = self.attachments();
-        save_with(trainer.model(), trainer.backend(), &self.meta(trainer), &attachments, Extent::Weights, &path)?;
-        Ok(())
+        Ok(self.folder.save_best(trainer)?)
     }
 
     fn go_back(&mut self, trainer: &mut Trainer, spike: &Spike) -> Result<bool, ConsoleError> {
-        let (dir, train) = (trainer.config().run.dir.clone(), trainer.config().train.clone());
         let at = trainer.counters().step;
-        let found = list(&dir)?;
-        for (step, path) in found.iter().rev().filter(|(step, _)| *step < at && step % train.checkpoint_every == 0) {
-            let checkpoint = match Checkpoint::open_sound(path) {
-                Ok(checkpoint) => checkpoint,
-                Err(error) if error.is_damage() => continue,
-                Err(error) => return Err(error.into()),
-            };
-            // One that a signal left at such a step, amid spikes, would not be there in a run without signals.
-            if !checkpoint.meta.watch.is_calm() || checkpoint.meta.counters.nonfinite_in_a_row > 0 {
-                continue;
-            }
-            checkpoint.restore(trainer, &self.fingerprint)?;
-            // The run that left them is no more.
-            for (_, later) in found.iter().filter(|(later, _)| later > step) {
-                std::fs::remove_file(later).map_err(|e| StoreError::io(later, "delete it", e))?;
-            }
-            self.metrics = metrics(trainer.config(), *step)?;
-            let event = format!("{}; back to step {step}, its batch is left out", describe(at, spike));
-            self.metrics.write(&Line { step: *step, event: Some(event.clone()), ..Line::default() })?;
-            self.say(&event)?;
-            self.heartbeat.begins(None);
-            self.first_step = self.first_step.min(*step);
-            return Ok(true);
-        }
-        Ok(false)
+        let Some(step) = self.folder.go_back(trainer)? else { return Ok(false) };
+        let event = format!("{}; back to step {step}, its batch is left out", describe(at, spike));
+        self.folder.write(&Line { step, event: Some(event.clone()), ..Line::default() })?;
+        self.say(&event)?;
+        self.heartbeat.begins(None);
+        self.first_step = self.first_step.min(step);
+        Ok(true)
     }
 
     fn save(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
-        let config = trainer.config();
-        let meta = self.meta(trainer);
-        let path = checkpoint_path(&config.run.dir, trainer.counters().step);
-        let attachments = self.attachments();
-        save_with(trainer.model(), trainer.backend(), &meta, &attachments, Extent::Full, &path)?;
+        self.folder.save(trainer)?;
         self.heartbeat.begins(None);
-        Ok(prune(&config.run.dir, &config.train)?)
+        Ok(())
     }
 }
 
@@ -399,17 +347,9 @@ fn codes_line(changed: f64) -> String {
     format!("codes that changed since the start: {:.3} % of a sample of the blocks' matrices{hint}", 100.0 * changed)
 }
 
-/// The metrics of a run from a step on.
-fn metrics(config: &Config, step: u64) -> Result<Metrics, StoreError> {
-    let dir = &config.run.dir;
-    let events = config.run.tensorboard.then(|| Events::create(dir, step)).transpose()?;
-    Ok(Metrics::open(&dir.join("metrics.jsonl"), step)?.with_events(events))
-}
-
-/// Seconds since 1970, to the millisecond; nothing on a machine whose clock is before that.
+/// Seconds since 1970, to the millisecond.
 fn now() -> Option<f64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
-    Some(now.as_millis() as f64 / 1000.0)
+    Some(time().as_millis() as f64 / 1000.0)
 }
 
 /// Share of a run's steps whose gradient was scaled down; nothing if none ever is.

@@ -17,7 +17,7 @@ mod write_gguf;
 mod write_peft;
 mod write_prefix;
 
-pub use open::{is_adapter, open_adapter};
+pub use open::{is_adapter, open_adapter, parse_adapter_gguf, parse_peft};
 pub use own::{Pair, pairs, prefix_blocks};
 pub use site::{Site, Sites};
 pub use write_gguf::export_adapter_gguf;

@@ -67,16 +67,48 @@ pub fn open_adapter(path: &Path, base: &ModelConfig) -> Result<ForeignAdapter, C
     let file = inside(path, name)?;
     let map = Map::open(&file)?;
     refuse_pointer(&file, &map)?;
-    let found = if is_peft { peft::read(path, &json, &map, base) } else { mlx::read(path, &json, &map, base) };
+    read_folder(is_peft, (&config, &json), (&file, &map), path, base)
+}
+
+/// The adapter in the configuration and the tensors of PEFT's folder `path`, of which messages speak.
+///
+/// # Errors
+/// As [`open_adapter`].
+pub fn parse_peft(
+    path: &Path,
+    config: &[u8],
+    tensors: &[u8],
+    base: &ModelConfig,
+) -> Result<ForeignAdapter, ConvertError> {
+    read_folder(true, (&path.join(CONFIG), config), (&path.join(PEFT[0]), tensors), path, base)
+}
+
+/// The adapter in the bytes of a GGUF file `path`, of which messages speak.
+///
+/// # Errors
+/// As [`open_adapter`].
+pub fn parse_adapter_gguf(path: &Path, bytes: &[u8], base: &ModelConfig) -> Result<ForeignAdapter, ConvertError> {
+    gguf::read(path, bytes, base)
+}
+
+/// Reads the configuration and the tensors of a folder, each with its path.
+fn read_folder(
+    is_peft: bool,
+    (config, json): (&Path, &[u8]),
+    (file, tensors): (&Path, &[u8]),
+    path: &Path,
+    base: &ModelConfig,
+) -> Result<ForeignAdapter, ConvertError> {
+    let found = if is_peft { peft::read(path, json, tensors, base) } else { mlx::read(path, json, tensors, base) };
     found.map_err(|fault| match fault {
-        Fault::Safetensors(source) => ConvertError::Safetensors { path: file, source },
+        Fault::Safetensors(source) => ConvertError::Safetensors { path: file.into(), source },
         Fault::Adapter(fault) => {
             // What is wrong with an option is wrong with the configuration.
             let of_config = matches!(
                 fault,
                 AdapterError::Config { .. } | AdapterError::Option { .. } | AdapterError::Pattern { .. }
             );
-            ConvertError::Adapter { path: if of_config { config } else { file }, source: Box::new(fault) }
+            ConvertError::Adapter { path: if of_config { config } else { file }.into(), source: Box::new(fault) }
         }
     })
 }

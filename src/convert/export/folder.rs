@@ -2,7 +2,7 @@
 
 use super::put;
 use crate::error::{ConvertError, StoreError};
-use crate::store::Sink;
+use crate::store::{Sink, create_folder, remove};
 use std::io::Write;
 use std::path::Path;
 
@@ -22,7 +22,7 @@ impl<'a> Folder<'a> {
     /// Opens a directory, or makes it; in the end files of names that are `stale` are removed from it.
     pub fn open(dir: &'a Path, stale: fn(&str) -> bool) -> Result<Self, ConvertError> {
         let made = !dir.exists();
-        std::fs::create_dir_all(dir).map_err(|e| StoreError::io(dir, "make the directory", e))?;
+        create_folder(dir).map_err(|e| StoreError::io(dir, "make the directory", e))?;
         Ok(Self { dir, made, written: Vec::new(), stale, finished: false })
     }
 
@@ -52,7 +52,7 @@ impl<'a> Folder<'a> {
         for name in names.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
             if (self.stale)(&name) && !self.written.iter().any(|(new, _)| *new == name) {
                 let path = self.dir.join(&name);
-                std::fs::remove_file(&path).map_err(|e| StoreError::io(&path, "remove it", e))?;
+                remove(&path).map_err(|e| StoreError::io(&path, "remove it", e))?;
             }
         }
         Ok(())
@@ -65,7 +65,7 @@ impl Drop for Folder<'_> {
             return;
         }
         for (name, _) in self.written.iter().filter(|(_, replaced)| !replaced) {
-            let _ = std::fs::remove_file(self.dir.join(name));
+            let _ = remove(&self.dir.join(name));
         }
         if self.made {
             // Only if it is empty, which it is unless someone else has put a file there.

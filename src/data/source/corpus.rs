@@ -1,6 +1,7 @@
 //! Which files a list of names and patterns means.
 
 use crate::error::DataError;
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ pub struct Input {
     /// Whether it is packed by Zstandard (`.zst`).
     pub compressed: bool,
     /// The text itself if it is not a file.
-    pub(crate) bundled: Option<&'static [u8]>,
+    pub(crate) held: Option<Cow<'static, [u8]>>,
 }
 
 /// How documents are cut out of a file.
@@ -41,6 +42,13 @@ pub enum InputKind {
     Parquet,
     /// `.bin`: tokens as llm.c keeps them, GPT-2's in two bytes each or LLaMA 3's in four.
     LlmC,
+}
+
+impl Input {
+    /// A text in memory, which `name` stands for in messages.
+    pub fn in_memory(name: &str, kind: InputKind, bytes: Vec<u8>) -> Self {
+        Input { name: name.into(), kind, compressed: false, held: Some(Cow::Owned(bytes)) }
+    }
 }
 
 impl Corpus {
@@ -70,7 +78,8 @@ impl Corpus {
     /// The corpus in the program.
     pub fn bundled() -> Corpus {
         let name = "bundled corpus".into();
-        Corpus { inputs: vec![Input { name, kind: InputKind::Text, compressed: false, bundled: Some(BUNDLED) }] }
+        let held = Some(Cow::Borrowed(BUNDLED));
+        Corpus { inputs: vec![Input { name, kind: InputKind::Text, compressed: false, held }] }
     }
 
     /// Refuses a validation corpus that shares a file with this one.
@@ -135,7 +144,7 @@ fn inspect(path: &Path) -> Result<Input, DataError> {
         return Err(DataError::Empty { path: path.into() });
     }
     fs::File::open(path).map_err(unreadable)?;
-    Ok(Input { name: path.into(), kind, compressed, bundled: None })
+    Ok(Input { name: path.into(), kind, compressed, held: None })
 }
 
 /// The file behind a name: links and `..` resolved where the system can.

@@ -24,8 +24,8 @@ pub(crate) struct HashingReader<'a> {
 
 impl<'a> HashingReader<'a> {
     pub(crate) fn open(input: &'a Input) -> Result<Self, DataError> {
-        let inner: Box<dyn BufRead + Send> = match input.bundled {
-            Some(bytes) => Box::new(bytes),
+        let inner: Box<dyn BufRead + Send + 'a> = match &input.held {
+            Some(bytes) => Box::new(&bytes[..]),
             None => {
                 let file = File::open(&input.name);
                 let file = file.map_err(|source| DataError::Read { path: input.name.clone(), source })?;

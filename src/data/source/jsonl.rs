@@ -14,6 +14,24 @@ use std::path::Path;
 /// Longest document: it is held whole while it is cut.
 const LONGEST: u64 = 1 << 26;
 
+impl Input {
+    /// How many documents it holds; each of them is read.
+    ///
+    /// # Errors
+    /// A file that cannot be read, a document that is none.
+    ///
+    /// # Panics
+    /// If it is llm.c's, which has no documents.
+    pub fn count_documents(&self) -> Result<u64, DataError> {
+        assert!(self.kind != InputKind::LlmC, "llm.c's files hold tokens");
+        let (mut documents, mut count) = (Documents::open(self)?, 0);
+        while documents.next_document()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
 /// The documents of one input, in order.
 pub(crate) struct Documents<'a> {
     path: &'a Path,

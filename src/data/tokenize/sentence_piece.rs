@@ -61,6 +61,20 @@ struct AddedToken {
 /// A `tokenizer.json`, and what a `tokenizer_config.json` would say.
 pub(crate) type Converted = (Vec<u8>, Map<String, Value>);
 
+/// Whether bytes begin as a model does: with a piece; a tokenizer.json begins with a brace.
+fn is_model(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x0a]) && !bytes.trim_ascii_start().starts_with(b"{")
+}
+
+/// [`read`] without files beside it.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_alone(path: &Path, bytes: &[u8]) -> Result<Option<Converted>, DataError> {
+    let refuse = |reason: String| DataError::SentencePiece { path: path.into(), reason };
+    is_model(bytes).then(|| to_json(bytes, &[], true).map_err(refuse)).transpose()
+}
+
 /// Reads a `tokenizer.model` with the tokens that the files beside it add (`added_tokens.json`, `tokenizer_config.json`):
 /// a `tokenizer.json`, and what `tokenizer_config.json` says where there is none. Nothing if `bytes`, the content of
 /// `path`, are no model.
@@ -68,8 +82,7 @@ pub(crate) type Converted = (Vec<u8>, Map<String, Value>);
 /// # Errors
 /// A model that is damaged or asks for what `tokenizer.json` cannot express, files beside it that contradict it.
 pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Option<Converted>, DataError> {
-    // It begins with a piece; a tokenizer.json with a brace.
-    if !bytes.starts_with(&[0x0a]) || bytes.trim_ascii_start().starts_with(b"{") {
+    if !is_model(bytes) {
         return Ok(None);
     }
     let refuse = |reason: String| DataError::SentencePiece { path: path.into(), reason };

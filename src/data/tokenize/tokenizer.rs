@@ -85,6 +85,17 @@ impl Tokenizer {
         Self::parse("tokenizer".into(), json)
     }
 
+    /// The tokenizer in the bytes of a `tokenizer.json` or a `tokenizer.model`, without what files beside it add.
+    ///
+    /// # Errors
+    /// Bytes that are no usable tokenizer.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DataError> {
+        match sentence_piece::read_alone(Path::new("tokenizer"), bytes)? {
+            Some((json, _)) => Self::from_json(&json),
+            None => Self::from_json(bytes),
+        }
+    }
+
     fn parse(name: String, json: &[u8]) -> Result<Self, DataError> {
         let refuse = |reason: String| DataError::Tokenizer { name: name.clone(), reason };
         // The library asserts on some malformed files; a hostile file must end in an error, not in an abort.

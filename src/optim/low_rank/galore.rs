@@ -16,9 +16,9 @@ use crate::backend::{Axis, Backend, Param};
 use crate::memory::Span;
 use crate::optim::{Optimizer, ParamInfo, StepInfo, Variant};
 use crate::quant::{RngKey, RngUse, StateCodec, StateFormat, StateShape, StateSpec};
+use crate::store::ticks;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
 use zerocopy::IntoBytes;
 
 /// What becomes of the gradient outside of the subspace.
@@ -67,7 +67,7 @@ impl GaLore {
 
     /// Puts the projection of this gradient in place of the former one, unless the gradient shows none.
     fn refresh(&self, backend: &mut dyn Backend, param: &Param, grad: Span, workspace: Span, at: &StepInfo) {
-        let start = Instant::now();
+        let start = ticks();
         let (number, p) = (self.common.refresh(at).0, Projected::of(param.weight.shape, self.common.rank));
         let state = tensor(param, PROJECTION);
         let key = |usage| RngKey { seed: at.seed, step: number as u32, tensor: param.id, usage };
@@ -88,7 +88,7 @@ impl GaLore {
         if let Some(found) = found {
             backend.store_state(param, state, found, &key(RngUse::StoredProjection));
         }
-        self.searched.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.searched.fetch_add(ticks().saturating_sub(start).as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Where float32 P lies.

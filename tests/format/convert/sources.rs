@@ -1,6 +1,7 @@
 //! What is no model of the family, or does not hold what it says, is refused by name.
 
 use super::{bring_in, fixture, refusal};
+use crate::harness::cases;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tetrad::checkpoint::Checkpoint;
@@ -65,47 +66,34 @@ const INDEX: &str = "model.safetensors.index.json";
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
+/// One folder of `tests/cases` for each configuration: `config.json` is laid over that of a sound model, and `expected.txt` has
+/// lines of what the model is then, or `refused: ` and a part of the message.
 #[test]
-fn what_is_not_computed_is_refused_by_name() {
+fn every_case_of_a_model_is_read_as_it_should_be() {
     let dir = Directory::new(u64::MAX);
-    for (key, value, named) in [
-        ("model_type", json!("gemma2"), "model_type is \"gemma2\""),
-        ("hidden_act", json!("gelu"), "hidden_act is \"gelu\""),
-        ("attention_bias", json!(true), "biases on its output"),
-        ("mlp_bias", json!(true), "biases on its output or feed-forward"),
-        ("partial_rotary_factor", json!(0.5), "rotates a part of each head"),
-        ("quantization_config", json!({ "quant_method": "gptq" }), "its weights are quantized (\"gptq\")"),
-        ("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 }), "its rope scaling is \"yarn\""),
-        ("rope_scaling", json!({ "rope_type": "linear" }), "type \"linear\" has no factor"),
-        ("rope_scaling", json!({ "factor": 2.0 }), "has no rope_type"),
-        ("rope_scaling", json!({ "type": "llama3", "factor": 8.0, "low_freq_factor": 1.0 }), "has no high_freq_factor"),
-        (
-            "rope_parameters",
-            json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 }),
-            "has no original_max_position_embeddings",
-        ),
-        ("layer_types", json!(["full_attention", "sliding_attention"]), "layers of type \"sliding_attention\""),
-        ("num_hidden_layers", json!(1u64 << 60), "impossible model"),
-        ("num_attention_heads", json!(0), "impossible model"),
-        ("vocab_size", json!(-1), "vocab_size is -1; a whole number is needed"),
-        ("rms_norm_eps", json!("small"), "rms_norm_eps is \"small\"; a number is needed"),
-    ] {
-        let before = std::fs::read(dir.at("config.json")).unwrap();
-        dir.config(key, value);
-        let said = dir.refused();
-        assert!(said.contains(named), "{key}: {said}");
-        std::fs::write(dir.at("config.json"), before).unwrap();
+    let cases = cases("config.json");
+    assert!(cases.len() >= 19, "{} cases", cases.len());
+    let (sound, mut wrong) = (std::fs::read(dir.at("config.json")).unwrap(), Vec::new());
+    for (name, folder) in cases {
+        let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap();
+        let changes: serde_json::Map<String, Value> = serde_json::from_str(&read("config.json")).unwrap();
+        changes.into_iter().for_each(|(key, value)| dir.config(&key, value));
+        let expected = read("expected.txt");
+        let found = match expected.strip_prefix("refused: ") {
+            Some(reason) => Some(dir.refused()).filter(|said| !said.contains(reason.trim_end())),
+            None => {
+                let model = serde_json::to_value(&dir.accepted().meta.model).unwrap();
+                let holds = |line: &str| {
+                    let (key, value) = line.split_once(" = ").unwrap();
+                    model[key] == serde_json::from_str::<Value>(value).unwrap()
+                };
+                (!expected.lines().all(holds)).then(|| model.to_string())
+            }
+        };
+        wrong.extend(found.map(|found| format!("{name}: {found}\ninstead of {expected}")));
+        std::fs::write(dir.at("config.json"), &sound).unwrap();
     }
-    dir.edit("config.json", |config| {
-        config["model_type"] = "mistral".into();
-        config["sliding_window"] = 64.into();
-    });
-    assert!(dir.refused().contains("sliding window of 64 tokens"), "{}", dir.refused());
-    // A window as long as the context hides nothing.
-    dir.config("sliding_window", json!(128));
-    dir.accepted();
-    dir.config("rope_scaling", json!({ "type": "linear", "factor": 2.0 }));
-    assert_eq!(dir.accepted().meta.model.rope_factor, 2.0);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use tetrad::convert::gguf::{Gguf, Value};
 
-/// Reads bytes that may be anything; a panic is a fault of the reader.
-pub fn run(bytes: &[u8]) {
-    let Ok(gguf) = Gguf::parse(bytes) else { return };
+pub fn run(bytes: &[u8]) -> String {
+    let gguf = match Gguf::parse(bytes) {
+        Ok(gguf) => gguf,
+        Err(error) => return error.to_string(),
+    };
     for (_, value) in &gguf.metadata {
         if let Value::Array(array) = value {
             assert_eq!(array.iter().count(), array.len());
@@ -16,4 +18,5 @@ pub fn run(bytes: &[u8]) {
         let mut values = vec![0.0; cols];
         bytes[tensor.range.clone()].chunks_exact(row).take(4).for_each(|row| tensor.kind.decode(row, &mut values));
     }
+    "read".into()
 }

@@ -1,8 +1,11 @@
 //! The safetensors reader.
 
-/// Reads bytes that may be anything; a panic is a fault of the reader.
-pub fn run(bytes: &[u8]) {
-    if let Ok(tensors) = tetrad::convert::safetensors::parse(bytes) {
+use super::ended;
+
+pub fn run(bytes: &[u8]) -> String {
+    let outcome = tetrad::convert::safetensors::parse(bytes);
+    if let Ok(tensors) = &outcome {
         assert!(tensors.iter().all(|tensor| tensor.range.end <= bytes.len()));
     }
+    ended(outcome)
 }

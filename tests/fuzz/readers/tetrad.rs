@@ -1,24 +1,28 @@
 //! Our own reader and verifier, and what the metadata means. Chance finds no checksum, so every input is read a second
 //! time with the length and the checksum of its head made right, as a hostile writer would make them.
 
+use super::ended;
 use tetrad::checkpoint::Meta;
 use tetrad::format::File;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Reads bytes that may be anything; a panic is a fault of the reader.
-pub fn run(bytes: &[u8]) {
-    read(bytes);
-    if let Some(sealed) = seal(bytes) {
-        read(&sealed);
-    }
+pub fn run(bytes: &[u8]) -> String {
+    let plain = read(bytes);
+    seal(bytes).map_or(plain, |sealed| read(&sealed))
 }
 
-fn read(bytes: &[u8]) {
-    let Ok(file) = File::parse(bytes) else { return };
-    file.verify();
-    if let Ok(meta) = Meta::from_map(file.metadata()) {
-        let _ = meta.check(true);
-        let _ = meta.validate();
+fn read(bytes: &[u8]) -> String {
+    let file = match File::parse(bytes) {
+        Ok(file) => file,
+        Err(error) => return error.to_string(),
+    };
+    let wrong = file.verify();
+    match Meta::from_map(file.metadata()) {
+        Ok(meta) => {
+            let _ = meta.check(true);
+            ended(meta.validate())
+        }
+        Err(what) => wrong.first().map_or(what, ToString::to_string),
     }
 }
 

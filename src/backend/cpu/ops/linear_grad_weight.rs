@@ -15,7 +15,7 @@ use crate::backend::cpu::simd::tile::TileMut;
 /// MaxShapes block: its operands, [`DEPTH`] deep, and its sums stay in a second-level cache.
 const BLOCK: (usize, usize) = (16 * ROWS, 16 * COLS);
 /// Tasks that are enough for the threads to share; more would only read the operands more often.
-const TASKS: usize = 12;
+pub(super) const TASKS: usize = 12;
 /// Distance of strips and of panels: a line more than a power of two, or else all of them, which are written side by
 /// side, would compete for the same lines of the first cache.
 const STRIP: usize = DEPTH * ROWS + 16;
@@ -29,7 +29,7 @@ pub(crate) fn need() -> Need {
 }
 
 /// Rows and columns of a task, at most those of `block`, by the result's shape alone.
-pub(super) fn cut(shape: (usize, usize), block: (usize, usize)) -> (usize, usize) {
+fn cut(shape: (usize, usize), block: (usize, usize)) -> (usize, usize) {
     let (mut rows, mut cols) = block;
     let few = |rows: usize, cols: usize| shape.0.div_ceil(rows) * shape.1.div_ceil(cols) < TASKS;
     while few(rows, cols) && cols > 2 * COLS {
