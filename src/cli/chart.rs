@@ -162,7 +162,7 @@ impl Chart {
         let points = || self.series.iter().flat_map(|series| &series.points);
         let heights = points().flat_map(|p| [Some(p.y), p.interval.map(|i| i[0]), p.interval.map(|i| i[1])]).flatten();
         // Curves may touch the edges, dots would be cut.
-        let dots = self.series.iter().any(|series| matches!(series.mark, Mark::Dots | Mark::DotsOnLine));
+        let dots = self.series.iter().any(|series| series.has_dots());
         let margin = if dots { 0.04 } else { 0.0 };
         let x = Axis::of(points().map(|p| p.x), self.log_x, margin, [LEFT, WIDTH - RIGHT])?;
         let y = Axis::of(heights, self.log_y, margin, [HEIGHT - BOTTOM, TOP])?;
@@ -174,7 +174,9 @@ impl Chart {
             svg += &format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>");
             svg += &label(LEFT - 6.0, at + 4.0, "end", &short(tick));
         }
-        for tick in x.ticks() {
+        // The name of the axis stands at its left end.
+        let named = if self.live { LEFT + 16.0 } else { 0.0 };
+        for tick in x.ticks().into_iter().filter(|&tick| x.at(tick) >= named) {
             svg += &label(x.at(tick), HEIGHT - 6.0, "middle", &short(tick));
         }
         if self.live {
@@ -212,16 +214,21 @@ impl Chart {
 }
 
 impl Series {
+    /// Whether its points are dots: a line through one point would not be seen.
+    fn has_dots(&self) -> bool {
+        matches!(self.mark, Mark::Dots | Mark::DotsOnLine) || self.points.len() == 1
+    }
+
     fn svg(&self, x: &Axis, y: &Axis) -> String {
         let colour = self.colour % COLOURS;
         let (name, mut svg) = (html(&self.name), String::new());
-        if self.mark != Mark::Dots {
+        if self.mark != Mark::Dots && self.points.len() > 1 {
             let path: Vec<_> = self.points.iter().map(|p| format!("{:.1},{:.1}", x.at(p.x), y.at(p.y))).collect();
             let thin = if self.mark == Mark::Thin { " thin" } else { "" };
             let path = path.join(" ");
             svg += &format!("<polyline class=\"s{colour}{thin}\" points=\"{path}\"><title>{name}</title></polyline>");
         }
-        if matches!(self.mark, Mark::Dots | Mark::DotsOnLine) {
+        if self.has_dots() {
             for point in &self.points {
                 let (across, up) = (x.at(point.x), y.at(point.y));
                 if let Some([low, high]) = point.interval {
@@ -275,7 +282,7 @@ const STYLE: &str = ":root{color-scheme:light dark;--text:#222;--dim:#666;--grid
     .grid{stroke:var(--grid)}.axis{fill:var(--dim);font-size:11px}polyline{fill:none;stroke-width:1.6}\
     .thin{stroke-width:1;opacity:.65}svg text{font-size:12px}table{border-collapse:collapse;margin:.5em 0}\
     th,td{text-align:left;padding:.15em .9em .15em 0;border-bottom:1px solid var(--grid);vertical-align:top}\
-    th{font-weight:600}td:first-child,td.n{white-space:nowrap}td.n{text-align:right;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}\
+    th{font-weight:600}td:first-child,td.n{white-space:nowrap}td.n,th.n{text-align:right}td.n{font-variant-numeric:tabular-nums}.wide{overflow-x:auto}\
     .key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}\
     \
     .tip{position:fixed;display:none;pointer-events:none;background:canvas;border:1px solid var(--grid);padding:.3em .6em}\

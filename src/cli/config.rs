@@ -1,9 +1,10 @@
 //! `tetrad config`: prints configurations and what their keys mean.
 
-use super::output::{json, print};
+use super::output::{escape, json, print};
 use super::{CliResult, Failure};
 use std::process::ExitCode;
-use tetrad::config::{Config, KeyInfo, PRESETS, json_schema, manual};
+use tetrad::config::{Config, KeyInfo, PRESETS, json_schema, key_meant, manual};
+use tetrad::error::ConfigError;
 
 /// Print a configuration with the meaning of every key, or explain keys.
 ///
@@ -31,9 +32,19 @@ pub fn run(args: Args) -> CliResult {
         return Ok(ExitCode::SUCCESS);
     }
     let explained = args.what.as_deref().map(explained).unwrap_or_default();
-    let text = match explained.as_slice() {
-        [] => Config::load(args.what.as_deref(), &args.sets)?.to_commented_toml(),
-        keys => explain(keys, &args.sets)?,
+    let text = match (explained.as_slice(), &args.what) {
+        ([], what) => match (Config::load(what.as_deref(), &args.sets), what.as_deref().and_then(key_meant)) {
+            (Ok(config), _) => config.to_commented_toml(),
+            (Err(ConfigError::NoSuchSource { hint, .. }), Some(key)) if hint.is_empty() => {
+                eprintln!(
+                    "note: {} is no key; this one is probably meant",
+                    escape(what.as_deref().unwrap_or_default())
+                );
+                explain(&[key], &args.sets)?
+            }
+            (Err(error), _) => return Err(error.into()),
+        },
+        (keys, _) => explain(keys, &args.sets)?,
     };
     print(|out| write!(out, "{text}"))?;
     Ok(ExitCode::SUCCESS)

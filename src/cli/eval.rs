@@ -1,18 +1,14 @@
 //! `tetrad eval`.
 
-use super::held_out::{HeldOutLoss, mean_loss};
+use super::held_out::{Cut, HeldOut, HeldOutLoss};
 use super::output::{json, print};
-use super::signals::{Doing, Interrupts};
 use super::units::grouped;
 use super::{CliResult, Failure, adapters, device, number, pool};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tetrad::checkpoint::{Adapted, Checkpoint, TOKENIZER_CONFIG};
-use tetrad::data::{
-    Corpus, Dataset, Overlong, Packing, SampleFormat, Source, Tokenizer, TokenizerConfig, Windows, prepare,
-};
-use tetrad::error::DataError;
+use tetrad::checkpoint::{Adapted, Checkpoint};
+use tetrad::data::Tokenizer;
 use tetrad::model::Ensemble;
 
 /// Measure a model on text: loss, perplexity, bits per byte.
@@ -84,24 +80,13 @@ fn eval(args: &Args) -> CliResult {
     let adapted = adapters::Expert::choose(args.expert, Adapted::new(&checkpoint, &adapters)?)?;
     // A result measured on damaged weights would be believed.
     checkpoint.verify_weights()?;
-    let tokenizer = tokenizer(&checkpoint)?;
-    let corpus = Corpus::resolve(&args.text)?;
-    let format = SampleFormat { tokenizer, config: tokenizer_config(args, &checkpoint)? };
-    let interrupts = Interrupts::watch()?;
-    interrupts.now(Doing::Preparing);
-    let mut progress = super::progress::preparing(&interrupts);
-    let (shard, dataset) = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, &args.cache, &mut progress)?;
-    interrupts.now(Doing::Nothing);
-    shard.check_vocabulary(&corpus, checkpoint.meta.model.vocab)?;
-    let sequence = sequence(args, &checkpoint, shard.tokens.len())?;
-    let packing = matches!(dataset, Dataset::Samples(_));
-    let part = Source { name: String::new(), weight: 1.0, dataset };
-    let windows = Windows::of(&[part], sequence, args.sequences)?;
+    let cut = Cut { sequence: args.sequence, most: args.sequences, template: args.chat_template.as_deref() };
+    let held = HeldOut::prepare(&checkpoint, &args.text, cut, &args.cache)?;
+    let (windows, sequence) = (&held.windows, held.sequence);
     let all: Vec<usize> = (0..windows.len()).collect();
-    let HeldOutLoss { loss, device, both, .. } =
-        mean_loss(&adapted, (&windows, &all), (sequence, packing), args.device)?;
+    let HeldOutLoss { loss, device, both, .. } = held.loss(&adapted, &all, args.device)?;
     let perplexity = loss.exp();
-    let bits = shard.bytes_per_token().map(|bytes| loss / std::f64::consts::LN_2 / bytes);
+    let bits = held.bytes_per_token.map(|bytes| loss / std::f64::consts::LN_2 / bytes);
     print(|out| {
         if args.json {
             let mut value = json!({
@@ -127,7 +112,7 @@ fn eval(args: &Args) -> CliResult {
         if let Some(bits) = bits {
             writeln!(out, "bits per byte  {bits:.4}")?;
         }
-        let (predicted, all) = (grouped(windows.targets()), grouped(shard.tokens.len() as u64));
+        let (predicted, all) = (grouped(windows.targets()), grouped(held.tokens as u64));
         writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")?;
         for packing in windows.packings().filter(|packing| packing.truncated + packing.empty > 0) {
             let (samples, cut, empty) = (packing.samples, packing.truncated, packing.empty);
@@ -141,44 +126,10 @@ fn eval(args: &Args) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The configuration of the tokenizer in a file.
-fn tokenizer_config(args: &Args, checkpoint: &Checkpoint) -> Result<TokenizerConfig, DataError> {
-    let config = match checkpoint.attachment(TOKENIZER_CONFIG) {
-        Some(json) => TokenizerConfig::parse(&args.model().to_string_lossy(), &json)?,
-        None => TokenizerConfig::default(),
-    };
-    match &args.chat_template {
-        Some(given) => config.with_template(given),
-        None => Ok(config),
-    }
-}
-
 /// The tokenizer in a file.
 pub(super) fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Failure> {
     Ok(match checkpoint.tokenizer() {
         Some(json) => Tokenizer::from_json(&json)?,
         None => Tokenizer::bytes(),
     })
-}
-
-fn sequence(args: &Args, checkpoint: &Checkpoint, tokens: usize) -> Result<usize, Failure> {
-    let context = checkpoint.meta.model.context;
-    if let Some(asked) = args.sequence {
-        return match asked {
-            0 => Err("--sequence 0: at least 1 token".into()),
-            asked if asked > context => {
-                Err(format!("--sequence {asked}: the model's context is {context} tokens, the longest possible").into())
-            }
-            asked if asked >= tokens => {
-                Err(format!("--sequence {asked}: the text has {tokens} tokens, and one more than a sequence is needed")
-                    .into())
-            }
-            asked => Ok(asked),
-        };
-    }
-    if tokens < 2 {
-        return Err(format!("--text: {tokens} token in total; at least 2 are needed").into());
-    }
-    // A text shorter than a training sequence is one sequence.
-    Ok(checkpoint.meta.train.sequence.min(context).min(tokens - 1))
 }

@@ -73,6 +73,9 @@ impl From<TableArg> for TableType {
     }
 }
 
+/// Endings of single files that are not written.
+const FILES: [&str; 8] = ["safetensors", "bin", "pt", "pth", "ckpt", "onnx", "json", "tetrad"];
+
 /// Runs `tetrad export`.
 ///
 /// # Errors
@@ -94,6 +97,15 @@ fn convert(args: &Args) -> CliResult {
     let output = escape(&args.output.to_string_lossy());
     if !gguf && args.output.is_file() {
         return Err(format!("{output}: is a file; give a name that ends in .gguf, or a directory").into());
+    }
+    // Such a directory is what nobody means.
+    let of_file = args.output.extension().and_then(|extension| extension.to_str());
+    if let Some(ending) = of_file.filter(|ending| FILES.contains(ending)) {
+        return Err(format!(
+            "{output}: a model is written as GGUF (a name that ends in .gguf) or as a directory with model.safetensors and all that \
+             belongs to it; give one of those names, without .{ending}"
+        )
+        .into());
     }
     let checkpoint = Checkpoint::open(&args.file)?;
     if checkpoint.meta.adapter.is_some() {

@@ -15,26 +15,40 @@ const PASS_TOKENS: usize = 2048;
 
 /// A text in windows of one length.
 pub(super) struct HeldOut {
-    windows: Windows,
+    pub windows: Windows,
     /// Tokens of a window.
     pub sequence: usize,
+    /// Tokens of the text.
+    pub tokens: usize,
+    /// Bytes of text per token, where they are known.
+    pub bytes_per_token: Option<f64>,
     packing: bool,
+}
+
+/// How a text is read and cut into windows.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Cut<'a> {
+    /// Tokens of a window; as in training, at most the model's context and the text, where nothing is said.
+    pub sequence: Option<usize>,
+    /// Windows at most; 0: all.
+    pub most: usize,
+    /// The chat template, unless it is the model's own.
+    pub template: Option<&'a str>,
 }
 
 impl HeldOut {
     /// Prepares text for a model.
     ///
     /// # Errors
-    /// Text that cannot be read, or that has no window.
-    pub fn prepare(
-        model: &Checkpoint,
-        text: &[String],
-        sequence: Option<usize>,
-        cache: &Path,
-    ) -> Result<Self, Failure> {
+    /// Text that cannot be read or that the model has no tokens for, or that has no window.
+    pub fn prepare(model: &Checkpoint, text: &[String], cut: Cut<'_>, cache: &Path) -> Result<Self, Failure> {
         let config = match model.attachment(TOKENIZER_CONFIG) {
             Some(json) => TokenizerConfig::parse(&model.path().to_string_lossy(), &json)?,
             None => TokenizerConfig::default(),
+        };
+        let config = match cut.template {
+            Some(template) => config.with_template(template)?,
+            None => config,
         };
         let format = SampleFormat { tokenizer: eval::tokenizer(model)?, config };
         let corpus = Corpus::resolve(text)?;
@@ -44,15 +58,12 @@ impl HeldOut {
         let (shard, dataset) = prepare(&corpus, &format, Packing::Auto, Overlong::Truncate, cache, &mut progress)?;
         interrupts.now(Doing::Nothing);
         shard.check_vocabulary(&corpus, model.meta.model.vocab)?;
-        let (context, tokens) = (model.meta.model.context, shard.tokens.len());
-        let sequence = sequence.unwrap_or(model.meta.train.sequence.min(context));
-        if sequence == 0 || sequence > context || sequence >= tokens {
-            let most = context.min(tokens.saturating_sub(1));
-            return Err(format!("--sequence {sequence}: windows of 1 to {most} tokens are possible").into());
-        }
+        let (tokens, bytes_per_token) = (shard.tokens.len(), shard.bytes_per_token());
+        let sequence = sequence(cut.sequence, model, tokens)?;
         let packing = matches!(dataset, Dataset::Samples(_));
         let part = Source { name: String::new(), weight: 1.0, dataset };
-        Ok(Self { windows: Windows::of(&[part], sequence, 0)?, sequence, packing })
+        let windows = Windows::of(&[part], sequence, cut.most)?;
+        Ok(Self { windows, sequence, tokens, bytes_per_token, packing })
     }
 
     /// Windows.
@@ -72,14 +83,36 @@ impl HeldOut {
         all
     }
 
-    /// The mean loss of a model on some windows, in nats per token, and how many tokens it is the mean of.
+    /// What a model scores on some windows.
     ///
     /// # Errors
     /// A device that cannot be used or fails.
-    pub fn loss(&self, model: &Adapted<'_>, chosen: &[usize], device: Device) -> Result<(f64, u64), Failure> {
-        let found = mean_loss(model, (&self.windows, chosen), (self.sequence, self.packing), device)?;
-        Ok((found.loss, found.counted))
+    pub fn loss(&self, model: &Adapted<'_>, chosen: &[usize], device: Device) -> Result<HeldOutLoss, Failure> {
+        mean_loss(model, (&self.windows, chosen), (self.sequence, self.packing), device)
     }
+}
+
+/// Tokens of a window of a text of so many tokens.
+fn sequence(asked: Option<usize>, model: &Checkpoint, tokens: usize) -> Result<usize, Failure> {
+    let context = model.meta.model.context;
+    if let Some(asked) = asked {
+        return match asked {
+            0 => Err("--sequence 0: at least 1 token".into()),
+            asked if asked > context => {
+                Err(format!("--sequence {asked}: the model's context is {context} tokens, the longest possible").into())
+            }
+            asked if asked >= tokens => {
+                Err(format!("--sequence {asked}: the text has {tokens} tokens, and one more than a sequence is needed")
+                    .into())
+            }
+            asked => Ok(asked),
+        };
+    }
+    if tokens < 2 {
+        return Err(format!("--text: {tokens} token in total; at least 2 are needed").into());
+    }
+    // A text shorter than a training sequence is one sequence.
+    Ok(model.meta.train.sequence.min(context).min(tokens - 1))
 }
 
 /// What a model scores on held-out text.

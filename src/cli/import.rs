@@ -7,16 +7,17 @@ use super::{CliResult, adapter_files, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::convert::adapter::is_adapter;
-use tetrad::convert::{Beside, Options, Packed, import, open};
+use tetrad::convert::{Beside, Options, import, open};
 use tetrad::model::{Scheme, TableStorage};
+use tetrad::store::same_file;
 
 /// Options that say how a model is stored, and nothing of an adapter.
 const OF_MODELS: [&str; 8] = ["config", "tokenizer", "weights", "scheme", "group", "embedding", "head", "codes_only"];
 
 /// Convert a model or an adapter to .tetrad: a Hugging Face directory, a safetensors file, or GGUF; a PEFT or mlx-lm folder.
 ///
-/// Q4_0, Q4_1, Q8_0 and MXFP4 tensors keep their bits; all other matrices are rounded to codes and residue, eight bits in
-/// total. The tokenizer is included. An adapter is imported for its base, named with --base.
+/// Q4_0, Q4_1, Q8_0 and MXFP4 tensors keep their bits where they are stored as such; all other matrices are rounded, to codes and
+/// residue of eight bits in total unless --weights says otherwise. The tokenizer is included. An adapter is imported for its base, named with --base.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Directory with config.json and model.safetensors, .safetensors file, or .gguf file; an adapter's folder or .gguf file.
@@ -36,10 +37,10 @@ pub struct Args {
     /// tokenizer.json, instead of the model's own.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
-    /// What four bits of a block's matrices are: integers, or the floats of MXFP4 [default: fp4 for MXFP4 sources, else
-    /// int4].
+    /// Storage of the blocks' matrices: four-bit integers or floats (MXFP4), which are trained in place; int8 to fine-tune
+    /// at low rates; bf16 and f32 to compare with, or as the base of an adapter [default: fp4 for MXFP4 sources, else int4].
     #[arg(long, value_enum)]
-    weights: Option<PackedArg>,
+    weights: Option<TableArg>,
     /// Symmetric groups or groups with an offset [default: what the bits of the source need, else symmetric].
     #[arg(long, value_enum)]
     scheme: Option<SchemeArg>,
@@ -58,12 +59,6 @@ pub struct Args {
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum PackedArg {
-    Int4,
-    Fp4,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -117,13 +112,9 @@ fn convert(args: &Args) -> CliResult {
         eprintln!("note: {}", escape(note));
     }
     // The file that is read is refused as such, whatever the options.
-    let itself = args.output.canonicalize().is_ok_and(|output| args.source.canonicalize().is_ok_and(|s| s == output));
-    overwrite::refuse_file(&args.output, args.overwrite || itself)?;
+    overwrite::refuse_file(&args.output, args.overwrite || same_file(&args.output, &args.source))?;
     let options = Options {
-        weights: args.weights.map(|weights| match weights {
-            PackedArg::Int4 => Packed::Int4,
-            PackedArg::Fp4 => Packed::Fp4,
-        }),
+        weights: args.weights.map(Into::into),
         scheme: args.scheme.map(|scheme| match scheme {
             SchemeArg::Symmetric => Scheme::Symmetric,
             SchemeArg::Asymmetric => Scheme::Asymmetric,

@@ -1,6 +1,6 @@
 //! `tetrad merge`.
 
-use super::held_out::HeldOut;
+use super::held_out::{Cut, HeldOut};
 use super::output::{escape, json, print};
 use super::progress::converting;
 use super::units::{bytes, grouped};
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint};
 use tetrad::convert::{Calibration, MergeSummary, MergeTarget, merge};
+use tetrad::store::same_file;
 
 /// Exit status where less of the adapter's gain survived than was asked for.
 const TOO_LITTLE: u8 = 3;
@@ -108,7 +109,7 @@ fn add(args: &Args) -> CliResult {
     let read = |(file, scale): &(Checkpoint, f32)| Ok((adapters::Expert::read(args.expert, file)?, *scale));
     let added = files.iter().map(read).collect::<Result<Vec<_>, Failure>>()?;
     overwrite::refuse_file(&args.output, args.overwrite)?;
-    if args.output.canonicalize().is_ok_and(|output| args.base.canonicalize().is_ok_and(|base| base == output)) {
+    if same_file(&args.output, &args.base) {
         return Err(
             format!("{}: is the base; name another file to write", escape(&args.output.to_string_lossy())).into()
         );
@@ -118,7 +119,8 @@ fn add(args: &Args) -> CliResult {
         let summary = merge(&base, &added, target, None, &args.output, &mut converting("merging"))?;
         return report(args, &summary, None);
     }
-    let windows = HeldOut::prepare(&base, &args.text, args.sequence, &args.cache)?;
+    let cut = Cut { sequence: args.sequence, ..Cut::default() };
+    let windows = HeldOut::prepare(&base, &args.text, cut, &args.cache)?;
     let (feeding, measuring): (Vec<_>, Vec<_>) = (0..windows.len()).partition(|i| i % 2 == 0);
     if measuring.is_empty() {
         return Err("--text: is one window; a second one is needed to measure what the first one does not know".into());
@@ -140,7 +142,7 @@ fn add(args: &Args) -> CliResult {
     let loss = |model: &Adapted<'_>| windows.loss(model, &measuring, args.device);
     let alone = [Adapted::new(&base, &[])?, Adapted::new(&merged, &[])?];
     let (base, adapter, merged) = (loss(&alone[0])?, loss(&adapted)?, loss(&alone[1])?);
-    let losses = Losses { base: base.0, adapter: adapter.0, merged: merged.0, targets: base.1, device };
+    let losses = Losses { base: base.loss, adapter: adapter.loss, merged: merged.loss, targets: base.counted, device };
     report(args, &summary, Some(&losses))
 }
 

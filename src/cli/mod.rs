@@ -19,6 +19,7 @@ mod held_out;
 mod hint;
 pub mod import;
 pub mod merge;
+mod misnamed;
 mod number;
 mod output;
 mod overwrite;
@@ -39,6 +40,7 @@ pub mod verify;
 mod writing;
 
 use hint::{Options, hint};
+pub use misnamed::misnamed;
 use std::process::ExitCode;
 
 /// An error of one sentence, which may come from another thread.

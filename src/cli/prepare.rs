@@ -2,6 +2,7 @@
 
 use super::output::print;
 use super::signals::{Doing, Interrupts};
+use super::train::data_override;
 use super::train::start::{InitFrom, name_folder};
 use super::units::grouped;
 use super::{CliResult, pool};
@@ -57,11 +58,9 @@ pub fn run(args: Args) -> CliResult {
 
 impl Args {
     fn overrides(&self) -> Vec<String> {
-        let texts = toml::Value::from(self.data.clone());
-        let data = (!self.data.is_empty()).then(|| format!("data.train={texts}"));
         let tokenizer =
             self.tokenizer.iter().map(|file| format!("tokenizer.file={}", toml::Value::from(file.as_str())));
-        data.into_iter().chain(tokenizer).chain(self.sets.iter().cloned()).collect()
+        data_override(&self.data).into_iter().chain(tokenizer).chain(self.sets.iter().cloned()).collect()
     }
 }
 

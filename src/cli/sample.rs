@@ -1,7 +1,7 @@
 //! `tetrad sample`.
 
 use super::output::{escape, json, print};
-use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter};
+use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter, text_prompt};
 use super::{CliResult, adapters, device, eval, pool};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -129,25 +129,15 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tokens of the prompt. A model whose tokenizer puts a beginning-of-text token before every text was trained with
-/// it, so it is added here.
+/// The tokens of the prompt.
 fn prompt(
     text: &str,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
     special: &SpecialTokens,
 ) -> Result<Vec<u32>, super::Failure> {
-    let mut ids = tokenizer.encode(text)?;
     let came = checkpoint.attachment(TOKENIZER_CONFIG).is_some();
-    let begins =
-        special.bos.filter(|bos| came && special.add_bos.unwrap_or(tokenizer.beginning().first() == Some(bos)));
-    if begins.is_some() && ids.first() != begins.as_ref() {
-        ids.splice(..0, begins);
-    }
-    if ids.is_empty() {
-        ids.extend(special.bos.or(special.eos));
-    }
-    within(ids, checkpoint)
+    within(text_prompt(text, tokenizer, special, came)?, checkpoint)
 }
 
 /// The tokens of a conversation whose only message is `text`.

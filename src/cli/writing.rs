@@ -2,29 +2,53 @@
 
 use super::output::harmless;
 use std::io::{ErrorKind, IsTerminal, Write};
-use tetrad::data::{Decoder, Tokenizer};
+use tetrad::data::{Decoder, SpecialTokens, Tokenizer};
+use tetrad::error::DataError;
 use tetrad::model::Sampling;
 
 /// Prompt tokens in one pass.
 pub(super) const PASS_TOKENS: usize = 256;
 
+/// The tokens of a text to continue. A model whose tokenizer puts a beginning-of-text token before every text was trained
+/// with it, so it is added here; `came` is whether anything came with the tokenizer that says so.
+///
+/// # Errors
+/// Text that the tokenizer refuses.
+pub(super) fn text_prompt(
+    text: &str,
+    tokenizer: &Tokenizer,
+    special: &SpecialTokens,
+    came: bool,
+) -> Result<Vec<u32>, DataError> {
+    let mut ids = tokenizer.encode(text)?;
+    let begins =
+        special.bos.filter(|bos| came && special.add_bos.unwrap_or(tokenizer.beginning().first() == Some(bos)));
+    if begins.is_some() && ids.first() != begins.as_ref() {
+        ids.splice(..0, begins);
+    }
+    if ids.is_empty() {
+        ids.extend(special.bos.or(special.eos));
+    }
+    Ok(ids)
+}
+
 /// How tokens are drawn.
 #[derive(clap::Args, Clone, Debug)]
 pub struct SamplingArgs {
     /// 0 = greedy; 1 = the model's distribution; higher = more random.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     temperature: f64,
     /// Sample from the K most likely tokens only; 0 = from all.
     #[arg(long, value_name = "K", default_value_t = 0)]
     top_k: usize,
     /// Sample from the smallest set of most likely tokens whose probabilities add up to P.
-    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    #[arg(long, value_name = "P", default_value_t = 0.95, allow_negative_numbers = true)]
     top_p: f64,
     /// Sample from tokens at least P times as likely as the most likely one; 0 = from all.
-    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f64,
     /// Make tokens that the text has already less likely; 1 = not at all.
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0)]
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f64,
     /// Seed: the same seed gives the same text.
     #[arg(long, default_value_t = 1)]

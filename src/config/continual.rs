@@ -310,10 +310,7 @@ impl Config {
         }
         config.train.epochs = 0.0;
         config.train.tokens = 0;
-        if config.train.warmup_share > 0.0 {
-            config.train.warmup = (config.train.warmup_share * config.train.steps as f64).round() as u64;
-            config.train.warmup_share = 0.0;
-        }
+        config.train.settle_warmup();
         config.train.warmup = config.train.warmup.min(config.train.steps);
         config.continual = ContinualConfig::default();
         let staged = method.accumulates() || method == Method::OLora;

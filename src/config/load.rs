@@ -7,6 +7,7 @@ use super::schema::{self, Kind, meant, nearest};
 use super::*;
 use crate::backend::SecondMoment;
 use crate::error::{ConfigError, Place, Problem, number};
+use crate::model::Scheme;
 use crate::optim::Rule;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -274,10 +275,7 @@ impl Draft {
             (false, false) => train.warmup_share = base.warmup as f64 / base.steps.max(1) as f64,
         }
         train.warmup = 0;
-        if train.steps > 0 {
-            train.warmup = (train.warmup_share * train.steps as f64).round() as u64;
-            train.warmup_share = 0.0;
-        }
+        train.settle_warmup();
     }
 
     fn finish(mut self) -> Result<Config, ConfigError> {
@@ -302,6 +300,10 @@ impl Draft {
             self.problems.push(Problem { key: "train.warmup_share".into(), found, place: None, reason });
         }
         self.settle_warmup(&mut config.train);
+        // A model that a run starts from may have offsets where the run stores none.
+        if self.rank("storage.scheme") == 0 && !config.storage.takes_offsets(config.model.tied) {
+            config.storage.scheme = Scheme::Symmetric;
+        }
         if unshared_heads {
             config.model.kv_heads = config.model.heads;
         }

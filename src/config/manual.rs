@@ -43,6 +43,14 @@ fn line(text: &str) -> Line<'_> {
     }
 }
 
+/// The key that is probably meant by a name that no key has, as other programs call it or nearly spelled so.
+pub fn key_meant(name: &str) -> Option<KeyInfo> {
+    let mut keys = manual();
+    let meant = schema::meant(name, keys.iter().map(|info| info.key.as_str()))?.to_owned();
+    keys.retain(|info| info.key == meant);
+    keys.pop()
+}
+
 /// Every key, in the order of the commented configuration.
 pub fn manual() -> Vec<KeyInfo> {
     let kinds = schema::keys();

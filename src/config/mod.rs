@@ -12,7 +12,7 @@ mod validate;
 mod write;
 
 pub use continual::{ContinualConfig, Method, Offline, Orthogonal, Stage, TaskConfig};
-pub use manual::{KeyInfo, json_schema, manual};
+pub use manual::{KeyInfo, json_schema, key_meant, manual};
 pub use presets::PRESETS;
 pub use run::RunConfig;
 pub use train::{OnSpike, TrainConfig};
@@ -69,6 +69,12 @@ impl Config {
         self.train.batch.div_ceil(self.run.ranks)
     }
 
+    /// What text samples go on from.
+    pub fn sample_text(&self) -> &str {
+        let own = Some(self.train.sample_prompt.as_str()).filter(|prompt| !prompt.is_empty());
+        self.data.opening.as_ref().map_or(own.unwrap_or("\n"), |opening| &opening.text)
+    }
+
     /// What a model is placed and computed by.
     pub fn settings(&self) -> Settings {
         let online = self.adapter.is_some().then(|| AdapterUse::whole(self.adapter.clone()));
@@ -94,7 +100,7 @@ impl Config {
                 grad_buffer: self.run.grad_buffer,
                 offload: self.offload,
                 logits_mib: self.run.logits_mib,
-                sampled: self.train.sampled(),
+                sampled: self.train.sampled(self.sample_text()),
             },
         }
     }

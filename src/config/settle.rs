@@ -1,7 +1,7 @@
 //! What of a configuration follows from the text: the length of a row, the rows of a step, the number of steps.
 
 use super::{Config, TrainConfig};
-use crate::data::{Batches, Dataset, Prepared, Source};
+use crate::data::{Batches, Dataset, Prepared, Source, opening, shares_rows};
 use crate::error::DataError;
 
 /// Tokens of a step at most, and its rows: what keeps a processor busy without much memory.
@@ -18,6 +18,17 @@ const SAMPLE_ROWS: [usize; 2] = [128, 2048];
 const TEXT_ROWS: [usize; 2] = [512, 16];
 
 impl Config {
+    /// Sets what the first documents of the files decide: whether a row may hold several samples, and how text samples
+    /// begin.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn look_at_files(&mut self) -> Result<(), DataError> {
+        self.data.shares_rows = shares_rows(&self.data)?;
+        self.data.opening = opening(&self.data, &self.tokenizer, &self.train.sample_prompt)?;
+        Ok(())
+    }
+
     /// Sets what `[train]` leaves to the text (see [`TrainConfig::is_open`]): `sequence` from the longest sample or the
     /// amount of text, `batch` from the number of rows, and `steps` and `warmup` from `epochs` or `tokens`. An epoch is as many
     /// rows as there are, of all sources together. The result is to be validated. Gives the rows.
@@ -60,10 +71,8 @@ impl TrainConfig {
             0 => ((self.epochs * rows as f64 / self.batch as f64 - 1e-9).ceil() as u64).max(1),
             tokens => tokens.div_ceil((self.batch * self.sequence) as u64),
         };
-        if self.warmup_share > 0.0 {
-            self.warmup = (self.warmup_share * self.steps as f64).round() as u64;
-        }
-        (self.epochs, self.tokens, self.warmup_share) = (0.0, 0, 0.0);
+        self.settle_warmup();
+        (self.epochs, self.tokens) = (0.0, 0);
     }
 }
 

@@ -67,7 +67,8 @@ pub struct TrainConfig {
     pub milestone_every: u64,
     /// Steps between text samples; 0: only at the end.
     pub sample_every: u64,
-    /// Prompt of the text samples.
+    /// Prompt of the text samples; of conversations it is the question, in their template. Empty: the first question or prompt
+    /// of the training data.
     pub sample_prompt: String,
     /// Tokens of a text sample.
     pub sample_tokens: usize,
@@ -168,6 +169,14 @@ impl TrainConfig {
         problems.need((0.0..=1.0).contains(&warmup_share), "train.warmup_share", number(warmup_share), reason);
     }
 
+    /// Turns a warm-up that is given as a share of the steps into steps, once their number is known.
+    pub(super) fn settle_warmup(&mut self) {
+        if self.warmup_share > 0.0 && self.steps > 0 {
+            self.warmup = (self.warmup_share * self.steps as f64).round() as u64;
+            self.warmup_share = 0.0;
+        }
+    }
+
     /// Whether something of it follows from the text.
     pub fn is_open(&self) -> bool {
         self.steps == 0 || self.batch == 0 || self.sequence == 0
@@ -224,9 +233,10 @@ impl TrainConfig {
         if self.micro_batch == 0 { self.batch } else { self.micro_batch.min(self.batch) }
     }
 
-    /// Positions of the text samples at most: no prompt has more tokens than bytes, but for one that begins it.
-    pub fn sampled(&self) -> usize {
-        self.sample_prompt.len().saturating_add(self.sample_tokens).saturating_add(1)
+    /// Positions of text samples that go on from `text` at most: it has no more tokens than bytes, but for one that begins
+    /// it.
+    pub fn sampled(&self, text: &str) -> usize {
+        text.len().saturating_add(self.sample_tokens).saturating_add(1)
     }
 
     /// Whether a batch is more than one micro-batch.

@@ -1,6 +1,7 @@
 //! `[data]` and `[tokenizer]`: where the text comes from, and how it becomes tokens and rows.
 
 use super::batch::Overlong;
+use super::opening::Opening;
 use crate::error::{Problem, Problems, number};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -35,6 +36,9 @@ pub struct DataConfig {
     /// Whether a row may hold several samples, each attending to itself alone. Not a key: the files decide.
     #[serde(skip)]
     pub shares_rows: bool,
+    /// How text samples begin, if the files decide that. Not a key.
+    #[serde(skip)]
+    pub opening: Option<Opening>,
 }
 
 /// One entry of `[[data.source]]`.
@@ -84,6 +88,7 @@ impl Default for DataConfig {
             chat_template: None,
             cache: "runs/cache".into(),
             shares_rows: false,
+            opening: None,
         }
     }
 }

@@ -14,6 +14,7 @@
 
 pub mod batch;
 mod config;
+mod opening;
 mod prepared;
 pub mod shard;
 pub mod source;
@@ -21,6 +22,7 @@ pub mod tokenize;
 
 pub use batch::{Batches, Dataset, Overlong, PackingStats, Samples, Source, SourceStats, Windows};
 pub use config::{DataConfig, Packing, SourceConfig, TokenizerSettings};
+pub use opening::{Opening, opening};
 pub use prepared::{Prepared, prepare, shares_rows};
 pub use shard::{IGNORE, InputTokens, Progress, Shard, Stage, Tokens};
 pub use source::{Corpus, Input, InputKind};

@@ -55,7 +55,7 @@ pub fn shares_rows(config: &DataConfig) -> Result<bool, DataError> {
 }
 
 /// The training sources with their weights.
-fn sources(config: &DataConfig) -> Result<Vec<(Corpus, f64)>, DataError> {
+pub(super) fn sources(config: &DataConfig) -> Result<Vec<(Corpus, f64)>, DataError> {
     match config.source.as_slice() {
         [] => Ok(vec![(Corpus::resolve(&config.train)?, 1.0)]),
         sources => sources.iter().map(|source| Ok((Corpus::resolve(&source.files)?, source.weight))).collect(),

@@ -47,6 +47,19 @@ pub enum TableStorage {
     F32,
 }
 
+impl From<TableStorage> for Weights {
+    /// Matrices that are stored like a table.
+    fn from(table: TableStorage) -> Self {
+        match table {
+            TableStorage::Int4 => Self::Int4,
+            TableStorage::Fp4 => Self::Fp4,
+            TableStorage::Int8 => Self::Int8,
+            TableStorage::Bf16 => Self::Bf16,
+            TableStorage::F32 => Self::F32,
+        }
+    }
+}
+
 /// Whether a group has an offset beside its scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -141,11 +154,7 @@ impl StorageConfig {
         );
         let matrices = self.matrix_format();
         let packed = matrices.codec().takes_residue();
-        let head = if tied { self.embedding } else { self.head };
-        let tables = [self.embedding, head].map(|table| self.table_format(table).codec());
-        let [codes, integers] = [WeightCodec::takes_residue, WeightCodec::is_int4];
-        let codecs = [matrices.codec(), tables[0], tables[1]];
-        let simulated = matrices.simulates().is_some_and(|simulation| simulation != Simulation::Fp4);
+        let codecs = self.codecs(tied);
         let block = codecs.into_iter().find_map(WeightCodec::block);
         problems.need(
             block.is_none_or(|block| self.group == block),
@@ -153,7 +162,7 @@ impl StorageConfig {
             self.group,
             format_args!("must be {}, the block of four-bit floats", block.unwrap_or_default()),
         );
-        let (integers, tables) = (simulated || codecs.into_iter().any(integers), tables.into_iter().any(codes));
+        let tables = codecs[1..].iter().any(|codec| codec.takes_residue());
         problems.need(
             self.residue || packed || tables,
             "storage.residue",
@@ -167,12 +176,25 @@ impl StorageConfig {
             "feeds back the rounding of packed weights, and none are packed; set it to false or storage.weights=\"int4\"",
         );
         problems.need(
-            self.scheme == Scheme::Symmetric || integers,
+            self.scheme == Scheme::Symmetric || self.takes_offsets(tied),
             "storage.scheme",
             "\"asymmetric\"",
             "only four-bit integers have offsets, and no weights are; remove the key or set storage.weights=\"int4\"",
         );
         problems
+    }
+
+    /// Of matrices, embedding and head.
+    fn codecs(&self, tied: bool) -> [WeightCodec; 3] {
+        let head = if tied { self.embedding } else { self.head };
+        let [embedding, head] = [self.embedding, head].map(|table| self.table_format(table).codec());
+        [self.matrix_format().codec(), embedding, head]
+    }
+
+    /// Whether anything is stored in integers that have offsets if the scheme says so.
+    pub fn takes_offsets(&self, tied: bool) -> bool {
+        let simulated = self.matrix_format().simulates().is_some_and(|simulation| simulation != Simulation::Fp4);
+        simulated || self.codecs(tied).into_iter().any(WeightCodec::is_int4)
     }
 
     /// Whether matrices of blocks have four bits in their products.

@@ -19,6 +19,12 @@ pub fn publish(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>
     draft.publish(path)
 }
 
+/// Whether two paths name one file that exists: what is read must not be what is written.
+pub fn same_file(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(a).is_some_and(|a| real(b) == Some(a))
+}
+
 /// A temporary file that gets its name once it is complete, and is removed if it never is. It is locked while it is
 /// written, so that those of killed processes can be told from others: who writes a file of the same name removes them.
 #[derive(Debug)]

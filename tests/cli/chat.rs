@@ -84,3 +84,35 @@ fn a_stop_ends_the_text_and_a_prompt_may_come_from_a_file_or_standard_input() {
     assert_eq!(String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap(), expected);
     assert!(place.fails(&["sample", "run/model.tetrad", "--prompt-file", "none.txt"]).contains("none.txt"));
 }
+
+/// Text samples of a run on conversations ask their question as `chat` does, and end where the model ends its answer.
+#[test]
+fn a_run_on_conversations_is_sampled_in_their_template() {
+    let place = Workplace::new();
+    let template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }}{% if m.role == 'assistant' %}<|endoftext|>{% endif %}\n\
+                    {% endfor %}{% if add_generation_prompt %}a:{% endif %}";
+    std::fs::write(place.path("talk.jinja"), template).unwrap();
+    let said = |role: &str, content: &str| serde_json::json!({ "role": role, "content": content });
+    let line =
+        serde_json::json!({ "messages": [said("user", "Is it?"), said("assistant", "It is.")] }).to_string() + "\n";
+    std::fs::write(place.path("talk.jsonl"), line.repeat(40)).unwrap();
+    let tokenizer = format!("tokenizer.file={}/fixtures/tokenizer/byte_level.json", env!("CARGO_MANIFEST_DIR"));
+    let sets = [
+        tokenizer.as_str(),
+        "model.vocab=560",
+        "data.chat_template=talk.jinja",
+        "data.validation_fraction=0.1",
+        "optimizer.lr=0.01",
+        "train.steps=60",
+        "train.batch=4",
+        "train.sample_prompt=",
+        "train.sample_tokens=40",
+    ];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let said = place.ok(&[&["train", "tiny.toml", "--data", "talk.jsonl"], &sets[..]].concat());
+    assert!(said.contains("--- sample after step 60, asked \"Is it?\" ---\nIt is.\n---"), "{said}");
+    assert!(said.contains("try: tetrad chat run/model.tetrad"), "{said}");
+    let own = ["--overwrite", "--set", "train.sample_prompt=Why?"];
+    let said = place.ok(&[&["train", "tiny.toml", "--data", "talk.jsonl"], &sets[..], &own].concat());
+    assert!(said.contains(", asked \"Why?\" ---\n"), "{said}");
+}

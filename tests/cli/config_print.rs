@@ -26,8 +26,9 @@ fn a_key_is_explained_by_its_full_name_its_last_name_or_with_its_table() {
     assert!(rare.contains("a number; 0.0 by default") && !rare.contains("presets"), "{rare}");
     let table = place.ok(&["config", "offload"]);
     assert!(table.contains("offload.weights\n") && table.contains("offload.optimizer\n"), "{table}");
-    let error = place.fails(&["config", "optimiser.lr"]);
-    assert!(error.contains("optimiser.lr") && error.contains("presets are"), "{error}");
+    assert!(place.ok(&["config", "optimiser.lr"]).starts_with("optimizer.lr\n"), "the key that is meant");
+    let error = place.fails(&["config", "nothing.such"]);
+    assert!(error.contains("nothing.such") && error.contains("presets are"), "{error}");
 }
 
 #[test]

@@ -90,7 +90,7 @@ fn what_cannot_come_in_or_go_out_is_refused() {
     assert_snapshot!(export(&["run/model.tetrad", "-o", "out", "--embedding", "f16"]), @"tetrad: --embedding and --head apply to GGUF; give --output a name that ends in .gguf");
     assert_snapshot!(export(&["run/model.tetrad", "-o", "out.gguf", "--head", "q4_0"]), @"tetrad: lm_head.weight has rows of 40 elements, and Q4_0 needs a multiple of 32; ask for f16");
     assert_snapshot!(export(&["run/model.tetrad", "-o", "run/model.tetrad"]), @"tetrad: run/model.tetrad: is a file; give a name that ends in .gguf, or a directory");
-    assert_snapshot!(export(&["val.txt", "-o", "out.gguf"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2)");
+    assert_snapshot!(export(&["val.txt", "-o", "out.gguf"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2); models come from `tetrad train` and `tetrad import`");
 }
 
 #[test]

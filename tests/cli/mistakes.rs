@@ -46,7 +46,7 @@ fn what_is_no_model_is_refused_by_every_command() {
             assert!(!message.contains("panicked"), "{args:?}: {message}");
         }
     }
-    assert_snapshot!(place.fails(&["sample", "val.txt"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2)");
+    assert_snapshot!(place.fails(&["sample", "val.txt"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2); models come from `tetrad train` and `tetrad import`");
     assert_snapshot!(place.fails(&["sample", "stub.tetrad"]), @"tetrad: stub.tetrad: the file has 100 bytes, its header alone takes 128: it is cut short or no .tetrad file (R1)");
 }
 
@@ -94,4 +94,32 @@ fn an_unknown_option_is_named_by_every_command() {
     assert!(message.contains("unrecognized subcommand 'trian'") && message.contains("train"), "{message}");
     let message = place.fails(&["train", "tiny.toml", "--resume", "--overwrite"]);
     assert!(message.contains("cannot be used with"), "{message}");
+}
+
+/// A file in the place of a command, and the commands of other programs, are answered with what to type.
+#[test]
+fn a_word_that_is_no_command_is_answered_with_one() {
+    let place = trained();
+    for (word, said) in [
+        ("train.txt", "train.txt: is text; train on it with `tetrad train --data train.txt`"),
+        ("run/model.tetrad", "is a model; try `tetrad sample run/model.tetrad`"),
+        ("tiny.toml", "is a configuration; try `tetrad train tiny.toml`"),
+        ("run", "is a run; continue it with `tetrad train run --resume`"),
+        ("generate", "generate: is no command; try tetrad sample FILE"),
+        ("finetune", "tetrad train --from MODEL --data TEXT"),
+        ("serve", "llama-server"),
+    ] {
+        let message = place.fails(&[word]);
+        assert!(message.contains(said) && message.lines().count() == 1, "{word}: {message}");
+    }
+    assert!(
+        place
+            .fails(&["sample", "run/model.tetrad", "--temperature", "-1"])
+            .contains("--temperature -1: must be 0 or more")
+    );
+    assert!(place.fails(&["train", "tiny.toml", "--lr", "-1"]).contains("optimizer.lr = -1"));
+    let message = place.fails(&["export", "run/model.tetrad", "-o", "out.safetensors"]);
+    assert!(message.contains("a name that ends in .gguf") && !place.path("out.safetensors").exists(), "{message}");
+    assert!(place.ok(&["config", "learning_rate"]).starts_with("optimizer.lr\n"));
+    assert!(place.fails(&["config", "nothing-like-it"]).contains("no such file, and no preset of that name"));
 }

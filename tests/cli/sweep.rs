@@ -202,3 +202,43 @@ fn a_folder_with_another_run_is_left_alone() {
     assert!(said(&told).contains("differs: the folder holds a run of another configuration"), "{}", said(&told));
     assert!(!said(&told).contains("begin") && weights(&place, PACKED) == before);
 }
+
+/// Runs that start from a model, itself or an adapter beside it, are trained, scored and recorded like others; of another
+/// model they are other runs.
+#[test]
+fn a_sweep_can_start_from_a_model() {
+    let place = place(&format!(
+        "from = \"base.tetrad\"\n{}",
+        SWEEP
+            .replace("base = \"tiny.toml\"", "")
+            .replace("seeds = [1, 2]", "")
+            .replace("[arm.packed]", "[arm.bytes]\n    set.storage.weights = \"int8\"")
+            .replace(
+                "[arm.float]\n    seeds = [1]\n    set.storage.weights = \"f32\"",
+                "[arm.lora]\n    set.adapter.kind = \"lora\""
+            )
+            .replace("train.eval_every = 3", "train.eval_every = 3\n    train.batch = 4\n    train.sequence = 32"),
+    ));
+    place.ok(&["train", "tiny.toml", "--data", "train.txt", "--set", "run.dir=first"]);
+    std::fs::copy(place.path("first/model.tetrad"), place.path("base.tetrad")).unwrap();
+    let start = json(&place.ok(&["eval", "base.tetrad", "--text", "val.txt", "--json"]))["loss"].as_f64().unwrap();
+    let said_first = sweep(&place, &[]);
+    assert!(said_first.status.success(), "{}", said(&said_first));
+    assert!(said(&said_first).contains("2 of 2 runs are done\n"), "{}", said(&said_first));
+    let found = records(&place);
+    for record in &found {
+        let last = record["validation"].as_array().unwrap().last().unwrap()[1].as_f64().unwrap();
+        assert!((last - start).abs() < 0.5, "starts from the model's {start}: {record}");
+        assert!(record["scores"]["other"]["loss"].is_number(), "{record}");
+    }
+    assert!(place.path("runs/lora/optimizer.lr=0.004/seed=1/adapter.tetrad").exists());
+    let log = String::from_utf8(place.read("runs/bytes/optimizer.lr=0.004/seed=1/log.txt")).unwrap();
+    assert!(log.contains("from base.tetrad") && log.contains("storage.weights is int4 in the model's file"), "{log}");
+    let again = sweep(&place, &[]);
+    assert!(again.status.success() && !said(&again).contains("begin"), "{}", said(&again));
+    std::fs::remove_dir_all(place.path("runs")).unwrap();
+    assert!(place.ok(&["sweep", "sweep.toml", "--status"]).contains("2 of 2 runs are done"), "the records are enough");
+    place.ok(&["train", "tiny.toml", "--data", "train.txt", "--set", "run.dir=second", "--set", "run.seed=2"]);
+    std::fs::copy(place.path("second/model.tetrad"), place.path("base.tetrad")).unwrap();
+    assert!(place.ok(&["sweep", "sweep.toml", "--status"]).contains("0 of 2 runs are done"), "another model");
+}

@@ -135,3 +135,29 @@ fn matrices_can_be_tuned_as_bytes() {
     let dumped = place.ok(&["dump", "runs/run-pirate/model.tetrad"]);
     assert!(dumped.contains("int8"), "{dumped}");
 }
+
+/// A model with offsets, as Q4_1 has them, is tuned as bytes, which have none, or comes in as bytes at once.
+#[test]
+fn a_model_of_any_scheme_can_be_tuned_as_bytes() {
+    let place = with_samples();
+    let source = format!("{}/fixtures/convert/q4_1.gguf", env!("CARGO_MANIFEST_DIR"));
+    place.ok(&["import", &source, "-o", "packed.tetrad"]);
+    let bytes = place.ok(&["import", &source, "-o", "bytes.tetrad", "--weights", "int8"]);
+    assert!(bytes.contains("1 tensors kept bit for bit or code for code, 14 rounded"), "{bytes}");
+    let train = |model: &str, more: &[&str]| {
+        let base = ["train", "--from", model, "--data", "pirate.jsonl", "--steps", "2", "--overwrite"];
+        let [_, err] = said(&place, &[&base[..], more].concat());
+        err
+    };
+    let err = train("packed.tetrad", &["--set", "storage.weights=int8"]);
+    assert!(err.contains("storage.scheme is asymmetric in the model's file and symmetric here"), "{err}");
+    assert_eq!(record(&place, "runs/packed-pirate")["storage"]["scheme"].as_str(), Some("symmetric"));
+    assert!(!train("bytes.tetrad", &[]).contains("note:"), "the file has bytes already");
+    assert_eq!(record(&place, "runs/bytes-pirate")["storage"]["weights"].as_str(), Some("int8"));
+    let asked = ["--set", "storage.weights=int8", "--set", "storage.scheme=asymmetric"];
+    let refused = place.fails(&[&["train", "--from", "packed.tetrad", "--data", "pirate.jsonl"], &asked[..]].concat());
+    assert!(
+        refused.contains("storage.scheme = \"asymmetric\" (--set): only four-bit integers have offsets"),
+        "{refused}"
+    );
+}

@@ -65,6 +65,7 @@ const TALLEST: f64 = 1.0;
 fn by_rate(analysis: &Analysis) -> Chart {
     let all = || analysis.groups.iter().flat_map(|group| &group.rates);
     let lowest = all().map(|rate| rate.mean).fold(f64::MAX, f64::min);
+    let several = all().any(|rate| Some(rate.lr) != all().next().map(|first| first.lr));
     let cut = |x: f64| x.min(lowest + TALLEST);
     let of_group = |(colour, group): (usize, &Group)| {
         let points = group.rates.iter().filter(|one| one.lr > 0.0).map(|one| {
@@ -82,7 +83,8 @@ fn by_rate(analysis: &Analysis) -> Chart {
         unit: "nats per token, mean and range of the seeds,".into(),
         across: "peak rate".into(),
         log_x: true,
-        series: analysis.groups.iter().enumerate().map(of_group).collect(),
+        // One rate alone is in the table.
+        series: if several { analysis.groups.iter().enumerate().map(of_group).collect() } else { Vec::new() },
         ..Chart::default()
     }
 }

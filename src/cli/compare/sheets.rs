@@ -44,11 +44,13 @@ impl Sheet {
         if self.rows.is_empty() {
             return String::new();
         }
-        let cell = |text: &String| {
+        let class = |text: &str| {
             let number = text.starts_with(|c: char| c.is_ascii_digit() || "+-".contains(c)) && !text.contains(' ');
-            format!("<td{}>{}</td>", if number { " class=\"n\"" } else { "" }, html(text))
+            if number { " class=\"n\"" } else { "" }
         };
-        let head: String = self.head.iter().map(|word| format!("<th>{}</th>", html(word))).collect();
+        let cell = |text: &String| format!("<td{}>{}</td>", class(text), html(text));
+        let head = self.head.iter().zip(&self.rows[0]);
+        let head: String = head.map(|(word, first)| format!("<th{}>{}</th>", class(first), html(word))).collect();
         let row = |row: &Vec<String>| format!("<tr>{}</tr>\n", row.iter().map(cell).collect::<String>());
         let rows: String = self.rows.iter().map(row).collect();
         let note =

@@ -22,7 +22,7 @@ const CHARTS: [Drawn; 16] = [
     ("Tensors that AdaClip cuts", "share of the tensors", &[("adaclip_share", "")], false),
     ("Learning rate", "rate", &[("lr", "")], false),
     ("Speed", "tokens per second", &[("tokens_per_s", "")], false),
-    ("Memory", "bytes resident", &[("rss_bytes", "")], false),
+    ("Memory", "MiB resident", &[("rss_bytes", "")], false),
     ("Groups with a new scale", "groups per step", &[("refits", "")], false),
     ("Weights that a step moves", "share of a sample", &[("moved_bytes", "stored"), ("moved_codes", "codes")], true),
     ("Codes that are not those of the start", "share of a sample", &[("changed_codes", "")], false),
@@ -36,6 +36,9 @@ const CHARTS: [Drawn; 16] = [
     ),
     ("Codes at an end of their range", "share of a sample", &[("saturated_codes", "")], false),
 ];
+
+/// Bytes of one.
+const MIB: f64 = (1u64 << 20) as f64;
 
 /// The whole page, with the sections of sequences of tasks; one that is served asks for itself anew.
 pub(super) fn page_of(runs: &[Run], sections: &str, live: bool) -> String {
@@ -53,7 +56,11 @@ pub(super) fn page_of(runs: &[Run], sections: &str, live: bool) -> String {
                     (_, true) => run.name.clone(),
                     (_, false) => format!("{}, {word}", run.name),
                 };
-                series.push(Series { mark: Mark::Line, ..series_of(name, colour, curve(metric, &run.lines)) });
+                let mut points = curve(metric, &run.lines);
+                if *metric == "rss_bytes" {
+                    points.iter_mut().for_each(|(_, bytes)| *bytes /= MIB);
+                }
+                series.push(series_of(name, colour, points));
             }
         }
         let names = runs.len() == 1 && metrics.len() > 1;
@@ -125,7 +132,8 @@ fn table(runs: &[Run]) -> String {
         "memory",
         "seed",
     ];
-    let heads: String = heads.iter().map(|head| format!("<th>{head}</th>")).collect();
+    let class = |i| if i > 0 { " class=\"n\"" } else { "" };
+    let heads: String = heads.iter().enumerate().map(|(i, head)| format!("<th{}>{head}</th>", class(i))).collect();
     let version = env!("CARGO_PKG_VERSION");
     format!(
         "<div class=\"wide\"><table><tr>{heads}</tr>\n{rows}</table></div>\n<p class=\"note\">losses in nats per token; written \
@@ -178,5 +186,14 @@ mod tests {
         let lines: Vec<_> = (1..=9).map(|s| json!({ "step": s, "median_scale": 0.01 * f64::from(s) })).collect();
         let page = page_of(&[run("x", lines)], "", false);
         assert!(page.contains("Median scale") && page.contains(">8</text>"), "{page}");
+    }
+
+    #[test]
+    fn memory_is_in_mib_and_one_validation_is_a_dot() {
+        let mut lines: Vec<_> = (1..=9).map(|s| json!({ "step": s, "rss_bytes": s << 20 })).collect();
+        lines.push(json!({ "step": 9, "val_loss": 2.0 }));
+        let page = page_of(&[run("x", lines)], "", false);
+        assert!(page.contains("MiB resident by step") && page.contains(">8</text>"), "{page}");
+        assert_eq!((page.matches("<polyline").count(), page.matches("<circle").count()), (1, 1));
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn fingerprint(config: &Config) -> String {
     for file in config.data.train.iter_mut().chain(config.data.validation.iter_mut()).chain(sources) {
         *file = name(Path::new(&file));
     }
-    if let Some(file) = &mut config.tokenizer.file {
+    for file in config.tokenizer.file.iter_mut().chain(&mut config.adapter.base) {
         *file = name(file).into();
     }
     config.train = TrainConfig {
@@ -94,6 +94,14 @@ pub(crate) fn fingerprint(config: &Config) -> String {
         ..config.train
     };
     format!("{:016x}", xxh3_64(config.to_toml().as_bytes()))
+}
+
+/// The same of a run that starts from weights with a fingerprint of their own.
+pub(crate) fn fingerprint_from(configuration: String, start: Option<&str>) -> String {
+    match start {
+        Some(start) => format!("{:016x}", xxh3_64(format!("{configuration} {start}").as_bytes())),
+        None => configuration,
+    }
 }
 
 /// The last part of a path.

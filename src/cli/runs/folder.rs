@@ -1,12 +1,12 @@
 //! A run directory as a record.
 
-use super::{Facts, Record, Score};
+use super::{Facts, Record, Score, fingerprint_from};
 use crate::cli::output::escape;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tetrad::checkpoint::MODEL;
+use tetrad::checkpoint::{ADAPTER, MODEL};
 use tetrad::config::Config;
 use tetrad::train::Line;
 
@@ -26,6 +26,9 @@ const POINTS: usize = 100;
 pub(crate) struct Arm {
     pub arm: String,
     pub settings: BTreeMap<String, Value>,
+    /// Fingerprint of the weights that it starts from, if it starts from some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
 }
 
 /// Why a run of a sweep failed.
@@ -64,8 +67,9 @@ pub(crate) fn read_with(dir: &Path, lines: &[Value]) -> Result<(Record, BTreeMap
     let path = dir.join("config.toml");
     // A configuration of an older version may have keys that this one refuses; what can be told without it is told.
     let config = Config::load(Some(&path.to_string_lossy()), &[]);
-    let facts = config.map_or_else(|_| Facts::of_keys(&keys), |config| Facts::of(&config));
+    let mut facts = config.map_or_else(|_| Facts::of_keys(&keys), |config| Facts::of(&config));
     let arm: Arm = json(&dir.join(ARM))?.unwrap_or_default();
+    facts.configuration = fingerprint_from(facts.configuration, arm.start.as_deref());
     let failed: Option<Failed> = json(&dir.join(FAILED))?;
     let scores: Option<BTreeMap<String, Score>> = json(&dir.join(SCORE))?;
     let mut record = Record {
@@ -81,7 +85,7 @@ pub(crate) fn read_with(dir: &Path, lines: &[Value]) -> Result<(Record, BTreeMap
     take_metrics(&mut record, lines);
     record.finished = record.failed.is_none()
         && record.steps_done > 0
-        && (dir.join(MODEL).is_file() || record.steps_done == record.facts.steps);
+        && ([MODEL, ADAPTER].iter().any(|name| dir.join(name).is_file()) || record.steps_done == record.facts.steps);
     Ok((record, keys))
 }
 

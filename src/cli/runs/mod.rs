@@ -4,7 +4,7 @@
 mod facts;
 mod folder;
 
-pub(super) use facts::{Facts, fingerprint};
+pub(super) use facts::{Facts, fingerprint, fingerprint_from};
 pub(super) use folder::{ARM, Arm, FAILED, Failed, METRICS, SCORE, lines, read, read_with};
 
 use serde::{Deserialize, Serialize};

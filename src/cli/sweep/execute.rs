@@ -9,6 +9,7 @@ use crate::cli::units::duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -16,7 +17,6 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tetrad::checkpoint::MODEL;
 
 /// What a run prints, in its folder.
 const LOG: &str = "log.txt";
@@ -133,6 +133,7 @@ impl Driver<'_> {
         match task {
             Task::Train => {
                 command.arg("train").arg(dir.join("config.toml")).arg("--resume");
+                command.args(self.sweep.from.iter().flat_map(|from| [OsStr::new("--from"), from.as_os_str()]));
                 if job.config.run.threads == 0 && self.options.threads > 0 {
                     command.args(["--set".into(), format!("run.threads={}", self.options.threads)]);
                 }
@@ -140,7 +141,12 @@ impl Driver<'_> {
             }
             Task::Score(text) => {
                 let files = self.sweep.scores.values().nth(text).expect("a text of the sweep");
-                command.arg("eval").arg(dir.join(MODEL)).arg("--text").args(files).arg("--json");
+                command.arg("eval");
+                match &job.config.adapter.base {
+                    Some(base) => command.arg(base).arg("--adapter").arg(job.outcome()),
+                    None => command.arg(job.outcome()),
+                };
+                command.arg("--text").args(files).arg("--json");
                 command.args(["--threads".into(), self.options.threads.to_string()]);
                 command.arg("--cache").arg(&job.config.data.cache);
                 command.stdout(File::create(dir.join(scored(text)))?);
@@ -182,7 +188,7 @@ impl Driver<'_> {
             return Ok(());
         }
         let next = match ended.task {
-            Task::Train if !job.config.run.dir.join(MODEL).exists() => return Ok(()), // stopped, and saved
+            Task::Train if !job.outcome().exists() => return Ok(()), // stopped, and saved
             Task::Train => 0,
             Task::Score(text) => text + 1,
         };
@@ -230,7 +236,7 @@ fn prepare(job: &Job) -> Result<(), Failure> {
     let dir = &job.config.run.dir;
     std::fs::create_dir_all(dir).map_err(|e| format!("{}: cannot be created: {e}", escape(&dir.to_string_lossy())))?;
     std::fs::write(dir.join("config.toml"), job.config.to_toml())?;
-    let arm = Arm { arm: job.arm.clone(), settings: job.settings_json() };
+    let arm = Arm { arm: job.arm.clone(), settings: job.settings_json(), start: job.start.clone() };
     Ok(std::fs::write(dir.join(ARM), serde_json::to_vec(&arm)?)?)
 }
 

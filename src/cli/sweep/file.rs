@@ -2,10 +2,12 @@
 
 use super::values::{Values, text};
 use crate::cli::output::escape;
-use crate::cli::runs::fingerprint;
+use crate::cli::runs::{fingerprint, fingerprint_from};
+use crate::cli::train::start::InitFrom;
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use tetrad::checkpoint::{ADAPTER, MODEL};
 use tetrad::config::Config;
 use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
@@ -18,6 +20,8 @@ const MOST: usize = 10_000;
 pub(crate) struct Sweep {
     /// Where its run directories are.
     pub dir: PathBuf,
+    /// The model that every run starts from, or the base of its adapter.
+    pub from: Option<PathBuf>,
     /// Where finished runs are recorded, and found again.
     pub records: Option<PathBuf>,
     /// Texts that finished weights are scored on, by name.
@@ -38,8 +42,19 @@ pub(crate) struct Job {
     /// Whether it is of the first seed of its arm.
     pub first: bool,
     pub config: Config,
-    /// Of the configuration.
+    /// Of the configuration, and of the weights that it starts from.
     pub fingerprint: String,
+    /// Of those weights alone, if it starts from some.
+    pub start: Option<String>,
+}
+
+/// What the configurations of a sweep begin with.
+#[derive(Clone, Copy, Default)]
+struct Base<'a> {
+    /// A preset or a TOML file.
+    config: Option<&'a str>,
+    /// The model whose weights runs start from.
+    from: Option<(&'a Path, &'a InitFrom)>,
 }
 
 impl Job {
@@ -47,6 +62,11 @@ impl Job {
     pub(crate) fn name(&self) -> String {
         let settings = self.settings.iter().map(|(key, value)| format!(" {key}={}", text(value)));
         format!("{}{} seed={}", self.arm, settings.collect::<String>(), self.seed)
+    }
+
+    /// The file that it leaves when it is finished.
+    pub(crate) fn outcome(&self) -> PathBuf {
+        self.config.run.dir.join(if self.config.adapter.is_some() { ADAPTER } else { MODEL })
     }
 
     /// The settings as a record has them.
@@ -88,6 +108,7 @@ impl Sweep {
     fn parse(mut table: Table, order: &[String], stem: &str) -> Result<Self, String> {
         let base = take_text(&mut table, "base")?;
         let dir = take_text(&mut table, "dir")?.unwrap_or_else(|| format!("runs/{stem}"));
+        let from = take_text(&mut table, "from")?.map(PathBuf::from);
         let records = take_text(&mut table, "records")?.map(PathBuf::from);
         let tune = take_texts(&mut table, "tune")?;
         let mut scores = BTreeMap::new();
@@ -98,7 +119,7 @@ impl Sweep {
         let arms = take_table(&mut table, "arm")?;
         let common = layer(&mut table, "")?;
         if let Some(key) = table.keys().next() {
-            let known = "base, dir, records, seeds, tune, [set], [vary], [score], [arm.NAME]";
+            let known = "base, from, dir, records, seeds, tune, [set], [vary], [score], [arm.NAME]";
             return Err(format!("{} is not known; {known} are", escape(key)));
         }
         let mut layers = Vec::new();
@@ -115,15 +136,17 @@ impl Sweep {
             layers.push((name, layer));
         }
         layers.sort_by_key(|(name, _)| order.iter().position(|known| known == name));
-        let mut sweep = Self { dir: dir.into(), records, scores, tune, jobs: Vec::new() };
+        let model = from.as_deref().map(InitFrom::open).transpose().map_err(|e| format!("from: {e}"))?;
+        let base = Base { config: base.as_deref(), from: from.as_deref().zip(model.as_ref()) };
+        let mut sweep = Self { dir: dir.into(), from: from.clone(), records, scores, tune, jobs: Vec::new() };
         for (name, layer) in layers {
-            sweep.add_arm(&name, &common, layer, base.as_deref())?;
+            sweep.add_arm(&name, &common, layer, base)?;
         }
         sweep.check_tuned()?;
         Ok(sweep)
     }
 
-    fn add_arm(&mut self, name: &str, common: &Layer, own: Layer, base: Option<&str>) -> Result<(), String> {
+    fn add_arm(&mut self, name: &str, common: &Layer, own: Layer, base: Base<'_>) -> Result<(), String> {
         let mut set = common.set.clone();
         set.extend(own.set);
         let mut vary = common.vary.clone();
@@ -161,13 +184,14 @@ impl Sweep {
         set: &BTreeMap<String, Value>,
         settings: BTreeMap<String, Value>,
         (seed, first): (u64, bool),
-        base: Option<&str>,
+        base: Base<'_>,
     ) -> Result<Job, String> {
         let mut sets: Vec<String> = set.iter().chain(&settings).map(|(key, value)| format!("{key}={value}")).collect();
         sets.push(format!("run.seed={seed}"));
-        let mut job =
-            Job { arm: arm.into(), settings, seed, first, config: Config::default(), fingerprint: String::new() };
-        job.config = Config::load(base, &sets).map_err(|e| format!("run {}: {e}", job.name()))?;
+        let start = base.from.map(|(_, model)| model.checkpoint.fingerprint().to_string());
+        let (arm, config) = (arm.into(), Config::default());
+        let mut job = Job { arm, settings, seed, first, config, fingerprint: String::new(), start };
+        job.config = base.load(&sets).map_err(|e| format!("run {}: {e}", job.name()))?;
         if job.config.train.is_open() {
             let name = job.name();
             return Err(format!(
@@ -175,7 +199,7 @@ impl Sweep {
                                 train.sequence instead of what follows from the text"
             ));
         }
-        job.fingerprint = fingerprint(&job.config);
+        job.fingerprint = fingerprint_from(fingerprint(&job.config), job.start.as_deref());
         job.config.run.dir = self.place(&job);
         Ok(job)
     }
@@ -199,6 +223,22 @@ impl Sweep {
             Some(key) => Err(format!("tune names {}, which no [vary] has", escape(key))),
             None => Ok(()),
         }
+    }
+}
+
+impl Base<'_> {
+    /// The configuration of a run.
+    fn load(&self, sets: &[String]) -> Result<Config, String> {
+        let Some((path, model)) = self.from else {
+            return Config::load(self.config, sets).map_err(|e| e.to_string());
+        };
+        let mut config = Config::load_tuning(model.base(), self.config, sets).map_err(|e| e.to_string())?;
+        // Written by the run that needs it.
+        model.place_tokenizer(&mut config, true).map_err(|e| e.to_string())?;
+        if config.adapter.is_some() {
+            config.adapter.base = Some(path.into());
+        }
+        Ok(config)
     }
 }
 
@@ -367,7 +407,8 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_what_is_allowed() {
         for (text, said) in [
-            ("sed = [1]", "sed is not known; base, dir, records, seeds, tune, [set]"),
+            ("sed = [1]", "sed is not known; base, from, dir, records, seeds, tune, [set]"),
+            ("from = 'none.tetrad'", "from: none.tetrad: no such file"),
             ("seeds = [1.5]", "seeds = [1.5]: seeds are whole numbers"),
             ("[set]\nsteps = 3", "set.steps = 3: a key of a configuration is written table.key"),
             ("[set]\nrun.dir = 'x'", "set.run.dir is chosen by the sweep"),

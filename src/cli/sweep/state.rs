@@ -8,7 +8,6 @@ use crate::cli::table::Table;
 use crate::cli::units::duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tetrad::checkpoint::MODEL;
 use tetrad::store::Lock;
 
 /// Where a run stands.
@@ -168,7 +167,7 @@ fn state(sweep: &Sweep, job: &Job, recorded: &BTreeMap<String, Record>) -> Resul
         record if record.facts.configuration != job.fingerprint => State::Differs,
         Record { failed: Some(reason), .. } => State::Failed(reason),
         // The weights are the last thing that a run writes, and scores are what a sweep does with them.
-        record if dir.join(MODEL).exists() && (sweep.scores.is_empty() || dir.join(SCORE).exists()) => {
+        record if job.outcome().exists() && (sweep.scores.is_empty() || dir.join(SCORE).exists()) => {
             State::Done(Box::new(Record { finished: true, ..record }))
         }
         record => State::Begun(Box::new(record)),
@@ -238,7 +237,7 @@ pub(super) fn failed_record(job: &Job, reason: &str) -> Record {
         run: job.config.run.dir.to_string_lossy().into_owned(),
         arm: job.arm.clone(),
         settings: job.settings_json(),
-        facts: Facts::of(&job.config),
+        facts: Facts { configuration: job.fingerprint.clone(), ..Facts::of(&job.config) },
         failed: Some(reason.into()),
         program: env!("CARGO_PKG_VERSION").into(),
         ..Record::default()

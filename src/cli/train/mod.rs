@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{Checkpoint, TOKENIZER, TOKENIZER_CONFIG, clear, latest};
 use tetrad::config::{Config, TrainConfig};
-use tetrad::data::{Prepared, TokenizerConfig, shares_rows};
+use tetrad::data::{Prepared, TokenizerConfig};
 use tetrad::error::{CheckpointError, DataError, ReplaceError, StoreError};
 use tetrad::store::{Lock, remove_stale, replace};
 use tetrad::train::{Observer, Samples, Trainer, check_ranks, plan, run as run_steps, smallest};
@@ -49,16 +49,16 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     data: Vec<String>,
     /// Peak learning rate. Short for `--set optimizer.lr=...`.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     lr: Option<String>,
     /// Optimizer steps. Short for `--set train.steps=...`.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     steps: Option<String>,
     /// How often the training text is gone through, in place of a number of steps. Short for `--set train.epochs=...`.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     epochs: Option<String>,
     /// Sequences per step. Short for `--set train.batch=...`.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     batch: Option<String>,
     /// Continue from a checkpoint: the newest sound one in run.dir (`auto`; a new run if there is none), or PATH, a
     /// checkpoint or the folder of a run. Without CONFIG, PATH also gives the configuration.
@@ -102,10 +102,13 @@ impl Args {
             ("train.batch", &self.batch),
         ];
         let short = short.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)));
-        let texts = toml::Value::from(self.data.clone());
-        let data = (!self.data.is_empty()).then(|| format!("data.train={texts}"));
-        data.into_iter().chain(short).chain(self.sets.iter().cloned()).collect()
+        data_override(&self.data).into_iter().chain(short).chain(self.sets.iter().cloned()).collect()
     }
+}
+
+/// The override that `--data` is short for.
+pub(super) fn data_override(files: &[String]) -> Option<String> {
+    (!files.is_empty()).then(|| format!("data.train={}", toml::Value::from(files.to_vec())))
 }
 
 /// Runs `tetrad train`.
@@ -186,7 +189,7 @@ fn begin(
         }
     }
     pool::run(joined.threads(config.run.threads), || {
-        config.data.shares_rows = shares_rows(&config.data)?;
+        config.look_at_files()?;
         train(Run { config: &config, named, joined, interrupts }, start, lock)
     })?
 }

@@ -5,13 +5,14 @@ use crate::cli::Failure;
 use crate::cli::number::short;
 use crate::cli::output::{harmless, print};
 use crate::cli::units::{bytes, duration, rate as per_second};
+use crate::cli::writing::text_prompt;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tetrad::checkpoint::RunFolder;
+use tetrad::checkpoint::{GENERATION_CONFIG, RunFolder, TOKENIZER_CONFIG};
 use tetrad::config::OnSpike;
-use tetrad::data::{Decoder, Prepared, Tokenizer};
+use tetrad::data::{Decoder, Prepared, SpecialTokens, Tokenizer};
 use tetrad::error::{BackendError, CheckpointError, StoreError};
 use tetrad::model::{Generator, Sampling};
 use tetrad::store::time;
@@ -60,6 +61,8 @@ pub struct Console {
     pub folder: RunFolder,
     bar: Option<ProgressBar>,
     tokenizer: Tokenizer,
+    /// Where a text begins and ends, and whether anything came with the tokenizer that says so.
+    special: (SpecialTokens, bool),
     bytes_per_token: Option<f64>,
     /// Rows of an epoch.
     rows: u64,
@@ -91,12 +94,17 @@ impl Console {
         let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(config.train.steps).with_style(style));
         let heartbeat = Heartbeat::new(bar.clone(), trainer.model().passes.clone());
+        let told = |name: &str| attachments.iter().find(|(found, _)| *found == name).map(|(_, json)| json.as_slice());
+        let object = |name| told(name).and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default();
+        let special = SpecialTokens::read(&data.tokenizer, &object(TOKENIZER_CONFIG), &object(GENERATION_CONFIG));
+        let special = (special, told(TOKENIZER_CONFIG).is_some());
         Ok(Self {
             folder: RunFolder::open(config, step, &data.fingerprint, attachments)?,
             rows: samples.train.rows(),
             heartbeat,
             bar,
             tokenizer: data.tokenizer.clone(),
+            special,
             bytes_per_token: data.bytes_per_token,
             tokens: config.train.batch * config.train.sequence,
             begun: Instant::now(),
@@ -185,9 +193,18 @@ impl Console {
             if let Some(line) = self.changed_codes.map(codes_line) {
                 writeln!(out, "{line}")?;
             }
-            let (model, dir) = (model.display(), trainer.config().run.dir.display());
+            let config = trainer.config();
+            let (model, dir) = (model.display(), config.run.dir.display());
             writeln!(out, "weights: {model}    other outputs: {dir}/")?;
-            writeln!(out, "try: tetrad sample {model} --prompt \"The \"    tetrad dump {model} --stats")
+            let file = match &config.adapter.base {
+                Some(base) => format!("{} --adapter {model}", base.display()),
+                None => model.to_string(),
+            };
+            let talk = match config.data.opening.as_ref().is_some_and(|opening| opening.question.is_some()) {
+                true => format!("tetrad chat {file}"),
+                false => format!("tetrad sample {file} --prompt \"The \""),
+            };
+            writeln!(out, "try: {talk}    tetrad dump {model} --stats")
         })
     }
 }
@@ -249,27 +266,38 @@ impl Observer for Console {
     }
 
     fn sample(&mut self, trainer: &mut Trainer) -> Result<(), ConsoleError> {
-        let train = trainer.config().train.clone();
-        let text = if train.sample_prompt.is_empty() { "\n" } else { &train.sample_prompt };
-        let vocab = trainer.config().model.vocab;
-        let prompt = match self.tokenizer.encode(text) {
+        let config = trainer.config();
+        let (start, opening) = (config.sample_text(), config.data.opening.clone());
+        let (vocab, tokens) = (config.model.vocab, config.train.sample_tokens);
+        let (special, came) = &self.special;
+        // A template writes out what a text begins with.
+        let encoded = match opening.as_ref().is_some_and(|opening| opening.question.is_some()) {
+            true => self.tokenizer.encode(start),
+            false => text_prompt(start, &self.tokenizer, special, *came),
+        };
+        let prompt = match encoded {
             Ok(ids) if !ids.is_empty() && ids.iter().all(|&id| (id as usize) < vocab) => ids,
             _ => return Ok(self.say("no sample: train.sample_prompt has no tokens in the model's vocabulary")?),
         };
-        let sampling =
-            Sampling { temperature: 0.8, top_p: 0.95, seed: trainer.config().run.seed, ..Sampling::default() };
+        // Of a conversation the question is shown, and not what the template writes around it.
+        let question = opening.and_then(|opening| opening.question);
+        let asked =
+            question.as_ref().map_or_else(String::new, |question| format!(", asked {:?}", first_words(question)));
+        let shown = question.is_none() && start != "\n";
+        let mut text = if shown { start.to_owned() } else { String::new() };
+        let sampling = Sampling { temperature: 0.8, top_p: 0.95, seed: config.run.seed, ..Sampling::default() };
         let (model, backend) = trainer.model_and_backend();
         let mut generator = Generator::new(model);
         let mut decoder = Decoder::after(&self.tokenizer, &prompt);
-        let mut text = train.sample_prompt.clone();
         generator.feed(backend, &prompt);
-        for _ in 0..train.sample_tokens {
-            let Some(id) = generator.sample(&sampling) else { break };
+        for _ in 0..tokens {
+            let Some(id) = generator.sample(&sampling).filter(|&id| !special.ends_with(id)) else { break };
             text += &decoder.push(id);
             generator.feed(backend, &[id]);
         }
         text += &decoder.finish();
-        Ok(self.say(&format!("--- sample after step {} ---\n{}\n---", trainer.counters().step, harmless(&text)))?)
+        let (step, asked, text) = (trainer.counters().step, harmless(&asked), harmless(&text));
+        Ok(self.say(&format!("--- sample after step {step}{asked} ---\n{text}\n---"))?)
     }
 
     fn save_best(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
@@ -291,6 +319,16 @@ impl Observer for Console {
         self.folder.save(trainer)?;
         self.heartbeat.begins(None);
         Ok(())
+    }
+}
+
+/// The beginning of a question, on one line.
+fn first_words(text: &str) -> String {
+    const SHOWN: usize = 80;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SHOWN) {
+        Some((at, _)) => format!("{}...", &line[..at]),
+        None => line,
     }
 }
 

@@ -8,7 +8,6 @@ use crate::cli::device::Device;
 use crate::cli::signals::Interrupts;
 use crate::cli::{Failure, pool};
 use tetrad::config::Config;
-use tetrad::data::shares_rows;
 use tetrad::store::Lock;
 
 /// What a run of a chain starts from.
@@ -52,7 +51,7 @@ pub(in crate::cli) fn train_stage(
     let lock = there.then(|| Lock::acquire(config.run.dir.join(".lock"))).transpose()?;
     let start = resume::find(&origin::Resume::Newest, &config.run.dir)?;
     pool::run(config.run.threads, || {
-        config.data.shares_rows = shares_rows(&config.data)?;
+        config.look_at_files()?;
         let Begin { model, adapter } = begin;
         let named = Named { args: &args, model: Some(model), adapter, textless: false };
         let joined = Joined::alone(&config);

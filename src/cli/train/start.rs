@@ -93,6 +93,8 @@ pub fn tuning() -> Config {
         sequence: 0,
         warmup: 0,
         warmup_share: WARMUP,
+        // Asked is what the data ask.
+        sample_prompt: String::new(),
         ..config.train
     };
     config.run.dir = UNNAMED.into();

@@ -14,7 +14,7 @@ use crate::error::{ConvertError, ReplaceError, WriteError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
 use crate::model::{ParamKind, ParamSpec, Scheme, TableStorage, Weights, param_specs};
 use crate::quant::{BLOCK, Element};
-use crate::store::replace;
+use crate::store::{replace, same_file};
 use crate::train::Counters;
 use std::io;
 use std::path::Path;
@@ -23,8 +23,8 @@ use tensors::{Reader, Stop};
 /// How an imported model is stored; what is left out follows from the source.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// The matrices of the blocks: packed integers or floats.
-    pub weights: Option<Packed>,
+    /// The matrices of the blocks.
+    pub weights: Option<TableStorage>,
     /// Symmetric, or with offsets.
     pub scheme: Option<Scheme>,
     /// Elements per group.
@@ -35,15 +35,6 @@ pub struct Options {
     pub head: Option<TableStorage>,
     /// Leave out the four bits below the codes.
     pub codes_only: bool,
-}
-
-/// What the four bits of an imported matrix are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packed {
-    /// Integers, evenly spaced.
-    Int4,
-    /// The floats of MXFP4.
-    Fp4,
 }
 
 /// What was made.
@@ -131,9 +122,7 @@ pub fn import(
 
 /// The output must not be one of the inputs, which may be the only copy.
 fn refuse_itself(source: &Source, path: &Path) -> Result<(), ConvertError> {
-    let real = |path: &Path| std::fs::canonicalize(path).ok();
-    let same = |other: &Path| real(path).is_some_and(|path| real(other) == Some(path));
-    match source.files.iter().find(|(other, _)| same(other)) {
+    match source.files.iter().find(|(other, _)| same_file(path, other)) {
         Some(_) => {
             let what = "is the file that is read; name another one to write".into();
             Err(ConvertError::Source { path: path.into(), what })
@@ -158,19 +147,19 @@ fn storage(source: &Source, options: &Options) -> Result<Config, ConvertError> {
         .collect();
     let any = |which: &[Kind]| kinds.iter().any(|kind| which.contains(kind));
     let storage = &mut config.storage;
-    let packed = options.weights.unwrap_or(if any(&[Kind::Mxfp4]) { Packed::Fp4 } else { Packed::Int4 });
-    storage.weights = match packed {
-        Packed::Int4 => Weights::Int4,
-        Packed::Fp4 => Weights::Fp4,
-    };
+    let matrices = options.weights.unwrap_or(match any(&[Kind::Mxfp4]) {
+        true => TableStorage::Fp4,
+        false => TableStorage::Int4,
+    });
+    storage.weights = Weights::from(matrices);
     let floats = [Kind::F32, Kind::F16, Kind::Bf16];
-    let blocks = packed == Packed::Fp4 || kinds.iter().any(|kind| !floats.contains(kind));
+    let blocks = matrices == TableStorage::Fp4 || kinds.iter().any(|kind| !floats.contains(kind));
     storage.group = options.group.unwrap_or(if blocks { BLOCK } else { storage.group });
     storage.embedding = options.embedding.unwrap_or_else(|| table_storage(source.kind(ParamKind::Embedding)));
     storage.head = options.head.unwrap_or_else(|| table_storage(source.kind(ParamKind::Head)));
     // Offsets are for integers that were stored with some, where any are left.
     let head = if source.model.tied { storage.embedding } else { storage.head };
-    let integers = packed == Packed::Int4 || [storage.embedding, head].contains(&TableStorage::Int4);
+    let integers = [matrices, storage.embedding, head].contains(&TableStorage::Int4);
     let offsets = integers && any(&[Kind::Q4_1, Kind::Q4K, Kind::Q5_1, Kind::Q5K]);
     storage.scheme = options.scheme.unwrap_or(if offsets { Scheme::Asymmetric } else { Scheme::Symmetric });
     storage.residue = !options.codes_only;

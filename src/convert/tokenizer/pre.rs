@@ -1,23 +1,19 @@
 //! Pre-tokenizers: GGUF names them, `tokenizer.json` lists their steps.
 
+use crate::data::tokenize::words::{LLAMA_3, QWEN_2, Step, steps};
 use serde_json::{Value, json};
 
-/// A pre-tokenizer. Its steps are in the form of [`steps`].
+/// A pre-tokenizer.
 pub struct PreTokenizer {
     /// Its names in GGUF; the first is written.
     pub names: &'static [&'static str],
     /// Its steps, in order.
-    steps: &'static [&'static str],
+    steps: &'static [Step<'static>],
     /// Whether text is composed (NFC) first.
     pub nfc: bool,
     /// Whether a piece that is a token is kept as that token, without applying merges.
     pub ignore_merges: bool,
 }
-
-const LLAMA_3: &str = "split:(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| \
-                       ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-const QWEN_2: &str = "split:(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| \
-                      ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
 /// The pre-tokenizers that both formats know. Names are those for which llama.cpp (its `llama-vocab.cpp` of 2026) has the
 /// same expressions and the same treatment of merges; the first with the steps of a `tokenizer.json` is written.
@@ -40,13 +36,13 @@ const KNOWN: [PreTokenizer; 6] = [
             "trillion",
             "granite-docling",
         ],
-        steps: &["words"],
+        steps: &[Step::Words],
         nfc: false,
         ignore_merges: false,
     },
     PreTokenizer {
         names: &["smollm", "starcoder", "refact", "codeshell", "command-r", "exaone", "minerva-7b"],
-        steps: &["digits", "words"],
+        steps: &[Step::Digits, Step::Words],
         nfc: false,
         ignore_merges: false,
     },
@@ -62,15 +58,25 @@ const KNOWN: [PreTokenizer; 6] = [
             "lfm2",
             "jina-v5-nano",
         ],
-        steps: &[LLAMA_3, "bytes"],
+        steps: &[Step::Split(LLAMA_3), Step::Bytes],
         nfc: false,
         ignore_merges: true,
     },
-    PreTokenizer { names: &["smaug-bpe", "dbrx"], steps: &[LLAMA_3, "bytes"], nfc: false, ignore_merges: false },
-    PreTokenizer { names: &["qwen2", "deepseek-r1-qwen"], steps: &[QWEN_2, "bytes"], nfc: true, ignore_merges: false },
+    PreTokenizer {
+        names: &["smaug-bpe", "dbrx"],
+        steps: &[Step::Split(LLAMA_3), Step::Bytes],
+        nfc: false,
+        ignore_merges: false,
+    },
+    PreTokenizer {
+        names: &["qwen2", "deepseek-r1-qwen"],
+        steps: &[Step::Split(QWEN_2), Step::Bytes],
+        nfc: true,
+        ignore_merges: false,
+    },
     PreTokenizer {
         names: &["stablelm2", "hunyuan", "kormo"],
-        steps: &[QWEN_2, "bytes"],
+        steps: &[Step::Split(QWEN_2), Step::Bytes],
         nfc: false,
         ignore_merges: false,
     },
@@ -95,7 +101,7 @@ pub fn names() -> String {
 impl PreTokenizer {
     /// The steps as `tokenizer.json` has them.
     pub fn json(&self) -> Value {
-        let mut steps: Vec<Value> = self.steps.iter().map(|step| step_json(step)).collect();
+        let mut steps: Vec<Value> = self.steps.iter().map(|step| step_json(*step)).collect();
         match steps.len() {
             1 => steps.remove(0),
             _ => json!({ "type": "Sequence", "pretokenizers": steps }),
@@ -103,43 +109,16 @@ impl PreTokenizer {
     }
 }
 
-fn step_json(step: &str) -> Value {
+fn step_json(step: Step<'_>) -> Value {
     let byte_level = |use_regex: bool| json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex });
-    match (step, step.strip_prefix("split:")) {
-        (_, Some(regex)) => {
+    match step {
+        Step::Split(regex) => {
             json!({ "type": "Split", "pattern": { "Regex": regex }, "behavior": "Isolated", "invert": false })
         }
-        ("digits", _) => json!({ "type": "Digits", "individual_digits": true }),
-        ("words", _) => byte_level(true),
-        _ => byte_level(false),
+        Step::Digits => json!({ "type": "Digits", "individual_digits": true }),
+        Step::Words => byte_level(true),
+        Step::Bytes => byte_level(false),
     }
-}
-
-/// A pre-tokenizer as a list of steps, without those that only change offsets; `None` if a step is unknown.
-fn steps(json: &Value) -> Option<Vec<String>> {
-    let mut found = Vec::new();
-    let parts = match json["type"].as_str()? {
-        "Sequence" => json["pretokenizers"].as_array()?.iter().collect(),
-        _ => vec![json],
-    };
-    for part in parts {
-        let plain = |key: &str, value: bool| part[key].as_bool().unwrap_or(value) == value;
-        found.push(match part["type"].as_str()? {
-            "Digits" if part["individual_digits"] == true => "digits".into(),
-            "ByteLevel" if plain("add_prefix_space", false) => {
-                if part["use_regex"].as_bool().unwrap_or(true) {
-                    "words".into()
-                } else {
-                    "bytes".into()
-                }
-            }
-            "Split" if part["behavior"] == "Isolated" && plain("invert", false) => {
-                format!("split:{}", part["pattern"]["Regex"].as_str()?)
-            }
-            _ => return None,
-        });
-    }
-    Some(found)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::tokens::{Width, mark};
 use crate::data::source::{
     BYTE_ORDER_MARK, Content, Corpus, Document, Documents, HashingReader, Input, InputKind, llm_c,
 };
+use crate::data::tokenize::words::Words;
 use crate::data::tokenize::{Chunk, Chunks, Refused, SampleEncoder, SampleFormat, Tokenizer};
 use crate::error::DataError;
 use crate::store::Draft;
@@ -96,7 +97,8 @@ impl Shard {
             return Ok(shard);
         }
         let stop = Cell::new(false);
-        let job = Job { corpus, contents: &contents, format, samples, progress: RefCell::new(progress), stop };
+        let (words, progress) = (Words::default(), RefCell::new(progress));
+        let job = Job { corpus, contents: &contents, format, samples, words, progress, stop };
         job.write(&path, key)?;
         let gone = || io::Error::other("what was just written there cannot be read back");
         Shard::open(&path, key).ok_or_else(|| DataError::Cache { path, source: gone() })
@@ -203,6 +205,8 @@ struct Job<'a> {
     format: &'a SampleFormat,
     /// Whether each document is a sample.
     samples: bool,
+    /// What is remembered of texts.
+    words: Words,
     progress: RefCell<&'a mut dyn FnMut(Progress<'_>)>,
     /// Whether it was asked to stop.
     stop: Cell<bool>,
@@ -398,7 +402,8 @@ impl Job<'_> {
     /// Tokenizes chunks on all threads and writes them in their order.
     fn tokenize(&self, input: &Input, batch: Vec<Chunk>, writer: &mut Writer<'_>) -> Result<(), Failure> {
         let (begin, end) = (self.format.begin(), self.format.end());
-        let encode = |chunk| encode(&self.format.tokenizer, &begin, end, chunk);
+        let (tokenizer, words) = (&self.format.tokenizer, &self.words);
+        let encode = |chunk| encode(tokenizer, words, &begin, end, chunk);
         let encoded: Vec<Result<Vec<u32>, DataError>> = batch.into_par_iter().map(encode).collect();
         for ids in encoded {
             let ids = ids.map_err(|error| match error {
@@ -447,11 +452,17 @@ fn next_documents(documents: &mut Documents<'_>) -> Result<Vec<(u64, Document)>,
 }
 
 /// The ids of a chunk, with the beginning and the end of its document.
-fn encode(tokenizer: &Tokenizer, begin: &[u32], end: Option<u32>, mut chunk: Chunk) -> Result<Vec<u32>, DataError> {
+fn encode(
+    tokenizer: &Tokenizer,
+    words: &Words,
+    begin: &[u32],
+    end: Option<u32>,
+    mut chunk: Chunk,
+) -> Result<Vec<u32>, DataError> {
     if chunk.last && end.is_none() && !chunk.text.ends_with('\n') {
         chunk.text.push('\n');
     }
-    let mut ids = tokenizer.encode(&chunk.text)?;
+    let mut ids = tokenizer.encode_words(&chunk.text, words)?;
     // A text that spells the beginning out has it already.
     if chunk.first && !ids.starts_with(begin) {
         ids.splice(..0, begin.iter().copied());

@@ -39,7 +39,12 @@ impl ChatPrompt {
                 Json::object([("role", message.role.into()), ("content", Json::Text(message.content.clone()))])
             })
             .collect();
-        self.0.announce(&messages)
+        self.announce(&messages)
+    }
+
+    /// The same of messages as data have them.
+    pub(crate) fn announce(&self, messages: &[Json]) -> Result<String, String> {
+        self.0.announce(messages)
     }
 }
 

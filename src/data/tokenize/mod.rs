@@ -15,6 +15,7 @@ mod stream_decoder;
 mod template_environment;
 mod tokenizer;
 mod tokenizer_config;
+pub(crate) mod words;
 
 pub use byte_pairs::{END_OF_TEXT, train_byte_pairs};
 pub use chat_prompt::{ChatPrompt, Message};

@@ -3,6 +3,7 @@
 use super::Tokenizer;
 use super::chat_template::Chat;
 use super::tokenizer_config::TokenizerConfig;
+use super::words::Words;
 use crate::data::source::Document;
 use crate::error::DataError;
 use xxhash_rust::xxh3::Xxh3;
@@ -71,6 +72,7 @@ impl SampleFormat {
             begin: self.begin(),
             end: self.end(),
             chat: self.config.chat()?,
+            words: Words::default(),
         })
     }
 }
@@ -102,6 +104,8 @@ pub(crate) struct SampleEncoder<'a> {
     /// What ends each text.
     end: Option<u32>,
     chat: Option<Chat>,
+    /// What is remembered of words.
+    words: Words,
 }
 
 impl SampleEncoder<'_> {
@@ -147,7 +151,7 @@ impl SampleEncoder<'_> {
     /// either part, and the parts are encoded by themselves: so is a prompt when the model is used.
     fn parts(&self, text: &str, bounds: &[usize]) -> Result<Vec<Vec<u32>>, Refused> {
         let encode = |text: &str| {
-            self.tokenizer.encode(text).map_err(|error| {
+            self.tokenizer.encode_words(text, &self.words).map_err(|error| {
                 Refused::Document(match error {
                     DataError::Encode { reason, .. } => format!("the tokenizer refuses this text: {reason}"),
                     other => other.to_string(),

@@ -1,6 +1,7 @@
 //! Text to token ids and back: bytes, a Hugging Face `tokenizer.json`, or SentencePiece's `tokenizer.model`.
 
 use super::sentence_piece;
+use super::words::{Words, has_words};
 use crate::error::DataError;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,6 +40,8 @@ struct Loaded {
     vocab: u64,
     /// The same, added tokens left out.
     base_vocab: u64,
+    /// Whether texts are encoded word by word.
+    has_words: bool,
 }
 
 impl Tokenizer {
@@ -110,7 +113,15 @@ impl Tokenizer {
         if vocab == 0 {
             return Err(refuse("its vocabulary is empty".into()));
         }
-        Ok(Tokenizer(Kind::File(Arc::new(Loaded { name, json: json.to_vec(), tokenizer, vocab, base_vocab }))))
+        let has_words = has_words(&tokenizer);
+        Ok(Tokenizer(Kind::File(Arc::new(Loaded {
+            name,
+            json: json.to_vec(),
+            tokenizer,
+            vocab,
+            base_vocab,
+            has_words,
+        }))))
     }
 
     /// One more than the largest id it can give.
@@ -149,6 +160,18 @@ impl Tokenizer {
                 let encoding = encoding.map_err(|reason| DataError::Encode { name: loaded.name.clone(), reason })?;
                 Ok(encoding.get_ids().to_vec())
             }
+        }
+    }
+
+    /// The same of one of many texts, whose words are remembered.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub(crate) fn encode_words(&self, text: &str, words: &Words) -> Result<Vec<u32>, DataError> {
+        match &self.0 {
+            Kind::File(loaded) if loaded.has_words => guarded(|| words.encode(&loaded.tokenizer, text))
+                .map_err(|reason| DataError::Encode { name: loaded.name.clone(), reason }),
+            _ => self.encode(text),
         }
     }
 

@@ -8,7 +8,7 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::convert::gguf::Gguf;
 use tetrad::convert::quants::Kind;
-use tetrad::convert::{FloatType, GgufTypes, Options, Packed, TableType, export_gguf, export_hugging_face};
+use tetrad::convert::{FloatType, GgufTypes, Options, TableType, export_gguf, export_hugging_face};
 use tetrad::format::{Decoder, PlaneKind, Role};
 use tetrad::model::{Scheme, TableStorage, Weights};
 use tetrad::quant::WeightCodec;
@@ -67,12 +67,16 @@ fn any_source_becomes_four_bit_floats() {
     let at = |name: &str| dir.path().join(name);
     for name in ["q4_0.gguf", "q4_1.gguf", "mixed.gguf", "mxfp4.gguf"] {
         for codes_only in [false, true] {
-            let options = Options { weights: Some(Packed::Fp4), codes_only, ..Options::default() };
+            let options = Options { weights: Some(TableStorage::Fp4), codes_only, ..Options::default() };
             let summary = bring_in(&fixture(name), &options, &at("in.tetrad")).unwrap();
             assert_eq!(summary.config.storage.weights, Weights::Fp4, "{name}");
             let checkpoint = open(&at("in.tetrad"));
-            bring_in(&fixture(name), &Options { weights: Some(Packed::Int4), ..Options::default() }, &at("int.tetrad"))
-                .unwrap();
+            bring_in(
+                &fixture(name),
+                &Options { weights: Some(TableStorage::Int4), ..Options::default() },
+                &at("int.tetrad"),
+            )
+            .unwrap();
             let integers = open(&at("int.tetrad"));
             let query = "model.layers.0.mlp.gate_proj.weight";
             assert_eq!(checkpoint.file().tensor(query).unwrap().1.spec.storage, WeightCodec::Fp4, "{name}");
@@ -90,6 +94,44 @@ fn any_source_becomes_four_bit_floats() {
             assert!(
                 values(&open(&at("again.tetrad")), query, Role::Weight) == values(&checkpoint, query, Role::Weight)
             );
+        }
+    }
+}
+
+/// Matrices may be stored as tables can be: as floats they have the source's values, as bytes they are within half a step of
+/// them, and bytes that a source has already keep their bits.
+#[test]
+fn any_source_becomes_bytes_or_floats() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["q4_0.gguf", "q4_1.gguf", "mixed.gguf", "mxfp4.gguf"] {
+        let bring = |from: &Path, weights, to: &str| {
+            let summary = bring_in(from, &Options { weights: Some(weights), ..Options::default() }, &at(to)).unwrap();
+            assert_eq!(summary.config.storage.weights, Weights::from(weights), "{name}");
+            (open(&at(to)), summary)
+        };
+        let (exact, summary) = bring(&fixture(name), TableStorage::F32, "f32.tetrad");
+        let matrices = 7 * summary.config.model.layers;
+        assert!(summary.floats > matrices && summary.rounded == 0, "{name}: {} floats", summary.floats);
+        let (halves, _) = bring(&fixture(name), TableStorage::Bf16, "bf16.tetrad");
+        let (bytes, _) = bring(&fixture(name), TableStorage::Int8, "int8.tetrad");
+        export_gguf(&bytes, GgufTypes::default(), &at("out.gguf"), &mut |_, _| {}).unwrap();
+        let (again, summary) = bring(&at("out.gguf"), TableStorage::Int8, "again.tetrad");
+        assert!(summary.kept >= matrices, "{name}: {} kept", summary.kept);
+        for query in ["model.layers.0.mlp.gate_proj.weight", "model.layers.0.self_attn.q_proj.weight"] {
+            assert_eq!(bytes.file().tensor(query).unwrap().1.spec.storage, WeightCodec::Int8, "{name}");
+            let all = [&exact, &halves, &bytes, &again].map(|file| values(file, query, Role::Weight));
+            let groups = all[0].chunks(32).zip(all[1].chunks(32)).zip(all[2].chunks(32));
+            for ((exact, halves), bytes) in groups {
+                let most = exact.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+                for ((exact, half), byte) in exact.iter().zip(halves).zip(bytes) {
+                    assert!((half - exact).abs() <= exact.abs() / 256.0, "{name}: {half}, not {exact}");
+                    // The largest of a group is at 103 steps, so that training has room above it; a scale is a normal f16.
+                    let step = (most / 103.0).max(2f32.powi(-14));
+                    assert!((byte - exact).abs() <= 0.5 * step + most / 1024.0, "{name}: {byte}, not {exact}");
+                }
+            }
+            assert!(all[2] == all[3], "{name}: other bits after GGUF");
         }
     }
 }

@@ -52,7 +52,7 @@ unsafe fn kernel<const ROW: usize, const STEP: usize>(
     let mut sums = [[_mm256_setzero_ps(); N]; M];
     if sum == Sum::Continued {
         for (row, sums) in sums.iter_mut().enumerate().take(out.rows()) {
-            load(out.row(row), sums);
+            *sums = load(out.row(row));
         }
     }
     for _ in 0..depth {
@@ -73,18 +73,34 @@ unsafe fn kernel<const ROW: usize, const STEP: usize>(
     }
 }
 
+/// The old values of a row, zero beyond its end.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
-fn load(from: &[f32], sums: &mut [__m256; N]) {
-    let mut row = [0.0f32; N * LANES];
-    row[..from.len()].copy_from_slice(from);
-    for (sum, from) in sums.iter_mut().zip(row.chunks_exact(LANES)) {
-        // SAFETY: each chunk has exactly the elements of a register.
-        *sum = unsafe { _mm256_loadu_ps(from.as_ptr()) };
+fn load(from: &[f32]) -> [__m256; N] {
+    if let Some(row) = from.first_chunk::<{ N * LANES }>() {
+        // SAFETY: register j is LANES of the chunk's N LANES elements.
+        return std::array::from_fn(|j| unsafe { _mm256_loadu_ps(row.as_ptr().add(j * LANES)) });
     }
+    let mut row = [0.0f32; N * LANES];
+    for (to, &from) in row.iter_mut().zip(from) {
+        *to = from;
+    }
+    // SAFETY: as above.
+    std::array::from_fn(|j| unsafe { _mm256_loadu_ps(row.as_ptr().add(j * LANES)) })
 }
 
+/// Replaces the values of a row, or adds to them.
+#[inline]
 #[target_feature(enable = "avx2,fma")]
 fn store(sums: &[__m256; N], out: &mut [f32], add: bool) {
+    if let Some(row) = out.first_chunk_mut::<{ N * LANES }>() {
+        for (j, &sum) in sums.iter().enumerate() {
+            let to = row.as_mut_ptr().wrapping_add(j * LANES);
+            // SAFETY: register j is LANES of the chunk's N LANES elements.
+            unsafe { _mm256_storeu_ps(to, if add { _mm256_add_ps(_mm256_loadu_ps(to), sum) } else { sum }) };
+        }
+        return;
+    }
     let mut row = [0.0f32; N * LANES];
     for (to, &sum) in row.chunks_exact_mut(LANES).zip(sums) {
         // SAFETY: each chunk has exactly the elements of a register.

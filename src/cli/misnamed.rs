@@ -1,0 +1,86 @@
+//! What was probably meant by a word in the place of a command: a file, or what another program calls a command.
+
+use super::output::escape;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use std::path::Path;
+
+/// What other programs call commands.
+const ELSEWHERE: [(&str, &str); 19] = [
+    ("generate", "tetrad sample FILE --prompt TEXT"),
+    ("inference", "tetrad sample FILE --prompt TEXT"),
+    ("infer", "tetrad sample FILE --prompt TEXT"),
+    ("complete", "tetrad sample FILE --prompt TEXT"),
+    ("run", "tetrad chat FILE"),
+    ("finetune", "tetrad train --from MODEL --data TEXT"),
+    ("fine-tune", "tetrad train --from MODEL --data TEXT"),
+    ("tune", "tetrad train --from MODEL --data TEXT"),
+    ("lora", "tetrad train --from MODEL --adapter lora --data TEXT"),
+    ("resume", "tetrad train RUN --resume"),
+    ("evaluate", "tetrad eval FILE --text TEXT"),
+    ("perplexity", "tetrad eval FILE --text TEXT"),
+    ("convert", "tetrad import SOURCE -o FILE, or tetrad export FILE -o OUT"),
+    ("quantize", "tetrad import SOURCE -o FILE"),
+    ("fuse", "tetrad merge BASE --adapter ADAPTER -o OUT"),
+    ("tokenize", "tetrad prepare --data TEXT --from MODEL"),
+    ("inspect", "tetrad dump FILE"),
+    ("show", "tetrad dump FILE"),
+    ("serve", "tetrad export FILE -o model.gguf, and llama-server -m model.gguf"),
+];
+
+/// What to type instead, if `error` is about a word that is no command.
+pub fn misnamed(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::InvalidSubcommand {
+        return None;
+    }
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return None };
+    let shown = escape(word);
+    let Some(kind) = kind(Path::new(word)) else {
+        let (_, command) = ELSEWHERE.iter().find(|(name, _)| *name == word)?;
+        return Some(format!("{shown}: is no command; try {command}"));
+    };
+    let advice = match kind {
+        Kind::Text => {
+            format!("is text; train on it with `tetrad train --data {shown}`, with --from MODEL to fine-tune a model")
+        }
+        Kind::Model => {
+            format!("is a model; try `tetrad sample {shown}`, `tetrad dump {shown}`, or `tetrad train --from {shown}`")
+        }
+        Kind::Source => {
+            format!("is a model of another program; bring it in with `tetrad import {shown} -o model.tetrad`")
+        }
+        Kind::Settings => {
+            format!("is a configuration; try `tetrad train {shown}`, or `tetrad sweep {shown}` if it is a sweep")
+        }
+        Kind::Run => format!(
+            "is a run; continue it with `tetrad train {shown} --resume`, or see it with `tetrad report {shown}`"
+        ),
+    };
+    Some(format!("{shown}: {advice}"))
+}
+
+enum Kind {
+    Text,
+    Model,
+    Source,
+    Settings,
+    Run,
+}
+
+/// What a file or folder is, by its name and what lies in it.
+fn kind(path: &Path) -> Option<Kind> {
+    if path.join("metrics.jsonl").is_file() {
+        return Some(Kind::Run);
+    }
+    if path.join("config.json").is_file() {
+        return Some(Kind::Source);
+    }
+    let name = path.file_name().filter(|_| path.is_file())?.to_string_lossy();
+    let (_, ending) = name.trim_end_matches(".zst").rsplit_once('.')?;
+    Some(match ending {
+        "tetrad" => Kind::Model,
+        "gguf" | "safetensors" => Kind::Source,
+        "toml" => Kind::Settings,
+        "txt" | "jsonl" | "json" | "csv" | "tsv" | "parquet" => Kind::Text,
+        _ => return None,
+    })
+}
