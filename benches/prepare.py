@@ -64,7 +64,7 @@ def main():
     threads = str(options.threads)
     environment = os.environ | {"RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
     with tempfile.TemporaryDirectory() as folder:
-        command = [options.tetrad, "prepare", "--tokenizer", options.tokenizer, "--data", options.text]
+        command = [options.tetrad.resolve(), "prepare", "--tokenizer", options.tokenizer, "--data", options.text]
         sets = [f"data.cache={folder}", "data.validation_fraction=0", f"run.threads={threads}"]
         said, processor, wall = measured(command + [word for one in sets for word in ("--set", one)], environment)
         print(f"tetrad      {processor:7.1f} CPU-s {wall:7.1f} s  {said.strip()}")

@@ -119,9 +119,9 @@ def main():
     ends.add_argument("tetrad", type=pathlib.Path)
     options = parser.parse_args()
     if options.command == "prepare":
-        prepare(options.tetrad, options.model, options.texts)
+        prepare(options.tetrad.resolve(), options.model, options.texts)
     else:
-        table(options.tetrad)
+        table(options.tetrad.resolve())
 
 
 main()

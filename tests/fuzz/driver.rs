@@ -40,11 +40,18 @@ struct Tally {
     spent: Duration,
 }
 
+/// An input that is being read.
+struct Reading {
+    reader: &'static str,
+    input: Vec<u8>,
+    since: Instant,
+}
+
 struct Fuzzing {
     folder: PathBuf,
     tallies: Mutex<BTreeMap<&'static str, Tally>>,
-    /// What each thread reads, since when.
-    reading: Vec<Mutex<Option<(&'static str, Vec<u8>, Instant)>>>,
+    /// What each thread reads.
+    reading: Vec<Mutex<Option<Reading>>>,
     stop: AtomicBool,
 }
 
@@ -130,7 +137,8 @@ impl Fuzzing {
             let before = engine.executions;
             while begun.elapsed() < TURN && outcome.is_ok() {
                 outcome = engine.run(64, &mut |input| {
-                    *self.reading[thread].lock().unwrap() = Some((reader.name, input.into(), Instant::now()));
+                    *self.reading[thread].lock().unwrap() =
+                        Some(Reading { reader: reader.name, input: input.into(), since: Instant::now() });
                 });
             }
             *self.reading[thread].lock().unwrap() = None;
@@ -163,8 +171,8 @@ impl Fuzzing {
     fn look_for_hangs(&self) {
         for reading in &self.reading {
             let reading = reading.lock().unwrap();
-            if let Some((name, input, _)) = reading.as_ref().filter(|(_, _, since)| since.elapsed() > LONGEST) {
-                let path = self.folder.join(format!("{name}-hang"));
+            if let Some(Reading { reader, input, .. }) = reading.as_ref().filter(|it| it.since.elapsed() > LONGEST) {
+                let path = self.folder.join(format!("{reader}-hang"));
                 std::fs::write(&path, input).unwrap();
                 println!("FOUND {}: takes longer than {LONGEST:?}", path.display());
                 std::process::exit(1);

@@ -39,7 +39,7 @@ fn finish(config: &Config, shadow: &Shadow) -> Result<(), String> {
 }
 
 /// Files that were written to and never got their names.
-fn partial(folder: &Path) -> Vec<String> {
+pub fn partial(folder: &Path) -> Vec<String> {
     let names = read_all(folder).into_keys().map(|path| path.display().to_string());
     names.filter(|name| name.ends_with(".partial")).collect()
 }

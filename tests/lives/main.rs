@@ -10,6 +10,7 @@
 
 mod crash;
 mod disk;
+mod export;
 mod life;
 mod machine;
 mod plan;

@@ -35,9 +35,9 @@ impl<'a> Folder<'a> {
     ) -> Result<(), ConvertError> {
         let path = self.dir.join(name);
         let replaced = path.exists();
-        put(&path, len, write)?;
+        // A file may be in its place although not all went well.
         self.written.push((name.into(), replaced));
-        Ok(())
+        put(&path, len, write)
     }
 
     /// Writes a small file.
