@@ -148,9 +148,9 @@ fn singular_vectors(problem: &str, grad: &[f32], rank: usize) -> Vec<Vec<f64>> {
     for (i, j) in (0..20).flat_map(|_| pairs()) {
         let (p, q, r) = (dot(&all[i], &all[i]), dot(&all[j], &all[j]), dot(&all[i], &all[j]));
         let (sin, cos) = (0.5 * (2.0 * r).atan2(p - q)).sin_cos();
-        for k in 0..other + side {
-            let (x, y) = (all[i][k], all[j][k]);
-            (all[i][k], all[j][k]) = (cos * x + sin * y, cos * y - sin * x);
+        let [first, second] = all.get_disjoint_mut([i, j]).expect("two different rows");
+        for (x, y) in first.iter_mut().zip(second) {
+            (*x, *y) = (cos * *x + sin * *y, cos * *y - sin * *x);
         }
     }
     let squared = |i: usize| dot(&all[i], &all[i]);
