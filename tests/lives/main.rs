@@ -45,7 +45,7 @@ fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
     let shadow = Shadow::new();
     let seeds = match number("TETRAD_LIFE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("TETRAD_LIVES").unwrap_or(1500),
+        None => 0..number("TETRAD_LIVES").unwrap_or(2000),
     };
     let count = seeds.end - seeds.start;
     for seed in seeds {
