@@ -18,6 +18,6 @@ pub use meta::{BaseModel, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 pub use open::{Adapted, Capacity, open_model};
 pub use planes::spec;
 pub use run_folder::RunFolder;
-pub use runs::{ADAPTER, BEST, MODEL, checkpoint_path, clear, latest, list, prune};
+pub use runs::{ADAPTER, BEST, METRICS, MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save, save_with};
 pub use sound::{Newest, newest_sound, set_aside};

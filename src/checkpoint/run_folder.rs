@@ -2,7 +2,7 @@
 
 use super::load::Checkpoint;
 use super::meta::{Meta, TOKENIZER};
-use super::runs::{ADAPTER, BEST, MODEL, checkpoint_path, list, prune, remove};
+use super::runs::{ADAPTER, BEST, METRICS, MODEL, checkpoint_path, list, prune, remove};
 use super::save::{Extent, save_with};
 use crate::config::Config;
 use crate::error::{CheckpointError, StoreError};
@@ -120,5 +120,5 @@ impl RunFolder {
 fn metrics(config: &Config, step: u64) -> Result<Metrics, StoreError> {
     let dir = &config.run.dir;
     let events = config.run.tensorboard.then(|| Events::create(dir, step)).transpose()?;
-    Ok(Metrics::open(&dir.join("metrics.jsonl"), step)?.with_events(events))
+    Ok(Metrics::open(&dir.join(METRICS), step)?.with_events(events))
 }

@@ -14,6 +14,9 @@ pub const ADAPTER: &str = "adapter.tetrad";
 /// The weights of a run's best validation, where `train.keep_best` asks for them.
 pub const BEST: &str = "best.tetrad";
 
+/// The metrics of a run ([`Metrics`](crate::train::Metrics)).
+pub const METRICS: &str = "metrics.jsonl";
+
 /// `dir/step-XXXXXXXX.tetrad`.
 pub fn checkpoint_path(dir: &Path, step: u64) -> PathBuf {
     dir.join(format!("step-{step:08}.tetrad"))

@@ -3,6 +3,7 @@
 use super::output::escape;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::path::Path;
+use tetrad::checkpoint::METRICS;
 
 /// What other programs call commands.
 const ELSEWHERE: [(&str, &str); 19] = [
@@ -68,7 +69,7 @@ enum Kind {
 
 /// What a file or folder is, by its name and what lies in it.
 fn kind(path: &Path) -> Option<Kind> {
-    if path.join("metrics.jsonl").is_file() {
+    if path.join(METRICS).is_file() {
         return Some(Kind::Run);
     }
     if path.join("config.json").is_file() {

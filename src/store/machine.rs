@@ -138,15 +138,17 @@ pub fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
+/// The folder that a file of this name is in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Returns once the names in the folder of `path` are on the disk.
 ///
 /// # Errors
 /// Those of the file system.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     ask(Operation::SyncFolder(folder))?;
     File::open(folder)?.sync_all()
 }

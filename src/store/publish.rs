@@ -8,8 +8,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Writes a temporary file next to `path` and renames it to `path` once `write` has returned and the bytes are on disk.
-/// Until then readers of `path` see the old file or none; the name is on disk, too, when it returns. Unlike [`super::replace`] it allows several concurrent writers,
-/// each with its own temporary file; the last one wins.
+/// Until then readers of `path` see the old file or none; the name is on disk, too, when it returns. Unlike
+/// [`super::replace`] it allows several concurrent writers, each with its own temporary file; the last one wins.
 ///
 /// # Errors
 /// Those of `write` and of the file system.
@@ -51,10 +51,7 @@ impl Draft {
     /// # Errors
     /// Those of the file system.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = machine::folder_of(path);
         machine::create_folder(folder)?;
         let prefix = format!(".{}.", path.file_stem().unwrap_or_default().to_string_lossy());
         remove_stale(folder, &prefix);

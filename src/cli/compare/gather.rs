@@ -1,11 +1,12 @@
 //! The runs that are compared, and the arms that they are of.
 
 use crate::cli::output::escape;
-use crate::cli::runs::{METRICS, Record, find, read, records};
+use crate::cli::runs::{Record, find, read, records};
 use crate::cli::sweep::Sweep;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use tetrad::checkpoint::METRICS;
 
 /// A run, and the arm that it is compared as.
 #[derive(Clone, Debug)]

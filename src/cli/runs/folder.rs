@@ -6,12 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tetrad::checkpoint::{ADAPTER, MODEL};
+use tetrad::checkpoint::{ADAPTER, METRICS, MODEL};
 use tetrad::config::Config;
 use tetrad::train::Line;
-
-/// The metrics of a run.
-pub(crate) const METRICS: &str = "metrics.jsonl";
 
 /// What a sweep leaves in a run directory: the arm; why a run failed; losses on other texts.
 pub(crate) const ARM: &str = "arm.json";

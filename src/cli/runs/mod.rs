@@ -5,12 +5,13 @@ mod facts;
 mod folder;
 
 pub(super) use facts::{Facts, fingerprint, fingerprint_from};
-pub(super) use folder::{ARM, Arm, FAILED, Failed, METRICS, SCORE, lines, read, read_with};
+pub(super) use folder::{ARM, Arm, FAILED, Failed, SCORE, lines, read, read_with};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use tetrad::checkpoint::METRICS;
 
 /// One run, small enough to be committed: a line of JSON.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -6,7 +6,6 @@ use super::state::{State, States};
 use crate::cli::Failure;
 use crate::cli::runs::{self, Record, read};
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tetrad::config::{Config, TrainConfig};
@@ -70,7 +69,7 @@ pub(super) fn estimate(sweep: &Sweep, states: &States, threads: usize, device: &
             None => {
                 estimate.measured += 1;
                 eprintln!("measuring {}: a few steps and one validation", job.name());
-                *known.entry(kind).or_insert(measure(job, sweep.from.as_deref(), threads, device)?)
+                *known.entry(kind).or_insert(measure(sweep, job, threads, device)?)
             }
         };
         let done = if let State::Begun(record) = &states.0[i] { record.steps_done } else { 0 };
@@ -113,7 +112,7 @@ fn of_run(dir: &Path, record: &Record) -> Result<Cost, Failure> {
 }
 
 /// Trains a few steps in a folder that is removed afterwards.
-fn measure(job: &Job, from: Option<&Path>, threads: usize, device: &str) -> Result<Cost, Failure> {
+fn measure(sweep: &Sweep, job: &Job, threads: usize, device: &str) -> Result<Cost, Failure> {
     let folder = tempfile::tempdir()?;
     let mut config = job.config.clone();
     config.run.dir = folder.path().join("run");
@@ -137,7 +136,7 @@ fn measure(job: &Job, from: Option<&Path>, threads: usize, device: &str) -> Resu
     let status = Command::new(std::env::current_exe()?)
         .arg("train")
         .arg(&path)
-        .args(from.iter().flat_map(|from| [OsStr::new("--from"), from.as_os_str()]))
+        .args(sweep.start_args())
         .args(["--device", device])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -9,7 +9,6 @@ use crate::cli::units::duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -133,7 +132,7 @@ impl Driver<'_> {
         match task {
             Task::Train => {
                 command.arg("train").arg(dir.join("config.toml")).arg("--resume");
-                command.args(self.sweep.from.iter().flat_map(|from| [OsStr::new("--from"), from.as_os_str()]));
+                command.args(self.sweep.start_args());
                 if job.config.run.threads == 0 && self.options.threads > 0 {
                     command.args(["--set".into(), format!("run.threads={}", self.options.threads)]);
                 }

@@ -6,6 +6,7 @@ use crate::cli::runs::{fingerprint, fingerprint_from};
 use crate::cli::train::start::InitFrom;
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use tetrad::checkpoint::{ADAPTER, MODEL};
 use tetrad::config::Config;
@@ -21,7 +22,7 @@ pub(crate) struct Sweep {
     /// Where its run directories are.
     pub dir: PathBuf,
     /// The model that every run starts from, or the base of its adapter.
-    pub from: Option<PathBuf>,
+    from: Option<PathBuf>,
     /// Where finished runs are recorded, and found again.
     pub records: Option<PathBuf>,
     /// Texts that finished weights are scored on, by name.
@@ -144,6 +145,11 @@ impl Sweep {
         }
         sweep.check_tuned()?;
         Ok(sweep)
+    }
+
+    /// What a command that trains a run is told of the weights to start from.
+    pub(super) fn start_args(&self) -> impl Iterator<Item = &OsStr> {
+        self.from.iter().flat_map(|from| [OsStr::new("--from"), from.as_os_str()])
     }
 
     fn add_arm(&mut self, name: &str, common: &Layer, own: Layer, base: Base<'_>) -> Result<(), String> {

@@ -5,7 +5,7 @@ use super::{Args, paths};
 use crate::cli::Failure;
 use crate::cli::output::escape;
 use std::path::{Path, PathBuf};
-use tetrad::checkpoint::{Checkpoint, list};
+use tetrad::checkpoint::{Checkpoint, METRICS, list};
 use tetrad::config::{Config, PRESETS, RunConfig};
 use tetrad::data::TokenizerSettings;
 use tetrad::error::CheckpointError;
@@ -36,7 +36,7 @@ pub(super) enum Resume {
 
 /// Whether a folder holds a run.
 fn is_run(folder: &Path) -> bool {
-    folder.join("metrics.jsonl").is_file() || list(folder).is_ok_and(|found| !found.is_empty())
+    folder.join(METRICS).is_file() || list(folder).is_ok_and(|found| !found.is_empty())
 }
 
 impl Origin {

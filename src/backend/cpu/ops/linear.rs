@@ -6,7 +6,9 @@
 use super::linear_grad_weight::linear_grad_weight;
 use super::weights::{PIECE, Rows};
 use crate::backend::cpu::Cpu;
-use crate::backend::cpu::simd::gemm::{COLS, Copied, DEPTH, PITCH, ROWS, Sum, columns_to_panels, copy_rows, product};
+use crate::backend::cpu::simd::gemm::{
+    COLS, Copied, DEPTH, PITCH, ROWS, Sum, columns_to_panels, copy_rows, product, row_to_panels,
+};
 use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
 use crate::backend::cpu::simd::reduce::sum_of;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
@@ -16,11 +18,11 @@ use crate::backend::{Accumulate, MaxShapes, Weight};
 use crate::memory::Span;
 
 /// Tokens of a block: a few strips, so that two threads and sixteen find enough of them.
-const BLOCK: usize = 4 * ROWS;
+pub(super) const BLOCK: usize = 4 * ROWS;
 /// Up to this many tokens are handled row by row.
 const SMALL_BATCH: usize = 4;
 /// Elements of the shared panels (1 MiB): with a block of tokens they stay in a second-level cache.
-const PANELS: usize = 1 << 18;
+pub(super) const PANELS: usize = 1 << 18;
 /// Deepest panel.
 const DEEPEST: usize = 1024;
 
@@ -63,10 +65,7 @@ impl Linear for Cpu {
             let width = PIECE.min(inputs - col);
             for k in 0..tile.cols() / COLS {
                 w.read(isa, from + k, col, &mut area[..width]);
-                for (p, part) in area[..width].chunks(COLS).enumerate() {
-                    tile.row(p)[k * COLS..][..part.len()].copy_from_slice(part);
-                    tile.row(p)[k * COLS + part.len()..(k + 1) * COLS].fill(0.0);
-                }
+                row_to_panels(&area[..width], k, &mut tile);
             }
         };
         let shape = Shape { tokens, inner: outputs, cols: inputs, task: (PIECE / COLS, 32) };

@@ -12,7 +12,7 @@ use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::cpu::simd::tile::TileMut;
 
-/// MaxShapes block: its operands, [`DEPTH`] deep, and its sums stay in a second-level cache.
+/// Largest block: its operands, [`DEPTH`] deep, and its sums stay in a second-level cache.
 const BLOCK: (usize, usize) = (16 * ROWS, 16 * COLS);
 /// Tasks that are enough for the threads to share; more would only read the operands more often.
 pub(super) const TASKS: usize = 12;

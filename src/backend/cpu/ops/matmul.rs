@@ -1,21 +1,19 @@
 //! Products of float32 matrices. Panels of the right operand are packed into scratch that all threads share; each task
 //! then sums a block of rows over them. How the result is cut into blocks changes no sum.
 
+use super::linear::{BLOCK, PANELS};
 use super::linear_grad_weight::TASKS;
 use crate::backend::MaxShapes;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::gemm::{
-    COLS, Columns, Copied, DEPTH, PITCH, ROWS, Strips, Sum, columns_to_panels, copy_rows, product, rows_to_strips,
+    COLS, Columns, Copied, DEPTH, PITCH, ROWS, Strips, Sum, columns_to_panels, copy_rows, product, row_to_panels,
+    rows_to_strips,
 };
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::tasks::Need;
 use crate::backend::cpu::simd::tile::TileMut;
 use crate::backend::ops::{Layout, MatMul, MatMulArgs, Precision};
 
-/// Most rows of a block.
-const BLOCK: usize = 4 * ROWS;
-/// Elements of the shared panels (1 MiB), as many as a linear layer's.
-const PANELS: usize = 1 << 18;
 /// Deepest panel of a sum that is kept in the result.
 const DEEPEST: usize = 4 * DEPTH;
 /// Most columns that are packed at once: with more, a block's sums would leave the second cache.
@@ -162,12 +160,7 @@ fn pack_right(
     match args.b.1 {
         Layout::Plain => {
             for i in 0..depth {
-                let row = &b[(k + i) * cols + col..][..count];
-                for (p, part) in row.chunks(COLS).enumerate() {
-                    let to = &mut tile.row(p)[i * COLS..][..COLS];
-                    to[..part.len()].copy_from_slice(part);
-                    to[part.len()..].fill(0.0);
-                }
+                row_to_panels(&b[(k + i) * cols + col..][..count], i, &mut tile);
             }
         }
         // Copied first: rows a power of two apart would compete for the same lines of the first cache.

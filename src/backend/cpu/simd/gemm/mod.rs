@@ -12,7 +12,7 @@ mod avx512;
 mod pack;
 mod portable;
 
-pub(crate) use pack::{Columns, columns_to_panels, copy_rows, rows_to_panels, rows_to_strips};
+pub(crate) use pack::{Columns, columns_to_panels, copy_rows, row_to_panels, rows_to_panels, rows_to_strips};
 
 use super::isa::{Isa, Level};
 use super::tile::TileMut;

@@ -2,6 +2,7 @@
 
 use super::{COLS, PITCH, ROWS};
 use crate::backend::cpu::simd::isa::{Isa, Level, vectorized};
+use crate::backend::cpu::simd::tile::TileMut;
 
 vectorized! {
     /// A left operand: the `depth` elements from column `from` on of `rows` rows, `stride` apart, become rows
@@ -63,6 +64,16 @@ vectorized! {
     /// zero-padded.
     pub(crate) fn rows_to_panels(columns: Columns<'_>, depth: usize, panel: usize, out: &mut [f32]) {
         cut_rows::<COLS>(columns, depth, panel, out);
+    }
+}
+
+/// A row of a right operand becomes row `k` of the panels that are the rows of `panels`, zero-padded.
+#[inline(always)]
+pub(crate) fn row_to_panels(row: &[f32], k: usize, panels: &mut TileMut<'_>) {
+    for (p, part) in row.chunks(COLS).enumerate() {
+        let (to, rest) = panels.row(p)[k * COLS..][..COLS].split_at_mut(part.len());
+        to.copy_from_slice(part);
+        rest.fill(0.0);
     }
 }
 
