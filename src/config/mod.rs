@@ -3,6 +3,7 @@
 mod continual;
 mod load;
 mod manual;
+mod paths;
 mod presets;
 mod run;
 mod schema;
