@@ -2,8 +2,7 @@
 
 use super::load::Checkpoint;
 use super::meta::TOKENIZER_CONFIG;
-use super::resume::RECORD;
-use crate::config::Config;
+use crate::config::{Config, RECORD};
 use crate::data::{TokenizerConfig, is_template};
 use crate::error::{CheckpointError, StoreError};
 use crate::store::publish;

@@ -20,7 +20,7 @@ pub use load::Checkpoint;
 pub use meta::{BaseModel, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 pub use open::{Adapted, Capacity, open_model};
 pub use planes::spec;
-pub use resume::{Named, RECORD, Resume, write_record};
+pub use resume::{Named, Resume, write_record};
 pub use run_folder::RunFolder;
 pub use runs::{ADAPTER, BEST, METRICS, MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save, save_with};

@@ -5,15 +5,12 @@ use super::carried::CARRIED;
 use super::load::Checkpoint;
 use super::runs::{METRICS, list};
 use super::sound::{Newest, newest_sound};
-use crate::config::{Config, PRESETS, RunConfig};
+use crate::config::{Config, PRESETS, RECORD, RunConfig};
 use crate::data::TokenizerSettings;
 use crate::error::{CheckpointError, ReplaceError, StoreError};
 use crate::store::replace;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-
-/// The resolved configuration that every run keeps in its folder.
-pub const RECORD: &str = "config.toml";
 
 /// What a run is to be continued from.
 #[derive(Clone, Debug, PartialEq, Eq)]

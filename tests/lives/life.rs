@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use tetrad::checkpoint::{RECORD, checkpoint_path, clear, list, prune, set_aside};
-use tetrad::config::{Config, TrainConfig};
+use tetrad::checkpoint::{checkpoint_path, clear, list, prune, set_aside};
+use tetrad::config::{Config, RECORD, TrainConfig};
 use tetrad::model::{ActivationCheckpointing, Offload, TableStorage};
 use tetrad::train::StopReason;
 

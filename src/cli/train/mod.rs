@@ -21,10 +21,8 @@ use start::InitFrom;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{
-    Checkpoint, Newest, RECORD, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, latest, write_record,
-};
-use tetrad::config::{Config, TrainConfig};
+use tetrad::checkpoint::{Checkpoint, Newest, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, latest, write_record};
+use tetrad::config::{Config, RECORD, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig};
 use tetrad::error::{CheckpointError, DataError, StoreError};
 use tetrad::store::{Lock, create_folder, remove_stale};

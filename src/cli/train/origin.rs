@@ -5,8 +5,8 @@ use super::start::{InitFrom, name_folder, tuning};
 use crate::cli::Failure;
 use crate::cli::output::escape;
 use std::path::Path;
-use tetrad::checkpoint::{Checkpoint, Named, RECORD, Resume};
-use tetrad::config::Config;
+use tetrad::checkpoint::{Checkpoint, Named, Resume};
+use tetrad::config::{Config, RECORD};
 use tetrad::error::CheckpointError;
 
 /// What the command line names.
