@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Fuzzes the readers, SECONDS each (60): tests/fuzz/run.sh [SECONDS [READER...]]
 #
-# Works with the stable toolchain and a C++ compiler; on nightly (RUSTUP_TOOLCHAIN=nightly) the address sanitizer joins.
+# Not built since it was rewritten (29 November 2026). The counts in SECURITY.md are those of the other fuzzer alone,
+# `cargo run --release --example fuzz`.
+#
+# Meant for the stable toolchain and a C++ compiler; on nightly (RUSTUP_TOOLCHAIN=nightly) the address sanitizer joins.
 # What is found beyond the readers' corpora is kept under the target directory, what breaks a reader in tests/fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")"
