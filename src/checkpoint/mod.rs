@@ -1,6 +1,7 @@
 //! Training state <-> file. The bytes of a plane in the arena are the bytes of the plane in the file.
 
 mod adapter;
+mod code_distance;
 mod load;
 mod meta;
 mod open;

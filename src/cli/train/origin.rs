@@ -3,7 +3,7 @@
 use super::start::{CARRIED, InitFrom, name_folder, tuning};
 use super::{Args, paths};
 use crate::cli::Failure;
-use crate::cli::output::escape;
+use crate::cli::output::{escape, shell};
 use std::path::{Path, PathBuf};
 use tetrad::checkpoint::{Checkpoint, METRICS, list};
 use tetrad::config::{Config, PRESETS, RunConfig};
@@ -11,7 +11,7 @@ use tetrad::data::TokenizerSettings;
 use tetrad::error::CheckpointError;
 
 /// The resolved configuration that every run keeps in its folder.
-pub(super) const RECORD: &str = "config.toml";
+pub const RECORD: &str = "config.toml";
 
 /// What the command line names.
 pub(super) struct Origin {
@@ -57,8 +57,8 @@ impl Origin {
             }
         }
         if let Some(text) = given.filter(|name| is_text(Path::new(name))) {
-            let text = show(Path::new(text));
-            return Err(format!("{text}: is text to train on, no configuration; name it with --data {text}").into());
+            let (text, word) = (show(Path::new(text)), shell(Path::new(text)));
+            return Err(format!("{text}: is text to train on, no configuration; name it with --data {word}").into());
         }
         let folder = run_folder(given, resume.as_ref())?;
         let record = folder.as_ref().map(|folder| folder.join(RECORD)).filter(|record| record.is_file());
@@ -67,7 +67,7 @@ impl Origin {
             (Some(folder), None) => (None, Some(of_checkpoint(folder, resume.as_ref())?), true),
             (None, None) => (given.map(Into::into), None, false),
         };
-        let sets = args.overrides();
+        let sets = args.overrides.all();
         let tunes = base.is_none() && args.from.is_some();
         let load = |base: Config, source: Option<&str>, sets: &[String]| match tunes {
             true => Config::load_tuning(base, source, sets),
@@ -84,7 +84,7 @@ impl Origin {
             }
             (None, None) => Config::default(),
         };
-        let (base, sets) = with_adapter(args, base, sets)?;
+        let (base, sets) = with_adapter(args.adapter.as_deref(), base, sets)?;
         let mut config = load(base.clone(), source.as_deref(), &sets)?;
         args.from.iter().for_each(|path| name_folder(&mut config, path));
         let names_folder = |set: &String| set.split('=').next().is_some_and(|key| key.trim() == "run.dir");
@@ -102,8 +102,11 @@ impl Origin {
 }
 
 /// The base of the configuration and the overrides with what `--adapter` says: a kind, or the settings of an adapter.
-fn with_adapter(args: &Args, base: Config, sets: Vec<String>) -> Result<(Config, Vec<String>), Failure> {
-    let Some(adapter) = &args.adapter else { return Ok((base, sets)) };
+///
+/// # Errors
+/// A file that is no adapter.
+pub fn with_adapter(adapter: Option<&str>, base: Config, sets: Vec<String>) -> Result<(Config, Vec<String>), Failure> {
+    let Some(adapter) = adapter else { return Ok((base, sets)) };
     if !Path::new(adapter).is_file() {
         let sets = [format!("adapter.kind={adapter}")].into_iter().chain(sets);
         return Ok((base, sets.collect()));
