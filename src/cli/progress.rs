@@ -45,7 +45,8 @@ impl Pace {
     /// Bytes a second, of text where it is made of some, and the time that is left, once that is known. What is left is of the
     /// files as they lie, packed or not.
     fn told(&mut self, stage: Stage, [done, total, text]: [u64; 3], now: Instant) -> String {
-        if self.stage != Some(stage) {
+        // Another corpus begins anew, and its first stage may have been too short to be told.
+        if self.stage != Some(stage) || done < self.from[0] || text < self.from[1] {
             *self = Self { stage: Some(stage), from: [done, text], begun: Some(now) };
         }
         let seconds = self.begun.map_or(0.0, |begun| (now - begun).as_secs_f64());
@@ -95,5 +96,6 @@ mod tests {
         assert_eq!(pace.told(Stage::Tokenizing, [packed, 2 * packed, 8 * mib], at(4)), "");
         let told = pace.told(Stage::Tokenizing, [packed + 10 * mib, 2 * packed, 38 * mib], at(14));
         assert_eq!(told, ", 3.00 MiB/s of text, 1m30s left");
+        assert_eq!(pace.told(Stage::Tokenizing, [mib, 2 * mib, mib], at(16)), "", "another corpus");
     }
 }
