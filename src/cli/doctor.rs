@@ -118,7 +118,7 @@ fn gpu() -> (Vec<Finding>, Finding, bool) {
             Err(error) => {
                 let found = match &error {
                     // The folders that were searched are many; `--device cuda` names them.
-                    BackendError::Library { files, refused, .. } => format!("missing: no {files} was found{refused}"),
+                    BackendError::Library { files, refused, .. } => format!("missing (looked for {files}){refused}"),
                     other => other.to_string(),
                 };
                 Finding { what, found, advice: advise(&error.into()) }
