@@ -110,7 +110,18 @@ fn several_runs_share_a_page_and_a_table() {
     for (run, rate) in [("runs/a", "optimizer.lr=1e-3"), ("runs/b", "optimizer.lr=4e-3")] {
         train(
             &place,
-            &["--set", "train.steps=8", "--set", "train.warmup=2", "--set", &format!("run.dir={run}"), "--set", rate],
+            &[
+                "--set",
+                "train.steps=8",
+                "--set",
+                "train.warmup=2",
+                "--set",
+                "train.sample_tokens=5",
+                "--set",
+                &format!("run.dir={run}"),
+                "--set",
+                rate,
+            ],
         );
     }
     let said = place.ok(&["report", "runs/a", "runs/b", "-o", "both.html"]);
