@@ -78,17 +78,15 @@ def losses(records):
         yield (f"| {record['arm']} | {rate} | {taught:.4f} | {taught - task:+.4f} | {kept:.4f} | {kept - other:+.4f} | {share} |")
 
 
-def bytes_of(tetrad, sweep, records):
+def bytes_of(tetrad, sweep):
     base = plan(tetrad, sweep, "int4")["weights"]
-    yield "| storage | weights as deployed | planned while training | seconds per step |"
-    yield "| --- | --- | --- | --- |"
+    yield "| storage | weights as deployed | planned while training |"
+    yield "| --- | --- | --- |"
     for arm in ["int4", "int8", "lora"]:
         found = plan(tetrad, sweep, arm)
         # An adapter's base is mapped from its file, and not planned.
         beside = base if arm == "lora" else 0
-        steps = [record["seconds"] / record["steps_done"] for record in records if record["arm"] == arm and record["steps_done"]]
-        speed = f"{sorted(steps)[len(steps) // 2]:.2f}" if steps else ""
-        yield f"| {arm} | {mib(found['weights'] + beside)} | {mib(sum(found.values()) + beside)} | {speed} |"
+        yield f"| {arm} | {mib(found['weights'] + beside)} | {mib(sum(found.values()) + beside)} |"
 
 
 def table(tetrad):
@@ -100,7 +98,7 @@ def table(tetrad):
         found[record["arm"], record["settings"]["optimizer.lr"]] = record
     arms = list(sweep["arm"])
     records = [found[key] for key in sorted(found, key=lambda key: (arms.index(key[0]), key[1]))]
-    rows = list(losses(records)) + [""] + list(bytes_of(tetrad, sweep, records))
+    rows = list(losses(records)) + [""] + list(bytes_of(tetrad, sweep))
     page = PAGE.read_text()
     before, rest = page.split(BEGIN)
     PAGE.write_text("\n".join([before + BEGIN, "", *rows, "", END + rest.split(END)[1]]))

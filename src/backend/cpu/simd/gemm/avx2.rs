@@ -49,28 +49,25 @@ unsafe fn kernel<const ROW: usize, const STEP: usize>(
     mut out: TileMut<'_>,
     sum: Sum,
 ) {
+    // All indices are literals, here and below, so that the sums are registers at every level of optimisation.
     let mut sums = [[_mm256_setzero_ps(); N]; M];
     if sum == Sum::Continued {
-        for (row, sums) in sums.iter_mut().enumerate().take(out.rows()) {
-            *sums = load(out.row(row));
-        }
+        let rows = out.rows();
+        each_row!(I in 0 1 2 3 4 5 => if I < rows { sums[I] = load(out.row(I)) });
     }
     for _ in 0..depth {
         // SAFETY: as the caller promises.
         unsafe {
-            let b: [__m256; N] = std::array::from_fn(|j| _mm256_loadu_ps(right.add(j * LANES)));
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let a = _mm256_set1_ps(*left.add(i * ROW));
-                for (sum, &b) in sums.iter_mut().zip(&b) {
-                    *sum = _mm256_fmadd_ps(a, b, *sum);
-                }
-            }
+            let b = [_mm256_loadu_ps(right), _mm256_loadu_ps(right.add(LANES))];
+            each_row!(I in 0 1 2 3 4 5 => {
+                let a = _mm256_set1_ps(*left.add(I * ROW));
+                sums[I] = [_mm256_fmadd_ps(a, b[0], sums[I][0]), _mm256_fmadd_ps(a, b[1], sums[I][1])];
+            });
         }
         (left, right) = (left.wrapping_add(STEP), right.wrapping_add(COLS));
     }
-    for (row, sums) in sums.iter().enumerate().take(out.rows()) {
-        store(sums, out.row(row), sum == Sum::Added);
-    }
+    let rows = out.rows();
+    each_row!(I in 0 1 2 3 4 5 => if I < rows { store(sums[I], out.row(I), sum == Sum::Added) });
 }
 
 /// The old values of a row, zero beyond its end.
@@ -92,9 +89,9 @@ fn load(from: &[f32]) -> [__m256; N] {
 /// Replaces the values of a row, or adds to them.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn store(sums: &[__m256; N], out: &mut [f32], add: bool) {
+fn store(sums: [__m256; N], out: &mut [f32], add: bool) {
     if let Some(row) = out.first_chunk_mut::<{ N * LANES }>() {
-        for (j, &sum) in sums.iter().enumerate() {
+        for (j, sum) in sums.into_iter().enumerate() {
             let to = row.as_mut_ptr().wrapping_add(j * LANES);
             // SAFETY: register j is LANES of the chunk's N LANES elements.
             unsafe { _mm256_storeu_ps(to, if add { _mm256_add_ps(_mm256_loadu_ps(to), sum) } else { sum }) };
@@ -102,7 +99,7 @@ fn store(sums: &[__m256; N], out: &mut [f32], add: bool) {
         return;
     }
     let mut row = [0.0f32; N * LANES];
-    for (to, &sum) in row.chunks_exact_mut(LANES).zip(sums) {
+    for (to, sum) in row.chunks_exact_mut(LANES).zip(sums) {
         // SAFETY: each chunk has exactly the elements of a register.
         unsafe { _mm256_storeu_ps(to.as_mut_ptr(), sum) };
     }

@@ -45,36 +45,46 @@ unsafe fn kernel<const M: usize, const N: usize, const ROW: usize, const STEP: u
 ) {
     let (rows, cols, stride) = (out.rows(), out.cols(), out.stride());
     let (mut left, mut right, out) = (left.data.as_ptr(), right.as_ptr(), out.as_mut_ptr());
-    let masks: [__mmask16; N] = std::array::from_fn(|j| tail_mask(cols.saturating_sub(j * LANES)));
+    let masks = [tail_mask(cols), tail_mask(cols.saturating_sub(LANES))];
     let at = |i: usize, j: usize| out.wrapping_add(i * stride + j * LANES);
     // SAFETY: row i < rows of the tile; the mask keeps columns below `cols`.
     let old = |i: usize, j: usize| unsafe { _mm512_maskz_loadu_ps(masks[j], at(i, j)) };
-    let mut sums = [[_mm512_setzero_ps(); N]; M];
+    // All indices are literals, here and below, so that the sums are registers at every level of optimisation.
+    let mut sums = [[_mm512_setzero_ps(); 2]; 12];
     if sum == Sum::Continued {
-        for (i, sums) in sums.iter_mut().enumerate().take(rows) {
-            *sums = std::array::from_fn(|j| old(i, j));
-        }
+        each_row!(I in 0 1 2 3 4 5 6 7 8 9 10 11 => if I < M && I < rows {
+            sums[I][0] = old(I, 0);
+            if N == 2 {
+                sums[I][1] = old(I, 1);
+            }
+        });
     }
     for _ in 0..depth {
         // SAFETY: `right` holds `depth` rows of COLS >= 16 N elements, `left` element (i, k) for all i < M <= 12.
         unsafe {
-            let b: [__m512; N] = std::array::from_fn(|j| _mm512_loadu_ps(right.add(j * LANES)));
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let a = _mm512_set1_ps(*left.add(i * ROW));
-                for (sum, &b) in sums.iter_mut().zip(&b) {
-                    *sum = _mm512_fmadd_ps(a, b, *sum);
+            let b =
+                [_mm512_loadu_ps(right), if N == 2 { _mm512_loadu_ps(right.add(LANES)) } else { _mm512_setzero_ps() }];
+            each_row!(I in 0 1 2 3 4 5 6 7 8 9 10 11 => if I < M {
+                let a = _mm512_set1_ps(*left.add(I * ROW));
+                sums[I][0] = _mm512_fmadd_ps(a, b[0], sums[I][0]);
+                if N == 2 {
+                    sums[I][1] = _mm512_fmadd_ps(a, b[1], sums[I][1]);
                 }
-            }
+            });
             (left, right) = (left.wrapping_add(STEP), right.wrapping_add(COLS));
         }
     }
-    for (i, sums) in sums.iter().enumerate().take(rows) {
-        for (j, &value) in sums.iter().enumerate() {
-            let value = if sum == Sum::Added { _mm512_add_ps(old(i, j), value) } else { value };
-            // SAFETY: as for `old`.
-            unsafe { _mm512_mask_storeu_ps(at(i, j), masks[j], value) };
+    let write = |i: usize, j: usize, value: __m512| {
+        let value = if sum == Sum::Added { _mm512_add_ps(old(i, j), value) } else { value };
+        // SAFETY: as for `old`.
+        unsafe { _mm512_mask_storeu_ps(at(i, j), masks[j], value) };
+    };
+    each_row!(I in 0 1 2 3 4 5 6 7 8 9 10 11 => if I < M && I < rows {
+        write(I, 0, sums[I][0]);
+        if N == 2 {
+            write(I, 1, sums[I][1]);
         }
-    }
+    });
 }
 
 /// The first `count` lanes.

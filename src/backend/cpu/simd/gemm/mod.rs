@@ -5,6 +5,18 @@
 //! An element is summed in the order of k, in runs of at most [`DEPTH`]: the result depends on the instruction set
 //! but not on how the rows and columns are divided among threads.
 
+/// The statement for each row of a block, whose number is a constant in it: loops over arrays of registers are unrolled by
+/// compilers at high levels of optimisation only.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_row {
+    ($row:ident in $($number:literal)* => $do:expr) => {
+        $({
+            const $row: usize = $number;
+            $do;
+        })*
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
