@@ -1,7 +1,7 @@
 //! Advice on errors: the flags, configuration keys and commands that help. The library knows none of them, so its errors
 //! state facts only.
 
-use super::misnamed::{self, Kind};
+use super::misnamed::{self, PathKind};
 use std::error::Error;
 use std::io::ErrorKind;
 use tetrad::error::{
@@ -58,10 +58,10 @@ pub(super) fn hint(error: &(dyn Error + 'static), options: Options) -> Option<St
 fn config(error: &ConfigError) -> Option<String> {
     let (ConfigError::Read { path, .. } | ConfigError::Syntax { path, .. }) = error else { return None };
     let advice = match misnamed::kind(path)? {
-        Kind::Model => "a model is named with --from",
-        Kind::Text => "text is named with --data",
-        Kind::Source => "a model of another program is converted by `tetrad import`, then named with --from",
-        Kind::Settings | Kind::Run => return None,
+        PathKind::Model => "a model is named with --from",
+        PathKind::Text => "text is named with --data",
+        PathKind::Source => "a model of another program is converted by `tetrad import`, then named with --from",
+        PathKind::Settings | PathKind::Run => return None,
     };
     Some(advice.into())
 }

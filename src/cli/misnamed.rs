@@ -41,19 +41,19 @@ pub fn misnamed(error: &clap::Error) -> Option<String> {
     };
     let file = shell(Path::new(word));
     let advice = match kind {
-        Kind::Text => {
+        PathKind::Text => {
             format!("is text; train on it with `tetrad train --data {file}`, with --from MODEL to fine-tune a model")
         }
-        Kind::Model => {
+        PathKind::Model => {
             format!("is a model; try `tetrad chat {file}`, `tetrad dump {file}`, or `tetrad train --from {file}`")
         }
-        Kind::Source => {
+        PathKind::Source => {
             format!("is a model of another program; bring it in with `tetrad import {file} -o model.tetrad`")
         }
-        Kind::Settings => {
+        PathKind::Settings => {
             format!("is a configuration; try `tetrad train {file}`, or `tetrad sweep {file}` if it is a sweep")
         }
-        Kind::Run => {
+        PathKind::Run => {
             format!("is a run; continue it with `tetrad train {file} --resume`, or see it with `tetrad report {file}`")
         }
     };
@@ -61,7 +61,7 @@ pub fn misnamed(error: &clap::Error) -> Option<String> {
 }
 
 /// What a word on the command line may be in truth.
-pub(super) enum Kind {
+pub(super) enum PathKind {
     Text,
     Model,
     Source,
@@ -70,20 +70,20 @@ pub(super) enum Kind {
 }
 
 /// What a file or folder is, by its name and what lies in it.
-pub(super) fn kind(path: &Path) -> Option<Kind> {
+pub(super) fn kind(path: &Path) -> Option<PathKind> {
     if path.join(METRICS).is_file() {
-        return Some(Kind::Run);
+        return Some(PathKind::Run);
     }
     if path.join("config.json").is_file() {
-        return Some(Kind::Source);
+        return Some(PathKind::Source);
     }
     let name = path.file_name().filter(|_| path.is_file())?.to_string_lossy();
     let (_, ending) = name.trim_end_matches(".zst").rsplit_once('.')?;
     Some(match ending {
-        "tetrad" => Kind::Model,
-        "gguf" | "safetensors" => Kind::Source,
-        "toml" => Kind::Settings,
-        "txt" | "jsonl" | "json" | "csv" | "tsv" | "parquet" => Kind::Text,
+        "tetrad" => PathKind::Model,
+        "gguf" | "safetensors" => PathKind::Source,
+        "toml" => PathKind::Settings,
+        "txt" | "jsonl" | "json" | "csv" | "tsv" | "parquet" => PathKind::Text,
         _ => return None,
     })
 }
