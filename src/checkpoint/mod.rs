@@ -1,12 +1,14 @@
 //! Training state <-> file. The bytes of a plane in the arena are the bytes of the plane in the file.
 
 mod adapter;
+mod carried;
 mod code_distance;
 mod load;
 mod meta;
 mod open;
 mod planes;
 mod recode;
+mod resume;
 mod run_folder;
 mod runs;
 mod save;
@@ -14,10 +16,12 @@ mod sound;
 mod special;
 
 pub use adapter::Adapter;
+pub use carried::{CARRIED, CarriedTokenizer};
 pub use load::Checkpoint;
 pub use meta::{BaseModel, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 pub use open::{Adapted, Capacity, open_model};
 pub use planes::spec;
+pub use resume::{Named, Resume, write_record};
 pub use run_folder::RunFolder;
 pub use runs::{ADAPTER, BEST, METRICS, MODEL, checkpoint_path, clear, latest, list, prune};
 pub use save::{Extent, save, save_with};

@@ -19,22 +19,23 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Opens `config.run.dir`, which exists, for a run that is at `step` and trains on the data of this fingerprint
+    /// Opens `run.dir`, which exists, for a run that is where `trainer` is and trains on the data of this fingerprint
     /// ([`Prepared::fingerprint`](crate::data::Prepared::fingerprint)). Every file of the run gets the `attachments`, except
     /// adapters, whose base has them.
     ///
     /// # Errors
     /// Those of the file system.
     pub fn open(
-        config: &Config,
-        step: u64,
+        trainer: &Trainer,
         fingerprint: &str,
         mut attachments: Vec<(&'static str, Vec<u8>)>,
     ) -> Result<Self, StoreError> {
+        let (config, step) = (trainer.config(), trainer.counters().step);
         if config.adapter.is_some() {
             attachments.clear();
         }
-        Ok(Self { metrics: metrics(config, step)?, fingerprint: fingerprint.into(), attachments })
+        let metrics = metrics(config, step, trainer.watch().left_out())?;
+        Ok(Self { metrics, fingerprint: fingerprint.into(), attachments })
     }
 
     /// Appends a line to the metrics.
@@ -97,7 +98,7 @@ impl RunFolder {
             checkpoint.restore(trainer, &self.fingerprint)?;
             // The run that left them is no more.
             found.iter().filter(|(later, _)| later > step).try_for_each(|(_, later)| remove(later))?;
-            self.metrics = metrics(trainer.config(), *step)?;
+            self.metrics = metrics(trainer.config(), *step, usize::MAX)?;
             return Ok(Some(*step));
         }
         Ok(None)
@@ -117,8 +118,8 @@ impl RunFolder {
 }
 
 /// The metrics of a run from a step on.
-fn metrics(config: &Config, step: u64) -> Result<Metrics, StoreError> {
+fn metrics(config: &Config, step: u64, rewinds: usize) -> Result<Metrics, StoreError> {
     let dir = &config.run.dir;
     let events = config.run.tensorboard.then(|| Events::create(dir, step)).transpose()?;
-    Ok(Metrics::open(&dir.join(METRICS), step)?.with_events(events))
+    Ok(Metrics::open(&dir.join(METRICS), step, rewinds)?.with_events(events))
 }

@@ -14,6 +14,35 @@ pub struct Newest {
     pub damaged: Vec<(PathBuf, CheckpointError)>,
 }
 
+impl Newest {
+    /// Checks that no later checkpoint of `dir` is left that the next resumption would take for the newest of this run, and
+    /// that pruning would keep in the place of its own. Damaged ones do not count.
+    ///
+    /// # Errors
+    /// [`CheckpointError::NotLast`].
+    pub fn check_last(&mut self, dir: &Path) -> Result<(), CheckpointError> {
+        let (step, path) = (self.checkpoint.meta.counters.step, self.checkpoint.path().to_path_buf());
+        for (later, other) in list(dir)?.into_iter().rev().take_while(|(later, _)| *later > step) {
+            if self.damaged.iter().any(|(known, _)| *known == other) {
+                continue;
+            }
+            match Checkpoint::open_sound(&other) {
+                Err(error) if error.is_damage() => self.damaged.push((other, error)),
+                _ => return Err(CheckpointError::NotLast { path, step, dir: dir.into(), later }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the damaged checkpoints other names, under which no run takes them for its own; those, each with what is wrong.
+    ///
+    /// # Errors
+    /// If one cannot be renamed.
+    pub fn set_aside(&self) -> Result<Vec<(PathBuf, &CheckpointError)>, StoreError> {
+        self.damaged.iter().map(|(path, error)| Ok((set_aside(path)?, error))).collect()
+    }
+}
+
 /// The newest checkpoint of a run directory that is sound; nothing if there is none at all.
 ///
 /// # Errors

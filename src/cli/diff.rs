@@ -1,13 +1,12 @@
 //! `tetrad diff`: what changed between two files.
 
-mod compare;
 mod report;
 
 use super::CliResult;
 use super::output::{in_file, json, print};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::format::File;
+use tetrad::format::{File, diff};
 use tetrad::store::Map;
 
 /// Compare two .tetrad files tensor by tensor.
@@ -34,7 +33,7 @@ pub fn run(args: Args) -> CliResult {
     let (map_a, map_b) = (Map::open(&args.a)?, Map::open(&args.b)?);
     let a = File::parse(&map_a).map_err(|e| in_file(&args.a, &e))?;
     let b = File::parse(&map_b).map_err(|e| in_file(&args.b, &e))?;
-    let diff = compare::files(&a, &b);
+    let diff = diff(&a, &b);
     print(|out| if args.json { json(out, &report::json(&diff)) } else { report::text(out, &diff) })?;
     Ok(if diff.is_same() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

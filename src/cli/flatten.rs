@@ -2,24 +2,18 @@
 
 use super::output::{escape, json_line};
 use serde_json::{Map, Value};
+use tetrad::format::members;
 
 /// Every member that is no object, under its dotted path, in order of the paths; arrays stay whole.
 pub(super) fn flatten(map: &Map<String, Value>) -> Vec<(String, String)> {
-    let mut out = Vec::new();
-    members(map, "", &mut out);
+    let mut out: Vec<_> = members(map).iter().map(|(path, value)| (dotted(path), json_line(value))).collect();
     out.sort();
     out
 }
 
-/// Recurses as deep as objects nest, which the format caps.
-fn members(map: &Map<String, Value>, prefix: &str, out: &mut Vec<(String, String)>) {
-    for (name, value) in map {
-        let path = format!("{prefix}{}", segment(name));
-        match value {
-            Value::Object(inner) if !inner.is_empty() => members(inner, &format!("{path}."), out),
-            value => out.push((path, json_line(value))),
-        }
-    }
+/// The names that lead to a member.
+pub(super) fn dotted(path: &[impl AsRef<str>]) -> String {
+    path.iter().map(|name| segment(name.as_ref())).collect::<Vec<_>>().join(".")
 }
 
 /// A member's name in a path; quoted where it could be taken for two.

@@ -45,6 +45,7 @@ pub(super) fn hint(error: &(dyn Error + 'static), options: Options) -> Option<St
         return match error {
             ConvertError::Checkpoint(error) => checkpoint(error),
             ConvertError::Store(error) => store(error),
+            ConvertError::Write { source, .. } => write(source),
             _ => None,
         };
     }
@@ -137,6 +138,13 @@ fn store(error: &StoreError) -> Option<String> {
 
 const SPACE: &str = "free some space, or name a path on another disk";
 
+fn write(error: &WriteError) -> Option<String> {
+    match error {
+        WriteError::Io(source) => full(source),
+        _ => None,
+    }
+}
+
 /// Advice where a disk takes no more.
 fn full(error: &std::io::Error) -> Option<String> {
     let advice = match error.kind() {
@@ -151,7 +159,7 @@ fn full(error: &std::io::Error) -> Option<String> {
 fn checkpoint(error: &CheckpointError) -> Option<String> {
     let advice = match error {
         CheckpointError::Store(error) => return store(error),
-        CheckpointError::Write { source: WriteError::Io(source), .. } => return full(source),
+        CheckpointError::Write { source, .. } => return write(source),
         CheckpointError::Format { source, .. } => match source.as_ref() {
             FormatError::Magic { found } if found.starts_with("47 47 55 46") => "`tetrad import` converts it",
             FormatError::Magic { .. } => "models come from `tetrad train` and `tetrad import`",
@@ -160,6 +168,12 @@ fn checkpoint(error: &CheckpointError) -> Option<String> {
         },
         CheckpointError::Contents { .. } => VERIFY,
         CheckpointError::AllDamaged { .. } => "start anew with --overwrite",
+        CheckpointError::NoConfiguration { .. } => {
+            "continue its run with --resume, or train from its weights with --from FILE"
+        }
+        CheckpointError::NamedTwice { .. } => "name one of them with --resume, and no other",
+        CheckpointError::NoRun { .. } => "name a preset, a TOML file or the folder of a run",
+        CheckpointError::NotLast { .. } => "move them away or choose another folder with --set run.dir=...",
         CheckpointError::PastEnd { .. } => "raise train.steps, or resume from an earlier checkpoint",
         CheckpointError::State { .. } => {
             "resume with the rule that saved it, or start a new run from its weights in another run.dir"
@@ -316,8 +330,9 @@ mod tests {
         let met = |kind: ErrorKind| keys(StoreError::io("a", "write it", kind.into()));
         for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
             assert_eq!(met(kind), SPACE);
-            let write = CheckpointError::Write { path: path(), source: WriteError::Io(kind.into()) };
-            assert_eq!(keys(write), SPACE);
+            let source = || WriteError::Io(kind.into());
+            assert_eq!(keys(CheckpointError::Write { path: path(), source: source() }), SPACE);
+            assert_eq!(keys(ConvertError::Write { path: path(), source: source() }), SPACE);
         }
         assert_eq!(keys(StoreError::NoSpace { path: path(), needed: 1 }), SPACE);
         assert!(met(ErrorKind::FileTooLarge).contains("ulimit -f"));

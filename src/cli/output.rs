@@ -3,7 +3,8 @@
 use serde_json::Value;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
-use tetrad::error::FormatError;
+use tetrad::error::{FormatError, StoreError};
+use tetrad::store::publish;
 
 /// Runs `write` on buffered standard output. A closed pipe (`| head`) ends it silently.
 pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
@@ -12,6 +13,14 @@ pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io:
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
+}
+
+/// Writes a file, which has its name once it is complete.
+///
+/// # Errors
+/// Those of the file system, with the path.
+pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    publish(path, |out| out.write_all(content)).map_err(|e| StoreError::io(path, "write it", e))
 }
 
 /// Text from a file for a terminal: printable ASCII and the letters and digits of all scripts as they are, everything else

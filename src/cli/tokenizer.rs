@@ -1,12 +1,11 @@
 //! `tetrad tokenizer`.
 
-use super::output::{escape, print, shell};
+use super::output::{escape, print, shell, write_file};
 use super::units::{bytes, grouped};
 use super::{CliResult, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::data::{Corpus, Tokenizer, least_vocabulary, train_byte_pairs};
-use tetrad::store::publish;
 
 /// Make a tokenizer.
 #[derive(clap::Args, Debug)]
@@ -68,7 +67,7 @@ fn train(args: &TrainArgs) -> CliResult {
     let json = train_byte_pairs(&corpus, args.vocab, args.min_frequency, &args.special)?;
     let made = Tokenizer::from_json(&json)?;
     let shown = escape(&args.output.to_string_lossy());
-    publish(&args.output, |out| out.write_all(&json)).map_err(|e| format!("{shown}: cannot be written: {e}"))?;
+    write_file(&args.output, &json)?;
     print(|out| {
         let (tokens, size) = (made.vocab_size(), bytes(json.len() as u64));
         writeln!(out, "{shown}: {} tokens, {size}", grouped(tokens))?;

@@ -3,6 +3,7 @@
 mod continual;
 mod load;
 mod manual;
+mod paths;
 mod presets;
 mod run;
 mod schema;
@@ -14,7 +15,7 @@ mod write;
 pub use continual::{ContinualConfig, Method, Offline, Orthogonal, Stage, TaskConfig};
 pub use manual::{KeyInfo, json_schema, key_meant, manual};
 pub use presets::PRESETS;
-pub use run::RunConfig;
+pub use run::{RECORD, RunConfig};
 pub use train::{OnSpike, TrainConfig};
 
 use crate::data::{DataConfig, TokenizerSettings};

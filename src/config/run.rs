@@ -5,6 +5,9 @@ use crate::model::{ActivationCheckpointing, GradBuffer};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// The resolved configuration that every run keeps in its folder.
+pub const RECORD: &str = "config.toml";
+
 /// `[run]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -1,7 +1,7 @@
 //! What of a configuration follows from the text: the length of a row, the rows of a step, the number of steps.
 
 use super::{Config, TrainConfig};
-use crate::data::{Batches, Dataset, Prepared, Source, opening, shares_rows};
+use crate::data::{Batches, Dataset, Prepared, Source, Texts, opening};
 use crate::error::DataError;
 
 /// Tokens of a step at most, and its rows: what keeps a processor busy without much memory.
@@ -24,8 +24,9 @@ impl Config {
     /// # Errors
     /// Files that cannot be read.
     pub fn look_at_files(&mut self) -> Result<(), DataError> {
-        self.data.shares_rows = shares_rows(&self.data)?;
-        self.data.opening = opening(&self.data, &self.tokenizer, &self.train.sample_prompt)?;
+        let texts = Texts::find(&self.data)?;
+        self.data.shares_rows = texts.share_rows()?;
+        self.data.opening = opening(&texts, &self.data, &self.tokenizer, &self.train.sample_prompt)?;
         Ok(())
     }
 

@@ -23,10 +23,10 @@ pub mod tokenize;
 pub use batch::{Batches, Dataset, Overlong, PackingStats, Samples, Source, SourceStats, Windows};
 pub use config::{DataConfig, Packing, SourceConfig, TokenizerSettings};
 pub use opening::{Opening, opening};
-pub use prepared::{Prepared, prepare, shares_rows};
+pub use prepared::{Prepared, Texts, prepare};
 pub use shard::{IGNORE, InputTokens, Progress, Shard, Stage, Tokens};
 pub use source::{Corpus, Input, InputKind};
 pub use tokenize::{
-    ChatPrompt, Decoder, END_OF_TEXT, Message, SampleFormat, SpecialTokens, Tokenizer, TokenizerConfig,
+    ChatPrompt, Decoder, END_OF_TEXT, Message, SampleFormat, SpecialTokens, Tokenizer, TokenizerConfig, is_template,
     least_vocabulary, train_byte_pairs,
 };

@@ -2,7 +2,7 @@
 //! the model is asked later.
 
 use super::config::{DataConfig, TokenizerSettings};
-use super::prepared::sources;
+use super::prepared::Texts;
 use super::source::{Document, Documents, Input, InputKind, Json};
 use super::tokenize::{ChatPrompt, TokenizerConfig};
 use crate::error::DataError;
@@ -28,9 +28,14 @@ pub struct Opening {
 ///
 /// # Errors
 /// Files that cannot be read.
-pub fn opening(config: &DataConfig, tokenizer: &TokenizerSettings, prompt: &str) -> Result<Option<Opening>, DataError> {
-    let sources = sources(config)?;
-    let Some(input) = sources.iter().flat_map(|(corpus, _)| &corpus.inputs).find(|input| holds_records(input)) else {
+pub fn opening(
+    texts: &Texts,
+    config: &DataConfig,
+    tokenizer: &TokenizerSettings,
+    prompt: &str,
+) -> Result<Option<Opening>, DataError> {
+    let Some(input) = texts.train.iter().flat_map(|(corpus, _)| &corpus.inputs).find(|input| holds_records(input))
+    else {
         return Ok(None);
     };
     let mut documents = Documents::open(input)?;
@@ -92,7 +97,7 @@ mod tests {
         std::fs::write(&file, lines).unwrap();
         let train = vec![file.to_string_lossy().into_owned()];
         let config = DataConfig { train, chat_template: Some(TEMPLATE.into()), ..DataConfig::default() };
-        let found = opening(&config, &TokenizerSettings::default(), prompt).unwrap();
+        let found = opening(&Texts::find(&config).unwrap(), &config, &TokenizerSettings::default(), prompt).unwrap();
         found.map(|opening| (opening.text, opening.question))
     }
 

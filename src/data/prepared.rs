@@ -36,26 +36,44 @@ enum RowMode {
     Samples { share: bool },
 }
 
-/// Whether a row of these sources may hold several samples, with block-diagonal attention: decided by the first document
-/// of each file.
-///
-/// # Errors
-/// Files that cannot be read.
-pub fn shares_rows(config: &DataConfig) -> Result<bool, DataError> {
-    let mut corpora = sources(config)?.into_iter().map(|(corpus, _)| corpus).collect::<Vec<_>>();
-    if !config.validation.is_empty() {
-        corpora.push(Corpus::resolve(&config.validation)?);
+/// The files of a run.
+pub struct Texts {
+    /// What is trained on, with the weights.
+    pub(super) train: Vec<(Corpus, f64)>,
+    /// What is validated on, if files are named.
+    validation: Option<Corpus>,
+    packing: Packing,
+}
+
+impl Texts {
+    /// Finds what the names and patterns of a configuration stand for.
+    ///
+    /// # Errors
+    /// Names that stand for nothing, and files that cannot be read.
+    pub fn find(config: &DataConfig) -> Result<Self, DataError> {
+        let validation = match config.validation.as_slice() {
+            [] => None,
+            patterns => Some(Corpus::resolve(patterns)?),
+        };
+        Ok(Self { train: sources(config)?, validation, packing: config.packing })
     }
-    for corpus in &corpora {
-        if row_mode(corpus, config.packing)? == (RowMode::Samples { share: true }) {
-            return Ok(true);
+
+    /// Whether a row may hold several samples, with block-diagonal attention: decided by the first document of each file.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn share_rows(&self) -> Result<bool, DataError> {
+        for corpus in self.train.iter().map(|(corpus, _)| corpus).chain(&self.validation) {
+            if row_mode(corpus, self.packing)? == (RowMode::Samples { share: true }) {
+                return Ok(true);
+            }
         }
+        Ok(false)
     }
-    Ok(false)
 }
 
 /// The training sources with their weights.
-pub(super) fn sources(config: &DataConfig) -> Result<Vec<(Corpus, f64)>, DataError> {
+fn sources(config: &DataConfig) -> Result<Vec<(Corpus, f64)>, DataError> {
     match config.source.as_slice() {
         [] => Ok(vec![(Corpus::resolve(&config.train)?, 1.0)]),
         sources => sources.iter().map(|source| Ok((Corpus::resolve(&source.files)?, source.weight))).collect(),
@@ -129,11 +147,7 @@ impl Prepared {
             config: TokenizerConfig::of(tokenizer.file.as_deref(), config.chat_template.as_deref())?,
         };
         format.tokenizer.check_vocabulary(vocab)?;
-        let train = sources(config)?;
-        let validation = match config.validation.as_slice() {
-            [] => None,
-            patterns => Some(Corpus::resolve(patterns)?),
-        };
+        let Texts { train, validation, .. } = Texts::find(config)?;
         // Names are checked before any text is read: preparing may take hours.
         if let Some(validation) = &validation {
             train.iter().try_for_each(|(train, _)| train.check_disjoint(validation))?;

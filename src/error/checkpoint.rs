@@ -1,6 +1,6 @@
 //! Errors of saving and loading a training state.
 
-use super::{ConfigError, ContentsError, FormatError, StoreError, WriteError};
+use super::{ConfigError, ContentsError, DataError, FormatError, StoreError, WriteError};
 use std::path::PathBuf;
 
 /// Why a state could not be saved or loaded.
@@ -145,6 +145,56 @@ pub enum CheckpointError {
         newest: Box<CheckpointError>,
         /// How many others are damaged.
         others: usize,
+    },
+    /// What it carries beside the weights cannot be used.
+    #[error("{path}: {source}")]
+    Carried {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<DataError>,
+    },
+    /// A checkpoint where a configuration is needed.
+    #[error("{path}: is a checkpoint, no configuration")]
+    NoConfiguration {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Two checkpoints of which one is to be continued.
+    #[error("{path}: is a checkpoint, and another is named already")]
+    NamedTwice {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A folder where a run is needed.
+    #[error("{path}: is a folder without a run")]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder of which nothing can be continued.
+    #[error("{path}: holds no checkpoint")]
+    NoCheckpoint {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A folder that says nothing of a run.
+    #[error("{path}: holds neither a checkpoint nor the config.toml of a run")]
+    NoRecord {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A run would be continued before its end.
+    #[error("{path}: is at step {step}, but {dir} holds later checkpoints, up to step {later}")]
+    NotLast {
+        /// The file.
+        path: PathBuf,
+        /// Steps done.
+        step: u64,
+        /// The folder of the run.
+        dir: PathBuf,
+        /// Steps of the last checkpoint there that is sound.
+        later: u64,
     },
     /// An adapter where a model is needed.
     #[error("{path}: is an adapter; only with the model that it was trained on does it compute anything")]

@@ -1,6 +1,6 @@
 //! Errors of converting models from and to the files of other programs.
 
-use super::{AdapterError, BackendError, CheckpointError, DataError, FormatError, StoreError};
+use super::{AdapterError, BackendError, CheckpointError, DataError, FormatError, StoreError, WriteError};
 use std::path::PathBuf;
 
 /// Why a file is not valid GGUF. Offsets are in bytes from the start of the file.
@@ -171,12 +171,12 @@ pub enum ConvertError {
         source: Box<FormatError>,
     },
     /// Writing failed.
-    #[error("{}: cannot be written: {reason}", path.display())]
+    #[error("{}: {source}", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
-        reason: String,
+        /// What is wrong.
+        source: WriteError,
     },
     /// An adapter of another program, or for one.
     #[error("{}: {source}", path.display())]

@@ -33,6 +33,23 @@ fn check_step(map: &Map<String, Value>) -> Result<(), FormatError> {
     }
 }
 
+/// Every member that is no object, or an empty one, with the names that lead to it; arrays stay whole.
+pub fn members(map: &Map<String, Value>) -> Vec<(Vec<&str>, &Value)> {
+    // Recurses as deep as objects nest, which is limited.
+    fn collect<'m>(map: &'m Map<String, Value>, path: &[&'m str], found: &mut Vec<(Vec<&'m str>, &'m Value)>) {
+        for (name, value) in map {
+            let path = [path, &[name.as_str()]].concat();
+            match value {
+                Value::Object(inner) if !inner.is_empty() => collect(inner, &path, found),
+                value => found.push((path, value)),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(map, &[], &mut found);
+    found
+}
+
 /// Printable ASCII unchanged, everything else as `\u{..}`, at most 160 characters.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::new();

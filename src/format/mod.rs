@@ -7,9 +7,11 @@
 //!   from a [`PlaneSource`].
 //! - Read: [`File::parse`] checks everything but the planes' contents without reading them, so it takes no longer for
 //!   large files; [`File::plane`] borrows a plane from the file; [`File::verify`] checks the contents.
+//! - Compare: [`diff`] says plane by plane what changed between two files.
 
 mod attachment;
 mod decode;
+mod diff;
 mod directory;
 mod fingerprint;
 mod header;
@@ -25,9 +27,11 @@ mod write;
 
 pub use attachment::Attachment;
 pub use decode::{Decoder, Role};
+pub use diff::{Change, Diff, MemberDiff, TensorDiff, diff};
 pub use directory::Plane;
 pub use fingerprint::Fingerprint;
 pub use header::{FIELDS as HEADER_FIELDS, HEADER, MAGIC, MAJOR, MINOR, PLANE_ALIGN, REGION_ALIGN, cap};
+pub use metadata::members;
 pub use plane::{PlaneKind, SCALARS, element_from_tag, element_name, element_tag};
 pub use read::{File, Head, PlaneView, Sections, Tensor};
 pub use record::{Field, PLANE_FIELDS, PLANE_RECORD, TENSOR_FIELDS, TENSOR_RECORD};

@@ -1,15 +1,16 @@
 //! Advisory locks: one writer per run directory.
 
+use super::machine::Output;
 use crate::error::StoreError;
 use fs4::fs_std::FileExt;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// An exclusive lock, held until it is dropped or the process ends in any way.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    _file: Output,
 }
 
 impl Lock {
@@ -20,13 +21,13 @@ impl Lock {
     pub fn acquire(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let fail = |e| StoreError::io(path, "lock it", e);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(fail)?;
-        if !file.try_lock_exclusive().map_err(fail)? {
-            return Err(StoreError::Busy { path: path.into(), holder: holder(&mut file) });
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut file = Output::open(path, &options).map_err(fail)?;
+        if !file.file().try_lock_exclusive().map_err(fail)? {
+            return Err(StoreError::Busy { path: path.into(), holder: holder(file.file()) });
         }
         file.set_len(0).map_err(fail)?;
-        file.seek(SeekFrom::Start(0)).map_err(fail)?;
         writeln!(file, "{}", std::process::id()).map_err(fail)?;
         Ok(Self { _file: file })
     }
@@ -39,7 +40,7 @@ impl Lock {
 }
 
 /// The holder according to the lock file; used in the message only.
-fn holder(file: &mut File) -> String {
+fn holder(file: &File) -> String {
     let mut text = String::new();
     let _ = file.take(20).read_to_string(&mut text);
     match text.trim().parse::<u32>() {

@@ -52,6 +52,16 @@ pub enum Operation<'a> {
     SyncFolder(&'a Path),
     /// A file loses its name.
     Remove(&'a Path),
+    /// A folder that is empty is removed.
+    RemoveFolder(&'a Path),
+    /// A file without a name is made in a folder, and its bytes are reserved. It is written through memory, and gone when the
+    /// process is: no part of it can be found after a crash.
+    Scratch {
+        /// The folder.
+        folder: &'a Path,
+        /// Bytes.
+        len: u64,
+    },
 }
 
 /// The machine as a simulation wants it.
@@ -136,6 +146,15 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 pub fn remove(path: &Path) -> io::Result<()> {
     ask(Operation::Remove(path))?;
     fs::remove_file(path)
+}
+
+/// Removes a folder that is empty.
+///
+/// # Errors
+/// Those of the file system.
+pub fn remove_folder(path: &Path) -> io::Result<()> {
+    ask(Operation::RemoveFolder(path))?;
+    fs::remove_dir(path)
 }
 
 /// The folder that a file of this name is in.

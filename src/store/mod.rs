@@ -11,7 +11,7 @@ mod replace;
 mod work_file;
 
 pub use lock::Lock;
-pub use machine::{Machine, Operation, Output, create_folder, on_machine, remove, rename, ticks, time};
+pub use machine::{Machine, Operation, Output, create_folder, on_machine, remove, remove_folder, rename, ticks, time};
 pub use map::Map;
 pub use publish::{Draft, publish, same_file};
 pub use replace::{Sink, remove_stale, replace};

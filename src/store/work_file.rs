@@ -1,9 +1,12 @@
 //! The scratch file of a run whose parameters are offloaded to disk.
 
+use super::machine::{Operation, ask};
 use crate::error::StoreError;
 use crate::memory::HostRegion;
 use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::ptr::NonNull;
 
@@ -28,17 +31,22 @@ impl WorkFile {
     /// If the file cannot be created, or the disk has too little space.
     pub fn create(folder: &Path, bytes: usize) -> Result<Self, StoreError> {
         let what = "create a scratch file in it";
-        let file = tempfile::tempfile_in(folder).map_err(|e| StoreError::io(folder, what, e))?;
-        match fallocate(&file, FallocateFlags::empty(), 0, bytes as u64) {
-            // Some file systems cannot reserve; then only the length is set.
-            Err(rustix::io::Errno::OPNOTSUPP) => {
-                file.set_len(bytes as u64).map_err(|e| StoreError::io(folder, what, e))?;
+        let made = || {
+            ask(Operation::Scratch { folder, len: bytes as u64 })?;
+            let file = tempfile::tempfile_in(folder)?;
+            match fallocate(&file, FallocateFlags::empty(), 0, bytes as u64) {
+                // Some file systems cannot reserve; then only the length is set.
+                Err(Errno::OPNOTSUPP) => file.set_len(bytes as u64)?,
+                done => done?,
             }
-            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::FBIG | rustix::io::Errno::DQUOT) => {
-                return Err(StoreError::NoRoomToWork { path: folder.into(), needed: bytes as u64 });
+            Ok(file)
+        };
+        let file = made().map_err(|e: io::Error| match Errno::from_io_error(&e) {
+            Some(Errno::NOSPC | Errno::FBIG | Errno::DQUOT) => {
+                StoreError::NoRoomToWork { path: folder.into(), needed: bytes as u64 }
             }
-            done => done.map_err(|e| StoreError::io(folder, what, e.into()))?,
-        }
+            _ => StoreError::io(folder, what, e),
+        })?;
         // SAFETY: the file has no name, so no other program opens it, and nothing of ours truncates it or maps it a
         // second time.
         let mut map = unsafe { memmap2::MmapMut::map_mut(&file) }.map_err(|e| StoreError::io(folder, what, e))?;

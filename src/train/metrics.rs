@@ -178,13 +178,14 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens `path` for appending after step `step`. Lines of later steps, which a resumed run writes again, and an
-    /// incomplete last line of a killed process are dropped.
+    /// Opens `path` for appending after step `step` of a run that has gone back `rewinds` times. What a resumed run writes
+    /// again is dropped: lines of later steps, and of those that say that it went back, wherever to, all but the first
+    /// `rewinds`; so is an incomplete last line of a killed process.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn open(path: &Path, step: u64) -> Result<Self, StoreError> {
-        let text = Self::kept(path, step).map_err(|e| StoreError::io(path, "keep metrics there", e))?;
+    pub fn open(path: &Path, step: u64, rewinds: usize) -> Result<Self, StoreError> {
+        let text = Self::kept(path, step, rewinds).map_err(|e| StoreError::io(path, "keep metrics there", e))?;
         replace(path, text.len() as u64, |out| out.write_all(&text)).map_err(|error| match error {
             ReplaceError::Store(error) => error,
             ReplaceError::Write(error) => StoreError::io(path, "keep metrics there", error),
@@ -198,21 +199,25 @@ impl Metrics {
         Self { events, ..self }
     }
 
-    /// The lines that stay true of a run that goes on from `step`.
-    fn kept(path: &Path, step: u64) -> io::Result<Vec<u8>> {
+    /// The lines that stay true of a run that goes on from `step` after so many `rewinds`.
+    fn kept(path: &Path, step: u64, rewinds: usize) -> io::Result<Vec<u8>> {
         let kept = match File::open(path) {
             // Split at bytes: an incomplete line need not be valid text.
             Ok(file) => BufReader::new(file).split(b'\n').collect::<io::Result<Vec<_>>>()?,
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(e),
         };
+        let mut went_back = 0;
         let still_true = |line: &&Vec<u8>| {
-            let line: Option<serde_json::Value> = serde_json::from_slice(line).ok();
-            line.and_then(|line| line["step"].as_u64()).is_some_and(|at| at <= step)
+            let Ok(line) = serde_json::from_slice::<serde_json::Value>(line) else { return false };
+            // A step has a learning rate; what happened between steps has none.
+            let event = line.get("event").is_some() && line.get("lr").is_none();
+            went_back += usize::from(event);
+            if event { went_back <= rewinds } else { line["step"].as_u64().is_some_and(|at| at <= step) }
         };
         let mut text: Vec<u8> =
             kept.iter().filter(still_true).flat_map(|line| [line, &b"\n"[..]]).flatten().copied().collect();
-        if step == 0 {
+        if step == 0 && rewinds == 0 {
             text.clear();
         }
         Ok(text)
@@ -248,14 +253,35 @@ mod tests {
     fn a_resumed_run_drops_lines_it_will_write_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
-        let mut metrics = Metrics::open(&path, 0).unwrap();
+        let mut metrics = Metrics::open(&path, 0, 0).unwrap();
         for step in 1..=4 {
             metrics.write(&Line { step, loss: Some(f64::NAN), ..Line::default() }).unwrap();
         }
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"step\":5,\"lo").unwrap();
-        Metrics::open(&path, 2).unwrap().write(&Line { step: 3, lr: Some(0.5), ..Line::default() }).unwrap();
+        Metrics::open(&path, 2, 0).unwrap().write(&Line { step: 3, lr: Some(0.5), ..Line::default() }).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"step\":1}\n{\"step\":2}\n{\"step\":3,\"lr\":0.5}\n");
-        Metrics::open(&path, 0).unwrap();
+        Metrics::open(&path, 0, 0).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[test]
+    fn a_run_that_goes_on_from_before_it_went_back_says_once_that_it_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        let write = |metrics: &mut Metrics, words: &str| {
+            metrics.write(&Line { step: 2, event: Some(words.into()), ..Line::default() }).unwrap();
+        };
+        let mut metrics = Metrics::open(&path, 0, 0).unwrap();
+        for step in 1..=2 {
+            let skipped = (step == 1).then(|| "not learned".into());
+            metrics.write(&Line { step, lr: Some(0.5), event: skipped, ..Line::default() }).unwrap();
+        }
+        write(&mut metrics, "back");
+        write(&mut metrics, "back again");
+        let events = |rewinds| {
+            Metrics::open(&path, 2, rewinds).unwrap();
+            std::fs::read_to_string(&path).unwrap().lines().filter(|line| line.contains("event")).count()
+        };
+        assert_eq!([5, 1, 0].map(events), [3, 2, 1]);
     }
 }

@@ -5,6 +5,7 @@ mod harness;
 
 mod adapter;
 mod adapter_files;
+mod cases;
 mod chat;
 mod compare;
 mod config_errors;

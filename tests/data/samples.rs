@@ -5,7 +5,7 @@ use insta::assert_snapshot;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tetrad::backend::IGNORE;
-use tetrad::data::{Batches, Overlong, Packing, PackingStats, Tokenizer, shares_rows};
+use tetrad::data::{Batches, Overlong, Packing, PackingStats, Texts, Tokenizer};
 
 const CHATML: &str = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>\n' }}{% endfor %}\
     {% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
@@ -72,11 +72,14 @@ fn of_pairs_the_completions_are_learned() {
         "{\"prompt\": \"2+2=\", \"completion\": \"four\"}\n\n{\"prompt\": \"Hi \", \"completion\": \"you\\n\"}\n",
     )]);
     place.config.train.sequence = 20;
-    assert!(shares_rows(&place.config.data).unwrap(), "samples are packed unless something else is asked for");
+    assert!(
+        Texts::find(&place.config.data).unwrap().share_rows().unwrap(),
+        "samples are packed unless something else is asked for"
+    );
     assert_eq!(place.rows(), [("2+2=fourHi you______".into(), "...four\n..you\n......".into())]);
     assert_eq!(place.prepared().bytes_per_token, Some(8.0 / 9.0), "4 + 4 bytes, an end of line was added to one");
     place.config.data.packing = Packing::Pad;
-    assert!(!shares_rows(&place.config.data).unwrap());
+    assert!(!Texts::find(&place.config.data).unwrap().share_rows().unwrap());
     let apart = [("2+2=four____________", "...four\n............"), ("Hi you______________", "..you\n..............")];
     assert_eq!(place.rows(), apart.map(|(inputs, targets)| (inputs.into(), targets.into())));
 }
@@ -98,7 +101,7 @@ fn of_messages_what_the_assistant_says_is_learned() {
 fn texts_can_be_packed_too() {
     let mut place = reading(&[("a.jsonl", "{\"text\": \"one\"}\n{\"text\": \"\"}\n{\"text\": \"three\"}\n")]);
     place.config.train.sequence = 9;
-    assert!(!shares_rows(&place.config.data).unwrap());
+    assert!(!Texts::find(&place.config.data).unwrap().share_rows().unwrap());
     place.config.data.packing = Packing::Pack;
     assert_eq!(place.rows(), [("threeone_".into(), "hree\nne\n.".into())]);
 }

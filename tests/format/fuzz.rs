@@ -17,8 +17,9 @@ const MUTATIONS: u64 = 3000;
 #[test]
 fn whatever_a_reader_is_given_it_ends_in_a_value_or_an_error() {
     for reader in &ALL {
-        let mut engine = Engine::new(reader, 0).unwrap_or_else(|finding| broken(reader.name, &finding));
-        engine.run(MUTATIONS, &mut |_| {}).unwrap_or_else(|finding| broken(reader.name, &finding));
+        let mut engine =
+            Engine::new(reader, 0, Box::new(|_| {})).unwrap_or_else(|finding| broken(reader.name, &finding));
+        engine.run(MUTATIONS).unwrap_or_else(|finding| broken(reader.name, &finding));
         assert!(engine.ways() >= 5, "{}: {} ways to end", reader.name, engine.ways());
         println!("{}: {} inputs, {} ways to end", reader.name, engine.executions, engine.ways());
     }

@@ -40,9 +40,13 @@ const WORDS: [&str; 24] = [
     "{\"a\":{\"a\":{\"a\":{\"a\":",
 ];
 
+/// Told of every input before the reader is.
+pub type Before<'a> = Box<dyn FnMut(&[u8]) + 'a>;
+
 /// A reader with its corpus.
-pub struct Engine {
+pub struct Engine<'a> {
     reader: &'static Reader,
+    before: Before<'a>,
     corpus: Vec<Vec<u8>>,
     /// How inputs ended.
     met: HashSet<String>,
@@ -66,10 +70,10 @@ fn shape(words: &str) -> String {
     letters.take(120).collect()
 }
 
-impl Engine {
+impl<'a> Engine<'a> {
     /// Reads the corpus as it is. Another seed makes other mutations.
-    pub fn new(reader: &'static Reader, seed: u64) -> Result<Self, Finding> {
-        let mut engine = Self { reader, corpus: Vec::new(), met: HashSet::new(), seed, executions: 0 };
+    pub fn new(reader: &'static Reader, seed: u64, before: Before<'a>) -> Result<Self, Finding> {
+        let mut engine = Self { reader, before, corpus: Vec::new(), met: HashSet::new(), seed, executions: 0 };
         for input in reader.corpus() {
             let ended = engine.read(&input)?;
             engine.met.insert(shape(&ended));
@@ -83,14 +87,13 @@ impl Engine {
         self.met.len()
     }
 
-    /// Makes one mutation after the other and hands each to `before`, then to the reader.
+    /// Makes one mutation after the other and hands it to the reader.
     ///
     /// # Errors
     /// An input that the reader panics on.
-    pub fn run(&mut self, executions: u64, before: &mut dyn FnMut(&[u8])) -> Result<(), Finding> {
+    pub fn run(&mut self, executions: u64) -> Result<(), Finding> {
         for _ in 0..executions {
             let input = self.mutation();
-            before(&input);
             let ended = self.read(&input)?;
             if self.corpus.len() < MOST && self.met.insert(shape(&ended)) {
                 self.corpus.push(input);
@@ -101,6 +104,7 @@ impl Engine {
 
     fn read(&mut self, input: &[u8]) -> Result<String, Finding> {
         self.executions += 1;
+        (self.before)(input);
         let run = self.reader.run;
         catch_unwind(AssertUnwindSafe(|| run(input))).map_err(|panic| {
             let words = panic.downcast_ref::<String>().cloned();

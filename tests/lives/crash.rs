@@ -2,7 +2,7 @@
 
 use super::disk::{Disk, Image, install, read_all};
 use super::machine::{Done, Fate, Simulated};
-use super::process::{Ended, Process, Resume, STEPS, begin};
+use super::process::{Ended, Kind, Process, STEPS, begin};
 use super::shadow::{METRICS, Shadow, folder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,8 +15,8 @@ use tetrad::train::Metrics;
 /// A run that begins, is stopped after step 7, and goes on to step 9.
 fn life(config: &Config, machine: &Arc<Simulated>) -> Result<(), Ended> {
     machine.run(|| {
-        Process::start(config, &Resume::Newest, machine)?.steps(7, true, machine)?;
-        Process::start(config, &Resume::Newest, machine)?.steps(9, false, machine)?;
+        Process::start(config, machine)?.steps(7, true, machine)?;
+        Process::start(config, machine)?.steps(9, false, machine)?;
         Ok(())
     })
 }
@@ -25,7 +25,7 @@ fn life(config: &Config, machine: &Arc<Simulated>) -> Result<(), Ended> {
 fn finish(config: &Config, shadow: &Shadow) -> Result<(), String> {
     let machine = Simulated::new();
     let said = |ended| format!("going on ended with {ended:?}");
-    let mut process = machine.run(|| Process::start(config, &Resume::Newest, &machine)).map_err(said)?;
+    let mut process = machine.run(|| Process::start(config, &machine)).map_err(said)?;
     if !process.skipped.is_empty() {
         return Err(format!("a checkpoint was damaged: {:?}", process.skipped));
     }
@@ -82,7 +82,7 @@ fn goes_on(
             return Err(format!("step {promised:?} was saved, and the newest checkpoint is {step:?}"));
         }
         remove_stale(dir).map_err(|e| e.to_string())?;
-        Metrics::open(&dir.join(METRICS), step.unwrap_or(0)).map_err(|e| e.to_string())?;
+        Metrics::open(&dir.join(METRICS), step.unwrap_or(0), 0).map_err(|e| e.to_string())?;
     }
     match known.insert(read_all(root)) {
         true => finish(config, shadow),
@@ -92,9 +92,9 @@ fn goes_on(
 
 #[test]
 fn whatever_a_crash_leaves_goes_on_to_the_files_of_the_undisturbed_run() {
-    let shadow = Shadow::new();
+    let shadow = Shadow::new(Kind::Plain);
     let (root, machine) = (folder(), Simulated::new());
-    let config = begin(root.path());
+    let config = begin(root.path(), Kind::Plain);
     let before = Disk::of(root.path());
     machine.record();
     life(&config, &machine).unwrap();
@@ -113,11 +113,11 @@ fn whatever_a_crash_leaves_goes_on_to_the_files_of_the_undisturbed_run() {
 /// The images show what each sync is for.
 #[test]
 fn without_any_of_its_syncs_a_save_would_be_lost_or_torn() {
-    let shadow = Shadow::new();
+    let shadow = Shadow::new(Kind::Plain);
     let (root, machine) = (folder(), Simulated::new());
-    let config = begin(root.path());
-    machine.run(|| Process::start(&config, &Resume::Newest, &machine)?.steps(2, true, &machine)).unwrap();
-    let mut process = machine.run(|| Process::start(&config, &Resume::Newest, &machine)).unwrap();
+    let config = begin(root.path(), Kind::Plain);
+    machine.run(|| Process::start(&config, &machine)?.steps(2, true, &machine)).unwrap();
+    let mut process = machine.run(|| Process::start(&config, &machine)).unwrap();
     let disk = Disk::of(root.path());
     machine.record();
     machine.run(|| process.steps(3, false, &machine)).unwrap();
@@ -151,7 +151,7 @@ fn at_every_operation(
         for operation in 0.. {
             let fate = fate(operation);
             let (root, machine) = (folder(), Simulated::new());
-            let config = begin(root.path());
+            let config = begin(root.path(), Kind::Plain);
             machine.arm(operation, fate);
             let outcome = life(&config, &machine);
             let Some((_, done)) = machine.restart() else {
@@ -176,7 +176,7 @@ fn at_every_operation(
 fn a_process_that_is_killed_at_any_operation_goes_on_to_the_same_files() {
     let before = |_| Fate::Killed { percent: 0 };
     let amid = |operation| Fate::Killed { percent: 1 + operation as u64 % 100 };
-    let met = at_every_operation(&Shadow::new(), &[&before, &amid], |_, _, _, outcome| match outcome {
+    let met = at_every_operation(&Shadow::new(Kind::Plain), &[&before, &amid], |_, _, _, outcome| match outcome {
         Err(Ended::Said(_)) => Ok(()),
         other => Err(format!("a killed process ended with {other:?}")),
     });
@@ -191,7 +191,7 @@ fn what_the_disk_refuses_is_said_with_its_path_and_leaves_no_part_of_a_file() {
     // Each operation meets three of them.
     let error = |number: usize| Fate::Refused(errors[number % errors.len()].raw_os_error());
     let (first, second, third) = (|at| error(at), |at| error(at + 1), |at| error(at + 3));
-    let met = at_every_operation(&Shadow::new(), &[&first, &second, &third], |config, _, done, outcome| {
+    let met = at_every_operation(&Shadow::new(Kind::Plain), &[&first, &second, &third], |config, _, done, outcome| {
         let root = config.run.dir.parent().unwrap();
         match outcome {
             Err(Ended::Said(said)) if said.contains(&*root.to_string_lossy()) => {}

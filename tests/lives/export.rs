@@ -2,7 +2,7 @@
 
 use super::crash::partial;
 use super::machine::{Done, Fate, Simulated};
-use super::process::{Process, Resume, begin};
+use super::process::{Kind, Process, begin};
 use super::shadow::folder;
 use std::fs;
 use std::path::Path;
@@ -35,8 +35,8 @@ fn refused_at_every_operation(
 #[test]
 fn an_export_that_is_refused_at_any_operation_leaves_what_was_there() {
     let root = folder();
-    let config = begin(root.path());
-    drop(Process::start(&config, &Resume::Newest, &Simulated::new()).unwrap());
+    let config = begin(root.path(), Kind::Plain);
+    drop(Process::start(&config, &Simulated::new()).unwrap());
     let checkpoint = Checkpoint::open(&checkpoint_path(&config.run.dir, 0)).unwrap();
     let (file, directory) = (root.path().join("out.gguf"), root.path().join("out"));
     fs::write(&file, "old").unwrap();

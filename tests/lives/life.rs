@@ -3,15 +3,15 @@
 use super::disk::{Disk, install};
 use super::machine::{Done, Fate, Simulated};
 use super::plan::{Change, Damage, Draw, Verb};
-use super::process::{CADENCES, Ended, Process, Resume, begin};
+use super::process::{CADENCES, Ended, Name, Process, begin};
 use super::shadow::{METRICS, Shadow, export_of, folder};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use tetrad::checkpoint::{checkpoint_path, clear, list, prune, set_aside};
-use tetrad::config::{Config, TrainConfig};
-use tetrad::model::{ActivationCheckpointing, TableStorage};
+use tetrad::config::{Config, RECORD, TrainConfig};
+use tetrad::model::{ActivationCheckpointing, Offload, TableStorage};
 use tetrad::train::StopReason;
 
 /// Threads to compute with: one, two and three.
@@ -25,6 +25,8 @@ pub struct Life<'a> {
     machine: Arc<Simulated>,
     config: Config,
     plain: Config,
+    /// Settings that are others since a process began, as they are told it.
+    sets: Vec<String>,
     /// The setting that a resumption must refuse.
     foreign: Option<&'static str>,
     process: Option<Process>,
@@ -39,10 +41,10 @@ pub struct Life<'a> {
 impl<'a> Life<'a> {
     pub fn begin(shadow: &'a Shadow) -> Self {
         let root = folder();
-        let config = begin(root.path());
+        let config = begin(root.path(), shadow.kind);
         let (plain, machine) = (config.clone(), Simulated::new());
-        let (process, wounds, power) = (None, BTreeSet::new(), None);
-        Life { shadow, root, machine, config, plain, foreign: None, process, threads: 1, wounds, moves: 0, power }
+        let (process, wounds, power, sets) = (None, BTreeSet::new(), None, Vec::new());
+        Life { shadow, root, machine, config, plain, sets, foreign: None, process, threads: 1, wounds, moves: 0, power }
     }
 
     fn dir(&self) -> &Path {
@@ -52,9 +54,13 @@ impl<'a> Life<'a> {
     /// Takes part in one event, and checks all that can be seen afterwards.
     pub fn take(&mut self, verb: Verb) -> Result<(), String> {
         let outcome = match verb {
-            Verb::Start { threads } => self.start(Resume::Newest, threads),
-            Verb::StartNamed { threads } => match self.steps_there().last() {
-                Some(&step) => self.start(Resume::Step(step), threads),
+            Verb::Start { threads } => self.start(Name::Same, threads),
+            Verb::StartFolder { record, threads } => match self.dir().join(RECORD).is_file() {
+                true => self.start(if record { Name::Record } else { Name::Folder }, threads),
+                false => Ok(()),
+            },
+            Verb::StartNamed { back, threads } => match self.steps_there().iter().nth_back(back) {
+                Some(&step) => self.start(Name::Step(step), threads),
                 None => Ok(()),
             },
             Verb::Train { steps } => self.train(steps),
@@ -92,6 +98,7 @@ impl<'a> Life<'a> {
                 pruned.unwrap_or(Ok(())).map_err(Ended::from)
             }
             Verb::Export => self.export(),
+            Verb::Diff => self.diff(),
             Verb::Move => {
                 self.process = None;
                 self.moves += 1;
@@ -154,23 +161,44 @@ impl<'a> Life<'a> {
 
     fn change(&mut self, change: Change) {
         let config = &mut self.config;
-        match change {
-            Change::MicroBatch => config.train.micro_batch = 1 - config.train.micro_batch,
-            Change::Recompute => config.run.activation_checkpointing = ActivationCheckpointing::Block,
+        self.sets.push(match change {
+            Change::MicroBatch => {
+                config.train.micro_batch = 1 - config.train.micro_batch;
+                format!("train.micro_batch={}", config.train.micro_batch)
+            }
+            Change::Recompute => {
+                config.run.activation_checkpointing = ActivationCheckpointing::Block;
+                "run.activation_checkpointing=block".into()
+            }
             Change::Cadence => {
                 config.train.checkpoint_every = CADENCES[0] + CADENCES[1] - config.train.checkpoint_every;
+                format!("train.checkpoint_every={}", config.train.checkpoint_every)
             }
-            Change::Seed => config.run.seed = 3 - config.run.seed,
-            Change::Sequence => config.train.sequence = 12 - config.train.sequence,
+            Change::Offload => {
+                let (home, name) = match config.offload.weights {
+                    Offload::File => (Offload::Device, "device"),
+                    _ => (Offload::File, "file"),
+                };
+                config.offload.weights = home;
+                format!("offload.weights={name}")
+            }
+            Change::Seed => {
+                config.run.seed = 3 - config.run.seed;
+                format!("run.seed={}", config.run.seed)
+            }
+            Change::Sequence => {
+                config.train.sequence = 12 - config.train.sequence;
+                format!("train.sequence={}", config.train.sequence)
+            }
             Change::Storage => {
-                let other = if config.storage.embedding == TableStorage::Int8 {
-                    TableStorage::Bf16
-                } else {
-                    TableStorage::Int8
+                let (other, name) = match config.storage.embedding {
+                    TableStorage::Int8 => (TableStorage::Bf16, "bf16"),
+                    _ => (TableStorage::Int8, "int8"),
                 };
                 config.storage.embedding = other;
+                format!("storage.embedding={name}")
             }
-        }
+        });
         // The process that runs has its own; the next one meets the change.
         let plain = &self.plain;
         self.foreign = [
@@ -182,21 +210,36 @@ impl<'a> Life<'a> {
         .find_map(|(differs, key)| differs.then_some(key));
     }
 
-    fn start(&mut self, from: Resume, threads: usize) -> Result<(), Ended> {
+    fn start(&mut self, name: Name, threads: usize) -> Result<(), Ended> {
         self.process = None;
         self.threads = threads;
         if self.foreign.is_some() && self.steps_there().is_empty() {
             // A new run of other settings would be another run.
             return Ok(());
         }
-        let best = self.best();
-        let named = matches!(from, Resume::Step(_));
-        let started = self.inside(|life| Process::start(&life.config, &from, &life.machine));
+        // What it may go on from: what was named, and nothing in its place.
+        let (best, right) = (
+            self.best(),
+            match name {
+                Name::Step(step) => Some(step).filter(|step| !self.is_damaged(*step)),
+                _ => self.best(),
+            },
+        );
+        let named = matches!(name, Name::Step(_));
+        let started = self.inside(|life| Process::start_named(&life.config, name, &life.sets, &life.machine));
         match started {
             Ok(process) => {
-                if process.went_on != best {
+                if process.went_on != right || right != best {
                     let step = process.went_on;
-                    return Err(wrong(format!("went on from step {step:?}, and the newest sound one is {best:?}")));
+                    return Err(wrong(format!("went on from step {step:?}, not from {right:?}; {best:?} is sound")));
+                }
+                self.sets.clear();
+                match name {
+                    Name::Same => {}
+                    Name::Folder => self.shadow.saw("named by its folder"),
+                    Name::Record => self.shadow.saw("named by its record"),
+                    Name::Step(_) if process.skipped.is_empty() => self.shadow.saw("named by a checkpoint"),
+                    Name::Step(_) => self.shadow.saw("named an earlier one"),
                 }
                 if let Some(key) = self.foreign {
                     return Err(wrong(format!("{key} differs, and was not refused")));
@@ -214,7 +257,11 @@ impl<'a> Life<'a> {
                 self.shadow.saw("refused");
                 Ok(())
             }
-            Err(Ended::Said(_)) if named && self.steps_there().last().copied() != best && !self.machine.has_met() => {
+            Err(Ended::NotLast) if named && right < best => {
+                self.shadow.saw("not the last");
+                Ok(())
+            }
+            Err(Ended::Said(_)) if named && right.is_none() && !self.machine.has_met() => {
                 self.shadow.saw("named a damaged one");
                 // It is the one that is named, and nothing else is taken in its place.
                 for step in self.steps_there().into_iter().filter(|&step| self.is_damaged(step)) {
@@ -238,6 +285,7 @@ impl<'a> Life<'a> {
     fn train(&mut self, count: u64) -> Result<(), Ended> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         let until = process.trainer.counters().step + count;
+        let before = process.trainer.watch().left_out();
         let reason = self.inside(|life| process.steps(until, false, &life.machine).map(|reason| (reason, process)));
         let (reason, process) = reason?;
         match reason {
@@ -246,7 +294,14 @@ impl<'a> Life<'a> {
                 self.shadow.check_finished(self.dir()).map_err(wrong)?;
             }
             StopReason::Stopped => {}
+            StopReason::Spike(_) if !self.can_go_back(&process) => {
+                self.shadow.saw("nothing to go back to");
+                return Ok(());
+            }
             other => return Err(wrong(format!("ended with {other:?}"))),
+        }
+        if process.trainer.watch().left_out() > before {
+            self.shadow.saw("went back");
         }
         self.shadow.check_metrics(self.dir(), process.trainer.counters().step).map_err(wrong)?;
         self.process = Some(process);
@@ -261,6 +316,12 @@ impl<'a> Life<'a> {
     fn steps_there(&self) -> Vec<u64> {
         let found = self.dir().is_dir().then(|| list(self.dir()).unwrap());
         found.unwrap_or_default().into_iter().map(|(step, _)| step).collect()
+    }
+
+    /// Whether a sound checkpoint is there that a run goes back to.
+    fn can_go_back(&self, process: &Process) -> bool {
+        let (at, every) = (process.trainer.counters().step, process.trainer.config().train.checkpoint_every);
+        self.steps_there().into_iter().any(|step| step < at && step.is_multiple_of(every) && !self.is_damaged(step))
     }
 
     fn is_damaged(&self, step: u64) -> bool {
@@ -318,12 +379,26 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
+    fn diff(&mut self) -> Result<(), Ended> {
+        let mut sound = self.steps_there();
+        sound.retain(|&step| !self.is_damaged(step));
+        let (Some(&first), Some(&last)) = (sound.first(), sound.last()) else { return Ok(()) };
+        let read = |step| fs::read(checkpoint_path(self.dir(), step)).unwrap();
+        self.shadow.check_diff(&read(first), &read(last)).map_err(wrong)?;
+        self.shadow.check_diff(&read(last), &read(last)).map_err(wrong)?;
+        if first != last {
+            self.shadow.saw("compared");
+        }
+        Ok(())
+    }
+
     fn export(&mut self) -> Result<(), Ended> {
         let Some(step) = self.best() else {
             return Ok(());
         };
-        let export = export_of(&checkpoint_path(self.dir(), step)).map_err(Ended::Said)?;
-        match self.shadow.is_export(step, &export) {
+        let path = checkpoint_path(self.dir(), step);
+        let export = export_of(&path).map_err(Ended::Said)?;
+        match self.shadow.is_export(step, &fs::read(&path).unwrap(), &export) {
             true => Ok(()),
             false => Err(wrong(format!("the export of step {step} has other bytes"))),
         }

@@ -21,6 +21,8 @@ pub enum Done {
     Rename(PathBuf, PathBuf),
     SyncFolder(PathBuf),
     Remove(PathBuf),
+    RemoveFolder(PathBuf),
+    Scratch(PathBuf, u64),
     /// The program was told that the checkpoint of this step is saved.
     Saved(u64),
 }
@@ -38,6 +40,8 @@ impl Done {
             Operation::Rename { from, to } => Done::Rename(own(from), own(to)),
             Operation::SyncFolder(path) => Done::SyncFolder(own(path)),
             Operation::Remove(path) => Done::Remove(own(path)),
+            Operation::RemoveFolder(path) => Done::RemoveFolder(own(path)),
+            Operation::Scratch { folder, len } => Done::Scratch(own(folder), len),
         }
     }
 }

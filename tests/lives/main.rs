@@ -6,6 +6,8 @@
 //! residue not restored, 1; the position in the data off by one after resuming, 1; a torn line of metrics not cut, 2; a
 //! checkpoint taken that was not verified, 2.
 //!
+//! A life in four is that of a run that is watched: its text has noise, over which it goes back.
+//!
 //! `TETRAD_LIVES=20000` lives that many; `TETRAD_LIFE_SEED=17` the one of a seed.
 
 mod crash;
@@ -19,7 +21,9 @@ mod shadow;
 
 use life::Life;
 use plan::{Verb, draw, shrink};
+use process::Kind;
 use shadow::Shadow;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 fn number(name: &str) -> Option<u64> {
@@ -42,21 +46,25 @@ fn live(shadow: &Shadow, plan: &[Verb]) -> Result<(), String> {
 
 #[test]
 fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
-    let shadow = Shadow::new();
+    let shadows = [Kind::Plain, Kind::Watched].map(Shadow::new);
     let seeds = match number("TETRAD_LIFE_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("TETRAD_LIVES").unwrap_or(2000),
     };
     let count = seeds.end - seeds.start;
     for seed in seeds {
-        let plan = draw(seed);
-        if let Err(wrong) = live(&shadow, &plan) {
-            let small = shrink(&plan, |plan| live(&shadow, plan).is_err());
-            let said = live(&shadow, &small).err().unwrap_or_default();
-            panic!("seed {seed}: {wrong}\nshrunk to {small:#?}\n{said}");
+        let (kind, plan) = draw(seed);
+        let shadow = &shadows[kind as usize];
+        if let Err(wrong) = live(shadow, &plan) {
+            let small = shrink(&plan, |plan| live(shadow, plan).is_err());
+            let said = live(shadow, &small).err().unwrap_or_default();
+            panic!("seed {seed}: {wrong}\nshrunk to a run that is {kind:?} and {small:#?}\n{said}");
         }
     }
-    let seen = shadow.seen.lock().unwrap();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for shadow in &shadows {
+        shadow.seen.lock().unwrap().iter().for_each(|(what, times)| *seen.entry(what).or_default() += times);
+    }
     println!("{count} lives: {seen:?}");
     if count >= 300 {
         // A driver that never meets a case would prove nothing about it.
@@ -66,6 +74,12 @@ fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
             "refused",
             "damaged newest",
             "named a damaged one",
+            "named an earlier one",
+            "not the last",
+            "named by its folder",
+            "named by its record",
+            "compared",
+            "went back",
             "all damaged",
             "killed at an operation",
             "lost power",
@@ -82,9 +96,11 @@ fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
 /// The driver itself: a state that is not the undisturbed run's is found, and its plan shrunk to what it takes.
 #[test]
 fn a_fault_is_found_and_shrunk_to_what_it_takes() {
-    let mut shadow = Shadow::new();
+    let mut shadow = Shadow::new(Kind::Plain);
     shadow.spoil(5);
-    let (seed, plan) = (0..100).map(|seed| (seed, draw(seed))).find(|(_, plan)| live(&shadow, plan).is_err()).unwrap();
+    let plans = (0..100).map(|seed| (seed, draw(seed))).filter(|(_, (kind, _))| *kind == Kind::Plain);
+    let (seed, plan) =
+        plans.map(|(seed, (_, plan))| (seed, plan)).find(|(_, plan)| live(&shadow, plan).is_err()).unwrap();
     let small = shrink(&plan, |plan| live(&shadow, plan).is_err());
     assert!(small.len() < plan.len() && small.len() <= 5, "seed {seed}: {small:?}");
     for left_out in 0..small.len() {

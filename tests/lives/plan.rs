@@ -1,6 +1,7 @@
 //! Plans of lives: drawn from a seed, and shrunk where one fails.
 
 use super::machine::Fate;
+use super::process::Kind;
 use rustix::io::Errno;
 use tetrad::quant::philox;
 
@@ -20,6 +21,8 @@ pub enum Change {
     MicroBatch,
     Recompute,
     Cadence,
+    /// Weights live in a file.
+    Offload,
     /// Of another run.
     Seed,
     Sequence,
@@ -33,8 +36,14 @@ pub enum Verb {
     Start {
         threads: usize,
     },
-    /// Goes on from the newest checkpoint by its name.
+    /// Goes on with the run that its folder names, or the configuration in it.
+    StartFolder {
+        record: bool,
+        threads: usize,
+    },
+    /// Goes on from a checkpoint by its name: of the last, or of one before it.
     StartNamed {
+        back: usize,
         threads: usize,
     },
     /// Takes steps, saving by cadence.
@@ -71,6 +80,8 @@ pub enum Verb {
         keep: usize,
     },
     Export,
+    /// Compares the first checkpoint with the last, and each with itself.
+    Diff,
     Move,
     Change(Change),
 }
@@ -97,21 +108,23 @@ impl Draw {
     }
 }
 
-/// The plan of a seed.
-pub fn draw(seed: u64) -> Vec<Verb> {
+/// The kind of run and the plan of a seed.
+pub fn draw(seed: u64) -> (Kind, Vec<Verb>) {
     let mut draw = Draw::new(seed);
+    let kind = if draw.next(4) == 0 { Kind::Watched } else { Kind::Plain };
     let verbs = 4 + draw.next(16);
     let mut plan = vec![Verb::Start { threads: 1 }];
     for _ in 0..verbs {
         plan.push(verb(&mut draw));
     }
-    plan
+    (kind, plan)
 }
 
 fn verb(draw: &mut Draw) -> Verb {
-    match draw.next(30) {
-        0..=5 => Verb::Start { threads: 1 + draw.next(3) as usize },
-        6 => Verb::StartNamed { threads: 1 + draw.next(3) as usize },
+    match draw.next(31) {
+        0..=3 => Verb::Start { threads: 1 + draw.next(3) as usize },
+        4 | 5 => Verb::StartFolder { record: draw.next(2) == 0, threads: 1 + draw.next(3) as usize },
+        6 => Verb::StartNamed { back: draw.next(3) as usize, threads: 1 + draw.next(3) as usize },
         7..=12 => Verb::Train { steps: 1 + draw.next(4) },
         13 => Verb::Stop,
         14 => Verb::Kill,
@@ -131,6 +144,7 @@ fn verb(draw: &mut Draw) -> Verb {
         25 => Verb::Prune { keep: 1 + draw.next(3) as usize },
         26 => Verb::Export,
         27 => Verb::Move,
+        28 => Verb::Diff,
         _ => {
             use Change as C;
             Verb::Change(draw.of(&[
@@ -138,6 +152,7 @@ fn verb(draw: &mut Draw) -> Verb {
                 C::Recompute,
                 C::Cadence,
                 C::Cadence,
+                C::Offload,
                 C::Seed,
                 C::Sequence,
                 C::Storage,

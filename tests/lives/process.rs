@@ -1,24 +1,30 @@
-//! A process that trains, as the program does it: lock, newest sound checkpoint, text, state, steps.
+//! A process that trains, as the program does it: names, configuration, lock, checkpoint, text, state, steps.
 
 use super::machine::{Done, Simulated};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tetrad::backend::cpu::Cpu;
-use tetrad::checkpoint::{Checkpoint, Extent, Newest, RunFolder, TOKENIZER, checkpoint_path, newest_sound, set_aside};
-use tetrad::config::Config;
+use tetrad::checkpoint::{Extent, Named, RunFolder, TOKENIZER, checkpoint_path, write_record};
+use tetrad::config::{Config, OnSpike, RECORD};
 use tetrad::data::Prepared;
-use tetrad::error::{BackendError, CheckpointError, DataError, StartError, StoreError};
+use tetrad::error::{BackendError, CheckpointError, ConfigError, DataError, StartError, StoreError};
 use tetrad::store::{Lock, create_folder, remove_stale};
-use tetrad::train::{Line, Observer, Samples, StepReport, StopReason, Trainer, Validation, run};
+use tetrad::train::{Line, Observer, Samples, Spike, StepReport, StopReason, Trainer, Validation, run};
 
 /// Steps of a run.
 pub const STEPS: u64 = 12;
 
 /// Steps between two checkpoints, and what else that may be: it changes no weight.
 pub const CADENCES: [u64; 2] = [3, 4];
+
+/// Where the noise is in a watched text.
+const NOISE: [usize; 2] = [120, 290];
+
+/// What is a spike there.
+const SPIKE_Z: f64 = 8.0;
 
 /// A tokenizer of 28 characters, so that the model's tables are small.
 fn tokenizer() -> String {
@@ -36,9 +42,24 @@ fn tokenizer() -> String {
     json.to_string()
 }
 
+/// A kind of run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Of an easy text.
+    Plain,
+    /// Of a text with noise in it, watched: it goes back, and leaves the noise out.
+    Watched,
+}
+
 /// Puts text and tokenizer into a folder; the configuration of a run there.
-pub fn begin(root: &Path) -> Config {
-    let text = "to be or not to be. that is the question ".repeat(12);
+pub fn begin(root: &Path, kind: Kind) -> Config {
+    let mut text = "to be or not to be. that is the question ".repeat(12);
+    if kind == Kind::Watched {
+        text = "to be. ".repeat(70);
+        for at in NOISE {
+            text.replace_range(at..at + 24, "zqxjkvwzxqjvkzwqxzjvkqwx");
+        }
+    }
     fs::write(root.join("text.txt"), text).unwrap();
     fs::write(root.join("tokenizer.json"), tokenizer()).unwrap();
     let mut config = Config::default();
@@ -49,6 +70,10 @@ pub fn begin(root: &Path) -> Config {
     (train.steps, train.batch, train.sequence, train.warmup) = (STEPS, 2, 8, 2);
     (train.checkpoint_every, train.keep, train.sample_tokens, train.audit_every) = (CADENCES[0], 3, 0, 0);
     (train.eval_every, train.eval_sequences, train.keep_best) = (2, 2, true);
+    if kind == Kind::Watched {
+        config.optimizer.lr = 0.03;
+        (train.spike_z, train.spike_window, train.on_spike, train.max_rewinds) = (SPIKE_Z, 3, OnSpike::Rewind, 9);
+    }
     config.data.validation_fraction = 0.1;
     config.data.train = vec![root.join("text.txt").display().to_string()];
     config.data.cache = root.join("cache");
@@ -61,6 +86,8 @@ pub fn begin(root: &Path) -> Config {
 /// Why a process ended otherwise than it should.
 #[derive(Debug)]
 pub enum Ended {
+    /// A checkpoint was named that is not the last.
+    NotLast,
     /// What the library said.
     Said(String),
     /// Every checkpoint is damaged.
@@ -82,24 +109,53 @@ macro_rules! said {
     };
 }
 
-said!(BackendError, DataError, StartError, StoreError);
+said!(BackendError, ConfigError, DataError, StartError, StoreError);
 
 impl From<CheckpointError> for Ended {
     fn from(error: CheckpointError) -> Self {
         match error {
             CheckpointError::AllDamaged { .. } => Ended::AllDamaged,
             CheckpointError::Differs { .. } => Ended::Differs(error.to_string()),
+            CheckpointError::NotLast { .. } => Ended::NotLast,
             error => Ended::Said(error.to_string()),
         }
     }
 }
 
-/// What a process goes on from.
-pub enum Resume {
-    /// The newest sound checkpoint, or nothing.
-    Newest,
-    /// The checkpoint of this step.
+/// How a process is told what run to go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// By the configuration that began it.
+    Same,
+    /// By its folder.
+    Folder,
+    /// By the configuration in its folder.
+    Record,
+    /// By the checkpoint of this step.
     Step(u64),
+}
+
+impl Name {
+    /// The configuration of the run that it names, changed by `sets`; `given` is the one that began it, changed already.
+    fn load(self, given: &Config, sets: &[String]) -> Result<(Config, Named), Ended> {
+        let dir = &given.run.dir;
+        let config = match self {
+            Name::Same => None,
+            Name::Folder => Some(dir.clone()),
+            Name::Record => Some(dir.join(RECORD)),
+            Name::Step(step) => Some(checkpoint_path(dir, step)),
+        };
+        let named = Named::of(config.as_deref().and_then(Path::to_str), Some("auto"))?;
+        if self == Name::Same {
+            return Ok((given.clone(), named));
+        }
+        let (base, source) = (named.base()?.unwrap_or_default(), named.source());
+        let load = |sets| Config::load_over(base.clone(), source.as_deref(), sets);
+        let recorded = load(&[])?.run.dir;
+        let mut config = load(sets)?;
+        named.place(&mut config, &recorded, false);
+        Ok((config, named))
+    }
 }
 
 /// A process that trains.
@@ -118,6 +174,9 @@ struct Saver<'p> {
     folder: &'p mut RunFolder,
     machine: &'p Simulated,
     saves: bool,
+    /// Whether it stops wherever it went back to.
+    pauses: bool,
+    stop: &'p AtomicBool,
 }
 
 impl Observer for Saver<'_> {
@@ -148,35 +207,45 @@ impl Observer for Saver<'_> {
     fn save_best(&mut self, trainer: &Trainer) -> Result<(), Ended> {
         Ok(self.folder.save_best(trainer)?)
     }
-}
 
-/// The checkpoint to go on from.
-pub fn find(dir: &Path, from: &Resume) -> Result<Option<Newest>, CheckpointError> {
-    match from {
-        _ if !dir.is_dir() => Ok(None),
-        Resume::Newest => newest_sound(dir),
-        Resume::Step(step) => {
-            let checkpoint = Checkpoint::open_sound(&checkpoint_path(dir, *step))?;
-            Ok(Some(Newest { checkpoint, damaged: Vec::new() }))
-        }
+    fn go_back(&mut self, trainer: &mut Trainer, spike: &Spike) -> Result<bool, Ended> {
+        let at = trainer.counters().step;
+        let Some(step) = self.folder.go_back(trainer)? else { return Ok(false) };
+        let event = Some(format!("{} of step {at} is left out", spike.what));
+        self.folder.write(&Line { step, event, ..Line::default() })?;
+        self.stop.store(self.pauses, Ordering::SeqCst);
+        Ok(true)
     }
 }
 
 impl Process {
     /// Begins a run or goes on with one.
-    pub fn start(config: &Config, from: &Resume, machine: &Arc<Simulated>) -> Result<Self, Ended> {
-        let dir = &config.run.dir;
-        let failed = |e| StoreError::io(dir, "create it", e);
-        create_folder(dir).map_err(failed)?;
+    pub fn start(given: &Config, machine: &Arc<Simulated>) -> Result<Self, Ended> {
+        Self::start_named(given, Name::Same, &[], machine)
+    }
+
+    /// The same, named otherwise.
+    pub fn start_named(given: &Config, name: Name, sets: &[String], machine: &Arc<Simulated>) -> Result<Self, Ended> {
+        let (mut config, named) = name.load(given, sets)?;
+        if config != *given {
+            return Err(Ended::Wrong(format!("{name:?} is a run of\n{}not of\n{}", config.to_toml(), given.to_toml())));
+        }
+        let dir = config.run.dir.clone();
+        create_folder(&dir).map_err(|e| StoreError::io(&dir, "create it", e))?;
         let lock = Lock::acquire(dir.join(".lock"))?;
-        let found = find(dir, from)?;
+        let mut found = named.resume.as_ref().expect("it is named").find(&dir)?;
+        if let Some(found) = &found {
+            found.checkpoint.complete(&mut config)?;
+        }
+        let config = &config;
         let data = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut |_| {})?;
         let (sequence, sequences) = (config.train.sequence, config.train.eval_sequences);
         let samples =
             Samples { train: data.batches(sequence, config.run.seed)?, validation: data.windows(sequence, sequences)? };
-        remove_stale(dir)?;
-        if let Some(found) = &found {
+        remove_stale(&dir)?;
+        if let Some(found) = &mut found {
             found.checkpoint.check_run(config, &data.fingerprint)?;
+            found.check_last(&dir)?;
         }
         let mut trainer = Trainer::new(config, Box::new(Cpu::new()))?;
         let mut skipped = Vec::new();
@@ -184,14 +253,12 @@ impl Process {
             None => trainer.initialize(),
             Some(found) => {
                 found.checkpoint.restore(&mut trainer, &data.fingerprint)?;
-                for (path, error) in &found.damaged {
-                    set_aside(path)?;
-                    skipped.push(error.to_string());
-                }
+                skipped.extend(found.set_aside()?.into_iter().map(|(_, error)| error.to_string()));
             }
         }
         let attachments = vec![(TOKENIZER, data.tokenizer.json().expect("it has one").to_vec())];
-        let folder = RunFolder::open(config, trainer.counters().step, &data.fingerprint, attachments)?;
+        write_record(config)?;
+        let folder = RunFolder::open(&trainer, &data.fingerprint, attachments)?;
         if found.is_none() {
             folder.save(&trainer)?;
             machine.note(Done::Saved(0));
@@ -202,8 +269,18 @@ impl Process {
 
     /// Takes steps until so many are done; `saves` in the end, as a signal makes it.
     pub fn steps(&mut self, until: u64, saves: bool, machine: &Simulated) -> Result<StopReason, Ended> {
-        let mut saver = Saver { folder: &mut self.folder, machine, saves };
-        run(&mut self.trainer, &self.samples, until, &AtomicBool::new(false), &mut saver)
+        self.go(until, saves, false, machine)
+    }
+
+    /// Takes one step, or goes back, and saves.
+    pub fn next(&mut self, machine: &Simulated) -> Result<StopReason, Ended> {
+        self.go(self.trainer.counters().step + 1, true, true, machine)
+    }
+
+    fn go(&mut self, until: u64, saves: bool, pauses: bool, machine: &Simulated) -> Result<StopReason, Ended> {
+        let stop = AtomicBool::new(false);
+        let mut saver = Saver { folder: &mut self.folder, machine, saves, pauses, stop: &stop };
+        run(&mut self.trainer, &self.samples, until, &stop, &mut saver)
     }
 
     /// Writes a checkpoint, as a signal makes it.

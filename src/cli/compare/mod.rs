@@ -7,13 +7,12 @@ mod sheets;
 mod stats;
 
 use super::CliResult;
-use super::output::{escape, json, print};
+use super::output::{escape, json, print, write_file};
 use analysis::{Analysis, analyse};
 use gather::gather;
 use sheets::{Sheet, sheets};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tetrad::store::publish;
 
 /// Compare runs: final losses, learning rates, paired differences with their intervals, curves.
 ///
@@ -50,7 +49,7 @@ pub fn run(args: Args) -> CliResult {
     for (path, format) in args.output.iter().zip(formats) {
         let text = format.text(&names.join(", "), &analysis);
         let shown = escape(&path.to_string_lossy());
-        publish(path, |out| out.write_all(text.as_bytes())).map_err(|e| format!("{shown}: cannot be written: {e}"))?;
+        write_file(path, text.as_bytes())?;
         print(|out| writeln!(out, "{shown}: {} arms", analysis.groups.len()))?;
     }
     if args.json {

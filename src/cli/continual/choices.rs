@@ -5,7 +5,7 @@ use super::score::Losses;
 use super::setup::Held;
 use crate::cli::Failure;
 use crate::cli::device::{self, Device};
-use crate::cli::output::escape;
+use crate::cli::output::{escape, write_file};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use tetrad::backend::IGNORE;
@@ -13,7 +13,6 @@ use tetrad::checkpoint::{Adapted, Capacity};
 use tetrad::config::TaskConfig;
 use tetrad::data::Windows;
 use tetrad::model::{Batch, Ensemble, Posterior};
-use tetrad::store::publish;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Questions with all their answers, a row for each.
@@ -64,12 +63,8 @@ impl Written {
             }
         }
         let path = cache.join(format!("choices-{:016x}.jsonl", xxh3_64(text.as_bytes())));
-        let write = || {
-            std::fs::create_dir_all(cache)?;
-            publish(&path, |out| out.write_all(text.as_bytes()))
-        };
         if !path.is_file() {
-            write().map_err(|e| format!("{}: cannot be written: {e}", escape(&path.to_string_lossy())))?;
+            write_file(&path, text.as_bytes())?;
         }
         Ok(Self { path, right, choices: task.choices.len() })
     }

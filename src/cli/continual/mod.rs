@@ -6,7 +6,7 @@ mod results;
 mod score;
 mod setup;
 
-use super::output::{escape, print};
+use super::output::{escape, print, write_file};
 use super::signals::{Doing, Interrupts};
 use super::train::stage::{Begin, train_stage};
 use super::train::start::InitFrom;
@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::checkpoint::{ADAPTER, Adapted, Checkpoint, MODEL, latest};
 use tetrad::config::{Config, Method};
-use tetrad::store::{Lock, publish};
+use tetrad::error::StoreError;
+use tetrad::store::{Lock, create_folder};
 
 /// The file of all results, in the folder of the sequence.
 pub(super) const RESULTS: &str = "continual.json";
@@ -84,8 +85,7 @@ pub fn run(args: Args) -> CliResult {
     let results = results::Results::new(config, &base, &scores);
     let path = config.run.dir.join(RESULTS);
     let text = serde_json::to_vec_pretty(&results)?;
-    publish(&path, |out| out.write_all(&text))
-        .map_err(|e| format!("{}: cannot be written: {e}", escape(&path.to_string_lossy())))?;
+    write_file(&path, &text)?;
     print(|out| {
         writeln!(out)?;
         results.print(out)?;
@@ -130,11 +130,9 @@ fn check_folder(args: &Args, config: &Config) -> Result<(), Failure> {
 /// Writes down what is begun, and keeps other processes away from it.
 fn record(config: &Config) -> Result<Lock, Failure> {
     let (dir, text) = (&config.run.dir, text_of(config));
-    let shown = escape(&dir.to_string_lossy());
-    std::fs::create_dir_all(dir).map_err(|e| format!("{shown}: cannot be created: {e}"))?;
+    create_folder(dir).map_err(|e| StoreError::io(dir, "create it", e))?;
     let lock = Lock::acquire(dir.join(".lock"))?;
-    publish(&dir.join(RECORD), |out| out.write_all(text.as_bytes()))
-        .map_err(|e| format!("{shown}: cannot be written to: {e}"))?;
+    write_file(&dir.join(RECORD), text.as_bytes())?;
     Ok(lock)
 }
 

@@ -4,13 +4,12 @@ use super::setup::Held;
 use crate::cli::Failure;
 use crate::cli::device::Device;
 use crate::cli::held_out::mean_loss;
-use crate::cli::output::escape;
+use crate::cli::output::write_file;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tetrad::checkpoint::Adapted;
 use tetrad::model::Ensemble;
-use tetrad::store::publish;
 
 /// Mean losses in nats per token, by what predicts; of a model without a second expert by `online` alone.
 pub(super) type Losses = BTreeMap<String, f64>;
@@ -41,8 +40,7 @@ impl Scores {
     /// If the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(self)?;
-        let shown = escape(&path.to_string_lossy());
-        publish(path, |out| out.write_all(&text)).map_err(|e| format!("{shown}: cannot be written: {e}").into())
+        Ok(write_file(path, &text)?)
     }
 }
 

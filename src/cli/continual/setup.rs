@@ -8,7 +8,7 @@ use crate::cli::signals::{Doing, Interrupts};
 use crate::cli::train::start::{InitFrom, UNNAMED};
 use std::path::{Path, PathBuf};
 use tetrad::config::{Config, Method};
-use tetrad::data::{Corpus, Packing, Prepared, Windows, shares_rows};
+use tetrad::data::{Corpus, Packing, Prepared, Texts, Windows};
 
 /// The configuration, and the base that everything begins with.
 pub(super) struct Setup {
@@ -98,7 +98,7 @@ pub(super) fn texts(config: &Config, interrupts: &Interrupts) -> Result<Option<H
     interrupts.now(Doing::Preparing);
     let mut progress = crate::cli::progress::preparing(interrupts);
     let mut read = |config: &Config, what: &str| -> Result<Held, Failure> {
-        let packing = shares_rows(&config.data)?;
+        let packing = Texts::find(&config.data)?.share_rows()?;
         let data = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut progress)?;
         let windows = data.windows(config.train.sequence, config.train.eval_sequences)?;
         let windows = windows.ok_or_else(|| {

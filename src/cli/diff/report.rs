@@ -1,10 +1,12 @@
 //! A difference as text and as JSON.
 
-use super::compare::{Change, Diff};
+use crate::cli::flatten::dotted;
 use crate::cli::number::{self, percent, share, short};
+use crate::cli::output::json_line;
 use crate::cli::table::Table;
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
+use tetrad::format::{Change, Diff};
 
 /// Tensors that differ, one line each; then what else differs; then the count.
 pub(super) fn text(out: &mut dyn Write, diff: &Diff) -> io::Result<()> {
@@ -50,9 +52,9 @@ pub(super) fn text(out: &mut dyn Write, diff: &Diff) -> io::Result<()> {
     }
     diff.only_a.iter().try_for_each(|name| writeln!(out, "- tensor {name}"))?;
     diff.only_b.iter().try_for_each(|name| writeln!(out, "+ tensor {name}"))?;
-    for (path, there, here) in &diff.metadata {
-        let show = |side: &Option<String>| side.clone().unwrap_or_else(|| "absent".into());
-        writeln!(out, "metadata {path}: {} -> {}", show(there), show(here))?;
+    for member in &diff.metadata {
+        let show = |side: &Option<Value>| side.as_ref().map_or_else(|| "absent".into(), json_line);
+        writeln!(out, "metadata {}: {} -> {}", dotted(&member.path), show(&member.a), show(&member.b))?;
     }
     diff.attachments.iter().try_for_each(|name| writeln!(out, "attachment {name} differs"))?;
     if diff.reordered {
@@ -75,7 +77,10 @@ pub(super) fn json(diff: &Diff) -> Value {
             "rms": number::json(t.rms), "rms_trained": t.rms_trained.map(number::json), "planes": planes,
         })
     });
-    let metadata = diff.metadata.iter().map(|(path, a, b)| json!({ "path": path, "a": a, "b": b }));
+    let metadata = diff.metadata.iter().map(|member| {
+        let text = |side: &Option<Value>| side.as_ref().map(json_line);
+        json!({ "path": dotted(&member.path), "a": text(&member.a), "b": text(&member.b) })
+    });
     json!({
         "same": diff.is_same(), "tensors": tensors.collect::<Vec<_>>(), "only_a": diff.only_a, "only_b": diff.only_b,
         "metadata": metadata.collect::<Vec<_>>(), "attachments": diff.attachments, "reordered": diff.reordered,

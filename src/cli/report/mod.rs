@@ -6,13 +6,12 @@ mod live;
 mod page;
 mod sheet;
 
-use super::output::{escape, print};
+use super::output::{escape, print, write_file};
 use super::{CliResult, Failure, runs};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tetrad::store::publish;
 
 /// Write the curves of runs as one self-contained HTML page, or as CSV.
 ///
@@ -71,8 +70,7 @@ pub fn run(args: Args) -> CliResult {
         print(|out| out.write_all(&text))?;
         return Ok(ExitCode::SUCCESS);
     }
-    publish(&output, |out| out.write_all(&text))
-        .map_err(|e| format!("{}: cannot be written: {e}", escape(&output.to_string_lossy())))?;
+    write_file(&output, &text)?;
     let lines: usize = found.iter().map(|run| run.lines.len()).sum();
     print(|out| {
         let runs = if found.len() == 1 { "1 run".into() } else { format!("{} runs", found.len()) };

@@ -5,9 +5,7 @@ pub(super) mod header;
 mod heartbeat;
 mod observer;
 pub(super) mod origin;
-mod paths;
 pub(super) mod ranks;
-mod resume;
 pub(super) mod stage;
 pub(super) mod start;
 mod warnings;
@@ -20,19 +18,17 @@ use super::overrides::Overrides;
 use super::signals::{Doing, Interrupts};
 use super::{CliResult, Failure, budget, pool};
 use observer::Console;
-use origin::{Origin, RECORD, Resume};
+use origin::Origin;
 use ranks::{Follower, Joined};
-use resume::Start;
 use start::InitFrom;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, TOKENIZER, TOKENIZER_CONFIG, clear, latest};
-use tetrad::config::{Config, TrainConfig};
+use tetrad::checkpoint::{Checkpoint, Newest, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, latest, write_record};
+use tetrad::config::{Config, RECORD, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig};
-use tetrad::error::{CheckpointError, DataError, ReplaceError, StoreError};
-use tetrad::store::{Lock, remove_stale, replace};
+use tetrad::error::{CheckpointError, DataError, StoreError};
+use tetrad::store::{Lock, create_folder, remove_stale};
 use tetrad::train::{Observer, Samples, Trainer, check_ranks, plan, run as run_steps, smallest};
 
 /// Train a model.
@@ -116,13 +112,13 @@ pub fn run(args: Args) -> CliResult {
     let joined = Joined::open(&config)?;
     config.run.ranks = joined.ranks.size();
     interrupts.set_quiet(!joined.leads());
-    let named = Named { args: &args, model: model.as_ref(), adapter: adapter.as_ref(), textless };
-    let outcome = begin(config, resume, &named, &joined, &interrupts);
+    let asked = Asked { args: &args, model: model.as_ref(), adapter: adapter.as_ref(), textless };
+    let outcome = begin(config, resume, &asked, &joined, &interrupts);
     joined.end(outcome)
 }
 
 /// What the command line names besides the configuration.
-struct Named<'a> {
+struct Asked<'a> {
     args: &'a Args,
     /// The model that the run starts from, or the base of its adapter.
     model: Option<&'a InitFrom>,
@@ -136,20 +132,20 @@ struct Named<'a> {
 fn begin(
     mut config: Config,
     resume: Option<Resume>,
-    named: &Named<'_>,
+    asked: &Asked<'_>,
     joined: &Joined,
     interrupts: &Interrupts,
 ) -> CliResult {
-    let Named { args, model, .. } = *named;
+    let Asked { args, model, .. } = *asked;
     // Before its checkpoints are looked at.
     let lock = match (&resume, config.run.dir.is_dir() && joined.leads()) {
         (Some(_), true) => Some(Lock::acquire(config.run.dir.join(".lock"))?),
         _ => None,
     };
-    let start = resume.map(|resume| resume::find(&resume, &config.run.dir)).transpose()?.flatten();
+    let start = resume.map(|resume| resume.find(&config.run.dir)).transpose()?.flatten();
     match (&start, model) {
         (Some(start), model) => {
-            start.complete(&mut config)?;
+            start.checkpoint.complete(&mut config)?;
             if let Some(base) = model.filter(|_| config.adapter.is_some()) {
                 base.place_tokenizer(&mut config, false)?;
             }
@@ -163,7 +159,7 @@ fn begin(
     }
     pool::run(joined.threads(config.run.threads), || {
         config.look_at_files()?;
-        train(Run { config: &config, named, joined, interrupts }, start, lock)
+        train(Run { config: &config, asked, joined, interrupts }, start, lock)
     })?
 }
 
@@ -198,23 +194,23 @@ fn beside(args: &Args, config: &mut Config) -> Result<Option<InitFrom>, Failure>
 /// What a run is asked to be, and by whom it is done.
 struct Run<'a> {
     config: &'a Config,
-    named: &'a Named<'a>,
+    asked: &'a Asked<'a>,
     joined: &'a Joined,
     interrupts: &'a Interrupts,
 }
 
-fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResult {
-    let Run { config, named, joined, interrupts } = run;
-    let Named { args, model, adapter, textless } = *named;
+fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResult {
+    let Run { config, asked, joined, interrupts } = run;
+    let Asked { args, model, adapter, textless } = *asked;
     // Before any text is read, which may take long, if the text does not decide the size of a step.
     let shaped = config.train.batch > 0 && config.train.sequence > 0;
     let early = shaped.then(|| open_device(config, args, joined)).transpose()?;
     interrupts.now(Doing::Preparing);
     let mut progress = super::progress::preparing(interrupts);
     let prepare = || Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut progress);
-    let asked =
+    let interrupted =
         |data: &Result<_, DataError>| matches!(data, Err(DataError::Interrupted { .. })) || interrupts.stopped();
-    let Some(data) = joined.in_turn(prepare, asked)? else { return stopped_early(joined) };
+    let Some(data) = joined.in_turn(prepare, interrupted)? else { return stopped_early(joined) };
     interrupts.now(Doing::Training);
     // What follows from the text is written to the run's folder. Options that the machine decides stay unset there:
     // another machine may choose differently, for the same bytes.
@@ -230,7 +226,7 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     chosen.train = TrainConfig { micro_batch: chosen.train.micro_batch, ..given.train.clone() };
     let config = &chosen;
     let device = opened.describe();
-    let from_step = start.as_ref().map(|start| start.checkpoint().meta.counters.step);
+    let from_step = start.as_ref().map(|start| start.checkpoint.meta.counters.step);
     let samples =
         Samples { train: batches, validation: data.windows(config.train.sequence, config.train.eval_sequences)? };
     let dir = config.run.dir.as_path();
@@ -247,7 +243,7 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     // All checks come before an old run is deleted.
     match &mut start {
         Some(start) => {
-            start.checkpoint().check_run(config, &data.fingerprint).map_err(|error| name_texts(error, textless))?;
+            start.checkpoint.check_run(config, &data.fingerprint).map_err(|error| name_texts(error, textless))?;
             if joined.leads() {
                 start.check_last(dir)?;
             }
@@ -270,9 +266,9 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
     }
     match (&start, model) {
         (Some(start), _) => {
-            start.checkpoint().restore(&mut trainer, &data.fingerprint)?;
+            start.checkpoint.restore(&mut trainer, &data.fingerprint)?;
             if joined.leads() {
-                start.set_aside()?;
+                set_aside(start)?;
             }
         }
         (None, _) if let Some(adapter) = adapter => adapter.checkpoint.start(&mut trainer)?,
@@ -291,7 +287,7 @@ fn train(run: Run<'_>, mut start: Option<Start>, lock: Option<Lock>) -> CliResul
         return Ok(ExitCode::SUCCESS);
     }
     let device = format!("{device}{}", joined.describe());
-    let from = start.as_ref().map(Start::checkpoint);
+    let from = start.as_ref().map(|start| &start.checkpoint);
     let origin = from.or(model.map(|model| &model.checkpoint));
     header::print_header(&trainer, &device, &samples, origin, from.is_some(), said.as_deref())?;
     if from.is_none() {
@@ -321,16 +317,14 @@ fn stopped_early(joined: &Joined) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the configuration to the run's folder, its paths absolute: a run is continued from any working directory.
-fn write_record(config: &Config) -> Result<(), StoreError> {
-    let path = config.run.dir.join(RECORD);
-    let mut config = config.clone();
-    paths::make_absolute(&mut config);
-    let text = config.to_toml();
-    replace(&path, text.len() as u64, |out| out.write_all(text.as_bytes())).map_err(|error| match error {
-        ReplaceError::Store(error) => error,
-        ReplaceError::Write(source) => StoreError::io(&path, "write it", source),
-    })
+/// Gives damaged checkpoints other names, and says so.
+fn set_aside(start: &Newest) -> Result<(), StoreError> {
+    let from = start.checkpoint.path().to_string_lossy();
+    for (name, error) in start.set_aside()? {
+        eprintln!("note: {}", escape(&error.to_string()));
+        eprintln!("note: it is kept as {}; the run goes on from {}", escape(&name.to_string_lossy()), escape(&from));
+    }
+    Ok(())
 }
 
 /// The configuration of a checkpoint alone does not say what it was trained on.
@@ -394,7 +388,7 @@ fn refuse_second_run(args: &Args, dir: &Path) -> Result<(), Failure> {
 }
 
 fn make_folder(dir: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(dir).map_err(|e| {
+    create_folder(dir).map_err(|e| {
         let shown = escape(&dir.to_string_lossy());
         match std::fs::metadata(dir) {
             Ok(found) if !found.is_dir() => format!("{shown}: not a folder; name another with --set run.dir=..."),

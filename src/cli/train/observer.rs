@@ -101,7 +101,7 @@ impl Console {
         let special = SpecialTokens::read(&data.tokenizer, &object(TOKENIZER_CONFIG), &object(GENERATION_CONFIG));
         let special = (special, told(TOKENIZER_CONFIG).is_some());
         Ok(Self {
-            folder: RunFolder::open(config, step, &data.fingerprint, attachments)?,
+            folder: RunFolder::open(trainer, &data.fingerprint, attachments)?,
             rows: samples.train.rows(),
             heartbeat,
             bar,

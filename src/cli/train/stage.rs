@@ -1,13 +1,13 @@
 //! A run that another command asks for: one of a chain of runs.
 
 use super::ranks::Joined;
-use super::resume;
 use super::start::InitFrom;
-use super::{Args, Named, Run, origin};
+use super::{Args, Asked, Run};
 use crate::cli::device::Device;
 use crate::cli::overrides::Overrides;
 use crate::cli::signals::Interrupts;
 use crate::cli::{Failure, pool};
+use tetrad::checkpoint::Resume;
 use tetrad::config::Config;
 use tetrad::store::Lock;
 
@@ -45,13 +45,13 @@ pub(in crate::cli) fn train_stage(
     let mut config = config.clone();
     let there = config.run.dir.is_dir();
     let lock = there.then(|| Lock::acquire(config.run.dir.join(".lock"))).transpose()?;
-    let start = resume::find(&origin::Resume::Newest, &config.run.dir)?;
+    let start = Resume::Newest.find(&config.run.dir)?;
     pool::run(config.run.threads, || {
         config.look_at_files()?;
         let Begin { model, adapter } = begin;
-        let named = Named { args: &args, model: Some(model), adapter, textless: false };
+        let asked = Asked { args: &args, model: Some(model), adapter, textless: false };
         let joined = Joined::alone(&config);
-        super::train(Run { config: &config, named: &named, joined: &joined, interrupts }, start, lock)
+        super::train(Run { config: &config, asked: &asked, joined: &joined, interrupts }, start, lock)
     })??;
     Ok(())
 }

@@ -1,17 +1,12 @@
 //! A run that starts from the weights of a model.
 
 use crate::cli::Failure;
-use std::path::{Path, PathBuf};
-use tetrad::checkpoint::{Checkpoint, TOKENIZER_CONFIG};
+use std::path::Path;
+use tetrad::checkpoint::{CARRIED, CarriedTokenizer, Checkpoint};
 use tetrad::config::{Config, TrainConfig};
-use tetrad::data::{TokenizerConfig, TokenizerSettings};
+use tetrad::data::TokenizerSettings;
 use tetrad::error::StoreError;
 use tetrad::model::StorageConfig;
-use tetrad::store::publish;
-use xxhash_rust::xxh3::xxh3_64;
-
-/// Stands in a configuration for the tokenizer that a file carries, until that is written where the run reads it.
-pub const CARRIED: &str = "<the tokenizer in the model's file>";
 
 /// Stands in a configuration for the folder of a run that is named after its model and its text.
 pub const UNNAMED: &str = "runs/<the model and the text>";
@@ -67,7 +62,7 @@ impl InitFrom {
     /// # Errors
     /// If the folder cannot be written.
     pub fn place_tokenizer(&self, config: &mut Config, dry: bool) -> Result<(), StoreError> {
-        let Some(carried) = carried_tokenizer(&self.checkpoint, &config.data.cache) else { return Ok(()) };
+        let Some(carried) = CarriedTokenizer::of(&self.checkpoint, &config.data.cache) else { return Ok(()) };
         // One that was placed before and is gone is placed again.
         let gone = config.tokenizer.file.as_ref().is_some_and(|file| *file == carried.path && !file.is_file());
         if config.tokenizer != self.tokenizer() && !gone {
@@ -128,38 +123,6 @@ fn plain_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stem = name.split('.').find(|part| !part.is_empty()).unwrap_or_default();
     stem.chars().filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c)).collect()
-}
-
-/// The tokenizer that a checkpoint carries, as a file.
-pub struct CarriedTokenizer {
-    /// Next to the prepared tokens, under a name derived from the content, so that models cannot overwrite each other's.
-    pub path: PathBuf,
-    json: Vec<u8>,
-    /// Special tokens and chat template; empty if there are none.
-    companion: Vec<u8>,
-}
-
-/// The tokenizer in `checkpoint`, to be placed in `cache`; nothing for a model of bytes.
-pub fn carried_tokenizer(checkpoint: &Checkpoint, cache: &Path) -> Option<CarriedTokenizer> {
-    let json = checkpoint.tokenizer()?;
-    let companion = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_default();
-    let both = xxh3_64(&json) ^ if companion.is_empty() { 0 } else { xxh3_64(&companion).rotate_left(1) };
-    Some(CarriedTokenizer { path: cache.join(format!("tokenizer-{both:016x}.json")), json, companion })
-}
-
-impl CarriedTokenizer {
-    /// Writes what is not there yet.
-    ///
-    /// # Errors
-    /// If the folder cannot be written.
-    pub fn write(&self) -> Result<(), StoreError> {
-        for (path, content) in [(TokenizerConfig::path(&self.path), &self.companion), (self.path.clone(), &self.json)] {
-            if !content.is_empty() && !path.exists() {
-                publish(&path, |out| out.write_all(content)).map_err(|e| StoreError::io(&path, "write it", e))?;
-            }
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

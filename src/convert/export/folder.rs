@@ -2,7 +2,7 @@
 
 use super::put;
 use crate::error::{ConvertError, StoreError};
-use crate::store::{Sink, create_folder, remove};
+use crate::store::{Sink, create_folder, remove, remove_folder};
 use std::io::Write;
 use std::path::Path;
 
@@ -69,7 +69,7 @@ impl Drop for Folder<'_> {
         }
         if self.made {
             // Only if it is empty, which it is unless someone else has put a file there.
-            let _ = std::fs::remove_dir(self.dir);
+            let _ = remove_folder(self.dir);
         }
     }
 }

@@ -20,6 +20,6 @@ use std::path::Path;
 pub(super) fn put(path: &Path, len: u64, write: impl FnOnce(&mut Sink) -> io::Result<()>) -> Result<(), ConvertError> {
     replace(path, len, write).map_err(|error| match error {
         ReplaceError::Store(source) => ConvertError::Store(source),
-        ReplaceError::Write(e) => ConvertError::Write { path: path.into(), reason: e.to_string() },
+        ReplaceError::Write(error) => ConvertError::Write { path: path.into(), source: error.into() },
     })
 }

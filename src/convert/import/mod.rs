@@ -10,7 +10,7 @@ use super::quants::Kind;
 use super::source::{Source, configuration};
 use crate::checkpoint::{GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG, spec};
 use crate::config::Config;
-use crate::error::{ConvertError, ReplaceError, WriteError};
+use crate::error::{ConvertError, ReplaceError};
 use crate::format::{Attachment, Layout, PlaneKind, TensorPlan};
 use crate::model::{ParamKind, ParamSpec, Scheme, TableStorage, Weights, param_specs};
 use crate::quant::{BLOCK, Element};
@@ -112,8 +112,7 @@ pub fn import(
     }
     written.map_err(|error| match error {
         ReplaceError::Store(source) => ConvertError::Store(source),
-        ReplaceError::Write(WriteError::Io(e)) => ConvertError::Write { path: path.into(), reason: e.to_string() },
-        ReplaceError::Write(e) => ConvertError::Write { path: path.into(), reason: e.to_string() },
+        ReplaceError::Write(source) => ConvertError::Write { path: path.into(), source },
     })?;
     let count = |mode| modes.iter().filter(|found| **found == mode).count();
     let (kept, rounded, floats) = (count(ImportMode::Kept), count(ImportMode::Rounded), count(ImportMode::Floats));

@@ -116,7 +116,7 @@ pub fn merge(
     };
     replace(path, layout.file_len(), |out| layout.write(out, &mut produce)).map_err(|error| match error {
         ReplaceError::Store(source) => ConvertError::Store(source),
-        ReplaceError::Write(e) => ConvertError::Write { path: path.into(), reason: e.to_string() },
+        ReplaceError::Write(source) => ConvertError::Write { path: path.into(), source },
     })?;
     progress(total, total);
     let changed: Vec<&ParamSpec> = entries.iter().filter(|entry| maker.deltas.contains_key(&entry.kind)).collect();

@@ -5,13 +5,18 @@ use super::json::Json;
 /// Who may speak.
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
-/// Other names of speakers: ShareGPT's, and OpenAI's from before there were tools.
-const FROM: [(&str, &str); 8] = [
+/// Other names of speakers: ShareGPT's and its kin's, Gemma's, LLaMA 3's, and OpenAI's from before there were tools.
+const FROM: [(&str, &str); 13] = [
     ("human", "user"),
     ("gpt", "assistant"),
     ("chatgpt", "assistant"),
     ("bing", "assistant"),
     ("bard", "assistant"),
+    ("ai", "assistant"),
+    ("bot", "assistant"),
+    ("chatbot", "assistant"),
+    ("model", "assistant"),
+    ("ipython", "tool"),
     ("observation", "tool"),
     ("function_response", "tool"),
     ("function", "tool"),
@@ -25,6 +30,25 @@ const NOT_READ: [&str; 4] = ["train_detail", "training_detail", "loss_weight", "
 
 /// What the system says, beside messages.
 pub(super) const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message"];
+
+/// Fields of records that are a question and its answer, in one of its forms.
+#[cfg(feature = "parquet")]
+pub(super) const PAIRED: [&str; 14] = [
+    "instruction",
+    "question",
+    "query",
+    "input",
+    "context",
+    "output",
+    "response",
+    "answer",
+    "history",
+    ABOUT[1],
+    ABOUT[2],
+    ABOUT[3],
+    ABOUT[4],
+    ABOUT[5],
+];
 
 /// What a question may be about: no trainer has one way to write it.
 const ABOUT: [&str; 6] = ["context", "passage", "document", "choices", "options", "input"];
@@ -132,15 +156,15 @@ pub(crate) fn instruction(record: &mut Json) -> Option<Result<Conversation, Stri
     Some(build())
 }
 
-/// A `question` with its `answer`, a `query` with its `response`; nothing if the record has another form.
+/// A `question` with its `answer`, a `query` with its `response`, an `input` with its `output`; nothing if the record has another form.
 pub(crate) fn question(record: &mut Json) -> Option<Result<Conversation, String>> {
-    let forms = [("question", "answer"), ("question", "response"), ("query", "response")];
+    let forms = [("question", "answer"), ("question", "response"), ("query", "response"), ("input", "output")];
     let (asked, answer) =
         forms.into_iter().find(|(asked, answer)| record.get(asked).is_some() && record.get(answer).is_some())?;
     let mut build = || {
         let empty = ["".into(), Json::List(Vec::new())];
-        if let Some(field) = ABOUT.into_iter().find(|field| record.get(field).is_some_and(|held| !empty.contains(held)))
-        {
+        let beside = |field: &&str| *field != asked && record.get(field).is_some_and(|held| !empty.contains(held));
+        if let Some(field) = ABOUT.into_iter().find(beside) {
             return Err(format!("has {field:?} beside {asked:?}; write it into the text of the question"));
         }
         let question = optional_text(record, asked)?.unwrap_or_default();

@@ -1,17 +1,15 @@
 //! Records of a `.csv` or `.tsv` file: the first row names the columns.
 
 use super::corpus::Input;
+use super::document::KNOWN_BY;
 use super::hashing_reader::{Content, TextReader};
 use super::json::Json;
 use crate::error::DataError;
 use std::io::{self, BufRead, Read};
 
-/// Columns of which a row needs one.
-const COLUMNS: [&str; 8] =
-    ["text", "prompt", "completion", "messages", "conversations", "instruction", "question", "query"];
-
 /// Columns that hold JSON.
-const JSON: [&str; 6] = ["messages", "conversations", "tools", "documents", "chat_template_kwargs", "history"];
+const JSON: [&str; 7] =
+    ["messages", "conversations", "conversation", "tools", "documents", "chat_template_kwargs", "history"];
 
 /// Columns in which an empty field is an empty text; in all others it is absent.
 const TEXTS: [&str; 11] = [
@@ -118,11 +116,11 @@ impl<'a> Table<'a> {
         let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(guarded);
         let header = reader.headers().map_err(|error| failed(input, &error))?;
         let columns: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
-        if !columns.iter().any(|column| COLUMNS.contains(&column.as_str())) {
+        if !columns.iter().any(|column| KNOWN_BY.contains(&column.as_str())) {
             return Err(refuse(format!(
                 "names the columns {}, and none of {}",
                 columns.join(", "),
-                COLUMNS.join(", ")
+                KNOWN_BY.join(", ")
             )));
         }
         let twice = |(at, column): &(usize, &String)| !column.is_empty() && columns[..*at].contains(column);
@@ -163,7 +161,7 @@ fn delimiter(text: &[u8]) -> u8 {
     let names = |delimiter: &u8| {
         line.split(|byte| byte == delimiter).any(|name| {
             let name = String::from_utf8_lossy(name);
-            COLUMNS.contains(&name.trim().trim_matches('"'))
+            KNOWN_BY.contains(&name.trim().trim_matches('"'))
         })
     };
     DELIMITERS.into_iter().find(names).unwrap_or(b',')

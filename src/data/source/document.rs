@@ -4,6 +4,8 @@
 //! `instruction`. What decides what is trained on (`tools`, `system`, `chat_template_kwargs`, a message's `weight`) is used
 //! as they use it; where it cannot be, the record is refused by that name.
 
+#[cfg(feature = "parquet")]
+use super::conversation::PAIRED;
 use super::conversation::{Conversation, SYSTEM, conversation, instruction, question};
 use super::json::Json;
 
@@ -11,7 +13,21 @@ use super::json::Json;
 const WANTED: &str = "each line is one object with \"text\", with \"prompt\" and \"completion\", or with \"messages\"";
 
 /// Fields that make a record a document.
-const FIELDS: [&str; 5] = ["text", "prompt", "completion", "messages", "conversations"];
+const FIELDS: [&str; 6] = ["text", "prompt", "completion", "messages", "conversations", "conversation"];
+
+/// Fields by one of which a record is known.
+pub(super) const KNOWN_BY: [&str; 10] = [
+    "text",
+    "prompt",
+    "completion",
+    "messages",
+    "conversations",
+    "conversation",
+    "instruction",
+    "question",
+    "query",
+    "input",
+];
 
 /// Fields that only conversations use.
 const OF_CONVERSATIONS: [&str; 3] = ["tools", "documents", "chat_template_kwargs"];
@@ -26,6 +42,13 @@ const NOT_READ: [(&str, &str); 7] = [
     ("chosen", "preferences are not learned"),
     ("rejected", "preferences are not learned"),
 ];
+
+/// Whether a field of this name says something, or is a reason to refuse its record.
+#[cfg(feature = "parquet")]
+pub(super) fn is_read(name: &str) -> bool {
+    let lists = [&FIELDS[..], &OF_CONVERSATIONS, &SYSTEM, &PAIRED, &["label"]];
+    lists.iter().any(|list| list.contains(&name)) || NOT_READ.iter().any(|(field, _)| *field == name)
+}
 
 /// One document.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,16 +107,6 @@ impl Document {
     ///
     /// # Errors
     /// What is wrong with it.
-    #[cfg(feature = "parquet")]
-    pub(crate) fn of_value(value: &serde_json::Value) -> Result<Document, String> {
-        use serde::Deserialize;
-        Document::of_row(Json::deserialize(value).map_err(|error| error.to_string())?)
-    }
-
-    /// Takes one row of a table whose fields are texts.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub(crate) fn of_row(record: Json) -> Result<Document, String> {
         let wanted = WANTED.replace("line is one object", "row is one document");
         Document::of(record).map_err(|reason| reason.replace("{WANTED}", &wanted))
@@ -109,6 +122,10 @@ impl Document {
                 return Err(format!("has {field:?}; {advice}"));
             }
         }
+        // KTO's mark of an answer that is not to be given; numbers are classes.
+        if matches!(record.get("label"), Some(Json::Bool(_))) && record.get("text").is_none() {
+            return Err("has \"label\", true or false; preferences are not learned".into());
+        }
         let mut held: Vec<&str> = FIELDS.into_iter().filter(|field| record.get(field).is_some()).collect();
         // Chat sets repeat the first question as a prompt; TRL and others take the messages.
         if held == ["prompt", "messages"] {
@@ -120,7 +137,7 @@ impl Document {
                 text(&mut record, "text").map(Document::Text)
             }
             ["prompt", "completion"] => pair(record),
-            [field @ ("messages" | "conversations")] => {
+            [field @ ("messages" | "conversations" | "conversation")] => {
                 let messages = list(&mut record, field)?;
                 conversation(messages, Vec::new(), &mut record).map(Document::Conversation)
             }
@@ -222,6 +239,8 @@ mod tests {
             of(json!({ "system": "s", "instruction": "h", "input": "", "output": "g" })),
             of(json!({ "messages": wanted }))
         );
+        assert_eq!(of(json!({ "conversation": turns })), of(json!({ "messages": wanted })));
+        assert_eq!(of(json!({ "system": "s", "input": "h", "output": "g" })), of(json!({ "messages": wanted })));
         assert!(parse(json!({ "conversations": [{ "from": "dog", "value": "h" }] })).unwrap_err().contains("\"dog\""));
     }
 
@@ -252,6 +271,7 @@ mod tests {
             (json!({ "question": "a", "answer": "b", "context": "c" }), "\"context\""),
             (json!({ "question": "a", "answer": "b", "choices": ["c"] }), "\"choices\""),
             (json!({ "messages": turns, "images": ["a.png"] }), "\"images\""),
+            (json!({ "prompt": "a", "completion": "b", "label": false }), "\"label\""),
             (json!({ "messages": turns, "functions": [{}] }), "\"functions\""),
             (json!({ "messages": turns, "tools": 3 }), "\"tools\""),
             (json!({ "messages": turns, "chat_template_kwargs": { "messages": [] } }), "\"messages\""),

@@ -103,9 +103,16 @@ impl Read for TextReader<'_> {
 
 impl BufRead for TextReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if !std::mem::replace(&mut self.begun, true) && self.encoded.reader().fill_buf()?.starts_with(BYTE_ORDER_MARK) {
-            self.skipped = BYTE_ORDER_MARK.len() as u64;
-            self.encoded.reader().consume(BYTE_ORDER_MARK.len());
+        if !std::mem::replace(&mut self.begun, true) {
+            let head = self.encoded.reader().fill_buf()?;
+            if is_utf_16(head) {
+                let advice = "is UTF-16, and UTF-8 is read; convert it, for example with `iconv -f UTF-16 -t UTF-8`";
+                return Err(io::Error::other(advice));
+            }
+            if head.starts_with(BYTE_ORDER_MARK) {
+                self.skipped = BYTE_ORDER_MARK.len() as u64;
+                self.encoded.reader().consume(BYTE_ORDER_MARK.len());
+            }
         }
         self.encoded.reader().fill_buf()
     }
@@ -113,6 +120,14 @@ impl BufRead for TextReader<'_> {
     fn consume(&mut self, amount: usize) {
         self.encoded.reader().consume(amount);
     }
+}
+
+/// Whether a text has two bytes to a character. Without a mark that is told by every other byte of its beginning, which is
+/// zero: as UTF-8 it would be a text, and zeros be learned.
+fn is_utf_16(head: &[u8]) -> bool {
+    let head = &head[..head.len().min(64) & !1];
+    let zeros = |from: usize| head.iter().skip(from).step_by(2).all(|byte| *byte == 0);
+    head.starts_with(b"\xff\xfe") || head.starts_with(b"\xfe\xff") || (head.len() >= 8 && zeros(0) != zeros(1))
 }
 
 impl Encoded<'_> {

@@ -133,7 +133,7 @@ impl<'a> Documents<'a> {
             #[cfg(feature = "parquet")]
             Reader::Rows(rows) => {
                 self.line += 1;
-                rows.next_row()?.map(|row| Document::of_value(&row))
+                rows.next_row()?.map(Document::of_row)
             }
         };
         found.transpose().map_err(|reason| self.refuse(reason))

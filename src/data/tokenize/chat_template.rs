@@ -18,6 +18,9 @@ const NAME: &str = "chat";
 /// Replies that no conversation holds, of private characters, with no common beginning or end.
 const PROBES: [&str; 2] = ["\u{e000}probe\u{e001}", "\u{f0000}probe\u{f0001}"];
 
+/// What a message may say beside its content; a template that does not know the name does not write it.
+const SAID: [&str; 4] = ["tool_calls", "reasoning_content", "reasoning", "thinking"];
+
 /// A conversation as text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RenderedChat {
@@ -29,6 +32,8 @@ pub(crate) struct RenderedChat {
 /// A template that writes.
 pub(crate) struct Chat {
     environment: Environment<'static>,
+    /// The template as it came.
+    source: String,
     special: Vec<(String, Jinja)>,
     /// Whether the template itself marks what is learned.
     marks: bool,
@@ -50,12 +55,12 @@ impl Chat {
     /// # Errors
     /// A mistake in its syntax.
     pub(super) fn new(name: &str, template: &str, special: &[(&'static str, String)]) -> Result<Self, DataError> {
-        let mut environment = environment(template);
+        let (mut environment, source) = (environment(template), template.to_owned());
         let (template, marks) = with_marks(template);
         let refuse = |error: Error| DataError::Template { name: name.into(), reason: one_line(&error) };
         environment.add_template_owned(NAME, template).map_err(refuse)?;
         let special = special.iter().map(|(name, token)| ((*name).into(), token.as_str().into())).collect();
-        let mut chat = Chat { environment, special, marks, parts: Parts::Both };
+        let mut chat = Chat { environment, source, special, marks, parts: Parts::Both };
         chat.parts = chat.read_parts();
         Ok(chat)
     }
@@ -68,6 +73,7 @@ impl Chat {
     /// A conversation that the template refuses, a template that writes the beginning of a conversation in another way
     /// once it goes on.
     pub(crate) fn write(&self, conversation: &Conversation) -> Result<RenderedChat, String> {
+        self.check_read(conversation)?;
         let messages: Vec<Json> = conversation.messages.iter().map(|message| self.shaped(message)).collect();
         let chat = Rendering { chat: self, variables: &conversation.variables };
         let text = chat.render(&messages, false)?;
@@ -89,6 +95,29 @@ impl Chat {
             targets.extend((start < end).then_some(start..end));
         }
         Ok(RenderedChat { text, targets })
+    }
+
+    /// Refuses what the template would leave out.
+    fn check_read(&self, conversation: &Conversation) -> Result<(), String> {
+        let says = |value: &Json| !value.is_empty() && !matches!(value, Json::Null | Json::Bool(false));
+        let passed_over = |name: &str, value: &Json| says(value) && !has_word(&self.source, name);
+        if let Some((name, _)) = conversation.variables.iter().find(|(name, value)| passed_over(name, value)) {
+            return Err(format!(
+                "has {name:?}, which the chat template does not read; remove it, or use another template with \
+                 data.chat_template"
+            ));
+        }
+        for (i, message) in conversation.messages.iter().enumerate() {
+            let name = SAID.into_iter().find(|name| message.get(name).is_some_and(|value| passed_over(name, value)));
+            if let Some(name) = name {
+                return Err(format!(
+                    "message {}: has {name:?}, which the chat template does not read; write it into the content, or use \
+                     another template with data.chat_template",
+                    i + 1
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// The conversation so far, and the assistant's turn announced.
@@ -208,6 +237,13 @@ impl Rendering<'_> {
         }
         (start <= end).then_some((start, end))
     }
+}
+
+/// Whether a name stands in a template by itself.
+fn has_word(template: &str, name: &str) -> bool {
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = template.match_indices(name);
+    found.any(|(at, _)| !template[..at].ends_with(part) && !template[at + name.len()..].starts_with(part))
 }
 
 fn is_assistant(message: &Json) -> bool {

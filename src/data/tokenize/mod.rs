@@ -26,4 +26,4 @@ pub(crate) use sentence_piece::read as read_sentence_piece;
 pub use special_tokens::SpecialTokens;
 pub use stream_decoder::Decoder;
 pub use tokenizer::Tokenizer;
-pub use tokenizer_config::TokenizerConfig;
+pub use tokenizer_config::{TokenizerConfig, is_template};

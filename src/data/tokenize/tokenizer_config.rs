@@ -23,6 +23,11 @@ pub struct TokenizerConfig {
     add_bos: Option<bool>,
 }
 
+/// Whether `data.chat_template` is a template itself, not the name of a file.
+pub fn is_template(text: &str) -> bool {
+    text.contains("{{") || text.contains("{%")
+}
+
 impl TokenizerConfig {
     /// Where the configuration of the tokenizer at `path` is kept: `tokenizer_config.json` beside `tokenizer.json`, and
     /// likewise for other names.
@@ -94,7 +99,7 @@ impl TokenizerConfig {
     /// A file that cannot be read or has no template.
     pub fn with_template(mut self, given: &str) -> Result<Self, DataError> {
         self.name = "data.chat_template".into();
-        if given.contains("{{") || given.contains("{%") {
+        if is_template(given) {
             self.template = Some(given.into());
             return Ok(self);
         }

@@ -1,30 +1,46 @@
 //! What differs between two files, as numbers.
 
-use crate::cli::flatten::flatten;
+use super::metadata::members;
+use super::{Decoder, File, NamedState, PlaneKind, PlaneView, Role, Tensor};
+use crate::quant::{Element, WeightPlane};
 use rayon::prelude::*;
-use std::collections::BTreeSet;
-use tetrad::format::{Decoder, File, NamedState, PlaneKind, PlaneView, Role, Tensor};
-use tetrad::quant::{Element, WeightPlane};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Everything that differs.
-pub(super) struct Diff {
+/// Everything that differs between two files.
+#[derive(Clone, Debug)]
+pub struct Diff {
     /// Tensors in both files, in the order of the first.
     pub tensors: Vec<TensorDiff>,
     /// Names only in the first file.
     pub only_a: Vec<String>,
     /// Names only in the second file.
     pub only_b: Vec<String>,
-    /// Metadata that differs: path, value there, value here.
-    pub metadata: Vec<(String, Option<String>, Option<String>)>,
+    /// Members of the metadata that differ, in order of their paths.
+    pub metadata: Vec<MemberDiff>,
     /// Attachments that differ or exist in one file only.
     pub attachments: Vec<String>,
     /// Whether the order of the common tensors differs.
     pub reordered: bool,
 }
 
+/// A member of the metadata that differs: no object, unless it is an empty one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberDiff {
+    /// The names of the objects that it is in, the outermost first, and its own.
+    pub path: Vec<String>,
+    /// Its value in the first file, if it is there.
+    pub a: Option<Value>,
+    /// Its value in the second file, if it is there.
+    pub b: Option<Value>,
+}
+
 /// What differs in one tensor.
-pub(super) struct TensorDiff {
+#[derive(Clone, Debug)]
+pub struct TensorDiff {
+    /// Its name.
     pub name: String,
+    /// How the first file stores it.
     pub storage: &'static str,
     /// `shape storage group`, there and here, if they differ; then nothing else is compared.
     pub spec: Option<(String, String)>,
@@ -36,13 +52,13 @@ pub(super) struct TensorDiff {
     pub rms: f64,
     /// The same of the trained value, if both files hold it.
     pub rms_trained: Option<f64>,
-    /// Planes that differ.
+    /// Planes that differ, by the names that the files give them.
     pub planes: Vec<(String, Change)>,
 }
 
 /// How a plane differs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
     /// In this many elements.
     Elements(u64),
     /// Only the first file has it.
@@ -56,14 +72,15 @@ pub(super) enum Change {
 }
 
 impl TensorDiff {
-    pub(super) fn is_same(&self) -> bool {
+    /// Whether nothing differs.
+    pub fn is_same(&self) -> bool {
         self.spec.is_none() && self.planes.is_empty()
     }
 }
 
 impl Diff {
     /// Whether nothing differs.
-    pub(super) fn is_same(&self) -> bool {
+    pub fn is_same(&self) -> bool {
         self.tensors.iter().all(TensorDiff::is_same)
             && self.only_a.is_empty()
             && self.only_b.is_empty()
@@ -73,8 +90,8 @@ impl Diff {
     }
 }
 
-/// Compares two files.
-pub(super) fn files(a: &File<'_>, b: &File<'_>) -> Diff {
+/// Compares two files plane by plane; tensors that have one name are compared.
+pub fn diff(a: &File<'_>, b: &File<'_>) -> Diff {
     let common: Vec<_> =
         (a.tensors().iter().enumerate()).filter_map(|(i, t)| b.tensor(&t.spec.name).map(|(j, _)| (i, j))).collect();
     Diff {
@@ -185,14 +202,17 @@ fn rms(a: &File<'_>, i: usize, b: &File<'_>, j: usize, role: Role) -> Option<f64
     Some((sum / (da.rows() as f64 * da.cols() as f64)).sqrt())
 }
 
-fn metadata(a: &File<'_>, b: &File<'_>) -> Vec<(String, Option<String>, Option<String>)> {
-    let (fa, fb) = (flatten(a.metadata()), flatten(b.metadata()));
-    let paths: BTreeSet<_> = fa.iter().chain(&fb).map(|m| m.0.clone()).collect();
-    let get = |list: &[(String, String)], path: &String| {
-        list.binary_search_by(|m| m.0.cmp(path)).ok().map(|i| list[i].1.clone())
+fn metadata(a: &File<'_>, b: &File<'_>) -> Vec<MemberDiff> {
+    let (there, here): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        (members(a.metadata()).into_iter().collect(), members(b.metadata()).into_iter().collect());
+    let paths: BTreeSet<_> = there.keys().chain(here.keys()).collect();
+    let differing = paths.into_iter().filter(|path| there.get(*path) != here.get(*path));
+    let member = |path: &Vec<&str>| MemberDiff {
+        path: path.iter().map(|&name| name.to_owned()).collect(),
+        a: there.get(path).copied().cloned(),
+        b: here.get(path).copied().cloned(),
     };
-    let all = paths.into_iter().map(|path| (get(&fa, &path), get(&fb, &path), path));
-    all.filter(|(x, y, _)| x != y).map(|(x, y, path)| (path, x, y)).collect()
+    differing.map(member).collect()
 }
 
 fn attachments(a: &File<'_>, b: &File<'_>) -> Vec<String> {

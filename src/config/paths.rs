@@ -1,7 +1,8 @@
 //! The paths of a configuration: made independent of the working directory, and found again after a run was moved.
 
+use super::Config;
+use crate::data::is_template;
 use std::path::{Component, Path, PathBuf};
-use tetrad::config::Config;
 
 /// Calls `change` with every path and pattern that a configuration reads or caches, and puts in its place what that gives.
 fn map(config: &mut Config, change: &mut dyn FnMut(&str) -> Option<String>) {
@@ -20,61 +21,58 @@ fn map(config: &mut Config, change: &mut dyn FnMut(&str) -> Option<String>) {
     }
 }
 
-/// Whether `data.chat_template` is the template itself.
-pub(super) fn is_template(text: &str) -> bool {
-    text.contains("{{") || text.contains("{%")
-}
-
 /// Whether a name, or a pattern, stands for something.
-pub(super) fn exists(name: &str) -> bool {
+fn exists(name: &str) -> bool {
     Path::new(name).exists() || glob::glob(name).is_ok_and(|mut found| found.next().is_some())
 }
 
-/// Makes every path absolute, so that the configuration means the same from any working directory. A working directory
-/// whose name is not UTF-8 cannot be written down; then they stay as they are.
-pub(super) fn make_absolute(config: &mut Config) {
-    let whole = |path: &Path| std::path::absolute(path).ok()?.to_str().map(ToOwned::to_owned);
-    map(config, &mut |name| match Path::new(name).exists() || !name.contains(['*', '?', '[']) {
-        true => whole(Path::new(name)),
-        false if Path::new(name).is_absolute() => None,
-        // Only the pattern's own characters are wildcards.
-        false => Some(format!("{}/{name}", glob::Pattern::escape(&whole(Path::new("."))?))),
-    });
-    for path in [&mut config.run.dir, &mut config.data.cache] {
-        if let Some(whole) = whole(path) {
-            *path = whole.into();
+impl Config {
+    /// Makes every path absolute, so that the configuration means the same from any working directory. A working directory
+    /// whose name is not UTF-8 cannot be written down; then they stay as they are.
+    pub fn make_absolute(&mut self) {
+        let whole = |path: &Path| std::path::absolute(path).ok()?.to_str().map(ToOwned::to_owned);
+        map(self, &mut |name| match Path::new(name).exists() || !name.contains(['*', '?', '[']) {
+            true => whole(Path::new(name)),
+            false if Path::new(name).is_absolute() => None,
+            // Only the pattern's own characters are wildcards.
+            false => Some(format!("{}/{name}", glob::Pattern::escape(&whole(Path::new("."))?))),
+        });
+        for path in [&mut self.run.dir, &mut self.data.cache] {
+            if let Some(whole) = whole(path) {
+                *path = whole.into();
+            }
         }
     }
-}
 
-/// Finds what a moved run reads: what is not where its configuration says is looked for at the same place relative to the
-/// run's folder, which was `recorded` and is `folder` now.
-pub(super) fn follow(config: &mut Config, recorded: &Path, folder: &Path) {
-    let moved = |name: &Path| Some(tidy(&folder.join(relative(recorded, name)?)));
-    map(config, &mut |name| {
-        let there = moved(Path::new(name)).filter(|_| !exists(name))?;
-        there.to_str().filter(|there| exists(there)).map(Into::into)
-    });
-    // A cache is made anew where it is missing, but not where nothing is left of the run's old surroundings.
-    let cache = &config.data.cache;
-    let gone =
-        !cache.exists() && !cache.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.exists());
-    if let Some(there) = moved(cache).filter(|_| gone) {
-        config.data.cache = there;
+    /// Finds what a moved run reads: what is not where its configuration says is looked for at the same place relative to the
+    /// run's folder, which was `recorded` and is `folder` now.
+    pub fn follow(&mut self, recorded: &Path, folder: &Path) {
+        let moved = |name: &Path| Some(tidy(&folder.join(relative(recorded, name)?)));
+        map(self, &mut |name| {
+            let there = moved(Path::new(name)).filter(|_| !exists(name))?;
+            there.to_str().filter(|there| exists(there)).map(Into::into)
+        });
+        // A cache is made anew where it is missing, but not where nothing is left of the run's old surroundings.
+        let cache = &self.data.cache;
+        let gone =
+            !cache.exists() && !cache.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.exists());
+        if let Some(there) = moved(cache).filter(|_| gone) {
+            self.data.cache = there;
+        }
     }
-}
 
-/// Looks up in the `record` of a run what is not found from this working directory.
-pub(super) fn look_up(config: &mut Config, mut record: Config) {
-    let mut known = Vec::new();
-    map(&mut record, &mut |name| {
-        known.push(name.to_owned());
-        None
-    });
-    map(config, &mut |name| {
-        let ends = |known: &&String| Path::new(known).ends_with(Path::new(name)) && exists(known);
-        known.iter().find(ends).filter(|_| !exists(name)).cloned()
-    });
+    /// Looks up in the `record` of a run what is not found from this working directory.
+    pub fn look_up(&mut self, mut record: Config) {
+        let mut known = Vec::new();
+        map(&mut record, &mut |name| {
+            known.push(name.to_owned());
+            None
+        });
+        map(self, &mut |name| {
+            let ends = |known: &&String| Path::new(known).ends_with(Path::new(name)) && exists(known);
+            known.iter().find(ends).filter(|_| !exists(name)).cloned()
+        });
+    }
 }
 
 /// The way from the folder `from` to `to`, both absolute or both relative to one folder; nothing if it is not known.
@@ -135,11 +133,11 @@ mod tests {
         fs::write(at("new/b.txt"), "text").unwrap();
         for name in ["b.txt", "b.t*"] {
             let mut moved = config(&at(&format!("old/{name}")), "");
-            follow(&mut moved, Path::new(&at("old/runs/x")), Path::new(&at("new/runs/x")));
+            moved.follow(Path::new(&at("old/runs/x")), Path::new(&at("new/runs/x")));
             assert_eq!(moved.data.train, [at(&format!("new/{name}"))]);
         }
         let mut still_there = config(&at("new/b.txt"), "");
-        follow(&mut still_there, Path::new(&at("new/runs/y")), Path::new(&at("elsewhere/y")));
+        still_there.follow(Path::new(&at("new/runs/y")), Path::new(&at("elsewhere/y")));
         assert_eq!(still_there.data.train, [at("new/b.txt")]);
     }
 
@@ -147,12 +145,12 @@ mod tests {
     fn absolute_paths_keep_wildcards_and_templates() {
         let mut given = config("texts/*.txt", "runs/x");
         given.data.chat_template = Some("{{ messages }}".into());
-        make_absolute(&mut given);
+        given.make_absolute();
         assert!(given.run.dir.is_absolute() && given.data.cache.is_absolute());
         assert!(given.data.train[0].starts_with('/') && given.data.train[0].ends_with("/texts/*.txt"));
         assert_eq!(given.data.chat_template.as_deref(), Some("{{ messages }}"));
         let once = given.clone();
-        make_absolute(&mut given);
+        given.make_absolute();
         assert_eq!(given, once);
     }
 
@@ -162,7 +160,7 @@ mod tests {
         fs::write(place.path().join("b.txt"), "text").unwrap();
         let whole = place.path().join("b.txt").to_string_lossy().into_owned();
         let mut elsewhere = config("b.txt", "");
-        look_up(&mut elsewhere, config(&whole, ""));
+        elsewhere.look_up(config(&whole, ""));
         assert_eq!(elsewhere.data.train, [whole]);
     }
 }
