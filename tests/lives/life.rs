@@ -187,7 +187,7 @@ impl<'a> Life<'a> {
                 format!("run.seed={}", config.run.seed)
             }
             Change::Sequence => {
-                config.train.sequence = 12 - config.train.sequence;
+                config.train.sequence = 20 - config.train.sequence;
                 format!("train.sequence={}", config.train.sequence)
             }
             Change::Storage => {
