@@ -4,7 +4,7 @@
 Needs `pip install wandb` and `wandb login`; with WANDB_MODE=offline nothing is sent, and `wandb sync` does it later.
 Configuration, steps and their values are those of the run directory; the step is tetrad's. A run that is sent again goes
 on where it ended there, so the same command may be repeated while a run is under way; --follow does that by itself until
-the run's last step.
+the run has left its finished weights, or until Ctrl-C.
 """
 import argparse
 import hashlib
@@ -41,9 +41,16 @@ def send(run, line, sent):
     step = record.pop("step", None)
     if step is None or step < sent:
         return sent
-    values = {name: value for name, value in record.items() if isinstance(value, (int, float, bool))}
+    # A value that was not finite is null or left out; texts are not curves.
+    values = {name: float("nan") if value is None else value for name, value in record.items() if not isinstance(value, str)}
     run.log(values, step=step)
     return step
+
+
+def is_finished(run, metrics):
+    """Whether finished weights are there, and not those of before the run went on."""
+    weights = [run / name for name in ("model.tetrad", "adapter.tetrad")]
+    return any(path.is_file() and path.stat().st_mtime >= metrics.stat().st_mtime for path in weights)
 
 
 def main():
@@ -64,13 +71,18 @@ def main():
     identity = hashlib.sha256(str(arguments.run.resolve()).encode()).hexdigest()[:12]
     run = wandb.init(project=arguments.project, name=name, id=identity, config=settings, resume="allow")
     sent, offset = run.step or 0, 0
-    while True:
-        lines, offset = whole_lines(metrics, offset)
-        for line in lines:
-            sent = send(run, line, sent)
-        if not arguments.follow or sent >= settings.get("train.steps", 0):
-            break
-        time.sleep(SECONDS)
+    try:
+        while True:
+            # Looked at first: whatever was written before the weights, the last validation too, is read below.
+            finished = is_finished(arguments.run, metrics)
+            lines, offset = whole_lines(metrics, offset)
+            for line in lines:
+                sent = send(run, line, sent)
+            if not arguments.follow or finished:
+                break
+            time.sleep(SECONDS)
+    except KeyboardInterrupt:
+        pass
     run.finish()
 
 

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod carried;
+mod code_distance;
 mod load;
 mod meta;
 mod open;

@@ -286,6 +286,8 @@ const STYLE: &str = ":root{color-scheme:light dark;--text:#222;--dim:#666;--grid
     .key{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}\
     \
     .tip{position:fixed;display:none;pointer-events:none;background:canvas;border:1px solid var(--grid);padding:.3em .6em}\
+    details{margin:.4em 0}summary{cursor:pointer}pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3em 0 1em;\
+    padding-left:.8em;border-left:2px solid var(--grid)}\
     ul.keys{list-style:none;padding:0;columns:2}p.note{color:var(--dim)}";
 
 #[cfg(test)]

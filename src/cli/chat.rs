@@ -1,11 +1,14 @@
 //! `tetrad chat`: a conversation with a model, in its own chat template.
 
+use super::model_file::model_file;
 use super::output::escape;
+use super::signals::ReplyInterrupts;
 use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter};
 use super::{CliResult, Failure, adapters, device, eval, pool};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Lines, StdinLock, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tetrad::backend::Backend;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
@@ -14,13 +17,15 @@ use tetrad::model::{Generator, Sampling};
 
 /// Talk with a model in its own chat template.
 ///
-/// Each line of standard input is a message; `/reset` begins a new conversation, `/quit` or the end of the input ends it.
-/// When the conversation no longer fits into the model's context, its oldest messages are left out, which is said.
+/// Each line of standard input is a message; one that ends with a backslash goes on in the next line. `/reset` begins a new
+/// conversation, `/quit` or the end of the input ends it. On a terminal Ctrl-C ends a reply, and between replies the
+/// conversation. When the conversation no longer fits into the context, its oldest messages are left out, which is said.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model.
+    /// The model, or the folder of a run that is finished.
+    #[arg(value_parser = model_file())]
     file: PathBuf,
-    /// What the model is told before the conversation.
+    /// The system prompt: what the model is told before the conversation.
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
     /// A chat template in place of the model's own: a .jinja file or a tokenizer_config.json.
@@ -28,6 +33,9 @@ pub struct Args {
     chat_template: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// Tokens that the conversation may take, for which memory is allocated [default: the model's context, at most 8192].
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<usize>,
     /// Tokens of a reply at most; the model may end it earlier.
     #[arg(long, default_value_t = 512)]
     max_tokens: usize,
@@ -44,6 +52,12 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     threads: usize,
 }
+
+/// Tokens of a conversation unless more is asked for: caches of what some models could read would fill any memory.
+const CONTEXT: usize = 8192;
+
+/// What may be typed in place of a message.
+const COMMANDS: &str = "/reset begins a new conversation, /quit ends; a line that ends with \\ goes on in the next";
 
 /// Runs `tetrad chat`.
 ///
@@ -85,13 +99,21 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
     let template = template(&args.file, &checkpoint, args.chat_template.as_deref())?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let special = checkpoint.special_tokens(&tokenizer);
-    let context = checkpoint.meta.model.context;
+    let most = checkpoint.meta.model.context;
+    let context = match args.context {
+        Some(given) if !(1..=most).contains(&given) => {
+            return Err(format!("--context {given}: must be 1 to {most}, the model's context").into());
+        }
+        Some(given) => given,
+        None => most.min(CONTEXT),
+    };
     let capacity = Capacity { tokens: PASS_TOKENS.min(context), keys: context, sampling: true, packing: false };
     let mut opened = device::open_for(args.device, &adapted, capacity)?;
     let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     if interactive {
-        eprintln!("{}; /reset begins a new conversation, /quit ends", opened.describe());
+        eprintln!("{}, {context} tokens of context\n{COMMANDS}", opened.describe());
     }
+    let interrupts = if interactive { Some(ReplyInterrupts::watch()?) } else { None };
     let model = adapted.open(opened.backend.as_mut(), capacity)?;
     let system = args.system.iter().map(|text| Message { role: "system", content: text.clone() });
     let mut talk = Talk {
@@ -103,27 +125,49 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
         context,
         vocab: checkpoint.meta.model.vocab,
         messages: system.collect(),
+        interrupts,
         tokens: 0,
         writing: Duration::ZERO,
     };
     let mut generator = Generator::by(&model, adapted.ensemble().unwrap_or_default());
     let mut lines = std::io::stdin().lock().lines();
-    loop {
-        if interactive {
-            eprint!("> ");
-            std::io::stderr().flush()?;
-        }
-        let Some(line) = lines.next().transpose()? else { break };
+    while let Some(line) = message(&mut lines, interactive)? {
         match line.trim() {
             "" => continue,
-            "/quit" | "/exit" => break,
-            "/reset" => talk.messages.truncate(usize::from(args.system.is_some())),
+            "/quit" | "/exit" | "/bye" => break,
+            "/reset" | "/clear" => talk.messages.truncate(usize::from(args.system.is_some())),
+            "/help" | "/?" => eprintln!("{COMMANDS}"),
+            word if is_command(word) => eprintln!("{} is no command; {COMMANDS}", escape(word)),
             message if !talk.reply(opened.backend.as_mut(), &mut generator, message)? => break,
             _ => {}
         }
     }
     talk.summary();
     Ok(ExitCode::SUCCESS)
+}
+
+/// The next message, of several lines where they end with a backslash; nothing at the end of the input.
+fn message(lines: &mut Lines<StdinLock<'_>>, prompts: bool) -> std::io::Result<Option<String>> {
+    let mut message = String::new();
+    loop {
+        if prompts {
+            eprint!("{}", if message.is_empty() { "> " } else { ". " });
+            std::io::stderr().flush()?;
+        }
+        match lines.next().transpose()? {
+            None if message.is_empty() => return Ok(None),
+            None => return Ok(Some(message)),
+            Some(line) => match line.strip_suffix('\\') {
+                Some(line) => message += &format!("{line}\n"),
+                None => return Ok(Some(message + &line)),
+            },
+        }
+    }
+}
+
+/// Whether a message is a word that looks like a command.
+fn is_command(message: &str) -> bool {
+    message.strip_prefix('/').is_some_and(|word| !word.is_empty() && word.chars().all(char::is_alphabetic))
 }
 
 /// A conversation in the making.
@@ -137,6 +181,8 @@ struct Talk<'a> {
     vocab: usize,
     /// The system's message, if there is one, then those of user and assistant in turns.
     messages: Vec<Message>,
+    /// Of a conversation on a terminal.
+    interrupts: Option<Arc<ReplyInterrupts>>,
     /// Generated so far, and how long that took.
     tokens: usize,
     writing: Duration,
@@ -150,7 +196,10 @@ impl Talk<'_> {
             Ok(prompt) => prompt,
             Err(tokens) => {
                 self.messages.pop();
-                eprintln!("the message has {tokens} tokens with what surrounds it, the context {}", self.context);
+                eprintln!(
+                    "the message has {tokens} tokens with the template around it, the context {}: shorten it, or raise --context",
+                    self.context
+                );
                 return Ok(true);
             }
         };
@@ -158,9 +207,10 @@ impl Talk<'_> {
         let common = generator.history().iter().zip(&prompt).take_while(|(a, b)| a == b).count();
         let kept = common.min(prompt.len() - 1);
         generator.rewind(kept);
+        self.interrupts.iter().for_each(|interrupts| interrupts.set_replying(true));
         generator.feed(backend, &prompt[kept..]);
         let mut printer = TokenPrinter::new(&self.tokenizer, &prompt, self.args.sampling.stops(), false);
-        let begun = Instant::now();
+        let (begun, mut cut_off) = (Instant::now(), false);
         let most = self.args.max_tokens.min(self.context - prompt.len());
         for left in (0..most).rev() {
             backend.status()?;
@@ -169,13 +219,24 @@ impl Talk<'_> {
                 return Err(format!("{file}: the model's output is not finite; its training diverged").into());
             };
             self.tokens += 1;
-            if self.special.ends_with(id) || printer.push(id)? || !printer.open || left == 0 {
+            if self.special.ends_with(id) || printer.push(id)? || !printer.open || self.stopped() {
+                break;
+            }
+            if left == 0 {
+                cut_off = true;
                 break;
             }
             generator.feed(backend, &[id]);
         }
         self.writing += begun.elapsed();
         printer.finish()?;
+        if let Some(interrupts) = &self.interrupts {
+            interrupts.set_replying(false);
+            if cut_off {
+                let option = if most == self.args.max_tokens { "--max-tokens" } else { "--context" };
+                eprintln!("(cut off after {most} tokens by {option})");
+            }
+        }
         self.messages.push(Message { role: "assistant", content: printer.text.trim().into() });
         Ok(printer.open)
     }
@@ -205,6 +266,11 @@ impl Talk<'_> {
             self.messages.drain(first..first + 2);
             left_out += 2;
         }
+    }
+
+    /// Whether Ctrl-C ended the reply.
+    fn stopped(&self) -> bool {
+        self.interrupts.as_ref().is_some_and(|interrupts| interrupts.stopped())
     }
 
     fn summary(&self) {

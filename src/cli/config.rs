@@ -2,6 +2,7 @@
 
 use super::output::{escape, json, print};
 use super::{CliResult, Failure};
+use std::collections::HashSet;
 use std::process::ExitCode;
 use tetrad::config::{Config, KeyInfo, PRESETS, json_schema, key_meant, manual};
 use tetrad::error::ConfigError;
@@ -78,9 +79,8 @@ fn explain(keys: &[KeyInfo], sets: &[String]) -> Result<String, Failure> {
         let usual = value(&default).or_else(|| written.clone());
         let others: Vec<_> = presets
             .iter()
-            .filter_map(|(name, config)| Some((name, value(config)?)))
+            .filter_map(|(name, config)| Some((*name, value(config)?)))
             .filter(|(_, value)| Some(value) != usual.as_ref())
-            .map(|(name, value)| format!("{name} {value}"))
             .collect();
         text += &format!(
             "{key}\n    {meaning}\n    {kind}; {}\n",
@@ -90,12 +90,47 @@ fn explain(keys: &[KeyInfo], sets: &[String]) -> Result<String, Failure> {
             }
         );
         if !others.is_empty() {
-            text += &format!("    presets: {}\n", others.join(", "));
+            text += &format!("    presets: {}\n", by_value(&others));
         }
     }
     Ok(text)
 }
 
+/// Presets by the value that they have; a size's compact form is not named where it has the value of the size.
+fn by_value(presets: &[(&str, String)]) -> String {
+    let mut values: Vec<&str> = presets.iter().map(|(_, value)| value.as_str()).collect();
+    let mut seen = HashSet::new();
+    values.retain(|value| seen.insert(*value));
+    let alike = |name: &str, value: &str| {
+        let size = name.strip_suffix("-compact");
+        size.is_some_and(|size| presets.iter().any(|(other, found)| *other == size && found == value))
+    };
+    let shared = presets.iter().any(|(name, value)| alike(name, value));
+    let told = values.into_iter().map(|value| {
+        let with = presets.iter().filter(|(name, found)| found == value && !alike(name, value));
+        format!("{value} ({})", with.map(|(name, _)| *name).collect::<Vec<_>>().join(", "))
+    });
+    let told = told.collect::<Vec<_>>().join(", ");
+    if shared { format!("{told}; those sizes' compact forms likewise") } else { told }
+}
+
 fn flat(config: &Config) -> toml::Table {
     toml::from_str(&config.to_toml()).expect("what was written can be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_value;
+
+    #[test]
+    fn presets_are_gathered_by_their_values() {
+        let all = |found: &[(&'static str, &str)]| {
+            by_value(&found.iter().map(|(name, value)| (*name, value.to_string())).collect::<Vec<_>>())
+        };
+        assert_eq!(all(&[("60m", "1"), ("7b", "2"), ("130m", "1")]), "1 (60m, 130m), 2 (7b)");
+        let compact = all(&[("60m", "1"), ("7b", "2"), ("60m-compact", "1"), ("7b-compact", "2")]);
+        assert_eq!(compact, "1 (60m), 2 (7b); those sizes' compact forms likewise");
+        let differing = all(&[("60m", "1"), ("compact", "3"), ("60m-compact", "3")]);
+        assert_eq!(differing, "1 (60m), 3 (compact, 60m-compact)");
+    }
 }

@@ -12,7 +12,7 @@ use tetrad::backend::cuda::{Cuda, Search};
 use tetrad::error::BackendError;
 use tetrad::train::{available, total_memory};
 
-/// Say what of this machine tetrad can use, what is missing, and how to get it.
+/// Report what tetrad can use of this machine, what is missing, and how to get it.
 ///
 /// Exit status: 0; with `--gpu` 1 if no GPU can be used.
 #[derive(clap::Args, Debug)]
@@ -77,7 +77,8 @@ fn processor() -> Finding {
     let name = name.map_or("processor", |(_, name)| name.trim());
     let sets: Vec<&str> = Isa::available().map(Isa::name).collect();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let found = format!("{name}, {threads} threads; of {} the first is used", sets.join(", "));
+    let used = sets.first().copied().unwrap_or("none");
+    let found = format!("{name}, {threads} threads; instruction set used: {used}");
     let advice = (sets.len() == 1).then(|| "without AVX2 or AVX-512 the portable code is several times slower".into());
     Finding { what: "processor", found, advice }
 }
@@ -117,7 +118,7 @@ fn gpu() -> (Vec<Finding>, Finding, bool) {
             Err(error) => {
                 let found = match &error {
                     // The folders that were searched are many; `--device cuda` names them.
-                    BackendError::Library { files, refused, .. } => format!("missing: there is no {files}{refused}"),
+                    BackendError::Library { files, refused, .. } => format!("missing (looked for {files}){refused}"),
                     other => other.to_string(),
                 };
                 Finding { what, found, advice: advise(&error.into()) }

@@ -1,6 +1,7 @@
 //! `tetrad eval`.
 
 use super::held_out::{Cut, HeldOut, HeldOutLoss};
+use super::model_file::model_file;
 use super::output::{json, print};
 use super::units::grouped;
 use super::{CliResult, Failure, adapters, device, number, pool};
@@ -18,7 +19,8 @@ use tetrad::model::Ensemble;
 /// their target tokens count. Weights are read directly from the mapped file.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model.
+    /// The model, or the folder of a run that is finished.
+    #[arg(value_parser = model_file())]
     file: Option<PathBuf>,
     /// Text files and globs, of any type that training reads.
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]

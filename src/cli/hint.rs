@@ -1,11 +1,12 @@
 //! Advice on errors: the flags, configuration keys and commands that help. The library knows none of them, so its errors
 //! state facts only.
 
+use super::misnamed::{self, PathKind};
 use std::error::Error;
 use std::io::ErrorKind;
 use tetrad::error::{
-    BackendError, CheckpointError, ConvertError, DataError, DataSet, FormatError, RanksError, StartError, StoreError,
-    WriteError,
+    BackendError, CheckpointError, ConfigError, ConvertError, DataError, DataSet, FormatError, RanksError, StartError,
+    StoreError, WriteError,
 };
 
 /// What the user of a command can change.
@@ -23,6 +24,9 @@ pub(super) enum Options {
 pub(super) fn hint(error: &(dyn Error + 'static), options: Options) -> Option<String> {
     if let Some(error) = error.downcast_ref::<DataError>() {
         return data(error, options);
+    }
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        return config(error);
     }
     if let Some(error) = error.downcast_ref::<BackendError>() {
         return backend(error, options);
@@ -49,6 +53,18 @@ pub(super) fn hint(error: &(dyn Error + 'static), options: Options) -> Option<St
         return checkpoint(error);
     }
     store(error.downcast_ref()?)
+}
+
+/// Advice on a file in the place of a configuration that is none.
+fn config(error: &ConfigError) -> Option<String> {
+    let (ConfigError::Read { path, .. } | ConfigError::Syntax { path, .. }) = error else { return None };
+    let advice = match misnamed::kind(path)? {
+        PathKind::Model => "a model is named with --from",
+        PathKind::Text => "text is named with --data",
+        PathKind::Source => "a model of another program is converted by `tetrad import`, then named with --from",
+        PathKind::Settings | PathKind::Run => return None,
+    };
+    Some(advice.into())
 }
 
 fn data(error: &DataError, options: Options) -> Option<String> {
@@ -234,7 +250,7 @@ fn library_hint(library: &str) -> &'static str {
         library if library.starts_with("cuBLASLt") => {
             "`pip install nvidia-cublas` brings it, and TETRAD_CUDA_LIBRARIES can name its folder"
         }
-        _ => "install the driver, or use --device cpu",
+        _ => "install NVIDIA's driver (a package of the distribution, or nvidia.com/drivers), or use --device cpu",
     }
 }
 
@@ -275,6 +291,21 @@ mod tests {
         assert_eq!(keys(long), "raise train.sequence, or set data.overlong to \"truncate\" or \"skip\"");
         assert!(keys(DataError::TrainedAndValidated { path: path() }).contains("data.validation"));
         assert_eq!(hint(&DataError::Empty { path: path() }, Options::Keys), None);
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_named_otherwise() {
+        let place = tempfile::tempdir().unwrap();
+        let told = |name: &str| {
+            let path = place.path().join(name);
+            std::fs::write(&path, [0xff, b'=']).unwrap();
+            let error = tetrad::config::Config::load(path.to_str(), &[]).unwrap_err();
+            keys(error)
+        };
+        assert_eq!(told("a.tetrad"), "a model is named with --from");
+        assert_eq!(told("a.jsonl"), "text is named with --data");
+        assert!(told("a.gguf").contains("`tetrad import`"));
+        assert_eq!(told("a.toml"), "");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What was probably meant by a word in the place of a command: a file, or what another program calls a command.
 
-use super::output::escape;
+use super::output::{escape, shell};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use std::path::Path;
 use tetrad::checkpoint::METRICS;
@@ -39,27 +39,29 @@ pub fn misnamed(error: &clap::Error) -> Option<String> {
         let (_, command) = ELSEWHERE.iter().find(|(name, _)| *name == word)?;
         return Some(format!("{shown}: is no command; try {command}"));
     };
+    let file = shell(Path::new(word));
     let advice = match kind {
-        Kind::Text => {
-            format!("is text; train on it with `tetrad train --data {shown}`, with --from MODEL to fine-tune a model")
+        PathKind::Text => {
+            format!("is text; train on it with `tetrad train --data {file}`, with --from MODEL to fine-tune a model")
         }
-        Kind::Model => {
-            format!("is a model; try `tetrad sample {shown}`, `tetrad dump {shown}`, or `tetrad train --from {shown}`")
+        PathKind::Model => {
+            format!("is a model; try `tetrad chat {file}`, `tetrad dump {file}`, or `tetrad train --from {file}`")
         }
-        Kind::Source => {
-            format!("is a model of another program; bring it in with `tetrad import {shown} -o model.tetrad`")
+        PathKind::Source => {
+            format!("is a model of another program; bring it in with `tetrad import {file} -o model.tetrad`")
         }
-        Kind::Settings => {
-            format!("is a configuration; try `tetrad train {shown}`, or `tetrad sweep {shown}` if it is a sweep")
+        PathKind::Settings => {
+            format!("is a configuration; try `tetrad train {file}`, or `tetrad sweep {file}` if it is a sweep")
         }
-        Kind::Run => format!(
-            "is a run; continue it with `tetrad train {shown} --resume`, or see it with `tetrad report {shown}`"
-        ),
+        PathKind::Run => {
+            format!("is a run; continue it with `tetrad train {file} --resume`, or see it with `tetrad report {file}`")
+        }
     };
     Some(format!("{shown}: {advice}"))
 }
 
-enum Kind {
+/// What a word on the command line may be in truth.
+pub(super) enum PathKind {
     Text,
     Model,
     Source,
@@ -68,20 +70,20 @@ enum Kind {
 }
 
 /// What a file or folder is, by its name and what lies in it.
-fn kind(path: &Path) -> Option<Kind> {
+pub(super) fn kind(path: &Path) -> Option<PathKind> {
     if path.join(METRICS).is_file() {
-        return Some(Kind::Run);
+        return Some(PathKind::Run);
     }
     if path.join("config.json").is_file() {
-        return Some(Kind::Source);
+        return Some(PathKind::Source);
     }
     let name = path.file_name().filter(|_| path.is_file())?.to_string_lossy();
     let (_, ending) = name.trim_end_matches(".zst").rsplit_once('.')?;
     Some(match ending {
-        "tetrad" => Kind::Model,
-        "gguf" | "safetensors" => Kind::Source,
-        "toml" => Kind::Settings,
-        "txt" | "jsonl" | "json" | "csv" | "tsv" | "parquet" => Kind::Text,
+        "tetrad" => PathKind::Model,
+        "gguf" | "safetensors" => PathKind::Source,
+        "toml" => PathKind::Settings,
+        "txt" | "jsonl" | "json" | "csv" | "tsv" | "parquet" => PathKind::Text,
         _ => return None,
     })
 }

@@ -23,13 +23,24 @@ pub(super) fn write_file(path: &Path, content: &[u8]) -> Result<(), StoreError> 
     publish(path, |out| out.write_all(content)).map_err(|e| StoreError::io(path, "write it", e))
 }
 
-/// Text from a file for a terminal: printable ASCII as it is, everything else as `\u{..}`.
+/// Text from a file for a terminal: printable ASCII and the letters and digits of all scripts as they are, everything else
+/// as `\u{..}`.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if (' '..='~').contains(&c) { out.push(c) } else { out.extend(c.escape_unicode()) }
+        if (' '..='~').contains(&c) || c.is_alphanumeric() { out.push(c) } else { out.extend(c.escape_unicode()) }
     }
     out
+}
+
+/// A path as a word of a command that can be pasted into a shell.
+pub(super) fn shell(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "_./-=+:@%,".contains(c);
+    match text.chars().all(plain) && !text.is_empty() {
+        true => escape(&text),
+        false => format!("'{}'", escape(&text).replace('\'', r"'\''")),
+    }
 }
 
 /// Generated text for a terminal: control characters other than line feed and tab become U+FFFD, since a terminal
@@ -81,7 +92,12 @@ mod tests {
         for shown in [escape(nasty), json_line(&value)] {
             assert!(shown.bytes().all(|b| (b' '..=b'~').contains(&b)), "{shown}");
         }
+        assert_eq!(escape("L\u{e4}ufe/\u{65e5}\u{672c}\u{200b}"), "L\u{e4}ufe/\u{65e5}\u{672c}\\u{200b}");
         assert_eq!(serde_json::from_str::<Value>(&json_line(&value)).unwrap(), value);
+        assert_eq!(
+            ["runs/a-1", "my runs/\u{e4}", "it's", ""].map(|path| shell(Path::new(path))),
+            ["runs/a-1", "'my runs/\u{e4}'", r"'it'\''s'", "''"]
+        );
         assert_eq!(harmless("na\u{ef}ve\n\tx\u{1b}[2J\u{9b}"), "na\u{ef}ve\n\tx\u{fffd}[2J\u{fffd}");
     }
 }

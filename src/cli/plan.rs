@@ -1,33 +1,39 @@
 //! `tetrad plan`.
 
+use super::model_file::model_file;
 use super::output::{json, print};
+use super::overrides::Overrides;
 use super::table::Table;
+use super::train::header::resolution;
+use super::train::origin::with_adapter;
 use super::train::start::InitFrom;
 use super::units::{bytes, grouped};
-use super::{CliResult, budget, device, pool};
+use super::{CliResult, Failure, budget, device, pool};
 use serde_json::json;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::Checkpoint;
-use tetrad::config::{Config, Method, RunConfig, TrainConfig};
+use tetrad::config::{Config, Method, RECORD, RunConfig, TrainConfig};
 use tetrad::memory::{Category, Place, Plan};
-use tetrad::model::{ActivationCheckpointing, Model, Offload};
+use tetrad::model::{ActivationCheckpointing, Model, Offload, StorageConfig};
 use tetrad::train::{Limits, Setting, autotune, check_ranks, differences, largest_batch};
 
 /// Print the memory that a training run takes, by buffer, without running it.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Preset or TOML file; the quick-start if absent.
+    /// Preset, TOML file, or the folder of a run; the quick-start if absent.
     config: Option<String>,
-    /// Override a key, as in `--set train.batch=8`; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
-    /// Plan a run that starts from this model, as `train --from` would. What follows from the text there, which is not
-    /// read here, is that of a long text unless it is set.
-    #[arg(long, value_name = "FILE")]
+    #[command(flatten)]
+    overrides: Overrides,
+    /// Plan a run that starts from this model, as `train --from` would. Settings that training derives
+    /// from the text, which is not read here, are those of a long text unless set.
+    #[arg(long, value_name = "FILE", value_parser = model_file())]
     from: Option<PathBuf>,
+    /// Plan a run that trains an adapter beside it: lora, prefix, bottleneck, or a trained adapter's FILE.
+    #[arg(long, value_name = "KIND|FILE")]
+    adapter: Option<String>,
     /// Pick unset options so that the run fits into SIZE, and report the largest train.batch that does: bytes, KiB, MiB,
     /// GiB, GB, or 90% of the free memory.
     #[arg(long, value_name = "SIZE")]
@@ -66,6 +72,8 @@ struct PlanReport {
     budget: Option<Fits>,
     /// Rows and tokens of a row, if they follow from the text.
     assumed: Option<[usize; 2]>,
+    /// How far apart the codes are that it starts from, and how far steps go.
+    codes: Option<String>,
     /// Bytes of gradients that a rank sends to the next in a step, and of updated parameters that go to all.
     sent: u64,
     shared: u64,
@@ -90,14 +98,7 @@ struct Largest {
 /// # Errors
 /// Mistakes in the configuration.
 pub fn run(args: Args) -> CliResult {
-    let mut config = match &args.from {
-        None => Config::load(args.config.as_deref(), &args.sets)?,
-        Some(path) => {
-            let mut base = InitFrom { checkpoint: Checkpoint::open(path)? }.base();
-            base.run.dir = RunConfig::default().dir;
-            Config::load_tuning(base, args.config.as_deref(), &args.sets)?
-        }
-    };
+    let (mut config, distance) = configuration(&args)?;
     // A later task has an offline module.
     if config.adapter.is_some() && config.continual.task.len() > 1 {
         config.continual.stage = config.task_run(Method::Ema, 1).continual.stage;
@@ -108,7 +109,8 @@ pub fn run(args: Args) -> CliResult {
     check_ranks(&config)?;
     let assumed = open.then_some([config.train.batch, config.train.sequence]);
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
-    let report = pool::run(config.run.threads, || plan_report(&config, &args, budget, assumed))??;
+    let mut report = pool::run(config.run.threads, || plan_report(&config, &args, budget, assumed))??;
+    report.codes = resolution(&config, distance);
     let rows = rows(&report.plan, args.items);
     print(|out| {
         if args.json {
@@ -121,6 +123,38 @@ pub fn run(args: Args) -> CliResult {
         sums(&report).print(out)
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration that the same options give to `train`, and how far apart the codes are that the run starts from.
+fn configuration(args: &Args) -> Result<(Config, Option<f64>), Failure> {
+    let given = args.config.as_deref().map(|name| match Path::new(name).join(RECORD) {
+        record if record.is_file() => record.to_string_lossy().into_owned(),
+        _ => name.into(),
+    });
+    let (given, sets) = (given.as_deref(), args.overrides.all());
+    let load = |base: Option<Config>| -> Result<Config, Failure> {
+        let tunes = base.is_some();
+        let (base, sets) = with_adapter(args.adapter.as_deref(), base.unwrap_or_default(), sets.clone())?;
+        Ok(if tunes { Config::load_tuning(base, given, &sets)? } else { Config::load_over(base, given, &sets)? })
+    };
+    let open = |path: &Path| -> Result<InitFrom, Failure> { Ok(InitFrom { checkpoint: Checkpoint::open(path)? }) };
+    let base = |model: &InitFrom| {
+        let mut base = model.base();
+        base.run.dir = RunConfig::default().dir;
+        base
+    };
+    let model = args.from.as_deref().map(open).transpose()?;
+    let config = load(model.as_ref().map(base))?;
+    // What the configuration of an adapter leaves out of [model] and [storage] is its base's.
+    if let (None, Some(path)) = (&model, &config.adapter.base) {
+        return Ok((load(Some(base(&open(path)?)))?, None));
+    }
+    let is_kept = |model: &&InitFrom| {
+        let kept = |storage: &StorageConfig| (storage.weights, storage.scheme, storage.group);
+        kept(&model.checkpoint.meta.storage) == kept(&config.storage)
+    };
+    let distance = model.as_ref().filter(is_kept).and_then(|model| model.checkpoint.code_distance());
+    Ok((config, distance))
 }
 
 /// The lines that most readers came for.
@@ -138,6 +172,9 @@ fn verdict(report: &PlanReport, out: &mut dyn Write) -> io::Result<()> {
             out,
             "assumed: {batch} x {sequence} tokens, as for a long text; training fits them to its text unless set ({keys})"
         )?;
+    }
+    if let Some(codes) = &report.codes {
+        writeln!(out, "codes:   {codes}")?;
     }
     if report.config.run.ranks > 1 {
         let (ranks, rows) = (report.config.run.ranks, report.config.rank_batch());
@@ -176,7 +213,7 @@ fn plan_report(
     let mut fits = None;
     if let Some(budget) = budget {
         let limits = budget::limits(sizes, budget.bytes(sizes).map_err(|e| format!("--budget {e}"))?);
-        let chosen = budget::resolve(config, sizes, &limits, "the budget is").map(|(chosen, said)| {
+        let chosen = budget::resolve(config, sizes, &limits, budget::Bound::Budget).map(|(chosen, said)| {
             resolved = chosen;
             said
         });
@@ -192,6 +229,7 @@ fn plan_report(
         config: resolved,
         budget: fits,
         assumed,
+        codes: None,
     })
 }
 

@@ -1,8 +1,9 @@
 //! `tetrad prepare`.
 
+use super::model_file::model_file;
 use super::output::print;
+use super::overrides;
 use super::signals::{Doing, Interrupts};
-use super::train::data_override;
 use super::train::start::{InitFrom, name_folder};
 use super::units::grouped;
 use super::{CliResult, pool};
@@ -31,7 +32,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<String>,
     /// Use the tokenizer of this model, for `train --from`.
-    #[arg(long, value_name = "FILE", conflicts_with = "tokenizer")]
+    #[arg(long, value_name = "FILE", conflicts_with = "tokenizer", value_parser = model_file())]
     from: Option<PathBuf>,
 }
 
@@ -60,7 +61,7 @@ impl Args {
     fn overrides(&self) -> Vec<String> {
         let tokenizer =
             self.tokenizer.iter().map(|file| format!("tokenizer.file={}", toml::Value::from(file.as_str())));
-        data_override(&self.data).into_iter().chain(tokenizer).chain(self.sets.iter().cloned()).collect()
+        overrides::data(&self.data).into_iter().chain(tokenizer).chain(self.sets.iter().cloned()).collect()
     }
 }
 

@@ -17,13 +17,18 @@ pub(super) fn preparing(interrupts: &Interrupts) -> impl FnMut(Progress<'_>) {
             return;
         }
         last = Instant::now();
-        let verb = match progress.stage {
-            Stage::Hashing => "reading",
-            Stage::Tokenizing => "tokenizing",
-        };
-        let of = if progress.total > 0 { format!(" of {}", bytes(progress.total)) } else { String::new() };
-        let pace = pace.told(progress.stage, progress.bytes, progress.total, last);
-        eprintln!("{verb} {}: {}{of}{pace}", escape(&progress.path.to_string_lossy()), bytes(progress.bytes));
+        let (path, done, pace) = (
+            escape(&progress.path.to_string_lossy()),
+            bytes(progress.bytes),
+            pace.told(progress.stage, [progress.bytes, progress.total, progress.text], last),
+        );
+        match (progress.stage, progress.total) {
+            (Stage::Hashing, _) | (_, 0) => eprintln!("reading {path}: {done}{pace}"),
+            (Stage::Tokenizing, total) => {
+                let percent = 100.0 * progress.bytes as f64 / total as f64;
+                eprintln!("tokenizing {path}: {percent:.1} % ({done} of {}){pace}", bytes(total));
+            }
+        }
     }
 }
 
@@ -31,28 +36,33 @@ pub(super) fn preparing(interrupts: &Interrupts) -> impl FnMut(Progress<'_>) {
 #[derive(Default)]
 struct Pace {
     stage: Option<Stage>,
-    /// Bytes that were done then.
-    from: u64,
+    /// Bytes of files and of text that were done then.
+    from: [u64; 2],
     begun: Option<Instant>,
 }
 
 impl Pace {
-    /// Bytes a second and the time that is left, once that is known.
-    fn told(&mut self, stage: Stage, done: u64, total: u64, now: Instant) -> String {
-        if self.stage != Some(stage) {
-            *self = Self { stage: Some(stage), from: done, begun: Some(now) };
+    /// Bytes a second, of text where it is made of some, and the time that is left, once that is known. What is left is of the
+    /// files as they lie, packed or not.
+    fn told(&mut self, stage: Stage, [done, total, text]: [u64; 3], now: Instant) -> String {
+        // Another corpus begins anew, and its first stage may have been too short to be told.
+        if self.stage != Some(stage) || done < self.from[0] || text < self.from[1] {
+            *self = Self { stage: Some(stage), from: [done, text], begun: Some(now) };
         }
         let seconds = self.begun.map_or(0.0, |begun| (now - begun).as_secs_f64());
-        let moved = done.saturating_sub(self.from);
-        if moved == 0 || seconds < 1.0 {
+        let moved = [done - self.from[0], text - self.from[1]];
+        if seconds < 1.0 || moved[0] == 0 {
             return String::new();
         }
-        let rate = moved as f64 / seconds;
+        let moved = moved.map(|bytes| bytes as f64 / seconds);
         let left = match total.checked_sub(done) {
-            Some(left) if total > 0 => format!(", {} left", duration(Duration::from_secs_f64(left as f64 / rate))),
+            Some(left) if total > 0 => format!(", {} left", duration(Duration::from_secs_f64(left as f64 / moved[0]))),
             _ => String::new(),
         };
-        format!(", {}/s{left}", bytes(rate as u64))
+        match moved[1] > 0.0 {
+            true => format!(", {}/s of text{left}", bytes(moved[1] as u64)),
+            false => format!(", {}/s{left}", bytes(moved[0] as u64)),
+        }
     }
 }
 
@@ -79,10 +89,13 @@ mod tests {
     fn a_pace_is_told_once_it_is_known() {
         let (begun, mut pace) = (Instant::now(), Pace::default());
         let at = |seconds| begun + Duration::from_secs(seconds);
-        assert_eq!(pace.told(Stage::Hashing, 1 << 20, 0, at(0)), "");
-        assert_eq!(pace.told(Stage::Hashing, 5 << 20, 0, at(2)), ", 2.00 MiB/s");
-        // What an earlier preparation left is not of this pace.
-        assert_eq!(pace.told(Stage::Tokenizing, 100 << 20, 200 << 20, at(4)), "");
-        assert_eq!(pace.told(Stage::Tokenizing, 110 << 20, 200 << 20, at(14)), ", 1.00 MiB/s, 1m30s left");
+        let (mib, packed) = (1 << 20, 100 << 20);
+        assert_eq!(pace.told(Stage::Hashing, [mib, 0, 0], at(0)), "");
+        assert_eq!(pace.told(Stage::Hashing, [5 * mib, 0, 0], at(2)), ", 2.00 MiB/s");
+        // What an earlier preparation left is not of this pace; of packed files the text counts that is in them.
+        assert_eq!(pace.told(Stage::Tokenizing, [packed, 2 * packed, 8 * mib], at(4)), "");
+        let told = pace.told(Stage::Tokenizing, [packed + 10 * mib, 2 * packed, 38 * mib], at(14));
+        assert_eq!(told, ", 3.00 MiB/s of text, 1m30s left");
+        assert_eq!(pace.told(Stage::Tokenizing, [mib, 2 * mib, mib], at(16)), "", "another corpus");
     }
 }

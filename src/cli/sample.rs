@@ -1,5 +1,6 @@
 //! `tetrad sample`.
 
+use super::model_file::model_file;
 use super::output::{escape, json, print};
 use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter, text_prompt};
 use super::{CliResult, adapters, device, eval, pool};
@@ -13,17 +14,24 @@ use tetrad::model::{Generator, Sampling};
 /// Generate text with a model, token by token.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model.
+    /// The model, or the folder of a run that is finished.
+    #[arg(value_parser = model_file())]
     file: PathBuf,
     /// The text to continue.
-    #[arg(long, default_value = "\n", hide_default_value = true)]
+    #[arg(short, long, default_value = "\n", hide_default_value = true)]
     prompt: String,
     /// Read the text to continue from a file; `-` is standard input.
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     prompt_file: Option<PathBuf>,
-    /// Write the prompt as a message of a conversation, in the model's chat template, and answer it.
+    /// Take the prompt as a user's message, put it into the model's chat template, and generate the reply.
     #[arg(long)]
     chat: bool,
+    /// With --chat: the system prompt.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+    /// With --chat: a chat template in place of the model's own, a .jinja file or a tokenizer_config.json.
+    #[arg(long, value_name = "FILE", requires = "chat")]
+    chat_template: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Tokens to generate at most; the model may end the text earlier.
@@ -82,8 +90,16 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
         true => chat_prompt(args, text, &checkpoint, &tokenizer)?,
         false => prompt(text, &checkpoint, &tokenizer, &special)?,
     };
+    let context = checkpoint.meta.model.context;
+    if prompt.len() > context {
+        let given = format!("the prompt has {} tokens, the model's context {context}", prompt.len());
+        if args.chat {
+            return Err(format!("{given}; shorten the message").into());
+        }
+        eprintln!("note: {given}; only the last {} are read", (context / 2).max(1));
+    }
     // No cache for positions that this text cannot reach, whatever context the file claims.
-    let keys = checkpoint.meta.model.context.min(prompt.len().saturating_add(args.max_tokens));
+    let keys = context.min(prompt.len().saturating_add(args.max_tokens));
     let tokens = PASS_TOKENS.min(prompt.len());
     let capacity = Capacity { tokens, keys, sampling: true, packing: false };
     let mut opened = device::open_for(args.device, &adapted, capacity)?;
@@ -140,16 +156,17 @@ fn prompt(
     within(text_prompt(text, tokenizer, special, came)?, checkpoint)
 }
 
-/// The tokens of a conversation whose only message is `text`.
+/// The tokens of a conversation whose user says `text`.
 fn chat_prompt(
     args: &Args,
     text: &str,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
 ) -> Result<Vec<u32>, super::Failure> {
-    let template = super::chat::template(&args.file, checkpoint, None)?;
-    let message = Message { role: "user", content: text.into() };
-    within(tokenizer.encode(&template.render(&[message])?)?, checkpoint)
+    let template = super::chat::template(&args.file, checkpoint, args.chat_template.as_deref())?;
+    let system = args.system.iter().map(|system| Message { role: "system", content: system.clone() });
+    let messages: Vec<_> = system.chain([Message { role: "user", content: text.into() }]).collect();
+    within(tokenizer.encode(&template.render(&messages)?)?, checkpoint)
 }
 
 /// The tokens of a prompt, which must be of the model's vocabulary.

@@ -105,6 +105,66 @@ impl Interrupts {
     }
 }
 
+/// Ctrl-C in a conversation: it ends the reply at hand; between replies, and when it comes again, the process.
+#[derive(Default)]
+pub(super) struct ReplyInterrupts {
+    replying: AtomicBool,
+    stop: AtomicBool,
+}
+
+impl ReplyInterrupts {
+    /// Watches for it from now on, on a thread of its own.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn watch() -> io::Result<Arc<Self>> {
+        let mut signals = Signals::new([SIGINT])?;
+        let shared = Arc::new(Self::default());
+        let own = shared.clone();
+        std::thread::Builder::new().name("tetrad-signals".into()).spawn(move || {
+            for signal in signals.forever() {
+                if !own.ends_a_reply() {
+                    eprintln!();
+                    leave(signal);
+                }
+            }
+        })?;
+        Ok(shared)
+    }
+
+    /// A reply begins, or has ended.
+    pub fn set_replying(&self, replying: bool) {
+        self.stop.store(false, Ordering::SeqCst);
+        self.replying.store(replying, Ordering::SeqCst);
+    }
+
+    /// Whether the reply is to end.
+    pub fn stopped(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Takes a signal; whether that ends a reply.
+    fn ends_a_reply(&self) -> bool {
+        self.replying.load(Ordering::SeqCst) && !self.stop.swap(true, Ordering::SeqCst)
+    }
+}
+
 fn leave(signal: i32) -> ! {
     signal_hook::low_level::exit(128 + signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ReplyInterrupts;
+
+    #[test]
+    fn a_signal_ends_the_reply_at_hand_and_otherwise_the_process() {
+        let interrupts = ReplyInterrupts::default();
+        assert!(!interrupts.ends_a_reply(), "nothing is replied");
+        interrupts.set_replying(true);
+        assert!(interrupts.ends_a_reply() && interrupts.stopped());
+        assert!(!interrupts.ends_a_reply(), "it came again");
+        interrupts.set_replying(false);
+        assert!(!interrupts.stopped() && !interrupts.ends_a_reply());
+    }
 }

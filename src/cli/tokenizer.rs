@@ -1,11 +1,11 @@
 //! `tetrad tokenizer`.
 
-use super::output::{escape, print, write_file};
+use super::output::{escape, print, shell, write_file};
 use super::units::{bytes, grouped};
 use super::{CliResult, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tetrad::data::{Corpus, Tokenizer, train_byte_pairs};
+use tetrad::data::{Corpus, Tokenizer, least_vocabulary, train_byte_pairs};
 
 /// Make a tokenizer.
 #[derive(clap::Args, Debug)]
@@ -19,7 +19,7 @@ enum Command {
     Train(TrainArgs),
 }
 
-/// Make a tokenizer.json of the words of some texts: byte pairs (BPE), every byte a token.
+/// Train a byte-level BPE tokenizer on texts and write it as tokenizer.json.
 ///
 /// Train a model with it by `--set tokenizer.file=FILE --set model.vocab=N`.
 #[derive(clap::Args, Debug)]
@@ -30,12 +30,12 @@ struct TrainArgs {
     /// The file to write.
     #[arg(short, long, value_name = "FILE", default_value = "tokenizer.json")]
     output: PathBuf,
-    /// Tokens, the 256 bytes and special tokens among them.
+    /// Size of the vocabulary, the 256 bytes and the special tokens included.
     #[arg(long, default_value_t = 8192)]
     vocab: usize,
     /// How often a pair must occur to become a token.
-    #[arg(long, default_value_t = 2)]
-    least: u64,
+    #[arg(long, alias = "least", value_name = "N", default_value_t = 2)]
+    min_frequency: u64,
     /// A further special token, such as the marks of a chat template; may be repeated.
     #[arg(long, value_name = "TOKEN")]
     special: Vec<String>,
@@ -58,8 +58,13 @@ pub fn run(args: Args) -> CliResult {
 
 fn train(args: &TrainArgs) -> CliResult {
     overwrite::refuse_file(&args.output, args.overwrite)?;
+    let least = least_vocabulary(&args.special);
+    if args.vocab < least {
+        let why = "there is a token for each of the 256 bytes, the end of a text and each --special";
+        return Err(format!("--vocab {}: must be at least {least}: {why}", args.vocab).into());
+    }
     let corpus = Corpus::resolve(&args.texts)?;
-    let json = train_byte_pairs(&corpus, args.vocab, args.least, &args.special)?;
+    let json = train_byte_pairs(&corpus, args.vocab, args.min_frequency, &args.special)?;
     let made = Tokenizer::from_json(&json)?;
     let shown = escape(&args.output.to_string_lossy());
     write_file(&args.output, &json)?;
@@ -67,10 +72,10 @@ fn train(args: &TrainArgs) -> CliResult {
         let (tokens, size) = (made.vocab_size(), bytes(json.len() as u64));
         writeln!(out, "{shown}: {} tokens, {size}", grouped(tokens))?;
         if (tokens as usize) < args.vocab {
-            let least = args.least;
+            let least = args.min_frequency;
             writeln!(out, "note: the texts have no more pairs of tokens that occur {least} times")?;
         }
-        writeln!(out, "use it with --set tokenizer.file={shown} --set model.vocab={tokens}")
+        writeln!(out, "use it with --set tokenizer.file={} --set model.vocab={tokens}", shell(&args.output))
     })?;
     Ok(ExitCode::SUCCESS)
 }

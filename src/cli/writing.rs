@@ -47,13 +47,13 @@ pub struct SamplingArgs {
     /// Sample from tokens at least P times as likely as the most likely one; 0 = from all.
     #[arg(long, value_name = "P", default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f64,
-    /// Make tokens that the text has already less likely; 1 = not at all.
+    /// Make tokens that already occur in the text less likely; 1 = off.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f64,
     /// Seed: the same seed gives the same text.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// End the text where it would contain this. May be repeated.
+    /// Stop before this text would appear; may be repeated.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
 }

@@ -28,5 +28,5 @@ pub use shard::{IGNORE, InputTokens, Progress, Shard, Stage, Tokens};
 pub use source::{Corpus, Input, InputKind};
 pub use tokenize::{
     ChatPrompt, Decoder, END_OF_TEXT, Message, SampleFormat, SpecialTokens, Tokenizer, TokenizerConfig, is_template,
-    train_byte_pairs,
+    least_vocabulary, train_byte_pairs,
 };

@@ -68,6 +68,12 @@ pub struct Line {
     /// How much longer than it another rank was busy with exchanges.
     #[serde(skip_serializing_if = "not_finite")]
     pub rank_wait_seconds: Option<f64>,
+    /// What the model wrote after this step, with the beginning that it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sample: Option<String>,
+    /// The question of a conversation that it answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
     /// What the watchdog did after this step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,

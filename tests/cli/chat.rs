@@ -57,6 +57,40 @@ fn old_messages_are_left_out_where_the_context_ends_and_one_too_long_is_refused(
 }
 
 #[test]
+fn a_message_may_have_several_lines_and_a_word_that_is_no_command_is_not_sent() {
+    let place = model();
+    let output = chat(&place, &["--max-tokens", "5", "--context", "64"], "Hi\\\nHo\n/nonsense\n/help\n");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    let reply = continued(&place, "u:Hi\nHo\na:", &["--max-tokens", "5"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{reply}\n"));
+    assert!(said.starts_with("/nonsense is no command; /reset begins a new conversation, "), "{said}");
+    assert_eq!(said.matches("/quit ends").count(), 2, "{said}");
+    for wrong in ["0", "100000"] {
+        let error = place.fails(&["chat", "run/model.tetrad", "--chat-template", "talk.jinja", "--context", wrong]);
+        assert!(error.contains("the model's context"), "{error}");
+    }
+}
+
+#[test]
+fn the_folder_of_a_finished_run_stands_for_its_model_and_a_prompt_beyond_the_context_is_told() {
+    let place = model();
+    let args = ["--temperature", "0", "--max-tokens", "4", "--prompt", "The "];
+    let whole = place.ok(&[&["sample", "run/model.tetrad"], &args[..]].concat());
+    assert_eq!(place.ok(&[&["sample", "run"], &args[..]].concat()), whole);
+    let asked =
+        ["sample", "run", "--chat", "--chat-template", "talk.jinja", "--system", "S", "-p", "Hi", "--max-tokens", "5"];
+    let replied = place.ok(&[&asked[..], &["--temperature", "0"]].concat());
+    assert_eq!(replied, format!("{}\n", continued(&place, "s:S\nu:Hi\na:", &["--max-tokens", "5"])));
+    let long = "x".repeat(2000);
+    let refused = place.fails(&["sample", "run", "--chat", "--chat-template", "talk.jinja", "-p", &long]);
+    assert!(refused.contains("shorten the message"), "{refused}");
+    let output = place.run(&["sample", "run", "--max-tokens", "1", "--prompt", &long]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("the prompt has 2000 tokens, the model's context "), "{said}");
+}
+
+#[test]
 fn a_model_without_a_template_says_what_to_do() {
     let place = model();
     let error = place.fails(&["chat", "run/model.tetrad"]);

@@ -20,7 +20,10 @@ fn a_key_is_explained_by_its_full_name_its_last_name_or_with_its_table() {
     let full = place.ok(&["config", "optimizer.lr"]);
     assert!(full.starts_with("optimizer.lr\n    Peak learning rate"), "{full}");
     assert!(full.contains("\n    a number; 0.004 by default\n"), "{full}");
-    assert!(full.contains("60m 0.001") && full.contains("7b-compact 0.0001"), "{full}");
+    assert!(
+        full.contains("0.001 (60m, 130m)") && full.contains("0.0001 (7b); those sizes' compact forms likewise"),
+        "{full}"
+    );
     assert_eq!(place.ok(&["config", "lr"]), full);
     let rare = place.ok(&["config", "momentum"]);
     assert!(rare.contains("a number; 0.0 by default") && !rare.contains("presets"), "{rare}");

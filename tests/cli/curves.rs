@@ -110,7 +110,18 @@ fn several_runs_share_a_page_and_a_table() {
     for (run, rate) in [("runs/a", "optimizer.lr=1e-3"), ("runs/b", "optimizer.lr=4e-3")] {
         train(
             &place,
-            &["--set", "train.steps=8", "--set", "train.warmup=2", "--set", &format!("run.dir={run}"), "--set", rate],
+            &[
+                "--set",
+                "train.steps=8",
+                "--set",
+                "train.warmup=2",
+                "--set",
+                "train.sample_tokens=5",
+                "--set",
+                &format!("run.dir={run}"),
+                "--set",
+                rate,
+            ],
         );
     }
     let said = place.ok(&["report", "runs/a", "runs/b", "-o", "both.html"]);
@@ -119,6 +130,10 @@ fn several_runs_share_a_page_and_a_table() {
     assert_eq!(page.matches("<h2>Training loss").count(), 1);
     assert!(page.contains(">a</td>") && page.contains(">b</td>") && page.contains("0.004"), "both are named");
     assert!(!page.contains("http"), "nothing is fetched");
+    assert!(page.contains("<td>optimizer.lr</td><td>0.001</td><td>0.004</td>"), "what the runs differ in");
+    let program = format!("<td>tetrad {0}</td><td>tetrad {0}</td>", env!("CARGO_PKG_VERSION"));
+    assert!(page.contains(&program) && page.contains("fingerprint of the text"), "{program}");
+    assert!(page.contains("a, step 8</p><pre>"), "the text sample at the end");
     place.ok(&["report", "runs", "--csv", "-o", "both.csv"]);
     let text = String::from_utf8(place.read("both.csv")).unwrap();
     assert_eq!(text.lines().count(), 1 + 2 * 8, "a line for each step");

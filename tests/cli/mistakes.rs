@@ -26,9 +26,11 @@ fn what_is_no_model_is_refused_by_every_command() {
     let mut flipped = whole.clone();
     flipped[200] ^= 1;
     std::fs::write(place.path("head.tetrad"), flipped).unwrap();
+    // Of a run without finished weights.
+    std::fs::create_dir(place.path("folder")).unwrap();
     let wrong = [
         ("none.tetrad", "none.tetrad: no such file"),
-        ("run", "run: is a directory, a regular file is needed"),
+        ("folder", "folder: is a directory, a regular file is needed"),
         ("empty.tetrad", "empty.tetrad: the file is empty (0 bytes)"),
         ("val.txt", "it is another kind of file"),
         ("cut.tetrad", "it is cut short, copy it again"),
@@ -38,7 +40,7 @@ fn what_is_no_model_is_refused_by_every_command() {
     for command in commands() {
         // A run is continued by its folder too.
         let resumes = command.contains(&"--resume");
-        for (file, said) in wrong.into_iter().filter(|(file, _)| !(resumes && *file == "run")) {
+        for (file, said) in wrong.into_iter().filter(|(file, _)| !(resumes && *file == "folder")) {
             let args: Vec<&str> = command.iter().map(|&word| if word == "FILE" { file } else { word }).collect();
             let message = place.fails(&args);
             assert!(message.contains(said), "{args:?}: {message}");
@@ -102,7 +104,7 @@ fn a_word_that_is_no_command_is_answered_with_one() {
     let place = trained();
     for (word, said) in [
         ("train.txt", "train.txt: is text; train on it with `tetrad train --data train.txt`"),
-        ("run/model.tetrad", "is a model; try `tetrad sample run/model.tetrad`"),
+        ("run/model.tetrad", "is a model; try `tetrad chat run/model.tetrad`"),
         ("tiny.toml", "is a configuration; try `tetrad train tiny.toml`"),
         ("run", "is a run; continue it with `tetrad train run --resume`"),
         ("generate", "generate: is no command; try tetrad sample FILE"),

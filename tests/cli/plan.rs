@@ -119,10 +119,37 @@ fn a_fine_tuning_is_planned_by_its_model() {
     train(&place, &["--set", "train.steps=20"]);
     let said = place.ok(&["plan", "--from", "run/model.tetrad"]);
     assert!(said.lines().nth(1).unwrap().starts_with("assumed: 16 x 64 tokens"), "{said}");
+    // The same that the run says in its header, whose steps are known there.
+    let told = |said: &str, begin: &str| {
+        let line =
+            said.lines().find_map(|line| line.strip_prefix(begin)).unwrap_or_else(|| panic!("no {begin:?} in {said}"));
+        line.trim().split(';').next().unwrap().to_owned()
+    };
+    let tuned = ["--from", "run/model.tetrad", "--steps", "3", "--set", "train.sequence=32", "--batch", "4"];
+    let header = place.ok(&[&["train", "--data", "train.txt", "--set", "run.dir=tuned"], &tuned[..]].concat());
+    let (planned, trained) = (told(&place.ok(&[&["plan"], &tuned[..]].concat()), "codes:"), told(&header, "codes "));
+    let distance = |line: &str| line.split(' ').next().unwrap().parse::<f64>().unwrap();
+    let ratio = distance(&planned) / distance(&trained);
+    assert!((0.8..1.25).contains(&ratio), "two samples of groups: {planned}, {trained}");
+    assert!(!place.ok(&["plan", "--from", "run", "--set", "storage.weights=int8"]).contains("codes:"), "rounded anew");
     let planned = |args: &[&str]| json(&place.ok(&[&["plan", "--json"], args].concat()))["total_bytes"].clone();
     let own = planned(&["--from", "run/model.tetrad", "--set", "train.batch=4", "--set", "train.sequence=32"]);
     assert_eq!(own, planned(&["tiny.toml"]), "the model's shape and storage");
     assert!(place.fails(&["plan", "--from", "none.tetrad"]).contains("none.tetrad: no such file"));
+}
+
+#[test]
+fn a_plan_takes_the_options_of_the_run_it_is_of() {
+    let place = workplace();
+    train(&place, &["--set", "train.steps=20"]);
+    let planned = |args: &[&str]| json(&place.ok(&[&["plan", "--json"], args].concat()));
+    assert_eq!(planned(&["run"])["total_bytes"], planned(&["tiny.toml"])["total_bytes"], "a run's folder");
+    let shape = ["--from", "run", "--data", "tiny.toml", "--batch", "4", "--set", "train.sequence=32", "--lr", "1e-3"];
+    let whole = planned(&shape);
+    let adapter = planned(&[&shape[..], &["--adapter", "lora"]].concat());
+    assert!(bytes(&adapter, "residue") == 0 && bytes(&adapter, "state") < bytes(&whole, "state"), "{adapter}");
+    let by_key = planned(&[&shape[..], &["--set", "adapter.kind=lora"]].concat());
+    assert_eq!(adapter["items"], by_key["items"]);
 }
 
 #[test]

@@ -311,3 +311,20 @@ fn progress_stop(progress: tetrad::data::Progress<'_>) {
         progress.stop();
     }
 }
+
+#[test]
+fn progress_counts_text_as_it_is_read_and_files_as_they_lie() {
+    let place = Place::new();
+    let packed = format!("{}/fixtures/inputs/frames.txt.zst", env!("CARGO_MANIFEST_DIR"));
+    let size = fs::metadata(&packed).unwrap().len();
+    let corpus = Corpus::resolve(&[packed]).unwrap();
+    let mut last = (0, 0);
+    let shard = Shard::prepare(&corpus, &(&Tokenizer::bytes()).into(), &place.cache(), &mut |progress| {
+        if progress.stage == Stage::Tokenizing {
+            assert!(progress.total == size && progress.bytes <= size);
+            last = (progress.total, progress.text);
+        }
+    });
+    assert_eq!(last, (size, shard.unwrap().text_bytes));
+    assert_ne!(last.0, last.1, "what is packed is not what is read");
+}

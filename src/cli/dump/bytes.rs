@@ -1,6 +1,6 @@
 //! `dump --bytes`: every byte of the file, exactly once, in order.
 
-use crate::cli::output::{escape, json_line};
+use crate::cli::output::json_line;
 use serde_json::json;
 use std::io::{self, Write};
 use tetrad::format::{
@@ -92,10 +92,11 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b))
 }
 
-/// Text as it is, everything else escaped; bytes that are no UTF-8 on their own (a line may cut a character) too.
+/// Printable ASCII as it is, everything else escaped; bytes that are no UTF-8 on their own (a line may cut a character) too.
 fn plain(bytes: &[u8]) -> String {
+    let shown = |c: char| if (' '..='~').contains(&c) { c.to_string() } else { c.escape_unicode().to_string() };
     match std::str::from_utf8(bytes) {
-        Ok(text) => escape(text),
+        Ok(text) => text.chars().map(shown).collect(),
         Err(_) => bytes.escape_ascii().to_string(),
     }
 }

@@ -43,11 +43,17 @@ fn answer(mut stream: TcpStream, page: &dyn Fn() -> Result<String, Failure>) -> 
     let mut asked = String::new();
     let mut reader = BufReader::new((&stream).take(LONGEST_REQUEST));
     reader.read_line(&mut asked)?;
-    let mut header = String::new();
+    let (mut header, mut host) = (String::new(), None);
     while reader.read_line(&mut header)? > 0 && !header.trim().is_empty() {
+        if let Some((_, value)) = header.split_once(':').filter(|(name, _)| name.eq_ignore_ascii_case("host")) {
+            host = Some(value.trim().to_owned());
+        }
         header.clear();
     }
     let (status, body) = match asked.split(' ').nth(1) {
+        _ if host.is_some_and(|host| !is_this_machine(&host)) => {
+            ("403 Forbidden", "this page is for browsers of this machine, under localhost or 127.0.0.1\n".into())
+        }
         Some("/") => match page() {
             Ok(page) => ("200 OK", page),
             Err(error) => ("503 Service Unavailable", format!("{error}\n")),
@@ -62,4 +68,21 @@ fn answer(mut stream: TcpStream, page: &dyn Fn() -> Result<String, Failure>) -> 
     );
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())
+}
+
+/// Whether a request names this machine: a page of another name that was led here (DNS rebinding) must not read runs.
+fn is_this_machine(host: &str) -> bool {
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+    ["localhost", "127.0.0.1"].contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_this_machine;
+
+    #[test]
+    fn a_name_that_was_led_here_is_not_this_machine() {
+        assert!(["localhost:6007", "localhost", "127.0.0.1:80"].map(is_this_machine).iter().all(|&own| own));
+        assert!(!["evil.example:6007", "127.0.0.1.evil.example", ""].map(is_this_machine).iter().any(|&own| own));
+    }
 }

@@ -1,5 +1,6 @@
 //! `tetrad report`.
 
+mod about;
 mod continual;
 mod live;
 mod page;
@@ -8,6 +9,7 @@ mod sheet;
 use super::output::{escape, print, write_file};
 use super::{CliResult, Failure, runs};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -31,10 +33,16 @@ pub struct Args {
 }
 
 /// A run that is drawn.
+#[derive(Default)]
 struct Run {
     name: String,
     record: runs::Record,
+    /// Every key of its configuration with its value as TOML.
+    keys: BTreeMap<String, String>,
+    written: about::Written,
     lines: Vec<Value>,
+    /// Numbers of lines that could not be read.
+    faults: Vec<usize>,
 }
 
 /// Runs `tetrad report`.
@@ -46,6 +54,14 @@ pub fn run(args: Args) -> CliResult {
     let matrices = || args.runs.iter().map(|folder| continual::section(folder)).collect::<String>();
     if let Some(port) = args.live {
         return live::serve(port, &|| read(&args.runs).map(|runs| page::page_of(&runs, &matrices(), true)));
+    }
+    for Run { name, faults, .. } in &found {
+        if let [first, ..] = faults.as_slice() {
+            let (name, count) = (escape(name), faults.len());
+            eprintln!(
+                "note: {name}: {count} of the lines of metrics.jsonl are no JSON and are left out, the first is line {first}"
+            );
+        }
     }
     let name = if args.csv { "report.csv" } else { "report.html" };
     let output = args.output.clone().unwrap_or_else(|| args.runs[0].join(name));
@@ -73,10 +89,11 @@ fn read(folders: &[PathBuf]) -> Result<Vec<Run>, Failure> {
         let shown = escape(&folder.to_string_lossy());
         let before = found.len();
         for dir in runs::find(folder).map_err(|e| format!("{e}; name the folder of a run (run.dir)"))? {
-            let Ok(lines) = runs::lines(&dir) else { continue };
+            let (lines, faults) = runs::lines_and_faults(&dir)?;
             if lines.iter().any(|line| line["step"].as_u64().is_some()) {
-                let (record, _) = runs::read_with(&dir, &lines)?;
-                found.push(Run { name: dir.to_string_lossy().into_owned(), record, lines });
+                let (record, keys) = runs::read_with(&dir, &lines)?;
+                let (name, written) = (dir.to_string_lossy().into_owned(), about::Written::of(&dir));
+                found.push(Run { name, record, keys, written, lines, faults });
             }
         }
         if found.len() == before {

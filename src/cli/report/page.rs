@@ -1,6 +1,6 @@
 //! The page: a table of the runs, and charts that say the values under the pointer.
 
-use super::Run;
+use super::{Run, about};
 use crate::cli::chart::{COLOURS, Chart, Mark, Series, html, page, thinned};
 use crate::cli::number::short;
 use crate::cli::units::{bytes, duration, grouped};
@@ -13,11 +13,12 @@ const SCRIPT: &str = include_str!("report.js");
 /// Titles, what the axis counts, the metrics drawn in one chart with their names, and whether the axis is logarithmic.
 type Drawn = (&'static str, &'static str, &'static [(&'static str, &'static str)], bool);
 
-const CHARTS: [Drawn; 16] = [
+const CHARTS: [Drawn; 17] = [
     ("Training loss", "nats per token", &[("loss", "")], false),
     ("Validation loss", "nats per token", &[("val_loss", "")], false),
     ("Gradient norm", "norm", &[("grad_norm", "")], true),
-    ("Clipping", "factor of the gradient", &[("clip_factor", "factor"), ("clipped_share", "share of steps")], false),
+    ("Clipping", "factor of the gradient", &[("clip_factor", "")], false),
+    ("Clipped steps", "share of the steps so far", &[("clipped_share", "")], false),
     ("Factor of AdaGN", "median of the tensors", &[("adagn_factor", "")], true),
     ("Tensors that AdaClip cuts", "share of the tensors", &[("adaclip_share", "")], false),
     ("Learning rate", "rate", &[("lr", "")], false),
@@ -44,7 +45,7 @@ const MIB: f64 = (1u64 << 20) as f64;
 pub(super) fn page_of(runs: &[Run], sections: &str, live: bool) -> String {
     let mut body = format!("{sections}{}", table(runs));
     body += "<p class=\"note\"><label>smoothing <input id=\"smooth\" type=\"range\" min=\"0\" max=\"0.99\" step=\"0.01\" \
-             value=\"0\"></label> an exponential mean over this share of the past; lines without it stay visible</p>\n";
+             value=\"0\"></label> exponential moving average of this weight; the measured lines stay visible</p>\n";
     for (title, unit, metrics, log_y) in CHARTS {
         let mut series = Vec::new();
         for (number, run) in runs.iter().enumerate() {
@@ -70,6 +71,8 @@ pub(super) fn page_of(runs: &[Run], sections: &str, live: bool) -> String {
             .unwrap_or_default();
     }
     body += &scales(runs);
+    body += &about::samples(runs);
+    body += &about::configuration(runs);
     body += &format!("<script>{SCRIPT}</script>\n");
     if live {
         body += "<script>setTimeout(() => location.reload(), 10000)</script>\n";
@@ -154,11 +157,10 @@ fn series_of(name: String, colour: usize, points: Vec<(f64, f64)>) -> Series {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::runs::Record;
     use serde_json::json;
 
     fn run(name: &str, lines: Vec<Value>) -> Run {
-        Run { name: name.into(), record: Record::default(), lines }
+        Run { name: name.into(), lines, ..Run::default() }
     }
 
     #[test]

@@ -3,7 +3,10 @@ const charts = [...document.querySelectorAll('svg[data-chart]')].map(svg => {
   const chart = JSON.parse(svg.dataset.chart);
   const map = (axis, value) =>
     axis.from + ((axis.log ? Math.log10(Math.max(value, 1e-300)) : value) - axis.low) / (axis.high - axis.low) * (axis.to - axis.from);
-  return { svg, chart, map, lines: [...svg.querySelectorAll('polyline')], shown: chart.series.map(one => one.points) };
+  // A single value is a dot.
+  const drawn = [...svg.querySelectorAll('polyline')];
+  const lines = chart.series.map(series => series.points.length > 1 ? drawn.shift() : null);
+  return { svg, chart, map, lines, shown: chart.series.map(one => one.points) };
 });
 const smoothed = (points, keep) => {
   let sum = 0, weight = 0;
@@ -15,11 +18,12 @@ const smoothed = (points, keep) => {
 };
 const short = value => Number(value.toPrecision(5)).toString();
 const slider = document.getElementById('smooth');
-slider.addEventListener('input', () => {
+const smooth = () => {
   for (const one of charts) {
     one.svg.querySelectorAll('.raw').forEach(line => line.remove());
     one.shown = one.chart.series.map((series, i) => {
       const points = smoothed(series.points, +slider.value), line = one.lines[i];
+      if (!line) return points;
       if (+slider.value > 0) {
         const raw = line.cloneNode();
         raw.classList.add('raw', 'thin');
@@ -32,7 +36,14 @@ slider.addEventListener('input', () => {
       return points;
     });
   }
-});
+};
+slider.addEventListener('input', smooth);
+// A page that asks for itself anew keeps its smoothing.
+try {
+  slider.value = sessionStorage.getItem('smooth') ?? 0;
+  slider.addEventListener('input', () => sessionStorage.setItem('smooth', slider.value));
+} catch { /* a browser that stores nothing */ }
+if (+slider.value > 0) smooth();
 const note = document.createElement('div');
 note.className = 'tip';
 document.body.append(note);

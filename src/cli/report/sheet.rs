@@ -29,6 +29,8 @@ pub(super) fn csv(runs: &[Run]) -> Result<Vec<u8>, Failure> {
         for (step, values) in steps {
             let cell = |key: &&str| match values.get(key) {
                 Some(Value::String(text)) => text.clone(),
+                // What JSON has no number for.
+                Some(Value::Null) => "nan".into(),
                 Some(value) => value.to_string(),
                 None => String::new(),
             };
@@ -41,19 +43,18 @@ pub(super) fn csv(runs: &[Run]) -> Result<Vec<u8>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::runs::Record;
     use serde_json::json;
 
     #[test]
     fn a_step_is_one_line_whatever_was_noted_of_it() {
         let lines = vec![
             json!({ "step": 1, "loss": 5.5, "lr": 1e-4 }),
-            json!({ "step": 2, "loss": 5.25 }),
+            json!({ "step": 2, "loss": 5.25, "lr": null }),
             json!({ "step": 2, "val_loss": 4.5, "event": "a \"b\", c" }),
         ];
-        let run = |name: &str| Run { name: name.into(), record: Record::default(), lines: lines.clone() };
+        let run = |name: &str| Run { name: name.into(), lines: lines.clone(), ..Run::default() };
         let text = String::from_utf8(csv(&[run("a"), run("b,c")]).unwrap()).unwrap();
-        let one = ["1,5.5,0.0001,,", "2,5.25,,4.5,\"a \"\"b\"\", c\""];
+        let one = ["1,5.5,0.0001,,", "2,5.25,nan,4.5,\"a \"\"b\"\", c\""];
         let expected = format!(
             "run,step,loss,lr,val_loss,event\na,{}\na,{}\n\"b,c\",{}\n\"b,c\",{}\n",
             one[0], one[1], one[0], one[1]

@@ -51,8 +51,24 @@ pub(crate) fn read(dir: &Path) -> Result<(Record, BTreeMap<String, String>), Str
 /// # Errors
 /// If the file cannot be read.
 pub(crate) fn lines(dir: &Path) -> Result<Vec<Value>, String> {
+    Ok(lines_and_faults(dir)?.0)
+}
+
+/// The same, with the numbers of the lines that are no JSON, but for an incomplete last one.
+///
+/// # Errors
+/// As [`lines`].
+pub(crate) fn lines_and_faults(dir: &Path) -> Result<(Vec<Value>, Vec<usize>), String> {
     let text = text(&dir.join(METRICS))?.unwrap_or_default();
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    let (mut lines, mut faults) = (Vec::new(), Vec::new());
+    for (i, line) in text.split_inclusive('\n').enumerate() {
+        match serde_json::from_str(line) {
+            Ok(value) => lines.push(value),
+            Err(_) if line.ends_with('\n') => faults.push(i + 1),
+            Err(_) => {}
+        }
+    }
+    Ok((lines, faults))
 }
 
 /// The same as [`read`], with the lines of its metrics.
@@ -191,6 +207,13 @@ mod tests {
         std::fs::write(dir.path().join(FAILED), r#"{"reason":"it burnt","configuration":""}"#).unwrap();
         let (record, _) = read(dir.path()).unwrap();
         assert_eq!((record.finished, record.failed.as_deref()), (false, Some("it burnt")));
+    }
+
+    #[test]
+    fn a_line_that_is_no_json_is_told_and_an_incomplete_last_one_is_not() {
+        let dir = folder(&[(METRICS, &format!("{{\"step\":1,\"loss\":NaN}}\n{LINES}"))]);
+        let (lines, faults) = lines_and_faults(dir.path()).unwrap();
+        assert_eq!((lines.len(), faults), (3, vec![1]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ mod facts;
 mod folder;
 
 pub(super) use facts::{Facts, fingerprint, fingerprint_from};
-pub(super) use folder::{ARM, Arm, FAILED, Failed, SCORE, lines, read, read_with};
+pub(super) use folder::{ARM, Arm, FAILED, Failed, SCORE, lines, lines_and_faults, read, read_with};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -3,7 +3,7 @@
 use super::observer::{self, Console};
 use crate::cli::CliResult;
 use crate::cli::number::short;
-use crate::cli::output::escape;
+use crate::cli::output::{escape, shell};
 use std::process::ExitCode;
 use tetrad::checkpoint::latest;
 use tetrad::train::{StopReason, Trainer};
@@ -26,8 +26,7 @@ pub(super) fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -
         }
         StopReason::Stopped => {
             crate::cli::output::print(|out| {
-                let (step, config) = (trainer.counters().step, dir.join("config.toml"));
-                let config = escape(&config.to_string_lossy());
+                let (step, config) = (trainer.counters().step, shell(&dir.join("config.toml")));
                 writeln!(out, "stopped after step {step}, saved; continue with `tetrad train {config} --resume`")
             })?;
             Ok(ExitCode::SUCCESS)

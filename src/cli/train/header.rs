@@ -1,6 +1,7 @@
 //! The summary that a run prints before it starts.
 
-use crate::cli::number::short;
+use super::observer::hardly_moves;
+use crate::cli::number::{rough, short};
 use crate::cli::output::{escape, print};
 use crate::cli::units::{bytes, grouped};
 use serde_json::Value;
@@ -91,6 +92,7 @@ fn rates(rate: &LearningRate) -> String {
     let (steps, last) = (rate.steps, short(rate.at(rate.steps)));
     let start = match rate.warmup {
         0 => short(rate.peak),
+        1 => format!("{} after 1 step", short(rate.peak)),
         warmup => format!("{} after {warmup} steps", short(rate.peak)),
     };
     match rate.schedule {
@@ -103,9 +105,12 @@ fn rates(rate: &LearningRate) -> String {
     }
 }
 
+/// Distances between codes that all steps in one direction should cover: steps go back and forth.
+const ENOUGH: f64 = 2.0;
+
 /// How far steps move weights, measured by the distance between two codes: what is below it, products never see. Only of
 /// rules whose steps are about as large as the rate.
-fn resolution(config: &Config, distance: Option<f64>) -> Option<String> {
+pub fn resolution(config: &Config, distance: Option<f64>) -> Option<String> {
     let distance = distance.filter(|distance| *distance > 0.0 && config.optimizer.lr > 0.0)?;
     // The codes of an adapter's base stay as they are.
     if !config.optimizer.name.is_adam_like() || config.adapter.is_some() {
@@ -114,16 +119,17 @@ fn resolution(config: &Config, distance: Option<f64>) -> Option<String> {
     let rates = config.learning_rate();
     let way: f64 = (1..=config.train.steps).map(|step| rates.at(step)).sum();
     let (one, all) = (100.0 * config.optimizer.lr / distance, way / distance);
-    let hint = match all < 2.0 {
-        true => "; few codes will change: raise optimizer.lr, train longer, or set storage.weights=int8",
-        false => "",
+    let step =
+        format!("{} apart (median); a step at the peak rate covers about {} % of that", rough(distance), rough(one));
+    // How many there are may follow from the text.
+    if config.train.steps == 0 {
+        return Some(step);
+    }
+    let hint = match all < ENOUGH {
+        true => format!("; few codes will change: {}", hardly_moves(config, ENOUGH / all)),
+        false => String::new(),
     };
-    Some(format!(
-        "{} apart (median); a step at the peak rate is {} % of that, all steps in one direction {} times it{hint}",
-        short(distance),
-        short(one),
-        short(all)
-    ))
+    Some(format!("{step}, all steps in one direction {} %{hint}", rough(100.0 * all)))
 }
 
 /// What a resumed run does otherwise than the run that saved the state: allowed, but never in silence.
@@ -169,6 +175,7 @@ fn length(config: &Config, shares: &[SourceStats], out: &mut dyn Write) -> io::R
     let seen = match shares {
         _ if overfit => "all of them the first batch (train.overfit)".into(),
         [_] if epochs < 1.0 => format!("{epochs:.3} epochs: {:.1} % of the rows are seen, once", 100.0 * epochs),
+        [_] if epochs < 1.05 => format!("{epochs:.2} epochs: each row is seen once"),
         [_] => format!("{epochs:.2} epochs: each row is seen {} times", short((epochs * 10.0).round() / 10.0)),
         // Each source has a share of its own.
         _ => format!("{epochs:.2} times as many rows as there are"),
@@ -270,6 +277,7 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tetrad::model::Weights;
 
     #[test]
     fn steps_are_measured_by_the_distance_between_codes() {
@@ -278,10 +286,25 @@ mod tests {
         config.optimizer.lr = 1e-4;
         let told = |config: &Config| resolution(config, Some(0.02));
         let line = told(&config).unwrap();
-        assert!(line.starts_with("0.02 apart (median); a step at the peak rate is 0.5 % of that, all steps"), "{line}");
-        assert!(line.contains("0.5 times it; few codes will change"), "{line}");
+        assert!(
+            line.starts_with("0.020 apart (median); a step at the peak rate covers about 0.50 % of that, "),
+            "{line}"
+        );
+        assert!(
+            line.ends_with(
+                "in one direction 50 %; few codes will change: raise optimizer.lr, train longer, or set \
+                                storage.weights=int8"
+            ),
+            "{line}"
+        );
         config.optimizer.lr = 1e-3;
         assert!(!told(&config).unwrap().contains("few codes"));
+        // A rate that is warned of is not to be raised, and bytes are as fine as it gets.
+        (config.optimizer.lr, config.train.steps) = (1e-3, 2);
+        assert!(told(&config).unwrap().ends_with("few codes will change: train longer, or set storage.weights=int8"));
+        config.storage.weights = Weights::Int8;
+        assert!(told(&config).unwrap().ends_with("few codes will change: train longer"));
+        (config.storage.weights, config.train.steps) = (Weights::Int4, 100);
         assert_eq!(resolution(&config, None), None);
         config.optimizer.lr = 0.0;
         assert_eq!(told(&config), None);
@@ -295,6 +318,7 @@ mod tests {
         assert_eq!(rates(&wsd), told);
         let flat = LearningRate { warmup: 0, schedule: Schedule::Constant, ..wsd };
         assert_eq!(rates(&flat), "0.004");
+        assert_eq!(rates(&LearningRate { warmup: 1, ..flat }), "0.004 after 1 step");
         let cosine = LearningRate { schedule: Schedule::Cosine, final_lr: 0.03, ..flat };
         assert_eq!(rates(&cosine), "0.004, then a cosine to 1.2000e-4 at step 400");
     }

@@ -1,17 +1,20 @@
 //! `tetrad train`.
 
 mod finish;
-mod header;
+pub(super) mod header;
 mod heartbeat;
 mod observer;
-mod origin;
+pub(super) mod origin;
 pub(super) mod ranks;
 pub(super) mod stage;
 pub(super) mod start;
 mod warnings;
 
+use super::budget::Bound;
 use super::device::{self, Device, OpenDevice};
+use super::model_file::model_file;
 use super::output::escape;
+use super::overrides::Overrides;
 use super::signals::{Doing, Interrupts};
 use super::{CliResult, Failure, budget, pool};
 use observer::Console;
@@ -38,33 +41,17 @@ use tetrad::train::{Observer, Samples, Trainer, check_ranks, plan, run as run_st
 pub struct Args {
     /// Preset, TOML file, or a run: its folder, its config.toml or (with --resume) one of its checkpoints.
     config: Option<String>,
-    /// Override a key, as in `--set train.steps=100`; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    sets: Vec<String>,
-    /// Text to train on: a file or a pattern; may be repeated. Short for `--set data.train=...`.
-    #[arg(long, value_name = "FILE")]
-    data: Vec<String>,
-    /// Peak learning rate. Short for `--set optimizer.lr=...`.
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
-    lr: Option<String>,
-    /// Optimizer steps. Short for `--set train.steps=...`.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    steps: Option<String>,
-    /// How often the training text is gone through, in place of a number of steps. Short for `--set train.epochs=...`.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    epochs: Option<String>,
-    /// Sequences per step. Short for `--set train.batch=...`.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    batch: Option<String>,
+    #[command(flatten)]
+    overrides: Overrides,
     /// Continue from a checkpoint: the newest sound one in run.dir (`auto`; a new run if there is none), or PATH, a
     /// checkpoint or the folder of a run. Without CONFIG, PATH also gives the configuration.
     #[arg(long, value_name = "auto|PATH", num_args = 0..=1, default_missing_value = "auto")]
     resume: Option<String>,
-    /// Start from the weights of this model, imported or trained. Its [model] and [storage] are the base of the
+    /// Start from the weights of this model, imported or trained: a file, or the folder of a finished run. Its [model] and [storage] are the base of the
     /// configuration, and its tokenizer is used. What is not set is as usual for fine-tuning: a twentieth of the rule's
     /// rate, three epochs, rows and batches that fit the text, and a folder named after the model and the text. With
     /// --resume: unless there is a checkpoint already.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = model_file())]
     from: Option<PathBuf>,
     /// Train an adapter beside the model of --from, which stays as it is: lora, prefix, bottleneck, or a trained adapter's FILE,
     /// to go on from its weights. Keys are in [adapter].
@@ -86,25 +73,6 @@ pub struct Args {
     /// Print the resolved configuration and stop.
     #[arg(long)]
     dry_run: bool,
-}
-
-impl Args {
-    /// All overrides; `--set` wins over the short forms.
-    fn overrides(&self) -> Vec<String> {
-        let short = [
-            ("optimizer.lr", &self.lr),
-            ("train.steps", &self.steps),
-            ("train.epochs", &self.epochs),
-            ("train.batch", &self.batch),
-        ];
-        let short = short.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_ref()?)));
-        data_override(&self.data).into_iter().chain(short).chain(self.sets.iter().cloned()).collect()
-    }
-}
-
-/// The override that `--data` is short for.
-pub(super) fn data_override(files: &[String]) -> Option<String> {
-    (!files.is_empty()).then(|| format!("data.train={}", toml::Value::from(files.to_vec())))
 }
 
 /// Runs `tetrad train`.
@@ -133,6 +101,11 @@ pub fn run(args: Args) -> CliResult {
         }
         if ranks::speaker().is_empty() {
             super::output::print(|out| write!(out, "{}", config.to_toml()))?;
+            if config.train.is_open() {
+                eprintln!(
+                    "note: train.steps, train.batch and train.sequence follow from the text where they are 0; a dry run does not read it"
+                );
+            }
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -442,12 +415,12 @@ fn open_device(config: &Config, args: &Args, joined: &Joined) -> Result<Chosen, 
     let sizes: &dyn DeviceInfo = opened.backend.as_ref();
     let free = joined.free(budget::free(sizes))?;
     let wanted = budget.map(|budget| budget.bytes(sizes).map_err(|e| format!("--budget {e}"))).transpose()?;
-    let (device, limit) = match (wanted, free) {
-        (Some(wanted), Some(free)) if wanted > free => (free, "free are"),
-        (Some(wanted), _) => (wanted, "the budget is"),
-        (None, free) => (free.unwrap_or(u64::MAX), "free are"),
+    let (device, bound) = match (wanted, free) {
+        (Some(wanted), Some(free)) if wanted > free => (free, Bound::Free),
+        (Some(wanted), _) => (wanted, Bound::Budget),
+        (None, free) => (free.unwrap_or(u64::MAX), Bound::Free),
     };
-    let (config, said) = budget::resolve(config, sizes, &budget::limits(sizes, device), limit)?;
+    let (config, said) = budget::resolve(config, sizes, &budget::limits(sizes, device), bound)?;
     Ok(Chosen { opened, config, said })
 }
 

@@ -1,9 +1,10 @@
 //! What a training run shows and writes: the progress line, metrics, samples, checkpoints.
 
 use super::heartbeat::Heartbeat;
+use super::warnings;
 use crate::cli::Failure;
 use crate::cli::number::short;
-use crate::cli::output::{harmless, print};
+use crate::cli::output::{escape, harmless, print, shell};
 use crate::cli::units::{bytes, duration, rate as per_second};
 use crate::cli::writing::text_prompt;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,10 +12,11 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tetrad::checkpoint::{GENERATION_CONFIG, RunFolder, TOKENIZER_CONFIG};
-use tetrad::config::OnSpike;
+use tetrad::config::{Config, OnSpike};
 use tetrad::data::{Decoder, Prepared, SpecialTokens, Tokenizer};
 use tetrad::error::{BackendError, CheckpointError, StoreError};
-use tetrad::model::{Generator, Sampling};
+use tetrad::model::{Generator, Sampling, Weights};
+use tetrad::optim::OptimizerConfig;
 use tetrad::store::time;
 use tetrad::train::{Line, Observer, Samples, Spike, StepReport, Trainer, Validation, Work, resident};
 
@@ -190,15 +192,16 @@ impl Console {
                 let (share, norm) = (100.0 * share, short(trainer.config().optimizer.grad_clip));
                 writeln!(out, "clipped: {share:.1} % of the steps, to a gradient norm of {norm}")?;
             }
-            if let Some(line) = self.changed_codes.map(codes_line) {
+            let config = trainer.config();
+            if let Some(line) = self.changed_codes.map(|share| codes_line(config, share)) {
                 writeln!(out, "{line}")?;
             }
-            let config = trainer.config();
-            let (model, dir) = (model.display(), config.run.dir.display());
-            writeln!(out, "weights: {model}    other outputs: {dir}/")?;
+            let shown = |path: &Path| escape(&path.to_string_lossy());
+            writeln!(out, "weights: {}    other outputs: {}/", shown(model), shown(&config.run.dir))?;
+            let model = shell(model);
             let file = match &config.adapter.base {
-                Some(base) => format!("{} --adapter {model}", base.display()),
-                None => model.to_string(),
+                Some(base) => format!("{} --adapter {model}", shell(base)),
+                None => model.clone(),
             };
             let talk = match config.data.opening.as_ref().is_some_and(|opening| opening.question.is_some()) {
                 true => format!("tetrad chat {file}"),
@@ -296,7 +299,10 @@ impl Observer for Console {
             generator.feed(backend, &[id]);
         }
         text += &decoder.finish();
-        let (step, asked, text) = (trainer.counters().step, harmless(&asked), harmless(&text));
+        let step = trainer.counters().step;
+        let line = Line { step, time: now(), sample: Some(text.clone()), asked: question, ..Line::default() };
+        self.folder.write(&line)?;
+        let (asked, text) = (harmless(&asked), harmless(&text));
         Ok(self.say(&format!("--- sample after step {step}{asked} ---\n{text}\n---"))?)
     }
 
@@ -336,15 +342,29 @@ fn first_words(text: &str) -> String {
 const HARDLY_ANY: f64 = 2e-3;
 
 /// What became of the codes.
-fn codes_line(changed: f64) -> String {
+fn codes_line(config: &Config, changed: f64) -> String {
     let hint = match changed < HARDLY_ANY {
-        true => {
-            "; products read nothing else of them, so norms and tables did the learning: raise optimizer.lr, train longer, \
-                 or set storage.weights=int8"
-        }
-        false => "",
+        true => format!(
+            "; products read only the codes, so norms and tables did the learning: {}",
+            hardly_moves(config, HARDLY_ANY / changed.max(HARDLY_ANY / 2.0))
+        ),
+        false => String::new(),
     };
     format!("codes that changed since the start: {:.3} % of a sample of the blocks' matrices{hint}", 100.0 * changed)
+}
+
+/// What to do where codes hardly move, and rates would have to be `times` as high: which is no advice where a rate of
+/// fine-tuning would be too high then.
+pub(super) fn hardly_moves(config: &Config, times: f64) -> String {
+    let usual = OptimizerConfig::of(config.optimizer.name).for_tuning().lr;
+    let mut ways = vec!["train longer"];
+    if config.optimizer.lr * times < warnings::FAR * usual {
+        ways.insert(0, "raise optimizer.lr");
+    }
+    if config.storage.weights != Weights::Int8 {
+        ways.push("or set storage.weights=int8");
+    }
+    ways.join(", ")
 }
 
 /// Seconds since 1970, to the millisecond.

@@ -3,7 +3,7 @@
 use super::Args;
 use super::start::{InitFrom, name_folder, tuning};
 use crate::cli::Failure;
-use crate::cli::output::escape;
+use crate::cli::output::{escape, shell};
 use std::path::Path;
 use tetrad::checkpoint::{Checkpoint, Named, Resume};
 use tetrad::config::{Config, RECORD};
@@ -26,13 +26,13 @@ impl Origin {
     /// Names that mean nothing or contradict each other, mistakes in the configuration.
     pub fn read(args: &Args, model: Option<&InitFrom>) -> Result<Self, Failure> {
         if let Some(text) = args.config.as_deref().filter(|name| is_text(Path::new(name))) {
-            let text = escape(text);
-            return Err(format!("{text}: is text to train on, no configuration; name it with --data {text}").into());
+            let (text, word) = (escape(text), shell(Path::new(text)));
+            return Err(format!("{text}: is text to train on, no configuration; name it with --data {word}").into());
         }
         let named = Named::of(args.config.as_deref(), args.resume.as_deref())?;
         let (source, base) = (named.source(), named.base()?);
         let textless = base.is_some();
-        let sets = args.overrides();
+        let sets = args.overrides.all();
         let tunes = base.is_none() && args.from.is_some();
         let load = |base: Config, source: Option<&str>, sets: &[String]| match tunes {
             true => Config::load_tuning(base, source, sets),
@@ -49,7 +49,7 @@ impl Origin {
             }
             (None, None) => Config::default(),
         };
-        let (base, sets) = with_adapter(args, base, sets)?;
+        let (base, sets) = with_adapter(args.adapter.as_deref(), base, sets)?;
         let mut config = load(base.clone(), source.as_deref(), &sets)?;
         args.from.iter().for_each(|path| name_folder(&mut config, path));
         if let Some(folder) = &named.folder {
@@ -64,8 +64,11 @@ impl Origin {
 }
 
 /// The base of the configuration and the overrides with what `--adapter` says: a kind, or the settings of an adapter.
-fn with_adapter(args: &Args, base: Config, sets: Vec<String>) -> Result<(Config, Vec<String>), Failure> {
-    let Some(adapter) = &args.adapter else { return Ok((base, sets)) };
+///
+/// # Errors
+/// A file that is no adapter.
+pub fn with_adapter(adapter: Option<&str>, base: Config, sets: Vec<String>) -> Result<(Config, Vec<String>), Failure> {
+    let Some(adapter) = adapter else { return Ok((base, sets)) };
     if !Path::new(adapter).is_file() {
         let sets = [format!("adapter.kind={adapter}")].into_iter().chain(sets);
         return Ok((base, sets.collect()));

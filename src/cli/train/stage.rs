@@ -4,6 +4,7 @@ use super::ranks::Joined;
 use super::start::InitFrom;
 use super::{Args, Asked, Run};
 use crate::cli::device::Device;
+use crate::cli::overrides::Overrides;
 use crate::cli::signals::Interrupts;
 use crate::cli::{Failure, pool};
 use tetrad::checkpoint::Resume;
@@ -31,12 +32,7 @@ pub(in crate::cli) fn train_stage(
 ) -> Result<(), Failure> {
     let args = Args {
         config: None,
-        sets: Vec::new(),
-        data: Vec::new(),
-        lr: None,
-        steps: None,
-        epochs: None,
-        batch: None,
+        overrides: Overrides::default(),
         resume: Some("auto".into()),
         from: None,
         adapter: None,

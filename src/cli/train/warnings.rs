@@ -8,7 +8,7 @@ use tetrad::optim::OptimizerConfig;
 use tetrad::train::Samples;
 
 /// How far above the usual a rate of fine-tuning is worth a word.
-const FAR: f64 = 10.0;
+pub(super) const FAR: f64 = 10.0;
 
 /// Everything that is worth a warning; `tunes`: the run starts from a model's weights.
 pub(super) fn warnings(config: &Config, tunes: bool, data: &Prepared, samples: &Samples) -> Vec<String> {

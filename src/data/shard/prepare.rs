@@ -27,10 +27,12 @@ pub struct Progress<'a> {
     pub stage: Stage,
     /// The file at hand.
     pub path: &'a Path,
-    /// Bytes of all files that are done.
+    /// Bytes of all files that are done, of a compressed file as it lies.
     pub bytes: u64,
     /// Bytes of all files; 0 while they are hashed, since they are counted then.
     pub total: u64,
+    /// Bytes of text that became tokens since this began: not those of an earlier preparation, nor of files that hold tokens.
+    pub text: u64,
     /// Set to stop.
     stop: &'a Cell<bool>,
 }
@@ -97,8 +99,8 @@ impl Shard {
             return Ok(shard);
         }
         let stop = Cell::new(false);
-        let (words, progress) = (Words::default(), RefCell::new(progress));
-        let job = Job { corpus, contents: &contents, format, samples, words, progress, stop };
+        let (words, progress, text) = (Words::default(), RefCell::new(progress), Cell::new(0));
+        let job = Job { corpus, contents: &contents, format, samples, words, progress, text, stop };
         job.write(&path, key)?;
         let gone = || io::Error::other("what was just written there cannot be read back");
         Shard::open(&path, key).ok_or_else(|| DataError::Cache { path, source: gone() })
@@ -141,7 +143,7 @@ fn hash_all(corpus: &Corpus, progress: &mut dyn FnMut(Progress<'_>)) -> Result<V
         let marked = reader.fill_buf().map_err(failed)?.starts_with(BYTE_ORDER_MARK);
         while reader.read(&mut buffer).map_err(failed)? > 0 {
             let bytes = done + reader.content().bytes;
-            progress(Progress { stage: Stage::Hashing, path, bytes, total: 0, stop: &stop });
+            progress(Progress { stage: Stage::Hashing, path, bytes, total: 0, text: 0, stop: &stop });
             if stop.get() {
                 return Err(DataError::Interrupted { kept: None });
             }
@@ -208,6 +210,8 @@ struct Job<'a> {
     /// What is remembered of texts.
     words: Words,
     progress: RefCell<&'a mut dyn FnMut(Progress<'_>)>,
+    /// Bytes of text that became tokens.
+    text: Cell<u64>,
     /// Whether it was asked to stop.
     stop: Cell<bool>,
 }
@@ -337,9 +341,10 @@ impl Job<'_> {
                 return Ok(chunks.content());
             }
             if !tally.knows() {
-                tally.count(batch.iter().map(|chunk| chunk.text.len() as u64).sum());
+                let text = batch.iter().map(|chunk| chunk.text.len() as u64).sum();
+                tally.count(text);
                 self.tokenize(input, batch, writer)?;
-                self.report(input, done + chunks.content().bytes)?;
+                self.report(input, done + chunks.content().bytes, text)?;
             }
         }
     }
@@ -361,7 +366,7 @@ impl Job<'_> {
             }
             if !tally.knows() {
                 writer.tokens(&ids)?;
-                self.report(input, done + reader.content().bytes)?;
+                self.report(input, done + reader.content().bytes, 0)?;
             }
         }
     }
@@ -395,7 +400,8 @@ impl Job<'_> {
                     mark(&sample.ids, &sample.loss_mask).map_err(|reason| documents.refuse_at(line, reason))?;
                 writer.tokens(&marked)?;
             }
-            self.report(input, done + documents.content().bytes)?;
+            let text = batch.iter().map(|(_, document)| document.bytes() as u64).sum();
+            self.report(input, done + documents.content().bytes, text)?;
         }
     }
 
@@ -417,9 +423,12 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn report(&self, input: &Input, bytes: u64) -> Result<(), Failure> {
+    /// Tells how far it is, `text` bytes of text further than last time.
+    fn report(&self, input: &Input, bytes: u64, text: u64) -> Result<(), Failure> {
+        self.text.set(self.text.get() + text);
         let total = self.contents.iter().map(|content| content.whole.bytes).sum();
-        let progress = Progress { stage: Stage::Tokenizing, path: &input.name, bytes, total, stop: &self.stop };
+        let (path, text) = (input.name.as_path(), self.text.get());
+        let progress = Progress { stage: Stage::Tokenizing, path, bytes, total, text, stop: &self.stop };
         (self.progress.borrow_mut())(progress);
         if self.stop.get() { Err(Failure::Stopped) } else { Ok(()) }
     }

@@ -12,6 +12,22 @@ pub const END_OF_TEXT: &str = "<|endoftext|>";
 /// Every byte is a token, so that no text is beyond the vocabulary.
 const BYTES: usize = 256;
 
+/// The fewest tokens that a tokenizer with these special tokens has: the bytes, [`END_OF_TEXT`], and those.
+pub fn least_vocabulary(special: &[String]) -> usize {
+    BYTES + with_end(special).len()
+}
+
+/// All special tokens, each once.
+fn with_end(special: &[String]) -> Vec<&str> {
+    let mut all = vec![END_OF_TEXT];
+    for token in special {
+        if !all.contains(&token.as_str()) {
+            all.push(token);
+        }
+    }
+    all
+}
+
 /// Makes a `tokenizer.json` of `vocab` tokens, fewer if the texts have no more pairs that occur `least` times. `special` tokens
 /// come first, [`END_OF_TEXT`] before them. Of the same texts it is the same, in any number of threads.
 ///
@@ -19,9 +35,8 @@ const BYTES: usize = 256;
 /// Files that cannot be read; a vocabulary without room for the bytes and the special tokens.
 pub fn train_byte_pairs(corpus: &Corpus, vocab: usize, least: u64, special: &[String]) -> Result<Vec<u8>, DataError> {
     let refuse = |reason: String| DataError::Tokenizer { name: "the new tokenizer".into(), reason };
-    let mut special: Vec<&str> = [END_OF_TEXT].into_iter().chain(special.iter().map(String::as_str)).collect();
-    special.dedup();
-    let fewest = BYTES + special.len();
+    let fewest = least_vocabulary(special);
+    let special = with_end(special);
     if vocab < fewest {
         return Err(refuse(format!(
             "a vocabulary of {vocab} tokens has no room for the {fewest} bytes and special tokens"

@@ -17,7 +17,7 @@ mod tokenizer;
 mod tokenizer_config;
 pub(crate) mod words;
 
-pub use byte_pairs::{END_OF_TEXT, train_byte_pairs};
+pub use byte_pairs::{END_OF_TEXT, least_vocabulary, train_byte_pairs};
 pub use chat_prompt::{ChatPrompt, Message};
 pub(crate) use chunker::{Chunk, Chunks};
 pub use sample_encoder::SampleFormat;
