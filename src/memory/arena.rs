@@ -78,6 +78,8 @@ pub type MappedFile = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// Memory of a whole run: one zeroed, [`ALIGN`]ed allocation, and optionally a mapped file.
 pub struct Arena {
+    allocated: NonNull<u8>,
+    /// The first byte of `allocated` at a multiple of [`ALIGN`].
     base: NonNull<u8>,
     bytes: usize,
     mapped: Option<MappedFile>,
@@ -95,9 +97,11 @@ impl Arena {
     pub fn new(bytes: usize) -> Self {
         let layout = Self::layout(bytes);
         // SAFETY: the layout's size is at least ALIGN, so it is not zero.
-        let base = unsafe { alloc_zeroed(layout) };
-        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
-        Self { base, bytes, mapped: None, host: None }
+        let allocated = unsafe { alloc_zeroed(layout) };
+        let Some(allocated) = NonNull::new(allocated) else { handle_alloc_error(layout) };
+        // SAFETY: of the ALIGN bytes beyond `bytes`, less than all lie before the first aligned one.
+        let base = unsafe { allocated.add(allocated.align_offset(ALIGN)) };
+        Self { allocated, base, bytes, mapped: None, host: None }
     }
 
     /// The same with a read-only mapped file for [`Place::Mapped`] spans.
@@ -118,8 +122,13 @@ impl Arena {
         self.host.as_deref()
     }
 
+    /// Room for an aligned arena, not itself aligned: zeroed memory that asks for more than the usual alignment is written by
+    /// one thread at once, and not taken from the system page by page as it is used.
     fn layout(bytes: usize) -> Layout {
-        Layout::from_size_align(bytes.max(ALIGN), ALIGN).expect("an arena below isize::MAX bytes")
+        bytes
+            .checked_add(ALIGN)
+            .and_then(|room| Layout::array::<u8>(room).ok())
+            .expect("an arena below isize::MAX bytes")
     }
 
     /// Bytes allocated.
@@ -167,7 +176,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with the same layout.
-        unsafe { dealloc(self.base.as_ptr(), Self::layout(self.bytes)) }
+        unsafe { dealloc(self.allocated.as_ptr(), Self::layout(self.bytes)) }
     }
 }
 

@@ -1,4 +1,6 @@
 // libcuda: memory of the device, pinned memory of the host, copies between them.
+#include <sys/mman.h>
+
 #include <cstring>
 #include <map>
 #include <vector>
@@ -83,7 +85,7 @@ Code within(Address to, Address from, u64 bytes, Stream* stream) {
 Code fill(Address to, u8 value, u64 bytes, Stream* stream) {
     if (bytes == 0) return ready();
     if (const Code code = check("fill", {to}, bytes)) return code;
-    return submit(stream, false, [=] { memset(pointer(to), value, bytes); });
+    return submit(stream, false, [=] { emulator::fill(pointer(to), value, bytes); });
 }
 
 Code fill_words(Address to, u32 value, u64 count, Stream* stream) {
@@ -115,9 +117,9 @@ API Code cuMemFree_v2(Address address) {
 API Code cuMemHostAlloc(void** memory, size_t bytes, u32) {
     if (const Code code = ready()) return code;
     if (bytes == 0) return INVALID_VALUE;
-    *memory = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    if (*memory == nullptr) return OUT_OF_MEMORY;
-    memset(*memory, emulator::POISON, bytes);
+    *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (*memory == MAP_FAILED) return OUT_OF_MEMORY;
+    emulator::fill(*memory, emulator::POISON, bytes);
     std::lock_guard<std::mutex> lock(pinned().mutex);
     pinned().ranges[u64(*memory)] = bytes;
     return SUCCESS;
@@ -128,8 +130,10 @@ API Code cuMemAllocHost_v2(void** memory, size_t bytes) { return cuMemHostAlloc(
 API Code cuMemFreeHost(void* memory) {
     const Code code = finish_all(false);
     std::lock_guard<std::mutex> lock(pinned().mutex);
-    if (pinned().ranges.erase(u64(memory)) == 0) return INVALID_VALUE;
-    free(memory);
+    const auto found = pinned().ranges.find(u64(memory));
+    if (found == pinned().ranges.end()) return INVALID_VALUE;
+    munmap(memory, found->second);
+    pinned().ranges.erase(found);
     return code;
 }
 

@@ -1,6 +1,7 @@
 #include "memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstring>
@@ -18,8 +19,11 @@ namespace {
 // The alignment that cuMemAlloc promises.
 constexpr u64 ALIGNMENT = 256;
 
-// The poisoned part of an allocation; host memory backs only what is touched.
+// The poisoned part of an allocation; host memory backs only what is written.
 constexpr u64 POISONED = u64(1) << 28;
+// The poison that is there once and mapped as often as it is needed: most of what is allocated is never touched, and writing
+// it would take longer than many a kernel.
+constexpr u64 PATTERN = u64(1) << 24;
 // Larger allocations are not watched for accesses of several blocks.
 constexpr u64 WATCHED = u64(1) << 28;
 
@@ -46,6 +50,20 @@ Heap& heap() {
 
 __thread void* latest = nullptr;
 
+// A file in memory that is full of poison, or -1.
+int pattern() {
+    static const int file = [] {
+        const int made = memfd_create("poison", MFD_CLOEXEC);
+        if (made < 0 || ftruncate(made, PATTERN) != 0) return -1;
+        void* bytes = mmap(nullptr, PATTERN, PROT_READ | PROT_WRITE, MAP_SHARED, made, 0);
+        if (bytes == MAP_FAILED) return -1;
+        memset(bytes, POISON, PATTERN);
+        munmap(bytes, PATTERN);
+        return made;
+    }();
+    return file;
+}
+
 // The allocation that begins at or before an address, or null. The heap is locked.
 const std::pair<const u64, Allocation>* before(u64 address) {
     auto found = heap().allocations.upper_bound(address);
@@ -59,6 +77,23 @@ Range range_of(const std::pair<const u64, Allocation>& entry) {
 
 }  // namespace
 
+void fill(void* to, u8 value, u64 bytes) {
+    u8 *const begin = static_cast<u8*>(to), *const end = begin + bytes;
+    if ((value != 0 && value != POISON) || bytes < PATTERN / 16) {
+        memset(begin, value, bytes);
+        return;
+    }
+    u8 *const first = begin + (-u64(begin) & (PAGE - 1)), *const last = end - (u64(end) & (PAGE - 1));
+    memset(begin, value, first - begin);
+    memset(last, value, end - last);
+    const int file = value == 0 ? -1 : pattern(), zeros = value == 0 ? MAP_ANONYMOUS | MAP_NORESERVE : 0;
+    for (u8* at = first; at < last; at += PATTERN) {
+        const u64 part = u64(last - at) < PATTERN ? last - at : PATTERN;
+        void* made = mmap(at, part, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | zeros, file, 0);
+        if (made == MAP_FAILED) memset(at, value, part);
+    }
+}
+
 // The allocation ends where a page ends, as nearly as its alignment allows: a multiple of 256 bytes does exactly.
 void* allocate(u64 bytes, u64 limit) {
     Heap& all = heap();
@@ -69,8 +104,8 @@ void* allocate(u64 bytes, u64 limit) {
     if (mapping == MAP_FAILED) return nullptr;
     u8* const first = static_cast<u8*>(mapping) + PAGE;
     if (mprotect(first, pages, PROT_READ | PROT_WRITE) != 0) return nullptr;
+    fill(first, POISON, pages < POISONED ? pages : POISONED);
     u8* const begin = first + pages - rounded;
-    memset(begin, POISON, rounded < POISONED ? rounded : POISONED);
     all.allocations[u64(begin)] = {bytes, pages, static_cast<u8*>(mapping), nullptr, nullptr};
     // Watching takes four times the memory that is touched.
     if (bytes <= WATCHED) all.allocations[u64(begin)].visits = std::make_shared<Visits>(bytes);

@@ -327,6 +327,27 @@ fn allocations_are_counted_and_poisoned() {
 
 /// A stream that waits for an event does no more of the other's work than the event asks for; an eager one does its
 /// work when it is given, unless it has to wait.
+/// Large parts are mapped and not written; what lies around them stays.
+#[test]
+fn large_memory_is_filled_to_the_byte() {
+    start();
+    let (stream, bytes) = (stream(), (17 << 20) + 4096 + 77);
+    let memory = allocate(bytes);
+    let mut seen = vec![0u8; bytes];
+    let mut wanted = vec![0xff; bytes];
+    // Zeros over poison, then a byte that has to be written, then poison over both; none begins or ends where a page does.
+    for (value, from, count) in [(0, 5, (16 << 20) + 8191), (7, 1 << 20, 3 << 20), (0xff, 123, 2 << 20)] {
+        let fill = cuda!(cuMemsetD8Async(memory + from as u64 => u64, value => u8, count => usize, stream => Handle));
+        assert_eq!((fill, synchronize(stream)), (SUCCESS, SUCCESS));
+        wanted[from..from + count].fill(value);
+        let at = seen.as_mut_ptr().cast();
+        assert_eq!(cuda!(cuMemcpyDtoH_v2(at => *mut c_void, memory => u64, bytes => usize)), SUCCESS);
+        assert!(seen == wanted, "{count} bytes of {value} from {from} on");
+    }
+    // It also says what other tests' streams failed of.
+    cuda!(cuMemFree_v2(memory => u64));
+}
+
 #[test]
 fn streams_wait_for_events_and_for_nothing_else() {
     start();
