@@ -48,10 +48,12 @@ fn compare() {
         for kept in [ActivationCheckpointing::None, ActivationCheckpointing::Block, ActivationCheckpointing::BlockInt4]
         {
             let mut config = Config::default();
-            // Large enough that two parts in a hundred are more than what is beside the plan.
-            (config.model.hidden, config.model.intermediate, config.train.batch) = (512, 1376, 40);
-            (config.run.activation_checkpointing, config.train.micro_batch) =
-                (kept, if kept == ActivationCheckpointing::None { 40 } else { 10 });
+            // Large enough that two parts in a hundred are more than what is beside the plan; many rows of few columns,
+            // since work grows with the square of the columns.
+            (config.model.hidden, config.model.intermediate) = (192, 512);
+            (config.train.batch, config.train.micro_batch) =
+                if kept == ActivationCheckpointing::None { (40, 40) } else { (96, 48) };
+            config.run.activation_checkpointing = kept;
             let planned = plan(&config, &Cpu::new()).0.total() as u64;
             let measured = peak(|| run(&config, folder.path()));
             assert!(measured <= planned + BESIDE, "{kept:?}: {measured} bytes at once, {planned} planned");
@@ -71,10 +73,10 @@ fn compare_adapters() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("base.tetrad");
     let sized = |mut config: Config| {
-        (config.model.hidden, config.model.intermediate) = (512, 1376);
-        (config.train.batch, config.train.sequence) = (40, 128);
+        (config.model.hidden, config.model.intermediate) = (192, 512);
+        (config.train.batch, config.train.sequence) = (96, 128);
         // As above, two parts in a hundred are more than what is beside the plan.
-        (config.run.activation_checkpointing, config.train.micro_batch) = (ActivationCheckpointing::Block, 20);
+        (config.run.activation_checkpointing, config.train.micro_batch) = (ActivationCheckpointing::Block, 48);
         config
     };
     rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(|| {
