@@ -74,7 +74,6 @@ fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
             "refused",
             "damaged newest",
             "named a damaged one",
-            "named an earlier one",
             "not the last",
             "named by its folder",
             "named by its record",
