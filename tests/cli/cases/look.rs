@@ -53,7 +53,7 @@ pub fn learned(cache: &Path, tokenizer: &Path) -> Result<String, String> {
         let id = |bytes: &[u8]| bytes.iter().rev().fold(0, |id, byte| id << 8 | u32::from(*byte));
         // Of samples: the highest bit says that a token is learned, the next that it is the first one.
         let mark = |word: u32| {
-            if marked { (word & (1 << 30) - 1, word >> 31 == 1, word >> 30 & 1 == 1) } else { (word, false, false) }
+            if marked { (word & ((1 << 30) - 1), word >> 31 == 1, word >> 30 & 1 == 1) } else { (word, false, false) }
         };
         let (mut text, mut was) = (Vec::new(), false);
         for word in file[..count * width].chunks(width).map(id) {
