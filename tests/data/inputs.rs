@@ -215,7 +215,7 @@ mod parquet {
     #[test]
     fn what_is_wrong_is_named() {
         let refuse = |bytes: &[u8]| reading(&[("a.parquet", bytes)]).refusal();
-        assert_snapshot!(refuse(&read("other.parquet")), @"a.parquet: cannot be read: has the columns words, id, and none of text, prompt, completion, messages, conversations, instruction, question, query");
+        assert_snapshot!(refuse(&read("other.parquet")), @"a.parquet: cannot be read: has the columns words, id, and none of text, prompt, completion, messages, conversations, conversation, instruction, question, query, input");
         assert_snapshot!(refuse(&read("pairs.parquet")), @r#"a.parquet, row 2: its "completion" is empty, and nothing would be learned; remove it"#);
         assert!(refuse(&read("text.parquet")[..200]).contains("not a usable Parquet file"));
         assert!(refuse(b"PAR1").contains("not a usable Parquet file"));

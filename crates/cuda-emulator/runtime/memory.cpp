@@ -21,8 +21,8 @@ constexpr u64 ALIGNMENT = 256;
 
 // The poisoned part of an allocation; host memory backs only what is written.
 constexpr u64 POISONED = u64(1) << 28;
-// The poison that is there once and mapped as often as it is needed: most of what is allocated is never touched, and writing
-// it would take longer than many a kernel.
+// The poison that is there once and mapped as often as it is needed: most of what is allocated is never touched, and
+// writing it would take longer than many a kernel.
 constexpr u64 PATTERN = u64(1) << 24;
 // Larger allocations are not watched for accesses of several blocks.
 constexpr u64 WATCHED = u64(1) << 28;

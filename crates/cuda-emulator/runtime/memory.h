@@ -9,8 +9,8 @@ namespace emulator {
 
 // At most `limit` bytes may live at once (0: no limit). Gives null when they would not fit.
 void* allocate(u64 bytes, u64 limit);
-// Does what memset does to private, writable memory; large parts that become zero or poison take no time and, until they are
-// written, no memory.
+// Does what memset does to private, writable memory; large parts that become zero or poison take no time and, until
+// they are written, no memory.
 void fill(void* to, u8 value, u64 bytes);
 // Whether the address was an allocation.
 bool release(void* address);

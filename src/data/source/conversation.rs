@@ -156,7 +156,8 @@ pub(crate) fn instruction(record: &mut Json) -> Option<Result<Conversation, Stri
     Some(build())
 }
 
-/// A `question` with its `answer`, a `query` with its `response`, an `input` with its `output`; nothing if the record has another form.
+/// A `question` with its `answer`, a `query` with its `response`, an `input` with its `output`; nothing if the record has
+/// another form.
 pub(crate) fn question(record: &mut Json) -> Option<Result<Conversation, String>> {
     let forms = [("question", "answer"), ("question", "response"), ("query", "response"), ("input", "output")];
     let (asked, answer) =

@@ -6,17 +6,17 @@
 //! reasoning models write a reply differently once others follow it; its end is then found by rendering the conversation
 //! with another reply in its place and comparing what follows.
 
+use super::rendering::Rendering;
 use super::template_environment::{GENERATION, environment, with_marks};
 use crate::data::source::{Conversation, Json};
 use crate::error::DataError;
-use minijinja::value::Serde;
 use minijinja::{Environment, Error, Value as Jinja};
 use std::ops::Range;
 
-const NAME: &str = "chat";
+pub(super) const NAME: &str = "chat";
 
 /// Replies that no conversation holds, of private characters, with no common beginning or end.
-const PROBES: [&str; 2] = ["\u{e000}probe\u{e001}", "\u{f0000}probe\u{f0001}"];
+pub(super) const PROBES: [&str; 2] = ["\u{e000}probe\u{e001}", "\u{f0000}probe\u{f0001}"];
 
 /// What a message may say beside its content; a template that does not know the name does not write it.
 const SAID: [&str; 4] = ["tool_calls", "reasoning_content", "reasoning", "thinking"];
@@ -31,10 +31,10 @@ pub(crate) struct RenderedChat {
 
 /// A template that writes.
 pub(crate) struct Chat {
-    environment: Environment<'static>,
+    pub(super) environment: Environment<'static>,
     /// The template as it came.
     source: String,
-    special: Vec<(String, Jinja)>,
+    pub(super) special: Vec<(String, Jinja)>,
     /// Whether the template itself marks what is learned.
     marks: bool,
     /// Whether it wants a message's content as a list of parts, a text or either.
@@ -75,8 +75,15 @@ impl Chat {
     pub(crate) fn write(&self, conversation: &Conversation) -> Result<RenderedChat, String> {
         self.check_read(conversation)?;
         let messages: Vec<Json> = conversation.messages.iter().map(|message| self.shaped(message)).collect();
-        let chat = Rendering { chat: self, variables: &conversation.variables };
+        let chat = Rendering::new(self, &conversation.variables);
         let text = chat.render(&messages, false)?;
+        if let Some(i) = chat.left_out(&messages, &text) {
+            return Err(format!(
+                "the chat template leaves out what message {} says; remove it, or use another template with \
+                 data.chat_template",
+                i + 1
+            ));
+        }
         if self.marks {
             return marked(&text, &messages, &conversation.trained);
         }
@@ -126,7 +133,7 @@ impl Chat {
     /// A conversation that the template refuses.
     pub(super) fn announce(&self, messages: &[Json]) -> Result<String, String> {
         let messages: Vec<Json> = messages.iter().map(|message| self.shaped(message)).collect();
-        let mut text = Rendering { chat: self, variables: &[] }.render(&messages, true)?;
+        let mut text = Rendering::new(self, &[]).render(&messages, true)?;
         if self.marks {
             text.retain(|c| !GENERATION.contains(&c));
         }
@@ -139,7 +146,7 @@ impl Chat {
         let part = || Json::object([("type", "text".into()), ("text", probe.into())]);
         let writes = |content: Json| {
             let messages = [Json::object([("role", "user".into()), ("content", content)])];
-            let text = Rendering { chat: self, variables: &[] }.render(&messages, false).unwrap_or_default();
+            let text = Rendering::new(self, &[]).render(&messages, false).unwrap_or_default();
             // A list that is written as it is shows its keys.
             text.contains(probe) && !text.contains("'type'") && !text.contains("\"type\"")
         };
@@ -151,7 +158,7 @@ impl Chat {
     }
 
     /// A message with its content in a form that the template reads.
-    fn shaped(&self, message: &Json) -> Json {
+    pub(super) fn shaped(&self, message: &Json) -> Json {
         let mut message = message.clone();
         match (message.get("content"), self.parts) {
             (Some(Json::List(_)), Parts::TextOnly) => {
@@ -168,77 +175,6 @@ impl Chat {
     }
 }
 
-/// One conversation's renderings.
-struct Rendering<'a> {
-    chat: &'a Chat,
-    variables: &'a [(String, Json)],
-}
-
-impl Rendering<'_> {
-    fn render(&self, messages: &[Json], announce: bool) -> Result<String, String> {
-        let absent = ["tools", "documents"].map(|name| (name.to_owned(), Jinja::from(())));
-        let own = [
-            ("messages".to_owned(), Jinja::from(Serde(messages))),
-            ("add_generation_prompt".to_owned(), Jinja::from(announce)),
-        ];
-        let variables = self.variables.iter().map(|(name, value)| (name.clone(), Jinja::from(Serde(value))));
-        // Of a name that occurs twice the last value counts.
-        let context =
-            Jinja::from_pairs(absent.into_iter().chain(self.chat.special.clone()).chain(variables).chain(own));
-        let template = self.chat.environment.get_template(NAME).map_err(|error| one_line(&error))?;
-        let text = template.render(context);
-        text.map_err(|error| format!("the chat template refuses this conversation: {}", one_line(&error)))
-    }
-
-    /// Where message `i` begins in `text`: behind the announcement of the assistant's turn.
-    fn start(&self, messages: &[Json], i: usize, text: &str) -> Result<Option<usize>, String> {
-        let before = match self.render(&messages[..i], true) {
-            Ok(before) => before,
-            // Many templates look at the first message, which there is none of.
-            Err(_) if i == 0 => return Ok(self.compared(messages, i, text).map(|(start, _)| start)),
-            Err(error) => return Err(error),
-        };
-        if text.starts_with(&before) {
-            return Ok(Some(before.len()));
-        }
-        // The announcement may begin a thought that a plain reply does not have.
-        let said = self.render(&messages[..i], false)?;
-        let announced = whole_marks(common_prefix(&before, text)).len();
-        Ok((text.starts_with(&said) && before.starts_with(&said) && announced > said.len()).then_some(announced))
-    }
-
-    /// Where message `i`, which begins at `start`, ends in `text`.
-    fn end(&self, messages: &[Json], i: usize, text: &str, start: usize) -> Result<Option<usize>, String> {
-        let after = self.render(&messages[..=i], false)?;
-        if text.starts_with(&after) && after.len() >= start {
-            return Ok(Some(start + without_margin(&after[start..], &messages[i])));
-        }
-        let (Some((_, end)), Some((_, own_end))) =
-            (self.compared(messages, i, text), self.compared(&messages[..=i], i, &after))
-        else {
-            return Ok(None);
-        };
-        let mark = whole_marks(common_prefix(&text[end..], &after[own_end..])).trim_end();
-        Ok((end >= start).then_some(end + mark.len()))
-    }
-
-    /// Where message `i` begins and ends in `text`, which is the rendering of `messages`: what differs once it says
-    /// something else. Nothing if the template refuses that.
-    fn compared(&self, messages: &[Json], i: usize, text: &str) -> Option<(usize, usize)> {
-        let (mut start, mut end) = (text.len(), 0);
-        for probe in PROBES {
-            let mut others = messages.to_vec();
-            others[i] = self.chat.shaped(&Json::object([("role", "assistant".into()), ("content", probe.into())]));
-            let other = self.render(&others, false).ok()?;
-            let prefix = common_prefix(text, &other).len();
-            let suffix = common_suffix(&text[prefix..], &other[prefix..]);
-            start = start.min(prefix);
-            end = end.max(text.len() - suffix);
-        }
-        (start <= end).then_some((start, end))
-    }
-}
-
 /// Whether a name stands in a template by itself.
 fn has_word(template: &str, name: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
@@ -246,12 +182,12 @@ fn has_word(template: &str, name: &str) -> bool {
     found.any(|(at, _)| !template[..at].ends_with(part) && !template[at + name.len()..].starts_with(part))
 }
 
-fn is_assistant(message: &Json) -> bool {
+pub(super) fn is_assistant(message: &Json) -> bool {
     message.get("role").and_then(Json::text) == Some("assistant")
 }
 
 /// The text of a message's content, parts of it on lines of their own as llama.cpp and vLLM join them.
-fn content_text(message: &Json) -> String {
+pub(super) fn content_text(message: &Json) -> String {
     match message.get("content") {
         Some(Json::Text(text)) => text.clone(),
         Some(Json::List(parts)) => {
@@ -299,36 +235,7 @@ fn marked(text: &str, messages: &[Json], trained: &[bool]) -> Result<RenderedCha
     Ok(found)
 }
 
-fn common_prefix<'a>(a: &'a str, b: &str) -> &'a str {
-    let end =
-        a.char_indices().zip(b.chars()).find(|((_, x), y)| x != y).map_or(a.len().min(b.len()), |((at, _), _)| at);
-    &a[..end]
-}
-
-/// Bytes at the ends of `a` and `b` that are the same characters.
-fn common_suffix(a: &str, b: &str) -> usize {
-    a.chars().rev().zip(b.chars().rev()).take_while(|(x, y)| x == y).map(|(x, _)| x.len_utf8()).sum()
-}
-
-/// `text` without a special token that it only begins, such as `<|` or `[`: common to two texts by chance.
-fn whole_marks(text: &str) -> &str {
-    let begun = [('<', '>'), ('[', ']')].into_iter().filter_map(|(open, close)| {
-        let at = text.rfind(open)?;
-        (!text[at..].contains(close)).then_some(at)
-    });
-    &text[..begun.min().unwrap_or(text.len())]
-}
-
-/// The length of a turn without the white space that follows the mark of its end: no model has to write that. Where
-/// nothing else follows the content, the white space is the mark.
-fn without_margin(turn: &str, message: &Json) -> usize {
-    let trimmed = turn.trim_end();
-    let content = content_text(message);
-    let content = content.trim_end();
-    if trimmed.ends_with(content) && !content.is_empty() { turn.len() } else { trimmed.len() }
-}
-
-fn one_line(error: &Error) -> String {
+pub(super) fn one_line(error: &Error) -> String {
     let mut text = error.to_string();
     if let Some(at) = text.find(&format!(" (in {NAME}:")) {
         let line = text[at..].trim_start_matches(&format!(" (in {NAME}:")).trim_end_matches(')').to_owned();
@@ -403,11 +310,44 @@ mod tests {
         assert_eq!(learned(template, &talk()[..2]).unwrap().1, ["Hello!\n"]);
     }
 
+    /// As Mistral's templates do it from the third version on.
     #[test]
-    fn a_template_that_changes_its_mind_is_refused() {
-        let template = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
-        let error = learned(template, &talk()).unwrap_err();
-        assert!(error.contains("before message 2 in another way"), "{error}");
+    fn what_comes_before_a_reply_may_change_with_what_follows() {
+        let template = "{%- if messages[0].role == 'system' %}{%- set system = messages[0].content %}\
+            {%- set messages = messages[1:] %}{%- endif %}{{- bos_token }}{%- for m in messages %}\
+            {%- if m.role == 'user' %}{{- '[INST] ' }}{%- if loop.index0 >= (messages | length) - 2 and system is defined %}\
+            {{- system + '\n\n' }}{%- endif %}{{- m.content + '[/INST]' }}{%- else %}{{- ' ' + m.content + eos_token }}\
+            {%- endif %}{%- endfor %}";
+        let talk = [vec![json!({ "role": "system", "content": "Be kind." })], talk()].concat();
+        let (text, parts) = learned(template, &talk).unwrap();
+        assert_eq!(text, "<s>[INST] Hi[/INST] Hello!</s>[INST] Be kind.\n\nBye[/INST] See you \n</s>");
+        assert_eq!(parts, [" Hello!</s>", " See you \n</s>"]);
+        let counting = "{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}";
+        assert_eq!(learned(counting, &talk[1..]).unwrap().1, ["Hello!", "See you \n"]);
+    }
+
+    /// Mistral's third template writes what the system says only if nobody has answered the last question.
+    #[test]
+    fn what_is_not_written_is_refused() {
+        let template = "{% for m in messages %}{% if m.role != 'system' or loop.length == 2 %}[{{ m.content }}]{% endif %}\
+            {% endfor %}";
+        let said = |role: &str, content: &str| json!({ "role": role, "content": content });
+        let mut talk = vec![said("system", "Be kind."), said("assistant", "Hello!")];
+        assert_eq!(learned(template, &talk).unwrap().0, "[Be kind.][Hello!]");
+        talk.insert(1, said("user", "Hi"));
+        let error = learned(template, &talk).unwrap_err();
+        assert!(error.contains("leaves out what message 1 says"), "{error}");
+    }
+
+    #[test]
+    fn replies_that_cannot_be_told_apart_are_refused() {
+        for template in [
+            "{{ messages | length }}{{ messages[0].content }}",
+            "{{ messages | length }}{% for m in messages + messages %}{{ m.content }}{% endfor %}",
+        ] {
+            let error = learned(template, &talk()).unwrap_err();
+            assert!(error.contains("before message 2 in another way"), "{error}");
+        }
     }
 
     #[test]

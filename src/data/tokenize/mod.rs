@@ -8,6 +8,7 @@ pub(crate) mod merges;
 mod protobuf;
 mod python_json;
 mod python_methods;
+mod rendering;
 mod sample_encoder;
 mod sentence_piece;
 mod special_tokens;
