@@ -78,8 +78,6 @@ pub type MappedFile = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// Memory of a whole run: one zeroed, [`ALIGN`]ed allocation, and optionally a mapped file.
 pub struct Arena {
-    allocated: NonNull<u8>,
-    /// The first byte of `allocated` at a multiple of [`ALIGN`].
     base: NonNull<u8>,
     bytes: usize,
     mapped: Option<MappedFile>,
@@ -93,15 +91,14 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// An arena of `bytes` zero bytes.
+    /// An arena of `bytes` zero bytes. All of them are written here, so that a machine without that much memory says so before
+    /// step 0: pages that are only reserved would be missing at the first evaluation, hours later.
     pub fn new(bytes: usize) -> Self {
         let layout = Self::layout(bytes);
         // SAFETY: the layout's size is at least ALIGN, so it is not zero.
-        let allocated = unsafe { alloc_zeroed(layout) };
-        let Some(allocated) = NonNull::new(allocated) else { handle_alloc_error(layout) };
-        // SAFETY: of the ALIGN bytes beyond `bytes`, less than all lie before the first aligned one.
-        let base = unsafe { allocated.add(allocated.align_offset(ALIGN)) };
-        Self { allocated, base, bytes, mapped: None, host: None }
+        let base = unsafe { alloc_zeroed(layout) };
+        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        Self { base, bytes, mapped: None, host: None }
     }
 
     /// The same with a read-only mapped file for [`Place::Mapped`] spans.
@@ -122,13 +119,8 @@ impl Arena {
         self.host.as_deref()
     }
 
-    /// Room for an aligned arena, not itself aligned: zeroed memory that asks for more than the usual alignment is written by
-    /// one thread at once, and not taken from the system page by page as it is used.
     fn layout(bytes: usize) -> Layout {
-        bytes
-            .checked_add(ALIGN)
-            .and_then(|room| Layout::array::<u8>(room).ok())
-            .expect("an arena below isize::MAX bytes")
+        Layout::from_size_align(bytes.max(ALIGN), ALIGN).expect("an arena below isize::MAX bytes")
     }
 
     /// Bytes allocated.
@@ -176,7 +168,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with the same layout.
-        unsafe { dealloc(self.allocated.as_ptr(), Self::layout(self.bytes)) }
+        unsafe { dealloc(self.base.as_ptr(), Self::layout(self.bytes)) }
     }
 }
 
