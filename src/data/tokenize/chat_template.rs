@@ -345,7 +345,7 @@ mod tests {
             "{{ messages | length }}{{ messages[0].content }}",
             "{{ messages | length }}{% for m in messages + messages %}{{ m.content }}{% endfor %}",
         ] {
-            let error = learned(template, &talk()).unwrap_err();
+            let error = learned(template, &talk()[..2]).unwrap_err();
             assert!(error.contains("before message 2 in another way"), "{error}");
         }
     }
