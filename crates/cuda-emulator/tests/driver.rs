@@ -325,8 +325,6 @@ fn allocations_are_counted_and_poisoned() {
     assert!(buffer.read::<u8>().iter().all(|&byte| byte == 0xff));
 }
 
-/// A stream that waits for an event does no more of the other's work than the event asks for; an eager one does its
-/// work when it is given, unless it has to wait.
 /// Large parts are mapped and not written; what lies around them stays.
 #[test]
 fn large_memory_is_filled_to_the_byte() {
@@ -348,6 +346,8 @@ fn large_memory_is_filled_to_the_byte() {
     cuda!(cuMemFree_v2(memory => u64));
 }
 
+/// A stream that waits for an event does no more of the other's work than the event asks for; an eager one does its
+/// work when it is given, unless it has to wait.
 #[test]
 fn streams_wait_for_events_and_for_nothing_else() {
     start();
