@@ -2,7 +2,8 @@
 
 use super::Checkpoint;
 use crate::model::param_specs;
-use crate::quant::{GroupScale, Levels, WeightPlane};
+use crate::quant::{GroupScale, WeightPlane};
+use crate::train::median;
 
 /// Of so many groups one is looked at: a median needs no more. Coprime to the groups of usual rows.
 const EVERY: usize = 61;
@@ -14,7 +15,7 @@ impl Checkpoint {
         let specs = param_specs(&self.meta.settings());
         let mut scales = Vec::new();
         for spec in specs.iter().filter(|spec| spec.kind.block().is_some() && !spec.kind.is_vector()) {
-            if spec.format.grid().is_none_or(|grid| grid.levels == Levels::E2m1) {
+            if !spec.format.has_even_codes() {
                 return None;
             }
             let (element, span) = (spec.format.plane(WeightPlane::Scales)?.element, self.mapped(spec).weight.scales);
@@ -22,7 +23,6 @@ impl Checkpoint {
             let groups = (0..spec.shape.groups()).step_by(EVERY);
             scales.extend(groups.map(|group| GroupScale::read(element, plane, &[], group).scale));
         }
-        let middle = scales.len() / 2;
-        (!scales.is_empty()).then(|| f64::from(*scales.select_nth_unstable_by(middle, f32::total_cmp).1))
+        median(&mut scales)
     }
 }

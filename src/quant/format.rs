@@ -8,7 +8,7 @@
 //! [`QuantGrid`]; values that are spaced in a new way are a row of [`Levels`](super::Levels) (`kernels/grid.h`).
 
 use super::plane::{Element, Per, PlaneLayout};
-use super::{GroupedShape, QuantGrid, Simulation};
+use super::{GroupedShape, Levels, QuantGrid, Simulation};
 use std::fmt;
 
 /// The code of a weight's elements: what products read.
@@ -224,6 +224,11 @@ impl WeightFormat {
     /// The code of its elements.
     pub const fn codec(self) -> WeightCodec {
         self.codec
+    }
+
+    /// Whether its codes are evenly spaced: they are integers.
+    pub fn has_even_codes(self) -> bool {
+        self.grid().is_some_and(|grid| grid.levels != Levels::E2m1)
     }
 
     /// Whether a residue refines the codes.

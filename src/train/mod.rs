@@ -14,6 +14,7 @@ mod team;
 mod watch;
 
 pub use accumulate::accumulate;
+pub(crate) use audit::median;
 pub use audit::{Audit, AuditReport, code_distance};
 pub use autotune::{Limits, Setting, alternatives, autotune, differences, fastest, largest_batch, smallest};
 pub use base::FrozenBase;

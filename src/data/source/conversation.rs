@@ -33,25 +33,10 @@ pub(super) const SYSTEM: [&str; 3] = ["system", "system_prompt", "system_message
 
 /// Fields of records that are a question and its answer, in one of its forms.
 #[cfg(feature = "parquet")]
-pub(super) const PAIRED: [&str; 14] = [
-    "instruction",
-    "question",
-    "query",
-    "input",
-    "context",
-    "output",
-    "response",
-    "answer",
-    "history",
-    ABOUT[1],
-    ABOUT[2],
-    ABOUT[3],
-    ABOUT[4],
-    ABOUT[5],
-];
+pub(super) const PAIRED: [&str; 7] = ["instruction", "question", "query", "output", "response", "answer", "history"];
 
 /// What a question may be about: no trainer has one way to write it.
-const ABOUT: [&str; 6] = ["context", "passage", "document", "choices", "options", "input"];
+pub(super) const ABOUT: [&str; 6] = ["context", "passage", "document", "choices", "options", "input"];
 
 /// Variables that a template gets from the program.
 const RESERVED: [&str; 3] = ["messages", "add_generation_prompt", "continue_final_message"];

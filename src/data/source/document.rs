@@ -5,7 +5,7 @@
 //! as they use it; where it cannot be, the record is refused by that name.
 
 #[cfg(feature = "parquet")]
-use super::conversation::PAIRED;
+use super::conversation::{ABOUT, PAIRED};
 use super::conversation::{Conversation, SYSTEM, conversation, instruction, question};
 use super::json::Json;
 
@@ -46,7 +46,7 @@ const NOT_READ: [(&str, &str); 7] = [
 /// Whether a field of this name says something, or is a reason to refuse its record.
 #[cfg(feature = "parquet")]
 pub(super) fn is_read(name: &str) -> bool {
-    let lists = [&FIELDS[..], &OF_CONVERSATIONS, &SYSTEM, &PAIRED, &["label"]];
+    let lists = [&FIELDS[..], &OF_CONVERSATIONS, &SYSTEM, &PAIRED, &ABOUT, &["label"]];
     lists.iter().any(|list| list.contains(&name)) || NOT_READ.iter().any(|(field, _)| *field == name)
 }
 

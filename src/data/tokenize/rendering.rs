@@ -32,14 +32,20 @@ impl<'a> Rendering<'a> {
         text.map_err(|error| format!("the chat template refuses this conversation: {}", one_line(&error)))
     }
 
+    /// The conversation with another message in the place of `i`.
+    fn render_with(&self, messages: &[Json], i: usize, message: &Json) -> Result<String, String> {
+        let mut others = messages.to_vec();
+        others[i] = self.chat.shaped(message);
+        self.render(&others, false)
+    }
+
     /// A message of others than the assistant, whose thoughts templates do drop, of which `text` has nothing.
     pub(super) fn left_out(&self, messages: &[Json], text: &str) -> Option<usize> {
         let absent = |message: &Json| !is_assistant(message) && !text.contains(content_text(message).trim());
         (0..messages.len()).filter(|&i| absent(&messages[i])).find(|&i| {
-            let mut others = messages.to_vec();
-            others[i].set("content", PROBES[0].into());
-            others[i] = self.chat.shaped(&others[i]);
-            self.render(&others, false).is_ok_and(|other| other == text)
+            let mut other = messages[i].clone();
+            other.set("content", PROBES[0].into());
+            self.render_with(messages, i, &other).is_ok_and(|other| other == text)
         })
     }
 
@@ -101,9 +107,8 @@ impl<'a> Rendering<'a> {
     fn compared(&self, messages: &[Json], i: usize, text: &str) -> Option<(usize, usize)> {
         let (mut start, mut end) = (text.len(), 0);
         for probe in PROBES {
-            let mut others = messages.to_vec();
-            others[i] = self.chat.shaped(&Json::object([("role", "assistant".into()), ("content", probe.into())]));
-            let other = self.render(&others, false).ok()?;
+            let reply = Json::object([("role", "assistant".into()), ("content", probe.into())]);
+            let other = self.render_with(messages, i, &reply).ok()?;
             let prefix = common_prefix(text, &other).len();
             let suffix = common_suffix(&text[prefix..], &other[prefix..]);
             start = start.min(prefix);

@@ -1,5 +1,6 @@
 //! What Stable-SPAM made of the gradients of a step, told from its moving averages before and after.
 
+use super::sample::median;
 use crate::backend::Backend;
 use crate::backend::adam::{AdamArgs, SCALARS, Scalars, state};
 use crate::memory::Span;
@@ -53,12 +54,8 @@ impl Averages {
                 clipped += usize::from(cut);
             }
         }
-        let (count, middle) = (self.factors.len(), self.factors.len() / 2);
-        if count == 0 {
-            return Adapted::default();
-        }
-        let factor = *self.factors.select_nth_unstable_by(middle, f32::total_cmp).1;
-        Adapted { factor: Some(f64::from(factor)), clipped: Some(clipped as f64 / count as f64) }
+        let count = self.factors.len();
+        Adapted { factor: median(&mut self.factors), clipped: (count > 0).then(|| clipped as f64 / count as f64) }
     }
 }
 

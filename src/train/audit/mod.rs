@@ -11,11 +11,11 @@ mod sample;
 pub use sample::AuditReport;
 
 use super::{StepReport, StopReason, Trainer};
-use crate::backend::Param;
 use crate::model::ParamSpec;
-use crate::quant::Levels;
 use adaptive::Averages;
 use sample::{Change, Sample};
+
+pub(crate) use sample::median;
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes that are read at once for a digest.
@@ -139,11 +139,10 @@ impl Audit {
 /// The median distance between neighbouring codes of the blocks' matrices, of the same sample; nothing if they are floats
 /// or their codes are not evenly spaced.
 pub fn code_distance(trainer: &Trainer) -> Option<f64> {
-    let even = |param: &Param| param.weight.format.grid().is_some_and(|grid| grid.levels != Levels::E2m1);
     let model = trainer.model();
     let blocks = model.specs.iter().zip(&model.stored);
     let mut matrices = blocks.filter(|(spec, _)| spec.kind.block().is_some() && !spec.kind.is_vector());
-    if !matrices.all(|(_, param)| even(param)) {
+    if !matrices.all(|(_, param)| param.weight.format.has_even_codes()) {
         return None;
     }
     let mut sample = Sample::choose(model, trainer.config().run.seed);

@@ -225,9 +225,14 @@ impl Sample {
                 at += 1;
             }
         }
-        let middle = self.scales.len() / 2;
-        (!self.scales.is_empty()).then(|| f64::from(*self.scales.select_nth_unstable_by(middle, f32::total_cmp).1))
+        median(&mut self.scales)
     }
+}
+
+/// The median, the upper one of an even number; nothing of nothing. Reorders the values.
+pub(crate) fn median(values: &mut [f32]) -> Option<f64> {
+    let middle = values.len() / 2;
+    (!values.is_empty()).then(|| f64::from(*values.select_nth_unstable_by(middle, f32::total_cmp).1))
 }
 
 impl Piece {
