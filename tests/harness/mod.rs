@@ -21,6 +21,12 @@ pub fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
 }
 
+/// Does `work` in a thread whose backends have no other: a model so small is computed sooner than a second thread wakes up,
+/// and the other cores have other tests.
+pub fn in_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread").install(work)
+}
+
 /// The folders of `tests/cases` that hold a file whose name begins like this, with their names.
 pub fn cases(file: &str) -> Vec<(String, PathBuf)> {
     let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");

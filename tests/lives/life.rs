@@ -8,15 +8,18 @@ use super::shadow::{METRICS, Shadow, export_of, folder};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use tetrad::checkpoint::{checkpoint_path, clear, list, prune, set_aside};
 use tetrad::config::{Config, RECORD, TrainConfig};
 use tetrad::model::{ActivationCheckpointing, Offload, TableStorage};
 use tetrad::train::StopReason;
 
-/// Threads to compute with: one, two and three.
-static POOLS: LazyLock<[rayon::ThreadPool; 3]> =
-    LazyLock::new(|| [1, 2, 3].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap()));
+thread_local! {
+    /// Threads to compute with: one, two and three. No two lives share them: a thread that waits for others takes whatever
+    /// its pool is given, and would live another life on the machine of the first.
+    static POOLS: [rayon::ThreadPool; 3] =
+        [1, 2, 3].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+}
 
 /// What a life is at the moment.
 pub struct Life<'a> {
@@ -279,7 +282,7 @@ impl<'a> Life<'a> {
         Self: Send,
     {
         let machine = self.machine.clone();
-        POOLS[self.threads - 1].install(|| machine.run(|| work(self)))
+        POOLS.with(|pools| pools[self.threads - 1].install(|| machine.run(|| work(self))))
     }
 
     fn train(&mut self, count: u64) -> Result<(), Ended> {

@@ -25,6 +25,8 @@ use process::Kind;
 use shadow::Shadow;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::thread::available_parallelism;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -52,15 +54,25 @@ fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
         None => 0..number("TETRAD_LIVES").unwrap_or(2000),
     };
     let count = seeds.end - seeds.start;
-    for seed in seeds {
-        let (kind, plan) = draw(seed);
-        let shadow = &shadows[kind as usize];
-        if let Err(wrong) = live(shadow, &plan) {
-            let small = shrink(&plan, |plan| live(shadow, plan).is_err());
-            let said = live(shadow, &small).err().unwrap_or_default();
-            panic!("seed {seed}: {wrong}\nshrunk to a run that is {kind:?} and {small:#?}\n{said}");
+    // A life is a thread's own, its machine too; the first seeds that fail are told, one of each thread.
+    let left = Mutex::new(seeds);
+    let work = || {
+        while let Some(seed) = left.lock().map_or(None, |mut seeds| seeds.next()) {
+            let (kind, plan) = draw(seed);
+            let shadow = &shadows[kind as usize];
+            if let Err(wrong) = live(shadow, &plan) {
+                let small = shrink(&plan, |plan| live(shadow, plan).is_err());
+                let said = live(shadow, &small).err().unwrap_or_default();
+                left.lock().map_or((), |mut seeds| *seeds = 0..0);
+                panic!("seed {seed}: {wrong}\nshrunk to a run that is {kind:?} and {small:#?}\n{said}");
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for shadow in &shadows {
         shadow.seen.lock().unwrap().iter().for_each(|(what, times)| *seen.entry(what).or_default() += times);

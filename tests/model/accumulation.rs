@@ -1,7 +1,7 @@
 //! A batch in micro-batches: the same bytes as in one piece, whatever is kept and however much of a block's gradient
 //! exists at once.
 
-use crate::harness::state;
+use crate::harness::{in_one_thread, state};
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::memory::Category;
@@ -23,6 +23,10 @@ fn config() -> Config {
 
 /// Losses and gradient norms of three steps, and all bytes after them.
 fn run(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
+    in_one_thread(|| run_here(config))
+}
+
+fn run_here(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
     let mut trainer = Trainer::new(config, Box::new(Cpu::new())).unwrap();
     trainer.initialize();
     let start = state::whole_state(&trainer);

@@ -1,6 +1,7 @@
 //! Every rule on packed weights and Adam's family on every storage learn real text, and what must not change a state does
 //! not.
 
+use crate::harness::in_one_thread;
 use crate::harness::state::{read, weight_spans, whole_state};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Moment, Param, SecondMoment};
@@ -91,6 +92,10 @@ fn put(trainer: &mut Trainer, planes: &Planes) {
 /// wrong. Tables alone could make it fall; so the matrices of the blocks are put back to their first values, and then
 /// the tables, and each time the trained loss must have been clearly better: what was learned is in both.
 fn assert_learns(name: &str, config: &Config) {
+    in_one_thread(|| assert_learns_here(name, config));
+}
+
+fn assert_learns_here(name: &str, config: &Config) {
     let mut trainer = trainer(config);
     let samples = Batches::new(text(0, 60_000), config.train.sequence, 1).unwrap();
     let start = held_out(&mut trainer);
