@@ -3,10 +3,10 @@
 use crate::harness::gpu::{checked, open_all, set_order};
 use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cuda::{self, Cuda, Gpu};
+use tetrad::backend::cuda::{Cuda, Gpu};
 use tetrad::backend::prelude::*;
 use tetrad::backend::{Backend, MaxShapes, Moment, Param, SecondMoment, State, UpdateStats, Weight};
-use tetrad::memory::{Category, Lifetime, Plan, Span};
+use tetrad::memory::{ALIGN, Category, Lifetime, Place, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::optim::{Rule, StateConfig, Variant};
@@ -39,13 +39,23 @@ pub const MOMENTS: [Moment; 3] = [Moment::Int4, Moment::Int8, Moment::F32];
 const SECOND_MOMENTS: [SecondMoment; 5] =
     [SecondMoment::Int4, SecondMoment::Int8, SecondMoment::F32, SecondMoment::Row, SecondMoment::Factored];
 
-/// The plan of one parameter, the same for both backends.
+/// The plan of one parameter, the same for both backends but for what each needs itself, which is last.
 pub struct Placed {
     pub param: Param,
     pub grad: Span,
-    pub scratch: Span,
     pub workspace: Span,
-    pub total: usize,
+    own: usize,
+    largest: MaxShapes,
+}
+
+impl Placed {
+    /// Gives a backend the memory of the plan, and says where its own part of it is.
+    pub fn allocate(&self, backend: &mut dyn Backend) -> Span {
+        let bytes = backend.workspace_bytes(&self.largest);
+        let own = Span { place: Place::Arena, offset: self.own, bytes };
+        backend.allocate(self.own + bytes, None, own).unwrap();
+        own
+    }
 }
 
 fn place(g: GroupedShape, s: Storage, decay: bool) -> Placed {
@@ -64,15 +74,9 @@ pub fn place_state(g: GroupedShape, s: Storage, decay: bool, specs: &[StateSpec]
     let features = g.rows.max(g.cols);
     let largest =
         MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2, prefix: 0 };
-    let scratch = cuda::Info.workspace_bytes(&largest).max(Cpu::new().workspace_bytes(&largest));
-    let (grad, scratch, workspace) = (add(4 * g.len()), add(scratch), add(4 * workspace));
-    Placed {
-        param: Param { id: 3, group: 0, decay, sparse: s.sparse, weight, state },
-        grad,
-        scratch,
-        workspace,
-        total: plan.total(),
-    }
+    let (grad, workspace) = (add(4 * g.len()), add(4 * workspace));
+    let param = Param { id: 3, group: 0, decay, sparse: s.sparse, weight, state };
+    Placed { param, grad, workspace, own: plan.total().next_multiple_of(ALIGN), largest }
 }
 
 pub fn planes(param: &Param) -> Vec<(String, Span)> {
@@ -172,7 +176,7 @@ fn record(
 ) -> Recorded {
     let placed = place(g, storage, seed % 5 != 4);
     let mut cpu = Cpu::new();
-    cpu.allocate(placed.total, None, placed.scratch).unwrap();
+    placed.allocate(&mut cpu);
     let mut start = vec![0.0; g.len()];
     RngKey { seed, step: 0, tensor: 0, usage: RngUse::Init }.normal(0, &mut start);
     fill(&mut cpu, &placed.param.weight, &mut |row, out| {
@@ -211,9 +215,9 @@ fn record(
 /// The same steps on a GPU; `what` names the case in messages.
 fn replay(cuda: &mut Cuda, recorded: &Recorded, what: &str) {
     let Recorded { placed, states, .. } = recorded;
-    cuda.allocate(placed.total, None, placed.scratch).unwrap();
+    let own = placed.allocate(cuda);
     // What an earlier operation may have left.
-    let scratch = placed.scratch.part(Gpu::OWN_BYTES, placed.scratch.bytes - Gpu::OWN_BYTES);
+    let scratch = own.part(Gpu::OWN_BYTES, own.bytes - Gpu::OWN_BYTES);
     cuda.upload(&vec![0xff; scratch.bytes], scratch);
     for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
         cuda.upload(bytes, *span);
@@ -347,7 +351,7 @@ fn outcomes_of_several_updates_are_added_in_their_order() {
     assert!(wanted.skipped == 1 && wanted.rescales > 0);
     for (name, cuda) in &mut open_all() {
         let Recorded { placed, states, .. } = &recorded;
-        cuda.allocate(placed.total, None, placed.scratch).unwrap();
+        placed.allocate(cuda);
         for ((_, span), bytes) in planes(&placed.param).iter().zip(&states[0]) {
             cuda.upload(bytes, *span);
         }

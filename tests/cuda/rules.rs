@@ -136,7 +136,7 @@ fn compare(
     let grads: Vec<_> = (1..=7).map(|number| gradient(g, case as u64, number)).collect();
 
     let mut cpu = Cpu::new();
-    cpu.allocate(placed.total, None, placed.scratch).unwrap();
+    placed.allocate(&mut cpu);
     let mut start = vec![0.0; g.len()];
     RngKey { seed: case as u64, step: 0, tensor: 0, usage: RngUse::Init }.normal(0, &mut start);
     fill(&mut cpu, &placed.param.weight, &mut |row, out| {
@@ -150,7 +150,7 @@ fn compare(
     assert_eq!(wanted[5].0.skipped, 1, "the sixth gradient is not finite");
     set_order((case % 7) as u32);
     for (name, cuda) in devices {
-        cuda.allocate(placed.total, None, placed.scratch).unwrap();
+        placed.allocate(cuda);
         let found = run(cuda, &groups, &placed, &first, &grads);
         cuda.status().unwrap_or_else(|error| panic!("{name}, case {case}: {error}"));
         for (i, (a, b)) in found.iter().zip(&wanted).enumerate() {
