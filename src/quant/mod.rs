@@ -7,6 +7,7 @@ mod gaussian;
 mod grid;
 mod grouped;
 mod moment;
+mod normal;
 mod plane;
 mod rng;
 mod rounding;

@@ -83,7 +83,7 @@ impl RngKey {
     /// The words of `N` counters from `first` on, word by word. Lanes are 64 bits wide and hold 32: the products need
     /// them so, and nothing has to be widened or narrowed between rounds.
     #[inline(always)]
-    fn lanes<const N: usize>(&self, first: u64) -> [[u64; N]; 4] {
+    pub(super) fn lanes<const N: usize>(&self, first: u64) -> [[u64; N]; 4] {
         const LOW: u64 = 0xffff_ffff;
         let (mut a, mut b) = ([0; N], [0; N]);
         let (mut c, mut d) = ([u64::from(self.tensor); N], [u64::from(self.step); N]);
@@ -147,29 +147,6 @@ impl RngKey {
         let (block, k) = (element / BLOCK as u64, (element % BLOCK as u64) as usize);
         let word = self.words(block * COUNTERS as u64 + (k % COUNTERS) as u64)[k / 8];
         (word >> (k / 4 % 2 * 16) & 0xffff) as f32 * (1.0 / 65536.0)
-    }
-
-    /// Normally distributed numbers (Box-Muller on 32-bit uniforms) for the elements from `first` on: element
-    /// `4 B + i` is made of words `0, 1` (i < 2) or `2, 3` of counter `B`.
-    ///
-    /// # Panics
-    /// If `first` is not a multiple of 4.
-    pub fn normal(&self, first: u64, out: &mut [f32]) {
-        assert!(first.is_multiple_of(4));
-        for (counter, out) in out.chunks_mut(4).enumerate() {
-            let words = self.words(first / 4 + counter as u64);
-            for (pair, words) in out.chunks_mut(2).zip(words.chunks_exact(2)) {
-                // In (0, 1], so that the logarithm is finite.
-                let u = (f64::from(words[0]) + 1.0) / 4_294_967_296.0;
-                let angle = f64::from(words[1]) / 4_294_967_296.0 * std::f64::consts::TAU;
-                let radius = (-2.0 * u.ln()).sqrt();
-                let (sin, cos) = angle.sin_cos();
-                pair[0] = (radius * cos) as f32;
-                if let Some(second) = pair.get_mut(1) {
-                    *second = (radius * sin) as f32;
-                }
-            }
-        }
     }
 }
 
