@@ -13,6 +13,8 @@ use tetrad::{Config, Cpu, Trainer};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut config = Config::default();
+    // A quarter of the quick-start's matrices.
+    (config.model.hidden, config.model.intermediate) = (64, 172);
     config.train.steps = 100;
     config.train.warmup = 10;
     config.validate()?;

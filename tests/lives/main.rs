@@ -57,13 +57,15 @@ fn every_life_computes_what_the_undisturbed_run_does_or_refuses_in_words() {
     // A life is a thread's own, its machine too; the first seeds that fail are told, one of each thread.
     let left = Mutex::new(seeds);
     let work = || {
-        while let Some(seed) = left.lock().map_or(None, |mut seeds| seeds.next()) {
+        while let Some(seed) = left.lock().ok().and_then(|mut seeds| seeds.next()) {
             let (kind, plan) = draw(seed);
             let shadow = &shadows[kind as usize];
             if let Err(wrong) = live(shadow, &plan) {
                 let small = shrink(&plan, |plan| live(shadow, plan).is_err());
                 let said = live(shadow, &small).err().unwrap_or_default();
-                left.lock().map_or((), |mut seeds| *seeds = 0..0);
+                if let Ok(mut seeds) = left.lock() {
+                    *seeds = 0..0;
+                }
                 panic!("seed {seed}: {wrong}\nshrunk to a run that is {kind:?} and {small:#?}\n{said}");
             }
         }
