@@ -47,6 +47,7 @@ struct Running {
     job: usize,
     task: Task,
     child: Child,
+    /// When the run was begun, or gone on with: its scores take their time, too.
     begun: Instant,
 }
 
@@ -108,7 +109,7 @@ impl Driver<'_> {
         prepare(job)?;
         let position = format!("{} of {}", next + 1, self.sweep.jobs.len());
         print(|out| writeln!(out, "begin    {} ({position})", job.name()))?;
-        self.spawn(next, Task::Train)?;
+        self.spawn(next, Task::Train, Instant::now())?;
         Ok(true)
     }
 
@@ -125,7 +126,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn spawn(&mut self, number: usize, task: Task) -> Result<(), Failure> {
+    fn spawn(&mut self, number: usize, task: Task, begun: Instant) -> Result<(), Failure> {
         let job = &self.sweep.jobs[number];
         let dir = &job.config.run.dir;
         let mut command = Command::new(std::env::current_exe()?);
@@ -154,7 +155,7 @@ impl Driver<'_> {
         // A group of its own: the terminal's Ctrl-C goes to this process alone, which passes it on once.
         command.args(["--device", self.options.device]).stdin(Stdio::null()).stderr(log(dir)?).process_group(0);
         let child = command.spawn().map_err(|e| format!("a process for {} cannot be started: {e}", job.name()))?;
-        self.running.push(Running { job: number, task, child, begun: Instant::now() });
+        self.running.push(Running { job: number, task, child, begun });
         Ok(())
     }
 
@@ -192,7 +193,7 @@ impl Driver<'_> {
             Task::Score(text) => text + 1,
         };
         if next < self.sweep.scores.len() && !self.told {
-            return self.spawn(ended.job, Task::Score(next));
+            return self.spawn(ended.job, Task::Score(next), ended.begun);
         }
         if next == self.sweep.scores.len() {
             gather_scores(self.sweep, job)?;
