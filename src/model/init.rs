@@ -9,63 +9,48 @@ use rayon::prelude::*;
 pub fn fill(backend: &mut dyn Backend, weight: &Weight, row: &mut dyn FnMut(usize, &mut [f32])) {
     let mut values = vec![0.0; weight.shape.cols];
     let mut encoder = RowEncoder::new(weight.format, weight.shape);
-    let mut rows = Rows::new(weight, 1);
+    let mut planes = room(weight, 1);
     for r in 0..weight.shape.rows {
         row(r, &mut values);
-        rows.cut(1).for_each(|(_, mut planes)| encoder.encode(&values, &mut planes));
-        rows.upload(backend, weight, r, 1);
+        let [data, scales, offsets, residue] = planes.each_mut().map(Vec::as_mut_slice);
+        encoder.encode(&values, &mut RowPlanes { data, scales, offsets, residue });
+        upload(backend, weight, r, &planes);
     }
 }
 
 /// The same where rows do not depend on each other: by all threads of the caller's pool.
-pub(super) fn fill_rows(backend: &mut dyn Backend, weight: &Weight, row: impl Fn(usize, &mut [f32]) + Sync) {
+fn fill_rows(backend: &mut dyn Backend, weight: &Weight, row: impl Fn(usize, &mut [f32]) + Sync) {
     let shape = weight.shape;
-    let at_once = (PIECE / shape.cols.max(1)).clamp(1, shape.rows.max(1));
-    let mut rows = Rows::new(weight, at_once);
+    let at_once = (PIECE / shape.cols).max(1);
     for first in (0..shape.rows).step_by(at_once) {
         let count = at_once.min(shape.rows - first);
+        let mut planes = room(weight, count);
+        let rows = RowPlanes::rows(&mut planes, count);
         let tools = || (RowEncoder::new(weight.format, shape), vec![0.0; shape.cols]);
-        let work: Vec<_> = rows.cut(count).collect();
-        work.into_par_iter().for_each_init(tools, |(encoder, values), (r, mut planes)| {
+        rows.into_par_iter().enumerate().for_each_init(tools, |(encoder, values), (r, mut planes)| {
             row(first + r, values);
             encoder.encode(values, &mut planes);
         });
-        rows.upload(backend, weight, first, count);
+        upload(backend, weight, first, &planes);
     }
 }
 
 /// Weights that threads make before they are uploaded.
 const PIECE: usize = 1 << 18;
 
-/// Some consecutive rows of a weight's planes.
-struct Rows([(Vec<u8>, usize); 4]);
+fn row_bytes(weight: &Weight, plane: WeightPlane) -> usize {
+    weight.format.plane(plane).map_or(0, |layout| layout.row_bytes(weight.shape))
+}
 
-impl Rows {
-    fn new(weight: &Weight, count: usize) -> Self {
-        Self(WeightPlane::ALL.map(|plane| {
-            let bytes = weight.format.plane(plane).map_or(0, |layout| layout.row_bytes(weight.shape));
-            (vec![0; count * bytes], bytes)
-        }))
-    }
+/// Room for so many rows of a weight's planes.
+fn room(weight: &Weight, count: usize) -> [Vec<u8>; 4] {
+    WeightPlane::ALL.map(|plane| vec![0; count * row_bytes(weight, plane)])
+}
 
-    /// The first `count` rows with their numbers, each by planes.
-    fn cut(&mut self, count: usize) -> impl Iterator<Item = (usize, RowPlanes<'_>)> {
-        let mut left = self.0.each_mut().map(|(plane, bytes)| (plane.as_mut_slice(), *bytes));
-        (0..count).map(move |r| {
-            let [data, scales, offsets, residue] = left.each_mut().map(|(plane, bytes)| {
-                let (row, rest) = std::mem::take(plane).split_at_mut(*bytes);
-                *plane = rest;
-                row
-            });
-            (r, RowPlanes { data, scales, offsets, residue })
-        })
-    }
-
-    /// Rows from 0 on to the weight's rows from `first` on.
-    fn upload(&self, backend: &mut dyn Backend, weight: &Weight, first: usize, count: usize) {
-        for (plane, (data, bytes)) in WeightPlane::ALL.into_iter().zip(&self.0).filter(|(_, (_, bytes))| *bytes > 0) {
-            backend.upload(&data[..count * bytes], weight.span(plane).part(first * bytes, count * bytes));
-        }
+/// Rows to their places from row `first` on.
+fn upload(backend: &mut dyn Backend, weight: &Weight, first: usize, planes: &[Vec<u8>; 4]) {
+    for (plane, bytes) in WeightPlane::ALL.into_iter().zip(planes).filter(|(_, bytes)| !bytes.is_empty()) {
+        backend.upload(bytes, weight.span(plane).part(first * row_bytes(weight, plane), bytes.len()));
     }
 }
 

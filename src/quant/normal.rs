@@ -1,8 +1,8 @@
 //! Normally distributed first values: Box-Muller in float64 on uniforms of 32 bits, rounded to float32.
 //!
-//! What defines the numbers is [`exact`], with the mathematical library's logarithm, sine and cosine, which takes some
+//! What defines the numbers is [`defined`], with the mathematical library's logarithm, sine and cosine, which takes some
 //! 20 ns a number. Here they are computed from series, many at a time, to within [`ERROR`]; where a float32 lies within
-//! that of the border between two, and only there, `exact` decides. So the bytes are the same.
+//! that of the border between two, and only there, `defined` decides. So the bytes are the same.
 
 use super::RngKey;
 use std::f64::consts::{FRAC_2_PI, LN_2, TAU};
@@ -68,7 +68,8 @@ impl RngKey {
                 let pair = &mut out[4 * i + first..][..2];
                 (pair[0], pair[1]) = (x[i], y[i]);
                 if doubtful != 0 {
-                    (pair[0], pair[1]) = exact(radii[i] as u32, angles[i] as u32);
+                    let (across, up) = defined(radii[i] as u32, angles[i] as u32);
+                    (pair[0], pair[1]) = (across as f32, up as f32);
                 }
             }
         }
@@ -81,25 +82,30 @@ fn rounds_to(x: f64, to: f32) -> bool {
     (x * (1.0 - ERROR)) as f32 == to && (x * (1.0 + ERROR)) as f32 == to
 }
 
-/// A pair of numbers, by definition.
-fn exact(radius: u32, angle: u32) -> (f32, f32) {
-    // In (0, 1], so that the logarithm is finite.
-    let u = (f64::from(radius) + 1.0) / 4_294_967_296.0;
-    let angle = f64::from(angle) / 4_294_967_296.0 * TAU;
-    let radius = (-2.0 * u.ln()).sqrt();
+/// The uniform number whose logarithm is taken, and an angle.
+#[inline(always)]
+fn arguments(radius: u32, angle: u32) -> (f64, f64) {
+    // In (0, 1], so that the logarithm is finite. Shares of 2^32 are exact.
+    let share = |x: f64| x * (1.0 / 4_294_967_296.0);
+    (share(f64::from(radius) + 1.0), share(f64::from(angle)) * TAU)
+}
+
+/// A pair of numbers, by definition, before it is rounded.
+fn defined(radius: u32, angle: u32) -> (f64, f64) {
+    let (u, angle) = arguments(radius, angle);
+    let length = (-2.0 * u.ln()).sqrt();
     let (sin, cos) = angle.sin_cos();
-    ((radius * cos) as f32, (radius * sin) as f32)
+    (length * cos, length * sin)
 }
 
 /// The pair from series, in float64, and whether they may be relied on: not where an argument is 1 or a quarter of a
 /// turn, whose logarithm, sine or cosine is 0 or next to it.
 #[inline(always)]
 fn series(radius: u32, angle: u32) -> (f64, f64, bool) {
-    let u = (f64::from(radius) + 1.0) * (1.0 / 4_294_967_296.0);
+    let (u, turn) = arguments(radius, angle);
     let length = (-2.0 * log(u)).sqrt();
-    // The same float64 as in `exact`, less the nearest number of quarters, whose value is subtracted in two parts: the first
-    // is 33 bits long, so that its multiples and the difference are exact.
-    let turn = f64::from(angle) * (1.0 / 4_294_967_296.0) * TAU;
+    // Less the nearest number of quarters, whose value is subtracted in two parts: the first is 33 bits long, so that its
+    // multiples and the difference are exact.
     const QUARTER: (f64, f64) = (f64::from_bits(0x3ff9_21fb_5440_0000), 6.077_100_506_506_192e-11);
     let rounded = turn * FRAC_2_PI + ROUND;
     let quarters = rounded - ROUND;
@@ -166,12 +172,12 @@ mod tests {
     }
 
     /// The numbers as they are defined, one by one.
-    fn defined(key: &RngKey, first: u64, len: usize) -> Vec<f32> {
+    fn one_by_one(key: &RngKey, first: u64, len: usize) -> Vec<f32> {
         let words = (first / 4..).flat_map(|counter| {
             let [a, b, c, d] = key.words(counter);
-            [exact(a, b), exact(c, d)]
+            [defined(a, b), defined(c, d)]
         });
-        words.flat_map(|(x, y)| [x, y]).take(len).collect()
+        words.flat_map(|(x, y)| [x as f32, y as f32]).take(len).collect()
     }
 
     #[test]
@@ -181,7 +187,7 @@ mod tests {
         {
             let mut found = vec![0.0f32; len];
             key(seed).normal(first, &mut found);
-            let wanted = defined(&key(seed), first, len);
+            let wanted = one_by_one(&key(seed), first, len);
             assert!(found.iter().zip(&wanted).all(|(a, b)| a.to_bits() == b.to_bits()), "seed {seed}");
             let mut anywhere = vec![0.0f32; len];
             key(seed).normal_anywhere(first, &mut anywhere);
@@ -202,10 +208,8 @@ mod tests {
                 if !clear {
                     continue;
                 }
-                let u = (f64::from(radius) + 1.0) / 4_294_967_296.0;
-                let turn = f64::from(angle) / 4_294_967_296.0 * TAU;
-                let length = (-2.0 * u.ln()).sqrt();
-                for (found, wanted) in [(x, length * turn.cos()), (y, length * turn.sin())] {
+                let (across, up) = defined(radius, angle);
+                for (found, wanted) in [(x, across), (y, up)] {
                     most = most.max((found / wanted - 1.0).abs());
                 }
             }

@@ -15,6 +15,23 @@ pub struct RowPlanes<'a> {
     pub residue: &'a mut [u8],
 }
 
+impl<'a> RowPlanes<'a> {
+    /// The rows of planes that have `count` of them; those of a plane that does not exist are empty.
+    ///
+    /// # Panics
+    /// If `count` is 0.
+    pub fn rows(planes: &'a mut [Vec<u8>; 4], count: usize) -> Vec<Self> {
+        let [data, scales, offsets, residue] = planes.each_mut().map(|plane| {
+            let bytes = plane.len() / count;
+            let mut rows: Vec<&mut [u8]> = if bytes == 0 { Vec::new() } else { plane.chunks_mut(bytes).collect() };
+            rows.resize_with(count, Default::default);
+            rows
+        });
+        let rows = data.into_iter().zip(scales).zip(offsets).zip(residue);
+        rows.map(|(((data, scales), offsets), residue)| Self { data, scales, offsets, residue }).collect()
+    }
+}
+
 /// Encodes rows of one weight.
 #[derive(Clone, Debug)]
 pub struct RowEncoder {

@@ -3,8 +3,6 @@
 mod kept;
 mod tensors;
 
-pub(super) use tensors::rows as rows_of_planes;
-
 use super::Progress;
 use super::quants::Kind;
 use super::source::{Source, configuration};

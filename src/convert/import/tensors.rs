@@ -109,7 +109,8 @@ impl Reader<'_> {
         let residue = mode == ImportMode::Rounded && entry.format.has_residue();
         let format = entry.format.with_residue(residue);
         let mut planes = WeightPlane::ALL.map(|plane| vec![0; format.plane_bytes(plane, shape)]);
-        rows(&mut planes, shape)
+        RowPlanes::rows(&mut planes, shape.rows)
+            .into_par_iter()
             .enumerate()
             .with_min_len(16)
             .map_init(
@@ -141,16 +142,4 @@ impl Reader<'_> {
 fn encoder(format: WeightFormat, shape: GroupedShape) -> RowEncoder {
     let encoder = RowEncoder::new(format, shape);
     encoder.tight()
-}
-
-/// The rows of all planes; those of a plane that does not exist are empty.
-pub fn rows(planes: &mut Planes, shape: GroupedShape) -> impl IndexedParallelIterator<Item = RowPlanes<'_>> {
-    let [data, scales, offsets, residue] = planes.each_mut().map(|plane| {
-        let bytes = plane.len() / shape.rows;
-        let mut rows: Vec<&mut [u8]> = if bytes == 0 { Vec::new() } else { plane.chunks_mut(bytes).collect() };
-        rows.resize_with(shape.rows, Default::default);
-        rows.into_par_iter()
-    });
-    let rows = data.zip(scales).zip(offsets).zip(residue);
-    rows.map(|(((data, scales), offsets), residue)| RowPlanes { data, scales, offsets, residue })
 }

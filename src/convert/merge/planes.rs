@@ -3,7 +3,6 @@
 use super::feed::Feed;
 use super::round::{RowMerger, bytes};
 use super::{Delta, Deltas};
-use crate::convert::import::rows_of_planes;
 use crate::format::{Decoder, File, PlaneKind, Role};
 use crate::model::{ParamKind, ParamSpec};
 use crate::quant::{GroupScale, GroupedShape, RngKey, RngUse, RowEncoder, RowPlanes, WeightFormat, WeightPlane};
@@ -83,7 +82,8 @@ impl Maker<'_> {
             _ => vec![0; format.plane_bytes(plane, shape)],
         });
         let key = RngKey { seed: self.seed, step: 0, tensor: entry.id, usage: RngUse::Merge };
-        let refitted = rows_of_planes(&mut planes, shape)
+        let refitted = RowPlanes::rows(&mut planes, shape.rows)
+            .into_par_iter()
             .enumerate()
             .with_min_len(16)
             .map_init(
