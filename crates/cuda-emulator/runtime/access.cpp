@@ -41,7 +41,6 @@ void Block::access_device(const Range& range, u64 address, u32 bytes, bool write
 }
 
 void Block::check_atomic(u64 address, u32 bytes, const void* from) {
-    acquire();
     const Range* range = range_at(address);
     const u64 offset = range != nullptr ? address - range->begin : 0;
     const bool fine = range != nullptr && bytes <= range->bytes - offset && range->allows(offset, bytes);
@@ -92,12 +91,16 @@ inline void access(const void* address, u64 bytes, bool write, const void* from)
     if (block != nullptr && block->checks()) block->access(reinterpret_cast<u64>(address), bytes, write, from);
 }
 
-// Atomics do not race with each other; only their time is recorded.
-template <typename T>
-void atomic_access(const T* address, const void* from) {
+// Atomics do not race with each other; only their time is recorded, and it is taken afterwards: between an earlier
+// moment and the operation another block may fence and do its own, which this one then knows of.
+template <typename T, typename Operation>
+auto atomic_access(const T* address, const void* from, Operation operation) {
     Block* const block = running;
-    if (block == nullptr || !block->checks() || block->shared.contains(address, sizeof(T))) return;
+    if (block == nullptr || !block->checks() || block->shared.contains(address, sizeof(T))) return operation();
     block->check_atomic(reinterpret_cast<u64>(address), sizeof(T), from);
+    const auto result = operation();
+    block->acquire();
+    return result;
 }
 
 }  // namespace
@@ -140,23 +143,20 @@ HOOK void __tsan_func_entry(void*) {}
 HOOK void __tsan_func_exit() {}
 
 // Atomics, as gpu.h uses them.
+#define EXCHANGE(at, seen, x) __atomic_compare_exchange_n(at, seen, x, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)
 #define ATOMIC(bits, type)                                                                                      \
     HOOK type __tsan_atomic##bits##_load(const type* at, int) { return __atomic_load_n(at, __ATOMIC_SEQ_CST); } \
     HOOK type __tsan_atomic##bits##_fetch_add(type* at, type x, int) {                                          \
-        emulator::atomic_access(at, FROM);                                                                      \
-        return __atomic_fetch_add(at, x, __ATOMIC_SEQ_CST);                                                     \
+        return emulator::atomic_access(at, FROM, [&] { return __atomic_fetch_add(at, x, __ATOMIC_SEQ_CST); });  \
     }                                                                                                           \
     HOOK int __tsan_atomic##bits##_compare_exchange_strong(type* at, type* seen, type x, int, int) {            \
-        emulator::atomic_access(at, FROM);                                                                      \
-        return __atomic_compare_exchange_n(at, seen, x, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);             \
+        return emulator::atomic_access(at, FROM, [&] { return EXCHANGE(at, seen, x); });                        \
     }                                                                                                           \
     HOOK int __tsan_atomic##bits##_compare_exchange_weak(type* at, type* seen, type x, int, int) {              \
-        emulator::atomic_access(at, FROM);                                                                      \
-        return __atomic_compare_exchange_n(at, seen, x, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);             \
+        return emulator::atomic_access(at, FROM, [&] { return EXCHANGE(at, seen, x); });                        \
     }                                                                                                           \
     HOOK type __tsan_atomic##bits##_compare_exchange_val(type* at, type seen, type x, int, int) {               \
-        emulator::atomic_access(at, FROM);                                                                      \
-        __atomic_compare_exchange_n(at, &seen, x, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                   \
+        emulator::atomic_access(at, FROM, [&] { return EXCHANGE(at, &seen, x); });                              \
         return seen;                                                                                            \
     }
 ATOMIC(32, u32)
