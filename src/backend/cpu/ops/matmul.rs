@@ -2,7 +2,6 @@
 //! then sums a block of rows over them. How the result is cut into blocks changes no sum.
 
 use super::linear::{BLOCK, PANELS};
-use super::linear_grad_weight::TASKS;
 use crate::backend::MaxShapes;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::gemm::{
@@ -14,6 +13,8 @@ use crate::backend::cpu::simd::tasks::Need;
 use crate::backend::cpu::simd::tile::TileMut;
 use crate::backend::ops::{Layout, MatMul, MatMulArgs, Precision};
 
+/// Blocks of rows that are enough for the threads to share; more would only read the panels more often.
+const TASKS: usize = 12;
 /// Deepest panel of a sum that is kept in the result.
 const DEEPEST: usize = 4 * DEPTH;
 /// Most columns that are packed at once: with more, a block's sums would leave the second cache.

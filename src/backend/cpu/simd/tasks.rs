@@ -1,5 +1,5 @@
-//! How an operation's work is divided: tasks cut by shape alone, taken by whichever thread is free, each thread
-//! with its own area of scratch. Which thread computes a task never changes the result.
+//! How an operation's work is divided: tasks taken by whichever thread is free, each thread with its own area of scratch.
+//! Tasks are cut by shape alone where that shows in the result; which thread computes one never does.
 
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -68,6 +68,11 @@ pub(crate) struct Scratch<'a> {
 impl<'a> Scratch<'a> {
     pub fn new(data: &'a mut [f32], pool: &'a Pool) -> Self {
         Self { data, pool }
+    }
+
+    /// How many threads share it.
+    pub fn threads(&self) -> usize {
+        self.pool.threads
     }
 
     /// The shared part and the areas of the threads.
