@@ -19,6 +19,7 @@ mod kinds;
 mod memory;
 pub mod ops;
 mod param;
+pub mod profile;
 mod update;
 
 pub use info::{DeviceInfo, MaxShapes};

@@ -22,6 +22,7 @@ mod ladder;
 mod mistakes;
 mod plan;
 mod prepare;
+mod profile;
 mod ranks;
 mod recovery;
 mod resume;

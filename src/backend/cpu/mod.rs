@@ -1,11 +1,13 @@
-//! The operations on a CPU: one file each, over slices. Work is divided by shape among the threads, so results are the
-//! same bits for any number of threads; loops are compiled for each instruction set and the best that the processor has
+//! The operations on a CPU: one file each, over slices. Work is divided among the threads so that no sum is cut by their
+//! number, and results are the same bits for any; loops are compiled for each instruction set and the best that the processor has
 //! is chosen once. Nothing is allocated: what an operation needs beyond its operands is workspace that was planned.
 
 mod memory;
 mod ops;
+mod peaks;
 mod simd;
 
+pub use peaks::{Peaks, peaks};
 pub use simd::isa::Isa;
 
 use super::{Backend, DeviceInfo, MaxShapes, UpdateStats};

@@ -5,6 +5,7 @@ pub(super) mod header;
 mod heartbeat;
 mod observer;
 pub(super) mod origin;
+mod profiling;
 pub(super) mod ranks;
 pub(super) mod stage;
 pub(super) mod start;
@@ -19,6 +20,7 @@ use super::signals::{Doing, Interrupts};
 use super::{CliResult, Failure, budget, pool};
 use observer::Console;
 use origin::Origin;
+use profiling::Profiling;
 use ranks::{Follower, Joined};
 use start::InitFrom;
 use std::path::{Path, PathBuf};
@@ -70,6 +72,10 @@ pub struct Args {
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: Device,
+    /// Note how long each operation takes, on a CPU: a table of the steps is printed at the end, and FILE
+    /// (run.dir/profile.json) is a trace for chrome://tracing and Perfetto.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    profile: Option<Option<PathBuf>>,
     /// Print the resolved configuration and stop.
     #[arg(long)]
     dry_run: bool,
@@ -260,7 +266,14 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
         adapter.checkpoint.check_weights(config)?;
     }
     let frozen = base.map(|base| base.checkpoint.base()).transpose()?;
-    let mut trainer = Trainer::with_ranks(config, frozen, joined.ranks.clone(), opened.backend)?;
+    let profiling = args.profile.as_ref().filter(|_| joined.leads());
+    let profiling =
+        profiling.map(|file| Profiling::begin(file.as_deref(), dir, opened.backend.as_ref())).transpose()?;
+    let backend = match &profiling {
+        Some(profiling) => profiling.profile.watch(opened.backend),
+        None => opened.backend,
+    };
+    let mut trainer = Trainer::with_ranks(config, frozen, joined.ranks.clone(), backend)?;
     if args.overwrite && joined.leads() {
         clear(dir)?;
     }
@@ -298,6 +311,7 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     let mut attachments: Vec<_> = data.tokenizer.json().map(|json| (TOKENIZER, json.to_vec())).into_iter().collect();
     attachments.extend(companions(config, origin, &data)?);
     let mut console = Console::new(&trainer, &data, &samples, attachments)?;
+    console.profile = profiling.as_ref().map(|profiling| profiling.profile.clone());
     if from.is_none() {
         // Finds a full or read-only disk now rather than in an hour, and leaves a checkpoint from before the first steps
         // in case they already diverge.
@@ -305,7 +319,11 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     }
     let reason = run_steps(&mut trainer, &samples, until, &interrupts.stop, &mut console)?;
     console.finish();
-    finish::finish(&trainer, reason, &console)
+    let status = finish::finish(&trainer, reason, &console)?;
+    if let Some(profiling) = &profiling {
+        profiling.end()?;
+    }
+    Ok(status)
 }
 
 /// The end of a run that was asked to stop before it took a step.

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tetrad::backend::profile::Profile;
 use tetrad::checkpoint::{GENERATION_CONFIG, RunFolder, TOKENIZER_CONFIG};
 use tetrad::config::{Config, OnSpike};
 use tetrad::data::{Decoder, Prepared, SpecialTokens, Tokenizer};
@@ -78,6 +79,8 @@ pub struct Console {
     /// Share of the codes that changed, by the last audit.
     changed_codes: Option<f64>,
     heartbeat: Heartbeat,
+    /// Is told when steps begin and end.
+    pub profile: Option<Profile>,
 }
 
 impl Console {
@@ -115,6 +118,7 @@ impl Console {
             stepping: (Duration::ZERO, 0),
             last: None,
             changed_codes: None,
+            profile: None,
         })
     }
 
@@ -223,9 +227,13 @@ impl Observer for Console {
             Work::Save => format!("saving step {step}"),
         };
         self.heartbeat.begins(Some((name, work)));
+        if let (Some(profile), Work::Step { .. }) = (&self.profile, work) {
+            profile.begin_step(step + 1);
+        }
     }
 
     fn on_step(&mut self, trainer: &Trainer, report: &StepReport, took: Duration) -> Result<(), ConsoleError> {
+        self.profile.iter().for_each(Profile::end_step);
         self.heartbeat.begins(None);
         let rate = self.tokens as f64 / took.as_secs_f64();
         self.changed_codes = report.audit.and_then(|audit| audit.changed_codes).or(self.changed_codes);

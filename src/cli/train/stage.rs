@@ -40,6 +40,7 @@ pub(in crate::cli) fn train_stage(
         stop_at: None,
         budget: None,
         device,
+        profile: None,
         dry_run: false,
     };
     let mut config = config.clone();
