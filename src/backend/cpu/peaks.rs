@@ -23,12 +23,11 @@ const REPEATS: usize = 5;
 pub struct Peaks {
     /// float32 multiplications and additions in a second, in fused instructions on registers.
     pub flops: f64,
-    /// Bytes read and bytes written in a second by copying [`COPIED`] bytes; caches that are larger help.
+    /// Bytes read and bytes written in a second by copying 64 MiB; caches that are larger help.
     pub bytes: f64,
 }
 
-/// Measures them with the threads of the rayon pool that it is called in. It takes part of a second, and twice [`COPIED`]
-/// bytes of memory.
+/// Measures them with the threads of the rayon pool that it is called in. It takes part of a second, and 128 MiB of memory.
 pub fn peaks() -> Peaks {
     let (isa, threads) = (Isa::best(), rayon::current_num_threads());
     let fused = fastest(|| drop(rayon::broadcast(|_| black_box(fused(isa, black_box(ROUNDS))))));

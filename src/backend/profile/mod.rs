@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// What is noted at most: the first of them. Each takes 56 bytes.
+/// What is noted at most: the first of them. Each takes 64 bytes, which no plan counts.
 pub const MOST_EVENTS: usize = 100_000;
 
 /// Something that took time.
