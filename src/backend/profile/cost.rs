@@ -1,6 +1,6 @@
 //! What an operation has to do at least, from its operands: arithmetic of products, and bytes that are read or written.
 
-use crate::backend::{Accumulate, AttentionShape, DeviceInfo, MatMulArgs, Param, PrefixArgs, StateTensor, Weight};
+use crate::backend::{Accumulate, AttentionShape, MatMulArgs, Param, PrefixArgs, StateTensor, Weight};
 use crate::memory::Span;
 use std::ops::Add;
 
@@ -65,7 +65,7 @@ impl Cost {
         Self::updated(&param.weight) + state
     }
 
-    /// A product of `T` rows with a weight, whichever of its sides they meet.
+    /// A product that takes `rows` by `cols` multiplications for each of `t` tokens.
     pub(super) fn product(t: usize, rows: usize, cols: usize, bytes: Self) -> Self {
         bytes.with_flops(2 * t * rows * cols)
     }
@@ -89,9 +89,4 @@ impl Cost {
         let pairs = batch * queries * heads * args.length();
         (bytes + Self::of([args.q, args.key, args.value])).with_flops(2 * products * pairs * head_dim)
     }
-}
-
-/// How many rows of `width` features an activation has.
-pub(super) fn rows(device: &(impl DeviceInfo + ?Sized), span: Span, width: usize) -> usize {
-    span.bytes / (width.next_multiple_of(device.row_multiple()) * device.activation_bytes())
 }

@@ -1,7 +1,7 @@
 //! The backend around another: every operation goes through once, with its cost.
 
 use super::Profile;
-use super::cost::{Cost, rows};
+use super::cost::Cost;
 use crate::backend::adam::AdamArgs;
 use crate::backend::ops::{
     ActivationPack, ActivationQuant, ActivationScaling, Attention, Bias, CrossEntropy, Embedding, Factors, Gaussian,
@@ -27,9 +27,15 @@ impl Profiled {
         Self { inner, profile }
     }
 
-    /// Rows of an activation.
+    /// How many rows of `width` features an activation has.
     fn rows(&self, span: Span, width: usize) -> usize {
-        rows(self.inner.as_ref(), span, width)
+        span.bytes / (width.next_multiple_of(self.row_multiple()) * self.activation_bytes())
+    }
+
+    /// Activations `from` of `width` features times a weight, whichever of its sides they meet.
+    fn linear(&self, (from, width): (Span, usize), w: &Weight, to: Span, accumulate: Accumulate) -> Cost {
+        let bytes = Cost::of([from]) + Cost::read(w) + Cost::into(to, accumulate);
+        Cost::product(self.rows(from, width), w.shape.rows, w.shape.cols, bytes)
     }
 }
 
@@ -115,19 +121,9 @@ operations! {
     }
     Linear(of) {
         fn linear(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
-            = Cost::product(
-                of.rows(x, w.shape.cols),
-                w.shape.rows,
-                w.shape.cols,
-                Cost::of([x]) + Cost::read(w) + Cost::into(y, accumulate),
-            );
+            = of.linear((x, w.shape.cols), w, y, accumulate);
         fn linear_grad_input(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate)
-            = Cost::product(
-                of.rows(dy, w.shape.rows),
-                w.shape.rows,
-                w.shape.cols,
-                Cost::of([dy]) + Cost::read(w) + Cost::into(dx, accumulate),
-            );
+            = of.linear((dy, w.shape.rows), w, dx, accumulate);
         fn linear_grad_weight(dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate)
             = Cost::product(of.rows(dy, rows), rows, cols, Cost::of([dy, x]) + Cost::into(grad, accumulate));
     }

@@ -56,7 +56,7 @@ impl Profiling {
             }
             let left = match record.later {
                 0 => String::new(),
-                later => format!(", without the last {later} of them"),
+                later => format!("; {later} later ones are left out"),
             };
             writeln!(
                 out,
