@@ -3,7 +3,7 @@
 use super::Config;
 use crate::data::SourceConfig;
 use crate::error::{Problems, number};
-use crate::model::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights, Ensemble};
+use crate::model::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights, Ensemble, MatrixSite, ModelConfig};
 use serde::{Deserialize, Serialize};
 
 /// `[continual]`.
@@ -225,7 +225,7 @@ impl ContinualConfig {
 
 impl AdapterConfig {
     /// What of it O-LoRA cannot do, which makes one pair of the pairs of several tasks.
-    fn orthogonal_problems(&self, problems: &mut Problems) {
+    fn orthogonal_problems(&self, model: &ModelConfig, problems: &mut Problems) {
         let reason = "has no rows that a task could add; \"o-lora\" needs \"lora\"";
         let kind = format!("{:?}", self.kind).to_lowercase();
         problems.need(self.kind == AdapterKind::Lora, "adapter.kind", format_args!("{kind:?}"), reason);
@@ -234,6 +234,9 @@ impl AdapterConfig {
         problems.need(plain, "adapter.rank_pattern", format_args!("{:?}", self.rank_pattern), reason);
         let reason = "trains one factor for the pairs of all tasks; \"o-lora\" needs \"alpha/r\" or \"rslora\"";
         problems.need(self.scale != AdapterScale::Learned, "adapter.scale", "\"learned\"", reason);
+        let beside_embedding = self.sites(model).iter().any(|site| site.matrix == MatrixSite::Embedding);
+        let reason = "adds rows to pairs of matrices, and those of the embedding are columns; take it out of adapter.targets";
+        problems.need(!beside_embedding, "continual.methods", "\"o-lora\"", reason);
         let reason = "rounds what earlier tasks learned; \"o-lora\" needs \"f32\"";
         problems.need(self.weights == AdapterWeights::F32, "adapter.weights", "\"bf16\"", reason);
     }
@@ -245,7 +248,7 @@ impl Config {
         let mut problems = self.continual.problems();
         let asked = self.continual.methods().contains(&Method::OLora);
         if asked && self.adapter.is_some() && !self.continual.task.is_empty() {
-            self.adapter.orthogonal_problems(&mut problems);
+            self.adapter.orthogonal_problems(&self.model, &mut problems);
         }
         problems
     }

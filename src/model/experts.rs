@@ -84,14 +84,15 @@ impl Model {
         let twice = |half: &[u32]| [half, half].concat();
         self.upload_tokens(backend, &twice(inputs), &twice(targets));
         self.upload_segments(backend, &twice(segment_start));
-        self.forward(backend, Batch { sequences: 2 * batch.sequences, ..batch });
+        let both = Batch { sequences: 2 * batch.sequences, ..batch };
+        self.forward(backend, both);
         let next = next_tokens(batch.queries, inputs, targets, segment_start);
         let vocab = self.settings.model.vocab;
         let [mut online, mut offline] = [(); 2].map(|()| vec![0.0; self.acts.chunk.min(tokens) * vocab]);
         let mut scores = Vec::with_capacity(tokens);
         for (from, count) in self.chunks(tokens) {
             for (expert, logits) in [&mut online, &mut offline].into_iter().enumerate() {
-                let span = self.logits(backend, expert * tokens + from, count);
+                let span = self.logits(backend, both, (expert * tokens + from, count));
                 self.fetch_logits(backend, span, &mut logits[..count * vocab]);
             }
             let rows = online.par_chunks(vocab).zip(offline.par_chunks(vocab)).zip(&next[from..][..count]);

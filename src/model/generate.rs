@@ -200,7 +200,7 @@ impl Writer {
             self.history.extend_from_slice(part);
             let first = if each.is_some() { 0 } else { part.len() - 1 };
             for token in first..part.len() {
-                let logits = self.model.logits(backend, token, 1);
+                let logits = self.model.logits(backend, batch, (token, 1));
                 self.model.fetch_logits(backend, logits, &mut self.logits);
                 if let Some(each) = &mut each {
                     each(&self.logits);

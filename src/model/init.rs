@@ -66,6 +66,7 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
                 key.normal(row as u64 * padded, values);
                 values.iter_mut().for_each(|x| *x *= std);
             }
+            Init::StandardNormal => key.normal(row as u64 * padded, values),
             Init::Uniform => {
                 key.uniform_row(row as u64 * padded, values);
                 let most = 1.0 / (values.len() as f32).sqrt();

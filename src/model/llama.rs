@@ -3,6 +3,7 @@
 //! weight's share of its input's gradient is always taken before the weight is handed over, because `apply` changes it.
 
 use super::context::Context;
+use super::grad_sink::GradSink;
 use super::params::ParamPart;
 use super::{Apply, Batch, Model, ParamKind, Purpose};
 use crate::backend::{Accumulate, Backend, NormGradArgs};
@@ -45,7 +46,7 @@ impl Model {
         let (offloaded, layers, h) = (&self.offloaded, self.params.blocks.len(), self.settings.model.hidden);
         offloaded.wait(backend, 0, ParamPart::Weights);
         let first = self.rows(self.residual(0), 0, t, h);
-        backend.embedding(self.acts.inputs.head(4 * t), &self.params.embedding.weight, first);
+        self.params.embed(&mut Context { backend, model: self, batch }, first);
         for l in 0..layers {
             let group = l + 1;
             offloaded.wait(backend, group, ParamPart::Weights);
@@ -82,7 +83,8 @@ impl Model {
     }
 
     /// The rest of backward, after [`Model::loss_and_head_grad`] with the same `scale`. Each block runs over all
-    /// micro-batches before the one below it begins. With an adapter it ends at the lowest block that is adapted.
+    /// micro-batches before the one below it begins. With an adapter it ends at the lowest block that is adapted, or before all
+    /// blocks if the head alone is.
     pub fn backward(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>) {
         self.walk_back(backend, batch, scale, apply, true);
     }
@@ -114,6 +116,7 @@ impl Model {
         }
         offloaded.wait_whole(backend, 0);
         self.embedding_backward(backend, batch, scale, apply);
+        self.embedding_pairs_backward(backend, batch, apply);
         offloaded.release_whole(backend, 0, changes);
     }
 
@@ -123,6 +126,12 @@ impl Model {
         let trains = |kind| self.settings.trainable.contains(kind);
         if let (Some(head), true) = (&self.params.head, trains(ParamKind::Head)) {
             apply.apply(backend, &head.weight, grads.head);
+            apply.end(backend);
+        }
+        for (param, grad) in self.head_pair_grads() {
+            apply.apply(backend, param, grad);
+        }
+        if !self.params.head_pairs.is_empty() {
             apply.end(backend);
         }
         let (x, dx) = (self.rows(self.acts.x, 0, t, h), self.rows(grads.dx, 0, t, h));
@@ -140,6 +149,19 @@ impl Model {
         }
     }
 
+    /// Forms and hands over the gradients of what adapters add to the embedding.
+    fn embedding_pairs_backward(&self, backend: &mut dyn Backend, batch: Batch, apply: &mut Apply<'_>) {
+        for pair in &self.params.embedding_pairs {
+            for micro in batch.micro_batches(self.acts.micro_tokens) {
+                let (first, last) = (micro.from == 0, micro.from + micro.tokens() == batch.tokens());
+                let (params, specs, grads, discarded) = (&[][..], &[][..], &[][..], Span::NONE);
+                let mut sink = GradSink { params, specs, grads, discarded, first, last, apply: &mut *apply };
+                pair.backward(&mut Context { backend: &mut *backend, model: self, batch: micro }, &mut sink);
+            }
+            apply.end(backend);
+        }
+    }
+
     /// A tied head's gradient is formed here, from logits computed a second time: kept from the loss on, it would
     /// be a second matrix gradient alive during the whole of backward.
     fn embedding_backward(&self, backend: &mut dyn Backend, batch: Batch, scale: f32, apply: &mut Apply<'_>) {
@@ -152,7 +174,7 @@ impl Model {
         }
         if self.params.head.is_none() {
             for (from, count) in self.chunks(t) {
-                let logits = self.logits_in(backend, self.acts.grads.logits, from, count);
+                let logits = self.logits_in(backend, self.acts.grads.logits, batch, (from, count));
                 self.cross_entropy(backend, logits, from, count, Some(scale));
                 self.head_grad(backend, logits, grad, (from, count), Accumulate::Yes);
             }

@@ -6,33 +6,39 @@ use crate::memory::Span;
 use zerocopy::IntoBytes;
 
 impl Model {
-    /// The logits of `count` tokens from token `from` on, in `acts.logits`.
+    /// The logits of `count` tokens of a batch from token `from` on, in `acts.logits`.
     ///
     /// # Panics
     /// If `count` is larger than `acts.chunk`.
-    pub fn logits(&self, backend: &mut dyn Backend, from: usize, count: usize) -> Span {
-        self.logits_in(backend, self.acts.logits, from, count)
+    pub fn logits(&self, backend: &mut dyn Backend, batch: Batch, (from, count): (usize, usize)) -> Span {
+        self.logits_in(backend, self.acts.logits, batch, (from, count))
     }
 
     /// The same in another buffer.
-    pub(super) fn logits_in(&self, backend: &mut dyn Backend, buffer: Span, from: usize, count: usize) -> Span {
+    pub(super) fn logits_in(
+        &self,
+        backend: &mut dyn Backend,
+        buffer: Span,
+        batch: Batch,
+        (from, count): (usize, usize),
+    ) -> Span {
         let config = &self.settings.model;
         let logits = self.rows(buffer, 0, count, config.vocab);
         let xn = self.rows(self.acts.xn, from, count, config.hidden);
-        backend.linear(xn, &self.params.head_matrix().weight, logits, Accumulate::No);
+        self.head_forward(backend, batch, (from, count), (xn, logits));
         logits
     }
 
     /// Losses of all tokens of a batch after [`Model::forward`], in `acts.losses`; targets are in `acts.targets`.
     pub fn losses(&self, backend: &mut dyn Backend, batch: Batch) {
         for (from, count) in self.chunks(batch.tokens()) {
-            let logits = self.logits(backend, from, count);
+            let logits = self.logits(backend, batch, (from, count));
             self.cross_entropy(backend, logits, from, count, None);
         }
     }
 
     /// Losses as [`Model::losses`], and the first part of backward, which changes no parameter: the gradient of the
-    /// head's input (`grads.dxn`) and, if untied, of the head (`grads.head`). `scale` multiplies all gradients.
+    /// head's input (`grads.dxn`) and, if untied, of the head (`grads.head`), or those of what adapters add to it. `scale` multiplies all gradients.
     pub fn loss_and_head_grad(&self, backend: &mut dyn Backend, batch: Batch, scale: f32) {
         self.loss_and_passed_head_grad(backend, batch, scale, &mut |_: &mut dyn Backend, _: &Param, _: Span| {});
     }
@@ -48,10 +54,10 @@ impl Model {
         let (h, grads) = (self.settings.model.hidden, &self.acts.grads);
         let trained = self.params.head.is_some() && self.settings.trainable.contains(ParamKind::Head);
         for (from, count) in self.chunks(batch.tokens()) {
-            let logits = self.logits(backend, from, count);
+            let logits = self.logits(backend, batch, (from, count));
             self.cross_entropy(backend, logits, from, count, Some(scale));
-            let dxn = self.rows(grads.dxn, from, count, h);
-            backend.linear_grad_input(logits, &self.params.head_matrix().weight, dxn, Accumulate::No);
+            let (xn, dxn) = (self.rows(self.acts.xn, from, count, h), self.rows(grads.dxn, from, count, h));
+            self.head_input_grad(backend, batch, (from, count), (logits, xn, dxn), apply);
             if trained {
                 let accumulate = if from == 0 { apply.begin(backend, grads.head) } else { Accumulate::Yes };
                 self.head_grad(backend, logits, grads.head, (from, count), accumulate);
@@ -59,6 +65,9 @@ impl Model {
         }
         if trained {
             apply.pass_on(backend, grads.head);
+        }
+        for (_, grad) in self.head_pair_grads() {
+            apply.pass_on(backend, grad);
         }
     }
 

@@ -2,8 +2,10 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
-use super::{AdapterParam, AdapterPart, AdapterRows, AdapterSite, AdapterUse, BlockParam};
-use super::{Magnitude, ParamKind, ParamSpec, Purpose, Settings, magnitude};
+use super::{
+    AdapterParam, AdapterPart, AdapterRows, AdapterSite, AdapterUse, EmbeddingPair, LowRankSite, Magnitude, MatrixSite,
+    ParamKind, ParamSpec, Purpose, Settings, magnitude,
+};
 use crate::backend::{Accumulate, DropoutArgs, Param, Weight};
 use crate::memory::Span;
 use crate::quant::{RngKey, RngUse};
@@ -32,7 +34,7 @@ pub struct LowRankPair {
     pub rows: AdapterRows,
 }
 
-/// The buffers of all pairs, as long as a micro-batch.
+/// The buffers of all pairs, as long as a micro-batch, or as a chunk of the head's if that has a pair and is longer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LowRankActs {
     /// `f A x` `[M, R]`
@@ -46,6 +48,12 @@ pub struct LowRankActs {
 }
 
 impl LowRankPair {
+    /// Its tensors, in the order of the file.
+    pub(super) fn params(&self) -> impl Iterator<Item = &Param> {
+        let magnitude = self.magnitude.as_ref().map(|own| &own.magnitude);
+        [&self.a, &self.b].into_iter().chain(magnitude).chain(&self.scale)
+    }
+
     /// Adds to `y` from `x` beside the base's matrix. At a factor of 0 nothing is touched.
     pub(super) fn forward(&self, cx: &mut Context<'_>, (weight, x): (&Weight, Span), y: Span) {
         if self.magnitude.map_or(self.factor, |magnitude| magnitude.share) == 0.0 {
@@ -156,38 +164,65 @@ impl LowRankPair {
     }
 }
 
-/// The pairs of all adapters with the blocks and matrices that they stand beside, from the parameters of `specs`.
-pub(super) fn pairs(
+/// The pairs of all adapters beside the matrices of a model.
+#[derive(Default)]
+pub(super) struct Pairs {
+    pub embedding: Vec<EmbeddingPair>,
+    /// With the matrix of a block, or the head, that each stands beside.
+    pub linear: Vec<(MatrixSite, LowRankPair)>,
+}
+
+impl Pairs {
+    /// Of the parameters of `specs`.
+    pub fn of(settings: &Settings, specs: &[ParamSpec], params: &[Param]) -> Self {
+        let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
+        let added = |(_, used): &(usize, &AdapterUse)| used.rows != AdapterRows::None;
+        let mut pairs = Self::default();
+        for (adapter, used) in settings.adapters.iter().enumerate().filter(added) {
+            for site in used.config.sites(&settings.model) {
+                let (at, offline) = (AdapterSite::Matrix(site.matrix), used.offline);
+                let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part, offline })).copied();
+                match site.matrix {
+                    MatrixSite::Embedding => pairs.embedding.push(embedding_pair(used, site, &of)),
+                    matrix => pairs.linear.push((matrix, pair(settings, specs, used, site, &of))),
+                }
+            }
+        }
+        pairs
+    }
+}
+
+fn embedding_pair(used: &AdapterUse, site: LowRankSite, of: &dyn Fn(AdapterPart) -> Option<Param>) -> EmbeddingPair {
+    EmbeddingPair {
+        a: of(AdapterPart::A).expect("every site has it"),
+        b: of(AdapterPart::B).expect("the embedding has it"),
+        scale: of(AdapterPart::Scale),
+        factor: site.factor as f32 * used.scale,
+        rows: used.rows,
+    }
+}
+
+fn pair(
     settings: &Settings,
     specs: &[ParamSpec],
-    params: &[Param],
-) -> Vec<(usize, BlockParam, LowRankPair)> {
-    let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
-    let mut pairs = Vec::new();
-    let added = |(_, used): &(usize, &AdapterUse)| used.rows != AdapterRows::None;
-    for (adapter, used) in settings.adapters.iter().enumerate().filter(added) {
-        for site in used.config.sites(&settings.model) {
-            let (layer, matrix) = (site.layer, site.matrix);
-            let (at, offline) = (AdapterSite::Matrix(layer, matrix), used.offline);
-            let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part, offline }));
-            let magnitude = of(AdapterPart::Magnitude).map(|&magnitude| Magnitude {
-                magnitude,
-                number: magnitude::number(specs, magnitude.id),
-                share: used.scale,
-            });
-            let pair = LowRankPair {
-                a: *of(AdapterPart::A).expect("every site has it"),
-                b: *of(AdapterPart::BTransposed).expect("every site has it"),
-                scale: of(AdapterPart::Scale).copied(),
-                factor: if magnitude.is_some() { site.factor as f32 } else { site.factor as f32 * used.scale },
-                magnitude,
-                dropout: used.config.dropout as f32,
-                inputs: matrix.shape(&settings.model)[1],
-                group: if used.config.group { settings.storage.group } else { 1 },
-                rows: used.rows,
-            };
-            pairs.push((layer, matrix, pair));
-        }
+    used: &AdapterUse,
+    site: LowRankSite,
+    of: &dyn Fn(AdapterPart) -> Option<Param>,
+) -> LowRankPair {
+    let magnitude = of(AdapterPart::Magnitude).map(|magnitude| Magnitude {
+        magnitude,
+        number: magnitude::number(specs, magnitude.id),
+        share: used.scale,
+    });
+    LowRankPair {
+        a: of(AdapterPart::A).expect("every site has it"),
+        b: of(AdapterPart::BTransposed).expect("every site but the embedding has it"),
+        scale: of(AdapterPart::Scale),
+        factor: if magnitude.is_some() { site.factor as f32 } else { site.factor as f32 * used.scale },
+        magnitude,
+        dropout: used.config.dropout as f32,
+        inputs: site.matrix.shape(&settings.model)[1],
+        group: if used.config.group { settings.storage.group } else { 1 },
+        rows: used.rows,
     }
-    pairs
 }

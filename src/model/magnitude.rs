@@ -143,11 +143,11 @@ fn measured(model: &Model) -> impl Iterator<Item = (usize, usize)> {
     let specs = move || model.specs.iter().enumerate();
     specs().filter_map(move |(i, spec)| match spec.kind {
         ParamKind::Adapter(AdapterParam {
-            site: AdapterSite::Matrix(layer, matrix),
+            site: AdapterSite::Matrix(matrix),
             part: AdapterPart::Magnitude,
             ..
         }) => {
-            let base = specs().find(|(_, spec)| spec.kind == ParamKind::Block(layer, matrix));
+            let base = specs().find(|(_, spec)| spec.kind == matrix.kind());
             Some((i, base.expect("the base has every adapted matrix").0))
         }
         _ => None,

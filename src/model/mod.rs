@@ -11,10 +11,12 @@ mod block;
 mod bottleneck;
 mod config;
 mod context;
+mod embedding;
 mod ensemble;
 mod experts;
 mod generate;
 mod grad_sink;
+mod head;
 mod init;
 mod linear;
 mod llama;
@@ -34,7 +36,7 @@ mod storage;
 pub use activations::{Activations, BlockActs, GradBuffers, Int4Rows};
 pub use adapter::{
     AdapterConfig, AdapterKind, AdapterParam, AdapterPart, AdapterPlace, AdapterRows, AdapterScale, AdapterSite,
-    AdapterUse, AdapterWeights, LowRankSite, OFFLINE,
+    AdapterUse, AdapterWeights, LowRankSite, MatrixSite, OFFLINE,
 };
 pub use attention::Attention;
 pub use batch::{Batch, Purpose};
@@ -47,6 +49,7 @@ pub use grad_sink::{Apply, Gradients};
 pub use init::{fill, initialize};
 pub use linear::Linear;
 pub use llama::BlockWatch;
+pub use embedding::EmbeddingPair;
 pub use low_rank::{LowRankActs, LowRankPair};
 pub use magnitude::{Magnitude, MagnitudeActs};
 pub use mlp::Mlp;
@@ -87,7 +90,7 @@ pub struct Model {
     /// Blocks that forward or backward went through so far: what a long step is watched by from another thread. On a GPU
     /// they are issued, not done.
     pub passes: Arc<AtomicU64>,
-    /// The lowest block that has anything to train: backward ends with it.
+    /// The lowest block that backward goes through; as many as there are blocks if it ends at the head.
     pub lowest: usize,
     /// Blocks as the passes of their backward read them: copies of their weights; none if one pass is enough.
     frozen: Vec<Block>,

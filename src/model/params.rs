@@ -1,7 +1,8 @@
 //! Where the planes of every parameter lie.
 
 use super::spec::{ParamKind, ParamSpec, base_len, block_specs};
-use super::{AdapterSite, Block, Linear, Norm, Settings, bottleneck, low_rank, prefix};
+use super::low_rank::Pairs;
+use super::{AdapterSite, Block, EmbeddingPair, Linear, LowRankPair, MatrixSite, Norm, Settings, bottleneck, prefix};
 use crate::backend::{Param, State, Weight};
 use crate::memory::{Category, Span};
 use crate::quant::WeightPlane;
@@ -15,12 +16,16 @@ pub struct Params {
     block_len: usize,
     /// Token embedding.
     pub embedding: Param,
+    /// What adapters add to it.
+    pub embedding_pairs: Vec<EmbeddingPair>,
     /// Blocks.
     pub blocks: Vec<Block>,
     /// Norm before the head.
     pub final_norm: Norm,
     /// The head, if untied.
     pub head: Option<Linear>,
+    /// What adapters add to the head, tied or not.
+    pub head_pairs: Vec<LowRankPair>,
 }
 
 impl Params {
@@ -30,7 +35,7 @@ impl Params {
     /// If `placed` does not have a parameter for each spec.
     pub fn arrange(settings: &Settings, specs: &[ParamSpec], placed: Vec<Param>) -> Self {
         assert_eq!(placed.len(), specs.len(), "a place for each parameter");
-        let pairs = low_rank::pairs(settings, specs, &placed);
+        let pairs = Pairs::of(settings, specs, &placed);
         let prefixes = prefix::prefixes(settings, specs, &placed);
         let bottlenecks = bottleneck::bottlenecks(settings, specs, &placed);
         let specs = &specs[..base_len(specs)];
@@ -40,14 +45,19 @@ impl Params {
         let blocks = specs[1..].chunks(block_len.max(1)).zip(placed[1..].chunks(block_len.max(1)));
         let blocks = blocks.filter(|(specs, _)| specs[0].kind.block().is_some());
         let mut blocks: Vec<_> = blocks.map(|(specs, params)| Block::arrange(specs, params)).collect();
-        for (layer, matrix, pair) in pairs {
-            blocks[layer].linear_mut(matrix).low_rank.push(pair);
+        let mut head_pairs = Vec::new();
+        for (site, pair) in pairs.linear {
+            match site {
+                MatrixSite::Block(layer, matrix) => blocks[layer].linear_mut(matrix).low_rank.push(pair),
+                MatrixSite::Head => head_pairs.push(pair),
+                MatrixSite::Embedding => unreachable!("beside the embedding stand pairs of another kind"),
+            }
         }
         for (layer, prefix) in prefixes {
             blocks[layer].attention.prefixes.push(prefix);
         }
         for (site, bottleneck) in bottlenecks {
-            let block = &mut blocks[site.layer()];
+            let block = &mut blocks[site.layer().expect("bottlenecks stand in blocks")];
             match site {
                 AdapterSite::Mlp(_) => block.mlp.bottlenecks.push(bottleneck),
                 _ => block.attention.bottlenecks.push(bottleneck),
@@ -55,9 +65,11 @@ impl Params {
         }
         Self {
             embedding: must(ParamKind::Embedding),
+            embedding_pairs: pairs.embedding,
             blocks,
             final_norm: Norm { gain: must(ParamKind::FinalNorm) },
             head: of(ParamKind::Head).map(Linear::without_bias),
+            head_pairs,
             all: placed,
             block_len,
         }

@@ -58,6 +58,8 @@ pub enum BlockParam {
 pub enum Init {
     /// Normal with `model.init_std`: matrices.
     Normal,
+    /// Normal with a standard deviation of 1: an adapter's A beside the embedding.
+    StandardNormal,
     /// Ones: gains of norms, learned scales.
     Ones,
     /// Zeros: biases, and an adapter's B.
@@ -189,7 +191,7 @@ impl ParamKind {
     pub fn block(self) -> Option<usize> {
         match self {
             Self::Block(block, _) => Some(block),
-            Self::Adapter(param) => Some(param.site.layer()),
+            Self::Adapter(param) => param.site.layer(),
             _ => None,
         }
     }
@@ -197,7 +199,7 @@ impl ParamKind {
     /// Its first values.
     pub fn init(self) -> Init {
         match self {
-            Self::Adapter(param) => param.part.init(),
+            Self::Adapter(param) => param.init(),
             _ => self.row().init,
         }
     }

@@ -243,7 +243,7 @@ fn the_recorded_llama_is_met() {
         let pass = recorded.batch();
         model.upload_tokens(backend, &recorded.inputs, &recorded.targets);
         model.forward(backend, pass);
-        let logits = model.logits(backend, 0, pass.tokens());
+        let logits = model.logits(backend, pass, (0, pass.tokens()));
         let found = operands::read_activations(backend, logits, model.settings.model.vocab);
         let wanted = recorded.golden.numbers("logits");
         let largest = wanted.iter().fold(0.0f64, |most, x| most.max(x.abs()));

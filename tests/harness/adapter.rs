@@ -51,11 +51,19 @@ pub fn kinds() -> Vec<(&'static str, Config)> {
         ..AdapterConfig::default()
     };
     let lora = lora().adapter;
+    let of = |targets: &[&str]| AdapterConfig {
+        targets: targets.iter().map(|&target| target.into()).collect(),
+        ..lora.clone()
+    };
     let adapters = [
         ("LoRA", lora.clone()),
         ("DoRA", AdapterConfig { magnitude: true, ..lora.clone() }),
         ("DoRA with dropout", AdapterConfig { magnitude: true, dropout: 0.2, ..lora.clone() }),
-        ("LoRA with learned scales", AdapterConfig { scale: Learned, ..lora }),
+        ("LoRA of the embedding", of(&["embedding"])),
+        ("LoRA of the head", of(&["head"])),
+        ("LoRA of all there is", AdapterConfig { dropout: 0.2, ..of(&["embedding", "all", "head"]) }),
+        ("LoRA of embedding and head with learned scales", AdapterConfig { scale: Learned, ..of(&["head", "embedding"]) }),
+        ("LoRA with learned scales", AdapterConfig { scale: Learned, ..lora.clone() }),
         ("a prefix", prefix(AlphaOverRank, false)),
         ("a prefix with learned scales", prefix(Learned, false)),
         ("a compensated prefix", prefix(Learned, true)),
@@ -155,7 +163,7 @@ impl RecordedAdapter {
 /// What was recorded of a tensor of an adapter under the names that begin so; B is transposed to be as ours.
 pub fn recorded(golden: &Golden, before: &str, kind: ParamKind) -> Option<Vec<f32>> {
     let ParamKind::Adapter(param) = kind else { return None };
-    let (site, layer) = (param.site.path(), param.site.layer());
+    let (site, layer) = (param.site.path(), param.site.layer().unwrap_or(0));
     let of_layer = |part: &str| golden.floats(&format!("{before}{part}.{layer}"));
     let place = if matches!(param.site, AdapterSite::Mlp(_)) { "mlp" } else { "attn" };
     let name_beside = |part: &str| format!("{before}{part}.{layer}.{place}");
@@ -175,6 +183,7 @@ pub fn recorded(golden: &Golden, before: &str, kind: ParamKind) -> Option<Vec<f3
     let named = |part: &str| golden.floats(&format!("{before}{part}.{site}"));
     Some(match param.part {
         AdapterPart::A => named("A"),
+        AdapterPart::B => named("B"),
         AdapterPart::Scale => named("scale"),
         AdapterPart::Magnitude => named("magnitude"),
         AdapterPart::Down => beside("down"),

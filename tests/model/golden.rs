@@ -26,7 +26,7 @@ fn logits_loss_and_gradients(name: &str) {
     backend.upload(recorded.inputs.as_bytes(), model.acts.inputs);
     backend.upload(recorded.targets.as_bytes(), model.acts.targets);
     model.forward(backend, pass);
-    let logits = model.logits(backend, 0, pass.tokens());
+    let logits = model.logits(backend, pass, (0, pass.tokens()));
     assert_near(&download(backend, logits), recorded.golden.numbers("logits"), ABSOLUTE, RELATIVE, "logits");
 
     let counted = recorded.targets.len();

@@ -43,7 +43,7 @@ pub(super) fn read(path: &Path, bytes: &[u8], model: &ModelConfig) -> Result<For
         return Err(refused(AdapterError::Option { key, found, allowed }));
     }
     let sites = Sites::of(model);
-    let (by_name, mut halves) = (sites.by_gguf(), Halves::new(&sites, bytes));
+    let (by_name, mut halves) = (sites.by_gguf(model), Halves::new(&sites, bytes));
     let mut notes = Vec::new();
     let mut norms = 0;
     for info in &gguf.tensors {

@@ -6,7 +6,7 @@ use crate::checkpoint::{Adapter, Checkpoint, Meta};
 use crate::error::{AdapterError, ConvertError};
 use crate::model::{
     AdapterConfig, AdapterKind, AdapterPart, AdapterScale, AdapterSite, AdapterWeights, BlockParam, LowRankSite,
-    ModelConfig, ParamKind,
+    MatrixSite, ModelConfig, ParamKind,
 };
 use serde_json::{Map, Value};
 use std::borrow::Cow;
@@ -21,7 +21,7 @@ pub struct Pair<'a> {
     /// same.
     pub a: Cow<'a, [f32]>,
     /// `[r, out]`.
-    pub b_transposed: &'a [f32],
+    pub b_transposed: Cow<'a, [f32]>,
     /// The scale that was learned, 1 if none was.
     pub learned: f32,
     /// DoRA's norms, `[out]`.
@@ -32,7 +32,7 @@ impl Pair<'_> {
     /// `[out, r]`, with the learned scale in it.
     pub fn b(&self) -> Vec<f32> {
         let rank = self.site.rank;
-        let mut b = transposed(self.b_transposed, rank, self.b_transposed.len() / rank);
+        let mut b = transposed(&self.b_transposed, rank, self.b_transposed.len() / rank);
         if self.learned != 1.0 {
             b.iter_mut().for_each(|x| *x *= self.learned);
         }
@@ -40,20 +40,23 @@ impl Pair<'_> {
     }
 }
 
-/// The pairs of an adapter, block by block.
+/// The pairs of an adapter, in the order of its base's matrices.
 pub fn pairs(adapter: &Adapter) -> Vec<Pair<'_>> {
     let Some(config) = &adapter.meta.adapter else { return Vec::new() };
     let parts = parts(adapter);
     let of = |site: LowRankSite| {
-        let part = |part| parts.get(&(AdapterSite::Matrix(site.layer, site.matrix), part)).copied();
-        let (a, inputs) = (part(AdapterPart::A)?, site.matrix.shape(&adapter.meta.model)[1]);
+        let part = |part| parts.get(&(AdapterSite::Matrix(site.matrix), part)).copied();
+        let ([outputs, inputs], a) = (site.matrix.shape(&adapter.meta.model), part(AdapterPart::A)?);
         let spread = |row: &[f32]| (0..inputs).map(|i| row[i / adapter.meta.storage.group]).collect::<Vec<_>>();
         Some(Pair {
             a: match config.group {
                 true => a.chunks(a.len() / site.rank).flat_map(spread).collect(),
                 false => a.into(),
             },
-            b_transposed: part(AdapterPart::BTransposed)?,
+            b_transposed: match part(AdapterPart::BTransposed) {
+                Some(b) => b.into(),
+                None => transposed(part(AdapterPart::B)?, outputs, site.rank).into(),
+            },
             learned: part(AdapterPart::Scale).map_or(1.0, |scale| scale[0]),
             magnitude: part(AdapterPart::Magnitude),
             site,
@@ -117,10 +120,11 @@ impl ForeignAdapter {
         for (spec, values) in &mut adapter.tensors {
             let ParamKind::Adapter(param) = spec.kind else { continue };
             match (&self.parts, param.site) {
-                (Parts::LowRank { .. }, AdapterSite::Matrix(layer, matrix)) => {
-                    let pair = by_site[&ParamKind::Block(layer, matrix)];
+                (Parts::LowRank { .. }, AdapterSite::Matrix(matrix)) => {
+                    let pair = by_site[&matrix.kind()];
                     match param.part {
                         AdapterPart::A => values.copy_from_slice(&pair.a),
+                        AdapterPart::B => values.copy_from_slice(&pair.b),
                         AdapterPart::BTransposed => {
                             values.copy_from_slice(&transposed(&pair.b, pair.b.len() / pair.rank, pair.rank));
                         }
@@ -165,15 +169,14 @@ fn inexpressible(what: &str) -> AdapterError {
     AdapterError::Inexpressible {
         what: what.into(),
         format: "a .tetrad adapter",
-        instead: "adapters are pairs of matrices beside the seven matrices of blocks",
+        instead: "adapters are pairs beside the seven matrices of blocks, the embedding and the head",
     }
 }
 
 /// What the settings say of a pair.
 #[derive(Clone, Copy)]
 struct PairPlace {
-    layer: usize,
-    matrix: BlockParam,
+    matrix: MatrixSite,
     rank: usize,
     alpha: f64,
 }
@@ -192,11 +195,12 @@ fn config(
     }
     let mut found = Vec::new();
     for pair in pairs {
-        match pair.site {
-            ParamKind::Block(layer, matrix) => {
-                found.push(PairPlace { layer, matrix, rank: pair.rank, alpha: pair.alpha });
+        match MatrixSite::of(pair.site) {
+            Some(matrix) if magnitude && matrix.layer().is_none() => {
+                return Err(inexpressible(&format!("a magnitude (DoRA) beside {}", pair.site.name())));
             }
-            other => return Err(inexpressible(&format!("a pair beside {}", other.name()))),
+            Some(matrix) => found.push(PairPlace { matrix, rank: pair.rank, alpha: pair.alpha }),
+            None => return Err(inexpressible(&format!("a pair beside {}", pair.site.name()))),
         }
     }
     let rank = most_common(found.iter().map(|place| place.rank as f64)) as usize;
@@ -221,7 +225,7 @@ fn config(
     let same = sites.len() == found.len()
         && sites.iter().zip(&found).all(|(site, place)| {
             let factor = rule.factor(place.alpha, place.rank);
-            (site.layer, site.matrix, site.rank, site.factor) == (place.layer, place.matrix, place.rank, factor)
+            (site.matrix, site.rank, site.factor) == (place.matrix, place.rank, factor)
         });
     match same {
         true => Ok(config),
@@ -231,19 +235,19 @@ fn config(
 
 /// Targets and blocks: words where they say it all, else the paths of the modules.
 fn placed(found: &[PairPlace], model: &ModelConfig) -> AdapterConfig {
-    let mut layers: Vec<usize> = found.iter().map(|place| place.layer).collect();
+    let mut layers: Vec<usize> = found.iter().filter_map(|place| place.matrix.layer()).collect();
+    let in_blocks = layers.len();
     layers.dedup();
-    let words: Vec<BlockParam> =
-        BlockParam::MATRICES.into_iter().filter(|matrix| found.iter().any(|place| place.matrix == *matrix)).collect();
-    if layers.len() * words.len() != found.len() {
-        let targets = found.iter().map(|place| place.matrix.path(place.layer)).collect();
+    let has = |word: &str| found.iter().any(|place| place.matrix.word() == word);
+    let words: Vec<&str> = BlockParam::MATRICES.map(BlockParam::word).into_iter().filter(|word| has(word)).collect();
+    if layers.len() * words.len() != in_blocks {
+        let targets = found.iter().map(|place| place.matrix.path()).collect();
         return AdapterConfig { targets, ..AdapterConfig::default() };
     }
-    let targets = match words.len() {
-        7 => vec!["all".into()],
-        _ => words.iter().map(|matrix| matrix.word().to_owned()).collect(),
-    };
-    let layers = if layers.len() == model.layers { "all".into() } else { ranges(&layers) };
+    let of_blocks = if words.len() == BlockParam::MATRICES.len() { vec!["all"] } else { words };
+    let tables = [MatrixSite::Embedding, MatrixSite::Head].map(MatrixSite::word).into_iter().filter(|word| has(word));
+    let targets = of_blocks.into_iter().chain(tables).map(str::to_owned).collect();
+    let layers = if [0, model.layers].contains(&layers.len()) { "all".into() } else { ranges(&layers) };
     AdapterConfig { targets, layers, ..AdapterConfig::default() }
 }
 
@@ -264,17 +268,19 @@ fn ranges(numbers: &[usize]) -> String {
 /// blocks.
 fn exceptions(found: &[PairPlace], number: impl Fn(&PairPlace) -> f64, usual: f64) -> Vec<String> {
     let mut patterns = Vec::new();
-    for matrix in BlockParam::MATRICES {
-        let of: Vec<&PairPlace> = found.iter().filter(|place| place.matrix == matrix).collect();
-        let Some(first) = of.first().map(|place| number(place)) else { continue };
+    let words = BlockParam::MATRICES.map(BlockParam::word);
+    for word in words.into_iter().chain([MatrixSite::Embedding, MatrixSite::Head].map(MatrixSite::word)) {
+        let of: Vec<&PairPlace> = found.iter().filter(|place| place.matrix.word() == word).collect();
+        let Some(&place) = of.first() else { continue };
+        let first = number(place);
         if of.iter().all(|place| number(place) == first) {
             if first != usual {
-                patterns.push(format!("{}={first}", matrix.module_name()));
+                patterns.push(format!("{}={first}", place.matrix.module_name()));
             }
             continue;
         }
         let other = of.iter().filter(|place| number(place) != usual);
-        patterns.extend(other.map(|place| format!("{}={}", place.matrix.path(place.layer), number(place))));
+        patterns.extend(other.map(|place| format!("{}={}", place.matrix.path(), number(place))));
     }
     patterns
 }

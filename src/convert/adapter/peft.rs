@@ -3,7 +3,7 @@
 use super::found::{Half, HalfLayout, Halves, floats, is_bf16, listed};
 use super::patterns::shown;
 use super::peft_config::{self, LoraConfig, PeftConfig};
-use super::site::Sites;
+use super::site::{Site, Sites};
 use super::write_peft::OWN;
 use super::{ForeignAdapter, Parts};
 use crate::convert::gguf::TensorInfo;
@@ -59,6 +59,19 @@ fn lora(
     let mut halves = Halves::new(sites, bytes);
     let mut names = Vec::new();
     for info in tensors {
+        if let Some(site) = base_layer(&info.name, sites) {
+            let (found, expected) = (&info.dims, [site.rows as u64, site.cols as u64]);
+            if found != &expected {
+                let tensor = info.name.clone();
+                let (rows, cols, expected) = (site.rows, site.cols, format!("{expected:?}"));
+                return Err(AdapterError::Shape { tensor, found: found.clone(), expected, rows, cols });
+            }
+            notes.push(format!(
+                "{} is the base's own matrix, which PEFT saves beside a pair; that of the packed base is used",
+                shown(&info.name)
+            ));
+            continue;
+        }
         let Some((module, part, embedding, name)) = split(&info.name) else {
             halves.unknown(&info.name);
             continue;
@@ -97,6 +110,13 @@ fn lora(
         );
     }
     Ok(parts)
+}
+
+/// The matrix whose copy a tensor is: PEFT saves those of embedding and head that have a pair beside them.
+fn base_layer<'a>(name: &str, sites: &'a Sites) -> Option<&'a Site> {
+    let module = name.strip_prefix(WRAPPER).unwrap_or(name).strip_suffix(".base_layer.weight")?;
+    let site = sites.at(sites.module(module)?);
+    matches!(site.kind, ParamKind::Embedding | ParamKind::Head).then_some(site)
 }
 
 /// What our own file said, if one was written here.

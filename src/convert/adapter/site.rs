@@ -1,7 +1,7 @@
 //! The matrices of a base that an adapter can stand beside, by the names that other programs give them.
 
 use crate::config::Config;
-use crate::model::{ModelConfig, ParamKind, param_specs};
+use crate::model::{MatrixSite, ModelConfig, ParamKind, param_specs};
 use std::collections::HashMap;
 
 /// A matrix of the base.
@@ -32,17 +32,17 @@ pub struct Sites {
 }
 
 impl Sites {
-    /// Those of a model.
+    /// Those of a model; its head too where that is tied.
     pub fn of(model: &ModelConfig) -> Self {
         let config = Config { model: model.clone(), ..Config::default() };
-        let matrices = param_specs(&config.settings()).into_iter().filter(|spec| !spec.kind.is_vector());
-        let all: Vec<Site> = matrices
-            .map(|spec| {
-                let name = spec.kind.name();
-                let module = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
-                Site { kind: spec.kind, module, rows: spec.shape.rows, cols: spec.shape.cols }
-            })
-            .collect();
+        let specs = param_specs(&config.settings());
+        let matrices = specs.iter().filter_map(|spec| MatrixSite::of(spec.kind));
+        let tied_head = model.tied.then_some(MatrixSite::Head);
+        let site = |matrix: MatrixSite| {
+            let [rows, cols] = matrix.shape(model);
+            Site { kind: matrix.kind(), module: matrix.path(), rows, cols }
+        };
+        let all: Vec<Site> = matrices.chain(tied_head).map(site).collect();
         let modules = all.iter().enumerate().map(|(i, site)| (site.module.clone(), i)).collect();
         Self { all, modules }
     }
@@ -67,8 +67,9 @@ impl Sites {
         self.modules.get(path).copied()
     }
 
-    /// The numbers of all by their names in GGUF.
-    pub fn by_gguf(&self) -> HashMap<String, usize> {
-        self.all.iter().enumerate().map(|(i, site)| (site.gguf(), i)).collect()
+    /// The numbers of all by their names in GGUF, of those that a file of the base has.
+    pub fn by_gguf(&self, model: &ModelConfig) -> HashMap<String, usize> {
+        let there = self.all.iter().enumerate().filter(|(_, site)| !(model.tied && site.kind == ParamKind::Head));
+        there.map(|(i, site)| (site.gguf(), i)).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! An adapter of ours as a GGUF file for llama.cpp's `--lora`.
 
+use super::found::transposed;
 use super::gguf::order;
 use super::own::{Pair, pairs};
 use crate::checkpoint::Adapter;
@@ -8,7 +9,7 @@ use crate::convert::gguf::{GgufWriter, Item, MetaValue};
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
 use crate::error::{AdapterError, ConvertError};
-use crate::model::{AdapterKind, ParamKind};
+use crate::model::{AdapterKind, MatrixSite};
 use std::path::Path;
 use zerocopy::IntoBytes;
 
@@ -39,6 +40,13 @@ pub fn export_adapter_gguf(adapter: &Adapter, path: &Path) -> Result<(), Convert
         let source = Box::new(AdapterError::Inexpressible { what, format, instead });
         return Err(ConvertError::Adapter { path: path.into(), source });
     }
+    let beside_table = |pair: &&Pair<'_>| pair.site.matrix.layer().is_none();
+    if let Some(pair) = pairs.iter().find(beside_table).filter(|_| model.tied) {
+        let what = format!("a pair beside {} of a model whose head is tied", pair.site.matrix.path());
+        let instead = "llama.cpp has one name for embedding and head there: `merge` it into its base and export that";
+        let source = Box::new(AdapterError::Inexpressible { what, format: "a GGUF adapter", instead });
+        return Err(ConvertError::Adapter { path: path.into(), source });
+    }
     let alpha = common_alpha(&pairs);
     let mut writer = GgufWriter::default();
     writer.key("general.architecture", MetaValue::Text(architecture(model)?.into()));
@@ -47,22 +55,30 @@ pub fn export_adapter_gguf(adapter: &Adapter, path: &Path) -> Result<(), Convert
     writer.key("adapter.lora.alpha", MetaValue::F32(alpha.unwrap_or(0.0)));
     for pair in &pairs {
         let rank = pair.site.rank as u64;
-        let name = ParamKind::Block(pair.site.layer, pair.site.matrix).gguf_name();
-        let sides = [pair.a.len() as u64 / rank, pair.b_transposed.len() as u64 / rank];
-        writer.tensor(Item { name: format!("{name}.lora_a"), dims: vec![rank, sides[0]], kind: Kind::F32 });
-        writer.tensor(Item { name: format!("{name}.lora_b"), dims: vec![sides[1], rank], kind: Kind::F32 });
+        let name = pair.site.matrix.kind().gguf_name();
+        let [outputs, inputs] = pair.site.matrix.shape(model).map(|side| side as u64);
+        // Of the embedding `lora_a` has a row for each token: it is our B.
+        let [a, b] = match pair.site.matrix {
+            MatrixSite::Embedding => [vec![outputs, rank], vec![inputs, rank]],
+            _ => [vec![rank, inputs], vec![outputs, rank]],
+        };
+        writer.tensor(Item { name: format!("{name}.lora_a"), dims: a, kind: Kind::F32 });
+        writer.tensor(Item { name: format!("{name}.lora_b"), dims: b, kind: Kind::F32 });
     }
     let mut send = |i: usize, sink: &mut crate::convert::Sink<'_>| {
-        let pair = &pairs[i / 2];
-        if i.is_multiple_of(2) {
-            return sink(pair.a.as_bytes());
+        let (pair, first) = (&pairs[i / 2], i.is_multiple_of(2));
+        let embedding = pair.site.matrix == MatrixSite::Embedding;
+        if first != embedding {
+            return match embedding {
+                false => sink(pair.a.as_bytes()),
+                true => sink(transposed(&pair.a, pair.site.rank, model.hidden).as_bytes()),
+            };
         }
         let mut b = pair.b();
         if alpha.is_none() {
             b.iter_mut().for_each(|x| *x = (f64::from(*x) * pair.site.factor) as f32);
         }
-        let kind = ParamKind::Block(pair.site.layer, pair.site.matrix);
-        sink(in_their_order(&b, pair.site.rank, order(kind, model)).as_bytes())
+        sink(in_their_order(&b, pair.site.rank, order(pair.site.matrix.kind(), model)).as_bytes())
     };
     put(path, writer.file_len(), |out| writer.write(out, &mut send))
 }

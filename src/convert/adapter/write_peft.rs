@@ -1,5 +1,6 @@
 //! An adapter of ours as a PEFT folder.
 
+use super::found::transposed;
 use super::own::{Pair, pairs};
 use super::peft::WRAPPER;
 use super::write_prefix::export_prefix;
@@ -8,7 +9,7 @@ use crate::convert::export::Folder;
 use crate::convert::quants::Kind;
 use crate::convert::safetensors;
 use crate::error::{AdapterError, ConvertError};
-use crate::model::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights};
+use crate::model::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights, MatrixSite};
 use half::bf16;
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -49,12 +50,18 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
     };
     let mut tensors = Vec::new();
     for pair in &pairs {
-        let (rank, module) = (pair.site.rank as u64, pair.site.path());
-        let sides = [pair.a.len() as u64 / rank, pair.b_transposed.len() as u64 / rank];
-        tensors.push((format!("{WRAPPER}{module}.lora_A.weight"), vec![rank, sides[0]], kind));
-        tensors.push((format!("{WRAPPER}{module}.lora_B.weight"), vec![sides[1], rank], kind));
+        let (rank, module) = (pair.site.rank as u64, pair.site.matrix.path());
+        let [outputs, inputs] = pair.site.matrix.shape(&adapter.meta.model).map(|side| side as u64);
+        if pair.site.matrix == MatrixSite::Embedding {
+            // A row of the embedding is an output here and an input there.
+            tensors.push((format!("{WRAPPER}{module}.lora_embedding_A"), vec![rank, outputs], kind));
+            tensors.push((format!("{WRAPPER}{module}.lora_embedding_B"), vec![inputs, rank], kind));
+            continue;
+        }
+        tensors.push((format!("{WRAPPER}{module}.lora_A.weight"), vec![rank, inputs], kind));
+        tensors.push((format!("{WRAPPER}{module}.lora_B.weight"), vec![outputs, rank], kind));
         if pair.magnitude.is_some() {
-            tensors.push((format!("{WRAPPER}{module}.lora_magnitude_vector"), vec![sides[1]], Kind::F32));
+            tensors.push((format!("{WRAPPER}{module}.lora_magnitude_vector"), vec![outputs], Kind::F32));
         }
     }
     let header = own_header(adapter, &tensors);
@@ -64,7 +71,15 @@ pub fn export_peft(adapter: &Adapter, dir: &Path) -> Result<(), ConvertError> {
         use std::io::Write;
         out.write_all(&header)?;
         for pair in &pairs {
-            for values in [&pair.a[..], &pair.b()[..]] {
+            let rank = pair.site.rank;
+            let halves = match pair.site.matrix {
+                MatrixSite::Embedding => {
+                    let b = pair.b();
+                    [transposed(&b, b.len() / rank, rank), transposed(&pair.a, rank, pair.a.len() / rank)]
+                }
+                _ => [pair.a.to_vec(), pair.b()],
+            };
+            for values in halves {
                 match kind {
                     Kind::F32 => out.write_all(values.as_bytes())?,
                     _ => {
@@ -105,7 +120,7 @@ fn peft_config(config: &AdapterConfig, pairs: &[Pair<'_>], layers: usize) -> Val
     let (rank, usual_alpha) = (usual(&ranks, config.rank as f64), usual(&alphas, config.alpha));
     let others = |numbers: &[f64], usual: f64| -> Value {
         let other = pairs.iter().zip(numbers).filter(|(_, number)| **number != usual);
-        other.map(|(pair, number)| (pair.site.path(), whole(*number))).collect::<Map<_, _>>().into()
+        other.map(|(pair, number)| (pair.site.matrix.path(), whole(*number))).collect::<Map<_, _>>().into()
     };
     json!({
         "alpha_pattern": others(&alphas, usual_alpha),
@@ -152,14 +167,16 @@ fn whole(number: f64) -> Value {
 
 /// `target_modules` and `layers_to_transform`: names where they say it all, else whole paths.
 fn targets(pairs: &[Pair<'_>], layers: usize) -> (Vec<String>, Value) {
-    let mut names: Vec<String> = pairs.iter().map(|pair| pair.site.matrix.module_name().to_owned()).collect();
+    let mut names: Vec<String> = pairs.iter().map(|pair| pair.site.matrix.module_name()).collect();
     names.sort();
     names.dedup();
-    let mut blocks: Vec<usize> = pairs.iter().map(|pair| pair.site.layer).collect();
+    let mut blocks: Vec<usize> = pairs.iter().filter_map(|pair| pair.site.matrix.layer()).collect();
+    let (in_blocks, tables) = (blocks.len(), pairs.len() - blocks.len());
     blocks.dedup();
-    if names.len() * blocks.len() != pairs.len() {
-        return (pairs.iter().map(|pair| pair.site.path()).collect(), Value::Null);
+    let all = [0, layers].contains(&blocks.len());
+    // With numbers of blocks PEFT passes over what is in none.
+    if (names.len() - tables) * blocks.len() != in_blocks || tables > 0 && !all {
+        return (pairs.iter().map(|pair| pair.site.matrix.path()).collect(), Value::Null);
     }
-    let all = blocks.len() == layers;
     (names, if all { Value::Null } else { blocks.into() })
 }

@@ -157,7 +157,7 @@ fn deltas(adapters: &[(Adapter, f32)]) -> Deltas {
                 b: pair.b(),
                 magnitude: pair.magnitude.map(|magnitude| (magnitude.to_vec(), *scale)),
             };
-            all.entry(ParamKind::Block(pair.site.layer, pair.site.matrix)).or_default().push(delta);
+            all.entry(pair.site.matrix.kind()).or_default().push(delta);
         }
     }
     all

@@ -4,7 +4,7 @@ use super::block::Shapes;
 use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use crate::model::params::READ_PLANES;
 use crate::model::spec::{ParamSpec, trained_block_specs};
-use crate::model::{GradBuffer, ParamKind, Settings};
+use crate::model::{AdapterParam, AdapterSite, GradBuffer, MatrixSite, ParamKind, Settings};
 use std::collections::HashMap;
 
 /// Buffers of backward; empty without training.
@@ -36,7 +36,8 @@ pub struct GradBuffers {
     /// block's parameters. One micro-batch of one process needs one pass, whose gradients are consumed one by one and
     /// share bytes.
     pub passes: Vec<Vec<Option<Span>>>,
-    /// The float32 gradients of an adapter's tensors, in the order of their specs; those of different blocks share bytes.
+    /// The float32 gradients of an adapter's tensors, in the order of their specs; those of different blocks share bytes, and
+    /// those beside embedding and head are there while these have their turn.
     pub adapter: Vec<Span>,
     /// Number of the first of these tensors.
     pub first_adapter: u32,
@@ -106,27 +107,34 @@ pub(super) fn place(
     let delta = if settings.prefix_length() > 0 { 4 * micro * settings.model.heads } else { 0 };
     grad.delta = plan.add("sums of a prefix's rows", Category::Activations, delta, blocks);
     let frozen = specs.iter().any(|spec| spec.kind.block().is_some() && !spec.trainable);
-    place_adapters(plan, specs, blocks, &mut grad);
+    place_adapters(plan, specs, [at_head, blocks, at_end], &mut grad);
     place_passes(plan, &block, (passes, split, frozen), blocks, &mut grad);
     grad
 }
 
-/// All gradients of a block's adapters exist at once: a few megabytes.
-fn place_adapters(plan: &mut Plan, specs: &[ParamSpec], life: Lifetime, grad: &mut GradBuffers) {
+/// All gradients of a block's adapters exist at once: a few megabytes. So do those of the head's, and of the embedding's.
+fn place_adapters(plan: &mut Plan, specs: &[ParamSpec], lives: [Lifetime; 3], grad: &mut GradBuffers) {
     let trained = || specs.iter().filter(|spec| spec.kind.is_adapter() && spec.trainable);
-    let mut used: HashMap<Option<usize>, usize> = HashMap::new();
-    let parts: Vec<_> = trained()
-        .map(|spec| {
-            let (end, bytes) = (used.entry(spec.kind.block()).or_default(), 4 * spec.shape.len());
-            let from = *end;
-            *end += bytes.next_multiple_of(ALIGN);
-            (from, bytes)
-        })
-        .collect();
-    let most = used.into_values().max().unwrap_or(0);
-    let all = plan.add("gradients of a block's adapters", Category::Gradient, most, life);
+    let turn = |spec: &ParamSpec| match spec.kind {
+        ParamKind::Adapter(AdapterParam { site: AdapterSite::Matrix(MatrixSite::Head), .. }) => 0,
+        ParamKind::Adapter(AdapterParam { site: AdapterSite::Matrix(MatrixSite::Embedding), .. }) => 2,
+        _ => 1,
+    };
+    let mut used: HashMap<(usize, Option<usize>), usize> = HashMap::new();
+    let (mut most, mut parts) = ([0; 3], Vec::new());
+    for spec in trained() {
+        let (turn, bytes) = (turn(spec), 4 * spec.shape.len());
+        let end = used.entry((turn, spec.kind.block())).or_default();
+        parts.push((turn, *end, bytes));
+        *end += bytes.next_multiple_of(ALIGN);
+        most[turn] = most[turn].max(*end);
+    }
+    let all = [0, 1, 2].map(|turn| {
+        let name = format!("gradients of {} adapters", ["the head's", "a block's", "the embedding's"][turn]);
+        plan.add(name, Category::Gradient, most[turn], lives[turn])
+    });
     grad.first_adapter = trained().next().map_or(0, |spec| spec.id);
-    grad.adapter = parts.into_iter().map(|(from, bytes)| all.part(from, bytes)).collect();
+    grad.adapter = parts.into_iter().map(|(turn, from, bytes)| all[turn].part(from, bytes)).collect();
 }
 
 /// Which of a block's parameters get their gradients in which pass.

@@ -18,10 +18,9 @@ pub use sampling::place_sampling;
 
 use super::spec::ParamSpec;
 use super::{
-    ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, BottleneckActs, LowRankActs, MagnitudeActs,
-    ModelConfig,
+    ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, AdapterSite, AdapterUse, BottleneckActs, LowRankActs,
+    MagnitudeActs, MatrixSite, ModelConfig, ParamKind, SHORTEST_MICRO_SEQUENCE, Settings,
 };
-use super::{ParamKind, SHORTEST_MICRO_SEQUENCE, Settings};
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
@@ -77,10 +76,19 @@ pub struct Activations {
     pub scratch: Span,
 }
 
-/// The lowest block that has anything to train, of a model whose base is frozen beside an adapter; else 0.
+/// The lowest block that backward goes through, of a model whose base is frozen beside an adapter; else 0. One beside the
+/// embedding lies below all blocks, one beside the head above them.
 pub fn lowest(specs: &[ParamSpec]) -> usize {
-    let adapted = specs.iter().filter(|spec| spec.trainable && spec.kind.is_adapter());
-    adapted.filter_map(|spec| spec.kind.block()).min().unwrap_or(0)
+    let layers = specs.iter().filter_map(|spec| spec.kind.block()).max().map_or(0, |last| last + 1);
+    let sites = specs.iter().filter_map(|spec| match spec.kind {
+        ParamKind::Adapter(param) if spec.trainable => Some(param.site),
+        _ => None,
+    });
+    let reached = |site| match site {
+        AdapterSite::Matrix(MatrixSite::Embedding) => 0,
+        site => site.layer().unwrap_or(layers),
+    };
+    sites.map(reached).min().unwrap_or(0)
 }
 
 /// Adds all buffers of batches up to `tokens` tokens (sequences up to `keys`) to the plan.
@@ -105,10 +113,13 @@ pub fn place(
         chosen => chosen,
     };
     let blocks = shapes.blocks(plan, train, kept);
-    let low_rank = low_rank(plan, settings, specs, (micro, end), backend);
+    let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
+    let beside_head =
+        |used: &AdapterUse| used.config.sites(model).iter().any(|site| site.matrix == MatrixSite::Head);
+    let adapted = if settings.adapters.iter().any(beside_head) { micro.max(chunk) } else { micro };
+    let low_rank = low_rank(plan, settings, specs, (adapted, end), backend);
     let magnitude = magnitude(plan, settings, specs, micro, backend);
     let bottleneck = bottleneck(plan, settings, (micro, train.then_some(end)), backend);
-    let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
     let last_read = if train && model.tied { end } else { head };
     let mut rows =
         |name: &str, width: usize, life: Lifetime| plan.add(name, Category::Activations, tokens * width * bytes, life);
@@ -195,12 +206,13 @@ fn end(layers: u32, train: bool) -> u32 {
 /// computed another way, in another order.
 const SHORTEST_CHUNK: usize = 2 * SHORTEST_MICRO_SEQUENCE;
 
-/// The buffers of low-rank terms, of a micro-batch each; sampling uses them too.
+/// The buffers of low-rank terms, of `tokens` tokens each: a micro-batch, or a chunk of the head if that is longer. Sampling
+/// uses them too.
 fn low_rank(
     plan: &mut Plan,
     settings: &Settings,
     specs: &[ParamSpec],
-    (micro, end): (usize, u32),
+    (tokens, end): (usize, u32),
     backend: &dyn DeviceInfo,
 ) -> LowRankActs {
     let is_a = |kind| matches!(kind, ParamKind::Adapter(AdapterParam { part: AdapterPart::A, .. }));
@@ -212,7 +224,7 @@ fn low_rank(
     let train = factors.clone().any(|spec| spec.trainable);
     let drops = train && settings.adapters.iter().any(|used| used.config.dropout > 0.0);
     let mut rows = |name: &str, width: usize, life| {
-        let bytes = micro * pitch(width, backend) * backend.activation_bytes();
+        let bytes = tokens * pitch(width, backend) * backend.activation_bytes();
         plan.add(name, Category::Activations, bytes, life)
     };
     let step = Lifetime { from: 0, to: end };

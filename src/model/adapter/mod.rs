@@ -4,16 +4,19 @@
 //! adapter are one list, in the order of its file, see [`AdapterParam`].
 
 mod config;
+mod matrix;
 mod pattern;
 mod problems;
 mod sites;
 mod specs;
 
 pub use config::{AdapterConfig, AdapterKind, AdapterPlace, AdapterScale, AdapterWeights};
+pub use matrix::MatrixSite;
 pub use sites::LowRankSite;
 pub(super) use specs::specs;
 pub use specs::{AdapterParam, AdapterPart, AdapterSite, OFFLINE};
 
+use std::ops::Range;
 use std::sync::Arc;
 
 /// An adapter that a model is placed with.
@@ -44,6 +47,17 @@ pub enum AdapterRows {
         /// Of how many.
         of: usize,
     },
+}
+
+impl AdapterRows {
+    /// Those of so many.
+    pub(super) fn of(self, rows: usize) -> Range<usize> {
+        match self {
+            Self::All => 0..rows,
+            Self::None => 0..0,
+            Self::Part { index, of } => index * (rows / of)..(index + 1) * (rows / of),
+        }
+    }
 }
 
 impl AdapterUse {

@@ -2,10 +2,10 @@
 
 use super::config::{AdapterConfig, AdapterKind, AdapterScale};
 use super::pattern::PathPattern;
-use super::{LowRankSite, sites};
+use super::{LowRankSite, MatrixSite, sites};
 use crate::backend::MOST_PREFIX;
 use crate::error::{Problems, number};
-use crate::model::{BlockParam, ModelConfig};
+use crate::model::ModelConfig;
 
 /// Rank of an adapter at most.
 const MOST_RANK: usize = 1 << 16;
@@ -108,6 +108,12 @@ impl AdapterConfig {
         problems.need(!self.magnitude || plain, "adapter.magnitude", self.magnitude, reason);
         self.place_problems(model, problems);
         let sites = self.sites(model);
+        let in_blocks = sites.iter().all(|site| site.matrix.layer().is_some());
+        let reason = "is of the matrices of blocks; take embedding and head out of adapter.targets";
+        problems.need(!self.magnitude || in_blocks, "adapter.magnitude", self.magnitude, reason);
+        let seen = sites.iter().all(|site| site.matrix != MatrixSite::Embedding);
+        let reason = "sums up inputs, and the embedding has none; take it out of adapter.targets";
+        problems.need(!self.group || seen, "adapter.group", self.group, reason);
         for (key, list, whole) in
             [("adapter.rank_pattern", &self.rank_pattern, true), ("adapter.alpha_pattern", &self.alpha_pattern, false)]
         {
@@ -136,11 +142,12 @@ impl AdapterConfig {
         for target in &self.targets {
             let reason = match sites::Target::new(target) {
                 Err(reason) => reason,
-                Ok(target) if sites::matrices(&layers).any(|(l, matrix)| target.matches(l, matrix)) => continue,
+                Ok(target) if sites::matrices(&layers).any(|matrix| target.matches(matrix)) => continue,
                 Ok(_) => {
-                    let words = BlockParam::MATRICES.map(BlockParam::word).join(", ");
+                    let words: Vec<_> = sites::matrices(&[0]).map(MatrixSite::word).collect();
                     format!(
-                        "matches no matrix of the adapted blocks; words are all, {words}, paths end as in self_attn.q_proj"
+                        "matches no matrix of the adapted blocks; words are all, {}, paths end as in self_attn.q_proj",
+                        words.join(", ")
                     )
                 }
             };
@@ -162,7 +169,7 @@ fn pattern_problem(sites: &[LowRankSite], text: &str, whole: bool) -> Result<(),
         return Err(format!("the number after = must be {allowed}"));
     }
     let pattern = PathPattern::new(pattern)?;
-    let matches = |site: &LowRankSite| pattern.matches(&site.path());
+    let matches = |site: &LowRankSite| pattern.matches(&site.matrix.path());
     match sites.iter().any(matches) {
         true => Ok(()),
         false => {

@@ -1,58 +1,51 @@
 //! Which matrices of a model an adapter stands beside, each with its rank and its factor.
 
 use super::config::{AdapterConfig, AdapterKind};
+use super::matrix::MatrixSite;
 use super::pattern::PathPattern;
 use crate::model::{BlockParam, ModelConfig};
 
-/// What means every matrix and every block.
+/// What means every block, and all matrices of each.
 pub(super) const ALL: &str = "all";
 
 /// A matrix that is adapted.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LowRankSite {
-    /// Its block.
-    pub layer: usize,
-    /// Which of the block's matrices.
-    pub matrix: BlockParam,
+    /// Which.
+    pub matrix: MatrixSite,
     /// Rank.
     pub rank: usize,
     /// What the low-rank product is multiplied by, as far as that is not learned.
     pub factor: f64,
 }
 
-impl LowRankSite {
-    /// The module's path as in Hugging Face's models: `model.layers.0.self_attn.q_proj`.
-    pub fn path(&self) -> String {
-        self.matrix.path(self.layer)
-    }
-}
-
-/// The matrices of some blocks, block by block.
-pub(super) fn matrices(layers: &[usize]) -> impl Iterator<Item = (usize, BlockParam)> + '_ {
-    layers.iter().flat_map(|&layer| BlockParam::MATRICES.map(|matrix| (layer, matrix)))
+/// The embedding, the matrices of some blocks, the head.
+pub(super) fn matrices(layers: &[usize]) -> impl Iterator<Item = MatrixSite> + '_ {
+    let of_block = |&layer| BlockParam::MATRICES.map(|matrix| MatrixSite::Block(layer, matrix));
+    [MatrixSite::Embedding].into_iter().chain(layers.iter().flat_map(of_block)).chain([MatrixSite::Head])
 }
 
 /// One of `targets`.
 pub(super) enum Target {
     All,
-    Matrix(BlockParam),
+    Word(String),
     Pattern(PathPattern),
 }
 
 impl Target {
     pub fn new(text: &str) -> Result<Self, String> {
-        Ok(match BlockParam::MATRICES.into_iter().find(|matrix| matrix.word() == text) {
-            Some(matrix) => Self::Matrix(matrix),
-            None if text == ALL => Self::All,
-            None => Self::Pattern(PathPattern::new(text)?),
+        Ok(match text {
+            ALL => Self::All,
+            text if matrices(&[0]).any(|matrix| matrix.word() == text) => Self::Word(text.into()),
+            text => Self::Pattern(PathPattern::new(text)?),
         })
     }
 
-    pub fn matches(&self, layer: usize, matrix: BlockParam) -> bool {
+    pub fn matches(&self, matrix: MatrixSite) -> bool {
         match self {
-            Self::All => true,
-            Self::Matrix(wanted) => *wanted == matrix,
-            Self::Pattern(pattern) => pattern.matches(&matrix.path(layer)),
+            Self::All => matrix.layer().is_some(),
+            Self::Word(wanted) => wanted == matrix.word(),
+            Self::Pattern(pattern) => pattern.matches(&matrix.path()),
         }
     }
 }
@@ -95,7 +88,7 @@ pub(super) fn entry(text: &str) -> Result<(&str, f64), String> {
 }
 
 impl AdapterConfig {
-    /// The adapted matrices of a model, block by block; of settings that [`AdapterConfig::problems`] refuses those that can
+    /// The adapted matrices of a model, in the order of its file; of settings that [`AdapterConfig::problems`] refuses those that can
     /// be understood.
     pub fn sites(&self, model: &ModelConfig) -> Vec<LowRankSite> {
         if self.kind != AdapterKind::Lora {
@@ -104,13 +97,12 @@ impl AdapterConfig {
         let layers = self.blocks(model);
         let targets: Vec<_> = self.targets.iter().filter_map(|target| Target::new(target).ok()).collect();
         let [ranks, alphas] = [&self.rank_pattern, &self.alpha_pattern].map(|list| Overrides::new(list));
-        let adapted =
-            matrices(&layers).filter(|&(layer, matrix)| targets.iter().any(|target| target.matches(layer, matrix)));
-        let site = |(layer, matrix): (usize, BlockParam)| {
-            let path = matrix.path(layer);
+        let adapted = matrices(&layers).filter(|&matrix| targets.iter().any(|target| target.matches(matrix)));
+        let site = |matrix: MatrixSite| {
+            let path = matrix.path();
             let rank = ranks.of(&path).map_or(self.rank, |rank| rank as usize).max(1);
             let alpha = alphas.of(&path).unwrap_or(self.alpha);
-            LowRankSite { layer, matrix, rank, factor: self.factor(rank, alpha) }
+            LowRankSite { matrix, rank, factor: self.factor(rank, alpha) }
         };
         adapted.map(site).collect()
     }
@@ -193,7 +185,7 @@ mod tests {
         };
         let model = ModelConfig::default();
         assert!(config.problems(&model).0.is_empty());
-        let sites: Vec<_> = config.sites(&model).iter().map(|site| (site.path(), site.rank, site.factor)).collect();
+        let sites: Vec<_> = config.sites(&model).iter().map(|site| (site.matrix.path(), site.rank, site.factor)).collect();
         let expected = [
             ("model.layers.1.self_attn.q_proj", 4, 0.75),
             ("model.layers.1.mlp.down_proj", 6, 8.0 / 6.0),

@@ -2,7 +2,7 @@
 
 use super::config::{AdapterConfig, AdapterKind, AdapterScale, AdapterWeights};
 use crate::model::spec::{Init, ParamKind, ParamSpec};
-use crate::model::{BlockParam, LowRankSite, Settings};
+use crate::model::{LowRankSite, MatrixSite, Settings};
 use crate::optim::{ParamClass, ParamInfo};
 use crate::quant::{GroupedShape, WeightFormat};
 
@@ -22,8 +22,8 @@ pub struct AdapterParam {
 /// What an adapter's tensors stand beside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AdapterSite {
-    /// A matrix of the block of this number.
-    Matrix(usize, BlockParam),
+    /// A matrix.
+    Matrix(MatrixSite),
     /// The attention of a block.
     Attention(usize),
     /// The MLP of a block.
@@ -31,17 +31,18 @@ pub enum AdapterSite {
 }
 
 impl AdapterSite {
-    /// The number of its block.
-    pub fn layer(self) -> usize {
+    /// The number of its block, if it is in one.
+    pub fn layer(self) -> Option<usize> {
         match self {
-            Self::Matrix(layer, _) | Self::Attention(layer) | Self::Mlp(layer) => layer,
+            Self::Matrix(matrix) => matrix.layer(),
+            Self::Attention(layer) | Self::Mlp(layer) => Some(layer),
         }
     }
 
     /// The module's path as in Hugging Face's models: `model.layers.0.self_attn.q_proj`, `model.layers.0.self_attn`.
     pub fn path(self) -> String {
         match self {
-            Self::Matrix(layer, matrix) => matrix.path(layer),
+            Self::Matrix(matrix) => matrix.path(),
             Self::Attention(layer) => format!("model.layers.{layer}.self_attn"),
             Self::Mlp(layer) => format!("model.layers.{layer}.mlp"),
         }
@@ -55,6 +56,8 @@ pub enum AdapterPart {
     A,
     /// B transposed, `[rank, out]`: rows of `rank` numbers would each be padded to a whole group in every grouped plane.
     BTransposed,
+    /// B beside the embedding, `[vocab, rank]`: its rows are looked up by tokens.
+    B,
     /// DoRA's norms of the rows of the sum, `out` numbers.
     Magnitude,
     /// The learned factor, one number.
@@ -85,6 +88,7 @@ impl AdapterPart {
         match self {
             Self::A => "lora_A",
             Self::BTransposed => "lora_B_t",
+            Self::B => "lora_B",
             Self::Magnitude => "lora_magnitude",
             Self::Scale => "lora_scale",
             Self::PrefixKey => "prefix_key",
@@ -99,11 +103,11 @@ impl AdapterPart {
         }
     }
 
-    /// First values.
-    pub fn init(self) -> Init {
+    /// First values, wherever it stands but beside the embedding.
+    fn init(self) -> Init {
         match self {
             Self::A | Self::Down => Init::Uniform,
-            Self::BTransposed | Self::DownBias | Self::UpTransposed | Self::UpBias => Init::Zeros,
+            Self::BTransposed | Self::B | Self::DownBias | Self::UpTransposed | Self::UpBias => Init::Zeros,
             Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => Init::Ones,
             Self::PrefixKey | Self::PrefixValue => Init::Prefix,
             Self::Magnitude => Init::Measured,
@@ -113,7 +117,7 @@ impl AdapterPart {
     /// What an optimizer takes it for.
     pub fn class(self) -> ParamClass {
         match self {
-            Self::A | Self::BTransposed | Self::PrefixKey | Self::PrefixValue | Self::Down | Self::UpTransposed => {
+            Self::A | Self::BTransposed | Self::B | Self::PrefixKey | Self::PrefixValue | Self::Down | Self::UpTransposed => {
                 ParamClass::Matrix
             }
             Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => ParamClass::Bias,
@@ -126,6 +130,15 @@ impl AdapterPart {
 pub const OFFLINE: &str = "offline.";
 
 impl AdapterParam {
+    /// First values.
+    pub fn init(self) -> Init {
+        match (self.site, self.part) {
+            // As in PEFT: no input is scaled, a row is looked up.
+            (AdapterSite::Matrix(MatrixSite::Embedding), AdapterPart::A) => Init::StandardNormal,
+            _ => self.part.init(),
+        }
+    }
+
     /// The name in a file: `model.layers.0.self_attn.q_proj.lora_A`, of the offline module after `offline.`.
     pub fn name(self) -> String {
         let module = if self.offline { OFFLINE } else { "" };
@@ -134,7 +147,7 @@ impl AdapterParam {
 }
 
 impl AdapterConfig {
-    /// What it stands beside, block by block, and the rows and columns of each of its tensors there.
+    /// What it stands beside, in the order of the model's file, and the rows and columns of each of its tensors there.
     fn tensors(&self, settings: &Settings) -> Vec<(AdapterSite, AdapterPart, [usize; 2])> {
         use AdapterPart as P;
         let (model, learned) = (&settings.model, self.scale == AdapterScale::Learned);
@@ -146,8 +159,12 @@ impl AdapterConfig {
                     let seen = if self.group { inputs.div_ceil(settings.storage.group) } else { inputs };
                     let magnitude = self.magnitude.then_some((P::Magnitude, [1, outputs]));
                     let scale = learned.then_some((P::Scale, [1, 1]));
-                    let pair = [(P::A, [site.rank, seen]), (P::BTransposed, [site.rank, outputs])];
-                    let at = AdapterSite::Matrix(site.layer, site.matrix);
+                    let of_b = match site.matrix {
+                        MatrixSite::Embedding => (P::B, [outputs, site.rank]),
+                        _ => (P::BTransposed, [site.rank, outputs]),
+                    };
+                    let pair = [(P::A, [site.rank, seen]), of_b];
+                    let at = AdapterSite::Matrix(site.matrix);
                     pair.into_iter().chain(magnitude).chain(scale).map(move |(part, shape)| (at, part, shape))
                 };
                 self.sites(model).into_iter().flat_map(of).collect()
@@ -178,7 +195,7 @@ impl AdapterConfig {
     }
 }
 
-/// The tensors of all adapters, numbered from `first` on: adapter by adapter, block by block.
+/// The tensors of all adapters, numbered from `first` on: adapter by adapter, in the order of what they stand beside.
 pub(in crate::model) fn specs(settings: &Settings, first: u32) -> Vec<ParamSpec> {
     let mut all = Vec::new();
     for (adapter, used) in settings.adapters.iter().enumerate() {

@@ -66,8 +66,9 @@ fn golden_sums_and_their_logits() {
         let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing: false };
         let model = open_model(&file, &mut cpu, capacity).unwrap();
         model.upload_tokens(&mut cpu, &recorded.inputs, &recorded.targets);
-        model.forward(&mut cpu, Batch::whole(batch, sequence));
-        let logits = model.logits(&mut cpu, 0, batch * sequence);
+        let whole = Batch::whole(batch, sequence);
+        model.forward(&mut cpu, whole);
+        let logits = model.logits(&mut cpu, whole, (0, batch * sequence));
         let mut bytes = vec![0; logits.bytes];
         cpu.download(logits, &mut bytes);
         let expected = golden.floats("merged_logits");

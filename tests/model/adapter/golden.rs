@@ -30,7 +30,7 @@ fn logits_loss_and_gradients(name: &str, adapter: AdapterConfig) {
         backend.upload(run.base.inputs.as_bytes(), model.acts.inputs);
         backend.upload(run.base.targets.as_bytes(), model.acts.targets);
         model.forward(backend, pass);
-        let logits = model.logits(backend, 0, pass.tokens());
+        let logits = model.logits(backend, pass, (0, pass.tokens()));
         assert_near(&download(backend, logits), run.golden.numbers("logits"), ABSOLUTE, RELATIVE, "logits");
         let counted = run.base.targets.len();
         model.loss_and_head_grad(backend, pass, 1.0 / counted as f32);

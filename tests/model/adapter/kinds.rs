@@ -234,7 +234,7 @@ fn cached_texts_are_what_they_are_as_a_whole() {
         let found = generator.feed(&mut cpu, &text[19..]).to_vec();
         model.upload_tokens(&mut cpu, text, text);
         model.forward(&mut cpu, Batch::whole(1, text.len()));
-        let logits = model.logits(&mut cpu, text.len() - 1, 1);
+        let logits = model.logits(&mut cpu, Batch::whole(1, text.len()), (text.len() - 1, 1));
         let whole = read_floats(&cpu, logits);
         let found: Vec<f64> = found.iter().map(|&x| f64::from(x)).collect();
         assert_near(&found, &whole, 1e-4, 1e-4, name);
