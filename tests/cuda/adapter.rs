@@ -38,6 +38,10 @@ fn an_adapter_takes_the_same_course_as_on_the_cpu() {
             config.offload.weights = Offload::Host;
         }),
         ("DoRA", |config| config.adapter.magnitude = true),
+        ("embedding, head and learned scales", |config| {
+            config.adapter.targets = ["embedding", "q", "head"].map(str::to_owned).into();
+            config.adapter.scale = AdapterScale::Learned;
+        }),
         ("a prefix", |config| config.adapter = prefix(AdapterScale::AlphaOverRank, false)),
         ("a compensated prefix, recomputed", |config| {
             config.adapter = prefix(AdapterScale::Learned, true);

@@ -67,7 +67,8 @@ pub struct MergeSummary {
     pub groups: u64,
 }
 
-/// Writes the sum of a base and the adapters of it, each with the scale that its user gives it, to `path`, atomically. The
+/// Writes the sum of a base and the adapters of it, in which a tied head is a matrix of its own if one of them changes it or the
+/// embedding, each with the scale that its user gives it, to `path`, atomically. The
 /// same input gives the same bytes. Without `calibration` no text is needed; with it, and where the base's own codes are
 /// kept, the error of each code is made up for by the codes after it, in the measure of what the matrices read of the text
 /// (GPTQ, arXiv 2210.17323).
@@ -208,6 +209,12 @@ fn merged_meta(base: &Checkpoint, adapters: &[(Adapter, f32)], target: MergeTarg
         data: String::new(),
         ..base.meta.clone()
     };
+    let changed = deltas(adapters);
+    if meta.model.tied && [ParamKind::Embedding, ParamKind::Head].iter().any(|kind| changed.contains_key(kind)) {
+        // They are no longer the same matrix.
+        meta.model.tied = false;
+        meta.storage.head = meta.storage.embedding;
+    }
     // Words that only go with codes; whatever of them stays is still of the tables.
     if !meta.storage.has_four_bit_products() {
         meta.activations = ActivationConfig::default();

@@ -16,7 +16,7 @@ pub(super) type MadePlanes = ([Vec<u8>; 4], u64);
 /// Makes planes from a base and what is added to it.
 pub(super) struct Maker<'a> {
     pub file: File<'a>,
-    /// Of the merged model; the base has the same tensors in the same order.
+    /// Of the merged model; the base has the same tensors in the same order, but for a head that was tied.
     pub entries: &'a [ParamSpec],
     pub deltas: Deltas,
     pub seed: u64,
@@ -35,7 +35,9 @@ impl Maker<'_> {
     }
 
     fn tensor(&self, entry: &ParamSpec) -> usize {
-        self.file.tensor(&entry.kind.name()).expect("its tensors were checked when it was opened").0
+        let tied = || self.file.tensor(&ParamKind::Embedding.name()).filter(|_| entry.kind == ParamKind::Head);
+        let found = self.file.tensor(&entry.kind.name()).or_else(tied);
+        found.expect("its tensors were checked when it was opened").0
     }
 
     /// A plane of the base.

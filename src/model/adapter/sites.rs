@@ -157,6 +157,21 @@ mod tests {
         AdapterConfig { kind: AdapterKind::Lora, ..AdapterConfig::default() }
     }
 
+    #[test]
+    fn embedding_and_head_are_adapted_where_they_are_named() {
+        let paths = |targets: &[&str], layers: &str| {
+            let targets = targets.iter().map(|&target| target.to_owned()).collect();
+            let config = AdapterConfig { targets, layers: layers.into(), ..lora() };
+            let model = ModelConfig::default();
+            assert!(config.problems(&model).0.is_empty());
+            config.sites(&model).iter().map(|site| site.matrix.path()).collect::<Vec<_>>()
+        };
+        assert!(!paths(&["all"], "all").iter().any(|path| ["lm_head", "model.embed_tokens"].contains(&path.as_str())));
+        assert_eq!(paths(&["head", "embedding"], "1"), ["model.embed_tokens", "lm_head"]);
+        let all = paths(&["lm_head", "embed_tokens", "q"], "1");
+        assert_eq!(all, ["model.embed_tokens", "model.layers.1.self_attn.q_proj", "lm_head"]);
+    }
+
     fn prefix() -> AdapterConfig {
         AdapterConfig { kind: AdapterKind::Prefix, ..AdapterConfig::default() }
     }
@@ -221,6 +236,8 @@ mod tests {
             (AdapterConfig { rank_pattern: list("q_proj"), ..lora() }, "adapter.rank_pattern"),
             (AdapterConfig { alpha_pattern: list("v_proj=inf"), ..lora() }, "adapter.alpha_pattern"),
             (AdapterConfig { magnitude: true, group: true, ..lora() }, "adapter.magnitude"),
+            (AdapterConfig { magnitude: true, targets: list("head"), ..lora() }, "adapter.magnitude"),
+            (AdapterConfig { group: true, targets: list("embed_tokens"), ..lora() }, "adapter.group"),
             (AdapterConfig { magnitude: true, scale: AdapterScale::Learned, ..lora() }, "adapter.magnitude"),
             (AdapterConfig { length: 3, ..lora() }, "adapter.length"),
             (AdapterConfig { length: 0, ..prefix() }, "adapter.length"),

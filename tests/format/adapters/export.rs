@@ -29,7 +29,18 @@ fn adapters(base: &Checkpoint) -> Vec<(&'static str, Adapter)> {
                 ..lora.clone()
             },
         ),
-        ("halves", AdapterConfig { weights: AdapterWeights::Bf16, ..lora }),
+        ("halves", AdapterConfig { weights: AdapterWeights::Bf16, ..lora.clone() }),
+        ("tables", AdapterConfig { targets: list(&["head", "embedding"]), ..lora.clone() }),
+        (
+            "tables and some blocks",
+            AdapterConfig {
+                targets: list(&["all", "embed_tokens", "lm_head"]),
+                layers: "1".into(),
+                rank_pattern: list(&["embed_tokens=5"]),
+                alpha_pattern: list(&["lm_head=0.3"]),
+                ..lora
+            },
+        ),
     ];
     let made = configs.map(|(name, config)| {
         let mut adapter = Adapter::new(base, config).unwrap();

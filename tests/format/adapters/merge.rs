@@ -1,6 +1,6 @@
 //! Merging: recorded sums in float32, bytes that are as good as exact, and codes that keep their scales.
 
-use super::{golden_adapter, golden_base};
+use super::{golden_adapter, golden_base, named_base};
 use crate::harness::Golden;
 use crate::harness::llama::Recorded;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Adapted, Adapter, Capacity, Checkpoint, open_model};
 use tetrad::convert::{Calibration, MergeSummary, MergeTarget, merge};
 use tetrad::format::{Decoder, PlaneKind, Role};
-use tetrad::model::{Batch, Scheme, TableStorage, Weights};
+use tetrad::model::{AdapterConfig, AdapterKind, Batch, ParamKind, Scheme, TableStorage, Weights};
 
 fn merged(base: &Checkpoint, adapter: &Adapter, scale: f32, target: MergeTarget, to: &Path) -> MergeSummary {
     merge(base, &[(adapter.clone(), scale)], target, None, to, &mut |_, _| {}).unwrap()
@@ -247,6 +247,65 @@ fn errors_that_are_fed_on_leave_less_of_an_error_in_the_products() {
         let apart = |found: &[f32]| found.iter().zip(&whole).map(|(a, b)| f64::from((a - b) * (a - b))).sum::<f64>();
         let (plain, fed) = (apart(&plain), apart(&fed));
         assert!(fed < bound * plain, "scale {scale}: {fed} with errors fed on, {plain} without");
+    }
+}
+
+/// The logits of the recorded batch by a base and adapters of it.
+fn logits(base: &Checkpoint, adapters: &[(Checkpoint, f32)]) -> Vec<f32> {
+    let recorded = Recorded::load("llama_gqa_untied");
+    let (batch, sequence) = (recorded.config.train.batch, recorded.config.train.sequence);
+    let capacity = Capacity { tokens: batch * sequence, keys: sequence, sampling: false, packing: false };
+    let mut cpu = Cpu::new();
+    let model = Adapted::new(base, adapters).unwrap().open(&mut cpu, capacity).unwrap();
+    let whole = Batch::whole(batch, sequence);
+    let inputs: Vec<u32> = recorded.inputs.iter().map(|&id| id % base.meta.model.vocab as u32).collect();
+    model.upload_tokens(&mut cpu, &inputs, &inputs);
+    model.forward(&mut cpu, whole);
+    let logits = model.logits(&mut cpu, whole, (0, batch * sequence));
+    let mut bytes = vec![0; logits.bytes];
+    cpu.download(logits, &mut bytes);
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+#[test]
+fn embedding_and_head_are_merged_each_by_itself_even_if_they_were_tied() {
+    for (name, tied) in [("llama_gqa_untied", false), ("llama_mha_tied", true)] {
+        for (targets, parts) in [(&["embedding"][..], 1), (&["head"], 1), (&["all", "embedding", "head"], 2)] {
+            let dir = tempfile::tempdir().unwrap();
+            let base = named_base(name, dir.path(), |_| {});
+            let config = AdapterConfig {
+                kind: AdapterKind::Lora,
+                targets: targets.iter().map(|&target| target.into()).collect(),
+                rank: 3,
+                alpha: 2.0,
+                ..AdapterConfig::default()
+            };
+            let mut adapter = Adapter::new(&base, config).unwrap();
+            for (number, (_, values)) in adapter.tensors.iter_mut().enumerate() {
+                let value = |i: usize| ((i * 7919 + number * 31) % 17) as f32 / 40.0 - 0.2;
+                values.iter_mut().enumerate().for_each(|(i, x)| *x = value(i));
+            }
+            let path = dir.path().join("adapter.tetrad");
+            adapter.write(&path).unwrap();
+            let file = || Checkpoint::open_sound(&path).unwrap();
+            let to = dir.path().join("merged.tetrad");
+            merged(&base, &adapter, 1.0, MergeTarget::F32, &to);
+            let sum = Checkpoint::open_sound(&to).unwrap();
+            assert!(base.meta.model.tied == tied && !sum.meta.model.tied);
+            let name_of = |kind: ParamKind| kind.name();
+            let table = values(&base, &name_of(ParamKind::Embedding), Role::Weight);
+            let head = if tied { table.clone() } else { values(&base, &name_of(ParamKind::Head), Role::Weight) };
+            let changed = [(ParamKind::Embedding, table), (ParamKind::Head, head)].into_iter();
+            let changed = changed.filter(|(kind, before)| values(&sum, &name_of(*kind), Role::Weight) != *before);
+            assert_eq!(changed.count(), parts, "{name}, {targets:?}");
+            let (alone, found, expected) = (logits(&base, &[]), logits(&sum, &[]), logits(&base, &[(file(), 1.0)]));
+            let apart = alone.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart > 0.05, "{name}, {targets:?}: the adapter changes logits by {apart}");
+            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let near = (found - expected).abs() <= 2e-5 + 2e-4 * expected.abs();
+                assert!(near, "{name}, {targets:?}: logit {i} is {found}, not {expected}");
+            }
+        }
     }
 }
 

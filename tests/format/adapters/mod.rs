@@ -127,7 +127,12 @@ pub fn of(l: usize, param: BlockParam) -> ParamKind {
 
 /// The recorded base as a file, stored otherwise than in float32 where `edit` says so.
 pub fn golden_base(dir: &Path, edit: impl Fn(&mut Config)) -> Checkpoint {
-    let mut recorded = Recorded::load("llama_gqa_untied");
+    named_base("llama_gqa_untied", dir, edit)
+}
+
+/// The same of another recording.
+pub fn named_base(name: &str, dir: &Path, edit: impl Fn(&mut Config)) -> Checkpoint {
+    let mut recorded = Recorded::load(name);
     edit(&mut recorded.config);
     let trainer: Trainer = recorded.trainer(Box::new(Cpu::new()));
     let path = dir.join("base.tetrad");

@@ -37,6 +37,29 @@ fn names_may_lack_the_wrapper_or_have_the_adapters_name() {
     insta::assert_snapshot!(Folder::peft(&peft_config(), &two).refusal(), @"adapter_model.safetensors: 2 adapters are in one file; save each on its own: one, (no name)");
 }
 
+/// PEFT saves the matrix of an embedding or a head beside its pair.
+#[test]
+fn the_bases_own_embedding_and_head_may_be_in_the_file_as_large_as_the_base_has_them() {
+    let config = with(json!({ "target_modules": ["embed_tokens", "lm_head"] }));
+    let pairs = [
+        tensor("base_model.model.model.embed_tokens.lora_embedding_A", &[4, 97]),
+        tensor("base_model.model.model.embed_tokens.lora_embedding_B", &[64, 4]),
+        tensor("base_model.model.lm_head.lora_A.weight", &[4, 64]),
+        tensor("base_model.model.lm_head.lora_B.weight", &[97, 4]),
+    ];
+    let [embedding, head] = ["model.embed_tokens", "lm_head"].map(|module| {
+        let name = format!("base_model.model.{module}.base_layer.weight");
+        move |rows| tensor(name.clone(), &[rows, 64])
+    });
+    let folder = |more: Vec<_>| Folder::peft(&config, &pairs.iter().cloned().chain(more).collect());
+    let opened = folder(vec![embedding(97), head(97)]).open().unwrap();
+    assert_eq!(super::pairs(&opened).1.len(), 2);
+    assert!(opened.notes.len() == 2 && opened.notes[0].contains("that of the packed base is used"), "{:?}", opened.notes);
+    insta::assert_snapshot!(folder(vec![embedding(99)]).refusal(), @"adapter_model.safetensors: tensor base_model.model.model.embed_tokens.base_layer.weight is [99, 64], and [97, 64] is needed beside the base's matrix of 97 x 64");
+    let said = folder(vec![tensor("base_model.model.model.norm.base_layer.weight", &[64])]).refusal();
+    assert!(said.contains("belong to no matrix"), "{said}");
+}
+
 #[test]
 fn modules_are_named_by_lists_patterns_blocks_and_exceptions() {
     let tensors = peft_tensors();

@@ -211,7 +211,9 @@ fn a_frozen_step_moves_nothing_but_the_offline_module() {
 fn two_experts_in_one_batch_score_as_each_does_alone_and_write_by_themselves() {
     let folder = tempfile::tempdir().unwrap();
     let base = base(folder.path());
-    let trainer = two_tasks(&base, &lora(), || Box::new(Cpu::new()));
+    let mut config = lora();
+    config.adapter.targets = ["embedding", "all", "head"].map(str::to_owned).into();
+    let trainer = two_tasks(&base, &config, || Box::new(Cpu::new()));
     let path = folder.path().join("adapter.tetrad");
     write(&trainer, Extent::Weights, &path);
     let adapters = [(Checkpoint::open_sound(&path).unwrap(), 1.0)];
