@@ -235,7 +235,8 @@ impl AdapterConfig {
         let reason = "trains one factor for the pairs of all tasks; \"o-lora\" needs \"alpha/r\" or \"rslora\"";
         problems.need(self.scale != AdapterScale::Learned, "adapter.scale", "\"learned\"", reason);
         let beside_embedding = self.sites(model).iter().any(|site| site.matrix == MatrixSite::Embedding);
-        let reason = "adds rows to pairs of matrices, and those of the embedding are columns; take it out of adapter.targets";
+        let reason =
+            "adds rows to pairs of matrices, and those of the embedding are columns; take it out of adapter.targets";
         problems.need(!beside_embedding, "continual.methods", "\"o-lora\"", reason);
         let reason = "rounds what earlier tasks learned; \"o-lora\" needs \"f32\"";
         problems.need(self.weights == AdapterWeights::F32, "adapter.weights", "\"bf16\"", reason);

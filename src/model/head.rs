@@ -51,12 +51,7 @@ impl Model {
         }
     }
 
-    fn chunk<'a>(
-        &'a self,
-        backend: &'a mut dyn Backend,
-        batch: Batch,
-        (from, count): (usize, usize),
-    ) -> Context<'a> {
+    fn chunk<'a>(&'a self, backend: &'a mut dyn Backend, batch: Batch, (from, count): (usize, usize)) -> Context<'a> {
         Context { backend, model: self, batch: Batch { sequences: 1, queries: count, from, ..batch } }
     }
 

@@ -175,13 +175,15 @@ pub(super) struct Pairs {
 impl Pairs {
     /// Of the parameters of `specs`.
     pub fn of(settings: &Settings, specs: &[ParamSpec], params: &[Param]) -> Self {
-        let placed: HashMap<ParamKind, Param> = specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
+        let placed: HashMap<ParamKind, Param> =
+            specs.iter().map(|spec| spec.kind).zip(params.iter().copied()).collect();
         let added = |(_, used): &(usize, &AdapterUse)| used.rows != AdapterRows::None;
         let mut pairs = Self::default();
         for (adapter, used) in settings.adapters.iter().enumerate().filter(added) {
             for site in used.config.sites(&settings.model) {
                 let (at, offline) = (AdapterSite::Matrix(site.matrix), used.offline);
-                let of = |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part, offline })).copied();
+                let of =
+                    |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part, offline })).copied();
                 match site.matrix {
                     MatrixSite::Embedding => pairs.embedding.push(embedding_pair(used, site, &of)),
                     matrix => pairs.linear.push((matrix, pair(settings, specs, used, site, &of))),

@@ -143,9 +143,7 @@ fn measured(model: &Model) -> impl Iterator<Item = (usize, usize)> {
     let specs = move || model.specs.iter().enumerate();
     specs().filter_map(move |(i, spec)| match spec.kind {
         ParamKind::Adapter(AdapterParam {
-            site: AdapterSite::Matrix(matrix),
-            part: AdapterPart::Magnitude,
-            ..
+            site: AdapterSite::Matrix(matrix), part: AdapterPart::Magnitude, ..
         }) => {
             let base = specs().find(|(_, spec)| spec.kind == matrix.kind());
             Some((i, base.expect("the base has every adapted matrix").0))

@@ -1,7 +1,7 @@
 //! Where the planes of every parameter lie.
 
-use super::spec::{ParamKind, ParamSpec, base_len, block_specs};
 use super::low_rank::Pairs;
+use super::spec::{ParamKind, ParamSpec, base_len, block_specs};
 use super::{AdapterSite, Block, EmbeddingPair, Linear, LowRankPair, MatrixSite, Norm, Settings, bottleneck, prefix};
 use crate::backend::{Param, State, Weight};
 use crate::memory::{Category, Span};

@@ -28,7 +28,7 @@ program = Program(tetrad, folder)
 check, run = program.check, program.run
 
 
-def adapter(config, target):
+def blocks_adapter(config, target):
     """A folder as peft writes it: queries, values and down projections of every second block."""
     heads, kv = config["num_attention_heads"], config["num_key_value_heads"]
     hidden, inner = config["hidden_size"], config["intermediate_size"]
@@ -41,6 +41,24 @@ def adapter(config, target):
             key = f"base_model.model.model.layers.{block}.{name}.lora_"
             tensors[key + "A.weight"] = (random.standard_normal((RANK, cols)) / np.sqrt(cols)).astype(np.float32)
             tensors[key + "B.weight"] = (random.standard_normal((rows, RANK)) * 0.15).astype(np.float32)
+    write_adapter(target, tensors, ["q_proj", "v_proj", "down_proj"], blocks)
+
+
+def tables_adapter(config, target):
+    """The same of embedding and head, whose halves peft calls the other way round for the embedding."""
+    vocab, hidden = config["vocab_size"], config["hidden_size"]
+    random = np.random.default_rng(2)
+    normal = lambda *shape: random.standard_normal(shape).astype(np.float32)
+    front = "base_model.model."
+    write_adapter(target, {
+        front + "model.embed_tokens.lora_embedding_A": normal(RANK, vocab) * 0.01,
+        front + "model.embed_tokens.lora_embedding_B": normal(hidden, RANK),
+        front + "lm_head.lora_A.weight": normal(RANK, hidden) / np.sqrt(hidden),
+        front + "lm_head.lora_B.weight": normal(vocab, RANK) * 0.05,
+    }, ["embed_tokens", "lm_head"], None)
+
+
+def write_adapter(target, tensors, modules, blocks):
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for key, values in tensors.items():
         header[key] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [at, at + values.nbytes]}
@@ -51,7 +69,7 @@ def adapter(config, target):
     data = b"".join(values.tobytes() for values in tensors.values())
     (target / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(head)) + head + data)
     options = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": ALPHA, "bias": "none",
-               "target_modules": ["q_proj", "v_proj", "down_proj"], "layers_to_transform": blocks}
+               "target_modules": modules, "layers_to_transform": blocks}
     (target / "adapter_config.json").write_text(json.dumps(options))
 
 
@@ -65,9 +83,9 @@ def mean_loss(logits, ids):
     return float(np.mean(np.concatenate([losses(logits(x), y) for x, y in windows(ids)])))
 
 
-def eval_loss(file):
+def eval_loss(file, *more):
     return program.json("eval", file, "--text", text, "--sequence", SEQUENCE, "--sequences", SEQUENCES, "--threads", 2,
-                        "--cache", "cache")["loss"]
+                        "--cache", "cache", *more)["loss"]
 
 
 def load(client, path):
@@ -120,7 +138,7 @@ def main():
     run("export", "--overwrite", "model.tetrad", "-o", "exported.gguf", "--threads", 2)
     run("export", "--overwrite", "model.tetrad", "-o", "directory", "--type", "f32")
     config = json.loads((folder / "directory/config.json").read_text())
-    adapter(config, folder / "peft-in")
+    blocks_adapter(config, folder / "peft-in")
     run("import", "--overwrite", "peft-in", "--base", "model.tetrad", "-o", "adapter.tetrad")
     run("export", "--overwrite", "adapter.tetrad", "-o", "peft-out")
     run("export", "--overwrite", "adapter.tetrad", "-o", "adapter.gguf")
@@ -149,6 +167,32 @@ def main():
     near(eval_loss("int8.tetrad"), mean_loss(Llama(folder / "int8.gguf", SEQUENCE).logits, ids), 0.005,
          "llama.cpp on the exported Q8_0")
     (folder / "whole.tetrad").unlink()
+    tables(config, ids, plain)
+
+
+def tables(config, ids, plain):
+    """A pair beside the embedding and one beside the head, of the base whose head is tied and of one whose head is not."""
+    tables_adapter(config, folder / "tables-in")
+    run("import", "--overwrite", "tables-in", "--base", "model.tetrad", "-o", "tables.tetrad")
+    run("export", "--overwrite", "tables.tetrad", "-o", "tables-out")
+    beside = eval_loss("model.tetrad", "--adapter", "tables.tetrad")
+    check(abs(beside - plain) > 0.02, f"pairs of embedding and head change the loss: {plain:.4f}, with them {beside:.4f}")
+    logits = peft("directory", "tables-out")
+    if logits:
+        near(beside, mean_loss(logits, ids), 1e-4, "transformers with peft, embedding and head")
+    run("merge", "--overwrite", "model.tetrad", "--adapter", "tables.tetrad", "--into", "f32", "-o", "untied.tetrad")
+    near(eval_loss("untied.tetrad"), beside, 1e-4, "merged, with a head of its own")
+    # llama.cpp has one name for both where they are tied.
+    run("import", "--overwrite", "tables-in", "--base", "untied.tetrad", "-o", "untied-adapter.tetrad")
+    run("export", "--overwrite", "untied.tetrad", "-o", "untied.gguf", "--type", "f32")
+    run("export", "--overwrite", "untied-adapter.tetrad", "-o", "untied-adapter.gguf")
+    client = Llama(folder / "untied.gguf", SEQUENCE)
+    load(client, folder / "untied-adapter.gguf")
+    twice = eval_loss("untied.tetrad", "--adapter", "untied-adapter.tetrad")
+    check(abs(twice - beside) > 0.02, f"once more beside the merged model: {twice:.4f}")
+    near(twice, mean_loss(client.logits, ids), 0.001, "llama.cpp with --lora of embedding and head")
+    (folder / "untied.gguf").unlink()
+    (folder / "untied.tetrad").unlink()
 
 
 main()

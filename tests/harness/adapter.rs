@@ -62,7 +62,10 @@ pub fn kinds() -> Vec<(&'static str, Config)> {
         ("LoRA of the embedding", of(&["embedding"])),
         ("LoRA of the head", of(&["head"])),
         ("LoRA of all there is", AdapterConfig { dropout: 0.2, ..of(&["embedding", "all", "head"]) }),
-        ("LoRA of embedding and head with learned scales", AdapterConfig { scale: Learned, ..of(&["head", "embedding"]) }),
+        (
+            "LoRA of embedding and head with learned scales",
+            AdapterConfig { scale: Learned, ..of(&["head", "embedding"]) },
+        ),
         ("LoRA with learned scales", AdapterConfig { scale: Learned, ..lora.clone() }),
         ("a prefix", prefix(AlphaOverRank, false)),
         ("a prefix with learned scales", prefix(Learned, false)),

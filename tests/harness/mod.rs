@@ -6,6 +6,7 @@ pub mod clip;
 pub mod cpu;
 pub mod gpu;
 pub mod llama;
+pub mod masked;
 pub mod operands;
 pub mod process;
 pub mod quantizers;
@@ -59,6 +60,7 @@ impl Golden {
                 safetensors::Dtype::F32 => {
                     data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
                 }
+                safetensors::Dtype::U8 => data.iter().map(|&byte| f64::from(byte)).collect(),
                 safetensors::Dtype::I64 => {
                     data.chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect()
                 }

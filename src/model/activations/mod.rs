@@ -18,8 +18,8 @@ pub use sampling::place_sampling;
 
 use super::spec::ParamSpec;
 use super::{
-    ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, AdapterSite, AdapterUse, BottleneckActs, LowRankActs,
-    MagnitudeActs, MatrixSite, ModelConfig, ParamKind, SHORTEST_MICRO_SEQUENCE, Settings,
+    ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, AdapterSite, AdapterUse, BottleneckActs,
+    LowRankActs, MagnitudeActs, MatrixSite, ModelConfig, ParamKind, SHORTEST_MICRO_SEQUENCE, Settings,
 };
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
@@ -114,8 +114,7 @@ pub fn place(
     };
     let blocks = shapes.blocks(plan, train, kept);
     let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
-    let beside_head =
-        |used: &AdapterUse| used.config.sites(model).iter().any(|site| site.matrix == MatrixSite::Head);
+    let beside_head = |used: &AdapterUse| used.config.sites(model).iter().any(|site| site.matrix == MatrixSite::Head);
     let adapted = if settings.adapters.iter().any(beside_head) { micro.max(chunk) } else { micro };
     let low_rank = low_rank(plan, settings, specs, (adapted, end), backend);
     let magnitude = magnitude(plan, settings, specs, micro, backend);

@@ -200,7 +200,8 @@ mod tests {
         };
         let model = ModelConfig::default();
         assert!(config.problems(&model).0.is_empty());
-        let sites: Vec<_> = config.sites(&model).iter().map(|site| (site.matrix.path(), site.rank, site.factor)).collect();
+        let sites: Vec<_> =
+            config.sites(&model).iter().map(|site| (site.matrix.path(), site.rank, site.factor)).collect();
         let expected = [
             ("model.layers.1.self_attn.q_proj", 4, 0.75),
             ("model.layers.1.mlp.down_proj", 6, 8.0 / 6.0),

@@ -117,9 +117,13 @@ impl AdapterPart {
     /// What an optimizer takes it for.
     pub fn class(self) -> ParamClass {
         match self {
-            Self::A | Self::BTransposed | Self::B | Self::PrefixKey | Self::PrefixValue | Self::Down | Self::UpTransposed => {
-                ParamClass::Matrix
-            }
+            Self::A
+            | Self::BTransposed
+            | Self::B
+            | Self::PrefixKey
+            | Self::PrefixValue
+            | Self::Down
+            | Self::UpTransposed => ParamClass::Matrix,
             Self::Scale | Self::PrefixKeyScale | Self::PrefixValueScale | Self::BottleneckScale => ParamClass::Bias,
             Self::DownBias | Self::UpBias | Self::Magnitude => ParamClass::Bias,
         }

@@ -54,7 +54,11 @@ fn the_bases_own_embedding_and_head_may_be_in_the_file_as_large_as_the_base_has_
     let folder = |more: Vec<_>| Folder::peft(&config, &pairs.iter().cloned().chain(more).collect());
     let opened = folder(vec![embedding(97), head(97)]).open().unwrap();
     assert_eq!(super::pairs(&opened).1.len(), 2);
-    assert!(opened.notes.len() == 2 && opened.notes[0].contains("that of the packed base is used"), "{:?}", opened.notes);
+    assert!(
+        opened.notes.len() == 2 && opened.notes[0].contains("that of the packed base is used"),
+        "{:?}",
+        opened.notes
+    );
     insta::assert_snapshot!(folder(vec![embedding(99)]).refusal(), @"adapter_model.safetensors: tensor base_model.model.model.embed_tokens.base_layer.weight is [99, 64], and [97, 64] is needed beside the base's matrix of 97 x 64");
     let said = folder(vec![tensor("base_model.model.model.norm.base_layer.weight", &[64])]).refusal();
     assert!(said.contains("belong to no matrix"), "{said}");

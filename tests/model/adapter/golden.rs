@@ -3,11 +3,15 @@
 
 use crate::harness::Golden;
 use crate::harness::adapter::{RecordedAdapter, recorded, recorded_bottleneck, recorded_lora, recorded_prefix};
+use crate::harness::masked::Masked;
 use crate::harness::operands::assert_near;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Backend, Param};
 use tetrad::memory::Span;
-use tetrad::model::{ActivationCheckpointing, AdapterConfig, AdapterPlace, AdapterScale};
+use tetrad::model::{
+    ActivationCheckpointing, AdapterConfig, AdapterParam, AdapterPart, AdapterPlace, AdapterScale, Batch, ParamKind,
+    Purpose, param_specs,
+};
 use zerocopy::IntoBytes;
 
 /// The agreement that the recordings ask for.
@@ -21,11 +25,20 @@ fn download(backend: &dyn Backend, span: Span) -> Vec<f32> {
 }
 
 fn logits_loss_and_gradients(name: &str, adapter: AdapterConfig) {
+    logits_loss_and_gradients_by(name, adapter, |_| Box::new(Cpu::new()));
+}
+
+/// The same by a backend that is given the run.
+fn logits_loss_and_gradients_by(
+    name: &str,
+    adapter: AdapterConfig,
+    backend: impl Fn(&RecordedAdapter) -> Box<dyn Backend>,
+) {
     for kept in [ActivationCheckpointing::None, ActivationCheckpointing::Block] {
         let mut run = RecordedAdapter::load(name, adapter.clone());
         run.config.run.activation_checkpointing = kept;
-        let mut trainer = run.trainer(Box::new(Cpu::new()), &run.golden);
-        let pass = run.base.batch();
+        let mut trainer = run.trainer(backend(&run), &run.golden);
+        let pass = Batch { purpose: Purpose::Step(1), ..run.base.batch() };
         let (model, backend) = trainer.model_and_backend();
         backend.upload(run.base.inputs.as_bytes(), model.acts.inputs);
         backend.upload(run.base.targets.as_bytes(), model.acts.targets);
@@ -172,4 +185,19 @@ fn golden_dora_logits_loss_gradients() {
 fn golden_dora_adamw_losses() {
     let run = RecordedAdapter::load("dora", dora());
     twenty_losses(&run, &run.golden, "adamw_losses");
+}
+
+/// With the inputs left out that PEFT's random numbers left out.
+#[test]
+fn golden_lora_dropout_logits_loss_gradients() {
+    let adapter = AdapterConfig { dropout: 0.25, ..recorded_lora(&["q", "down"], AdapterScale::AlphaOverRank) };
+    logits_loss_and_gradients_by("lora_dropout", adapter, |run| {
+        let kept = param_specs(&run.config.settings()).into_iter().filter_map(|spec| match spec.kind {
+            ParamKind::Adapter(AdapterParam { part: AdapterPart::A, site, .. }) => {
+                Some((spec.id, run.golden.floats(&format!("kept.{}", site.path()))))
+            }
+            _ => None,
+        });
+        Box::new(Masked::new(kept.collect()))
+    });
 }
