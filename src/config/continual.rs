@@ -50,6 +50,10 @@ pub struct TaskConfig {
     /// each of which is one of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<String>,
+    /// Whether the share of the answers in `validation` is measured that a model would write word for word: greedily, token by
+    /// token, to their end. It then holds prompts with their right answers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub exact: bool,
 }
 
 /// Ways to learn tasks.
@@ -218,6 +222,10 @@ impl ContinualConfig {
             let reason = "must be two or more different answers without blanks around them, beside validation = [...]";
             let many = task.choices.is_empty() || task.choices.len() > 1 && !task.validation.is_empty();
             problems.need(distinct && plain && many, key, format_args!("choices = {:?}", task.choices), reason);
+            let reason =
+                "needs validation = [...] with prompts and their answers, and no choices, which are another measure";
+            let sound = !task.exact || task.choices.is_empty() && !task.validation.is_empty();
+            problems.need(sound, key, "exact = true", reason);
         }
         problems
     }

@@ -121,8 +121,10 @@ static TABLES: [TableKind; 2] = [
         schema: || {
             let steps = json!({ "type": "integer", "minimum": 0 });
             let name = json!({ "type": "string" });
-            let properties =
-                json!({ "name": name, "train": texts(), "validation": texts(), "steps": steps, "choices": texts() });
+            let exact = json!({ "type": "boolean" });
+            let properties = json!({
+                "name": name, "train": texts(), "validation": texts(), "steps": steps, "choices": texts(), "exact": exact,
+            });
             let required = ["name", "train"];
             json!({ "type": "object", "additionalProperties": false, "required": required, "properties": properties })
         },

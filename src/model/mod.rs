@@ -16,6 +16,7 @@ mod ensemble;
 mod experts;
 mod generate;
 mod grad_sink;
+mod greedy;
 mod head;
 mod init;
 mod linear;

@@ -293,6 +293,25 @@ fn questions_are_answered_by_the_likeliest_of_their_answers() {
     assert!((online["forgetting"].as_f64().unwrap() - of_yes / 2.0).abs() < 1e-12, "{online}");
     let offline = &of(&found, "ema", "offline")["accuracy"];
     assert_eq!(offline["matrix"][1][0].as_f64(), Some(of_yes), "of which a task leaves 0.9: {offline}");
+    // The same questions, whose answers are written: to the end of the text.
+    let written = std::fs::read_to_string(place.path("questions.toml")).unwrap();
+    let written = written.replace("rank = 4", "rank = 4\ntargets = [\"all\", \"embedding\", \"head\"]");
+    write("written.toml", written.replace("choices = [\"yes\", \"no\"]", "exact = true"));
+    let said = place.ok(&["continual", "written.toml", "--set", "run.dir=w", "--set", "train.steps=60"]);
+    assert!(said.contains("answered rightly at the end"), "{said}");
+    let found = results(&place, "w");
+    let exact = &of(&found, "ema", "online")["accuracy"]["matrix"];
+    assert_eq!(*exact, serde_json::json!([[of_yes, of_yes], [4.0 / 12.0, 4.0 / 12.0]]));
+    write("plain.txt", "A text without any prompt. ".repeat(100));
+    write(
+        "written.toml",
+        written.replace("choices = [\"yes\", \"no\"]", "exact = true").replace("held.jsonl", "plain.txt"),
+    );
+    let refused = place.fails(&["continual", "written.toml", "--set", "run.dir=x"]);
+    assert!(refused.contains("row 1 of the held-out text has no prompt before its answer"), "{refused}");
+    write("written.toml", written.replace("choices =", "exact = true\nchoices ="));
+    let refused = place.fails(&["continual", "written.toml", "--set", "run.dir=x"]);
+    assert!(refused.contains("exact = true needs validation = [...]"), "{refused}");
     // What is no answer is refused.
     write("held.jsonl", questions(["yes", "maybe", "no"]));
     let refused = place.fails(&["continual", "questions.toml", "--set", "run.dir=r"]);

@@ -16,7 +16,7 @@ use tetrad::model::{Batch, Ensemble, Posterior};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Questions with all their answers, a row for each.
-pub(super) struct Questions {
+pub(super) struct Choices {
     windows: Windows,
     choices: usize,
     /// The right answer of each question.
@@ -73,7 +73,7 @@ impl Written {
     ///
     /// # Errors
     /// If some were too long for a row.
-    pub fn questions(self, held: Held) -> Result<Questions, Failure> {
+    pub fn questions(self, held: Held) -> Result<Choices, Failure> {
         let (rows, wanted) = (held.windows.len(), self.right.len() * self.choices);
         let cut: usize = held.windows.packings().map(|packing| packing.truncated).sum();
         if rows != wanted || cut > 0 {
@@ -83,7 +83,7 @@ impl Written {
             )
             .into());
         }
-        Ok(Questions { windows: held.windows, choices: self.choices, right: self.right })
+        Ok(Choices { windows: held.windows, choices: self.choices, right: self.right })
     }
 }
 
@@ -117,7 +117,7 @@ fn choose(ensemble: Ensemble, answers: &[[f64; 2]], prompt: [f64; 2]) -> usize {
     best
 }
 
-impl Questions {
+impl Choices {
     /// The shares of the questions that are answered rightly, by what predicts.
     ///
     /// # Errors

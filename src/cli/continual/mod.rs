@@ -1,6 +1,7 @@
 //! `tetrad continual`.
 
 mod choices;
+mod exact;
 mod measures;
 mod results;
 mod score;
@@ -207,7 +208,8 @@ impl Sequence<'_> {
             let mut accuracy = Vec::new();
             if self.held.questions.iter().any(Option::is_some) {
                 for questions in &self.held.questions {
-                    let found = questions.as_ref().map(|all| all.accuracy(&adapted, sequence, self.args.device));
+                    let shape = (config.train.batch, sequence);
+                    let found = questions.as_ref().map(|all| all.accuracy(&adapted, shape, self.args.device));
                     accuracy.push(found.transpose()?);
                 }
             }

@@ -1,12 +1,16 @@
 //! From the configuration of a sequence of tasks to its runs and texts.
 
 use super::Args;
-use super::choices::{Questions, Written};
+use super::choices::{Choices, Written};
+use super::exact::Answers;
+use super::score::Losses;
 use crate::cli::Failure;
+use crate::cli::device::Device;
 use crate::cli::output::escape;
 use crate::cli::signals::{Doing, Interrupts};
 use crate::cli::train::start::{InitFrom, UNNAMED};
 use std::path::{Path, PathBuf};
+use tetrad::checkpoint::Adapted;
 use tetrad::config::{Config, Method};
 use tetrad::data::{Corpus, Packing, Prepared, Texts, Windows};
 
@@ -71,6 +75,33 @@ pub(super) struct Held {
     pub packing: bool,
 }
 
+/// Questions of a task, whose right answers are counted.
+pub(super) enum Questions {
+    /// A model chooses among a few answers.
+    Chosen(Choices),
+    /// A model writes the answer.
+    Written(Answers),
+}
+
+impl Questions {
+    /// The shares of right answers, by what predicts; at most `rows` rows of `sequence` tokens are scored at once where
+    /// answers are written.
+    ///
+    /// # Errors
+    /// A device that cannot be used or fails.
+    pub fn accuracy(
+        &self,
+        model: &Adapted<'_>,
+        (rows, sequence): (usize, usize),
+        device: Device,
+    ) -> Result<Losses, Failure> {
+        match self {
+            Self::Chosen(choices) => choices.accuracy(model, sequence, device),
+            Self::Written(answers) => answers.accuracy(model, (rows, sequence), device),
+        }
+    }
+}
+
 /// All that models are scored on.
 pub(super) struct HeldOut {
     /// The text of each task.
@@ -110,16 +141,18 @@ pub(super) fn texts(config: &Config, interrupts: &Interrupts) -> Result<Option<H
     for (number, task) in config.continual.task.iter().enumerate() {
         let (mut run, what) = (config.task_run(Method::Ema, number), format!("continual.task {:?}", task.name));
         tasks.push(read(&run, &what)?);
-        questions.push(match task.choices.is_empty() {
-            true => None,
-            false => {
-                let files = Corpus::resolve(&task.validation)?;
-                let files: Vec<PathBuf> = files.inputs.iter().map(|input| input.name.clone()).collect();
-                let written = Written::new(task, &files, &config.data.cache)?;
-                run.data.validation = vec![written.path.to_string_lossy().into_owned()];
-                (run.data.packing, run.train.eval_sequences) = (Packing::Pad, 0);
-                Some(written.questions(read(&run, &what)?)?)
-            }
+        // A row for each sample, and all of them.
+        (run.data.packing, run.train.eval_sequences) = (Packing::Pad, 0);
+        questions.push(if !task.choices.is_empty() {
+            let files = Corpus::resolve(&task.validation)?;
+            let files: Vec<PathBuf> = files.inputs.iter().map(|input| input.name.clone()).collect();
+            let written = Written::new(task, &files, &config.data.cache)?;
+            run.data.validation = vec![written.path.to_string_lossy().into_owned()];
+            Some(Questions::Chosen(written.questions(read(&run, &what)?)?))
+        } else if task.exact {
+            Some(Questions::Written(Answers::new(read(&run, &what)?, run.train.sequence)?))
+        } else {
+            None
         });
         if interrupts.stopped() {
             return Ok(None);

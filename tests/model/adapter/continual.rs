@@ -7,14 +7,14 @@ use crate::harness::adapter::{
 use crate::harness::operands::assert_near;
 use crate::harness::small::batch;
 use crate::harness::state::{read, weight_spans, whole_state};
-use tetrad::backend::Backend;
 use tetrad::backend::cpu::{Cpu, Isa};
+use tetrad::backend::{Backend, IGNORE};
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, Extent};
 use tetrad::config::{Config, Offline, Stage};
 use tetrad::memory::Category;
 use tetrad::model::{
     AdapterConfig, AdapterPlace, AdapterScale, AdapterWeights, Batch, Ensemble, ExpertLogits, Generator, ParamKind,
-    Posterior,
+    Posterior, Sampling,
 };
 use tetrad::optim::{OptimizerConfig, Rule};
 use tetrad::train::{Trainer, plan};
@@ -267,6 +267,51 @@ fn two_experts_in_one_batch_score_as_each_does_alone_and_write_by_themselves() {
         });
         pieces.rewind(19);
         assert_near(pieces.feed(&mut backend, &text[19..]), &expected, 1e-4, 1e-4, "fed in pieces, and gone back");
+    }
+}
+
+/// An answer counts exactly if it is what sampling at a temperature of 0 writes, by every ensemble.
+#[test]
+fn answers_that_would_be_written_are_those_that_are_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = base(folder.path());
+    let trainer = two_tasks(&base, &lora(), || Box::new(Cpu::new()));
+    let path = folder.path().join("adapter.tetrad");
+    write(&trainer, Extent::Weights, &path);
+    let adapters = [(Checkpoint::open_sound(&path).unwrap(), 1.0)];
+    let capacity = Capacity { tokens: 66, keys: 33, sampling: true, packing: false };
+    let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+    const PROMPT: usize = 9;
+    for experts in [true, false] {
+        let mut backend = Cpu::new();
+        let adapted = Adapted::new(&base, if experts { &adapters } else { &[] }).unwrap();
+        let adapted = if experts { adapted.with_ensemble(Ensemble::Posterior) } else { adapted };
+        let model = adapted.open(&mut backend, capacity).unwrap();
+        assert_eq!(model.has_experts(), experts);
+        let mut differ = false;
+        for (number, ensemble) in Ensemble::ALL.into_iter().enumerate() {
+            let prompt = &batch(number as u32).0[..PROMPT];
+            let mut writer = Generator::by(&model, ensemble);
+            writer.feed(&mut backend, prompt);
+            let mut text = prompt.to_vec();
+            while text.len() < 20 {
+                let token = writer.sample(&greedy).unwrap();
+                text.push(token);
+                writer.feed(&mut backend, &[token]);
+            }
+            // The same with its last token changed.
+            let mut other = text.clone();
+            *other.last_mut().unwrap() ^= 1;
+            let (mut inputs, mut targets) = (vec![0; 66], vec![IGNORE; 66]);
+            for (row, text) in [text, other].iter().enumerate() {
+                inputs[33 * row..][..19].copy_from_slice(&text[..19]);
+                targets[33 * row + PROMPT - 1..][..11].copy_from_slice(&text[PROMPT..]);
+            }
+            let written = model.writes(&mut backend, Batch::whole(2, 33), &inputs, &targets);
+            assert!(written[0][number] && !written[1][number], "{ensemble:?}: {written:?}");
+            differ |= written[0].contains(&false);
+        }
+        assert!(!experts || differ, "ensembles that all write the same would show nothing");
     }
 }
 
