@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Measures learning tasks one after the other: five texts, in three orders, by every method of `tetrad continual`.
 
-    benches/quality/continual.py target/release/tetrad SmolLM2-135M-Instruct.Q4_1.gguf TEXTS FOLDER [--steps 100]
+    benches/quality/continual.py target/release/tetrad SmolLM2-135M-Instruct.Q4_1.gguf TEXTS FOLDER [--steps 100] [--records FILE]
 
 TEXTS is a folder with sotu.txt, milton.txt, world_english_bible.txt, shakespeare_modern.txt, docs.txt.zst (or docs.txt) and
 jane_austen.txt, of which the last stands for what the model knew before. Of each text the first 2 MB are used: nine tenths to
 train on, the last to score on. Every order is a sequence in a folder of its own; a second call goes on where the first was
-stopped. FOLDER/results.json has all matrices, and the table that is printed has the means over the orders.
+stopped, and passes over the orders that are in FILE with the same options already, to which each is added as it ends.
+FOLDER/results.json has all matrices, and the table that is printed has the means over the orders.
 """
 import argparse
+import datetime
 import json
 import pathlib
 import shutil
@@ -34,6 +36,7 @@ parser.add_argument("--full-rate", type=float, default=1e-4, help="of training t
 parser.add_argument("--rank", type=int, default=8)
 parser.add_argument("--orders", type=int, default=len(ORDERS))
 parser.add_argument("--methods", nargs="+", default=METHODS)
+parser.add_argument("--records", type=pathlib.Path, help="results of orders, a line each")
 options = parser.parse_args()
 
 
@@ -131,6 +134,27 @@ base = ["{KNOWN}-held.txt"]
     return found
 
 
+def conditions():
+    """What results depend on besides their order."""
+    of = vars(options).items()
+    return {key: value for key, value in of if not isinstance(value, pathlib.Path) and key not in ("orders", "records")}
+
+
+def recorded(number, order):
+    """The results of one order, which are kept in the file of records."""
+    known = {"order": [TASKS[i] for i in order], "options": conditions()}
+    lines = options.records.read_text().splitlines() if options.records and options.records.exists() else []
+    for line in map(json.loads, lines):
+        if {key: line[key] for key in known} == known:
+            return line["found"]
+    prepare()
+    found = sequence(number, order)
+    if options.records:
+        with options.records.open("a") as out:
+            out.write(json.dumps({**known, "date": datetime.date.today().isoformat(), "found": found}) + "\n")
+    return found
+
+
 def share(results, last):
     """Of the way from sequential to joint training, for what was run beside them."""
     ends = {(one["method"], one["by"]): one["last"] for one in results}
@@ -173,10 +197,9 @@ def bars(orders):
 
 
 def main():
-    prepare()
-    orders = [sequence(number, order) for number, order in enumerate(ORDERS[:options.orders])]
-    results = {"options": {key: value for key, value in vars(options).items() if not isinstance(value, pathlib.Path)},
-               "orders": orders}
+    options.folder.mkdir(parents=True, exist_ok=True)
+    orders = [recorded(number, order) for number, order in enumerate(ORDERS[:options.orders])]
+    results = {"options": conditions(), "orders": orders}
     (options.folder / "results.json").write_text(json.dumps(results, indent=1))
     table(orders)
 

@@ -248,18 +248,25 @@ fn the_script_of_the_measurement_runs() {
         std::fs::write(place.path(&format!("{name}.txt")), text).unwrap();
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/quality/continual.py");
-    let output = std::process::Command::new("python3")
-        .current_dir(place.path("."))
-        .args([script, env!("CARGO_BIN_EXE_tetrad"), "base/model.tetrad", ".", "measured"])
-        .args(["--steps=6", "--batch=2", "--sequence=32", "--windows=4", "--rank=2", "--orders=2"])
-        .output()
-        .unwrap();
-    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}\n{wrong}");
+    let run = |folder: &str| {
+        let output = std::process::Command::new("python3")
+            .current_dir(place.path("."))
+            .args([script, env!("CARGO_BIN_EXE_tetrad"), "base/model.tetrad", ".", folder, "--records=records.jsonl"])
+            .args(["--steps=6", "--batch=2", "--sequence=32", "--windows=4", "--rank=2", "--orders=2"])
+            .output()
+            .unwrap();
+        let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{said}\n{wrong}");
+        said.into_owned()
+    };
+    let said = run("measured");
     assert!(said.contains("| ema | posterior |") && said.contains("| full |  |"), "{said}");
     assert!(said.contains("posterior's share of the way to joint"), "{said}");
     let found = results(&place, "measured/order-2");
     assert_eq!(found["tasks"][0], "docs");
+    // What is on record is not run again.
+    assert_eq!(run("again"), said);
+    assert!(!place.path("again/order-1").exists());
 }
 
 /// Lines of questions, all with one answer, or with the answers by turns of three.

@@ -18,24 +18,24 @@ impl Answers {
     /// # Errors
     /// If some were too long for a row, or have no prompt.
     pub fn new(held: Held, sequence: usize) -> Result<Self, Failure> {
+        let (mut inputs, mut targets) = (vec![0; sequence], vec![0; sequence]);
+        for row in 0..held.windows.len() {
+            held.windows.fill(row, &mut inputs, &mut targets);
+            if targets[0] != IGNORE || targets.iter().all(|&target| target == IGNORE) {
+                return Err(format!(
+                    "continual.task.exact: row {} of the held-out text has no prompt before its answer, or one of a single \
+                     token; write lines of {{\"prompt\": ..., \"completion\": ...}}",
+                    row + 1
+                )
+                .into());
+            }
+        }
         let cut: usize = held.windows.packings().map(|packing| packing.truncated).sum();
         if cut > 0 {
             return Err(format!(
                 "continual.task.exact: {cut} samples are longer than a row of {sequence} tokens; raise train.sequence"
             )
             .into());
-        }
-        let (mut inputs, mut targets) = (vec![0; sequence], vec![0; sequence]);
-        for row in 0..held.windows.len() {
-            held.windows.fill(row, &mut inputs, &mut targets);
-            if targets[0] != IGNORE || targets.iter().all(|&target| target == IGNORE) {
-                return Err(format!(
-                    "continual.task.exact: row {} of the held-out text has no prompt before its answer, or one of a single token; write lines of \
-                     {{\"prompt\": ..., \"completion\": ...}}",
-                    row + 1
-                )
-                .into());
-            }
         }
         Ok(Self(held.windows))
     }
