@@ -5,7 +5,8 @@
 
 TEXTS is a folder with sotu.txt, milton.txt, world_english_bible.txt, shakespeare_modern.txt, docs.txt.zst (or docs.txt) and
 jane_austen.txt, of which the last stands for what the model knew before. Of each text the first 2 MB are used: nine tenths to
-train on, the last to score on. Every order is a sequence in a folder of its own; a second call goes on where the first was
+train on, the last to score on. Joint training, in which tasks have no order, is run with the first order alone. Every order is a
+sequence in a folder of its own; a second call goes on where the first was
 stopped, and passes over the orders that are in FILE with the same options already, to which each is added as it ends.
 FOLDER/results.json has all matrices, and the table that is printed has the means over the orders.
 """
@@ -120,9 +121,9 @@ base = ["{KNOWN}-held.txt"]
         if method == "full":
             own = own.replace(f"lr = {options.rate}", f"lr = {options.full_rate}")
             name += "-full"
-        others = [other for other in options.methods if other != "full"]
+        others = [other for other in options.methods if other != "full" and (other != "joint" or number == 0)]
         methods = ["full"] if method == "full" else others
-        if method != "full" and method != others[0]:
+        if method != "full" and method != next(iter(others), None):
             continue
         (options.folder / f"{name}.toml").write_text(own + f"methods = {json.dumps(methods)}\n" + tasks)
         run("continual", f"{name}.toml", "--resume", "--set", f"run.dir={name}")
@@ -155,10 +156,13 @@ def recorded(number, order):
     return found
 
 
-def share(results, last):
-    """Of the way from sequential to joint training, for what was run beside them."""
-    ends = {(one["method"], one["by"]): one["last"] for one in results}
-    sequential, joint = ends.get(("ema", "online")), ends.get(("joint", ""))
+def ends(order):
+    return {(one["method"], one["by"]): one["last"] for one in order["results"]}
+
+
+def share(orders, number, last):
+    """Of the way from sequential to joint training, for what was run in the order of this number."""
+    sequential, joint = ends(orders[number]).get(("ema", "online")), ends(orders[0]).get(("joint", ""))
     return None if sequential is None or joint is None else (sequential - last) / (sequential - joint)
 
 
@@ -168,11 +172,12 @@ def table(orders):
     print("| --- | --- |" + " --- |" * (len(columns) + 2))
     mean = lambda values: sum(values) / len(values) if values and None not in values else None
     show = lambda value, form: "" if value is None else format(value, form)
-    for at, one in enumerate(orders[0]["results"]):
-        same = [order["results"][at] for order in orders]
-        cells = [show(mean([other.get(column) for other in same]), ".4f") for column in columns]
-        lost = mean([(other.get("base_text_lost") or [None])[-1] for other in same])
-        way = mean([share(order["results"], other["last"]) for order, other in zip(orders, same)])
+    for one in orders[0]["results"]:
+        is_it = lambda other: (other["method"], other["by"]) == (one["method"], one["by"])
+        same = [(number, other) for number, order in enumerate(orders) for other in order["results"] if is_it(other)]
+        cells = [show(mean([other.get(column) for _, other in same]), ".4f") for column in columns]
+        lost = mean([(other.get("base_text_lost") or [None])[-1] for _, other in same])
+        way = mean([share(orders, number, other["last"]) for number, other in same])
         print(f"| {one['method']} | {one['by']} | {' | '.join(cells)} | {show(lost, '+.4f')} | {show(way, '.0%')} |")
     for name, found, bar in bars(orders):
         print(f"\n{name}: {found}, {bar} is asked for", end="")
@@ -190,7 +195,7 @@ def bars(orders):
             yield f"{method}: posterior less max", f"{posterior - largest:+.4f}", "below 0"
             newest = mean(method, "posterior", "newest") - mean(method, "online", "newest")
             yield f"{method}: newest task, posterior less online", f"{newest:+.4f}", "at most 0.01"
-            ways = [share(order["results"], one["last"]) for order in orders for one in order["results"]
+            ways = [share(orders, number, one["last"]) for number, order in enumerate(orders) for one in order["results"]
                     if (one["method"], one["by"]) == (method, "posterior")]
             if None not in ways:
                 yield f"{method}: posterior's share of the way to joint", f"{sum(ways) / len(ways):.0%}", "at least 40 %"

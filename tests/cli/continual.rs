@@ -318,7 +318,7 @@ fn questions_are_answered_by_the_likeliest_of_their_answers() {
     assert!(refused.contains("row 1 of the held-out text has no prompt before its answer"), "{refused}");
     write("written.toml", written.replace("choices =", "exact = true\nchoices ="));
     let refused = place.fails(&["continual", "written.toml", "--set", "run.dir=x"]);
-    assert!(refused.contains("exact = true needs validation = [...]"), "{refused}");
+    assert!(refused.contains("exact = true (written.toml, line 29): needs validation"), "{refused}");
     // What is no answer is refused.
     write("held.jsonl", questions(["yes", "maybe", "no"]));
     let refused = place.fails(&["continual", "questions.toml", "--set", "run.dir=r"]);
