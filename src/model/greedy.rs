@@ -16,7 +16,7 @@ impl Model {
     /// # Panics
     /// If the slices are not as long as the batch, or that (of two experts twice that) exceeds what was planned.
     pub fn writes(&self, backend: &mut dyn Backend, batch: Batch, inputs: &[u32], targets: &[u32]) -> Vec<Hits> {
-        let (tokens, vocab, experts) = (batch.tokens(), self.settings.model.vocab, self.writers_of_rows());
+        let (tokens, vocab, experts) = (batch.tokens(), self.settings.model.vocab, self.settings.writers());
         let seen = match experts {
             1 => {
                 assert!([inputs.len(), targets.len()] == [tokens; 2], "one target per input");
@@ -47,10 +47,6 @@ impl Model {
             }
         }
         written
-    }
-
-    fn writers_of_rows(&self) -> usize {
-        if self.has_experts() { 2 } else { 1 }
     }
 
     /// What the posterior has seen of a row before each of its targets.

@@ -43,9 +43,7 @@ impl Model {
         backend.linear_grad_input(dlogits, weight, dxn, Accumulate::No);
         for pair in &self.params.head_pairs {
             // Handed over when backward begins: what is kept until then is complete after the last chunk.
-            let (first, apply) = (from == 0, &mut *apply);
-            let (params, specs, grads, discarded) = (&[][..], &[][..], &[][..], Span::NONE);
-            let mut sink = GradSink { params, specs, grads, discarded, first, last: false, apply };
+            let mut sink = GradSink::outside(from == 0, false, &mut *apply);
             let cx = &mut self.chunk(backend, batch, (from, count));
             pair.backward(cx, (weight, dlogits, xn), dxn, &mut sink);
         }

@@ -154,8 +154,7 @@ impl Model {
         for pair in &self.params.embedding_pairs {
             for micro in batch.micro_batches(self.acts.micro_tokens) {
                 let (first, last) = (micro.from == 0, micro.from + micro.tokens() == batch.tokens());
-                let (params, specs, grads, discarded) = (&[][..], &[][..], &[][..], Span::NONE);
-                let mut sink = GradSink { params, specs, grads, discarded, first, last, apply: &mut *apply };
+                let mut sink = GradSink::outside(first, last, &mut *apply);
                 pair.backward(&mut Context { backend: &mut *backend, model: self, batch: micro }, &mut sink);
             }
             apply.end(backend);

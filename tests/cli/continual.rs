@@ -153,6 +153,17 @@ fn every_method_learns_the_tasks_and_is_measured() {
     assert_eq!(imported["loss"], eval(&["--expert", "offline"])["loss"]);
     place.ok(&["verify", adapter]);
     assert!(place.ok(&["dump", adapter]).contains("offline.model.layers.0.self_attn.q_proj.lora_A"));
+    // What pairs add, and how far the module that follows is behind.
+    let dumped = json(&place.ok(&["dump", "--stats", "--json", adapter]));
+    let added = dumped["pairs"].as_array().unwrap();
+    assert_eq!(added.len(), 7 * dumped["metadata"]["model"]["layers"].as_u64().unwrap() as usize);
+    for pair in added {
+        let (rms, apart) = (pair["rms"].as_f64().unwrap(), pair["offline"].as_f64().unwrap());
+        assert!(rms > 1e-5 && apart > 0.01 && apart < 1.5, "{pair}");
+    }
+    let text = place.ok(&["dump", "--stats", adapter]);
+    assert!(text.contains("what pairs of matrices add") && text.contains("model.layers.0.self_attn.q_proj"), "{text}");
+    assert!(!place.ok(&["dump", "--stats", "base/model.tetrad"]).contains("pairs of matrices"));
     let page = place.ok(&["report", "runs/a"]);
     assert!(page.contains("report.html"), "{page}");
 }

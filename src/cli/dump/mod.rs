@@ -3,6 +3,7 @@
 mod bytes;
 mod hex;
 mod histogram;
+mod pairs;
 mod quantile;
 mod stats;
 mod summary;
@@ -21,7 +22,8 @@ use tetrad::store::Map;
 pub struct Args {
     /// The file.
     file: PathBuf,
-    /// Add statistics of every tensor's values: extremes, mean, rms, quantiles, zeros, saturation, histogram of codes.
+    /// Add statistics of every tensor's values: extremes, mean, rms, quantiles, zeros, saturation, histogram of codes; and
+    /// of an adapter how much each pair of matrices adds.
     #[arg(long)]
     stats: bool,
     /// Only tensors whose name matches this pattern (*, ?, [a-z]).
@@ -54,12 +56,16 @@ pub fn run(args: Args) -> CliResult {
     } else {
         let tensors = select(&file, args.tensor.as_ref())?;
         let stats = if args.stats { stats::of(&file, &tensors) } else { Vec::new() };
+        // Part of the whole, not of some tensors.
+        let wanted = args.stats && args.tensor.is_none() && file.metadata().contains_key("adapter");
+        let pairs = if wanted { pairs::of(&args.file) } else { Ok(Vec::new()) };
         print(|out| {
             if args.json {
-                return summary::json(out, &file, &tensors, &stats);
+                return summary::json(out, &file, &tensors, &stats, pairs.as_deref().unwrap_or_default());
             }
             summary::text(out, &file, &tensors)?;
-            stats::text(out, &stats)
+            stats::text(out, &stats)?;
+            pairs::text(out, &pairs)
         })?;
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! The plain dump: sizes, metadata, and one line per tensor.
 
+use super::pairs::{self, Added};
 use super::stats::{self, Stats};
 use crate::cli::flatten::flatten;
 use crate::cli::output;
@@ -62,12 +63,18 @@ pub(super) fn text(out: &mut dyn Write, file: &File<'_>, tensors: &[usize]) -> i
 }
 
 /// Prints all of it as one JSON object.
-pub(super) fn json(out: &mut dyn Write, file: &File<'_>, tensors: &[usize], stats: &[Stats]) -> io::Result<()> {
+pub(super) fn json(
+    out: &mut dyn Write,
+    file: &File<'_>,
+    tensors: &[usize],
+    stats: &[Stats],
+    pairs: &[Added],
+) -> io::Result<()> {
     let head = file.head();
     let total = Sizes::of(&head.tensors);
     let sections = &head.sections;
     let attachments = head.attachments.iter().map(|(name, r)| json!({ "name": name, "bytes": r.end - r.start }));
-    let value = json!({
+    let mut value = json!({
         "format": { "major": MAJOR, "minor": head.minor },
         "kind": kind(file),
         "file_bytes": head.file_len(),
@@ -81,6 +88,9 @@ pub(super) fn json(out: &mut dyn Write, file: &File<'_>, tensors: &[usize], stat
         "attachments": attachments.collect::<Vec<_>>(),
         "tensors": tensors.iter().map(|&i| tensor(&head.tensors[i], i, stats)).collect::<Vec<_>>(),
     });
+    if !pairs.is_empty() {
+        value["pairs"] = pairs::json(pairs);
+    }
     output::json(out, &value)
 }
 

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 /// A pair of matrices of an adapter of ours.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair<'a> {
-    /// Where it stands, its rank and its factor; a learned scale is in the factor.
+    /// Where it stands, its rank and its factor without a scale that was learned.
     pub site: LowRankSite,
     /// `[r, in]`; of an adapter that sees sums of groups each of its numbers once for every input of its group, which is the
     /// same.
