@@ -1,6 +1,7 @@
 //! How many instructions the CPU's main operations execute, counted by valgrind on one thread with AVX2: a change that makes one
-//! of them slower shows here, where time would show the machine's other work. Counts do not know how long an instruction takes
-//! or waits; benchmarks do (`benches/`).
+//! of them do more work shows here, where time would show the machine's other work. What is counted is the tests' own build, at
+//! level 1 of optimisation: a guard of what operations do, which says nothing of what the release's optimiser makes of it, nor
+//! how long an instruction takes or waits. That is for the benchmarks (`benches/`).
 //!
 //! Skipped where valgrind is not installed or the processor has no AVX2; with `TETRAD_REQUIRE_VALGRIND=1` that is a failure.
 
