@@ -159,8 +159,8 @@ def main():
     logits = peft("directory", "peft-out")
     if logits:
         near(whole, mean_loss(logits, ids), 1e-4, "transformers with peft")
-    # A quarter of it changes most weights by less than a step of theirs, as trained adapters do. Rounding changes single losses
-    # either way, so more of them are compared.
+    # A quarter of it, with which few groups leave the range of their scales. Rounding changes single losses either way, so more of
+    # them are compared.
     quarter, more = "adapter.tetrad=0.25", 4 * SEQUENCES
     added = eval_loss("model.tetrad", "--adapter", quarter, sequences=more)
     for into, bound in [("int8", 0.002), ("int4", 0.05)]:
