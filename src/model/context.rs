@@ -17,13 +17,9 @@ impl Context<'_> {
     /// # Panics
     /// If the batch cannot be divided so.
     pub fn rows_of(&mut self, rows: AdapterRows) -> (Context<'_>, usize) {
-        let (mut batch, mut from) = (self.batch, 0);
-        if let AdapterRows::Part { index, of } = rows {
-            batch.sequences /= of;
-            assert_eq!(batch.sequences * of, self.batch.sequences, "as many sequences for each expert");
-            from = index * batch.tokens();
-            batch.from += from;
-        }
+        let (batch, part) = (self.batch, rows.of(self.batch.sequences));
+        let from = part.start * batch.queries;
+        let batch = Batch { sequences: part.len(), from: batch.from + from, ..batch };
         (Context { backend: &mut *self.backend, model: self.model, batch }, from)
     }
 

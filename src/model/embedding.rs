@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
+use super::low_rank::scale;
 use super::{AdapterRows, Params};
 use crate::backend::{Accumulate, Param};
 use crate::memory::Span;
@@ -60,10 +61,7 @@ impl EmbeddingPair {
     }
 
     fn scale(&self, cx: &mut Context<'_>, down: Span) {
-        let learned = self.scale.as_ref().map(|scale| scale.weight.data);
-        if learned.is_some() || self.factor != 1.0 {
-            cx.backend.scale_rows(down, self.b.weight.shape.cols, self.factor, learned);
-        }
+        scale(cx, (down, self.b.weight.shape.cols), self.factor, self.scale.as_ref());
     }
 
     /// Forms the gradients of A, of B and of the factor from that of the stream before the first block.

@@ -3,8 +3,8 @@
 use super::context::Context;
 use super::grad_sink::GradSink;
 use super::{
-    AdapterParam, AdapterPart, AdapterRows, AdapterSite, AdapterUse, EmbeddingPair, LowRankSite, Magnitude, MatrixSite,
-    ParamKind, ParamSpec, Purpose, Settings, magnitude,
+    AdapterParam, AdapterPart, AdapterRows, AdapterSite, AdapterUse, BlockParam, EmbeddingPair, LowRankSite, Magnitude,
+    MatrixSite, ParamKind, ParamSpec, Purpose, Settings, magnitude,
 };
 use crate::backend::{Accumulate, DropoutArgs, Param, Weight};
 use crate::memory::Span;
@@ -93,10 +93,7 @@ impl LowRankPair {
     }
 
     pub(super) fn scale(&self, cx: &mut Context<'_>, down: Span) {
-        let learned = self.scale.as_ref().map(|scale| scale.weight.data);
-        if learned.is_some() || self.factor != 1.0 {
-            cx.backend.scale_rows(down, self.a.weight.shape.rows, self.factor, learned);
-        }
+        scale(cx, (down, self.a.weight.shape.rows), self.factor, self.scale.as_ref());
     }
 
     /// The same in forward and in every backward of a step.
@@ -164,12 +161,21 @@ impl LowRankPair {
     }
 }
 
+/// Multiplies rows of `rank` numbers by the factor of their pair and what was learned as one.
+pub(super) fn scale(cx: &mut Context<'_>, (rows, rank): (Span, usize), factor: f32, learned: Option<&Param>) {
+    let learned = learned.map(|scale| scale.weight.data);
+    if learned.is_some() || factor != 1.0 {
+        cx.backend.scale_rows(rows, rank, factor, learned);
+    }
+}
+
 /// The pairs of all adapters beside the matrices of a model.
 #[derive(Default)]
 pub(super) struct Pairs {
     pub embedding: Vec<EmbeddingPair>,
-    /// With the matrix of a block, or the head, that each stands beside.
-    pub linear: Vec<(MatrixSite, LowRankPair)>,
+    /// With the number of the block and its matrix.
+    pub blocks: Vec<(usize, BlockParam, LowRankPair)>,
+    pub head: Vec<LowRankPair>,
 }
 
 impl Pairs {
@@ -184,9 +190,11 @@ impl Pairs {
                 let (at, offline) = (AdapterSite::Matrix(site.matrix), used.offline);
                 let of =
                     |part| placed.get(&ParamKind::Adapter(AdapterParam { adapter, site: at, part, offline })).copied();
+                let linear = || pair(settings, specs, used, site, &of);
                 match site.matrix {
                     MatrixSite::Embedding => pairs.embedding.push(embedding_pair(used, site, &of)),
-                    matrix => pairs.linear.push((matrix, pair(settings, specs, used, site, &of))),
+                    MatrixSite::Block(layer, matrix) => pairs.blocks.push((layer, matrix, linear())),
+                    MatrixSite::Head => pairs.head.push(linear()),
                 }
             }
         }

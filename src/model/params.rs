@@ -2,7 +2,7 @@
 
 use super::low_rank::Pairs;
 use super::spec::{ParamKind, ParamSpec, base_len, block_specs};
-use super::{AdapterSite, Block, EmbeddingPair, Linear, LowRankPair, MatrixSite, Norm, Settings, bottleneck, prefix};
+use super::{AdapterSite, Block, EmbeddingPair, Linear, LowRankPair, Norm, Settings, bottleneck, prefix};
 use crate::backend::{Param, State, Weight};
 use crate::memory::{Category, Span};
 use crate::quant::WeightPlane;
@@ -45,13 +45,8 @@ impl Params {
         let blocks = specs[1..].chunks(block_len.max(1)).zip(placed[1..].chunks(block_len.max(1)));
         let blocks = blocks.filter(|(specs, _)| specs[0].kind.block().is_some());
         let mut blocks: Vec<_> = blocks.map(|(specs, params)| Block::arrange(specs, params)).collect();
-        let mut head_pairs = Vec::new();
-        for (site, pair) in pairs.linear {
-            match site {
-                MatrixSite::Block(layer, matrix) => blocks[layer].linear_mut(matrix).low_rank.push(pair),
-                MatrixSite::Head => head_pairs.push(pair),
-                MatrixSite::Embedding => unreachable!("beside the embedding stand pairs of another kind"),
-            }
+        for (layer, matrix, pair) in pairs.blocks {
+            blocks[layer].linear_mut(matrix).low_rank.push(pair);
         }
         for (layer, prefix) in prefixes {
             blocks[layer].attention.prefixes.push(prefix);
@@ -69,7 +64,7 @@ impl Params {
             blocks,
             final_norm: Norm { gain: must(ParamKind::FinalNorm) },
             head: of(ParamKind::Head).map(Linear::without_bias),
-            head_pairs,
+            head_pairs: pairs.head,
             all: placed,
             block_len,
         }

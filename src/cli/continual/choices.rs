@@ -1,7 +1,7 @@
 //! Tasks whose answers are one of a few: a model chooses the answer to which it gives the greatest likelihood after the
 //! prompt, as LAE chooses a class.
 
-use super::score::Losses;
+use super::score::{Losses, shares, ways};
 use super::setup::Held;
 use crate::cli::Failure;
 use crate::cli::device::{self, Device};
@@ -75,7 +75,7 @@ impl Written {
     /// If some were too long for a row.
     pub fn questions(self, held: Held) -> Result<Choices, Failure> {
         let (rows, wanted) = (held.windows.len(), self.right.len() * self.choices);
-        let cut: usize = held.windows.packings().map(|packing| packing.truncated).sum();
+        let cut = held.truncated();
         if rows != wanted || cut > 0 {
             return Err(format!(
                 "continual.task.choices: {cut} questions are longer than a row, and {rows} of {wanted} rows are left; raise \
@@ -128,7 +128,7 @@ impl Choices {
         let mut opened = device::open_for(device, model, capacity)?;
         let backend = opened.backend.as_mut();
         let model = model.open(backend, capacity)?;
-        let ways = if experts { &Ensemble::ALL[..] } else { &[Ensemble::Online] };
+        let ways = ways(experts);
         let mut hits = vec![0u64; ways.len()];
         let (mut inputs, mut targets, mut losses) = (vec![0; tokens], vec![0; tokens], vec![0.0; tokens]);
         for (question, &right) in self.right.iter().enumerate() {
@@ -158,8 +158,7 @@ impl Choices {
             }
             backend.status()?;
         }
-        let share = |hits: u64| hits as f64 / self.right.len().max(1) as f64;
-        Ok(ways.iter().zip(hits).map(|(way, hits)| (way.name().to_owned(), share(hits))).collect())
+        Ok(shares(ways, hits, self.right.len()))
     }
 }
 

@@ -1,13 +1,13 @@
 //! Tasks whose answers are written freely: the share of them that a model would write word for word.
 
-use super::score::Losses;
+use super::score::{Losses, shares, ways};
 use super::setup::Held;
 use crate::cli::Failure;
 use crate::cli::device::{self, Device};
 use tetrad::backend::IGNORE;
 use tetrad::checkpoint::{Adapted, Capacity};
 use tetrad::data::Windows;
-use tetrad::model::{Batch, Ensemble};
+use tetrad::model::Batch;
 
 /// Prompts with their right answers, a row for each.
 pub(super) struct Answers(Windows);
@@ -30,7 +30,7 @@ impl Answers {
                 .into());
             }
         }
-        let cut: usize = held.windows.packings().map(|packing| packing.truncated).sum();
+        let cut = held.truncated();
         if cut > 0 {
             return Err(format!(
                 "continual.task.exact: {cut} samples are longer than a row of {sequence} tokens; raise train.sequence"
@@ -54,7 +54,7 @@ impl Answers {
         let mut opened = device::open_for(device, model, capacity)?;
         let backend = opened.backend.as_mut();
         let model = model.open(backend, capacity)?;
-        let ways = if model.has_experts() { &Ensemble::ALL[..] } else { &[Ensemble::Online] };
+        let ways = ways(model.has_experts());
         let mut hits = vec![0u64; ways.len()];
         let (mut inputs, mut targets) = (vec![0; rows * sequence], vec![0; rows * sequence]);
         for first in (0..self.0.len()).step_by(rows) {
@@ -67,7 +67,6 @@ impl Answers {
             }
             backend.status()?;
         }
-        let share = |hits: u64| hits as f64 / self.0.len().max(1) as f64;
-        Ok(ways.iter().zip(hits).map(|(way, hits)| (way.name().to_owned(), share(hits))).collect())
+        Ok(shares(ways, hits, self.0.len()))
     }
 }

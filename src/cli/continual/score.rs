@@ -50,6 +50,17 @@ pub(super) fn by(losses: &Losses, ensemble: Ensemble) -> f64 {
     losses.get(ensemble.name()).or_else(online).copied().unwrap_or(f64::NAN)
 }
 
+/// What predicts where a model has two experts or one.
+pub(super) fn ways(experts: bool) -> &'static [Ensemble] {
+    if experts { &Ensemble::ALL } else { &[Ensemble::Online] }
+}
+
+/// The shares of `count` questions that each way answered rightly.
+pub(super) fn shares(ways: &[Ensemble], hits: Vec<u64>, count: usize) -> Losses {
+    let share = |hits: u64| hits as f64 / count.max(1) as f64;
+    ways.iter().zip(hits).map(|(way, hits)| (way.name().to_owned(), share(hits))).collect()
+}
+
 /// Scores texts in windows of `sequence` tokens.
 ///
 /// # Errors

@@ -75,6 +75,13 @@ pub(super) struct Held {
     pub packing: bool,
 }
 
+impl Held {
+    /// Samples that were longer than a row.
+    pub fn truncated(&self) -> usize {
+        self.windows.packings().map(|packing| packing.truncated).sum()
+    }
+}
+
 /// Questions of a task, whose right answers are counted.
 pub(super) enum Questions {
     /// A model chooses among a few answers.

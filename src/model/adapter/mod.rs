@@ -51,11 +51,18 @@ pub enum AdapterRows {
 
 impl AdapterRows {
     /// Those of so many.
+    ///
+    /// # Panics
+    /// If they cannot be divided so.
     pub(super) fn of(self, rows: usize) -> Range<usize> {
         match self {
             Self::All => 0..rows,
             Self::None => 0..0,
-            Self::Part { index, of } => index * (rows / of)..(index + 1) * (rows / of),
+            Self::Part { index, of } => {
+                let part = rows / of;
+                assert_eq!(part * of, rows, "as many rows for each expert");
+                index * part..(index + 1) * part
+            }
         }
     }
 }
