@@ -222,7 +222,7 @@ fn plan_report(
     let (plan, model) = tetrad::train::plan(&resolved, sizes);
     Ok(PlanReport {
         plan,
-        sent: sent(&model, resolved.optimizer.grad_clip > 0.0),
+        sent: sent(&model, &resolved),
         shared: shared(&model),
         in_file: resolved.offload.uses_file(),
         device: !sizes.in_place(),
@@ -233,12 +233,17 @@ fn plan_report(
     })
 }
 
-/// Bytes of the gradients of a step, each as often as it is sent on: a tied table's goes round twice.
-fn sent(model: &Model, twice: bool) -> u64 {
+/// Bytes of the gradients of a step, each as often as it is sent on: a tied table's goes round twice. Where they are no chains a
+/// rank sends its part of all that others update.
+fn sent(model: &Model, config: &Config) -> u64 {
     let trained = model.specs.iter().filter(|spec| spec.trainable);
     let all: u64 = trained.map(|spec| 4 * spec.shape.len() as u64).sum();
     let table = if model.acts.grads.logits.is_none() { 0 } else { model.acts.grads.embedding.bytes as u64 };
-    (all + table) * if twice { 2 } else { 1 }
+    let once = match (config.train.reproducible, config.run.ranks as u64) {
+        (true, _) => all + table,
+        (false, ranks) => all - all / ranks.max(1),
+    };
+    once * if config.optimizer.grad_clip > 0.0 { 2 } else { 1 }
 }
 
 /// Bytes of all that updates change.

@@ -38,6 +38,10 @@ pub struct TrainConfig {
     /// Sequences that a block computes at once; 0: as many as fit into memory. On a CPU results do not
     /// depend on it; on a GPU gradients are summed in another order.
     pub micro_batch: usize,
+    /// Whether several ranks sum gradients up in the order of the tokens, one after the other, as one process does; else all at
+    /// once, so that results depend on the number of ranks.
+    #[serde(skip_serializing_if = "is_true")]
+    pub reproducible: bool,
     /// Tokens per sequence; 0: what fits the text.
     pub sequence: usize,
     /// Steps of linear warm-up.
@@ -253,6 +257,7 @@ impl Default for TrainConfig {
             tokens: 0,
             batch: 16,
             micro_batch: 0,
+            reproducible: true,
             sequence: 128,
             warmup: 40,
             warmup_share: 0.0,
@@ -286,6 +291,10 @@ impl Default for TrainConfig {
 
 fn is_zero(value: &u64) -> bool {
     *value == 0
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 fn is_none(value: &f64) -> bool {

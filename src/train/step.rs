@@ -114,7 +114,7 @@ fn place(config: &Config, settings: &Settings, base: Option<&[Param]>, backend: 
         None => Model::place(&mut plan, settings, tokens, keys, backend),
     };
     plan.add_outside("search for projections", settings.optimizer.as_ref().map_or(0, |groups| groups.host_bytes()));
-    plan.add_outside("messages between ranks", Team::bytes(config.run.ranks));
+    plan.add_outside("messages between ranks", Team::bytes(config.run.ranks, config.train.reproducible));
     (plan, model)
 }
 
@@ -206,7 +206,8 @@ impl Trainer {
         let losses = vec![0.0; model.acts.tokens];
         let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);
         let orthogonal = earlier.map(|args| OrthogonalRows::new(args, &model));
-        let (config, counters, watch, team) = (config.clone(), Counters::default(), Watch::default(), Team::new(ranks));
+        let (config, counters, watch, team) =
+            (config.clone(), Counters::default(), Watch::default(), Team::new(ranks, config.train.reproducible));
         Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses, team })
     }
 

@@ -5,6 +5,9 @@
 //! of the one before it and goes on, and what the last has is complete. At the end of each pass over a block the parameters are
 //! dealt out: each is updated by one rank, which gets its gradient from the last and gives the new weight and state to all.
 //! Between steps all of these are the same on every rank.
+//!
+//! Without `train.reproducible` each rank sums up its own rows alone, and who updates a parameter adds the sums of all ranks: they
+//! compute side by side, and the order of the sums depends on their number.
 
 use crate::backend::{Accumulate, Backend, Param, UpdateStats};
 use crate::config::Config;
@@ -40,9 +43,13 @@ pub struct Straggler {
 /// This process among its ranks.
 pub(super) struct Team {
     ranks: Arc<dyn Ranks>,
+    /// Whether gradients are chains through all ranks.
+    chained: bool,
     /// The first failure. After it nothing is exchanged, and nothing that is computed is of any use.
     failed: Option<RanksError>,
     piece: Vec<u8>,
+    /// What a message is added to.
+    sums: Vec<f32>,
     numbers: Vec<u64>,
     /// Time spent in exchanges since the last [`Team::straggler`].
     exchanging: Duration,
@@ -58,13 +65,15 @@ pub(super) struct Team {
 
 impl Team {
     /// Allocates all that exchanges need here.
-    pub fn new(ranks: Arc<dyn Ranks>) -> Self {
+    pub fn new(ranks: Arc<dyn Ranks>, reproducible: bool) -> Self {
         let size = ranks.size();
         let (bytes, waiting, parts) = if size > 1 { (PIECE, MOST_WAITING, MOST_PARTS) } else { (0, 0, 0) };
         Self {
             ranks,
+            chained: reproducible,
             failed: None,
             piece: vec![0; bytes],
+            sums: vec![0.0; if reproducible { 0 } else { bytes / 4 }],
             numbers: vec![0; size],
             exchanging: Duration::ZERO,
             waiting: Vec::with_capacity(waiting),
@@ -79,9 +88,11 @@ impl Team {
         &self.ranks
     }
 
-    /// Bytes that so many ranks take here: a message on its way from or to the backend, and as much in [`mod@crate::ranks`].
-    pub fn bytes(size: usize) -> usize {
-        if size > 1 { 2 * PIECE } else { 0 }
+    /// Bytes that so many ranks take here: a message on its way from or to the backend, what it is added to, and as much as a
+    /// message in [`mod@crate::ranks`].
+    pub fn bytes(size: usize, reproducible: bool) -> usize {
+        let pieces = if reproducible { 2 } else { 3 };
+        if size > 1 { pieces * PIECE } else { 0 }
     }
 
     /// The rows of a batch of `batch` that are computed here.
@@ -211,7 +222,7 @@ impl Team {
         let (ranks, message) = (self.ranks.as_ref(), &mut self.piece[..bytes]);
         let own = match way {
             Way::Send(_) => true,
-            Way::Recv(_) => false,
+            Way::Recv(_) | Way::Add(_) => false,
             Way::Share(from) => from == ranks.rank(),
         };
         let mut at = 0;
@@ -221,14 +232,45 @@ impl Team {
         }
         match way {
             Way::Send(to) => ranks.send(message, to)?,
-            Way::Recv(from) => ranks.recv(message, from)?,
+            Way::Recv(from) | Way::Add(from) => ranks.recv(message, from)?,
             Way::Share(from) => ranks.share(message, from)?,
         }
+        let adds = matches!(way, Way::Add(_));
         for part in self.parts.drain(..).filter(|_| !own) {
-            backend.upload(&message[at..at + part.bytes], part);
+            let received = &message[at..at + part.bytes];
             at += part.bytes;
+            if !adds {
+                backend.upload(received, part);
+                continue;
+            }
+            let sums = &mut self.sums[..part.bytes / 4];
+            backend.download(part, sums.as_mut_bytes());
+            for (sum, more) in sums.iter_mut().zip(received.as_chunks().0) {
+                *sum += f32::from_le_bytes(*more);
+            }
+            backend.upload(sums.as_bytes(), part);
         }
         Ok(())
+    }
+
+    /// Brings the gradients of a pass to who updates them.
+    fn deliver(&mut self, backend: &mut dyn Backend, waiting: &[Waiting]) {
+        let (rank, size) = (self.ranks.rank(), self.ranks.size());
+        for owner in 0..size {
+            let grads = || waiting.iter().filter(|waiting| waiting.owner == owner).map(|waiting| waiting.grad);
+            match (self.chained, rank == owner) {
+                // The last rank has them all.
+                (true, true) if rank + 1 < size => self.stream(backend, grads(), Way::Recv(size - 1)),
+                (true, false) if rank + 1 == size => self.stream(backend, grads(), Way::Send(owner)),
+                (true, _) => {}
+                (false, false) => self.stream(backend, grads(), Way::Send(owner)),
+                (false, true) => {
+                    for from in (0..size).filter(|from| *from != owner) {
+                        self.stream(backend, grads(), Way::Add(from));
+                    }
+                }
+            }
+        }
     }
 
     /// Who updates each parameter of the pass: those who have the least to do so far, and of these the last, which has the
@@ -248,10 +290,12 @@ impl Team {
 enum Way {
     Send(usize),
     Recv(usize),
+    /// What is received is added to what is there, float32.
+    Add(usize),
     Share(usize),
 }
 
-/// A parameter whose gradient is complete on the last rank when the pass ends.
+/// A parameter whose gradient is complete on the last rank when the pass ends, or all of whose ranks' parts are there.
 struct Waiting {
     param: Param,
     grad: Span,
@@ -288,6 +332,7 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
     fn begin(&mut self, backend: &mut dyn Backend, grad: Span) -> Accumulate {
         match self.team.ranks.rank() {
             0 => Accumulate::No,
+            _ if !self.team.chained => Accumulate::No,
             rank => {
                 self.team.stream(backend, once(grad), Way::Recv(rank - 1));
                 Accumulate::Yes
@@ -296,14 +341,14 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
     }
 
     fn pass_on(&mut self, backend: &mut dyn Backend, grad: Span) {
-        if !self.team.is_last() {
+        if self.team.chained && !self.team.is_last() {
             self.team.stream(backend, once(grad), Way::Send(self.team.ranks.rank() + 1));
         }
     }
 
     fn pass_round(&mut self, backend: &mut dyn Backend, grad: Span) {
         let (rank, size) = (self.team.ranks.rank(), self.team.ranks.size());
-        if size > 1 {
+        if self.team.chained && size > 1 {
             self.team.stream(backend, once(grad), Way::Send((rank + 1) % size));
             self.team.stream(backend, once(grad), Way::Recv((rank + size - 1) % size));
         }
@@ -328,14 +373,7 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
         self.team.deal();
         // The list keeps its memory.
         let mut waiting = std::mem::take(&mut self.team.waiting);
-        for owner in 0..size - 1 {
-            let grads = waiting.iter().filter(|waiting| waiting.owner == owner).map(|waiting| waiting.grad);
-            match rank {
-                _ if rank + 1 == size => self.team.stream(backend, grads, Way::Send(owner)),
-                _ if rank == owner => self.team.stream(backend, grads, Way::Recv(size - 1)),
-                _ => {}
-            }
-        }
+        self.team.deliver(backend, &waiting);
         // What did not arrive must not be learned.
         for own in waiting.iter_mut().filter(|waiting| waiting.owner == rank && self.team.failed.is_none()) {
             (self.apply)(backend, &own.param, own.grad);

@@ -86,6 +86,26 @@ fn mpirun_trains_the_files_of_one_process() {
 }
 
 #[test]
+fn sums_of_all_ranks_at_once_train_as_well() {
+    let alone = workplace();
+    train(&alone, &STEPS);
+    let last = |place: &Workplace| {
+        metrics(place, "run").iter().filter_map(|line| line["val_loss"].as_f64()).next_back().unwrap()
+    };
+    let at_once = [&STEPS[..], &["--set", "train.reproducible=false", "--set", "train.micro_batch=1"]].concat();
+    for launcher in launchers() {
+        let files = [(); 2].map(|()| {
+            let place = workplace();
+            ok(&place, &launcher, 3, &at_once);
+            let (found, expected) = (last(&place), last(&alone));
+            assert!((found - expected).abs() < 0.01 * expected, "{found}, alone {expected}");
+            place.read("run/model.tetrad")
+        });
+        assert!(files[0] == files[1], "the same ranks of {} train the same bytes", launcher.display());
+    }
+}
+
+#[test]
 fn the_interface_of_mpi_5_serves_as_well() {
     // MPICH's launcher, with its library of that interface.
     let Some(launcher) = launchers().pop().filter(|path| path.to_string_lossy().contains("mpich")) else { return };

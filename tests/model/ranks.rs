@@ -186,6 +186,45 @@ fn ranks_give_the_bytes_of_one_process_however_each_computes_its_rows() {
     }
 }
 
+/// Where each sums up its own rows they all end alike, each time the same, and near to one process: what differs is the order of
+/// sums.
+#[test]
+fn sums_of_all_ranks_at_once_are_the_same_on_all_and_near_those_of_one_process() {
+    let edits: [(&str, Edit); 6] = [
+        ("int4", |_| {}),
+        ("micro-batches", |config| config.train.micro_batch = 1),
+        ("a tensor at a time, tied", |config| {
+            (config.run.grad_buffer, config.model.tied, config.train.micro_batch) = (GradBuffer::Tensor, true, 1);
+        }),
+        ("clipped", |config| config.optimizer.grad_clip = 0.1),
+        ("Muon", |config| config.optimizer = OptimizerConfig::of(Rule::Muon)),
+        ("float32", |config| config.storage.weights = Weights::F32),
+    ];
+    for (what, edit) in edits {
+        let mut config = config();
+        edit(&mut config);
+        config.train.reproducible = false;
+        let life = Life::new(&config);
+        let expected = life.alone();
+        config.train.reproducible = true;
+        assert!(Life::new(&config).alone() == expected, "{what}: one process has one order");
+        config.train.reproducible = false;
+        let life = Life::new(&config);
+        for size in [2, 3, 5] {
+            let ends = life.on_ranks(size, &|_| {});
+            assert!(ends.iter().all(|end| *end == ends[0]), "{what}: {size} ranks end alike");
+            assert!(life.on_ranks(size, &|_| {}) == ends, "{what}: and again");
+            for (number, (found, expected)) in ends[0].0.iter().zip(&expected.0).enumerate() {
+                let [found, expected] = [found, expected].map(|bits| bits.map(f64::from_bits));
+                // Before the first update nothing but norms are sums of another order.
+                assert!(number > 0 || found[0] == expected[0], "{what}: {found:?}, not {expected:?}");
+                let near = found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 5e-3 * b.abs());
+                assert!(near, "{what}, step {number} of {size} ranks: {found:?}, not {expected:?}");
+            }
+        }
+    }
+}
+
 /// A configuration drawn by `draw`, which gives a number below its argument.
 fn drawn(draw: &mut dyn FnMut(usize) -> usize) -> Config {
     use ActivationCheckpointing::{Block, BlockInt4, None};
