@@ -52,11 +52,10 @@ def planned(tetrad, settings, ranks):
 def sent(plan, ranks):
     """Bytes that the busiest rank sends in a step, by scheme."""
     part, parameters = (ranks - 1) / ranks, plan["parameters"]
-    codes = plan["categories"]["weights"]
-    # The chain from rank to rank; the last rank deals gradients out instead. Then all planes that updates change.
-    rows = {"tetrad today": plan["sent_bytes"] + plan["shared_bytes"] * part}
-    for gradient, name in [(4, "float32"), (2, "bf16")]:
-        rows[f"state divided, gradients in {name}"] = (gradient * parameters + codes) * part
+    # The chain from rank to rank; the last rank deals gradients out instead. Then the weights that updates change.
+    rows = {"tetrad": plan["sent_bytes"] + plan["shared_bytes"] * part}
+    for gradient, name in [(4, "tetrad, reproducible = false"), (2, "the same, gradients in bf16")]:
+        rows[name] = (gradient * parameters + plan["shared_bytes"]) * part
     rows.update({name: per * parameters * part for name, per in OTHERS.items()})
     return rows
 
@@ -64,10 +63,8 @@ def sent(plan, ranks):
 def held(plan, ranks):
     """Bytes of weights, gradients and state on a rank, by scheme."""
     parameters, of = plan["parameters"], plan["categories"]
-    own = of["residue"] + of["state"]
     return {
-        "tetrad today": of["weights"] + own + of["gradient"],
-        "state divided": of["weights"] + own / ranks + of["gradient"],
+        "tetrad": of["weights"] + of["residue"] + of["state"] + of["gradient"],
         "DDP, mixed precision": 16 * parameters,
         "ZeRO-1": 4 * parameters + 12 * parameters / ranks,
         "ZeRO-3, FSDP": 16 * parameters / ranks,

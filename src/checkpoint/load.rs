@@ -205,8 +205,7 @@ impl Checkpoint {
                     let (plane, bytes) = (plane.kind.name(), plane.span.bytes);
                     return Err(CheckpointError::Plane { path: self.path.clone(), name, plane, bytes });
                 }
-                backend.upload(bytes, plane.span);
-                backend.advise_cold(plane.span);
+                put(backend, bytes, plane.span);
             }
             self.restore_state(tensor, param, backend)?;
         }
@@ -249,8 +248,7 @@ impl Checkpoint {
             let saved = saved.swap_remove(at);
             for (plane, span) in [(Some(saved.data), tensor.data), (saved.scales, tensor.scales)] {
                 let Some(range) = plane.map(|plane| plane.range()) else { continue };
-                backend.upload(&self.map[range.start as usize..range.end as usize], span);
-                backend.advise_cold(span);
+                put(backend, &self.map[range.start as usize..range.end as usize], span);
             }
         }
         Ok(())
@@ -284,14 +282,13 @@ impl Checkpoint {
                 match found.map(|p| p.range()) {
                     Some(range) if earlier(entry, (range.end - range.start) as usize) => {
                         let bytes = &self.map[range.start as usize..range.end as usize];
-                        backend.upload(bytes, plane.span.head(bytes.len()));
+                        put(backend, bytes, plane.span.head(bytes.len()));
                     }
                     Some(range) if (range.end - range.start) as usize == plane.span.bytes => {
-                        backend.upload(&self.map[range.start as usize..range.end as usize], plane.span);
-                        backend.advise_cold(plane.span);
+                        put(backend, &self.map[range.start as usize..range.end as usize], plane.span);
                     }
                     None if plane.kind == PlaneKind::Residue => {
-                        backend.upload(&vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
+                        put(backend, &vec![PAD_NIBBLE * 17; plane.span.bytes], plane.span);
                     }
                     _ => {
                         let (plane, bytes) = (plane.kind.name(), plane.span.bytes);
@@ -418,6 +415,14 @@ impl Checkpoint {
         });
         let decay = !entry.kind.is_vector();
         Param { id: entry.id, group: entry.group, decay, sparse: false, weight, state: State::default() }
+    }
+}
+
+/// Puts the bytes of a plane where it lies, unless another rank holds it.
+fn put(backend: &mut dyn Backend, bytes: &[u8], span: Span) {
+    if !span.is_away() {
+        backend.upload(bytes, span);
+        backend.advise_cold(span);
     }
 }
 

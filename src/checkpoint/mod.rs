@@ -3,6 +3,7 @@
 mod adapter;
 mod carried;
 mod code_distance;
+mod divided;
 mod load;
 mod meta;
 mod open;
@@ -17,6 +18,7 @@ mod special;
 
 pub use adapter::Adapter;
 pub use carried::{CARRIED, CarriedTokenizer};
+pub use divided::contribute;
 pub use load::Checkpoint;
 pub use meta::{BaseModel, GENERATION_CONFIG, Meta, TOKENIZER, TOKENIZER_CONFIG};
 pub use open::{Adapted, Capacity, open_model};
@@ -24,5 +26,5 @@ pub use planes::spec;
 pub use resume::{Named, Resume, write_record};
 pub use run_folder::RunFolder;
 pub use runs::{ADAPTER, BEST, METRICS, MODEL, checkpoint_path, clear, latest, list, prune};
-pub use save::{Extent, save, save_with};
+pub use save::{Extent, save, save_divided, save_with};
 pub use sound::{Newest, newest_sound, set_aside};

@@ -3,7 +3,7 @@
 use super::load::Checkpoint;
 use super::meta::{Meta, TOKENIZER};
 use super::runs::{ADAPTER, BEST, METRICS, MODEL, checkpoint_path, list, prune, remove};
-use super::save::{Extent, save_with};
+use super::save::{Extent, save_divided};
 use crate::config::Config;
 use crate::error::{CheckpointError, StoreError};
 use crate::format::Attachment;
@@ -46,7 +46,8 @@ impl RunFolder {
         self.metrics.write(line)
     }
 
-    /// Writes a checkpoint, and deletes those that `train.keep` lets go.
+    /// Writes a checkpoint, and deletes those that `train.keep` lets go. Other ranks than 0
+    /// [`contribute`](super::contribute) meanwhile.
     ///
     /// # Errors
     /// Those of the file system, or of the device.
@@ -104,7 +105,8 @@ impl RunFolder {
         Ok(None)
     }
 
-    /// Writes a file of this run.
+    /// Writes a file of this run; to one with [all](Extent::Full) of its state other ranks than 0
+    /// [`contribute`](super::contribute) meanwhile.
     ///
     /// # Errors
     /// As [`RunFolder::save`].
@@ -113,7 +115,7 @@ impl RunFolder {
         let meta = Meta::new(trainer.config(), trainer.counters(), tokenizer, &self.fingerprint);
         let meta = meta.with_base(trainer.base()).with_watch(trainer.watch());
         let attachments: Vec<_> = self.attachments.iter().map(|(name, bytes)| Attachment { name, bytes }).collect();
-        save_with(trainer.model(), trainer.backend(), &meta, &attachments, extent, path)
+        save_divided(trainer, &meta, &attachments, extent, path)
     }
 }
 

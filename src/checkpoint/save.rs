@@ -1,12 +1,15 @@
 //! State to file.
 
+use super::divided::{PIECE, Source};
 use super::meta::{Meta, TOKENIZER};
 use super::planes::plan;
 use crate::backend::Backend;
-use crate::error::{CheckpointError, ReplaceError};
+use crate::error::{BackendError, CheckpointError, ReplaceError};
 use crate::format::{Attachment, Layout, PlaneKind};
 use crate::model::Model;
+use crate::ranks::Alone;
 use crate::store::replace;
+use crate::train::Trainer;
 use std::io;
 use std::path::Path;
 
@@ -18,9 +21,6 @@ pub enum Extent {
     /// The weights as products read them: what is evaluated, sampled and shipped.
     Weights,
 }
-
-/// Bytes that go from a backend to the file at once.
-const PIECE: usize = 1 << 20;
 
 /// Writes a model's state to `path`, atomically; of a model with an adapter that is trained, the adapter alone. The same
 /// state gives the same bytes.
@@ -51,28 +51,64 @@ pub fn save_with(
     extent: Extent,
     path: &Path,
 ) -> Result<(), CheckpointError> {
+    write(model, &Source { backend, ranks: &Alone }, meta, attachments, extent, path)
+}
+
+/// [`save_with`] of a state that lies divided among ranks, by rank 0. To save [all](Extent::Full) of it the others
+/// [`contribute`](super::contribute) at the same time.
+///
+/// # Errors
+/// As [`save`], and if a rank is lost.
+pub fn save_divided(
+    trainer: &Trainer,
+    meta: &Meta,
+    attachments: &[Attachment<'_>],
+    extent: Extent,
+    path: &Path,
+) -> Result<(), CheckpointError> {
+    let source = Source { backend: trainer.backend(), ranks: trainer.ranks().as_ref() };
+    write(trainer.model(), &source, meta, attachments, extent, path)?;
+    if extent == Extent::Full {
+        source.end()?;
+    }
+    Ok(())
+}
+
+fn write(
+    model: &Model,
+    source: &Source<'_>,
+    meta: &Meta,
+    attachments: &[Attachment<'_>],
+    extent: Extent,
+    path: &Path,
+) -> Result<(), CheckpointError> {
     let whole = extent == Extent::Full;
-    let held = model.specs.iter().zip(&model.stored).filter(|(entry, _)| meta.holds(entry.kind));
-    let (tensors, planes): (Vec<_>, Vec<_>) = held.map(|(entry, param)| plan(entry, param, whole)).unzip();
+    let held: Vec<_> = model.specs.iter().zip(&model.stored).filter(|(entry, _)| meta.holds(entry.kind)).collect();
+    let (tensors, planes): (Vec<_>, Vec<_>) = held.iter().map(|(entry, param)| plan(entry, param, whole)).unzip();
     let failed = |source| CheckpointError::Write { path: path.into(), source };
     let layout = Layout::new(&tensors, &meta.to_map(), attachments)
         .map_err(|e| CheckpointError::Format { path: path.into(), source: Box::new(e) })?;
     let mut piece = vec![0; PIECE];
-    let mut source = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
-        let plane = planes[tensor].iter().find(|plane| plane.kind == kind);
-        let span = plane.expect("the layout was made from these planes").span;
+    let mut lost = None;
+    let mut send = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
+        let number = planes[tensor].iter().position(|plane| plane.kind == kind);
+        let number = number.expect("the layout was made from these planes");
+        let span = planes[tensor][number].span;
         for from in (0..span.bytes).step_by(PIECE) {
-            let count = PIECE.min(span.bytes - from);
-            backend.download(span.part(from, count), &mut piece[..count]);
-            // A device that failed gives zeros, which no checksum would find later.
-            backend.status().map_err(io::Error::other)?;
-            sink(&piece[..count])?;
+            let piece = &mut piece[..PIECE.min(span.bytes - from)];
+            if let Err(error) = source.read(held[tensor].0, number, span, from, piece) {
+                lost = if let BackendError::Ranks(lost) = &error { Some(lost.clone()) } else { None };
+                return Err(io::Error::other(error));
+            }
+            sink(piece)?;
         }
-        backend.advise_cold(span);
+        source.backend.advise_cold(span);
         Ok(())
     };
-    replace(path, layout.file_len(), |out| layout.write(out, &mut source)).map_err(|error| match error {
-        ReplaceError::Store(source) => CheckpointError::Store(source),
-        ReplaceError::Write(source) => failed(source),
+    let written = replace(path, layout.file_len(), |out| layout.write(out, &mut send));
+    written.map_err(|error| match (lost, error) {
+        (Some(error), _) => CheckpointError::Ranks(error),
+        (None, ReplaceError::Store(source)) => CheckpointError::Store(source),
+        (None, ReplaceError::Write(source)) => failed(source),
     })
 }

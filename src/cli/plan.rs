@@ -17,7 +17,7 @@ use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::config::{Config, Method, RECORD, RunConfig, TrainConfig};
 use tetrad::memory::{Category, Place, Plan};
-use tetrad::model::{ActivationCheckpointing, Model, Offload, StorageConfig};
+use tetrad::model::{ActivationCheckpointing, Model, Offload, READ_PLANES, StorageConfig};
 use tetrad::train::{Limits, Setting, autotune, check_ranks, differences, largest_batch};
 
 /// Print the memory that a training run takes, by buffer, without running it.
@@ -181,8 +181,8 @@ fn verdict(report: &PlanReport, out: &mut dyn Write) -> io::Result<()> {
         let (sent, shared) = (bytes(report.sent), bytes(report.shared));
         writeln!(
             out,
-            "ranks:   all of this on each of {ranks}, of up to {rows} sequences a step; {sent} of gradients go from one to the \
-             next in a step, and {shared} of updated parameters to all"
+            "ranks:   the one of {ranks} that holds the most, with up to {rows} sequences a step; {sent} of gradients go \
+             from one to the next in a step, and {shared} of updated weights to all"
         )?;
     }
     let Some(fits) = &report.budget else { return Ok(()) };
@@ -246,10 +246,10 @@ fn sent(model: &Model, config: &Config) -> u64 {
     once * if config.optimizer.grad_clip > 0.0 { 2 } else { 1 }
 }
 
-/// Bytes of all that updates change.
+/// Bytes of what products read of all that is trained.
 fn shared(model: &Model) -> u64 {
     let trained = model.specs.iter().zip(&model.stored).filter(|(spec, _)| spec.trainable);
-    let planes = trained.flat_map(|(_, param)| param.weight.planes().into_iter().chain(param.state.planes()));
+    let planes = trained.flat_map(|(_, param)| READ_PLANES.map(|plane| param.weight.span(plane)));
     planes.map(|span| span.bytes as u64).sum()
 }
 

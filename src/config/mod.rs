@@ -97,6 +97,7 @@ impl Config {
             execution: Execution {
                 micro_tokens: self.train.micro_batch().min(self.rank_batch()) * self.train.sequence,
                 ranks: self.run.ranks,
+                rank: None,
                 checkpointing: self.run.activation_checkpointing,
                 grad_buffer: self.run.grad_buffer,
                 offload: self.offload,

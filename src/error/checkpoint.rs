@@ -1,6 +1,6 @@
 //! Errors of saving and loading a training state.
 
-use super::{ConfigError, ContentsError, DataError, FormatError, StoreError, WriteError};
+use super::{ConfigError, ContentsError, DataError, FormatError, RanksError, StoreError, WriteError};
 use std::path::PathBuf;
 
 /// Why a state could not be saved or loaded.
@@ -10,6 +10,9 @@ pub enum CheckpointError {
     /// The file system.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A rank that holds a part of the state is lost.
+    #[error(transparent)]
+    Ranks(#[from] RanksError),
     /// The file's bytes.
     #[error("{path}: {source}")]
     Format {

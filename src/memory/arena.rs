@@ -16,6 +16,8 @@ pub enum Place {
     Mapped,
     /// Host memory outside of the arena: allocated, or mapped from a scratch file.
     Host,
+    /// The memory of another rank: nothing here can read or write it.
+    Away,
 }
 
 /// A range of bytes: plans assign them, operations take them.
@@ -38,6 +40,16 @@ impl Default for Span {
 impl Span {
     /// The empty span, for planes a parameter does not have.
     pub const NONE: Self = Self { place: Place::Arena, offset: 0, bytes: 0 };
+
+    /// So many bytes that another rank holds.
+    pub fn away(bytes: usize) -> Self {
+        Self { place: Place::Away, offset: 0, bytes }
+    }
+
+    /// Whether another rank holds it.
+    pub fn is_away(&self) -> bool {
+        self.place == Place::Away
+    }
 
     /// Whether nothing is stored here.
     pub fn is_none(&self) -> bool {
@@ -143,7 +155,7 @@ impl Arena {
                 let mapped = self.mapped.as_ref().expect("a mapped span in an arena without a file");
                 &(**mapped).as_ref()[span.offset..span.end()]
             }
-            Place::Arena | Place::Host => {
+            Place::Arena | Place::Host | Place::Away => {
                 let first = self.first(span);
                 // SAFETY: `first` proved the range to lie inside memory of ours, which is initialised; `&self`
                 // excludes every `ArenaBorrow`, the only source of mutable slices.
@@ -157,7 +169,8 @@ impl Arena {
     fn first(&self, span: Span) -> *mut u8 {
         let (base, bytes) = match span.place {
             Place::Host => self.host.as_ref().expect("a host span in an arena without host memory").memory(),
-            _ => (self.base, self.bytes),
+            Place::Away => panic!("{} bytes that another rank holds", span.bytes),
+            Place::Arena | Place::Mapped => (self.base, self.bytes),
         };
         assert!(span.end() <= bytes, "span {}+{} outside an arena of {bytes} bytes", span.offset, span.bytes);
         // SAFETY: the span ends inside the memory, so its start is inside too.
@@ -256,6 +269,12 @@ mod tests {
         let mut slices = arena.borrow_slices();
         slices.read::<u8>(span(0, 65));
         slices.write::<u8>(span(64, 64));
+    }
+
+    #[test]
+    #[should_panic(expected = "another rank")]
+    fn what_another_rank_holds_is_not_read() {
+        Arena::new(256).read::<u8>(Span::away(64).part(16, 16));
     }
 
     #[test]

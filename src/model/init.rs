@@ -47,9 +47,10 @@ fn room(weight: &Weight, count: usize) -> [Vec<u8>; 4] {
     WeightPlane::ALL.map(|plane| vec![0; count * row_bytes(weight, plane)])
 }
 
-/// Rows to their places from row `first` on.
+/// Rows to their places from row `first` on, except planes that another rank holds.
 fn upload(backend: &mut dyn Backend, weight: &Weight, first: usize, planes: &[Vec<u8>; 4]) {
-    for (plane, bytes) in WeightPlane::ALL.into_iter().zip(planes).filter(|(_, bytes)| !bytes.is_empty()) {
+    let planes = WeightPlane::ALL.into_iter().zip(planes).filter(|(_, bytes)| !bytes.is_empty());
+    for (plane, bytes) in planes.filter(|(plane, _)| !weight.span(*plane).is_away()) {
         backend.upload(bytes, weight.span(plane).part(first * row_bytes(weight, plane), bytes.len()));
     }
 }
@@ -85,9 +86,9 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
     magnitude::initialize(model, backend);
 }
 
-/// State tensors that are zero.
+/// State tensors that are zero, where this rank holds them.
 fn zero_state(param: &Param, backend: &mut dyn Backend) {
-    for tensor in param.state.tensors() {
+    for tensor in param.state.tensors().filter(|tensor| !tensor.data.is_away()) {
         match tensor.spec.format.codec.zero_byte() {
             0 => backend.zero(tensor.data),
             byte => backend.upload(&vec![byte; tensor.data.bytes], tensor.data),

@@ -27,6 +27,7 @@ mod magnitude;
 mod mlp;
 mod norm;
 mod offload;
+mod owners;
 mod params;
 mod prefix;
 mod rope;

@@ -209,7 +209,6 @@ impl Places<'_> {
             let mut kept = Vec::new();
             used.push(params::place(spec, &mut |plane, category, bytes| {
                 let (to, from) = match offloaded[ParamPart::of(category) as usize] {
-                    _ if bytes == 0 => (Span::NONE, Span::NONE),
                     None => {
                         let span = self.plan.add(format!("{name} {plane}"), category, bytes, Lifetime::ALWAYS);
                         (span, span)

@@ -124,10 +124,15 @@ impl ParamPart {
 }
 
 /// A parameter whose planes lie where `add` puts them, given each plane's name, category and bytes; without residue
-/// and state unless it is trainable.
+/// and state unless it is trainable, and with these away if another rank updates it.
 pub fn place(spec: &ParamSpec, add: &mut dyn FnMut(&str, Category, usize) -> Span) -> Param {
     let g = spec.shape;
     let format = spec.format.with_residue(spec.trainable && spec.format.has_residue());
+    let add = &mut |plane: &str, category, bytes| match bytes {
+        0 => Span::NONE,
+        _ if !spec.held && ParamPart::of(category) == ParamPart::State => Span::away(bytes),
+        _ => add(plane, category, bytes),
+    };
     let weight = Weight::place(g, format, |plane, bytes| {
         let category = if plane == WeightPlane::Residue { Category::Residue } else { Category::Weights };
         add(plane.name(), category, bytes)

@@ -76,6 +76,8 @@ pub struct Execution {
     pub sampled: usize,
     /// Processes that share each batch: with more than one a block's gradients are there until a pass over it ends.
     pub ranks: usize,
+    /// Which of them this is; `None`: the one that holds the most, of which a plan tells.
+    pub rank: Option<usize>,
 }
 
 impl Default for Execution {
@@ -89,6 +91,7 @@ impl Default for Execution {
             logits_mib: 0,
             sampled: usize::MAX,
             ranks: 1,
+            rank: None,
         }
     }
 }

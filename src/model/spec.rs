@@ -1,7 +1,7 @@
 //! What parameters a model has: one row says everything about each, and [`param_specs`] lists those of a model.
 
 use super::adapter::{self, AdapterParam};
-use super::{ModelConfig, Settings};
+use super::{ModelConfig, Settings, owners};
 use crate::optim::{Groups, ParamClass, ParamInfo};
 use crate::quant::{GroupedShape, StateSpec, WeightFormat};
 
@@ -266,6 +266,10 @@ pub struct ParamSpec {
     pub state: Vec<StateSpec>,
     /// Float32 numbers beside the gradient that a step of the rule needs.
     pub workspace: usize,
+    /// The rank that updates it.
+    pub owner: usize,
+    /// Whether that is this one: only there lie residue and optimizer state.
+    pub held: bool,
 }
 
 /// The parameters of a model, in the order of the file, and after them the tensors of its adapters, which have files of
@@ -278,6 +282,7 @@ pub fn param_specs(settings: &Settings) -> Vec<ParamSpec> {
     let groups = settings.optimizer.as_deref();
     let mut specs: Vec<_> = (0..).zip(existing).map(|(id, kind)| spec(settings, groups, id, kind)).collect();
     specs.extend(adapter::specs(settings, specs.len() as u32));
+    owners::deal(&mut specs, settings.execution.ranks, settings.execution.rank);
     specs
 }
 
@@ -329,6 +334,8 @@ fn spec(settings: &Settings, groups: Option<&Groups>, id: u32, kind: ParamKind) 
         group,
         state,
         workspace: groups.map_or(0, |groups| groups.workspace(&info)),
+        owner: 0,
+        held: true,
     }
 }
 

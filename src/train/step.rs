@@ -190,7 +190,8 @@ impl Trainer {
     ) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         let optimizer = Arc::new(rules);
-        let settings = Settings { optimizer: Some(optimizer.clone()), ..config.settings() };
+        let mut settings = Settings { optimizer: Some(optimizer.clone()), ..config.settings() };
+        settings.execution.rank = Some(ranks.rank());
         let mapped = base.as_ref().filter(|_| backend.reads_mapped());
         let params = mapped.map(|base| base.params.as_slice());
         let (plan, model) = place(config, &settings, params, backend.as_ref());
@@ -386,8 +387,8 @@ impl Trainer {
         self.model.upload_tokens(self.backend.as_mut(), inputs, targets);
         self.model.upload_segments(self.backend.as_mut(), segment_start);
         self.model.forward(self.backend.as_mut(), pass);
-        let mut grads =
-            Together { team: &mut self.team, apply: |_: &mut dyn Backend, _: &Param, _: Span| {}, changes: false };
+        let (specs, apply) = (self.model.specs.as_slice(), |_: &mut dyn Backend, _: &Param, _: Span| {});
+        let mut grads = Together { team: &mut self.team, specs, apply, changes: false };
         self.model.loss_and_passed_head_grad(self.backend.as_mut(), pass, scale, &mut grads);
         let losses = &mut self.losses[..pass.tokens()];
         self.model.read_losses(self.backend.as_ref(), losses);
@@ -408,7 +409,7 @@ impl Trainer {
             }
             backend.begin_update(grad, false);
         };
-        let mut measure = Together { team: &mut self.team, apply, changes: false };
+        let mut measure = Together { team: &mut self.team, specs, apply, changes: false };
         self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
         let stats = measure.stats(self.backend.as_mut());
         report.skipped_gradients = stats.skipped;
@@ -428,7 +429,7 @@ impl Trainer {
             let at = StepInfo { lr: at.lr * specs[param.id as usize].rate, ..*at };
             groups.step(backend, param, grad, workspace, &at);
         };
-        let mut together = Together { team: &mut self.team, apply, changes: true };
+        let mut together = Together { team: &mut self.team, specs, apply, changes: true };
         self.model.backward(self.backend.as_mut(), pass, scale, &mut together);
         let stats = together.stats(self.backend.as_mut());
         report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };

@@ -2,9 +2,9 @@
 //! the bytes are those of one process, whatever the number of ranks.
 //!
 //! A gradient is a chain of sums in the order of the tokens ([`Gradients`]). Rank 0 begins it, each rank receives the sums
-//! of the one before it and goes on, and what the last has is complete. At the end of each pass over a block the parameters are
-//! dealt out: each is updated by one rank, which gets its gradient from the last and gives the new weight and state to all.
-//! Between steps all of these are the same on every rank.
+//! of the one before it and goes on, and what the last has is complete. Each parameter has an owner, which alone holds its residue
+//! and its optimizer state: at the end of each pass over a block it gets the gradient from the last rank, updates, and gives what
+//! products read of the new weight to all. Between steps that is the same on every rank.
 //!
 //! Without `train.reproducible` each rank sums up its own rows alone, and who updates a parameter adds the sums of all ranks: they
 //! compute side by side, and the order of the sums depends on their number.
@@ -13,7 +13,7 @@ use crate::backend::{Accumulate, Backend, Param, UpdateStats};
 use crate::config::Config;
 use crate::error::RanksError;
 use crate::memory::Span;
-use crate::model::{AdapterKind, AdapterScale, Gradients, SHORTEST_MICRO_SEQUENCE};
+use crate::model::{AdapterKind, AdapterScale, Gradients, ParamSpec, READ_PLANES, SHORTEST_MICRO_SEQUENCE};
 use crate::ranks::{Ranks, agree, rows};
 use crate::store::ticks;
 use std::iter::once;
@@ -125,13 +125,18 @@ impl Team {
         }
     }
 
-    /// The sum of one number of each rank.
-    pub fn sum(&mut self, own: u64) -> u64 {
+    /// The number of each rank.
+    pub fn all(&mut self, own: u64) -> &[u64] {
         self.numbers.fill(own);
         if !self.is_alone() {
             self.exchange(|team| agree(team.ranks.as_ref(), own, &mut team.numbers));
         }
-        self.numbers.iter().sum()
+        &self.numbers
+    }
+
+    /// The sum of one number of each rank.
+    pub fn sum(&mut self, own: u64) -> u64 {
+        self.all(own).iter().sum()
     }
 
     /// Whether something is true on one rank at least.
@@ -273,16 +278,22 @@ impl Team {
         }
     }
 
-    /// Who updates each parameter of the pass: those who have the least to do so far, and of these the last, which has the
-    /// gradients.
-    fn deal(&mut self) {
-        self.numbers.fill(0);
-        for waiting in &mut self.waiting {
-            let loads = self.numbers.iter_mut().enumerate().rev();
-            let (owner, load) = loads.min_by_key(|(_, load)| **load).expect("there is a rank");
-            (waiting.owner, *load) = (owner, *load + waiting.param.weight.shape.len() as u64);
+    /// Completes what each rank has filled in its own part of; `parts` has one for each rank.
+    pub fn complete(&mut self, bytes: &mut [u8], parts: &[Range<usize>]) {
+        if !self.is_alone() {
+            self.exchange(|team| {
+                let mut pieces =
+                    (0..).zip(parts).flat_map(|(from, part)| bytes_of(part).map(move |piece| (from, piece)));
+                pieces.try_for_each(|(from, piece)| team.ranks.share(&mut bytes[piece], from))
+            });
         }
     }
+}
+
+/// A range of bytes in pieces of a message each.
+fn bytes_of(part: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let end = part.end;
+    part.clone().step_by(PIECE).map(move |from| from..end.min(from + PIECE))
 }
 
 /// Where a stream of bytes goes.
@@ -305,14 +316,17 @@ struct Waiting {
     stats: UpdateStats,
 }
 
-/// All that an update may change.
-fn planes(param: &Param) -> impl Iterator<Item = Span> + use<> {
-    param.weight.planes().into_iter().filter(|span| !span.is_none()).chain(param.state.planes())
+/// All that an update changes and others need: products read nothing else.
+fn read_planes(param: &Param) -> impl Iterator<Item = Span> + use<> {
+    let weight = param.weight;
+    READ_PLANES.into_iter().map(move |plane| weight.span(plane)).filter(|span| !span.is_none())
 }
 
 /// Gradients that all ranks form together, and what is done with those that are complete.
 pub(super) struct Together<'a, F> {
     pub team: &'a mut Team,
+    /// Of all parameters.
+    pub specs: &'a [ParamSpec],
     pub apply: F,
     /// Whether that changes parameters and their state.
     pub changes: bool,
@@ -358,19 +372,18 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
         match self.team.is_alone() {
             true => (self.apply)(backend, param, grad),
             false => {
-                let (param, stats) = (*param, UpdateStats::default());
-                self.team.waiting.push(Waiting { param, grad, owner: 0, stats });
+                let (param, owner, stats) = (*param, self.specs[param.id as usize].owner, UpdateStats::default());
+                self.team.waiting.push(Waiting { param, grad, owner, stats });
             }
         }
     }
 
-    /// Each parameter is updated by one rank, which gives it to all.
+    /// Each parameter is updated by its owner, which gives its weight to all.
     fn end(&mut self, backend: &mut dyn Backend) {
         let (rank, size) = (self.team.ranks.rank(), self.team.ranks.size());
         if self.team.waiting.is_empty() {
             return;
         }
-        self.team.deal();
         // The list keeps its memory.
         let mut waiting = std::mem::take(&mut self.team.waiting);
         self.team.deliver(backend, &waiting);
@@ -382,7 +395,7 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
         for owner in 0..size {
             if self.changes {
                 let owned = waiting.iter().filter(|waiting| waiting.owner == owner);
-                self.team.stream(backend, owned.flat_map(|waiting| planes(&waiting.param)), Way::Share(owner));
+                self.team.stream(backend, owned.flat_map(|waiting| read_planes(&waiting.param)), Way::Share(owner));
             }
             self.team.share_stats(&mut waiting, owner);
         }

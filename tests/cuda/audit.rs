@@ -34,16 +34,16 @@ fn the_audit_of_a_device_is_that_of_its_weights() {
         for (name, cuda) in gpu::open_all() {
             let mut device = trainer(&config, Box::new(cuda));
             copy_audited(&device, &mut mirror);
-            let (mut audit, mut expected) = (Audit::new(&device), Audit::new(&mirror));
+            let (mut audit, mut expected) = (Audit::new(&mut device), Audit::new(&mut mirror));
             for number in 1..=3 {
                 let (inputs, targets) = batch(number);
-                audit.before(&device);
-                expected.before(&mirror);
+                audit.before(&mut device);
+                expected.before(&mut mirror);
                 let mut report = device.step(&inputs, &targets);
                 let mut mirrored = report;
-                assert_eq!(audit.after(&device, &mut report), None);
+                assert_eq!(audit.after(&mut device, &mut report), None);
                 copy_audited(&device, &mut mirror);
-                assert_eq!(expected.after(&mirror, &mut mirrored), None);
+                assert_eq!(expected.after(&mut mirror, &mut mirrored), None);
                 let found = report.audit.expect("every step is audited");
                 assert_eq!(Some(found), mirrored.audit, "{name}, step {number}, {offload:?}");
                 assert!(found.moved_bytes > 0.0 && found.moved_codes > Some(0.0), "{name}: {found:?}");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use tetrad::backend::Backend;
-use tetrad::checkpoint::{Extent, Meta, save};
+use tetrad::checkpoint::{Extent, Meta, save_divided};
 use tetrad::config::Config;
 use tetrad::train::Trainer;
 
@@ -32,5 +32,5 @@ pub fn batch(number: u32) -> (Vec<u32>, Vec<u32>) {
 /// Saves all that resuming needs.
 pub fn write(trainer: &Trainer, path: &Path) {
     let meta = Meta::new(trainer.config(), trainer.counters(), false, "text");
-    save(trainer.model(), trainer.backend(), &meta, None, Extent::Full, path).unwrap();
+    save_divided(trainer, &meta, &[], Extent::Full, path).unwrap();
 }

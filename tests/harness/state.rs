@@ -13,13 +13,17 @@ fn spans(param: &Param) -> Vec<Span> {
     weight_spans(param).into_iter().chain(param.state.planes()).collect()
 }
 
+/// Nothing if another rank holds it.
 pub fn read(trainer: &Trainer, span: Span) -> Vec<u8> {
+    if span.is_away() {
+        return Vec::new();
+    }
     let mut bytes = vec![0; span.bytes];
     trainer.backend().download(span, &mut bytes);
     bytes
 }
 
-/// Every byte that a checkpoint would hold.
+/// Every byte that a checkpoint would hold; what another rank holds is left empty.
 pub fn whole_state(trainer: &Trainer) -> Vec<Vec<u8>> {
     trainer.model().stored.iter().flat_map(spans).map(|span| read(trainer, span)).collect()
 }

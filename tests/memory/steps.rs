@@ -39,12 +39,12 @@ fn count() {
                 for _ in 0..3 {
                     trainer.step(&inputs, &targets);
                 }
-                let mut audit = Audit::new(&trainer);
+                let mut audit = Audit::new(&mut trainer);
                 let count = allocations(|| {
                     for _ in 0..3 {
-                        audit.before(&trainer);
+                        audit.before(&mut trainer);
                         let mut report = trainer.step(&inputs, &targets);
-                        audit.after(&trainer, &mut report);
+                        audit.after(&mut trainer, &mut report);
                         assert!(report.audit.is_some());
                     }
                     trainer.evaluate(4, &inputs, &targets);

@@ -106,13 +106,13 @@ fn the_sample_agrees_with_all_weights() {
     (config.model.intermediate, config.storage.residue) = (128, false);
     config.optimizer.lr = 2e-2;
     let mut trainer = small::trainer(&config, Box::new(Cpu::new()));
-    let mut audit = Audit::new(&trainer);
+    let mut audit = Audit::new(&mut trainer);
     for number in 1..=10 {
         let (inputs, targets) = small::batch(number);
         let before = matrices(&trainer);
-        audit.before(&trainer);
+        audit.before(&mut trainer);
         let mut report = trainer.step(&inputs, &targets);
-        assert_eq!(audit.after(&trainer, &mut report), None);
+        assert_eq!(audit.after(&mut trainer, &mut report), None);
         let (found, all) = (report.audit.unwrap(), nibbles_that_differ(&before, &matrices(&trainer)));
         assert!(
             (found.moved_bytes - all).abs() < 0.04,

@@ -6,12 +6,14 @@ use crate::cli::output::{escape, print};
 use crate::cli::units::{bytes, grouped};
 use serde_json::Value;
 use std::io::{self, Write};
+use tetrad::backend::Param;
 use tetrad::checkpoint::{Checkpoint, Meta};
 use tetrad::config::{Config, Offline, Stage, TrainConfig};
 use tetrad::data::{PackingStats, SourceStats};
 use tetrad::memory::Category;
-use tetrad::model::StorageConfig;
+use tetrad::model::{READ_PLANES, StorageConfig};
 use tetrad::optim::{LearningRate, Schedule};
+use tetrad::quant::WeightPlane;
 use tetrad::train::{Samples, Trainer, code_distance};
 
 /// Prints it.
@@ -254,7 +256,12 @@ fn parameters(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
 fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     let plan = trainer.plan();
     let total: usize = trainer.model().stored.iter().map(|param| param.weight.shape.len()).sum();
-    let bits = |category| plan.category(category) as f64 * 8.0 / total as f64;
+    // Of all ranks: each holds a part of the residue and the state.
+    let bits = |bytes: usize| bytes as f64 * 8.0 / total as f64;
+    let of_all = |bytes: &dyn Fn(&Param) -> usize| trainer.model().stored.iter().map(bytes).sum::<usize>();
+    let weights = of_all(&|param| READ_PLANES.iter().map(|&plane| param.weight.span(plane).bytes).sum());
+    let residue = of_all(&|param| param.weight.span(WeightPlane::Residue).bytes);
+    let state = of_all(&|param| param.state.planes().map(|span| span.bytes).sum());
     let parts: Vec<_> =
         Category::ALL.iter().map(|&c| format!("{} {}", c.name(), bytes(plan.category(c) as u64))).collect();
     let offloaded = match plan.host_total() {
@@ -268,9 +275,9 @@ fn memory(trainer: &Trainer, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
         "bits     {:.2} per parameter in weights, {:.2} with residue, {:.2} with optimizer state",
-        bits(Category::Weights),
-        bits(Category::Weights) + bits(Category::Residue),
-        bits(Category::Weights) + bits(Category::Residue) + bits(Category::State)
+        bits(weights),
+        bits(weights + residue),
+        bits(weights + residue + state)
     )
 }
 

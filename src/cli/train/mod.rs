@@ -26,7 +26,9 @@ use start::InitFrom;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
-use tetrad::checkpoint::{Checkpoint, Newest, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, latest, write_record};
+use tetrad::checkpoint::{
+    Checkpoint, Newest, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, contribute, latest, write_record,
+};
 use tetrad::config::{Config, RECORD, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig};
 use tetrad::error::{CheckpointError, DataError, StoreError};
@@ -295,6 +297,9 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     }
     let until = args.stop_at.unwrap_or(u64::MAX);
     if !joined.leads() {
+        if start.is_none() {
+            contribute(&trainer)?;
+        }
         // Why it ended is told, with its status, by rank 0.
         run_steps(&mut trainer, &samples, until, &interrupts.stop, &mut Follower)?;
         return Ok(ExitCode::SUCCESS);

@@ -7,9 +7,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use tetrad::checkpoint::contribute;
 use tetrad::config::{Config, OnSpike, RunConfig};
 use tetrad::data::{DataConfig, TokenizerSettings};
-use tetrad::error::{BackendError, RanksError, StartError};
+use tetrad::error::{BackendError, CheckpointError, RanksError, StartError};
 use tetrad::ranks::{Alone, Launch, Ranks, agree, launch, mpi};
 use tetrad::train::{Observer, StepReport, Trainer, Validation};
 use xxhash_rust::xxh3::xxh3_64;
@@ -223,6 +224,7 @@ fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
     let of_backend = |error: &BackendError| matches!(error, BackendError::Ranks(error) if error.is_passing());
     match error.downcast_ref::<StartError>() {
         Some(StartError::Backend(error)) => of_backend(error),
+        None if let Some(CheckpointError::Ranks(error)) = error.downcast_ref() => error.is_passing(),
         _ => {
             error.downcast_ref::<RanksError>().is_some_and(RanksError::is_passing)
                 || error.downcast_ref::<BackendError>().is_some_and(of_backend)
@@ -248,7 +250,7 @@ impl Observer for Follower {
         Ok(())
     }
 
-    fn save(&mut self, _: &Trainer) -> Result<(), ConsoleError> {
-        Ok(())
+    fn save(&mut self, trainer: &Trainer) -> Result<(), ConsoleError> {
+        Ok(contribute(trainer)?)
     }
 }

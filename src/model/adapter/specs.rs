@@ -231,5 +231,5 @@ fn spec(
     };
     let rate = if param.part == AdapterPart::A { 1.0 } else { config.rate_b };
     let workspace = groups.map_or(0, |groups| groups.workspace(&info));
-    ParamSpec { id, kind, shape, format, sparse: false, trainable, rate, group, state, workspace }
+    ParamSpec { id, kind, shape, format, sparse: false, trainable, rate, group, state, workspace, owner: 0, held: true }
 }

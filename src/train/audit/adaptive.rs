@@ -1,16 +1,20 @@
 //! What Stable-SPAM made of the gradients of a step, told from its moving averages before and after.
 
 use super::sample::median;
-use crate::backend::Backend;
 use crate::backend::adam::{AdamArgs, SCALARS, Scalars, state};
 use crate::memory::Span;
 use crate::optim::{AdamStepInfo, Rule};
 use crate::train::Trainer;
+use std::ops::Range;
 use zerocopy::IntoBytes;
 
 /// The averages of all tensors; none with another rule.
 pub(super) struct Averages {
+    /// Where they lie, those of a rank together.
     spans: Vec<Span>,
+    /// Their bytes, and which of them are of each rank.
+    planes: Vec<[f32; SCALARS]>,
+    parts: Vec<Range<usize>>,
     before: Vec<Scalars>,
     after: Vec<Scalars>,
     /// Room for the factors.
@@ -29,20 +33,37 @@ pub(super) struct Adapted {
 impl Averages {
     pub fn of(trainer: &Trainer) -> Self {
         let adaptive = trainer.config().optimizer.name == Rule::StableSpam;
-        let params = trainer.model().stored.iter().filter(|_| adaptive);
-        let spans: Vec<Span> = params.filter_map(|param| Some(param.state.get(state::SCALARS)?.data)).collect();
+        let model = trainer.model();
+        let params = model.specs.iter().zip(&model.stored).filter(|_| adaptive);
+        let owned = params.filter_map(|(spec, param)| Some((spec.owner, param.state.get(state::SCALARS)?.data)));
+        let mut owned: Vec<(usize, Span)> = owned.collect();
+        owned.sort_by_key(|(owner, _)| *owner);
+        let first = |rank| owned.partition_point(|(owner, _)| *owner < rank) * SCALARS * size_of::<f32>();
+        let parts = (0..trainer.ranks().size()).map(|rank| first(rank)..first(rank + 1)).collect();
+        let spans: Vec<Span> = owned.into_iter().map(|(_, span)| span).collect();
         let none = vec![Scalars::default(); spans.len()];
-        Self { before: none.clone(), after: none, factors: Vec::with_capacity(spans.len()), spans }
+        let (planes, factors) = (vec![[0.0; SCALARS]; spans.len()], Vec::with_capacity(spans.len()));
+        Self { before: none.clone(), after: none, factors, planes, parts, spans }
     }
 
     /// Before a step that is audited.
-    pub fn before(&mut self, backend: &dyn Backend) {
-        read(backend, &self.spans, &mut self.before);
+    pub fn before(&mut self, trainer: &mut Trainer) {
+        self.read(trainer);
+        self.planes.iter().zip(&mut self.before).for_each(|(plane, scalars)| *scalars = Scalars::load(plane));
+    }
+
+    /// Reads those of all ranks.
+    fn read(&mut self, trainer: &mut Trainer) {
+        for (span, plane) in self.spans.iter().zip(&mut self.planes).filter(|(span, _)| !span.is_away()) {
+            trainer.backend().download(*span, plane.as_mut_bytes());
+        }
+        trainer.team().complete(self.planes.as_mut_bytes(), &self.parts);
     }
 
     /// After it; `number` and `lr` are its own.
-    pub fn after(&mut self, trainer: &Trainer, number: u64, lr: f64) -> Adapted {
-        read(trainer.backend(), &self.spans, &mut self.after);
+    pub fn after(&mut self, trainer: &mut Trainer, number: u64, lr: f64) -> Adapted {
+        self.read(trainer);
+        self.planes.iter().zip(&mut self.after).for_each(|(plane, scalars)| *scalars = Scalars::load(plane));
         let config = trainer.config();
         let step = AdamStepInfo::new(&config.optimizer, number, lr, config.storage.feedback, config.run.seed);
         let args = step.args(false);
@@ -56,14 +77,6 @@ impl Averages {
         }
         let count = self.factors.len();
         Adapted { factor: median(&mut self.factors), clipped: (count > 0).then(|| clipped as f64 / count as f64) }
-    }
-}
-
-fn read(backend: &dyn Backend, spans: &[Span], out: &mut [Scalars]) {
-    for (span, scalars) in spans.iter().zip(out) {
-        let mut plane = [0f32; SCALARS];
-        backend.download(*span, plane.as_mut_bytes());
-        *scalars = Scalars::load(&plane);
     }
 }
 

@@ -16,7 +16,8 @@ use adaptive::Averages;
 use sample::{Change, Sample};
 
 pub(crate) use sample::median;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use zerocopy::IntoBytes;
 
 /// Bytes that are read at once for a digest.
 const PIECE: usize = 1 << 16;
@@ -50,11 +51,11 @@ struct Still {
 }
 
 impl Audit {
-    /// An audit that begins with the weights as they are.
-    pub fn new(trainer: &Trainer) -> Self {
+    /// An audit that begins with the weights as they are; of several ranks each has one, and asks it at the same time.
+    pub fn new(trainer: &mut Trainer) -> Self {
         let sample = Sample::choose(trainer.model(), trainer.config().run.seed);
         let (mut kept, read) = (vec![0; sample.bytes()], vec![0; sample.bytes()]);
-        sample.read(trainer.backend(), &mut kept);
+        read_all(&sample, trainer, &mut kept);
         let mut piece = vec![0; PIECE];
         let frozen = (trainer.config().optimizer.lr == 0.0).then(|| digest(trainer, &mut piece, |spec| spec.trainable));
         let (since, start) = (Change::default(), kept.clone());
@@ -74,18 +75,18 @@ impl Audit {
     }
 
     /// Before every step.
-    pub fn before(&mut self, trainer: &Trainer) {
+    pub fn before(&mut self, trainer: &mut Trainer) {
         let every = trainer.config().train.audit_every;
         let number = trainer.counters().step + 1;
         self.armed = every > 0 && (number.is_multiple_of(every) || number == trainer.config().train.steps);
         if self.armed {
             self.since = self.compare(trainer);
-            self.averages.before(trainer.backend());
+            self.averages.before(trainer);
         }
     }
 
     /// After every step: the audit's findings go into the report; gives the reason to stop, if there is one.
-    pub fn after(&mut self, trainer: &Trainer, report: &mut StepReport) -> Option<StopReason> {
+    pub fn after(&mut self, trainer: &mut Trainer, report: &mut StepReport) -> Option<StopReason> {
         self.moving += u64::from(report.lr > 0.0 && !report.skipped_loss);
         let last = report.step == trainer.config().train.steps;
         let start = self.frozen.filter(|_| self.armed || last);
@@ -105,15 +106,15 @@ impl Audit {
     }
 
     /// Reads the sample and says in what it differs from the last time.
-    fn compare(&mut self, trainer: &Trainer) -> Change {
-        self.sample.read(trainer.backend(), &mut self.read);
+    fn compare(&mut self, trainer: &mut Trainer) -> Change {
+        read_all(&self.sample, trainer, &mut self.read);
         let change = self.sample.compare(&self.kept, &self.read);
         std::mem::swap(&mut self.kept, &mut self.read);
         change
     }
 
     /// Whether the weights stand still for too long. What moves only outside of the sample shows in the digest.
-    fn standing(&mut self, trainer: &Trainer, moved: bool) -> Option<StopReason> {
+    fn standing(&mut self, trainer: &mut Trainer, moved: bool) -> Option<StopReason> {
         let most = trainer.config().train.max_unmoved;
         if moved || most == 0 || self.sample.is_empty() {
             self.still = None;
@@ -151,12 +152,18 @@ pub fn code_distance(trainer: &Trainer) -> Option<f64> {
     sample.median_scale(&reading)
 }
 
-/// Digest of the weights, residue included, of the parameters that `counts`.
-fn digest(trainer: &Trainer, piece: &mut [u8], counts: impl Fn(&ParamSpec) -> bool) -> u64 {
+/// Reads all of a sample, whichever rank holds it.
+fn read_all(sample: &Sample, trainer: &mut Trainer, out: &mut [u8]) {
+    sample.read(trainer.backend(), out);
+    trainer.team().complete(out, sample.parts());
+}
+
+/// Digest of the weights, residue included, of the parameters that `counts`: of several ranks, of what each holds.
+fn digest(trainer: &mut Trainer, piece: &mut [u8], counts: impl Fn(&ParamSpec) -> bool) -> u64 {
     let (model, backend) = (trainer.model(), trainer.backend());
     let mut digest = Xxh3::new();
     for (_, param) in model.specs.iter().zip(&model.stored).filter(|(spec, _)| counts(spec)) {
-        for span in param.weight.planes().into_iter().filter(|span| !span.is_none()) {
+        for span in param.weight.planes().into_iter().filter(|span| !span.is_none() && !span.is_away()) {
             for from in (0..span.bytes).step_by(PIECE) {
                 let count = PIECE.min(span.bytes - from);
                 backend.download(span.part(from, count), &mut piece[..count]);
@@ -165,5 +172,5 @@ fn digest(trainer: &Trainer, piece: &mut [u8], counts: impl Fn(&ParamSpec) -> bo
             backend.advise_cold(span);
         }
     }
-    digest.digest()
+    xxh3_64(trainer.team().all(digest.digest()).as_bytes())
 }

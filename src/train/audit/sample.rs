@@ -2,9 +2,10 @@
 
 use crate::backend::{Backend, Weight};
 use crate::memory::Span;
-use crate::model::Model;
+use crate::model::{Model, ParamSpec};
 use crate::quant::{Element, GroupScale, GroupedShape, Levels, WeightPlane, fp4, nibble};
 use half::f16;
+use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Pieces of rows in a sample: each costs a few small copies from the device.
@@ -105,9 +106,12 @@ struct Piece {
 }
 
 /// Which weights are watched.
+#[derive(Default)]
 pub(super) struct Sample {
     pieces: Vec<Piece>,
     bytes: usize,
+    /// Which part of a reading is of the weights that each rank updates.
+    parts: Vec<Range<usize>>,
     /// The last direction in which each code moved: -1, 1, or 0 if none was seen.
     directions: Vec<i8>,
     /// Room for the scales of all groups.
@@ -116,26 +120,42 @@ pub(super) struct Sample {
 
 impl Sample {
     /// Pieces of rows of the blocks' matrices, which the seed alone chooses: as many of each matrix as the number of
-    /// matrices allows.
+    /// matrices allows. Those that one rank updates lie together.
     pub fn choose(model: &Model, seed: u64) -> Self {
         let entries = model.specs.iter().zip(&model.stored);
         let blocks =
             entries.filter(|(spec, _)| spec.trainable && spec.kind.block().is_some() && !spec.kind.is_vector());
         let random = |id: u32, what: u32| xxh3_64_with_seed(&[id.to_le_bytes(), what.to_le_bytes()].concat(), seed);
-        let mut matrices: Vec<_> = blocks.map(|(spec, param)| (random(spec.id, 0), spec.id, param.weight)).collect();
-        matrices.sort_unstable_by_key(|&(order, id, _)| (order, id));
+        let mut matrices: Vec<_> = blocks.map(|(spec, param)| (random(spec.id, 0), spec, param.weight)).collect();
+        matrices.sort_unstable_by_key(|&(order, spec, _)| (order, spec.id));
         matrices.truncate(PIECES);
-        let mut sample = Self { pieces: Vec::new(), bytes: 0, directions: Vec::new(), scales: Vec::new() };
+        matrices.sort_by_key(|(_, spec, _)| spec.owner);
+        let mut sample = Self::default();
         let each = PIECES / matrices.len().max(1);
-        for (_, id, weight) in matrices {
-            let rows = weight.shape.rows;
+        for (_, ParamSpec { id, owner, .. }, weight) in matrices {
+            let (id, rows) = (*id, weight.shape.rows);
+            sample.begin_parts(owner + 1);
             let each = each.min(rows);
             let (from, stride) = (random(id, 1) as usize % rows, rows / each);
             for i in 0..each {
                 sample.add(&weight, (from + i * stride) % rows, random(id, 2 + i as u32) as usize);
             }
         }
+        sample.begin_parts(model.settings.execution.ranks);
         sample
+    }
+
+    /// The parts of so many ranks have begun: what is added from now on is of the last of them.
+    fn begin_parts(&mut self, count: usize) {
+        if let Some(last) = self.parts.last_mut() {
+            last.end = self.bytes;
+        }
+        self.parts.resize(count, self.bytes..self.bytes);
+    }
+
+    /// See [`Sample::read`].
+    pub fn parts(&self) -> &[Range<usize>] {
+        &self.parts
     }
 
     /// Adds a piece of a row, which `random` chooses.
@@ -184,10 +204,11 @@ impl Sample {
         self.pieces.is_empty()
     }
 
-    /// Reads the sample.
+    /// Reads what lies here of the sample: the [part](Sample::parts) of this rank is whole.
     pub fn read(&self, backend: &dyn Backend, out: &mut [u8]) {
         for piece in &self.pieces {
-            for (&span, &at) in piece.spans.iter().zip(&piece.at).filter(|(span, _)| !span.is_none()) {
+            let here = |span: &Span| !span.is_none() && !span.is_away();
+            for (&span, &at) in piece.spans.iter().zip(&piece.at).filter(|(span, _)| here(span)) {
                 backend.download(span, &mut out[at..at + span.bytes]);
             }
         }
@@ -328,7 +349,7 @@ mod tests {
             at: [0, 64, 0, 32],
             first: 0,
         };
-        Sample { pieces: vec![piece], bytes: 68, directions: vec![0; 40], scales: vec![0.0; 2] }
+        Sample { pieces: vec![piece], bytes: 68, directions: vec![0; 40], scales: vec![0.0; 2], ..Sample::default() }
     }
 
     fn reading(codes: &[(usize, u8)], residues: &[(usize, u8)], scales: [f32; 2]) -> Vec<u8> {
