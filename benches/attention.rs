@@ -11,7 +11,7 @@ use operands::{Harness, assert_near, floats, read};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::ops::reference::{self, wide};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes};
+use tetrad::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, Compute, MaxShapes};
 use tetrad::memory::Span;
 
 fn main() {
@@ -47,6 +47,7 @@ fn layer((batch, queries, heads, kv_heads, head_dim): (usize, usize, usize, usiz
         parameter: 0,
         head_dim,
         prefix: 0,
+        compute: Compute::F32,
     };
     let shape = AttentionShape { batch, queries, start: 0, capacity: queries, heads, kv_heads, head_dim };
     let mut cpu = Cpu::new();

@@ -15,7 +15,7 @@ use std::fmt;
 use tetrad::backend::adam::state;
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{DeviceInfo, MaxShapes, Moment, Param, SecondMoment, State, Weight};
+use tetrad::backend::{Compute, DeviceInfo, MaxShapes, Moment, Param, SecondMoment, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{Groups, OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo};
@@ -106,8 +106,16 @@ impl Tensor {
         let (group, specs) = groups.declare(&info);
         let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
         let features = g.rows.max(g.cols);
-        let largest =
-            MaxShapes { tokens: 1, features, inputs: features, keys: 1, parameter: g.len(), head_dim: 2, prefix: 0 };
+        let largest = MaxShapes {
+            tokens: 1,
+            features,
+            inputs: features,
+            keys: 1,
+            parameter: g.len(),
+            head_dim: 2,
+            prefix: 0,
+            compute: Compute::F32,
+        };
         let (grad, scratch) = (add(4 * g.len()), add(cpu.workspace_bytes(&largest)));
         let workspace = add(4 * groups.workspace(&info));
         cpu.allocate(plan.total(), None, scratch).unwrap();

@@ -13,7 +13,7 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::ops::reference::{self, Planes, wide};
 use tetrad::backend::ops::{Layout, MatMulArgs, Precision};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Accumulate, MaxShapes, Weight};
+use tetrad::backend::{Accumulate, Compute, MaxShapes, Weight};
 use tetrad::memory::Span;
 
 fn main() {
@@ -59,6 +59,7 @@ fn layer((outputs, inputs): (usize, usize)) -> Layer {
         parameter: outputs * inputs,
         head_dim: 1,
         prefix: 0,
+        compute: Compute::Int8,
     };
     let mut cpu = Cpu::new();
     harness.start(&mut cpu, &largest);
@@ -81,6 +82,17 @@ fn forward(bencher: Bencher, shape: (usize, usize)) {
     let expected = reference::linear(&wide(&some_rows(&x, shape.1)), &planes.values(), shape.1);
     assert_near(&some_rows(&read::<f32>(&cpu, y), shape.0), &expected, TOLERANCE, TOLERANCE, "output");
     bencher.counter(flops(shape)).bench_local(|| cpu.linear(x_at, &w, y, Accumulate::No));
+}
+
+/// `activations.compute = "int8"`; the same operations, in integers.
+#[divan::bench(args = SHAPES)]
+fn forward_int8(bencher: Bencher, shape: (usize, usize)) {
+    let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape);
+    cpu.linear_int8(x_at, &w, y, Accumulate::No);
+    let rounded = reference::round_int8(&some_rows(&x, shape.1), shape.1, w.shape.group);
+    let expected = reference::linear(&rounded, &planes.values(), shape.1);
+    assert_near(&some_rows(&read::<f32>(&cpu, y), shape.0), &expected, TOLERANCE, TOLERANCE, "output");
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear_int8(x_at, &w, y, Accumulate::No));
 }
 
 #[divan::bench(args = SHAPES)]
@@ -133,7 +145,16 @@ fn matmul(bencher: Bencher, [rows, inner, cols]: [usize; 3], [left, right]: [Lay
     let (a, b, out) = (harness.add(&x), harness.add(&w), harness.out(rows * cols));
     let features = rows.max(inner).max(cols);
     let parameter = features * features;
-    let largest = MaxShapes { tokens: 1, features, inputs: features, keys: 1, parameter, head_dim: 1, prefix: 0 };
+    let largest = MaxShapes {
+        tokens: 1,
+        features,
+        inputs: features,
+        keys: 1,
+        parameter,
+        head_dim: 1,
+        prefix: 0,
+        compute: Compute::F32,
+    };
     let mut cpu = Cpu::new();
     harness.start(&mut cpu, &largest);
     let (a, b, precision) = ((a, left), (b, right), Precision::F32);

@@ -16,8 +16,8 @@ use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::ops::reference::Planes;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, Moment, NormGradArgs, Param, SecondMoment,
-    State, Weight,
+    Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, MaxShapes, Moment, NormGradArgs, Param,
+    SecondMoment, State, Weight,
 };
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
@@ -33,8 +33,16 @@ const TOKENS: usize = 128;
 const OUTPUTS: usize = 344;
 const INPUTS: usize = 128;
 
-const MAX: MaxShapes =
-    MaxShapes { tokens: TOKENS, features: 512, inputs: 512, keys: TOKENS, parameter: 1 << 16, head_dim: 32, prefix: 0 };
+const MAX: MaxShapes = MaxShapes {
+    tokens: TOKENS,
+    features: 512,
+    inputs: 512,
+    keys: TOKENS,
+    parameter: 1 << 16,
+    head_dim: 32,
+    prefix: 0,
+    compute: Compute::F32,
+};
 
 /// Makes the operands of an operation, and gives what carries it out.
 type Prepare = fn() -> Box<dyn FnMut()>;

@@ -8,8 +8,8 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes, NormGradArgs, Param,
-    Rotation,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, MaxShapes, NormGradArgs,
+    Param, Rotation,
 };
 use tetrad::memory::Span;
 use tetrad::optim::{AdamStepInfo, OptimizerConfig};
@@ -58,7 +58,16 @@ impl Sizes {
     fn largest(&self, tokens: usize, features: usize) -> MaxShapes {
         let Self { hidden, intermediate, vocab, sequence, .. } = *self;
         let inputs = intermediate.max(hidden);
-        MaxShapes { tokens, features, inputs, keys: sequence, parameter: vocab * inputs, head_dim: 128, prefix: 0 }
+        MaxShapes {
+            tokens,
+            features,
+            inputs,
+            keys: sequence,
+            parameter: vocab * inputs,
+            head_dim: 128,
+            prefix: 0,
+            compute: Compute::F32,
+        }
     }
 }
 

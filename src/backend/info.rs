@@ -1,5 +1,6 @@
 //! What a plan needs to know about a backend.
 
+use super::Compute;
 use crate::error::BackendError;
 
 /// The largest shapes that a run will ask for; they decide how much workspace a backend needs.
@@ -19,6 +20,8 @@ pub struct MaxShapes {
     pub head_dim: usize,
     /// Elements of the keys of a block's prefix, `P K D`; 0 without one.
     pub prefix: usize,
+    /// How inputs meet weights in forward products.
+    pub compute: Compute,
 }
 
 /// Properties of a backend that a plan depends on; they are known without opening a device.
@@ -40,6 +43,12 @@ pub trait DeviceInfo {
     /// # Errors
     /// If the kernels have no version for such heads.
     fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError>;
+
+    /// Whether forward products can be computed so.
+    ///
+    /// # Errors
+    /// If there is no such arithmetic on the device.
+    fn check_compute(&self, compute: Compute) -> Result<(), BackendError>;
 
     /// Whether operations read a mapped file in place; otherwise weights are uploaded from it.
     fn reads_mapped(&self) -> bool;

@@ -26,7 +26,7 @@ pub use info::{DeviceInfo, MaxShapes};
 pub use kinds::{Moment, SecondMoment};
 pub use memory::{Memory, Offload};
 pub use ops::{
-    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, DropoutArgs, IGNORE, Layout,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, DropoutArgs, IGNORE, Layout,
     MOST_PREFIX, MatMulArgs, NormGradArgs, PACK_GROUP, Precision, PrefixArgs, PrefixGradArgs, QUANT_GROUP, Rotation,
     packed_bytes,
 };

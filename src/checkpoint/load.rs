@@ -384,6 +384,12 @@ impl Checkpoint {
                 }
             }
         }
+        // The file's word for the default is none.
+        let (saved, now) = (self.meta.activations.compute, given.activations.compute);
+        if saved != now {
+            let word = |compute| serde_json::json!(compute).to_string();
+            return differs("activations.compute", word(saved), word(now));
+        }
         // The position counts sequences: in sequences of another length it is another place in the text.
         if self.meta.train.sequence != given.train.sequence {
             let (saved, now) = (self.meta.train.sequence, given.train.sequence);

@@ -2,7 +2,7 @@
 
 use super::load::Checkpoint;
 use super::planes::weight_planes;
-use crate::backend::{Backend, DeviceInfo};
+use crate::backend::{Backend, Compute, DeviceInfo};
 use crate::error::{BackendError, CheckpointError};
 use crate::memory::Plan;
 use crate::model::{
@@ -28,6 +28,7 @@ pub struct Adapted<'a> {
     adapters: &'a [(Checkpoint, f32)],
     /// How the two experts predict, where an adapter has an offline module.
     ensemble: Option<Ensemble>,
+    compute: Compute,
 }
 
 impl<'a> Adapted<'a> {
@@ -49,7 +50,7 @@ impl<'a> Adapted<'a> {
         }
         let stages = adapters.iter().filter_map(|(adapter, _)| adapter.meta.continual);
         let ensemble = stages.filter(|stage| stage.offline.is_some()).map(|stage| stage.ensemble).next();
-        Ok(Self { base, adapters, ensemble })
+        Ok(Self { base, adapters, ensemble, compute: base.meta.activations.compute })
     }
 
     /// How its two experts predict, the online and the offline module of an adapter; nothing if there is one.
@@ -60,6 +61,11 @@ impl<'a> Adapted<'a> {
     /// The same with another ensemble, or one of the experts alone; nothing changes if there is one anyway.
     pub fn with_ensemble(self, ensemble: Ensemble) -> Self {
         Self { ensemble: self.ensemble.map(|_| ensemble), ..self }
+    }
+
+    /// The same with forward products in another arithmetic than that in which the model was trained.
+    pub fn with_compute(self, compute: Compute) -> Self {
+        Self { compute, ..self }
     }
 
     /// Whether both experts are computed.
@@ -107,6 +113,7 @@ impl<'a> Adapted<'a> {
             packing,
             ..self.base.meta.settings()
         };
+        settings.activations.compute = self.compute;
         settings.execution.sampled = if sampling { keys } else { 0 };
         let model = if device.reads_mapped() {
             let specs = param_specs(&settings);
@@ -126,6 +133,7 @@ impl<'a> Adapted<'a> {
     pub fn open(&self, backend: &mut dyn Backend, capacity: Capacity) -> Result<Model, BackendError> {
         let shape = self.shape();
         backend.check_heads(shape.head_dim(), shape.qk_norm)?;
+        backend.check_compute(self.compute)?;
         let (plan, model) = self.place(backend, capacity);
         backend.allocate(plan.total(), Some(self.base.map().clone()), model.acts.scratch)?;
         let files: Vec<usize> = self.uses().into_iter().map(|(file, _)| file).collect();

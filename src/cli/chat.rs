@@ -1,5 +1,6 @@
 //! `tetrad chat`: a conversation with a model, in its own chat template.
 
+use super::compute::ComputeArgs;
 use super::model_file::model_file;
 use super::output::escape;
 use super::signals::ReplyInterrupts;
@@ -45,6 +46,8 @@ pub struct Args {
     /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].
     #[arg(long, value_enum, value_name = "MODULE")]
     expert: Option<adapters::Expert>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
@@ -95,6 +98,7 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
     let adapters = adapters::open(&args.adapters)?;
     let adapted = adapters::Expert::choose(args.expert, Adapted::new(&checkpoint, &adapters)?)?;
+    let adapted = args.compute.apply(&checkpoint, adapted)?;
     checkpoint.verify_weights()?;
     let template = template(&args.file, &checkpoint, args.chat_template.as_deref())?;
     let tokenizer = eval::tokenizer(&checkpoint)?;

@@ -1,5 +1,6 @@
 //! `tetrad eval`.
 
+use super::compute::ComputeArgs;
 use super::held_out::{Cut, HeldOut, HeldOutLoss};
 use super::model_file::model_file;
 use super::output::{json, print};
@@ -37,6 +38,8 @@ pub struct Args {
     /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].
     #[arg(long, value_enum, value_name = "MODULE")]
     expert: Option<adapters::Expert>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -80,6 +83,7 @@ fn eval(args: &Args) -> CliResult {
     let checkpoint = Checkpoint::open(args.model())?;
     let adapters = adapters::open(&args.adapters)?;
     let adapted = adapters::Expert::choose(args.expert, Adapted::new(&checkpoint, &adapters)?)?;
+    let adapted = args.compute.apply(&checkpoint, adapted)?;
     // A result measured on damaged weights would be believed.
     checkpoint.verify_weights()?;
     let cut = Cut { sequence: args.sequence, most: args.sequences, template: args.chat_template.as_deref() };

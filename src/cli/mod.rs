@@ -6,6 +6,7 @@ mod budget;
 mod chart;
 pub mod chat;
 pub mod compare;
+mod compute;
 pub mod config;
 pub mod continual;
 pub mod device;

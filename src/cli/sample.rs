@@ -1,5 +1,6 @@
 //! `tetrad sample`.
 
+use super::compute::ComputeArgs;
 use super::model_file::model_file;
 use super::output::{escape, json, print};
 use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter, text_prompt};
@@ -49,6 +50,8 @@ pub struct Args {
     /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].
     #[arg(long, value_enum, value_name = "MODULE")]
     expert: Option<adapters::Expert>,
+    #[command(flatten)]
+    compute: ComputeArgs,
     /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: device::Device,
@@ -83,6 +86,7 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     let checkpoint = Checkpoint::open(&args.file)?;
     let adapters = adapters::open(&args.adapters)?;
     let adapted = adapters::Expert::choose(args.expert, Adapted::new(&checkpoint, &adapters)?)?;
+    let adapted = args.compute.apply(&checkpoint, adapted)?;
     checkpoint.verify_weights()?;
     let tokenizer = eval::tokenizer(&checkpoint)?;
     let special = checkpoint.special_tokens(&tokenizer);

@@ -86,6 +86,11 @@ pub enum BackendError {
         /// The library's error.
         code: String,
     },
+    /// The kernels have no integer products.
+    #[error(
+        "products in integers (activations.compute = \"int8\") are computed on CPUs only; use --device cpu, or \"f32\""
+    )]
+    NoIntegers,
     /// The kernels do not support heads of this size.
     #[error("the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}")]
     HeadDim {

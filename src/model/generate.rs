@@ -240,14 +240,17 @@ fn choose(logits: &[f32], sampling: &Sampling, u: f64) -> u32 {
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
     // The sum makes -0 a 0, which is its equal.
     let at = |id: u32| logits[id as usize] + 0.0;
-    // Stable, so that equals stay in the order of their ids.
-    order.sort_by(|&a, &b| at(b).total_cmp(&at(a)));
+    // The most likely first, equals in the order of their ids.
+    let by_rank = |a: &u32, b: &u32| at(*b).total_cmp(&at(*a)).then(a.cmp(b));
     if sampling.temperature <= 0.0 {
-        return order[0];
+        return order.into_iter().min_by(by_rank).expect("a vocabulary is not empty");
     }
-    if sampling.top_k > 0 {
+    // A sort of some tens of thousands takes a tenth of a small model's step.
+    if (1..order.len()).contains(&sampling.top_k) {
+        order.select_nth_unstable_by(sampling.top_k - 1, by_rank);
         order.truncate(sampling.top_k);
     }
+    order.sort_unstable_by(by_rank);
     let most = f64::from(at(order[0]));
     let mut weights: Vec<f64> =
         order.iter().map(|&id| ((f64::from(at(id)) - most) / sampling.temperature).exp()).collect();

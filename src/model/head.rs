@@ -17,7 +17,7 @@ impl Model {
         (xn, logits): (Span, Span),
     ) {
         let (weight, config) = (&self.params.head_matrix().weight, &self.settings.model);
-        backend.linear(xn, weight, logits, Accumulate::No);
+        self.product(backend, xn, weight, logits, Accumulate::No);
         for pair in &self.params.head_pairs {
             let rows = pair.rows.of(batch.tokens());
             let (first, end) = (rows.start.max(from), rows.end.min(from + count));

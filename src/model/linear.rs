@@ -1,9 +1,10 @@
 //! A linear layer: the one place where a product with a trained matrix, its bias and their gradients stand together.
 
+use super::Model;
 use super::context::Context;
 use super::grad_sink::GradSink;
 use super::low_rank::LowRankPair;
-use crate::backend::{Accumulate, Param};
+use crate::backend::{Accumulate, Backend, Compute, Param, Weight};
 use crate::memory::Span;
 
 /// `y = x Wᵀ + b`, and the low-rank terms of adapters.
@@ -17,6 +18,16 @@ pub struct Linear {
     pub low_rank: Vec<LowRankPair>,
 }
 
+impl Model {
+    /// `y = x Wᵀ` of a forward pass, in the arithmetic that was chosen for it.
+    pub(super) fn product(&self, backend: &mut dyn Backend, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        match self.settings.activations.compute {
+            Compute::F32 => backend.linear(x, w, y, accumulate),
+            Compute::Int8 => backend.linear_int8(x, w, y, accumulate),
+        }
+    }
+}
+
 impl Linear {
     /// A layer without bias.
     pub fn without_bias(weight: Param) -> Self {
@@ -25,7 +36,7 @@ impl Linear {
 
     /// Sets or adds to `y` from `x`.
     pub(super) fn forward(&self, cx: &mut Context<'_>, x: Span, y: Span, accumulate: Accumulate) {
-        cx.backend.linear(x, &self.weight.weight, y, accumulate);
+        cx.model.product(cx.backend, x, &self.weight.weight, y, accumulate);
         if let Some(bias) = &self.bias {
             cx.backend.add_bias(y, bias.weight.data, bias.weight.shape.cols);
         }

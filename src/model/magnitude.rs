@@ -76,7 +76,7 @@ impl LowRankPair {
         self.scale(cx, down);
         let product = cx.micro_rows(cx.model.acts.magnitude.product, self.b.weight.shape.cols);
         let (magnitude, share) = (own.magnitude.weight.data, own.share);
-        cx.backend.linear(input, weight, product, Accumulate::No);
+        cx.model.product(cx.backend, input, weight, product, Accumulate::No);
         cx.backend.add_columns(product, y, magnitude, norms, [share, -share]);
         cx.backend.linear_grad_input(down, &self.b.weight, product, Accumulate::No);
         cx.backend.add_columns(product, y, magnitude, norms, [share, 0.0]);
@@ -100,7 +100,7 @@ impl LowRankPair {
         let (input, down) = self.down(cx, x);
         self.scale(cx, down);
         let product = cx.micro_rows(cx.model.acts.magnitude.product, outputs);
-        cx.backend.linear(input, weight, product, Accumulate::No);
+        cx.model.product(cx.backend, input, weight, product, Accumulate::No);
         cx.backend.linear_grad_input(down, &self.b.weight, product, Accumulate::Yes);
         cx.backend.magnitude_grad(product, dy, norms, grads[2], of_magnitude);
         // The gradient of f B A x.

@@ -1,7 +1,7 @@
 //! What placing and computing a model depends on besides its architecture: activations, memory, the step's shape.
 
 use super::{AdapterUse, ModelConfig, ParamKind, StorageConfig};
-use crate::backend::ActivationCode;
+use crate::backend::{ActivationCode, Compute};
 use crate::error::Problems;
 use crate::optim::Groups;
 use serde::{Deserialize, Serialize};
@@ -102,12 +102,32 @@ impl Default for Execution {
 pub struct ActivationConfig {
     /// Quantization of the inputs of packed products.
     pub quant: ActivationQuant,
+    /// Arithmetic of forward products with packed weights. "int8" rounds their inputs to eight bits and multiplies integers;
+    /// on CPUs only, and fast with AVX-512 VNNI.
+    #[serde(skip_serializing_if = "is_default")]
+    pub compute: Compute,
+}
+
+fn is_default(compute: &Compute) -> bool {
+    *compute == Compute::default()
 }
 
 impl ActivationConfig {
     /// Every mistake beside weights that are stored so.
     pub fn problems(&self, storage: &StorageConfig) -> Problems {
         let mut problems = Problems::default();
+        problems.need(
+            self.compute == Compute::F32 || self.quant == ActivationQuant::None,
+            "activations.compute",
+            "\"int8\"",
+            "rounds inputs to eight bits, which activations.quant has rounded before; set one of them to its default",
+        );
+        problems.need(
+            self.compute == Compute::F32 || storage.has_integer_products(),
+            "activations.compute",
+            "\"int8\"",
+            "multiplies weights that are codes; set it to \"f32\" or storage.weights=\"int4\"",
+        );
         problems.need(
             self.quant == ActivationQuant::None || storage.has_four_bit_products(),
             "activations.quant",

@@ -197,6 +197,11 @@ impl StorageConfig {
         simulated || self.codecs(tied).into_iter().any(WeightCodec::is_int4)
     }
 
+    /// Whether products of blocks, or with a head of its own, are with weights that are codes.
+    pub fn has_integer_products(&self) -> bool {
+        self.codecs(false).into_iter().any(|codec| codec.integers().is_some())
+    }
+
     /// Whether matrices of blocks have four bits in their products.
     pub fn has_four_bit_products(&self) -> bool {
         let matrices = self.matrix_format();

@@ -12,11 +12,11 @@ use std::ops::Range;
 /// The planes of a weight, to be read row by row.
 #[derive(Clone, Copy, Debug)]
 pub struct RowDecoder<'a> {
-    format: WeightFormat,
-    shape: GroupedShape,
-    data: &'a [u8],
-    scales: &'a [u8],
-    offsets: &'a [u8],
+    pub(super) format: WeightFormat,
+    pub(super) shape: GroupedShape,
+    pub(super) data: &'a [u8],
+    pub(super) scales: &'a [u8],
+    pub(super) offsets: &'a [u8],
     residue: &'a [u8],
 }
 

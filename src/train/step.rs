@@ -189,6 +189,7 @@ impl Trainer {
         mut backend: Box<dyn Backend>,
     ) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
+        backend.check_compute(config.activations.compute)?;
         let optimizer = Arc::new(rules);
         let mut settings = Settings { optimizer: Some(optimizer.clone()), ..config.settings() };
         settings.execution.rank = Some(ranks.rank());

@@ -153,6 +153,10 @@ fn combinations_without_a_meaning_are_refused() {
       storage.scheme = "asymmetric" (--set): only four-bit integers have offsets, and no weights are; remove the key or set storage.weights="int4"
       activations.quant = "int4" (run.toml, line 2): quantizes the inputs of four-bit products; set it to "none" or storage.weights="int4"
     "#);
+    let floats = ["storage.weights=bf16", "activations.compute=int8"];
+    assert_snapshot!(refusal("", &floats), @r#"activations.compute = "int8" (--set): multiplies weights that are codes; set it to "f32" or storage.weights="int4""#);
+    let twice = ["activations.quant=int4", "activations.compute=int8"];
+    assert_snapshot!(refusal("", &twice), @r#"activations.compute = "int8" (--set): rounds inputs to eight bits, which activations.quant has rounded before; set one of them to its default"#);
     assert_snapshot!(refusal("", &["storage.feedback=true", "optimizer.beta1=0", "storage.group=48"]), @"
     2 mistakes in the configuration:
       storage.group = 48 (--set): must be one of 32, 64, 128, 256

@@ -75,7 +75,7 @@ fn every_run_of_the_ladder_is_a_valid_configuration() {
     });
     // Arms, lengths, rates and seeds; most of them will not be needed, since only the best rate has all seeds.
     // At S, three arms have a sixth rate, one of them at three lengths.
-    assert_eq!(runs, [((13 * 2 + 1) * 5 + 2 * 2 + 3) * 5, 3 * 20, 5 * 2 * 25, 5 * 15]);
+    assert_eq!(runs, [((13 * 2 + 1) * 5 + 4 * 2 + 3) * 5, 3 * 20, 5 * 2 * 25, 5 * 15]);
 }
 
 /// Every key of `[set]` and every arm as it stands; the model, the lengths and the ranges are shrunk.

@@ -4,8 +4,8 @@
 use crate::harness::gpu::{CHECKS, allocate, emulated, emulator, launch};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tetrad::backend::DeviceInfo as _;
 use tetrad::backend::cuda::{Args, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source};
+use tetrad::backend::{Compute, DeviceInfo as _};
 use tetrad::memory::{Place, Span};
 use tetrad::model::ModelConfig;
 
@@ -233,6 +233,13 @@ fn count_allocations() -> String {
 #[test]
 fn a_device_is_asked_for_memory_once_and_gets_all_of_it_back() {
     assert_eq!(ask("count", &[]), "0 opened, 1 allocated, 1 worked, 1 counted, 0 beyond, 0 left");
+}
+
+#[test]
+fn products_in_integers_are_refused_with_what_to_do() {
+    assert_eq!(Info.check_compute(Compute::F32), Ok(()));
+    let said = Info.check_compute(Compute::Int8).unwrap_err().to_string();
+    assert!(said.contains("on CPUs only") && said.ends_with("use --device cpu, or \"f32\""), "{said}");
 }
 
 #[test]

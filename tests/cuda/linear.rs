@@ -5,7 +5,7 @@ use crate::harness::operands::{self, BF16, Harness, assert_near, bf16_floats, re
 use half::{bf16, f16};
 use tetrad::backend::ops::reference::{self, Planes, wide};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Accumulate, MaxShapes};
+use tetrad::backend::{Accumulate, Compute, MaxShapes};
 use tetrad::quant::{GroupedShape, Simulation, WeightCodec, WeightFormat};
 use zerocopy::IntoBytes;
 
@@ -24,7 +24,16 @@ const FORMATS: [WeightFormat; 11] = [
 ];
 
 fn largest(parameter: usize) -> MaxShapes {
-    MaxShapes { tokens: 20, features: 700, inputs: 700, keys: 8, parameter, head_dim: 16, prefix: 0 }
+    MaxShapes {
+        tokens: 20,
+        features: 700,
+        inputs: 700,
+        keys: 8,
+        parameter,
+        head_dim: 16,
+        prefix: 0,
+        compute: Compute::F32,
+    }
 }
 
 fn planes(seed: u64, rows: usize, cols: usize, group: usize, format: WeightFormat) -> Planes {

@@ -3,11 +3,19 @@
 use crate::harness::gpu::{open_all, orders, set_order};
 use crate::harness::operands::{Harness, Random, read};
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, Layout, MatMulArgs, MaxShapes, Precision};
+use tetrad::backend::{Backend, Compute, Layout, MatMulArgs, MaxShapes, Precision};
 
 /// Scratch for all shapes below.
-const LARGEST: MaxShapes =
-    MaxShapes { tokens: 1, features: 1, inputs: 1, keys: 1, parameter: 1 << 17, head_dim: 32, prefix: 0 };
+const LARGEST: MaxShapes = MaxShapes {
+    tokens: 1,
+    features: 1,
+    inputs: 1,
+    keys: 1,
+    parameter: 1 << 17,
+    head_dim: 32,
+    prefix: 0,
+    compute: Compute::F32,
+};
 
 /// Shapes of several tiles, of several runs of 256 products, and of parts of each.
 const SHAPES: [(usize, usize, usize); 6] =

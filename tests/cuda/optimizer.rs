@@ -5,7 +5,7 @@ use tetrad::backend::adam::AdamArgs;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::{Cuda, Gpu};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Backend, MaxShapes, Moment, Param, SecondMoment, State, UpdateStats, Weight};
+use tetrad::backend::{Backend, Compute, MaxShapes, Moment, Param, SecondMoment, State, UpdateStats, Weight};
 use tetrad::memory::{ALIGN, Category, Lifetime, Place, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
@@ -72,8 +72,16 @@ pub fn place_state(g: GroupedShape, s: Storage, decay: bool, specs: &[StateSpec]
     let weight = Weight::place(g, s.format, |_, bytes| add(bytes));
     let state = State::place(specs, g, &mut |_, bytes| add(bytes));
     let features = g.rows.max(g.cols);
-    let largest =
-        MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2, prefix: 0 };
+    let largest = MaxShapes {
+        tokens: 1,
+        features,
+        inputs: g.cols,
+        keys: 1,
+        parameter: g.len(),
+        head_dim: 2,
+        prefix: 0,
+        compute: Compute::F32,
+    };
     let (grad, workspace) = (add(4 * g.len()), add(4 * workspace));
     let param = Param { id: 3, group: 0, decay, sparse: s.sparse, weight, state };
     Placed { param, grad, workspace, own: plan.total().next_multiple_of(ALIGN), largest }

@@ -9,13 +9,21 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::ops::reference::{self, wide};
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Accumulate, ActivationCode, Backend, IGNORE, MaxShapes, NormGradArgs, Precision, Rotation, packed_bytes,
+    Accumulate, ActivationCode, Backend, Compute, IGNORE, MaxShapes, NormGradArgs, Precision, Rotation, packed_bytes,
 };
 use tetrad::quant::{RngKey, RngUse};
 
 /// Scratch for all shapes below.
-const LARGEST: MaxShapes =
-    MaxShapes { tokens: 4200, features: 5461, inputs: 1024, keys: 64, parameter: 1 << 20, head_dim: 128, prefix: 0 };
+const LARGEST: MaxShapes = MaxShapes {
+    tokens: 4200,
+    features: 5461,
+    inputs: 1024,
+    keys: 64,
+    parameter: 1 << 20,
+    head_dim: 128,
+    prefix: 0,
+    compute: Compute::F32,
+};
 
 #[test]
 fn rms_norm_and_its_gradient() {

@@ -2,21 +2,51 @@
 
 use super::operands::{Harness, assert_near};
 use tetrad::backend::cpu::{Cpu, Isa};
-use tetrad::backend::{Backend, MaxShapes, Memory as _};
+use tetrad::backend::{Backend, Compute, MaxShapes, Memory as _};
 use tetrad::memory::Span;
 use zerocopy::IntoBytes;
 
 /// The largest shapes of the tests.
-const MAX: MaxShapes =
-    MaxShapes { tokens: 600, features: 6000, inputs: 6000, keys: 300, parameter: 1 << 20, head_dim: 320, prefix: 0 };
+const MAX: MaxShapes = MaxShapes {
+    tokens: 600,
+    features: 6000,
+    inputs: 6000,
+    keys: 300,
+    parameter: 1 << 20,
+    head_dim: 320,
+    prefix: 0,
+    compute: Compute::F32,
+};
 
 impl Harness {
     /// Runs `op` and returns the floats of `spans`.
     pub fn run(&self, isa: Isa, threads: usize, spans: &[Span], op: impl Fn(&mut dyn Backend) + Sync) -> Vec<Vec<f32>> {
+        self.run_planned(&MAX, isa, threads, spans, op)
+    }
+
+    /// The same with workspace for products in integers.
+    pub fn run_int8(
+        &self,
+        isa: Isa,
+        threads: usize,
+        spans: &[Span],
+        op: impl Fn(&mut dyn Backend) + Sync,
+    ) -> Vec<Vec<f32>> {
+        self.run_planned(&MaxShapes { compute: Compute::Int8, ..MAX }, isa, threads, spans, op)
+    }
+
+    fn run_planned(
+        &self,
+        largest: &MaxShapes,
+        isa: Isa,
+        threads: usize,
+        spans: &[Span],
+        op: impl Fn(&mut dyn Backend) + Sync,
+    ) -> Vec<Vec<f32>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {
             let mut cpu = Cpu::with_isa(isa);
-            self.start(&mut cpu, &MAX);
+            self.start(&mut cpu, largest);
             op(&mut cpu);
             let read = |span: &Span| {
                 let mut out = vec![0f32; span.bytes / 4];

@@ -8,7 +8,7 @@ use tetrad::backend::ops::{
     Gelu, Linear, Magnitude, MatMul, Norm, PrefixAttention, Rope, Scaling, SwiGlu, Update,
 };
 use tetrad::backend::{
-    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, Axis, Backend, DeviceInfo, DirectionArgs,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, Axis, Backend, Compute, DeviceInfo, DirectionArgs,
     DivisorArgs, DropoutArgs, MatMulArgs, MaxShapes, Memory, MomentumArgs, NormGradArgs, Offload, Param, Precision,
     PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, StateTensor, UpdateArgs, UpdateStats, Weight,
 };
@@ -105,6 +105,7 @@ operations! {
     }
     Linear {
         fn linear(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
+        fn linear_int8(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
         fn linear_grad_input(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
         fn linear_grad_weight(dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate);
     }
@@ -219,6 +220,10 @@ impl DeviceInfo for Masked {
 
     fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError> {
         self.inner.check_heads(head_dim, head_norm)
+    }
+
+    fn check_compute(&self, compute: Compute) -> Result<(), BackendError> {
+        self.inner.check_compute(compute)
     }
 
     fn reads_mapped(&self) -> bool {

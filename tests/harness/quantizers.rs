@@ -4,13 +4,21 @@ use super::Golden;
 use super::operands::{Harness, read};
 use half::bf16;
 use tetrad::backend::ops::reference::Planes;
-use tetrad::backend::{Accumulate, ActivationCode, Backend, MaxShapes};
+use tetrad::backend::{Accumulate, ActivationCode, Backend, Compute, MaxShapes};
 use tetrad::memory::Span;
 use tetrad::quant::{GroupedShape, Simulation, WeightFormat};
 use zerocopy::IntoBytes;
 
-const MAX: MaxShapes =
-    MaxShapes { tokens: 256, features: 256, inputs: 256, keys: 1, parameter: 1 << 10, head_dim: 32, prefix: 0 };
+const MAX: MaxShapes = MaxShapes {
+    tokens: 256,
+    features: 256,
+    inputs: 256,
+    keys: 1,
+    parameter: 1 << 10,
+    head_dim: 32,
+    prefix: 0,
+    compute: Compute::F32,
+};
 
 /// What was recorded: kinds of numbers with their rows and columns.
 fn kinds(golden: &Golden, input: &str) -> Vec<(String, usize, usize)> {

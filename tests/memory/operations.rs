@@ -6,8 +6,8 @@ use crate::harness::operands::{Harness, floats, int4};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
-    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Layout, MatMulArgs, MaxShapes,
-    NormGradArgs, Precision, Rotation, Weight,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, Layout, MatMulArgs,
+    MaxShapes, NormGradArgs, Precision, Rotation, Weight,
 };
 use tetrad::memory::Span;
 
@@ -81,7 +81,9 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
     });
     ActivationCode::ALL.into_iter().for_each(|code| cpu.quantize_activations(y, H, T / 2, code));
     cpu.linear(y, &s.w, gate, Accumulate::No);
+    cpu.linear_int8(y, &s.w, gate, Accumulate::No);
     cpu.linear(s.few[0], &s.w, s.few[1], Accumulate::No);
+    cpu.linear_int8(s.few[0], &s.w, s.few[1], Accumulate::No);
     cpu.linear(y, &s.w, up, Accumulate::No);
     cpu.swiglu(gate, up, out);
     cpu.linear_grad_input(out, &s.w, z, Accumulate::Yes);
@@ -125,6 +127,7 @@ fn count() {
             parameter: F * H,
             head_dim: H / HEADS,
             prefix: 0,
+            compute: Compute::Int8,
         };
         let mut cpu = Cpu::new();
         harness.start(&mut cpu, &largest);

@@ -2,11 +2,11 @@
 //! exists at once.
 
 use crate::harness::{in_one_thread, state};
+use tetrad::backend::Compute;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::memory::Category;
-use tetrad::model::Scheme;
-use tetrad::model::{ActivationCheckpointing, ActivationQuant, GradBuffer};
+use tetrad::model::{ActivationCheckpointing, ActivationQuant, GradBuffer, Scheme, TableStorage};
 use tetrad::train::{Trainer, plan};
 
 const BATCH: usize = 6;
@@ -49,8 +49,9 @@ fn run_here(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
 
 #[test]
 fn micro_batches_give_the_bytes_of_the_whole_batch() {
-    let edits: [fn(&mut Config); 5] = [
+    let edits: [fn(&mut Config); 6] = [
         |_| {},
+        |config| (config.activations.compute, config.storage.head) = (Compute::Int8, TableStorage::Int8),
         |config| config.data.shares_rows = true,
         |config| (config.model.tied, config.model.qkv_bias) = (true, true),
         |config| (config.model.qk_norm, config.activations.quant) = (true, ActivationQuant::Int4),

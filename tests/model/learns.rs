@@ -4,7 +4,7 @@
 use crate::harness::in_one_thread;
 use crate::harness::state::{read, weight_spans, whole_state};
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Moment, Param, SecondMoment};
+use tetrad::backend::{Compute, Moment, Param, SecondMoment};
 use tetrad::config::Config;
 use tetrad::data::{Batches, Tokens, Windows};
 use tetrad::memory::Span;
@@ -200,7 +200,7 @@ fn every_codec_of_the_state_learns() {
 
 #[test]
 fn options_learn() {
-    let options: [(&str, Edit); 8] = [
+    let options: [(&str, Edit); 9] = [
         ("tied", |c| c.model.tied = true),
         ("tied int4", |c| (c.model.tied, c.storage.embedding) = (true, TableStorage::Int4)),
         ("feedback", |c| c.storage.feedback = true),
@@ -208,6 +208,7 @@ fn options_learn() {
         ("int4 activations", |c| c.activations.quant = ActivationQuant::Int4),
         ("int4 activations in rows", |c| c.activations.quant = ActivationQuant::Int4Rows),
         ("fp4 activations", |c| c.activations.quant = ActivationQuant::Fp4),
+        ("products in integers", |c| (c.activations.compute, c.storage.head) = (Compute::Int8, TableStorage::Int4)),
         ("weight decay", |c| c.optimizer.weight_decay = 0.1),
     ];
     for (name, option) in options {

@@ -8,6 +8,7 @@ mod adapter;
 mod audit;
 mod autotune;
 mod clip;
+mod compute;
 mod every_rule;
 mod golden;
 mod guard;

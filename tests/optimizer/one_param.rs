@@ -2,7 +2,7 @@
 
 use tetrad::backend::cpu::{Cpu, Isa};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{DeviceInfo, MaxShapes, Param, State, Weight};
+use tetrad::backend::{Compute, DeviceInfo, MaxShapes, Param, State, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::quant::{GroupedShape, StateSpec, WeightFormat};
 use zerocopy::IntoBytes;
@@ -25,8 +25,16 @@ impl OneParam {
         let state = State::place(state, g, &mut |_, bytes| add(bytes));
         let mut cpu = Cpu::with_isa(isa);
         let features = g.rows.max(g.cols);
-        let largest =
-            MaxShapes { tokens: 1, features, inputs: g.cols, keys: 1, parameter: g.len(), head_dim: 2, prefix: 0 };
+        let largest = MaxShapes {
+            tokens: 1,
+            features,
+            inputs: g.cols,
+            keys: 1,
+            parameter: g.len(),
+            head_dim: 2,
+            prefix: 0,
+            compute: Compute::F32,
+        };
         let grad = add(4 * g.len());
         let (workspace, scratch) = (add(4 * workspace), add(cpu.workspace_bytes(&largest)));
         cpu.allocate(plan.total(), None, scratch).unwrap();

@@ -10,11 +10,11 @@ mod simd;
 pub use peaks::{Peaks, peaks};
 pub use simd::isa::Isa;
 
-use super::{Backend, DeviceInfo, MaxShapes, UpdateStats};
+use super::{Backend, Compute, DeviceInfo, MaxShapes, UpdateStats};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, ArenaBorrow, Span};
 use ops::update::Gate;
-use ops::{adam, attention, attention_grad, factors, linear, linear_grad_weight, matmul};
+use ops::{adam, attention, attention_grad, factors, linear, linear_grad_weight, linear_int8, matmul};
 use simd::tasks::{Pool, Scratch};
 
 /// A processor with some of its threads. It may be used from any thread: operations called inside a rayon pool with as
@@ -79,6 +79,7 @@ impl DeviceInfo for Cpu {
     fn workspace_bytes(&self, max: &MaxShapes) -> usize {
         let needs = [
             linear::need(max),
+            linear_int8::need(max),
             linear_grad_weight::need(),
             attention::need(max),
             attention_grad::need(max),
@@ -97,6 +98,10 @@ impl DeviceInfo for Cpu {
     }
 
     fn check_heads(&self, _: usize, _: bool) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn check_compute(&self, _: Compute) -> Result<(), BackendError> {
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 use super::Cuda;
 use super::ops::{ROW_MULTIPLE, activation_scaling, adam, attention, attention_grad, linear, norm, prefix, scaling};
 use super::runtime::Gpu;
+use crate::backend::Compute;
 use crate::backend::{DeviceInfo, MaxShapes};
 use crate::error::BackendError;
 use crate::memory::ALIGN;
@@ -63,6 +64,10 @@ impl<D: FreeMemory> DeviceInfo for D {
             true => Ok(()),
             false => Err(BackendError::HeadDim { found: head_dim, most: attention::MAX_HEAD_DIM, multiple }),
         }
+    }
+
+    fn check_compute(&self, compute: Compute) -> Result<(), BackendError> {
+        if compute == Compute::F32 { Ok(()) } else { Err(BackendError::NoIntegers) }
     }
 
     fn reads_mapped(&self) -> bool {

@@ -5,6 +5,7 @@
 
 use super::Precision;
 use super::reference::{Planes, wide};
+use crate::backend::Compute;
 use crate::backend::{Backend, MaxShapes, Weight};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use crate::quant::{Element, GroupScale, GroupedShape, Simulation, WeightCodec, WeightFormat, WeightPlane};
@@ -221,8 +222,16 @@ impl Case {
 }
 
 /// The largest shapes of these cases.
-pub(super) const MAX: MaxShapes =
-    MaxShapes { tokens: 128, features: 320, inputs: 320, keys: 128, parameter: 1 << 15, head_dim: 32, prefix: 1 << 9 };
+pub(super) const MAX: MaxShapes = MaxShapes {
+    tokens: 128,
+    features: 320,
+    inputs: 320,
+    keys: 128,
+    parameter: 1 << 15,
+    head_dim: 32,
+    prefix: 1 << 9,
+    compute: Compute::F32,
+};
 
 /// Formats of memory whose values are stored; of four bits, codes alone.
 pub(super) fn stored() -> impl Iterator<Item = WeightFormat> {

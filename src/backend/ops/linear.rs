@@ -3,14 +3,38 @@
 use super::Accumulate;
 use super::conformance::{Case, MAX, simulated, stored};
 use super::reference::wide;
-use crate::backend::{Backend, Weight};
+use crate::backend::{Backend, MaxShapes, Weight};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, WeightFormat};
+use serde::{Deserialize, Serialize};
+
+/// In which arithmetic the forward products with weights that are codes are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compute {
+    /// Floats: codes become floats, and activations stay as they are.
+    #[default]
+    F32,
+    /// Integers: codes stay as they are, and activations are rounded to eight bits ([`Linear::linear_int8`]).
+    Int8,
+}
 
 /// A linear layer and its gradients.
 pub trait Linear {
     /// `y[T, O] = x[T, I] w[O, I]^T`.
     fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate);
+
+    /// The same with each row of `x` rounded to eight bits in groups as long as those of `w`, if `w` is stored as codes; else
+    /// it is [`Linear::linear`]. An element becomes `s round(x k)`, halves to the even neighbour, with `s = most / 127` and
+    /// `k = 127 / most` of the group's largest magnitude; `k` is 0 where that quotient is not finite, and `s` is NaN in a group
+    /// with what is not finite. A group's products with codes are summed in integers, which no rounding enters.
+    ///
+    /// Only a device whose [`check_compute`](crate::backend::DeviceInfo::check_compute) allows [`Compute::Int8`] has it, and
+    /// workspace that was planned for it.
+    ///
+    /// # Panics
+    /// On other devices.
+    fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate);
 
     /// `dx[T, I] = dy[T, O] w[O, I]`.
     fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
@@ -23,6 +47,20 @@ pub trait Linear {
 pub fn linear(x: &[f64], w: &[f64], inputs: usize) -> Vec<f64> {
     let outputs = w.len() / inputs;
     multiply(x, &transpose(w, outputs, inputs), (x.len() / inputs, inputs, outputs))
+}
+
+/// Rows of activations as [`Linear::linear_int8`] rounds them, in groups of `group`.
+pub fn round_int8(x: &[f32], inputs: usize, group: usize) -> Vec<f64> {
+    let groups = x.chunks(inputs).flat_map(|row| row.chunks(group));
+    let round = |group: &[f32]| {
+        let most = group.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let finite = group.iter().all(|x| x.is_finite());
+        let scale = if finite { most / 127.0 } else { f32::NAN };
+        let steps = if finite && (127.0 / most).is_finite() { 127.0 / most } else { 0.0 };
+        let code = |x: &f32| (x * steps).round_ties_even();
+        group.iter().map(|x| f64::from(scale) * f64::from(code(x))).collect::<Vec<_>>()
+    };
+    groups.flat_map(round).collect()
 }
 
 /// `dy[T, O] w[O, I]`.
@@ -59,6 +97,44 @@ pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
     for format in stored().chain(simulated()) {
         for (tokens, outputs, inputs) in [(1, 9, 40), (5, 33, 31), (40, 24, 65)] {
             conformance_of(open, tokens, GroupedShape::new(outputs, inputs, 32), format);
+        }
+    }
+    conformance_int8(open);
+}
+
+/// Codes of each kind, groups of each size, rows that end within a group; products beside the codes' values and the inputs
+/// that [`round_int8`] makes, where the device has them.
+fn conformance_int8(open: &dyn Fn() -> Box<dyn Backend>) {
+    if open().check_compute(Compute::Int8).is_err() {
+        return;
+    }
+    for format in stored() {
+        for (tokens, outputs, inputs, group) in
+            [(1, 9, 40, 32), (3, 33, 290, 64), (5, 33, 31, 32), (40, 67, 320, 128), (13, 8, 260, 256)]
+        {
+            let shape = GroupedShape::new(outputs, inputs, group);
+            let mut case = Case::new(open, tokens as u64);
+            let (w, planes) = case.weight(shape, format);
+            let mut x = case.numbers(tokens * inputs);
+            // A group of zeros, and one of a large number and small ones.
+            x[..group.min(inputs)].fill(0.0);
+            x[inputs * tokens - 1] = 300.0;
+            let old = case.numbers(tokens * outputs);
+            let (x_at, y, added) =
+                (case.activations(&x, inputs), case.room_of_rows(tokens, outputs), case.activations(&old, outputs));
+            case.run(MaxShapes { compute: Compute::Int8, ..MAX }, |backend| {
+                backend.linear_int8(x_at, &w, y, Accumulate::No);
+                backend.linear_int8(x_at, &w, added, Accumulate::Yes);
+            });
+            let is_codes = format.codec().integers().is_some();
+            let rounded = if is_codes { round_int8(&x, inputs, group) } else { wide(&x) };
+            let expected = linear(&rounded, &planes.values(), inputs);
+            let what = format!(
+                "a product in integers, {format} of {outputs} x {inputs} in groups of {group}, {tokens} tokens"
+            );
+            case.near_rows(y, outputs, &expected, &what);
+            let sum: Vec<f64> = expected.iter().zip(&old).map(|(a, &b)| a + f64::from(b)).collect();
+            case.near_rows(added, outputs, &sum, &format!("{what}, added"));
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::backend::ops::{
     Gelu, Linear, Magnitude, MatMul, Norm, PrefixAttention, Rope, Scaling, SwiGlu, Update,
 };
 use crate::backend::{
-    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, Axis, Backend, DeviceInfo, DirectionArgs,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, Axis, Backend, Compute, DeviceInfo, DirectionArgs,
     DivisorArgs, DropoutArgs, MatMulArgs, MaxShapes, Memory, MomentumArgs, NormGradArgs, Offload, Param, Precision,
     PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, StateTensor, UpdateArgs, UpdateStats, Weight,
 };
@@ -121,6 +121,8 @@ operations! {
     }
     Linear(of) {
         fn linear(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
+            = of.linear((x, w.shape.cols), w, y, accumulate);
+        fn linear_int8(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
             = of.linear((x, w.shape.cols), w, y, accumulate);
         fn linear_grad_input(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate)
             = of.linear((dy, w.shape.rows), w, dx, accumulate);
@@ -255,6 +257,10 @@ impl DeviceInfo for Profiled {
 
     fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError> {
         self.inner.check_heads(head_dim, head_norm)
+    }
+
+    fn check_compute(&self, compute: Compute) -> Result<(), BackendError> {
+        self.inner.check_compute(compute)
     }
 
     fn reads_mapped(&self) -> bool {

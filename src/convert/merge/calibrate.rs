@@ -3,6 +3,7 @@
 use super::Calibration;
 use super::feed::Feed;
 use super::planes::{MadePlanes, Maker};
+use crate::backend::Compute;
 use crate::backend::{Accumulate, Backend, MaxShapes};
 use crate::checkpoint::Capacity;
 use crate::error::{BackendError, ConvertError};
@@ -85,6 +86,7 @@ impl<'a> Products<'a> {
             parameter: widest * widest,
             head_dim: 1,
             prefix: 0,
+            compute: Compute::F32,
         };
         let workspace = plan.add("kernels", Category::Scratch, backend.workspace_bytes(&largest), Lifetime::ALWAYS);
         backend.allocate(plan.total(), None, workspace)?;

@@ -137,6 +137,7 @@ pub fn place(
         parameter: largest,
         head_dim: model.head_dim(),
         prefix: settings.prefix_length() * model.kv_width(),
+        compute: settings.activations.compute,
     };
     let mut scratch = |name: &str, bytes, life| plan.add(name, Category::Scratch, bytes, life);
     let step = Lifetime { from: 0, to: end };

@@ -9,7 +9,7 @@ use half::bf16;
 use tetrad::backend::cuda::{Cuda, Gpu, Info};
 use tetrad::backend::ops::reference;
 use tetrad::backend::prelude::*;
-use tetrad::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes};
+use tetrad::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, Compute, MaxShapes};
 use tetrad::memory::{Place, Span};
 use zerocopy::IntoBytes;
 
@@ -188,6 +188,7 @@ impl Spans {
             parameter: 1,
             head_dim,
             prefix: 0,
+            compute: Compute::F32,
         };
         let bytes = Info.workspace_bytes(&largest);
         let workspace = Span { place: Place::Arena, offset: layout.used, bytes };

@@ -4,7 +4,7 @@ use super::{BATCH, Edit, Life, SEQUENCE, config, joined};
 use crate::harness::adapter::{base, kinds, lora};
 use std::sync::Arc;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Moment, SecondMoment};
+use tetrad::backend::{Compute, Moment, SecondMoment};
 use tetrad::config::Config;
 use tetrad::error::{BackendError, RanksError, StartError};
 use tetrad::model::{
@@ -46,7 +46,8 @@ fn ranks_give_the_bytes_of_one_process_with_every_storage() {
 
 #[test]
 fn ranks_give_the_bytes_of_one_process_however_each_computes_its_rows() {
-    let edits: [(&str, Edit); 9] = [
+    let edits: [(&str, Edit); 10] = [
+        ("products in integers", |config| config.activations.compute = Compute::Int8),
         ("packed rows", |config| config.data.shares_rows = true),
         ("micro-batches", |config| config.train.micro_batch = 1),
         ("micro-batches, a tensor at a time", |config| {

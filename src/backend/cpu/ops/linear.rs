@@ -4,6 +4,7 @@
 //! tokens with them. A small batch (sampling) is computed as dot products with rows dequantized one at a time.
 
 use super::linear_grad_weight::linear_grad_weight;
+use super::linear_int8::linear_int8;
 use super::weights::{PIECE, Rows};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::gemm::{
@@ -20,7 +21,7 @@ use crate::memory::Span;
 /// Tokens of a block: a few strips, so that two threads and sixteen find enough of them.
 pub(super) const BLOCK: usize = 4 * ROWS;
 /// Up to this many tokens are handled row by row.
-const SMALL_BATCH: usize = 4;
+pub(super) const SMALL_BATCH: usize = 4;
 /// Elements of the shared panels (1 MiB): with a block of tokens they stay in a second-level cache.
 pub(super) const PANELS: usize = 1 << 18;
 /// Deepest panel.
@@ -55,6 +56,13 @@ impl Linear for Cpu {
         through_panels(isa, &mut scratch, x, y, accumulate, shape, pack);
     }
 
+    fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        match w.format.codec().integers() {
+            None => self.linear(x, w, y, accumulate),
+            Some(_) => linear_int8(self, x, w, y, accumulate),
+        }
+    }
+
     fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate) {
         let (isa, mut scratch, mut slices) = self.begin();
         let (dy, w, dx) = (slices.read::<f32>(dy), Rows::claim(&mut slices, w), slices.write::<f32>(dx));
@@ -79,7 +87,7 @@ impl Linear for Cpu {
     }
 }
 
-fn tokens_of(input: &[f32], input_width: usize, output: &[f32], output_width: usize) -> usize {
+pub(super) fn tokens_of(input: &[f32], input_width: usize, output: &[f32], output_width: usize) -> usize {
     let tokens = input.len() / input_width;
     assert_eq!(input.len(), tokens * input_width, "whole rows of the input");
     assert_eq!(output.len(), tokens * output_width, "as many rows of the output");
@@ -146,8 +154,8 @@ fn through_panels(
     }
 }
 
-/// Outputs that one task of [`small_batch`] computes.
-const SMALL_OUTPUTS: usize = 32;
+/// Outputs that one task of a small batch computes.
+pub(super) const SMALL_OUTPUTS: usize = 32;
 /// Elements of a weight's row that are dequantized at a time.
 const SMALL_PIECE: usize = 4 * PIECE;
 

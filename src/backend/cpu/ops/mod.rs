@@ -15,6 +15,7 @@ mod gaussian;
 mod gelu;
 pub(crate) mod linear;
 pub(crate) mod linear_grad_weight;
+pub(crate) mod linear_int8;
 pub(crate) mod loss;
 mod magnitude;
 pub(crate) mod matmul;

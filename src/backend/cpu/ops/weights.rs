@@ -31,6 +31,11 @@ impl<'a> Rows<'a> {
         self.0.shape().cols
     }
 
+    /// The decoder of the rows.
+    pub fn decoder(&self) -> &RowDecoder<'a> {
+        &self.0
+    }
+
     /// Elements `from..from + out.len()` of a row.
     ///
     /// # Panics

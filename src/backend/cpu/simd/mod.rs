@@ -2,6 +2,7 @@
 
 pub(crate) mod exp;
 pub(crate) mod gemm;
+pub(crate) mod int8;
 pub(crate) mod isa;
 pub(crate) mod reduce;
 pub(crate) mod tasks;

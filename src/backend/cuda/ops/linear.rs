@@ -88,6 +88,10 @@ impl Linear for Cuda {
         }
     }
 
+    fn linear_int8(&mut self, _: Span, _: &Weight, _: Span, _: Accumulate) {
+        panic!("products in integers on a GPU, which check_compute refuses");
+    }
+
     /// Panels run over columns, so that each element of `dx` is one sum in float32.
     fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate) {
         let gpu = &mut self.gpu;

@@ -1,0 +1,274 @@
+//! Integer products with AVX-512 VNNI, which multiplies and sums four bytes of each lane at once: 12 registers hold sums of a
+//! group, 12 those of all groups.
+
+use super::{COLS, Groups, LeftRow, Panel, ROWS, Range, TileMut};
+use crate::quant::RowDecoder;
+use std::arch::x86_64::*;
+
+/// Lanes of a register.
+const LANES: usize = 16;
+
+/// The statement for each row of a tile, whose number is a constant in it, so that sums are registers at every level of
+/// optimisation.
+macro_rules! each_row {
+    ($row:ident => $do:expr) => {
+        each_row!(@ $row 0 1 2 3 4 5 => $do)
+    };
+    (@ $row:ident $($number:literal)* => $do:expr) => {
+        $({
+            const $row: usize = $number;
+            $do;
+        })*
+    };
+}
+
+/// See [`super::tile`].
+///
+/// # Safety
+/// The processor has AVX-512 F and VNNI; `out` is at most 6 x 32, `left` holds 6 rows and `panel` a panel of `groups`, of
+/// which the range is a part.
+#[target_feature(enable = "avx512f,avx512vnni,fma")]
+pub(super) unsafe fn tile(groups: Groups, left: &[f32], panel: &[f32], range: Range, out: TileMut<'_>) {
+    // SAFETY: as promised by the caller; N registers are at most the tile's columns.
+    unsafe {
+        match (out.cols() <= LANES, groups.offsets) {
+            (false, false) => kernel::<2, false>(groups, left, panel, range, out),
+            (false, true) => kernel::<2, true>(groups, left, panel, range, out),
+            (true, false) => kernel::<1, false>(groups, left, panel, range, out),
+            (true, true) => kernel::<1, true>(groups, left, panel, range, out),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`tile`], with at most 16 N columns.
+#[target_feature(enable = "avx512f,avx512vnni,fma")]
+unsafe fn kernel<const N: usize, const OFFSETS: bool>(
+    groups: Groups,
+    left: &[f32],
+    panel: &[f32],
+    range: Range,
+    mut out: TileMut<'_>,
+) {
+    let (row, wide) = (LeftRow::of(groups), Panel::of(groups));
+    let (rows, cols, stride) = (out.rows(), out.cols(), out.stride());
+    let (left, panel, out) = (left.as_ptr(), panel.as_ptr(), out.as_mut_ptr());
+    let masks = [tail_mask(cols), tail_mask(cols.saturating_sub(LANES))];
+    let at = |i: usize, j: usize| out.wrapping_add(i * stride + j * LANES);
+    let mut totals = [[_mm512_setzero_ps(); 2]; ROWS];
+    each_row!(I => if range.goes_on && I < rows {
+        // SAFETY: row I of the tile; the masks keep columns below `cols`.
+        unsafe {
+            totals[I][0] = _mm512_maskz_loadu_ps(masks[0], at(I, 0));
+            if N == 2 {
+                totals[I][1] = _mm512_maskz_loadu_ps(masks[1], at(I, 1));
+            }
+        }
+    });
+    for g in range.first..range.first + range.count {
+        // SAFETY: the panel has rows of 32 words for every word of its groups, then as many scales for each of them and, if
+        // OFFSETS, offsets; each of six left rows has as many words and three numbers for each group.
+        unsafe {
+            let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
+            each_row!(I => {
+                let start = _mm512_set1_epi32(left.add(I * row.len() + row.starts() + g).cast::<i32>().read_unaligned());
+                sums[I] = [start; 2];
+            });
+            for k in g * groups.words..(g + 1) * groups.words {
+                let weights = panel.add(k * COLS).cast::<__m512i>();
+                let low = _mm512_loadu_si512(weights);
+                let high = if N == 2 { _mm512_loadu_si512(weights.add(1)) } else { low };
+                each_row!(I => {
+                    let x = _mm512_set1_epi32(left.add(I * row.len() + k).cast::<i32>().read_unaligned());
+                    sums[I][0] = _mm512_dpbusd_epi32(sums[I][0], low, x);
+                    if N == 2 {
+                        sums[I][1] = _mm512_dpbusd_epi32(sums[I][1], high, x);
+                    }
+                });
+            }
+            let pair = |from: usize| {
+                let from = panel.add(from + g * COLS);
+                [_mm512_loadu_ps(from), if N == 2 { _mm512_loadu_ps(from.add(LANES)) } else { _mm512_setzero_ps() }]
+            };
+            let scales = pair(wide.codes());
+            each_row!(I => {
+                let scale = _mm512_set1_ps(*left.add(I * row.len() + row.scales() + g));
+                for j in 0..N {
+                    let product = _mm512_cvtepi32_ps(sums[I][j]);
+                    totals[I][j] = _mm512_fmadd_ps(product, _mm512_mul_ps(scales[j], scale), totals[I][j]);
+                }
+            });
+            if OFFSETS {
+                let offsets = pair(wide.offsets());
+                each_row!(I => {
+                    let mean = _mm512_set1_ps(*left.add(I * row.len() + row.means() + g));
+                    for j in 0..N {
+                        totals[I][j] = _mm512_fmadd_ps(offsets[j], mean, totals[I][j]);
+                    }
+                });
+            }
+        }
+    }
+    each_row!(I => if I < rows {
+        // SAFETY: as above.
+        unsafe {
+            _mm512_mask_storeu_ps(at(I, 0), masks[0], totals[I][0]);
+            if N == 2 {
+                _mm512_mask_storeu_ps(at(I, 1), masks[1], totals[I][1]);
+            }
+        }
+    });
+}
+
+/// The first `count` lanes.
+#[inline(always)]
+fn tail_mask(count: usize) -> __mmask16 {
+    if count >= LANES { !0 } else { (1 << count) - 1 }
+}
+
+/// How a row's integers are stored.
+#[derive(Clone, Copy)]
+struct Stored<'a> {
+    bytes: &'a [u8],
+    nibbles: Option<&'a [u8; 16]>,
+}
+
+impl Stored<'_> {
+    /// The integers of the blocks `block` and, if BOTH, `block + 1`; else zeros follow.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW and VL, and there are such blocks.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn pair<const BOTH: bool>(self, block: usize) -> __m512i {
+        // SAFETY: as promised by the caller; masks leave out the second block where it is missing.
+        unsafe {
+            let Some(meanings) = self.nibbles else {
+                let bytes = _mm512_maskz_loadu_epi64(if BOTH { 0xff } else { 0x0f }, self.at(32 * block));
+                return _mm512_xor_si512(bytes, _mm512_set1_epi8(i8::MIN));
+            };
+            let bytes = _mm256_maskz_loadu_epi64(if BOTH { 0xf } else { 0x3 }, self.at(16 * block));
+            // Both halves of a block beside each other; of the second the upper nibbles are wanted.
+            let order = _mm512_set_epi64(3, 2, 3, 2, 1, 0, 1, 0);
+            let twice = _mm512_permutexvar_epi64(order, _mm512_castsi256_si512(bytes));
+            let shifted = _mm512_mask_srli_epi16::<4>(twice, 0xff00_ff00, twice);
+            let nibbles = _mm512_and_si512(shifted, _mm512_set1_epi8(15));
+            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(meanings.as_ptr().cast())), nibbles)
+        }
+    }
+
+    fn at(self, byte: usize) -> *const i64 {
+        self.bytes.as_ptr().wrapping_add(byte).cast()
+    }
+}
+
+/// See [`super::dots`].
+///
+/// # Safety
+/// The processor has AVX-512 F, BW, VL and VNNI; `left` holds a row of `groups`, whose words are multiples of eight, for each row
+/// of `out`, and `w` has `groups` and rows `first..first + out.cols()`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+pub(super) unsafe fn dots(
+    groups: Groups,
+    left: &[f32],
+    (w, first): (&RowDecoder<'_>, usize),
+    numbers: &mut [f32],
+    mut out: TileMut<'_>,
+    goes_on: bool,
+) {
+    let row = LeftRow::of(groups).len();
+    let nibbles = w.integers().nibbles;
+    let (scales, offsets) = numbers.split_at_mut(groups.count);
+    for j in 0..out.cols() {
+        w.integer_scales(first + j, scales, offsets);
+        let stored = Stored { bytes: w.integer_bytes(first + j), nibbles: nibbles.as_ref() };
+        for t in 0..out.rows() {
+            // SAFETY: as promised by the caller.
+            let sum = unsafe { dot(groups, &left[t * row..], stored, scales, offsets) };
+            let y = &mut out.row(t)[j];
+            *y = if goes_on { *y + sum } else { sum };
+        }
+    }
+}
+
+/// # Safety
+/// As for [`dots`], for one row of each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+unsafe fn dot(groups: Groups, left: &[f32], stored: Stored<'_>, scales: &[f32], offsets: &[f32]) -> f32 {
+    let (row, left) = (LeftRow::of(groups), left.as_ptr());
+    let mut sums = _mm512_setzero_ps();
+    // SAFETY: as promised by the caller: blocks, words and numbers of every group.
+    unsafe {
+        if groups.words == 8 {
+            for g in (0..groups.count - groups.count % 2).step_by(2) {
+                sums = two_groups::<true>(row, left, stored, scales, g, sums);
+            }
+            if !groups.count.is_multiple_of(2) {
+                sums = two_groups::<false>(row, left, stored, scales, groups.count - 1, sums);
+            }
+        } else {
+            for (g, scale) in scales.iter().enumerate() {
+                let start = left.add(row.starts() + g).cast::<i32>().read_unaligned();
+                let mut products = _mm512_maskz_set1_epi32(1, start);
+                for block in (g * groups.words / 8..(g + 1) * groups.words / 8).step_by(2) {
+                    let x = _mm512_loadu_si512(left.add(8 * block).cast());
+                    products = _mm512_dpbusd_epi32(products, stored.pair::<true>(block), x);
+                }
+                let scale = _mm512_set1_ps(scale * *left.add(row.scales() + g));
+                sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, sums);
+            }
+        }
+        if offsets.is_empty() {
+            return fold(sums);
+        }
+        let mut means = _mm512_setzero_ps();
+        for g in (0..groups.count).step_by(LANES) {
+            let there = tail_mask(groups.count - g);
+            let offset = _mm512_maskz_loadu_ps(there, offsets.as_ptr().add(g));
+            let mean = _mm512_maskz_loadu_ps(there, left.add(row.means() + g));
+            means = _mm512_mask3_fmadd_ps(offset, mean, means, there);
+        }
+        fold(sums) + fold(means)
+    }
+}
+
+/// Adds one group of 32 or two, each in half of the lanes.
+///
+/// # Safety
+/// As for [`dot`]; there is a group `g` and, if BOTH, one after it.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+unsafe fn two_groups<const BOTH: bool>(
+    row: LeftRow,
+    left: *const f32,
+    stored: Stored<'_>,
+    scales: &[f32],
+    g: usize,
+    sums: __m512,
+) -> __m512 {
+    // The first lane of each group.
+    const FIRSTS: __mmask16 = 0x0101;
+    let there = if BOTH { 0b11 } else { 0b01 };
+    let halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    // SAFETY: numbers of one or two groups and their words are loaded, as the masks say.
+    unsafe {
+        let numbers = |from: *const f32| _mm512_castps128_ps512(_mm_maskz_loadu_ps(there, from));
+        let start = _mm512_maskz_expand_ps(FIRSTS, numbers(left.add(row.starts() + g)));
+        let x = _mm512_maskz_loadu_epi32(if BOTH { !0 } else { 0xff }, left.add(g * 8).cast());
+        let products = _mm512_dpbusd_epi32(_mm512_castps_si512(start), stored.pair::<BOTH>(g), x);
+        let scale = _mm512_mul_ps(numbers(scales.as_ptr().add(g)), numbers(left.add(row.scales() + g)));
+        _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_permutexvar_ps(halves, scale), sums)
+    }
+}
+
+/// Lanes summed as [`fold_halves`](crate::backend::cpu::simd::reduce::fold_halves) sums them.
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn fold(lanes: __m512) -> f32 {
+    let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(lanes)));
+    let eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), high);
+    let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+}

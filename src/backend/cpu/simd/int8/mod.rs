@@ -1,0 +1,149 @@
+//! Products of activations in eight bits with weights that are unsigned integers: sums of a group's products are exact
+//! integers, and groups are added in float32, one fused multiplication and addition each, in their order. The result is the
+//! same bits on every instruction set that fuses, and however rows and columns are divided.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+mod quantize;
+
+pub(crate) use quantize::quantize_row;
+
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Level;
+use super::tile::TileMut;
+use crate::quant::RowDecoder;
+
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 6;
+/// Columns of a tile.
+pub(crate) const COLS: usize = 32;
+/// Integers of a word, which is as long as a float32 and lies where one does.
+pub(crate) const WORD: usize = 4;
+
+/// How long the parts of an operand are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Groups {
+    /// Groups of a row.
+    pub count: usize,
+    /// Words of a group.
+    pub words: usize,
+    /// Whether the weight's groups have offsets.
+    pub offsets: bool,
+}
+
+/// Some of the groups.
+#[derive(Clone, Copy)]
+pub(crate) struct Range {
+    pub first: usize,
+    pub count: usize,
+    /// Whether sums go on from what the output holds; else they begin.
+    pub goes_on: bool,
+}
+
+/// A row of activations: signed bytes, four to a word, and then for each group the scale, minus the weight's zero times the
+/// sum of the bytes (an integer), and scale times sum.
+#[derive(Clone, Copy)]
+pub(crate) struct LeftRow(Groups);
+
+impl LeftRow {
+    pub fn of(groups: Groups) -> Self {
+        Self(groups)
+    }
+
+    fn codes(self) -> usize {
+        self.0.count * self.0.words
+    }
+
+    /// Words of a row. Rows that are a power of two apart would compete for the same lines of the first cache.
+    pub fn len(self) -> usize {
+        self.codes() + 3 * self.0.count + 16
+    }
+
+    fn scales(self) -> usize {
+        self.codes()
+    }
+
+    fn starts(self) -> usize {
+        self.codes() + self.0.count
+    }
+
+    fn means(self) -> usize {
+        self.codes() + 2 * self.0.count
+    }
+}
+
+/// [`COLS`] rows of a weight side by side: for each word of them one row `[COLS]` of words, then for each group the scales
+/// `[COLS]` and, if there are any, the offsets.
+#[derive(Clone, Copy)]
+pub(crate) struct Panel(Groups);
+
+impl Panel {
+    pub fn of(groups: Groups) -> Self {
+        Self(groups)
+    }
+
+    /// Words of a panel's integers.
+    pub fn codes(self) -> usize {
+        self.0.count * self.0.words * COLS
+    }
+
+    /// Where the offsets begin.
+    pub fn offsets(self) -> usize {
+        self.codes() + self.0.count * COLS
+    }
+
+    /// Words of a panel.
+    pub fn len(self) -> usize {
+        self.offsets() + if self.0.offsets { self.0.count * COLS } else { 0 }
+    }
+}
+
+/// `out = left panel` over the first of its groups, or `out += left panel` over others; `left` holds rows of [`LeftRow`] up to
+/// the next multiple of [`ROWS`].
+pub(crate) fn tile(isa: Isa, groups: Groups, left: &[f32], panel: &[f32], range: Range, out: TileMut<'_>) {
+    let Range { first, count, .. } = range;
+    assert!(out.rows() <= ROWS && out.cols() <= COLS, "a tile of {} x {}", out.rows(), out.cols());
+    assert!(first + count <= groups.count, "groups {first} and {count} more of {}", groups.count);
+    assert!(ROWS * LeftRow(groups).len() <= left.len(), "a left operand cut short");
+    assert!(Panel(groups).len() <= panel.len(), "a panel cut short");
+    match isa.level() {
+        // SAFETY: both features were detected, and the assertions above are what the kernel asks for.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if has_vnni() => unsafe { avx512::tile(groups, left, panel, range, out) },
+        _ => portable::tile(isa, groups, left, panel, range, out),
+    }
+}
+
+/// Dot products of rows of activations ([`LeftRow`]) with rows `first..` of a weight as they are stored, one for each element of
+/// `out`, which they replace or, if it `goes_on`, are added to. `numbers` is room for as many as groups have scales and offsets.
+///
+/// Of a product sixteen sums, lane `l` those of words `l, l + 16, ...`, are kept apart until the end; so are those of offsets,
+/// lane `l` that of groups `l, l + 16, ...`. What corrects a group for the weights' zero is in its first lane.
+pub(crate) fn dots(
+    isa: Isa,
+    groups: Groups,
+    left: &[f32],
+    (w, first): (&RowDecoder<'_>, usize),
+    numbers: &mut [f32],
+    out: TileMut<'_>,
+    goes_on: bool,
+) {
+    let shape = w.shape();
+    assert!(out.rows() * LeftRow(groups).len() <= left.len(), "a left operand cut short");
+    assert!(first + out.cols() <= shape.rows, "rows {first} and {} more of {}", out.cols(), shape.rows);
+    assert!((shape.groups_per_row(), shape.group) == (groups.count, groups.words * WORD), "{groups:?} of {shape:?}");
+    match isa.level() {
+        // SAFETY: the features were detected, and the assertions above are what the kernel asks for; every group is whole blocks
+        // of 32.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if has_vnni() => unsafe { avx512::dots(groups, left, (w, first), numbers, out, goes_on) },
+        _ => portable::dots(isa, groups, left, (w, first), numbers, out, goes_on),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_vnni() -> bool {
+    is_x86_feature_detected!("avx512vnni")
+}

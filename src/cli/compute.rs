@@ -1,0 +1,38 @@
+//! The arithmetic of products on the command line.
+
+use super::Failure;
+use tetrad::backend::Compute;
+use tetrad::checkpoint::{Adapted, Checkpoint};
+
+/// `--compute` of commands that use a finished model.
+#[derive(clap::Args, Debug)]
+pub(super) struct ComputeArgs {
+    /// Arithmetic of products with packed weights: int8 rounds what enters them to eight bits [default: as the model was
+    /// trained].
+    #[arg(long, value_enum, value_name = "ARITHMETIC")]
+    compute: Option<Arithmetic>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum Arithmetic {
+    F32,
+    Int8,
+}
+
+impl ComputeArgs {
+    /// The model in the arithmetic that was chosen, if any was.
+    ///
+    /// # Errors
+    /// Integers for a model whose weights are floats.
+    pub fn apply<'a>(&self, base: &Checkpoint, model: Adapted<'a>) -> Result<Adapted<'a>, Failure> {
+        let compute = match self.compute {
+            None => return Ok(model),
+            Some(Arithmetic::F32) => Compute::F32,
+            Some(Arithmetic::Int8) => Compute::Int8,
+        };
+        if compute == Compute::Int8 && !base.meta.storage.has_integer_products() {
+            return Err("--compute int8: multiplies weights that are codes, and this model's are floats".into());
+        }
+        Ok(model.with_compute(compute))
+    }
+}
