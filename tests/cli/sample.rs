@@ -1,6 +1,6 @@
 //! `sample`: repeatable, as long as asked, whatever the length of prompt and text.
 
-use super::{TINY, json, trained, workplace};
+use super::{TINY, json, train, trained, workplace};
 use crate::harness::process::Workplace;
 use insta::assert_snapshot;
 
@@ -29,6 +29,24 @@ fn zero_temperature_and_a_choice_of_one_are_the_likeliest_text() {
     assert_eq!(sample(&place, &only), likeliest("1"));
     let nucleus = ["--prompt", "The ", "--top-p", "0.000001", "--temperature", "5"];
     assert_eq!(sample(&place, &nucleus), likeliest("1"));
+}
+
+#[test]
+fn a_model_is_used_in_the_arithmetic_that_was_chosen() {
+    let place = trained();
+    let loss = |more: &[&str]| {
+        let said = json(&place.ok(&[&["eval", "run/model.tetrad", "--text", "text.txt", "--json"], more].concat()));
+        said["loss"].as_f64().unwrap()
+    };
+    let (floats, integers) = (loss(&[]), loss(&["--compute", "int8"]));
+    assert_eq!(floats, loss(&["--compute", "f32"]));
+    assert!(floats != integers && (floats - integers).abs() < 0.01 * floats, "{integers}, not {floats}");
+    // One token at a time is computed otherwise than many.
+    let text = sample(&place, &["--prompt", "The ", "--compute", "int8", "--threads", "1", "--max-tokens", "50"]);
+    assert_eq!(text, sample(&place, &["--prompt", "The ", "--compute", "int8", "--threads", "2", "--max-tokens", "50"]));
+    train(&place, &["--set", "storage.weights=bf16", "--set", "run.dir=floats", "--set", "train.steps=2"]);
+    let refused = place.fails(&["sample", "floats/model.tetrad", "--compute", "int8"]);
+    assert_snapshot!(refused, @"tetrad: --compute int8: multiplies weights that are codes, and this model's are floats");
 }
 
 #[test]

@@ -20,6 +20,8 @@ use crate::quant::GROUPS;
 const PANELS: usize = 1 << 18;
 /// Words of inputs that are rounded at once (4 MiB).
 const SLAB: usize = 1 << 20;
+/// Inputs that a task rounds, about.
+const ROUNDED: usize = 1 << 13;
 /// Rows of a task: a few strips, so that two threads and sixteen find enough of them.
 const BLOCK: usize = 8 * ROWS;
 /// Integers of a row that are multiplied before the next panel's: a panel this deep stays in the first cache.
@@ -74,7 +76,8 @@ pub(super) fn linear_int8(cpu: &mut Cpu, x: Span, w: &Weight, y: Span, accumulat
     let (left, panels) = shared.split_at_mut(cut.slab * row);
     for (x, y) in x.chunks(cut.slab * inputs).zip(y.chunks_mut(cut.slab * outputs)) {
         let rows = x.len() / inputs;
-        let tasks = left.chunks_mut(row * ROWS).zip(x.chunks(inputs * ROWS));
+        let at_once = (ROUNDED / inputs).max(1);
+        let tasks = left.chunks_mut(row * at_once).zip(x.chunks(inputs * at_once));
         areas.run(tasks, |(left, x), _| {
             for (left, x) in left.chunks_exact_mut(row).zip(x.chunks_exact(inputs)) {
                 quantize_row(isa, x, groups, integers.zero, left);

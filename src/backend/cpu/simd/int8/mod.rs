@@ -19,7 +19,8 @@ use crate::quant::RowDecoder;
 pub(crate) const ROWS: usize = 6;
 /// Columns of a tile.
 pub(crate) const COLS: usize = 32;
-/// Integers of a word, which is as long as a float32 and lies where one does.
+/// Integers of a word, which is as long as a float32 and lies where one does: scratch is float32, and what is copied as such keeps
+/// its bits.
 pub(crate) const WORD: usize = 4;
 
 /// How long the parts of an operand are.
