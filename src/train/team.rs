@@ -282,16 +282,15 @@ impl Team {
     pub fn complete(&mut self, bytes: &mut [u8], parts: &[Range<usize>]) {
         if !self.is_alone() {
             self.exchange(|team| {
-                let mut pieces =
-                    (0..).zip(parts).flat_map(|(from, part)| bytes_of(part).map(move |piece| (from, piece)));
-                pieces.try_for_each(|(from, piece)| team.ranks.share(&mut bytes[piece], from))
+                let mut all = (0..).zip(parts).flat_map(|(from, part)| pieces(part).map(move |piece| (from, piece)));
+                all.try_for_each(|(from, piece)| team.ranks.share(&mut bytes[piece], from))
             });
         }
     }
 }
 
 /// A range of bytes in pieces of a message each.
-fn bytes_of(part: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+fn pieces(part: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
     let end = part.end;
     part.clone().step_by(PIECE).map(move |from| from..end.min(from + PIECE))
 }

@@ -35,7 +35,7 @@ fn zero_temperature_and_a_choice_of_one_are_the_likeliest_text() {
 fn a_model_is_used_in_the_arithmetic_that_was_chosen() {
     let place = trained();
     let loss = |more: &[&str]| {
-        let said = json(&place.ok(&[&["eval", "run/model.tetrad", "--text", "text.txt", "--json"], more].concat()));
+        let said = json(&place.ok(&[&["eval", "run/model.tetrad", "--text", "val.txt", "--json"], more].concat()));
         said["loss"].as_f64().unwrap()
     };
     let (floats, integers) = (loss(&[]), loss(&["--compute", "int8"]));
@@ -43,8 +43,19 @@ fn a_model_is_used_in_the_arithmetic_that_was_chosen() {
     assert!(floats != integers && (floats - integers).abs() < 0.01 * floats, "{integers}, not {floats}");
     // One token at a time is computed otherwise than many.
     let text = sample(&place, &["--prompt", "The ", "--compute", "int8", "--threads", "1", "--max-tokens", "50"]);
-    assert_eq!(text, sample(&place, &["--prompt", "The ", "--compute", "int8", "--threads", "2", "--max-tokens", "50"]));
-    train(&place, &["--set", "storage.weights=bf16", "--set", "run.dir=floats", "--set", "train.steps=2"]);
+    assert_eq!(
+        text,
+        sample(&place, &["--prompt", "The ", "--compute", "int8", "--threads", "2", "--max-tokens", "50"])
+    );
+    let floats = [
+        "storage.weights=bf16",
+        "storage.embedding=bf16",
+        "storage.head=bf16",
+        "run.dir=floats",
+        "train.steps=2",
+        "train.warmup=1",
+    ];
+    train(&place, &floats.map(|set| ["--set", set]).concat());
     let refused = place.fails(&["sample", "floats/model.tetrad", "--compute", "int8"]);
     assert_snapshot!(refused, @"tetrad: --compute int8: multiplies weights that are codes, and this model's are floats");
 }
