@@ -26,7 +26,8 @@ pub enum Extent {
 /// state gives the same bytes.
 ///
 /// # Errors
-/// Those of the file system; the previous file of that name is then as it was.
+/// Those of the file system; the previous file of that name is then as it was. [`CheckpointError::Ranks`] if other ranks hold a
+/// part of what is to be saved: that is for [`save_divided`].
 pub fn save(
     model: &Model,
     backend: &dyn Backend,

@@ -106,7 +106,8 @@ impl Panel {
 pub(crate) fn tile(isa: Isa, groups: Groups, left: &[f32], panel: &[f32], range: Range, out: TileMut<'_>) {
     let Range { first, count, .. } = range;
     assert!(out.rows() <= ROWS && out.cols() <= COLS, "a tile of {} x {}", out.rows(), out.cols());
-    assert!(first + count <= groups.count, "groups {first} and {count} more of {}", groups.count);
+    let inside = count <= groups.count && first <= groups.count - count;
+    assert!(inside, "groups {first} and {count} more of {}", groups.count);
     assert!(ROWS * LeftRow(groups).len() <= left.len(), "a left operand cut short");
     assert!(Panel(groups).len() <= panel.len(), "a panel cut short");
     match isa.level() {
@@ -133,7 +134,8 @@ pub(crate) fn dots(
 ) {
     let shape = w.shape();
     assert!(out.rows() * LeftRow(groups).len() <= left.len(), "a left operand cut short");
-    assert!(first + out.cols() <= shape.rows, "rows {first} and {} more of {}", out.cols(), shape.rows);
+    let inside = out.cols() <= shape.rows && first <= shape.rows - out.cols();
+    assert!(inside, "rows {first} and {} more of {}", out.cols(), shape.rows);
     assert!((shape.groups_per_row(), shape.group) == (groups.count, groups.words * WORD), "{groups:?} of {shape:?}");
     match isa.level() {
         // SAFETY: the features were detected, and the assertions above are what the kernel asks for; every group is whole blocks
