@@ -1,5 +1,6 @@
 //! Forward products in integers.
 
+use crate::harness::adapter;
 use crate::harness::small::{self, batch, trainer};
 use crate::harness::state::whole_state;
 use tetrad::backend::Compute;
@@ -80,4 +81,30 @@ fn a_finished_model_is_used_in_either_arithmetic() {
     let size = logits.iter().map(|x| x.abs()).fold(0.0, f32::max);
     let distance = logits.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(distance > 0.0 && distance < 0.05 * size, "{distance} apart, logits up to {size}");
+}
+
+/// Adapters beside a base in integers: the base's products alone are rounded.
+#[test]
+fn every_kind_of_adapter_trains_beside_a_base_in_integers() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = adapter::base(folder.path());
+    for (what, mut config) in adapter::kinds() {
+        let losses = [Compute::F32, Compute::Int8].map(|compute| {
+            config.activations.compute = compute;
+            let mut trainer = adapter::trainer(&config, &base, Box::new(Cpu::new()));
+            let start = whole_state(&trainer);
+            let losses: Vec<f64> = (0..4)
+                .map(|number| {
+                    let (inputs, targets) = batch(number);
+                    trainer.step(&inputs, &targets).loss
+                })
+                .collect();
+            assert!(whole_state(&trainer) != start, "{what}: nothing moved");
+            losses
+        });
+        assert!(losses[0] != losses[1], "{what}: nothing was rounded");
+        for (float, integer) in losses[0].iter().zip(&losses[1]) {
+            assert!((float - integer).abs() < 0.01 * float, "{what}: {integer}, not {float}");
+        }
+    }
 }
