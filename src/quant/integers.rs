@@ -1,6 +1,7 @@
 //! Packed weights as the integers that they are, for products that are summed in integers.
 
-use super::{BLOCK, RowDecoder, WeightCodec, fp4};
+use super::row_decoder::each_nibble;
+use super::{RowDecoder, WeightCodec, fp4};
 
 /// What four-bit floats are as unsigned integers: twice the value, and 12 more.
 const FP4: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
@@ -18,17 +19,6 @@ pub struct Integers {
 
 /// Nibbles that are the integers themselves.
 const PLAIN: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-
-/// The nibbles of whole blocks in their order.
-#[inline(always)]
-fn each_nibble(bytes: &[u8], out: &mut [u8], meaning: impl Fn(u8) -> u8) {
-    for (out, bytes) in out.as_chunks_mut::<BLOCK>().0.iter_mut().zip(bytes.as_chunks::<{ BLOCK / 2 }>().0) {
-        for (i, byte) in bytes.iter().enumerate() {
-            out[i] = meaning(byte & 15);
-            out[i + BLOCK / 2] = meaning(byte >> 4);
-        }
-    }
-}
 
 impl WeightCodec {
     /// How its weights are integers; nothing if they are floats.

@@ -215,7 +215,7 @@ fn read_16(data: &[u8], out: &mut [f32], value: impl Fn(u16) -> f32) {
 
 /// The nibbles of a group, or of its beginning.
 #[inline(always)]
-fn each_nibble(codes: &[u8], out: &mut [f32], value: impl Fn(u8) -> f32) {
+pub(super) fn each_nibble<T>(codes: &[u8], out: &mut [T], value: impl Fn(u8) -> T) {
     let whole = out.len() / BLOCK * BLOCK;
     let (blocks, tail) = out.split_at_mut(whole);
     for (block, bytes) in blocks.chunks_exact_mut(BLOCK).zip(codes.chunks_exact(BLOCK / 2)) {

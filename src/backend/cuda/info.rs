@@ -3,8 +3,7 @@
 use super::Cuda;
 use super::ops::{ROW_MULTIPLE, activation_scaling, adam, attention, attention_grad, linear, norm, prefix, scaling};
 use super::runtime::Gpu;
-use crate::backend::Compute;
-use crate::backend::{DeviceInfo, MaxShapes};
+use crate::backend::{Compute, DeviceInfo, MaxShapes};
 use crate::error::BackendError;
 use crate::memory::ALIGN;
 

@@ -5,8 +5,7 @@
 
 use super::Precision;
 use super::reference::{Planes, wide};
-use crate::backend::Compute;
-use crate::backend::{Backend, MaxShapes, Weight};
+use crate::backend::{Backend, Compute, MaxShapes, Weight};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use crate::quant::{Element, GroupScale, GroupedShape, Simulation, WeightCodec, WeightFormat, WeightPlane};
 use half::bf16;

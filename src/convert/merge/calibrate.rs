@@ -3,8 +3,7 @@
 use super::Calibration;
 use super::feed::Feed;
 use super::planes::{MadePlanes, Maker};
-use crate::backend::Compute;
-use crate::backend::{Accumulate, Backend, MaxShapes};
+use crate::backend::{Accumulate, Backend, Compute, MaxShapes};
 use crate::checkpoint::Capacity;
 use crate::error::{BackendError, ConvertError};
 use crate::memory::{Category, Lifetime, Plan, Span};

@@ -1,5 +1,17 @@
 //! What the operations are built from: instruction sets, sums, the exponential, small products, and tasks for threads.
 
+/// The statement for each row of a block, whose number is a constant in it: loops over arrays of registers are unrolled by
+/// compilers at high levels of optimisation only.
+#[cfg(target_arch = "x86_64")]
+macro_rules! each_row {
+    ($row:ident in $($number:literal)* => $do:expr) => {
+        $({
+            const $row: usize = $number;
+            $do;
+        })*
+    };
+}
+
 pub(crate) mod exp;
 pub(crate) mod gemm;
 pub(crate) mod int8;

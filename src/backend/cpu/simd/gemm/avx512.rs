@@ -89,7 +89,7 @@ unsafe fn kernel<const M: usize, const N: usize, const ROW: usize, const STEP: u
 
 /// The first `count` lanes.
 #[inline(always)]
-fn tail_mask(count: usize) -> __mmask16 {
+pub(in crate::backend::cpu::simd) fn tail_mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 

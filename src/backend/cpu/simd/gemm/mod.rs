@@ -5,18 +5,6 @@
 //! An element is summed in the order of k, in runs of at most [`DEPTH`]: the result depends on the instruction set
 //! but not on how the rows and columns are divided among threads.
 
-/// The statement for each row of a block, whose number is a constant in it: loops over arrays of registers are unrolled by
-/// compilers at high levels of optimisation only.
-#[cfg(target_arch = "x86_64")]
-macro_rules! each_row {
-    ($row:ident in $($number:literal)* => $do:expr) => {
-        $({
-            const $row: usize = $number;
-            $do;
-        })*
-    };
-}
-
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +12,8 @@ mod avx512;
 mod pack;
 mod portable;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::tail_mask;
 pub(crate) use pack::{Columns, columns_to_panels, copy_rows, row_to_panels, rows_to_panels, rows_to_strips};
 
 use super::isa::{Isa, Level};

@@ -2,25 +2,12 @@
 //! group, 12 those of all groups.
 
 use super::{COLS, Groups, LeftRow, Panel, ROWS, Range, TileMut};
+use crate::backend::cpu::simd::gemm::tail_mask;
 use crate::quant::RowDecoder;
 use std::arch::x86_64::*;
 
 /// Lanes of a register.
 const LANES: usize = 16;
-
-/// The statement for each row of a tile, whose number is a constant in it, so that sums are registers at every level of
-/// optimisation.
-macro_rules! each_row {
-    ($row:ident => $do:expr) => {
-        each_row!(@ $row 0 1 2 3 4 5 => $do)
-    };
-    (@ $row:ident $($number:literal)* => $do:expr) => {
-        $({
-            const $row: usize = $number;
-            $do;
-        })*
-    };
-}
 
 /// See [`super::tile`].
 ///
@@ -56,7 +43,7 @@ unsafe fn kernel<const N: usize, const OFFSETS: bool>(
     let masks = [tail_mask(cols), tail_mask(cols.saturating_sub(LANES))];
     let at = |i: usize, j: usize| out.wrapping_add(i * stride + j * LANES);
     let mut totals = [[_mm512_setzero_ps(); 2]; ROWS];
-    each_row!(I => if range.goes_on && I < rows {
+    each_row!(I in 0 1 2 3 4 5 => if range.goes_on && I < rows {
         // SAFETY: row I of the tile; the masks keep columns below `cols`.
         unsafe {
             totals[I][0] = _mm512_maskz_loadu_ps(masks[0], at(I, 0));
@@ -70,7 +57,7 @@ unsafe fn kernel<const N: usize, const OFFSETS: bool>(
         // OFFSETS, offsets; each of six left rows has as many words and three numbers for each group.
         unsafe {
             let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
-            each_row!(I => {
+            each_row!(I in 0 1 2 3 4 5 => {
                 let start = _mm512_set1_epi32(left.add(I * row.len() + row.starts() + g).cast::<i32>().read_unaligned());
                 sums[I] = [start; 2];
             });
@@ -78,7 +65,7 @@ unsafe fn kernel<const N: usize, const OFFSETS: bool>(
                 let weights = panel.add(k * COLS).cast::<__m512i>();
                 let low = _mm512_loadu_si512(weights);
                 let high = if N == 2 { _mm512_loadu_si512(weights.add(1)) } else { low };
-                each_row!(I => {
+                each_row!(I in 0 1 2 3 4 5 => {
                     let x = _mm512_set1_epi32(left.add(I * row.len() + k).cast::<i32>().read_unaligned());
                     sums[I][0] = _mm512_dpbusd_epi32(sums[I][0], low, x);
                     if N == 2 {
@@ -91,7 +78,7 @@ unsafe fn kernel<const N: usize, const OFFSETS: bool>(
                 [_mm512_loadu_ps(from), if N == 2 { _mm512_loadu_ps(from.add(LANES)) } else { _mm512_setzero_ps() }]
             };
             let scales = pair(wide.codes());
-            each_row!(I => {
+            each_row!(I in 0 1 2 3 4 5 => {
                 let scale = _mm512_set1_ps(*left.add(I * row.len() + row.scales() + g));
                 for j in 0..N {
                     let product = _mm512_cvtepi32_ps(sums[I][j]);
@@ -100,7 +87,7 @@ unsafe fn kernel<const N: usize, const OFFSETS: bool>(
             });
             if OFFSETS {
                 let offsets = pair(wide.offsets());
-                each_row!(I => {
+                each_row!(I in 0 1 2 3 4 5 => {
                     let mean = _mm512_set1_ps(*left.add(I * row.len() + row.means() + g));
                     for j in 0..N {
                         totals[I][j] = _mm512_fmadd_ps(offsets[j], mean, totals[I][j]);
@@ -109,7 +96,7 @@ unsafe fn kernel<const N: usize, const OFFSETS: bool>(
             }
         }
     }
-    each_row!(I => if I < rows {
+    each_row!(I in 0 1 2 3 4 5 => if I < rows {
         // SAFETY: as above.
         unsafe {
             _mm512_mask_storeu_ps(at(I, 0), masks[0], totals[I][0]);
@@ -118,12 +105,6 @@ unsafe fn kernel<const N: usize, const OFFSETS: bool>(
             }
         }
     });
-}
-
-/// The first `count` lanes.
-#[inline(always)]
-fn tail_mask(count: usize) -> __mmask16 {
-    if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
 /// How a row's integers are stored.
