@@ -110,6 +110,7 @@ impl QuantGrid {
 
     /// The scale, and offset if `asymmetric`, for the values of a group. A group of zeros gets the smallest scale;
     /// values that are not finite give a scale that is not finite.
+    #[inline(always)]
     pub fn rescale(&self, values: &[f32], asymmetric: bool) -> GroupScale {
         if asymmetric {
             let (low, high) = range(values);
@@ -168,6 +169,7 @@ impl QuantGrid {
     }
 
     /// Quantizes a group with a scale of its own; the stored integers go to `out`.
+    #[inline(always)]
     pub fn quantize(&self, values: &[f32], asymmetric: bool, rounding: Rounding, out: &mut [f32]) -> GroupScale {
         let group = self.rescale(values, asymmetric);
         for (i, (&value, out)) in values.iter().zip(out).enumerate() {
@@ -213,6 +215,7 @@ impl GroupScale {
     }
 }
 
+#[inline(always)]
 fn to_scale(scale: f32) -> f32 {
     f16::from_f32(scale.clamp(SCALE_MIN, f16::MAX.to_f32())).to_f32()
 }
