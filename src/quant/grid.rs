@@ -144,7 +144,10 @@ impl QuantGrid {
     /// The stored integer of a value: `floor(q + u)`, clamped; `u` in [0, 1), one half for rounding to nearest.
     #[inline(always)]
     pub fn store(&self, value: f32, group: GroupScale, u: f32) -> f32 {
-        (self.exact(value, group) + u).floor().clamp(self.min, self.max)
+        // `clamp` asks whether its limits are in order, each time.
+        let free = (self.exact(value, group) + u).floor();
+        let q = if free < self.min { self.min } else { free };
+        if q > self.max { self.max } else { q }
     }
 
     /// The unrounded stored number of a value.

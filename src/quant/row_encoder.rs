@@ -1,6 +1,8 @@
 //! A row of float32 into the planes of a weight: the one encoder of every format. Rounds to nearest.
 
-use super::{GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, WeightCodec, WeightFormat, bf16_stochastic, fp4, pack};
+use super::{
+    GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, WeightCodec, WeightFormat, bf16_stochastic, fp4, low_byte, pack,
+};
 use half::f16;
 
 /// The bytes of one row of each plane, little-endian; empty where the format has no such plane.
@@ -117,7 +119,7 @@ impl RowEncoder {
     fn store(&mut self, codec: WeightCodec, out: &mut RowPlanes) {
         if codec == WeightCodec::Int8 {
             assert_eq!(out.data.len(), self.stored.len(), "bytes of a row");
-            out.data.iter_mut().zip(&self.stored).for_each(|(byte, &q)| *byte = q as i32 as u8);
+            out.data.iter_mut().zip(&self.stored).for_each(|(out, &q)| *out = byte(q));
         } else if self.format.has_residue() {
             self.pack(|q| code(codec, q >> 4), out.data);
             self.pack(|q| q & 15, out.residue);
@@ -130,11 +132,17 @@ impl RowEncoder {
     #[inline(always)]
     fn pack(&mut self, part: impl Fn(u8) -> u8, plane: &mut [u8]) {
         for (nibble, &q) in self.nibbles.iter_mut().zip(&self.stored) {
-            *nibble = part(q as i32 as u8);
+            *nibble = part(byte(q));
         }
         self.nibbles[self.shape.cols..].fill(PAD_NIBBLE);
         pack(&self.nibbles, plane);
     }
+}
+
+/// A stored integer as a byte, in two's complement; 0 for what is not a number. `as` would do the same one by one.
+#[inline(always)]
+fn byte(q: f32) -> u8 {
+    low_byte(if q.is_nan() { 0.0 } else { q })
 }
 
 /// The code of a stored integer.
