@@ -22,7 +22,7 @@ use tetrad::backend::{
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{OptimizerConfig, ParamClass, ParamInfo, Rule, StateConfig, StepInfo};
-use tetrad::quant::{GroupedShape, WeightFormat};
+use tetrad::quant::{GroupedShape, RngKey, RngUse, WeightFormat};
 use zerocopy::IntoBytes;
 
 /// How far a count may be from the recorded one, as a share of it. Two runs of one build differ by a few hundredths of a percent.
@@ -48,9 +48,11 @@ const MAX: MaxShapes = MaxShapes {
 type Prepare = fn() -> Box<dyn FnMut()>;
 
 /// Operations, and the thousands of instructions that one takes: of commit 0387d7b with Rust 1.95, built as CI does.
-const OPERATIONS: [(&str, Prepare, u64); 11] = [
+const OPERATIONS: [(&str, Prepare, u64); 14] = [
     ("linear", || linear(TOKENS), 5076),
     ("linear of one token", || linear(1), 1185),
+    ("linear_int8", || linear_int8(TOKENS), 1),
+    ("linear_int8 of one token", || linear_int8(1), 1),
     ("linear_grad_input", linear_grad_input, 3916),
     ("linear_grad_weight", linear_grad_weight, 3523),
     ("attention", || attention(false), 5142),
@@ -60,11 +62,16 @@ const OPERATIONS: [(&str, Prepare, u64); 11] = [
     ("cross_entropy with its gradient", cross_entropy, 5080),
     ("a step of Stable-SPAM with moments in four bits", update, 13593),
     ("rows rounded to packed codes", rounded, 4936),
+    ("normally distributed numbers", normal, 1),
 ];
 
 fn started(harness: &Harness) -> Cpu {
+    started_for(harness, &MAX)
+}
+
+fn started_for(harness: &Harness, max: &MaxShapes) -> Cpu {
     let mut cpu = Cpu::with_isa(Isa::best());
-    harness.start(&mut cpu, &MAX);
+    harness.start(&mut cpu, max);
     cpu
 }
 
@@ -75,12 +82,17 @@ fn layer(tokens: usize) -> (Cpu, Weight, [Span; 2], Span) {
     let weight = harness.weight(&planes);
     let activations = [INPUTS, OUTPUTS].map(|width| harness.add(&floats(3, tokens * width)));
     let grad = harness.out(OUTPUTS * INPUTS);
-    (started(&harness), weight, activations, grad)
+    (started_for(&harness, &MaxShapes { compute: Compute::Int8, ..MAX }), weight, activations, grad)
 }
 
 fn linear(tokens: usize) -> Box<dyn FnMut()> {
     let (mut cpu, weight, [x, y], _) = layer(tokens);
     Box::new(move || cpu.linear(x, &weight, y, Accumulate::No))
+}
+
+fn linear_int8(tokens: usize) -> Box<dyn FnMut()> {
+    let (mut cpu, weight, [x, y], _) = layer(tokens);
+    Box::new(move || cpu.linear_int8(x, &weight, y, Accumulate::No))
 }
 
 fn linear_grad_input() -> Box<dyn FnMut()> {
@@ -183,6 +195,12 @@ fn rounded() -> Box<dyn FnMut()> {
     let weight = harness.weight(&planes);
     let (mut cpu, values) = (started(&harness), floats(1, shape.len()));
     Box::new(move || fill(&mut cpu, &weight, &mut |row, out| out.copy_from_slice(&values[row * INPUTS..][..INPUTS])))
+}
+
+fn normal() -> Box<dyn FnMut()> {
+    let mut numbers = vec![0.0; OUTPUTS * INPUTS];
+    let key = RngKey { seed: 1, step: 0, tensor: 0, usage: RngUse::Init };
+    Box::new(move || key.normal(0, std::hint::black_box(&mut numbers)))
 }
 
 /// The number of an operation and how often it is carried out, for the process that valgrind watches.

@@ -20,6 +20,14 @@ pub struct Integers {
 /// Nibbles that are the integers themselves.
 const PLAIN: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
+impl Integers {
+    /// Whether nibbles are the integers themselves.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.nibbles == Some(PLAIN)
+    }
+}
+
 impl WeightCodec {
     /// How its weights are integers; nothing if they are floats.
     pub const fn integers(self) -> Option<Integers> {
@@ -89,6 +97,19 @@ impl<'a> RowDecoder<'a> {
         if !offsets.is_empty() {
             read_halves(&self.offsets[2 * first..], offsets);
         }
+    }
+}
+
+impl<'a> RowDecoder<'a> {
+    /// The bytes of the scales of a row's groups, and of their offsets if there are any, where they are of half precision.
+    ///
+    /// # Panics
+    /// If there is no such row, or the weight is stored as floats.
+    #[inline(always)]
+    pub fn half_scales(&self, row: usize) -> Option<(&'a [u8], &'a [u8])> {
+        let bytes = 2 * self.shape.groups_per_row();
+        let of_row = |plane: &'a [u8]| if plane.is_empty() { plane } else { &plane[row * bytes..][..bytes] };
+        (self.format.codec() != WeightCodec::Fp4).then(|| (of_row(self.scales), of_row(self.offsets)))
     }
 }
 

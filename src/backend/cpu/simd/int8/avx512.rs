@@ -115,26 +115,32 @@ struct Stored<'a> {
 }
 
 impl Stored<'_> {
-    /// The integers of the blocks `block` and, if BOTH, `block + 1`; else zeros follow.
+    /// The integers of the blocks `block` and, if BOTH, `block + 1`; else zeros follow. PLAIN: they are nibbles.
     ///
     /// # Safety
     /// The processor has AVX-512 F, BW and VL, and there are such blocks.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn pair<const BOTH: bool>(self, block: usize) -> __m512i {
+    unsafe fn pair<const PLAIN: bool, const BOTH: bool>(self, block: usize) -> __m512i {
         // SAFETY: as promised by the caller; masks leave out the second block where it is missing.
         unsafe {
-            let Some(meanings) = self.nibbles else {
+            if !PLAIN && self.nibbles.is_none() {
                 let bytes = _mm512_maskz_loadu_epi64(if BOTH { 0xff } else { 0x0f }, self.at(32 * block));
                 return _mm512_xor_si512(bytes, _mm512_set1_epi8(i8::MIN));
-            };
+            }
             let bytes = _mm256_maskz_loadu_epi64(if BOTH { 0xf } else { 0x3 }, self.at(16 * block));
             // Both halves of a block beside each other; of the second the upper nibbles are wanted.
             let order = _mm512_set_epi64(3, 2, 3, 2, 1, 0, 1, 0);
             let twice = _mm512_permutexvar_epi64(order, _mm512_castsi256_si512(bytes));
             let shifted = _mm512_mask_srli_epi16::<4>(twice, 0xff00_ff00, twice);
             let nibbles = _mm512_and_si512(shifted, _mm512_set1_epi8(15));
-            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(meanings.as_ptr().cast())), nibbles)
+            match self.nibbles.filter(|_| !PLAIN) {
+                None => nibbles,
+                Some(meanings) => {
+                    let meanings = _mm_loadu_si128(meanings.as_ptr().cast());
+                    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(meanings), nibbles)
+                }
+            }
         }
     }
 
@@ -157,61 +163,127 @@ pub(super) unsafe fn dots(
     mut out: TileMut<'_>,
     goes_on: bool,
 ) {
-    let row = LeftRow::of(groups).len();
-    let nibbles = w.integers().nibbles;
+    let (row, integers) = (LeftRow::of(groups).len(), w.integers());
     let (scales, offsets) = numbers.split_at_mut(groups.count);
     for j in 0..out.cols() {
-        w.integer_scales(first + j, scales, offsets);
-        let stored = Stored { bytes: w.integer_bytes(first + j), nibbles: nibbles.as_ref() };
+        let stored = Stored { bytes: w.integer_bytes(first + j), nibbles: integers.nibbles.as_ref() };
+        let halves = w.half_scales(first + j);
+        prefetch(stored.bytes);
         for t in 0..out.rows() {
-            // SAFETY: as promised by the caller.
-            let sum = unsafe { dot(groups, &left[t * row..], stored, scales, offsets) };
+            let left = &left[t * row..];
+            // SAFETY: as promised by the caller; scales are of half precision, or have been read before they are multiplied.
+            let sum = unsafe {
+                let means = match halves {
+                    Some(halves) => multiply_scales(groups, left, halves, scales),
+                    None => {
+                        w.integer_scales(first + j, scales, offsets);
+                        multiply(groups, left, scales);
+                        _mm512_setzero_ps()
+                    }
+                };
+                let sums = match integers.is_plain() {
+                    true => dot::<true>(groups, left, stored, scales),
+                    false => dot::<false>(groups, left, stored, scales),
+                };
+                if groups.offsets { fold(sums) + fold(means) } else { fold(sums) }
+            };
             let y = &mut out.row(t)[j];
             *y = if goes_on { *y + sum } else { sum };
         }
     }
 }
 
+/// How far ahead of a row its integers are asked for, in bytes: the processor's own prefetching ends with a page.
+const AHEAD: usize = 2048;
+
+/// Asks for what lies [`AHEAD`] of a row, as much as the row is long.
+#[inline]
+#[target_feature(enable = "sse")]
+fn prefetch(row: &[u8]) {
+    for line in (0..row.len()).step_by(64) {
+        // A hint: nothing is read, wherever it points.
+        _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(AHEAD + line).cast());
+    }
+}
+
+/// Sets `scales` to the products of a row's scales, of half precision, with those of the inputs; gives the sums of offsets times
+/// means.
+///
+/// # Safety
+/// As for [`dots`], for one row of each.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn multiply_scales(
+    groups: Groups,
+    left: &[f32],
+    (halves, offsets): (&[u8], &[u8]),
+    scales: &mut [f32],
+) -> __m512 {
+    let (row, left, mut means) = (LeftRow::of(groups), left.as_ptr(), _mm512_setzero_ps());
+    for g in (0..groups.count).step_by(LANES) {
+        let there = tail_mask(groups.count - g);
+        // SAFETY: as promised by the caller; the mask leaves out groups that do not exist.
+        unsafe {
+            let scale = read_halves(halves, g, there);
+            let product = _mm512_mul_ps(scale, _mm512_maskz_loadu_ps(there, left.add(row.scales() + g)));
+            _mm512_mask_storeu_ps(scales.as_mut_ptr().add(g), there, product);
+            if groups.offsets {
+                let mean = _mm512_maskz_loadu_ps(there, left.add(row.means() + g));
+                means = _mm512_mask3_fmadd_ps(read_halves(offsets, g, there), mean, means, there);
+            }
+        }
+    }
+    means
+}
+
+/// Multiplies a row's scales by those of the inputs.
+fn multiply(groups: Groups, left: &[f32], scales: &mut [f32]) {
+    let own = &left[LeftRow::of(groups).scales()..][..groups.count];
+    scales.iter_mut().zip(own).for_each(|(scale, own)| *scale *= own);
+}
+
+/// Numbers of half precision from number `from` on, as many as the mask says.
+///
+/// # Safety
+/// There are as many.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn read_halves(bytes: &[u8], from: usize, there: __mmask16) -> __m512 {
+    // SAFETY: as promised by the caller.
+    _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(there, bytes.as_ptr().add(2 * from).cast()) })
+}
+
+/// The sums of all groups, lane by lane; `scales` are those of both sides, multiplied.
+///
 /// # Safety
 /// As for [`dots`], for one row of each.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
-unsafe fn dot(groups: Groups, left: &[f32], stored: Stored<'_>, scales: &[f32], offsets: &[f32]) -> f32 {
+unsafe fn dot<const PLAIN: bool>(groups: Groups, left: &[f32], stored: Stored<'_>, scales: &[f32]) -> __m512 {
     let (row, left) = (LeftRow::of(groups), left.as_ptr());
     let mut sums = _mm512_setzero_ps();
     // SAFETY: as promised by the caller: blocks, words and numbers of every group.
     unsafe {
         if groups.words == 8 {
             for g in (0..groups.count - groups.count % 2).step_by(2) {
-                sums = two_groups::<true>(row, left, stored, scales, g, sums);
+                sums = two_groups::<PLAIN, true>(row, left, stored, scales, g, sums);
             }
             if !groups.count.is_multiple_of(2) {
-                sums = two_groups::<false>(row, left, stored, scales, groups.count - 1, sums);
+                sums = two_groups::<PLAIN, false>(row, left, stored, scales, groups.count - 1, sums);
             }
-        } else {
-            for (g, scale) in scales.iter().enumerate() {
-                let start = left.add(row.starts() + g).cast::<i32>().read_unaligned();
-                let mut products = _mm512_maskz_set1_epi32(1, start);
-                for block in (g * groups.words / 8..(g + 1) * groups.words / 8).step_by(2) {
-                    let x = _mm512_loadu_si512(left.add(8 * block).cast());
-                    products = _mm512_dpbusd_epi32(products, stored.pair::<true>(block), x);
-                }
-                let scale = _mm512_set1_ps(scale * *left.add(row.scales() + g));
-                sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, sums);
+            return sums;
+        }
+        for (g, scale) in scales.iter().enumerate() {
+            let start = left.add(row.starts() + g).cast::<i32>().read_unaligned();
+            let mut products = _mm512_maskz_set1_epi32(1, start);
+            for block in (g * groups.words / 8..(g + 1) * groups.words / 8).step_by(2) {
+                let x = _mm512_loadu_si512(left.add(8 * block).cast());
+                products = _mm512_dpbusd_epi32(products, stored.pair::<PLAIN, true>(block), x);
             }
+            sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_set1_ps(*scale), sums);
         }
-        if offsets.is_empty() {
-            return fold(sums);
-        }
-        let mut means = _mm512_setzero_ps();
-        for g in (0..groups.count).step_by(LANES) {
-            let there = tail_mask(groups.count - g);
-            let offset = _mm512_maskz_loadu_ps(there, offsets.as_ptr().add(g));
-            let mean = _mm512_maskz_loadu_ps(there, left.add(row.means() + g));
-            means = _mm512_mask3_fmadd_ps(offset, mean, means, there);
-        }
-        fold(sums) + fold(means)
     }
+    sums
 }
 
 /// Adds one group of 32 or two, each in half of the lanes.
@@ -220,7 +292,7 @@ unsafe fn dot(groups: Groups, left: &[f32], stored: Stored<'_>, scales: &[f32], 
 /// As for [`dot`]; there is a group `g` and, if BOTH, one after it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
-unsafe fn two_groups<const BOTH: bool>(
+unsafe fn two_groups<const PLAIN: bool, const BOTH: bool>(
     row: LeftRow,
     left: *const f32,
     stored: Stored<'_>,
@@ -230,15 +302,18 @@ unsafe fn two_groups<const BOTH: bool>(
 ) -> __m512 {
     // The first lane of each group.
     const FIRSTS: __mmask16 = 0x0101;
-    let there = if BOTH { 0b11 } else { 0b01 };
     let halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    // SAFETY: numbers of one or two groups and their words are loaded, as the masks say.
+    // SAFETY: numbers of one or two groups and their words are loaded.
     unsafe {
-        let numbers = |from: *const f32| _mm512_castps128_ps512(_mm_maskz_loadu_ps(there, from));
-        let start = _mm512_maskz_expand_ps(FIRSTS, numbers(left.add(row.starts() + g)));
+        let numbers = |from: *const f32| match BOTH {
+            true => _mm_castsi128_ps(_mm_loadl_epi64(from.cast())),
+            false => _mm_load_ss(from),
+        };
+        let start = _mm512_castps_si512(_mm512_castps128_ps512(numbers(left.add(row.starts() + g))));
+        let start = _mm512_maskz_permutexvar_epi32(FIRSTS, halves, start);
         let x = _mm512_maskz_loadu_epi32(if BOTH { !0 } else { 0xff }, left.add(g * 8).cast());
-        let products = _mm512_dpbusd_epi32(_mm512_castps_si512(start), stored.pair::<BOTH>(g), x);
-        let scale = _mm512_mul_ps(numbers(scales.as_ptr().add(g)), numbers(left.add(row.scales() + g)));
+        let products = _mm512_dpbusd_epi32(start, stored.pair::<PLAIN, BOTH>(g), x);
+        let scale = _mm512_castps128_ps512(numbers(scales.as_ptr().add(g)));
         _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_permutexvar_ps(halves, scale), sums)
     }
 }
