@@ -28,7 +28,7 @@ impl Emulator {
         Ok(Self { libraries, functions: Box::leak(Box::new(functions)) })
     }
 
-    /// The folder with `libcuda.so.1`, `libnvrtc.so.13` and `libcublasLt.so.13`, for a program that loads them.
+    /// The folder with `libcuda.so.1`, `libnvrtc.so.13`, `libcublasLt.so.13` and `libnccl.so.2`, for a program that loads them.
     pub fn libraries(&self) -> &Path {
         &self.libraries
     }
@@ -62,6 +62,12 @@ impl Emulator {
     /// Asynchronous copies happen when they are waited for; in order 1 and multiples of 4 from 4 on, at once.
     pub fn set_order(&self, order: u32) {
         (self.functions.set_order)(order as i32);
+    }
+
+    /// How many devices the driver shows to this process from now on, at most 8; before, as many as the variable
+    /// `CUDA_EMULATOR_DEVICES` says, else one.
+    pub fn set_devices(&self, count: u32) {
+        (self.functions.set_devices)(count as i32);
     }
 
     /// Whether streams that the calling thread makes from now on do their work as soon as it need not wait for another
@@ -117,6 +123,7 @@ pub(crate) struct Functions {
     pub launch: LaunchFunction,
     pub set_order: extern "C" fn(i32),
     pub set_eager: extern "C" fn(bool),
+    pub set_devices: extern "C" fn(i32),
     pub set_checked: extern "C" fn(bool),
     pub latest_allocation: extern "C" fn() -> *mut c_void,
     pub forbid: extern "C" fn(*mut c_void, u64) -> bool,
@@ -153,6 +160,7 @@ impl Functions {
                 launch: symbol(library, "cuda_emulator_launch"),
                 set_order: symbol(library, "cuda_emulator_set_order"),
                 set_eager: symbol(library, "cuda_emulator_set_eager"),
+                set_devices: symbol(library, "cuda_emulator_set_devices"),
                 set_checked: symbol(library, "cuda_emulator_set_checked"),
                 latest_allocation: symbol(library, "cuda_emulator_latest_allocation"),
                 forbid: symbol(library, "cuda_emulator_forbid"),
