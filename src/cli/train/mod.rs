@@ -1,6 +1,7 @@
 //! `tetrad train`.
 
 mod finish;
+pub(super) mod gpus;
 pub(super) mod header;
 mod heartbeat;
 mod observer;
@@ -12,7 +13,7 @@ pub(super) mod start;
 mod warnings;
 
 use super::budget::Bound;
-use super::device::{self, Device, OpenDevice};
+use super::device::{Device, OpenDevice};
 use super::model_file::model_file;
 use super::output::escape;
 use super::overrides::Overrides;
@@ -117,11 +118,11 @@ pub fn run(args: Args) -> CliResult {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let joined = Joined::open(&config)?;
+    let mut joined = Joined::open(&config, args.device)?;
     config.run.ranks = joined.ranks.size();
     interrupts.set_quiet(!joined.leads());
     let asked = Asked { args: &args, model: model.as_ref(), adapter: adapter.as_ref(), textless };
-    let outcome = begin(config, resume, &asked, &joined, &interrupts);
+    let outcome = joined.take_gpus(args.device).and_then(|()| begin(config, resume, &asked, &joined, &interrupts));
     joined.end(outcome)
 }
 
@@ -434,7 +435,7 @@ struct Chosen {
 fn open_device(config: &Config, args: &Args, joined: &Joined) -> Result<Chosen, Failure> {
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
     // With the smallest plan: the choice itself is made for the memory of the device.
-    let opened = device::open(joined.device(args.device)?, &config.model, |sizes| least(config, sizes))?;
+    let opened = joined.device(args.device, &config.model, |sizes| least(config, sizes))?;
     let sizes: &dyn DeviceInfo = opened.backend.as_ref();
     let free = joined.free(budget::free(sizes))?;
     let wanted = budget.map(|budget| budget.bytes(sizes).map_err(|e| format!("--budget {e}"))).transpose()?;
