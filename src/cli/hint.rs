@@ -159,6 +159,7 @@ fn full(error: &std::io::Error) -> Option<String> {
 fn checkpoint(error: &CheckpointError) -> Option<String> {
     let advice = match error {
         CheckpointError::Store(error) => return store(error),
+        CheckpointError::Ranks(error) => return ranks(error),
         CheckpointError::Write { source, .. } => return write(source),
         CheckpointError::Format { source, .. } => match source.as_ref() {
             FormatError::Magic { found } if found.starts_with("47 47 55 46") => "`tetrad import` converts it",

@@ -178,7 +178,10 @@ impl Rank {
                 std::thread::yield_now();
             }
             let state = self.state();
-            assert!(state == INVALID_USAGE || !waiting.is_finished(), "a kernel whose peer is gone does not end by itself");
+            assert!(
+                state == INVALID_USAGE || !waiting.is_finished(),
+                "a kernel whose peer is gone does not end by itself"
+            );
             assert_eq!(self.abort(), SUCCESS);
             assert_eq!(waiting.join().unwrap(), if state == INVALID_USAGE { LAUNCH_FAILED } else { SUCCESS });
             state

@@ -118,7 +118,10 @@ pub fn run(args: Args) -> CliResult {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut joined = Joined::open(&config, args.device)?;
+    let mut joined = match Joined::open(&config, args.device) {
+        Ok(joined) => joined,
+        Err(error) => return ranks::unjoined(error),
+    };
     config.run.ranks = joined.ranks.size();
     interrupts.set_quiet(!joined.leads());
     let asked = Asked { args: &args, model: model.as_ref(), adapter: adapter.as_ref(), textless };

@@ -297,6 +297,18 @@ impl Joined {
     }
 }
 
+/// The end of a process that did not find the others: as if they had been lost, where that may be otherwise another time.
+///
+/// # Errors
+/// Any other failure.
+pub(super) fn unjoined(error: Failure) -> CliResult {
+    if !is_passing(error.as_ref()) {
+        return Err(error);
+    }
+    eprintln!("tetrad: {}", explained(error.as_ref(), Options::Keys));
+    Ok(ExitCode::from(LOST))
+}
+
 /// Whether the same command may succeed another time.
 fn is_passing(error: &(dyn std::error::Error + 'static)) -> bool {
     let of_backend = |error: &BackendError| matches!(error, BackendError::Ranks(error) if error.is_passing());
