@@ -357,6 +357,13 @@ mod tests {
         let late = RanksError::Timeout { call: "MPI_Irecv", seconds: 9 };
         assert!(keys(StartError::from(BackendError::from(late))).contains("ranks.timeout"));
         assert_eq!(hint(&RanksError::Stuck, Options::Keys), None);
+        let nowhere =
+            |library| BackendError::Library { library, files: "a".into(), searched: "b".into(), refused: "".into() };
+        assert!(keys(nowhere("NCCL")).starts_with("`pip install nvidia-nccl-cu13` brings it"));
+        let store = RanksError::Store { launcher: "torchrun", address: "a:1".into(), said: "b".into() };
+        assert!(keys(store).contains("NCCL_COMM_ID=HOST:PORT"));
+        assert!(keys(RanksError::FewDevices { ranks: 4, devices: 2 }).contains("start fewer ranks"));
+        assert_eq!(keys(RanksError::OneDevice { device: 1, ranks: 2 }), "use --device cuda");
     }
 
     #[test]

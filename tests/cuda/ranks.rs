@@ -183,6 +183,28 @@ fn a_chain_of_ranks_is_one_gpus_with_the_same_micro_batches_but_for_the_last_nor
     }
 }
 
+/// What ranks exchange does not make the host wait: a step of a model with twice the blocks waits as often.
+#[test]
+fn no_tensor_makes_the_host_wait() {
+    for reproducible in [true, false] {
+        let waits = [2, 4].map(|layers| {
+            let mut config = config();
+            (config.model.layers, config.train.reproducible) = (layers, reproducible);
+            let life = Life { steps: (0, 1), ..Life::new(&config) };
+            on_each(2, |gpu, ranks| {
+                let mut trainer = life.trainer(ranks.clone(), gpu);
+                trainer.status().unwrap();
+                let before = emulator().waits();
+                life.live(&mut trainer);
+                let waits = emulator().waits() - before;
+                ranks.finish().unwrap();
+                waits
+            })
+        });
+        assert!(waits[0] == waits[1] && waits[0].iter().all(|waits| (1..20).contains(waits)), "{waits:?}");
+    }
+}
+
 #[test]
 fn an_adapter_trains_on_ranks_beside_its_base() {
     let folder = tempfile::tempdir().unwrap();

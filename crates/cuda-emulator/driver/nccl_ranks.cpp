@@ -195,8 +195,8 @@ void Ranks::tell(int to, Probe probe) {
 }
 
 // Tells whom this rank waits for that it does, and who waits for this one: what comes back along a circle was true of
-// each of its ranks, and stays true, because none of them goes on before another does. Each part of the path is believed
-// only if no frame is on its way back: the numbers of frames said and heard are the same.
+// each of its ranks, and stays true, because none of them goes on before another does. Each part of the path is
+// believed only if no frame is on its way back: the numbers of frames said and heard are the same.
 void Ranks::announce() {
     tell(awaited, {static_cast<u32>(rank), 0, waits});
     for (Peer& peer : peers) {

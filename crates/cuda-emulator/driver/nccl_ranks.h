@@ -1,8 +1,8 @@
 // The ranks of one communicator: who they are, and what they say to each other.
 //
-// Every rank has a socket to every other. What a call has to say to a peer goes there as one frame, and the call is over
-// when the peers' frames for it have come: none ends before its peers have made their calls too. Ranks that wait for each
-// other in a circle, where NCCL would hang, find that out by probes (see `Ranks::announce`).
+// Every rank has a socket to every other. What a call has to say to a peer goes there as one frame, and the call is
+// over when the peers' frames for it have come: none ends before its peers have made their calls too. Ranks that wait
+// for each other in a circle, where NCCL would hang, find that out by probes (see `Ranks::announce`).
 #pragma once
 #include <atomic>
 #include <deque>

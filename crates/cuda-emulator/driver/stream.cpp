@@ -102,6 +102,10 @@ Code Stream::finish(const Mark* mark) {
 static __thread bool eager_streams = false;
 API void cuda_emulator_set_eager(bool eager) { eager_streams = eager; }
 
+// How often the calling thread has waited for a stream, or for an event whose work was not done.
+static __thread u64 waits = 0;
+API u64 cuda_emulator_waits() { return waits; }
+
 Stream* stream_of(Stream* handle) {
     std::lock_guard<std::mutex> lock(streams().mutex);
     if (reinterpret_cast<uintptr_t>(handle) <= 2) return streams().usual_of(current_device());
@@ -158,6 +162,7 @@ API Code cuStreamDestroy_v2(Stream* stream) {
 API Code cuStreamSynchronize(Stream* handle) {
     if (const Code code = ready()) return code;
     Stream* stream = stream_of(handle);
+    waits++;
     return stream == nullptr ? Code(INVALID_HANDLE) : stream->finish();
 }
 
@@ -177,7 +182,7 @@ API Code cuLaunchHostFunc(Stream* handle, void (*function)(void*), void* data) {
     });
 }
 
-// For the emulated NCCL: work that may fail as a kernel does. After a failure it is never done, nor is its `data` freed.
+// For the emulated NCCL: work that may fail as a kernel does. After a failure it is not done, nor is its `data` freed.
 API Code cuda_emulator_enqueue(Stream* handle, Code (*function)(void*), void* data) {
     if (const Code code = ready()) return code;
     Stream* stream = stream_of(handle);
@@ -212,6 +217,7 @@ API Code cuEventRecord(Event* event, Stream* handle) {
 
 API Code cuEventSynchronize(Event* event) {
     if (event == nullptr) return INVALID_HANDLE;
+    if (event->mark != nullptr && !event->mark->done) waits++;
     return event->stream == nullptr || stream_of(event->stream) == nullptr ? Code(SUCCESS) : event->stream->finish();
 }
 

@@ -103,6 +103,11 @@ impl Emulator {
         (self.functions.allocations)()
     }
 
+    /// How often the calling thread has waited for a stream, or for an event that had not happened.
+    pub fn waits(&self) -> u64 {
+        (self.functions.waits)()
+    }
+
     /// Bytes of device memory that are allocated now.
     pub fn live_bytes(&self) -> u64 {
         (self.functions.live_bytes)()
@@ -129,6 +134,7 @@ pub(crate) struct Functions {
     pub forbid: extern "C" fn(*mut c_void, u64) -> bool,
     pub allocations: extern "C" fn() -> u64,
     pub live_bytes: extern "C" fn() -> u64,
+    pub waits: extern "C" fn() -> u64,
     pub allocate: extern "C" fn(u64) -> *mut c_void,
     pub release: unsafe extern "C" fn(*mut c_void),
     pub last_failure: unsafe extern "C" fn(*mut c_char, u64),
@@ -166,6 +172,7 @@ impl Functions {
                 forbid: symbol(library, "cuda_emulator_forbid"),
                 allocations: symbol(library, "cuda_emulator_allocations"),
                 live_bytes: symbol(library, "cuda_emulator_live_bytes"),
+                waits: symbol(library, "cuda_emulator_waits"),
                 allocate: symbol(library, "cuda_emulator_allocate"),
                 release: symbol(library, "cuda_emulator_release"),
                 last_failure: symbol(library, "cuda_emulator_last_failure"),

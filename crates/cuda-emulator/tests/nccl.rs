@@ -243,7 +243,8 @@ fn bytes_reach_whom_they_are_for_when_the_stream_comes_to_them() {
 
 #[test]
 fn calls_that_do_not_match_fail_where_they_would_hang() {
-    let ends: [(&str, fn(&Rank, u64) -> Code); 5] = [
+    type Calls = fn(&Rank, u64) -> Code;
+    let ends: [(&str, Calls); 5] = [
         ("both send", |rank, at| rank.send(at, 4, BYTE, 1 - rank.rank)),
         ("both receive", |rank, at| rank.recv(at, 4, BYTE, 1 - rank.rank)),
         ("another length", |rank, at| match rank.rank {

@@ -41,7 +41,7 @@ use tetrad::train::{Observer, Samples, Trainer, check_ranks, plan, run as run_st
 /// Without CONFIG: the built-in quick-start, a byte-level LLaMA on the bundled text. CONFIG is a preset (quickstart,
 /// 60m, 130m, 350m, 1b, 3b, 7b; with the most compact optimizer state: compact, 60m-compact and so on), a TOML file, or
 /// the folder of a run. SIGINT, SIGTERM and SIGUSR1 finish the current step and save; another one, a second later or more,
-/// ends the process at once. Started by mpirun, mpiexec or srun, several processes share each batch.
+/// ends the process at once. Started by mpirun, mpiexec or srun, or on GPUs by torchrun, several processes share each batch.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Preset, TOML file, or a run: its folder, its config.toml or (with --resume) one of its checkpoints.
@@ -72,7 +72,8 @@ pub struct Args {
     /// 90% of the free memory. Default: the free memory.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
-    /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
+    /// Where to compute: auto (a GPU if one can be used), cpu, cuda (of several processes on a machine each on its own GPU),
+    /// cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: Device,
     /// Note how long each operation takes, on a CPU: a table of the steps is printed at the end, and FILE

@@ -313,6 +313,8 @@ mod tests {
         assert_eq!(said, "NVRTC (CUDA's compiler) was not found: looked for libnvrtc.so.13 and libnvrtc.so.12 in HERE");
         let said = search.driver().err().unwrap().to_string();
         assert!(said.starts_with("NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in "), "{said}");
+        let said = search.nccl().err().unwrap().to_string();
+        assert!(said.starts_with("NCCL was not found: looked for libnccl.so.2 in "), "{said}");
     }
 
     #[test]
