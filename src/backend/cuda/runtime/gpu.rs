@@ -337,7 +337,9 @@ impl Drop for Gpu {
         if let (Some(peers), Some(_)) = (&self.peers, &*self.failure.borrow()) {
             peers.abort();
         }
+        let _ = self.peers.as_ref().map(|peers| peers.enter());
         // SAFETY: the stream lives as long as the device. Nothing may be freed before the last operation is done.
         unsafe { (self.device.driver.cuStreamSynchronize)(self.device.stream) };
+        let _ = self.peers.as_ref().map(|peers| peers.leave());
     }
 }

@@ -18,7 +18,8 @@ pub(super) const IN_PROGRESS: Code = 7;
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a call of the driver may take to return after the communicator was aborted.
 const GRACE: Duration = Duration::from_secs(10);
-/// Between two questions how a call goes.
+/// How a call goes is asked so often without a pause, and then after naps: most calls are queued within microseconds.
+const YIELDS: u32 = 2_000;
 const NAP: Duration = Duration::from_micros(50);
 
 /// A communicator.
@@ -84,14 +85,21 @@ impl Shared {
 
     /// Remembers the first failure, and aborts: kernels that wait for a peer end, and peers learn that this rank is gone.
     pub(super) fn fail(&self, error: RanksError) -> RanksError {
-        let first = lock(&self.failure).get_or_insert(error).clone();
-        self.failed.store(true, Ordering::Release);
+        let first = self.record(error);
         self.abort();
         first
     }
 
+    fn record(&self, error: RanksError) -> RanksError {
+        let first = lock(&self.failure).get_or_insert(error).clone();
+        self.failed.store(true, Ordering::Release);
+        first
+    }
+
     fn abort(&self) {
-        if let Some(Handle(comm)) = lock(&self.handle).take() {
+        // The lock is not held while NCCL works, which might take for ever.
+        let taken = lock(&self.handle).take();
+        if let Some(Handle(comm)) = taken {
             // SAFETY: the handle was made by NCCL, and nobody has it any more.
             unsafe { (self.nccl.ncclCommAbort)(comm) };
         }
@@ -117,12 +125,17 @@ impl Shared {
 
     /// Waits until NCCL has done its part of a call on the host.
     pub(super) fn settle(&self, name: &'static str) -> Result<(), RanksError> {
-        let begun = ticks();
+        let (begun, mut polls) = (ticks(), 0u32);
         loop {
             match self.state()? {
                 SUCCESS => return Ok(()),
                 IN_PROGRESS => {}
                 code => return Err(self.fail(self.error(name, code))),
+            }
+            polls = polls.saturating_add(1);
+            if polls < YIELDS {
+                std::thread::yield_now();
+                continue;
             }
             let seconds = self.limit.load(Ordering::Relaxed);
             if seconds > 0 && ticks().saturating_sub(begun).as_secs() >= seconds {
@@ -168,7 +181,8 @@ impl Shared {
     pub(super) fn finish(&self) -> Result<(), RanksError> {
         // SAFETY: the handle exists; nothing is under way after the last call, which all ranks have made.
         self.call("ncclCommFinalize", |nccl, comm| unsafe { (nccl.ncclCommFinalize)(comm) })?;
-        if let Some(Handle(comm)) = lock(&self.handle).take() {
+        let taken = lock(&self.handle).take();
+        if let Some(Handle(comm)) = taken {
             // SAFETY: the handle was finalized, and nobody has it any more.
             unsafe { (self.nccl.ncclCommDestroy)(comm) };
         }
@@ -208,16 +222,22 @@ pub(super) fn start(shared: Arc<Shared>, lost: Lost) -> JoinHandle<()> {
                 return linger(&shared, &lost);
             }
             if let Some(error) = shared.look() {
-                shared.fail(error);
+                shared.record(error);
+                // By a thread of its own: that it does not return is among what this one looks for.
+                let aborting = shared.clone();
+                std::thread::spawn(move || aborting.abort());
             }
         }
     })
 }
 
-/// After a failure: the call of the driver that the host is in, if any, must return.
+/// After a failure: whatever call of the driver the host is in, or enters to clean up, must return.
 fn linger(shared: &Shared, lost: &Lost) {
-    let since = shared.since.load(Ordering::Acquire);
-    if since > 0 && !shared.is_closed_after(GRACE) && shared.since.load(Ordering::Acquire) == since {
-        lost(&shared.gone());
+    let failed = now();
+    while !shared.is_closed_after(LOOK) {
+        let since = shared.since.load(Ordering::Acquire);
+        if since > 0 && now().saturating_sub(since.max(failed)) > GRACE.as_micros() as u64 {
+            return lost(&shared.gone());
+        }
     }
 }
