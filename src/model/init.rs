@@ -2,6 +2,7 @@
 
 use super::{Init, Model, ParamSpec, magnitude};
 use crate::backend::{Backend, Param, Weight};
+use crate::memory::Span;
 use crate::quant::{RngKey, RngUse, RowEncoder, RowPlanes, WeightPlane};
 use rayon::prelude::*;
 
@@ -21,10 +22,13 @@ pub fn fill(backend: &mut dyn Backend, weight: &Weight, row: &mut dyn FnMut(usiz
 /// The same where rows do not depend on each other: by all threads of the caller's pool.
 fn fill_rows(backend: &mut dyn Backend, weight: &Weight, row: impl Fn(usize, &mut [f32]) + Sync) {
     let shape = weight.shape;
-    let at_once = (PIECE / shape.cols).max(1);
+    let at_once = (PIECE / shape.cols).min(shape.rows).max(1);
+    let mut planes = room(weight, at_once);
     for first in (0..shape.rows).step_by(at_once) {
         let count = at_once.min(shape.rows - first);
-        let mut planes = room(weight, count);
+        for (plane, kind) in planes.iter_mut().zip(WeightPlane::ALL) {
+            plane.truncate(count * row_bytes(weight, kind));
+        }
         let rows = RowPlanes::rows(&mut planes, count);
         let tools = || (RowEncoder::new(weight.format, shape), vec![0.0; shape.cols]);
         rows.into_par_iter().enumerate().for_each_init(tools, |(encoder, values), (r, mut planes)| {
@@ -91,10 +95,19 @@ fn zero_state(param: &Param, backend: &mut dyn Backend) {
     for tensor in param.state.tensors().filter(|tensor| !tensor.data.is_away()) {
         match tensor.spec.format.codec.zero_byte() {
             0 => backend.zero(tensor.data),
-            byte => backend.upload(&vec![byte; tensor.data.bytes], tensor.data),
+            byte => repeat(backend, byte, tensor.data),
         }
         if !tensor.scales.is_none() {
             backend.zero(tensor.scales);
         }
+    }
+}
+
+/// Sets all bytes of a span.
+fn repeat(backend: &mut dyn Backend, byte: u8, span: Span) {
+    let piece = [byte; 1 << 14];
+    for from in (0..span.bytes).step_by(piece.len()) {
+        let count = piece.len().min(span.bytes - from);
+        backend.upload(&piece[..count], span.part(from, count));
     }
 }

@@ -110,6 +110,7 @@ impl QuantGrid {
 
     /// The scale, and offset if `asymmetric`, for the values of a group. A group of zeros gets the smallest scale;
     /// values that are not finite give a scale that is not finite.
+    #[inline(always)]
     pub fn rescale(&self, values: &[f32], asymmetric: bool) -> GroupScale {
         if asymmetric {
             let (low, high) = range(values);
@@ -143,7 +144,10 @@ impl QuantGrid {
     /// The stored integer of a value: `floor(q + u)`, clamped; `u` in [0, 1), one half for rounding to nearest.
     #[inline(always)]
     pub fn store(&self, value: f32, group: GroupScale, u: f32) -> f32 {
-        (self.exact(value, group) + u).floor().clamp(self.min, self.max)
+        // `clamp` asks whether its limits are in order, each time.
+        let free = (self.exact(value, group) + u).floor();
+        let q = if free < self.min { self.min } else { free };
+        if q > self.max { self.max } else { q }
     }
 
     /// The unrounded stored number of a value.
@@ -168,6 +172,7 @@ impl QuantGrid {
     }
 
     /// Quantizes a group with a scale of its own; the stored integers go to `out`.
+    #[inline(always)]
     pub fn quantize(&self, values: &[f32], asymmetric: bool, rounding: Rounding, out: &mut [f32]) -> GroupScale {
         let group = self.rescale(values, asymmetric);
         for (i, (&value, out)) in values.iter().zip(out).enumerate() {
@@ -213,6 +218,7 @@ impl GroupScale {
     }
 }
 
+#[inline(always)]
 fn to_scale(scale: f32) -> f32 {
     f16::from_f32(scale.clamp(SCALE_MIN, f16::MAX.to_f32())).to_f32()
 }

@@ -23,44 +23,58 @@ impl RngKey {
     pub fn normal(&self, first: u64, out: &mut [f32]) {
         assert!(first.is_multiple_of(4));
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2, as was just asked.
-            return unsafe { self.normal_avx2(first, out) };
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") && has!("avx512dq") && has!("avx512vl") && has!("fma") {
+                // SAFETY: the processor has these features, as was just asked.
+                return unsafe { self.normal_avx512(first, out) };
+            }
+            if has!("avx2") && has!("fma") {
+                // SAFETY: as above.
+                return unsafe { self.normal_avx2(first, out) };
+            }
         }
-        self.normal_anywhere(first, out);
+        self.normal_anywhere::<false>(first, out);
     }
 
-    /// Twice as many numbers at a time as the code for every x86 processor.
+    /// Eight numbers at a time.
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx2,fma")]
+    fn normal_avx512(&self, first: u64, out: &mut [f32]) {
+        self.normal_anywhere::<true>(first, out);
+    }
+
+    /// Four, twice as many as the code for every x86 processor.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
     fn normal_avx2(&self, first: u64, out: &mut [f32]) {
-        self.normal_anywhere(first, out);
+        self.normal_anywhere::<true>(first, out);
     }
 
     #[inline(always)]
-    fn normal_anywhere(&self, first: u64, out: &mut [f32]) {
+    fn normal_anywhere<const FMA: bool>(&self, first: u64, out: &mut [f32]) {
         let mut counter = first / 4;
         let mut blocks = out.chunks_exact_mut(4 * LANES);
         for block in &mut blocks {
-            self.normal_block(counter, block.try_into().expect("a block"));
+            self.normal_block::<FMA>(counter, block.try_into().expect("a block"));
             counter += LANES as u64;
         }
         let rest = blocks.into_remainder();
         if !rest.is_empty() {
             let mut block = [0.0; 4 * LANES];
-            self.normal_block(counter, &mut block);
+            self.normal_block::<FMA>(counter, &mut block);
             rest.copy_from_slice(&block[..rest.len()]);
         }
     }
 
     #[inline(always)]
-    fn normal_block(&self, counter: u64, out: &mut [f32; 4 * LANES]) {
+    fn normal_block<const FMA: bool>(&self, counter: u64, out: &mut [f32; 4 * LANES]) {
         let [a, b, c, d] = self.lanes::<LANES>(counter);
         for (first, radii, angles) in [(0, &a, &b), (2, &c, &d)] {
             let (mut x, mut y) = ([0.0; LANES], [0.0; LANES]);
             let mut doubtful = 0;
             for i in 0..LANES {
-                let (across, up, clear) = series(radii[i] as u32, angles[i] as u32);
+                let (across, up, clear) = series::<FMA>(radii[i] as u32, angles[i] as u32);
                 (x[i], y[i]) = (across as f32, up as f32);
                 doubtful |= u32::from(!clear) | u32::from(!rounds_to(across, x[i])) | u32::from(!rounds_to(up, y[i]));
             }
@@ -99,18 +113,19 @@ fn defined(radius: u32, angle: u32) -> (f64, f64) {
 }
 
 /// The pair from series, in float64, and whether they may be relied on: not where an argument is 1 or a quarter of a
-/// turn, whose logarithm, sine or cosine is 0 or next to it.
+/// turn, whose logarithm, sine or cosine is 0 or next to it. With `FMA` sums are fused with products, which changes their last
+/// bits, but nothing that is relied on.
 #[inline(always)]
-fn series(radius: u32, angle: u32) -> (f64, f64, bool) {
+fn series<const FMA: bool>(radius: u32, angle: u32) -> (f64, f64, bool) {
     let (u, turn) = arguments(radius, angle);
-    let length = (-2.0 * log(u)).sqrt();
+    let length = (-2.0 * log::<FMA>(u)).sqrt();
     // Less the nearest number of quarters, whose value is subtracted in two parts: the first is 33 bits long, so that its
     // multiples and the difference are exact.
     const QUARTER: (f64, f64) = (f64::from_bits(0x3ff9_21fb_5440_0000), 6.077_100_506_506_192e-11);
     let rounded = turn * FRAC_2_PI + ROUND;
     let quarters = rounded - ROUND;
     let x = (turn - quarters * QUARTER.0) - quarters * QUARTER.1;
-    let (sin, cos) = sin_cos(x);
+    let (sin, cos) = sin_cos::<FMA>(x);
     let quadrant = rounded.to_bits() & 3;
     let (c, s) = if quadrant & 1 == 0 { (cos, sin) } else { (sin, cos) };
     let c = if (quadrant + 1) & 2 == 0 { c } else { -c };
@@ -118,12 +133,18 @@ fn series(radius: u32, angle: u32) -> (f64, f64, bool) {
     (length * c, length * s, radius != u32::MAX && angle & 0x3fff_ffff != 0)
 }
 
+/// `a b + c`, fused where there is an instruction for it.
+#[inline(always)]
+fn madd<const FMA: bool>(a: f64, b: f64, c: f64) -> f64 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
 /// Added, it rounds a small number to an integer, which is in the sum's last bits; subtracted again, it leaves it.
 const ROUND: f64 = 6_755_399_441_055_744.0;
 
 /// The logarithm of a normal number: `u = m 2^e` with m near 1, and the series of `2 artanh((m - 1) / (m + 1))`.
 #[inline(always)]
-fn log(u: f64) -> f64 {
+fn log<const FMA: bool>(u: f64) -> f64 {
     // So that m is between the root of one half and that of two.
     const SHIFT: u64 = 0x3ff0_0000_0000_0000 - 0x3fe6_a09e_667f_3bcd;
     let bits = u.to_bits() + SHIFT;
@@ -135,7 +156,7 @@ fn log(u: f64) -> f64 {
     // 2/3 z + 2/5 z^2 + ..., of which the first that is left out is below 2^-56 of the sum.
     let mut series = 2.0 / 23.0;
     for term in [21.0, 19.0, 17.0, 15.0, 13.0, 11.0, 9.0, 7.0, 5.0, 3.0] {
-        series = series * z + 2.0 / term;
+        series = madd::<FMA>(series, z, 2.0 / term);
     }
     // 2 s = f - s f, without a rounding of s that counts.
     let tail = s * (z * series - f);
@@ -149,15 +170,15 @@ fn log(u: f64) -> f64 {
 
 /// Sine and cosine of at most an eighth of a turn, from Taylor's series: the first term that is left out is below 2^-56.
 #[inline(always)]
-fn sin_cos(x: f64) -> (f64, f64) {
+fn sin_cos<const FMA: bool>(x: f64) -> (f64, f64) {
     let z = x * x;
     let mut sin = 1.0 / 355_687_428_096_000.0;
     let mut cos = -1.0 / 6_402_373_705_728_000.0;
     for term in [-1_307_674_368_000.0, 6_227_020_800.0, -39_916_800.0, 362_880.0, -5_040.0, 120.0, -6.0] {
-        sin = sin * z + 1.0 / term;
+        sin = madd::<FMA>(sin, z, 1.0 / term);
     }
     for term in [20_922_789_888_000.0, -87_178_291_200.0, 479_001_600.0, -3_628_800.0, 40_320.0, -720.0, 24.0] {
-        cos = cos * z + 1.0 / term;
+        cos = madd::<FMA>(cos, z, 1.0 / term);
     }
     (x + x * (z * sin), (1.0 - 0.5 * z) + z * z * cos)
 }
@@ -180,6 +201,20 @@ mod tests {
         words.flat_map(|(x, y)| [x as f32, y as f32]).take(len).collect()
     }
 
+    type Numbers = fn(&RngKey, u64, &mut [f32]);
+
+    /// What [`RngKey::normal`] does on lesser processors, as far as this one can.
+    fn others() -> Vec<(Numbers, &'static str)> {
+        let mut all: Vec<(Numbers, &str)> =
+            vec![(|key, first, out| key.normal_anywhere::<false>(first, out), "anywhere")];
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+            // SAFETY: the processor has these features, as was just asked.
+            all.push((|key, first, out| unsafe { key.normal_avx2(first, out) }, "AVX2"));
+        }
+        all
+    }
+
     #[test]
     fn the_numbers_are_the_mathematical_librarys_to_the_bit() {
         for (seed, first, len) in
@@ -189,9 +224,11 @@ mod tests {
             key(seed).normal(first, &mut found);
             let wanted = one_by_one(&key(seed), first, len);
             assert!(found.iter().zip(&wanted).all(|(a, b)| a.to_bits() == b.to_bits()), "seed {seed}");
-            let mut anywhere = vec![0.0f32; len];
-            key(seed).normal_anywhere(first, &mut anywhere);
-            assert!(found.iter().zip(&anywhere).all(|(a, b)| a.to_bits() == b.to_bits()), "seed {seed}, without AVX2");
+            for (other, name) in others() {
+                let mut numbers = vec![0.0f32; len];
+                other(&key(seed), first, &mut numbers);
+                assert!(found.iter().zip(&numbers).all(|(a, b)| a.to_bits() == b.to_bits()), "seed {seed}, {name}");
+            }
         }
     }
 
@@ -204,13 +241,11 @@ mod tests {
         let mut most: f64 = 0.0;
         for &radius in &words {
             for &angle in &words {
-                let (x, y, clear) = series(radius, angle);
-                if !clear {
-                    continue;
-                }
                 let (across, up) = defined(radius, angle);
-                for (found, wanted) in [(x, across), (y, up)] {
-                    most = most.max((found / wanted - 1.0).abs());
+                for (x, y, clear) in [series::<false>(radius, angle), series::<true>(radius, angle)] {
+                    for (found, wanted) in [(x, across), (y, up)].into_iter().filter(|_| clear) {
+                        most = most.max((found / wanted - 1.0).abs());
+                    }
                 }
             }
         }

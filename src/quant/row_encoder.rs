@@ -1,6 +1,8 @@
 //! A row of float32 into the planes of a weight: the one encoder of every format. Rounds to nearest.
 
-use super::{GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, WeightCodec, WeightFormat, bf16_stochastic, fp4, pack};
+use super::{
+    GroupedShape, PAD_NIBBLE, QuantGrid, Rounding, WeightCodec, WeightFormat, bf16_stochastic, fp4, low_byte, pack,
+};
 use half::f16;
 
 /// The bytes of one row of each plane, little-endian; empty where the format has no such plane.
@@ -63,6 +65,23 @@ impl RowEncoder {
     /// If `values` or a plane has another length than the shape says.
     pub fn encode(&mut self, values: &[f32], out: &mut RowPlanes) {
         assert_eq!(values.len(), self.shape.cols, "values of a row");
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2, as was just asked.
+            return unsafe { self.encode_avx2(values, out) };
+        }
+        self.encode_anywhere(values, out);
+    }
+
+    /// The code for every x86 processor calls a function to round down.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    fn encode_avx2(&mut self, values: &[f32], out: &mut RowPlanes) {
+        self.encode_anywhere(values, out);
+    }
+
+    #[inline(always)]
+    fn encode_anywhere(&mut self, values: &[f32], out: &mut RowPlanes) {
         match (self.format.codec(), self.grid) {
             (WeightCodec::F16, _) => write(out.data, values, |x| f16::from_f32(x).to_le_bytes()),
             (WeightCodec::Bf16, _) => write(out.data, values, |x| bf16_stochastic(x, 0.5).to_le_bytes()),
@@ -84,6 +103,7 @@ impl RowEncoder {
         self.store(self.format.codec(), out);
     }
 
+    #[inline(always)]
     fn quantize(&mut self, values: &[f32], grid: &QuantGrid, offsets: bool, out: &mut RowPlanes) {
         let group = self.shape.group;
         let element = self.format.scale();
@@ -95,10 +115,11 @@ impl RowEncoder {
     }
 
     /// Stored integers into the planes of codes.
+    #[inline(always)]
     fn store(&mut self, codec: WeightCodec, out: &mut RowPlanes) {
         if codec == WeightCodec::Int8 {
             assert_eq!(out.data.len(), self.stored.len(), "bytes of a row");
-            out.data.iter_mut().zip(&self.stored).for_each(|(byte, &q)| *byte = q as i32 as u8);
+            out.data.iter_mut().zip(&self.stored).for_each(|(out, &q)| *out = byte(q));
         } else if self.format.has_residue() {
             self.pack(|q| code(codec, q >> 4), out.data);
             self.pack(|q| q & 15, out.residue);
@@ -108,20 +129,29 @@ impl RowEncoder {
     }
 
     /// A row of nibbles, `part` of every stored integer.
+    #[inline(always)]
     fn pack(&mut self, part: impl Fn(u8) -> u8, plane: &mut [u8]) {
         for (nibble, &q) in self.nibbles.iter_mut().zip(&self.stored) {
-            *nibble = part(q as i32 as u8);
+            *nibble = part(byte(q));
         }
         self.nibbles[self.shape.cols..].fill(PAD_NIBBLE);
         pack(&self.nibbles, plane);
     }
 }
 
+/// A stored integer as a byte, in two's complement; 0 for what is not a number. `as` would do the same one by one.
+#[inline(always)]
+fn byte(q: f32) -> u8 {
+    low_byte(if q.is_nan() { 0.0 } else { q })
+}
+
 /// The code of a stored integer.
+#[inline(always)]
 fn code(codec: WeightCodec, q: u8) -> u8 {
     if codec == WeightCodec::Fp4 { fp4::code(q) } else { q }
 }
 
+#[inline(always)]
 fn write<const N: usize>(out: &mut [u8], values: &[f32], bytes: impl Fn(f32) -> [u8; N]) {
     assert_eq!(out.len(), N * values.len(), "bytes of a row");
     out.chunks_exact_mut(N).zip(values).for_each(|(out, &x)| out.copy_from_slice(&bytes(x)));
@@ -178,6 +208,27 @@ mod tests {
                     assert_near(format, values, &found, format.grid().map(|_| steps));
                 }
             }
+        }
+    }
+
+    /// Values of all sizes, and what they become by the code for every processor.
+    #[test]
+    fn every_instruction_set_gives_the_same_bytes() {
+        for format in FORMATS {
+            let shape = GroupedShape::new(1, 200, 64);
+            let mut values = [0.0; 200];
+            RngKey { seed: 8, step: 0, tensor: 0, usage: RngUse::Init }.normal(0, &mut values);
+            for (i, value) in values.iter_mut().enumerate() {
+                *value *= [1.0, 0.02, 1e-7, 3e4, 0.0][i / 40];
+            }
+            let mut encoder = RowEncoder::new(format, shape);
+            let mut bytes = |encode: fn(&mut RowEncoder, &[f32], &mut RowPlanes)| {
+                let mut planes = WeightPlane::ALL.map(|plane| vec![0; format.plane_bytes(plane, shape)]);
+                let [data, scales, offsets, residue] = planes.each_mut().map(Vec::as_mut_slice);
+                encode(&mut encoder, &values, &mut RowPlanes { data, scales, offsets, residue });
+                planes
+            };
+            assert_eq!(bytes(RowEncoder::encode), bytes(RowEncoder::encode_anywhere), "{format:?}");
         }
     }
 

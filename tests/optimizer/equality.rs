@@ -109,6 +109,53 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// The same of rows of whole groups in codes and residue with moments of four bits, for which there is a way of its own;
+    /// gradients of many sizes in one group, of one size, and none.
+    #[test]
+    fn whole_groups_of_the_default_give_the_naive_steps_bytes(
+        rows in 1usize..4,
+        groups in 1usize..4,
+        group in prop::sample::select(vec![32usize, 64, 128, 256]),
+        v in prop::sample::select(SECOND_MOMENTS[2..].to_vec()),
+        which in 0usize..5,
+        size in prop::sample::select(vec![1.0f32, 1e-3, 1e-18, 1e12]),
+        seed: u64,
+    ) {
+        let config = match (v, rule(which)) {
+            (MomentKind::Shared { .. }, OptimizerConfig { name: Rule::Spam, .. }) => return Ok(()),
+            (MomentKind::Shared { .. }, config @ OptimizerConfig { name: Rule::Adam, .. }) => {
+                OptimizerConfig { weight_decay: 0.0, ..config }
+            }
+            (_, config) => config,
+        };
+        let cols = groups * group;
+        let mut naive = Planes::new(GroupedShape::new(rows, cols, group), WeightFormat::INT4, [MomentKind::Nibble, v]);
+        let mut packed: Vec<OneParam> = Isa::available().map(|isa| naive.in_memory(isa)).collect();
+        for number in 1..=9u64 {
+            let mut grad = vec![0.0; rows * cols];
+            if number != 6 {
+                RngKey { seed, step: number as u32, tensor: 9, usage: RngUse::Init }.normal(0, &mut grad);
+                for (i, g) in grad.iter_mut().enumerate() {
+                    *g *= size * [1.0, 1.0, 1e-5, 0.0, -0.0][(i / 3 + number as usize) % 5];
+                }
+                grad[seed as usize % (rows * cols)] = 40.0 * size;
+            }
+            let lr = if number % 3 == 0 { 0.1 } else { config.lr };
+            let at = args(&config, number, lr, false, seed);
+            let rescales = naive.reference_step(&grad, &at, 3);
+            for one in &mut packed {
+                let stats = fused_step(one, &grad, &at);
+                prop_assert_eq!(stats.skipped, 0);
+                prop_assert_eq!(stats.rescales, rescales);
+                prop_assert_eq!(one.planes(), naive.bytes());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_gradient_that_is_not_finite_changes_nothing() {
     for (bad, v) in [f32::NAN, f32::INFINITY, 3e38].into_iter().flat_map(|bad| SECOND_MOMENTS.map(|v| (bad, v))) {

@@ -4,6 +4,7 @@ use super::apply_update::update_rows;
 use super::factored::{self, Means};
 use super::param_rows::ParamRows;
 use crate::backend::adam::{AdamArgs, AdamParams, Clip, Scalars, state};
+use crate::backend::cpu::simd::adam as packed;
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
@@ -164,6 +165,11 @@ vectorized! {
 fn apply(isa: Isa, rows: &mut ParamRows, params: &AdamParams, id: u32) -> u64 {
     let count = rows.len();
     if count <= 1 || rows.grad.len() <= BLOCK {
+        if packed::is_simple(params)
+            && let Some(mut rows) = rows.packed(isa)
+        {
+            return packed::update(isa, &mut rows, params, id);
+        }
         return update(isa, isa, rows, params, id);
     }
     let (mut left, mut right) = rows.split(count / 2);

@@ -3,6 +3,9 @@
 //! Every element is one chain of sums in the order of the tokens, and [`Accumulate::Yes`] continues it: a
 //! batch that is fed in any number of parts gives the bits of the whole. Partial sums of ranges of tokens, which would
 //! read the operands of small matrices less often, would tie the bits to the ranges.
+//!
+//! Operands are packed, though few tiles read those of a small matrix: kernels that read their rows where they lie were no
+//! faster at 128 columns, whose lines compete for the same places of the first cache, and took 1.5 times as long at 1024.
 
 use crate::backend::Accumulate;
 use crate::backend::cpu::simd::gemm::{

@@ -1,6 +1,8 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
 use crate::backend::adam::state;
+use crate::backend::cpu::simd::adam::{PackedRows, PackedSecondMoments, is_supported};
+use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::{Param, StateTensor, Weight};
 use crate::memory::{ArenaBorrow, Span};
 use crate::quant::{Element, GroupedShape, MomentCodec, QuantGrid};
@@ -194,6 +196,26 @@ pub fn is_touched(grad: &[f32]) -> bool {
 }
 
 impl ParamRows<'_> {
+    /// The same rows for a step in registers, if they are stored so that there is one.
+    pub fn packed(&mut self, isa: Isa) -> Option<PackedRows<'_>> {
+        let (shape, first) = (self.shape, (self.first * self.shape.cols) as u64);
+        let whole = shape.cols.is_multiple_of(shape.group) && is_supported(isa, shape.group);
+        let weight = &mut self.weight;
+        let grid = weight.grid.as_ref().filter(|grid| **grid == QuantGrid::INT4)?;
+        let (WeightElements::Nibbles(codes), [], false) = (&mut weight.data, &*weight.offsets, self.sparse) else {
+            return None;
+        };
+        let (MomentRows::Nibbles(MomentCodec::M4, m, m_scales), true) = (&mut self.m, whole) else { return None };
+        let v = match &mut self.v {
+            MomentRows::Nibbles(MomentCodec::V4, codes, scales) => PackedSecondMoments::Own(codes, scales),
+            MomentRows::Shared { rows, factors } => PackedSecondMoments::Shared(rows, factors),
+            _ => return None,
+        };
+        let (residue, scales) = (&mut *weight.residue, &mut *weight.scales);
+        let (cols, group, grad) = (shape.cols, shape.group, self.grad);
+        Some(PackedRows { grid, cols, group, first, grad, codes, residue, scales, m, m_scales, v })
+    }
+
     /// Rows here.
     pub fn len(&self) -> usize {
         self.grad.len() / self.shape.cols
