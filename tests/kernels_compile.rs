@@ -1,7 +1,8 @@
 //! Every kernel compiles for the GPUs that are supported, and keeps its numbers in registers. Ampere, Hopper and Blackwell
 //! are compiled for by default, with TETRAD_EVERY_ARCHITECTURE set all, which takes twice as long.
 //! It needs NVRTC (tests/setup.sh installs it) and no GPU. It is a program of its own because NVRTC and the emulated
-//! library of that name must not share a process: together with the emulated device it ended in a segmentation fault.
+//! library of that name must not share a process: together with the emulated device it ended in a segmentation fault. The real
+//! NCCL is looked at here for the same reason: it would take the emulated driver for one of its own.
 
 #[path = "harness/mod.rs"]
 mod harness;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tetrad::backend::cuda::{Capability, Compiler, HEADERS, SOURCES, Search, Source, Usage, usages};
+use tetrad::backend::cuda::{Capability, Compiler, HEADERS, NcclLibrary, SOURCES, Search, Source, Usage, usages};
 use tetrad::error::BackendError;
 
 /// Ampere (A100), Hopper, Blackwell (RTX 50). The sources do not ask for the architecture; what differs is what the compiler
@@ -122,6 +123,51 @@ fn every_kernel_compiles_for_every_architecture_without_spills() {
     std::fs::write(Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels.txt"), report).unwrap();
     let faults = found.into_inner().unwrap();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+/// What of the real NCCL works without a GPU, and its header beside the numbers and the layout that `runtime/nccl/` has by heart.
+/// It is 344 MB and not installed by tests/setup.sh; `TETRAD_CUDA_LIBRARIES=.../nvidia/nccl/lib` names one.
+#[test]
+fn the_real_nccl_is_what_is_known_of_it() {
+    let library = match NcclLibrary::open(&Search::usual()) {
+        Ok(library) => library,
+        Err(error) => {
+            assert!(std::env::var_os("TETRAD_REQUIRE_NCCL").is_none(), "{error}");
+            eprintln!("SKIPPED: the real NCCL is not looked at: {error}");
+            return;
+        }
+    };
+    let version = library.version();
+    assert!(version.starts_with("NCCL 2."), "{version}");
+    let [first, second] = [(); 2].map(|()| library.unique_id().unwrap().0);
+    assert!(first != second && first != [0; 128], "an id is another each time");
+    let header = library.path().parent().unwrap().join("../include/nccl.h");
+    let Ok(text) = std::fs::read_to_string(&header) else {
+        eprintln!("SKIPPED: {version} has no header at {}", header.display());
+        return;
+    };
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    for known in [
+        "ncclSuccess = 0,",
+        "ncclInvalidArgument = 4,",
+        "ncclInvalidUsage = 5,",
+        "ncclRemoteError = 6,",
+        "ncclInProgress = 7,",
+        "ncclUint8 = 1,",
+        "#define NCCL_UNIQUE_ID_BYTES 128",
+        "0xcafebeef, /* magic */",
+        "size_t size; unsigned int magic; unsigned int version; /* attributes that users are able to customize. */ int blocking;",
+        "ncclCommInitRankConfig(ncclComm_t* comm, int nranks, ncclUniqueId commId, int rank, ncclConfig_t* config);",
+        "ncclSend(const void* sendbuff, size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm, cudaStream_t stream);",
+        "ncclRecv(void* recvbuff, size_t count, ncclDataType_t datatype, int peer, ncclComm_t comm, cudaStream_t stream);",
+        "ncclBroadcast(const void* sendbuff, void* recvbuff, size_t count, ncclDataType_t datatype, int root, ncclComm_t comm, \
+         cudaStream_t stream);",
+        "ncclAllGather(const void* sendbuff, void* recvbuff, size_t sendcount, ncclDataType_t datatype, ncclComm_t comm, \
+         cudaStream_t stream);",
+        "ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *asyncError);",
+    ] {
+        assert!(words.contains(known), "{version}: its header does not say `{known}`");
+    }
 }
 
 #[test]

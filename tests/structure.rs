@@ -223,8 +223,9 @@ fn a_name_of_a_type_means_one_thing_or_two() {
 }
 
 /// Where code may be unsafe: maps, the arena, what is written for one instruction set or calls it, the tile that
-/// threads write side by side, CUDA's functions, launches of kernels, and MPI's functions.
-const UNSAFE: [&str; 60] = [
+/// threads write side by side, CUDA's functions, launches of kernels, NCCL's and MPI's functions, and the environment that NCCL
+/// reads.
+const UNSAFE: [&str; 68] = [
     "backend/cpu/peaks.rs",
     "backend/cpu/simd/adam/mod.rs",
     "backend/cpu/simd/adam/moments.rs",
@@ -263,20 +264,28 @@ const UNSAFE: [&str; 60] = [
     "backend/cuda/ops/rope.rs",
     "backend/cuda/ops/scaling.rs",
     "backend/cuda/ops/state.rs",
+    "backend/cuda/ops/sums.rs",
     "backend/cuda/ops/swiglu.rs",
     "backend/cuda/ops/update.rs",
     "backend/cuda/ops/weights.rs",
     "backend/cuda/runtime/compile.rs",
     "backend/cuda/runtime/copies.rs",
     "backend/cuda/runtime/device.rs",
+    "backend/cuda/runtime/exchange.rs",
     "backend/cuda/runtime/gpu.rs",
     "backend/cuda/runtime/libraries.rs",
     "backend/cuda/runtime/memory.rs",
     "backend/cuda/runtime/modules.rs",
+    "backend/cuda/runtime/nccl/calls.rs",
+    "backend/cuda/runtime/nccl/library.rs",
+    "backend/cuda/runtime/nccl/mod.rs",
+    "backend/cuda/runtime/nccl/staging.rs",
+    "backend/cuda/runtime/nccl/watch.rs",
     "backend/cuda/runtime/offload.rs",
     "backend/cuda/runtime/product.rs",
     "backend/cuda/runtime/symbols.rs",
     "backend/cuda/runtime/timer.rs",
+    "cli/train/gpus.rs",
     "memory/arena.rs",
     "memory/host.rs",
     "quant/normal.rs",

@@ -19,6 +19,7 @@ mod kinds;
 mod memory;
 pub mod ops;
 mod param;
+mod peers;
 pub mod profile;
 mod update;
 
@@ -31,6 +32,7 @@ pub use ops::{
     packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
+pub use peers::Peers;
 pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArgs, UpdateArgs, UpdateStats};
 
 /// The traits of a backend, for calls on a concrete one: `use tetrad::backend::prelude::*`.
@@ -72,4 +74,9 @@ pub trait Backend:
 {
     /// The device, its threads and its instruction set in words, for the first line of a run.
     fn describe(&self) -> String;
+
+    /// The devices of other ranks, if this one reaches them by itself; else what goes there is downloaded and uploaded.
+    fn peers(&mut self) -> Option<&mut dyn Peers> {
+        None
+    }
 }

@@ -18,8 +18,8 @@ pub enum Device {
     Auto,
     /// The CPU.
     Cpu,
-    /// The GPU of this number.
-    Cuda(u32),
+    /// The GPU of this number; without one the first, or of several ranks on a machine to each its own.
+    Cuda(Option<u32>),
 }
 
 /// As `--device` takes it.
@@ -28,7 +28,8 @@ impl fmt::Display for Device {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Cuda(number) => write!(f, "cuda:{number}"),
+            Self::Cuda(None) => f.write_str("cuda"),
+            Self::Cuda(Some(number)) => write!(f, "cuda:{number}"),
         }
     }
 }
@@ -40,11 +41,11 @@ impl FromStr for Device {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(None)),
             _ => {
                 let number = text.strip_prefix("cuda:").and_then(|number| number.parse().ok());
                 number
-                    .map(Self::Cuda)
+                    .map(|number| Self::Cuda(Some(number)))
                     .ok_or_else(|| "expected auto, cpu, cuda, or cuda:N for the device of that number".into())
             }
         }
@@ -88,7 +89,8 @@ pub(super) fn open(
             Err(why) => Some(why),
         },
         Device::Cuda(ordinal) => {
-            return Ok(OpenDevice { backend: open_cuda(ordinal, model, &need)?, instead: None });
+            let backend = open_cuda(ordinal.unwrap_or(0), model, &need)?;
+            return Ok(OpenDevice { backend, instead: None });
         }
     };
     Ok(OpenDevice { backend: Box::new(Cpu::new()), instead })
@@ -107,7 +109,18 @@ fn open_cuda(
     model: &ModelConfig,
     need: &impl Fn(&dyn DeviceInfo) -> u64,
 ) -> Result<Box<dyn Backend>, BackendError> {
-    let cuda = Cuda::open(ordinal)?;
+    serve(Cuda::open(ordinal)?, model, need)
+}
+
+/// A GPU, if it can be used for `model`.
+///
+/// # Errors
+/// If the model's heads have no kernels, or `need` bytes are not free.
+pub(super) fn serve(
+    cuda: Cuda,
+    model: &ModelConfig,
+    need: &impl Fn(&dyn DeviceInfo) -> u64,
+) -> Result<Box<dyn Backend>, BackendError> {
     cuda.check_heads(model.head_dim(), model.qk_norm)?;
     cuda.check_memory(need(&cuda))?;
     Ok(Box::new(cuda))
@@ -129,7 +142,7 @@ mod tests {
     #[test]
     fn devices_have_names() {
         let found = ["auto", "cpu", "cuda", "cuda:3"].map(|text| text.parse::<Device>().unwrap());
-        assert_eq!(found, [Device::Auto, Device::Cpu, Device::Cuda(0), Device::Cuda(3)]);
+        assert_eq!(found, [Device::Auto, Device::Cpu, Device::Cuda(None), Device::Cuda(Some(3))]);
         assert!(found.iter().all(|device| device.to_string().parse() == Ok(*device)));
         for wrong in ["", "gpu", "cuda:", "cuda:-1", "CPU"] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");

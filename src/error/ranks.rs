@@ -81,6 +81,42 @@ pub enum RanksError {
         /// The library's text for the code.
         said: String,
     },
+    /// A library refused a call: what it was asked for cannot be.
+    #[error("{call} was refused: {said}")]
+    Refused {
+        /// The function.
+        call: &'static str,
+        /// The library's text for the code.
+        said: String,
+    },
+    /// The launcher's store of keys could not be used.
+    #[error("the store of {launcher} at {address}: {said}")]
+    Store {
+        /// The launcher.
+        launcher: &'static str,
+        /// Where it should be.
+        address: String,
+        /// What went wrong.
+        said: String,
+    },
+    /// More ranks than GPUs on a machine.
+    #[error("{ranks} ranks on this machine, which has {devices} GPUs; each rank needs its own")]
+    FewDevices {
+        /// Ranks.
+        ranks: usize,
+        /// GPUs that the driver shows.
+        devices: usize,
+    },
+    /// One GPU, named for several ranks.
+    #[error(
+        "--device cuda:{device} names one GPU, and there are {ranks} ranks on this machine; each rank needs its own"
+    )]
+    OneDevice {
+        /// The GPU.
+        device: u32,
+        /// Ranks.
+        ranks: usize,
+    },
     /// A peer did not answer in time.
     #[error("{call}: nothing came for {seconds} s; a rank is gone, stopped or far behind")]
     Timeout {

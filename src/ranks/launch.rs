@@ -15,11 +15,12 @@ pub enum Launcher {
     Torchrun,
 }
 
-/// Its variables: rank, size, and size on this machine.
+/// Its variables: rank and size, of all and on this machine.
 struct Variables {
     launcher: Launcher,
     rank: &'static str,
     size: &'static str,
+    local_rank: &'static str,
     local_size: &'static str,
     /// Must be there too: the other names are common words.
     beside: Option<&'static str>,
@@ -30,6 +31,7 @@ const MPI: [Variables; 2] = [
         launcher: Launcher::OpenMpi,
         rank: "OMPI_COMM_WORLD_RANK",
         size: "OMPI_COMM_WORLD_SIZE",
+        local_rank: "OMPI_COMM_WORLD_LOCAL_RANK",
         local_size: "OMPI_COMM_WORLD_LOCAL_SIZE",
         beside: None,
     },
@@ -37,6 +39,7 @@ const MPI: [Variables; 2] = [
         launcher: Launcher::Hydra,
         rank: "PMI_RANK",
         size: "PMI_SIZE",
+        local_rank: "MPI_LOCALRANKID",
         local_size: "MPI_LOCALNRANKS",
         beside: None,
     },
@@ -46,6 +49,7 @@ const TORCHRUN: Variables = Variables {
     launcher: Launcher::Torchrun,
     rank: "RANK",
     size: "WORLD_SIZE",
+    local_rank: "LOCAL_RANK",
     local_size: "LOCAL_WORLD_SIZE",
     beside: Some("MASTER_ADDR"),
 };
@@ -55,6 +59,7 @@ const SLURM: Variables = Variables {
     launcher: Launcher::Slurm,
     rank: "SLURM_PROCID",
     size: "SLURM_STEP_NUM_TASKS",
+    local_rank: "SLURM_LOCALID",
     local_size: "SLURM_STEP_TASKS_PER_NODE",
     beside: None,
 };
@@ -80,14 +85,17 @@ pub struct Launch {
     pub rank: usize,
     /// How many there are.
     pub size: usize,
-    /// How many of them are on this machine; all, if that is unknown.
+    /// Number of this process among those on this machine; its number among all, if that is unknown.
+    pub local_rank: usize,
+    /// How many of them are on this machine; all, if that is unknown. Where torchrun's variables leave both out, as those of a
+    /// Kubernetes job of one process for each machine do, it is the only one.
     pub local_size: usize,
 }
 
 /// What the variables of the environment, looked up by `variable`, say; nothing if there is one process.
 ///
 /// # Errors
-/// Variables that hold no numbers, those of two launchers that disagree, and a launcher without MPI.
+/// Variables that hold no numbers, and those of two launchers that disagree.
 pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Launch>, RanksError> {
     let read = |of: &Variables| of.read(&variable);
     let mut found = Vec::new();
@@ -105,9 +113,6 @@ pub fn launch(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Launch
     }
     match first.size {
         1 => Ok(None),
-        size if first.launcher == Launcher::Torchrun => {
-            Err(RanksError::NoMpi { launcher: first.launcher.name(), size })
-        }
         _ => Ok(Some(first)),
     }
 }
@@ -135,8 +140,12 @@ impl Variables {
             let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
             digits.parse::<usize>().ok()
         });
-        let local_size = local.filter(|&local| (1..=size).contains(&local)).unwrap_or(size);
-        Ok(Some(Launch { launcher: self.launcher, rank, size, local_size }))
+        let local_rank = number(self.local_rank)?;
+        let lone = self.launcher == Launcher::Torchrun && local_rank.is_none();
+        let local_size = local.filter(|&local| (1..=size).contains(&local)).unwrap_or(if lone { 1 } else { size });
+        // Of machines that differ, Slurm's count is the first one's: a rank beyond it is not a mistake.
+        let local_rank = local_rank.unwrap_or(if lone { 0 } else { rank });
+        Ok(Some(Launch { launcher: self.launcher, rank, size, local_rank, local_size }))
     }
 }
 
@@ -151,16 +160,31 @@ mod tests {
     #[test]
     fn launchers_are_told_by_their_variables() {
         assert_eq!(of(&[]), Ok(None));
-        let open_mpi =
-            [("OMPI_COMM_WORLD_RANK", "2"), ("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_LOCAL_SIZE", "2")];
-        let found = Launch { launcher: Launcher::OpenMpi, rank: 2, size: 4, local_size: 2 };
+        let open_mpi = [
+            ("OMPI_COMM_WORLD_RANK", "2"),
+            ("OMPI_COMM_WORLD_SIZE", "4"),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", "0"),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", "2"),
+        ];
+        let found = Launch { launcher: Launcher::OpenMpi, rank: 2, size: 4, local_rank: 0, local_size: 2 };
         assert_eq!(of(&open_mpi), Ok(Some(found)));
         let hydra = [("PMI_RANK", "0"), ("PMI_SIZE", "3")];
-        let found = Launch { launcher: Launcher::Hydra, rank: 0, size: 3, local_size: 3 };
+        let found = Launch { launcher: Launcher::Hydra, rank: 0, size: 3, local_rank: 0, local_size: 3 };
         assert_eq!(of(&hydra), Ok(Some(found)));
-        let slurm = [("SLURM_PROCID", "5"), ("SLURM_STEP_NUM_TASKS", "7"), ("SLURM_STEP_TASKS_PER_NODE", "4(x1),3")];
-        let found = Launch { launcher: Launcher::Slurm, rank: 5, size: 7, local_size: 4 };
+        let slurm = [
+            ("SLURM_PROCID", "5"),
+            ("SLURM_STEP_NUM_TASKS", "7"),
+            ("SLURM_LOCALID", "1"),
+            ("SLURM_STEP_TASKS_PER_NODE", "4(x1),3"),
+        ];
+        let found = Launch { launcher: Launcher::Slurm, rank: 5, size: 7, local_rank: 1, local_size: 4 };
         assert_eq!(of(&slurm), Ok(Some(found)));
+        let torchrun = [("RANK", "3"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "host")];
+        let found = Launch { launcher: Launcher::Torchrun, rank: 3, size: 4, local_rank: 0, local_size: 1 };
+        assert_eq!(of(&torchrun), Ok(Some(found)), "a process for each machine");
+        let local = [("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")];
+        let found = Launch { local_rank: 1, local_size: 2, ..found };
+        assert_eq!(of(&[&torchrun[..], &local].concat()), Ok(Some(found)));
     }
 
     #[test]
@@ -187,9 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn torchrun_has_no_mpi_and_nonsense_is_refused() {
-        let torchrun = of(&[("RANK", "1"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "host")]).unwrap_err();
-        assert_eq!(torchrun, RanksError::NoMpi { launcher: "torchrun", size: 2 });
+    fn nonsense_is_refused() {
         let word = of(&[("PMI_RANK", "first"), ("PMI_SIZE", "2")]).unwrap_err().to_string();
         assert!(word.starts_with("PMI_RANK=first of Hydra"), "{word}");
         assert!(of(&[("PMI_RANK", "2"), ("PMI_SIZE", "2")]).is_err());

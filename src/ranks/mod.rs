@@ -2,15 +2,20 @@
 //! as it is; nothing is added up, and no model is known.
 //!
 //! Every rank makes the same calls in the same order. [`Alone`] is a run of one process, [`in_process`] has ranks on
-//! threads of one process, and [`mpi`] those that `mpirun` or `srun` started.
+//! threads of one process, and [`mpi`] those that `mpirun` or `srun` started. Devices of ranks may reach each other by
+//! themselves; how they learn where, if there is no MPI to say it, is here too ([`Meeting`]).
 
 mod config;
 mod launch;
+mod meet;
 pub mod mpi;
+mod store;
 mod threads;
 
 pub use config::RanksConfig;
 pub use launch::{Launch, Launcher, launch};
+pub use meet::{ADDRESS, Meeting, meeting};
+pub use store::KeyStore;
 pub use threads::{InProcess, in_process};
 
 use crate::error::RanksError;

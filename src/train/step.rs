@@ -208,8 +208,8 @@ impl Trainer {
         let losses = vec![0.0; model.acts.tokens];
         let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);
         let orthogonal = earlier.map(|args| OrthogonalRows::new(args, &model));
-        let (config, counters, watch, team) =
-            (config.clone(), Counters::default(), Watch::default(), Team::new(ranks, config.train.reproducible));
+        let team = Team::new(ranks, config.train.reproducible, backend.as_mut());
+        let (config, counters, watch) = (config.clone(), Counters::default(), Watch::default());
         Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses, team })
     }
 

@@ -17,6 +17,7 @@ mod curves;
 mod device;
 mod doctor;
 mod eval;
+mod gpu_ranks;
 mod interrupted;
 mod ladder;
 mod mistakes;

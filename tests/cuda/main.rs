@@ -18,6 +18,7 @@ mod linear;
 mod matmul;
 mod optimizer;
 mod quantizers;
+mod ranks;
 mod rows;
 mod rules;
 mod training;

@@ -43,5 +43,7 @@ u32 capability();
 
 // SUCCESS if the driver was started and this thread has a context.
 Code ready();
+// The device of this thread's context, -1 without one.
+int current_device();
 // Prints the reason for the error code that the program receives, and keeps it for `cuda_emulator_last_failure`.
 Code failed(Code code, const std::string& what);

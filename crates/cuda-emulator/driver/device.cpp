@@ -1,4 +1,4 @@
-// libcuda: the driver, its one device, its one context.
+// libcuda: the driver, its devices, the one context of each.
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -10,18 +10,26 @@
 namespace {
 
 std::atomic<bool> started{false};
-// The primary context: it has no content, only threads that have made it current.
+// Devices at most; there is one unless the variable CUDA_EMULATOR_DEVICES or a test asks for others.
+constexpr int MOST_DEVICES = 8;
+// The primary context of a device: it has no content, only threads that have made it current.
 struct Context {
     // Held while the context begins or ends: a thread that retains it while another ends it gets a new one.
     std::mutex mutex;
     std::atomic<int> retained{0};
-} primary;
+};
+Context primary[MOST_DEVICES];
 thread_local Context* current = nullptr;
+std::atomic<int> asked_devices{-1};
 
 std::mutex failure_mutex;
 std::string* const last_failure = new std::string();
 
-int devices() { return static_cast<int>(setting("CUDA_EMULATOR_DEVICES", 1)); }
+int devices() {
+    const int asked = asked_devices;
+    const u64 found = asked >= 0 ? u64(asked) : setting("CUDA_EMULATOR_DEVICES", 1);
+    return found < MOST_DEVICES ? static_cast<int>(found) : MOST_DEVICES;
+}
 
 // Attributes by their numbers in the driver's header; those not listed are 0.
 int attribute(u32 number) {
@@ -110,8 +118,13 @@ u32 most_shared() {
 
 Code ready() {
     if (!started) return NOT_INITIALIZED;
-    return current == nullptr || primary.retained == 0 ? INVALID_CONTEXT : SUCCESS;
+    return current == nullptr || current->retained == 0 ? INVALID_CONTEXT : SUCCESS;
 }
+
+int current_device() { return current == nullptr ? -1 : static_cast<int>(current - primary); }
+
+// For tests of several devices in one process, whose environment other threads read.
+API void cuda_emulator_set_devices(int count) { asked_devices = count; }
 
 Code failed(Code code, const std::string& what) {
     std::lock_guard<std::mutex> lock(failure_mutex);
@@ -164,6 +177,7 @@ API Code cuDeviceGetAttribute(int* value, u32 number, int device) {
 
 API Code cuDeviceGetUuid_v2(char* uuid, int device) {
     memset(uuid, 0, 16);
+    uuid[0] = static_cast<char>(device);
     return device_exists(device);
 }
 
@@ -174,22 +188,24 @@ API Code cuDeviceTotalMem_v2(size_t* bytes, int device) {
 
 API Code cuDevicePrimaryCtxRetain(Context** context, int device) {
     if (!started) return NOT_INITIALIZED;
-    std::lock_guard<std::mutex> lock(primary.mutex);
-    primary.retained++;
-    *context = &primary;
-    return device_exists(device);
+    if (const Code code = device_exists(device)) return code;
+    std::lock_guard<std::mutex> lock(primary[device].mutex);
+    primary[device].retained++;
+    *context = &primary[device];
+    return SUCCESS;
 }
 
 API Code cuDevicePrimaryCtxRelease_v2(int device) {
-    std::lock_guard<std::mutex> lock(primary.mutex);
-    if (primary.retained == 0) return INVALID_CONTEXT;
-    if (--primary.retained == 0) forget_streams();
-    return device_exists(device);
+    if (device < 0 || device >= MOST_DEVICES) return INVALID_DEVICE;
+    std::lock_guard<std::mutex> lock(primary[device].mutex);
+    if (primary[device].retained == 0) return INVALID_CONTEXT;
+    if (--primary[device].retained == 0) forget_streams(device);
+    return SUCCESS;
 }
 
 API Code cuCtxSetCurrent(Context* context) {
     if (!started) return NOT_INITIALIZED;
-    if (context != nullptr && context != &primary) return INVALID_CONTEXT;
+    if (context != nullptr && (context < primary || context >= primary + MOST_DEVICES)) return INVALID_CONTEXT;
     current = context;
     return SUCCESS;
 }
@@ -201,7 +217,7 @@ API Code cuCtxGetCurrent(Context** context) {
 }
 
 API Code cuCtxGetDevice(int* device) {
-    *device = 0;
+    *device = current_device();
     return ready();
 }
 

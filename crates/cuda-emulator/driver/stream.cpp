@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <map>
 #include <set>
 
 namespace {
@@ -12,7 +13,15 @@ struct Streams {
     std::mutex mutex;
     std::condition_variable changed;
     std::set<Stream*> live;
-    Stream* usual = new Stream(true);
+    // Of each device.
+    std::map<int, Stream*> usual;
+
+    // The mutex is locked.
+    Stream* usual_of(int device) {
+        Stream*& stream = usual[device];
+        if (stream == nullptr) stream = new Stream(device, true);
+        return stream;
+    }
 };
 
 Streams& streams() {
@@ -93,36 +102,46 @@ Code Stream::finish(const Mark* mark) {
 static __thread bool eager_streams = false;
 API void cuda_emulator_set_eager(bool eager) { eager_streams = eager; }
 
+// How often the calling thread has waited for a stream, or for an event whose work was not done.
+static __thread u64 waits = 0;
+API u64 cuda_emulator_waits() { return waits; }
+
 Stream* stream_of(Stream* handle) {
-    if (reinterpret_cast<uintptr_t>(handle) <= 2) return streams().usual;
     std::lock_guard<std::mutex> lock(streams().mutex);
+    if (reinterpret_cast<uintptr_t>(handle) <= 2) return streams().usual_of(current_device());
     return streams().live.count(handle) != 0 ? handle : nullptr;
 }
 
 Code finish_all(bool only_blocking) {
+    const int device = current_device();
     std::set<Stream*> all;
+    Stream* usual = nullptr;
     {
         std::lock_guard<std::mutex> lock(streams().mutex);
         all = streams().live;
+        usual = streams().usual_of(device);
     }
-    Code first = streams().usual->finish();
+    Code first = usual->finish();
     for (Stream* stream : all) {
-        if (only_blocking && !stream->blocking) continue;
+        if (stream->device != device || (only_blocking && !stream->blocking)) continue;
         const Code code = stream->finish();
         if (first == SUCCESS) first = code;
     }
     return first;
 }
 
-void forget_streams() {
+void forget_streams(int device) {
     std::lock_guard<std::mutex> lock(streams().mutex);
-    streams().live.clear();
-    streams().usual = new Stream(true);
+    std::set<Stream*>& live = streams().live;
+    for (auto stream = live.begin(); stream != live.end();) {
+        stream = (*stream)->device == device ? live.erase(stream) : std::next(stream);
+    }
+    streams().usual.erase(device);
 }
 
 API Code cuStreamCreate(Stream** stream, u32 flags) {
     if (const Code code = ready()) return code;
-    *stream = new Stream((flags & 1) == 0);
+    *stream = new Stream(current_device(), (flags & 1) == 0);
     (*stream)->eager = eager_streams;
     std::lock_guard<std::mutex> lock(streams().mutex);
     streams().live.insert(*stream);
@@ -143,6 +162,7 @@ API Code cuStreamDestroy_v2(Stream* stream) {
 API Code cuStreamSynchronize(Stream* handle) {
     if (const Code code = ready()) return code;
     Stream* stream = stream_of(handle);
+    waits++;
     return stream == nullptr ? Code(INVALID_HANDLE) : stream->finish();
 }
 
@@ -160,6 +180,13 @@ API Code cuLaunchHostFunc(Stream* handle, void (*function)(void*), void* data) {
         function(data);
         return Code(SUCCESS);
     });
+}
+
+// For the emulated NCCL: work that may fail as a kernel does. After a failure it is not done, nor is its `data` freed.
+API Code cuda_emulator_enqueue(Stream* handle, Code (*function)(void*), void* data) {
+    if (const Code code = ready()) return code;
+    Stream* stream = stream_of(handle);
+    return stream == nullptr ? Code(INVALID_HANDLE) : stream->add([=] { return function(data); });
 }
 
 API Code cuEventCreate(Event** event, u32) {
@@ -190,6 +217,7 @@ API Code cuEventRecord(Event* event, Stream* handle) {
 
 API Code cuEventSynchronize(Event* event) {
     if (event == nullptr) return INVALID_HANDLE;
+    if (event->mark != nullptr && !event->mark->done) waits++;
     return event->stream == nullptr || stream_of(event->stream) == nullptr ? Code(SUCCESS) : event->stream->finish();
 }
 

@@ -20,7 +20,7 @@ struct Mark {
 };
 
 struct Stream {
-    explicit Stream(bool blocking) : blocking(blocking) {}
+    Stream(int device, bool blocking) : device(device), blocking(blocking) {}
 
     // Adds work, which returns its error code. After an error nothing is added: every call returns the first error.
     Code add(std::function<Code()> work);
@@ -31,6 +31,7 @@ struct Stream {
     // Does all work, or all up to a mark.
     Code finish(const Mark* mark = nullptr);
 
+    const int device;
     // Whether work without a stream waits for this one.
     const bool blocking;
     // Whether work runs when it is added, unless it has to wait for another stream.
@@ -51,9 +52,10 @@ struct Stream {
     Code error = SUCCESS;
 };
 
-// The stream behind a handle, or null for one that does not exist. 0, 1 and 2 are the default stream's.
+// The stream behind a handle, or null for one that does not exist. 0, 1 and 2 are the default stream of the device that
+// is current.
 Stream* stream_of(Stream* handle);
-// Does the work of all streams, or of those that the default stream waits for.
+// Does the work of all streams of the device that is current, or of those that its default stream waits for.
 Code finish_all(bool only_blocking);
-// For a context that ends: all streams, their work and errors.
-void forget_streams();
+// For a context that ends: all streams of its device, their work and errors.
+void forget_streams(int device);

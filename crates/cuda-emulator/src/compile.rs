@@ -1,4 +1,4 @@
-//! Compiles the emulator and a program's kernels into three shared libraries named like CUDA's own.
+//! Compiles the emulator and a program's kernels into four shared libraries named like CUDA's own.
 
 use std::fmt::{self, Display};
 use std::fs::{self, File};
@@ -90,12 +90,13 @@ struct Unit {
     object: PathBuf,
 }
 
-/// The units of libcuda, libnvrtc and libcublasLt.
+/// The units of libcuda, libnvrtc, libcublasLt and libnccl.
 #[derive(Default)]
 struct Units {
     cuda: Vec<Unit>,
     nvrtc: Vec<Unit>,
     lt: Vec<Unit>,
+    nccl: Vec<Unit>,
 }
 
 /// Compiles every `*.cu` below `kernels` and the emulator itself into `out`, as far as they changed since they were
@@ -107,7 +108,7 @@ pub(crate) fn compile(kernels: &[&Path], out: &Path) -> Result<PathBuf, BuildErr
     build(&Compiler::usual(), kernels, out)
 }
 
-const LIBRARIES: [&str; 3] = ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13"];
+const LIBRARIES: [&str; 4] = ["libcuda.so.1", "libnvrtc.so.13", "libcublasLt.so.13", "libnccl.so.2"];
 
 fn build(compiler: &Compiler, kernels: &[&Path], out: &Path) -> Result<PathBuf, BuildError> {
     let libraries = out.join("libraries");
@@ -128,7 +129,7 @@ fn build(compiler: &Compiler, kernels: &[&Path], out: &Path) -> Result<PathBuf, 
         }
     }
     let units = units(&folders, out)?;
-    let all: Vec<&Unit> = units.cuda.iter().chain(&units.nvrtc).chain(&units.lt).collect();
+    let all: Vec<&Unit> = units.cuda.iter().chain(&units.nvrtc).chain(&units.lt).chain(&units.nccl).collect();
 
     // What is compiled how: if this changed, everything is compiled again.
     let sources: Vec<_> = all.iter().map(|unit| (&unit.source, unit.flags)).collect();
@@ -143,11 +144,12 @@ fn build(compiler: &Compiler, kernels: &[&Path], out: &Path) -> Result<PathBuf, 
     // Without it, what follows is done anew if it breaks off.
     let _ = fs::remove_file(&recipe_path);
     compiler.compile_all(&stale, &include)?;
-    let [cuda, nvrtc, lt] = LIBRARIES;
+    let [cuda, nvrtc, lt, nccl] = LIBRARIES;
     compiler.link(&units.cuda, &libraries, cuda, &[])?;
     compiler.link(&units.nvrtc, &libraries, nvrtc, &[])?;
-    // It asks the driver for its streams; the driver is in the same folder.
+    // They ask the driver for its streams; the driver is in the same folder.
     compiler.link(&units.lt, &libraries, lt, &[cuda])?;
+    compiler.link(&units.nccl, &libraries, nccl, &[cuda])?;
     fs::write(&recipe_path, recipe).map_err(at(&recipe_path))?;
     Ok(libraries)
 }
@@ -193,6 +195,7 @@ fn units(folders: &[&Path], out: &Path) -> Result<Units, BuildError> {
                 _ if stem.starts_with("nvrtc") => (&mut units.nvrtc, RUNTIME),
                 _ if stem.starts_with("cublaslt_product") => (&mut units.lt, PRODUCT),
                 _ if stem.starts_with("cublaslt") => (&mut units.lt, RUNTIME),
+                _ if stem.starts_with("nccl") => (&mut units.nccl, RUNTIME),
                 _ => (&mut units.cuda, RUNTIME),
             };
             library.push(Unit { source, flags, object });
@@ -340,7 +343,7 @@ mod tests {
         }
     }
 
-    const LINKED: [&str; 3] = ["libcublasLt.so.13", "libcuda.so.1", "libnvrtc.so.13"];
+    const LINKED: [&str; 4] = ["libcublasLt.so.13", "libcuda.so.1", "libnccl.so.2", "libnvrtc.so.13"];
 
     #[test]
     fn only_what_changed_is_compiled_again() {
@@ -368,7 +371,7 @@ mod tests {
         let error = build(&fake.compiler, &[&fake.path("kernels")], &fake.path("out")).unwrap_err();
         assert!(matches!(error, BuildError::Compile { .. }), "{error}");
         fake.compiler.command = right;
-        assert_eq!(fake.made().len(), 5);
+        assert_eq!(fake.made().len(), 6);
     }
 
     #[test]

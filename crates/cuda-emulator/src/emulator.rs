@@ -28,7 +28,7 @@ impl Emulator {
         Ok(Self { libraries, functions: Box::leak(Box::new(functions)) })
     }
 
-    /// The folder with `libcuda.so.1`, `libnvrtc.so.13` and `libcublasLt.so.13`, for a program that loads them.
+    /// The folder with `libcuda.so.1`, `libnvrtc.so.13`, `libcublasLt.so.13` and `libnccl.so.2`, for a program that loads them.
     pub fn libraries(&self) -> &Path {
         &self.libraries
     }
@@ -64,6 +64,12 @@ impl Emulator {
         (self.functions.set_order)(order as i32);
     }
 
+    /// How many devices the driver shows to this process from now on, at most 8; before, as many as the variable
+    /// `CUDA_EMULATOR_DEVICES` says, else one.
+    pub fn set_devices(&self, count: u32) {
+        (self.functions.set_devices)(count as i32);
+    }
+
     /// Whether streams that the calling thread makes from now on do their work as soon as it need not wait for another
     /// stream; else they do it when somebody waits for it.
     pub fn set_eager(&self, eager: bool) {
@@ -97,6 +103,11 @@ impl Emulator {
         (self.functions.allocations)()
     }
 
+    /// How often the calling thread has waited for a stream, or for an event that had not happened.
+    pub fn waits(&self) -> u64 {
+        (self.functions.waits)()
+    }
+
     /// Bytes of device memory that are allocated now.
     pub fn live_bytes(&self) -> u64 {
         (self.functions.live_bytes)()
@@ -117,11 +128,13 @@ pub(crate) struct Functions {
     pub launch: LaunchFunction,
     pub set_order: extern "C" fn(i32),
     pub set_eager: extern "C" fn(bool),
+    pub set_devices: extern "C" fn(i32),
     pub set_checked: extern "C" fn(bool),
     pub latest_allocation: extern "C" fn() -> *mut c_void,
     pub forbid: extern "C" fn(*mut c_void, u64) -> bool,
     pub allocations: extern "C" fn() -> u64,
     pub live_bytes: extern "C" fn() -> u64,
+    pub waits: extern "C" fn() -> u64,
     pub allocate: extern "C" fn(u64) -> *mut c_void,
     pub release: unsafe extern "C" fn(*mut c_void),
     pub last_failure: unsafe extern "C" fn(*mut c_char, u64),
@@ -153,11 +166,13 @@ impl Functions {
                 launch: symbol(library, "cuda_emulator_launch"),
                 set_order: symbol(library, "cuda_emulator_set_order"),
                 set_eager: symbol(library, "cuda_emulator_set_eager"),
+                set_devices: symbol(library, "cuda_emulator_set_devices"),
                 set_checked: symbol(library, "cuda_emulator_set_checked"),
                 latest_allocation: symbol(library, "cuda_emulator_latest_allocation"),
                 forbid: symbol(library, "cuda_emulator_forbid"),
                 allocations: symbol(library, "cuda_emulator_allocations"),
                 live_bytes: symbol(library, "cuda_emulator_live_bytes"),
+                waits: symbol(library, "cuda_emulator_waits"),
                 allocate: symbol(library, "cuda_emulator_allocate"),
                 release: symbol(library, "cuda_emulator_release"),
                 last_failure: symbol(library, "cuda_emulator_last_failure"),

@@ -2,7 +2,7 @@
 //! a GPU.
 //!
 //! [`Emulator::build`] compiles kernels with the host's C++ compiler into a folder with `libcuda.so.1`,
-//! `libnvrtc.so.13` and `libcublasLt.so.13`. A program that loads its libraries from [`Emulator::libraries`] behaves as
+//! `libnvrtc.so.13`, `libcublasLt.so.13` and `libnccl.so.2`. A program that loads its libraries from [`Emulator::libraries`] behaves as
 //! on a machine with a GPU. A single kernel is run by [`Launch`] on [`Buffer`]s:
 //!
 //! ```no_run
@@ -37,6 +37,12 @@
 //! ([`Emulator::set_eager`]). A failed launch leaves its stream in an error state, as on a device;
 //! [`Emulator::last_failure`] has the message, which is printed too.
 //!
+//! Ranks by NCCL are threads or processes, one device each. What a call receives is poisoned until it comes; a call is done
+//! when its stream is, and only after the peers' calls. Calls that do not match (another call, count, type or root, or
+//! ranks that wait for each other in a circle), for which NCCL hangs, fail with `ncclInvalidUsage`; so do two ranks on one
+//! device, and calls of a communicator that does not block before the last one is known to be done. A peer that is gone is
+//! `ncclRemoteError`, and its peers' streams stand still until they abort, as kernels do.
+//!
 //! # What it does not
 //! Time; the memory model beyond barriers (fences, orders of atomics); unordered accesses to device memory, by blocks
 //! or threads; the number of registers; bank conflicts; `wgmma`, TMA, clusters, named barriers, masks other than all
@@ -44,8 +50,9 @@
 //!
 //! # Variables
 //! `CUDA_EMULATOR_ORDER` (see [`Emulator::set_order`]), `_CHECKS=0` (see [`Emulator::set_checked`]), `_THREADS` (of the
-//! host, for blocks that run in parallel), `_DEVICES` (0, 1, 2), `_DRIVER` (the version as a number, 13000),
-//! `_CAPABILITY` (9.0), `_MEMORY` (bytes of the device), `_MULTIPROCESSORS` (4); `CXX`, the compiler (`c++`).
+//! host, for blocks that run in parallel), `_DEVICES` (0 to 8), `_DRIVER` (the version as a number, 13000),
+//! `_CAPABILITY` (9.0), `_MEMORY` (bytes of the device), `_MULTIPROCESSORS` (4), `_LOSE=rank:call` (the process of that
+//! rank ends without a word at that call of NCCL, counted from 1); `CXX`, the compiler (`c++`).
 
 mod buffer;
 mod compile;

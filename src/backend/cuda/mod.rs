@@ -3,23 +3,27 @@
 //! memory is one allocation; operations are submitted to one key and return before they are done.
 //!
 //! CUDA is needed neither to build nor to start: the driver, NVRTC and cuBLASLt are looked for when a device is
-//! opened.
+//! opened, NCCL when it joins others.
 
 mod info;
 mod memory;
 mod ops;
+mod peers;
 pub mod runtime;
 
 pub use info::Info;
 pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search};
-pub use runtime::{Source, Usage, probe, usages};
+pub use runtime::{Lost, NcclLibrary, Source, UniqueId, Usage, count, probe, usages};
 
-use super::Backend;
+use super::{Backend, Peers, UpdateStats};
 use crate::error::BackendError;
 
 /// One GPU with the kernels of this crate.
 pub struct Cuda {
     gpu: Gpu,
+    /// How much of what updates did is kept on the device, and what was read of it.
+    kept: usize,
+    read: Vec<UpdateStats>,
 }
 
 impl Cuda {
@@ -36,7 +40,7 @@ impl Cuda {
     /// # Errors
     /// As [`Cuda::open`].
     pub fn open_with(ordinal: u32, search: &Search) -> Result<Self, BackendError> {
-        Ok(Self { gpu: Gpu::open_with(ordinal, search, SOURCES)? })
+        Ok(Self { gpu: Gpu::open_with(ordinal, search, SOURCES)?, kept: 0, read: Vec::new() })
     }
 
     /// The device's name.
@@ -78,5 +82,9 @@ impl Cuda {
 impl Backend for Cuda {
     fn describe(&self) -> String {
         format!("{}, {}", self.gpu.name(), self.gpu.libraries())
+    }
+
+    fn peers(&mut self) -> Option<&mut dyn Peers> {
+        if self.gpu.is_joined() { Some(self) } else { None }
     }
 }

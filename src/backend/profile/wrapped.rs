@@ -9,8 +9,8 @@ use crate::backend::ops::{
 };
 use crate::backend::{
     Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, Axis, Backend, Compute, DeviceInfo, DirectionArgs,
-    DivisorArgs, DropoutArgs, MatMulArgs, MaxShapes, Memory, MomentumArgs, NormGradArgs, Offload, Param, Precision,
-    PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, StateTensor, UpdateArgs, UpdateStats, Weight,
+    DivisorArgs, DropoutArgs, MatMulArgs, MaxShapes, Memory, MomentumArgs, NormGradArgs, Offload, Param, Peers,
+    Precision, PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, StateTensor, UpdateArgs, UpdateStats, Weight,
 };
 use crate::error::BackendError;
 use crate::memory::{HostMemory, MappedFile, Span};
@@ -279,5 +279,9 @@ impl DeviceInfo for Profiled {
 impl Backend for Profiled {
     fn describe(&self) -> String {
         self.inner.describe()
+    }
+
+    fn peers(&mut self) -> Option<&mut dyn Peers> {
+        self.inner.peers()
     }
 }

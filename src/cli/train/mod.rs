@@ -1,6 +1,7 @@
 //! `tetrad train`.
 
 mod finish;
+pub(super) mod gpus;
 pub(super) mod header;
 mod heartbeat;
 mod observer;
@@ -12,7 +13,7 @@ pub(super) mod start;
 mod warnings;
 
 use super::budget::Bound;
-use super::device::{self, Device, OpenDevice};
+use super::device::{Device, OpenDevice};
 use super::model_file::model_file;
 use super::output::escape;
 use super::overrides::Overrides;
@@ -40,7 +41,7 @@ use tetrad::train::{Observer, Samples, Trainer, check_ranks, plan, run as run_st
 /// Without CONFIG: the built-in quick-start, a byte-level LLaMA on the bundled text. CONFIG is a preset (quickstart,
 /// 60m, 130m, 350m, 1b, 3b, 7b; with the most compact optimizer state: compact, 60m-compact and so on), a TOML file, or
 /// the folder of a run. SIGINT, SIGTERM and SIGUSR1 finish the current step and save; another one, a second later or more,
-/// ends the process at once. Started by mpirun, mpiexec or srun, several processes share each batch.
+/// ends the process at once. Started by mpirun, mpiexec or srun, or on GPUs by torchrun, several processes share each batch.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// Preset, TOML file, or a run: its folder, its config.toml or (with --resume) one of its checkpoints.
@@ -71,7 +72,8 @@ pub struct Args {
     /// 90% of the free memory. Default: the free memory.
     #[arg(long, value_name = "SIZE")]
     budget: Option<String>,
-    /// Where to compute: auto (a GPU if one can be used), cpu, cuda, cuda:N.
+    /// Where to compute: auto (a GPU if one can be used), cpu, cuda (of several processes on a machine each on its own GPU),
+    /// cuda:N.
     #[arg(long, value_name = "DEVICE", env = "TETRAD_DEVICE", default_value = "auto")]
     device: Device,
     /// Note how long each operation takes, on a CPU: a table of the steps is printed at the end, and FILE
@@ -117,11 +119,14 @@ pub fn run(args: Args) -> CliResult {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let joined = Joined::open(&config)?;
+    let mut joined = match Joined::open(&config, args.device) {
+        Ok(joined) => joined,
+        Err(error) => return ranks::unjoined(error),
+    };
     config.run.ranks = joined.ranks.size();
     interrupts.set_quiet(!joined.leads());
     let asked = Asked { args: &args, model: model.as_ref(), adapter: adapter.as_ref(), textless };
-    let outcome = begin(config, resume, &asked, &joined, &interrupts);
+    let outcome = joined.take_gpus(args.device).and_then(|()| begin(config, resume, &asked, &joined, &interrupts));
     joined.end(outcome)
 }
 
@@ -434,7 +439,7 @@ struct Chosen {
 fn open_device(config: &Config, args: &Args, joined: &Joined) -> Result<Chosen, Failure> {
     let budget = args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
     // With the smallest plan: the choice itself is made for the memory of the device.
-    let opened = device::open(joined.device(args.device)?, &config.model, |sizes| least(config, sizes))?;
+    let opened = joined.device(args.device, &config.model, |sizes| least(config, sizes))?;
     let sizes: &dyn DeviceInfo = opened.backend.as_ref();
     let free = joined.free(budget::free(sizes))?;
     let wanted = budget.map(|budget| budget.bytes(sizes).map_err(|e| format!("--budget {e}"))).transpose()?;

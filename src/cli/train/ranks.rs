@@ -1,24 +1,28 @@
 //! The ranks of a training run: how they join, what they must agree on, and how they end.
 
-use crate::cli::device::Device;
+use crate::cli::device::{self, Device, OpenDevice};
 use crate::cli::hint::Options;
 use crate::cli::{CliResult, Failure, explained};
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tetrad::backend::DeviceInfo;
+use tetrad::backend::cuda::{self, Cuda};
 use tetrad::checkpoint::contribute;
 use tetrad::config::{Config, OnSpike, RunConfig};
 use tetrad::data::{DataConfig, TokenizerSettings};
 use tetrad::error::{BackendError, CheckpointError, RanksError, StartError};
-use tetrad::ranks::{Alone, Launch, Ranks, agree, launch, mpi};
+use tetrad::model::ModelConfig;
+use tetrad::ranks::{Alone, Launch, Launcher, Ranks, agree, launch, mpi};
 use tetrad::train::{Observer, StepReport, Trainer, Validation};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::gpus::OwnGpu;
 use super::observer::ConsoleError;
 
 /// The exit status after a rank was lost; schedulers take it for something that passes, and 2 for something that does not.
-const LOST: u8 = 138;
+pub(super) const LOST: u8 = 138;
 const REFUSED: u8 = 2;
 
 /// What launchers get to forward the last words of a rank: they drop what they have not read when a rank aborts.
@@ -55,30 +59,70 @@ pub(in crate::cli) fn refuse(command: &str) -> Result<(), Failure> {
 /// This process among its ranks.
 pub(super) struct Joined {
     pub ranks: Arc<dyn Ranks>,
-    /// Ranks on this machine.
-    local: usize,
+    launched: Option<Launch>,
+    /// What connects the GPUs of the ranks, if they compute on these; where there is no MPI it is `ranks` too.
+    gpus: Option<Arc<dyn Ranks>>,
+    /// The GPU of this rank, until the run takes it.
+    gpu: Mutex<Option<Cuda>>,
+    /// Why the ranks compute on CPUs, where nobody asked for that.
+    instead: Option<String>,
     timeout: Option<Duration>,
 }
 
 impl Joined {
-    /// Joins the ranks that a launcher started, if one did.
+    /// Joins the ranks that a launcher started, if one did: by MPI, or where torchrun started them by their GPUs.
     ///
     /// # Errors
     /// Launchers and libraries that do not belong together, and what ranks cannot do.
-    pub fn open(config: &Config) -> Result<Self, Failure> {
+    pub fn open(config: &Config, device: Device) -> Result<Self, Failure> {
         let Some(launched) = launched()? else { return Ok(Self::alone(config)) };
         if config.train.on_spike == OnSpike::Rewind {
             let why = "ranks do not go back to a checkpoint by themselves; set it to \"skip\" or \"stop\"";
             return Err(format!("train.on_spike = \"rewind\": {why}").into());
         }
-        let ranks = mpi::open(&launched)?;
-        Ok(Self { ranks, local: launched.local_size, ..Self::alone(config) })
+        let joined = Self { launched: Some(launched), ..Self::alone(config) };
+        if launched.launcher != Launcher::Torchrun {
+            return Ok(Self { ranks: mpi::open(&launched)?, ..joined });
+        }
+        // It brings nothing that connects CPUs.
+        let no_gpu = device == Device::Auto && cuda::probe().is_err();
+        if device == Device::Cpu || no_gpu {
+            return Err(RanksError::NoMpi { launcher: launched.launcher.name(), size: launched.size }.into());
+        }
+        let (gpu, gpus) = OwnGpu::open(device, &launched)?.join(&launched, None, joined.timeout)?;
+        Ok(Self { ranks: gpus.clone(), gpus: Some(gpus), gpu: Mutex::new(Some(gpu)), ..joined })
+    }
+
+    /// Gives each of several ranks its GPU, where that was asked for, or where nothing was and each has one.
+    ///
+    /// # Errors
+    /// What is missing, or does not fit together.
+    pub fn take_gpus(&mut self, device: Device) -> Result<(), Failure> {
+        let Some(launched) = self.launched.filter(|_| device != Device::Cpu && self.gpus.is_none()) else {
+            return Ok(());
+        };
+        let own = OwnGpu::open(device, &launched);
+        if device == Device::Auto && self.any(own.is_err())? {
+            // The searched folders are for those who asked for a GPU.
+            self.instead = Some(match own.err() {
+                None => "another rank has none".into(),
+                Some(why) => match why.downcast_ref() {
+                    Some(BackendError::Library { library, .. }) => format!("no {library}"),
+                    _ => why.to_string(),
+                },
+            });
+            return Ok(());
+        }
+        let (gpu, gpus) = own?.join(&launched, Some(&self.ranks), self.timeout)?;
+        (self.gpus, self.gpu) = (Some(gpus), Mutex::new(Some(gpu)));
+        Ok(())
     }
 
     /// A run of one process.
     pub fn alone(config: &Config) -> Self {
         let timeout = Some(config.ranks.timeout).filter(|seconds| *seconds > 0).map(Duration::from_secs);
-        Self { ranks: Arc::new(Alone), local: 1, timeout }
+        let (launched, gpus, gpu, instead) = (None, None, Mutex::new(None), None);
+        Self { ranks: Arc::new(Alone), launched, gpus, gpu, instead, timeout }
     }
 
     /// Whether this rank speaks, and writes files.
@@ -90,35 +134,48 @@ impl Joined {
         self.ranks.size() == 1
     }
 
+    /// Ranks on this machine.
+    fn local(&self) -> usize {
+        self.launched.map_or(1, |launched| launched.local_size)
+    }
+
     /// Threads of this rank: those asked for, or its share of this machine's processors.
     pub fn threads(&self, asked: usize) -> usize {
         match asked {
-            0 if !self.is_alone() => (std::thread::available_parallelism().map_or(1, usize::from) / self.local).max(1),
+            0 if !self.is_alone() => {
+                (std::thread::available_parallelism().map_or(1, usize::from) / self.local()).max(1)
+            }
             asked => asked,
         }
     }
 
-    /// The device of this rank.
+    /// Opens the device of this rank for `model`. `need` gives the bytes of memory that must be free on it.
     ///
     /// # Errors
-    /// If it was asked to use a GPU.
-    pub fn device(&self, asked: Device) -> Result<Device, Failure> {
-        match asked {
-            Device::Cuda(_) if !self.is_alone() => {
-                let size = self.ranks.size();
-                Err(format!("--device {asked}: {size} ranks compute on CPUs; use --device cpu, or start one process")
-                    .into())
-            }
-            Device::Auto if !self.is_alone() => Ok(Device::Cpu),
-            asked => Ok(asked),
+    /// If a GPU was requested and cannot be used.
+    pub fn device(
+        &self,
+        asked: Device,
+        model: &ModelConfig,
+        need: impl Fn(&dyn DeviceInfo) -> u64,
+    ) -> Result<OpenDevice, Failure> {
+        match self.gpu.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(gpu) => Ok(OpenDevice { backend: device::serve(gpu, model, &need)?, instead: None }),
+            None if self.is_alone() => device::open(asked, model, need),
+            None => device::open(Device::Cpu, model, need),
         }
     }
 
     /// The ranks in words, for the first line of a run.
     pub fn describe(&self) -> String {
-        match self.ranks.size() {
-            1 => String::new(),
-            size => format!("; {size} ranks by {}", self.ranks.describe()),
+        let (size, by) = (self.ranks.size(), self.ranks.describe());
+        match (size, &self.gpus, &self.instead) {
+            (1, ..) => String::new(),
+            (_, Some(gpus), _) if gpus.describe() != by => {
+                format!("; {size} ranks by {by}, GPUs by {}", gpus.describe())
+            }
+            (_, None, Some(why)) => format!("; {size} ranks by {by} (no GPU is used: {why})"),
+            _ => format!("; {size} ranks by {by}"),
         }
     }
 
@@ -131,9 +188,11 @@ impl Joined {
         Ok(all)
     }
 
-    /// Memory that each rank may use, given what is free on this machine: the same on all, so that all choose alike.
+    /// Memory that each rank may use, given what is free on this machine, or on its own GPU: the same on all, so that all choose
+    /// alike.
     pub fn free(&self, free: Option<u64>) -> Result<Option<u64>, RanksError> {
-        let own = free.map_or(u64::MAX, |free| free / self.local as u64);
+        let sharing = if self.gpus.is_some() { 1 } else { self.local() as u64 };
+        let own = free.map_or(u64::MAX, |free| free / sharing);
         let least = self.agree(own)?.into_iter().min().unwrap_or(own);
         Ok((least < u64::MAX).then_some(least))
     }
@@ -180,14 +239,20 @@ impl Joined {
         let (data, tokenizer) = (DataConfig::default(), TokenizerSettings::default());
         let mut config = Config { run, data, tokenizer, ..config.clone() };
         config.adapter.base = None;
-        let instructions = device.rsplit(", ").next().unwrap_or_default();
+        let (sums, decides) = match &self.gpus {
+            Some(_) => (device, "their GPU or its libraries, which decide the last bits of sums"),
+            None => (
+                device.rsplit(", ").next().unwrap_or_default(),
+                "the instruction set of their processors, which decides the last bits of sums",
+            ),
+        };
         let digest = |text: &str| xxh3_64(text.as_bytes());
         for (what, own) in [
             ("the version of the program", digest(env!("CARGO_PKG_VERSION"))),
             ("the configuration", digest(&config.to_toml())),
             ("the text", digest(text)),
             ("the checkpoint that they go on from", step.map_or(u64::MAX, |step| step)),
-            ("the instruction set of their processors, which decides the last bits of sums", digest(instructions)),
+            (decides, digest(sums)),
         ] {
             let all = self.agree(own)?;
             if let Some(rank) = all.iter().position(|other| *other != all[0]) {
@@ -205,7 +270,7 @@ impl Joined {
         if self.is_alone() {
             return outcome;
         }
-        let error = match outcome.and_then(|code| Ok(self.ranks.finish().map(|()| code)?)) {
+        let error = match outcome.and_then(|code| Ok(self.finish().map(|()| code)?)) {
             Ok(code) => return Ok(code),
             Err(error) => error,
         };
@@ -214,9 +279,34 @@ impl Joined {
         let _ = io::stderr().write_all(said.as_bytes());
         std::thread::sleep(FORWARDING);
         let code = if is_passing(error.as_ref()) { LOST } else { REFUSED };
-        self.ranks.abort(code);
+        for ranks in self.connections() {
+            ranks.abort(code);
+        }
         Ok(ExitCode::from(code))
     }
+
+    /// GPUs first: they end with what all have received.
+    fn finish(&self) -> Result<(), RanksError> {
+        self.connections().try_for_each(|ranks| ranks.finish())
+    }
+
+    /// What connects the ranks, each once.
+    fn connections(&self) -> impl Iterator<Item = &Arc<dyn Ranks>> {
+        let gpus = self.gpus.iter();
+        gpus.chain(Some(&self.ranks).filter(|ranks| self.gpus.as_ref().is_none_or(|gpus| !Arc::ptr_eq(gpus, ranks))))
+    }
+}
+
+/// The end of a process that did not find the others: as if they had been lost, where that may be otherwise another time.
+///
+/// # Errors
+/// Any other failure.
+pub(super) fn unjoined(error: Failure) -> CliResult {
+    if !is_passing(error.as_ref()) {
+        return Err(error);
+    }
+    eprintln!("tetrad: {}", explained(error.as_ref(), Options::Keys));
+    Ok(ExitCode::from(LOST))
 }
 
 /// Whether the same command may succeed another time.

@@ -377,8 +377,26 @@ pub(crate) fn update_stats(gpu: &mut Gpu) -> UpdateStats {
     let kept = kept(gpu);
     gpu.download(kept, &mut bytes);
     gpu.zero(kept);
+    in_words(bytes)
+}
+
+fn in_words(bytes: [u8; size_of::<DeviceStats>()]) -> UpdateStats {
     let DeviceStats { grad_sq, rescales, skipped, .. } = zerocopy::transmute!(bytes);
     UpdateStats { grad_sq, rescales, skipped }
+}
+
+/// What [`update_stats`] would give, kept on the device in a place of its own.
+pub(crate) fn put_stats_aside(gpu: &mut Gpu, place: usize) {
+    let kept = kept(gpu);
+    gpu.put_aside(kept, place);
+    gpu.zero(kept);
+}
+
+/// What lies in the first `count` places, after what `stats` holds.
+pub(crate) fn read_stats_aside(gpu: &Gpu, count: usize, stats: &mut Vec<UpdateStats>) {
+    let mut bytes = vec![0; count * size_of::<DeviceStats>()];
+    gpu.read_aside(&mut bytes);
+    stats.extend(bytes.as_chunks().0.iter().map(|&bytes| in_words(bytes)));
 }
 
 fn planes(gpu: &Gpu, param: &Param, grad: Span, means: Option<Means>, touched: Span) -> Planes {

@@ -26,6 +26,7 @@ pub(crate) mod prefix;
 mod rope;
 pub(crate) mod scaling;
 mod state;
+pub(crate) mod sums;
 mod swiglu;
 mod update;
 mod weights;

@@ -52,14 +52,21 @@ impl Gpu {
     /// If the lengths differ.
     pub fn download(&self, from: Span, bytes: &mut [u8]) {
         assert_eq!(bytes.len(), from.bytes, "a download of a span of another length");
-        let before = self.last.get();
-        if from.place == Place::Host {
-            let offloaded = self.offloaded.as_ref().expect("host memory was attached");
-            self.act("download", bytes.len(), |_, _| offloaded.read(from, bytes));
-        } else {
-            let address = self.address(from);
-            self.act("download", bytes.len(), |_, _| self.staging().download(address, bytes));
+        if from.place != Place::Host {
+            return self.download_from(self.address(from), bytes);
         }
+        let offloaded = self.offloaded.as_ref().expect("host memory was attached");
+        self.downloading(bytes, |bytes| offloaded.read(from, bytes));
+    }
+
+    /// The same from an address with that many bytes.
+    pub(super) fn download_from(&self, address: u64, bytes: &mut [u8]) {
+        self.downloading(bytes, |bytes| self.staging().download(address, bytes));
+    }
+
+    fn downloading(&self, bytes: &mut [u8], download: impl FnOnce(&mut [u8]) -> Code) {
+        let before = self.last.get();
+        self.act("download", bytes.len(), |_, _| download(bytes));
         // A failure that surfaces later is not this download's, which has waited for all operations before it.
         self.last.set(before);
         if self.failure.borrow().is_some() {

@@ -62,6 +62,12 @@ pub(super) fn probe(driver: &Driver, ordinal: u32) -> Result<(), BackendError> {
     handle(driver, ordinal).map(drop)
 }
 
+/// How many devices there are.
+pub(super) fn count(driver: &Driver) -> Result<u32, BackendError> {
+    start(driver)?;
+    Ok(shown(driver))
+}
+
 impl Device {
     /// Starts the driver and takes device `ordinal`.
     pub(super) fn open(driver: Driver, ordinal: u32) -> Result<Self, BackendError> {
@@ -194,19 +200,23 @@ fn start(driver: &Driver) -> Result<(u32, u32), BackendError> {
 }
 
 fn handle(driver: &Driver, ordinal: u32) -> Result<CUdevice, BackendError> {
-    let (mut found, mut handle) = (0, 0);
-    // SAFETY: both are written to locals. Where the driver found no device the first call fails and leaves zero.
-    unsafe {
-        (driver.cuDeviceGetCount)(&mut found);
-        if i64::from(ordinal) < i64::from(found) {
-            let code = (driver.cuDeviceGet)(&mut handle, ordinal as i32);
-            return match code {
-                0 => Ok(handle),
-                code => Err(BackendError::Driver { what: "cuDeviceGet", code: text(driver, code) }),
-            };
-        }
+    let (found, mut handle) = (shown(driver), 0);
+    if ordinal >= found {
+        return Err(BackendError::NoDevice { asked: ordinal, found });
     }
-    Err(BackendError::NoDevice { asked: ordinal, found: found.unsigned_abs() })
+    // SAFETY: the handle is written to a local.
+    match unsafe { (driver.cuDeviceGet)(&mut handle, ordinal as i32) } {
+        0 => Ok(handle),
+        code => Err(BackendError::Driver { what: "cuDeviceGet", code: text(driver, code) }),
+    }
+}
+
+/// The number of devices of a driver that was started.
+fn shown(driver: &Driver) -> u32 {
+    let mut found = 0;
+    // SAFETY: the number is written to a local. Where the driver found no device the call fails and leaves zero.
+    unsafe { (driver.cuDeviceGetCount)(&mut found) };
+    found.unsigned_abs()
 }
 
 fn name(driver: &Driver, handle: CUdevice) -> Result<String, BackendError> {

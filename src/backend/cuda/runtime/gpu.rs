@@ -5,6 +5,7 @@ use super::device::{Capability, Device, text};
 use super::libraries::Search;
 use super::memory::{Arena, Staging};
 use super::modules::Modules;
+use super::nccl::Communicator;
 use super::offload::Offloaded;
 use super::product::{Product, Products, WORKSPACE};
 use super::sources::{SOURCES, Source};
@@ -38,6 +39,8 @@ pub struct Gpu {
     /// The operation submitted last, the most likely cause of an asynchronous failure.
     pub(super) last: Cell<&'static str>,
     pub(super) failure: RefCell<Option<BackendError>>,
+    /// The devices of other ranks. Every call of the driver is told to it: a peer that is lost is waited for in one of them.
+    pub(super) peers: Option<Arc<Communicator>>,
     pub(super) device: Arc<Device>,
 }
 
@@ -75,6 +78,7 @@ impl Gpu {
             allocations: 0,
             last: Cell::new("opening the device"),
             failure: RefCell::new(None),
+            peers: None,
             device,
         })
     }
@@ -223,7 +227,7 @@ impl Gpu {
         // SAFETY: the product was checked, `address` proved its spans to lie inside the arena, and `begin` made the
         // context current.
         match unsafe { self.products.multiply(product, addresses) } {
-            Ok(()) => self.last.set("multiply"),
+            Ok(()) => self.end("multiply", 0),
             Err(error) => self.remember(error),
         }
     }
@@ -283,6 +287,10 @@ impl Gpu {
         if self.failure.borrow().is_some() {
             return false;
         }
+        if let Some(Err(error)) = self.peers.as_ref().map(|peers| peers.enter()) {
+            self.remember(error.into());
+            return false;
+        }
         let code = self.device.current();
         self.note(what, code);
         code == 0
@@ -290,6 +298,12 @@ impl Gpu {
 
     /// Records the result of an operation's call.
     pub(super) fn end(&self, what: &'static str, code: Code) {
+        // What the device did after a peer was lost is of no use, whatever the code says; and where it failed, NCCL may know why.
+        if let Some(peers) = &self.peers
+            && let Err(error) = peers.leave().and_then(|()| if code == 0 { Ok(()) } else { peers.ask() })
+        {
+            return self.remember(error.into());
+        }
         self.note(what, code);
         self.last.set(what);
     }
@@ -304,6 +318,8 @@ impl Gpu {
     }
 
     pub(super) fn remember(&self, error: BackendError) {
+        // The call is over; what the peers say no longer matters.
+        let _ = self.peers.as_ref().map(|peers| peers.leave());
         self.failure.borrow_mut().get_or_insert(error);
     }
 }
@@ -317,7 +333,13 @@ fn synchronize(driver: &Driver, stream: CUstream) -> Code {
 impl Drop for Gpu {
     fn drop(&mut self) {
         self.device.current();
+        // After a failure a kernel may wait for a peer that does not come.
+        if let (Some(peers), Some(_)) = (&self.peers, &*self.failure.borrow()) {
+            peers.abort();
+        }
+        let _ = self.peers.as_ref().map(|peers| peers.enter());
         // SAFETY: the stream lives as long as the device. Nothing may be freed before the last operation is done.
         unsafe { (self.device.driver.cuStreamSynchronize)(self.device.stream) };
+        let _ = self.peers.as_ref().map(|peers| peers.leave());
     }
 }

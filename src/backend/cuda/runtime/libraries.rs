@@ -1,9 +1,9 @@
-//! Finds libcuda, NVRTC and cuBLASLt.
+//! Finds libcuda, NVRTC, cuBLASLt and NCCL.
 //!
 //! They are opened by absolute path, so that neither LD_LIBRARY_PATH nor a toolkit is needed: Python packages contain
-//! NVRTC and cuBLASLt too. Libraries are never closed, since the driver and its clients run threads of their own.
+//! all but the first too. Libraries are never closed, since the driver and its clients run threads of their own.
 
-use super::symbols::{CublasLt, Driver, Nvrtc};
+use super::symbols::{CublasLt, Driver, Nccl, Nvrtc};
 use crate::error::BackendError;
 use libloading::Library;
 use std::error::Error;
@@ -14,6 +14,8 @@ pub const VARIABLE: &str = "TETRAD_CUDA_LIBRARIES";
 
 /// Supported versions of CUDA, the preferred first: their interfaces agree in everything that is used here.
 const MAJORS: [u32; 2] = [13, 12];
+/// Of NCCL, whatever CUDA it was built for.
+const NCCL_MAJORS: [u32; 1] = [2];
 
 /// Where systems and toolkits put libraries, as patterns.
 const SYSTEM: [&str; 12] = [
@@ -48,11 +50,14 @@ struct Wanted {
     name: &'static str,
     /// The file's name without its version.
     file: &'static str,
+    /// The versions that serve, the preferred first.
+    majors: &'static [u32],
 }
 
-const DRIVER: Wanted = Wanted { name: "NVIDIA driver (libcuda)", file: "libcuda.so" };
-const NVRTC: Wanted = Wanted { name: "NVRTC (CUDA's compiler)", file: "libnvrtc.so" };
-const CUBLASLT: Wanted = Wanted { name: "cuBLASLt", file: "libcublasLt.so" };
+const DRIVER: Wanted = Wanted { name: "NVIDIA driver (libcuda)", file: "libcuda.so", majors: &[1] };
+const NVRTC: Wanted = Wanted { name: "NVRTC (CUDA's compiler)", file: "libnvrtc.so", majors: &MAJORS };
+const CUBLASLT: Wanted = Wanted { name: "cuBLASLt", file: "libcublasLt.so", majors: &MAJORS };
+const NCCL: Wanted = Wanted { name: "NCCL", file: "libnccl.so", majors: &NCCL_MAJORS };
 
 /// A library that was found.
 pub(super) struct Found<T> {
@@ -80,7 +85,8 @@ impl Search {
     /// These folders and no others. What is compiled with a compiler from there is not kept in the user's cache.
     ///
     /// # Safety
-    /// Libraries in them that have the names of libcuda, NVRTC and cuBLASLt have their interfaces too, and keep to them.
+    /// Libraries in them that have the names of libcuda, NVRTC, cuBLASLt and NCCL have their interfaces too, and keep to
+    /// them.
     pub unsafe fn only(folders: &[PathBuf]) -> Self {
         Self { first: folders.to_vec(), usual: false }
     }
@@ -128,6 +134,11 @@ impl Search {
         self.find(&CUBLASLT, Some(supports), |_, library| CublasLt::of(library).map_err(lacks))
     }
 
+    /// The library by which the devices of several ranks reach each other.
+    pub(super) fn nccl(&self) -> Result<Found<Nccl>, BackendError> {
+        self.find(&NCCL, None, |_, library| Nccl::of(library).map_err(lacks))
+    }
+
     /// The driver, the compiler and the library of matrix products: whether each is there, and the file of the last two.
     /// No device is touched.
     pub fn check(&self) -> [(&'static str, Result<Option<PathBuf>, BackendError>); 3] {
@@ -148,7 +159,7 @@ impl Search {
     ) -> Result<Found<T>, BackendError> {
         let (mut refused, mut too_new) = (Vec::new(), None);
         for folder in self.first.iter().cloned().chain(self.usual_folders()) {
-            for major in MAJORS {
+            for &major in wanted.majors {
                 let path = folder.join(format!("{}.{major}", wanted.file));
                 if !path.is_file() {
                     continue;
@@ -170,7 +181,7 @@ impl Search {
                 needs: format!("{major}.0"),
             }),
             _ => {
-                let names: Vec<_> = MAJORS.iter().map(|major| format!("{}.{major}", wanted.file)).collect();
+                let names: Vec<_> = wanted.majors.iter().map(|major| format!("{}.{major}", wanted.file)).collect();
                 Err(self.missing(wanted, &names.join(" and "), &refused))
             }
         }
@@ -302,6 +313,8 @@ mod tests {
         assert_eq!(said, "NVRTC (CUDA's compiler) was not found: looked for libnvrtc.so.13 and libnvrtc.so.12 in HERE");
         let said = search.driver().err().unwrap().to_string();
         assert!(said.starts_with("NVIDIA driver (libcuda) was not found: looked for libcuda.so.1 in "), "{said}");
+        let said = search.nccl().err().unwrap().to_string();
+        assert!(said.starts_with("NCCL was not found: looked for libnccl.so.2 in "), "{said}");
     }
 
     #[test]

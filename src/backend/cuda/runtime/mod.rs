@@ -1,15 +1,18 @@
 //! CUDA itself, without any operation: libraries found at run time, the compiler and its cache, one device with its
-//! memory, its stream and its kernels, matrix products by cuBLASLt, and host memory that the device accesses.
+//! memory, its stream and its kernels, matrix products by cuBLASLt, host memory that the device accesses, and the devices of
+//! other ranks by NCCL.
 
 mod args;
 mod cache;
 mod compile;
 mod copies;
 mod device;
+mod exchange;
 mod gpu;
 mod libraries;
 mod memory;
 mod modules;
+mod nccl;
 mod offload;
 mod product;
 mod report;
@@ -22,6 +25,7 @@ pub use compile::{Compiler, Cubin};
 pub use device::Capability;
 pub use gpu::Gpu;
 pub use libraries::Search;
+pub use nccl::{Communicator, Lost, NcclLibrary, UniqueId};
 pub use product::{Form, Matrix, Output, Product};
 pub use report::{Usage, usages};
 pub use sources::{HEADERS, SOURCES, Source};
@@ -34,4 +38,12 @@ use crate::error::BackendError;
 /// If there is none.
 pub fn probe() -> Result<(), BackendError> {
     device::probe(&Search::usual().driver()?, 0)
+}
+
+/// How many devices the driver shows; none is opened.
+///
+/// # Errors
+/// If there is no driver, or it does not start.
+pub fn count() -> Result<u32, BackendError> {
+    device::count(&Search::usual().driver()?)
 }

@@ -59,6 +59,7 @@ pub const SOURCES: &[Source] = embedded![
     "rope.cu",
     "scaling.cu",
     "state.cu",
+    "sums.cu",
     "swiglu.cu",
     "weights.cu",
 ];

@@ -1,9 +1,10 @@
-//! The functions of the three libraries, looked up in the very file that was found.
+//! The functions of the four libraries, looked up in the very file that was found.
 //!
 //! The types are cudarc's, generated from NVIDIA's headers. Its loader is not used: it opens libraries by bare name,
 //! so that a second version in the system's folders would win over the one chosen here, and it panics where a library
 //! or a function is missing. Result codes are declared as plain numbers, because a newer library may answer with one
-//! that cudarc's enumerations do not know.
+//! that cudarc's enumerations do not know. Of NCCL even the types are declared here: they are three, and those of cudarc
+//! follow the newest version.
 
 use cudarc::cublaslt::sys as lt;
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
@@ -11,7 +12,7 @@ use cudarc::nvrtc::sys::nvrtcProgram;
 use libloading::Library;
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
-/// Zero for success in all three libraries.
+/// Zero for success in all four libraries.
 pub(super) type Code = c_uint;
 
 macro_rules! symbols {
@@ -129,5 +130,44 @@ symbols! {
             *const c_void, lt::cublasLtMatrixLayout_t, *const c_void, *const c_void, lt::cublasLtMatrixLayout_t,
             *mut c_void, lt::cublasLtMatrixLayout_t, *const lt::cublasLtMatmulAlgo_t, *mut c_void, usize, CUstream
         ) -> Code;
+    }
+}
+
+/// A communicator of NCCL.
+pub(super) type NcclComm = *mut c_void;
+
+/// What the ranks of a communicator know each other by. Passed by value, as in C.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct NcclId(pub(super) [u8; 128]);
+
+/// How a communicator is made: the fields of NCCL 2.14, to which later versions added at the end; they read as many bytes
+/// as `bytes` says.
+#[repr(C)]
+pub(super) struct NcclConfig {
+    pub(super) bytes: usize,
+    pub(super) magic: c_uint,
+    pub(super) version: c_uint,
+    pub(super) blocking: c_int,
+}
+
+symbols! {
+    /// libnccl: ranks.
+    Nccl {
+        fn ncclGetVersion(*mut c_int) -> Code;
+        fn ncclGetUniqueId(*mut NcclId) -> Code;
+        fn ncclGetErrorString(Code) -> *const c_char;
+        fn ncclGetLastError(NcclComm) -> *const c_char;
+        fn ncclCommInitRankConfig(*mut NcclComm, c_int, NcclId, c_int, *mut NcclConfig) -> Code;
+        fn ncclCommGetAsyncError(NcclComm, *mut Code) -> Code;
+        fn ncclCommFinalize(NcclComm) -> Code;
+        fn ncclCommDestroy(NcclComm) -> Code;
+        fn ncclCommAbort(NcclComm) -> Code;
+        fn ncclSend(*const c_void, usize, c_uint, c_int, NcclComm, CUstream) -> Code;
+        fn ncclRecv(*mut c_void, usize, c_uint, c_int, NcclComm, CUstream) -> Code;
+        fn ncclBroadcast(*const c_void, *mut c_void, usize, c_uint, c_int, NcclComm, CUstream) -> Code;
+        fn ncclAllGather(*const c_void, *mut c_void, usize, c_uint, NcclComm, CUstream) -> Code;
+        fn ncclGroupStart() -> Code;
+        fn ncclGroupEnd() -> Code;
     }
 }
