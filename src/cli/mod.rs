@@ -99,7 +99,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, String> {
         Command::Eval(_) => Options::Eval,
         _ => Options::Files,
     };
-    execute(cli.command).map_err(|error| explained(error.as_ref(), options))
+    execute(cli.command).map_err(|error| {
+        let said = explained(error.as_ref(), options);
+        train::last_words::leave(&said);
+        said
+    })
 }
 
 /// An error with what can be done about it; of a rank beside rank 0, with its number.

@@ -195,7 +195,10 @@ fn without_gpus_torchrun_is_refused_and_a_port_that_is_no_store_is_named() {
     let none = [&AGENT[..], &[("CUDA_EMULATOR_DEVICES", "0")]].concat();
     let said = fails(rank(&place, 1, 2, agent, &[], &none).wait_with_output().unwrap(), 2);
     assert!(said.contains("rank 1: torchrun started 2 processes; ranks on CPUs talk to each other by MPI"), "{said}");
-    let asked = fails(rank(&place, 1, 2, agent, &["--device", "cuda"], &none).wait_with_output().unwrap(), 2);
+    let words = place.path("words.json");
+    let with_file = [&none[..], &[("TORCHELASTIC_ERROR_FILE", words.to_str().unwrap())]].concat();
+    let asked = fails(rank(&place, 1, 2, agent, &["--device", "cuda"], &with_file).wait_with_output().unwrap(), 2);
+    assert!(std::fs::read_to_string(words).unwrap().contains("CUDA"), "{asked}");
     assert!(asked.contains("there is no CUDA device") || asked.contains("no CUDA"), "{asked}");
     // Something else listens there, and hangs up.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -211,13 +214,19 @@ fn without_gpus_torchrun_is_refused_and_a_port_that_is_no_store_is_named() {
 fn a_rank_that_vanishes_ends_the_others_with_status_138() {
     let (place, port) = (workplace(), free_port());
     let more = ["--device", "cuda", "--set", "train.steps=1000"];
+    let words = place.path("words.json");
     // Far behind the first checkpoint, in the middle of a step.
-    let ranks = [0, 1].map(|number| rank(&place, number, 2, port, &more, &[("CUDA_EMULATOR_LOSE", "1:400")]));
+    let variables = [("CUDA_EMULATOR_LOSE", "1:400"), ("TORCHELASTIC_ERROR_FILE", words.to_str().unwrap())];
+    let ranks = [0, 1].map(|number| rank(&place, number, 2, port, &more, &variables));
     let [left, lost] = ranks.map(|rank| rank.wait_with_output().unwrap());
     assert_eq!(lost.status.code(), None, "it was killed");
     let said = fails(left, 138);
     assert!(said.contains("remote process exited or there was a network error"), "{said}");
     assert!(said.contains("continue with --resume"), "{said}");
+    let words: serde_json::Value = serde_json::from_slice(&std::fs::read(words).unwrap()).unwrap();
+    let left = format!("tetrad: {}\n", words["message"]["message"].as_str().unwrap());
+    assert!(said.ends_with(&left), "{left}, not {said}");
+    assert!(words["message"]["extraInfo"]["timestamp"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{words}");
     place.assert_sound(&place.checkpoints("run").pop().unwrap());
 }
 

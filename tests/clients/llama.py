@@ -1,4 +1,5 @@
-"""llama.cpp by its C interface, from the library inside the `xllamacpp` wheel.
+"""llama.cpp by its C interface, from the library inside the `xllamacpp` wheel, or from the folder of libraries that LLAMA_CPP
+names, such as `bins/linux-x64` of the npm package `@node-llama-cpp/linux-x64`, which chooses one for the processor.
 
 Parameter structures are opaque here: their defaults come from the library itself, and only the leading fields, whose
 place has been the same for years and whose default values are checked, are changed.
@@ -6,6 +7,7 @@ place has been the same for years and whose default values are checked, are chan
 
 import ctypes as c
 import importlib.util
+import os
 import pathlib
 import time
 
@@ -23,9 +25,21 @@ class Batch(c.Structure):
                 ("seq_id", c.POINTER(c.POINTER(c.c_int32))), ("logits", c.POINTER(c.c_int8))]
 
 
-def library():
+def opened():
+    """The library, opened; with the part of it for this processor."""
+    if named := os.environ.get("LLAMA_CPP"):
+        folder = pathlib.Path(named)
+        base, ggml, lib = (c.CDLL(str(next(folder.glob(f"lib{part}.*so*"))), mode=c.RTLD_GLOBAL)
+                           for part in ("ggml-base", "ggml", "llama"))
+        ggml.ggml_backend_load_all_from_path.argtypes = [c.c_char_p]
+        ggml.ggml_backend_load_all_from_path(str(folder).encode())
+        return lib
     folder = pathlib.Path(importlib.util.find_spec("xllamacpp").origin).parent
-    lib = c.CDLL(str(next(folder.glob("xllamacpp*.so"))))
+    return c.CDLL(str(next(folder.glob("xllamacpp*.so"))))
+
+
+def library():
+    lib = opened()
     for name, result, arguments in [
         ("llama_model_default_params", Blob, []),
         ("llama_context_default_params", Blob, []),

@@ -9,6 +9,7 @@ use tetrad::backend::cuda::{self, Cuda, Lost, NcclLibrary, Search, UniqueId};
 use tetrad::error::RanksError;
 use tetrad::ranks::{ADDRESS, KeyStore, Launch, Launcher, Meeting, Ranks, launch, meeting};
 
+use super::last_words;
 use super::ranks::LOST;
 
 fn variable(name: &str) -> Option<String> {
@@ -103,10 +104,11 @@ impl OwnGpu {
 fn lost(launched: &Launch, ranks: Option<Arc<dyn Ranks>>) -> Lost {
     let rank = launched.rank;
     Box::new(move |error| {
-        let said = format!(
-            "tetrad: rank {rank}: {error}; the GPU does not stop waiting, so this process ends; continue with --resume\n"
+        let why = format!(
+            "rank {rank}: {error}; the GPU does not stop waiting, so this process ends; continue with --resume"
         );
-        let _ = io::stderr().write_all(said.as_bytes());
+        last_words::leave(&why);
+        let _ = io::stderr().write_all(format!("tetrad: {why}\n").as_bytes());
         if let Some(ranks) = &ranks {
             ranks.abort(LOST);
         }

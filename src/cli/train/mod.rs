@@ -4,6 +4,7 @@ mod finish;
 pub(super) mod gpus;
 pub(super) mod header;
 mod heartbeat;
+pub(super) mod last_words;
 mod observer;
 pub(super) mod origin;
 mod profiling;

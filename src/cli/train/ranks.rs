@@ -19,6 +19,7 @@ use tetrad::train::{Observer, StepReport, Trainer, Validation};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::gpus::OwnGpu;
+use super::last_words;
 use super::observer::ConsoleError;
 
 /// The exit status after a rank was lost; schedulers take it for something that passes, and 2 for something that does not.
@@ -274,7 +275,9 @@ impl Joined {
             Ok(code) => return Ok(code),
             Err(error) => error,
         };
-        let said = format!("tetrad: {}\n", explained(error.as_ref(), Options::Keys));
+        let why = explained(error.as_ref(), Options::Keys);
+        last_words::leave(&why);
+        let said = format!("tetrad: {why}\n");
         // In one piece: a launcher forwards what it has read when the job ends, and no more.
         let _ = io::stderr().write_all(said.as_bytes());
         std::thread::sleep(FORWARDING);
