@@ -47,6 +47,9 @@ fn private(groups: Groups) -> usize {
     (COLS * DEPTH / WORD).max(2 * groups.count)
 }
 
+/// Tasks of a small batch for each thread, about: enough to share out what one that is held up leaves.
+const TASKS: usize = 8;
+
 /// How many rows of inputs are rounded at once, and how many panels are packed.
 struct Cut {
     slab: usize,
@@ -171,9 +174,10 @@ fn small_batch(
 ) {
     let outputs = w.rows();
     let tokens = y.len() / outputs;
-    let numbers = groups.count * if groups.offsets { 2 } else { 1 };
-    areas.run(TileMut::new(y, tokens, outputs, outputs).grid(tokens, SMALL_OUTPUTS), |(_, col, out), area| {
+    // A task takes as long as handing out a few others.
+    let at_once = (outputs / (TASKS * areas.count())).next_multiple_of(2).max(SMALL_OUTPUTS);
+    areas.run(TileMut::new(y, tokens, outputs, outputs).grid(tokens, at_once), |(_, col, out), area| {
         let goes_on = accumulate == Accumulate::Yes;
-        dots(isa, groups, left, (w.decoder(), col), &mut area[..numbers], out, goes_on);
+        dots(isa, groups, left, (w.decoder(), col), &mut area[..2 * groups.count], out, goes_on);
     });
 }

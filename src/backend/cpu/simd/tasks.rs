@@ -100,10 +100,15 @@ pub(crate) struct Areas<'a> {
 }
 
 impl Areas<'_> {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.data.len() / self.each
+    }
+
     /// Runs `work` on every task; `tasks` is drawn from under a lock, one at a time. Nothing is allocated.
     pub fn run<T: Send>(&mut self, tasks: impl Iterator<Item = T> + Send, work: impl Fn(T, &mut [f32]) + Sync) {
         let most = tasks.size_hint().1.unwrap_or(usize::MAX);
-        let workers = most.min(self.data.len() / self.each);
+        let workers = most.min(self.count());
         if workers <= 1 {
             return tasks.for_each(|task| work(task, &mut self.data[..self.each]));
         }

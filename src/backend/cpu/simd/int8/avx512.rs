@@ -121,7 +121,7 @@ impl Stored<'_> {
     /// The processor has AVX-512 F, BW and VL, and there are such blocks.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn pair<const PLAIN: bool, const BOTH: bool>(self, block: usize) -> __m512i {
+    unsafe fn pair<const PLAIN: bool, const BOTH: bool>(&self, block: usize) -> __m512i {
         // SAFETY: as promised by the caller; masks leave out the second block where it is missing.
         unsafe {
             if !PLAIN && self.nibbles.is_none() {
@@ -144,10 +144,13 @@ impl Stored<'_> {
         }
     }
 
-    fn at(self, byte: usize) -> *const i64 {
+    fn at(&self, byte: usize) -> *const i64 {
         self.bytes.as_ptr().wrapping_add(byte).cast()
     }
 }
+
+/// Rows of a weight at a time: they share what is read of the inputs.
+const AT_ONCE: usize = 2;
 
 /// See [`super::dots`].
 ///
@@ -158,39 +161,85 @@ impl Stored<'_> {
 pub(super) unsafe fn dots(
     groups: Groups,
     left: &[f32],
+    weights: (&RowDecoder<'_>, usize),
+    numbers: &mut [f32],
+    out: TileMut<'_>,
+    goes_on: bool,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        match weights.0.integers().is_plain() {
+            true => all_dots::<true>(groups, left, weights, numbers, out, goes_on),
+            false => all_dots::<false>(groups, left, weights, numbers, out, goes_on),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`dots`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn all_dots<const PLAIN: bool>(
+    groups: Groups,
+    left: &[f32],
     (w, first): (&RowDecoder<'_>, usize),
     numbers: &mut [f32],
     mut out: TileMut<'_>,
     goes_on: bool,
 ) {
-    let (row, integers) = (LeftRow::of(groups).len(), w.integers());
-    let (scales, offsets) = numbers.split_at_mut(groups.count);
-    for j in 0..out.cols() {
-        let stored = Stored { bytes: w.integer_bytes(first + j), nibbles: integers.nibbles.as_ref() };
-        let halves = w.half_scales(first + j);
-        prefetch(stored.bytes);
+    let row = LeftRow::of(groups).len();
+    for j in (0..out.cols()).step_by(AT_ONCE) {
+        let both = j + 1 < out.cols();
         for t in 0..out.rows() {
-            let left = &left[t * row..];
-            // SAFETY: as promised by the caller; scales are of half precision, or have been read before they are multiplied.
-            let sum = unsafe {
-                let means = match halves {
-                    Some(halves) => multiply_scales(groups, left, halves, scales),
-                    None => {
-                        w.integer_scales(first + j, scales, offsets);
-                        multiply(groups, left, scales);
-                        _mm512_setzero_ps()
-                    }
-                };
-                let sums = match integers.is_plain() {
-                    true => dot::<true>(groups, left, stored, scales),
-                    false => dot::<false>(groups, left, stored, scales),
-                };
-                if groups.offsets { fold(sums) + fold(means) } else { fold(sums) }
+            // SAFETY: as promised by the caller; there is a second row where it is asked for.
+            let sums = unsafe {
+                match both {
+                    true => dot::<PLAIN, 2>(groups, &left[t * row..], w, first + j, numbers),
+                    false => dot::<PLAIN, 1>(groups, &left[t * row..], w, first + j, numbers),
+                }
             };
-            let y = &mut out.row(t)[j];
-            *y = if goes_on { *y + sum } else { sum };
+            for (y, sum) in out.row(t)[j..].iter_mut().zip(&sums[..1 + usize::from(both)]) {
+                *y = if goes_on { *y + sum } else { *sum };
+            }
         }
     }
+}
+
+/// Dot products of a row of inputs with R rows of a weight, at most two.
+///
+/// # Safety
+/// As for [`dots`], for one row of `left` and rows `first..first + R`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn dot<const PLAIN: bool, const R: usize>(
+    groups: Groups,
+    left: &[f32],
+    w: &RowDecoder<'_>,
+    first: usize,
+    numbers: &mut [f32],
+) -> [f32; AT_ONCE] {
+    let integers = w.integers();
+    let nothing = Stored { bytes: &[], nibbles: integers.nibbles.as_ref() };
+    let (mut stored, mut means) = ([nothing; R], [_mm512_setzero_ps(); R]);
+    for (r, scales) in numbers.chunks_exact_mut(groups.count).take(R).enumerate() {
+        stored[r].bytes = w.integer_bytes(first + r);
+        prefetch(stored[r].bytes);
+        match w.half_scales(first + r) {
+            // SAFETY: scales of half precision, and as promised by the caller.
+            Some(halves) => means[r] = unsafe { multiply_scales(groups, left, halves, scales) },
+            None => {
+                w.integer_scales(first + r, scales, &mut []);
+                multiply(groups, left, scales);
+            }
+        }
+    }
+    // SAFETY: as promised by the caller; there are the scales of R rows.
+    let sums = unsafe { sums::<PLAIN, R>(groups, left, stored, numbers) };
+    let mut out = [0.0; AT_ONCE];
+    for (out, (sums, means)) in out.iter_mut().zip(sums.into_iter().zip(means)) {
+        *out = if groups.offsets { fold(sums) + fold(means) } else { fold(sums) };
+    }
+    out
 }
 
 /// How far ahead of a row its integers are asked for, in bytes: the processor's own prefetching ends with a page.
@@ -253,34 +302,45 @@ unsafe fn read_halves(bytes: &[u8], from: usize, there: __mmask16) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(there, bytes.as_ptr().add(2 * from).cast()) })
 }
 
-/// The sums of all groups, lane by lane; `scales` are those of both sides, multiplied.
+/// The sums of all groups of R rows, lane by lane; `scales` are those of both sides, multiplied, row after row.
 ///
 /// # Safety
-/// As for [`dots`], for one row of each.
+/// As for [`dots`], for one row of `left` and R of the weight.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
-unsafe fn dot<const PLAIN: bool>(groups: Groups, left: &[f32], stored: Stored<'_>, scales: &[f32]) -> __m512 {
-    let (row, left) = (LeftRow::of(groups), left.as_ptr());
-    let mut sums = _mm512_setzero_ps();
+unsafe fn sums<const PLAIN: bool, const R: usize>(
+    groups: Groups,
+    left: &[f32],
+    stored: [Stored<'_>; R],
+    scales: &[f32],
+) -> [__m512; R] {
+    let row = LeftRow::of(groups);
+    let mut sums = [_mm512_setzero_ps(); R];
     // SAFETY: as promised by the caller: blocks, words and numbers of every group.
     unsafe {
         if groups.words == 8 {
             for g in (0..groups.count - groups.count % 2).step_by(2) {
-                sums = two_groups::<PLAIN, true>(row, left, stored, scales, g, sums);
+                two_groups::<PLAIN, true, R>(groups, left, stored, scales, g, &mut sums);
             }
             if !groups.count.is_multiple_of(2) {
-                sums = two_groups::<PLAIN, false>(row, left, stored, scales, groups.count - 1, sums);
+                two_groups::<PLAIN, false, R>(groups, left, stored, scales, groups.count - 1, &mut sums);
             }
             return sums;
         }
-        for (g, scale) in scales.iter().enumerate() {
+        let left = left.as_ptr();
+        for g in 0..groups.count {
             let start = left.add(row.starts() + g).cast::<i32>().read_unaligned();
-            let mut products = _mm512_maskz_set1_epi32(1, start);
+            let mut products = [_mm512_maskz_set1_epi32(1, start); R];
             for block in (g * groups.words / 8..(g + 1) * groups.words / 8).step_by(2) {
                 let x = _mm512_loadu_si512(left.add(8 * block).cast());
-                products = _mm512_dpbusd_epi32(products, stored.pair::<PLAIN, true>(block), x);
+                for (products, stored) in products.iter_mut().zip(&stored) {
+                    *products = _mm512_dpbusd_epi32(*products, stored.pair::<PLAIN, true>(block), x);
+                }
             }
-            sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_set1_ps(*scale), sums);
+            for (r, (sums, products)) in sums.iter_mut().zip(products).enumerate() {
+                let scale = _mm512_set1_ps(*scales.as_ptr().add(r * groups.count + g));
+                *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), scale, *sums);
+            }
         }
     }
     sums
@@ -289,19 +349,20 @@ unsafe fn dot<const PLAIN: bool>(groups: Groups, left: &[f32], stored: Stored<'_
 /// Adds one group of 32 or two, each in half of the lanes.
 ///
 /// # Safety
-/// As for [`dot`]; there is a group `g` and, if BOTH, one after it.
+/// As for [`sums`]; there is a group `g` and, if BOTH, one after it.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
-unsafe fn two_groups<const PLAIN: bool, const BOTH: bool>(
-    row: LeftRow,
-    left: *const f32,
-    stored: Stored<'_>,
+unsafe fn two_groups<const PLAIN: bool, const BOTH: bool, const R: usize>(
+    groups: Groups,
+    left: &[f32],
+    stored: [Stored<'_>; R],
     scales: &[f32],
     g: usize,
-    sums: __m512,
-) -> __m512 {
+    sums: &mut [__m512; R],
+) {
     // The first lane of each group.
     const FIRSTS: __mmask16 = 0x0101;
+    let (starts, left) = (LeftRow::of(groups).starts(), left.as_ptr());
     let halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     // SAFETY: numbers of one or two groups and their words are loaded.
     unsafe {
@@ -309,12 +370,14 @@ unsafe fn two_groups<const PLAIN: bool, const BOTH: bool>(
             true => _mm_castsi128_ps(_mm_loadl_epi64(from.cast())),
             false => _mm_load_ss(from),
         };
-        let start = _mm512_castps_si512(_mm512_castps128_ps512(numbers(left.add(row.starts() + g))));
+        let start = _mm512_castps_si512(_mm512_castps128_ps512(numbers(left.add(starts + g))));
         let start = _mm512_maskz_permutexvar_epi32(FIRSTS, halves, start);
         let x = _mm512_maskz_loadu_epi32(if BOTH { !0 } else { 0xff }, left.add(g * 8).cast());
-        let products = _mm512_dpbusd_epi32(start, stored.pair::<PLAIN, BOTH>(g), x);
-        let scale = _mm512_castps128_ps512(numbers(scales.as_ptr().add(g)));
-        _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_permutexvar_ps(halves, scale), sums)
+        for (r, (sums, stored)) in sums.iter_mut().zip(stored).enumerate() {
+            let products = _mm512_dpbusd_epi32(start, stored.pair::<PLAIN, BOTH>(g), x);
+            let scale = _mm512_castps128_ps512(numbers(scales.as_ptr().add(r * groups.count + g)));
+            *sums = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products), _mm512_permutexvar_ps(halves, scale), *sums);
+        }
     }
 }
 

@@ -119,7 +119,7 @@ pub(crate) fn tile(isa: Isa, groups: Groups, left: &[f32], panel: &[f32], range:
 }
 
 /// Dot products of rows of activations ([`LeftRow`]) with rows `first..` of a weight as they are stored, one for each element of
-/// `out`, which they replace or, if it `goes_on`, are added to. `numbers` is room for as many as groups have scales and offsets.
+/// `out`, which they replace or, if it `goes_on`, are added to. `numbers` is room for two for each group.
 ///
 /// Of a product sixteen sums, lane `l` those of words `l, l + 16, ...`, are kept apart until the end; so are those of offsets,
 /// lane `l` that of groups `l, l + 16, ...`. What corrects a group for the weights' zero is in its first lane.
@@ -134,6 +134,7 @@ pub(crate) fn dots(
 ) {
     let shape = w.shape();
     assert!(out.rows() * LeftRow(groups).len() <= left.len(), "a left operand cut short");
+    assert!(numbers.len() >= 2 * groups.count, "room for {} numbers of {} groups", numbers.len(), groups.count);
     let inside = out.cols() <= shape.rows && first <= shape.rows - out.cols();
     assert!(inside, "rows {first} and {} more of {}", out.cols(), shape.rows);
     assert!((shape.groups_per_row(), shape.group) == (groups.count, groups.words * WORD), "{groups:?} of {shape:?}");

@@ -61,6 +61,7 @@ vectorized! {
         let ((w, first), mut out) = (weights, out);
         let (row, nibbles) = (LeftRow::of(groups).len(), w.integers().nibbles);
         let (scales, offsets) = numbers.split_at_mut(groups.count);
+        let offsets = &mut offsets[..if groups.offsets { groups.count } else { 0 }];
         for j in 0..out.cols() {
             w.integer_scales(first + j, scales, offsets);
             let stored = (w.integer_bytes(first + j), nibbles.as_ref());
