@@ -7,6 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
@@ -182,6 +183,7 @@ void Ranks::say(int to, Channel channel, const Terms& terms, const void* data, u
     const Head head = {channel, 0, bytes, terms};
     write(to, &head, sizeof head);
     if (bytes > 0) write(to, data, bytes);
+    peers[to].owed = peers[to].out.size();
     peers[to].said++;
     // It no longer waits for ever, as far as is known here.
     peers[to].probes.clear();
@@ -254,7 +256,10 @@ void Ranks::move() {
         Peer& peer = peers[numbers[i]];
         if ((waiting[i].revents & POLLOUT) != 0) {
             const ssize_t gone = send(peer.socket, peer.out.data(), peer.out.size(), MSG_NOSIGNAL);
-            if (gone > 0) peer.out.erase(peer.out.begin(), peer.out.begin() + gone);
+            if (gone > 0) {
+                peer.out.erase(peer.out.begin(), peer.out.begin() + gone);
+                peer.owed -= std::min<u64>(peer.owed, gone);
+            }
         }
         if ((waiting[i].revents & (POLLIN | POLLHUP | POLLERR)) == 0) continue;
         static thread_local u8 piece[1 << 16];
@@ -302,6 +307,8 @@ bool Ranks::flush() {
     while (!stopped && first_error == SUCCESS) {
         bool done = true;
         for (int i = 0; i < size; i++) {
+            // Of a peer that has all it was owed, and left, nobody reads that this rank once waited for it.
+            if (peers[i].gone && peers[i].owed == 0) peers[i].out.clear();
             if (peers[i].out.empty()) continue;
             done = false;
             if (peers[i].gone) fail(REMOTE_ERROR, "rank " + std::to_string(i) + " is gone");

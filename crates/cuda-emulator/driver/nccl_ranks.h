@@ -74,6 +74,8 @@ class Ranks {
         int socket = -1;
         bool gone = false;
         std::vector<u8> in, out;
+        // Bytes of `out` up to the end of its last frame that is no probe: what the peer waits for.
+        u64 owed = 0;
         std::deque<Frame> frames[CHANNELS];
         // Frames that were said to it, and that came from it.
         u64 said = 0, heard = 0;
