@@ -3,7 +3,7 @@
 use crate::harness::adapter::{base, lora};
 use crate::harness::gpu::{checked, emulated, emulator};
 use crate::harness::small;
-use crate::harness::state::{weight_spans, whole_state};
+use crate::harness::state::{joined, weight_spans, whole_state};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tetrad::backend::cuda::{Cuda, NcclLibrary, UniqueId};
@@ -106,19 +106,6 @@ fn on_each<T: Send>(size: usize, work: impl Fn(Cuda, Arc<dyn Ranks>) -> T + Sync
         let threads: Vec<_> = (0..size).map(start).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
-}
-
-/// The planes of all ranks as those of one process: each is alike wherever it is, and it is on one rank or on all.
-fn joined(ends: Vec<End>) -> End {
-    let (size, steps) = (ends.len(), ends[0].0.clone());
-    assert!(ends.iter().all(|end| end.0 == steps), "losses and norms of {size} ranks");
-    let planes = (0..ends[0].1.len()).map(|i| {
-        let held: Vec<_> = ends.iter().map(|end| &end.1[i]).filter(|plane| !plane.is_empty()).collect();
-        assert!(held.len() == 1 || held.len() == size, "plane {i} lies on {} of {size} ranks", held.len());
-        assert!(held.iter().all(|plane| *plane == held[0]), "plane {i} of {size} ranks");
-        held[0].clone()
-    });
-    (steps, planes.collect())
 }
 
 /// Sums of another order: the loss before the first update is the same, everything else near.

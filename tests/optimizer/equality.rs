@@ -32,6 +32,29 @@ fn rule(index: usize) -> OptimizerConfig {
     }
 }
 
+/// The rule, as second moments of this kind allow it; none if they do not.
+fn rule_for(index: usize, v: MomentKind) -> Option<OptimizerConfig> {
+    match (v, rule(index)) {
+        (MomentKind::Shared { .. }, OptimizerConfig { name: Rule::Spam, .. }) => None,
+        (MomentKind::Shared { .. }, config @ OptimizerConfig { name: Rule::Adam, .. }) => {
+            Some(OptimizerConfig { weight_decay: 0.0, ..config })
+        }
+        (_, config) => Some(config),
+    }
+}
+
+/// A step of the naive reference and of the fused pass on every instruction set: the same bytes.
+fn steps_alike(naive: &mut Planes, fused: &mut [OneParam], grad: &[f32], at: &AdamArgs) -> Result<(), TestCaseError> {
+    let rescales = naive.reference_step(grad, at, 3);
+    for one in fused {
+        let stats = fused_step(one, grad, at);
+        prop_assert_eq!(stats.skipped, 0);
+        prop_assert_eq!(stats.rescales, rescales);
+        prop_assert_eq!(one.planes(), naive.bytes());
+    }
+    Ok(())
+}
+
 const FORMATS: [WeightFormat; 9] = [
     WeightFormat::FP4,
     WeightFormat::FP4.with_residue(false),
@@ -71,13 +94,7 @@ proptest! {
         sparse: bool,
         seed: u64,
     ) {
-        let config = match (v, rule(which)) {
-            (MomentKind::Shared { .. }, OptimizerConfig { name: Rule::Spam, .. }) => return Ok(()),
-            (MomentKind::Shared { .. }, config @ OptimizerConfig { name: Rule::Adam, .. }) => {
-                OptimizerConfig { weight_decay: 0.0, ..config }
-            }
-            (_, config) => config,
-        };
+        let Some(config) = rule_for(which, v) else { return Ok(()) };
         let sparse = sparse && v != MomentKind::Shared { factored: true };
         let mut naive = Planes::new(GroupedShape::new(rows, cols, group), kind, [m, v]);
         let mut fused: Vec<OneParam> = Isa::available().map(|isa| naive.in_memory(isa)).collect();
@@ -97,13 +114,7 @@ proptest! {
             let lr = if number == 3 { 0.1 } else { config.lr };
             let at = args(&config, number, lr, feedback, seed);
             naive.sparse = sparse && !at.resets();
-            let rescales = naive.reference_step(&grad, &at, 3);
-            for one in &mut fused {
-                let stats = fused_step(one, &grad, &at);
-                prop_assert_eq!(stats.skipped, 0);
-                prop_assert_eq!(stats.rescales, rescales);
-                prop_assert_eq!(one.planes(), naive.bytes());
-            }
+            steps_alike(&mut naive, &mut fused, &grad, &at)?;
         }
         prop_assert!(naive.padding_is_untouched());
     }
@@ -124,13 +135,7 @@ proptest! {
         size in prop::sample::select(vec![1.0f32, 1e-3, 1e-18, 1e12]),
         seed: u64,
     ) {
-        let config = match (v, rule(which)) {
-            (MomentKind::Shared { .. }, OptimizerConfig { name: Rule::Spam, .. }) => return Ok(()),
-            (MomentKind::Shared { .. }, config @ OptimizerConfig { name: Rule::Adam, .. }) => {
-                OptimizerConfig { weight_decay: 0.0, ..config }
-            }
-            (_, config) => config,
-        };
+        let Some(config) = rule_for(which, v) else { return Ok(()) };
         let cols = groups * group;
         let mut naive = Planes::new(GroupedShape::new(rows, cols, group), WeightFormat::INT4, [MomentKind::Nibble, v]);
         let mut packed: Vec<OneParam> = Isa::available().map(|isa| naive.in_memory(isa)).collect();
@@ -145,13 +150,7 @@ proptest! {
             }
             let lr = if number % 3 == 0 { 0.1 } else { config.lr };
             let at = args(&config, number, lr, false, seed);
-            let rescales = naive.reference_step(&grad, &at, 3);
-            for one in &mut packed {
-                let stats = fused_step(one, &grad, &at);
-                prop_assert_eq!(stats.skipped, 0);
-                prop_assert_eq!(stats.rescales, rescales);
-                prop_assert_eq!(one.planes(), naive.bytes());
-            }
+            steps_alike(&mut naive, &mut packed, &grad, &at)?;
         }
     }
 }

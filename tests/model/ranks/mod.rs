@@ -4,7 +4,7 @@ mod bytes;
 mod divided;
 mod run;
 
-use crate::harness::state::whole_state;
+use crate::harness::state::{joined, whole_state};
 use std::ops::Range;
 use std::sync::Arc;
 use tetrad::backend::cpu::{Cpu, Isa};
@@ -21,19 +21,6 @@ type Steps = Vec<[u64; 3]>;
 
 /// What a rank ends with: its steps, and every byte of its weights and of the state that it holds, by planes.
 type End = (Steps, Vec<Vec<u8>>);
-
-/// The planes of all ranks as those of one process: each is alike wherever it is, and it is on one rank or on all.
-fn joined(ends: Vec<End>) -> End {
-    let (size, steps) = (ends.len(), ends[0].0.clone());
-    assert!(ends.iter().all(|end| end.0 == steps), "losses and norms of {size} ranks");
-    let planes = (0..ends[0].1.len()).map(|i| {
-        let held: Vec<_> = ends.iter().map(|end| &end.1[i]).filter(|plane| !plane.is_empty()).collect();
-        assert!(held.len() == 1 || held.len() == size, "plane {i} lies on {} of {size} ranks", held.len());
-        assert!(held.iter().all(|plane| *plane == held[0]), "plane {i} of {size} ranks");
-        held[0].clone()
-    });
-    (steps, planes.collect())
-}
 
 /// How many bytes a rank holds.
 fn held(end: &End) -> usize {
