@@ -50,6 +50,10 @@ pub trait DeviceInfo {
     /// If there is no such arithmetic on the device.
     fn check_compute(&self, compute: Compute) -> Result<(), BackendError>;
 
+    /// Whether a product that goes on with sums forms its own first and adds them at the end. The bytes of a gradient then
+    /// depend on how its tokens were cut into products; else they are one chain in the order of the tokens.
+    fn sums_in_parts(&self) -> bool;
+
     /// Whether operations read a mapped file in place; otherwise weights are uploaded from it.
     fn reads_mapped(&self) -> bool;
 

@@ -134,14 +134,16 @@ impl Model {
         if !self.params.head_pairs.is_empty() {
             apply.end(backend);
         }
-        let (x, dx) = (self.rows(self.acts.x, 0, t, h), self.rows(grads.dx, 0, t, h));
-        backend.zero(dx);
-        let (gain, inv_rms) = (&self.params.final_norm.gain, self.acts.inv_rms.head(4 * t));
-        let (dout, dgain) = (self.rows(grads.dxn, 0, t, h), grads.final_norm);
-        let trained = trains(ParamKind::FinalNorm);
-        let accumulate = if trained { apply.begin(backend, dgain) } else { Accumulate::No };
-        let gain_at = gain.weight.data;
-        backend.rms_norm_grad(&NormGradArgs { x, gain: gain_at, inv_rms, dout, dx, dgain, accumulate });
+        backend.zero(self.rows(grads.dx, 0, t, h));
+        let (gain, dgain, trained) = (&self.params.final_norm.gain, grads.final_norm, trains(ParamKind::FinalNorm));
+        let mut accumulate = if trained { apply.begin(backend, dgain) } else { Accumulate::No };
+        for micro in batch.micro_batches(self.acts.micro_tokens) {
+            let (from, count) = (micro.from, micro.tokens());
+            let [x, dout, dx] = [self.acts.x, grads.dxn, grads.dx].map(|span| self.rows(span, from, count, h));
+            let (gain, inv_rms) = (gain.weight.data, self.acts.inv_rms.part(4 * from, 4 * count));
+            backend.rms_norm_grad(&NormGradArgs { x, gain, inv_rms, dout, dx, dgain, accumulate });
+            accumulate = Accumulate::Yes;
+        }
         if trained {
             apply.pass_on(backend, dgain);
             apply.apply(backend, gain, dgain);
@@ -172,7 +174,7 @@ impl Model {
             backend.zero(grad);
         }
         if self.params.head.is_none() {
-            for (from, count) in self.chunks(t) {
+            for (from, count) in self.grad_chunks(batch) {
                 let logits = self.logits_in(backend, self.acts.grads.logits, batch, (from, count));
                 self.cross_entropy(backend, logits, from, count, Some(scale));
                 self.head_grad(backend, logits, grad, (from, count), Accumulate::Yes);

@@ -53,7 +53,7 @@ impl Model {
     ) {
         let (h, grads) = (self.settings.model.hidden, &self.acts.grads);
         let trained = self.params.head.is_some() && self.settings.trainable.contains(ParamKind::Head);
-        for (from, count) in self.chunks(batch.tokens()) {
+        for (from, count) in self.grad_chunks(batch) {
             let logits = self.logits(backend, batch, (from, count));
             self.cross_entropy(backend, logits, from, count, Some(scale));
             let (xn, dxn) = (self.rows(self.acts.xn, from, count, h), self.rows(grads.dxn, from, count, h));
@@ -144,6 +144,14 @@ impl Model {
         let count = tokens.div_ceil(self.acts.chunk);
         let start = move |part: usize| part * tokens / count;
         (0..count).map(move |part| (start(part), start(part + 1) - start(part)))
+    }
+
+    /// [`Model::chunks`] of a batch whose head's gradient is formed, inside of its micro-batches where the gradient's bytes
+    /// depend on how tokens are cut: ranks then come to those of one process with the same micro-batches.
+    pub(super) fn grad_chunks(&self, batch: Batch) -> impl Iterator<Item = (usize, usize)> + use<'_> {
+        let longest = if self.acts.sums_in_parts { self.acts.micro_tokens } else { usize::MAX };
+        let parts = batch.micro_batches(longest);
+        parts.flat_map(|micro| self.chunks(micro.tokens()).map(move |(from, count)| (micro.from + from, count)))
     }
 
     pub(super) fn cross_entropy(

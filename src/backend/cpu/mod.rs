@@ -105,6 +105,10 @@ impl DeviceInfo for Cpu {
         Ok(())
     }
 
+    fn sums_in_parts(&self) -> bool {
+        false
+    }
+
     fn reads_mapped(&self) -> bool {
         true
     }

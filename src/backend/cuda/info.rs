@@ -69,6 +69,10 @@ impl<D: FreeMemory> DeviceInfo for D {
         if compute == Compute::F32 { Ok(()) } else { Err(BackendError::NoIntegers) }
     }
 
+    fn sums_in_parts(&self) -> bool {
+        true
+    }
+
     fn reads_mapped(&self) -> bool {
         false
     }

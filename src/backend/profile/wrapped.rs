@@ -263,6 +263,10 @@ impl DeviceInfo for Profiled {
         self.inner.check_compute(compute)
     }
 
+    fn sums_in_parts(&self) -> bool {
+        self.inner.sums_in_parts()
+    }
+
     fn reads_mapped(&self) -> bool {
         self.inner.reads_mapped()
     }

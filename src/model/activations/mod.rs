@@ -38,6 +38,8 @@ pub struct Activations {
     pub activation_bytes: usize,
     /// Elements of which each row of activations takes a multiple.
     pub row_multiple: usize,
+    /// Whether the order of a gradient's sums follows the products that form it.
+    pub sums_in_parts: bool,
     /// Positions of a sequence at most; of sampling those that are cached.
     pub positions: usize,
     /// Whether blocks keep what they computed of the whole batch until their backward, or compute it again.
@@ -147,6 +149,7 @@ pub fn place(
         chunk,
         activation_bytes: bytes,
         row_multiple: backend.row_multiple(),
+        sums_in_parts: backend.sums_in_parts(),
         positions: keys,
         kept: kept == ActivationCheckpointing::None,
         inputs: scratch("token ids", 4 * tokens, step),
