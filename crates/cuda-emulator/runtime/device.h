@@ -7,6 +7,7 @@
 #define DEVICE static inline
 #define CONSTANT static const
 #define UNROLL
+#define UNROLL_4
 #define NO_UNROLL
 
 #define KERNEL(max_threads, name, ...) KERNEL_RESIDENT(max_threads, 1, name, __VA_ARGS__)

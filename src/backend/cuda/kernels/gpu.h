@@ -51,6 +51,7 @@ struct alignas(8) Bits8 {
 #define DEVICE static __device__ __forceinline__
 #define CONSTANT static __constant__ const
 #define UNROLL _Pragma("unroll")
+#define UNROLL_4 _Pragma("unroll 4")
 #define NO_UNROLL _Pragma("unroll 1")
 
 // A kernel by its unmangled name, for blocks of at most `max_threads`.

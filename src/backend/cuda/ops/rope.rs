@@ -20,15 +20,19 @@ impl Rope for Cuda {
             segment_start.is_none_or(|start| start.bytes == product([4, tokens])),
             "a segment's start for each token"
         );
-        let args = Args::new()
-            .span(gpu, x)
-            .span(gpu, table)
-            .span(gpu, segment_start.unwrap_or(Span::NONE))
-            .u32(dim(heads))
-            .u32(dim(head_dim) / 2);
-        let args = args.u32(dim(queries)).u32(dim(start)).f32(if inverse { -1.0 } else { 1.0 });
-        // SAFETY: the parameters of `rope`, of which each block stays within a row of x, of heads x head_dim elements, and
-        // reads head_dim floats of the table at a position below start + queries, whatever a segment's start says.
-        unsafe { gpu.launch("rope", [dim(tokens), 1, 1], 256, 0, &args) };
+        let args = Args::new().span(gpu, x).span(gpu, table).span(gpu, segment_start.unwrap_or(Span::NONE));
+        let sign = if inverse { -1.0 } else { 1.0 };
+        let (half, wide) = (head_dim / 2, head_dim.is_multiple_of(16));
+        let args = if wide { args.u32(dim(tokens)) } else { args };
+        let args = args.u32(dim(heads)).u32(dim(half)).u32(dim(queries)).u32(dim(start)).f32(sign);
+        let (kernel, blocks) = match wide {
+            // Its threads, those behind the last included, are counted in 32 bits.
+            true => ("rope_eights", dim(product([tokens, heads, half / 8]) + 255) as usize / 256),
+            false => ("rope", tokens),
+        };
+        // SAFETY: the parameters of both kernels, `tokens` being the first's alone. Of these each thread stays within a head of
+        // one of `tokens` rows of x, each block of the second within a row; both read head_dim floats of the table at a position
+        // below start + queries, whatever a segment's start says.
+        unsafe { gpu.launch(kernel, [dim(blocks), 1, 1], 256, 0, &args) };
     }
 }
