@@ -27,17 +27,19 @@ fn demanded() -> bool {
     ["TETRAD_REQUIRE_NVRTC", "TETRAD_REQUIRE_CUDA"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
-/// The compiler that tests/setup.sh installed, or else the machine's; nothing, with a word about it, where there is
-/// none and none is demanded.
-fn compiler() -> Option<Compiler> {
-    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/python/nvidia/cu13/lib");
-    let search = if installed.is_dir() {
+/// Where tests/setup.sh has installed a package of NVIDIA's, or else where the machine's is.
+fn installed(folder: &str) -> Search {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(folder);
+    match installed.is_dir() {
         // SAFETY: the folder is that of a Python package of NVIDIA's.
-        unsafe { Search::only(&[installed]) }
-    } else {
-        Search::usual()
-    };
-    match Compiler::find(&search, None, None) {
+        true => unsafe { Search::only(&[installed]) },
+        false => Search::usual(),
+    }
+}
+
+/// A compiler; nothing, with a word about it, where there is none and none is demanded.
+fn compiler() -> Option<Compiler> {
+    match Compiler::find(&installed("python/nvidia/cu13/lib"), None, None) {
         Ok(compiler) => Some(compiler),
         Err(error) => {
             assert!(!demanded(), "{error}");
@@ -126,10 +128,9 @@ fn every_kernel_compiles_for_every_architecture_without_spills() {
 }
 
 /// What of the real NCCL works without a GPU, and its header beside the numbers and the layout that `runtime/nccl/` has by heart.
-/// It is 344 MB and not installed by tests/setup.sh; `TETRAD_CUDA_LIBRARIES=.../nvidia/nccl/lib` names one.
 #[test]
 fn the_real_nccl_is_what_is_known_of_it() {
-    let library = match NcclLibrary::open(&Search::usual()) {
+    let library = match NcclLibrary::open(&installed("nccl/nvidia/nccl/lib")) {
         Ok(library) => library,
         Err(error) => {
             assert!(std::env::var_os("TETRAD_REQUIRE_NCCL").is_none(), "{error}");

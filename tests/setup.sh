@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # What the tests need beyond cargo: a C++ compiler (the emulated GPU is C++), NVRTC (kernels are compiled for every
-# generation of GPUs), two MPIs (ranks are started by their launchers), and valgrind (instructions are counted). Run again it
-# finds them and does nothing. Where NVRTC, an MPI or valgrind cannot be had the tests that need it are skipped, unless
-# TETRAD_REQUIRE_NVRTC, TETRAD_REQUIRE_MPI or TETRAD_REQUIRE_VALGRIND is set: then this script fails.
+# generation of GPUs), NCCL (its interface is held against what is known of it), two MPIs (ranks are started by their launchers),
+# and valgrind (instructions are counted). Run again it finds them and does nothing. Where NVRTC, NCCL, an MPI or valgrind cannot
+# be had the tests that need it are skipped, unless TETRAD_REQUIRE_NVRTC, TETRAD_REQUIRE_NCCL, TETRAD_REQUIRE_MPI or
+# TETRAD_REQUIRE_VALGRIND is set: then this script fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,6 +33,19 @@ if [ ! -e "$folder/nvidia/cu13/lib/libnvrtc.so.13" ] || ! ls "$folder" | grep -q
         echo "setup: NVRTC could not be installed: python3 with pip and a way to PyPI are needed." \
             "Without it the kernels are not compiled by the tests." >&2
         [ -z "${TETRAD_REQUIRE_NVRTC:-}" ] || exit 1
+    fi
+fi
+
+# In a folder of its own: pip replaces the folders that two packages share.
+nccl=nvidia-nccl-cu13==2.27.7
+if [ ! -e "target/nccl/$nccl" ]; then
+    echo "setup: installing $nccl into target/nccl (194 MB to fetch, 350 MB on disk)"
+    if rm -rf target/nccl && python3 -m pip install --quiet --disable-pip-version-check --no-deps --target target/nccl "$nccl"; then
+        touch "target/nccl/$nccl"
+    else
+        echo "setup: NCCL could not be installed: python3 with pip and a way to PyPI are needed. Without it the tests do not" \
+            "compare its interface with what is known of it." >&2
+        [ -z "${TETRAD_REQUIRE_NCCL:-}" ] || exit 1
     fi
 fi
 
