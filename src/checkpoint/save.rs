@@ -1,13 +1,13 @@
 //! State to file.
 
-use super::divided::{PIECE, Source};
+use super::divided::{PIECE, Source, write_in_parts};
 use super::meta::{Meta, TOKENIZER};
 use super::planes::plan;
 use crate::backend::Backend;
-use crate::error::{BackendError, CheckpointError, ReplaceError};
+use crate::error::{BackendError, CheckpointError, RanksError, ReplaceError, WriteError};
 use crate::format::{Attachment, Layout, PlaneKind};
 use crate::model::Model;
-use crate::ranks::Alone;
+use crate::ranks::{Alone, Ranks};
 use crate::store::replace;
 use crate::train::Trainer;
 use std::io;
@@ -52,7 +52,7 @@ pub fn save_with(
     extent: Extent,
     path: &Path,
 ) -> Result<(), CheckpointError> {
-    write(model, &Source { backend, ranks: &Alone }, meta, attachments, extent, path)
+    write(model, (backend, &Alone), meta, attachments, extent, path)
 }
 
 /// [`save_with`] of a state that lies divided among ranks, by rank 0. To save [all](Extent::Full) of it the others
@@ -67,17 +67,13 @@ pub fn save_divided(
     extent: Extent,
     path: &Path,
 ) -> Result<(), CheckpointError> {
-    let source = Source { backend: trainer.backend(), ranks: trainer.ranks().as_ref() };
-    write(trainer.model(), &source, meta, attachments, extent, path)?;
-    if extent == Extent::Full {
-        source.end()?;
-    }
-    Ok(())
+    let place = (trainer.backend(), trainer.ranks().as_ref());
+    write(trainer.model(), place, meta, attachments, extent, path)
 }
 
 fn write(
     model: &Model,
-    source: &Source<'_>,
+    (backend, ranks): (&dyn Backend, &dyn Ranks),
     meta: &Meta,
     attachments: &[Attachment<'_>],
     extent: Extent,
@@ -86,30 +82,50 @@ fn write(
     let whole = extent == Extent::Full;
     let held: Vec<_> = model.specs.iter().zip(&model.stored).filter(|(entry, _)| meta.holds(entry.kind)).collect();
     let (tensors, planes): (Vec<_>, Vec<_>) = held.iter().map(|(entry, param)| plan(entry, param, whole)).unzip();
-    let failed = |source| CheckpointError::Write { path: path.into(), source };
     let layout = Layout::new(&tensors, &meta.to_map(), attachments)
         .map_err(|e| CheckpointError::Format { path: path.into(), source: Box::new(e) })?;
+    let source = Source { backend, ranks, held: &held, planes: &planes };
+    let mut send = sender(&source);
+    let written = replace(path, layout.file_len(), |out| {
+        // The others wait for what they are asked if all of a state is saved.
+        match whole && ranks.size() > 1 && write_in_parts(&layout, &source, &mut send, out)? {
+            true => Ok(()),
+            false => layout.write(out, &mut send),
+        }
+    });
+    written.map_err(|error| match error {
+        ReplaceError::Store(source) => CheckpointError::Store(source),
+        ReplaceError::Write(source) => match of_ranks(&source) {
+            Some(lost) => CheckpointError::Ranks(lost),
+            None => CheckpointError::Write { path: path.into(), source },
+        },
+    })?;
+    if whole { Ok(source.end()?) } else { Ok(()) }
+}
+
+/// Planes as the source reads them.
+fn sender(
+    source: &Source<'_>,
+) -> impl FnMut(usize, PlaneKind, &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
     let mut piece = vec![0; PIECE];
-    let mut lost = None;
-    let mut send = |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
-        let number = planes[tensor].iter().position(|plane| plane.kind == kind);
-        let number = number.expect("the layout was made from these planes");
-        let span = planes[tensor][number].span;
-        for from in (0..span.bytes).step_by(PIECE) {
-            let piece = &mut piece[..PIECE.min(span.bytes - from)];
-            if let Err(error) = source.read(held[tensor].0, number, span, from, piece) {
-                lost = if let BackendError::Ranks(lost) = &error { Some(lost.clone()) } else { None };
-                return Err(io::Error::other(error));
-            }
+    move |tensor, kind, sink| {
+        let bytes = source.len(tensor, kind);
+        for from in (0..bytes).step_by(PIECE) {
+            let piece = &mut piece[..PIECE.min(bytes - from)];
+            source.read(tensor, kind, from, piece).map_err(io::Error::other)?;
             sink(piece)?;
         }
-        source.backend.advise_cold(span);
+        source.advise_cold(tensor, kind);
         Ok(())
-    };
-    let written = replace(path, layout.file_len(), |out| layout.write(out, &mut send));
-    written.map_err(|error| match (lost, error) {
-        (Some(error), _) => CheckpointError::Ranks(error),
-        (None, ReplaceError::Store(source)) => CheckpointError::Store(source),
-        (None, ReplaceError::Write(source)) => failed(source),
-    })
+    }
+}
+
+/// What other ranks did, if it was that.
+fn of_ranks(error: &WriteError) -> Option<RanksError> {
+    let WriteError::Io(error) = error else { return None };
+    let error = error.get_ref()?;
+    match error.downcast_ref() {
+        Some(BackendError::Ranks(lost)) => Some(lost.clone()),
+        _ => error.downcast_ref().cloned(),
+    }
 }

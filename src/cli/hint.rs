@@ -210,6 +210,10 @@ fn ranks(error: &RanksError) -> Option<String> {
         RanksError::Store { .. } => {
             "start the ranks with mpirun, or name a free port of rank 0's machine to all of them with NCCL_COMM_ID=HOST:PORT"
         }
+        RanksError::Part { .. } => "see to that machine's disk, and continue with --resume",
+        RanksError::MeetingFile { .. } | RanksError::NoMeeting { .. } => {
+            "all ranks must see run.dir; or name a free port of rank 0's machine to all of them with NCCL_COMM_ID=HOST:PORT"
+        }
         RanksError::FewRows { .. } => "start fewer ranks, or raise train.batch",
         RanksError::ShortRows { .. } => "start one process, or raise train.sequence",
         RanksError::Differ { .. } => {

@@ -99,6 +99,22 @@ pub enum RanksError {
         /// What went wrong.
         said: String,
     },
+    /// Rank 0 left nothing to meet by.
+    #[error("{}, by which ranks meet: rank 0 left nothing there for {seconds} s", .path.display())]
+    NoMeeting {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The file by which ranks meet could not be used.
+    #[error("{}, by which ranks meet: {said}", .path.display())]
+    MeetingFile {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        said: String,
+    },
     /// More ranks than GPUs on a machine.
     #[error("{ranks} ranks on this machine, which has {devices} GPUs; each rank needs its own")]
     FewDevices {
@@ -130,6 +146,14 @@ pub enum RanksError {
     Lost {
         /// Its number.
         rank: usize,
+    },
+    /// Another rank could not write its part of a file.
+    #[error("rank {rank} cannot write its part of the file: {said}")]
+    Part {
+        /// Its number.
+        rank: usize,
+        /// What its file system or its device said.
+        said: String,
     },
     /// Ranks wait for each other in a circle.
     #[error("every rank waits for another: their calls do not match")]
@@ -188,6 +212,6 @@ pub enum RanksError {
 impl RanksError {
     /// Whether the same command may succeed another time: a peer was lost, nothing was wrong with what was asked for.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Call { .. } | Self::Timeout { .. } | Self::Lost { .. })
+        matches!(self, Self::Call { .. } | Self::Timeout { .. } | Self::Lost { .. } | Self::NoMeeting { .. })
     }
 }

@@ -170,21 +170,15 @@ impl Layout {
     /// Those of `out` and `source`, and a source that sends another number of bytes than a plane has, or other
     /// bytes the second time.
     pub fn write(&self, out: &mut impl Write, source: &mut dyn PlaneSource) -> Result<(), WriteError> {
-        let mut planes = self.head.planes.clone();
-        for plane in &mut planes {
-            plane.checksum = self.send(plane, source, &mut io::sink())?;
-        }
-        let mut encoded = self.encoded.clone();
-        let at = self.head.sections.planes.start as usize;
-        for (to, plane) in encoded[at..].chunks_exact_mut(PLANE_RECORD).zip(&planes) {
-            to.copy_from_slice(record(plane).as_bytes());
-        }
-        seal(&mut encoded);
+        let planes = &self.head.planes;
+        let checksums = planes.iter().map(|plane| self.write_plane(plane, source, &mut io::sink()));
+        let checksums = checksums.collect::<Result<Vec<_>, _>>()?;
+        let encoded = self.encode(&checksums);
         out.write_all(&encoded)?;
         let mut end = encoded.len() as u64;
-        for plane in &planes {
+        for (plane, checksum) in planes.iter().zip(checksums) {
             pad(out, plane.offset - end)?;
-            if self.send(plane, source, out)? != plane.checksum {
+            if self.write_plane(plane, source, out)? != checksum {
                 return Err(WriteError::SourceChanged { tensor: self.name(plane), kind: self.plane_name(plane) });
             }
             end = plane.range().end;
@@ -192,8 +186,33 @@ impl Layout {
         Ok(())
     }
 
-    /// Sends a plane to `out`; its checksum.
-    fn send(&self, plane: &Plane, source: &mut dyn PlaneSource, out: &mut impl Write) -> Result<u64, WriteError> {
+    /// The file's first bytes, up to its planes, whose checksums are given in their order.
+    ///
+    /// # Panics
+    /// If there are more or fewer of them than planes.
+    pub fn encode(&self, checksums: &[u64]) -> Vec<u8> {
+        let planes = &self.head.planes;
+        assert_eq!(checksums.len(), planes.len(), "one checksum for each plane");
+        let mut encoded = self.encoded.clone();
+        let at = self.head.sections.planes.start as usize;
+        let records = encoded[at..].chunks_exact_mut(PLANE_RECORD);
+        for ((to, &plane), &checksum) in records.zip(planes).zip(checksums) {
+            to.copy_from_slice(record(&Plane { checksum, ..plane }).as_bytes());
+        }
+        seal(&mut encoded);
+        encoded
+    }
+
+    /// Writes the bytes of a plane of this layout to `out`; their checksum.
+    ///
+    /// # Errors
+    /// Those of `out` and `source`, and a source that sends another number of bytes than the plane has.
+    pub fn write_plane(
+        &self,
+        plane: &Plane,
+        source: &mut dyn PlaneSource,
+        out: &mut impl Write,
+    ) -> Result<u64, WriteError> {
         let (mut hash, mut found) = (Xxh3::new(), 0u64);
         let short = |found| WriteError::SourceLen {
             tensor: self.name(plane),

@@ -2,9 +2,11 @@
 //! [`Machine`] of its own there, which keeps what is asked of the disk, refuses it, or tells another time; what is
 //! simulated is then the very code that writes.
 
+use rustix::fs::OFlags;
 use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -199,6 +201,24 @@ impl Output {
         Ok(output)
     }
 
+    /// Opens a file that somebody else has made and is writing, to write a part of it too.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open_part(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+        Self::open(path, &options)
+    }
+
+    /// Fills `bytes` with the file's first.
+    ///
+    /// # Errors
+    /// Those of the file system, and a shorter file.
+    pub fn read_first(&self, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, 0)
+    }
+
     /// Makes a file of a name that is free.
     ///
     /// # Errors
@@ -246,6 +266,13 @@ impl Output {
     pub fn sync(&self) -> io::Result<()> {
         ask(Operation::Sync(&self.path))?;
         self.file.sync_all()
+    }
+}
+
+impl Seek for Output {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.at = self.file.seek(to)?;
+        Ok(self.at)
     }
 }
 

@@ -1,10 +1,9 @@
 //! What is divided among ranks: held by one, saved whole.
 
-use super::{Life, config, held, joined, on_each};
+use super::{Life, config, held, joined};
 use crate::harness::small;
-use tetrad::checkpoint::{Checkpoint, Extent, Meta, contribute, save_divided};
+use tetrad::checkpoint::{Checkpoint, contribute};
 use tetrad::config::Config;
-use tetrad::error::{CheckpointError, RanksError};
 use tetrad::memory::{Category, Span};
 use tetrad::model::{ParamSpec, param_specs, place_param};
 use tetrad::train::plan;
@@ -83,21 +82,4 @@ fn a_run_goes_on_with_another_number_of_ranks() {
             assert!(end.1 == expected.1, "the bytes after all");
         }
     }
-}
-
-#[test]
-fn nothing_is_saved_without_a_rank_that_holds_a_part() {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, config) = (folder.path().join("a.tetrad"), config());
-    std::fs::write(&path, "what was there").unwrap();
-    let outcomes = on_each(2, |ranks| {
-        let trainer = Life::new(&config).trainer(ranks, 1);
-        let meta = Meta::new(trainer.config(), trainer.counters(), false, "text");
-        // The other one is gone.
-        (trainer.ranks().rank() == 0).then(|| save_divided(&trainer, &meta, &[], Extent::Full, &path).unwrap_err())
-    });
-    let lost = |error: &CheckpointError| matches!(error, CheckpointError::Ranks(RanksError::Lost { rank: 1 }));
-    assert!(outcomes[0].as_ref().is_some_and(lost), "{outcomes:?}");
-    assert_eq!(std::fs::read(&path).unwrap(), b"what was there");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
 }

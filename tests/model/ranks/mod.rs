@@ -2,7 +2,9 @@
 
 mod bytes;
 mod divided;
+mod lost;
 mod run;
+mod saving;
 
 use crate::harness::state::{joined, whole_state};
 use std::ops::Range;
