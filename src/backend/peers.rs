@@ -1,6 +1,6 @@
 //! What goes from a device to those of other ranks.
 
-use super::UpdateStats;
+use super::{Precision, UpdateStats};
 use crate::memory::Span;
 
 /// The devices of other ranks, reached without the host: calls are operations like others, carried out in the order in which
@@ -15,14 +15,19 @@ pub trait Peers {
     /// Receives spans.
     fn recv(&mut self, spans: &[Span], from: usize);
 
-    /// Sends float32 spans to a rank that adds them to its own.
-    fn send_sums(&mut self, spans: &[Span], to: usize);
+    /// Sends float32 spans, rounded to `dtype`, to a rank that adds them to its own.
+    fn send_sums(&mut self, spans: &[Span], to: usize, dtype: Precision);
 
-    /// Receives float32 spans and adds them to those that are there, each element once: `there + received`.
-    fn add_sums(&mut self, spans: &[Span], from: usize);
+    /// Receives float32 spans that were rounded to `dtype` and adds them to those that are there, each element once: `there +
+    /// received`.
+    fn add_sums(&mut self, spans: &[Span], from: usize, dtype: Precision);
 
     /// Gives the spans of one rank to all.
     fn share(&mut self, spans: &[Span], from: usize);
+
+    /// Seconds that this device spent in such calls, waiting for peers included, since this was asked last. It is not waited for:
+    /// what it has not come to yet does not count.
+    fn exchange_seconds(&mut self) -> f64;
 
     /// Keeps what updates did since the last call, or since [`super::ops::Update::update_stats`] was asked, without waiting for
     /// them.

@@ -22,6 +22,17 @@ pub enum Device {
     Cuda(Option<u32>),
 }
 
+impl Device {
+    /// A number for each kind, whichever GPU is meant.
+    pub fn kind(self) -> u64 {
+        match self {
+            Self::Auto => 0,
+            Self::Cpu => 1,
+            Self::Cuda(_) => 2,
+        }
+    }
+}
+
 /// As `--device` takes it.
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -118,7 +118,10 @@ fn gpu() -> (Vec<Finding>, Finding, bool) {
             Err(error) => {
                 let found = match &error {
                     // The folders that were searched are many; `--device cuda` names them.
-                    BackendError::Library { files, refused, .. } => format!("missing (looked for {files}){refused}"),
+                    BackendError::Library { files, refused, .. } => {
+                        let several = if what == "NCCL" { "; it is needed for several GPUs only" } else { "" };
+                        format!("missing (looked for {files}){refused}{several}")
+                    }
                     other => other.to_string(),
                 };
                 Finding { what, found, advice: advise(&error.into()) }

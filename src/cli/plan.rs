@@ -17,8 +17,8 @@ use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::Checkpoint;
 use tetrad::config::{Config, Method, RECORD, RunConfig, TrainConfig};
 use tetrad::memory::{Category, Place, Plan};
-use tetrad::model::{ActivationCheckpointing, Model, Offload, READ_PLANES, StorageConfig};
-use tetrad::train::{Limits, Setting, autotune, check_ranks, differences, largest_batch};
+use tetrad::model::{ActivationCheckpointing, Offload, StorageConfig};
+use tetrad::train::{Exchanged, Limits, Setting, autotune, check_ranks, differences, largest_batch};
 
 /// Print the memory that a training run takes, by buffer, without running it.
 #[derive(clap::Args, Debug)]
@@ -74,9 +74,8 @@ struct PlanReport {
     assumed: Option<[usize; 2]>,
     /// How far apart the codes are that it starts from, and how far steps go.
     codes: Option<String>,
-    /// Bytes of gradients that a rank sends to the next in a step, and of updated parameters that go to all.
-    sent: u64,
-    shared: u64,
+    /// What several ranks exchange in a step.
+    exchanged: Exchanged,
 }
 
 /// What fits into a budget.
@@ -178,7 +177,7 @@ fn verdict(report: &PlanReport, out: &mut dyn Write) -> io::Result<()> {
     }
     if report.config.run.ranks > 1 {
         let (ranks, rows) = (report.config.run.ranks, report.config.rank_batch());
-        let (sent, shared) = (bytes(report.sent), bytes(report.shared));
+        let (sent, shared) = (bytes(report.exchanged.sent), bytes(report.exchanged.shared));
         writeln!(
             out,
             "ranks:   the one of {ranks} that holds the most, with up to {rows} sequences a step; {sent} of gradients go \
@@ -222,8 +221,7 @@ fn plan_report(
     let (plan, model) = tetrad::train::plan(&resolved, sizes);
     Ok(PlanReport {
         plan,
-        sent: sent(&model, &resolved),
-        shared: shared(&model),
+        exchanged: Exchanged::of(&model, &resolved),
         in_file: resolved.offload.uses_file(),
         device: !sizes.in_place(),
         config: resolved,
@@ -231,26 +229,6 @@ fn plan_report(
         assumed,
         codes: None,
     })
-}
-
-/// Bytes of the gradients of a step, each as often as it is sent on: a tied table's goes round twice. Where they are no chains a
-/// rank sends its part of all that others update.
-fn sent(model: &Model, config: &Config) -> u64 {
-    let trained = model.specs.iter().filter(|spec| spec.trainable);
-    let all: u64 = trained.map(|spec| 4 * spec.shape.len() as u64).sum();
-    let table = if model.acts.grads.logits.is_none() { 0 } else { model.acts.grads.embedding.bytes as u64 };
-    let once = match (config.train.reproducible, config.run.ranks as u64) {
-        (true, _) => all + table,
-        (false, ranks) => all - all / ranks.max(1),
-    };
-    once * if config.optimizer.grad_clip > 0.0 { 2 } else { 1 }
-}
-
-/// Bytes of what products read of all that is trained.
-fn shared(model: &Model) -> u64 {
-    let trained = model.specs.iter().zip(&model.stored).filter(|(spec, _)| spec.trainable);
-    let planes = trained.flat_map(|(_, param)| READ_PLANES.map(|plane| param.weight.span(plane)));
-    planes.map(|span| span.bytes as u64).sum()
 }
 
 fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
@@ -279,8 +257,8 @@ fn as_json(report: &PlanReport, rows: &[Row]) -> serde_json::Value {
     });
     if report.config.run.ranks > 1 {
         value["ranks"] = report.config.run.ranks.into();
-        value["sent_bytes"] = report.sent.into();
-        value["shared_bytes"] = report.shared.into();
+        value["sent_bytes"] = report.exchanged.sent.into();
+        value["shared_bytes"] = report.exchanged.shared.into();
     }
     if let Some(fits) = &report.budget {
         value["budget_bytes"] = fits.bytes.into();

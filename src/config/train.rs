@@ -1,5 +1,6 @@
 //! `[train]`: steps, batch, schedule, cadences.
 
+use crate::backend::Precision;
 use crate::error::{Problems, number};
 use crate::model::{MOST_ELEMENTS, ModelConfig, SHORTEST_MICRO_SEQUENCE};
 use crate::optim::Schedule;
@@ -42,6 +43,10 @@ pub struct TrainConfig {
     /// once, so that results depend on the number of ranks.
     #[serde(skip_serializing_if = "is_true")]
     pub reproducible: bool,
+    /// What sums are rounded to that go to other ranks at once: half as many bytes in bfloat16. Each rank's are rounded once, and
+    /// added up in float32.
+    #[serde(skip_serializing_if = "is_default")]
+    pub reduce_dtype: Precision,
     /// Tokens per sequence; 0: what fits the text.
     pub sequence: usize,
     /// Steps of linear warm-up.
@@ -126,6 +131,12 @@ impl TrainConfig {
         let (train, context, mut problems) = (self, model.context, Problems::default());
         self.length_problems(&mut problems);
         problems.within("train.batch", train.batch, 0, 1 << 20);
+        problems.need(
+            !train.reproducible || train.reduce_dtype == Precision::F32,
+            "train.reduce_dtype",
+            "bf16",
+            "rounds the sums of several ranks, which train.reproducible = true keeps exact; set that to false",
+        );
         let reason = format_args!("must not exceed model.context = {context}; shorten it or raise model.context");
         problems.need(train.sequence <= context, "train.sequence", train.sequence, reason);
         let reason = format_args!(
@@ -258,6 +269,7 @@ impl Default for TrainConfig {
             batch: 16,
             micro_batch: 0,
             reproducible: true,
+            reduce_dtype: Precision::F32,
             sequence: 128,
             warmup: 40,
             warmup_share: 0.0,

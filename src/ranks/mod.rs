@@ -14,7 +14,7 @@ mod threads;
 
 pub use config::RanksConfig;
 pub use launch::{Launch, Launcher, launch};
-pub use meet::{ADDRESS, Meeting, meeting};
+pub use meet::{ADDRESS, Meeting, find, leave, meeting};
 pub use store::KeyStore;
 pub use threads::{InProcess, in_process};
 

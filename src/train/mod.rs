@@ -23,5 +23,5 @@ pub use metrics::{Line, Metrics};
 pub use run::{Observer, Samples, StopReason, Validation, Work, run, validate};
 pub use step::{Counters, StepReport, Trainer, plan};
 pub use system::{available, resident, total_memory};
-pub use team::{Straggler, check_ranks};
+pub use team::{Exchanged, Straggler, check_ranks};
 pub use watch::{Spike, Watch};

@@ -208,7 +208,7 @@ impl Trainer {
         let losses = vec![0.0; model.acts.tokens];
         let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);
         let orthogonal = earlier.map(|args| OrthogonalRows::new(args, &model));
-        let team = Team::new(ranks, config.train.reproducible, backend.as_mut());
+        let team = Team::new(ranks, &config.train, backend.as_mut());
         let (config, counters, watch) = (config.clone(), Counters::default(), Watch::default());
         Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses, team })
     }
@@ -365,7 +365,7 @@ impl Trainer {
                 accumulate(&self.model, self.backend.as_mut(), offline.keep_at_end);
             }
         }
-        report.straggler = self.team.straggler();
+        report.straggler = self.team.straggler(self.backend.as_mut());
         self.count(self.config.train.batch as u64, &report);
         report
     }

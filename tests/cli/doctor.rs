@@ -14,7 +14,7 @@ fn it_names_processor_memory_and_disk_and_says_how_to_get_what_a_gpu_needs() {
     let threads = std::thread::available_parallelism().unwrap();
     assert!(found("processor").contains(&format!("{threads} threads")));
     assert!(found("memory").contains("GiB") && found("disk").contains("free in the current folder"));
-    for library in ["driver", "NVRTC", "cuBLASLt"] {
+    for library in ["driver", "NVRTC", "cuBLASLt", "NCCL"] {
         let missing = said[library]["missing"].as_bool().unwrap();
         assert_eq!(missing, said[library]["advice"].is_string(), "{library}: {said}");
     }

@@ -23,8 +23,14 @@ pub fn launchers() -> Vec<PathBuf> {
 
 /// `tetrad train tiny.toml` on `ranks` ranks.
 fn command(place: &Workplace, launcher: &PathBuf, ranks: usize, more: &[&str]) -> Command {
+    let program = [env!("CARGO_BIN_EXE_tetrad"), "train", "tiny.toml"];
+    started(place, launcher, ranks, &[&program[..], &TEXT, more].concat())
+}
+
+/// Any program on `ranks` ranks.
+fn started(place: &Workplace, launcher: &PathBuf, ranks: usize, program: &[&str]) -> Command {
     let mut command = Command::new(launcher);
-    command.args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_tetrad"), "train", "tiny.toml"]).args(TEXT).args(more);
+    command.args(["-n", &ranks.to_string()]).args(program);
     command.current_dir(place.path(".")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // Machines that test have few processors, and containers only root.
     for (name, value) in [
@@ -82,6 +88,41 @@ fn mpirun_trains_the_files_of_one_process() {
                 |line: &serde_json::Value| line["slowest_rank"].as_u64().is_some_and(|rank| rank < ranks as u64);
             assert!(metrics(&place, "run").iter().filter(|line| !line["loss"].is_null()).all(slowest));
         }
+    }
+}
+
+/// Planes so long that each rank writes its own into the common file.
+#[test]
+fn ranks_that_write_a_checkpoint_together_leave_the_file_of_one_process() {
+    let wide = ["--set", "model.hidden=256", "--set", "model.intermediate=1024", "--set", "train.steps=2"];
+    let more = [&STEPS[..], &wide].concat();
+    let alone = workplace();
+    train(&alone, &more);
+    assert!(alone.read("run/step-00000000.tetrad").len() > 1 << 20);
+    for launcher in launchers() {
+        let place = workplace();
+        ok(&place, &launcher, 3, &more);
+        assert_eq!(names(&place, "run"), names(&alone, "run"));
+        for file in ["run/step-00000000.tetrad", "run/step-00000002.tetrad", "run/model.tetrad"] {
+            if alone.path(file).exists() {
+                assert!(place.read(file) == alone.read(file), "{file} of {}", launcher.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_of_different_devices_are_refused() {
+    for launcher in launchers() {
+        let place = workplace();
+        // Each rank by a shell that asks for another device on the second.
+        let script = "[ ${OMPI_COMM_WORLD_RANK:-$PMI_RANK} = 1 ] || export TETRAD_DEVICE=auto; exec \"$@\"";
+        let program =
+            [&["sh", "-c", script, "sh", env!("CARGO_BIN_EXE_tetrad"), "train", "tiny.toml"], &TEXT[..]].concat();
+        let output = started(&place, &launcher, 2, &program).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("ranks 0 and 1 differ in --device"), "{}: {said}", launcher.display());
+        assert!(!place.path("run").exists(), "a run was begun");
     }
 }
 

@@ -7,12 +7,15 @@ use crate::harness::state::{joined, whole_state};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tetrad::backend::cuda::{Cuda, NcclLibrary, UniqueId};
+use tetrad::backend::{Backend, Memory, Precision};
 use tetrad::checkpoint::{Checkpoint, contribute};
 use tetrad::config::Config;
 use tetrad::error::{BackendError, RanksError};
+use tetrad::memory::{Category, Lifetime, Plan};
 use tetrad::model::{ActivationCheckpointing, AdapterScale, GradBuffer, Offload};
 use tetrad::ranks::{Alone, Ranks, in_process};
 use tetrad::train::Trainer;
+use zerocopy::IntoBytes;
 
 const BATCH: usize = 6;
 const SEQUENCE: usize = 12;
@@ -119,11 +122,61 @@ fn assert_near(found: &Steps, expected: &Steps, what: &str) {
 /// What makes a variant of the configuration.
 type Edit = fn(&mut Config);
 
+fn rounded(config: &mut Config) {
+    (config.train.reproducible, config.train.reduce_dtype) = (false, Precision::Bf16);
+}
+
+/// Devices round and add as the host does: two ranks have one order of sums.
+#[test]
+fn sums_that_are_rounded_on_the_device_are_those_that_the_host_rounds() {
+    for dtype in [Precision::F32, Precision::Bf16] {
+        let lengths = [1usize, 255, 256, 4099];
+        let values = |rank: usize, count: usize| -> Vec<f32> {
+            let special = [0.0, -0.0, 1.0 + f32::EPSILON, 3.0e38, -1e-40, 1.00390625, 1.01171875];
+            (0..count)
+                .map(|i| special.get(i).copied().unwrap_or(((i * 37 + rank * 11) % 1013) as f32 / 7.0 - 60.0))
+                .collect()
+        };
+        let found = on_each(2, |mut gpu, ranks| {
+            let mut plan = Plan::default();
+            let spans = lengths.map(|count| plan.add("sums", Category::Scratch, 4 * count, Lifetime::ALWAYS));
+            let workspace = plan.add("kernels", Category::Scratch, 64 << 20, Lifetime::ALWAYS);
+            gpu.allocate(plan.total(), None, workspace).unwrap();
+            for (span, count) in spans.iter().zip(lengths) {
+                gpu.upload(values(ranks.rank(), count).as_bytes(), *span);
+            }
+            let peers = gpu.peers().unwrap();
+            match ranks.rank() {
+                0 => peers.add_sums(&spans, 1, dtype),
+                _ => peers.send_sums(&spans, 0, dtype),
+            }
+            let sums = spans.map(|span| {
+                let mut sums = vec![0f32; span.bytes / 4];
+                gpu.download(span, sums.as_mut_bytes());
+                sums
+            });
+            gpu.status().unwrap();
+            ranks.finish().unwrap();
+            sums
+        });
+        for (count, found) in lengths.into_iter().zip(&found[0]) {
+            let both = values(0, count).into_iter().zip(values(1, count));
+            let expected: Vec<u32> = both.map(|(own, other)| (own + dtype.round(other)).to_bits()).collect();
+            assert_eq!(found.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>(), expected, "{count} in {dtype:?}");
+        }
+    }
+}
+
 /// All ranks end in the same bytes, twice the same, and near to one GPU.
 #[test]
 fn ranks_end_alike_each_time_and_near_to_one_gpu() {
-    let edits: [(&str, usize, Edit); 6] = [
+    let edits: [(&str, usize, Edit); 8] = [
         ("chained", 3, |_| {}),
+        ("summed, rounded to bfloat16", 3, rounded),
+        ("summed, rounded, tied, clipped", 2, |config| {
+            rounded(config);
+            (config.model.tied, config.optimizer.grad_clip) = (true, 0.1);
+        }),
         ("chained, tied, micro-batches", 2, |config| (config.model.tied, config.train.micro_batch) = (true, 1)),
         ("chained, clipped", 2, |config| config.optimizer.grad_clip = 0.1),
         ("summed", 3, |config| config.train.reproducible = false),

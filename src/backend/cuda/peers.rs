@@ -3,7 +3,7 @@
 use super::Cuda;
 use super::ops::{adam, sums};
 use super::runtime::{Communicator, Gpu, Lost, NcclLibrary, UniqueId};
-use crate::backend::{Peers, UpdateStats};
+use crate::backend::{Peers, Precision, UpdateStats};
 use crate::error::{BackendError, RanksError};
 use crate::memory::Span;
 use crate::ranks::Ranks;
@@ -46,19 +46,31 @@ impl Peers for Cuda {
         self.gpu.recv(spans, from);
     }
 
-    fn send_sums(&mut self, spans: &[Span], to: usize) {
-        cut(spans).for_each(|part| self.gpu.send(&[part], to));
+    fn send_sums(&mut self, spans: &[Span], to: usize, dtype: Precision) {
+        for part in cut(spans) {
+            match dtype {
+                Precision::F32 => self.gpu.send(&[part], to),
+                Precision::Bf16 => {
+                    sums::round(&mut self.gpu, part);
+                    self.gpu.send_sums(part.bytes / 2, to);
+                }
+            }
+        }
     }
 
-    fn add_sums(&mut self, spans: &[Span], from: usize) {
+    fn add_sums(&mut self, spans: &[Span], from: usize, dtype: Precision) {
         for part in cut(spans) {
-            let received = self.gpu.recv_sums(part.bytes, from);
-            sums::add(&mut self.gpu, received, part);
+            self.gpu.recv_sums(if dtype == Precision::Bf16 { part.bytes / 2 } else { part.bytes }, from);
+            sums::add(&mut self.gpu, part, dtype);
         }
     }
 
     fn share(&mut self, spans: &[Span], from: usize) {
         self.gpu.share(spans, from);
+    }
+
+    fn exchange_seconds(&mut self) -> f64 {
+        self.gpu.exchange_seconds()
     }
 
     fn keep_stats(&mut self) {

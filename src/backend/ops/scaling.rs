@@ -5,11 +5,14 @@ use super::reference::wide;
 use crate::backend::Backend;
 use crate::memory::Span;
 use half::bf16;
+use serde::{Deserialize, Serialize};
 
 /// What results are rounded to; they stay float32 in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// float32.
+    #[default]
     F32,
     /// bfloat16, halves to even.
     Bf16,

@@ -3,11 +3,13 @@
 use crate::cli::Failure;
 use crate::cli::device::Device;
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tetrad::backend::cuda::{self, Cuda, Lost, NcclLibrary, Search, UniqueId};
 use tetrad::error::RanksError;
-use tetrad::ranks::{ADDRESS, KeyStore, Launch, Launcher, Meeting, Ranks, launch, meeting};
+use tetrad::ranks::{ADDRESS, KeyStore, Launch, Launcher, Meeting, Ranks, find, launch, leave, meeting};
+use tetrad::store::remove;
 
 use super::last_words;
 use super::ranks::LOST;
@@ -22,7 +24,7 @@ pub(in crate::cli) fn name_address() {
     let launched = launch(variable).ok().flatten();
     let by_torchrun = launched.is_some_and(|launched| launched.launcher == Launcher::Torchrun);
     // What is wrong with them is said later, if ranks meet at all.
-    if let (true, Ok(Meeting::Address(address))) = (by_torchrun, meeting(variable)) {
+    if let (true, Ok(Meeting::Address(address))) = (by_torchrun, meeting(Launcher::Torchrun, variable)) {
         // SAFETY: the process has no other thread yet that could read the environment meanwhile: the only caller is the
         // program's own beginning, before it watches signals or computes.
         unsafe { std::env::set_var(ADDRESS, address) };
@@ -55,7 +57,7 @@ impl OwnGpu {
         Ok(Self { cuda: Cuda::open(ordinal)?, library })
     }
 
-    /// Meets the other ranks' GPUs; `ranks` connects their processes already, if anything does.
+    /// Meets the other ranks' GPUs; `ranks` connects their processes already, if anything does, and all see the run's `folder`.
     ///
     /// # Errors
     /// If a rank does not come.
@@ -63,8 +65,10 @@ impl OwnGpu {
         mut self,
         launched: &Launch,
         ranks: Option<&Arc<dyn Ranks>>,
+        folder: &Path,
         limit: Option<Duration>,
     ) -> Result<(Cuda, Arc<dyn Ranks>), Failure> {
+        let mut left = None;
         let id = match ranks {
             // An address that the user names serves here too.
             Some(ranks) if variable(ADDRESS).is_none_or(|address| address.is_empty()) => {
@@ -73,16 +77,27 @@ impl OwnGpu {
                 ranks.share(&mut id.0, 0)?;
                 id
             }
-            _ => self.meet(launched, limit)?,
+            _ => self.meet(launched, folder, limit, &mut left)?,
         };
         let place = (launched.rank, launched.size);
-        let made = self.cuda.join(self.library, place, &id, limit, lost(launched, ranks.cloned()))?;
+        let made = self.cuda.join(self.library, place, &id, limit, lost(launched, ranks.cloned()));
+        // All have read it, or never will.
+        if let Some(path) = left {
+            let _ = remove(&path);
+        }
+        let made = made?;
         Ok((self.cuda, made))
     }
 
-    /// The id of ranks that only their launcher's variables connect.
-    fn meet(&self, launched: &Launch, limit: Option<Duration>) -> Result<UniqueId, RanksError> {
-        match meeting(variable)? {
+    /// The id of ranks that only their launcher's variables connect. `left`: a file that was made for that.
+    fn meet(
+        &self,
+        launched: &Launch,
+        folder: &Path,
+        limit: Option<Duration>,
+        left: &mut Option<PathBuf>,
+    ) -> Result<UniqueId, RanksError> {
+        match meeting(launched.launcher, variable)? {
             // It is in the environment: every rank's id is that of the address.
             Meeting::Address(_) => self.library.unique_id(),
             Meeting::Store { address, key } => {
@@ -94,6 +109,17 @@ impl OwnGpu {
                 }
                 let mut id = UniqueId([0; 128]);
                 store.get(&key, &mut id.0)?;
+                Ok(id)
+            }
+            Meeting::File(name) if launched.rank == 0 => {
+                let (id, path) = (self.library.unique_id()?, folder.join(name));
+                leave(&path, &id.0)?;
+                *left = Some(path);
+                Ok(id)
+            }
+            Meeting::File(name) => {
+                let mut id = UniqueId([0; 128]);
+                find(&folder.join(name), &mut id.0, limit)?;
                 Ok(id)
             }
         }

@@ -4,6 +4,7 @@ use crate::cli::device::{self, Device, OpenDevice};
 use crate::cli::hint::Options;
 use crate::cli::{CliResult, Failure, explained};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub(super) struct Joined {
     gpu: Mutex<Option<Cuda>>,
     /// Why the ranks compute on CPUs, where nobody asked for that.
     instead: Option<String>,
+    /// Of the run.
+    folder: PathBuf,
     timeout: Option<Duration>,
 }
 
@@ -82,15 +85,23 @@ impl Joined {
             return Err(format!("train.on_spike = \"rewind\": {why}").into());
         }
         let joined = Self { launched: Some(launched), ..Self::alone(config) };
-        if launched.launcher != Launcher::Torchrun {
-            return Ok(Self { ranks: mpi::open(&launched)?, ..joined });
+        let no_gpu = device == Device::Cpu || (device == Device::Auto && cuda::probe().is_err());
+        match launched.launcher {
+            // It brings nothing that connects CPUs.
+            Launcher::Torchrun if no_gpu => {
+                return Err(RanksError::NoMpi { launcher: launched.launcher.name(), size: launched.size }.into());
+            }
+            Launcher::Torchrun => {}
+            launcher => match mpi::open(&launched) {
+                Ok(ranks) => return Ok(Self { ranks, ..joined }),
+                // `srun` without MPI, or with one that has no part in it: GPUs need none.
+                Err(RanksError::Library { .. } | RanksError::World { .. })
+                    if launcher == Launcher::Slurm && !no_gpu => {}
+                Err(error) => return Err(error.into()),
+            },
         }
-        // It brings nothing that connects CPUs.
-        let no_gpu = device == Device::Auto && cuda::probe().is_err();
-        if device == Device::Cpu || no_gpu {
-            return Err(RanksError::NoMpi { launcher: launched.launcher.name(), size: launched.size }.into());
-        }
-        let (gpu, gpus) = OwnGpu::open(device, &launched)?.join(&launched, None, joined.timeout)?;
+        let own = OwnGpu::open(device, &launched)?;
+        let (gpu, gpus) = own.join(&launched, None, &joined.folder, joined.timeout)?;
         Ok(Self { ranks: gpus.clone(), gpus: Some(gpus), gpu: Mutex::new(Some(gpu)), ..joined })
     }
 
@@ -99,9 +110,12 @@ impl Joined {
     /// # Errors
     /// What is missing, or does not fit together.
     pub fn take_gpus(&mut self, device: Device) -> Result<(), Failure> {
-        let Some(launched) = self.launched.filter(|_| device != Device::Cpu && self.gpus.is_none()) else {
+        let Some(launched) = self.launched.filter(|_| self.gpus.is_none()) else { return Ok(()) };
+        // Else one would wait for GPUs that others never join.
+        self.must_agree(device.kind(), "--device")?;
+        if device == Device::Cpu {
             return Ok(());
-        };
+        }
         let own = OwnGpu::open(device, &launched);
         if device == Device::Auto && self.any(own.is_err())? {
             // The searched folders are for those who asked for a GPU.
@@ -114,7 +128,7 @@ impl Joined {
             });
             return Ok(());
         }
-        let (gpu, gpus) = own?.join(&launched, Some(&self.ranks), self.timeout)?;
+        let (gpu, gpus) = own?.join(&launched, Some(&self.ranks), &self.folder, self.timeout)?;
         (self.gpus, self.gpu) = (Some(gpus), Mutex::new(Some(gpu)));
         Ok(())
     }
@@ -123,7 +137,7 @@ impl Joined {
     pub fn alone(config: &Config) -> Self {
         let timeout = Some(config.ranks.timeout).filter(|seconds| *seconds > 0).map(Duration::from_secs);
         let (launched, gpus, gpu, instead) = (None, None, Mutex::new(None), None);
-        Self { ranks: Arc::new(Alone), launched, gpus, gpu, instead, timeout }
+        Self { ranks: Arc::new(Alone), launched, gpus, gpu, instead, folder: config.run.dir.clone(), timeout }
     }
 
     /// Whether this rank speaks, and writes files.
@@ -255,12 +269,18 @@ impl Joined {
             ("the checkpoint that they go on from", step.map_or(u64::MAX, |step| step)),
             (decides, digest(sums)),
         ] {
-            let all = self.agree(own)?;
-            if let Some(rank) = all.iter().position(|other| *other != all[0]) {
-                return Err(RanksError::Differ { rank, what });
-            }
+            self.must_agree(own, what)?;
         }
         Ok(())
+    }
+
+    /// Checks that a number is the same on all ranks.
+    fn must_agree(&self, own: u64, what: &'static str) -> Result<(), RanksError> {
+        let all = self.agree(own)?;
+        match all.iter().position(|other| *other != all[0]) {
+            Some(rank) => Err(RanksError::Differ { rank, what }),
+            None => Ok(()),
+        }
     }
 
     /// Takes leave of the other ranks, or ends them if something failed here.

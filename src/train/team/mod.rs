@@ -12,13 +12,15 @@
 //! Where devices reach each other ([`crate::backend::Peers`]), gradients and weights go from one to the other among the
 //! operations of each, and what updates did is asked for at the end of a step: no tensor makes the host wait.
 
+mod exchanged;
 mod stream;
 mod together;
 
+pub use exchanged::Exchanged;
 pub(super) use together::Together;
 
-use crate::backend::{Backend, UpdateStats};
-use crate::config::Config;
+use crate::backend::{Backend, Precision, UpdateStats};
+use crate::config::{Config, TrainConfig};
 use crate::error::RanksError;
 use crate::memory::Span;
 use crate::model::{AdapterKind, AdapterScale, SHORTEST_MICRO_SEQUENCE};
@@ -55,7 +57,9 @@ pub(super) struct Team {
     /// The first failure. After it nothing is exchanged, and nothing that is computed is of any use.
     failed: Option<RanksError>,
     piece: Vec<u8>,
-    /// What a message is added to.
+    /// What gradients are rounded to on their way to who adds them.
+    reduce_dtype: Precision,
+    /// What a message is added to, or rounded from.
     sums: Vec<f32>,
     numbers: Vec<u64>,
     /// Time spent in exchanges since the last [`Team::straggler`].
@@ -79,7 +83,8 @@ pub(super) struct Team {
 
 impl Team {
     /// Allocates all that exchanges need here.
-    pub fn new(ranks: Arc<dyn Ranks>, reproducible: bool, backend: &mut dyn Backend) -> Self {
+    pub fn new(ranks: Arc<dyn Ranks>, train: &TrainConfig, backend: &mut dyn Backend) -> Self {
+        let reproducible = train.reproducible;
         let size = ranks.size();
         let (bytes, waiting, parts) = if size > 1 { (PIECE, MOST_WAITING, MOST_PARTS) } else { (0, 0, 0) };
         Self {
@@ -87,6 +92,7 @@ impl Team {
             chained: reproducible,
             failed: None,
             piece: vec![0; bytes],
+            reduce_dtype: train.reduce_dtype,
             sums: vec![0.0; if reproducible { 0 } else { bytes / 4 }],
             numbers: vec![0; size],
             exchanging: Duration::ZERO,
@@ -162,13 +168,17 @@ impl Team {
         self.sum(own.into()) > 0
     }
 
-    /// For whom the others have waited since this was asked last: who spent the least time in exchanges. Unknown where devices
-    /// wait for each other.
-    pub fn straggler(&mut self) -> Option<Straggler> {
-        let own = std::mem::take(&mut self.exchanging).as_micros() as u64;
-        if self.is_alone() || self.direct {
+    /// For whom the others have waited since this was asked last: who spent the least time in exchanges, on its device where
+    /// devices reach each other.
+    pub fn straggler(&mut self, backend: &mut dyn Backend) -> Option<Straggler> {
+        let mut own = std::mem::take(&mut self.exchanging);
+        if self.is_alone() {
             return None;
         }
+        if let Some(peers) = backend.peers() {
+            own = Duration::from_secs_f64(peers.exchange_seconds());
+        }
+        let own = own.as_micros() as u64;
         self.exchange(|team| agree(team.ranks.as_ref(), own, &mut team.numbers));
         let (rank, least) = self.numbers.iter().enumerate().min_by_key(|(_, micros)| **micros)?;
         let most = self.numbers.iter().max()?;

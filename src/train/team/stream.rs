@@ -2,9 +2,10 @@
 
 use super::together::Waiting;
 use super::{MOST_PARTS, PIECE, Team};
-use crate::backend::Backend;
+use crate::backend::{Backend, Precision};
 use crate::error::RanksError;
 use crate::memory::{Place, Span};
+use half::bf16;
 use zerocopy::IntoBytes;
 
 /// Where a stream of bytes goes.
@@ -47,8 +48,8 @@ impl Team {
             match way {
                 Way::Send(to) => peers.send(&self.parts, to),
                 Way::Recv(from) => peers.recv(&self.parts, from),
-                Way::SendSums(to) => peers.send_sums(&self.parts, to),
-                Way::Add(from) => peers.add_sums(&self.parts, from),
+                Way::SendSums(to) => peers.send_sums(&self.parts, to, self.reduce_dtype),
+                Way::Add(from) => peers.add_sums(&self.parts, from, self.reduce_dtype),
                 Way::Share(from) => peers.share(&self.parts, from),
             }
         }
@@ -77,7 +78,10 @@ impl Team {
 
     /// One message: the parts that were collected, `bytes` in all.
     fn message(&mut self, backend: &mut dyn Backend, bytes: usize, way: Way) -> Result<(), RanksError> {
-        let (ranks, message) = (self.ranks.as_ref(), &mut self.piece[..bytes]);
+        let sums = matches!(way, Way::SendSums(_) | Way::Add(_));
+        let narrow = sums && self.reduce_dtype == Precision::Bf16;
+        let sent = |bytes: usize| if narrow { bytes / 2 } else { bytes };
+        let (ranks, message) = (self.ranks.as_ref(), &mut self.piece[..sent(bytes)]);
         let own = match way {
             Way::Send(_) | Way::SendSums(_) => true,
             Way::Recv(_) | Way::Add(_) => false,
@@ -85,28 +89,28 @@ impl Team {
         };
         let mut at = 0;
         for part in self.parts.iter().filter(|_| own) {
-            backend.download(*part, &mut message[at..at + part.bytes]);
-            at += part.bytes;
+            let to = &mut message[at..at + sent(part.bytes)];
+            match narrow {
+                false => backend.download(*part, to),
+                true => round(backend, *part, &mut self.sums, to),
+            }
+            at += to.len();
         }
         match way {
             Way::Send(to) | Way::SendSums(to) => ranks.send(message, to)?,
             Way::Recv(from) | Way::Add(from) => ranks.recv(message, from)?,
             Way::Share(from) => ranks.share(message, from)?,
         }
-        let adds = matches!(way, Way::Add(_));
         for part in self.parts.drain(..).filter(|_| !own) {
-            let received = &message[at..at + part.bytes];
-            at += part.bytes;
-            if !adds {
-                backend.upload(received, part);
-                continue;
+            let received = &message[at..at + sent(part.bytes)];
+            at += received.len();
+            match (sums, narrow) {
+                (false, _) => backend.upload(received, part),
+                (true, false) => add(backend, part, &mut self.sums, received.as_chunks().0, f32::from_le_bytes),
+                (true, true) => add(backend, part, &mut self.sums, received.as_chunks().0, |bytes| {
+                    bf16::from_le_bytes(bytes).to_f32()
+                }),
             }
-            let sums = &mut self.sums[..part.bytes / 4];
-            backend.download(part, sums.as_mut_bytes());
-            for (sum, more) in sums.iter_mut().zip(received.as_chunks().0) {
-                *sum += f32::from_le_bytes(*more);
-            }
-            backend.upload(sums.as_bytes(), part);
         }
         Ok(())
     }
@@ -130,4 +134,29 @@ impl Team {
             }
         }
     }
+}
+
+/// The sums in `part`, rounded to bfloat16.
+fn round(backend: &mut dyn Backend, part: Span, sums: &mut [f32], to: &mut [u8]) {
+    let sums = &mut sums[..part.bytes / 4];
+    backend.download(part, sums.as_mut_bytes());
+    for (to, sum) in to.as_chunks_mut().0.iter_mut().zip(sums) {
+        *to = bf16::from_f32(*sum).to_le_bytes();
+    }
+}
+
+/// Adds what was received to the sums in `part`.
+fn add<const N: usize>(
+    backend: &mut dyn Backend,
+    part: Span,
+    sums: &mut [f32],
+    received: &[[u8; N]],
+    number: impl Fn([u8; N]) -> f32,
+) {
+    let sums = &mut sums[..part.bytes / 4];
+    backend.download(part, sums.as_mut_bytes());
+    for (sum, more) in sums.iter_mut().zip(received) {
+        *sum += number(*more);
+    }
+    backend.upload(sums.as_bytes(), part);
 }

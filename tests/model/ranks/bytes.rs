@@ -4,8 +4,8 @@ use super::{BATCH, Edit, Life, SEQUENCE, config, joined};
 use crate::harness::adapter::{base, kinds, lora};
 use std::sync::Arc;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Compute, Moment, SecondMoment};
-use tetrad::config::Config;
+use tetrad::backend::{Compute, Moment, Precision, SecondMoment};
+use tetrad::config::{Config, TrainConfig};
 use tetrad::error::{BackendError, RanksError, StartError};
 use tetrad::model::{
     ActivationCheckpointing, ActivationQuant, AdapterScale, GradBuffer, Offload, Scheme, TableStorage, Weights,
@@ -73,8 +73,12 @@ fn ranks_give_the_bytes_of_one_process_however_each_computes_its_rows() {
 /// sums.
 #[test]
 fn sums_of_all_ranks_at_once_are_the_same_on_all_and_near_those_of_one_process() {
-    let edits: [(&str, Edit); 6] = [
+    let edits: [(&str, Edit); 8] = [
         ("int4", |_| {}),
+        ("rounded to bfloat16", |config| config.train.reduce_dtype = Precision::Bf16),
+        ("rounded, clipped", |config| {
+            (config.train.reduce_dtype, config.optimizer.grad_clip) = (Precision::Bf16, 0.1);
+        }),
         ("micro-batches", |config| config.train.micro_batch = 1),
         ("a tensor at a time, tied", |config| {
             (config.run.grad_buffer, config.model.tied, config.train.micro_batch) = (GradBuffer::Tensor, true, 1);
@@ -89,9 +93,8 @@ fn sums_of_all_ranks_at_once_are_the_same_on_all_and_near_those_of_one_process()
         config.train.reproducible = false;
         let life = Life::new(&config);
         let expected = life.alone();
-        config.train.reproducible = true;
-        assert!(Life::new(&config).alone() == expected, "{what}: one process has one order");
-        config.train.reproducible = false;
+        let exact = Config { train: TrainConfig { reproducible: true, ..config.train.clone() }, ..config.clone() };
+        assert!(Life::new(&exact).alone() == expected, "{what}: one process has one order");
         let life = Life::new(&config);
         for size in [2, 3, 5] {
             let end = joined(life.on_ranks(size, &|_| {}));

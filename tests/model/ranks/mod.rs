@@ -5,6 +5,7 @@ mod divided;
 mod lost;
 mod run;
 mod saving;
+mod volume;
 
 use crate::harness::state::{joined, whole_state};
 use std::ops::Range;

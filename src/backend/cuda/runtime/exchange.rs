@@ -61,22 +61,48 @@ impl Gpu {
         self.exchange("share", spans, |peers, pieces| unsafe { peers.share(pieces, from) });
     }
 
-    /// Receives what is to be added to a part of a span, which is no longer than [`Gpu::MOST_SUMS`]; its address, until the next
-    /// such call.
+    /// Receives what is to be added to a part of a span, no longer than [`Gpu::MOST_SUMS`], at [`Gpu::sums`].
     ///
     /// # Panics
     /// If the part is longer, or there are no other ranks.
-    pub fn recv_sums(&mut self, bytes: usize, from: usize) -> u64 {
+    pub fn recv_sums(&mut self, bytes: usize, from: usize) {
+        let (peers, piece) = self.sums_of(bytes);
+        // SAFETY: the communicator's own memory has room for as many; the stream's operations use it one after the other.
+        self.peer_call("receive", || unsafe { peers.recv(&[piece], from) });
+    }
+
+    /// Sends what lies at [`Gpu::sums`].
+    ///
+    /// # Panics
+    /// As [`Gpu::recv_sums`].
+    pub fn send_sums(&mut self, bytes: usize, to: usize) {
+        let (peers, piece) = self.sums_of(bytes);
+        // SAFETY: as above.
+        self.peer_call("send", || unsafe { peers.send(&[piece], to) });
+    }
+
+    /// The address of memory for [`Gpu::MOST_SUMS`] bytes on their way to or from a rank, until the next that go there.
+    ///
+    /// # Panics
+    /// If there are no other ranks.
+    pub fn sums(&self) -> u64 {
+        self.peers.as_ref().expect("there are other ranks").sums()
+    }
+
+    fn sums_of(&self, bytes: usize) -> (Arc<Communicator>, (u64, usize)) {
         assert!(bytes <= SUMS, "{bytes} bytes of sums at once, {SUMS} at most");
         let peers = self.peers.clone().expect("there are other ranks");
         let at = peers.sums();
-        // SAFETY: the communicator's own memory has room for as many; the stream's operations use it one after the other.
-        self.peer_call("receive", || unsafe { peers.recv(&[(at, bytes)], from) });
-        at
+        (peers, (at, bytes))
     }
 
-    /// Bytes of sums that are received at once.
+    /// Bytes of sums that travel at once.
     pub const MOST_SUMS: usize = SUMS;
+
+    /// Seconds that the device spent in exchanges, waiting for peers included, since this was asked last, as far as it has come.
+    pub fn exchange_seconds(&mut self) -> f64 {
+        if self.begin("reading the time of exchanges") { self.exchanging.take() } else { 0.0 }
+    }
 
     /// Copies a span of 32 bytes to the place of number `number`, of [`Gpu::MOST_ASIDE`], where the host reads it later.
     ///
@@ -120,7 +146,7 @@ impl Gpu {
 
     fn peer_call(&mut self, what: &'static str, queue: impl FnOnce() -> Result<(), RanksError>) {
         if self.begin(what) {
-            match queue() {
+            match self.exchanging.measure(queue) {
                 Ok(()) => self.end(what, 0),
                 Err(error) => self.remember(error.into()),
             }

@@ -10,7 +10,7 @@ use super::offload::Offloaded;
 use super::product::{Product, Products, WORKSPACE};
 use super::sources::{SOURCES, Source};
 use super::symbols::{Code, Driver};
-use super::timer::Timer;
+use super::timer::{Stopwatch, Timer};
 use crate::error::BackendError;
 use crate::memory::{Place, Span};
 use cudarc::driver::sys::CUstream;
@@ -41,6 +41,8 @@ pub struct Gpu {
     pub(super) failure: RefCell<Option<BackendError>>,
     /// The devices of other ranks. Every call of the driver is told to it: a peer that is lost is waited for in one of them.
     pub(super) peers: Option<Arc<Communicator>>,
+    /// Time that the device spends in exchanges with them.
+    pub(super) exchanging: Stopwatch,
     pub(super) device: Arc<Device>,
 }
 
@@ -79,6 +81,7 @@ impl Gpu {
             last: Cell::new("opening the device"),
             failure: RefCell::new(None),
             peers: None,
+            exchanging: Stopwatch::new(&device),
             device,
         })
     }

@@ -139,14 +139,15 @@ impl Search {
         self.find(&NCCL, None, |_, library| Nccl::of(library).map_err(lacks))
     }
 
-    /// The driver, the compiler and the library of matrix products: whether each is there, and the file of the last two.
-    /// No device is touched.
-    pub fn check(&self) -> [(&'static str, Result<Option<PathBuf>, BackendError>); 3] {
+    /// The driver, the compiler, the library of matrix products and, for several GPUs, what connects them: whether each is there,
+    /// and the files of all but the first. No device is touched.
+    pub fn check(&self) -> [(&'static str, Result<Option<PathBuf>, BackendError>); 4] {
         let newest = (MAJORS[0], 0);
         [
             (DRIVER.name, self.driver().map(|_| None)),
             (NVRTC.name, self.nvrtc(None, |_| Ok(())).map(|found| Some(found.path))),
             (CUBLASLT.name, self.cublaslt(newest).map(|found| Some(found.path))),
+            (NCCL.name, self.nccl().map(|found| Some(found.path))),
         ]
     }
 

@@ -1,4 +1,4 @@
-//! Time on the device, for benchmarks.
+//! Time on the device: of benchmarks, and of what waits for other ranks.
 
 use super::device::Device;
 use super::symbols::Code;
@@ -52,9 +52,80 @@ impl Timer {
 impl Drop for Timer {
     fn drop(&mut self) {
         self.device.current();
-        for &mark in self.marks.iter().filter(|mark| !mark.is_null()) {
-            // SAFETY: made by `new` and used by nobody else any more.
-            unsafe { (self.device.driver.cuEventDestroy_v2)(mark) };
-        }
+        self.marks.iter().filter(|mark| !mark.is_null()).for_each(|mark| destroy(&self.device, *mark));
     }
+}
+
+/// Time that the stream spends between pairs of marks, of which there may be many before anybody asks.
+pub(super) struct Stopwatch {
+    device: Arc<Device>,
+    pairs: Vec<[CUevent; 2]>,
+    /// How many of them are in use.
+    used: usize,
+}
+
+// SAFETY: as for `Timer`.
+unsafe impl Send for Stopwatch {}
+
+impl Stopwatch {
+    /// Pairs at most; what is marked beyond them is not counted.
+    const MOST: usize = 1 << 14;
+
+    pub(super) fn new(device: &Arc<Device>) -> Self {
+        Self { device: device.clone(), pairs: Vec::new(), used: 0 }
+    }
+
+    /// Marks the stream's end around what `work` adds to it. The context is current.
+    pub(super) fn measure<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let Some(pair) = self.pair() else { return work() };
+        // A mark that could not be set makes the pair count for nothing; what failed shows in the operations.
+        self.mark(pair[0]);
+        let made = work();
+        self.mark(pair[1]);
+        made
+    }
+
+    /// Seconds between the pairs since this was asked last, of those that the device has passed.
+    pub(super) fn take(&mut self) -> f64 {
+        let used = std::mem::take(&mut self.used);
+        let seconds = |pair: &[CUevent; 2]| {
+            let mut milliseconds = 0.0;
+            // SAFETY: both events are those of `pair`; the time is written to a local.
+            let code = unsafe { (self.device.driver.cuEventElapsedTime)(&mut milliseconds, pair[0], pair[1]) };
+            if code == 0 { f64::from(milliseconds) / 1e3 } else { 0.0 }
+        };
+        self.pairs[..used].iter().map(seconds).sum()
+    }
+
+    /// A pair that is not in use.
+    fn pair(&mut self) -> Option<[CUevent; 2]> {
+        if self.used == self.pairs.len() && self.used < Self::MOST {
+            match (self.device.event(), self.device.event()) {
+                (Ok(first), Ok(second)) => self.pairs.push([first, second]),
+                (Ok(event), Err(_)) | (Err(_), Ok(event)) => destroy(&self.device, event),
+                (Err(_), Err(_)) => {}
+            }
+        }
+        let pair = self.pairs.get(self.used).copied();
+        self.used += usize::from(pair.is_some());
+        pair
+    }
+
+    fn mark(&self, event: CUevent) {
+        // SAFETY: event and stream belong to the context, which is current.
+        unsafe { (self.device.driver.cuEventRecord)(event, self.device.stream) };
+    }
+}
+
+impl Drop for Stopwatch {
+    fn drop(&mut self) {
+        self.device.current();
+        self.pairs.iter().flatten().for_each(|event| destroy(&self.device, *event));
+    }
+}
+
+/// The context is current.
+fn destroy(device: &Device, event: CUevent) {
+    // SAFETY: made by `Device::event`, and used by nobody else any more.
+    unsafe { (device.driver.cuEventDestroy_v2)(event) };
 }
