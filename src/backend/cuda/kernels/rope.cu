@@ -1,5 +1,5 @@
-// Rotary position embedding in place, half-split order: element i of a head turns with element i + D/2. Floor: 4 bytes of
-// device memory per element; a token's row of the table is shared by its heads.
+// Rotary position embedding in place, half-split order: element i of a head turns with element i + D/2. Floor: 4 bytes
+// of device memory per element; a token's row of the table is shared by its heads.
 #include "rows.h"
 
 DEVICE void turn(float& low, float& high, float cosine, float sine) {
@@ -9,7 +9,8 @@ DEVICE void turn(float& low, float& high, float cosine, float sine) {
 }
 
 // The row of the table for a token: its position in its sequence, or in its segment.
-DEVICE const float* angles_of(const float* table, const u32* segment_start, u32 token, u32 half, u32 queries, u32 start) {
+DEVICE const float* angles_of(const float* table, const u32* segment_start, u32 token, u32 half, u32 queries,
+                              u32 start) {
     const u32 query = token % queries, from = segment_start ? min_(segment_start[token], query) : 0;
     return table + (u64)(start + query - from) * half * 2;
 }
