@@ -222,7 +222,7 @@ fn ranks(error: &RanksError) -> Option<String> {
         RanksError::Timeout { .. } => {
             "continue with --resume; if nothing was wrong, raise ranks.timeout above what saving and validating take"
         }
-        RanksError::Lost { .. } | RanksError::Call { .. } => {
+        RanksError::Lost { .. } | RanksError::Call { .. } | RanksError::Absent { .. } => {
             "continue with --resume, with as many ranks as there are now"
         }
         _ => return None,

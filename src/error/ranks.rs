@@ -99,6 +99,14 @@ pub enum RanksError {
         /// What went wrong.
         said: String,
     },
+    /// Ranks that did not come where rank 0 waited for them.
+    #[error("ranks {ranks:?} did not come within {seconds} s")]
+    Absent {
+        /// Their numbers.
+        ranks: Vec<usize>,
+        /// The limit.
+        seconds: u64,
+    },
     /// Rank 0 left nothing to meet by.
     #[error("{}, by which ranks meet: rank 0 left nothing there for {seconds} s", .path.display())]
     NoMeeting {
@@ -212,6 +220,9 @@ pub enum RanksError {
 impl RanksError {
     /// Whether the same command may succeed another time: a peer was lost, nothing was wrong with what was asked for.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Call { .. } | Self::Timeout { .. } | Self::Lost { .. } | Self::NoMeeting { .. })
+        matches!(
+            self,
+            Self::Call { .. } | Self::Timeout { .. } | Self::Lost { .. } | Self::Absent { .. } | Self::NoMeeting { .. }
+        )
     }
 }

@@ -18,13 +18,13 @@ pub const ADDRESS: &str = "NCCL_COMM_ID";
 pub enum Meeting {
     /// Rank 0 listens at this address, which all know.
     Address(String),
-    /// By a key in the store that torchrun's agent holds at this address. The store outlives a restart of its processes, so
-    /// the key is another for each.
+    /// By keys in the store that torchrun's agent holds at this address. The store outlives a restart of its processes
+    /// ([`spread`](super::spread)).
     Store {
         /// Host and port.
         address: String,
-        /// The key.
-        key: String,
+        /// What keys begin with.
+        keys: String,
     },
     /// By a file of this name in the folder of the run, which all see. The name is another one each time that they are started.
     File(String),
@@ -59,9 +59,8 @@ pub fn meeting(launcher: Launcher, variable: impl Fn(&str) -> Option<String>) ->
     };
     Ok(match set("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         true => {
-            let [run, restart] =
-                ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"].map(|name| set(name).unwrap_or_default());
-            Meeting::Store { address, key: format!("tetrad/{run}/{restart}/id") }
+            let run = set("TORCHELASTIC_RUN_ID").unwrap_or_default();
+            Meeting::Store { address, keys: format!("tetrad/{run}") }
         }
         false => Meeting::Address(address),
     })
@@ -121,12 +120,8 @@ mod tests {
     fn an_agent_has_a_store_and_others_an_address() {
         let place = [("MASTER_ADDR", "host"), ("MASTER_PORT", "29500")];
         assert_eq!(of(&place), Ok(Meeting::Address("host:29500".into())));
-        let agent = [
-            ("TORCHELASTIC_USE_AGENT_STORE", "True"),
-            ("TORCHELASTIC_RUN_ID", "a"),
-            ("TORCHELASTIC_RESTART_COUNT", "2"),
-        ];
-        let store = Meeting::Store { address: "host:29500".into(), key: "tetrad/a/2/id".into() };
+        let agent = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RUN_ID", "a")];
+        let store = Meeting::Store { address: "host:29500".into(), keys: "tetrad/a".into() };
         assert_eq!(of(&[&place[..], &agent].concat()), Ok(store));
         let no_agent = [("TORCHELASTIC_USE_AGENT_STORE", "False")];
         assert_eq!(of(&[&place[..], &no_agent].concat()), Ok(Meeting::Address("host:29500".into())));

@@ -6,6 +6,7 @@
 //! themselves; how they learn where, if there is no MPI to say it, is here too ([`Meeting`]).
 
 mod config;
+mod handshake;
 mod launch;
 mod meet;
 pub mod mpi;
@@ -13,6 +14,7 @@ mod store;
 mod threads;
 
 pub use config::RanksConfig;
+pub use handshake::{Keys, spread};
 pub use launch::{Launch, Launcher, launch};
 pub use meet::{ADDRESS, Meeting, find, leave, meeting};
 pub use store::KeyStore;

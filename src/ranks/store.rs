@@ -1,6 +1,7 @@
 //! The store of keys that torchrun's agent holds for the processes it starts: bytes from one of them to the others, before they
 //! have anything else in common. Its protocol is PyTorch's own and might change, so it is checked before it is used.
 
+use super::handshake::Keys;
 use crate::error::RanksError;
 use crate::store::ticks;
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,12 +12,14 @@ use std::time::Duration;
 const VALIDATE: u8 = 0;
 const SET: u8 = 1;
 const GET: u8 = 3;
+const CHECK: u8 = 5;
 const WAIT: u8 = 6;
 const PING: u8 = 13;
 /// What follows the first of them.
 const MAGIC: u32 = 0x3c85_f7ce;
-/// The answer to [`WAIT`]: the key is there.
+/// Answers to [`CHECK`], and of these the first to [`WAIT`].
 const THERE: u8 = 0;
+const NOT_THERE: u8 = 1;
 
 /// Between two attempts to reach it.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -62,29 +65,6 @@ impl KeyStore {
         Ok(answer == nonce.to_ne_bytes())
     }
 
-    /// Gives `key` a value.
-    ///
-    /// # Errors
-    /// If the store is gone.
-    pub fn set(&mut self, key: &str, value: &[u8]) -> Result<(), RanksError> {
-        let mut query = vec![SET];
-        text(&mut query, key.as_bytes());
-        text(&mut query, value);
-        self.stream.write_all(&query).map_err(|error| fault(&self.address, self.limit, error))
-    }
-
-    /// Fills `value` with that of `key`, once somebody has given it one.
-    ///
-    /// # Errors
-    /// If it is not there in time, has another length, or the store is gone.
-    pub fn get(&mut self, key: &str, value: &mut [u8]) -> Result<(), RanksError> {
-        match self.fetch(key, value) {
-            Ok(None) => Ok(()),
-            Ok(Some(wrong)) => Err(self.said(&wrong)),
-            Err(error) => Err(fault(&self.address, self.limit, error)),
-        }
-    }
-
     /// What is wrong with the answer, if anything.
     fn fetch(&mut self, key: &str, value: &mut [u8]) -> io::Result<Option<String>> {
         let mut query = vec![WAIT];
@@ -111,6 +91,37 @@ impl KeyStore {
 
     fn said(&self, said: &str) -> RanksError {
         RanksError::Store { launcher: "torchrun", address: self.address.clone(), said: said.to_owned() }
+    }
+}
+
+impl Keys for KeyStore {
+    fn set(&mut self, key: &str, value: &[u8]) -> Result<(), RanksError> {
+        let mut query = vec![SET];
+        text(&mut query, key.as_bytes());
+        text(&mut query, value);
+        self.stream.write_all(&query).map_err(|error| fault(&self.address, self.limit, error))
+    }
+
+    fn has(&mut self, key: &str) -> Result<bool, RanksError> {
+        let mut query = vec![CHECK];
+        query.extend(1u64.to_ne_bytes());
+        text(&mut query, key.as_bytes());
+        let mut answer = [0];
+        let asked = self.stream.write_all(&query).and_then(|()| self.stream.read_exact(&mut answer));
+        match asked.map(|()| answer[0]) {
+            Ok(THERE) => Ok(true),
+            Ok(NOT_THERE) => Ok(false),
+            Ok(other) => Err(self.said(&format!("it answered {other} to whether {key} is there"))),
+            Err(error) => Err(fault(&self.address, self.limit, error)),
+        }
+    }
+
+    fn get(&mut self, key: &str, value: &mut [u8]) -> Result<(), RanksError> {
+        match self.fetch(key, value) {
+            Ok(None) => Ok(()),
+            Ok(Some(wrong)) => Err(self.said(&wrong)),
+            Err(error) => Err(fault(&self.address, self.limit, error)),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tetrad::backend::cuda::{self, Cuda, Lost, NcclLibrary, Search, UniqueId};
 use tetrad::error::RanksError;
-use tetrad::ranks::{ADDRESS, KeyStore, Launch, Launcher, Meeting, Ranks, find, launch, leave, meeting};
+use tetrad::ranks::{ADDRESS, KeyStore, Launch, Launcher, Meeting, Ranks, find, launch, leave, meeting, spread};
 use tetrad::store::remove;
 
 use super::last_words;
@@ -100,15 +100,10 @@ impl OwnGpu {
         match meeting(launched.launcher, variable)? {
             // It is in the environment: every rank's id is that of the address.
             Meeting::Address(_) => self.library.unique_id(),
-            Meeting::Store { address, key } => {
+            Meeting::Store { address, keys } => {
                 let mut store = KeyStore::open(&address, limit)?;
-                if launched.rank == 0 {
-                    let id = self.library.unique_id()?;
-                    store.set(&key, &id.0)?;
-                    return Ok(id);
-                }
-                let mut id = UniqueId([0; 128]);
-                store.get(&key, &mut id.0)?;
+                let mut id = if launched.rank == 0 { self.library.unique_id()? } else { UniqueId([0; 128]) };
+                spread(&mut store, &keys, (launched.rank, launched.size), &mut id.0, limit)?;
                 Ok(id)
             }
             Meeting::File(name) if launched.rank == 0 => {
