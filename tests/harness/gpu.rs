@@ -116,7 +116,14 @@ pub fn open() -> Cuda {
     Cuda::open_with(0, &search).expect("the emulated device, or with TETRAD_REQUIRE_CUDA=1 the machine's own, opens")
 }
 
-/// Orders in which the emulated threads of a block take turns. A real device has its own.
+/// Orders in which the emulated threads of a block take turns. A real device has its own. Interpreted, warps take turns
+/// from the first to the last and from the last to the first: their threads run side by side.
 pub fn orders() -> impl Iterator<Item = u32> {
-    0..if required() { 1 } else { 4 }
+    0..if required() {
+        1
+    } else if interpreted::wanted() {
+        2
+    } else {
+        4
+    }
 }

@@ -1,5 +1,5 @@
 //! The test program `ptx` is `cuda` again, on the PTX that NVRTC makes of the kernels in place of the emulator's own: the
-//! same driver, the same operations, the same comparisons with the CPU, at fewer sizes.
+//! same driver, the same operations, the same comparisons with the CPU, in fewer orders.
 
 use super::mutations;
 use cuda_emulator::Emulator;
@@ -16,11 +16,6 @@ const SEED: u64 = 18;
 /// Whether this is that program.
 pub fn wanted() -> bool {
     env!("CARGO_CRATE_NAME") == "ptx"
-}
-
-/// How many of `usual` cases are worth their time: an interpreter takes longer, and the emulator has had them all.
-pub fn fewer(usual: usize, interpreted: usize) -> usize {
-    if wanted() { interpreted.min(usual) } else { usual }
 }
 
 /// The library of NVRTC that tests/setup.sh installed, or that a folder of `TETRAD_CUDA_LIBRARIES` holds.

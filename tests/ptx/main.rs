@@ -8,10 +8,10 @@ mod harness;
 mod attention;
 #[path = "../cuda/audit.rs"]
 mod audit;
-#[path = "../cuda/clip.rs"]
-mod clip;
 #[path = "../cuda/conformance.rs"]
 mod conformance;
+#[path = "../cuda/device.rs"]
+mod device;
 #[path = "../cuda/instructions.rs"]
 mod instructions;
 #[path = "../cuda/linear.rs"]
@@ -26,9 +26,12 @@ mod quantizers;
 mod rows;
 #[path = "../cuda/rules.rs"]
 mod rules;
+#[path = "../cuda/training.rs"]
+mod training;
 
 mod ampere;
 mod mutations;
+mod sums;
 mod whole;
 
 /// The work of the processes that NVRTC runs in; nothing where no work is asked for.

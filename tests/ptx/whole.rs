@@ -2,11 +2,29 @@
 
 use crate::harness::gpu::{CHECKS, emulated, emulator};
 use crate::harness::interpreted;
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 use tetrad::backend::cuda::{Gpu, SOURCES, Source};
 
 /// How long nothing may have been launched before this is taken for the end of the other tests.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// And for this once every kernel ran.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// How much of the kernels' code the tests came to.
+fn tell(unreached: &BTreeMap<String, (Vec<u32>, usize)>) {
+    let mut report = String::new();
+    for (kernel, (missed, all)) in unreached {
+        report += &format!("{kernel}: {} of {all} instructions; not lines {missed:?}\n", all - missed.len());
+    }
+    let [missed, all] = unreached.values().fold([0, 0], |[a, b], (missed, all)| [a + missed.len(), b + all]);
+    report += &format!("{} of {all} instructions in {} kernels\n", all - missed, unreached.len());
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("ptx-reached.txt");
+    std::fs::write(path, &report).unwrap();
+    println!("{report}");
+}
 
 /// Every kernel ran to its end in some test of this program. Its name is the last, so it waits for the others; it says
 /// nothing where some were chosen by name.
@@ -27,8 +45,8 @@ fn every_kernel_has_run() {
     loop {
         let ran = device.ran();
         let missing: Vec<_> = kernels.difference(&ran).collect();
-        if missing.is_empty() {
-            return;
+        if missing.is_empty() && since > SETTLED {
+            return tell(&device.unreached());
         }
         assert!(since < QUIET, "{} of {} kernels did not run: {missing:?}", missing.len(), kernels.len());
         std::thread::sleep(step);

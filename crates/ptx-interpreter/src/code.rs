@@ -1,6 +1,7 @@
 //! Instructions as they are run: types are resolved, operands are places in a warp's registers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An index into the registers of one width; which width, the operation says.
 pub(crate) type Slot = u32;
@@ -275,6 +276,8 @@ pub(crate) struct Kernel {
     pub name: String,
     pub text: Arc<str>,
     pub code: Vec<Instruction>,
+    /// Which instructions any thread has come to.
+    pub reached: Vec<AtomicBool>,
     pub lists: Vec<Slot>,
     pub parameters: Vec<Parameter>,
     pub parameter_bytes: u32,
@@ -295,6 +298,12 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
+    /// Lines of instructions that no thread has come to, and how many instructions there are.
+    pub(crate) fn unreached(&self) -> (Vec<u32>, usize) {
+        let missed = self.code.iter().zip(&self.reached).filter(|(_, reached)| !reached.load(Ordering::Relaxed));
+        (missed.map(|(instruction, _)| instruction.line).collect(), self.code.len())
+    }
+
     /// The text of a line.
     pub(crate) fn line(&self, line: u32) -> &str {
         self.text.lines().nth(line as usize - 1).unwrap_or_default().trim()
@@ -322,10 +331,12 @@ impl Data {
 
     /// Eight bytes at most, if all lie inside.
     pub(crate) fn read(&self, address: u64, bytes: u32) -> Option<u64> {
-        let offset = address.checked_sub(self.address())? as usize;
-        if offset + bytes as usize > 8 * self.words.len() {
+        let offset = address.checked_sub(self.address())?;
+        // Most addresses are those of device memory, far away.
+        if offset + u64::from(bytes) > 8 * self.words.len() as u64 {
             return None;
         }
+        let offset = offset as usize;
         let byte = |i: usize| (self.words[(offset + i) / 8] >> ((offset + i) % 8 * 8)) & 0xff;
         Some((0..bytes as usize).fold(0, |word, i| word | byte(i) << (8 * i)))
     }

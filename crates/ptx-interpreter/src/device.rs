@@ -3,7 +3,7 @@
 use crate::machine::{self, Manner, Memory, Range};
 use crate::{Compiler, Module};
 use cuda_emulator::{Described, Emulator, Failure, Interpreter, Launched, Program};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -67,6 +67,16 @@ impl Device {
     /// The kernels that ran to their ends.
     pub fn ran(&self) -> BTreeSet<String> {
         self.ran.lock().expect("nothing panics with it").clone()
+    }
+
+    /// Of every kernel that was launched: lines of its PTX that no thread has come to, and how many instructions it has.
+    pub fn unreached(&self) -> BTreeMap<String, (Vec<u32>, usize)> {
+        let (ran, modules) = (self.ran(), self.modules.lock().expect("nothing panics with it"));
+        let kernel = |name: &String| {
+            let module = modules.iter().find(|module| module.has(name))?;
+            Some((name.clone(), module.kernel(name).ok()?.unreached()))
+        };
+        ran.iter().filter_map(kernel).collect()
     }
 
     /// How many launches began.

@@ -5,6 +5,7 @@ mod expected;
 
 use self::expected::{Expected, Problem};
 use crate::harness::gpu::{open_all, set_order};
+use crate::harness::interpreted;
 use half::bf16;
 use tetrad::backend::cuda::{Cuda, Gpu, Info};
 use tetrad::backend::ops::reference;
@@ -292,6 +293,19 @@ fn sequences_around_the_sizes_of_tiles() {
     for (i, queries) in [1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 200].into_iter().enumerate() {
         let head_dim = [64, 128, 32, 96][i % 4];
         run(&mut devices, training(1, queries, 1, 1, head_dim), Visible::All, 1.0, &BOTH);
+    }
+}
+
+#[test]
+fn sequences_of_many_tiles() {
+    let mut devices = Devices::open();
+    let all = [(1, 261, 1, 1, 64), (1, 513, 2, 1, 64), (1, 600, 1, 1, 128), (2, 390, 2, 2, 32), (1, 450, 1, 1, 96)];
+    // Long ones where they take less time than on the emulator.
+    let count = if interpreted::wanted() { all.len() } else { 1 };
+    for (batch, queries, heads, kv_heads, head_dim) in all.into_iter().take(count) {
+        for visible in [Visible::All, Visible::Documents, Visible::Window(256)] {
+            run(&mut devices, training(batch, queries, heads, kv_heads, head_dim), visible, 1.0, &BOTH);
+        }
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) struct Shared<'a> {
     pub memory: Vec<u8>,
     /// The block's coordinates.
     pub block: [u32; 3],
+    /// Whether the processor has AVX2 and fused products.
+    pub has_avx2: bool,
 }
 
 pub(crate) struct Block<'a> {
@@ -23,7 +25,7 @@ pub(crate) struct Block<'a> {
 impl<'a> Block<'a> {
     pub(crate) fn new(kernel: &'a Kernel, launch: &'a Launch<'a>) -> Self {
         let ranges = Ranges::new(launch.memory);
-        let shared = Shared { kernel, launch, ranges, memory: Vec::new(), block: [0; 3] };
+        let shared = Shared { kernel, launch, ranges, memory: Vec::new(), block: [0; 3], has_avx2: has_avx2() };
         let warps = launch.threads.div_ceil(LANES as u32);
         Self { shared, warps: (0..warps).map(Warp::new).collect() }
     }
@@ -75,6 +77,13 @@ impl<'a> Block<'a> {
             }
         }
     }
+}
+
+fn has_avx2() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// A fault with kernel, block, thread and line.

@@ -79,6 +79,7 @@ impl Warp {
 
     /// D = A B + C with A 16x16, B 16x8 in bfloat16, C and D 16x8 in float32. The hardware's order of sums and its roundings
     /// are not told; here sums are float64 and are rounded once.
+    #[inline(always)]
     pub(super) fn mma(&mut self, shared: &Shared, i: &Instruction) {
         let lists = &shared.kernel.lists[i.d as usize..i.d as usize + 14];
         let (mut a, mut b, mut sums) = ([[0f64; 16]; 16], [[0f64; 8]; 16], [[0f64; 8]; 16]);

@@ -6,6 +6,7 @@ use crate::code::{Instruction, Round, Type};
 use half::f16;
 
 /// To the nearest, ties to even; what is no number is 0x7fff.
+#[inline(always)]
 fn bf16_bits(bits: u32) -> u32 {
     if f32::from_bits(bits).is_nan() {
         return 0x7fff;
@@ -100,6 +101,7 @@ fn convert(bits: u64, to: Type, from: Type, round: Round, saturate: bool) -> Opt
 }
 
 impl Registers {
+    #[inline(always)]
     pub(super) fn convert(
         &mut self,
         (to, from): (Type, Type),
@@ -141,10 +143,12 @@ impl Registers {
     }
 
     /// The first operand becomes the upper half.
+    #[inline(always)]
     pub(super) fn pack_bf16(&mut self, i: &Instruction, mask: u32) {
         self.map2(i, mask, |high, low| bf16_bits(high) << 16 | bf16_bits(low));
     }
 
+    #[inline(always)]
     pub(super) fn pack_bytes(&mut self, i: &Instruction, mask: u32) {
         let byte = |x: u32| (x as i32).clamp(0, 255) as u32;
         self.map3(i, mask, |high, low, rest| rest << 16 | byte(high) << 8 | byte(low));

@@ -111,6 +111,7 @@ impl Registers {
         }
     }
 
+    #[inline(always)]
     fn shift_wide(&mut self, i: &Instruction, mask: u32, f: impl Fn(u64, u32) -> u64) {
         let (a, b) = (self.wide(i.a), self.narrow(i.b));
         let values = std::array::from_fn(|lane| f(a[lane], b[lane]));
@@ -118,6 +119,7 @@ impl Registers {
     }
 
     /// Products twice as wide, and their sums.
+    #[inline(always)]
     pub(super) fn wide_product(&mut self, op: Op, i: &Instruction, mask: u32) {
         let (ty, adds) = match op {
             Op::MulWide(ty) => (ty, false),
@@ -167,6 +169,7 @@ impl Registers {
     }
 
     /// Byte `k` of the result is one of the eight of `b` above `a`; bit 3 of its selector spreads that byte's sign.
+    #[inline(always)]
     pub(super) fn permute(&mut self, i: &Instruction, mask: u32) {
         self.map3(i, mask, |a, b, selector| {
             let all = u64::from(b) << 32 | u64::from(a);
@@ -180,6 +183,7 @@ impl Registers {
     }
 
     /// `into` with the low bits of `from` at a position.
+    #[inline(always)]
     pub(super) fn insert(&mut self, i: &Instruction, mask: u32, wide: bool) {
         let (position, length) = (i.offset as u32 & 0xff, i.offset as u32 >> 8);
         let ones = if length >= 64 { u64::MAX } else { (1 << length) - 1 };

@@ -86,8 +86,17 @@ impl Shared<'_> {
     }
 }
 
-/// Sixteen bytes at most.
-type Bytes = [u8; 16];
+/// 1, 2, 4, 8 or 16 bytes as a number.
+#[inline(always)]
+fn bits(bytes: &[u8]) -> u128 {
+    match *bytes {
+        [byte] => byte.into(),
+        [a, b] => u16::from_le_bytes([a, b]).into(),
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]).into(),
+        _ => bytes.iter().rev().fold(0, |bits, &byte| bits << 8 | u128::from(byte)),
+    }
+}
 
 impl Warp {
     /// The addresses of an access; shared memory has those of 32 bits too (`c` says so).
@@ -99,46 +108,39 @@ impl Warp {
         base.map(|address| address.wrapping_add_signed(i.offset))
     }
 
-    fn read(&mut self, shared: &mut Shared, space: Space, at: u64, bytes: u32, lane: usize) -> Result<Bytes, Problem> {
-        let (mut value, count) = ([0; 16], bytes as usize);
-        match space {
+    #[inline(always)]
+    fn read(&mut self, shared: &mut Shared, space: Space, at: u64, bytes: u32, lane: usize) -> Result<u128, Problem> {
+        let count = bytes as usize;
+        Ok(match space {
             Space::Global | Space::Constant => {
-                if let Some(words) = self.of_module(shared, at, bytes) {
-                    return Ok(words);
+                if let Some(bits) = self.of_module(shared, at, bytes) {
+                    return Ok(bits);
                 }
                 if space == Space::Constant {
                     return Problem::access(lane, format!("{bytes} bytes at {at:#x} are not constant"));
                 }
                 let from = shared.ranges.pointer(at, bytes, lane)?;
                 // SAFETY: `pointer` has found these bytes inside of an allocation, which the driver keeps until its streams
-                // have done their work; `count` is 16 at most.
-                unsafe { std::ptr::copy_nonoverlapping(from, value.as_mut_ptr(), count) };
+                // have done their work; while this launch is that work, nobody else writes what it reads.
+                bits(unsafe { std::slice::from_raw_parts(from, count) })
             }
             Space::Shared => {
                 let from = shared.inside(at, bytes, lane)?;
-                value[..count].copy_from_slice(&shared.memory[from..from + count]);
+                bits(&shared.memory[from..from + count])
             }
             Space::Local => {
                 let from = self.own(shared, at, bytes, lane)?;
-                value[..count].copy_from_slice(&self.local[from..from + count]);
+                bits(&self.local[from..from + count])
             }
-            Space::Param => {
-                let from = at as usize;
-                value[..count].copy_from_slice(&shared.launch.parameters[from..from + count]);
-            }
-        }
-        Ok(value)
+            Space::Param => bits(&shared.launch.parameters[at as usize..at as usize + count]),
+        })
     }
 
     /// Arrays of the module.
-    fn of_module(&self, shared: &Shared, at: u64, bytes: u32) -> Option<Bytes> {
-        let mut value = [0; 16];
-        for first in (0..bytes).step_by(8) {
-            let count = (bytes - first).min(8);
-            let word = shared.kernel.data.read(at + u64::from(first), count)?;
-            value[first as usize..][..count as usize].copy_from_slice(&word.to_le_bytes()[..count as usize]);
-        }
-        Some(value)
+    fn of_module(&self, shared: &Shared, at: u64, bytes: u32) -> Option<u128> {
+        let low = shared.kernel.data.read(at, bytes.min(8))?;
+        let high = if bytes > 8 { shared.kernel.data.read(at + 8, bytes - 8)? } else { 0 };
+        Some(u128::from(high) << 64 | u128::from(low))
     }
 
     /// Where an access to a lane's own memory begins.
@@ -162,7 +164,7 @@ impl Warp {
         if space == Space::Param {
             for k in 0..u32::from(count) {
                 let value = self.read(shared, space, i.offset as u64 + u64::from(k * bytes), bytes, 0)?;
-                let value = number(&value, ty, 0, wide);
+                let value = number(value, ty, wide);
                 self.put_number(lists[(i.d + k) as usize], wide, mask, &[value; LANES]);
             }
             return Ok(());
@@ -172,7 +174,7 @@ impl Warp {
         for lane in lanes(mask) {
             let value = self.read(shared, space, addresses[lane], bytes * u32::from(count), lane)?;
             for (k, row) in values.iter_mut().enumerate().take(count.into()) {
-                row[lane] = number(&value, ty, k * bytes as usize, wide);
+                row[lane] = number(value >> (8 * k as u32 * bytes), ty, wide);
             }
         }
         for (k, row) in values.iter().enumerate().take(count.into()) {
@@ -198,7 +200,7 @@ impl Warp {
         let (bytes, addresses) = (ty.bytes() as usize, self.addresses(space, i));
         let total = bytes * usize::from(count);
         for lane in lanes(mask) {
-            let mut value: Bytes = [0; 16];
+            let mut value = [0u8; 16];
             for k in 0..usize::from(count) {
                 let slot = shared.kernel.lists[i.b as usize + k];
                 let bits = match wide {
@@ -272,15 +274,14 @@ fn combined(atomic: Atomic, ty: Type, old: u64, operand: u64) -> u64 {
     }
 }
 
-/// What a register gets of bytes: the rest is zero, or the sign if the type has one.
-fn number(value: &Bytes, ty: Type, from: usize, wide: Width) -> u64 {
-    let mut word = [0; 8];
-    let bytes = ty.bytes() as usize;
-    word[..bytes].copy_from_slice(&value[from..from + bytes]);
-    let bits = u64::from_le_bytes(word);
+/// What a register gets of the low bits of a number: the rest is zero, or the sign if the type has one.
+#[inline(always)]
+fn number(value: u128, ty: Type, wide: Width) -> u64 {
+    let unused = 64 - 8 * ty.bytes();
+    let bits = (value as u64) << unused >> unused;
     if !ty.is_signed() {
         return bits;
     }
-    let extended = (bits as i64) << (64 - 8 * bytes) >> (64 - 8 * bytes);
-    if wide == Width::W64 || bytes >= 4 { extended as u64 } else { u64::from(extended as u16) }
+    let extended = (bits << unused) as i64 >> unused;
+    if wide == Width::W64 || ty.bytes() >= 4 { extended as u64 } else { u64::from(extended as u16) }
 }

@@ -9,6 +9,23 @@ use crate::code::{Instruction, Logic, Op, Space, Width};
 impl Warp {
     /// Does what changes registers and memory; branches, returns and barriers are `advance`'s.
     pub(super) fn step(&mut self, shared: &mut Shared, i: &Instruction, mask: u32) -> Result<(), Problem> {
+        #[cfg(target_arch = "x86_64")]
+        if shared.has_avx2 {
+            // SAFETY: the processor has these instructions, `has_avx2` says.
+            return unsafe { self.step_by_avx2(shared, i, mask) };
+        }
+        self.step_by_any(shared, i, mask)
+    }
+
+    /// The same with eight lanes at a time; fused products and sums are instructions rather than calls.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn step_by_avx2(&mut self, shared: &mut Shared, i: &Instruction, mask: u32) -> Result<(), Problem> {
+        self.step_by_any(shared, i, mask)
+    }
+
+    #[inline(always)]
+    fn step_by_any(&mut self, shared: &mut Shared, i: &Instruction, mask: u32) -> Result<(), Problem> {
         let registers = &mut self.registers;
         match i.op {
             Op::Integer(op, ty) => registers.integer(op, ty, i, mask),

@@ -7,6 +7,7 @@ use super::block::{Shared, place};
 use super::registers::{Registers, lanes};
 use super::{FULL, Fault, LANES, Problem};
 use crate::code::{Instruction, Kernel, NONE, Op, Special};
+use std::sync::atomic::Ordering;
 
 /// Instructions of one warp between two barriers, after which it is taken for one that never ends.
 const MOST_STEPS: u64 = 1 << 31;
@@ -81,6 +82,7 @@ impl Warp {
                 return Ok(None);
             }
             let instruction = &kernel.code[now.at];
+            kernel.reached[now.at].store(true, Ordering::Relaxed);
             *steps += 1;
             if *steps > MOST_STEPS {
                 return Err(self.fault(shared, now, instruction.line, "does not end"));

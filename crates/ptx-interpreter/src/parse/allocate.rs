@@ -5,6 +5,7 @@
 
 use super::decode::{Draft, Place, Use};
 use crate::code::{Instruction, Kernel, NONE, Op, Slot, Width};
+use std::sync::atomic::AtomicBool;
 
 /// Places of the registers of one width: constants and special registers keep one of their own.
 struct Intervals {
@@ -42,6 +43,7 @@ pub(super) fn registers(kernel: &mut Kernel, mut drafts: Vec<Draft>, counts: [u3
         kernel.registers[width as usize] = used;
     }
     kernel.code = drafts.into_iter().map(|draft| draft.instruction).collect();
+    kernel.reached = kernel.code.iter().map(|_| AtomicBool::new(false)).collect();
 }
 
 fn slot_of<'a>(instruction: &'a mut Instruction, lists: &'a mut [Slot], place: Place) -> &'a mut Slot {

@@ -91,6 +91,7 @@ pub(super) fn kernel(
         name: name.to_owned(),
         text: text.clone(),
         code: Vec::new(),
+        reached: Vec::new(),
         lists: std::mem::take(&mut decoder.lists),
         parameters: std::mem::take(&mut decoder.parameters),
         parameter_bytes,
