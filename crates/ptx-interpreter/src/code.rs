@@ -298,10 +298,12 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// Lines of instructions that no thread has come to, and how many instructions there are.
+    /// Lines of instructions that no thread has come to, and how many instructions there are. The last is not the text's.
     pub(crate) fn unreached(&self) -> (Vec<u32>, usize) {
-        let missed = self.code.iter().zip(&self.reached).filter(|(_, reached)| !reached.load(Ordering::Relaxed));
-        (missed.map(|(instruction, _)| instruction.line).collect(), self.code.len())
+        let count = self.code.len() - 1;
+        let missed =
+            self.code[..count].iter().zip(&self.reached).filter(|(_, reached)| !reached.load(Ordering::Relaxed));
+        (missed.map(|(instruction, _)| instruction.line).collect(), count)
     }
 
     /// The text of a line.

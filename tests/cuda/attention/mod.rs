@@ -369,6 +369,10 @@ fn keys_that_many_blocks_share() {
     let windows = [(1, 300), (9, 7), (9, 10), (9, 32)].map(|(queries, keys)| (queries, Visible::Window(keys)));
     for (queries, visible) in [(1, Visible::All), (5, Visible::All)].into_iter().chain(windows) {
         run(&mut devices, sampling(queries, 1000, 1100, 4, 2, 64), visible, 1.0, &[]);
+        // The emulator would take a minute for the other widths.
+        for head_dim in [32, 96, 128, 80].into_iter().filter(|_| interpreted::wanted()) {
+            run(&mut devices, sampling(queries, 1000, 1100, 2, 1, head_dim), visible, 1.0, &[]);
+        }
     }
     run(&mut devices, sampling(2, 1500, 1600, 2, 1, 10), Visible::All, 30.0, &[]);
 }
