@@ -1,6 +1,7 @@
 //! The devices that tests of the CUDA backend run on: the emulated one and a real one if there is one, or by
 //! `TETRAD_REQUIRE_CUDA=1` the real one alone: the emulator is not where such a test was carried.
 
+use super::interpreted;
 use cuda_emulator::Emulator;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -14,12 +15,14 @@ pub const CHECKS: Source = Source { file: "checks.cu", text: include_str!("../cu
 /// The emulator with the program's kernels and those of the tests, compiled when the first test asks for it.
 pub fn emulator() -> &'static Emulator {
     static EMULATOR: OnceLock<Emulator> = OnceLock::new();
-    EMULATOR.get_or_init(|| {
+    let emulator = EMULATOR.get_or_init(|| {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulator");
         let kernels = ["src/backend/cuda/kernels", "tests/cuda/kernels"].map(|folder| here.join(folder));
         Emulator::build(&[&kernels[0], &kernels[1]], &out).unwrap_or_else(|error| panic!("{error}"))
-    })
+    });
+    interpreted::attach(emulator);
+    emulator
 }
 
 /// Where the emulated libraries are, and no others.
@@ -113,7 +116,14 @@ pub fn open() -> Cuda {
     Cuda::open_with(0, &search).expect("the emulated device, or with TETRAD_REQUIRE_CUDA=1 the machine's own, opens")
 }
 
-/// Orders in which the emulated threads of a block take turns. A real device has its own.
+/// Orders in which the emulated threads of a block take turns. A real device has its own. Interpreted, warps take turns
+/// from the first to the last and from the last to the first: their threads run side by side.
 pub fn orders() -> impl Iterator<Item = u32> {
-    0..if required() { 1 } else { 4 }
+    0..if required() {
+        1
+    } else if interpreted::wanted() {
+        2
+    } else {
+        4
+    }
 }

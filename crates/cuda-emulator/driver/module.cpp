@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "interpreter.h"
 #include "stream.h"
 
 namespace {
@@ -12,6 +13,8 @@ using emulator::Kernel;
 
 // What the emulated NVRTC writes in place of machine code, before the name of the source.
 const char MARK[] = "emulated cubin of ";
+// The same before the number of an interpreted module.
+const char INTERPRETED[] = "interpreted module ";
 
 const char* without_folders(const char* path) {
     const char* slash = strrchr(path, '/');
@@ -23,16 +26,25 @@ const char* without_folders(const char* path) {
 struct Function {
     const Kernel* kernel;
     u32 dynamic_allowed = emulator::SHARED_DEFAULT;
+    const InterpretedKernel* interpreted = nullptr;
+    // What `kernel` points to if it is interpreted.
+    std::unique_ptr<Kernel> described = nullptr;
 };
 
 struct Module {
     std::string source;
     std::vector<std::unique_ptr<Function>> functions;
+    // 0: its kernels are the compiled ones.
+    u64 interpreted = 0;
 };
 
 API Code cuModuleLoadData(Module** module, const void* image) {
     if (const Code code = ready()) return code;
     const char* text = static_cast<const char*>(image);
+    if (interpreter() != nullptr && strncmp(text, INTERPRETED, sizeof INTERPRETED - 1) == 0) {
+        *module = new Module{"", {}, strtoull(text + sizeof INTERPRETED - 1, nullptr, 10)};
+        return SUCCESS;
+    }
     if (strncmp(text, MARK, sizeof MARK - 1) != 0) return INVALID_IMAGE;
     *module = new Module{text + sizeof MARK - 1, {}};
     return SUCCESS;
@@ -48,8 +60,26 @@ API Code cuModuleUnload(Module* module) {
     return code;
 }
 
+static Code find_interpreted(Function** function, Module* module, const char* name) {
+    const InterpretedKernel* found = interpreter()->find(module->interpreted, name);
+    if (found == nullptr) return NOT_FOUND;
+    for (const auto& known : module->functions) {
+        if (known->interpreted == found) return *function = known.get(), Code(SUCCESS);
+    }
+    auto kernel =
+        std::make_unique<Kernel>(found->name, found->file, found->max_threads, found->parameters, found->sizes);
+    module->functions.push_back(std::make_unique<Function>());
+    Function& made = *module->functions.back();
+    made.kernel = kernel.get();
+    made.described = std::move(kernel);
+    made.interpreted = found;
+    *function = &made;
+    return SUCCESS;
+}
+
 // A kernel of the source file that the module was compiled from.
 API Code cuModuleGetFunction(Function** function, Module* module, const char* name) {
+    if (module->interpreted != 0) return find_interpreted(function, module, name);
     const Kernel* kernel = emulator::find(name);
     if (kernel == nullptr || without_folders(kernel->file) != module->source) return NOT_FOUND;
     for (const auto& known : module->functions) {
@@ -60,10 +90,11 @@ API Code cuModuleGetFunction(Function** function, Module* module, const char* na
     return SUCCESS;
 }
 
-// Static shared memory is not known before a kernel runs; it counts as 0 here and is checked then.
+// Static shared memory of a compiled kernel is not known before it runs; it counts as 0 here and is checked then.
 API Code cuFuncGetAttribute(int* value, u32 attribute, const Function* function) {
     switch (attribute) {
         case 0: *value = static_cast<int>(function->kernel->max_threads); break;
+        case 1: *value = function->interpreted == nullptr ? 0 : int(function->interpreted->static_shared); break;
         case 4: *value = 32; break;
         case 5:
         case 6: *value = static_cast<int>(capability()); break;
@@ -123,8 +154,16 @@ API Code cuLaunchKernel(Function* function, u32 grid_x, u32 grid_y, u32 grid_z, 
         return failed(INVALID_VALUE, std::string("kernel ") + kernel.name + " was launched with " + wrong);
     const auto kept = std::make_shared<emulator::Parameters>(kernel, parameters);
     const emulator::Manner manner = emulator::manner();
+    const InterpretedKernel* interpreted = function->interpreted;
     return stream->add([=, &kernel] {
         const u32 blocks[3] = {grid_x, grid_y, grid_z};
+        if (interpreted != nullptr) {
+            char message[1024] = "";
+            void** pointers = kept->pointers();
+            const u32 wrong = interpreter()->run(interpreted, blocks, block_x, dynamic, pointers, manner.order, message,
+                                                 sizeof message);
+            return wrong == 0 ? Code(SUCCESS) : failed(wrong == 2 ? ILLEGAL_ADDRESS : LAUNCH_FAILED, message);
+        }
         const emulator::Outcome outcome = emulator::run(kernel, blocks, block_x, dynamic, std::move(*kept), manner);
         if (outcome.text.empty()) return Code(SUCCESS);
         return failed(outcome.fault ? ILLEGAL_ADDRESS : LAUNCH_FAILED, outcome.text);

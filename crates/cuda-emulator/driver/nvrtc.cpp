@@ -1,10 +1,12 @@
 // libnvrtc: a compiler that compiles nothing. The kernels are already in the emulated libcuda; the "machine code" is
-// the name of the source, by which that library finds them.
+// the name of the source, by which that library finds them. Where an interpreter is set, programs go to its compiler.
+#include <dlfcn.h>
+
 #include <cstring>
 #include <string>
 #include <vector>
 
-#include "../runtime/types.h"
+#include "interpreter.h"
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -35,7 +37,7 @@ bool known(const char* architecture) {
 
 struct Program {
     std::string source, name, log, cubin;
-    std::vector<std::string> headers;
+    std::vector<std::string> headers, texts;
 };
 
 namespace {
@@ -59,6 +61,30 @@ std::string complaint(const Program& program) {
     return "";
 }
 
+// That of the emulated libcuda, if this process has loaded it.
+const Interpreter* set_interpreter() {
+    void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    if (driver == nullptr) return nullptr;
+    void* found = dlsym(driver, "cuda_emulator_interpreter");
+    const Interpreter* set = found != nullptr ? reinterpret_cast<const Interpreter* (*)()>(found)() : nullptr;
+    dlclose(driver);
+    return set;
+}
+
+Code compile(const Interpreter& interpreter, Program& program, int count, const char* const* options) {
+    std::vector<const char*> names, texts;
+    for (const std::string& header : program.headers) names.push_back(header.c_str());
+    for (const std::string& text : program.texts) texts.push_back(text.c_str());
+    const ProgramText text{program.name.c_str(), program.source.c_str(), u32(names.size()), u32(count),
+                           names.data(),         texts.data(),           options};
+    std::vector<char> log(1 << 16);
+    const u64 module = interpreter.compile(&text, log.data(), log.size());
+    program.log = log.data();
+    if (module == 0) return COMPILATION;
+    program.cubin = "interpreted module " + std::to_string(module);
+    return SUCCESS;
+}
+
 }  // namespace
 
 API Code nvrtcVersion(int* major, int* minor) {
@@ -79,11 +105,14 @@ API Code nvrtcGetSupportedArchs(int* architectures) {
     return SUCCESS;
 }
 
-API Code nvrtcCreateProgram(Program** program, const char* source, const char* name, int headers, const char* const*,
-                            const char* const* header_names) {
+API Code nvrtcCreateProgram(Program** program, const char* source, const char* name, int headers,
+                            const char* const* texts, const char* const* header_names) {
     if (source == nullptr || headers < 0) return INVALID_INPUT;
-    *program = new Program{source, name != nullptr ? name : "default_program", "", "", {}};
-    for (int i = 0; i < headers; i++) (*program)->headers.push_back(header_names[i]);
+    *program = new Program{source, name != nullptr ? name : "default_program", "", "", {}, {}};
+    for (int i = 0; i < headers; i++) {
+        (*program)->headers.push_back(header_names[i]);
+        (*program)->texts.push_back(texts[i]);
+    }
     return SUCCESS;
 }
 
@@ -104,6 +133,7 @@ API Code nvrtcCompileProgram(Program* program, int count, const char* const* opt
         if (!chosen) program->log = "nvrtc: error: invalid value for --gpu-architecture (-arch)\n";
     }
     if (!chosen) return INVALID_OPTION;
+    if (const Interpreter* interpreter = set_interpreter()) return compile(*interpreter, *program, count, options);
     program->log = complaint(*program);
     if (!program->log.empty()) return COMPILATION;
     program->cubin = "emulated cubin of " + program->name.substr(program->name.rfind('/') + 1);

@@ -95,6 +95,15 @@ struct Kernel {
           next(nullptr) {
         enlist();
     }
+    // One that is not in the list of compiled kernels, and is run by other means.
+    Kernel(const char* name, const char* file, u32 max_threads, u32 parameters, const u32* sizes)
+        : name(name),
+          file(file),
+          max_threads(max_threads),
+          run(nullptr),
+          parameters(parameters),
+          sizes(sizes),
+          next(nullptr) {}
     void enlist();
 };
 

@@ -268,7 +268,7 @@ impl Compiler {
         let mut command = self.start();
         command.args(["-shared", "-pthread", "-Wl,-z,defs"]).arg(format!("-Wl,-soname,{name}"));
         command.args(units.iter().map(|unit| &unit.object)).arg("-o").arg(&partial);
-        command.args(needs.iter().map(|library| folder.join(library))).args(["-Wl,-rpath,$ORIGIN", "-lm"]);
+        command.args(needs.iter().map(|library| folder.join(library))).args(["-Wl,-rpath,$ORIGIN", "-lm", "-ldl"]);
         self.run(command, &target)?;
         fs::rename(&partial, &target).map_err(at(&target))
     }

@@ -1,6 +1,7 @@
 //! The emulated libcuda and the functions that it exports for tests.
 
 use crate::compile::{BuildError, compile};
+use crate::interpreter::Table;
 use crate::{Buffer, Element, Launch};
 use libloading::{Library, Symbol};
 use std::ffi::{c_char, c_void};
@@ -113,6 +114,10 @@ impl Emulator {
         (self.functions.live_bytes)()
     }
 
+    pub(crate) fn functions(&self) -> &'static Functions {
+        self.functions
+    }
+
     /// The message to the last error that the driver returned to any thread: kernel, block, thread and what is wrong.
     pub fn last_failure(&self) -> String {
         let mut text = vec![0u8; 1024];
@@ -138,6 +143,8 @@ pub(crate) struct Functions {
     pub allocate: extern "C" fn(u64) -> *mut c_void,
     pub release: unsafe extern "C" fn(*mut c_void),
     pub last_failure: unsafe extern "C" fn(*mut c_char, u64),
+    pub interpret: extern "C" fn(*const Table),
+    pub find_range: unsafe extern "C" fn(u64, *mut u64, *mut u64, *mut *const u8) -> bool,
 }
 
 /// Name, grid, threads, dynamic bytes, parameters, their sizes, their number, order, checks, message, its capacity.
@@ -176,6 +183,8 @@ impl Functions {
                 allocate: symbol(library, "cuda_emulator_allocate"),
                 release: symbol(library, "cuda_emulator_release"),
                 last_failure: symbol(library, "cuda_emulator_last_failure"),
+                interpret: symbol(library, "cuda_emulator_interpret"),
+                find_range: symbol(library, "cuda_emulator_find_range"),
             }
         }
     }

@@ -57,11 +57,13 @@
 mod buffer;
 mod compile;
 mod emulator;
+mod interpreter;
 mod launch;
 
 pub use buffer::{Buffer, Element};
 pub use compile::BuildError;
 pub use emulator::Emulator;
+pub use interpreter::{Described, Failure, Interpreter, Launched, Program};
 pub use launch::Launch;
 
 /// The header that kernels are written with, `gpu.h`.

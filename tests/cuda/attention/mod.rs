@@ -5,6 +5,7 @@ mod expected;
 
 use self::expected::{Expected, Problem};
 use crate::harness::gpu::{open_all, set_order};
+use crate::harness::interpreted;
 use half::bf16;
 use tetrad::backend::cuda::{Cuda, Gpu, Info};
 use tetrad::backend::ops::reference;
@@ -296,6 +297,19 @@ fn sequences_around_the_sizes_of_tiles() {
 }
 
 #[test]
+fn sequences_of_many_tiles() {
+    let mut devices = Devices::open();
+    let all = [(1, 261, 1, 1, 64), (1, 513, 2, 1, 64), (1, 600, 1, 1, 128), (2, 390, 2, 2, 32), (1, 450, 1, 1, 96)];
+    // Long ones where they take less time than on the emulator.
+    let count = if interpreted::wanted() { all.len() } else { 1 };
+    for (batch, queries, heads, kv_heads, head_dim) in all.into_iter().take(count) {
+        for visible in [Visible::All, Visible::Documents, Visible::Window(256)] {
+            run(&mut devices, training(batch, queries, heads, kv_heads, head_dim), visible, 1.0, &BOTH);
+        }
+    }
+}
+
+#[test]
 fn heads_of_all_widths() {
     let mut devices = Devices::open();
     for head_dim in [2, 6, 8, 16, 24, 32, 40, 64, 72, 80, 96, 100, 104, 128] {
@@ -355,6 +369,10 @@ fn keys_that_many_blocks_share() {
     let windows = [(1, 300), (9, 7), (9, 10), (9, 32)].map(|(queries, keys)| (queries, Visible::Window(keys)));
     for (queries, visible) in [(1, Visible::All), (5, Visible::All)].into_iter().chain(windows) {
         run(&mut devices, sampling(queries, 1000, 1100, 4, 2, 64), visible, 1.0, &[]);
+        // The emulator would take a minute for the other widths.
+        for head_dim in [32, 96, 128, 80].into_iter().filter(|_| interpreted::wanted()) {
+            run(&mut devices, sampling(queries, 1000, 1100, 2, 1, head_dim), visible, 1.0, &[]);
+        }
     }
     run(&mut devices, sampling(2, 1500, 1600, 2, 1, 10), Visible::All, 30.0, &[]);
 }

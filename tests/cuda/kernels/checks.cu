@@ -143,7 +143,7 @@ template <int PARTS> DEVICE void copy_parts(const Bits16* x, Bits16* y, Bits16* 
     commit_async();
     wait_async<1>();
     sync_threads();
-    store_16_once(y + threads() - 1 - thread(), load_16_once(stage + threads() - 1 - thread()));
+    store_16_once(y + threads() - 1 - thread(), load_16(stage + threads() - 1 - thread()));
     wait_async<0>();
     sync_threads();
     UNROLL
