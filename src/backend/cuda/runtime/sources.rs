@@ -55,6 +55,7 @@ pub const SOURCES: &[Source] = embedded![
     "matmul.cu",
     "norm.cu",
     "normalize.cu",
+    "padding.cu",
     "prefix.cu",
     "rope.cu",
     "scaling.cu",
