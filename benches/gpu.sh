@@ -22,6 +22,8 @@ tests=(rows linear matmul optimizer rules attention device instructions training
 # Of a run that is compared with the CPU's: its preset and settings, the steps on a GPU, and those on a CPU.
 run=(60m --set train.batch=32 --set train.eval_every=0 --set train.checkpoint_every=0 --set train.sample_tokens=0)
 steps=100 steps_on_cpu=5 life=20 torch=(--preset 1b --tokens 16384)
+# Seconds for what is done beside the tests, whose end does not wait longer.
+beside_tests=100
 # What the sanitizers look at: whole steps, and kernels that are not cuBLASLt's.
 checked=(training::steps_are) raced=(attention::heads optimizer::rows)
 if [ -n "$small" ]; then
@@ -29,6 +31,7 @@ if [ -n "$small" ]; then
     run=(quickstart --set train.batch=2 --set train.sequence=32 --set model.layers=1 --set train.eval_every=0)
     run+=(--set train.sample_tokens=0 --set train.eval_sequences=2)
     steps=4 steps_on_cpu=2 life=2 torch=(--preset 60m --tokens 512 --steps 1)
+    beside_tests=3600
     checked=(instructions::matrices) raced=(instructions::matrices)
 fi
 
@@ -92,7 +95,7 @@ compare() {
 train() { # DEVICE FOLDER ARGUMENTS
     local device=$1 folder=$2
     shift 2
-    "$BUILT/tetrad" train "$@" --device "$device" --set run.dir="$work/$folder" --overwrite >"$logs/$folder.txt"
+    ${within:+timeout --foreground "$within"} "$BUILT/tetrad" train "$@" --device "$device" --set run.dir="$work/$folder" --overwrite >"$logs/$folder.txt"
 }
 
 life() {
@@ -114,11 +117,13 @@ correctness() {
         "$BUILT/cuda" "$name" --test-threads=2 >"$logs/tests-${name//:/-}.log" 2>&1 &
         running+=("$!")
     done
-    train cpu curve-cpu "${run[@]}" --set train.steps="$steps" --stop-at "$steps_on_cpu" 2>"$logs/curve-cpu.log" &
+    within=$beside_tests train cpu curve-cpu "${run[@]}" --set train.steps="$steps" --stop-at "$steps_on_cpu" \
+        2>"$logs/curve-cpu.log" &
     local beside=("$!")
     if has_torch; then
         for width in 5461 5504; do
-            python3 benches/gpu_torch.py "${torch[@]}" --intermediate "$width" --steps 1 >"$logs/torch-$width.log" 2>&1 &
+            timeout --foreground "$beside_tests" python3 benches/gpu_torch.py "${torch[@]}" --intermediate "$width" --steps 1 \
+                >"$logs/torch-$width.log" 2>&1 &
             beside+=("$!")
         done
     fi
