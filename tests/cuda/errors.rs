@@ -35,6 +35,7 @@ fn child() {
         }
         "allocate" => answer_open(Gpu::open_with(0, &emulated(), SOURCES), argument.parse().unwrap()),
         "count" => answer(count_allocations()),
+        "multiply" => answer(one_product()),
         _ => panic!("{work}"),
     }
 }
@@ -233,6 +234,39 @@ fn count_allocations() -> String {
 #[test]
 fn a_device_is_asked_for_memory_once_and_gets_all_of_it_back() {
     assert_eq!(ask("count", &[]), "0 opened, 1 allocated, 1 worked, 1 counted, 0 beyond, 0 left");
+}
+
+/// A product of eight ones by eight twos, four rows and columns of it.
+fn one_product() -> String {
+    let mut gpu = Gpu::open_with(0, &emulated(), &[CHECKS]).unwrap();
+    allocate(&mut gpu, 4096).unwrap();
+    let span = |offset, bytes| Span { place: Place::Arena, offset, bytes };
+    let (a, b, out) = (span(0, 64), span(64, 64), span(128, 64));
+    gpu.upload(&0x3f80u16.to_le_bytes().repeat(32), a);
+    gpu.upload(&0x4000u16.to_le_bytes().repeat(32), b);
+    let matrix = |span, pitch| Matrix { span, pitch };
+    let (a, b, at) = (matrix(a, 8), matrix(b, 8), matrix(out, 4));
+    let (form, output) = (Form::Nt, Output::F32);
+    gpu.multiply(&Product { form, m: 4, n: 4, k: 8, a, b, out: at, output, accumulate: false });
+    let mut bytes = [0; 64];
+    gpu.download(out, &mut bytes);
+    match gpu.status() {
+        Ok(()) if bytes[..] == 16f32.to_le_bytes().repeat(16) => "right".into(),
+        Ok(()) => format!("{bytes:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Where sums that are split may not meet in float32, any algorithm will do, then one without a workspace; where there is none
+/// at all the shape is told.
+#[test]
+fn a_product_without_an_algorithm_is_asked_for_otherwise_before_it_is_refused() {
+    for knows in ["", "unmasked", "unaided"] {
+        assert_eq!(ask("multiply", &[("CUDA_EMULATOR_LT_KNOWS", knows)]), "right", "{knows}");
+    }
+    let said = ask("multiply", &[("CUDA_EMULATOR_LT_KNOWS", "nothing")]);
+    let shape = "Emulated GPU: multiply Nt, m 4, n 4, k 8, rows 8, 8 and 4 apart, to F32";
+    assert!(said.starts_with(shape) && said.contains("CUBLAS_STATUS_NOT_SUPPORTED"), "{said}");
 }
 
 #[test]
