@@ -1,7 +1,7 @@
 //! What lies between the CUDA backend and a device: memory, copies, launches, products. On the emulated device, and on
 //! a real one where there is one.
 
-use crate::harness::gpu::{CHECKS, allocate, devices, emulated, launch, required};
+use crate::harness::gpu::{CHECKS, allocate, devices, emulated, emulator, launch, required};
 use half::bf16;
 use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product};
 use tetrad::error::BackendError;
@@ -237,6 +237,23 @@ fn a_plan_is_found_again_by_its_shape_and_store() {
             }
         }
     }
+}
+
+/// On the emulated device only: a real one does not tell.
+#[test]
+fn a_kernel_is_loaded_once_before_its_first_launch() {
+    if required() {
+        return eprintln!("SKIPPED: on the emulated device only");
+    }
+    let mut gpu = Gpu::open_with(0, &emulated(), &[CHECKS]).unwrap();
+    allocate(&mut gpu, 1 << 16).unwrap();
+    let before = emulator().loaded();
+    for _ in 0..3 {
+        let args = Args::new().span(&gpu, span(0, 64)).span(&gpu, span(64, 64)).u32(16).f32(1.0);
+        launch(&mut gpu, "check_scale", [1, 1, 1], 32, 0, &args);
+    }
+    gpu.status().unwrap();
+    assert_eq!(emulator().loaded() - before, 1);
 }
 
 /// On the emulated device only: a real one would be lost to the tests after this one.

@@ -43,7 +43,8 @@ impl Modules {
     }
 
     /// Loads one file's code with all of its kernels: the driver would otherwise load each at its first launch, and
-    /// allocate memory for it in the middle of a step.
+    /// allocate memory for it in the middle of a step. Drivers before 12.4 load a kernel when it is looked up; later ones
+    /// may wait until it is launched, unless they are told.
     fn load_module(&mut self, source: &Source, cubin: &Cubin) -> Result<(), BackendError> {
         let mut module = std::ptr::null_mut();
         // SAFETY: the context is current; the image is a whole cubin, as the compiler gave it; it is copied.
@@ -52,7 +53,7 @@ impl Modules {
         self.modules.push(module);
         for usage in usages(&cubin.log) {
             if let Some(function) = self.lookup(module, &usage.kernel) {
-                self.allow_shared(&usage.kernel, function)?;
+                self.prepare(&usage.kernel, function)?;
                 self.functions.insert(usage.kernel, function);
             }
         }
@@ -69,7 +70,7 @@ impl Modules {
         }
         let found = self.modules.iter().find_map(|&module| self.lookup(module, name));
         let function = found.unwrap_or_else(|| panic!("there is no kernel named {name}"));
-        self.allow_shared(name, function)?;
+        self.prepare(name, function)?;
         self.functions.insert(name.to_owned(), function);
         Ok(function)
     }
@@ -85,6 +86,14 @@ impl Modules {
         // SAFETY: the module is loaded; the name ends in zero; the function is written to a local.
         let code = unsafe { (self.device.driver.cuModuleGetFunction)(&mut function, module, name.as_ptr()) };
         (code == 0).then_some(function)
+    }
+
+    fn prepare(&self, name: &str, function: CUfunction) -> Result<(), BackendError> {
+        if let Some(load) = self.device.driver.cuFuncLoad {
+            // SAFETY: the function belongs to a loaded module.
+            self.device.check(name, unsafe { load(function) })?;
+        }
+        self.allow_shared(name, function)
     }
 
     /// Lets a kernel request all dynamic shared memory that its static arrays leave; the default limit is 48 KiB.

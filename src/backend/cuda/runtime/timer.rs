@@ -20,7 +20,7 @@ impl Timer {
     pub(super) fn new(device: &Arc<Device>) -> Result<Self, BackendError> {
         let mut timer = Self { device: device.clone(), marks: [std::ptr::null_mut(); 2] };
         for mark in &mut timer.marks {
-            *mark = device.event()?;
+            *mark = device.timing_event()?;
         }
         Ok(timer)
     }
