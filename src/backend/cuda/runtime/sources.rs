@@ -19,6 +19,7 @@ macro_rules! embedded {
 pub const HEADERS: &[Source] = embedded![
     "adam.h",
     "adam_element.h",
+    "adam_fused.h",
     "adam_pass.h",
     "attention.h",
     "blocks.h",
@@ -40,6 +41,8 @@ pub const SOURCES: &[Source] = embedded![
     "activation_scaling.cu",
     "adam_statistics.cu",
     "adam_update.cu",
+    "adam_update_wide.cu",
+    "apply_update.cu",
     "attention.cu",
     "attention_decode.cu",
     "attention_grad.cu",
