@@ -108,6 +108,21 @@ fn sampling_on_a_gpu_writes_text() {
 }
 
 #[test]
+fn compiling_kernels_is_told_once() {
+    let place = trained();
+    let args = ["eval", "run/model.tetrad", "--text", "val.txt", "--sequence", "8", "--sequences", "2"];
+    let said = || {
+        let mut command = emulated(&place, &args);
+        command.env("XDG_CACHE_HOME", place.path("cache"));
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let first = said();
+    let note = first.lines().find(|line| line.starts_with("note: compiling ")).unwrap_or_else(|| panic!("{first}"));
+    assert!(note.ends_with(" files of kernels for this GPU; they are kept for later starts"), "{note}");
+    assert!(!said().contains("compiling"));
+}
+
+#[test]
 fn a_plan_for_a_gpu_needs_none() {
     let place = workplace();
     let [cpu, cuda] = ["cpu", "cuda"].map(|device| {

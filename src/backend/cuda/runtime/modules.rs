@@ -33,7 +33,7 @@ impl Modules {
     pub(super) fn load(device: &Arc<Device>, search: &Search, sources: &[Source]) -> Result<Self, BackendError> {
         let compiler = Compiler::find(search, Some(device.supports), Some(device.capability))?;
         let cache = if search.is_usual() { Cache::of_user() } else { Cache::none() };
-        let cubins = compile_all(device, &compiler, &cache, sources)?;
+        let cubins = compile_all(device, &compiler, &cache, search, sources)?;
         let (modules, functions) = (Vec::with_capacity(sources.len()), HashMap::with_capacity(MOST_KERNELS));
         let mut loaded = Self { device: device.clone(), compiler: compiler.version(), modules, functions };
         for (source, cubin) in sources.iter().zip(&cubins) {
@@ -127,30 +127,36 @@ fn compile_all(
     device: &Device,
     compiler: &Compiler,
     cache: &Cache,
+    search: &Search,
     sources: &[Source],
 ) -> Result<Vec<Cubin>, BackendError> {
     let architecture = device.capability.architecture();
     let headers: Vec<_> = HEADERS.iter().map(|header| header.text).collect();
     let common = format!("{}\n{}", compiler.identity(&architecture), headers.concat());
+    let key = |source: &Source| format!("{common}\n{}", source.text);
+    let mut cubins: Vec<_> = sources.iter().map(|source| cache.load(source.file, &key(source))).collect();
+    let missing: Vec<usize> = (0..sources.len()).filter(|&i| cubins[i].is_none()).collect();
+    if missing.is_empty() {
+        return Ok(cubins.into_iter().flatten().collect());
+    }
+    search.compiling(missing.len());
     let cubin = |source: &Source| {
-        let key = format!("{common}\n{}", source.text);
-        if let Some(cubin) = cache.load(source.file, &key) {
-            return Ok(cubin);
-        }
         let cubin = compiler.compile(source, &architecture)?;
-        cache.store(source.file, &key, &cubin);
+        cache.store(source.file, &key(source), &cubin);
         Ok(cubin)
     };
     let next = AtomicUsize::new(0);
     let work = || {
-        let mine = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < sources.len()));
-        mine.map(|i| (i, cubin(&sources[i]))).collect::<Vec<_>>()
+        let mine = std::iter::from_fn(|| missing.get(next.fetch_add(1, Ordering::Relaxed)));
+        mine.map(|&i| (i, cubin(&sources[i]))).collect::<Vec<_>>()
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(sources.len());
-    let mut cubins: Vec<_> = thread::scope(|scope| {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+    let made: Vec<(usize, Result<Cubin, BackendError>)> = thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("a compiler's thread")).collect()
     });
-    cubins.sort_by_key(|(i, _)| *i);
-    cubins.into_iter().map(|(_, cubin)| cubin).collect()
+    for (i, cubin) in made {
+        cubins[i] = Some(cubin?);
+    }
+    Ok(cubins.into_iter().flatten().collect())
 }
