@@ -4,7 +4,7 @@
 use crate::harness::gpu::{CHECKS, allocate, emulated, emulator, launch};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tetrad::backend::cuda::{Args, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source};
+use tetrad::backend::cuda::{Args, Cuda, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source};
 use tetrad::backend::{Compute, DeviceInfo as _};
 use tetrad::memory::{Place, Span};
 use tetrad::model::ModelConfig;
@@ -36,6 +36,13 @@ fn child() {
         "allocate" => answer_open(Gpu::open_with(0, &emulated(), SOURCES), argument.parse().unwrap()),
         "count" => answer(count_allocations()),
         "multiply" => answer(one_product()),
+        "check" => {
+            let cuda = Cuda::open_with(0, &emulated()).unwrap();
+            answer(match cuda.check_memory(argument.parse().unwrap()) {
+                Ok(()) => format!("fine, {:?} may be planned", cuda.free_memory()),
+                Err(error) => error.to_string(),
+            });
+        }
         _ => panic!("{work}"),
     }
 }
@@ -267,6 +274,20 @@ fn a_product_without_an_algorithm_is_asked_for_otherwise_before_it_is_refused() 
     let said = ask("multiply", &[("CUDA_EMULATOR_LT_KNOWS", "nothing")]);
     let shape = "Emulated GPU: multiply Nt, m 4, n 4, k 8, rows 8, 8 and 4 apart, to F32";
     assert!(said.starts_with(shape) && said.contains("CUBLAS_STATUS_NOT_SUPPORTED"), "{said}");
+}
+
+/// Of a GiB one part in 32 is left to what the libraries load later; of more, 256 MiB.
+#[test]
+fn a_plan_leaves_room_for_what_libraries_take_later() {
+    let mib = 1u64 << 20;
+    for (total, kept) in [(1024 * mib, 32 * mib), (16384 * mib, 256 * mib)] {
+        let memory = total.to_string();
+        let check = |needed: u64| ask(&format!("check {needed}"), &[("CUDA_EMULATOR_MEMORY", &memory)]);
+        assert_eq!(check(total - kept), format!("fine, Some({}) may be planned", total - kept));
+        let said = check(total - kept + 1);
+        let end = format!("{total} of {total} are free, of which {kept} are left to CUDA's libraries");
+        assert!(said.ends_with(&end), "{said}");
+    }
 }
 
 #[test]
