@@ -55,19 +55,25 @@ KERNEL(256, rms_norm_grad, const bf16* x, const float* gain, const float* inv_rm
     }
 }
 
-// partial[chunk][column] = sum over the chunk's rows, in order, of dout x / rms(x).
+// partial[chunk][column] = sum over the chunk's rows, in order, of dout x / rms(x): two neighbours per thread, of which
+// the second may lie behind the row.
 KERNEL(256, rms_norm_gain_partial, const bf16* x, const float* inv_rms, const bf16* dout, float* partial, u32 rows,
        u32 width, u32 rows_per_chunk) {
-    const u32 column = block_x() * 256 + thread();
+    const u32 column = (block_x() * 256 + thread()) * 2;
     const u32 first = block_y() * rows_per_chunk;
     const u32 last = min_(first + rows_per_chunk, rows);
     if (column < width) {
-        float sum = 0.0f;
+        float low = 0.0f, high = 0.0f;
         for (u32 row = first; row < last; ++row) {
             const u64 at = (u64)row * pitch(width) + column;
-            sum += to_float(dout[at]) * inv_rms[row] * to_float(x[at]);
+            const u32 d = *(const u32*)(dout + at), v = *(const u32*)(x + at);
+            const float inv = inv_rms[row];
+            low += low_to_float(d) * inv * low_to_float(v);
+            high += high_to_float(d) * inv * high_to_float(v);
         }
-        partial[(u64)block_y() * width + column] = sum;
+        float* const to = partial + (u64)block_y() * width + column;
+        to[0] = low;
+        if (column + 1 < width) to[1] = high;
     }
 }
 

@@ -15,7 +15,25 @@ KERNEL(256, rope, bf16* x, const float* table, const u32* segment_start, u32 hea
     bf16* token = x + (u64)block_x() * pitch(heads * half * 2);
     const u32 query = block_x() % queries, from = segment_start ? min_(segment_start[block_x()], query) : 0;
     const float* angles = table + (u64)(start + query - from) * half * 2;
-    if (half % 2 == 0) {
+    if (half % 8 == 0) {
+        // Eight neighbours at once: enough bytes are then under way to keep the memory busy.
+        const u32 eights = half / 8;
+        for (u32 i = thread(); i < heads * eights; i += threads()) {
+            const u32 at = i % eights * 8;
+            bf16* low = token + i / eights * half * 2 + at;
+            Eight a = load_eight(low), b = load_eight(low + half);
+            UNROLL
+            for (int j = 0; j < 8; j += 2) {
+                const Bits16 angle = load_16(angles + (at + j) * 2);
+                UNROLL
+                for (int k = 0; k < 2; ++k) {
+                    turn(a.x[j + k], b.x[j + k], from_bits(angle.x[2 * k]), sign * from_bits(angle.x[2 * k + 1]));
+                }
+            }
+            store_eight(low, a);
+            store_eight(low + half, b);
+        }
+    } else if (half % 2 == 0) {
         // Two neighbours at once: four bytes of each half, sixteen of the table.
         const u32 pairs = half / 2;
         for (u32 i = thread(); i < heads * pairs; i += threads()) {

@@ -44,8 +44,8 @@ impl Norm for Cuda {
         let partial = gpu.workspace().head(product([4, count, width]));
         let args = Args::new().span(gpu, x).span(gpu, inv_rms).span(gpu, dout).span(gpu, partial);
         let args = args.u32(dim(rows)).u32(dim(width)).u32(dim(per_chunk));
-        let grid = [dim(width.div_ceil(256)), dim(count), 1];
-        // SAFETY: the parameters of `rms_norm_gain_partial`, which reads `rows` rows and writes `width` sums for each of
+        let grid = [dim(width.div_ceil(512)), dim(count), 1];
+        // SAFETY: the parameters of `rms_norm_gain_partial`, which reads `rows` whole rows and writes `width` sums for each of
         // the grid's `count` chunks; x and dout have the rows, `partial` the sums.
         unsafe { gpu.launch("rms_norm_gain_partial", grid, 256, 0, &args) };
         sum_columns(gpu, partial, dgain.head(4 * width), (count, width), accumulate);
