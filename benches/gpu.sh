@@ -18,7 +18,8 @@ export BUILT=${BUILT:-target/gpu}
 small=${SMALL:+small}
 
 # Modules of tests/cuda that a real device is held to.
-tests=(rows linear matmul optimizer rules attention device instructions training conformance quantizers adapter clip audit)
+tests=(rows:: linear:: matmul:: optimizer:: rules:: attention:: device:: instructions:: training:: conformance:: quantizers::)
+tests+=(adapter:: clip:: audit::)
 # Of a run that is compared with the CPU's: its preset and settings, the steps on a GPU, and those on a CPU.
 run=(60m --set train.batch=32 --set train.eval_every=0 --set train.checkpoint_every=0 --set train.sample_tokens=0)
 steps=100 steps_on_cpu=5 life=20 torch=(--preset 1b --tokens 16384)
@@ -130,9 +131,9 @@ correctness() {
     for i in "${!tests[@]}"; do
         name=${tests[$i]}
         if wait "${running[$i]}" && grep -q '^test result: ok. [1-9]' "$logs/tests-${name//:/-}.log"; then
-            echo "- $name: $(grep -o '[0-9]* passed' "$logs/tests-${name//:/-}.log")"
+            echo "- ${name%::}: $(grep -o '[0-9]* passed' "$logs/tests-${name//:/-}.log")"
         else
-            echo "- $name: FAILED"
+            echo "- ${name%::}: FAILED"
             grep -a '^test .*FAILED$\|^thread .*panicked' "$logs/tests-${name//:/-}.log" | sed 's/^/    /' | head -20
             failed=1
         fi

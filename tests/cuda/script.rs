@@ -162,6 +162,23 @@ fn both_calls_write_every_part_of_their_reports() {
     assert!(logs.contains("tests-device--products.log") && logs.contains("dmon.txt"), "{logs}");
 }
 
+/// All modules but those that need the emulated device, and the one that is a part of its own.
+#[test]
+fn a_device_is_held_to_every_module_of_these_tests() {
+    let script = fs::read_to_string(root().join("benches/gpu.sh")).unwrap();
+    let (full, _) = script.split_once("if [ -n \"$small\" ]").unwrap();
+    let lists = full.lines().filter_map(|line| line.strip_prefix("tests=(").or_else(|| line.strip_prefix("tests+=(")));
+    let mut listed: Vec<&str> = lists.flat_map(|list| list.trim_end_matches(')').split(' ')).collect();
+    let own = fs::read_to_string(root().join("tests/cuda/main.rs")).unwrap();
+    let modules = own.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    let apart = ["harness", "measured", "errors", "exact", "ranks", "script"];
+    let mut wanted: Vec<String> =
+        modules.filter(|name| !apart.contains(name)).map(|name| format!("{name}::")).collect();
+    listed.sort_unstable();
+    wanted.sort();
+    assert_eq!(listed, wanted);
+}
+
 #[test]
 fn what_fails_is_told_and_the_rest_is_done() {
     let machine = Machine::new();
