@@ -7,6 +7,7 @@ use half::bf16;
 use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product};
 use tetrad::error::BackendError;
 use tetrad::memory::{HostMemory, Place, Span};
+use tetrad::store::WorkFile;
 use zerocopy::IntoBytes;
 
 fn span(offset: usize, bytes: usize) -> Span {
@@ -258,18 +259,21 @@ fn a_kernel_is_loaded_once_before_its_first_launch() {
 }
 
 /// Regions of host memory go through two slots of the device, are changed there and go back, in any order, beside a model
-/// that does one thing after the other. Regions overlap, and so do the slots of neighbours.
+/// that does one thing after the other. Regions overlap, and so do the slots of neighbours. The host's memory is pinned, or a
+/// file's, which a thread reads.
 #[test]
 fn copies_in_both_directions_change_and_read_what_they_would_one_by_one() {
     const BYTES: usize = 1000;
     let regions = [0usize, 600, 2000, 3100].map(|offset| Span { place: Place::Host, offset, bytes: BYTES });
     // Each region has its slot; the last two slots have bytes in common.
     let slots = [0usize, 1024, 2048, 2548].map(|offset| span(offset, BYTES));
+    let folder = tempfile::tempdir().unwrap();
     for (seed, eager) in (1..=20).flat_map(|seed| [(seed, false), (seed, true)]) {
         set_eager(eager);
         let mut random = Random(seed);
         for (name, mut gpu) in ready(1 << 14) {
-            gpu.attach(HostMemory::Bytes(8192)).unwrap();
+            let file = || HostMemory::File(Box::new(WorkFile::create(folder.path(), 8192).unwrap()));
+            gpu.attach(if seed % 2 == 0 { HostMemory::Bytes(8192) } else { file() }).unwrap();
             let (mut host, mut held) = (pattern(8192, seed as u8), None);
             gpu.upload(&host, Span { place: Place::Host, offset: 0, bytes: 8192 });
             for _ in 0..40 {
