@@ -30,9 +30,11 @@ def main():
     parser.add_argument("--preset", default="1b", choices=PRESETS)
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--sequence", type=int, default=256)
+    parser.add_argument("--intermediate", type=int, help="of the SwiGLU block, in place of the preset's")
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
     hidden, intermediate, heads, layers = PRESETS[args.preset]
+    intermediate = args.intermediate or intermediate
     shape = SimpleNamespace(
         hidden=hidden,
         intermediate=intermediate,
@@ -64,7 +66,7 @@ def main():
     peak = torch.cuda.max_memory_allocated() / mib
     used = (free_before - torch.cuda.mem_get_info()[0]) / mib
     print(
-        f"| PyTorch {torch.__version__}, {args.preset} | {args.tokens} | {1e3 * seconds:.1f} "
+        f"| PyTorch {torch.__version__}, {args.preset}, {intermediate} | {args.tokens} | {1e3 * seconds:.1f} "
         f"| {args.tokens / seconds:.0f} | {peak:.0f} MiB | {used:.0f} MiB |"
     )
 

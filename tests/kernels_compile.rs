@@ -7,7 +7,7 @@
 #[path = "harness/mod.rs"]
 mod harness;
 
-use harness::gpu::CHECKS;
+use harness::gpu::{CHECKS, EXACT};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
@@ -94,7 +94,7 @@ fn faults(source: &Source, architecture: &str, log: &str) -> Vec<String> {
 #[test]
 fn every_kernel_compiles_for_every_architecture_without_spills() {
     let Some(compiler) = compiler() else { return };
-    let sources: Vec<_> = SOURCES.iter().chain([&CHECKS]).collect();
+    let sources: Vec<_> = SOURCES.iter().chain([&CHECKS, &EXACT]).collect();
     let architectures = architectures(&compiler);
     let work: Vec<_> = architectures.iter().flat_map(|a| sources.iter().map(move |source| (a, *source))).collect();
     let (next, rows, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));

@@ -57,7 +57,8 @@ pub trait DeviceInfo {
     /// Whether operations read a mapped file in place; otherwise weights are uploaded from it.
     fn reads_mapped(&self) -> bool;
 
-    /// Bytes of its own memory that a device has free; `None` if it uses the host's memory or is not open.
+    /// Bytes of its own memory that a plan may take: what a device has free, less what its libraries take later; `None` if it
+    /// uses the host's memory or is not open.
     fn free_memory(&self) -> Option<u64>;
 
     /// Whether operations work on host memory in place; otherwise it is copied to the device and back.

@@ -4,7 +4,7 @@ use super::Failure;
 use std::fmt;
 use std::str::FromStr;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::cuda::{self, Cuda};
+use tetrad::backend::cuda::{self, Cuda, Search};
 use tetrad::backend::{Backend, DeviceInfo};
 use tetrad::checkpoint::{Adapted, Capacity};
 use tetrad::error::BackendError;
@@ -120,7 +120,19 @@ fn open_cuda(
     model: &ModelConfig,
     need: &impl Fn(&dyn DeviceInfo) -> u64,
 ) -> Result<Box<dyn Backend>, BackendError> {
-    serve(Cuda::open(ordinal)?, model, need)
+    serve(open_gpu(ordinal)?, model, need)
+}
+
+/// A GPU; says so if its kernels have to be compiled first.
+///
+/// # Errors
+/// As [`Cuda::open`].
+pub(super) fn open_gpu(ordinal: u32) -> Result<Cuda, BackendError> {
+    Cuda::open_with(ordinal, &Search::usual().telling(compiling))
+}
+
+fn compiling(files: usize) {
+    eprintln!("note: compiling {files} files of kernels for this GPU; they are kept for later starts");
 }
 
 /// A GPU, if it can be used for `model`.

@@ -372,7 +372,7 @@ mod tests {
 
     #[test]
     fn devices_have_a_way_out() {
-        let memory = || BackendError::Memory { device: "GPU".into(), needed: 9, free: 1, total: 2 };
+        let memory = || BackendError::Memory { device: "GPU".into(), needed: 9, free: 1, total: 2, kept: 0 };
         let advice = keys(StartError::Backend(memory()));
         assert!(advice.contains("train.batch") && advice.contains("tetrad plan --budget"), "{advice}");
         assert!(keys(DataError::Zstd { path: path(), reason: "cut".into() }).contains("zstd -t"));

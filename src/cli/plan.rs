@@ -116,6 +116,9 @@ pub fn run(args: Args) -> CliResult {
             return json(out, &as_json(&report, &rows));
         }
         verdict(&report, out)?;
+        if report.device {
+            writeln!(out, "beside:  CUDA's context takes device memory too, about 0.5 GiB (estimated, not measured)")?;
+        }
         writeln!(out)?;
         table(&rows, &report).print(out)?;
         writeln!(out)?;

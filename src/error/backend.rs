@@ -7,7 +7,7 @@ use super::RanksError;
 #[non_exhaustive]
 pub enum BackendError {
     /// The plan is larger than the device's free memory.
-    #[error("{device}: {needed} bytes of memory are planned, {free} of {total} are free")]
+    #[error("{device}: {needed} bytes of memory are planned, {free} of {total} are free{}", less(*kept))]
     Memory {
         /// The device's name.
         device: String,
@@ -17,6 +17,8 @@ pub enum BackendError {
         free: u64,
         /// Bytes the device has.
         total: u64,
+        /// Bytes of the free ones that are left to the device's libraries.
+        kept: u64,
     },
     /// A library is missing or unusable.
     #[error("{library} was not found: looked for {files} in {searched}{refused}")]
@@ -104,4 +106,8 @@ pub enum BackendError {
     /// Other ranks hold a part of the results, and cannot be reached.
     #[error(transparent)]
     Ranks(#[from] RanksError),
+}
+
+fn less(kept: u64) -> String {
+    if kept == 0 { String::new() } else { format!(", of which {kept} are left to CUDA's libraries") }
 }

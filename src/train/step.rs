@@ -5,7 +5,7 @@ use super::team::{Straggler, Team, Together, check_ranks};
 use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
 use crate::backend::ops::Precision;
 use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
-use crate::config::Config;
+use crate::config::{Config, TrainConfig};
 use crate::error::{BackendError, StartError, StoreError};
 use crate::format::Fingerprint;
 use crate::memory::{HostMemory, Plan, Span};
@@ -299,6 +299,24 @@ impl Trainer {
     /// First values of all parameters.
     pub fn initialize(&mut self) {
         initialize(&self.model, self.backend.as_mut());
+    }
+
+    /// Forward and backward once, of no text and without an update: a device then has loaded what it loads at the first product
+    /// of each kind, beyond the planned memory. Several ranks do nothing.
+    ///
+    /// # Errors
+    /// The first failure: the device has no room for that, or cannot compute a product.
+    pub fn rehearse(&mut self) -> Result<(), BackendError> {
+        if self.ranks().size() > 1 {
+            return Ok(());
+        }
+        let TrainConfig { batch, sequence, .. } = self.config.train;
+        let (pass, tokens) = (Batch::step(batch, sequence, 1), vec![0; batch * sequence]);
+        let (_, scale) = self.loss_and_head_grad(pass, &tokens, &tokens, &[]);
+        let (specs, apply) = (self.model.specs.as_slice(), |_: &mut dyn Backend, _: &Param, _: Span| {});
+        let mut grads = Together { team: &mut self.team, specs, apply, changes: false };
+        self.model.gradients(self.backend.as_mut(), pass, scale, &mut grads);
+        self.backend.status()
     }
 
     /// The configuration.

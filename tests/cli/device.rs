@@ -107,6 +107,34 @@ fn sampling_on_a_gpu_writes_text() {
     assert!(on_cpu.as_bytes()[..7] == on_gpu.as_bytes()[..7], "{on_cpu:?} and {on_gpu:?}");
 }
 
+/// A run that its device cannot compute is refused before the one in its folder is deleted.
+#[test]
+fn a_product_that_the_device_cannot_compute_is_told_before_anything_is_deleted() {
+    let place = trained();
+    let before = std::fs::read(place.path("run/model.tetrad")).unwrap();
+    let args = training(&["--overwrite", "--device", "cuda"]);
+    let mut command = emulated(&place, &args);
+    command.env("CUDA_EMULATOR_LT_KNOWS", "nothing");
+    let said = fails(command);
+    assert!(said.contains("multiply Nt, m ") && said.contains("CUBLAS_STATUS_NOT_SUPPORTED"), "{said}");
+    assert!(std::fs::read(place.path("run/model.tetrad")).unwrap() == before);
+}
+
+#[test]
+fn compiling_kernels_is_told_once() {
+    let place = trained();
+    let args = ["eval", "run/model.tetrad", "--text", "val.txt", "--sequence", "8", "--sequences", "2"];
+    let said = || {
+        let mut command = emulated(&place, &args);
+        command.env("XDG_CACHE_HOME", place.path("cache"));
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    let first = said();
+    let note = first.lines().find(|line| line.starts_with("note: compiling ")).unwrap_or_else(|| panic!("{first}"));
+    assert!(note.ends_with(" files of kernels for this GPU; they are kept for later starts"), "{note}");
+    assert!(!said().contains("compiling"));
+}
+
 #[test]
 fn a_plan_for_a_gpu_needs_none() {
     let place = workplace();
@@ -116,6 +144,13 @@ fn a_plan_for_a_gpu_needs_none() {
         json(&ok(command))
     });
     let part = |plan: &serde_json::Value, name: &str| plan["categories"][name].as_u64().unwrap();
+    let said = |device: &str| {
+        let mut command = place.command(&["plan", "60m", "--device", device]);
+        command.env("TETRAD_CUDA_LIBRARIES", place.path("nowhere"));
+        ok(command)
+    };
+    assert!(said("cuda").contains("\nbeside:  CUDA's context takes device memory too, about 0.5 GiB"));
+    assert!(!said("cpu").contains("beside:"));
     // Half as wide; the log sums and norms' statistics stay float32.
     assert!(part(&cuda, "activations") < part(&cpu, "activations") * 11 / 20);
     assert_eq!(part(&cuda, "weights"), part(&cpu, "weights"));

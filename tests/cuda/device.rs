@@ -1,11 +1,13 @@
 //! What lies between the CUDA backend and a device: memory, copies, launches, products. On the emulated device, and on
 //! a real one where there is one.
 
-use crate::harness::gpu::{CHECKS, allocate, devices, emulated, launch, required};
+use crate::harness::gpu::{CHECKS, allocate, devices, emulated, emulator, launch, required, set_eager};
+use crate::harness::operands::Random;
 use half::bf16;
 use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product};
 use tetrad::error::BackendError;
 use tetrad::memory::{HostMemory, Place, Span};
+use tetrad::store::WorkFile;
 use zerocopy::IntoBytes;
 
 fn span(offset: usize, bytes: usize) -> Span {
@@ -237,6 +239,72 @@ fn a_plan_is_found_again_by_its_shape_and_store() {
             }
         }
     }
+}
+
+/// On the emulated device only: a real one does not tell.
+#[test]
+fn a_kernel_is_loaded_once_before_its_first_launch() {
+    if required() {
+        return eprintln!("SKIPPED: on the emulated device only");
+    }
+    let mut gpu = Gpu::open_with(0, &emulated(), &[CHECKS]).unwrap();
+    allocate(&mut gpu, 1 << 16).unwrap();
+    let before = emulator().loaded();
+    for _ in 0..3 {
+        let args = Args::new().span(&gpu, span(0, 64)).span(&gpu, span(64, 64)).u32(16).f32(1.0);
+        launch(&mut gpu, "check_scale", [1, 1, 1], 32, 0, &args);
+    }
+    gpu.status().unwrap();
+    assert_eq!(emulator().loaded() - before, 1);
+}
+
+/// Regions of host memory go through two slots of the device, are changed there and go back, in any order, beside a model
+/// that does one thing after the other. Regions overlap, and so do the slots of neighbours. The host's memory is pinned, or a
+/// file's, which a thread reads.
+#[test]
+fn copies_in_both_directions_change_and_read_what_they_would_one_by_one() {
+    const BYTES: usize = 1000;
+    let regions = [0usize, 600, 2000, 3100].map(|offset| Span { place: Place::Host, offset, bytes: BYTES });
+    // Each region has its slot; the last two slots have bytes in common.
+    let slots = [0usize, 1024, 2048, 2548].map(|offset| span(offset, BYTES));
+    let folder = tempfile::tempdir().unwrap();
+    for (seed, eager) in (1..=20).flat_map(|seed| [(seed, false), (seed, true)]) {
+        set_eager(eager);
+        let mut random = Random(seed);
+        for (name, mut gpu) in ready(1 << 14) {
+            let file = || HostMemory::File(Box::new(WorkFile::create(folder.path(), 8192).unwrap()));
+            gpu.attach(if seed % 2 == 0 { HostMemory::Bytes(8192) } else { file() }).unwrap();
+            let (mut host, mut held) = (pattern(8192, seed as u8), None);
+            gpu.upload(&host, Span { place: Place::Host, offset: 0, bytes: 8192 });
+            for _ in 0..40 {
+                let i = random.below(4);
+                let (region, slot) = (regions[i], slots[i]);
+                // What a slot holds is no longer the region's after a neighbour wrote there; only a whole turn is a promise.
+                if held != Some(i) {
+                    let none = Span { place: Place::Host, offset: 7000, bytes: BYTES };
+                    gpu.prefetch(none, slot);
+                }
+                gpu.wait(region, slot);
+                held = Some(i);
+                if random.below(2) == 0 {
+                    let (at, count) = (random.below(500), 1 + random.below(500));
+                    gpu.zero(span(slot.offset + at, count));
+                    gpu.write_back(slot, region, true);
+                    host[region.offset + at..][..count].fill(0);
+                    if random.below(2) == 0 {
+                        // Of the next turn already, while the copy may be under way.
+                        gpu.prefetch(Span { place: Place::Host, offset: 7000, bytes: BYTES }, slot);
+                        held = None;
+                    }
+                }
+            }
+            let mut found = vec![0; 8192];
+            gpu.download(Span { place: Place::Host, offset: 0, bytes: 8192 }, &mut found);
+            gpu.status().unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(found == host, "{name}, seed {seed}, eager {eager}");
+        }
+    }
+    set_eager(false);
 }
 
 /// On the emulated device only: a real one would be lost to the tests after this one.

@@ -4,7 +4,7 @@
 use crate::harness::gpu::{CHECKS, allocate, emulated, emulator, launch};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tetrad::backend::cuda::{Args, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source};
+use tetrad::backend::cuda::{Args, Cuda, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source};
 use tetrad::backend::{Compute, DeviceInfo as _};
 use tetrad::memory::{Place, Span};
 use tetrad::model::ModelConfig;
@@ -35,6 +35,14 @@ fn child() {
         }
         "allocate" => answer_open(Gpu::open_with(0, &emulated(), SOURCES), argument.parse().unwrap()),
         "count" => answer(count_allocations()),
+        "multiply" => answer(one_product()),
+        "check" => {
+            let cuda = Cuda::open_with(0, &emulated()).unwrap();
+            answer(match cuda.check_memory(argument.parse().unwrap()) {
+                Ok(()) => format!("fine, {:?} may be planned", cuda.free_memory()),
+                Err(error) => error.to_string(),
+            });
+        }
         _ => panic!("{work}"),
     }
 }
@@ -233,6 +241,53 @@ fn count_allocations() -> String {
 #[test]
 fn a_device_is_asked_for_memory_once_and_gets_all_of_it_back() {
     assert_eq!(ask("count", &[]), "0 opened, 1 allocated, 1 worked, 1 counted, 0 beyond, 0 left");
+}
+
+/// A product of eight ones by eight twos, four rows and columns of it.
+fn one_product() -> String {
+    let mut gpu = Gpu::open_with(0, &emulated(), &[CHECKS]).unwrap();
+    allocate(&mut gpu, 4096).unwrap();
+    let span = |offset, bytes| Span { place: Place::Arena, offset, bytes };
+    let (a, b, out) = (span(0, 64), span(64, 64), span(128, 64));
+    gpu.upload(&0x3f80u16.to_le_bytes().repeat(32), a);
+    gpu.upload(&0x4000u16.to_le_bytes().repeat(32), b);
+    let matrix = |span, pitch| Matrix { span, pitch };
+    let (a, b, at) = (matrix(a, 8), matrix(b, 8), matrix(out, 4));
+    let (form, output) = (Form::Nt, Output::F32);
+    gpu.multiply(&Product { form, m: 4, n: 4, k: 8, a, b, out: at, output, accumulate: false });
+    let mut bytes = [0; 64];
+    gpu.download(out, &mut bytes);
+    match gpu.status() {
+        Ok(()) if bytes[..] == 16f32.to_le_bytes().repeat(16) => "right".into(),
+        Ok(()) => format!("{bytes:?}"),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Where sums that are split may not meet in float32, any algorithm will do, then one without a workspace; where there is none
+/// at all the shape is told.
+#[test]
+fn a_product_without_an_algorithm_is_asked_for_otherwise_before_it_is_refused() {
+    for knows in ["", "unmasked", "unaided"] {
+        assert_eq!(ask("multiply", &[("CUDA_EMULATOR_LT_KNOWS", knows)]), "right", "{knows}");
+    }
+    let said = ask("multiply", &[("CUDA_EMULATOR_LT_KNOWS", "nothing")]);
+    let shape = "Emulated GPU: multiply Nt, m 4, n 4, k 8, rows 8, 8 and 4 apart, to F32";
+    assert!(said.starts_with(shape) && said.contains("CUBLAS_STATUS_NOT_SUPPORTED"), "{said}");
+}
+
+/// Of a GiB one part in 32 is left to what the libraries load later; of more, 256 MiB.
+#[test]
+fn a_plan_leaves_room_for_what_libraries_take_later() {
+    let mib = 1u64 << 20;
+    for (total, kept) in [(1024 * mib, 32 * mib), (16384 * mib, 256 * mib)] {
+        let memory = total.to_string();
+        let check = |needed: u64| ask(&format!("check {needed}"), &[("CUDA_EMULATOR_MEMORY", &memory)]);
+        assert_eq!(check(total - kept), format!("fine, Some({}) may be planned", total - kept));
+        let said = check(total - kept + 1);
+        let end = format!("{total} of {total} are free, of which {kept} are left to CUDA's libraries");
+        assert!(said.ends_with(&end), "{said}");
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../../benches/gpu/measured/mod.rs"]
+mod measured;
 
 mod adapter;
 mod attention;
@@ -13,6 +15,7 @@ mod clip;
 mod conformance;
 mod device;
 mod errors;
+mod exact;
 mod instructions;
 mod linear;
 mod matmul;
@@ -21,4 +24,5 @@ mod quantizers;
 mod ranks;
 mod rows;
 mod rules;
+mod script;
 mod training;

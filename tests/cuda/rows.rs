@@ -78,9 +78,14 @@ fn rms_norm_and_its_gradient() {
 fn rope_turns_every_sequence_from_its_position() {
     for order in orders() {
         set_order(order);
-        for (batch, queries, heads, head_dim, start) in
-            [(1, 1, 1, 2, 0), (3, 7, 2, 6, 5), (2, 65, 3, 32, 1), (1, 33, 1, 130, 31)]
-        {
+        for (batch, queries, heads, head_dim, start) in [
+            (1, 1, 1, 2, 0),
+            (3, 7, 2, 6, 5),
+            (2, 65, 3, 32, 1),
+            (1, 33, 1, 130, 31),
+            (2, 9, 5, 128, 3),
+            (1, 5, 3, 24, 0),
+        ] {
             for inverse in [false, true] {
                 let x = bf16_floats(queries as u64, batch * queries * heads * head_dim);
                 let angle = |i: usize| if i.is_multiple_of(2) { (i as f32).cos() } else { (i as f32 - 1.0).sin() };

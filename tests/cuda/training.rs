@@ -162,6 +162,23 @@ fn fetched_blocks_are_trained_to_the_same_bytes() {
     }
 }
 
+/// What a device loads late is loaded by a step without an update, which leaves nothing behind.
+#[test]
+fn a_rehearsal_changes_nothing() {
+    let mut config = config();
+    (config.storage.embedding, config.optimizer.grad_clip) = (TableStorage::Int8, 0.1);
+    let train = |rehearsed: bool| {
+        let mut cuda = Trainer::new(&config, Box::new(gpu::open())).unwrap();
+        if rehearsed {
+            cuda.rehearse().unwrap();
+        }
+        cuda.initialize();
+        let losses: Vec<_> = (0..3).map(|i| cuda.step(&batch(i).0, &batch(i).1).loss.to_bits()).collect();
+        (losses, cuda.counters(), whole_state(&cuda))
+    };
+    assert!(train(false) == train(true));
+}
+
 fn restored(config: &Config, backend: Box<dyn Backend>, path: &Path) -> Trainer {
     let checkpoint = Checkpoint::open(path).unwrap();
     let mut trainer = Trainer::new(config, backend).unwrap();

@@ -11,6 +11,8 @@ use tetrad::memory::{ALIGN, Place, Span};
 
 /// Kernels of the tests: what gpu.h offers, one by one.
 pub const CHECKS: Source = Source { file: "checks.cu", text: include_str!("../cuda/kernels/checks.cu") };
+/// The update's roots and quotients beside the device's own.
+pub const EXACT: Source = Source { file: "exact.cu", text: include_str!("../cuda/kernels/exact.cu") };
 
 /// The emulator with the program's kernels and those of the tests, compiled when the first test asks for it.
 pub fn emulator() -> &'static Emulator {

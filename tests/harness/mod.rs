@@ -19,9 +19,18 @@ use safetensors::SafeTensors;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+/// The repository: the current folder where it is one, since tests may have been built elsewhere (for a machine with a GPU),
+/// else where they were built.
+pub fn root() -> PathBuf {
+    match std::env::current_dir() {
+        Ok(here) if here.join("fixtures/golden").is_dir() => here,
+        _ => PathBuf::from(env!("CARGO_MANIFEST_DIR")),
+    }
+}
+
 /// A file under `fixtures/`.
 pub fn fixture(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(path)
+    root().join("fixtures").join(path)
 }
 
 /// Does `work` in a thread whose backends have no other: a model so small is computed sooner than a second thread wakes up,
@@ -32,7 +41,7 @@ pub fn in_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// The folders of `tests/cases` that hold a file whose name begins like this, with their names.
 pub fn cases(file: &str) -> Vec<(String, PathBuf)> {
-    let base = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let base = root().join("tests/cases");
     let folders = std::fs::read_dir(base).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     let holds = |folder: &PathBuf| {
         let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());

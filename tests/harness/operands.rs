@@ -5,7 +5,7 @@
 #![allow(dead_code)]
 
 use half::{bf16, f16};
-use tetrad::backend::cuda::Info;
+use tetrad::backend::cuda::{Gpu, Info};
 use tetrad::backend::ops::reference::Planes;
 use tetrad::backend::{Backend, DeviceInfo as _, MaxShapes, Weight};
 use tetrad::memory::{Category, Lifetime, Plan, Span};
@@ -193,9 +193,10 @@ impl Harness {
         let mut plan = self.plan.clone();
         let workspace = plan.add("", Category::Scratch, backend.workspace_bytes(max), Lifetime::ALWAYS);
         backend.allocate(plan.total(), None, workspace).expect("memory");
-        if !workspace.is_none() {
-            // NaN shows in a result if anything reads it before it is written.
-            backend.upload(&vec![0xff; workspace.bytes], workspace);
+        // NaN shows in a result if anything reads it before it is written. What a device keeps there for itself is not scratch.
+        let own = if backend.in_place() { 0 } else { Gpu::OWN_BYTES };
+        if workspace.bytes > own {
+            backend.upload(&vec![0xff; workspace.bytes - own], workspace.part(own, workspace.bytes - own));
         }
         self.uploads.iter().filter(|(span, _)| !span.is_none()).for_each(|(span, bytes)| backend.upload(bytes, *span));
     }

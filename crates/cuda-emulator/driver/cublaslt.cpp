@@ -1,4 +1,5 @@
 // libcublasLt: products of bf16 matrices with sums in float32.
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -33,6 +34,8 @@ struct Layout {
 };
 struct Preference {
     u64 workspace;
+    // How the parts of a split sum meet: any way, or as the mask says.
+    u32 reduction;
     u32 alignment[4];  // of a, b, c, d in bytes: what the algorithm may rely on
 };
 struct Algorithm {
@@ -96,6 +99,18 @@ Code check_memory(const char* what, const void* at, const Layout& layout, u64 al
     return refuse(INVALID_VALUE, std::string(what) + " is not inside an allocation");
 }
 
+// Whether there is an algorithm. CUDA_EMULATOR_LT_KNOWS: "unmasked", only where split sums may meet in any way;
+// "unaided", only without a workspace besides; "nothing".
+bool is_known(const Preference& preference) {
+    const char* knows = getenv("CUDA_EMULATOR_LT_KNOWS");
+    const std::string only = knows != nullptr ? knows : "";
+    if (only == "nothing") return false;
+    if (only == "unmasked" || only == "unaided") {
+        return preference.reduction == ~0u && (only == "unmasked" || preference.workspace == 0);
+    }
+    return true;
+}
+
 struct Work {
     Product product;
     void* workspace;
@@ -156,7 +171,7 @@ API Code cublasLtMatrixLayoutDestroy(Layout* layout) {
 
 API Code cublasLtMatmulPreferenceCreate(Preference** preference) {
     // By default the real library relies on 256 bytes.
-    *preference = new Preference{0, {256, 256, 256, 256}};
+    *preference = new Preference{0, ~0u, {256, 256, 256, 256}};
     return SUCCESS;
 }
 API Code cublasLtMatmulPreferenceDestroy(Preference* preference) {
@@ -167,6 +182,9 @@ API Code cublasLtMatmulPreferenceSetAttribute(Preference* preference, u32 attrib
     if (attribute == 1) {
         if (bytes != sizeof preference->workspace) return INVALID_VALUE;
         memcpy(&preference->workspace, value, bytes);
+    } else if (attribute == 3) {
+        if (bytes != sizeof preference->reduction) return INVALID_VALUE;
+        memcpy(&preference->reduction, value, bytes);
     } else if (attribute >= 5 && attribute <= 8) {
         if (bytes != sizeof *preference->alignment) return INVALID_VALUE;
         memcpy(&preference->alignment[attribute - 5], value, bytes);
@@ -180,6 +198,7 @@ API Code cublasLtMatmulAlgoGetHeuristic(Handle* handle, const Description* how, 
     *found = 0;
     if (handle == nullptr || wanted < 1) return INVALID_VALUE;
     if (const Code code = check_shapes(*how, *a, *b, *c, *d)) return code;
+    if (!is_known(*preference)) return NOT_SUPPORTED;
     const u64 workspace = preference->workspace < WORKSPACE ? 0 : WORKSPACE;
     const u32* alignment = preference->alignment;
     for (int i = 0; i < 4; i++) {

@@ -90,6 +90,16 @@ API Code cuModuleGetFunction(Function** function, Module* module, const char* na
     return SUCCESS;
 }
 
+// Kernels that the calling thread had loaded by name, which a real driver otherwise does at their first launch.
+static __thread u64 loaded = 0;
+API u64 cuda_emulator_loaded() { return loaded; }
+
+API Code cuFuncLoad(Function* function) {
+    if (function == nullptr) return INVALID_HANDLE;
+    loaded++;
+    return SUCCESS;
+}
+
 // Static shared memory of a compiled kernel is not known before it runs; it counts as 0 here and is checked then.
 API Code cuFuncGetAttribute(int* value, u32 attribute, const Function* function) {
     switch (attribute) {

@@ -42,6 +42,8 @@ struct Event {
     std::shared_ptr<Mark> mark;
     // Milliseconds; negative while the event has not happened.
     double time = -1;
+    // Not with CU_EVENT_DISABLE_TIMING.
+    bool timed = true;
 };
 
 Code Stream::push(Item item) {
@@ -189,9 +191,10 @@ API Code cuda_emulator_enqueue(Stream* handle, Code (*function)(void*), void* da
     return stream == nullptr ? Code(INVALID_HANDLE) : stream->add([=] { return function(data); });
 }
 
-API Code cuEventCreate(Event** event, u32) {
+API Code cuEventCreate(Event** event, u32 flags) {
     if (const Code code = ready()) return code;
     *event = new Event();
+    (*event)->timed = (flags & 2) == 0;
     return SUCCESS;
 }
 
@@ -225,6 +228,7 @@ API Code cuEventQuery(Event* event) { return cuEventSynchronize(event); }
 
 API Code cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
     if (start == nullptr || end == nullptr || start->stream == nullptr || end->stream == nullptr) return INVALID_HANDLE;
+    if (!start->timed || !end->timed) return INVALID_HANDLE;
     if (start->time < 0 || end->time < 0) return NOT_READY;
     *milliseconds = static_cast<float>(end->time - start->time);
     return SUCCESS;

@@ -109,6 +109,11 @@ impl Emulator {
         (self.functions.waits)()
     }
 
+    /// How many kernels the calling thread has asked the driver to load before their first launch.
+    pub fn loaded(&self) -> u64 {
+        (self.functions.loaded)()
+    }
+
     /// Bytes of device memory that are allocated now.
     pub fn live_bytes(&self) -> u64 {
         (self.functions.live_bytes)()
@@ -140,6 +145,7 @@ pub(crate) struct Functions {
     pub allocations: extern "C" fn() -> u64,
     pub live_bytes: extern "C" fn() -> u64,
     pub waits: extern "C" fn() -> u64,
+    pub loaded: extern "C" fn() -> u64,
     pub allocate: extern "C" fn(u64) -> *mut c_void,
     pub release: unsafe extern "C" fn(*mut c_void),
     pub last_failure: unsafe extern "C" fn(*mut c_char, u64),
@@ -180,6 +186,7 @@ impl Functions {
                 allocations: symbol(library, "cuda_emulator_allocations"),
                 live_bytes: symbol(library, "cuda_emulator_live_bytes"),
                 waits: symbol(library, "cuda_emulator_waits"),
+                loaded: symbol(library, "cuda_emulator_loaded"),
                 allocate: symbol(library, "cuda_emulator_allocate"),
                 release: symbol(library, "cuda_emulator_release"),
                 last_failure: symbol(library, "cuda_emulator_last_failure"),

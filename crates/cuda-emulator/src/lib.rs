@@ -51,7 +51,8 @@
 //! # Variables
 //! `CUDA_EMULATOR_ORDER` (see [`Emulator::set_order`]), `_CHECKS=0` (see [`Emulator::set_checked`]), `_THREADS` (of the
 //! host, for blocks that run in parallel), `_DEVICES` (0 to 8), `_DRIVER` (the version as a number, 13000),
-//! `_CAPABILITY` (9.0), `_MEMORY` (bytes of the device), `_MULTIPROCESSORS` (4), `_LOSE=rank:call` (the process of that
+//! `_CAPABILITY` (9.0), `_MEMORY` (bytes of the device), `_MULTIPROCESSORS` (4), `_LT_KNOWS` (products that cuBLASLt knows an
+//! algorithm for: "unmasked", "unaided", "nothing"; else all), `_LOSE=rank:call` (the process of that
 //! rank ends without a word at that call of NCCL, counted from 1); `CXX`, the compiler (`c++`).
 
 mod buffer;

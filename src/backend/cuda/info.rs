@@ -23,7 +23,7 @@ impl FreeMemory for Info {
 
 impl FreeMemory for Cuda {
     fn free(&self) -> Option<u64> {
-        self.memory().ok().map(|(free, _)| free)
+        self.memory().ok().map(|(free, total)| free.saturating_sub(Self::slack(total)))
     }
 }
 

@@ -18,6 +18,9 @@ pub use runtime::{Lost, NcclLibrary, Source, UniqueId, Usage, count, probe, usag
 use super::{Backend, Peers, UpdateStats};
 use crate::error::BackendError;
 
+/// Tens of MiB are expected.
+const SLACK: u64 = 256 << 20;
+
 /// One GPU with the kernels of this crate.
 pub struct Cuda {
     gpu: Gpu,
@@ -66,15 +69,22 @@ impl Cuda {
         self.gpu.free_memory()
     }
 
-    /// Whether `needed` bytes are free now.
+    /// Bytes of the free memory that no plan may take: cuBLASLt's kernels are loaded at the first product of each kind, and
+    /// the driver may enlarge what it has for itself.
+    pub(crate) fn slack(total: u64) -> u64 {
+        SLACK.min(total / 32)
+    }
+
+    /// Whether a plan of `needed` bytes has room now, with what the libraries take later.
     ///
     /// # Errors
     /// If not, with the figures.
     pub fn check_memory(&self, needed: u64) -> Result<(), BackendError> {
         let (free, total) = self.memory()?;
-        match needed <= free {
+        let kept = Self::slack(total);
+        match needed.saturating_add(kept) <= free {
             true => Ok(()),
-            false => Err(BackendError::Memory { device: self.name().into(), needed, free, total }),
+            false => Err(BackendError::Memory { device: self.name().into(), needed, free, total, kept }),
         }
     }
 }

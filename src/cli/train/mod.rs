@@ -282,6 +282,10 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
         None => opened.backend,
     };
     let mut trainer = Trainer::with_ranks(config, frozen, joined.ranks.clone(), backend)?;
+    if !trainer.backend().in_place() {
+        // What does not fit is found out now, before an old run is deleted.
+        trainer.rehearse()?;
+    }
     if args.overwrite && joined.leads() {
         clear(dir)?;
     }

@@ -27,6 +27,8 @@ DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* o
     SHARED(Task, tasks, THREADS / 32);
     SHARED(i32, first_seen, QUERIES);
     SHARED(float, totals, 2 * STRIPS * THREADS);
+    static_assert(STAGES + 4 * TILE + sizeof(Task) * THREADS / 32 + 4 * QUERIES + 8 * STRIPS * THREADS <= LEAST_SHARED,
+                  "more than a block can have on every device");
 
     const Place at = place(a.heads);
     const u32 query = (grid_y() - 1 - at.tile) * QUERIES, row = 32 * warp();

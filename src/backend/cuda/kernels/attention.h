@@ -20,6 +20,9 @@ struct Attention {
 };
 SIZE_ON_HOST(Attention, 44);
 
+// Shared memory that a block can have on every device, static and dynamic: 99 KiB on sm_86, 89 and 120.
+static constexpr u32 LEAST_SHARED = 99 * 1024;
+
 CONSTANT float LOG2_E = 1.44269504088896340736f;
 CONSTANT float LN_2 = 0.69314718055994530942f;
 CONSTANT u32 INFINITY_BITS = 0x7f800000u;

@@ -44,6 +44,8 @@ DEVICE void decode(const bf16* q, const bf16* k, const bf16* v, bf16* out, float
     SHARED(Seen, seen, ROWS);
     SHARED(float, totals, 2 * THREADS);
     SHARED(Part, of_warps, WARPS * ROWS);
+    static_assert(STAGES + 4 * TILE + sizeof(Seen) * ROWS + 8 * THREADS + sizeof(Part) * WARPS * ROWS <= LEAST_SHARED,
+                  "more than a block can have on every device");
 
     const u32 group = a.heads / a.kv_heads, sequence = block_x() / a.kv_heads;
     const Rows rows = {block_x() % a.kv_heads, block_y() * ROWS, min_(ROWS, a.queries * group - block_y() * ROWS)};

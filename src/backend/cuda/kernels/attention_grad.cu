@@ -56,6 +56,8 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
     SHARED(float, lses, QUERIES);
     // While it is being summed up, not all of it.
     SHARED(float, deltas, QUERIES);
+    static_assert(STAGES + 4 * TILE + sizeof(Task) * THREADS / 32 + 3 * 4 * QUERIES <= LEAST_SHARED,
+                  "more than a block can have on every device");
 
     const u32 keys = a.start + a.queries;
     const u32 query = (grid_y() - 1 - block_y()) * QUERIES, row = 32 * warp();
@@ -210,6 +212,7 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
         u32 end;
     };
     SHARED(Task, tasks, 1);
+    static_assert(STAGES + 2 * STAGE + sizeof(Task) <= LEAST_SHARED, "more than a block can have on every device");
     const Task& task = tasks[0];
 
     const u32 group = a.heads / a.kv_heads;

@@ -5,8 +5,9 @@
 #include "fp4.h"
 #include "rows.h"
 
-// X(name in kernels' names, struct), of all codecs and of those with four bits.
-#define WEIGHT_CODECS(X) X(f32, F32Weight) X(bf16, Bf16Weight) X(int8, Int8Weight) FOUR_BIT_CODECS(X)
+// X(name in kernels' names, struct), of all codecs, of those with more than four bits and of those with four.
+#define WEIGHT_CODECS(X) WIDE_CODECS(X) FOUR_BIT_CODECS(X)
+#define WIDE_CODECS(X) X(f32, F32Weight) X(bf16, Bf16Weight) X(int8, Int8Weight)
 #define FOUR_BIT_CODECS(X) X(int4, Int4Weight) X(int4_offset, Int4OffsetWeight) X(fp4, Fp4Weight)
 
 // The planes that products read. Scales and offsets are null where a codec has none; scales of four-bit floats are

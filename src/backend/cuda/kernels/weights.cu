@@ -1,5 +1,6 @@
 // A part of a weight, `rows` x `cols` from (`row`, `col`) on, as bf16 rows `pitch(cols)` apart: the panel that the next
-// product reads from the L2 cache. `col` is a multiple of 256, the largest group.
+// product reads from the L2 cache. `col` is a multiple of 256, the largest group. Behind the columns of stored weights
+// are zeros, over which products may sum; behind those of simulated ones is what was there.
 //
 // Floors, in bytes of device memory per weight: INT4 0.52 in (groups of 128); the 2 bytes out stay in L2. At 16k tokens
 // the product spends 32k operations on each weight, this some ten.
@@ -21,7 +22,13 @@ DEVICE void fill_panel(bf16* out, u32 rows, u32 cols, F eight) {
 template <class Codec>
 DEVICE void dequantize(const WeightPlanes& w, bf16* out, u32 row, u32 col, u32 rows, u32 cols, u32 width) {
     fill_panel(out, rows, cols, [&](u32 r, u32 c) {
-        return Codec::load(w, (u64)(row + r) * width + col + c, in_row(c, cols));
+        const u32 count = in_row(c, cols);
+        Eight eight = Codec::load(w, (u64)(row + r) * width + col + c, count);
+        if (count < 8) {
+            UNROLL
+            for (int i = 0; i < 8; ++i) eight.x[i] = i < count ? eight.x[i] : 0.0f;
+        }
+        return eight;
     });
 }
 

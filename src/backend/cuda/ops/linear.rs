@@ -3,9 +3,14 @@
 //! A panel of the weight is dequantized to bf16 in workspace that stays in the L2 cache, then cuBLASLt multiplies with it:
 //! at thousands of tokens the product does hundreds of times the work of dequantizing. Up to [`SMALL_BATCH`] tokens one kernel
 //! dequantizes in registers.
+//!
+//! cuBLASLt's fast kernels want rows and sizes that are multiples of 16 bytes, which an intermediate of 5461 is not. Panels are
+//! padded with zeros to multiples of eight rows and columns, and so are the rows of the operand that a sum runs along: what
+//! is added are products of zeros, and what the padding of the output receives nobody reads. A gradient whose rows are not
+//! aligned is formed in the workspace, in rows that are.
 
 use super::weights::{self, COLS, Part, codec_kernels};
-use super::{dim, pitch, rows_of};
+use super::{ROW_MULTIPLE, dim, pitch, rows_of};
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product};
 use crate::backend::ops::Linear;
@@ -22,17 +27,18 @@ const ROWS: usize = 128;
 
 /// Workspace in bytes: a panel, at least [`COLS`] columns of the tallest weight.
 pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
-    let tallest = max.features.max(max.inputs);
-    let whole = 2 * (max.parameter + ROW_PADDING * tallest);
+    let tallest = max.features.max(max.inputs) + PADDING;
+    // Columns of PADDING, and as many rows.
+    let whole = 2 * (max.parameter + 2 * PADDING * tallest);
     whole.min(PANEL.max(2 * COLS * tallest))
 }
 
-/// A row of a panel is longer than the weight's by at most this.
-const ROW_PADDING: usize = 7;
+/// Rows and columns of a panel are more than the weight's by at most this.
+const PADDING: usize = ROW_MULTIPLE - 1;
 
-/// Parts of `total` that fit `most` each, as equal as multiples of `multiple` allow: (from, count).
+/// Parts of `total` that fit `most` each, padded, as equal as multiples of `multiple` allow: (from, count).
 fn parts(total: usize, most: usize, multiple: usize) -> impl Iterator<Item = (usize, usize)> {
-    let most = if most >= total { total } else { most / multiple * multiple };
+    let most = if most >= pitch(total) { total } else { most / multiple * multiple };
     assert!(most > 0, "workspace for {multiple} of {total} rows or columns");
     let each = total.div_ceil(total.div_ceil(most)).next_multiple_of(multiple).min(most);
     (0..total).step_by(each).map(move |from| (from, each.min(total - from)))
@@ -53,6 +59,25 @@ fn in_place(w: &Weight) -> bool {
     w.format.codec().element() == Element::Bf16 && pitch(w.shape.cols) == w.shape.cols
 }
 
+/// A part of a weight at the beginning of the panel; zeros where it is padded to multiples of [`ROW_MULTIPLE`].
+fn fill(gpu: &mut Gpu, w: &Weight, part: Part, panel: Span) {
+    let row = 2 * pitch(part.cols);
+    let all = panel.head(pitch(part.rows) * row);
+    let written = if w.format.simulates().is_some() && part.cols < pitch(part.cols) { 0 } else { part.rows * row };
+    gpu.zero(after(all, written));
+    weights::dequantize(gpu, w, part, panel);
+}
+
+/// Zeros behind the rows of an operand, which may hold anything: a product sums over whole pitches.
+fn clear_padding(gpu: &mut Gpu, x: Span, width: usize) {
+    if pitch(width) > width {
+        let rows = rows_of(x, width);
+        let args = Args::new().span(gpu, x).u32(dim(rows)).u32(dim(width));
+        // SAFETY: the parameters of the kernel, which writes between the rows of `x`, of which there are as many.
+        unsafe { gpu.launch("clear_padding", [dim(rows.div_ceil(256)), 1, 1], 256, 0, &args) };
+    }
+}
+
 /// Where panels go: no more of the workspace than stays in the cache, unless the narrowest panel takes more.
 fn panel(gpu: &Gpu, narrowest: usize) -> Span {
     gpu.workspace().head(gpu.workspace().bytes.min(PANEL.max(narrowest)))
@@ -71,7 +96,8 @@ impl Linear for Cuda {
             form: Form::Nt,
             m,
             n,
-            k: inputs,
+            // As long as the rows of a weight that is read in place, too.
+            k: pitch(inputs),
             a: Matrix { span: x, pitch: pitch(inputs) },
             b,
             out: Matrix { span: after(y, 2 * row), pitch: pitch(outputs) },
@@ -81,10 +107,11 @@ impl Linear for Cuda {
         if in_place(w) {
             return gpu.multiply(&product(0, outputs, Matrix { span: w.data, pitch: inputs }));
         }
+        clear_padding(gpu, x, inputs);
         let panel = panel(gpu, 2 * ROWS * pitch(inputs));
         for (row, rows) in parts(outputs, panel.bytes / (2 * pitch(inputs)), ROWS) {
-            weights::dequantize(gpu, w, Part { row, col: 0, rows, cols: inputs }, panel);
-            gpu.multiply(&product(row, rows, Matrix { span: panel, pitch: pitch(inputs) }));
+            fill(gpu, w, Part { row, col: 0, rows, cols: inputs }, panel);
+            gpu.multiply(&product(row, pitch(rows), Matrix { span: panel, pitch: pitch(inputs) }));
         }
     }
 
@@ -98,11 +125,11 @@ impl Linear for Cuda {
         weights::check(w);
         let (outputs, inputs) = (w.shape.rows, w.shape.cols);
         let m = tokens(dy, outputs, dx, inputs);
-        let product = |col: usize, n: usize, b: Matrix| Product {
+        let product = |col: usize, n: usize, k: usize, b: Matrix| Product {
             form: Form::Nn,
             m,
             n,
-            k: outputs,
+            k,
             a: Matrix { span: dy, pitch: pitch(outputs) },
             b,
             out: Matrix { span: after(dx, 2 * col), pitch: pitch(inputs) },
@@ -110,35 +137,59 @@ impl Linear for Cuda {
             accumulate: accumulate == Accumulate::Yes,
         };
         if in_place(w) {
-            return gpu.multiply(&product(0, inputs, Matrix { span: w.data, pitch: inputs }));
+            return gpu.multiply(&product(0, inputs, outputs, Matrix { span: w.data, pitch: inputs }));
         }
-        let panel = panel(gpu, 2 * COLS * outputs);
-        let most = match 2 * outputs * pitch(inputs) <= panel.bytes {
-            true => inputs,
-            false => panel.bytes / (2 * outputs),
-        };
-        for (col, cols) in parts(inputs, most, COLS) {
-            weights::dequantize(gpu, w, Part { row: 0, col, rows: outputs, cols }, panel);
-            gpu.multiply(&product(col, cols, Matrix { span: panel, pitch: pitch(cols) }));
+        clear_padding(gpu, dy, outputs);
+        let panel = panel(gpu, 2 * COLS * pitch(outputs));
+        for (col, cols) in parts(inputs, panel.bytes / (2 * pitch(outputs)), COLS) {
+            fill(gpu, w, Part { row: 0, col, rows: outputs, cols }, panel);
+            let b = Matrix { span: panel, pitch: pitch(cols) };
+            gpu.multiply(&product(col, pitch(cols), pitch(outputs), b));
         }
     }
 
-    /// One product: nothing is dequantized.
+    /// Nothing is dequantized. Where the rows of the gradient are not aligned, products go to the workspace first.
     fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate) {
+        let gpu = &mut self.gpu;
         let tokens = tokens(dy, rows, x, cols);
         assert_eq!(grad.bytes, super::product([4, rows, cols]), "the gradient of a weight of {rows} x {cols}");
-        self.gpu.multiply(&Product {
+        let product = |row: usize, m: usize, n: usize, out: Matrix, accumulate: bool| Product {
             form: Form::Tn,
-            m: rows,
-            n: cols,
+            m,
+            n,
             k: tokens,
-            a: Matrix { span: dy, pitch: pitch(rows) },
+            a: Matrix { span: after(dy, 2 * row), pitch: pitch(rows) },
             b: Matrix { span: x, pitch: pitch(cols) },
-            out: Matrix { span: grad, pitch: cols },
+            out,
             output: Output::F32,
-            accumulate: accumulate == Accumulate::Yes,
-        });
+            accumulate,
+        };
+        let accumulate = accumulate == Accumulate::Yes;
+        let (stride, staging) = (cols.next_multiple_of(GRAD_MULTIPLE), panel(gpu, 0));
+        let most = staging.bytes / (4 * stride);
+        if cols.is_multiple_of(ALIGNED) || most < pitch(rows).min(ROWS) {
+            return gpu.multiply(&product(0, rows, cols, Matrix { span: grad, pitch: cols }, accumulate));
+        }
+        for (row, count) in parts(rows, most, ROWS) {
+            let out = Matrix { span: staging, pitch: stride };
+            gpu.multiply(&product(row, count, pitch(cols), out, false));
+            close_rows(gpu, staging, grad.part(4 * row * cols, 4 * count * cols), (count, cols, stride), accumulate);
+        }
     }
+}
+
+/// Floats that 16 bytes hold: rows of a gradient that are multiples of it are aligned.
+const ALIGNED: usize = 4;
+/// Floats from one row to the next, where a gradient is staged, are a multiple of this.
+const GRAD_MULTIPLE: usize = 32;
+
+/// Takes rows of `cols` floats, `stride` apart, to where there are no gaps between them.
+fn close_rows(gpu: &mut Gpu, from: Span, to: Span, (rows, cols, stride): (usize, usize, usize), accumulate: bool) {
+    let args = Args::new().span(gpu, from.head(4 * rows * stride)).span(gpu, to).u32(dim(rows)).u32(dim(cols));
+    let args = args.u32(dim(stride)).u32(u32::from(accumulate));
+    let blocks = dim(super::product([rows, cols])).div_ceil(256);
+    // SAFETY: the parameters of the kernel, which reads that many rows and writes as many elements as `to` has.
+    unsafe { gpu.launch("close_rows", [blocks, 1, 1], 256, 0, &args) };
 }
 
 /// A span without its first `bytes` bytes.
@@ -170,6 +221,9 @@ mod tests {
         assert_eq!(of(100, 1000, 128), [(0, 100)]);
         assert_eq!(of(300, 290, 128), [(0, 256), (256, 44)]);
         assert_eq!(of(5461, 2048, 256), [(0, 2048), (2048, 2048), (4096, 1365)]);
+        // Padded, the whole would have 304.
+        assert_eq!(of(300, 303, 128), [(0, 256), (256, 44)]);
+        assert_eq!(of(300, 304, 128), [(0, 300)]);
         assert_eq!(of(1000, 900, 128), [(0, 512), (512, 488)]);
     }
 

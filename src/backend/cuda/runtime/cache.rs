@@ -10,6 +10,15 @@ const LAYOUT: &str = "tetrad kernels 1";
 /// Bytes before the contents: their checksum, and how many of them are the log.
 const HEADER: usize = 16;
 
+/// Entries of a file that are kept: more than the devices of a machine by the versions that are in use.
+const KEPT: usize = 8;
+
+/// Whether a name is that of an entry of `file`: the file's, a point and 32 hexadecimal digits.
+fn is_entry(name: &str, file: &str) -> bool {
+    let hash = name.strip_prefix(file).and_then(|rest| rest.strip_prefix('.'));
+    hash.is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// A folder of compiled kernels.
 pub(super) struct Cache {
     folder: Option<PathBuf>,
@@ -41,7 +50,7 @@ impl Cache {
         Some(Cubin { image: image.to_vec(), log: String::from_utf8(log.to_vec()).ok()? })
     }
 
-    /// Stores an entry. A failure costs the next start some seconds and is not an error.
+    /// Stores an entry and removes the oldest of this file's. A failure costs the next start some seconds and is not an error.
     pub(super) fn store(&self, file: &str, key: &str, cubin: &Cubin) {
         let Some(path) = self.path(file, key) else { return };
         let contents = [cubin.log.as_bytes(), &cubin.image].concat();
@@ -50,6 +59,21 @@ impl Cache {
             out.write_all(&(cubin.log.len() as u64).to_le_bytes())?;
             out.write_all(&contents)
         });
+        self.remove_old(file);
+    }
+
+    /// Each version of the program, of the compiler and of the device leaves an entry: all but the newest are removed.
+    fn remove_old(&self, file: &str) {
+        let Some(folder) = &self.folder else { return };
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let own = entries.filter(|entry| is_entry(&entry.file_name().to_string_lossy(), file));
+        let mut known: Vec<_> =
+            own.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path()))).collect();
+        known.sort();
+        for (_, path) in known.iter().take(known.len().saturating_sub(KEPT)) {
+            // Another process may have been faster.
+            let _ = store::remove(path);
+        }
     }
 
     fn path(&self, file: &str, key: &str) -> Option<PathBuf> {
@@ -90,6 +114,27 @@ mod tests {
             std::fs::write(&path, &whole[..at]).unwrap();
             assert_eq!(cache.load("a.cu", "key"), None, "cut at byte {at}");
         }
+    }
+
+    #[test]
+    fn the_oldest_entries_of_a_file_are_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache { folder: Some(folder.path().into()) };
+        let cubin = Cubin { image: vec![1], log: String::new() };
+        let aside = folder.path().join("a.cu.notes");
+        std::fs::write(&aside, "not an entry").unwrap();
+        cache.store("b.cu", "other", &cubin);
+        for i in 0..KEPT + 2 {
+            cache.store("a.cu", &i.to_string(), &cubin);
+            // As if each were written an hour after the one before.
+            let file = std::fs::File::options().append(true).open(cache.path("a.cu", &i.to_string()).unwrap()).unwrap();
+            let hours = std::time::Duration::from_secs(3600 * (i as u64 + 1));
+            file.set_modified(std::time::SystemTime::UNIX_EPOCH + hours).unwrap();
+        }
+        cache.store("a.cu", "now", &cubin);
+        let kept: Vec<bool> = (0..KEPT + 2).map(|i| cache.load("a.cu", &i.to_string()).is_some()).collect();
+        assert_eq!(kept, [vec![false; 3], vec![true; KEPT - 1]].concat());
+        assert!(cache.load("a.cu", "now").is_some() && cache.load("b.cu", "other").is_some() && aside.exists());
     }
 
     #[test]

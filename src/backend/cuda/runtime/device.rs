@@ -2,7 +2,8 @@
 
 use super::symbols::{Code, Driver};
 use crate::error::BackendError;
-use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute, CUevent, CUresult, CUstream, CUstream_flags};
+use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute, CUevent, CUevent_flags};
+use cudarc::driver::sys::{CUresult, CUstream, CUstream_flags};
 use std::ffi::{CStr, c_char};
 use std::fmt;
 
@@ -126,11 +127,20 @@ impl Device {
         Ok((free as u64, total as u64))
     }
 
-    /// A new event.
+    /// A new event that only orders: one that also takes the time costs more wherever it is waited for.
     pub(super) fn event(&self) -> Result<CUevent, BackendError> {
+        self.event_with(CUevent_flags::CU_EVENT_DISABLE_TIMING as u32)
+    }
+
+    /// A new event that takes the time.
+    pub(super) fn timing_event(&self) -> Result<CUevent, BackendError> {
+        self.event_with(CUevent_flags::CU_EVENT_DEFAULT as u32)
+    }
+
+    fn event_with(&self, flags: u32) -> Result<CUevent, BackendError> {
         let mut event = std::ptr::null_mut();
         // SAFETY: the context is current; the event is written to a local.
-        let code = unsafe { (self.driver.cuEventCreate)(&mut event, 0) };
+        let code = unsafe { (self.driver.cuEventCreate)(&mut event, flags) };
         self.check("making an event", code)?;
         Ok(event)
     }

@@ -72,6 +72,8 @@ pub(super) struct Found<T> {
 pub struct Search {
     first: Vec<PathBuf>,
     usual: bool,
+    /// Told how many files of kernels are not in the cache, before they are compiled.
+    told: Option<fn(usize)>,
 }
 
 impl Search {
@@ -79,7 +81,7 @@ impl Search {
     pub fn usual() -> Self {
         let named = std::env::var_os(VARIABLE).unwrap_or_default();
         let first = std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty()).collect();
-        Self { first, usual: true }
+        Self { first, usual: true, told: None }
     }
 
     /// These folders and no others. What is compiled with a compiler from there is not kept in the user's cache.
@@ -88,7 +90,21 @@ impl Search {
     /// Libraries in them that have the names of libcuda, NVRTC, cuBLASLt and NCCL have their interfaces too, and keep to
     /// them.
     pub unsafe fn only(folders: &[PathBuf]) -> Self {
-        Self { first: folders.to_vec(), usual: false }
+        Self { first: folders.to_vec(), usual: false, told: None }
+    }
+
+    /// The same, with somebody who is told how many files of kernels have to be compiled first: opening a device then takes
+    /// some seconds.
+    #[must_use]
+    pub fn telling(self, told: fn(usize)) -> Self {
+        Self { told: Some(told), ..self }
+    }
+
+    /// So many files are compiled now.
+    pub(super) fn compiling(&self, files: usize) {
+        if let Some(told) = self.told {
+            told(files);
+        }
     }
 
     /// Whether the usual folders are searched.

@@ -18,7 +18,8 @@ impl Arena {
     /// Takes `bytes` bytes, at least one, and sets them to zero. The context is current.
     pub(super) fn new(device: &Arc<Device>, bytes: usize) -> Result<Self, BackendError> {
         let (free, total) = device.memory()?;
-        let refusal = || BackendError::Memory { device: device.name.clone(), needed: bytes as u64, free, total };
+        let refusal =
+            || BackendError::Memory { device: device.name.clone(), needed: bytes as u64, free, total, kept: 0 };
         if bytes as u64 > free {
             return Err(refusal());
         }

@@ -17,6 +17,7 @@ mod offload;
 mod product;
 mod report;
 mod sources;
+mod stager;
 mod symbols;
 mod timer;
 

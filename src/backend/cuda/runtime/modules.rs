@@ -33,7 +33,7 @@ impl Modules {
     pub(super) fn load(device: &Arc<Device>, search: &Search, sources: &[Source]) -> Result<Self, BackendError> {
         let compiler = Compiler::find(search, Some(device.supports), Some(device.capability))?;
         let cache = if search.is_usual() { Cache::of_user() } else { Cache::none() };
-        let cubins = compile_all(device, &compiler, &cache, sources)?;
+        let cubins = compile_all(device, &compiler, &cache, search, sources)?;
         let (modules, functions) = (Vec::with_capacity(sources.len()), HashMap::with_capacity(MOST_KERNELS));
         let mut loaded = Self { device: device.clone(), compiler: compiler.version(), modules, functions };
         for (source, cubin) in sources.iter().zip(&cubins) {
@@ -43,7 +43,8 @@ impl Modules {
     }
 
     /// Loads one file's code with all of its kernels: the driver would otherwise load each at its first launch, and
-    /// allocate memory for it in the middle of a step.
+    /// allocate memory for it in the middle of a step. Drivers before 12.4 load a kernel when it is looked up; later ones
+    /// may wait until it is launched, unless they are told.
     fn load_module(&mut self, source: &Source, cubin: &Cubin) -> Result<(), BackendError> {
         let mut module = std::ptr::null_mut();
         // SAFETY: the context is current; the image is a whole cubin, as the compiler gave it; it is copied.
@@ -52,7 +53,7 @@ impl Modules {
         self.modules.push(module);
         for usage in usages(&cubin.log) {
             if let Some(function) = self.lookup(module, &usage.kernel) {
-                self.allow_shared(&usage.kernel, function)?;
+                self.prepare(&usage.kernel, function)?;
                 self.functions.insert(usage.kernel, function);
             }
         }
@@ -69,7 +70,7 @@ impl Modules {
         }
         let found = self.modules.iter().find_map(|&module| self.lookup(module, name));
         let function = found.unwrap_or_else(|| panic!("there is no kernel named {name}"));
-        self.allow_shared(name, function)?;
+        self.prepare(name, function)?;
         self.functions.insert(name.to_owned(), function);
         Ok(function)
     }
@@ -85,6 +86,14 @@ impl Modules {
         // SAFETY: the module is loaded; the name ends in zero; the function is written to a local.
         let code = unsafe { (self.device.driver.cuModuleGetFunction)(&mut function, module, name.as_ptr()) };
         (code == 0).then_some(function)
+    }
+
+    fn prepare(&self, name: &str, function: CUfunction) -> Result<(), BackendError> {
+        if let Some(load) = self.device.driver.cuFuncLoad {
+            // SAFETY: the function belongs to a loaded module.
+            self.device.check(name, unsafe { load(function) })?;
+        }
+        self.allow_shared(name, function)
     }
 
     /// Lets a kernel request all dynamic shared memory that its static arrays leave; the default limit is 48 KiB.
@@ -118,30 +127,36 @@ fn compile_all(
     device: &Device,
     compiler: &Compiler,
     cache: &Cache,
+    search: &Search,
     sources: &[Source],
 ) -> Result<Vec<Cubin>, BackendError> {
     let architecture = device.capability.architecture();
     let headers: Vec<_> = HEADERS.iter().map(|header| header.text).collect();
     let common = format!("{}\n{}", compiler.identity(&architecture), headers.concat());
+    let key = |source: &Source| format!("{common}\n{}", source.text);
+    let mut cubins: Vec<_> = sources.iter().map(|source| cache.load(source.file, &key(source))).collect();
+    let missing: Vec<usize> = (0..sources.len()).filter(|&i| cubins[i].is_none()).collect();
+    if missing.is_empty() {
+        return Ok(cubins.into_iter().flatten().collect());
+    }
+    search.compiling(missing.len());
     let cubin = |source: &Source| {
-        let key = format!("{common}\n{}", source.text);
-        if let Some(cubin) = cache.load(source.file, &key) {
-            return Ok(cubin);
-        }
         let cubin = compiler.compile(source, &architecture)?;
-        cache.store(source.file, &key, &cubin);
+        cache.store(source.file, &key(source), &cubin);
         Ok(cubin)
     };
     let next = AtomicUsize::new(0);
     let work = || {
-        let mine = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < sources.len()));
-        mine.map(|i| (i, cubin(&sources[i]))).collect::<Vec<_>>()
+        let mine = std::iter::from_fn(|| missing.get(next.fetch_add(1, Ordering::Relaxed)));
+        mine.map(|&i| (i, cubin(&sources[i]))).collect::<Vec<_>>()
     };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(sources.len());
-    let mut cubins: Vec<_> = thread::scope(|scope| {
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(missing.len());
+    let made: Vec<(usize, Result<Cubin, BackendError>)> = thread::scope(|scope| {
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         threads.into_iter().flat_map(|thread| thread.join().expect("a compiler's thread")).collect()
     });
-    cubins.sort_by_key(|(i, _)| *i);
-    cubins.into_iter().map(|(_, cubin)| cubin).collect()
+    for (i, cubin) in made {
+        cubins[i] = Some(cubin?);
+    }
+    Ok(cubins.into_iter().flatten().collect())
 }

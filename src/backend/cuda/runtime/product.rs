@@ -159,6 +159,24 @@ struct Plan {
 /// Bytes of the workspace: what NVIDIA advises for Hopper, whose kernels split sums over it.
 pub(super) const WORKSPACE: usize = 32 << 20;
 
+/// What an algorithm may use.
+struct Allowance {
+    workspace: usize,
+    /// Where sums are split, whether their parts meet in float32; the library's default would also allow bf16, the output's
+    /// type.
+    float_sums: bool,
+}
+
+/// What is asked for in turn: a shape that no algorithm computes as it should is computed all the same.
+const ALLOWANCES: [Allowance; 3] = [
+    Allowance { workspace: WORKSPACE, float_sums: true },
+    Allowance { workspace: WORKSPACE, float_sums: false },
+    Allowance { workspace: 0, float_sums: false },
+];
+
+/// What the heuristic says where it knows no algorithm.
+const NOT_SUPPORTED: Code = lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED as Code;
+
 /// cuBLASLt with a plan for every shape it was asked for.
 pub(super) struct Products {
     plans: HashMap<Key, Plan>,
@@ -246,7 +264,25 @@ impl Products {
         let (a, b) = (self.layout(operands, a, product.a.pitch)?, self.layout(operands, b, product.b.pitch)?);
         let out = self.layout(output, out, product.out.pitch)?;
         let operation = self.operation(product.form)?;
-        let preference = self.preference(key)?;
+        for allowance in ALLOWANCES {
+            match self.algorithm(&operation, [&a, &b, &out], key, &allowance) {
+                Ok(algorithm) => return Ok(Plan { operation, a, b, out, algorithm }),
+                Err(NOT_SUPPORTED) => {}
+                Err(code) => return Err(code),
+            }
+        }
+        Err(NOT_SUPPORTED)
+    }
+
+    /// What the heuristic chooses, given what an algorithm may use.
+    fn algorithm(
+        &self,
+        operation: &Owned<lt::cublasLtMatmulDescOpaque_t>,
+        [a, b, out]: [&Owned<lt::cublasLtMatrixLayoutOpaque_t>; 3],
+        key: &Key,
+        allowance: &Allowance,
+    ) -> Result<lt::cublasLtMatmulAlgo_t, Code> {
+        let preference = self.preference(key, allowance)?;
         let mut found = MaybeUninit::<lt::cublasLtMatmulHeuristicResult_t>::zeroed();
         let mut count = 0;
         // SAFETY: all handles live; there is room for the one result that is asked for.
@@ -265,12 +301,12 @@ impl Products {
             )
         })?;
         if count < 1 {
-            return Err(lt::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED as Code);
+            return Err(NOT_SUPPORTED);
         }
         // SAFETY: one result was written; zero is a value of each of its fields.
         let found = unsafe { found.assume_init() };
         done(found.state as Code)?;
-        Ok(Plan { operation, a, b, out, algorithm: found.algo })
+        Ok(found.algo)
     }
 
     /// A row-major matrix is the column-major one with rows and columns exchanged.
@@ -309,9 +345,11 @@ impl Products {
         Ok(operation)
     }
 
-    /// What an algorithm may use. Where sums are split, their parts meet in float32: the default would also allow
-    /// bf16, the output's type.
-    fn preference(&self, key: &Key) -> Result<Owned<lt::cublasLtMatmulPreferenceOpaque_t>, Code> {
+    fn preference(
+        &self,
+        key: &Key,
+        allowance: &Allowance,
+    ) -> Result<Owned<lt::cublasLtMatmulPreferenceOpaque_t>, Code> {
         let preference = Owned::new(self.lt.cublasLtMatmulPreferenceDestroy, |to| {
             // SAFETY: the preference is written where `Owned` keeps it.
             unsafe { (self.lt.cublasLtMatmulPreferenceCreate)(to) }
@@ -321,14 +359,15 @@ impl Products {
             // SAFETY: the preference lives; the caller's value has the length given and is copied.
             done(unsafe { (self.lt.cublasLtMatmulPreferenceSetAttribute)(preference.pointer, attribute, value, bytes) })
         };
-        let workspace = WORKSPACE as u64;
+        let workspace = allowance.workspace as u64;
         set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, std::ptr::from_ref(&workspace).cast(), 8)?;
+        if allowance.float_sums {
+            let mask = lt::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+            let mask = std::ptr::from_ref(&mask).cast();
+            set(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, mask, 4)?;
+        }
         let [a, b, out] = key.alignments;
         let numbers = [
-            (
-                Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                lt::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32,
-            ),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out),
@@ -341,8 +380,10 @@ impl Products {
     }
 
     fn failed(&self, product: &Product, code: Code) -> BackendError {
-        let Product { form, m, n, k, .. } = product;
-        self.device.failed(&format!("multiply {form:?}, m {m}, n {n}, k {k}"), &text(&self.lt, code))
+        let Product { form, m, n, k, output, .. } = product;
+        let [a, b, out] = [product.a, product.b, product.out].map(|matrix| matrix.pitch);
+        let what = format!("multiply {form:?}, m {m}, n {n}, k {k}, rows {a}, {b} and {out} apart, to {output:?}");
+        self.device.failed(&what, &text(&self.lt, code))
     }
 }
 

@@ -16,11 +16,16 @@ use std::ffi::{c_char, c_int, c_uint, c_void};
 pub(super) type Code = c_uint;
 
 macro_rules! symbols {
-    ($(#[$doc:meta])* $table:ident { $(fn $name:ident($($argument:ty),*) -> $output:ty;)* }) => {
+    ($(#[$doc:meta])* $table:ident {
+        $(fn $name:ident($($argument:ty),*) -> $output:ty;)*
+        $(optional fn $newer:ident($($its:ty),*) -> $gives:ty;)*
+    }) => {
         $(#[$doc])*
         #[allow(non_snake_case)]
         pub(super) struct $table {
             $(pub(super) $name: unsafe extern "C" fn($($argument),*) -> $output,)*
+            // Functions that older versions lack.
+            $(pub(super) $newer: Option<unsafe extern "C" fn($($its),*) -> $gives>,)*
         }
 
         impl $table {
@@ -33,6 +38,11 @@ macro_rules! symbols {
                         // SAFETY: the type is this function's in NVIDIA's headers (the C interfaces of CUDA 12 and
                         // 13 agree on it), and the library is never closed.
                         *unsafe { library.get(name) }.map_err(|_| stringify!($name))?
+                    },)*
+                    $($newer: {
+                        let name = concat!(stringify!($newer), "\0").as_bytes();
+                        // SAFETY: as above; the type is that of every version that has it.
+                        unsafe { library.get(name) }.ok().map(|symbol| *symbol)
                     },)*
                 };
                 std::mem::forget(library);
@@ -83,6 +93,8 @@ symbols! {
             CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream, *mut *mut c_void,
             *mut *mut c_void
         ) -> Code;
+        // Since CUDA 12.4.
+        optional fn cuFuncLoad(CUfunction) -> Code;
     }
 }
 

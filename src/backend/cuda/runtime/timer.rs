@@ -20,7 +20,7 @@ impl Timer {
     pub(super) fn new(device: &Arc<Device>) -> Result<Self, BackendError> {
         let mut timer = Self { device: device.clone(), marks: [std::ptr::null_mut(); 2] };
         for mark in &mut timer.marks {
-            *mark = device.event()?;
+            *mark = device.timing_event()?;
         }
         Ok(timer)
     }
@@ -100,7 +100,7 @@ impl Stopwatch {
     /// A pair that is not in use.
     fn pair(&mut self) -> Option<[CUevent; 2]> {
         if self.used == self.pairs.len() && self.used < Self::MOST {
-            match (self.device.event(), self.device.event()) {
+            match (self.device.timing_event(), self.device.timing_event()) {
                 (Ok(first), Ok(second)) => self.pairs.push([first, second]),
                 (Ok(event), Err(_)) | (Err(_), Ok(event)) => destroy(&self.device, event),
                 (Err(_), Err(_)) => {}
@@ -126,6 +126,6 @@ impl Drop for Stopwatch {
 
 /// The context is current.
 fn destroy(device: &Device, event: CUevent) {
-    // SAFETY: made by `Device::event`, and used by nobody else any more.
+    // SAFETY: made by `Device::timing_event`, and used by nobody else any more.
     unsafe { (device.driver.cuEventDestroy_v2)(event) };
 }

@@ -1,6 +1,6 @@
 //! Operands of timed operations: random contents, never zeros, on the device.
 
-use crate::harness::{Harness, floats, pitch, words};
+use crate::harness::operands::{Harness, floats, pitch, words};
 use half::{bf16, f16};
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::{MaxShapes, Param, State, Weight};
@@ -9,11 +9,38 @@ use tetrad::model::StorageConfig;
 use tetrad::optim::{AdamFamily, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::quant::{GroupedShape, WeightCodec, WeightFormat, WeightPlane};
 
+/// Elements after which contents repeat: a prime, so that no two rows of a matrix are the same; drawing all of them would
+/// take longer than what is measured.
+const PERIOD: usize = 1_000_003;
+
+/// `count` elements, which repeat those of `draw`.
+pub fn repeated<T: Copy>(count: usize, draw: impl FnOnce(usize) -> Vec<T>) -> Vec<T> {
+    let mut all = draw(count.min(PERIOD));
+    while all.len() < count {
+        all.extend_from_within(..all.len().min(count - all.len()).min(PERIOD));
+    }
+    all
+}
+
+/// Bits of bf16 numbers between -1 and 1.
+pub fn halves(seed: u64, count: usize) -> Vec<u16> {
+    repeated(count, |count| floats(seed, count).into_iter().map(|x| bf16::from_f32(x).to_bits()).collect())
+}
+
+/// Any bytes.
+pub fn bytes(seed: u64, count: usize) -> Vec<u8> {
+    repeated(count, |count| words(seed, count).map(|word| (word >> 24) as u8).collect())
+}
+
 impl Harness {
     /// bf16 numbers between -1 and 1, unpadded.
     pub fn random_activations(&mut self, seed: u64, count: usize) -> Span {
-        let values: Vec<u16> = floats(seed, count).into_iter().map(|x| bf16::from_f32(x).to_bits()).collect();
-        self.add(&values)
+        self.add(&halves(seed, count))
+    }
+
+    /// float32 numbers between -1 and 1.
+    pub fn random_floats(&mut self, seed: u64, count: usize) -> Span {
+        self.add(&repeated(count, |count| floats(seed, count)))
     }
 
     /// Rows of activations, random to the end of their pitch.
@@ -32,9 +59,9 @@ impl Harness {
         Weight::place(shape, format, |plane, bytes| match (plane, format.codec()) {
             _ if bytes == 0 => Span::NONE,
             (WeightPlane::Data, WeightCodec::Bf16) => self.random_activations(7, shape.len()),
-            (WeightPlane::Data, WeightCodec::F32) => self.add(&floats(7, shape.len())),
+            (WeightPlane::Data, WeightCodec::F32) => self.random_floats(7, shape.len()),
             (WeightPlane::Scales, _) => self.add(&vec![f16::from_f32(0.02).to_bits(); shape.groups()]),
-            _ => self.add(&words(7 + plane as u64, bytes).map(|word| (word >> 24) as u8).collect::<Vec<_>>()),
+            _ => self.add(&self::bytes(7 + plane as u64, bytes)),
         })
     }
 
