@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn parts_cover_all_and_are_nearly_equal() {
         let of = |total, most, multiple| parts(total, most, multiple).collect::<Vec<_>>();
-        assert_eq!(of(100, 100, 128), [(0, 100)]);
+        assert_eq!(of(100, 104, 128), [(0, 100)]);
         assert_eq!(of(100, 1000, 128), [(0, 100)]);
         assert_eq!(of(300, 290, 128), [(0, 256), (256, 44)]);
         assert_eq!(of(5461, 2048, 256), [(0, 2048), (2048, 2048), (4096, 1365)]);
