@@ -3,7 +3,7 @@
 //! adapters, clipping and ranks, which come to no other kernels (but one, see `sums`) and take a minute, and what is about
 //! libraries.
 //!
-//! The whole program takes less than three minutes on two cores of its own: two processor minutes, and one more where
+//! The whole program takes less than three minutes on two cores of its own: two and a half processor minutes, and one more where
 //! NVRTC has to compile.
 
 #[path = "../harness/mod.rs"]
