@@ -1,5 +1,6 @@
 //! The devices that tests of the CUDA backend run on: the emulated one and a real one if there is one, or by
-//! `TETRAD_REQUIRE_CUDA=1` the real one alone: the emulator is not where such a test was carried.
+//! `TETRAD_REQUIRE_CUDA=1` the real one alone: the emulator is not where such a test was carried. The test program `ptx` has
+//! the emulated one alone, which runs NVRTC's PTX there.
 
 use super::interpreted;
 use cuda_emulator::Emulator;
@@ -52,6 +53,9 @@ pub fn devices(sources: &[Source]) -> Vec<(String, Gpu)> {
         let emulated = Gpu::open_with(0, &emulated(), sources).expect("the emulated device opens");
         devices.push((emulated.name().to_owned(), emulated));
     }
+    if interpreted::wanted() {
+        return devices;
+    }
     match real(sources) {
         Ok(gpu) => devices.push((gpu.name().to_owned(), gpu)),
         Err(error) if required() => panic!("TETRAD_REQUIRE_CUDA=1, but {error}"),
@@ -66,6 +70,9 @@ pub fn open_all() -> Vec<(String, Cuda)> {
     if !required() {
         let emulated = Cuda::open_with(0, &emulated()).expect("the emulated device opens");
         devices.push((emulated.name().to_owned(), emulated));
+    }
+    if interpreted::wanted() {
+        return devices;
     }
     match Cuda::open(0) {
         Ok(cuda) => devices.push((cuda.name().to_owned(), cuda)),

@@ -43,6 +43,8 @@
 //! device, and calls of a communicator that does not block before the last one is known to be done. A peer that is gone is
 //! `ncclRemoteError`, and its peers' streams stand still until they abort, as kernels do.
 //!
+//! [`Emulator::interpret`] puts another compiler and [`Interpreter`] of kernels behind the same driver.
+//!
 //! # What it does not
 //! Time; the memory model beyond barriers (fences, orders of atomics); unordered accesses to device memory, by blocks
 //! or threads; the number of registers; bank conflicts; `wgmma`, TMA, clusters, named barriers, masks other than all

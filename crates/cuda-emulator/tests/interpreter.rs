@@ -11,11 +11,14 @@ use support::emulator;
 
 type Handle = *mut c_void;
 
+/// Blocks, threads, dynamic bytes, parameters.
+type Launches = Vec<([u32; 3], u32, u32, Vec<Vec<u8>>)>;
+
 /// Knows one program, of one kernel; keeps what it was asked for.
 #[derive(Default)]
 struct Told {
     programs: Mutex<Vec<Program>>,
-    launches: Mutex<Vec<([u32; 3], u32, u32, Vec<Vec<u8>>)>>,
+    launches: Mutex<Launches>,
 }
 
 impl Interpreter for Told {

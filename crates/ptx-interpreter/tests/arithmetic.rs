@@ -36,8 +36,8 @@ fn integers_of_32_bits() {
     check("add.s32 %d, %a, %b;", |a, b, _| a.wrapping_add(b));
     check("sub.s32 %d, %a, %b;", |a, b, _| a.wrapping_sub(b));
     check("mul.lo.s32 %d, %a, %b;", |a, b, _| a.wrapping_mul(b));
-    check("mul.hi.u32 %d, %a, %b;", |a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32);
-    check("mul.hi.s32 %d, %a, %b;", |a, b, _| (i64::from(s(a)) * i64::from(s(b)) >> 32) as u32);
+    check("mul.hi.u32 %d, %a, %b;", |a, b, _| ((u64::from(a) * u64::from(b)) >> 32) as u32);
+    check("mul.hi.s32 %d, %a, %b;", |a, b, _| ((i64::from(s(a)) * i64::from(s(b))) >> 32) as u32);
     check("mad.lo.s32 %d, %a, %b, %c;", |a, b, c| a.wrapping_mul(b).wrapping_add(c));
     check("and.b32 %r0, %a, %b; or.b32 %r1, %r0, %c; xor.b32 %d, %r1, %a;", |a, b, c| (a & b | c) ^ a);
     check("not.b32 %r0, %a; neg.s32 %d, %r0;", |a, _, _| (!a).wrapping_neg());
@@ -93,10 +93,10 @@ fn integers_of_64_bits() {
     check("bfi.b32 %d, %a, %b, 3, 29;", |a, b, _| b & 7 | a << 3);
     check("bfi.b32 %d, %a, %b, 4, 8;", |a, b, _| b & !0xff0 | (a & 0xff) << 4);
     check("mul.wide.u32 %rd5, %a, %b; shr.u64 %rd6, %rd5, 32; cvt.u32.u64 %d, %rd6;", |a, b, _| {
-        (u64::from(a) * u64::from(b) >> 32) as u32
+        ((u64::from(a) * u64::from(b)) >> 32) as u32
     });
     check("mul.wide.s32 %rd5, %a, %b; shr.u64 %rd6, %rd5, 32; cvt.u32.u64 %d, %rd6;", |a, b, _| {
-        (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32
+        ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32
     });
     check(
         "cvt.u64.u32 %rd5, %c; mad.wide.u32 %rd6, %a, %b, %rd5; shr.u64 %rd7, %rd6, 32; cvt.u32.u64 %d, %rd7;",

@@ -159,6 +159,7 @@ fn what_is_not_known_is_told_with_its_line() {
         ("add.u64 %r0, %r1, %r1", "%r1 is not as wide as its type"),
         ("cvt.rz.f32.s32 %r0, %r1", "conversions by rz are not known"),
         ("add.rz.f32 %r0, %r1, %r1", "the instruction add.rz.f32 is not known"),
+        ("prefetch.global.L2::evict_last [%r0]", "the instruction prefetch.global.L2::evict_last is not known"),
         ("rcp.approx.f32 %r0, %r1", "the instruction rcp.approx.f32 is not known"),
     ] {
         let found = said(&text.replace("tanh.approx.f32 %r0, %r1", instruction));

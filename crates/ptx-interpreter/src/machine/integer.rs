@@ -25,7 +25,7 @@ impl Registers {
             Integer::Add => self.map2(i, mask, |a, b| cut(a.wrapping_add(b))),
             Integer::Sub => self.map2(i, mask, |a, b| cut(a.wrapping_sub(b))),
             Integer::MulLow => self.map2(i, mask, |a, b| cut(a.wrapping_mul(b))),
-            Integer::MulHigh => self.map2(i, mask, |a, b| (u64::from(a) * u64::from(b) >> width) as u32),
+            Integer::MulHigh => self.map2(i, mask, |a, b| ((u64::from(a) * u64::from(b)) >> width) as u32),
             // Division by zero gives no defined value; the hardware gives ones.
             Integer::Div => self.map2(i, mask, |a, b| a.checked_div(b).unwrap_or(cut(u32::MAX))),
             Integer::Rem => self.map2(i, mask, |a, b| a.checked_rem(b).unwrap_or(cut(u32::MAX))),
@@ -48,7 +48,7 @@ impl Registers {
         let up = move |x: u32| if width == 16 { i32::from(x as i16) } else { x as i32 };
         let cut = move |x: i32| if width == 16 { u32::from(x as u16) } else { x as u32 };
         match op {
-            Integer::MulHigh => self.map2(i, mask, |a, b| cut((i64::from(up(a)) * i64::from(up(b)) >> width) as i32)),
+            Integer::MulHigh => self.map2(i, mask, |a, b| cut(((i64::from(up(a)) * i64::from(up(b))) >> width) as i32)),
             Integer::Div => self.map2(i, mask, |a, b| cut(if b == 0 { -1 } else { up(a).wrapping_div(up(b)) })),
             Integer::Rem => self.map2(i, mask, |a, b| cut(if b == 0 { -1 } else { up(a).wrapping_rem(up(b)) })),
             Integer::Min => self.map2(i, mask, |a, b| cut(up(a).min(up(b)))),
@@ -66,7 +66,7 @@ impl Registers {
             Integer::Add => self.map2_wide(i, mask, u64::wrapping_add),
             Integer::Sub => self.map2_wide(i, mask, u64::wrapping_sub),
             Integer::MulLow => self.map2_wide(i, mask, u64::wrapping_mul),
-            Integer::MulHigh => self.map2_wide(i, mask, |a, b| (u128::from(a) * u128::from(b) >> 64) as u64),
+            Integer::MulHigh => self.map2_wide(i, mask, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
             Integer::Div => self.map2_wide(i, mask, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
             Integer::Rem => self.map2_wide(i, mask, |a, b| a.checked_rem(b).unwrap_or(u64::MAX)),
             Integer::Min => self.map2_wide(i, mask, u64::min),
@@ -87,7 +87,7 @@ impl Registers {
     fn signed_wide(&mut self, op: Integer, i: &Instruction, mask: u32) {
         match op {
             Integer::MulHigh => {
-                self.map2_wide(i, mask, |a, b| (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64)
+                self.map2_wide(i, mask, |a, b| ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64)
             }
             Integer::Div => {
                 self.map2_wide(

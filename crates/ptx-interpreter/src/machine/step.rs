@@ -1,9 +1,9 @@
 //! One instruction of some threads of a warp.
 
+use super::Problem;
 use super::block::Shared;
 use super::memory::{LOCAL_WINDOW, SHARED_WINDOW};
 use super::warp::Warp;
-use super::{LANES, Problem};
 use crate::code::{Instruction, Logic, Op, Space, Width};
 
 impl Warp {
@@ -125,9 +125,7 @@ impl Warp {
             _ => 0,
         };
         let mut values = *self.registers.wide(i.a);
-        for lane in 0..LANES {
-            values[lane] = f(values[lane], window);
-        }
+        values.iter_mut().for_each(|value| *value = f(*value, window));
         self.registers.put_wide(i.d, mask, &values);
     }
 }

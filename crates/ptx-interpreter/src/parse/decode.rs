@@ -135,7 +135,10 @@ fn statements(lines: &[&str], first: u32) -> (String, Vec<Statement>) {
                     continue;
                 }
             }
-            let label = rest.find(':').filter(|&at| open.text.is_empty() && !rest[..at].contains([' ', '\t', ';']));
+            let label = rest.find(':').filter(|&at| {
+                // `L2::128B` is a part of an instruction.
+                open.text.is_empty() && !rest[..at].contains([' ', '\t', ';']) && !rest[at + 1..].starts_with(':')
+            });
             let end = label.or_else(|| rest.find(';'));
             open.text += &rest[..end.map_or(rest.len(), |end| end + usize::from(label.is_some()))];
             open.text.push(' ');

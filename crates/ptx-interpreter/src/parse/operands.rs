@@ -123,7 +123,7 @@ impl Decoder<'_> {
         let found = self.symbol(token).or_else(|| immediate(token, ty == Type::F64));
         let Some(bits) = found else { return error(self.line, format!("{token} is not known")) };
         let width = ty.width();
-        let bits = if ty.bytes() < 4 && width == Width::W32 { bits & (1 << (8 * ty.bytes())) - 1 } else { bits };
+        let bits = if ty.bytes() < 4 && width == Width::W32 { bits & ((1 << (8 * ty.bytes())) - 1) } else { bits };
         Ok((width, self.constant(width, bits)))
     }
 

@@ -104,7 +104,7 @@ pub fn float_rows() -> Vec<[f32; 3]> {
         0 => EDGES[(x >> 8) as usize % EDGES.len()],
         1 => (x >> 40) as f32 / 65_536.0 - 128.0,
         2 => ((x >> 60) as f32).exp2() - 3.0,
-        _ => f32::from_bits((x >> 17) as u32 % 0x7f80_0000 | ((x >> 3) as u32) << 31),
+        _ => f32::from_bits(((x >> 17) as u32 % 0x7f80_0000) | (((x >> 3) as u32) << 31)),
     };
     numbers(1536, 13)
         .iter()
