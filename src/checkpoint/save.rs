@@ -5,7 +5,7 @@ use super::meta::{Meta, TOKENIZER};
 use super::planes::plan;
 use crate::backend::Backend;
 use crate::error::{BackendError, CheckpointError, RanksError, ReplaceError, WriteError};
-use crate::format::{Attachment, Layout, PlaneKind};
+use crate::format::{Attachment, Layout, PlaneKind, PlaneSource};
 use crate::model::Model;
 use crate::ranks::{Alone, Ranks};
 use crate::store::replace;
@@ -104,11 +104,9 @@ fn write(
 }
 
 /// Planes as the source reads them.
-fn sender(
-    source: &Source<'_>,
-) -> impl FnMut(usize, PlaneKind, &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+fn sender(source: &Source<'_>) -> impl PlaneSource {
     let mut piece = vec![0; PIECE];
-    move |tensor, kind, sink| {
+    move |tensor: usize, kind: PlaneKind, sink: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
         let bytes = source.len(tensor, kind);
         for from in (0..bytes).step_by(PIECE) {
             let piece = &mut piece[..PIECE.min(bytes - from)];

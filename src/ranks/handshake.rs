@@ -118,10 +118,16 @@ mod tests {
     use std::collections::HashMap;
     use std::sync::{Arc, Condvar, Mutex};
 
+    #[derive(Default)]
+    struct Shared {
+        values: Mutex<HashMap<String, Vec<u8>>>,
+        changed: Condvar,
+    }
+
     /// A store in memory, which hangs up on a client after some calls.
     #[derive(Clone)]
     struct Memory {
-        values: Arc<(Mutex<HashMap<String, Vec<u8>>>, Condvar)>,
+        shared: Arc<Shared>,
         calls: usize,
         limit: Option<Duration>,
     }
@@ -136,23 +142,23 @@ mod tests {
     impl Keys for Memory {
         fn set(&mut self, key: &str, value: &[u8]) -> Result<(), RanksError> {
             self.call()?;
-            self.values.0.lock().unwrap().insert(key.into(), value.into());
-            self.values.1.notify_all();
+            self.shared.values.lock().unwrap().insert(key.into(), value.into());
+            self.shared.changed.notify_all();
             Ok(())
         }
 
         fn has(&mut self, key: &str) -> Result<bool, RanksError> {
             self.call()?;
-            Ok(self.values.0.lock().unwrap().contains_key(key))
+            Ok(self.shared.values.lock().unwrap().contains_key(key))
         }
 
         fn get(&mut self, key: &str, value: &mut [u8]) -> Result<(), RanksError> {
             self.call()?;
-            let values = self.values.0.lock().unwrap();
+            let values = self.shared.values.lock().unwrap();
             // Nobody who is to get something gives up.
             let limit = self.limit.unwrap_or(Duration::MAX);
             let missing = |values: &mut HashMap<_, _>| !values.contains_key(key);
-            let (values, waited) = self.values.1.wait_timeout_while(values, limit, missing).unwrap();
+            let (values, waited) = self.shared.changed.wait_timeout_while(values, limit, missing).unwrap();
             if waited.timed_out() {
                 return Err(RanksError::Timeout { call: "the store", seconds: limit.as_secs() });
             }
@@ -183,7 +189,7 @@ mod tests {
     fn whatever_an_attempt_left_the_next_gets_its_own_value() {
         // Ranks that come apart at each of their calls, before and after they have met.
         for lost in [[ALL, 0, ALL], [ALL, 1, ALL], [ALL, 2, ALL], [1, ALL, ALL], [5, ALL, ALL], [ALL; 3]] {
-            let store = Memory { values: Arc::default(), calls: 0, limit: None };
+            let store = Memory { shared: Arc::default(), calls: 0, limit: None };
             let first = attempt(&store, 1, lost);
             assert_eq!(first.iter().all(Result::is_ok), lost == [ALL; 3], "{lost:?}: {first:?}");
             let second = attempt(&store, 2, [ALL; 3]);
@@ -193,7 +199,7 @@ mod tests {
 
     #[test]
     fn who_does_not_come_is_named() {
-        let mut store = Memory { values: Arc::default(), calls: ALL, limit: None };
+        let mut store = Memory { shared: Arc::default(), calls: ALL, limit: None };
         let alone = spread(&mut store, "run", (0, 3), &mut [1], Some(Duration::ZERO)).unwrap_err();
         assert_eq!(alone.to_string(), "ranks [1, 2] did not come within 0 s");
     }
