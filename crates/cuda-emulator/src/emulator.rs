@@ -123,7 +123,7 @@ impl Emulator {
         self.functions
     }
 
-    /// The message to the last error that the driver returned to any thread: kernel, block, thread and what is wrong.
+    /// The message to the last error that the driver met in this thread: kernel, block, thread and what is wrong.
     pub fn last_failure(&self) -> String {
         let mut text = vec![0u8; 1024];
         // SAFETY: the buffer has the length that is passed with it.
