@@ -1,6 +1,7 @@
 //! A rank that is lost, at any call that it makes: in the chain of a gradient, before and after an update, while weights are
 //! given to all, in the middle of a checkpoint.
 
+use super::watched::Watched;
 use super::{Life, config, joined, on_each};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,73 +12,16 @@ use tetrad::error::RanksError;
 use tetrad::ranks::Ranks;
 use tetrad::train::Trainer;
 
-/// A rank that makes so many calls, and is gone at the next.
-struct Mortal {
-    inner: Arc<dyn Ranks>,
-    calls: AtomicUsize,
-    last: usize,
-}
-
-impl Mortal {
-    fn new(inner: Arc<dyn Ranks>, last: usize) -> Self {
-        Self { inner, calls: AtomicUsize::new(0), last }
-    }
-
-    /// Counts a call; an error if this rank does not live to make it.
-    fn call(&self) -> Result<(), RanksError> {
-        match self.calls.fetch_add(1, Ordering::Relaxed) < self.last {
-            true => Ok(()),
-            false => Err(RanksError::Lost { rank: self.inner.rank() }),
-        }
-    }
-}
-
-impl Ranks for Mortal {
-    fn rank(&self) -> usize {
-        self.inner.rank()
-    }
-
-    fn size(&self) -> usize {
-        self.inner.size()
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-
-    fn send(&self, bytes: &[u8], to: usize) -> Result<(), RanksError> {
-        self.call()?;
-        self.inner.send(bytes, to)
-    }
-
-    fn recv(&self, bytes: &mut [u8], from: usize) -> Result<(), RanksError> {
-        self.call()?;
-        self.inner.recv(bytes, from)
-    }
-
-    fn share(&self, bytes: &mut [u8], from: usize) -> Result<(), RanksError> {
-        self.call()?;
-        self.inner.share(bytes, from)
-    }
-
-    fn gather(&self, own: &[u8], all: &mut [u8]) -> Result<(), RanksError> {
-        self.call()?;
-        self.inner.gather(own, all)
-    }
-
-    fn finish(&self) -> Result<(), RanksError> {
-        self.inner.finish()
-    }
-
-    fn abort(&self, code: u8) {
-        self.inner.abort(code);
-    }
-}
-
 /// A step, a checkpoint, a step, a checkpoint; ends at the first error. What is left, and how many calls were made.
 fn live(config: &Config, ranks: Arc<dyn Ranks>, last: usize, folder: &Path) -> (usize, Result<(), String>) {
-    let mortal = Arc::new(Mortal::new(ranks, last));
-    let mut trainer = Life::new(config).trainer(mortal.clone(), 1);
+    let (calls, rank) = (Arc::new(AtomicUsize::new(0)), ranks.rank());
+    let made = calls.clone();
+    // It makes so many calls, and is gone at the next.
+    let see = move |_| match made.fetch_add(1, Ordering::Relaxed) < last {
+        true => Ok(()),
+        false => Err(RanksError::Lost { rank }),
+    };
+    let mut trainer = Life::new(config).trainer(Arc::new(Watched { inner: ranks, see }), 1);
     let step = |trainer: &mut Trainer, number: u32| -> Result<(), String> {
         let (rows, sequence) = (trainer.rows(), config.train.sequence);
         let all: Vec<u32> = (0..=(config.train.batch * sequence) as u32).map(|i| (i * i + number * 31) % 256).collect();
@@ -92,7 +36,7 @@ fn live(config: &Config, ranks: Arc<dyn Ranks>, last: usize, folder: &Path) -> (
         }
     };
     let end = [0, 1].into_iter().try_for_each(|number| step(&mut trainer, number));
-    (mortal.calls.load(Ordering::Relaxed), end)
+    (calls.load(Ordering::Relaxed), end)
 }
 
 /// What three ranks leave, of which one makes `last` calls; and the number of its calls, if none is lost.

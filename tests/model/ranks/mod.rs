@@ -6,6 +6,7 @@ mod lost;
 mod run;
 mod saving;
 mod volume;
+mod watched;
 
 use crate::harness::state::{joined, whole_state};
 use std::ops::Range;
