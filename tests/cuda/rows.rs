@@ -29,7 +29,9 @@ const LARGEST: MaxShapes = MaxShapes {
 fn rms_norm_and_its_gradient() {
     for order in orders() {
         set_order(order);
-        for (tokens, width) in [(1, 1), (1, 172), (7, 31), (65, 40), (9, 257), (3, 5461), (130, 64), (4099, 8)] {
+        for (tokens, width) in
+            [(1, 1), (1, 172), (7, 31), (65, 40), (9, 257), (3, 5461), (21, 4090), (130, 64), (4099, 8)]
+        {
             let [x, dout, old] = [1, 2, 3].map(|seed| bf16_floats(seed, tokens * width));
             let gain = bf16_floats(4, width);
             let mut harness = Harness::default();

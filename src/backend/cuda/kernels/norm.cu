@@ -1,8 +1,8 @@
-// RMSNorm and its gradient: one warp per row.
+// RMSNorm and its gradient: forward one warp per row, backward one block for some rows.
 //
-// Floors, in bytes of device memory per element: forward 4 (x in, out out), gradient 8 (x, dout, dx in; dx out) and
-// 4 more for the gain's gradient, which reads x and dout a second time: its sums run down the columns, and a warp
-// that holds a row of 8,192 columns has no registers for them.
+// Floors, in bytes of device memory per element: forward 4 (x in, out out), gradient 8 (x, dout, dx in; dx out). Rows
+// of more than GAIN_COLUMNS take 4 more for the gain's gradient, whose sums run down the columns: no block has the
+// registers for them, so x and dout are read a second time.
 #include "rows.h"
 
 // out = x / rms(x) gain; inv_rms receives 1 / rms(x).
@@ -55,6 +55,65 @@ KERNEL(256, rms_norm_grad, const bf16* x, const float* gain, const float* inv_rm
     }
 }
 
+// Columns of a block, eight a thread; and rows whose loads are on their way together.
+static constexpr u32 GAIN_COLUMNS = 4096, GAIN_ROWS = 4, GAIN_WARPS = GAIN_COLUMNS / 256;
+
+// Both at once: dx as above, and partial[chunk][column] as below. A block is one chunk; it has a thread for every eight
+// columns, in whole warps, each of which then adds up what all of them found of a row.
+KERNEL(512, rms_norm_grad_gain, const bf16* x, const float* gain, const float* inv_rms, const bf16* dout, bf16* dx,
+       float* partial, u32 rows, u32 width, u32 rows_per_chunk) {
+    // Two tiles take turns, so that one barrier a tile suffices.
+    SHARED(float, shares, 2 * GAIN_ROWS * GAIN_WARPS);
+    const u32 column = thread() * 8, count = column < width ? in_row(column, width) : 0;
+    const u32 first = block_x() * rows_per_chunk, last = min_(first + rows_per_chunk, rows);
+    const Eight g = load_eight(gain + column, count);
+    const float per_column = 1.0f / (float)width;
+    float sums[8] = {};
+    float* turn = shares;
+    for (u32 row = first; row < last; row += GAIN_ROWS) {
+        const u32 here = min_(GAIN_ROWS, last - row);
+        Bits16 read[GAIN_ROWS][3];
+        UNROLL
+        for (u32 r = 0; r < GAIN_ROWS; ++r) {
+            const u64 at = (u64)(row + r) * pitch(width) + column;
+            const bool there = r < here && count > 0;
+            UNROLL
+            for (u32 i = 0; i < 3; ++i) read[r][i] = there ? load_16((i == 0 ? x : i == 1 ? dout : dx) + at) : Bits16{};
+        }
+        UNROLL
+        for (u32 r = 0; r < GAIN_ROWS; ++r) {
+            const Eight v = first_of(unpack_eight(read[r][0]), count), d = first_of(unpack_eight(read[r][1]), count);
+            float share = 0.0f;
+            UNROLL
+            for (int j = 0; j < 8; ++j) share += v.x[j] * d.x[j] * g.x[j];
+            share = warp_sum(share);
+            if (lane() == 0) turn[r * GAIN_WARPS + warp()] = share;
+        }
+        sync_threads();
+        UNROLL
+        for (u32 r = 0; r < GAIN_ROWS; ++r) {
+            const float sum = warp_sum(lane() < threads() / 32 ? turn[r * GAIN_WARPS + lane()] : 0.0f);
+            if (r < here && count > 0) {
+                const Eight v = unpack_eight(read[r][0]), d = unpack_eight(read[r][1]);
+                Eight out = unpack_eight(read[r][2]);
+                const float inv = inv_rms[row + r], mean = sum * inv * inv * per_column;
+                UNROLL
+                for (int j = 0; j < 8; ++j) {
+                    out.x[j] += (d.x[j] * g.x[j] - mean * v.x[j]) * inv;
+                    sums[j] += d.x[j] * inv * v.x[j];
+                }
+                store_eight(dx + (u64)(row + r) * pitch(width) + column, out);
+            }
+        }
+        turn = shares + (turn == shares ? GAIN_ROWS * GAIN_WARPS : 0);
+    }
+    float* to = partial + (u64)block_x() * width + column;
+    UNROLL
+    for (u32 j = 0; j < 8; ++j) {
+        if (j < count) to[j] = sums[j];
+    }
+}
+
 // partial[chunk][column] = sum over the chunk's rows, in order, of dout x / rms(x); eight columns a thread.
 KERNEL(256, rms_norm_gain_partial, const bf16* x, const float* inv_rms, const bf16* dout, float* partial, u32 rows,
        u32 width, u32 rows_per_chunk) {
@@ -81,12 +140,22 @@ KERNEL(256, rms_norm_gain_partial, const bf16* x, const float* inv_rms, const bf
     }
 }
 
-// out[column] = sum over chunks, in order, of partial[chunk][column], after what out holds if `accumulate`.
+// out[column] = sum over chunks of partial[chunk][column], after what out holds if `accumulate`. A warp sums every
+// eighth chunk of 32 columns, in order; then the warps' sums are added, in order too.
 KERNEL(256, sum_columns, const float* partial, float* out, u32 chunks, u32 width, u32 accumulate) {
-    const u32 column = block_x() * 256 + thread();
+    SHARED(float, sums, 256);
+    const u32 column = block_x() * 32 + lane();
+    float sum = 0.0f;
     if (column < width) {
-        float sum = accumulate ? out[column] : 0.0f;
-        for (u32 chunk = 0; chunk < chunks; ++chunk) sum += partial[(u64)chunk * width + column];
-        out[column] = sum;
+        UNROLL_4
+        for (u32 chunk = warp(); chunk < chunks; chunk += 8) sum += partial[(u64)chunk * width + column];
+    }
+    sums[thread()] = sum;
+    sync_threads();
+    if (warp() == 0 && column < width) {
+        float total = accumulate ? out[column] : 0.0f;
+        UNROLL
+        for (u32 w = 0; w < 8; ++w) total += sums[w * 32 + lane()];
+        out[column] = total;
     }
 }

@@ -12,8 +12,7 @@ struct Eight {
     float x[8];
 };
 
-DEVICE Eight load_eight(const bf16* from) {
-    const Bits16 bits = load_16(from);
+DEVICE Eight unpack_eight(const Bits16& bits) {
     Eight out;
     UNROLL
     for (int i = 0; i < 4; ++i) {
@@ -23,15 +22,19 @@ DEVICE Eight load_eight(const bf16* from) {
     return out;
 }
 
-// Of eight elements the first `count`; zeros for the others.
-DEVICE Eight load_eight(const bf16* from, u32 count) {
-    Eight out = load_eight(from);
+DEVICE Eight load_eight(const bf16* from) { return unpack_eight(load_16(from)); }
+
+// The first `count` of eight elements; zeros for the others.
+DEVICE Eight first_of(Eight eight, u32 count) {
     if (count < 8) {
         UNROLL
-        for (int i = 0; i < 8; ++i) out.x[i] = i < count ? out.x[i] : 0.0f;
+        for (u32 i = 0; i < 8; ++i) eight.x[i] = i < count ? eight.x[i] : 0.0f;
     }
-    return out;
+    return eight;
 }
+
+// Of eight elements the first `count`; zeros for the others.
+DEVICE Eight load_eight(const bf16* from, u32 count) { return first_of(load_eight(from), count); }
 
 // The same of a float32 vector, behind whose end nothing is touched.
 DEVICE Eight load_eight(const float* from, u32 count) {
