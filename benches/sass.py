@@ -9,45 +9,14 @@ can be compared as they are. The kinds: LDG and STG are global memory with the b
 tensor cores, LDS, STS and LDSM shared memory; the rest is arithmetic and control.
 """
 import collections
-import ctypes
 import os
-import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-KERNELS = ROOT / "src/backend/cuda/kernels"
-# Those of src/backend/cuda/runtime/compile.rs.
-FLAGS = ["--std=c++17", "--fmad=false"]
-
-
-def cubin(file, arch):
-    """The file compiled by NVRTC."""
-    folder = ROOT / "target/python/nvidia/cu13/lib"
-    # The compiler looks for it by its name.
-    ctypes.CDLL(str(next(folder.glob("libnvrtc-builtins.so.13*"))))
-    nvrtc = ctypes.CDLL(str(folder / "libnvrtc.so.13"))
-    headers = sorted(KERNELS.glob("*.h"))
-    texts = (ctypes.c_char_p * len(headers))(*(header.read_bytes() for header in headers))
-    names = (ctypes.c_char_p * len(headers))(*(header.name.encode() for header in headers))
-    program = ctypes.c_void_p()
-    text = (KERNELS / file).read_bytes()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text, file.encode(), len(headers), texts, names)
-    flags = [f"--gpu-architecture={arch}", *FLAGS]
-    if nvrtc.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))):
-        size = ctypes.c_size_t()
-        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        log = ctypes.create_string_buffer(size.value)
-        nvrtc.nvrtcGetProgramLog(program, log)
-        sys.exit(log.value.decode())
-    size = ctypes.c_size_t()
-    nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size))
-    code = ctypes.create_string_buffer(size.value)
-    nvrtc.nvrtcGetCUBIN(program, code)
-    return code.raw
+from nvrtc import cubin
 
 
 def kernels(code):
@@ -88,9 +57,13 @@ def counts(instructions):
     return f"{len(instructions)} instructions: {kinds}"
 
 
-asked = sys.argv[2:]
-for name, instructions, loops in kernels(cubin(sys.argv[1], os.environ.get("ARCH", "sm_90a"))):
-    if not asked or name in asked:
-        print(f"{name}: {counts(instructions)}")
-        for first, last in loops:
-            print(f"  loop {first} to {last}: {counts(instructions[first:last + 1])}")
+def main():
+    asked = sys.argv[2:]
+    for name, instructions, loops in kernels(cubin(sys.argv[1], os.environ.get("ARCH", "sm_90a"))):
+        if not asked or name in asked:
+            print(f"{name}: {counts(instructions)}")
+            for first, last in loops:
+                print(f"  loop {first} to {last}: {counts(instructions[first:last + 1])}")
+
+
+main()
