@@ -54,6 +54,10 @@ pub trait DeviceInfo {
     /// depend on how its tokens were cut into products; else they are one chain in the order of the tokens.
     fn sums_in_parts(&self) -> bool;
 
+    /// Whether products of one shape that share an input are better started at once
+    /// ([`linear_joined`](crate::backend::ops::Linear::linear_joined)).
+    fn joins_products(&self) -> bool;
+
     /// Whether operations read a mapped file in place; otherwise weights are uploaded from it.
     fn reads_mapped(&self) -> bool;
 

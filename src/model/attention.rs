@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
+use super::linear::{forward_joined, grad_weights_joined};
 use super::{ActivationQuant, BlockActs, Bottleneck, Linear, Norm, Prefix};
 use crate::backend::{Accumulate, AttentionArgs, AttentionGradArgs};
 use crate::memory::Span;
@@ -46,9 +47,7 @@ impl Attention {
             Some(_) => (cx.block_rows(acts.plain_q, width), cx.block_rows(acts.plain_k, kv)),
             None => (q, k),
         };
-        self.query.forward(cx, n, plain_q, Accumulate::No);
-        self.key.forward(cx, n, plain_k, Accumulate::No);
-        self.value.forward(cx, n, v, Accumulate::No);
+        forward_joined(cx, n, [(&self.query, plain_q), (&self.key, plain_k), (&self.value, v)]);
         if let Some([query, key]) = &self.head_norms {
             let [inv_q, inv_k] = head_rms(cx, acts);
             query.forward(cx, plain_q, q, inv_q);
@@ -63,8 +62,7 @@ impl Attention {
         self.prefixes.iter().for_each(|prefix| prefix.forward(cx, q, heads, lse));
         cx.quantize(heads, width);
         let mid = cx.block_rows(acts.resid_mid, h);
-        cx.backend.copy(x, mid);
-        self.output.forward(cx, heads, mid, Accumulate::Yes);
+        self.output.forward_onto(cx, heads, x, mid);
         self.bottlenecks.iter().for_each(|bottleneck| bottleneck.forward(cx, n, mid));
     }
 
@@ -83,14 +81,15 @@ impl Attention {
         let heads = cx.block_rows(acts.attn_out, width);
         self.output.backward(cx, (dx, heads), (dheads, Accumulate::No), sink);
         let [dq, dk, dv] = self.heads_backward(cx, acts, dheads, sink);
-        let projections = [(dq, &self.query), (dk, &self.key), (dv, &self.value)];
-        projections.into_iter().for_each(|(dy, linear)| linear.grad_bias(cx, dy, sink));
+        let projections = [(&self.query, dq), (&self.key, dk), (&self.value, dv)];
+        projections.into_iter().for_each(|(linear, dy)| linear.grad_bias(cx, dy, sink));
         let n = cx.block_rows(acts.attn_norm_out, h);
         let mut accumulate = Accumulate::No;
-        for (dy, linear) in projections {
-            linear.backward(cx, (dy, n), (dn, accumulate), sink);
+        for (linear, dy) in projections {
+            linear.grad_input(cx, (dy, n), (dn, accumulate), sink);
             accumulate = Accumulate::Yes;
         }
+        grad_weights_joined(cx, n, projections, sink);
         self.bottlenecks.iter().for_each(|bottleneck| bottleneck.backward(cx, (dx, n), dn, sink));
         let inv_rms = cx.block_floats(acts.attn_inv_rms, 1);
         self.norm.backward(cx, (dn, x, inv_rms), dx, sink);

@@ -28,15 +28,64 @@ impl Model {
     }
 }
 
+/// The outputs of layers that share the input `x`.
+pub(super) fn forward_joined<const N: usize>(cx: &mut Context<'_>, x: Span, layers: [(&Linear, Span); N]) {
+    match cx.model.settings.activations.compute {
+        Compute::F32 => cx.backend.linear_joined(x, &layers.map(|(layer, y)| (&layer.weight.weight, y))),
+        Compute::Int8 => {
+            layers.iter().for_each(|(layer, y)| cx.backend.linear_int8(x, &layer.weight.weight, *y, Accumulate::No))
+        }
+    }
+    layers.iter().for_each(|(layer, y)| layer.add_terms(cx, x, *y));
+}
+
+/// The gradients of the weights of layers that share the input `x`, from those of their outputs. Before it come all that is
+/// computed with these weights: an update may follow at once.
+pub(super) fn grad_weights_joined<const N: usize>(
+    cx: &mut Context<'_>,
+    x: Span,
+    layers: [(&Linear, Span); N],
+    sink: &mut GradSink<'_, '_>,
+) {
+    let grads = layers.map(|(layer, _)| sink.grad(&layer.weight));
+    let shape = layers[0].0.weight.weight.shape;
+    let alike = layers.iter().all(|(layer, _)| layer.weight.weight.shape == shape);
+    if let (true, true, Some(grads)) = (cx.backend.joins_products(), alike, apart(grads)) {
+        let begun = grads.map(|grad| sink.begin(cx, grad));
+        let pairs = std::array::from_fn::<_, N, _>(|i| (layers[i].1, grads[i]));
+        cx.backend.linear_grad_weight_joined(x, &pairs, (shape.rows, shape.cols), begun[0]);
+        return layers.iter().for_each(|(layer, _)| sink.add(cx, &layer.weight));
+    }
+    layers.into_iter().for_each(|(layer, dy)| layer.grad_weight(cx, (dy, x), sink));
+}
+
+/// All of these buffers, if they are all there and no two are the same, as they are where gradients have their turns.
+fn apart<const N: usize>(grads: [Option<Span>; N]) -> Option<[Span; N]> {
+    let places = grads.map(|grad| grad.map(|grad| grad.offset));
+    let known = (0..N).all(|i| places[i].is_some() && !places[..i].contains(&places[i]));
+    known.then(|| grads.map(Option::unwrap_or_default))
+}
+
 impl Linear {
     /// A layer without bias.
     pub fn without_bias(weight: Param) -> Self {
         Self { weight, bias: None, low_rank: Vec::new() }
     }
 
-    /// Sets or adds to `y` from `x`.
-    pub(super) fn forward(&self, cx: &mut Context<'_>, x: Span, y: Span, accumulate: Accumulate) {
-        cx.model.product(cx.backend, x, &self.weight.weight, y, accumulate);
+    /// Sets `y` to `onto` and what the layer makes of `x`.
+    pub(super) fn forward_onto(&self, cx: &mut Context<'_>, x: Span, onto: Span, y: Span) {
+        match cx.model.settings.activations.compute {
+            Compute::F32 => cx.backend.linear_onto(x, &self.weight.weight, onto, y),
+            Compute::Int8 => {
+                cx.backend.copy(onto, y);
+                cx.backend.linear_int8(x, &self.weight.weight, y, Accumulate::Yes);
+            }
+        }
+        self.add_terms(cx, x, y);
+    }
+
+    /// Adds bias and adapters to the product.
+    fn add_terms(&self, cx: &mut Context<'_>, x: Span, y: Span) {
         if let Some(bias) = &self.bias {
             cx.backend.add_bias(y, bias.weight.data, bias.weight.shape.cols);
         }
@@ -62,9 +111,24 @@ impl Linear {
         (dx, accumulate): (Span, Accumulate),
         sink: &mut GradSink<'_, '_>,
     ) {
+        self.grad_input(cx, (dy, x), (dx, accumulate), sink);
+        self.grad_weight(cx, (dy, x), sink);
+    }
+
+    /// Sets or adds to `dx`, and forms the gradients of adapters.
+    pub(super) fn grad_input(
+        &self,
+        cx: &mut Context<'_>,
+        (dy, x): (Span, Span),
+        (dx, accumulate): (Span, Accumulate),
+        sink: &mut GradSink<'_, '_>,
+    ) {
         cx.backend.linear_grad_input(dy, &self.weight.weight, dx, accumulate);
         let weight = &self.weight.weight;
         self.low_rank.iter().for_each(|pair| pair.backward(cx, (weight, dy, x), dx, sink));
+    }
+
+    fn grad_weight(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), sink: &mut GradSink<'_, '_>) {
         let Some(grad) = sink.grad(&self.weight) else { return };
         let (shape, accumulate) = (self.weight.weight.shape, sink.begin(cx, grad));
         cx.backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, accumulate);

@@ -2,6 +2,7 @@
 
 use super::context::Context;
 use super::grad_sink::GradSink;
+use super::linear::{forward_joined, grad_weights_joined};
 use super::{BlockActs, Bottleneck, Linear, Norm};
 use crate::backend::Accumulate;
 use crate::memory::Span;
@@ -27,8 +28,7 @@ impl Mlp {
         self.norm.forward(cx, x, n, cx.block_floats(acts.mlp_inv_rms, 1));
         cx.quantize(n, h);
         let (gate, up, act) = (cx.block_rows(acts.gate, f), cx.block_rows(acts.up, f), cx.block_rows(acts.act, f));
-        self.gate.forward(cx, n, gate, Accumulate::No);
-        self.up.forward(cx, n, up, Accumulate::No);
+        forward_joined(cx, n, [(&self.gate, gate), (&self.up, up)]);
         cx.backend.swiglu(gate, up, act);
         cx.quantize(act, f);
     }
@@ -38,8 +38,7 @@ impl Mlp {
         let config = &cx.model.settings.model;
         let (h, f) = (config.hidden, config.intermediate);
         let (mid, act) = (cx.block_rows(acts.resid_mid, h), cx.block_rows(acts.act, f));
-        cx.backend.copy(mid, out);
-        self.down.forward(cx, act, out, Accumulate::Yes);
+        self.down.forward_onto(cx, act, mid, out);
         let n = cx.block_rows(acts.mlp_norm_out, h);
         self.bottlenecks.iter().for_each(|bottleneck| bottleneck.forward(cx, n, out));
     }
@@ -55,8 +54,9 @@ impl Mlp {
         self.down.backward(cx, (dx, act), (dact, Accumulate::No), sink);
         cx.backend.swiglu_grad(gate, up, dact);
         let n = cx.block_rows(acts.mlp_norm_out, h);
-        self.gate.backward(cx, (gate, n), (dn, Accumulate::No), sink);
-        self.up.backward(cx, (up, n), (dn, Accumulate::Yes), sink);
+        self.gate.grad_input(cx, (gate, n), (dn, Accumulate::No), sink);
+        self.up.grad_input(cx, (up, n), (dn, Accumulate::Yes), sink);
+        grad_weights_joined(cx, n, [(&self.gate, gate), (&self.up, up)], sink);
         self.bottlenecks.iter().for_each(|bottleneck| bottleneck.backward(cx, (dx, n), dn, sink));
         let (x, inv_rms) = (cx.block_rows(acts.resid_mid, h), cx.block_floats(acts.mlp_inv_rms, 1));
         self.norm.backward(cx, (dn, x, inv_rms), dx, sink);

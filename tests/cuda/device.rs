@@ -4,7 +4,7 @@
 use crate::harness::gpu::{CHECKS, allocate, devices, emulated, emulator, launch, required, set_eager};
 use crate::harness::operands::Random;
 use half::bf16;
-use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product};
+use tetrad::backend::cuda::{Args, Batch, Form, Gpu, Matrix, Output, Product};
 use tetrad::error::BackendError;
 use tetrad::memory::{HostMemory, Place, Span};
 use tetrad::store::WorkFile;
@@ -204,7 +204,7 @@ fn check_product(name: &str, gpu: &mut Gpu, case: &Case) {
     }
     let matrix = |span, columns| Matrix { span, pitch: columns + gap };
     let (a, b, out) = (matrix(at_a, a_columns), matrix(at_b, b_columns), matrix(at_out, n));
-    gpu.multiply(&Product { form, m, n, k, a, b, out, output, accumulate });
+    gpu.multiply(&Product { form, m, n, k, a, b, out, output, addend: accumulate.then_some(out), batch: Batch::ONE });
     let found = downloaded(gpu, at_out);
     gpu.status().unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(found == wanted, "{name}: {form:?} m {m} n {n} k {k} {output:?} accumulate {accumulate} gap {gap}");
@@ -223,6 +223,61 @@ fn products_in_all_forms_equal_a_plain_loop_to_the_last_bit() {
                             check_product(&name, &mut gpu, &Case { form, m, n, k, output, accumulate, gap });
                         }
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Three products at equal distances, added to matrices that stay: the right operand shared or one for each.
+fn check_batch(name: &str, gpu: &mut Gpu, form: Form, output: Output, shared: bool) {
+    let (m, n, k, count) = (33usize, 17usize, 24usize, 3usize);
+    let (a_columns, b_columns) = (if form == Form::Tn { m } else { k }, if form == Form::Nt { k } else { n });
+    // Distances longer than a matrix.
+    let strides = [m * k + 8, if shared { 0 } else { k * n + 16 }, m * n + 40];
+    let size = |stride: usize, one: usize| (count - 1) * stride + one;
+    let a = integers(size(strides[0], m * k), 1);
+    let b = integers(size(strides[1], k * n), 2);
+    let [addend, before] = [3, 4].map(|seed| integers(size(strides[2], m * n), seed));
+    let mut wanted = before.clone();
+    for batch in 0..count {
+        let [a, b] = [&a[batch * strides[0]..], &b[batch * strides[1]..]];
+        for at in 0..m * n {
+            let (i, j) = (at / n, at % n);
+            let left = |l: usize| if form == Form::Tn { a[l * m + i] } else { a[i * k + l] };
+            let right = |l: usize| if form == Form::Nt { b[j * k + l] } else { b[l * n + j] };
+            let sum: f32 = (0..k).map(|l| left(l) * right(l)).sum();
+            wanted[batch * strides[2] + at] = sum + addend[batch * strides[2] + at];
+        }
+    }
+    let bytes = |values: &[f32]| match output {
+        Output::Bf16 => to_bf16(values),
+        Output::F32 => values.as_bytes().to_vec(),
+    };
+    let operands = [to_bf16(&a), to_bf16(&b), bytes(&before), bytes(&addend)];
+    let mut end = 0;
+    let spans = operands.each_ref().map(|bytes| {
+        let at = span(end, bytes.len());
+        end = (end + bytes.len()).next_multiple_of(64);
+        gpu.upload(bytes, at);
+        at
+    });
+    let matrix = |i: usize, pitch| Matrix { span: spans[i], pitch };
+    let (a, b, out, addend) = (matrix(0, a_columns), matrix(1, b_columns), matrix(2, n), Some(matrix(3, n)));
+    gpu.multiply(&Product { form, m, n, k, a, b, out, output, addend, batch: Batch { count, strides } });
+    let found = [spans[2], spans[3]].map(|span| downloaded(gpu, span));
+    gpu.status().unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(found[0] == bytes(&wanted), "{name}: {form:?} {output:?}, shared {shared}");
+    assert!(found[1] == operands[3], "{name}: what is added to stays, {form:?} {output:?}");
+}
+
+#[test]
+fn products_in_batches_are_added_to_matrices_that_stay() {
+    for (name, mut gpu) in ready(1 << 20) {
+        for form in [Form::Nt, Form::Nn, Form::Tn] {
+            for output in [Output::Bf16, Output::F32] {
+                for shared in [false, true] {
+                    check_batch(&name, &mut gpu, form, output, shared);
                 }
             }
         }
@@ -330,8 +385,19 @@ fn the_first_failure_stays_and_nothing_is_done_after_it() {
     assert_eq!(code, "CUDA_ERROR_ILLEGAL_ADDRESS (700): an illegal memory access was encountered");
 
     let wrong = Matrix { span: span(0, 64), pitch: 4 };
-    let (form, output, accumulate) = (Form::Nt, Output::F32, false);
-    gpu.multiply(&Product { form, m: 1, n: 1, k: 1, a: wrong, b: wrong, out: wrong, output, accumulate });
+    let (form, output) = (Form::Nt, Output::F32);
+    gpu.multiply(&Product {
+        form,
+        m: 1,
+        n: 1,
+        k: 1,
+        a: wrong,
+        b: wrong,
+        out: wrong,
+        output,
+        addend: None,
+        batch: Batch::ONE,
+    });
     launch(&mut gpu, "check_scale", [1, 1, 1], 32, 0, &args);
     gpu.zero(span(0, 64));
     assert_eq!(gpu.status().unwrap_err(), error);
@@ -371,14 +437,14 @@ fn programmers_errors_panic() {
     assert!(panics(|gpu| launch(gpu, "check_scale", [0, 1, 1], 32, 0, &Args::new())).contains("an empty launch"));
     let short = |gpu: &mut Gpu| {
         let x = Matrix { span: span(0, 64), pitch: 3 };
-        let (form, output, accumulate) = (Form::Nt, Output::F32, false);
-        gpu.multiply(&Product { form, m: 1, n: 1, k: 4, a: x, b: x, out: x, output, accumulate });
+        let (form, output) = (Form::Nt, Output::F32);
+        gpu.multiply(&Product { form, m: 1, n: 1, k: 4, a: x, b: x, out: x, output, addend: None, batch: Batch::ONE });
     };
     assert!(panics(short).contains("a pitch of 3 for rows of 4"));
     let long = |gpu: &mut Gpu| {
         let x = Matrix { span: span(0, 64), pitch: 8 };
-        let (form, output, accumulate) = (Form::Nt, Output::F32, false);
-        gpu.multiply(&Product { form, m: 5, n: 1, k: 8, a: x, b: x, out: x, output, accumulate });
+        let (form, output) = (Form::Nt, Output::F32);
+        gpu.multiply(&Product { form, m: 5, n: 1, k: 8, a: x, b: x, out: x, output, addend: None, batch: Batch::ONE });
     };
     assert!(panics(long).contains("5 rows in Span"));
     assert!(panics(|gpu| gpu.allocate(4096, span(0, Gpu::OWN_BYTES)).unwrap()).contains("outside an arena"));

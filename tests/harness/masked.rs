@@ -105,9 +105,14 @@ operations! {
     }
     Linear {
         fn linear(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
+        fn linear_onto(x: Span, w: &Weight, onto: Span, y: Span);
+        fn linear_joined(x: Span, products: &[(&Weight, Span)]);
         fn linear_int8(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
         fn linear_grad_input(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
         fn linear_grad_weight(dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate);
+        fn linear_grad_weight_joined(
+            x: Span, grads: &[(Span, Span)], shape: (usize, usize), accumulate: Accumulate
+        );
     }
     Magnitude {
         fn row_norms(b: Span, r: Span, squares: Span, factor: f32, norms: Span);
@@ -228,6 +233,10 @@ impl DeviceInfo for Masked {
 
     fn sums_in_parts(&self) -> bool {
         self.inner.sums_in_parts()
+    }
+
+    fn joins_products(&self) -> bool {
+        self.inner.joins_products()
     }
 
     fn reads_mapped(&self) -> bool {

@@ -31,6 +31,9 @@ struct Layout {
     u32 type;
     u64 rows, columns;
     i64 stride;
+    // Matrices of a batch, and elements from one to the next.
+    int32_t count;
+    i64 distance;
 };
 struct Preference {
     u64 workspace;
@@ -69,7 +72,8 @@ Code refuse(Code code, const std::string& what) {
 
 u64 bytes_of(const Layout& layout) {
     const u64 element = layout.type == FLOAT ? 4 : 2;
-    return ((layout.columns - 1) * u64(layout.stride) + layout.rows) * element;
+    const u64 before = u64(layout.count - 1) * u64(layout.distance);
+    return (before + (layout.columns - 1) * u64(layout.stride) + layout.rows) * element;
 }
 
 // Rows and columns after the transposition.
@@ -84,14 +88,18 @@ Code check_shapes(const Description& how, const Layout& a, const Layout& b, cons
     for (const Layout* layout : {&a, &b, &c, &d}) {
         if (layout->rows == 0 || layout->columns == 0) return refuse(INVALID_VALUE, "an empty matrix");
         if (layout->stride < i64(layout->rows)) return refuse(INVALID_VALUE, "a leading dimension below the rows");
+        if (layout->count != d.count) return refuse(INVALID_VALUE, "batches of different lengths");
+        if (layout->distance < 0) return refuse(NOT_SUPPORTED, "a batch that runs backwards");
     }
+    if (d.count > 1 && d.distance == 0) return refuse(INVALID_VALUE, "all outputs of a batch in one place");
     const u64 m = rows(a, how.transposed_a), k = columns(a, how.transposed_a), n = columns(b, how.transposed_b);
     const bool fit = rows(b, how.transposed_b) == k && c.rows == m && c.columns == n && d.rows == m && d.columns == n;
     return fit ? SUCCESS : refuse(INVALID_VALUE, "shapes do not fit");
 }
 
 Code check_memory(const char* what, const void* at, const Layout& layout, u64 alignment) {
-    if (u64(at) % alignment != 0) {
+    const u64 distance = layout.count > 1 ? u64(layout.distance) * (layout.type == FLOAT ? 4 : 2) : 0;
+    if ((u64(at) | distance) % alignment != 0) {
         const std::string promise = std::to_string(alignment) + " bytes, as the preference promised";
         return refuse(INVALID_VALUE, std::string(what) + " is not aligned to " + promise);
     }
@@ -161,8 +169,21 @@ API Code cublasLtMatmulDescSetAttribute(Description* description, u32 attribute,
 }
 
 API Code cublasLtMatrixLayoutCreate(Layout** layout, u32 type, u64 rows, u64 columns, i64 stride) {
-    *layout = new Layout{type, rows, columns, stride};
+    *layout = new Layout{type, rows, columns, stride, 1, 0};
     return SUCCESS;
+}
+API Code cublasLtMatrixLayoutSetAttribute(Layout* layout, u32 attribute, const void* value, size_t bytes) {
+    if (attribute == 5) {
+        if (bytes != sizeof layout->count) return INVALID_VALUE;
+        memcpy(&layout->count, value, bytes);
+        return layout->count > 0 ? SUCCESS : refuse(INVALID_VALUE, "an empty batch");
+    }
+    if (attribute == 6) {
+        if (bytes != sizeof layout->distance) return INVALID_VALUE;
+        memcpy(&layout->distance, value, bytes);
+        return SUCCESS;
+    }
+    return refuse(NOT_SUPPORTED, "attribute " + std::to_string(attribute) + " of a layout");
 }
 API Code cublasLtMatrixLayoutDestroy(Layout* layout) {
     delete layout;
@@ -231,6 +252,10 @@ API Code cublasLtMatmul(Handle* handle, const Description* how, const void* alph
     if (const Code code = check_memory("d", d, *at_d, alignment[3])) return code;
     if (old != 0) {
         if (const Code code = check_memory("c", c, *at_c, alignment[2])) return code;
+        // In place, or apart: tiles of the output are written while others still read what is added to them.
+        const bool in_place = c == d && at_c->stride == at_d->stride && at_c->distance == at_d->distance;
+        if (!in_place && u64(c) < u64(d) + bytes_of(*at_d) && u64(d) < u64(c) + bytes_of(*at_c))
+            return refuse(INVALID_VALUE, "c and d overlap without being the same");
     }
     if (needed > workspace_bytes || (needed > 0 && !cuda_emulator_inside(workspace, workspace_bytes))) {
         return refuse(INVALID_VALUE, "the workspace is too small or not inside an allocation");
@@ -251,7 +276,9 @@ API Code cublasLtMatmul(Handle* handle, const Description* how, const void* alph
                              at_c->type == BFLOAT,
                              at_d->type == BFLOAT,
                              factor,
-                             old};
+                             old,
+                             u64(at_d->count),
+                             {u64(at_a->distance), u64(at_b->distance), u64(at_c->distance), u64(at_d->distance)}};
     auto* work = new Work{product, workspace, needed};
     const Code code = cuLaunchHostFunc(
         stream,

@@ -103,14 +103,23 @@ void strip(const Product& p, u64 row) {
 
 }  // namespace
 
+Product Product::at(u64 i) const {
+    Product one = *this;
+    one.a += i * distances[0];
+    one.b += i * distances[1];
+    one.c = static_cast<const char*>(c) + i * distances[2] * (c_half ? 2 : 4);
+    one.d = static_cast<char*>(d) + i * distances[3] * (d_half ? 2 : 4);
+    return one;
+}
+
 void multiply(const Product& product) {
-    const u64 strips = (product.m + ROWS - 1) / ROWS;
+    const u64 strips = (product.m + ROWS - 1) / ROWS, all = strips * product.count;
     std::atomic<u64> next{0};
     const auto work = [&] {
-        for (u64 i; (i = next++) < strips;) strip(product, i * ROWS);
+        for (u64 i; (i = next++) < all;) strip(product.at(i / strips), i % strips * ROWS);
     };
     // Below this a thread costs more than it saves.
-    const bool alone = strips == 1 || product.m * product.n * product.k < u64(1) << 20;
+    const bool alone = all == 1 || product.count * product.m * product.n * product.k < u64(1) << 20;
     if (alone || std::thread::hardware_concurrency() < 2) return work();
     std::thread second(work);
     work();

@@ -109,6 +109,10 @@ impl DeviceInfo for Cpu {
         false
     }
 
+    fn joins_products(&self) -> bool {
+        false
+    }
+
     fn reads_mapped(&self) -> bool {
         true
     }

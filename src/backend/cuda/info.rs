@@ -73,6 +73,10 @@ impl<D: FreeMemory> DeviceInfo for D {
         true
     }
 
+    fn joins_products(&self) -> bool {
+        true
+    }
+
     fn reads_mapped(&self) -> bool {
         false
     }

@@ -12,7 +12,9 @@ mod peers;
 pub mod runtime;
 
 pub use info::Info;
-pub use runtime::{Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search};
+pub use runtime::{
+    Args, Batch, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search,
+};
 pub use runtime::{Lost, NcclLibrary, Source, UniqueId, Usage, count, probe, usages};
 
 use super::{Backend, Peers, UpdateStats};

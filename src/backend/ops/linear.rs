@@ -24,6 +24,15 @@ pub trait Linear {
     /// `y[T, O] = x[T, I] w[O, I]^T`.
     fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate);
 
+    /// The same added to `onto[T, O]`, which stays as it is: `y = onto + x w^T`.
+    fn linear_onto(&mut self, x: Span, w: &Weight, onto: Span, y: Span);
+
+    /// Several products of one input, each as [`Linear::linear`] sets it: a device that
+    /// [joins products](crate::backend::DeviceInfo::joins_products) of one shape starts them at once.
+    fn linear_joined(&mut self, x: Span, products: &[(&Weight, Span)]) {
+        products.iter().for_each(|&(w, y)| self.linear(x, w, y, Accumulate::No));
+    }
+
     /// The same with each row of `x` rounded to eight bits in groups as long as those of `w`, if `w` is stored as codes; else
     /// it is [`Linear::linear`]. An element becomes `s round(x k)`, halves to the even neighbour, with `s = most / 127` and
     /// `k = 127 / most` of the group's largest magnitude; `k` is 0 where that quotient is not finite, and `s` is NaN in a group
@@ -41,6 +50,17 @@ pub trait Linear {
 
     /// `grad[O, I] = dy[T, O]^T x[T, I]`, float32; `rows` is O, `cols` I.
     fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate);
+
+    /// The same for several weights of one shape and one input: pairs of `dy` and `grad`.
+    fn linear_grad_weight_joined(
+        &mut self,
+        x: Span,
+        grads: &[(Span, Span)],
+        (rows, cols): (usize, usize),
+        accumulate: Accumulate,
+    ) {
+        grads.iter().for_each(|&(dy, grad)| self.linear_grad_weight(dy, x, grad, rows, cols, accumulate));
+    }
 }
 
 /// `x[T, I] w[O, I]^T`.
@@ -148,12 +168,23 @@ fn conformance_of(open: &dyn Fn() -> Box<dyn Backend>, tokens: usize, shape: Gro
     let (x_at, dy_at) = (case.activations(&x, cols), case.activations(&dy, rows));
     let (y, dx, grad) = (case.room_of_rows(tokens, rows), case.room_of_rows(tokens, cols), case.room(rows * cols));
     let (added_y, added_grad) = (case.activations(&old_y, rows), case.add(&old_grad));
+    // Two weights and one input; one behind the other, as devices want what they join.
+    let (other, other_planes) = case.weight(shape, format);
+    let other_dy = case.numbers(tokens * rows);
+    let dys = [&dy, &other_dy].map(|dy| case.activations(dy, rows));
+    let joined = [(); 2].map(|()| case.room_of_rows(tokens, rows));
+    let grads = [(); 2].map(|()| case.add(&old_grad));
+    let (onto, sum_y) = (case.activations(&old_y, rows), case.room_of_rows(tokens, rows));
     case.run(MAX, |backend| {
         backend.linear(x_at, &w, y, Accumulate::No);
         backend.linear(x_at, &w, added_y, Accumulate::Yes);
         backend.linear_grad_input(dy_at, &w, dx, Accumulate::No);
         backend.linear_grad_weight(dy_at, x_at, grad, rows, cols, Accumulate::No);
         backend.linear_grad_weight(dy_at, x_at, added_grad, rows, cols, Accumulate::Yes);
+        backend.linear_onto(x_at, &w, onto, sum_y);
+        backend.linear_joined(x_at, &[(&w, joined[0]), (&other, joined[1])]);
+        let pairs = [(dys[0], grads[0]), (dys[1], grads[1])];
+        backend.linear_grad_weight_joined(x_at, &pairs, (rows, cols), Accumulate::Yes);
     });
     let (x, dy, values) = (wide(&x), wide(&dy), planes.values());
     let (expected_y, expected_grad) = (linear(&x, &values, cols), linear_grad_weight(&dy, &x, rows));
@@ -164,4 +195,14 @@ fn conformance_of(open: &dyn Fn() -> Box<dyn Backend>, tokens: usize, shape: Gro
     case.near_rows(dx, cols, &linear_grad_input(&dy, &values, cols), &format!("the gradient of an input, {what}"));
     case.near_floats(grad, &expected_grad, &format!("the gradient of a weight, {what}"));
     case.near_floats(added_grad, &sum(&expected_grad, &old_grad), &format!("the gradient of a weight, added, {what}"));
+    case.near_rows(sum_y, rows, &sum(&expected_y, &old_y), &format!("a product onto another matrix, {what}"));
+    case.near_rows(onto, rows, &wide(&old_y), &format!("what a product was added to, {what}"));
+    let both = [(expected_y, expected_grad), {
+        let grad = linear_grad_weight(&wide(&other_dy), &x, rows);
+        (linear(&x, &other_planes.values(), cols), grad)
+    }];
+    for (i, (y, grad)) in both.iter().enumerate() {
+        case.near_rows(joined[i], rows, y, &format!("joined product {i}, {what}"));
+        case.near_floats(grads[i], &sum(grad, &old_grad), &format!("joined gradient {i} of a weight, {what}"));
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::backend::{Accumulate, AttentionShape, MatMulArgs, Param, PrefixArgs, StateTensor, Weight};
 use crate::memory::Span;
+use std::iter::Sum;
 use std::ops::Add;
 
 /// What an operation has to do.
@@ -18,6 +19,12 @@ impl Add for Cost {
 
     fn add(self, other: Self) -> Self {
         Self { flops: self.flops + other.flops, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl Sum for Cost {
+    fn sum<I: Iterator<Item = Self>>(costs: I) -> Self {
+        costs.fold(Self::default(), Add::add)
     }
 }
 

@@ -37,6 +37,11 @@ impl Profiled {
         let bytes = Cost::of([from]) + Cost::read(w) + Cost::into(to, accumulate);
         Cost::product(self.rows(from, width), w.shape.rows, w.shape.cols, bytes)
     }
+
+    /// The gradient of a weight of `rows` x `cols`, from the gradients of outputs and the inputs.
+    fn grad_weight(&self, [dy, x, grad]: [Span; 3], (rows, cols): (usize, usize), accumulate: Accumulate) -> Cost {
+        Cost::product(self.rows(dy, rows), rows, cols, Cost::of([dy, x]) + Cost::into(grad, accumulate))
+    }
 }
 
 /// Implements the traits of operations, each of whose methods is given with its cost; `$of` is the wrapper there.
@@ -122,12 +127,18 @@ operations! {
     Linear(of) {
         fn linear(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
             = of.linear((x, w.shape.cols), w, y, accumulate);
+        fn linear_onto(x: Span, w: &Weight, onto: Span, y: Span)
+            = of.linear((x, w.shape.cols), w, y, Accumulate::No) + Cost::of([onto]);
+        fn linear_joined(x: Span, products: &[(&Weight, Span)])
+            = products.iter().map(|&(w, y)| of.linear((x, w.shape.cols), w, y, Accumulate::No)).sum();
         fn linear_int8(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
             = of.linear((x, w.shape.cols), w, y, accumulate);
         fn linear_grad_input(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate)
             = of.linear((dy, w.shape.rows), w, dx, accumulate);
         fn linear_grad_weight(dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate)
-            = Cost::product(of.rows(dy, rows), rows, cols, Cost::of([dy, x]) + Cost::into(grad, accumulate));
+            = of.grad_weight([dy, x, grad], (rows, cols), accumulate);
+        fn linear_grad_weight_joined(x: Span, grads: &[(Span, Span)], shape: (usize, usize), accumulate: Accumulate)
+            = grads.iter().map(|&(dy, grad)| of.grad_weight([dy, x, grad], shape, accumulate)).sum();
     }
     Magnitude(_of) {
         fn row_norms(b: Span, r: Span, squares: Span, factor: f32, norms: Span) = Cost::of([b, r, squares, norms]);
@@ -265,6 +276,10 @@ impl DeviceInfo for Profiled {
 
     fn sums_in_parts(&self) -> bool {
         self.inner.sums_in_parts()
+    }
+
+    fn joins_products(&self) -> bool {
+        self.inner.joins_products()
     }
 
     fn reads_mapped(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What a block computes, and how much of it outlives the block.
 
 use crate::backend::{PACK_GROUP, packed_bytes};
-use crate::memory::{Category, Lifetime, Plan, Span};
+use crate::memory::{ALIGN, Category, Lifetime, Plan, Span};
 use crate::model::ActivationCheckpointing;
 
 /// Activations of one block. Rows are tokens: of the batch (T) if blocks keep them until backward, else of one
@@ -151,9 +151,22 @@ impl Shapes {
     fn kept(&self, plan: &mut Plan, train: bool, l: u32) -> BlockActs {
         let kept = Lifetime { from: l + 1, to: if train { self.kept_until(l) } else { l + 1 } };
         let x = self.input(plan, l, kept.to);
-        let k = self.heads(plan, format!("block {l} keys"), self.tokens, kept);
-        let v = self.heads(plan, format!("block {l} values"), self.tokens, kept);
-        BlockActs { x, k, v, ..self.inner(plan, self.tokens, &format!("block {l}"), kept) }
+        BlockActs { x, ..self.whole(plan, self.tokens, &format!("block {l}"), kept) }
+    }
+
+    /// All of `tokens` tokens but the input. Queries, keys and values lie at equal distances where they are equally wide, so
+    /// that a device can compute them at once.
+    fn whole(&self, plan: &mut Plan, tokens: usize, name: &str, kept: Lifetime) -> BlockActs {
+        let [q, k, v] = self.projections(plan, format!("{name} queries, keys and values"), tokens, kept);
+        BlockActs { q, k, v, ..self.inner(plan, tokens, name, kept) }
+    }
+
+    /// Rows for queries, keys and values of `tokens` tokens, one behind the other.
+    pub fn projections(&self, plan: &mut Plan, name: String, tokens: usize, life: Lifetime) -> [Span; 3] {
+        let bytes = [self.q, self.kv, self.kv].map(|width| tokens * width * self.bytes);
+        let places = bytes.map(|bytes| bytes.next_multiple_of(ALIGN));
+        let all = plan.add(name, Category::Activations, places.iter().sum(), life);
+        [0, 1, 2].map(|i| all.part(places[..i].iter().sum(), bytes[i]))
     }
 
     /// All blocks with inputs of their own and one set of buffers for the rest, filled again before each backward.
@@ -163,12 +176,10 @@ impl Shapes {
         mut input: impl FnMut(&Self, &mut Plan, u32) -> (Span, Option<Int4Rows>),
     ) -> Vec<BlockActs> {
         let blocks = Lifetime { from: 1, to: self.backward(0) };
-        let inner = self.inner(plan, self.micro, "a block", blocks);
-        let k = self.heads(plan, "a block's keys".into(), self.micro, blocks);
-        let v = self.heads(plan, "a block's values".into(), self.micro, blocks);
+        let whole = self.whole(plan, self.micro, "a block", blocks);
         let mut layer = |l| {
             let (x, int4_x) = input(self, plan, l);
-            BlockActs { x, int4_x, k, v, ..inner }
+            BlockActs { x, int4_x, ..whole }
         };
         (0..self.layers).map(&mut layer).collect()
     }
@@ -177,14 +188,16 @@ impl Shapes {
     /// keys and values of `cached` positions for each, which last as long as `x`.
     pub fn cached(&self, plan: &mut Plan, x: Span, cached: usize, blocks: Lifetime, text: Lifetime) -> Vec<BlockActs> {
         let inner = self.inner(plan, self.micro, "sampling: a block", blocks);
+        let queries = self.micro * self.q * self.bytes;
+        let q = plan.add("sampling: a block queries", Category::Activations, queries, blocks);
         let mut layer = |l| {
             let mut cache = |what| self.heads(plan, format!("sampling: block {l} cached {what}"), cached, text);
-            BlockActs { x, k: cache("keys"), v: cache("values"), ..inner }
+            BlockActs { x, q, k: cache("keys"), v: cache("values"), ..inner }
         };
         (0..self.layers).map(&mut layer).collect()
     }
 
-    /// All of `tokens` tokens but input, keys and values.
+    /// All of `tokens` tokens but input, queries, keys and values.
     fn inner(&self, plan: &mut Plan, tokens: usize, name: &str, kept: Lifetime) -> BlockActs {
         let mut add = |part: &str, bytes| plan.add(format!("{name} {part}"), Category::Activations, bytes, kept);
         let rows = |width: usize| tokens * width * self.bytes;
@@ -196,7 +209,7 @@ impl Shapes {
             int4_x: None,
             attn_inv_rms: add("attention 1/rms", 4 * tokens),
             attn_norm_out: add("attention input", h),
-            q: add("queries", q),
+            q: Span::NONE,
             plain_q: add("queries before their norm", normed(q)),
             plain_k: add("keys before their norm", normed(rows(self.kv))),
             inv_rms_q: add("1/rms of queries", statistics(self.heads)),

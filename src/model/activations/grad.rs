@@ -64,7 +64,7 @@ pub(super) fn place(
     shapes: &Shapes,
     logits: usize,
 ) -> GradBuffers {
-    let &Shapes { tokens, micro, h, q, f, kv, bytes, layers, .. } = shapes;
+    let &Shapes { tokens, micro, h, q, f, bytes, layers, .. } = shapes;
     let (head, end) = (layers + 1, 2 * layers + 2);
     let (at_head, at_end) = (Lifetime { from: head, to: head }, Lifetime { from: end, to: end });
     let blocks = Lifetime { from: head + 1, to: end - 1 };
@@ -72,6 +72,7 @@ pub(super) fn place(
     let split = micro < tokens || settings.execution.ranks > 1;
     let block = trained_block_specs(specs);
     let passes = passes(settings, &block, split);
+    let [dq, dk, dv] = shapes.projections(plan, "gradients of queries, keys and values".into(), micro, blocks);
     let mut rows =
         |name: &str, rows: usize, width: usize, life| plan.add(name, Category::Activations, rows * width * bytes, life);
     let mut grad = GradBuffers {
@@ -79,9 +80,9 @@ pub(super) fn place(
         dxn: rows("gradient of the head's input", tokens, h, at_head),
         dn: rows("gradient of a norm", micro, h.max(q), blocks),
         dact: rows("gradient of an activation", micro, f, blocks),
-        dq: rows("gradient of queries", micro, q, blocks),
-        dk: rows("gradient of keys", micro, kv, blocks),
-        dv: rows("gradient of values", micro, kv, blocks),
+        dq,
+        dk,
+        dv,
         dx_scratch: rows(
             "gradient of the residual stream, scratch",
             if passes.len() > 1 { micro } else { 0 },

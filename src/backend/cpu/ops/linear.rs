@@ -15,7 +15,7 @@ use crate::backend::cpu::simd::reduce::sum_of;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::cpu::simd::tile::TileMut;
 use crate::backend::ops::Linear;
-use crate::backend::{Accumulate, MaxShapes, Weight};
+use crate::backend::{Accumulate, MaxShapes, Memory, Weight};
 use crate::memory::Span;
 
 /// Tokens of a block: a few strips, so that two threads and sixteen find enough of them.
@@ -54,6 +54,11 @@ impl Linear for Cpu {
         };
         let shape = Shape { tokens, inner: inputs, cols: outputs, task: (1, PIECE) };
         through_panels(isa, &mut scratch, x, y, accumulate, shape, pack);
+    }
+
+    fn linear_onto(&mut self, x: Span, w: &Weight, onto: Span, y: Span) {
+        self.copy(onto, y);
+        self.linear(x, w, y, Accumulate::Yes);
     }
 
     fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {

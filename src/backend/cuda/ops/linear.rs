@@ -10,9 +10,9 @@
 //! aligned is formed in the workspace, in rows that are.
 
 use super::weights::{self, COLS, Part, codec_kernels};
-use super::{ROW_MULTIPLE, dim, pitch, rows_of};
+use super::{ROW_MULTIPLE, dim, joined, pitch, rows_of};
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product};
+use crate::backend::cuda::runtime::{Args, Batch, Form, Gpu, Matrix, Output, Product};
 use crate::backend::ops::Linear;
 use crate::backend::{Accumulate, MaxShapes, Weight};
 use crate::memory::Span;
@@ -48,19 +48,19 @@ fn parts(total: usize, most: usize, multiple: usize) -> impl Iterator<Item = (us
 ///
 /// # Panics
 /// If these are not the same.
-fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
+pub(super) fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
     let tokens = rows_of(x, width);
     assert_eq!(rows_of(y, other), tokens, "as many rows of the output");
     tokens
 }
 
 /// A bf16 weight whose rows cuBLASLt can read where they lie.
-fn in_place(w: &Weight) -> bool {
+pub(super) fn in_place(w: &Weight) -> bool {
     w.format.codec().element() == Element::Bf16 && pitch(w.shape.cols) == w.shape.cols
 }
 
 /// A part of a weight at the beginning of the panel; zeros where it is padded to multiples of [`ROW_MULTIPLE`].
-fn fill(gpu: &mut Gpu, w: &Weight, part: Part, panel: Span) {
+pub(super) fn fill(gpu: &mut Gpu, w: &Weight, part: Part, panel: Span) {
     let row = 2 * pitch(part.cols);
     let all = panel.head(pitch(part.rows) * row);
     let written = if w.format.simulates().is_some() && part.cols < pitch(part.cols) { 0 } else { part.rows * row };
@@ -69,7 +69,7 @@ fn fill(gpu: &mut Gpu, w: &Weight, part: Part, panel: Span) {
 }
 
 /// Zeros behind the rows of an operand, which may hold anything: a product sums over whole pitches.
-fn clear_padding(gpu: &mut Gpu, x: Span, width: usize) {
+pub(super) fn clear_padding(gpu: &mut Gpu, x: Span, width: usize) {
     if pitch(width) > width {
         let rows = rows_of(x, width);
         let args = Args::new().span(gpu, x).u32(dim(rows)).u32(dim(width));
@@ -79,20 +79,25 @@ fn clear_padding(gpu: &mut Gpu, x: Span, width: usize) {
 }
 
 /// Where panels go: no more of the workspace than stays in the cache, unless the narrowest panel takes more.
-fn panel(gpu: &Gpu, narrowest: usize) -> Span {
+pub(super) fn panel(gpu: &Gpu, narrowest: usize) -> Span {
     gpu.workspace().head(gpu.workspace().bytes.min(PANEL.max(narrowest)))
 }
 
-impl Linear for Cuda {
-    fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
-        let gpu = &mut self.gpu;
-        weights::check(w);
-        let (outputs, inputs) = (w.shape.rows, w.shape.cols);
-        let m = tokens(x, inputs, y, outputs);
-        if m <= SMALL_BATCH && w.format.codec().element() == Element::Nibble {
-            return small_batch(gpu, x, w, y, m, accumulate);
+/// `y = x w^T`, added to what is given.
+fn forward(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, addend: Option<Span>) {
+    weights::check(w);
+    let (outputs, inputs) = (w.shape.rows, w.shape.cols);
+    let m = tokens(x, inputs, y, outputs);
+    assert!(addend.is_none_or(|addend| addend.bytes == y.bytes), "as many rows to add to");
+    if is_small_batch(m, w) {
+        if let Some(onto) = addend.filter(|&addend| addend != y) {
+            gpu.copy(onto, y);
         }
-        let product = |row: usize, n: usize, b: Matrix| Product {
+        return small_batch(gpu, x, w, y, m, addend.is_some());
+    }
+    let product = |row: usize, n: usize, b: Matrix| {
+        let rows = |span: Span| Matrix { span: after(span, 2 * row), pitch: pitch(outputs) };
+        Product {
             form: Form::Nt,
             m,
             n,
@@ -100,18 +105,40 @@ impl Linear for Cuda {
             k: pitch(inputs),
             a: Matrix { span: x, pitch: pitch(inputs) },
             b,
-            out: Matrix { span: after(y, 2 * row), pitch: pitch(outputs) },
+            out: rows(y),
             output: Output::Bf16,
-            accumulate: accumulate == Accumulate::Yes,
-        };
-        if in_place(w) {
-            return gpu.multiply(&product(0, outputs, Matrix { span: w.data, pitch: inputs }));
+            addend: addend.map(rows),
+            batch: Batch::ONE,
         }
-        clear_padding(gpu, x, inputs);
-        let panel = panel(gpu, 2 * ROWS * pitch(inputs));
-        for (row, rows) in parts(outputs, panel.bytes / (2 * pitch(inputs)), ROWS) {
-            fill(gpu, w, Part { row, col: 0, rows, cols: inputs }, panel);
-            gpu.multiply(&product(row, pitch(rows), Matrix { span: panel, pitch: pitch(inputs) }));
+    };
+    if in_place(w) {
+        return gpu.multiply(&product(0, outputs, Matrix { span: w.data, pitch: inputs }));
+    }
+    clear_padding(gpu, x, inputs);
+    let panel = panel(gpu, 2 * ROWS * pitch(inputs));
+    for (row, rows) in parts(outputs, panel.bytes / (2 * pitch(inputs)), ROWS) {
+        fill(gpu, w, Part { row, col: 0, rows, cols: inputs }, panel);
+        gpu.multiply(&product(row, pitch(rows), Matrix { span: panel, pitch: pitch(inputs) }));
+    }
+}
+
+/// Whether the products are computed without cuBLASLt.
+pub(super) fn is_small_batch(tokens: usize, w: &Weight) -> bool {
+    tokens <= SMALL_BATCH && w.format.codec().element() == Element::Nibble
+}
+
+impl Linear for Cuda {
+    fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        forward(&mut self.gpu, x, w, y, (accumulate == Accumulate::Yes).then_some(y));
+    }
+
+    fn linear_onto(&mut self, x: Span, w: &Weight, onto: Span, y: Span) {
+        forward(&mut self.gpu, x, w, y, Some(onto));
+    }
+
+    fn linear_joined(&mut self, x: Span, products: &[(&Weight, Span)]) {
+        if !joined::forward(&mut self.gpu, x, products) {
+            products.iter().for_each(|&(w, y)| forward(&mut self.gpu, x, w, y, None));
         }
     }
 
@@ -134,7 +161,9 @@ impl Linear for Cuda {
             b,
             out: Matrix { span: after(dx, 2 * col), pitch: pitch(inputs) },
             output: Output::Bf16,
-            accumulate: accumulate == Accumulate::Yes,
+            addend: (accumulate == Accumulate::Yes)
+                .then_some(Matrix { span: after(dx, 2 * col), pitch: pitch(inputs) }),
+            batch: Batch::ONE,
         };
         if in_place(w) {
             return gpu.multiply(&product(0, inputs, outputs, Matrix { span: w.data, pitch: inputs }));
@@ -162,7 +191,8 @@ impl Linear for Cuda {
             b: Matrix { span: x, pitch: pitch(cols) },
             out,
             output: Output::F32,
-            accumulate,
+            addend: accumulate.then_some(out),
+            batch: Batch::ONE,
         };
         let accumulate = accumulate == Accumulate::Yes;
         let (stride, staging) = (cols.next_multiple_of(GRAD_MULTIPLE), panel(gpu, 0));
@@ -176,10 +206,22 @@ impl Linear for Cuda {
             close_rows(gpu, staging, grad.part(4 * row * cols, 4 * count * cols), (count, cols, stride), accumulate);
         }
     }
+
+    fn linear_grad_weight_joined(
+        &mut self,
+        x: Span,
+        grads: &[(Span, Span)],
+        (rows, cols): (usize, usize),
+        accumulate: Accumulate,
+    ) {
+        if !joined::grad_weight(&mut self.gpu, x, grads, (rows, cols), accumulate) {
+            grads.iter().for_each(|&(dy, grad)| self.linear_grad_weight(dy, x, grad, rows, cols, accumulate));
+        }
+    }
 }
 
 /// Floats that 16 bytes hold: rows of a gradient that are multiples of it are aligned.
-const ALIGNED: usize = 4;
+pub(super) const ALIGNED: usize = 4;
 /// Floats from one row to the next, where a gradient is staged, are a multiple of this.
 const GRAD_MULTIPLE: usize = 32;
 
@@ -198,11 +240,11 @@ fn after(span: Span, bytes: usize) -> Span {
 }
 
 /// `w` has codes of four bits with planes that were checked, and `x` has `tokens` rows, at most [`SMALL_BATCH`].
-fn small_batch(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, tokens: usize, accumulate: Accumulate) {
+fn small_batch(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, tokens: usize, added: bool) {
     let g = w.shape;
     let args = weights::planes(gpu, Args::new().span(gpu, x), w).span(gpu, y);
     let args = args.u32(dim(tokens)).u32(dim(g.cols)).u32(dim(g.rows)).u32(dim(g.padded_cols()));
-    let args = args.u32(g.group.trailing_zeros()).u32(u32::from(accumulate == Accumulate::Yes));
+    let args = args.u32(g.group.trailing_zeros()).u32(u32::from(added));
     let kernels = if tokens == 1 { codec_kernels!("gemv") } else { codec_kernels!("small_batch") };
     let kernel = weights::kernel(kernels, w);
     // SAFETY: the parameters of both kernels of linear_small_batch.cu, which stay within the planes of a weight of this

@@ -16,6 +16,7 @@ mod factored;
 mod factors;
 mod gaussian;
 mod gelu;
+mod joined;
 pub(crate) mod linear;
 mod loss;
 mod magnitude;

@@ -217,13 +217,14 @@ impl Gpu {
         });
     }
 
-    /// One product of matrices.
+    /// One product of matrices, or a batch of them.
     ///
     /// # Panics
-    /// If a dimension is zero, a pitch shorter than a row, or a matrix not inside its span or the arena.
+    /// If a dimension is zero, a pitch shorter than a row, or a matrix not inside its span or the arena; if an addend has
+    /// another pitch than the output.
     pub fn multiply(&mut self, product: &Product) {
         product.check();
-        let addresses = [product.a, product.b, product.out].map(|matrix| self.address(matrix.span));
+        let addresses = product.matrices().map(|matrix| self.address(matrix.span));
         if !self.begin("multiply") {
             return;
         }

@@ -9,6 +9,7 @@ use crate::memory::Span;
 use cudarc::cublaslt::sys as lt;
 use cudarc::cublaslt::sys::cublasLtMatmulDescAttributes_t as DescAttribute;
 use cudarc::cublaslt::sys::cublasLtMatmulPreferenceAttributes_t as Preference;
+use cudarc::cublaslt::sys::cublasLtMatrixLayoutAttribute_t as LayoutAttribute;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -65,8 +66,25 @@ pub struct Product {
     pub out: Matrix,
     /// The output's type.
     pub output: Output,
-    /// Whether the product is added to the output; if not, the output's former content is not read.
-    pub accumulate: bool,
+    /// What the product is added to, of the output's type and pitch: the output itself, or a matrix that shares nothing with it.
+    /// Without one the output's former content is not read.
+    pub addend: Option<Matrix>,
+    /// How many such products there are.
+    pub batch: Batch,
+}
+
+/// Products of one shape, whose matrices lie at equal distances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Batch {
+    /// How many.
+    pub count: usize,
+    /// Elements from one left operand, right operand and output to the next; an operand that all share has 0.
+    pub strides: [usize; 3],
+}
+
+impl Batch {
+    /// A single product.
+    pub const ONE: Self = Self { count: 1, strides: [0; 3] };
 }
 
 /// What an algorithm depends on.
@@ -75,21 +93,32 @@ struct Key {
     form: Form,
     sizes: [usize; 3],
     pitches: [usize; 3],
-    alignments: [u32; 3],
+    alignments: [u32; 4],
     output: Output,
-    accumulate: bool,
+    batch: Batch,
+    added: bool,
 }
 
 impl Product {
-    fn key(&self, addresses: [u64; 3]) -> Key {
+    fn key(&self, addresses: [u64; 4]) -> Key {
+        let [a, b, out] = self.batch.strides;
+        let [from, to] = [2, self.output.bytes()];
+        let strides = [a * from, b * from, out * to, out * to];
+        let alignments = std::array::from_fn(|i| alignment(addresses[i] | strides[i] as u64));
         Key {
             form: self.form,
             sizes: [self.m, self.n, self.k],
             pitches: [self.a, self.b, self.out].map(|matrix| matrix.pitch),
-            alignments: addresses.map(alignment),
+            alignments,
             output: self.output,
-            accumulate: self.accumulate,
+            batch: self.batch,
+            added: self.addend.is_some(),
         }
+    }
+
+    /// Left operand, right operand, output and addend; the output where there is none.
+    pub(super) fn matrices(&self) -> [Matrix; 4] {
+        [self.a, self.b, self.out, self.addend.unwrap_or(self.out)]
     }
 
     /// Rows and columns of the operands and the output, as they lie in memory.
@@ -103,16 +132,33 @@ impl Product {
     }
 
     /// # Panics
-    /// If a matrix is empty, its pitch is shorter than a row, or its span does not hold its rows.
+    /// If a matrix is empty, its pitch is shorter than a row, its span does not hold its rows, outputs overlap, or the addend
+    /// has another pitch than the output.
     pub(super) fn check(&self) {
-        let out = if self.output == Output::F32 { 4 } else { 2 };
-        let matrices = [(self.a, 2), (self.b, 2), (self.out, out)];
-        for ((rows, columns), (matrix, element)) in self.shapes().into_iter().zip(matrices) {
-            assert!(rows > 0 && columns > 0, "an empty product: {self:?}");
+        let Batch { count, strides: [a, b, out] } = self.batch;
+        let [left, right, rows_out] = self.shapes();
+        let to = self.output.bytes();
+        let shapes = [(left, a, 2), (right, b, 2), (rows_out, out, to), (rows_out, out, to)];
+        for (((rows, columns), stride, element), matrix) in shapes.into_iter().zip(self.matrices()) {
+            assert!(rows > 0 && columns > 0 && count > 0, "an empty product: {self:?}");
             assert!(matrix.pitch >= columns, "a pitch of {} for rows of {columns}: {self:?}", matrix.pitch);
-            let elements = (rows - 1).checked_mul(matrix.pitch).and_then(|all| all.checked_add(columns));
+            let one = (rows - 1).checked_mul(matrix.pitch).and_then(|all| all.checked_add(columns));
+            let elements = one.and_then(|one| (count - 1).checked_mul(stride)?.checked_add(one));
             let bytes = elements.and_then(|all| all.checked_mul(element));
             assert!(bytes.is_some_and(|bytes| bytes <= matrix.span.bytes), "{rows} rows in {:?}", matrix.span);
+        }
+        let addend = self.addend.unwrap_or(self.out);
+        assert!(addend.pitch == self.out.pitch, "an addend of another pitch: {self:?}");
+        assert!(count == 1 || out > 0, "outputs in one place: {self:?}");
+    }
+}
+
+impl Output {
+    /// Of an element.
+    fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
         }
     }
 }
@@ -215,18 +261,18 @@ impl Products {
         self.workspace = address;
     }
 
-    /// Computes one product of the matrices at `[a, b, out]`.
+    /// Computes a product, or several, of the matrices at `[a, b, out, addend]`.
     ///
     /// # Safety
     /// The product was checked, the addresses are those of its spans in memory that lives, and the context is current.
-    pub(super) unsafe fn multiply(&mut self, product: &Product, [a, b, out]: [u64; 3]) -> Result<(), BackendError> {
-        let key = product.key([a, b, out]);
+    pub(super) unsafe fn multiply(&mut self, product: &Product, at: [u64; 4]) -> Result<(), BackendError> {
+        let ([a, b, out, addend], key) = (at, product.key(at));
         if !self.plans.contains_key(&key) {
             let plan = self.plan(product, &key).map_err(|code| self.failed(product, code))?;
             self.plans.insert(key, plan);
         }
         let plan = &self.plans[&key];
-        let (one, beta) = (1f32, if key.accumulate { 1f32 } else { 0f32 });
+        let (one, beta) = (1f32, if key.added { 1f32 } else { 0f32 });
         let pointer = |number: &f32| std::ptr::from_ref(number).cast::<c_void>();
         // SAFETY: plan and handle live; the factors are float32, as the operation says, and read before the call
         // returns; the caller gives the addresses of such matrices. The workspace is as large as the algorithm was
@@ -241,7 +287,7 @@ impl Products {
                 a as *const c_void,
                 plan.a.pointer,
                 pointer(&beta),
-                out as *const c_void,
+                addend as *const c_void,
                 plan.out.pointer,
                 out as *mut c_void,
                 plan.out.pointer,
@@ -261,8 +307,10 @@ impl Products {
         };
         let [a, b, out] = product.shapes();
         let operands = lt::cudaDataType::CUDA_R_16BF;
-        let (a, b) = (self.layout(operands, a, product.a.pitch)?, self.layout(operands, b, product.b.pitch)?);
-        let out = self.layout(output, out, product.out.pitch)?;
+        let Batch { count, strides } = product.batch;
+        let a = self.layout(operands, a, product.a.pitch, (count, strides[0]))?;
+        let b = self.layout(operands, b, product.b.pitch, (count, strides[1]))?;
+        let out = self.layout(output, out, product.out.pitch, (count, strides[2]))?;
         let operation = self.operation(product.form)?;
         for allowance in ALLOWANCES {
             match self.algorithm(&operation, [&a, &b, &out], key, &allowance) {
@@ -315,12 +363,24 @@ impl Products {
         element: lt::cudaDataType,
         (rows, columns): (usize, usize),
         pitch: usize,
+        (count, stride): (usize, usize),
     ) -> Result<Owned<lt::cublasLtMatrixLayoutOpaque_t>, Code> {
         let (rows, columns) = (rows as u64, columns as u64);
-        Owned::new(self.lt.cublasLtMatrixLayoutDestroy, |to| {
+        let layout = Owned::new(self.lt.cublasLtMatrixLayoutDestroy, |to| {
             // SAFETY: the layout is written where `Owned` keeps it.
             unsafe { (self.lt.cublasLtMatrixLayoutCreate)(to, element as u32, columns, rows, pitch as i64) }
-        })
+        })?;
+        let set = |attribute: LayoutAttribute, value: *const c_void, bytes| {
+            // SAFETY: the layout lives; the caller's value has the length given and is copied.
+            done(unsafe { (self.lt.cublasLtMatrixLayoutSetAttribute)(layout.pointer, attribute as u32, value, bytes) })
+        };
+        if count > 1 {
+            let (count, stride) = (count as i32, stride as i64);
+            let (count, stride) = (std::ptr::from_ref(&count).cast(), std::ptr::from_ref(&stride).cast());
+            set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, count, 4)?;
+            set(LayoutAttribute::CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride, 8)?;
+        }
+        Ok(layout)
     }
 
     /// float32 sums and factors. cuBLASLt's first operand is our second.
@@ -366,11 +426,11 @@ impl Products {
             let mask = std::ptr::from_ref(&mask).cast();
             set(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, mask, 4)?;
         }
-        let [a, b, out] = key.alignments;
+        let [a, b, out, addend] = key.alignments;
         let numbers = [
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a),
-            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, out),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, addend),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, out),
         ];
         for (attribute, number) in numbers {
@@ -380,9 +440,11 @@ impl Products {
     }
 
     fn failed(&self, product: &Product, code: Code) -> BackendError {
-        let Product { form, m, n, k, output, .. } = product;
+        let Product { form, m, n, k, output, batch, .. } = product;
         let [a, b, out] = [product.a, product.b, product.out].map(|matrix| matrix.pitch);
-        let what = format!("multiply {form:?}, m {m}, n {n}, k {k}, rows {a}, {b} and {out} apart, to {output:?}");
+        let count = if batch.count > 1 { format!("{} times ", batch.count) } else { String::new() };
+        let what =
+            format!("multiply {count}{form:?}, m {m}, n {n}, k {k}, rows {a}, {b} and {out} apart, to {output:?}");
         self.device.failed(&what, &text(&self.lt, code))
     }
 }

@@ -128,6 +128,7 @@ symbols! {
         fn cublasLtMatmulDescSetAttribute(lt::cublasLtMatmulDesc_t, c_uint, *const c_void, usize) -> Code;
         fn cublasLtMatmulDescDestroy(lt::cublasLtMatmulDesc_t) -> Code;
         fn cublasLtMatrixLayoutCreate(*mut lt::cublasLtMatrixLayout_t, c_uint, u64, u64, i64) -> Code;
+        fn cublasLtMatrixLayoutSetAttribute(lt::cublasLtMatrixLayout_t, c_uint, *const c_void, usize) -> Code;
         fn cublasLtMatrixLayoutDestroy(lt::cublasLtMatrixLayout_t) -> Code;
         fn cublasLtMatmulPreferenceCreate(*mut lt::cublasLtMatmulPreference_t) -> Code;
         fn cublasLtMatmulPreferenceSetAttribute(lt::cublasLtMatmulPreference_t, c_uint, *const c_void, usize) -> Code;
