@@ -75,6 +75,12 @@ pub trait Backend:
     /// The device, its threads and its instruction set in words, for the first line of a run.
     fn describe(&self) -> String;
 
+    /// Multiplications and additions that its products of activations can be in a second, by the device's data and its highest
+    /// clock; nothing where that is not known.
+    fn peak_flops(&self) -> Option<f64> {
+        None
+    }
+
     /// The devices of other ranks, if this one reaches them by itself; else what goes there is downloaded and uploaded.
     fn peers(&mut self) -> Option<&mut dyn Peers> {
         None

@@ -14,6 +14,7 @@ mod context;
 mod embedding;
 mod ensemble;
 mod experts;
+mod flops;
 mod generate;
 mod grad_sink;
 mod greedy;

@@ -43,6 +43,9 @@ fn a_run_moves_between_cpu_and_gpu() {
     let said = ok(emulated(&place, &training(&["--resume", "--stop-at", "4", "--device", "cuda"])));
     assert!(said.starts_with("tetrad 0.1.0 on ") && said.contains("Emulated GPU"), "{said}");
     assert!(said.contains("run      from") && said.contains("step 2"), "{said}");
+    // 4 multiprocessors at 1 GHz, 4096 operations in a cycle each; what a run does of that is told beside its rate.
+    assert!(said.contains(" by the device's 16 TFLOP/s of bf16 products\n"), "{said}");
+    assert!(said.contains("tokens/s (") && said.contains(" % of the most)"), "{said}");
     place.checkpoints("run").iter().for_each(|file| place.assert_sound(file));
     place.ok(&training(&["--resume"]));
     let eval = ["eval", "run/model.tetrad", "--text", "val.txt", "--json", "--sequence", "16", "--sequences", "6"];

@@ -4,7 +4,7 @@
 use crate::harness::gpu::{CHECKS, allocate, devices, emulated, emulator, launch, required, set_eager};
 use crate::harness::operands::Random;
 use half::bf16;
-use tetrad::backend::cuda::{Args, Batch, Form, Gpu, Matrix, Output, Product};
+use tetrad::backend::cuda::{Args, Form, Gpu, Matrix, Output, Product, Strided};
 use tetrad::error::BackendError;
 use tetrad::memory::{HostMemory, Place, Span};
 use tetrad::store::WorkFile;
@@ -204,7 +204,18 @@ fn check_product(name: &str, gpu: &mut Gpu, case: &Case) {
     }
     let matrix = |span, columns| Matrix { span, pitch: columns + gap };
     let (a, b, out) = (matrix(at_a, a_columns), matrix(at_b, b_columns), matrix(at_out, n));
-    gpu.multiply(&Product { form, m, n, k, a, b, out, output, addend: accumulate.then_some(out), batch: Batch::ONE });
+    gpu.multiply(&Product {
+        form,
+        m,
+        n,
+        k,
+        a,
+        b,
+        out,
+        output,
+        addend: accumulate.then_some(out),
+        strided: Strided::ONE,
+    });
     let found = downloaded(gpu, at_out);
     gpu.status().unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(found == wanted, "{name}: {form:?} m {m} n {n} k {k} {output:?} accumulate {accumulate} gap {gap}");
@@ -230,7 +241,7 @@ fn products_in_all_forms_equal_a_plain_loop_to_the_last_bit() {
 }
 
 /// Three products at equal distances, added to matrices that stay: the right operand shared or one for each.
-fn check_batch(name: &str, gpu: &mut Gpu, form: Form, output: Output, shared: bool) {
+fn check_strided(name: &str, gpu: &mut Gpu, form: Form, output: Output, shared: bool) {
     let (m, n, k, count) = (33usize, 17usize, 24usize, 3usize);
     let (a_columns, b_columns) = (if form == Form::Tn { m } else { k }, if form == Form::Nt { k } else { n });
     // Distances longer than a matrix.
@@ -240,14 +251,14 @@ fn check_batch(name: &str, gpu: &mut Gpu, form: Form, output: Output, shared: bo
     let b = integers(size(strides[1], k * n), 2);
     let [addend, before] = [3, 4].map(|seed| integers(size(strides[2], m * n), seed));
     let mut wanted = before.clone();
-    for batch in 0..count {
-        let [a, b] = [&a[batch * strides[0]..], &b[batch * strides[1]..]];
+    for product in 0..count {
+        let [a, b] = [&a[product * strides[0]..], &b[product * strides[1]..]];
         for at in 0..m * n {
             let (i, j) = (at / n, at % n);
             let left = |l: usize| if form == Form::Tn { a[l * m + i] } else { a[i * k + l] };
             let right = |l: usize| if form == Form::Nt { b[j * k + l] } else { b[l * n + j] };
             let sum: f32 = (0..k).map(|l| left(l) * right(l)).sum();
-            wanted[batch * strides[2] + at] = sum + addend[batch * strides[2] + at];
+            wanted[product * strides[2] + at] = sum + addend[product * strides[2] + at];
         }
     }
     let bytes = |values: &[f32]| match output {
@@ -264,7 +275,7 @@ fn check_batch(name: &str, gpu: &mut Gpu, form: Form, output: Output, shared: bo
     });
     let matrix = |i: usize, pitch| Matrix { span: spans[i], pitch };
     let (a, b, out, addend) = (matrix(0, a_columns), matrix(1, b_columns), matrix(2, n), Some(matrix(3, n)));
-    gpu.multiply(&Product { form, m, n, k, a, b, out, output, addend, batch: Batch { count, strides } });
+    gpu.multiply(&Product { form, m, n, k, a, b, out, output, addend, strided: Strided { count, strides } });
     let found = [spans[2], spans[3]].map(|span| downloaded(gpu, span));
     gpu.status().unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(found[0] == bytes(&wanted), "{name}: {form:?} {output:?}, shared {shared}");
@@ -272,12 +283,12 @@ fn check_batch(name: &str, gpu: &mut Gpu, form: Form, output: Output, shared: bo
 }
 
 #[test]
-fn products_in_batches_are_added_to_matrices_that_stay() {
+fn products_at_equal_distances_are_added_to_matrices_that_stay() {
     for (name, mut gpu) in ready(1 << 20) {
         for form in [Form::Nt, Form::Nn, Form::Tn] {
             for output in [Output::Bf16, Output::F32] {
                 for shared in [false, true] {
-                    check_batch(&name, &mut gpu, form, output, shared);
+                    check_strided(&name, &mut gpu, form, output, shared);
                 }
             }
         }
@@ -396,7 +407,7 @@ fn the_first_failure_stays_and_nothing_is_done_after_it() {
         out: wrong,
         output,
         addend: None,
-        batch: Batch::ONE,
+        strided: Strided::ONE,
     });
     launch(&mut gpu, "check_scale", [1, 1, 1], 32, 0, &args);
     gpu.zero(span(0, 64));
@@ -438,13 +449,35 @@ fn programmers_errors_panic() {
     let short = |gpu: &mut Gpu| {
         let x = Matrix { span: span(0, 64), pitch: 3 };
         let (form, output) = (Form::Nt, Output::F32);
-        gpu.multiply(&Product { form, m: 1, n: 1, k: 4, a: x, b: x, out: x, output, addend: None, batch: Batch::ONE });
+        gpu.multiply(&Product {
+            form,
+            m: 1,
+            n: 1,
+            k: 4,
+            a: x,
+            b: x,
+            out: x,
+            output,
+            addend: None,
+            strided: Strided::ONE,
+        });
     };
     assert!(panics(short).contains("a pitch of 3 for rows of 4"));
     let long = |gpu: &mut Gpu| {
         let x = Matrix { span: span(0, 64), pitch: 8 };
         let (form, output) = (Form::Nt, Output::F32);
-        gpu.multiply(&Product { form, m: 5, n: 1, k: 8, a: x, b: x, out: x, output, addend: None, batch: Batch::ONE });
+        gpu.multiply(&Product {
+            form,
+            m: 5,
+            n: 1,
+            k: 8,
+            a: x,
+            b: x,
+            out: x,
+            output,
+            addend: None,
+            strided: Strided::ONE,
+        });
     };
     assert!(panics(long).contains("5 rows in Span"));
     assert!(panics(|gpu| gpu.allocate(4096, span(0, Gpu::OWN_BYTES)).unwrap()).contains("outside an arena"));

@@ -4,7 +4,7 @@
 use crate::harness::gpu::{CHECKS, allocate, emulated, emulator, launch};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tetrad::backend::cuda::{Args, Batch, Cuda, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source};
+use tetrad::backend::cuda::{Args, Cuda, Form, Gpu, Info, Matrix, Output, Product, SOURCES, Search, Source, Strided};
 use tetrad::backend::{Compute, DeviceInfo as _};
 use tetrad::memory::{Place, Span};
 use tetrad::model::ModelConfig;
@@ -226,7 +226,7 @@ fn count_allocations() -> String {
         let matrix = |offset| Matrix { span: span(offset, 256), pitch: 8 };
         let (a, b, out) = (matrix(0), matrix(4096), matrix(8192));
         let (form, output) = (Form::Nt, Output::F32);
-        gpu.multiply(&Product { form, m: round, n: 8, k: 8, a, b, out, output, addend: None, batch: Batch::ONE });
+        gpu.multiply(&Product { form, m: round, n: 8, k: 8, a, b, out, output, addend: None, strided: Strided::ONE });
         gpu.download(span(0, 1 << 20), &mut vec![0; 1 << 20]);
         gpu.status().unwrap();
     }
@@ -254,7 +254,7 @@ fn one_product() -> String {
     let matrix = |span, pitch| Matrix { span, pitch };
     let (a, b, at) = (matrix(a, 8), matrix(b, 8), matrix(out, 4));
     let (form, output) = (Form::Nt, Output::F32);
-    gpu.multiply(&Product { form, m: 4, n: 4, k: 8, a, b, out: at, output, addend: None, batch: Batch::ONE });
+    gpu.multiply(&Product { form, m: 4, n: 4, k: 8, a, b, out: at, output, addend: None, strided: Strided::ONE });
     let mut bytes = [0; 64];
     gpu.download(out, &mut bytes);
     match gpu.status() {

@@ -39,10 +39,10 @@ const SMALL: [Case; 1] = [("quickstart", 128, 64, 344)];
 /// Tokens per second for presets and batches.
 pub fn steps(ceilings: &Ceilings, small: bool) {
     println!(
-        "| preset | tokens per step | of a sequence | activations | ms | tokens/s | share of {}^3 |",
+        "| preset | tokens per step | of a sequence | activations | ms | tokens/s | share of {}^3 | of the clocks' peak |",
         ceilings.edge
     );
-    println!("| --- | ---: | ---: | --- | ---: | ---: | ---: |");
+    println!("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |");
     for case in if small { &SMALL[..] } else { &STEPS } {
         step(case, ceilings, if small { [1, 1] } else { [3, 7] });
     }
@@ -133,19 +133,17 @@ fn step(case: &Case, ceilings: &Ceilings, [before, counted]: [usize; 2]) {
     times.sort_by(f64::total_cmp);
     let seconds = times[times.len() / 2];
     let config = trainer.config();
-    // 6 per weight of a product and token; attention: 12 per layer, hidden and key, of which the causal half is done.
-    let tables = config.model.vocab * config.model.hidden;
-    let weights = config.model.parameters() as f64 - if config.model.tied { 0.0 } else { tables as f64 };
-    let attention = 6.0 * (config.model.layers * config.model.hidden * config.train.sequence) as f64;
-    let work = tokens as f64 * (6.0 * weights + attention);
+    let work = trainer.model().step_flops(config.train.batch, config.train.sequence);
+    let clocks = trainer.backend().peak_flops();
     let width = if case.3 > 0 { format!(", intermediate {}", case.3) } else { String::new() };
     println!(
-        "| {preset}{width} | {tokens} | {} | {} | {:.1} | {:.0} | {:.0} % |",
+        "| {preset}{width} | {tokens} | {} | {} | {:.1} | {:.0} | {:.0} % | {} |",
         config.train.sequence,
         if config.run.activation_checkpointing == ActivationCheckpointing::None { "kept" } else { "recomputed" },
         seconds * 1e3,
         tokens as f64 / seconds,
-        100.0 * work / seconds / ceilings.product
+        100.0 * work / seconds / ceilings.product,
+        clocks.map_or("unknown".into(), |peak| format!("{:.0} %", 100.0 * work / seconds / peak)),
     );
 }
 

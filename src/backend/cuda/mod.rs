@@ -13,7 +13,7 @@ pub mod runtime;
 
 pub use info::Info;
 pub use runtime::{
-    Args, Batch, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search,
+    Args, Capability, Compiler, Cubin, Form, Gpu, HEADERS, Matrix, Output, Product, SOURCES, Search, Strided,
 };
 pub use runtime::{Lost, NcclLibrary, Source, UniqueId, Usage, count, probe, usages};
 
@@ -94,6 +94,10 @@ impl Cuda {
 impl Backend for Cuda {
     fn describe(&self) -> String {
         format!("{}, {}", self.gpu.name(), self.gpu.libraries())
+    }
+
+    fn peak_flops(&self) -> Option<f64> {
+        self.gpu.peak_flops()
     }
 
     fn peers(&mut self) -> Option<&mut dyn Peers> {

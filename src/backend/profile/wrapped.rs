@@ -300,6 +300,10 @@ impl Backend for Profiled {
         self.inner.describe()
     }
 
+    fn peak_flops(&self) -> Option<f64> {
+        self.inner.peak_flops()
+    }
+
     fn peers(&mut self) -> Option<&mut dyn Peers> {
         self.inner.peers()
     }

@@ -3,7 +3,7 @@
 use super::observer::hardly_moves;
 use crate::cli::number::{rough, short};
 use crate::cli::output::{escape, print};
-use crate::cli::units::{bytes, grouped};
+use crate::cli::units::{bytes, grouped, rate};
 use serde_json::Value;
 use std::io::{self, Write};
 use tetrad::backend::Param;
@@ -48,6 +48,15 @@ pub(super) fn print_header(
         for share in &shares {
             source(share, shares.len() > 1, config, out)?;
         }
+        if let Some(most) = most_tokens(trainer) {
+            let flops = trainer.backend().peak_flops().unwrap_or_default();
+            writeln!(
+                out,
+                "speed    at most {} by the device's {:.0} TFLOP/s of bf16 products",
+                rate(most),
+                flops / 1e12
+            )?;
+        }
         writeln!(out, "rate     {}", rates(&config.learning_rate()))?;
         if let Some(line) = resolution(config, code_distance(trainer)) {
             writeln!(out, "codes    {line}")?;
@@ -71,6 +80,16 @@ pub(super) fn print_header(
             None => Ok(()),
         }
     })
+}
+
+/// Tokens in a second if a device whose data are known did nothing but the products of steps, at its highest clock.
+pub(super) fn most_tokens(trainer: &Trainer) -> Option<f64> {
+    let TrainConfig { batch, sequence, .. } = trainer.config().train;
+    let (rows, ranks) = (trainer.rows().len().max(1), trainer.ranks().size());
+    let seconds = trainer.model().step_flops(rows, sequence) / trainer.backend().peak_flops()?;
+    // Ranks have as many rows, but for one.
+    let tokens = if ranks > 1 { rows * ranks } else { batch } * sequence;
+    Some(tokens as f64 / seconds)
 }
 
 /// Says which weights of a model the run stores otherwise, and so rounded anew.

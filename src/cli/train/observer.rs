@@ -1,5 +1,6 @@
 //! What a training run shows and writes: the progress line, metrics, samples, checkpoints.
 
+use super::header::most_tokens;
 use super::heartbeat::Heartbeat;
 use super::warnings;
 use crate::cli::Failure;
@@ -79,6 +80,8 @@ pub struct Console {
     /// Share of the codes that changed, by the last audit.
     changed_codes: Option<f64>,
     heartbeat: Heartbeat,
+    /// Tokens a second that the device could train on at most, if that is known.
+    most: Option<f64>,
     /// Is told when steps begin and end.
     pub profile: Option<Profile>,
 }
@@ -118,6 +121,7 @@ impl Console {
             stepping: (Duration::ZERO, 0),
             last: None,
             changed_codes: None,
+            most: most_tokens(trainer),
             profile: None,
         })
     }
@@ -140,6 +144,12 @@ impl Console {
         self.bytes_per_token.map(|bytes| loss / std::f64::consts::LN_2 / bytes)
     }
 
+    /// A rate, and its share of what the device could do at most where that is known.
+    fn speed(&self, rate: f64) -> String {
+        let share = self.most.map_or_else(String::new, |most| format!(" ({:.1} % of the most)", 100.0 * rate / most));
+        format!("{}{share}", per_second(rate))
+    }
+
     fn progress(&mut self, trainer: &Trainer, report: &StepReport, rate: f64) -> std::io::Result<()> {
         let steps = trainer.config().train.steps;
         let done = report.step - self.first_step;
@@ -152,7 +162,7 @@ impl Console {
             report.lr,
             report.grad_norm,
             clipped_share(trainer).map_or_else(String::new, |share| format!(" ({:.0} % clipped)", 100.0 * share)),
-            per_second(rate),
+            self.speed(rate),
             duration(left)
         );
         let counters = trainer.counters();
@@ -183,7 +193,7 @@ impl Console {
                     out,
                     "\n{steps} steps in {}, {}{peak} ({} planned)",
                     duration(self.begun.elapsed()),
-                    per_second(rate),
+                    self.speed(rate),
                     bytes(trainer.plan().total() as u64)
                 )?,
             }

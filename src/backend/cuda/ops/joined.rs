@@ -1,20 +1,20 @@
-//! Products of several weights of one shape with one input, as one batch of cuBLASLt's: fewer launches, and the tiles of one
+//! Products of several weights of one shape with one input, which cuBLASLt starts at once: fewer launches, and the tiles of one
 //! product fill what the last wave of another leaves idle.
 //!
-//! The matrices of a batch lie at equal distances, as the plan places queries, keys and values, gate and up. Where they do
+//! Their matrices lie at equal distances, as the plan places queries, keys and values, gate and up. Where they do
 //! not, or the panels do not fit the cache together, each product is started by itself.
 
 use super::linear::{ALIGNED, clear_padding, fill, in_place, is_small_batch, panel, tokens};
 use super::weights::{self, Part};
 use super::{pitch, product};
-use crate::backend::cuda::runtime::{Batch, Form, Gpu, Matrix, Output, Product};
+use crate::backend::cuda::runtime::{Form, Gpu, Matrix, Output, Product, Strided};
 use crate::backend::{Accumulate, Weight};
 use crate::memory::{Place, Span};
 
-/// Products of a batch, at most: of queries, keys and values.
+/// Products that are joined, at most: of queries, keys and values.
 const MOST: usize = 3;
 
-/// `y = x w^T` of each pair; whether it could be done as one batch. If not, nothing was done.
+/// `y = x w^T` of each pair; whether that could be done at once. If not, nothing was done.
 pub(super) fn forward(gpu: &mut Gpu, x: Span, products: &[(&Weight, Span)]) -> bool {
     let Some(&(first, _)) = products.first() else { return false };
     let (outputs, inputs) = (first.shape.rows, first.shape.cols);
@@ -49,12 +49,12 @@ pub(super) fn forward(gpu: &mut Gpu, x: Span, products: &[(&Weight, Span)]) -> b
         out: Matrix { span: out, pitch: pitch(outputs) },
         output: Output::Bf16,
         addend: None,
-        batch: Batch { count, strides: [0, each / 2, stride / 2] },
+        strided: Strided { count, strides: [0, each / 2, stride / 2] },
     });
     true
 }
 
-/// `grad = dy^T x` of each pair of `dy` and `grad`; whether it could be done as one batch. If not, nothing was done.
+/// `grad = dy^T x` of each pair of `dy` and `grad`; whether that could be done at once. If not, nothing was done.
 pub(super) fn grad_weight(
     gpu: &mut Gpu,
     x: Span,
@@ -88,7 +88,7 @@ pub(super) fn grad_weight(
         out,
         output: Output::F32,
         addend: (accumulate == Accumulate::Yes).then_some(out),
-        batch: Batch { count, strides: [a_stride / 2, 0, stride / 4] },
+        strided: Strided { count, strides: [a_stride / 2, 0, stride / 4] },
     });
     true
 }

@@ -12,7 +12,7 @@
 use super::weights::{self, COLS, Part, codec_kernels};
 use super::{ROW_MULTIPLE, dim, joined, pitch, rows_of};
 use crate::backend::cuda::Cuda;
-use crate::backend::cuda::runtime::{Args, Batch, Form, Gpu, Matrix, Output, Product};
+use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product, Strided};
 use crate::backend::ops::Linear;
 use crate::backend::{Accumulate, MaxShapes, Weight};
 use crate::memory::Span;
@@ -108,7 +108,7 @@ fn forward(gpu: &mut Gpu, x: Span, w: &Weight, y: Span, addend: Option<Span>) {
             out: rows(y),
             output: Output::Bf16,
             addend: addend.map(rows),
-            batch: Batch::ONE,
+            strided: Strided::ONE,
         }
     };
     if in_place(w) {
@@ -163,7 +163,7 @@ impl Linear for Cuda {
             output: Output::Bf16,
             addend: (accumulate == Accumulate::Yes)
                 .then_some(Matrix { span: after(dx, 2 * col), pitch: pitch(inputs) }),
-            batch: Batch::ONE,
+            strided: Strided::ONE,
         };
         if in_place(w) {
             return gpu.multiply(&product(0, inputs, outputs, Matrix { span: w.data, pitch: inputs }));
@@ -192,7 +192,7 @@ impl Linear for Cuda {
             out,
             output: Output::F32,
             addend: accumulate.then_some(out),
-            batch: Batch::ONE,
+            strided: Strided::ONE,
         };
         let accumulate = accumulate == Accumulate::Yes;
         let (stride, staging) = (cols.next_multiple_of(GRAD_MULTIPLE), panel(gpu, 0));

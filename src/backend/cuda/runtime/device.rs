@@ -28,6 +28,19 @@ impl Capability {
         let letter = if self.major == 9 || self.major == 10 { "a" } else { "" };
         format!("sm_{}{}{letter}", self.major, self.minor)
     }
+
+    /// Multiplications and additions of dense bf16 products with float32 sums that a multiprocessor does in a cycle. They follow
+    /// from what NVIDIA publishes of A100, A40, L40S, H100 and B200 (312, 150, 362, 989 and 2250 TFLOP/s); GeForce cards of
+    /// the same capability are sold with half of that.
+    pub(super) fn bf16_flops(self) -> Option<u32> {
+        match (self.major, self.minor) {
+            (8, 0) => Some(2048),
+            (8, 6 | 9) => Some(1024),
+            (9, 0) => Some(4096),
+            (10, 0) => Some(8192),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Capability {
@@ -44,6 +57,8 @@ pub(super) struct Device {
     pub(super) name: String,
     pub(super) capability: Capability,
     pub(super) multiprocessors: u32,
+    /// The highest of their clock, in kHz.
+    pub(super) clock: u32,
     /// Bytes of shared memory that a block can have if a kernel asks for more than the usual 48 KiB.
     pub(super) shared_bytes: u32,
     handle: CUdevice,
@@ -79,6 +94,7 @@ impl Device {
             name: name(&driver, handle)?,
             capability: Capability { major: 0, minor: 0 },
             multiprocessors: 0,
+            clock: 0,
             shared_bytes: 0,
             handle,
             context: std::ptr::null_mut(),
@@ -95,6 +111,7 @@ impl Device {
             return Err(BackendError::OldDevice { device: std::mem::take(&mut device.name), found });
         }
         device.multiprocessors = device.attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        device.clock = device.attribute(CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
         device.shared_bytes = device.attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
         device.begin()?;
         Ok(device)

@@ -148,6 +148,12 @@ impl Gpu {
         self.device.multiprocessors
     }
 
+    /// Multiplications and additions of bf16 products in a second, at most; nothing of devices whose data are not known.
+    pub fn peak_flops(&self) -> Option<f64> {
+        let Device { capability, multiprocessors, clock, .. } = *self.device;
+        capability.bf16_flops().map(|flops| f64::from(flops) * f64::from(multiprocessors) * f64::from(clock) * 1e3)
+    }
+
     /// Bytes of shared memory, static and dynamic, that a block can have.
     pub fn shared_bytes(&self) -> u32 {
         self.device.shared_bytes

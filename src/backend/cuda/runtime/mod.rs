@@ -27,7 +27,7 @@ pub use device::Capability;
 pub use gpu::Gpu;
 pub use libraries::Search;
 pub use nccl::{Communicator, Lost, NcclLibrary, UniqueId};
-pub use product::{Batch, Form, Matrix, Output, Product};
+pub use product::{Form, Matrix, Output, Product, Strided};
 pub use report::{Usage, usages};
 pub use sources::{HEADERS, SOURCES, Source};
 

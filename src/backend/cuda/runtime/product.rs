@@ -70,19 +70,19 @@ pub struct Product {
     /// Without one the output's former content is not read.
     pub addend: Option<Matrix>,
     /// How many such products there are.
-    pub batch: Batch,
+    pub strided: Strided,
 }
 
 /// Products of one shape, whose matrices lie at equal distances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Batch {
+pub struct Strided {
     /// How many.
     pub count: usize,
     /// Elements from one left operand, right operand and output to the next; an operand that all share has 0.
     pub strides: [usize; 3],
 }
 
-impl Batch {
+impl Strided {
     /// A single product.
     pub const ONE: Self = Self { count: 1, strides: [0; 3] };
 }
@@ -95,13 +95,13 @@ struct Key {
     pitches: [usize; 3],
     alignments: [u32; 4],
     output: Output,
-    batch: Batch,
+    strided: Strided,
     added: bool,
 }
 
 impl Product {
     fn key(&self, addresses: [u64; 4]) -> Key {
-        let [a, b, out] = self.batch.strides;
+        let [a, b, out] = self.strided.strides;
         let [from, to] = [2, self.output.bytes()];
         let strides = [a * from, b * from, out * to, out * to];
         let alignments = std::array::from_fn(|i| alignment(addresses[i] | strides[i] as u64));
@@ -111,7 +111,7 @@ impl Product {
             pitches: [self.a, self.b, self.out].map(|matrix| matrix.pitch),
             alignments,
             output: self.output,
-            batch: self.batch,
+            strided: self.strided,
             added: self.addend.is_some(),
         }
     }
@@ -135,7 +135,7 @@ impl Product {
     /// If a matrix is empty, its pitch is shorter than a row, its span does not hold its rows, outputs overlap, or the addend
     /// has another pitch than the output.
     pub(super) fn check(&self) {
-        let Batch { count, strides: [a, b, out] } = self.batch;
+        let Strided { count, strides: [a, b, out] } = self.strided;
         let [left, right, rows_out] = self.shapes();
         let to = self.output.bytes();
         let shapes = [(left, a, 2), (right, b, 2), (rows_out, out, to), (rows_out, out, to)];
@@ -307,7 +307,7 @@ impl Products {
         };
         let [a, b, out] = product.shapes();
         let operands = lt::cudaDataType::CUDA_R_16BF;
-        let Batch { count, strides } = product.batch;
+        let Strided { count, strides } = product.strided;
         let a = self.layout(operands, a, product.a.pitch, (count, strides[0]))?;
         let b = self.layout(operands, b, product.b.pitch, (count, strides[1]))?;
         let out = self.layout(output, out, product.out.pitch, (count, strides[2]))?;
@@ -440,9 +440,9 @@ impl Products {
     }
 
     fn failed(&self, product: &Product, code: Code) -> BackendError {
-        let Product { form, m, n, k, output, batch, .. } = product;
+        let Product { form, m, n, k, output, strided, .. } = product;
         let [a, b, out] = [product.a, product.b, product.out].map(|matrix| matrix.pitch);
-        let count = if batch.count > 1 { format!("{} times ", batch.count) } else { String::new() };
+        let count = if strided.count > 1 { format!("{} times ", strided.count) } else { String::new() };
         let what =
             format!("multiply {count}{form:?}, m {m}, n {n}, k {k}, rows {a}, {b} and {out} apart, to {output:?}");
         self.device.failed(&what, &text(&self.lt, code))
