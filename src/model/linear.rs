@@ -32,9 +32,9 @@ impl Model {
 pub(super) fn forward_joined<const N: usize>(cx: &mut Context<'_>, x: Span, layers: [(&Linear, Span); N]) {
     match cx.model.settings.activations.compute {
         Compute::F32 => cx.backend.linear_joined(x, &layers.map(|(layer, y)| (&layer.weight.weight, y))),
-        Compute::Int8 => {
-            layers.iter().for_each(|(layer, y)| cx.backend.linear_int8(x, &layer.weight.weight, *y, Accumulate::No))
-        }
+        _ => layers.iter().for_each(|(layer, y)| {
+            cx.model.product(cx.backend, x, &layer.weight.weight, *y, Accumulate::No);
+        }),
     }
     layers.iter().for_each(|(layer, y)| layer.add_terms(cx, x, *y));
 }
@@ -76,9 +76,9 @@ impl Linear {
     pub(super) fn forward_onto(&self, cx: &mut Context<'_>, x: Span, onto: Span, y: Span) {
         match cx.model.settings.activations.compute {
             Compute::F32 => cx.backend.linear_onto(x, &self.weight.weight, onto, y),
-            Compute::Int8 => {
+            _ => {
                 cx.backend.copy(onto, y);
-                cx.backend.linear_int8(x, &self.weight.weight, y, Accumulate::Yes);
+                cx.model.product(cx.backend, x, &self.weight.weight, y, Accumulate::Yes);
             }
         }
         self.add_terms(cx, x, y);
