@@ -403,8 +403,7 @@ fn products_of_fragments_of_bytes() {
     let places: Vec<(usize, usize)> = (0..128).map(|n| place_in_d(n / 4, n % 4)).collect();
     let before: Vec<i32> = places.iter().map(|&(row, column)| c(row, column)).collect();
     let sum = |row: usize, column: usize| (0..32).map(|k| i32::from(a(row, k)) * i32::from(b(k, column))).sum::<i32>();
-    let after: Vec<i32> =
-        places.iter().map(|&(row, column)| c(row, column).wrapping_add(sum(row, column))).collect();
+    let after: Vec<i32> = places.iter().map(|&(row, column)| c(row, column).wrapping_add(sum(row, column))).collect();
     on_devices(|bench, device| {
         let (left, right, sums) = (bench.put(&left), bench.put(&right), bench.put(&before));
         bench.launch("check_mma_s8", ONE, 32, 0, &[left, right, sums]);
@@ -444,7 +443,10 @@ fn products_of_fragments_of_small_floats() {
             bench.launch("check_mma_e4m3", ONE, 32, 0, &[left, right, sums]);
             for (n, (found, &wanted)) in bench.get::<f32>(sums).into_iter().zip(&after).enumerate() {
                 let not_a_number = byte(place_in_d(n / 4, n % 4).0) & 0x7f == 0x7f;
-                assert!(if not_a_number { found.is_nan() } else { found == wanted }, "{device}: {n}: {found}, {wanted}");
+                assert!(
+                    if not_a_number { found.is_nan() } else { found == wanted },
+                    "{device}: {n}: {found}, {wanted}"
+                );
             }
         });
     }

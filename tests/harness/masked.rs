@@ -106,6 +106,7 @@ operations! {
     Linear {
         fn linear(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
         fn linear_int8(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
+        fn linear_fp8(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
         fn linear_grad_input(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
         fn linear_grad_weight(dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate);
     }

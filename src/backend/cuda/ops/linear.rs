@@ -10,7 +10,7 @@
 //! aligned is formed in the workspace, in rows that are.
 
 use super::weights::{self, COLS, Part, codec_kernels};
-use super::{ROW_MULTIPLE, dim, pitch, rows_of};
+use super::{ROW_MULTIPLE, bytes, dim, pitch, rows_of};
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product};
 use crate::backend::ops::Linear;
@@ -48,7 +48,7 @@ fn parts(total: usize, most: usize, multiple: usize) -> impl Iterator<Item = (us
 ///
 /// # Panics
 /// If these are not the same.
-fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
+pub(super) fn tokens(x: Span, width: usize, y: Span, other: usize) -> usize {
     let tokens = rows_of(x, width);
     assert_eq!(rows_of(y, other), tokens, "as many rows of the output");
     tokens
@@ -115,8 +115,18 @@ impl Linear for Cuda {
         }
     }
 
-    fn linear_int8(&mut self, _: Span, _: &Weight, _: Span, _: Accumulate) {
-        panic!("products in integers on a GPU, which check_compute refuses");
+    fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        match w.format.codec().integers() {
+            None => self.linear(x, w, y, accumulate),
+            Some(_) => bytes::linear(&mut self.gpu, &bytes::INT8, x, w, y, accumulate),
+        }
+    }
+
+    fn linear_fp8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        match w.format.codec().has_e4m3_codes() {
+            false => self.linear(x, w, y, accumulate),
+            true => bytes::linear(&mut self.gpu, &bytes::FP8, x, w, y, accumulate),
+        }
     }
 
     /// Panels run over columns, so that each element of `dx` is one sum in float32.
@@ -193,7 +203,7 @@ fn close_rows(gpu: &mut Gpu, from: Span, to: Span, (rows, cols, stride): (usize,
 }
 
 /// A span without its first `bytes` bytes.
-fn after(span: Span, bytes: usize) -> Span {
+pub(super) fn after(span: Span, bytes: usize) -> Span {
     span.part(bytes, span.bytes - bytes)
 }
 
