@@ -10,6 +10,7 @@ struct Fragments {
     T* d;
     const u32* a;
     const u32* b;
+    const T* c;
 };
 
 float signed_byte(u32 byte) { return float(i32(byte ^ 0x80) - 128); }
@@ -22,7 +23,7 @@ float e4m3(u32 byte) {
     return cast<float>(sign | ((magnitude << 20) + (120u << 23)));
 }
 
-// D[16][8] += A[16][32] B[32][8]; sums in the order of k. Every byte is a float.
+// D[16][8] = C + A[16][32] B[32][8]; sums in the order of k. Every byte is a float.
 template <typename T, float (*value)(u32), T (*add)(T, float)>
 void multiply(void* const* operands) {
     const auto* own = reinterpret_cast<Fragments<T>* const*>(operands);
@@ -39,7 +40,7 @@ void multiply(void* const* operands) {
     for (u32 lane = 0; lane < WARP; lane++) {
         for (u32 i = 0; i < 4; i++) {
             const u32 row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
-            T sum = own[lane]->d[i];
+            T sum = own[lane]->c[i];
             for (u32 k = 0; k < 32; k++) sum = add(sum, a[row][k] * b[k][column]);
             own[lane]->d[i] = sum;
         }
@@ -52,13 +53,13 @@ float add_floats(float sum, float product) { return sum + product; }
 
 }  // namespace
 
-void mma_s8(i32* d, const u32* a, const u32* b, const char* file, u32 line) {
-    Fragments<i32> own = {d, a, b};
+void mma_s8(i32* d, const u32* a, const u32* b, const i32* c, const char* file, u32 line) {
+    Fragments<i32> own = {d, a, b, c};
     running->collective(Wait::Mma, &own, multiply<i32, signed_byte, add_integers>, file, line);
 }
 
-void mma_e4m3(float* d, const u32* a, const u32* b, const char* file, u32 line) {
-    Fragments<float> own = {d, a, b};
+void mma_e4m3(float* d, const u32* a, const u32* b, const float* c, const char* file, u32 line) {
+    Fragments<float> own = {d, a, b, c};
     running->collective(Wait::Mma, &own, multiply<float, e4m3, add_floats>, file, line);
 }
 

@@ -140,7 +140,7 @@ KERNEL(32, check_mma_s8, const u32* a, const u32* b, i32* d) {
     i32 sum[4];
     for (u32 i = 0; i < 4; i++) left[i] = a[lane() * 4 + i], sum[i] = d[lane() * 4 + i];
     for (u32 i = 0; i < 2; i++) right[i] = b[lane() * 2 + i];
-    mma_s8(sum, left, right);
+    mma_s8(sum, left, right, sum);
     for (u32 i = 0; i < 4; i++) d[lane() * 4 + i] = sum[i];
 }
 
@@ -150,7 +150,7 @@ KERNEL(32, check_mma_e4m3, const u32* a, const u32* b, float* d) {
     float sum[4];
     for (u32 i = 0; i < 4; i++) left[i] = a[lane() * 4 + i], sum[i] = d[lane() * 4 + i];
     for (u32 i = 0; i < 2; i++) right[i] = b[lane() * 2 + i];
-    mma_e4m3(sum, left, right);
+    mma_e4m3(sum, left, right, sum);
     for (u32 i = 0; i < 4; i++) d[lane() * 4 + i] = sum[i];
 }
 #endif

@@ -26,7 +26,7 @@ struct Integers {
     static constexpr float START = 12582912.0f;
     DEVICE i32 start() { return (i32)bits(START); }
     DEVICE float value(i32 sum) { return from_bits((u32)sum) - START; }
-    DEVICE void multiply(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_s8(d, a, b); }
+    DEVICE void multiply(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], const i32 (&c)[4]) { mma_s8(d, a, b, c); }
     // To the nearest, halves to the even one; of magnitudes up to 127.
     DEVICE u32 code(float x) { return bits(x + START) & 0xff; }
     DEVICE i32 sum_of(u32 code) { return (i8)code; }
@@ -39,7 +39,9 @@ struct SmallFloats {
     static constexpr float MOST = 448.0f;
     DEVICE float start() { return 0.0f; }
     DEVICE float value(float sum) { return sum; }
-    DEVICE void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) { mma_e4m3(d, a, b); }
+    DEVICE void multiply(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], const float (&c)[4]) {
+        mma_e4m3(d, a, b, c);
+    }
     // To the nearest, halves to the even one; of magnitudes up to 448.
     DEVICE u32 code(float x) {
         const u32 magnitude = bits(x) & 0x7fffffffu, sign = bits(x) >> 24 & 0x80;
@@ -167,13 +169,15 @@ DEVICE void load_stage(u32 stage, const Bytes& left, const Bytes& right, u32 row
     float* const numbers = (float*)(shared + stage + NUMBERS);
     // Four floats of a group each, of both operands.
     const u32 side = thread() / 128, group = thread() % 128 / 32, four = thread() % 32 * 4;
-    const Bytes& of = side == 0 ? left : right;
+    const float* const scales = side == 0 ? left.scales : right.scales;
+    const float* const extras = side == 0 ? left.extras : right.extras;
+    const u32 stride = side == 0 ? left.stride : right.stride;
     const u32 first = at >> group_bits, groups = max_(DEPTH >> group_bits, 1u);
     if (group < groups && first + group < width >> group_bits) {
-        const u64 from = (u64)(first + group) * of.stride + (side == 0 ? row : column) + four;
-        copy_async_16(numbers + numbers_at(LEFT_SCALES + side, group) + four, of.scales + from, true);
+        const u64 from = (u64)(first + group) * stride + (side == 0 ? row : column) + four;
+        copy_async_16(numbers + numbers_at(LEFT_SCALES + side, group) + four, scales + from, true);
         if (right.extras != nullptr)
-            copy_async_16(numbers + numbers_at(LEFT_SUMS + side, group) + four, of.extras + from, true);
+            copy_async_16(numbers + numbers_at(LEFT_SUMS + side, group) + four, extras + from, true);
     }
     commit_async();
 }
@@ -184,31 +188,30 @@ template <class Arithmetic> struct GroupSums {
     typename Arithmetic::Sum x[STRIPS][COLUMNS / 8][4];
 };
 
-template <class Arithmetic> DEVICE void begin(GroupSums<Arithmetic>& group) {
-    UNROLL
-    for (u32 s = 0; s < STRIPS; ++s) {
-        UNROLL
-        for (u32 n = 0; n < COLUMNS / 8; ++n) {
-            UNROLL
-            for (u32 e = 0; e < 4; ++e) group.x[s][n][e] = Arithmetic::start();
-        }
-    }
-}
-
-// group += left right^T over 32 bytes of each row, from byte 2 `column` on.
-template <class Arithmetic>
+// group += left right^T over 32 bytes of each row, from byte 2 `column` on; FIRST: the group begins with them.
+template <class Arithmetic, bool FIRST>
 DEVICE void add_products(GroupSums<Arithmetic>& group, u32 left, u32 right, u32 column) {
+    // One for all: registers that are set again for each group would be instructions.
+    const typename Arithmetic::Sum start[4] = {Arithmetic::start(), Arithmetic::start(), Arithmetic::start(),
+                                               Arithmetic::start()};
     u32 a[STRIPS][4];
     load_a<WIDE>(a, left, column);
     UNROLL
     for (u32 n = 0; n < COLUMNS; n += 16) {
         u32 b[4];
         load_matrix_x4(b, lane_chunk<WIDE>(right, n, column));
-        const u32 first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+        const u32 halves[2][2] = {{b[0], b[1]}, {b[2], b[3]}};
         UNROLL
         for (u32 s = 0; s < STRIPS; ++s) {
-            Arithmetic::multiply(group.x[s][n / 8], a[s], first);
-            Arithmetic::multiply(group.x[s][n / 8 + 1], a[s], second);
+            UNROLL
+            for (u32 half = 0; half < 2; ++half) {
+                auto& sums = group.x[s][n / 8 + half];
+                if constexpr (FIRST) {
+                    Arithmetic::multiply(sums, a[s], halves[half], start);
+                } else {
+                    Arithmetic::multiply(sums, a[s], halves[half], sums);
+                }
+            }
         }
     }
 }
@@ -300,7 +303,6 @@ DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, bf16* y, u32 w
                   });
     }
     GroupSums<Arithmetic> group;
-    begin(group);
     const u32 chunks = ceil_div(width, DEPTH), in_group = (1u << group_bits) - 1;
     DYNAMIC_SHARED(u8, shared);
     load_stage(0, left, right, row, column, width, group_bits, 0);
@@ -316,12 +318,15 @@ DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, bf16* y, u32 w
         const float* const numbers = (const float*)(shared + stage + NUMBERS);
         UNROLL
         for (u32 k = 0; k < DEPTH; k += 32) {
-            const u32 end = chunk * DEPTH + k + 32;
-            if (end <= width) add_products(group, a, b, k / 2);
-            if (end <= width && (end & in_group) == 0) {
-                add_group(sums, group, numbers, k >> group_bits, lane_row, lane_column, right.extras != nullptr);
-                begin(group);
+            const u32 begin = chunk * DEPTH + k, end = begin + 32;
+            if (end > width) break;
+            if ((begin & in_group) == 0) {
+                add_products<Arithmetic, true>(group, a, b, k / 2);
+            } else {
+                add_products<Arithmetic, false>(group, a, b, k / 2);
             }
+            if ((end & in_group) == 0)
+                add_group(sums, group, numbers, k >> group_bits, lane_row, lane_column, right.extras != nullptr);
         }
     }
     each_pair(sums, y, row + lane_row, column + lane_column, left.rows, right.rows, pitch,

@@ -186,25 +186,27 @@ DEVICE void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// The same with A 16x32 and B 32x8, both of bytes. With g = lane / 4 and k = 4 (lane % 4), low byte first:
+// D = C + A B, laid out so too, with A 16x32 and B 32x8, both of bytes; C may be D. With g = lane / 4 and k = 4 (lane % 4), low byte first:
 //   a[0] = A[g][k .. k+3]   a[1] = A[g+8][k .. k+3]   a[2] = A[g][k+16 .. k+19]   a[3] = A[g+8][k+16 .. k+19]
 //   b[0] = B[k .. k+3][g]   b[1] = B[k+16 .. k+19][g]
 // Signed integers; D is exact modulo 2^32.
-DEVICE void mma_s8(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+DEVICE void mma_s8(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], const i32 (&c)[4]) {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+                 "{%10, %11, %12, %13};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]),
+                   "r"(c[3]));
 }
 // Floats of eight bits, of which devices since 8.9 have products: four exponent bits of bias 7, three of mantissa,
-// 0x7f and 0xff not a number, none infinite. Of 32 products and D none keeps bits far below the largest.
+// 0x7f and 0xff not a number, none infinite. Of 32 products and C none keeps bits far below the largest.
 #define HAS_FP8 (__CUDA_ARCH__ >= 890)
 #if HAS_FP8
-DEVICE void mma_e4m3(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
+DEVICE void mma_e4m3(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], const float (&c)[4]) {
     asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+                 "{%10, %11, %12, %13};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]),
+                   "f"(c[3]));
 }
 #endif
 
