@@ -249,6 +249,7 @@ const UNSAFE: [&str; 69] = [
     "backend/cuda/ops/attention.rs",
     "backend/cuda/ops/attention_grad.rs",
     "backend/cuda/ops/bias.rs",
+    "backend/cuda/ops/bytes.rs",
     "backend/cuda/ops/embedding.rs",
     "backend/cuda/ops/factored.rs",
     "backend/cuda/ops/factors.rs",

@@ -385,10 +385,14 @@ fn byte_in_b(lane: usize, i: usize) -> (usize, usize) {
     (if i < 4 { row } else { row + 16 }, lane >> 2)
 }
 
-/// Registers of all lanes: four bytes each, the first in the lowest.
-fn registers_of_bytes(count: usize, element: impl Fn(usize, usize) -> u8) -> Vec<u32> {
-    let register = |lane, r| u32::from_le_bytes(std::array::from_fn(|byte| element(lane, 4 * r + byte)));
-    (0..32).flat_map(|lane| (0..count).map(move |r| (lane, r))).map(|(lane, r)| register(lane, r)).collect()
+/// Registers of all lanes for two matrices of bytes: four each, the first in the lowest.
+fn registers_of_bytes(a: impl Fn(usize, usize) -> u8, b: impl Fn(usize, usize) -> u8) -> [Vec<u32>; 2] {
+    let of = |count, element: &dyn Fn(usize, usize) -> u8| {
+        let register = |n: usize| std::array::from_fn(|byte| element(n / count, n % count * 4 + byte));
+        (0..32 * count).map(|n| u32::from_le_bytes(register(n))).collect()
+    };
+    let left = |lane, i| a(byte_in_a(lane, i).0, byte_in_a(lane, i).1);
+    [of(4, &left), of(2, &|lane, i| b(byte_in_b(lane, i).0, byte_in_b(lane, i).1))]
 }
 
 #[test]
@@ -398,10 +402,9 @@ fn products_of_fragments_of_bytes() {
     let b = |row: usize, column: usize| if row == 0 { -128 } else { ((row * 53 + column * 29) % 256) as u8 as i8 };
     // Sums that begin at the ends of the range.
     let c = |row: usize, column: usize| if column == 0 { i32::MAX } else { (row * 8 + column) as i32 - 64 };
-    let left = registers_of_bytes(4, |lane, i| a(byte_in_a(lane, i).0, byte_in_a(lane, i).1).cast_unsigned());
-    let right = registers_of_bytes(2, |lane, i| b(byte_in_b(lane, i).0, byte_in_b(lane, i).1).cast_unsigned());
+    let [left, right] = registers_of_bytes(|m, k| a(m, k).cast_unsigned(), |k, n| b(k, n).cast_unsigned());
     let places: Vec<(usize, usize)> = (0..128).map(|n| place_in_d(n / 4, n % 4)).collect();
-    let before: Vec<i32> = places.iter().map(|&(row, column)| c(row, column)).collect();
+    let before: Vec<i32> = places.iter().map(|&(m, n)| c(m, n)).collect();
     let sum = |row: usize, column: usize| (0..32).map(|k| i32::from(a(row, k)) * i32::from(b(k, column))).sum::<i32>();
     let after: Vec<i32> = places.iter().map(|&(row, column)| c(row, column).wrapping_add(sum(row, column))).collect();
     on_devices(|bench, device| {
@@ -426,8 +429,7 @@ fn products_of_fragments_of_small_floats() {
         let a = |row: usize, column: usize| if column == (row * 3 + round) % 32 { byte(row) } else { 0 };
         // 0.5, 1, 1.5 and 2, of either sign.
         let b = |row: usize, column: usize| [0x30, 0x38, 0x3c, 0x40, 0xb0, 0xb8, 0xbc, 0xc0][(row * 5 + column) % 8];
-        let left = registers_of_bytes(4, |lane, i| a(byte_in_a(lane, i).0, byte_in_a(lane, i).1));
-        let right = registers_of_bytes(2, |lane, i| b(byte_in_b(lane, i).0, byte_in_b(lane, i).1));
+        let [left, right] = registers_of_bytes(a, b);
         let after: Vec<f32> = (0..128)
             .map(|n| {
                 let (row, column) = place_in_d(n / 4, n % 4);
@@ -461,8 +463,7 @@ fn sums_of_products_of_small_floats() {
     // -8 to 7 as such floats.
     let codes: [u8; 16] = std::array::from_fn(|i| (0..=255).find(|&x| e4m3(x) == i as f32 - 8.0).unwrap());
     let (a, b) = (|row: usize, k: usize| (row * 5 + k * 3) % 16, |k: usize, column: usize| (k * 7 + column * 11) % 16);
-    let left = registers_of_bytes(4, |lane, i| codes[a(byte_in_a(lane, i).0, byte_in_a(lane, i).1)]);
-    let right = registers_of_bytes(2, |lane, i| codes[b(byte_in_b(lane, i).0, byte_in_b(lane, i).1)]);
+    let [left, right] = registers_of_bytes(|m, k| codes[a(m, k)], |k, n| codes[b(k, n)]);
     let before: Vec<f32> = (0..128).map(|n| n as f32).collect();
     let after: Vec<f32> = (0..128)
         .map(|n| {

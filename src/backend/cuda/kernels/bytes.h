@@ -97,11 +97,6 @@ DEVICE void quantize_rows(const bf16* x, u8* codes, float* scales, float* sums, 
     }
 }
 
-// The byte of each of sixteen nibbles.
-struct Meanings {
-    u32 x[4];
-};
-
 // Of four nibbles, each in a byte of its own.
 DEVICE u32 meanings_of(u32 nibbles, const Meanings& all) {
     const u32 pairs = nibbles | nibbles >> 4, four = permute_bytes(pairs, 0, 0x4420u) & 0x7777u;
@@ -110,21 +105,14 @@ DEVICE u32 meanings_of(u32 nibbles, const Meanings& all) {
     return (low & ~upper) | (high & upper);
 }
 
-// A block of 32 elements, where a group begins at element `at` of the data.
-template <class Codec> struct Unpacked;
-template <> struct Unpacked<Int8Weight> {
-    DEVICE Bytes32 block(const WeightPlanes& w, u32 index, const Meanings&) { return load_bytes(w.data, index); }
-    DEVICE float scale(const WeightPlanes& w, u64 at) { return f16_to_float(w.scales[at >> w.group_bits]); }
-};
-template <class Codec> struct Unpacked {
-    DEVICE Bytes32 block(const WeightPlanes& w, u32 index, const Meanings& all) {
-        Bytes32 bytes = unpack(load_nibbles(w.data, index));
-        UNROLL
-        for (u32 i = 0; i < 8; ++i) bytes.x[i] = meanings_of(bytes.x[i], all);
-        return bytes;
-    }
-    DEVICE float scale(const WeightPlanes& w, u64 at) { return Codec::group(w, at).scale; }
-};
+// A block of 32 elements as bytes.
+template <class Codec> DEVICE Bytes32 block_of_bytes(const WeightPlanes& w, u32 index, const Meanings& all) {
+    if constexpr (Codec::BYTES) return load_bytes(w.data, index);
+    Bytes32 bytes = unpack(load_nibbles(w.data, index));
+    UNROLL
+    for (u32 i = 0; i < 8; ++i) bytes.x[i] = meanings_of(bytes.x[i], all);
+    return bytes;
+}
 
 // Rows of a weight as bytes, `blocks` blocks from `first` on, a thread each. A scale is `unit` times the stored one.
 template <class Codec>
@@ -132,12 +120,13 @@ DEVICE void unpack_rows(const WeightPlanes& w, const Meanings& all, float unit, 
                         float* offsets, u32 first, u32 blocks, u32 blocks_per_row, u32 stride) {
     const u32 i = block_x() * 256 + thread();
     if (i < blocks) {
-        store_bytes(codes, i, Unpacked<Codec>::block(w, first + i, all));
+        store_bytes(codes, i, block_of_bytes<Codec>(w, first + i, all));
         const u32 row = i / blocks_per_row, column = i % blocks_per_row * BLOCK;
         if (column % (1u << w.group_bits) == 0) {
-            const u64 at = (u64)(first + i) * BLOCK, to = (u64)(column >> w.group_bits) * stride + row;
-            scales[to] = unit * Unpacked<Codec>::scale(w, at);
-            if constexpr (Codec::OFFSETS) offsets[to] = Codec::group(w, at).offset;
+            const auto group = Codec::group(w, (u64)(first + i) * BLOCK);
+            const u64 to = (u64)(column >> w.group_bits) * stride + row;
+            scales[to] = unit * group.scale;
+            if constexpr (Codec::OFFSETS) offsets[to] = group.offset;
         }
     }
 }
@@ -338,13 +327,13 @@ DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, bf16* y, u32 w
            u32 padded, u32 group_bits, u32 stride) {                                                                  \
         quantize_rows<Arithmetic>(x, codes, scales, sums, rows, width, padded, group_bits, stride);                   \
     }
-// `unit` is what the meaning of a nibble is of the stored scale.
-#define UNPACK(name, codec, Codec, unit, ...)                                                                         \
+// `meanings` are a codec's, `unit` times whose scale multiplies them.
+#define UNPACK(name, codec, Codec, meanings, unit)                                                                    \
     KERNEL(256, unpack_##name##_##codec, const u8* data, const u16* scales, const u16* offsets, u8* codes,            \
            float* code_scales, float* code_offsets, u32 first, u32 blocks, u32 blocks_per_row, u32 group_bits,        \
            u32 stride) {                                                                                              \
-        unpack_rows<Codec>({data, scales, offsets, group_bits}, {{__VA_ARGS__}}, unit, codes, code_scales,            \
-                           code_offsets, first, blocks, blocks_per_row, stride);                                      \
+        unpack_rows<Codec>({data, scales, offsets, group_bits}, meanings, unit, codes, code_scales, code_offsets,     \
+                           first, blocks, blocks_per_row, stride);                                                    \
     }
 #define MULTIPLY(name, Arithmetic)                                                                                    \
     KERNEL(256, multiply_##name, const u8* x, const float* x_scales, const float* x_sums, const u8* w,                \
