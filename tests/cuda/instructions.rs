@@ -437,25 +437,25 @@ fn products_of_fragments_of_small_floats() {
                 e4m3(a(row, k)) * e4m3(b(k, column))
             })
             .collect();
-        on_devices(|bench, device| {
-            if bench.gpu.capability() < FP8 {
-                return;
-            }
-            let (left, right, sums) = (bench.put(&left), bench.put(&right), bench.put(&[0f32; 128]));
-            bench.launch("check_mma_e4m3", ONE, 32, 0, &[left, right, sums]);
-            for (n, (found, &wanted)) in bench.get::<f32>(sums).into_iter().zip(&after).enumerate() {
-                let not_a_number = byte(place_in_d(n / 4, n % 4).0) & 0x7f == 0x7f;
-                assert!(
-                    if not_a_number { found.is_nan() } else { found == wanted },
-                    "{device}: {n}: {found}, {wanted}"
-                );
+        with_small_floats([&left, &right], &[0.0; 128], |found, device| {
+            for (n, (found, &wanted)) in found.iter().zip(&after).enumerate() {
+                let is_number = byte(place_in_d(n / 4, n % 4).0) & 0x7f != 0x7f;
+                assert!(if is_number { *found == wanted } else { found.is_nan() }, "{device}: {n}: {found}, {wanted}");
             }
         });
     }
 }
 
-/// Devices that multiply floats of eight bits.
-const FP8: Capability = Capability { major: 8, minor: 9 };
+/// Sums on devices that multiply floats of eight bits.
+fn with_small_floats([left, right]: [&[u32]; 2], before: &[f32], check: impl Fn(&[f32], &str)) {
+    on_devices(|bench, device| {
+        if bench.gpu.capability() >= (Capability { major: 8, minor: 9 }) {
+            let (left, right, sums) = (bench.put(left), bench.put(right), bench.put(before));
+            bench.launch("check_mma_e4m3", ONE, 32, 0, &[left, right, sums]);
+            check(&bench.get::<f32>(sums), device);
+        }
+    });
+}
 
 /// Sums of products that are small integers, which every device adds exactly.
 #[test]
@@ -472,14 +472,7 @@ fn sums_of_products_of_small_floats() {
             n as f32 + products.sum::<f32>()
         })
         .collect();
-    on_devices(|bench, device| {
-        if bench.gpu.capability() < FP8 {
-            return;
-        }
-        let (left, right, sums) = (bench.put(&left), bench.put(&right), bench.put(&before));
-        bench.launch("check_mma_e4m3", ONE, 32, 0, &[left, right, sums]);
-        assert_eq!(bench.get::<f32>(sums), after, "{device}");
-    });
+    with_small_floats([&left, &right], &before, |found, device| assert_eq!(found, after, "{device}"));
 }
 
 #[test]

@@ -186,7 +186,7 @@ DEVICE void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// D = C + A B with A 16x32 and B 32x8 of bytes, C and D as above; C may be D. With g = lane / 4 and k = 4 (lane % 4), low
+// D = C + A B with A 16x32 and B 32x8 of bytes, C and D as above; C may be D. With g = lane / 4, k = 4 (lane % 4), low
 // byte first:
 //   a[0] = A[g][k .. k+3]   a[1] = A[g+8][k .. k+3]   a[2] = A[g][k+16 .. k+19]   a[3] = A[g+8][k+16 .. k+19]
 //   b[0] = B[k .. k+3][g]   b[1] = B[k+16 .. k+19][g]
