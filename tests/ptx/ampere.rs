@@ -1,6 +1,6 @@
-//! What NVRTC makes for older devices. The kernels do not ask for the architecture (but those of floats of eight bits, which
-//! such devices do not have), but NVRTC makes other registers and other
-//! loads of the same source each time, so what it makes for sm_80 is run, not compared.
+//! What NVRTC makes for older devices. The kernels do not ask for the architecture, but for those of eight-bit floats, which are not
+//! for such devices; but NVRTC makes other registers and other loads of the same source each time, so what it makes for sm_80 is
+//! run, not compared.
 
 use crate::harness::gpu::{CHECKS, emulated, emulator};
 use crate::harness::interpreted;
