@@ -88,11 +88,15 @@ pub enum BackendError {
         /// The library's error.
         code: String,
     },
-    /// The kernels have no integer products.
+    /// The device does not multiply floats of eight bits.
     #[error(
-        "products in integers (activations.compute = \"int8\") are computed on CPUs only; use --device cpu, or \"f32\""
+        "activations.compute = \"fp8\" needs compute capability 8.9 (Ada) or newer, the device has {found}; \
+        use \"int8\" or \"f32\", or --device cpu"
     )]
-    NoIntegers,
+    NoFp8 {
+        /// Its compute capability.
+        found: String,
+    },
     /// The kernels do not support heads of this size.
     #[error("the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}")]
     HeadDim {

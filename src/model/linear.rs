@@ -24,6 +24,7 @@ impl Model {
         match self.settings.activations.compute {
             Compute::F32 => backend.linear(x, w, y, accumulate),
             Compute::Int8 => backend.linear_int8(x, w, y, accumulate),
+            Compute::Fp8 => backend.linear_fp8(x, w, y, accumulate),
         }
     }
 }

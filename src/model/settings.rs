@@ -102,8 +102,8 @@ impl Default for Execution {
 pub struct ActivationConfig {
     /// Quantization of the inputs of packed products.
     pub quant: ActivationQuant,
-    /// Arithmetic of forward products with packed weights. "int8" rounds their inputs to eight bits and multiplies integers;
-    /// on CPUs only, and fast with AVX-512 VNNI.
+    /// Arithmetic of forward products with packed weights. "int8" rounds their inputs to eight bits and multiplies integers,
+    /// "fp8" rounds them to floats of eight bits, of which four-bit codes are some.
     #[serde(skip_serializing_if = "is_default")]
     pub compute: Compute,
 }
@@ -119,14 +119,20 @@ impl ActivationConfig {
         problems.need(
             self.compute == Compute::F32 || self.quant == ActivationQuant::None,
             "activations.compute",
-            "\"int8\"",
+            format_args!("\"{}\"", self.compute.name()),
             "rounds inputs to eight bits, which activations.quant has rounded before; set one of them to its default",
         );
         problems.need(
-            self.compute == Compute::F32 || storage.has_integer_products(),
+            self.compute == Compute::F32 || storage.has_products_in(self.compute),
             "activations.compute",
-            "\"int8\"",
-            "multiplies weights that are codes; set it to \"f32\" or storage.weights=\"int4\"",
+            format_args!("\"{}\"", self.compute.name()),
+            match self.compute {
+                Compute::Fp8 => {
+                    "multiplies codes of four bits; set it to \"f32\", or to \"int8\" beside other codes, \
+                     or storage.weights=\"int4\""
+                }
+                _ => "multiplies weights that are codes; set it to \"f32\" or storage.weights=\"int4\"",
+            },
         );
         problems.need(
             self.quant == ActivationQuant::None || storage.has_four_bit_products(),

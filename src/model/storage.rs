@@ -1,7 +1,7 @@
 //! `[storage]`: bits of weights and of optimizer state.
 
 use super::ModelConfig;
-use crate::backend::{Moment, SecondMoment};
+use crate::backend::{Compute, Moment, SecondMoment};
 use crate::error::Problems;
 use crate::optim::{OptimizerContext, StateConfig};
 use crate::quant::{GROUPS, Simulation, WeightCodec, WeightFormat};
@@ -197,9 +197,9 @@ impl StorageConfig {
         simulated || self.codecs(tied).into_iter().any(WeightCodec::is_int4)
     }
 
-    /// Whether products of blocks, or with a head of its own, are with weights that are codes.
-    pub fn has_integer_products(&self) -> bool {
-        self.codecs(false).into_iter().any(|codec| codec.integers().is_some())
+    /// Whether products of blocks, or with a head of its own, are with weights that an arithmetic takes as they are.
+    pub fn has_products_in(&self, compute: Compute) -> bool {
+        self.codecs(false).into_iter().any(|codec| compute.takes(codec))
     }
 
     /// Whether matrices of blocks have four bits in their products.

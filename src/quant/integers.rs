@@ -41,6 +41,12 @@ impl WeightCodec {
         };
         Some(Integers { zero, nibbles, offsets })
     }
+
+    /// Whether its codes, less the offset if there is one, are floats of four exponent bits and three of mantissa (E4M3), which
+    /// hold integers up to 16: integers of four bits and four-bit floats are.
+    pub const fn has_e4m3_codes(self) -> bool {
+        matches!(self, Self::Int4 | Self::Int4Offset | Self::Fp4)
+    }
 }
 
 impl<'a> RowDecoder<'a> {

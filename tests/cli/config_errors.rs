@@ -155,6 +155,8 @@ fn combinations_without_a_meaning_are_refused() {
     "#);
     let floats = ["storage.weights=bf16", "activations.compute=int8"];
     assert_snapshot!(refusal("", &floats), @r#"activations.compute = "int8" (--set): multiplies weights that are codes; set it to "f32" or storage.weights="int4""#);
+    let bytes = ["storage.weights=int8", "activations.compute=fp8"];
+    assert_snapshot!(refusal("", &bytes), @r#"activations.compute = "fp8" (--set): multiplies codes of four bits; set it to "f32", or to "int8" beside other codes, or storage.weights="int4""#);
     let twice = ["activations.quant=int4", "activations.compute=int8"];
     assert_snapshot!(refusal("", &twice), @r#"activations.compute = "int8" (--set): rounds inputs to eight bits, which activations.quant has rounded before; set one of them to its default"#);
     assert_snapshot!(refusal("", &["storage.feedback=true", "optimizer.beta1=0", "storage.group=48"]), @"

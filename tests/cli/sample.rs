@@ -41,6 +41,8 @@ fn a_model_is_used_in_the_arithmetic_that_was_chosen() {
     let (floats, integers) = (loss(&[]), loss(&["--compute", "int8"]));
     assert_eq!(floats, loss(&["--compute", "f32"]));
     assert!(floats != integers && (floats - integers).abs() < 0.01 * floats, "{integers}, not {floats}");
+    let small = loss(&["--compute", "fp8"]);
+    assert!(floats != small && integers != small && (floats - small).abs() < 0.02 * floats, "{small}, not {floats}");
     // One token at a time is computed otherwise than many.
     let text = sample(&place, &["--prompt", "The ", "--compute", "int8", "--threads", "1", "--max-tokens", "50"]);
     assert_eq!(
@@ -58,6 +60,8 @@ fn a_model_is_used_in_the_arithmetic_that_was_chosen() {
     train(&place, &floats.map(|set| ["--set", set]).concat());
     let refused = place.fails(&["sample", "floats/model.tetrad", "--compute", "int8"]);
     assert_snapshot!(refused, @"tetrad: --compute int8: multiplies weights that are codes, and this model's are floats");
+    let refused = place.fails(&["sample", "floats/model.tetrad", "--compute", "fp8"]);
+    assert_snapshot!(refused, @"tetrad: --compute fp8: multiplies weights of four bits, and this model has none");
 }
 
 #[test]

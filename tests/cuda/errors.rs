@@ -34,6 +34,15 @@ fn child() {
             answer_open(Gpu::open_with(0, &emulated(), &[broken]), 1);
         }
         "allocate" => answer_open(Gpu::open_with(0, &emulated(), SOURCES), argument.parse().unwrap()),
+        "compute" => {
+            let cuda = Cuda::open_with(0, &emulated()).unwrap();
+            let every = [Compute::F32, Compute::Int8, Compute::Fp8];
+            let said = every.map(|compute| match cuda.check_compute(compute) {
+                Ok(()) => compute.name().to_owned(),
+                Err(error) => error.to_string(),
+            });
+            answer(said.join(", "));
+        }
         "count" => answer(count_allocations()),
         "multiply" => answer(one_product()),
         "check" => {
@@ -291,10 +300,15 @@ fn a_plan_leaves_room_for_what_libraries_take_later() {
 }
 
 #[test]
-fn products_in_integers_are_refused_with_what_to_do() {
-    assert_eq!(Info.check_compute(Compute::F32), Ok(()));
-    let said = Info.check_compute(Compute::Int8).unwrap_err().to_string();
-    assert!(said.contains("on CPUs only") && said.ends_with("use --device cpu, or \"f32\""), "{said}");
+fn products_in_small_floats_are_refused_on_devices_without_them() {
+    let every = [Compute::F32, Compute::Int8, Compute::Fp8];
+    assert_eq!(every.map(|compute| Info.check_compute(compute)), [const { Ok(()) }; 3], "no device is known");
+    assert_eq!(ask("compute", &[("CUDA_EMULATOR_CAPABILITY", "8.9")]), "f32, int8, fp8");
+    assert_eq!(
+        ask("compute", &[("CUDA_EMULATOR_CAPABILITY", "8.6")]),
+        "f32, int8, activations.compute = \"fp8\" needs compute capability 8.9 (Ada) or newer, the device has 8.6; \
+         use \"int8\" or \"f32\", or --device cpu"
+    );
 }
 
 #[test]

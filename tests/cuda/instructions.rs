@@ -5,7 +5,7 @@
 
 use crate::harness::gpu::{CHECKS, allocate, devices, launch, set_order};
 use half::{bf16, f16};
-use tetrad::backend::cuda::{Args, Gpu};
+use tetrad::backend::cuda::{Args, Capability, Gpu};
 use tetrad::memory::{ALIGN, Place, Span};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -370,6 +370,109 @@ fn products_of_fragments() {
         bench.launch("check_mma", ONE, 32, 0, &[left, right, sums]);
         assert_eq!(bench.get::<f32>(sums), after, "{device}");
     });
+}
+
+/// Row and column of byte `i` of a lane's fragment of A, by PTX ISA's "Matrix Fragments for mma.m16n8k32".
+fn byte_in_a(lane: usize, i: usize) -> (usize, usize) {
+    let (group, member) = (lane >> 2, lane % 4);
+    let row = if i < 4 || (8..12).contains(&i) { group } else { group + 8 };
+    let column = member * 4 + (i & 3);
+    (row, if i < 8 { column } else { column + 16 })
+}
+
+fn byte_in_b(lane: usize, i: usize) -> (usize, usize) {
+    let row = lane % 4 * 4 + (i & 3);
+    (if i < 4 { row } else { row + 16 }, lane >> 2)
+}
+
+/// Registers of all lanes for two matrices of bytes: four each, the first in the lowest.
+fn registers_of_bytes(a: impl Fn(usize, usize) -> u8, b: impl Fn(usize, usize) -> u8) -> [Vec<u32>; 2] {
+    let of = |count, element: &dyn Fn(usize, usize) -> u8| {
+        let register = |n: usize| std::array::from_fn(|byte| element(n / count, n % count * 4 + byte));
+        (0..32 * count).map(|n| u32::from_le_bytes(register(n))).collect()
+    };
+    let left = |lane, i| a(byte_in_a(lane, i).0, byte_in_a(lane, i).1);
+    [of(4, &left), of(2, &|lane, i| b(byte_in_b(lane, i).0, byte_in_b(lane, i).1))]
+}
+
+#[test]
+fn products_of_fragments_of_bytes() {
+    // All bytes, the extreme ones beside each other too.
+    let a = |row: usize, column: usize| ((row * 37 + column * 101) % 256) as u8 as i8;
+    let b = |row: usize, column: usize| if row == 0 { -128 } else { ((row * 53 + column * 29) % 256) as u8 as i8 };
+    // Sums that begin at the ends of the range.
+    let c = |row: usize, column: usize| if column == 0 { i32::MAX } else { (row * 8 + column) as i32 - 64 };
+    let [left, right] = registers_of_bytes(|m, k| a(m, k).cast_unsigned(), |k, n| b(k, n).cast_unsigned());
+    let places: Vec<(usize, usize)> = (0..128).map(|n| place_in_d(n / 4, n % 4)).collect();
+    let before: Vec<i32> = places.iter().map(|&(m, n)| c(m, n)).collect();
+    let sum = |row: usize, column: usize| (0..32).map(|k| i32::from(a(row, k)) * i32::from(b(k, column))).sum::<i32>();
+    let after: Vec<i32> = places.iter().map(|&(row, column)| c(row, column).wrapping_add(sum(row, column))).collect();
+    on_devices(|bench, device| {
+        let (left, right, sums) = (bench.put(&left), bench.put(&right), bench.put(&before));
+        bench.launch("check_mma_s8", ONE, 32, 0, &[left, right, sums]);
+        assert_eq!(bench.get::<i32>(sums), after, "{device}");
+    });
+}
+
+/// The value of a float of four exponent bits (bias 7) and three of mantissa.
+fn e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7));
+    let magnitude = if exponent == 0 { mantissa / 512.0 } else { (8.0 + mantissa) * 2f32.powi(exponent - 10) };
+    if byte >> 7 != 0 { -magnitude } else { magnitude }
+}
+
+/// A row of A has one element that is not zero, so that each sum is one product, and all bytes come up.
+#[test]
+fn products_of_fragments_of_small_floats() {
+    for round in 0..16usize {
+        let byte = |n: usize| (n * 16 + round) as u8;
+        let a = |row: usize, column: usize| if column == (row * 3 + round) % 32 { byte(row) } else { 0 };
+        // 0.5, 1, 1.5 and 2, of either sign.
+        let b = |row: usize, column: usize| [0x30, 0x38, 0x3c, 0x40, 0xb0, 0xb8, 0xbc, 0xc0][(row * 5 + column) % 8];
+        let [left, right] = registers_of_bytes(a, b);
+        let after: Vec<f32> = (0..128)
+            .map(|n| {
+                let (row, column) = place_in_d(n / 4, n % 4);
+                let k = (row * 3 + round) % 32;
+                e4m3(a(row, k)) * e4m3(b(k, column))
+            })
+            .collect();
+        with_small_floats([&left, &right], &[0.0; 128], |found, device| {
+            for (n, (found, &wanted)) in found.iter().zip(&after).enumerate() {
+                let is_number = byte(place_in_d(n / 4, n % 4).0) & 0x7f != 0x7f;
+                assert!(if is_number { *found == wanted } else { found.is_nan() }, "{device}: {n}: {found}, {wanted}");
+            }
+        });
+    }
+}
+
+/// Sums on devices that multiply floats of eight bits.
+fn with_small_floats([left, right]: [&[u32]; 2], before: &[f32], check: impl Fn(&[f32], &str)) {
+    on_devices(|bench, device| {
+        if bench.gpu.capability() >= (Capability { major: 8, minor: 9 }) {
+            let (left, right, sums) = (bench.put(left), bench.put(right), bench.put(before));
+            bench.launch("check_mma_e4m3", ONE, 32, 0, &[left, right, sums]);
+            check(&bench.get::<f32>(sums), device);
+        }
+    });
+}
+
+/// Sums of products that are small integers, which every device adds exactly.
+#[test]
+fn sums_of_products_of_small_floats() {
+    // -8 to 7 as such floats.
+    let codes: [u8; 16] = std::array::from_fn(|i| (0..=255).find(|&x| e4m3(x) == i as f32 - 8.0).unwrap());
+    let (a, b) = (|row: usize, k: usize| (row * 5 + k * 3) % 16, |k: usize, column: usize| (k * 7 + column * 11) % 16);
+    let [left, right] = registers_of_bytes(|m, k| codes[a(m, k)], |k, n| codes[b(k, n)]);
+    let before: Vec<f32> = (0..128).map(|n| n as f32).collect();
+    let after: Vec<f32> = (0..128)
+        .map(|n| {
+            let (row, column) = place_in_d(n / 4, n % 4);
+            let products = (0..32).map(|k| (a(row, k) as f32 - 8.0) * (b(k, column) as f32 - 8.0));
+            n as f32 + products.sum::<f32>()
+        })
+        .collect();
+    with_small_floats([&left, &right], &before, |found, device| assert_eq!(found, after, "{device}"));
 }
 
 #[test]

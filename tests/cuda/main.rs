@@ -11,6 +11,7 @@ mod measured;
 mod adapter;
 mod attention;
 mod audit;
+mod bytes;
 mod clip;
 mod conformance;
 mod device;

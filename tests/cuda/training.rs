@@ -7,7 +7,7 @@ use crate::harness::small::{batch, config, trainer, write};
 use crate::harness::state::whole_state;
 use std::path::Path;
 use tetrad::backend::cpu::Cpu;
-use tetrad::backend::{Backend, Moment, Param, SecondMoment};
+use tetrad::backend::{Backend, Compute, Moment, Param, SecondMoment};
 use tetrad::checkpoint::{Capacity, Checkpoint, open_model};
 use tetrad::config::Config;
 use tetrad::memory::Span;
@@ -72,6 +72,18 @@ fn whatever_is_fetched_takes_the_same_course_as_on_the_cpu() {
             (config.run.grad_buffer, config.run.activation_checkpointing) =
                 (GradBuffer::Tensor, ActivationCheckpointing::BlockInt4);
             (config.offload.weights, config.offload.optimizer) = (Offload::Host, Offload::Host);
+        }),
+    ]);
+}
+
+#[test]
+fn products_of_bytes_take_the_same_course_as_on_the_cpu() {
+    twenty_steps(&[
+        ("integers, a head of them too", |config| {
+            (config.activations.compute, config.storage.head) = (Compute::Int8, TableStorage::Int8);
+        }),
+        ("small floats, micro-batches", |config| {
+            (config.activations.compute, config.train.micro_batch) = (Compute::Fp8, 1);
         }),
     ]);
 }

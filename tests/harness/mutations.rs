@@ -55,26 +55,28 @@ fn replaced(line: &str, word: &str, by: &str) -> Option<String> {
 }
 
 const MMA: &str = "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32";
+const MMA_S8: &str = "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32";
+const MMA_E4M3: &str = "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32";
 
 /// `{d}, {a, a, a, a}, {b, b}, {c}`: the second and third of a in each other's place.
-fn rows_of_mma(line: &str) -> Option<String> {
-    let rest = line.trim().strip_prefix(MMA)?;
+fn rows_of_mma(line: &str, mma: &str) -> Option<String> {
+    let rest = line.trim().strip_prefix(mma)?;
     let mut groups: Vec<String> = rest.split('{').map(str::to_owned).collect();
     let inner = groups.get(2)?.split_once('}')?.0.to_owned();
     let parts: Vec<&str> = inner.split(", ").collect();
     let &[first, second, third, fourth] = parts.as_slice() else { return None };
     groups[2] = groups[2].replacen(&inner, &[first, third, second, fourth].join(", "), 1);
-    Some(format!("{MMA}{}", groups.join("{")))
+    Some(format!("{mma}{}", groups.join("{")))
 }
 
 /// `{b, b}` in each other's place.
-fn columns_of_mma(line: &str) -> Option<String> {
-    let rest = line.trim().strip_prefix(MMA)?;
+fn columns_of_mma(line: &str, mma: &str) -> Option<String> {
+    let rest = line.trim().strip_prefix(mma)?;
     let mut groups: Vec<String> = rest.split('{').map(str::to_owned).collect();
     let inner = groups.get(3)?.split_once('}')?.0.to_owned();
     let (first, second) = inner.split_once(", ")?;
     groups[3] = groups[3].replacen(&inner, &format!("{second}, {first}"), 1);
-    Some(format!("{MMA}{}", groups.join("{")))
+    Some(format!("{mma}{}", groups.join("{")))
 }
 
 pub const ALL: &[Mutation] = &[
@@ -124,13 +126,25 @@ pub const ALL: &[Mutation] = &[
         name: "rows of an mma in each other's place",
         file: "attention.cu",
         test: "attention::heads_of_all_widths",
-        change: rows_of_mma,
+        change: |line| rows_of_mma(line, MMA),
     },
     Mutation {
         name: "columns of an mma in each other's place",
         file: "attention_grad.cu",
         test: "attention::heads_of_all_widths",
-        change: columns_of_mma,
+        change: |line| columns_of_mma(line, MMA),
+    },
+    Mutation {
+        name: "rows of a product of bytes in each other's place",
+        file: "linear_int8.cu",
+        test: "bytes::products_of_several_tiles",
+        change: |line| rows_of_mma(line, MMA_S8),
+    },
+    Mutation {
+        name: "columns of a product of small floats in each other's place",
+        file: "linear_fp8.cu",
+        test: "bytes::products_in_small_floats_are_as_near_as_their_contract_says",
+        change: |line| columns_of_mma(line, MMA_E4M3),
     },
     Mutation {
         name: "copies that nobody waits for",

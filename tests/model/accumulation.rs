@@ -49,9 +49,10 @@ fn run_here(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
 
 #[test]
 fn micro_batches_give_the_bytes_of_the_whole_batch() {
-    let edits: [fn(&mut Config); 6] = [
+    let edits: [fn(&mut Config); 7] = [
         |_| {},
         |config| (config.activations.compute, config.storage.head) = (Compute::Int8, TableStorage::Int8),
+        |config| (config.activations.compute, config.storage.head) = (Compute::Fp8, TableStorage::Int4),
         |config| config.data.shares_rows = true,
         |config| (config.model.tied, config.model.qkv_bias) = (true, true),
         |config| (config.model.qk_norm, config.activations.quant) = (true, ActivationQuant::Int4),

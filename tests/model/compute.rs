@@ -41,6 +41,16 @@ fn a_run_in_integers_stays_near_to_one_in_floats() {
 }
 
 #[test]
+fn a_run_in_small_floats_stays_near_to_one_in_floats() {
+    let [floats, small, integers] = [Compute::F32, Compute::Fp8, Compute::Int8].map(|compute| trained(compute).1);
+    assert!(floats != small && integers != small, "nothing was rounded, or to integers");
+    // Sixteenths of each element at worst, which average out.
+    assert!((floats[0] - small[0]).abs() < 5e-3 * floats[0], "{} and {}", floats[0], small[0]);
+    let (last, expected) = (small[39], floats[39]);
+    assert!(floats[0] - expected > 1.0 && (last - expected).abs() < 0.1 * expected, "{last}, not {expected}");
+}
+
+#[test]
 fn a_run_goes_on_in_its_own_arithmetic() {
     let folder = tempfile::tempdir().unwrap();
     for (saved, given) in [(Compute::F32, Compute::Int8), (Compute::Int8, Compute::F32)] {

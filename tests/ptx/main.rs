@@ -13,6 +13,8 @@ mod harness;
 mod attention;
 #[path = "../cuda/audit.rs"]
 mod audit;
+#[path = "../cuda/bytes.rs"]
+mod bytes;
 #[path = "../cuda/conformance.rs"]
 mod conformance;
 #[path = "../cuda/device.rs"]

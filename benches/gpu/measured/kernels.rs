@@ -8,7 +8,7 @@ use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Accumulate, MaxShapes, Param, Weight};
+use tetrad::backend::{Accumulate, Compute, MaxShapes, Param, Weight};
 use tetrad::memory::Span;
 use tetrad::optim::{AdamStepInfo, OptimizerConfig};
 use tetrad::quant::WeightFormat;
@@ -91,6 +91,28 @@ pub fn products(table: &mut Table, sizes: &Sizes) {
         table.product("linear, gradient of the input", &shape, backward[0], work, backward[1]);
         let weight = sizes.time(&mut cuda, |cuda| cuda.linear_grad_weight(y, x, grad, outputs, inputs, Accumulate::No));
         table.rate("linear, gradient of the weight", &shape, weight, work);
+    }
+}
+
+/// Forward products in eight bits beside the same products with bf16 weights.
+pub fn products_of_bytes(table: &mut Table, sizes: &Sizes) {
+    let (h, f, tokens) = (sizes.hidden, sizes.intermediate.next_multiple_of(PADDED), sizes.tokens);
+    for (outputs, inputs) in [(h, h), (f, h), (h, f)] {
+        let mut harness = Harness::default();
+        let (x, y) = (harness.random_rows(1, tokens, inputs), harness.unfilled_rows(tokens, outputs));
+        let packed = harness.random_weight(outputs, inputs, WeightFormat::INT4);
+        let plain = harness.random_weight(outputs, pitch(inputs), WeightFormat::BF16);
+        let largest = sizes.largest(tokens, outputs.max(inputs));
+        let mut cuda = harness.open(&MaxShapes { compute: Compute::Int8, ..largest });
+        let shape = format!("{tokens} tokens, {outputs} x {inputs}");
+        let work = 2.0 * tokens as f64 * outputs as f64 * inputs as f64;
+        let floats = sizes.time(&mut cuda, |cuda| cuda.linear(x, &plain, y, Accumulate::No));
+        let integers = sizes.time(&mut cuda, |cuda| cuda.linear_int8(x, &packed, y, Accumulate::No));
+        table.product("linear in integers", &shape, integers, work, floats);
+        if cuda.check_compute(Compute::Fp8).is_ok() {
+            let small = sizes.time(&mut cuda, |cuda| cuda.linear_fp8(x, &packed, y, Accumulate::No));
+            table.product("linear in floats of eight bits", &shape, small, work, floats);
+        }
     }
 }
 

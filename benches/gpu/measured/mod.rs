@@ -118,6 +118,7 @@ fn kernels(sizes: &Sizes) {
     let mut table = Table::begin(told(sizes));
     kernels::optimizer(&mut table, sizes);
     kernels::products(&mut table, sizes);
+    kernels::products_of_bytes(&mut table, sizes);
     attention::attention(&mut table, sizes);
     rows::rows(&mut table, sizes);
     kernels::small_batch(&mut table, sizes);

@@ -21,7 +21,7 @@ const char* name(Wait wait) {
         case Wait::Shuffle: return "a shuffle";
         case Wait::Ballot: return "ballot";
         case Wait::Matrix: return "load_matrix";
-        case Wait::Mma: return "mma_bf16";
+        case Wait::Mma: return "a product of fragments";
         case Wait::Finished: return "its end";
         case Wait::None: break;
     }

@@ -108,6 +108,13 @@ DEVICE void load_matrix_x2_transposed(u32 (&r)[2], const void* row, PLACE) {
 DEVICE void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], PLACE) {
     ::emulator::mma_bf16(d, a, b, file, line);
 }
+DEVICE void mma_s8(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], const i32 (&c)[4], PLACE) {
+    ::emulator::mma_s8(d, a, b, c, file, line);
+}
+#define HAS_FP8 1
+DEVICE void mma_e4m3(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], const float (&c)[4], PLACE) {
+    ::emulator::mma_e4m3(d, a, b, c, file, line);
+}
 
 DEVICE u32 atomic_add(u32* to, u32 x) { return __atomic_fetch_add(to, x, __ATOMIC_RELAXED); }
 DEVICE u64 atomic_add(u64* to, u64 x) { return __atomic_fetch_add(to, x, __ATOMIC_RELAXED); }

@@ -24,6 +24,8 @@ u64 shuffle(u64 x, u32 from, const char* file, u32 line);
 u32 ballot(bool condition, const char* file, u32 line);
 void load_matrix(u32* registers, u32 count, bool transposed, const void* row, const char* file, u32 line);
 void mma_bf16(float* d, const u32* a, const u32* b, const char* file, u32 line);
+void mma_s8(i32* d, const u32* a, const u32* b, const i32* c, const char* file, u32 line);
+void mma_e4m3(float* d, const u32* a, const u32* b, const float* c, const char* file, u32 line);
 
 u16 float_to_f16(float x);
 float f16_to_float(u16 half);

@@ -141,6 +141,14 @@ pub(crate) enum Space {
     Param,
 }
 
+/// What an `mma` multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Elements {
+    Bf16,
+    S8,
+    E4m3,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shuffle {
     Indexed,
@@ -227,7 +235,7 @@ pub(crate) enum Op {
         transposed: bool,
     },
     /// d (list): four of d, four of a, two of b, four of c
-    Mma,
+    Mma(Elements),
     /// From an address of a space to a generic one, and back.
     ToGeneric(Space),
     FromGeneric(Space),

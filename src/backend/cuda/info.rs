@@ -1,8 +1,10 @@
 //! What a plan needs to know about a GPU, with or without one.
 
 use super::Cuda;
-use super::ops::{ROW_MULTIPLE, activation_scaling, adam, attention, attention_grad, linear, norm, prefix, scaling};
-use super::runtime::Gpu;
+use super::ops::{
+    ROW_MULTIPLE, activation_scaling, adam, attention, attention_grad, bytes, linear, norm, prefix, scaling,
+};
+use super::runtime::{Capability, Gpu};
 use crate::backend::{Compute, DeviceInfo, MaxShapes};
 use crate::error::BackendError;
 use crate::memory::ALIGN;
@@ -11,23 +13,33 @@ use crate::memory::ALIGN;
 pub struct Info;
 
 /// What differs between a device and the mere idea of one.
-trait FreeMemory {
+trait Opened {
     fn free(&self) -> Option<u64>;
+
+    fn capability(&self) -> Option<Capability>;
 }
 
-impl FreeMemory for Info {
+impl Opened for Info {
     fn free(&self) -> Option<u64> {
+        None
+    }
+
+    fn capability(&self) -> Option<Capability> {
         None
     }
 }
 
-impl FreeMemory for Cuda {
+impl Opened for Cuda {
+    fn capability(&self) -> Option<Capability> {
+        Some(self.gpu.capability())
+    }
+
     fn free(&self) -> Option<u64> {
         self.memory().ok().map(|(free, total)| free.saturating_sub(Self::slack(total)))
     }
 }
 
-impl<D: FreeMemory> DeviceInfo for D {
+impl<D: Opened> DeviceInfo for D {
     fn activation_bytes(&self) -> usize {
         2
     }
@@ -39,6 +51,7 @@ impl<D: FreeMemory> DeviceInfo for D {
     fn workspace_bytes(&self, max: &MaxShapes) -> usize {
         let needed = [
             linear::workspace_bytes(max),
+            bytes::workspace_bytes(max),
             norm::workspace_bytes(max),
             attention::workspace_bytes(max),
             attention_grad::workspace_bytes(max),
@@ -66,7 +79,12 @@ impl<D: FreeMemory> DeviceInfo for D {
     }
 
     fn check_compute(&self, compute: Compute) -> Result<(), BackendError> {
-        if compute == Compute::F32 { Ok(()) } else { Err(BackendError::NoIntegers) }
+        match self.capability() {
+            Some(found) if compute == Compute::Fp8 && found < bytes::FP8_DEVICE => {
+                Err(BackendError::NoFp8 { found: found.to_string() })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn sums_in_parts(&self) -> bool {

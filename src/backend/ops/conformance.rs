@@ -167,6 +167,11 @@ impl Case {
 
     /// Checks rows of activations.
     pub(super) fn near_rows(&self, span: Span, width: usize, expected: &[f64], what: &str) {
+        self.near(&self.rows(span, width), expected, what);
+    }
+
+    /// What rows of activations are.
+    pub(super) fn rows(&self, span: Span, width: usize) -> Vec<f64> {
         let mut bytes = vec![0; span.bytes];
         self.backend.download(span, &mut bytes);
         let number = |b: &[u8]| match self.is_narrow() {
@@ -175,8 +180,7 @@ impl Case {
         };
         let element = self.backend.activation_bytes();
         let rows = bytes.chunks_exact(self.row(width));
-        let found = rows.flat_map(|row| row.chunks_exact(element).take(width).map(number)).collect::<Vec<f64>>();
-        self.near(&found, expected, what);
+        rows.flat_map(|row| row.chunks_exact(element).take(width).map(number)).collect()
     }
 
     /// Checks float32 numbers.

@@ -134,6 +134,27 @@ KERNEL(32, check_mma, const u32* a, const u32* b, float* d) {
     for (u32 i = 0; i < 4; i++) d[lane() * 4 + i] = sum[i];
 }
 
+// The same of bytes.
+KERNEL(32, check_mma_s8, const u32* a, const u32* b, i32* d) {
+    u32 left[4], right[2];
+    i32 sum[4];
+    for (u32 i = 0; i < 4; i++) left[i] = a[lane() * 4 + i], sum[i] = d[lane() * 4 + i];
+    for (u32 i = 0; i < 2; i++) right[i] = b[lane() * 2 + i];
+    mma_s8(sum, left, right, sum);
+    for (u32 i = 0; i < 4; i++) d[lane() * 4 + i] = sum[i];
+}
+
+#if HAS_FP8
+KERNEL(32, check_mma_e4m3, const u32* a, const u32* b, float* d) {
+    u32 left[4], right[2];
+    float sum[4];
+    for (u32 i = 0; i < 4; i++) left[i] = a[lane() * 4 + i], sum[i] = d[lane() * 4 + i];
+    for (u32 i = 0; i < 2; i++) right[i] = b[lane() * 2 + i];
+    mma_e4m3(sum, left, right, sum);
+    for (u32 i = 0; i < 4; i++) d[lane() * 4 + i] = sum[i];
+}
+#endif
+
 CONSTANT float THIRDS[3] = {0.0f, 0.25f, 0.5f};
 
 template <int PARTS> DEVICE void copy_parts(const Bits16* x, Bits16* y, Bits16* stage, u32 count) {

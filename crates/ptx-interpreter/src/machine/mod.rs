@@ -2,6 +2,7 @@
 
 mod asynchronous;
 mod block;
+mod bytes;
 mod collective;
 mod convert;
 mod float;

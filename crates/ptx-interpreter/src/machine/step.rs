@@ -4,7 +4,7 @@ use super::Problem;
 use super::block::Shared;
 use super::memory::{LOCAL_WINDOW, SHARED_WINDOW};
 use super::warp::Warp;
-use crate::code::{Instruction, Logic, Op, Space, Width};
+use crate::code::{Elements, Instruction, Logic, Op, Space, Width};
 
 impl Warp {
     /// Does what changes registers and memory; branches, returns and barriers are `advance`'s.
@@ -79,7 +79,9 @@ impl Warp {
             Op::Shuffle(mode) => self.shuffle(shared, mode, i, mask)?,
             Op::Ballot => self.ballot(i, mask),
             Op::LoadMatrix { count, transposed } => self.load_matrix(shared, (count, transposed), i)?,
-            Op::Mma => self.mma(shared, i),
+            Op::Mma(Elements::Bf16) => self.mma(shared, i),
+            Op::Mma(Elements::S8) => self.mma_s8(shared, i),
+            Op::Mma(Elements::E4m3) => self.mma_e4m3(shared, i),
             // Threads take turns: what one wrote, the next one sees.
             Op::Fence | Op::WarpBarrier => {}
             Op::Branch | Op::Exit | Op::Barrier => unreachable!("not changes of registers"),

@@ -174,7 +174,7 @@ impl Warp {
             Op::Barrier => Some(self.alive),
             Op::WarpBarrier | Op::Ballot => of(instruction.c),
             Op::Shuffle(_) => of(kernel.lists[instruction.offset as usize + 1]),
-            Op::LoadMatrix { .. } | Op::Mma => Some(FULL),
+            Op::LoadMatrix { .. } | Op::Mma(_) => Some(FULL),
             _ => None,
         }
     }

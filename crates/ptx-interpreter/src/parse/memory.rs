@@ -3,7 +3,7 @@
 use super::decode::{Decoder, Place};
 use super::operands::{immediate, parts, type_of};
 use super::{ParseError, error};
-use crate::code::{Atomic, Op, Shuffle, Space, Type, Width};
+use crate::code::{Atomic, Elements, Op, Shuffle, Space, Type, Width};
 
 impl Decoder<'_> {
     /// Decodes an instruction if it is one of these.
@@ -63,7 +63,15 @@ impl Decoder<'_> {
                 self.read(Place::C, mask, Type::U32)?;
             }
             ["ldmatrix", "sync", "aligned", "m8n8", count, rest @ ..] => self.load_matrix(count, rest, operands)?,
-            ["mma", "sync", "aligned", "m16n8k16", "row", "col", "f32", "bf16", "bf16", "f32"] => self.mma(operands)?,
+            ["mma", "sync", "aligned", shape, "row", "col", types @ ..] => {
+                let (elements, sum) = match (*shape, types) {
+                    ("m16n8k16", ["f32", "bf16", "bf16", "f32"]) => (Elements::Bf16, Type::F32),
+                    ("m16n8k32", ["s32", "s8", "s8", "s32"]) => (Elements::S8, Type::S32),
+                    ("m16n8k32", ["f32", "e4m3", "e4m3", "f32"]) => (Elements::E4m3, Type::F32),
+                    _ => return Ok(false),
+                };
+                self.mma(elements, sum, operands)?;
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -238,13 +246,13 @@ impl Decoder<'_> {
         self.addressed(Place::A, Some(&address), "shared")
     }
 
-    fn mma(&mut self, operands: &[&str]) -> Result<(), ParseError> {
+    fn mma(&mut self, elements: Elements, sum: Type, operands: &[&str]) -> Result<(), ParseError> {
         let &[d, a, b, c] = operands else { return error(self.line, "mma has four operands") };
-        self.now.op = Op::Mma;
+        self.now.op = Op::Mma(elements);
         let first = self.list(14);
         self.now.d = first as u32;
         let mut at = first;
-        for (token, count, ty) in [(d, 4, Type::F32), (a, 4, Type::U32), (b, 2, Type::U32), (c, 4, Type::F32)] {
+        for (token, count, ty) in [(d, 4, sum), (a, 4, Type::U32), (b, 2, Type::U32), (c, 4, sum)] {
             for register in self.vector_of(token, count)? {
                 if at < first + 4 {
                     self.write(Place::List(at), register, ty)?;

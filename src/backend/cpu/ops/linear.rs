@@ -3,6 +3,7 @@
 //! Panels of the weight are dequantized into scratch that all threads share, then each thread multiplies blocks of
 //! tokens with them. A small batch (sampling) is computed as dot products with rows dequantized one at a time.
 
+use super::linear_fp8::linear_fp8;
 use super::linear_grad_weight::linear_grad_weight;
 use super::linear_int8::linear_int8;
 use super::weights::{PIECE, Rows};
@@ -37,23 +38,10 @@ pub(crate) fn need(max: &MaxShapes) -> Need {
 
 impl Linear for Cpu {
     fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
-        let (isa, mut scratch, mut slices) = self.begin();
+        let (isa, scratch, mut slices) = self.begin();
         let (x, w, y) = (slices.read::<f32>(x), Rows::claim(&mut slices, w), slices.write::<f32>(y));
-        let (outputs, inputs) = (w.rows(), w.cols());
-        let tokens = tokens_of(x, inputs, y, outputs);
-        if tokens <= SMALL_BATCH {
-            return small_batch(isa, scratch, x, &w, y, accumulate);
-        }
-        // A task fills the rows k..k + PIECE of one panel: COLS rows of the weight, transposed.
-        let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
-            let (width, depth) = (COLS.min(outputs - col), tile.cols() / COLS);
-            for (j, row) in area.chunks_exact_mut(PIECE).take(width).enumerate() {
-                w.read(isa, col + j, from, &mut row[..depth]);
-            }
-            columns_to_panels(isa, area, PIECE, width, depth, 0, tile.row(0));
-        };
-        let shape = Shape { tokens, inner: inputs, cols: outputs, task: (1, PIECE) };
-        through_panels(isa, &mut scratch, x, y, accumulate, shape, pack);
+        let tokens = tokens_of(x, w.cols(), y, w.rows());
+        multiply(isa, scratch, x, &w, y, accumulate, tokens <= SMALL_BATCH);
     }
 
     fn linear_onto(&mut self, x: Span, w: &Weight, onto: Span, y: Span) {
@@ -65,6 +53,13 @@ impl Linear for Cpu {
         match w.format.codec().integers() {
             None => self.linear(x, w, y, accumulate),
             Some(_) => linear_int8(self, x, w, y, accumulate),
+        }
+    }
+
+    fn linear_fp8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        match w.format.codec().has_e4m3_codes() {
+            false => self.linear(x, w, y, accumulate),
+            true => linear_fp8(self, x, w, y, accumulate),
         }
     }
 
@@ -90,6 +85,32 @@ impl Linear for Cpu {
         let (dy, x, grad) = (slices.read(dy), slices.read(x), slices.write(grad));
         linear_grad_weight(isa, scratch, dy, x, grad, (rows, cols), accumulate);
     }
+}
+
+/// `y = x w^T` of some rows of a batch; `few`: whether the batch has so few that they are handled row by row.
+pub(super) fn multiply(
+    isa: Isa,
+    mut scratch: Scratch<'_>,
+    x: &[f32],
+    w: &Rows<'_>,
+    y: &mut [f32],
+    accumulate: Accumulate,
+    few: bool,
+) {
+    if few {
+        return small_batch(isa, scratch, x, w, y, accumulate);
+    }
+    let (outputs, inputs) = (w.rows(), w.cols());
+    // A task fills the rows k..k + PIECE of one panel: COLS rows of the weight, transposed.
+    let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
+        let (width, depth) = (COLS.min(outputs - col), tile.cols() / COLS);
+        for (j, row) in area.chunks_exact_mut(PIECE).take(width).enumerate() {
+            w.read(isa, col + j, from, &mut row[..depth]);
+        }
+        columns_to_panels(isa, area, PIECE, width, depth, 0, tile.row(0));
+    };
+    let shape = Shape { tokens: x.len() / inputs, inner: inputs, cols: outputs, task: (1, PIECE) };
+    through_panels(isa, &mut scratch, x, y, accumulate, shape, pack);
 }
 
 pub(super) fn tokens_of(input: &[f32], input_width: usize, output: &[f32], output_width: usize) -> usize {

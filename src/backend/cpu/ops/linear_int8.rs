@@ -30,7 +30,7 @@ const _: () = assert!(DEPTH.is_multiple_of(GROUPS[GROUPS.len() - 1]) && COLS == 
 
 /// Scratch for all of this file.
 pub(crate) fn need(max: &MaxShapes) -> Need {
-    if max.compute == Compute::F32 {
+    if max.compute != Compute::Int8 {
         return Need::default();
     }
     // The smallest groups have the longest rows; padding adds less than the largest group to a row.

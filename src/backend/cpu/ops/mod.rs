@@ -14,6 +14,7 @@ pub(crate) mod factors;
 mod gaussian;
 mod gelu;
 pub(crate) mod linear;
+pub(crate) mod linear_fp8;
 pub(crate) mod linear_grad_weight;
 pub(crate) mod linear_int8;
 pub(crate) mod loss;

@@ -41,7 +41,7 @@ impl Pool {
 }
 
 /// Areas start at multiples of this many elements, a cache line, so that threads never share one.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// Scratch that an operation needs, in float32 elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,6 +73,16 @@ impl<'a> Scratch<'a> {
     /// How many threads share it.
     pub fn threads(&self) -> usize {
         self.pool.threads
+    }
+
+    /// The first `elements`, a multiple of a cache line, and the rest.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn divide(&mut self, elements: usize) -> (&mut [f32], Scratch<'_>) {
+        assert!(elements.is_multiple_of(LINE) && elements <= self.data.len(), "{elements} of {}", self.data.len());
+        let (first, rest) = self.data.split_at_mut(elements);
+        (first, Scratch { data: rest, pool: self.pool })
     }
 
     /// The shared part and the areas of the threads.

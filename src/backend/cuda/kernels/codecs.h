@@ -6,8 +6,10 @@
 #include "rows.h"
 
 // X(name in kernels' names, struct), of all codecs, of those with more than four bits and of those with four.
+// CODE_CODECS are those whose data are codes under scales.
 #define WEIGHT_CODECS(X) WIDE_CODECS(X) FOUR_BIT_CODECS(X)
 #define WIDE_CODECS(X) X(f32, F32Weight) X(bf16, Bf16Weight) X(int8, Int8Weight)
+#define CODE_CODECS(X) X(int8, Int8Weight) FOUR_BIT_CODECS(X)
 #define FOUR_BIT_CODECS(X) X(int4, Int4Weight) X(int4_offset, Int4OffsetWeight) X(fp4, Fp4Weight)
 
 // The planes that products read. Scales and offsets are null where a codec has none; scales of four-bit floats are
@@ -26,11 +28,19 @@ struct WeightPlanes {
 //
 // `Stored` is what updates (adam_pass.h) find in the data: numbers of that type, or integers that a struct of that file
 // decodes and stores, whose values are spaced as `Levels` (grid.h) say. `OFFSETS`: whether a group has one.
+// Of codes, `group` is the scale (and the offset) of the group that `at` is in, and products of bytes (bytes.h) read
+// them as signed integers, which `INTEGER_UNIT` times the scale multiplies, and those of four bits also as floats of
+// eight: `integers` and `small_floats` are those of each nibble; BYTES are such integers as they lie.
 struct StoredBytes;
 struct StoredNibbles;
 struct StoredFloats4;
 struct EvenLevels;
 struct Fp4Levels;
+
+// The byte of each of sixteen nibbles.
+struct Meanings {
+    u32 x[4];
+};
 
 DEVICE float number(float x) { return x; }
 DEVICE float number(bf16 x) { return to_float(x); }
@@ -61,12 +71,19 @@ struct Bf16Weight {
     }
 };
 
+struct Int8Group {
+    float scale;
+};
+
 struct Int8Weight {
     using Stored = StoredBytes;
     using Levels = EvenLevels;
-    static constexpr bool OFFSETS = false;
+    static constexpr bool OFFSETS = false, BYTES = true;
+    static constexpr float INTEGER_UNIT = 1.0f;
+    DEVICE Meanings integers() { return {}; }
+    DEVICE Int8Group group(const WeightPlanes& w, u64 at) { return {f16_to_float(w.scales[at >> w.group_bits])}; }
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32) {
-        const float scale = f16_to_float(w.scales[at >> w.group_bits]);
+        const float scale = group(w, at).scale;
         const Bits8 bytes = load_8(w.data + at);
         Eight out;
         UNROLL
@@ -101,7 +118,11 @@ struct Int4Group {
 struct Int4Weight {
     using Stored = StoredNibbles;
     using Levels = EvenLevels;
-    static constexpr bool OFFSETS = false;
+    static constexpr bool OFFSETS = false, BYTES = false;
+    static constexpr float INTEGER_UNIT = 1.0f;
+    // -8 to 7.
+    DEVICE Meanings integers() { return {{0xfbfaf9f8u, 0xfffefdfcu, 0x03020100u, 0x07060504u}}; }
+    DEVICE Meanings small_floats() { return {{0xcaccced0u, 0xb8c0c4c8u, 0x44403800u, 0x4e4c4a48u}}; }
     DEVICE Int4Group group(const WeightPlanes& w, u64 at) { return {f16_to_float(w.scales[at >> w.group_bits])}; }
     DEVICE Eight load(const WeightPlanes& w, u64 at, u32) { return load_nibbles<Int4Weight>(w, at); }
 };
@@ -115,7 +136,11 @@ struct Int4OffsetGroup {
 struct Int4OffsetWeight {
     using Stored = StoredNibbles;
     using Levels = EvenLevels;
-    static constexpr bool OFFSETS = true;
+    static constexpr bool OFFSETS = true, BYTES = false;
+    static constexpr float INTEGER_UNIT = 1.0f;
+    // 0 to 15.
+    DEVICE Meanings integers() { return {{0x03020100u, 0x07060504u, 0x0b0a0908u, 0x0f0e0d0cu}}; }
+    DEVICE Meanings small_floats() { return {{0x44403800u, 0x4e4c4a48u, 0x53525150u, 0x57565554u}}; }
     DEVICE Int4OffsetGroup group(const WeightPlanes& w, u64 at) {
         const u64 group = at >> w.group_bits;
         return {f16_to_float(w.scales[group]), f16_to_float(w.offsets[group])};
@@ -134,7 +159,11 @@ struct Fp4Group {
 struct Fp4Weight {
     using Stored = StoredFloats4;
     using Levels = Fp4Levels;
-    static constexpr bool OFFSETS = false;
+    static constexpr bool OFFSETS = false, BYTES = false;
+    static constexpr float INTEGER_UNIT = 0.5f;
+    // Twice the values, and the values.
+    DEVICE Meanings integers() { return {{0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu}}; }
+    DEVICE Meanings small_floats() { return {{0x3c383000u, 0x4c484440u, 0xbcb8b080u, 0xccc8c4c0u}}; }
     DEVICE Fp4Group group(const WeightPlanes& w, u64 at) {
         return {power_of_two(((const u8*)w.scales)[at >> w.group_bits])};
     }

@@ -18,7 +18,7 @@
 //
 // Rules, which the emulator enforces where it can:
 // - no thread returns, and no branch is taken by a part of the threads, before a barrier (`sync_threads`) or, within a
-//   warp, a collective (`sync_warp`, shuffles, `ballot`, `load_matrix_*`, `mma_bf16`): all reach the same line;
+//   warp, a collective (`sync_warp`, shuffles, `ballot`, `load_matrix_*`, `mma_*`): all reach the same line;
 // - blocks are one-dimensional and whole warps; no block waits for another;
 // - between two threads' accesses to the same shared memory, one of them a write, lies a `sync_threads`, or for lanes
 //   of one warp a `sync_warp`; other collectives order no memory. This holds for writing the same value too;
@@ -185,6 +185,31 @@ DEVICE void mma_bf16(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+
+// D = C + A B with A 16x32 and B 32x8 of bytes, C and D as above; C may be D. With g = lane / 4, k = 4 (lane % 4), low
+// byte first:
+//   a[0] = A[g][k .. k+3]   a[1] = A[g+8][k .. k+3]   a[2] = A[g][k+16 .. k+19]   a[3] = A[g+8][k+16 .. k+19]
+//   b[0] = B[k .. k+3][g]   b[1] = B[k+16 .. k+19][g]
+// Signed integers; D is exact modulo 2^32.
+DEVICE void mma_s8(i32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], const i32 (&c)[4]) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%10, %11, %12, %13};"
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "r"(c[0]), "r"(c[1]), "r"(c[2]),
+                   "r"(c[3]));
+}
+// Floats of eight bits, of which devices since 8.9 have products: four exponent bits of bias 7, three of mantissa,
+// 0x7f and 0xff not a number, none infinite. Of 32 products and C none keeps bits far below the largest.
+#define HAS_FP8 (__CUDA_ARCH__ >= 890)
+#if HAS_FP8
+DEVICE void mma_e4m3(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2], const float (&c)[4]) {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                 "{%10, %11, %12, %13};"
+                 : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(c[0]), "f"(c[1]), "f"(c[2]),
+                   "f"(c[3]));
+}
+#endif
 
 // Each returns the value before.
 DEVICE u32 atomic_max(u32* to, u32 x) { return atomicMax(to, x); }

@@ -10,7 +10,7 @@
 //! aligned is formed in the workspace, in rows that are.
 
 use super::weights::{self, COLS, Part, codec_kernels};
-use super::{ROW_MULTIPLE, dim, joined, pitch, rows_of};
+use super::{ROW_MULTIPLE, bytes, dim, joined, pitch, rows_of};
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product, Strided};
 use crate::backend::ops::Linear;
@@ -142,8 +142,18 @@ impl Linear for Cuda {
         }
     }
 
-    fn linear_int8(&mut self, _: Span, _: &Weight, _: Span, _: Accumulate) {
-        panic!("products in integers on a GPU, which check_compute refuses");
+    fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        match w.format.codec().integers() {
+            None => self.linear(x, w, y, accumulate),
+            Some(_) => bytes::linear(&mut self.gpu, &bytes::INT8, x, w, y, accumulate),
+        }
+    }
+
+    fn linear_fp8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+        match w.format.codec().has_e4m3_codes() {
+            false => self.linear(x, w, y, accumulate),
+            true => bytes::linear(&mut self.gpu, &bytes::FP8, x, w, y, accumulate),
+        }
     }
 
     /// Panels run over columns, so that each element of `dx` is one sum in float32.
@@ -235,7 +245,7 @@ fn close_rows(gpu: &mut Gpu, from: Span, to: Span, (rows, cols, stride): (usize,
 }
 
 /// A span without its first `bytes` bytes.
-fn after(span: Span, bytes: usize) -> Span {
+pub(super) fn after(span: Span, bytes: usize) -> Span {
     span.part(bytes, span.bytes - bytes)
 }
 

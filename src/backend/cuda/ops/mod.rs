@@ -11,6 +11,7 @@ pub(crate) mod adam;
 pub(crate) mod attention;
 pub(crate) mod attention_grad;
 mod bias;
+pub(crate) mod bytes;
 mod embedding;
 mod factored;
 mod factors;
