@@ -73,7 +73,7 @@ pub trait Linear {
     /// integers. Groups are added in float32.
     ///
     /// Within a group sums are float32 on a CPU, and on a GPU what its tensor cores keep. Those of Hopper are known to drop bits
-    /// further than 13 below the largest of 32 products and the sum so far (arXiv 2412.19437, 3.3.2): at most `33 / 8192` of the
+    /// further than 13 below the largest of 32 products and the sum so far (arXiv 2412.19437, 3.5.2): at most `33 / 8192` of the
     /// magnitudes in a group for each 32 of its products.
     ///
     /// # Panics
