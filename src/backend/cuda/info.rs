@@ -81,6 +81,10 @@ impl<D: FreeMemory> DeviceInfo for D {
         self.free()
     }
 
+    fn queues(&self) -> bool {
+        true
+    }
+
     fn in_place(&self) -> bool {
         false
     }
