@@ -25,4 +25,5 @@ mod ranks;
 mod rows;
 mod rules;
 mod script;
+mod together;
 mod training;
