@@ -65,6 +65,11 @@ pub trait DeviceInfo {
     /// uses the host's memory or is not open.
     fn free_memory(&self) -> Option<u64>;
 
+    /// Whether operations are queued and carried out later. Then it counts how many there are, so that several updates are one
+    /// operation, and a question whose answer the host waits for empties the queue. Otherwise an update had better follow its
+    /// gradient at once, which is still in the cache.
+    fn queues(&self) -> bool;
+
     /// Whether operations work on host memory in place; otherwise it is copied to the device and back.
     fn in_place(&self) -> bool;
 }

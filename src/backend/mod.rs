@@ -33,7 +33,9 @@ pub use ops::{
 };
 pub use param::{Param, State, StateTensor, Weight};
 pub use peers::Peers;
-pub use update::{Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArgs, UpdateArgs, UpdateStats};
+pub use update::{
+    AdamUpdate, Axis, DirectionArgs, DivisorArgs, MomentumArgs, RelativeStepArgs, UpdateArgs, UpdateStats,
+};
 
 /// The traits of a backend, for calls on a concrete one: `use tetrad::backend::prelude::*`.
 pub mod prelude {

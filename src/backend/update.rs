@@ -1,5 +1,8 @@
 //! Arguments of the operations that rules are made of ([`super::ops::Update`]), and what updates tell about themselves.
 
+use super::Param;
+use super::adam::AdamArgs;
+use crate::memory::Span;
 use zerocopy::{Immutable, IntoBytes};
 
 /// What some updates did, together.
@@ -20,6 +23,17 @@ impl UpdateStats {
         self.rescales += other.rescales;
         self.skipped += other.skipped;
     }
+}
+
+/// One of several updates of [`super::ops::Update::adam_group`].
+#[derive(Clone, Copy, Debug)]
+pub struct AdamUpdate {
+    /// What is updated.
+    pub param: Param,
+    /// Its complete gradient.
+    pub grad: Span,
+    /// The constants of its step.
+    pub args: AdamArgs,
 }
 
 /// Constants of [`super::ops::Update::apply_update`], laid out for a kernel's argument

@@ -130,6 +130,17 @@ impl Plan {
         offset
     }
 
+    /// Bytes of the longest buffer that could be added for a lifetime without a larger arena.
+    pub fn longest_gap(&self, lifetime: Lifetime) -> usize {
+        let (mut end, mut longest) = (self.solid, 0);
+        let live = self.order.iter().map(|&i| &self.items[i]).filter(|item| item.lifetime.meets(lifetime));
+        for item in live {
+            longest = longest.max(item.span.offset.saturating_sub(end));
+            end = end.max(item.span.end().next_multiple_of(ALIGN));
+        }
+        longest.max(self.total.saturating_sub(end))
+    }
+
     /// All buffers.
     pub fn items(&self) -> &[Item] {
         &self.items
@@ -198,6 +209,7 @@ mod tests {
         let d = plan.add("d", Category::Weights, 1, Lifetime::ALWAYS);
         assert_eq!((a.offset, b.offset, c.offset, d.offset), (0, 128, 0, 256));
         assert_eq!(plan.total(), 320);
+        assert_eq!([(0, 0), (1, 1), (4, 4)].map(|(from, to)| plan.longest_gap(Lifetime { from, to })), [128, 0, 256]);
         // At ticks 1 and 2 two of the three.
         assert_eq!(plan.category(Category::Scratch), 200);
         assert_eq!(plan.category_at(Category::Scratch, Place::Host), 0);

@@ -27,8 +27,8 @@ pub trait Gradients {
         let _ = (backend, grad);
     }
 
-    /// After [`Gradients::pass_on`]: the parameter may be updated. Either it is now, or when its pass [ends](Gradients::end);
-    /// `grad` is left alone until then.
+    /// After [`Gradients::pass_on`]: the parameter may be updated. Either it is now, or when its pass [ends](Gradients::end),
+    /// or when another gradient [begins](Gradients::begin) where this one lies; `grad` is left alone until then.
     fn apply(&mut self, backend: &mut dyn Backend, param: &Param, grad: Span);
 
     /// The end of a pass: the buffers of its gradients are used for others now.

@@ -60,11 +60,11 @@ pub(super) fn grad_weights_joined<const N: usize>(
     layers.into_iter().for_each(|(layer, dy)| layer.grad_weight(cx, (dy, x), sink));
 }
 
-/// All of these buffers, if they are all there and no two are the same, as they are where gradients have their turns.
+/// All of these buffers, if they are all there and no two share bytes, as they do where gradients have their turns.
 fn apart<const N: usize>(grads: [Option<Span>; N]) -> Option<[Span; N]> {
-    let places = grads.map(|grad| grad.map(|grad| grad.offset));
-    let known = (0..N).all(|i| places[i].is_some() && !places[..i].contains(&places[i]));
-    known.then(|| grads.map(Option::unwrap_or_default))
+    let all = grads.iter().all(Option::is_some).then(|| grads.map(Option::unwrap_or_default))?;
+    let meet = |a: &Span, b: &Span| a.offset < b.end() && b.offset < a.end();
+    (0..N).all(|i| !all[..i].iter().any(|other| meet(other, &all[i]))).then_some(all)
 }
 
 impl Linear {
@@ -134,5 +134,20 @@ impl Linear {
         let (shape, accumulate) = (self.weight.weight.shape, sink.begin(cx, grad));
         cx.backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, accumulate);
         sink.add(cx, &self.weight);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Place;
+
+    #[test]
+    fn buffers_that_share_bytes_are_not_apart() {
+        let span = |offset| Some(Span { place: Place::Arena, offset, bytes: 64 });
+        assert_eq!(apart([span(128), span(0), span(64)]), Some([128, 0, 64].map(|offset| span(offset).unwrap())));
+        for others in [[span(0), span(0)], [span(0), span(32)], [span(32), span(0)], [span(0), None]] {
+            assert_eq!(apart(others), None);
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The whole model: from tokens to the head's input, and backward from there. One gradient at a time: as soon as a
-//! parameter's gradient is complete it is handed to `apply`, which consumes it; the buffer then serves the next. A
-//! weight's share of its input's gradient is always taken before the weight is handed over, because `apply` changes it.
+//! parameter's gradient is complete it is handed to `apply`, which consumes it, or keeps it until something else is written
+//! there; the buffer then serves the next. A weight's share of its input's gradient is always taken before the weight is
+//! handed over, because `apply` changes it.
 
 use super::context::Context;
 use super::grad_sink::GradSink;

@@ -152,6 +152,10 @@ impl Optimizer for AdamFamily {
         specs
     }
 
+    fn fused(&self, param: &Param, at: &StepInfo) -> Option<AdamArgs> {
+        Some(self.args(param, at))
+    }
+
     fn step(&self, backend: &mut dyn Backend, param: &Param, grad: Span, _: Span, at: &StepInfo) {
         backend.adam(param, grad, &self.args(param, at));
     }

@@ -1,6 +1,7 @@
 //! The parameters of a model in groups, each with its rule.
 
 use super::{Optimizer, ParamInfo, StepInfo};
+use crate::backend::adam::AdamArgs;
 use crate::backend::{Backend, Param};
 use crate::memory::Span;
 use crate::quant::StateSpec;
@@ -49,6 +50,11 @@ impl Groups {
     /// How long the steps since the last call have searched for projections.
     pub fn take_search_seconds(&self) -> f64 {
         self.rules.iter().map(|rule| rule.take_search_seconds()).sum()
+    }
+
+    /// The constants of a step that is one fused update; see [`Optimizer::fused`].
+    pub fn fused(&self, param: &Param, at: &StepInfo) -> Option<AdamArgs> {
+        self.rules[usize::from(param.group)].fused(param, at)
     }
 
     /// One update of a parameter; see [`Optimizer::step`].

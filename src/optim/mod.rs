@@ -32,6 +32,7 @@ pub use scale::Scale;
 pub use schedule::{LearningRate, Schedule};
 pub use sgd::Sgd;
 
+use crate::backend::adam::AdamArgs;
 use crate::backend::{Backend, MomentumArgs, Param, UpdateArgs};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, RngUse, StateSpec};
@@ -116,6 +117,12 @@ pub trait Optimizer: Send + Sync {
     /// How long the steps since the last call have searched for projections.
     fn take_search_seconds(&self) -> f64 {
         0.0
+    }
+
+    /// The constants of a step that is [`crate::backend::ops::Update::adam`] and nothing else: several of them may be made at
+    /// once.
+    fn fused(&self, _param: &Param, _at: &StepInfo) -> Option<AdamArgs> {
+        None
     }
 
     /// One update of a parameter, from its complete gradient (float32, unpadded), which the rule may overwrite.

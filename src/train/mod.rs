@@ -11,6 +11,7 @@ mod run;
 mod step;
 mod system;
 mod team;
+mod updates;
 mod watch;
 
 pub use accumulate::accumulate;

@@ -26,4 +26,5 @@ mod ranks;
 mod rows;
 mod rules;
 mod script;
+mod together;
 mod training;

@@ -146,6 +146,7 @@ operations! {
     }
     Update {
         fn adam(param: &Param, grad: Span, args: &AdamArgs);
+        fn hold_updates_unless_finite(numbers: Span);
         fn begin_update(grad: Span, freeze_on_zero: bool);
         fn momentum(param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs);
         fn adam_direction(param: &Param, m: &StateTensor, v: &StateTensor, x: Span, args: &DirectionArgs);
@@ -246,6 +247,10 @@ impl DeviceInfo for Masked {
 
     fn free_memory(&self) -> Option<u64> {
         self.inner.free_memory()
+    }
+
+    fn queues(&self) -> bool {
+        self.inner.queues()
     }
 
     fn in_place(&self) -> bool {

@@ -20,4 +20,5 @@ mod recompute;
 mod residence;
 mod sparse_embedding;
 mod straight_through;
+mod together;
 mod trainable;

@@ -33,6 +33,8 @@ mod quantizers;
 mod rows;
 #[path = "../cuda/rules.rs"]
 mod rules;
+#[path = "../cuda/together.rs"]
+mod together;
 #[path = "../cuda/training.rs"]
 mod training;
 

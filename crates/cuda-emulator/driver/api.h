@@ -45,5 +45,7 @@ u32 capability();
 Code ready();
 // The device of this thread's context, -1 without one.
 int current_device();
+// One more of what the calling thread has given to streams.
+extern "C" void cuda_emulator_count(const char* what);
 // Prints the reason for the error code that the program receives, and keeps it for `cuda_emulator_last_failure`.
 Code failed(Code code, const std::string& what);

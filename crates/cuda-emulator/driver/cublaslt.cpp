@@ -15,6 +15,7 @@ enum : u32 { FLOAT = 0, BFLOAT = 14, SUM_IN_FLOAT = 68 };
 // The emulated driver's.
 struct Stream;
 extern "C" Code cuLaunchHostFunc(Stream* stream, void (*function)(void*), void* data);
+extern "C" void cuda_emulator_count(const char* what);
 extern "C" bool cuda_emulator_inside(const void* address, u64 bytes);
 extern "C" u32 cuda_emulator_failed(u32 code, const char* what);
 
@@ -288,6 +289,7 @@ API Code cublasLtMatmul(Handle* handle, const Description* how, const void* alph
             multiply(work->product);
         },
         work);
+    cuda_emulator_count("product");
     if (code == SUCCESS) return SUCCESS;
     delete work;
     return EXECUTION_FAILED;

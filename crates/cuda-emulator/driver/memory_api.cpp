@@ -60,12 +60,14 @@ void* pointer(Address address) { return reinterpret_cast<void*>(address); }
 Code to_device(Address to, const void* from, u64 bytes, Stream* stream, bool at_once) {
     if (bytes == 0) return ready();
     if (const Code code = check("copy to the device", {to}, bytes)) return code;
+    cuda_emulator_count("copy to the device");
     return submit(stream, at_once || !is_pinned(from, bytes), [=] { memcpy(pointer(to), from, bytes); });
 }
 
 Code to_host(void* to, Address from, u64 bytes, Stream* stream, bool at_once) {
     if (bytes == 0) return ready();
     if (const Code code = check("copy to the host", {from}, bytes)) return code;
+    cuda_emulator_count("copy to the host");
     if (is_pinned(to, bytes)) {
         // Undefined from now until the program waits; earlier work of the stream may still read the old content.
         Stream* const before = stream_of(stream);
@@ -79,12 +81,14 @@ Code to_host(void* to, Address from, u64 bytes, Stream* stream, bool at_once) {
 Code within(Address to, Address from, u64 bytes, Stream* stream) {
     if (bytes == 0) return ready();
     if (const Code code = check("copy on the device", {to, from}, bytes)) return code;
+    cuda_emulator_count("copy on the device");
     return submit(stream, false, [=] { memmove(pointer(to), pointer(from), bytes); });
 }
 
 Code fill(Address to, u8 value, u64 bytes, Stream* stream) {
     if (bytes == 0) return ready();
     if (const Code code = check("fill", {to}, bytes)) return code;
+    cuda_emulator_count("fill");
     return submit(stream, false, [=] { emulator::fill(pointer(to), value, bytes); });
 }
 
@@ -92,6 +96,7 @@ Code fill_words(Address to, u32 value, u64 count, Stream* stream) {
     if (count == 0) return ready();
     if (to % 4 != 0) return INVALID_VALUE;
     if (const Code code = check("fill", {to}, count * 4)) return code;
+    cuda_emulator_count("fill");
     return submit(stream, false, [=] {
         for (u64 i = 0; i < count; i++) static_cast<u32*>(pointer(to))[i] = value;
     });

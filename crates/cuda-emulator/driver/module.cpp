@@ -162,6 +162,7 @@ API Code cuLaunchKernel(Function* function, u32 grid_x, u32 grid_y, u32 grid_z, 
     const Kernel& kernel = *function->kernel;
     if (!wrong.empty())
         return failed(INVALID_VALUE, std::string("kernel ") + kernel.name + " was launched with " + wrong);
+    cuda_emulator_count(kernel.name);
     const auto kept = std::make_shared<emulator::Parameters>(kernel, parameters);
     const emulator::Manner manner = emulator::manner();
     const InterpretedKernel* interpreted = function->interpreted;

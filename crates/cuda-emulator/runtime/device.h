@@ -17,6 +17,8 @@
                                                 (::emulator::Entry<&kernel_##name>*)nullptr); \
     static void kernel_##name(__VA_ARGS__)
 
+#define TABLE const
+
 #define SHARED(type, name, count) \
     static char site_of_##name;   \
     type(&name)[count] = *(type(*)[count])::emulator::static_shared(&site_of_##name, sizeof(type) * (count))

@@ -4,6 +4,7 @@ use crate::compile::{BuildError, compile};
 use crate::interpreter::Table;
 use crate::{Buffer, Element, Launch};
 use libloading::{Library, Symbol};
+use std::collections::BTreeMap;
 use std::ffi::{c_char, c_void};
 use std::path::{Path, PathBuf};
 
@@ -109,6 +110,21 @@ impl Emulator {
         (self.functions.waits)()
     }
 
+    /// What the calling thread has given to streams since it began, and how often: kernels by their names, `product`,
+    /// `fill`, and `copy to the device`, `copy to the host` and `copy on the device`.
+    pub fn counts(&self) -> BTreeMap<String, u64> {
+        let mut text = vec![0u8; 1 << 16];
+        // SAFETY: the buffer has the length that is passed with it.
+        let bytes = unsafe { (self.functions.counts)(text.as_mut_ptr().cast(), text.len() as u64) };
+        assert!(bytes <= text.len() as u64, "{bytes} bytes of counts, room for {}", text.len());
+        let text = String::from_utf8_lossy(&text[..bytes as usize - 1]);
+        let line = |line: &str| {
+            let (name, count) = line.rsplit_once(' ').expect("a name and a number");
+            (name.to_owned(), count.parse().expect("a number"))
+        };
+        text.lines().map(line).collect()
+    }
+
     /// How many kernels the calling thread has asked the driver to load before their first launch.
     pub fn loaded(&self) -> u64 {
         (self.functions.loaded)()
@@ -145,6 +161,7 @@ pub(crate) struct Functions {
     pub allocations: extern "C" fn() -> u64,
     pub live_bytes: extern "C" fn() -> u64,
     pub waits: extern "C" fn() -> u64,
+    pub counts: unsafe extern "C" fn(*mut c_char, u64) -> u64,
     pub loaded: extern "C" fn() -> u64,
     pub allocate: extern "C" fn(u64) -> *mut c_void,
     pub release: unsafe extern "C" fn(*mut c_void),
@@ -186,6 +203,7 @@ impl Functions {
                 allocations: symbol(library, "cuda_emulator_allocations"),
                 live_bytes: symbol(library, "cuda_emulator_live_bytes"),
                 waits: symbol(library, "cuda_emulator_waits"),
+                counts: symbol(library, "cuda_emulator_counts"),
                 loaded: symbol(library, "cuda_emulator_loaded"),
                 allocate: symbol(library, "cuda_emulator_allocate"),
                 release: symbol(library, "cuda_emulator_release"),

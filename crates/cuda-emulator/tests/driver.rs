@@ -315,6 +315,22 @@ fn products_keep_to_what_was_promised_and_to_their_memory() {
     assert!(download(workspace, 100).iter().all(|x| x.is_nan()), "a workspace is overwritten");
 }
 
+/// By name, in the thread that gives it; what is refused is not.
+#[test]
+fn what_streams_are_given_is_counted() {
+    start();
+    let (kernel, stream, y) = (function("planted.cu", "right_required").unwrap(), stream(), allocate(128));
+    let before = emulator().counts();
+    assert_eq!(launch(kernel, ONE, 32, 0, stream, y, 1), SUCCESS);
+    assert_eq!(launch(kernel, ONE, 0, 0, stream, y, 1), INVALID_VALUE);
+    assert_eq!(launch(kernel, ONE, 32, 0, stream, y, 1), SUCCESS);
+    assert_eq!(cuda!(cuMemsetD32Async(y => u64, 0 => c_uint, 4 => usize, stream => Handle)), SUCCESS);
+    assert_eq!(synchronize(stream), SUCCESS);
+    let after = emulator().counts();
+    let more = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
+    assert_eq!(["right_required", "fill", "product", "copy to the host"].map(more), [2, 1, 0, 0]);
+}
+
 #[test]
 fn allocations_are_counted_and_poisoned() {
     let before = emulator().allocations();

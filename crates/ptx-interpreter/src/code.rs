@@ -139,6 +139,8 @@ pub(crate) enum Space {
     Local,
     Constant,
     Param,
+    /// Parameters by an address that is computed: where they begin among all of them.
+    ParamAt,
 }
 
 /// What an `mma` multiplies.

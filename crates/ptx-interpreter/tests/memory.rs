@@ -44,6 +44,30 @@ fn parameters_lie_where_a_struct_has_them() {
     assert!(matches!(wrong, Err(LaunchError::Parameters { .. })));
 }
 
+/// Each thread reads its own entry of a table; beyond the last parameter is nothing.
+#[test]
+fn parameters_by_an_address_that_is_computed() {
+    let text = "
+.visible .entry k(.param .u64 out, .param .align 8 .b8 table[24]) {
+    .reg .b32 %r<4>; .reg .b64 %rd<6>;
+    ld.param.u64 %rd0, [out]; mov.u32 %r0, %tid.x;
+    mov.b64 %rd1, table; mul.wide.u32 %rd2, %r0, 8; add.s64 %rd3, %rd1, %rd2;
+    ld.param.v2.u32 {%r1, %r2}, [%rd3+8]; add.s32 %r3, %r1, %r2;
+    mul.wide.u32 %rd4, %r0, 4; add.s64 %rd5, %rd0, %rd4; st.global.u32 [%rd5], %r3;
+    ret;
+}";
+    let (module, heap) = (Module::parse(text).unwrap(), Heap::default());
+    let (out, table) = (heap.filled(&[0; 12]), [1u32, 2, 3, 4, 5, 6].map(u32::to_le_bytes).concat());
+    let run = |threads| {
+        let launch = Launch::new(&module, "k").unwrap().u64(out).bytes(&table);
+        launch.threads(threads).run(&heap, Manner::default())
+    };
+    run(2).unwrap();
+    assert_eq!(heap.read(out)[..8], [7u32, 11].map(u32::to_le_bytes).concat());
+    let said = run(3).unwrap_err().to_string();
+    assert!(said.contains("8 bytes at 32 of 32 bytes of parameters"), "{said}");
+}
+
 #[test]
 fn a_threads_own_memory_and_arrays_of_the_module() {
     let before =

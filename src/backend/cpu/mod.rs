@@ -25,6 +25,8 @@ pub struct Cpu {
     arena: Arena,
     workspace: Span,
     update_stats: UpdateStats,
+    /// Whether updates change nothing until they are asked about.
+    held: bool,
     /// What the gradient of the update that was begun allows.
     gate: Gate,
 }
@@ -49,6 +51,7 @@ impl Cpu {
             arena: Arena::new(0),
             workspace: Span::NONE,
             update_stats: UpdateStats::default(),
+            held: false,
             gate: Gate::default(),
         }
     }
@@ -120,6 +123,10 @@ impl DeviceInfo for Cpu {
 
     fn free_memory(&self) -> Option<u64> {
         None
+    }
+
+    fn queues(&self) -> bool {
+        false
     }
 
     fn in_place(&self) -> bool {

@@ -103,6 +103,10 @@ impl<D: Opened> DeviceInfo for D {
         self.free()
     }
 
+    fn queues(&self) -> bool {
+        true
+    }
+
     fn in_place(&self) -> bool {
         false
     }

@@ -1,7 +1,7 @@
 //! The devices of other ranks: spans that go there and come from there, and bytes of the host by the same way.
 
 use super::Cuda;
-use super::ops::{adam, sums};
+use super::ops::{adam_statistics, sums};
 use super::runtime::{Communicator, Gpu, Lost, NcclLibrary, UniqueId};
 use crate::backend::{Peers, Precision, UpdateStats};
 use crate::error::{BackendError, RanksError};
@@ -77,7 +77,7 @@ impl Peers for Cuda {
         if self.kept == Gpu::MOST_ASIDE {
             self.read_kept();
         }
-        adam::put_stats_aside(&mut self.gpu, self.kept);
+        adam_statistics::put_stats_aside(&mut self.gpu, self.kept);
         self.kept += 1;
     }
 
@@ -90,7 +90,7 @@ impl Peers for Cuda {
 impl Cuda {
     /// Fetches what lies on the device, which then has room for more.
     fn read_kept(&mut self) {
-        adam::read_stats_aside(&self.gpu, std::mem::take(&mut self.kept), &mut self.read);
+        adam_statistics::read_stats_aside(&self.gpu, std::mem::take(&mut self.kept), &mut self.read);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The update of a parameter from its gradient.
 
 use crate::backend::adam::AdamArgs;
-use crate::backend::{Axis, DirectionArgs, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
+use crate::backend::{AdamUpdate, Axis, DirectionArgs, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
 use crate::quant::RngKey;
 
@@ -15,6 +15,17 @@ pub trait Update {
     /// A gradient that is not finite changes nothing but is counted. Of a sparse parameter, rows whose gradient is zero
     /// are left as they are, unless moments are reset in this step.
     fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs);
+
+    /// The same for several parameters, whose spans do not overlap: their planes, and what is counted, become what one update
+    /// after the other makes of them.
+    fn adam_group(&mut self, updates: &[AdamUpdate]) {
+        updates.iter().for_each(|update| self.adam(&update.param, update.grad, &update.args));
+    }
+
+    /// If one of `numbers`, float32, is not finite, every [`Update::adam`] and all that [`Update::begin_update`] allows change
+    /// nothing and count nothing until [`Update::update_stats`] is called: whether a step is learned may depend on numbers that
+    /// the host has not read.
+    fn hold_updates_unless_finite(&mut self, numbers: Span);
 
     /// Takes the gradient of a parameter (float32) into account, before any of the operations that follow. If it is not
     /// finite, [`Update::momentum`] and [`Update::apply_update`] do nothing until the next call, which is counted; if it

@@ -8,9 +8,10 @@ use crate::backend::ops::{
     Gelu, Linear, Magnitude, MatMul, Norm, PrefixAttention, Rope, Scaling, SwiGlu, Update,
 };
 use crate::backend::{
-    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, Axis, Backend, Compute, DeviceInfo, DirectionArgs,
-    DivisorArgs, DropoutArgs, MatMulArgs, MaxShapes, Memory, MomentumArgs, NormGradArgs, Offload, Param, Peers,
-    Precision, PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, StateTensor, UpdateArgs, UpdateStats, Weight,
+    Accumulate, ActivationCode, AdamUpdate, AttentionArgs, AttentionGradArgs, Axis, Backend, Compute, DeviceInfo,
+    DirectionArgs, DivisorArgs, DropoutArgs, MatMulArgs, MaxShapes, Memory, MomentumArgs, NormGradArgs, Offload, Param,
+    Peers, Precision, PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, StateTensor, UpdateArgs, UpdateStats,
+    Weight,
 };
 use crate::error::BackendError;
 use crate::memory::{HostMemory, MappedFile, Span};
@@ -180,6 +181,11 @@ operations! {
     }
     Update(_of) {
         fn adam(param: &Param, grad: Span, args: &AdamArgs) = Cost::updated_with_state(param) + Cost::of([grad]);
+        fn adam_group(updates: &[AdamUpdate])
+            = updates.iter().fold(Cost::default(), |cost, update| {
+                cost + Cost::updated_with_state(&update.param) + Cost::of([update.grad])
+            });
+        fn hold_updates_unless_finite(numbers: Span) = Cost::of([numbers]);
         fn begin_update(grad: Span, freeze_on_zero: bool) = Cost::of([grad]);
         fn momentum(param: &Param, state: &StateTensor, x: Span, args: &MomentumArgs)
             = Cost::changed(x) + Cost::state(state) + Cost::state(state);
@@ -290,6 +296,10 @@ impl DeviceInfo for Profiled {
 
     fn free_memory(&self) -> Option<u64> {
         self.inner.free_memory()
+    }
+
+    fn queues(&self) -> bool {
+        self.inner.queues()
     }
 
     fn in_place(&self) -> bool {

@@ -33,8 +33,8 @@ pub struct GradBuffers {
     /// Workspace of an update, float32: the largest that a rule asks for.
     pub update: Span,
     /// A block's passes over its micro-batches, and in each the float32 gradients that it forms, in the order of the
-    /// block's parameters. One micro-batch of one process needs one pass, whose gradients are consumed one by one and
-    /// share bytes.
+    /// block's parameters. One micro-batch of one process needs one pass, whose gradients are consumed one by one, or as
+    /// many at once as lie side by side, and share bytes.
     pub passes: Vec<Vec<Option<Span>>>,
     /// The float32 gradients of an adapter's tensors, in the order of their specs; those of different blocks share bytes, and
     /// those beside embedding and head are there while these have their turn.
@@ -56,13 +56,13 @@ impl GradBuffers {
     }
 }
 
-/// Adds them to the plan; `logits` are the bytes of a chunk.
+/// Adds them to the plan; `logits` are the bytes of a chunk, and `queues` is what the device says of itself.
 pub(super) fn place(
     plan: &mut Plan,
     settings: &Settings,
     specs: &[ParamSpec],
     shapes: &Shapes,
-    logits: usize,
+    (logits, queues): (usize, bool),
 ) -> GradBuffers {
     let &Shapes { tokens, micro, h, q, f, bytes, layers, .. } = shapes;
     let (head, end) = (layers + 1, 2 * layers + 2);
@@ -109,6 +109,13 @@ pub(super) fn place(
     grad.delta = plan.add("sums of a prefix's rows", Category::Activations, delta, blocks);
     let frozen = specs.iter().any(|spec| spec.kind.block().is_some() && !spec.trainable);
     place_adapters(plan, specs, [at_head, blocks, at_end], &mut grad);
+    if queues
+        && !split
+        && let Some(spans) = place_together(plan, &block, blocks, grad.head.bytes.max(grad.embedding.bytes))
+    {
+        grad.passes = vec![spans];
+        return grad;
+    }
     place_passes(plan, &block, (passes, split, frozen), blocks, &mut grad);
     grad
 }
@@ -162,6 +169,28 @@ fn passes(settings: &Settings, block: &[ParamSpec], split: bool) -> Vec<Vec<usiz
         None => passes.push(vectors),
     }
     passes
+}
+
+/// Gradients of a block that are there together, as many as fit into memory that the step takes anyway: neither the arena nor
+/// what a plan says of gradients, of which that of a table has `table` bytes, becomes any larger. Nothing where that has no
+/// more room than one gradient of each kind. In backward's order; behind the last that fits it goes on from the front.
+fn place_together(plan: &mut Plan, block: &[ParamSpec], life: Lifetime, table: usize) -> Option<Vec<Option<Span>>> {
+    let bytes = |spec: &ParamSpec| (4 * spec.shape.len()).next_multiple_of(ALIGN);
+    let trained = |vector: bool| block.iter().filter(move |spec| spec.trainable && spec.kind.is_vector() == vector);
+    let least: usize = [false, true].map(|vector| trained(vector).map(bytes).max().unwrap_or(0)).iter().sum();
+    let all: usize = block.iter().filter(|spec| spec.trainable).map(bytes).sum();
+    let room = all.min(table).min(plan.longest_gap(life)) / ALIGN * ALIGN;
+    if room <= least || block.iter().any(|spec| !spec.trainable) {
+        return None;
+    }
+    let buffer = plan.add("gradients updated together", Category::Gradient, room, life);
+    let (mut spans, mut end) = (vec![None; block.len()], 0);
+    for (span, spec) in spans.iter_mut().zip(block).rev() {
+        let from = if end + bytes(spec) <= room { end } else { 0 };
+        *span = Some(buffer.part(from, 4 * spec.shape.len()));
+        end = from + bytes(spec);
+    }
+    Some(spans)
 }
 
 fn place_passes(

@@ -168,7 +168,7 @@ pub fn place(
         magnitude,
         bottleneck,
         grads: if train {
-            grad::place(plan, settings, specs, &shapes, chunk * vocab * bytes)
+            grad::place(plan, settings, specs, &shapes, (chunk * vocab * bytes, backend.queues()))
         } else {
             GradBuffers::default()
         },

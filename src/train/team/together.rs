@@ -5,6 +5,7 @@ use super::stream::Way;
 use crate::backend::{Accumulate, Backend, Param, UpdateStats};
 use crate::memory::Span;
 use crate::model::{Gradients, ParamSpec, READ_PLANES};
+use crate::train::updates::Taker;
 use std::iter::once;
 use zerocopy::IntoBytes;
 
@@ -29,13 +30,13 @@ pub(in crate::train) struct Together<'a, F> {
     pub team: &'a mut Team,
     /// Of all parameters.
     pub specs: &'a [ParamSpec],
-    pub apply: F,
+    pub taker: F,
     /// Whether that changes parameters and their state.
     pub changes: bool,
 }
 
 impl<F> Together<'_, F> {
-    /// What `apply` did on all ranks.
+    /// What the taker did on all ranks.
     pub fn stats(&mut self, backend: &mut dyn Backend) -> UpdateStats {
         match self.team.is_alone() {
             true => backend.update_stats(),
@@ -45,8 +46,9 @@ impl<F> Together<'_, F> {
     }
 }
 
-impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
+impl<F: Taker> Gradients for Together<'_, F> {
     fn begin(&mut self, backend: &mut dyn Backend, grad: Span) -> Accumulate {
+        self.taker.overwrites(backend, grad);
         match self.team.ranks.rank() {
             0 => Accumulate::No,
             _ if !self.team.chained => Accumulate::No,
@@ -73,7 +75,7 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
 
     fn apply(&mut self, backend: &mut dyn Backend, param: &Param, grad: Span) {
         match self.team.is_alone() {
-            true => (self.apply)(backend, param, grad),
+            true => self.taker.take(backend, param, grad),
             false => {
                 let (param, owner, stats) = (*param, self.specs[param.id as usize].owner, UpdateStats::default());
                 self.team.waiting.push(Waiting { param, grad, owner, stats });
@@ -85,14 +87,16 @@ impl<F: FnMut(&mut dyn Backend, &Param, Span)> Gradients for Together<'_, F> {
     fn end(&mut self, backend: &mut dyn Backend) {
         let (rank, size) = (self.team.ranks.rank(), self.team.ranks.size());
         if self.team.waiting.is_empty() {
-            return;
+            // One process was given them as they were complete.
+            return self.taker.finish(backend);
         }
         // The list keeps its memory.
         let mut waiting = std::mem::take(&mut self.team.waiting);
         self.team.deliver(backend, &waiting);
         // What did not arrive must not be learned.
         for own in waiting.iter_mut().filter(|waiting| waiting.owner == rank && self.team.failed.is_none()) {
-            (self.apply)(backend, &own.param, own.grad);
+            self.taker.take(backend, &own.param, own.grad);
+            self.taker.finish(backend);
             match backend.peers() {
                 Some(peers) => peers.keep_stats(),
                 None => own.stats = backend.update_stats(),

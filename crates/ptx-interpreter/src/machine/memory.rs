@@ -133,6 +133,17 @@ impl Warp {
                 bits(&self.local[from..from + count])
             }
             Space::Param => bits(&shared.launch.parameters[at as usize..at as usize + count]),
+            Space::ParamAt => {
+                let all = shared.launch.parameters;
+                let inside = at.checked_add(count as u64).is_some_and(|end| end <= all.len() as u64);
+                if !inside || !at.is_multiple_of(count as u64) {
+                    return Problem::access(
+                        lane,
+                        format!("{bytes} bytes at {at} of {} bytes of parameters", all.len()),
+                    );
+                }
+                bits(&all[at as usize..at as usize + count])
+            }
         })
     }
 
@@ -224,7 +235,7 @@ impl Warp {
                     let to = self.own(shared, at, total as u32, lane)?;
                     self.local[to..to + total].copy_from_slice(&value[..total]);
                 }
-                Space::Constant | Space::Param => return Problem::access(lane, "writes to constants"),
+                Space::Constant | Space::Param | Space::ParamAt => return Problem::access(lane, "writes to constants"),
             }
         }
         Ok(())

@@ -12,14 +12,7 @@ impl Decoder<'_> {
             ["ld", "param", rest @ ..] => self.load_parameter(rest, operands)?,
             ["ld", "volatile", space, rest @ ..] | ["ld", space, rest @ ..] => {
                 let (ty, count) = self.vector(rest)?;
-                let targets = self.vector_of(operands.first().copied().unwrap_or_default(), count)?;
-                let first = self.list(targets.len());
-                let mut wide = Width::W32;
-                for (i, target) in targets.iter().enumerate() {
-                    wide = self.write_any(Place::List(first + i), target, ty)?;
-                }
-                self.now.d = first as u32;
-                self.now.op = Op::Load(self.space(space)?, ty, wide, count);
+                self.load_to(operands.first().copied().unwrap_or_default(), (self.space(space)?, ty, count))?;
                 self.addressed(Place::A, operands.get(1), space)?;
             }
             ["st", "volatile", space, rest @ ..] | ["st", space, rest @ ..] => {
@@ -124,11 +117,16 @@ impl Decoder<'_> {
         Ok(())
     }
 
-    /// `[name + offset]`, which is known now.
+    /// `[name + offset]`, which is known now, or `[register + offset]`.
     fn load_parameter(&mut self, words: &[&str], operands: &[&str]) -> Result<(), ParseError> {
         let (ty, count) = self.vector(words)?;
         let &[to, from] = operands else { return error(self.line, "ld has two operands") };
         let inner = from.trim_matches(['[', ']']);
+        let base = inner.split(['+', '-']).next().unwrap_or_default().trim();
+        if self.register(base).is_some() {
+            self.load_to(to, (Space::ParamAt, ty, count))?;
+            return self.address(Place::A, from);
+        }
         let (name, offset) = inner.split_once('+').unwrap_or((inner, "0"));
         let found = self.parameters.iter().find(|parameter| parameter.name == name.trim()).cloned();
         let (Some(parameter), Ok(offset)) = (found, offset.trim().parse::<u32>()) else {
@@ -138,6 +136,11 @@ impl Decoder<'_> {
             return error(self.line, format!("{inner} is beyond the parameter's {} bytes", parameter.bytes));
         }
         self.now.offset = i64::from(parameter.offset + offset);
+        self.load_to(to, (Space::Param, ty, count))
+    }
+
+    /// A load into the registers that are named.
+    fn load_to(&mut self, to: &str, (space, ty, count): (Space, Type, u8)) -> Result<(), ParseError> {
         let targets = self.vector_of(to, count)?;
         let first = self.list(targets.len());
         let mut wide = Width::W32;
@@ -145,7 +148,7 @@ impl Decoder<'_> {
             wide = self.write_any(Place::List(first + i), target, ty)?;
         }
         self.now.d = first as u32;
-        self.now.op = Op::Load(Space::Param, ty, wide, count);
+        self.now.op = Op::Load(space, ty, wide, count);
         Ok(())
     }
 

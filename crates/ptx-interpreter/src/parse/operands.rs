@@ -87,7 +87,7 @@ fn special(name: &str) -> Option<Special> {
 
 impl Decoder<'_> {
     /// A declared register.
-    fn register(&self, name: &str) -> Option<(Width, Slot)> {
+    pub(super) fn register(&self, name: &str) -> Option<(Width, Slot)> {
         if let Some(&(width, first, _)) = self.registers.get(name) {
             return Some((width, first));
         }
@@ -97,13 +97,16 @@ impl Decoder<'_> {
         (number < count).then_some((width, first + number))
     }
 
-    /// The address of an array; one in shared memory takes room from now on.
+    /// The address of an array, or of a parameter among all of them; an array in shared memory takes room from now on.
     fn symbol(&mut self, name: &str) -> Option<u64> {
         if let Some(offset) = self.shared_array(name) {
             return Some(offset.into());
         }
         if let Some(array) = self.local_arrays.get(name) {
             return Some(array.offset.into());
+        }
+        if let Some(parameter) = self.parameters.iter().find(|parameter| parameter.name == name) {
+            return Some(parameter.offset.into());
         }
         let array = self.around.arrays.get(name)?;
         Some(self.around.data.address() + u64::from(array.offset))

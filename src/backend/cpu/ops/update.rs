@@ -19,6 +19,9 @@ const BLOCK: usize = 16384;
 
 impl Update for Cpu {
     fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
+        if self.held {
+            return;
+        }
         let mut slices = self.arena.borrow_slices();
         let mut scratch = Scratch::new(slices.write(self.workspace), &self.pool);
         let (isa, scratch, slices) = (self.isa, &mut scratch, &mut slices);
@@ -26,7 +29,15 @@ impl Update for Cpu {
         self.update_stats.add(stats);
     }
 
+    fn hold_updates_unless_finite(&mut self, numbers: Span) {
+        self.held |= self.arena.borrow_slices().read::<f32>(numbers).iter().any(|number| !number.is_finite());
+    }
+
     fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
+        if self.held {
+            self.gate = Gate::Shut;
+            return;
+        }
         let (isa, grad) = (self.isa, self.arena.borrow_slices().read::<f32>(grad));
         let (gate, stats) = self.pool.install(|| begin(isa, grad, freeze_on_zero));
         self.gate = gate;
@@ -119,6 +130,7 @@ impl Update for Cpu {
     }
 
     fn update_stats(&mut self) -> UpdateStats {
+        self.held = false;
         std::mem::take(&mut self.update_stats)
     }
 }

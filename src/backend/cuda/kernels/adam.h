@@ -71,8 +71,8 @@ struct UpdateStats {
     double grad_sq;
     u64 rescales;
     u64 skipped;
-    // The largest magnitude of the gradient at hand, as bits; zero between updates.
-    u32 gmax;
+    // Not zero: nothing is updated until the host has asked, and nothing of it is counted.
+    u32 held;
     u32 reserved;
 };
 SIZE_ON_HOST(UpdateStats, 32);
@@ -86,6 +86,9 @@ struct GradStats {
     u32 mode;
 };
 SIZE_ON_HOST(GradStats, 16);
+
+// Tensors of a launch at most (`MOST` in src/backend/cuda/ops/adam.rs).
+static constexpr u32 MOST_MEMBERS = 16;
 
 // Elements of one leaf of the reductions, and its partial sums (src/backend/cpu/ops/adam.rs).
 static constexpr u32 LEAF = 16384;

@@ -19,6 +19,7 @@
 #pragma once
 #include "adam_element.h"
 #include "adam_pass.h"
+#include "members.h"
 #include "rng.h"
 
 static constexpr u32 THREADS = 128;
@@ -326,25 +327,33 @@ DEVICE void update(const Pass& p, const Tiles& tiles, const Loaded& loaded, Upda
     store_moment<false>(p, p.storage.v, p.planes.v, p.planes.v_scales, FOR_V, tiles.v, e.v);
 }
 
-// COMMON: that weights do not decay is known.
+// COMMON: that weights do not decay, and that rows are whole groups, all of them updated, is known.
 template <class Weight, bool COMMON>
-DEVICE void run(const Planes& planes, const Shape& shape, const Storage& storage, const AdamArgs& c, const u32* maxima,
-                const GradStats* verdict, UpdateStats* outcomes) {
+DEVICE void run(const Members& members, const Storage& storage, const AdamArgs& c, const u32* maxima,
+                const GradStats* verdicts, UpdateStats* outcomes) {
     DYNAMIC_SHARED(u8, shared);
-    const GradStats decided = *verdict;
     // From the end on: what the statistics read last is still in the second-level cache.
-    const u32 index = (grid_x() - 1 - block_x()) * THREADS + thread();
-    const Pass pass = {planes, shape, storage, c, decided, block_of(planes, shape, index),
-                       index % shape.blocks_per_group == 0};
+    const u32 block = grid_x() - 1 - block_x();
+    using Stored = typename Weight::Stored;
+    const Member& member = member_of<Stored>(members, block);
+    const GradStats decided = verdicts[member.verdict];
+    const u32 index = (ALONE<Stored> ? block : block - member.block) * THREADS + thread();
+    Pass pass = {member.planes, member.shape, storage, c, decided, {}, index % member.shape.blocks_per_group == 0};
+    pass.storage.tensor = member.tensor;
+    if (COMMON) {
+        pass.planes.touched = nullptr;
+        pass.shape.dense = 1;
+    }
+    pass.block = block_of(pass.planes, pass.shape, index);
     const Tiles tiles = tiles_of<Weight>(shared, storage);
-    const Loaded loaded = load_all<Weight>(pass, tiles, maxima);
+    const Loaded loaded = load_all<Weight>(pass, tiles, maxima + member.leaf);
     const bool idle = decided.mode == SKIPPED || (decided.mode == FROZEN && c.decay == 0.0f);
     if (!idle) update<Weight, COMMON>(pass, tiles, loaded, outcomes);
 }
 
-// Any moments, any rule, any shape.
+// Any moments, any rule, any shape; `storage` and the constants are those of all members.
 #define OPTIMIZER_UPDATE(name, Weight)                                                                             \
-    KERNEL_RESIDENT(128, 3, optimizer_update_##name, Planes planes, Shape shape, Storage storage, AdamArgs c,      \
-                    const u32* maxima, const GradStats* verdict, UpdateStats* outcomes) {                          \
-        run<Weight, false>(planes, shape, storage, c, maxima, verdict, outcomes);                                  \
+    KERNEL_RESIDENT(128, 3, optimizer_update_##name, TABLE Members members, Storage storage, AdamArgs c,           \
+                    const u32* maxima, const GradStats* verdicts, UpdateStats* outcomes) {                         \
+        run<Weight, false>(members, storage, c, maxima, verdicts, outcomes);                                       \
     }

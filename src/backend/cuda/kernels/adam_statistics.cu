@@ -5,8 +5,35 @@
 // threshold it is the sum of the unclipped squares, bit for bit, so `optimizer_clipped` reads only the leaves that hold
 // an outlier. The order of all additions is that of src/backend/cpu/ops/adam.rs: 256 interleaved lanes within a leaf,
 // folded half by half, then a tree over the leaves in which neighbours meet.
+//
+// A launch has several tensors, whose leaves are counted on from one to the next.
 
 #include "adam.h"
+
+struct Gradient {
+    const float* grad;
+    float* scalars;
+    // Elements.
+    u64 count;
+    // The first of its leaves among those of all, and how many it has.
+    u32 leaf;
+    u32 leaves;
+};
+SIZE_ON_HOST(Gradient, 32);
+
+struct Gradients {
+    Gradient of[MOST_MEMBERS];
+    u32 count;
+    u32 leaves;
+};
+SIZE_ON_HOST(Gradients, 520);
+
+// Which of them a leaf is of.
+DEVICE u32 owner_of(const Gradients& gradients, u32 leaf) {
+    u32 i = 0;
+    while (i + 1 < gradients.count && gradients.of[i + 1].leaf <= leaf) ++i;
+    return i;
+}
 
 // Calls `take` with this thread's elements of a leaf in their order: `count` elements from `grad` on.
 template <typename Take> DEVICE void each_element(const float* grad, u32 count, Take take) {
@@ -23,17 +50,22 @@ template <typename Take> DEVICE void each_element(const float* grad, u32 count, 
     }
 }
 
-DEVICE u32 leaf_len(u64 count, u64 leaf) { return (u32)min_<u64>(LEAF, count - leaf * LEAF); }
+// Calls `take` with the elements of a leaf of all.
+template <typename Take> DEVICE void each_of_leaf(const Gradient& gradient, u32 leaf, Take take) {
+    const u64 first = (u64)(leaf - gradient.leaf) * LEAF;
+    each_element(gradient.grad + first, (u32)min_<u64>(LEAF, gradient.count - first), take);
+}
 
 // Per leaf (one block) the largest magnitude, as bits, whose order is that of magnitudes (infinities and NaN are the
-// largest of all), and the sum of squares of the gradient as it came.
-KERNEL(256, optimizer_leaves, const float* grad, u64 count, u32* maxima, double* raw, UpdateStats* outcomes) {
+// largest of all), and the sum of squares of the gradient as it came. `largest` has the magnitude of each tensor, and
+// is zero between updates.
+KERNEL(256, optimizer_leaves, TABLE Gradients gradients, u32* maxima, double* raw, u32* largest) {
     SHARED(float, lanes, LANES);
     SHARED(u32, most_of_warp, LANES / 32);
-    const u64 leaf = block_x();
+    const u32 leaf = block_x(), owner = owner_of(gradients, leaf);
     u32 most = 0;
     float sum = 0.0f;
-    each_element(grad + leaf * LEAF, leaf_len(count, leaf), [&](float x) {
+    each_of_leaf(gradients.of[owner], leaf, [&](float x) {
         most = max_(most, bits(x) & 0x7fffffffu);
         sum += x * x;
     });
@@ -46,21 +78,22 @@ KERNEL(256, optimizer_leaves, const float* grad, u64 count, u32* maxima, double*
         for (u32 i = 1; i < LANES / 32; ++i) most = max_(most, most_of_warp[i]);
         maxima[leaf] = most;
         raw[leaf] = total;
-        atomic_max(&outcomes->gmax, most);
+        atomic_max(largest + owner, most);
     }
 }
 
 // The sums of squares after AdaClip, of the leaves where it changes anything.
-KERNEL(256, optimizer_clipped, const float* grad, u64 count, u32 leaves, const u32* maxima, double* sums,
-       const float* scalars, AdamArgs constants, const UpdateStats* outcomes) {
+KERNEL(256, optimizer_clipped, TABLE Gradients gradients, const u32* maxima, double* sums, const u32* largest,
+       AdamArgs constants) {
     SHARED(float, lanes, LANES);
-    const float gmax = from_bits(outcomes->gmax);
-    float threshold = scalars[0];
-    const float at = clip_at(constants, threshold, gmax);
-    for (u32 leaf = block_x(); leaf < leaves; leaf += grid_x()) {
+    for (u32 leaf = block_x(); leaf < gradients.leaves; leaf += grid_x()) {
+        const u32 owner = owner_of(gradients, leaf);
+        const float gmax = from_bits(largest[owner]);
+        float threshold = gradients.of[owner].scalars[0];
+        const float at = clip_at(constants, threshold, gmax);
         if (!(from_bits(maxima[leaf]) > at)) continue;
         float sum = 0.0f;
-        each_element(grad + (u64)leaf * LEAF, leaf_len(count, leaf), [&](float x) {
+        each_of_leaf(gradients.of[owner], leaf, [&](float x) {
             const float y = clipped(x, at, gmax);
             sum += y * y;
         });
@@ -96,15 +129,27 @@ DEVICE Squares neighbours(Squares x) {
     return x;
 }
 
-// The tree over values of as many threads as the block has, a power of two; the result is thread 0's. `sums` holds one
-// value per warp.
-DEVICE Squares tree(Squares* sums, Squares x) {
-    x = neighbours(x);
-    if (lane() == 0) sums[warp()] = x;
-    sync_threads();
-    if (warp() == 0) x = neighbours(lane() < threads() / 32 ? sums[lane()] : Squares{0.0, 0.0});
-    sync_threads();
-    return x;
+// What a lane folds by itself, and a warp at once.
+static constexpr u32 OF_LANE = 8, OF_WARP = 32 * OF_LANE;
+
+// The tree over up to OF_WARP values from `from` on, whose number is a power of two with those that are not there as
+// zeros: `load` gives one. The result is lane 0's.
+template <typename Load> DEVICE Squares fold_leaves(u32 from, u32 count, Load load) {
+    Squares x[OF_LANE];
+    UNROLL
+    for (u32 i = 0; i < OF_LANE; ++i) {
+        const u32 at = from + lane() * OF_LANE + i;
+        x[i] = at < count ? load(at) : Squares{0.0, 0.0};
+    }
+    UNROLL
+    for (u32 by = 1; by < OF_LANE; by *= 2) {
+        UNROLL
+        for (u32 i = 0; i < OF_LANE; i += 2 * by) {
+            x[i].clipped += x[i + by].clipped;
+            x[i].raw += x[i + by].raw;
+        }
+    }
+    return neighbours(x[0]);
 }
 
 // AdaGN: the gradient gets the norm that its history predicts. `kept` are T, mu and nu.
@@ -120,47 +165,79 @@ DEVICE void normalize(const AdamArgs& c, float (&kept)[3], float norm, GradStats
     verdict.norm = norm > 0.0f ? mean / (sqrt_rn(mean_sq) + c.eps) / norm : 0.0f;
 }
 
-// Folds the leaves, updates the tensor's scalars and says what the elements shall do. One block, a power of two of
-// threads.
-KERNEL(1024, optimizer_verdict, u32 leaves, const u32* maxima, double* sums, double* raw, float* scalars,
-       AdamArgs constants, GradStats* verdict, UpdateStats* outcomes) {
-    SHARED(Squares, of_warps, 32);
-    const float gmax = from_bits(outcomes->gmax);
-    float kept[3] = {scalars[0], scalars[1], scalars[2]};
+// What a verdict adds to the outcomes of a step.
+struct Outcome {
+    double grad_sq;
+    u64 skipped;
+};
+
+// Says what the elements of one tensor shall do, and updates its scalars.
+DEVICE Outcome decide(const AdamArgs& c, const Gradient& gradient, float (&kept)[3], Squares total, bool held,
+                      GradStats& v) {
+    // The sum of finite leaves is far below this, one of an infinite leaf or of NaN is not.
+    const bool bad = !is_finite(v.gmax) || !(total.raw < 1e300);
+    if (held || bad) {
+        v.mode = SKIPPED;
+        return {0.0, held ? 0u : 1u};
+    }
+    if (c.freeze_on_zero_grad != 0 && v.gmax == 0.0f) {
+        v.mode = FROZEN;
+    } else if (c.use_stable_spam != 0) {
+        normalize(c, kept, (float)sqrt_rn(total.clipped), v);
+    }
+    for (u32 i = 0; i < 3; ++i) gradient.scalars[i] = kept[i];
+    return {total.raw, 0};
+}
+
+// Folds the leaves of each tensor and says what its elements shall do. One block, a warp for each tensor: so the
+// outcomes are added in the order of the tensors, and no block waits for another.
+KERNEL(32 * MOST_MEMBERS, optimizer_verdict, TABLE Gradients gradients, const u32* maxima, double* sums, double* raw,
+       u32* largest, AdamArgs constants, GradStats* verdicts, UpdateStats* outcomes) {
+    SHARED(Outcome, of_tensors, MOST_MEMBERS);
+    const Gradient& gradient = gradients.of[warp()];
+    const bool held = outcomes->held != 0;
+    const float gmax = from_bits(largest[warp()]);
+    float kept[3] = {gradient.scalars[0], gradient.scalars[1], gradient.scalars[2]};
     GradStats v = {clip_at(constants, kept[0], gmax), gmax, 1.0f, MOVED};
+    maxima += gradient.leaf;
+    sums += gradient.leaf;
+    raw += gradient.leaf;
     Squares total = {0.0, 0.0};
     bool first = true;
-    // Each round folds as many as there are threads, which are whole subtrees, into the first places of the arrays.
-    for (u32 count = leaves; first || count > 1; count = ceil_div(count, threads()), first = false) {
-        for (u32 from = 0; from < count; from += threads()) {
-            const u32 i = from + thread();
-            Squares x = {0.0, 0.0};
-            if (i < count) {
-                x.raw = raw[i];
-                x.clipped = first && !(from_bits(maxima[i]) > v.at) ? x.raw : sums[i];
-            }
-            total = tree(of_warps, x);
-            if (thread() == 0) {
-                sums[from / threads()] = total.clipped;
-                raw[from / threads()] = total.raw;
+    // Each round folds whole subtrees into the first places of the arrays.
+    for (u32 count = gradient.leaves; first || count > 1; count = ceil_div(count, OF_WARP), first = false) {
+        for (u32 from = 0; from < count; from += OF_WARP) {
+            total = fold_leaves(from, count, [&](u32 i) {
+                const double plain = raw[i];
+                return Squares{first && !(from_bits(maxima[i]) > v.at) ? plain : sums[i], plain};
+            });
+            sync_warp();
+            if (lane() == 0) {
+                sums[from / OF_WARP] = total.clipped;
+                raw[from / OF_WARP] = total.raw;
             }
         }
-        sync_threads();
+        sync_warp();
     }
+    if (lane() == 0) {
+        largest[warp()] = 0;
+        of_tensors[warp()] = decide(constants, gradient, kept, total, held, v);
+        verdicts[warp()] = v;
+    }
+    sync_threads();
     if (thread() != 0) return;
-    outcomes->gmax = 0;
-    // The sum of finite leaves is far below this, one of an infinite leaf or of NaN is not.
-    if (!is_finite(gmax) || !(total.raw < 1e300)) {
-        v.mode = SKIPPED;
-        outcomes->skipped += 1;
-    } else {
-        if (constants.freeze_on_zero_grad != 0 && gmax == 0.0f) {
-            v.mode = FROZEN;
-        } else if (constants.use_stable_spam != 0) {
-            normalize(constants, kept, (float)sqrt_rn(total.clipped), v);
-        }
-        for (u32 i = 0; i < 3; ++i) scalars[i] = kept[i];
-        outcomes->grad_sq += total.raw;
+    for (u32 i = 0; i < gradients.count; ++i) {
+        outcomes->grad_sq += of_tensors[i].grad_sq;
+        outcomes->skipped += of_tensors[i].skipped;
     }
-    *verdict = v;
+}
+
+// Holds all updates until the host asks for their outcomes, if a number is not finite.
+KERNEL(256, optimizer_hold, const float* numbers, u32 count, UpdateStats* outcomes) {
+    bool bad = false;
+    for (u32 i = block_x() * threads() + thread(); i < count; i += grid_x() * threads()) {
+        bad = bad || !is_finite(numbers[i]);
+    }
+    // The same word whoever writes it; atomic, since several blocks may.
+    if (ballot(bad) != 0 && lane() == 0) atomic_max(&outcomes->held, 1u);
 }

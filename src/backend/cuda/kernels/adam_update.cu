@@ -5,10 +5,8 @@ FOUR_BIT_CODECS(OPTIMIZER_UPDATE)
 
 // The same where the launcher knows what is written here: symmetric codes with residue, moments in nibbles, rows of
 // whole groups, no reset, no mask, no feedback, no decay, and constants that pass `plain`.
-KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, Storage storage, AdamArgs c,
-                const u32* maxima, const GradStats* verdict, UpdateStats* outcomes) {
-    planes.touched = nullptr;
-    shape.dense = 1;
+KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, TABLE Members members, Storage storage, AdamArgs c,
+                const u32* maxima, const GradStats* verdicts, UpdateStats* outcomes) {
     storage.plain = 1;
     storage.m = {NIBBLE, 7.0f, 8.0f, 0x08080808u};
     storage.v = {NIBBLE, 15.0f, 0.0f, 0};
@@ -21,5 +19,5 @@ KERNEL_RESIDENT(128, 3, optimizer_update_nibbles, Planes planes, Shape shape, St
     c.reset_before = c.reset_after = 0;
     c.feedback = c.l2 = c.decay = 0.0f;
     c.post_decay = 1.0f;
-    run<Int4Weight, true>(planes, shape, storage, c, maxima, verdict, outcomes);
+    run<Int4Weight, true>(members, storage, c, maxima, verdicts, outcomes);
 }

@@ -60,6 +60,10 @@ struct alignas(8) Bits8 {
 #define KERNEL_RESIDENT(max_threads, min_blocks, name, ...) \
     extern "C" __global__ void __launch_bounds__(max_threads, min_blocks) name(__VA_ARGS__)
 
+// In front of a parameter that is a long table: threads read it where the launch left it, by indices too, and none has
+// a copy.
+#define TABLE const __grid_constant__
+
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 extern __shared__ __align__(128) unsigned char dynamic_shared_bytes[];
 #define DYNAMIC_SHARED(type, name) type* const name = (type*)dynamic_shared_bytes

@@ -8,6 +8,8 @@ pub(crate) mod activation_pack;
 mod activation_quant;
 pub(crate) mod activation_scaling;
 pub(crate) mod adam;
+mod adam_operands;
+pub(crate) mod adam_statistics;
 pub(crate) mod attention;
 pub(crate) mod attention_grad;
 mod bias;

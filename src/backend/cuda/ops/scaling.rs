@@ -1,6 +1,6 @@
 //! Multiplication and division of all elements by one number.
 
-use super::adam::LEAF;
+use super::adam_statistics::LEAF;
 use super::dim;
 use crate::backend::MaxShapes;
 use crate::backend::cuda::Cuda;

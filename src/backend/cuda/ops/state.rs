@@ -1,6 +1,6 @@
 //! What rules beside Adam's family do with their state.
 
-use super::adam::{Planes, Shape, Storage, THREADS};
+use super::adam_operands::{Planes, Shape, Storage, THREADS};
 use super::update::gate;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{DirectionArgs, MomentumArgs, Param, StateTensor};

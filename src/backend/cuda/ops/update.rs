@@ -1,7 +1,8 @@
 //! What optimizer rules are made of. What a gradient allows is decided and kept on the device.
 
-use super::adam::{self, LEAF, Planes, Shape, Statistics, Storage, THREADS};
-use super::adam::{check_weight, kept, launch_leaves, launch_verdict};
+use super::adam;
+use super::adam_operands::{Planes, Shape, Storage, THREADS, check_weight};
+use super::adam_statistics::{self, Gradients, Statistics, kept, launch_leaves, launch_verdicts};
 use super::normalize::normalize;
 use super::state;
 use super::weights::{codec_kernels, kernel};
@@ -9,7 +10,7 @@ use crate::backend::adam::AdamArgs;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::ops::Update;
-use crate::backend::{Axis, DirectionArgs, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
+use crate::backend::{AdamUpdate, Axis, DirectionArgs, MomentumArgs, Param, StateTensor, UpdateArgs, UpdateStats};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, RngKey};
 use zerocopy::FromZeros;
@@ -35,7 +36,15 @@ pub(super) fn gate(gpu: &Gpu) -> Span {
 
 impl Update for Cuda {
     fn adam(&mut self, param: &Param, grad: Span, args: &AdamArgs) {
-        adam::step(&mut self.gpu, param, grad, args);
+        adam::steps(&mut self.gpu, &[AdamUpdate { param: *param, grad, args: *args }]);
+    }
+
+    fn adam_group(&mut self, updates: &[AdamUpdate]) {
+        adam::steps(&mut self.gpu, updates);
+    }
+
+    fn hold_updates_unless_finite(&mut self, numbers: Span) {
+        adam_statistics::hold_unless_finite(&mut self.gpu, numbers);
     }
 
     fn begin_update(&mut self, grad: Span, freeze_on_zero: bool) {
@@ -76,19 +85,19 @@ impl Update for Cuda {
     }
 
     fn update_stats(&mut self) -> UpdateStats {
-        adam::update_stats(&mut self.gpu)
+        adam_statistics::update_stats(&mut self.gpu)
     }
 }
 
 fn begin(gpu: &mut Gpu, grad: Span, freeze_on_zero: bool) {
-    let count = grad.bytes / 4;
-    let leaves = count.div_ceil(LEAF);
-    let at = Statistics::new(gpu.workspace(), leaves);
-    launch_leaves(gpu, grad, count, &at);
+    let (scalars, gate) = (gpu.words().part(SCALARS, SCALAR_BYTES), gate(gpu));
+    let mut gradients = Gradients::new();
+    gradients.push(gpu, grad, scalars);
+    let at = Statistics::new(gpu.workspace(), &gradients);
+    launch_leaves(gpu, &gradients, &at);
     // No clipping: all that Stable-SPAM would do is left out.
     let plain = AdamArgs { freeze_on_zero_grad: freeze_on_zero.into(), ..AdamArgs::new_zeroed() };
-    let (scalars, gate) = (gpu.words().part(SCALARS, SCALAR_BYTES), gate(gpu));
-    launch_verdict(gpu, leaves as u32, &at, scalars, &plain, gate);
+    launch_verdicts(gpu, &gradients, &at, &plain, gate);
 }
 
 /// # Panics

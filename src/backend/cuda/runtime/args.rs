@@ -9,18 +9,20 @@ use zerocopy::{Immutable, IntoBytes};
 const MAX_PARAMETERS: usize = 40;
 /// Bytes of all parameters at most.
 const MAX_BYTES: usize = 512;
+/// The same of kernels that take a table.
+const LONG_BYTES: usize = 2560;
 /// Where a parameter may start: the largest alignment a kernel's parameter has.
 const ALIGNMENT: usize = 16;
 
 /// Storage aligned for any parameter.
 #[repr(C, align(16))]
 #[derive(Clone, Copy)]
-struct Storage([u8; MAX_BYTES]);
+struct Storage<const BYTES: usize>([u8; BYTES]);
 
 /// Arguments of [`Gpu::launch`]: one call per parameter, in the kernel's order and of the parameter's exact size.
 #[derive(Clone, Copy)]
-pub struct Args {
-    storage: Storage,
+pub struct Args<const BYTES: usize = MAX_BYTES> {
+    storage: Storage<BYTES>,
     offsets: [u16; MAX_PARAMETERS],
     count: usize,
     used: usize,
@@ -29,7 +31,20 @@ pub struct Args {
 impl Args {
     /// No arguments yet.
     pub fn new() -> Self {
-        Self { storage: Storage([0; MAX_BYTES]), offsets: [0; MAX_PARAMETERS], count: 0, used: 0 }
+        Self::empty()
+    }
+}
+
+impl Args<LONG_BYTES> {
+    /// The same, with room for a table; `new` has less, for what most launches would copy for nothing.
+    pub fn long() -> Self {
+        Self::empty()
+    }
+}
+
+impl<const BYTES: usize> Args<BYTES> {
+    fn empty() -> Self {
+        Self { storage: Storage([0; BYTES]), offsets: [0; MAX_PARAMETERS], count: 0, used: 0 }
     }
 
     /// A pointer to a span; null for [`Span::NONE`].
@@ -68,13 +83,13 @@ impl Args {
     /// A struct by value, with the layout of the kernel's, aligned to 16 bytes at most.
     ///
     /// # Panics
-    /// Beyond 40 parameters or 512 bytes.
+    /// Beyond 40 parameters, and beyond 512 bytes or, with a table, 2560.
     #[inline]
     pub fn bytes<T: IntoBytes + Immutable>(mut self, value: &T) -> Self {
         let bytes = value.as_bytes();
         assert!(align_of::<T>() <= ALIGNMENT, "a parameter aligned to {} bytes", align_of::<T>());
         assert!(self.count < MAX_PARAMETERS, "a kernel has at most {MAX_PARAMETERS} parameters");
-        assert!(self.used + bytes.len() <= MAX_BYTES, "a kernel's parameters have at most {MAX_BYTES} bytes");
+        assert!(self.used + bytes.len() <= BYTES, "a kernel's parameters have at most {BYTES} bytes");
         self.storage.0[self.used..self.used + bytes.len()].copy_from_slice(bytes);
         self.offsets[self.count] = self.used as u16;
         self.count += 1;

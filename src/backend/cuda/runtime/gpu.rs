@@ -196,13 +196,13 @@ impl Gpu {
     ///
     /// # Panics
     /// If there is no kernel of that name, or the grid or block is empty.
-    pub unsafe fn launch(
+    pub unsafe fn launch<const BYTES: usize>(
         &mut self,
         kernel: &'static str,
         grid: [u32; 3],
         threads: u32,
         shared_bytes: usize,
-        args: &Args,
+        args: &Args<BYTES>,
     ) {
         assert!(grid.iter().all(|&blocks| blocks > 0) && threads > 0, "{kernel}: an empty launch, {grid:?} {threads}");
         if !self.begin(kernel) {

@@ -28,6 +28,7 @@ pub const HEADERS: &[Source] = embedded![
     "fp4.h",
     "gpu.h",
     "grid.h",
+    "members.h",
     "moments.h",
     "outliers.h",
     "rng.h",

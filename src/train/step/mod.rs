@@ -1,18 +1,21 @@
 //! One training step.
 
+mod passes;
+
 use super::orthogonal::OrthogonalRows;
-use super::team::{Straggler, Team, Together, check_ranks};
+use super::team::{Straggler, Team, check_ranks};
+use super::updates::MOST_TOGETHER;
 use super::{AuditReport, FrozenBase, Spike, Watch, accumulate, base};
-use crate::backend::ops::Precision;
-use crate::backend::{Backend, DeviceInfo, IGNORE, Param};
-use crate::config::{Config, TrainConfig};
+use crate::backend::{AdamUpdate, Backend, DeviceInfo, IGNORE, Param};
+use crate::config::Config;
 use crate::error::{BackendError, StartError, StoreError};
 use crate::format::Fingerprint;
-use crate::memory::{HostMemory, Plan, Span};
+use crate::memory::{HostMemory, Plan};
 use crate::model::{Batch, Model, Settings, initialize, param_specs};
 use crate::optim::{Groups, StepInfo};
 use crate::ranks::{Alone, Ranks};
 use crate::store::{WorkFile, create_folder};
+use passes::Tokens;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
@@ -89,11 +92,10 @@ pub struct Trainer {
     /// Losses of the rows of a batch that are computed here.
     losses: Vec<f32>,
     team: Team,
-}
-
-/// What a gradient of norm `norm` is multiplied by, so that its norm is at most `most`: PyTorch's `clip_grad_norm_`.
-fn clip_factor(norm: f64, most: f64) -> f64 {
-    (most / (norm + 1e-6)).min(1.0)
+    /// Updates that are made at once; without room where each is made by itself.
+    waiting: Vec<AdamUpdate>,
+    /// Whether every update is one operation.
+    fused: bool,
 }
 
 /// The plan of a training run, and the model placed in it. The base of an adapter is in no plan where it is used in its
@@ -209,8 +211,28 @@ impl Trainer {
         let earlier = config.continual.stage.and_then(|stage| stage.orthogonal);
         let orthogonal = earlier.map(|args| OrthogonalRows::new(args, &model));
         let team = Team::new(ranks, &config.train, backend.as_mut());
+        // Of several ranks each update is told about by itself.
+        let together = team.ranks().size() == 1 && backend.queues();
+        let waiting = Vec::with_capacity(if together { MOST_TOGETHER } else { 0 });
+        let first = StepInfo { number: 1, lr: 0.0, seed: 0 };
+        let mut trained = model.specs.iter().zip(&model.stored).filter(|(spec, _)| spec.trainable);
+        let fused = trained.all(|(_, param)| optimizer.fused(param, &first).is_some());
         let (config, counters, watch) = (config.clone(), Counters::default(), Watch::default());
-        Ok(Self { config, backend, model, plan, counters, optimizer, orthogonal, base, watch, losses, team })
+        Ok(Self {
+            config,
+            backend,
+            model,
+            plan,
+            counters,
+            optimizer,
+            orthogonal,
+            base,
+            watch,
+            losses,
+            team,
+            waiting,
+            fused,
+        })
     }
 
     /// The ranks of the run; one if it has no others.
@@ -301,24 +323,6 @@ impl Trainer {
         initialize(&self.model, self.backend.as_mut());
     }
 
-    /// Forward and backward once, of no text and without an update: a device then has loaded what it loads at the first product
-    /// of each kind, beyond the planned memory. Several ranks do nothing.
-    ///
-    /// # Errors
-    /// The first failure: the device has no room for that, or cannot compute a product.
-    pub fn rehearse(&mut self) -> Result<(), BackendError> {
-        if self.ranks().size() > 1 {
-            return Ok(());
-        }
-        let TrainConfig { batch, sequence, .. } = self.config.train;
-        let (pass, tokens) = (Batch::step(batch, sequence, 1), vec![0; batch * sequence]);
-        let (_, scale) = self.loss_and_head_grad(pass, &tokens, &tokens, &[]);
-        let (specs, apply) = (self.model.specs.as_slice(), |_: &mut dyn Backend, _: &Param, _: Span| {});
-        let mut grads = Together { team: &mut self.team, specs, apply, changes: false };
-        self.model.gradients(self.backend.as_mut(), pass, scale, &mut grads);
-        self.backend.status()
-    }
-
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
@@ -343,40 +347,15 @@ impl Trainer {
         let pass = Batch { before: rows.start * sequence, ..Batch::step(rows.len(), sequence, number) };
         assert!(inputs.len() == pass.tokens() && targets.len() == pass.tokens(), "one batch of tokens");
         let lr = self.config.learning_rate().at(number);
-        let loss = self.loss_and_head_grad(pass, inputs, targets, segment_start);
-        let mut report = StepReport {
-            step: number,
-            loss: loss.0,
-            lr,
-            grad_norm: f64::NAN,
-            clip_factor: None,
-            rescales: 0,
-            skipped_loss: !loss.0.is_finite(),
-            skipped_gradients: 0,
-            search_seconds: None,
-            straggler: None,
-            spike: self.watch.judge_loss(loss.0, &self.config.train),
-            audit: None,
-        };
         let stage = self.config.continual.stage;
         let frozen = stage.map_or(0, |stage| stage.freeze);
-        if !report.skipped_loss && report.spike.is_none() && number > frozen {
-            // The optimizer counts its own steps.
-            let at = StepInfo { number: number - frozen, lr, seed: self.config().run.seed };
-            match self.config.optimizer.grad_clip {
-                0.0 => self.backward(pass, loss.1, &at, 1.0, &mut report),
-                most => {
-                    let norm = self.gradient_norm(pass, loss.1, &mut report);
-                    report.clip_factor = norm.map(|norm| clip_factor(norm, most));
-                    if let (Some(norm), Some(factor)) = (norm, report.clip_factor) {
-                        // The activations were used up.
-                        self.loss_and_head_grad(pass, inputs, targets, segment_start);
-                        self.backward(pass, loss.1, &at, factor, &mut report);
-                        report.grad_norm = norm;
-                    }
-                }
-            }
-        }
+        // The optimizer counts its own steps.
+        let at = (number > frozen).then(|| StepInfo { number: number - frozen, lr, seed: self.config.run.seed });
+        let batch = Tokens { pass, inputs, targets, segment_start };
+        let mut report = match at {
+            Some(at) if self.judges_on_device() => self.learn(&batch, number, &at),
+            at => self.judge_and_learn(&batch, number, lr, at),
+        };
         if let Some(offline) = stage.and_then(|stage| stage.offline) {
             accumulate(&self.model, self.backend.as_mut(), offline.keep);
             if number == self.config.train.steps {
@@ -391,70 +370,6 @@ impl Trainer {
     /// Makes the offline module a copy of the one that is trained.
     pub(crate) fn begin_offline(&mut self) {
         accumulate(&self.model, self.backend.as_mut(), 0.0);
-    }
-
-    /// Mean loss, and the scale of the gradients that it implies.
-    fn loss_and_head_grad(
-        &mut self,
-        pass: Batch,
-        inputs: &[u32],
-        targets: &[u32],
-        segment_start: &[u32],
-    ) -> (f64, f32) {
-        let counted = self.team.sum(targets.iter().filter(|&&target| target != IGNORE).count() as u64);
-        let scale = if counted > 0 { 1.0 / counted as f32 } else { 0.0 };
-        self.model.upload_tokens(self.backend.as_mut(), inputs, targets);
-        self.model.upload_segments(self.backend.as_mut(), segment_start);
-        self.model.forward(self.backend.as_mut(), pass);
-        let (specs, apply) = (self.model.specs.as_slice(), |_: &mut dyn Backend, _: &Param, _: Span| {});
-        let mut grads = Together { team: &mut self.team, specs, apply, changes: false };
-        self.model.loss_and_passed_head_grad(self.backend.as_mut(), pass, scale, &mut grads);
-        let losses = &mut self.losses[..pass.tokens()];
-        self.model.read_losses(self.backend.as_ref(), losses);
-        (self.team.sum_losses(losses) / counted.max(1) as f64, scale)
-    }
-
-    /// The norm of the whole gradient, by a backward that changes no parameter; nothing if a tensor's is not finite, which
-    /// then is in the report.
-    ///
-    /// A factor that depends on every gradient must be known before the first is used, and there is one buffer for all of
-    /// them. So a step with `optimizer.grad_clip` forms them twice. A norm from the step before would save that, and would
-    /// miss the one step that clipping is for.
-    fn gradient_norm(&mut self, pass: Batch, scale: f32, report: &mut StepReport) -> Option<f64> {
-        let (specs, orthogonal) = (&self.model.specs, &mut self.orthogonal);
-        let apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
-            if let Some(rows) = orthogonal {
-                rows.apply(backend, &specs[param.id as usize], param, grad);
-            }
-            backend.begin_update(grad, false);
-        };
-        let mut measure = Together { team: &mut self.team, specs, apply, changes: false };
-        self.model.gradients(self.backend.as_mut(), pass, scale, &mut measure);
-        let stats = measure.stats(self.backend.as_mut());
-        report.skipped_gradients = stats.skipped;
-        (stats.skipped == 0).then(|| stats.grad_sq.sqrt())
-    }
-
-    fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, report: &mut StepReport) {
-        let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
-        let orthogonal = &mut self.orthogonal;
-        let apply = |backend: &mut dyn Backend, param: &Param, grad: Span| {
-            if let Some(rows) = orthogonal {
-                rows.apply(backend, &specs[param.id as usize], param, grad);
-            }
-            if factor < 1.0 {
-                backend.scale(grad, factor as f32, Precision::F32);
-            }
-            let at = StepInfo { lr: at.lr * specs[param.id as usize].rate, ..*at };
-            groups.step(backend, param, grad, workspace, &at);
-        };
-        let mut together = Together { team: &mut self.team, specs, apply, changes: true };
-        self.model.backward(self.backend.as_mut(), pass, scale, &mut together);
-        let stats = together.stats(self.backend.as_mut());
-        report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
-        report.rescales = stats.rescales;
-        report.skipped_gradients = stats.skipped;
-        report.search_seconds = Some(groups.take_search_seconds()).filter(|seconds| *seconds > 0.0);
     }
 
     fn count(&mut self, sequences: u64, report: &StepReport) {
