@@ -332,6 +332,25 @@ fn batches_and_heads_that_share_keys() {
     }
 }
 
+/// Their gradient takes one pass: all that 1 to 8 warps take, with heads that are narrower than their tiles or share keys, and
+/// documents that end within tiles or leave some of them unseen.
+#[test]
+fn sequences_that_one_block_takes_whole() {
+    let mut devices = Devices::open();
+    let all = [
+        (1, 96, 4, 2, 64, Visible::Window(40)),
+        (2, 161, 2, 1, 32, Visible::Documents),
+        (1, 193, 2, 2, 24, Visible::Window(33)),
+        (1, 224, 1, 1, 64, Visible::All),
+        (1, 255, 1, 1, 64, Visible::Documents),
+        (1, 256, 2, 1, 64, Visible::Window(32)),
+        (2, 256, 3, 1, 32, Visible::All),
+    ];
+    for (batch, queries, heads, kv_heads, head_dim, visible) in all {
+        run(&mut devices, training(batch, queries, heads, kv_heads, head_dim), visible, 1.0, &[Out::Given]);
+    }
+}
+
 #[test]
 fn documents_and_windows_do_not_see_what_is_before_them() {
     let mut devices = Devices::open();

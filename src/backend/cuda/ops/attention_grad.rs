@@ -1,15 +1,18 @@
 //! The gradient of causal attention.
 
 use super::attention::{Sizes, THREADS, Version, grid, segments};
-use super::product;
+use super::{dim, product};
 use crate::backend::cuda::runtime::{Args, Gpu};
 use crate::backend::{AttentionGradArgs, AttentionShape, MaxShapes};
 use crate::memory::Span;
 
 /// Queries of a block of the first pass.
 const QUERIES: usize = 128;
-/// Bytes of what the first pass leaves for the second, for each query of each head: `Row` in kernels/attention_grad.cu.
+/// Bytes of what the first pass leaves for the second, for each query of each head: `Row` in kernels/attention_grad.h.
 const ROW: usize = 16;
+/// Keys of a warp of the single pass, and its warps at most: `BLOCK` and `WARPS` in kernels/attention_grad_whole.cu.
+const BLOCK: usize = 32;
+const WARPS: usize = 8;
 
 /// Workspace in bytes: what the first pass leaves for the second.
 pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
@@ -24,15 +27,31 @@ struct Tiles {
     keys: usize,
     /// Queries at a time of the second pass.
     queries_at_once: usize,
+    /// Bytes by which its warps exchange probabilities.
+    exchange: usize,
 }
 
 impl Tiles {
     fn of(width: usize) -> Self {
         match width {
-            ..=64 => Self { keys_at_once: 64, keys: 128, queries_at_once: 64 },
-            _ => Self { keys_at_once: 32, keys: 64, queries_at_once: 32 },
+            ..=64 => Self { keys_at_once: 64, keys: 128, queries_at_once: 64, exchange: 0 },
+            _ => Self { keys_at_once: 32, keys: 64, queries_at_once: 32, exchange: 4 * 64 * 32 },
         }
     }
+}
+
+/// The kernel of a single pass and the shared memory of its block, if a block of `most` bytes has room for whole sequences.
+fn single_pass(version: Version, queries: usize, most: usize) -> Option<(&'static str, usize)> {
+    let kernel = match version {
+        Version::D32 => "attention_grad_whole_32",
+        Version::D64 => "attention_grad_whole_64",
+        Version::D96 | Version::D128 | Version::Odd => return None,
+    };
+    let blocks = queries.div_ceil(BLOCK);
+    // Keys, values, queries and gradients of outputs; a triangle of tiles, which begins as outputs; rows.
+    let (head, triangle) = (2 * blocks * BLOCK * version.width(), blocks * (blocks + 1) / 2 * 2 * BLOCK * BLOCK);
+    let shared = 4 * head + head.max(triangle) + blocks * BLOCK * ROW;
+    (blocks <= WARPS && shared <= most).then_some((kernel, shared))
 }
 
 /// See [`crate::backend::ops::Attention::attention_grad`].
@@ -50,6 +69,17 @@ pub(crate) fn attention_grad(gpu: &mut Gpu, args: &AttentionGradArgs) {
         "a number for each row of lse, no output"
     );
     let (version, segment_start) = (sizes.version(), segments(gpu, segment_start, &shape));
+    let single = single_pass(version, shape.queries, gpu.shared_bytes() as usize);
+    if let (Some(out), Some((kernel, shared))) = (out, single) {
+        let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, out).span(gpu, lse).span(gpu, dout);
+        let args = args.span(gpu, dq).span(gpu, dk).span(gpu, dv).address(segment_start).bytes(&sizes);
+        let blocks = dim(product([shape.batch, shape.kv_heads]));
+        let threads = dim(shape.queries.next_multiple_of(BLOCK));
+        // SAFETY: the parameters of both kernels, a thread for each query in whole blocks, and the shared memory of what
+        // they keep. They stay within the rows that `sizes` says, which `Sizes::new` and the assertion above found in the
+        // operands; a segment's start is limited to the query's own position before it is used.
+        return unsafe { gpu.launch(kernel, [blocks, 1, 1], threads, shared, &args) };
+    }
     let (for_queries, for_keys) = match version {
         Version::D32 => ("attention_grad_queries_32", "attention_grad_keys_32"),
         Version::D64 => ("attention_grad_queries_64", "attention_grad_keys_64"),
@@ -77,8 +107,25 @@ pub(crate) fn attention_grad(gpu: &mut Gpu, args: &AttentionGradArgs) {
     let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, dout).span(gpu, rows);
     let args = args.span(gpu, dk).span(gpu, dv).address(segment_start).bytes(&sizes);
     let blocks = grid(batch * kv_heads, queries.div_ceil(tiles.keys), head * group);
-    // Keys and values, and two stages of queries, their gradients and rows.
-    let stage = tiles.queries_at_once * (4 * width + ROW);
+    // Keys and values, two stages of queries, their gradients and rows, and the exchange.
+    let shared = 4 * width * tiles.keys + 2 * tiles.queries_at_once * (4 * width + ROW) + tiles.exchange;
     // SAFETY: as above; this pass reads the rows that the first one wrote.
-    unsafe { gpu.launch(for_keys, blocks, THREADS, 4 * width * tiles.keys + 2 * stage, &args) };
+    unsafe { gpu.launch(for_keys, blocks, THREADS, shared, &args) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_are_whole_as_long_as_the_shared_memory_allows() {
+        let longest = |version, most| (1..=1000).take_while(|&n| single_pass(version, n, most).is_some()).last();
+        // Compute capabilities 8.6, 8.0 and 9.0.
+        let [least, ampere, hopper] = [99, 163, 227].map(|kib| kib * 1024);
+        assert_eq!([least, ampere, hopper].map(|most| longest(Version::D64, most)), [Some(128), Some(192), Some(256)]);
+        assert_eq!([least, ampere, hopper].map(|most| longest(Version::D32, most)), [Some(192), Some(256), Some(256)]);
+        assert_eq!(longest(Version::D96, hopper), None);
+        // 128 KiB of operands, 36 tiles of 2 KiB, 256 rows.
+        assert_eq!(single_pass(Version::D64, 256, hopper), Some(("attention_grad_whole_64", (128 + 72 + 4) * 1024)));
+    }
 }
