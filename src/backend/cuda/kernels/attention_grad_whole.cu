@@ -157,7 +157,7 @@ DEVICE void grad_of_whole_heads(const bf16* q, const bf16* k, const bf16* v, con
 }
 
 #define ATTENTION_GRAD_WHOLE(WIDTH)                                                                                    \
-    KERNEL(256, attention_grad_whole_##WIDTH, const bf16* q, const bf16* k, const bf16* v, const bf16* out,            \
+    KERNEL(32 * WARPS, attention_grad_whole_##WIDTH, const bf16* q, const bf16* k, const bf16* v, const bf16* out,     \
            const float* lse, const bf16* dout, bf16* dq, bf16* dk, bf16* dv, const u32* segment_start, Attention a) {  \
         grad_of_whole_heads<WIDTH>(q, k, v, out, lse, dout, dq, dk, dv, segment_start, a);                             \
     }
