@@ -3,14 +3,16 @@
 // forms of dS it leaves in shared memory, where dQ finds what all keys give it: sums still have one order, and no
 // float32 copy of a gradient is needed.
 #include "attention_grad.h"
+#include "rotation.h"
 
 // Keys of a warp, and queries that it takes at a time.
 static constexpr u32 BLOCK = 32;
 // Warps that the registers of a multiprocessor suffice for: 256 queries.
 static constexpr u32 WARPS = 8;
 
-// Which keys, and of dQ which queries, a warp takes, of `blocks` blocks as many as warps. Early keys are seen by most
-// queries, late queries see most keys: of 8 warps those that share a scheduler, four apart, take as much as any other two.
+// Which keys, and of dQ which queries, a warp takes: of as many blocks as there are warps. Early keys are seen by most
+// queries, late queries see most keys: of 8 warps those that share a scheduler, four apart, take as much as any other
+// two.
 DEVICE u32 block_of(u32 blocks) { return warp() < 4 ? warp() : blocks + 3 - warp(); }
 
 // Fills a tile with the rows of a matrix, 32 by each warp, with zeros beyond it. The caller commits, waits and
@@ -35,15 +37,42 @@ DEVICE u32 tile_of(u32 queries, u32 keys) { return (queries * (queries + 1) / 2 
 // Whether a query of a block of them sees one of 32 keys; `rows` begins with the block's.
 DEVICE bool sees_block(const Row* rows, u32 key) { return uniform(rows[0].low < (i32)(key + BLOCK)); }
 
+// Rounds sums times `scale` to bf16 and turns them back from where a rotary position embedding has turned what they are
+// the gradient of: `table` has cosines and sines [positions, WIDTH / 2, 2] from the first row's position on, of which
+// `rows` exist. Bit for bit what `rope` does to them when they are stored.
+template <u32 STRIPS, u32 WIDTH>
+DEVICE void turn_back(Sums<STRIPS, WIDTH>& sums, float scale, const float* table, u32 rows) {
+    // As in `load_whole`.
+    const u32 own = renewed(lane());
+    UNROLL
+    for (u32 i = 0; i < 2 * STRIPS; ++i) {
+        // A branch keeps the compiler from loading the angles of all rows at once, for which there are no registers.
+        if (!uniform(8 * i < rows)) break;
+        const float* const angles = table + min_(8 * i + own / 4, rows - 1) * WIDTH + own % 4 * 4;
+        UNROLL
+        for (u32 n = 0; n < WIDTH / 16; ++n) {
+            const Bits16 angle = load_16(angles + 16 * n);
+            UNROLL
+            for (u32 e = 0; e < 2; ++e) {
+                float& low = sums.x[i / 2][n][i % 2 * 2 + e];
+                float& high = sums.x[i / 2][n + WIDTH / 16][i % 2 * 2 + e];
+                low = to_float(to_bf16(low * scale));
+                high = to_float(to_bf16(high * scale));
+                turn(low, high, from_bits(angle.x[2 * e]), -from_bits(angle.x[2 * e + 1]));
+            }
+        }
+    }
+}
+
 // A block takes one head of keys, a warp 32 of them and as many queries, and runs over the query heads that share it. A
 // head in two steps: warps that own keys run over their queries, as in `grad_of_keys`, and then warps that own queries
-// over what was left of dS.
+// over what was left of dS. `table` is null, or that by which queries and keys were rotated: dQ and dK are turned back.
 //
 // Floor: 10 D operations per pair of query and key, one exp2; 16 D bytes of device memory per query and key.
 template <u32 WIDTH>
 DEVICE void grad_of_whole_heads(const bf16* q, const bf16* k, const bf16* v, const bf16* out, const float* lse,
-                                const bf16* dout, bf16* dq, bf16* dk, bf16* dv, const u32* segment_start,
-                                const Attention& a) {
+                                const bf16* dout, bf16* dq, bf16* dk, bf16* dv, const float* table,
+                                const u32* segment_start, const Attention& a) {
     constexpr u32 STRIPS = BLOCK / 16;
     DYNAMIC_SHARED(u8, shared);
     const u32 blocks = ceil_div(a.queries, BLOCK), tokens = blocks * BLOCK, size = tokens * WIDTH * 2;
@@ -71,8 +100,8 @@ DEVICE void grad_of_whole_heads(const bf16* q, const bf16* k, const bf16* v, con
     clear(dv_sums);
     NO_UNROLL
     for (u32 head = 0; head < group; ++head) {
-        const u64 queries = query_row(a, at.sequence, at.head * group + head, 0);
-        load_whole<WIDTH>(differences, {out + queries, a.stride, a.queries, a.head_dim});
+        const u64 outputs = query_row(a, at.sequence, at.head * group + head, 0);
+        load_whole<WIDTH>(differences, {out + outputs, a.stride, a.queries, a.head_dim});
         commit_async();
         Row row = {0.0f, 0.0f, 0, 0};
         if (thread() < a.queries)
@@ -140,8 +169,10 @@ DEVICE void grad_of_whole_heads(const bf16* q, const bf16* k, const bf16* v, con
                 multiply_columns<WIDTH>(dq_sums, ds, block * BLOCK * WIDTH * 2 + by_rows, row);
             }
         }
-        const float factor[STRIPS][2] = {{a.scale, a.scale}, {a.scale, a.scale}};
-        store_rows(dq_sums, factor, dq + queries + own_key * a.stride, a.stride, a.queries - own_key, a.head_dim);
+        if (table) turn_back(dq_sums, a.scale, table + own_key * WIDTH, a.queries - own_key);
+        const float scale = table ? 1.0f : a.scale, factor[STRIPS][2] = {{scale, scale}, {scale, scale}};
+        const u64 to = query_row(a, at.sequence, at.head * group + head, own_key);
+        store_rows(dq_sums, factor, dq + to, a.stride, a.queries - own_key, a.head_dim);
         // What is left of this head's dS and rows is not read any more.
         sync_threads();
     }
@@ -152,14 +183,16 @@ DEVICE void grad_of_whole_heads(const bf16* q, const bf16* k, const bf16* v, con
     const u64 to = key_row(a, at.sequence, at.head, own_key);
     store_rows(dv_sums, factor, dv + to, a.kv_stride, a.queries - own_key, a.head_dim);
     UNROLL
-    for (u32 j = 0; j < 2 * STRIPS; ++j) factor[j / 2][j % 2] = a.scale;
+    for (u32 j = 0; j < 2 * STRIPS; ++j) factor[j / 2][j % 2] = table ? 1.0f : a.scale;
+    if (table) turn_back(dk_sums, a.scale, table + own_key * WIDTH, a.queries - own_key);
     store_rows(dk_sums, factor, dk + to, a.kv_stride, a.queries - own_key, a.head_dim);
 }
 
 #define ATTENTION_GRAD_WHOLE(WIDTH)                                                                                    \
     KERNEL(32 * WARPS, attention_grad_whole_##WIDTH, const bf16* q, const bf16* k, const bf16* v, const bf16* out,     \
-           const float* lse, const bf16* dout, bf16* dq, bf16* dk, bf16* dv, const u32* segment_start, Attention a) {  \
-        grad_of_whole_heads<WIDTH>(q, k, v, out, lse, dout, dq, dk, dv, segment_start, a);                             \
+           const float* lse, const bf16* dout, bf16* dq, bf16* dk, bf16* dv, const float* table,                       \
+           const u32* segment_start, Attention a) {                                                                    \
+        grad_of_whole_heads<WIDTH>(q, k, v, out, lse, dout, dq, dk, dv, table, segment_start, a);                      \
     }
 ATTENTION_GRAD_WHOLE(32)
 ATTENTION_GRAD_WHOLE(64)

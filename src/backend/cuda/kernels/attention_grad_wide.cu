@@ -1,7 +1,7 @@
 // dK and dV of heads that are so wide that both sums of 32 keys do not fit the registers of a warp: of two warps that
-// share 32 keys one forms P and sums up dV, the other dP, dS and dK, so that each fragment of queries or their gradients
-// that is read from shared memory still feeds two products. P goes from one to the other as float32: rounded, it would
-// make dS wrong by as much as the rounding of dS itself does.
+// share 32 keys one forms P and sums up dV, the other dP, dS and dK, so that each fragment that is read from shared
+// memory still feeds two products. P goes from one to the other as float32: rounded, it would make dS wrong by as much
+// as the rounding of dS itself does.
 #include "attention_grad.h"
 
 // A block takes 64 keys of one head, two warps 32 of them, and runs over the query heads that share it and over their

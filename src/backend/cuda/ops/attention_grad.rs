@@ -54,12 +54,23 @@ fn single_pass(version: Version, queries: usize, most: usize) -> Option<(&'stati
     (blocks <= WARPS && shared <= most).then_some((kernel, shared))
 }
 
-/// See [`crate::backend::ops::Attention::attention_grad`].
+/// What a pass leaves to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// All of it: the operands do not fit a block, or the output is not given.
+    All,
+    /// `dq` and `dk` shall be rotated back.
+    Rotation,
+    /// Nothing.
+    Nothing,
+}
+
+/// What kernels are told beside the spans, and which they are.
 ///
 /// # Panics
 /// If a span does not fit the shape, or the shape the kernels; if `start` is not 0 or `capacity` not S.
-pub(crate) fn attention_grad(gpu: &mut Gpu, args: &AttentionGradArgs) {
-    let &AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, segment_start, shape } = args;
+fn checked(args: &AttentionGradArgs) -> (Sizes, Version) {
+    let &AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, shape, .. } = args;
     let sizes = Sizes::new(&shape, q, k, lse);
     assert!(shape.start == 0 && shape.capacity == shape.queries, "a gradient of whole sequences");
     let like_q = [dout, dq].into_iter().chain(out).all(|span| span.bytes == q.bytes);
@@ -68,18 +79,43 @@ pub(crate) fn attention_grad(gpu: &mut Gpu, args: &AttentionGradArgs) {
         delta.is_none_or(|delta| delta.bytes == lse.bytes && out.is_none()),
         "a number for each row of lse, no output"
     );
-    let (version, segment_start) = (sizes.version(), segments(gpu, segment_start, &shape));
+    (sizes, sizes.version())
+}
+
+/// The gradient in one pass, where a block has room for whole sequences.
+///
+/// # Panics
+/// As [`in_two_passes`], and if the table does not have all positions.
+pub(crate) fn in_one_pass(gpu: &mut Gpu, args: &AttentionGradArgs) -> Left {
+    let (sizes, version) = checked(args);
+    let &AttentionGradArgs { q, k, v, lse, dout, dq, dk, dv, rotated_by, shape, .. } = args;
     let single = single_pass(version, shape.queries, gpu.shared_bytes() as usize);
-    if let (Some(out), Some((kernel, shared))) = (out, single) {
-        let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, out).span(gpu, lse).span(gpu, dout);
-        let args = args.span(gpu, dq).span(gpu, dk).span(gpu, dv).address(segment_start).bytes(&sizes);
-        let blocks = dim(product([shape.batch, shape.kv_heads]));
-        let threads = dim(shape.queries.next_multiple_of(BLOCK));
-        // SAFETY: the parameters of both kernels, a thread for each query in whole blocks, and the shared memory of what
-        // they keep. They stay within the rows that `sizes` says, which `Sizes::new` and the assertion above found in the
-        // operands; a segment's start is limited to the query's own position before it is used.
-        return unsafe { gpu.launch(kernel, [blocks, 1, 1], threads, shared, &args) };
-    }
+    let (Some(out), Some((kernel, shared))) = (args.out, single) else { return Left::All };
+    // An element and the one that it turns with are in one lane where no column is padding.
+    let table = rotated_by.filter(|_| shape.head_dim == version.width());
+    let needed = product([4, shape.queries, shape.head_dim]);
+    assert!(table.is_none_or(|table| table.bytes >= needed), "{} positions in the table", shape.queries);
+    let segment_start = segments(gpu, args.segment_start, &shape);
+    let args = Args::new().span(gpu, q).span(gpu, k).span(gpu, v).span(gpu, out).span(gpu, lse).span(gpu, dout);
+    let args = args.span(gpu, dq).span(gpu, dk).span(gpu, dv).span(gpu, table.unwrap_or(Span::NONE));
+    let args = args.address(segment_start).bytes(&sizes);
+    let blocks = dim(product([shape.batch, shape.kv_heads]));
+    let threads = dim(shape.queries.next_multiple_of(BLOCK));
+    // SAFETY: the parameters of both kernels, a thread for each query in whole blocks, and the shared memory of what they
+    // keep. They stay within the rows that `sizes` says, which `checked` found in the operands, and within a row of the
+    // table for each query; a segment's start is limited to the query's own position before it is used.
+    unsafe { gpu.launch(kernel, [blocks, 1, 1], threads, shared, &args) };
+    if rotated_by == table { Left::Nothing } else { Left::Rotation }
+}
+
+/// The gradient in two passes, but for a rotation back.
+///
+/// # Panics
+/// If a span does not fit the shape, or the shape the kernels; if `start` is not 0 or `capacity` not S.
+pub(crate) fn in_two_passes(gpu: &mut Gpu, args: &AttentionGradArgs) {
+    let (sizes, version) = checked(args);
+    let &AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, shape, .. } = args;
+    let segment_start = segments(gpu, args.segment_start, &shape);
     let (for_queries, for_keys) = match version {
         Version::D32 => ("attention_grad_queries_32", "attention_grad_keys_32"),
         Version::D64 => ("attention_grad_queries_64", "attention_grad_keys_64"),
@@ -100,7 +136,7 @@ pub(crate) fn attention_grad(gpu: &mut Gpu, args: &AttentionGradArgs) {
     // Queries and their gradients, and two stages of keys and values.
     let shared = 2 * width * (2 * QUERIES + 4 * tiles.keys_at_once);
     // SAFETY: the parameters of the version's kernel, and the shared memory of its tiles. It stays within the rows that
-    // `sizes` says, which `Sizes::new` and the assertion above found in the operands, and writes one `Row`, and one
+    // `sizes` says, which `checked` found in the operands, and writes one `Row`, and one
     // number of delta if there is one, for each query of each head; a segment's start is limited to the query's own position before it is used.
     unsafe { gpu.launch(for_queries, blocks, THREADS, shared, &args) };
 

@@ -31,6 +31,7 @@ pub const HEADERS: &[Source] = embedded![
     "moments.h",
     "outliers.h",
     "rng.h",
+    "rotation.h",
     "rows.h",
     "tiles.h",
 ];
