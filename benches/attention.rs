@@ -77,7 +77,21 @@ fn backward(bencher: Bencher, shape: (usize, usize, usize, usize, usize)) {
     let Layer { mut cpu, shape, data, inputs: [q, k, v, dout], outputs: [out, lse, dq, dk, dv] } = layer(shape);
     let segment_start = None;
     cpu.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
-    let args = AttentionGradArgs { q, k, v, out: None, lse, dout, dq, dk, dv, delta: None, segment_start, shape };
+    let args = AttentionGradArgs {
+        q,
+        k,
+        v,
+        out: None,
+        lse,
+        dout,
+        dq,
+        dk,
+        dv,
+        delta: None,
+        rotated_by: None,
+        segment_start,
+        shape,
+    };
     cpu.attention_grad(&args);
     let [q64, k64, v64, dout64] = data.map(|data| wide(&data));
     let expected = reference::attention_grad(&q64, &k64, &v64, &dout64, None, shape);

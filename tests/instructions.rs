@@ -121,8 +121,21 @@ fn attention(backward: bool) -> Box<dyn FnMut()> {
     if !backward {
         return Box::new(move || cpu.attention(&args));
     }
-    let args =
-        AttentionGradArgs { q, k, v, out: Some(out), lse, dout, dq, dk, dv, shape, segment_start: None, delta: None };
+    let args = AttentionGradArgs {
+        q,
+        k,
+        v,
+        out: Some(out),
+        lse,
+        dout,
+        dq,
+        dk,
+        dv,
+        shape,
+        segment_start: None,
+        delta: None,
+        rotated_by: None,
+    };
     Box::new(move || cpu.attention_grad(&args))
 }
 

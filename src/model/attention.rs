@@ -119,13 +119,15 @@ impl Attention {
         let (segment_start, shape) = (cx.segment_start(), cx.attention_shape());
         let dout = dheads;
         let delta = prefix.map(|prefix| prefix.delta(cx, q, lse, dheads));
-        let args = AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, segment_start, shape };
+        // What a prefix adds to dq is for rotated queries too.
+        let rotated_by = prefix.is_none().then_some(cx.model.acts.rope);
+        let args = AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, rotated_by, segment_start, shape };
         cx.backend.attention_grad(&args);
         if let (Some(prefix), Some(delta)) = (prefix, delta) {
             prefix.backward(cx, (q, lse, dheads, delta), dq, sink);
+            cx.rope(dq, config.heads, true);
+            cx.rope(dk, config.kv_heads, true);
         }
-        cx.rope(dq, config.heads, true);
-        cx.rope(dk, config.kv_heads, true);
         let Some([query, key]) = &self.head_norms else { return [dq, dk, dv] };
         let [inv_q, inv_k] = head_rms(cx, acts);
         let (plain_q, plain_k) = (cx.block_rows(acts.plain_q, width), cx.block_rows(acts.plain_k, kv));

@@ -34,6 +34,7 @@ fn check(shape: AttentionShape, segment_start: Option<&[u32]>) {
             dk,
             dv,
             delta: None,
+            rotated_by: None,
             segment_start,
             shape,
         });

@@ -171,6 +171,18 @@ pub const ALL: &[Mutation] = &[
         change: |line| dropped(line, "bar.sync"),
     },
     Mutation {
+        name: "a gradient in one pass without barriers",
+        file: "attention_grad_whole.cu",
+        test: "attention::sequences_that_one_block_takes_whole",
+        change: |line| dropped(line, "bar.sync"),
+    },
+    Mutation {
+        name: "probabilities that are exchanged without barriers",
+        file: "attention_grad_wide.cu",
+        test: "attention::batches_and_heads_that_share_keys",
+        change: |line| dropped(line, "bar.sync"),
+    },
+    Mutation {
         name: "sums of a warp that leave out half of it",
         file: "norm.cu",
         test: "rows::rms_norm_and_its_gradient",

@@ -76,6 +76,7 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
         dk: c,
         dv: d,
         delta: None,
+        rotated_by: None,
         segment_start,
         shape,
     });

@@ -2,7 +2,7 @@
 
 use super::Sizes;
 use super::report::Table;
-use crate::harness::operands::{Harness, words};
+use crate::harness::operands::{Harness, floats, words};
 use half::bf16;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::prelude::*;
@@ -19,6 +19,7 @@ pub fn attention(table: &mut Table, sizes: &Sizes) {
         let [q, k, v, dout] = [1, 2, 3, 4].map(|seed| harness.random_activations(seed, count));
         let [out, dq, dk, dv] = [(); 4].map(|()| harness.unfilled(2 * count));
         let lse = harness.unfilled(4 * batch * heads * queries);
+        let angles = harness.add(&floats(5, queries * head_dim));
         let mut cuda = harness.open(&sizes.largest(batch * queries, heads * head_dim));
         let work = 2.0 * (count * queries) as f64;
         let name = format!("{batch} x {queries}, {heads} heads of {head_dim}");
@@ -28,10 +29,18 @@ pub fn attention(table: &mut Table, sizes: &Sizes) {
         check(&cuda, &args);
         let forward = sizes.time(&mut cuda, |cuda| cuda.attention(&args));
         table.rate("attention", &name, forward, work);
-        let args =
-            AttentionGradArgs { q, k, v, out: Some(out), lse, dout, dq, dk, dv, delta: None, segment_start, shape };
+        let (out, delta, rotated_by) = (Some(out), None, None);
+        let args = AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, rotated_by, segment_start, shape };
         let backward = sizes.time(&mut cuda, |cuda| cuda.attention_grad(&args));
         table.rate("attention, gradients", &name, backward, 2.5 * work);
+        // What is one pass for the shorter sequences of narrow heads, and beside it what it takes the place of.
+        let twice = sizes.time(&mut cuda, |cuda| cuda.attention_grad_in_two_passes(&args));
+        table.rate("attention, gradients in two passes", &name, twice, 2.5 * work);
+        let args = AttentionGradArgs { rotated_by: Some(angles), ..args };
+        let rotated = sizes.time(&mut cuda, |cuda| cuda.attention_grad(&args));
+        table.rate("attention, gradients rotated back", &name, rotated, 2.5 * work);
+        let twice = sizes.time(&mut cuda, |cuda| cuda.attention_grad_in_two_passes(&args));
+        table.rate("attention, gradients in two passes, rope", &name, twice, 2.5 * work);
     }
 }
 

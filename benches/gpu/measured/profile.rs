@@ -54,7 +54,21 @@ fn attention(sizes: &Sizes, head_dim: usize) {
     let segment_start = None;
     cuda.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
     let out = Some(out);
-    cuda.attention_grad(&AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta: None, segment_start, shape });
+    cuda.attention_grad(&AttentionGradArgs {
+        q,
+        k,
+        v,
+        out,
+        lse,
+        dout,
+        dq,
+        dk,
+        dv,
+        delta: None,
+        rotated_by: None,
+        segment_start,
+        shape,
+    });
     assert_eq!(cuda.status(), Ok(()));
 }
 

@@ -2,7 +2,7 @@
 
 use super::conformance::{Case, MAX};
 use super::reference::{dot, wide};
-use crate::backend::Backend;
+use crate::backend::{Backend, Rotation};
 use crate::memory::Span;
 
 /// Shapes of an attention: `q` and `out` are `[B, S, H, D]`; `k` and `v` are `[B, capacity, K, D]`, of which the
@@ -71,10 +71,24 @@ pub struct AttentionGradArgs {
     /// float32 `[B, H, S]`, where queries see keys beside `k` too ([`super::PrefixAttention`]) and `lse` counts these: the sum over a
     /// query's keys of probability times the probability's gradient, on entry of those others, on return of all.
     pub delta: Option<Span>,
+    /// The table by which [`super::Rope::rope`] rotated `q` and `k`, from position 0 of each row on, if `dq` and `dk` shall be the
+    /// gradients of what they were before: the same bits as if it had rotated them back afterwards.
+    pub rotated_by: Option<Span>,
     /// As in [`AttentionArgs`].
     pub segment_start: Option<Span>,
     /// `start` is 0 and `capacity` is S.
     pub shape: AttentionShape,
+}
+
+impl AttentionGradArgs {
+    /// How to rotate `dq` and `dk` back, if they shall be: operands of [`super::Rope::rope`].
+    pub(in crate::backend) fn rotations(&self) -> impl Iterator<Item = (Span, Span, Rotation)> + use<> {
+        let AttentionShape { queries, heads, kv_heads, head_dim, start, .. } = self.shape;
+        let both = [(self.dq, heads), (self.dk, kv_heads)];
+        self.rotated_by.into_iter().flat_map(move |table| {
+            both.map(|(x, heads)| (x, table, Rotation { heads, head_dim, queries, start, inverse: true }))
+        })
+    }
 }
 
 /// Attention and its gradient.
@@ -203,6 +217,7 @@ fn conformance_of(open: &dyn Fn() -> Box<dyn Backend>, shape: AttentionShape, st
                 dk,
                 dv,
                 delta: None,
+                rotated_by: None,
                 segment_start,
                 shape,
             });

@@ -223,10 +223,22 @@ fn conformance_of(
             backend.prefix_attention(&args, out, lse, factor);
         }
         backend.prefix_delta(&args, lse, dout, delta);
-        let (out, with_delta) = (None, Some(delta));
-        let delta_given =
-            AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta: with_delta, segment_start, shape };
-        backend.attention_grad(&delta_given);
+        let (out, with_delta, rotated_by) = (None, Some(delta), None);
+        backend.attention_grad(&AttentionGradArgs {
+            q,
+            k,
+            v,
+            out,
+            lse,
+            dout,
+            dq,
+            dk,
+            dv,
+            delta: with_delta,
+            rotated_by,
+            segment_start,
+            shape,
+        });
         backend.copy(dq, more_dq);
         let accumulate = Accumulate::No;
         backend.prefix_attention_grad(&args, &PrefixGradArgs { lse, dout, delta, dq, dkey, dvalue, accumulate });

@@ -10,7 +10,7 @@ use half::bf16;
 use tetrad::backend::cuda::{Cuda, Gpu, Info};
 use tetrad::backend::ops::reference;
 use tetrad::backend::prelude::*;
-use tetrad::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, Compute, MaxShapes};
+use tetrad::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, Compute, MaxShapes, Rotation};
 use tetrad::memory::{Place, Span};
 use zerocopy::IntoBytes;
 
@@ -34,6 +34,8 @@ enum Visible {
 enum Out {
     /// Given the output.
     Given,
+    /// Given the output, in two passes even where one is possible.
+    Twice,
     /// Without it.
     Formed,
 }
@@ -159,6 +161,8 @@ struct Spans {
     v: Span,
     dout: Span,
     first: Option<Span>,
+    /// Cosines and sines for all positions.
+    table: Span,
     out: Span,
     lse: Span,
     dq: Span,
@@ -179,6 +183,9 @@ impl Spans {
             Visible::All => None,
             _ => Some(layout.add(problem.first.as_bytes().to_vec())),
         };
+        let angle = |i: usize| if i.is_multiple_of(2) { (i as f32).cos() } else { (i as f32 - 1.0).sin() };
+        let table: Vec<f32> = (0..queries * head_dim).map(angle).collect();
+        let table = layout.add(table.as_bytes().to_vec());
         let [out, dq, dk, dv] = [q, q, k, v].map(|like| layout.room(like.bytes));
         let lse = layout.room(4 * batch * heads * queries);
         let largest = MaxShapes {
@@ -200,7 +207,7 @@ impl Spans {
         for (span, bytes) in &layout.contents {
             cuda.upload(bytes, *span);
         }
-        Self { q, k, v, dout, first, out, lse, dq, dk, dv }
+        Self { q, k, v, dout, first, table, out, lse, dq, dk, dv }
     }
 
     fn attention(&self, cuda: &mut Cuda, shape: AttentionShape) {
@@ -208,23 +215,16 @@ impl Spans {
         cuda.attention(&AttentionArgs { q, k, v, out, lse, segment_start, shape });
     }
 
-    fn gradient(&self, cuda: &mut Cuda, shape: AttentionShape, out: Out) {
-        let out = (out == Out::Given).then_some(self.out);
+    fn gradient(&self, cuda: &mut Cuda, shape: AttentionShape, out: Out, rotated_by: Option<Span>) {
+        let twice = out == Out::Twice;
+        let (out, delta) = ((out != Out::Formed).then_some(self.out), None);
         let Self { q, k, v, dout, first: segment_start, lse, dq, dk, dv, .. } = *self;
-        cuda.attention_grad(&AttentionGradArgs {
-            q,
-            k,
-            v,
-            out,
-            lse,
-            dout,
-            dq,
-            dk,
-            dv,
-            delta: None,
-            segment_start,
-            shape,
-        });
+        let args = AttentionGradArgs { q, k, v, out, lse, dout, dq, dk, dv, delta, rotated_by, segment_start, shape };
+        if twice { cuda.attention_grad_in_two_passes(&args) } else { cuda.attention_grad(&args) }
+    }
+
+    fn gradients(&self, cuda: &Cuda) -> [Vec<u8>; 3] {
+        [self.dq, self.dk, self.dv].map(|span| download(cuda, span))
     }
 }
 
@@ -247,7 +247,7 @@ fn run(Devices(devices): &mut Devices, shape: AttentionShape, visible: Visible, 
         }
     }
     let forward = problem.attention();
-    let backward: Vec<_> = gradients.iter().map(|&out| problem.gradient(out == Out::Given)).collect();
+    let backward: Vec<_> = gradients.iter().map(|&out| problem.gradient(out != Out::Formed)).collect();
     for (name, cuda) in devices {
         let mut seen: Option<Vec<Vec<u8>>> = None;
         for order in 0..4 {
@@ -259,8 +259,8 @@ fn run(Devices(devices): &mut Devices, shape: AttentionShape, visible: Visible, 
             check(&numbers_of_rows(&results[0], wide), &forward[0], &format!("out of {what}"));
             check(&floats(&results[1]), &forward[1], &format!("lse of {what}"));
             for (&out, [dq, dk, dv]) in gradients.iter().zip(&backward) {
-                spans.gradient(cuda, shape, out);
-                let found = [spans.dq, spans.dk, spans.dv].map(|span| download(cuda, span));
+                spans.gradient(cuda, shape, out, None);
+                let found = spans.gradients(cuda);
                 check(&numbers_of_rows(&found[0], wide), dq, &format!("dq, {out:?}, of {what}"));
                 check(&numbers_of_rows(&found[1], narrow), dk, &format!("dk, {out:?}, of {what}"));
                 check(&numbers_of_rows(&found[2], narrow), dv, &format!("dv, {out:?}, of {what}"));
@@ -313,7 +313,7 @@ fn sequences_of_many_tiles() {
 fn heads_of_all_widths() {
     let mut devices = Devices::open();
     for head_dim in [2, 6, 8, 16, 24, 32, 40, 64, 72, 80, 96, 100, 104, 128] {
-        run(&mut devices, training(1, 35, 2, 1, head_dim), Visible::All, 1.0, &BOTH);
+        run(&mut devices, training(1, 35, 2, 1, head_dim), Visible::All, 1.0, &[Out::Given, Out::Twice, Out::Formed]);
     }
 }
 
@@ -329,6 +329,55 @@ fn batches_and_heads_that_share_keys() {
         (2, 70, 3, 3, 6),
     ] {
         run(&mut devices, training(batch, queries, heads, kv_heads, head_dim), Visible::All, 1.0, &BOTH);
+    }
+}
+
+/// Their gradient takes one pass: all that 1 to 8 warps take, with heads that are narrower than their tiles or share keys, and
+/// documents that end within tiles or leave some of them unseen.
+#[test]
+fn sequences_that_one_block_takes_whole() {
+    let mut devices = Devices::open();
+    let all = [
+        (1, 96, 4, 2, 64, Visible::Window(40)),
+        (2, 161, 2, 1, 32, Visible::Documents),
+        (1, 193, 2, 2, 24, Visible::Window(33)),
+        (1, 224, 1, 1, 64, Visible::All),
+        (1, 255, 1, 1, 64, Visible::Documents),
+        (1, 256, 2, 1, 64, Visible::Window(32)),
+        (2, 256, 3, 1, 32, Visible::All),
+    ];
+    for (batch, queries, heads, kv_heads, head_dim, visible) in all {
+        run(&mut devices, training(batch, queries, heads, kv_heads, head_dim), visible, 1.0, &[Out::Given, Out::Twice]);
+    }
+}
+
+/// In one pass and by kernels of their own after two passes.
+#[test]
+fn gradients_that_are_rotated_back_are_what_rope_makes_of_them() {
+    let mut devices = Devices::open();
+    for (batch, queries, heads, kv_heads, head_dim, visible) in [
+        (2, 70, 4, 2, 64, Visible::All),
+        (1, 129, 2, 2, 32, Visible::Documents),
+        (1, 40, 2, 1, 48, Visible::All),
+        (2, 20, 2, 1, 128, Visible::Documents),
+        (1, 9, 2, 2, 6, Visible::All),
+    ] {
+        let shape = training(batch, queries, heads, kv_heads, head_dim);
+        let problem = Problem::new(shape, visible, 1.0);
+        for (name, cuda) in &mut devices.0 {
+            set_order(1);
+            let spans = Spans::new(cuda, &problem, visible);
+            spans.attention(cuda, shape);
+            spans.gradient(cuda, shape, Out::Given, None);
+            for (x, heads) in [(spans.dq, heads), (spans.dk, kv_heads)] {
+                let rotation = Rotation { heads, head_dim, queries, start: 0, inverse: true };
+                cuda.rope(x, spans.table, rotation, None);
+            }
+            let wanted = spans.gradients(cuda);
+            [spans.dq, spans.dk, spans.dv].iter().for_each(|&span| cuda.upload(&vec![0xff; span.bytes], span));
+            spans.gradient(cuda, shape, Out::Given, Some(spans.table));
+            assert!(spans.gradients(cuda) == wanted, "{name}: other bits than rope's, {shape:?}");
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::backend::cpu::simd::gemm::{
 use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
 use crate::backend::cpu::simd::tasks::Need;
 use crate::backend::cpu::simd::tile::TileMut;
-use crate::backend::ops::Attention;
+use crate::backend::ops::{Attention, Rope};
 use crate::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes};
 
 /// Queries of a block: whole strips, and whole vectors.
@@ -215,6 +215,7 @@ impl Attention for Cpu {
         let delta = args.delta.map(|span| slices.write::<f32>(span));
         let inputs = Inputs { q, k, v, lse, dout, segment_start };
         attention_grad(isa, scratch, inputs, Outputs { dq, dk, dv, delta }, args.shape);
+        args.rotations().for_each(|(x, table, rotation)| self.rope(x, table, rotation, None));
     }
 }
 

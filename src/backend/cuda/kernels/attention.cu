@@ -14,8 +14,8 @@ template <u32 WIDTH, bool ALIGNED>
 DEVICE void attention_tiles(const bf16* q, const bf16* k, const bf16* v, bf16* out, float* lse,
                             const u32* segment_start, const Attention& a) {
     constexpr u32 THREADS = 128, QUERIES = 128, KEYS = ALIGNED ? 64 : 32, STRIPS = 2;
-    // Queries stay in registers where these suffice.
-    constexpr u32 HELD = WIDTH <= 64 ? WIDTH : 0;
+    // Queries stay in registers as far as these suffice.
+    constexpr u32 HELD = WIDTH <= 64 ? WIDTH : WIDTH == 96 ? 48 : 0;
     constexpr u32 Q_TILE = 0, STAGES = QUERIES * WIDTH * 2, TILE = KEYS * WIDTH * 2;
     // What is asked once a tile; in shared memory since every register is taken.
     struct Task {

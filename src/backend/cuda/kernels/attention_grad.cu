@@ -1,20 +1,7 @@
 // The gradient of causal attention in two passes, each of which owns what it writes: no sums meet between blocks, so
-// the result is the same bits every time, and no float32 copy of a gradient is needed. With P the probabilities,
-// computed again from the logarithms of their sums, and D = sum over keys of P dP: dP = dO V^T, dS = P (dP - D), dV =
-// P^T dO, dK = dS^T Q, dQ = dS K. The price against a single pass is two products of seven.
-#include "attention.h"
-
-// What the second pass needs to know about a query; the first one leaves it in the order of lse, [B, H, S].
-struct alignas(16) Row {
-    // The logarithm to base 2 of the sum of the numerators.
-    float lse;
-    // D.
-    float delta;
-    // The first visible key, where the segment starts.
-    i32 low;
-    u32 unused;
-};
-SIZE_ON_HOST(Row, 16);
+// the result is the same bits every time, and no float32 copy of a gradient is needed. The price against a single pass
+// is two products of seven.
+#include "attention_grad.h"
 
 // One row of O times the same row of dO: this lane's share, two columns of each eight.
 template <u32 WIDTH> DEVICE float row_product(const bf16* out, const bf16* dout, u32 width) {
@@ -40,8 +27,8 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
                             const bf16* dout, bf16* dq, Row* kept, float* other, const u32* segment_start,
                             const Attention& a) {
     constexpr u32 THREADS = 128, QUERIES = 128, KEYS = WIDTH <= 64 ? 64 : 32, STEP = 32, STRIPS = 2;
-    // Queries stay in registers where these suffice.
-    constexpr u32 HELD = WIDTH <= 64 ? WIDTH : 0;
+    // Queries stay in registers as far as these suffice.
+    constexpr u32 HELD = WIDTH <= 64 ? WIDTH : WIDTH == 96 ? 48 : 32;
     constexpr u32 LARGE = QUERIES * WIDTH * 2, TILE = KEYS * WIDTH * 2, STAGES = 2 * LARGE;
     // What is asked once a tile; in shared memory since every register is taken.
     struct Task {
@@ -159,51 +146,18 @@ DEVICE void grad_of_queries(const bf16* q, const bf16* k, const bf16* v, const b
     store_rows(sums, factor, dq + query_row(a, at.sequence, at.head, query + row), a.stride, rows, a.head_dim);
 }
 
-// The first query that sees none of the keys up to `key`: lows do not decrease.
-DEVICE u32 first_beyond(const u32* lows, u32 queries, u32 key) {
-    u32 from = 0, to = queries;
-    while (from < to) {
-        const u32 middle = (from + to) / 2;
-        if (lows[middle] <= key) {
-            from = middle + 1;
-        } else {
-            to = middle;
-        }
-    }
-    return from;
-}
-
-// Makes scores of what a key is not seen by minus infinity: rows are keys from `key` on, columns are queries from
-// `query` on, of which `rows` tells more.
-template <u32 STRIPS, u32 QUERIES>
-DEVICE void hide_from_queries(Sums<STRIPS, QUERIES>& scores, const Row* rows, i32 key, i32 query) {
-    UNROLL
-    for (u32 n = 0; n < QUERIES / 4; ++n) {
-        const u32 column = 8 * (n / 2) + lane() % 4 * 2 + n % 2;
-        const Seen seen = {rows[column].low, query + (i32)column};
-        UNROLL
-        for (u32 i = 0; i < 2 * STRIPS; ++i) {
-            const i32 own = key + (i32)(8 * i + lane() / 4);
-            if (own < seen.from || own > seen.to) scores.x[i / 2][n / 2][i % 2 * 2 + n % 2] = -from_bits(INFINITY_BITS);
-        }
-    }
-}
-
-// dK and dV. A block takes one head of some keys, a warp 16 or 32 of them, and runs over the query heads that share it
-// and over their queries: scores are formed transposed, so that probabilities and their gradients become left operands
-// without leaving their lane.
+// dK and dV of heads whose two sums of 32 keys fit a warp's registers; attention_grad_wide.cu has wider ones. A block
+// takes one head of 128 keys, a warp 32 of them, and runs over the query heads that share it and over their queries:
+// scores are formed transposed, so that probabilities and their gradients become left operands without leaving their
+// lane.
 //
 // Floor: 8 D operations per pair of query and key, one exp2.
-template <u32 WIDTH, bool ALIGNED>
+template <u32 WIDTH>
 DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16* dout, const Row* kept, bf16* dk,
                          bf16* dv, const u32* segment_start, const Attention& a) {
-    // Two sums of WIDTH for each key must fit the registers.
-    constexpr u32 STRIPS = WIDTH <= 64 ? 2 : 1, QUERIES = WIDTH <= 64 ? 64 : 32;
-    constexpr u32 THREADS = 128, KEYS = 64 * STRIPS, STEP = 32;
+    constexpr u32 STRIPS = 2, THREADS = 128, KEYS = 64 * STRIPS, QUERIES = 64, STEP = 32;
     constexpr u32 LARGE = KEYS * WIDTH * 2, TILE = QUERIES * WIDTH * 2, STAGES = 2 * LARGE;
     constexpr u32 ROWS = QUERIES * sizeof(Row), STAGE = 2 * TILE + ROWS;
-    // What stays in registers of keys and of values, as far as the sums leave room.
-    constexpr u32 HELD_K = WIDTH <= 64 ? 0 : WIDTH, HELD_V = WIDTH <= 64 ? 0 : WIDTH == 96 ? 96 : 64;
     DYNAMIC_SHARED(u8, shared);
     // What is asked once a tile; in shared memory since every register is taken.
     struct Task {
@@ -226,13 +180,13 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
     }
     sync_threads();
     const u64 kv = key_row(a, task.at.sequence, task.at.head, 0);
-    load_tile<WIDTH, KEYS, THREADS, ALIGNED>(0, {k + kv, a.kv_stride, a.queries, a.head_dim}, key);
-    load_tile<WIDTH, KEYS, THREADS, ALIGNED>(LARGE, {v + kv, a.kv_stride, a.queries, a.head_dim}, key);
+    load_tile<WIDTH, KEYS, THREADS, true>(0, {k + kv, a.kv_stride, a.queries, a.head_dim}, key);
+    load_tile<WIDTH, KEYS, THREADS, true>(LARGE, {v + kv, a.kv_stride, a.queries, a.head_dim}, key);
     const auto stage = [&](u32 i) { return STAGES + i % 2 * STAGE; };
     const auto fetch = [&](u32 head, u32 t, u32 i) {
         const u64 from = query_row(a, task.at.sequence, task.at.head * group + head, 0);
-        load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(stage(i), {q + from, a.stride, a.queries, a.head_dim}, t * QUERIES);
-        load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(stage(i) + TILE, {dout + from, a.stride, a.queries, a.head_dim},
+        load_tile<WIDTH, QUERIES, THREADS, true>(stage(i), {q + from, a.stride, a.queries, a.head_dim}, t * QUERIES);
+        load_tile<WIDTH, QUERIES, THREADS, true>(stage(i) + TILE, {dout + from, a.stride, a.queries, a.head_dim},
                                                     t * QUERIES);
         const u32 own = t * QUERIES + thread();
         if (thread() < QUERIES)
@@ -247,12 +201,6 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
     Sums<STRIPS, WIDTH> dk_sums, dv_sums;
     clear(dk_sums);
     clear(dv_sums);
-    Held<STRIPS, HELD_K> held_k;
-    Held<STRIPS, HELD_V> held_v;
-    wait_async<0>();
-    sync_threads();
-    hold<WIDTH, HELD_K>(held_k, own_k);
-    hold<WIDTH, HELD_V>(held_v, own_v);
     u32 head = 0, t = task.begin;
     NO_UNROLL
     for (u32 i = 0;; ++i) {
@@ -271,21 +219,11 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
             if (query >= a.queries) continue;
             if (!uniform(own_key < query + count && rows[0].low < (i32)(own_key + 16 * STRIPS))) continue;
             Sums<STRIPS, STEP> p, ds;
-            multiply<WIDTH, HELD_K>(p, held_k, own_k, tile + by_columns);
+            multiply<WIDTH>(p, own_k, tile + by_columns);
             if (!uniform(own_key + 16 * STRIPS <= query + 1 && rows[count - 1].low <= (i32)own_key))
                 hide_from_queries(p, rows, own_key, query);
-            multiply<WIDTH, HELD_V>(ds, held_v, own_v, tile + TILE + by_columns);
-            UNROLL
-            for (u32 n = 0; n < STEP / 4; ++n) {
-                const Row own = rows[8 * (n / 2) + lane() % 4 * 2 + n % 2];
-                UNROLL
-                for (u32 i = 0; i < 2 * STRIPS; ++i) {
-                    float& x = p.x[i / 2][n / 2][i % 2 * 2 + n % 2];
-                    float& y = ds.x[i / 2][n / 2][i % 2 * 2 + n % 2];
-                    x = exp2_fast(fma_(x, a.scale_log2, -own.lse));
-                    y = x * (y - own.delta);
-                }
-            }
+            multiply<WIDTH>(ds, own_v, tile + TILE + by_columns);
+            through_softmax(p, ds, rows, a.scale_log2);
             accumulate<WIDTH>(dv_sums, rounded(p), tile + TILE + by_rows);
             accumulate<WIDTH>(dk_sums, rounded(ds), tile + by_rows);
         }
@@ -304,19 +242,23 @@ DEVICE void grad_of_keys(const bf16* q, const bf16* k, const bf16* v, const bf16
     store_rows(dk_sums, factor, dk + to, a.kv_stride, rows, a.head_dim);
 }
 
-#define ATTENTION_GRAD(SUFFIX, WIDTH, ALIGNED)                                                                         \
+#define ATTENTION_GRAD_QUERIES(SUFFIX, WIDTH, ALIGNED)                                                                 \
     KERNEL_RESIDENT(128, 2, attention_grad_queries_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,              \
-           const bf16* out, const float* lse, const bf16* dout, bf16* dq, Row* kept, float* other,                     \
-           const u32* segment_start, Attention a) {                                                                    \
+                    const bf16* out, const float* lse, const bf16* dout, bf16* dq, Row* kept, float* other,            \
+                    const u32* segment_start, Attention a) {                                                           \
         grad_of_queries<WIDTH, ALIGNED>(q, k, v, out, lse, dout, dq, kept, other, segment_start, a);                   \
-    }                                                                                                                  \
-    KERNEL_RESIDENT(128, 2, attention_grad_keys_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,                 \
-           const bf16* dout, const Row* kept, bf16* dk, bf16* dv, const u32* segment_start, Attention a) {             \
-        grad_of_keys<WIDTH, ALIGNED>(q, k, v, dout, kept, dk, dv, segment_start, a);                                   \
     }
-ATTENTION_GRAD(32, 32, true)
-ATTENTION_GRAD(64, 64, true)
-ATTENTION_GRAD(96, 96, true)
-ATTENTION_GRAD(128, 128, true)
+ATTENTION_GRAD_QUERIES(32, 32, true)
+ATTENTION_GRAD_QUERIES(64, 64, true)
+ATTENTION_GRAD_QUERIES(96, 96, true)
+ATTENTION_GRAD_QUERIES(128, 128, true)
 // Heads whose rows are not multiples of 16 bytes.
-ATTENTION_GRAD(odd, 128, false)
+ATTENTION_GRAD_QUERIES(odd, 128, false)
+
+#define ATTENTION_GRAD_KEYS(SUFFIX, WIDTH)                                                                             \
+    KERNEL_RESIDENT(128, 2, attention_grad_keys_##SUFFIX, const bf16* q, const bf16* k, const bf16* v,                 \
+                    const bf16* dout, const Row* kept, bf16* dk, bf16* dv, const u32* segment_start, Attention a) {    \
+        grad_of_keys<WIDTH>(q, k, v, dout, kept, dk, dv, segment_start, a);                                            \
+    }
+ATTENTION_GRAD_KEYS(32, 32)
+ATTENTION_GRAD_KEYS(64, 64)

@@ -1,12 +1,7 @@
 // Rotary position embedding in place, half-split order: element i of a head turns with element i + D/2. Floor: 4 bytes
 // of device memory per element; a token's row of the table is shared by its heads.
+#include "rotation.h"
 #include "rows.h"
-
-DEVICE void turn(float& low, float& high, float cosine, float sine) {
-    const float a = low, b = high;
-    low = a * cosine - b * sine;
-    high = b * cosine + a * sine;
-}
 
 // The row of the table for a token: its position in its sequence, or in its segment.
 DEVICE const float* angles_of(const float* table, const u32* segment_start, u32 token, u32 half, u32 queries,

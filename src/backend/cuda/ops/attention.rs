@@ -1,10 +1,10 @@
 //! Causal attention, forward.
 
-use super::attention_grad::attention_grad;
+use super::attention_grad::{Left, in_one_pass, in_two_passes};
 use super::{dim, product};
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Gpu};
-use crate::backend::ops::Attention;
+use crate::backend::ops::{Attention, Rope};
 use crate::backend::{AttentionArgs, AttentionGradArgs, AttentionShape, MaxShapes};
 use crate::memory::Span;
 use zerocopy::{Immutable, IntoBytes};
@@ -194,7 +194,26 @@ impl Attention for Cuda {
     /// seven. Probabilities and the gradients of scores are rounded to bfloat16 before the last products: a relative
     /// error of 2^-9 of each term.
     fn attention_grad(&mut self, args: &AttentionGradArgs) {
-        attention_grad(&mut self.gpu, args);
+        match in_one_pass(&mut self.gpu, args) {
+            Left::Nothing => (),
+            Left::Rotation => self.rotate_back(args),
+            Left::All => self.attention_grad_in_two_passes(args),
+        }
+    }
+}
+
+impl Cuda {
+    /// [`Attention::attention_grad`] as it is for sequences that are too long for one pass: what one pass is compared with.
+    ///
+    /// # Panics
+    /// If a span does not fit the shape, or the shape the kernels; if `start` is not 0 or `capacity` not S.
+    pub fn attention_grad_in_two_passes(&mut self, args: &AttentionGradArgs) {
+        in_two_passes(&mut self.gpu, args);
+        self.rotate_back(args);
+    }
+
+    fn rotate_back(&mut self, args: &AttentionGradArgs) {
+        args.rotations().for_each(|(x, table, rotation)| self.rope(x, table, rotation, None));
     }
 }
 
