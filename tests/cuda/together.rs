@@ -43,7 +43,7 @@ impl Tensors {
                 AdamFamily::new(&OptimizerConfig::default(), StateConfig { m, v, feedback: false }).state(&info);
             let weight = Weight::place(g, storage.format, |_, bytes| add(bytes));
             let state = State::place(&specs, g, &mut |_, bytes| add(bytes));
-            params.push(Param { id, group: 0, decay: id % 3 != 0, sparse: storage.sparse, weight, state });
+            params.push(Param { id, group: 0, decay: !id.is_multiple_of(3), sparse: storage.sparse, weight, state });
             grads.push(add(4 * g.len()));
         }
         let most = |of: &dyn Fn(GroupedShape) -> usize| kinds.iter().map(|(g, _)| of(*g)).max().unwrap();
@@ -160,7 +160,7 @@ fn same_bytes(what: &str, kinds: &[(GroupedShape, Storage)], args: &dyn Fn(&Para
 
 fn step(config: &OptimizerConfig, param: &Param, number: u64) -> AdamArgs {
     // At another rate for some, as adapters have.
-    let lr = if param.id % 4 == 0 { 0.5 * config.lr } else { config.lr };
+    let lr = if param.id.is_multiple_of(4) { 0.5 * config.lr } else { config.lr };
     AdamStepInfo::new(config, number, lr, false, 3).args(param.decay)
 }
 
