@@ -98,7 +98,6 @@ LAUNCHES = [
     ("factors.cu", "divide_by_mean", (2, 1, 1), 256, 0, u32(p1=300, p3=64) | f32(p4=1e-6)),
     ("gaussian.cu", "gaussian", (2, 1, 1), 256, 0, u64(p1=1500, p2=1) | u32(p3=1, p4=2, p5=3) | f32(p6=1.0)),
     ("adam_statistics.cu", "optimizer_touched_rows", (2, 1, 1), 256, 0, u32(p1=ROWS, p2=WIDTH)),
-    ("adam_statistics.cu", "optimizer_leaves", (2, 1, 1), 256, 0, u64(p1=20000)),
     ("normalize.cu", "normalize_rows", (2, 1, 1), 256, 0, u32(p1=ROWS, p2=WIDTH) | f32(p3=1e-6)),
     ("normalize.cu", "normalize_col_sums", (1, 2, 1), 256, 0, u32(p1=ROWS, p2=WIDTH)),
     ("magnitude.cu", "row_norms", (2, 1, 1), 256, 0, u32(p4=ROWS, p5=WIDTH) | f32(p6=1.0)),

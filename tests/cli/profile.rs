@@ -52,7 +52,9 @@ fn a_profile_has_every_operation_of_a_step_and_changes_no_byte() {
     let block = model.hidden * (2 * model.query_width() + 2 * model.kv_width() + 3 * model.intermediate);
     let weights = model.layers * block + model.vocab * model.hidden;
     let once = (2 * train.batch * train.sequence * weights) as u64;
-    for name in ["linear", "linear_grad_input", "linear_grad_weight"] {
+    let forward = ["linear", "linear_onto", "linear_joined"];
+    assert_eq!(forward.map(|name| sum(&second, name, "flops")).iter().sum::<u64>(), once);
+    for name in ["linear_grad_input", "linear_grad_weight"] {
         assert_eq!(sum(&second, name, "flops"), once, "{name}");
     }
     let pairs = train.batch * model.heads * train.sequence * (train.sequence + 1) / 2;

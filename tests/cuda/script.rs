@@ -134,7 +134,7 @@ fn both_calls_write_every_part_of_their_reports() {
     assert!(report.starts_with("# Emulated GPU, call a\n") && report.contains("commit abc."), "{report}");
     assert!(report.contains("Emulated GPU: ") && report.contains("on Emulated GPU, NVRTC 13.0"), "{report}");
     assert!(report.contains("roots and ") && report.contains(" quotients are correctly rounded\n"), "{report}");
-    assert!(report.contains("\n- device::products: 1 passed\n"), "{report}");
+    assert!(report.contains("\n- device::products: 2 passed\n"), "{report}");
     for (heading, least) in [
         ("First steps", 2),
         ("Kernels", 35),

@@ -185,10 +185,15 @@ fn place_together(plan: &mut Plan, block: &[ParamSpec], life: Lifetime, table: u
     }
     let buffer = plan.add("gradients updated together", Category::Gradient, room, life);
     let (mut spans, mut end) = (vec![None; block.len()], 0);
-    for (span, spec) in spans.iter_mut().zip(block).rev() {
-        let from = if end + bytes(spec) <= room { end } else { 0 };
-        *span = Some(buffer.part(from, 4 * spec.shape.len()));
-        end = from + bytes(spec);
+    // Neighbours of one shape in their own order: so a device joins the products that form them.
+    let mut first = block.len();
+    for alike in block.chunk_by(|a, b| a.shape == b.shape).rev() {
+        first -= alike.len();
+        for (span, spec) in spans[first..].iter_mut().zip(alike) {
+            let from = if end + bytes(spec) <= room { end } else { 0 };
+            *span = Some(buffer.part(from, 4 * spec.shape.len()));
+            end = from + bytes(spec);
+        }
     }
     Some(spans)
 }
