@@ -10,6 +10,7 @@ mod autotune;
 mod clip;
 mod compute;
 mod every_rule;
+mod flops;
 mod golden;
 mod guard;
 mod int8;
