@@ -64,6 +64,14 @@ impl Span {
         self.offset.checked_add(self.bytes).expect("a span below usize::MAX")
     }
 
+    /// Whether the two have a byte in common.
+    ///
+    /// # Panics
+    /// As [`Span::end`].
+    pub fn overlaps(&self, other: Self) -> bool {
+        self.place == other.place && self.offset < other.end() && other.offset < self.end()
+    }
+
     /// `bytes` bytes from `offset` on, relative to this span.
     ///
     /// # Panics
@@ -142,7 +150,7 @@ impl Arena {
 
     /// Borrows slices; see [`ArenaBorrow`].
     pub fn borrow_slices(&mut self) -> ArenaBorrow<'_> {
-        ArenaBorrow { arena: self, taken: [(Place::Arena, 0, 0, false); MAX_SLICES], count: 0, life: PhantomData }
+        ArenaBorrow { arena: self, taken: [(Span::NONE, false); MAX_SLICES], count: 0, life: PhantomData }
     }
 
     /// One span, read only.
@@ -191,7 +199,8 @@ const MAX_SLICES: usize = 24;
 /// all before it, so that operations need neither `unsafe` nor copies.
 pub struct ArenaBorrow<'a> {
     arena: &'a Arena,
-    taken: [(Place, usize, usize, bool); MAX_SLICES],
+    /// What was claimed, and whether to write.
+    taken: [(Span, bool); MAX_SLICES],
     count: usize,
     /// The exclusive borrow of the arena that this value stands for.
     life: PhantomData<&'a mut Arena>,
@@ -228,13 +237,13 @@ impl<'a> ArenaBorrow<'a> {
         if span.bytes == 0 {
             return;
         }
-        let (start, end) = (span.offset, span.end());
-        for &(place, from, to, written) in &self.taken[..self.count] {
-            let apart = place != span.place || end <= from || to <= start;
-            assert!(apart || !(write || written), "{start}..{end} overlaps {from}..{to}, and one of them is written");
+        for &(other, written) in &self.taken[..self.count] {
+            let [(start, end), (from, to)] = [span, other].map(|span| (span.offset, span.end()));
+            let apart = !span.overlaps(other) || !(write || written);
+            assert!(apart, "{start}..{end} overlaps {from}..{to}, and one of them is written");
         }
         assert!(self.count < MAX_SLICES, "an operation holds at most {MAX_SLICES} slices");
-        self.taken[self.count] = (span.place, start, end, write);
+        self.taken[self.count] = (span, write);
         self.count += 1;
     }
 }

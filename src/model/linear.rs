@@ -63,8 +63,7 @@ pub(super) fn grad_weights_joined<const N: usize>(
 /// All of these buffers, if they are all there and no two share bytes, as they do where gradients have their turns.
 fn apart<const N: usize>(grads: [Option<Span>; N]) -> Option<[Span; N]> {
     let all = grads.iter().all(Option::is_some).then(|| grads.map(Option::unwrap_or_default))?;
-    let meet = |a: &Span, b: &Span| a.offset < b.end() && b.offset < a.end();
-    (0..N).all(|i| !all[..i].iter().any(|other| meet(other, &all[i]))).then_some(all)
+    (0..N).all(|i| !all[..i].iter().any(|other| other.overlaps(all[i]))).then_some(all)
 }
 
 impl Linear {

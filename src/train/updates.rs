@@ -73,11 +73,7 @@ impl Taker for Updates<'_> {
     }
 
     fn overwrites(&mut self, backend: &mut dyn Backend, grad: Span) {
-        let meets = |update: &AdamUpdate| {
-            let other = update.grad;
-            other.place == grad.place && other.offset < grad.end() && grad.offset < other.end()
-        };
-        if self.waiting.iter().any(meets) {
+        if self.waiting.iter().any(|update| update.grad.overlaps(grad)) {
             self.finish(backend);
         }
     }

@@ -22,43 +22,23 @@ DEVICE void grad_of_wide_keys(const bf16* q, const bf16* k, const bf16* v, const
     // What stays in registers of A, as far as the sums leave room.
     constexpr u32 HELD = WIDTH == 96 ? 96 : 48;
     DYNAMIC_SHARED(u8, shared);
-    // What is asked once a tile; in shared memory since every register is taken.
-    struct Task {
-        Place at;
-        u32 begin;
-        u32 end;
-    };
-    SHARED(Task, tasks, 1);
-    static_assert(EXCHANGE + 2 * SHARE + sizeof(Task) <= LEAST_SHARED, "more than a block can have on every device");
-    const Task& task = tasks[0];
+    SHARED(KeysTask, tasks, 1);
+    static_assert(EXCHANGE + 2 * SHARE + sizeof(KeysTask) <= LEAST_SHARED,
+                  "more than a block can have on every device");
+    const KeysTask& task = tasks[0];
 
     const u32 group = a.heads / a.kv_heads;
     const u32 key = block_y() * KEYS, pair = warp() % 2, own_key = key + 16 * STRIPS * pair;
     // Whether this warp forms dK, from what the other one of its keys forms for dV.
     const bool second = uniform(warp() >= 2);
-    if (thread() == 0) {
-        const Place at = place(a.kv_heads);
-        const u32* const lows = segment_start ? segment_start + (u64)at.sequence * a.queries : nullptr;
-        const u32 last = min_(key + KEYS, a.queries) - 1, end = lows ? first_beyond(lows, a.queries, last) : a.queries;
-        // The queries of the first tile see these keys, whatever the starts of segments say: the loop below has an end.
-        tasks[0] = {at, key / QUERIES, max_(ceil_div(end, QUERIES), key / QUERIES + 1)};
-    }
+    if (thread() == 0) tasks[0] = task_of_keys<KEYS, QUERIES>(a, segment_start, key);
     sync_threads();
     const u64 kv = key_row(a, task.at.sequence, task.at.head, 0);
     load_tile<WIDTH, KEYS, THREADS, ALIGNED>(0, {k + kv, a.kv_stride, a.queries, a.head_dim}, key);
     load_tile<WIDTH, KEYS, THREADS, ALIGNED>(LARGE, {v + kv, a.kv_stride, a.queries, a.head_dim}, key);
     const auto stage = [&](u32 i) { return STAGES + i % 2 * STAGE; };
     const auto fetch = [&](u32 head, u32 t, u32 i) {
-        const u64 from = query_row(a, task.at.sequence, task.at.head * group + head, 0);
-        load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(stage(i), {q + from, a.stride, a.queries, a.head_dim}, t * QUERIES);
-        load_tile<WIDTH, QUERIES, THREADS, ALIGNED>(stage(i) + TILE, {dout + from, a.stride, a.queries, a.head_dim},
-                                                    t * QUERIES);
-        const u32 own = t * QUERIES + thread();
-        if (thread() < QUERIES)
-            copy_async_16(shared + stage(i) + 2 * TILE + thread() * sizeof(Row),
-                          kept + row_sum(a, task.at.sequence, task.at.head * group + head, min_(own, a.queries - 1)),
-                          own < a.queries);
-        commit_async();
+        fetch_queries<WIDTH, QUERIES, THREADS, ALIGNED>(stage(i), q, dout, kept, a, task, head, t);
     };
     fetch(0, task.begin, 0);
     const u32 by_rows = lane_of_rows<WIDTH>(), by_columns = lane_of_columns<WIDTH>();

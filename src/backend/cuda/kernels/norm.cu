@@ -55,6 +55,14 @@ KERNEL(256, rms_norm_grad, const bf16* x, const float* gain, const float* inv_rm
     }
 }
 
+// The first `count` of eight sums.
+DEVICE void store_first(float* to, const float (&sums)[8], u32 count) {
+    UNROLL
+    for (u32 j = 0; j < 8; ++j) {
+        if (j < count) to[j] = sums[j];
+    }
+}
+
 // Columns of a block, eight a thread; and rows whose loads are on their way together.
 static constexpr u32 GAIN_COLUMNS = 4096, GAIN_ROWS = 4, GAIN_WARPS = GAIN_COLUMNS / 256;
 
@@ -107,11 +115,7 @@ KERNEL(512, rms_norm_grad_gain, const bf16* x, const float* gain, const float* i
         }
         turn = shares + (turn == shares ? GAIN_ROWS * GAIN_WARPS : 0);
     }
-    float* to = partial + (u64)block_x() * width + column;
-    UNROLL
-    for (u32 j = 0; j < 8; ++j) {
-        if (j < count) to[j] = sums[j];
-    }
+    store_first(partial + (u64)block_x() * width + column, sums, count);
 }
 
 // partial[chunk][column] = sum over the chunk's rows, in order, of dout x / rms(x); eight columns a thread.
@@ -131,12 +135,7 @@ KERNEL(256, rms_norm_gain_partial, const bf16* x, const float* inv_rms, const bf
             UNROLL
             for (int j = 0; j < 8; ++j) sums[j] += d.x[j] * inv * v.x[j];
         }
-        float* to = partial + (u64)block_y() * width + column;
-        const u32 count = in_row(column, width);
-        UNROLL
-        for (u32 j = 0; j < 8; ++j) {
-            if (j < count) to[j] = sums[j];
-        }
+        store_first(partial + (u64)block_y() * width + column, sums, in_row(column, width));
     }
 }
 

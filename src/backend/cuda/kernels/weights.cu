@@ -23,12 +23,7 @@ template <class Codec>
 DEVICE void dequantize(const WeightPlanes& w, bf16* out, u32 row, u32 col, u32 rows, u32 cols, u32 width) {
     fill_panel(out, rows, cols, [&](u32 r, u32 c) {
         const u32 count = in_row(c, cols);
-        Eight eight = Codec::load(w, (u64)(row + r) * width + col + c, count);
-        if (count < 8) {
-            UNROLL
-            for (int i = 0; i < 8; ++i) eight.x[i] = i < count ? eight.x[i] : 0.0f;
-        }
-        return eight;
+        return first_of(Codec::load(w, (u64)(row + r) * width + col + c, count), count);
     });
 }
 
