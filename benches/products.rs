@@ -38,7 +38,7 @@ struct Layer {
     spans: [Span; 5],
 }
 
-fn layer((outputs, inputs): (usize, usize)) -> Layer {
+fn layer((outputs, inputs): (usize, usize), compute: Compute) -> Layer {
     let mut harness = Harness::default();
     let planes = int4(outputs, inputs, 64);
     let w = harness.weight(&planes);
@@ -59,7 +59,7 @@ fn layer((outputs, inputs): (usize, usize)) -> Layer {
         parameter: outputs * inputs,
         head_dim: 1,
         prefix: 0,
-        compute: Compute::Int8,
+        compute,
     };
     let mut cpu = Cpu::new();
     harness.start(&mut cpu, &largest);
@@ -77,7 +77,7 @@ fn some_rows(x: &[f32], width: usize) -> Vec<f32> {
 
 #[divan::bench(args = SHAPES)]
 fn forward(bencher: Bencher, shape: (usize, usize)) {
-    let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape);
+    let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape, Compute::F32);
     cpu.linear(x_at, &w, y, Accumulate::No);
     let expected = reference::linear(&wide(&some_rows(&x, shape.1)), &planes.values(), shape.1);
     assert_near(&some_rows(&read::<f32>(&cpu, y), shape.0), &expected, TOLERANCE, TOLERANCE, "output");
@@ -87,7 +87,7 @@ fn forward(bencher: Bencher, shape: (usize, usize)) {
 /// `activations.compute = "int8"`; the same operations, in integers.
 #[divan::bench(args = SHAPES)]
 fn forward_int8(bencher: Bencher, shape: (usize, usize)) {
-    let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape);
+    let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape, Compute::Int8);
     cpu.linear_int8(x_at, &w, y, Accumulate::No);
     let rounded = reference::round_int8(&some_rows(&x, shape.1), shape.1, w.shape.group);
     let expected = reference::linear(&rounded, &planes.values(), shape.1);
@@ -97,7 +97,7 @@ fn forward_int8(bencher: Bencher, shape: (usize, usize)) {
 
 #[divan::bench(args = SHAPES)]
 fn grad_input(bencher: Bencher, shape: (usize, usize)) {
-    let Layer { mut cpu, planes, w, dy, spans: [_, dy_at, _, dx, _], .. } = layer(shape);
+    let Layer { mut cpu, planes, w, dy, spans: [_, dy_at, _, dx, _], .. } = layer(shape, Compute::F32);
     cpu.linear_grad_input(dy_at, &w, dx, Accumulate::No);
     let expected = reference::linear_grad_input(&wide(&some_rows(&dy, shape.0)), &planes.values(), shape.1);
     assert_near(&some_rows(&read::<f32>(&cpu, dx), shape.1), &expected, TOLERANCE, TOLERANCE, "output");
@@ -107,7 +107,7 @@ fn grad_input(bencher: Bencher, shape: (usize, usize)) {
 #[divan::bench(args = SHAPES)]
 fn grad_weight(bencher: Bencher, shape: (usize, usize)) {
     let (outputs, inputs) = shape;
-    let Layer { mut cpu, x, dy, spans: [x_at, dy_at, .., grad], .. } = layer(shape);
+    let Layer { mut cpu, x, dy, spans: [x_at, dy_at, .., grad], .. } = layer(shape, Compute::F32);
     cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Accumulate::No);
     // All tokens, but only every 29th output.
     let some: Vec<f32> = dy.chunks(outputs).flat_map(|row| row.iter().step_by(29)).copied().collect();
@@ -117,6 +117,47 @@ fn grad_weight(bencher: Bencher, shape: (usize, usize)) {
     bencher
         .counter(flops(shape))
         .bench_local(|| cpu.linear_grad_weight(dy_at, x_at, grad, outputs, inputs, Accumulate::No));
+}
+
+/// `activations.compute = "bf16"`: the same operations, of operands rounded to bfloat16.
+#[divan::bench(args = SHAPES)]
+fn forward_bf16(bencher: Bencher, shape: (usize, usize)) {
+    let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape, Compute::Bf16);
+    cpu.linear_bf16(x_at, &[(&w, y)], Accumulate::No);
+    let (x, values) = (rounded(&some_rows(&x, shape.1)), reference::round_bf16(&planes.values()));
+    let expected = reference::linear(&x, &values, shape.1);
+    assert_near(&some_rows(&read::<f32>(&cpu, y), shape.0), &expected, TOLERANCE, TOLERANCE, "output");
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear_bf16(x_at, &[(&w, y)], Accumulate::No));
+}
+
+#[divan::bench(args = SHAPES)]
+fn grad_input_bf16(bencher: Bencher, shape: (usize, usize)) {
+    let Layer { mut cpu, planes, w, dy, spans: [_, dy_at, _, dx, _], .. } = layer(shape, Compute::Bf16);
+    cpu.linear_grad_input_bf16(dy_at, &w, dx, Accumulate::No);
+    let (dy, values) = (rounded(&some_rows(&dy, shape.0)), reference::round_bf16(&planes.values()));
+    let expected = reference::linear_grad_input(&dy, &values, shape.1);
+    assert_near(&some_rows(&read::<f32>(&cpu, dx), shape.1), &expected, TOLERANCE, TOLERANCE, "output");
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear_grad_input_bf16(dy_at, &w, dx, Accumulate::No));
+}
+
+/// In sequences of 128 tokens.
+#[divan::bench(args = SHAPES)]
+fn grad_weight_bf16(bencher: Bencher, shape: (usize, usize)) {
+    let (outputs, inputs) = shape;
+    let Layer { mut cpu, x, dy, spans: [x_at, dy_at, .., grad], .. } = layer(shape, Compute::Bf16);
+    cpu.linear_grad_weight_bf16([dy_at, x_at, grad], shape, Accumulate::No, 128);
+    // All tokens, but only every 29th output.
+    let some: Vec<f32> = dy.chunks(outputs).flat_map(|row| row.iter().step_by(29)).copied().collect();
+    let expected = reference::linear_grad_weight(&rounded(&some), &rounded(&x), outputs.div_ceil(29));
+    let found: Vec<f32> = read::<f32>(&cpu, grad).chunks(inputs).step_by(29).flatten().copied().collect();
+    assert_near(&found, &expected, TOLERANCE, TOLERANCE, "output");
+    bencher
+        .counter(flops(shape))
+        .bench_local(|| cpu.linear_grad_weight_bf16([dy_at, x_at, grad], shape, Accumulate::No, 128));
+}
+
+fn rounded(x: &[f32]) -> Vec<f64> {
+    reference::round_bf16(&wide(x))
 }
 
 /// What rules compute with gradients and state, in the shape of `forward`.

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The quick-start's training step in PyTorch: same shapes, float32, AdamW; the figure `tetrad` is compared with.
+"""The quick-start's training step in PyTorch: same shapes, AdamW, float32 or (`--bf16`) autocast to bfloat16; the figure
+`tetrad` is compared with.
 
     python3 benches/quickstart_torch.py                    # needs torch (2.9 was used)
     python3 benches/quickstart_torch.py --corpus assets/corpus/austen.txt --train 1000
@@ -96,7 +97,9 @@ def step_ms(forward, model, args):
     for step in range(args.warmup + args.steps):
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        forward(inputs, targets).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
+            loss = forward(inputs, targets)
+        loss.backward()
         optimizer.step()
         if step >= args.warmup:
             times.append(1e3 * (time.perf_counter() - start))
@@ -134,12 +137,13 @@ def main():
     parser.add_argument("--lr", type=float, default=4e-3, help="default 4e-3")
     parser.add_argument("--corpus", help="a text for --train")
     parser.add_argument("--no-compile", action="store_true", help="time eager mode only")
+    parser.add_argument("--bf16", action="store_true", help="time steps under autocast to bfloat16")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
 
     model = Llama(args)
-    report = {"torch": torch.__version__, "threads": args.threads, "steps": args.steps}
+    report = {"torch": torch.__version__, "threads": args.threads, "steps": args.steps, "bf16": args.bf16}
     report |= {name: getattr(args, name) for name in shape}
     report["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     report["eager_ms"] = step_ms(model, model, args)

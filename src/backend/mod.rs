@@ -29,7 +29,7 @@ pub use memory::{Memory, Offload};
 pub use ops::{
     Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, DropoutArgs, IGNORE, Layout,
     MOST_PREFIX, MatMulArgs, NormGradArgs, PACK_GROUP, Precision, PrefixArgs, PrefixGradArgs, QUANT_GROUP, Rotation,
-    packed_bytes,
+    SUM_BLOCK, packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
 pub use peers::Peers;

@@ -7,7 +7,7 @@ use crate::config::{Config, Stage};
 use crate::error::{CheckpointError, ContentsError};
 use crate::format::{File, Fingerprint, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Span};
-use crate::model::{AdapterConfig, ParamSpec, Settings, Trainable, param_specs};
+use crate::model::{ActivationConfig, AdapterConfig, ParamSpec, Settings, Trainable, param_specs};
 use crate::quant::PAD_NIBBLE;
 use crate::store::Map;
 use crate::train::{FrozenBase, Trainer};
@@ -384,11 +384,19 @@ impl Checkpoint {
                 }
             }
         }
-        // The file's word for the default is none.
-        let (saved, now) = (self.meta.activations.compute, given.activations.compute);
-        if saved != now {
-            let word = |compute| serde_json::json!(compute).to_string();
-            return differs("activations.compute", word(saved), word(now));
+        // The file's word for a default is none.
+        let words = |activations: &ActivationConfig| {
+            let ActivationConfig { compute, compute_grad_input, compute_grad_weight, .. } = activations;
+            [
+                ("compute", serde_json::json!(compute)),
+                ("compute_grad_input", serde_json::json!(compute_grad_input)),
+                ("compute_grad_weight", serde_json::json!(compute_grad_weight)),
+            ]
+        };
+        for ((key, saved), (_, now)) in words(&self.meta.activations).into_iter().zip(words(&given.activations)) {
+            if saved != now {
+                return differs(&format!("activations.{key}"), saved.to_string(), now.to_string());
+            }
         }
         // The position counts sequences: in sequences of another length it is another place in the text.
         if self.meta.train.sequence != given.train.sequence {

@@ -7,7 +7,8 @@ use tetrad::checkpoint::{Adapted, Checkpoint};
 /// `--compute` of commands that use a finished model.
 #[derive(clap::Args, Debug)]
 pub(super) struct ComputeArgs {
-    /// Arithmetic of products with packed weights: int8 rounds what enters them to integers of eight bits, fp8 to floats of
+    /// Arithmetic of products: bf16 rounds both sides to bfloat16; with packed weights int8 rounds what enters them to integers
+    /// of eight bits, fp8 to floats of
     /// eight bits (beside weights of four) [default: as the model was trained].
     #[arg(long, value_enum, value_name = "ARITHMETIC")]
     compute: Option<Arithmetic>,
@@ -16,6 +17,7 @@ pub(super) struct ComputeArgs {
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum Arithmetic {
     F32,
+    Bf16,
     Int8,
     Fp8,
 }
@@ -29,12 +31,13 @@ impl ComputeArgs {
         let compute = match self.compute {
             None => return Ok(model),
             Some(Arithmetic::F32) => Compute::F32,
+            Some(Arithmetic::Bf16) => Compute::Bf16,
             Some(Arithmetic::Int8) => Compute::Int8,
             Some(Arithmetic::Fp8) => Compute::Fp8,
         };
         if !base.meta.storage.has_products_in(compute) {
             match compute {
-                Compute::F32 => {}
+                Compute::F32 | Compute::Bf16 => {}
                 Compute::Int8 => {
                     return Err("--compute int8: multiplies weights that are codes, and this model's are floats".into());
                 }

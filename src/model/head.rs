@@ -17,7 +17,7 @@ impl Model {
         (xn, logits): (Span, Span),
     ) {
         let (weight, config) = (&self.params.head_matrix().weight, &self.settings.model);
-        self.product(backend, xn, weight, logits, Accumulate::No);
+        self.product(backend, batch, xn, (weight, logits), Accumulate::No);
         for pair in &self.params.head_pairs {
             let rows = pair.rows.of(batch.tokens());
             let (first, end) = (rows.start.max(from), rows.end.min(from + count));
@@ -40,7 +40,7 @@ impl Model {
         apply: &mut Apply<'_>,
     ) {
         let weight = &self.params.head_matrix().weight;
-        backend.linear_grad_input(dlogits, weight, dxn, Accumulate::No);
+        self.product_grad_input(backend, dlogits, weight, dxn, Accumulate::No);
         for pair in &self.params.head_pairs {
             // Handed over when backward begins: what is kept until then is complete after the last chunk.
             let mut sink = GradSink::outside(from == 0, false, &mut *apply);

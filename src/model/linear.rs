@@ -1,11 +1,15 @@
 //! A linear layer: the one place where a product with a trained matrix, its bias and their gradients stand together.
 
-use super::Model;
 use super::context::Context;
 use super::grad_sink::GradSink;
 use super::low_rank::LowRankPair;
+use super::{Batch, Model};
 use crate::backend::{Accumulate, Backend, Compute, Param, Weight};
 use crate::memory::Span;
+use half::bf16;
+
+/// Tokens that are computed in float32 while text is written, if products are in bfloat16.
+const FEW: usize = 4;
 
 /// `y = x Wᵀ + b`, and the low-rank terms of adapters.
 #[derive(Clone, Debug)]
@@ -19,23 +23,86 @@ pub struct Linear {
 }
 
 impl Model {
+    /// What a backend computes where `chosen` is the configuration's word.
+    fn compute(&self, backend: &dyn Backend, chosen: Compute) -> Compute {
+        match chosen {
+            // Its operands are such floats, and it has faster ways to the same.
+            Compute::Bf16 if backend.activation_bytes() == size_of::<bf16>() => Compute::F32,
+            chosen => chosen,
+        }
+    }
+
+    /// What the forward products of a batch are computed in.
+    fn forward_compute(&self, backend: &dyn Backend, batch: Batch) -> Compute {
+        match self.compute(backend, self.settings.activations.compute) {
+            // Reading weights is what writing text takes its time for, and nothing need be rounded for that.
+            Compute::Bf16 if batch.cached() && batch.tokens() <= FEW => Compute::F32,
+            chosen => chosen,
+        }
+    }
+
+    /// Whether the gradients of weights are sums of blocks that begin anew with every sequence, so that what is summed at once
+    /// has to be cut between blocks.
+    pub(super) fn sums_in_blocks(&self, backend: &dyn Backend) -> bool {
+        self.compute(backend, self.settings.activations.grad_weight()) == Compute::Bf16
+    }
+
     /// `y = x Wᵀ` of a forward pass, in the arithmetic that was chosen for it.
-    pub(super) fn product(&self, backend: &mut dyn Backend, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
-        match self.settings.activations.compute {
+    pub(super) fn product(
+        &self,
+        backend: &mut dyn Backend,
+        batch: Batch,
+        x: Span,
+        (w, y): (&Weight, Span),
+        accumulate: Accumulate,
+    ) {
+        match self.forward_compute(backend, batch) {
             Compute::F32 => backend.linear(x, w, y, accumulate),
+            Compute::Bf16 => backend.linear_bf16(x, &[(w, y)], accumulate),
             Compute::Int8 => backend.linear_int8(x, w, y, accumulate),
             Compute::Fp8 => backend.linear_fp8(x, w, y, accumulate),
         }
+    }
+
+    /// `dx = dy W`.
+    pub(super) fn product_grad_input(
+        &self,
+        backend: &mut dyn Backend,
+        dy: Span,
+        w: &Weight,
+        dx: Span,
+        accumulate: Accumulate,
+    ) {
+        match self.compute(backend, self.settings.activations.grad_input()) {
+            Compute::Bf16 => backend.linear_grad_input_bf16(dy, w, dx, accumulate),
+            _ => backend.linear_grad_input(dy, w, dx, accumulate),
+        }
+    }
+
+    /// `dW = dyᵀ x`, of `[dy, x, dW]`; the tokens are sequences of `sequence`, or all of one part of a sequence.
+    pub(super) fn product_grad_weight(
+        &self,
+        backend: &mut dyn Backend,
+        operands: [Span; 3],
+        (rows, cols): (usize, usize),
+        accumulate: Accumulate,
+        sequence: usize,
+    ) {
+        if self.sums_in_blocks(backend) {
+            return backend.linear_grad_weight_bf16(operands, (rows, cols), accumulate, sequence);
+        }
+        let [dy, x, grad] = operands;
+        backend.linear_grad_weight(dy, x, grad, rows, cols, accumulate);
     }
 }
 
 /// The outputs of layers that share the input `x`.
 pub(super) fn forward_joined<const N: usize>(cx: &mut Context<'_>, x: Span, layers: [(&Linear, Span); N]) {
-    match cx.model.settings.activations.compute {
-        Compute::F32 => cx.backend.linear_joined(x, &layers.map(|(layer, y)| (&layer.weight.weight, y))),
-        _ => layers.iter().for_each(|(layer, y)| {
-            cx.model.product(cx.backend, x, &layer.weight.weight, *y, Accumulate::No);
-        }),
+    let products = layers.map(|(layer, y)| (&layer.weight.weight, y));
+    match cx.model.forward_compute(cx.backend, cx.batch) {
+        Compute::F32 => cx.backend.linear_joined(x, &products),
+        Compute::Bf16 => cx.backend.linear_bf16(x, &products, Accumulate::No),
+        _ => products.iter().for_each(|&(w, y)| cx.model.product(cx.backend, cx.batch, x, (w, y), Accumulate::No)),
     }
     layers.iter().for_each(|(layer, y)| layer.add_terms(cx, x, *y));
 }
@@ -74,11 +141,11 @@ impl Linear {
 
     /// Sets `y` to `onto` and what the layer makes of `x`.
     pub(super) fn forward_onto(&self, cx: &mut Context<'_>, x: Span, onto: Span, y: Span) {
-        match cx.model.settings.activations.compute {
+        match cx.model.forward_compute(cx.backend, cx.batch) {
             Compute::F32 => cx.backend.linear_onto(x, &self.weight.weight, onto, y),
             _ => {
                 cx.backend.copy(onto, y);
-                cx.model.product(cx.backend, x, &self.weight.weight, y, Accumulate::Yes);
+                cx.model.product(cx.backend, cx.batch, x, (&self.weight.weight, y), Accumulate::Yes);
             }
         }
         self.add_terms(cx, x, y);
@@ -123,7 +190,7 @@ impl Linear {
         (dx, accumulate): (Span, Accumulate),
         sink: &mut GradSink<'_, '_>,
     ) {
-        cx.backend.linear_grad_input(dy, &self.weight.weight, dx, accumulate);
+        cx.model.product_grad_input(cx.backend, dy, &self.weight.weight, dx, accumulate);
         let weight = &self.weight.weight;
         self.low_rank.iter().for_each(|pair| pair.backward(cx, (weight, dy, x), dx, sink));
     }
@@ -131,7 +198,8 @@ impl Linear {
     fn grad_weight(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), sink: &mut GradSink<'_, '_>) {
         let Some(grad) = sink.grad(&self.weight) else { return };
         let (shape, accumulate) = (self.weight.weight.shape, sink.begin(cx, grad));
-        cx.backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, accumulate);
+        let (operands, sequence) = ([dy, x, grad], cx.batch.queries);
+        cx.model.product_grad_weight(cx.backend, operands, (shape.rows, shape.cols), accumulate, sequence);
         sink.add(cx, &self.weight);
     }
 }

@@ -175,10 +175,10 @@ impl Model {
             backend.zero(grad);
         }
         if self.params.head.is_none() {
-            for (from, count) in self.grad_chunks(batch) {
+            for (from, count) in self.grad_chunks(backend, batch) {
                 let logits = self.logits_in(backend, self.acts.grads.logits, batch, (from, count));
                 self.cross_entropy(backend, logits, from, count, Some(scale));
-                self.head_grad(backend, logits, grad, (from, count), Accumulate::Yes);
+                self.head_grad(backend, batch, logits, grad, (from, count), Accumulate::Yes);
             }
             // The head's share of all tokens comes before the embedding's of any.
             apply.pass_round(backend, grad);

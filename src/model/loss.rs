@@ -1,7 +1,7 @@
 //! The head: logits a chunk of tokens at a time, losses, and the gradients that begin backward.
 
 use super::{Apply, Batch, Model, ParamKind};
-use crate::backend::{Accumulate, Backend, Param};
+use crate::backend::{Accumulate, Backend, Param, SUM_BLOCK};
 use crate::memory::Span;
 use zerocopy::IntoBytes;
 
@@ -53,14 +53,14 @@ impl Model {
     ) {
         let (h, grads) = (self.settings.model.hidden, &self.acts.grads);
         let trained = self.params.head.is_some() && self.settings.trainable.contains(ParamKind::Head);
-        for (from, count) in self.grad_chunks(batch) {
+        for (from, count) in self.grad_chunks(backend, batch) {
             let logits = self.logits(backend, batch, (from, count));
             self.cross_entropy(backend, logits, from, count, Some(scale));
             let (xn, dxn) = (self.rows(self.acts.xn, from, count, h), self.rows(grads.dxn, from, count, h));
             self.head_input_grad(backend, batch, (from, count), (logits, xn, dxn), apply);
             if trained {
                 let accumulate = if from == 0 { apply.begin(backend, grads.head) } else { Accumulate::Yes };
-                self.head_grad(backend, logits, grads.head, (from, count), accumulate);
+                self.head_grad(backend, batch, logits, grads.head, (from, count), accumulate);
             }
         }
         if trained {
@@ -75,6 +75,7 @@ impl Model {
     pub(super) fn head_grad(
         &self,
         backend: &mut dyn Backend,
+        batch: Batch,
         dlogits: Span,
         grad: Span,
         (from, count): (usize, usize),
@@ -82,7 +83,8 @@ impl Model {
     ) {
         let config = &self.settings.model;
         let xn = self.rows(self.acts.xn, from, count, config.hidden);
-        backend.linear_grad_weight(dlogits, xn, grad, config.vocab, config.hidden, accumulate);
+        let (shape, sequence) = ((config.vocab, config.hidden), batch.queries.min(count));
+        self.product_grad_weight(backend, [dlogits, xn, grad], shape, accumulate, sequence);
     }
 
     /// Puts a batch's tokens where [`Model::forward`] and the loss read them, each row one sample.
@@ -141,17 +143,27 @@ impl Model {
 
     /// Consecutive parts of `tokens` tokens, as few as the logits' chunk allows and as long as each other.
     pub(super) fn chunks(&self, tokens: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let count = tokens.div_ceil(self.acts.chunk);
-        let start = move |part: usize| part * tokens / count;
-        (0..count).map(move |part| (start(part), start(part + 1) - start(part)))
+        parts(tokens, self.acts.chunk, 1)
     }
 
     /// [`Model::chunks`] of a batch whose head's gradient is formed, inside of its micro-batches where the gradient's bytes
     /// depend on how tokens are cut: ranks then come to those of one process with the same micro-batches.
-    pub(super) fn grad_chunks(&self, batch: Batch) -> impl Iterator<Item = (usize, usize)> + use<'_> {
-        let longest = if self.acts.sums_in_parts { self.acts.micro_tokens } else { usize::MAX };
-        let parts = batch.micro_batches(longest);
-        parts.flat_map(|micro| self.chunks(micro.tokens()).map(move |(from, count)| (micro.from + from, count)))
+    /// Where sums are made of blocks of a sequence, whole sequences, or whole blocks of one.
+    pub(super) fn grad_chunks(
+        &self,
+        backend: &dyn Backend,
+        batch: Batch,
+    ) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let chunk = self.acts.chunk;
+        let (longest, unit) = match self.sums_in_blocks(backend) {
+            true => (chunk, SUM_BLOCK),
+            false if self.acts.sums_in_parts => (self.acts.micro_tokens, 1),
+            false => (usize::MAX, 1),
+        };
+        let micro_batches = batch.micro_batches(longest);
+        micro_batches.flat_map(move |micro| {
+            parts(micro.tokens(), chunk, unit).map(move |(from, count)| (micro.from + from, count))
+        })
     }
 
     pub(super) fn cross_entropy(
@@ -165,5 +177,34 @@ impl Model {
         let part = |span: Span| span.part(4 * from, 4 * count);
         let (targets, losses) = (part(self.acts.targets), part(self.acts.losses));
         backend.cross_entropy(logits, targets, losses, self.settings.model.vocab, gradient);
+    }
+}
+
+/// Consecutive parts of `tokens` tokens, as few as there may be of at most `longest`, each a multiple of `unit` (but the last)
+/// and as long as each other up to that.
+fn parts(tokens: usize, longest: usize, unit: usize) -> impl Iterator<Item = (usize, usize)> {
+    let units = tokens.div_ceil(unit);
+    let count = if tokens <= longest { 1 } else { units.div_ceil((longest / unit).max(1)) };
+    let start = move |part: usize| (part * units / count * unit).min(tokens);
+    (0..count).map(move |part| (start(part), start(part + 1) - start(part)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_all_tokens_and_begin_at_whole_units() {
+        for (tokens, longest, unit) in
+            [(1, 5, 1), (100, 33, 1), (100, 33, 32), (99, 100, 32), (31, 31, 32), (257, 96, 32)]
+        {
+            let parts: Vec<_> = parts(tokens, longest, unit).collect();
+            let end = parts.iter().fold(0, |end, &(from, count)| {
+                assert!(from == end && from.is_multiple_of(unit) && (1..=longest).contains(&count), "{parts:?}");
+                from + count
+            });
+            assert_eq!(end, tokens);
+            assert!(parts.len() <= tokens.div_ceil((longest / unit).max(1) * unit), "{parts:?}");
+        }
     }
 }

@@ -76,7 +76,7 @@ impl LowRankPair {
         self.scale(cx, down);
         let product = cx.micro_rows(cx.model.acts.magnitude.product, self.b.weight.shape.cols);
         let (magnitude, share) = (own.magnitude.weight.data, own.share);
-        cx.model.product(cx.backend, input, weight, product, Accumulate::No);
+        cx.model.product(cx.backend, cx.batch, input, (weight, product), Accumulate::No);
         cx.backend.add_columns(product, y, magnitude, norms, [share, -share]);
         cx.backend.linear_grad_input(down, &self.b.weight, product, Accumulate::No);
         cx.backend.add_columns(product, y, magnitude, norms, [share, 0.0]);
@@ -100,7 +100,7 @@ impl LowRankPair {
         let (input, down) = self.down(cx, x);
         self.scale(cx, down);
         let product = cx.micro_rows(cx.model.acts.magnitude.product, outputs);
-        cx.model.product(cx.backend, input, weight, product, Accumulate::No);
+        cx.model.product(cx.backend, cx.batch, input, (weight, product), Accumulate::No);
         cx.backend.linear_grad_input(down, &self.b.weight, product, Accumulate::Yes);
         cx.backend.magnitude_grad(product, dy, norms, grads[2], of_magnitude);
         // The gradient of f B A x.
@@ -116,10 +116,10 @@ impl LowRankPair {
         cx.backend.zero(product);
         cx.backend.add_columns(dy, product, magnitude, norms, [1.0, -1.0]);
         match self.left_out(cx) {
-            None => cx.backend.linear_grad_input(product, weight, dx, Accumulate::Yes),
+            None => cx.model.product_grad_input(cx.backend, product, weight, dx, Accumulate::Yes),
             Some(args) => {
                 let whole = cx.micro_rows(cx.model.acts.low_rank.dropped, self.inputs);
-                cx.backend.linear_grad_input(product, weight, whole, Accumulate::No);
+                cx.model.product_grad_input(cx.backend, product, weight, whole, Accumulate::No);
                 cx.backend.dropout(whole, dx, self.inputs, &args, Accumulate::Yes);
             }
         }

@@ -62,8 +62,8 @@ pub use params::{Params, READ_PLANES, place as place_param};
 pub use prefix::Prefix;
 pub use rope::rope_factor;
 pub use settings::{
-    ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, Offload, OffloadConfig,
-    SHORTEST_MICRO_SEQUENCE, Settings, Trainable,
+    ActivationCheckpointing, ActivationConfig, ActivationQuant, Execution, GradBuffer, GradCompute, Offload,
+    OffloadConfig, SHORTEST_MICRO_SEQUENCE, Settings, Trainable,
 };
 pub use spec::{BlockParam, Init, ParamKind, ParamSpec, param_specs};
 pub use storage::{Scheme, StorageConfig, TableStorage, Weights};

@@ -103,21 +103,60 @@ pub struct ActivationConfig {
     /// Quantization of the inputs of packed products.
     pub quant: ActivationQuant,
     /// Arithmetic of forward products with packed weights. "int8" rounds their inputs to eight bits and multiplies integers,
-    /// "fp8" rounds them to floats of eight bits, of which four-bit codes are some.
+    /// "fp8" rounds them to floats of eight bits, of which four-bit codes are some; "bf16" rounds both to bfloat16.
     #[serde(skip_serializing_if = "is_default")]
     pub compute: Compute,
+    /// Arithmetic of the gradients of these products' inputs.
+    #[serde(skip_serializing_if = "is_default")]
+    pub compute_grad_input: GradCompute,
+    /// Arithmetic of the gradients of weights.
+    #[serde(skip_serializing_if = "is_default")]
+    pub compute_grad_weight: GradCompute,
 }
 
-fn is_default(compute: &Compute) -> bool {
-    *compute == Compute::default()
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// In which arithmetic a gradient is formed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GradCompute {
+    /// As forward products, if these are in floats that are not rounded to eight bits.
+    #[default]
+    Forward,
+    /// Floats as they are.
+    F32,
+    /// Both operands rounded to bfloat16.
+    Bf16,
+}
+
+impl GradCompute {
+    /// What a backend is asked for beside forward products in `forward`.
+    const fn beside(self, forward: Compute) -> Compute {
+        match (self, forward) {
+            (Self::Bf16, _) | (Self::Forward, Compute::Bf16) => Compute::Bf16,
+            _ => Compute::F32,
+        }
+    }
 }
 
 impl ActivationConfig {
+    /// What the gradients of inputs are formed in.
+    pub const fn grad_input(&self) -> Compute {
+        self.compute_grad_input.beside(self.compute)
+    }
+
+    /// What the gradients of weights are formed in.
+    pub const fn grad_weight(&self) -> Compute {
+        self.compute_grad_weight.beside(self.compute)
+    }
+
     /// Every mistake beside weights that are stored so.
     pub fn problems(&self, storage: &StorageConfig) -> Problems {
         let mut problems = Problems::default();
         problems.need(
-            self.compute == Compute::F32 || self.quant == ActivationQuant::None,
+            matches!(self.compute, Compute::F32 | Compute::Bf16) || self.quant == ActivationQuant::None,
             "activations.compute",
             format_args!("\"{}\"", self.compute.name()),
             "rounds inputs to eight bits, which activations.quant has rounded before; set one of them to its default",

@@ -11,6 +11,7 @@ mod bias;
 mod conformance;
 mod embedding;
 mod linear;
+mod linear_bf16;
 mod linear_grad_weight;
 mod linear_int8;
 mod loss;

@@ -35,6 +35,17 @@ impl Harness {
         self.run_planned(&MaxShapes { compute: Compute::Int8, ..MAX }, isa, threads, spans, op)
     }
 
+    /// The same with workspace for products in bfloat16.
+    pub fn run_bf16(
+        &self,
+        isa: Isa,
+        threads: usize,
+        spans: &[Span],
+        op: impl Fn(&mut dyn Backend) + Sync,
+    ) -> Vec<Vec<f32>> {
+        self.run_planned(&MaxShapes { compute: Compute::Bf16, ..MAX }, isa, threads, spans, op)
+    }
+
     fn run_planned(
         &self,
         largest: &MaxShapes,

@@ -6,7 +6,7 @@ use tetrad::backend::Compute;
 use tetrad::backend::cpu::Cpu;
 use tetrad::config::Config;
 use tetrad::memory::Category;
-use tetrad::model::{ActivationCheckpointing, ActivationQuant, GradBuffer, Scheme, TableStorage};
+use tetrad::model::{ActivationCheckpointing, ActivationQuant, GradBuffer, GradCompute, Scheme, TableStorage};
 use tetrad::train::{Trainer, plan};
 
 const BATCH: usize = 6;
@@ -49,10 +49,16 @@ fn run_here(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
 
 #[test]
 fn micro_batches_give_the_bytes_of_the_whole_batch() {
-    let edits: [fn(&mut Config); 7] = [
+    let edits: [fn(&mut Config); 10] = [
         |_| {},
         |config| (config.activations.compute, config.storage.head) = (Compute::Int8, TableStorage::Int8),
         |config| (config.activations.compute, config.storage.head) = (Compute::Fp8, TableStorage::Int4),
+        |config| config.activations.compute = Compute::Bf16,
+        |config| (config.activations.compute, config.model.tied) = (Compute::Bf16, true),
+        |config| {
+            (config.activations.compute, config.storage.head) = (Compute::Int8, TableStorage::Int8);
+            config.activations.compute_grad_weight = GradCompute::Bf16;
+        },
         |config| config.data.shares_rows = true,
         |config| (config.model.tied, config.model.qkv_bias) = (true, true),
         |config| (config.model.qk_norm, config.activations.quant) = (true, ActivationQuant::Int4),

@@ -1,4 +1,4 @@
-//! Forward products in integers.
+//! Products in other arithmetics than float32.
 
 use crate::harness::adapter;
 use crate::harness::small::{self, batch, trainer};
@@ -8,7 +8,7 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint};
 use tetrad::config::Config;
 use tetrad::error::CheckpointError;
-use tetrad::model::{Batch, Generator, TableStorage};
+use tetrad::model::{Batch, Generator, GradCompute, TableStorage};
 use tetrad::train::Trainer;
 
 fn config(compute: Compute) -> Config {
@@ -18,7 +18,11 @@ fn config(compute: Compute) -> Config {
 }
 
 fn trained(compute: Compute) -> (Trainer, Vec<f64>) {
-    let mut trainer = trainer(&config(compute), Box::new(Cpu::new()));
+    trained_by(&config(compute))
+}
+
+fn trained_by(config: &Config) -> (Trainer, Vec<f64>) {
+    let mut trainer = trainer(config, Box::new(Cpu::new()));
     let start = whole_state(&trainer);
     let losses = (0..40).map(|number| {
         let (inputs, targets) = batch(number % 4);
@@ -51,9 +55,68 @@ fn a_run_in_small_floats_stays_near_to_one_in_floats() {
 }
 
 #[test]
+fn each_product_of_a_run_in_bfloat16_has_a_switch_of_its_own() {
+    let (_, floats) = trained(Compute::F32);
+    let mut runs = vec![(vec![], floats.clone())];
+    for forward in [Compute::F32, Compute::Bf16] {
+        for grad_input in [GradCompute::F32, GradCompute::Bf16] {
+            for grad_weight in [GradCompute::F32, GradCompute::Bf16] {
+                let mut config = config(forward);
+                (config.activations.compute_grad_input, config.activations.compute_grad_weight) =
+                    (grad_input, grad_weight);
+                let (trainer, losses) = trained_by(&config);
+                assert!((floats[0] - losses[0]).abs() < 1e-3 * floats[0], "{} and {}", floats[0], losses[0]);
+                let (last, expected) = (losses[39], floats[39]);
+                assert!((last - expected).abs() < 0.1 * expected, "{last}, not {expected}");
+                runs.push((whole_state(&trainer), losses));
+            }
+        }
+    }
+    // The first of the eight is the run in floats; the other seven differ from it and from each other.
+    assert!(runs[1].1 == runs[0].1, "nothing is rounded");
+    for i in 1..runs.len() {
+        assert!(runs[i + 1..].iter().all(|other| other.0 != runs[i].0), "run {i} is that of other switches");
+    }
+    // "forward" stands for what the forward products have.
+    let all = trained_by(&config(Compute::Bf16));
+    assert!(whole_state(&all.0) == runs[8].0);
+    let gradients_in_floats = trained_by(&config(Compute::Int8)).1;
+    let mut explicit = config(Compute::Int8);
+    (explicit.activations.compute_grad_input, explicit.activations.compute_grad_weight) =
+        (GradCompute::F32, GradCompute::F32);
+    assert!(trained_by(&explicit).1 == gradients_in_floats);
+}
+
+/// A vocabulary of which a MiB holds the logits of 16 tokens: the head's gradient is formed of blocks of a sequence all the
+/// same.
+#[test]
+fn the_size_of_a_chunk_of_logits_changes_no_byte_in_bfloat16() {
+    let mut config = config(Compute::Bf16);
+    (config.model.vocab, config.model.hidden, config.model.layers, config.storage.head) =
+        (16_384, 32, 1, TableStorage::Bf16);
+    for (tied, rows, sequence) in [(false, 3, 33), (true, 3, 33), (false, 1, 99)] {
+        (config.model.tied, config.train.batch, config.train.sequence) = (tied, rows, sequence);
+        let [whole, parts] = [0, 1].map(|mib| {
+            config.run.logits_mib = mib;
+            let mut trainer = trainer(&config, Box::new(Cpu::new()));
+            let start = whole_state(&trainer);
+            for number in 0..2 {
+                let (inputs, targets) = batch(number);
+                trainer.step(&inputs, &targets);
+            }
+            let end = whole_state(&trainer);
+            assert!(end != start, "the steps moved nothing");
+            end
+        });
+        assert!(whole == parts, "tied {tied}, sequences of {sequence}");
+    }
+}
+
+#[test]
 fn a_run_goes_on_in_its_own_arithmetic() {
     let folder = tempfile::tempdir().unwrap();
-    for (saved, given) in [(Compute::F32, Compute::Int8), (Compute::Int8, Compute::F32)] {
+    for (saved, given) in [(Compute::F32, Compute::Int8), (Compute::Int8, Compute::F32), (Compute::F32, Compute::Bf16)]
+    {
         let path = folder.path().join("a.tetrad");
         small::write(&trainer(&config(saved), Box::new(Cpu::new())), &path);
         let checkpoint = Checkpoint::open_sound(&path).unwrap();

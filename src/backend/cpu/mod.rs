@@ -14,7 +14,10 @@ use super::{Backend, Compute, DeviceInfo, MaxShapes, UpdateStats};
 use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, ArenaBorrow, Span};
 use ops::update::Gate;
-use ops::{adam, attention, attention_grad, factors, linear, linear_fp8, linear_grad_weight, linear_int8, matmul};
+use ops::{
+    adam, attention, attention_grad, factors, linear, linear_bf16, linear_fp8, linear_grad_weight,
+    linear_grad_weight_bf16, linear_int8, matmul,
+};
 use simd::tasks::{Pool, Scratch};
 
 /// A processor with some of its threads. It may be used from any thread: operations called inside a rayon pool with as
@@ -82,9 +85,11 @@ impl DeviceInfo for Cpu {
     fn workspace_bytes(&self, max: &MaxShapes) -> usize {
         let needs = [
             linear::need(max),
+            linear_bf16::need(max),
             linear_int8::need(max),
             linear_fp8::need(max),
             linear_grad_weight::need(),
+            linear_grad_weight_bf16::need(max),
             attention::need(max),
             attention_grad::need(max),
             adam::need(max),

@@ -6,7 +6,11 @@ use super::reference::wide;
 use crate::backend::{Backend, MaxShapes, Weight};
 use crate::memory::Span;
 use crate::quant::{GroupedShape, WeightCodec, WeightFormat};
+use half::bf16;
 use serde::{Deserialize, Serialize};
+
+/// Products that [`Linear::linear_bf16`] sums before it adds them to what was summed before.
+pub const SUM_BLOCK: usize = 32;
 
 /// In which arithmetic the forward products with weights that are codes are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +19,9 @@ pub enum Compute {
     /// Floats: codes become floats, and activations stay as they are.
     #[default]
     F32,
+    /// Floats of sixteen bits: codes and activations become bfloat16, and sums are float32 ([`Linear::linear_bf16`]). What a
+    /// device whose activations are bfloat16 computes for [`Compute::F32`], too.
+    Bf16,
     /// Integers: codes stay as they are, and activations are rounded to eight bits ([`Linear::linear_int8`]).
     Int8,
     /// Floats of eight bits: four-bit codes are such floats, and activations are rounded to them ([`Linear::linear_fp8`]).
@@ -26,6 +33,7 @@ impl Compute {
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
+            Self::Bf16 => "bf16",
             Self::Int8 => "int8",
             Self::Fp8 => "fp8",
         }
@@ -35,6 +43,7 @@ impl Compute {
     pub const fn takes(self, codec: WeightCodec) -> bool {
         match self {
             Self::F32 => false,
+            Self::Bf16 => true,
             Self::Int8 => codec.integers().is_some(),
             Self::Fp8 => codec.has_e4m3_codes(),
         }
@@ -53,6 +62,19 @@ pub trait Linear {
     /// [joins products](crate::backend::DeviceInfo::joins_products) of one shape starts them at once.
     fn linear_joined(&mut self, x: Span, products: &[(&Weight, Span)]) {
         products.iter().for_each(|&(w, y)| self.linear(x, w, y, Accumulate::No));
+    }
+
+    /// Several products of one input with both operands rounded to bfloat16, halves to the even neighbour, each set or added to
+    /// as `accumulate` says.
+    ///
+    /// On a CPU elements below 2^-32 count as 0. A sum begins with what it is added to; for each 32 products in turn the even
+    /// and the odd ones are summed, each by fused additions from 0 in their order, and these two sums' sum is added. So the bits
+    /// are the same on every CPU, but for numbers below 2^-126 and above 2^127.
+    ///
+    /// Only a device has it whose workspace was planned for [`Compute::Bf16`]. As written here it is for those whose
+    /// activations are bfloat16 already.
+    fn linear_bf16(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate) {
+        products.iter().for_each(|&(w, y)| self.linear(x, w, y, accumulate));
     }
 
     /// The same with each row of `x` rounded to eight bits in groups as long as those of `w`, if `w` is stored as codes; else
@@ -83,10 +105,31 @@ pub trait Linear {
     /// `dx[T, I] = dy[T, O] w[O, I]`.
     fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
 
+    /// [`Linear::linear_grad_input`] as [`Linear::linear_bf16`] computes; elements of `dy` below 2^-80 count as 0.
+    fn linear_grad_input_bf16(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate) {
+        self.linear_grad_input(dy, w, dx, accumulate);
+    }
+
     /// `grad[O, I] = dy[T, O]^T x[T, I]`, float32; `rows` is O, `cols` I.
     fn linear_grad_weight(&mut self, dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate);
 
-    /// The same for several weights of one shape and one input: pairs of `dy` and `grad`.
+    /// The same for `[dy, x, grad]` and `(O, I)` as [`Linear::linear_bf16`] computes; elements of `dy` below 2^-80 count as 0. The
+    /// tokens are sequences of `sequence`, and each begins a new 32 products: a batch in parts of whole sequences gives the bits of
+    /// the whole.
+    ///
+    /// # Panics
+    /// If the tokens are not whole sequences.
+    fn linear_grad_weight_bf16(
+        &mut self,
+        [dy, x, grad]: [Span; 3],
+        (rows, cols): (usize, usize),
+        accumulate: Accumulate,
+        _sequence: usize,
+    ) {
+        self.linear_grad_weight(dy, x, grad, rows, cols, accumulate);
+    }
+
+    /// [`Linear::linear_grad_weight`] for several weights of one shape and one input: pairs of `dy` and `grad`.
     fn linear_grad_weight_joined(
         &mut self,
         x: Span,
@@ -112,6 +155,11 @@ pub fn round_int8(x: &[f32], inputs: usize, group: usize) -> Vec<f64> {
 /// Rows of activations as [`Linear::linear_fp8`] rounds them, in groups of `group`.
 pub fn round_fp8(x: &[f32], inputs: usize, group: usize) -> Vec<f64> {
     round_groups(x, inputs, group, 448.0, |x| round_e4m3(f64::from(x)))
+}
+
+/// Numbers of a normal magnitude rounded to bfloat16, halves to the even neighbour.
+pub fn round_bf16(x: &[f64]) -> Vec<f64> {
+    x.iter().map(|&x| bf16::from_f32(x as f32).to_f64()).collect()
 }
 
 /// The nearest E4M3 float of a magnitude up to 448, halves to the even neighbour.
@@ -174,6 +222,52 @@ pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
         }
     }
     [Compute::Int8, Compute::Fp8].into_iter().for_each(|compute| conformance_rounded(open, compute));
+    conformance_bf16(open);
+}
+
+/// Every kind of weight, sums of several blocks and of parts of one; sequences that end within a block.
+fn conformance_bf16(open: &dyn Fn() -> Box<dyn Backend>) {
+    for format in stored().chain(simulated()) {
+        for (tokens, sequence, outputs, inputs) in
+            [(5, 5, 33, 31), (40, 20, 67, 320), (70, 70, 8, 40), (99, 33, 24, 65)]
+        {
+            let shape = GroupedShape::new(outputs, inputs, 32);
+            let mut case = Case::new(open, tokens as u64);
+            let ((w, planes), (other, other_planes)) = (case.weight(shape, format), case.weight(shape, format));
+            let (x, dy) = (case.numbers(tokens * inputs), case.numbers(tokens * outputs));
+            let (old_y, old_dx) = (case.numbers(tokens * outputs), case.numbers(tokens * inputs));
+            let old_grad = case.numbers(outputs * inputs);
+            let (x_at, dy_at) = (case.activations(&x, inputs), case.activations(&dy, outputs));
+            let [y, y_other] = [(); 2].map(|()| case.room_of_rows(tokens, outputs));
+            let (added_y, added_dx) = (case.activations(&old_y, outputs), case.activations(&old_dx, inputs));
+            let (dx, grad, added_grad) =
+                (case.room_of_rows(tokens, inputs), case.room(outputs * inputs), case.add(&old_grad));
+            case.run(MaxShapes { compute: Compute::Bf16, ..MAX }, |backend| {
+                backend.linear_bf16(x_at, &[(&w, y), (&other, y_other)], Accumulate::No);
+                backend.linear_bf16(x_at, &[(&w, added_y)], Accumulate::Yes);
+                backend.linear_grad_input_bf16(dy_at, &w, dx, Accumulate::No);
+                backend.linear_grad_input_bf16(dy_at, &w, added_dx, Accumulate::Yes);
+                for (grad, accumulate) in [(grad, Accumulate::No), (added_grad, Accumulate::Yes)] {
+                    let operands = [dy_at, x_at, grad];
+                    backend.linear_grad_weight_bf16(operands, (outputs, inputs), accumulate, sequence);
+                }
+            });
+            let (x, dy) = (wide(&x), wide(&dy));
+            let [w, other] = [planes, other_planes].map(|planes| round_bf16(&planes.values()));
+            let sum = |a: &[f64], b: &[f32]| a.iter().zip(b).map(|(a, &b)| a + f64::from(b)).collect::<Vec<_>>();
+            let what = format!("in bf16, {format} of {outputs} x {inputs}, {tokens} tokens");
+            let expected = linear(&x, &w, inputs);
+            case.near_rows(y, outputs, &expected, &format!("a product {what}"));
+            case.near_rows(y_other, outputs, &linear(&x, &other, inputs), &format!("a second product {what}"));
+            case.near_rows(added_y, outputs, &sum(&expected, &old_y), &format!("a product, added, {what}"));
+            let expected = linear_grad_input(&dy, &w, inputs);
+            case.near_rows(dx, inputs, &expected, &format!("the gradient of an input {what}"));
+            case.near_rows(added_dx, inputs, &sum(&expected, &old_dx), &format!("the same, added, {what}"));
+            let expected = linear_grad_weight(&dy, &x, outputs);
+            case.near_floats(grad, &expected, &format!("the gradient of a weight {what}"));
+            case.near_floats(added_grad, &sum(&expected, &old_grad), &format!("the same, added, {what}"));
+        }
+    }
 }
 
 /// Codes of each kind, groups of each size, rows that end within a group; products beside the codes' values and the inputs

@@ -34,7 +34,7 @@ pub use embedding::Embedding;
 pub use factors::Factors;
 pub use gaussian::Gaussian;
 pub use gelu::{Gelu, gelu, gelu_slope};
-pub use linear::{Compute, Linear};
+pub use linear::{Compute, Linear, SUM_BLOCK};
 pub use loss::{CrossEntropy, IGNORE};
 pub use magnitude::Magnitude;
 pub use matmul::{Layout, MatMul, MatMulArgs};

@@ -132,6 +132,8 @@ operations! {
             = of.linear((x, w.shape.cols), w, y, Accumulate::No) + Cost::of([onto]);
         fn linear_joined(x: Span, products: &[(&Weight, Span)])
             = products.iter().map(|&(w, y)| of.linear((x, w.shape.cols), w, y, Accumulate::No)).sum();
+        fn linear_bf16(x: Span, products: &[(&Weight, Span)], accumulate: Accumulate)
+            = products.iter().map(|&(w, y)| of.linear((x, w.shape.cols), w, y, accumulate)).sum();
         fn linear_int8(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
             = of.linear((x, w.shape.cols), w, y, accumulate);
         fn linear_fp8(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
@@ -140,6 +142,10 @@ operations! {
             = of.linear((dy, w.shape.rows), w, dx, accumulate);
         fn linear_grad_weight(dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate)
             = of.grad_weight([dy, x, grad], (rows, cols), accumulate);
+        fn linear_grad_input_bf16(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate)
+            = of.linear((dy, w.shape.rows), w, dx, accumulate);
+        fn linear_grad_weight_bf16(operands: [Span; 3], shape: (usize, usize), accumulate: Accumulate, sequence: usize)
+            = of.grad_weight(operands, shape, accumulate);
         fn linear_grad_weight_joined(x: Span, grads: &[(Span, Span)], shape: (usize, usize), accumulate: Accumulate)
             = grads.iter().map(|&(dy, grad)| of.grad_weight([dy, x, grad], shape, accumulate)).sum();
     }

@@ -21,7 +21,7 @@ use super::{
     ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, AdapterSite, AdapterUse, BottleneckActs,
     LowRankActs, MagnitudeActs, MatrixSite, ModelConfig, ParamKind, SHORTEST_MICRO_SEQUENCE, Settings,
 };
-use crate::backend::{DeviceInfo, MaxShapes};
+use crate::backend::{Compute, DeviceInfo, MaxShapes, SUM_BLOCK};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
 
@@ -78,6 +78,13 @@ pub struct Activations {
     pub scratch: Span,
 }
 
+/// Workspace for every arithmetic that is asked for.
+fn workspace_bytes(settings: &Settings, backend: &dyn DeviceInfo, shapes: &MaxShapes) -> usize {
+    let chosen = &settings.activations;
+    let of = |compute| backend.workspace_bytes(&MaxShapes { compute, ..*shapes });
+    [chosen.compute, chosen.grad_input(), chosen.grad_weight()].map(of).into_iter().max().unwrap_or(0)
+}
+
 /// The lowest block that backward goes through, of a model whose base is frozen beside an adapter; else 0. One beside the
 /// embedding lies below all blocks, one beside the head above them.
 pub fn lowest(specs: &[ParamSpec]) -> usize {
@@ -115,7 +122,9 @@ pub fn place(
         chosen => chosen,
     };
     let blocks = shapes.blocks(plan, train, kept);
-    let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(SHORTEST_CHUNK).min(tokens);
+    let blocks_of_sums = settings.activations.grad_weight() == Compute::Bf16;
+    let shortest = if blocks_of_sums { SUM_BLOCK } else { SHORTEST_CHUNK };
+    let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(shortest).min(tokens);
     let beside_head = |used: &AdapterUse| used.config.sites(model).iter().any(|site| site.matrix == MatrixSite::Head);
     let adapted = if settings.adapters.iter().any(beside_head) { micro.max(chunk) } else { micro };
     let low_rank = low_rank(plan, settings, specs, (adapted, end), backend);
@@ -141,6 +150,7 @@ pub fn place(
         prefix: settings.prefix_length() * model.kv_width(),
         compute: settings.activations.compute,
     };
+    let workspace = workspace_bytes(settings, backend, &scratch_shapes);
     let mut scratch = |name: &str, bytes, life| plan.add(name, Category::Scratch, bytes, life);
     let step = Lifetime { from: 0, to: end };
     Activations {
@@ -158,7 +168,7 @@ pub fn place(
         losses: scratch("losses", 4 * tokens, step),
         rope: scratch("rotary table", 4 * (settings.prefix_length() + keys) * model.head_dim(), always),
         logits: scratch("logits of a chunk", chunk * vocab * bytes, Lifetime { from: head, to: head }),
-        scratch: scratch("kernels", backend.workspace_bytes(&scratch_shapes), always),
+        scratch: scratch("kernels", workspace, always),
         blocks: blocks.blocks,
         x: blocks.output,
         unpacked: blocks.unpacked,

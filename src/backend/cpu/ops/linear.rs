@@ -3,8 +3,10 @@
 //! Panels of the weight are dequantized into scratch that all threads share, then each thread multiplies blocks of
 //! tokens with them. A small batch (sampling) is computed as dot products with rows dequantized one at a time.
 
+use super::linear_bf16::{linear_bf16, linear_grad_input_bf16};
 use super::linear_fp8::linear_fp8;
 use super::linear_grad_weight::linear_grad_weight;
+use super::linear_grad_weight_bf16::linear_grad_weight_bf16;
 use super::linear_int8::linear_int8;
 use super::weights::{PIECE, Rows};
 use crate::backend::cpu::Cpu;
@@ -49,6 +51,10 @@ impl Linear for Cpu {
         self.linear(x, w, y, Accumulate::Yes);
     }
 
+    fn linear_bf16(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate) {
+        linear_bf16(self, x, products, accumulate);
+    }
+
     fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
         match w.format.codec().integers() {
             None => self.linear(x, w, y, accumulate),
@@ -84,6 +90,20 @@ impl Linear for Cpu {
         let (isa, scratch, mut slices) = self.begin();
         let (dy, x, grad) = (slices.read(dy), slices.read(x), slices.write(grad));
         linear_grad_weight(isa, scratch, dy, x, grad, (rows, cols), accumulate);
+    }
+
+    fn linear_grad_input_bf16(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate) {
+        linear_grad_input_bf16(self, dy, w, dx, accumulate);
+    }
+
+    fn linear_grad_weight_bf16(
+        &mut self,
+        operands: [Span; 3],
+        shape: (usize, usize),
+        accumulate: Accumulate,
+        sequence: usize,
+    ) {
+        linear_grad_weight_bf16(self, operands, shape, accumulate, sequence);
     }
 }
 

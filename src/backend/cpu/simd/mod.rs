@@ -13,6 +13,7 @@ macro_rules! each_row {
 }
 
 pub(crate) mod adam;
+pub(crate) mod bf16;
 pub(crate) mod exp;
 pub(crate) mod gemm;
 pub(crate) mod int8;

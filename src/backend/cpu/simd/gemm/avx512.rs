@@ -117,6 +117,25 @@ pub(crate) fn transpose(data: &[f32], stride: usize, width: usize, depth: usize,
     }
 }
 
+/// Sixteen rows of `words`, `stride` apart, become the columns of `out`.
+#[target_feature(enable = "avx512f")]
+pub(crate) fn transpose_block(words: &[f32], stride: usize, mut out: TileMut<'_>) {
+    let (count, pitch) = (out.rows(), out.stride());
+    assert!(count == 0 || (LANES - 1) * stride + count <= words.len(), "rows cut short");
+    assert_eq!(out.cols(), LANES, "columns of a block");
+    let out = out.as_mut_ptr();
+    for from in (0..count).step_by(LANES) {
+        let lanes = tail_mask(count - from);
+        // SAFETY: row j < LANES, and of its elements from `from` on only those below `count`.
+        let load = |j: usize| unsafe { _mm512_maskz_loadu_ps(lanes, words.as_ptr().add(j * stride + from)) };
+        let columns = transposed(std::array::from_fn(load));
+        for (k, &column) in columns.iter().enumerate().take(count - from) {
+            // SAFETY: row from + k < count of the tile, which is a register wide.
+            unsafe { _mm512_storeu_ps(out.add((from + k) * pitch), column) };
+        }
+    }
+}
+
 /// Sixteen rows to sixteen columns: pairs and quads within 128 bits, then the 128-bit quarters, twice.
 #[target_feature(enable = "avx512f")]
 fn transposed(r: [__m512; LANES]) -> [__m512; LANES] {

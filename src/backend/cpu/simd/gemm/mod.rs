@@ -14,7 +14,9 @@ mod portable;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::tail_mask;
-pub(crate) use pack::{Columns, columns_to_panels, copy_rows, row_to_panels, rows_to_panels, rows_to_strips};
+pub(crate) use pack::{
+    Columns, columns_to_panels, copy_rows, row_to_panels, rows_to_panels, rows_to_strips, transpose_block,
+};
 
 use super::isa::{Isa, Level};
 use super::tile::TileMut;

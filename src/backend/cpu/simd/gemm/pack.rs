@@ -126,3 +126,20 @@ fn transpose(data: &[f32], stride: usize, width: usize, depth: usize, out: &mut 
         }
     }
 }
+
+/// Rows of `words`, as many as `out` has columns (16) and `stride` apart, become its columns.
+///
+/// # Panics
+/// If they are shorter than `out` is high.
+pub(crate) fn transpose_block(isa: Isa, words: &[f32], stride: usize, mut out: TileMut<'_>) {
+    match isa.level() {
+        // SAFETY: the level proves the features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { super::avx512::transpose_block(words, stride, out) },
+        _ => {
+            for i in 0..out.rows() {
+                out.row(i).iter_mut().enumerate().for_each(|(j, out)| *out = words[j * stride + i]);
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Products of operands rounded to bfloat16, summed in float32, in an order that every processor keeps: that of the tiles
+//! of AMX (`TDPBF16PS`, Intel's manual, volume 2). A sum is made of blocks of [`BLOCK`] products; in a block those of even
+//! and of odd numbers are two chains of fused additions that begin at 0, and the chains' sum is added to the blocks before.
+//! Products are exact, and [`Operand`] leaves none so small that it or a sum would be subnormal, so processors without AMX
+//! come to the same bits, and so do those that do not fuse.
+//!
+//! Operands are pairs of neighbours along the sum, each pair a word of 32 bits, the former in the lower half; words lie
+//! where a float32 does. The left one lies in strips of [`ROWS`] rows, `[block][row][word]`, the right one in panels of [`COLS`]
+//! columns, `[block][word][column]`: a kernel reads both from their start to their end, as caches expect it.
+
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod pack;
+mod portable;
+
+pub(crate) use pack::{columns_to_strip, pair, pair_to_panels, round_row, rows_to_strip};
+
+use super::gemm;
+use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::isa::Level;
+use super::tile::TileMut;
+use crate::backend::ops::SUM_BLOCK;
+
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 32;
+/// Columns of a tile.
+pub(crate) const COLS: usize = gemm::COLS;
+/// Products of a block.
+pub(crate) const BLOCK: usize = SUM_BLOCK;
+/// Words of a block.
+pub(crate) const WORDS: usize = BLOCK / 2;
+/// Blocks that a tile is given at once: a panel this deep stays in the first cache.
+const DEPTH: usize = 16;
+
+/// What an operand is, which decides below which magnitude its elements count as 0. A product of what is left is at least
+/// 2^-112 and, of eight bits each, a multiple of 2^-126, as are sums of such: none is subnormal, which AMX takes for 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    /// An activation or a weight: below 2^-32.
+    Value,
+    /// A gradient: below 2^-80.
+    Gradient,
+}
+
+impl Operand {
+    /// The bits of the smallest magnitude that is kept.
+    const fn least(self) -> u32 {
+        let exponent = match self {
+            Self::Value => -32,
+            Self::Gradient => -80,
+        };
+        ((127 + exponent) as u32) << 23
+    }
+}
+
+/// Words of a strip's block, and of a panel's.
+pub(crate) const STRIP: usize = ROWS * WORDS;
+pub(crate) const PANEL: usize = WORDS * COLS;
+
+/// `out = left right`, or `out += left right` if it `goes_on`: strips and panels of `blocks` blocks, as many as `out` has rows
+/// and columns for. What the strips hold in rows beyond the output's does not matter.
+pub(crate) fn product(isa: Isa, left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<'_>, goes_on: bool) {
+    let tiles = Tiles::of(isa);
+    for from in (0..blocks).step_by(DEPTH) {
+        let (depth, goes_on) = (DEPTH.min(blocks - from), goes_on || from > 0);
+        for col in (0..out.cols()).step_by(COLS) {
+            let right = &right[(col / COLS * blocks + from) * PANEL..];
+            for row in (0..out.rows()).step_by(ROWS) {
+                let (rows, cols) = (ROWS.min(out.rows() - row), COLS.min(out.cols() - col));
+                let left = &left[(row / ROWS * blocks + from) * STRIP..];
+                tile(&tiles, left, right, depth, out.part(row, col, rows, cols), goes_on);
+            }
+        }
+    }
+}
+
+/// What computes tiles on this thread.
+enum Tiles {
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Configured),
+    Loops(Isa),
+}
+
+impl Tiles {
+    fn of(isa: Isa) -> Self {
+        match isa.level() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => amx::Configured::new().map_or(Self::Loops(isa), Self::Amx),
+            _ => Self::Loops(isa),
+        }
+    }
+}
+
+/// One tile of at most [`ROWS`] x [`COLS`].
+fn tile(tiles: &Tiles, left: &[f32], right: &[f32], blocks: usize, out: TileMut<'_>, goes_on: bool) {
+    assert!(out.rows() <= ROWS && out.cols() <= COLS, "a tile of {} x {}", out.rows(), out.cols());
+    assert!(blocks * STRIP <= left.len(), "a left operand cut short");
+    assert!(blocks * PANEL <= right.len(), "a right operand cut short");
+    match tiles {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the assertions above are what the kernel asks for.
+        Tiles::Amx(amx) => unsafe { amx.tile(left, right, blocks, out, goes_on) },
+        &Tiles::Loops(isa) => portable::tile(isa, left, right, blocks, out, goes_on),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Repeatable bits.
+    fn bits(state: &mut u64) -> u32 {
+        *state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (*state >> 32) as u32
+    }
+
+    /// Floats of magnitudes from 2^-100 to 2^27, some zero.
+    fn numbers(count: usize, state: &mut u64) -> Vec<f32> {
+        let one = |bits: u32| match bits % 17 {
+            0 => 0.0,
+            _ => f32::from_bits(bits & 0x807f_ffff | (27 + (bits >> 8) % 127) << 23),
+        };
+        (0..count).map(|_| one(bits(state))).collect()
+    }
+
+    /// The order of sums by the letter, on operands that were rounded.
+    fn chains(left: &[f32], right: &[f32], old: f32) -> f32 {
+        left.chunks(BLOCK).zip(right.chunks(BLOCK)).fold(old, |sum, (left, right)| {
+            let mut chains = [0.0f32; 2];
+            for (k, (a, b)) in left.iter().zip(right).enumerate() {
+                chains[k % 2] = a.mul_add(*b, chains[k % 2]);
+            }
+            sum + (chains[0] + chains[1])
+        })
+    }
+
+    fn rounded(x: f32, operand: Operand) -> f32 {
+        f32::from_bits(pack::round(x, operand) & 0xffff_0000)
+    }
+
+    #[test]
+    fn every_processor_sums_in_one_order() {
+        let mut state = 7;
+        for (rows, cols, inner) in [(1usize, 1usize, 1usize), (32, 32, 32), (33, 40, 100), (5, 70, 513), (70, 16, 64)] {
+            let blocks = inner.div_ceil(BLOCK);
+            let (a, b) = (numbers(rows * inner, &mut state), numbers(cols * inner, &mut state));
+            let old = numbers(rows * cols, &mut state);
+            let row = |i: usize, x: &[f32], operand| {
+                x[i * inner..][..inner].iter().map(|&x| rounded(x, operand)).collect::<Vec<_>>()
+            };
+            for isa in Isa::available() {
+                let mut left = vec![f32::NAN; rows.div_ceil(ROWS) * blocks * STRIP];
+                for (rows, strip) in a.chunks(ROWS * inner).zip(left.chunks_mut(blocks * STRIP)) {
+                    rows_to_strip(isa, rows, (inner, 0), inner, Operand::Gradient, strip);
+                }
+                let mut side = vec![0.0; cols * blocks * WORDS];
+                for (row, words) in b.chunks(inner).zip(side.chunks_mut(blocks * WORDS)) {
+                    round_row(isa, row, Operand::Value, words);
+                }
+                let panel = blocks * PANEL;
+                let mut right = vec![0.0; cols.div_ceil(COLS) * panel];
+                gemm::columns_to_panels(isa, &side, blocks * WORDS, cols, blocks * WORDS, panel, &mut right);
+                for goes_on in [false, true] {
+                    let mut out = old.clone();
+                    product(isa, &left, &right, blocks, TileMut::new(&mut out, rows, cols, cols), goes_on);
+                    for (at, &found) in out.iter().enumerate() {
+                        let (i, j) = (at / cols, at % cols);
+                        let old = if goes_on { old[at] } else { 0.0 };
+                        let expected = chains(&row(i, &a, Operand::Gradient), &row(j, &b, Operand::Value), old);
+                        let same = found.to_bits() == expected.to_bits() || found == 0.0 && expected == 0.0;
+                        assert!(same, "{}: ({i}, {j}) of {rows} x {cols}: {found:e}, not {expected:e}", isa.name());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn operands_are_rounded_to_the_nearest_and_small_ones_to_zero() {
+        let of = |x: f32| rounded(x, Operand::Value);
+        assert_eq!([1.0, -2.5, 0.0].map(of), [1.0, -2.5, 0.0]);
+        // 2^-8 of 1 is half of the last place: to the even neighbour.
+        assert_eq!([1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 1.0 + 1.1 / 256.0].map(of), [1.0, 1.015625, 1.0078125]);
+        assert_eq!([f32::INFINITY, f32::MAX, -f32::MAX].map(of), [f32::INFINITY, f32::INFINITY, -f32::INFINITY]);
+        for nan in [f32::NAN, f32::from_bits(0x7f80_0001), f32::from_bits(u32::MAX)] {
+            assert!(of(nan).is_nan() && rounded(nan, Operand::Gradient).is_nan());
+        }
+        for (operand, exponent) in [(Operand::Value, -32), (Operand::Gradient, -80)] {
+            let least = 2f32.powi(exponent);
+            assert_eq!(rounded(least, operand), least);
+            assert_eq!(rounded(-least.next_down(), operand), 0.0);
+        }
+    }
+}
