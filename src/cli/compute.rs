@@ -8,8 +8,7 @@ use tetrad::checkpoint::{Adapted, Checkpoint};
 #[derive(clap::Args, Debug)]
 pub(super) struct ComputeArgs {
     /// Arithmetic of products: bf16 rounds both sides to bfloat16; with packed weights int8 rounds what enters them to integers
-    /// of eight bits, fp8 to floats of
-    /// eight bits (beside weights of four) [default: as the model was trained].
+    /// of eight bits, fp8 to floats of eight bits (beside weights of four) [default: as the model was trained].
     #[arg(long, value_enum, value_name = "ARITHMETIC")]
     compute: Option<Arithmetic>,
 }

@@ -1,6 +1,8 @@
-//! What this machine can do at most, measured: the two numbers that the speed of an operation is a share of.
+//! What this machine can do at most, measured: the numbers that the speed of an operation is a share of.
 
+use super::simd::bf16::{PANEL, ROWS, STRIP, product};
 use super::simd::isa::{Isa, Level};
+use super::simd::tile::TileMut;
 use crate::store::ticks;
 use std::hint::black_box;
 use std::time::Duration;
@@ -11,6 +13,10 @@ const SUMS: usize = 12;
 
 /// Fused multiply-adds of each sum in one measurement: some 20 ms.
 const ROUNDS: usize = 8 << 20;
+
+/// Blocks of the sums of a tile in bfloat16, which stay in the first cache, and tiles in one measurement.
+const BLOCKS: usize = 8;
+const TILES: usize = 1 << 12;
 
 /// Bytes that all threads together copy in one measurement.
 const COPIED: usize = 64 << 20;
@@ -23,6 +29,8 @@ const REPEATS: usize = 5;
 pub struct Peaks {
     /// float32 multiplications and additions in a second, in fused instructions on registers.
     pub flops: f64,
+    /// The same of products in bfloat16, in tiles that stay in the first cache.
+    pub bf16_flops: f64,
     /// Bytes read and bytes written in a second by copying 64 MiB; caches that are larger help.
     pub bytes: f64,
 }
@@ -32,6 +40,8 @@ pub fn peaks() -> Peaks {
     let (isa, threads) = (Isa::best(), rayon::current_num_threads());
     let fused = fastest(|| drop(rayon::broadcast(|_| black_box(fused(isa, black_box(ROUNDS))))));
     let flops = 2.0 * (threads * ROUNDS * SUMS * lanes(isa)) as f64 / fused;
+    let tiled = fastest(|| drop(rayon::broadcast(|_| black_box(tiles(isa)))));
+    let bf16_flops = (threads * TILES * BLOCKS * 2 * STRIP * ROWS * 2) as f64 / tiled;
     let share = COPIED / threads;
     let mut buffers: Vec<_> = (0..threads).map(|i| (vec![i as u8 | 1; share], vec![0u8; share])).collect();
     let copied = fastest(|| {
@@ -41,7 +51,7 @@ pub fn peaks() -> Peaks {
             }
         });
     });
-    Peaks { flops, bytes: (2 * share * threads) as f64 / copied }
+    Peaks { flops, bf16_flops, bytes: (2 * share * threads) as f64 / copied }
 }
 
 /// Seconds of the fastest of some repetitions.
@@ -53,6 +63,16 @@ fn fastest(mut work: impl FnMut()) -> f64 {
         best = best.min(ticks().saturating_sub(begun));
     }
     best.max(Duration::from_nanos(1)).as_secs_f64()
+}
+
+/// [`TILES`] times the same tile.
+fn tiles(isa: Isa) -> f32 {
+    let (left, right) = ([black_box(f32::from_bits(0x3f80_3f80)); BLOCKS * STRIP], [black_box(0.0); BLOCKS * PANEL]);
+    let mut out = [1.0; ROWS * ROWS];
+    for _ in 0..TILES {
+        product(isa, &left, &right, BLOCKS, TileMut::new(&mut out, ROWS, ROWS, ROWS), true);
+    }
+    out.iter().sum()
 }
 
 /// float32 numbers of a register.
@@ -132,7 +152,10 @@ mod tests {
             let many = fused(isa, 100);
             assert!(few < many, "{}: {few} {many}", isa.name());
         }
-        let Peaks { flops, bytes } = peaks();
-        assert!(flops.is_finite() && flops > 1e6 && bytes.is_finite() && bytes > 1e6, "{flops} {bytes}");
+        assert!(tiles(Isa::best()) > 0.0, "tiles were left out");
+        let Peaks { flops, bf16_flops, bytes } = peaks();
+        for rate in [flops, bf16_flops, bytes] {
+            assert!(rate.is_finite() && rate > 1e6, "{flops} {bf16_flops} {bytes}");
+        }
     }
 }

@@ -75,12 +75,12 @@ impl Profiling {
 /// Operations by the time that they take, and what is left of a step.
 fn table(record: &Record, peaks: &Peaks, threads: usize, out: &mut dyn Write) -> io::Result<()> {
     let (steps, step) = (record.steps as f64, record.stepping.as_secs_f64() / record.steps as f64);
-    let (flops, bytes) = (peaks.flops / 1e9, peaks.bytes / 1e9);
+    let [flops, bf16, bytes] = [peaks.flops, peaks.bf16_flops, peaks.bytes].map(|peak| peak / 1e9);
     let plural = |count: u64| if count == 1 { "" } else { "s" };
     writeln!(
         out,
         "profile of {} step{} after the first; this machine's {threads} thread{}: {flops:.0} float32 GFLOP/s in registers, \
-         {bytes:.1} GB/s in copies",
+         {bf16:.0} in tiles of bfloat16, {bytes:.1} GB/s in copies",
         record.steps,
         plural(record.steps),
         plural(threads as u64)
@@ -102,7 +102,8 @@ fn table(record: &Record, peaks: &Peaks, threads: usize, out: &mut dyn Write) ->
             format!("{:.3}", 1e3 * seconds / steps),
             share(seconds / steps),
         ];
-        for (done, peak) in [(flops, peaks.flops), (bytes, peaks.bytes)] {
+        let peak = if name.ends_with("_bf16") { peaks.bf16_flops } else { peaks.flops };
+        for (done, peak) in [(flops, peak), (bytes, peaks.bytes)] {
             let rate = done as f64 / seconds.max(1e-9);
             cells.extend(match done {
                 0 => ["-".to_owned(), "-".to_owned()],
