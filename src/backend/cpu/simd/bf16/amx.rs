@@ -1,8 +1,7 @@
 //! The tile with AMX: four of the eight tile registers hold 32 x 32 sums, two a half of the left operand each and two of the
 //! right one. In assembly, since the compiler's intrinsics are not stable.
 
-use super::{COLS, PANEL, ROWS, STRIP, WORDS};
-use crate::backend::cpu::simd::tile::TileMut;
+use super::{COLS, PANEL, STRIP, WORDS};
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::marker::PhantomData;
@@ -47,31 +46,12 @@ impl Configured {
         Some(Self(PhantomData))
     }
 
-    /// See [`super::tile`].
-    ///
-    /// # Safety
-    /// `out` is at most [`ROWS`] x [`COLS`]; `left` and `right` are readable for `blocks` blocks of a strip and of a
-    /// panel.
-    pub unsafe fn tile(&self, left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<'_>, goes_on: bool) {
-        let (rows, cols, stride) = (out.rows(), out.cols(), out.stride());
-        if (rows, cols) == (ROWS, COLS) {
-            // SAFETY: as promised by the caller; the output has all of its rows and columns.
-            return unsafe { self.whole(left, right, blocks, (out.as_mut_ptr(), stride), goes_on) };
-        }
-        let mut edge = [0.0f32; ROWS * COLS];
-        if goes_on {
-            (0..rows).for_each(|i| edge[i * COLS..][..cols].copy_from_slice(out.row(i)));
-        }
-        // SAFETY: as above, and the array is a whole tile.
-        unsafe { self.whole(left, right, blocks, (edge.as_mut_ptr(), COLS), goes_on) };
-        (0..rows).for_each(|i| out.row(i).copy_from_slice(&edge[i * COLS..][..cols]));
-    }
-
     /// A tile that the output has all of.
     ///
     /// # Safety
-    /// As [`Self::tile`]; the output is writable for [`ROWS`] rows of [`COLS`], its stride apart.
-    unsafe fn whole(
+    /// `left` and `right` are readable for `blocks` blocks of a strip and of a panel; the output is writable for 32 rows of
+    /// [`COLS`], its stride apart.
+    pub unsafe fn tile(
         &self,
         left: &[f32],
         right: &[f32],

@@ -10,6 +10,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod fused;
 mod pack;
 mod portable;
 
@@ -17,7 +19,6 @@ pub(crate) use pack::{columns_to_strip, pair, pair_to_panels, round_row, rows_to
 
 use super::gemm;
 use super::isa::Isa;
-#[cfg(target_arch = "x86_64")]
 use super::isa::Level;
 use super::tile::TileMut;
 use crate::backend::ops::SUM_BLOCK;
@@ -60,8 +61,11 @@ pub(crate) const PANEL: usize = WORDS * COLS;
 
 /// `out = left right`, or `out += left right` if it `goes_on`: strips and panels of `blocks` blocks, as many as `out` has rows
 /// and columns for. What the strips hold in rows beyond the output's does not matter.
-pub(crate) fn product(isa: Isa, left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<'_>, goes_on: bool) {
-    let tiles = Tiles::of(isa);
+pub(crate) fn product(isa: Isa, left: &[f32], right: &[f32], blocks: usize, out: TileMut<'_>, goes_on: bool) {
+    product_by(&Tiles::of(isa), left, right, blocks, out, goes_on);
+}
+
+fn product_by(tiles: &Tiles, left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<'_>, goes_on: bool) {
     for from in (0..blocks).step_by(DEPTH) {
         let (depth, goes_on) = (DEPTH.min(blocks - from), goes_on || from > 0);
         for col in (0..out.cols()).step_by(COLS) {
@@ -69,7 +73,7 @@ pub(crate) fn product(isa: Isa, left: &[f32], right: &[f32], blocks: usize, mut 
             for row in (0..out.rows()).step_by(ROWS) {
                 let (rows, cols) = (ROWS.min(out.rows() - row), COLS.min(out.cols() - col));
                 let left = &left[(row / ROWS * blocks + from) * STRIP..];
-                tile(&tiles, left, right, depth, out.part(row, col, rows, cols), goes_on);
+                tile(tiles, left, right, depth, out.part(row, col, rows, cols), goes_on);
             }
         }
     }
@@ -79,30 +83,59 @@ pub(crate) fn product(isa: Isa, left: &[f32], right: &[f32], blocks: usize, mut 
 enum Tiles {
     #[cfg(target_arch = "x86_64")]
     Amx(amx::Configured),
-    Loops(Isa),
+    Without(Isa),
 }
 
 impl Tiles {
     fn of(isa: Isa) -> Self {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => amx::Configured::new().map_or(Self::Loops(isa), Self::Amx),
-            _ => Self::Loops(isa),
+            Level::Avx512 => amx::Configured::new().map_or(Self::Without(isa), Self::Amx),
+            _ => Self::Without(isa),
+        }
+    }
+
+    /// A tile that the output has all of.
+    ///
+    /// # Safety
+    /// `left` and `right` hold `blocks` blocks, at most [`DEPTH`]; the output is writable for [`ROWS`] rows of [`COLS`], its
+    /// stride apart, and nothing else uses it.
+    unsafe fn whole(&self, left: &[f32], right: &[f32], blocks: usize, out: (*mut f32, usize), goes_on: bool) {
+        // SAFETY: the levels prove the features; the rest is as promised by the caller.
+        unsafe {
+            match self {
+                #[cfg(target_arch = "x86_64")]
+                Self::Amx(amx) => amx.tile(left, right, blocks, out, goes_on),
+                Self::Without(isa) => match isa.level() {
+                    #[cfg(target_arch = "x86_64")]
+                    Level::Avx512 => fused::avx512(left, right, blocks, out, goes_on),
+                    #[cfg(target_arch = "x86_64")]
+                    Level::Avx2 => fused::avx2(left, right, blocks, out, goes_on),
+                    Level::Portable => portable::tile(left, right, blocks, out, goes_on),
+                },
+            }
         }
     }
 }
 
 /// One tile of at most [`ROWS`] x [`COLS`].
-fn tile(tiles: &Tiles, left: &[f32], right: &[f32], blocks: usize, out: TileMut<'_>, goes_on: bool) {
+fn tile(tiles: &Tiles, left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<'_>, goes_on: bool) {
     assert!(out.rows() <= ROWS && out.cols() <= COLS, "a tile of {} x {}", out.rows(), out.cols());
     assert!(blocks * STRIP <= left.len(), "a left operand cut short");
     assert!(blocks * PANEL <= right.len(), "a right operand cut short");
-    match tiles {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the assertions above are what the kernel asks for.
-        Tiles::Amx(amx) => unsafe { amx.tile(left, right, blocks, out, goes_on) },
-        &Tiles::Loops(isa) => portable::tile(isa, left, right, blocks, out, goes_on),
+    if (out.rows(), out.cols()) == (ROWS, COLS) {
+        let whole = (out.as_mut_ptr(), out.stride());
+        // SAFETY: the assertions above are what the kernels ask for, and the output has all of its rows and columns.
+        return unsafe { tiles.whole(left, right, blocks, whole, goes_on) };
     }
+    let mut edge = [0.0f32; ROWS * COLS];
+    let (rows, cols) = (out.rows(), out.cols());
+    if goes_on {
+        (0..rows).for_each(|i| edge[i * COLS..][..cols].copy_from_slice(out.row(i)));
+    }
+    // SAFETY: as above, and the array is a whole tile.
+    unsafe { tiles.whole(left, right, blocks, (edge.as_mut_ptr(), COLS), goes_on) };
+    (0..rows).for_each(|i| out.row(i).copy_from_slice(&edge[i * COLS..][..cols]));
 }
 
 #[cfg(test)]
@@ -161,9 +194,11 @@ mod tests {
                 let panel = blocks * PANEL;
                 let mut right = vec![0.0; cols.div_ceil(COLS) * panel];
                 gemm::columns_to_panels(isa, &side, blocks * WORDS, cols, blocks * WORDS, panel, &mut right);
-                for goes_on in [false, true] {
+                // Of a processor with AMX also what it does without.
+                for (with, goes_on) in [(true, false), (true, true), (false, false), (false, true)] {
+                    let tiles = if with { Tiles::of(isa) } else { Tiles::Without(isa) };
                     let mut out = old.clone();
-                    product(isa, &left, &right, blocks, TileMut::new(&mut out, rows, cols, cols), goes_on);
+                    product_by(&tiles, &left, &right, blocks, TileMut::new(&mut out, rows, cols, cols), goes_on);
                     for (at, &found) in out.iter().enumerate() {
                         let (i, j) = (at / cols, at % cols);
                         let old = if goes_on { old[at] } else { 0.0 };
