@@ -28,7 +28,7 @@ torch() { # SHAPE [--bf16]
 }
 
 tetrad() { # BENCHMARK
-    cargo bench -q -p tetrad-benches --bench step -- "$1" | python3 -c '
+    cargo bench -q -p tetrad-benches --bench step -- "$1" 2>/dev/null | python3 -c '
 import re, sys
 row = next(line for line in sys.stdin if sys.argv[1] in line)
 cells = [float(value) * {"ms": 1, "s": 1e3}[unit] for value, unit in re.findall(r"([\d.]+) (ms|s)\b", row)]

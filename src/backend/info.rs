@@ -35,8 +35,8 @@ pub trait DeviceInfo {
     /// Bytes of workspace that operations up to these shapes need.
     fn workspace_bytes(&self, max: &MaxShapes) -> usize;
 
-    /// Bytes of logits that keep the device busy: the size of a chunk unless the configuration sets one.
-    fn logits_bytes(&self) -> usize;
+    /// Bytes of logits that keep the device busy with products in `compute`: the size of a chunk unless the configuration sets one.
+    fn logits_bytes(&self, compute: Compute) -> usize;
 
     /// Whether attention with heads of `head_dim` elements can be computed, and, if `head_norm`, an RMSNorm of each head.
     ///

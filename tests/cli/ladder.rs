@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use texts::{Cut, prepare};
 use toml::{Table, Value};
 
-const FILES: [&str; 4] = ["s", "s-long", "m", "l"];
+const FILES: [&str; 5] = ["s", "s20", "s-long", "m", "l"];
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/quality").join(name).with_extension("toml")
@@ -74,8 +74,8 @@ fn every_run_of_the_ladder_is_a_valid_configuration() {
         last.split(" runs are done").next().unwrap().split(" of ").nth(1).unwrap().parse::<usize>().unwrap()
     });
     // Arms, lengths, rates and seeds; most of them will not be needed, since only the best rate has all seeds.
-    // At S, three arms have a sixth rate, one of them at three lengths.
-    assert_eq!(runs, [((13 * 2 + 1) * 5 + 4 * 2 + 3) * 5, 3 * 20, 5 * 2 * 25, 5 * 15]);
+    // At S, five arms have a sixth rate; of the longer runs one has two lengths.
+    assert_eq!(runs, [(13 * 5 + 5) * 5, (5 + 1) * 3 * 5, 3 * 20, 5 * 2 * 25, 5 * 15]);
 }
 
 /// Every key of `[set]` and every arm as it stands; the model, the lengths and the ranges are shrunk.

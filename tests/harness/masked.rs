@@ -226,8 +226,8 @@ impl DeviceInfo for Masked {
         self.inner.workspace_bytes(max)
     }
 
-    fn logits_bytes(&self) -> usize {
-        self.inner.logits_bytes()
+    fn logits_bytes(&self, compute: Compute) -> usize {
+        self.inner.logits_bytes(compute)
     }
 
     fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError> {

@@ -23,8 +23,8 @@ impl DeviceInfo for AtOnce {
         cuda::Info.workspace_bytes(max)
     }
 
-    fn logits_bytes(&self) -> usize {
-        cuda::Info.logits_bytes()
+    fn logits_bytes(&self, compute: Compute) -> usize {
+        cuda::Info.logits_bytes(compute)
     }
 
     fn check_heads(&self, head_dim: usize, head_norm: bool) -> Result<(), BackendError> {

@@ -121,9 +121,9 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
-    /// The same of rows of whole groups in codes and residue with moments of four bits, for which there is a way of its own;
+    /// The same of rows of whole groups, codes and residue or bfloat16, with moments of four bits, for which there is a way of its own;
     /// gradients of many sizes in one group, of one size, and none.
     #[test]
     fn whole_groups_of_the_default_give_the_naive_steps_bytes(
@@ -131,13 +131,14 @@ proptest! {
         groups in 1usize..4,
         group in prop::sample::select(vec![32usize, 64, 128, 256]),
         v in prop::sample::select(SECOND_MOMENTS[2..].to_vec()),
+        kind in prop::sample::select(vec![WeightFormat::INT4, WeightFormat::BF16]),
         which in 0usize..5,
         size in prop::sample::select(vec![1.0f32, 1e-3, 1e-18, 1e12]),
         seed: u64,
     ) {
         let Some(config) = rule_for(which, v) else { return Ok(()) };
         let cols = groups * group;
-        let mut naive = Planes::new(GroupedShape::new(rows, cols, group), WeightFormat::INT4, [MomentKind::Nibble, v]);
+        let mut naive = Planes::new(GroupedShape::new(rows, cols, group), kind, [MomentKind::Nibble, v]);
         let mut packed: Vec<OneParam> = Isa::available().map(|isa| naive.in_memory(isa)).collect();
         for number in 1..=9u64 {
             let mut grad = vec![0.0; rows * cols];

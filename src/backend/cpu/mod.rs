@@ -101,9 +101,10 @@ impl DeviceInfo for Cpu {
         (elements * size_of::<f32>()).next_multiple_of(ALIGN)
     }
 
-    /// A chunk of logits is written and read several times; a small one stays in the caches.
-    fn logits_bytes(&self) -> usize {
-        16 << 20
+    /// A chunk of logits is written and read several times; a small one stays in the caches. In bfloat16 products take so little
+    /// time that a chunk has to make up for the reading of the whole head.
+    fn logits_bytes(&self, compute: Compute) -> usize {
+        if compute == Compute::Bf16 { 64 << 20 } else { 16 << 20 }
     }
 
     fn check_heads(&self, _: usize, _: bool) -> Result<(), BackendError> {

@@ -65,7 +65,7 @@ impl<D: Opened> DeviceInfo for D {
     }
 
     /// Each chunk reads the whole head again, so a chunk has thousands of rows.
-    fn logits_bytes(&self) -> usize {
+    fn logits_bytes(&self, _: Compute) -> usize {
         256 << 20
     }
 

@@ -315,7 +315,7 @@ fn bottleneck(
 /// Bytes of logits that may exist at once.
 fn logits_bytes(settings: &Settings, backend: &dyn DeviceInfo) -> usize {
     match settings.execution.logits_mib {
-        0 => backend.logits_bytes(),
+        0 => backend.logits_bytes(settings.activations.compute),
         mib => mib << 20,
     }
 }

@@ -18,7 +18,7 @@ use crate::memory::Span;
 
 /// Words of panels that are packed at once (1 MiB).
 const PANELS: usize = 1 << 18;
-/// Words of the left operand that are rounded at once (8 MiB): as many as a chunk of logits has.
+/// Words of the left operand that are rounded at once (8 MiB): 2048 tokens of the longest sums.
 pub(super) const SLAB: usize = 1 << 21;
 /// Numbers of a row that are rounded at once: longer sums go through memory, and weights are still read once.
 const DEEPEST: usize = 2048;

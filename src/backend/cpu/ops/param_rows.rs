@@ -1,7 +1,7 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
 use crate::backend::adam::state;
-use crate::backend::cpu::simd::adam::{PackedRows, PackedSecondMoments, is_supported};
+use crate::backend::cpu::simd::adam::{PackedRows, PackedSecondMoments, PackedWeight, is_supported};
 use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::{Param, StateTensor, Weight};
 use crate::memory::{ArenaBorrow, Span};
@@ -200,20 +200,26 @@ impl ParamRows<'_> {
     pub fn packed(&mut self, isa: Isa) -> Option<PackedRows<'_>> {
         let (shape, first) = (self.shape, (self.first * self.shape.cols) as u64);
         let whole = shape.cols.is_multiple_of(shape.group) && is_supported(isa, shape.group);
-        let weight = &mut self.weight;
-        let grid = weight.grid.as_ref().filter(|grid| **grid == QuantGrid::INT4)?;
-        let (WeightElements::Nibbles(codes), [], false) = (&mut weight.data, &*weight.offsets, self.sparse) else {
+        if self.sparse || !whole {
             return None;
+        }
+        let WeightRows { grid, data, residue, scales, offsets, .. } = &mut self.weight;
+        let weight = match data {
+            WeightElements::Nibbles(codes) if offsets.is_empty() => {
+                let grid = grid.as_ref().filter(|grid| **grid == QuantGrid::INT4)?;
+                PackedWeight::Codes { grid, codes, residue, scales }
+            }
+            WeightElements::Bf16(data) => PackedWeight::Bf16(data),
+            _ => return None,
         };
-        let (MomentRows::Nibbles(MomentCodec::M4, m, m_scales), true) = (&mut self.m, whole) else { return None };
+        let MomentRows::Nibbles(MomentCodec::M4, m, m_scales) = &mut self.m else { return None };
         let v = match &mut self.v {
             MomentRows::Nibbles(MomentCodec::V4, codes, scales) => PackedSecondMoments::Own(codes, scales),
             MomentRows::Shared { rows, factors } => PackedSecondMoments::Shared(rows, factors),
             _ => return None,
         };
-        let (residue, scales) = (&mut *weight.residue, &mut *weight.scales);
         let (cols, group, grad) = (shape.cols, shape.group, self.grad);
-        Some(PackedRows { grid, cols, group, first, grad, codes, residue, scales, m, m_scales, v })
+        Some(PackedRows { cols, group, first, grad, weight, m, m_scales, v })
     }
 
     /// Rows here.

@@ -1,5 +1,5 @@
-//! The step of Adam's family on a weight in codes and residue with moments of four bits, the default's storage, in registers:
-//! the same bytes as the fused pass of the operations, which is written for every storage and every step.
+//! The step of Adam's family on a weight in codes and residue, or in bfloat16, with moments of four bits, the default's storage,
+//! in registers: the same bytes as the fused pass of the operations, which is written for every storage and every step.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -16,8 +16,6 @@ use crate::quant::QuantGrid;
 
 /// Some rows of a parameter, without padding: a row is whole groups.
 pub(crate) struct PackedRows<'a> {
-    /// The weight's: [`QuantGrid::INT4`], symmetric.
-    pub grid: &'a QuantGrid,
     /// Columns of a row.
     pub cols: usize,
     /// Elements of a group.
@@ -26,18 +24,30 @@ pub(crate) struct PackedRows<'a> {
     pub first: u64,
     /// The gradient.
     pub grad: &'a [f32],
-    /// High nibbles of the stored integers.
-    pub codes: &'a mut [u8],
-    /// Low ones.
-    pub residue: &'a mut [u8],
-    /// Scales of half precision.
-    pub scales: &'a mut [u8],
+    /// The weight.
+    pub weight: PackedWeight<'a>,
     /// First moments: [`crate::quant::MomentCodec::M4`].
     pub m: &'a mut [u8],
     /// Their scales, as bits of bf16.
     pub m_scales: &'a mut [u16],
     /// Second moments.
     pub v: PackedSecondMoments<'a>,
+}
+
+/// A weight that a step in registers knows.
+pub(crate) enum PackedWeight<'a> {
+    /// Stored integers of [`QuantGrid::INT4`], symmetric.
+    Codes {
+        grid: &'a QuantGrid,
+        /// High nibbles of the stored integers.
+        codes: &'a mut [u8],
+        /// Low ones.
+        residue: &'a mut [u8],
+        /// Scales of half precision.
+        scales: &'a mut [u8],
+    },
+    /// Bits of bfloat16, rounded stochastically.
+    Bf16(&'a mut [u16]),
 }
 
 /// Second moments of four bits, or those that elements share.
@@ -92,9 +102,14 @@ impl PackedRows<'_> {
     fn check(&self) {
         let (count, groups) = (self.grad.len(), self.grad.len() / self.group);
         assert!(self.cols.is_multiple_of(self.group) && count.is_multiple_of(self.cols), "whole rows of whole groups");
-        let halves = [self.codes.len(), self.residue.len(), self.m.len()];
-        assert_eq!(halves, [count / 2; 3], "bytes of nibbles");
-        assert_eq!((self.scales.len(), self.m_scales.len()), (2 * groups, groups), "scales");
+        assert_eq!((self.m.len(), self.m_scales.len()), (count / 2, groups), "first moments");
+        match &self.weight {
+            PackedWeight::Codes { codes, residue, scales, .. } => {
+                assert_eq!([codes.len(), residue.len()], [count / 2; 2], "bytes of nibbles");
+                assert_eq!(scales.len(), 2 * groups, "scales");
+            }
+            PackedWeight::Bf16(data) => assert_eq!(data.len(), count, "numbers"),
+        }
         match &self.v {
             PackedSecondMoments::Own(codes, scales) => {
                 assert_eq!((codes.len(), scales.len()), (count / 2, groups), "second moments");

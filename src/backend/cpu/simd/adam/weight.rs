@@ -1,7 +1,7 @@
 //! A group of a weight.
 
-use super::PackedRows;
 use super::registers::{BYTES, Strip, absmax, bytes_of, load_integers, pick_low, plus, store_bytes};
+use super::{PackedRows, PackedWeight};
 use crate::backend::adam::AdamParams;
 use crate::backend::cpu::simd::uniform::avx512::STRIP;
 use crate::quant::{Element, QuantGrid, SCALE_MIN};
@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 /// The registers of a group of N strips.
 pub(super) struct Weight<const N: usize> {
     scale: f32,
-    /// Stored integers; then the unrounded ones after the update.
+    /// Stored integers; then the unrounded ones after the update. None of floats.
     stored: [Strip; N],
     /// Values; then those after the update, unrounded.
     values: [Strip; N],
@@ -22,11 +22,18 @@ impl<const N: usize> Weight<N> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn load(rows: &PackedRows, group: usize) -> Self {
-        let scale = read_scale(rows.scales, group);
-        let (zero, step) = (_mm512_set1_ps(rows.grid.zero_point), _mm512_set1_ps(scale * rows.grid.unit));
         let nothing = [[_mm512_setzero_ps(); 4]; N];
+        let (grid, codes, residue, scales) = match &rows.weight {
+            PackedWeight::Codes { grid, codes, residue, scales } => (grid, codes, residue, scales),
+            PackedWeight::Bf16(data) => {
+                let values = load_bf16(&data[group * rows.group..][..rows.group]);
+                return Self { scale: 1.0, stored: nothing, values, steps: nothing };
+            }
+        };
+        let scale = read_scale(scales, group);
+        let (zero, step) = (_mm512_set1_ps(grid.zero_point), _mm512_set1_ps(scale * grid.unit));
         let mut weight = Self { scale, stored: nothing, values: nothing, steps: nothing };
-        let (codes, residue) = (&rows.codes[rows.bytes(group)], &rows.residue[rows.bytes(group)]);
+        let (codes, residue) = (&codes[rows.bytes(group)], &residue[rows.bytes(group)]);
         for strip in 0..N {
             let part = strip * BYTES..(strip + 1) * BYTES;
             weight.stored[strip] = load_integers(&codes[part.clone()], &residue[part]);
@@ -81,7 +88,7 @@ impl<const N: usize> Weight<N> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn requantize(&mut self, rows: &mut PackedRows, group: usize) -> bool {
-        let grid = rows.grid;
+        let PackedWeight::Codes { grid, scales, .. } = &mut rows.weight else { return false };
         if !self.needs_rescale(grid) {
             let inverse = _mm512_set1_ps(grid.steps_per_scale / self.scale);
             for (stored, step) in self.stored.as_flattened_mut().iter_mut().zip(self.steps.as_flattened()) {
@@ -89,7 +96,7 @@ impl<const N: usize> Weight<N> {
             }
             return false;
         }
-        self.rescale(rows, group);
+        self.rescale(grid, scales, group);
         true
     }
 
@@ -104,7 +111,7 @@ impl<const N: usize> Weight<N> {
     /// Puts the values on a grid that fits them.
     #[cold]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    fn rescale(&mut self, rows: &mut PackedRows, group: usize) {
+    fn rescale(&mut self, grid: &QuantGrid, scales: &mut [u8], group: usize) {
         let mut values = [[[0.0; 16]; 4]; N];
         for (values, strip) in values.iter_mut().zip(&self.values) {
             for (values, register) in values.iter_mut().zip(strip) {
@@ -112,22 +119,27 @@ impl<const N: usize> Weight<N> {
                 unsafe { _mm512_storeu_ps(values.as_mut_ptr(), *register) };
             }
         }
-        let grid = rows.grid;
         let new = grid.rescale(values.as_flattened().as_flattened(), false);
-        new.write(Element::F16, rows.scales, &mut [], group);
+        new.write(Element::F16, scales, &mut [], group);
         let (zero, inverse) = (_mm512_set1_ps(grid.zero_point), _mm512_set1_ps(grid.steps_per_scale / new.scale));
         for (stored, value) in self.stored.as_flattened_mut().iter_mut().zip(self.values.as_flattened()) {
             *stored = _mm512_add_ps(_mm512_mul_ps(*value, inverse), zero);
         }
     }
 
-    /// Rounds the integers, and stores them.
+    /// Rounds the integers or floats, and stores them.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn store(&self, rows: &mut PackedRows, group: usize, u: &[Strip; N]) {
         let bytes = rows.bytes(group);
-        let (codes, residue) = (&mut rows.codes[bytes.clone()], &mut rows.residue[bytes]);
-        let (min, max) = (_mm512_set1_ps(rows.grid.min), _mm512_set1_ps(rows.grid.max));
+        let (grid, codes, residue) = match &mut rows.weight {
+            PackedWeight::Codes { grid, codes, residue, .. } => (grid, codes, residue),
+            PackedWeight::Bf16(data) => {
+                return store_bf16(&self.values, u, &mut data[group * rows.group..][..rows.group]);
+            }
+        };
+        let (codes, residue) = (&mut codes[bytes.clone()], &mut residue[bytes]);
+        let (min, max) = (_mm512_set1_ps(grid.min), _mm512_set1_ps(grid.max));
         for (strip, (stored, u)) in self.stored.iter().zip(u).enumerate() {
             let mut integers = [_mm512_setzero_si512(); 4];
             for (integers, (exact, u)) in integers.iter_mut().zip(stored.iter().zip(u)) {
@@ -138,6 +150,37 @@ impl<const N: usize> Weight<N> {
             store_bytes(pick_low(_mm256_srli_epi16::<4>(even), odd), &mut codes[part.clone()]);
             store_bytes(pick_low(even, _mm256_slli_epi16::<4>(odd)), &mut residue[part]);
         }
+    }
+}
+
+/// Values of bfloat16 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_bf16<const N: usize>(data: &[u16]) -> [Strip; N] {
+    let mut values = [[_mm512_setzero_ps(); 4]; N];
+    for (value, bits) in values.as_flattened_mut().iter_mut().zip(data.as_chunks::<16>().0) {
+        // SAFETY: sixteen numbers of sixteen bits, and the load asks for no alignment.
+        let bits = _mm512_cvtepu16_epi32(unsafe { _mm256_loadu_si256(bits.as_ptr().cast()) });
+        *value = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits));
+    }
+    values
+}
+
+/// [`crate::quant::bf16_stochastic`] of a group.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn store_bf16<const N: usize>(values: &[Strip; N], u: &[Strip; N], data: &mut [u16]) {
+    let exponent = _mm512_set1_epi32(0x7f80_0000);
+    for ((value, u), out) in values.as_flattened().iter().zip(u.as_flattened()).zip(data.as_chunks_mut::<16>().0) {
+        let bits = _mm512_castps_si512(*value);
+        // Random numbers are integers here, so that this is exact.
+        let rounded = _mm512_add_epi32(bits, _mm512_cvttps_epi32(*u));
+        let special = _mm512_cmpeq_epi32_mask(_mm512_and_si512(bits, exponent), exponent);
+        let payload = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x007f_ffff));
+        let kept = _mm512_mask_or_epi32(bits, payload, bits, _mm512_set1_epi32(1 << 22));
+        let high = _mm512_srli_epi32::<16>(_mm512_mask_mov_epi32(rounded, special, kept));
+        // SAFETY: sixteen numbers of sixteen bits, and the store asks for no alignment.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi16(high)) };
     }
 }
 
