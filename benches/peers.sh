@@ -39,9 +39,12 @@ for shape; do
     for _ in $(seq "$rounds"); do
         echo "$shape $(tetrad "${shape}_int4") $(tetrad "${shape}_bf16") $(torch "$shape") $(torch "$shape" --bf16)"
     done
-done | tee /dev/stderr | python3 -c '
+done | python3 -c '
 import statistics, sys
-rows = [line.split() for line in sys.stdin]
+rows = []
+for line in sys.stdin:
+    print(line, end="", flush=True)
+    rows.append(line.split())
 for shape in dict.fromkeys(row[0] for row in rows):
     times = [list(map(float, row[1:])) for row in rows if row[0] == shape]
     for what, a, b in [("float32 to torch.compile", 0, 2), ("bf16 to torch.compile", 1, 2), ("bf16 to autocast, compiled", 1, 3)]:

@@ -1,8 +1,7 @@
 //! What this machine can do at most, measured: the numbers that the speed of an operation is a share of.
 
-use super::simd::bf16::{PANEL, ROWS, STRIP, product};
+use super::simd::bf16::{COLS, PANEL, ROWS, STRIP, repeated};
 use super::simd::isa::{Isa, Level};
-use super::simd::tile::TileMut;
 use crate::store::ticks;
 use std::hint::black_box;
 use std::time::Duration;
@@ -41,7 +40,7 @@ pub fn peaks() -> Peaks {
     let fused = fastest(|| drop(rayon::broadcast(|_| black_box(fused(isa, black_box(ROUNDS))))));
     let flops = 2.0 * (threads * ROUNDS * SUMS * lanes(isa)) as f64 / fused;
     let tiled = fastest(|| drop(rayon::broadcast(|_| black_box(tiles(isa)))));
-    let bf16_flops = (threads * TILES * BLOCKS * 2 * STRIP * ROWS * 2) as f64 / tiled;
+    let bf16_flops = (threads * TILES * BLOCKS * 2 * STRIP * COLS * 2) as f64 / tiled;
     let share = COPIED / threads;
     let mut buffers: Vec<_> = (0..threads).map(|i| (vec![i as u8 | 1; share], vec![0u8; share])).collect();
     let copied = fastest(|| {
@@ -65,14 +64,16 @@ fn fastest(mut work: impl FnMut()) -> f64 {
     best.max(Duration::from_nanos(1)).as_secs_f64()
 }
 
-/// [`TILES`] times the same tile.
+/// [`TILES`] times the same tile of ones, and what one of its sums has become.
 fn tiles(isa: Isa) -> f32 {
-    let (left, right) = ([black_box(f32::from_bits(0x3f80_3f80)); BLOCKS * STRIP], [black_box(0.0); BLOCKS * PANEL]);
-    let mut out = [1.0; ROWS * ROWS];
-    for _ in 0..TILES {
-        product(isa, &left, &right, BLOCKS, TileMut::new(&mut out, ROWS, ROWS, ROWS), true);
-    }
-    out.iter().sum()
+    /// Operands and sums, from the start of a cache line.
+    #[repr(align(64))]
+    struct Aligned<const N: usize>([f32; N]);
+    let ones = black_box(f32::from_bits(0x3f80_3f80));
+    let (left, right) = (Aligned([ones; BLOCKS * STRIP]), Aligned([ones; BLOCKS * PANEL]));
+    let mut out = Aligned([0.0; ROWS * COLS]);
+    repeated(isa, &left.0, &right.0, BLOCKS, &mut out.0, TILES);
+    black_box(out.0)[0]
 }
 
 /// float32 numbers of a register.
@@ -152,7 +153,8 @@ mod tests {
             let many = fused(isa, 100);
             assert!(few < many, "{}: {few} {many}", isa.name());
         }
-        assert!(tiles(Isa::best()) > 0.0, "tiles were left out");
+        // Ones times ones.
+        assert_eq!(tiles(Isa::best()), (TILES * BLOCKS * 2 * STRIP / ROWS) as f32);
         let Peaks { flops, bf16_flops, bytes } = peaks();
         for rate in [flops, bf16_flops, bytes] {
             assert!(rate.is_finite() && rate > 1e6, "{flops} {bf16_flops} {bytes}");

@@ -79,6 +79,21 @@ fn product_by(tiles: &Tiles, left: &[f32], right: &[f32], blocks: usize, mut out
     }
 }
 
+/// The same tile `times` times, added to `out`: what a processor does at most. Operands had better begin at cache lines.
+pub(crate) fn repeated(
+    isa: Isa,
+    left: &[f32],
+    right: &[f32],
+    blocks: usize,
+    out: &mut [f32; ROWS * COLS],
+    times: usize,
+) {
+    let tiles = Tiles::of(isa);
+    for _ in 0..times {
+        tile(&tiles, left, right, blocks, TileMut::new(out, ROWS, COLS, COLS), true);
+    }
+}
+
 /// What computes tiles on this thread.
 enum Tiles {
     #[cfg(target_arch = "x86_64")]
