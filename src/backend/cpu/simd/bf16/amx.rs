@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 /// Rows of a tile register, each of 64 bytes.
 const HALF: usize = 16;
 
-/// This thread's tile registers, each 16 rows of 64 bytes, until it is dropped. It stays on its thread.
+/// This thread's tile registers, each 16 rows of 64 bytes, until it is dropped. It stays on its thread, and a thread has one at a
+/// time: with another dropped meanwhile the next instruction would be refused.
 pub(super) struct Configured(PhantomData<*mut ()>);
 
 /// What `ldtilecfg` reads (Intel's manual, volume 1, 18.2).

@@ -112,44 +112,42 @@ impl Tiles {
 
     /// A tile that the output has all of.
     ///
-    /// # Safety
-    /// `left` and `right` hold `blocks` blocks, at most [`DEPTH`]; the output is writable for [`ROWS`] rows of [`COLS`], its
-    /// stride apart, and nothing else uses it.
-    unsafe fn whole(&self, left: &[f32], right: &[f32], blocks: usize, out: (*mut f32, usize), goes_on: bool) {
-        // SAFETY: the levels prove the features; the rest is as promised by the caller.
-        unsafe {
-            match self {
+    /// # Panics
+    /// If it has not, or an operand is too short.
+    fn whole(&self, left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<'_>, goes_on: bool) {
+        assert_eq!((out.rows(), out.cols()), (ROWS, COLS), "rows and columns of a whole tile");
+        assert!(blocks <= DEPTH, "{blocks} blocks at once");
+        assert!(blocks * STRIP <= left.len(), "a left operand cut short");
+        assert!(blocks * PANEL <= right.len(), "a right operand cut short");
+        let at = (out.as_mut_ptr(), out.stride());
+        match self {
+            // SAFETY: the assertions above are what the kernel asks for, and the tile is borrowed for writing.
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(amx) => unsafe { amx.tile(left, right, blocks, at, goes_on) },
+            Self::Without(isa) => match isa.level() {
+                // SAFETY: the level proves the features; the rest as above.
                 #[cfg(target_arch = "x86_64")]
-                Self::Amx(amx) => amx.tile(left, right, blocks, out, goes_on),
-                Self::Without(isa) => match isa.level() {
-                    #[cfg(target_arch = "x86_64")]
-                    Level::Avx512 => fused::avx512(left, right, blocks, out, goes_on),
-                    #[cfg(target_arch = "x86_64")]
-                    Level::Avx2 => fused::avx2(left, right, blocks, out, goes_on),
-                    Level::Portable => portable::tile(left, right, blocks, out, goes_on),
-                },
-            }
+                Level::Avx512 => unsafe { fused::avx512(left, right, blocks, at, goes_on) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => unsafe { fused::avx2(left, right, blocks, at, goes_on) },
+                Level::Portable => portable::tile(left, right, blocks, out, goes_on),
+            },
         }
     }
 }
 
 /// One tile of at most [`ROWS`] x [`COLS`].
 fn tile(tiles: &Tiles, left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<'_>, goes_on: bool) {
-    assert!(out.rows() <= ROWS && out.cols() <= COLS, "a tile of {} x {}", out.rows(), out.cols());
-    assert!(blocks * STRIP <= left.len(), "a left operand cut short");
-    assert!(blocks * PANEL <= right.len(), "a right operand cut short");
-    if (out.rows(), out.cols()) == (ROWS, COLS) {
-        let whole = (out.as_mut_ptr(), out.stride());
-        // SAFETY: the assertions above are what the kernels ask for, and the output has all of its rows and columns.
-        return unsafe { tiles.whole(left, right, blocks, whole, goes_on) };
+    let (rows, cols) = (out.rows(), out.cols());
+    if (rows, cols) == (ROWS, COLS) {
+        return tiles.whole(left, right, blocks, out, goes_on);
     }
     let mut edge = [0.0f32; ROWS * COLS];
-    let (rows, cols) = (out.rows(), out.cols());
     if goes_on {
         (0..rows).for_each(|i| edge[i * COLS..][..cols].copy_from_slice(out.row(i)));
     }
-    // SAFETY: as above, and the array is a whole tile.
-    unsafe { tiles.whole(left, right, blocks, (edge.as_mut_ptr(), COLS), goes_on) };
+    tiles.whole(left, right, blocks, TileMut::new(&mut edge, ROWS, COLS, COLS), goes_on);
     (0..rows).for_each(|i| out.row(i).copy_from_slice(&edge[i * COLS..][..cols]));
 }
 

@@ -1,15 +1,12 @@
 //! The tile in plain loops, for processors of any kind: the same bits.
 
 use super::{COLS, PANEL, ROWS, STRIP, WORDS};
+use crate::backend::cpu::simd::tile::TileMut;
 
 /// A tile that the output has all of.
-///
-/// # Safety
-/// The output is writable for [`ROWS`] rows of [`COLS`], `stride` apart.
-pub(super) unsafe fn tile(left: &[f32], right: &[f32], blocks: usize, (out, stride): (*mut f32, usize), goes_on: bool) {
+pub(super) fn tile(left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<'_>, goes_on: bool) {
     for row in 0..ROWS {
-        // SAFETY: as promised by the caller; rows do not overlap, since their distance is at least their length.
-        let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * stride), COLS) };
+        let out = out.row(row);
         let mut sums = [0.0f32; COLS];
         if goes_on {
             sums.iter_mut().zip(&*out).for_each(|(sum, &old)| *sum = normal(old));
