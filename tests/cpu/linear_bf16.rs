@@ -1,9 +1,9 @@
 //! Products of operands rounded to bfloat16.
 
 use crate::harness::operands::{FORMATS, Harness, Random, assert_near};
-use tetrad::backend::Accumulate;
 use tetrad::backend::cpu::Isa;
 use tetrad::backend::ops::reference::{self, wide};
+use tetrad::backend::{Accumulate, Compute};
 use tetrad::memory::Span;
 use tetrad::quant::{GROUPS, GroupedShape, WeightCodec, WeightFormat};
 
@@ -33,7 +33,7 @@ fn all_of(tokens: usize, sequence: usize, shape: GroupedShape, format: WeightFor
     let mut first = None;
     for isa in Isa::available() {
         let run = |threads| {
-            harness.run_bf16(isa, threads, &[set, added].concat(), |cpu| {
+            harness.run_in(Compute::Bf16, isa, threads, &[set, added].concat(), |cpu| {
                 for (y, dx, grad, accumulate) in
                     [(y, dx, grad, Accumulate::No), (added_y, added_dx, added_grad, Accumulate::Yes)]
                 {
@@ -91,7 +91,7 @@ fn a_batch_in_parts_gives_the_same_bits() {
     let [grad, grad_parts] = [(); 2].map(|()| harness.out(rows * cols));
     for isa in Isa::available() {
         let spans = [y, y_parts, dx, dx_parts, grad, grad_parts, both, y_both];
-        let found = harness.run_bf16(isa, 2, &spans, |cpu| {
+        let found = harness.run_in(Compute::Bf16, isa, 2, &spans, |cpu| {
             cpu.linear_bf16(x, &[(&w, y)], Accumulate::No);
             cpu.linear_bf16(x, &[(&other, both), (&w, y_both)], Accumulate::No);
             cpu.linear_grad_input_bf16(dy, &w, dx, Accumulate::No);
@@ -126,7 +126,8 @@ fn small_numbers_are_zero_and_what_is_not_finite_stays() {
     let (dy, dx) = (harness.add(&dy), harness.out(tokens * shape.cols));
     let mut first = None;
     for isa in Isa::available() {
-        let found = harness.run_bf16(isa, 2, &[dx], |cpu| cpu.linear_grad_input_bf16(dy, &w, dx, Accumulate::No));
+        let found =
+            harness.run_in(Compute::Bf16, isa, 2, &[dx], |cpu| cpu.linear_grad_input_bf16(dy, &w, dx, Accumulate::No));
         let rows: Vec<&[f32]> = found[0].chunks(shape.cols).collect();
         assert!(rows[0].iter().all(|&x| x == 0.0), "{}", isa.name());
         assert!(rows[1].iter().any(|&x| x != 0.0) && rows[1].iter().all(|x| x.abs() < 1e-17), "{}", isa.name());

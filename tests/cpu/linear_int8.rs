@@ -1,9 +1,9 @@
 //! Forward products in integers.
 
 use crate::harness::operands::{FORMATS, Harness, Random, assert_near};
-use tetrad::backend::Accumulate;
 use tetrad::backend::cpu::Isa;
 use tetrad::backend::ops::reference::{self, wide};
+use tetrad::backend::{Accumulate, Compute};
 use tetrad::memory::Span;
 use tetrad::quant::{GROUPS, GroupedShape, WeightCodec, WeightFormat};
 
@@ -23,7 +23,7 @@ fn both(tokens: usize, shape: GroupedShape, format: WeightFormat) {
     let mut fused = None;
     for isa in Isa::available() {
         let run = |threads| {
-            harness.run_int8(isa, threads, &[y, added], |cpu| {
+            harness.run_in(Compute::Int8, isa, threads, &[y, added], |cpu| {
                 cpu.linear_int8(x_at, &w, y, Accumulate::No);
                 cpu.linear_int8(x_at, &w, added, Accumulate::Yes);
             })
@@ -71,7 +71,7 @@ fn a_batch_in_parts_gives_the_same_bits() {
         (harness.weight(&planes), harness.add(&x), harness.out(tokens * shape.rows), harness.out(tokens * shape.rows));
     let rows = |span: Span, from: usize, to: usize, width: usize| span.part(4 * from * width, 4 * (to - from) * width);
     for isa in Isa::available() {
-        let found = harness.run_int8(isa, 2, &[whole, parts], |cpu| {
+        let found = harness.run_in(Compute::Int8, isa, 2, &[whole, parts], |cpu| {
             cpu.linear_int8(x, &w, whole, Accumulate::No);
             for (from, to) in [(0, 5), (5, 494), (494, 500)] {
                 let (x, y) = (rows(x, from, to, shape.cols), rows(parts, from, to, shape.rows));
@@ -92,7 +92,8 @@ fn what_is_not_finite_reaches_every_sum_it_belongs_to() {
             x[70 + 69] = broken;
             let (x, w, y) = (harness.add(&x[..]), harness.weight(&planes), harness.out(tokens * 33));
             for isa in Isa::available() {
-                let found = harness.run_int8(isa, 2, &[y], |cpu| cpu.linear_int8(x, &w, y, Accumulate::No));
+                let found =
+                    harness.run_in(Compute::Int8, isa, 2, &[y], |cpu| cpu.linear_int8(x, &w, y, Accumulate::No));
                 let nan = |t: usize| found[0][t * 33..][..33].iter().filter(|y| y.is_nan()).count();
                 assert!(nan(1) == 33 && nan(0) == 0, "{broken}: {}", isa.name());
             }
@@ -108,7 +109,7 @@ fn the_smallest_numbers_are_zero() {
     let x = [1e-40f32; 6 * 64];
     let (x, w, y) = (harness.add(&x[..]), harness.weight(&planes), harness.out(6 * 8));
     for isa in Isa::available() {
-        let found = harness.run_int8(isa, 1, &[y], |cpu| cpu.linear_int8(x, &w, y, Accumulate::No));
+        let found = harness.run_in(Compute::Int8, isa, 1, &[y], |cpu| cpu.linear_int8(x, &w, y, Accumulate::No));
         assert!(found[0].iter().all(|&y| y == 0.0), "{}: {:?}", isa.name(), found[0]);
     }
 }

@@ -21,34 +21,13 @@ const MAX: MaxShapes = MaxShapes {
 impl Harness {
     /// Runs `op` and returns the floats of `spans`.
     pub fn run(&self, isa: Isa, threads: usize, spans: &[Span], op: impl Fn(&mut dyn Backend) + Sync) -> Vec<Vec<f32>> {
-        self.run_planned(&MAX, isa, threads, spans, op)
+        self.run_in(Compute::F32, isa, threads, spans, op)
     }
 
-    /// The same with workspace for products in integers.
-    pub fn run_int8(
+    /// The same with workspace for products in `compute`.
+    pub fn run_in(
         &self,
-        isa: Isa,
-        threads: usize,
-        spans: &[Span],
-        op: impl Fn(&mut dyn Backend) + Sync,
-    ) -> Vec<Vec<f32>> {
-        self.run_planned(&MaxShapes { compute: Compute::Int8, ..MAX }, isa, threads, spans, op)
-    }
-
-    /// The same with workspace for products in bfloat16.
-    pub fn run_bf16(
-        &self,
-        isa: Isa,
-        threads: usize,
-        spans: &[Span],
-        op: impl Fn(&mut dyn Backend) + Sync,
-    ) -> Vec<Vec<f32>> {
-        self.run_planned(&MaxShapes { compute: Compute::Bf16, ..MAX }, isa, threads, spans, op)
-    }
-
-    fn run_planned(
-        &self,
-        largest: &MaxShapes,
+        compute: Compute,
         isa: Isa,
         threads: usize,
         spans: &[Span],
@@ -57,7 +36,7 @@ impl Harness {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
         pool.install(|| {
             let mut cpu = Cpu::with_isa(isa);
-            self.start(&mut cpu, largest);
+            self.start(&mut cpu, &MaxShapes { compute, ..MAX });
             op(&mut cpu);
             let read = |span: &Span| {
                 let mut out = vec![0f32; span.bytes / 4];

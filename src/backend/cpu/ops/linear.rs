@@ -140,15 +140,16 @@ pub(super) fn tokens_of(input: &[f32], input_width: usize, output: &[f32], outpu
     tokens
 }
 
+/// A product of a left operand's rows with panels.
 #[derive(Clone, Copy)]
-struct Shape {
-    tokens: usize,
+pub(super) struct Shape {
+    pub tokens: usize,
     /// Columns of the left operand, summed over.
-    inner: usize,
+    pub inner: usize,
     /// Columns of the output.
-    cols: usize,
-    /// What one call of `pack` fills: so many panels, so many of their rows.
-    task: (usize, usize),
+    pub cols: usize,
+    /// What one task fills: so many panels, so many of their rows.
+    pub task: (usize, usize),
 }
 
 /// `out = left panels`, where `pack(col, k, tile, area)` fills rows `k..` of the panels from column `col` on;

@@ -3,7 +3,7 @@
 //! The left operand is rounded into scratch that all threads share, and panels of the weight are dequantized and rounded
 //! beside it, half of what float32 takes; then each thread multiplies blocks of tokens.
 
-use super::linear::tokens_of;
+use super::linear::{Shape, tokens_of};
 use super::weights::{PIECE, Rows};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::bf16::{
@@ -104,9 +104,10 @@ pub(super) fn linear_grad_input_bf16(cpu: &mut Cpu, dy: Span, w: &Weight, dx: Sp
         let (Some(low), Some(high)) = (rows.next(), rows.next()) else { unreachable!("there is room for two rows") };
         for k in 0..tile.cols() / COLS {
             let row = from + 2 * k;
-            let first = (row < outputs).then(|| w.read(isa, row, col, low)).map(|()| &*low);
-            let second = (row + 1 < outputs).then(|| w.read(isa, row + 1, col, high)).map(|()| &*high);
-            pair_to_panels(isa, first, second, Operand::Value, k, &mut tile);
+            let read = |row, out: &mut [f32]| if row < outputs { w.read(isa, row, col, out) } else { out.fill(0.0) };
+            read(row, low);
+            read(row + 1, high);
+            pair_to_panels(isa, low, high, Operand::Value, k, &mut tile);
         }
     };
     let shape = Shape { tokens, inner: outputs, cols: inputs, task: (PIECE / COLS, 2 * WORDS) };
@@ -120,17 +121,6 @@ struct Factor<'a> {
     operand: Operand,
     /// Whether all of it lies rounded in the scratch, from a product before.
     rounded: bool,
-}
-
-#[derive(Clone, Copy)]
-struct Shape {
-    tokens: usize,
-    /// Columns of the left operand, summed over.
-    inner: usize,
-    /// Columns of the output.
-    cols: usize,
-    /// What one call of `pack` fills: so many panels, so many of their words.
-    task: (usize, usize),
 }
 
 /// `out = left panels`, where `pack(col, k, tile, area)` fills words of the panels from column `col` and number `k` of the sum

@@ -80,12 +80,12 @@ impl<'a> Tokens<'a> {
         self.sequence.div_ceil(BLOCK)
     }
 
-    /// Pair `word` of block `block`: columns `from..from + count` of its tokens, as far as the sequence has them.
-    fn pair(self, block: usize, word: usize, from: usize, count: usize) -> [Option<&'a [f32]>; 2] {
+    /// Pair `word` of block `block`: columns `from..from + count` of its tokens, none of tokens that the sequence does not have.
+    fn pair(self, block: usize, word: usize, from: usize, count: usize) -> [&'a [f32]; 2] {
         let (sequence, first) = (block / self.blocks_each(), block % self.blocks_each() * BLOCK + 2 * word);
         let row = |token: usize| {
             let at = (sequence * self.sequence + token) * self.width + from;
-            (token < self.sequence).then(|| &self.data[at..at + count])
+            if token < self.sequence { &self.data[at..at + count] } else { &[] }
         };
         [row(first), row(first + 1)]
     }
@@ -162,7 +162,7 @@ impl<'a> Part<'a> {
     }
 
     /// The pair of number `word` of block `block`, of up to [`PIECE`] columns from strip or panel `number` on.
-    fn pair(self, block: usize, word: usize, number: usize) -> [Option<&'a [f32]>; 2] {
+    fn pair(self, block: usize, word: usize, number: usize) -> [&'a [f32]; 2] {
         let col = number * WIDTH;
         self.tokens.pair(self.first + block, word, self.from + col, self.width(number))
     }

@@ -46,9 +46,9 @@ fn rows_at_once(rows: usize, row: usize, most: usize) -> usize {
     fitting.min(rows.next_multiple_of(TILE))
 }
 
-/// Workspace in bytes; nothing if products are of floats.
+/// Workspace in bytes; nothing if products are not of bytes.
 pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
-    if max.compute == Compute::F32 {
+    if matches!(max.compute, Compute::F32 | Compute::Bf16) {
         return 0;
     }
     // The smallest groups have the most scales. Fewer or narrower rows never need more than this: either all rows, or as many

@@ -1,5 +1,5 @@
-//! The tile with AMX: four of the eight tile registers hold 32 x 32 sums, two a half of the left operand each and two of the
-//! right one. In assembly, since the compiler's intrinsics are not stable.
+//! The tile with AMX: four of the eight tile registers hold 32 x 32 sums, two the halves of the left operand's block and two
+//! those of the right one's. In assembly, since the compiler's intrinsics are not stable.
 
 use super::{COLS, PANEL, STRIP, WORDS};
 use std::arch::asm;
@@ -24,7 +24,7 @@ struct Config {
     rows: [u8; 16],
 }
 
-const CONFIG: Config = {
+static CONFIG: Config = {
     let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
     let mut tile = 0;
     while tile < 8 {
@@ -37,13 +37,12 @@ const CONFIG: Config = {
 impl Configured {
     /// The registers, if the processor has them and the system lets this process use them.
     pub fn new() -> Option<Self> {
-        static CONFIG_IN_MEMORY: Config = CONFIG;
         if !allowed() {
             return None;
         }
         // SAFETY: the processor has AMX and the system keeps its registers (`allowed`); the configuration is a valid one of
         // palette 1. No compiler-generated code uses tile registers, so none depends on what they held.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG_IN_MEMORY, options(nostack, readonly)) };
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(nostack, readonly)) };
         Some(Self(PhantomData))
     }
 

@@ -2,7 +2,7 @@
 //! register of columns at a time. Words of the left operand are taken apart first, so that a chain reads its factor from
 //! memory.
 
-use super::{COLS, DEPTH, PANEL, ROWS, STRIP, WORDS};
+use super::{COLS, DEPTH, HIGH, PANEL, ROWS, STRIP, WORDS, former, latter};
 use std::arch::x86_64::*;
 
 /// Words of some rows, taken apart: for each row the former numbers, and the latter ones.
@@ -14,9 +14,8 @@ fn take_apart<const M: usize>(left: &[f32], row: usize, blocks: usize, apart: &m
         let apart = formers.chunks_exact_mut(WORDS).zip(latters.chunks_exact_mut(WORDS));
         for (block, (formers, latters)) in apart.enumerate().take(blocks) {
             let words = &left[block * STRIP + (row + i) * WORDS..][..WORDS];
-            for ((word, former), latter) in words.iter().zip(formers).zip(latters) {
-                *former = f32::from_bits(word.to_bits() << 16);
-                *latter = f32::from_bits(word.to_bits() & 0xffff_0000);
+            for ((&word, first), second) in words.iter().zip(formers).zip(latters) {
+                (*first, *second) = (former(word), latter(word));
             }
         }
     }
@@ -86,7 +85,7 @@ tile!(
 #[target_feature(enable = "avx2")]
 fn halves_avx2(words: __m256) -> [__m256; 2] {
     let words = _mm256_castps_si256(words);
-    let high = _mm256_set1_epi32(0xffff_0000u32.cast_signed());
+    let high = _mm256_set1_epi32(HIGH.cast_signed());
     [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)), _mm256_castsi256_ps(_mm256_and_si256(words, high))]
 }
 
@@ -94,7 +93,7 @@ fn halves_avx2(words: __m256) -> [__m256; 2] {
 #[target_feature(enable = "avx512f")]
 fn halves_avx512(words: __m512) -> [__m512; 2] {
     let words = _mm512_castps_si512(words);
-    let high = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
+    let high = _mm512_set1_epi32(HIGH.cast_signed());
     [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(_mm512_and_si512(words, high))]
 }
 

@@ -18,8 +18,7 @@ mod portable;
 pub(crate) use pack::{columns_to_strip, pair, pair_to_panels, round_row, rows_to_strip};
 
 use super::gemm;
-use super::isa::Isa;
-use super::isa::Level;
+use super::isa::{Isa, Level};
 use super::tile::TileMut;
 use crate::backend::ops::SUM_BLOCK;
 
@@ -33,6 +32,21 @@ pub(crate) const BLOCK: usize = SUM_BLOCK;
 pub(crate) const WORDS: usize = BLOCK / 2;
 /// Blocks that a tile is given at once: a panel this deep stays in the first cache.
 const DEPTH: usize = 16;
+
+/// The bits of a word's upper half.
+const HIGH: u32 = 0xffff_0000;
+
+/// The number in the lower half of a word.
+#[inline(always)]
+fn former(word: f32) -> f32 {
+    f32::from_bits(word.to_bits() << 16)
+}
+
+/// The number in the upper half.
+#[inline(always)]
+fn latter(word: f32) -> f32 {
+    f32::from_bits(word.to_bits() & HIGH)
+}
 
 /// What an operand is, which decides below which magnitude its elements count as 0. A product of what is left is at least
 /// 2^-112 and, of eight bits each, a multiple of 2^-126, as are sums of such: none is subnormal, which AMX takes for 0.
@@ -182,7 +196,7 @@ mod tests {
     }
 
     fn rounded(x: f32, operand: Operand) -> f32 {
-        f32::from_bits(pack::round(x, operand) & 0xffff_0000)
+        latter(f32::from_bits(pack::round(x, operand)))
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! Operands rounded and laid in words.
 
-use super::{BLOCK, COLS, Operand, ROWS, STRIP, WORDS};
+use super::{BLOCK, COLS, HIGH, Operand, ROWS, STRIP, WORDS};
 use crate::backend::cpu::simd::gemm;
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::tile::TileMut;
 use zerocopy::{FromBytes, IntoBytes};
 
 const SIGN: u32 = 1 << 31;
-const HIGH: u32 = 0xffff_0000;
 
 /// The nearest bfloat16 in the upper half, halves to the even neighbour; the lower half is anything.
 #[inline(always)]
@@ -71,37 +70,25 @@ vectorized! {
     }
 }
 
-/// Pairs of the elements of two rows that follow each other along the sum, zero where a row ends or is not there.
-///
-/// # Panics
-/// If a row is longer than `words`.
-pub(crate) fn pair(isa: Isa, low: Option<&[f32]>, high: Option<&[f32]>, operand: Operand, words: &mut [f32]) {
-    pair_rows(isa, low.unwrap_or(&[]), high.unwrap_or(&[]), operand, words);
-}
-
 vectorized! {
-    fn pair_rows(low: &[f32], high: &[f32], operand: Operand, words: &mut [f32]) {
+    /// Pairs of the elements of two rows that follow each other along the sum, zero where a row ends; one that is not there is
+    /// empty.
+    ///
+    /// # Panics
+    /// If a row is longer than `words`.
+    pub(crate) fn pair(low: &[f32], high: &[f32], operand: Operand, words: &mut [f32]) {
+        assert!(low.len().max(high.len()) <= words.len(), "rows that are longer than their words");
         pair_into(low, high, operand, words);
     }
 }
 
-/// The same, as word `k` of the panels that are the rows of `panels`.
-///
-/// # Panics
-/// If a row is longer than all of them together.
-pub(crate) fn pair_to_panels(
-    isa: Isa,
-    low: Option<&[f32]>,
-    high: Option<&[f32]>,
-    operand: Operand,
-    k: usize,
-    panels: &mut TileMut<'_>,
-) {
-    pairs_to_panels(isa, low.unwrap_or(&[]), high.unwrap_or(&[]), operand, k, panels);
-}
-
 vectorized! {
-    fn pairs_to_panels(low: &[f32], high: &[f32], operand: Operand, k: usize, panels: &mut TileMut<'_>) {
+    /// The same, as word `k` of the panels that are the rows of `panels`.
+    ///
+    /// # Panics
+    /// If a row is longer than all of them together.
+    pub(crate) fn pair_to_panels(low: &[f32], high: &[f32], operand: Operand, k: usize, panels: &mut TileMut<'_>) {
+        assert!(low.len().max(high.len()) <= panels.rows() * COLS, "rows that are longer than their panels");
         for p in 0..panels.rows() {
             let words = panels.row(p)[k * COLS..].first_chunk_mut::<COLS>().expect("a panel has whole words");
             pair_into(rest(low, p * COLS), rest(high, p * COLS), operand, words);

@@ -1,6 +1,6 @@
 //! The tile in plain loops, for processors of any kind: the same bits.
 
-use super::{COLS, PANEL, ROWS, STRIP, WORDS};
+use super::{COLS, PANEL, ROWS, STRIP, WORDS, former, latter};
 use crate::backend::cpu::simd::tile::TileMut;
 
 /// A tile that the output has all of.
@@ -27,16 +27,6 @@ pub(super) fn tile(left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<
         }
         out.copy_from_slice(&sums);
     }
-}
-
-/// The number in the lower half of a word.
-fn former(word: f32) -> f32 {
-    f32::from_bits(word.to_bits() << 16)
-}
-
-/// The number in the upper half.
-fn latter(word: f32) -> f32 {
-    f32::from_bits(word.to_bits() & 0xffff_0000)
 }
 
 /// Subnormal numbers are 0 in AMX. Sums of products never are; what they are added to may be.
