@@ -48,15 +48,24 @@ fn whole_sequences_of_odd_lengths() {
 
 #[test]
 fn a_cache_that_is_partly_filled() {
-    for (start, queries, capacity) in [(0, 1, 9), (5, 1, 6), (5, 3, 64), (100, 50, 172), (255, 2, 300)] {
+    for (start, queries, capacity) in [(0, 1, 9), (5, 1, 6), (5, 3, 64), (100, 50, 172), (255, 2, 300), (40, 5, 45)] {
         let shape = AttentionShape { batch: 2, queries, start, capacity, heads: 4, kv_heads: 2, head_dim: 32 };
         check(shape, 1.0, None);
+    }
+    // Heads of whole and of broken registers, and of more than are summed at once; four queries are taken one by one, five
+    // are not.
+    for (head_dim, queries) in [(1, 1), (17, 4), (64, 1), (65, 4), (128, 2), (300, 1), (300, 5)] {
+        let shape = AttentionShape { batch: 2, queries, start: 70, capacity: 77, heads: 6, kv_heads: 2, head_dim };
+        check(shape, 1.0, None);
+        check(shape, 30.0, None);
     }
 }
 
 #[test]
 fn samples_in_a_row_do_not_see_each_other() {
-    for (queries, lengths) in [(7, &[1, 2, 4][..]), (100, &[47, 1, 52]), (200, &[10, 86, 100, 4]), (97, &[97])] {
+    for (queries, lengths) in
+        [(4, &[1, 2, 1][..]), (7, &[1, 2, 4]), (100, &[47, 1, 52]), (200, &[10, 86, 100, 4]), (97, &[97])]
+    {
         for batch in [1, 3] {
             let shape =
                 AttentionShape { batch, queries, start: 0, capacity: queries, heads: 4, kv_heads: 2, head_dim: 16 };
@@ -68,17 +77,21 @@ fn samples_in_a_row_do_not_see_each_other() {
 
 #[test]
 fn nan_in_a_query_reaches_its_output_alone() {
-    let shape = AttentionShape { batch: 1, queries: 50, start: 0, capacity: 50, heads: 1, kv_heads: 1, head_dim: 8 };
-    let (mut random, mut harness) = (Random(1), Harness::default());
-    let mut q = random.floats(400);
-    q[3 * 8] = f32::NAN;
-    let [q, k, v] = [q, random.floats(400), random.floats(400)].map(|data| harness.add(&data[..]));
-    let (out, lse) = (harness.out(400), harness.out(50));
-    for isa in Isa::available() {
-        let found = harness.run(isa, 1, &[out, lse], |cpu| {
-            cpu.attention(&AttentionArgs { q, k, v, out, lse, segment_start: None, shape });
-        });
-        assert!(found[0].iter().enumerate().all(|(i, x)| x.is_nan() == (i / 8 == 3)));
-        assert!(found[1].iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3)));
+    for queries in [4, 50] {
+        let shape =
+            AttentionShape { batch: 1, queries, start: 0, capacity: queries, heads: 1, kv_heads: 1, head_dim: 8 };
+        let (mut random, mut harness) = (Random(1), Harness::default());
+        let mut q = random.floats(8 * queries);
+        q[3 * 8] = f32::NAN;
+        let [k, v] = [(); 2].map(|()| random.floats(8 * queries));
+        let [q, k, v] = [q, k, v].map(|data| harness.add(&data[..]));
+        let (out, lse) = (harness.out(8 * queries), harness.out(queries));
+        for isa in Isa::available() {
+            let found = harness.run(isa, 1, &[out, lse], |cpu| {
+                cpu.attention(&AttentionArgs { q, k, v, out, lse, segment_start: None, shape });
+            });
+            assert!(found[0].iter().enumerate().all(|(i, x)| x.is_nan() == (i / 8 == 3)));
+            assert!(found[1].iter().enumerate().all(|(i, x)| x.is_nan() == (i == 3)));
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Scores are kept transposed, `[key][query]`: the softmax over keys then runs down the rows with one query per
 //! vector lane, and both products that follow read them without another transposition.
 
+use super::attention_decode::{self as decode, attention_decode};
 use super::attention_grad::{Inputs, Outputs, attention_grad};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::exp::exp;
@@ -172,6 +173,10 @@ impl Attention for Cpu {
         shape.check(q.len(), k.len(), v.len(), lse.len(), segment_start);
         assert_eq!(out.len(), q.len(), "elements of out");
         let AttentionShape { batch, queries, start, capacity, heads, head_dim, .. } = shape;
+        if decode::few(&shape) {
+            let inputs = decode::Inputs { q, k, v, segment_start };
+            return attention_decode(isa, scratch, inputs, out, lse, shape);
+        }
         let (group, width) = (shape.group(), shape.group() * head_dim);
         let (_, mut areas) = scratch.split(Need { shared: 0, private: private(start + queries, head_dim) });
         // One task: a block of queries, all heads that share one head of keys.

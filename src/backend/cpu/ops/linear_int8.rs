@@ -8,7 +8,9 @@ use super::linear::{SMALL_BATCH, SMALL_OUTPUTS, tokens_of};
 use super::weights::Rows;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::gemm;
-use crate::backend::cpu::simd::int8::{COLS, Groups, LeftRow, Panel, ROWS, Range, WORD, dots, quantize_row, tile};
+use crate::backend::cpu::simd::int8::{
+    COLS, Groups, LeftRow, Panel, ROWS, Range, WORD, dots, lay_by_quads, quantize_row, tile,
+};
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::tasks::{Areas, Need};
 use crate::backend::cpu::simd::tile::TileMut;
@@ -44,7 +46,7 @@ pub(crate) fn need(max: &MaxShapes) -> Need {
 
 /// Words of a thread: rows of a panel as bytes before they are laid side by side, or the numbers of a row's groups.
 fn private(groups: Groups) -> usize {
-    (COLS * DEPTH / WORD).max(2 * groups.count)
+    (COLS * DEPTH / WORD).max(groups.dots_room())
 }
 
 /// Tasks of a small batch for each thread, about: enough to share out what one that is held up leaves.
@@ -77,6 +79,8 @@ pub(super) fn linear_int8(cpu: &mut Cpu, x: Span, w: &Weight, y: Span, accumulat
     let shared = cut.slab * row + cut.panels * panel;
     let (shared, mut areas) = scratch.split(Need { shared, private: private(groups) });
     let (left, panels) = shared.split_at_mut(cut.slab * row);
+    // Not by the rows of a slab: how a batch is cut must not show.
+    let few = tokens <= SMALL_BATCH;
     for (x, y) in x.chunks(cut.slab * inputs).zip(y.chunks_mut(cut.slab * outputs)) {
         let rows = x.len() / inputs;
         let at_once = (ROUNDED / inputs).max(1);
@@ -84,10 +88,12 @@ pub(super) fn linear_int8(cpu: &mut Cpu, x: Span, w: &Weight, y: Span, accumulat
         areas.run(tasks, |(left, x), _| {
             for (left, x) in left.chunks_exact_mut(row).zip(x.chunks_exact(inputs)) {
                 quantize_row(isa, x, groups, integers.zero, left);
+                if few {
+                    lay_by_quads(isa, groups, left);
+                }
             }
         });
-        // Not by the rows of a slab: how a batch is cut must not show.
-        if tokens <= SMALL_BATCH {
+        if few {
             small_batch(isa, &mut areas, groups, left, &w, y, accumulate);
             continue;
         }
@@ -175,9 +181,9 @@ fn small_batch(
     let outputs = w.rows();
     let tokens = y.len() / outputs;
     // A task takes as long as handing out a few others.
-    let at_once = (outputs / (TASKS * areas.count())).next_multiple_of(2).max(SMALL_OUTPUTS);
+    let at_once = (outputs / (TASKS * areas.count())).next_multiple_of(4).max(SMALL_OUTPUTS);
     areas.run(TileMut::new(y, tokens, outputs, outputs).grid(tokens, at_once), |(_, col, out), area| {
         let goes_on = accumulate == Accumulate::Yes;
-        dots(isa, groups, left, (w.decoder(), col), &mut area[..2 * groups.count], out, goes_on);
+        dots(isa, groups, left, (w.decoder(), col), &mut area[..groups.dots_room()], out, goes_on);
     });
 }

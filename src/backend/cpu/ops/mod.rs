@@ -6,6 +6,7 @@ mod activation_scaling;
 pub(crate) mod adam;
 mod apply_update;
 pub(crate) mod attention;
+mod attention_decode;
 pub(crate) mod attention_grad;
 pub(crate) mod bias;
 pub(crate) mod embedding;

@@ -4,10 +4,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_dots;
 mod portable;
 mod quantize;
 
-pub(crate) use quantize::quantize_row;
+pub(crate) use quantize::{lay_by_quads, quantize_row};
 
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +36,28 @@ pub(crate) struct Groups {
     pub offsets: bool,
 }
 
+/// Blocks of 32 integers that [`dots`] takes at once.
+pub(crate) const QUAD: usize = 4;
+/// Rows of a weight that [`dots`] takes at once: they share what is read of the inputs, and their sums are folded together.
+const AT_ONCE: usize = 4;
+
+impl Groups {
+    /// Blocks of 32 integers of a row.
+    fn blocks(self) -> usize {
+        self.count * self.words / 8
+    }
+
+    /// Numbers of a row's scales in whole registers.
+    fn row_scales(self) -> usize {
+        self.count.next_multiple_of(16)
+    }
+
+    /// Room for the numbers of [`dots`], in words: four rows of scales, and four numbers that are read past them.
+    pub fn dots_room(self) -> usize {
+        AT_ONCE * self.row_scales() + 4
+    }
+}
+
 /// Some of the groups.
 #[derive(Clone, Copy)]
 pub(crate) struct Range {
@@ -53,8 +77,9 @@ impl LeftRow {
         Self(groups)
     }
 
+    /// Words of whole quads of blocks.
     fn codes(self) -> usize {
-        self.0.count * self.0.words
+        (self.0.count * self.0.words).next_multiple_of(8 * QUAD)
     }
 
     /// Words of a row. Rows that are a power of two apart would compete for the same lines of the first cache.
@@ -118,11 +143,13 @@ pub(crate) fn tile(isa: Isa, groups: Groups, left: &[f32], panel: &[f32], range:
     }
 }
 
-/// Dot products of rows of activations ([`LeftRow`]) with rows `first..` of a weight as they are stored, one for each element of
-/// `out`, which they replace or, if it `goes_on`, are added to. `numbers` is room for two for each group.
+/// Dot products of rows of activations ([`LeftRow`], [laid by quads](lay_by_quads)) with rows `first..` of a weight as they are
+/// stored, one for each element of `out`, which they replace or, if it `goes_on`, are added to. `numbers` is room for
+/// [`Groups::dots_room`].
 ///
-/// Of a product sixteen sums, lane `l` those of words `l, l + 16, ...`, are kept apart until the end; so are those of offsets,
-/// lane `l` that of groups `l, l + 16, ...`. What corrects a group for the weights' zero is in its first lane.
+/// Of a product sixteen sums are kept apart until the end, lane `4 b + w` those of block `b` of each quad and of its words `w` and
+/// `w + 4`, which are added as integers. So are sixteen of what the offsets give and of what corrects the weights' zero, lane `l`
+/// those of groups `l, l + 16, ...`: (offset - zero scale) mean.
 pub(crate) fn dots(
     isa: Isa,
     groups: Groups,
@@ -134,7 +161,7 @@ pub(crate) fn dots(
 ) {
     let shape = w.shape();
     assert!(out.rows() * LeftRow(groups).len() <= left.len(), "a left operand cut short");
-    assert!(numbers.len() >= 2 * groups.count, "room for {} numbers of {} groups", numbers.len(), groups.count);
+    assert!(numbers.len() >= groups.dots_room(), "room for {} numbers of {} groups", numbers.len(), groups.count);
     let inside = out.cols() <= shape.rows && first <= shape.rows - out.cols();
     assert!(inside, "rows {first} and {} more of {}", out.cols(), shape.rows);
     assert!((shape.groups_per_row(), shape.group) == (groups.count, groups.words * WORD), "{groups:?} of {shape:?}");
@@ -142,7 +169,7 @@ pub(crate) fn dots(
         // SAFETY: the features were detected, and the assertions above are what the kernel asks for; every group is whole blocks
         // of 32.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 if has_vnni() => unsafe { avx512::dots(groups, left, (w, first), numbers, out, goes_on) },
+        Level::Avx512 if has_vnni() => unsafe { avx512_dots::dots(groups, left, (w, first), numbers, out, goes_on) },
         _ => portable::dots(isa, groups, left, (w, first), numbers, out, goes_on),
     }
 }

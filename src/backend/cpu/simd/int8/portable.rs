@@ -1,6 +1,6 @@
 //! Integer products in plain loops, compiled for each instruction set.
 
-use super::{COLS, Groups, LeftRow, Panel, ROWS, Range, TileMut};
+use super::{COLS, Groups, LeftRow, Panel, QUAD, ROWS, Range, TileMut};
 use crate::backend::cpu::simd::isa::{madd, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
 use crate::quant::RowDecoder;
@@ -59,14 +59,18 @@ vectorized! {
         goes_on: bool,
     ) {
         let ((w, first), mut out) = (weights, out);
-        let (row, nibbles) = (LeftRow::of(groups).len(), w.integers().nibbles);
-        let (scales, offsets) = numbers.split_at_mut(groups.count);
-        let offsets = &mut offsets[..if groups.offsets { groups.count } else { 0 }];
+        let (row, integers) = (LeftRow::of(groups).len(), w.integers());
+        let (scales, offsets) = numbers[..2 * groups.count].split_at_mut(groups.count);
+        offsets.fill(0.0);
         for j in 0..out.cols() {
-            w.integer_scales(first + j, scales, offsets);
-            let stored = (w.integer_bytes(first + j), nibbles.as_ref());
+            w.integer_scales(first + j, scales, &mut offsets[..if groups.offsets { groups.count } else { 0 }]);
+            let stored = (w.integer_bytes(first + j), integers.nibbles.as_ref());
             for t in 0..out.rows() {
-                let sum = dot::<FMA>(groups, &left[t * row..][..row], stored, scales, offsets);
+                let left = &left[t * row..][..row];
+                let mut sum = dot::<FMA>(groups, left, stored, scales);
+                if groups.offsets || integers.zero != 0 {
+                    sum += corrections::<FMA>(groups, left, integers.zero, scales, offsets);
+                }
                 let y = &mut out.row(t)[j];
                 *y = if goes_on { *y + sum } else { sum };
             }
@@ -74,42 +78,36 @@ vectorized! {
     }
 }
 
+/// The sums of products of integers.
 #[inline(always)]
-fn dot<const FMA: bool>(
-    groups: Groups,
-    left: &[f32],
-    stored: (&[u8], Option<&[u8; 16]>),
-    scales: &[f32],
-    offsets: &[f32],
-) -> f32 {
+fn dot<const FMA: bool>(groups: Groups, left: &[f32], stored: (&[u8], Option<&[u8; 16]>), scales: &[f32]) -> f32 {
     let row = LeftRow::of(groups);
-    let (mut sums, mut means) = ([0.0f32; 16], [0.0f32; 16]);
-    for (g, scale) in scales.iter().enumerate() {
-        let (from, to) = (g * groups.words / 8, (g + 1) * groups.words / 8);
-        // A group of one block has half of the lanes.
-        let first = from % 2 * 8;
-        let mut products = [0i32; 16];
-        products[first] = left[row.starts() + g].to_bits().cast_signed();
-        for block in from..to {
-            let (words, weights) = (&left[8 * block..][..8], block_of(stored, block));
-            for l in 0..8 {
-                let x = words[l].to_bits().to_le_bytes().map(u8::cast_signed);
-                for b in 0..4 {
-                    products[block % 2 * 8 + l] += i32::from(weights[4 * l + b]) * i32::from(x[b]);
-                }
-            }
-        }
-        for l in first..first + groups.words.min(16) {
-            sums[l] = madd::<FMA>(products[l] as f32, scale * left[row.scales() + g], sums[l]);
+    let mut sums = [0.0f32; 4 * QUAD];
+    for block in 0..groups.blocks() {
+        let (g, quad, b) = (block * 8 / groups.words, block / QUAD, block % QUAD);
+        let (weights, words) = (block_of(stored, block), &left[8 * QUAD * quad + 4 * b..]);
+        let bytes = |word: usize| words[word].to_bits().to_le_bytes().map(|byte| i32::from(byte.cast_signed()));
+        let scale = scales[g] * left[row.scales() + g];
+        for w in 0..4 {
+            let (low, high) = (bytes(w), bytes(4 * QUAD + w));
+            let products: i32 = (0..4)
+                .map(|i| i32::from(weights[4 * w + i]) * low[i] + i32::from(weights[16 + 4 * w + i]) * high[i])
+                .sum();
+            sums[4 * b + w] = madd::<FMA>(products as f32, scale, sums[4 * b + w]);
         }
     }
-    if offsets.is_empty() {
-        return fold_halves(sums);
+    fold_halves(sums)
+}
+
+/// The sums of what a group's mean is multiplied by.
+#[inline(always)]
+fn corrections<const FMA: bool>(groups: Groups, left: &[f32], zero: u8, scales: &[f32], offsets: &[f32]) -> f32 {
+    let (row, mut sums) = (LeftRow::of(groups), [0.0f32; 16]);
+    for (g, (&scale, &offset)) in scales.iter().zip(offsets).enumerate() {
+        let by = madd::<FMA>(-f32::from(zero), scale, offset);
+        sums[g % 16] = madd::<FMA>(by, left[row.means() + g], sums[g % 16]);
     }
-    for (g, &offset) in offsets.iter().enumerate() {
-        means[g % 16] = madd::<FMA>(offset, left[row.means() + g], means[g % 16]);
-    }
-    fold_halves(sums) + fold_halves(means)
+    fold_halves(sums)
 }
 
 /// 32 integers.

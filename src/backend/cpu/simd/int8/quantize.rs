@@ -1,6 +1,6 @@
 //! Activations in eight bits.
 
-use super::{Groups, LeftRow, WORD};
+use super::{Groups, LeftRow, QUAD, WORD};
 use crate::backend::cpu::simd::isa::vectorized;
 use zerocopy::IntoBytes;
 
@@ -22,6 +22,21 @@ vectorized! {
             (*scale, sum) = quantize(x, codes);
             *start = f32::from_bits((-i32::from(zero) * sum).cast_unsigned());
             *mean = *scale * sum as f32;
+        }
+    }
+}
+
+vectorized! {
+    /// Lays the words of a row in the order in which [`super::dots`] takes them: of four blocks the first halves, then the second.
+    pub(crate) fn lay_by_quads(groups: Groups, row: &mut [f32]) {
+        for quad in row[..LeftRow(groups).codes()].as_chunks_mut::<{ 8 * QUAD }>().0 {
+            let old = *quad;
+            for b in 0..QUAD {
+                for w in 0..4 {
+                    quad[4 * b + w] = old[8 * b + w];
+                    quad[4 * (QUAD + b) + w] = old[8 * b + 4 + w];
+                }
+            }
         }
     }
 }
