@@ -1,6 +1,6 @@
 //! Packed weights as the integers that they are, for products that are summed in integers.
 
-use super::row_decoder::each_nibble;
+use super::row_decoder::{each_nibble, f16_value};
 use super::{RowDecoder, WeightCodec, fp4};
 
 /// What four-bit floats are as unsigned integers: twice the value, and 12 more.
@@ -122,20 +122,8 @@ impl<'a> RowDecoder<'a> {
 #[inline(always)]
 fn read_halves(bytes: &[u8], out: &mut [f32]) {
     for (out, bytes) in out.iter_mut().zip(bytes.as_chunks::<2>().0) {
-        *out = half(u16::from_le_bytes(*bytes));
+        *out = f16_value(u16::from_le_bytes(*bytes));
     }
-}
-
-/// The value of a half-precision number, without a call or a branch: in dot products there is one for every few
-/// instructions.
-#[inline(always)]
-fn half(bits: u16) -> f32 {
-    // Exponent and mantissa in their places; the biases differ by 112.
-    let magnitude = u32::from(bits & 0x7fff) << 13;
-    let finite = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);
-    let infinite = f32::from_bits(magnitude | 0x7f80_0000);
-    let value = if magnitude < 0x0f80_0000 { finite } else { infinite };
-    f32::from_bits(value.to_bits() | u32::from(bits & 0x8000) << 16)
 }
 
 #[cfg(test)]
@@ -146,7 +134,7 @@ mod tests {
     #[test]
     fn every_half_is_read() {
         for bits in 0..=u16::MAX {
-            let (found, expected) = (half(bits), half::f16::from_bits(bits).to_f32());
+            let (found, expected) = (f16_value(bits), half::f16::from_bits(bits).to_f32());
             assert!(found == expected || found.is_nan() && expected.is_nan(), "{bits:#x}: {found}, not {expected}");
             assert_eq!(found.is_sign_negative(), expected.is_sign_negative(), "{bits:#x}");
         }

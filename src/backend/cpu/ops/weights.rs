@@ -1,7 +1,8 @@
 //! Reads a weight: a piece of one row as float32, from any format. A packed weight is never dequantized as a whole.
 
 use crate::backend::Weight;
-use crate::backend::cpu::simd::isa::{Isa, vectorized};
+use crate::backend::cpu::simd::isa::Isa;
+use crate::backend::cpu::simd::nibbles;
 use crate::memory::ArenaBorrow;
 use crate::quant::RowDecoder;
 
@@ -42,12 +43,6 @@ impl<'a> Rows<'a> {
     /// If `from` is not a multiple of [`PIECE`], or the piece is neither whole groups nor the row's end.
     pub fn read(&self, isa: Isa, row: usize, from: usize, out: &mut [f32]) {
         assert!(from.is_multiple_of(PIECE), "column {from}");
-        read(isa, &self.0, row, from, out);
-    }
-}
-
-vectorized! {
-    fn read(decoder: &RowDecoder<'_>, row: usize, from: usize, out: &mut [f32]) {
-        decoder.read(row, from, out);
+        nibbles::read(isa, &self.0, row, from, out);
     }
 }

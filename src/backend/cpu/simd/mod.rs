@@ -18,6 +18,7 @@ pub(crate) mod exp;
 pub(crate) mod gemm;
 pub(crate) mod int8;
 pub(crate) mod isa;
+pub(crate) mod nibbles;
 pub(crate) mod reduce;
 pub(crate) mod tasks;
 pub(crate) mod tile;
