@@ -88,11 +88,11 @@ fn forward(bencher: Bencher, shape: (usize, usize)) {
 #[divan::bench(args = SHAPES)]
 fn forward_int8(bencher: Bencher, shape: (usize, usize)) {
     let Layer { mut cpu, planes, w, x, spans: [x_at, _, y, ..], .. } = layer(shape, Compute::Int8);
-    cpu.linear_int8(x_at, &w, y, Accumulate::No);
+    cpu.linear_int8(x_at, &[(&w, y)], Accumulate::No);
     let rounded = reference::round_int8(&some_rows(&x, shape.1), shape.1, w.shape.group);
     let expected = reference::linear(&rounded, &planes.values(), shape.1);
     assert_near(&some_rows(&read::<f32>(&cpu, y), shape.0), &expected, TOLERANCE, TOLERANCE, "output");
-    bencher.counter(flops(shape)).bench_local(|| cpu.linear_int8(x_at, &w, y, Accumulate::No));
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear_int8(x_at, &[(&w, y)], Accumulate::No));
 }
 
 #[divan::bench(args = SHAPES)]

@@ -1,9 +1,9 @@
 //! One allocation made before step 0, and the checks that let an operation hold several slices of it at once.
 
 use super::{ALIGN, HostRegion};
-use memmap2::{MmapMut, MmapRaw};
-use std::alloc::{Layout, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -96,13 +96,19 @@ impl<T: FromBytes + IntoBytes + Immutable + Copy + Send + Sync + 'static> Elemen
 /// A read-only file in memory.
 pub type MappedFile = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Memory of a whole run: one zeroed allocation of whole pages, and optionally a mapped file.
+/// Memory of a whole run: one zeroed, [`ALIGN`]ed allocation, and optionally a mapped file.
 pub struct Arena {
-    memory: MmapRaw,
+    base: NonNull<u8>,
     bytes: usize,
     mapped: Option<MappedFile>,
     host: Option<Box<dyn HostRegion>>,
 }
+
+// SAFETY: the allocation and the host memory are owned and reached only through `&self` or `&mut self`; the mapped file is
+// `Send + Sync`.
+unsafe impl Send for Arena {}
+// SAFETY: as above; `&Arena` gives out no mutable access, and the hints of host memory touch none of its bytes.
+unsafe impl Sync for Arena {}
 
 impl Arena {
     /// An arena of `bytes` zero bytes. All of them are written here, so that a machine without that much memory says so before
@@ -111,13 +117,16 @@ impl Arena {
     /// Huge pages are asked for, which a processor finds sooner: products read and write megabytes in panels, a few lines of
     /// each page. As the arena is touched whole, they take no byte more.
     pub fn new(bytes: usize) -> Self {
-        let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN).expect("an arena below isize::MAX bytes");
-        let Ok(mut memory) = MmapMut::map_anon(layout.size()) else { handle_alloc_error(layout) };
-        // Refused by a system without them, which changes nothing else.
-        #[cfg(target_os = "linux")]
-        let _ = memory.advise(memmap2::Advice::HugePage);
-        memory.fill(0);
-        Self { memory: memory.into(), bytes, mapped: None, host: None }
+        let layout = Self::layout(bytes);
+        // SAFETY: the layout's size is at least ALIGN, so it is not zero.
+        let base = unsafe { alloc(layout) };
+        let Some(base) = NonNull::new(base) else { handle_alloc_error(layout) };
+        if layout.align() == HUGE_PAGE {
+            ask_for_huge_pages(base, layout.size());
+        }
+        // SAFETY: as many bytes were allocated.
+        unsafe { base.write_bytes(0, layout.size()) };
+        Self { base, bytes, mapped: None, host: None }
     }
 
     /// The same with a read-only mapped file for [`Place::Mapped`] spans.
@@ -136,6 +145,11 @@ impl Arena {
     /// The memory of [`Place::Host`] spans.
     pub fn host(&self) -> Option<&dyn HostRegion> {
         self.host.as_deref()
+    }
+
+    fn layout(bytes: usize) -> Layout {
+        let align = if bytes < HUGE_PAGE { ALIGN } else { HUGE_PAGE };
+        Layout::from_size_align(bytes.max(ALIGN), align).expect("an arena below isize::MAX bytes")
     }
 
     /// Bytes allocated.
@@ -171,18 +185,37 @@ impl Arena {
     /// Address of the first byte of a span, which lies in the arena or in host memory.
     fn first(&self, span: Span) -> *mut u8 {
         let (base, bytes) = match span.place {
-            Place::Host => {
-                let (base, bytes) = self.host.as_ref().expect("a host span in an arena without host memory").memory();
-                (base.as_ptr(), bytes)
-            }
+            Place::Host => self.host.as_ref().expect("a host span in an arena without host memory").memory(),
             Place::Away => panic!("{} bytes that another rank holds", span.bytes),
-            Place::Arena | Place::Mapped => (self.memory.as_mut_ptr(), self.bytes),
+            Place::Arena | Place::Mapped => (self.base, self.bytes),
         };
         assert!(span.end() <= bytes, "span {}+{} outside an arena of {bytes} bytes", span.offset, span.bytes);
         // SAFETY: the span ends inside the memory, so its start is inside too.
-        unsafe { base.add(span.offset) }
+        unsafe { base.as_ptr().add(span.offset) }
     }
 }
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout.
+        unsafe { dealloc(self.base.as_ptr(), Self::layout(self.bytes)) }
+    }
+}
+
+/// Bytes of a huge page on x86-64, and on ARM with pages of 4 KiB.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// A hint about memory of ours; a system without huge pages refuses it, which changes nothing else.
+#[cfg(target_os = "linux")]
+fn ask_for_huge_pages(base: NonNull<u8>, bytes: usize) {
+    use rustix::mm::{Advice, madvise};
+    // SAFETY: the range was allocated by the caller, and this advice changes nothing that is in it.
+    let _ = unsafe { madvise(base.as_ptr().cast(), bytes, Advice::LinuxHugepage) };
+}
+
+/// Elsewhere nobody is asked.
+#[cfg(not(target_os = "linux"))]
+fn ask_for_huge_pages(_: NonNull<u8>, _: usize) {}
 
 const MAX_SLICES: usize = 24;
 

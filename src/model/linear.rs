@@ -59,8 +59,8 @@ impl Model {
         match self.forward_compute(backend, batch) {
             Compute::F32 => backend.linear(x, w, y, accumulate),
             Compute::Bf16 => backend.linear_bf16(x, &[(w, y)], accumulate),
-            Compute::Int8 => backend.linear_int8(x, w, y, accumulate),
-            Compute::Fp8 => backend.linear_fp8(x, w, y, accumulate),
+            Compute::Int8 => backend.linear_int8(x, &[(w, y)], accumulate),
+            Compute::Fp8 => backend.linear_fp8(x, &[(w, y)], accumulate),
         }
     }
 
@@ -102,7 +102,8 @@ pub(super) fn forward_joined<const N: usize>(cx: &mut Context<'_>, x: Span, laye
     match cx.model.forward_compute(cx.backend, cx.batch) {
         Compute::F32 => cx.backend.linear_joined(x, &products),
         Compute::Bf16 => cx.backend.linear_bf16(x, &products, Accumulate::No),
-        _ => products.iter().for_each(|&(w, y)| cx.model.product(cx.backend, cx.batch, x, (w, y), Accumulate::No)),
+        Compute::Int8 => cx.backend.linear_int8(x, &products, Accumulate::No),
+        Compute::Fp8 => cx.backend.linear_fp8(x, &products, Accumulate::No),
     }
     layers.iter().for_each(|(layer, y)| layer.add_terms(cx, x, *y));
 }

@@ -184,7 +184,7 @@ impl<'a> RowDecoder<'a> {
 /// The value of a half-precision number, without a call or a branch: in dot products there is one for every few
 /// instructions.
 #[inline(always)]
-pub(super) fn f16_value(bits: u16) -> f32 {
+pub fn f16_value(bits: u16) -> f32 {
     // Exponent and mantissa in their places; the biases differ by 112.
     let magnitude = u32::from(bits & 0x7fff) << 13;
     let finite = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);

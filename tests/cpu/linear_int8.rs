@@ -24,8 +24,8 @@ fn both(tokens: usize, shape: GroupedShape, format: WeightFormat) {
     for isa in Isa::available() {
         let run = |threads| {
             harness.run_in(Compute::Int8, isa, threads, &[y, added], |cpu| {
-                cpu.linear_int8(x_at, &w, y, Accumulate::No);
-                cpu.linear_int8(x_at, &w, added, Accumulate::Yes);
+                cpu.linear_int8(x_at, &[(&w, y)], Accumulate::No);
+                cpu.linear_int8(x_at, &[(&w, added)], Accumulate::Yes);
             })
         };
         let found = run(1);
@@ -72,10 +72,10 @@ fn a_batch_in_parts_gives_the_same_bits() {
     let rows = |span: Span, from: usize, to: usize, width: usize| span.part(4 * from * width, 4 * (to - from) * width);
     for isa in Isa::available() {
         let found = harness.run_in(Compute::Int8, isa, 2, &[whole, parts], |cpu| {
-            cpu.linear_int8(x, &w, whole, Accumulate::No);
+            cpu.linear_int8(x, &[(&w, whole)], Accumulate::No);
             for (from, to) in [(0, 5), (5, 494), (494, 500)] {
                 let (x, y) = (rows(x, from, to, shape.cols), rows(parts, from, to, shape.rows));
-                cpu.linear_int8(x, &w, y, Accumulate::No);
+                cpu.linear_int8(x, &[(&w, y)], Accumulate::No);
             }
         });
         assert!(found[0] == found[1], "{}", isa.name());
@@ -93,7 +93,7 @@ fn what_is_not_finite_reaches_every_sum_it_belongs_to() {
             let (x, w, y) = (harness.add(&x[..]), harness.weight(&planes), harness.out(tokens * 33));
             for isa in Isa::available() {
                 let found =
-                    harness.run_in(Compute::Int8, isa, 2, &[y], |cpu| cpu.linear_int8(x, &w, y, Accumulate::No));
+                    harness.run_in(Compute::Int8, isa, 2, &[y], |cpu| cpu.linear_int8(x, &[(&w, y)], Accumulate::No));
                 let nan = |t: usize| found[0][t * 33..][..33].iter().filter(|y| y.is_nan()).count();
                 assert!(nan(1) == 33 && nan(0) == 0, "{broken}: {}", isa.name());
             }
@@ -109,7 +109,7 @@ fn the_smallest_numbers_are_zero() {
     let x = [1e-40f32; 6 * 64];
     let (x, w, y) = (harness.add(&x[..]), harness.weight(&planes), harness.out(6 * 8));
     for isa in Isa::available() {
-        let found = harness.run_in(Compute::Int8, isa, 1, &[y], |cpu| cpu.linear_int8(x, &w, y, Accumulate::No));
+        let found = harness.run_in(Compute::Int8, isa, 1, &[y], |cpu| cpu.linear_int8(x, &[(&w, y)], Accumulate::No));
         assert!(found[0].iter().all(|&y| y == 0.0), "{}: {:?}", isa.name(), found[0]);
     }
 }

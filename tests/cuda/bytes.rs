@@ -54,8 +54,8 @@ impl Case {
         harness.start(&mut cuda, &max);
         for (y, accumulate) in [(y, Accumulate::No), (added, Accumulate::Yes)] {
             match compute {
-                Compute::Fp8 => cuda.linear_fp8(x, &w, y, accumulate),
-                _ => cuda.linear_int8(x, &w, y, accumulate),
+                Compute::Fp8 => cuda.linear_fp8(x, &[(&w, y)], accumulate),
+                _ => cuda.linear_int8(x, &[(&w, y)], accumulate),
             }
         }
         [y, added].map(|y| read_rows(&cuda, y, self.shape.rows))

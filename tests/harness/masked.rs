@@ -108,8 +108,8 @@ operations! {
         fn linear_onto(x: Span, w: &Weight, onto: Span, y: Span);
         fn linear_joined(x: Span, products: &[(&Weight, Span)]);
         fn linear_bf16(x: Span, products: &[(&Weight, Span)], accumulate: Accumulate);
-        fn linear_int8(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
-        fn linear_fp8(x: Span, w: &Weight, y: Span, accumulate: Accumulate);
+        fn linear_int8(x: Span, products: &[(&Weight, Span)], accumulate: Accumulate);
+        fn linear_fp8(x: Span, products: &[(&Weight, Span)], accumulate: Accumulate);
         fn linear_grad_input(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
         fn linear_grad_weight(dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate);
         fn linear_grad_input_bf16(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);

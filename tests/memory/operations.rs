@@ -82,9 +82,9 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
     });
     ActivationCode::ALL.into_iter().for_each(|code| cpu.quantize_activations(y, H, T / 2, code));
     cpu.linear(y, &s.w, gate, Accumulate::No);
-    cpu.linear_int8(y, &s.w, gate, Accumulate::No);
+    cpu.linear_int8(y, &[(&s.w, gate)], Accumulate::No);
     cpu.linear(s.few[0], &s.w, s.few[1], Accumulate::No);
-    cpu.linear_int8(s.few[0], &s.w, s.few[1], Accumulate::No);
+    cpu.linear_int8(s.few[0], &[(&s.w, s.few[1])], Accumulate::No);
     cpu.linear(y, &s.w, up, Accumulate::No);
     cpu.swiglu(gate, up, out);
     cpu.linear_grad_input(out, &s.w, z, Accumulate::Yes);

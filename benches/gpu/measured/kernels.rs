@@ -107,10 +107,10 @@ pub fn products_of_bytes(table: &mut Table, sizes: &Sizes) {
         let shape = format!("{tokens} tokens, {outputs} x {inputs}");
         let work = 2.0 * tokens as f64 * outputs as f64 * inputs as f64;
         let floats = sizes.time(&mut cuda, |cuda| cuda.linear(x, &plain, y, Accumulate::No));
-        let integers = sizes.time(&mut cuda, |cuda| cuda.linear_int8(x, &packed, y, Accumulate::No));
+        let integers = sizes.time(&mut cuda, |cuda| cuda.linear_int8(x, &[(&packed, y)], Accumulate::No));
         table.product("linear in integers", &shape, integers, work, floats);
         if cuda.check_compute(Compute::Fp8).is_ok() {
-            let small = sizes.time(&mut cuda, |cuda| cuda.linear_fp8(x, &packed, y, Accumulate::No));
+            let small = sizes.time(&mut cuda, |cuda| cuda.linear_fp8(x, &[(&packed, y)], Accumulate::No));
             table.product("linear in floats of eight bits", &shape, small, work, floats);
         }
     }

@@ -77,8 +77,8 @@ pub trait Linear {
         products.iter().for_each(|&(w, y)| self.linear(x, w, y, accumulate));
     }
 
-    /// The same with each row of `x` rounded to eight bits in groups as long as those of `w`, if `w` is stored as codes; else
-    /// it is [`Linear::linear`]. An element becomes `s round(x k)`, halves to the even neighbour, with `s = most / 127` and
+    /// The same with each row of `x` rounded to eight bits in groups as long as those of a weight, if that is stored as codes;
+    /// else it is [`Linear::linear`]. An element becomes `s round(x k)`, halves to the even neighbour, with `s = most / 127` and
     /// `k = 127 / most` of the group's largest magnitude; `k` is 0 where that quotient is not finite, and `s` is NaN in a group
     /// with what is not finite. A group's products with codes are summed in integers, which no rounding enters.
     ///
@@ -87,7 +87,7 @@ pub trait Linear {
     ///
     /// # Panics
     /// On other devices.
-    fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate);
+    fn linear_int8(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate);
 
     /// The same with each row of `x` rounded to E4M3, floats of four exponent bits (bias 7, the largest 448) and three of
     /// mantissa, if the weight's codes are such floats ([`WeightCodec::has_e4m3_codes`]); else it is [`Linear::linear`]. An
@@ -100,7 +100,7 @@ pub trait Linear {
     ///
     /// # Panics
     /// As [`Linear::linear_int8`].
-    fn linear_fp8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate);
+    fn linear_fp8(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate);
 
     /// `dx[T, I] = dy[T, O] w[O, I]`.
     fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
@@ -221,7 +221,10 @@ pub(super) fn conformance(open: &dyn Fn() -> Box<dyn Backend>) {
             conformance_of(open, tokens, GroupedShape::new(outputs, inputs, 32), format);
         }
     }
-    [Compute::Int8, Compute::Fp8].into_iter().for_each(|compute| conformance_rounded(open, compute));
+    for compute in [Compute::Int8, Compute::Fp8] {
+        conformance_rounded(open, compute);
+        conformance_of_several(open, compute);
+    }
     conformance_bf16(open);
 }
 
@@ -270,6 +273,43 @@ fn conformance_bf16(open: &dyn Fn() -> Box<dyn Backend>) {
     }
 }
 
+/// Two products of one input, with weights alike and of other groups and formats: bit for bit those of each by itself.
+fn conformance_of_several(open: &dyn Fn() -> Box<dyn Backend>, compute: Compute) {
+    if open().check_compute(compute).is_err() {
+        return;
+    }
+    for tokens in [2, 11] {
+        let mut case = Case::new(open, tokens as u64);
+        let inputs = 150;
+        let x = case.numbers(tokens * inputs);
+        let x = case.activations(&x, inputs);
+        let kinds: Vec<_> = stored().flat_map(|format| [32, 128].map(|group| (format, group))).collect();
+        // Each beside another of its kind, and beside the next.
+        let pairs = kinds.iter().zip(kinds.iter().cycle().skip(1)).flat_map(|(a, b)| [[a, a], [a, b]]);
+        let weights: Vec<Weight> = (pairs.flatten().enumerate())
+            .map(|(i, &(format, group))| case.weight(GroupedShape::new(9 + i % 3 * 40, inputs, group), format).0)
+            .collect();
+        let places: Vec<[Span; 2]> =
+            weights.iter().map(|w| [(); 2].map(|()| case.room_of_rows(tokens, w.shape.rows))).collect();
+        case.run(MaxShapes { compute, ..MAX }, |backend| {
+            let mut product = |products: &[(&Weight, Span)]| match compute {
+                Compute::Fp8 => backend.linear_fp8(x, products, Accumulate::No),
+                _ => backend.linear_int8(x, products, Accumulate::No),
+            };
+            for (w, places) in weights.chunks_exact(2).zip(places.chunks_exact(2)) {
+                product(&[(&w[0], places[0][0]), (&w[1], places[1][0])]);
+                product(&[(&w[0], places[0][1])]);
+                product(&[(&w[1], places[1][1])]);
+            }
+        });
+        for (i, (w, [joined, alone])) in weights.iter().zip(places).enumerate() {
+            let width = w.shape.rows;
+            let what = format!("product {} of pair {}, {}, {tokens} tokens", i % 2, i / 2, compute.name());
+            assert_eq!(case.rows(joined, width), case.rows(alone, width), "{what}");
+        }
+    }
+}
+
 /// Codes of each kind, groups of each size, rows that end within a group; products beside the codes' values and the inputs
 /// that [`round_int8`] or [`round_fp8`] makes, where the device has them.
 fn conformance_rounded(open: &dyn Fn() -> Box<dyn Backend>, compute: Compute) {
@@ -295,8 +335,8 @@ fn conformance_rounded(open: &dyn Fn() -> Box<dyn Backend>, compute: Compute) {
                 backend.linear(x_at, &w, plain, Accumulate::No);
                 for (y, accumulate) in [(y, Accumulate::No), (added, Accumulate::Yes)] {
                     match compute {
-                        Compute::Fp8 => backend.linear_fp8(x_at, &w, y, accumulate),
-                        _ => backend.linear_int8(x_at, &w, y, accumulate),
+                        Compute::Fp8 => backend.linear_fp8(x_at, &[(&w, y)], accumulate),
+                        _ => backend.linear_int8(x_at, &[(&w, y)], accumulate),
                     }
                 }
             });

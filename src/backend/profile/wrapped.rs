@@ -134,10 +134,10 @@ operations! {
             = products.iter().map(|&(w, y)| of.linear((x, w.shape.cols), w, y, Accumulate::No)).sum();
         fn linear_bf16(x: Span, products: &[(&Weight, Span)], accumulate: Accumulate)
             = products.iter().map(|&(w, y)| of.linear((x, w.shape.cols), w, y, accumulate)).sum();
-        fn linear_int8(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
-            = of.linear((x, w.shape.cols), w, y, accumulate);
-        fn linear_fp8(x: Span, w: &Weight, y: Span, accumulate: Accumulate)
-            = of.linear((x, w.shape.cols), w, y, accumulate);
+        fn linear_int8(x: Span, products: &[(&Weight, Span)], accumulate: Accumulate)
+            = products.iter().map(|&(w, y)| of.linear((x, w.shape.cols), w, y, accumulate)).sum();
+        fn linear_fp8(x: Span, products: &[(&Weight, Span)], accumulate: Accumulate)
+            = products.iter().map(|&(w, y)| of.linear((x, w.shape.cols), w, y, accumulate)).sum();
         fn linear_grad_input(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate)
             = of.linear((dy, w.shape.rows), w, dx, accumulate);
         fn linear_grad_weight(dy: Span, x: Span, grad: Span, rows: usize, cols: usize, accumulate: Accumulate)

@@ -55,17 +55,16 @@ impl Linear for Cpu {
         linear_bf16(self, x, products, accumulate);
     }
 
-    fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
-        match w.format.codec().integers() {
-            None => self.linear(x, w, y, accumulate),
-            Some(_) => linear_int8(self, x, w, y, accumulate),
-        }
+    fn linear_int8(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate) {
+        linear_int8(self, x, products, accumulate);
     }
 
-    fn linear_fp8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
-        match w.format.codec().has_e4m3_codes() {
-            false => self.linear(x, w, y, accumulate),
-            true => linear_fp8(self, x, w, y, accumulate),
+    fn linear_fp8(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate) {
+        for &(w, y) in products {
+            match w.format.codec().has_e4m3_codes() {
+                false => self.linear(x, w, y, accumulate),
+                true => linear_fp8(self, x, w, y, accumulate),
+            }
         }
     }
 

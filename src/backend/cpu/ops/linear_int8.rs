@@ -14,9 +14,10 @@ use crate::backend::cpu::simd::int8::{
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::tasks::{Areas, Need};
 use crate::backend::cpu::simd::tile::TileMut;
+use crate::backend::ops::Linear;
 use crate::backend::{Accumulate, Compute, MaxShapes, Weight};
 use crate::memory::Span;
-use crate::quant::GROUPS;
+use crate::quant::{GROUPS, Integers};
 
 /// Words of panels that are packed at once (1 MiB).
 const PANELS: usize = 1 << 18;
@@ -66,45 +67,86 @@ impl Cut {
     }
 }
 
-/// `y = x w^T` by integers; `w` is stored as such.
-pub(super) fn linear_int8(cpu: &mut Cpu, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+/// How an input is rounded for a weight: its groups, and the integer of the weight's zero.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Rounded {
+    groups: Groups,
+    zero: u8,
+}
+
+impl Rounded {
+    /// For a weight that is integers.
+    fn of(w: &Weight) -> Option<Self> {
+        let Integers { zero, offsets, .. } = w.format.codec().integers()?;
+        let groups = Groups { count: w.shape.groups_per_row(), words: w.shape.group / WORD, offsets };
+        Some(Self { groups, zero })
+    }
+}
+
+/// `y = x w^T` for weights that share the input, by integers as far as they are stored as such.
+pub(super) fn linear_int8(cpu: &mut Cpu, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate) {
+    for run in products.chunk_by(|a, b| Rounded::of(a.0) == Rounded::of(b.0)) {
+        match Rounded::of(run[0].0) {
+            None => run.iter().for_each(|&(w, y)| cpu.linear(x, w, y, accumulate)),
+            Some(rounded) => alike(cpu, x, run, rounded, accumulate),
+        }
+    }
+}
+
+/// Products with weights that the input is rounded once for.
+fn alike(cpu: &mut Cpu, x: Span, products: &[(&Weight, Span)], rounded: Rounded, accumulate: Accumulate) {
     let (isa, mut scratch, mut slices) = cpu.begin();
-    let (x, w, y) = (slices.read::<f32>(x), Rows::claim(&mut slices, w), slices.write::<f32>(y));
-    let (outputs, inputs) = (w.rows(), w.cols());
-    let tokens = tokens_of(x, inputs, y, outputs);
-    let (shape, integers) = (w.decoder().shape(), w.decoder().integers());
-    let groups = Groups { count: shape.groups_per_row(), words: shape.group / WORD, offsets: integers.offsets };
-    let (cut, row) = (Cut::new(groups, tokens, outputs), LeftRow::of(groups).len());
-    let panel = Panel::of(groups).len();
+    let (x, inputs) = (slices.read::<f32>(x), products[0].0.shape.cols);
+    let (Rounded { groups, zero }, tokens) = (rounded, x.len() / inputs);
+    let outputs = products.iter().map(|(w, _)| w.shape.rows).max().unwrap_or_default();
+    let (cut, row, panel) = (Cut::new(groups, tokens, outputs), LeftRow::of(groups).len(), Panel::of(groups).len());
     let shared = cut.slab * row + cut.panels * panel;
     let (shared, mut areas) = scratch.split(Need { shared, private: private(groups) });
     let (left, panels) = shared.split_at_mut(cut.slab * row);
     // Not by the rows of a slab: how a batch is cut must not show.
     let few = tokens <= SMALL_BATCH;
-    for (x, y) in x.chunks(cut.slab * inputs).zip(y.chunks_mut(cut.slab * outputs)) {
-        let rows = x.len() / inputs;
+    let round = |areas: &mut Areas<'_>, left: &mut [f32], x: &[f32]| {
         let at_once = (ROUNDED / inputs).max(1);
         let tasks = left.chunks_mut(row * at_once).zip(x.chunks(inputs * at_once));
         areas.run(tasks, |(left, x), _| {
             for (left, x) in left.chunks_exact_mut(row).zip(x.chunks_exact(inputs)) {
-                quantize_row(isa, x, groups, integers.zero, left);
+                quantize_row(isa, x, groups, zero, left);
                 if few {
                     lay_by_quads(isa, groups, left);
                 }
             }
         });
-        if few {
-            small_batch(isa, &mut areas, groups, left, &w, y, accumulate);
-            continue;
-        }
-        for col in (0..outputs).step_by(cut.panels * COLS) {
-            let width = (cut.panels * COLS).min(outputs - col);
-            let tasks = panels.chunks_exact_mut(panel).zip((col..col + width).step_by(COLS));
-            areas.run(tasks, |(panel, col), area| pack(isa, &w, groups, col, panel, area));
-            let (left, panels) = (&*left, &*panels);
-            let mut whole = TileMut::new(&mut *y, rows, outputs, outputs);
-            let blocks = whole.part(0, col, rows, width).grid(BLOCK, width);
-            areas.run(blocks, |(first, _, out), _| block(isa, groups, &left[first * row..], panels, out, accumulate));
+    };
+    if few {
+        round(&mut areas, left, x);
+        let products = products.iter().map(|&(w, y)| {
+            let (w, y) = (Rows::claim(&mut slices, w), slices.write::<f32>(y));
+            tokens_of(x, inputs, y, w.rows());
+            (w, y)
+        });
+        return small_batch(isa, &mut areas, groups, (left, tokens), products, accumulate);
+    }
+    for (i, &(w, y)) in products.iter().enumerate() {
+        let (w, y) = (Rows::claim(&mut slices, w), slices.write::<f32>(y));
+        let outputs = w.rows();
+        tokens_of(x, inputs, y, outputs);
+        for (x, y) in x.chunks(cut.slab * inputs).zip(y.chunks_mut(cut.slab * outputs)) {
+            // One slab stays for all products.
+            if i == 0 || tokens > cut.slab {
+                round(&mut areas, left, x);
+            }
+            let rows = x.len() / inputs;
+            for col in (0..outputs).step_by(cut.panels * COLS) {
+                let width = (cut.panels * COLS).min(outputs - col);
+                let tasks = panels.chunks_exact_mut(panel).zip((col..col + width).step_by(COLS));
+                areas.run(tasks, |(panel, col), area| pack(isa, &w, groups, col, panel, area));
+                let (left, panels) = (&*left, &*panels);
+                let mut whole = TileMut::new(&mut *y, rows, outputs, outputs);
+                let blocks = whole.part(0, col, rows, width).grid(BLOCK, width);
+                areas.run(blocks, |(first, _, out), _| {
+                    block(isa, groups, &left[first * row..], panels, out, accumulate);
+                });
+            }
         }
     }
 }
@@ -168,21 +210,23 @@ vectorized! {
     }
 }
 
-/// Dot products of each row of inputs with rows of the weight as they lie.
-fn small_batch(
+/// Dot products of each row of inputs with rows of the weights as they lie: all of them are tasks at once.
+fn small_batch<'a>(
     isa: Isa,
     areas: &mut Areas<'_>,
     groups: Groups,
-    left: &[f32],
-    w: &Rows<'_>,
-    y: &mut [f32],
+    (left, tokens): (&[f32], usize),
+    products: impl Iterator<Item = (Rows<'a>, &'a mut [f32])> + Send,
     accumulate: Accumulate,
 ) {
-    let outputs = w.rows();
-    let tokens = y.len() / outputs;
-    // A task takes as long as handing out a few others.
-    let at_once = (outputs / (TASKS * areas.count())).next_multiple_of(4).max(SMALL_OUTPUTS);
-    areas.run(TileMut::new(y, tokens, outputs, outputs).grid(tokens, at_once), |(_, col, out), area| {
+    let workers = TASKS * areas.count();
+    let tasks = products.flat_map(|(w, y)| {
+        let outputs = w.rows();
+        // A task takes as long as handing out a few others.
+        let at_once = (outputs / workers).next_multiple_of(4).max(SMALL_OUTPUTS);
+        TileMut::new(y, tokens, outputs, outputs).grid(tokens.max(1), at_once).map(move |(_, col, out)| (w, col, out))
+    });
+    areas.run(tasks, |(w, col, out), area| {
         let goes_on = accumulate == Accumulate::Yes;
         dots(isa, groups, left, (w.decoder(), col), &mut area[..groups.dots_room()], out, goes_on);
     });

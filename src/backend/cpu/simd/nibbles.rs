@@ -1,34 +1,70 @@
-//! Pieces of rows of a weight as float32. Codes of four bits that are integers are widened by AVX-512 in registers; all else, and
-//! all other processors, go by the decoder's loops, whose bits these are.
+//! Pieces of rows of a weight as float32. Codes of four bits that are integers are widened in registers, of AVX-512 or AVX2; all
+//! else, and all other processors, go by the decoder's loops, whose bits these are.
 
-use super::isa::{Isa, vectorized};
-use crate::quant::RowDecoder;
+use super::isa::{Isa, Level, vectorized};
+use crate::quant::{BLOCK, RowDecoder, f16_value};
 
 /// Elements `from..from + out.len()` of a row.
 ///
 /// # Panics
 /// If the piece does not begin with a group, or is neither whole groups nor the row's end.
 pub(crate) fn read(isa: Isa, w: &RowDecoder<'_>, row: usize, from: usize, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if isa.level() == super::isa::Level::Avx512 && w.is_quantized() && w.integers().is_plain() {
-        let (shape, to) = (w.shape(), from + out.len());
-        assert!(
-            row < shape.rows && from.is_multiple_of(shape.group) && to <= shape.cols,
-            "columns {from}..{to} of row {row} of {shape:?}"
-        );
+    if !w.is_quantized() || !w.integers().is_plain() {
+        return plain(isa, w, row, from, out);
+    }
+    match isa.level() {
+        // SAFETY: an `Isa` of this level exists only after AVX-512 was detected.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::read(PackedPiece::new(w, row, from, out.len()), out) },
+        // SAFETY: an `Isa` of this level exists only after AVX2 was detected.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::read(PackedPiece::new(w, row, from, out.len()), out) },
+        Level::Portable => plain(isa, w, row, from, out),
+    }
+}
+
+/// What a piece is read of, from its first group on.
+#[derive(Clone, Copy)]
+struct PackedPiece<'a> {
+    /// Blocks of 32 codes: the first sixteen in the lower halves of bytes.
+    codes: &'a [u8],
+    /// In half precision.
+    scales: &'a [u8],
+    offsets: Option<&'a [u8]>,
+    /// The code that stands for zero.
+    zero: f32,
+    /// Elements of a group: whole blocks.
+    group: usize,
+}
+
+impl<'a> PackedPiece<'a> {
+    fn new(w: &RowDecoder<'a>, row: usize, from: usize, len: usize) -> Self {
+        let (shape, to) = (w.shape(), from + len);
+        let inside = row < shape.rows && (to == shape.cols || to < shape.cols && to.is_multiple_of(shape.group));
+        assert!(inside && from.is_multiple_of(shape.group), "columns {from}..{to} of row {row} of {shape:?}");
         let (scales, offsets) = w.half_scales(row).expect("scales of half precision beside integers of four bits");
         let first = from / shape.group * 2;
-        let piece = avx512::PackedRow {
+        Self {
             codes: &w.integer_bytes(row)[from / 2..],
             scales: &scales[first..],
-            offsets: offsets.get(first..).filter(|_| w.integers().offsets),
-            zero: w.integers().zero,
+            offsets: w.integers().offsets.then(|| &offsets[first..]),
+            zero: f32::from(w.integers().zero),
             group: shape.group,
-        };
-        // SAFETY: an `Isa` of this level exists only after AVX-512 was detected.
-        return unsafe { avx512::read(piece, out) };
+        }
     }
-    plain(isa, w, row, from, out);
+
+    /// The codes of a group, block by block.
+    #[inline(always)]
+    fn blocks(&self, group: usize) -> &'a [[u8; BLOCK / 2]] {
+        self.codes[group * self.group / 2..].as_chunks().0
+    }
+
+    /// The scale of a group, and its offset.
+    #[inline(always)]
+    fn numbers(&self, group: usize) -> (f32, f32) {
+        let number = |plane: &[u8]| f16_value(u16::from_le_bytes([plane[2 * group], plane[2 * group + 1]]));
+        (number(self.scales), self.offsets.map_or(0.0, number))
+    }
 }
 
 vectorized! {
@@ -39,48 +75,29 @@ vectorized! {
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {
+    use super::{BLOCK, PackedPiece};
     use crate::backend::cpu::simd::gemm::tail_mask;
-    use crate::quant::BLOCK;
     use std::arch::x86_64::*;
 
-    /// What a piece is read of, from its first group on.
-    #[derive(Clone, Copy)]
-    pub struct PackedRow<'a> {
-        /// Blocks of 32 codes: the first sixteen in the lower halves of bytes.
-        pub codes: &'a [u8],
-        /// In half precision.
-        pub scales: &'a [u8],
-        pub offsets: Option<&'a [u8]>,
-        /// The code that stands for zero.
-        pub zero: u8,
-        /// Elements of a group: whole blocks.
-        pub group: usize,
-    }
-
     /// `scale (code - zero)`, and the offset added if there are any: rounded once, or twice.
-    ///
-    /// # Panics
-    /// If a plane is too short for `out`.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    pub fn read(row: PackedRow<'_>, out: &mut [f32]) {
-        match row.offsets {
-            None => groups::<false>(row, out),
-            Some(_) => groups::<true>(row, out),
+    pub(super) fn read(piece: PackedPiece<'_>, out: &mut [f32]) {
+        match piece.offsets {
+            None => groups::<false>(piece, out),
+            Some(_) => groups::<true>(piece, out),
         }
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    fn groups<const OFFSETS: bool>(row: PackedRow<'_>, out: &mut [f32]) {
-        let zero = _mm512_set1_ps(f32::from(row.zero));
-        for (g, out) in out.chunks_mut(row.group).enumerate() {
-            let scale = half(row.scales, g);
-            let offset = row.offsets.map_or(_mm512_setzero_ps(), |offsets| half(offsets, g));
-            let codes = &row.codes[g * row.group / 2..];
-            for (out, codes) in out.chunks_mut(BLOCK).zip(codes.as_chunks::<{ BLOCK / 2 }>().0) {
+    fn groups<const OFFSETS: bool>(piece: PackedPiece<'_>, out: &mut [f32]) {
+        let (zero, fifteen) = (_mm512_set1_ps(piece.zero), _mm_set1_epi8(15));
+        for (g, out) in out.chunks_mut(piece.group).enumerate() {
+            let (scale, offset) = piece.numbers(g);
+            let (scale, offset) = (_mm512_set1_ps(scale), _mm512_set1_ps(offset));
+            for (out, codes) in out.chunks_mut(BLOCK).zip(piece.blocks(g)) {
                 // SAFETY: sixteen bytes are read.
                 let bytes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-                let fifteen = _mm_set1_epi8(15);
                 let halves = [_mm_and_si128(bytes, fifteen), _mm_and_si128(_mm_srli_epi16::<4>(bytes), fifteen)];
                 for (half, out) in halves.into_iter().zip(out.chunks_mut(BLOCK / 2)) {
                     let code = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(half));
@@ -92,12 +109,61 @@ mod avx512 {
             }
         }
     }
+}
 
-    /// Number `i` of a plane in half precision, in every lane.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::{BLOCK, PackedPiece};
+    use std::arch::x86_64::*;
+
+    /// As with AVX-512, in twice as many registers; the end of a row is copied, since masks are slow here.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn read(piece: PackedPiece<'_>, out: &mut [f32]) {
+        match piece.offsets {
+            None => groups::<false>(piece, out),
+            Some(_) => groups::<true>(piece, out),
+        }
+    }
+
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn half(plane: &[u8], i: usize) -> __m512 {
-        _mm512_cvtph_ps(_mm256_set1_epi16(i16::from_le_bytes([plane[2 * i], plane[2 * i + 1]])))
+    #[target_feature(enable = "avx2,fma")]
+    fn groups<const OFFSETS: bool>(piece: PackedPiece<'_>, out: &mut [f32]) {
+        for (g, out) in out.chunks_mut(piece.group).enumerate() {
+            let (numbers, codes) = (piece.numbers(g), piece.blocks(g));
+            let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
+            for (out, codes) in blocks.iter_mut().zip(codes) {
+                block::<OFFSETS>(codes, piece.zero, numbers, out);
+            }
+            if let (false, Some(codes)) = (tail.is_empty(), codes.get(blocks.len())) {
+                let mut values = [0.0; BLOCK];
+                block::<OFFSETS>(codes, piece.zero, numbers, &mut values);
+                tail.copy_from_slice(&values[..tail.len()]);
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn block<const OFFSETS: bool>(
+        codes: &[u8; BLOCK / 2],
+        zero: f32,
+        (scale, offset): (f32, f32),
+        out: &mut [f32; BLOCK],
+    ) {
+        let (zero, fifteen) = (_mm256_set1_ps(zero), _mm_set1_epi8(15));
+        let (scale, offset) = (_mm256_set1_ps(scale), _mm256_set1_ps(offset));
+        // SAFETY: sixteen bytes are read.
+        let bytes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
+        let halves = [_mm_and_si128(bytes, fifteen), _mm_and_si128(_mm_srli_epi16::<4>(bytes), fifteen)];
+        for (half, out) in halves.into_iter().zip(out.as_chunks_mut::<{ BLOCK / 2 }>().0) {
+            for (eight, out) in [half, _mm_srli_si128::<8>(half)].into_iter().zip(out.as_chunks_mut::<8>().0) {
+                let code = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight));
+                let product = _mm256_mul_ps(scale, _mm256_sub_ps(code, zero));
+                let value = if OFFSETS { _mm256_add_ps(product, offset) } else { product };
+                // SAFETY: eight floats are written.
+                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), value) };
+            }
+        }
     }
 }
 

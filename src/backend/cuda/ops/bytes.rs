@@ -89,11 +89,21 @@ impl Operand {
     }
 }
 
-/// `y = x w^T` by bytes, of a weight that is codes.
+/// The padded row and group of the input that lies rounded in the workspace, all rows of it.
+pub(super) type Rounded = Option<(usize, usize)>;
+
+/// `y = x w^T` by bytes, of a weight that is codes. `rounded` tells what is in the workspace of the same `x`.
 ///
 /// # Panics
 /// If spans do not fit the shape, or there is no workspace.
-pub(super) fn linear(gpu: &mut Gpu, kernels: &Kernels, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
+pub(super) fn linear(
+    gpu: &mut Gpu,
+    kernels: &Kernels,
+    (x, rounded): (Span, &mut Rounded),
+    w: &Weight,
+    y: Span,
+    accumulate: Accumulate,
+) {
     weights::check(w);
     let (outputs, inputs, group) = (w.shape.rows, w.shape.cols, w.shape.group);
     let (tokens, padded) = (tokens(x, inputs, y, outputs), w.shape.padded_cols());
@@ -102,7 +112,9 @@ pub(super) fn linear(gpu: &mut Gpu, kernels: &Kernels, x: Span, w: &Weight, y: S
     let (right, _) = Operand::new(rest, 0, outputs, (padded, group));
     for (token, count) in left.parts(tokens) {
         let row = |width: usize| 2 * pitch(width);
-        quantize(gpu, kernels, x.part(token * row(inputs), count * row(inputs)), (count, inputs), w, left);
+        if *rounded != Some((padded, group)) {
+            quantize(gpu, kernels, x.part(token * row(inputs), count * row(inputs)), (count, inputs), w, left);
+        }
         for (col, cols) in right.parts(outputs) {
             // All of the weight stays from the first tokens to the last.
             if token == 0 || cols < outputs {
@@ -112,6 +124,7 @@ pub(super) fn linear(gpu: &mut Gpu, kernels: &Kernels, x: Span, w: &Weight, y: S
             multiply(gpu, kernels, w, (left, count), (right, cols), after(out, 2 * col), accumulate);
         }
     }
+    *rounded = (left.room >= tokens).then_some((padded, group));
 }
 
 /// Rounds rows of activations.

@@ -14,7 +14,7 @@ use super::{ROW_MULTIPLE, bytes, dim, joined, pitch, rows_of};
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product, Strided};
 use crate::backend::ops::Linear;
-use crate::backend::{Accumulate, MaxShapes, Weight};
+use crate::backend::{Accumulate, Compute, MaxShapes, Weight};
 use crate::memory::Span;
 use crate::quant::Element;
 
@@ -127,6 +127,30 @@ pub(super) fn is_small_batch(tokens: usize, w: &Weight) -> bool {
     tokens <= SMALL_BATCH && w.format.codec().element() == Element::Nibble
 }
 
+impl Cuda {
+    /// Products of bytes, as far as the weights can be multiplied so. The input is rounded anew only where the product before was
+    /// of floats or of other groups.
+    fn of_bytes(
+        &mut self,
+        compute: Compute,
+        kernels: &bytes::Kernels,
+        x: Span,
+        products: &[(&Weight, Span)],
+        accumulate: Accumulate,
+    ) {
+        let mut rounded = None;
+        for &(w, y) in products {
+            if compute.takes(w.format.codec()) {
+                bytes::linear(&mut self.gpu, kernels, (x, &mut rounded), w, y, accumulate);
+            } else {
+                self.linear(x, w, y, accumulate);
+                // It may have used the workspace.
+                rounded = None;
+            }
+        }
+    }
+}
+
 impl Linear for Cuda {
     fn linear(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
         forward(&mut self.gpu, x, w, y, (accumulate == Accumulate::Yes).then_some(y));
@@ -142,18 +166,12 @@ impl Linear for Cuda {
         }
     }
 
-    fn linear_int8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
-        match w.format.codec().integers() {
-            None => self.linear(x, w, y, accumulate),
-            Some(_) => bytes::linear(&mut self.gpu, &bytes::INT8, x, w, y, accumulate),
-        }
+    fn linear_int8(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate) {
+        self.of_bytes(Compute::Int8, &bytes::INT8, x, products, accumulate);
     }
 
-    fn linear_fp8(&mut self, x: Span, w: &Weight, y: Span, accumulate: Accumulate) {
-        match w.format.codec().has_e4m3_codes() {
-            false => self.linear(x, w, y, accumulate),
-            true => bytes::linear(&mut self.gpu, &bytes::FP8, x, w, y, accumulate),
-        }
+    fn linear_fp8(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate) {
+        self.of_bytes(Compute::Fp8, &bytes::FP8, x, products, accumulate);
     }
 
     /// Panels run over columns, so that each element of `dx` is one sum in float32.

@@ -3,6 +3,8 @@
 //! same bits on every instruction set that fuses, and however rows and columns are divided.
 
 #[cfg(target_arch = "x86_64")]
+mod avx2_dots;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_dots;
@@ -52,7 +54,7 @@ impl Groups {
         self.count.next_multiple_of(16)
     }
 
-    /// Room for the numbers of [`dots`], in words: four rows of scales, and four numbers that are read past them.
+    /// Room for the numbers of [`dots`], in words: four rows of them, and four numbers that are read past them.
     pub fn dots_room(self) -> usize {
         AT_ONCE * self.row_scales() + 4
     }
@@ -170,6 +172,11 @@ pub(crate) fn dots(
         // of 32.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 if has_vnni() => unsafe { avx512_dots::dots(groups, left, (w, first), numbers, out, goes_on) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx2 if w.integers().nibbles.is_some() => unsafe {
+            avx2_dots::dots(groups, left, (w, first), numbers, out, goes_on);
+        },
         _ => portable::dots(isa, groups, left, (w, first), numbers, out, goes_on),
     }
 }

@@ -101,11 +101,18 @@ fn dot<const FMA: bool>(groups: Groups, left: &[f32], stored: (&[u8], Option<&[u
 
 /// The sums of what a group's mean is multiplied by.
 #[inline(always)]
-fn corrections<const FMA: bool>(groups: Groups, left: &[f32], zero: u8, scales: &[f32], offsets: &[f32]) -> f32 {
-    let (row, mut sums) = (LeftRow::of(groups), [0.0f32; 16]);
-    for (g, (&scale, &offset)) in scales.iter().zip(offsets).enumerate() {
-        let by = madd::<FMA>(-f32::from(zero), scale, offset);
-        sums[g % 16] = madd::<FMA>(by, left[row.means() + g], sums[g % 16]);
+pub(super) fn corrections<const FMA: bool>(
+    groups: Groups,
+    left: &[f32],
+    zero: u8,
+    scales: &[f32],
+    offsets: &[f32],
+) -> f32 {
+    let (mut sums, means) = ([0.0f32; 16], &left[LeftRow::of(groups).means()..]);
+    for ((scales, offsets), means) in scales.chunks(16).zip(offsets.chunks(16)).zip(means.chunks(16)) {
+        for (((sum, scale), offset), mean) in sums.iter_mut().zip(scales).zip(offsets).zip(means) {
+            *sum = madd::<FMA>(madd::<FMA>(-f32::from(zero), *scale, *offset), *mean, *sum);
+        }
     }
     fold_halves(sums)
 }
