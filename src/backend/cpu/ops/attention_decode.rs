@@ -3,6 +3,7 @@
 
 use super::linear::SMALL_BATCH;
 use crate::backend::AttentionShape;
+use crate::backend::cpu::simd;
 use crate::backend::cpu::simd::exp::exp;
 use crate::backend::cpu::simd::isa::{Isa, madd, vectorized};
 use crate::backend::cpu::simd::reduce::{max, sum_of};
@@ -58,20 +59,10 @@ fn attend(
     scores: &mut [f32],
     out: &mut [f32],
 ) -> f32 {
-    products(isa, q, k, width, scores);
+    simd::scores::scores(isa, q, k, width, scores);
     let (sum, lse) = softmax(isa, scores, scale);
     mean(isa, scores, v, width, 1.0 / sum, out);
     lse
-}
-
-// Functions of their own, because the compiler keeps the lanes of sums in registers only where nothing else is.
-vectorized! {
-    /// Sets each score to the product of the query with a key.
-    fn products(q: &[f32], k: &[f32], width: usize, scores: &mut [f32]) {
-        for (score, key) in scores.iter_mut().zip(k.chunks(width)) {
-            *score = sum_of(q, &key[..q.len()], madd::<FMA>);
-        }
-    }
 }
 
 vectorized! {

@@ -20,6 +20,7 @@ pub(crate) mod int8;
 pub(crate) mod isa;
 pub(crate) mod nibbles;
 pub(crate) mod reduce;
+pub(crate) mod scores;
 pub(crate) mod tasks;
 pub(crate) mod tile;
 pub(crate) mod uniform;

@@ -12,6 +12,8 @@ const LANES: usize = 16;
 /// How far ahead of them integers are asked for, in bytes: the processor's own prefetching ends with a page. A line or two with
 /// every read; all of a row's at once would wait for each other.
 const AHEAD: usize = 4096;
+/// The same of scales and offsets, of which there are an eighth or fewer.
+const SCALES_AHEAD: usize = 512;
 
 /// How a row's integers are stored.
 #[derive(Clone, Copy)]
@@ -152,10 +154,16 @@ unsafe fn dot<const PLAIN: bool, const R: usize>(
         // SAFETY: numbers of the row's groups, as promised by the caller.
         means[r] = unsafe {
             match w.half_scales(first + r) {
-                Some((own, offsets)) => multiply_scales(groups, left, integers.zero, scales, |_, g, there| {
-                    let offset = if groups.offsets { read_halves(offsets, g, there) } else { _mm512_setzero_ps() };
-                    (read_halves(own, g, there), offset)
-                }),
+                Some((own, offsets)) => {
+                    // Hints: nothing is read.
+                    for plane in [own, offsets] {
+                        _mm_prefetch::<_MM_HINT_T0>(plane.as_ptr().wrapping_add(SCALES_AHEAD).cast());
+                    }
+                    multiply_scales(groups, left, integers.zero, scales, |_, g, there| {
+                        let offset = if groups.offsets { read_halves(offsets, g, there) } else { _mm512_setzero_ps() };
+                        (read_halves(own, g, there), offset)
+                    })
+                }
                 None => {
                     w.integer_scales(first + r, &mut scales[..groups.count], &mut []);
                     multiply_scales(groups, left, integers.zero, scales, |own, g, there| {
@@ -169,8 +177,8 @@ unsafe fn dot<const PLAIN: bool, const R: usize>(
     let sums = unsafe { sums::<PLAIN, R>(groups, left, stored, numbers) };
     let mut all = [_mm512_setzero_ps(); AT_ONCE];
     all[..R].copy_from_slice(&sums);
-    let sums = fold(all);
-    let sums = if groups.offsets || integers.zero != 0 { _mm_add_ps(sums, fold(means)) } else { sums };
+    let sums = fold_four(all);
+    let sums = if groups.offsets || integers.zero != 0 { _mm_add_ps(sums, fold_four(means)) } else { sums };
     let mut out = [0.0; AT_ONCE];
     // SAFETY: four numbers are stored.
     unsafe { _mm_storeu_ps(out.as_mut_ptr(), sums) };
@@ -296,7 +304,7 @@ unsafe fn add_quad<const PLAIN: bool, const WHOLE: bool, const R: usize>(
 /// Lanes of four rows summed as [`fold_halves`](crate::backend::cpu::simd::reduce::fold_halves) sums them: the halves of all at once.
 #[inline]
 #[target_feature(enable = "avx512f,avx2")]
-fn fold(rows: [__m512; AT_ONCE]) -> __m128 {
+pub(crate) fn fold_four(rows: [__m512; 4]) -> __m128 {
     // Sixteen lanes of two rows to eight of each: a a b b, in quarters of registers.
     let halve =
         |a, b| _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
