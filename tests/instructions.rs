@@ -47,8 +47,8 @@ const MAX: MaxShapes = MaxShapes {
 /// Makes the operands of an operation, and gives what carries it out.
 type Prepare = fn() -> Box<dyn FnMut()>;
 
-/// Operations, and the thousands of instructions that one takes: of commits 0387d7b and d034529 with
-/// Rust 1.95, built as CI does. Integers are those of the plain loops: valgrind knows no AVX-512.
+/// Operations, and the thousands of instructions that one takes: of commits 0387d7b and d034529, those of one token of 04951c0, with
+/// Rust 1.95, built as CI does. Valgrind knows no AVX-512; integers of many tokens are those of the plain loops.
 const OPERATIONS: [(&str, Prepare, u64); 14] = [
     ("linear", || linear(TOKENS), 5076),
     ("linear of one token", || linear(1), 1046),
