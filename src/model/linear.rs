@@ -56,12 +56,7 @@ impl Model {
         (w, y): (&Weight, Span),
         accumulate: Accumulate,
     ) {
-        match self.forward_compute(backend, batch) {
-            Compute::F32 => backend.linear(x, w, y, accumulate),
-            Compute::Bf16 => backend.linear_bf16(x, &[(w, y)], accumulate),
-            Compute::Int8 => backend.linear_int8(x, &[(w, y)], accumulate),
-            Compute::Fp8 => backend.linear_fp8(x, &[(w, y)], accumulate),
-        }
+        backend.linear_in(self.forward_compute(backend, batch), x, &[(w, y)], accumulate);
     }
 
     /// `dx = dy W`.
@@ -101,9 +96,7 @@ pub(super) fn forward_joined<const N: usize>(cx: &mut Context<'_>, x: Span, laye
     let products = layers.map(|(layer, y)| (&layer.weight.weight, y));
     match cx.model.forward_compute(cx.backend, cx.batch) {
         Compute::F32 => cx.backend.linear_joined(x, &products),
-        Compute::Bf16 => cx.backend.linear_bf16(x, &products, Accumulate::No),
-        Compute::Int8 => cx.backend.linear_int8(x, &products, Accumulate::No),
-        Compute::Fp8 => cx.backend.linear_fp8(x, &products, Accumulate::No),
+        compute => cx.backend.linear_in(compute, x, &products, Accumulate::No),
     }
     layers.iter().for_each(|(layer, y)| layer.add_terms(cx, x, *y));
 }

@@ -28,6 +28,7 @@ pub(crate) use rng::{COUNTERS, MULTIPLIERS, ROUNDS, WEYL};
 pub use rng::{RngKey, RngUse, philox};
 pub use rounding::{Rounding, bf16_ceil, bf16_stochastic, bf16_to_f32, low_byte};
 pub use row_decoder::RowDecoder;
+#[cfg(target_arch = "x86_64")]
 pub(crate) use row_decoder::f16_value;
 pub use row_encoder::{RowEncoder, RowPlanes};
 pub use simulation::{Simulation, without_the_largest};

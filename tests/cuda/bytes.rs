@@ -53,10 +53,7 @@ impl Case {
         let mut cuda = gpu::open();
         harness.start(&mut cuda, &max);
         for (y, accumulate) in [(y, Accumulate::No), (added, Accumulate::Yes)] {
-            match compute {
-                Compute::Fp8 => cuda.linear_fp8(x, &[(&w, y)], accumulate),
-                _ => cuda.linear_int8(x, &[(&w, y)], accumulate),
-            }
+            cuda.linear_in(compute, x, &[(&w, y)], accumulate);
         }
         [y, added].map(|y| read_rows(&cuda, y, self.shape.rows))
     }

@@ -102,6 +102,19 @@ pub trait Linear {
     /// As [`Linear::linear_int8`].
     fn linear_fp8(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate);
 
+    /// Several products of one input in an arithmetic, each set or added to as `accumulate` says.
+    ///
+    /// # Panics
+    /// As the product of that arithmetic.
+    fn linear_in(&mut self, compute: Compute, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate) {
+        match compute {
+            Compute::F32 => products.iter().for_each(|&(w, y)| self.linear(x, w, y, accumulate)),
+            Compute::Bf16 => self.linear_bf16(x, products, accumulate),
+            Compute::Int8 => self.linear_int8(x, products, accumulate),
+            Compute::Fp8 => self.linear_fp8(x, products, accumulate),
+        }
+    }
+
     /// `dx[T, I] = dy[T, O] w[O, I]`.
     fn linear_grad_input(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
 
@@ -292,14 +305,11 @@ fn conformance_of_several(open: &dyn Fn() -> Box<dyn Backend>, compute: Compute)
         let places: Vec<[Span; 2]> =
             weights.iter().map(|w| [(); 2].map(|()| case.room_of_rows(tokens, w.shape.rows))).collect();
         case.run(MaxShapes { compute, ..MAX }, |backend| {
-            let mut product = |products: &[(&Weight, Span)]| match compute {
-                Compute::Fp8 => backend.linear_fp8(x, products, Accumulate::No),
-                _ => backend.linear_int8(x, products, Accumulate::No),
-            };
             for (w, places) in weights.chunks_exact(2).zip(places.chunks_exact(2)) {
-                product(&[(&w[0], places[0][0]), (&w[1], places[1][0])]);
-                product(&[(&w[0], places[0][1])]);
-                product(&[(&w[1], places[1][1])]);
+                backend.linear_in(compute, x, &[(&w[0], places[0][0]), (&w[1], places[1][0])], Accumulate::No);
+                for (w, [_, alone]) in w.iter().zip(places) {
+                    backend.linear_in(compute, x, &[(w, *alone)], Accumulate::No);
+                }
             }
         });
         for (i, (w, [joined, alone])) in weights.iter().zip(places).enumerate() {
@@ -334,10 +344,7 @@ fn conformance_rounded(open: &dyn Fn() -> Box<dyn Backend>, compute: Compute) {
             case.run(MaxShapes { compute, ..MAX }, |backend| {
                 backend.linear(x_at, &w, plain, Accumulate::No);
                 for (y, accumulate) in [(y, Accumulate::No), (added, Accumulate::Yes)] {
-                    match compute {
-                        Compute::Fp8 => backend.linear_fp8(x_at, &[(&w, y)], accumulate),
-                        _ => backend.linear_int8(x_at, &[(&w, y)], accumulate),
-                    }
+                    backend.linear_in(compute, x_at, &[(&w, y)], accumulate);
                 }
             });
             let of = |rounded: Vec<f64>| linear(&rounded, &planes.values(), inputs);

@@ -1,70 +1,30 @@
 //! Pieces of rows of a weight as float32. Codes of four bits that are integers are widened in registers, of AVX-512 or AVX2; all
 //! else, and all other processors, go by the decoder's loops, whose bits these are.
 
-use super::isa::{Isa, Level, vectorized};
-use crate::quant::{BLOCK, RowDecoder, f16_value};
+#[cfg(target_arch = "x86_64")]
+use super::isa::Level;
+use super::isa::{Isa, vectorized};
+use crate::quant::RowDecoder;
 
 /// Elements `from..from + out.len()` of a row.
 ///
 /// # Panics
 /// If the piece does not begin with a group, or is neither whole groups nor the row's end.
 pub(crate) fn read(isa: Isa, w: &RowDecoder<'_>, row: usize, from: usize, out: &mut [f32]) {
-    if !w.is_quantized() || !w.integers().is_plain() {
-        return plain(isa, w, row, from, out);
+    #[cfg(target_arch = "x86_64")]
+    if isa.level() != Level::Portable && w.is_quantized() && w.integers().is_plain() {
+        let piece = x86::PackedPiece::new(w, row, from, out.len());
+        // SAFETY: an `Isa` of a level exists only after its instructions were detected.
+        return unsafe {
+            match (isa.level() == Level::Avx512, piece.has_offsets()) {
+                (true, false) => x86::read_avx512::<false>(piece, out),
+                (true, true) => x86::read_avx512::<true>(piece, out),
+                (false, false) => x86::read_avx2::<false>(piece, out),
+                (false, true) => x86::read_avx2::<true>(piece, out),
+            }
+        };
     }
-    match isa.level() {
-        // SAFETY: an `Isa` of this level exists only after AVX-512 was detected.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::read(PackedPiece::new(w, row, from, out.len()), out) },
-        // SAFETY: an `Isa` of this level exists only after AVX2 was detected.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::read(PackedPiece::new(w, row, from, out.len()), out) },
-        Level::Portable => plain(isa, w, row, from, out),
-    }
-}
-
-/// What a piece is read of, from its first group on.
-#[derive(Clone, Copy)]
-struct PackedPiece<'a> {
-    /// Blocks of 32 codes: the first sixteen in the lower halves of bytes.
-    codes: &'a [u8],
-    /// In half precision.
-    scales: &'a [u8],
-    offsets: Option<&'a [u8]>,
-    /// The code that stands for zero.
-    zero: f32,
-    /// Elements of a group: whole blocks.
-    group: usize,
-}
-
-impl<'a> PackedPiece<'a> {
-    fn new(w: &RowDecoder<'a>, row: usize, from: usize, len: usize) -> Self {
-        let (shape, to) = (w.shape(), from + len);
-        let inside = row < shape.rows && (to == shape.cols || to < shape.cols && to.is_multiple_of(shape.group));
-        assert!(inside && from.is_multiple_of(shape.group), "columns {from}..{to} of row {row} of {shape:?}");
-        let (scales, offsets) = w.half_scales(row).expect("scales of half precision beside integers of four bits");
-        let first = from / shape.group * 2;
-        Self {
-            codes: &w.integer_bytes(row)[from / 2..],
-            scales: &scales[first..],
-            offsets: w.integers().offsets.then(|| &offsets[first..]),
-            zero: f32::from(w.integers().zero),
-            group: shape.group,
-        }
-    }
-
-    /// The codes of a group, block by block.
-    #[inline(always)]
-    fn blocks(&self, group: usize) -> &'a [[u8; BLOCK / 2]] {
-        self.codes[group * self.group / 2..].as_chunks().0
-    }
-
-    /// The scale of a group, and its offset.
-    #[inline(always)]
-    fn numbers(&self, group: usize) -> (f32, f32) {
-        let number = |plane: &[u8]| f16_value(u16::from_le_bytes([plane[2 * group], plane[2 * group + 1]]));
-        (number(self.scales), self.offsets.map_or(0.0, number))
-    }
+    plain(isa, w, row, from, out);
 }
 
 vectorized! {
@@ -74,23 +34,62 @@ vectorized! {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod avx512 {
-    use super::{BLOCK, PackedPiece};
+mod x86 {
     use crate::backend::cpu::simd::gemm::tail_mask;
+    use crate::quant::{BLOCK, RowDecoder, f16_value};
     use std::arch::x86_64::*;
 
-    /// `scale (code - zero)`, and the offset added if there are any: rounded once, or twice.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    pub(super) fn read(piece: PackedPiece<'_>, out: &mut [f32]) {
-        match piece.offsets {
-            None => groups::<false>(piece, out),
-            Some(_) => groups::<true>(piece, out),
+    /// What a piece is read of, from its first group on.
+    #[derive(Clone, Copy)]
+    pub struct PackedPiece<'a> {
+        /// Blocks of 32 codes: the first sixteen in the lower halves of bytes.
+        codes: &'a [u8],
+        /// In half precision.
+        scales: &'a [u8],
+        offsets: Option<&'a [u8]>,
+        /// The code that stands for zero.
+        zero: f32,
+        /// Elements of a group: whole blocks.
+        group: usize,
+    }
+
+    impl<'a> PackedPiece<'a> {
+        pub fn new(w: &RowDecoder<'a>, row: usize, from: usize, len: usize) -> Self {
+            let (shape, to) = (w.shape(), from + len);
+            let inside = row < shape.rows && (to == shape.cols || to < shape.cols && to.is_multiple_of(shape.group));
+            assert!(inside && from.is_multiple_of(shape.group), "columns {from}..{to} of row {row} of {shape:?}");
+            let (scales, offsets) = w.half_scales(row).expect("scales of half precision beside integers of four bits");
+            let first = from / shape.group * 2;
+            Self {
+                codes: &w.integer_bytes(row)[from / 2..],
+                scales: &scales[first..],
+                offsets: w.integers().offsets.then(|| &offsets[first..]),
+                zero: f32::from(w.integers().zero),
+                group: shape.group,
+            }
+        }
+
+        pub fn has_offsets(&self) -> bool {
+            self.offsets.is_some()
+        }
+
+        /// The codes of a group, block by block.
+        #[inline(always)]
+        fn blocks(&self, group: usize) -> &'a [[u8; BLOCK / 2]] {
+            self.codes[group * self.group / 2..].as_chunks().0
+        }
+
+        /// The scale of a group, and its offset.
+        #[inline(always)]
+        fn numbers(&self, group: usize) -> (f32, f32) {
+            let number = |plane: &[u8]| f16_value(u16::from_le_bytes([plane[2 * group], plane[2 * group + 1]]));
+            (number(self.scales), self.offsets.map_or(0.0, number))
         }
     }
 
-    #[inline]
+    /// `scale (code - zero)`, and the offset added if there are any: rounded once, or twice.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-    fn groups<const OFFSETS: bool>(piece: PackedPiece<'_>, out: &mut [f32]) {
+    pub fn read_avx512<const OFFSETS: bool>(piece: PackedPiece<'_>, out: &mut [f32]) {
         let (zero, fifteen) = (_mm512_set1_ps(piece.zero), _mm_set1_epi8(15));
         for (g, out) in out.chunks_mut(piece.group).enumerate() {
             let (scale, offset) = piece.numbers(g);
@@ -109,34 +108,19 @@ mod avx512 {
             }
         }
     }
-}
 
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use super::{BLOCK, PackedPiece};
-    use std::arch::x86_64::*;
-
-    /// As with AVX-512, in twice as many registers; the end of a row is copied, since masks are slow here.
+    /// The same in twice as many registers; the end of a row is copied, since masks are slow here.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn read(piece: PackedPiece<'_>, out: &mut [f32]) {
-        match piece.offsets {
-            None => groups::<false>(piece, out),
-            Some(_) => groups::<true>(piece, out),
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    fn groups<const OFFSETS: bool>(piece: PackedPiece<'_>, out: &mut [f32]) {
+    pub fn read_avx2<const OFFSETS: bool>(piece: PackedPiece<'_>, out: &mut [f32]) {
         for (g, out) in out.chunks_mut(piece.group).enumerate() {
             let (numbers, codes) = (piece.numbers(g), piece.blocks(g));
             let (blocks, tail) = out.as_chunks_mut::<BLOCK>();
             for (out, codes) in blocks.iter_mut().zip(codes) {
-                block::<OFFSETS>(codes, piece.zero, numbers, out);
+                block_avx2::<OFFSETS>(codes, piece.zero, numbers, out);
             }
             if let (false, Some(codes)) = (tail.is_empty(), codes.get(blocks.len())) {
                 let mut values = [0.0; BLOCK];
-                block::<OFFSETS>(codes, piece.zero, numbers, &mut values);
+                block_avx2::<OFFSETS>(codes, piece.zero, numbers, &mut values);
                 tail.copy_from_slice(&values[..tail.len()]);
             }
         }
@@ -144,7 +128,7 @@ mod avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    fn block<const OFFSETS: bool>(
+    fn block_avx2<const OFFSETS: bool>(
         codes: &[u8; BLOCK / 2],
         zero: f32,
         (scale, offset): (f32, f32),

@@ -18,6 +18,25 @@ pub(crate) fn fold_halves<const N: usize>(lanes: [f32; N]) -> f32 {
     fold_lanes(lanes, |low, high| low + high)
 }
 
+/// Lanes of four rows summed as [`fold_halves`] sums them: the halves of all at once.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+pub(crate) fn fold_four(rows: [std::arch::x86_64::__m512; 4]) -> std::arch::x86_64::__m128 {
+    use std::arch::x86_64::*;
+    // Sixteen lanes of two rows to eight of each: a a b b, in quarters of registers.
+    let halve =
+        |a, b| _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+    let (ab, cd) = (halve(rows[0], rows[1]), halve(rows[2], rows[3]));
+    // Eight to four: a b c d.
+    let four =
+        _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+    let two = _mm512_add_ps(four, _mm512_permute_ps::<0b11_10_11_10>(four));
+    let one = _mm512_add_ps(two, _mm512_permute_ps::<0b01_01_01_01>(two));
+    let firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+    _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one))
+}
+
 /// Sum over pairs of elements, in 32 interleaved sums and one of what is left over: `f(a, b, sum)` adds one pair.
 #[inline(always)]
 pub(crate) fn sum_of(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {

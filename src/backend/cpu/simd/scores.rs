@@ -45,7 +45,7 @@ vectorized! {
 mod avx512 {
     use super::LANES;
     use crate::backend::cpu::simd::gemm::tail_mask;
-    use crate::backend::cpu::simd::int8::fold_four;
+    use crate::backend::cpu::simd::reduce::fold_four;
     use std::arch::x86_64::*;
 
     /// Keys at a time: their sums are folded together.

@@ -1,8 +1,8 @@
 //! Dot products with AVX2 of rows of inputs and rows of a weight whose integers are nibbles: pairs of their products with bytes are
 //! summed in sixteen bits, which hold them (bytes of weights would not be held).
 
-use super::portable::corrections;
-use super::{Groups, LeftRow, QUAD, TileMut};
+use super::portable::each_dot;
+use super::{Groups, QUAD, TileMut};
 use crate::quant::RowDecoder;
 use std::arch::x86_64::*;
 
@@ -18,32 +18,16 @@ const PAIR: usize = QUAD / 2;
 pub(super) unsafe fn dots(
     groups: Groups,
     left: &[f32],
-    (w, first): (&RowDecoder<'_>, usize),
+    weights: (&RowDecoder<'_>, usize),
     numbers: &mut [f32],
-    mut out: TileMut<'_>,
+    out: TileMut<'_>,
     goes_on: bool,
 ) {
-    let (row, integers) = (LeftRow::of(groups), w.integers());
-    let meanings = integers.nibbles.filter(|_| !integers.is_plain());
-    let (scales, rest) = numbers.split_at_mut(groups.count);
-    let (offsets, products) = rest.split_at_mut(groups.count);
-    offsets.fill(0.0);
-    for j in 0..out.cols() {
-        w.integer_scales(first + j, scales, &mut offsets[..if groups.offsets { groups.count } else { 0 }]);
-        for t in 0..out.rows() {
-            let left = &left[t * row.len()..][..row.len()];
-            for ((product, scale), own) in products.iter_mut().zip(&*scales).zip(&left[row.scales()..]) {
-                *product = scale * own;
-            }
-            // SAFETY: as promised by the caller; there are the products of all groups and four numbers more.
-            let mut sum = unsafe { dot(groups, left, w.integer_bytes(first + j), meanings.as_ref(), products) };
-            if groups.offsets || integers.zero != 0 {
-                sum += corrections::<true>(groups, left, integers.zero, scales, offsets);
-            }
-            let y = &mut out.row(t)[j];
-            *y = if goes_on { *y + sum } else { sum };
-        }
-    }
+    let plain = weights.0.integers().is_plain();
+    each_dot::<true>(groups, left, weights, numbers, out, goes_on, |left, (bytes, nibbles), scales| {
+        // SAFETY: as promised by the caller; there are the products of all groups and four numbers more.
+        unsafe { dot(groups, left, bytes, nibbles.filter(|_| !plain), scales) }
+    });
 }
 
 /// The sums of products of integers.

@@ -3,6 +3,7 @@
 
 use super::{AT_ONCE, Groups, LeftRow, QUAD, TileMut};
 use crate::backend::cpu::simd::gemm::tail_mask;
+use crate::backend::cpu::simd::reduce::fold_four;
 use crate::quant::RowDecoder;
 use std::arch::x86_64::*;
 
@@ -299,21 +300,4 @@ unsafe fn add_quad<const PLAIN: bool, const WHOLE: bool, const R: usize>(
             };
         }
     }
-}
-
-/// Lanes of four rows summed as [`fold_halves`](crate::backend::cpu::simd::reduce::fold_halves) sums them: the halves of all at once.
-#[inline]
-#[target_feature(enable = "avx512f,avx2")]
-pub(crate) fn fold_four(rows: [__m512; 4]) -> __m128 {
-    // Sixteen lanes of two rows to eight of each: a a b b, in quarters of registers.
-    let halve =
-        |a, b| _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
-    let (ab, cd) = (halve(rows[0], rows[1]), halve(rows[2], rows[3]));
-    // Eight to four: a b c d.
-    let four =
-        _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd), _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
-    let two = _mm512_add_ps(four, _mm512_permute_ps::<0b11_10_11_10>(four));
-    let one = _mm512_add_ps(two, _mm512_permute_ps::<0b01_01_01_01>(two));
-    let firsts = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
-    _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, one))
 }

@@ -11,8 +11,6 @@ mod avx512_dots;
 mod portable;
 mod quantize;
 
-#[cfg(target_arch = "x86_64")]
-pub(crate) use avx512_dots::fold_four;
 pub(crate) use quantize::{lay_by_quads, quantize_row};
 
 use super::isa::Isa;

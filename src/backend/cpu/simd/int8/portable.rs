@@ -58,42 +58,63 @@ vectorized! {
         out: TileMut<'_>,
         goes_on: bool,
     ) {
-        let ((w, first), mut out) = (weights, out);
-        let (row, integers) = (LeftRow::of(groups).len(), w.integers());
-        let (scales, offsets) = numbers[..2 * groups.count].split_at_mut(groups.count);
-        offsets.fill(0.0);
-        for j in 0..out.cols() {
-            w.integer_scales(first + j, scales, &mut offsets[..if groups.offsets { groups.count } else { 0 }]);
-            let stored = (w.integer_bytes(first + j), integers.nibbles.as_ref());
-            for t in 0..out.rows() {
-                let left = &left[t * row..][..row];
-                let mut sum = dot::<FMA>(groups, left, stored, scales);
-                if groups.offsets || integers.zero != 0 {
-                    sum += corrections::<FMA>(groups, left, integers.zero, scales, offsets);
-                }
-                let y = &mut out.row(t)[j];
-                *y = if goes_on { *y + sum } else { sum };
+        each_dot::<FMA>(groups, left, weights, numbers, out, goes_on, |left, stored, scales| {
+            dot::<FMA>(groups, left, stored, scales)
+        });
+    }
+}
+
+/// The bytes of a row of a weight, and where two integers lie in one, what each nibble stands for.
+pub(super) type Stored<'a> = (&'a [u8], Option<&'a [u8; 16]>);
+
+/// See [`super::dots`]; `dot` is given a row of activations, one of the weight, and the products of their scales, which four
+/// numbers follow: the sum of the products of integers.
+#[inline(always)]
+pub(super) fn each_dot<const FMA: bool>(
+    groups: Groups,
+    left: &[f32],
+    (w, first): (&RowDecoder<'_>, usize),
+    numbers: &mut [f32],
+    mut out: TileMut<'_>,
+    goes_on: bool,
+    dot: impl Fn(&[f32], Stored<'_>, &[f32]) -> f32,
+) {
+    let (row, integers) = (LeftRow::of(groups), w.integers());
+    let (scales, rest) = numbers.split_at_mut(groups.count);
+    let (offsets, products) = rest.split_at_mut(groups.count);
+    offsets.fill(0.0);
+    for j in 0..out.cols() {
+        w.integer_scales(first + j, scales, &mut offsets[..if groups.offsets { groups.count } else { 0 }]);
+        let stored = (w.integer_bytes(first + j), integers.nibbles.as_ref());
+        for t in 0..out.rows() {
+            let left = &left[t * row.len()..][..row.len()];
+            for ((product, scale), own) in products.iter_mut().zip(&*scales).zip(&left[row.scales()..]) {
+                *product = scale * own;
             }
+            let mut sum = dot(left, stored, products);
+            if groups.offsets || integers.zero != 0 {
+                sum += corrections::<FMA>(groups, left, integers.zero, scales, offsets);
+            }
+            let y = &mut out.row(t)[j];
+            *y = if goes_on { *y + sum } else { sum };
         }
     }
 }
 
 /// The sums of products of integers.
 #[inline(always)]
-fn dot<const FMA: bool>(groups: Groups, left: &[f32], stored: (&[u8], Option<&[u8; 16]>), scales: &[f32]) -> f32 {
-    let row = LeftRow::of(groups);
+fn dot<const FMA: bool>(groups: Groups, left: &[f32], stored: Stored<'_>, scales: &[f32]) -> f32 {
     let mut sums = [0.0f32; 4 * QUAD];
     for block in 0..groups.blocks() {
         let (g, quad, b) = (block * 8 / groups.words, block / QUAD, block % QUAD);
         let (weights, words) = (block_of(stored, block), &left[8 * QUAD * quad + 4 * b..]);
         let bytes = |word: usize| words[word].to_bits().to_le_bytes().map(|byte| i32::from(byte.cast_signed()));
-        let scale = scales[g] * left[row.scales() + g];
         for w in 0..4 {
             let (low, high) = (bytes(w), bytes(4 * QUAD + w));
             let products: i32 = (0..4)
                 .map(|i| i32::from(weights[4 * w + i]) * low[i] + i32::from(weights[16 + 4 * w + i]) * high[i])
                 .sum();
-            sums[4 * b + w] = madd::<FMA>(products as f32, scale, sums[4 * b + w]);
+            sums[4 * b + w] = madd::<FMA>(products as f32, scales[g], sums[4 * b + w]);
         }
     }
     fold_halves(sums)
@@ -101,13 +122,7 @@ fn dot<const FMA: bool>(groups: Groups, left: &[f32], stored: (&[u8], Option<&[u
 
 /// The sums of what a group's mean is multiplied by.
 #[inline(always)]
-pub(super) fn corrections<const FMA: bool>(
-    groups: Groups,
-    left: &[f32],
-    zero: u8,
-    scales: &[f32],
-    offsets: &[f32],
-) -> f32 {
+fn corrections<const FMA: bool>(groups: Groups, left: &[f32], zero: u8, scales: &[f32], offsets: &[f32]) -> f32 {
     let (mut sums, means) = ([0.0f32; 16], &left[LeftRow::of(groups).means()..]);
     for ((scales, offsets), means) in scales.chunks(16).zip(offsets.chunks(16)).zip(means.chunks(16)) {
         for (((sum, scale), offset), mean) in sums.iter_mut().zip(scales).zip(offsets).zip(means) {
@@ -119,7 +134,7 @@ pub(super) fn corrections<const FMA: bool>(
 
 /// 32 integers.
 #[inline(always)]
-fn block_of((bytes, nibbles): (&[u8], Option<&[u8; 16]>), block: usize) -> [u8; 32] {
+fn block_of((bytes, nibbles): Stored<'_>, block: usize) -> [u8; 32] {
     match nibbles {
         None => std::array::from_fn(|i| bytes[32 * block + i] ^ 0x80),
         Some(meanings) => std::array::from_fn(|i| {
