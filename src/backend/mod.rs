@@ -83,6 +83,17 @@ pub trait Backend:
         None
     }
 
+    /// From now on operations are kept as graphs, where a device has such, or no more are; whether they are. Later the same
+    /// operations with the same arguments, between the same [cuts](Backend::cut_graph), are submitted at once. It takes memory
+    /// beside the arena.
+    fn record_graphs(&mut self, on: bool) -> bool {
+        let _ = on;
+        false
+    }
+
+    /// What differs from step to step begins or ends here: no graph has operations from both sides.
+    fn cut_graph(&mut self) {}
+
     /// The devices of other ranks, if this one reaches them by itself; else what goes there is downloaded and uploaded.
     fn peers(&mut self) -> Option<&mut dyn Peers> {
         None

@@ -46,16 +46,33 @@ pub(super) struct Updates<'a> {
     pub factor: f64,
     /// What is made at once; it has room for as many as that. Without room each update is made when its gradient comes.
     pub waiting: &'a mut Vec<AdamUpdate>,
+    /// Nothing is changed: what is between the updates is rehearsed.
+    pub rehearsal: bool,
+}
+
+impl Updates<'_> {
+    /// Does what has other numbers in each step, so that what is before and after it can be graphs.
+    fn apart(&mut self, backend: &mut dyn Backend, work: impl FnOnce(&mut Self, &mut dyn Backend)) {
+        backend.cut_graph();
+        if !self.rehearsal {
+            work(self, backend);
+            backend.cut_graph();
+        }
+    }
 }
 
 impl Taker for Updates<'_> {
     fn take(&mut self, backend: &mut dyn Backend, param: &Param, grad: Span) {
         let spec = &self.specs[param.id as usize];
-        if let Some(rows) = self.orthogonal {
-            rows.apply(backend, spec, param, grad);
-        }
-        if self.factor < 1.0 {
-            backend.scale(grad, self.factor as f32, Precision::F32);
+        if self.orthogonal.is_some() || self.factor < 1.0 {
+            self.apart(backend, |this, backend| {
+                if let Some(rows) = this.orthogonal {
+                    rows.apply(backend, spec, param, grad);
+                }
+                if this.factor < 1.0 {
+                    backend.scale(grad, this.factor as f32, Precision::F32);
+                }
+            });
         }
         let at = StepInfo { lr: self.at.lr * spec.rate, ..*self.at };
         match self.groups.fused(param, &at) {
@@ -67,7 +84,7 @@ impl Taker for Updates<'_> {
             }
             _ => {
                 self.finish(backend);
-                self.groups.step(backend, param, grad, self.workspace, &at);
+                self.apart(backend, |this, backend| this.groups.step(backend, param, grad, this.workspace, &at));
             }
         }
     }
@@ -80,7 +97,7 @@ impl Taker for Updates<'_> {
 
     fn finish(&mut self, backend: &mut dyn Backend) {
         if !self.waiting.is_empty() {
-            backend.adam_group(self.waiting);
+            self.apart(backend, |this, backend| backend.adam_group(this.waiting));
             self.waiting.clear();
         }
     }

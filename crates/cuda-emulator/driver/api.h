@@ -25,6 +25,8 @@ enum : Code {
     ILLEGAL_ADDRESS = 700,
     LAUNCH_FAILED = 719,
     NOT_SUPPORTED = 801,
+    CAPTURE_UNSUPPORTED = 900,
+    CAPTURE_INVALIDATED = 901,
 };
 
 // The number in an environment variable, read at every call, or `usual`.

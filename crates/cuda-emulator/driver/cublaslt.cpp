@@ -1,7 +1,6 @@
 // libcublasLt: products of bf16 matrices with sums in float32.
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <string>
 
 #include "cublaslt_product.h"
@@ -14,7 +13,7 @@ enum : u32 { FLOAT = 0, BFLOAT = 14, SUM_IN_FLOAT = 68 };
 
 // The emulated driver's.
 struct Stream;
-extern "C" Code cuLaunchHostFunc(Stream* stream, void (*function)(void*), void* data);
+extern "C" Code cuda_emulator_enqueue(Stream* stream, Code (*function)(void*), void* data, void (*free)(void*));
 extern "C" void cuda_emulator_count(const char* what);
 extern "C" bool cuda_emulator_inside(const void* address, u64 bytes);
 extern "C" u32 cuda_emulator_failed(u32 code, const char* what);
@@ -280,17 +279,15 @@ API Code cublasLtMatmul(Handle* handle, const Description* how, const void* alph
                              old,
                              u64(at_d->count),
                              {u64(at_a->distance), u64(at_b->distance), u64(at_c->distance), u64(at_d->distance)}};
-    auto* work = new Work{product, workspace, needed};
-    const Code code = cuLaunchHostFunc(
+    const Code code = cuda_emulator_enqueue(
         stream,
         [](void* data) {
-            const std::unique_ptr<Work> work(static_cast<Work*>(data));
-            memset(work->workspace, 0xff, work->workspace_bytes);
-            multiply(work->product);
+            const Work& work = *static_cast<Work*>(data);
+            memset(work.workspace, 0xff, work.workspace_bytes);
+            multiply(work.product);
+            return Code(SUCCESS);
         },
-        work);
+        new Work{product, workspace, needed}, [](void* data) { delete static_cast<Work*>(data); });
     cuda_emulator_count("product");
-    if (code == SUCCESS) return SUCCESS;
-    delete work;
-    return EXECUTION_FAILED;
+    return code == SUCCESS ? SUCCESS : EXECUTION_FAILED;
 }

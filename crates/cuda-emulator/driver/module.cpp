@@ -175,7 +175,7 @@ API Code cuLaunchKernel(Function* function, u32 grid_x, u32 grid_y, u32 grid_z, 
                                                  sizeof message);
             return wrong == 0 ? Code(SUCCESS) : failed(wrong == 2 ? ILLEGAL_ADDRESS : LAUNCH_FAILED, message);
         }
-        const emulator::Outcome outcome = emulator::run(kernel, blocks, block_x, dynamic, std::move(*kept), manner);
+        const emulator::Outcome outcome = emulator::run(kernel, blocks, block_x, dynamic, *kept, manner);
         if (outcome.text.empty()) return Code(SUCCESS);
         return failed(outcome.fault ? ILLEGAL_ADDRESS : LAUNCH_FAILED, outcome.text);
     });

@@ -19,7 +19,7 @@
 // The emulated driver's.
 struct Stream;
 extern "C" u32 cuCtxGetDevice(int* device);
-extern "C" u32 cuda_emulator_enqueue(Stream* stream, u32 (*function)(void*), void* data);
+extern "C" u32 cuda_emulator_enqueue(Stream* stream, u32 (*function)(void*), void* data, void (*free)(void*));
 extern "C" bool cuda_emulator_inside(const void* address, u64 bytes);
 extern "C" u32 cuda_emulator_failed(u32 code, const char* what);
 
@@ -164,12 +164,12 @@ bool end(Ranks& ranks, const Op& op) {
 // As a kernel: after an error it does not end until the communicator is aborted. A mistake in the calls, for which NCCL
 // would hang, fails like a kernel that does.
 u32 work(void* data) {
-    const std::unique_ptr<Work> work(static_cast<Work*>(data));
-    Ranks& ranks = *work->ranks;
+    const Work& work = *static_cast<Work*>(data);
+    Ranks& ranks = *work.ranks;
     if (ranks.aborted()) return 0;
-    for (const Op& op : work->ops) begin(ranks, op);
+    for (const Op& op : work.ops) begin(ranks, op);
     bool done = true;
-    for (const Op& op : work->ops) done = done && end(ranks, op);
+    for (const Op& op : work.ops) done = done && end(ranks, op);
     if (done && ranks.flush()) return 0;
     if (ranks.error() == INVALID_USAGE) return 719;
     ranks.stand_still();
@@ -180,8 +180,7 @@ Result submit(Comm* comm, Stream* stream, std::vector<Op> ops) {
     if (comm->stream != nullptr && comm->stream != stream) return refuse(INVALID_USAGE, "a second stream");
     comm->stream = stream;
     auto* all = new Work{comm->ranks, std::move(ops)};
-    if (cuda_emulator_enqueue(stream, work, all) != 0) {
-        delete all;
+    if (cuda_emulator_enqueue(stream, work, all, [](void* data) { delete static_cast<Work*>(data); }) != 0) {
         return UNHANDLED_CUDA_ERROR;
     }
     comm->asking = !comm->blocking;

@@ -48,6 +48,12 @@ struct Event {
 
 Code Stream::push(Item item) {
     std::unique_lock<std::mutex> lock(streams().mutex);
+    if (capturing) {
+        // A wait is for other streams, whose work would have to be part of the graph.
+        if (item.after) captured = nullptr;
+        if (captured) captured->push_back(std::move(item.work));
+        return captured ? Code(SUCCESS) : Code(CAPTURE_INVALIDATED);
+    }
     if (error == SUCCESS) queue.push_back(std::move(item));
     while (eager && !working && error == SUCCESS && !queue.empty()) {
         const std::shared_ptr<Mark>& after = queue.front().after;
@@ -73,7 +79,24 @@ void Stream::step(std::unique_lock<std::mutex>& lock) {
 
 Code Stream::add(std::function<Code()> work) { return push({std::move(work), nullptr}); }
 
+bool Stream::begin_capture() {
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    if (capturing) return false;
+    capturing = true;
+    capturer = std::this_thread::get_id();
+    captured = std::make_shared<Works>();
+    return true;
+}
+
+std::shared_ptr<Works> Stream::end_capture() {
+    std::lock_guard<std::mutex> lock(streams().mutex);
+    capturing = false;
+    return std::move(captured);
+}
+
 Code Stream::add_mark(std::shared_ptr<Mark> mark) {
+    // An event that is recorded in a graph happens in the graph; nothing here needs one.
+    if (capturing) return CAPTURE_UNSUPPORTED;
     return push({[mark] {
                      mark->done = true;
                      return Code(SUCCESS);
@@ -90,6 +113,11 @@ Code Stream::add_wait(std::shared_ptr<Mark> mark) {
 // A mark precedes every wait for it, so among threads that wait for each other's streams one can always go on.
 Code Stream::finish(const Mark* mark) {
     std::unique_lock<std::mutex> lock(streams().mutex);
+    // Another thread that waits for all streams is given what was added before.
+    if (capturing && capturer == std::this_thread::get_id()) {
+        captured = nullptr;
+        return CAPTURE_UNSUPPORTED;
+    }
     while (error == SUCCESS && (working || !queue.empty()) && !(mark != nullptr && mark->done)) {
         if (working) {
             streams().changed.wait(lock);
@@ -184,11 +212,13 @@ API Code cuLaunchHostFunc(Stream* handle, void (*function)(void*), void* data) {
     });
 }
 
-// For the emulated NCCL: work that may fail as a kernel does. After a failure it is not done, nor is its `data` freed.
-API Code cuda_emulator_enqueue(Stream* handle, Code (*function)(void*), void* data) {
+// For the other emulated libraries: work that may fail as a kernel does, and is done again for each launch of a graph that
+// has it. `data` is freed with the last of them, also if the stream refuses it.
+API Code cuda_emulator_enqueue(Stream* handle, Code (*function)(void*), void* data, void (*free)(void*)) {
+    const std::shared_ptr<void> kept(data, free);
     if (const Code code = ready()) return code;
     Stream* stream = stream_of(handle);
-    return stream == nullptr ? Code(INVALID_HANDLE) : stream->add([=] { return function(data); });
+    return stream == nullptr ? Code(INVALID_HANDLE) : stream->add([=] { return function(kept.get()); });
 }
 
 API Code cuEventCreate(Event** event, u32 flags) {

@@ -6,10 +6,15 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
+#include <vector>
 
 #include "api.h"
 
 struct Stream;
+
+// Work in its order.
+using Works = std::vector<std::function<Code()>>;
 
 // One recording of an event.
 struct Mark {
@@ -30,6 +35,10 @@ struct Stream {
     Code add_wait(std::shared_ptr<Mark> mark);
     // Does all work, or all up to a mark.
     Code finish(const Mark* mark = nullptr);
+    // From now on work is kept for a graph and not done; false if it is already.
+    bool begin_capture();
+    // What was kept; null if nothing was to be, or if something was added or asked that a graph cannot hold.
+    std::shared_ptr<Works> end_capture();
 
     const int device;
     // Whether work without a stream waits for this one.
@@ -49,6 +58,11 @@ struct Stream {
     std::deque<Item> queue;
     // A thread does the work that was the oldest.
     bool working = false;
+    // What is kept for a graph, while one is made; null once it has failed.
+    bool capturing = false;
+    std::shared_ptr<Works> captured;
+    // The thread that makes the graph, to which alone the rules of making one apply.
+    std::thread::id capturer;
     Code error = SUCCESS;
 };
 

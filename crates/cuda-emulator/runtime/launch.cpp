@@ -171,6 +171,12 @@ Parameters::Parameters(const Kernel& kernel, void* const* from) {
     }
 }
 
+Parameters::Parameters(const Parameters& other) : storage(other.storage) {
+    for (void* const address : other.addresses) {
+        addresses.push_back(storage.data() + (static_cast<const Bits16*>(address) - other.storage.data()));
+    }
+}
+
 bool Parameters::contains(u64 address, u64 bytes) const {
     const auto inside = [&](u64 begin, u64 size) { return address - begin < size && address - begin + bytes <= size; };
     return inside(u64(storage.data()), storage.size() * 16) || inside(u64(addresses.data()), addresses.size() * 8);

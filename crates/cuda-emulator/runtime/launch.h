@@ -22,6 +22,9 @@ constexpr u32 SHARED_MOST = 227 << 10;
 class Parameters {
   public:
     Parameters(const Kernel& kernel, void* const* from);
+    // Addresses are those of the copy's own storage.
+    Parameters(const Parameters& other);
+    Parameters(Parameters&&) = default;
     void** pointers() { return addresses.data(); }
     bool contains(u64 address, u64 bytes) const;
 

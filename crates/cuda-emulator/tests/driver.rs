@@ -16,6 +16,8 @@ const INVALID_VALUE: Code = 1;
 const INVALID_CONTEXT: Code = 201;
 const NOT_FOUND: Code = 500;
 const LAUNCH_FAILED: Code = 719;
+const CAPTURE_UNSUPPORTED: Code = 900;
+const CAPTURE_INVALIDATED: Code = 901;
 /// Of cuBLASLt.
 const INVALID_MATRIX: Code = 7;
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`
@@ -184,6 +186,43 @@ fn a_failure_sticks_to_its_stream() {
     assert_eq!(launch(right, ONE, 32, 0, other, y, 32), SUCCESS);
     assert_eq!(synchronize(other), SUCCESS);
     assert_eq!(download(y, 32), [1.0; 32]);
+}
+
+#[test]
+fn a_graph_is_what_a_stream_was_given_and_is_done_when_it_is_launched() {
+    start();
+    let (kernel, stream, y) = (function("planted.cu", "right_required").unwrap(), stream(), allocate(128));
+    let fill = |value: f32| cuda!(cuMemsetD32Async(y => u64, value.to_bits() => c_uint, 32 => usize, stream => Handle));
+    let begin = || cuda!(cuStreamBeginCapture_v2(stream => Handle, 1 => c_uint));
+    let end = || {
+        let mut graph: Handle = null_mut();
+        (cuda!(cuStreamEndCapture(stream => Handle, &mut graph => *mut Handle)), graph)
+    };
+    assert_eq!(fill(5.0), SUCCESS);
+    assert_eq!(begin(), SUCCESS);
+    assert_eq!(begin(), CAPTURE_UNSUPPORTED);
+    assert_eq!(launch(kernel, ONE, 32, 0, stream, y, 32), SUCCESS);
+    let (code, graph) = end();
+    assert_eq!((code, synchronize(stream)), (SUCCESS, SUCCESS));
+    assert_eq!(download(y, 32), [5.0; 32], "nothing is done while a graph is made");
+    let mut exec: Handle = null_mut();
+    let code = cuda!(cuGraphInstantiateWithFlags(&mut exec => *mut Handle, graph => Handle, 0 => u64));
+    assert_eq!((code, cuda!(cuGraphDestroy(graph => Handle))), (SUCCESS, SUCCESS));
+    for _ in 0..2 {
+        assert_eq!(fill(5.0), SUCCESS);
+        assert_eq!(cuda!(cuGraphLaunch(exec => Handle, stream => Handle)), SUCCESS);
+        assert_eq!(synchronize(stream), SUCCESS);
+        assert_eq!(download(y, 32), [1.0; 32]);
+    }
+    assert_eq!(cuda!(cuGraphExecDestroy(exec => Handle)), SUCCESS);
+    // Who waits for a stream that does nothing gets no graph, and can use it afterwards.
+    assert_eq!((begin(), fill(6.0)), (SUCCESS, SUCCESS));
+    assert_eq!(synchronize(stream), CAPTURE_UNSUPPORTED);
+    assert_eq!(fill(7.0), CAPTURE_INVALIDATED);
+    assert_eq!(end(), (CAPTURE_INVALIDATED, null_mut()));
+    assert_eq!((fill(8.0), synchronize(stream)), (SUCCESS, SUCCESS));
+    assert_eq!(download(y, 32), [8.0; 32]);
+    assert_eq!(cuda!(cuStreamBeginCapture_v2(null_mut() => Handle, 1 => c_uint)), CAPTURE_UNSUPPORTED);
 }
 
 #[test]

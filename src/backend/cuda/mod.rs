@@ -100,6 +100,14 @@ impl Backend for Cuda {
         self.gpu.peak_flops()
     }
 
+    fn record_graphs(&mut self, on: bool) -> bool {
+        self.gpu.record_graphs(on)
+    }
+
+    fn cut_graph(&mut self) {
+        self.gpu.cut_graph();
+    }
+
     fn peers(&mut self) -> Option<&mut dyn Peers> {
         if self.gpu.is_joined() { Some(self) } else { None }
     }

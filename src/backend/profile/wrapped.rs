@@ -322,6 +322,14 @@ impl Backend for Profiled {
         self.inner.peak_flops()
     }
 
+    fn record_graphs(&mut self, on: bool) -> bool {
+        self.inner.record_graphs(on)
+    }
+
+    fn cut_graph(&mut self) {
+        self.inner.cut_graph();
+    }
+
     fn peers(&mut self) -> Option<&mut dyn Peers> {
         self.inner.peers()
     }

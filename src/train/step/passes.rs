@@ -4,7 +4,7 @@
 use super::super::team::Together;
 use super::super::updates::Updates;
 use super::{StepReport, Trainer};
-use crate::backend::{Backend, IGNORE, Param};
+use crate::backend::{Backend, IGNORE, Param, UpdateStats};
 use crate::config::TrainConfig;
 use crate::error::BackendError;
 use crate::memory::Span;
@@ -54,8 +54,8 @@ impl StepReport {
 }
 
 impl Trainer {
-    /// Forward and backward once, of no text and without an update: a device then has loaded what it loads at the first product
-    /// of each kind, beyond the planned memory. Several ranks do nothing.
+    /// Forward and backward of no text and without an update: a device then has loaded what it loads at the first product of
+    /// each kind, beyond the planned memory, and has the graphs that it will have. Several ranks do nothing.
     ///
     /// # Errors
     /// The first failure: the device has no room for that, or cannot compute a product.
@@ -63,14 +63,22 @@ impl Trainer {
         if self.ranks().size() > 1 {
             return Ok(());
         }
+        self.rehearse_once();
+        // What is loaded late could not be in a graph.
+        if self.backend.record_graphs(true) {
+            self.rehearse_once();
+            self.backend.record_graphs(false);
+        }
+        self.backend.status()
+    }
+
+    fn rehearse_once(&mut self) {
         let TrainConfig { batch, sequence, .. } = self.config.train;
         let (pass, tokens) = (Batch::step(batch, sequence, 1), vec![0; batch * sequence]);
         let Losses { scale, .. } =
             self.loss_and_head_grad(&Tokens { pass, inputs: &tokens, targets: &tokens, segment_start: &[] });
-        let (specs, taker) = (self.model.specs.as_slice(), |_: &mut dyn Backend, _: &Param, _: Span| {});
-        let mut grads = Together { team: &mut self.team, specs, taker, changes: false };
-        self.model.gradients(self.backend.as_mut(), pass, scale, &mut grads);
-        self.backend.status()
+        let at = StepInfo { number: 1, lr: 0.0, seed: 0 };
+        self.walk_back(pass, scale, &at, 1.0, true);
     }
 
     /// Whether the device itself can tell if a step is learned, so that the host reads nothing before all of it is queued: a
@@ -85,6 +93,7 @@ impl Trainer {
     pub(super) fn learn(&mut self, batch: &Tokens<'_>, number: u64, at: &StepInfo) -> StepReport {
         let losses = self.loss_and_head_grad(batch);
         self.backend.hold_updates_unless_finite(self.model.acts.losses.head(4 * batch.pass.tokens()));
+        self.backend.cut_graph();
         let mut report = StepReport::new(number, at.lr);
         self.backward(batch.pass, losses.scale, at, 1.0, &mut report);
         report.loss = self.read_loss(batch.pass, &losses);
@@ -134,6 +143,8 @@ impl Trainer {
         let (specs, taker) = (self.model.specs.as_slice(), |_: &mut dyn Backend, _: &Param, _: Span| {});
         let mut grads = Together { team: &mut self.team, specs, taker, changes: false };
         self.model.loss_and_passed_head_grad(self.backend.as_mut(), pass, scale, &mut grads);
+        // Now the losses may be read, or decide what is learned.
+        self.backend.cut_graph();
         Losses { counted, scale }
     }
 
@@ -166,15 +177,24 @@ impl Trainer {
     }
 
     fn backward(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, report: &mut StepReport) {
-        let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
-        let (orthogonal, waiting) = (&mut self.orthogonal, &mut self.waiting);
-        let taker = Updates { groups, specs, orthogonal, workspace, at, factor, waiting };
-        let mut together = Together { team: &mut self.team, specs, taker, changes: true };
-        self.model.backward(self.backend.as_mut(), pass, scale, &mut together);
-        let stats = together.stats(self.backend.as_mut());
+        let stats = self.walk_back(pass, scale, at, factor, false);
         report.grad_norm = if stats.skipped == 0 { stats.grad_sq.sqrt() } else { f64::NAN };
         report.rescales = stats.rescales;
         report.skipped_gradients = stats.skipped;
-        report.search_seconds = Some(groups.take_search_seconds()).filter(|seconds| *seconds > 0.0);
+        report.search_seconds = Some(self.optimizer.take_search_seconds()).filter(|seconds| *seconds > 0.0);
+    }
+
+    /// Backward, learning what it finds or, in a `rehearsal`, nothing.
+    fn walk_back(&mut self, pass: Batch, scale: f32, at: &StepInfo, factor: f64, rehearsal: bool) -> UpdateStats {
+        let (groups, workspace, specs) = (&self.optimizer, self.model.acts.grads.update, &self.model.specs);
+        let (orthogonal, waiting) = (&mut self.orthogonal, &mut self.waiting);
+        let taker = Updates { groups, specs, orthogonal, workspace, at, factor, waiting, rehearsal };
+        let mut together = Together { team: &mut self.team, specs, taker, changes: !rehearsal };
+        let backend = self.backend.as_mut();
+        match rehearsal {
+            true => self.model.gradients(backend, pass, scale, &mut together),
+            false => self.model.backward(backend, pass, scale, &mut together),
+        }
+        together.stats(self.backend.as_mut())
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! Operands are packed, though few tiles read those of a small matrix: kernels that read their rows where they lie were no
 //! faster at 128 columns, whose lines compete for the same places of the first cache, and took 1.5 times as long at 1024.
+//! Packed once, into scratch that threads share, they gained nothing either, though a task's operands are packed once for every
+//! task that reads them here: what one core has written the other has to fetch.
 
 use crate::backend::Accumulate;
 use crate::backend::cpu::simd::gemm::{

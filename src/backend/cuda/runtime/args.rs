@@ -3,6 +3,7 @@
 use super::Gpu;
 use crate::memory::Span;
 use std::ffi::c_void;
+use std::ops::Range;
 use zerocopy::{Immutable, IntoBytes};
 
 /// Parameters of one kernel at most.
@@ -107,19 +108,54 @@ impl<const BYTES: usize> Args<BYTES> {
         self.count == 0
     }
 
-    /// The value of an argument from its first byte on; what follows belongs to the next.
-    #[cfg(test)]
-    fn value(&self, index: usize) -> &[u8] {
-        &self.storage.0[usize::from(self.offsets[index])..]
+    /// The values, each from a multiple of [`ALIGNMENT`] on, and where each begins.
+    pub(super) fn values(&self) -> (&[u8], &[u16]) {
+        (&self.storage.0[..self.used], &self.offsets[..self.count])
+    }
+}
+
+/// The arguments of several launches, one after the other.
+#[derive(Clone, Default, PartialEq)]
+pub(super) struct ArgsList {
+    units: Vec<Unit>,
+    /// For each argument the unit that it begins with.
+    starts: Vec<u32>,
+}
+
+/// As many bytes as an argument is aligned to.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, PartialEq)]
+struct Unit([u8; ALIGNMENT]);
+
+impl ArgsList {
+    /// With room for as many arguments.
+    pub(super) fn with_capacity(arguments: usize) -> Self {
+        Self { units: Vec::with_capacity(arguments), starts: Vec::with_capacity(arguments) }
     }
 
-    /// What `cuLaunchKernel` takes: pointers to the values, in order. They are valid while `self` is not moved.
-    pub(super) fn pointers(&self) -> [*mut c_void; MAX_PARAMETERS] {
+    /// Adds those of a launch; which they are.
+    pub(super) fn push<const BYTES: usize>(&mut self, args: &Args<BYTES>) -> Range<usize> {
+        let ((values, offsets), begin) = (args.values(), self.starts.len());
+        let unit = self.units.len();
+        self.units.extend(values.as_chunks::<ALIGNMENT>().0.iter().map(|&bytes| Unit(bytes)));
+        self.starts.extend(offsets.iter().map(|&offset| (unit + usize::from(offset) / ALIGNMENT) as u32));
+        begin..self.starts.len()
+    }
+
+    /// What `cuLaunchKernel` takes: pointers to the values, in order. They are valid while nothing is added.
+    pub(super) fn pointers(&self, which: Range<usize>) -> [*mut c_void; MAX_PARAMETERS] {
         let mut pointers = [std::ptr::null_mut(); MAX_PARAMETERS];
-        for (pointer, &offset) in pointers.iter_mut().zip(&self.offsets[..self.count]) {
-            *pointer = self.storage.0[usize::from(offset)..].as_ptr().cast_mut().cast();
+        for (pointer, &start) in pointers.iter_mut().zip(&self.starts[which]) {
+            // One of no bytes may begin where all end.
+            *pointer = self.units[start as usize..].as_ptr().cast_mut().cast();
         }
         pointers
+    }
+
+    /// Removes all, and keeps their memory.
+    pub(super) fn clear(&mut self) {
+        self.units.clear();
+        self.starts.clear();
     }
 }
 
@@ -137,12 +173,16 @@ mod tests {
     fn every_argument_keeps_its_bytes_at_an_address_aligned_for_any_parameter() {
         let args = Args::new().u32(7).address(0x0123_4567_89ab_cdef).f32(-2.5).i64(-3).bytes(&[1u32, 2, 3]);
         assert_eq!(args.len(), 5);
-        assert_eq!(args.value(0)[..4], 7u32.to_ne_bytes());
-        assert_eq!(args.value(1)[..8], 0x0123_4567_89ab_cdef_u64.to_ne_bytes());
-        assert_eq!(args.value(2)[..4], (-2.5f32).to_ne_bytes());
-        assert_eq!(args.value(3)[..8], (-3i64).to_ne_bytes());
-        assert_eq!(args.value(4)[..12], *[1u32, 2, 3].as_bytes());
-        let pointers = args.pointers();
+        let mut list = ArgsList::default();
+        assert_eq!(list.push(&Args::new().bytes(&[9u8; 17]).bytes(&[0u8; 0])), 0..2);
+        assert_eq!(list.push(&args), 2..7);
+        let value = |index: usize| &list.units[list.starts[2 + index] as usize].0;
+        assert_eq!(value(0)[..4], 7u32.to_ne_bytes());
+        assert_eq!(value(1)[..8], 0x0123_4567_89ab_cdef_u64.to_ne_bytes());
+        assert_eq!(value(2)[..4], (-2.5f32).to_ne_bytes());
+        assert_eq!(value(3)[..8], (-3i64).to_ne_bytes());
+        assert_eq!(value(4)[..12], *[1u32, 2, 3].as_bytes());
+        let pointers = list.pointers(2..7);
         assert!(pointers[..5].iter().all(|p| p.addr() % ALIGNMENT == 0 && !p.is_null()));
         assert!(pointers[5..].iter().all(|p| p.is_null()));
     }

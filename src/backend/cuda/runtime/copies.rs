@@ -1,6 +1,7 @@
 //! What a device does with the contents of its memory: upload, download, zero, copy, and parameters in host memory.
 
 use super::gpu::Gpu;
+use super::graphs::Operation;
 use super::memory::Staging;
 use super::offload::Offloaded;
 use super::symbols::Code;
@@ -13,11 +14,10 @@ impl Gpu {
         if span.place == Place::Host {
             return self.offload("zero", |host| Ok(host.write(span, |bytes| bytes.fill(0))));
         }
-        let to = self.address(span);
-        self.act("zero", span.bytes, |driver, stream| {
-            // SAFETY: `address` proved the span to lie inside the arena.
-            unsafe { (driver.cuMemsetD8Async)(to, 0, span.bytes, stream) }
-        });
+        let (to, bytes) = (self.address(span), span.bytes);
+        if bytes > 0 {
+            self.queue_up(|queue| queue.push(Operation::Zero { to, bytes }));
+        }
     }
 
     /// `to = from`; both have the same length.
@@ -26,11 +26,10 @@ impl Gpu {
     /// If they differ in length.
     pub fn copy(&mut self, from: Span, to: Span) {
         assert_eq!(from.bytes, to.bytes, "a copy between spans of different lengths");
-        let (source, target) = (self.address(from), self.address(to));
-        self.act("copy", from.bytes, |driver, stream| {
-            // SAFETY: `address` proved both spans to lie inside the arena.
-            unsafe { (driver.cuMemcpyDtoDAsync_v2)(target, source, from.bytes, stream) }
-        });
+        let (bytes, from, to) = (from.bytes, self.address(from), self.address(to));
+        if bytes > 0 {
+            self.queue_up(|queue| queue.push(Operation::Copy { from, to, bytes }));
+        }
     }
 
     /// Copies bytes of the host into a span of the same length. They may be changed when this returns.

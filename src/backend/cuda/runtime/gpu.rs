@@ -2,6 +2,7 @@
 
 use super::Args;
 use super::device::{Capability, Device, text};
+use super::graphs::{Operation, Queue};
 use super::libraries::Search;
 use super::memory::{Arena, Staging};
 use super::modules::Modules;
@@ -24,13 +25,14 @@ const WORDS: usize = 4096;
 /// Bytes of the workspace that are the backend's own, whatever operations need.
 const OWN_BYTES: usize = DEVICE_ALIGN + WORDS + WORKSPACE;
 
-/// A device with everything loaded. Operations are submitted to one stream in order and return before they are done.
-/// The first failure is kept and reported by [`Gpu::status`]; after it, operations do nothing and downloads give zeros.
+/// A device with everything loaded. Operations are submitted to one stream in order and return before they are done, or, where
+/// there are graphs, before they are submitted. The first failure is kept and reported by [`Gpu::status`]; after it, operations
+/// do nothing and downloads give zeros.
 pub struct Gpu {
     workspace: Span,
     words: Span,
-    products: Products,
-    modules: Modules,
+    /// Behind a cell, since a download, for example, is one of the operations before which it is submitted.
+    queue: RefCell<Queue>,
     timer: Timer,
     pub(super) staging: Option<Staging>,
     pub(super) offloaded: Option<Offloaded>,
@@ -71,8 +73,7 @@ impl Gpu {
         Ok(Self {
             workspace: Span::NONE,
             words: Span::NONE,
-            products,
-            modules,
+            queue: RefCell::new(Queue::new(&device, modules, products)),
             timer,
             staging: None,
             offloaded: None,
@@ -99,6 +100,7 @@ impl Gpu {
         self.device.check("allocate", self.device.current())?;
         // Memory of an earlier call is freed before more is requested, and only after all operations that use it.
         self.act("synchronize", 1, synchronize);
+        self.queue.get_mut().forget();
         (self.offloaded, self.arena, self.staging) = (None, None, None);
         self.arena = Some(Arena::new(&self.device, bytes)?);
         self.allocations += 1;
@@ -106,7 +108,7 @@ impl Gpu {
         let of_products = self.address(workspace.part(padding, WORKSPACE));
         // SAFETY: `address` proved that the span, of this many bytes, lies inside the arena, which is freed only after
         // all operations.
-        unsafe { self.products.set_workspace(of_products) };
+        unsafe { self.queue.get_mut().submitter.products.set_workspace(of_products) };
         self.words = workspace.part(padding + WORKSPACE, WORDS);
         self.workspace = workspace.part(OWN_BYTES, workspace.bytes - OWN_BYTES);
         self.staging = Some(Staging::new(&self.device)?);
@@ -140,7 +142,8 @@ impl Gpu {
 
     /// The compiler and the library of matrix products, with their versions.
     pub fn libraries(&self) -> String {
-        format!("NVRTC {}, {}", self.modules.compiler_version(), self.products.version())
+        let queue = self.queue.borrow();
+        format!("NVRTC {}, {}", queue.submitter.modules.compiler_version(), queue.submitter.products.version())
     }
 
     /// Blocks that run at the same time, at least.
@@ -205,22 +208,8 @@ impl Gpu {
         args: &Args<BYTES>,
     ) {
         assert!(grid.iter().all(|&blocks| blocks > 0) && threads > 0, "{kernel}: an empty launch, {grid:?} {threads}");
-        if !self.begin(kernel) {
-            return;
-        }
-        let function = match self.modules.function(kernel) {
-            Ok(function) => function,
-            Err(error) => return self.remember(error),
-        };
-        let mut pointers = args.pointers();
-        let (stream, shared) = (self.device.stream, u32::try_from(shared_bytes).unwrap_or(u32::MAX));
-        // SAFETY: the function is loaded; the arguments outlive the call, which copies them, and the caller promises that
-        // they are the kernel's, of which the driver reads as many and as long ones as it has parameters.
-        self.end(kernel, unsafe {
-            let [x, y, z] = grid;
-            let (pointers, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
-            (self.device.driver.cuLaunchKernel)(function, x, y, z, threads, 1, 1, shared, stream, pointers, none)
-        });
+        let shape = (grid, threads, u32::try_from(shared_bytes).unwrap_or(u32::MAX));
+        self.queue_up(|queue| queue.push_launch(kernel, shape, args));
     }
 
     /// One product of matrices, or a batch of them.
@@ -231,15 +220,53 @@ impl Gpu {
     pub fn multiply(&mut self, product: &Product) {
         product.check();
         let addresses = product.matrices().map(|matrix| self.address(matrix.span));
-        if !self.begin("multiply") {
+        self.queue_up(|queue| queue.push(Operation::Multiply { product: *product, at: addresses }));
+    }
+
+    /// An operation whose spans were proved to lie inside the arena; nothing after a failure.
+    pub(super) fn queue_up(&mut self, push: impl FnOnce(&mut Queue) -> bool) {
+        if self.failure.get_mut().is_none() && push(self.queue.get_mut()) {
+            self.submit();
+        }
+    }
+
+    /// Submits what was queued up, as a graph if there is one of it.
+    fn submit(&self) {
+        let queue = &mut *self.queue.borrow_mut();
+        if queue.list.operations.is_empty() {
             return;
         }
-        // SAFETY: the product was checked, `address` proved its spans to lie inside the arena, and `begin` made the
-        // context current.
-        match unsafe { self.products.multiply(product, addresses) } {
-            Ok(()) => self.end("multiply", 0),
-            Err(error) => self.remember(error),
+        let graph = if queue.collects() && self.enter("graph") { queue.launch_graph() } else { None };
+        if let Some(code) = graph {
+            self.end("graph", code);
+        } else {
+            for operation in &queue.list.operations {
+                let name = operation.name();
+                if !self.enter(name) {
+                    break;
+                }
+                match queue.submitter.submit(operation, &queue.list) {
+                    Ok(code) => self.end(name, code),
+                    Err(error) => self.remember(error),
+                }
+            }
         }
+        queue.clear();
+    }
+
+    /// Ends a list of operations that may become a graph.
+    pub fn cut_graph(&mut self) {
+        self.submit();
+    }
+
+    /// From now on every list of operations becomes a graph, or no more do; whether there will be any. Nothing is learned of an
+    /// operation that fails in a graph, so there are none with CUDA_LAUNCH_BLOCKING; nor are there any among ranks, where an
+    /// exchange follows everywhere.
+    pub fn record_graphs(&mut self, on: bool) -> bool {
+        self.submit();
+        let recording = on && self.peers.is_none() && std::env::var_os("CUDA_LAUNCH_BLOCKING").is_none();
+        self.queue.get_mut().record(recording);
+        recording
     }
 
     /// Waits for all operations; whether each was carried out.
@@ -292,8 +319,14 @@ impl Gpu {
         }
     }
 
-    /// Whether an operation may be submitted: there was no failure. Makes the context current in this thread.
+    /// Whether an operation may be submitted: there was no failure. Makes the context current in this thread. What was queued
+    /// up is submitted before it.
     pub(super) fn begin(&self, what: &'static str) -> bool {
+        self.submit();
+        self.enter(what)
+    }
+
+    fn enter(&self, what: &'static str) -> bool {
         if self.failure.borrow().is_some() {
             return false;
         }

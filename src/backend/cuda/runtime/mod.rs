@@ -9,6 +9,7 @@ mod copies;
 mod device;
 mod exchange;
 mod gpu;
+mod graphs;
 mod libraries;
 mod memory;
 mod modules;

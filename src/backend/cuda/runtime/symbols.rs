@@ -7,10 +7,12 @@
 //! follow the newest version.
 
 use cudarc::cublaslt::sys as lt;
-use cudarc::driver::sys::{CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream};
+use cudarc::driver::sys::{
+    CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUmodule, CUstream,
+};
 use cudarc::nvrtc::sys::nvrtcProgram;
 use libloading::Library;
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_uint, c_ulonglong, c_void};
 
 /// Zero for success in all four libraries.
 pub(super) type Code = c_uint;
@@ -93,6 +95,12 @@ symbols! {
             CUfunction, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, c_uint, CUstream, *mut *mut c_void,
             *mut *mut c_void
         ) -> Code;
+        fn cuStreamBeginCapture_v2(CUstream, c_uint) -> Code;
+        fn cuStreamEndCapture(CUstream, *mut CUgraph) -> Code;
+        fn cuGraphInstantiateWithFlags(*mut CUgraphExec, CUgraph, c_ulonglong) -> Code;
+        fn cuGraphLaunch(CUgraphExec, CUstream) -> Code;
+        fn cuGraphDestroy(CUgraph) -> Code;
+        fn cuGraphExecDestroy(CUgraphExec) -> Code;
         // Since CUDA 12.4.
         optional fn cuFuncLoad(CUfunction) -> Code;
     }
