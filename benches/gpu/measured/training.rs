@@ -39,12 +39,12 @@ const SMALL: [Case; 1] = [("quickstart", 128, 64, 344)];
 /// Tokens per second for presets and batches.
 pub fn steps(ceilings: &Ceilings, small: bool) {
     println!(
-        "| preset | tokens per step | of a sequence | activations | ms | tokens/s | share of {}^3 | of the clocks' peak |",
+        "| preset | tokens per step | of a sequence | activations | ms without graphs | ms | tokens/s | share of {}^3 | of the clocks' peak |",
         ceilings.edge
     );
-    println!("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |");
+    println!("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | ---: |");
     for case in if small { &SMALL[..] } else { &STEPS } {
-        step(case, ceilings, if small { [1, 1] } else { [3, 7] });
+        step(case, ceilings, if small { [(1, 1), (1, 1)] } else { [(3, 3), (2, 5)] });
     }
     println!();
 }
@@ -116,10 +116,9 @@ fn contents(weight: &Weight, plane: WeightPlane, count: usize) -> Vec<u8> {
     }
 }
 
-fn step(case: &Case, ceilings: &Ceilings, [before, counted]: [usize; 2]) {
-    let (preset, tokens, ..) = *case;
-    let (mut trainer, text) = trainer(case);
-    let (inputs, targets) = (&text[..tokens], &text[1..]);
+/// Seconds of a step, the median of some after others that are not counted.
+fn median(trainer: &mut Trainer, text: &[u32], (before, counted): (usize, usize)) -> f64 {
+    let (inputs, targets) = (&text[..text.len() - 1], &text[1..]);
     for _ in 0..before {
         trainer.step(inputs, targets);
     }
@@ -131,15 +130,24 @@ fn step(case: &Case, ceilings: &Ceilings, [before, counted]: [usize; 2]) {
         assert!(report.loss.is_finite() && trainer.backend().status() == Ok(()), "loss {}", report.loss);
     }
     times.sort_by(f64::total_cmp);
-    let seconds = times[times.len() / 2];
+    times[times.len() / 2]
+}
+
+fn step(case: &Case, ceilings: &Ceilings, [apart, graphs]: [(usize, usize); 2]) {
+    let (preset, tokens, ..) = *case;
+    let (mut trainer, text) = trainer(case);
+    let apart = median(&mut trainer, &text, apart);
+    trainer.rehearse().expect("a rehearsal");
+    let seconds = median(&mut trainer, &text, graphs);
     let config = trainer.config();
     let work = trainer.model().step_flops(config.train.batch, config.train.sequence);
     let clocks = trainer.backend().peak_flops();
     let width = if case.3 > 0 { format!(", intermediate {}", case.3) } else { String::new() };
     println!(
-        "| {preset}{width} | {tokens} | {} | {} | {:.1} | {:.0} | {:.0} % | {} |",
+        "| {preset}{width} | {tokens} | {} | {} | {:.1} | {:.1} | {:.0} | {:.0} % | {} |",
         config.train.sequence,
         if config.run.activation_checkpointing == ActivationCheckpointing::None { "kept" } else { "recomputed" },
+        apart * 1e3,
         seconds * 1e3,
         tokens as f64 / seconds,
         100.0 * work / seconds / ceilings.product,
@@ -147,12 +155,14 @@ fn step(case: &Case, ceilings: &Ceilings, [before, counted]: [usize; 2]) {
     );
 }
 
-/// Bytes in use on the device at six points: before anything was opened, with a context and all kernels, with the arena,
-/// after a step, an evaluation and a save.
+/// Bytes in use on the device at seven points: before anything was opened, with a context and all kernels, with the arena,
+/// after a rehearsal, which makes graphs, after a step, an evaluation and a save.
 pub fn memory(small: bool) {
     let first = before();
-    println!("| preset | plan | before | context, kernels | with the arena | after a step | an evaluation | a save |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    println!(
+        "| preset | plan | before | context, kernels | with the arena | after a rehearsal | a step | an evaluation | a save |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     let watch = Cuda::open(0).expect("a device");
     let used = || {
         let (free, total) = watch.memory().expect("the driver's figures");
@@ -163,6 +173,8 @@ pub fn memory(small: bool) {
         let (preset, tokens, ..) = *case;
         let mut row = vec![first.clone(), used()];
         let (mut trainer, text) = trainer(case);
+        row.push(used());
+        trainer.rehearse().expect("a rehearsal");
         row.push(used());
         let (inputs, targets) = (&text[..tokens], &text[1..]);
         trainer.step(inputs, targets);
