@@ -262,8 +262,8 @@ impl Checkpoint {
     pub fn start(&self, trainer: &mut Trainer) -> Result<(), CheckpointError> {
         self.check_weights(trainer.config())?;
         self.check_base(trainer)?;
-        // Zeroes the moments; what it makes of the weights is replaced, every plane of it.
-        trainer.initialize();
+        // Of an adapter whose rows grow first values are needed; all else that the file holds is replaced, every plane of it.
+        trainer.initialize_but(|entry| self.meta.holds(entry.kind) && !entry.kind.is_adapter());
         let orthogonal = trainer.config().continual.stage.and_then(|stage| stage.orthogonal);
         let grown = |rows: u64, entry: &ParamSpec| rows as usize * entry.shape.cols * size_of::<f32>();
         let earlier = |entry: &ParamSpec, bytes: usize| orthogonal.is_some_and(|args| bytes == grown(args.rows, entry));

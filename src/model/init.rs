@@ -62,8 +62,19 @@ fn upload(backend: &mut dyn Backend, weight: &Weight, first: usize, planes: &[Ve
 /// Gives a placed model its first values: gains are 1, biases 0, matrices normal with `init_std`, moments zero. Beside an
 /// adapter the base is left as it is; where B begins at 0 the model begins as the base.
 pub fn initialize(model: &Model, backend: &mut dyn Backend) {
+    initialize_but(model, backend, |_| false);
+}
+
+/// The same for parameters of which those that are `given` get their weights afterwards, every plane: of them only the moments are
+/// set. First values of all would be most of what the start of a fine-tune takes.
+pub(crate) fn initialize_but(model: &Model, backend: &mut dyn Backend, given: impl Fn(&ParamSpec) -> bool) {
     let frozen = |spec: &ParamSpec| !model.settings.adapters.is_empty() && !spec.kind.is_adapter();
     for (spec, param) in model.specs.iter().zip(&model.stored).filter(|(spec, _)| !frozen(spec)) {
+        zero_state(param, backend);
+        param.state.planes().into_iter().for_each(|span| backend.advise_cold(span));
+        if given(spec) {
+            continue;
+        }
         let key = RngKey { seed: model.settings.seed, step: 0, tensor: param.id, usage: RngUse::Init };
         let (std, padded) = (model.settings.model.init_std as f32, param.weight.shape.padded_cols() as u64);
         fill_rows(backend, &param.weight, |row, values| match spec.kind.init() {
@@ -84,8 +95,7 @@ pub fn initialize(model: &Model, backend: &mut dyn Backend) {
             Init::Ones => values.fill(1.0),
             Init::Zeros | Init::Measured => values.fill(0.0),
         });
-        zero_state(param, backend);
-        param.weight.planes().into_iter().chain(param.state.planes()).for_each(|span| backend.advise_cold(span));
+        param.weight.planes().into_iter().for_each(|span| backend.advise_cold(span));
     }
     magnitude::initialize(model, backend);
 }

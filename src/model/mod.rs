@@ -50,6 +50,7 @@ pub use embedding::EmbeddingPair;
 pub use ensemble::{Ensemble, EnsembleLosses, ExpertLogits, Posterior, TokenScore};
 pub use generate::{Generator, Sampling};
 pub use grad_sink::{Apply, Gradients};
+pub(crate) use init::initialize_but;
 pub use init::{fill, initialize};
 pub use linear::Linear;
 pub use llama::BlockWatch;

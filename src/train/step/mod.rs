@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{BackendError, StartError, StoreError};
 use crate::format::Fingerprint;
 use crate::memory::{HostMemory, Plan};
-use crate::model::{Batch, Model, Settings, initialize, param_specs};
+use crate::model::{Batch, Model, ParamSpec, Settings, initialize, initialize_but, param_specs};
 use crate::optim::{Groups, StepInfo};
 use crate::ranks::{Alone, Ranks};
 use crate::store::{WorkFile, create_folder};
@@ -321,6 +321,11 @@ impl Trainer {
     /// First values of all parameters.
     pub fn initialize(&mut self) {
         initialize(&self.model, self.backend.as_mut());
+    }
+
+    /// The same of those that are not `given`: their weights come from elsewhere.
+    pub(crate) fn initialize_but(&mut self, given: impl Fn(&ParamSpec) -> bool) {
+        initialize_but(&self.model, self.backend.as_mut(), given);
     }
 
     /// The configuration.
