@@ -75,8 +75,9 @@ impl Linear for Cpu {
         let tokens = tokens_of(dy, outputs, dx, inputs);
         // A task reads PIECE columns of some rows of the weight and scatters them to that many panels.
         let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
-            let width = PIECE.min(inputs - col);
-            for k in 0..tile.cols() / COLS {
+            let (width, depth) = (PIECE.min(inputs - col), tile.cols() / COLS);
+            w.prefetch(from..from + depth, col, width);
+            for k in 0..depth {
                 w.read(isa, from + k, col, &mut area[..width]);
                 row_to_panels(&area[..width], k, &mut tile);
             }
@@ -123,6 +124,7 @@ pub(super) fn multiply(
     // A task fills the rows k..k + PIECE of one panel: COLS rows of the weight, transposed.
     let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
         let (width, depth) = (COLS.min(outputs - col), tile.cols() / COLS);
+        w.prefetch(col..col + width, from, depth);
         for (j, row) in area.chunks_exact_mut(PIECE).take(width).enumerate() {
             w.read(isa, col + j, from, &mut row[..depth]);
         }
@@ -178,27 +180,31 @@ fn through_panels(
 
             let sum = if accumulate == Accumulate::Yes || from > 0 { Sum::Added } else { Sum::New };
             let mut whole = TileMut::new(out, tokens, cols, cols);
-            let blocks = whole.part(0, col, tokens, width).grid(BLOCK, width);
-            areas.run(blocks, |(row, _, mut tile), area| {
-                let rows = tile.rows();
+            let wide = block_columns(tokens, width, areas.count());
+            let blocks = whole.part(0, col, tokens, width).grid(BLOCK, wide);
+            areas.run(blocks, |(row, col, mut tile), area| {
+                let (rows, width) = (tile.rows(), tile.cols());
                 for k in (0..depth).step_by(DEPTH) {
                     let run = DEPTH.min(depth - k);
                     copy_rows(isa, &left[row * inner..], inner, rows, from + k, run, area);
-                    let tile = tile.part(0, 0, rows, width);
-                    product(
-                        isa,
-                        Copied::whole(area),
-                        &panels[k * COLS..],
-                        panel,
-                        run,
-                        tile,
-                        if k > 0 { Sum::Added } else { sum },
-                    );
+                    let (panels, tile) = (&panels[col / COLS * panel + k * COLS..], tile.part(0, 0, rows, width));
+                    let sum = if k > 0 { Sum::Added } else { sum };
+                    product(isa, Copied::whole(area), panels, panel, run, tile, sum);
                 }
             });
         }
     }
 }
+
+/// Columns of a block. Few blocks of whole width would leave the last threads waiting for the first: 256 tokens are six blocks,
+/// of which two threads have three each though one of them is short.
+fn block_columns(tokens: usize, width: usize, threads: usize) -> usize {
+    let few = threads > 1 && tokens.div_ceil(BLOCK) < FEW * threads;
+    if few { width.div_ceil(2).next_multiple_of(COLS) } else { width }
+}
+
+/// Blocks for each thread below which a part of one counts.
+const FEW: usize = 8;
 
 /// Outputs that one task of a small batch computes.
 pub(super) const SMALL_OUTPUTS: usize = 32;

@@ -79,6 +79,7 @@ pub(super) fn linear_bf16(cpu: &mut Cpu, x: Span, products: &[(&Weight, Span)], 
             let (width, depth) = (COLS.min(outputs - col), PIECE.min(inputs - from));
             let (floats, words) = area.split_at_mut(COLS * PIECE);
             let count = tile.cols() / COLS;
+            w.prefetch(col..col + width, from, depth);
             let rows = floats.chunks_exact_mut(PIECE).zip(words.chunks_exact_mut(PIECE / 2));
             for (j, (floats, words)) in rows.enumerate().take(width) {
                 w.read(isa, col + j, from, &mut floats[..depth]);
@@ -101,6 +102,7 @@ pub(super) fn linear_grad_input_bf16(cpu: &mut Cpu, dy: Span, w: &Weight, dx: Sp
     let pack = |col: usize, from: usize, mut tile: TileMut<'_>, area: &mut [f32]| {
         let width = PIECE.min(inputs - col);
         let mut rows = area.chunks_exact_mut(PIECE).map(|row| &mut row[..width]);
+        w.prefetch(from..(from + 2 * (tile.cols() / COLS)).min(outputs), col, width);
         let (Some(low), Some(high)) = (rows.next(), rows.next()) else { unreachable!("there is room for two rows") };
         for k in 0..tile.cols() / COLS {
             let row = from + 2 * k;

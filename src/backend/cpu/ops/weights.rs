@@ -5,6 +5,7 @@ use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::cpu::simd::nibbles;
 use crate::memory::ArenaBorrow;
 use crate::quant::RowDecoder;
+use std::ops::Range;
 
 /// Pieces start at multiples of this many columns: whole groups of every size.
 pub(crate) const PIECE: usize = 256;
@@ -35,6 +36,11 @@ impl<'a> Rows<'a> {
     /// The decoder of the rows.
     pub fn decoder(&self) -> &RowDecoder<'a> {
         &self.0
+    }
+
+    /// Asks for columns `from..from + len` of some rows, which are read soon; only a hint.
+    pub fn prefetch(&self, rows: Range<usize>, from: usize, len: usize) {
+        nibbles::prefetch(&self.0, rows, from, len);
     }
 
     /// Elements `from..from + out.len()` of a row.
