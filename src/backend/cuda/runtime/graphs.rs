@@ -146,8 +146,8 @@ impl Queue {
     /// current.
     pub(super) fn launch_graph(&mut self) -> Option<Code> {
         let count = self.graphs.len();
-        let likely = (0..count).map(|i| (self.next + i) % count);
-        let found = likely.into_iter().find(|&i| self.graphs[i].list == self.list);
+        let mut likely = (0..count).map(|i| (self.next + i) % count);
+        let found = likely.find(|&i| self.graphs[i].list == self.list);
         let graph = match found {
             Some(found) => found,
             None if self.recording => self.capture()?,
