@@ -212,8 +212,8 @@ API Code cuLaunchHostFunc(Stream* handle, void (*function)(void*), void* data) {
     });
 }
 
-// For the other emulated libraries: work that may fail as a kernel does, and is done again for each launch of a graph that
-// has it. `data` is freed with the last of them, also if the stream refuses it.
+// For the other emulated libraries: work that may fail as a kernel does, and is done again for each launch of a graph
+// that has it. `data` is freed with the last of them, also if the stream refuses it.
 API Code cuda_emulator_enqueue(Stream* handle, Code (*function)(void*), void* data, void (*free)(void*)) {
     const std::shared_ptr<void> kept(data, free);
     if (const Code code = ready()) return code;
