@@ -49,7 +49,7 @@ DEVICE float number(bf16 x) { return to_float(x); }
 template <typename T> DEVICE Eight load_floats(const T* from, u32 count) {
     Eight out;
     UNROLL
-    for (int i = 0; i < 8; ++i) out.x[i] = i < count ? number(from[i]) : 0.0f;
+    for (u32 i = 0; i < 8; ++i) out.x[i] = i < count ? number(from[i]) : 0.0f;
     return out;
 }
 

@@ -41,7 +41,7 @@ DEVICE Eight load_eight(const float* from, u32 count) {
     Eight out;
     if (count < 8) {
         UNROLL
-        for (int i = 0; i < 8; ++i) out.x[i] = i < count ? from[i] : 0.0f;
+        for (u32 i = 0; i < 8; ++i) out.x[i] = i < count ? from[i] : 0.0f;
         return out;
     }
     const Bits16 low = load_16(from), high = load_16(from + 4);

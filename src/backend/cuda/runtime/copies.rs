@@ -16,7 +16,8 @@ impl Gpu {
         }
         let (to, bytes) = (self.address(span), span.bytes);
         if bytes > 0 {
-            self.queue_up(|queue| queue.push(Operation::Zero { to, bytes }));
+            // SAFETY: `address` proved the span to lie inside the arena.
+            self.queue_up(|queue| unsafe { queue.push(Operation::Zero { to, bytes }) });
         }
     }
 
@@ -28,7 +29,8 @@ impl Gpu {
         assert_eq!(from.bytes, to.bytes, "a copy between spans of different lengths");
         let (bytes, from, to) = (from.bytes, self.address(from), self.address(to));
         if bytes > 0 {
-            self.queue_up(|queue| queue.push(Operation::Copy { from, to, bytes }));
+            // SAFETY: `address` proved both spans to lie inside the arena.
+            self.queue_up(|queue| unsafe { queue.push(Operation::Copy { from, to, bytes }) });
         }
     }
 

@@ -108,7 +108,7 @@ impl Gpu {
         let of_products = self.address(workspace.part(padding, WORKSPACE));
         // SAFETY: `address` proved that the span, of this many bytes, lies inside the arena, which is freed only after
         // all operations.
-        unsafe { self.queue.get_mut().submitter.products.set_workspace(of_products) };
+        unsafe { self.queue.get_mut().set_workspace(of_products) };
         self.words = workspace.part(padding + WORKSPACE, WORDS);
         self.workspace = workspace.part(OWN_BYTES, workspace.bytes - OWN_BYTES);
         self.staging = Some(Staging::new(&self.device)?);
@@ -142,8 +142,7 @@ impl Gpu {
 
     /// The compiler and the library of matrix products, with their versions.
     pub fn libraries(&self) -> String {
-        let queue = self.queue.borrow();
-        format!("NVRTC {}, {}", queue.submitter.modules.compiler_version(), queue.submitter.products.version())
+        self.queue.borrow().libraries()
     }
 
     /// Blocks that run at the same time, at least.
@@ -209,7 +208,8 @@ impl Gpu {
     ) {
         assert!(grid.iter().all(|&blocks| blocks > 0) && threads > 0, "{kernel}: an empty launch, {grid:?} {threads}");
         let shape = (grid, threads, u32::try_from(shared_bytes).unwrap_or(u32::MAX));
-        self.queue_up(|queue| queue.push_launch(kernel, shape, args));
+        // SAFETY: as promised by the caller; the memory of spans lives until `allocate` forgets all graphs.
+        self.queue_up(|queue| unsafe { queue.push_launch(kernel, shape, args) });
     }
 
     /// One product of matrices, or a batch of them.
@@ -220,10 +220,11 @@ impl Gpu {
     pub fn multiply(&mut self, product: &Product) {
         product.check();
         let addresses = product.matrices().map(|matrix| self.address(matrix.span));
-        self.queue_up(|queue| queue.push(Operation::Multiply { product: *product, at: addresses }));
+        // SAFETY: the product was checked, and `address` proved its spans to lie inside the arena.
+        self.queue_up(|queue| unsafe { queue.push(Operation::Multiply { product: *product, at: addresses }) });
     }
 
-    /// An operation whose spans were proved to lie inside the arena; nothing after a failure.
+    /// Has an operation added; nothing after a failure.
     pub(super) fn queue_up(&mut self, push: impl FnOnce(&mut Queue) -> bool) {
         if self.failure.get_mut().is_none() && push(self.queue.get_mut()) {
             self.submit();
@@ -233,19 +234,19 @@ impl Gpu {
     /// Submits what was queued up, as a graph if there is one of it.
     fn submit(&self) {
         let queue = &mut *self.queue.borrow_mut();
-        if queue.list.operations.is_empty() {
+        if queue.len() == 0 {
             return;
         }
         let graph = if queue.collects() && self.enter("graph") { queue.launch_graph() } else { None };
         if let Some(code) = graph {
             self.end("graph", code);
         } else {
-            for operation in &queue.list.operations {
-                let name = operation.name();
+            for number in 0..queue.len() {
+                let name = queue.name(number);
                 if !self.enter(name) {
                     break;
                 }
-                match queue.submitter.submit(operation, &queue.list) {
+                match queue.submit(number) {
                     Ok(code) => self.end(name, code),
                     Err(error) => self.remember(error),
                 }

@@ -44,15 +44,15 @@ pub(super) enum Operation {
 /// A kernel, with its arguments in the list's.
 #[derive(Clone, PartialEq)]
 pub(super) struct Launch {
-    pub kernel: &'static str,
-    pub grid: [u32; 3],
-    pub threads: u32,
-    pub shared_bytes: u32,
+    kernel: &'static str,
+    grid: [u32; 3],
+    threads: u32,
+    shared_bytes: u32,
     args: Range<usize>,
 }
 
 impl Operation {
-    pub(super) fn name(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
             Self::Launch(launch) => launch.kernel,
             Self::Multiply { .. } => "multiply",
@@ -64,15 +64,15 @@ impl Operation {
 
 /// Operations in their order.
 #[derive(Clone, PartialEq)]
-pub(super) struct List {
-    pub operations: Vec<Operation>,
+struct List {
+    operations: Vec<Operation>,
     args: ArgsList,
 }
 
 /// The parts of a device that operations are submitted with.
-pub(super) struct Submitter {
-    pub modules: Modules,
-    pub products: Products,
+struct Submitter {
+    modules: Modules,
+    products: Products,
     device: Arc<Device>,
 }
 
@@ -92,8 +92,8 @@ pub(super) struct Queue {
     /// The one that is likely to come next: steps have the same ones in the same order.
     next: usize,
     recording: bool,
-    pub list: List,
-    pub submitter: Submitter,
+    list: List,
+    submitter: Submitter,
 }
 
 impl Queue {
@@ -103,8 +103,26 @@ impl Queue {
         Self { graphs: Vec::new(), next: 0, recording: false, list, submitter }
     }
 
-    /// Adds an operation; whether all are submitted now.
-    pub(super) fn push(&mut self, operation: Operation) -> bool {
+    /// The compiler and the library of matrix products, with their versions.
+    pub(super) fn libraries(&self) -> String {
+        format!("NVRTC {}, {}", self.submitter.modules.compiler_version(), self.submitter.products.version())
+    }
+
+    /// Where the workspace of matrix products lies.
+    ///
+    /// # Safety
+    /// As for [`Products::set_workspace`].
+    pub(super) unsafe fn set_workspace(&mut self, address: u64) {
+        // SAFETY: as promised by the caller.
+        unsafe { self.submitter.products.set_workspace(address) };
+    }
+
+    /// Adds an operation; whether all are to be submitted now.
+    ///
+    /// # Safety
+    /// Its addresses are those of spans inside the arena, as long as it says, and a product was checked; what it accesses lives until
+    /// [`Queue::forget`].
+    pub(super) unsafe fn push(&mut self, operation: Operation) -> bool {
         self.list.operations.push(operation);
         !self.collects() || self.list.operations.len() == MOST
     }
@@ -115,14 +133,19 @@ impl Queue {
     }
 
     /// Adds a kernel.
-    pub(super) fn push_launch<const BYTES: usize>(
+    ///
+    /// # Safety
+    /// `args` are the kernel's parameters: as many, in the same order and of the same sizes. What it accesses lives until
+    /// [`Queue::forget`].
+    pub(super) unsafe fn push_launch<const BYTES: usize>(
         &mut self,
         kernel: &'static str,
         (grid, threads, shared_bytes): ([u32; 3], u32, u32),
         args: &Args<BYTES>,
     ) -> bool {
         let args = self.list.args.push(args);
-        self.push(Operation::Launch(Launch { kernel, grid, threads, shared_bytes, args }))
+        // SAFETY: as promised by the caller.
+        unsafe { self.push(Operation::Launch(Launch { kernel, grid, threads, shared_bytes, args })) }
     }
 
     /// Whether lists that were submitted become graphs from now on. No list is begun.
@@ -134,6 +157,21 @@ impl Queue {
     pub(super) fn forget(&mut self) {
         self.graphs.clear();
         self.recording = false;
+    }
+
+    /// How many operations are in the list.
+    pub(super) fn len(&self) -> usize {
+        self.list.operations.len()
+    }
+
+    /// What an operation of the list is called.
+    pub(super) fn name(&self, number: usize) -> &'static str {
+        self.list.operations[number].name()
+    }
+
+    /// Submits one operation of the list; the code of the driver, or why it was not asked. The context is current.
+    pub(super) fn submit(&mut self, number: usize) -> Result<Code, BackendError> {
+        self.submitter.submit(&self.list.operations[number], &self.list)
     }
 
     /// Empties the list.
@@ -174,7 +212,7 @@ impl Queue {
 
 impl Submitter {
     /// Submits an operation of a list; the code of the driver, or why it was not asked. The context is current.
-    pub(super) fn submit(&mut self, operation: &Operation, list: &List) -> Result<Code, BackendError> {
+    fn submit(&mut self, operation: &Operation, list: &List) -> Result<Code, BackendError> {
         let (driver, stream) = (&self.device.driver, self.device.stream);
         match operation {
             Operation::Launch(Launch { kernel, grid: [x, y, z], threads, shared_bytes, args }) => {
