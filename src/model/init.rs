@@ -71,7 +71,7 @@ pub(crate) fn initialize_but(model: &Model, backend: &mut dyn Backend, given: im
     let frozen = |spec: &ParamSpec| !model.settings.adapters.is_empty() && !spec.kind.is_adapter();
     for (spec, param) in model.specs.iter().zip(&model.stored).filter(|(spec, _)| !frozen(spec)) {
         zero_state(param, backend);
-        param.state.planes().into_iter().for_each(|span| backend.advise_cold(span));
+        param.state.planes().for_each(|span| backend.advise_cold(span));
         if given(spec) {
             continue;
         }
