@@ -247,3 +247,17 @@ pub(super) fn each_nibble(codes: &[u8], out: &mut [u8], value: impl Fn(u8) -> u8
         *out = value(nibble(codes, whole + i));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_is_read() {
+        for bits in 0..=u16::MAX {
+            let (found, expected) = (f16_value(bits), half::f16::from_bits(bits).to_f32());
+            assert!(found == expected || found.is_nan() && expected.is_nan(), "{bits:#x}: {found}, not {expected}");
+            assert_eq!(found.is_sign_negative(), expected.is_sign_negative(), "{bits:#x}");
+        }
+    }
+}
