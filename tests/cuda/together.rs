@@ -335,6 +335,28 @@ fn steps_end_in_the_bytes_of_one_update_after_the_other() {
     }
 }
 
+/// Whatever a driver cannot capture, and however much of it was captured before: a run does without graphs.
+#[test]
+fn what_cannot_be_a_graph_is_launched_without() {
+    if required() || interpreted::wanted() {
+        return;
+    }
+    let config = config();
+    let run = |mut trainer: Trainer| {
+        let graphs = emulated_graphs();
+        let losses: Vec<_> = (0..2).map(|i| trainer.step(&batch(i).0, &batch(i).1).loss.to_bits()).collect();
+        trainer.status().unwrap();
+        (losses, whole_state(&trainer), emulated_graphs() - graphs)
+    };
+    let expected = run(trainer(&config, Box::new(gpu::open())));
+    for most in [0, 1, 20] {
+        emulator().set_most_captured(most);
+        let trainer = rehearsed(&config);
+        emulator().set_most_captured(u64::MAX);
+        assert!(run(trainer) == expected, "graphs of at most {most} operations");
+    }
+}
+
 /// What a launch is a part of.
 fn part(kernel: &str) -> &'static str {
     let begins = |names: &[&str]| names.iter().any(|name| kernel.starts_with(name));

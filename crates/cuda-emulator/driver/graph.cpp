@@ -5,12 +5,16 @@ struct Graph {
     std::shared_ptr<Works> works;
 };
 
+// What graphs of the calling thread have at most: a driver refuses what it cannot capture when it is given.
+static __thread u64 most_captured = UINT64_MAX;
+API void cuda_emulator_set_most_captured(u64 most) { most_captured = most; }
+
 API Code cuStreamBeginCapture_v2(Stream* handle, u32) {
     if (const Code code = ready()) return code;
     // The default stream of a device cannot be captured.
     Stream* stream = stream_of(handle);
     if (stream == nullptr || stream != handle) return stream == nullptr ? INVALID_HANDLE : CAPTURE_UNSUPPORTED;
-    return stream->begin_capture() ? SUCCESS : CAPTURE_UNSUPPORTED;
+    return stream->begin_capture(most_captured) ? SUCCESS : CAPTURE_UNSUPPORTED;
 }
 
 API Code cuStreamEndCapture(Stream* handle, Graph** graph) {

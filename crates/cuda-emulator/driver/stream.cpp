@@ -50,7 +50,7 @@ Code Stream::push(Item item) {
     std::unique_lock<std::mutex> lock(streams().mutex);
     if (capturing) {
         // A wait is for other streams, whose work would have to be part of the graph.
-        if (item.after) captured = nullptr;
+        if (item.after || (captured && captured->size() == most_captured)) captured = nullptr;
         if (captured) captured->push_back(std::move(item.work));
         return captured ? Code(SUCCESS) : Code(CAPTURE_INVALIDATED);
     }
@@ -79,12 +79,13 @@ void Stream::step(std::unique_lock<std::mutex>& lock) {
 
 Code Stream::add(std::function<Code()> work) { return push({std::move(work), nullptr}); }
 
-bool Stream::begin_capture() {
+bool Stream::begin_capture(u64 most) {
     std::lock_guard<std::mutex> lock(streams().mutex);
     if (capturing) return false;
     capturing = true;
     capturer = std::this_thread::get_id();
     captured = std::make_shared<Works>();
+    most_captured = most;
     return true;
 }
 

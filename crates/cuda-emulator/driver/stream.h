@@ -35,8 +35,8 @@ struct Stream {
     Code add_wait(std::shared_ptr<Mark> mark);
     // Does all work, or all up to a mark.
     Code finish(const Mark* mark = nullptr);
-    // From now on work is kept for a graph and not done; false if it is already.
-    bool begin_capture();
+    // From now on work is kept for a graph and not done, up to `most` items; false if it is already.
+    bool begin_capture(u64 most);
     // What was kept; null if nothing was to be, or if something was added or asked that a graph cannot hold.
     std::shared_ptr<Works> end_capture();
 
@@ -61,6 +61,7 @@ struct Stream {
     // What is kept for a graph, while one is made; null once it has failed.
     bool capturing = false;
     std::shared_ptr<Works> captured;
+    u64 most_captured = 0;
     // The thread that makes the graph, to which alone the rules of making one apply.
     std::thread::id capturer;
     Code error = SUCCESS;

@@ -78,6 +78,11 @@ impl Emulator {
         (self.functions.set_eager)(eager);
     }
 
+    /// Operations that a graph of the calling thread has at most: what is captured beyond is refused.
+    pub fn set_most_captured(&self, most: u64) {
+        (self.functions.set_most_captured)(most);
+    }
+
     /// Whether launches of the calling thread check every access to memory (bounds; accesses to shared memory that
     /// nothing orders). They do, unless the variable `CUDA_EMULATOR_CHECKS` is 0. Without checks kernels run about
     /// twice as fast.
@@ -154,6 +159,7 @@ pub(crate) struct Functions {
     pub launch: LaunchFunction,
     pub set_order: extern "C" fn(i32),
     pub set_eager: extern "C" fn(bool),
+    pub set_most_captured: extern "C" fn(u64),
     pub set_devices: extern "C" fn(i32),
     pub set_checked: extern "C" fn(bool),
     pub latest_allocation: extern "C" fn() -> *mut c_void,
@@ -196,6 +202,7 @@ impl Functions {
                 launch: symbol(library, "cuda_emulator_launch"),
                 set_order: symbol(library, "cuda_emulator_set_order"),
                 set_eager: symbol(library, "cuda_emulator_set_eager"),
+                set_most_captured: symbol(library, "cuda_emulator_set_most_captured"),
                 set_devices: symbol(library, "cuda_emulator_set_devices"),
                 set_checked: symbol(library, "cuda_emulator_set_checked"),
                 latest_allocation: symbol(library, "cuda_emulator_latest_allocation"),
