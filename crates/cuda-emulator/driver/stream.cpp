@@ -96,8 +96,14 @@ std::shared_ptr<Works> Stream::end_capture() {
 }
 
 Code Stream::add_mark(std::shared_ptr<Mark> mark) {
-    // An event that is recorded in a graph happens in the graph; nothing here needs one.
-    if (capturing) return CAPTURE_UNSUPPORTED;
+    {
+        // An event that is recorded in a graph happens in the graph; nothing here needs one.
+        std::lock_guard<std::mutex> lock(streams().mutex);
+        if (capturing) {
+            captured = nullptr;
+            return CAPTURE_UNSUPPORTED;
+        }
+    }
     return push({[mark] {
                      mark->done = true;
                      return Code(SUCCESS);

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::{BackendError, StartError, StoreError};
 use crate::format::Fingerprint;
 use crate::memory::{HostMemory, Plan};
-use crate::model::{Batch, Model, ParamSpec, Settings, initialize, initialize_but, param_specs};
+use crate::model::{Batch, Model, ParamSpec, Settings, initialize_but, param_specs};
 use crate::optim::{Groups, StepInfo};
 use crate::ranks::{Alone, Ranks};
 use crate::store::{WorkFile, create_folder};
@@ -320,7 +320,7 @@ impl Trainer {
 
     /// First values of all parameters.
     pub fn initialize(&mut self) {
-        initialize(&self.model, self.backend.as_mut());
+        self.initialize_but(|_| false);
     }
 
     /// The same of those that are not `given`: their weights come from elsewhere.

@@ -9,7 +9,7 @@ use super::weights::Rows;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::gemm;
 use crate::backend::cpu::simd::int8::{
-    COLS, Groups, LeftRow, Panel, ROWS, Range, WORD, dots, lay_by_quads, quantize_row, tile,
+    COLS, Dots, Groups, LeftRow, Panel, ROWS, Range, WORD, dots, lay_by_quads, quantize_row, tile,
 };
 use crate::backend::cpu::simd::isa::{Isa, vectorized};
 use crate::backend::cpu::simd::tasks::{Areas, Need};
@@ -228,6 +228,7 @@ fn small_batch<'a>(
     });
     areas.run(tasks, |(w, col, out), area| {
         let goes_on = accumulate == Accumulate::Yes;
-        dots(isa, groups, left, (w.decoder(), col), &mut area[..groups.dots_room()], out, goes_on);
+        let numbers = &mut area[..groups.dots_room()];
+        dots(isa, Dots { groups, left, w: w.decoder(), first: col, numbers, out, goes_on });
     });
 }

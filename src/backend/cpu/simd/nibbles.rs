@@ -28,8 +28,8 @@ pub(crate) fn read(isa: Isa, w: &RowDecoder<'_>, row: usize, from: usize, out: &
     plain(isa, w, row, from, out);
 }
 
-/// Asks for the codes of columns `from..from + len` of some rows ahead of their use. Rows are far from each other, so each would
-/// wait for memory when it is read, which took three times as long as reading it. Only a hint, which not all processors are given.
+/// Asks for the codes of columns `from..from + len` of some rows ahead of their use: rows are far from each other, so each would
+/// wait for memory when it is read. Only a hint, which not all processors are given.
 pub(crate) fn prefetch(w: &RowDecoder<'_>, rows: Range<usize>, from: usize, len: usize) {
     #[cfg(target_arch = "x86_64")]
     if w.is_quantized() && w.integers().is_plain() {

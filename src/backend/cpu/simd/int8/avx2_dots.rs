@@ -2,8 +2,7 @@
 //! summed in sixteen bits, which hold them (bytes of weights would not be held).
 
 use super::portable::each_dot;
-use super::{Groups, QUAD, TileMut};
-use crate::quant::RowDecoder;
+use super::{Dots, Groups, QUAD};
 use std::arch::x86_64::*;
 
 /// Blocks of 32 that a register holds one half of.
@@ -15,16 +14,9 @@ const PAIR: usize = QUAD / 2;
 /// The processor has AVX2 and FMA; `left` holds a row of `groups`, whose words are multiples of eight, for each row of `out`, `w`
 /// has `groups`, rows `first..first + out.cols()` and two integers to a byte, and `numbers` is as long as [`super::dots`] asks for.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn dots(
-    groups: Groups,
-    left: &[f32],
-    weights: (&RowDecoder<'_>, usize),
-    numbers: &mut [f32],
-    out: TileMut<'_>,
-    goes_on: bool,
-) {
-    let plain = weights.0.integers().is_plain();
-    each_dot::<true>(groups, left, weights, numbers, out, goes_on, |left, (bytes, nibbles), scales| {
+pub(super) unsafe fn dots(dots: Dots<'_>) {
+    let (groups, plain) = (dots.groups, dots.w.integers().is_plain());
+    each_dot::<true>(dots, |left, (bytes, nibbles), scales| {
         // SAFETY: as promised by the caller; there are the products of all groups and four numbers more.
         unsafe { dot(groups, left, bytes, nibbles.filter(|_| !plain), scales) }
     });

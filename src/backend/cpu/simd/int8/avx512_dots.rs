@@ -1,7 +1,7 @@
 //! Dot products with AVX-512 VNNI of rows of inputs and rows of a weight as they are stored: 128 integers are read at once,
 //! and are not moved but for their upper halves, because the inputs lie in their order.
 
-use super::{AT_ONCE, Groups, LeftRow, QUAD, TileMut};
+use super::{AT_ONCE, Dots, Groups, LeftRow, QUAD};
 use crate::backend::cpu::simd::gemm::tail_mask;
 use crate::backend::cpu::simd::reduce::fold_four;
 use crate::quant::RowDecoder;
@@ -85,19 +85,12 @@ fn words_mask(count: usize) -> __mmask8 {
 /// The processor has AVX-512 F, BW, DQ, VL and VNNI; `left` holds a row of `groups`, whose words are multiples of eight, for
 /// each row of `out`, `w` has `groups` and rows `first..first + out.cols()`, and `numbers` is as long as [`super::dots`] asks for.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-pub(super) unsafe fn dots(
-    groups: Groups,
-    left: &[f32],
-    weights: (&RowDecoder<'_>, usize),
-    numbers: &mut [f32],
-    out: TileMut<'_>,
-    goes_on: bool,
-) {
+pub(super) unsafe fn dots(dots: Dots<'_>) {
     // SAFETY: as promised by the caller.
     unsafe {
-        match weights.0.integers().is_plain() {
-            true => all_dots::<true>(groups, left, weights, numbers, out, goes_on),
-            false => all_dots::<false>(groups, left, weights, numbers, out, goes_on),
+        match dots.w.integers().is_plain() {
+            true => all_dots::<true>(dots),
+            false => all_dots::<false>(dots),
         }
     }
 }
@@ -106,14 +99,8 @@ pub(super) unsafe fn dots(
 /// As for [`dots`].
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn all_dots<const PLAIN: bool>(
-    groups: Groups,
-    left: &[f32],
-    (w, first): (&RowDecoder<'_>, usize),
-    numbers: &mut [f32],
-    mut out: TileMut<'_>,
-    goes_on: bool,
-) {
+unsafe fn all_dots<const PLAIN: bool>(dots: Dots<'_>) {
+    let Dots { groups, left, w, first, numbers, mut out, goes_on } = dots;
     let row = LeftRow::of(groups).len();
     for j in (0..out.cols()).step_by(AT_ONCE) {
         let (at_once, w) = (AT_ONCE.min(out.cols() - j), (w, first + j));

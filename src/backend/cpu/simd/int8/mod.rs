@@ -145,39 +145,42 @@ pub(crate) fn tile(isa: Isa, groups: Groups, left: &[f32], panel: &[f32], range:
     }
 }
 
-/// Dot products of rows of activations ([`LeftRow`], [laid by quads](lay_by_quads)) with rows `first..` of a weight as they are
-/// stored, one for each element of `out`, which they replace or, if it `goes_on`, are added to. `numbers` is room for
-/// [`Groups::dots_room`].
+/// Rows of activations ([`LeftRow`], [laid by quads](lay_by_quads)) and rows `first..` of a weight as they are stored.
+pub(crate) struct Dots<'a> {
+    pub groups: Groups,
+    pub left: &'a [f32],
+    pub w: &'a RowDecoder<'a>,
+    pub first: usize,
+    /// Room for [`Groups::dots_room`].
+    pub numbers: &'a mut [f32],
+    /// A product for each element.
+    pub out: TileMut<'a>,
+    /// Whether products are added to what the output holds; else they replace it.
+    pub goes_on: bool,
+}
+
+/// Dot products.
 ///
 /// Of a product sixteen sums are kept apart until the end, lane `4 b + w` those of block `b` of each quad and of its words `w` and
 /// `w + 4`, which are added as integers. So are sixteen of what the offsets give and of what corrects the weights' zero, lane `l`
 /// those of groups `l, l + 16, ...`: (offset - zero scale) mean.
-pub(crate) fn dots(
-    isa: Isa,
-    groups: Groups,
-    left: &[f32],
-    (w, first): (&RowDecoder<'_>, usize),
-    numbers: &mut [f32],
-    out: TileMut<'_>,
-    goes_on: bool,
-) {
+pub(crate) fn dots(isa: Isa, dots: Dots<'_>) {
+    let Dots { groups, left, w, first, numbers, out, .. } = &dots;
     let shape = w.shape();
-    assert!(out.rows() * LeftRow(groups).len() <= left.len(), "a left operand cut short");
+    assert!(out.rows() * LeftRow(*groups).len() <= left.len(), "a left operand cut short");
     assert!(numbers.len() >= groups.dots_room(), "room for {} numbers of {} groups", numbers.len(), groups.count);
-    let inside = out.cols() <= shape.rows && first <= shape.rows - out.cols();
+    let inside = out.cols() <= shape.rows && *first <= shape.rows - out.cols();
     assert!(inside, "rows {first} and {} more of {}", out.cols(), shape.rows);
     assert!((shape.groups_per_row(), shape.group) == (groups.count, groups.words * WORD), "{groups:?} of {shape:?}");
     match isa.level() {
         // SAFETY: the features were detected, and the assertions above are what the kernel asks for; every group is whole blocks
         // of 32.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 if has_vnni() => unsafe { avx512_dots::dots(groups, left, (w, first), numbers, out, goes_on) },
+        Level::Avx512 if has_vnni() => unsafe { avx512_dots::dots(dots) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx2 if w.integers().nibbles.is_some() => unsafe {
-            avx2_dots::dots(groups, left, (w, first), numbers, out, goes_on);
-        },
-        _ => portable::dots(isa, groups, left, (w, first), numbers, out, goes_on),
+        Level::Avx512 | Level::Avx2 if w.integers().nibbles.is_some() => unsafe { avx2_dots::dots(dots) },
+        _ => portable::dots(isa, dots),
     }
 }
 

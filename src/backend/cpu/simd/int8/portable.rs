@@ -1,9 +1,8 @@
 //! Integer products in plain loops, compiled for each instruction set.
 
-use super::{COLS, Groups, LeftRow, Panel, QUAD, ROWS, Range, TileMut};
+use super::{COLS, Dots, Groups, LeftRow, Panel, QUAD, ROWS, Range, TileMut};
 use crate::backend::cpu::simd::isa::{madd, vectorized};
 use crate::backend::cpu::simd::reduce::fold_halves;
-use crate::quant::RowDecoder;
 
 vectorized! {
     /// See [`super::tile`].
@@ -50,17 +49,9 @@ fn four(weights: u32, x: [i8; 4]) -> i32 {
 
 vectorized! {
     /// See [`super::dots`].
-    pub(super) fn dots(
-        groups: Groups,
-        left: &[f32],
-        weights: (&RowDecoder<'_>, usize),
-        numbers: &mut [f32],
-        out: TileMut<'_>,
-        goes_on: bool,
-    ) {
-        each_dot::<FMA>(groups, left, weights, numbers, out, goes_on, |left, stored, scales| {
-            dot::<FMA>(groups, left, stored, scales)
-        });
+    pub(super) fn dots(dots: Dots<'_>) {
+        let groups = dots.groups;
+        each_dot::<FMA>(dots, |left, stored, scales| dot::<FMA>(groups, left, stored, scales));
     }
 }
 
@@ -70,15 +61,8 @@ pub(super) type Stored<'a> = (&'a [u8], Option<&'a [u8; 16]>);
 /// See [`super::dots`]; `dot` is given a row of activations, one of the weight, and the products of their scales, which four
 /// numbers follow: the sum of the products of integers.
 #[inline(always)]
-pub(super) fn each_dot<const FMA: bool>(
-    groups: Groups,
-    left: &[f32],
-    (w, first): (&RowDecoder<'_>, usize),
-    numbers: &mut [f32],
-    mut out: TileMut<'_>,
-    goes_on: bool,
-    dot: impl Fn(&[f32], Stored<'_>, &[f32]) -> f32,
-) {
+pub(super) fn each_dot<const FMA: bool>(dots: Dots<'_>, dot: impl Fn(&[f32], Stored<'_>, &[f32]) -> f32) {
+    let Dots { groups, left, w, first, numbers, mut out, goes_on } = dots;
     let (row, integers) = (LeftRow::of(groups), w.integers());
     let (scales, rest) = numbers.split_at_mut(groups.count);
     let (offsets, products) = rest.split_at_mut(groups.count);
