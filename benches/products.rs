@@ -13,8 +13,9 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::ops::reference::{self, Planes, wide};
 use tetrad::backend::ops::{Layout, MatMulArgs, Precision};
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Accumulate, Compute, MaxShapes, Weight};
+use tetrad::backend::{Accumulate, Compute, MaxShapes, RowDraws, Weight};
 use tetrad::memory::Span;
+use tetrad::quant::{RngKey, RngUse};
 
 fn main() {
     divan::main();
@@ -154,6 +155,47 @@ fn grad_weight_bf16(bencher: Bencher, shape: (usize, usize)) {
     bencher
         .counter(flops(shape))
         .bench_local(|| cpu.linear_grad_weight_bf16([dy_at, x_at, grad], shape, Accumulate::No, 128));
+}
+
+/// `activations.compute_grad_input = "int8"`.
+#[divan::bench(args = SHAPES)]
+fn grad_input_int8(bencher: Bencher, shape: (usize, usize)) {
+    let Layer { mut cpu, planes, w, dy, spans: [_, dy_at, _, dx, _], .. } = layer(shape, Compute::Int8);
+    let draws = draws(RngUse::GradInput);
+    cpu.linear_grad_input_int8(dy_at, &w, dx, Accumulate::No, &draws);
+    let values: Vec<f32> = planes.values().iter().map(|&value| value as f32).collect();
+    let values = reference::round_grad_columns(&values, shape.1, shape.0, None);
+    let dy = some_rows(&narrow(&reference::round_grad_rows(&dy, shape.0, &draws)), shape.0);
+    let expected = reference::linear_grad_input(&wide(&dy), &values, shape.1);
+    assert_near(&some_rows(&read::<f32>(&cpu, dx), shape.1), &expected, TOLERANCE, TOLERANCE, "output");
+    bencher.counter(flops(shape)).bench_local(|| cpu.linear_grad_input_int8(dy_at, &w, dx, Accumulate::No, &draws));
+}
+
+/// `activations.compute_grad_weight = "int8"`, in sequences of 128 tokens.
+#[divan::bench(args = SHAPES)]
+fn grad_weight_int8(bencher: Bencher, shape: (usize, usize)) {
+    let (outputs, inputs) = shape;
+    let Layer { mut cpu, x, dy, spans: [x_at, dy_at, .., grad], .. } = layer(shape, Compute::Int8);
+    let draws = draws(RngUse::GradWeight);
+    cpu.linear_grad_weight_int8([dy_at, x_at, grad], shape, Accumulate::No, 128, &draws);
+    let dy = reference::round_grad_columns(&dy, outputs, 128, Some(&draws));
+    // All tokens, but only every 29th output.
+    let some: Vec<f64> = dy.chunks(outputs).flat_map(|row| row.iter().step_by(29)).copied().collect();
+    let x = reference::round_grad_columns(&x, inputs, 128, None);
+    let expected = reference::linear_grad_weight(&some, &x, outputs.div_ceil(29));
+    let found: Vec<f32> = read::<f32>(&cpu, grad).chunks(inputs).step_by(29).flatten().copied().collect();
+    assert_near(&found, &expected, TOLERANCE, TOLERANCE, "output");
+    bencher
+        .counter(flops(shape))
+        .bench_local(|| cpu.linear_grad_weight_int8([dy_at, x_at, grad], shape, Accumulate::No, 128, &draws));
+}
+
+fn draws(usage: RngUse) -> RowDraws {
+    RowDraws { key: RngKey { seed: 1, step: 1, tensor: 1, usage }, first_row: 0 }
+}
+
+fn narrow(x: &[f64]) -> Vec<f32> {
+    x.iter().map(|&x| x as f32).collect()
 }
 
 fn rounded(x: &[f32]) -> Vec<f64> {

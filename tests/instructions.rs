@@ -17,7 +17,7 @@ use tetrad::backend::ops::reference::Planes;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
     Accumulate, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, MaxShapes, Moment, NormGradArgs, Param,
-    SecondMoment, State, Weight,
+    RowDraws, SecondMoment, State, Weight,
 };
 use tetrad::memory::{Category, Lifetime, Plan, Span};
 use tetrad::model::fill;
@@ -47,15 +47,18 @@ const MAX: MaxShapes = MaxShapes {
 /// Makes the operands of an operation, and gives what carries it out.
 type Prepare = fn() -> Box<dyn FnMut()>;
 
-/// Operations, and the thousands of instructions that one takes: of commits 0387d7b and d034529, those of one token of 04951c0, with
+/// Operations, and the thousands of instructions that one takes: of commits 0387d7b and d034529, those of one token of 04951c0, of
+/// gradients in integers those with which they came, with
 /// Rust 1.95, built as CI does. Valgrind knows no AVX-512; integers of many tokens are those of the plain loops.
-const OPERATIONS: [(&str, Prepare, u64); 14] = [
+const OPERATIONS: [(&str, Prepare, u64); 16] = [
     ("linear", || linear(TOKENS), 5076),
     ("linear of one token", || linear(1), 1046),
     ("linear_int8", || linear_int8(TOKENS), 32_689),
     ("linear_int8 of one token", || linear_int8(1), 274),
     ("linear_grad_input", linear_grad_input, 3916),
     ("linear_grad_weight", linear_grad_weight, 3523),
+    ("linear_grad_input_int8", linear_grad_input_int8, 37_892),
+    ("linear_grad_weight_int8", linear_grad_weight_int8, 33_663),
     ("attention", || attention(false), 5142),
     ("attention_grad", || attention(true), 8588),
     ("rms_norm and its gradient", norm, 1277),
@@ -104,6 +107,21 @@ fn linear_grad_input() -> Box<dyn FnMut()> {
 fn linear_grad_weight() -> Box<dyn FnMut()> {
     let (mut cpu, _, [x, dy], grad) = layer(TOKENS);
     Box::new(move || cpu.linear_grad_weight(dy, x, grad, OUTPUTS, INPUTS, Accumulate::No))
+}
+
+const DRAWS: RowDraws =
+    RowDraws { key: RngKey { seed: 1, step: 2, tensor: 3, usage: RngUse::GradInput }, first_row: 0 };
+
+fn linear_grad_input_int8() -> Box<dyn FnMut()> {
+    let (mut cpu, weight, [dx, dy], _) = layer(TOKENS);
+    Box::new(move || cpu.linear_grad_input_int8(dy, &weight, dx, Accumulate::No, &DRAWS))
+}
+
+fn linear_grad_weight_int8() -> Box<dyn FnMut()> {
+    let (mut cpu, _, [x, dy], grad) = layer(TOKENS);
+    Box::new(move || {
+        cpu.linear_grad_weight_int8([dy, x, grad], (OUTPUTS, INPUTS), Accumulate::No, TOKENS, &DRAWS);
+    })
 }
 
 fn attention(backward: bool) -> Box<dyn FnMut()> {

@@ -27,9 +27,9 @@ pub use info::{DeviceInfo, MaxShapes};
 pub use kinds::{Moment, SecondMoment};
 pub use memory::{Memory, Offload};
 pub use ops::{
-    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, DropoutArgs, IGNORE, Layout,
-    MOST_PREFIX, MatMulArgs, NormGradArgs, PACK_GROUP, Precision, PrefixArgs, PrefixGradArgs, QUANT_GROUP, Rotation,
-    SUM_BLOCK, packed_bytes,
+    Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, DropoutArgs, FIRST_ADDED,
+    GRAD_GROUP, IGNORE, Layout, MOST_PREFIX, MatMulArgs, NormGradArgs, PACK_GROUP, Precision, PrefixArgs,
+    PrefixGradArgs, QUANT_GROUP, Rotation, RowDraws, SUM_BLOCK, packed_bytes,
 };
 pub use param::{Param, State, StateTensor, Weight};
 pub use peers::Peers;

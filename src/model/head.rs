@@ -39,8 +39,9 @@ impl Model {
         (dlogits, xn, dxn): (Span, Span, Span),
         apply: &mut Apply<'_>,
     ) {
-        let weight = &self.params.head_matrix().weight;
-        self.product_grad_input(backend, dlogits, weight, dxn, Accumulate::No);
+        let Param { id, weight, .. } = self.params.head_matrix();
+        let chunk = Batch { from, ..batch };
+        self.product_grad_input(backend, chunk, dlogits, (weight, *id), (dxn, Accumulate::No));
         for pair in &self.params.head_pairs {
             // Handed over when backward begins: what is kept until then is complete after the last chunk.
             let mut sink = GradSink::outside(from == 0, false, &mut *apply);

@@ -3,9 +3,10 @@
 use super::context::Context;
 use super::grad_sink::GradSink;
 use super::low_rank::LowRankPair;
-use super::{Batch, Model};
-use crate::backend::{Accumulate, Backend, Compute, Param, Weight};
+use super::{Batch, Model, Purpose};
+use crate::backend::{Accumulate, Backend, Compute, Param, RowDraws, Weight};
 use crate::memory::Span;
+use crate::quant::{RngKey, RngUse};
 use half::bf16;
 
 /// Tokens that are computed in float32 while text is written, if products are in bfloat16.
@@ -41,10 +42,17 @@ impl Model {
         }
     }
 
-    /// Whether the gradients of weights are sums of blocks that begin anew with every sequence, so that what is summed at once
-    /// has to be cut between blocks.
-    pub(super) fn sums_in_blocks(&self, backend: &dyn Backend) -> bool {
-        self.compute(backend, self.settings.activations.grad_weight()) == Compute::Bf16
+    /// Tokens of the blocks that begin anew with every sequence, where the gradients of weights are sums of such: what is
+    /// summed at once has to be cut between blocks.
+    pub(super) fn sum_block(&self, backend: &dyn Backend) -> Option<usize> {
+        self.compute(backend, self.settings.activations.grad_weight()).sum_block()
+    }
+
+    /// The random numbers that the rows of a gradient are rounded by: those of a tensor, for the tokens of a batch.
+    fn draws(&self, batch: Batch, tensor: u32, usage: RngUse) -> RowDraws {
+        let step = if let Purpose::Step(step) = batch.purpose { step } else { 0 };
+        let key = RngKey { seed: self.settings.seed, step, tensor, usage };
+        RowDraws { key, first_row: batch.before + batch.from }
     }
 
     /// `y = x Wᵀ` of a forward pass, in the arithmetic that was chosen for it.
@@ -59,35 +67,43 @@ impl Model {
         backend.linear_in(self.forward_compute(backend, batch), x, &[(w, y)], accumulate);
     }
 
-    /// `dx = dy W`.
+    /// `dx = dy W`, of the tokens of a batch; what is random is that of tensor number `id`.
     pub(super) fn product_grad_input(
         &self,
         backend: &mut dyn Backend,
+        batch: Batch,
         dy: Span,
-        w: &Weight,
-        dx: Span,
-        accumulate: Accumulate,
+        (w, id): (&Weight, u32),
+        (dx, accumulate): (Span, Accumulate),
     ) {
         match self.compute(backend, self.settings.activations.grad_input()) {
             Compute::Bf16 => backend.linear_grad_input_bf16(dy, w, dx, accumulate),
+            Compute::Int8 if Compute::Int8.takes(w.format.codec()) => {
+                backend.linear_grad_input_int8(dy, w, dx, accumulate, &self.draws(batch, id, RngUse::GradInput));
+            }
             _ => backend.linear_grad_input(dy, w, dx, accumulate),
         }
     }
 
-    /// `dW = dyᵀ x`, of `[dy, x, dW]`; the tokens are sequences of `sequence`, or all of one part of a sequence.
+    /// `dW = dyᵀ x`, of `[dy, x, dW]`, of the tokens of a batch: whole sequences, or all of one part of a sequence.
     pub(super) fn product_grad_weight(
         &self,
         backend: &mut dyn Backend,
+        batch: Batch,
+        param: &Param,
         operands: [Span; 3],
-        (rows, cols): (usize, usize),
         accumulate: Accumulate,
-        sequence: usize,
     ) {
-        if self.sums_in_blocks(backend) {
-            return backend.linear_grad_weight_bf16(operands, (rows, cols), accumulate, sequence);
+        let (Weight { shape, format, .. }, [dy, x, grad]) = (param.weight, operands);
+        let size = (shape.rows, shape.cols);
+        match self.compute(backend, self.settings.activations.grad_weight()) {
+            Compute::Bf16 => backend.linear_grad_weight_bf16(operands, size, accumulate, batch.queries),
+            Compute::Int8 if Compute::Int8.takes(format.codec()) => {
+                let draws = self.draws(batch, param.id, RngUse::GradWeight);
+                backend.linear_grad_weight_int8(operands, size, accumulate, batch.queries, &draws);
+            }
+            _ => backend.linear_grad_weight(dy, x, grad, shape.rows, shape.cols, accumulate),
         }
-        let [dy, x, grad] = operands;
-        backend.linear_grad_weight(dy, x, grad, rows, cols, accumulate);
     }
 }
 
@@ -184,16 +200,15 @@ impl Linear {
         (dx, accumulate): (Span, Accumulate),
         sink: &mut GradSink<'_, '_>,
     ) {
-        cx.model.product_grad_input(cx.backend, dy, &self.weight.weight, dx, accumulate);
         let weight = &self.weight.weight;
+        cx.model.product_grad_input(cx.backend, cx.batch, dy, (weight, self.weight.id), (dx, accumulate));
         self.low_rank.iter().for_each(|pair| pair.backward(cx, (weight, dy, x), dx, sink));
     }
 
     fn grad_weight(&self, cx: &mut Context<'_>, (dy, x): (Span, Span), sink: &mut GradSink<'_, '_>) {
         let Some(grad) = sink.grad(&self.weight) else { return };
-        let (shape, accumulate) = (self.weight.weight.shape, sink.begin(cx, grad));
-        let (operands, sequence) = ([dy, x, grad], cx.batch.queries);
-        cx.model.product_grad_weight(cx.backend, operands, (shape.rows, shape.cols), accumulate, sequence);
+        let accumulate = sink.begin(cx, grad);
+        cx.model.product_grad_weight(cx.backend, cx.batch, &self.weight, [dy, x, grad], accumulate);
         sink.add(cx, &self.weight);
     }
 }

@@ -1,7 +1,7 @@
 //! The head: logits a chunk of tokens at a time, losses, and the gradients that begin backward.
 
 use super::{Apply, Batch, Model, ParamKind};
-use crate::backend::{Accumulate, Backend, Param, SUM_BLOCK};
+use crate::backend::{Accumulate, Backend, Param};
 use crate::memory::Span;
 use zerocopy::IntoBytes;
 
@@ -81,10 +81,9 @@ impl Model {
         (from, count): (usize, usize),
         accumulate: Accumulate,
     ) {
-        let config = &self.settings.model;
-        let xn = self.rows(self.acts.xn, from, count, config.hidden);
-        let (shape, sequence) = ((config.vocab, config.hidden), batch.queries.min(count));
-        self.product_grad_weight(backend, [dlogits, xn, grad], shape, accumulate, sequence);
+        let xn = self.rows(self.acts.xn, from, count, self.settings.model.hidden);
+        let chunk = Batch { from, queries: batch.queries.min(count), ..batch };
+        self.product_grad_weight(backend, chunk, self.params.head_matrix(), [dlogits, xn, grad], accumulate);
     }
 
     /// Puts a batch's tokens where [`Model::forward`] and the loss read them, each row one sample.
@@ -155,10 +154,10 @@ impl Model {
         batch: Batch,
     ) -> impl Iterator<Item = (usize, usize)> + use<> {
         let chunk = self.acts.chunk;
-        let (longest, unit) = match self.sums_in_blocks(backend) {
-            true => (chunk, SUM_BLOCK),
-            false if self.acts.sums_in_parts => (self.acts.micro_tokens, 1),
-            false => (usize::MAX, 1),
+        let (longest, unit) = match self.sum_block(backend) {
+            Some(block) => (chunk, block),
+            None if self.acts.sums_in_parts => (self.acts.micro_tokens, 1),
+            None => (usize::MAX, 1),
         };
         let micro_batches = batch.micro_batches(longest);
         micro_batches.flat_map(move |micro| {

@@ -115,11 +115,12 @@ impl LowRankPair {
         // That of what W x is short of or beyond.
         cx.backend.zero(product);
         cx.backend.add_columns(dy, product, magnitude, norms, [1.0, -1.0]);
+        let matrix = (weight, self.a.id);
         match self.left_out(cx) {
-            None => cx.model.product_grad_input(cx.backend, product, weight, dx, Accumulate::Yes),
+            None => cx.model.product_grad_input(cx.backend, cx.batch, product, matrix, (dx, Accumulate::Yes)),
             Some(args) => {
                 let whole = cx.micro_rows(cx.model.acts.low_rank.dropped, self.inputs);
-                cx.model.product_grad_input(cx.backend, product, weight, whole, Accumulate::No);
+                cx.model.product_grad_input(cx.backend, cx.batch, product, matrix, (whole, Accumulate::No));
                 cx.backend.dropout(whole, dx, self.inputs, &args, Accumulate::Yes);
             }
         }

@@ -129,6 +129,8 @@ pub enum GradCompute {
     F32,
     /// Both operands rounded to bfloat16.
     Bf16,
+    /// Both operands rounded to integers of eight bits, the gradient at random, of weights that are codes.
+    Int8,
 }
 
 impl GradCompute {
@@ -136,6 +138,7 @@ impl GradCompute {
     const fn beside(self, forward: Compute) -> Compute {
         match (self, forward) {
             (Self::Bf16, _) | (Self::Forward, Compute::Bf16) => Compute::Bf16,
+            (Self::Int8, _) => Compute::Int8,
             _ => Compute::F32,
         }
     }
@@ -173,6 +176,18 @@ impl ActivationConfig {
                 _ => "multiplies weights that are codes; set it to \"f32\" or storage.weights=\"int4\"",
             },
         );
+        let of_gradients = [
+            ("activations.compute_grad_input", self.compute_grad_input),
+            ("activations.compute_grad_weight", self.compute_grad_weight),
+        ];
+        for (key, chosen) in of_gradients {
+            problems.need(
+                chosen != GradCompute::Int8 || storage.has_products_in(Compute::Int8),
+                key,
+                "\"int8\"",
+                "multiplies weights that are codes; set it to \"f32\" or storage.weights=\"int4\"",
+            );
+        }
         problems.need(
             self.quant == ActivationQuant::None || storage.has_four_bit_products(),
             "activations.quant",

@@ -54,6 +54,10 @@ pub enum RngUse {
     Dropout = 9,
     /// Stochastic rounding of a merged weight.
     Merge = 10,
+    /// Stochastic rounding of a gradient that is multiplied by a weight; the tensor is the weight.
+    GradInput = 11,
+    /// Stochastic rounding of a gradient that is multiplied by a layer's input; the tensor is the weight.
+    GradWeight = 12,
 }
 
 /// The random numbers of one tensor in one step.

@@ -155,6 +155,13 @@ fn combinations_without_a_meaning_are_refused() {
     "#);
     let floats = ["storage.weights=bf16", "activations.compute=int8"];
     assert_snapshot!(refusal("", &floats), @r#"activations.compute = "int8" (--set): multiplies weights that are codes; set it to "f32" or storage.weights="int4""#);
+    let floats =
+        ["storage.weights=bf16", "activations.compute_grad_input=int8", "activations.compute_grad_weight=int8"];
+    assert_snapshot!(refusal("", &floats), @r#"
+    2 mistakes in the configuration:
+      activations.compute_grad_input = "int8" (--set): multiplies weights that are codes; set it to "f32" or storage.weights="int4"
+      activations.compute_grad_weight = "int8" (--set): multiplies weights that are codes; set it to "f32" or storage.weights="int4"
+    "#);
     let bytes = ["storage.weights=int8", "activations.compute=fp8"];
     assert_snapshot!(refusal("", &bytes), @r#"activations.compute = "fp8" (--set): multiplies codes of four bits; set it to "f32", or to "int8" beside other codes, or storage.weights="int4""#);
     let twice = ["activations.quant=int4", "activations.compute=int8"];

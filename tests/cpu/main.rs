@@ -12,6 +12,7 @@ mod conformance;
 mod embedding;
 mod linear;
 mod linear_bf16;
+mod linear_grad_int8;
 mod linear_grad_weight;
 mod linear_int8;
 mod loss;

@@ -10,7 +10,7 @@ use tetrad::backend::ops::{
 use tetrad::backend::{
     Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, Axis, Backend, Compute, DeviceInfo, DirectionArgs,
     DivisorArgs, DropoutArgs, MatMulArgs, MaxShapes, Memory, MomentumArgs, NormGradArgs, Offload, Param, Precision,
-    PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, StateTensor, UpdateArgs, UpdateStats, Weight,
+    PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, RowDraws, StateTensor, UpdateArgs, UpdateStats, Weight,
 };
 use tetrad::error::BackendError;
 use tetrad::memory::{HostMemory, MappedFile, Span};
@@ -115,6 +115,10 @@ operations! {
         fn linear_grad_input_bf16(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate);
         fn linear_grad_weight_bf16(
             operands: [Span; 3], shape: (usize, usize), accumulate: Accumulate, sequence: usize
+        );
+        fn linear_grad_input_int8(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate, draws: &RowDraws);
+        fn linear_grad_weight_int8(
+            operands: [Span; 3], shape: (usize, usize), accumulate: Accumulate, sequence: usize, draws: &RowDraws
         );
         fn linear_grad_weight_joined(
             x: Span, grads: &[(Span, Span)], shape: (usize, usize), accumulate: Accumulate
@@ -236,6 +240,10 @@ impl DeviceInfo for Masked {
 
     fn check_compute(&self, compute: Compute) -> Result<(), BackendError> {
         self.inner.check_compute(compute)
+    }
+
+    fn check_grad_compute(&self, compute: Compute) -> Result<(), BackendError> {
+        self.inner.check_grad_compute(compute)
     }
 
     fn sums_in_parts(&self) -> bool {

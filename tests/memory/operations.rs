@@ -7,9 +7,10 @@ use tetrad::backend::cpu::Cpu;
 use tetrad::backend::prelude::*;
 use tetrad::backend::{
     Accumulate, ActivationCode, AttentionArgs, AttentionGradArgs, AttentionShape, Compute, Layout, MatMulArgs,
-    MaxShapes, NormGradArgs, Precision, Rotation, Weight,
+    MaxShapes, NormGradArgs, Precision, Rotation, RowDraws, Weight,
 };
 use tetrad::memory::Span;
+use tetrad::quant::{RngKey, RngUse};
 
 /// Tokens, width, wider, heads.
 const T: usize = 300;
@@ -89,6 +90,10 @@ fn everything(cpu: &mut Cpu, s: &Spans) {
     cpu.swiglu(gate, up, out);
     cpu.linear_grad_input(out, &s.w, z, Accumulate::Yes);
     cpu.linear_grad_weight(out, y, s.grad, F, H, Accumulate::No);
+    let key = RngKey { seed: 1, step: 2, tensor: 3, usage: RngUse::GradInput };
+    let draws = RowDraws { key, first_row: 4 };
+    cpu.linear_grad_input_int8(out, &s.w, z, Accumulate::Yes, &draws);
+    cpu.linear_grad_weight_int8([out, y, s.grad], (F, H), Accumulate::No, T / 2, &draws);
     cpu.swiglu_grad(gate, up, out);
     cpu.rms_norm_grad(&NormGradArgs {
         x,

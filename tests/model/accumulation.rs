@@ -49,7 +49,7 @@ fn run_here(config: &Config) -> (Vec<(u64, u64)>, Vec<Vec<u8>>) {
 
 #[test]
 fn micro_batches_give_the_bytes_of_the_whole_batch() {
-    let edits: [fn(&mut Config); 10] = [
+    let edits: [fn(&mut Config); 12] = [
         |_| {},
         |config| (config.activations.compute, config.storage.head) = (Compute::Int8, TableStorage::Int8),
         |config| (config.activations.compute, config.storage.head) = (Compute::Fp8, TableStorage::Int4),
@@ -58,6 +58,19 @@ fn micro_batches_give_the_bytes_of_the_whole_batch() {
         |config| {
             (config.activations.compute, config.storage.head) = (Compute::Int8, TableStorage::Int8);
             config.activations.compute_grad_weight = GradCompute::Bf16;
+        },
+        |config| {
+            config.storage.head = TableStorage::Int8;
+            (config.activations.compute_grad_input, config.activations.compute_grad_weight) =
+                (GradCompute::Int8, GradCompute::Int8);
+        },
+        |config| {
+            (config.model.tied, config.storage.embedding) = (true, TableStorage::Int8);
+            (
+                config.activations.compute,
+                config.activations.compute_grad_input,
+                config.activations.compute_grad_weight,
+            ) = (Compute::Int8, GradCompute::Int8, GradCompute::Int8);
         },
         |config| config.data.shares_rows = true,
         |config| (config.model.tied, config.model.qkv_bias) = (true, true),

@@ -87,13 +87,64 @@ fn each_product_of_a_run_in_bfloat16_has_a_switch_of_its_own() {
     assert!(trained_by(&explicit).1 == gradients_in_floats);
 }
 
+/// Gradients in integers by each switch and by both, beside forward products in floats and in integers.
+#[test]
+fn each_gradient_of_a_run_in_integers_has_a_switch_of_its_own() {
+    let (_, floats) = trained(Compute::F32);
+    let mut states = vec![];
+    for forward in [Compute::F32, Compute::Int8] {
+        for (grad_input, grad_weight) in [
+            (GradCompute::F32, GradCompute::F32),
+            (GradCompute::Int8, GradCompute::F32),
+            (GradCompute::F32, GradCompute::Int8),
+            (GradCompute::Int8, GradCompute::Int8),
+        ] {
+            let mut config = config(forward);
+            (config.activations.compute_grad_input, config.activations.compute_grad_weight) = (grad_input, grad_weight);
+            let (trainer, losses) = trained_by(&config);
+            // Nothing was trained before the first loss; gradients show in the later ones.
+            assert!((floats[0] - losses[0]).abs() < 1e-3 * floats[0], "{} and {}", floats[0], losses[0]);
+            let (last, expected) = (losses[39], floats[39]);
+            assert!((last - expected).abs() < 0.1 * expected, "{last}, not {expected}");
+            states.push(whole_state(&trainer));
+        }
+    }
+    for i in 0..states.len() {
+        assert!(states[i + 1..].iter().all(|other| *other != states[i]), "run {i} is that of other switches");
+    }
+}
+
+/// Rounding at random is a matter of seed, step and element alone: a run twice.
+#[test]
+fn a_run_with_gradients_in_integers_repeats_itself() {
+    let mut config = config(Compute::F32);
+    (config.activations.compute_grad_input, config.activations.compute_grad_weight) =
+        (GradCompute::Int8, GradCompute::Int8);
+    let [first, again] = [(); 2].map(|()| whole_state(&trained_by(&config).0));
+    assert!(first == again);
+}
+
 /// A vocabulary of which a MiB holds the logits of 16 tokens: the head's gradient is formed of blocks of a sequence all the
 /// same.
 #[test]
 fn the_size_of_a_chunk_of_logits_changes_no_byte_in_bfloat16() {
-    let mut config = config(Compute::Bf16);
+    chunks(|config| config.activations.compute = Compute::Bf16);
+}
+
+#[test]
+fn the_size_of_a_chunk_of_logits_changes_no_byte_of_gradients_in_integers() {
+    chunks(|config| {
+        (config.storage.head, config.storage.embedding) = (TableStorage::Int8, TableStorage::Int8);
+        (config.activations.compute_grad_input, config.activations.compute_grad_weight) =
+            (GradCompute::Int8, GradCompute::Int8);
+    });
+}
+
+fn chunks(edit: fn(&mut Config)) {
+    let mut config = config(Compute::F32);
     (config.model.vocab, config.model.hidden, config.model.layers, config.storage.head) =
         (16_384, 32, 1, TableStorage::Bf16);
+    edit(&mut config);
     for (tied, rows, sequence) in [(false, 3, 33), (true, 3, 33), (false, 1, 99)] {
         (config.model.tied, config.train.batch, config.train.sequence) = (tied, rows, sequence);
         let [whole, parts] = [0, 1].map(|mib| {

@@ -15,7 +15,7 @@ use crate::error::BackendError;
 use crate::memory::{ALIGN, Arena, ArenaBorrow, Span};
 use ops::update::Gate;
 use ops::{
-    adam, attention, attention_grad, factors, linear, linear_bf16, linear_fp8, linear_grad_weight,
+    adam, attention, attention_grad, factors, linear, linear_bf16, linear_fp8, linear_grad_int8, linear_grad_weight,
     linear_grad_weight_bf16, linear_int8, matmul,
 };
 use simd::tasks::{Pool, Scratch};
@@ -88,6 +88,7 @@ impl DeviceInfo for Cpu {
             linear_bf16::need(max),
             linear_int8::need(max),
             linear_fp8::need(max),
+            linear_grad_int8::need(max),
             linear_grad_weight::need(),
             linear_grad_weight_bf16::need(max),
             attention::need(max),
@@ -112,6 +113,10 @@ impl DeviceInfo for Cpu {
     }
 
     fn check_compute(&self, _: Compute) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn check_grad_compute(&self, _: Compute) -> Result<(), BackendError> {
         Ok(())
     }
 

@@ -87,6 +87,13 @@ impl<D: Opened> DeviceInfo for D {
         }
     }
 
+    fn check_grad_compute(&self, compute: Compute) -> Result<(), BackendError> {
+        match compute {
+            Compute::Int8 => Err(BackendError::NoInt8Gradients),
+            _ => Ok(()),
+        }
+    }
+
     fn sums_in_parts(&self) -> bool {
         true
     }

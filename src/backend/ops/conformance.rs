@@ -27,6 +27,7 @@ pub fn check(open: &dyn Fn() -> Box<dyn Backend>) {
     super::gaussian::conformance(open);
     super::gelu::conformance(open);
     super::linear::conformance(open);
+    super::linear_grad_int8::conformance(open);
     super::loss::conformance(open);
     super::magnitude::conformance(open);
     super::matmul::conformance(open);

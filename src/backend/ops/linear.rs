@@ -1,54 +1,12 @@
 //! Products with a weight.
 
-use super::Accumulate;
 use super::conformance::{Case, MAX, simulated, stored};
 use super::reference::wide;
+use super::{Accumulate, Compute, RowDraws};
 use crate::backend::{Backend, MaxShapes, Weight};
 use crate::memory::Span;
-use crate::quant::{GroupedShape, WeightCodec, WeightFormat};
+use crate::quant::{GroupedShape, WeightFormat};
 use half::bf16;
-use serde::{Deserialize, Serialize};
-
-/// Products that [`Linear::linear_bf16`] sums before it adds them to what was summed before.
-pub const SUM_BLOCK: usize = 32;
-
-/// In which arithmetic the forward products with weights that are codes are computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Compute {
-    /// Floats: codes become floats, and activations stay as they are.
-    #[default]
-    F32,
-    /// Floats of sixteen bits: codes and activations become bfloat16, and sums are float32 ([`Linear::linear_bf16`]). What a
-    /// device whose activations are bfloat16 computes for [`Compute::F32`], too.
-    Bf16,
-    /// Integers: codes stay as they are, and activations are rounded to eight bits ([`Linear::linear_int8`]).
-    Int8,
-    /// Floats of eight bits: four-bit codes are such floats, and activations are rounded to them ([`Linear::linear_fp8`]).
-    Fp8,
-}
-
-impl Compute {
-    /// As in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Int8 => "int8",
-            Self::Fp8 => "fp8",
-        }
-    }
-
-    /// Whether products with weights that are stored so are computed so, and not in floats as they are.
-    pub const fn takes(self, codec: WeightCodec) -> bool {
-        match self {
-            Self::F32 => false,
-            Self::Bf16 => true,
-            Self::Int8 => codec.integers().is_some(),
-            Self::Fp8 => codec.has_e4m3_codes(),
-        }
-    }
-}
 
 /// A linear layer and its gradients.
 pub trait Linear {
@@ -140,6 +98,45 @@ pub trait Linear {
         _sequence: usize,
     ) {
         self.linear_grad_weight(dy, x, grad, rows, cols, accumulate);
+    }
+
+    /// [`Linear::linear_grad_input`] as sums of integers, by weights that are codes. Along a sum [`GRAD_GROUP`](crate::backend::GRAD_GROUP) outputs are a
+    /// group: of each row of `dy`, and of each column of `w`, which becomes integers of eight bits anew, as its own scales
+    /// are not common to a sum. An element becomes `s c` with `s` and `k` as for [`Linear::linear_int8`]; `c` is the integer nearest to
+    /// `x k` in `w`, and in `dy` to `x k + u + 2^-17 - 1/2`, at most 127, with `u` the random number of the element: so that a
+    /// gradient's mean over the numbers is what was not rounded. A group's products are summed in integers, groups in float32.
+    ///
+    /// Only a device whose [`check_grad_compute`](crate::backend::DeviceInfo::check_grad_compute) allows [`Compute::Int8`] has
+    /// it, and workspace that was planned for it.
+    ///
+    /// # Panics
+    /// On other devices, or if the weight is stored as floats.
+    fn linear_grad_input_int8(
+        &mut self,
+        _dy: Span,
+        _w: &Weight,
+        _dx: Span,
+        _accumulate: Accumulate,
+        _draws: &RowDraws,
+    ) {
+        panic!("gradients in integers, which check_grad_compute refuses");
+    }
+
+    /// [`Linear::linear_grad_weight`] of `[dy, x, grad]` and `(O, I)` likewise: [`GRAD_GROUP`](crate::backend::GRAD_GROUP) tokens of a column are a group, of `dy`
+    /// rounded at random, of `x` to the nearest. Groups begin anew with every `sequence` tokens: a batch in parts of whole
+    /// sequences gives the bits of the whole.
+    ///
+    /// # Panics
+    /// On other devices, or if the tokens are not whole sequences.
+    fn linear_grad_weight_int8(
+        &mut self,
+        _operands: [Span; 3],
+        _shape: (usize, usize),
+        _accumulate: Accumulate,
+        _sequence: usize,
+        _draws: &RowDraws,
+    ) {
+        panic!("gradients in integers, which check_grad_compute refuses");
     }
 
     /// [`Linear::linear_grad_weight`] for several weights of one shape and one input: pairs of `dy` and `grad`.

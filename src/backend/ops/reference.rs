@@ -5,6 +5,7 @@ pub use super::activation_pack::packed_values;
 pub use super::activation_quant::quantize_activations;
 pub use super::attention::{attention, attention_grad};
 pub use super::linear::{linear, linear_grad_input, linear_grad_weight, round_bf16, round_fp8, round_int8};
+pub use super::linear_grad_int8::{round_grad_columns, round_grad_rows};
 pub use super::loss::cross_entropy;
 pub use super::matmul::matmul;
 pub use super::norm::{rms_norm, rms_norm_grad};

@@ -10,8 +10,8 @@ use crate::backend::ops::{
 use crate::backend::{
     Accumulate, ActivationCode, AdamUpdate, AttentionArgs, AttentionGradArgs, Axis, Backend, Compute, DeviceInfo,
     DirectionArgs, DivisorArgs, DropoutArgs, MatMulArgs, MaxShapes, Memory, MomentumArgs, NormGradArgs, Offload, Param,
-    Peers, Precision, PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, StateTensor, UpdateArgs, UpdateStats,
-    Weight,
+    Peers, Precision, PrefixArgs, PrefixGradArgs, RelativeStepArgs, Rotation, RowDraws, StateTensor, UpdateArgs,
+    UpdateStats, Weight,
 };
 use crate::error::BackendError;
 use crate::memory::{HostMemory, MappedFile, Span};
@@ -146,6 +146,15 @@ operations! {
             = of.linear((dy, w.shape.rows), w, dx, accumulate);
         fn linear_grad_weight_bf16(operands: [Span; 3], shape: (usize, usize), accumulate: Accumulate, sequence: usize)
             = of.grad_weight(operands, shape, accumulate);
+        fn linear_grad_input_int8(dy: Span, w: &Weight, dx: Span, accumulate: Accumulate, draws: &RowDraws)
+            = of.linear((dy, w.shape.rows), w, dx, accumulate);
+        fn linear_grad_weight_int8(
+            operands: [Span; 3],
+            shape: (usize, usize),
+            accumulate: Accumulate,
+            sequence: usize,
+            draws: &RowDraws,
+        ) = of.grad_weight(operands, shape, accumulate);
         fn linear_grad_weight_joined(x: Span, grads: &[(Span, Span)], shape: (usize, usize), accumulate: Accumulate)
             = grads.iter().map(|&(dy, grad)| of.grad_weight([dy, x, grad], shape, accumulate)).sum();
     }
@@ -286,6 +295,10 @@ impl DeviceInfo for Profiled {
 
     fn check_compute(&self, compute: Compute) -> Result<(), BackendError> {
         self.inner.check_compute(compute)
+    }
+
+    fn check_grad_compute(&self, compute: Compute) -> Result<(), BackendError> {
+        self.inner.check_grad_compute(compute)
     }
 
     fn sums_in_parts(&self) -> bool {

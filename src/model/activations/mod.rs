@@ -21,7 +21,7 @@ use super::{
     ActivationCheckpointing, AdapterKind, AdapterParam, AdapterPart, AdapterSite, AdapterUse, BottleneckActs,
     LowRankActs, MagnitudeActs, MatrixSite, ModelConfig, ParamKind, SHORTEST_MICRO_SEQUENCE, Settings,
 };
-use crate::backend::{Compute, DeviceInfo, MaxShapes, SUM_BLOCK};
+use crate::backend::{DeviceInfo, MaxShapes};
 use crate::memory::{Category, Lifetime, Plan, Span};
 use block::Shapes;
 
@@ -122,8 +122,7 @@ pub fn place(
         chosen => chosen,
     };
     let blocks = shapes.blocks(plan, train, kept);
-    let blocks_of_sums = settings.activations.grad_weight() == Compute::Bf16;
-    let shortest = if blocks_of_sums { SUM_BLOCK } else { SHORTEST_CHUNK };
+    let shortest = settings.activations.grad_weight().sum_block().unwrap_or(SHORTEST_CHUNK);
     let chunk = (logits_bytes(settings, backend) / (bytes * vocab)).max(shortest).min(tokens);
     let beside_head = |used: &AdapterUse| used.config.sites(model).iter().any(|site| site.matrix == MatrixSite::Head);
     let adapted = if settings.adapters.iter().any(beside_head) { micro.max(chunk) } else { micro };

@@ -5,6 +5,7 @@
 
 use super::linear_bf16::{linear_bf16, linear_grad_input_bf16};
 use super::linear_fp8::linear_fp8;
+use super::linear_grad_int8::{linear_grad_input_int8, linear_grad_weight_int8};
 use super::linear_grad_weight::linear_grad_weight;
 use super::linear_grad_weight_bf16::linear_grad_weight_bf16;
 use super::linear_int8::linear_int8;
@@ -18,7 +19,7 @@ use crate::backend::cpu::simd::reduce::sum_of;
 use crate::backend::cpu::simd::tasks::{Need, Scratch};
 use crate::backend::cpu::simd::tile::TileMut;
 use crate::backend::ops::Linear;
-use crate::backend::{Accumulate, MaxShapes, Memory, Weight};
+use crate::backend::{Accumulate, MaxShapes, Memory, RowDraws, Weight};
 use crate::memory::Span;
 
 /// Tokens of a block: a few strips, so that two threads and sixteen find enough of them.
@@ -104,6 +105,21 @@ impl Linear for Cpu {
         sequence: usize,
     ) {
         linear_grad_weight_bf16(self, operands, shape, accumulate, sequence);
+    }
+
+    fn linear_grad_input_int8(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate, draws: &RowDraws) {
+        linear_grad_input_int8(self, dy, w, dx, accumulate, draws);
+    }
+
+    fn linear_grad_weight_int8(
+        &mut self,
+        operands: [Span; 3],
+        shape: (usize, usize),
+        accumulate: Accumulate,
+        sequence: usize,
+        draws: &RowDraws,
+    ) {
+        linear_grad_weight_int8(self, operands, shape, accumulate, sequence, draws);
     }
 }
 

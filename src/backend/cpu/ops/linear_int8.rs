@@ -26,7 +26,7 @@ const SLAB: usize = 1 << 20;
 /// Inputs that a task rounds, about.
 const ROUNDED: usize = 1 << 13;
 /// Rows of a task: a few strips, so that two threads and sixteen find enough of them.
-const BLOCK: usize = 8 * ROWS;
+pub(super) const BLOCK: usize = 8 * ROWS;
 /// Integers of a row that are multiplied before the next panel's: a panel this deep stays in the first cache.
 const DEPTH: usize = 512;
 const _: () = assert!(DEPTH.is_multiple_of(GROUPS[GROUPS.len() - 1]) && COLS == gemm::COLS);
@@ -152,7 +152,14 @@ fn alike(cpu: &mut Cpu, x: Span, products: &[(&Weight, Span)], rounded: Rounded,
 }
 
 /// Sets a block of the output, or adds to it.
-fn block(isa: Isa, groups: Groups, left: &[f32], panels: &[f32], mut out: TileMut<'_>, accumulate: Accumulate) {
+pub(super) fn block(
+    isa: Isa,
+    groups: Groups,
+    left: &[f32],
+    panels: &[f32],
+    mut out: TileMut<'_>,
+    accumulate: Accumulate,
+) {
     let (row, panel) = (LeftRow::of(groups).len(), Panel::of(groups).len());
     let deep = DEPTH / WORD / groups.words;
     for first in (0..groups.count).step_by(deep) {

@@ -17,6 +17,7 @@ mod gelu;
 pub(crate) mod linear;
 pub(crate) mod linear_bf16;
 pub(crate) mod linear_fp8;
+pub(crate) mod linear_grad_int8;
 pub(crate) mod linear_grad_weight;
 pub(crate) mod linear_grad_weight_bf16;
 pub(crate) mod linear_int8;

@@ -69,7 +69,16 @@ impl<'a> TileMut<'a> {
         self.cut(row, col, rows, cols)
     }
 
-    /// The same without a check and without tying the result to `self`.
+    /// The first `cols` columns, and the rest.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn split_cols(self, cols: usize) -> (TileMut<'a>, TileMut<'a>) {
+        assert!(cols <= self.cols, "{cols} columns of {}", self.cols);
+        (self.cut(0, 0, self.rows, cols), self.cut(0, cols, self.rows, self.cols - cols))
+    }
+
+    /// [`TileMut::part`] without a check and without tying the result to `self`.
     fn cut(&self, row: usize, col: usize, rows: usize, cols: usize) -> TileMut<'a> {
         // `wrapping_add`: an empty part may start past the end; nothing is ever read through it.
         let base = self.base.wrapping_add(row * self.stride + col);
@@ -135,6 +144,18 @@ mod tests {
                 assert_eq!(x, if i % stride < cols { (i + 1) as f32 } else { 0.0 });
             }
         }
+    }
+
+    #[test]
+    fn a_tile_is_split_into_columns_that_share_no_element() {
+        let mut data = [0.0; 12];
+        let (mut left, mut right) = TileMut::new(&mut data, 3, 4, 4).split_cols(1);
+        for i in 0..3 {
+            left.row(i).fill(1.0);
+            right.row(i).fill(2.0);
+        }
+        assert_eq!((left.cols(), right.cols()), (1, 3));
+        assert_eq!(data, [1.0, 2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0, 1.0, 2.0, 2.0, 2.0]);
     }
 
     #[test]

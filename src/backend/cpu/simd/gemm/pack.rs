@@ -45,8 +45,9 @@ impl Columns<'_> {
         Self { data: &self.data[rows * self.stride..], ..self }
     }
 
+    /// These columns of a row.
     #[inline(always)]
-    fn row(&self, k: usize) -> &[f32] {
+    pub fn row(&self, k: usize) -> &[f32] {
         &self.data[k * self.stride + self.from..][..self.count]
     }
 }

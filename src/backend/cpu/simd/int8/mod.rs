@@ -8,10 +8,12 @@ mod avx2_dots;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_dots;
+mod columns;
 mod portable;
 mod quantize;
 
-pub(crate) use quantize::{lay_by_quads, quantize_row};
+pub(crate) use columns::{LeftTiles, WIDTH, WORDS, ZERO, columns_to_panels, columns_to_rows};
+pub(crate) use quantize::{lay_by_quads, quantize_row, quantize_row_at_random};
 
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -89,11 +91,13 @@ impl LeftRow {
         self.codes() + 3 * self.0.count + 16
     }
 
-    fn scales(self) -> usize {
+    /// Where the scales begin.
+    pub fn scales(self) -> usize {
         self.codes()
     }
 
-    fn starts(self) -> usize {
+    /// Where what sums begin with does.
+    pub fn starts(self) -> usize {
         self.codes() + self.0.count
     }
 
