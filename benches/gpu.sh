@@ -18,7 +18,7 @@ export BUILT=${BUILT:-target/gpu}
 small=${SMALL:+small}
 
 # Modules of tests/cuda that a real device is held to.
-tests=(rows:: linear:: matmul:: optimizer:: rules:: attention:: device:: instructions:: training:: conformance:: quantizers::)
+tests=(rows:: linear:: linear_grad_int8:: matmul:: optimizer:: rules:: attention:: device:: instructions:: training:: conformance:: quantizers::)
 tests+=(bytes:: adapter:: clip:: audit:: together::)
 # Of a run that is compared with the CPU's: its preset and settings, the steps on a GPU, and those on a CPU.
 run=(60m --set train.batch=32 --set train.eval_every=0 --set train.checkpoint_every=0 --set train.sample_tokens=0)

@@ -50,12 +50,6 @@ pub trait DeviceInfo {
     /// If there is no such arithmetic on the device.
     fn check_compute(&self, compute: Compute) -> Result<(), BackendError>;
 
-    /// Whether gradients can be computed so.
-    ///
-    /// # Errors
-    /// As [`DeviceInfo::check_compute`].
-    fn check_grad_compute(&self, compute: Compute) -> Result<(), BackendError>;
-
     /// Whether a product that goes on with sums forms its own first and adds them at the end. The bytes of a gradient then
     /// depend on how its tokens were cut into products; else they are one chain in the order of the tokens.
     fn sums_in_parts(&self) -> bool;

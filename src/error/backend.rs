@@ -97,12 +97,6 @@ pub enum BackendError {
         /// Its compute capability.
         found: String,
     },
-    /// The device has no gradients in integers.
-    #[error(
-        "gradients in integers (activations.compute_grad_input or compute_grad_weight = \"int8\") are computed on CPUs alone; \
-        use \"f32\", which is bfloat16 on a GPU, or --device cpu"
-    )]
-    NoInt8Gradients,
     /// The kernels do not support heads of this size.
     #[error("the model has heads of {found} elements; on a GPU they have at most {most}, a multiple of {multiple}")]
     HeadDim {

@@ -128,7 +128,8 @@ pub(super) fn grad_weights_joined<const N: usize>(
     let grads = layers.map(|(layer, _)| sink.grad(&layer.weight));
     let shape = layers[0].0.weight.weight.shape;
     let alike = layers.iter().all(|(layer, _)| layer.weight.weight.shape == shape);
-    if let (true, true, Some(grads)) = (cx.backend.joins_products(), alike, apart(grads)) {
+    let in_floats = cx.model.compute(cx.backend, cx.model.settings.activations.grad_weight()) == Compute::F32;
+    if let (true, true, Some(grads)) = (cx.backend.joins_products() && in_floats, alike, apart(grads)) {
         let begun = grads.map(|grad| sink.begin(cx, grad));
         let pairs = std::array::from_fn::<_, N, _>(|i| (layers[i].1, grads[i]));
         cx.backend.linear_grad_weight_joined(x, &pairs, (shape.rows, shape.cols), begun[0]);

@@ -19,6 +19,7 @@ mod errors;
 mod exact;
 mod instructions;
 mod linear;
+mod linear_grad_int8;
 mod matmul;
 mod optimizer;
 mod quantizers;

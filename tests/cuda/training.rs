@@ -11,8 +11,10 @@ use tetrad::backend::{Backend, Compute, Moment, Param, SecondMoment};
 use tetrad::checkpoint::{Capacity, Checkpoint, open_model};
 use tetrad::config::Config;
 use tetrad::memory::Span;
-use tetrad::model::Scheme;
-use tetrad::model::{ActivationCheckpointing, ActivationQuant, Generator, GradBuffer, Offload, TableStorage, Weights};
+use tetrad::model::{
+    ActivationCheckpointing, ActivationQuant, Generator, GradBuffer, GradCompute, Offload, Scheme, TableStorage,
+    Weights,
+};
 use tetrad::optim::Rule;
 use tetrad::train::Trainer;
 
@@ -81,6 +83,14 @@ fn products_of_bytes_take_the_same_course_as_on_the_cpu() {
     twenty_steps(&[
         ("integers, a head of them too", |config| {
             (config.activations.compute, config.storage.head) = (Compute::Int8, TableStorage::Int8);
+        }),
+        ("integers forward and backward, a tied head of them", |config| {
+            (config.model.tied, config.storage.embedding) = (true, TableStorage::Int8);
+            (
+                config.activations.compute,
+                config.activations.compute_grad_input,
+                config.activations.compute_grad_weight,
+            ) = (Compute::Int8, GradCompute::Int8, GradCompute::Int8);
         }),
         ("small floats, micro-batches", |config| {
             (config.activations.compute, config.train.micro_batch) = (Compute::Fp8, 1);

@@ -242,10 +242,6 @@ impl DeviceInfo for Masked {
         self.inner.check_compute(compute)
     }
 
-    fn check_grad_compute(&self, compute: Compute) -> Result<(), BackendError> {
-        self.inner.check_grad_compute(compute)
-    }
-
     fn sums_in_parts(&self) -> bool {
         self.inner.sums_in_parts()
     }

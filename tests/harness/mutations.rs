@@ -141,6 +141,18 @@ pub const ALL: &[Mutation] = &[
         change: |line| rows_of_mma(line, MMA_S8),
     },
     Mutation {
+        name: "a block that rounds columns without barriers",
+        file: "linear_grad_int8.cu",
+        test: "linear_grad_int8::gradients_in_integers_have_the_bits_of_a_cpu",
+        change: |line| dropped(line, "bar.sync"),
+    },
+    Mutation {
+        name: "lanes that keep their random words to themselves",
+        file: "linear_grad_int8.cu",
+        test: "linear_grad_int8::gradients_in_integers_have_the_bits_of_a_cpu",
+        change: |line| swapped(line, "shfl.sync.bfly.b32", 2, 3),
+    },
+    Mutation {
         name: "columns of a product of small floats in each other's place",
         file: "linear_fp8.cu",
         test: "bytes::products_in_small_floats_are_as_near_as_their_contract_says",

@@ -35,10 +35,6 @@ impl DeviceInfo for AtOnce {
         cuda::Info.check_compute(compute)
     }
 
-    fn check_grad_compute(&self, compute: Compute) -> Result<(), BackendError> {
-        cuda::Info.check_grad_compute(compute)
-    }
-
     fn sums_in_parts(&self) -> bool {
         cuda::Info.sums_in_parts()
     }

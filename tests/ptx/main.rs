@@ -23,6 +23,8 @@ mod device;
 mod instructions;
 #[path = "../cuda/linear.rs"]
 mod linear;
+#[path = "../cuda/linear_grad_int8.rs"]
+mod linear_grad_int8;
 #[path = "../cuda/matmul.rs"]
 mod matmul;
 #[path = "../cuda/optimizer.rs"]

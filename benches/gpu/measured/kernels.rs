@@ -8,10 +8,10 @@ use tetrad::backend::adam::{AdamArgs, state};
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::cuda::Cuda;
 use tetrad::backend::prelude::*;
-use tetrad::backend::{Accumulate, Compute, MaxShapes, Param, Weight};
+use tetrad::backend::{Accumulate, Compute, MaxShapes, Param, RowDraws, Weight};
 use tetrad::memory::Span;
 use tetrad::optim::{AdamStepInfo, OptimizerConfig};
-use tetrad::quant::WeightFormat;
+use tetrad::quant::{RngKey, RngUse, WeightFormat};
 
 /// The update of packed planes: same bytes as on the CPU first, then GB/s. Of small ones as many in turn as no cache holds.
 pub fn optimizer(table: &mut Table, sizes: &Sizes) {
@@ -94,12 +94,14 @@ pub fn products(table: &mut Table, sizes: &Sizes) {
     }
 }
 
-/// Forward products in eight bits beside the same products with bf16 weights.
+/// Products in eight bits beside the same products with bf16 weights.
 pub fn products_of_bytes(table: &mut Table, sizes: &Sizes) {
     let (h, f, tokens) = (sizes.hidden, sizes.intermediate.next_multiple_of(PADDED), sizes.tokens);
     for (outputs, inputs) in [(h, h), (f, h), (h, f)] {
         let mut harness = Harness::default();
         let (x, y) = (harness.random_rows(1, tokens, inputs), harness.unfilled_rows(tokens, outputs));
+        let (dy, dx) = (harness.random_rows(2, tokens, outputs), harness.unfilled_rows(tokens, inputs));
+        let grad = harness.unfilled(4 * outputs * inputs);
         let packed = harness.random_weight(outputs, inputs, WeightFormat::INT4);
         let plain = harness.random_weight(outputs, pitch(inputs), WeightFormat::BF16);
         let largest = sizes.largest(tokens, outputs.max(inputs));
@@ -109,6 +111,20 @@ pub fn products_of_bytes(table: &mut Table, sizes: &Sizes) {
         let floats = sizes.time(&mut cuda, |cuda| cuda.linear(x, &plain, y, Accumulate::No));
         let integers = sizes.time(&mut cuda, |cuda| cuda.linear_int8(x, &[(&packed, y)], Accumulate::No));
         table.product("linear in integers", &shape, integers, work, floats);
+        let draws = |usage| RowDraws { key: RngKey { seed: 1, step: 1, tensor: 1, usage }, first_row: 0 };
+        let floats = sizes.time(&mut cuda, |cuda| cuda.linear_grad_input(dy, &plain, dx, Accumulate::No));
+        let of_input = draws(RngUse::GradInput);
+        let integers =
+            sizes.time(&mut cuda, |cuda| cuda.linear_grad_input_int8(dy, &packed, dx, Accumulate::No, &of_input));
+        table.product("linear in integers, gradient of the input", &shape, integers, work, floats);
+        let floats =
+            sizes.time(&mut cuda, |cuda| cuda.linear_grad_weight(dy, x, grad, outputs, inputs, Accumulate::No));
+        let of_weight = draws(RngUse::GradWeight);
+        let integers = sizes.time(&mut cuda, |cuda| {
+            let (operands, size) = ([dy, x, grad], (outputs, inputs));
+            cuda.linear_grad_weight_int8(operands, size, Accumulate::No, sizes.sequences[0], &of_weight);
+        });
+        table.product("linear in integers, gradient of the weight", &shape, integers, work, floats);
         if cuda.check_compute(Compute::Fp8).is_ok() {
             let small = sizes.time(&mut cuda, |cuda| cuda.linear_fp8(x, &[(&packed, y)], Accumulate::No));
             table.product("linear in floats of eight bits", &shape, small, work, floats);

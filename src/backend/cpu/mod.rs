@@ -116,10 +116,6 @@ impl DeviceInfo for Cpu {
         Ok(())
     }
 
-    fn check_grad_compute(&self, _: Compute) -> Result<(), BackendError> {
-        Ok(())
-    }
-
     fn sums_in_parts(&self) -> bool {
         false
     }

@@ -2,7 +2,8 @@
 
 use super::Cuda;
 use super::ops::{
-    ROW_MULTIPLE, activation_scaling, adam, attention, attention_grad, bytes, linear, norm, prefix, scaling,
+    ROW_MULTIPLE, activation_scaling, adam, attention, attention_grad, bytes, linear, linear_grad_int8, norm, prefix,
+    scaling,
 };
 use super::runtime::{Capability, Gpu};
 use crate::backend::{Compute, DeviceInfo, MaxShapes};
@@ -52,6 +53,7 @@ impl<D: Opened> DeviceInfo for D {
         let needed = [
             linear::workspace_bytes(max),
             bytes::workspace_bytes(max),
+            linear_grad_int8::workspace_bytes(max),
             norm::workspace_bytes(max),
             attention::workspace_bytes(max),
             attention_grad::workspace_bytes(max),
@@ -83,13 +85,6 @@ impl<D: Opened> DeviceInfo for D {
             Some(found) if compute == Compute::Fp8 && found < bytes::FP8_DEVICE => {
                 Err(BackendError::NoFp8 { found: found.to_string() })
             }
-            _ => Ok(()),
-        }
-    }
-
-    fn check_grad_compute(&self, compute: Compute) -> Result<(), BackendError> {
-        match compute {
-            Compute::Int8 => Err(BackendError::NoInt8Gradients),
             _ => Ok(()),
         }
     }

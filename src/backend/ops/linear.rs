@@ -106,8 +106,7 @@ pub trait Linear {
     /// `x k` in `w`, and in `dy` to `x k + u + 2^-17 - 1/2`, at most 127, with `u` the random number of the element: so that a
     /// gradient's mean over the numbers is what was not rounded. A group's products are summed in integers, groups in float32.
     ///
-    /// Only a device whose [`check_grad_compute`](crate::backend::DeviceInfo::check_grad_compute) allows [`Compute::Int8`] has
-    /// it, and workspace that was planned for it.
+    /// Only a device whose workspace was planned for [`Compute::Int8`] has it.
     ///
     /// # Panics
     /// On other devices, or if the weight is stored as floats.
@@ -130,14 +129,12 @@ pub trait Linear {
     /// On other devices, or if the tokens are not whole sequences.
     fn linear_grad_weight_int8(
         &mut self,
-        _operands: [Span; 3],
-        _shape: (usize, usize),
-        _accumulate: Accumulate,
-        _sequence: usize,
-        _draws: &RowDraws,
-    ) {
-        panic!("gradients in integers, which check_grad_compute refuses");
-    }
+        operands: [Span; 3],
+        shape: (usize, usize),
+        accumulate: Accumulate,
+        sequence: usize,
+        draws: &RowDraws,
+    );
 
     /// [`Linear::linear_grad_weight`] for several weights of one shape and one input: pairs of `dy` and `grad`.
     fn linear_grad_weight_joined(

@@ -192,9 +192,6 @@ impl Trainer {
     ) -> Result<Self, StartError> {
         backend.check_heads(config.model.head_dim(), config.model.qk_norm)?;
         backend.check_compute(config.activations.compute)?;
-        for compute in [config.activations.grad_input(), config.activations.grad_weight()] {
-            backend.check_grad_compute(compute)?;
-        }
         let optimizer = Arc::new(rules);
         let mut settings = Settings { optimizer: Some(optimizer.clone()), ..config.settings() };
         settings.execution.rank = Some(ranks.rank());

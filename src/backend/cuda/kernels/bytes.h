@@ -255,10 +255,9 @@ DEVICE void add_group(Sums<STRIPS, COLUMNS>& sums, const GroupSums<Arithmetic>& 
     }
 }
 
-// Calls `pair(sums, at)` for each two neighbours of the output that exist, `at` where they lie.
+// Calls `pair(sums, row, column)` for each two neighbours of the output of which the first exists.
 template <class F>
-DEVICE void each_pair(Sums<STRIPS, COLUMNS>& sums, bf16* y, u32 row, u32 column, u32 rows, u32 columns, u32 pitch,
-                      F pair) {
+DEVICE void each_pair(Sums<STRIPS, COLUMNS>& sums, u32 row, u32 column, u32 rows, u32 columns, F pair) {
     UNROLL
     for (u32 s = 0; s < STRIPS; ++s) {
         UNROLL
@@ -268,16 +267,46 @@ DEVICE void each_pair(Sums<STRIPS, COLUMNS>& sums, bf16* y, u32 row, u32 column,
             for (u32 n = 0; n < COLUMNS / 8; ++n) {
                 const u32 c = column + 8 * n;
                 float(&x)[4] = sums.x[s][n];
-                if (r < rows && c < columns) pair(x[2 * half], x[2 * half + 1], (u32*)(y + (u64)r * pitch + c));
+                if (r < rows && c < columns) pair(x[2 * half], x[2 * half + 1], r, c);
             }
         }
     }
 }
 
-// y = left right^T, or y += left right^T: a tile of the output for each block. What follows the last column of an odd
-// number is overwritten. Groups are added in their order, beginning with what y holds.
-template <class Arithmetic>
-DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, bf16* y, u32 width, u32 group_bits, u32 pitch,
+// Outputs of activations: what follows the last column of an odd number is overwritten.
+struct RoundedOutput {
+    bf16* y;
+    u32 pitch;
+    DEVICE void load(const RoundedOutput& out, float& low, float& high, u32 r, u32 c, u32) {
+        const u32 two = *(const u32*)(out.y + (u64)r * out.pitch + c);
+        low = low_to_float(two);
+        high = high_to_float(two);
+    }
+    DEVICE void store(const RoundedOutput& out, float low, float high, u32 r, u32 c, u32) {
+        *(u32*)(out.y + (u64)r * out.pitch + c) = pack_bf16(low, high);
+    }
+};
+
+// Gradients of weights, without room between rows.
+struct FloatOutput {
+    float* y;
+    u32 pitch;
+    DEVICE void load(const FloatOutput& out, float& low, float& high, u32 r, u32 c, u32 columns) {
+        const float* const at = out.y + (u64)r * out.pitch + c;
+        low = at[0];
+        if (c + 1 < columns) high = at[1];
+    }
+    DEVICE void store(const FloatOutput& out, float low, float high, u32 r, u32 c, u32 columns) {
+        float* const at = out.y + (u64)r * out.pitch + c;
+        at[0] = low;
+        if (c + 1 < columns) at[1] = high;
+    }
+};
+
+// y = left right^T, or y += left right^T: a tile of the output for each block. Groups are added in their order, beginning
+// with what y holds.
+template <class Arithmetic, class Output>
+DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, const Output& out, u32 width, u32 group_bits,
                            u32 accumulate) {
     const u32 column = block_x() * TILE, row = block_y() * TILE;
     const u32 own_row = warp() / 4 * 64, own_column = warp() % 4 * COLUMNS;
@@ -285,11 +314,8 @@ DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, bf16* y, u32 w
     Sums<STRIPS, COLUMNS> sums;
     clear(sums);
     if (accumulate != 0) {
-        each_pair(sums, y, row + lane_row, column + lane_column, left.rows, right.rows, pitch,
-                  [](float& low, float& high, const u32* at) {
-                      low = low_to_float(*at);
-                      high = high_to_float(*at);
-                  });
+        each_pair(sums, row + lane_row, column + lane_column, left.rows, right.rows,
+                  [&](float& low, float& high, u32 r, u32 c) { Output::load(out, low, high, r, c, right.rows); });
     }
     GroupSums<Arithmetic> group;
     const u32 chunks = ceil_div(width, DEPTH), in_group = (1u << group_bits) - 1;
@@ -318,8 +344,8 @@ DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, bf16* y, u32 w
                 add_group(sums, group, numbers, k >> group_bits, lane_row, lane_column, right.extras != nullptr);
         }
     }
-    each_pair(sums, y, row + lane_row, column + lane_column, left.rows, right.rows, pitch,
-              [](float& low, float& high, u32* at) { *at = pack_bf16(low, high); });
+    each_pair(sums, row + lane_row, column + lane_column, left.rows, right.rows,
+              [&](float& low, float& high, u32 r, u32 c) { Output::store(out, low, high, r, c, right.rows); });
 }
 
 #define QUANTIZE(name, Arithmetic)                                                                                    \
@@ -335,10 +361,12 @@ DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, bf16* y, u32 w
         unpack_rows<Codec>({data, scales, offsets, group_bits}, meanings, unit, codes, code_scales, code_offsets,     \
                            first, blocks, blocks_per_row, stride);                                                    \
     }
-#define MULTIPLY(name, Arithmetic)                                                                                    \
+// `y`, of numbers of type `Type`, is an `Output`.
+#define MULTIPLY(name, Arithmetic, Type, Output)                                                                      \
     KERNEL(256, multiply_##name, const u8* x, const float* x_scales, const float* x_sums, const u8* w,                \
-           const float* w_scales, const float* w_offsets, bf16* y, u32 rows, u32 cols, u32 x_stride, u32 w_stride,    \
+           const float* w_scales, const float* w_offsets, Type* y, u32 rows, u32 cols, u32 x_stride, u32 w_stride,    \
            u32 width, u32 group_bits, u32 pitch, u32 accumulate) {                                                    \
-        multiply_bytes<Arithmetic>({x, x_scales, x_sums, rows, x_stride}, {w, w_scales, w_offsets, cols, w_stride}, y, \
-                                   width, group_bits, pitch, accumulate);                                             \
+        const Output out = {y, pitch};                                                                                \
+        multiply_bytes<Arithmetic>({x, x_scales, x_sums, rows, x_stride}, {w, w_scales, w_offsets, cols, w_stride},   \
+                                   out, width, group_bits, accumulate);                                               \
     }

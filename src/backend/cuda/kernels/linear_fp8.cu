@@ -7,5 +7,5 @@
 QUANTIZE(fp8, SmallFloats)
 #define UNPACK_FP8(codec, Codec) UNPACK(fp8, codec, Codec, Codec::small_floats(), 1.0f)
 FOUR_BIT_CODECS(UNPACK_FP8)
-MULTIPLY(fp8, SmallFloats)
+MULTIPLY(fp8, SmallFloats, bf16, RoundedOutput)
 #endif

@@ -9,4 +9,4 @@
 QUANTIZE(int8, Integers)
 #define UNPACK_INT8(codec, Codec) UNPACK(int8, codec, Codec, Codec::integers(), Codec::INTEGER_UNIT)
 CODE_CODECS(UNPACK_INT8)
-MULTIPLY(int8, Integers)
+MULTIPLY(int8, Integers, bf16, RoundedOutput)

@@ -3,7 +3,16 @@
 #include "gpu.h"
 
 // src/quant/rng.rs, `RngUse`.
-enum RngUse : u32 { FOR_WEIGHT = 0, FOR_M = 1, FOR_V = 2, FOR_MASK = 4, FOR_ACTIVATION_PACK = 6, FOR_DROPOUT = 9 };
+enum RngUse : u32 {
+    FOR_WEIGHT = 0,
+    FOR_M = 1,
+    FOR_V = 2,
+    FOR_MASK = 4,
+    FOR_ACTIVATION_PACK = 6,
+    FOR_DROPOUT = 9,
+    FOR_GRAD_INPUT = 11,
+    FOR_GRAD_WEIGHT = 12
+};
 
 // What the numbers of one tensor, step and usage have in common.
 struct RngKey {
@@ -76,4 +85,34 @@ DEVICE float uniform_at(const RngKey& key, u64 block, u32 k) {
     philox(x, (u32)key.seed, (u32)(key.seed >> 32));
     const u32 word = k / 8 == 0 ? x[0] : k / 8 == 1 ? x[1] : k / 8 == 2 ? x[2] : x[3];
     return (float)(k / 4 % 2 ? word >> 16 : word & 0xffffu) * (1.0f / 65536.0f);
+}
+
+// The numbers of eight neighbours, the part lane % 4 of their block: x[c] is that word of its counter c.
+struct EightNumbers {
+    u32 x[4];
+    // In [0, 1).
+    DEVICE float of(const EightNumbers& numbers, u32 k) {
+        return (float)(k / 4 != 0 ? numbers.x[k % 4] >> 16 : numbers.x[k % 4] & 0xffffu) * (1.0f / 65536.0f);
+    }
+};
+
+// Of a pair of words one is exchanged with that of the lane whose number differs by `by`.
+DEVICE void exchange(u32& low, u32& high, u32 by) {
+    const bool upper = (lane() & by) != 0;
+    const u32 other = shuffle_xor(upper ? low : high, by);
+    low = upper ? other : low;
+    high = upper ? high : other;
+}
+
+// For four neighbouring lanes, all of one block: each computes a counter, and their words are transposed. All lanes of
+// the warp come here together.
+DEVICE EightNumbers eight_numbers(const RngKey& key, u64 block) {
+    const u64 counter = 4 * block + lane() % 4;
+    EightNumbers own = {{(u32)counter, (u32)(counter >> 32) & 0x00ffffffu | key.usage << 24, key.tensor, key.step}};
+    philox(own.x, (u32)key.seed, (u32)(key.seed >> 32));
+    exchange(own.x[0], own.x[1], 1);
+    exchange(own.x[2], own.x[3], 1);
+    exchange(own.x[0], own.x[2], 2);
+    exchange(own.x[1], own.x[3], 2);
+    return own;
 }

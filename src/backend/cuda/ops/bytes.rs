@@ -10,11 +10,11 @@ use crate::memory::Span;
 use crate::quant::{BLOCK, GROUPS, WeightCodec};
 
 /// Rows and columns of the output that a block of threads computes (`kernels/bytes.h`).
-const TILE: usize = 128;
+pub(super) const TILE: usize = 128;
 /// Shared memory of such a block, in bytes.
 const SHARED: usize = 81_920;
 /// Bytes of the workspace that each operand may take; both, and what a product streams, stay in the L2 cache.
-const OPERAND: usize = 16 << 20;
+pub(super) const OPERAND: usize = 16 << 20;
 /// The widest group, to which rows are padded.
 const WIDEST: usize = GROUPS[GROUPS.len() - 1];
 
@@ -35,7 +35,7 @@ pub(super) const FP8: Kernels =
 pub(crate) const FP8_DEVICE: Capability = Capability { major: 8, minor: 9 };
 
 /// Bytes of an operand's row: its codes, and two floats for each group.
-fn row_bytes(padded: usize, group: usize) -> usize {
+pub(super) fn row_bytes(padded: usize, group: usize) -> usize {
     padded + 8 * (padded / group)
 }
 
@@ -60,17 +60,17 @@ pub(crate) fn workspace_bytes(max: &MaxShapes) -> usize {
 
 /// Rows of one operand in the workspace, and where they are.
 #[derive(Clone, Copy)]
-struct Operand {
-    codes: Span,
-    scales: Span,
+pub(super) struct Operand {
+    pub codes: Span,
+    pub scales: Span,
     extras: Span,
     /// How many rows there is room for: floats from one group to the next.
-    room: usize,
+    pub room: usize,
 }
 
 impl Operand {
     /// At the beginning of `space`, without its last `spare` bytes; gives what is left of it.
-    fn new(space: Span, spare: usize, rows: usize, (padded, group): (usize, usize)) -> (Self, Span) {
+    pub fn new(space: Span, spare: usize, rows: usize, (padded, group): (usize, usize)) -> (Self, Span) {
         let room = rows_at_once(rows, row_bytes(padded, group), space.bytes.saturating_sub(spare));
         let (codes, numbers) = (room * padded, 4 * room * (padded / group));
         let operand = Self {
@@ -83,7 +83,7 @@ impl Operand {
     }
 
     /// How rows are divided: (from, count).
-    fn parts(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+    pub fn parts(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
         let room = self.room;
         (0..rows).step_by(room).map(move |from| (from, room.min(rows - from)))
     }
@@ -110,6 +110,7 @@ pub(super) fn linear(
     let least = TILE * row_bytes(padded, group);
     let (left, rest) = Operand::new(gpu.workspace(), least, tokens, (padded, group));
     let (right, _) = Operand::new(rest, 0, outputs, (padded, group));
+    let laid = Laid { padded, group, offsets: w.format.codec().has_offsets(), pitch: pitch(outputs) };
     for (token, count) in left.parts(tokens) {
         let row = |width: usize| 2 * pitch(width);
         if *rounded != Some((padded, group)) {
@@ -121,7 +122,8 @@ pub(super) fn linear(
                 unpack(gpu, kernels, w, (col, cols), right);
             }
             let out = y.part(token * row(outputs), count * row(outputs));
-            multiply(gpu, kernels, w, (left, count), (right, cols), after(out, 2 * col), accumulate);
+            let out = after(out, 2 * col);
+            multiply(gpu, kernels.multiply, laid, (left, count), (right, cols), out, accumulate);
         }
     }
     *rounded = (left.room >= tokens).then_some((padded, group));
@@ -151,24 +153,42 @@ fn unpack(gpu: &mut Gpu, kernels: &Kernels, w: &Weight, (row, rows): (usize, usi
     unsafe { gpu.launch(kernel, [dim((rows * per_row).div_ceil(256)), 1, 1], 256, 0, &args) };
 }
 
-/// Multiplies what lies in the workspace; `y` begins at the first column of the output.
-fn multiply(
+/// How operands and output of a product lie.
+#[derive(Clone, Copy)]
+pub(super) struct Laid {
+    /// Bytes of an operand's row, of whole groups.
+    pub padded: usize,
+    pub group: usize,
+    /// Whether the right operand's groups have offsets.
+    pub offsets: bool,
+    /// Elements from one row of the output to the next.
+    pub pitch: usize,
+}
+
+/// Multiplies what lies in the workspace; `y` begins at the first column of the output, and has elements of the kernel's type.
+///
+/// # Panics
+/// If there is no room for an operand's rows, rounded up to tiles.
+pub(super) fn multiply(
     gpu: &mut Gpu,
-    kernels: &Kernels,
-    w: &Weight,
-    (x, tokens): (Operand, usize),
+    kernel: &'static str,
+    laid: Laid,
+    (x, rows): (Operand, usize),
     (right, cols): (Operand, usize),
     y: Span,
     accumulate: Accumulate,
 ) {
-    let offsets = if w.format.codec().has_offsets() { right.extras } else { Span::NONE };
+    let fits = |operand: Operand, rows: usize| rows.next_multiple_of(TILE) <= operand.room;
+    assert!(fits(x, rows) && fits(right, cols), "room for {} and {} rows", x.room, right.room);
+    let offsets = if laid.offsets { right.extras } else { Span::NONE };
     let args = Args::new().span(gpu, x.codes).span(gpu, x.scales).span(gpu, x.extras);
     let args = args.span(gpu, right.codes).span(gpu, right.scales).span(gpu, offsets).span(gpu, y);
-    let args = args.u32(dim(tokens)).u32(dim(cols)).u32(dim(x.room)).u32(dim(right.room));
-    let args = args.u32(dim(w.shape.padded_cols())).u32(w.shape.group.trailing_zeros());
-    let args = args.u32(dim(pitch(w.shape.rows))).u32(u32::from(accumulate == Accumulate::Yes));
-    let grid = [dim(cols.div_ceil(TILE)), dim(tokens.div_ceil(TILE)), 1];
-    // SAFETY: the parameters of the kernel, which reads `tokens` and `cols` rows of codes and the floats of as many rows rounded up
-    // to tiles, for which both operands have room; and reads and writes `cols` columns of `tokens` rows of `y`, a pitch apart.
-    unsafe { gpu.launch(kernels.multiply, grid, 256, SHARED, &args) };
+    let args = args.u32(dim(rows)).u32(dim(cols)).u32(dim(x.room)).u32(dim(right.room));
+    let args = args.u32(dim(laid.padded)).u32(laid.group.trailing_zeros());
+    let args = args.u32(dim(laid.pitch)).u32(u32::from(accumulate == Accumulate::Yes));
+    let grid = [dim(cols.div_ceil(TILE)), dim(rows.div_ceil(TILE)), 1];
+    // SAFETY: the parameters of the kernel, which reads `rows` and `cols` rows of codes and the floats of as many rows rounded up
+    // to tiles, for which both operands have room; and reads and writes `cols` columns of `rows` rows of `y`, a pitch apart, which
+    // callers give it.
+    unsafe { gpu.launch(kernel, grid, 256, SHARED, &args) };
 }

@@ -10,11 +10,11 @@
 //! aligned is formed in the workspace, in rows that are.
 
 use super::weights::{self, COLS, Part, codec_kernels};
-use super::{ROW_MULTIPLE, bytes, dim, joined, pitch, rows_of};
+use super::{ROW_MULTIPLE, bytes, dim, joined, linear_grad_int8, pitch, rows_of};
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::runtime::{Args, Form, Gpu, Matrix, Output, Product, Strided};
 use crate::backend::ops::Linear;
-use crate::backend::{Accumulate, Compute, MaxShapes, Weight};
+use crate::backend::{Accumulate, Compute, MaxShapes, RowDraws, Weight};
 use crate::memory::Span;
 use crate::quant::Element;
 
@@ -233,6 +233,21 @@ impl Linear for Cuda {
             gpu.multiply(&product(row, count, pitch(cols), out, false));
             close_rows(gpu, staging, grad.part(4 * row * cols, 4 * count * cols), (count, cols, stride), accumulate);
         }
+    }
+
+    fn linear_grad_input_int8(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate, draws: &RowDraws) {
+        linear_grad_int8::grad_input(&mut self.gpu, dy, w, dx, accumulate, draws);
+    }
+
+    fn linear_grad_weight_int8(
+        &mut self,
+        operands: [Span; 3],
+        shape: (usize, usize),
+        accumulate: Accumulate,
+        sequence: usize,
+        draws: &RowDraws,
+    ) {
+        linear_grad_int8::grad_weight(&mut self.gpu, operands, shape, accumulate, sequence, draws);
     }
 
     fn linear_grad_weight_joined(

@@ -21,6 +21,7 @@ mod gaussian;
 mod gelu;
 mod joined;
 pub(crate) mod linear;
+pub(crate) mod linear_grad_int8;
 mod loss;
 mod magnitude;
 mod matmul;
@@ -42,7 +43,7 @@ use crate::quant::RngUse;
 const _: () = {
     assert!(RngUse::Weight as u32 == 0 && RngUse::M as u32 == 1 && RngUse::V as u32 == 2);
     assert!(RngUse::Mask as u32 == 4 && RngUse::ActivationPack as u32 == 6);
-    assert!(RngUse::Dropout as u32 == 9);
+    assert!(RngUse::Dropout as u32 == 9 && RngUse::GradInput as u32 == 11 && RngUse::GradWeight as u32 == 12);
 };
 
 /// Rows start at multiples of sixteen bytes: tensor cores are fed, and rows are read, sixteen bytes at a time.

@@ -59,6 +59,7 @@ pub const SOURCES: &[Source] = embedded![
     "gaussian.cu",
     "gelu.cu",
     "linear_fp8.cu",
+    "linear_grad_int8.cu",
     "linear_int8.cu",
     "linear_small_batch.cu",
     "loss.cu",
