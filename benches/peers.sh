@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # A training step of tetrad and of PyTorch by turns, since the load of a shared machine changes from minute to minute: the
-# quick-start, rung L of the ladder, and 60m with 4 x 256 tokens; float32 and bfloat16 of both.
+# quick-start, rung L of the ladder, and 60m with 4 x 256 tokens; float32 and bfloat16 of both, and tetrad in integers.
 #
 #     PYTHON=venv/bin/python benches/peers.sh [ROUNDS] [SHAPE...]        shapes: quickstart ladder_l preset_60m
 #
 # PYTHON has torch (2.9 was used) and a C++ compiler for torch.compile. Prints the median milliseconds of a step of each round,
-# and the median ratios with their range: tetrad in float32 and in bfloat16 to torch.compile in float32, and the latter to
-# PyTorch under autocast to bfloat16, compiled too.
+# and the median ratios with their range: tetrad in float32, in bfloat16 and in integers to torch.compile in float32, and the
+# latter two to PyTorch under autocast to bfloat16, compiled too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 rounds=${1:-5}
@@ -28,7 +28,7 @@ torch() { # SHAPE [--bf16]
 }
 
 tetrad() { # BENCHMARK
-    cargo bench -q -p tetrad-benches --bench step -- "$1" 2>/dev/null | python3 -c '
+    cargo bench -q -p tetrad-benches --bench step -- "\b$1\b" 2>/dev/null | python3 -c '
 import re, sys
 row = next(line for line in sys.stdin if sys.argv[1] in line)
 cells = [float(value) * {"ms": 1, "s": 1e3}[unit] for value, unit in re.findall(r"([\d.]+) (ms|s)\b", row)]
@@ -37,7 +37,8 @@ print(cells[2])' "$1"
 
 for shape; do
     for _ in $(seq "$rounds"); do
-        echo "$shape $(tetrad "${shape}_int4") $(tetrad "${shape}_bf16") $(torch "$shape") $(torch "$shape" --bf16)"
+        echo "$shape $(tetrad "${shape}_int4") $(tetrad "${shape}_bf16") $(tetrad "${shape}_int8") $(torch "$shape") \
+            $(torch "$shape" --bf16)"
     done
 done | python3 -c '
 import statistics, sys
@@ -47,6 +48,7 @@ for line in sys.stdin:
     rows.append(line.split())
 for shape in dict.fromkeys(row[0] for row in rows):
     times = [list(map(float, row[1:])) for row in rows if row[0] == shape]
-    for what, a, b in [("float32 to torch.compile", 0, 2), ("bf16 to torch.compile", 1, 2), ("bf16 to autocast, compiled", 1, 3)]:
+    for what, a, b in [("float32 to torch.compile", 0, 3), ("bf16 to torch.compile", 1, 3), ("bf16 to autocast, compiled", 1, 4),
+                       ("integers to torch.compile", 2, 3), ("integers to autocast, compiled", 2, 4)]:
         ratios = [time[a] / time[b] for time in times]
         print(f"{shape}: {what}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")'

@@ -6,7 +6,7 @@ use divan::counter::ItemsCount;
 use tetrad::backend::cpu::Cpu;
 use tetrad::backend::{Compute, Moment, SecondMoment};
 use tetrad::config::Config;
-use tetrad::model::{TableStorage, Weights};
+use tetrad::model::{GradCompute, TableStorage, Weights};
 use tetrad::train::Trainer;
 
 fn main() {
@@ -47,6 +47,12 @@ fn quickstart_bf16(bencher: Bencher) {
     run(bencher, &in_bf16(quickstart()), 20);
 }
 
+/// Forward products and gradients in integers, here and below.
+#[divan::bench(sample_count = 40)]
+fn quickstart_int8(bencher: Bencher) {
+    run(bencher, &in_int8(quickstart()), 20);
+}
+
 #[divan::bench(sample_count = 40)]
 fn quickstart_f32(bencher: Bencher) {
     let mut config = quickstart();
@@ -76,6 +82,11 @@ fn ladder_l_bf16(bencher: Bencher) {
     run(bencher, &in_bf16(ladder_l()), 5);
 }
 
+#[divan::bench(sample_count = 10)]
+fn ladder_l_int8(bencher: Bencher) {
+    run(bencher, &in_int8(ladder_l()), 5);
+}
+
 /// The preset with a batch of 4 x 256 tokens.
 fn preset_60m() -> Config {
     let mut config = Config::preset("60m").expect("there is one");
@@ -91,6 +102,26 @@ fn preset_60m_int4(bencher: Bencher) {
 #[divan::bench(sample_count = 6)]
 fn preset_60m_bf16(bencher: Bencher) {
     run(bencher, &in_bf16(preset_60m()), 5);
+}
+
+#[divan::bench(sample_count = 6)]
+fn preset_60m_int8(bencher: Bencher) {
+    run(bencher, &in_int8(preset_60m()), 5);
+}
+
+/// With a head in bytes, whose products are in integers then.
+#[divan::bench(sample_count = 6)]
+fn preset_60m_int8_head(bencher: Bencher) {
+    let mut config = in_int8(preset_60m());
+    config.storage.head = TableStorage::Int8;
+    run(bencher, &config, 5);
+}
+
+fn in_int8(mut config: Config) -> Config {
+    let activations = &mut config.activations;
+    activations.compute = Compute::Int8;
+    (activations.compute_grad_input, activations.compute_grad_weight) = (GradCompute::Int8, GradCompute::Int8);
+    config
 }
 
 fn in_bf16(mut config: Config) -> Config {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Products that [`super::Linear::linear_bf16`] sums before it adds them to what was summed before.
 pub const SUM_BLOCK: usize = 32;
 
-/// In which arithmetic the forward products with weights that are codes are computed.
+/// In which arithmetic products with weights are computed, forward or for a gradient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compute {
@@ -17,7 +17,8 @@ pub enum Compute {
     /// Floats of sixteen bits: codes and activations become bfloat16, and sums are float32 ([`super::Linear::linear_bf16`]). What a
     /// device whose activations are bfloat16 computes for [`Compute::F32`], too.
     Bf16,
-    /// Integers: codes stay as they are, and activations are rounded to eight bits ([`super::Linear::linear_int8`]).
+    /// Integers: codes stay as they are, and activations are rounded to eight bits ([`super::Linear::linear_int8`]). Of gradients
+    /// both operands are rounded ([`super::Linear::linear_grad_input_int8`]).
     Int8,
     /// Floats of eight bits: four-bit codes are such floats, and activations are rounded to them ([`super::Linear::linear_fp8`]).
     Fp8,

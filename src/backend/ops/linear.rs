@@ -100,30 +100,22 @@ pub trait Linear {
         self.linear_grad_weight(dy, x, grad, rows, cols, accumulate);
     }
 
-    /// [`Linear::linear_grad_input`] as sums of integers, by weights that are codes. Along a sum [`GRAD_GROUP`](crate::backend::GRAD_GROUP) outputs are a
-    /// group: of each row of `dy`, and of each column of `w`, which becomes integers of eight bits anew, as its own scales
-    /// are not common to a sum. An element becomes `s c` with `s` and `k` as for [`Linear::linear_int8`]; `c` is the integer nearest to
-    /// `x k` in `w`, and in `dy` to `x k + u + 2^-17 - 1/2`, at most 127, with `u` the random number of the element: so that a
-    /// gradient's mean over the numbers is what was not rounded. A group's products are summed in integers, groups in float32.
+    /// [`Linear::linear_grad_input`] as sums of integers, by weights that are codes. Along a sum
+    /// [`GRAD_GROUP`](crate::backend::GRAD_GROUP) outputs are a group: of each row of `dy`, and of each column of `w`, which becomes
+    /// integers of eight bits anew, as its own scales are not common to a sum. An element becomes `s c` with `s` and `k` as for
+    /// [`Linear::linear_int8`]; `c` is the integer nearest to `x k` in `w`, and in `dy` to `x k + u + 2^-17 - 1/2`, at most 127, with
+    /// `u` the random number of the element: so the mean of what a gradient becomes is the gradient. A group's products are summed
+    /// in integers, groups in float32.
     ///
     /// Only a device whose workspace was planned for [`Compute::Int8`] has it.
     ///
     /// # Panics
     /// On other devices, or if the weight is stored as floats.
-    fn linear_grad_input_int8(
-        &mut self,
-        _dy: Span,
-        _w: &Weight,
-        _dx: Span,
-        _accumulate: Accumulate,
-        _draws: &RowDraws,
-    ) {
-        panic!("gradients in integers, which check_grad_compute refuses");
-    }
+    fn linear_grad_input_int8(&mut self, dy: Span, w: &Weight, dx: Span, accumulate: Accumulate, draws: &RowDraws);
 
-    /// [`Linear::linear_grad_weight`] of `[dy, x, grad]` and `(O, I)` likewise: [`GRAD_GROUP`](crate::backend::GRAD_GROUP) tokens of a column are a group, of `dy`
-    /// rounded at random, of `x` to the nearest. Groups begin anew with every `sequence` tokens: a batch in parts of whole
-    /// sequences gives the bits of the whole.
+    /// [`Linear::linear_grad_weight`] of `[dy, x, grad]` and `(O, I)` likewise: [`GRAD_GROUP`](crate::backend::GRAD_GROUP) tokens of
+    /// a column are a group, of `dy` rounded at random, of `x` to the nearest. Groups begin anew with every `sequence` tokens: a
+    /// batch in parts of whole sequences gives the bits of the whole.
     ///
     /// # Panics
     /// On other devices, or if the tokens are not whole sequences.

@@ -13,6 +13,7 @@ use crate::backend::cpu::simd::int8::{
     COLS, Groups, LeftRow, LeftTiles, Panel, ROWS, WIDTH, WORDS, columns_to_panels, columns_to_rows,
     quantize_row_at_random,
 };
+use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::cpu::simd::tasks::{Areas, Need, Scratch};
 use crate::backend::cpu::simd::tile::TileMut;
 use crate::backend::cpu::simd::uniform::uniform;
@@ -116,8 +117,8 @@ where
     R: Fn(Part, [TileMut<'_>; 2], &mut [f32]) + Sync,
 {
     /// Sets `out` to the product, or adds it.
-    fn multiply(&self, cpu: (crate::backend::cpu::Isa, Scratch<'_>), out: &mut [f32], accumulate: Accumulate) {
-        let ((isa, mut scratch), &Self { rows, cols, groups, .. }) = (cpu, self);
+    fn multiply(&self, isa: Isa, mut scratch: Scratch<'_>, out: &mut [f32], accumulate: Accumulate) {
+        let &Self { rows, cols, groups, .. } = self;
         let cut = Cut::new(rows, cols, groups);
         let (shared, mut areas) = scratch.split(cut.need());
         let (left, panels) = shared.split_at_mut(cut.left());
@@ -131,7 +132,10 @@ where
                 self.round(&mut areas, left, Part { item: row, count, groups: part.clone() });
                 for col in (0..cols).step_by(cut.panels * COLS) {
                     let width = (cut.panels * COLS).min(cols - col);
-                    self.pack(&mut areas, panels, Part { item: col, count: width, groups: part.clone() });
+                    // All panels stay from the first rows to the last.
+                    if row == 0 || width < cols {
+                        self.pack(&mut areas, panels, Part { item: col, count: width, groups: part.clone() });
+                    }
                     let (length, panel) = (LeftRow::of(laid).len(), Panel::of(laid).len());
                     let wide = block_columns(count, width, areas.count());
                     let (left, panels) = (&*left, &*panels);
@@ -216,7 +220,7 @@ pub(super) fn linear_grad_input_int8(
     };
     let (groups, rows) = (outputs.div_ceil(GRAD_GROUP), (ROUNDED / outputs).max(1));
     let task = (rows, DEEPEST);
-    Operands { rows: tokens, cols: inputs, groups, task, left, right }.multiply((isa, scratch), dx, accumulate);
+    Operands { rows: tokens, cols: inputs, groups, task, left, right }.multiply(isa, scratch, dx, accumulate);
 }
 
 /// `grad[O, I] = dy[T, O]^T x[T, I]`, of sequences of `sequence` tokens.
@@ -259,5 +263,5 @@ pub(super) fn linear_grad_weight_int8(
         columns_to_panels(isa, columns, tokens.len(), &mut codes, &mut scales);
     };
     let (groups, task) = (tokens / sequence * each, (WIDTH, ROUNDED / (WIDTH * GRAD_GROUP)));
-    Operands { rows: outputs, cols: inputs, groups, task, left, right }.multiply((isa, scratch), grad, accumulate);
+    Operands { rows: outputs, cols: inputs, groups, task, left, right }.multiply(isa, scratch, grad, accumulate);
 }
