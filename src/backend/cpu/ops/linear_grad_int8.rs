@@ -48,10 +48,15 @@ pub(crate) fn need(max: &MaxShapes) -> Need {
         return Need::default();
     }
     let widest = max.features.max(max.inputs);
-    let (rows, deepest) = (max.tokens.max(widest), groups_of(DEEPEST));
-    let left = SLAB.min(rows.next_multiple_of(ROWS) * LeftRow::of(deepest).len());
-    let panels = PANELS.min(widest.div_ceil(COLS) * Panel::of(deepest).len());
-    Need { shared: left + panels, private: PRIVATE }
+    // As much as rows of so many groups can take, however they are cut.
+    let most = |rows: usize, groups: usize| {
+        let deepest = groups_of(groups.min(DEEPEST));
+        let left = SLAB.min(rows.next_multiple_of(ROWS) * LeftRow::of(deepest).len());
+        left + PANELS.min(widest.div_ceil(COLS) * Panel::of(deepest).len())
+    };
+    // Every token may be a sequence, and so a group.
+    let shared = most(max.tokens, widest.div_ceil(GRAD_GROUP)).max(most(widest, max.tokens));
+    Need { shared, private: PRIVATE }
 }
 
 /// How much of the operands there is at once.
