@@ -303,8 +303,8 @@ struct FloatOutput {
     }
 };
 
-// y = left right^T, or y += left right^T: a tile of the output for each block. Groups are added in their order, beginning
-// with what y holds.
+// y = left right^T, or y += left right^T: a tile of the output for each block. Groups are added in their order,
+// beginning with what y holds.
 template <class Arithmetic, class Output>
 DEVICE void multiply_bytes(const Bytes& left, const Bytes& right, const Output& out, u32 width, u32 group_bits,
                            u32 accumulate) {

@@ -1,5 +1,5 @@
-// Gradients of products in integers: both operands are rounded in groups of 64 along the sum, the gradient that comes in at
-// random, and laid out as rows of bytes for the product of bytes.h.
+// Gradients of products in integers: both operands are rounded in groups of 64 along the sum, the gradient that comes
+// in at random, and laid out as rows of bytes for the product of bytes.h.
 //
 // Floors, in bytes of device memory: rounding, 3 for an element of an activation; the product as in linear_int8.cu.
 #include "bytes.h"
@@ -27,8 +27,8 @@ DEVICE u32 code_at_random(float steps, float u) {
     return Integers::code(fmin_(fmax_(x, -Integers::MOST), Integers::MOST));
 }
 
-// Rows of a gradient of an output: a warp per row and 256 of its elements, eight lanes a group. Behind a row's end, up to
-// whole groups, are zeros.
+// Rows of a gradient of an output: a warp per row and 256 of its elements, eight lanes a group. Behind a row's end, up
+// to whole groups, are zeros.
 KERNEL(256, round_rows_int8, const bf16* x, u8* codes, float* scales, u32 rows, u32 width, u32 padded, u32 stride,
        u64 first, u64 seed, u32 step, u32 tensor) {
     const u32 row = block_x() * 8 + warp(), column = block_y() * 256 + lane() * 8;
@@ -56,8 +56,8 @@ KERNEL(256, round_rows_int8, const bf16* x, u8* codes, float* scales, u32 rows, 
     }
 }
 
-// Which columns of which groups of rows become rows of bytes. Groups begin anew with every `run` rows, of which each has
-// `each` groups.
+// Which columns of which groups of rows become rows of bytes. Groups begin anew with every `run` rows, which have `each`
+// groups.
 struct Columns {
     u32 run, each;
     // The first group, and the first column.
@@ -68,8 +68,8 @@ struct Columns {
 };
 
 // Eight columns of four rows become a word of each; 16 threads have a group of eight columns, a block 64 columns.
-// `load(row, column, count)` gives the first `count` of eight elements, `random(row, column)` what is added to them: only
-// where RANDOM, else they are rounded to the nearest.
+// `load(row, column, count)` gives the first `count` of eight elements; `random(row, column)` gives their numbers where
+// RANDOM, else they are rounded to the nearest.
 template <bool RANDOM, class Load, class Random>
 DEVICE void round_columns(const Columns& part, u8* codes, float* scales, Load load, Random random) {
     // Words of a column's group, with one between columns so that they meet different banks.
@@ -145,18 +145,18 @@ DEVICE void round_columns(const Columns& part, u8* codes, float* scales, Load lo
 // A layer's input, whose rows are `width` wide.
 KERNEL(128, round_columns_int8, const bf16* x, u8* codes, float* scales, u32 width, u32 run, u32 each, u32 group,
        u32 column, u32 columns, u32 padded, u32 stride) {
-    round_columns<false>({run, each, group, column, columns, padded, stride}, codes, scales,
-                         [&](u32 row, u32 at, u32 count) { return load_eight(x + (u64)row * pitch(width) + at, count); },
+    const auto load = [&](u32 row, u32 at, u32 count) { return load_eight(x + (u64)row * pitch(width) + at, count); };
+    round_columns<false>({run, each, group, column, columns, padded, stride}, codes, scales, load,
                          [](u32, u32) { return EightNumbers{}; });
 }
 
 // A gradient of an output likewise, at random; its first row is row `first` of the batch.
-KERNEL(128, round_columns_at_random_int8, const bf16* x, u8* codes, float* scales, u32 width, u32 run, u32 each, u32 group,
-       u32 column, u32 columns, u32 padded, u32 stride, u64 first, u64 seed, u32 step, u32 tensor) {
+KERNEL(128, round_columns_at_random_int8, const bf16* x, u8* codes, float* scales, u32 width, u32 run, u32 each,
+       u32 group, u32 column, u32 columns, u32 padded, u32 stride, u64 first, u64 seed, u32 step, u32 tensor) {
     const RngKey key = {seed, step, tensor, FOR_GRAD_WEIGHT};
     const u32 elements = ceil_div(width, GROUP) * GROUP;
-    round_columns<true>({run, each, group, column, columns, padded, stride}, codes, scales,
-                        [&](u32 row, u32 at, u32 count) { return load_eight(x + (u64)row * pitch(width) + at, count); },
+    const auto load = [&](u32 row, u32 at, u32 count) { return load_eight(x + (u64)row * pitch(width) + at, count); };
+    round_columns<true>({run, each, group, column, columns, padded, stride}, codes, scales, load,
                         [&](u32 row, u32 at) { return eight_numbers(key, ((first + row) * elements + at) / BLOCK); });
 }
 
