@@ -56,8 +56,8 @@ KERNEL(256, round_rows_int8, const bf16* x, u8* codes, float* scales, u32 rows, 
     }
 }
 
-// Which columns of which groups of rows become rows of bytes. Groups begin anew with every `run` rows, which have `each`
-// groups.
+// Which columns of which groups of rows become rows of bytes. Groups begin anew with every `run` rows, which have
+// `each` groups.
 struct Columns {
     u32 run, each;
     // The first group, and the first column.
