@@ -48,7 +48,7 @@ pub trait Linear {
     fn linear_int8(&mut self, x: Span, products: &[(&Weight, Span)], accumulate: Accumulate);
 
     /// The same with each row of `x` rounded to E4M3, floats of four exponent bits (bias 7, the largest 448) and three of
-    /// mantissa, if the weight's codes are such floats ([`WeightCodec::has_e4m3_codes`]); else it is [`Linear::linear`]. An
+    /// mantissa, if the weight's codes are such floats ([`Compute::takes`]); else it is [`Linear::linear`]. An
     /// element becomes `s round(x k)`, halves to the even neighbour, with `s = most / 448` and `k = 448 / most` as for
     /// integers. Groups are added in float32.
     ///
