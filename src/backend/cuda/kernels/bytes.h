@@ -58,6 +58,17 @@ struct SmallFloats {
 };
 #endif
 
+// What elements of a group are multiplied by, and the scale of their codes, from the bits of the largest magnitude.
+struct Steps {
+    float factor, scale;
+};
+template <class Arithmetic> DEVICE Steps steps_of(u32 most) {
+    const bool finite = most < 0x7f800000u;
+    const float steps = Arithmetic::MOST / from_bits(most);
+    return {finite && bits(steps) < 0x7f800000u ? steps : 0.0f,
+            finite ? from_bits(most) / Arithmetic::MOST : from_bits(0x7fc00000u)};
+}
+
 // Rows of activations as bytes: a warp per row and 256 of its elements, a group as many lanes as it has eights. Behind
 // a row's end, up to whole groups, are zeros.
 template <class Arithmetic>
@@ -73,14 +84,12 @@ DEVICE void quantize_rows(const bf16* x, u8* codes, float* scales, float* sums, 
         UNROLL
         for (u32 i = 0; i < 8; ++i) most = max_(most, bits(own.x[i]) & 0x7fffffffu);
         for (u32 by = 1; by < lanes; by *= 2) most = max_(most, shuffle_xor(most, by));
-        const bool finite = most < 0x7f800000u;
-        const float steps = Arithmetic::MOST / from_bits(most);
-        const float factor = finite && bits(steps) < 0x7f800000u ? steps : 0.0f;
+        const Steps steps = steps_of<Arithmetic>(most);
         Bits8 packed = {};
         typename Arithmetic::Sum sum = 0;
         UNROLL
         for (u32 i = 0; i < 8; ++i) {
-            const u32 code = Arithmetic::code(own.x[i] * factor);
+            const u32 code = Arithmetic::code(own.x[i] * steps.factor);
             packed.x[i / 4] |= code << (i % 4 * 8);
             sum += Arithmetic::sum_of(code);
         }
@@ -89,9 +98,8 @@ DEVICE void quantize_rows(const bf16* x, u8* codes, float* scales, float* sums, 
             store_8(codes + (u64)row * padded + column, packed);
             if (lane() % lanes == 0) {
                 const u64 at = (u64)(column >> group_bits) * stride + row;
-                const float scale = finite ? from_bits(most) / Arithmetic::MOST : from_bits(0x7fc00000u);
-                scales[at] = scale;
-                sums[at] = scale * (float)sum;
+                scales[at] = steps.scale;
+                sums[at] = steps.scale * (float)sum;
             }
         }
     }

@@ -10,17 +10,6 @@ static constexpr u32 GROUP = 64, GROUP_BITS = 6;
 // What is added to a random number before a gradient is rounded to the nearest integer (`FIRST_ADDED`).
 static constexpr float FIRST_ADDED = 0.5f / 65536.0f - 0.5f;
 
-// What elements of a group are multiplied by, and its scale, from the bits of the largest magnitude.
-struct Steps {
-    float factor, scale;
-};
-DEVICE Steps steps_of(u32 most) {
-    const bool finite = most < 0x7f800000u;
-    const float steps = Integers::MOST / from_bits(most);
-    return {finite && bits(steps) < 0x7f800000u ? steps : 0.0f,
-            finite ? from_bits(most) / Integers::MOST : from_bits(0x7fc00000u)};
-}
-
 // Rounded at random; `u` in [0, 1).
 DEVICE u32 code_at_random(float steps, float u) {
     const float x = steps + (u + FIRST_ADDED);
@@ -40,7 +29,7 @@ KERNEL(256, round_rows_int8, const bf16* x, u8* codes, float* scales, u32 rows, 
         for (u32 i = 0; i < 8; ++i) most = max_(most, bits(own.x[i]) & 0x7fffffffu);
         UNROLL
         for (u32 by = 1; by < GROUP / 8; by *= 2) most = max_(most, shuffle_xor(most, by));
-        const Steps steps = steps_of(most);
+        const Steps steps = steps_of<Integers>(most);
         const RngKey key = {seed, step, tensor, FOR_GRAD_INPUT};
         const EightNumbers random = eight_numbers(key, ((first + row) * padded + column) / BLOCK);
         Bits8 packed = {};
@@ -104,7 +93,7 @@ DEVICE void round_columns(const Columns& part, u8* codes, float* scales, Load lo
     for (u32 j = 0; j < 8; ++j) {
         UNROLL
         for (u32 w = 0; w < WARPS; ++w) most[j] = max_(most[j], most_of_warp[w * GROUP + eight + j]);
-        steps[j] = steps_of(most[j]);
+        steps[j] = steps_of<Integers>(most[j]);
     }
     u32 word[8] = {};
     UNROLL
