@@ -7,7 +7,8 @@ use super::linear::{Shape, tokens_of};
 use super::weights::{PIECE, Rows};
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::bf16::{
-    BLOCK, COLS, Operand, PANEL, ROWS, STRIP, WORDS, pair_to_panels, product, round_row, rows_to_strip,
+    BLOCK, COLS, Operand, PANEL, ROWS, STRIP, WORDS, order_panel, order_strip, pair_to_panels, product, round_row,
+    rows_to_strip,
 };
 use crate::backend::cpu::simd::gemm::columns_to_panels;
 use crate::backend::cpu::simd::isa::Isa;
@@ -86,6 +87,7 @@ pub(super) fn linear_bf16(cpu: &mut Cpu, x: Span, products: &[(&Weight, Span)], 
                 round_row(isa, &floats[..depth], Operand::Value, &mut words[..count]);
             }
             columns_to_panels(isa, words, PIECE / 2, width, count, 0, tile.row(0));
+            order_panel(isa, tile.row(0));
         };
         let shape = Shape { tokens, inner: inputs, cols: outputs, task: (1, PIECE / 2) };
         through_panels(isa, &mut scratch, &mut left, y, accumulate, shape, pack);
@@ -111,6 +113,7 @@ pub(super) fn linear_grad_input_bf16(cpu: &mut Cpu, dy: Span, w: &Weight, dx: Sp
             read(row + 1, high);
             pair_to_panels(isa, low, high, Operand::Value, k, &mut tile);
         }
+        (0..tile.rows()).for_each(|p| order_panel(isa, tile.row(p)));
     };
     let shape = Shape { tokens, inner: outputs, cols: inputs, task: (PIECE / COLS, 2 * WORDS) };
     let mut left = Factor { data: dy, operand: Operand::Gradient, rounded: false };
@@ -161,6 +164,7 @@ fn through_panels(
                         let rows = left[row * inner..].chunks(ROWS * inner).take(tile.rows().div_ceil(ROWS));
                         for (rows, strip) in rows.zip(words.chunks_mut(blocks * STRIP)) {
                             rows_to_strip(isa, rows, (inner, from), count, factor.operand, strip);
+                            order_strip(isa, strip);
                         }
                     }
                     product(isa, words, panels, blocks, tile, goes_on);

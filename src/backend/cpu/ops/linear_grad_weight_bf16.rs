@@ -7,7 +7,8 @@
 use super::linear_bf16::SLAB;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::simd::bf16::{
-    BLOCK, COLS, Operand, PANEL, ROWS, STRIP, WORDS, columns_to_strip, pair, pair_to_panels, product,
+    BLOCK, COLS, Operand, PANEL, ROWS, STRIP, WORDS, columns_to_strip, order_panel, order_strip, pair, pair_to_panels,
+    product,
 };
 use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::cpu::simd::tasks::Need;
@@ -173,6 +174,7 @@ impl<'a> Part<'a> {
             let [low, high] = self.pair(block + k / WORDS, k % WORDS, panel);
             pair_to_panels(isa, low, high, self.tokens.operand, k, &mut out);
         }
+        (0..out.rows()).for_each(|p| order_panel(isa, out.row(p)));
     }
 
     /// Strips from number `strip` and block `block` on.
@@ -183,7 +185,9 @@ impl<'a> Part<'a> {
                 pair(isa, low, high, self.tokens.operand, &mut words[..self.width(strip)]);
             }
             for i in 0..out.rows() {
-                columns_to_strip(isa, &area[i * WIDTH..], PIECE, &mut out.row(i)[k * STRIP..][..STRIP]);
+                let strip = &mut out.row(i)[k * STRIP..][..STRIP];
+                columns_to_strip(isa, &area[i * WIDTH..], PIECE, strip);
+                order_strip(isa, strip);
             }
         }
     }

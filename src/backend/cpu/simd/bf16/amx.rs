@@ -127,7 +127,7 @@ impl Drop for Configured {
 
 /// Whether the processor has tiles of bfloat16 and the system was asked for their registers and gave them, for all threads
 /// of this process.
-fn allowed() -> bool {
+pub(super) fn allowed() -> bool {
     static ALLOWED: OnceLock<bool> = OnceLock::new();
     *ALLOWED.get_or_init(|| has_amx() && request())
 }

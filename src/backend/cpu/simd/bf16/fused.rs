@@ -1,4 +1,4 @@
-//! The tile with fused multiply-adds on registers of 8 or 16 numbers, for processors without AMX: some rows' chains of one
+//! The tile with fused multiply-adds on registers of 8 or 16 numbers, for processors without instructions for bfloat16: some rows' chains of one
 //! register of columns at a time. Words of the left operand are taken apart first, so that a chain reads its factor from
 //! memory.
 
@@ -107,7 +107,7 @@ fn normal_avx2(x: __m256) -> __m256 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn normal_avx512(x: __m512) -> __m512 {
+pub(super) fn normal_avx512(x: __m512) -> __m512 {
     let kept = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(_mm512_abs_ps(x), _mm512_set1_ps(f32::MIN_POSITIVE));
     _mm512_maskz_mov_ps(kept, x)
 }

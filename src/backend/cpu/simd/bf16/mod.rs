@@ -6,13 +6,16 @@
 //!
 //! Operands are pairs of neighbours along the sum, each pair a word of 32 bits, the former in the lower half; words lie
 //! where a float32 does. The left one lies in strips of [`ROWS`] rows, `[block][row][word]`, the right one in panels of [`COLS`]
-//! columns, `[block][word][column]`: a kernel reads both from their start to their end, as caches expect it.
+//! columns, `[block][word][column]`: a kernel reads both from their start to their end, as caches expect it. Last of all
+//! [`order_strip`] and [`order_panel`] make of it what this processor's kernel reads.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod fused;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod portable;
 
 pub(crate) use pack::{columns_to_strip, pair, pair_to_panels, round_row, rows_to_strip};
@@ -73,8 +76,32 @@ impl Operand {
 pub(crate) const STRIP: usize = ROWS * WORDS;
 pub(crate) const PANEL: usize = WORDS * COLS;
 
-/// `out = left right`, or `out += left right` if it `goes_on`: strips and panels of `blocks` blocks, as many as `out` has rows
-/// and columns for. What the strips hold in rows beyond the output's does not matter.
+/// Gives pairs of words of a strip, or of whole rows of it, the order that tiles on this processor read.
+pub(crate) fn order_strip(isa: Isa, words: &mut [f32]) {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if in_pairs().is_some() => pairs::trade_strip(isa, words),
+        _ => {}
+    }
+}
+
+/// The same for an even number of rows of a panel.
+pub(crate) fn order_panel(isa: Isa, words: &mut [f32]) {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if in_pairs().is_some() => pairs::trade_panel(isa, words),
+        _ => {}
+    }
+}
+
+/// Whether processors with AVX-512 compute tiles in pairs: those that have no AMX, or may not use it.
+#[cfg(target_arch = "x86_64")]
+fn in_pairs() -> Option<pairs::Detected> {
+    if amx::allowed() { None } else { pairs::Detected::new() }
+}
+
+/// `out = left right`, or `out += left right` if it `goes_on`: strips and panels of `blocks` blocks, ordered, as many as `out`
+/// has rows and columns for. What the strips hold in rows beyond the output's does not matter.
 pub(crate) fn product(isa: Isa, left: &[f32], right: &[f32], blocks: usize, out: TileMut<'_>, goes_on: bool) {
     product_by(&Tiles::of(isa), left, right, blocks, out, goes_on);
 }
@@ -93,7 +120,7 @@ fn product_by(tiles: &Tiles, left: &[f32], right: &[f32], blocks: usize, mut out
     }
 }
 
-/// The same tile `times` times, added to `out`: what a processor does at most. Operands had better begin at cache lines.
+/// The same tile `times` times, added to `out`: what a processor does at most. Operands are ordered, and had better begin at cache lines.
 pub(crate) fn repeated(
     isa: Isa,
     left: &[f32],
@@ -112,6 +139,8 @@ pub(crate) fn repeated(
 enum Tiles {
     #[cfg(target_arch = "x86_64")]
     Amx(amx::Configured),
+    #[cfg(target_arch = "x86_64")]
+    Pairs(pairs::Detected),
     Without(Isa),
 }
 
@@ -119,7 +148,10 @@ impl Tiles {
     fn of(isa: Isa) -> Self {
         match isa.level() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => amx::Configured::new().map_or(Self::Without(isa), Self::Amx),
+            Level::Avx512 => match in_pairs() {
+                Some(detected) => Self::Pairs(detected),
+                None => amx::Configured::new().map_or(Self::Without(isa), Self::Amx),
+            },
             _ => Self::Without(isa),
         }
     }
@@ -138,6 +170,9 @@ impl Tiles {
             // SAFETY: the assertions above are what the kernel asks for, and the tile is borrowed for writing.
             #[cfg(target_arch = "x86_64")]
             Self::Amx(amx) => unsafe { amx.tile(left, right, blocks, at, goes_on) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Pairs(detected) => unsafe { detected.tile(left, right, blocks, at, goes_on) },
             Self::Without(isa) => match isa.level() {
                 // SAFETY: the level proves the features; the rest as above.
                 #[cfg(target_arch = "x86_64")]
@@ -175,24 +210,36 @@ mod tests {
         (*state >> 32) as u32
     }
 
-    /// Floats of magnitudes from 2^-100 to 2^27, some zero.
-    fn numbers(count: usize, state: &mut u64) -> Vec<f32> {
+    /// Floats of magnitudes from `2^least` to 2^27, some zero.
+    fn numbers(count: usize, least: i32, state: &mut u64) -> Vec<f32> {
+        let first = (127 + least) as u32;
         let one = |bits: u32| match bits % 17 {
             0 => 0.0,
-            _ => f32::from_bits(bits & 0x807f_ffff | (27 + (bits >> 8) % 127) << 23),
+            _ => f32::from_bits(bits & 0x807f_ffff | (first + (bits >> 8) % (154 - first)) << 23),
         };
         (0..count).map(|_| one(bits(state))).collect()
     }
 
     /// The order of sums by the letter, on operands that were rounded.
     fn chains(left: &[f32], right: &[f32], old: f32) -> f32 {
-        left.chunks(BLOCK).zip(right.chunks(BLOCK)).fold(old, |sum, (left, right)| {
+        left.chunks(BLOCK).zip(right.chunks(BLOCK)).fold(portable::normal(old), |sum, (left, right)| {
             let mut chains = [0.0f32; 2];
             for (k, (a, b)) in left.iter().zip(right).enumerate() {
                 chains[k % 2] = a.mul_add(*b, chains[k % 2]);
             }
-            sum + (chains[0] + chains[1])
+            portable::normal(sum + (chains[0] + chains[1]))
         })
+    }
+
+    /// All the ways this processor has of computing tiles.
+    fn ways(isa: Isa) -> Vec<Tiles> {
+        let mut ways = vec![Tiles::Without(isa)];
+        #[cfg(target_arch = "x86_64")]
+        if isa.level() == Level::Avx512 {
+            ways.extend(pairs::Detected::new().map(Tiles::Pairs));
+            ways.extend(amx::Configured::new().map(Tiles::Amx));
+        }
+        ways
     }
 
     fn rounded(x: f32, operand: Operand) -> f32 {
@@ -204,8 +251,10 @@ mod tests {
         let mut state = 7;
         for (rows, cols, inner) in [(1usize, 1usize, 1usize), (32, 32, 32), (33, 40, 100), (5, 70, 513), (70, 16, 64)] {
             let blocks = inner.div_ceil(BLOCK);
-            let (a, b) = (numbers(rows * inner, &mut state), numbers(cols * inner, &mut state));
-            let old = numbers(rows * cols, &mut state);
+            let (mut a, b) = (numbers(rows * inner, -100, &mut state), numbers(cols * inner, -100, &mut state));
+            // Also sums that are subnormal, or may become so, and rows to which nothing is added.
+            let old = numbers(rows * cols, -127, &mut state);
+            a.chunks_mut(inner).skip(2).step_by(5).for_each(|row| row.fill(0.0));
             let row = |i: usize, x: &[f32], operand| {
                 x[i * inner..][..inner].iter().map(|&x| rounded(x, operand)).collect::<Vec<_>>()
             };
@@ -221,11 +270,16 @@ mod tests {
                 let panel = blocks * PANEL;
                 let mut right = vec![0.0; cols.div_ceil(COLS) * panel];
                 gemm::columns_to_panels(isa, &side, blocks * WORDS, cols, blocks * WORDS, panel, &mut right);
-                // Of a processor with AMX also what it does without.
-                for (with, goes_on) in [(true, false), (true, true), (false, false), (false, true)] {
-                    let tiles = if with { Tiles::of(isa) } else { Tiles::Without(isa) };
+                // Of a processor with instructions for bfloat16 also what it does without.
+                for (tiles, goes_on) in ways(isa).iter().flat_map(|tiles| [(tiles, false), (tiles, true)]) {
+                    let (mut left, mut right) = (left.clone(), right.clone());
+                    #[cfg(target_arch = "x86_64")]
+                    if let Tiles::Pairs(_) = tiles {
+                        pairs::trade_strip(isa, &mut left);
+                        pairs::trade_panel(isa, &mut right);
+                    }
                     let mut out = old.clone();
-                    product_by(&tiles, &left, &right, blocks, TileMut::new(&mut out, rows, cols, cols), goes_on);
+                    product_by(tiles, &left, &right, blocks, TileMut::new(&mut out, rows, cols, cols), goes_on);
                     for (at, &found) in out.iter().enumerate() {
                         let (i, j) = (at / cols, at % cols);
                         let old = if goes_on { old[at] } else { 0.0 };

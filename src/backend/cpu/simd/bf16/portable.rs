@@ -30,6 +30,6 @@ pub(super) fn tile(left: &[f32], right: &[f32], blocks: usize, mut out: TileMut<
 }
 
 /// Subnormal numbers are 0 in AMX. Sums of products never are; what they are added to may be.
-fn normal(x: f32) -> f32 {
+pub(super) fn normal(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE { 0.0 } else { x }
 }
