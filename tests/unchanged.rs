@@ -128,7 +128,7 @@ fn files() -> [(&'static str, u64, Edit); 9] {
     [
         ("int4", 0xdc19_9175_568d_a9d4, |_| {}),
         ("int4-asymmetric", 0x8374_da6d_c5e8_d2a2, |config| config.storage.scheme = Scheme::Asymmetric),
-        ("int4-codes-only", 0x7356_5587_e11b_a124, |config| {
+        ("int4-codes-only", 0xda12_0c4e_13a3_7abe, |config| {
             (config.storage.residue, config.storage.feedback) = (false, true)
         }),
         ("int4-tables", 0x2d3b_c106_5fba_3725, |config| {

@@ -43,6 +43,11 @@ pub struct QuantGrid {
     pub tight: f32,
     /// A magnitude above this many scales has left the range.
     pub grow: f32,
+    /// A symmetric group that holds a stored integer below this was not fitted here: ggml's Q4_0 and a merged adapter
+    /// use the code 0, where the grids of training end above it.
+    pub deep: f32,
+    /// The scales below zero that values of such a group may go on to.
+    pub reach: f32,
     /// A group whose magnitudes all lie below this many scales wastes half of its range.
     pub shrink: f32,
 }
@@ -61,11 +66,21 @@ impl QuantGrid {
         // As near to the values as sixteen codes allow.
         tight: 7.2,
         grow: 7.4,
+        // Values down to 7.4 scales below zero are rounded to 17 at least.
+        deep: 17.0,
+        reach: 8.4,
         shrink: 3.5,
     };
-    /// `codes` only.
-    pub const CODES: Self =
-        Self { steps_per_scale: 1.0, unit: 1.0, zero_point: 8.0, offset_point: 0.0, max: 15.0, ..Self::INT4 };
+    /// `codes` only. Here rounding leads to code 0 too; such a group keeps its scale as well.
+    pub const CODES: Self = Self {
+        steps_per_scale: 1.0,
+        unit: 1.0,
+        zero_point: 8.0,
+        offset_point: 0.0,
+        max: 15.0,
+        deep: 1.0,
+        ..Self::INT4
+    };
     /// One signed byte; the headroom is that of [`QuantGrid::INT4`]: 127 6/7.4 and 127 3.5/7.4.
     pub const INT8: Self = Self {
         steps_per_scale: 1.0,
@@ -78,6 +93,8 @@ impl QuantGrid {
         target: 103.0,
         tight: 103.0,
         grow: 127.0,
+        deep: -127.0,
+        reach: 127.0,
         shrink: 60.0,
     };
     /// `codes` and `residue` of four-bit floats: sixteen steps from each of the fifteen values to the next.
@@ -93,10 +110,19 @@ impl QuantGrid {
         tight: 6.0,
         // The last of the steps has the value 6.875. A new scale leaves the largest magnitude between 3 and 6.
         grow: 6.8,
+        deep: 0.0,
+        reach: 6.8,
         shrink: 2.75,
     };
     /// `codes` only.
     pub const FP4_CODES: Self = Self { steps_per_scale: 1.0, unit: 1.0, zero_point: 7.0, max: 14.0, ..Self::FP4 };
+
+    /// Steps of the stored integer in a unit of value. Where the scale is 0 all integers have one value, and nothing moves by any
+    /// number of them.
+    #[inline(always)]
+    pub fn steps(&self, scale: f32) -> f32 {
+        if scale == 0.0 { 0.0 } else { self.steps_per_scale / scale }
+    }
 
     /// The value of a stored integer.
     #[inline(always)]
@@ -124,21 +150,31 @@ impl QuantGrid {
         }
     }
 
-    /// Whether values have left the range, or all lie in its inner half: then the group needs a new scale.
+    /// Whether values have left the range, or all lie in its inner half: then the group needs a new scale. `lowest` gives its
+    /// smallest stored integer before the values moved. A negative scale, as ggml writes it, turns the grid round.
     #[inline(always)]
-    pub fn needs_rescale(&self, values: &[f32], group: GroupScale) -> bool {
+    pub fn needs_rescale(&self, values: &[f32], group: GroupScale, lowest: impl FnOnce() -> f32) -> bool {
+        let size = group.scale.abs();
         match group.offset {
             None => {
                 let most = absmax(values);
-                most > self.grow * group.scale || (most < self.shrink * group.scale && group.scale > SCALE_MIN)
+                (most > self.grow * size && self.has_left(range(values), group.scale, lowest()))
+                    || (most < self.shrink * size && size > SCALE_MIN)
             }
             Some(offset) => {
-                let (low, high) = range(values);
-                high > offset + (8.0 + self.grow) * group.scale
-                    || low < offset - 0.5 * group.scale
-                    || (high - low < 2.0 * self.shrink * group.scale && group.scale > SCALE_MIN)
+                let ((low, high), offset) = along(group.scale, range(values), offset);
+                high > offset + (8.0 + self.grow) * size
+                    || low < offset - 0.5 * size
+                    || (high - low < 2.0 * self.shrink * size && size > SCALE_MIN)
             }
         }
+    }
+
+    /// Whether the values of a symmetric group, the smallest and the largest, have left its range.
+    pub(crate) fn has_left(&self, range: (f32, f32), scale: f32, lowest: f32) -> bool {
+        let ((low, high), _) = along(scale, range, 0.0);
+        let reach = if lowest < self.deep { self.reach } else { self.grow };
+        high > self.grow * scale.abs() || low < -reach * scale.abs()
     }
 
     /// The stored integer of a value: `floor(q + u)`, clamped; `u` in [0, 1), one half for rounding to nearest.
@@ -216,6 +252,12 @@ impl GroupScale {
             offsets[2 * group..][..2].copy_from_slice(&bytes(offset));
         }
     }
+}
+
+/// A range of values and an offset as they lie along a grid of this scale.
+#[inline(always)]
+fn along(scale: f32, (low, high): (f32, f32), offset: f32) -> ((f32, f32), f32) {
+    if scale < 0.0 { ((-high, -low), -offset) } else { ((low, high), offset) }
 }
 
 #[inline(always)]
@@ -301,7 +343,7 @@ mod tests {
                 let x = group(seed, 0.02, if asymmetric { 0.05 } else { 0.0 });
                 let mut b = vec![0.0; 64];
                 let group = grid.quantize(&x, asymmetric, Rounding::Nearest, &mut b);
-                assert!(!grid.needs_rescale(&x, group), "a new scale needs no other");
+                assert!(!grid.needs_rescale(&x, group, || grid.zero_point), "a new scale needs no other");
                 for (&x, &b) in x.iter().zip(&b) {
                     let error = (grid.value(b, group) - x).abs();
                     // The widest of the gaps between four-bit floats is two scales.
@@ -331,7 +373,8 @@ mod tests {
             // Powers of two leave up to a factor of two of room.
             let grown: Vec<f32> = x.iter().map(|x| x * if grid.levels == Levels::E2m1 { 2.3 } else { 1.5 }).collect();
             let shrunk: Vec<f32> = x.iter().map(|x| x * if grid.levels == Levels::E2m1 { 0.45 } else { 0.5 }).collect();
-            assert!(grid.needs_rescale(&grown, group) && grid.needs_rescale(&shrunk, group));
+            let needs = |x: &[f32]| grid.needs_rescale(x, group, || grid.zero_point);
+            assert!(needs(&grown) && needs(&shrunk));
         }
     }
 
@@ -342,7 +385,35 @@ mod tests {
             let group = grid.quantize(&[0.0; 32], asymmetric, Rounding::Nearest, &mut b);
             assert_eq!(group.scale, SCALE_MIN);
             assert!(b.iter().all(|&b| grid.value(b, group).abs() <= SCALE_MIN * 0.5));
-            assert!(!grid.needs_rescale(&[0.0; 32], group));
+            assert!(!grid.needs_rescale(&[0.0; 32], group, || grid.zero_point));
+        }
+    }
+
+    /// Groups as ggml makes them: the largest magnitude is code 0, at eight scales of either sign.
+    #[test]
+    fn groups_of_either_sign_that_use_every_code_keep_their_scale() {
+        for (grid, asymmetric) in
+            ALL.into_iter().filter(|(grid, _)| grid.zero_point >= 8.0 && grid.levels == Levels::Even)
+        {
+            for scale in [0.25, -0.25] {
+                let offset = asymmetric.then_some(8.0 * -scale);
+                let group = GroupScale { scale, offset };
+                let stored = |code: i32| {
+                    ((code as f32) - 8.0) * grid.steps_per_scale
+                        + if asymmetric { grid.offset_point + 8.0 * grid.steps_per_scale } else { grid.zero_point }
+                };
+                let values: Vec<f32> = (0..16).map(|code| grid.value(stored(code), group)).collect();
+                let needs = |values: &[f32]| grid.needs_rescale(values, group, || stored(0));
+                assert!(!needs(&values), "{grid:?} {group:?}: {values:?}");
+                // On both sides there is an end.
+                for (i, beyond) in [(0, -0.7), (15, 0.6)] {
+                    let mut moved = values.clone();
+                    moved[i] += beyond * scale;
+                    assert!(needs(&moved), "{grid:?} {group:?}: {moved:?}");
+                }
+                // Where training put the values, what lies as far down has left.
+                assert!(asymmetric || grid.needs_rescale(&values, group, || grid.zero_point));
+            }
         }
     }
 }

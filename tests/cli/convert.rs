@@ -1,6 +1,6 @@
 //! `import` and `export` as a user runs them.
 
-use super::{json, trained};
+use super::{json, metrics, trained, workplace};
 use crate::harness::process::Workplace;
 use insta::assert_snapshot;
 
@@ -46,6 +46,25 @@ fn a_gguf_model_comes_in_is_measured_written_and_goes_out() {
     ]);
     let rounded = number(&place.ok(&[&["eval", "rounded.tetrad"], &eval[2..]].concat()), "loss");
     assert!((rounded - loss).abs() < 0.2, "{rounded}, not {loss}");
+}
+
+/// ggml's groups use every code and scales of either sign: training goes on from them as they are.
+#[test]
+fn imported_groups_are_trained_on_their_own_grids() {
+    let place = workplace();
+    for name in ["q4_0", "q4_1", "mixed"] {
+        let model = format!("{name}.tetrad");
+        place.ok(&["import", &fixture(&format!("{name}.gguf")), "-o", &model]);
+        for (residue, lr) in [("true", "0"), ("true", "1e-9"), ("false", "0")] {
+            let run = format!("{name}-{residue}-{lr}");
+            let (dir, residue) = (format!("run.dir={run}"), format!("storage.residue={residue}"));
+            let from = ["train", "--from", &model, "--data", "train.txt", "--set", &dir, "--set", &residue];
+            place.ok(&[&from[..], &["--steps", "2", "--lr", lr, "--set", "train.warmup=0"]].concat());
+            let rescaled: u64 = metrics(&place, &run).iter().filter_map(|line| line["refits"].as_u64()).sum();
+            // Four groups there have a scale of 0 and get another as they move.
+            assert_eq!(rescaled, if run == "mixed-true-1e-9" { 4 } else { 0 }, "{run}");
+        }
+    }
 }
 
 #[test]

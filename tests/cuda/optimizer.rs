@@ -10,7 +10,7 @@ use tetrad::memory::{ALIGN, Category, Lifetime, Place, Plan, Span};
 use tetrad::model::fill;
 use tetrad::optim::{AdamFamily, AdamStepInfo, Optimizer, OptimizerConfig, ParamClass, ParamInfo};
 use tetrad::optim::{Rule, StateConfig, Variant};
-use tetrad::quant::{GroupedShape, RngKey, RngUse, Simulation, StateSpec, WeightCodec, WeightFormat};
+use tetrad::quant::{GroupedShape, RngKey, RngUse, Simulation, StateSpec, WeightCodec, WeightFormat, set_nibble};
 use zerocopy::IntoBytes;
 
 /// How one parameter is stored.
@@ -197,6 +197,9 @@ fn record(
         let mut scales = bytes(&cpu, placed.param.weight.scales);
         scales.chunks_exact_mut(2).step_by(3).for_each(|scale| scale[1] ^= 0x80);
         cpu.upload(&scales, placed.param.weight.scales);
+        let mut codes = bytes(&cpu, placed.param.weight.data);
+        (0..g.groups()).step_by(2).for_each(|group| set_nibble(&mut codes, group * g.group, 0));
+        cpu.upload(&codes, placed.param.weight.data);
     }
     let all = |cpu: &Cpu| planes(&placed.param).into_iter().map(|(_, span)| bytes(cpu, span)).collect::<Vec<_>>();
     let mut recorded = Recorded { states: vec![all(&cpu)], outcomes: vec![], grads: vec![], steps: vec![], placed };
@@ -327,7 +330,7 @@ fn rows_of_whole_groups_in_the_usual_storage() {
         for (j, (m, v)) in moments.into_iter().enumerate() {
             for which in [0, 1, 4] {
                 let g = GroupedShape::new(rows, cols, group);
-                let recorded = record(g, usual(m, v), &rule(which), false, (4 * i + j) as u64, 7);
+                let recorded = record(g, usual(m, v), &rule(which), false, (4 * i + j + which) as u64, 7);
                 let order = [0, 1, 2, 6][(i + j + which) % 4];
                 set_order(order);
                 for (name, cuda) in &mut devices {

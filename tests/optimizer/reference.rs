@@ -109,6 +109,28 @@ impl Planes {
         planes
     }
 
+    /// The same with groups as ggml's Q4_0 has them: whole codes, among them 0, at scales of either sign, or of 0. Only
+    /// of codes.
+    pub fn like_ggml(mut self, seed: u64) -> Self {
+        for group in 0..self.scales.len() {
+            let bits = seed.wrapping_mul(2 * group as u64 + 1) >> 7;
+            self.scales[group] ^= (bits as u16 & 1) << 15;
+            if bits % 11 == 3 {
+                self.scales[group] = 0;
+            }
+            let first = group * self.shape.group;
+            let real = self.shape.group.min(self.shape.cols - group % self.shape.groups_per_row() * self.shape.group);
+            for i in 0..real {
+                let code = if i == 0 { 0 } else { (bits >> (i % 50)) as u8 & 15 };
+                set_nibble(&mut self.codes, first + i, code);
+                if self.format.has_residue() {
+                    set_nibble(&mut self.residue, first + i, 8);
+                }
+            }
+        }
+        self
+    }
+
     fn grid(&self) -> QuantGrid {
         match (self.format.codec(), self.format.has_residue()) {
             (WeightCodec::Int8, _) => QuantGrid::INT8,
@@ -391,13 +413,15 @@ impl Planes {
             }
             _ => {
                 let grid = self.grid();
-                rescale = grid.needs_rescale(&values, self.group_scale(group));
+                let lowest = || (0..n).map(|i| self.stored(padded + i)).fold(f32::INFINITY, f32::min);
+                rescale = grid.needs_rescale(&values, self.group_scale(group), lowest)
+                    && deltas.iter().any(|&delta| delta != 0.0);
                 if rescale {
                     self.set_group_scale(group, grid.rescale(&values, !self.offsets.is_empty()));
                 }
                 let group_scale = self.group_scale(group);
                 for i in 0..n {
-                    let inverse = grid.steps_per_scale / group_scale.scale;
+                    let inverse = if group_scale.scale == 0.0 { 0.0 } else { grid.steps_per_scale / group_scale.scale };
                     let floats = self.format.codec() == WeightCodec::Fp4;
                     let exact = match (rescale, group_scale.offset) {
                         _ if floats => f32_rank(values[i] / group_scale.scale) * grid.steps_per_scale + grid.zero_point,

@@ -345,9 +345,11 @@ impl Tile {
         for i in 0..n {
             w[i] += delta[i];
         }
-        let rescale = grid.needs_rescale(w, old);
+        // Where nothing moves, as at a learning rate of 0, no byte changes.
+        let lowest = || b.iter().copied().fold(f32::INFINITY, f32::min);
+        let rescale = grid.needs_rescale(w, old, lowest) && delta.iter().any(|&delta| delta != 0.0);
         let group_scale = if rescale { grid.rescale(w, old.offset.is_some()) } else { old };
-        let inverse = grid.steps_per_scale / group_scale.scale;
+        let inverse = grid.steps(group_scale.scale);
         let step = group_scale.scale * grid.unit;
         if grid.levels == Levels::E2m1 {
             // Steps have no one size: what the weight is, not by how much it moves, says where it lies.

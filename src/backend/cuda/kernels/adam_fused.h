@@ -146,10 +146,32 @@ template <class Levels, bool OFFSETS>
 DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, float (&x)[BLOCK]) {
     const QuantGrid& grid = p.storage.grid;
     range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
-    const bool rescaled = p.block.live && needs_rescale(grid, range, scale, OFFSETS);
     const float bias = BIAS + grid.excess;
+    float lowest = grid.deep;
+    // Seldom anywhere in a warp. What `move` told may be the range of magnitudes.
+    if (!OFFSETS && ballot(may_have_left(grid, range, scale)) != 0) {
+        range = range_of<Levels>(p, stored, scale, x);
+        range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
+        float least = from_bits(0x7f800000u);
+        UNROLL
+        for (u32 k = 0; k < BLOCK; ++k) {
+            if (k < p.block.real) least = fmin_(least, biased(stored, k));
+        }
+        lowest = group_min(least, p.shape.blocks_per_group) - bias;
+    }
+    bool rescaled = p.block.live && needs_rescale(grid, range, scale, OFFSETS, lowest);
+    // Where nothing moves, as at a learning rate of 0, no byte changes.
+    if (ballot(rescaled) != 0) {
+        float moved = 0.0f;
+        UNROLL
+        for (u32 k = 0; k < BLOCK; ++k) {
+            if (k < p.block.real && x[k] != 0.0f) moved = 1.0f;
+        }
+        rescaled = group_max(moved, p.shape.blocks_per_group) != 0.0f && rescaled;
+    }
     if (Levels::EVEN && !rescaled) {
-        const float inverse = grid.steps_per_scale / scale.scale;
+        // At a scale of 0 all integers have one value.
+        const float inverse = scale.scale == 0.0f ? 0.0f : grid.steps_per_scale / scale.scale;
         UNROLL
         for (u32 k = 0; k < BLOCK; ++k) x[k] = (biased(stored, k) - bias) + x[k] * inverse;
         return {false, scale};

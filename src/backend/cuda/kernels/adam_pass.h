@@ -34,7 +34,7 @@ struct Storage {
     Codec v;
     QuantGrid grid;
 };
-SIZE_ON_HOST(Storage, 76);
+SIZE_ON_HOST(Storage, 84);
 
 // All that the functions below share.
 struct Pass {

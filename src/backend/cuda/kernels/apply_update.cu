@@ -5,7 +5,6 @@
 template <class Weight>
 DEVICE void apply(const Pass& p, const UpdateArgs& args, UpdateStats* outcomes) {
     DYNAMIC_SHARED(u8, shared);
-    // Adding nothing could still rescale a group.
     if (p.verdict.mode == SKIPPED || (p.verdict.mode == FROZEN && args.decay == 0.0f)) return;
     const Tiles tiles = tiles_of<Weight>(shared, p.storage);
     const Loaded loaded = load_all<Weight>(p, tiles, nullptr);

@@ -17,6 +17,9 @@ struct QuantGrid {
     // Scales that the largest magnitude has after a rescale.
     float target;
     float grow;
+    // A symmetric group that holds a stored integer below the first may go on to the second's scales below zero.
+    float deep;
+    float reach;
     float shrink;
 };
 
@@ -37,14 +40,25 @@ struct Range {
 DEVICE Range empty_range() { return {from_bits(0x7f800000u), from_bits(0xff800000u)}; }
 DEVICE float magnitude(Range r) { return fmax_(r.high, -r.low); }
 
-// Whether values have left the range, or all lie in its inner half.
-DEVICE bool needs_rescale(const QuantGrid& grid, Range r, GroupScale p, bool asymmetric) {
+// Whether the largest magnitude lies where the range of a symmetric group may have ended: then `needs_rescale` asks for the
+// group's smallest stored integer before its values moved.
+DEVICE bool may_have_left(const QuantGrid& grid, Range r, GroupScale p) {
+    return magnitude(r) > grid.grow * fabs_(p.scale);
+}
+
+// Whether values have left the range, or all lie in its inner half. A negative scale turns the grid round.
+DEVICE bool needs_rescale(const QuantGrid& grid, Range r, GroupScale p, bool asymmetric, float lowest) {
+    const float size = fabs_(p.scale);
+    const Range along = p.scale < 0.0f ? Range{-r.high, -r.low} : r;
+    const bool may_shrink = size > SCALE_MIN;
     if (!asymmetric) {
-        const float most = magnitude(r);
-        return most > grid.grow * p.scale || (most < grid.shrink * p.scale && p.scale > SCALE_MIN);
+        const float reach = lowest < grid.deep ? grid.reach : grid.grow;
+        return along.high > grid.grow * size || along.low < -reach * size ||
+               (magnitude(r) < grid.shrink * size && may_shrink);
     }
-    return r.high > p.offset + (8.0f + grid.grow) * p.scale || r.low < p.offset - 0.5f * p.scale ||
-           (r.high - r.low < 2.0f * grid.shrink * p.scale && p.scale > SCALE_MIN);
+    const float offset = p.scale < 0.0f ? -p.offset : p.offset;
+    return along.high > offset + (8.0f + grid.grow) * size || along.low < offset - 0.5f * size ||
+           (r.high - r.low < 2.0f * grid.shrink * size && may_shrink);
 }
 
 // Scale and offset for values of this range, as f16 bits.

@@ -20,7 +20,7 @@ const _: () = {
     assert!(size_of::<Planes>() == 88);
     assert!(size_of::<Shape>() == 24);
     assert!(size_of::<Codec>() == 16);
-    assert!(size_of::<Storage>() == 76);
+    assert!(size_of::<Storage>() == 84);
 };
 
 /// Planes of a parameter on the device; zero where there is none (`Planes` in `kernels/adam_pass.h`).
@@ -132,6 +132,8 @@ pub(super) struct Storage {
     max: f32,
     target: f32,
     grow: f32,
+    deep: f32,
+    reach: f32,
     shrink: f32,
 }
 
@@ -178,6 +180,8 @@ impl Storage {
             max: grid.max,
             target: grid.target,
             grow: grid.grow,
+            deep: grid.deep,
+            reach: grid.reach,
             shrink: grid.shrink,
         }
     }

@@ -89,8 +89,8 @@ impl<const N: usize> Weight<N> {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn requantize(&mut self, rows: &mut PackedRows, group: usize) -> bool {
         let PackedWeight::Codes { grid, scales, .. } = &mut rows.weight else { return false };
-        if !self.needs_rescale(grid) {
-            let inverse = _mm512_set1_ps(grid.steps_per_scale / self.scale);
+        if !(self.needs_rescale(grid) && self.moves()) {
+            let inverse = _mm512_set1_ps(grid.steps(self.scale));
             for (stored, step) in self.stored.as_flattened_mut().iter_mut().zip(self.steps.as_flattened()) {
                 *stored = _mm512_sub_ps(*stored, _mm512_mul_ps(*step, inverse));
             }
@@ -104,8 +104,34 @@ impl<const N: usize> Weight<N> {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     fn needs_rescale(&self, grid: &QuantGrid) -> bool {
-        let most = absmax(&self.values);
-        most > grid.grow * self.scale || (most < grid.shrink * self.scale && self.scale > SCALE_MIN)
+        let (most, size) = (absmax(&self.values), self.scale.abs());
+        (most > grid.grow * size && self.has_left(grid)) || (most < grid.shrink * size && size > SCALE_MIN)
+    }
+
+    /// Whether anything moves, rarely asked: where nothing does, no byte changes.
+    #[cold]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn moves(&self) -> bool {
+        let zero = _mm512_setzero_ps();
+        self.steps.as_flattened().iter().any(|step| _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(*step, zero) != 0)
+    }
+
+    /// [`QuantGrid::has_left`], rarely asked.
+    #[cold]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    fn has_left(&self, grid: &QuantGrid) -> bool {
+        let all = |x: &[Strip; N], start: f32, fold: fn(f32, f32) -> f32| {
+            let mut result = start;
+            for register in x.as_flattened() {
+                let mut numbers = [0.0; 16];
+                // SAFETY: sixteen floats, and the store asks for no alignment.
+                unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), *register) };
+                result = numbers.into_iter().fold(result, fold);
+            }
+            result
+        };
+        let range = (all(&self.values, f32::INFINITY, f32::min), all(&self.values, f32::NEG_INFINITY, f32::max));
+        grid.has_left(range, self.scale, all(&self.stored, f32::INFINITY, f32::min))
     }
 
     /// Puts the values on a grid that fits them.
