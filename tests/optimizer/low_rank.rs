@@ -196,6 +196,23 @@ fn a_gradient_without_directions_keeps_the_projection() {
     }
 }
 
+/// A step that is skipped before anything is computed leaves a projection of zeros, with which nothing would be learned.
+#[test]
+fn what_a_skipped_step_was_to_find_is_found_in_the_next() {
+    let recorded = Recorded::load("galore_r4");
+    for codec in [StateCodec::F32, INT4] {
+        let rule = Box::new(GaLore::new(common(4, Variant::Standard), Residual::Dropped, 0.25, codec));
+        let mut run = recorded.start("matrix", rule, ParamClass::Matrix);
+        let before = run.at.floats(run.at.param.weight.data);
+        let after = run.step(2, LR, recorded.grad("matrix", 2));
+        assert!(before != after, "{codec:?}");
+        let projection = |run: &Run| run.at.param.state.get("projection").map(|tensor| run.at.read(tensor.data));
+        let found = projection(&run);
+        run.step(3, LR, recorded.grad("matrix", 3));
+        assert!(found == projection(&run), "{codec:?}: found twice");
+    }
+}
+
 /// Of a gradient of rank one, and of magnitudes whose squares float32 cannot hold.
 #[test]
 fn few_directions_and_small_numbers_are_found_too() {

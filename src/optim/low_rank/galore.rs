@@ -1,5 +1,6 @@
 //! GaLore (arXiv 2403.03507) and Fira (arXiv 2410.01623), in the form of the authors' code: Adam in the subspace of the
-//! gradient's largest singular values, found anew every `gap` steps.
+//! gradient's largest singular values, found anew every `gap` steps; and as long as there is none, because the steps in which
+//! it was to be found were skipped.
 //!
 //! With `R = P G` and Adam's direction N of it, GaLore steps by `D = scale P^T N`. Fira adds what the subspace leaves out:
 //! `S = (G - scale P^T R) phi`, where `phi[j] = ||N[:, j]|| / (||R[:, j]|| + 1e-8)` for each index of the longer side, its
@@ -17,6 +18,7 @@ use crate::memory::Span;
 use crate::optim::{Optimizer, ParamInfo, StepInfo, Variant};
 use crate::quant::{RngKey, RngUse, StateCodec, StateFormat, StateShape, StateSpec};
 use crate::store::ticks;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use zerocopy::IntoBytes;
@@ -41,6 +43,8 @@ pub struct GaLore {
     given: Vec<Vec<f32>>,
     /// What searches leave to the host, from the first on.
     dense: Mutex<Option<Dense>>,
+    /// Parameters that were seen to have a projection.
+    projected: Mutex<HashSet<u32>>,
     /// Nanoseconds of the searches since they were last asked for.
     searched: AtomicU64,
 }
@@ -48,8 +52,8 @@ pub struct GaLore {
 impl GaLore {
     /// With what directions are multiplied by, and how the projection is stored (signed, if not float32).
     pub fn new(common: LowRank, residual: Residual, scale: f64, codec: StateCodec) -> Self {
-        let (given, dense, searched) = (Vec::new(), Mutex::default(), AtomicU64::default());
-        Self { common, residual, scale, codec, given, dense, searched }
+        let (given, dense, projected) = (Vec::new(), Mutex::default(), Mutex::default());
+        Self { common, residual, scale, codec, given, dense, projected, searched: AtomicU64::default() }
     }
 
     /// The same with these projections, `[rank, side]` each, one after the other: for comparisons with other programs.
@@ -79,16 +83,35 @@ impl GaLore {
             }
             None => {
                 let refresh = Refresh { p, param, state, key: key(RngUse::Projection) };
-                // A panic in another search is on its way to the caller; the room holds nothing between two of them.
-                let mut dense = self.dense.lock().unwrap_or_else(PoisonError::into_inner);
-                let dense = dense.get_or_insert_with(|| Dense::new(subspace::most_directions(p.rank)));
-                subspace::find(backend, dense, &refresh, grad, workspace)
+                self.with_dense(|dense| subspace::find(backend, dense, &refresh, grad, workspace))
             }
         };
         if let Some(found) = found {
             backend.store_state(param, state, found, &key(RngUse::StoredProjection));
         }
         self.searched.fetch_add(ticks().saturating_sub(start).as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether there is a projection: all of zeros is none, and nothing would be learned with it. Asked of the device until there
+    /// is one.
+    fn is_projected(&self, backend: &mut dyn Backend, param: &Param, p: &Projected, workspace: Span) -> bool {
+        let mut projected = self.projected.lock().unwrap_or_else(PoisonError::into_inner);
+        if projected.contains(&param.id) {
+            return true;
+        }
+        let state = tensor(param, PROJECTION);
+        let found = self.with_dense(|dense| subspace::is_something(backend, dense, p, param, state, workspace));
+        if found {
+            projected.insert(param.id);
+        }
+        found
+    }
+
+    /// With the room of searches.
+    fn with_dense<T>(&self, work: impl FnOnce(&mut Dense) -> T) -> T {
+        // A panic in another search is on its way to the caller; the room holds nothing between two of them.
+        let mut dense = self.dense.lock().unwrap_or_else(PoisonError::into_inner);
+        work(dense.get_or_insert_with(|| Dense::new(subspace::most_directions(self.common.rank))))
     }
 
     /// Where float32 P lies.
@@ -133,7 +156,7 @@ impl Optimizer for GaLore {
         let paper = common.variant == Variant::Paper;
         let alpha = self.scale as f32;
         backend.begin_update(grad, common.freezes());
-        if common.refresh(at).1 {
+        if common.refresh(at).1 || !self.is_projected(backend, param, &p, workspace) {
             self.refresh(backend, param, grad, workspace, at);
         }
         let [r, room, of_n, of_r, rows, norm] = Parts::split(workspace, self.parts(&p));

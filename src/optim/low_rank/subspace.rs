@@ -110,6 +110,22 @@ pub fn find(
     Some(found)
 }
 
+/// Whether a stored projection is anything but zeros, with the same workspace.
+pub fn is_something(
+    backend: &mut dyn Backend,
+    dense: &mut Dense,
+    p: &Projected,
+    param: &Param,
+    state: &StateTensor,
+    workspace: Span,
+) -> bool {
+    let [_, room, _, small, _] = Parts::split(workspace, parts(p));
+    let (room, products) = (room.head(4 * p.rank * p.side()), small.head(4 * p.rank * p.rank));
+    backend.load_state(param, state, room);
+    square(backend, room, products, [p.rank, p.side()]);
+    dense.is_something(backend, products, p.rank)
+}
+
 /// Makes the rows of `q [l, side]` orthonormal, in `other`, with which it is swapped: twice, since the first time leaves
 /// rounding errors that grow with the ratio of the rows' lengths. Tells whether there was anything to make them of.
 fn orthonormalize(
