@@ -4,6 +4,7 @@ use super::harness::process::Workplace;
 use super::{json, names, workplace};
 use std::process::{Output, Stdio};
 use std::time::Duration;
+use tetrad::store::Lock;
 
 /// A sweep of `tiny.toml`: two arms, a rate each, two seeds.
 const SWEEP: &str = r#"
@@ -48,6 +49,21 @@ fn records(place: &Workplace) -> Vec<serde_json::Value> {
 }
 
 const PACKED: &str = "runs/packed/optimizer.lr=0.004/seed=2";
+
+/// Two sweeps of one file leave each other's runs alone, from before the first process is there on.
+#[test]
+fn a_run_that_another_sweep_has_claimed_is_left_to_it() {
+    let place = place(SWEEP);
+    std::fs::create_dir_all(place.path(PACKED)).unwrap();
+    let claim = Lock::acquire(place.path(PACKED).join(".sweep.lock")).unwrap();
+    let first = said(&sweep(&place, &[]));
+    assert!(first.contains("2 of 3 runs are done, 1 under way in another process\n"), "{first}");
+    assert!(!first.contains("failed") && !names(&place, PACKED).contains(&"failed.json".into()), "{first}");
+    drop(claim);
+    let second = said(&sweep(&place, &[]));
+    assert!(second.contains("3 of 3 runs are done\n"), "{second}");
+    assert_eq!(records(&place).len(), 3);
+}
 
 #[test]
 fn a_sweep_trains_scores_and_records_every_run_once() {

@@ -1,9 +1,9 @@
 //! Trains what is missing, each run as a process of its own: what ends one does not end the others.
 
 use super::file::{Job, Sweep};
-use super::state::{State, States, failed_record, note_failure, recorded, told};
+use super::state::{CLAIM, State, States, failed_record, is_open, note_failure, recorded, told};
 use crate::cli::Failure;
-use crate::cli::output::{escape, print};
+use crate::cli::output::{escape, print, write_file};
 use crate::cli::runs::{ARM, Arm, FAILED, Record, SCORE, Score, read};
 use crate::cli::units::duration;
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +16,8 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tetrad::error::StoreError;
+use tetrad::store::Lock;
 
 /// What a run prints, in its folder.
 const LOG: &str = "log.txt";
@@ -45,6 +47,8 @@ enum Task {
 
 struct Running {
     job: usize,
+    /// Other sweeps leave the run alone: between this one's look at it and its process's own lock, and between its processes.
+    lock: Lock,
     task: Task,
     child: Child,
     /// When the run was begun, or gone on with: its scores take their time, too.
@@ -78,13 +82,14 @@ pub(super) fn execute(sweep: &Sweep, options: &Options<'_>) -> Result<(), Failur
 
 /// Failed runs of folders are missing again; records of failures stay, and are outdone by later ones.
 fn forget_failures(sweep: &Sweep) -> std::io::Result<()> {
-    for job in &sweep.jobs {
-        match std::fs::remove_file(job.config.run.dir.join(FAILED)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+    sweep.jobs.iter().try_for_each(forget_failure)
+}
+
+fn forget_failure(job: &Job) -> std::io::Result<()> {
+    match std::fs::remove_file(job.config.run.dir.join(FAILED)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 struct Driver<'a> {
@@ -104,13 +109,26 @@ impl Driver<'_> {
     fn start_next(&mut self) -> Result<bool, Failure> {
         let states = States::of(self.sweep, self.options.retry)?;
         let Some(next) = states.open().into_iter().find(|i| !self.tried.contains(i)) else { return Ok(false) };
-        self.tried.insert(next);
         let job = &self.sweep.jobs[next];
+        let Some(lock) = self.claim(job)? else { return Ok(true) };
+        self.tried.insert(next);
         prepare(job)?;
         let position = format!("{} of {}", next + 1, self.sweep.jobs.len());
         print(|out| writeln!(out, "begin    {} ({position})", job.name()))?;
-        self.spawn(next, Task::Train, Instant::now())?;
+        self.spawn(next, Task::Train, Instant::now(), lock)?;
         Ok(true)
+    }
+
+    /// Keeps other sweeps away from a run; nothing if one has it, or had it since it was looked at.
+    fn claim(&self, job: &Job) -> Result<Option<Lock>, Failure> {
+        let dir = &job.config.run.dir;
+        std::fs::create_dir_all(dir)
+            .map_err(|e| format!("{}: cannot be created: {e}", escape(&dir.to_string_lossy())))?;
+        let lock = match Lock::acquire(dir.join(CLAIM)) {
+            Err(StoreError::Busy { .. }) => return Ok(None),
+            lock => lock?,
+        };
+        Ok(is_open(self.sweep, job, self.options.retry)?.then_some(lock))
     }
 
     /// Records finished runs that are not recorded: of a sweep that had no records, or that was killed in between.
@@ -126,7 +144,7 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn spawn(&mut self, number: usize, task: Task, begun: Instant) -> Result<(), Failure> {
+    fn spawn(&mut self, number: usize, task: Task, begun: Instant, lock: Lock) -> Result<(), Failure> {
         let job = &self.sweep.jobs[number];
         let dir = &job.config.run.dir;
         let mut command = Command::new(std::env::current_exe()?);
@@ -155,7 +173,7 @@ impl Driver<'_> {
         // A group of its own: the terminal's Ctrl-C goes to this process alone, which passes it on once.
         command.args(["--device", self.options.device]).stdin(Stdio::null()).stderr(log(dir)?).process_group(0);
         let child = command.spawn().map_err(|e| format!("a process for {} cannot be started: {e}", job.name()))?;
-        self.running.push(Running { job: number, task, child, begun });
+        self.running.push(Running { job: number, lock, task, child, begun });
         Ok(())
     }
 
@@ -168,14 +186,14 @@ impl Driver<'_> {
                 Some(status) => {
                     let ended = self.running.swap_remove(i);
                     self.changed = true;
-                    self.ended(&ended, status)?;
+                    self.ended(ended, status)?;
                 }
             }
         }
         Ok(())
     }
 
-    fn ended(&mut self, ended: &Running, status: ExitStatus) -> Result<(), Failure> {
+    fn ended(&mut self, ended: Running, status: ExitStatus) -> Result<(), Failure> {
         let job = &self.sweep.jobs[ended.job];
         if !status.success() {
             if self.told {
@@ -193,7 +211,7 @@ impl Driver<'_> {
             Task::Score(text) => text + 1,
         };
         if next < self.sweep.scores.len() && !self.told {
-            return self.spawn(ended.job, Task::Score(next), ended.begun);
+            return self.spawn(ended.job, Task::Score(next), ended.begun, ended.lock);
         }
         if next == self.sweep.scores.len() {
             gather_scores(self.sweep, job)?;
@@ -231,13 +249,14 @@ impl Driver<'_> {
     }
 }
 
-/// Makes a run's folder, with its configuration and its place in the sweep.
+/// Fills a run's folder with its configuration and its place in the sweep.
 fn prepare(job: &Job) -> Result<(), Failure> {
     let dir = &job.config.run.dir;
-    std::fs::create_dir_all(dir).map_err(|e| format!("{}: cannot be created: {e}", escape(&dir.to_string_lossy())))?;
-    std::fs::write(dir.join("config.toml"), job.config.to_toml())?;
+    write_file(&dir.join("config.toml"), job.config.to_toml().as_bytes())?;
     let arm = Arm { arm: job.arm.clone(), settings: job.settings_json(), start: job.start.clone() };
-    Ok(std::fs::write(dir.join(ARM), serde_json::to_vec(&arm)?)?)
+    write_file(&dir.join(ARM), &serde_json::to_vec(&arm)?)?;
+    // What a former process has found is no longer true of this one.
+    Ok(forget_failure(job)?)
 }
 
 fn log(dir: &Path) -> std::io::Result<Stdio> {
@@ -264,7 +283,7 @@ fn gather_scores(sweep: &Sweep, job: &Job) -> Result<(), Failure> {
         scores.insert(name, Score { loss, bits_per_byte: found["bits_per_byte"].as_f64(), tokens });
         std::fs::remove_file(path)?;
     }
-    Ok(std::fs::write(dir.join(SCORE), serde_json::to_vec(&scores)?)?)
+    Ok(write_file(&dir.join(SCORE), &serde_json::to_vec(&scores)?)?)
 }
 
 /// Why a process failed: what it said last, or how it ended.

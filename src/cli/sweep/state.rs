@@ -3,12 +3,17 @@
 use super::file::{Job, Sweep};
 use super::values::text;
 use crate::cli::number::short;
+use crate::cli::output::write_file;
 use crate::cli::runs::{FAILED, Facts, Record, SCORE, read, records};
 use crate::cli::table::Table;
 use crate::cli::units::duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tetrad::error::StoreError;
 use tetrad::store::Lock;
+
+/// The lock in a run's folder by which sweeps keep each other away from it.
+pub(super) const CLAIM: &str = ".sweep.lock";
 
 /// Where a run stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,20 +154,36 @@ pub(super) fn recorded(sweep: &Sweep) -> Result<BTreeMap<String, Record>, String
 /// The state of one run, whatever is tuned.
 fn state(sweep: &Sweep, job: &Job, recorded: &BTreeMap<String, Record>) -> Result<State, String> {
     let dir = &job.config.run.dir;
+    let busy = || [CLAIM, ".lock"].iter().any(|name| Lock::is_held(dir.join(name)));
+    if !recorded.contains_key(&job.fingerprint) && busy() {
+        return Ok(State::Busy);
+    }
+    found(sweep, job, recorded)
+}
+
+/// Whether a run that this process has claimed is still to be trained.
+///
+/// # Errors
+/// If its folder or the records cannot be read.
+pub(super) fn is_open(sweep: &Sweep, job: &Job, retry: bool) -> Result<bool, String> {
+    let mut recorded = recorded(sweep)?;
+    recorded.retain(|_, record| !retry || record.failed.is_none());
+    Ok(matches!(found(sweep, job, &recorded)?, State::Missing | State::Begun(_)))
+}
+
+/// The state of a run that nobody is at.
+fn found(sweep: &Sweep, job: &Job, recorded: &BTreeMap<String, Record>) -> Result<State, String> {
+    let dir = &job.config.run.dir;
     if let Some(record) = recorded.get(&job.fingerprint) {
         return Ok(match &record.failed {
             Some(reason) => State::Failed(reason.clone()),
             None => State::Done(Box::new(record.clone())),
         });
     }
+    let (record, _) = read(dir)?;
     if !dir.join("config.toml").exists() {
-        let (record, _) = read(dir)?;
         return Ok(record.failed.map_or(State::Missing, State::Failed));
     }
-    if Lock::is_held(dir.join(".lock")) {
-        return Ok(State::Busy);
-    }
-    let (record, _) = read(dir)?;
     Ok(match record {
         record if record.facts.configuration != job.fingerprint => State::Differs,
         Record { failed: Some(reason), .. } => State::Failed(reason),
@@ -226,9 +247,9 @@ fn at_an_end(key: &str, best: &Job, runs: &[(&Job, &State)]) -> bool {
 ///
 /// # Errors
 /// If it cannot be written.
-pub(super) fn note_failure(job: &Job, reason: &str) -> std::io::Result<()> {
+pub(super) fn note_failure(job: &Job, reason: &str) -> Result<(), StoreError> {
     let failed = crate::cli::runs::Failed { reason: reason.into(), configuration: job.fingerprint.clone() };
-    std::fs::write(job.config.run.dir.join(FAILED), serde_json::to_vec(&failed).expect("texts are JSON"))
+    write_file(&job.config.run.dir.join(FAILED), &serde_json::to_vec(&failed).expect("texts are JSON"))
 }
 
 /// The record of a run that failed.
