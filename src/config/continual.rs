@@ -258,6 +258,9 @@ impl Config {
         let asked = self.continual.methods().contains(&Method::OLora);
         if asked && self.adapter.is_some() && !self.continual.task.is_empty() {
             self.adapter.orthogonal_problems(&self.model, &mut problems);
+            let decay = self.optimizer.weight_decay;
+            let reason = "would move the rows that earlier tasks learned, which \"o-lora\" leaves as they are; set 0";
+            problems.need(decay == 0.0, "optimizer.weight_decay", decay, reason);
         }
         problems
     }

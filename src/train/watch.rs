@@ -133,13 +133,16 @@ impl Watch {
         if train.spike_z == 0.0 {
             return None;
         }
-        let spike = report.spike.or_else(|| judge("gradient norm", &self.grad, report.grad_norm, train));
+        let norm = (!report.frozen).then_some(report.grad_norm);
+        let spike = report.spike.or_else(|| judge("gradient norm", &self.grad, norm?, train));
         match spike {
             Some(_) => (self.spikes, self.in_a_row) = (self.spikes + 1, self.in_a_row + 1),
             None => {
                 self.in_a_row = 0;
                 self.loss.add(report.loss, train.spike_window);
-                self.grad.add(report.grad_norm, train.spike_window);
+                if let Some(norm) = norm {
+                    self.grad.add(norm, train.spike_window);
+                }
             }
         }
         spike
@@ -156,7 +159,7 @@ impl Watch {
     }
 
     /// Whether the validations have not improved for so long that the run ends.
-    pub(super) fn is_out_of_patience(&self, train: &TrainConfig) -> bool {
+    pub fn is_out_of_patience(&self, train: &TrainConfig) -> bool {
         train.patience > 0 && self.since_best >= train.patience
     }
 }

@@ -211,6 +211,20 @@ fn a_sequence_that_is_killed_in_any_task_ends_in_the_same_bytes() {
     assert!(names(&place, "killed/ema/2-digits").contains(&"metrics.jsonl".to_owned()));
 }
 
+/// Steps in which no weight is to move are neither spikes nor updates that are lost.
+#[test]
+fn frozen_steps_are_nothing_that_a_watchdog_barks_at() {
+    let place = workplace();
+    let watched = ["train.spike_z=8", "train.spike_window=4", "train.on_spike=stop", "train.max_unmoved=5"];
+    let sets = watched.iter().chain(&["train.audit_every=2", "continual.freeze=12", "run.dir=runs/f"]);
+    let args: Vec<&str> = ["continual", "tasks.toml"].into_iter().chain(sets.flat_map(|set| ["--set", set])).collect();
+    place.ok(&args);
+    let lines = String::from_utf8(place.read("runs/f/ema/2-digits/metrics.jsonl")).unwrap();
+    let norms: Vec<bool> =
+        lines.lines().map(json).filter(|l| l["loss"].is_f64()).map(|l| l["grad_norm"].is_f64()).collect();
+    assert_eq!(norms, [[false; 12].as_slice(), &[true; 8]].concat());
+}
+
 #[test]
 fn mistakes_are_refused_before_anything_is_trained() {
     let place = workplace();
@@ -225,6 +239,8 @@ fn mistakes_are_refused_before_anything_is_trained() {
         let found = said(&["--set", set]);
         assert!(found.contains(wanted), "{set}: {found}");
     }
+    let decays = said(&["--set", "continual.methods=['o-lora']", "--set", "optimizer.weight_decay=0.1"]);
+    assert!(decays.contains("optimizer.weight_decay") && decays.contains("earlier tasks"), "{decays}");
     assert!(!place.path("x").exists(), "{:?}", names(&place, "x"));
     let plain = place.fails(&["train", "tasks.toml", "--from", "base/model.tetrad"]);
     assert!(plain.contains("trained by `tetrad continual`"), "{plain}");

@@ -60,7 +60,7 @@ impl Averages {
         trainer.team().complete(self.planes.as_mut_bytes(), &self.parts);
     }
 
-    /// After it; `number` and `lr` are its own.
+    /// After it; `number`, that of the optimizer, and `lr` are its own.
     pub fn after(&mut self, trainer: &mut Trainer, number: u64, lr: f64) -> Adapted {
         self.read(trainer);
         self.planes.iter().zip(&mut self.after).for_each(|(plane, scalars)| *scalars = Scalars::load(plane));

@@ -87,7 +87,7 @@ impl Audit {
 
     /// After every step: the audit's findings go into the report; gives the reason to stop, if there is one.
     pub fn after(&mut self, trainer: &mut Trainer, report: &mut StepReport) -> Option<StopReason> {
-        self.moving += u64::from(report.lr > 0.0 && !report.skipped_loss);
+        self.moving += u64::from(report.lr > 0.0 && !report.skipped_loss && !report.frozen);
         let last = report.step == trainer.config().train.steps;
         let start = self.frozen.filter(|_| self.armed || last);
         if start.is_some_and(|start| digest(trainer, &mut self.piece, |spec| spec.trainable) != start) {
@@ -99,7 +99,9 @@ impl Audit {
         let step = self.compare(trainer);
         let found = AuditReport::new(&step, &self.since, self.sample.median_scale(&self.kept));
         let changed_codes = self.sample.changed_codes(&self.start, &self.kept);
-        let adapted = self.averages.after(trainer, report.step, report.lr);
+        // The optimizer counts its own steps.
+        let frozen = trainer.config().continual.stage.map_or(0, |stage| stage.freeze);
+        let adapted = self.averages.after(trainer, report.step.saturating_sub(frozen).max(1), report.lr);
         let (adagn_factor, adaclip_share) = (adapted.factor, adapted.clipped);
         report.audit = Some(AuditReport { changed_codes, adagn_factor, adaclip_share, ..found });
         self.standing(trainer, step.moved + self.since.moved > 0)

@@ -63,6 +63,8 @@ pub struct StepReport {
     pub rescales: u64,
     /// Whether the whole step was skipped.
     pub skipped_loss: bool,
+    /// Whether no weight was to move yet (`continual.freeze`): there is no gradient then, and nothing is wrong.
+    pub frozen: bool,
     /// Tensors whose update was skipped.
     pub skipped_gradients: u64,
     /// How long the rules have searched for projections, in the steps in which they do.
@@ -304,7 +306,7 @@ impl Trainer {
     }
 
     /// The same, to be changed.
-    pub(super) fn watch_mut(&mut self) -> &mut Watch {
+    pub(crate) fn watch_mut(&mut self) -> &mut Watch {
         &mut self.watch
     }
 

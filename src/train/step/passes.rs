@@ -44,6 +44,7 @@ impl StepReport {
             clip_factor: None,
             rescales: 0,
             skipped_loss: false,
+            frozen: false,
             skipped_gradients: 0,
             search_seconds: None,
             straggler: None,
@@ -114,7 +115,8 @@ impl Trainer {
         let losses = self.loss_and_head_grad(batch);
         let loss = self.read_loss(batch.pass, &losses);
         let spike = self.watch.judge_loss(loss, &self.config.train);
-        let mut report = StepReport { loss, skipped_loss: !loss.is_finite(), spike, ..StepReport::new(number, lr) };
+        let (skipped_loss, frozen) = (!loss.is_finite(), at.is_none());
+        let mut report = StepReport { loss, skipped_loss, frozen, spike, ..StepReport::new(number, lr) };
         let Some(at) = at.filter(|_| !report.skipped_loss && report.spike.is_none()) else { return report };
         match self.config.optimizer.grad_clip {
             0.0 => self.backward(batch.pass, losses.scale, &at, 1.0, &mut report),
