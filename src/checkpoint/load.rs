@@ -7,7 +7,7 @@ use crate::config::{Config, Stage};
 use crate::error::{CheckpointError, ContentsError};
 use crate::format::{File, Fingerprint, Head, PlaneKind, Tensor, TensorSpec};
 use crate::memory::{Place, Span};
-use crate::model::{ActivationConfig, AdapterConfig, ParamSpec, Settings, Trainable, param_specs};
+use crate::model::{AdapterConfig, ParamSpec, Settings, Trainable, param_specs};
 use crate::quant::PAD_NIBBLE;
 use crate::store::Map;
 use crate::train::{FrozenBase, Trainer};
@@ -312,13 +312,8 @@ impl Checkpoint {
             Err(CheckpointError::Differs { path: self.path.clone(), key, saved, given })
         };
         let (saved, now) = (to_json(&self.meta.model), to_json(&given.model));
-        for key in saved.keys().chain(now.keys()).filter(|key| *key != "init_std") {
-            if saved.get(key) != now.get(key) {
-                let text = |map: &serde_json::Map<_, serde_json::Value>| {
-                    map.get(key).map_or("nothing".into(), ToString::to_string)
-                };
-                return differs(format!("model.{key}"), text(&saved), text(&now));
-            }
+        if let Some((key, saved, now)) = difference(&saved, &now, |key| key == "init_std") {
+            return differs(format!("model.{key}"), saved, now);
         }
         if let Some(saved) = &self.meta.adapter {
             let (saved, now) = (to_json(saved), to_json(&given.adapter));
@@ -326,10 +321,9 @@ impl Checkpoint {
             let grows = given.continual.stage.is_some_and(|stage| stage.orthogonal.is_some());
             let other = if grows { &["rank", "alpha"][..] } else { &[] };
             let trains = ["dropout", "rate_b", "base"];
-            let free = |key: &String| trains.contains(&key.as_str()) || other.contains(&key.as_str());
-            let differ = |key: &&String| !free(key) && saved.get(*key) != now.get(*key);
-            if let Some(key) = saved.keys().find(differ) {
-                return differs(format!("adapter.{key}"), saved[key].to_string(), now[key].to_string());
+            let free = |key: &str| trains.contains(&key) || other.contains(&key);
+            if let Some((key, saved, now)) = difference(&saved, &now, free) {
+                return differs(format!("adapter.{key}"), saved, now);
             }
         }
         if !given.adapter.is_some() && self.meta.adapter.is_none() {
@@ -377,25 +371,8 @@ impl Checkpoint {
             ("activations", to_json(&self.meta.activations), to_json(&given.activations)),
         ];
         for (table, saved, given) in tables {
-            for (key, value) in &saved {
-                if given.get(key) != Some(value) {
-                    let now = given.get(key).map_or("nothing".into(), ToString::to_string);
-                    return differs(&format!("{table}.{key}"), value.to_string(), now);
-                }
-            }
-        }
-        // The file's word for a default is none.
-        let words = |activations: &ActivationConfig| {
-            let ActivationConfig { compute, compute_grad_input, compute_grad_weight, .. } = activations;
-            [
-                ("compute", serde_json::json!(compute)),
-                ("compute_grad_input", serde_json::json!(compute_grad_input)),
-                ("compute_grad_weight", serde_json::json!(compute_grad_weight)),
-            ]
-        };
-        for ((key, saved), (_, now)) in words(&self.meta.activations).into_iter().zip(words(&given.activations)) {
-            if saved != now {
-                return differs(&format!("activations.{key}"), saved.to_string(), now.to_string());
+            if let Some((key, saved, given)) = difference(&saved, &given, |_| false) {
+                return differs(&format!("{table}.{key}"), saved, given);
             }
         }
         // The position counts sequences: in sequences of another length it is another place in the text.
@@ -438,6 +415,19 @@ fn put(backend: &mut dyn Backend, bytes: &[u8], span: Span) {
         backend.upload(bytes, span);
         backend.advise_cold(span);
     }
+}
+
+/// The first key in which two tables differ, with both values, but for those that are `free`. A table leaves out what is as it is
+/// by default, so a key of either may be missing in the other.
+fn difference(
+    saved: &serde_json::Map<String, serde_json::Value>,
+    given: &serde_json::Map<String, serde_json::Value>,
+    free: impl Fn(&str) -> bool,
+) -> Option<(String, String, String)> {
+    let differs = |key: &&String| !free(key) && saved.get(*key) != given.get(*key);
+    let key = saved.keys().chain(given.keys()).find(differs)?;
+    let text = |value: Option<&serde_json::Value>| value.map_or("its default".into(), ToString::to_string);
+    Some((key.clone(), text(saved.get(key)), text(given.get(key))))
 }
 
 fn to_json(value: &impl serde::Serialize) -> serde_json::Map<String, serde_json::Value> {

@@ -25,6 +25,6 @@ pub use open::{Adapted, Capacity, open_model};
 pub use planes::spec;
 pub use resume::{Named, Resume, write_record};
 pub use run_folder::RunFolder;
-pub use runs::{ADAPTER, BEST, METRICS, MODEL, checkpoint_path, clear, latest, list, prune};
+pub use runs::{ADAPTER, BEST, METRICS, MODEL, checkpoint_path, clear, finished, latest, list, prune, retire_finished};
 pub use save::{Extent, save, save_divided, save_with};
 pub use sound::{Newest, newest_sound, set_aside};

@@ -99,6 +99,7 @@ impl RunFolder {
             checkpoint.restore(trainer, &self.fingerprint)?;
             // The run that left them is no more.
             found.iter().filter(|(later, _)| later > step).try_for_each(|(_, later)| remove(later))?;
+            forget_best(&dir, trainer)?;
             self.metrics = metrics(trainer.config(), *step, usize::MAX)?;
             return Ok(Some(*step));
         }
@@ -117,6 +118,17 @@ impl RunFolder {
         let attachments: Vec<_> = self.attachments.iter().map(|(name, bytes)| Attachment { name, bytes }).collect();
         save_divided(trainer, &meta, &attachments, extent, path)
     }
+}
+
+/// Deletes best weights of a run that is no more: later than the state that was gone back to. They replaced those from before
+/// it, if there were any, so that the next validation is the best again.
+fn forget_best(dir: &Path, trainer: &mut Trainer) -> Result<(), CheckpointError> {
+    let path = dir.join(BEST);
+    if path.is_file() && Checkpoint::open(&path).is_ok_and(|best| best.meta.counters.step > trainer.counters().step) {
+        remove(&path)?;
+        trainer.watch_mut().best = None;
+    }
+    Ok(())
 }
 
 /// The metrics of a run from a step on.

@@ -78,6 +78,44 @@ fn scheduled(found: &[(u64, PathBuf)], train: &TrainConfig) -> impl DoubleEndedI
     found.iter().map(|(step, _)| *step).filter(move |step| step.is_multiple_of(every))
 }
 
+/// The finished weights of a run, if there are any: those of a model, or an adapter's.
+pub fn finished(dir: &Path) -> Option<PathBuf> {
+    [MODEL, ADAPTER].map(|name| dir.join(name)).into_iter().find(|path| path.is_file())
+}
+
+/// Gives the finished weights of a run that goes on another name, under which nobody takes them for its end:
+/// `model-until-XXXXXXXX.tetrad`, with the step that the run goes on from; the new path.
+///
+/// # Errors
+/// If they cannot be renamed.
+pub fn retire_finished(dir: &Path, step: u64) -> Result<Option<PathBuf>, StoreError> {
+    let Some(path) = finished(dir) else { return Ok(None) };
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let to = dir.join(format!("{stem}{RETIRED}{step:08}.tetrad"));
+    std::fs::rename(&path, &to).map_err(|e| StoreError::io(&path, "rename it", e))?;
+    Ok(Some(to))
+}
+
+/// What the names of retired weights have behind their stem.
+const RETIRED: &str = "-until-";
+
+/// The weights in a run's folder that are no checkpoints: finished, retired and best ones.
+fn weights(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let fail = |e| StoreError::io(dir, "list it", e);
+    let mut found: Vec<_> =
+        [MODEL, ADAPTER, BEST].map(|name| dir.join(name)).into_iter().filter(|path| path.exists()).collect();
+    for entry in std::fs::read_dir(dir).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".tetrad"));
+        let retired = name.and_then(|name| name.split_once(RETIRED)).is_some_and(|(stem, step)| {
+            let whole = |file: &str| file.strip_suffix(".tetrad") == Some(stem);
+            (whole(MODEL) || whole(ADAPTER)) && step.len() >= 8 && step.bytes().all(|digit| digit.is_ascii_digit())
+        });
+        found.extend(retired.then_some(path));
+    }
+    Ok(found)
+}
+
 /// Deletes every checkpoint of a run, and its finished and best weights, which could be mistaken for those of the next
 /// run.
 ///
@@ -87,8 +125,7 @@ pub fn clear(dir: &Path) -> Result<(), StoreError> {
     for (_, path) in list(dir)? {
         remove(&path)?;
     }
-    let weights = [MODEL, ADAPTER, BEST].map(|name| dir.join(name));
-    weights.iter().filter(|path| path.exists()).try_for_each(|path| remove(path))
+    weights(dir)?.iter().try_for_each(|path| remove(path))
 }
 
 pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
@@ -112,5 +149,25 @@ mod tests {
         assert_eq!(steps, [100, 200, 250]);
         assert_eq!(latest(dir.path()).unwrap(), Some(checkpoint_path(dir.path(), 250)));
         assert_eq!(latest(&dir.path().join("none")).unwrap(), None);
+    }
+
+    #[test]
+    fn finished_weights_of_a_run_that_goes_on_get_another_name_and_are_cleared_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert_eq!(retire_finished(dir.path(), 100).unwrap(), None);
+        for name in [MODEL, BEST, "model-until-then.tetrad", "mine-until-00000100.tetrad", "step-00000100.tetrad"] {
+            std::fs::write(at(name), "x").unwrap();
+        }
+        assert_eq!(finished(dir.path()), Some(at(MODEL)));
+        assert_eq!(retire_finished(dir.path(), 100).unwrap(), Some(at("model-until-00000100.tetrad")));
+        assert_eq!(finished(dir.path()), None);
+        clear(dir.path()).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left, ["mine-until-00000100.tetrad", "model-until-then.tetrad"]);
     }
 }

@@ -120,12 +120,42 @@ fn samples_and_mixed_sources_go_on_where_they_stopped() {
 }
 
 #[test]
+fn a_finished_run_changes_only_if_it_goes_on_and_then_has_no_finished_weights() {
+    let place = Workplace::new();
+    let short = ["--set", "train.warmup=2", "--set", "train.steps=6"];
+    train(&place, "run", &short);
+    let files = ["config.toml", "model.tetrad", "metrics.jsonl"].map(|name| format!("run/{name}"));
+    let before = files.clone().map(|file| place.read(&file));
+    let args = ["train", "tiny.toml", "--resume", "--set", "train.warmup=2"];
+    let said = place.ok(&[&args[..], &["--set", "train.steps=6", "--set", "optimizer.lr=0.001"]].concat());
+    assert!(said.contains("nothing was trained"), "{said}");
+    assert!(files.map(|file| place.read(&file)) == before, "a run that trained nothing was written to");
+    let longer = [&args[..], &["--set", "train.steps=12"]].concat();
+    let output = place.run(&[&longer[..], &["--stop-at", "9"]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("goes on from step 6"), "{said}");
+    assert!(place.read("run/model-until-00000006.tetrad") == before[1]);
+    assert!(!place.path("run/model.tetrad").exists(), "weights of step 6 are not those of a run of 12");
+    place.ok(&longer);
+    assert!(place.read("run/model.tetrad") != before[1]);
+    place.ok(&[&["train", "tiny.toml", "--overwrite"], &short[..]].concat());
+    assert!(!place.path("run/model-until-00000006.tetrad").exists());
+}
+
+#[test]
 fn a_resumed_run_must_be_the_same_run() {
     let place = Workplace::new();
     train(&place, "run", &["--stop-at", "5"]);
     let refused = |set: &str| place.fails(&["train", "tiny.toml", "--resume", "--set", set]);
     assert!(refused("storage.m=int8").contains("storage.m = \"int4\", the configuration has \"int8\""));
     assert!(refused("model.hidden=48").contains("model.hidden"));
+    // Keys that a file leaves out, as they are by default, are keys all the same.
+    assert!(refused("model.qk_norm=true").contains("model.qk_norm = its default, the configuration has true"));
+    assert!(refused("model.qkv_bias=true").contains("model.qkv_bias"));
+    let scaled = ["--set", "model.rope_scaling=linear", "--set", "model.rope_factor=4"];
+    let said = place.fails(&[&["train", "tiny.toml", "--resume"], &scaled[..]].concat());
+    assert!(said.contains("model.rope_"), "{said}");
+    assert!(refused("activations.compute=bf16").contains("activations.compute"));
     assert!(refused("run.seed=8").contains("run.seed = 7"));
     assert!(refused("optimizer.name=adamw").contains("optimizer.name"));
     std::fs::write(place.path("other.txt"), "some other text, long enough for a few windows. ".repeat(40)).unwrap();

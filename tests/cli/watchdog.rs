@@ -1,6 +1,6 @@
 //! The watchdog: a batch of noise amid an easy text is skipped, left out, or ends the run; and the best weights are kept.
 
-use super::{json, metrics};
+use super::{json, metrics, names};
 use crate::harness::process::Workplace;
 
 /// An easy text with two pieces of noise.
@@ -106,7 +106,21 @@ fn the_best_weights_are_kept_and_patience_ends_a_run_again_and_again() {
     assert_eq!(losses.iter().position(|loss| *loss == best), losses.len().checked_sub(4), "{losses:?}");
     let measured = json(&place.ok(&["eval", "run/best.tetrad", "--text", "val.txt", "--sequences", "8", "--json"]));
     assert!((measured["loss"].as_f64().unwrap() - best).abs() < 1e-6, "{measured} for {best}");
+    assert!(said.contains("weights: run/model.tetrad"), "{said}");
+    let finished = place.read("run/model.tetrad");
     let before = place.read("run/best.tetrad");
     let again = place.ok(&args(&more, &["--resume"]));
     assert!(again.contains("3 validations without an improvement") && place.read("run/best.tetrad") == before);
+    assert_eq!(
+        (place.read("run/model.tetrad"), names(&place, "run").iter().filter(|name| name.contains("model")).count()),
+        (finished, 1)
+    );
+    let compared = place.ok(&["compare", "run", "--json"]);
+    assert!(compared.contains("\"finished\":true") || compared.contains("\"finished\": true"), "{compared}");
+    for set in ["train.patience=3", "train.keep_best=true"] {
+        let said = place.fails(&args(&[set, "train.eval_every=5", "run.dir=other"], &[]));
+        assert!(said.contains("no text is held out") && said.contains(&set.replace('=', " = ")), "{said}");
+    }
+    let said = place.fails(&args(&["train.patience=3", "train.eval_every=0", "run.dir=other"], &[]));
+    assert!(said.contains("train.eval_every = 0 makes one at the end only"), "{said}");
 }

@@ -1,11 +1,11 @@
 //! How a run ends: what it leaves, what it says, and with which status.
 
 use super::observer::{self, Console};
-use crate::cli::CliResult;
 use crate::cli::number::short;
 use crate::cli::output::{escape, shell};
+use crate::cli::{CliResult, Failure};
 use std::process::ExitCode;
-use tetrad::checkpoint::latest;
+use tetrad::checkpoint::{finished, latest};
 use tetrad::train::{StopReason, Trainer};
 
 /// What no configuration can cause.
@@ -20,8 +20,7 @@ pub(super) fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -
     let dir = &trainer.config().run.dir;
     match reason {
         StopReason::Finished => {
-            let path = console.folder.save_finished(trainer)?;
-            console.summarize(trainer, &path)?;
+            save_finished(trainer, console)?;
             Ok(ExitCode::SUCCESS)
         }
         StopReason::Stopped => {
@@ -46,9 +45,10 @@ pub(super) fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -
                 .watch()
                 .best
                 .map_or_else(String::new, |(loss, step)| format!("; the best was {loss:.4} after step {step}"));
+            save_finished(trainer, console)?;
             crate::cli::output::print(|out| {
                 let step = trainer.counters().step;
-                writeln!(out, "ended after step {step}, saved: {validations} validations without an improvement{best}")
+                writeln!(out, "ended after step {step}: {validations} validations without an improvement{best}")
             })?;
             Ok(ExitCode::SUCCESS)
         }
@@ -73,4 +73,14 @@ pub(super) fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -
         .into()),
         StopReason::FrozenMoved => Err(FROZEN_MOVED.into()),
     }
+}
+
+/// Saves the weights of a run that is at its end, and sums it up. Where nothing was trained nothing changes, whatever the
+/// configuration says by now.
+fn save_finished(trainer: &Trainer, console: &Console) -> Result<(), Failure> {
+    let path = match finished(&trainer.config().run.dir).filter(|_| console.steps() == 0) {
+        Some(path) => path,
+        None => console.folder.save_finished(trainer)?,
+    };
+    Ok(console.summarize(trainer, &path)?)
 }

@@ -181,6 +181,11 @@ impl Console {
         Ok(())
     }
 
+    /// Steps that were trained.
+    pub fn steps(&self) -> u64 {
+        self.stepping.1
+    }
+
     /// Prints the summary of a finished run.
     pub fn summarize(&self, trainer: &Trainer, model: &Path) -> std::io::Result<()> {
         let (time, steps) = self.stepping;
