@@ -257,6 +257,10 @@ pub(super) fn html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// What every page begins with.
+pub(super) const HEAD: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
+    <meta name=\"viewport\" content=\"width=device-width\"><title>";
+
 /// A whole page around `body`.
 pub(super) fn page(title: &str, body: &str) -> String {
     let title = html(title);
@@ -265,8 +269,7 @@ pub(super) fn page(title: &str, body: &str) -> String {
         colours += &format!(".s{i}{{stroke:var(--c{i})}}.f{i}{{fill:var(--c{i})}}.b{i}{{background:var(--c{i})}}");
     }
     format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\n<style>{STYLE}{colours}</style>\n\
+        "{HEAD}{title}</title>\n<style>{STYLE}{colours}</style>\n\
          <h1>{title}</h1>\n{body}</html>\n"
     )
 }

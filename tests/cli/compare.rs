@@ -54,6 +54,19 @@ fn arms_are_told_apart_paired_and_charted() {
     let text = String::from_utf8(place.read("out/a.md")).unwrap();
     assert_eq!(text, place.ok(&["compare", "runs"]).trim_end().to_owned() + "\n\n");
     assert!(text.contains("| weights=int4 steps=6 | weights=f32 steps=6 | 2 |"), "{text}");
+
+    // What was written by this is written anew, and nothing else is.
+    let again = ["compare", "runs", "-o", "out/a.html", "-o", "out/a.md", "-o", "out/a.json"];
+    place.ok(&again);
+    for (own, kind) in [("a.html", "a page"), ("a.md", "a comparison in Markdown"), ("a.json", "a comparison in JSON")]
+    {
+        let own = format!("out/{own}");
+        std::fs::write(place.path(&own), "mine").unwrap();
+        let said = place.fails(&again);
+        assert!(said.contains(&format!("{own}: exists already and is not {kind}")), "{said}");
+        assert!(said.contains("--overwrite") && place.read(&own) == b"mine", "{said}");
+        place.ok(&[&again[..], &["--overwrite"]].concat());
+    }
 }
 
 #[test]

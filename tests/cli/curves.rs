@@ -138,6 +138,21 @@ fn several_runs_share_a_page_and_a_table() {
     let text = String::from_utf8(place.read("both.csv")).unwrap();
     assert_eq!(text.lines().count(), 1 + 2 * 8, "a line for each step");
     assert!(text.starts_with("run,step,") && text.lines().nth(1).unwrap().starts_with("a,1,"), "{text}");
+    // Drawn anew as often as it is asked for, and over nothing else.
+    for (more, file) in [(&[][..], "both.html"), (&["--csv"], "both.csv")] {
+        let report = |to: &'static str| [&["report", "runs"], more, &["-o", to]].concat();
+        place.ok(&report(file));
+        let model = place.read("runs/a/model.tetrad");
+        for own in ["runs/a/model.tetrad", "tiny.toml", if more.is_empty() { "both.csv" } else { "both.html" }] {
+            let said = place.fails(&report(own));
+            assert!(said.contains(&format!("{own}: exists already and is not a ")), "{said}");
+            assert!(said.contains("name another file, or replace it with --overwrite"), "{said}");
+        }
+        assert!(place.read("runs/a/model.tetrad") == model);
+    }
+    std::fs::write(place.path("notes.html"), "<p>mine").unwrap();
+    place.ok(&["report", "runs", "-o", "notes.html", "--overwrite"]);
+    assert!(place.read("notes.html") == place.read("both.html"));
     assert!(place.fails(&["report", "tiny"]).contains("tiny"));
     std::fs::create_dir(place.path("empty")).unwrap();
     assert!(place.fails(&["report", "empty"]).contains("holds no run that has done a step"));

@@ -72,6 +72,11 @@ fn one_step_has_a_trace_and_no_table() {
     assert!(said.contains("profile: no table, since it leaves out the first step and there was no other"), "{said}");
     let trace = json(&String::from_utf8(place.read("trace.json")).unwrap());
     assert!(trace["traceEvents"].as_array().unwrap().iter().any(|event| event["name"] == "linear"));
+    let again = ["--set", "train.steps=1", "--set", "train.warmup=0", "--overwrite"];
+    train(&place, &[&again[..], &["--profile=trace.json"]].concat());
+    let said = refused(&place, &[&again[..], &["--profile=tiny.toml"]].concat());
+    assert!(said.contains("--profile: tiny.toml: exists already and is not a trace; name another file"), "{said}");
+    assert!(!place.checkpoints("run").is_empty(), "refused before the run there is deleted");
 }
 
 #[test]

@@ -6,8 +6,9 @@ mod page;
 mod sheets;
 mod stats;
 
-use super::CliResult;
 use super::output::{escape, json, print, write_file};
+use super::overwrite::{OutputKind, refuse_other};
+use super::{CliResult, chart};
 use analysis::{Analysis, analyse};
 use gather::gather;
 use sheets::{Sheet, sheets};
@@ -32,6 +33,9 @@ pub struct Args {
     /// Write a file: an HTML page, Markdown or JSON, by its name's ending (.html, .md, .json); may be repeated.
     #[arg(short, long, value_name = "FILE")]
     output: Vec<PathBuf>,
+    /// Replace a FILE also if it is no comparison of its kind.
+    #[arg(long, requires = "output")]
+    overwrite: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -43,6 +47,8 @@ pub struct Args {
 /// Paths without a run, no finished run, files that cannot be read or written.
 pub fn run(args: Args) -> CliResult {
     let formats: Vec<Format> = args.output.iter().map(|path| Format::of(path)).collect::<Result<_, _>>()?;
+    let mut outputs = args.output.iter().zip(&formats);
+    outputs.try_for_each(|(path, format)| refuse_other(path, format.kind(), args.overwrite))?;
     let (entries, notes) = gather(&args.runs)?;
     let analysis = analyse(entries, notes, args.baseline.as_deref(), args.target)?;
     let names: Vec<_> = args.runs.iter().map(|path| path.to_string_lossy()).collect();
@@ -60,6 +66,9 @@ pub fn run(args: Args) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What every comparison in Markdown begins with.
+const MARKDOWN: &str = "## Arms\n\nEach arm at its best learning rate.";
+
 /// The kinds of files that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
@@ -75,6 +84,15 @@ impl Format {
             Some("md") => Ok(Self::Markdown),
             Some("json") => Ok(Self::Json),
             _ => Err(format!("--output {}: must end in .html, .md or .json", escape(&path.to_string_lossy()))),
+        }
+    }
+
+    /// As it is known again.
+    fn kind(self) -> OutputKind {
+        match self {
+            Self::Html => OutputKind { name: "a page of a comparison", head: chart::HEAD },
+            Self::Markdown => OutputKind { name: "a comparison in Markdown", head: MARKDOWN },
+            Self::Json => OutputKind { name: "a comparison in JSON", head: "{\n  \"groups\": [" },
         }
     }
 

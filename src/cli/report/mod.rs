@@ -7,7 +7,8 @@ mod page;
 mod sheet;
 
 use super::output::{escape, print, write_file};
-use super::{CliResult, Failure, runs};
+use super::overwrite::{OutputKind, refuse_other};
+use super::{CliResult, Failure, chart, runs};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -27,10 +28,17 @@ pub struct Args {
     /// Write all metrics as CSV, a line for each step, or to standard output with `-o -`.
     #[arg(long)]
     csv: bool,
+    /// Replace FILE also if it is no page, with --csv no table, of an earlier report.
+    #[arg(long)]
+    overwrite: bool,
     /// Serve the page on this machine, to its own browsers only, and keep it up to date until the command is stopped.
-    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "6007", conflicts_with_all = ["csv", "output"])]
+    #[arg(long, value_name = "PORT", num_args = 0..=1, default_missing_value = "6007", conflicts_with_all = ["csv", "output", "overwrite"])]
     live: Option<u16>,
 }
+
+/// What is written, as it is known again.
+const PAGE: OutputKind = OutputKind { name: "a page of a report", head: chart::HEAD };
+const SHEET: OutputKind = OutputKind { name: "a table of a report", head: "run,step" };
 
 /// A run that is drawn.
 #[derive(Default)]
@@ -50,6 +58,12 @@ struct Run {
 /// # Errors
 /// If there are no metrics or the page cannot be written.
 pub fn run(args: Args) -> CliResult {
+    let (name, kind) = if args.csv { ("report.csv", SHEET) } else { ("report.html", PAGE) };
+    let output = args.output.clone().unwrap_or_else(|| args.runs[0].join(name));
+    let shown = output == Path::new("-");
+    if args.live.is_none() && !shown {
+        refuse_other(&output, kind, args.overwrite)?;
+    }
     let found = read(&args.runs)?;
     let matrices = || args.runs.iter().map(|folder| continual::section(folder)).collect::<String>();
     if let Some(port) = args.live {
@@ -63,10 +77,8 @@ pub fn run(args: Args) -> CliResult {
             );
         }
     }
-    let name = if args.csv { "report.csv" } else { "report.html" };
-    let output = args.output.clone().unwrap_or_else(|| args.runs[0].join(name));
     let text = if args.csv { sheet::csv(&found)? } else { page::page_of(&found, &matrices(), false).into_bytes() };
-    if output == Path::new("-") {
+    if shown {
         print(|out| out.write_all(&text))?;
         return Ok(ExitCode::SUCCESS);
     }

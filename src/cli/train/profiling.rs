@@ -2,6 +2,7 @@
 
 use crate::cli::Failure;
 use crate::cli::output::{escape, print};
+use crate::cli::overwrite::{OutputKind, is_free};
 use crate::cli::table::Table;
 use serde_json::{Value, json};
 use std::io::{self, Write};
@@ -15,6 +16,9 @@ use tetrad::store::publish;
 /// The trace's name in the run's folder, unless another is given.
 const FILE: &str = "profile.json";
 
+/// What every trace begins with.
+const HEAD: &str = "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n{\"args\":{\"name\":\"steps\"}";
+
 /// A run whose operations are noted.
 pub(super) struct Profiling {
     pub profile: Profile,
@@ -25,7 +29,7 @@ impl Profiling {
     /// Before a run in `dir`: whether its trace can be written is found now rather than at its end.
     ///
     /// # Errors
-    /// If the file cannot be written, or operations of `backend` are carried out later than they return.
+    /// If the file cannot be written or is another than a trace, or operations of `backend` are carried out later than they return.
     pub fn begin(file: Option<&Path>, dir: &Path, backend: &dyn Backend) -> Result<Self, Failure> {
         if !backend.in_place() {
             return Err(
@@ -35,6 +39,10 @@ impl Profiling {
             );
         }
         let file = file.map_or_else(|| dir.join(FILE), Path::to_owned);
+        if !is_free(&file, OutputKind { name: "a trace", head: HEAD }) {
+            let shown = escape(&file.to_string_lossy());
+            return Err(format!("--profile: {shown}: exists already and is not a trace; name another file").into());
+        }
         let profiling = Self { profile: Profile::new(), file };
         profiling.write(&Record::default())?;
         Ok(profiling)
