@@ -217,6 +217,21 @@ fn a_folder_with_another_run_is_left_alone() {
     let told = sweep(&place, &[]);
     assert!(said(&told).contains("differs: the folder holds a run of another configuration"), "{}", said(&told));
     assert!(!said(&told).contains("begin") && weights(&place, PACKED) == before);
+    assert_eq!(told.status.code(), Some(1), "{}", said(&told));
+    let held =
+        "3 of 3 runs are held up, since their folders hold runs of another configuration; move those folders away";
+    assert!(said(&told).contains(held), "{}", said(&told));
+    // Nor is it compared as a run of the sweep.
+    let refused = place.fails(&["compare", "sweep.toml"]);
+    let why =
+        "runs/packed/optimizer.lr=0.004/seed=2: holds a run of another configuration than the sweep's; move it away";
+    assert!(refused.contains("no finished run") && refused.contains(why), "{refused}");
+    std::fs::rename(place.path("runs/float"), place.path("elsewhere")).unwrap();
+    assert_eq!(sweep(&place, &[]).status.code(), Some(1));
+    let compared = place.ok(&["compare", "sweep.toml"]);
+    let (arms, left_out) = compared.split_once("## Left out").unwrap();
+    assert!(arms.contains("| float |") && !arms.contains("packed"), "{compared}");
+    assert_eq!(left_out.matches("holds a run of another configuration").count(), 2, "{compared}");
 }
 
 /// Runs that start from a model, itself or an adapter beside it, are trained, scored and recorded like others; of another

@@ -26,10 +26,10 @@ type Found = (Record, BTreeMap<String, String>);
 /// # Errors
 /// If a path holds no run, or something in it cannot be read.
 pub(super) fn gather(paths: &[PathBuf]) -> Result<(Vec<Entry>, Vec<String>), String> {
-    let mut found: Vec<Found> = Vec::new();
+    let (mut found, mut notes) = (Vec::<Found>::new(), Vec::new());
     for path in paths {
-        let some = runs(path)?;
-        if some.is_empty() {
+        let some = runs(path, &mut notes)?;
+        if some.is_empty() && notes.is_empty() {
             let path = escape(&path.to_string_lossy());
             return Err(format!(
                 "{path}: holds no run; name a run directory, a folder of them, a sweep or its records"
@@ -37,7 +37,6 @@ pub(super) fn gather(paths: &[PathBuf]) -> Result<(Vec<Entry>, Vec<String>), Str
         }
         found.extend(some);
     }
-    let mut notes = Vec::new();
     let mut seen = BTreeSet::new();
     // A run and its record are the same run; the first is taken.
     found.retain(|(record, _)| {
@@ -51,8 +50,8 @@ pub(super) fn gather(paths: &[PathBuf]) -> Result<(Vec<Entry>, Vec<String>), Str
     Ok((label(found), notes))
 }
 
-/// The runs that one path names.
-fn runs(path: &Path) -> Result<Vec<Found>, String> {
+/// The runs that one path names; what is passed over is noted.
+fn runs(path: &Path, notes: &mut Vec<String>) -> Result<Vec<Found>, String> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     match extension {
         _ if path.is_dir() => find(path)?.iter().map(|dir| read(dir)).collect(),
@@ -60,7 +59,7 @@ fn runs(path: &Path) -> Result<Vec<Found>, String> {
             Ok(vec![read(path.parent().unwrap_or(Path::new(".")))?])
         }
         "jsonl" => Ok(records(path)?.into_iter().map(|record| (record, BTreeMap::new())).collect()),
-        "toml" => of_sweep(&Sweep::open(path)?),
+        "toml" => of_sweep(&Sweep::open(path)?, notes),
         _ => Err(format!(
             "{}: neither a folder nor a sweep (.toml) nor records (.jsonl)",
             escape(&path.to_string_lossy())
@@ -68,8 +67,8 @@ fn runs(path: &Path) -> Result<Vec<Found>, String> {
     }
 }
 
-/// The records of a sweep, and its runs that are not recorded.
-fn of_sweep(sweep: &Sweep) -> Result<Vec<Found>, String> {
+/// The records of a sweep, and its runs that are not recorded; folders of other runs are noted.
+fn of_sweep(sweep: &Sweep, notes: &mut Vec<String>) -> Result<Vec<Found>, String> {
     let mut found: Vec<Found> = Vec::new();
     if let Some(path) = sweep.records.as_ref().filter(|path| path.exists()) {
         let of_sweep = |record: &Record| {
@@ -84,7 +83,17 @@ fn of_sweep(sweep: &Sweep) -> Result<Vec<Found>, String> {
     }
     for job in sweep.jobs.iter().filter(|job| job.config.run.dir.exists()) {
         if !found.iter().any(|(record, _)| record.facts.configuration == job.fingerprint && record.failed.is_none()) {
-            found.push(read(&job.config.run.dir)?);
+            let (record, keys) = read(&job.config.run.dir)?;
+            let told = job.config.run.dir.join("config.toml").exists();
+            if !told || record.facts.configuration == job.fingerprint {
+                found.push((record, keys));
+            } else {
+                let why = "holds a run of another configuration than the sweep's";
+                notes.push(format!(
+                    "{}: {why}; move it away, and train the sweep's run with `tetrad sweep`",
+                    record.run
+                ));
+            }
         }
     }
     Ok(found)

@@ -8,7 +8,7 @@ mod values;
 
 pub(super) use file::Sweep;
 
-use super::output::print;
+use super::output::{escape, print};
 use super::signals::{Doing, Interrupts};
 use super::units::duration;
 use super::{CliResult, device};
@@ -23,7 +23,8 @@ use std::time::Duration;
 ///
 /// FILE is TOML; docs/training.md describes it. Runs that are finished or recorded are skipped, runs that were
 /// interrupted go on, and one that fails is noted and does not stop the others. SIGINT and SIGTERM let the runs under way
-/// finish their step and save; the same command continues.
+/// finish their step and save; the same command continues. Exit status: 1 if runs have failed, or could not be trained because
+/// their folders hold runs of another configuration.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The sweep.
@@ -49,7 +50,7 @@ pub struct Args {
 /// Runs `tetrad sweep`.
 ///
 /// # Errors
-/// Mistakes in the file; folders that cannot be used. Exit status 1 if runs have failed.
+/// Mistakes in the file; folders that cannot be used.
 pub fn run(args: Args) -> CliResult {
     let sweep = Sweep::open(&args.file)?;
     let jobs = usize::from(args.jobs);
@@ -80,7 +81,15 @@ pub fn run(args: Args) -> CliResult {
         return Ok(ExitCode::SUCCESS);
     }
     let failed = states.0.iter().any(|state| matches!(state, State::Failed(_)));
-    Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    let held_up = states.0.iter().filter(|state| matches!(state, State::Differs)).count();
+    if held_up > 0 {
+        let (all, file) = (states.0.len(), escape(&args.file.to_string_lossy()));
+        eprintln!(
+            "{held_up} of {all} runs are held up, since their folders hold runs of another configuration; move those folders \
+             away, or set another dir in {file}"
+        );
+    }
+    Ok(if failed || held_up > 0 { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 fn show(sweep: &Sweep, states: &States) -> std::io::Result<()> {
