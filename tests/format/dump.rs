@@ -146,8 +146,9 @@ fn what_cannot_be_read_is_named_in_one_sentence() {
             "Cargo.toml: the file begins with 5b 70 61 63 6b 61 67 65, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2)",
         ),
         (&["dump", &file, "--tensor", "x*"], "no tensor matches \"x*\": there are 2, the first is blocks.0.q"),
-        (&["dump", &file, "--hex", "norm"], "norm is not TENSOR:PLANE, as in blocks.0.q:codes"),
+        (&["dump", &file, "--hex", "norm"], "norm is not TENSOR:PLANE, as in norm:data"),
         (&["dump", &file, "--hex", "x:data"], "there is no tensor x; `tetrad dump FILE` lists them"),
+        (&["dump", &file, "--hex", "other"], "other is not TENSOR:PLANE, as in blocks.0.q:codes"),
         (&["dump", &file, "--hex", "norm:codes"], "norm has no plane codes, it has data"),
         (
             &["diff", &file, "fixtures/format/bad/storage-7.tetrad"],

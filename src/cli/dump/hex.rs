@@ -5,7 +5,7 @@ use crate::cli::output::{escape, json_line};
 use half::{bf16, f16};
 use serde_json::{Value, json};
 use std::io::{self, Write};
-use tetrad::format::{File, PlaneKind, PlaneView};
+use tetrad::format::{File, PlaneKind, PlaneView, Tensor};
 use tetrad::quant::{Element, StateCodec, fp4, nibble};
 
 /// Bytes on a line: one run of 32 nibbles, so that a line never straddles two groups.
@@ -21,7 +21,7 @@ pub(super) struct Shown<'a> {
 pub(super) fn find<'a>(file: &File<'a>, which: &str) -> Result<Shown<'a>, String> {
     let shown = escape(which);
     let Some((name, plane)) = which.rsplit_once(':') else {
-        return Err(format!("{shown} is not TENSOR:PLANE, as in blocks.0.q:codes"));
+        return Err(format!("{shown} is not TENSOR:PLANE, as in {}", example(file, which)));
     };
     let Some((tensor, found)) = file.tensor(name) else {
         return Err(format!("there is no tensor {}; `tetrad dump FILE` lists them", escape(name)));
@@ -32,6 +32,18 @@ pub(super) fn find<'a>(file: &File<'a>, which: &str) -> Result<Shown<'a>, String
         format!("{name} has no plane {}, it has {has}", escape(plane))
     })?;
     Ok(Shown { tensor, view })
+}
+
+/// A plane of this file by its name: of the tensor that was named, or else of the first one with codes, which are most looked at.
+fn example(file: &File<'_>, named: &str) -> String {
+    let has_codes = |tensor: &&Tensor| tensor.planes.iter().any(|plane| plane.kind == PlaneKind::Codes);
+    let named = file.tensor(named).map(|(_, tensor)| tensor);
+    let found = named.or_else(|| file.tensors().iter().find(has_codes)).or_else(|| file.tensors().first());
+    let first = found.and_then(|tensor| Some((tensor, tensor.planes.first()?)));
+    first.map_or_else(
+        || "NAME:codes".into(),
+        |(tensor, plane)| format!("{}:{}", escape(&tensor.spec.name), escape(&tensor.plane_name(plane.kind))),
+    )
 }
 
 /// One line: the index of its first element, and its values as numbers or as levels under a scale.
