@@ -133,6 +133,9 @@ fn keys(dir: &Path) -> Result<BTreeMap<String, String>, String> {
 /// Takes what the metrics say.
 fn take_metrics(record: &mut Record, lines: &[Value]) {
     let mut training = Vec::new();
+    // Without a configuration the highest rate is the peak, as far as the run has come: the first ones warm up.
+    let rates = lines.iter().filter_map(|line| line["lr"].as_f64());
+    record.facts.lr = record.facts.lr.or(rates.reduce(f64::max));
     for line in lines {
         let Some(step) = line["step"].as_u64() else { continue };
         record.steps_done = record.steps_done.max(step);
@@ -145,9 +148,6 @@ fn take_metrics(record: &mut Record, lines: &[Value]) {
         if let Some(loss) = line["val_loss"].as_f64() {
             record.validation.push((step, loss));
             record.bits_per_byte = line["val_bits_per_byte"].as_f64();
-        }
-        if let (None, Some(lr)) = (record.facts.lr, line["lr"].as_f64()) {
-            record.facts.lr = Some(lr);
         }
     }
     // Four digits of a mean of steps are more than their noise leaves, and a record is to be small.
@@ -188,7 +188,7 @@ mod tests {
     }
 
     const LINES: &str = "{\"step\":1,\"loss\":5.5,\"lr\":1e-4,\"tokens_per_s\":1024.0,\"median_scale\":0.01}\n\
-                         {\"step\":2,\"loss\":5.0,\"tokens_per_s\":2048.0,\"median_scale\":0.02,\"moved_bytes\":0.5}\n\
+                         {\"step\":2,\"loss\":5.0,\"lr\":4e-4,\"tokens_per_s\":2048.0,\"median_scale\":0.02,\"moved_bytes\":0.5}\n\
                          {\"step\":2,\"val_loss\":4.5,\"val_bits_per_byte\":6.0}\n{\"step\":3,\"lo";
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         let dir = folder(&[(METRICS, LINES), ("config.toml", old)]);
         let (record, keys) = read(dir.path()).unwrap();
         assert_eq!((record.facts.seed, record.final_loss(), record.facts.parameters), (2, Some(4.5), None));
-        assert_eq!((record.facts.lr, keys["run.gradient"].as_str()), (Some(1e-4), "\"layer\""));
+        assert_eq!((record.facts.lr, keys["run.gradient"].as_str()), (Some(4e-4), "\"layer\""), "the peak");
         let bare = folder(&[(METRICS, LINES)]);
         assert_eq!(read(bare.path()).unwrap().0.validation, [(2, 4.5)]);
     }
