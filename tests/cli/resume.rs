@@ -66,6 +66,30 @@ fn a_schedule_resumes_within_its_decay_and_a_changed_one_is_said() {
     assert!(!said.contains("eval_every"), "{said}");
 }
 
+/// What was done before counts as it was, and what is told of this process alone is told as that.
+#[test]
+fn a_resumed_run_counts_what_was_done_before() {
+    let place = Workplace::new();
+    let whole = place.ok(&["train", "tiny.toml", "--steps", "60", "--stop-at", "20"]);
+    assert!(whole.contains("length   7 680 tokens, "), "{whole}");
+    let noted = |args: &[&str]| {
+        let output = place.run(&[&["train", "tiny.toml", "--resume"], args].concat());
+        assert!(output.status.success());
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let [_, err] = noted(&["--steps", "60", "--stop-at", "20"]);
+    assert!(err.contains("warning: --stop-at 20: the run goes on from step 20, so nothing is trained"), "{err}");
+    // 20 steps of four rows of 32 tokens, then 40 of eight.
+    let [out, err] = noted(&["--steps", "60", "--batch", "8", "--stop-at", "70"]);
+    assert!(out.contains("length   12 800 tokens, "), "{out}");
+    assert!(out.contains("\ncodes that changed since it was resumed: "), "{out}");
+    assert!(err.contains("warning: --stop-at 70: the run ends before that, after step 60 (train.steps)"), "{err}");
+    let anew = place.ok(&["train", "tiny.toml", "--steps", "60", "--overwrite"]);
+    assert!(anew.contains("\ncodes that changed since the start: "), "{anew}");
+    // A schedule of any length is begun at once.
+    place.ok(&["train", "tiny.toml", "--steps", "100000000000000", "--overwrite", "--stop-at", "1"]);
+}
+
 #[test]
 fn resuming_keeps_every_kind_of_state() {
     let place = Workplace::new();

@@ -14,7 +14,7 @@ use tetrad::memory::Category;
 use tetrad::model::{READ_PLANES, StorageConfig};
 use tetrad::optim::{LearningRate, Schedule};
 use tetrad::quant::WeightPlane;
-use tetrad::train::{Samples, Trainer, code_distance};
+use tetrad::train::{Counters, Samples, Trainer, code_distance};
 
 /// Prints it.
 pub(super) fn print_header(
@@ -44,9 +44,10 @@ pub(super) fn print_header(
             config.train.batch,
             config.train.sequence
         )?;
-        length(config, &shares, out)?;
+        let rows = rows(config, trainer.counters());
+        length(config, rows, &shares, out)?;
         for share in &shares {
-            source(share, shares.len() > 1, config, out)?;
+            source(share, shares.len() > 1, (config, rows), out)?;
         }
         if let Some(most) = most_tokens(trainer) {
             let flops = trainer.backend().peak_flops().unwrap_or_default();
@@ -138,8 +139,7 @@ pub fn resolution(config: &Config, distance: Option<f64>) -> Option<String> {
         return None;
     }
     let rates = config.learning_rate();
-    let way: f64 = (1..=config.train.steps).map(|step| rates.at(step)).sum();
-    let (one, all) = (100.0 * config.optimizer.lr / distance, way / distance);
+    let (one, all) = (100.0 * config.optimizer.lr / distance, way(&rates) / distance);
     let step =
         format!("{} apart (median); a step at the peak rate covers about {} % of that", rough(distance), rough(one));
     // How many there are may follow from the text.
@@ -151,6 +151,17 @@ pub fn resolution(config: &Config, distance: Option<f64>) -> Option<String> {
         false => String::new(),
     };
     Some(format!("{step}, all steps in one direction {} %{hint}", rough(100.0 * all)))
+}
+
+/// The sum of a run's rates; of a very long one from so many of its steps, each for the stretch that it is the middle of.
+fn way(rates: &LearningRate) -> f64 {
+    const MOST: u64 = 1 << 20;
+    if rates.steps <= MOST {
+        return (1..=rates.steps).map(|step| rates.at(step)).sum();
+    }
+    let stretch = rates.steps as f64 / MOST as f64;
+    let middle = |i: u64| ((i as f64 + 0.5) * stretch).ceil() as u64;
+    stretch * (0..MOST).map(|i| rates.at(middle(i))).sum::<f64>()
 }
 
 /// What a resumed run does otherwise than the run that saved the state: allowed, but never in silence.
@@ -188,11 +199,16 @@ const CADENCES: [&str; 11] = [
     "max_unmoved",
 ];
 
-/// How much text a run goes through, and how often it sees each piece.
-fn length(config: &Config, shares: &[SourceStats], out: &mut dyn Write) -> io::Result<()> {
-    let TrainConfig { steps, batch, sequence, overfit, .. } = config.train;
-    let rows = steps as f64 * batch as f64;
-    let epochs = rows / shares.iter().map(|share| share.rows).sum::<u64>() as f64;
+/// Rows that a run goes through: those of the steps that are done, which may have had other batches, and the rest.
+fn rows(config: &Config, done: Counters) -> u64 {
+    let TrainConfig { steps, batch, .. } = config.train;
+    done.position.saturating_add(steps.saturating_sub(done.step).saturating_mul(batch as u64))
+}
+
+/// How much text a run of so many rows goes through, and how often it sees each piece.
+fn length(config: &Config, rows: u64, shares: &[SourceStats], out: &mut dyn Write) -> io::Result<()> {
+    let TrainConfig { sequence, overfit, .. } = config.train;
+    let epochs = rows as f64 / shares.iter().map(|share| share.rows).sum::<u64>() as f64;
     let seen = match shares {
         _ if overfit => "all of them the first batch (train.overfit)".into(),
         [_] if epochs < 1.0 => format!("{epochs:.3} epochs: {:.1} % of the rows are seen, once", 100.0 * epochs),
@@ -201,13 +217,13 @@ fn length(config: &Config, shares: &[SourceStats], out: &mut dyn Write) -> io::R
         // Each source has a share of its own.
         _ => format!("{epochs:.2} times as many rows as there are"),
     };
-    writeln!(out, "length   {} tokens, {seen}", grouped(steps * (batch * sequence) as u64))
+    writeln!(out, "length   {} tokens, {seen}", grouped(rows.saturating_mul(sequence as u64)))
 }
 
 /// How a run uses one source; a single text needs no line.
-fn source(share: &SourceStats, several: bool, config: &Config, out: &mut dyn Write) -> io::Result<()> {
+fn source(share: &SourceStats, several: bool, (config, rows): (&Config, u64), out: &mut dyn Write) -> io::Result<()> {
     if several {
-        let rows = share.share * config.train.steps as f64 * config.train.batch as f64;
+        let rows = share.share * rows as f64;
         let (name, percent) = (escape(&share.name), 100.0 * share.share);
         let (tokens, epochs) = (grouped(share.tokens), rows / share.rows as f64);
         writeln!(out, "source   {name}: {tokens} tokens, {percent:.1} % of the rows, {epochs:.2} epochs")?;
@@ -334,6 +350,37 @@ mod tests {
         assert_eq!(resolution(&config, None), None);
         config.optimizer.lr = 0.0;
         assert_eq!(told(&config), None);
+    }
+
+    #[test]
+    fn the_way_of_a_run_of_any_length_is_told_at_once() {
+        let long = |schedule, steps: u64| {
+            let (warmup, decay) = (steps / 50, steps / 5);
+            LearningRate { peak: 1e-3, warmup, steps, schedule, final_lr: 0.1, decay }
+        };
+        for schedule in [Schedule::Constant, Schedule::Cosine, Schedule::Linear, Schedule::Wsd] {
+            // Per step, a long run goes as far as a longer one.
+            let [exact, sampled, longest] =
+                [1u64 << 20, (1 << 20) + 50, i64::MAX as u64].map(|steps| way(&long(schedule, steps)) / steps as f64);
+            assert!((sampled / exact - 1.0).abs() < 1e-4, "{schedule:?}: {exact} {sampled}");
+            assert!((longest / exact - 1.0).abs() < 1e-4, "{schedule:?}: {exact} {longest}");
+        }
+        // One step of warm-up is not lost among billions.
+        let flat = LearningRate { warmup: 1, ..long(Schedule::Constant, 100_000_000_000) };
+        assert!((way(&flat) - 1e8).abs() < 1e3, "{}", way(&flat));
+    }
+
+    #[test]
+    fn rows_that_are_done_count_as_they_were() {
+        let mut config = Config::default();
+        (config.train.steps, config.train.batch) = (100, 8);
+        let done = |step, position| Counters { step, position, ..Counters::default() };
+        assert_eq!(rows(&config, done(0, 0)), 800);
+        // Forty steps of 16 rows, then sixty of eight.
+        assert_eq!(rows(&config, done(40, 640)), 640 + 480);
+        assert_eq!(rows(&config, done(100, 900)), 900);
+        config.train.steps = u64::MAX;
+        assert_eq!(rows(&config, done(0, 0)), u64::MAX);
     }
 
     #[test]

@@ -310,6 +310,11 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
         (None, _) => trainer.initialize(),
     }
     let until = args.stop_at.unwrap_or(u64::MAX);
+    if let Some(warning) = args.stop_at.and_then(|until| warnings::stop_at(until, from_step, config.train.steps))
+        && joined.leads()
+    {
+        eprintln!("warning: {warning}");
+    }
     if !joined.leads() {
         if start.is_none() {
             contribute(&trainer)?;

@@ -73,6 +73,8 @@ pub struct Console {
     tokens: usize,
     begun: Instant,
     first_step: u64,
+    /// Whether it goes on from a checkpoint.
+    resumed: bool,
     last_plain: Option<Instant>,
     /// Time spent in steps alone, and their number.
     stepping: (Duration, u64),
@@ -117,6 +119,7 @@ impl Console {
             tokens: config.train.batch * config.train.sequence,
             begun: Instant::now(),
             first_step: step,
+            resumed: step > 0,
             last_plain: None,
             stepping: (Duration::ZERO, 0),
             last: None,
@@ -212,7 +215,7 @@ impl Console {
                 writeln!(out, "clipped: {share:.1} % of the steps, to a gradient norm of {norm}")?;
             }
             let config = trainer.config();
-            if let Some(line) = self.changed_codes.map(|share| codes_line(config, share)) {
+            if let Some(line) = self.changed_codes.map(|share| codes_line(config, share, self.resumed)) {
                 writeln!(out, "{line}")?;
             }
             let shown = |path: &Path| escape(&path.to_string_lossy());
@@ -364,8 +367,8 @@ fn first_words(text: &str) -> String {
 /// Share of the codes below which a run has trained little but norms and tables.
 const HARDLY_ANY: f64 = 2e-3;
 
-/// What became of the codes.
-fn codes_line(config: &Config, changed: f64) -> String {
+/// What became of the codes, which a resumed run compares with those that it went on from.
+fn codes_line(config: &Config, changed: f64, resumed: bool) -> String {
     let hint = match changed < HARDLY_ANY {
         true => format!(
             "; products read only the codes, so norms and tables did the learning: {}",
@@ -373,7 +376,8 @@ fn codes_line(config: &Config, changed: f64) -> String {
         ),
         false => String::new(),
     };
-    format!("codes that changed since the start: {:.3} % of a sample of the blocks' matrices{hint}", 100.0 * changed)
+    let since = if resumed { "it was resumed" } else { "the start" };
+    format!("codes that changed since {since}: {:.3} % of a sample of the blocks' matrices{hint}", 100.0 * changed)
 }
 
 /// What to do where codes hardly move, and rates would have to be `times` as high: which is no advice where a rate of

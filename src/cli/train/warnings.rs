@@ -25,6 +25,20 @@ pub(super) fn warnings(config: &Config, tunes: bool, data: &Prepared, samples: &
     .collect()
 }
 
+/// A step to stop at that does nothing to a run of so many steps, which goes on from one of them.
+pub(super) fn stop_at(until: u64, from: Option<u64>, steps: u64) -> Option<String> {
+    match from {
+        _ if until > steps => Some(format!(
+            "--stop-at {until}: the run ends before that, after step {steps} (train.steps); raise train.steps to train longer"
+        )),
+        Some(from) if until <= from && from < steps => Some(format!(
+            "--stop-at {until}: the run goes on from step {from}, so nothing is trained; name a step of {} to {steps}",
+            from + 1
+        )),
+        _ => None,
+    }
+}
+
 /// A rate of pretraining destroys a model in a dozen steps, while the loss of its few samples falls.
 fn rate(config: &Config, tunes: bool) -> Option<String> {
     let (lr, usual) = (config.optimizer.lr, OptimizerConfig::of(config.optimizer.name).for_tuning().lr);
@@ -71,4 +85,23 @@ fn vocabulary(config: &Config, data: &Prepared) -> Option<String> {
             grouped(total)
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stop_at;
+
+    #[test]
+    fn a_stop_that_does_nothing_is_told() {
+        assert_eq!([1, 100].map(|until| stop_at(until, None, 100)), [None, None]);
+        assert_eq!([21, 100].map(|until| stop_at(until, Some(20), 100)), [None, None]);
+        assert!(stop_at(101, None, 100).unwrap().contains("ends before that, after step 100 (train.steps)"));
+        assert!(
+            stop_at(20, Some(20), 100)
+                .unwrap()
+                .contains("goes on from step 20, so nothing is trained; name a step of 21")
+        );
+        assert_eq!(stop_at(50, Some(100), 100), None, "that all steps are done is told anyway");
+        assert_eq!(stop_at(0, None, 100), None, "a run that is only begun");
+    }
 }
