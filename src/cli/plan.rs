@@ -137,7 +137,11 @@ fn configuration(args: &Args) -> Result<(Config, Option<f64>), Failure> {
     let load = |base: Option<Config>| -> Result<Config, Failure> {
         let tunes = base.is_some();
         let (base, sets) = with_adapter(args.adapter.as_deref(), base.unwrap_or_default(), sets.clone())?;
-        Ok(if tunes { Config::load_tuning(base, given, &sets)? } else { Config::load_over(base, given, &sets)? })
+        let loaded = match tunes {
+            true => Config::load_tuning(base, given, &sets),
+            false => Config::load_over(base, given, &sets),
+        };
+        Ok(loaded.map_err(|error| args.overrides.named(error))?)
     };
     let open = |path: &Path| -> Result<InitFrom, Failure> { Ok(InitFrom { checkpoint: Checkpoint::open(path)? }) };
     let base = |model: &InitFrom| {

@@ -44,10 +44,15 @@ pub fn run(args: Args) -> CliResult {
     let interrupts = Interrupts::watch()?;
     let model = args.from.as_deref().map(InitFrom::open).transpose()?;
     let sets = args.overrides();
-    let mut config = match &model {
-        Some(model) => Config::load_tuning(model.base(), args.config.as_deref(), &sets)?,
-        None => Config::load(args.config.as_deref(), &sets)?,
+    let loaded = match &model {
+        Some(model) => Config::load_tuning(model.base(), args.config.as_deref(), &sets),
+        None => Config::load(args.config.as_deref(), &sets),
     };
+    let mut config = loaded.map_err(|error| {
+        let tokenizer = args.tokenizer.is_some().then_some(("tokenizer.file", "--tokenizer"));
+        let data = (!args.data.is_empty()).then_some(("data.train", "--data"));
+        overrides::named(error, tokenizer.into_iter().chain(data), &args.sets)
+    })?;
     args.from.iter().for_each(|path| name_folder(&mut config, path));
     if let Some(model) = &model {
         model.place_tokenizer(&mut config, false)?;

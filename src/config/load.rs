@@ -231,7 +231,7 @@ impl Draft {
     /// How weighty the place of a value is: an override wins over a file, and that over the base.
     fn rank(&self, key: &str) -> u8 {
         match self.origins.get(key) {
-            Some(Place::Override) => 2,
+            Some(Place::Override | Place::Option(_)) => 2,
             Some(Place::File(..)) => 1,
             Some(Place::Preset(_)) | None => 0,
         }

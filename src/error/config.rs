@@ -98,6 +98,8 @@ pub enum Place {
     File(PathBuf, usize),
     /// By a `--set` override.
     Override,
+    /// By an option of a command that is short for an override.
+    Option(&'static str),
     /// By a preset.
     Preset(&'static str),
 }
@@ -107,6 +109,7 @@ impl fmt::Display for Place {
         match self {
             Place::File(path, line) => write!(f, "{}, line {line}", path.display()),
             Place::Override => f.write_str("--set"),
+            Place::Option(name) => f.write_str(name),
             Place::Preset(name) => write!(f, "preset {name}"),
         }
     }

@@ -120,6 +120,18 @@ fn a_word_that_is_no_command_is_answered_with_one() {
             .contains("--temperature -1: must be 0 or more")
     );
     assert!(place.fails(&["train", "tiny.toml", "--lr", "-1"]).contains("optimizer.lr = -1"));
+    // What was typed is named, not what it is short for; `--set` has the last word, and so its name.
+    for command in ["train", "plan"] {
+        let said = |more: &[&str]| place.fails(&[&[command, "tiny.toml"], more].concat());
+        for (option, key) in [("--lr", "optimizer.lr"), ("--steps", "train.steps"), ("--batch", "train.batch")] {
+            let message = said(&[option, "abc"]);
+            assert!(message.contains(&format!("{key} = \"abc\" ({option}): must be ")), "{message}");
+        }
+        let message = said(&["--steps", "10", "--set", "train.steps=abc"]);
+        assert!(message.contains("train.steps = \"abc\" (--set): must be "), "{message}");
+    }
+    let message = place.fails(&["train", "tiny.toml", "--set", "data.train=[other.txt]"]);
+    assert!(message.contains("write --data other.txt, or the list in quotes"), "{message}");
     let message = place.fails(&["export", "run/model.tetrad", "-o", "out.safetensors"]);
     assert!(message.contains("a name that ends in .gguf") && !place.path("out.safetensors").exists(), "{message}");
     assert!(place.ok(&["config", "learning_rate"]).starts_with("optimizer.lr\n"));

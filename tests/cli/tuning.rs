@@ -67,7 +67,10 @@ fn the_length_is_given_in_one_of_three_ways_and_the_later_word_counts() {
     let warmup = record(&place, "runs/run-train")["train"]["warmup"].as_integer();
     assert_eq!(warmup, Some((half as f64 / 2.0).round() as i64));
     let refused = place.fails(&[&base[..], &["--steps", "7", "--epochs", "2"]].concat());
-    assert!(refused.contains("train.epochs = 2.0 (--set): says how long the run is, and so does another"), "{refused}");
+    assert!(
+        refused.contains("train.epochs = 2.0 (--epochs): says how long the run is, and so does another"),
+        "{refused}"
+    );
     let refused = place.fails(&[&base[..], &["--set", "train.warmup=3", "--set", "train.warmup_share=0.1"]].concat());
     assert!(refused.contains("train.warmup_share") && refused.contains("keep one of them"), "{refused}");
 }

@@ -34,9 +34,12 @@ impl Origin {
         let textless = base.is_some();
         let sets = args.overrides.all();
         let tunes = base.is_none() && args.from.is_some();
-        let load = |base: Config, source: Option<&str>, sets: &[String]| match tunes {
-            true => Config::load_tuning(base, source, sets),
-            false => Config::load_over(base, source, sets),
+        let load = |base: Config, source: Option<&str>, sets: &[String]| {
+            let loaded = match tunes {
+                true => Config::load_tuning(base, source, sets),
+                false => Config::load_over(base, source, sets),
+            };
+            loaded.map_err(|error| args.overrides.named(error))
         };
         let base = match (base, model) {
             (Some(base), _) => base,
