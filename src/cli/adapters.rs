@@ -1,6 +1,7 @@
 //! `--adapter FILE[=SCALE]`.
 
 use super::Failure;
+use super::model_file::finished_adapter;
 use std::path::Path;
 use tetrad::checkpoint::{Adapted, Adapter, Checkpoint};
 use tetrad::error::CheckpointError;
@@ -53,7 +54,7 @@ pub(super) fn open(arguments: &[String]) -> Result<Vec<(Checkpoint, f32)>, Failu
 
 fn open_one(argument: &str) -> Result<(Checkpoint, f32), Failure> {
     let (file, scale) = split(argument, Path::new(argument).exists())?;
-    Ok((Checkpoint::open_sound(Path::new(file))?, scale))
+    Ok((Checkpoint::open_sound(&finished_adapter(Path::new(file)))?, scale))
 }
 
 /// File and scale; the name of a file that exists has no scale in it.

@@ -4,9 +4,9 @@ use super::compute::ComputeArgs;
 use super::model_file::model_file;
 use super::output::escape;
 use super::signals::ReplyInterrupts;
-use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter};
+use super::writing::{NOT_UTF8, PASS_TOKENS, SamplingArgs, TokenPrinter};
 use super::{CliResult, Failure, adapters, device, eval, pool};
-use std::io::{BufRead, IsTerminal, Lines, StdinLock, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ pub struct Args {
     /// Tokens of a reply at most; the model may end it earlier.
     #[arg(long, default_value_t = 512)]
     max_tokens: usize,
-    /// Add this adapter, times SCALE if that is given; may be repeated.
+    /// Add this adapter, times SCALE if that is given: a file, or the folder of its finished run; may be repeated.
     #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
     adapters: Vec<String>,
     /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].
@@ -134,7 +134,7 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
         writing: Duration::ZERO,
     };
     let mut generator = Generator::by(&model, adapted.ensemble().unwrap_or_default());
-    let mut lines = std::io::stdin().lock().lines();
+    let mut lines = (1..).zip(std::io::stdin().lock().lines());
     while let Some(line) = message(&mut lines, interactive)? {
         match line.trim() {
             "" => continue,
@@ -151,14 +151,23 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
 }
 
 /// The next message, of several lines where they end with a backslash; nothing at the end of the input.
-fn message(lines: &mut Lines<StdinLock<'_>>, prompts: bool) -> std::io::Result<Option<String>> {
+fn message(
+    lines: &mut impl Iterator<Item = (usize, io::Result<String>)>,
+    prompts: bool,
+) -> Result<Option<String>, Failure> {
     let mut message = String::new();
     loop {
         if prompts {
             eprint!("{}", if message.is_empty() { "> " } else { ". " });
             std::io::stderr().flush()?;
         }
-        match lines.next().transpose()? {
+        let line = match lines.next() {
+            Some((number, Err(error))) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(format!("standard input, line {number}: is not UTF-8; {NOT_UTF8}").into());
+            }
+            line => line.map(|(_, line)| line).transpose()?,
+        };
+        match line {
             None if message.is_empty() => return Ok(None),
             None => return Ok(Some(message)),
             Some(line) => match line.strip_suffix('\\') {

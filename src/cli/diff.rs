@@ -3,6 +3,7 @@
 mod report;
 
 use super::CliResult;
+use super::model_file::any_file;
 use super::output::{in_file, json, print};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,9 +17,11 @@ use tetrad::store::Map;
 /// cannot be read.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The file to compare from.
+    /// The file to compare from, or the folder of a finished run for its weights.
+    #[arg(value_parser = any_file())]
     a: PathBuf,
-    /// The file to compare to.
+    /// The file to compare to, likewise.
+    #[arg(value_parser = any_file())]
     b: PathBuf,
     /// Print JSON.
     #[arg(long)]

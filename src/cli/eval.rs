@@ -32,7 +32,7 @@ pub struct Args {
     /// Sequences at most; 0 = all.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     sequences: usize,
-    /// Add this adapter, times SCALE if that is given; may be repeated.
+    /// Add this adapter, times SCALE if that is given: a file, or the folder of its finished run; may be repeated.
     #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
     adapters: Vec<String>,
     /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].

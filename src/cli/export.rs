@@ -1,6 +1,6 @@
 //! `tetrad export`.
 
-use super::model_file::model_file;
+use super::model_file::any_file;
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
@@ -16,8 +16,8 @@ use tetrad::model::ActivationQuant;
 /// GGUF gets exactly the bits that were trained, as Q4_0 or Q4_1; a directory gets their values.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model or the adapter; or the folder of a run that is finished, for its model.
-    #[arg(value_parser = model_file())]
+    /// The model or the adapter, or the folder of a run that is finished.
+    #[arg(value_parser = any_file())]
     file: PathBuf,
     /// Of an adapter that has learned several tasks, export this module.
     #[arg(long, value_enum, value_name = "MODULE")]

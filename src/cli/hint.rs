@@ -2,6 +2,7 @@
 //! state facts only.
 
 use super::misnamed::{self, PathKind};
+use super::model_file;
 use std::error::Error;
 use std::io::ErrorKind;
 use tetrad::error::{
@@ -37,22 +38,22 @@ pub(super) fn hint(error: &(dyn Error + 'static), options: Options) -> Option<St
     if let Some(error) = error.downcast_ref::<StartError>() {
         return match error {
             StartError::Backend(error) => backend(error, options),
-            StartError::Store(error) => store(error),
+            StartError::Store(error) => store(error, options),
             _ => None,
         };
     }
     if let Some(error) = error.downcast_ref::<ConvertError>() {
         return match error {
-            ConvertError::Checkpoint(error) => checkpoint(error),
-            ConvertError::Store(error) => store(error),
+            ConvertError::Checkpoint(error) => checkpoint(error, options),
+            ConvertError::Store(error) => store(error, options),
             ConvertError::Write { source, .. } => write(source),
             _ => None,
         };
     }
     if let Some(error) = error.downcast_ref::<CheckpointError>() {
-        return checkpoint(error);
+        return checkpoint(error, options);
     }
-    store(error.downcast_ref()?)
+    store(error.downcast_ref()?, options)
 }
 
 /// Advice on a file in the place of a configuration that is none.
@@ -68,6 +69,9 @@ fn config(error: &ConfigError) -> Option<String> {
 }
 
 fn data(error: &DataError, options: Options) -> Option<String> {
+    if let DataError::NoMatch { pattern, .. } = error {
+        return unquoted(pattern);
+    }
     if options == Options::Eval {
         return measured(error);
     }
@@ -103,6 +107,17 @@ fn data(error: &DataError, options: Options) -> Option<String> {
     Some(advice.into())
 }
 
+/// Advice on a list of texts whose quotes a shell took away: what is left is no TOML, and so one name.
+fn unquoted(pattern: &str) -> Option<String> {
+    let inner = pattern.strip_prefix('[')?.strip_suffix(']')?;
+    let names: Vec<&str> = inner.split(',').map(|name| name.trim().trim_matches(['\'', '"'])).collect();
+    let (flags, list) = (names.join(" --data "), names.join("\", \""));
+    Some(format!(
+        "it looks like a list whose quotes the shell took away; write --data {flags}, or the list in quotes: \
+         '[\"{list}\"]'"
+    ))
+}
+
 const PARQUET: &str = "build it with `cargo build --release --features parquet`, or convert the file to .jsonl";
 const ZSTD: &str = "check it with `zstd -t`";
 
@@ -123,11 +138,13 @@ fn measured(error: &DataError) -> Option<String> {
     Some(advice.into())
 }
 
-fn store(error: &StoreError) -> Option<String> {
+fn store(error: &StoreError, options: Options) -> Option<String> {
     let advice = match error {
         StoreError::NoDirectory { .. } => "create it, or name another path",
         StoreError::NoSpace { .. } => SPACE,
         StoreError::Io { source, .. } => return full(source),
+        // Training also writes files, in whose place a folder may be.
+        StoreError::NotAFile { path, .. } => return model_file::advice(path, options != Options::Keys),
         StoreError::NoRoomToWork { .. } => {
             "free some space, choose another run.dir, or keep more in memory with offload.weights and offload.optimizer"
         }
@@ -156,9 +173,9 @@ fn full(error: &std::io::Error) -> Option<String> {
     Some(advice.into())
 }
 
-fn checkpoint(error: &CheckpointError) -> Option<String> {
+fn checkpoint(error: &CheckpointError, options: Options) -> Option<String> {
     let advice = match error {
-        CheckpointError::Store(error) => return store(error),
+        CheckpointError::Store(error) => return store(error, options),
         CheckpointError::Ranks(error) => return ranks(error),
         CheckpointError::Write { source, .. } => return write(source),
         CheckpointError::Format { source, .. } => match source.as_ref() {
@@ -183,11 +200,19 @@ fn checkpoint(error: &CheckpointError) -> Option<String> {
         CheckpointError::NoAdapter { .. } => "`tetrad train --from MODEL --adapter lora` makes adapters",
         CheckpointError::TwoModules { .. } => "choose with --expert online or --expert offline",
         CheckpointError::OtherBase { .. } => "name the model that it was trained on",
+        CheckpointError::Differs { key, .. } if key.contains("text") => TEXTS,
+        CheckpointError::Differs { key, .. } if key.contains("base") => {
+            "name the base that the run began with (--from, adapter.base), or start a new run in another run.dir"
+        }
         CheckpointError::Differs { .. } => "resume with the saved value, or start a new run in another run.dir",
         _ => return None,
     };
     Some(advice.into())
 }
+
+const TEXTS: &str = "it follows from data.train or data.source, data.validation and data.validation_fraction (what is held out is \
+                     not trained on), data.packing, data.overlong, data.chat_template and tokenizer.file; resume with the saved run's \
+                     (its config.toml has them), or start a new run in another run.dir";
 
 const VERIFY: &str = "`tetrad verify` lists all that is wrong";
 
@@ -303,6 +328,17 @@ mod tests {
         assert_eq!(keys(long), "raise train.sequence, or set data.overlong to \"truncate\" or \"skip\"");
         assert!(keys(DataError::TrainedAndValidated { path: path() }).contains("data.validation"));
         assert_eq!(hint(&DataError::Empty { path: path() }, Options::Keys), None);
+    }
+
+    #[test]
+    fn a_list_that_lost_its_quotes_is_known() {
+        let told = |pattern: &str| keys(DataError::NoMatch { pattern: pattern.into(), note: "" });
+        assert!(told("[other.txt]").contains("write --data other.txt, or the list in quotes: '[\"other.txt\"]'"));
+        assert!(
+            told("[a.txt, b/*.txt]")
+                .contains("--data a.txt --data b/*.txt, or the list in quotes: '[\"a.txt\", \"b/*.txt\"]'")
+        );
+        assert_eq!((told("other.txt"), told("[ab].txt")), (String::new(), String::new()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `tetrad import`.
 
+use super::model_file::model_file;
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
@@ -28,8 +29,8 @@ pub struct Args {
     /// Replace FILE if it is there already.
     #[arg(long)]
     overwrite: bool,
-    /// The .tetrad model that an adapter was trained on; SOURCE is then an adapter.
-    #[arg(long, value_name = "FILE", conflicts_with_all = OF_MODELS)]
+    /// The .tetrad model that an adapter was trained on, or the folder of its finished run; SOURCE is then an adapter.
+    #[arg(long, value_name = "FILE", conflicts_with_all = OF_MODELS, value_parser = model_file())]
     base: Option<PathBuf>,
     /// config.json of a single safetensors file.
     #[arg(long, value_name = "FILE")]

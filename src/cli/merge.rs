@@ -1,6 +1,7 @@
 //! `tetrad merge`.
 
 use super::held_out::{Cut, HeldOut};
+use super::model_file::model_file;
 use super::output::{escape, json, print};
 use super::progress::converting;
 use super::units::{bytes, grouped};
@@ -26,9 +27,10 @@ const CALIBRATION: usize = 64;
 /// and the others tell how much of the adapter's gain survived.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The model that the adapters were trained on.
+    /// The model that the adapters were trained on, or the folder of its finished run.
+    #[arg(value_parser = model_file())]
     base: PathBuf,
-    /// An adapter, and what it is multiplied by if that is not 1; may be repeated.
+    /// An adapter, a file or the folder of its finished run, and what it is multiplied by if that is not 1; may be repeated.
     #[arg(long, required = true, value_name = "FILE[=SCALE]")]
     adapter: Vec<String>,
     /// Of an adapter that has learned several tasks, merge this module.

@@ -20,7 +20,8 @@ pub(super) struct OutputKind {
 /// What is there, and what helps.
 pub(super) fn refuse_file(output: &Path, overwrite: bool) -> Result<(), String> {
     match std::fs::symlink_metadata(output) {
-        // What is no file is refused by its kind, later.
+        Ok(found) if found.is_dir() => Err(format!("{}: is a folder; name a file to write", show(output))),
+        // What else is no file is refused by its kind, later.
         Ok(found) if !overwrite && (found.is_file() || found.is_symlink()) => {
             Err(format!("{}: exists already; name another file, or replace it with --overwrite", show(output)))
         }

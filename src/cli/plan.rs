@@ -1,6 +1,6 @@
 //! `tetrad plan`.
 
-use super::model_file::model_file;
+use super::model_file::{finished_model, model_file};
 use super::output::{json, print};
 use super::overrides::Overrides;
 use super::table::Table;
@@ -27,11 +27,12 @@ pub struct Args {
     config: Option<String>,
     #[command(flatten)]
     overrides: Overrides,
-    /// Plan a run that starts from this model, as `train --from` would. Settings that training derives
-    /// from the text, which is not read here, are those of a long text unless set.
+    /// Plan a run that starts from this model, a file or the folder of a finished run, as `train --from` would. Settings that
+    /// training derives from the text, which is not read here, are those of a long text unless set.
     #[arg(long, value_name = "FILE", value_parser = model_file())]
     from: Option<PathBuf>,
-    /// Plan a run that trains an adapter beside it: lora, prefix, bottleneck, or a trained adapter's FILE.
+    /// Plan a run that trains an adapter beside it: lora, prefix, bottleneck, or a trained adapter, its FILE or the folder of
+    /// its finished run.
     #[arg(long, value_name = "KIND|FILE")]
     adapter: Option<String>,
     /// Pick unset options so that the run fits into SIZE, and report the largest train.batch that does: bytes, KiB, MiB,
@@ -143,7 +144,9 @@ fn configuration(args: &Args) -> Result<(Config, Option<f64>), Failure> {
         };
         Ok(loaded.map_err(|error| args.overrides.named(error))?)
     };
-    let open = |path: &Path| -> Result<InitFrom, Failure> { Ok(InitFrom { checkpoint: Checkpoint::open(path)? }) };
+    let open = |path: &Path| -> Result<InitFrom, Failure> {
+        Ok(InitFrom { checkpoint: Checkpoint::open(&finished_model(path))? })
+    };
     let base = |model: &InitFrom| {
         let mut base = model.base();
         base.run.dir = RunConfig::default().dir;

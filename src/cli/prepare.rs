@@ -31,7 +31,7 @@ pub struct Args {
     /// Short for `--set tokenizer.file=...`.
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<String>,
-    /// Use the tokenizer of this model, for `train --from`.
+    /// Use the tokenizer of this model, a file or the folder of a finished run, for `train --from`.
     #[arg(long, value_name = "FILE", conflicts_with = "tokenizer", value_parser = model_file())]
     from: Option<PathBuf>,
 }

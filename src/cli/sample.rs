@@ -3,9 +3,10 @@
 use super::compute::ComputeArgs;
 use super::model_file::model_file;
 use super::output::{escape, json, print};
-use super::writing::{PASS_TOKENS, SamplingArgs, TokenPrinter, text_prompt};
+use super::writing::{NOT_UTF8, PASS_TOKENS, SamplingArgs, TokenPrinter, text_prompt};
 use super::{CliResult, adapters, device, eval, pool};
 use serde_json::json;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::checkpoint::{Adapted, Capacity, Checkpoint, TOKENIZER_CONFIG};
@@ -44,7 +45,7 @@ pub struct Args {
     /// Print JSON at the end: prompt, text, their tokens, whether the model ended the text.
     #[arg(long)]
     json: bool,
-    /// Add this adapter, times SCALE if that is given; may be repeated.
+    /// Add this adapter, times SCALE if that is given: a file, or the folder of its finished run; may be repeated.
     #[arg(long = "adapter", value_name = "FILE[=SCALE]")]
     adapters: Vec<String>,
     /// Of an adapter that has learned several tasks, use one module alone [default: both, as its file says].
@@ -79,7 +80,11 @@ fn read_prompt(file: &Path) -> Result<String, super::Failure> {
         true => std::io::read_to_string(std::io::stdin()),
         false => std::fs::read_to_string(file),
     };
-    Ok(text.map_err(|error| format!("--prompt-file {}: cannot be read: {error}", escape(&file.to_string_lossy())))?)
+    let shown = escape(&file.to_string_lossy());
+    Ok(text.map_err(|error| match error.kind() {
+        ErrorKind::InvalidData => format!("--prompt-file {shown}: is not UTF-8; {NOT_UTF8}"),
+        _ => format!("--prompt-file {shown}: cannot be read: {error}"),
+    })?)
 }
 
 fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
@@ -92,7 +97,7 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
     let special = checkpoint.special_tokens(&tokenizer);
     let prompt = match args.chat {
         true => chat_prompt(args, text, &checkpoint, &tokenizer)?,
-        false => prompt(text, &checkpoint, &tokenizer, &special)?,
+        false => prompt(args, text, &checkpoint, &tokenizer, &special)?,
     };
     let context = checkpoint.meta.model.context;
     if prompt.len() > context {
@@ -151,13 +156,14 @@ fn sample(args: &Args, text: &str, sampling: &Sampling) -> CliResult {
 
 /// The tokens of the prompt.
 fn prompt(
+    args: &Args,
     text: &str,
     checkpoint: &Checkpoint,
     tokenizer: &Tokenizer,
     special: &SpecialTokens,
 ) -> Result<Vec<u32>, super::Failure> {
     let came = checkpoint.attachment(TOKENIZER_CONFIG).is_some();
-    within(text_prompt(text, tokenizer, special, came)?, checkpoint)
+    within(text_prompt(text, tokenizer, special, came)?, args, checkpoint)
 }
 
 /// The tokens of a conversation whose user says `text`.
@@ -170,15 +176,19 @@ fn chat_prompt(
     let template = super::chat::template(&args.file, checkpoint, args.chat_template.as_deref())?;
     let system = args.system.iter().map(|system| Message { role: "system", content: system.clone() });
     let messages: Vec<_> = system.chain([Message { role: "user", content: text.into() }]).collect();
-    within(tokenizer.encode(&template.render(&messages)?)?, checkpoint)
+    within(tokenizer.encode(&template.render(&messages)?)?, args, checkpoint)
 }
 
 /// The tokens of a prompt, which must be of the model's vocabulary.
-fn within(ids: Vec<u32>, checkpoint: &Checkpoint) -> Result<Vec<u32>, super::Failure> {
+fn within(ids: Vec<u32>, args: &Args, checkpoint: &Checkpoint) -> Result<Vec<u32>, super::Failure> {
     let vocab = checkpoint.meta.model.vocab;
+    let given = || match &args.prompt_file {
+        Some(file) => format!("--prompt-file {}", escape(&file.to_string_lossy())),
+        None => "--prompt".into(),
+    };
     match ids.iter().find(|&&id| id as usize >= vocab) {
-        Some(id) => Err(format!("--prompt: token {id} is beyond the model's vocabulary of {vocab}").into()),
-        None if ids.is_empty() => Err("--prompt: empty; give at least one character".into()),
+        Some(id) => Err(format!("{}: token {id} is beyond the model's vocabulary of {vocab}", given()).into()),
+        None if ids.is_empty() => Err(format!("{}: empty; give at least one character", given()).into()),
         None => Ok(ids),
     }
 }

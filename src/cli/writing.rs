@@ -6,6 +6,9 @@ use tetrad::data::{Decoder, SpecialTokens, Tokenizer};
 use tetrad::error::DataError;
 use tetrad::model::Sampling;
 
+/// What to do about text that is not UTF-8.
+pub(super) const NOT_UTF8: &str = "convert it, as `iconv -f latin1 -t utf-8` does";
+
 /// Prompt tokens in one pass.
 pub(super) const PASS_TOKENS: usize = 256;
 

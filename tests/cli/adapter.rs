@@ -57,6 +57,7 @@ fn an_adapter_is_trained_resumed_evaluated_and_sampled() {
     assert_eq!(loss(&place, &["--adapter", "tuned/adapter.tetrad=0"]), alone);
     let half = loss(&place, &["--adapter", "tuned/adapter.tetrad=0.5"]);
     assert!(half != alone && half != adapted);
+    assert_eq!((loss(&place, &["--adapter", "tuned"]), loss(&place, &["--adapter", "tuned=0.5"])), (adapted, half));
     let sample = ["sample", "run/model.tetrad", "--prompt", "The ", "--max-tokens", "8", "--temperature", "0"];
     place.ok(&[&sample[..], &["--adapter", "tuned/adapter.tetrad"]].concat());
 
@@ -74,6 +75,33 @@ fn an_adapter_is_trained_resumed_evaluated_and_sampled() {
         place.ok(&[command, "tuned/adapter.tetrad"]);
     }
     place.ok(&["diff", "tuned/adapter.tetrad", "again/adapter.tetrad"]);
+}
+
+/// The folder of its run stands for an adapter, and where a model is needed says which.
+#[test]
+fn the_folder_of_a_run_stands_for_its_adapter() {
+    let place = trained();
+    tune(&place, &[]);
+    tune(&place, &["--set", "run.dir=half", "--stop-at", "10"]);
+    for args in [&["dump", "tuned"][..], &["verify", "tuned"], &["diff", "tuned", "tuned/adapter.tetrad"]] {
+        place.ok(args);
+    }
+    place.ok(&["merge", "run", "--adapter", "tuned", "-o", "merged.tetrad"]);
+    place.ok(&["export", "tuned", "-o", "peft"]);
+    let more = ["train", "--from", "run", "--adapter", "tuned", "--set", "run.dir=more", "--set", "train.steps=1"];
+    place.ok(&[&more, &TEXT[..]].concat());
+    place.ok(&["plan", "--from", "run", "--adapter", "tuned"]);
+    let base = place.path("run/model.tetrad").canonicalize().unwrap();
+    for args in [&["eval", "tuned", "--text", "val.txt"][..], &["sample", "tuned"], &["train", "--from", "tuned"]] {
+        let said = place.fails(args);
+        let expected = format!("this is an adapter's run; name {} and --adapter tuned\n", base.display());
+        assert!(said.ends_with(&expected), "{args:?}: {said}");
+    }
+    for args in [&["sample", "half"][..], &["sample", "run", "--adapter", "half"], &["dump", "half"]] {
+        let said = place.fails(args);
+        let at = "this adapter's run is at step 10 of 20; name ";
+        assert!(said.contains(at) && said.ends_with(" and --adapter half/step-00000010.tetrad\n"), "{args:?}: {said}");
+    }
 }
 
 #[test]
@@ -94,7 +122,26 @@ fn what_does_not_belong_together_is_refused() {
     let baseless = fails(&[&["train", "tiny.toml", "--adapter", "lora", "--set", "run.dir=x"], &TEXT[..]].concat());
     assert!(baseless.contains("--from"), "{baseless}");
     let unknown = fails(&["train", "--from", "run/model.tetrad", "--adapter", "lara"]);
-    assert!(unknown.contains("adapter.kind") && unknown.contains("lora"), "{unknown}");
+    let takes =
+        "no such file, and no kind of adapter; it takes lora, prefix, bottleneck, or a trained adapter: its file";
+    assert!(unknown.contains(&format!("--adapter lara: {takes}")), "{unknown}");
+    for command in ["train", "plan"] {
+        let missing = fails(&[command, "--from", "run/model.tetrad", "--adapter", "tuned/none.tetrad"]);
+        assert!(missing.contains(&format!("--adapter tuned/none.tetrad: {takes}")), "{missing}");
+    }
+    // What was started from is not resumed.
+    for (more, key) in [
+        (&["--from", "run", "--adapter", "tuned", "--set", "adapter.rank=8"][..], "adapter.rank"),
+        (&["--from", "run", "--set", "model.hidden=48"], "model.hidden"),
+        (&["--from", "run", "--adapter", "lora", "--set", "storage.group=64"], "storage.group"),
+    ] {
+        let said = fails(&[&["train", "--set", "run.dir=x"], more, &TEXT[..]].concat());
+        let advice =
+            format!("leave {key} out (a preset has it, too), and the file's value is used, or start from a file");
+        assert!(said.contains(&advice) && !said.contains("resume"), "{said}");
+    }
+    let model = fails(&["train", "--from", "run/model.tetrad", "--adapter", "other"]);
+    assert!(model.contains("other/model.tetrad") && model.contains("not an adapter"), "{model}");
 }
 
 #[test]

@@ -17,10 +17,14 @@ fn model() -> Workplace {
 }
 
 fn chat(place: &Workplace, args: &[&str], said: &str) -> Output {
+    chat_bytes(place, args, said.as_bytes())
+}
+
+fn chat_bytes(place: &Workplace, args: &[&str], said: &[u8]) -> Output {
     let fixed = ["chat", "run/model.tetrad", "--chat-template", "talk.jinja", "--temperature", "0"];
     let mut command = place.command(&[&fixed[..], args].concat());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(said.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(said).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -117,6 +121,21 @@ fn a_stop_ends_the_text_and_a_prompt_may_come_from_a_file_or_standard_input() {
     child.stdin.take().unwrap().write_all(b"The ").unwrap();
     assert_eq!(String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap(), expected);
     assert!(place.fails(&["sample", "run/model.tetrad", "--prompt-file", "none.txt"]).contains("none.txt"));
+    let empty = place.fails(&["sample", "run/model.tetrad", "--prompt-file", "-"]);
+    assert!(empty.contains("--prompt-file -: empty; give at least one character"), "{empty}");
+    assert!(place.fails(&["sample", "run/model.tetrad", "--prompt", ""]).contains("--prompt: empty"));
+}
+
+#[test]
+fn text_that_is_not_utf8_is_named_by_its_line() {
+    let place = model();
+    let output = chat_bytes(&place, &["--max-tokens", "2"], b"Hi\n\nna\xefve\n");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("tetrad: standard input, line 3: is not UTF-8; convert it, as `iconv"), "{said}");
+    assert_eq!(output.status.code(), Some(2));
+    std::fs::write(place.path("prompt.txt"), b"na\xefve").unwrap();
+    let said = place.fails(&["sample", "run/model.tetrad", "--prompt-file", "prompt.txt"]);
+    assert!(said.contains("--prompt-file prompt.txt: is not UTF-8; convert it"), "{said}");
 }
 
 /// Text samples of a run on conversations ask their question as `chat` does, and end where the model ends its answer.

@@ -12,6 +12,7 @@ fn commands() -> Vec<Vec<&'static str>> {
         vec!["sample", "FILE"],
         vec!["dump", "FILE"],
         vec!["diff", "FILE", "run/model.tetrad"],
+        vec!["merge", "FILE", "--adapter", "none.tetrad", "-o", "merged.tetrad"],
         resume,
     ]
 }
@@ -30,7 +31,10 @@ fn what_is_no_model_is_refused_by_every_command() {
     std::fs::create_dir(place.path("folder")).unwrap();
     let wrong = [
         ("none.tetrad", "none.tetrad: no such file"),
-        ("folder", "folder: is a directory, a regular file is needed"),
+        (
+            "folder",
+            "folder: is a directory, a regular file is needed; name a model's file, or the folder of a finished run",
+        ),
         ("empty.tetrad", "empty.tetrad: the file is empty (0 bytes)"),
         ("val.txt", "it is another kind of file"),
         ("cut.tetrad", "it is cut short, copy it again"),
@@ -50,6 +54,47 @@ fn what_is_no_model_is_refused_by_every_command() {
     }
     assert_snapshot!(place.fails(&["sample", "val.txt"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2); models come from `tetrad train` and `tetrad import`");
     assert_snapshot!(place.fails(&["sample", "stub.tetrad"]), @"tetrad: stub.tetrad: the file has 100 bytes, its header alone takes 128: it is cut short or no .tetrad file (R1)");
+}
+
+#[test]
+fn the_folder_of_a_finished_run_stands_for_its_model_and_another_names_a_checkpoint() {
+    let place = trained();
+    super::train(&place, &["--set", "run.dir=half", "--set", "train.steps=100", "--stop-at", "10"]);
+    assert_eq!(place.ok(&["dump", "run"]), place.ok(&["dump", "run/model.tetrad"]));
+    place.ok(&["diff", "run", "run/model.tetrad"]);
+    assert!(place.ok(&["verify", "run"]).starts_with("run/model.tetrad: sound"));
+    let verify = vec!["verify", "FILE"];
+    for command in commands().iter().filter(|command| !command.contains(&"--resume")).chain([&verify]) {
+        let args: Vec<&str> = command.iter().map(|&word| if word == "FILE" { "half" } else { word }).collect();
+        let said = place.fails(&args);
+        let advice = "; this run is at step 10 of 100; name a checkpoint: half/step-00000010.tetrad\n";
+        assert!(said.ends_with(advice), "{args:?}: {said}");
+    }
+}
+
+/// Each file is checked, whatever the others are, and the worst decides the exit status.
+#[test]
+fn several_files_are_verified_at_once() {
+    let place = trained();
+    let sound = ["run/step-00000030.tetrad", "run"];
+    let said = place.ok(&[&["verify"], &sound[..]].concat());
+    assert_eq!(said.matches(": sound, all ").count(), 2, "{said}");
+    let mut flipped = place.read("run/model.tetrad");
+    flipped[200] ^= 1;
+    std::fs::write(place.path("head.tetrad"), flipped).unwrap();
+    let verify = |more: &[&str]| {
+        let output = place.run(&[&["verify"], more, &sound[..]].concat());
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status.code(), out, err)
+    };
+    let (status, out, err) = verify(&["head.tetrad"]);
+    assert!(out.contains("head.tetrad: damaged, ") && out.matches(": sound").count() == 2, "{out}");
+    assert_eq!((status, err.as_str()), (Some(1), ""));
+    let (status, out, err) = verify(&["none.tetrad", "head.tetrad", "--json"]);
+    assert_eq!((status, err.as_str()), (Some(2), "tetrad: none.tetrad: no such file\n"));
+    let found: Vec<_> = out.lines().map(super::json).collect();
+    let told: Vec<_> = found.iter().map(|file| file["sound"].as_bool().unwrap()).collect();
+    assert_eq!(told, [false, true, true], "{out}");
 }
 
 /// The last byte of a plane of a tensor, in a file of its own.

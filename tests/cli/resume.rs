@@ -183,7 +183,9 @@ fn a_resumed_run_must_be_the_same_run() {
     assert!(refused("run.seed=8").contains("run.seed = 7"));
     assert!(refused("optimizer.name=adamw").contains("optimizer.name"));
     std::fs::write(place.path("other.txt"), "some other text, long enough for a few windows. ".repeat(40)).unwrap();
-    assert!(refused("data.train=['other.txt']").contains("training text"));
+    let text = refused("data.train=['other.txt']");
+    assert!(text.contains("training text") && text.contains("data.train or data.source, data.validation"), "{text}");
+    assert!(refused("run.seed=8").contains("resume with the saved value, or start a new run in another run.dir"));
     // A folder with a run in it is not overwritten by accident.
     let held = place.fails(&["train", "tiny.toml"]);
     assert!(held.contains("holds a run already") && held.contains("--resume"), "{held}");

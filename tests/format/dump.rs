@@ -139,7 +139,10 @@ fn verify_says_its_verdict_in_the_exit_status() {
 fn what_cannot_be_read_is_named_in_one_sentence() {
     let file = good_file("int4");
     for (args, message) in [
-        (&["dump", "fixtures/format"][..], "fixtures/format: is a directory, a regular file is needed"),
+        (
+            &["dump", "fixtures/format"][..],
+            "fixtures/format: is a directory, a regular file is needed; name a model's file, or the folder of a finished run",
+        ),
         (&["dump", "none"], "none: no such file"),
         (
             &["dump", "Cargo.toml"],

@@ -28,8 +28,9 @@ type Found = (Record, BTreeMap<String, String>);
 pub(super) fn gather(paths: &[PathBuf]) -> Result<(Vec<Entry>, Vec<String>), String> {
     let (mut found, mut notes) = (Vec::<Found>::new(), Vec::new());
     for path in paths {
+        let noted = notes.len();
         let some = runs(path, &mut notes)?;
-        if some.is_empty() && notes.is_empty() {
+        if some.is_empty() && notes.len() == noted {
             let path = escape(&path.to_string_lossy());
             return Err(format!(
                 "{path}: holds no run; name a run directory, a folder of them, a sweep or its records"

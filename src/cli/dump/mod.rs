@@ -9,6 +9,7 @@ mod stats;
 mod summary;
 
 use super::CliResult;
+use super::model_file::any_file;
 use super::output::{in_file, print};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +21,8 @@ use tetrad::store::Map;
 /// Reads only the head, whatever the file's size, unless --stats or --hex ask for contents.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// The file.
+    /// The file, or the folder of a finished run for its weights.
+    #[arg(value_parser = any_file())]
     file: PathBuf,
     /// Add statistics of every tensor's values: extremes, mean, rms, quantiles, zeros, saturation, histogram of codes; and
     /// of an adapter how much each pair of matrices adds.

@@ -60,8 +60,8 @@ struct Run {
 pub fn run(args: Args) -> CliResult {
     let (name, kind) = if args.csv { ("report.csv", SHEET) } else { ("report.html", PAGE) };
     let output = args.output.clone().unwrap_or_else(|| args.runs[0].join(name));
-    let shown = output == Path::new("-");
-    if args.live.is_none() && !shown {
+    let prints = output == Path::new("-");
+    if args.live.is_none() && !prints {
         refuse_other(&output, kind, args.overwrite)?;
     }
     let found = read(&args.runs)?;
@@ -78,7 +78,7 @@ pub fn run(args: Args) -> CliResult {
         }
     }
     let text = if args.csv { sheet::csv(&found)? } else { page::page_of(&found, &matrices(), false).into_bytes() };
-    if shown {
+    if prints {
         print(|out| out.write_all(&text))?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -60,8 +60,8 @@ pub struct Args {
     /// --resume: unless there is a checkpoint already.
     #[arg(long, value_name = "FILE", value_parser = model_file())]
     from: Option<PathBuf>,
-    /// Train an adapter beside the model of --from, which stays as it is: lora, prefix, bottleneck, or a trained adapter's FILE,
-    /// to go on from its weights. Keys are in [adapter].
+    /// Train an adapter beside the model of --from, which stays as it is: lora, prefix, bottleneck, or a trained adapter, its FILE
+    /// or the folder of its finished run, to go on from its weights. Keys are in [adapter].
     #[arg(long, value_name = "KIND|FILE")]
     adapter: Option<String>,
     /// Start anew in a run.dir that already holds a run; its checkpoints and weights are deleted.
@@ -198,8 +198,8 @@ fn beside(args: &Args, config: &mut Config) -> Result<Option<InitFrom>, Failure>
         let kind = "an adapter is trained beside a model that exists";
         return Err(format!("adapter.kind: {kind}; name its file with --from FILE or adapter.base").into());
     }
-    let file = args.adapter.as_deref().map(Path::new).filter(|path| path.is_file());
-    let file = file.map(InitFrom::open).transpose()?;
+    let file = args.adapter.as_deref().map(origin::adapter_file).transpose()?.flatten();
+    let file = file.as_deref().map(InitFrom::open).transpose()?;
     if file.as_ref().is_some_and(|file| file.checkpoint.meta.has_offline()) {
         eprintln!("note: the run goes on from the online module; the offline one of that file is left out");
     }
@@ -271,11 +271,11 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     }
     let base = model.filter(|_| config.adapter.is_some());
     if let Some(model) = if start.is_none() { model } else { base } {
-        model.checkpoint.check_weights(config)?;
+        model.checkpoint.check_weights(config).map_err(origin::of_file)?;
     }
     if let (None, Some(adapter), Some(base)) = (&start, adapter, base) {
         base.checkpoint.check_adapter(&adapter.checkpoint)?;
-        adapter.checkpoint.check_weights(config)?;
+        adapter.checkpoint.check_weights(config).map_err(origin::of_file)?;
     }
     let frozen = base.map(|base| base.checkpoint.base()).transpose()?;
     let profiling = args.profile.as_ref().filter(|_| joined.leads());

@@ -3,11 +3,16 @@
 use super::Args;
 use super::start::{InitFrom, name_folder, tuning};
 use crate::cli::Failure;
+use crate::cli::model_file::finished_adapter;
 use crate::cli::output::{escape, shell};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tetrad::checkpoint::{Checkpoint, Named, Resume};
 use tetrad::config::{Config, RECORD};
 use tetrad::error::CheckpointError;
+use tetrad::model::AdapterKind;
+
+/// Kinds of adapters that `--adapter` takes.
+const KINDS: [&str; 3] = [AdapterKind::Lora.name(), AdapterKind::Prefix.name(), AdapterKind::Bottleneck.name()];
 
 /// What the command line names.
 pub(super) struct Origin {
@@ -72,14 +77,49 @@ impl Origin {
 /// A file that is no adapter.
 pub fn with_adapter(adapter: Option<&str>, base: Config, sets: Vec<String>) -> Result<(Config, Vec<String>), Failure> {
     let Some(adapter) = adapter else { return Ok((base, sets)) };
-    if !Path::new(adapter).is_file() {
+    let Some(file) = adapter_file(adapter)? else {
         let sets = [format!("adapter.kind={adapter}")].into_iter().chain(sets);
         return Ok((base, sets.collect()));
-    }
-    let checkpoint = Checkpoint::open(Path::new(adapter))?;
+    };
+    let checkpoint = Checkpoint::open(&file)?;
     let path = checkpoint.path().to_path_buf();
     let settings = checkpoint.meta.adapter.clone().ok_or(CheckpointError::NoAdapter { path })?;
     Ok((Config { adapter: settings, ..base }, sets))
+}
+
+/// The file that `--adapter` names, itself or by the folder of its run; nothing if it names a kind.
+///
+/// # Errors
+/// A word that is neither.
+pub fn adapter_file(word: &str) -> Result<Option<PathBuf>, Failure> {
+    let path = Path::new(word);
+    if path.is_file() {
+        return Ok(Some(path.into()));
+    }
+    if KINDS.contains(&word) || word == AdapterKind::None.name() {
+        return Ok(None);
+    }
+    let (shown, kinds) = (escape(word), KINDS.join(", "));
+    match finished_adapter(path) {
+        // Of a folder without a finished adapter, who opens it says what to name.
+        found if found.exists() => Ok(Some(found)),
+        _ => Err(format!(
+            "--adapter {shown}: no such file, and no kind of adapter; it takes {kinds}, or a trained adapter: its file, or the \
+             folder of its finished run"
+        )
+        .into()),
+    }
+}
+
+/// What to do about a model or an adapter that the configuration describes otherwise than its file does: nothing was resumed.
+pub fn of_file(error: CheckpointError) -> Failure {
+    match &error {
+        CheckpointError::Differs { key, .. } => format!(
+            "{error}; leave {key} out (a preset has it, too), and the file's value is used, or start from a file that has this one"
+        )
+        .into(),
+        _ => error.into(),
+    }
 }
 
 /// Whether a path is a file of a kind that training reads and no configuration has.

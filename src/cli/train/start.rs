@@ -1,6 +1,7 @@
 //! A run that starts from the weights of a model.
 
 use crate::cli::Failure;
+use crate::cli::model_file::finished_model;
 use std::path::Path;
 use tetrad::checkpoint::{CARRIED, CarriedTokenizer, Checkpoint};
 use tetrad::config::{Config, TrainConfig};
@@ -22,12 +23,12 @@ pub struct InitFrom {
 }
 
 impl InitFrom {
-    /// Opens it.
+    /// Opens it: a file, or the finished weights in the folder of a run.
     ///
     /// # Errors
     /// A file that is not a valid model.
     pub fn open(path: &Path) -> Result<Self, Failure> {
-        let checkpoint = Checkpoint::open(path)?;
+        let checkpoint = Checkpoint::open(&finished_model(path))?;
         checkpoint.verify()?;
         Ok(Self { checkpoint })
     }

@@ -33,7 +33,7 @@ const READ_BY: [(&str, &[AdapterKind]); 14] = {
 
 impl AdapterKind {
     /// Its word in a configuration.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Lora => "lora",
