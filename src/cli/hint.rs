@@ -70,7 +70,7 @@ fn config(error: &ConfigError) -> Option<String> {
 
 fn data(error: &DataError, options: Options) -> Option<String> {
     if let DataError::NoMatch { pattern, .. } = error {
-        return unquoted(pattern);
+        return unquoted(pattern, options);
     }
     if options == Options::Eval {
         return measured(error);
@@ -108,14 +108,17 @@ fn data(error: &DataError, options: Options) -> Option<String> {
 }
 
 /// Advice on a list of texts whose quotes a shell took away: what is left is no TOML, and so one name.
-fn unquoted(pattern: &str) -> Option<String> {
+fn unquoted(pattern: &str, options: Options) -> Option<String> {
     let inner = pattern.strip_prefix('[')?.strip_suffix(']')?;
     let names: Vec<&str> = inner.split(',').map(|name| name.trim().trim_matches(['\'', '"'])).collect();
-    let (flags, list) = (names.join(" --data "), names.join("\", \""));
-    Some(format!(
-        "it looks like a list whose quotes the shell took away; write --data {flags}, or the list in quotes: \
-         '[\"{list}\"]'"
-    ))
+    let list = names.join("\", \"");
+    Some(match options {
+        Options::Keys => format!(
+            "it looks like a list whose quotes the shell took away: write KEY='[\"{list}\"]', or --data {} for text to train on",
+            names.join(" --data ")
+        ),
+        _ => format!("it looks like a list in brackets: write the names alone, {}", names.join(" ")),
+    })
 }
 
 const PARQUET: &str = "build it with `cargo build --release --features parquet`, or convert the file to .jsonl";
@@ -333,11 +336,11 @@ mod tests {
     #[test]
     fn a_list_that_lost_its_quotes_is_known() {
         let told = |pattern: &str| keys(DataError::NoMatch { pattern: pattern.into(), note: "" });
-        assert!(told("[other.txt]").contains("write --data other.txt, or the list in quotes: '[\"other.txt\"]'"));
-        assert!(
-            told("[a.txt, b/*.txt]")
-                .contains("--data a.txt --data b/*.txt, or the list in quotes: '[\"a.txt\", \"b/*.txt\"]'")
-        );
+        assert!(told("[other.txt]").ends_with("write KEY='[\"other.txt\"]', or --data other.txt for text to train on"));
+        let two = told("[a.txt, b/*.txt]");
+        assert!(two.contains("KEY='[\"a.txt\", \"b/*.txt\"]', or --data a.txt --data b/*.txt"), "{two}");
+        let eval = DataError::NoMatch { pattern: "[a.txt, b.txt]".into(), note: "" };
+        assert!(hint(&eval, Options::Eval).unwrap().ends_with("write the names alone, a.txt b.txt"));
         assert_eq!((told("other.txt"), told("[ab].txt")), (String::new(), String::new()));
     }
 

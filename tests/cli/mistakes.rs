@@ -176,7 +176,12 @@ fn a_word_that_is_no_command_is_answered_with_one() {
         assert!(message.contains("train.steps = \"abc\" (--set): must be "), "{message}");
     }
     let message = place.fails(&["train", "tiny.toml", "--set", "data.train=[other.txt]"]);
-    assert!(message.contains("write --data other.txt, or the list in quotes"), "{message}");
+    assert!(
+        message.contains(
+            "[other.txt]: matches no file; check the name, relative to the current folder; it looks like a list"
+        ),
+        "{message}"
+    );
     let message = place.fails(&["export", "run/model.tetrad", "-o", "out.safetensors"]);
     assert!(message.contains("a name that ends in .gguf") && !place.path("out.safetensors").exists(), "{message}");
     assert!(place.ok(&["config", "learning_rate"]).starts_with("optimizer.lr\n"));

@@ -272,4 +272,9 @@ fn a_sweep_can_start_from_a_model() {
     place.ok(&["train", "tiny.toml", "--data", "train.txt", "--set", "run.dir=second", "--set", "run.seed=2"]);
     std::fs::copy(place.path("second/model.tetrad"), place.path("base.tetrad")).unwrap();
     assert!(place.ok(&["sweep", "sweep.toml", "--status"]).contains("0 of 2 runs are done"), "another model");
+    place.ok(&["train", "tiny.toml", "--data", "train.txt", "--set", "run.dir=half", "--stop-at", "3"]);
+    let text = String::from_utf8(place.read("sweep.toml")).unwrap().replace("\"base.tetrad\"", "\"half\"");
+    std::fs::write(place.path("sweep.toml"), text).unwrap();
+    let refused = place.fails(&["sweep", "sweep.toml", "--status"]);
+    assert!(refused.contains("from: half: is a directory") && refused.contains("at step 3 of 200"), "{refused}");
 }

@@ -1,6 +1,8 @@
 //! The file of a sweep: what is varied, and the runs that follow.
 
 use super::values::{Values, text};
+use crate::cli::explained;
+use crate::cli::hint::Options;
 use crate::cli::output::escape;
 use crate::cli::runs::{fingerprint, fingerprint_from};
 use crate::cli::train::start::InitFrom;
@@ -137,7 +139,11 @@ impl Sweep {
             layers.push((name, layer));
         }
         layers.sort_by_key(|(name, _)| order.iter().position(|known| known == name));
-        let model = from.as_deref().map(InitFrom::open).transpose().map_err(|e| format!("from: {e}"))?;
+        let model = from
+            .as_deref()
+            .map(InitFrom::open)
+            .transpose()
+            .map_err(|e| format!("from: {}", explained(e.as_ref(), Options::Keys)))?;
         let base = Base { config: base.as_deref(), from: from.as_deref().zip(model.as_ref()) };
         let mut sweep = Self { dir: dir.into(), from: from.clone(), records, scores, tune, jobs: Vec::new() };
         for (name, layer) in layers {
