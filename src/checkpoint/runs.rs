@@ -92,7 +92,7 @@ pub fn retire_finished(dir: &Path, step: u64) -> Result<Option<PathBuf>, StoreEr
     let Some(path) = finished(dir) else { return Ok(None) };
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let to = dir.join(format!("{stem}{RETIRED}{step:08}.tetrad"));
-    std::fs::rename(&path, &to).map_err(|e| StoreError::io(&path, "rename it", e))?;
+    store::rename(&path, &to).map_err(|e| StoreError::io(&path, "rename it", e))?;
     Ok(Some(to))
 }
 

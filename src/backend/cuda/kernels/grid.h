@@ -40,8 +40,8 @@ struct Range {
 DEVICE Range empty_range() { return {from_bits(0x7f800000u), from_bits(0xff800000u)}; }
 DEVICE float magnitude(Range r) { return fmax_(r.high, -r.low); }
 
-// Whether the largest magnitude lies where the range of a symmetric group may have ended: then `needs_rescale` asks for the
-// group's smallest stored integer before its values moved.
+// Whether the largest magnitude lies where the range of a symmetric group may have ended: then `needs_rescale` asks for
+// the group's smallest stored integer before its values moved.
 DEVICE bool may_have_left(const QuantGrid& grid, Range r, GroupScale p) {
     return magnitude(r) > grid.grow * fabs_(p.scale);
 }
