@@ -137,19 +137,26 @@ DEVICE Range range_of(const Pass& p, const Bytes32& stored, GroupScale scale, co
     return range;
 }
 
-// Weights and what is added to them become unrounded stored numbers, on a grid rescaled if they have left theirs.
+// Weights and what is added to them as unrounded stored numbers, on a grid rescaled if they have left theirs.
 struct Unrounded {
     bool rescaled;
     GroupScale scale;
 };
-template <class Levels, bool OFFSETS>
+
+// Weights with groups that may hold integers below `QuantGrid::deep`.
+template <class Weight> static constexpr bool MAY_BE_DEEP = false;
+template <> constexpr bool MAY_BE_DEEP<Int4Weight> = true;
+
+template <class Weight>
 DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, float (&x)[BLOCK]) {
+    using Levels = typename Weight::Levels;
+    constexpr bool OFFSETS = Weight::OFFSETS;
     const QuantGrid& grid = p.storage.grid;
     range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
     const float bias = BIAS + grid.excess;
     float lowest = grid.deep;
     // Seldom anywhere in a warp. What `move` told may be the range of magnitudes.
-    if (!OFFSETS && ballot(may_have_left(grid, range, scale)) != 0) {
+    if (MAY_BE_DEEP<Weight> && ballot(may_have_left(grid, range, scale)) != 0) {
         range = range_of<Levels>(p, stored, scale, x);
         range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
         float least = from_bits(0x7f800000u);
@@ -214,7 +221,7 @@ DEVICE void feed_back(const Pass& p, const RngWords& random, const Unrounded& fr
 template <class Weight>
 DEVICE bool store_packed(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, Elements& e) {
     const QuantGrid& grid = p.storage.grid;
-    const Unrounded fresh = unrounded<typename Weight::Levels, Weight::OFFSETS>(p, stored, scale, range, e.x);
+    const Unrounded fresh = unrounded<Weight>(p, stored, scale, range, e.x);
     const RngWords random = random_for(p, FOR_WEIGHT);
     if (p.c.feedback != 0.0f && p.verdict.mode == MOVED) feed_back<typename Weight::Levels>(p, random, fresh, e);
     Bytes32 next;
