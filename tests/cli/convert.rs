@@ -1,6 +1,6 @@
 //! `import` and `export` as a user runs them.
 
-use super::{json, metrics, trained, workplace};
+use super::{json, metrics, train, trained, workplace};
 use crate::harness::process::Workplace;
 use insta::assert_snapshot;
 
@@ -123,6 +123,41 @@ fn nothing_is_replaced_unless_it_is_asked_for() {
     let fails = |args: &[&str]| place.fails(args);
     assert_snapshot!(fails(&["export", "run/model.tetrad", "-o", "other"]), @"tetrad: other: is not empty, it holds chat_template.jinja; name another folder, or replace the model in it with --overwrite");
     assert_snapshot!(fails(&["export", "run/model.tetrad", "-o", "mine.gguf"]), @"tetrad: mine.gguf: exists already; name another file, or replace it with --overwrite");
+/// A model of bytes is one for other programs too: they find a tokenizer that gives its ids, and its chat template.
+#[test]
+fn a_model_of_bytes_keeps_its_ids_and_its_template_in_a_directory() {
+    let place = workplace();
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>";
+    let given = format!("data.chat_template=\"{template}\"");
+    train(&place, &["--set", "train.steps=2", "--set", "train.warmup=1", "--set", &given]);
+    place.ok(&["export", "run/model.tetrad", "-o", "out"]);
+    let whole = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(super::names(&place, "out"), whole);
+    let told = json(&String::from_utf8(place.read("out/tokenizer_config.json")).unwrap());
+    assert_eq!(
+        (&told["chat_template"], &told["tokenizer_class"]),
+        (&template.into(), &"PreTrainedTokenizerFast".into())
+    );
+    let import = ["import", "out", "-o", "again.tetrad"];
+    let said = String::from_utf8(place.run(&import).stderr).unwrap();
+    assert!(!said.contains("tokenizer") && place.path("again.tetrad").exists(), "{said}");
+    let text = "na\u{ef}ve  \u{1f600}<|im_end|>\tx\n";
+    for model in ["run/model.tetrad", "again.tetrad"] {
+        let sampled = place.ok(&["sample", model, "--prompt", text, "--max-tokens", "1", "--json"]);
+        assert_eq!(json(&sampled)["prompt_tokens"], serde_json::json!(text.as_bytes()), "{model}");
+    }
+    // Out once more it is the same, and GGUF has the same template.
+    place.ok(&["export", "again.tetrad", "-o", "more"]);
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        assert!(place.read(&format!("out/{name}")) == place.read(&format!("more/{name}")), "{name}");
+    }
+    place.ok(&["export", "again.tetrad", "-o", "again.gguf"]);
+    place.ok(&["import", "again.gguf", "-o", "third.tetrad"]);
+    let third = tetrad::checkpoint::Checkpoint::open(&place.path("third.tetrad")).unwrap();
+    let tokenizer = tetrad::data::Tokenizer::from_json(&third.tokenizer().unwrap()).unwrap();
+    assert_eq!(third.special_tokens(&tokenizer).template.as_deref(), Some(template));
+}
+
     assert_snapshot!(fails(&["import", &fixture("q4_1.gguf"), "-o", "mine.tetrad"]), @"tetrad: mine.tetrad: exists already; name another file, or replace it with --overwrite");
     assert!(kept.iter().all(|file| place.read(file) == b"kept"));
     place.ok(&["export", "run/model.tetrad", "-o", "mine.gguf", "--overwrite"]);
@@ -132,5 +167,6 @@ fn nothing_is_replaced_unless_it_is_asked_for() {
         std::fs::write(place.path(file), text).unwrap();
     }
     place.ok(&["export", "run/model.tetrad", "-o", "other", "--overwrite"]);
-    assert_eq!(super::names(&place, "other"), ["config.json", "model.safetensors", "notes.md"]);
+    let whole = ["config.json", "model.safetensors", "notes.md", "tokenizer.json", "tokenizer_config.json"];
+    assert_eq!(super::names(&place, "other"), whole);
 }

@@ -6,15 +6,16 @@ use crate::checkpoint::{Checkpoint, GENERATION_CONFIG, TOKENIZER_CONFIG};
 use crate::convert::hugging_face::write_config;
 use crate::convert::names::RowOrder;
 use crate::convert::quants::Kind;
+use crate::convert::tokenizer::byte_tokenizer;
 use crate::convert::{Progress, safetensors};
-use crate::data::{SpecialTokens, Tokenizer};
+use crate::data::Tokenizer;
 use crate::error::ConvertError;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Writes a model's values to a directory: `config.json`, `model.safetensors` (or shards of up to `shard` bytes and
-/// their index), `tokenizer.json`, `tokenizer_config.json`, `generation_config.json`. Returns the names of the
-/// files with tensors. Files of another model, with which a reader would mix those of this one, are removed.
+/// their index), `tokenizer.json`, also of a model of bytes, `tokenizer_config.json`, `generation_config.json`. Returns the
+/// names of the files with tensors. Files of another model, with which a reader would mix those of this one, are removed.
 ///
 /// # Errors
 /// A file that cannot be read or written, after which none of the new files is left; a model that has no Hugging Face
@@ -68,24 +69,51 @@ pub fn export_hugging_face(
         let json = json!({ "metadata": { "total_size": total }, "weight_map": map });
         folder.small(INDEX, &serde_json::to_vec_pretty(&json).expect("a JSON value is JSON"))?;
     }
-    let tokenizer = checkpoint.tokenizer();
-    let special = match &tokenizer {
-        Some(json) => checkpoint.special_tokens(&Tokenizer::from_json(json)?),
-        None => SpecialTokens::default(),
+    let own = checkpoint.tokenizer();
+    let tokenizer = match &own {
+        Some(json) => Tokenizer::from_json(json)?,
+        None => Tokenizer::bytes(),
     };
+    let special = checkpoint.special_tokens(&tokenizer);
     folder.small("config.json", &write_config(&meta.model, float.torch(), special.bos, special.eos))?;
-    if let Some(json) = &tokenizer {
-        folder.small("tokenizer.json", json)?;
-        let told = checkpoint.attachment(TOKENIZER_CONFIG).unwrap_or_else(|| {
-            serde_json::to_vec_pretty(&json!({ "tokenizer_class": "PreTrainedTokenizerFast" })).expect("JSON")
-        });
-        folder.small("tokenizer_config.json", &told)?;
-    }
+    let (json, told) = match own {
+        Some(json) => (json, with_class(checkpoint.attachment(TOKENIZER_CONFIG))),
+        None => (byte_tokenizer(), of_bytes(special.template)),
+    };
+    folder.small("tokenizer.json", &json)?;
+    folder.small("tokenizer_config.json", &told)?;
     if let Some(generation) = checkpoint.attachment(GENERATION_CONFIG) {
         folder.small("generation_config.json", &generation)?;
     }
     folder.finish()?;
     Ok(shards.into_iter().map(|(_, name)| name).collect())
+}
+
+/// The class that does what `tokenizer.json` says and nothing else. Where none is named, transformers 4 takes the model's
+/// own, and LLaMA's puts a beginning of text of its own before every text.
+const CLASS: &str = "PreTrainedTokenizerFast";
+
+/// A model's own `tokenizer_config.json`, with a class if it needs one: of a LLaMA's the model's own class is what heeds
+/// `add_bos_token`.
+fn with_class(told: Option<Vec<u8>>) -> Vec<u8> {
+    let told = told.unwrap_or_else(|| b"{}".to_vec());
+    match serde_json::from_slice::<Map<String, Value>>(&told) {
+        Ok(mut map) if !map.contains_key("tokenizer_class") && !map.contains_key("add_bos_token") => {
+            map.insert("tokenizer_class".into(), CLASS.into());
+            serde_json::to_vec_pretty(&map).expect("a JSON value is JSON")
+        }
+        _ => told,
+    }
+}
+
+/// The `tokenizer_config.json` of a model of bytes. Special tokens that one may name are left out: transformers would add
+/// them to the vocabulary.
+fn of_bytes(template: Option<String>) -> Vec<u8> {
+    let mut map = json!({ "tokenizer_class": CLASS, "clean_up_tokenization_spaces": false });
+    if let Some(template) = template {
+        map["chat_template"] = template.into();
+    }
+    serde_json::to_vec_pretty(&map).expect("a JSON value is JSON")
 }
 
 const INDEX: &str = "model.safetensors.index.json";

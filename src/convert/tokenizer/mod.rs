@@ -1,9 +1,11 @@
 //! Tokenizers: conversion between the arrays of a GGUF file and `tokenizer.json`.
 
+mod bytes;
 mod from_gguf;
 mod pre;
 mod to_gguf;
 
+pub use bytes::byte_tokenizer;
 pub use from_gguf::{config_of_gguf, ends_of_gguf, from_gguf};
 pub use to_gguf::{left_out, to_gguf};
 

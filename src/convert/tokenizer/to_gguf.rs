@@ -1,5 +1,6 @@
 //! The arrays of a GGUF file from `tokenizer.json` and `tokenizer_config.json`.
 
+use super::bytes::alphabet;
 use super::pre::{by_json, names};
 use super::token_type;
 use crate::convert::gguf::MetaValue;
@@ -272,18 +273,7 @@ fn list(json: &Json, vocab: usize) -> (Vec<String>, Vec<i32>) {
 
 /// A vocabulary of bytes: each byte is the character of byte-level tokenizers for it; there are no merges.
 fn bytes(vocab: usize) -> Vec<(String, MetaValue)> {
-    let printable = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let mut next = 0x100;
-    let mut tokens: Vec<String> = Vec::new();
-    for byte in 0..=255u8 {
-        let code = if printable(byte) {
-            byte.into()
-        } else {
-            next += 1;
-            next - 1
-        };
-        tokens.push(char::from_u32(code).expect("below the surrogates").into());
-    }
+    let mut tokens = alphabet();
     let mut types = vec![token_type::NORMAL; 256];
     tokens.extend((256..vocab).map(|id| format!("[PAD{id}]")));
     types.resize(vocab.max(256), token_type::UNUSED);
