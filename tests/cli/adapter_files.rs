@@ -142,6 +142,27 @@ fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
     assert!(said.contains("is a model of its own, not an adapter"), "{said}");
     let said = place.fails(&["merge", "base.tetrad", "--adapter", "a.tetrad=much", "-o", "x.tetrad"]);
     assert!(said.contains("after = must be a number"), "{said}");
+    let said = place.fails(&[
+        "merge",
+        "base.tetrad",
+        "--adapter",
+        "a.tetrad",
+        "-o",
+        "x.tetrad",
+        "--text",
+        "val.txt",
+        "--least",
+        "2",
+    ]);
+    assert!(said.contains("--least 2: a share of the gain is a number of at most 1"), "{said}");
+    // Nor by a detour through another program's format.
+    for folder in ["folder", "file.gguf"] {
+        place.ok(&["export", "a.tetrad", "-o", folder]);
+        let said = place.fails(&["import", folder, "--base", "run/model.tetrad", "-o", "x.tetrad"]);
+        assert!(said.contains("was trained on a base with the fingerprint"), "{said}");
+        assert!(said.contains("run/model.tetrad has the fingerprint"), "{said}");
+        place.ok(&["import", folder, "--base", "base.tetrad", "-o", "again.tetrad", "--overwrite"]);
+    }
     let said = place.fails(&["import", "run/model.tetrad", "--base", "base.tetrad", "-o", "x.tetrad"]);
     assert!(said.contains("is neither a folder with an adapter_config.json nor a GGUF file"), "{said}");
     let said = place.fails(&["export", "a.tetrad", "-o", "x.gguf", "--embedding", "f16"]);

@@ -13,6 +13,9 @@ use std::path::Path;
 /// Suffix of norms' gains, which llama.cpp passes over.
 const NORM: &str = "_norm.weight";
 
+/// The key for the fingerprint of an adapter's base, which llama.cpp passes over as it does all that it does not know.
+pub(super) const FINGERPRINT: &str = "tetrad.base.fingerprint";
+
 /// Whether a GGUF file is an adapter.
 pub(super) fn is_adapter(gguf: &Gguf<'_>) -> bool {
     gguf.get("general.type").and_then(Value::text) == Some("adapter")
@@ -82,7 +85,18 @@ pub(super) fn read(path: &Path, bytes: &[u8], model: &ModelConfig) -> Result<For
     let order = |kind| order(kind, model);
     let parts = halves.pairs(ScaleRule::AlphaOverRank, order, of_rank).map_err(refused)?;
     let bf16 = is_bf16(&gguf.tensors);
-    Ok(ForeignAdapter { path: path.into(), format: "GGUF", parts, dropout: 0.0, bf16, base: None, own: None, notes })
+    let fingerprint = gguf.get(FINGERPRINT).and_then(Value::text).map(str::to_owned);
+    Ok(ForeignAdapter {
+        path: path.into(),
+        format: "GGUF",
+        parts,
+        dropout: 0.0,
+        bf16,
+        base: None,
+        own: None,
+        fingerprint,
+        notes,
+    })
 }
 
 /// Checks what the keys say; alpha.

@@ -77,6 +77,7 @@ pub(super) fn read(path: &Path, config: &[u8], bytes: &[u8], model: &ModelConfig
         bf16,
         base,
         own: None,
+        fingerprint: None,
         notes: Vec::new(),
     })
 }

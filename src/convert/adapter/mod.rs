@@ -99,6 +99,8 @@ pub struct ForeignAdapter {
     pub base: Option<String>,
     /// What our own file said, where that is what it was made of.
     pub own: Option<Map<String, Value>>,
+    /// The fingerprint of the base that it was trained on, where it was exported here.
+    pub fingerprint: Option<String>,
     /// Notes for the user.
     pub notes: Vec<String>,
 }

@@ -3,7 +3,7 @@
 use super::found::transposed;
 use super::{ForeignAdapter, LowRank, Parts, ScaleRule};
 use crate::checkpoint::{Adapter, Checkpoint, Meta};
-use crate::error::{AdapterError, ConvertError};
+use crate::error::{AdapterError, CheckpointError, ConvertError};
 use crate::model::{
     AdapterConfig, AdapterKind, AdapterPart, AdapterScale, AdapterSite, AdapterWeights, BlockParam, LowRankSite,
     MatrixSite, ModelConfig, ParamKind,
@@ -98,8 +98,9 @@ impl ForeignAdapter {
     /// As an adapter of ours beside `base`, all values in float32, or in bfloat16 if the file has no others and is of pairs.
     ///
     /// # Errors
-    /// What adapters of ours do not have.
+    /// Another base than the one whose fingerprint was exported with it; what adapters of ours do not have.
     pub fn into_own(self, base: &Checkpoint) -> Result<Adapter, ConvertError> {
+        self.check_base(base)?;
         let refused = |source| ConvertError::Adapter { path: self.path.clone(), source: Box::new(source) };
         let model = &base.meta.model;
         let config = match &self.parts {
@@ -142,6 +143,20 @@ impl ForeignAdapter {
             }
         }
         Ok(adapter)
+    }
+
+    /// What was exported here names its base, and must not be given another by a detour.
+    fn check_base(&self, base: &Checkpoint) -> Result<(), CheckpointError> {
+        let found = base.fingerprint().to_string();
+        match &self.fingerprint {
+            Some(expected) if *expected != found => Err(CheckpointError::OtherBase {
+                path: self.path.clone(),
+                base: base.path().into(),
+                expected: expected.clone(),
+                found,
+            }),
+            _ => Ok(()),
+        }
     }
 }
 

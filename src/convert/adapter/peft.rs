@@ -45,8 +45,9 @@ pub(super) fn read(path: &Path, config: &[u8], bytes: &[u8], model: &ModelConfig
         PeftConfig::Lora(config) => (lora(&config, bytes, &tensors, &sites, &mut notes)?, config.dropout),
         PeftConfig::Prefix { length } => (prefix(length, bytes, &tensors, model)?, 0.0),
     };
-    let (base, bf16) = (peft_config::base_name(config), is_bf16(&tensors));
-    Ok(ForeignAdapter { path: path.into(), format: "PEFT folder", parts, dropout, bf16, base, own: own(bytes), notes })
+    let (base, bf16, own) = (peft_config::base_name(config), is_bf16(&tensors), own(bytes));
+    let fingerprint = own.as_ref().and_then(|own| Some(own.get("base")?["fingerprint"].as_str()?.to_owned()));
+    Ok(ForeignAdapter { path: path.into(), format: "PEFT folder", parts, dropout, bf16, base, own, fingerprint, notes })
 }
 
 fn lora(

@@ -1,7 +1,7 @@
 //! An adapter of ours as a GGUF file for llama.cpp's `--lora`.
 
 use super::found::transposed;
-use super::gguf::order;
+use super::gguf::{FINGERPRINT, order};
 use super::own::{Pair, pairs};
 use crate::checkpoint::Adapter;
 use crate::convert::export::{architecture, put};
@@ -53,6 +53,9 @@ pub fn export_adapter_gguf(adapter: &Adapter, path: &Path) -> Result<(), Convert
     writer.key("general.type", MetaValue::Text("adapter".into()));
     writer.key("adapter.type", MetaValue::Text("lora".into()));
     writer.key("adapter.lora.alpha", MetaValue::F32(alpha.unwrap_or(0.0)));
+    if let Some(base) = &adapter.meta.base {
+        writer.key(FINGERPRINT, MetaValue::Text(base.fingerprint.clone()));
+    }
     for pair in &pairs {
         let rank = pair.site.rank as u64;
         let name = pair.site.matrix.kind().gguf_name();
