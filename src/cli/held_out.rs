@@ -1,6 +1,7 @@
 //! Held-out text, window by window: some of it for one thing, the rest for another.
 
 use super::device::Device;
+use super::output::escape;
 use super::signals::{Doing, Interrupts};
 use super::{Failure, device, eval};
 use std::path::Path;
@@ -59,7 +60,7 @@ impl HeldOut {
         interrupts.now(Doing::Nothing);
         shard.check_vocabulary(&corpus, model.meta.model.vocab)?;
         let (tokens, bytes_per_token) = (shard.tokens.len(), shard.bytes_per_token());
-        let sequence = sequence(cut.sequence, model, tokens)?;
+        let sequence = sequence(cut.sequence, model, (&corpus, tokens))?;
         let packing = matches!(dataset, Dataset::Samples(_));
         let part = Source { name: String::new(), weight: 1.0, dataset };
         let windows = Windows::of(&[part], sequence, cut.most)?;
@@ -93,7 +94,7 @@ impl HeldOut {
 }
 
 /// Tokens of a window of a text of so many tokens.
-fn sequence(asked: Option<usize>, model: &Checkpoint, tokens: usize) -> Result<usize, Failure> {
+fn sequence(asked: Option<usize>, model: &Checkpoint, (text, tokens): (&Corpus, usize)) -> Result<usize, Failure> {
     let context = model.meta.model.context;
     if let Some(asked) = asked {
         return match asked {
@@ -102,14 +103,21 @@ fn sequence(asked: Option<usize>, model: &Checkpoint, tokens: usize) -> Result<u
                 Err(format!("--sequence {asked}: the model's context is {context} tokens, the longest possible").into())
             }
             asked if asked >= tokens => {
-                Err(format!("--sequence {asked}: the text has {tokens} tokens, and one more than a sequence is needed")
-                    .into())
+                let tokens = counted(tokens);
+                Err(format!("--sequence {asked}: the text has {tokens}, and one more than a sequence is needed").into())
             }
             asked => Ok(asked),
         };
     }
     if tokens < 2 {
-        return Err(format!("--text: {tokens} token in total; at least 2 are needed").into());
+        let first = text.inputs.first().map_or_else(Default::default, |input| input.name.to_string_lossy());
+        let others = match text.inputs.len() {
+            0 | 1 => String::new(),
+            files => format!(" and {} more", files - 1),
+        };
+        let found = counted(tokens);
+        let advice = "at least 2 are needed, the second to be predicted from the first; give more with --text";
+        return Err(format!("{}{others}: {found} in total; {advice}", escape(&first)).into());
     }
     // A text shorter than a training sequence is one sequence.
     Ok(model.meta.train.sequence.min(context).min(tokens - 1))
@@ -118,6 +126,10 @@ fn sequence(asked: Option<usize>, model: &Checkpoint, tokens: usize) -> Result<u
 /// What a model scores on held-out text.
 pub(super) struct HeldOutLoss {
     /// The mean loss in nats per token; of two experts by the ensemble of the model.
+fn counted(tokens: usize) -> String {
+    if tokens == 1 { "1 token".into() } else { format!("{tokens} tokens") }
+}
+
     pub loss: f64,
     /// Tokens that it is the mean of.
     pub counted: u64,

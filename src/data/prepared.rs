@@ -243,6 +243,11 @@ pub fn prepare(
         RowMode::Samples { share } => {
             let ends = shard.inputs.iter().map(|input| input.range.end);
             let files: Vec<_> = corpus.inputs.iter().map(|input| input.name.clone()).zip(ends).collect();
+    // Tokens that were kept by an earlier version, or that llm.c has none of.
+    let mut held = corpus.inputs.iter().zip(&shard.inputs);
+    if let Some((input, _)) = held.find(|(_, held)| held.range.is_empty()) {
+        return Err(DataError::NoContent { path: input.name.clone(), found: "gives no tokens".into() });
+    }
             Dataset::Samples(Samples::new(shard.tokens.clone(), share, overlong, &files))
         }
         _ => Dataset::Text(shard.tokens.clone()),

@@ -90,6 +90,14 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A Parquet file, and the program was built without its reader.
+    /// A file in which nothing stands that could be read.
+    #[error("{}: {found}; remove it from the list", path.display())]
+    NoContent {
+        /// The file.
+        path: PathBuf,
+        /// What it holds instead.
+        found: String,
+    },
     #[error("{}: this program was built without its reader of Parquet files", path.display())]
     NoParquet {
         /// The file.

@@ -72,9 +72,12 @@ fn what_cannot_be_measured_is_refused_with_the_numbers() {
     std::fs::write(place.path("empty.txt"), "").unwrap();
     assert_snapshot!(refused(&["val.txt", "--sequence", "65"]), @"tetrad: --sequence 65: the model's context is 64 tokens, the longest possible");
     assert_snapshot!(refused(&["val.txt", "--sequence", "0"]), @"tetrad: --sequence 0: at least 1 token");
-    assert_snapshot!(refused(&["one.txt"]), @"tetrad: --text: 1 token in total; at least 2 are needed");
-    assert_snapshot!(refused(&["one.txt", "--sequence", "2"]), @"tetrad: --sequence 2: the text has 1 tokens, and one more than a sequence is needed");
+    assert_snapshot!(refused(&["one.txt"]), @"tetrad: one.txt: 1 token in total; at least 2 are needed, the second to be predicted from the first; give more with --text");
+    assert_snapshot!(refused(&["one.txt", "--sequence", "2"]), @"tetrad: --sequence 2: the text has 1 token, and one more than a sequence is needed");
     assert_snapshot!(refused(&["empty.txt"]), @"tetrad: empty.txt: is empty; remove it from the list");
+    std::fs::write(place.path("head.csv"), "text\n").unwrap();
+    assert_snapshot!(refused(&["head.csv"]), @"tetrad: head.csv: has a first line that names columns, and no rows; remove it from the list");
+    assert_snapshot!(refused(&["val.txt", "head.csv"]), @"tetrad: head.csv: has a first line that names columns, and no rows; remove it from the list");
     assert_snapshot!(refused(&["none.txt"]), @"tetrad: none.txt: matches no file; check the name, relative to the current folder");
     assert_snapshot!(refused(&["run"]), @"tetrad: run: is a folder; name its files, such as run/*.txt");
     assert_snapshot!(refused(&["tiny.toml"]), @"tetrad: tiny.toml: unsupported file type; expected .txt, .jsonl, .json, .csv, .tsv (each also compressed, .zst), .parquet, or llm.c's .bin");

@@ -53,6 +53,35 @@ fn files_that_cannot_be_text_are_named() {
 }
 
 #[test]
+fn files_with_nothing_in_them_are_named_beside_others() {
+    let text = b"some words ".repeat(2000);
+    let refuse = |name: &str, content: &[u8], key: &str| {
+        let files: [(&str, &[u8]); 3] = [("a.txt", &text), ("b.txt", &text), (name, content)];
+        let (train, validation) = match key {
+            "train" => (format!("data.train=['a.txt', '{name}']"), "data.validation=['b.txt']".into()),
+            _ => ("data.train=['a.txt']".into(), format!("data.validation=['b.txt', '{name}']")),
+        };
+        refusal(&files, &[&train, &validation])
+    };
+    let nothing: [(&str, &[u8], &str); 4] = [
+        ("h.csv", b"text,id\n", "has a first line that names columns, and no rows"),
+        ("e.json", b" []\n", "is an array without records"),
+        ("n.jsonl", b"\n \n", "has no lines but empty ones"),
+        ("m.txt", b"\xef\xbb\xbf", "holds no text"),
+    ];
+    for (name, content, found) in nothing {
+        for key in ["train", "validation"] {
+            assert_eq!(refuse(name, content, key), format!("{name}: {found}; remove it from the list"), "{key}");
+        }
+    }
+    let empty = b"{\"text\": \"\"}\n".repeat(2);
+    assert_snapshot!(refuse("t.jsonl", &empty, "train"), @"t.jsonl: its 2 texts are all empty; remove it from the list");
+    assert_snapshot!(refuse("t.jsonl", &empty[..13], "validation"), @"t.jsonl: its only text is empty; remove it from the list");
+    // Alone as beside others.
+    assert_snapshot!(refusal(&[("h.csv", b"text\n")], &["data.train=h.csv"]), @"h.csv: has a first line that names columns, and no rows; remove it from the list");
+}
+
+#[test]
 fn text_in_another_encoding_is_located() {
     assert_snapshot!(refusal(&[("a.txt", b"caf\xe9 au lait")], &["data.train=a.txt"]), @"a.txt: byte 3 is not UTF-8 text (0xe9); convert the file, for example with iconv");
     // Beyond the first piece, and a character that the end of the file cuts.

@@ -38,6 +38,10 @@ pub(crate) struct Documents<'a> {
     reader: Reader<'a>,
     /// Lines or rows read.
     line: u64,
+    /// Documents read.
+    count: u64,
+    /// Whether anything stood in one of them.
+    has_content: bool,
 }
 
 enum Reader<'a> {
@@ -70,7 +74,7 @@ impl<'a> Documents<'a> {
                 }
             }
         };
-        Ok(Documents { path: &input.name, reader, line: 0 })
+        Ok(Documents { path: &input.name, reader, line: 0, count: 0, has_content: false })
     }
 
     /// Size and hash of what was read so far: of the whole file once there are no more documents.
@@ -105,7 +109,39 @@ impl<'a> Documents<'a> {
     }
 
     /// The next document, nothing after the last. Empty lines are none.
+    ///
+    /// # Errors
+    /// What cannot be read; and a file in which there was nothing, which would be passed over among others.
     pub(crate) fn next_document(&mut self) -> Result<Option<Document>, DataError> {
+        let found = self.read_document()?;
+        match &found {
+            Some(document) => {
+                self.count += 1;
+                self.has_content |= document.bytes() > 0;
+            }
+            None if self.has_content => {}
+            None => return Err(DataError::NoContent { path: self.path.into(), found: self.nothing() }),
+        }
+        Ok(found)
+    }
+
+    /// What a file holds in which there was nothing.
+    fn nothing(&self) -> String {
+        match (&self.reader, self.count) {
+            (_, 1..) if !matches!(self.reader, Reader::Whole(..)) => match self.count {
+                1 => "its only text is empty".into(),
+                count => format!("its {count} texts are all empty"),
+            },
+            (Reader::Table(..), _) => "has a first line that names columns, and no rows".into(),
+            (Reader::Array(..), _) => "is an array without records".into(),
+            (Reader::Whole(..), _) => "holds no text".into(),
+            #[cfg(feature = "parquet")]
+            (Reader::Rows(_), _) => "has no rows".into(),
+            (Reader::Lines(_), _) => "has no lines but empty ones".into(),
+        }
+    }
+
+    fn read_document(&mut self) -> Result<Option<Document>, DataError> {
         let found = match &mut self.reader {
             Reader::Lines(reader) => match next_line(reader, self.path, &mut self.line)? {
                 Some(line) if line.len() as u64 == LONGEST => Some(Err(format!("longer than {LONGEST} bytes"))),

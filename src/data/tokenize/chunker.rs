@@ -84,6 +84,10 @@ impl<'a> Chunks<'a> {
             self.ends = got.map_err(|error| reader.error(self.path, error))? < wanted;
         }
         if self.rest.is_empty() {
+            // Such as a byte order mark alone, or what an empty file is packed to.
+            if self.position == 0 {
+                return Err(DataError::NoContent { path: self.path.into(), found: "holds no text".into() });
+            }
             self.done = true;
             return Ok(None);
         }
