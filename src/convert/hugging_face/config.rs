@@ -28,12 +28,19 @@ pub fn parse(path: &Path, json: &[u8]) -> Result<ModelConfig, ConvertError> {
     // Qwen3's own default; every published file states it.
     let default_size = if family == "qwen3" { 128 } else { implied };
     let head_dim = reader.size("head_dim")?.unwrap_or(default_size);
+    // All else that a file may leave out has one value in all four families: rms_norm_eps 1e-6, rope_theta 10000, no tied
+    // embeddings, no biases, silu.
+    let kv_heads = match family {
+        "llama" => None,
+        "mistral" => Some(8),
+        _ => Some(32),
+    };
     let mut model = ModelConfig {
         hidden,
         intermediate: reader.need("intermediate_size")?,
         layers: reader.need("num_hidden_layers")?,
         heads: reader.need("num_attention_heads")?,
-        kv_heads: reader.size("num_key_value_heads")?.unwrap_or(heads),
+        kv_heads: reader.size_unless("num_key_value_heads", kv_heads)?.unwrap_or(heads),
         vocab: reader.need("vocab_size")?,
         context: reader.need("max_position_embeddings")?,
         head_dim: (head_dim != implied || hidden.checked_rem(heads) != Some(0)).then_some(head_dim),
@@ -73,6 +80,12 @@ impl<'a> Reader<'a> {
         self.read(key, "a whole number", |value| value.as_u64().and_then(|n| usize::try_from(n).ok()))
     }
 
+    /// The same, with the value that transformers gives a key that is absent, which is another than that of null: those of
+    /// its `configuration_mistral.py`, `configuration_qwen2.py` and `configuration_qwen3.py`.
+    fn size_unless(&self, key: &str, absent: Option<usize>) -> Result<Option<usize>, ConvertError> {
+        if self.map.contains_key(key) { self.size(key) } else { Ok(absent) }
+    }
+
     fn need(&self, key: &str) -> Result<usize, ConvertError> {
         let what = format!("{key} is missing");
         self.size(key)?.ok_or_else(|| ConvertError::Source { path: self.path.into(), what })
@@ -110,9 +123,19 @@ impl<'a> Reader<'a> {
     fn windows(&self, family: &str) -> Result<(), ConvertError> {
         let context = self.size("max_position_embeddings")?.unwrap_or(0);
         let used = family == "mistral" || self.switch("use_sliding_window")? == Some(true);
-        match self.size("sliding_window")? {
+        let absent = (family != "llama").then_some(4096);
+        match self.size_unless("sliding_window", absent)? {
             Some(window) if used && window < context => {
-                return Err(self.unsupported(format!("its attention sees a sliding window of {window} tokens")));
+                let whence = match self.map.contains_key("sliding_window") {
+                    true => "",
+                    false => {
+                        " (transformers' value where the key sliding_window is absent; null says that there is none)"
+                    }
+                };
+                let what = format!(
+                    "its attention sees a sliding window of {window} tokens{whence}, and its context has {context}"
+                );
+                return Err(self.unsupported(what));
             }
             _ => {}
         }
@@ -227,4 +250,36 @@ pub fn write(model: &ModelConfig, dtype: &str, bos: Option<u32>, eos: Option<u32
         config["use_sliding_window"] = false.into();
     }
     serde_json::to_vec_pretty(&config).expect("a JSON value is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a file says only of its size is what transformers takes it for.
+    #[test]
+    fn heads_that_a_file_does_not_say_are_those_of_transformers() {
+        let read = |family: &str, kv_heads: Option<Value>| {
+            let mut json = json!({
+                "model_type": family, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 2,
+                "num_attention_heads": 64, "vocab_size": 256, "max_position_embeddings": 2048,
+            });
+            if let Some(kv_heads) = kv_heads {
+                json["num_key_value_heads"] = kv_heads;
+            }
+            parse(Path::new("config.json"), json.to_string().as_bytes()).unwrap()
+        };
+        let heads = [("llama", 64), ("mistral", 8), ("qwen2", 32), ("qwen3", 32)];
+        for (family, absent) in heads {
+            let model = read(family, None);
+            assert_eq!(model.kv_heads, absent, "{family}");
+            assert_eq!(read(family, Some(Value::Null)).kv_heads, 64, "{family}");
+            assert_eq!(read(family, Some(4.into())).kv_heads, 4, "{family}");
+            assert_eq!((model.norm_eps, model.rope_theta, model.tied), (1e-6, 10_000.0, false), "{family}");
+            assert_eq!(
+                (model.head_dim(), model.qkv_bias),
+                (if family == "qwen3" { 128 } else { 64 }, family == "qwen2")
+            );
+        }
+    }
 }
