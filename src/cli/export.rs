@@ -4,7 +4,7 @@ use super::model_file::any_file;
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
-use super::{CliResult, adapter_files, adapters, budget, overwrite, pool};
+use super::{CliResult, adapter_files, adapters, budget, model_name, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::checkpoint::Checkpoint;
@@ -75,9 +75,6 @@ impl From<TableArg> for TableType {
     }
 }
 
-/// Endings of single files that are not written.
-const FILES: [&str; 8] = ["safetensors", "bin", "pt", "pth", "ckpt", "onnx", "json", "tetrad"];
-
 /// Runs `tetrad export`.
 ///
 /// # Errors
@@ -87,7 +84,7 @@ pub fn run(args: Args) -> CliResult {
 }
 
 fn convert(args: &Args) -> CliResult {
-    let gguf = args.output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"));
+    let gguf = model_name::is_gguf(&args.output);
     if gguf && args.float.is_some() {
         return Err(
             "--type applies to directories; a GGUF file gets the bits of the model (see --embedding, --head)".into()
@@ -101,8 +98,7 @@ fn convert(args: &Args) -> CliResult {
         return Err(format!("{output}: is a file; give a name that ends in .gguf, or a directory").into());
     }
     // Such a directory is what nobody means.
-    let of_file = args.output.extension().and_then(|extension| extension.to_str());
-    if let Some(ending) = of_file.filter(|ending| FILES.contains(ending)) {
+    if let Some(ending) = model_name::of_single_file(&args.output) {
         return Err(format!(
             "{output}: a model is written as GGUF (a name that ends in .gguf) or as a directory with model.safetensors and all that \
              belongs to it; give one of those names, without .{ending}"

@@ -4,7 +4,7 @@ use super::model_file::model_file;
 use super::output::{escape, print};
 use super::progress::converting;
 use super::units::bytes;
-use super::{CliResult, adapter_files, overwrite, pool};
+use super::{CliResult, adapter_files, model_name, overwrite, pool};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::convert::adapter::is_adapter;
@@ -98,6 +98,11 @@ pub fn run(args: Args) -> CliResult {
 }
 
 fn convert(args: &Args) -> CliResult {
+    // The file that is read is refused as such, whatever the options.
+    let itself = same_file(&args.output, &args.source);
+    if !itself {
+        model_name::refuse_other(&args.output)?;
+    }
     if let Some(base) = &args.base {
         return adapter_files::import(&args.source, base, &args.output, args.overwrite);
     }
@@ -112,8 +117,7 @@ fn convert(args: &Args) -> CliResult {
     for note in &source.notes {
         eprintln!("note: {}", escape(note));
     }
-    // The file that is read is refused as such, whatever the options.
-    overwrite::refuse_file(&args.output, args.overwrite || same_file(&args.output, &args.source))?;
+    overwrite::refuse_file(&args.output, args.overwrite || itself)?;
     let options = Options {
         weights: args.weights.map(Into::into),
         scheme: args.scheme.map(|scheme| match scheme {

@@ -5,7 +5,7 @@ use super::model_file::model_file;
 use super::output::{escape, json, print};
 use super::progress::converting;
 use super::units::{bytes, grouped};
-use super::{CliResult, Failure, adapters, device, number, overwrite, pool};
+use super::{CliResult, Failure, adapters, device, model_name, number, overwrite, pool};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -98,8 +98,12 @@ impl Losses {
 /// # Errors
 /// An adapter of another base, a base that cannot be merged into, options out of range.
 pub fn run(args: Args) -> CliResult {
-    if !args.least.is_finite() {
-        return Err(format!("--least {}: a share of the gain is a number such as 0.9", args.least).into());
+    if !args.least.is_finite() || args.least > 1.0 {
+        let reason = "a share of the gain is a number of at most 1, which is all of it, such as 0.9";
+        return Err(format!("--least {}: {reason}", args.least).into());
+    }
+    if !same_file(&args.output, &args.base) {
+        model_name::refuse_other(&args.output)?;
     }
     pool::run(args.threads, || add(&args))?
 }

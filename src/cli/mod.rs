@@ -22,6 +22,7 @@ pub mod import;
 pub mod merge;
 mod misnamed;
 mod model_file;
+mod model_name;
 mod number;
 mod output;
 mod overrides;

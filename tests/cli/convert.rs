@@ -104,7 +104,18 @@ fn what_cannot_come_in_or_go_out_is_refused() {
     assert_snapshot!(place.fails(&["import", "mine.gguf", "-o", "none/new.tetrad"]), @"tetrad: none/new.tetrad: its directory does not exist; create it, or name another path");
     assert!(!place.path("new.tetrad").exists());
     assert_snapshot!(place.fails(&["sample", "mine.gguf"]), @"tetrad: mine.gguf: the file begins with 47 47 55 46 03 00 00 00, a .tetrad file with 89 54 45 54 52 41 44 0a: it is a GGUF file (R2); `tetrad import` converts it");
+    // A file whose name says that it is another program's.
+    for name in ["y.gguf", "y.safetensors", "y.BIN", "y.pt"] {
+        let said = place.fails(&["import", &model, "-o", name]);
+        assert!(said.contains("name it y.tetrad, and `tetrad export` makes other programs' files of it"), "{said}");
+        let merged = place.fails(&["merge", "run/model.tetrad", "--adapter", "none.tetrad", "-o", name]);
+        assert_eq!(merged, said);
+        assert!(!place.path(name).exists(), "{name}");
+    }
+    assert_snapshot!(place.fails(&["import", &model, "-o", "run"]), @"tetrad: run: is a directory, and a .tetrad file is written; name the file, such as run/model.tetrad");
+    assert_snapshot!(import(&["val.txt"]), @"tetrad: val.txt: is of no format that is read: GGUF files, safetensors files, and Hugging Face directories with config.json and model.safetensors are; adapters are folders with adapter_config.json, or GGUF files");
     let export = |more: &[&str]| place.fails(&[&["export"], more].concat());
+    assert!(export(&["run/model.tetrad", "-o", "m.SafeTensors"]).contains("without .safetensors"));
     assert_snapshot!(export(&["run/model.tetrad", "-o", "out.gguf", "--type", "f32"]), @"tetrad: --type applies to directories; a GGUF file gets the bits of the model (see --embedding, --head)");
     assert_snapshot!(export(&["run/model.tetrad", "-o", "out", "--embedding", "f16"]), @"tetrad: --embedding and --head apply to GGUF; give --output a name that ends in .gguf");
     assert_snapshot!(export(&["run/model.tetrad", "-o", "out.gguf", "--head", "q4_0"]), @"tetrad: lm_head.weight has rows of 40 elements, and Q4_0 needs a multiple of 32; ask for f16");
