@@ -183,6 +183,20 @@ impl ContinualConfig {
         self.methods.iter().filter_map(of).collect()
     }
 
+    /// Keys that are set although there is no task, without which nothing reads them.
+    pub(super) fn unread(&self) -> Problems {
+        let mut problems = Problems::default();
+        if self.task.is_empty() {
+            let json = |config: &Self| serde_json::to_value(config).expect("settings are JSON");
+            let (own, default) = (json(self), json(&Self::default()));
+            for (key, value) in own.as_object().into_iter().flatten() {
+                let reason = "is read with tasks only, and [continual] names no task; add [[continual.task]] tables or remove the key";
+                problems.need(default[key] == *value, &format!("continual.{key}"), value, reason);
+            }
+        }
+        problems
+    }
+
     /// Every mistake that its values show.
     pub fn problems(&self) -> Problems {
         let mut problems = Problems::default();

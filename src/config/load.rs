@@ -6,9 +6,9 @@
 use super::schema::{self, Kind, meant, nearest};
 use super::*;
 use crate::backend::SecondMoment;
-use crate::error::{ConfigError, Place, Problem, number};
+use crate::error::{ConfigError, Place, Problem, Problems, number};
 use crate::model::Scheme;
-use crate::optim::Rule;
+use crate::optim::{Rule, StateConfig};
 use std::collections::BTreeMap;
 use std::path::Path;
 use toml::Spanned;
@@ -228,6 +228,24 @@ impl Draft {
         }
     }
 
+    /// Forms of moments that the rule has none of.
+    fn unread_moments(&self, config: &Config) -> Problems {
+        let (rule, state, usual) = (&config.optimizer, config.storage.state(), StorageConfig::default().state());
+        let mut problems = Problems::default();
+        let word = |value: serde_json::Result<String>| value.expect("a word is JSON");
+        let title = rule.name.info().title;
+        let read = rule.tells_apart(state, StateConfig { m: usual.m, ..state });
+        let reason = format_args!("is the form of first moments, and {title} stores none in it; remove the key");
+        problems.need(state.m == usual.m || read, "storage.m", word(serde_json::to_string(&state.m)), reason);
+        // Compact presets share second moments whatever the rule, and so say the configurations of their runs.
+        let of_preset = state.v == SecondMoment::Factored && self.rank("storage.v") < 2;
+        let read = rule.tells_apart(state, StateConfig { v: usual.v, ..state });
+        let reason = format_args!("is the form of second moments, and {title} stores none in it; remove the key");
+        let sound = state.v == usual.v || of_preset || read;
+        problems.need(sound, "storage.v", word(serde_json::to_string(&state.v)), reason);
+        problems
+    }
+
     /// How weighty the place of a value is: an override wins over a file, and that over the base.
     fn rank(&self, key: &str) -> u8 {
         match self.origins.get(key) {
@@ -310,6 +328,13 @@ impl Draft {
         // A value that was refused still has its default here, and judging others by it would mislead.
         if self.problems.is_empty() {
             self.problems = validate::problems(&config);
+            if self.problems.is_empty() {
+                self.problems = self.unread_moments(&config).0;
+                // Whoever takes the tasks away for once means to leave the rest alone.
+                if self.rank("continual.task") == 0 {
+                    self.problems.extend(config.continual.unread().0);
+                }
+            }
             for problem in &mut self.problems {
                 problem.place = self.origins.get(&problem.key).cloned();
             }

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// The usual length of `wsd`'s decay.
 const DECAY_SHARE: f64 = 0.2;
 
+/// The usual last rate, as a share of the peak.
+const FINAL_LR: f64 = 0.1;
+
 /// Often enough for a curve, rarely enough to cost far less than a hundredth of a step.
 const AUDIT_EVERY: u64 = 20;
 
@@ -56,7 +59,7 @@ pub struct TrainConfig {
     pub warmup_share: f64,
     /// What follows the warm-up.
     pub schedule: Schedule,
-    /// Last learning rate as a share of the peak.
+    /// Last learning rate as a share of the peak; not of `constant`.
     pub final_lr: f64,
     /// `wsd`: steps over which the rate decays; 0: `decay_share` of the steps.
     #[serde(skip_serializing_if = "is_zero")]
@@ -72,7 +75,7 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Newest checkpoints that are kept; 0: all.
     pub keep: usize,
-    /// Checkpoints at multiples of this many steps are never deleted; 0: none.
+    /// Checkpoints at multiples of this many steps, a multiple of `checkpoint_every`, are never deleted; 0: none.
     pub milestone_every: u64,
     /// Steps between text samples; 0: only at the end.
     pub sample_every: u64,
@@ -126,6 +129,43 @@ pub enum OnSpike {
 }
 
 impl TrainConfig {
+    /// Keys that have no effect beside the others but hold something else than by default. Files of earlier versions may have
+    /// such keys, so they are asked for of configurations only.
+    pub fn unread(&self) -> Problems {
+        let &Self { schedule, final_lr, spike_z, spike_window, on_spike, max_rewinds, .. } = self;
+        let mut problems = Problems::default();
+        let reason = "is where the other schedules end, and \"constant\" ends at the peak; remove the key or set \
+                      train.schedule=\"cosine\"";
+        let ends = schedule != Schedule::Constant || final_lr == FINAL_LR;
+        problems.need(ends, "train.final_lr", number(final_lr), reason);
+        let reason = "is read with train.spike_z above 0 only; remove the key or set train.spike_z=6";
+        problems.need(spike_z > 0.0 || is_default_window(&spike_window), "train.spike_window", spike_window, reason);
+        let reason = "is read with train.on_spike=\"rewind\" only; remove the key or set that";
+        let rewinds = spike_z > 0.0 && on_spike == OnSpike::Rewind;
+        problems.need(rewinds || is_default_rewinds(&max_rewinds), "train.max_rewinds", max_rewinds, reason);
+        let reason = "counts validations, and train.eval_every = 0 makes one, at the end; set train.eval_every=100";
+        let counted = self.patience == 0 || self.eval_every > 0;
+        problems.need(counted, "train.patience", self.patience, reason);
+        self.milestone_problems(&mut problems);
+        problems
+    }
+
+    /// Milestones are checkpoints, of which there are some.
+    fn milestone_problems(&self, problems: &mut Problems) {
+        let &Self { steps, checkpoint_every, milestone_every, .. } = self;
+        if milestone_every == 0 {
+            return;
+        }
+        let reason = format_args!(
+            "must be a multiple of train.checkpoint_every = {checkpoint_every}: no other steps have checkpoints that could stay"
+        );
+        let met = checkpoint_every > 0 && milestone_every.is_multiple_of(checkpoint_every);
+        problems.need(met, "train.milestone_every", milestone_every, reason);
+        let reason =
+            format_args!("must not exceed train.steps = {steps}, or no checkpoint is a milestone; 0 is for none");
+        problems.need(steps == 0 || milestone_every <= steps, "train.milestone_every", milestone_every, reason);
+    }
+
     /// Every mistake that its numbers show, beside a model of this shape.
     pub fn problems(&self, model: &ModelConfig) -> Problems {
         let (train, context, mut problems) = (self, model.context, Problems::default());
@@ -276,7 +316,7 @@ impl Default for TrainConfig {
             warmup: 40,
             warmup_share: 0.0,
             schedule: Schedule::Cosine,
-            final_lr: 0.1,
+            final_lr: FINAL_LR,
             decay_steps: 0,
             decay_share: DECAY_SHARE,
             eval_every: 100,

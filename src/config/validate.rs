@@ -33,6 +33,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         optimizer.problems(&context),
         optimizer.unread(),
         train.problems(model),
+        train.unread(),
         adapter.problems(model),
         config.continual_problems(),
         ranks.problems(),

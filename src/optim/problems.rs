@@ -1,10 +1,15 @@
 //! What a configuration of an optimizer may hold.
 
-use super::{EmbeddingUpdate, OptimizerConfig, OptimizerContext, Rule};
+use super::{EmbeddingUpdate, OptimizerConfig, OptimizerContext, ParamClass, ParamInfo, Rule, StateConfig};
 use crate::error::{Problems, number};
+use crate::quant::GroupedShape;
 
 /// Keys that every rule reads, or that have a check of their own.
 const COMMON: [&str; 5] = ["name", "lr", "weight_decay", "grad_clip", "variant"];
+
+/// What a matrix can be for.
+const MATRICES: [ParamClass; 5] =
+    [ParamClass::QueryOrKey, ParamClass::Matrix, ParamClass::Embedding, ParamClass::TiedEmbedding, ParamClass::Head];
 
 impl OptimizerConfig {
     /// Every mistake in its numbers.
@@ -61,6 +66,16 @@ impl OptimizerConfig {
         problems.need(known.contains(&self.variant), "optimizer.variant", found, reason);
     }
 
+    /// Whether the state of any matrix is another where it is to be stored as `a` says than as `b` says.
+    pub fn tells_apart(&self, a: StateConfig, b: StateConfig) -> bool {
+        let (a, b) = (self.groups(a), self.groups(b));
+        let shape = GroupedShape::new(4096, 4096, 64);
+        MATRICES.into_iter().any(|class| {
+            let param = ParamInfo { class, shape, head_dim: 64 };
+            a.declare(&param) != b.declare(&param)
+        })
+    }
+
     /// Keys that the rule does not read but that hold something else than by default: they would be ignored in silence.
     /// Files of earlier versions may have such keys, so they are asked for of new configurations only.
     pub fn unread(&self) -> Problems {
@@ -102,7 +117,7 @@ impl std::fmt::Display for UnreadBy<'_> {
 mod tests {
     use super::*;
     use crate::backend::{Moment, SecondMoment};
-    use crate::optim::{AdjustLr, StateConfig, Variant};
+    use crate::optim::{AdjustLr, Variant};
 
     fn context() -> OptimizerContext {
         let state = StateConfig { m: Moment::Int4, v: SecondMoment::Int4, feedback: false };

@@ -239,6 +239,47 @@ fn a_decay_that_is_not_read_or_does_not_fit_is_refused() {
 }
 
 #[test]
+fn keys_without_effect_are_refused_and_defaults_are_not() {
+    let constant = ["train.schedule=constant", "train.final_lr=0"];
+    assert_snapshot!(refusal("", &constant), @r#"train.final_lr = 0.0 (--set): is where the other schedules end, and "constant" ends at the peak; remove the key or set train.schedule="cosine""#);
+    assert_snapshot!(refusal("[train]\nspike_window = 12\nmax_rewinds = 3\n", &[]), @r#"
+    2 mistakes in the configuration:
+      train.spike_window = 12 (run.toml, line 2): is read with train.spike_z above 0 only; remove the key or set train.spike_z=6
+      train.max_rewinds = 3 (run.toml, line 3): is read with train.on_spike="rewind" only; remove the key or set that
+    "#);
+    assert_snapshot!(refusal("", &["train.spike_z=6", "train.max_rewinds=3"]), @r#"train.max_rewinds = 3 (--set): is read with train.on_spike="rewind" only; remove the key or set that"#);
+    assert_snapshot!(refusal("", &["train.patience=3", "train.eval_every=0"]), @"train.patience = 3 (--set): counts validations, and train.eval_every = 0 makes one, at the end; set train.eval_every=100");
+    assert_snapshot!(refusal("", &["train.milestone_every=300"]), @"train.milestone_every = 300 (--set): must be a multiple of train.checkpoint_every = 200: no other steps have checkpoints that could stay");
+    assert_snapshot!(refusal("", &["train.milestone_every=600"]), @"train.milestone_every = 600 (--set): must not exceed train.steps = 400, or no checkpoint is a milestone; 0 is for none");
+    assert_snapshot!(refusal("", &["train.milestone_every=100", "train.checkpoint_every=0"]), @"train.milestone_every = 100 (--set): must be a multiple of train.checkpoint_every = 0: no other steps have checkpoints that could stay");
+    assert_snapshot!(refusal("[continual]\nkeep = 0.9\nbase = ['a.txt']\n", &[]), @r#"
+    2 mistakes in the configuration:
+      continual.base = ["a.txt"] (run.toml, line 3): is read with tasks only, and [continual] names no task; add [[continual.task]] tables or remove the key
+      continual.keep = 0.9 (run.toml, line 2): is read with tasks only, and [continual] names no task; add [[continual.task]] tables or remove the key
+    "#);
+    let lion = ["optimizer.name=lion", "storage.v=factored"];
+    assert_snapshot!(refusal("", &lion), @r#"storage.v = "factored" (--set): is the form of second moments, and Lion stores none in it; remove the key"#);
+    let adafactor = ["optimizer.name=adafactor", "storage.m=f32", "storage.v=row"];
+    assert_snapshot!(refusal("", &adafactor), @r#"
+    2 mistakes in the configuration:
+      storage.m = "f32" (--set): is the form of first moments, and Adafactor stores none in it; remove the key
+      storage.v = "row" (--set): is the form of second moments, and Adafactor stores none in it; remove the key
+    "#);
+    // What a configuration says that was written out is taken back.
+    let sets: [&[&str]; 4] = [
+        &["train.schedule=constant"],
+        &["optimizer.name=lion"],
+        &["optimizer.name=muon", "storage.v=factored", "storage.m=f32"],
+        &["train.spike_z=6", "train.on_spike=rewind", "train.max_rewinds=3", "train.milestone_every=200"],
+    ];
+    for (preset, sets) in [None, Some("compact")].into_iter().flat_map(|preset| sets.map(|sets| (preset, sets))) {
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        let config = Config::load(preset, &sets).unwrap();
+        assert_eq!(Config::load(file(&config.to_toml()).path.to_str(), &[]).unwrap(), config, "{preset:?} {sets:?}");
+    }
+}
+
+#[test]
 fn a_mistake_inherited_from_a_preset_names_the_preset() {
     assert_snapshot!(refusal("preset = \"60m\"\n[model]\ncontext = 128\n", &[]), @"train.sequence = 256 (preset 60m): must not exceed model.context = 128; shorten it or raise model.context");
 }
