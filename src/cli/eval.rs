@@ -120,8 +120,15 @@ fn eval(args: &Args) -> CliResult {
         }
         let (predicted, all) = (grouped(windows.targets()), grouped(held.tokens as u64));
         writeln!(out, "{predicted} of {all} tokens predicted, in sequences of {sequence}")?;
-        for packing in windows.packings().filter(|packing| packing.truncated + packing.empty > 0) {
+        for packing in windows.packings().filter(|packing| packing.truncated + packing.cut + packing.empty > 0) {
             let (samples, cut, empty) = (packing.samples, packing.truncated, packing.empty);
+            if packing.cut > 0 {
+                writeln!(
+                    out,
+                    "{} of {samples} were left out: what is to be predicted in them lies behind that",
+                    packing.cut
+                )?;
+            }
             writeln!(
                 out,
                 "{cut} of {samples} samples are longer than that and were truncated, {empty} have no target"

@@ -313,7 +313,7 @@ mod tests {
         let cache = || DataError::Cache { path: path(), source: io::Error::other("full") };
         assert_eq!(keys(cache()), "name another folder with data.cache");
         assert_eq!(hint(&cache(), Options::Eval).unwrap(), "name another folder with --cache");
-        let none = |set| DataError::NoSamples { set, samples: 2, long: 1, empty: 1, sequence: 8 };
+        let none = |set| DataError::NoSamples { set, samples: 2, long: 1, cut: 0, empty: 1, sequence: 8 };
         assert_eq!(keys(none(DataSet::Training)), "give more samples in data.train or raise train.sequence");
         assert!(keys(none(DataSet::Validation)).contains("data.validation_fraction, or raise"));
         let short = |set| DataError::TooShort { set, tokens: 3, needed: 9 };

@@ -22,6 +22,17 @@ impl fmt::Display for DataSet {
     }
 }
 
+/// Why samples cannot be used: how many for each reason that there is.
+fn unusable(sequence: usize, [long, cut, empty]: [usize; 3]) -> String {
+    let reasons = [
+        (long, format!("longer than a sequence of {sequence} tokens")),
+        (cut, format!("longer than a sequence of {sequence} tokens, and what is learned in them lies behind its end")),
+        (empty, "without anything that is learned".into()),
+    ];
+    let found = reasons.into_iter().filter(|(count, _)| *count > 0);
+    found.map(|(count, reason)| format!("{count} are {reason}")).collect::<Vec<_>>().join("; ")
+}
+
 /// Text or a tokenizer that cannot be trained on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -79,6 +90,14 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// A file in which nothing stands that could be read.
+    #[error("{}: {found}; remove it from the list", path.display())]
+    NoContent {
+        /// The file.
+        path: PathBuf,
+        /// What it holds instead.
+        found: String,
+    },
     /// A file of a kind that is not read.
     #[error(
         "{}: unsupported file type; expected .txt, .jsonl, .json, .csv, .tsv (each also compressed, .zst), .parquet, or \
@@ -90,14 +109,6 @@ pub enum DataError {
         path: PathBuf,
     },
     /// A Parquet file, and the program was built without its reader.
-    /// A file in which nothing stands that could be read.
-    #[error("{}: {found}; remove it from the list", path.display())]
-    NoContent {
-        /// The file.
-        path: PathBuf,
-        /// What it holds instead.
-        found: String,
-    },
     #[error("{}: this program was built without its reader of Parquet files", path.display())]
     NoParquet {
         /// The file.
@@ -167,10 +178,7 @@ pub enum DataError {
         most: usize,
     },
     /// Samples of which none can be used.
-    #[error(
-        "the {set} samples: none of {samples} can be used: {long} are longer than a sequence of {sequence} tokens, {empty} \
-         have no target"
-    )]
+    #[error("the {set} samples: none of {samples} can be used: {}", unusable(*sequence, [*long, *cut, *empty]))]
     NoSamples {
         /// What they are for.
         set: DataSet,
@@ -178,6 +186,8 @@ pub enum DataError {
         samples: usize,
         /// Too long ones that were left out.
         long: usize,
+        /// Truncated ones whose targets all lay behind the end.
+        cut: usize,
         /// Those without a target.
         empty: usize,
         /// Tokens of a row.

@@ -196,9 +196,9 @@ fn long_samples_are_cut_skipped_or_refused_and_counted() {
     // Nothing that fits has anything to learn.
     place.config.data.overlong = Overlong::Truncate;
     place.config.train.sequence = 10;
-    assert_snapshot!(place.refusal(), @"the training samples: none of 2 can be used: 0 are longer than a sequence of 10 tokens, 2 have no target");
+    assert_snapshot!(place.refusal(), @"the training samples: none of 2 can be used: 2 are longer than a sequence of 10 tokens, and what is learned in them lies behind its end");
     place.config.data.overlong = Overlong::Skip;
-    assert_snapshot!(place.refusal(), @"the training samples: none of 2 can be used: 2 are longer than a sequence of 10 tokens, 0 have no target");
+    assert_snapshot!(place.refusal(), @"the training samples: none of 2 can be used: 2 are longer than a sequence of 10 tokens");
 }
 
 #[test]
@@ -207,6 +207,9 @@ fn a_conversation_without_the_assistant_is_left_out_and_counted() {
     let mut place = reading(&[("a.jsonl", &(talk("Hi", "Oh!") + silent))]);
     place.config.data.chat_template = Some(CHATML.into());
     assert_eq!((place.packing().samples, place.packing().empty, place.packing().rows), (2, 1, 1));
+    let mut place = reading(&[("a.jsonl", silent)]);
+    place.config.data.chat_template = Some(CHATML.into());
+    assert_snapshot!(place.refusal(), @"the training samples: none of 1 can be used: 1 are without anything that is learned");
 }
 
 #[test]

@@ -236,17 +236,18 @@ fn source(share: &SourceStats, several: bool, (config, rows): (&Config, u64), ou
 
 /// How samples were packed, and which were left out.
 fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::Result<()> {
-    let PackingStats { samples, truncated, skipped, empty, rows, tokens, targets } = *packing;
+    let PackingStats { samples, truncated, skipped, cut, empty, rows, tokens, targets } = *packing;
     let filled = 100.0 * tokens as f64 / (rows * sequence) as f64;
     let mut line = format!(
         "samples  {} in {} rows, {filled:.1} % filled; {} target tokens",
-        grouped((samples - skipped - empty) as u64),
+        grouped((samples - skipped - cut - empty) as u64),
         grouped(rows as u64),
         grouped(targets)
     );
     for (count, what) in [
         (truncated, "longer than a row and truncated (data.overlong)"),
         (skipped, "longer than a row and left out (data.overlong)"),
+        (cut, "left out because what is learned in them lies behind the end of a row"),
         (empty, "left out because they have no target"),
     ] {
         if count > 0 {

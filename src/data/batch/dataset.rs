@@ -118,6 +118,7 @@ impl Samples {
                 set,
                 samples: found.samples,
                 long: found.skipped,
+                cut: found.cut,
                 empty: found.empty,
                 sequence,
             });

@@ -30,7 +30,9 @@ pub struct PackingStats {
     pub truncated: usize,
     /// Left out since they are longer than a row.
     pub skipped: usize,
-    /// Left out since nothing in them (or in what is kept of them) is learned.
+    /// Left out since what is learned in them lies behind the end of a row.
+    pub cut: usize,
+    /// Left out since nothing in them is learned.
     pub empty: usize,
     /// Rows.
     pub rows: usize,
@@ -88,7 +90,10 @@ impl PackedRows {
             let targets = tokens.count_targets(range[0] + 1..range[0] + 1 + places);
             if targets == 0 {
                 packing.truncated -= usize::from(truncated);
-                packing.empty += 1;
+                match tokens.count_targets(range[0] + 1..range[1].max(range[0] + 1)) {
+                    0 => packing.empty += 1,
+                    _ => packing.cut += 1,
+                }
                 continue;
             }
             packing.targets += targets;
@@ -269,7 +274,8 @@ mod tests {
     fn samples_with_nothing_to_learn_are_left_out_and_counted() {
         // A single token has no target; of the long one only the end is learned, which is cut off.
         let packed = pack(&[1, 40, 4], 6, true, Overlong::Truncate).unwrap();
-        assert_eq!((packed.packing.empty, packed.packing.truncated, packed.packing.rows), (2, 0, 1));
+        let PackingStats { empty, cut, truncated, rows, .. } = packed.packing;
+        assert_eq!((empty, cut, truncated, rows), (1, 1, 0, 1));
         assert_eq!(pack(&[1], 6, true, Overlong::Truncate).unwrap().len(), 0);
     }
 }
