@@ -23,6 +23,10 @@ pub fn open(path: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
         if let Some(what) = other_kind(&map) {
             return Err(ConvertError::Source { path: path.into(), what: what.into() });
         }
+        let named = path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("safetensors"));
+        if !map.starts_with(b"GGUF") && map.get(8) != Some(&b'{') && !named {
+            return Err(ConvertError::Source { path: path.into(), what: NO_FORMAT.into() });
+        }
         if map.starts_with(b"GGUF") {
             gguf_model::open(path, map, beside)?
         } else {
@@ -32,6 +36,10 @@ pub fn open(path: &Path, beside: Beside<'_>) -> Result<Source, ConvertError> {
     source.check_tokenizer()?;
     Ok(source)
 }
+
+/// What is said of any other file.
+const NO_FORMAT: &str = "is of no format that is read: GGUF files, safetensors files, and Hugging Face directories with \
+                         config.json and model.safetensors are; adapters are folders with adapter_config.json, or GGUF files";
 
 /// Files that are sometimes mistaken for a model, with advice.
 fn other_kind(bytes: &[u8]) -> Option<&'static str> {

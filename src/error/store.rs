@@ -56,7 +56,7 @@ pub enum StoreError {
         holder: String,
     },
     /// Not enough disk space; detected before anything was written.
-    #[error("{path}: not enough disk space for {needed} bytes; the previous file is unchanged", path = show(path))]
+    #[error("{path}: not enough disk space for {needed} bytes; nothing was changed", path = show(path))]
     NoSpace {
         /// The path.
         path: PathBuf,
@@ -66,7 +66,7 @@ pub enum StoreError {
     /// Larger than a file may be.
     #[error(
         "{path}: {needed} bytes are too large for a file here: the process (`ulimit -f`) or the file system limits their \
-         size; the previous file is unchanged",
+         size; nothing was changed",
         path = show(path)
     )]
     FileLimit {

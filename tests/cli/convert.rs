@@ -123,17 +123,6 @@ fn what_cannot_come_in_or_go_out_is_refused() {
     assert_snapshot!(export(&["val.txt", "-o", "out.gguf"]), @"tetrad: val.txt: the file begins with 65 6e 74 20 63 65 61 73, a .tetrad file with 89 54 45 54 52 41 44 0a: it is another kind of file (R2); models come from `tetrad train` and `tetrad import`");
 }
 
-#[test]
-fn nothing_is_replaced_unless_it_is_asked_for() {
-    let place = trained();
-    std::fs::create_dir(place.path("other")).unwrap();
-    let kept = ["other/config.json", "other/chat_template.jinja", "mine.gguf", "mine.tetrad"];
-    for file in kept {
-        std::fs::write(place.path(file), "kept").unwrap();
-    }
-    let fails = |args: &[&str]| place.fails(args);
-    assert_snapshot!(fails(&["export", "run/model.tetrad", "-o", "other"]), @"tetrad: other: is not empty, it holds chat_template.jinja; name another folder, or replace the model in it with --overwrite");
-    assert_snapshot!(fails(&["export", "run/model.tetrad", "-o", "mine.gguf"]), @"tetrad: mine.gguf: exists already; name another file, or replace it with --overwrite");
 /// A model of bytes is one for other programs too: they find a tokenizer that gives its ids, and its chat template.
 #[test]
 fn a_model_of_bytes_keeps_its_ids_and_its_template_in_a_directory() {
@@ -169,6 +158,17 @@ fn a_model_of_bytes_keeps_its_ids_and_its_template_in_a_directory() {
     assert_eq!(third.special_tokens(&tokenizer).template.as_deref(), Some(template));
 }
 
+#[test]
+fn nothing_is_replaced_unless_it_is_asked_for() {
+    let place = trained();
+    std::fs::create_dir(place.path("other")).unwrap();
+    let kept = ["other/config.json", "other/chat_template.jinja", "mine.gguf", "mine.tetrad"];
+    for file in kept {
+        std::fs::write(place.path(file), "kept").unwrap();
+    }
+    let fails = |args: &[&str]| place.fails(args);
+    assert_snapshot!(fails(&["export", "run/model.tetrad", "-o", "other"]), @"tetrad: other: is not empty, it holds chat_template.jinja; name another folder, or replace the model in it with --overwrite");
+    assert_snapshot!(fails(&["export", "run/model.tetrad", "-o", "mine.gguf"]), @"tetrad: mine.gguf: exists already; name another file, or replace it with --overwrite");
     assert_snapshot!(fails(&["import", &fixture("q4_1.gguf"), "-o", "mine.tetrad"]), @"tetrad: mine.tetrad: exists already; name another file, or replace it with --overwrite");
     assert!(kept.iter().all(|file| place.read(file) == b"kept"));
     place.ok(&["export", "run/model.tetrad", "-o", "mine.gguf", "--overwrite"]);
