@@ -53,6 +53,9 @@ impl HeldOut {
         };
         let format = SampleFormat { tokenizer: eval::tokenizer(model)?, config };
         let corpus = Corpus::resolve(text)?;
+        if let Some(told) = corpus.told_repeated() {
+            eprintln!("note: {}", escape(&told));
+        }
         let interrupts = Interrupts::watch()?;
         interrupts.now(Doing::Preparing);
         let mut progress = super::progress::preparing(&interrupts);
@@ -123,13 +126,13 @@ fn sequence(asked: Option<usize>, model: &Checkpoint, (text, tokens): (&Corpus, 
     Ok(model.meta.train.sequence.min(context).min(tokens - 1))
 }
 
-/// What a model scores on held-out text.
-pub(super) struct HeldOutLoss {
-    /// The mean loss in nats per token; of two experts by the ensemble of the model.
 fn counted(tokens: usize) -> String {
     if tokens == 1 { "1 token".into() } else { format!("{tokens} tokens") }
 }
 
+/// What a model scores on held-out text.
+pub(super) struct HeldOutLoss {
+    /// The mean loss in nats per token; of two experts by the ensemble of the model.
     pub loss: f64,
     /// Tokens that it is the mean of.
     pub counted: u64,

@@ -4,6 +4,7 @@ use super::model_file::model_file;
 use super::output::print;
 use super::overrides;
 use super::signals::{Doing, Interrupts};
+use super::train::note_repeated;
 use super::train::start::{InitFrom, name_folder};
 use super::units::grouped;
 use super::{CliResult, pool};
@@ -81,6 +82,7 @@ fn prepare(config: &Config, vocab: usize, interrupts: &Interrupts) -> CliResult 
         }
         data => data?,
     };
+    note_repeated(&data);
     let tokens = |sources: &[Source]| sources.iter().map(|source| source.dataset.tokens().len() as u64).sum();
     let (trained, held) = (tokens(&data.train), tokens(&data.validation));
     let seconds = begun.elapsed().as_secs_f64();

@@ -21,6 +21,8 @@ pub struct Prepared {
     /// Bytes of text per validation token: nats per token divided by it (and by ln 2) are bits per byte. For a tail
     /// it is that of the text it was cut from. Nothing where a file holds tokens whose text nobody knows.
     pub bytes_per_token: Option<f64>,
+    /// Training and validation files that were named twice, in words.
+    pub repeated: Vec<String>,
     /// Of the training tokens: a position in them means nothing in others.
     pub fingerprint: String,
 }
@@ -152,6 +154,8 @@ impl Prepared {
         if let Some(validation) = &validation {
             train.iter().try_for_each(|(train, _)| train.check_disjoint(validation))?;
         }
+        let corpora = train.iter().map(|(corpus, _)| corpus).chain(&validation);
+        let repeated = corpora.filter_map(Corpus::told_repeated).collect();
         let mut prepare =
             |corpus: &Corpus, weight| PreparedSource::new(corpus, weight, &format, config, vocab, progress);
         let train = train.iter().map(|(corpus, weight)| prepare(corpus, *weight)).collect::<Result<Vec<_>, _>>()?;
@@ -168,7 +172,7 @@ impl Prepared {
         };
         let fingerprint = fingerprint(&train, &trained, config);
         let validation = held_out.into_iter().filter(|source| !source.dataset.tokens().is_empty()).collect();
-        Ok(Prepared { tokenizer: format.tokenizer, train: trained, validation, bytes_per_token, fingerprint })
+        Ok(Prepared { tokenizer: format.tokenizer, train: trained, validation, bytes_per_token, repeated, fingerprint })
     }
 
     /// The training rows of `sequence` tokens.
@@ -239,15 +243,15 @@ pub fn prepare(
         RowMode::Concat => Shard::prepare(corpus, format, cache, progress)?,
         _ => Shard::prepare_samples(corpus, format, cache, progress)?,
     };
-    let dataset = match mode {
-        RowMode::Samples { share } => {
-            let ends = shard.inputs.iter().map(|input| input.range.end);
-            let files: Vec<_> = corpus.inputs.iter().map(|input| input.name.clone()).zip(ends).collect();
     // Tokens that were kept by an earlier version, or that llm.c has none of.
     let mut held = corpus.inputs.iter().zip(&shard.inputs);
     if let Some((input, _)) = held.find(|(_, held)| held.range.is_empty()) {
         return Err(DataError::NoContent { path: input.name.clone(), found: "gives no tokens".into() });
     }
+    let dataset = match mode {
+        RowMode::Samples { share } => {
+            let ends = shard.inputs.iter().map(|input| input.range.end);
+            let files: Vec<_> = corpus.inputs.iter().map(|input| input.name.clone()).zip(ends).collect();
             Dataset::Samples(Samples::new(shard.tokens.clone(), share, overlong, &files))
         }
         _ => Dataset::Text(shard.tokens.clone()),

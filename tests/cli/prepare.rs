@@ -34,4 +34,14 @@ fn a_tokenizer_is_made_of_texts_and_trains_a_model() {
     let said = place.ok(&["prepare", "--from", "run/model.tetrad", "--data", "val.txt", "--set", "data.cache=cache"]);
     assert!(said.contains("tokens to train on"), "{said}");
     assert!(place.fails(&["prepare", "--data", "none.txt"]).contains("none.txt: matches no file"));
+    // Patterns may overlap, and whoever names a file twice to see it twice is told how that is said.
+    let twice = ["prepare", "--data", "train.txt", "--data", "./train.txt", "--set", "data.cache=cache"];
+    let said = String::from_utf8(place.run(&twice).stderr).unwrap();
+    let note = "note: ./train.txt is named more than once, and read once; to train on a text more often, give it a weight in a \
+                [[data.source]] table";
+    assert!(said.contains(note), "{said}");
+    // A file with nothing in it is no text, here as in training.
+    std::fs::write(place.path("head.csv"), "text\n").unwrap();
+    let said = place.fails(&["tokenizer", "train", "train.txt", "head.csv", "-o", "y.json"]);
+    assert!(said.contains("head.csv: has a first line that names columns, and no rows"), "{said}");
 }

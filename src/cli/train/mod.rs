@@ -329,6 +329,7 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     header::print_header(&trainer, &device, &samples, origin, from.is_some(), said.as_deref())?;
     if from.is_none() {
         let tunes = model.is_some();
+        note_repeated(&data);
         warnings::warnings(config, tunes, &data, &samples).iter().for_each(|warning| eprintln!("warning: {warning}"));
     }
     let (step, train) = (trainer.counters().step, &config.train);
@@ -441,6 +442,14 @@ fn companions(
         found.push((TOKENIZER_CONFIG, serde_json::to_vec_pretty(&map).expect("a JSON value is JSON")));
     }
     Ok(found)
+}
+
+/// Says of files that are named twice that they are read once, and how a text is seen more often.
+pub(super) fn note_repeated(data: &Prepared) {
+    for told in &data.repeated {
+        let advice = "to train on a text more often, give it a weight in a [[data.source]] table";
+        eprintln!("note: {}; {advice}", escape(told));
+    }
 }
 
 /// Refuses to start a run where one is.

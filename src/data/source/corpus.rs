@@ -14,6 +14,8 @@ static BUNDLED: &[u8] = include_bytes!("../../../assets/corpus/austen.txt");
 pub struct Corpus {
     /// At least one.
     pub inputs: Vec<Input>,
+    /// Files that were named once more, by this name, which is passed over.
+    pub repeated: Vec<PathBuf>,
 }
 
 /// One text.
@@ -62,24 +64,37 @@ impl Corpus {
             return Ok(Corpus::bundled());
         }
         let mut seen = HashSet::new();
-        let mut inputs = Vec::new();
+        let (mut inputs, mut repeated) = (Vec::new(), Vec::new());
         for pattern in patterns {
             for path in expand(pattern)? {
                 let input = inspect(&path)?;
-                // The same file under two names (a link, "./a" and "a") would be trained on twice.
-                if seen.insert(identity(&path)) {
-                    inputs.push(input);
+                // The same file under two names (a link, "./a" and "a") would be trained on twice, which patterns that
+                // overlap do not mean.
+                match seen.insert(identity(&path)) {
+                    true => inputs.push(input),
+                    false => repeated.push(path),
                 }
             }
         }
-        Ok(Corpus { inputs })
+        Ok(Corpus { inputs, repeated })
     }
 
     /// The corpus in the program.
     pub fn bundled() -> Corpus {
         let name = "bundled corpus".into();
         let held = Some(Cow::Borrowed(BUNDLED));
-        Corpus { inputs: vec![Input { name, kind: InputKind::Text, compressed: false, held }] }
+        Corpus { inputs: vec![Input { name, kind: InputKind::Text, compressed: false, held }], repeated: Vec::new() }
+    }
+
+    /// The files that are named twice, in words; nothing if none is.
+    pub fn told_repeated(&self) -> Option<String> {
+        let first = self.repeated.first()?.display();
+        let others = match self.repeated.len() {
+            1 => String::new(),
+            files => format!(" and {} more files are", files - 1),
+        };
+        let is = if others.is_empty() { " is" } else { "" };
+        Some(format!("{first}{others}{is} named more than once, and read once"))
     }
 
     /// Refuses a validation corpus that shares a file with this one.
@@ -179,6 +194,11 @@ mod tests {
         let folder = folder(&["b.txt", "a.txt", "c.txt", "d.jsonl"]);
         let corpus = resolve(&folder, &["c.txt", "./*.txt", "d.jsonl", "a.txt"]).unwrap();
         assert_eq!(names(&corpus), ["c.txt", "a.txt", "b.txt", "d.jsonl"]);
+        let again: Vec<_> = corpus.repeated.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(again, ["c.txt", "a.txt"]);
+        let said = corpus.told_repeated().unwrap();
+        assert!(said.ends_with("c.txt and 1 more files are named more than once, and read once"), "{said}");
+        assert_eq!(resolve(&folder, &["*.txt"]).unwrap().told_repeated(), None);
         assert_eq!(corpus.inputs[3].kind, InputKind::JsonLines);
     }
 
