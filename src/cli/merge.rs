@@ -98,8 +98,9 @@ impl Losses {
 /// # Errors
 /// An adapter of another base, a base that cannot be merged into, options out of range.
 pub fn run(args: Args) -> CliResult {
-    if !args.least.is_finite() || args.least > 1.0 {
-        let reason = "a share of the gain is a number of at most 1, which is all of it, such as 0.9";
+    // Rounding may help a little, so that a share may be above 1; in percent it is not.
+    if !(args.least.is_finite() && args.least < 10.0) {
+        let reason = "is a share of the gain, not percent: 1 is all of it, 0.9 the default";
         return Err(format!("--least {}: {reason}", args.least).into());
     }
     if !same_file(&args.output, &args.base) {

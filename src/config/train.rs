@@ -238,9 +238,7 @@ impl TrainConfig {
     }
 
     fn watch_problems(&self, problems: &mut Problems) {
-        let &Self { spike_z, spike_window, on_spike, checkpoint_every, patience, eval_every, .. } = self;
-        let reason = "counts validations, and train.eval_every = 0 makes one at the end only; set it";
-        problems.need(patience == 0 || eval_every > 0, "train.patience", patience, reason);
+        let &Self { spike_z, spike_window, on_spike, checkpoint_every, .. } = self;
         let reason = "must be 0 (off) or 1 or more: a number of usual deviations, such as 6";
         let sound = spike_z == 0.0 || (1.0..=1e6).contains(&spike_z);
         problems.need(sound, "train.spike_z", number(spike_z), reason);

@@ -121,6 +121,8 @@ fn adapters_come_in_go_out_and_are_merged() {
         &TEXT[..],
     ]
     .concat());
+    let (status, said) = merge(&place, &["-o", "c.tetrad", "--text", "val.txt", "--least", "1.5"]);
+    assert_eq!(status, Some(3), "{said}");
     // Of what makes the base worse nothing is kept.
     let worse = ["--adapter", "a.tetrad=-2", "-o", "c.tetrad", "--text", "val.txt"];
     let (status, said) = merge(&place, &worse);
@@ -154,9 +156,9 @@ fn what_does_not_belong_together_is_refused_and_nothing_is_written() {
         "--text",
         "val.txt",
         "--least",
-        "2",
+        "90",
     ]);
-    assert!(said.contains("--least 2: a share of the gain is a number of at most 1"), "{said}");
+    assert!(said.contains("--least 90: is a share of the gain, not percent"), "{said}");
     // Nor by a detour through another program's format.
     for folder in ["folder", "file.gguf"] {
         place.ok(&["export", "a.tetrad", "-o", folder]);

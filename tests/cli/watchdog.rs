@@ -122,5 +122,5 @@ fn the_best_weights_are_kept_and_patience_ends_a_run_again_and_again() {
         assert!(said.contains("no text is held out") && said.contains(&set.replace('=', " = ")), "{said}");
     }
     let said = place.fails(&args(&["train.patience=3", "train.eval_every=0", "run.dir=other"], &[]));
-    assert!(said.contains("train.eval_every = 0 makes one at the end only"), "{said}");
+    assert!(said.contains("train.eval_every = 0 makes one, at the end"), "{said}");
 }

@@ -4,8 +4,10 @@ use super::observer::{self, Console};
 use crate::cli::number::short;
 use crate::cli::output::{escape, shell};
 use crate::cli::{CliResult, Failure};
+use std::path::Path;
 use std::process::ExitCode;
-use tetrad::checkpoint::{finished, latest};
+use tetrad::checkpoint::{finished, latest, retire_finished};
+use tetrad::error::StoreError;
 use tetrad::train::{StopReason, Trainer};
 
 /// What no configuration can cause.
@@ -83,4 +85,13 @@ fn save_finished(trainer: &Trainer, console: &Console) -> Result<(), Failure> {
         None => console.folder.save_finished(trainer)?,
     };
     Ok(console.summarize(trainer, &path)?)
+}
+
+/// Gives finished weights another name as the run goes on from step `step`, and says so.
+pub(super) fn retire(dir: &Path, step: u64) -> Result<(), StoreError> {
+    if let Some(path) = retire_finished(dir, step)? {
+        let shown = escape(&path.to_string_lossy());
+        eprintln!("note: the run goes on from step {step}; the weights that it had finished with are now {shown}");
+    }
+    Ok(())
 }

@@ -29,8 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{
-    Checkpoint, Newest, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, contribute, finished, latest, retire_finished,
-    write_record,
+    Checkpoint, Newest, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, contribute, finished, latest, write_record,
 };
 use tetrad::config::{Config, RECORD, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig};
@@ -245,7 +244,7 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     let samples =
         Samples { train: batches, validation: data.windows(config.train.sequence, config.train.eval_sequences)? };
     if samples.validation.is_none() {
-        check_watched(&config.train)?;
+        warnings::check_watched(&config.train)?;
     }
     let dir = config.run.dir.as_path();
     // Nobody but rank 0 writes, and not before all have found what they start from.
@@ -334,7 +333,7 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     }
     let (step, train) = (trainer.counters().step, &config.train);
     if step < until.min(train.steps) && !trainer.watch().is_out_of_patience(train) {
-        retire(dir, step)?;
+        finish::retire(dir, step)?;
     }
     // Where nothing will be trained the record is that of what was.
     if finished(dir).is_none() {
@@ -373,26 +372,6 @@ fn set_aside(start: &Newest) -> Result<(), StoreError> {
     for (name, error) in start.set_aside()? {
         eprintln!("note: {}", escape(&error.to_string()));
         eprintln!("note: it is kept as {}; the run goes on from {}", escape(&name.to_string_lossy()), escape(&from));
-    }
-    Ok(())
-}
-
-/// Refuses what looks at validations where there are none.
-fn check_watched(train: &TrainConfig) -> Result<(), Failure> {
-    let found = match train {
-        TrainConfig { patience, .. } if *patience > 0 => format!("train.patience = {patience}"),
-        TrainConfig { keep_best: true, .. } => "train.keep_best = true".into(),
-        _ => return Ok(()),
-    };
-    let hint = "hold some out (data.validation_fraction), name it (data.validation), or remove the key";
-    Err(format!("{found}: looks at validations, and no text is held out for them; {hint}").into())
-}
-
-/// Gives finished weights another name as the run goes on from step `step`, and says so.
-fn retire(dir: &Path, step: u64) -> Result<(), StoreError> {
-    if let Some(path) = retire_finished(dir, step)? {
-        let shown = escape(&path.to_string_lossy());
-        eprintln!("note: the run goes on from step {step}; the weights that it had finished with are now {shown}");
     }
     Ok(())
 }

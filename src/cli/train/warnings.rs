@@ -1,8 +1,9 @@
-//! What is probably a mistake in a run, said before step 0.
+//! What is probably a mistake in a run, said before step 0; and what is one.
 
+use crate::cli::Failure;
 use crate::cli::number::short;
 use crate::cli::units::grouped;
-use tetrad::config::Config;
+use tetrad::config::{Config, TrainConfig};
 use tetrad::data::Prepared;
 use tetrad::optim::OptimizerConfig;
 use tetrad::train::Samples;
@@ -23,6 +24,17 @@ pub(super) fn warnings(config: &Config, tunes: bool, data: &Prepared, samples: &
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// Refuses what looks at validations where there are none.
+pub(super) fn check_watched(train: &TrainConfig) -> Result<(), Failure> {
+    let found = match train {
+        TrainConfig { patience, .. } if *patience > 0 => format!("train.patience = {patience}"),
+        TrainConfig { keep_best: true, .. } => "train.keep_best = true".into(),
+        _ => return Ok(()),
+    };
+    let hint = "hold some out (data.validation_fraction), name it (data.validation), or remove the key";
+    Err(format!("{found}: looks at validations, and no text is held out for them; {hint}").into())
 }
 
 /// A step to stop at that does nothing to a run of so many steps, which goes on from one of them.

@@ -142,11 +142,6 @@ struct Unrounded {
     bool rescaled;
     GroupScale scale;
 };
-
-// Weights with groups that may hold integers below `QuantGrid::deep`.
-template <class Weight> static constexpr bool MAY_BE_DEEP = false;
-template <> constexpr bool MAY_BE_DEEP<Int4Weight> = true;
-
 template <class Weight>
 DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scale, Range range, float (&x)[BLOCK]) {
     using Levels = typename Weight::Levels;
@@ -156,7 +151,7 @@ DEVICE Unrounded unrounded(const Pass& p, const Bytes32& stored, GroupScale scal
     const float bias = BIAS + grid.excess;
     float lowest = grid.deep;
     // Seldom anywhere in a warp. What `move` told may be the range of magnitudes.
-    if (MAY_BE_DEEP<Weight> && ballot(may_have_left(grid, range, scale)) != 0) {
+    if (Weight::DEEP && ballot(may_have_left(grid, range, scale)) != 0) {
         range = range_of<Levels>(p, stored, scale, x);
         range = {group_min(range.low, p.shape.blocks_per_group), group_max(range.high, p.shape.blocks_per_group)};
         float least = from_bits(0x7f800000u);

@@ -27,7 +27,8 @@ struct WeightPlanes {
 // eight neighbours share their scale.
 //
 // `Stored` is what updates (adam_pass.h) find in the data: numbers of that type, or integers that a struct of that file
-// decodes and stores, whose values are spaced as `Levels` (grid.h) say. `OFFSETS`: whether a group has one.
+// decodes and stores, whose values are spaced as `Levels` (grid.h) say. `OFFSETS`: whether a group has one;
+// `DEEP`: whether it may hold integers below `QuantGrid::deep`.
 // Of codes, `group` is the scale (and the offset) of the group that `at` is in, and products of bytes (bytes.h) read
 // them as signed integers, which `INTEGER_UNIT` times the scale multiplies, and those of four bits also as floats of
 // eight: `integers` and `small_floats` are those of each nibble; BYTES are such integers as they lie.
@@ -78,7 +79,7 @@ struct Int8Group {
 struct Int8Weight {
     using Stored = StoredBytes;
     using Levels = EvenLevels;
-    static constexpr bool OFFSETS = false, BYTES = true;
+    static constexpr bool OFFSETS = false, BYTES = true, DEEP = false;
     static constexpr float INTEGER_UNIT = 1.0f;
     DEVICE Meanings integers() { return {}; }
     DEVICE Int8Group group(const WeightPlanes& w, u64 at) { return {f16_to_float(w.scales[at >> w.group_bits])}; }
@@ -118,7 +119,7 @@ struct Int4Group {
 struct Int4Weight {
     using Stored = StoredNibbles;
     using Levels = EvenLevels;
-    static constexpr bool OFFSETS = false, BYTES = false;
+    static constexpr bool OFFSETS = false, BYTES = false, DEEP = true;
     static constexpr float INTEGER_UNIT = 1.0f;
     // -8 to 7.
     DEVICE Meanings integers() { return {{0xfbfaf9f8u, 0xfffefdfcu, 0x03020100u, 0x07060504u}}; }
@@ -136,7 +137,7 @@ struct Int4OffsetGroup {
 struct Int4OffsetWeight {
     using Stored = StoredNibbles;
     using Levels = EvenLevels;
-    static constexpr bool OFFSETS = true, BYTES = false;
+    static constexpr bool OFFSETS = true, BYTES = false, DEEP = false;
     static constexpr float INTEGER_UNIT = 1.0f;
     // 0 to 15.
     DEVICE Meanings integers() { return {{0x03020100u, 0x07060504u, 0x0b0a0908u, 0x0f0e0d0cu}}; }
@@ -159,7 +160,7 @@ struct Fp4Group {
 struct Fp4Weight {
     using Stored = StoredFloats4;
     using Levels = Fp4Levels;
-    static constexpr bool OFFSETS = false, BYTES = false;
+    static constexpr bool OFFSETS = false, BYTES = false, DEEP = false;
     static constexpr float INTEGER_UNIT = 0.5f;
     // Twice the values, and the values.
     DEVICE Meanings integers() { return {{0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu}}; }
