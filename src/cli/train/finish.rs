@@ -4,9 +4,9 @@ use super::observer::{self, Console};
 use crate::cli::number::short;
 use crate::cli::output::{escape, shell};
 use crate::cli::{CliResult, Failure};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use tetrad::checkpoint::{finished, latest, retire_finished};
+use tetrad::checkpoint::{Checkpoint, finished, latest, retire_finished};
 use tetrad::error::StoreError;
 use tetrad::train::{StopReason, Trainer};
 
@@ -80,7 +80,9 @@ pub(super) fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -
 /// Saves the weights of a run that is at its end, and sums it up. Where nothing was trained nothing changes, whatever the
 /// configuration says by now.
 fn save_finished(trainer: &Trainer, console: &Console) -> Result<(), Failure> {
-    let path = match finished(&trainer.config().run.dir).filter(|_| console.steps() == 0) {
+    let step = trainer.counters().step;
+    let is_its = |path: &PathBuf| Checkpoint::open(path).is_ok_and(|file| file.meta.counters.step == step);
+    let path = match finished(&trainer.config().run.dir).filter(|path| console.steps() == 0 && is_its(path)) {
         Some(path) => path,
         None => console.folder.save_finished(trainer)?,
     };
