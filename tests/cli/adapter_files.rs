@@ -124,7 +124,7 @@ fn adapters_come_in_go_out_and_are_merged() {
     let (status, said) = merge(&place, &["-o", "c.tetrad", "--text", "val.txt", "--least", "1.5"]);
     assert_eq!(status, Some(3), "{said}");
     // Of what makes the base worse nothing is kept.
-    let worse = ["--adapter", "a.tetrad=-2", "-o", "c.tetrad", "--text", "val.txt"];
+    let worse = ["--adapter", "a.tetrad=-2", "-o", "worse.tetrad", "--text", "val.txt"];
     let (status, said) = merge(&place, &worse);
     assert_eq!((status, &said["kept"]), (Some(3), &Value::Null), "{said}");
     let said = place.ok(&["merge", "base.tetrad", "--adapter", "a.tetrad=0.5", "-o", "d.tetrad"]);
