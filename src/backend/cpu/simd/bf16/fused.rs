@@ -1,6 +1,6 @@
-//! The tile with fused multiply-adds on registers of 8 or 16 numbers, for processors without instructions for bfloat16: some rows' chains of one
-//! register of columns at a time. Words of the left operand are taken apart first, so that a chain reads its factor from
-//! memory.
+//! The tile with fused multiply-adds on registers of 8 or 16 numbers, for processors without instructions for bfloat16: some
+//! rows' chains of one register of columns at a time. Words of the left operand are taken apart first, so that a chain reads
+//! its factor from memory.
 
 use super::{COLS, DEPTH, HIGH, PANEL, ROWS, STRIP, WORDS, former, latter};
 use std::arch::x86_64::*;

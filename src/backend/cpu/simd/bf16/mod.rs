@@ -120,7 +120,8 @@ fn product_by(tiles: &Tiles, left: &[f32], right: &[f32], blocks: usize, mut out
     }
 }
 
-/// The same tile `times` times, added to `out`: what a processor does at most. Operands are ordered, and had better begin at cache lines.
+/// The same tile `times` times, added to `out`: what a processor does at most. Operands are ordered, and had better begin at
+/// cache lines.
 pub(crate) fn repeated(
     isa: Isa,
     left: &[f32],
