@@ -126,22 +126,24 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
-    /// The same of rows of whole groups, codes and residue or bfloat16, with moments of four bits, for which there is a way of its own;
-    /// gradients of many sizes in one group, of one size, and none.
+    /// The same of rows of whole groups, codes and residue or bfloat16, with moments of four bits, the first also of eight, for which
+    /// there is a way of its own; gradients of many sizes in one group, of one size, and none.
     #[test]
     fn whole_groups_of_the_default_give_the_naive_steps_bytes(
         rows in 1usize..4,
         groups in 1usize..4,
         group in prop::sample::select(vec![32usize, 64, 128, 256]),
+        m in prop::sample::select(vec![MomentKind::Nibble, MomentKind::Byte]),
         v in prop::sample::select(SECOND_MOMENTS[2..].to_vec()),
         kind in prop::sample::select(vec![WeightFormat::INT4, WeightFormat::BF16]),
         which in 0usize..5,
+        feedback: bool,
         size in prop::sample::select(vec![1.0f32, 1e-3, 1e-18, 1e12]),
         seed: u64,
     ) {
         let Some(config) = rule_for(which, v) else { return Ok(()) };
         let cols = groups * group;
-        let mut naive = Planes::new(GroupedShape::new(rows, cols, group), kind, [MomentKind::Nibble, v]);
+        let mut naive = Planes::new(GroupedShape::new(rows, cols, group), kind, [m, v]);
         if kind == WeightFormat::INT4 && seed % 3 == 0 {
             naive = naive.like_ggml(seed);
         }
@@ -156,7 +158,7 @@ proptest! {
                 grad[seed as usize % (rows * cols)] = 40.0 * size;
             }
             let lr = if number % 3 == 0 { 0.1 } else { config.lr };
-            let at = args(&config, number, lr, false, seed);
+            let at = args(&config, number, lr, feedback, seed);
             steps_alike(&mut naive, &mut packed, &grad, &at)?;
         }
     }

@@ -1,7 +1,9 @@
 //! A parameter's planes as rows that can be cut in two: how one update is shared among threads without `unsafe`.
 
 use crate::backend::adam::state;
-use crate::backend::cpu::simd::adam::{PackedRows, PackedSecondMoments, PackedWeight, is_supported};
+use crate::backend::cpu::simd::adam::{
+    PackedFirstMoments, PackedRows, PackedSecondMoments, PackedWeight, is_supported,
+};
 use crate::backend::cpu::simd::isa::Isa;
 use crate::backend::{Param, StateTensor, Weight};
 use crate::memory::{ArenaBorrow, Span};
@@ -212,7 +214,11 @@ impl ParamRows<'_> {
             WeightElements::Bf16(data) => PackedWeight::Bf16(data),
             _ => return None,
         };
-        let MomentRows::Nibbles(MomentCodec::M4, m, m_scales) = &mut self.m else { return None };
+        let (m, m_scales) = match &mut self.m {
+            MomentRows::Nibbles(MomentCodec::M4, codes, scales) => (PackedFirstMoments::Nibbles(codes), scales),
+            MomentRows::Bytes(MomentCodec::M8, codes, scales) => (PackedFirstMoments::Bytes(codes), scales),
+            _ => return None,
+        };
         let v = match &mut self.v {
             MomentRows::Nibbles(MomentCodec::V4, codes, scales) => PackedSecondMoments::Own(codes, scales),
             MomentRows::Shared { rows, factors } => PackedSecondMoments::Shared(rows, factors),

@@ -46,6 +46,9 @@ fn update_groups<const N: usize, const PLAIN: bool>(rows: &mut PackedRows, param
         let [w_u, m_u, v_u] = draw_group::<N>(draws, rows.first + first as u64);
         rescales += u64::from(weight.requantize(rows, group));
         weight.store(rows, group, &w_u);
+        if params.args.feedback != 0.0 {
+            weight.feed_back(rows, params, &w_u, [&mut m, &mut v]);
+        }
         store_m(rows, group, &m, &m_u);
         store_v(rows, group, &v, &v_u);
     }

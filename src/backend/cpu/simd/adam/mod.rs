@@ -1,4 +1,4 @@
-//! The step of Adam's family on a weight in codes and residue, or in bfloat16, with moments of four bits, the default's storage,
+//! The step of Adam's family on a weight in codes and residue, or in bfloat16, with moments of four bits, the first also of eight,
 //! in registers: the same bytes as the fused pass of the operations, which is written for every storage and every step.
 
 #[cfg(target_arch = "x86_64")]
@@ -26,8 +26,8 @@ pub(crate) struct PackedRows<'a> {
     pub grad: &'a [f32],
     /// The weight.
     pub weight: PackedWeight<'a>,
-    /// First moments: [`crate::quant::MomentCodec::M4`].
-    pub m: &'a mut [u8],
+    /// First moments.
+    pub m: PackedFirstMoments<'a>,
     /// Their scales, as bits of bf16.
     pub m_scales: &'a mut [u16],
     /// Second moments.
@@ -50,6 +50,14 @@ pub(crate) enum PackedWeight<'a> {
     Bf16(&'a mut [u16]),
 }
 
+/// First moments that a step in registers knows.
+pub(crate) enum PackedFirstMoments<'a> {
+    /// Those of [`crate::quant::MomentCodec::M4`].
+    Nibbles(&'a mut [u8]),
+    /// Those of [`crate::quant::MomentCodec::M8`].
+    Bytes(&'a mut [u8]),
+}
+
 /// Second moments of four bits, or those that elements share.
 pub(crate) enum PackedSecondMoments<'a> {
     /// [`crate::quant::MomentCodec::V4`], and their scales.
@@ -68,11 +76,11 @@ pub(crate) fn is_supported(isa: Isa, group: usize) -> bool {
     registers && matches!(group, 64 | 128)
 }
 
-/// Whether a step does nothing but move: no moment is reset, none is fed back, no element is left out or told by a threshold.
+/// Whether a step does nothing but move: no moment is reset, no element is left out or told by a threshold.
 pub(crate) fn is_simple(params: &AdamParams) -> bool {
     let args = &params.args;
     let resets = (args.reset_before, args.reset_after) != (0, 0);
-    !params.frozen && !resets && args.feedback == 0.0 && args.density == 1.0 && args.spike_threshold == f32::INFINITY
+    !params.frozen && !resets && args.density == 1.0 && args.spike_threshold == f32::INFINITY
 }
 
 /// One step of all groups; gives the number that were rescaled.
@@ -92,6 +100,13 @@ pub(crate) fn update(isa: Isa, rows: &mut PackedRows, params: &AdamParams, id: u
 }
 
 impl PackedRows<'_> {
+    /// Where a group lies in planes of bytes.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    fn elements(&self, group: usize) -> std::ops::Range<usize> {
+        group * self.group..(group + 1) * self.group
+    }
+
     /// Where a group lies in planes of nibbles.
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -102,7 +117,11 @@ impl PackedRows<'_> {
     fn check(&self) {
         let (count, groups) = (self.grad.len(), self.grad.len() / self.group);
         assert!(self.cols.is_multiple_of(self.group) && count.is_multiple_of(self.cols), "whole rows of whole groups");
-        assert_eq!((self.m.len(), self.m_scales.len()), (count / 2, groups), "first moments");
+        let m = match &self.m {
+            PackedFirstMoments::Nibbles(codes) => 2 * codes.len(),
+            PackedFirstMoments::Bytes(codes) => codes.len(),
+        };
+        assert_eq!((m, self.m_scales.len()), (count, groups), "first moments");
         match &self.weight {
             PackedWeight::Codes { codes, residue, scales, .. } => {
                 assert_eq!([codes.len(), residue.len()], [count / 2; 2], "bytes of nibbles");

@@ -1,7 +1,8 @@
 //! Moments of a group.
 
-use super::registers::{BYTES, Strip, absmax, largest, load_values, plus, store_nibbles};
-use super::{PackedRows, PackedSecondMoments};
+use super::registers::{BYTES, Strip, absmax, largest, load_signed, load_values, plus, store_integers, store_nibbles};
+use super::{PackedFirstMoments, PackedRows, PackedSecondMoments};
+use crate::backend::cpu::simd::uniform::avx512::STRIP;
 use crate::quant::{MomentCodec, bf16_ceil, bf16_to_f32};
 use std::arch::x86_64::*;
 
@@ -9,7 +10,11 @@ use std::arch::x86_64::*;
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn load_m<const N: usize>(rows: &PackedRows, group: usize) -> [Strip; N] {
-    load_values(signed_values(rows.m_scales[group]), &rows.m[rows.bytes(group)])
+    let scale = rows.m_scales[group];
+    match &rows.m {
+        PackedFirstMoments::Nibbles(codes) => load_values(signed_values(scale), &codes[rows.bytes(group)]),
+        PackedFirstMoments::Bytes(codes) => load_signed(bf16_to_f32(scale), &codes[rows.elements(group)]),
+    }
 }
 
 /// Second moments.
@@ -30,11 +35,26 @@ pub(super) fn load_v<const N: usize>(rows: &PackedRows, group: usize) -> [Strip;
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) fn store_m<const N: usize>(rows: &mut PackedRows, group: usize, m: &[Strip; N], u: &[Strip; N]) {
-    let (scale, inverse) = scale_of(absmax(m), MomentCodec::M4);
+    let (bytes, elements) = (rows.bytes(group), rows.elements(group));
+    let codec = match rows.m {
+        PackedFirstMoments::Nibbles(_) => MomentCodec::M4,
+        PackedFirstMoments::Bytes(_) => MomentCodec::M8,
+    };
+    let (scale, inverse) = scale_of(absmax(m), codec);
     rows.m_scales[group] = scale;
-    let bytes = rows.bytes(group);
-    for ((m, u), bytes) in m.iter().zip(u).zip(rows.m[bytes].chunks_exact_mut(BYTES)) {
-        store_signed(m, inverse, u, bytes);
+    let integers = m.iter().zip(u).map(|(m, u)| signed_integers(m, inverse, u, codec));
+    match &mut rows.m {
+        PackedFirstMoments::Nibbles(codes) => {
+            let eight = _mm512_set1_epi32(8);
+            for (integers, bytes) in integers.zip(codes[bytes].chunks_exact_mut(BYTES)) {
+                store_nibbles(integers.map(|x| _mm512_add_epi32(x, eight)), bytes);
+            }
+        }
+        PackedFirstMoments::Bytes(codes) => {
+            for (integers, bytes) in integers.zip(codes[elements].as_chunks_mut::<STRIP>().0) {
+                store_integers(integers, bytes);
+            }
+        }
     }
 }
 
@@ -93,20 +113,19 @@ fn scale_of(most: f32, codec: MomentCodec) -> (u16, f32) {
     if scale >= f32::MIN_POSITIVE { (bits, 1.0 / scale) } else { (0, 0.0) }
 }
 
-/// A strip of first moments.
+/// A strip of first moments, rounded.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-fn store_signed(values: &Strip, inverse: f32, u: &Strip, bytes: &mut [u8]) {
+fn signed_integers(values: &Strip, inverse: f32, u: &Strip, codec: MomentCodec) -> [__m512i; 4] {
     const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
-    let (inverse, max) = (_mm512_set1_ps(inverse), _mm512_set1_ps(f32::from(MomentCodec::M4.max)));
-    let (min, eight) = (_mm512_set1_ps(-f32::from(MomentCodec::M4.max)), _mm512_set1_epi32(8));
+    let (inverse, max) = (_mm512_set1_ps(inverse), _mm512_set1_ps(f32::from(codec.max)));
+    let min = _mm512_set1_ps(-f32::from(codec.max));
     let mut integers = [_mm512_setzero_si512(); 4];
     for (integers, (value, u)) in integers.iter_mut().zip(values.iter().zip(u)) {
         let x = plus(*u, _mm512_mul_ps(*value, inverse));
-        let x = _mm512_cvt_roundps_epi32::<DOWN>(_mm512_min_ps(_mm512_max_ps(x, min), max));
-        *integers = _mm512_add_epi32(x, eight);
+        *integers = _mm512_cvt_roundps_epi32::<DOWN>(_mm512_min_ps(_mm512_max_ps(x, min), max));
     }
-    store_nibbles(integers, bytes);
+    integers
 }
 
 /// A strip of roots of second moments, of which only zeros become zero.

@@ -25,6 +25,30 @@ pub(super) fn load_values<const N: usize>(values: __m512, bytes: &[u8]) -> [Stri
     out
 }
 
+/// The values of signed bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load_signed<const N: usize>(scale: f32, bytes: &[u8]) -> [Strip; N] {
+    let scale = _mm512_set1_ps(scale);
+    let mut out = [[_mm512_setzero_ps(); 4]; N];
+    for (out, bytes) in out.as_flattened_mut().iter_mut().zip(bytes.as_chunks::<16>().0) {
+        // SAFETY: sixteen bytes, and the load asks for no alignment.
+        let integers = _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) });
+        *out = _mm512_mul_ps(scale, _mm512_cvtepi32_ps(integers));
+    }
+    out
+}
+
+/// A strip of integers from -128 to 127 as bytes.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn store_integers(integers: [__m512i; 4], bytes: &mut [u8; STRIP]) {
+    for (integers, bytes) in integers.into_iter().zip(bytes.as_chunks_mut::<16>().0) {
+        // SAFETY: sixteen bytes, and the store asks for no alignment.
+        unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(integers)) };
+    }
+}
+
 /// The stored integers of a strip.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl")]

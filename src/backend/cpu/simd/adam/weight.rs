@@ -9,6 +9,7 @@ use std::arch::x86_64::*;
 
 /// The registers of a group of N strips.
 pub(super) struct Weight<const N: usize> {
+    /// The group's scale; of floats 1.
     scale: f32,
     /// Stored integers; then the unrounded ones after the update. None of floats.
     stored: [Strip; N],
@@ -147,6 +148,7 @@ impl<const N: usize> Weight<N> {
         }
         let new = grid.rescale(values.as_flattened().as_flattened(), false);
         new.write(Element::F16, scales, &mut [], group);
+        self.scale = new.scale;
         let (zero, inverse) = (_mm512_set1_ps(grid.zero_point), _mm512_set1_ps(grid.steps_per_scale / new.scale));
         for (stored, value) in self.stored.as_flattened_mut().iter_mut().zip(self.values.as_flattened()) {
             *stored = _mm512_add_ps(_mm512_mul_ps(*value, inverse), zero);
@@ -175,6 +177,32 @@ impl<const N: usize> Weight<N> {
             let ([even, odd], part) = (bytes_of(integers), strip * BYTES..(strip + 1) * BYTES);
             store_bytes(pick_low(_mm256_srli_epi16::<4>(even), odd), &mut codes[part.clone()]);
             store_bytes(pick_low(even, _mm256_slli_epi16::<4>(odd)), &mut residue[part]);
+        }
+    }
+
+    /// [`AdamParams::feed_back`] of what [`Weight::store`] leaves over by the same random numbers, `roots` being those of the second
+    /// moments. Nothing where it was clamped, and nothing of floats.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn feed_back(
+        &self,
+        rows: &PackedRows,
+        params: &AdamParams,
+        u: &[Strip; N],
+        [m, roots]: [&mut [Strip; N]; 2],
+    ) {
+        const DOWN: i32 = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+        let PackedWeight::Codes { grid, .. } = &rows.weight else { return };
+        let (all, args) = (|x| _mm512_set1_ps(x), &params.args);
+        let (mul, add) = (|a, b| _mm512_mul_ps(a, b), |a, b| _mm512_add_ps(a, b));
+        let (min, max, step) = (all(grid.min), all(grid.max), all(self.scale * grid.unit));
+        let rounded = self.stored.as_flattened().iter().zip(u.as_flattened());
+        for ((exact, u), (m, root)) in rounded.zip(m.as_flattened_mut().iter_mut().zip(roots.as_flattened())) {
+            let free = _mm512_roundscale_ps::<DOWN>(plus(*u, *exact));
+            let kept = _mm512_min_ps(_mm512_max_ps(free, min), max);
+            let left = _mm512_maskz_sub_ps(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(kept, free), *exact, kept);
+            let divisor = add(mul(*root, all(args.inv_sqrt_bias_correction2)), all(args.eps));
+            *m = add(*m, mul(mul(all(args.feedback), divisor), mul(left, step)));
         }
     }
 }
