@@ -5,7 +5,7 @@ use super::stats::{Interval, mean};
 use crate::cli::number::short;
 use crate::cli::runs::Record;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Finished runs of one arm, with the same settings but for rate and seed.
 #[derive(Clone, Debug, Serialize)]
@@ -49,7 +49,23 @@ pub(super) struct Pair {
     pub differences: Vec<(u64, f64)>,
     /// Of two pairs or more.
     pub interval: Option<Interval>,
+    /// The same by other losses than the one that rates are chosen by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Other>,
 }
+
+/// What a pair differs by in another loss, of the same runs.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Other {
+    /// [`LATE`], or the name of a text that finished weights were scored on.
+    pub loss: String,
+    pub differences: Vec<(u64, f64)>,
+    pub interval: Option<Interval>,
+}
+
+/// The training loss of the last tenth of the steps. Pairs read the same text in the same order, so that it scatters less than losses
+/// on a text that is new to both.
+const LATE: &str = "training, last tenth";
 
 /// Everything that is shown.
 #[derive(Clone, Debug, Serialize)]
@@ -69,6 +85,12 @@ impl Group {
 
     pub(super) fn best(&self) -> &Rate {
         &self.rates[self.best]
+    }
+}
+
+impl Pair {
+    pub(super) fn name(&self) -> String {
+        if self.rest.is_empty() { self.arm.clone() } else { format!("{} {}", self.arm, self.rest) }
     }
 }
 
@@ -169,12 +191,33 @@ fn groups(entries: Vec<Entry>, notes: &mut Vec<String>) -> Vec<Group> {
 }
 
 fn pair(group: &Group, base: &Group) -> Pair {
-    let of_base = |seed: u64| base.best().runs.iter().find(|run| run.seed == seed).map(|run| run.loss);
-    let difference = |run: &Outcome| Some((run.seed, run.loss - of_base(run.seed)?));
+    let (differences, interval) = differences(group, base, |run| Some(run.loss));
+    let texts: BTreeSet<&String> = group.best().runs.iter().flat_map(|run| run.record.scores.keys()).collect();
+    let late = other(LATE, group, base, |run| run.record.late_training_loss());
+    let scored = texts
+        .into_iter()
+        .map(|text| other(text, group, base, |run| run.record.scores.get(text).map(|score| score.loss)));
+    let others = [late].into_iter().chain(scored).filter(|other| !other.differences.is_empty()).collect();
+    Pair { arm: group.arm.clone(), rest: group.rest.clone(), to: base.name(), differences, interval, others }
+}
+
+fn other(name: &str, group: &Group, base: &Group, loss: impl Fn(&Outcome) -> Option<f64>) -> Other {
+    let (differences, interval) = differences(group, base, loss);
+    Other { loss: name.into(), differences, interval }
+}
+
+/// A loss of one group less that of another, of the seeds that both have, and its interval.
+fn differences(
+    group: &Group,
+    base: &Group,
+    loss: impl Fn(&Outcome) -> Option<f64>,
+) -> (Vec<(u64, f64)>, Option<Interval>) {
+    let of_base = |seed: u64| base.best().runs.iter().find(|run| run.seed == seed).and_then(&loss);
+    let difference = |run: &Outcome| Some((run.seed, loss(run)? - of_base(run.seed)?));
     let differences: Vec<(u64, f64)> = group.best().runs.iter().filter_map(difference).collect();
     let values: Vec<f64> = differences.iter().map(|(_, difference)| *difference).collect();
     let interval = Interval::of(&values);
-    Pair { arm: group.arm.clone(), rest: group.rest.clone(), to: base.name(), differences, interval }
+    (differences, interval)
 }
 
 /// `0.0031` as `+0.0031`.
@@ -190,7 +233,7 @@ pub(super) fn rate(lr: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::runs::Facts;
+    use crate::cli::runs::{Facts, Score};
 
     fn entry(arm: &str, rest: &str, lr: f64, seed: u64, loss: f64) -> Entry {
         let record = Record {
@@ -199,6 +242,7 @@ mod tests {
             finished: true,
             steps_done: 20,
             validation: vec![(10, loss + 1.0), (20, loss)],
+            training: vec![(10.0, 9.0), (20.0, loss / 2.0)],
             ..Record::default()
         };
         Entry { record, arm: arm.into(), rest: rest.into() }
@@ -218,6 +262,10 @@ mod tests {
             entry("packed", "", 0.2, 3, 1.0),
             entry("packed", "", 0.2, 3, 9.0),
         ];
+        for (entry, score) in [(2, 3.0), (7, 4.0)] {
+            let score = Score { loss: score, bits_per_byte: None, tokens: 9 };
+            entries[entry].record.scores = [("other".into(), score)].into();
+        }
         entries.push(entry("late", "", 0.1, 1, 2.5));
         entries.last_mut().unwrap().record.finished = false;
         let found = analyse(entries, Vec::new(), None, None).unwrap();
@@ -230,6 +278,10 @@ mod tests {
         assert!(near(pair.differences[0].1, 0.25) && near(pair.differences[1].1, 0.15), "{pair:?}");
         assert_eq!(pair.differences.len(), 2, "the third seed has no partner");
         assert!(near(pair.interval.unwrap().mean, 0.2));
+        let [late, scored] = &pair.others[..] else { panic!("{pair:?}") };
+        assert!(late.loss == LATE && near(late.interval.unwrap().mean, 0.1), "{pair:?}");
+        assert_eq!((scored.loss.as_str(), scored.interval), ("other", None));
+        assert_eq!(scored.differences, [(2, 1.0)], "of the other seed neither has a score");
         assert_eq!(found.target, Some(1.6));
         let reached = |group: &Group| group.best().runs.iter().map(|run| run.steps_to_target).collect::<Vec<_>>();
         assert_eq!((reached(float), reached(packed)), (vec![Some(20), None], vec![None, None, Some(20)]));

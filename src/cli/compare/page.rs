@@ -111,7 +111,7 @@ fn differences(analysis: &Analysis) -> Chart {
     let colour = |name: &str| analysis.groups.iter().position(|group| group.name() == name).unwrap_or(0);
     let of_pair = |(i, pair): (usize, &super::analysis::Pair)| {
         let interval = pair.interval?;
-        let name = if pair.rest.is_empty() { pair.arm.clone() } else { format!("{} {}", pair.arm, pair.rest) };
+        let name = pair.name();
         let [mean, low, high] = [interval.mean, interval.low, interval.high].map(signed);
         let note = format!("{name} less {}: {mean}, {low} to {high}", pair.to);
         let x = (i + 1) as f64;

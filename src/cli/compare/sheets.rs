@@ -1,7 +1,7 @@
 //! The tables of a comparison, as Markdown and as HTML.
 
 use super::analysis::{Analysis, Group, Outcome, rate, signed};
-use super::stats::{deviation, mean};
+use super::stats::{Interval, deviation, mean};
 use crate::cli::chart::html;
 use crate::cli::number::short;
 use crate::cli::output::harmless;
@@ -64,7 +64,15 @@ impl Sheet {
 
 /// All tables.
 pub(super) fn sheets(analysis: &Analysis) -> Vec<Sheet> {
-    vec![arms(analysis), differences(analysis), rates(analysis), scores(analysis), audits(analysis), notes(analysis)]
+    vec![
+        arms(analysis),
+        differences(analysis),
+        other_differences(analysis),
+        rates(analysis),
+        scores(analysis),
+        audits(analysis),
+        notes(analysis),
+    ]
 }
 
 fn or_dash(value: Option<String>) -> String {
@@ -139,24 +147,41 @@ fn steps_to_target(runs: &[Outcome]) -> String {
 fn differences(analysis: &Analysis) -> Sheet {
     let note = "Loss of the arm less that of the other, seed by seed, each at its own best rate; below 0 the arm is better. \
                 Intervals are Student's t at 95 %; the bounds are one-sided.";
-    let head = ["arm", "less", "pairs", "mean", "95 % interval", "upper bound", "lower bound", "by seed"];
-    let mut sheet = Sheet::new("Paired differences", note, &head);
+    let mut sheet = Sheet::new("Paired differences", note, &[&["arm", "less"][..], &DIFFERENCE].concat());
     for pair in &analysis.pairs {
-        let name = if pair.rest.is_empty() { pair.arm.clone() } else { format!("{} {}", pair.arm, pair.rest) };
-        let values: Vec<f64> = pair.differences.iter().map(|(_, difference)| *difference).collect();
-        let of = |value: Option<f64>| or_dash(value.map(signed));
-        sheet.rows.push(vec![
-            name,
-            pair.to.clone(),
-            values.len().to_string(),
-            of((!values.is_empty()).then(|| mean(&values))),
-            or_dash(pair.interval.map(|i| format!("{} to {}", signed(i.low), signed(i.high)))),
-            of(pair.interval.map(|i| i.upper)),
-            of(pair.interval.map(|i| i.lower)),
-            by_seed(pair.differences.iter().map(|(seed, difference)| (*seed, signed(*difference)))),
-        ]);
+        let cells = difference(&pair.differences, pair.interval);
+        sheet.rows.push([pair.name(), pair.to.clone()].into_iter().chain(cells).collect());
     }
     sheet
+}
+
+/// The same of what no rate was chosen by.
+fn other_differences(analysis: &Analysis) -> Sheet {
+    let note = "Of the same runs, by losses that no rate was chosen by: the mean training loss of the last tenth of the steps, of \
+                text that pairs of one length read in the same order, and the losses on other texts.";
+    let head = [&["arm", "less", "loss"][..], &DIFFERENCE].concat();
+    let mut sheet = Sheet::new("Paired differences in other losses", note, &head);
+    for (pair, other) in analysis.pairs.iter().flat_map(|pair| pair.others.iter().map(move |other| (pair, other))) {
+        let cells = difference(&other.differences, other.interval);
+        sheet.rows.push([pair.name(), pair.to.clone(), other.loss.clone()].into_iter().chain(cells).collect());
+    }
+    sheet
+}
+
+/// What [`difference`] gives.
+const DIFFERENCE: [&str; 6] = ["pairs", "mean", "95 % interval", "upper bound", "lower bound", "by seed"];
+
+fn difference(differences: &[(u64, f64)], interval: Option<Interval>) -> [String; 6] {
+    let values: Vec<f64> = differences.iter().map(|(_, difference)| *difference).collect();
+    let of = |value: Option<f64>| or_dash(value.map(signed));
+    [
+        values.len().to_string(),
+        of((!values.is_empty()).then(|| mean(&values))),
+        or_dash(interval.map(|i| format!("{} to {}", signed(i.low), signed(i.high)))),
+        of(interval.map(|i| i.upper)),
+        of(interval.map(|i| i.lower)),
+        by_seed(differences.iter().map(|(seed, difference)| (*seed, signed(*difference)))),
+    ]
 }
 
 fn rates(analysis: &Analysis) -> Sheet {

@@ -73,6 +73,14 @@ impl Record {
         let (_, loss) = self.validation.last()?;
         (self.finished && loss.is_finite()).then_some(*loss)
     }
+
+    /// The mean training loss of the last tenth of the steps, of a finished run.
+    pub(super) fn late_training_loss(&self) -> Option<f64> {
+        let from = 0.9 * self.steps_done as f64;
+        let late: Vec<f64> = self.training.iter().filter(|(step, _)| *step > from).map(|(_, loss)| *loss).collect();
+        let mean = late.iter().sum::<f64>() / late.len() as f64;
+        (self.finished && mean.is_finite()).then_some(mean)
+    }
 }
 
 /// The records in a file of them.
@@ -139,7 +147,11 @@ mod tests {
         std::fs::write(&path, format!("{line}\n\n{line}\n")).unwrap();
         assert_eq!(records(&path).unwrap(), [record.clone(), record.clone()]);
         assert_eq!(record.final_loss(), Some(2.25));
-        assert_eq!(Record { finished: false, ..record }.final_loss(), None);
+        assert_eq!(record.late_training_loss(), None);
+        let unfinished = Record { finished: false, ..record.clone() };
+        assert_eq!((unfinished.final_loss(), unfinished.late_training_loss()), (None, None));
+        let training = vec![(5.0, 4.0), (18.0, 3.0), (18.5, 2.0), (19.5, 1.0)];
+        assert_eq!(Record { training, steps_done: 20, ..record }.late_training_loss(), Some(1.5));
         std::fs::write(&path, format!("{line}\n{{\"step\":1}}\n")).unwrap();
         assert!(records(&path).unwrap_err().contains("line 2: not a record of a run"));
     }
