@@ -98,6 +98,9 @@ fn data(error: &DataError, options: Options) -> Option<String> {
             "give more text in data.validation or raise data.validation_fraction, or lower train.sequence"
         }
         DataError::TrainedAndValidated { .. } => "remove it from data.train or from data.validation",
+        DataError::HeldOutAndTrained { .. } => {
+            "name it in one [[data.source]], and what is validated on in data.validation, or set data.validation_fraction=0"
+        }
         DataError::Vocabulary { largest, .. } => {
             return Some(format!("set model.vocab={} or use another tokenizer", largest + 1));
         }
@@ -330,6 +333,7 @@ mod tests {
         let long = DataError::OverlongSample { path: path(), number: 1, tokens: 9, most: 8 };
         assert_eq!(keys(long), "raise train.sequence, or set data.overlong to \"truncate\" or \"skip\"");
         assert!(keys(DataError::TrainedAndValidated { path: path() }).contains("data.validation"));
+        assert!(keys(DataError::HeldOutAndTrained { path: path() }).contains("data.validation"));
         assert_eq!(hint(&DataError::Empty { path: path() }, Options::Keys), None);
     }
 

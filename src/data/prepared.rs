@@ -2,7 +2,7 @@
 
 use super::batch::{Batches, Dataset, Overlong, Samples, Source, Windows};
 use super::config::{DataConfig, Packing, TokenizerSettings};
-use super::shard::{Progress, Shard};
+use super::shard::{IGNORE, Progress, Shard, Tokens};
 use super::source::{Corpus, Documents, Input, InputKind};
 use super::tokenize::{SampleFormat, Tokenizer, TokenizerConfig};
 use crate::error::DataError;
@@ -18,8 +18,9 @@ pub struct Prepared {
     pub train: Vec<Source>,
     /// What is validated on, never trained on; empty if `data.validation_fraction` is 0 and no files are named.
     pub validation: Vec<Source>,
-    /// Bytes of text per validation token: nats per token divided by it (and by ln 2) are bits per byte. For a tail
-    /// it is that of the text it was cut from. Nothing where a file holds tokens whose text nobody knows.
+    /// Bytes of text per validation token: nats per token divided by it (and by ln 2) are bits per byte. For a tail it is that of
+    /// the text it was cut from, times what its tokens decode to beside those of the whole. Nothing where a file holds tokens
+    /// whose text nobody knows.
     pub bytes_per_token: Option<f64>,
     /// Training and validation files that were named twice, in words.
     pub repeated: Vec<String>,
@@ -153,6 +154,12 @@ impl Prepared {
         // Names are checked before any text is read: preparing may take hours.
         if let Some(validation) = &validation {
             train.iter().try_for_each(|(train, _)| train.check_disjoint(validation))?;
+        } else if config.validation_fraction > 0.0 {
+            for (i, (source, _)) in train.iter().enumerate() {
+                if let Some(path) = train[..i].iter().find_map(|(other, _)| source.shared_file(other)) {
+                    return Err(DataError::HeldOutAndTrained { path });
+                }
+            }
         }
         let corpora = train.iter().map(|(corpus, _)| corpus).chain(&validation);
         let repeated = corpora.filter_map(Corpus::told_repeated).collect();
@@ -160,10 +167,6 @@ impl Prepared {
             |corpus: &Corpus, weight| PreparedSource::new(corpus, weight, &format, config, vocab, progress);
         let train = train.iter().map(|(corpus, weight)| prepare(corpus, *weight)).collect::<Result<Vec<_>, _>>()?;
         let validation = validation.as_ref().map(|corpus| prepare(corpus, 1.0)).transpose()?;
-        let bytes_per_token = match &validation {
-            Some(validation) => validation.shard.bytes_per_token(),
-            None => bytes_per_token(&train),
-        };
         let (trained, held_out): (Vec<Source>, Vec<Source>) = match &validation {
             Some(validation) => {
                 (train.iter().map(|source| source.source.clone()).collect(), vec![validation.source.clone()])
@@ -171,6 +174,10 @@ impl Prepared {
             None => train.iter().map(|source| source.split_tail(config.validation_fraction)).unzip(),
         };
         let fingerprint = fingerprint(&train, &trained, config);
+        let bytes_per_token = match &validation {
+            Some(validation) => validation.shard.bytes_per_token(),
+            None => of_tails(&train, &held_out, &format.tokenizer),
+        };
         let validation = held_out.into_iter().filter(|source| !source.dataset.tokens().is_empty()).collect();
         Ok(Prepared { tokenizer: format.tokenizer, train: trained, validation, bytes_per_token, repeated, fingerprint })
     }
@@ -259,12 +266,44 @@ pub fn prepare(
     Ok((shard, dataset))
 }
 
-/// Of several sources, each by its share of the rows.
-fn bytes_per_token(sources: &[PreparedSource]) -> Option<f64> {
-    let tokens = |source: &PreparedSource| source.source.dataset.tokens().len() as f64;
-    let total: f64 = sources.iter().map(tokens).sum();
-    let shares = sources.iter().map(|source| Some(source.shard.bytes_per_token()? * tokens(source) / total.max(1.0)));
-    shares.sum()
+/// Bytes per token of what was cut off from the ends of sources; where nothing was, of the whole of them.
+fn of_tails(sources: &[PreparedSource], tails: &[Source], tokenizer: &Tokenizer) -> Option<f64> {
+    let tokens = |source: &Source| source.dataset.tokens().len() as f64;
+    let of_tail = |(source, tail): (&PreparedSource, &Source)| {
+        let whole = source.shard.bytes_per_token()?;
+        let [in_tail, in_whole] = [tail, &source.source].map(|part| decoded_bytes(part.dataset.tokens(), tokenizer));
+        Some((whole * in_tail? / in_whole?, tokens(tail)))
+    };
+    let found = sources.iter().zip(tails).map(|both| match tokens(both.1) == 0.0 {
+        true => Some((both.0.shard.bytes_per_token()?, 0.0)),
+        false => of_tail(both),
+    });
+    let found: Vec<(f64, f64)> = found.collect::<Option<_>>()?;
+    let total: f64 = found.iter().map(|(_, tokens)| tokens).sum();
+    match total == 0.0 {
+        true => found.first().map(|(bytes, _)| *bytes),
+        false => Some(found.iter().map(|(bytes, tokens)| bytes * tokens / total).sum()),
+    }
+}
+
+/// Bytes that a target decodes to, from blocks that are spread over the tokens: a quarter of a million of them say enough. Nothing
+/// without a target.
+fn decoded_bytes(tokens: &Tokens, tokenizer: &Tokenizer) -> Option<f64> {
+    const BLOCK: usize = 4096;
+    const BLOCKS: usize = 64;
+    if tokenizer.json().is_none() {
+        return Some(1.0);
+    }
+    let blocks = tokens.len().div_ceil(BLOCK);
+    let (mut bytes, mut targets) = (0, 0);
+    for at in (0..blocks).step_by(blocks.div_ceil(BLOCKS).max(1)).map(|block| block * BLOCK) {
+        let mut ids = vec![0; BLOCK.min(tokens.len() - at)];
+        tokens.read_targets(at, &mut ids);
+        ids.retain(|id| *id != IGNORE);
+        targets += ids.len();
+        bytes += tokenizer.decode(&ids).len();
+    }
+    (targets > 0 && bytes > 0).then(|| bytes as f64 / targets as f64)
 }
 
 /// What a position depends on.

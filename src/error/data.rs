@@ -149,7 +149,7 @@ pub enum DataError {
         packing: &'static str,
     },
     /// `messages` without a template that says how they are written.
-    #[error("{}: has messages, and no chat template came with the tokenizer", path.display())]
+    #[error("{}: has conversations, and no chat template came with the tokenizer", path.display())]
     NoTemplate {
         /// The file with messages.
         path: PathBuf,
@@ -196,6 +196,12 @@ pub enum DataError {
     /// A file listed both for training and for validation.
     #[error("{}: is listed both for training and for validation; a loss on trained text says nothing", path.display())]
     TrainedAndValidated {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file of two sources, whose end would be held out of one and trained on in the other.
+    #[error("{}: is in two sources, and its end would be held out of one and trained on in the other", path.display())]
+    HeldOutAndTrained {
         /// The file.
         path: PathBuf,
     },

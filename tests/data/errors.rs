@@ -35,6 +35,13 @@ fn tokenizer(name: &str) -> Vec<u8> {
 }
 
 #[test]
+fn a_file_of_two_sources_would_be_validated_and_trained_on() {
+    let files: [(&str, &[u8]); 2] = [("a.txt", &[b'a'; 9000]), ("b.txt", &[b'b'; 9000])];
+    let sources = "data.source=[{files=['a.txt']},{files=['b.txt','a.txt']}]";
+    assert_snapshot!(refusal(&files, &[sources]), @"a.txt: is in two sources, and its end would be held out of one and trained on in the other");
+}
+
+#[test]
 fn files_that_are_not_there_are_named() {
     assert_snapshot!(refusal(&[], &["data.train=no.txt"]), @"no.txt: matches no file; check the name, relative to the current folder");
     assert_snapshot!(refusal(&[("a.csv", b"x")], &["data.train=*.txt"]), @"*.txt: matches no file; check the name, relative to the current folder");

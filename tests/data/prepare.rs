@@ -230,6 +230,26 @@ fn validation_files_leave_the_training_text_whole() {
     assert_eq!(prepared.bytes_per_token, Some(14.0 / tokens as f64));
 }
 
+/// The end of the text has three times as many bytes in a token as the rest: it is the end that is validated on.
+#[test]
+fn bytes_per_token_of_a_held_out_end_are_those_of_the_end() {
+    let place = Place::new();
+    let mut config = Config::default();
+    config.data.cache = place.cache();
+    let [dense, plain] = [" 0 1 2 3 4 5 6 7 8 9".repeat(1500), " the of and to in".repeat(300)];
+    config.data.train = vec![place.write("a.txt", dense + &plain)];
+    config.tokenizer.file = Some(fixture("tokenizer/byte_level.json"));
+    config.model.vocab = 557;
+    let prepared = Prepared::new(&config.data, &config.tokenizer, config.model.vocab, &mut |_| {}).unwrap();
+    let held_out = prepared.validation[0].dataset.tokens().to_vec();
+    let exact = prepared.tokenizer.decode(&held_out).len() as f64 / held_out.len() as f64;
+    let found = prepared.bytes_per_token.unwrap();
+    assert!((found / exact - 1.0).abs() < 0.01, "{found} and {exact}");
+    let train = prepared.train[0].dataset.tokens().to_vec();
+    let before = prepared.tokenizer.decode(&train).len() as f64 / train.len() as f64;
+    assert!(exact > 1.3 * before, "{exact} and {before} differ");
+}
+
 /// Each file of several batches, and each kind of input; stopped after every batch.
 #[test]
 fn what_was_prepared_before_an_interruption_is_not_prepared_again() {

@@ -245,7 +245,7 @@ fn bytes_that_are_no_text_are_refused() {
 #[test]
 fn templates_that_cannot_be_used_are_named() {
     let mut place = reading(&[("a.jsonl", &talk("Hi", "Oh!"))]);
-    assert_snapshot!(place.refusal(), @"a.jsonl: has messages, and no chat template came with the tokenizer");
+    assert_snapshot!(place.refusal(), @"a.jsonl: has conversations, and no chat template came with the tokenizer");
     let mut refuse = |template: &str| {
         place.config.data.chat_template = Some(template.into());
         place.refusal()

@@ -102,11 +102,16 @@ impl Corpus {
     /// # Errors
     /// [`DataError::TrainedAndValidated`] with the first such file.
     pub fn check_disjoint(&self, validation: &Corpus) -> Result<(), DataError> {
-        let trained: HashSet<PathBuf> = self.inputs.iter().map(|input| identity(&input.name)).collect();
-        match validation.inputs.iter().find(|input| trained.contains(&identity(&input.name))) {
-            Some(input) => Err(DataError::TrainedAndValidated { path: input.name.clone() }),
+        match self.shared_file(validation) {
+            Some(path) => Err(DataError::TrainedAndValidated { path }),
             None => Ok(()),
         }
+    }
+
+    /// The first file of `other` that is one of these too.
+    pub(crate) fn shared_file(&self, other: &Corpus) -> Option<PathBuf> {
+        let own: HashSet<PathBuf> = self.inputs.iter().map(|input| identity(&input.name)).collect();
+        other.inputs.iter().find(|input| own.contains(&identity(&input.name))).map(|input| input.name.clone())
     }
 }
 
