@@ -42,7 +42,7 @@ pub struct Args {
     /// Replace FILE if it is there already.
     #[arg(long)]
     overwrite: bool,
-    /// Storage of the matrices [default: as in the base]: int8 is as good as exact in twice the bytes of four bits.
+    /// Storage of the matrices [default: as in the base]: int8 is sixteen times as fine, in twice the bytes of four bits.
     #[arg(long, value_enum)]
     into: Option<Into>,
     /// Held-out text files and globs, of any type that training reads.

@@ -32,7 +32,7 @@ pub enum MergeTarget {
     /// as far as that reaches, so that packed training can go on.
     #[default]
     Own,
-    /// Signed bytes with steps of a sixteenth of the base's: as good as exact, twice the bytes of four bits.
+    /// Signed bytes with steps of a sixteenth of the base's, in twice the bytes of four bits.
     Int8,
     /// bfloat16.
     Bf16,

@@ -1,7 +1,7 @@
 //! The planes of each tensor of a merged model.
 
 use super::feed::Feed;
-use super::round::{RowMerger, bytes};
+use super::round::{ByteRow, RowMerger};
 use super::{Delta, Deltas};
 use crate::format::{Decoder, File, PlaneKind, Role};
 use crate::model::{ParamKind, ParamSpec};
@@ -128,7 +128,7 @@ enum Rounding {
     /// On the base's scales.
     Own(Box<RowMerger>),
     /// To signed bytes.
-    Bytes(RowEncoder, Vec<f32>, GroupedShape),
+    Bytes(RowEncoder, Box<ByteRow>, GroupedShape),
     /// To floats.
     Floats(RowEncoder),
 }
@@ -138,7 +138,7 @@ impl Rounding {
         match (format.is_quantized(), stays) {
             (false, _) => Self::Floats(RowEncoder::new(format, shape)),
             (true, true) => Self::Own(Box::new(RowMerger::new(format, shape))),
-            (true, false) => Self::Bytes(RowEncoder::new(format, shape), vec![0.0; shape.padded_cols()], shape),
+            (true, false) => Self::Bytes(RowEncoder::new(format, shape), Box::new(ByteRow::new(shape)), shape),
         }
     }
 
@@ -155,13 +155,14 @@ impl Rounding {
                 encoder.encode(values, out);
                 0
             }
-            Self::Bytes(encoder, stored, shape) => {
+            Self::Bytes(encoder, bytes, shape) => {
+                bytes.draw(at, *shape);
                 let element = WeightFormat::INT8.scale();
                 for (i, values) in values.chunks(shape.group).enumerate() {
-                    let stored = &mut stored[i * shape.group..][..values.len()];
-                    bytes(values, base.map(|scales| scales[i]), stored).write(element, out.scales, &mut [], i);
+                    let scale = bytes.round(values, base.map(|scales| scales[i]), i * shape.group);
+                    scale.write(element, out.scales, &mut [], i);
                 }
-                encoder.encode_stored(stored, out);
+                encoder.encode_stored(bytes.stored(), out);
                 0
             }
         }

@@ -56,9 +56,7 @@ impl RowMerger {
         out: &mut RowPlanes,
     ) -> usize {
         let refitted = self.scales(values, out);
-        key.uniform((row * self.shape.padded_cols()) as u64, &mut self.u);
-        // In the middle of their steps: a code that stays is not lost to a division that ends just below it.
-        self.u.iter_mut().for_each(|u| *u += HALF_STEP);
+        middles(key, (row, self.shape), &mut self.u);
         self.rest.clear();
         self.rest.extend_from_slice(values);
         self.round(values, None);
@@ -123,20 +121,82 @@ impl RowMerger {
     }
 }
 
-/// A group of values as signed bytes, to the nearest, under the better of two scales: a sixteenth of the base's, on which
-/// every code of the base lies exactly, and the one that puts the largest magnitude at 127.
-pub(super) fn bytes(values: &[f32], base: Option<f32>, stored: &mut [f32]) -> GroupScale {
-    let grid = QuantGrid::INT8;
-    let own = QuantGrid { target: grid.max, ..grid }.rescale(values, false);
-    let fine = base.map(|scale| half::f16::from_f32(scale / 16.0).to_f32()).filter(|scale| *scale > 0.0);
-    let error = |scale: GroupScale| -> f32 {
-        let wrong = values.iter().map(|&x| grid.value(grid.store(x, scale, 0.5), scale) - x);
-        wrong.map(|x| x * x).sum()
-    };
-    let fine = fine.map(|scale| GroupScale { scale, offset: None }).filter(|&fine| error(fine) <= error(own));
-    let scale = fine.unwrap_or(own);
-    for (stored, &value) in stored.iter_mut().zip(values) {
-        *stored = grid.store(value, scale, 0.5);
+/// A row as signed bytes, rounded stochastically: a light adapter moves most weights by less than a step, and to the nearest of them
+/// nothing of it would be left.
+pub(super) struct ByteRow {
+    u: Vec<f32>,
+    stored: Vec<f32>,
+}
+
+impl ByteRow {
+    /// For rows of a matrix of this shape.
+    pub fn new(shape: GroupedShape) -> Self {
+        Self { u: vec![0.0; shape.padded_cols()], stored: vec![0.0; shape.padded_cols()] }
     }
-    scale
+
+    /// The stored integers, padded.
+    pub fn stored(&self) -> &[f32] {
+        &self.stored
+    }
+
+    /// Draws what a row is rounded by.
+    pub fn draw(&mut self, (key, row): (&RngKey, usize), shape: GroupedShape) {
+        middles(key, (row, shape), &mut self.u);
+    }
+
+    /// Rounds a group of values, from column `first` on, under the better of two scales: a sixteenth of the base's, on which every
+    /// code of the base lies exactly, and the one that puts the largest magnitude at 127.
+    pub fn round(&mut self, values: &[f32], base: Option<f32>, first: usize) -> GroupScale {
+        let grid = QuantGrid::INT8;
+        let own = QuantGrid { target: grid.max, ..grid }.rescale(values, false);
+        let fine = base.map(|scale| half::f16::from_f32(scale / 16.0).to_f32()).filter(|scale| *scale > 0.0);
+        let error = |scale: GroupScale| -> f32 {
+            let wrong = values.iter().map(|&x| grid.value(grid.store(x, scale, 0.5), scale) - x);
+            wrong.map(|x| x * x).sum()
+        };
+        let fine = fine.map(|scale| GroupScale { scale, offset: None }).filter(|&fine| error(fine) <= error(own));
+        let scale = fine.unwrap_or(own);
+        let here = first..first + values.len();
+        for ((stored, u), &value) in self.stored[here.clone()].iter_mut().zip(&self.u[here]).zip(values) {
+            *stored = grid.store(value, scale, *u);
+        }
+        scale
+    }
+}
+
+/// Uniform numbers of a row, in the middle of their steps: a code that stays is not lost to a division that ends just below it.
+fn middles(key: &RngKey, (row, shape): (usize, GroupedShape), u: &mut [f32]) {
+    key.uniform((row * shape.padded_cols()) as u64, u);
+    u.iter_mut().for_each(|u| *u += HALF_STEP);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::RngUse;
+
+    /// A change of a tenth of a step, on the codes of a base: nothing of it to the nearest, all of it in the mean.
+    #[test]
+    fn light_changes_survive_in_bytes_and_codes_that_stay_are_exact() {
+        let (shape, scale, rows) = (GroupedShape::new(4000, 64, 64), 1.0 / 16.0, 4000);
+        let base: Vec<f32> = (0..64).map(|i| scale * ((i % 15) as f32 - 7.0)).collect();
+        let key = RngKey { seed: 1, step: 0, tensor: 0, usage: RngUse::Merge };
+        let mut bytes = ByteRow::new(shape);
+        let mut mean_change = |change: f32| {
+            let values: Vec<f32> = base.iter().map(|base| base + change).collect();
+            let sum: f64 = (0..rows)
+                .map(|row| {
+                    bytes.draw((&key, row), shape);
+                    let scale = bytes.round(&values, Some(scale), 0);
+                    let found = bytes.stored().iter().zip(&base);
+                    found.map(|(q, base)| f64::from(QuantGrid::INT8.value(*q, scale) - base)).sum::<f64>()
+                })
+                .sum();
+            sum / (64 * rows) as f64
+        };
+        let step = scale / 16.0;
+        assert_eq!(mean_change(0.0), 0.0);
+        let kept = mean_change(0.1 * step) / f64::from(0.1 * step);
+        assert!((kept - 1.0).abs() < 0.03, "{kept}: five standard errors");
+    }
 }

@@ -1,4 +1,4 @@
-//! Merging: recorded sums in float32, bytes that are as good as exact, and codes that keep their scales.
+//! Merging: recorded sums in float32, bytes that are sixteen times as fine as codes, and codes that keep their scales.
 
 use super::{golden_adapter, golden_base, named_base};
 use crate::harness::Golden;
@@ -171,7 +171,7 @@ fn a_group_whose_values_leave_the_range_gets_a_new_scale_and_no_other_does() {
 }
 
 #[test]
-fn bytes_are_as_good_as_exact() {
+fn bytes_are_sixteen_times_as_fine_as_codes() {
     let dir = tempfile::tempdir().unwrap();
     for (name, base) in packed(dir.path()) {
         let (whole, to) = (dir.path().join("whole"), dir.path().join("bytes"));
@@ -184,7 +184,8 @@ fn bytes_are_as_good_as_exact() {
             let (sum, bytes) = (values(&whole, tensor, Role::Weight), values(&file, tensor, Role::Weight));
             let rms = |x: &mut dyn Iterator<Item = f32>| x.map(|x| f64::from(x * x)).sum::<f64>().sqrt();
             let error = rms(&mut sum.iter().zip(&bytes).map(|(a, b)| a - b)) / rms(&mut sum.iter().copied());
-            assert!(error < 0.011, "{name} {tensor}: {error}");
+            // To the nearest it is below 0.011, and rounding at random errs by the root of two of that.
+            assert!(error < 0.0156, "{name} {tensor}: {error}");
         }
         // And it computes.
         let mut cpu = Cpu::new();
