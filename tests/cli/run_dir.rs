@@ -34,6 +34,39 @@ fn a_folder_that_cannot_be_used_is_named() {
 }
 
 #[test]
+fn files_that_no_run_wrote_are_left_alone() {
+    let place = workplace();
+    std::fs::create_dir(place.path("mine")).unwrap();
+    let config = String::from_utf8(place.read("tiny.toml")).unwrap() + "\n# my notes\n";
+    let mine = [("config.toml", config.as_str()), ("metrics.jsonl", "my numbers\n"), ("model.tetrad", "weights")];
+    for (name, text) in mine {
+        std::fs::write(place.path("mine").join(name), text).unwrap();
+        for more in [&[][..], &["--resume"]] {
+            let said = refused(&place, &[&["--set", "run.dir=mine"], more].concat());
+            assert!(said.contains(&format!("mine/{name}: ")) && said.contains("--set run.dir=..."), "{said}");
+        }
+        assert_eq!(place.read(&format!("mine/{name}")), text.as_bytes());
+        std::fs::remove_file(place.path("mine").join(name)).unwrap();
+    }
+    train(&place, &["--set", "run.dir=mine", "--stop-at", "2"]);
+    // Its own it knows again.
+    train(&place, &["--set", "run.dir=mine", "--resume", "--stop-at", "3"]);
+}
+
+/// Named by its folder, a run goes on elsewhere with what it has.
+#[test]
+fn a_run_goes_on_in_another_folder() {
+    let place = workplace();
+    train(&place, &["--stop-at", "4"]);
+    let elsewhere = ["train", "run", "--resume", "--set", "run.dir=other"];
+    let said = place.ok(&[&elsewhere[..], &["--stop-at", "6"]].concat());
+    assert!(said.contains("step 6") && !said.contains("from new weights"), "{said}");
+    assert!(place.path("other/step-00000006.tetrad").exists() && !place.path("run/step-00000006.tetrad").exists());
+    let said = place.ok(&[&elsewhere[..], &["--stop-at", "7"]].concat());
+    assert!(said.contains("other") && place.path("other/step-00000007.tetrad").exists(), "{said}");
+}
+
+#[test]
 fn a_folder_without_permission_is_named_unless_the_user_may_write_everywhere() {
     use std::os::unix::fs::PermissionsExt;
     let place = workplace();

@@ -7,7 +7,7 @@ mod results;
 mod score;
 mod setup;
 
-use super::output::{escape, print, write_file};
+use super::output::{escape, print, shell, write_file};
 use super::signals::{Doing, Interrupts};
 use super::train::stage::{Begin, train_stage};
 use super::train::start::InitFrom;
@@ -97,8 +97,11 @@ pub fn run(args: Args) -> CliResult {
 }
 
 fn stopped(args: &Args) -> CliResult {
-    let config = escape(&args.config);
-    print(|out| writeln!(out, "stopped; continue with `tetrad continual {config} --resume`"))?;
+    let words = |option: &str, value: &str| format!(" {option} {}", shell(Path::new(value)));
+    let sets: String = args.sets.iter().map(|set| words("--set", set)).collect();
+    let from = args.from.as_ref().map_or_else(String::new, |path| words("--from", &path.to_string_lossy()));
+    let config = shell(Path::new(&args.config));
+    print(|out| writeln!(out, "stopped; continue with `tetrad continual {config}{sets}{from} --resume`"))?;
     Ok(ExitCode::SUCCESS)
 }
 

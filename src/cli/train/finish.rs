@@ -14,11 +14,11 @@ use tetrad::train::{StopReason, Trainer};
 const FROZEN_MOVED: &str = "weights changed in a run with optimizer.lr = 0, which must leave every byte as it was; this is a \
                             defect of the program, please report it with the configuration";
 
-/// Saves the weights of a run that is finished, and says why a run ended.
+/// Saves the weights of a run that is finished, and says why a run ended; how it is continued, unless it is `chained` to others.
 ///
 /// # Errors
 /// A run that went wrong.
-pub(super) fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -> CliResult {
+pub(super) fn finish(trainer: &Trainer, reason: StopReason, (console, chained): (&Console, bool)) -> CliResult {
     let dir = &trainer.config().run.dir;
     match reason {
         StopReason::Finished => {
@@ -28,7 +28,13 @@ pub(super) fn finish(trainer: &Trainer, reason: StopReason, console: &Console) -
         StopReason::Stopped => {
             crate::cli::output::print(|out| {
                 let (step, config) = (trainer.counters().step, shell(&dir.join("config.toml")));
-                writeln!(out, "stopped after step {step}, saved; continue with `tetrad train {config} --resume`")
+                match chained {
+                    true => writeln!(out, "stopped after step {step}, saved"),
+                    false => writeln!(
+                        out,
+                        "stopped after step {step}, saved; continue with `tetrad train {config} --resume`"
+                    ),
+                }
             })?;
             Ok(ExitCode::SUCCESS)
         }

@@ -37,10 +37,11 @@ pub(super) fn print_header(
         let shares = samples.train.shares();
         writeln!(
             out,
-            "text     {} tokens, {} more held out for validation; {} steps of {} x {} tokens",
+            "text     {} tokens, {} more held out for validation; {} step{} of {} x {} tokens",
             grouped(shares.iter().map(|share| share.tokens).sum()),
             grouped(held_out),
             grouped(config.train.steps),
+            if config.train.steps == 1 { "" } else { "s" },
             config.train.batch,
             config.train.sequence
         )?;
@@ -127,8 +128,9 @@ fn rates(rate: &LearningRate) -> String {
     }
 }
 
-/// Distances between codes that all steps in one direction should cover: steps go back and forth.
-const ENOUGH: f64 = 2.0;
+/// Distances between codes that all steps in one direction should cover: it is the largest share of the codes that can change, if they
+/// are rounded to the nearest. Rounding at random and steps that go back and forth change about as many.
+const ENOUGH: f64 = 0.2;
 
 /// How far steps move weights, measured by the distance between two codes: what is below it, products never see. Only of
 /// rules whose steps are about as large as the rate.
@@ -239,9 +241,10 @@ fn samples(packing: &PackingStats, sequence: usize, out: &mut dyn Write) -> io::
     let PackingStats { samples, truncated, skipped, cut, empty, rows, tokens, targets } = *packing;
     let filled = 100.0 * tokens as f64 / (rows * sequence) as f64;
     let mut line = format!(
-        "samples  {} in {} rows, {filled:.1} % filled; {} target tokens",
+        "samples  {} in {} row{}, {filled:.1} % filled; {} target tokens",
         grouped((samples - skipped - cut - empty) as u64),
         grouped(rows as u64),
+        if rows == 1 { "" } else { "s" },
         grouped(targets)
     );
     for (count, what) in [
@@ -326,16 +329,16 @@ mod tests {
     fn steps_are_measured_by_the_distance_between_codes() {
         let mut config = Config::default();
         (config.train.steps, config.train.warmup, config.train.schedule) = (100, 0, Schedule::Constant);
-        config.optimizer.lr = 1e-4;
+        config.optimizer.lr = 2e-5;
         let told = |config: &Config| resolution(config, Some(0.02));
         let line = told(&config).unwrap();
         assert!(
-            line.starts_with("0.020 apart (median); a step at the peak rate covers about 0.50 % of that, "),
+            line.starts_with("0.020 apart (median); a step at the peak rate covers about 0.10 % of that, "),
             "{line}"
         );
         assert!(
             line.ends_with(
-                "in one direction 50 %; few codes will change: raise optimizer.lr, train longer, or set \
+                "in one direction 10 %; few codes will change: raise optimizer.lr, train longer, or set \
                                 storage.weights=int8"
             ),
             "{line}"
@@ -343,7 +346,7 @@ mod tests {
         config.optimizer.lr = 1e-3;
         assert!(!told(&config).unwrap().contains("few codes"));
         // A rate that is warned of is not to be raised, and bytes are as fine as it gets.
-        (config.optimizer.lr, config.train.steps) = (1e-3, 2);
+        (config.optimizer.lr, config.train.steps) = (1e-3, 1);
         assert!(told(&config).unwrap().ends_with("few codes will change: train longer, or set storage.weights=int8"));
         config.storage.weights = Weights::Int8;
         assert!(told(&config).unwrap().ends_with("few codes will change: train longer"));

@@ -1,6 +1,7 @@
 //! `tetrad train`.
 
 mod finish;
+mod folder;
 pub(super) mod gpus;
 pub(super) mod header;
 mod heartbeat;
@@ -20,6 +21,7 @@ use super::output::escape;
 use super::overrides::Overrides;
 use super::signals::{Doing, Interrupts};
 use super::{CliResult, Failure, budget, pool};
+use folder::{make_folder, refuse_foreign, refuse_second_run};
 use observer::Console;
 use origin::Origin;
 use profiling::Profiling;
@@ -29,12 +31,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tetrad::backend::DeviceInfo;
 use tetrad::checkpoint::{
-    Checkpoint, Newest, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, contribute, finished, latest, write_record,
+    Checkpoint, Newest, Resume, TOKENIZER, TOKENIZER_CONFIG, clear, contribute, finished, write_record,
 };
 use tetrad::config::{Config, RECORD, TrainConfig};
 use tetrad::data::{Prepared, TokenizerConfig};
 use tetrad::error::{CheckpointError, DataError, StoreError};
-use tetrad::store::{Lock, create_folder, remove_stale};
+use tetrad::store::{Lock, remove_stale};
 use tetrad::train::{Observer, Samples, Trainer, check_ranks, plan, run as run_steps, smallest};
 
 /// Train a model.
@@ -98,7 +100,7 @@ pub fn run(args: Args) -> CliResult {
     let mut origin = Origin::read(&args, model.as_ref())?;
     if let (None, Some(base)) = (&model, &origin.config.adapter.base) {
         // What the configuration leaves out of [model] and [storage] is the base's.
-        model = Some(InitFrom::open(base)?);
+        model = Some(InitFrom::open(base).map_err(|error| moved_base(error, base))?);
         origin = Origin::read(&args, model.as_ref())?;
     }
     let Origin { mut config, resume, textless } = origin;
@@ -107,6 +109,7 @@ pub fn run(args: Args) -> CliResult {
     }
     let adapter = beside(&args, &mut config)?;
     if args.dry_run {
+        args.budget.as_deref().map(budget::parse).transpose().map_err(|e| format!("--budget {e}"))?;
         if let Some(model) = &model {
             model.place_tokenizer(&mut config, true)?;
         }
@@ -126,9 +129,18 @@ pub fn run(args: Args) -> CliResult {
     };
     config.run.ranks = joined.ranks.size();
     interrupts.set_quiet(!joined.leads());
-    let asked = Asked { args: &args, model: model.as_ref(), adapter: adapter.as_ref(), textless };
+    let asked = Asked { args: &args, model: model.as_ref(), adapter: adapter.as_ref(), textless, chained: false };
     let outcome = joined.take_gpus(args.device).and_then(|()| begin(config, resume, &asked, &joined, &interrupts));
     joined.end(outcome)
+}
+
+/// What to do where the base of a run's adapter is gone from where it was.
+fn moved_base(error: Failure, base: &Path) -> Failure {
+    match base.exists() {
+        true => error,
+        false => format!("{error}; the run's adapter was trained beside it: if it was moved, name it with --from FILE")
+            .into(),
+    }
 }
 
 /// What the command line names besides the configuration.
@@ -140,6 +152,8 @@ struct Asked<'a> {
     adapter: Option<&'a InitFrom>,
     /// Whether the configuration is that of a checkpoint alone.
     textless: bool,
+    /// Whether another command asked for the run, which says itself how it goes on.
+    chained: bool,
 }
 
 /// From the configuration to the end of the run.
@@ -215,7 +229,7 @@ struct Run<'a> {
 
 fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResult {
     let Run { config, asked, joined, interrupts } = run;
-    let Asked { args, model, adapter, textless } = *asked;
+    let Asked { args, model, adapter, textless, chained } = *asked;
     // Before any text is read, which may take long, if the text does not decide the size of a step.
     let shaped = config.train.batch > 0 && config.train.sequence > 0;
     let early = shaped.then(|| open_device(config, args, joined)).transpose()?;
@@ -258,6 +272,9 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     };
     joined.compare(config, &data.fingerprint, from_step, &opened.backend.describe())?;
     // All checks come before an old run is deleted.
+    if joined.leads() && !args.overwrite {
+        refuse_foreign(dir)?;
+    }
     match &mut start {
         Some(start) => {
             start.checkpoint.check_run(config, &data.fingerprint).map_err(|error| name_texts(error, textless))?;
@@ -350,7 +367,7 @@ fn train(run: Run<'_>, mut start: Option<Newest>, lock: Option<Lock>) -> CliResu
     }
     let reason = run_steps(&mut trainer, &samples, until, &interrupts.stop, &mut console)?;
     console.finish();
-    let status = finish::finish(&trainer, reason, &console)?;
+    let status = finish::finish(&trainer, reason, (&console, chained))?;
     if let Some(profiling) = &profiling {
         profiling.end()?;
     }
@@ -429,30 +446,6 @@ pub(super) fn note_repeated(data: &Prepared) {
         let advice = "to train on a text more often, give it a weight in a [[data.source]] table";
         eprintln!("note: {}; {advice}", escape(told));
     }
-}
-
-/// Refuses to start a run where one is.
-fn refuse_second_run(args: &Args, dir: &Path) -> Result<(), Failure> {
-    match latest(dir)? {
-        Some(path) if args.resume.is_none() && !args.overwrite => Err(format!(
-            "{}: this folder holds a run already; continue it with --resume, start anew with --overwrite, or choose \
-             another folder with --set run.dir=...",
-            escape(&path.to_string_lossy())
-        )
-        .into()),
-        _ => Ok(()),
-    }
-}
-
-fn make_folder(dir: &Path) -> Result<(), Failure> {
-    create_folder(dir).map_err(|e| {
-        let shown = escape(&dir.to_string_lossy());
-        match std::fs::metadata(dir) {
-            Ok(found) if !found.is_dir() => format!("{shown}: not a folder; name another with --set run.dir=..."),
-            _ => format!("{shown}: cannot be created: {e}; name another folder with --set run.dir=..."),
-        }
-        .into()
-    })
 }
 
 /// An open device, and the configuration with unset options chosen to fit it.

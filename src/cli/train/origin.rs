@@ -6,7 +6,7 @@ use crate::cli::Failure;
 use crate::cli::model_file::finished_adapter;
 use crate::cli::output::{escape, shell};
 use std::path::{Path, PathBuf};
-use tetrad::checkpoint::{Checkpoint, Named, Resume};
+use tetrad::checkpoint::{Checkpoint, Named, Resume, latest};
 use tetrad::config::{Config, RECORD};
 use tetrad::error::CheckpointError;
 use tetrad::model::AdapterKind;
@@ -60,14 +60,24 @@ impl Origin {
         let (base, sets) = with_adapter(args.adapter.as_deref(), base, sets)?;
         let mut config = load(base.clone(), source.as_deref(), &sets)?;
         args.from.iter().for_each(|path| name_folder(&mut config, path));
+        let mut resume = named.resume.clone();
         if let Some(folder) = &named.folder {
             // As the record has it, whatever the overrides say: its paths are relative to where that folder was.
             let recorded = load(base, source.as_deref(), &[]).map_or_else(|_| folder.clone(), |c| c.run.dir);
             let names_folder = |set: &String| set.split('=').next().is_some_and(|key| key.trim() == "run.dir");
-            named.place(&mut config, &recorded, sets.iter().any(names_folder));
+            let stays = sets.iter().any(names_folder);
+            named.place(&mut config, &recorded, stays);
+            // A run that goes on in another folder begins there with what it has here.
+            if stays
+                && resume == Some(Resume::Newest)
+                && latest(&config.run.dir)?.is_none()
+                && latest(folder)?.is_some()
+            {
+                resume = Some(Resume::Folder(folder.clone()));
+            }
         }
         let textless = textless && config.data.train.is_empty() && config.data.source.is_empty();
-        Ok(Self { config, resume: named.resume, textless })
+        Ok(Self { config, resume, textless })
     }
 }
 

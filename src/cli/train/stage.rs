@@ -50,7 +50,7 @@ pub(in crate::cli) fn train_stage(
     pool::run(config.run.threads, || {
         config.look_at_files()?;
         let Begin { model, adapter } = begin;
-        let asked = Asked { args: &args, model: Some(model), adapter, textless: false };
+        let asked = Asked { args: &args, model: Some(model), adapter, textless: false, chained: true };
         let joined = Joined::alone(&config);
         super::train(Run { config: &config, asked: &asked, joined: &joined, interrupts }, start, lock)
     })??;

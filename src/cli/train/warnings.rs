@@ -51,16 +51,21 @@ pub(super) fn stop_at(until: u64, from: Option<u64>, steps: u64) -> Option<Strin
     }
 }
 
-/// A rate of pretraining destroys a model in a dozen steps, while the loss of its few samples falls.
+/// A rate of pretraining destroys a model in a dozen steps, while the loss of its few samples falls; a higher one trains nothing.
 fn rate(config: &Config, tunes: bool) -> Option<String> {
-    let (lr, usual) = (config.optimizer.lr, OptimizerConfig::of(config.optimizer.name).for_tuning().lr);
+    let (lr, rule) = (config.optimizer.lr, OptimizerConfig::of(config.optimizer.name));
     // Adapters are trained at higher rates, and leave the model as it is.
-    (tunes && !config.adapter.is_some() && lr >= FAR * usual).then(|| {
+    let (usual, kind, what) = match tunes && !config.adapter.is_some() {
+        true => (
+            rule.for_tuning().lr,
+            "fine-tuning",
+            "the model may forget what it knew, while the loss falls; compare it before and after with `tetrad eval` on ordinary text",
+        ),
+        false => (rule.lr, "training", "the loss may not fall; lower it, or compare a few rates with `tetrad sweep`"),
+    };
+    (lr >= FAR * usual).then(|| {
         let (times, lr, usual) = (lr / usual, short(lr), short(usual));
-        format!(
-            "optimizer.lr = {lr} is {times:.0} times what is usual for fine-tuning with this rule ({usual}): the model may \
-             forget what it knew, while the loss falls; compare it before and after with `tetrad eval` on ordinary text"
-        )
+        format!("optimizer.lr = {lr} is {times:.0} times what is usual for {kind} with this rule ({usual}): {what}")
     })
 }
 
