@@ -26,6 +26,11 @@ pub(super) fn rough(x: f64) -> String {
     }
 }
 
+/// `1 run` or `3 runs`, of a noun whose plural has an s.
+pub(super) fn counted(n: u64, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
 /// `12.3%`; nothing of nothing is 0.
 pub(super) fn percent(part: u64, whole: u64) -> String {
     format!("{:.2}%", share(part, whole) * 100.0)

@@ -1,6 +1,6 @@
 //! What the runs of several arms say together.
 
-use super::gather::Entry;
+use super::gather::{Entry, Gathered};
 use super::stats::{Interval, mean};
 use crate::cli::number::short;
 use crate::cli::runs::Record;
@@ -74,6 +74,9 @@ pub(super) struct Analysis {
     pub pairs: Vec<Pair>,
     /// The loss whose first step is looked for.
     pub target: Option<f64>,
+    /// Why the losses may not be of one kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Runs that are not finished, and why, and what else was passed over.
     pub notes: Vec<String>,
 }
@@ -104,12 +107,8 @@ impl Rate {
 ///
 /// # Errors
 /// If there is no finished run, or no arm of that name.
-pub(super) fn analyse(
-    entries: Vec<Entry>,
-    mut notes: Vec<String>,
-    baseline: Option<&str>,
-    target: Option<f64>,
-) -> Result<Analysis, String> {
+pub(super) fn analyse(gathered: Gathered, baseline: Option<&str>, target: Option<f64>) -> Result<Analysis, String> {
+    let Gathered { entries, mut notes, warnings } = gathered;
     let mut groups = groups(entries, &mut notes);
     if groups.is_empty() {
         return Err(format!("no finished run with a validation loss; {}", notes.join("; ")));
@@ -137,7 +136,7 @@ pub(super) fn analyse(
     let others = groups.iter().filter_map(|group| Some((group, partner(group)?)));
     let pairs = others.filter(|(group, base)| group.name() != base.name()).map(|(group, base)| pair(group, base));
     let pairs = pairs.collect();
-    Ok(Analysis { groups, pairs, target, notes })
+    Ok(Analysis { groups, pairs, target, warnings, notes })
 }
 
 /// Finished runs in groups; what is not finished is noted.
@@ -248,6 +247,10 @@ mod tests {
         Entry { record, arm: arm.into(), rest: rest.into() }
     }
 
+    fn of(entries: Vec<Entry>) -> Gathered {
+        Gathered { entries, ..Gathered::default() }
+    }
+
     #[test]
     fn arms_are_paired_by_seed_at_the_best_rate_of_each() {
         let mut entries = vec![
@@ -262,13 +265,13 @@ mod tests {
             entry("packed", "", 0.2, 3, 1.0),
             entry("packed", "", 0.2, 3, 9.0),
         ];
-        for (entry, score) in [(2, 3.0), (7, 4.0)] {
+        for (entry, score) in [(2, 3.0), (6, 4.0)] {
             let score = Score { loss: score, bits_per_byte: None, tokens: 9 };
             entries[entry].record.scores = [("other".into(), score)].into();
         }
         entries.push(entry("late", "", 0.1, 1, 2.5));
         entries.last_mut().unwrap().record.finished = false;
-        let found = analyse(entries, Vec::new(), None, None).unwrap();
+        let found = analyse(of(entries), None, None).unwrap();
         assert_eq!(found.groups.len(), 2);
         let [float, packed] = &found.groups[..] else { panic!() };
         assert_eq!((float.best, float.at_an_end, float.best().lr), (1, false, 0.2));
@@ -302,14 +305,15 @@ mod tests {
             entry("packed", "steps=10", 0.1, 1, 2.25),
             entry("packed", "steps=20", 0.1, 1, 1.625),
         ];
-        let found = analyse(entries.clone(), Vec::new(), Some("float"), Some(1.7)).unwrap();
+        let found = analyse(of(entries.clone()), Some("float"), Some(1.7)).unwrap();
         let pairs: Vec<_> = found.pairs.iter().map(|pair| (pair.to.as_str(), pair.differences[0].1)).collect();
         assert_eq!(pairs, [("float steps=10", 0.25), ("float steps=20", 0.125)]);
         assert_eq!(found.groups[3].best().runs[0].steps_to_target, Some(20));
-        let reverse = analyse(entries.clone(), Vec::new(), Some("packed"), None).unwrap();
+        let reverse = analyse(of(entries.clone()), Some("packed"), None).unwrap();
         assert_eq!(reverse.pairs[0].differences[0].1, -0.25);
-        let said = analyse(entries, Vec::new(), Some("flaot"), None).unwrap_err();
+        let said = analyse(of(entries), Some("flaot"), None).unwrap_err();
         assert!(said.contains("no finished arm of that name; arms are float steps=10, "), "{said}");
-        assert!(analyse(Vec::new(), vec!["a: failed".into()], None, None).unwrap_err().contains("no finished run"));
+        let failed = Gathered { notes: vec!["a: failed".into()], ..Gathered::default() };
+        assert!(analyse(failed, None, None).unwrap_err().contains("no finished run"));
     }
 }

@@ -21,11 +21,22 @@ pub(super) struct Entry {
 /// A run and the keys of its configuration.
 type Found = (Record, BTreeMap<String, String>);
 
-/// All runs below the given paths, each once, and notes on what was passed over.
+/// What was found below some paths.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    /// All runs, each once.
+    pub entries: Vec<Entry>,
+    /// What was passed over, and why.
+    pub notes: Vec<String>,
+    /// Why their losses may not be of one kind.
+    pub warnings: Vec<String>,
+}
+
+/// All runs below the given paths.
 ///
 /// # Errors
 /// If a path holds no run, or something in it cannot be read.
-pub(super) fn gather(paths: &[PathBuf]) -> Result<(Vec<Entry>, Vec<String>), String> {
+pub(super) fn gather(paths: &[PathBuf]) -> Result<Gathered, String> {
     let (mut found, mut notes) = (Vec::<Found>::new(), Vec::new());
     for path in paths {
         let noted = notes.len();
@@ -48,7 +59,8 @@ pub(super) fn gather(paths: &[PathBuf]) -> Result<(Vec<Entry>, Vec<String>), Str
         }
         !twice
     });
-    Ok((label(found), notes))
+    let warnings = measured_otherwise(&found).into_iter().collect();
+    Ok(Gathered { entries: label(found), notes, warnings })
 }
 
 /// The runs that one path names; what is passed over is noted.
@@ -100,15 +112,38 @@ fn of_sweep(sweep: &Sweep, notes: &mut Vec<String>) -> Result<Vec<Found>, String
     Ok(found)
 }
 
+/// A warning if runs are validated on other texts or in other tokens, as far as their configurations are known.
+fn measured_otherwise(found: &[Found]) -> Option<String> {
+    let of = |keys: &BTreeMap<String, String>| {
+        let get = |key: &str| keys.get(key).cloned().unwrap_or_default();
+        let text = match get("data.validation").as_str() {
+            "" | "[]" => ["data.train", "data.source", "data.validation_fraction"].map(get).to_vec(),
+            _ => vec![get("data.validation")],
+        };
+        (text, ["tokenizer.file", "model.vocab"].map(get))
+    };
+    let known = || found.iter().map(|(_, keys)| keys).filter(|keys| !keys.is_empty());
+    let (texts, tokens): (BTreeSet<_>, BTreeSet<_>) = known().map(of).unzip();
+    let what = match (texts.len() > 1, tokens.len() > 1) {
+        (true, true) => "other texts and in other tokens",
+        (true, false) => "other texts",
+        (false, true) => "one text in other tokens",
+        (false, false) => return None,
+    };
+    Some(format!(
+        "the runs are validated on {what}: differences of their losses say nothing; measure their weights on one text with \
+         `tetrad eval`, and compare bits per byte"
+    ))
+}
+
 /// Keys in which runs of one arm may differ.
-const IGNORED: [&str; 15] = [
+const IGNORED: [&str; 14] = [
     "optimizer.lr",
     "run.seed",
     "run.dir",
     "run.threads",
     "data.cache",
     "train.micro_batch",
-    "train.warmup",
     "train.checkpoint_every",
     "train.eval_every",
     "train.keep",
@@ -127,6 +162,10 @@ fn label(found: Vec<Found>) -> Vec<Entry> {
         let values: BTreeSet<Option<&String>> = plain().map(|(_, keys)| keys.get(*key)).collect();
         !IGNORED.contains(&key.as_str()) && values.len() > 1
     });
+    // Where it is said by the number of steps alone, a share of them as usual, that says enough.
+    let pairs: BTreeSet<_> = plain().map(|(_, keys)| [keys.get("train.steps"), keys.get("train.warmup")]).collect();
+    let steps: BTreeSet<_> = pairs.iter().map(|[steps, _]| steps).collect();
+    differing.retain(|key| key.as_str() != "train.warmup" || pairs.len() > steps.len());
     let describe = |keys: &BTreeMap<String, String>| {
         let parts = differing.iter().map(|key| {
             let value = keys.get(*key).map_or("default", |value| value.trim_matches('"'));
@@ -163,6 +202,16 @@ mod tests {
     }
 
     #[test]
+    fn losses_of_other_texts_and_tokens_are_warned_of() {
+        let of = |keys: [&[(&str, &str)]; 2]| measured_otherwise(&keys.map(|keys| run("", &[], keys)));
+        let text = ("data.validation", "[\"a\"]");
+        assert_eq!(of([&[text, ("data.train", "[\"b\"]")], &[text, ("data.train", "[\"c\"]")]]), None);
+        assert_eq!(of([&[], &[text]]), None, "of records nothing is known");
+        assert!(of([&[text], &[("data.train", "[\"a\"]")]]).unwrap().contains("on other texts:"));
+        assert!(of([&[text], &[text, ("model.vocab", "512")]]).unwrap().contains("on one text in other tokens:"));
+    }
+
+    #[test]
     fn arms_are_named_by_the_sweep_or_by_what_differs() {
         let found = vec![
             run("packed", &[("optimizer.lr", 0.1.into()), ("train.steps", 40.into())], &[]),
@@ -172,6 +221,12 @@ mod tests {
         let found = label(found);
         let names: Vec<_> = found.iter().map(|entry| (entry.arm.as_str(), entry.rest.as_str())).collect();
         assert_eq!(names, [("packed", "steps=40"), ("group=default weights=f32", ""), ("group=32 weights=int4", "")]);
+        let lengths = |keys: [[(&str, &str); 2]; 2]| label(keys.map(|keys| run("", &[], &keys)).into());
+        let names = |found: Vec<Entry>| found.into_iter().map(|entry| entry.arm).collect::<Vec<_>>();
+        let [ten, twenty, early] = [("10", "1"), ("20", "2"), ("20", "0")]
+            .map(|(steps, warmup)| [("train.steps", steps), ("train.warmup", warmup)]);
+        assert_eq!(names(lengths([ten, twenty])), ["steps=10", "steps=20"]);
+        assert_eq!(names(lengths([twenty, early])), ["warmup=2", "warmup=0"]);
         let alone = label(vec![run("", &[], &[("storage.weights", "\"f32\"")])]);
         assert_eq!(alone[0].arm, "runs");
     }

@@ -6,6 +6,7 @@ mod page;
 mod sheets;
 mod stats;
 
+use super::number::counted;
 use super::output::{escape, json, print, write_file};
 use super::overwrite::{OutputKind, refuse_other};
 use super::{CliResult, chart};
@@ -49,14 +50,14 @@ pub fn run(args: Args) -> CliResult {
     let formats: Vec<Format> = args.output.iter().map(|path| Format::of(path)).collect::<Result<_, _>>()?;
     let mut outputs = args.output.iter().zip(&formats);
     outputs.try_for_each(|(path, format)| refuse_other(path, format.kind(), args.overwrite))?;
-    let (entries, notes) = gather(&args.runs)?;
-    let analysis = analyse(entries, notes, args.baseline.as_deref(), args.target)?;
+    let analysis = analyse(gather(&args.runs)?, args.baseline.as_deref(), args.target)?;
+    analysis.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let names: Vec<_> = args.runs.iter().map(|path| path.to_string_lossy()).collect();
     for (path, format) in args.output.iter().zip(formats) {
         let text = format.text(&names.join(", "), &analysis);
         let shown = escape(&path.to_string_lossy());
         write_file(path, text.as_bytes())?;
-        print(|out| writeln!(out, "{shown}: {} arms", analysis.groups.len()))?;
+        print(|out| writeln!(out, "{shown}: {}", counted(analysis.groups.len() as u64, "arm")))?;
     }
     if args.json {
         print(|out| json(out, &serde_json::to_value(&analysis).expect("numbers and texts are JSON")))?;

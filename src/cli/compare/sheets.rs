@@ -66,6 +66,7 @@ impl Sheet {
 pub(super) fn sheets(analysis: &Analysis) -> Vec<Sheet> {
     vec![
         arms(analysis),
+        warnings(analysis),
         differences(analysis),
         other_differences(analysis),
         rates(analysis),
@@ -242,6 +243,12 @@ fn audits(analysis: &Analysis) -> Sheet {
         let values = COLUMNS.iter().map(|(_, key)| value(group, key));
         sheet.rows.push([group.name()].into_iter().chain(values).collect());
     }
+    sheet
+}
+
+fn warnings(analysis: &Analysis) -> Sheet {
+    let mut sheet = Sheet::new("Warning", "", &["what the losses do not show"]);
+    sheet.rows = analysis.warnings.iter().map(|warning| vec![warning.clone()]).collect();
     sheet
 }
 

@@ -8,6 +8,7 @@ mod values;
 
 pub(super) use file::Sweep;
 
+use super::number::counted;
 use super::output::{escape, print};
 use super::signals::{Doing, Interrupts};
 use super::units::duration;
@@ -62,9 +63,11 @@ pub fn run(args: Args) -> CliResult {
             let left = estimate(&sweep, &states, threads, &device)?;
             let time = duration(Duration::from_secs_f64(left.seconds / jobs as f64));
             print(|out| {
-                writeln!(out, "{} runs are left, about {time} with --jobs {jobs}", left.runs)?;
+                let verb = if left.runs == 1 { "is" } else { "are" };
+                writeln!(out, "{} {verb} left, about {time} with --jobs {jobs}", counted(left.runs as u64, "run"))?;
                 match left.measured {
                     0 => Ok(()),
+                    1 => writeln!(out, "(one kind of run was measured with a few steps)"),
                     kinds => writeln!(out, "({kinds} kinds of runs were measured with a few steps)"),
                 }
             })?;
