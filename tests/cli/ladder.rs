@@ -74,8 +74,8 @@ fn every_run_of_the_ladder_is_a_valid_configuration() {
         last.split(" runs are done").next().unwrap().split(" of ").nth(1).unwrap().parse::<usize>().unwrap()
     });
     // Arms, lengths, rates and seeds; most of them will not be needed, since only the best rate has all seeds.
-    // At S, five arms have a sixth rate; of the longer runs one has two lengths and four rates, and another four rates.
-    assert_eq!(runs, [(13 * 5 + 5) * 5, (2 * 4 + 4 + 3 * 3) * 5, 3 * 20, 5 * 2 * 25, 5 * 15]);
+    // At S, five arms have a sixth rate; of the longer runs one has two lengths and four rates, another four rates.
+    assert_eq!(runs, [(13 * 5 + 5) * 5, (2 * 4 + 4 + 5 * 3) * 5, 3 * 20, 5 * 2 * 25, 5 * 15]);
 }
 
 /// Every key of `[set]` and every arm as it stands; the model, the lengths and the ranges are shrunk.
