@@ -116,7 +116,19 @@ pub fn open_file(path: &Path, map: Map, beside: Beside<'_>) -> Result<Source, Co
         return Err(ConvertError::Source { path: path.into(), what });
     };
     let found = tensors.into_iter().map(|info| (info.name.clone(), (0, info))).collect();
-    assemble(path, "safetensors file", vec![(path.into(), map)], found, config, beside.tokenizer)
+    // What else the model was saved with lies beside its configuration, or beside the file itself.
+    let folders = [config, path].into_iter().filter_map(Path::parent);
+    let mut lying = folders.flat_map(|dir| ["tokenizer.json", "tokenizer.model"].map(|name| dir.join(name)));
+    let lying = match beside.tokenizer {
+        Some(_) => None,
+        None => lying.find(|path| path.is_file()),
+    };
+    let tokenizer = beside.tokenizer.or(lying.as_deref());
+    let mut source = assemble(path, "safetensors file", vec![(path.into(), map)], found, config, tokenizer)?;
+    source.notes.extend(lying.map(|path| {
+        format!("its tokenizer is {}, which lies beside it (--tokenizer FILE gives another)", path.display())
+    }));
+    Ok(source)
 }
 
 /// The bytes of a `tokenizer.json`, which a SentencePiece model is made to be, and what that says of its special tokens.
@@ -148,7 +160,13 @@ fn assemble(
     let tensors = assign(path, &model, found, ParamKind::name, order, ignored)?;
     let (tokenizer, tokenizer_config) = tokenizer.map(tokenizer_file).transpose()?.unzip();
     if tokenizer.is_none() {
-        notes.push("there is no tokenizer.json; tokens are taken for bytes (--tokenizer FILE gives another)".into());
+        let unfit = match model.vocab {
+            256 => String::new(),
+            vocab => format!(", for which its vocabulary of {vocab} was not made"),
+        };
+        notes.push(format!(
+            "there is no tokenizer.json; tokens are taken for bytes{unfit} (--tokenizer FILE gives another)"
+        ));
     }
     Ok(Source {
         path: path.into(),

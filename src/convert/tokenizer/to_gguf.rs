@@ -38,8 +38,6 @@ struct Added {
 
 #[derive(serde::Deserialize)]
 struct Model {
-    #[serde(rename = "type")]
-    kind: Option<String>,
     vocab: HashMap<String, u32>,
     #[serde(default)]
     merges: Vec<Merge>,
@@ -112,13 +110,23 @@ pub fn to_gguf(
     Ok(keys)
 }
 
+/// A `tokenizer.json` of the kind that GGUF has a form for.
+fn parse(json: &[u8]) -> Result<Json, ConvertError> {
+    let refuse = |what: String| ConvertError::Asked(format!("the model's tokenizer {what}"));
+    let unread = |e| refuse(format!("is no tokenizer.json: {e}"));
+    let json: serde_json::Value = serde_json::from_slice(json).map_err(unread)?;
+    // Other kinds have vocabularies of another form.
+    match json["model"]["type"].as_str() {
+        None | Some("BPE") => serde_json::from_value(json).map_err(unread),
+        Some(kind) => Err(refuse(format!(
+            "is of the kind {kind:?}, and only BPE can be written to GGUF; export a directory (-o DIR), which keeps the tokenizer"
+        ))),
+    }
+}
+
 fn arrays(json: &[u8], vocab: usize) -> Result<Vec<(String, MetaValue)>, ConvertError> {
     let refuse = |what: String| ConvertError::Asked(format!("the model's tokenizer {what}"));
-    let json: Json = serde_json::from_slice(json).map_err(|e| refuse(format!("is no tokenizer.json: {e}")))?;
-    if json.model.kind.as_deref().is_some_and(|kind| kind != "BPE") {
-        let kind = json.model.kind.unwrap_or_default();
-        return Err(refuse(format!("is of the kind {kind:?}; BPE is what can be written to GGUF")));
-    }
+    let json = parse(json)?;
     let affixes = [&json.model.continuing_subword_prefix, &json.model.end_of_word_suffix];
     if affixes.into_iter().flatten().any(|affix| !affix.is_empty()) {
         return Err(refuse(
@@ -167,8 +175,7 @@ fn arrays(json: &[u8], vocab: usize) -> Result<Vec<(String, MetaValue)>, Convert
 /// # Errors
 /// What is no `tokenizer.json`.
 pub fn left_out(json: &[u8]) -> Result<Vec<String>, ConvertError> {
-    let refuse = |e| ConvertError::Asked(format!("the model's tokenizer is no tokenizer.json: {e}"));
-    let json: Json = serde_json::from_slice(json).map_err(refuse)?;
+    let json = parse(json)?;
     let tokens = |such: fn(&Added) -> bool| {
         let mut found = json.added_tokens.iter().filter(|token| such(token));
         let first = found.next()?;
@@ -303,6 +310,14 @@ mod tests {
         ] {
             assert_eq!(prepends_space(&pre), wanted, "{pre}");
         }
+    }
+
+    #[test]
+    fn other_kinds_of_tokenizers_are_named() {
+        let unigram = json!({ "model": { "type": "Unigram", "vocab": [["<unk>", 0.0], ["a", -1.0]] } }).to_string();
+        let told = left_out(unigram.as_bytes()).unwrap_err().to_string();
+        assert!(told.contains("is of the kind \"Unigram\", and only BPE can be written to GGUF"), "{told}");
+        assert!(arrays(unigram.as_bytes(), 2).is_err());
     }
 
     #[test]
