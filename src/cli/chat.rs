@@ -127,6 +127,7 @@ fn chat(args: &Args, sampling: &Sampling) -> CliResult {
         tokenizer,
         special,
         context,
+        most,
         vocab: checkpoint.meta.model.vocab,
         messages: system.collect(),
         interrupts,
@@ -191,6 +192,8 @@ struct Talk<'a> {
     tokenizer: Tokenizer,
     special: SpecialTokens,
     context: usize,
+    /// The model's own.
+    most: usize,
     vocab: usize,
     /// The system's message, if there is one, then those of user and assistant in turns.
     messages: Vec<Message>,
@@ -209,8 +212,12 @@ impl Talk<'_> {
             Ok(prompt) => prompt,
             Err(tokens) => {
                 self.messages.pop();
+                let advice = match self.context < self.most {
+                    true => format!("shorten it, or raise --context (to {} at most)", self.most),
+                    false => "shorten it".into(),
+                };
                 eprintln!(
-                    "the message has {tokens} tokens with the template around it, the context {}: shorten it, or raise --context",
+                    "the message has {tokens} tokens with the template around it, the context {}: {advice}",
                     self.context
                 );
                 return Ok(true);

@@ -3,8 +3,9 @@
 use super::output::{escape, json, print};
 use super::{CliResult, Failure};
 use std::collections::HashSet;
+use std::path::Path;
 use std::process::ExitCode;
-use tetrad::config::{Config, KeyInfo, PRESETS, json_schema, key_meant, manual};
+use tetrad::config::{Config, KeyInfo, PRESETS, RECORD, json_schema, key_meant, manual};
 use tetrad::error::ConfigError;
 
 /// Print a configuration with the meaning of every key, or explain keys.
@@ -12,7 +13,7 @@ use tetrad::error::ConfigError;
 /// The output is a configuration file: `tetrad config 60m > my.toml`, then `tetrad train my.toml`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// A preset or a TOML file, whose whole configuration is printed; or a key (`train.steps`) or a table (`train`), which
+    /// A preset, a TOML file or the folder of a run, whose whole configuration is printed; or a key (`train.steps`) or a table (`train`), which
     /// is explained. The quick-start by default.
     what: Option<String>,
     /// Override a key: `--set optimizer.lr=1e-3`. May be repeated.
@@ -32,8 +33,9 @@ pub fn run(args: Args) -> CliResult {
         print(|out| json(out, &json_schema()))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let explained = args.what.as_deref().map(explained).unwrap_or_default();
-    let text = match (explained.as_slice(), &args.what) {
+    let what = args.what.as_deref().map(of_folder);
+    let explained = what.as_deref().map(explained).unwrap_or_default();
+    let text = match (explained.as_slice(), &what) {
         ([], what) => match (Config::load(what.as_deref(), &args.sets), what.as_deref().and_then(key_meant)) {
             (Ok(config), _) => config.to_commented_toml(),
             (Err(ConfigError::NoSuchSource { hint, .. }), Some(key)) if hint.is_empty() => {
@@ -51,9 +53,15 @@ pub fn run(args: Args) -> CliResult {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The record of a run, if it is the run's folder that is named.
+fn of_folder(what: &str) -> String {
+    let record = Path::new(what).join(RECORD);
+    if record.is_file() { record.to_string_lossy().into_owned() } else { what.into() }
+}
+
 /// The keys that a name means: one by its full or its last name, or all of a table. None for a preset or a file.
 fn explained(name: &str) -> Vec<KeyInfo> {
-    if PRESETS.contains(&name) || std::path::Path::new(name).exists() {
+    if PRESETS.contains(&name) || Path::new(name).exists() {
         return Vec::new();
     }
     let mut keys = manual();

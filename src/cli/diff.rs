@@ -4,7 +4,7 @@ mod report;
 
 use super::CliResult;
 use super::model_file::any_file;
-use super::output::{in_file, json, print};
+use super::output::{in_file, json, print, warn_of_damage};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::format::{File, diff};
@@ -36,6 +36,9 @@ pub fn run(args: Args) -> CliResult {
     let (map_a, map_b) = (Map::open(&args.a)?, Map::open(&args.b)?);
     let a = File::parse(&map_a).map_err(|e| in_file(&args.a, &e))?;
     let b = File::parse(&map_b).map_err(|e| in_file(&args.b, &e))?;
+    for (path, file) in [(&args.a, &a), (&args.b, &b)] {
+        warn_of_damage(path, file);
+    }
     let diff = diff(&a, &b);
     print(|out| if args.json { json(out, &report::json(&diff)) } else { report::text(out, &diff) })?;
     Ok(if diff.is_same() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

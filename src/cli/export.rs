@@ -37,9 +37,9 @@ pub struct Args {
     /// Directory: type of the values [default: f32, which is exact].
     #[arg(long = "type", value_enum)]
     float: Option<FloatArg>,
-    /// Directory: maximal size of a safetensors file, as in `4GiB`.
-    #[arg(long, value_name = "SIZE", default_value = "4GiB")]
-    shard_size: String,
+    /// Directory: maximal size of a safetensors file [default: 4GiB].
+    #[arg(long, value_name = "SIZE")]
+    shard_size: Option<String>,
     /// Threads; 0: all processors.
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -90,6 +90,9 @@ fn convert(args: &Args) -> CliResult {
             "--type applies to directories; a GGUF file gets the bits of the model (see --embedding, --head)".into()
         );
     }
+    if gguf && args.shard_size.is_some() {
+        return Err("--shard-size applies to directories; a GGUF file is one file".into());
+    }
     if !gguf && (args.embedding.is_some() || args.head.is_some()) {
         return Err("--embedding and --head apply to GGUF; give --output a name that ends in .gguf".into());
     }
@@ -139,7 +142,8 @@ fn convert(args: &Args) -> CliResult {
         Some(FloatArg::F16) => FloatType::F16,
         Some(FloatArg::Bf16) => FloatType::Bf16,
     };
-    let shard = budget::parse_bytes(&args.shard_size).map_err(|e| format!("--shard-size {e}"))?;
+    let shard =
+        budget::parse_bytes(args.shard_size.as_deref().unwrap_or("4GiB")).map_err(|e| format!("--shard-size {e}"))?;
     let files = export_hugging_face(&checkpoint, float, shard, &args.output, &mut bar)?;
     print(|out| writeln!(out, "{output}: {} as {}", files.join(", "), float.torch()))?;
     Ok(ExitCode::SUCCESS)

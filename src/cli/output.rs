@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::Path;
 use tetrad::error::{FormatError, StoreError};
+use tetrad::format::File;
 use tetrad::store::publish;
 
 /// Runs `write` on buffered standard output. A closed pipe (`| head`) ends it silently.
@@ -11,7 +12,7 @@ pub(super) fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io:
     let mut out = BufWriter::new(io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        other => other.map_err(|e| io::Error::new(e.kind(), format!("standard output: {e}"))),
     }
 }
 
@@ -53,6 +54,14 @@ pub(super) fn harmless(text: &str) -> String {
 /// An error of a file's content, with its path.
 pub(super) fn in_file(path: &Path, error: &FormatError) -> String {
     format!("{}: {error}", escape(&path.to_string_lossy()))
+}
+
+/// Says of a file that is shown, and not all sound, what `tetrad verify` finds first.
+pub(super) fn warn_of_damage(path: &Path, file: &File<'_>) {
+    if let Some(first) = file.verify().first() {
+        let shown = escape(&path.to_string_lossy());
+        eprintln!("warning: {shown}: is damaged, and what is shown of it may be wrong: {first}");
+    }
 }
 
 /// Pretty JSON in ASCII and a line feed.

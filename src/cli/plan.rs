@@ -202,7 +202,7 @@ fn verdict(report: &PlanReport, out: &mut dyn Write) -> io::Result<()> {
         Err(said) => writeln!(out, "too much: {said}")?,
     }
     let batches = fits.largest_batch.iter().map(|(word, batch)| match batch {
-        Some(Largest { batch, with }) if with.is_empty() => format!("{batch} with {word}"),
+        Some(Largest { batch, with }) if with.is_empty() => format!("{batch} with {word} and nothing offloaded"),
         Some(Largest { batch, with }) => format!("{batch} with {word} ({})", with.join(" ")),
         None => format!("none with {word}"),
     });

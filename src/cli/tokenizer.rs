@@ -58,6 +58,9 @@ pub fn run(args: Args) -> CliResult {
 
 fn train(args: &TrainArgs) -> CliResult {
     overwrite::refuse_file(&args.output, args.overwrite)?;
+    if args.special.iter().any(String::is_empty) {
+        return Err("--special: names no token; give its text, such as \"<|im_start|>\"".into());
+    }
     let least = least_vocabulary(&args.special);
     if args.vocab < least {
         let why = "there is a token for each of the 256 bytes, the end of a text and each --special";

@@ -49,7 +49,12 @@ pub fn run(args: Args) -> CliResult {
             }
             // The other files are checked all the same.
             Err(error) if several => {
-                eprintln!("tetrad: {}", explained(&error, Options::Files));
+                let said = explained(&error, Options::Files);
+                if args.json {
+                    let value = json!({ "file": path.to_string_lossy(), "error": said });
+                    print(|out| writeln!(out, "{}", json_line(&value)))?;
+                }
+                eprintln!("tetrad: {said}");
                 UNREAD
             }
             Err(error) => return Err(error.into()),

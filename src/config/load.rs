@@ -175,6 +175,10 @@ impl Draft {
         } else {
             let hint = match (kind, value.as_str()) {
                 (Kind::Word(words), Some(word)) => did_you_mean(nearest(word, words.iter().copied())),
+                (Kind::Tables(tables), _) => tables.stray(&value).map_or_else(String::new, |(stray, known)| {
+                    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                    format!("; no key of theirs is {stray:?}{}", did_you_mean(nearest(&stray, known)))
+                }),
                 _ => String::new(),
             };
             let reason = format!("must be {kind}{hint}");

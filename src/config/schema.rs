@@ -58,7 +58,7 @@ impl fmt::Display for Kind {
             Kind::Number => f.write_str("a number"),
             Kind::Switch => f.write_str("true or false"),
             Kind::Text => f.write_str("a text in quotes"),
-            Kind::List => f.write_str("a list of texts, such as [\"a.txt\", \"b/*.jsonl\"]"),
+            Kind::List => f.write_str("a list of texts, such as [\"one\", \"two\"]"),
             Kind::Tables(kind) => f.write_str(kind.words),
             Kind::Word(words) => {
                 let quoted: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
@@ -82,6 +82,15 @@ impl TableKind {
     /// Its JSON schema.
     pub(super) fn schema(&self) -> serde_json::Value {
         json!({ "type": "array", "items": (self.schema)() })
+    }
+
+    /// The first key of such tables that none of them has, and those that they may have.
+    pub(super) fn stray(&self, value: &toml::Value) -> Option<(String, Vec<String>)> {
+        let schema = (self.schema)();
+        let known: Vec<String> = schema["properties"].as_object()?.keys().cloned().collect();
+        let tables = value.as_array()?.iter().filter_map(toml::Value::as_table);
+        let stray = tables.flat_map(toml::Table::keys).find(|key| !known.contains(key))?.clone();
+        Some((stray, known))
     }
 }
 

@@ -53,8 +53,8 @@ fn a_wrong_type_names_the_value_and_what_is_allowed() {
       train.steps = "many" (run.toml, line 2): must be a whole number, 0 or more
       train.batch = 1.5 (run.toml, line 3): must be a whole number, 0 or more
       train.overfit = 1 (run.toml, line 4): must be true or false
-      data.train = "a.txt" (run.toml, line 6): must be a list of texts, such as ["a.txt", "b/*.jsonl"]
-      data.validation = [1] (run.toml, line 7): must be a list of texts, such as ["a.txt", "b/*.jsonl"]
+      data.train = "a.txt" (run.toml, line 6): must be a list of texts, such as ["one", "two"]
+      data.validation = [1] (run.toml, line 7): must be a list of texts, such as ["one", "two"]
       run.seed = -1 (--set): must be a whole number, 0 or more
       optimizer.lr = "fast" (--set): must be a number
       run.threads = "99999999999999999999" (--set): must be a whole number, 0 or more
@@ -294,7 +294,7 @@ fn sources_that_cannot_be_mixed_are_named() {
     "#);
     assert_snapshot!(refusal("[[data.source]]\nfile = 'a.txt'\n", &["data.packing=packed"]), @r#"
     2 mistakes in the configuration:
-      data.source = [{ file = "a.txt" }] (run.toml, line 1): must be tables of files and a weight, such as { files = ["a.txt"], weight = 0.7 }
+      data.source = [{ file = "a.txt" }] (run.toml, line 1): must be tables of files and a weight, such as { files = ["a.txt"], weight = 0.7 }; no key of theirs is "file" (did you mean `files`?)
       data.packing = "packed" (--set): must be one of "auto", "concat", "pack", "pad" (did you mean `pack`?)
     "#);
 }

@@ -93,8 +93,12 @@ fn several_files_are_verified_at_once() {
     let (status, out, err) = verify(&["none.tetrad", "head.tetrad", "--json"]);
     assert_eq!((status, err.as_str()), (Some(2), "tetrad: none.tetrad: no such file\n"));
     let found: Vec<_> = out.lines().map(super::json).collect();
-    let told: Vec<_> = found.iter().map(|file| file["sound"].as_bool().unwrap()).collect();
-    assert_eq!(told, [false, true, true], "{out}");
+    let told: Vec<_> = found.iter().map(|file| file["sound"].as_bool()).collect();
+    assert_eq!(told, [None, Some(false), Some(true), Some(true)], "{out}");
+    assert_eq!(
+        (found[0]["file"].as_str(), found[0]["error"].as_str()),
+        (Some("none.tetrad"), Some("none.tetrad: no such file"))
+    );
 }
 
 /// The last byte of a plane of a tensor, in a file of its own.

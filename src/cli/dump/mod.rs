@@ -10,7 +10,7 @@ mod summary;
 
 use super::CliResult;
 use super::model_file::any_file;
-use super::output::{in_file, print};
+use super::output::{in_file, print, warn_of_damage};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tetrad::format::File;
@@ -57,6 +57,9 @@ pub fn run(args: Args) -> CliResult {
         print(|out| if args.json { bytes::json(out, &file) } else { bytes::text(out, &file) })?;
     } else {
         let tensors = select(&file, args.tensor.as_ref())?;
+        if args.stats {
+            warn_of_damage(&args.file, &file);
+        }
         let stats = if args.stats { stats::of(&file, &tensors) } else { Vec::new() };
         // Part of the whole, not of some tensors.
         let wanted = args.stats && args.tensor.is_none() && file.metadata().contains_key("adapter");
