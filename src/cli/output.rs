@@ -60,7 +60,7 @@ pub(super) fn in_file(path: &Path, error: &FormatError) -> String {
 pub(super) fn warn_of_damage(path: &Path, file: &File<'_>) {
     if let Some(first) = file.verify().first() {
         let shown = escape(&path.to_string_lossy());
-        eprintln!("warning: {shown}: is damaged, and what is shown of it may be wrong: {first}");
+        eprintln!("warning: {shown}: what is shown of it may be wrong: {first}");
     }
 }
 
