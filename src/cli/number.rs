@@ -1,5 +1,6 @@
 //! Numbers as text and as JSON.
 
+use super::units::grouped;
 use serde_json::Value;
 
 /// Five significant digits; in fixed notation where that is short.
@@ -28,7 +29,7 @@ pub(super) fn rough(x: f64) -> String {
 
 /// `1 run` or `3 runs`, of a noun whose plural has an s.
 pub(super) fn counted(n: u64, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+    format!("{} {noun}{}", grouped(n), if n == 1 { "" } else { "s" })
 }
 
 /// `12.3%`; nothing of nothing is 0.

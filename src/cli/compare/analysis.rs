@@ -83,7 +83,7 @@ pub(super) struct Analysis {
 
 impl Group {
     pub(super) fn name(&self) -> String {
-        if self.rest.is_empty() { self.arm.clone() } else { format!("{} {}", self.arm, self.rest) }
+        name(&self.arm, &self.rest)
     }
 
     pub(super) fn best(&self) -> &Rate {
@@ -93,8 +93,13 @@ impl Group {
 
 impl Pair {
     pub(super) fn name(&self) -> String {
-        if self.rest.is_empty() { self.arm.clone() } else { format!("{} {}", self.arm, self.rest) }
+        name(&self.arm, &self.rest)
     }
+}
+
+/// An arm with what else was varied.
+fn name(arm: &str, rest: &str) -> String {
+    if rest.is_empty() { arm.into() } else { format!("{arm} {rest}") }
 }
 
 impl Rate {
